@@ -1,1 +1,12 @@
+//! Wire formats of Adit and the records that cross between its two planes.
+//!
+//! Pure: no I/O, no clock, no allocation on the packet path. Every parser is total: any bytes give a value or a named error.
+//!
+//! In the order in which a datagram meets them: [`demux`] (what is it), [`esp`] (whose is it), [`replay`] (is it new),
+//! [`etherip`] (what does it carry). Between the planes: [`control`] (commands and events), [`stats`] (counters),
+//! [`histogram`] (latency buckets).
+#![forbid(unsafe_code)]
 
+pub mod control;
+pub mod stats;
+pub mod suite;

@@ -1,0 +1,164 @@
+//! The records that cross between the planes: commands down, events up, punt up, inject down.
+//!
+//! The other plane is a stranger: records are copied out of shared memory first and then parsed like a packet.
+
+use std::net::SocketAddr;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
+
+/// Index of a peer in the tables of both planes; chosen by the control plane, below the data plane's `max_peers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u16);
+
+/// Security parameters index (RFC 4303 §2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Spi(pub u32);
+
+/// A MAC address.
+pub type Mac = [u8; 6];
+
+/// Which way the packets of an SA go, as seen from this gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    Inbound = 1,
+    Outbound = 2,
+}
+
+/// The key of an SA, with its salt. Wiped when dropped, never printed.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct SaKey {
+    /// The first `suite.key_len()` bytes are the key.
+    pub key: [u8; KEY_LEN_MAX],
+    /// The first four bytes of every nonce.
+    pub salt: [u8; SALT_LEN],
+}
+
+/// What the data plane needs to seal to a peer on one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundSa {
+    pub spi: Spi,
+    pub peer: PeerId,
+    pub suite: Suite,
+    pub key: SaKey,
+    /// Sequence number of the first packet to be sealed, at least 1.
+    pub seq_next: u64,
+    /// No packet is sealed with a sequence number above this one; half-way there, `Event::SeqHalfway` is sent once.
+    pub seq_limit: u64,
+    /// Inner checksums that the kernel left open may stay open and be marked so (both ends are Adit).
+    pub defer_checksums: bool,
+}
+
+/// What the data plane needs to open what a peer sealed on one lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboundSa {
+    pub spi: Spi,
+    pub peer: PeerId,
+    pub suite: Suite,
+    pub key: SaKey,
+    /// Size of the replay window in packets: a power of two, 64 to 16384.
+    pub window: u16,
+    /// Every sequence number up to and including this one counts as seen.
+    pub seq_top: u64,
+    /// Take the high half of the sequence number from the IV when it cannot be inferred (static keys: the peer may have restarted).
+    pub resync: bool,
+}
+
+/// A change that the control plane orders. A worker applies commands between batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Adds a peer or changes its path. Goes to every worker.
+    PeerSet {
+        peer: PeerId,
+        endpoint: SocketAddr,
+        /// Largest outer IP packet on the path, in bytes.
+        path_mtu: u16,
+        /// Outbound SAs that are (or will be) installed: on workers 0 to `lanes` − 1. The others hand their frames over.
+        lanes: u16,
+    },
+    /// Removes a peer, its SAs on this worker and its learned addresses. Goes to every worker.
+    PeerRemove {
+        peer: PeerId,
+    },
+    /// Goes to the worker that has the lane's number.
+    OutboundSaInstall(OutboundSa),
+    /// Goes to the worker that the SPI names.
+    InboundSaInstall(InboundSa),
+    SaRemove {
+        spi: Spi,
+        direction: Direction,
+    },
+    /// Pins an address to a peer; it neither ages nor moves. Goes to every worker.
+    FdbPin {
+        mac: Mac,
+        peer: PeerId,
+    },
+    FdbUnpin {
+        mac: Mac,
+    },
+    /// Allows an outbound SA to go on up to a new limit.
+    SeqLimit {
+        spi: Spi,
+        seq_limit: u64,
+    },
+}
+
+/// Why a worker refused a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The record could not be parsed.
+    Malformed = 1,
+    /// The peer id is not below `max_peers`, or the peer is not set.
+    NoSuchPeer = 2,
+    /// No SA has this SPI and direction.
+    NoSuchSa = 3,
+    /// The table of SAs is full.
+    SaTableFull = 4,
+    /// An SA with this SPI exists.
+    SpiInUse = 5,
+    /// The SPI belongs to another worker, or is below 0x4000_0000.
+    WrongWorker = 6,
+    /// A value is out of range (window, MTU, sequence numbers).
+    BadValue = 7,
+    /// The forwarding table is full.
+    FdbFull = 8,
+}
+
+/// What a worker reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The command with this ticket was applied.
+    Applied { ticket: u32 },
+    /// The command with this ticket changed nothing.
+    Refused { ticket: u32, why: Refusal },
+    /// Half of the sequence numbers that were granted are used.
+    SeqHalfway { spi: Spi },
+    /// A feature was switched off at run time (for instance UDP_SEGMENT after EIO).
+    Degraded { what: Feature },
+    /// The worker stopped; the process is about to end.
+    WorkerFailed { errno: i32, at: Place },
+}
+
+/// A kernel feature that can be lost at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Feature {
+    IoUring = 1,
+    UdpSegment = 2,
+    UdpGro = 3,
+    TapUso = 4,
+}
+
+/// Where a worker failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Place {
+    TapRead = 1,
+    TapWrite = 2,
+    UdpReceive = 3,
+    UdpSend = 4,
+    Wait = 5,
+}

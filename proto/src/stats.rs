@@ -1,0 +1,127 @@
+//! Every number that a worker counts: one list, from which come the enum, the index in shared memory and the metric.
+
+macro_rules! numbers {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident $label:literal $help:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $(#[doc = $help] $variant,)* }
+
+        impl $name {
+            /// All of them, in the order of their index.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)*];
+            /// How many there are.
+            pub const COUNT: usize = $name::ALL.len();
+
+            /// The name in metrics.
+            pub const fn label(self) -> &'static str {
+                match self { $($name::$variant => $label,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn help(self) -> &'static str {
+                match self { $($name::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+numbers! {
+    /// What went through.
+    Count {
+        TapReads "tap_reads" "Reads from the TAP, each a frame or a super-frame.",
+        TapReadBytes "tap_read_bytes" "Bytes read from the TAP, without the virtio-net header.",
+        TapWrites "tap_writes" "Writes to the TAP, each a frame or a super-frame.",
+        TapWrittenFrames "tap_written_frames" "Frames written to the TAP, counted before coalescing.",
+        TapWrittenBytes "tap_written_bytes" "Bytes written to the TAP, without the virtio-net header.",
+        SplitSegments "split_segments" "Segments cut out of super-frames from the TAP.",
+        ChecksumsFilled "checksums_filled" "Checksums that the kernel left open and the data plane filled in.",
+        ChecksumsDeferred "checksums_deferred" "Checksums that the kernel left open and that were sent on open, marked so.",
+        Sealed "sealed_packets" "ESP packets sealed.",
+        SealedBytes "sealed_bytes" "Bytes of frames sealed.",
+        Opened "opened_packets" "ESP packets opened and accepted.",
+        OpenedBytes "opened_bytes" "Bytes of frames opened.",
+        DummyPackets "dummy_packets" "ESP packets with next header 59, discarded as RFC 4303 section 2.6 says.",
+        UdpSends "udp_sends" "Send calls, each a datagram or a train.",
+        UdpSentDatagrams "udp_sent_datagrams" "Datagrams sent.",
+        UdpSentBytes "udp_sent_bytes" "UDP payload bytes sent.",
+        UdpReceives "udp_receives" "Receive calls that returned a datagram or a train.",
+        UdpReceivedDatagrams "udp_received_datagrams" "Datagrams received.",
+        UdpReceivedBytes "udp_received_bytes" "UDP payload bytes received.",
+        Keepalives "keepalives" "NAT keepalives received and dropped (RFC 3948 section 4).",
+        Punted "punted_datagrams" "Datagrams handed up to the control plane.",
+        Injected "injected_datagrams" "Datagrams sent for the control plane.",
+        HandedOver "handed_over" "Frames and datagrams given to the worker that owns them.",
+        TakenOver "taken_over" "Frames and datagrams taken from another worker.",
+        FloodedFrames "flooded_frames" "Frames sent to all peers: broadcast, multicast, unknown unicast.",
+        FdbLearned "fdb_learned" "Addresses learned.",
+        FdbMoved "fdb_moved" "Addresses that moved to another peer.",
+        FdbAged "fdb_aged" "Addresses forgotten because nothing came from them.",
+        Resyncs "resyncs" "Inbound SAs that followed a peer's jump in sequence numbers.",
+        CommandsApplied "commands_applied" "Commands of the control plane applied.",
+        Turns "turns" "Turns of the worker's loop.",
+        Sleeps "sleeps" "Turns in which the worker waited in the kernel.",
+    }
+}
+
+numbers! {
+    /// Why a packet was dropped. Every drop has one of these names.
+    Drop {
+        BadTag "bad_tag" "The integrity check failed.",
+        Replay "replay" "The sequence number was seen before.",
+        ReplayOld "replay_old" "The sequence number is left of the replay window.",
+        UnknownSpi "unknown_spi" "No SA has this SPI.",
+        TooShort "too_short" "The datagram is too short for what it claims to be.",
+        TooLong "too_long" "The datagram or frame is longer than the buffers.",
+        BadPadding "bad_padding" "The ESP padding is not 1, 2, 3 and so on (RFC 4303 section 2.4).",
+        BadNextHeader "bad_next_header" "The opened packet carries neither EtherIP nor a dummy.",
+        BadEtherIp "bad_etherip" "The EtherIP header is not version 3 or has unknown bits set (RFC 3378).",
+        BadFrame "bad_frame" "The inner frame is shorter than an Ethernet header.",
+        BadOffload "bad_offload" "The virtio-net header of a frame does not fit the frame.",
+        NoPeer "no_peer" "The frame has no peer to go to.",
+        NoSa "no_sa" "The peer has no outbound SA yet.",
+        SeqExhausted "seq_exhausted" "The outbound SA has used up its sequence numbers.",
+        PathMtu "path_mtu" "The frame is too long for the path to the peer.",
+        FloodLimit "flood_limit" "More flooded frames than the limit allows.",
+        FdbFull "fdb_full" "An address was not learned because the table is full.",
+        PoolEmpty "pool_empty" "No buffer was free.",
+        HandoverFull "handover_full" "The ring to the owning worker was full.",
+        PuntFull "punt_full" "The ring to the control plane was full.",
+        PuntNoMaster "punt_no_master" "A datagram for the control plane came while none was attached.",
+        Unclassified "unclassified" "The datagram is neither ESP, IKE, STUN nor keepalive.",
+        TapFull "tap_full" "The TAP did not take the frame.",
+        TapRefused "tap_refused" "The kernel refused the frame as malformed.",
+        TapDown "tap_down" "The TAP is down.",
+        UdpFull "udp_full" "The socket's send buffer was full.",
+        UdpRefused "udp_refused" "The kernel refused to send (no route, message too long, and so on).",
+        UdpOverflow "udp_overflow" "The kernel dropped datagrams because the socket's receive buffer was full.",
+        InjectBad "inject_bad" "A datagram of the control plane could not be sent as asked.",
+    }
+}
+
+numbers! {
+    /// How things are now.
+    Gauge {
+        IoUring "io_uring" "1 when the worker runs on io_uring, 0 when on poll and plain system calls.",
+        CryptoBackend "crypto_backend" "1 for aws-lc, 2 for rustcrypto.",
+        UdpSegmentMax "udp_segment_max" "Segments per train that the kernel takes; 1 when UDP_SEGMENT is off.",
+        UdpGro "udp_gro" "1 when UDP_GRO is on.",
+        TapUso "tap_uso" "1 when the TAP takes UDP super-frames.",
+        TapTso "tap_tso" "1 when the TAP takes TCP super-frames.",
+        FdbEntries "fdb_entries" "Addresses in the forwarding table of this worker.",
+        InboundSas "inbound_sas" "Inbound SAs installed.",
+        OutboundSas "outbound_sas" "Outbound SAs installed.",
+        Peers "peers" "Peers set.",
+        Core "core" "The CPU that the worker is pinned to; -1 when it is not pinned.",
+        SocketReceiveBuffer "socket_receive_buffer_bytes" "Size of the UDP receive buffer that the kernel granted.",
+        PoolBytes "pool_bytes" "Memory of the worker's frame pool.",
+    }
+}
+
+numbers! {
+    /// Latency histograms of a worker, in nanoseconds.
+    Latency {
+        Outbound "outbound" "From the read of a batch at the TAP until its last datagram was given to the kernel.",
+        Inbound "inbound" "From the receipt of a batch at the socket until its last frame was given to the kernel.",
+    }
+}
