@@ -2,6 +2,7 @@
 //!
 //! The other plane is a stranger: records are copied out of shared memory first and then parsed like a packet.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -34,6 +35,12 @@ pub struct SaKey {
     pub key: [u8; KEY_LEN_MAX],
     /// The first four bytes of every nonce.
     pub salt: [u8; SALT_LEN],
+}
+
+impl fmt::Debug for SaKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SaKey(…)")
+    }
 }
 
 /// What the data plane needs to seal to a peer on one lane.
