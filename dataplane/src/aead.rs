@@ -1,0 +1,287 @@
+//! Sealing and opening of one packet with an AEAD suite, through one of two libraries.
+//!
+//! [`Aead`] is a key made ready for one suite and one [`Backend`]; a security association owns one. The sender calls
+//! [`Aead::seal`] from the frame read off the TAP straight into the place in the datagram where the ciphertext belongs, so
+//! that copying and encrypting are one pass; the receiver calls [`Aead::open`] in the buffer that the datagram arrived in.
+//! Neither allocates, locks or fails for other reasons than a bad tag. The nonce and the additional data are the caller's
+//! (`adit_proto::esp`); nothing here remembers which nonces were used.
+//!
+//! The dispatch is an enum, not a trait object: one predictable branch per packet.
+//!
+//! # Keys in memory
+//! - aws-lc: the key schedule lives in one heap block of the C library, which wipes every block when it is freed. GCM copies
+//!   its round state to the stack for the time of a call and does not wipe that.
+//! - RustCrypto: the crates are built with their `zeroize` feature, so key schedules, GHASH tables and the ChaCha20 key are
+//!   wiped on drop. They are boxed while they are built, a move on the way may leave an unwiped copy on the stack.
+//!
+//! The key bytes given to [`Aead::new`] stay the caller's to wipe.
+
+use std::fmt;
+use std::str::FromStr;
+
+use adit_proto::suite::{Suite, TAG_LEN};
+use aes_gcm::aead::consts::{U12, U16};
+use aes_gcm::aead::inout::InOutBuf;
+use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit};
+use aws_lc_rs::aead::{self as aws_lc, Aad, LessSafeKey, Nonce, UnboundKey};
+use chacha20poly1305::ChaCha20Poly1305;
+
+/// Length of the nonce of every suite, in bytes (RFC 4106 §4, RFC 7634 §2).
+pub const NONCE_LEN: usize = 12;
+
+/// The library that does the arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// AWS-LC through `aws-lc-rs`: assembly with AES-NI, AVX-512 VAES, NEON. The default.
+    #[default]
+    AwsLc,
+    /// The crates `aes-gcm` and `chacha20poly1305`: Rust alone, an independent second implementation.
+    RustCrypto,
+}
+
+/// The name given is no backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownBackend;
+
+/// The key does not have the length that the suite asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyLength {
+    /// The suite asked for; `suite.key_len()` is the right length.
+    pub suite: Suite,
+    /// The length given, in bytes.
+    pub given: usize,
+}
+
+/// The packet was not sealed under this key, nonce and additional data, or was changed on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadTag;
+
+/// A key of one suite, ready to seal and open packets.
+pub struct Aead {
+    key: Key,
+}
+
+/// Boxed where the library keeps its tables inline (up to 1 KiB), so that an SA stays small whichever backend runs.
+enum Key {
+    AwsLc(LessSafeKey),
+    Aes128Gcm(Box<Aes128Gcm>),
+    Aes256Gcm(Box<Aes256Gcm>),
+    ChaCha20Poly1305(Box<ChaCha20Poly1305>),
+}
+
+impl Backend {
+    /// Every backend, the default first.
+    pub const ALL: [Backend; 2] = [Backend::AwsLc, Backend::RustCrypto];
+
+    /// The name in configuration, metrics and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Backend::AwsLc => "aws-lc",
+            Backend::RustCrypto => "rustcrypto",
+        }
+    }
+}
+
+impl FromStr for Backend {
+    type Err = UnknownBackend;
+
+    fn from_str(name: &str) -> Result<Backend, UnknownBackend> {
+        Backend::ALL.into_iter().find(|backend| backend.name() == name).ok_or(UnknownBackend)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Aead {
+    /// Expands `key` (without the salt) for `suite`. Allocates; not for the packet path.
+    pub fn new(backend: Backend, suite: Suite, key: &[u8]) -> Result<Aead, KeyLength> {
+        let wrong = KeyLength { suite, given: key.len() };
+        let key = match backend {
+            Backend::AwsLc => {
+                let algorithm = match suite {
+                    Suite::Aes128Gcm => &aws_lc::AES_128_GCM,
+                    Suite::Aes256Gcm => &aws_lc::AES_256_GCM,
+                    Suite::ChaCha20Poly1305 => &aws_lc::CHACHA20_POLY1305,
+                };
+                Key::AwsLc(LessSafeKey::new(UnboundKey::new(algorithm, key).map_err(|_| wrong)?))
+            }
+            Backend::RustCrypto => match suite {
+                Suite::Aes128Gcm => Key::Aes128Gcm(Box::new(KeyInit::new_from_slice(key).map_err(|_| wrong)?)),
+                Suite::Aes256Gcm => Key::Aes256Gcm(Box::new(KeyInit::new_from_slice(key).map_err(|_| wrong)?)),
+                Suite::ChaCha20Poly1305 => Key::ChaCha20Poly1305(Box::new(KeyInit::new_from_slice(key).map_err(|_| wrong)?)),
+            },
+        };
+        Ok(Aead { key })
+    }
+
+    /// Encrypts `plain` into `sealed` and writes the tag over `aad` and the ciphertext to `tag`.
+    ///
+    /// A nonce must never be given twice to `seal` under the same key.
+    ///
+    /// # Panics
+    /// When `plain` and `sealed` differ in length: the caller's mistake, never a packet's.
+    #[inline]
+    pub fn seal(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], plain: &[u8], sealed: &mut [u8], tag: &mut [u8; TAG_LEN]) {
+        match &self.key {
+            Key::AwsLc(key) => key
+                .seal_out_of_place_scatter(Nonce::from(nonce), Aad::from(aad), plain, sealed, &[], tag)
+                .expect("sealed has the length of plain, and a packet is far below the suite's limit"),
+            Key::Aes128Gcm(key) => seal_with(&**key, nonce, aad, plain, sealed, tag),
+            Key::Aes256Gcm(key) => seal_with(&**key, nonce, aad, plain, sealed, tag),
+            Key::ChaCha20Poly1305(key) => seal_with(&**key, nonce, aad, plain, sealed, tag),
+        }
+    }
+
+    /// Checks `tag` over `aad` and the ciphertext in `buf`, and decrypts `buf` where it lies.
+    ///
+    /// After [`BadTag`] the contents of `buf` mean nothing and must not be used.
+    #[inline]
+    pub fn open(&self, nonce: &[u8; NONCE_LEN], aad: &[u8], buf: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), BadTag> {
+        match &self.key {
+            Key::AwsLc(key) => match key.open_in_place_separate_tag(Nonce::from(nonce), Aad::from(aad), tag, buf) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(BadTag),
+            },
+            Key::Aes128Gcm(key) => open_with(&**key, nonce, aad, buf, tag),
+            Key::Aes256Gcm(key) => open_with(&**key, nonce, aad, buf, tag),
+            Key::ChaCha20Poly1305(key) => open_with(&**key, nonce, aad, buf, tag),
+        }
+    }
+
+    /// The library behind this key.
+    pub fn backend(&self) -> Backend {
+        match self.key {
+            Key::AwsLc(_) => Backend::AwsLc,
+            Key::Aes128Gcm(_) | Key::Aes256Gcm(_) | Key::ChaCha20Poly1305(_) => Backend::RustCrypto,
+        }
+    }
+}
+
+/// Seals through the traits that the RustCrypto ciphers share.
+fn seal_with<C>(cipher: &C, nonce: &[u8; NONCE_LEN], aad: &[u8], plain: &[u8], sealed: &mut [u8], tag: &mut [u8; TAG_LEN])
+where
+    C: AeadInOut<NonceSize = U12, TagSize = U16>,
+{
+    let buf = InOutBuf::new(plain, sealed).expect("sealed has the length of plain");
+    let made = cipher.encrypt_inout_detached(nonce.into(), aad, buf).expect("a packet is far below the suite's limit");
+    *tag = made.into();
+}
+
+/// Opens through the traits that the RustCrypto ciphers share.
+fn open_with<C>(cipher: &C, nonce: &[u8; NONCE_LEN], aad: &[u8], buf: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), BadTag>
+where
+    C: AeadInOut<NonceSize = U12, TagSize = U16>,
+{
+    cipher.decrypt_inout_detached(nonce.into(), aad, buf.into(), tag.into()).map_err(|_| BadTag)
+}
+
+/// The instruction sets of this CPU that the AEAD code can make use of, separated by spaces; "none" when it has none.
+pub fn cpu_features() -> String {
+    let found: Vec<&str> = detected().into_iter().filter_map(|(name, has)| has.then_some(name)).collect();
+    if found.is_empty() { "none".to_owned() } else { found.join(" ") }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detected() -> [(&'static str, bool); 8] {
+    use std::arch::is_x86_feature_detected as has;
+    [
+        ("ssse3", has!("ssse3")),
+        ("aes", has!("aes")),
+        ("pclmulqdq", has!("pclmulqdq")),
+        ("avx", has!("avx")),
+        ("avx2", has!("avx2")),
+        ("vaes", has!("vaes")),
+        ("vpclmulqdq", has!("vpclmulqdq")),
+        ("avx512", has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq")),
+    ]
+}
+
+#[cfg(target_arch = "aarch64")]
+fn detected() -> [(&'static str, bool); 4] {
+    use std::arch::is_aarch64_feature_detected as has;
+    [("neon", has!("neon")), ("aes", has!("aes")), ("pmull", has!("pmull")), ("sha3", has!("sha3"))]
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn detected() -> [(&'static str, bool); 0] {
+    []
+}
+
+impl fmt::Debug for Aead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Aead").field("backend", &self.backend()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for UnknownBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no such crypto backend: expected {} or {}", Backend::AwsLc, Backend::RustCrypto)
+    }
+}
+
+impl std::error::Error for UnknownBackend {}
+
+impl fmt::Display for KeyLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a key of {} has {} bytes, not {}", self.suite, self.suite.key_len(), self.given)
+    }
+}
+
+impl std::error::Error for KeyLength {}
+
+impl fmt::Display for BadTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the authentication tag does not match")
+    }
+}
+
+impl std::error::Error for BadTag {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_another_length_is_refused_and_the_error_says_which_is_right() {
+        for backend in Backend::ALL {
+            for suite in Suite::ALL {
+                for given in (0..=64).filter(|&given| given != suite.key_len()) {
+                    let error = Aead::new(backend, suite, &vec![0; given]).expect_err("refused");
+                    assert_eq!(error, KeyLength { suite, given });
+                }
+            }
+        }
+        let error = KeyLength { suite: Suite::Aes128Gcm, given: 20 };
+        assert_eq!(error.to_string(), "a key of aes-128-gcm has 16 bytes, not 20");
+    }
+
+    #[test]
+    fn names_of_backends_parse_back() {
+        for backend in Backend::ALL {
+            assert_eq!(backend.name().parse(), Ok(backend));
+            assert_eq!(Aead::new(backend, Suite::Aes128Gcm, &[0; 16]).map(|aead| aead.backend()), Ok(backend));
+        }
+        assert_eq!("openssl".parse::<Backend>(), Err(UnknownBackend));
+    }
+
+    #[test]
+    fn printing_a_key_shows_nothing_of_it() {
+        let aead = Aead::new(Backend::RustCrypto, Suite::ChaCha20Poly1305, &[0xa5; 32]).expect("right length");
+        assert_eq!(format!("{aead:?}"), "Aead { backend: RustCrypto, .. }");
+    }
+
+    #[test]
+    fn a_key_keeps_its_security_association_small() {
+        assert!(size_of::<Aead>() <= 32, "{}", size_of::<Aead>());
+    }
+
+    #[test]
+    fn cpu_features_are_words() {
+        let features = cpu_features();
+        assert!(!features.is_empty() && features.split(' ').all(|word| !word.is_empty()), "{features:?}");
+    }
+}
