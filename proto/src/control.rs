@@ -2,12 +2,16 @@
 //!
 //! The other plane is a stranger: records are copied out of shared memory first and then parsed like a packet.
 
+mod wire;
+
 use std::fmt;
 use std::net::SocketAddr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
+
+pub use wire::RECORD_LEN_MAX;
 
 /// Index of a peer in the tables of both planes; chosen by the control plane, below the data plane's `max_peers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -7,6 +7,12 @@
 //! [`histogram`] (latency buckets).
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod control;
+pub mod demux;
+pub mod esp;
+pub mod etherip;
+pub mod histogram;
+pub mod replay;
 pub mod stats;
 pub mod suite;

@@ -1,0 +1,263 @@
+//! ESP packets (RFC 4303) with an AEAD suite (RFC 4106, RFC 7634) in UDP (RFC 3948), with 64-bit sequence numbers.
+//!
+//! ```text
+//!  0        4        8                16                                      len-16      len
+//!  ┌────────┬────────┬────────────────┬───────────────────────────────────────┬───────────┐
+//!  │  SPI   │ seq lo │ IV (8 bytes)   │ ciphertext, a multiple of four bytes  │ tag       │
+//!  └────────┴────────┴────────────────┴───────────────────────────────────────┴───────────┘
+//!                                       EtherIP(2) ‖ frame ‖ 1,2,3… ‖ pad length ‖ next header
+//! ```
+//! Numbers are big endian. The high half of the sequence number is not sent (RFC 4303 §2.2.1), but covered by the tag.
+
+use crate::control::Spi;
+use crate::etherip;
+use crate::suite::{SALT_LEN, TAG_LEN};
+
+/// SPI and low half of the sequence number, in bytes.
+pub const HEADER_LEN: usize = 8;
+/// Length of the explicit IV, in bytes (RFC 4106 §3.1).
+pub const IV_LEN: usize = 8;
+/// Where the ciphertext begins.
+pub const CIPHERTEXT_AT: usize = HEADER_LEN + IV_LEN;
+/// Pad length and next header, in bytes.
+pub const TRAILER_LEN: usize = 2;
+/// The shortest packet that can be opened, in bytes: four bytes of ciphertext hold the trailer.
+pub const PACKET_LEN_MIN: usize = CIPHERTEXT_AT + 4 + TAG_LEN;
+/// Four zero bytes before an IKE message on the shared port (RFC 3948 §2.2).
+pub const NON_ESP_MARKER_LEN: usize = 4;
+/// Length of the nonce: salt and IV.
+pub const NONCE_LEN: usize = SALT_LEN + IV_LEN;
+/// Length of the associated data with extended sequence numbers (RFC 4106 §5).
+pub const AAD_LEN: usize = 12;
+/// These bits of an SPI of ours are the lane.
+pub const LANE_MASK: u32 = 63;
+/// Our SPIs begin here, so that ESP is never taken for STUN, IKE or a reserved SPI.
+pub const SPI_MIN: u32 = 0x4000_0000;
+/// Next header: an Ethernet frame in EtherIP (RFC 3378 §3).
+pub const NEXT_HEADER_ETHERIP: u8 = 97;
+/// Next header: nothing, a dummy packet (RFC 4303 §2.6).
+pub const NEXT_HEADER_NONE: u8 = 59;
+
+const ALIGN: usize = 4;
+const UDP_HEADER_LEN: usize = 8;
+const IPV4_HEADER_LEN: usize = 20;
+const IPV6_HEADER_LEN: usize = 40;
+
+/// The part of a packet in the clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub spi: Spi,
+    /// The low half of the sequence number.
+    pub seq_lo: u32,
+    pub iv: [u8; IV_LEN],
+}
+
+impl Header {
+    /// Reads the first 16 bytes of a packet; `None` when there are fewer.
+    #[inline]
+    pub fn parse(packet: &[u8]) -> Option<Header> {
+        let [s0, s1, s2, s3, q0, q1, q2, q3, iv @ ..] = *packet.first_chunk::<CIPHERTEXT_AT>()?;
+        Some(Header { spi: Spi(u32::from_be_bytes([s0, s1, s2, s3])), seq_lo: u32::from_be_bytes([q0, q1, q2, q3]), iv })
+    }
+
+    /// The header of the packet with this sequence number. Our IV is the sequence number itself: unique under one key.
+    #[inline]
+    pub fn for_seq(spi: Spi, seq: u64) -> Header {
+        Header { spi, seq_lo: seq as u32, iv: seq.to_be_bytes() }
+    }
+
+    /// Writes the first 16 bytes of a packet.
+    #[inline]
+    pub fn write(&self, out: &mut [u8; CIPHERTEXT_AT]) {
+        out[..4].copy_from_slice(&self.spi.0.to_be_bytes());
+        out[4..8].copy_from_slice(&self.seq_lo.to_be_bytes());
+        out[8..].copy_from_slice(&self.iv);
+    }
+}
+
+/// The 64-bit sequence number that a packet with `seq_lo` has, seen from a window of `window` packets that ends at `top`:
+/// the smallest one that is not left of the window (RFC 4303 appendix A2.2, both cases in one).
+///
+/// Past 2^64 it wraps to a number left of the window, which the window refuses.
+#[inline]
+pub fn infer_seq(top: u64, window: u64, seq_lo: u32) -> u64 {
+    let bottom = top.saturating_sub(window.saturating_sub(1));
+    bottom.wrapping_add(u64::from(seq_lo.wrapping_sub(bottom as u32)))
+}
+
+/// The associated data: SPI, high half, low half (RFC 4106 §5, RFC 7634 §2.1).
+#[inline]
+pub fn aad(spi: Spi, seq: u64) -> [u8; AAD_LEN] {
+    let ([s0, s1, s2, s3], [a, b, c, d, e, f, g, h]) = (spi.0.to_be_bytes(), seq.to_be_bytes());
+    [s0, s1, s2, s3, a, b, c, d, e, f, g, h]
+}
+
+/// The nonce: salt, then IV (RFC 4106 §4, RFC 7634 §2).
+#[inline]
+pub fn nonce(salt: [u8; SALT_LEN], iv: [u8; IV_LEN]) -> [u8; NONCE_LEN] {
+    let ([s0, s1, s2, s3], [a, b, c, d, e, f, g, h]) = (salt, iv);
+    [s0, s1, s2, s3, a, b, c, d, e, f, g, h]
+}
+
+/// Padding bytes (0 to 3) that make payload, padding and trailer a multiple of four (RFC 4303 §2.4).
+#[inline]
+pub const fn pad_len(payload_len: usize) -> usize {
+    payload_len.wrapping_add(TRAILER_LEN).wrapping_neg() % ALIGN
+}
+
+/// Length of the UDP payload that carries an Ethernet frame of this length, in bytes.
+#[inline]
+pub const fn sealed_len(frame_len: usize) -> usize {
+    let payload = etherip::HEADER_LEN + frame_len;
+    CIPHERTEXT_AT + payload + pad_len(payload) + TRAILER_LEN + TAG_LEN
+}
+
+/// Length of the longest Ethernet frame (header included) that fits an outer IP packet of `path_mtu` bytes; 0 when none does.
+pub const fn frame_len_max(path_mtu: u16, ipv6_outer: bool) -> usize {
+    let ip = if ipv6_outer { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
+    let ciphertext = (path_mtu as usize).saturating_sub(ip + UDP_HEADER_LEN + CIPHERTEXT_AT + TAG_LEN) / ALIGN * ALIGN;
+    ciphertext.saturating_sub(TRAILER_LEN + etherip::HEADER_LEN)
+}
+
+/// What is wrong at the end of an opened packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrailerError {
+    /// Fewer bytes than the trailer has.
+    TooShort,
+    /// More padding than bytes, or padding other than 1, 2, 3 and so on.
+    BadPadding,
+}
+
+/// Length of the payload without padding and trailer, and the next header (RFC 4303 §2.4 to §2.6).
+#[inline]
+pub fn strip_trailer(plain: &[u8]) -> Result<(usize, u8), TrailerError> {
+    let (body, &[pad_len, next_header]) = plain.split_last_chunk::<TRAILER_LEN>().ok_or(TrailerError::TooShort)?;
+    let payload_len = body.len().checked_sub(usize::from(pad_len)).ok_or(TrailerError::BadPadding)?;
+    let in_order = body[payload_len..].iter().zip(1u8..).all(|(&byte, expected)| byte == expected);
+    if in_order { Ok((payload_len, next_header)) } else { Err(TrailerError::BadPadding) }
+}
+
+/// The worker that owns an SPI of ours, among `workers` (none counts as one).
+#[inline]
+pub const fn worker_of(spi: Spi, workers: usize) -> usize {
+    let lane = (spi.0 & LANE_MASK) as usize;
+    if workers == 0 { 0 } else { lane % workers }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 4303 appendix A2.2, word for word, with the high half that would be negative taken as 0.
+    fn rfc_seq(top: u64, window: u32, seq_lo: u32) -> u64 {
+        let (tl, th) = (top as u32, top >> 32);
+        let high = if tl >= window - 1 {
+            if seq_lo >= tl - (window - 1) { th } else { th.wrapping_add(1) & 0xffff_ffff }
+        } else if seq_lo >= tl.wrapping_sub(window).wrapping_add(1) {
+            th.saturating_sub(1)
+        } else {
+            th
+        };
+        high << 32 | u64::from(seq_lo)
+    }
+
+    #[test]
+    fn the_header_is_big_endian_and_comes_back() {
+        let header = Header::for_seq(Spi(0x4000_0102), 0x0102_0304_0506_0708);
+        let mut out = [0; CIPHERTEXT_AT];
+        header.write(&mut out);
+        assert_eq!(out, [0x40, 0, 1, 2, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(Header::parse(&out), Some(header));
+        assert_eq!(Header::parse(&out[..15]), None);
+    }
+
+    #[test]
+    fn aad_and_nonce_have_the_order_of_the_rfc() {
+        assert_eq!(aad(Spi(0x0102_0304), 0x0506_0708_090a_0b0c), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(nonce([1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11, 12]), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+    }
+
+    #[test]
+    fn the_longest_frame_fits_and_one_more_byte_does_not() {
+        assert_eq!(frame_len_max(1500, false), 1436);
+        assert_eq!(frame_len_max(1500, true), 1416);
+        assert_eq!(frame_len_max(60, false), 0);
+        for mtu in 576..=u16::MAX {
+            for (v6, headers) in [(false, 28), (true, 48)] {
+                let frame = frame_len_max(mtu, v6);
+                assert!(sealed_len(frame) + headers <= usize::from(mtu));
+                assert!(sealed_len(frame + 1) + headers > usize::from(mtu));
+            }
+        }
+    }
+
+    #[test]
+    fn trailers_are_checked() {
+        assert_eq!(strip_trailer(&[7, 7, 1, 2, 2, 97]), Ok((2, 97)));
+        assert_eq!(strip_trailer(&[0, 59]), Ok((0, 59)));
+        assert_eq!(strip_trailer(&[7, 7, 1, 3, 2, 97]), Err(TrailerError::BadPadding));
+        assert_eq!(strip_trailer(&[1, 2, 3, 97]), Err(TrailerError::BadPadding));
+        assert_eq!(strip_trailer(&[1]), Err(TrailerError::TooShort));
+    }
+
+    #[test]
+    fn the_longest_padding_is_accepted() {
+        let mut plain: Vec<u8> = (1..=255).collect();
+        plain.extend([255, 59]);
+        assert_eq!(strip_trailer(&plain), Ok((0, 59)));
+    }
+
+    #[test]
+    fn lanes_map_to_workers() {
+        assert_eq!(worker_of(Spi(SPI_MIN | 5), 2), 1);
+        assert_eq!(worker_of(Spi(SPI_MIN | 64), 3), 0);
+        assert_eq!(worker_of(Spi(SPI_MIN | 63), 0), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn inferred_numbers_are_those_of_the_rfc(top in prop_oneof![any::<u64>(), 0..1u64 << 33, (1u64 << 32) - 9000..(1u64 << 32) + 9000],
+                                                 window_log in 6u32..15, seq_lo: u32, near in -20_000i64..20_000) {
+            let window = 1 << window_log;
+            let top = top.min(u64::MAX >> 1);
+            for lo in [seq_lo, top.wrapping_add_signed(near) as u32] {
+                prop_assert_eq!(infer_seq(top, u64::from(window), lo), rfc_seq(top, window, lo));
+            }
+        }
+
+        #[test]
+        fn the_inferred_number_is_the_first_at_or_after_the_bottom(top: u64, window in 1u64..20_000, seq_lo: u32) {
+            let seq = infer_seq(top, window, seq_lo);
+            let bottom = top.saturating_sub(window - 1);
+            prop_assert_eq!(seq as u32, seq_lo);
+            let candidates = (0..3u64).filter_map(|step| ((bottom >> 32).checked_add(step)?.checked_mul(1 << 32)?).checked_add(u64::from(seq_lo)));
+            match candidates.into_iter().find(|&candidate| candidate >= bottom) {
+                Some(first) => prop_assert_eq!(seq, first),
+                None => prop_assert!(seq < bottom),
+            }
+        }
+
+        #[test]
+        fn a_number_within_reach_is_inferred_right(top in 0..u64::MAX >> 1, ahead in -4095i64..1 << 31) {
+            if let Some(seq) = top.checked_add_signed(ahead) {
+                prop_assert_eq!(infer_seq(top, 4096, seq as u32), seq);
+            }
+        }
+
+        #[test]
+        fn what_is_padded_is_stripped(payload: Vec<u8>, next_header: u8) {
+            let mut plain = payload.clone();
+            plain.extend((1u8..).take(pad_len(payload.len())));
+            plain.extend([pad_len(payload.len()) as u8, next_header]);
+            prop_assert_eq!(plain.len() % 4, 0);
+            prop_assert_eq!(strip_trailer(&plain), Ok((payload.len(), next_header)));
+        }
+
+        #[test]
+        fn any_bytes_give_a_value_or_an_error(bytes: Vec<u8>) {
+            let _ = strip_trailer(&bytes);
+            prop_assert_eq!(Header::parse(&bytes).is_some(), bytes.len() >= CIPHERTEXT_AT);
+        }
+    }
+}
