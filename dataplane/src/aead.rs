@@ -97,7 +97,8 @@ impl fmt::Display for Backend {
 }
 
 impl Aead {
-    /// Expands `key` (without the salt) for `suite`. Allocates; not for the packet path.
+    /// Expands `key` (without the salt) for `suite`. Allocates, so it is not for the packet path, and best called on the
+    /// thread that will use the key: what the library sets up once per thread is then ready as well.
     pub fn new(backend: Backend, suite: Suite, key: &[u8]) -> Result<Aead, KeyLength> {
         let wrong = KeyLength { suite, given: key.len() };
         let key = match backend {
@@ -115,7 +116,9 @@ impl Aead {
                 Suite::ChaCha20Poly1305 => Key::ChaCha20Poly1305(Box::new(KeyInit::new_from_slice(key).map_err(|_| wrong)?)),
             },
         };
-        Ok(Aead { key })
+        let aead = Aead { key };
+        aead.refuse_once();
+        Ok(aead)
     }
 
     /// Encrypts `plain` into `sealed` and writes the tag over `aad` and the ciphertext to `tag`.
@@ -150,6 +153,13 @@ impl Aead {
             Key::Aes256Gcm(key) => open_with(&**key, nonce, aad, buf, tag),
             Key::ChaCha20Poly1305(key) => open_with(&**key, nonce, aad, buf, tag),
         }
+    }
+
+    /// Opens a forged empty packet. AWS-LC keeps a queue of errors per thread, allocated with the first error: that must not
+    /// wait for the first forged packet on the packet path.
+    fn refuse_once(&self) {
+        let forged = self.open(&[0; NONCE_LEN], &[], &mut [], &[0; TAG_LEN]);
+        debug_assert!(forged.is_err(), "a tag of zeros is right for one key in 2^128");
     }
 
     /// The library behind this key.
