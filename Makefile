@@ -1,0 +1,79 @@
+# What people and CI run. Every target installs by apt what it lacks (as root) and says so.
+#
+#   make demo    two gateways in two network namespaces, ping and TCP through the tunnel, figures, clean-up
+#   make test    every test: units, vectors, models, loom, end to end in namespaces
+#   make check   formatting, lints with warnings denied, licences and advisories
+#   make build   the release binaries in target/release
+#   make bench   the tunnel against plain veth and every peer that is installed, then the parts (criterion)
+#   make loom    only the rings of the channel under loom
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.PHONY: build demo test check bench loom deny
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+LOOM := RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 \
+    $(CARGO) test --locked --release -p adit-channel --lib --tests --target-dir $(TARGET)/loom loom
+# A copy of AWS-LC that happens to be installed must not change what is built.
+export AWS_LC_SYS_USE_SYSTEM ?= 0
+
+build:
+	@deploy/install-deps.sh build
+	$(CARGO) build --locked --release --workspace --bins
+
+demo:
+	@deploy/install-deps.sh demo
+	$(CARGO) build --locked --release --workspace --bins
+	deploy/demo.sh $(TARGET)/release
+
+# The end-to-end tests drive the release binaries; the tests themselves are built with the dev profile, which is
+# optimised enough and shares nothing that link-time optimisation would have to do twice.
+# The summary comes last, and the log of all of it is in target/test.log.
+test:
+	@deploy/install-deps.sh test
+	started=$$SECONDS
+	mkdir -p $(TARGET)
+	$(CARGO) build --locked --release --workspace --bins
+	rm -f $(TARGET)/test.failed
+	run() { echo "+ $$*"; "$$@" || touch $(TARGET)/test.failed; }
+	{
+	    run $(CARGO) test --locked --workspace --doc
+	    run env $(LOOM)
+	    run env ADIT_BIN_DIR="$$(realpath $(TARGET)/release)" $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast
+	} 2>&1 | tee $(TARGET)/test.log
+	awk -v seconds=$$((SECONDS - started)) '
+	    /^test result:/ { passed += $$4; failed += $$6; ignored += $$8; binaries++ }
+	    END { printf "all tests: %d passed, %d failed, %d ignored in %d executables, %d min %d s\n", passed, failed, ignored, binaries, seconds / 60, seconds % 60 }
+	' $(TARGET)/test.log
+	if [ -e $(TARGET)/test.failed ]; then grep -E '^(test .* FAILED|error: |error\[)' $(TARGET)/test.log || true; exit 1; fi
+
+loom:
+	@deploy/install-deps.sh build
+	$(LOOM)
+
+check: deny
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+# Licences, sources and bans are decided by .deny.toml alone; advisories need RustSec's database from the network.
+deny:
+	@deploy/install-deps.sh build
+	if ! $(CARGO) deny --version >/dev/null 2>&1; then
+	    echo "installing cargo-deny, because it is missing (a few minutes on two cores, once)"
+	    $(CARGO) install --quiet cargo-deny --locked
+	fi
+	if $(CARGO) deny fetch db >/dev/null 2>&1; then
+	    $(CARGO) deny --locked check advisories licenses bans sources
+	else
+	    $(CARGO) deny --locked check licenses bans sources
+	    echo "WARNING: advisories were NOT checked: RustSec's database could not be fetched (no network?)" >&2
+	fi
+
+bench:
+	@deploy/install-deps.sh bench
+	$(CARGO) build --locked --release --workspace --bins
+	$(TARGET)/release/adit-bench crypto
+	$(TARGET)/release/adit-bench tunnel
+	$(CARGO) bench --locked --workspace --benches

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Installs by apt the Debian packages that a make target needs and that are missing, and says which.
+#
+#   deploy/install-deps.sh build|demo|test|bench
+#
+# Nothing is touched when nothing is missing. As another user than root it only says what to install.
+set -euo pipefail
+
+usage() {
+    echo "usage: $0 build|demo|test|bench" >&2
+    exit 2
+}
+
+# command:package, for each purpose; a purpose includes the ones before it.
+build=(cc:gcc ld:binutils)
+demo=("${build[@]}" ip:iproute2 ping:iputils-ping iperf3:iperf3)
+test=("${demo[@]}" nft:nftables promtool:prometheus ethtool:ethtool)
+bench=("${demo[@]}" ethtool:ethtool)
+
+case "${1:-}" in
+build) wanted=("${build[@]}") ;;
+demo) wanted=("${demo[@]}") ;;
+test) wanted=("${test[@]}") ;;
+bench) wanted=("${bench[@]}") ;;
+*) usage ;;
+esac
+
+# Tools of the administrator are not in every user's path.
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+missing=()
+for entry in "${wanted[@]}"; do
+    command -v "${entry%%:*}" >/dev/null || missing+=("${entry##*:}")
+done
+# A compiler without the headers of the C library compiles nothing.
+[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+
+if ! command -v cargo >/dev/null; then
+    echo "cargo is not in the path: install Rust 1.95 or later (https://rustup.rs), then run this again" >&2
+    exit 1
+fi
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "missing: ${missing[*]} (names of Debian packages), and this system has no apt-get: install them by hand" >&2
+    exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    echo "missing: ${missing[*]}. As root: apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+fi
+
+echo "installing by apt, because they are missing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+updated=no
+update_once() {
+    if [ $updated = no ]; then
+        echo "refreshing the package lists (apt-get update)"
+        # One broken foreign repository must not stop us; what matters is whether the packages come.
+        apt-get -qq update || echo "apt-get update reported errors; going on" >&2
+        updated=yes
+    fi
+}
+
+# Of prometheus only the checker promtool is wanted, not the service that its package starts.
+install_promtool() {
+    local dir
+    dir=$(mktemp -d)
+    chmod 755 "$dir"
+    (
+        cd "$dir"
+        apt-get -qq download prometheus || {
+            update_once
+            apt-get -qq download prometheus
+        }
+        dpkg-deb -x prometheus_*.deb unpacked
+        install -m 755 unpacked/usr/bin/promtool /usr/local/bin/promtool
+    )
+    rm -rf "$dir"
+    echo "promtool was taken from Debian's package prometheus and put into /usr/local/bin; the service was not installed"
+}
+
+packages=()
+for package in "${missing[@]}"; do
+    if [ "$package" = prometheus ]; then install_promtool; else packages+=("$package"); fi
+done
+if [ ${#packages[@]} -gt 0 ]; then
+    apt-get -qq -y install --no-install-recommends "${packages[@]}" || {
+        update_once
+        apt-get -qq -y install --no-install-recommends "${packages[@]}"
+    }
+fi
