@@ -1,0 +1,207 @@
+//! Figures of a run: collected by system and work, written as JSON, shown as a table.
+//!
+//! ```text
+//! Report::add(system, work, unit, value) per round ─▶ samples, median ─▶ JSON {machine, commit, results: […]}
+//!                                                                    └─▶ table: a row per work, a column per system
+//! ```
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use serde::{Deserialize, Serialize};
+
+/// All figures of one run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    pub machine: Machine,
+    /// The source's commit, with `-dirty` when the tree had changes; `unknown` outside of a checkout.
+    pub commit: String,
+    pub results: Vec<Measurement>,
+}
+
+/// What the figures were measured on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub cpu: String,
+    pub cores: usize,
+    pub memory_mib: u64,
+    pub kernel: String,
+}
+
+/// One kind of work done by one system.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    pub system: String,
+    pub work: String,
+    pub unit: String,
+    pub median: f64,
+    /// In the order of the rounds.
+    pub samples: Vec<f64>,
+}
+
+impl Report {
+    /// An empty report about this machine and this source tree.
+    pub fn new() -> Report {
+        Report { machine: Machine::this(), commit: commit(), results: Vec::new() }
+    }
+
+    /// Adds one sample. The order of first appearance is the order of rows and columns.
+    pub fn add(&mut self, system: &str, work: &str, unit: &str, value: f64) {
+        let index = self.results.iter().position(|result| result.system == system && result.work == work).unwrap_or_else(|| {
+            let (system, work, unit) = (system.into(), work.into(), unit.into());
+            self.results.push(Measurement { system, work, unit, median: 0.0, samples: Vec::new() });
+            self.results.len() - 1
+        });
+        let result = &mut self.results[index];
+        result.samples.push(value);
+        result.median = median(&result.samples);
+    }
+
+    /// The median of this work, when the system did it.
+    pub fn median(&self, system: &str, work: &str) -> Option<f64> {
+        self.results.iter().find(|result| result.system == system && result.work == work).map(|result| result.median)
+    }
+
+    /// Writes the JSON document.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// A row per work, a column per system. With a baseline that is part of the run, every other cell also tells its multiple.
+    pub fn table(&self, baseline: Option<&str>) -> Table {
+        let systems = distinct(self.results.iter().map(|result| result.system.as_str()));
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["work", "unit"].into_iter().chain(systems.iter().copied()));
+        for work in distinct(self.results.iter().map(|result| result.work.as_str())) {
+            let unit = self.results.iter().find(|result| result.work == work).map_or("", |result| &result.unit);
+            let base = baseline.and_then(|system| self.median(system, work));
+            let cells = systems.iter().map(|system| {
+                let text = match (self.median(system, work), base) {
+                    (None, _) => "–".to_owned(),
+                    (Some(value), Some(base)) if base > 0.0 && Some(*system) != baseline => {
+                        format!("{} ({:.2} ×)", short(value), value / base)
+                    }
+                    (Some(value), _) => short(value),
+                };
+                Cell::new(text).set_alignment(CellAlignment::Right)
+            });
+            table.add_row([Cell::new(work), Cell::new(unit)].into_iter().chain(cells));
+        }
+        table
+    }
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Report::new()
+    }
+}
+
+impl Machine {
+    fn this() -> Machine {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let (cpuinfo, meminfo) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let memory_kib: u64 =
+            field(&meminfo, "MemTotal").and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(0);
+        Machine {
+            cpu: field(&cpuinfo, "model name").unwrap_or_else(|| std::env::consts::ARCH.into()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_mib: memory_kib / 1024,
+            kernel: read("/proc/sys/kernel/osrelease").trim().into(),
+        }
+    }
+}
+
+/// Asks git about the checkout that holds this program.
+fn commit() -> String {
+    let describe = || {
+        let program = std::env::current_exe().ok()?;
+        let output = Command::new("git")
+            .args(["-C", program.parent()?.to_str()?, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+            .output()
+            .ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    describe().unwrap_or_else(|| "unknown".into())
+}
+
+/// The middle sample, or the mean of the two in the middle; 0 without samples.
+pub fn median(samples: &[f64]) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match (sorted.len(), sorted.len() / 2) {
+        (0, _) => 0.0,
+        (length, middle) if length % 2 == 1 => sorted[middle],
+        (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut found = Vec::new();
+    for name in names {
+        if !found.contains(&name) {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// Three or four significant digits.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".into(),
+        size if size < 1.0 => format!("{value:.3}"),
+        size if size < 100.0 => format!("{value:.2}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_of_all_rounds_come_to_one_median() {
+        let mut report = Report::new();
+        for (plain, other) in [(10.0, 1.0), (30.0, 5.0), (20.0, 2.0)] {
+            report.add("plain", "tcp1", "Gbit/s", plain);
+            report.add("other", "tcp1", "Gbit/s", other);
+        }
+        assert_eq!((report.median("plain", "tcp1"), report.median("other", "tcp1")), (Some(20.0), Some(2.0)));
+        assert_eq!(report.results.len(), 2);
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);
+    }
+
+    #[test]
+    fn the_document_has_the_agreed_shape() {
+        let mut report = Report::new();
+        report.add("plain", "udp18", "packets/s", 290_000.0);
+        let value = serde_json::to_value(&report).unwrap();
+        assert!(value["machine"]["cores"].as_u64().unwrap() > 0);
+        assert!(!value["commit"].as_str().unwrap().is_empty());
+        let expected = serde_json::json!({
+            "system": "plain", "work": "udp18", "unit": "packets/s", "median": 290_000.0, "samples": [290_000.0]
+        });
+        assert_eq!(value["results"], serde_json::json!([expected]));
+    }
+
+    #[test]
+    fn the_table_tells_multiples_of_the_baseline() {
+        let mut report = Report::new();
+        report.add("wireguard-go", "tcp1", "Gbit/s", 3.5);
+        report.add("adit", "tcp1", "Gbit/s", 14.0);
+        report.add("adit", "udp18", "packets/s", 400_000.0);
+        let table = report.table(Some("wireguard-go")).to_string();
+        assert!(table.contains("14.00 (4.00 ×)") && table.contains("400000") && table.contains('–'), "{table}");
+    }
+}
