@@ -171,7 +171,9 @@ impl Aead {
     }
 }
 
-/// Seals through the traits that the RustCrypto ciphers share.
+/// Seals through the traits that the RustCrypto ciphers share. Not inlined: with their stack frames apart, the way to AWS-LC
+/// becomes a handful of instructions in the caller, which keeps the nonce that it has just made in registers.
+#[inline(never)]
 fn seal_with<C>(cipher: &C, nonce: &[u8; NONCE_LEN], aad: &[u8], plain: &[u8], sealed: &mut [u8], tag: &mut [u8; TAG_LEN])
 where
     C: AeadInOut<NonceSize = U12, TagSize = U16>,
@@ -181,7 +183,8 @@ where
     *tag = made.into();
 }
 
-/// Opens through the traits that the RustCrypto ciphers share.
+/// Opens through the traits that the RustCrypto ciphers share. Not inlined, as [`seal_with`].
+#[inline(never)]
 fn open_with<C>(cipher: &C, nonce: &[u8; NONCE_LEN], aad: &[u8], buf: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(), BadTag>
 where
     C: AeadInOut<NonceSize = U12, TagSize = U16>,
