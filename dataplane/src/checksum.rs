@@ -1,0 +1,80 @@
+//! The Internet checksum (RFC 1071): one's-complement sums of 16-bit words, in the form in which headers store them.
+//!
+//! A sum is a `u16` in host order. Sums of parts add up with [`add`] when every part but the last has an even length and
+//! starts at an even offset, which holds for all headers here. A sum of anything but zeros is never 0: it is 0xffff where
+//! other arithmetic would say 0, so equal sums are equal numbers.
+
+/// Bytes per turn of the main loop.
+const CHUNK: usize = 64;
+
+/// Folds a sum of many 16-bit words (or of 32-bit words, whose halves are such words) into one.
+#[inline(always)]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    ((sum >> 16) + (sum & 0xffff)) as u16
+}
+
+/// The sum of two sums.
+#[inline(always)]
+pub const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
+/// `a` without the word `b` that had been added to it.
+#[inline(always)]
+pub const fn sub(a: u16, b: u16) -> u16 {
+    add(a, !b)
+}
+
+/// The sum over `bytes` as big-endian words; an odd last byte counts as the high half of a word.
+///
+/// Words are added in the machine's order, since swapping the bytes of a one's-complement sum is the sum of the swapped
+/// words (RFC 1071 section 2), and 32 bits at a time into 64-bit lanes, which the compiler turns into vector code.
+#[inline]
+pub fn sum(bytes: &[u8]) -> u16 {
+    let (chunks, rest) = bytes.as_chunks::<CHUNK>();
+    let mut lanes = [0_u64; CHUNK / 4];
+    for chunk in chunks {
+        let (words, _) = chunk.as_chunks::<4>();
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
+    }
+    let total: u64 = lanes.iter().sum();
+    u16::from_be(fold(total + short(rest)))
+}
+
+/// The unfolded sum over a few bytes in the machine's order.
+#[inline(always)]
+fn short(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut total = 0;
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let mut last = [0_u8; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    total + u64::from(u32::from_ne_bytes(last))
+}
+
+/// The sum over the 20 bytes of an IPv4 header without options.
+#[inline(always)]
+pub fn sum20(bytes: &[u8; 20]) -> u16 {
+    u16::from_be(fold(short(bytes)))
+}
+
+/// The pseudo-header sum of IPv4 (RFC 9293 section 3.1): `addresses` is source and destination, `len` that of the
+/// transport header with its payload.
+#[inline(always)]
+pub fn pseudo_v4(addresses: &[u8; 8], protocol: u8, len: u16) -> u16 {
+    add(u16::from_be(fold(short(addresses))), add(u16::from(protocol), len))
+}
+
+/// The pseudo-header sum of IPv6 (RFC 8200 section 8.1), for lengths that fit 16 bits.
+#[inline(always)]
+pub fn pseudo_v6(addresses: &[u8; 32], protocol: u8, len: u16) -> u16 {
+    add(u16::from_be(fold(short(addresses))), add(u16::from(protocol), len))
+}

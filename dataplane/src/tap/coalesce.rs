@@ -1,0 +1,511 @@
+//! Inbound: collects opened frames of one flow into super-frames, each for one write to the TAP.
+//!
+//! [`Coalescer::push`] takes frames where they lie in the caller's arena and only notes where their payloads are; nothing is
+//! copied. A batch is the headers and payload of its first frame (the head) and the payloads of the frames that joined. It
+//! goes out through the [`Sink`] when a frame of its flow cannot join, when it is full or complete, or at
+//! [`Coalescer::flush`]. Order inside a flow holds by construction: a frame joins only the one open batch of its flow, and
+//! a frame that cannot join sends that batch off first.
+//!
+//! The rule for joining is that cutting the super-frame up again gives the same frames, byte for byte. The one exception
+//! is the identification of atomic IPv4 packets (RFC 6864 section 4.1), which may be constant; the kernel's GRO makes it too.
+//!
+//! The super-frame's checksum field is left open for the kernel, so what joins must have been right, or a broken frame
+//! would be repaired. Either its sender left the checksum open too (then it must hold the right pseudo-header sum, and
+//! the AEAD has protected the rest), or it is verified here; both kinds may share a batch since both are known to be good.
+//! The head is verified when the second frame comes, so that frames that stay alone cost nothing.
+
+use std::ops::Range;
+
+use super::headers::{self, IPV4, IPV6, Layers, TCP, Transport, UDP_CHECKSUM, be16, be32, be64, put16};
+use super::vnet::{self, VnetHeader};
+use crate::checksum;
+
+/// Batches open at the same time.
+pub const FLOWS: usize = 32;
+/// Frames of one super-frame: what `UDP_L4` may have on Linux 6.9 and later.
+pub const FRAMES_MAX: usize = 128;
+/// Longest IP packet, in bytes from the IP header on.
+const IP_MAX: usize = 65_535;
+
+const PSH: u8 = 0x08;
+const ACK: u8 = 0x10;
+const ECE: u8 = 0x40;
+
+/// What the kernel behind the TAP takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP super-frames.
+    pub tso: bool,
+    /// UDP super-frames.
+    pub uso: bool,
+    /// Frames per UDP super-frame: 64 before Linux 6.9, 128 since.
+    pub uso_frames: usize,
+}
+
+/// A payload in the arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it begins.
+    pub at: u32,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// One write to the TAP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Emit<'a> {
+    /// virtio-net header, headers and first payload, contiguous in the arena.
+    pub head: Range<usize>,
+    /// Payloads that follow.
+    pub tails: &'a [Piece],
+    /// Bytes of the whole write.
+    pub len: usize,
+}
+
+impl Emit<'_> {
+    /// How many frames this write is made of.
+    pub fn frames(&self) -> usize {
+        1 + self.tails.len()
+    }
+}
+
+/// Where super-frames go.
+pub trait Sink {
+    /// Takes one write. `arena` is as it was given to the coalescer, with the headers of this write in place.
+    fn emit(&mut self, arena: &[u8], emit: Emit<'_>);
+}
+
+/// A super-frame in the making.
+#[derive(Clone, Debug)]
+struct Batch {
+    /// The head frame in the arena.
+    head: Range<usize>,
+    layers: Transport,
+    /// The head's checksum is open.
+    open: bool,
+    /// The head is known to be good.
+    good: bool,
+    /// Pseudo-header sum without the length.
+    pseudo: u16,
+    /// Payload bytes of the head, and so of every frame but the last.
+    size: usize,
+    /// Bytes of all payloads.
+    payload: usize,
+    /// Sequence number that the next frame must have.
+    sequence: u32,
+    /// What the next frame's IPv4 identification is above this one's: 0 or 1, known from the second frame on.
+    step: Option<u16>,
+    identification: u16,
+    tails: usize,
+    pieces: [Piece; FRAMES_MAX - 1],
+}
+
+/// How a frame and the open batch of its flow get on.
+enum Join {
+    /// It has joined; more may follow.
+    Joined,
+    /// It has joined as the last one.
+    Complete,
+    /// It cannot join.
+    Refused,
+    /// It cannot join any batch.
+    Barred,
+}
+
+/// The open batches.
+pub struct Coalescer {
+    limits: Limits,
+    batches: Box<[Batch; FLOWS]>,
+    /// Hash of the flow of each batch.
+    hashes: [u32; FLOWS],
+    /// Batches in use, one bit each.
+    used: u32,
+    /// Batches in use, the oldest first.
+    order: [u8; FLOWS],
+    open: usize,
+    /// The batch of the frame before.
+    recent: usize,
+}
+
+const _: () = assert!(FLOWS == u32::BITS as usize, "`used` has a bit for each");
+
+impl Coalescer {
+    /// Allocates all that it will ever need.
+    pub fn new(limits: Limits) -> Coalescer {
+        let batch = Batch {
+            head: 0..0,
+            layers: Transport { l3: 0, l4: 0, payload: 0, end: 0, v6: false, tcp: false },
+            open: false,
+            good: false,
+            pseudo: 0,
+            size: 0,
+            payload: 0,
+            sequence: 0,
+            step: None,
+            identification: 0,
+            tails: 0,
+            pieces: [Piece::default(); FRAMES_MAX - 1],
+        };
+        Coalescer {
+            limits,
+            batches: Box::new(std::array::from_fn(|_| batch.clone())),
+            hashes: [0; FLOWS],
+            used: 0,
+            order: [0; FLOWS],
+            open: 0,
+            recent: 0,
+        }
+    }
+
+    /// Bytes of memory that a coalescer holds.
+    pub const fn memory() -> usize {
+        size_of::<Coalescer>() + size_of::<[Batch; FLOWS]>()
+    }
+
+    /// Batches that wait for [`Coalescer::flush`].
+    pub const fn open_batches(&self) -> usize {
+        self.open
+    }
+
+    /// Takes the Ethernet frame at `at`, in front of which ten bytes are free. Its bytes must stay where they are until the
+    /// batch has gone out. `open_checksum`: the sender left the transport checksum open.
+    #[inline]
+    pub fn push(&mut self, arena: &mut [u8], at: Range<usize>, open_checksum: bool, out: &mut impl Sink) {
+        let frame = &arena[at.clone()];
+        let layers = match headers::parse(frame) {
+            Layers::Transport(layers) => layers,
+            Layers::Hidden { l3, v6 } => {
+                self.send_off_between(arena, &at, l3, v6, out);
+                return emit_alone(arena, at, None, out);
+            }
+            Layers::Other => return emit_alone(arena, at, None, out),
+        };
+        let vouched = open_checksum.then_some(&layers);
+        if layers.has_options() {
+            self.send_off_between(arena, &at, layers.l3, false, out);
+            return emit_alone(arena, at, vouched, out);
+        }
+        let hash = flow_hash(frame, &layers);
+        let mergeable = self.mergeable(frame, &layers);
+        if let Some(slot) = self.find(arena, frame, &layers, hash) {
+            let joined = if mergeable { self.join(slot, arena, &at, &layers, open_checksum) } else { Join::Barred };
+            match joined {
+                Join::Joined => return,
+                Join::Complete => return self.send_off(slot, arena, out),
+                Join::Refused => self.send_off(slot, arena, out),
+                Join::Barred => {
+                    self.send_off(slot, arena, out);
+                    return emit_alone(arena, at, vouched, out);
+                }
+            }
+        }
+        // Nothing joins a frame with PSH.
+        if !mergeable || (layers.tcp && arena[at.start + layers.l4 + 13] & PSH != 0) {
+            return emit_alone(arena, at, vouched, out);
+        }
+        if self.open == FLOWS {
+            self.send_off(usize::from(self.order[0]), arena, out);
+        }
+        self.start(arena, at, layers, open_checksum, hash);
+    }
+
+    /// Sends off all that is open, in the order in which the batches began.
+    pub fn flush(&mut self, arena: &mut [u8], out: &mut impl Sink) {
+        for &slot in &self.order[..self.open] {
+            self.batches[usize::from(slot)].emit(arena, out);
+        }
+        self.open = 0;
+        self.used = 0;
+    }
+
+    /// Whether the frame may be part of a super-frame at all, apart from its checksums.
+    #[inline(always)]
+    fn mergeable(&self, frame: &[u8], layers: &Transport) -> bool {
+        let l4 = &frame[layers.l4..layers.payload];
+        let fit = if layers.tcp {
+            // The low half of byte 12 is reserved.
+            self.limits.tso && l4[13] & !(PSH | ECE) == ACK && l4[12] & 0x0f == 0
+        } else {
+            let len = usize::from(be16(l4, 4));
+            self.limits.uso && be16(l4, UDP_CHECKSUM) != 0 && len == layers.end - layers.l4
+        };
+        fit && layers.end == frame.len() && layers.payload < layers.end
+    }
+
+    /// The open batch of the frame's flow.
+    #[inline(always)]
+    fn find(&self, arena: &[u8], frame: &[u8], layers: &Transport, hash: u32) -> Option<usize> {
+        let recent = self.recent;
+        if self.used >> recent & 1 != 0 && self.hashes[recent] == hash && self.batches[recent].is_flow_of(arena, frame, layers) {
+            return Some(recent);
+        }
+        let mut candidates = 0_u32;
+        for (slot, other) in self.hashes.iter().enumerate() {
+            candidates |= u32::from(*other == hash) << slot;
+        }
+        candidates &= self.used;
+        while candidates != 0 {
+            let slot = candidates.trailing_zeros() as usize;
+            if self.batches[slot].is_flow_of(arena, frame, layers) {
+                return Some(slot);
+            }
+            candidates &= candidates - 1;
+        }
+        None
+    }
+
+    /// Lets the frame join the batch of its flow, if it can.
+    #[inline(always)]
+    fn join(&mut self, slot: usize, arena: &mut [u8], at: &Range<usize>, layers: &Transport, open: bool) -> Join {
+        self.recent = slot;
+        let batch = &mut self.batches[slot];
+        let frames = if layers.tcp { FRAMES_MAX } else { self.limits.uso_frames };
+        batch.join(arena, at, layers, open, frames)
+    }
+
+    /// Opens a batch with the frame as its head. There is a free slot.
+    #[inline(always)]
+    fn start(&mut self, arena: &[u8], at: Range<usize>, layers: Transport, open: bool, hash: u32) {
+        let slot = (!self.used).trailing_zeros() as usize;
+        self.batches[slot].start(arena, at, layers, open);
+        self.hashes[slot] = hash;
+        self.used |= 1 << slot;
+        self.order[self.open] = slot as u8;
+        self.open += 1;
+        self.recent = slot;
+    }
+
+    /// Sends off one batch.
+    fn send_off(&mut self, slot: usize, arena: &mut [u8], out: &mut impl Sink) {
+        self.batches[slot].emit(arena, out);
+        self.used &= !(1 << slot);
+        if let Some(place) = self.order[..self.open].iter().position(|other| usize::from(*other) == slot) {
+            self.order.copy_within(place + 1..self.open, place);
+            self.open -= 1;
+        }
+    }
+
+    /// Sends off all batches between the addresses of the frame at `at`, whose ports cannot be seen.
+    #[cold]
+    fn send_off_between(&mut self, arena: &mut [u8], at: &Range<usize>, l3: usize, v6: bool, out: &mut impl Sink) {
+        let mut place = 0;
+        while place < self.open {
+            let slot = usize::from(self.order[place]);
+            let batch = &self.batches[slot];
+            let theirs = addresses(&arena[batch.head.start + batch.layers.l3..], batch.layers.v6);
+            if batch.layers.v6 == v6 && theirs == addresses(&arena[at.start + l3..], v6) {
+                self.send_off(slot, arena, out);
+            } else {
+                place += 1;
+            }
+        }
+    }
+}
+
+impl Batch {
+    fn start(&mut self, arena: &[u8], at: Range<usize>, layers: Transport, open: bool) {
+        let frame = &arena[at.clone()];
+        let ip = &frame[layers.l3..];
+        self.size = layers.end - layers.payload;
+        self.payload = self.size;
+        if layers.tcp {
+            self.sequence = be32(&frame[layers.l4..], 4).wrapping_add(self.size as u32);
+        }
+        self.identification = be16(ip, 4);
+        self.pseudo = pseudo(ip, &layers);
+        self.step = None;
+        self.tails = 0;
+        self.good = false;
+        self.open = open;
+        self.layers = layers;
+        self.head = at;
+    }
+
+    /// Whether the frame has the Ethernet header, tags, addresses, protocol and ports of this batch.
+    #[inline(always)]
+    fn is_flow_of(&self, arena: &[u8], frame: &[u8], layers: &Transport) -> bool {
+        let head = &arena[self.head.clone()];
+        let Transport { l3, l4, v6, tcp, .. } = *layers;
+        // The Ethernet header has 14, 18 or 22 bytes; the addresses are the last 8 or 32 bytes of the IP header.
+        let alike = |at: usize| be64(head, at) == be64(frame, at);
+        self.layers.l3 == l3
+            && self.layers.v6 == v6
+            && self.layers.tcp == tcp
+            && be32(head, l4) == be32(frame, l4)
+            && alike(l4 - 8)
+            && (!v6 || (alike(l4 - 16) && alike(l4 - 24) && alike(l4 - 32)))
+            && alike(0)
+            && alike(6)
+            && alike(l3 - 8)
+    }
+
+    /// Lets a frame of the same flow join, if it can.
+    #[inline(always)]
+    fn join(&mut self, arena: &mut [u8], at: &Range<usize>, layers: &Transport, open: bool, frames: usize) -> Join {
+        let head = &arena[self.head.clone()];
+        let frame = &arena[at.clone()];
+        let size = layers.end - layers.payload;
+        let total = layers.payload - layers.l3 + self.payload + size;
+        if layers.payload != self.layers.payload || size > self.size || total > IP_MAX || self.tails + 1 >= frames {
+            return Join::Refused;
+        }
+        let Some(step) = self.continues(head, frame, layers) else { return Join::Refused };
+        if !self.good && !is_good(head, &self.layers, self.pseudo, self.open) {
+            return Join::Refused;
+        }
+        self.good = true;
+        if !is_good(frame, layers, self.pseudo, open) {
+            return Join::Barred;
+        }
+        self.step = step;
+        self.identification = be16(&frame[layers.l3..], 4);
+        self.pieces[self.tails] = Piece { at: (at.start + layers.payload) as u32, len: size as u32 };
+        self.tails += 1;
+        self.payload += size;
+        self.sequence = self.sequence.wrapping_add(size as u32);
+        let push = layers.tcp && frame[layers.l4 + 13] & PSH != 0;
+        if push {
+            arena[self.head.start + layers.l4 + 13] |= PSH;
+        }
+        if push || size < self.size || self.tails + 1 == frames { Join::Complete } else { Join::Joined }
+    }
+
+    /// Whether the frame's headers say what the next segment of the head would: `None` when not, else the step of the
+    /// IPv4 identification.
+    #[inline(always)]
+    fn continues(&self, head: &[u8], frame: &[u8], layers: &Transport) -> Option<Option<u16>> {
+        let Transport { l3, l4, payload, v6, tcp, .. } = *layers;
+        let (a, b) = (&head[l3..], &frame[l3..]);
+        let mut step = None;
+        if v6 {
+            // Version, class, flow label; next header and hop limit.
+            if be32(a, 0) != be32(b, 0) || be16(a, 6) != be16(b, 6) {
+                return None;
+            }
+        } else {
+            // Version, length, type of service; flags, offset, time to live, protocol.
+            if be16(a, 0) != be16(b, 0) || be32(a, 6) != be32(b, 6) {
+                return None;
+            }
+            let above = be16(b, 4).wrapping_sub(self.identification);
+            let dont_fragment = b[6] & 0x40 != 0;
+            if above > 1 || (above == 0 && !dont_fragment) || self.step.is_some_and(|step| step != above) {
+                return None;
+            }
+            step = Some(above);
+        }
+        let (a, b) = (&head[l4..payload], &frame[l4..payload]);
+        let flags = u32::from(PSH) << 16;
+        // Acknowledgement; header length, flags and window; urgent pointer; options.
+        let same = !tcp
+            || (be32(b, 4) == self.sequence
+                && be32(a, 8) == be32(b, 8)
+                && (be32(a, 12) ^ be32(b, 12)) & !flags == 0
+                && be16(a, 18) == be16(b, 18)
+                && a[TCP..] == b[TCP..]);
+        same.then_some(step)
+    }
+
+    /// Finishes the headers and gives the batch to the sink.
+    fn emit(&self, arena: &mut [u8], out: &mut impl Sink) {
+        let layers = &self.layers;
+        if self.tails == 0 {
+            return emit_alone(arena, self.head.clone(), self.open.then_some(layers), out);
+        }
+        let frame = &mut arena[self.head.clone()];
+        let l4_len = layers.payload - layers.l4 + self.payload;
+        if layers.v6 {
+            put16(frame, layers.l3 + 4, l4_len as u16);
+        } else {
+            put16(frame, layers.l3 + 2, (IPV4 + l4_len) as u16);
+            put16(frame, layers.l3 + 10, 0);
+            let sum = checksum::sum(&frame[layers.l3..layers.l4]);
+            put16(frame, layers.l3 + 10, !sum);
+        }
+        if !layers.tcp {
+            put16(frame, layers.l4 + 4, l4_len as u16);
+        }
+        put16(frame, layers.l4 + layers.checksum_offset(), checksum::add(self.pseudo, l4_len as u16));
+        let header = VnetHeader {
+            flags: vnet::NEEDS_CSUM,
+            gso_type: match (layers.tcp, layers.v6) {
+                (true, false) => vnet::GSO_TCPV4,
+                (true, true) => vnet::GSO_TCPV6,
+                (false, _) => vnet::GSO_UDP_L4,
+            },
+            hdr_len: layers.payload as u16,
+            gso_size: self.size as u16,
+            csum_start: layers.l4 as u16,
+            csum_offset: layers.checksum_offset() as u16,
+        };
+        let tails = &self.pieces[..self.tails];
+        let len = vnet::LEN + layers.payload + self.payload;
+        let head = with_header(arena, &self.head, &header);
+        out.emit(arena, Emit { head, tails, len });
+    }
+}
+
+/// Gives a frame to the sink as it is. `open`: its checksum is to be completed, and where it is.
+#[inline]
+fn emit_alone(arena: &mut [u8], at: Range<usize>, open: Option<&Transport>, out: &mut impl Sink) {
+    let header = match open {
+        Some(layers) => VnetHeader {
+            flags: vnet::NEEDS_CSUM,
+            csum_start: layers.l4 as u16,
+            csum_offset: layers.checksum_offset() as u16,
+            ..VnetHeader::default()
+        },
+        None => VnetHeader::default(),
+    };
+    let head = with_header(arena, &at, &header);
+    let len = head.len();
+    out.emit(arena, Emit { head, tails: &[], len });
+}
+
+/// Writes the virtio-net header right in front of a frame; the range of both.
+#[inline(always)]
+fn with_header(arena: &mut [u8], at: &Range<usize>, header: &VnetHeader) -> Range<usize> {
+    let head = at.start - vnet::LEN..at.end;
+    if let Some(bytes) = arena[head.clone()].first_chunk_mut() {
+        header.write(bytes);
+    }
+    head
+}
+
+/// Whether all checksums of a frame are right. An open one must be the pseudo-header sum, of which `pseudo` is all but
+/// the length.
+#[inline(always)]
+fn is_good(frame: &[u8], layers: &Transport, pseudo: u16, open: bool) -> bool {
+    let l4 = &frame[layers.l4..layers.end];
+    if !layers.v6 && checksum::sum(&frame[layers.l3..layers.l4]) != 0xffff {
+        return false;
+    }
+    let sum = checksum::add(pseudo, l4.len() as u16);
+    if open { be16(l4, layers.checksum_offset()) == sum } else { checksum::add(sum, checksum::sum(l4)) == 0xffff }
+}
+
+/// The pseudo-header sum without the length; `ip` begins with the IP header.
+#[inline(always)]
+fn pseudo(ip: &[u8], layers: &Transport) -> u16 {
+    checksum::add(checksum::sum(addresses(ip, layers.v6)), u16::from(layers.protocol()))
+}
+
+/// Source and destination address of the IP header with which `ip` begins.
+#[inline(always)]
+fn addresses(ip: &[u8], v6: bool) -> &[u8] {
+    if v6 { &ip[8..IPV6] } else { &ip[12..IPV4] }
+}
+
+/// A number for the flow: addresses and ports, mixed.
+#[inline(always)]
+fn flow_hash(frame: &[u8], layers: &Transport) -> u32 {
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+    let l4 = layers.l4;
+    let mut mixed = be64(frame, l4 - 8);
+    if layers.v6 {
+        mixed ^=
+            be64(frame, l4 - 16).rotate_left(17) ^ be64(frame, l4 - 24).rotate_left(31) ^ be64(frame, l4 - 32).rotate_left(47);
+    }
+    mixed = mixed.wrapping_mul(MIX) ^ u64::from(be32(frame, l4));
+    (mixed.wrapping_mul(MIX) >> 32) as u32
+}

@@ -1,0 +1,314 @@
+//! Outbound: cuts a super-frame read from the TAP into wire frames and completes checksums that the kernel left open.
+//!
+//! [`Plan::new`] checks the virtio-net header against the frame, keeps a private copy of the headers and sums up once what
+//! all segments have in common. [`Plan::segment`] then writes the headers of segment k right in front of its payload, over
+//! the tail of segment k − 1, which the caller has sealed into other memory by then: no payload byte is moved.
+//!
+//! ```text
+//! headers | payload 0      | payload 1      | payload 2
+//! ^^^^^^^^^^^^^^^^^^^^^^^^^^ segment 0, in place
+//!                 headers 1|^^^^^^^^^^^^^^^^ segment 1
+//! ```
+//!
+//! Pseudo-header sums are not made from the addresses but from the field, as the kernel does, because the two differ where
+//! a routing header names another destination.
+
+use std::ops::Range;
+
+use adit_proto::stats::Drop;
+
+use super::headers::{
+    self, ETHERNET, IPV4, IPV6, Layers, PROTO_TCP, PROTO_UDP, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM, be16, be32, put16,
+};
+use super::vnet::{self, VnetHeader};
+use crate::checksum;
+
+/// Longest headers (Ethernet to TCP, with extension headers) of a super-frame.
+pub const HEADERS_MAX: usize = 256;
+
+/// Where SCTP has its CRC32c, the only open "checksum" of the kernel that is not an Internet checksum. Never announced.
+const SCTP_CHECKSUM: usize = 8;
+
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+
+/// What to do with a checksum that the kernel left open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// Complete it.
+    Fill,
+    /// Leave the pseudo-header sum in the field where the receiver can find it by itself; else complete it.
+    Defer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nothing to do.
+    Whole,
+    /// One frame whose checksum is open.
+    Open,
+    /// To be cut.
+    Tcp,
+    Udp,
+}
+
+/// How one frame from the TAP becomes wire frames.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    kind: Kind,
+    v6: bool,
+    /// The receiver can find the checksum field by parsing.
+    deferrable: bool,
+    /// Flags of the TCP header.
+    flags: u8,
+    /// Where the frame begins in the caller's buffer.
+    start: usize,
+    /// Length of the frame.
+    len: usize,
+    segments: usize,
+    /// Payload bytes of every segment but the last.
+    size: usize,
+    /// Offsets in the frame: IP header, transport header, checksum field, payload.
+    l3: usize,
+    l4: usize,
+    field: usize,
+    payload: usize,
+    /// Sum of the IPv4 header without length, identification and checksum.
+    ip_sum: u16,
+    identification: u16,
+    /// Pseudo-header sum without the length.
+    pseudo: u16,
+    /// Sum of the transport header without checksum and without what differs from segment to segment.
+    l4_sum: u16,
+    sequence: u32,
+    headers: [u8; HEADERS_MAX],
+}
+
+impl Plan {
+    /// Plans for `frame`, which begins at `frame_start` of the buffer that [`Plan::segment`] will be given.
+    /// [`Drop::BadOffload`] when the header does not fit the frame.
+    #[inline]
+    pub fn new(header: &VnetHeader, frame: &[u8], frame_start: usize) -> Result<Plan, Drop> {
+        let mut plan = Plan {
+            kind: Kind::Whole,
+            v6: false,
+            deferrable: false,
+            flags: 0,
+            start: frame_start,
+            len: frame.len(),
+            segments: 1,
+            size: 0,
+            l3: 0,
+            l4: 0,
+            field: 0,
+            payload: 0,
+            ip_sum: 0,
+            identification: 0,
+            pseudo: 0,
+            l4_sum: 0,
+            sequence: 0,
+            headers: [0; HEADERS_MAX],
+        };
+        let fits = match header.gso_type & !vnet::GSO_ECN {
+            vnet::GSO_NONE if !header.needs_csum() => Some(()),
+            vnet::GSO_NONE => plan.open_checksum(header, frame),
+            vnet::GSO_TCPV4 => plan.super_frame(header, frame, Kind::Tcp, Some(false)),
+            vnet::GSO_TCPV6 => plan.super_frame(header, frame, Kind::Tcp, Some(true)),
+            vnet::GSO_UDP_L4 => plan.super_frame(header, frame, Kind::Udp, None),
+            _ => None,
+        };
+        fits.map(|()| plan).ok_or(Drop::BadOffload)
+    }
+
+    /// A plain frame whose checksum is to be completed: any protocol, by the offsets alone.
+    #[inline]
+    fn open_checksum(&mut self, header: &VnetHeader, frame: &[u8]) -> Option<()> {
+        self.kind = Kind::Open;
+        self.l4 = usize::from(header.csum_start);
+        self.field = self.l4 + usize::from(header.csum_offset);
+        let offset = self.field - self.l4;
+        if self.l4 < ETHERNET || self.field + 2 > frame.len() || offset == SCTP_CHECKSUM {
+            return None;
+        }
+        self.deferrable = match headers::parse(frame) {
+            Layers::Transport(found) => found.l4 == self.l4 && found.checksum_offset() == offset,
+            Layers::Hidden { .. } | Layers::Other => false,
+        };
+        Some(())
+    }
+
+    /// A super-frame: checks it and prepares what all segments share. `v6` is what the GSO type says, if it says it.
+    fn super_frame(&mut self, header: &VnetHeader, frame: &[u8], kind: Kind, v6: Option<bool>) -> Option<()> {
+        let (l3, found_v6) = headers::network(frame)?;
+        let tcp = kind == Kind::Tcp;
+        let (protocol, offset) = if tcp { (PROTO_TCP, TCP_CHECKSUM) } else { (PROTO_UDP, UDP_CHECKSUM) };
+        if v6.is_some_and(|v6| v6 != found_v6) || header.gso_size == 0 || frame.len() > l3 + usize::from(u16::MAX) {
+            return None;
+        }
+        // GSO comes with an open checksum: only so is it known where the transport header is.
+        if !header.needs_csum() || usize::from(header.csum_offset) != offset {
+            return None;
+        }
+        let l4 = usize::from(header.csum_start);
+        let leads =
+            if found_v6 { headers::ipv6_chain_leads_to(frame, l3, l4, protocol) } else { ipv4_leads_to(frame, l3, l4, protocol) };
+        let l4_len = if tcp { usize::from(*frame.get(l4 + 12)? >> 4) * 4 } else { UDP };
+        let payload = l4 + l4_len;
+        if !leads || (tcp && l4_len < TCP) || payload > HEADERS_MAX || payload > frame.len() {
+            return None;
+        }
+        self.kind = kind;
+        self.v6 = found_v6;
+        self.deferrable = if found_v6 { l4 == l3 + IPV6 } else { true };
+        self.size = usize::from(header.gso_size);
+        self.segments = (frame.len() - payload).div_ceil(self.size).max(1);
+        (self.l3, self.l4, self.field, self.payload) = (l3, l4, l4 + offset, payload);
+        self.headers[..payload].copy_from_slice(&frame[..payload]);
+        self.sum_up();
+        Some(())
+    }
+
+    /// Sums over the headers, without the fields that differ from segment to segment.
+    fn sum_up(&mut self) {
+        let (before, l4) = self.headers[..self.payload].split_at(self.l4);
+        let ip = &before[self.l3..];
+        let total = (self.len - self.l4) as u16;
+        let offset = self.field - self.l4;
+        self.pseudo = checksum::sub(be16(l4, offset), total);
+        let mut sum = checksum::sum(l4);
+        sum = checksum::sub(sum, be16(l4, offset));
+        if self.kind == Kind::Tcp {
+            self.flags = l4[13];
+            self.sequence = be32(l4, 4);
+            for at in [4, 6] {
+                sum = checksum::sub(sum, be16(l4, at));
+            }
+            sum = checksum::sub(sum, u16::from(self.flags));
+        } else {
+            sum = checksum::sub(sum, be16(l4, 4));
+        }
+        self.l4_sum = sum;
+        if !self.v6 {
+            self.identification = be16(ip, 4);
+            sum = checksum::sum(ip);
+            for at in [2, 4, 10] {
+                sum = checksum::sub(sum, be16(ip, at));
+            }
+            self.ip_sum = sum;
+        }
+    }
+
+    /// How many wire frames come of it; at least 1.
+    #[inline(always)]
+    pub const fn segments(&self) -> usize {
+        self.segments
+    }
+
+    /// Length of segment `k` in bytes, a whole Ethernet frame.
+    #[inline(always)]
+    pub fn segment_len(&self, k: usize) -> usize {
+        match self.kind {
+            Kind::Whole | Kind::Open => self.len,
+            Kind::Tcp | Kind::Udp => self.payload + (self.len - self.payload).saturating_sub(k * self.size).min(self.size),
+        }
+    }
+
+    /// Length of the longest segment in bytes.
+    #[inline(always)]
+    pub fn longest(&self) -> usize {
+        self.segment_len(0)
+    }
+
+    /// True when the kernel left checksums open, so that every segment's is either filled or sent on open.
+    #[inline(always)]
+    pub fn needs_checksum(&self) -> bool {
+        self.kind != Kind::Whole
+    }
+
+    /// Makes segment `k`, counted from 0, in `buf`, the buffer that holds the frame. Returns where it stands, and whether
+    /// its checksum is open. To be called once for each k in rising order, each segment used before the next is made.
+    #[inline]
+    pub fn segment(&self, k: usize, buf: &mut [u8], checksums: Checksums) -> (Range<usize>, bool) {
+        let open = checksums == Checksums::Defer && self.deferrable;
+        let start = self.start + k * self.size;
+        let range = start..start + self.segment_len(k);
+        let segment = &mut buf[range.clone()];
+        match self.kind {
+            Kind::Whole => return (range, false),
+            Kind::Open if open => {}
+            Kind::Open => {
+                let sum = !checksum::sum(&segment[self.l4..]);
+                // RFC 768: a sent checksum of 0 means none. Only UDP and its kin have it at this offset.
+                let udp = self.field - self.l4 == UDP_CHECKSUM;
+                put16(segment, self.field, if udp && sum == 0 { 0xffff } else { sum });
+            }
+            Kind::Tcp | Kind::Udp => self.cut(k, segment, open),
+        }
+        (range, open)
+    }
+
+    /// Writes the headers of segment `k`.
+    #[inline]
+    fn cut(&self, k: usize, segment: &mut [u8], open: bool) {
+        let l4_len = (segment.len() - self.l4) as u16;
+        let (before, payload) = segment.split_at_mut(self.payload);
+        before.copy_from_slice(&self.headers[..self.payload]);
+        let (before, l4) = before.split_at_mut(self.l4);
+        self.patch_ip(k, &mut before[self.l3..], l4_len);
+
+        let mut sum = checksum::add(self.pseudo, l4_len);
+        if !open {
+            sum = checksum::add(sum, self.l4_sum);
+            sum = checksum::add(sum, checksum::sum(payload));
+        }
+        if self.kind == Kind::Tcp {
+            let sequence = self.sequence.wrapping_add((k * self.size) as u32);
+            let mut flags = self.flags;
+            if k != 0 {
+                flags &= !CWR;
+            }
+            if k + 1 != self.segments {
+                flags &= !(FIN | PSH);
+            }
+            l4[4..8].copy_from_slice(&sequence.to_be_bytes());
+            l4[13] = flags;
+            if !open {
+                let varying = u64::from(sequence) + u64::from(flags);
+                sum = !checksum::add(sum, checksum::fold(varying));
+            }
+            put16(l4, TCP_CHECKSUM, sum);
+        } else {
+            put16(l4, 4, l4_len);
+            if !open {
+                sum = !checksum::add(sum, l4_len);
+                sum = if sum == 0 { 0xffff } else { sum };
+            }
+            put16(l4, UDP_CHECKSUM, sum);
+        }
+    }
+
+    /// Writes the IP header's fields of segment `k`; `ip` reaches to the transport header.
+    #[inline(always)]
+    fn patch_ip(&self, k: usize, ip: &mut [u8], l4_len: u16) {
+        let headers = ip.len() as u16;
+        if self.v6 {
+            put16(ip, 4, headers - IPV6 as u16 + l4_len);
+        } else {
+            let total = headers + l4_len;
+            let identification = self.identification.wrapping_add(k as u16);
+            let sum = checksum::add(self.ip_sum, checksum::add(total, identification));
+            put16(ip, 2, total);
+            put16(ip, 4, identification);
+            put16(ip, 10, !sum);
+        }
+    }
+}
+
+/// Whether the IPv4 packet at `l3` is no fragment and carries `protocol` at exactly `l4`.
+fn ipv4_leads_to(frame: &[u8], l3: usize, l4: usize, protocol: u8) -> bool {
+    let Some(ip) = frame.get(l3..).and_then(|rest| rest.first_chunk::<IPV4>()) else { return false };
+    let header = usize::from(ip[0] & 0x0f) * 4;
+    let fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff != 0;
+    ip[0] >> 4 == 4 && header >= IPV4 && l4 == l3 + header && !fragment && ip[9] == protocol
+}
