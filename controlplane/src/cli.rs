@@ -1,0 +1,94 @@
+//! The command line: what can be asked of `adit`, and where each request goes.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adit_proto::suite::Suite;
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Machine};
+use crate::static_key::Secret;
+
+/// Joins networks through an encrypted tunnel.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, arg_required_else_help = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes a static key for a pair of gateways (labs and benches only)
+    Keygen {
+        /// aes-128-gcm, aes-256-gcm or chacha20-poly1305
+        #[arg(long, default_value = "aes-128-gcm", value_parser = suite)]
+        suite: Suite,
+        /// The file to write, readable by its owner only; never overwrites. Without it the key goes to standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Looks at configuration files
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Checks a file and the key files that it names, and says what a gateway would do with it
+    Check { file: PathBuf },
+    /// Prints the whole configuration with every default filled in, as YAML
+    Show { file: PathBuf },
+}
+
+fn suite(name: &str) -> Result<Suite, String> {
+    name.parse().map_err(|_| format!("the suites are {}", Suite::ALL.map(Suite::name).join(", ")))
+}
+
+/// Runs the command line of this process; the exit code is 0 when it did what was asked, 1 when not, 2 when it was not understood.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing better can be done when standard error is closed.
+            let _ = writeln!(std::io::stderr(), "{}", format!("{error:#}").trim_end());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Keygen { suite, output } => keygen(suite, output.as_deref()),
+        Command::Config { command: ConfigCommand::Check { file } } => {
+            let config = Config::load(&file, &Machine::here())?;
+            print(&format!("ok\n{config}"))
+        }
+        Command::Config { command: ConfigCommand::Show { file } } => print(&Config::load(&file, &Machine::here())?.to_yaml()?),
+    }
+}
+
+/// Prints to standard output. A reader that has gone away is no fault.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+        _ => Ok(()),
+    }
+}
+
+fn keygen(suite: Suite, output: Option<&Path>) -> anyhow::Result<()> {
+    let secret = Secret::generate(suite)?;
+    let Some(path) = output else { return print(&secret.to_file_text()) };
+    match secret.create_file(path) {
+        Ok(()) => print(&format!("wrote {} ({suite}); copy it to the other gateway, mode 0600\n", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            bail!("{0} exists and is not overwritten: name another file, or move it away: mv {0} {0}.old", path.display())
+        }
+        Err(error) => Err(error).with_context(|| format!("the key file {} cannot be written", path.display())),
+    }
+}

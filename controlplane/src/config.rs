@@ -1,0 +1,269 @@
+//! The configuration of a gateway: YAML text → [`raw`] (as written, with places) → [`check`] (what it means, every mistake
+//! found) → [`Config`] (nothing left to doubt). [`show`] writes a `Config` back as YAML, with every default filled in.
+
+mod check;
+mod problem;
+mod raw;
+mod show;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use adit_proto::control::{Mac, PeerId};
+use ipnet::IpNet;
+
+pub use problem::{Place, Problem, Problems};
+
+use crate::static_key::Secret;
+
+/// Most workers of a data plane: the lane number in an SPI has six bits.
+pub const WORKERS_MAX: u16 = 64;
+/// Most peers of a gateway.
+pub const PEERS_MAX: usize = 1024;
+/// Longest configuration file, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest path of a Unix socket, in bytes (sockaddr_un without the final zero).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A gateway's configuration with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub name: String,
+    pub listen: SocketAddr,
+    pub interface: Interface,
+    /// Largest outer IP packet on the way to the peers, in bytes.
+    pub underlay_mtu: u16,
+    pub dataplane: Dataplane,
+    pub forwarding: Forwarding,
+    pub peers: Vec<Peer>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub runtime_dir: PathBuf,
+    pub state_dir: PathBuf,
+}
+
+/// The TAP interface and what the kernel is told about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Interface {
+    pub name: String,
+    /// MTU for IP inside the tunnel, in bytes.
+    pub mtu: u16,
+    pub addresses: Vec<IpNet>,
+    pub routes: Vec<Route>,
+    pub mac: Option<Mac>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub to: IpNet,
+    pub via: Option<IpAddr>,
+}
+
+/// How the data plane is started.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataplane {
+    /// The program; without it `adit-dataplane` beside this program, else in PATH.
+    pub binary: Option<PathBuf>,
+    pub workers: u16,
+    /// One CPU per worker; without it the data plane chooses.
+    pub cores: Option<Vec<usize>>,
+    pub io: Io,
+    pub crypto: Crypto,
+    /// In packets.
+    pub replay_window: u16,
+    /// In bytes, per worker and direction.
+    pub socket_buffer: u32,
+}
+
+/// How workers wait for packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    Auto,
+    IoUring,
+    Poll,
+}
+
+/// The library that seals and opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crypto {
+    Auto,
+    AwsLc,
+    RustCrypto,
+}
+
+impl Io {
+    pub const ALL: [Io; 3] = [Io::Auto, Io::IoUring, Io::Poll];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Io::Auto => "auto",
+            Io::IoUring => "io_uring",
+            Io::Poll => "poll",
+        }
+    }
+}
+
+impl Crypto {
+    pub const ALL: [Crypto; 3] = [Crypto::Auto, Crypto::AwsLc, Crypto::RustCrypto];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Crypto::Auto => "auto",
+            Crypto::AwsLc => "aws-lc",
+            Crypto::RustCrypto => "rustcrypto",
+        }
+    }
+}
+
+/// The table that says behind which peer an address lives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Forwarding {
+    pub ageing_s: u32,
+    pub max_entries: u32,
+    /// Flooded frames per second and worker.
+    pub flood_pps: u32,
+    pub pinned: Vec<(Mac, PeerId)>,
+}
+
+/// A gateway at the other end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    /// Its place in the list of the file.
+    pub id: PeerId,
+    pub name: String,
+    pub endpoint: SocketAddr,
+    pub key_file: PathBuf,
+    pub secret: Secret,
+    /// SAs in each direction; the same number at both ends.
+    pub lanes: u16,
+    pub defer_checksums: bool,
+}
+
+/// Facts about the machine that a configuration is judged against.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The CPUs that this process may run on.
+    pub cores: Vec<usize>,
+}
+
+impl Machine {
+    /// The machine that this process runs on.
+    pub fn here() -> Machine {
+        let set = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+        Machine { cores: (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect() }
+    }
+}
+
+impl Config {
+    /// Reads and judges the file, and the key files that it names.
+    ///
+    /// # Errors
+    /// Every mistake in it; when the YAML itself is broken, the first.
+    pub fn load(file: &Path, machine: &Machine) -> Result<Config, Problems> {
+        let fail = |what: String, write: String| {
+            let expected = "a readable file of UTF-8 text, at most 1 MiB".to_owned();
+            Problems::new(file.to_owned(), "", vec![Problem { at: Place::FILE, what, expected, write }])
+        };
+        let unreadable =
+            |error: std::io::Error| fail(format!("the file cannot be read: {error}"), "the path of a file that exists".into());
+        let length = std::fs::metadata(file).map_err(unreadable)?.len();
+        if length > FILE_BYTES_MAX {
+            return Err(fail(format!("the file is {length} bytes long"), "a shorter file".into()));
+        }
+        let bytes = std::fs::read(file).map_err(unreadable)?;
+        let source = String::from_utf8(bytes).map_err(|error| {
+            fail(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()), "the file in UTF-8 encoding".into())
+        })?;
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = std::path::absolute(directory).map_err(unreadable)?;
+        Config::from_yaml(&source, &directory, machine).map_err(|list| Problems::new(file.to_owned(), &source, list))
+    }
+
+    /// Judges the text of a file; relative paths in it start at `directory`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_yaml(source: &str, directory: &Path, machine: &Machine) -> Result<Config, Vec<Problem>> {
+        let root = raw::parse(source).map_err(|problem| vec![problem])?;
+        check::Check::new(directory, machine).root(root)
+    }
+
+    /// The whole configuration as YAML that `load` reads back to the same value. Keys of ciphers are never part of it.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn to_yaml(&self) -> anyhow::Result<String> {
+        show::to_yaml(self)
+    }
+
+    /// The socket over which the planes meet.
+    pub fn channel_socket(&self) -> PathBuf {
+        self.runtime_dir.join("dataplane.sock")
+    }
+
+    /// The socket of the API.
+    pub fn api_socket(&self) -> PathBuf {
+        self.runtime_dir.join("api.sock")
+    }
+
+    /// Peers that the tables of the data plane have room for: twice what is configured, for changes while it runs.
+    pub fn max_peers(&self) -> u16 {
+        u16::try_from((self.peers.len() * 2).next_power_of_two().max(64)).unwrap_or(u16::MAX)
+    }
+
+    /// SAs that one worker has room for: twice what it needs, for changes while it runs.
+    pub fn sa_slots(&self) -> u32 {
+        let workers = u32::from(self.dataplane.workers);
+        let need: u32 = self.peers.iter().map(|peer| u32::from(peer.lanes).div_ceil(workers) + 1).sum();
+        (need * 2).next_power_of_two().max(256)
+    }
+}
+
+/// The place of the runtime directory when the file names none.
+pub fn default_runtime_dir(name: &str) -> PathBuf {
+    Path::new("/run/adit").join(name)
+}
+
+/// The place of the state directory when the file names none.
+pub fn default_state_dir(name: &str) -> PathBuf {
+    Path::new("/var/lib/adit").join(name)
+}
+
+/// A MAC address in its usual spelling.
+pub struct MacText(pub Mac);
+
+impl fmt::Display for MacText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// What a gateway with this configuration would do, for people.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Config { interface, dataplane, forwarding, .. } = self;
+        writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen)?;
+        write!(f, "interface {}, MTU {}", interface.name, interface.mtu)?;
+        for address in &interface.addresses {
+            write!(f, ", {address}")?;
+        }
+        writeln!(f)?;
+        for route in &interface.routes {
+            match route.via {
+                Some(via) => writeln!(f, "route {} via {via}", route.to)?,
+                None => writeln!(f, "route {} through {}", route.to, interface.name)?,
+            }
+        }
+        let cores = dataplane.cores.as_ref().map_or(String::new(), |cores| format!(" on cores {cores:?}"));
+        writeln!(f, "{} workers{cores}, I/O {}, crypto {}", dataplane.workers, dataplane.io.name(), dataplane.crypto.name())?;
+        writeln!(f, "{} pinned addresses, {} learned at most", forwarding.pinned.len(), forwarding.max_entries)?;
+        for peer in &self.peers {
+            writeln!(f, "peer {} at {}, {} lanes of {}", peer.name, peer.endpoint, peer.lanes, peer.secret.suite())?;
+        }
+        if let Some(listen) = self.metrics_listen {
+            writeln!(f, "metrics on http://{listen}/metrics")?;
+        }
+        writeln!(f, "runs in {}, keeps sequence numbers in {}", self.runtime_dir.display(), self.state_dir.display())
+    }
+}

@@ -1,0 +1,236 @@
+//! What the file means: every value judged, every default filled in, every mistake collected before anything is refused.
+
+mod network;
+mod peers;
+
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::problem::{Place, Problem};
+use super::raw::{self, Text};
+use super::{Config, Crypto, Dataplane, Io, Machine, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir};
+
+/// Workers when the file does not say: more than four rarely help one pair of gateways.
+const WORKERS_DEFAULT_MAX: usize = 4;
+const NAME_LEN_MAX: usize = 64;
+
+/// The judge: collects problems while it reads.
+pub struct Check<'a> {
+    directory: &'a Path,
+    machine: &'a Machine,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Check<'a> {
+    pub fn new(directory: &'a Path, machine: &'a Machine) -> Check<'a> {
+        Check { directory, machine, problems: Vec::new() }
+    }
+
+    /// Judges the whole file.
+    pub fn root(mut self, root: raw::Root) -> Result<Config, Vec<Problem>> {
+        let top = Place { line: 1, column: 1, width: 1 };
+        let name_at = root.name.as_ref().map(|name| Place::from(name.referenced));
+        let name = self.required(root.name, top, "name", "the name of this gateway, as its peers write it", "name: site-a");
+        let name = name.and_then(|name| self.gateway_name("name", name)).unwrap_or_default();
+        let listen_at = root.listen.as_ref().map_or(top, |listen| listen.referenced.into());
+        let listen = self.listen(root.listen, top);
+        let underlay_mtu = self.underlay_mtu(root.underlay_mtu);
+        let dataplane = self.dataplane(root.dataplane.unwrap_or_default());
+        let raw_peers = match root.peers {
+            Some(peers) => peers,
+            None => {
+                let write = "peers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: site-b.key }";
+                self.missing(top, "peers", "the list of the gateways at the other end", write);
+                Vec::new()
+            }
+        };
+        let peers = self.peers(raw_peers, &name, listen.map(|listen| (listen, listen_at)));
+        let ipv6 = listen.is_some_and(|listen| listen.is_ipv6());
+        let interface = self.interface(root.interface, top, underlay_mtu, ipv6);
+        let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
+        let metrics_listen = root.metrics.and_then(|metrics| {
+            let at = metrics.referenced.into();
+            let expected = "the address and TCP port of the metrics page";
+            let text = self.required(metrics.value.listen, at, "listen", expected, "listen: 127.0.0.1:9464")?;
+            self.socket_address("listen", &text, "an IP address and a TCP port from 1 to 65535", "127.0.0.1:9464")
+        });
+        let runtime_dir = self.runtime_dir(root.runtime_dir, &name, name_at.unwrap_or(top));
+        let state_dir = root.state_dir.map_or_else(|| default_state_dir(&name), |dir| self.path(&dir));
+        match (self.problems.is_empty(), listen, interface) {
+            (true, Some(listen), Some(interface)) => Ok(Config {
+                name,
+                listen,
+                interface,
+                underlay_mtu,
+                dataplane,
+                forwarding,
+                peers: peers.into_iter().map(|(peer, _)| peer).collect(),
+                metrics_listen,
+                runtime_dir,
+                state_dir,
+            }),
+            _ => Err(self.problems),
+        }
+    }
+
+    fn dataplane(&mut self, raw: raw::Dataplane) -> Dataplane {
+        let workers_default = self.machine.cores.len().clamp(1, WORKERS_DEFAULT_MAX) as u64;
+        let workers_known = raw.workers.is_some();
+        let workers = self.number("workers", raw.workers, 1..=u64::from(WORKERS_MAX), "workers", workers_default) as u16;
+        let cores = raw.cores.and_then(|cores| self.cores(cores, workers, workers_known));
+        let window_at = raw.replay_window.as_ref().map(|text| Place::from(text.referenced));
+        let window = self.number("replay_window", raw.replay_window, 64..=16384, "packets", 4096);
+        if let Some(at) = window_at.filter(|_| !window.is_power_of_two()) {
+            let (below, above) = (1u64 << window.ilog2(), window.next_power_of_two());
+            self.fail(
+                at,
+                format!("the replay window {window} is not a power of two"),
+                "64, 128, 256 and so on up to 16384 packets".into(),
+                format!("replay_window: {}", if window - below < above - window { below } else { above }),
+            );
+        }
+        Dataplane {
+            binary: raw.binary.map(|binary| self.path(&binary)),
+            // Without `workers`, a list of cores says how many.
+            workers: cores.as_ref().filter(|_| !workers_known).map_or(workers, |cores| cores.len() as u16),
+            cores,
+            io: self.choice("io", raw.io, &Io::ALL, Io::name),
+            crypto: self.choice("crypto", raw.crypto, &Crypto::ALL, Crypto::name),
+            replay_window: window as u16,
+            socket_buffer: self.number("socket_buffer", raw.socket_buffer, 65_536..=1 << 30, "bytes", 16 << 20) as u32,
+        }
+    }
+
+    fn cores(&mut self, cores: serde_saphyr::Spanned<Vec<Text>>, workers: u16, workers_known: bool) -> Option<Vec<usize>> {
+        let at = Place::from(cores.referenced);
+        let (first, have) = (self.machine.cores.first().copied().unwrap_or(0), self.machine.cores.len());
+        let mut list = Vec::new();
+        for text in &cores.value {
+            let place = Place::from(text.referenced);
+            let core = match text.value.parse::<usize>() {
+                Ok(core) if self.machine.cores.contains(&core) => core,
+                Ok(core) => {
+                    let expected = format!("one of the {have} cores that adit may use here: {:?}", self.machine.cores);
+                    self.fail(place, format!("there is no core {core} for adit"), expected, format!("{first}"));
+                    continue;
+                }
+                Err(_) => {
+                    let what = format!("`{}` is not the number of a core", text.value);
+                    self.fail(place, what, "a number, counted from 0".into(), format!("{first}"));
+                    continue;
+                }
+            };
+            if list.contains(&core) {
+                let expected = "every core once: two workers on one core only wait for each other".to_owned();
+                self.fail(place, format!("core {core} is given twice"), expected, "another core".into());
+            }
+            list.push(core);
+        }
+        let count = cores.value.len();
+        if count == 0 || (workers_known && count != usize::from(workers)) || count > usize::from(WORKERS_MAX) {
+            let suggestion: Vec<_> = self.machine.cores.iter().take(usize::from(workers)).collect();
+            let what = format!("the number of cores ({count}) is not the number of workers ({workers})");
+            self.fail(at, what, "one core per worker, in their order".into(), format!("cores: {suggestion:?}"));
+            return None;
+        }
+        Some(list)
+    }
+
+    fn runtime_dir(&mut self, text: Option<Text>, name: &str, name_at: Place) -> PathBuf {
+        let at = text.as_ref().map_or(name_at, |text| text.referenced.into());
+        let dir = text.map_or_else(|| default_runtime_dir(name), |text| self.path(&text));
+        let length = dir.join("dataplane.sock").as_os_str().len();
+        if length > SOCKET_PATH_MAX {
+            let room = SOCKET_PATH_MAX - "/dataplane.sock".len();
+            self.fail(
+                at,
+                format!("the runtime directory makes the path of a Unix socket {length} bytes long"),
+                format!("a directory of at most {room} bytes: the kernel allows {SOCKET_PATH_MAX} for a socket's path"),
+                format!("runtime_dir: /run/adit/{name}"),
+            );
+        }
+        dir
+    }
+
+    /// A name that fits into files, metrics and messages.
+    fn gateway_name(&mut self, key: &str, name: Text) -> Option<String> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let text = name.value;
+        if !text.is_empty()
+            && text.len() <= NAME_LEN_MAX
+            && text.chars().all(good)
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        {
+            return Some(text);
+        }
+        let kept: String = text.chars().map(|c| if good(c) { c } else { '-' }).take(NAME_LEN_MAX).collect();
+        let kept = kept.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+        self.fail(
+            name.referenced.into(),
+            format!("`{text}` cannot be the name of a gateway"),
+            format!("1 to {NAME_LEN_MAX} letters, digits, `-`, `_` and `.`, with a letter or digit first"),
+            format!("{key}: {}", if kept.is_empty() { "site-a" } else { kept }),
+        );
+        None
+    }
+
+    // The tools that all of the above use.
+
+    fn fail(&mut self, at: Place, what: String, expected: String, write: String) {
+        self.problems.push(Problem { at, what, expected, write });
+    }
+
+    fn missing(&mut self, at: Place, key: &str, expected: &str, write: &str) {
+        self.fail(at, format!("the key `{key}` is missing"), expected.to_owned(), write.to_owned());
+    }
+
+    fn required(&mut self, text: Option<Text>, at: Place, key: &str, expected: &str, write: &str) -> Option<Text> {
+        if text.is_none() {
+            self.missing(at, key, expected, write);
+        }
+        text
+    }
+
+    /// A whole number within a range; the default when it is left out or wrong.
+    fn number(&mut self, key: &str, text: Option<Text>, range: RangeInclusive<u64>, unit: &str, default: u64) -> u64 {
+        let Some(text) = text else { return default };
+        let (low, high) = (*range.start(), *range.end());
+        // Underscores between digits are how people write large numbers.
+        let parsed = text.value.replace('_', "").parse::<u64>();
+        let (what, near) = match parsed {
+            Ok(number) if range.contains(&number) => return number,
+            Ok(number) => (format!("`{key}` is {number}, out of range"), number.clamp(low, high)),
+            Err(_) => (format!("`{key}` is `{}`, not a whole number", text.value), default),
+        };
+        self.fail(text.referenced.into(), what, format!("a number of {unit} from {low} to {high}"), format!("{key}: {near}"));
+        default
+    }
+
+    /// One of some words; the first when it is left out or wrong.
+    fn choice<T: Copy>(&mut self, key: &str, text: Option<Text>, all: &[T], name: fn(T) -> &'static str) -> T {
+        let Some(text) = text else { return all[0] };
+        if let Some(found) = all.iter().find(|one| name(**one) == text.value) {
+            return *found;
+        }
+        let names: Vec<&str> = all.iter().map(|one| name(*one)).collect();
+        let guess = super::problem::nearest(&text.value, &names).unwrap_or(names[0]);
+        let what = format!("`{}` is no value of `{key}`", text.value);
+        self.fail(text.referenced.into(), what, format!("one of {}", names.join(", ")), format!("{key}: {guess}"));
+        all[0]
+    }
+
+    /// A value with a parser of its own.
+    fn parsed<T: FromStr>(&mut self, text: &Text, what: &str, expected: &str, write: &str) -> Option<T> {
+        let parsed = text.value.parse().ok();
+        if parsed.is_none() {
+            self.fail(text.referenced.into(), format!("`{}` is not {what}", text.value), expected.to_owned(), write.to_owned());
+        }
+        parsed
+    }
+
+    /// A path, which starts at the directory of the file when it is relative.
+    fn path(&self, text: &Text) -> PathBuf {
+        self.directory.join(&text.value)
+    }
+}

@@ -1,0 +1,211 @@
+//! Addresses, MTUs, the interface and its forwarding table.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use adit_proto::control::Mac;
+use adit_proto::esp;
+use ipnet::IpNet;
+
+use super::Check;
+use crate::config::problem::Place;
+use crate::config::raw::{self, Text};
+use crate::config::{Forwarding, Interface, MacText, Peer, Route};
+
+/// Longest name of an interface (IFNAMSIZ without the final zero).
+const INTERFACE_NAME_LEN_MAX: usize = 15;
+/// An Ethernet header, in bytes.
+const ETHERNET_LEN: usize = 14;
+/// A VLAN tag, in bytes: the default MTU leaves room for one.
+const VLAN_LEN: usize = 4;
+/// Smallest MTU that IPv6 works with (RFC 8200 §5), and that is still worth a tunnel.
+const INNER_MTU_MIN: u64 = 1280;
+/// Smallest MTU outside: the smallest inside with our headers around it, rounded up.
+const UNDERLAY_MTU_MIN: u64 = 1400;
+
+impl Check<'_> {
+    pub(super) fn listen(&mut self, text: Option<Text>, top: Place) -> Option<SocketAddr> {
+        let expected = "the address and UDP port that this gateway receives on";
+        let text = self.required(text, top, "listen", expected, "listen: 0.0.0.0:4500")?;
+        self.socket_address("listen", &text, "an IP address and a UDP port from 1 to 65535", "0.0.0.0:4500")
+    }
+
+    /// `ADDRESS:PORT`, with the usual slips explained.
+    pub(super) fn socket_address(&mut self, key: &str, text: &Text, expected: &str, example: &str) -> Option<SocketAddr> {
+        let (at, value) = (Place::from(text.referenced), text.value.as_str());
+        let port = example.rsplit(':').next().unwrap_or_default();
+        let (what, write) = match value.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => return Some(address),
+            Ok(address) => {
+                (format!("`{key}` has the port 0"), SocketAddr::new(address.ip(), port.parse().unwrap_or(1)).to_string())
+            }
+            Err(_) => match value.parse::<std::net::IpAddr>() {
+                Ok(ip) => (format!("`{key}` has no port"), SocketAddr::new(ip, port.parse().unwrap_or(1)).to_string()),
+                Err(_) if value.starts_with(':') => (format!("`{key}` has no address"), format!("0.0.0.0{value}")),
+                Err(_) => (format!("`{value}` is not an IP address and port (names are not looked up)"), example.to_owned()),
+            },
+        };
+        self.fail(at, what, expected.to_owned(), format!("{key}: \"{write}\""));
+        None
+    }
+
+    pub(super) fn underlay_mtu(&mut self, text: Option<Text>) -> u16 {
+        self.number("underlay_mtu", text, UNDERLAY_MTU_MIN..=65_535, "bytes", 1500) as u16
+    }
+
+    pub(super) fn interface(
+        &mut self,
+        raw: Option<serde_saphyr::Spanned<raw::Interface>>,
+        top: Place,
+        underlay_mtu: u16,
+        ipv6_outer: bool,
+    ) -> Option<Interface> {
+        let Some(raw) = raw else {
+            let write = "interface:\n  name: adit0\n  addresses: [10.1.0.1/24]";
+            self.missing(top, "interface", "the TAP interface that joins the networks", write);
+            return None;
+        };
+        let (at, raw) = (Place::from(raw.referenced), raw.value);
+        let name = self.required(raw.name, at, "name", "the name of the TAP interface", "name: adit0");
+        let name = name.and_then(|name| self.interface_name(&name));
+        // No frame may be longer than what one datagram of the underlay carries: tunnels do not fragment.
+        let most = (esp::frame_len_max(underlay_mtu, ipv6_outer) - ETHERNET_LEN) as u64;
+        let mtu_at = raw.mtu.as_ref().map(|text| Place::from(text.referenced));
+        let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", most - VLAN_LEN as u64);
+        if let Some(at) = mtu_at.filter(|_| mtu > most) {
+            let best = most - VLAN_LEN as u64;
+            self.fail(
+                at,
+                format!("the MTU {mtu} inside the tunnel does not fit into the underlay_mtu of {underlay_mtu}"),
+                format!("at most {most} bytes, or {best} with room for a VLAN tag; left out, it is computed"),
+                format!("mtu: {best}"),
+            );
+        }
+        let addresses = raw.addresses.unwrap_or_default().iter().filter_map(|text| self.prefix(text, "10.1.0.1/24")).collect();
+        let routes = raw.routes.unwrap_or_default().into_iter().filter_map(|route| self.route(route)).collect();
+        let mac = raw.mac.and_then(|text| self.mac("mac", &text));
+        Some(Interface { name: name?, mtu: mtu as u16, addresses, routes, mac })
+    }
+
+    fn interface_name(&mut self, text: &Text) -> Option<String> {
+        let value = text.value.as_str();
+        let bad = value.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%') || !c.is_ascii());
+        let what = match bad {
+            Some(bad) => format!("the interface name `{value}` contains {bad:?}"),
+            None if value.len() > INTERFACE_NAME_LEN_MAX => {
+                format!("the interface name `{value}` is {} characters long", value.len())
+            }
+            None if matches!(value, "" | "." | "..") => format!("`{value}` cannot be the name of an interface"),
+            None => return Some(value.to_owned()),
+        };
+        let expected = format!("1 to {INTERFACE_NAME_LEN_MAX} letters, digits, `-`, `_` and `.`");
+        self.fail(text.referenced.into(), what, expected, "name: adit0".into());
+        None
+    }
+
+    fn prefix(&mut self, text: &Text, example: &str) -> Option<IpNet> {
+        if let Ok(alone) = text.value.parse::<std::net::IpAddr>() {
+            let length = if alone.is_ipv4() { 24 } else { 64 };
+            let what = format!("the address `{alone}` has no prefix length");
+            self.fail(text.referenced.into(), what, "an address and a prefix length".into(), format!("{alone}/{length}"));
+            return None;
+        }
+        self.parsed(text, "an address with a prefix length", "an IPv4 or IPv6 address and a prefix length", example)
+    }
+
+    fn route(&mut self, route: serde_saphyr::Spanned<raw::Route>) -> Option<Route> {
+        let at = Place::from(route.referenced);
+        let to = self.required(route.value.to, at, "to", "the network that the route leads to", "to: 10.9.0.0/16");
+        let to = to.and_then(|to| {
+            let net = self.prefix(&to, "to: 10.9.0.0/16")?;
+            if net.trunc() != net {
+                let what = format!("`{net}` is an address inside of a network");
+                self.fail(
+                    to.referenced.into(),
+                    what,
+                    "a network: the bits behind the prefix are zero".into(),
+                    format!("to: {}", net.trunc()),
+                );
+                return None;
+            }
+            Some(net)
+        });
+        let via = match route.value.via {
+            Some(via) => {
+                let gateway =
+                    self.parsed::<std::net::IpAddr>(&via, "an IP address", "the address of the next router", "via: 10.1.0.2")?;
+                if to.is_some_and(|to| to.addr().is_ipv4() != gateway.is_ipv4()) {
+                    let what = "`via` and `to` are of different IP versions".to_owned();
+                    self.fail(
+                        via.referenced.into(),
+                        what,
+                        "both IPv4 or both IPv6".into(),
+                        "via: an address like that in `to`".into(),
+                    );
+                }
+                Some(gateway)
+            }
+            None => None,
+        };
+        Some(Route { to: to?, via })
+    }
+
+    fn mac(&mut self, key: &str, text: &Text) -> Option<Mac> {
+        let write = format!("{key}: \"02:00:00:00:00:01\"");
+        let octets: Option<Vec<u8>> = text
+            .value
+            .split([':', '-'])
+            .map(|octet| (octet.len() == 2).then(|| u8::from_str_radix(octet, 16).ok()).flatten())
+            .collect();
+        let Some(mac) = octets.and_then(|octets| Mac::try_from(octets).ok()) else {
+            let what = format!("`{}` is not a MAC address", text.value);
+            let expected = "six bytes in hexadecimal with colons between them, in double quotes";
+            self.fail(text.referenced.into(), what, expected.into(), write);
+            return None;
+        };
+        if mac[0] & 1 == 1 || mac == [0; 6] {
+            let what = format!("{} is not the address of one station", MacText(mac));
+            let expected = "a unicast address: the first byte is even, and not all bytes are zero";
+            self.fail(text.referenced.into(), what, expected.into(), write);
+            return None;
+        }
+        Some(mac)
+    }
+
+    pub(super) fn forwarding(&mut self, raw: raw::Forwarding, peers: &[(Peer, Place)]) -> Forwarding {
+        let max_entries = self.number("max_entries", raw.max_entries, 16..=1 << 20, "addresses", 4096) as u32;
+        let mut seen = BTreeSet::new();
+        let mut pinned = Vec::new();
+        for pin in raw.pinned.unwrap_or_default() {
+            let (at, pin) = (Place::from(pin.referenced), pin.value);
+            let mac = self.required(pin.mac, at, "mac", "the address to pin", "mac: \"02:00:00:00:00:0b\"");
+            let mac = mac.and_then(|text| Some((self.mac("mac", &text)?, Place::from(text.referenced))));
+            if let Some((mac, place)) = mac.filter(|(mac, _)| !seen.insert(*mac)) {
+                let what = format!("{} is pinned twice", MacText(mac));
+                self.fail(place, what, "every address once".into(), "nothing: remove one of the two lines".into());
+            }
+            let names: Vec<&str> = peers.iter().map(|(peer, _)| peer.name.as_str()).collect();
+            let known = names.first().copied().unwrap_or("site-b");
+            let Some(peer) =
+                self.required(pin.peer, at, "peer", "the peer behind which the address lives", &format!("peer: {known}"))
+            else {
+                continue;
+            };
+            match peers.iter().find(|(one, _)| one.name == peer.value) {
+                Some((one, _)) => pinned.extend(mac.map(|(mac, _)| (mac, one.id))),
+                None => {
+                    let guess = crate::config::problem::nearest(&peer.value, &names).unwrap_or(known);
+                    let what = format!("there is no peer `{}`", peer.value);
+                    let expected = format!("the name of a peer of this file: {}", names.join(", "));
+                    self.fail(peer.referenced.into(), what, expected, format!("peer: {guess}"));
+                }
+            }
+        }
+        Forwarding {
+            ageing_s: self.number("ageing_s", raw.ageing_s, 1..=86_400 * 30, "seconds", 300) as u32,
+            max_entries,
+            flood_pps: self.number("flood_pps", raw.flood_pps, 1..=10_000_000, "frames per second", 1000) as u32,
+            pinned,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The peers, their keys, and what must not be equal between them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use adit_proto::control::PeerId;
+use serde_saphyr::Spanned;
+
+use super::Check;
+use crate::config::problem::Place;
+use crate::config::raw;
+use crate::config::{PEERS_MAX, Peer, WORKERS_MAX};
+use crate::static_key::{Flow, Secret};
+
+/// SAs in each direction when the file does not say. Both ends must agree, so this cannot depend on the machine.
+const LANES_DEFAULT: u64 = 4;
+
+impl Check<'_> {
+    /// The peers, each with the place of its name.
+    pub(super) fn peers(
+        &mut self,
+        raw: Vec<Spanned<raw::Peer>>,
+        own_name: &str,
+        listen: Option<(SocketAddr, Place)>,
+    ) -> Vec<(Peer, Place)> {
+        if let Some(extra) = raw.get(PEERS_MAX) {
+            let what = format!("{} peers are listed", raw.len());
+            self.fail(
+                extra.referenced.into(),
+                what,
+                format!("at most {PEERS_MAX} peers"),
+                "the others in a second gateway".into(),
+            );
+        }
+        let mut names: BTreeMap<String, Place> = BTreeMap::new();
+        let mut endpoints: BTreeMap<SocketAddr, String> = BTreeMap::new();
+        let mut peers = Vec::new();
+        for (index, peer) in raw.into_iter().enumerate().take(PEERS_MAX) {
+            let at = Place::from(peer.referenced);
+            let name_at = peer.value.name.as_ref().map_or(at, |name| name.referenced.into());
+            let endpoint_at = peer.value.endpoint.as_ref().map_or(at, |endpoint| endpoint.referenced.into());
+            let Some(peer) = self.peer(peer.value, at, PeerId(index as u16), listen) else { continue };
+            if peer.name == own_name {
+                let what = format!("the peer `{}` has the name of this gateway", peer.name);
+                self.fail(name_at, what, "the `name` that the other gateway has in its own file".into(), "name: site-b".into());
+            }
+            if let Some(first) = names.insert(peer.name.clone(), name_at) {
+                let what = format!("the peer `{}` is listed twice, first in line {}", peer.name, first.line);
+                self.fail(name_at, what, "every peer once".into(), "another name, or remove one of the two".into());
+            }
+            if let Some(other) = endpoints.insert(peer.endpoint, peer.name.clone()).filter(|other| *other != peer.name) {
+                let what = format!("the peers `{other}` and `{}` have the same endpoint", peer.name);
+                self.fail(
+                    endpoint_at,
+                    what,
+                    "one address and port per peer".into(),
+                    "endpoint: \"ADDRESS:PORT\" of this peer".into(),
+                );
+            }
+            peers.push((peer, name_at));
+        }
+        self.spis(&peers, own_name);
+        peers
+    }
+
+    fn peer(&mut self, raw: raw::Peer, at: Place, id: PeerId, listen: Option<(SocketAddr, Place)>) -> Option<Peer> {
+        let name = self.required(raw.name, at, "name", "the `name` that the other gateway has in its own file", "name: site-b");
+        let name = name.and_then(|name| self.gateway_name("name", name));
+        let expected = "the address and UDP port that the other gateway receives on";
+        let endpoint = self.required(raw.endpoint, at, "endpoint", expected, "endpoint: \"192.0.2.2:4500\"");
+        let endpoint = endpoint.and_then(|text| self.endpoint(&text, listen));
+        let expected = "the file with the static key of this pair";
+        let key = self.required(raw.static_key_file, at, "static_key_file", expected, "static_key_file: site-b.key");
+        let key = key.and_then(|text| {
+            let file = self.path(&text);
+            match Secret::load(&file) {
+                Ok(secret) => Some((file, secret)),
+                Err(error) => {
+                    let expected = "a key file that only its owner can read, made by `adit keygen`".to_owned();
+                    self.fail(text.referenced.into(), error.to_string(), expected, error.remedy());
+                    None
+                }
+            }
+        });
+        let lanes = self.number("lanes", raw.lanes, 1..=u64::from(WORKERS_MAX), "lanes", LANES_DEFAULT) as u16;
+        let (key_file, secret) = key?;
+        let defer_checksums = raw.defer_checksums.is_none_or(|defer| defer.value);
+        Some(Peer { id, name: name?, endpoint: endpoint?, key_file, secret, lanes, defer_checksums })
+    }
+
+    fn endpoint(&mut self, text: &raw::Text, listen: Option<(SocketAddr, Place)>) -> Option<SocketAddr> {
+        let endpoint = self.socket_address("endpoint", text, "an IP address and a UDP port from 1 to 65535", "192.0.2.2:4500")?;
+        let at = Place::from(text.referenced);
+        if endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
+            let what = format!("nobody can be reached at {endpoint}");
+            self.fail(at, what, "the address of one gateway".into(), "endpoint: \"192.0.2.2:4500\"".into());
+            return None;
+        }
+        if let Some((listen, listen_at)) = listen.filter(|(listen, _)| listen.is_ipv4() != endpoint.is_ipv4()) {
+            let (ours, theirs, any) = match listen {
+                SocketAddr::V4(_) => ("IPv4", "IPv6", "[::]"),
+                SocketAddr::V6(_) => ("IPv6", "IPv4", "0.0.0.0"),
+            };
+            self.fail(
+                at,
+                format!("the endpoint {endpoint} is {theirs}, but `listen` in line {} is {ours}", listen_at.line),
+                "the same IP version in `listen` and in every endpoint".into(),
+                format!("listen: \"{any}:{}\", or an {ours} endpoint", listen.port()),
+            );
+        }
+        if let Some((listen, _)) = listen.filter(|(listen, _)| *listen == endpoint) {
+            let what = format!("the endpoint {listen} is the address that this gateway listens on");
+            self.fail(at, what, "the address of the other gateway".into(), "endpoint: \"192.0.2.2:4500\"".into());
+        }
+        Some(endpoint)
+    }
+
+    /// Two flows with the same 22 bits cannot live in one gateway. One pair in four million meets this.
+    fn spis(&mut self, peers: &[(Peer, Place)], own_name: &str) {
+        for inbound in [true, false] {
+            let mut seen: BTreeMap<u32, &str> = BTreeMap::new();
+            for (peer, at) in peers {
+                let (sender, receiver) = if inbound { (peer.name.as_str(), own_name) } else { (own_name, peer.name.as_str()) };
+                let spi = peer.secret.spi(Flow { sender, receiver }, 0);
+                let Some(other) = seen.insert(spi.0, &peer.name).filter(|other| *other != peer.name) else { continue };
+                self.fail(
+                    *at,
+                    format!("the SPIs of the peers `{other}` and `{}` collide ({:#010x})", peer.name, spi.0),
+                    "keys from which different SPIs come".into(),
+                    format!("another key for `{}`: adit keygen -o NEW.key, on both gateways of the pair", peer.name),
+                );
+            }
+        }
+    }
+}

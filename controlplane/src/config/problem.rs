@@ -1,0 +1,135 @@
+//! What is wrong in a configuration file, said so that it can be repaired without a manual: place, fault, what was
+//! expected, what to write instead, and the line itself with the fault marked.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A stretch of one line of the file. Line and column count from 1, in characters; line 0 means the file as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+    /// In characters, at least 1.
+    pub width: usize,
+}
+
+impl Place {
+    /// The file as a whole.
+    pub const FILE: Place = Place { line: 0, column: 0, width: 1 };
+}
+
+impl From<serde_saphyr::Location> for Place {
+    fn from(at: serde_saphyr::Location) -> Place {
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Place { line: number(at.line()), column: number(at.column()), width: number(at.span().len()).max(1) }
+    }
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub at: Place,
+    /// What is wrong: one clause, without a full stop.
+    pub what: String,
+    /// What was expected in its place.
+    pub expected: String,
+    /// What to write or to run instead.
+    pub write: String,
+}
+
+/// All mistakes of a file, in the order of their lines.
+#[derive(Clone, Debug)]
+pub struct Problems {
+    pub file: PathBuf,
+    pub source: String,
+    pub list: Vec<Problem>,
+}
+
+impl Problems {
+    /// Sorts the list by place, so that people can work through the file from top to bottom.
+    pub fn new(file: PathBuf, source: &str, mut list: Vec<Problem>) -> Problems {
+        list.sort_by_key(|problem| problem.at);
+        Problems { file, source: source.to_owned(), list }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            let Place { line, column, .. } = problem.at;
+            match line {
+                0 => writeln!(f, "{}: {}", self.file.display(), problem.what)?,
+                _ => writeln!(f, "{}:{line}:{column}: {}", self.file.display(), problem.what)?,
+            }
+            self.excerpt(f, problem.at)?;
+            writeln!(f, "  expected: {}", problem.expected)?;
+            writeln!(f, "  write:    {}", problem.write.replace('\n', "\n            "))?;
+        }
+        if self.list.len() > 1 {
+            writeln!(f, "\n{} problems in {}", self.list.len(), self.file.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl Problems {
+    fn excerpt(&self, f: &mut fmt::Formatter<'_>, at: Place) -> fmt::Result {
+        let Some(line) = at.line.checked_sub(1).and_then(|index| self.source.lines().nth(index)) else {
+            return Ok(());
+        };
+        // A tab would shift the mark, a control character could play with the terminal.
+        let shown: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let before = at.column.saturating_sub(1);
+        let width = at.width.min(shown.chars().count().saturating_sub(before)).max(1);
+        writeln!(f, "{:>5} | {}", at.line, shown.trim_end())?;
+        writeln!(f, "      | {}{}", " ".repeat(before), "^".repeat(width))
+    }
+}
+
+/// The name out of `known` that `wrong` was probably meant to be: at most a third of its letters (and at least one) differ.
+pub fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    let wrong = wrong.to_lowercase().replace('-', "_");
+    let limit = (wrong.chars().count() / 3).max(1);
+    known.iter().map(|name| (edits(&wrong, name), *name)).filter(|(distance, _)| *distance <= limit).min().map(|(_, name)| name)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut table = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            table[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let replaced = table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let mut least = replaced.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
+                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    least = least.min(table[i - 2][j - 2] + 1);
+                }
+                least
+            };
+        }
+    }
+    table[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_finds_slips_of_the_pen_and_nothing_else() {
+        let known = ["listen", "interface", "underlay_mtu", "peers"];
+        assert_eq!(nearest("lisetn", &known), Some("listen"));
+        assert_eq!(nearest("underlay-mtu", &known), Some("underlay_mtu"));
+        assert_eq!(nearest("Peers", &known), Some("peers"));
+        assert_eq!(nearest("peer", &known), Some("peers"));
+        assert_eq!(nearest("colour", &known), None);
+    }
+}

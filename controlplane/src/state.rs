@@ -1,0 +1,184 @@
+//! What must survive the end of both processes: the end of the granted sequence numbers of every outbound key, and the top
+//! of the replay window of every inbound one. A small JSON file in `state_dir`, replaced as a whole and synced to the disk.
+//!
+//! Keys are named by a hash ([`KeyId`]); the file is no secret. A lock beside it keeps a second gateway away from the
+//! same keys.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::static_key::KeyId;
+
+const FILE: &str = "sequence.json";
+const VERSION: u32 = 1;
+
+/// Why the state cannot be kept. The message names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error(
+        "the state directory {dir} cannot be written: {cause}. Sequence numbers must survive a restart, or nonces would repeat. \
+         Make it writable for the user who runs adit, or name another one: state_dir: PATH"
+    )]
+    Unwritable { dir: PathBuf, cause: io::Error },
+    #[error(
+        "the state file {file} is damaged: {cause}. Restore it, or, if the clock of this machine is right and was never set \
+         back, remove it: rm {file}"
+    )]
+    Damaged { file: PathBuf, cause: String },
+    #[error("another adit uses the state directory {0}: two gateways must not share keys. Stop it, or name another state_dir")]
+    InUse(PathBuf),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    version: u32,
+    /// Key id → end of the numbers granted.
+    outbound: BTreeMap<String, u64>,
+    /// Key id → highest number seen.
+    inbound: BTreeMap<String, u64>,
+}
+
+/// The state of a gateway, held by one process at a time.
+#[derive(Debug)]
+pub struct State {
+    dir: PathBuf,
+    contents: Contents,
+    /// What is on the disk, to save only what changed.
+    saved: Contents,
+    _lock: File,
+}
+
+impl State {
+    /// Opens the directory, creates it where needed, takes the lock and proves that it can write.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn open(dir: &Path) -> Result<State, StateError> {
+        let unwritable = |cause| StateError::Unwritable { dir: dir.to_owned(), cause };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock")).map_err(unwritable)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StateError::InUse(dir.to_owned()),
+            TryLockError::Error(cause) => unwritable(cause),
+        })?;
+        let file = dir.join(FILE);
+        let contents = match std::fs::read(&file) {
+            Ok(bytes) => {
+                let damaged = |cause: String| StateError::Damaged { file: file.clone(), cause };
+                let contents: Contents = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+                if contents.version != VERSION {
+                    return Err(damaged(format!("it has version {}, this adit writes version {VERSION}", contents.version)));
+                }
+                contents
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Contents { version: VERSION, ..Contents::default() },
+            Err(error) => return Err(unwritable(error)),
+        };
+        let mut state = State { dir: dir.to_owned(), saved: Contents::default(), contents, _lock: lock };
+        state.save()?;
+        Ok(state)
+    }
+
+    /// The end of the numbers ever granted to an outbound key.
+    pub fn mark(&self, id: KeyId) -> Option<u64> {
+        self.contents.outbound.get(&id.to_string()).copied()
+    }
+
+    /// Notes a grant; not durable before [`State::save`].
+    pub fn set_mark(&mut self, id: KeyId, end: u64) {
+        self.contents.outbound.insert(id.to_string(), end);
+    }
+
+    /// The highest number seen under an inbound key.
+    pub fn top(&self, id: KeyId) -> u64 {
+        self.contents.inbound.get(&id.to_string()).copied().unwrap_or(0)
+    }
+
+    /// Notes the top of a replay window. It only ever rises.
+    pub fn raise_top(&mut self, id: KeyId, top: u64) {
+        let known = self.contents.inbound.entry(id.to_string()).or_insert(0);
+        *known = top.max(*known);
+    }
+
+    /// Makes everything noted durable: temporary file, sync, rename, sync of the directory. Cheap when nothing changed.
+    ///
+    /// # Errors
+    /// The disk does not take it; what was noted must not be used then.
+    pub fn save(&mut self) -> Result<(), StateError> {
+        if self.contents == self.saved {
+            return Ok(());
+        }
+        self.write().map_err(|cause| StateError::Unwritable { dir: self.dir.clone(), cause })?;
+        self.saved = self.contents.clone();
+        Ok(())
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let temporary = self.dir.join("sequence.json.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut text = serde_json::to_vec_pretty(&self.contents)?;
+        text.push(b'\n');
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, self.dir.join(FILE))?;
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: KeyId = KeyId([9; 16]);
+
+    #[test]
+    fn what_was_saved_is_there_after_a_restart_and_the_rest_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::open(dir.path()).unwrap();
+        assert_eq!((state.mark(ID), state.top(ID)), (None, 0));
+        state.set_mark(ID, u64::MAX - 1);
+        state.raise_top(ID, 70);
+        state.raise_top(ID, 60);
+        state.save().unwrap();
+        state.set_mark(KeyId([1; 16]), 5);
+        drop(state);
+        let state = State::open(dir.path()).unwrap();
+        assert_eq!((state.mark(ID), state.top(ID), state.mark(KeyId([1; 16]))), (Some(u64::MAX - 1), 70, None));
+    }
+
+    #[test]
+    fn a_second_process_is_kept_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = State::open(dir.path()).unwrap();
+        assert!(matches!(State::open(dir.path()), Err(StateError::InUse(_))));
+        drop(first);
+        assert!(State::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_with_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        for damage in ["", "{\"version\": 1, \"outbound\": {", "{\"version\": 2, \"outbound\": {}, \"inbound\": {}}"] {
+            std::fs::write(dir.path().join(FILE), damage).unwrap();
+            let error = State::open(dir.path()).unwrap_err();
+            assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+            assert!(error.to_string().contains("rm "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_refused_with_cause_and_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = State::open(&file.join("state")).unwrap_err().to_string();
+        assert!(error.contains("cannot be written") && error.contains("state_dir: PATH"), "{error}");
+    }
+}

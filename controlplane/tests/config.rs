@@ -1,0 +1,262 @@
+//! Configuration files from outside: every kind of mistake with the message it gets, the defaults, and the way back to YAML.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use adit_controlplane::config::{Config, Machine, Problems};
+use adit_controlplane::static_key::{Flow, SECRET_LEN, Secret};
+use adit_proto::suite::Suite;
+
+/// A directory with key files, in which configurations are tried out.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let place = Place { dir: tempfile::tempdir().unwrap() };
+        Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).create_file(&place.path("site-b.key")).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32) {
+        std::fs::write(self.path(name), text).unwrap();
+        std::fs::set_permissions(self.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn load(&self, yaml: &str) -> Result<Config, Problems> {
+        self.write("site-a.yaml", yaml, 0o644);
+        Config::load(&self.path("site-a.yaml"), &Machine { cores: vec![0, 1, 2, 3] })
+    }
+
+    /// The message, with this directory's random name taken out.
+    fn error(&self, yaml: &str) -> String {
+        let error = self.load(yaml).expect_err("the configuration should be refused").to_string();
+        error.replace(self.dir.path().to_str().unwrap(), "DIR")
+    }
+}
+
+const GOOD: &str = "\
+name: site-a
+listen: 0.0.0.0:4500
+interface: { name: adit0, addresses: [10.1.0.1/24] }
+peers:
+  - name: site-b
+    endpoint: 192.0.2.2:4500
+    static_key_file: site-b.key
+";
+
+/// The good configuration with one text in it exchanged.
+fn with(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from));
+    GOOD.replacen(from, to, 1)
+}
+
+/// The good configuration with lines after it.
+fn and(lines: &str) -> String {
+    format!("{GOOD}{lines}\n")
+}
+
+macro_rules! mistakes {
+    ($($name:ident: $yaml:expr;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                insta::assert_snapshot!(Place::new().error(&$yaml));
+            }
+        )*
+    };
+}
+
+mistakes! {
+    empty_file: "# nothing\n\n";
+    indented_with_a_tab: with("    endpoint", "\tendpoint");
+    broken_yaml: with("[10.1.0.1/24] }", "[10.1.0.1/24 }");
+    two_documents: and("---\nname: site-c");
+    unknown_key_with_a_near_name: with("endpoint", "endpiont");
+    unknown_key_in_a_block: and("dataplane:\n  replay-window: 4096");
+    unknown_key_without_a_near_name: and("colour: green");
+    key_given_twice: and("name: site-c");
+    text_where_a_block_belongs: with("{ name: adit0, addresses: [10.1.0.1/24] }", "adit0");
+    text_where_a_list_belongs: with("[10.1.0.1/24]", "10.1.0.1/24");
+    block_where_text_belongs: with("site-a", "{ first: site, last: a }");
+    block_on_the_next_lines_where_text_belongs: and("runtime_dir:\n  path: /run");
+    list_where_a_block_belongs: and("metrics: [127.0.0.1:9464]");
+    peers_as_a_block: "name: site-a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0 }\npeers:\n  site-b: { endpoint: 192.0.2.2:4500 }\n";
+    missing_keys_at_the_top: "name: site-a\n";
+    missing_keys_of_a_peer: with("    static_key_file: site-b.key\n", "");
+    missing_name_of_the_interface: with("name: adit0, ", "");
+    number_that_is_text: and("dataplane:\n  workers: two");
+    boolean_that_is_yes: and("    defer_checksums: yes");
+    bad_address: with("0.0.0.0:4500", "example.net:4500");
+    address_without_port: with("192.0.2.2:4500", "192.0.2.2");
+    ipv6_address_without_port: with("0.0.0.0:4500", "\"::\"");
+    port_alone: with("0.0.0.0:4500", ":4500");
+    port_zero: with("0.0.0.0:4500", "0.0.0.0:0");
+    port_too_large: with("192.0.2.2:4500", "192.0.2.2:70000");
+    endpoint_that_nobody_has: with("192.0.2.2:4500", "0.0.0.0:4500");
+    endpoint_of_another_ip_version: with("192.0.2.2:4500", "\"[2001:db8::2]:4500\"");
+    name_with_a_slash: with("name: site-a", "name: ../site a");
+    peer_listed_twice: and("  - { name: site-b, endpoint: \"192.0.2.3:4500\", static_key_file: site-b.key }");
+    endpoint_of_two_peers: and("  - { name: site-c, endpoint: \"192.0.2.2:4500\", static_key_file: site-b.key }");
+    peer_with_our_name: with("name: site-b", "name: site-a");
+    lanes_out_of_range: and("    lanes: 65");
+    address_without_prefix: with("10.1.0.1/24", "10.1.0.1");
+    address_that_is_none: with("10.1.0.1/24", "10.1.0.256/24");
+    route_to_an_address: with("addresses: [10.1.0.1/24]", "routes: [{ to: 10.9.0.1/16, via: 10.1.0.2 }]");
+    route_of_mixed_ip_versions: with("addresses: [10.1.0.1/24]", "routes: [{ to: 10.9.0.0/16, via: \"fd00::2\" }]");
+    interface_name_too_long: with("adit0", "adit-to-the-other-site");
+    interface_name_with_a_slash: with("adit0", "adit/0");
+    mtu_too_small: with("name: adit0,", "name: adit0, mtu: 576,");
+    mtu_too_large_for_the_underlay: with("name: adit0,", "name: adit0, mtu: 1500,");
+    underlay_mtu_out_of_range: and("underlay_mtu: 70000");
+    mac_that_is_none: with("name: adit0,", "name: adit0, mac: 02:00:00:00:00,");
+    mac_of_a_group: with("name: adit0,", "name: adit0, mac: \"01:00:5e:00:00:01\",");
+    workers_zero: and("dataplane: { workers: 0 }");
+    workers_too_many: and("dataplane: { workers: 65 }");
+    cores_of_another_number: and("dataplane: { workers: 2, cores: [0] }");
+    core_that_does_not_exist: and("dataplane: { workers: 2, cores: [0, 99] }");
+    core_given_twice: and("dataplane: { workers: 2, cores: [1, 1] }");
+    io_that_does_not_exist: and("dataplane: { io: uring }");
+    replay_window_no_power_of_two: and("dataplane: { replay_window: 5000 }");
+    replay_window_too_large: and("dataplane: { replay_window: 32768 }");
+    socket_buffer_too_small: and("dataplane: { socket_buffer: 1000 }");
+    static_address_of_an_unknown_peer: and("forwarding: { static: [{ mac: \"02:00:00:00:00:0b\", peer: site-d }] }");
+    static_address_twice:
+        and("forwarding:\n  static:\n    - { mac: \"02:00:00:00:00:0b\", peer: site-b }\n    - { mac: \"02:00:00:00:00:0B\", peer: site-b }");
+    runtime_directory_too_long: and(&format!("runtime_dir: /run/{}", "long/".repeat(25)));
+    key_file_missing: with("site-b.key", "keys/site-c.key");
+    everything_at_once: with("0.0.0.0:4500", "0.0.0.0")
+        .replace("192.0.2.2:4500", "192.0.2.2:0")
+        .replace("adit0", "a/b") + "dataplane: { workers: 99, io: fast }\n";
+}
+
+#[test]
+fn key_file_that_others_can_read() {
+    let place = Place::new();
+    std::fs::set_permissions(place.path("site-b.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    insta::assert_snapshot!(place.error(GOOD));
+}
+
+#[test]
+fn key_files_with_wrong_contents() {
+    let place = Place::new();
+    let secret = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY=";
+    let texts = [
+        "hello\n".to_owned(),
+        format!("suite: aes-128-gcm\nsecret: {}\n", &secret[..20]),
+        "suite: aes-128-gcm\nsecret: %%%\n".to_owned(),
+        format!("suite: des\nsecret: {secret}\n"),
+        format!("secret: {secret}\n"),
+        "suite: aes-256-gcm\n".to_owned(),
+        format!("suite: aes-128-gcm\nsecret: {secret}\nsecret: {secret}\n"),
+    ];
+    let errors = texts.map(|text| {
+        place.write("site-b.key", &text, 0o600);
+        let error = place.error(GOOD);
+        assert!(!error.contains("QUJDR"), "a secret in a message");
+        error
+    });
+    insta::assert_snapshot!(errors.join("\n"));
+}
+
+#[test]
+fn key_file_that_is_a_directory() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("dir")).unwrap();
+    insta::assert_snapshot!(place.error(&with("site-b.key", "dir")));
+}
+
+#[test]
+fn spis_of_two_peers_that_collide() {
+    let secret = Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]);
+    let mut seen = std::collections::BTreeMap::new();
+    // By the birthday paradox, a few thousand names hold two with the same 22 bits.
+    let (first, second) = (0u32..)
+        .find_map(|number| {
+            let name = format!("peer-{number}");
+            let spi = secret.spi(Flow { sender: &name, receiver: "site-a" }, 0);
+            seen.insert(spi, name.clone()).map(|other| (other, name))
+        })
+        .unwrap();
+    let peer = |name: &str, host: u32| {
+        format!("  - {{ name: {name}, endpoint: \"192.0.2.{host}:4500\", static_key_file: site-b.key }}\n")
+    };
+    let yaml = format!("{}{}{}", &GOOD[..GOOD.find("  - ").unwrap()], peer(&first, 2), peer(&second, 3));
+    insta::assert_snapshot!(Place::new().error(&yaml));
+}
+
+#[test]
+fn a_file_that_does_not_exist_or_is_no_text_is_named() {
+    let place = Place::new();
+    let machine = Machine { cores: vec![0] };
+    let error = Config::load(Path::new("/nonexistent/site-a.yaml"), &machine).unwrap_err().to_string();
+    assert!(error.starts_with("/nonexistent/site-a.yaml: the file cannot be read"), "{error}");
+    std::fs::write(place.path("latin.yaml"), b"name: caf\xe9\n").unwrap();
+    let error = Config::load(&place.path("latin.yaml"), &machine).unwrap_err().to_string();
+    assert!(error.contains("byte 9 is not UTF-8"), "{error}");
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let config = Place::new().load(GOOD).unwrap();
+    assert_eq!(config.interface.mtu, 1418, "1500 outside, IPv4, with room for a VLAN tag");
+    assert_eq!((config.dataplane.workers, config.dataplane.replay_window), (4, 4096));
+    assert_eq!(config.runtime_dir, Path::new("/run/adit/site-a"));
+    assert_eq!(config.state_dir, Path::new("/var/lib/adit/site-a"));
+    assert_eq!((config.peers[0].lanes, config.peers[0].defer_checksums), (4, true));
+    insta::assert_snapshot!(config);
+}
+
+#[test]
+fn relative_paths_start_at_the_directory_of_the_file() {
+    let place = Place::new();
+    let config = place.load(&and("state_dir: state\nruntime_dir: ./run\ndataplane: { binary: ../bin/adit-dataplane }")).unwrap();
+    assert_eq!(config.state_dir, place.path("state"));
+    assert_eq!(config.runtime_dir, place.path("./run"));
+    assert_eq!(config.dataplane.binary.unwrap(), place.path("../bin/adit-dataplane"));
+    assert_eq!(config.peers[0].key_file, place.path("site-b.key"));
+}
+
+#[test]
+fn cores_alone_say_how_many_workers() {
+    let config = Place::new().load(&and("dataplane: { cores: [3, 1] }")).unwrap();
+    assert_eq!((config.dataplane.workers, config.dataplane.cores), (2, Some(vec![3, 1])));
+}
+
+const FULL: &str = "\
+name: site-a
+listen: \"[::]:4501\"
+interface:
+  name: adit1
+  mtu: 1300
+  addresses: [10.1.0.1/24, \"fd00:1::1/64\"]
+  routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }, { to: \"fd00:9::/48\" }]
+  mac: \"02:00:00:00:00:01\"
+underlay_mtu: 9000
+dataplane: { binary: /opt/adit-dataplane, workers: 2, cores: [0, 1], io: poll, crypto: rustcrypto, replay_window: 64, socket_buffer: 65536 }
+forwarding: { ageing_s: 30, max_entries: 16, flood_pps: 1, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-c }] }
+peers:
+  - { name: site-b, endpoint: \"[2001:db8::2]:4500\", static_key_file: site-b.key, lanes: 1, defer_checksums: false }
+  - { name: site-c, endpoint: \"[2001:db8::3]:4500\", static_key_file: site-b.key, lanes: 64 }
+metrics: { listen: 127.0.0.1:9464 }
+runtime_dir: /tmp/adit
+state_dir: /tmp/adit-state
+";
+
+#[test]
+fn what_show_prints_loads_to_the_same_configuration_and_holds_no_key() {
+    let place = Place::new();
+    for yaml in [GOOD, FULL] {
+        let config = place.load(yaml).unwrap();
+        let shown = config.to_yaml().unwrap();
+        assert!(!shown.contains("secret") && !shown.contains("AQEBAQ"), "a key in what is shown");
+        assert_eq!(place.load(&shown).unwrap(), config, "{shown}");
+    }
+    let shown = place.load(FULL).unwrap().to_yaml().unwrap();
+    insta::assert_snapshot!(shown.replace(place.dir.path().to_str().unwrap(), "DIR"));
+}
