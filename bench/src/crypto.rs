@@ -17,15 +17,15 @@ use adit_proto::esp;
 use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};
 use anyhow::{Result, ensure};
 use clap::Args;
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, LineStyle, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::report::Report;
+use crate::report::{Report, median};
 
 /// Packets between two looks at the clock; with the longest packets they still fit the second-level cache.
 const BATCH: usize = 16;
 
-/// What to measure.
+/// Time to seal and to open one packet: every suite, size and backend
 #[derive(Args, Clone, Debug)]
 pub struct CryptoArgs {
     /// Suite to measure; may be given several times [default: all]
@@ -124,15 +124,16 @@ fn measure(args: &CryptoArgs) -> Result<Report> {
 }
 
 impl Case {
-    /// Nanoseconds per packet, over at least `duration` (the making ready between batches included).
+    /// Nanoseconds per packet: the median over the batches that fit in `duration`, so that what else the machine does while a
+    /// few of them run does not count.
     fn sample(&self, duration: Duration) -> Result<f64> {
         let plain = vec![3; self.size];
         let mut packets = vec![vec![0; self.size]; BATCH];
         let mut tags = [[0; TAG_LEN]; BATCH];
-        let (mut spent, mut batches) = (Duration::ZERO, 0_u32);
+        let mut batches = Vec::new();
         let begin = Instant::now();
         while begin.elapsed() < duration {
-            // The same numbers in every batch, so that sealing one batch gives opening its input: nobody sees these packets.
+            // The same sequence numbers in every batch, and so the same nonces: nobody sees these packets.
             let seal_began = Instant::now();
             for ((seq, packet), tag) in (1..).zip(&mut packets).zip(&mut tags) {
                 let (nonce, aad) = nonce_and_aad(seq);
@@ -144,14 +145,14 @@ impl Case {
                 let (nonce, aad) = nonce_and_aad(seq);
                 self.aead.open(&nonce, &aad, packet, tag).is_ok()
             });
-            spent += match self.operation {
+            let spent = match self.operation {
                 Operation::Seal => seal_ended - seal_began,
                 Operation::Open => seal_ended.elapsed(),
             };
-            batches += 1;
+            batches.push(spent.as_nanos() as f64);
             ensure!(opened && packets[0] == plain, "{} does not open what it sealed with {}", self.backend, self.suite);
         }
-        Ok(spent.as_nanos() as f64 / (f64::from(batches) * BATCH as f64))
+        Ok(median(&batches) / BATCH as f64)
     }
 }
 
@@ -168,7 +169,7 @@ fn work(operation: Operation, suite: Suite, size: usize) -> String {
 /// A row per operation, suite and size; nanoseconds and rate per backend.
 fn table(args: &CryptoArgs, report: &Report) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
     let headers = args.backends().into_iter().flat_map(|backend| [format!("{backend} ns"), "GB/s".to_owned()]);
     table.set_header(["", "suite", "bytes"].into_iter().map(str::to_owned).chain(headers));
     let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
@@ -176,9 +177,9 @@ fn table(args: &CryptoArgs, report: &Report) -> Table {
         let mut row = vec![Cell::new(operation.name()), Cell::new(suite), number(size.to_string())];
         for backend in args.backends() {
             let work = work(operation, suite, size);
-            let median = |work: &str| report.median(backend.name(), work).unwrap_or_default();
-            row.push(number(format!("{:.0}", median(&work))));
-            row.push(number(format!("{:.2}", median(&format!("{work}_rate")))));
+            let figure = |work: &str| report.median(backend.name(), work).unwrap_or_default();
+            row.push(number(format!("{:.0}", figure(&work))));
+            row.push(number(format!("{:.2}", figure(&format!("{work}_rate")))));
         }
         table.add_row(row);
     }
