@@ -12,7 +12,7 @@
 //! - aws-lc: the key schedule lives in one heap block of the C library, which wipes every block when it is freed. GCM copies
 //!   its round state to the stack for the time of a call and does not wipe that.
 //! - RustCrypto: the crates are built with their `zeroize` feature, so key schedules, GHASH tables and the ChaCha20 key are
-//!   wiped on drop. They are boxed while they are built, a move on the way may leave an unwiped copy on the stack.
+//!   wiped on drop. The move into their box when a key is made may leave an unwiped copy on the stack.
 //!
 //! The key bytes given to [`Aead::new`] stay the caller's to wipe.
 
