@@ -3,6 +3,9 @@
 pub mod crypto;
 pub mod load;
 pub mod netns;
+pub mod peers;
 pub mod process;
 pub mod report;
 pub mod rtt;
+pub mod tunnel;
+pub mod work;

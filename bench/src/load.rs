@@ -320,15 +320,26 @@ impl RecvBatch {
     }
 }
 
-/// Finds the UDP_GRO control message (udp(7)).
+/// The size of the segments of a merged message: the UDP_GRO control message (udp(7)).
 fn segment_size(header: &libc::msghdr) -> Option<usize> {
-    // SAFETY: `header` was filled in by recvmmsg and its control buffer lives in the caller; the CMSG functions stay inside
-    // msg_controllen, and the value is read only after its level and type were checked, without assuming alignment.
+    // SAFETY: every bit pattern is a C int.
+    let size: libc::c_int = unsafe { control_message(header, libc::SOL_UDP, libc::UDP_GRO) }?;
+    usize::try_from(size).ok()
+}
+
+/// Finds a control message of a received message and reads its value.
+///
+/// # Safety
+/// The header must have been filled in by a receiving call, with its control buffer still alive; every bit pattern must be a `T`.
+unsafe fn control_message<T>(header: &libc::msghdr, level: libc::c_int, kind: libc::c_int) -> Option<T> {
+    // SAFETY: by the caller's promise the CMSG functions stay inside msg_controllen; the value is read only when the message is
+    // long enough for it, and without assuming alignment.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while let Some(found) = control.as_ref() {
-            if found.cmsg_level == libc::SOL_UDP && found.cmsg_type == libc::UDP_GRO {
-                return usize::try_from(libc::CMSG_DATA(control).cast::<libc::c_int>().read_unaligned()).ok();
+            let long_enough = found.cmsg_len >= libc::CMSG_LEN(size_of::<T>() as libc::c_uint) as usize;
+            if found.cmsg_level == level && found.cmsg_type == kind && long_enough {
+                return Some(libc::CMSG_DATA(control).cast::<T>().read_unaligned());
             }
             control = libc::CMSG_NXTHDR(header, control);
         }
@@ -396,6 +407,31 @@ fn large_buffer(socket: &Socket, forced: libc::c_int, limited: libc::c_int) {
     let set = |option| set_option(socket.as_raw_fd(), libc::SOL_SOCKET, option, SOCKET_BUFFER);
     // A smaller buffer only makes the sink lose earlier, for every system alike.
     let _ = set(forced).or_else(|_| set(limited));
+}
+
+/// Makes the kernel note the time of arrival of every packet, for [`receive_stamped`].
+pub(crate) fn stamp_arrivals(socket: &Socket) -> io::Result<()> {
+    set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
+}
+
+/// Receives one packet; returns its length and when it arrived at the kernel, by the wall clock, since 1970.
+pub(crate) fn receive_stamped(socket: &Socket, buffer: &mut [u8]) -> io::Result<(usize, Option<Duration>)> {
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = [0u64; CONTROL_WORDS];
+    // SAFETY: plain C data for which all zeros means "nothing".
+    let mut header: libc::msghdr = unsafe { zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control);
+    // SAFETY: the header points to one part and one control buffer of the stated lengths, which outlive the call.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0) };
+    if length < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: struct timespec is two integers, for which every bit pattern is a value.
+    let stamp: Option<libc::timespec> = unsafe { control_message(&header, libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) };
+    Ok((length as usize, stamp.map(|time| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))))
 }
 
 fn set_option(socket: RawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {

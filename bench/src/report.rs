@@ -76,7 +76,7 @@ impl Report {
     pub fn table(&self, baseline: Option<&str>) -> Table {
         let systems = distinct(self.results.iter().map(|result| result.system.as_str()));
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["work", "unit"].into_iter().chain(systems.iter().copied()));
         for work in distinct(self.results.iter().map(|result| result.work.as_str())) {
             let unit = self.results.iter().find(|result| result.work == work).map_or("", |result| &result.unit);
@@ -85,7 +85,7 @@ impl Report {
                 let text = match (self.median(system, work), base) {
                     (None, _) => "–".to_owned(),
                     (Some(value), Some(base)) if base > 0.0 && Some(*system) != baseline => {
-                        format!("{} ({:.2} ×)", short(value), value / base)
+                        format!("{} ({} ×)", short(value), short(value / base))
                     }
                     (Some(value), _) => short(value),
                 };
@@ -122,17 +122,14 @@ impl Machine {
     }
 }
 
-/// Asks git about the checkout that holds this program.
+/// Asks git about the checkout that this program was built from.
 fn commit() -> String {
-    let describe = || {
-        let program = std::env::current_exe().ok()?;
-        let output = Command::new("git")
-            .args(["-C", program.parent()?.to_str()?, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
-            .output()
-            .ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    describe().unwrap_or_else(|| "unknown".into())
+    let mut git = Command::new("git");
+    git.args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
+    match git.output() {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".into(),
+    }
 }
 
 /// The middle sample, or the mean of the two in the middle; 0 without samples.

@@ -2,21 +2,24 @@
 //!
 //! ```text
 //! sender thread: sleep until the next tick ─▶ echo request {ident, number, time}
-//! receiver thread: echo reply ─▶ now − time ─▶ histogram (ns); number ─▶ answered
+//! receiver thread: echo reply ─▶ its arrival at the kernel − time ─▶ histogram (ns); number ─▶ answered
 //! ```
 //!
+//! The kernel's time of arrival is used, as ping does, so that the prober's own wake-up is no part of the figure.
 //! Two threads, because a receive timeout has the resolution of the kernel's tick (4 ms), a sleep that of its fine timers.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::load::{receive_stamped, stamp_arrivals};
 
 /// The same payload as ping's default: 64 bytes of ICMP.
 const MESSAGE_LEN: usize = 64;
@@ -57,12 +60,12 @@ impl Prober {
     pub fn start(target: IpAddr, interval: Duration) -> Result<Prober> {
         static IDENT: AtomicU16 = AtomicU16::new(1);
         let echo = Echo { ident: IDENT.fetch_add(1, Ordering::Relaxed) ^ std::process::id() as u16, ipv6: target.is_ipv6() };
-        let socket = echo.socket(target).context("cannot open a raw ICMP socket (CAP_NET_RAW is needed)")?;
+        let socket = echo.socket().context("cannot open a raw ICMP socket (CAP_NET_RAW is needed)")?;
         let (near, shared) = (socket.try_clone()?, Arc::new(Shared::default()));
-        let start = Instant::now();
+        let target = SocketAddr::new(target, 0).into();
         let (to_send, to_receive) = (shared.clone(), shared.clone());
-        let sender = thread::Builder::new().name("ping".into()).spawn(move || send(&near, echo, start, interval, &to_send))?;
-        let receiver = thread::Builder::new().name("pong".into()).spawn(move || receive(&socket, echo, start, &to_receive))?;
+        let sender = thread::Builder::new().name("ping".into()).spawn(move || send(&near, &target, echo, interval, &to_send))?;
+        let receiver = thread::Builder::new().name("pong".into()).spawn(move || receive(&socket, echo, &to_receive))?;
         Ok(Prober { shared, interval, sender, receiver })
     }
 
@@ -109,14 +112,14 @@ pub fn probe(target: IpAddr, interval: Duration, duration: Duration) -> Result<P
     prober.stop(Duration::from_secs(1))
 }
 
-fn send(socket: &Socket, echo: Echo, start: Instant, interval: Duration, shared: &Shared) -> io::Result<()> {
-    let mut due = start;
+fn send(socket: &Socket, target: &SockAddr, echo: Echo, interval: Duration, shared: &Shared) -> io::Result<()> {
+    let mut due = Instant::now();
     while !shared.quiet.load(Ordering::Relaxed) {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         due += interval;
         let number = shared.sent.fetch_add(1, Ordering::Relaxed);
-        let message = echo.request(number, start.elapsed().as_nanos() as u64);
-        match socket.send(&message) {
+        let message = echo.request(number, wall_clock().as_nanos() as u64);
+        match socket.send_to(&message, target) {
             Ok(_) => {}
             // The link is down or full just now: a lost probe, which is what is being measured.
             Err(error) if transient(&error) => {}
@@ -126,17 +129,17 @@ fn send(socket: &Socket, echo: Echo, start: Instant, interval: Duration, shared:
     Ok(())
 }
 
-fn receive(mut socket: &Socket, echo: Echo, start: Instant, shared: &Shared) -> io::Result<(Histogram<u64>, Vec<bool>)> {
+fn receive(socket: &Socket, echo: Echo, shared: &Shared) -> io::Result<(Histogram<u64>, Vec<bool>)> {
     let mut times = Histogram::new_with_max(LONGEST_NS, 3).map_err(io::Error::other)?;
     let mut answered = Vec::new();
     let mut packet = [0; 2048];
     while !shared.stop.load(Ordering::Relaxed) {
-        let length = match socket.read(&mut packet) {
-            Ok(length) => length,
+        let (length, arrived) = match receive_stamped(socket, &mut packet) {
+            Ok(received) => received,
             Err(error) if transient(&error) => continue,
             Err(error) => return Err(error),
         };
-        let now = start.elapsed().as_nanos() as u64;
+        let arrived = arrived.unwrap_or_else(wall_clock).as_nanos() as u64;
         let Some((number, sent)) = echo.reply(&packet[..length]) else { continue };
         let Ok(index) = usize::try_from(number) else { continue };
         if number >= shared.sent.load(Ordering::Relaxed) || answered.get(index) == Some(&true) {
@@ -146,10 +149,15 @@ fn receive(mut socket: &Socket, echo: Echo, start: Instant, shared: &Shared) -> 
             answered.resize(index + 1, false);
         }
         answered[index] = true;
-        times.saturating_record(now.saturating_sub(sent).clamp(1, LONGEST_NS));
+        times.saturating_record(arrived.saturating_sub(sent).clamp(1, LONGEST_NS));
         shared.answered.fetch_add(1, Ordering::Relaxed);
     }
     Ok((times, answered))
+}
+
+/// Time since 1970, the clock of the kernel's stamps.
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 fn transient(error: &io::Error) -> bool {
@@ -166,10 +174,10 @@ struct Echo {
 }
 
 impl Echo {
-    fn socket(self, target: IpAddr) -> io::Result<Socket> {
+    fn socket(self) -> io::Result<Socket> {
         let (domain, protocol) = if self.ipv6 { (Domain::IPV6, Protocol::ICMPV6) } else { (Domain::IPV4, Protocol::ICMPV4) };
         let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-        socket.connect(&SocketAddr::new(target, 0).into())?;
+        stamp_arrivals(&socket)?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
         Ok(socket)
     }

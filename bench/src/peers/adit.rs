@@ -1,0 +1,126 @@
+//! Adit: two `adit run` with a static key, as a user would start them, in the variant that the name asks for.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use adit_proto::suite::Suite;
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{INNER, OUTER, System, Tunnel, Underlay, places};
+use crate::process::Process;
+
+const PORT: u16 = 4500;
+
+/// Settings of both gateways.
+#[derive(Clone, Debug)]
+pub struct AditOptions {
+    pub workers: usize,
+    pub suite: Suite,
+    /// As in the configuration: `auto`, `io_uring`, `poll`.
+    pub io: String,
+    /// As in the configuration: `auto`, `aws-lc`, `rustcrypto`.
+    pub crypto: String,
+}
+
+pub struct Adit {
+    name: String,
+    outer_mtu: u32,
+    options: AditOptions,
+    adit: PathBuf,
+    dataplane: PathBuf,
+}
+
+impl Adit {
+    pub fn find(name: &str, base: &str, outer_mtu: u32, options: &AditOptions) -> Result<Adit> {
+        let mut options = options.clone();
+        for variant in base.split('-').skip(1) {
+            match variant {
+                "poll" => options.io = "poll".into(),
+                "uring" => options.io = "io_uring".into(),
+                "chacha" => options.suite = Suite::ChaCha20Poly1305,
+                "aes256" => options.suite = Suite::Aes256Gcm,
+                "rustcrypto" => options.crypto = "rustcrypto".into(),
+                _ => match variant.strip_suffix('w').map(str::parse) {
+                    Some(Ok(workers)) => options.workers = workers,
+                    _ => bail!(
+                        "`{name}`: there is no variant `{variant}`, only 1w (any number), poll, uring, chacha, aes256, rustcrypto, mtuN"
+                    ),
+                },
+            }
+        }
+        Ok(Adit { name: name.into(), outer_mtu, options, adit: own_program("adit")?, dataplane: own_program("adit-dataplane")? })
+    }
+
+    /// The far gateway's worker of one number sits half the machine away from the near one's.
+    fn cores(&self, side: usize) -> Result<String> {
+        let cores = std::thread::available_parallelism()?.get();
+        ensure!(
+            (1..=cores).contains(&self.options.workers),
+            "{}: {} workers on {cores} cores; at most one worker per core",
+            self.name,
+            self.options.workers
+        );
+        let cores: Vec<String> =
+            (0..self.options.workers).map(|worker| ((worker + side * cores.div_ceil(2)) % cores).to_string()).collect();
+        Ok(cores.join(", "))
+    }
+
+    fn config(&self, underlay: &Underlay, side: char, this: usize, other: usize) -> Result<String> {
+        let AditOptions { workers, io, crypto, .. } = &self.options;
+        let dir = underlay.file("");
+        let dir = dir.display();
+        Ok(format!(
+            "name: {side}\nlisten: {}:{PORT}\nunderlay_mtu: {}\n\
+             interface: {{ name: adit0, addresses: [{}/24] }}\n\
+             dataplane: {{ binary: {}, workers: {workers}, cores: [{}], io: {io}, crypto: {crypto} }}\n\
+             peers: [{{ name: {}, endpoint: \"{}:{PORT}\", static_key_file: {dir}adit.key }}]\n\
+             runtime_dir: {dir}run-{side}\nstate_dir: {dir}state-{side}\n",
+            OUTER[this],
+            self.outer_mtu,
+            INNER[this],
+            self.dataplane.display(),
+            self.cores(this)?,
+            if side == 'a' { 'b' } else { 'a' },
+            OUTER[other],
+        ))
+    }
+}
+
+impl System for Adit {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn outer_mtu(&self) -> u32 {
+        self.outer_mtu
+    }
+
+    fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
+        let key = underlay.file("adit.key");
+        let keygen = Command::new(&self.adit).args(["keygen", "--suite", self.options.suite.name(), "-o"]).arg(&key).output()?;
+        ensure!(keygen.status.success(), "adit keygen: {}", String::from_utf8_lossy(&keygen.stderr).trim());
+        let mut processes = Vec::new();
+        for (netns, side, this, other) in underlay.sides() {
+            let config = underlay.write(&format!("adit-{side}.yaml"), &self.config(underlay, side, this, other)?)?;
+            let mut command = netns.command(&self.adit);
+            command.arg("run").arg("-c").arg(config);
+            processes.push(Process::start(&mut command, underlay.file(&format!("gateway-{side}.log")))?);
+        }
+        for (process, (netns, ..)) in processes.iter_mut().zip(underlay.sides()) {
+            let up = |_: &Process| netns.run("ip -br address show dev adit0 up").is_ok_and(|text| text.contains("10.77."));
+            process.wait_until("brings adit0 up", Duration::from_secs(10), up)?;
+        }
+        Ok(Tunnel { processes, target: INNER[1].into() })
+    }
+}
+
+/// A program of this project: beside this one, or in `ADIT_BIN_DIR`.
+fn own_program(name: &str) -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("ADIT_BIN_DIR") {
+        return Ok(PathBuf::from(dir).join(name));
+    }
+    let beside = std::env::current_exe().ok().and_then(|this| Some(this.parent()?.join(name)));
+    let found = beside.into_iter().chain(places(name)).find(|path| path.is_file());
+    found.with_context(|| format!("`{name}` is neither beside adit-bench nor in PATH: run `cargo build --release --workspace`"))
+}

@@ -1,0 +1,197 @@
+//! `adit-bench tunnel`: the same work over every system, interleaved.
+//!
+//! ```text
+//! for each round:            A B C A B C …, so that a slow minute of the machine hits all of them
+//!   for each system:
+//!     fresh namespaces and cable ─▶ start both gateways ─▶ wait for an echo ─▶ warm up ─▶ each step ─▶ Report
+//! after each round: the JSON file      at the end: the table with multiples of the baseline
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use adit_proto::suite::Suite;
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::peers::{self, AditOptions, Options, PEERS, System, Underlay};
+use crate::report::Report;
+use crate::work::{Place, Step};
+
+/// Runs the same work over plain veth, Adit and every installed peer, host to host, in namespaces of its own.
+#[derive(Args, Debug)]
+pub struct TunnelArgs {
+    /// Write all figures to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How often every system is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// How long every single measurement takes.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// What to compare, e.g. plain,adit,adit-1w,adit-poll,adit-chacha,adit-mtu9000,wireguard-go. Default: plain, adit, and what is
+    /// installed of wireguard-go, gotatun, boringtun, nebula and openvpn.
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<String>,
+    /// Only these works, e.g. tcp1,udp18. Default: all.
+    #[arg(long, value_delimiter = ',')]
+    works: Vec<String>,
+    /// The system whose multiples the table tells.
+    #[arg(long, default_value = "wireguard-go")]
+    baseline: String,
+    /// Workers of each Adit gateway. Default: half of the cores, at least two where there are two.
+    #[arg(long)]
+    adit_workers: Option<usize>,
+    /// Suite of Adit: aes-128-gcm, aes-256-gcm or chacha20-poly1305.
+    #[arg(long, default_value = "aes-128-gcm", value_parser = parse_suite)]
+    suite: Suite,
+    /// How Adit waits for packets: auto, io_uring or poll.
+    #[arg(long, default_value = "auto")]
+    io: String,
+    /// Adit's AEAD library: auto, aws-lc or rustcrypto.
+    #[arg(long, default_value = "auto")]
+    crypto: String,
+    /// MTU of the cable; every system sets its inner MTU to fit.
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    outer_mtu: u32,
+}
+
+fn parse_suite(name: &str) -> Result<Suite, String> {
+    name.parse().map_err(|_| format!("there are {}", Suite::ALL.map(Suite::name).join(", ")))
+}
+
+/// Runs the command; an error when a measurement of plain or Adit failed, or when there was nothing to measure.
+pub fn run(args: &TunnelArgs) -> Result<()> {
+    ensure!(args.rounds > 0 && args.seconds > 0, "at least one round and one second");
+    let systems = systems(args)?;
+    let steps = steps(&args.works)?;
+    let bar = progress_bar(u64::from(args.rounds) * (systems.len() * steps.len()) as u64);
+    let mut report = Report::new();
+    let mut failures: Vec<(String, String)> = Vec::new();
+    for round in 1..=args.rounds {
+        for system in &systems {
+            let mut show = |text: &str| {
+                bar.set_message(format!("round {round}/{} · {} · {text}", args.rounds, system.name()));
+                if bar.is_hidden() {
+                    eprintln!("round {round}/{} {} {text}", args.rounds, system.name());
+                }
+            };
+            let outcome = measure(system.as_ref(), &steps, Duration::from_secs(args.seconds), &mut report, &mut show, &bar);
+            for failure in outcome {
+                bar.suspend(|| eprintln!("adit-bench: round {round}, {}: {failure}", system.name()));
+                failures.push((system.name().to_owned(), failure));
+            }
+        }
+        if let Some(file) = &args.json {
+            report.write(file)?;
+        }
+    }
+    bar.finish_and_clear();
+    print(&report, &args.baseline);
+    let ours = |system: &str| system.starts_with("plain") || system.starts_with("adit");
+    let serious = failures.iter().filter(|(system, _)| ours(system)).count();
+    ensure!(serious == 0, "{serious} measurements failed, see above");
+    ensure!(!report.results.is_empty(), "nothing was measured");
+    Ok(())
+}
+
+/// Starts one system and takes all steps; what fails is returned and does not stop the others.
+fn measure(
+    system: &dyn System,
+    steps: &[Step],
+    time: Duration,
+    report: &mut Report,
+    show: &mut dyn FnMut(&str),
+    bar: &ProgressBar,
+) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut done = 0;
+    show("start");
+    let outcome = start(system).and_then(|(underlay, tunnel)| {
+        let place = Place::new(&underlay, &tunnel)?;
+        show("warm-up");
+        place.warm_up().context("warm-up")?;
+        for step in steps {
+            show(step.works()[0]);
+            match step.measure(&place, time) {
+                Ok(figures) => figures.into_iter().for_each(|(work, unit, value)| report.add(system.name(), work, unit, value)),
+                Err(error) => failures.push(format!("{}: {error:#}", step.works()[0])),
+            }
+            done += 1;
+            bar.inc(1);
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        failures.push(format!("{error:#}"));
+    }
+    bar.inc((steps.len() - done) as u64);
+    failures
+}
+
+fn start(system: &dyn System) -> Result<(Underlay, peers::Tunnel)> {
+    let underlay = Underlay::new(system.outer_mtu())?;
+    let mut tunnel = system.start(&underlay)?;
+    underlay.wait_until_up(&mut tunnel)?;
+    Ok((underlay, tunnel))
+}
+
+/// The systems that were asked for, all of which must be there; or plain, Adit and what is found.
+fn systems(args: &TunnelArgs) -> Result<Vec<Box<dyn System>>> {
+    let cores = std::thread::available_parallelism()?.get();
+    let workers = args.adit_workers.unwrap_or((cores / 2).clamp(2.min(cores), 8));
+    let adit = AditOptions { workers, suite: args.suite, io: args.io.clone(), crypto: args.crypto.clone() };
+    let options = Options { outer_mtu: args.outer_mtu, adit };
+    if !args.systems.is_empty() {
+        return args.systems.iter().map(|name| peers::find(name, &options)).collect();
+    }
+    let mut found = vec![peers::find("plain", &options)?, peers::find("adit", &options)?];
+    for name in PEERS {
+        match peers::find(name, &options) {
+            Ok(system) => found.push(system),
+            Err(error) => eprintln!("adit-bench: without {name}: {error:#}"),
+        }
+    }
+    Ok(found)
+}
+
+fn steps(works: &[String]) -> Result<Vec<Step>> {
+    if works.is_empty() {
+        return Ok(Step::ALL.into());
+    }
+    let mut steps = Vec::new();
+    for work in works {
+        let step = Step::of(work)?;
+        if !steps.contains(&step) {
+            steps.push(step);
+        }
+    }
+    if steps.is_empty() {
+        bail!("no work was named");
+    }
+    Ok(steps)
+}
+
+fn progress_bar(steps: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (about {eta} left)") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+fn print(report: &Report, baseline: &str) {
+    let has = |system: &str| report.results.iter().any(|result| result.system == system);
+    let baseline = [baseline, "plain"].into_iter().find(|system| has(system));
+    let machine = &report.machine;
+    println!("{}, {} cores, Linux {}, commit {}", machine.cpu, machine.cores, machine.kernel, report.commit);
+    println!("{}", report.table(baseline));
+    if let Some(baseline) = baseline {
+        println!(
+            "Medians. In parentheses: the multiple of {baseline}. MTU outside as set for each system; TCP by iperf3; rtt_idle_us is p50, rtt_loaded_us p99."
+        );
+    }
+}

@@ -1,0 +1,269 @@
+//! The kinds of work that every system does in the tunnel bench, and the figures that each yields.
+//!
+//! ```text
+//! tcp1 tcp4 … ─▶ iperf3 (JSON) ─▶ Gbit/s, retransmissions; tcp1 also: processor seconds per Gbit, memory
+//! udp…        ─▶ load::measure, offered far above what fits ─▶ packets/s; at 100 000 packets/s ─▶ loss
+//! rtt_…       ─▶ rtt::Prober, idle or beside one TCP stream ─▶ µs
+//! ```
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::load::{self, Offer};
+use crate::netns::Netns;
+use crate::peers::{Tunnel, Underlay};
+use crate::process::Process;
+use crate::rtt::Prober;
+
+/// Far above what any tunnel carries on one machine, so that the tunnel's limit is what arrives.
+const FLOOD_PPS: f64 = 1_500_000.0;
+/// The fixed rate at which loss is measured.
+const LOSS_PPS: f64 = 100_000.0;
+/// Echo requests are this far apart.
+const PROBE_INTERVAL: Duration = Duration::from_millis(2);
+/// Source ports of `udp_flows`.
+const FLOWS: usize = 64;
+
+/// One figure: name of the work, unit, value.
+pub type Figure = (&'static str, &'static str, f64);
+
+/// Something to measure. One step may yield several figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    Tcp1,
+    Tcp4,
+    Tcp1Reverse,
+    Tcp4Reverse,
+    Udp18,
+    Udp1350,
+    /// Sizes change with every datagram, so that neighbours cannot be merged.
+    UdpAlternating,
+    /// The flow changes with every datagram.
+    UdpFlows,
+    RttIdle,
+    /// Beside one TCP stream.
+    RttLoaded,
+}
+
+impl Step {
+    pub const ALL: [Step; 10] = [
+        Step::RttIdle,
+        Step::Tcp1,
+        Step::Tcp4,
+        Step::Tcp1Reverse,
+        Step::Tcp4Reverse,
+        Step::Udp18,
+        Step::Udp1350,
+        Step::UdpAlternating,
+        Step::UdpFlows,
+        Step::RttLoaded,
+    ];
+
+    /// The works that the step measures; the first is its name.
+    pub fn works(self) -> &'static [&'static str] {
+        match self {
+            Step::Tcp1 => &["tcp1", "tcp1_retransmits", "cpu_s_per_gbit", "rss_mib"],
+            Step::Tcp4 => &["tcp4", "tcp4_retransmits"],
+            Step::Tcp1Reverse => &["tcp1_reverse", "tcp1_reverse_retransmits"],
+            Step::Tcp4Reverse => &["tcp4_reverse", "tcp4_reverse_retransmits"],
+            Step::Udp18 => &["udp18", "udp18_reordered", "udp18_loss"],
+            Step::Udp1350 => &["udp1350", "udp1350_reordered", "udp1350_loss"],
+            Step::UdpAlternating => &["udp_alternating", "udp_alternating_reordered"],
+            Step::UdpFlows => &["udp_flows", "udp_flows_reordered"],
+            Step::RttIdle => &["rtt_idle_us", "rtt_idle_p99_us", "rtt_idle_p999_us"],
+            Step::RttLoaded => &["rtt_loaded_us", "rtt_loaded_p50_us", "rtt_loaded_p999_us", "rtt_loaded_lost"],
+        }
+    }
+
+    /// The step that measures this work.
+    pub fn of(work: &str) -> Result<Step> {
+        let names = || Step::ALL.map(|step| step.works().join(" ")).join(" ");
+        Step::ALL
+            .into_iter()
+            .find(|step| step.works().contains(&work))
+            .with_context(|| format!("no work is called `{work}`; there are: {}", names()))
+    }
+
+    /// Does the work for about `time` and returns the figures.
+    pub fn measure(self, place: &Place<'_>, time: Duration) -> Result<Vec<Figure>> {
+        let names = self.works();
+        match self {
+            Step::Tcp1 => {
+                let before = place.tunnel.usage();
+                let run = place.tcp(1, false, time)?;
+                let after = place.tunnel.usage();
+                let mut figures = tcp_figures(names, &run);
+                if !place.tunnel.processes.is_empty() {
+                    figures.push((names[2], "s/Gbit", (after.cpu_s - before.cpu_s) / run.gbit));
+                    figures.push((names[3], "MiB, both gateways", after.rss_mib));
+                }
+                Ok(figures)
+            }
+            Step::Tcp4 => Ok(tcp_figures(names, &place.tcp(4, false, time)?)),
+            Step::Tcp1Reverse => Ok(tcp_figures(names, &place.tcp(1, true, time)?)),
+            Step::Tcp4Reverse => Ok(tcp_figures(names, &place.tcp(4, true, time)?)),
+            Step::Udp18 => place.udp(names, &[18], 1, time),
+            Step::Udp1350 => place.udp(names, &[1350], 1, time),
+            Step::UdpAlternating => place.udp(names, &[18, 1350], 1, time),
+            Step::UdpFlows => place.udp(names, &[18], FLOWS, time),
+            Step::RttIdle => {
+                let probes = place.prober()?;
+                std::thread::sleep(time);
+                let probes = probes.stop(Duration::from_secs(1))?;
+                ensure!(!probes.times.is_empty(), "no probe was answered");
+                let quantiles = [0.5, 0.99, 0.999].map(|share| probes.quantile_us(share));
+                Ok(names.iter().zip(quantiles).map(|(name, value)| (*name, "µs", value)).collect())
+            }
+            Step::RttLoaded => {
+                let mut load = place.start_tcp(1, false, time + Duration::from_millis(500))?;
+                std::thread::sleep(Duration::from_millis(300));
+                let probes = place.prober()?;
+                std::thread::sleep(time);
+                let probes = probes.stop(Duration::from_secs(1))?;
+                finish_tcp(&mut load, time)?;
+                ensure!(!probes.times.is_empty(), "no probe was answered");
+                let quantiles = [0.99, 0.5, 0.999].map(|share| probes.quantile_us(share));
+                let mut figures: Vec<Figure> = names.iter().zip(quantiles).map(|(name, value)| (*name, "µs", value)).collect();
+                figures.push((names[3], "% of probes", percent(probes.lost, probes.sent)));
+                Ok(figures)
+            }
+        }
+    }
+}
+
+/// A tunnel that is up, with iperf3 waiting at its far end.
+pub struct Place<'a> {
+    underlay: &'a Underlay,
+    tunnel: &'a Tunnel,
+    _server: Process,
+}
+
+/// What one iperf3 run has moved.
+struct Tcp {
+    gbit_s: f64,
+    gbit: f64,
+    retransmits: f64,
+}
+
+impl<'a> Place<'a> {
+    pub fn new(underlay: &'a Underlay, tunnel: &'a Tunnel) -> Result<Place<'a>> {
+        let mut server = Process::start(underlay.b.command("iperf3").arg("-s"), underlay.file("iperf3-server.log"))?;
+        server.wait_for_port(5201, Duration::from_secs(5)).context("iperf3 -s")?;
+        Ok(Place { underlay, tunnel, _server: server })
+    }
+
+    /// A second of TCP that is not counted: neighbours, routes, windows, CPU clocks.
+    pub fn warm_up(&self) -> Result<()> {
+        self.tcp(1, false, Duration::from_secs(1)).map(drop)
+    }
+
+    fn target(&self) -> IpAddr {
+        self.tunnel.target
+    }
+
+    fn near(&self) -> &Netns {
+        &self.underlay.a
+    }
+
+    fn prober(&self) -> Result<Prober> {
+        self.near().enter(|| Prober::start(self.target(), PROBE_INTERVAL))
+    }
+
+    fn start_tcp(&self, streams: u32, reverse: bool, time: Duration) -> Result<Process> {
+        let log = self.underlay.file("iperf3.json");
+        if log.exists() {
+            std::fs::remove_file(&log)?;
+        }
+        let mut command = self.near().command("iperf3");
+        command.args(["-J", "--connect-timeout", "3000", "-c", &self.target().to_string()]);
+        command.args(["-P", &streams.to_string(), "-t", &time.as_secs().max(1).to_string()]);
+        if reverse {
+            command.arg("-R");
+        }
+        Process::start(&mut command, log)
+    }
+
+    fn tcp(&self, streams: u32, reverse: bool, time: Duration) -> Result<Tcp> {
+        finish_tcp(&mut self.start_tcp(streams, reverse, time)?, time)
+    }
+
+    fn udp(&self, names: &[&'static str], sizes: &[usize], flows: usize, duration: Duration) -> Result<Vec<Figure>> {
+        let measure = |rate| {
+            let offer = Offer { sizes: sizes.to_vec(), flows, rate, duration };
+            load::measure(&self.underlay.a, &self.underlay.b, self.target(), &offer)
+        };
+        let flood = measure(FLOOD_PPS)?;
+        let tally = flood.tally;
+        ensure!(tally.received > 0, "not one datagram arrived");
+        let mut figures = vec![
+            (names[0], "packets/s", flood.received_pps),
+            (names[1], "% of packets", percent(tally.reordered, tally.received)),
+        ];
+        if let Some(name) = names.get(2) {
+            figures.push((name, "% lost of 100 kpps", 100.0 * measure(LOSS_PPS)?.lost));
+        }
+        Ok(figures)
+    }
+}
+
+fn finish_tcp(run: &mut Process, time: Duration) -> Result<Tcp> {
+    let ended = run.wait(time + Duration::from_secs(20));
+    let text = run.log();
+    ended.context("iperf3 does not end")?;
+    read_iperf(&text)
+}
+
+/// Reads the JSON of iperf3 3.x.
+fn read_iperf(text: &str) -> Result<Tcp> {
+    let start = text.find('{').with_context(|| format!("iperf3 prints no JSON: {text}"))?;
+    let value: Value = serde_json::from_str(&text[start..]).context("iperf3's JSON")?;
+    if let Some(error) = value["error"].as_str() {
+        bail!("iperf3: {error}");
+    }
+    let number = |part: &str, field: &str| {
+        value["end"][part][field].as_f64().with_context(|| format!("iperf3's JSON lacks end.{part}.{field}"))
+    };
+    let run = Tcp {
+        gbit_s: number("sum_received", "bits_per_second")? / 1e9,
+        gbit: number("sum_received", "bytes")? * 8.0 / 1e9,
+        retransmits: number("sum_sent", "retransmits")?,
+    };
+    ensure!(run.gbit > 0.0, "iperf3 moved nothing");
+    Ok(run)
+}
+
+fn tcp_figures(names: &[&'static str], run: &Tcp) -> Vec<Figure> {
+    vec![(names[0], "Gbit/s", run.gbit_s), (names[1], "segments", run.retransmits)]
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_work_belongs_to_one_step() {
+        let works: Vec<&str> = Step::ALL.iter().flat_map(|step| step.works()).copied().collect();
+        for work in &works {
+            assert!(Step::of(work).unwrap().works().contains(work));
+            assert_eq!(works.iter().filter(|other| *other == work).count(), 1, "{work}");
+        }
+        assert!(Step::of("tcp9").unwrap_err().to_string().contains("tcp4_reverse"));
+    }
+
+    #[test]
+    fn iperf_results_and_errors_are_read() {
+        let text = r#"warning: something
+            {"end": {"sum_sent": {"retransmits": 3}, "sum_received": {"bytes": 1250000000, "bits_per_second": 5.0e9}}}"#;
+        let run = read_iperf(text).unwrap();
+        assert_eq!((run.gbit_s, run.gbit, run.retransmits), (5.0, 10.0, 3.0));
+        let error = read_iperf(r#"{"error": "unable to connect to server"}"#).err().unwrap();
+        assert!(error.to_string().contains("unable to connect"));
+    }
+}
