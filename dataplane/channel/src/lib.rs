@@ -1,1 +1,55 @@
+//! The channel between the two planes: sealed shared memory with rings, counters and a snapshot of live SAs.
+//!
+//! ```text
+//!     adit-dataplane                     shared memory                              adit
+//!   ┌───────────────────┐   commands, injects  ◀────────────────────────   ┌────────────────────┐
+//!   │ Port of worker 0  │   events, punts      ────────────────────────▶   │ Master             │
+//!   │ Port of worker 1  │   counters, latencies, live SAs  ── read only ▶  │                    │
+//!   │ Listener (main)   │   vault              ◀───────────────────────▶   │                    │
+//!   └─────────┬─────────┘                                                  └─────────┬──────────┘
+//!             └── Unix socket: hands over memory and event counters; open = attached ┘
+//! ```
+//! The data plane makes the memory ([`Region`]), gives each worker its [`Port`] and waits at the door ([`Listener`]). One
+//! control plane at a time is [`Master`]; when it dies, the next finds everything in place.
+//!
+//! Each side takes the memory for the work of a stranger: sizes are checked once and then kept in private memory, cursors
+//! and lengths are checked at each use, records are copied out before they are parsed, a ring that contradicts itself is
+//! never used again. All shared words are atomics, so that no writing on the other side is undefined behaviour on ours.
+//!
+//! `unsafe` is in `shm` (mapping) and `fd` (descriptors) alone.
 
+pub mod live;
+pub mod ring;
+mod sync;
+
+#[cfg(not(loom))]
+mod counters;
+#[cfg(not(loom))]
+mod fd;
+#[cfg(not(loom))]
+mod info;
+#[cfg(not(loom))]
+mod layout;
+#[cfg(not(loom))]
+mod listener;
+#[cfg(not(loom))]
+mod master;
+#[cfg(not(loom))]
+mod plane;
+#[cfg(not(loom))]
+mod shm;
+#[cfg(not(loom))]
+mod vault;
+
+pub use live::LiveSa;
+pub use sync::{AtomicU64, Ordering};
+#[cfg(not(loom))]
+pub use {
+    counters::Counters,
+    info::PlaneInfo,
+    layout::{LAYOUT_VERSION, Sizes, WORKERS_MAX},
+    listener::{Listener, Notice},
+    master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError},
+    plane::{Port, PuntError, Region},
+    vault::VaultTooSmall,
+};

@@ -1,0 +1,189 @@
+//! Descriptors: event counters for wake-up, and the Unix socket that hands descriptors over.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+/// Most descriptors that one message carries here: the memory, one event counter up, one down per worker.
+pub const FDS_MAX: usize = 2 + crate::layout::WORKERS_MAX as usize;
+
+/// Room for a control message with [`FDS_MAX`] descriptors, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LEN]);
+const CONTROL_LEN: usize = 64 + FDS_MAX * size_of::<RawFd>();
+
+/// An event counter (eventfd): signals add up until they are acknowledged. Never blocks.
+#[derive(Debug)]
+pub struct EventFd(File);
+
+impl EventFd {
+    pub fn new() -> io::Result<EventFd> {
+        // SAFETY: plain call.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and has no other owner.
+        Ok(EventFd(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    /// Makes the descriptor readable. A counter that is full is readable already.
+    pub fn signal(&self) {
+        let _ = (&self.0).write(&1u64.to_ne_bytes());
+    }
+
+    /// Takes all signals; false when there was none.
+    pub fn acknowledge(&self) -> bool {
+        (&self.0).read(&mut [0; 8]).is_ok()
+    }
+}
+
+impl From<OwnedFd> for EventFd {
+    fn from(fd: OwnedFd) -> EventFd {
+        EventFd(File::from(fd))
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Who is at the other end of a Unix socket, as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCredentials {
+    pub pid: u32,
+    pub uid: u32,
+}
+
+/// The process that made the other end (SO_PEERCRED).
+pub fn peer_credentials(socket: BorrowedFd) -> io::Result<PeerCredentials> {
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `found`, which is that long.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut found).cast(), &raw mut len)
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(PeerCredentials { pid: found.pid.unsigned_abs(), uid: found.uid })
+}
+
+/// The user that this process acts as.
+pub fn own_uid() -> u32 {
+    // SAFETY: the call cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Listens at `path` with mode 0600. A socket that nobody listens on any more is replaced, nothing else is.
+pub fn listen(path: &Path) -> io::Result<Socket> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket has this name"));
+        }
+        Ok(_) if connect(path).is_ok() => {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another data plane listens here"));
+        }
+        Ok(_) => std::fs::remove_file(path)?,
+        Err(_) => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    // Before bind: Linux gives the new file the mode of the socket, so that it is never open to others.
+    let socket = File::from(OwnedFd::from(socket));
+    socket.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(8)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Connects to the socket at `path`.
+pub fn connect(path: &Path) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket)
+}
+
+/// Sends one message with descriptors; never waits.
+pub fn send_with_fds(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> io::Result<()> {
+    if fds.len() > FDS_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut control = Control([0; CONTROL_LEN]);
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let payload = size_of_val(fds) as libc::c_uint;
+    // SAFETY: `message` points at `part` and `control`, which outlive it; the control message fits (FDS_MAX was checked);
+    // its data are `fds.len()` integers, written unaligned.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        if !fds.is_empty() {
+            message.msg_control = control.0.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(payload) as _;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(payload) as _;
+            let data = libc::CMSG_DATA(header).cast::<RawFd>();
+            for (index, fd) in fds.iter().enumerate() {
+                data.add(index).write_unaligned(fd.as_raw_fd());
+            }
+        }
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Receives one message with its descriptors. Returns its length, 0 at the end of the connection.
+pub fn receive_with_fds(socket: BorrowedFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control = Control([0; CONTROL_LEN]);
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut fds = Vec::new();
+    // SAFETY: `message` points at `part` and `control`, which outlive it and have the lengths given; the kernel fills
+    // well-formed control messages, and each descriptor in them is new and ours alone.
+    let received = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = CONTROL_LEN as _;
+        let received = libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC);
+        let mut header = if received < 0 { std::ptr::null_mut() } else { libc::CMSG_FIRSTHDR(&raw const message) };
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let len = (*header).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let data = libc::CMSG_DATA(header).cast::<RawFd>();
+                for index in 0..len / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
+                }
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+        }
+        received
+    };
+    usize::try_from(received).map(|len| (len, fds)).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether the other end of a connection is gone; what it sent is thrown away, a bounded number of messages.
+pub fn is_closed(socket: BorrowedFd) -> bool {
+    let mut byte = [0u8; 1];
+    for _ in 0..16 {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: the kernel writes at most one byte to `byte`.
+        match unsafe { libc::recv(socket.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) } {
+            0 => return true,
+            n if n < 0 => {
+                let kind = io::Error::last_os_error().kind();
+                return kind != io::ErrorKind::WouldBlock && kind != io::ErrorKind::Interrupted;
+            }
+            _ => {}
+        }
+    }
+    false
+}

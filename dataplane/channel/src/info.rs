@@ -1,0 +1,133 @@
+//! What the data plane says about itself, and the addresses of datagrams, as bytes.
+
+use std::net::SocketAddr;
+
+use adit_proto::codec::{DecodeError, Reader, Writer};
+use adit_proto::control::Mac;
+
+/// What the data plane says about itself once, at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaneInfo {
+    /// Process id of the data plane.
+    pub pid: u32,
+    /// Its version, for people.
+    pub version: String,
+    /// Name of its TAP interface.
+    pub tap: String,
+    pub tap_mac: Mac,
+    /// The UDP address that it is bound to.
+    pub listen: SocketAddr,
+    pub workers: u16,
+    /// Peer ids are below this number.
+    pub max_peers: u16,
+    /// Live SAs that each worker can hold.
+    pub sa_slots: u32,
+    /// Features of the CPU that the ciphers use.
+    pub cpu_features: String,
+    /// The AEAD library in use.
+    pub crypto: String,
+    /// How it talks to the kernel: `io_uring` or `poll`.
+    pub io: String,
+    /// Memory that it holds from its start on, in bytes.
+    pub memory_bytes: u64,
+}
+
+impl PlaneInfo {
+    /// Writes the record; `None` when it is longer than `out`.
+    pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
+        let mut writer = Writer::new(out);
+        writer.u32(self.pid).text(&self.version).text(&self.tap).bytes(&self.tap_mac).addr(self.listen);
+        writer.u16(self.workers).u16(self.max_peers).u32(self.sa_slots);
+        writer.text(&self.cpu_features).text(&self.crypto).text(&self.io).u64(self.memory_bytes);
+        writer.finish()
+    }
+
+    /// Reads the record.
+    pub fn decode(bytes: &[u8]) -> Result<PlaneInfo, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let info = PlaneInfo {
+            pid: reader.u32()?,
+            version: reader.text("version")?.to_owned(),
+            tap: reader.text("tap")?.to_owned(),
+            tap_mac: reader.array()?,
+            listen: reader.addr()?,
+            workers: reader.u16()?,
+            max_peers: reader.u16()?,
+            sa_slots: reader.u32()?,
+            cpu_features: reader.text("cpu features")?.to_owned(),
+            crypto: reader.text("crypto")?.to_owned(),
+            io: reader.text("io")?.to_owned(),
+            memory_bytes: reader.u64()?,
+        };
+        reader.finish()?;
+        Ok(info)
+    }
+}
+
+/// Words that hold an address before a datagram.
+pub const ADDR_WORDS: usize = 4;
+
+/// An address as the prefix of a record.
+pub fn addr_to_words(addr: SocketAddr) -> [u64; ADDR_WORDS] {
+    let mut bytes = [0; ADDR_WORDS * 8];
+    Writer::new(&mut bytes).addr(addr);
+    let (words, _) = bytes.as_chunks::<8>();
+    std::array::from_fn(|i| u64::from_le_bytes(words[i]))
+}
+
+/// The address in the prefix of a record.
+pub fn addr_from_words(words: &[u64; ADDR_WORDS]) -> Result<SocketAddr, DecodeError> {
+    let mut bytes = [0; ADDR_WORDS * 8];
+    bytes.as_chunks_mut::<8>().0.iter_mut().zip(words).for_each(|(chunk, word)| *chunk = word.to_le_bytes());
+    Reader::new(&bytes).addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn info() -> PlaneInfo {
+        PlaneInfo {
+            pid: 77,
+            version: "0.1.0".into(),
+            tap: "adit0".into(),
+            tap_mac: [2, 0, 0, 0, 0, 1],
+            listen: "[::1]:4500".parse().unwrap(),
+            workers: 2,
+            max_peers: 64,
+            sa_slots: 256,
+            cpu_features: "aes vaes".into(),
+            crypto: "aws-lc".into(),
+            io: "io_uring".into(),
+            memory_bytes: 1 << 30,
+        }
+    }
+
+    #[test]
+    fn the_info_comes_back() {
+        let mut out = [0; 500];
+        let len = info().encode(&mut out).unwrap();
+        assert_eq!(PlaneInfo::decode(&out[..len]), Ok(info()));
+        assert_eq!(PlaneInfo::decode(&out[..len + 1]), Err(DecodeError::Trailing));
+        assert_eq!(info().encode(&mut out[..len - 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_info_or_an_error(bytes: Vec<u8>, at: prop::sample::Index, value: u8) {
+            let _ = PlaneInfo::decode(&bytes);
+            let mut out = [0; 500];
+            let len = info().encode(&mut out).unwrap();
+            out[at.index(len)] = value;
+            let _ = PlaneInfo::decode(&out[..len]);
+        }
+
+        #[test]
+        fn addresses_come_back(ip: std::net::IpAddr, port: u16, junk: [u64; ADDR_WORDS]) {
+            let addr = SocketAddr::new(ip, port);
+            prop_assert_eq!(addr_from_words(&addr_to_words(addr)), Ok(addr));
+            let _ = addr_from_words(&junk);
+        }
+    }
+}

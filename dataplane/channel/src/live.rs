@@ -1,0 +1,224 @@
+//! The table of live SAs: the owning worker writes, the master reads a snapshot at any time (a seqlock per slot).
+//!
+//! ```text
+//!  slot of 16 words: │ version, odd while written │ SPI, peer, suite, direction │ window │ seq │ limit │ packets │ bytes │ … │
+//! ```
+//! A slot whose second word is zero is empty. The reader copies a slot between two looks at the version and keeps the copy
+//! only when both were the same even number.
+
+use std::ops::Deref;
+
+use adit_proto::control::{Direction, PeerId, Spi};
+use adit_proto::suite::Suite;
+
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// Words of a slot: two cache lines.
+pub const SLOT_WORDS: usize = 16;
+const FIELDS: usize = 6;
+/// Looks at one slot before its writer is taken for dead. A writer holds a slot for some nanoseconds; only when it
+/// loses its core meanwhile does the reader have to wait, and then it yields.
+const LOOKS_MAX: u32 = 20_000;
+
+/// An SA that a worker has installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveSa {
+    pub spi: Spi,
+    pub direction: Direction,
+    pub peer: PeerId,
+    pub suite: Suite,
+    /// Size of the replay window in packets; 0 for an outbound SA.
+    pub window: u16,
+    /// Outbound: the last sequence number used. Inbound: the highest one accepted.
+    pub seq: u64,
+    /// Outbound: no packet is sealed above this number. Inbound: 0.
+    pub seq_limit: u64,
+    /// Packets sealed or opened.
+    pub packets: u64,
+    /// Bytes of frames sealed or opened.
+    pub bytes: u64,
+}
+
+impl LiveSa {
+    fn to_words(self) -> [u64; FIELDS] {
+        let kind = u64::from(self.direction as u8) | u64::from(self.suite as u8) << 8 | u64::from(self.peer.0) << 16;
+        let identity = kind | u64::from(self.spi.0) << 32;
+        [identity, u64::from(self.window), self.seq, self.seq_limit, self.packets, self.bytes]
+    }
+
+    fn from_words([identity, window, seq, seq_limit, packets, bytes]: [u64; FIELDS]) -> Option<LiveSa> {
+        Some(LiveSa {
+            spi: Spi((identity >> 32) as u32),
+            direction: Direction::from_code(identity as u8).ok()?,
+            peer: PeerId((identity >> 16) as u16),
+            suite: Suite::from_code((identity >> 8) as u8)?,
+            window: u16::try_from(window).ok()?,
+            seq,
+            seq_limit,
+            packets,
+            bytes,
+        })
+    }
+}
+
+/// The table, for its writer and for its readers.
+#[derive(Debug)]
+pub struct LiveTable<M> {
+    words: M,
+}
+
+impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
+    /// `words` are whole slots.
+    pub fn new(words: M) -> LiveTable<M> {
+        LiveTable { words }
+    }
+
+    fn slot(&self, index: u32) -> Option<&[AtomicU64]> {
+        let at = (index as usize).checked_mul(SLOT_WORDS)?;
+        self.words.get(at..at.checked_add(SLOT_WORDS)?)
+    }
+
+    /// Writes fields of a slot, from field `first` on. One writer only. False when there is no such slot.
+    pub fn write(&self, index: u32, first: usize, fields: &[u64]) -> bool {
+        let Some(slot) = self.slot(index) else {
+            return false;
+        };
+        let version = slot[0].load(Ordering::Relaxed) & !1;
+        slot[0].store(version.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (word, &value) in slot[1 + first..].iter().zip(fields) {
+            word.store(value, Ordering::Relaxed);
+        }
+        slot[0].store(version.wrapping_add(2), Ordering::Release);
+        true
+    }
+
+    /// Puts an SA into a slot.
+    pub fn install(&self, index: u32, sa: &LiveSa) -> bool {
+        self.write(index, 0, &sa.to_words())
+    }
+
+    /// Brings the moving numbers of a slot up to date.
+    #[inline]
+    pub fn update(&self, index: u32, seq: u64, packets: u64, bytes: u64) -> bool {
+        let Some(slot) = self.slot(index) else {
+            return false;
+        };
+        let limit = slot[4].load(Ordering::Relaxed);
+        self.write(index, 2, &[seq, limit, packets, bytes])
+    }
+
+    /// Changes the limit of the sequence numbers of a slot.
+    pub fn set_limit(&self, index: u32, seq_limit: u64) -> bool {
+        self.write(index, 3, &[seq_limit])
+    }
+
+    /// Empties a slot.
+    pub fn remove(&self, index: u32) -> bool {
+        self.write(index, 0, &[0; FIELDS])
+    }
+
+    /// A consistent copy of a slot; `None` when it is empty, holds nonsense or its writer died in the middle.
+    pub fn read(&self, index: u32) -> Option<LiveSa> {
+        let slot = self.slot(index)?;
+        for look in 1..=LOOKS_MAX {
+            let before = slot[0].load(Ordering::Acquire);
+            let mut fields = [0; FIELDS];
+            fields.iter_mut().zip(&slot[1..]).for_each(|(field, word)| *field = word.load(Ordering::Relaxed));
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && slot[0].load(Ordering::Relaxed) == before {
+                return LiveSa::from_words(fields);
+            }
+            #[cfg(loom)]
+            loom::thread::yield_now();
+            #[cfg(not(loom))]
+            if look % 64 == 0 {
+                std::thread::yield_now()
+            } else {
+                std::hint::spin_loop()
+            }
+            let _ = look;
+        }
+        None
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn table(slots: usize) -> LiveTable<Arc<[AtomicU64]>> {
+        LiveTable::new((0..slots * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn sa(n: u64) -> LiveSa {
+        LiveSa {
+            spi: Spi(n as u32),
+            direction: if n.is_multiple_of(2) { Direction::Inbound } else { Direction::Outbound },
+            peer: PeerId(n as u16),
+            suite: Suite::ALL[n as usize % 3],
+            window: n as u16,
+            seq: n,
+            seq_limit: n + 1,
+            packets: n + 2,
+            bytes: n + 3,
+        }
+    }
+
+    #[test]
+    fn what_is_installed_is_read_until_it_is_removed() {
+        let table = table(3);
+        assert_eq!(table.read(1), None);
+        assert!(table.install(1, &sa(7)));
+        assert_eq!(table.read(1), Some(sa(7)));
+        assert!(table.update(1, 100, 200, 300));
+        assert!(table.set_limit(1, 1000));
+        assert_eq!(table.read(1), Some(LiveSa { seq: 100, packets: 200, bytes: 300, seq_limit: 1000, ..sa(7) }));
+        assert_eq!((table.read(0), table.read(2)), (None, None));
+        assert!(table.remove(1));
+        assert_eq!(table.read(1), None);
+        assert!(!table.install(3, &sa(1)) && !table.update(u32::MAX, 1, 1, 1) && table.read(3).is_none());
+    }
+
+    #[test]
+    fn a_reader_never_sees_half_a_change() {
+        let writer = table(1);
+        let reader = LiveTable::new(Arc::clone(&writer.words));
+        let started = std::time::Instant::now();
+        let writing = std::thread::spawn(move || {
+            let mut n = 0;
+            while started.elapsed().as_millis() < 300 {
+                n += 1;
+                writer.install(0, &sa(n));
+            }
+        });
+        let mut reads = 0;
+        while !writing.is_finished() {
+            if let Some(seen) = reader.read(0) {
+                assert_eq!(seen, sa(seen.seq));
+                reads += 1;
+            }
+        }
+        writing.join().unwrap();
+        assert!(reads > 100, "{reads} reads");
+    }
+
+    #[test]
+    fn a_writer_that_died_half_way_does_not_hang_the_reader() {
+        let table = table(1);
+        table.install(0, &sa(1));
+        table.words[0].store(5, Ordering::Relaxed);
+        assert_eq!(table.read(0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_give_an_sa_or_nothing(words: [u64; FIELDS]) {
+            if let Some(sa) = LiveSa::from_words(words) {
+                prop_assert_eq!(LiveSa::from_words(sa.to_words()), Some(sa));
+            }
+        }
+    }
+}

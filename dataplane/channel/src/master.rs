@@ -1,0 +1,406 @@
+//! The control plane's side: attaches to a running data plane, orders, listens, and reads its numbers.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use adit_proto::control::{Command, Event, RECORD_LEN_MAX};
+use adit_proto::histogram::BUCKETS;
+use adit_proto::stats::Latency;
+use socket2::Socket;
+use zeroize::Zeroizing;
+
+use crate::counters::{CounterBlock, Counters};
+use crate::fd::{self, EventFd};
+use crate::info::{ADDR_WORDS, PlaneInfo, addr_from_words, addr_to_words};
+use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, WorkerBlock, load_bytes};
+use crate::listener::{GREETING_LEN, Greeting};
+use crate::live::{LiveSa, LiveTable};
+use crate::ring::{Consumer, Corrupt, Next, Producer, PushError};
+use crate::shm::{self, Mapping, Words};
+use crate::sync::Ordering;
+use crate::vault::{Vault, VaultTooSmall};
+
+/// The longest datagram that is punted or injected, in bytes: all that UDP carries.
+pub const DATAGRAM_LEN_MAX: usize = 65535;
+/// How long the data plane may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Senseless records that are passed over in one call.
+const BAD_RECORDS_MAX: usize = 64;
+
+/// Why attaching failed.
+#[derive(Debug)]
+pub enum AttachError {
+    /// No data plane listens there.
+    Absent(PathBuf),
+    /// Another control plane is attached.
+    Refused {
+        pid: u32,
+    },
+    /// The data plane speaks another version of the channel, or counts other things.
+    Version {
+        plane: u32,
+        ours: u32,
+    },
+    /// What the data plane handed over contradicts itself.
+    Corrupt(&'static str),
+    /// The data plane belongs to another user than `uid`, who we are.
+    Denied {
+        uid: u32,
+    },
+    Io(io::Error),
+}
+
+impl fmt::Display for AttachError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AttachError::Absent(path) => {
+                write!(f, "no data plane listens at {}; start adit-dataplane, or check its --socket", path.display())
+            }
+            AttachError::Refused { pid } => write!(
+                f,
+                "the data plane already has a control plane, process {pid}; stop that one first, or use another runtime_dir"
+            ),
+            AttachError::Version { plane, ours } => write!(
+                f,
+                "the data plane speaks version {plane} of the channel and this program version {ours}, or they count \
+                 different things; run both from the same release and restart the data plane"
+            ),
+            AttachError::Corrupt(what) => {
+                write!(f, "the memory shared with the data plane is corrupt ({what}); restart the data plane")
+            }
+            AttachError::Denied { uid } => {
+                write!(f, "the data plane turned user {uid} away; run both planes as the same user, or this one as root")
+            }
+            AttachError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "no permission to reach the data plane ({error}); run as the user that runs it, or as root")
+            }
+            AttachError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                write!(f, "the data plane did not answer within {} s; it may hang: restart it", ANSWER_WITHIN.as_secs())
+            }
+            AttachError::Io(error) => write!(f, "cannot attach to the data plane: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AttachError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            AttachError::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for AttachError {
+    fn from(error: io::Error) -> AttachError {
+        AttachError::Io(error)
+    }
+}
+
+impl From<Corrupt> for AttachError {
+    fn from(_: Corrupt) -> AttachError {
+        AttachError::Corrupt("the cursors of a ring")
+    }
+}
+
+/// Why a command or datagram was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The ring is full: the worker has not caught up. Try again later.
+    Full,
+    /// The datagram is longer than UDP carries.
+    TooLong,
+    /// There is no worker with this number.
+    NoSuchWorker,
+    /// The data plane wrote nonsense into the ring. It stays unused until the data plane is restarted.
+    Corrupt,
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SendError::Full => "the ring to the worker is full; try again later",
+            SendError::TooLong => "the datagram is longer than UDP carries",
+            SendError::NoSuchWorker => "there is no worker with this number",
+            SendError::Corrupt => "the ring to the worker is corrupt; restart the data plane",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
+
+impl From<PushError> for SendError {
+    fn from(error: PushError) -> SendError {
+        match error {
+            PushError::Full => SendError::Full,
+            PushError::TooLong => SendError::TooLong,
+            PushError::Corrupt => SendError::Corrupt,
+        }
+    }
+}
+
+/// The master's view of one worker.
+#[derive(Debug)]
+struct WorkerLink {
+    commands: Producer<Words>,
+    injects: Producer<Words>,
+    events: Consumer<Words>,
+    punts: Consumer<Words>,
+    counters: CounterBlock<Words>,
+    latencies: Words,
+    live: LiveTable<Words>,
+    wake: EventFd,
+    /// Something was sent since the last flush.
+    unflushed: bool,
+}
+
+impl WorkerLink {
+    fn attach(block: WorkerBlock, part: impl Fn(std::ops::Range<usize>) -> Words, wake: EventFd) -> Result<WorkerLink, Corrupt> {
+        let mut commands = Producer::attach(part(block.commands))?;
+        commands.wipe_free();
+        Ok(WorkerLink {
+            commands,
+            injects: Producer::attach(part(block.injects))?,
+            events: Consumer::attach(part(block.events), false)?,
+            punts: Consumer::attach(part(block.punts), false)?,
+            counters: CounterBlock::new(part(block.counters)),
+            latencies: part(block.latencies),
+            live: LiveTable::new(part(block.live)),
+            wake,
+            // The master before may have died between sending and signalling.
+            unflushed: true,
+        })
+    }
+}
+
+/// The one control plane of a data plane. Dropping it gives the mastership back; the data plane goes on forwarding.
+#[derive(Debug)]
+pub struct Master {
+    socket: Socket,
+    up: EventFd,
+    workers: Vec<WorkerLink>,
+    sa_slots: u32,
+    vault: Vault<Words>,
+    info: PlaneInfo,
+    scratch: Box<[u8]>,
+    malformed: u64,
+}
+
+impl Master {
+    /// Attaches to the data plane that listens at `path`. What it reported while nobody was attached is still in the
+    /// rings; the first wait on [`Master::event_fd`] returns at once. Tickets of the master before may be among it.
+    pub fn attach(path: &Path) -> Result<Master, AttachError> {
+        let socket = fd::connect(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AttachError::Absent(path.to_owned()),
+            _ => AttachError::Io(error),
+        })?;
+        socket.set_read_timeout(Some(ANSWER_WITHIN))?;
+        let mut greeting = [0; GREETING_LEN];
+        let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting)?;
+        if len == 0 {
+            return Err(AttachError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match Greeting::decode(&greeting[..len]).map_err(|_| AttachError::Corrupt("its greeting"))? {
+            Greeting::Occupied { pid } => Err(AttachError::Refused { pid }),
+            Greeting::Denied { uid } => Err(AttachError::Denied { uid }),
+            Greeting::Welcome { layout, .. } if layout != LAYOUT_VERSION => {
+                Err(AttachError::Version { plane: layout, ours: LAYOUT_VERSION })
+            }
+            Greeting::Welcome { workers, .. } => Master::take_over(socket, workers, fds.into()),
+        }
+    }
+
+    fn take_over(socket: Socket, workers: u16, mut fds: VecDeque<OwnedFd>) -> Result<Master, AttachError> {
+        let (Some(memory), Some(up)) = (fds.pop_front(), fds.pop_front()) else {
+            return Err(AttachError::Corrupt("descriptors are missing"));
+        };
+        let sealed = |_| AttachError::Corrupt("its size is not sealed or too small");
+        let bytes = shm::sealed_len(memory.as_fd()).map_err(sealed)?;
+        let mapping = Mapping::new(memory.as_fd(), usize::try_from(bytes).unwrap_or(0))?;
+        let whole = mapping.words(0..bytes as usize / size_of::<u64>()).ok_or(AttachError::Corrupt("its length"))?;
+        let (layout, info_len) = Layout::read_header(&whole, bytes).map_err(|error| match error {
+            HeaderError::Magic => AttachError::Corrupt("its magic number"),
+            HeaderError::Sizes => AttachError::Corrupt("its sizes"),
+            HeaderError::Version(plane) => AttachError::Version { plane, ours: LAYOUT_VERSION },
+        })?;
+        let part = |range| mapping.words(range).expect("the header was checked against the length of the memory");
+        let info = load_bytes(&part(layout.info), info_len);
+        let info = PlaneInfo::decode(&info).map_err(|_| AttachError::Corrupt("its info"))?;
+        let agreed = (info.workers, info.sa_slots) == (layout.sizes.workers, layout.sizes.sa_slots);
+        if !agreed || workers != info.workers || fds.len() != layout.workers.len() {
+            return Err(AttachError::Corrupt("the number of workers"));
+        }
+        let links = layout.workers.into_iter().zip(fds);
+        let workers = links.map(|(block, wake)| WorkerLink::attach(block, part, wake.into())).collect::<Result<_, _>>()?;
+        let mut vault = Vault::new(part(layout.vault), layout.sizes.vault_bytes as usize);
+        vault.wipe_spare();
+        let up = EventFd::from(up);
+        up.signal();
+        let mut master = Master {
+            socket,
+            up,
+            workers,
+            sa_slots: layout.sizes.sa_slots,
+            vault,
+            info,
+            scratch: vec![0; DATAGRAM_LEN_MAX].into(),
+            malformed: 0,
+        };
+        master.flush();
+        Ok(master)
+    }
+
+    /// What the data plane says about itself.
+    pub fn info(&self) -> &PlaneInfo {
+        &self.info
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> u16 {
+        self.workers.len() as u16
+    }
+
+    fn link(&mut self, worker: u16) -> Result<&mut WorkerLink, SendError> {
+        self.workers.get_mut(usize::from(worker)).ok_or(SendError::NoSuchWorker)
+    }
+
+    /// Puts a command into the ring of a worker. The worker answers with `Applied` or `Refused` and the ticket.
+    /// [`Master::flush`] wakes it.
+    pub fn send(&mut self, worker: u16, ticket: u32, command: &Command) -> Result<(), SendError> {
+        let link = self.link(worker)?;
+        let mut record = Zeroizing::new([0; RECORD_LEN_MAX]);
+        let len = command.encode(&mut record);
+        link.commands.push(ticket, &[], &record[..len])?;
+        link.unflushed = true;
+        Ok(())
+    }
+
+    /// Has a worker send a datagram to `dst`. [`Master::flush`] wakes it.
+    pub fn inject(&mut self, worker: u16, dst: SocketAddr, bytes: &[u8]) -> Result<(), SendError> {
+        if bytes.len() > DATAGRAM_LEN_MAX {
+            return Err(SendError::TooLong);
+        }
+        let link = self.link(worker)?;
+        link.injects.push(0, &addr_to_words(dst), bytes)?;
+        link.unflushed = true;
+        Ok(())
+    }
+
+    /// Wakes the workers that something was sent to.
+    pub fn flush(&mut self) {
+        for link in &mut self.workers {
+            if std::mem::take(&mut link.unflushed) {
+                link.wake.signal();
+            }
+        }
+    }
+
+    /// The next event of any worker.
+    pub fn poll_event(&mut self) -> Option<(u16, Event)> {
+        let mut record = [0; RECORD_LEN_MAX];
+        for (worker, link) in (0..).zip(&mut self.workers) {
+            for _ in 0..BAD_RECORDS_MAX {
+                match link.events.take(&mut [], &mut record) {
+                    Next::Empty | Next::Corrupt => break,
+                    Next::Record { len, .. } => {
+                        if let Ok(event) = Event::decode(&record[..len]) {
+                            return Some((worker, event));
+                        }
+                    }
+                    Next::Skipped { .. } => {}
+                }
+                self.malformed += 1;
+            }
+        }
+        None
+    }
+
+    /// The next datagram that a worker handed up, in `buf`: the worker and the sender.
+    pub fn poll_punt(&mut self, buf: &mut Vec<u8>) -> Option<(u16, SocketAddr)> {
+        let mut addr = [0; ADDR_WORDS];
+        for (worker, link) in (0..).zip(&mut self.workers) {
+            for _ in 0..BAD_RECORDS_MAX {
+                match link.punts.take(&mut addr, &mut self.scratch) {
+                    Next::Empty | Next::Corrupt => break,
+                    Next::Record { len, .. } => {
+                        if let Ok(src) = addr_from_words(&addr) {
+                            buf.clear();
+                            buf.extend_from_slice(&self.scratch[..len]);
+                            return Some((worker, src));
+                        }
+                    }
+                    Next::Skipped { .. } => {}
+                }
+                self.malformed += 1;
+            }
+        }
+        None
+    }
+
+    /// Records of the data plane that made no sense.
+    pub fn malformed(&self) -> u64 {
+        self.malformed
+    }
+
+    /// Whether one of the two planes found nonsense in a ring. Such a ring stays unused until the data plane is restarted.
+    pub fn is_corrupt(&self) -> bool {
+        self.workers.iter().any(|link| {
+            let down = link.commands.is_corrupt() || link.injects.is_corrupt();
+            down || link.events.is_corrupt() || link.punts.is_corrupt() || link.counters.read().has_corrupt_ring()
+        })
+    }
+
+    /// The numbers of a worker, below [`Master::workers`]; panics above.
+    pub fn counters(&self, worker: u16) -> Counters {
+        self.workers[usize::from(worker)].counters.read()
+    }
+
+    /// A latency histogram of a worker: the counts of the [`BUCKETS`] buckets. Panics when there is no such worker.
+    pub fn latency(&self, worker: u16, latency: Latency) -> Vec<u64> {
+        let words = &self.workers[usize::from(worker)].latencies[latency as usize * BUCKETS..][..BUCKETS];
+        words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
+    }
+
+    /// The SAs that are installed, each with its worker.
+    pub fn live_sas(&self) -> Vec<(u16, LiveSa)> {
+        let slots = self.sa_slots;
+        let workers = (0..).zip(&self.workers);
+        workers.flat_map(|(worker, link)| (0..slots).filter_map(move |slot| Some((worker, link.live.read(slot)?)))).collect()
+    }
+
+    /// What this master or one before it left in the vault.
+    pub fn vault_read(&self) -> Vec<u8> {
+        self.vault.read()
+    }
+
+    /// Replaces the content of the vault, as a whole or not at all.
+    pub fn vault_write(&mut self, bytes: &[u8]) -> Result<(), VaultTooSmall> {
+        self.vault.write(bytes)
+    }
+
+    /// Readable when workers have reported or punted something. Then [`Master::acknowledge`], then poll until nothing is
+    /// left, then wait again.
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.up.as_fd()
+    }
+
+    /// Takes the signals of the workers, so that [`Master::event_fd`] is no longer readable.
+    pub fn acknowledge(&self) {
+        self.up.acknowledge();
+    }
+
+    /// Readable when the data plane is gone. The memory stays readable after that.
+    pub fn socket_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Whether the data plane still holds its end of the connection.
+    pub fn is_alive(&self) -> bool {
+        !fd::is_closed(self.socket.as_fd())
+    }
+}

@@ -1,0 +1,286 @@
+//! The data plane's side: the memory that it makes, and a port into it for each worker.
+
+use std::cell::Cell;
+use std::io;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use adit_proto::codec::DecodeError;
+use adit_proto::control::{Command, Event, RECORD_LEN_MAX};
+use adit_proto::histogram::{BUCKETS, bucket_of};
+use adit_proto::stats::{Count, Drop, Gauge, Latency};
+use zeroize::Zeroizing;
+
+use crate::counters::{CounterBlock, add};
+use crate::fd::EventFd;
+use crate::info::{ADDR_WORDS, PlaneInfo, addr_from_words, addr_to_words};
+use crate::layout::{Layout, Sizes, WorkerBlock, store_bytes};
+use crate::live::{LiveSa, LiveTable};
+use crate::ring::{Consumer, Next, Producer, PushError};
+use crate::shm::{self, Mapping, Words};
+
+/// Injected datagrams that are passed over in one call because they make no sense.
+const BAD_INJECTS_MAX: usize = 64;
+
+/// Rings of a worker, as bits of its status word.
+#[derive(Clone, Copy)]
+enum Ring {
+    Commands = 0,
+    Injects = 1,
+    Events = 2,
+    Punts = 3,
+}
+
+/// Why a datagram was not punted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PuntError {
+    /// The ring is full (or corrupt, which the counters then say).
+    Full,
+    /// No control plane is attached.
+    NoMaster,
+}
+
+/// Process id of the attached master, 0 when there is none. Private memory: no master can write it.
+#[derive(Debug, Default)]
+pub(crate) struct Attached(AtomicU32);
+
+impl Attached {
+    pub(crate) fn set(&self, pid: u32) {
+        self.0.store(pid, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// The shared memory of a data plane, with all that a master needs to use it.
+#[derive(Debug)]
+pub struct Region {
+    pub(crate) memory: Arc<OwnedFd>,
+    /// Signalled by the workers.
+    pub(crate) up: Arc<EventFd>,
+    /// Signalled by the master, one per worker.
+    pub(crate) down: Vec<Arc<EventFd>>,
+    pub(crate) attached: Arc<Attached>,
+    bytes: usize,
+}
+
+impl Region {
+    /// Makes the memory and one port per worker. `InvalidInput` when a size is out of range or the info is too long.
+    pub fn create(sizes: &Sizes, info: &PlaneInfo) -> io::Result<(Region, Vec<Port>)> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+        let layout = Layout::new(*sizes).ok_or_else(|| invalid("a size of the channel is out of range"))?;
+        if (info.workers, info.sa_slots) != (layout.sizes.workers, layout.sizes.sa_slots) {
+            return Err(invalid("the info of the data plane contradicts the sizes of the channel"));
+        }
+        let memory = shm::create_sealed(layout.bytes() as u64)?;
+        let mapping = Mapping::new(memory.as_fd(), layout.bytes())?;
+        let region = Region {
+            memory: Arc::new(memory),
+            up: Arc::new(EventFd::new()?),
+            down: (0..layout.workers.len()).map(|_| EventFd::new().map(Arc::new)).collect::<io::Result<_>>()?,
+            attached: Arc::default(),
+            bytes: layout.bytes(),
+        };
+        let part = |range: std::ops::Range<usize>| mapping.words(range).expect("the layout lies inside its own memory");
+        let mut encoded = vec![0; layout.info.len() * size_of::<u64>()];
+        let info_len = info.encode(&mut encoded).ok_or_else(|| invalid("the info of the data plane is too long"))?;
+        store_bytes(&part(layout.info.clone()), &encoded[..info_len]);
+        let ports = layout.workers.iter().zip(&region.down);
+        let ports = ports.map(|(block, down)| Port::new(block, &part, &region, down)).collect();
+        layout.write_header(&part(0..layout.info.end), info_len);
+        Ok((region, ports))
+    }
+
+    /// Length of the memory in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The memory itself.
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+/// A worker's end of the channel. It belongs to one thread at a time; its counters are that thread's alone.
+#[derive(Debug)]
+pub struct Port {
+    commands: Consumer<Words>,
+    injects: Consumer<Words>,
+    events: Producer<Words>,
+    punts: Producer<Words>,
+    counters: CounterBlock<Words>,
+    latencies: Words,
+    live: LiveTable<Words>,
+    attached: Arc<Attached>,
+    up: Arc<EventFd>,
+    down: Arc<EventFd>,
+    /// Counting through `&self` is sound for one writer only: not `Sync`.
+    _single_writer: PhantomData<Cell<()>>,
+}
+
+impl Port {
+    fn new(block: &WorkerBlock, part: &impl Fn(std::ops::Range<usize>) -> Words, region: &Region, down: &Arc<EventFd>) -> Port {
+        const FRESH: &str = "fresh memory is an empty ring";
+        Port {
+            commands: Consumer::attach(part(block.commands.clone()), true).expect(FRESH),
+            injects: Consumer::attach(part(block.injects.clone()), false).expect(FRESH),
+            events: Producer::attach(part(block.events.clone())).expect(FRESH),
+            punts: Producer::attach(part(block.punts.clone())).expect(FRESH),
+            counters: CounterBlock::new(part(block.counters.clone())),
+            latencies: part(block.latencies.clone()),
+            live: LiveTable::new(part(block.live.clone())),
+            attached: Arc::clone(&region.attached),
+            up: Arc::clone(&region.up),
+            down: Arc::clone(down),
+            _single_writer: PhantomData,
+        }
+    }
+
+    /// The next command of the master and its ticket; one load when there is none. A record that makes no sense gives its
+    /// ticket too, so that it can be refused. The record is overwritten in the ring: it may hold a key.
+    #[inline]
+    pub fn next_command(&mut self) -> Option<(u32, Result<Command, DecodeError>)> {
+        if !self.commands.is_ready() && !self.commands.is_corrupt() {
+            return None;
+        }
+        self.take_command()
+    }
+
+    fn take_command(&mut self) -> Option<(u32, Result<Command, DecodeError>)> {
+        let mut record = Zeroizing::new([0; RECORD_LEN_MAX]);
+        match self.commands.take(&mut [], &mut *record) {
+            Next::Empty => None,
+            Next::Record { tag, len } => Some((tag, Command::decode(&record[..len]))),
+            Next::Skipped { tag } => Some((tag, Err(DecodeError::Trailing))),
+            Next::Corrupt => self.corrupt(Ring::Commands),
+        }
+    }
+
+    /// Reports to the master; kept in the ring while none is attached. False when the ring is full.
+    pub fn emit(&mut self, event: &Event) -> bool {
+        let mut record = [0; RECORD_LEN_MAX];
+        let len = event.encode(&mut record);
+        let pushed = self.events.push(0, &[], &record[..len]);
+        self.after_push(pushed, Ring::Events).is_ok()
+    }
+
+    /// Hands a datagram that came from `src` up to the master.
+    pub fn punt(&mut self, src: SocketAddr, bytes: &[u8]) -> Result<(), PuntError> {
+        if !self.attached.is_set() {
+            return Err(PuntError::NoMaster);
+        }
+        let pushed = self.punts.push(0, &addr_to_words(src), bytes);
+        self.after_push(pushed, Ring::Punts)
+    }
+
+    fn after_push(&self, pushed: Result<bool, PushError>, ring: Ring) -> Result<(), PuntError> {
+        match pushed {
+            Ok(reader_may_sleep) => {
+                if reader_may_sleep {
+                    self.up.signal();
+                }
+                Ok(())
+            }
+            Err(PushError::Full | PushError::TooLong) => Err(PuntError::Full),
+            Err(PushError::Corrupt) => {
+                self.counters.mark_corrupt(ring as u32);
+                Err(PuntError::Full)
+            }
+        }
+    }
+
+    /// The next datagram that the master wants sent: where to, and its length in `buf`. One load when there is none.
+    /// Datagrams without a meaning or longer than `buf` are counted as [`Drop::InjectBad`] and passed over.
+    #[inline]
+    pub fn next_inject(&mut self, buf: &mut [u8]) -> Option<(SocketAddr, usize)> {
+        let mut addr = [0; ADDR_WORDS];
+        for _ in 0..BAD_INJECTS_MAX {
+            match self.injects.take(&mut addr, buf) {
+                Next::Empty => return None,
+                Next::Record { len, .. } => {
+                    if let Ok(dst) = addr_from_words(&addr) {
+                        return Some((dst, len));
+                    }
+                }
+                Next::Skipped { .. } => {}
+                Next::Corrupt => return self.corrupt(Ring::Injects),
+            }
+            self.drop(Drop::InjectBad, 1);
+        }
+        None
+    }
+
+    #[cold]
+    fn corrupt<T>(&self, ring: Ring) -> Option<T> {
+        self.counters.mark_corrupt(ring as u32);
+        None
+    }
+
+    /// Readable when the master has sent commands or datagrams. Poll it (it never blocks), then [`Port::acknowledge`],
+    /// then take everything, then sleep again.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.down.as_fd()
+    }
+
+    /// Takes the master's signals, so that [`Port::wake_fd`] is no longer readable.
+    pub fn acknowledge(&self) {
+        self.down.acknowledge();
+    }
+
+    /// Whether a master is attached now.
+    #[inline]
+    pub fn has_master(&self) -> bool {
+        self.attached.is_set()
+    }
+
+    /// Adds to a count.
+    #[inline]
+    pub fn count(&self, count: Count, n: u64) {
+        self.counters.count(count, n);
+    }
+
+    /// Adds to a count of drops.
+    #[inline]
+    pub fn drop(&self, drop: Drop, n: u64) {
+        self.counters.drop(drop, n);
+    }
+
+    /// Sets a gauge.
+    #[inline]
+    pub fn gauge(&self, gauge: Gauge, value: i64) {
+        self.counters.gauge(gauge, value);
+    }
+
+    /// Counts a latency in nanoseconds.
+    #[inline]
+    pub fn latency(&self, latency: Latency, ns: u64) {
+        add(&self.latencies[latency as usize * BUCKETS + bucket_of(ns)], 1);
+    }
+
+    /// Shows an SA to the master in a slot below `sa_slots`; false when there is no such slot.
+    pub fn sa_install(&self, slot: u32, sa: &LiveSa) -> bool {
+        self.live.install(slot, sa)
+    }
+
+    /// Brings the moving numbers of a slot up to date: sequence number, packets and bytes so far.
+    #[inline]
+    pub fn sa_update(&self, slot: u32, seq: u64, packets: u64, bytes: u64) {
+        self.live.update(slot, seq, packets, bytes);
+    }
+
+    /// Shows a new limit of the sequence numbers of a slot.
+    pub fn sa_limit(&self, slot: u32, seq_limit: u64) {
+        self.live.set_limit(slot, seq_limit);
+    }
+
+    /// Empties a slot.
+    pub fn sa_remove(&self, slot: u32) {
+        self.live.remove(slot);
+    }
+}

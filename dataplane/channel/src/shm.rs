@@ -1,0 +1,114 @@
+//! Sealed shared memory, seen as atomic words: the only view on it that stays defined while a stranger writes to it.
+
+use std::fs::File;
+use std::io;
+use std::ops::{Deref, Range};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::sync::AtomicU64;
+
+const WORD: usize = size_of::<AtomicU64>();
+/// Neither side can shrink the memory under the other, which would kill it with SIGBUS.
+const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
+/// Makes memory of this many bytes, zeroed, and seals its size.
+pub fn create_sealed(bytes: u64) -> io::Result<OwnedFd> {
+    // SAFETY: the name is a C string; the call has no other requirement.
+    let fd = unsafe { libc::memfd_create(c"adit-channel".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was made above and has no other owner.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_len(bytes)?;
+    // SAFETY: plain call on an open descriptor.
+    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, SEALS) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file.into())
+}
+
+/// Length in bytes of memory that another process made; `InvalidData` when its size is not sealed.
+pub fn sealed_len(memory: BorrowedFd) -> io::Result<u64> {
+    // SAFETY: plain call on an open descriptor.
+    let seals = unsafe { libc::fcntl(memory.as_raw_fd(), libc::F_GET_SEALS) };
+    if seals < 0 || seals & SEALS != SEALS {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the size of the shared memory is not sealed"));
+    }
+    Ok(File::from(memory.try_clone_to_owned()?).metadata()?.len())
+}
+
+/// Shared memory in our address space, until the last [`Words`] into it is dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the mapping is plain memory, reached only through atomics, and unmapped by whoever drops it last.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `bytes` bytes, with all pages present. The memory must be sealed and that long.
+    pub fn new(memory: BorrowedFd, bytes: usize) -> io::Result<Arc<Mapping>> {
+        if bytes < WORD || sealed_len(memory)? < bytes as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory is shorter than it says"));
+        }
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE);
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, memory.as_raw_fd(), 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // Keys pass through: keep them out of core dumps. An old kernel that cannot is no reason to stop.
+        // SAFETY: the range is the mapping just made.
+        unsafe { libc::madvise(base, bytes, libc::MADV_DONTDUMP) };
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Arc::new(Mapping { base, words: bytes / WORD }))
+    }
+
+    /// The words in `range`; `None` when it is not inside the mapping.
+    pub fn words(self: &Arc<Mapping>, range: Range<usize>) -> Option<Words> {
+        if range.start > range.end || range.end > self.words {
+            return None;
+        }
+        // SAFETY: the range was just checked to lie inside the mapping.
+        let first = unsafe { self.base.add(range.start) };
+        Some(Words { first, len: range.len(), _mapping: Arc::clone(self) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and length are those of the mapping; no `Words` is left, each holds an `Arc` of it.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.words * WORD) };
+    }
+}
+
+/// A part of a mapping; keeps it mapped.
+#[derive(Clone, Debug)]
+pub struct Words {
+    first: NonNull<AtomicU64>,
+    len: usize,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: atomics in memory that lives as long as the value; they may be used from any thread.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: `Mapping::words` checked the range; the mapping is page aligned, so words are aligned; every bit
+        // pattern is an `AtomicU64`; other processes change the memory, which atomics allow.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}

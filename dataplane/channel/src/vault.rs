@@ -1,0 +1,132 @@
+//! The vault: bytes that the control plane leaves for its successor. The data plane only keeps them.
+//!
+//! Two halves: the new content goes into the one that does not hold, then a single store of the first word makes it hold,
+//! so that a master killed in the middle leaves the old content whole. Then the old half is overwritten, it may hold keys.
+
+use std::ops::Deref;
+
+use crate::layout::{load_bytes, store_bytes};
+use crate::sync::{AtomicU64, Ordering};
+
+/// Words before the two halves.
+pub const HEAD_WORDS: usize = 16;
+
+/// More bytes than the vault can keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VaultTooSmall {
+    /// Most bytes that it can keep.
+    pub capacity: usize,
+}
+
+impl std::fmt::Display for VaultTooSmall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the vault keeps at most {} bytes", self.capacity)
+    }
+}
+
+impl std::error::Error for VaultTooSmall {}
+
+/// The vault; `words` is [`HEAD_WORDS`] and two halves.
+#[derive(Debug)]
+pub struct Vault<M> {
+    words: M,
+    half: usize,
+    capacity: usize,
+}
+
+impl<M: Deref<Target = [AtomicU64]>> Vault<M> {
+    /// The vault in `words`, for at most `capacity` bytes.
+    pub fn new(words: M, capacity: usize) -> Vault<M> {
+        let half = words.len().saturating_sub(HEAD_WORDS) / 2;
+        Vault { words, half, capacity: capacity.min(half * size_of::<u64>()) }
+    }
+
+    /// Which half holds, and how many bytes: a stranger wrote it, so the length is bounded.
+    fn holding(&self) -> (usize, usize) {
+        let word = self.words[0].load(Ordering::Acquire);
+        ((word >> 32) as usize & 1, (word as u32 as usize).min(self.capacity))
+    }
+
+    fn half(&self, which: usize) -> &[AtomicU64] {
+        let at = HEAD_WORDS + which * self.half;
+        &self.words[at..at + self.half]
+    }
+
+    /// What the last complete write left.
+    pub fn read(&self) -> Vec<u8> {
+        let (which, len) = self.holding();
+        load_bytes(&self.half(which), len)
+    }
+
+    /// Replaces the content as a whole.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), VaultTooSmall> {
+        if bytes.len() > self.capacity {
+            return Err(VaultTooSmall { capacity: self.capacity });
+        }
+        let (old, old_len) = self.holding();
+        let new = 1 - old;
+        store_bytes(self.half(new), bytes);
+        self.words[0].store((new as u64) << 32 | bytes.len() as u64, Ordering::Release);
+        self.half(old)[..old_len.div_ceil(size_of::<u64>())].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        Ok(())
+    }
+
+    /// Overwrites the half that does not hold: a master killed between the last two steps of a write left it.
+    pub fn wipe_spare(&mut self) {
+        let spare = 1 - self.holding().0;
+        self.half(spare).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn vault(capacity: usize) -> Vault<Arc<[AtomicU64]>> {
+        let words = HEAD_WORDS + 2 * capacity.div_ceil(8);
+        Vault::new((0..words).map(|_| AtomicU64::new(0)).collect(), capacity)
+    }
+
+    #[test]
+    fn the_old_content_is_overwritten() {
+        let mut vault = vault(64);
+        vault.write(b"an old secret").unwrap();
+        vault.write(b"").unwrap();
+        assert!(vault.words[HEAD_WORDS..].iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn a_write_that_stops_half_way_leaves_the_old_content() {
+        let mut vault = vault(64);
+        vault.write(b"whole").unwrap();
+        let free = 1 - vault.holding().0;
+        store_bytes(vault.half(free), b"hal");
+        assert_eq!(vault.read(), b"whole");
+    }
+
+    proptest! {
+        #[test]
+        fn the_last_write_is_read(writes in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 1..8)) {
+            let mut vault = vault(80);
+            let mut kept = Vec::new();
+            for bytes in writes {
+                match vault.write(&bytes) {
+                    Ok(()) => kept = bytes,
+                    Err(refused) => prop_assert!(bytes.len() > refused.capacity && refused.capacity == 80),
+                }
+                prop_assert_eq!(&vault.read(), &kept);
+            }
+        }
+
+        #[test]
+        fn any_first_word_is_survived(word: u64) {
+            let mut vault = vault(80);
+            vault.words[0].store(word, Ordering::Relaxed);
+            prop_assert!(vault.read().len() <= 80);
+            vault.write(b"new").unwrap();
+            prop_assert_eq!(vault.read(), b"new");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! Both sides of the channel in one process: what one writes, the other reads, with all their limits.
+#![cfg(not(loom))]
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+
+use adit_channel::{
+    AttachError, DATAGRAM_LEN_MAX, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SendError, Sizes,
+};
+use adit_proto::codec::DecodeError;
+use adit_proto::control::{Command, Direction, Event, Feature, OutboundSa, PeerId, SaKey, Spi};
+use adit_proto::histogram::{BUCKETS, bucket_of};
+use adit_proto::stats::{Count, Drop, Gauge, Latency};
+use adit_proto::suite::Suite;
+
+fn info(sizes: &Sizes) -> PlaneInfo {
+    PlaneInfo {
+        pid: std::process::id(),
+        version: "0.1.0".into(),
+        tap: "adit0".into(),
+        tap_mac: [2, 0, 0, 0, 0, 1],
+        listen: "192.0.2.1:4500".parse().unwrap(),
+        workers: sizes.workers,
+        max_peers: 64,
+        sa_slots: sizes.sa_slots,
+        cpu_features: "aes vaes".into(),
+        crypto: "aws-lc".into(),
+        io: "poll".into(),
+        memory_bytes: 1 << 20,
+    }
+}
+
+struct Plane {
+    dir: tempfile::TempDir,
+    region: Region,
+    ports: Vec<Port>,
+    listener: Listener,
+}
+
+impl Plane {
+    fn new(sizes: Sizes) -> Plane {
+        let dir = tempfile::tempdir().unwrap();
+        let (region, ports) = Region::create(&sizes, &info(&sizes)).unwrap();
+        let listener = Listener::bind(&dir.path().join("sock"), &region).unwrap();
+        Plane { dir, region, ports, listener }
+    }
+
+    /// Attaches, with the door served from another thread as long as it takes.
+    fn attach(&mut self) -> (Result<Master, AttachError>, Vec<Notice>) {
+        let path = self.dir.path().join("sock");
+        let attaching = std::thread::spawn(move || Master::attach(&path));
+        let mut notices = Vec::new();
+        while !attaching.is_finished() {
+            notices.extend(self.listener.serve().unwrap());
+            std::thread::yield_now();
+        }
+        (attaching.join().unwrap(), notices)
+    }
+
+    fn master(&mut self) -> Master {
+        self.attach().0.unwrap()
+    }
+}
+
+fn readable(fd: BorrowedFd) -> bool {
+    let mut poll = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
+    let count = poll.split_off(poll.find("eventfd-count:").unwrap() + 14);
+    u64::from_str_radix(count.lines().next().unwrap().trim(), 16).unwrap() > 0
+}
+
+fn outbound(n: u32) -> Command {
+    Command::OutboundSaInstall(OutboundSa {
+        spi: Spi(0x4000_0000 + n),
+        peer: PeerId(3),
+        suite: Suite::Aes256Gcm,
+        key: SaKey { key: [0xa5; 32], salt: [0x5a; 4] },
+        seq_next: 1,
+        seq_limit: 1 << 40,
+        defer_checksums: true,
+    })
+}
+
+fn live(n: u32) -> LiveSa {
+    LiveSa {
+        spi: Spi(0x4000_0000 + n),
+        direction: Direction::Inbound,
+        peer: PeerId(1),
+        suite: Suite::ChaCha20Poly1305,
+        window: 4096,
+        seq: 9,
+        seq_limit: 0,
+        packets: 9,
+        bytes: 900,
+    }
+}
+
+fn sizes(workers: u16) -> Sizes {
+    Sizes { workers, ..Sizes::default() }
+}
+
+#[test]
+fn commands_go_down_and_events_come_up() {
+    let mut plane = Plane::new(sizes(2));
+    let mut master = plane.master();
+    plane.ports[1].acknowledge();
+    master.acknowledge();
+    master.send(1, 7, &outbound(1)).unwrap();
+    master.send(1, 8, &Command::PeerRemove { peer: PeerId(4) }).unwrap();
+    assert!(!readable(plane.ports[1].wake_fd()));
+    master.flush();
+    assert!(readable(plane.ports[1].wake_fd()));
+    assert_eq!(plane.ports[1].next_command(), Some((7, Ok(outbound(1)))));
+    assert_eq!(plane.ports[1].next_command(), Some((8, Ok(Command::PeerRemove { peer: PeerId(4) }))));
+    assert_eq!(plane.ports[1].next_command(), None);
+    assert_eq!(plane.ports[0].next_command(), None);
+
+    assert!(!readable(master.event_fd()));
+    assert!(plane.ports[1].emit(&Event::Applied { ticket: 7 }));
+    assert!(readable(master.event_fd()));
+    assert!(plane.ports[0].emit(&Event::Degraded { what: Feature::UdpSegment }));
+    master.acknowledge();
+    assert!(!readable(master.event_fd()));
+    assert_eq!(master.poll_event(), Some((0, Event::Degraded { what: Feature::UdpSegment })));
+    assert_eq!(master.poll_event(), Some((1, Event::Applied { ticket: 7 })));
+    assert_eq!(master.poll_event(), None);
+}
+
+#[test]
+fn keys_do_not_stay_in_the_memory() {
+    let mut plane = Plane::new(sizes(1));
+    let mut master = plane.master();
+    let memory = std::fs::File::from(plane.region.memory().try_clone_to_owned().unwrap());
+    let keys_in_memory = || {
+        let mut bytes = vec![0; plane.region.memory_bytes()];
+        std::os::unix::fs::FileExt::read_exact_at(&memory, &mut bytes, 0).unwrap();
+        bytes.windows(8).any(|window| window == [0xa5; 8])
+    };
+    master.send(0, 1, &outbound(1)).unwrap();
+    assert!(keys_in_memory());
+    assert!(plane.ports[0].next_command().is_some());
+    assert!(!keys_in_memory());
+}
+
+#[test]
+fn datagrams_go_both_ways() {
+    let mut plane = Plane::new(sizes(1));
+    let port = &mut plane.ports[0];
+    let v4: SocketAddr = "198.51.100.7:500".parse().unwrap();
+    let v6: SocketAddr = "[2001:db8::7]:4500".parse().unwrap();
+    assert_eq!(port.punt(v4, b"early"), Err(PuntError::NoMaster));
+    assert!(!port.has_master());
+    let mut master = plane.master();
+    let port = &mut plane.ports[0];
+    assert!(port.has_master());
+    for len in [0, 1, 7, 8, 9, 1400, DATAGRAM_LEN_MAX] {
+        let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        port.punt(v6, &bytes).unwrap();
+        let mut punted = vec![1, 2, 3];
+        assert_eq!(master.poll_punt(&mut punted), Some((0, v6)));
+        assert_eq!(punted, bytes);
+        master.inject(0, v4, &bytes).unwrap();
+        let mut buf = vec![0; DATAGRAM_LEN_MAX];
+        assert_eq!(port.next_inject(&mut buf), Some((v4, len)));
+        assert_eq!(buf[..len], bytes);
+    }
+    assert_eq!(master.inject(0, v4, &[0; DATAGRAM_LEN_MAX + 1]), Err(SendError::TooLong));
+    assert_eq!(master.inject(1, v4, &[]), Err(SendError::NoSuchWorker));
+    master.inject(0, v4, &[0; 100]).unwrap();
+    master.inject(0, v4, b"next").unwrap();
+    assert_eq!(port.next_inject(&mut [0; 50]), Some((v4, 4)), "what is longer than the buffer is passed over");
+    assert_eq!(master.counters(0).drop(Drop::InjectBad), 1);
+}
+
+#[test]
+fn full_rings_say_so_and_drain() {
+    let mut plane = Plane::new(sizes(1));
+    let mut master = plane.master();
+    let port = &mut plane.ports[0];
+    let sent = (0..).take_while(|&ticket| master.send(0, ticket, &outbound(ticket)).is_ok()).count();
+    assert_eq!(master.send(0, 0, &outbound(0)), Err(SendError::Full));
+    assert!(sent > 500, "{sent}");
+    for ticket in 0..sent as u32 {
+        assert_eq!(port.next_command(), Some((ticket, Ok(outbound(ticket)))));
+    }
+    let emitted = (0..).take_while(|&ticket| port.emit(&Event::Applied { ticket })).count();
+    assert!(!port.emit(&Event::Applied { ticket: 0 }));
+    assert!((0..emitted as u32).all(|ticket| master.poll_event() == Some((0, Event::Applied { ticket }))));
+    let src = "192.0.2.9:1".parse().unwrap();
+    let punted = (0..).take_while(|_| port.punt(src, &[7; 1000]).is_ok()).count();
+    assert_eq!(port.punt(src, &[7; 1000]), Err(PuntError::Full));
+    let mut buf = Vec::new();
+    assert_eq!(std::iter::from_fn(|| master.poll_punt(&mut buf)).count(), punted);
+    assert!(!master.is_corrupt());
+}
+
+#[test]
+fn numbers_are_read_where_they_were_written() {
+    let mut plane = Plane::new(sizes(2));
+    let master = plane.master();
+    let port = &plane.ports[1];
+    port.count(Count::Sealed, 2);
+    port.count(Count::Sealed, 3);
+    port.drop(Drop::BadTag, 4);
+    port.gauge(Gauge::Core, -1);
+    port.latency(Latency::Inbound, 1000);
+    port.latency(Latency::Inbound, 1000);
+    let counters = master.counters(1);
+    assert_eq!((counters.count(Count::Sealed), counters.drop(Drop::BadTag), counters.gauge(Gauge::Core)), (5, 4, -1));
+    assert_eq!(master.counters(0).count(Count::Sealed), 0);
+    let latency = master.latency(1, Latency::Inbound);
+    assert_eq!((latency.len(), latency[bucket_of(1000)], latency.iter().sum::<u64>()), (BUCKETS, 2, 2));
+    assert_eq!(master.latency(1, Latency::Outbound).iter().sum::<u64>(), 0);
+    assert_eq!(master.latency(0, Latency::Inbound).iter().sum::<u64>(), 0);
+}
+
+#[test]
+fn a_new_master_finds_what_is_installed_and_what_was_left() {
+    let mut plane = Plane::new(sizes(2));
+    let (master, notices) = plane.attach();
+    let mut master = master.unwrap();
+    let pid = std::process::id();
+    assert_eq!(notices, [Notice::Attached { pid }]);
+    assert_eq!(master.info(), &info(&sizes(2)));
+    assert_eq!(master.workers(), 2);
+    assert!(plane.ports[0].sa_install(3, &live(0)));
+    assert!(plane.ports[1].sa_install(255, &live(1)));
+    assert!(!plane.ports[1].sa_install(256, &live(1)));
+    plane.ports[1].sa_update(255, 20, 21, 22);
+    master.vault_write(b"state").unwrap();
+    assert!(master.vault_write(&vec![0; (1 << 20) + 1]).is_err());
+    std::mem::drop(master);
+
+    assert!(plane.ports[0].emit(&Event::SeqHalfway { spi: Spi(5) }), "events are kept for the next master");
+    assert_eq!(plane.listener.serve().unwrap(), [Notice::Gone { pid }]);
+    assert!(!plane.ports[0].has_master());
+    let mut master = plane.master();
+    assert!(readable(master.event_fd()));
+    assert_eq!(master.poll_event(), Some((0, Event::SeqHalfway { spi: Spi(5) })));
+    assert_eq!(master.vault_read(), b"state");
+    let moved = LiveSa { seq: 20, packets: 21, bytes: 22, ..live(1) };
+    assert_eq!(master.live_sas(), [(0, live(0)), (1, moved)]);
+    plane.ports[0].sa_remove(3);
+    assert_eq!(master.live_sas(), [(1, moved)]);
+}
+
+#[test]
+fn a_second_master_is_refused_with_the_pid_of_the_first() {
+    let mut plane = Plane::new(sizes(1));
+    let first = plane.master();
+    let (second, notices) = plane.attach();
+    let pid = std::process::id();
+    assert!(matches!(second, Err(AttachError::Refused { pid: holder }) if holder == pid), "{second:?}");
+    assert!(second.unwrap_err().to_string().contains(&format!("process {pid}")));
+    assert_eq!(notices, [Notice::Refused { pid, master: pid }]);
+    assert_eq!(plane.listener.poll_fds().len(), 2);
+    assert!(first.is_alive());
+    std::mem::drop(first);
+    assert!(plane.attach().0.is_ok());
+}
+
+#[test]
+fn the_memory_stays_readable_when_the_data_plane_is_gone() {
+    let mut plane = Plane::new(sizes(1));
+    let master = plane.master();
+    plane.ports[0].count(Count::Opened, 11);
+    let path = plane.dir.path().join("sock");
+    let Plane { dir: _dir, region, ports, listener } = plane;
+    std::mem::drop((region, ports, listener));
+    assert!(!master.is_alive());
+    assert_eq!(master.counters(0).count(Count::Opened), 11);
+    assert!(!path.exists());
+    assert!(matches!(Master::attach(&path), Err(AttachError::Absent(_))));
+}
+
+#[test]
+fn only_a_stale_socket_is_replaced() {
+    let mut plane = Plane::new(sizes(1));
+    let path = plane.dir.path().join("sock");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let taken = Listener::bind(&path, &plane.region).unwrap_err();
+    assert_eq!(taken.kind(), std::io::ErrorKind::AddrInUse);
+    assert_eq!(plane.listener.serve().unwrap(), [], "the probe is nobody");
+
+    let stale = plane.dir.path().join("stale");
+    std::mem::drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    std::mem::drop(Listener::bind(&stale, &plane.region).unwrap());
+    let file = plane.dir.path().join("file");
+    std::fs::write(&file, "mine").unwrap();
+    assert_eq!(Listener::bind(&file, &plane.region).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+}
+
+#[test]
+fn sizes_that_contradict_the_info_are_refused() {
+    let error = Region::create(&sizes(2), &info(&sizes(1))).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    let error = Region::create(&sizes(65), &info(&sizes(65))).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+    let long = PlaneInfo { cpu_features: "x".repeat(5000), ..info(&sizes(1)) };
+    assert_eq!(Region::create(&sizes(1), &long).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+}
+
+#[test]
+fn an_empty_record_is_a_malformed_command() {
+    assert_eq!(Command::decode(&[]), Err(DecodeError::Truncated));
+}
