@@ -1,1 +1,28 @@
+//! The data plane of Adit: moves Ethernet frames between a multi-queue TAP and ESP in UDP.
+//!
+//! The files in the order in which a frame meets them:
+//! outbound [`tap`] → [`tap::split`] → [`forward`] → [`seal`] → [`train`] → [`udp`];
+//! inbound [`udp`] → demux → [`open`] → [`tap::coalesce`] → [`tap`].
+//! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`io`] is how it waits
+//! and writes; [`handover`] joins the workers; [`control`] applies the commands of the control plane.
+//!
+//! What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
+
 pub mod aead;
+pub mod checksum;
+pub mod config;
+pub mod control;
+pub mod forward;
+pub mod handover;
+pub mod inbound;
+pub mod io;
+pub mod open;
+pub mod outbound;
+pub mod pool;
+pub mod sa;
+pub mod seal;
+pub mod start;
+pub mod tap;
+pub mod train;
+pub mod udp;
+pub mod worker;

@@ -1,0 +1,131 @@
+//! Settings of the process and every limit of the data plane, with units.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use adit_proto::control::Mac;
+use clap::{Parser, ValueEnum};
+
+/// Most workers: the lane field of an SPI has six bits.
+pub const WORKERS_MAX: usize = 64;
+/// Most peers: a peer id is below this.
+pub const PEERS_MAX: u16 = 16_384;
+/// Longest UDP payload in bytes: 65535 less the IPv4 and UDP headers, which the kernel counts over a whole train.
+pub const TRAIN_BYTES_MAX: usize = 65_535 - 20 - 8;
+/// Segments that are tried first for `UDP_SEGMENT`; kernels before 6.10 take 64, later ones 128.
+pub const TRAIN_SEGMENTS_MAX: usize = 128;
+/// Bytes in front of a frame that was read from the TAP: the virtio-net header and the EtherIP header go there.
+pub const FRAME_HEADROOM: usize = 64;
+/// Bytes behind a frame: the ESP trailer is written there and what stood there is put back.
+pub const FRAME_TAILROOM: usize = 64;
+/// Longest frame that the TAP gives or takes: an IP packet of 65535 bytes, the Ethernet header and two VLAN tags.
+pub const FRAME_BYTES_MAX: usize = 65_535 + 14 + 8;
+/// Reads from the TAP in one turn; then the other direction has its turn.
+pub const TAP_READS_PER_TURN: usize = 64;
+/// Bytes read from the TAP in one turn.
+pub const TAP_BYTES_PER_TURN: usize = 192 * 1024;
+/// Receive calls in one turn.
+pub const RECEIVES_PER_TURN: usize = 64;
+/// Bytes received in one turn. Two full trains: what is received is still in the second-level cache when it is written.
+pub const RECEIVE_BYTES_PER_TURN: usize = 128 * 1024;
+/// Commands applied in one turn.
+pub const COMMANDS_PER_TURN: usize = 16;
+/// Datagrams of the control plane sent in one turn.
+pub const INJECTS_PER_TURN: usize = 8;
+/// Items taken from other workers in one turn.
+pub const TAKEOVERS_PER_TURN: usize = 16;
+/// Buffers per worker for frames and datagrams on their way to another worker.
+pub const HANDOVER_BUFFERS_PER_WORKER: usize = 32;
+/// Items that may wait in front of a worker.
+pub const HANDOVER_RING: usize = 256;
+
+const _: () = assert!(RECEIVE_BYTES_PER_TURN >= TRAIN_BYTES_MAX, "a turn takes a whole train");
+const _: () = assert!(HANDOVER_RING >= HANDOVER_BUFFERS_PER_WORKER, "every buffer of one worker fits one ring");
+
+/// How a worker waits and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum IoChoice {
+    /// io_uring where the kernel allows it, else poll.
+    Auto,
+    #[value(name = "io_uring")]
+    IoUring,
+    Poll,
+}
+
+/// Which library seals and opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CryptoChoice {
+    /// aws-lc.
+    Auto,
+    #[value(name = "aws-lc")]
+    AwsLc,
+    #[value(name = "rustcrypto")]
+    RustCrypto,
+}
+
+/// The data plane of an Adit gateway. Started by `adit run`; it forwards what the control plane installs over the channel.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "adit-dataplane", version)]
+pub struct Config {
+    /// Unix socket on which the control plane attaches.
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Name of the TAP interface to create.
+    #[arg(long, value_name = "NAME")]
+    pub tap: String,
+    /// MAC address of the TAP; the kernel picks one when it is left out.
+    #[arg(long, value_name = "MAC", value_parser = parse_mac)]
+    pub tap_mac: Option<Mac>,
+    /// Address and UDP port for ESP, IKE and STUN.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Workers, each with its core, its TAP queue and its socket.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
+    pub workers: u16,
+    /// Cores to pin the workers to, one each; left out, worker i takes the i-th core that the process may use.
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub cores: Vec<usize>,
+    /// How to wait and write.
+    #[arg(long, value_enum, default_value_t = IoChoice::Auto)]
+    pub io: IoChoice,
+    /// Which library seals and opens.
+    #[arg(long, value_enum, default_value_t = CryptoChoice::Auto)]
+    pub crypto: CryptoChoice,
+    /// Largest inner IP packet in bytes.
+    #[arg(long, default_value_t = 1418, value_parser = clap::value_parser!(u16).range(576..=65_535))]
+    pub mtu: u16,
+    /// Peers that there can be.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=PEERS_MAX as i64))]
+    pub max_peers: u16,
+    /// SAs, both directions together, that a worker can hold.
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
+    pub sa_slots: u32,
+    /// Addresses that the forwarding table of a worker can hold.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub fdb_entries: u32,
+    /// Seconds after which an address is forgotten when nothing came from it.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub fdb_ageing_s: u32,
+    /// Frames per second that may be sent to all peers.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub flood_pps: u32,
+    /// Receive and send buffer of each UDP socket in bytes.
+    #[arg(long, default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
+    pub socket_buffer: u32,
+}
+
+fn parse_mac(text: &str) -> Result<Mac, String> {
+    let mut mac = Mac::default();
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2).ok_or("expected six bytes like 02:00:00:00:00:01")?;
+        *byte = u8::from_str_radix(part, 16).map_err(|error| format!("{part:?} is no hexadecimal byte: {error}"))?;
+    }
+    if parts.next().is_some() {
+        return Err("expected six bytes, found more".into());
+    }
+    if mac[0] & 1 == 1 {
+        return Err("a multicast address cannot be the address of an interface; clear the lowest bit of the first byte".into());
+    }
+    Ok(mac)
+}

@@ -1,0 +1,151 @@
+//! Applies the commands of the control plane between batches, a bounded number per turn; sends what it injects.
+//!
+//! Every command is checked against the tables and answered, applied or refused: the control plane is not trusted.
+
+use adit_channel::LiveSa;
+use adit_proto::control::{self, Command, Direction, Event, PeerId, Refusal, Spi};
+use adit_proto::esp;
+use adit_proto::stats::{Count, Drop, Gauge};
+
+use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
+use crate::udp::Endpoint;
+use crate::worker::{Environment, State};
+
+/// Longest datagram that the control plane may inject, in bytes.
+const INJECT_MAX: usize = 2048;
+
+/// Applies what waits. One load when nothing does.
+#[inline]
+pub fn apply(state: &mut State, env: &mut Environment) {
+    for _ in 0..COMMANDS_PER_TURN {
+        let Some((ticket, command)) = env.port.next_command() else { break };
+        let result = command.map_err(|_| Refusal::Malformed).and_then(|command| one(&command, state, env));
+        match result {
+            Ok(()) => {
+                env.port.count(Count::CommandsApplied, 1);
+                env.port.emit(&Event::Applied { ticket });
+            }
+            Err(why) => {
+                env.port.emit(&Event::Refused { ticket, why });
+            }
+        }
+        show(state, env);
+    }
+    inject(env);
+}
+
+fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
+    match *command {
+        Command::PeerSet { peer, endpoint, path_mtu, lanes } => {
+            if lanes == 0 || usize::from(lanes) > WORKERS_MAX || path_mtu < 576 {
+                return Err(Refusal::BadValue);
+            }
+            let ipv6_outer = endpoint.is_ipv6();
+            if ipv6_outer && !env.udp.mapped {
+                return Err(Refusal::BadValue);
+            }
+            let frame_max = esp::frame_len_max(path_mtu, ipv6_outer);
+            state.tables.set_peer(peer, Endpoint::new(endpoint, env.udp.mapped), frame_max, lanes)
+        }
+        Command::PeerRemove { peer } => {
+            state.fdb.forget_peer(peer);
+            state.tables.remove_peer(peer, |slot| env.port.sa_remove(slot))
+        }
+        Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
+        Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
+        Command::SaRemove { spi, direction } => remove_sa(spi, direction, state, env),
+        Command::FdbPin { mac, peer } => pin(mac, peer, state),
+        Command::FdbUnpin { mac } => {
+            state.fdb.unpin(mac);
+            Ok(())
+        }
+        Command::SeqLimit { spi, seq_limit } => {
+            let slot = state.tables.extend_outbound(spi, seq_limit)?;
+            env.port.sa_limit(slot, seq_limit);
+            Ok(())
+        }
+    }
+}
+
+fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
+    let (slot, freed) = state.tables.install_outbound(sa)?;
+    if let Some(freed) = freed {
+        env.port.sa_remove(freed);
+    }
+    env.port.sa_install(
+        slot,
+        &LiveSa {
+            spi: sa.spi,
+            direction: Direction::Outbound,
+            peer: sa.peer,
+            suite: sa.suite,
+            window: 0,
+            seq: sa.seq_next - 1,
+            seq_limit: sa.seq_limit,
+            packets: 0,
+            bytes: 0,
+        },
+    );
+    Ok(())
+}
+
+fn install_inbound(sa: &control::InboundSa, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
+    if esp::worker_of(sa.spi, env.handover.workers()) != env.id {
+        return Err(Refusal::WrongWorker);
+    }
+    let slot = state.tables.install_inbound(sa)?;
+    env.port.sa_install(
+        slot,
+        &LiveSa {
+            spi: sa.spi,
+            direction: Direction::Inbound,
+            peer: sa.peer,
+            suite: sa.suite,
+            window: sa.window,
+            seq: sa.seq_top,
+            seq_limit: u64::MAX,
+            packets: 0,
+            bytes: 0,
+        },
+    );
+    Ok(())
+}
+
+fn remove_sa(spi: Spi, direction: Direction, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
+    let slot = match direction {
+        Direction::Inbound => state.tables.remove_inbound(spi)?,
+        Direction::Outbound => state.tables.remove_outbound(spi)?,
+    };
+    env.port.sa_remove(slot);
+    Ok(())
+}
+
+fn pin(mac: control::Mac, peer: PeerId, state: &mut State) -> Result<(), Refusal> {
+    if state.tables.peer(peer).is_none() {
+        return Err(Refusal::NoSuchPeer);
+    }
+    state.fdb.pin(mac, peer)
+}
+
+/// Shows the sizes of the tables.
+fn show(state: &State, env: &mut Environment) {
+    env.port.gauge(Gauge::Peers, state.tables.peer_count() as i64);
+    env.port.gauge(Gauge::InboundSas, state.tables.inbound_count() as i64);
+    env.port.gauge(Gauge::OutboundSas, state.tables.outbound_count() as i64);
+    env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
+}
+
+/// Sends what the control plane wants sent from the port that the data uses.
+fn inject(env: &mut Environment) {
+    let mut datagram = [0; INJECT_MAX];
+    for _ in 0..INJECTS_PER_TURN {
+        let Some((to, len)) = env.port.next_inject(&mut datagram) else { break };
+        let reachable = to.is_ipv4() || env.udp.mapped;
+        let to = Endpoint::new(to, env.udp.mapped);
+        if reachable && env.udp.send(&to, &datagram[..len], len).is_ok() {
+            env.port.count(Count::Injected, 1);
+        } else {
+            env.port.drop(Drop::InjectBad, 1);
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The forwarding table: which peer has a MAC address. One per worker, so that a look-up takes no lock.
+//!
+//! Frames of peers teach where their source address is (never addresses of groups); what is not heard of ages; pinned
+//! entries do neither. Frames go from the TAP to peers and from peers to the TAP, never from peer to peer (split horizon),
+//! so a mesh cannot loop. What goes to all peers is limited by a token bucket.
+
+use adit_proto::control::{Mac, PeerId, Refusal};
+
+/// What a look-up says about a frame from the TAP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    Peer(PeerId),
+    /// Broadcast, multicast or an unknown address: to all peers.
+    Flood,
+}
+
+/// What learning an address changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learned {
+    /// Nothing: known, or pinned.
+    Known,
+    /// Known, but not heard of for a while: other workers must hear of it, or theirs ages.
+    Refreshed,
+    New,
+    Moved,
+    /// The table is full.
+    Full,
+    /// A group address cannot be a source.
+    Group,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    mac: Mac,
+    peer: PeerId,
+    state: State,
+    heard_s: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Free,
+    Learned,
+    Pinned,
+}
+
+const FREE: Entry = Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, heard_s: 0 };
+
+/// The table of one worker. Times are seconds of any clock that does not go back.
+pub struct ForwardingTable {
+    /// Open addressing with backward-shift deletion; a power of two, at most half full.
+    entries: Box<[Entry]>,
+    used: usize,
+    limit: usize,
+    ageing_s: u32,
+}
+
+impl ForwardingTable {
+    pub fn new(limit: u32, ageing_s: u32) -> ForwardingTable {
+        let size = (2 * limit as usize).next_power_of_two();
+        ForwardingTable { entries: vec![FREE; size].into_boxed_slice(), used: 0, limit: limit as usize, ageing_s }
+    }
+
+    /// Where a frame for `destination` goes.
+    #[inline]
+    pub fn route(&self, destination: Mac, now_s: u32) -> Route {
+        if is_group(destination) {
+            return Route::Flood;
+        }
+        match self.find(destination) {
+            Some(entry) if entry.state == State::Pinned || now_s.saturating_sub(entry.heard_s) < self.ageing_s => {
+                Route::Peer(entry.peer)
+            }
+            _ => Route::Flood,
+        }
+    }
+
+    /// A frame with this source address came from `peer`.
+    #[inline]
+    pub fn learn(&mut self, source: Mac, peer: PeerId, now_s: u32) -> Learned {
+        if is_group(source) {
+            return Learned::Group;
+        }
+        let refresh_s = self.ageing_s / 4;
+        let at = self.place(source);
+        let entry = &mut self.entries[at];
+        match entry.state {
+            State::Pinned => Learned::Known,
+            State::Learned if entry.peer != peer => {
+                (entry.peer, entry.heard_s) = (peer, now_s);
+                Learned::Moved
+            }
+            State::Learned if now_s.saturating_sub(entry.heard_s) > refresh_s => {
+                entry.heard_s = now_s;
+                Learned::Refreshed
+            }
+            State::Learned => Learned::Known,
+            State::Free if self.used >= self.limit => Learned::Full,
+            State::Free => {
+                *entry = Entry { mac: source, peer, state: State::Learned, heard_s: now_s };
+                self.used += 1;
+                Learned::New
+            }
+        }
+    }
+
+    /// Pins an address to a peer.
+    pub fn pin(&mut self, mac: Mac, peer: PeerId) -> Result<(), Refusal> {
+        if is_group(mac) {
+            return Err(Refusal::BadValue);
+        }
+        let at = self.place(mac);
+        let is_new = self.entries[at].state == State::Free;
+        if is_new && self.used >= self.limit {
+            return Err(Refusal::FdbFull);
+        }
+        self.used += usize::from(is_new);
+        self.entries[at] = Entry { mac, peer, state: State::Pinned, heard_s: 0 };
+        Ok(())
+    }
+
+    /// Forgets an address, pinned or not.
+    pub fn unpin(&mut self, mac: Mac) {
+        let at = self.place(mac);
+        if self.entries[at].state != State::Free {
+            self.delete(at);
+        }
+    }
+
+    /// Forgets every address of a peer.
+    pub fn forget_peer(&mut self, peer: PeerId) {
+        self.delete_where(|entry| entry.peer == peer);
+    }
+
+    /// Forgets what has aged; returns how many.
+    pub fn age(&mut self, now_s: u32) -> usize {
+        let ageing_s = self.ageing_s;
+        self.delete_where(|entry| entry.state == State::Learned && now_s.saturating_sub(entry.heard_s) >= ageing_s)
+    }
+
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    #[inline]
+    fn find(&self, mac: Mac) -> Option<&Entry> {
+        let entry = &self.entries[self.place(mac)];
+        (entry.state != State::Free).then_some(entry)
+    }
+
+    /// Where the address is, or the free place where it would go. There is one: the table is at most half full.
+    #[inline]
+    fn place(&self, mac: Mac) -> usize {
+        let mask = self.entries.len() - 1;
+        let mut at = hash(mac) & mask;
+        while self.entries[at].state != State::Free && self.entries[at].mac != mac {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    fn delete_where(&mut self, condition: impl Fn(&Entry) -> bool) -> usize {
+        let before = self.used;
+        let mut at = 0;
+        while at < self.entries.len() {
+            if self.entries[at].state != State::Free && condition(&self.entries[at]) {
+                // The entry that moves into the gap is looked at next.
+                self.delete(at);
+            } else {
+                at += 1;
+            }
+        }
+        before - self.used
+    }
+
+    /// Frees a place and moves later entries of the same run forward, so that no search stops short.
+    fn delete(&mut self, mut gap: usize) {
+        let mask = self.entries.len() - 1;
+        self.used -= 1;
+        let mut next = (gap + 1) & mask;
+        while self.entries[next].state != State::Free {
+            let home = hash(self.entries[next].mac) & mask;
+            if next.wrapping_sub(home) & mask >= next.wrapping_sub(gap) & mask {
+                self.entries[gap] = self.entries[next];
+                gap = next;
+            }
+            next = (next + 1) & mask;
+        }
+        self.entries[gap] = FREE;
+    }
+}
+
+/// The lowest bit of the first byte marks broadcast and multicast.
+#[inline]
+pub fn is_group(mac: Mac) -> bool {
+    mac[0] & 1 == 1
+}
+
+#[inline]
+fn hash(mac: Mac) -> usize {
+    let word = u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]);
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+}
+
+/// Limits the frames that go to all peers: a bucket of one second's worth.
+pub struct FloodLimit {
+    per_second: u64,
+    /// In millionths of a frame.
+    tokens: u64,
+    filled_us: u64,
+}
+
+impl FloodLimit {
+    pub fn new(per_second: u32) -> FloodLimit {
+        let per_second = u64::from(per_second.max(1));
+        FloodLimit { per_second, tokens: per_second * 1_000_000, filled_us: 0 }
+    }
+
+    /// Whether one more frame may go.
+    pub fn take(&mut self, now_us: u64) -> bool {
+        let passed_us = now_us.saturating_sub(self.filled_us).min(1_000_000);
+        self.filled_us = now_us;
+        self.tokens = (self.tokens + passed_us * self.per_second).min(self.per_second * 1_000_000);
+        let allowed = self.tokens >= 1_000_000;
+        if allowed {
+            self.tokens -= 1_000_000;
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mac(n: u8) -> Mac {
+        [2, 0, 0, 0, 0, n]
+    }
+
+    #[test]
+    fn an_address_is_learned_moves_ages_and_is_never_a_group() {
+        let mut table = ForwardingTable::new(4, 300);
+        assert_eq!(table.route(mac(1), 0), Route::Flood);
+        assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::New);
+        assert_eq!(table.learn(mac(1), PeerId(1), 10), Learned::Known);
+        assert_eq!(table.learn(mac(1), PeerId(1), 80), Learned::Refreshed);
+        assert_eq!(table.learn(mac(1), PeerId(2), 81), Learned::Moved);
+        assert_eq!(table.route(mac(1), 380), Route::Peer(PeerId(2)));
+        assert_eq!(table.route(mac(1), 381), Route::Flood, "aged, though not swept yet");
+        assert_eq!((table.age(381), table.len()), (1, 0));
+        assert_eq!(table.learn([0xff; 6], PeerId(1), 0), Learned::Group);
+        assert_eq!(table.route([1, 0, 0x5e, 0, 0, 1], 0), Route::Flood);
+    }
+
+    #[test]
+    fn a_pinned_address_neither_moves_nor_ages_and_a_full_table_learns_nothing() {
+        let mut table = ForwardingTable::new(2, 300);
+        table.pin(mac(1), PeerId(1)).unwrap();
+        assert_eq!(table.learn(mac(1), PeerId(2), 0), Learned::Known);
+        assert_eq!(table.learn(mac(2), PeerId(2), 0), Learned::New);
+        assert_eq!(table.learn(mac(3), PeerId(2), 0), Learned::Full);
+        assert_eq!(table.pin(mac(3), PeerId(2)), Err(Refusal::FdbFull));
+        table.age(10_000);
+        assert_eq!(table.route(mac(1), 10_000), Route::Peer(PeerId(1)));
+        table.unpin(mac(1));
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn the_flood_limit_lets_a_seconds_worth_through_and_then_its_rate() {
+        let mut limit = FloodLimit::new(100);
+        assert_eq!((0..150).filter(|_| limit.take(5_000_000)).count(), 100);
+        assert_eq!((0..150).filter(|_| limit.take(5_500_000)).count(), 50);
+        assert_eq!((0..150).filter(|_| limit.take(9_000_000)).count(), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_a_map(steps in prop::collection::vec((0u8..40, 0u16..3, 0u8..8), 1..400)) {
+            let mut table = ForwardingTable::new(64, 300);
+            let mut model: HashMap<Mac, PeerId> = HashMap::new();
+            for (n, peer, action) in steps {
+                match action {
+                    0 => { table.unpin(mac(n)); model.remove(&mac(n)); }
+                    1 => { table.forget_peer(PeerId(peer)); model.retain(|_, owner| *owner != PeerId(peer)); }
+                    _ => { table.learn(mac(n), PeerId(peer), 0); model.insert(mac(n), PeerId(peer)); }
+                }
+                prop_assert_eq!(table.len(), model.len());
+                for n in 0..40 {
+                    let expected = model.get(&mac(n)).map_or(Route::Flood, |peer| Route::Peer(*peer));
+                    prop_assert_eq!(table.route(mac(n), 0), expected);
+                }
+            }
+        }
+    }
+}

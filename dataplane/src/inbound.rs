@@ -1,0 +1,309 @@
+//! From peers to the TAP.
+//!
+//! 1. `receive`: a datagram or a train from the socket, into the arena.
+//! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
+//! 3. find the SA; what another worker owns goes over its ring, in batches.
+//! 4. `open` in place, learn where the source address is.
+//! 5. coalesce frames of one flow into super-frames, as pieces of the arena.
+//! 6. write to the TAP.
+//!
+//! Functions follow in this order. An error of one packet ends that packet, never the batch.
+
+use std::io;
+use std::ops::Range;
+use std::time::Instant;
+
+use adit_channel::{Port, PuntError};
+use adit_proto::control::{Mac, PeerId};
+use adit_proto::demux::{self, Kind};
+use adit_proto::esp::{self, Header};
+use adit_proto::stats::{Count, Drop, Latency};
+
+use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN};
+use crate::forward::Learned;
+use crate::handover::Item;
+use crate::io::{Io, TapWrite};
+use crate::open::{Opened, open};
+use crate::pool::Arena;
+use crate::tap::coalesce::{Coalescer, Emit, Limits, Sink};
+use crate::udp::{Endpoint, Received};
+use crate::worker::{Environment, State};
+
+/// The inbound half of a worker.
+pub struct Inbound {
+    arena: Arena,
+    coalescer: Coalescer,
+    /// What the last frame taught, and in which second: most frames of a train teach the same.
+    learned_last: Option<(Mac, PeerId, u32)>,
+    overflows_counted: u32,
+}
+
+/// Gives super-frames to the worker's I/O.
+struct TapSink<'a, I: Io> {
+    io: &'a mut I,
+    port: &'a mut Port,
+    result: io::Result<()>,
+}
+
+impl<I: Io> Sink for TapSink<'_, I> {
+    #[inline]
+    fn emit(&mut self, arena: &[u8], emit: Emit<'_>) {
+        let bytes = emit.head.len() + emit.tails.iter().map(|piece| piece.len as usize).sum::<usize>();
+        self.port.count(Count::TapWrites, 1);
+        self.port.count(Count::TapWrittenFrames, emit.frames() as u64);
+        self.port.count(Count::TapWrittenBytes, (bytes - crate::tap::vnet::LEN) as u64);
+        let write = TapWrite { frames: emit.frames() as u32, head: emit.head, tails: emit.tails };
+        if let Err(error) = self.io.tap_write(arena, write, self.port) {
+            self.result = Err(error);
+        }
+    }
+}
+
+impl Inbound {
+    pub fn new(limits: Limits) -> Inbound {
+        Inbound { arena: Arena::default(), coalescer: Coalescer::new(limits), learned_last: None, overflows_counted: 0 }
+    }
+
+    /// One turn: receives until the socket is empty or the budget or the arena is used up. True when there may be more.
+    pub fn turn<I: Io>(&mut self, state: &mut State, env: &mut Environment, io: &mut I) -> io::Result<bool> {
+        let (mut receives, mut more) = (0, true);
+        let mut began = None;
+        while receives < RECEIVES_PER_TURN && self.arena.filled() < RECEIVE_BYTES_PER_TURN {
+            let Some(window) = self.arena.window() else { break };
+            match env.udp.receive(window) {
+                Ok(received) => {
+                    began.get_or_insert_with(Instant::now);
+                    receives += 1;
+                    self.train(&received, state, env, io)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
+                // A pending ICMP error of an earlier send, or a signal: the socket itself is well.
+                Err(error) if is_transient(&error) => receives += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        self.flush(env, io)?;
+        if let Some(began) = began {
+            env.port.latency(Latency::Inbound, began.elapsed().as_nanos() as u64);
+            self.count_overflows(env);
+        }
+        Ok(more)
+    }
+
+    /// Whether the arena has room for a train.
+    pub fn has_room(&mut self) -> bool {
+        self.arena.window().is_some()
+    }
+
+    /// Datagrams that another worker received for this one. The caller has asked `has_room`.
+    pub fn take_over<I: Io>(
+        &mut self,
+        bytes: &[u8],
+        segment: usize,
+        from: Endpoint,
+        state: &mut State,
+        env: &mut Environment,
+        io: &mut I,
+    ) -> io::Result<()> {
+        if let Some(window) = self.arena.window() {
+            window[..bytes.len()].copy_from_slice(bytes);
+            let place = self.arena.keep(bytes.len());
+            self.datagrams(place, segment, &from, state, env, io)?;
+        } else {
+            env.port.drop(Drop::PoolEmpty, bytes.len().div_ceil(segment.max(1)) as u64);
+        }
+        Ok(())
+    }
+
+    /// Ends a batch: every super-frame under construction is written.
+    pub fn flush<I: Io>(&mut self, env: &mut Environment, io: &mut I) -> io::Result<()> {
+        let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
+        self.coalescer.flush(self.arena.bytes(), &mut sink);
+        sink.result
+    }
+
+    /// The arena may be filled from the front again: all that was in it is written.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+    }
+
+    fn train<I: Io>(&mut self, received: &Received, state: &mut State, env: &mut Environment, io: &mut I) -> io::Result<()> {
+        let count = received.len.div_ceil(received.segment.max(1)).max(1);
+        env.port.count(Count::UdpReceives, 1);
+        env.port.count(Count::UdpReceivedDatagrams, count as u64);
+        env.port.count(Count::UdpReceivedBytes, received.len as u64);
+        if received.truncated {
+            env.port.drop(Drop::TooLong, 1);
+            return Ok(());
+        }
+        if received.len == 0 {
+            env.port.drop(Drop::TooShort, 1);
+            return Ok(());
+        }
+        let place = self.arena.keep(received.len);
+        self.datagrams(place, received.segment, &received.from, state, env, io)
+    }
+
+    fn datagrams<I: Io>(
+        &mut self,
+        place: Range<usize>,
+        segment: usize,
+        from: &Endpoint,
+        state: &mut State,
+        env: &mut Environment,
+        io: &mut I,
+    ) -> io::Result<()> {
+        let mut start = place.start;
+        let mut touched = None;
+        while start < place.end {
+            let end = place.end.min(start + segment);
+            match demux::classify(&self.arena.bytes()[start..end]) {
+                Kind::Esp => {
+                    let header = Header::parse(&self.arena.bytes()[start..end]);
+                    match header.map(|header| (state.tables.find_inbound(header.spi), header)) {
+                        Some((Some(index), header)) => {
+                            if touched != Some(index) {
+                                update(touched, state, env);
+                                touched = Some(index);
+                            }
+                            self.packet(index, &header, start..end, state, env, io)?;
+                        }
+                        Some((None, header)) if env.owner_of(&header) != env.id => {
+                            let run = self.run_of(&header, start..place.end, segment, env);
+                            self.hand_over(run.clone(), segment, from, env);
+                            start = run.end;
+                            continue;
+                        }
+                        Some((None, _)) => env.port.drop(Drop::UnknownSpi, 1),
+                        None => env.port.drop(Drop::TooShort, 1),
+                    }
+                }
+                Kind::Keepalive => env.port.count(Count::Keepalives, 1),
+                Kind::Ike | Kind::Stun => punt(&self.arena.bytes()[start..end], from, env),
+                Kind::TooShort => env.port.drop(Drop::TooShort, 1),
+                Kind::Unknown => env.port.drop(Drop::Unclassified, 1),
+            }
+            start = end;
+        }
+        update(touched, state, env);
+        Ok(())
+    }
+
+    /// The datagrams from here on that belong to the same other worker: they go over in one buffer.
+    fn run_of(&mut self, first: &Header, place: Range<usize>, segment: usize, env: &Environment) -> Range<usize> {
+        let owner = env.owner_of(first);
+        let mut end = place.end.min(place.start + segment);
+        while end < place.end {
+            let next = end..place.end.min(end + segment);
+            let same = Header::parse(&self.arena.bytes()[next.clone()])
+                .is_some_and(|header| header.spi.0 >= esp::SPI_MIN && env.owner_of(&header) == owner);
+            if !same {
+                break;
+            }
+            end = next.end;
+        }
+        place.start..end
+    }
+
+    fn hand_over(&mut self, run: Range<usize>, segment: usize, from: &Endpoint, env: &mut Environment) {
+        let bytes = &self.arena.bytes()[run];
+        let count = bytes.len().div_ceil(segment.max(1)) as u64;
+        let Some(owner) = Header::parse(bytes).map(|header| env.owner_of(&header)) else { return };
+        let Some(mut buffer) = env.handover.buffer() else { return env.port.drop(Drop::HandoverFull, count) };
+        buffer.bytes[..bytes.len()].copy_from_slice(bytes);
+        buffer.len = bytes.len();
+        if env.handover.give(owner, Item::Datagrams { buffer, segment, from: *from }) {
+            env.port.count(Count::HandedOver, count);
+        } else {
+            env.port.drop(Drop::HandoverFull, count);
+        }
+    }
+
+    #[inline]
+    fn packet<I: Io>(
+        &mut self,
+        index: usize,
+        header: &Header,
+        place: Range<usize>,
+        state: &mut State,
+        env: &mut Environment,
+        io: &mut I,
+    ) -> io::Result<()> {
+        let Some(sa) = state.tables.inbound_at(index) else { return Ok(()) };
+        let peer = sa.peer;
+        match open(sa, header, &mut self.arena.bytes()[place.clone()]) {
+            Ok(Opened::Frame { frame, open_checksum, resynced }) => {
+                if resynced {
+                    env.port.count(Count::Resyncs, 1);
+                }
+                env.port.count(Count::Opened, 1);
+                env.port.count(Count::OpenedBytes, frame.len() as u64);
+                let frame = place.start + frame.start..place.start + frame.end;
+                self.learn(&frame, peer, state, env);
+                let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
+                self.coalescer.push(self.arena.bytes(), frame, open_checksum, &mut sink);
+                sink.result
+            }
+            Ok(Opened::Dummy) => {
+                env.port.count(Count::DummyPackets, 1);
+                Ok(())
+            }
+            Err(why) => {
+                env.port.drop(why, 1);
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    fn learn(&mut self, frame: &Range<usize>, peer: PeerId, state: &mut State, env: &mut Environment) {
+        let Some(&mac) = self.arena.bytes()[frame.start + 6..frame.end].first_chunk::<6>() else { return };
+        let now_s = state.now_s;
+        if self.learned_last == Some((mac, peer, now_s)) {
+            return;
+        }
+        self.learned_last = Some((mac, peer, now_s));
+        match state.fdb.learn(mac, peer, now_s) {
+            Learned::Known | Learned::Group => return,
+            Learned::Refreshed => {}
+            Learned::New => env.port.count(Count::FdbLearned, 1),
+            Learned::Moved => env.port.count(Count::FdbMoved, 1),
+            Learned::Full => return env.port.drop(Drop::FdbFull, 1),
+        }
+        env.tell_others(mac, peer);
+    }
+
+    fn count_overflows(&mut self, env: &mut Environment) {
+        let new = env.udp.overflows().wrapping_sub(self.overflows_counted);
+        if new != 0 {
+            self.overflows_counted = env.udp.overflows();
+            env.port.drop(Drop::UdpOverflow, new.into());
+        }
+    }
+}
+
+/// Publishes the counters of an SA after its packets of a batch.
+fn update(index: Option<usize>, state: &mut State, env: &mut Environment) {
+    if let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) {
+        env.port.sa_update(sa.slot, sa.window.top(), sa.packets, sa.bytes);
+    }
+}
+
+fn punt(datagram: &[u8], from: &Endpoint, env: &mut Environment) {
+    let Some(from) = from.address() else { return env.port.drop(Drop::Unclassified, 1) };
+    match env.port.punt(from, datagram) {
+        Ok(()) => env.port.count(Count::Punted, 1),
+        Err(PuntError::Full) => env.port.drop(Drop::PuntFull, 1),
+        Err(PuntError::NoMaster) => env.port.drop(Drop::PuntNoMaster, 1),
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINTR | libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::ENOMEM | libc::ENOBUFS)
+    )
+}

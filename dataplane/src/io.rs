@@ -1,0 +1,86 @@
+//! How a worker waits and writes: one narrow interface, two ways behind it.
+//!
+//! [`uring`]: multishot polls tell what is ready, TAP writes are queued and submitted by the very call that waits.
+//! [`poll`]: poll(2) and writev(2), for kernels and containers that forbid io_uring, and as the yardstick.
+//! Reads, receives and sends are direct calls in both: they are drained until `WouldBlock`, and a ring was measured to add
+//! nothing to them (docs/ARCHITECTURE.md).
+
+pub mod poll;
+pub mod uring;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::RawFd;
+
+use adit_channel::Port;
+use adit_proto::stats::Drop;
+
+use crate::tap::coalesce::Piece;
+
+/// What a worker waits for.
+#[derive(Clone, Copy)]
+pub struct Descriptors {
+    pub tap: RawFd,
+    pub udp: RawFd,
+    /// An eventfd: commands, items of other workers, the end.
+    pub wake: RawFd,
+}
+
+/// What became ready. A descriptor once said to be ready may be said only once: the worker remembers it until `WouldBlock`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ready {
+    pub tap: bool,
+    pub udp: bool,
+    pub wake: bool,
+}
+
+/// Whether to sleep until something is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    Sleep,
+    Look,
+}
+
+/// A write to the TAP: pieces of the receive arena, in order; the first begins with the virtio-net header.
+pub struct TapWrite<'a> {
+    pub head: Range<usize>,
+    /// What follows the head.
+    pub tails: &'a [Piece],
+    /// Frames that were coalesced into it.
+    pub frames: u32,
+}
+
+/// The way in which a worker waits and writes. Errors are fatal to the worker: a descriptor is gone.
+pub trait Io {
+    /// Writes to the TAP, or queues the write until `wait`. The arena stays as it is until `idle` says that all is written.
+    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> io::Result<()>;
+    /// Submits what is queued; says what is ready.
+    fn wait(&mut self, wait: Wait, port: &mut Port) -> io::Result<Ready>;
+    /// True when no queued write still needs the arena.
+    fn idle(&self) -> bool;
+}
+
+/// Counts a write that the TAP did not take. An error means that the TAP is gone.
+fn count_refused(errno: i32, frames: u32, port: &mut Port) -> io::Result<()> {
+    let why = match errno {
+        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Drop::TapFull,
+        libc::EIO | libc::ENETDOWN => Drop::TapDown,
+        libc::EINVAL | libc::EMSGSIZE | libc::E2BIG => Drop::TapRefused,
+        _ => return Err(io::Error::from_raw_os_error(errno)),
+    };
+    port.drop(why, frames.into());
+    Ok(())
+}
+
+/// Describes a write for the kernel; returns the number of iovecs. `iovecs` holds as many as a write can have pieces.
+fn fill_iovecs(iovecs: &mut [libc::iovec], arena: &[u8], write: &TapWrite<'_>) -> usize {
+    let pieces = std::iter::once(write.head.clone())
+        .chain(write.tails.iter().map(|piece| piece.at as usize..piece.at as usize + piece.len as usize));
+    let mut count = 0;
+    for (iovec, piece) in iovecs.iter_mut().zip(pieces) {
+        let bytes = &arena[piece];
+        *iovec = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        count += 1;
+    }
+    count
+}

@@ -1,0 +1,197 @@
+//! io_uring: multishot polls on the three descriptors; writes to the TAP go down with the call that waits.
+//!
+//! One ring per worker, made and used by its thread alone (SINGLE_ISSUER, DEFER_TASKRUN). The TAP's writes complete inline
+//! and in order while they are submitted; they are never linked and never forced to a kernel thread, which would reorder them.
+//!
+//! unsafe here: entries that point into the arena and into `iovecs`. Both live as long as the ring's owner, and neither is
+//! touched between the queueing of an entry and its completion: the worker asks `idle` before it fills the arena again.
+
+use std::io;
+use std::os::fd::RawFd;
+
+use adit_channel::Port;
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::{Descriptors, Io, Ready, TapWrite, Wait, count_refused};
+use crate::tap::coalesce::FRAMES_MAX;
+
+const ENTRIES: u32 = 256;
+/// Writes in flight; then the queue is submitted early.
+const WRITES_MAX: usize = ENTRIES as usize - 3;
+/// Pieces of writes in flight.
+const IOVECS: usize = 4096;
+
+const TAP: u32 = 0;
+const UDP: u32 = 1;
+const WAKE: u32 = 2;
+/// `user_data` of a write is this bit and the number of frames in it; of a poll, the index of the descriptor.
+const WRITE: u64 = 1 << 32;
+
+const _: () = assert!(IOVECS > FRAMES_MAX, "the largest write fits");
+
+/// Waits and writes through a ring.
+pub struct UringIo {
+    ring: IoUring,
+    iovecs: Box<[libc::iovec]>,
+    iovecs_used: usize,
+    writes_in_flight: usize,
+    /// What completions have said since `wait` was asked last.
+    ready: Ready,
+}
+
+/// Why io_uring cannot be used here, for people; `None` when it can.
+pub fn obstacle() -> Option<String> {
+    let error = match build(8) {
+        Ok(ring) => return missing_operation(&ring),
+        Err(error) => error,
+    };
+    Some(match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "the kernel forbids it (sysctl kernel.io_uring_disabled, or a seccomp filter of the container)".into()
+        }
+        Some(libc::ENOSYS) => "the kernel has no io_uring, or a seccomp filter hides it".into(),
+        Some(libc::ENOMEM) => "too little locked memory is allowed (raise LimitMEMLOCK or ulimit -l)".into(),
+        Some(libc::EINVAL) => "the kernel is too old for single-issuer rings with deferred task work (Linux 6.1)".into(),
+        _ => error.to_string(),
+    })
+}
+
+fn missing_operation(ring: &IoUring) -> Option<String> {
+    let mut probe = io_uring::Probe::new();
+    if let Err(error) = ring.submitter().register_probe(&mut probe) {
+        return Some(format!("the kernel does not say what it can do: {error}"));
+    }
+    let needed = [opcode::PollAdd::CODE, opcode::Write::CODE, opcode::Writev::CODE];
+    needed.into_iter().any(|code| !probe.is_supported(code)).then(|| "the kernel lacks an operation that is needed".into())
+}
+
+fn build(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .setup_single_issuer()
+        .setup_coop_taskrun()
+        .setup_defer_taskrun()
+        // Without the flag a submission that does not wait would never run the deferred work, and polls would starve.
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .setup_cqsize(entries * 2)
+        .build(entries)
+}
+
+impl UringIo {
+    /// To be called on the worker's thread: the ring belongs to the thread that makes it.
+    pub fn new(descriptors: Descriptors) -> io::Result<UringIo> {
+        let ring = build(ENTRIES)?;
+        let files: [RawFd; 3] = [descriptors.tap, descriptors.udp, descriptors.wake];
+        ring.submitter().register_files(&files)?;
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        let iovecs = vec![empty; IOVECS].into_boxed_slice();
+        let mut io = UringIo { ring, iovecs, iovecs_used: 0, writes_in_flight: 0, ready: Ready::default() };
+        for descriptor in [TAP, UDP, WAKE] {
+            io.arm(descriptor)?;
+        }
+        Ok(io)
+    }
+
+    fn arm(&mut self, descriptor: u32) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(types::Fixed(descriptor), libc::POLLIN as u32).multi(true).build();
+        self.push(&entry.user_data(descriptor.into()))
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        loop {
+            // SAFETY: what the entry points to stays valid and untouched until its completion (see the head of this file).
+            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+                return Ok(());
+            }
+            self.submit(0)?;
+        }
+    }
+
+    /// One io_uring_enter: submits what is queued and waits for `want` completions.
+    fn submit(&mut self, want: usize) -> io::Result<()> {
+        match self.ring.submit_and_wait(want) {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes all completions into account.
+    fn reap(&mut self, port: &mut Port) -> io::Result<()> {
+        while let Some(entry) = { self.ring.completion().next() } {
+            self.complete(&entry, port)?;
+        }
+        if self.writes_in_flight == 0 {
+            self.iovecs_used = 0;
+        }
+        Ok(())
+    }
+
+    /// A poll that ended is armed again; a write that failed is counted.
+    fn complete(&mut self, entry: &cqueue::Entry, port: &mut Port) -> io::Result<()> {
+        if entry.user_data() & WRITE != 0 {
+            self.writes_in_flight -= 1;
+            let frames = entry.user_data() as u32;
+            return if entry.result() < 0 { count_refused(-entry.result(), frames, port) } else { Ok(()) };
+        }
+        let descriptor = entry.user_data() as u32;
+        match descriptor {
+            TAP => self.ready.tap = true,
+            UDP => self.ready.udp = true,
+            _ => self.ready.wake = true,
+        }
+        if cqueue::more(entry.flags()) {
+            return Ok(());
+        }
+        if entry.result() < 0 && entry.result() != -libc::ECANCELED {
+            return Err(io::Error::from_raw_os_error(-entry.result()));
+        }
+        self.arm(descriptor)
+    }
+}
+
+impl Io for UringIo {
+    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> io::Result<()> {
+        if self.writes_in_flight >= WRITES_MAX || self.iovecs_used + write.tails.len() >= IOVECS {
+            // Writes complete while they are submitted; the kernel has read their iovecs by then.
+            self.submit(0)?;
+            self.reap(port)?;
+            self.iovecs_used = 0;
+        }
+        let data = WRITE | u64::from(write.frames);
+        let entry = if write.tails.is_empty() {
+            let bytes = &arena[write.head];
+            opcode::Write::new(types::Fixed(TAP), bytes.as_ptr(), bytes.len() as u32).build()
+        } else {
+            let iovecs = &mut self.iovecs[self.iovecs_used..];
+            let count = super::fill_iovecs(iovecs, arena, &write);
+            let entry = opcode::Writev::new(types::Fixed(TAP), iovecs.as_ptr(), count as u32).build();
+            self.iovecs_used += count;
+            entry
+        };
+        self.push(&entry.user_data(data))?;
+        self.writes_in_flight += 1;
+        Ok(())
+    }
+
+    fn wait(&mut self, wait: Wait, port: &mut Port) -> io::Result<Ready> {
+        match wait {
+            // Every write in flight completes first, and then one poll.
+            Wait::Sleep => self.submit(self.writes_in_flight + 1)?,
+            Wait::Look => {
+                let queue = self.ring.submission();
+                let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+                drop(queue);
+                if !idle {
+                    self.submit(0)?;
+                }
+            }
+        }
+        self.reap(port)?;
+        Ok(std::mem::take(&mut self.ready))
+    }
+
+    fn idle(&self) -> bool {
+        self.writes_in_flight == 0
+    }
+}

@@ -1,0 +1,17 @@
+//! `adit-dataplane`: the process. All it does is in the library, in the order of a packet.
+
+use std::process::ExitCode;
+
+use adit_dataplane::config::Config;
+use adit_dataplane::start;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match start::run(&Config::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("adit-dataplane: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The frame pool of a worker: all memory that packets pass through, allocated once, never grown.
+//!
+//! Receive arena (one slab, filled from the front in every turn so that it stays in the cache) · read buffer of the TAP ·
+//! scratch for a frame that goes to several peers · train under construction.
+
+use std::ops::Range;
+
+use crate::config::{FRAME_BYTES_MAX, FRAME_HEADROOM, FRAME_TAILROOM, RECEIVE_BYTES_PER_TURN, TRAIN_BYTES_MAX};
+
+/// Room for one read from the TAP.
+pub const FRAME_BUFFER: usize = (FRAME_HEADROOM + FRAME_BYTES_MAX + FRAME_TAILROOM).next_multiple_of(64);
+/// A receive call is given this much, so that no train is cut off.
+pub const RECEIVE_WINDOW: usize = 65_536;
+/// The budget of a turn can be overshot by one train less a byte, and the last call still needs its window.
+pub const ARENA: usize = RECEIVE_BYTES_PER_TURN + 2 * RECEIVE_WINDOW + RECEIVE_SLOTS_SLACK;
+/// Rounding up to a cache line between receive calls.
+const RECEIVE_SLOTS_SLACK: usize = 64 * crate::config::RECEIVES_PER_TURN;
+
+/// Memory of one worker's pool in bytes: the sum that start-up prints.
+pub const fn pool_bytes() -> usize {
+    ARENA + 2 * FRAME_BUFFER + TRAIN_BUFFER
+}
+
+/// A train, with room for the rounding of its last block.
+pub const TRAIN_BUFFER: usize = (TRAIN_BYTES_MAX + 64).next_multiple_of(64);
+
+/// The receive arena: a slab that is filled from the front and emptied all at once.
+pub struct Arena {
+    bytes: Box<[u8]>,
+    filled: usize,
+}
+
+impl Default for Arena {
+    fn default() -> Arena {
+        Arena { bytes: vec![0; ARENA].into_boxed_slice(), filled: 0 }
+    }
+}
+
+impl Arena {
+    /// The window for the next receive call, if a whole one is left.
+    pub fn window(&mut self) -> Option<&mut [u8]> {
+        self.bytes.get_mut(self.filled..self.filled + RECEIVE_WINDOW)
+    }
+
+    /// Keeps the first `len` bytes of the window; returns where they are.
+    pub fn keep(&mut self, len: usize) -> Range<usize> {
+        let start = self.filled;
+        let end = start + len.min(RECEIVE_WINDOW);
+        self.filled = end.next_multiple_of(64).min(self.bytes.len());
+        start..end
+    }
+
+    /// Bytes in use.
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Everything in the arena has been written out.
+    pub fn clear(&mut self) {
+        self.filled = 0;
+    }
+
+    /// The whole slab; ranges given by `keep` index into it.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+/// A buffer for one frame with head- and tailroom.
+pub fn frame_buffer() -> Box<[u8]> {
+    vec![0; FRAME_BUFFER].into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_overshoots_its_budget_still_finds_whole_windows() {
+        let mut arena = Arena::default();
+        let mut receives = 0;
+        while arena.filled() < RECEIVE_BYTES_PER_TURN {
+            assert_eq!(arena.window().expect("a window while the budget lasts").len(), RECEIVE_WINDOW);
+            arena.keep(60_000);
+            receives += 1;
+        }
+        assert_eq!(receives, 3);
+        arena.clear();
+        assert_eq!(arena.filled(), 0);
+    }
+}

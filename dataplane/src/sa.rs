@@ -1,0 +1,350 @@
+//! The tables of one worker: peers, and the SAs that it owns.
+//!
+//! An SA has one owner, so its sequence number and its window are plain integers. What every packet touches lies in
+//! [`OutboundSa`] and [`InboundSa`]; what the control plane installs is [`adit_proto::control`]'s.
+
+use adit_proto::control::{self, PeerId, Refusal, Spi};
+use adit_proto::esp;
+use adit_proto::replay::Window;
+
+use crate::aead::{Aead, Backend};
+use crate::udp::Endpoint;
+
+/// What this worker needs to seal to one peer.
+pub struct OutboundSa {
+    pub spi: Spi,
+    pub seq_next: u64,
+    pub seq_limit: u64,
+    pub aead: Aead,
+    pub salt: [u8; 4],
+    pub defer_checksums: bool,
+    /// `Event::SeqHalfway` is due when `seq_next` gets here.
+    pub seq_halfway: u64,
+    pub slot: u32,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// What this worker needs to open what one peer sealed on one lane.
+pub struct InboundSa {
+    pub spi: Spi,
+    pub peer: PeerId,
+    pub window: Window,
+    pub aead: Aead,
+    pub salt: [u8; 4],
+    pub resync: bool,
+    pub slot: u32,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// A peer as this worker sees it.
+pub struct Peer {
+    pub endpoint: Endpoint,
+    /// Longest Ethernet frame that fits the path, in bytes.
+    pub frame_max: usize,
+    /// Workers 0 to `lanes` − 1 have an outbound SA.
+    pub lanes: u16,
+    pub outbound: Option<Box<OutboundSa>>,
+}
+
+/// Peers and SAs of one worker; as many as start-up said, no more.
+pub struct Tables {
+    peers: Vec<Option<Peer>>,
+    /// Ids of the peers that are set, for flooding.
+    present: Vec<PeerId>,
+    inbound: Vec<InboundSa>,
+    /// Open addressing from SPI to index in `inbound`; a power of two, at most half full.
+    by_spi: Box<[u32]>,
+    free_slots: Vec<u32>,
+    sa_slots: usize,
+    backend: Backend,
+}
+
+const EMPTY: u32 = u32::MAX;
+
+impl Tables {
+    pub fn new(max_peers: u16, sa_slots: u32, backend: Backend) -> Tables {
+        Tables {
+            peers: (0..max_peers).map(|_| None).collect(),
+            present: Vec::with_capacity(max_peers.into()),
+            inbound: Vec::with_capacity(sa_slots as usize),
+            by_spi: vec![EMPTY; (2 * sa_slots as usize).next_power_of_two()].into_boxed_slice(),
+            free_slots: (0..sa_slots).rev().collect(),
+            sa_slots: sa_slots as usize,
+            backend,
+        }
+    }
+
+    #[inline]
+    pub fn peer(&mut self, id: PeerId) -> Option<&mut Peer> {
+        self.peers.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    /// The n-th of the peers that are set.
+    pub fn nth_peer(&self, n: usize) -> Option<PeerId> {
+        self.present.get(n).copied()
+    }
+
+    pub fn peer_count(&self) -> usize {
+        self.present.len()
+    }
+
+    pub fn inbound_count(&self) -> usize {
+        self.inbound.len()
+    }
+
+    pub fn outbound_count(&self) -> usize {
+        self.sa_slots - self.free_slots.len() - self.inbound.len()
+    }
+
+    /// The inbound SA with this SPI, and its index for `inbound_at`.
+    #[inline]
+    pub fn find_inbound(&self, spi: Spi) -> Option<usize> {
+        let mask = self.by_spi.len() - 1;
+        let mut at = hash(spi) & mask;
+        loop {
+            let index = *self.by_spi.get(at)?;
+            if index == EMPTY {
+                return None;
+            }
+            if self.inbound.get(index as usize)?.spi == spi {
+                return Some(index as usize);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    #[inline]
+    pub fn inbound_at(&mut self, index: usize) -> Option<&mut InboundSa> {
+        self.inbound.get_mut(index)
+    }
+
+    pub fn set_peer(&mut self, id: PeerId, endpoint: Endpoint, frame_max: usize, lanes: u16) -> Result<(), Refusal> {
+        let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
+        match place {
+            Some(peer) => (peer.endpoint, peer.frame_max, peer.lanes) = (endpoint, frame_max, lanes),
+            None => {
+                *place = Some(Peer { endpoint, frame_max, lanes, outbound: None });
+                self.present.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a peer and its SAs; `gone` is told the slot of each.
+    pub fn remove_peer(&mut self, id: PeerId, mut gone: impl FnMut(u32)) -> Result<(), Refusal> {
+        let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
+        let peer = place.take().ok_or(Refusal::NoSuchPeer)?;
+        self.present.retain(|present| *present != id);
+        if let Some(sa) = peer.outbound {
+            self.free_slots.push(sa.slot);
+            gone(sa.slot);
+        }
+        while let Some(spi) = self.inbound.iter().find(|sa| sa.peer == id).map(|sa| sa.spi) {
+            gone(self.remove_inbound(spi)?);
+        }
+        Ok(())
+    }
+
+    /// Installs the SA to seal to a peer in the place of the one that was there. Returns (slot, slot that became free).
+    pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<(u32, Option<u32>), Refusal> {
+        if sa.seq_next == 0 || sa.seq_limit < sa.seq_next || sa.spi.0 < esp::SPI_MIN {
+            return Err(Refusal::BadValue);
+        }
+        let aead = self.key(sa.suite, &sa.key)?;
+        let peer = self.peers.get_mut(usize::from(sa.peer.0)).and_then(Option::as_mut).ok_or(Refusal::NoSuchPeer)?;
+        let slot = self.free_slots.pop().ok_or(Refusal::SaTableFull)?;
+        let old = peer.outbound.replace(Box::new(OutboundSa {
+            spi: sa.spi,
+            seq_next: sa.seq_next,
+            seq_limit: sa.seq_limit,
+            aead,
+            salt: sa.key.salt,
+            defer_checksums: sa.defer_checksums,
+            seq_halfway: halfway(sa.seq_next, sa.seq_limit),
+            slot,
+            packets: 0,
+            bytes: 0,
+        }));
+        let freed = old.map(|old| old.slot);
+        self.free_slots.extend(freed);
+        Ok((slot, freed))
+    }
+
+    pub fn install_inbound(&mut self, sa: &control::InboundSa) -> Result<u32, Refusal> {
+        if sa.spi.0 < esp::SPI_MIN {
+            return Err(Refusal::BadValue);
+        }
+        let window = Window::new(sa.window, sa.seq_top).ok_or(Refusal::BadValue)?;
+        if self.find_inbound(sa.spi).is_some() {
+            return Err(Refusal::SpiInUse);
+        }
+        if self.peer(sa.peer).is_none() {
+            return Err(Refusal::NoSuchPeer);
+        }
+        let aead = self.key(sa.suite, &sa.key)?;
+        let slot = self.free_slots.pop().ok_or(Refusal::SaTableFull)?;
+        self.inbound.push(InboundSa {
+            spi: sa.spi,
+            peer: sa.peer,
+            window,
+            aead,
+            salt: sa.key.salt,
+            resync: sa.resync,
+            slot,
+            packets: 0,
+            bytes: 0,
+        });
+        self.reindex();
+        Ok(slot)
+    }
+
+    /// Removes the inbound SA with this SPI; returns its slot.
+    pub fn remove_inbound(&mut self, spi: Spi) -> Result<u32, Refusal> {
+        let index = self.find_inbound(spi).ok_or(Refusal::NoSuchSa)?;
+        let sa = self.inbound.swap_remove(index);
+        self.free_slots.push(sa.slot);
+        self.reindex();
+        Ok(sa.slot)
+    }
+
+    /// Removes the outbound SA with this SPI; returns its slot.
+    pub fn remove_outbound(&mut self, spi: Spi) -> Result<u32, Refusal> {
+        let peer = self.outbound_owner(spi).ok_or(Refusal::NoSuchSa)?;
+        let sa = peer.outbound.take().ok_or(Refusal::NoSuchSa)?;
+        self.free_slots.push(sa.slot);
+        Ok(sa.slot)
+    }
+
+    /// Lets an outbound SA go on to a new limit; returns its slot.
+    pub fn extend_outbound(&mut self, spi: Spi, seq_limit: u64) -> Result<u32, Refusal> {
+        let sa = self.outbound_owner(spi).and_then(|peer| peer.outbound.as_mut()).ok_or(Refusal::NoSuchSa)?;
+        if seq_limit < sa.seq_limit {
+            return Err(Refusal::BadValue);
+        }
+        sa.seq_limit = seq_limit;
+        sa.seq_halfway = halfway(sa.seq_next, seq_limit);
+        Ok(sa.slot)
+    }
+
+    fn outbound_owner(&mut self, spi: Spi) -> Option<&mut Peer> {
+        self.peers.iter_mut().flatten().find(|peer| peer.outbound.as_ref().is_some_and(|sa| sa.spi == spi))
+    }
+
+    fn key(&self, suite: adit_proto::suite::Suite, key: &control::SaKey) -> Result<Aead, Refusal> {
+        let bytes = key.key.get(..suite.key_len()).ok_or(Refusal::BadValue)?;
+        Aead::new(self.backend, suite, bytes).map_err(|_| Refusal::BadValue)
+    }
+
+    /// SAs come and go seldom and are few to a worker: the index is simply made anew, so no tombstones are needed.
+    fn reindex(&mut self) {
+        self.by_spi.fill(EMPTY);
+        let mask = self.by_spi.len() - 1;
+        for (index, sa) in self.inbound.iter().enumerate() {
+            let mut at = hash(sa.spi) & mask;
+            while self.by_spi[at] != EMPTY {
+                at = (at + 1) & mask;
+            }
+            self.by_spi[at] = index as u32;
+        }
+    }
+}
+
+fn halfway(from: u64, limit: u64) -> u64 {
+    from + (limit - from) / 2
+}
+
+/// Multiplicative hashing by 2^32 / φ.
+#[inline]
+fn hash(spi: Spi) -> usize {
+    (spi.0.wrapping_mul(0x9e37_79b9) >> 8) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_proto::control::SaKey;
+    use adit_proto::suite::Suite;
+
+    use super::*;
+
+    fn tables() -> Tables {
+        let mut tables = Tables::new(4, 8, Backend::AwsLc);
+        tables.set_peer(PeerId(1), Endpoint::default(), 1400, 1).unwrap();
+        tables
+    }
+
+    fn key() -> SaKey {
+        SaKey { key: [7; 32], salt: [1; 4] }
+    }
+
+    fn inbound(spi: u32) -> control::InboundSa {
+        let (suite, spi, peer) = (Suite::Aes128Gcm, Spi(spi), PeerId(1));
+        control::InboundSa { spi, peer, suite, key: key(), window: 64, seq_top: 0, resync: false }
+    }
+
+    fn outbound(spi: u32) -> control::OutboundSa {
+        let (suite, spi, peer) = (Suite::Aes128Gcm, Spi(spi), PeerId(1));
+        control::OutboundSa { spi, peer, suite, key: key(), seq_next: 1, seq_limit: 9, defer_checksums: false }
+    }
+
+    #[test]
+    fn every_sa_is_found_and_none_that_was_removed() {
+        let mut tables = tables();
+        for n in 0..8 {
+            tables.install_inbound(&inbound(0x4000_0000 + 64 * n)).unwrap();
+        }
+        assert_eq!(tables.install_inbound(&inbound(0x5000_0000)), Err(Refusal::SaTableFull));
+        for n in (0..8).step_by(2) {
+            tables.remove_inbound(Spi(0x4000_0000 + 64 * n)).unwrap();
+        }
+        for n in 0..8 {
+            let found = tables.find_inbound(Spi(0x4000_0000 + 64 * n));
+            assert_eq!(found.is_some(), n % 2 == 1, "SPI number {n}");
+        }
+        assert_eq!((tables.inbound_count(), tables.outbound_count()), (4, 0));
+    }
+
+    #[test]
+    fn a_new_outbound_sa_takes_the_place_of_the_old_one_and_frees_its_slot() {
+        let mut tables = tables();
+        let (first, none) = tables.install_outbound(&outbound(0x4000_0001)).unwrap();
+        let (second, freed) = tables.install_outbound(&outbound(0x4000_0002)).unwrap();
+        assert_eq!((none, freed), (None, Some(first)));
+        assert_ne!(first, second);
+        assert_eq!(tables.remove_outbound(Spi(0x4000_0001)), Err(Refusal::NoSuchSa));
+        assert_eq!(tables.remove_outbound(Spi(0x4000_0002)), Ok(second));
+        assert_eq!(tables.outbound_count(), 0);
+    }
+
+    #[test]
+    fn removing_a_peer_frees_all_its_slots() {
+        let mut tables = tables();
+        tables.install_outbound(&outbound(0x4000_0001)).unwrap();
+        tables.install_inbound(&inbound(0x4000_0002)).unwrap();
+        tables.install_inbound(&inbound(0x4000_0003)).unwrap();
+        let mut slots = Vec::new();
+        tables.remove_peer(PeerId(1), |slot| slots.push(slot)).unwrap();
+        assert_eq!(slots.len(), 3);
+        assert_eq!((tables.peer_count(), tables.inbound_count(), tables.outbound_count()), (0, 0, 0));
+        assert_eq!(tables.remove_peer(PeerId(1), |_| ()), Err(Refusal::NoSuchPeer));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let mut tables = tables();
+        for bad in [63, 100, 0] {
+            assert_eq!(
+                tables.install_inbound(&control::InboundSa { window: bad, ..inbound(0x4000_0001) }),
+                Err(Refusal::BadValue)
+            );
+        }
+        assert_eq!(tables.install_inbound(&inbound(0x3fff_ffff)), Err(Refusal::BadValue));
+        assert_eq!(
+            tables.install_outbound(&control::OutboundSa { seq_next: 0, ..outbound(0x4000_0001) }),
+            Err(Refusal::BadValue)
+        );
+        let stranger = control::OutboundSa { peer: PeerId(2), ..outbound(0x4000_0001) };
+        assert_eq!(tables.install_outbound(&stranger), Err(Refusal::NoSuchPeer));
+    }
+}

@@ -1,0 +1,305 @@
+//! Start-up and supervision: everything is opened, probed and allocated before the first packet; then the main thread only
+//! serves the channel's socket, ticks once a second and waits for a signal or a worker's failure.
+//!
+//! unsafe here: signalfd and poll.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use adit_channel::{Listener, PlaneInfo, Port, Region, Sizes};
+use adit_proto::control::Place;
+use adit_proto::stats::Gauge;
+use anyhow::{Context, Result, bail};
+use core_affinity::CoreId;
+
+use crate::aead::{Backend, cpu_features};
+use crate::config::{Config, CryptoChoice, IoChoice};
+use crate::handover::{self, Handover, handover_bytes};
+use crate::io::poll::PollIo;
+use crate::io::uring::{self, UringIo};
+use crate::pool::pool_bytes;
+use crate::tap::{self, Tap};
+use crate::udp::{self, UdpSocket};
+use crate::worker::{Environment, Failure, State, Worker};
+
+/// Whether the workers run on io_uring, and why not.
+struct IoDecision {
+    uring: bool,
+    obstacle: Option<String>,
+}
+
+/// Runs the data plane until SIGTERM or SIGINT.
+pub fn run(config: &Config) -> Result<ExitCode> {
+    // Blocked before any thread is made, so that all inherit it and only the descriptor sees them.
+    let signals = block_signals().context("cannot receive signals through a descriptor")?;
+    let cores = choose_cores(config)?;
+    let io = choose_io(config.io)?;
+    let backend = choose_crypto(config.crypto);
+    let tap = tap::create(&config.tap, config.tap_mac, config.mtu, config.workers.into())?;
+    let sockets = udp::bind_group(config.listen, config.workers.into(), config.socket_buffer as usize)?;
+    let info = describe(config, &tap, &io, backend);
+    let sizes = Sizes { workers: config.workers, sa_slots: config.sa_slots, ..Sizes::default() };
+    let (region, ports) = Region::create(&sizes, &info).context("cannot create the channel's shared memory")?;
+    let listener = Listener::bind(&config.socket, &region)
+        .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
+    report(config, &info, &io, &sockets);
+
+    let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
+    let supervisor = spawn(workers, &io, &cores)?;
+    supervise(supervisor, listener, &signals)
+}
+
+fn choose_cores(config: &Config) -> Result<Vec<CoreId>> {
+    let allowed = core_affinity::get_core_ids().context("cannot read which cores the process may use")?;
+    let workers = usize::from(config.workers);
+    let names = || allowed.iter().map(|core| core.id.to_string()).collect::<Vec<_>>().join(", ");
+    if config.cores.is_empty() {
+        if workers > allowed.len() {
+            bail!(
+                "{workers} workers need a core each, but the process may use only {} (cores {}); lower `workers` or allow more",
+                allowed.len(),
+                names()
+            );
+        }
+        return Ok(allowed.into_iter().take(workers).collect());
+    }
+    if config.cores.len() != workers {
+        bail!("{workers} workers but {} cores listed; list one core for each worker", config.cores.len());
+    }
+    let find = |&id: &usize| {
+        let core = allowed.iter().find(|core| core.id == id).copied();
+        core.with_context(|| format!("core {id} does not exist or the process may not use it; it may use cores {}", names()))
+    };
+    config.cores.iter().map(find).collect()
+}
+
+fn choose_io(choice: IoChoice) -> Result<IoDecision> {
+    let obstacle = if choice == IoChoice::Poll { None } else { uring::obstacle() };
+    match (choice, obstacle) {
+        (IoChoice::Poll, _) => Ok(IoDecision { uring: false, obstacle: None }),
+        (_, None) => Ok(IoDecision { uring: true, obstacle: None }),
+        (IoChoice::Auto, obstacle) => Ok(IoDecision { uring: false, obstacle }),
+        (IoChoice::IoUring, Some(why)) => {
+            bail!("io_uring was asked for but cannot be used: {why}; allow it, or set dataplane.io to auto or poll")
+        }
+    }
+}
+
+fn choose_crypto(choice: CryptoChoice) -> Backend {
+    match choice {
+        CryptoChoice::Auto | CryptoChoice::AwsLc => Backend::AwsLc,
+        CryptoChoice::RustCrypto => Backend::RustCrypto,
+    }
+}
+
+fn describe(config: &Config, tap: &Tap, io: &IoDecision, backend: Backend) -> PlaneInfo {
+    PlaneInfo {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        tap: config.tap.clone(),
+        tap_mac: tap.mac,
+        listen: config.listen,
+        workers: config.workers,
+        max_peers: config.max_peers,
+        sa_slots: config.sa_slots,
+        cpu_features: cpu_features(),
+        crypto: backend.name().into(),
+        io: if io.uring { "io_uring" } else { "poll" }.into(),
+        memory_bytes: memory_bytes(config) as u64,
+    }
+}
+
+/// What packets can ever occupy, in bytes: the pools of the workers and the buffers between them.
+fn memory_bytes(config: &Config) -> usize {
+    usize::from(config.workers) * pool_bytes() + handover_bytes(config.workers.into())
+}
+
+fn report(config: &Config, info: &PlaneInfo, io: &IoDecision, sockets: &[UdpSocket]) {
+    eprintln!(
+        "adit-dataplane {} on {}: TAP {} with {} queues, crypto {} ({})",
+        info.version, info.listen, info.tap, info.workers, info.crypto, info.cpu_features
+    );
+    eprintln!(
+        "memory for packets: {} workers × {} KiB + {} KiB between them = {} KiB, fixed",
+        info.workers,
+        pool_bytes() / 1024,
+        handover_bytes(config.workers.into()) / 1024,
+        info.memory_bytes / 1024
+    );
+    match &io.obstacle {
+        Some(why) => eprintln!("WARNING: running on poll and plain system calls, not on io_uring: {why}"),
+        None => eprintln!("I/O: {}", info.io),
+    }
+    if let Some(socket) = sockets.first() {
+        if socket.receive_buffer < config.socket_buffer as usize {
+            eprintln!(
+                "WARNING: the UDP receive buffer is {} bytes instead of {}: raise the sysctl net.core.rmem_max or run with CAP_NET_ADMIN",
+                socket.receive_buffer, config.socket_buffer
+            );
+        }
+        if !socket.gro || socket.segments_max == 1 {
+            eprintln!("WARNING: the kernel lacks UDP_GRO or UDP_SEGMENT; packets go one by one");
+        }
+    }
+}
+
+fn build_workers(
+    config: &Config,
+    backend: Backend,
+    io: &IoDecision,
+    tap: Tap,
+    sockets: Vec<UdpSocket>,
+    ports: Vec<Port>,
+    cores: &[CoreId],
+) -> Vec<Worker> {
+    let wake_fds: Vec<RawFd> = ports.iter().map(|port| port.wake_fd().as_raw_fd()).collect();
+    let handover = Arc::new(Handover::new(&wake_fds));
+    let mut workers = Vec::new();
+    for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
+        let mut env = Environment { id, tap, udp, port, handover: handover.clone() };
+        show(&mut env, io, backend, core);
+        workers.push(Worker::new(env, State::new(config, backend)));
+    }
+    workers
+}
+
+/// What start-up decided, as gauges.
+fn show(env: &mut Environment, io: &IoDecision, backend: Backend, core: &CoreId) {
+    for (gauge, value) in [
+        (Gauge::IoUring, i64::from(io.uring)),
+        (Gauge::CryptoBackend, if backend == Backend::AwsLc { 1 } else { 2 }),
+        (Gauge::UdpSegmentMax, env.udp.segments_max as i64),
+        (Gauge::UdpGro, i64::from(env.udp.gro)),
+        (Gauge::TapTso, i64::from(env.tap.limits.tso)),
+        (Gauge::TapUso, i64::from(env.tap.limits.uso)),
+        (Gauge::Core, core.id as i64),
+        (Gauge::SocketReceiveBuffer, env.udp.receive_buffer as i64),
+        (Gauge::PoolBytes, pool_bytes() as i64),
+    ] {
+        env.port.gauge(gauge, value);
+    }
+}
+
+/// The threads, and what ends them.
+struct Supervisor {
+    threads: Vec<thread::JoinHandle<()>>,
+    failures: mpsc::Receiver<(usize, Failure)>,
+    stop: Arc<AtomicBool>,
+    wake_fds: Vec<RawFd>,
+    /// Readable when a worker has failed.
+    alarm: OwnedFd,
+}
+
+fn spawn(workers: Vec<Worker>, io: &IoDecision, cores: &[CoreId]) -> Result<Supervisor> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (report, failures) = mpsc::channel();
+    let alarm = eventfd()?;
+    let mut supervisor = Supervisor { threads: Vec::new(), failures, stop, wake_fds: Vec::new(), alarm };
+    for (id, (mut worker, &core)) in workers.into_iter().zip(cores).enumerate() {
+        let (stop, report, alarm) = (supervisor.stop.clone(), report.clone(), supervisor.alarm.as_raw_fd());
+        let (uring, descriptors) = (io.uring, worker.descriptors());
+        supervisor.wake_fds.push(descriptors.wake);
+        let body = move || {
+            if !core_affinity::set_for_current(core) {
+                eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
+            }
+            let result = match uring {
+                true => match UringIo::new(descriptors) {
+                    Ok(io) => worker.run(io, &stop),
+                    Err(error) => Err(Failure { at: Place::Wait, error }),
+                },
+                false => worker.run(PollIo::new(descriptors), &stop),
+            };
+            if let Err(failure) = result {
+                // The receiver lives as long as the process serves.
+                let _ = report.send((id, failure));
+                handover::wake(alarm);
+            }
+        };
+        let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(body).context("cannot start a worker thread")?;
+        supervisor.threads.push(thread);
+    }
+    Ok(supervisor)
+}
+
+fn supervise(supervisor: Supervisor, mut listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
+    loop {
+        let mut fds = vec![watch(signals.as_raw_fd()), watch(supervisor.alarm.as_raw_fd())];
+        fds.extend(listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
+        // SAFETY: the array has the length given. A second at most: the workers' clocks tick.
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 1000) };
+        if ready < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return Err(io::Error::last_os_error()).context("cannot wait for the control plane");
+        }
+        if ready == 0 {
+            supervisor.wake_fds.iter().copied().for_each(handover::wake);
+        }
+        if fds[0].revents != 0 {
+            supervisor.stop();
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Ok((worker, failure)) = supervisor.failures.try_recv() {
+            let cause = explain(worker, &failure);
+            supervisor.stop();
+            bail!(cause);
+        }
+        if fds[2..].iter().any(|fd| fd.revents != 0) {
+            listener.serve().context("cannot serve the control plane")?;
+        }
+    }
+}
+
+impl Supervisor {
+    fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.wake_fds.iter().copied().for_each(handover::wake);
+        for thread in self.threads {
+            // A worker that panicked has said so on stderr.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn explain(worker: usize, failure: &Failure) -> String {
+    let tap_gone = matches!(failure.error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV));
+    match failure.at {
+        Place::TapRead | Place::TapWrite if tap_gone => {
+            format!(
+                "worker {worker}: the TAP interface was deleted under the process; it is created anew when the process restarts"
+            )
+        }
+        place => format!("worker {worker} failed at {place:?}: {}", failure.error),
+    }
+}
+
+fn watch(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
+fn block_signals() -> io::Result<OwnedFd> {
+    // SAFETY: the set is initialised by sigemptyset before it is used; the descriptor returned is ours alone.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}
+
+fn eventfd() -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor returned is ours alone.
+    unsafe {
+        let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
+}

@@ -1,0 +1,114 @@
+//! The TAP: one queue per worker, super-frames both ways.
+//!
+//! tun-rs creates the interface and switches the offloads on; a worker reads and writes the queue's descriptor itself,
+//! because io_uring needs it raw. unsafe here: that read, and the kernel's version.
+
+pub mod coalesce;
+pub mod headers;
+pub mod split;
+pub mod vnet;
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use adit_proto::control::Mac;
+use anyhow::{Context, Result, bail};
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+use coalesce::Limits;
+
+/// One queue of the TAP.
+pub struct TapQueue {
+    fd: OwnedFd,
+    /// The super-frames that the kernel takes.
+    pub limits: Limits,
+}
+
+/// A TAP with its queues; the interface lives as long as one of them is open.
+pub struct Tap {
+    pub queues: Vec<TapQueue>,
+    pub mac: Mac,
+}
+
+/// Creates the TAP, down and without addresses, with `queues` queues.
+pub fn create(name: &str, mac: Option<Mac>, mtu: u16, queues: usize) -> Result<Tap> {
+    let builder = DeviceBuilder::new().name(name).layer(Layer::L2).mtu(mtu).enable(false).with(|options| {
+        options.offload(true).multi_queue(true).packet_information(false);
+    });
+    let builder = match mac {
+        Some(mac) => builder.mac_addr(mac),
+        None => builder,
+    };
+    let first = match builder.build_sync() {
+        Ok(device) => device,
+        Err(error) => bail!(explain(name, &error)),
+    };
+    let mac = first.mac_address().with_context(|| format!("cannot read the MAC address of {name}"))?;
+    let mut devices = vec![first];
+    for queue in 1..queues {
+        let next = devices[0].try_clone().with_context(|| format!("cannot open queue {queue} of {name}"))?;
+        devices.push(next);
+    }
+    Ok(Tap { queues: devices.into_iter().map(TapQueue::take).collect::<Result<_>>()?, mac })
+}
+
+fn explain(name: &str, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => format!(
+            "cannot create TAP {name}: /dev/net/tun is missing or has no driver; load it (modprobe tun) or give it to the \
+             container (--device /dev/net/tun)"
+        ),
+        Some(libc::EPERM | libc::EACCES) => {
+            format!("cannot create TAP {name}: not permitted; run as root or with CAP_NET_ADMIN, and let it open /dev/net/tun")
+        }
+        Some(libc::EBUSY) => format!(
+            "cannot create TAP {name}: an interface of this name is in use; stop its owner or choose another interface.name"
+        ),
+        Some(libc::EINVAL) => format!(
+            "cannot create TAP {name}: an interface of this name exists and is no multi-queue TAP; remove it (ip link del \
+             {name}) or choose another interface.name"
+        ),
+        _ if error.kind() == io::ErrorKind::NotADirectory => {
+            format!("cannot create TAP {name}: /dev/net/tun cannot be opened: {error}")
+        }
+        _ => format!("cannot create TAP {name}: {error}"),
+    }
+}
+
+impl TapQueue {
+    fn take(device: SyncDevice) -> Result<TapQueue> {
+        device.set_nonblocking(true).context("cannot make the TAP non-blocking")?;
+        // Linux 6.9 raised UDP_MAX_SEGMENTS from 64 to 128; a longer super-frame would vanish without a word.
+        let uso_frames = if kernel_version() >= (6, 9) { 128 } else { 64 };
+        let limits = Limits { tso: device.tcp_gso(), uso: device.udp_gso(), uso_frames };
+        // SAFETY: `into_raw_fd` gives up the descriptor, which nothing else holds.
+        let fd = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
+        Ok(TapQueue { fd, limits })
+    }
+
+    pub fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Reads one frame or super-frame, virtio-net header first. `WouldBlock` when there is none.
+    #[inline]
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // SAFETY: pointer and length describe `buffer`.
+        let len = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        if len < 0 { Err(io::Error::last_os_error()) } else { Ok(len as usize) }
+    }
+}
+
+/// Major and minor version of the running kernel; (0, 0) when it does not say.
+fn kernel_version() -> (u32, u32) {
+    // SAFETY: an all-zero utsname is valid, and uname fills it with terminated strings.
+    let release = unsafe {
+        let mut names: libc::utsname = std::mem::zeroed();
+        if libc::uname(&raw mut names) != 0 {
+            return (0, 0);
+        }
+        std::ffi::CStr::from_ptr(names.release.as_ptr()).to_string_lossy().into_owned()
+    };
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}

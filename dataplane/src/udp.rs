@@ -1,0 +1,320 @@
+//! The UDP sockets of the workers: one SO_REUSEPORT group, steered by SPI; trains in (`UDP_GRO`) and out (`UDP_SEGMENT`).
+//!
+//! unsafe here: socket options and messages that socket2 has no words for.
+
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+
+use adit_proto::esp::{LANE_MASK, SPI_MIN};
+use anyhow::{Context, Result, bail};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::config::TRAIN_SEGMENTS_MAX;
+
+/// Where datagrams go: an address in the form that the kernel takes.
+#[derive(Clone, Copy, Default)]
+pub struct Endpoint {
+    raw: [u8; mem::size_of::<libc::sockaddr_in6>()],
+    len: u8,
+}
+
+impl PartialEq for Endpoint {
+    #[inline]
+    fn eq(&self, other: &Endpoint) -> bool {
+        self.raw == other.raw && self.len == other.len
+    }
+}
+
+impl Endpoint {
+    /// `mapped`: the socket is IPv6, so an IPv4 address is written as ::ffff:a.b.c.d.
+    pub fn new(address: SocketAddr, mapped: bool) -> Endpoint {
+        let address = match address {
+            SocketAddr::V4(v4) if mapped => SocketAddr::new(IpAddr::V6(v4.ip().to_ipv6_mapped()), v4.port()),
+            other => other,
+        };
+        let native = SockAddr::from(address);
+        let mut endpoint = Endpoint { raw: [0; 28], len: native.len() as u8 };
+        // SAFETY: `native` is an initialised sockaddr of `len` bytes (16 or 28), which is at most the 28 bytes of `raw`.
+        let bytes = unsafe { std::slice::from_raw_parts(native.as_ptr().cast::<u8>(), native.len() as usize) };
+        endpoint.raw[..bytes.len()].copy_from_slice(bytes);
+        endpoint
+    }
+
+    /// The address as it came from the kernel; `None` for anything but IPv4 and IPv6.
+    pub fn address(&self) -> Option<SocketAddr> {
+        // SAFETY: a zeroed sockaddr_storage is valid; 28 bytes of it are overwritten; the kernel or `new` wrote `len` of them.
+        let address = unsafe {
+            let mut storage: libc::sockaddr_storage = mem::zeroed();
+            std::ptr::copy_nonoverlapping(self.raw.as_ptr(), (&raw mut storage).cast::<u8>(), self.raw.len());
+            SockAddr::new(mem::transmute::<libc::sockaddr_storage, socket2::SockAddrStorage>(storage), self.len.into())
+        };
+        let address = address.as_socket()?;
+        Some(match address.ip() {
+            IpAddr::V6(v6) => SocketAddr::new(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4), address.port()),
+            IpAddr::V4(_) => address,
+        })
+    }
+}
+
+/// What one receive call brought: a datagram, or a train of datagrams of `segment` bytes (the last may be shorter).
+pub struct Received {
+    pub len: usize,
+    pub segment: usize,
+    pub from: Endpoint,
+    /// The kernel cut it off: it was longer than the window.
+    pub truncated: bool,
+}
+
+/// One worker's socket of the group.
+pub struct UdpSocket {
+    socket: Socket,
+    /// The socket is IPv6: IPv4 endpoints are written as mapped addresses.
+    pub mapped: bool,
+    /// Packets per train that the kernel takes; 1 when `UDP_SEGMENT` is off.
+    pub segments_max: usize,
+    pub gro: bool,
+    /// Receive buffer that the kernel granted, in bytes.
+    pub receive_buffer: usize,
+    /// Datagrams that the kernel has dropped because the receive buffer was full, as told last.
+    overflows: u32,
+}
+
+/// Binds one socket per worker to the same address and steers ESP to the worker that the SPI names.
+pub fn bind_group(listen: SocketAddr, workers: usize, buffer: usize) -> Result<Vec<UdpSocket>> {
+    let sockets: Vec<UdpSocket> = (0..workers).map(|_| bind_one(listen, buffer)).collect::<Result<_>>()?;
+    if let (Some(first), true) = (sockets.first(), workers > 1) {
+        steer_by_spi(&first.socket, workers).context("cannot attach the program that steers datagrams by SPI")?;
+    }
+    Ok(sockets)
+}
+
+fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
+        .context("cannot create a UDP socket")?;
+    socket.set_reuse_port(true).context("SO_REUSEPORT")?;
+    if listen.is_ipv6() {
+        // With [::] the socket takes IPv4 too; a specific address is what it says.
+        socket.set_only_v6(listen.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED)).context("IPV6_V6ONLY")?;
+    }
+    if let Err(error) = socket.bind(&listen.into()) {
+        bail!(match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => format!(
+                "cannot bind UDP {listen}: the address is in use by a process of another user or one without SO_REUSEPORT; \
+                 stop it (ss -ulpn shows it) or choose another port with `listen`"
+            ),
+            Some(libc::EADDRNOTAVAIL) =>
+                format!("cannot bind UDP {listen}: no interface has this address; add it or listen on 0.0.0.0 or [::]"),
+            Some(libc::EACCES) => format!("cannot bind UDP {listen}: not permitted; ports below 1024 need root"),
+            _ => format!("cannot bind UDP {listen}: {error}"),
+        });
+    }
+    force_buffers(&socket, buffer);
+    set_path_options(&socket, listen)?;
+    let mapped = listen.is_ipv6();
+    let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+    set_option(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).context("SO_RXQ_OVFL")?;
+    let receive_buffer = socket.recv_buffer_size().unwrap_or(0);
+    let segments_max = probe_segments(&socket);
+    Ok(UdpSocket { socket, mapped, segments_max, gro, receive_buffer, overflows: 0 })
+}
+
+/// Asks past the system's limits where that is allowed (CAP_NET_ADMIN), else within them.
+fn force_buffers(socket: &Socket, bytes: usize) {
+    let bytes = bytes as libc::c_int;
+    for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+        if set_option(socket, libc::SOL_SOCKET, forced, bytes).is_err() {
+            // What is granted is read back and shown as a gauge.
+            let _ = set_option(socket, libc::SOL_SOCKET, plain, bytes);
+        }
+    }
+}
+
+/// DF on every outer packet, and no belief in ICMP that anyone can send: the path MTU is the control plane's to say.
+fn set_path_options(socket: &Socket, listen: SocketAddr) -> Result<()> {
+    if listen.is_ipv6() {
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
+            .context("IPV6_MTU_DISCOVER")?;
+    }
+    if listen.is_ipv4() || listen.ip().is_unspecified() {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE).context("IP_MTU_DISCOVER")?;
+    }
+    Ok(())
+}
+
+/// The kernel says through the option whether it knows `UDP_SEGMENT`; how many segments it takes shows at the first send.
+fn probe_segments(socket: &Socket) -> usize {
+    match set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0) {
+        Ok(()) => TRAIN_SEGMENTS_MAX,
+        Err(_) => 1,
+    }
+}
+
+fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer and length describe `value`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), mem::size_of::<libc::c_int>() as u32)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Classic BPF over the UDP payload: word 0 is the SPI. ESP goes to socket `(SPI & 63) % workers`, all else to socket 0
+/// (IKE starts with four zero bytes, STUN with two zero bits; a load beyond a short packet also answers 0).
+fn steer_by_spi(socket: &Socket, workers: usize) -> io::Result<()> {
+    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, SPI_MIN),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, LANE_MASK),
+        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, workers as u32),
+        op(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: `program` points to its instructions and both outlive the call, which copies them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            mem::size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Room for the control messages of one call, aligned as the kernel wants them.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+impl UdpSocket {
+    pub fn raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Receives a datagram or a train into `window`. `WouldBlock` when there is none.
+    #[inline]
+    pub fn receive(&mut self, window: &mut [u8]) -> io::Result<Received> {
+        let mut from = Endpoint::default();
+        let mut control = Control([0; 64]);
+        let mut iov = libc::iovec { iov_base: window.as_mut_ptr().cast(), iov_len: window.len() };
+        // SAFETY: all-zero is a valid msghdr.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_name = from.raw.as_mut_ptr().cast();
+        message.msg_namelen = from.raw.len() as u32;
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        message.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_controllen = control.0.len();
+        // SAFETY: name, iovec and control point to live buffers of the lengths given.
+        let len = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
+        if len < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        from.len = message.msg_namelen.min(28) as u8;
+        let len = len as usize;
+        let mut received = Received { len, segment: len, from, truncated: message.msg_flags & libc::MSG_TRUNC != 0 };
+        self.read_control(&message, &mut received);
+        Ok(received)
+    }
+
+    #[inline]
+    fn read_control(&mut self, message: &libc::msghdr, received: &mut Received) {
+        // SAFETY: the kernel wrote well-formed control messages of `msg_controllen` bytes; CMSG_* stay inside them.
+        unsafe {
+            let mut item = libc::CMSG_FIRSTHDR(message);
+            while !item.is_null() {
+                let data = libc::CMSG_DATA(item);
+                match ((*item).cmsg_level, (*item).cmsg_type) {
+                    (libc::SOL_UDP, libc::UDP_GRO) => {
+                        let segment = data.cast::<libc::c_int>().read_unaligned();
+                        if segment > 0 {
+                            received.segment = segment as usize;
+                        }
+                    }
+                    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => self.overflows = data.cast::<u32>().read_unaligned(),
+                    _ => {}
+                }
+                item = libc::CMSG_NXTHDR(message, item);
+            }
+        }
+    }
+
+    /// Datagrams that the kernel has dropped so far because the receive buffer was full (wraps at 2^32).
+    pub fn overflows(&self) -> u32 {
+        self.overflows
+    }
+
+    /// Sends `bytes` as datagrams of `segment` bytes each, the last may be shorter.
+    #[inline]
+    pub fn send(&self, to: &Endpoint, bytes: &[u8], segment: usize) -> io::Result<()> {
+        let mut control = Control([0; 64]);
+        let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        // SAFETY: all-zero is a valid msghdr.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_name = to.raw.as_ptr().cast_mut().cast();
+        message.msg_namelen = to.len.into();
+        message.msg_iov = &raw mut iov;
+        message.msg_iovlen = 1;
+        if segment < bytes.len() {
+            message.msg_control = control.0.as_mut_ptr().cast();
+            // SAFETY: CMSG_SPACE(2) is 24 bytes, within the 64 of `control`; the header is written before it is read.
+            unsafe {
+                message.msg_controllen = libc::CMSG_SPACE(2) as usize;
+                let item = libc::CMSG_FIRSTHDR(&raw const message);
+                (*item).cmsg_level = libc::SOL_UDP;
+                (*item).cmsg_type = libc::UDP_SEGMENT;
+                (*item).cmsg_len = libc::CMSG_LEN(2) as usize;
+                libc::CMSG_DATA(item).cast::<u16>().write_unaligned(segment as u16);
+            }
+        }
+        // SAFETY: name, iovec and control point to live buffers of the lengths given; the kernel only reads them.
+        let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(socket: &mut UdpSocket) -> Vec<(usize, usize)> {
+        let mut window = vec![0; 65_536];
+        let mut all = Vec::new();
+        while let Ok(received) = socket.receive(&mut window) {
+            all.push((received.len, received.segment));
+        }
+        all
+    }
+
+    #[test]
+    fn a_train_arrives_whole_and_an_endpoint_survives_the_round_trip() {
+        let mut sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, 1 << 20).unwrap();
+        let address = sockets[0].socket.local_addr().unwrap().as_socket().unwrap();
+        let to = Endpoint::new(address, false);
+        assert_eq!(to.address(), Some(address));
+        sockets[0].send(&to, &[7; 2900], 1000).unwrap();
+        assert_eq!(drain(&mut sockets[0]), [(2900, 1000)]);
+        let mapped = Endpoint::new(address, true);
+        assert_eq!(mapped.address(), Some(address), "mapped addresses are shown as IPv4");
+    }
+
+    #[test]
+    fn datagrams_are_steered_by_the_low_bits_of_the_spi() {
+        let mut first = bind_group("127.0.0.1:0".parse().unwrap(), 1, 1 << 20).unwrap();
+        let free = first.pop().unwrap().socket.local_addr().unwrap().as_socket().unwrap();
+        let mut sockets = bind_group(free, 3, 1 << 20).unwrap();
+        let sender = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        let send = |bytes: &[u8]| sender.send_to(bytes, &free.into()).unwrap();
+        for lane in 0..6u32 {
+            send(&[&(SPI_MIN | 0x1240 | lane).to_be_bytes()[..], &[0; 40]].concat());
+        }
+        for odd in [&[0xff][..], &[0, 0, 0, 0, 9, 9], &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], &[0x3f, 0xff, 0xff, 0xff]] {
+            send(odd);
+        }
+        let counts: Vec<usize> = sockets.iter_mut().map(|socket| drain(socket).len()).collect();
+        assert_eq!(counts, [2 + 4, 2, 2]);
+    }
+}
