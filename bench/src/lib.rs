@@ -1,6 +1,7 @@
 //! The lab: namespaces, load generator, probes, peers and reports. The end-to-end tests use it as a library, `adit-bench` as a command.
 
 pub mod crypto;
+pub mod io;
 pub mod lab;
 pub mod load;
 pub mod netns;

@@ -84,10 +84,15 @@ pub struct Tally {
 
 /// Sends an offer from one namespace to an address in the other and counts what arrives there.
 pub fn measure(from: &Netns, to: &Netns, target: IpAddr, offer: &Offer) -> Result<Figure> {
+    let target = SocketAddr::new(target, PORT);
+    measure_through(from, target, to, target, offer)
+}
+
+/// As [`measure`], but with something in between that passes on from `target` to the address `arrival`, where the sink is.
+pub fn measure_through(from: &Netns, target: SocketAddr, to: &Netns, arrival: SocketAddr, offer: &Offer) -> Result<Figure> {
     static RUN: AtomicU32 = AtomicU32::new(1);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
-    let target = SocketAddr::new(target, PORT);
-    let sink = to.enter(|| Sink::start(target, run)).context("cannot open the sink's socket")?;
+    let sink = to.enter(|| Sink::start(arrival, run)).context("cannot open the sink's socket")?;
     let sender = from.enter(|| Sender::open(target, offer, run))?;
     let sending = thread::Builder::new().name("load".into()).spawn(move || sender.send())?;
     thread::sleep(RAMP_UP);

@@ -1,5 +1,7 @@
 //! `adit-bench`: measures Adit and its parts beside others, prints a table, and writes the figures as JSON.
 
+use adit_bench::crypto::{self, CryptoArgs};
+use adit_bench::io::{self, IoArgs};
 use adit_bench::tunnel::{self, TunnelArgs};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -13,11 +15,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Crypto(CryptoArgs),
     Tunnel(TunnelArgs),
+    Io(IoArgs),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
+        Command::Crypto(args) => crypto::run(args),
         Command::Tunnel(args) => tunnel::run(&args),
+        Command::Io(args) => io::run(&args),
     }
 }

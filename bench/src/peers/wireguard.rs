@@ -65,7 +65,8 @@ impl System for WireGuard {
             command.args(self.arguments).arg(&link).env("LOG_LEVEL", "error").env("WG_LOG_LEVEL", "error");
             let mut process = Process::start(&mut command, underlay.file(&format!("gateway-{side}.log")))?;
             let socket = PathBuf::from(format!("/var/run/wireguard/{link}.sock"));
-            process.wait_until("opens its socket", Duration::from_secs(5), |_| socket.exists())?;
+            let ready = |_: &Process| socket.exists() && netns.run(&format!("ip link show {link}")).is_ok();
+            process.wait_until("opens its socket and makes its link", Duration::from_secs(5), ready)?;
             let peer = self.wg("pubkey", &secrets[other])?;
             let config = format!(
                 "[Interface]\nPrivateKey = {}\nListenPort = {PORT}\n[Peer]\nPublicKey = {peer}\nAllowedIPs = {}/32\nEndpoint = {}:{PORT}\n",
