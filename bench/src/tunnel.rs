@@ -19,41 +19,58 @@ use crate::peers::{self, AditOptions, Options, PEERS, System, Underlay};
 use crate::report::Report;
 use crate::work::{Place, Step};
 
-/// Runs the same work over plain veth, Adit and every installed peer, host to host, in namespaces of its own.
+const WORKS: &str = "\
+Works (each also yields the ones in parentheses):
+  rtt_idle_us      round-trip time by ICMP echo every 2 ms, p50 (rtt_idle_p99_us, rtt_idle_p999_us)
+  tcp1             TCP, one stream (tcp1_retransmits; cpu_s_per_gbit, rss_mib: all processes of both gateways)
+  tcp4             TCP, four streams (tcp4_retransmits)
+  tcp1_reverse     TCP from the far end (tcp1_reverse_retransmits)
+  tcp4_reverse     TCP from the far end, four streams (tcp4_reverse_retransmits)
+  udp18, udp1350   datagrams of this payload that arrive when far too many are offered
+                   (udp18_reordered, udp1350_reordered; udp18_loss, udp1350_loss at 100 000 packets/s)
+  udp_alternating  the same with payloads of 18 and 1350 bytes in turn (udp_alternating_reordered)
+  udp_flows        the same with 18 bytes from 64 source ports in turn (udp_flows_reordered)
+  rtt_loaded_us    round-trip time beside one TCP stream, p99 (rtt_loaded_p50_us, rtt_loaded_p999_us, rtt_loaded_lost)
+
+Variants of Adit, in any combination: adit-1w (workers), adit-poll, adit-uring, adit-chacha, adit-aes256, adit-rustcrypto.
+Every system may end in -mtuN for another MTU outside, e.g. adit-chacha-1w-mtu9000, wireguard-go-mtu9000.";
+
+/// The same work over plain veth, Adit and every installed peer, host to host, in namespaces of its own
 #[derive(Args, Debug)]
+#[command(after_help = WORKS)]
 pub struct TunnelArgs {
-    /// Write all figures to this file.
+    /// Write all figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// How often every system is measured.
+    /// How often every system is measured
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// How long every single measurement takes.
+    /// How long every single measurement takes
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// What to compare, e.g. plain,adit,adit-1w,adit-poll,adit-chacha,adit-mtu9000,wireguard-go. Default: plain, adit, and what is
-    /// installed of wireguard-go, gotatun, boringtun, nebula and openvpn.
+    /// What to compare, e.g. plain,adit,adit-1w,wireguard-go [default: plain, adit, and what is installed of wireguard-go, gotatun,
+    /// boringtun, nebula, openvpn]
     #[arg(long, value_delimiter = ',')]
     systems: Vec<String>,
-    /// Only these works, e.g. tcp1,udp18. Default: all.
+    /// Only these works, e.g. tcp1,udp18 [default: all]
     #[arg(long, value_delimiter = ',')]
     works: Vec<String>,
-    /// The system whose multiples the table tells.
+    /// The system whose multiples the table tells
     #[arg(long, default_value = "wireguard-go")]
     baseline: String,
-    /// Workers of each Adit gateway. Default: half of the cores, at least two where there are two.
+    /// Workers of each Adit gateway [default: half of the cores, at least two where there are two]
     #[arg(long)]
     adit_workers: Option<usize>,
-    /// Suite of Adit: aes-128-gcm, aes-256-gcm or chacha20-poly1305.
+    /// Suite of Adit: aes-128-gcm, aes-256-gcm or chacha20-poly1305
     #[arg(long, default_value = "aes-128-gcm", value_parser = parse_suite)]
     suite: Suite,
-    /// How Adit waits for packets: auto, io_uring or poll.
+    /// How Adit waits for packets: auto, io_uring or poll
     #[arg(long, default_value = "auto")]
     io: String,
-    /// Adit's AEAD library: auto, aws-lc or rustcrypto.
+    /// Adit's AEAD library: auto, aws-lc or rustcrypto
     #[arg(long, default_value = "auto")]
     crypto: String,
-    /// MTU of the cable; every system sets its inner MTU to fit.
+    /// MTU of the cable; every system sets its inner MTU to fit
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
     outer_mtu: u32,
 }

@@ -1,0 +1,41 @@
+//! The command `adit-bench tunnel` as a user calls it.
+
+use std::process::Command;
+
+use adit_bench::report::Report;
+
+fn tunnel(arguments: &str) -> (bool, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_adit-bench")).arg("tunnel").args(arguments.split_whitespace()).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn plain_veth_is_measured_and_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("figures.json");
+    let works = "rtt_idle_us,tcp1,udp18,rtt_loaded_us";
+    let (success, text) =
+        tunnel(&format!("--systems plain,plain-mtu9000 --works {works} --rounds 1 --seconds 1 --json {}", file.display()));
+    assert!(success, "{text}");
+    assert!(text.contains("Gbit/s") && text.contains("plain-mtu9000"), "{text}");
+    let report: Report = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for system in ["plain", "plain-mtu9000"] {
+        for work in works.split(',') {
+            let median = report.median(system, work).unwrap_or_else(|| panic!("{system} lacks {work}: {text}"));
+            assert!(median > 0.0, "{system} {work} {median}");
+        }
+        assert_eq!(report.median(system, "rtt_loaded_lost"), Some(0.0));
+    }
+}
+
+#[test]
+fn unknown_systems_and_works_are_refused_with_the_known_ones() {
+    let (success, text) = tunnel("--systems wiregard");
+    assert!(!success && text.contains("wireguard-go"), "{text}");
+    let (success, text) = tunnel("--systems plain --works tcp2");
+    assert!(!success && text.contains("tcp1_reverse"), "{text}");
+    let (success, text) = tunnel("--systems adit-fast");
+    assert!(!success && text.contains("chacha"), "{text}");
+}
