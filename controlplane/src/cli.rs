@@ -1,15 +1,20 @@
 //! The command line: what can be asked of `adit`, and where each request goes.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adit_proto::suite::Suite;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
+use crate::api::client;
 use crate::config::{Config, Machine};
+use crate::runtime::{self, Options};
 use crate::static_key::Secret;
+use crate::status;
 
 /// Joins networks through an encrypted tunnel.
 #[derive(Debug, Parser)]
@@ -21,6 +26,27 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs a gateway: starts the data plane or attaches to the one that runs, and keeps it going
+    Run {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+        /// Leave the data plane running at the end, with its keys: the tunnel goes on
+        #[arg(long)]
+        leave_dataplane: bool,
+    },
+    /// Shows how a running gateway does
+    Status {
+        /// The configuration file of the gateway
+        #[arg(short, long, value_name = "FILE", conflicts_with = "name")]
+        config: Option<PathBuf>,
+        /// The name of a gateway that runs in the usual directory, /run/adit/NAME
+        #[arg(long)]
+        name: Option<String>,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Makes a static key for a pair of gateways (labs and benches only)
     Keygen {
         /// aes-128-gcm, aes-256-gcm or chacha20-poly1305
@@ -64,6 +90,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane }),
+        Command::Status { config, name, json } => show_status(config.as_deref(), name, json),
         Command::Keygen { suite, output } => keygen(suite, output.as_deref()),
         Command::Config { command: ConfigCommand::Check { file } } => {
             let config = Config::load(&file, &Machine::here())?;
@@ -71,6 +99,40 @@ fn run(command: Command) -> anyhow::Result<()> {
         }
         Command::Config { command: ConfigCommand::Show { file } } => print(&Config::load(&file, &Machine::here())?.to_yaml()?),
     }
+}
+
+fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).with_env_var("ADIT_LOG").from_env();
+    let filter =
+        filter.context("the environment variable ADIT_LOG is no filter; examples: info, debug, adit_controlplane=debug")?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        // Our messages are no reason to end when nobody reads them any more.
+        .log_internal_errors(false)
+        .init();
+    let config = Config::load(file, &Machine::here())?;
+    // One thread for the loop, one for the API: the cores are for the data plane.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(runtime::run(config, options))
+}
+
+fn show_status(file: Option<&Path>, name: Option<String>, json: bool) -> anyhow::Result<()> {
+    let (socket, name, start) = match (file, name) {
+        (Some(file), _) => {
+            let config = Config::load(file, &Machine::here())?;
+            (config.api_socket(), config.name, format!("adit run -c {}", file.display()))
+        }
+        (None, name) => {
+            let name = name.map_or_else(client::only_gateway, Ok)?;
+            (client::usual_socket(&name), name, "adit run -c FILE".to_owned())
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(client::status(&socket, &name, &start))?;
+    print(&if json { serde_json::to_string_pretty(&status)? + "\n" } else { status::report(&status) })
 }
 
 /// Prints to standard output. A reader that has gone away is no fault.

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use adit_proto::control::{Mac, PeerId};
+use adit_proto::control::Mac;
 use ipnet::IpNet;
 
 pub use problem::{Place, Problem, Problems};
@@ -50,7 +50,8 @@ pub struct Interface {
     pub mtu: u16,
     pub addresses: Vec<IpNet>,
     pub routes: Vec<Route>,
-    pub mac: Option<Mac>,
+    /// The same after every restart, or the neighbours would talk to an address that is gone.
+    pub mac: Mac,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,14 +123,13 @@ pub struct Forwarding {
     pub max_entries: u32,
     /// Flooded frames per second and worker.
     pub flood_pps: u32,
-    pub pinned: Vec<(Mac, PeerId)>,
+    /// Addresses that always live behind one peer, which is named by its place in the list of peers.
+    pub pinned: Vec<(Mac, usize)>,
 }
 
 /// A gateway at the other end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
-    /// Its place in the list of the file.
-    pub id: PeerId,
     pub name: String,
     pub endpoint: SocketAddr,
     pub key_file: PathBuf,
@@ -229,6 +229,14 @@ pub fn default_state_dir(name: &str) -> PathBuf {
     Path::new("/var/lib/adit").join(name)
 }
 
+/// The MAC address of an interface for which the file gives none: locally administered, and the same after every restart.
+pub fn default_mac(gateway: &str, interface: &str) -> Mac {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, format!("adit mac {gateway} {interface}").as_bytes());
+    let mut mac = [0x02; 6];
+    mac[1..].copy_from_slice(&hash.as_ref()[..5]);
+    mac
+}
+
 /// A MAC address in its usual spelling.
 pub struct MacText(pub Mac);
 
@@ -244,7 +252,7 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { interface, dataplane, forwarding, .. } = self;
         writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen)?;
-        write!(f, "interface {}, MTU {}", interface.name, interface.mtu)?;
+        write!(f, "interface {}, MTU {}, MAC {}", interface.name, interface.mtu, MacText(interface.mac))?;
         for address in &interface.addresses {
             write!(f, ", {address}")?;
         }

@@ -1,9 +1,27 @@
 //! The control plane of Adit: process and command `adit`.
 //!
-//! [`config`] says what is wanted, [`static_key`] gives the keys, [`sequence`] and [`state`] see to it that no nonce repeats.
+//! ```text
+//!   file ─▶ config ─▶ wanted (SAs) ─▶ reconcile ◀─ live SAs, vault
+//!             │                          │ commands
+//!             ▼                          ▼
+//!   static_key, sequence, state ─▶ runtime ─▶ channel ─▶ data plane (dataplane: the process, its log)
+//!                                     │  ▲
+//!                         netlink ◀───┘  └── counters, SAs ─▶ numbers ─▶ view ─▶ api, metrics ─▶ status, Prometheus
+//! ```
 
+pub mod api;
 pub mod cli;
 pub mod config;
+pub mod dataplane;
+pub mod metrics;
+pub mod netlink;
+pub mod numbers;
+pub mod reconcile;
+pub mod runtime;
 pub mod sequence;
 pub mod state;
 pub mod static_key;
+pub mod status;
+pub mod system;
+pub mod view;
+pub mod wanted;

@@ -100,6 +100,7 @@ mistakes! {
     port_too_large: with("192.0.2.2:4500", "192.0.2.2:70000");
     endpoint_that_nobody_has: with("192.0.2.2:4500", "0.0.0.0:4500");
     endpoint_of_another_ip_version: with("192.0.2.2:4500", "\"[2001:db8::2]:4500\"");
+    ipv4_endpoint_of_an_ipv6_address: with("0.0.0.0:4500", "\"[2001:db8::1]:4500\"");
     name_with_a_slash: with("name: site-a", "name: ../site a");
     peer_listed_twice: and("  - { name: site-b, endpoint: \"192.0.2.3:4500\", static_key_file: site-b.key }");
     endpoint_of_two_peers: and("  - { name: site-c, endpoint: \"192.0.2.2:4500\", static_key_file: site-b.key }");

@@ -46,8 +46,9 @@ impl<'a> Check<'a> {
             }
         };
         let peers = self.peers(raw_peers, &name, listen.map(|listen| (listen, listen_at)));
-        let ipv6 = listen.is_some_and(|listen| listen.is_ipv6());
-        let interface = self.interface(root.interface, top, underlay_mtu, ipv6);
+        // One IPv6 path is enough to leave room for its longer header.
+        let ipv6 = peers.iter().any(|(peer, _)| peer.endpoint.is_ipv6());
+        let interface = self.interface(root.interface, top, &name, underlay_mtu, ipv6);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {
             let at = metrics.referenced.into();

@@ -28,8 +28,7 @@ struct Interface<'a> {
     mtu: u16,
     addresses: Vec<String>,
     routes: Vec<Route>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mac: Option<String>,
+    mac: String,
 }
 
 #[derive(Serialize)]
@@ -98,8 +97,8 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
     });
     let routes =
         interface.routes.iter().map(|route| Route { to: route.to.to_string(), via: route.via.map(|via| via.to_string()) });
-    let pinned = forwarding.pinned.iter().filter_map(|(mac, id)| {
-        let peer = config.peers.get(usize::from(id.0))?;
+    let pinned = forwarding.pinned.iter().filter_map(|(mac, peer)| {
+        let peer = config.peers.get(*peer)?;
         Some(Pin { mac: MacText(*mac).to_string(), peer: &peer.name })
     });
     let root = Root {
@@ -110,7 +109,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             mtu: interface.mtu,
             addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             routes: routes.collect(),
-            mac: interface.mac.map(|mac| MacText(mac).to_string()),
+            mac: MacText(interface.mac).to_string(),
         },
         underlay_mtu: config.underlay_mtu,
         dataplane: Dataplane {

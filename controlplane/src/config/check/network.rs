@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::Check;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Text};
-use crate::config::{Forwarding, Interface, MacText, Peer, Route};
+use crate::config::{Forwarding, Interface, MacText, Peer, Route, default_mac};
 
 /// Longest name of an interface (IFNAMSIZ without the final zero).
 const INTERFACE_NAME_LEN_MAX: usize = 15;
@@ -57,6 +57,7 @@ impl Check<'_> {
         &mut self,
         raw: Option<serde_saphyr::Spanned<raw::Interface>>,
         top: Place,
+        gateway: &str,
         underlay_mtu: u16,
         ipv6_outer: bool,
     ) -> Option<Interface> {
@@ -84,7 +85,9 @@ impl Check<'_> {
         let addresses = raw.addresses.unwrap_or_default().iter().filter_map(|text| self.prefix(text, "10.1.0.1/24")).collect();
         let routes = raw.routes.unwrap_or_default().into_iter().filter_map(|route| self.route(route)).collect();
         let mac = raw.mac.and_then(|text| self.mac("mac", &text));
-        Some(Interface { name: name?, mtu: mtu as u16, addresses, routes, mac })
+        let name = name?;
+        let mac = mac.unwrap_or_else(|| default_mac(gateway, &name));
+        Some(Interface { name, mtu: mtu as u16, addresses, routes, mac })
     }
 
     fn interface_name(&mut self, text: &Text) -> Option<String> {
@@ -191,8 +194,8 @@ impl Check<'_> {
             else {
                 continue;
             };
-            match peers.iter().find(|(one, _)| one.name == peer.value) {
-                Some((one, _)) => pinned.extend(mac.map(|(mac, _)| (mac, one.id))),
+            match peers.iter().position(|(one, _)| one.name == peer.value) {
+                Some(index) => pinned.extend(mac.map(|(mac, _)| (mac, index))),
                 None => {
                     let guess = crate::config::problem::nearest(&peer.value, &names).unwrap_or(known);
                     let what = format!("there is no peer `{}`", peer.value);
@@ -202,7 +205,7 @@ impl Check<'_> {
             }
         }
         Forwarding {
-            ageing_s: self.number("ageing_s", raw.ageing_s, 1..=86_400 * 30, "seconds", 300) as u32,
+            ageing_s: self.number("ageing_s", raw.ageing_s, 1..=86_400, "seconds", 300) as u32,
             max_entries,
             flood_pps: self.number("flood_pps", raw.flood_pps, 1..=10_000_000, "frames per second", 1000) as u32,
             pinned,

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use adit_proto::control::PeerId;
 use serde_saphyr::Spanned;
 
 use super::Check;
@@ -35,11 +34,11 @@ impl Check<'_> {
         let mut names: BTreeMap<String, Place> = BTreeMap::new();
         let mut endpoints: BTreeMap<SocketAddr, String> = BTreeMap::new();
         let mut peers = Vec::new();
-        for (index, peer) in raw.into_iter().enumerate().take(PEERS_MAX) {
+        for peer in raw.into_iter().take(PEERS_MAX) {
             let at = Place::from(peer.referenced);
             let name_at = peer.value.name.as_ref().map_or(at, |name| name.referenced.into());
             let endpoint_at = peer.value.endpoint.as_ref().map_or(at, |endpoint| endpoint.referenced.into());
-            let Some(peer) = self.peer(peer.value, at, PeerId(index as u16), listen) else { continue };
+            let Some(peer) = self.peer(peer.value, at, listen) else { continue };
             if peer.name == own_name {
                 let what = format!("the peer `{}` has the name of this gateway", peer.name);
                 self.fail(name_at, what, "the `name` that the other gateway has in its own file".into(), "name: site-b".into());
@@ -63,7 +62,7 @@ impl Check<'_> {
         peers
     }
 
-    fn peer(&mut self, raw: raw::Peer, at: Place, id: PeerId, listen: Option<(SocketAddr, Place)>) -> Option<Peer> {
+    fn peer(&mut self, raw: raw::Peer, at: Place, listen: Option<(SocketAddr, Place)>) -> Option<Peer> {
         let name = self.required(raw.name, at, "name", "the `name` that the other gateway has in its own file", "name: site-b");
         let name = name.and_then(|name| self.gateway_name("name", name));
         let expected = "the address and UDP port that the other gateway receives on";
@@ -85,7 +84,7 @@ impl Check<'_> {
         let lanes = self.number("lanes", raw.lanes, 1..=u64::from(WORKERS_MAX), "lanes", LANES_DEFAULT) as u16;
         let (key_file, secret) = key?;
         let defer_checksums = raw.defer_checksums.is_none_or(|defer| defer.value);
-        Some(Peer { id, name: name?, endpoint: endpoint?, key_file, secret, lanes, defer_checksums })
+        Some(Peer { name: name?, endpoint: endpoint?, key_file, secret, lanes, defer_checksums })
     }
 
     fn endpoint(&mut self, text: &raw::Text, listen: Option<(SocketAddr, Place)>) -> Option<SocketAddr> {
@@ -96,16 +95,18 @@ impl Check<'_> {
             self.fail(at, what, "the address of one gateway".into(), "endpoint: \"192.0.2.2:4500\"".into());
             return None;
         }
-        if let Some((listen, listen_at)) = listen.filter(|(listen, _)| listen.is_ipv4() != endpoint.is_ipv4()) {
-            let (ours, theirs, any) = match listen {
-                SocketAddr::V4(_) => ("IPv4", "IPv6", "[::]"),
-                SocketAddr::V6(_) => ("IPv6", "IPv4", "0.0.0.0"),
-            };
+        // A socket on [::] reaches IPv4 too; one on an address reaches its own IP version.
+        let reaches = |listen: SocketAddr| match listen {
+            SocketAddr::V6(v6) if v6.ip().is_unspecified() => true,
+            _ => listen.is_ipv4() == endpoint.is_ipv4(),
+        };
+        if let Some((listen, listen_at)) = listen.filter(|(listen, _)| !reaches(*listen)) {
+            let (ours, theirs) = if listen.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
             self.fail(
                 at,
                 format!("the endpoint {endpoint} is {theirs}, but `listen` in line {} is {ours}", listen_at.line),
-                "the same IP version in `listen` and in every endpoint".into(),
-                format!("listen: \"{any}:{}\", or an {ours} endpoint", listen.port()),
+                "an endpoint that `listen` can reach: [::] reaches IPv6 and IPv4, an address its own IP version".into(),
+                format!("listen: \"[::]:{}\", or an {ours} endpoint", listen.port()),
             );
         }
         if let Some((listen, _)) = listen.filter(|(listen, _)| *listen == endpoint) {

@@ -1,0 +1,78 @@
+//! The API: `GET /v1/status` and `GET /metrics` over a Unix socket that only our user reaches, `GET /metrics` over TCP where
+//! the configuration says so. It reads; nothing can be changed through it.
+
+pub mod client;
+pub mod types;
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use prometheus::Registry;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use crate::metrics;
+use crate::view::View;
+
+/// The tasks that answer requests.
+pub struct Servers {
+    tasks: JoinSet<()>,
+}
+
+impl Servers {
+    /// Ends them, with all their connections.
+    pub fn abort(mut self) {
+        self.tasks.abort_all();
+    }
+}
+
+/// Opens the sockets and begins to answer.
+///
+/// # Errors
+/// An address or path cannot be bound.
+pub async fn serve(view: &Arc<View>) -> anyhow::Result<Servers> {
+    let mut tasks = JoinSet::new();
+    let path = view.config.api_socket();
+    if UnixStream::connect(&path).await.is_ok() {
+        bail!("somebody answers at {} already: is another adit running?", path.display());
+    }
+    // What is left of a run that was killed. The lock on the directory says that nobody else uses it.
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| format!("the API socket {} cannot be opened", path.display()))?;
+    // The directory is ours alone (0700), so there was no moment in which others could have connected.
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("closing the API socket to others")?;
+    let registry = metrics::registry(view.clone()).context("describing the metrics")?;
+    let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry);
+    let all = page.clone().route("/v1/status", get(status).with_state(view.clone()));
+    tasks.spawn(async move {
+        // It ends only when its task is aborted.
+        let _ = axum::serve(listener, all).await;
+    });
+    if let Some(address) = view.config.metrics_listen {
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!("the metrics address {address} cannot be opened: change metrics.listen, or stop what uses it (ss -ltnp)")
+        })?;
+        tasks.spawn(async move {
+            let _ = axum::serve(listener, page).await;
+        });
+        tracing::info!("metrics on http://{address}/metrics");
+    }
+    Ok(Servers { tasks })
+}
+
+async fn status(State(view): State<Arc<View>>) -> Json<types::Status> {
+    Json(view.status())
+}
+
+async fn metrics_page(State(registry): State<Registry>) -> Response {
+    match metrics::page(&registry) {
+        Ok(page) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,77 @@
+//! Asking a running gateway over its Unix socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+
+use super::types::Status;
+
+/// How long an answer may take.
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// Asks for the status of the gateway whose API listens at `socket`; `name` and `start` are for the message when none does.
+///
+/// # Errors
+/// None runs there, or it does not answer.
+pub async fn status(socket: &Path, name: &str, start: &str) -> anyhow::Result<Status> {
+    let connection = match UnixStream::connect(socket).await {
+        Ok(connection) => connection,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            bail!("no adit runs as {name}: start it with {start}")
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            bail!("no permission to ask {name}: run adit status as the user that runs it (root, usually)")
+        }
+        Err(error) => return Err(error).with_context(|| format!("connecting to {}", socket.display())),
+    };
+    let answer = tokio::time::timeout(WITHIN, get(connection, "/v1/status")).await;
+    let body = answer.with_context(|| format!("{name} did not answer within {} s", WITHIN.as_secs()))??;
+    serde_json::from_slice(&body)
+        .with_context(|| format!("{name} answered with something else than a status; is it another version?"))
+}
+
+async fn get(connection: UnixStream, path: &str) -> anyhow::Result<Bytes> {
+    let (mut sender, driver) = http1::handshake(TokioIo::new(connection)).await?;
+    let driver = tokio::spawn(driver);
+    let request = Request::get(path).header("host", "adit").body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    anyhow::ensure!(response.status().is_success(), "the answer was {}", response.status());
+    let body = response.into_body().collect().await?.to_bytes();
+    drop(sender);
+    driver.abort();
+    Ok(body)
+}
+
+/// The only gateway that runs on this machine under the usual directory.
+///
+/// # Errors
+/// None runs, or several do.
+pub fn only_gateway() -> anyhow::Result<String> {
+    let root = crate::config::default_runtime_dir("");
+    let entries = std::fs::read_dir(&root).into_iter().flatten().filter_map(Result::ok);
+    let running =
+        entries.filter(|entry| entry.path().join("api.sock").exists()).filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = running.collect();
+    names.sort();
+    match names.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => bail!(
+            "no adit runs in {}: start one with adit run -c FILE, or name its configuration: adit status -c FILE",
+            root.display()
+        ),
+        _ => bail!("several gateways run here ({}): name one: adit status --name {}", names.join(", "), names[0]),
+    }
+}
+
+/// The API socket of a gateway that uses the usual directory.
+pub fn usual_socket(name: &str) -> PathBuf {
+    crate::config::default_runtime_dir(name).join("api.sock")
+}

@@ -1,0 +1,238 @@
+//! The data plane as a process: its command line, how it is started so that it outlives us, how its end is noticed, how it
+//! is stopped.
+//!
+//! It runs in a session of its own, so that neither Ctrl-C nor the end of our terminal reaches it, and it writes its
+//! messages to a file rather than to a pipe, so that it can still write after we were killed; [`log`] reads them from there.
+
+pub mod log;
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+
+use crate::config::{Config, MacText};
+use crate::system;
+
+/// The name of the program.
+pub const PROGRAM: &str = "adit-dataplane";
+/// How long a data plane may take to end after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The command line that a configuration asks for: flags with their values, without the program.
+pub fn arguments(config: &Config) -> Vec<(String, String)> {
+    let (plane, forwarding) = (&config.dataplane, &config.forwarding);
+    let mut list: Vec<(&str, String)> = vec![
+        ("--socket", config.channel_socket().display().to_string()),
+        ("--tap", config.interface.name.clone()),
+        ("--tap-mac", MacText(config.interface.mac).to_string()),
+        ("--listen", config.listen.to_string()),
+        ("--workers", plane.workers.to_string()),
+        ("--io", plane.io.name().to_owned()),
+        ("--crypto", plane.crypto.name().to_owned()),
+        ("--mtu", config.interface.mtu.to_string()),
+        ("--max-peers", config.max_peers().to_string()),
+        ("--sa-slots", config.sa_slots().to_string()),
+        ("--fdb-entries", forwarding.max_entries.to_string()),
+        ("--fdb-ageing-s", forwarding.ageing_s.to_string()),
+        ("--flood-pps", forwarding.flood_pps.to_string()),
+        ("--socket-buffer", plane.socket_buffer.to_string()),
+    ];
+    if let Some(cores) = &plane.cores {
+        let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
+        list.push(("--cores", cores.join(",")));
+    }
+    list.into_iter().map(|(flag, value)| (flag.to_owned(), value)).collect()
+}
+
+/// What differs between two command lines, for people; empty when nothing does.
+pub fn differences(running: &[(String, String)], wanted: &[(String, String)]) -> Vec<String> {
+    let value =
+        |list: &[(String, String)], flag: &str| list.iter().find(|(name, _)| name == flag).map(|(_, value)| value.clone());
+    let mut flags: Vec<&String> = running.iter().chain(wanted).map(|(flag, _)| flag).collect();
+    flags.sort();
+    flags.dedup();
+    let show = |value: Option<String>| value.unwrap_or_else(|| "unset".to_owned());
+    let differing = flags.into_iter().filter(|flag| value(running, flag) != value(wanted, flag));
+    differing
+        .map(|flag| format!("{} {} → {}", flag.trim_start_matches('-'), show(value(running, flag)), show(value(wanted, flag))))
+        .collect()
+}
+
+/// The program to run: what the configuration names, else the one beside this program, else the first in PATH.
+///
+/// # Errors
+/// There is none; the message says where it was looked for.
+pub fn find_program(config: &Config) -> anyhow::Result<PathBuf> {
+    if let Some(binary) = &config.dataplane.binary {
+        anyhow::ensure!(
+            binary.is_file(),
+            "the data plane {} does not exist: correct dataplane.binary in the configuration, or leave it out",
+            binary.display()
+        );
+        return Ok(binary.clone());
+    }
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(PROGRAM)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let candidates = beside.iter().cloned().chain(std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)));
+    candidates.into_iter().find(|candidate| candidate.is_file()).ok_or_else(|| {
+        let beside = beside.map_or(String::new(), |beside| format!("neither as {} nor ", beside.display()));
+        anyhow::anyhow!("the program {PROGRAM} was found {beside}in PATH: install it, or name it: dataplane.binary: PATH")
+    })
+}
+
+/// A running data plane: our child, or one that an earlier control plane left.
+#[derive(Debug)]
+pub struct Process {
+    pub pid: u32,
+    pidfd: AsyncFd<OwnedFd>,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// Starts a data plane. Its messages go to `log`.
+    ///
+    /// # Errors
+    /// The program cannot be started, or the log not be opened.
+    pub fn spawn(program: &Path, arguments: &[(String, String)], log: &Path) -> io::Result<Process> {
+        let output = OpenOptions::new().append(true).create(true).mode(0o600).open(log)?;
+        let flat = arguments.iter().flat_map(|(flag, value)| [OsString::from(flag), OsString::from(value)]);
+        let mut command = Command::new(program);
+        command.args(flat).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        system::own_session(&mut command);
+        let child = command.spawn()?;
+        let mut process = Process::watch(child.id())?;
+        process.child = Some(child);
+        Ok(process)
+    }
+
+    /// Watches a data plane that runs already.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn watch(pid: u32) -> io::Result<Process> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = system::watch(pidfd_open(raw, PidfdFlags::empty())?)?;
+        Ok(Process { pid, pidfd, child: None })
+    }
+
+    /// Waits for the end of the process; says how it ended where that can be known.
+    pub async fn ended(&mut self) -> Ending {
+        // An error means that the descriptor cannot be watched; the process is then taken for ended.
+        let _ = self.pidfd.readable().await;
+        self.ending()
+    }
+
+    /// How the process ended, or that it runs.
+    pub fn ending(&mut self) -> Ending {
+        match self.child.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => Ending::Status(status),
+            Some(Ok(None)) => Ending::Running,
+            Some(Err(_)) | None => Ending::Unknown,
+        }
+    }
+
+    /// Stops the process: SIGTERM, and SIGKILL when that has not helped after three seconds.
+    pub async fn stop(&mut self) -> Ending {
+        // Errors mean that it has ended already.
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::TERM);
+        if let Ok(ending) = tokio::time::timeout(PATIENCE, self.ended()).await {
+            return ending;
+        }
+        tracing::warn!("the data plane (process {}) did not stop within {} s and is killed", self.pid, PATIENCE.as_secs());
+        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+        self.ended().await
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Running,
+    Status(ExitStatus),
+    /// It was not our child.
+    Unknown,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Running => f.write_str("still runs"),
+            Ending::Unknown => f.write_str("ended"),
+            Ending::Status(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(f, "ended with exit code {code}"),
+                (None, Some(signal)) => write!(f, "was killed by signal {signal}"),
+                (None, None) => f.write_str("ended"),
+            },
+        }
+    }
+}
+
+/// The process that listens at a channel socket, by the word of the kernel.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn owner(socket: &Path) -> io::Result<u32> {
+    let address = SocketAddrUnix::new(socket)?;
+    let connection = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&connection, &address)?;
+    peer(connection.as_fd())
+}
+
+/// The process at the other end of a channel, by the word of the kernel.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn owner_of(master: &adit_channel::Master) -> io::Result<u32> {
+    peer(master.socket_fd())
+}
+
+fn peer(connection: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(flag, value)| ((*flag).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn differences_name_what_changed_and_what_came_or_went() {
+        let running = list(&[("--workers", "1"), ("--listen", "0.0.0.0:4500"), ("--cores", "0")]);
+        let wanted = list(&[("--workers", "2"), ("--listen", "0.0.0.0:4500"), ("--io", "poll")]);
+        assert_eq!(differences(&running, &wanted), ["cores 0 → unset", "io unset → poll", "workers 1 → 2"]);
+        assert!(differences(&wanted, &wanted).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_process_runs_in_its_own_session_and_its_end_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let script = "cut -d' ' -f6 /proc/$$/stat; echo $$; exec sleep 60";
+        let mut process = Process::spawn(Path::new("/bin/sh"), &list(&[("-c", script)]), &log).unwrap();
+        let said = loop {
+            let said = std::fs::read_to_string(&log).unwrap();
+            if said.lines().count() == 2 {
+                break said;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines[0], lines[1], "the session is named after the process itself");
+        assert_eq!(process.ending(), Ending::Running);
+        assert_eq!(process.stop().await.to_string(), "was killed by signal 15");
+    }
+}

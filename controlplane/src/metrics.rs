@@ -1,0 +1,246 @@
+//! Prometheus metrics: a collector that reads the shared memory when it is asked, and the text page. Nothing is counted twice.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use adit_proto::histogram;
+use adit_proto::stats::{Count, Drop, Gauge, Latency};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Bucket, Counter, Gauge as GaugeValue, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Registry, TextEncoder};
+
+use crate::numbers::{Numbers, SaName, WorkerNumbers};
+use crate::view::{View, direction_label};
+
+/// Upper bounds of the latency histograms, in seconds: from below the fastest path to where TCP gives up hoping.
+const LATENCY_BOUNDS_S: [f64; 16] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0];
+
+/// A registry with the collector of a gateway in it.
+///
+/// # Errors
+/// Two families have one name; a test shows that they have not.
+pub fn registry(view: Arc<View>) -> prometheus::Result<Registry> {
+    let mut gateway = Gateway { view, descs: Vec::new() };
+    let desc = |family: &MetricFamily| Desc::new(family.name().to_owned(), family.help().to_owned(), Vec::new(), HashMap::new());
+    gateway.descs = gateway.collect().iter().map(desc).collect::<prometheus::Result<_>>()?;
+    let registry = Registry::new();
+    registry.register(Box::new(gateway))?;
+    Ok(registry)
+}
+
+/// The whole page.
+///
+/// # Errors
+/// A family that cannot be written as text.
+pub fn page(registry: &Registry) -> prometheus::Result<String> {
+    TextEncoder::new().encode_to_string(&registry.gather())
+}
+
+/// The collector of a gateway.
+struct Gateway {
+    view: Arc<View>,
+    descs: Vec<Desc>,
+}
+
+impl Collector for Gateway {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descs.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let numbers = self.view.numbers();
+        let mut families = counts(&numbers);
+        families.extend(gauges(&numbers));
+        families.push(drops(&numbers));
+        families.push(latencies(&numbers));
+        families.extend(self.sas(&numbers));
+        families.extend(self.gateway());
+        families
+    }
+}
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+fn labels(pairs: Labels<'_>) -> Vec<LabelPair> {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn counter(pairs: Labels<'_>, value: u64) -> Metric {
+    let mut metric = Metric::from_label(labels(pairs));
+    let mut counter = Counter::default();
+    counter.set_value(value as f64);
+    metric.set_counter(counter);
+    metric
+}
+
+fn gauge(pairs: Labels<'_>, value: f64) -> Metric {
+    let mut metric = Metric::from_label(labels(pairs));
+    let mut gauge = GaugeValue::default();
+    gauge.set_value(value);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn family(kind: MetricType, name: impl Into<String>, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.into());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+/// Every worker with its number as text.
+fn each_worker(numbers: &Numbers) -> impl Iterator<Item = (String, &WorkerNumbers)> {
+    numbers.workers.iter().enumerate().map(|(index, worker)| (index.to_string(), worker))
+}
+
+fn counts(numbers: &Numbers) -> Vec<MetricFamily> {
+    let one = |count: &Count| {
+        let metrics = each_worker(numbers).map(|(id, worker)| counter(&[("worker", &id)], worker.count(*count))).collect();
+        family(MetricType::COUNTER, format!("adit_{}_total", count.label()), count.help(), metrics)
+    };
+    Count::ALL.iter().map(one).collect()
+}
+
+fn gauges(numbers: &Numbers) -> Vec<MetricFamily> {
+    let one = |which: &Gauge| {
+        let live = each_worker(numbers).filter_map(|(id, worker)| Some((id, worker.gauge(*which)?)));
+        let metrics = live.map(|(id, value)| gauge(&[("worker", &id)], value as f64)).collect();
+        family(MetricType::GAUGE, format!("adit_{}", which.label()), which.help(), metrics)
+    };
+    Gauge::ALL.iter().map(one).collect()
+}
+
+fn drops(numbers: &Numbers) -> MetricFamily {
+    let one = |(id, worker): (String, &WorkerNumbers)| -> Vec<Metric> {
+        let reasons = Drop::ALL.iter();
+        reasons.map(|reason| counter(&[("reason", reason.label()), ("worker", &id)], worker.drop(*reason))).collect()
+    };
+    let help = "Packets dropped, by reason; adit status says what each reason means.";
+    family(MetricType::COUNTER, "adit_drops_total", help, each_worker(numbers).flat_map(one).collect())
+}
+
+fn latencies(numbers: &Numbers) -> MetricFamily {
+    let mut metrics = Vec::new();
+    for (id, worker) in each_worker(numbers) {
+        for path in Latency::ALL {
+            let mut metric = Metric::from_label(labels(&[("path", path.label()), ("worker", &id)]));
+            metric.set_histogram(latency(&worker.latencies[*path as usize]));
+            metrics.push(metric);
+        }
+    }
+    let help = "Time from the receipt of a batch until its last packet was given to the kernel.";
+    family(MetricType::HISTOGRAM, "adit_latency_seconds", help, metrics)
+}
+
+/// From the log-linear buckets of the shared memory to fixed bounds. A bucket counts below a bound when all of it is.
+fn latency(buckets: &[u64]) -> Histogram {
+    let mut below = [0u64; LATENCY_BOUNDS_S.len()];
+    let (mut count, mut sum_ns) = (0u64, 0f64);
+    for (bucket, n) in buckets.iter().copied().enumerate().filter(|(_, n)| *n > 0) {
+        count = count.saturating_add(n);
+        sum_ns += histogram::lowest(bucket).midpoint(histogram::highest(bucket)) as f64 * n as f64;
+        for (below, bound) in below.iter_mut().zip(LATENCY_BOUNDS_S) {
+            if histogram::highest(bucket) as f64 <= bound * 1e9 {
+                *below = below.saturating_add(n);
+            }
+        }
+    }
+    let bucket = |(bound, below): (f64, u64)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound);
+        bucket.set_cumulative_count(below);
+        bucket
+    };
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(LATENCY_BOUNDS_S.into_iter().zip(below).map(bucket).collect());
+    histogram.set_sample_count(count);
+    histogram.set_sample_sum(sum_ns / 1e9);
+    histogram
+}
+
+impl Gateway {
+    fn sas(&self, numbers: &Numbers) -> [MetricFamily; 3] {
+        let (mut packets, mut bytes, mut sequence) = (Vec::new(), Vec::new(), Vec::new());
+        for want in &self.view.wanted {
+            let Some(sa) = numbers.sas.get(&SaName::new(want.direction, want.spi)) else { continue };
+            let (spi, lane) = (format!("{:#010x}", want.spi.0), want.lane.to_string());
+            let peer = self.view.config.peers[want.peer].name.as_str();
+            let pairs = [("direction", direction_label(want.direction)), ("lane", &lane), ("peer", peer), ("spi", &spi)];
+            packets.push(counter(&pairs, sa.packets));
+            bytes.push(counter(&pairs, sa.bytes));
+            sequence.extend(sa.seq.map(|seq| gauge(&pairs, seq as f64)));
+        }
+        let help = "Last sequence number used (out) or highest accepted (in).";
+        [
+            family(MetricType::COUNTER, "adit_sa_packets_total", "Packets sealed or opened by an SA.", packets),
+            family(MetricType::COUNTER, "adit_sa_bytes_total", "Bytes of frames sealed or opened by an SA.", bytes),
+            family(MetricType::GAUGE, "adit_sa_sequence", help, sequence),
+        ]
+    }
+
+    /// What is true of the gateway as a whole.
+    fn gateway(&self) -> Vec<MetricFamily> {
+        let view = &self.view;
+        let info = view.info();
+        let up = f64::from(u8::from(info.is_some()));
+        let peers = view.config.peers.iter().map(|peer| {
+            let endpoint = peer.endpoint.to_string();
+            gauge(&[("endpoint", &endpoint), ("peer", &peer.name), ("suite", peer.secret.suite().name())], 1.0)
+        });
+        let planes = info.iter().map(|info| {
+            let pairs = [
+                ("cpu_features", info.cpu_features.as_str()),
+                ("crypto", info.crypto.as_str()),
+                ("io", info.io.as_str()),
+                ("listen", &info.listen.to_string()),
+                ("name", view.config.name.as_str()),
+                ("version", info.version.as_str()),
+            ];
+            gauge(&pairs, 1.0)
+        });
+        let punts: BTreeMap<&str, u64> =
+            [("ike", &view.ignored_ike), ("stun", &view.ignored_stun), ("other", &view.ignored_other)]
+                .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+                .into();
+        let punts = punts.iter().map(|(kind, count)| counter(&[("kind", kind)], *count));
+        let memory = info.as_ref().map(|info| gauge(&[], info.memory_bytes as f64));
+        let restarts = counter(&[], view.restarts.load(Ordering::Relaxed));
+        vec![
+            family(MetricType::GAUGE, "adit_dataplane_up", "1 while a data plane is attached.", vec![gauge(&[], up)]),
+            family(
+                MetricType::GAUGE,
+                "adit_dataplane_memory_bytes",
+                "Memory that the data plane holds.",
+                memory.into_iter().collect(),
+            ),
+            family(
+                MetricType::COUNTER,
+                "adit_dataplane_restarts_total",
+                "Restarts of the data plane after it died.",
+                vec![restarts],
+            ),
+            family(
+                MetricType::GAUGE,
+                "adit_info",
+                "What the data plane is and runs on; the value is always 1.",
+                planes.collect(),
+            ),
+            family(MetricType::GAUGE, "adit_peer_info", "Peers of the configuration; the value is always 1.", peers.collect()),
+            family(
+                MetricType::COUNTER,
+                "adit_punts_ignored_total",
+                "Datagrams beside ESP that nothing answers.",
+                punts.collect(),
+            ),
+        ]
+    }
+}

@@ -1,0 +1,339 @@
+//! From what a data plane has to what it should have. Pure: configuration, live SAs and memory in, commands out.
+//!
+//! An SA that is live and still wanted is left alone, so that its sequence number goes on and no packet is lost. The
+//! control plane remembers in the vault of the channel what it installed beside SAs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adit_channel::LiveSa;
+use adit_proto::control::{Command, Direction, Mac, PeerId};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, Route};
+use crate::wanted::{self, WantedSa};
+
+const VERSION: u32 = 1;
+
+/// What a control plane leaves in the vault for its successor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    version: u32,
+    /// The command line of the data plane, flag and value.
+    pub arguments: Vec<(String, String)>,
+    peers: Vec<MemoryPeer>,
+    pins: Vec<Mac>,
+    /// Addresses and routes given to the interface, as text.
+    pub addresses: Vec<String>,
+    pub routes: Vec<(String, Option<String>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MemoryPeer {
+    id: u16,
+    name: String,
+    defer_checksums: bool,
+}
+
+impl Memory {
+    /// What a gateway with this configuration will have installed.
+    pub fn of(config: &Config, arguments: Vec<(String, String)>, ids: &[PeerId]) -> Memory {
+        let peers = config.peers.iter().zip(ids);
+        let routes = config.interface.routes.iter();
+        Memory {
+            version: VERSION,
+            arguments,
+            peers: peers
+                .map(|(peer, id)| MemoryPeer { id: id.0, name: peer.name.clone(), defer_checksums: peer.defer_checksums })
+                .collect(),
+            pins: config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect(),
+            addresses: config.interface.addresses.iter().map(ToString::to_string).collect(),
+            routes: routes.map(|route| (route.to.to_string(), route.via.map(|via| via.to_string()))).collect(),
+        }
+    }
+
+    /// What a predecessor left; nothing when it left nothing that can be read.
+    pub fn from_vault(bytes: &[u8]) -> Option<Memory> {
+        serde_json::from_slice::<Memory>(bytes).ok().filter(|memory| memory.version == VERSION)
+    }
+
+    /// The bytes for the vault.
+    pub fn to_vault(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a structure of strings and numbers can always be written as JSON")
+    }
+
+    /// Addresses that the interface got from an earlier configuration and should not have any more.
+    pub fn stale_addresses(&self, config: &Config) -> Vec<ipnet::IpNet> {
+        let parsed = self.addresses.iter().filter_map(|address| address.parse().ok());
+        parsed.filter(|address| !config.interface.addresses.contains(address)).collect()
+    }
+
+    /// Routes from an earlier configuration that should not be there any more.
+    pub fn stale_routes(&self, config: &Config) -> Vec<Route> {
+        let parsed = self.routes.iter().filter_map(|(to, via)| {
+            let via = via.as_ref().map(|via| via.parse()).transpose().ok()?;
+            Some(Route { to: to.parse().ok()?, via })
+        });
+        parsed.filter(|route| !config.interface.routes.contains(route)).collect()
+    }
+}
+
+/// What has to be done.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The id of every peer of the configuration.
+    pub ids: Vec<PeerId>,
+    /// Removals, then peers, each with the worker that it is for. In this order.
+    pub before: Vec<(u16, Command)>,
+    /// Places in the list of wanted SAs that have to be installed.
+    pub install: Vec<usize>,
+    /// Live SAs that stay, with their places in the list of wanted SAs.
+    pub keep: Vec<(usize, LiveSa)>,
+    /// Pinned addresses, after the peers that they belong to.
+    pub pins: Vec<(u16, Command)>,
+}
+
+/// Compares what is wanted with what is there.
+pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Changes {
+    let workers = 0..config.dataplane.workers;
+    let ids = peer_ids(config, wanted, live, memory);
+    let mut changes = Changes { ids, ..Changes::default() };
+    let every = |command: Command| workers.clone().map(move |worker| (worker, command.clone()));
+
+    let mut kept = BTreeSet::new();
+    for (worker, sa) in live {
+        let place = wanted.iter().position(|want| fits(config, want, &changes.ids, *worker, sa, memory));
+        match place.filter(|place| kept.insert(*place)) {
+            Some(place) => changes.keep.push((place, *sa)),
+            None => changes.before.push((*worker, Command::SaRemove { spi: sa.spi, direction: sa.direction })),
+        }
+    }
+    changes.install = (0..wanted.len()).filter(|place| !kept.contains(place)).collect();
+
+    let stale: BTreeSet<PeerId> =
+        memory.peers.iter().map(|peer| PeerId(peer.id)).chain(live.iter().map(|(_, sa)| sa.peer)).collect();
+    for peer in stale.into_iter().filter(|id| !changes.ids.contains(id)) {
+        changes.before.extend(every(Command::PeerRemove { peer }));
+    }
+    let wanted_pins: BTreeSet<Mac> = config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect();
+    for mac in memory.pins.iter().filter(|mac| !wanted_pins.contains(*mac)) {
+        changes.before.extend(every(Command::FdbUnpin { mac: *mac }));
+    }
+    for (index, peer) in config.peers.iter().enumerate() {
+        changes.before.extend(every(Command::PeerSet {
+            peer: changes.ids[index],
+            endpoint: peer.endpoint,
+            path_mtu: config.underlay_mtu,
+            lanes: wanted::outbound_lanes(config, index),
+        }));
+    }
+    for (mac, peer) in &config.forwarding.pinned {
+        changes.pins.extend(every(Command::FdbPin { mac: *mac, peer: changes.ids[*peer] }));
+    }
+    changes
+}
+
+/// Whether a live SA is the wanted one in everything that cannot be changed while it lives. The SPI stands for the key:
+/// it is derived from the same secret.
+fn fits(config: &Config, want: &WantedSa, ids: &[PeerId], worker: u16, sa: &LiveSa, memory: &Memory) -> bool {
+    let peer = &config.peers[want.peer];
+    let same = want.spi == sa.spi && want.direction == sa.direction && want.worker == worker;
+    let same = same && ids[want.peer] == sa.peer && peer.secret.suite() == sa.suite;
+    let remembered = memory.peers.iter().find(|old| old.name == peer.name);
+    same && match sa.direction {
+        Direction::Inbound => sa.window == config.dataplane.replay_window,
+        Direction::Outbound => remembered.is_none_or(|old| old.defer_checksums == peer.defer_checksums),
+    }
+}
+
+/// A peer keeps the id under which it is known; a new one gets the lowest that is free.
+fn peer_ids(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Vec<PeerId> {
+    let known = |index: usize| -> Option<PeerId> {
+        let name = &config.peers[index].name;
+        let remembered = memory.peers.iter().find(|old| old.name == *name).map(|old| PeerId(old.id));
+        remembered.or_else(|| {
+            let mut own = wanted.iter().filter(|want| want.peer == index);
+            own.find_map(|want| live.iter().find(|(_, sa)| sa.spi == want.spi && sa.direction == want.direction))
+                .map(|(_, sa)| sa.peer)
+        })
+    };
+    let mut taken: BTreeMap<PeerId, usize> = BTreeMap::new();
+    for index in 0..config.peers.len() {
+        if let Some(id) = known(index).filter(|id| id.0 < config.max_peers()) {
+            taken.entry(id).or_insert(index);
+        }
+    }
+    let mut ids: Vec<Option<PeerId>> = vec![None; config.peers.len()];
+    taken.iter().for_each(|(id, index)| ids[*index] = Some(*id));
+    let mut free = (0..=u16::MAX).map(PeerId).filter(|id| !taken.contains_key(id));
+    ids.into_iter().map(|id| id.or_else(|| free.next()).expect("there are 65536 ids and at most 1024 peers")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use adit_proto::control::Spi;
+    use adit_proto::suite::Suite;
+
+    use super::*;
+    use crate::config::Machine;
+    use crate::static_key::{SECRET_LEN, Secret};
+    use crate::wanted::sas;
+
+    /// A gateway with two workers and peers with these names, each with two lanes.
+    fn config(peers: &[&str], extra: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let mut list = String::new();
+        for (index, name) in peers.iter().enumerate() {
+            let key = dir.path().join(format!("{name}.key"));
+            let seed = name.as_bytes()[name.len() - 1];
+            Secret::from_bytes(Suite::Aes128Gcm, [seed; SECRET_LEN]).create_file(&key).unwrap();
+            let host = index + 2;
+            list +=
+                &format!("  - {{ name: {name}, endpoint: \"192.0.2.{host}:4500\", static_key_file: {name}.key, lanes: 2 }}\n");
+        }
+        let yaml = format!(
+            "name: a\nlisten: 0.0.0.0:4500\ninterface: {{ name: adit0 }}\npeers:\n{list}{extra}\n{}",
+            if extra.contains("dataplane") { "" } else { "dataplane: { workers: 2 }\n" }
+        );
+        Config::from_yaml(&yaml, dir.path(), &Machine { cores: vec![0, 1] }).unwrap()
+    }
+
+    /// What a data plane has after everything wanted was installed.
+    fn installed(config: &Config, ids: &[PeerId]) -> Vec<(u16, LiveSa)> {
+        let live = |want: &WantedSa| LiveSa {
+            spi: want.spi,
+            direction: want.direction,
+            peer: ids[want.peer],
+            suite: Suite::Aes128Gcm,
+            window: if want.direction == Direction::Inbound { config.dataplane.replay_window } else { 0 },
+            seq: 77,
+            seq_limit: 100,
+            packets: 1,
+            bytes: 60,
+        };
+        sas(config).iter().map(|want| (want.worker, live(want))).collect()
+    }
+
+    fn memory(config: &Config, ids: &[PeerId]) -> Memory {
+        Memory::from_vault(&Memory::of(config, Vec::new(), ids).to_vault()).unwrap()
+    }
+
+    fn count(changes: &Changes, test: fn(&Command) -> bool) -> usize {
+        changes.before.iter().filter(|(_, command)| test(command)).count()
+    }
+
+    #[test]
+    fn an_empty_data_plane_gets_everything() {
+        let config = config(&["b", "c"], "forwarding: { static: [{ mac: \"02:00:00:00:00:0c\", peer: c }] }");
+        let wanted = sas(&config);
+        assert_eq!(wanted.len(), 8, "two peers, two lanes, two directions");
+        assert!(wanted.iter().all(|want| u16::from(want.lane) % 2 == want.worker));
+        let changes = changes(&config, &wanted, &[], &Memory::default());
+        assert_eq!(changes.ids, [PeerId(0), PeerId(1)]);
+        assert_eq!(changes.install, (0..8).collect::<Vec<_>>());
+        assert_eq!(count(&changes, |command| matches!(command, Command::PeerSet { lanes: 2, .. })), 4);
+        assert_eq!(changes.before.len(), 4);
+        let pin = Command::FdbPin { mac: [2, 0, 0, 0, 0, 0x0c], peer: PeerId(1) };
+        assert_eq!(changes.pins, [(0, pin.clone()), (1, pin)]);
+    }
+
+    #[test]
+    fn what_is_there_is_left_alone() {
+        let config = config(&["b", "c"], "");
+        let ids = [PeerId(0), PeerId(1)];
+        for memory in [memory(&config, &ids), Memory::default()] {
+            let changes = changes(&config, &sas(&config), &installed(&config, &ids), &memory);
+            assert!(changes.install.is_empty());
+            assert_eq!(changes.keep.len(), 8);
+            assert_eq!(count(&changes, |command| !matches!(command, Command::PeerSet { .. })), 0);
+        }
+    }
+
+    #[test]
+    fn peers_keep_their_ids_when_the_file_is_reordered_and_new_ones_get_free_ones() {
+        let before = config(&["b", "c"], "");
+        let ids = [PeerId(0), PeerId(1)];
+        let after = config(&["d", "c"], "");
+        let changes = changes(&after, &sas(&after), &installed(&before, &ids), &memory(&before, &ids));
+        assert_eq!(changes.ids, [PeerId(0), PeerId(1)], "c stays 1, d takes what b had");
+        assert_eq!(changes.keep.len(), 4);
+        assert_eq!(changes.install.len(), 4);
+        assert_eq!(count(&changes, |command| matches!(command, Command::SaRemove { .. })), 4);
+        let reordered = config(&["c", "b"], "");
+        let changes = super::changes(&reordered, &sas(&reordered), &installed(&before, &ids), &memory(&before, &ids));
+        assert_eq!(changes.ids, [PeerId(1), PeerId(0)]);
+        assert!(changes.install.is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_removed_with_its_sas_and_pins() {
+        let before = config(&["b", "c"], "forwarding: { static: [{ mac: \"02:00:00:00:00:0c\", peer: c }] }");
+        let ids = [PeerId(0), PeerId(1)];
+        let after = config(&["b"], "");
+        for memory in [memory(&before, &ids), Memory::default()] {
+            let changes = changes(&after, &sas(&after), &installed(&before, &ids), &memory);
+            assert_eq!(count(&changes, |command| *command == Command::PeerRemove { peer: PeerId(1) }), 2);
+            assert_eq!(count(&changes, |command| matches!(command, Command::SaRemove { .. })), 4);
+            let unpinned = count(&changes, |command| matches!(command, Command::FdbUnpin { .. }));
+            assert_eq!(unpinned, if memory == Memory::default() { 0 } else { 2 });
+        }
+    }
+
+    #[test]
+    fn an_sa_is_renewed_when_what_cannot_change_has_changed() {
+        let before = config(&["b"], "");
+        let ids = [PeerId(0)];
+        let window = config(&["b"], "dataplane: { workers: 2, replay_window: 64 }");
+        let changes = changes(&window, &sas(&window), &installed(&before, &ids), &memory(&before, &ids));
+        assert_eq!((changes.install.len(), changes.keep.len()), (2, 2), "the inbound ones");
+        let mut live = installed(&before, &ids);
+        live[0].1.spi = Spi(0x4fff_ff00);
+        let foreign = super::changes(&before, &sas(&before), &live, &memory(&before, &ids));
+        assert_eq!((foreign.install.len(), foreign.keep.len()), (1, 3));
+        assert_eq!(foreign.before[0].1, Command::SaRemove { spi: Spi(0x4fff_ff00), direction: Direction::Inbound });
+    }
+
+    #[test]
+    fn both_ends_of_a_pair_want_matching_sas() {
+        let secret = [9; SECRET_LEN];
+        let dir = tempfile::tempdir().unwrap();
+        Secret::from_bytes(Suite::ChaCha20Poly1305, secret).create_file(&dir.path().join("pair.key")).unwrap();
+        let end = |own: &str, other: &str, host: u8| {
+            let yaml = format!(
+                "name: {own}\nlisten: 0.0.0.0:4500\ninterface: {{ name: adit0 }}\npeers:\n  \
+                 - {{ name: {other}, endpoint: \"192.0.2.{host}:4500\", static_key_file: pair.key, lanes: 2 }}\n"
+            );
+            Config::from_yaml(&yaml, Path::new(dir.path()), &Machine { cores: vec![0, 1] }).unwrap()
+        };
+        let (a, b) = (end("a", "b", 2), end("b", "a", 1));
+        let (at_a, at_b) = (sas(&a), sas(&b));
+        for sender in at_a.iter().filter(|want| want.direction == Direction::Outbound) {
+            let receiver = at_b.iter().find(|want| want.direction == Direction::Inbound && want.spi == sender.spi).unwrap();
+            let grant = crate::sequence::Grant { next: 1, end: 9, clock_behind_ns: 0 };
+            assert!(sender.outbound(&a, PeerId(0), grant).key == receiver.inbound(&b, PeerId(0), 0).key);
+            assert_eq!(sender.key_id, receiver.key_id);
+        }
+    }
+
+    #[test]
+    fn a_vault_of_strangers_is_no_memory() {
+        for bytes in [&b""[..], b"\0\0\0", b"{}", b"{\"version\": 2}"] {
+            assert_eq!(Memory::from_vault(bytes), None);
+        }
+    }
+
+    #[test]
+    fn stale_addresses_and_routes_are_those_of_before_that_are_not_wanted_now() {
+        let before = config(&["b"], "");
+        let mut old = before.clone();
+        old.interface.addresses = vec!["10.1.0.1/24".parse().unwrap(), "10.2.0.1/24".parse().unwrap()];
+        old.interface.routes = vec![Route { to: "10.9.0.0/16".parse().unwrap(), via: Some("10.1.0.2".parse().unwrap()) }];
+        let mut new = before;
+        new.interface.addresses = vec!["10.1.0.1/24".parse().unwrap()];
+        let memory = memory(&old, &[PeerId(0)]);
+        assert_eq!(memory.stale_addresses(&new), ["10.2.0.1/24".parse().unwrap()]);
+        assert_eq!(memory.stale_routes(&new), old.interface.routes);
+        assert!(memory.stale_routes(&old).is_empty());
+    }
+}

@@ -1,0 +1,261 @@
+//! The life of a gateway: start or find the data plane, give it what the configuration says, watch it, start it again when
+//! it dies, stop it at the end.
+//!
+//! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
+//! [`watch`] is the time in between. The API reads the shared [`View`] beside it.
+
+mod install;
+mod orders;
+mod start;
+mod watch;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch as channel;
+
+use crate::api;
+use crate::config::Config;
+use crate::dataplane::Process;
+use crate::dataplane::log::Tail;
+use crate::reconcile::Memory;
+use crate::state::State;
+use crate::view::View;
+use orders::Orders;
+
+/// Deaths in a row after which restarts begin to wait.
+const FAST_RESTARTS: u32 = 5;
+/// Longest wait between restarts.
+const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A data plane that lived this long is taken for healthy: the next death counts as the first.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// How a gateway is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// At the end, leave the data plane running.
+    pub leave_dataplane: bool,
+}
+
+/// A gateway and what it holds while it runs.
+pub struct Gateway {
+    view: Arc<View>,
+    state: State,
+    options: Options,
+    stop: channel::Receiver<bool>,
+    /// Deaths of the data plane in a row.
+    deaths: u32,
+    _lock: File,
+}
+
+/// A data plane that is attached and watched. The channel itself is in the view.
+struct Plane {
+    process: Process,
+    log: Tail,
+    orders: Orders,
+    /// Of every outbound SA: the end of the numbers granted.
+    ends: std::collections::BTreeMap<adit_proto::control::Spi, u64>,
+    /// SAs whose numbers could not be extended because the disk did not take the mark.
+    to_extend: Vec<adit_proto::control::Spi>,
+    since: Instant,
+}
+
+/// A data plane that is up but not filled yet.
+struct Found {
+    master: adit_channel::Master,
+    process: Process,
+    log: Tail,
+    /// What an earlier control plane left; `None` for a data plane that we started.
+    memory: Option<Memory>,
+}
+
+/// Why the watch over a data plane ended.
+enum Ended {
+    Stop,
+    Died(String),
+}
+
+/// Runs a gateway until it is told to stop.
+///
+/// # Errors
+/// It could not be started; later faults are repaired and logged.
+pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
+    let stop = stop_signals()?;
+    let lock = lock_runtime_dir(&config.runtime_dir)?;
+    let state = State::open(&config.state_dir)?;
+    tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
+    let view = Arc::new(View::new(config));
+    let servers = api::serve(&view).await?;
+    let mut gateway = Gateway { view, state, options, stop, deaths: 0, _lock: lock };
+    let result = gateway.run().await;
+    servers.abort();
+    // It may be gone already; a left file would be replaced by the next run.
+    let _ = std::fs::remove_file(gateway.view.config.api_socket());
+    result
+}
+
+impl Gateway {
+    async fn run(&mut self) -> anyhow::Result<()> {
+        let mut first = true;
+        loop {
+            match self.bring_up().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(mut plane)) => {
+                    first = false;
+                    match self.watch(&mut plane).await {
+                        Ended::Stop => return self.finish(plane).await,
+                        Ended::Died(how) => self.bury(plane, &how),
+                    }
+                }
+                Err(error) if first => return Err(error),
+                Err(error) => {
+                    self.deaths += 1;
+                    tracing::error!("the data plane could not be started again: {error:#}");
+                }
+            }
+            if !self.pause().await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Brings a data plane up and fills it. `None` when told to stop meanwhile.
+    async fn bring_up(&mut self) -> anyhow::Result<Option<Plane>> {
+        let Some(found) = self.find().await? else { return Ok(None) };
+        let started_here = found.memory.is_none();
+        match self.fill(found).await {
+            Ok(plane) => Ok(Some(plane)),
+            Err((mut process, error)) => {
+                self.view.detach();
+                if started_here {
+                    process.stop().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Keeps the numbers of a data plane that died.
+    fn bury(&mut self, mut plane: Plane, how: &str) {
+        plane.log.forward();
+        tracing::error!("{how}; the tunnel is down until it is back");
+        if let Err(error) = self.save_tops() {
+            tracing::error!("{error}");
+        }
+        self.view.detach();
+        self.view.restarts.fetch_add(1, Ordering::Relaxed);
+        self.deaths = if plane.since.elapsed() >= HEALTHY { 1 } else { self.deaths + 1 };
+    }
+
+    /// Waits before the next restart; false when told to stop meanwhile.
+    async fn pause(&mut self) -> bool {
+        let wait = restart_wait(self.deaths);
+        if !wait.is_zero() {
+            tracing::warn!("the data plane died {} times in a row: the next start is in {} s", self.deaths, wait.as_secs());
+        }
+        tokio::select! {
+            () = stopped(&mut self.stop) => false,
+            () = tokio::time::sleep(wait) => true,
+        }
+    }
+
+    /// The end: saves what must be saved, stops the data plane or leaves it.
+    async fn finish(&mut self, mut plane: Plane) -> anyhow::Result<()> {
+        let saved = self.save_tops();
+        if self.options.leave_dataplane {
+            self.view.detach();
+            tracing::info!("stopped; the data plane (process {}) goes on without us", plane.process.pid);
+            return saved.map_err(Into::into);
+        }
+        tracing::info!("stopping the data plane (process {})", plane.process.pid);
+        let ending = plane.process.stop().await;
+        // After its end, the last numbers are in the memory that we still have.
+        let saved = saved.and(self.save_tops());
+        plane.log.forward();
+        self.view.detach();
+        // It removes its socket itself, unless it had to be killed.
+        let _ = std::fs::remove_file(self.view.config.channel_socket());
+        tracing::info!("the data plane {ending}; stopped");
+        saved.map_err(Into::into)
+    }
+}
+
+/// How long to wait before a restart after so many deaths in a row.
+fn restart_wait(deaths: u32) -> Duration {
+    match deaths.checked_sub(FAST_RESTARTS) {
+        None | Some(0) => Duration::ZERO,
+        Some(slow) => Duration::from_secs(1 << (slow - 1).min(10)).min(RESTART_WAIT_MAX),
+    }
+}
+
+/// Nanoseconds since 1970, for [`crate::sequence`].
+fn clock_ns() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Completes when told to stop.
+async fn stopped(stop: &mut channel::Receiver<bool>) {
+    // The sender lives as long as the runtime; if it were gone, stopping would be right too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn stop_signals() -> anyhow::Result<channel::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    let (sender, receiver) = channel::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        sender.closed().await;
+    });
+    Ok(receiver)
+}
+
+/// One gateway per runtime directory.
+fn lock_runtime_dir(dir: &Path) -> anyhow::Result<File> {
+    let remedy = "make it writable for the user who runs adit (root, usually), or name another one: runtime_dir: PATH";
+    let context = || format!("the runtime directory {} cannot be used; {remedy}", dir.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(context)?;
+    let path = dir.join("lock");
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).with_context(context)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another adit runs in {}: stop it first, or name another runtime_dir (`adit status` shows what runs)",
+            dir.display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).with_context(context),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_are_fast_five_times_and_then_wait_up_to_thirty_seconds() {
+        let waits: Vec<u64> = (1..=13).map(|deaths| restart_wait(deaths).as_secs()).collect();
+        assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 30, 30, 30]);
+        assert_eq!(restart_wait(u32::MAX), RESTART_WAIT_MAX);
+    }
+
+    #[test]
+    fn a_runtime_directory_is_held_by_one_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock_runtime_dir(&dir.path().join("a/b")).unwrap();
+        let error = lock_runtime_dir(&dir.path().join("a/b")).unwrap_err();
+        assert!(error.to_string().contains("another adit runs in"), "{error}");
+        drop(held);
+        assert!(lock_runtime_dir(&dir.path().join("a/b")).is_ok());
+    }
+}

@@ -1,0 +1,186 @@
+//! Filling a data plane: peers, keys, pinned addresses, and the interface in the kernel. The order is such that nothing is
+//! used before it may be used: inbound SAs first, outbound ones once their sequence numbers are durable.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use adit_channel::LiveSa;
+use adit_proto::control::{Command, Direction, Spi};
+use anyhow::Context;
+
+use super::orders::Orders;
+use super::{Found, Gateway, Plane, clock_ns};
+use crate::dataplane::{self, Process};
+use crate::netlink::Netlink;
+use crate::reconcile::{self, Changes, Memory};
+use crate::sequence::{self, Grant};
+use crate::state::StateError;
+use crate::view::Attached;
+
+/// A clock that is behind the mark by more than this is worth a warning.
+const BEHIND_WARN_NS: u64 = 1_000_000_000;
+
+impl Gateway {
+    /// Gives a data plane what the configuration says. On failure the process comes back, to be stopped or left.
+    pub(super) async fn fill(&mut self, found: Found) -> Result<Plane, (Process, anyhow::Error)> {
+        let Found { master, process, log, memory } = found;
+        let started_here = memory.is_none();
+        let memory = memory.unwrap_or_default();
+        let live = master.live_sas();
+        *self.view.plane() = Some(Attached { master, since: Instant::now(), started_here });
+        let orders = Orders::new(std::process::id().wrapping_mul(1 << 16));
+        let mut plane = Plane { process, log, orders, ends: BTreeMap::new(), to_extend: Vec::new(), since: Instant::now() };
+        match self.fill_plane(&mut plane, &live, &memory).await {
+            Ok(()) => Ok(plane),
+            Err(error) => Err((plane.process, error)),
+        }
+    }
+
+    async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], memory: &Memory) -> anyhow::Result<()> {
+        let view = self.view.clone();
+        let changes = reconcile::changes(&view.config, &view.wanted, live, memory);
+        let remembered = Memory::of(&view.config, dataplane::arguments(&view.config), &changes.ids);
+        if let Some(attached) = view.plane().as_mut() {
+            attached.master.vault_write(&remembered.to_vault()).context("writing the vault")?;
+        }
+        self.learn(live);
+        let Changes { ids, before, install, keep, pins } = changes;
+        plane.orders.extend(before);
+        for want in install.iter().map(|place| view.wanted[*place]).filter(|want| want.direction == Direction::Inbound) {
+            let sa = want.inbound(&view.config, ids[want.peer], self.state.top(want.key_id));
+            plane.orders.push(want.worker, Command::InboundSaInstall(sa));
+        }
+        self.pump(plane)?;
+
+        let outbound: Vec<_> = install.iter().filter(|place| view.wanted[**place].direction == Direction::Outbound).collect();
+        let grants = self.grant(&outbound).await?;
+        for (place, grant) in outbound.iter().zip(grants) {
+            let want = view.wanted[**place];
+            plane.ends.insert(want.spi, grant.end);
+            plane.orders.push(want.worker, Command::OutboundSaInstall(want.outbound(&view.config, ids[want.peer], grant)));
+        }
+        for (place, sa) in keep.iter().filter(|(_, sa)| sa.direction == Direction::Outbound) {
+            plane.ends.insert(view.wanted[*place].spi, sa.seq_limit.saturating_add(1));
+            // The request for more may have been made while nobody listened.
+            plane.to_extend.push(sa.spi);
+        }
+        self.extend_all(plane);
+        plane.orders.extend(pins);
+        self.pump(plane)?;
+        self.interface(memory).await?;
+        let (new, kept) = (install.len(), keep.len());
+        tracing::info!("installed {new} SAs of {} peers, left {kept} as they were", view.config.peers.len());
+        Ok(())
+    }
+
+    /// Takes over what live SAs tell about keys whose marks or tops we may have lost.
+    fn learn(&mut self, live: &[(u16, LiveSa)]) {
+        for (_, sa) in live {
+            let Some(id) = self.key_of(sa.direction, sa.spi) else { continue };
+            match sa.direction {
+                Direction::Inbound => self.state.raise_top(id, sa.seq),
+                Direction::Outbound => {
+                    let end = sa.seq_limit.saturating_add(1);
+                    self.state.set_mark(id, self.state.mark(id).unwrap_or(0).max(end));
+                }
+            }
+        }
+    }
+
+    fn key_of(&self, direction: Direction, spi: Spi) -> Option<crate::static_key::KeyId> {
+        self.view.wanted.iter().find(|want| want.direction == direction && want.spi == spi).map(|want| want.key_id)
+    }
+
+    /// Sequence numbers for new outbound SAs, durable when this returns.
+    async fn grant(&mut self, places: &[&usize]) -> anyhow::Result<Vec<Grant>> {
+        let now = clock_ns();
+        let ids: Vec<_> = places.iter().map(|place| self.view.wanted[**place].key_id).collect();
+        let grants: Vec<Grant> = ids.iter().map(|id| sequence::first(self.state.mark(*id), now)).collect();
+        let wait = grants.iter().map(|grant| grant.wait_ns(now)).max().unwrap_or(0);
+        tokio::time::sleep(Duration::from_nanos(wait)).await;
+        if let Some(behind) = grants.iter().map(|grant| grant.clock_behind_ns).max().filter(|behind| *behind > BEHIND_WARN_NS) {
+            tracing::warn!(
+                "the clock is {} s behind the sequence numbers in {}: it was set back. Do not lose that directory before it has caught up",
+                behind / 1_000_000_000,
+                self.view.config.state_dir.display()
+            );
+        }
+        for (id, grant) in ids.iter().zip(&grants) {
+            self.state.set_mark(*id, grant.end);
+        }
+        self.save()?;
+        Ok(grants)
+    }
+
+    /// Grants more numbers to all SAs that asked for them. One that cannot get them now is tried again later.
+    pub(super) fn extend_all(&mut self, plane: &mut Plane) {
+        if plane.to_extend.is_empty() {
+            return;
+        }
+        let now = clock_ns();
+        let mut limits = Vec::new();
+        for spi in &plane.to_extend {
+            let want = self.view.wanted.iter().find(|want| want.direction == Direction::Outbound && want.spi == *spi);
+            let (Some(want), Some(end)) = (want.copied(), plane.ends.get(spi).copied()) else { continue };
+            let end = sequence::extend(end, now);
+            self.state.set_mark(want.key_id, end);
+            limits.push((want, end));
+        }
+        if let Err(error) = self.save() {
+            tracing::error!("no more sequence numbers can be granted: {error}");
+            return;
+        }
+        plane.to_extend.clear();
+        for (want, end) in limits {
+            plane.ends.insert(want.spi, end);
+            plane.orders.push(want.worker, Command::SeqLimit { spi: want.spi, seq_limit: end - 1 });
+        }
+    }
+
+    /// Notes the tops of all replay windows and makes them durable.
+    pub(super) fn save_tops(&mut self) -> Result<(), StateError> {
+        let live = self.view.plane().as_ref().map(|attached| attached.master.live_sas()).unwrap_or_default();
+        for (_, sa) in live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound) {
+            if let Some(id) = self.key_of(sa.direction, sa.spi) {
+                self.state.raise_top(id, sa.seq);
+            }
+        }
+        self.save()
+    }
+
+    fn save(&mut self) -> Result<(), StateError> {
+        // The disk may take its time; the API should not wait for it.
+        tokio::task::block_in_place(|| self.state.save())
+    }
+
+    /// Sends what the rings take.
+    pub(super) fn pump(&self, plane: &mut Plane) -> anyhow::Result<()> {
+        match self.view.plane().as_mut() {
+            Some(attached) => plane.orders.pump(&mut attached.master).context("sending commands to the data plane"),
+            None => Ok(()),
+        }
+    }
+
+    /// Addresses, MTU, up, routes; and away with what an earlier configuration put there.
+    async fn interface(&self, memory: &Memory) -> anyhow::Result<()> {
+        let config = &self.view.config;
+        let wanted = &config.interface;
+        let remedy = || format!("configuring the interface {}", wanted.name);
+        let netlink = Netlink::open().context("opening a netlink socket")?;
+        let link = netlink.link(&wanted.name).await.with_context(remedy)?;
+        for route in memory.stale_routes(config) {
+            netlink.remove_route(link.index, &route).await.with_context(remedy)?;
+        }
+        for address in memory.stale_addresses(config) {
+            netlink.remove_address(link.index, address).await.with_context(remedy)?;
+        }
+        netlink.set_up(link.index, wanted.mtu).await.with_context(remedy)?;
+        for address in &wanted.addresses {
+            netlink.add_address(link.index, *address).await.with_context(remedy)?;
+        }
+        for route in &wanted.routes {
+            netlink.add_route(link.index, route).await.with_context(remedy)?;
+        }
+        Ok(())
+    }
+}

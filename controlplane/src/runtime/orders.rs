@@ -1,0 +1,96 @@
+//! Commands on their way to the workers: a queue before the rings, and the answers that are still to come.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use adit_channel::{Master, SendError};
+use adit_proto::control::{Command, Direction, Refusal};
+
+/// Commands not yet sent and not yet answered.
+#[derive(Debug)]
+pub struct Orders {
+    queue: VecDeque<(u16, Command)>,
+    unanswered: BTreeMap<u32, String>,
+    ticket: u32,
+}
+
+impl Orders {
+    /// `first_ticket` should differ from run to run: answers to a control plane before us may still come.
+    pub fn new(first_ticket: u32) -> Orders {
+        Orders { queue: VecDeque::new(), unanswered: BTreeMap::new(), ticket: first_ticket }
+    }
+
+    pub fn push(&mut self, worker: u16, command: Command) {
+        self.queue.push_back((worker, command));
+    }
+
+    pub fn extend(&mut self, commands: Vec<(u16, Command)>) {
+        self.queue.extend(commands);
+    }
+
+    /// Whether commands wait for room in a ring.
+    pub fn waits(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether everything was sent and answered.
+    pub fn settled(&self) -> bool {
+        self.queue.is_empty() && self.unanswered.is_empty()
+    }
+
+    /// Sends as much as the rings take, in order.
+    ///
+    /// # Errors
+    /// A ring is unusable; full is no error.
+    pub fn pump(&mut self, master: &mut Master) -> Result<(), SendError> {
+        while let Some((worker, command)) = self.queue.front() {
+            match master.send(*worker, self.ticket, command) {
+                Ok(()) => {}
+                Err(SendError::Full) => break,
+                Err(error) => return Err(error),
+            }
+            self.unanswered.insert(self.ticket, format!("{} on worker {worker}", describe(command)));
+            self.ticket = self.ticket.wrapping_add(1);
+            self.queue.pop_front();
+        }
+        master.flush();
+        Ok(())
+    }
+
+    /// A command was applied.
+    pub fn applied(&mut self, ticket: u32) {
+        self.unanswered.remove(&ticket);
+    }
+
+    /// A command was refused: says which. Nothing when it was not ours.
+    pub fn refused(&mut self, ticket: u32, why: Refusal) -> Option<String> {
+        let what = self.unanswered.remove(&ticket)?;
+        Some(format!("the data plane refused to {what}: {}", reason(why)))
+    }
+}
+
+fn describe(command: &Command) -> String {
+    let way = |direction: &Direction| if *direction == Direction::Inbound { "inbound" } else { "outbound" };
+    match command {
+        Command::PeerSet { peer, endpoint, .. } => format!("set peer {} at {endpoint}", peer.0),
+        Command::PeerRemove { peer } => format!("remove peer {}", peer.0),
+        Command::OutboundSaInstall(sa) => format!("install the outbound SA {:#010x}", sa.spi.0),
+        Command::InboundSaInstall(sa) => format!("install the inbound SA {:#010x}", sa.spi.0),
+        Command::SaRemove { spi, direction } => format!("remove the {} SA {:#010x}", way(direction), spi.0),
+        Command::FdbPin { mac, peer } => format!("pin {} to peer {}", crate::config::MacText(*mac), peer.0),
+        Command::FdbUnpin { mac } => format!("unpin {}", crate::config::MacText(*mac)),
+        Command::SeqLimit { spi, .. } => format!("raise the sequence limit of the SA {:#010x}", spi.0),
+    }
+}
+
+fn reason(why: Refusal) -> &'static str {
+    match why {
+        Refusal::Malformed => "it could not parse the record",
+        Refusal::NoSuchPeer => "it has no such peer, or no room for its number",
+        Refusal::NoSuchSa => "it has no such SA",
+        Refusal::SaTableFull => "its table of SAs is full",
+        Refusal::SpiInUse => "the SPI is in use",
+        Refusal::WrongWorker => "the SPI belongs to another worker",
+        Refusal::BadValue => "a value is out of range",
+        Refusal::FdbFull => "its forwarding table is full: raise forwarding.max_entries",
+    }
+}

@@ -1,0 +1,136 @@
+//! Bringing a data plane up: attach to the one that runs, when it runs as we would have started it; start one otherwise.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use adit_channel::{AttachError, Master, PlaneInfo};
+use anyhow::{Context, bail};
+
+use super::{Found, Gateway, stopped};
+use crate::config::{Config, MacText};
+use crate::dataplane::log::Tail;
+use crate::dataplane::{self, Ending, Process};
+use crate::reconcile::Memory;
+
+/// How long a data plane may take until it listens at its socket.
+const START_WITHIN: Duration = Duration::from_secs(10);
+/// How often its socket is tried until then.
+const TRY_EVERY: Duration = Duration::from_millis(2);
+
+impl Gateway {
+    /// A data plane that runs as the configuration says. `None` when told to stop meanwhile.
+    pub(super) async fn find(&mut self) -> anyhow::Result<Option<Found>> {
+        let socket = self.view.config.channel_socket();
+        match Master::attach(&socket) {
+            Ok(master) => match self.judge(&master) {
+                Ok(memory) => return self.adopt(master, memory).map(Some),
+                Err(differences) => {
+                    let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
+                    drop(master);
+                    tracing::warn!("a data plane (process {pid}) runs with other settings ({differences}); it is restarted");
+                    end(pid).await?;
+                }
+            },
+            Err(AttachError::Absent(_)) => {}
+            Err(error @ (AttachError::Version { .. } | AttachError::Corrupt(_))) => {
+                let pid = dataplane::owner(&socket).context("asking the kernel whose data plane this is")?;
+                tracing::warn!("a data plane (process {pid}) runs that we cannot talk to; it is restarted: {error}");
+                end(pid).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.start().await
+    }
+
+    /// What an earlier control plane left, or in what the running data plane differs from the wanted one.
+    fn judge(&self, master: &Master) -> Result<Memory, String> {
+        let config = &self.view.config;
+        let Some(memory) = Memory::from_vault(&master.vault_read()) else {
+            return Err("nobody knows which: its control plane died before it could tell".to_owned());
+        };
+        let mut differences = dataplane::differences(&memory.arguments, &dataplane::arguments(config));
+        differences.extend(contradictions(config, master.info()));
+        if differences.is_empty() { Ok(memory) } else { Err(differences.join(", ")) }
+    }
+
+    fn adopt(&self, master: Master, memory: Memory) -> anyhow::Result<Found> {
+        let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
+        let process = Process::watch(pid).context("watching the data plane")?;
+        tracing::info!("attached to the data plane that runs (process {pid}, version {})", master.info().version);
+        Ok(Found { master, process, log: Tail::from_end(&self.log_path()), memory: Some(memory) })
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.view.config.runtime_dir.join("dataplane.log")
+    }
+
+    async fn start(&mut self) -> anyhow::Result<Option<Found>> {
+        let config = &self.view.config;
+        let socket = config.channel_socket();
+        let program = dataplane::find_program(config)?;
+        let mut log = Tail::from_end(&self.log_path());
+        let began = Instant::now();
+        let mut process = Process::spawn(&program, &dataplane::arguments(config), &self.log_path())
+            .with_context(|| format!("the data plane {} cannot be started", program.display()))?;
+        loop {
+            log.forward();
+            match Master::attach(&socket) {
+                Ok(master) => {
+                    let ms = began.elapsed().as_millis();
+                    tracing::info!("started the data plane {} (process {}) in {ms} ms", program.display(), process.pid);
+                    return Ok(Some(Found { master, process, log, memory: None }));
+                }
+                Err(AttachError::Absent(_)) if began.elapsed() < START_WITHIN => {}
+                Err(error) => {
+                    process.stop().await;
+                    log.forward();
+                    return Err(error).with_context(|| said(&log, "the data plane did not come up"));
+                }
+            }
+            tokio::select! {
+                ending = process.ended() => {
+                    log.forward();
+                    bail!("{}", cause(&log, ending));
+                }
+                () = stopped(&mut self.stop) => {
+                    process.stop().await;
+                    return Ok(None);
+                }
+                () = tokio::time::sleep(TRY_EVERY) => {}
+            }
+        }
+    }
+}
+
+/// Stops a data plane that is not ours.
+async fn end(pid: u32) -> anyhow::Result<()> {
+    Process::watch(pid).with_context(|| format!("stopping the data plane (process {pid})"))?.stop().await;
+    Ok(())
+}
+
+/// In what a running data plane differs from its own command line: somebody else started it.
+fn contradictions(config: &Config, info: &PlaneInfo) -> Vec<String> {
+    let mut list = Vec::new();
+    let mut check = |what: &str, is: String, should: String| {
+        if is != should {
+            list.push(format!("{what} {is} → {should}"));
+        }
+    };
+    check("tap", info.tap.clone(), config.interface.name.clone());
+    check("tap-mac", MacText(info.tap_mac).to_string(), MacText(config.interface.mac).to_string());
+    check("listen", info.listen.to_string(), config.listen.to_string());
+    check("workers", info.workers.to_string(), config.dataplane.workers.to_string());
+    list
+}
+
+/// Why a data plane ended at its start: its own last words where it had any.
+fn cause(log: &Tail, ending: Ending) -> String {
+    match log.last_line() {
+        Some(line) => format!("the data plane cannot run: {line}"),
+        None => format!("the data plane {ending} without a word"),
+    }
+}
+
+fn said(log: &Tail, what: &str) -> String {
+    log.last_line().map_or(what.to_owned(), |line| format!("{what} (its last message: {line})"))
+}

@@ -1,0 +1,190 @@
+//! The time in which all is well: events, punts and deadlines of an attached data plane, until it dies or we are stopped.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use adit_proto::control::{Event, Feature, Place};
+use adit_proto::demux::{self, Kind};
+use tokio::io::unix::AsyncFd;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{Ended, Gateway, Plane, stopped};
+use crate::system;
+
+/// How often rates are taken and unsettled things are tried again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the tops of the replay windows are saved: what an attacker could replay after a crash of the machine.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// How often the log of the data plane is read.
+const LOG_EVERY: Duration = Duration::from_millis(250);
+/// How often commands are tried again that found a ring full.
+const RETRY_AFTER: Duration = Duration::from_millis(2);
+/// Datagrams taken from the data plane in one go.
+const PUNTS_PER_TURN: usize = 1024;
+
+/// The descriptors of the channel, watched.
+struct Channel {
+    events: AsyncFd<OwnedFd>,
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Gateway {
+    /// Watches until the end.
+    pub(super) async fn watch(&mut self, plane: &mut Plane) -> Ended {
+        match self.watch_plane(plane).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                // A channel that cannot be used any more: only a new data plane has a new one.
+                plane.process.stop().await;
+                Ended::Died(format!("the data plane was stopped: {error:#}"))
+            }
+        }
+    }
+
+    fn channel(&self) -> anyhow::Result<Channel> {
+        let guard = self.view.plane();
+        let master = &guard.as_ref().ok_or_else(|| anyhow::anyhow!("no data plane is attached"))?.master;
+        Ok(Channel {
+            events: system::watch(master.event_fd().try_clone_to_owned()?)?,
+            socket: system::watch(master.socket_fd().try_clone_to_owned()?)?,
+        })
+    }
+
+    async fn watch_plane(&mut self, plane: &mut Plane) -> anyhow::Result<Ended> {
+        let channel = self.channel()?;
+        let timer = |period| {
+            let mut timer = interval(period);
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            timer
+        };
+        let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
+        let mut settled = false;
+        loop {
+            let waits = plane.orders.waits();
+            tokio::select! {
+                () = stopped(&mut self.stop) => return Ok(Ended::Stop),
+                ending = plane.process.ended() => {
+                    return Ok(Ended::Died(format!("the data plane (process {}) {ending}", plane.process.pid)));
+                }
+                ready = channel.socket.readable() => {
+                    ready?.clear_ready();
+                    if !self.is_alive() {
+                        // Its interface and port must be free before the next one starts.
+                        let ending = plane.process.stop().await;
+                        return Ok(Ended::Died(format!("the data plane (process {}) {ending}", plane.process.pid)));
+                    }
+                }
+                ready = channel.events.readable() => {
+                    ready?.clear_ready();
+                    self.drain(plane).await;
+                    self.pump(plane)?;
+                }
+                () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
+                _ = look.tick() => {
+                    self.view.sample();
+                    self.extend_all(plane);
+                    self.pump(plane)?;
+                    anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
+                }
+                _ = save.tick() => {
+                    if let Err(error) = self.save_tops() {
+                        tracing::error!("{error}");
+                    }
+                }
+                _ = log.tick() => plane.log.forward(),
+            }
+            if !settled && plane.orders.settled() {
+                settled = true;
+                tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
+            }
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.view.plane().as_ref().is_some_and(|attached| attached.master.is_alive())
+    }
+
+    fn is_corrupt(&self) -> bool {
+        self.view.plane().as_ref().is_some_and(|attached| attached.master.is_corrupt())
+    }
+
+    /// Takes everything that the workers sent up.
+    async fn drain(&mut self, plane: &mut Plane) {
+        let mut buf = Vec::new();
+        loop {
+            let (events, more) = {
+                let mut guard = self.view.plane();
+                let Some(attached) = guard.as_mut() else { return };
+                let master = &mut attached.master;
+                master.acknowledge();
+                let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(PUNTS_PER_TURN).collect();
+                let mut punts = 0;
+                while punts < PUNTS_PER_TURN && master.poll_punt(&mut buf).is_some() {
+                    punts += 1;
+                    self.ignore(&buf);
+                }
+                let more = punts == PUNTS_PER_TURN || events.len() == PUNTS_PER_TURN;
+                (events, more)
+            };
+            for (worker, event) in events {
+                self.event(plane, worker, event);
+            }
+            self.extend_all(plane);
+            if !more {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn event(&mut self, plane: &mut Plane, worker: u16, event: Event) {
+        match event {
+            Event::Applied { ticket } => plane.orders.applied(ticket),
+            Event::Refused { ticket, why } => {
+                if let Some(what) = plane.orders.refused(ticket, why) {
+                    tracing::error!("{what}");
+                }
+            }
+            Event::SeqHalfway { spi } => {
+                if !plane.to_extend.contains(&spi) {
+                    plane.to_extend.push(spi);
+                }
+            }
+            Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
+            Event::WorkerFailed { errno, at } => {
+                let cause = std::io::Error::from_raw_os_error(errno);
+                tracing::error!("worker {worker} failed {}: {cause}", place(at));
+            }
+        }
+    }
+
+    /// Counts a datagram that nothing here answers yet.
+    fn ignore(&self, datagram: &[u8]) {
+        let counter: &AtomicU64 = match demux::classify(datagram) {
+            Kind::Ike => &self.view.ignored_ike,
+            Kind::Stun => &self.view.ignored_stun,
+            Kind::Esp | Kind::Keepalive | Kind::Unknown | Kind::TooShort => &self.view.ignored_other,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn feature(what: Feature) -> &'static str {
+    match what {
+        Feature::IoUring => "io_uring",
+        Feature::UdpSegment => "UDP_SEGMENT: datagrams are sent one by one",
+        Feature::UdpGro => "UDP_GRO: datagrams are received one by one",
+        Feature::TapUso => "USO on the TAP: UDP super-frames are cut here",
+    }
+}
+
+fn place(at: Place) -> &'static str {
+    match at {
+        Place::TapRead => "reading from the TAP",
+        Place::TapWrite => "writing to the TAP",
+        Place::UdpReceive => "receiving from the UDP socket",
+        Place::UdpSend => "sending to the UDP socket",
+        Place::Wait => "waiting for work",
+    }
+}

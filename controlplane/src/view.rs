@@ -1,0 +1,255 @@
+//! What the control plane knows, shared between the loop that runs it and the API that tells it: the configuration, the
+//! attached data plane, the totals of those before, and a short memory for rates.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use adit_channel::{Master, PlaneInfo};
+use adit_proto::control::Direction;
+use adit_proto::stats::{Count, Drop, Gauge, Latency};
+
+use crate::api::types;
+use crate::config::{Config, MacText};
+use crate::numbers::{Numbers, SaName, SaNumbers};
+use crate::wanted::{self, WantedSa};
+
+/// The data plane that is attached.
+#[derive(Debug)]
+pub struct Attached {
+    pub master: Master,
+    pub since: Instant,
+    pub started_here: bool,
+}
+
+/// What changed between the last two looks at the numbers, and when something last moved.
+#[derive(Debug, Default)]
+struct Sampler {
+    last: Option<(Instant, Numbers)>,
+    sealed_per_s: Vec<u64>,
+    opened_per_s: Vec<u64>,
+    sas: std::collections::BTreeMap<SaName, SaMotion>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct SaMotion {
+    bits_per_s: u64,
+    last_moved: Option<Instant>,
+}
+
+/// Shared between the loop and the API.
+#[derive(Debug)]
+pub struct View {
+    pub config: Config,
+    pub wanted: Vec<WantedSa>,
+    pub restarts: AtomicU64,
+    pub ignored_ike: AtomicU64,
+    pub ignored_stun: AtomicU64,
+    pub ignored_other: AtomicU64,
+    started: Instant,
+    plane: Mutex<Option<Attached>>,
+    archive: Mutex<Numbers>,
+    sampler: Mutex<Sampler>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is inside is whole at every await and every panic: plain assignments.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl View {
+    pub fn new(config: Config) -> View {
+        View {
+            wanted: wanted::sas(&config),
+            config,
+            restarts: AtomicU64::new(0),
+            ignored_ike: AtomicU64::new(0),
+            ignored_stun: AtomicU64::new(0),
+            ignored_other: AtomicU64::new(0),
+            started: Instant::now(),
+            plane: Mutex::new(None),
+            archive: Mutex::new(Numbers::default()),
+            sampler: Mutex::new(Sampler::default()),
+        }
+    }
+
+    /// The attached data plane, held for the time of the guard: never across an await.
+    pub fn plane(&self) -> MutexGuard<'_, Option<Attached>> {
+        lock(&self.plane)
+    }
+
+    /// Takes the data plane away and keeps its totals.
+    pub fn detach(&self) -> Option<Attached> {
+        let attached = self.plane().take()?;
+        lock(&self.archive).add(&Numbers::read(&attached.master));
+        *lock(&self.sampler) = Sampler::default();
+        Some(attached)
+    }
+
+    /// What the data plane says about itself.
+    pub fn info(&self) -> Option<PlaneInfo> {
+        self.plane().as_ref().map(|attached| attached.master.info().clone())
+    }
+
+    /// All numbers: totals over restarts, live values of the data plane that runs.
+    pub fn numbers(&self) -> Numbers {
+        let mut numbers = self.live().unwrap_or_default();
+        numbers.add(&lock(&self.archive));
+        numbers
+    }
+
+    fn live(&self) -> Option<Numbers> {
+        self.plane().as_ref().map(|attached| Numbers::read(&attached.master))
+    }
+
+    /// Looks at the numbers for rates and for the age of traffic; to be called about once a second.
+    pub fn sample(&self) {
+        let Some(now) = self.live() else { return };
+        let at = Instant::now();
+        let sampler = &mut *lock(&self.sampler);
+        if let Some((before_at, before)) = &sampler.last {
+            let ms = at.duration_since(*before_at).as_millis().max(1) as u64;
+            let rate = |new: u64, old: u64| new.saturating_sub(old).saturating_mul(1000) / ms;
+            let rates = |count: Count| {
+                let pairs = now.workers.iter().zip(&before.workers);
+                pairs.map(|(new, old)| rate(new.count(count), old.count(count))).collect()
+            };
+            sampler.sealed_per_s = rates(Count::Sealed);
+            sampler.opened_per_s = rates(Count::Opened);
+            for (name, sa) in &now.sas {
+                let old = before.sas.get(name).copied().unwrap_or_default();
+                let motion = sampler.sas.entry(*name).or_default();
+                motion.bits_per_s = rate(sa.bytes, old.bytes).saturating_mul(8);
+                if sa.packets != old.packets {
+                    motion.last_moved = Some(at);
+                }
+            }
+        }
+        sampler.last = Some((at, now));
+    }
+
+    /// Everything, for people and programs.
+    pub fn status(&self) -> types::Status {
+        let numbers = self.numbers();
+        let sampler = lock(&self.sampler);
+        let interface = &self.config.interface;
+        let info = self.info();
+        types::Status {
+            version: 1,
+            name: self.config.name.clone(),
+            control_plane: types::ControlPlane {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                uptime_s: self.started.elapsed().as_secs(),
+            },
+            data_plane: info.map(|info| self.data_plane(info)),
+            data_plane_restarts: self.restarts.load(Ordering::Relaxed),
+            interface: types::Interface {
+                name: interface.name.clone(),
+                mac: MacText(interface.mac).to_string(),
+                mtu: interface.mtu,
+                addresses: interface.addresses.iter().map(ToString::to_string).collect(),
+            },
+            peers: (0..self.config.peers.len()).map(|index| self.peer(index, &numbers, &sampler)).collect(),
+            workers: workers(&numbers, &sampler),
+            drops: drops(&numbers),
+            latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
+        }
+    }
+
+    fn data_plane(&self, info: PlaneInfo) -> types::DataPlane {
+        let (uptime_s, started_here) =
+            self.plane().as_ref().map_or((0, false), |attached| (attached.since.elapsed().as_secs(), attached.started_here));
+        types::DataPlane {
+            pid: info.pid,
+            version: info.version,
+            uptime_s,
+            started_here,
+            listen: info.listen.to_string(),
+            io: info.io,
+            crypto: info.crypto,
+            cpu_features: info.cpu_features,
+            memory_bytes: info.memory_bytes,
+        }
+    }
+
+    fn peer(&self, index: usize, numbers: &Numbers, sampler: &Sampler) -> types::Peer {
+        let peer = &self.config.peers[index];
+        let (mut sent, mut received) = (types::Traffic::default(), types::Traffic::default());
+        let mut sas = Vec::new();
+        for want in self.wanted.iter().filter(|want| want.peer == index) {
+            let name = SaName::new(want.direction, want.spi);
+            let sa = numbers.sas.get(&name).copied().unwrap_or_default();
+            let into = if want.direction == Direction::Outbound { &mut sent } else { &mut received };
+            add_traffic(into, sa, sampler.sas.get(&name).copied().unwrap_or_default());
+            sas.push(types::Sa {
+                direction: direction_label(want.direction).to_owned(),
+                spi: format!("{:#010x}", want.spi.0),
+                lane: want.lane,
+                worker: want.worker,
+                live: sa.seq.is_some(),
+                sequence: sa.seq.unwrap_or(0),
+                packets: sa.packets,
+                bytes: sa.bytes,
+            });
+        }
+        types::Peer {
+            name: peer.name.clone(),
+            endpoint: peer.endpoint.to_string(),
+            suite: peer.secret.suite().to_string(),
+            lanes: peer.lanes,
+            sent,
+            received,
+            sas,
+        }
+    }
+}
+
+/// The direction in metrics and in the API.
+pub fn direction_label(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+    }
+}
+
+fn add_traffic(into: &mut types::Traffic, sa: SaNumbers, motion: SaMotion) {
+    into.packets = into.packets.saturating_add(sa.packets);
+    into.bytes = into.bytes.saturating_add(sa.bytes);
+    into.bits_per_s = into.bits_per_s.saturating_add(motion.bits_per_s);
+    into.last_sequence = into.last_sequence.max(sa.seq.filter(|_| sa.packets > 0).unwrap_or(0));
+    let idle_s = motion.last_moved.map(|at| at.elapsed().as_secs());
+    into.idle_s = into.idle_s.into_iter().chain(idle_s).min();
+}
+
+fn workers(numbers: &Numbers, sampler: &Sampler) -> Vec<types::Worker> {
+    let live = numbers.workers.iter().enumerate().filter(|(_, worker)| worker.gauges.is_some());
+    let worker = live.map(|(index, worker)| types::Worker {
+        id: index as u16,
+        core: worker.gauge(Gauge::Core).and_then(|core| u16::try_from(core).ok()),
+        io_uring: worker.gauge(Gauge::IoUring) == Some(1),
+        sealed_per_s: sampler.sealed_per_s.get(index).copied().unwrap_or(0),
+        opened_per_s: sampler.opened_per_s.get(index).copied().unwrap_or(0),
+        sealed_packets: worker.count(Count::Sealed),
+        opened_packets: worker.count(Count::Opened),
+        dropped_packets: worker.drops.iter().fold(0, |sum, drops| sum.saturating_add(*drops)),
+        fdb_entries: worker.gauge(Gauge::FdbEntries).and_then(|entries| u64::try_from(entries).ok()).unwrap_or(0),
+    });
+    worker.collect()
+}
+
+fn drops(numbers: &Numbers) -> Vec<types::Drop> {
+    let sums = Drop::ALL
+        .iter()
+        .map(|drop| (drop, numbers.workers.iter().fold(0u64, |sum, worker| sum.saturating_add(worker.drop(*drop)))));
+    let occurred = sums.filter(|(_, packets)| *packets > 0);
+    occurred
+        .map(|(drop, packets)| types::Drop { reason: drop.label().to_owned(), packets, meaning: drop.help().to_owned() })
+        .collect()
+}
+
+fn latency(path: Latency, numbers: &Numbers) -> types::Latency {
+    let all = numbers.latency(path);
+    let us = |quantile: f64| if all.is_empty() { 0.0 } else { all.value_at_quantile(quantile) as f64 / 1000.0 };
+    types::Latency { path: path.label().to_owned(), count: all.len(), p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999) }
+}

@@ -1,0 +1,87 @@
+//! The SAs that a configuration asks for. Pure: both gateways of a pair come to matching lists without talking.
+
+use adit_proto::control::{Direction, InboundSa, OutboundSa, PeerId, Spi};
+use adit_proto::esp;
+
+use crate::config::Config;
+use crate::sequence::Grant;
+use crate::static_key::{Flow, KeyId};
+
+/// An SA that should be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedSa {
+    pub direction: Direction,
+    pub spi: Spi,
+    /// Place of the peer in the configuration.
+    pub peer: usize,
+    pub lane: u8,
+    /// The worker that owns it.
+    pub worker: u16,
+    pub key_id: KeyId,
+}
+
+/// All SAs of a configuration, inbound before outbound: a gateway can open before it makes others answer.
+///
+/// Every lane of a peer has an inbound SA. Outbound there is one per worker, as far as the lanes go; a worker without an
+/// SA hands its frames to one that has.
+pub fn sas(config: &Config) -> Vec<WantedSa> {
+    let workers = config.dataplane.workers;
+    let mut list = Vec::new();
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        for (index, peer) in config.peers.iter().enumerate() {
+            let lanes = if direction == Direction::Inbound { peer.lanes } else { outbound_lanes(config, index) };
+            for lane in 0..lanes as u8 {
+                let flow = flow(config, direction, index);
+                let spi = peer.secret.spi(flow, lane);
+                let worker =
+                    if direction == Direction::Inbound { esp::worker_of(spi, workers.into()) as u16 } else { lane.into() };
+                list.push(WantedSa { direction, spi, peer: index, lane, worker, key_id: peer.secret.key_id(flow, lane) });
+            }
+        }
+    }
+    list
+}
+
+/// Outbound SAs to a peer.
+pub fn outbound_lanes(config: &Config, peer: usize) -> u16 {
+    config.peers[peer].lanes.min(config.dataplane.workers)
+}
+
+fn flow(config: &Config, direction: Direction, peer: usize) -> Flow<'_> {
+    let (own, other) = (config.name.as_str(), config.peers[peer].name.as_str());
+    match direction {
+        Direction::Inbound => Flow { sender: other, receiver: own },
+        Direction::Outbound => Flow { sender: own, receiver: other },
+    }
+}
+
+impl WantedSa {
+    /// The record that installs an inbound SA.
+    pub fn inbound(&self, config: &Config, peer_id: PeerId, seq_top: u64) -> InboundSa {
+        let peer = &config.peers[self.peer];
+        InboundSa {
+            spi: self.spi,
+            peer: peer_id,
+            suite: peer.secret.suite(),
+            key: peer.secret.sa_key(flow(config, self.direction, self.peer), self.lane),
+            window: config.dataplane.replay_window,
+            seq_top,
+            // The peer starts high above its last number after a restart.
+            resync: true,
+        }
+    }
+
+    /// The record that installs an outbound SA.
+    pub fn outbound(&self, config: &Config, peer_id: PeerId, grant: Grant) -> OutboundSa {
+        let peer = &config.peers[self.peer];
+        OutboundSa {
+            spi: self.spi,
+            peer: peer_id,
+            suite: peer.secret.suite(),
+            key: peer.secret.sa_key(flow(config, self.direction, self.peer), self.lane),
+            seq_next: grant.next,
+            seq_limit: grant.end - 1,
+            defer_checksums: peer.defer_checksums,
+        }
+    }
+}
