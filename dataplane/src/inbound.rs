@@ -17,7 +17,7 @@ use adit_channel::{Port, PuntError};
 use adit_proto::control::{Mac, PeerId};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
-use adit_proto::stats::{Count, Drop, Latency};
+use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN};
 use crate::forward::Learned;
@@ -273,6 +273,7 @@ impl Inbound {
             Learned::Moved => env.port.count(Count::FdbMoved, 1),
             Learned::Full => return env.port.drop(Drop::FdbFull, 1),
         }
+        env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
         env.tell_others(mac, peer);
     }
 

@@ -32,25 +32,48 @@ struct IoDecision {
     obstacle: Option<String>,
 }
 
+/// A data plane with everything open and allocated, before its threads run.
+pub struct Plane {
+    workers: Vec<Worker>,
+    listener: Listener,
+    cores: Vec<CoreId>,
+    io: IoDecision,
+}
+
 /// Runs the data plane until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<ExitCode> {
     // Blocked before any thread is made, so that all inherit it and only the descriptor sees them.
     let signals = block_signals().context("cannot receive signals through a descriptor")?;
-    let cores = choose_cores(config)?;
-    let io = choose_io(config.io)?;
-    let backend = choose_crypto(config.crypto);
-    let tap = tap::create(&config.tap, config.tap_mac, config.mtu, config.workers.into())?;
-    let sockets = udp::bind_group(config.listen, config.workers.into(), config.socket_buffer as usize)?;
-    let info = describe(config, &tap, &io, backend);
-    let sizes = Sizes { workers: config.workers, sa_slots: config.sa_slots, ..Sizes::default() };
-    let (region, ports) = Region::create(&sizes, &info).context("cannot create the channel's shared memory")?;
-    let listener = Listener::bind(&config.socket, &region)
-        .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
-    report(config, &info, &io, &sockets);
+    let (running, listener) = Plane::open(config)?.spawn()?;
+    supervise(running, listener, &signals)
+}
 
-    let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
-    let supervisor = spawn(workers, &io, &cores)?;
-    supervise(supervisor, listener, &signals)
+impl Plane {
+    /// Creates the TAP, the sockets and the channel. Errors name the cause and the remedy.
+    pub fn open(config: &Config) -> Result<Plane> {
+        let cores = choose_cores(config)?;
+        let io = choose_io(config.io)?;
+        let backend = choose_crypto(config.crypto);
+        let tap = tap::create(&config.tap, config.tap_mac, config.mtu, config.workers.into())?;
+        let sockets = udp::bind_group(config.listen, config.workers.into(), config.socket_buffer as usize)?;
+        let info = describe(config, &tap, &io, backend);
+        let sizes = Sizes { workers: config.workers, sa_slots: config.sa_slots, ..Sizes::default() };
+        let (region, ports) = Region::create(&sizes, &info).context("cannot create the channel's shared memory")?;
+        let listener = Listener::bind(&config.socket, &region)
+            .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
+        report(config, &info, &io, &sockets);
+        let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
+        Ok(Plane { workers, listener, cores, io })
+    }
+
+    /// Starts the workers, each pinned to its core.
+    pub fn spawn(self) -> Result<(Running, Listener)> {
+        let mut running = Running::new()?;
+        for (id, (worker, core)) in self.workers.into_iter().zip(self.cores).enumerate() {
+            running.spawn(id, worker, core, self.io.uring)?;
+        }
+        Ok((running, self.listener))
+    }
 }
 
 fn choose_cores(config: &Config) -> Result<Vec<CoreId>> {
@@ -184,9 +207,10 @@ fn show(env: &mut Environment, io: &IoDecision, backend: Backend, core: &CoreId)
     }
 }
 
-/// The threads, and what ends them.
-struct Supervisor {
+/// The threads of the workers, and what ends them.
+pub struct Running {
     threads: Vec<thread::JoinHandle<()>>,
+    report: mpsc::Sender<(usize, Failure)>,
     failures: mpsc::Receiver<(usize, Failure)>,
     stop: Arc<AtomicBool>,
     wake_fds: Vec<RawFd>,
@@ -194,25 +218,26 @@ struct Supervisor {
     alarm: OwnedFd,
 }
 
-fn spawn(workers: Vec<Worker>, io: &IoDecision, cores: &[CoreId]) -> Result<Supervisor> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (report, failures) = mpsc::channel();
-    let alarm = eventfd()?;
-    let mut supervisor = Supervisor { threads: Vec::new(), failures, stop, wake_fds: Vec::new(), alarm };
-    for (id, (mut worker, &core)) in workers.into_iter().zip(cores).enumerate() {
-        let (stop, report, alarm) = (supervisor.stop.clone(), report.clone(), supervisor.alarm.as_raw_fd());
-        let (uring, descriptors) = (io.uring, worker.descriptors());
-        supervisor.wake_fds.push(descriptors.wake);
+impl Running {
+    fn new() -> Result<Running> {
+        let (report, failures) = mpsc::channel();
+        let alarm = eventfd().context("cannot create an eventfd")?;
+        let stop = Arc::new(AtomicBool::new(false));
+        Ok(Running { threads: Vec::new(), report, failures, stop, wake_fds: Vec::new(), alarm })
+    }
+
+    fn spawn(&mut self, id: usize, mut worker: Worker, core: CoreId, uring: bool) -> Result<()> {
+        let (stop, report, alarm) = (self.stop.clone(), self.report.clone(), self.alarm.as_raw_fd());
+        let descriptors = worker.descriptors();
+        self.wake_fds.push(descriptors.wake);
         let body = move || {
             if !core_affinity::set_for_current(core) {
                 eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
             }
-            let result = match uring {
-                true => match UringIo::new(descriptors) {
-                    Ok(io) => worker.run(io, &stop),
-                    Err(error) => Err(Failure { at: Place::Wait, error }),
-                },
-                false => worker.run(PollIo::new(descriptors), &stop),
+            let result = if uring {
+                UringIo::new(descriptors).map_err(Failure::at(Place::Wait)).and_then(|io| worker.run(io, &stop))
+            } else {
+                worker.run(PollIo::new(descriptors), &stop)
             };
             if let Err(failure) = result {
                 // The receiver lives as long as the process serves.
@@ -221,14 +246,29 @@ fn spawn(workers: Vec<Worker>, io: &IoDecision, cores: &[CoreId]) -> Result<Supe
             }
         };
         let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(body).context("cannot start a worker thread")?;
-        supervisor.threads.push(thread);
+        self.threads.push(thread);
+        Ok(())
     }
-    Ok(supervisor)
+
+    /// Makes every worker look at its clock.
+    fn tick(&self) {
+        self.wake_fds.iter().copied().for_each(handover::wake);
+    }
+
+    /// Stops the workers and waits for them.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.tick();
+        for thread in self.threads {
+            // A worker that panicked has said so on stderr.
+            let _ = thread.join();
+        }
+    }
 }
 
-fn supervise(supervisor: Supervisor, mut listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
+fn supervise(running: Running, mut listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
     loop {
-        let mut fds = vec![watch(signals.as_raw_fd()), watch(supervisor.alarm.as_raw_fd())];
+        let mut fds = vec![watch(signals.as_raw_fd()), watch(running.alarm.as_raw_fd())];
         fds.extend(listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
         // SAFETY: the array has the length given. A second at most: the workers' clocks tick.
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 1000) };
@@ -236,30 +276,19 @@ fn supervise(supervisor: Supervisor, mut listener: Listener, signals: &OwnedFd) 
             return Err(io::Error::last_os_error()).context("cannot wait for the control plane");
         }
         if ready == 0 {
-            supervisor.wake_fds.iter().copied().for_each(handover::wake);
+            running.tick();
         }
         if fds[0].revents != 0 {
-            supervisor.stop();
+            running.stop();
             return Ok(ExitCode::SUCCESS);
         }
-        if let Ok((worker, failure)) = supervisor.failures.try_recv() {
+        if let Ok((worker, failure)) = running.failures.try_recv() {
             let cause = explain(worker, &failure);
-            supervisor.stop();
+            running.stop();
             bail!(cause);
         }
         if fds[2..].iter().any(|fd| fd.revents != 0) {
             listener.serve().context("cannot serve the control plane")?;
-        }
-    }
-}
-
-impl Supervisor {
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.wake_fds.iter().copied().for_each(handover::wake);
-        for thread in self.threads {
-            // A worker that panicked has said so on stderr.
-            let _ = thread.join();
         }
     }
 }

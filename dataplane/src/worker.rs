@@ -89,6 +89,12 @@ pub struct Failure {
     pub error: io::Error,
 }
 
+impl Failure {
+    pub fn at(place: Place) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure { at: place, error }
+    }
+}
+
 /// One worker, to be run on its own pinned thread.
 pub struct Worker {
     env: Environment,
@@ -121,7 +127,8 @@ impl Worker {
         let (mut tap_more, mut udp_more) = (true, true);
         while !stop.load(Ordering::Relaxed) {
             let busy = tap_more || udp_more || !self.env.handover.may_sleep(self.env.id);
-            let ready = io.wait(if busy { Wait::Look } else { Wait::Sleep }, &mut self.env.port).map_err(at(Place::Wait))?;
+            let ready =
+                io.wait(if busy { Wait::Look } else { Wait::Sleep }, &mut self.env.port).map_err(Failure::at(Place::Wait))?;
             self.env.handover.awake(self.env.id);
             self.env.port.count(Count::Turns, 1);
             self.env.port.count(Count::Sleeps, u64::from(!busy));
@@ -134,15 +141,15 @@ impl Worker {
             control::apply(&mut self.state, &mut self.env);
 
             if tap_more {
-                tap_more = self.outbound.turn(&mut self.state, &mut self.env).map_err(at(Place::TapRead))?;
+                tap_more = self.outbound.turn(&mut self.state, &mut self.env).map_err(Failure::at(Place::TapRead))?;
             }
             if io.idle() {
                 self.inbound.clear();
             }
-            self.take_over(io).map_err(at(Place::TapWrite))?;
+            self.take_over(io).map_err(Failure::at(Place::TapWrite))?;
             if udp_more {
                 let turn = self.inbound.turn(&mut self.state, &mut self.env, io);
-                udp_more = turn.map_err(at(Place::UdpReceive))?;
+                udp_more = turn.map_err(Failure::at(Place::UdpReceive))?;
             }
         }
         Ok(())
@@ -168,6 +175,7 @@ impl Worker {
                 }
                 Item::Learned { mac, peer } => {
                     self.state.fdb.learn(mac, peer, self.state.now_s);
+                    self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
                 }
             }
         }
@@ -190,8 +198,4 @@ impl Worker {
         port.count(Count::FdbAged, aged as u64);
         port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
     }
-}
-
-fn at(place: Place) -> impl Fn(io::Error) -> Failure {
-    move |error| Failure { at: place, error }
 }

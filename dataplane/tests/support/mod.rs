@@ -1,0 +1,316 @@
+//! A data plane inside the test process: the real TAP, the real sockets, the real workers, in a network namespace of the
+//! test's own. The test plays the control plane (it attaches to the channel), the peer (a UDP socket that seals and opens with
+//! the library) and the host behind the TAP (a packet socket on the interface).
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use adit_channel::Master;
+use adit_dataplane::aead::{Aead, Backend};
+use adit_dataplane::config::Config;
+use adit_dataplane::open::{Opened, open};
+use adit_dataplane::sa;
+use adit_dataplane::seal::seal;
+use adit_dataplane::start::{Plane, Running};
+use adit_proto::control::{Command, Event, InboundSa, OutboundSa, PeerId, SaKey, Spi};
+use adit_proto::esp::{self, Header};
+use adit_proto::replay::Window;
+use adit_proto::stats::{Count, Drop as Dropped};
+use adit_proto::suite::Suite;
+use clap::Parser;
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub const PEER: PeerId = PeerId(0);
+const SUITE: Suite = Suite::Aes128Gcm;
+
+/// How long to wait for what must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running data plane and its surroundings.
+pub struct Bed {
+    pub master: Master,
+    pub tap: PacketSocket,
+    pub peer: UdpSocket,
+    running: Option<Running>,
+    ticket: u32,
+    socket: PathBuf,
+}
+
+/// The host behind the TAP.
+pub struct PacketSocket(Socket);
+
+/// Runs a test in a network namespace of its own, so that tests can run side by side.
+pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(move || {
+        // SAFETY: unshare takes an integer and changes the calling thread alone.
+        let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(result, 0, "this test makes a network namespace: run it as root");
+        run("ip", &["link", "set", "lo", "up"]);
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let status = std::process::Command::new(program).args(arguments).status().expect("the program runs");
+    assert!(status.success(), "{program} {arguments:?}");
+}
+
+impl Bed {
+    /// Starts a data plane with one peer; `lanes` of its outbound SAs exist, and an inbound SA for each of four lanes.
+    pub fn start(workers: usize, io: &str, lanes: u16) -> Bed {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let socket = std::env::temp_dir().join(format!("adit-bed-{}-{number}.sock", std::process::id()));
+        let cores = vec!["0"; workers].join(",");
+        let workers_text = workers.to_string();
+        let arguments = [
+            "adit-dataplane",
+            "--socket",
+            socket.to_str().unwrap(),
+            "--tap",
+            "bed0",
+            "--tap-mac",
+            "02:00:00:00:00:01",
+            "--listen",
+            "127.0.0.1:4500",
+            "--workers",
+            &workers_text,
+            "--cores",
+            &cores,
+            "--io",
+            io,
+            "--flood-pps",
+            "1000000",
+        ];
+        let plane = Plane::open(&Config::parse_from(arguments)).unwrap();
+        run("ip", &["link", "set", "bed0", "addrgenmode", "none"]);
+        run("ip", &["link", "set", "bed0", "up"]);
+        let (running, mut listener) = plane.spawn().unwrap();
+        let attaching = {
+            let socket = socket.clone();
+            thread::spawn(move || Master::attach(&socket).unwrap())
+        };
+        let end = Instant::now() + PATIENCE;
+        while !attaching.is_finished() {
+            assert!(Instant::now() < end, "the channel does not answer");
+            listener.serve().unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        // The listener is kept open as in the real process: its end would be the end of the plane for the master.
+        std::mem::forget(listener);
+        let peer = UdpSocket::bind("127.0.0.1:4501").unwrap();
+        peer.set_read_timeout(Some(PATIENCE)).unwrap();
+        set_int(&peer, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20);
+        let master = attaching.join().unwrap();
+        let mut bed = Bed { master, tap: PacketSocket::open("bed0"), peer, running: Some(running), ticket: 0, socket };
+        bed.install(workers, lanes);
+        bed
+    }
+
+    fn install(&mut self, workers: usize, lanes: u16) {
+        let endpoint: SocketAddr = "127.0.0.1:4501".parse().unwrap();
+        for worker in 0..workers {
+            self.order(worker, &Command::PeerSet { peer: PEER, endpoint, path_mtu: 1500, lanes });
+        }
+        for lane in 0..u32::from(lanes) {
+            self.order(
+                lane as usize,
+                &Command::OutboundSaInstall(OutboundSa {
+                    spi: out_spi(lane),
+                    peer: PEER,
+                    suite: SUITE,
+                    key: key(),
+                    seq_next: 1,
+                    seq_limit: u64::MAX,
+                    defer_checksums: false,
+                }),
+            );
+        }
+        for lane in 0..4 {
+            self.order(
+                lane as usize % workers,
+                &Command::InboundSaInstall(InboundSa {
+                    spi: in_spi(lane),
+                    peer: PEER,
+                    suite: SUITE,
+                    key: key(),
+                    window: 4096,
+                    seq_top: 0,
+                    resync: true,
+                }),
+            );
+        }
+    }
+
+    /// Sends a command and waits until the worker has applied it.
+    pub fn order(&mut self, worker: usize, command: &Command) {
+        self.ticket += 1;
+        self.master.send(worker as u16, self.ticket, command).unwrap();
+        self.master.flush();
+        let ticket = self.ticket;
+        eventually("a command is applied", || match self.master.poll_event() {
+            Some((_, Event::Applied { ticket: applied })) => applied == ticket,
+            Some((_, Event::Refused { why, .. })) => panic!("{command:?} was refused: {why:?}"),
+            _ => false,
+        });
+    }
+
+    pub fn count(&self, count: Count) -> u64 {
+        (0..self.master.workers()).map(|worker| self.master.counters(worker).count(count)).sum()
+    }
+
+    pub fn dropped(&self, why: Dropped) -> u64 {
+        (0..self.master.workers()).map(|worker| self.master.counters(worker).drop(why)).sum()
+    }
+
+    /// Every drop that was counted, by name.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        Dropped::ALL.iter().map(|&why| (why.label(), self.dropped(why))).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Sends one buffer as datagrams of `segment` bytes.
+    pub fn send_train(&self, bytes: &[u8], segment: usize) {
+        set_int(&self.peer, libc::SOL_UDP, libc::UDP_SEGMENT, segment as libc::c_int);
+        self.peer.send_to(bytes, "127.0.0.1:4500").unwrap();
+        set_int(&self.peer, libc::SOL_UDP, libc::UDP_SEGMENT, 0);
+    }
+
+    pub fn send(&self, datagram: &[u8]) {
+        self.peer.send_to(datagram, "127.0.0.1:4500").unwrap();
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+impl PacketSocket {
+    fn open(interface: &str) -> PacketSocket {
+        let everything = (libc::ETH_P_ALL as u16).to_be();
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(everything)))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let name = std::ffi::CString::new(interface).unwrap();
+        // SAFETY: all-zero is a valid sockaddr_ll and the name is terminated; the address is as long as is said.
+        unsafe {
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = everything;
+            address.sll_ifindex = libc::if_nametoindex(name.as_ptr()) as i32;
+            let length = size_of_val(&address) as u32;
+            assert_eq!(libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length), 0);
+        }
+        set_int(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 32 << 20);
+        // What the socket itself sends is not heard.
+        set_int(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1);
+        PacketSocket(socket)
+    }
+
+    /// Sends a frame out of the interface, so that the data plane reads it from the TAP.
+    pub fn send(&mut self, frame: &[u8]) {
+        self.0.write_all(frame).unwrap();
+    }
+
+    /// The next frame that the data plane wrote to the TAP.
+    pub fn receive(&mut self) -> Vec<u8> {
+        let mut buffer = vec![0; 70_000];
+        let len = self.0.read(&mut buffer).expect("a frame arrives");
+        buffer.truncate(len);
+        buffer
+    }
+}
+
+/// The SA with which the peer seals for lane `lane` of the data plane.
+pub fn peer_seals(lane: u32) -> sa::OutboundSa {
+    let (spi, salt, aead) = (in_spi(lane), [9; 4], aead());
+    let (seq_limit, seq_halfway) = (u64::MAX, u64::MAX);
+    sa::OutboundSa { spi, seq_next: 1, seq_limit, aead, salt, defer_checksums: false, seq_halfway, slot: 0, packets: 0, bytes: 0 }
+}
+
+/// The SA with which the peer opens what lane `lane` of the data plane seals.
+pub fn peer_opens(lane: u32) -> sa::InboundSa {
+    let window = Window::new(4096, 0).unwrap();
+    sa::InboundSa {
+        spi: out_spi(lane),
+        peer: PEER,
+        window,
+        aead: aead(),
+        salt: [9; 4],
+        resync: true,
+        slot: 0,
+        packets: 0,
+        bytes: 0,
+    }
+}
+
+fn aead() -> Aead {
+    Aead::new(Backend::AwsLc, SUITE, &key().key[..SUITE.key_len()]).unwrap()
+}
+
+fn key() -> SaKey {
+    SaKey { key: [7; 32], salt: [9; 4] }
+}
+
+pub fn in_spi(lane: u32) -> Spi {
+    Spi(esp::SPI_MIN + 0x1000 + lane)
+}
+
+pub fn out_spi(lane: u32) -> Spi {
+    Spi(esp::SPI_MIN + 0x2000 + lane)
+}
+
+/// A datagram with this frame in it.
+pub fn sealed(sa: &mut sa::OutboundSa, frame: &[u8]) -> Vec<u8> {
+    let mut buffer = [&[0; 64], frame, &[0; 64]].concat();
+    let mut packet = vec![0; esp::sealed_len(frame.len())];
+    seal(sa, &mut buffer, 64..64 + frame.len(), false, &mut packet).unwrap();
+    packet
+}
+
+/// The frame in this datagram.
+pub fn opened(sa: &mut sa::InboundSa, mut packet: Vec<u8>) -> Vec<u8> {
+    let header = Header::parse(&packet).unwrap();
+    match open(sa, &header, &mut packet).unwrap() {
+        Opened::Frame { frame, .. } => packet[frame].to_vec(),
+        Opened::Dummy => Vec::new(),
+    }
+}
+
+/// A frame of an unassigned Ethernet type, so that no host answers it: from station `from` to the TAP, numbered.
+pub fn frame(from: u8, number: u32, len: usize) -> Vec<u8> {
+    let mut frame = vec![0; len.max(18)];
+    frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+    frame[6..12].copy_from_slice(&[2, 0, 0, 0, 1, from]);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame[14..18].copy_from_slice(&number.to_be_bytes());
+    frame
+}
+
+/// Waits until a condition holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+fn set_int(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    let length = size_of_val(&value) as u32;
+    // SAFETY: pointer and length describe `value`.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    assert_eq!(result, 0, "setsockopt {level} {name}: {}", std::io::Error::last_os_error());
+}
