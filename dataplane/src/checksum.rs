@@ -78,3 +78,45 @@ pub fn pseudo_v4(addresses: &[u8; 8], protocol: u8, len: u16) -> u16 {
 pub fn pseudo_v6(addresses: &[u8; 32], protocol: u8, len: u16) -> u16 {
     add(u16::from_be(fold(short(addresses))), add(u16::from(protocol), len))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(bytes: &[u8]) -> u16 {
+        let mut sum = 0_u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    }
+
+    #[test]
+    fn sums_equal_a_plain_loop_at_every_length_and_offset() {
+        let bytes: Vec<u8> = (0..700_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        for offset in 0..9 {
+            for len in 0..680 {
+                let part = &bytes[offset..offset + len];
+                assert_eq!(sum(part), plain(part), "{len} bytes at {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn carries_survive_the_longest_frame() {
+        for byte in [0xff, 0x80, 0x01, 0x00] {
+            let bytes = vec![byte; 65_575];
+            assert_eq!(sum(&bytes), plain(&bytes));
+        }
+        assert_eq!(sum(&[0xff; 64]), 0xffff, "never 0 for anything but zeros");
+        assert_eq!(sum(&[]), 0);
+    }
+
+    #[test]
+    fn what_was_added_can_be_taken_away() {
+        for (a, b) in [(1, 2), (0xffff, 1), (0x1234, 0xffff), (0x8000, 0x8000), (0xfffe, 0xfffd)] {
+            assert_eq!(sub(add(a, b), b), a, "{a:x} {b:x}");
+        }
+    }
+}
