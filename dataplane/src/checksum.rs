@@ -4,9 +4,6 @@
 //! starts at an even offset, which holds for all headers here. A sum of anything but zeros is never 0: it is 0xffff where
 //! other arithmetic would say 0, so equal sums are equal numbers.
 
-/// Bytes per turn of the main loop.
-const CHUNK: usize = 64;
-
 /// Folds a sum of many 16-bit words (or of 32-bit words, whose halves are such words) into one.
 #[inline(always)]
 pub const fn fold(sum: u64) -> u16 {
@@ -30,53 +27,44 @@ pub const fn sub(a: u16, b: u16) -> u16 {
 }
 
 /// The sum over `bytes` as big-endian words; an odd last byte counts as the high half of a word.
-///
-/// Words are added in the machine's order, since swapping the bytes of a one's-complement sum is the sum of the swapped
-/// words (RFC 1071 section 2), and 32 bits at a time into 64-bit lanes, which the compiler turns into vector code.
 #[inline]
 pub fn sum(bytes: &[u8]) -> u16 {
-    let (chunks, rest) = bytes.as_chunks::<CHUNK>();
-    let mut lanes = [0_u64; CHUNK / 4];
-    for chunk in chunks {
-        let (words, _) = chunk.as_chunks::<4>();
-        for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
-        }
-    }
-    let total: u64 = lanes.iter().sum();
-    u16::from_be(fold(total + short(rest)))
+    u16::from_be(fold(unfolded(bytes)))
 }
 
-/// The unfolded sum over a few bytes in the machine's order.
+/// The sum over the words in the machine's order: swapping the bytes of the result is the sum of the swapped words
+/// (RFC 1071 section 2).
+///
+/// Two chains of add-with-carry. On Zen 5 that is 25 ns for 1400 bytes, where lanes that the compiler turns into SSE2 take
+/// 40 ns and more; AVX2 by hand takes 13 ns but needs unsafe code.
 #[inline(always)]
-fn short(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut total = 0;
+fn unfolded(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let (chunks, words) = words.as_chunks::<4>();
+    let (mut even, mut odd) = (0_u128, 0_u128);
+    for [a, b, c, d] in chunks {
+        even += u128::from(u64::from_ne_bytes(*a));
+        odd += u128::from(u64::from_ne_bytes(*b));
+        even += u128::from(u64::from_ne_bytes(*c));
+        odd += u128::from(u64::from_ne_bytes(*d));
+    }
+    for word in words {
+        even += u128::from(u64::from_ne_bytes(*word));
+    }
+    let both = even + odd;
+    let mut total = (both >> 64) as u64 + (both as u64 >> 32) + (both as u64 & 0xffff_ffff);
+    let (words, rest) = rest.as_chunks::<4>();
     for word in words {
         total += u64::from(u32::from_ne_bytes(*word));
     }
-    let mut last = [0_u8; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    total + u64::from(u32::from_ne_bytes(last))
-}
-
-/// The sum over the 20 bytes of an IPv4 header without options.
-#[inline(always)]
-pub fn sum20(bytes: &[u8; 20]) -> u16 {
-    u16::from_be(fold(short(bytes)))
-}
-
-/// The pseudo-header sum of IPv4 (RFC 9293 section 3.1): `addresses` is source and destination, `len` that of the
-/// transport header with its payload.
-#[inline(always)]
-pub fn pseudo_v4(addresses: &[u8; 8], protocol: u8, len: u16) -> u16 {
-    add(u16::from_be(fold(short(addresses))), add(u16::from(protocol), len))
-}
-
-/// The pseudo-header sum of IPv6 (RFC 8200 section 8.1), for lengths that fit 16 bits.
-#[inline(always)]
-pub fn pseudo_v6(addresses: &[u8; 32], protocol: u8, len: u16) -> u16 {
-    add(u16::from_be(fold(short(addresses))), add(u16::from(protocol), len))
+    let (words, rest) = rest.as_chunks::<2>();
+    for word in words {
+        total += u64::from(u16::from_ne_bytes(*word));
+    }
+    if let [last] = rest {
+        total += u64::from(u16::from_ne_bytes([*last, 0]));
+    }
+    total
 }
 
 #[cfg(test)]
