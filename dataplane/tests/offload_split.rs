@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 const START: usize = 16;
 
-/// Splits as the data plane does, and wipes each segment once it is used.
+/// Splits as the data plane does: wipes each payload once it is used, and the two bytes in front (the EtherIP header).
 fn split(header: &VnetHeader, frame: &[u8], checksums: Checksums) -> Result<Vec<(Vec<u8>, bool)>, Drop> {
     let mut buf = vec![0xee; START];
     buf.extend(frame);
@@ -22,7 +22,11 @@ fn split(header: &VnetHeader, frame: &[u8], checksums: Checksums) -> Result<Vec<
             assert_eq!(range.len(), plan.segment_len(k));
             longest = longest.max(range.len());
             let segment = buf[range.clone()].to_vec();
-            buf[range].fill(0xee);
+            let headers = usize::from(header.hdr_len);
+            if header.gso_size != 0 && range.len() > headers {
+                buf[range.start - 2..range.start].fill(0xee);
+                buf[range.start + headers..range.end].fill(0xee);
+            }
             (segment, open)
         })
         .collect();

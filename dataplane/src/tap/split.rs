@@ -1,8 +1,8 @@
 //! Outbound: cuts a super-frame read from the TAP into wire frames and completes checksums that the kernel left open.
 //!
-//! [`Plan::new`] checks the virtio-net header against the frame, keeps a private copy of the headers and sums up once what
-//! all segments have in common. [`Plan::segment`] then writes the headers of segment k right in front of its payload, over
-//! the tail of segment k − 1, which the caller has sealed into other memory by then: no payload byte is moved.
+//! [`Plan::new`] checks the virtio-net header against the frame and sums up once what all segments have in common.
+//! [`Plan::segment`] then copies the headers of segment k − 1 right in front of the payload of segment k, over the tail of
+//! segment k − 1, which the caller has sealed into other memory by then, and patches them: no payload byte is moved.
 //!
 //! ```text
 //! headers | payload 0      | payload 1      | payload 2
@@ -53,7 +53,7 @@ enum Kind {
     Udp,
 }
 
-/// How one frame from the TAP becomes wire frames.
+/// How one frame from the TAP becomes wire frames. Small, because it is moved about.
 #[derive(Clone, Debug)]
 pub struct Plan {
     kind: Kind,
@@ -63,17 +63,19 @@ pub struct Plan {
     /// Flags of the TCP header.
     flags: u8,
     /// Where the frame begins in the caller's buffer.
-    start: usize,
+    start: u32,
     /// Length of the frame.
-    len: usize,
-    segments: usize,
+    len: u32,
+    segments: u32,
+    sequence: u32,
     /// Payload bytes of every segment but the last.
-    size: usize,
-    /// Offsets in the frame: IP header, transport header, checksum field, payload.
-    l3: usize,
-    l4: usize,
-    field: usize,
-    payload: usize,
+    size: u16,
+    /// Offsets in the frame: IP header, transport header, payload.
+    l3: u16,
+    l4: u16,
+    payload: u16,
+    /// Offset of the checksum field from the transport header.
+    offset: u16,
     /// Sum of the IPv4 header without length, identification and checksum.
     ip_sum: u16,
     identification: u16,
@@ -81,9 +83,9 @@ pub struct Plan {
     pseudo: u16,
     /// Sum of the transport header without checksum and without what differs from segment to segment.
     l4_sum: u16,
-    sequence: u32,
-    headers: [u8; HEADERS_MAX],
 }
+
+const _: () = assert!(size_of::<Plan>() <= 48);
 
 impl Plan {
     /// Plans for `frame`, which begins at `frame_start` of the buffer that [`Plan::segment`] will be given.
@@ -95,20 +97,19 @@ impl Plan {
             v6: false,
             deferrable: false,
             flags: 0,
-            start: frame_start,
-            len: frame.len(),
+            start: frame_start as u32,
+            len: frame.len() as u32,
             segments: 1,
+            sequence: 0,
             size: 0,
             l3: 0,
             l4: 0,
-            field: 0,
             payload: 0,
+            offset: header.csum_offset,
             ip_sum: 0,
             identification: 0,
             pseudo: 0,
             l4_sum: 0,
-            sequence: 0,
-            headers: [0; HEADERS_MAX],
         };
         let fits = match header.gso_type & !vnet::GSO_ECN {
             vnet::GSO_NONE if !header.needs_csum() => Some(()),
@@ -125,14 +126,13 @@ impl Plan {
     #[inline]
     fn open_checksum(&mut self, header: &VnetHeader, frame: &[u8]) -> Option<()> {
         self.kind = Kind::Open;
-        self.l4 = usize::from(header.csum_start);
-        self.field = self.l4 + usize::from(header.csum_offset);
-        let offset = self.field - self.l4;
-        if self.l4 < ETHERNET || self.field + 2 > frame.len() || offset == SCTP_CHECKSUM {
+        self.l4 = header.csum_start;
+        let (l4, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
+        if l4 < ETHERNET || l4 + offset + 2 > frame.len() || offset == SCTP_CHECKSUM {
             return None;
         }
         self.deferrable = match headers::parse(frame) {
-            Layers::Transport(found) => found.l4 == self.l4 && found.checksum_offset() == offset,
+            Layers::Transport(found) => found.l4 == l4 && found.checksum_offset() == offset,
             Layers::Hidden { .. } | Layers::Other => false,
         };
         Some(())
@@ -160,24 +160,21 @@ impl Plan {
         }
         self.kind = kind;
         self.v6 = found_v6;
-        self.deferrable = if found_v6 { l4 == l3 + IPV6 } else { true };
-        self.size = usize::from(header.gso_size);
-        self.segments = (frame.len() - payload).div_ceil(self.size).max(1);
-        (self.l3, self.l4, self.field, self.payload) = (l3, l4, l4 + offset, payload);
-        self.headers[..payload].copy_from_slice(&frame[..payload]);
-        self.sum_up();
+        self.deferrable = !found_v6 || l4 == l3 + IPV6;
+        self.size = header.gso_size;
+        self.segments = (frame.len() - payload).div_ceil(usize::from(self.size)).max(1) as u32;
+        (self.l3, self.l4, self.payload) = (l3 as u16, l4 as u16, payload as u16);
+        self.sum_up(frame);
         Some(())
     }
 
     /// Sums over the headers, without the fields that differ from segment to segment.
-    fn sum_up(&mut self) {
-        let (before, l4) = self.headers[..self.payload].split_at(self.l4);
-        let ip = &before[self.l3..];
-        let total = (self.len - self.l4) as u16;
-        let offset = self.field - self.l4;
+    fn sum_up(&mut self, frame: &[u8]) {
+        let (l4_at, offset) = (usize::from(self.l4), usize::from(self.offset));
+        let (ip, l4) = (&frame[usize::from(self.l3)..l4_at], &frame[l4_at..usize::from(self.payload)]);
+        let total = (frame.len() - l4_at) as u16;
         self.pseudo = checksum::sub(be16(l4, offset), total);
-        let mut sum = checksum::sum(l4);
-        sum = checksum::sub(sum, be16(l4, offset));
+        let mut sum = checksum::sub(checksum::sum(l4), be16(l4, offset));
         if self.kind == Kind::Tcp {
             self.flags = l4[13];
             self.sequence = be32(l4, 4);
@@ -202,15 +199,16 @@ impl Plan {
     /// How many wire frames come of it; at least 1.
     #[inline(always)]
     pub const fn segments(&self) -> usize {
-        self.segments
+        self.segments as usize
     }
 
     /// Length of segment `k` in bytes, a whole Ethernet frame.
     #[inline(always)]
     pub fn segment_len(&self, k: usize) -> usize {
+        let (len, payload, size) = (self.len as usize, usize::from(self.payload), usize::from(self.size));
         match self.kind {
-            Kind::Whole | Kind::Open => self.len,
-            Kind::Tcp | Kind::Udp => self.payload + (self.len - self.payload).saturating_sub(k * self.size).min(self.size),
+            Kind::Whole | Kind::Open => len,
+            Kind::Tcp | Kind::Udp => payload + (len - payload).saturating_sub(k * size).min(size),
         }
     }
 
@@ -227,48 +225,53 @@ impl Plan {
     }
 
     /// Makes segment `k`, counted from 0, in `buf`, the buffer that holds the frame. Returns where it stands, and whether
-    /// its checksum is open. To be called once for each k in rising order, each segment used before the next is made.
+    /// its checksum is open. To be called once for each k in rising order; the caller may have written in front of segment
+    /// k − 1 and to its payload by then, but not to its headers nor behind it.
     #[inline]
     pub fn segment(&self, k: usize, buf: &mut [u8], checksums: Checksums) -> (Range<usize>, bool) {
         let open = checksums == Checksums::Defer && self.deferrable;
-        let start = self.start + k * self.size;
+        let start = self.start as usize + k * usize::from(self.size);
         let range = start..start + self.segment_len(k);
-        let segment = &mut buf[range.clone()];
         match self.kind {
             Kind::Whole => return (range, false),
             Kind::Open if open => {}
             Kind::Open => {
-                let sum = !checksum::sum(&segment[self.l4..]);
+                let l4 = &mut buf[range.clone()][usize::from(self.l4)..];
+                let (sum, offset) = (!checksum::sum(l4), usize::from(self.offset));
                 // RFC 768: a sent checksum of 0 means none. Only UDP and its kin have it at this offset.
-                let udp = self.field - self.l4 == UDP_CHECKSUM;
-                put16(segment, self.field, if udp && sum == 0 { 0xffff } else { sum });
+                put16(l4, offset, if offset == UDP_CHECKSUM && sum == 0 { 0xffff } else { sum });
             }
-            Kind::Tcp | Kind::Udp => self.cut(k, segment, open),
+            Kind::Tcp | Kind::Udp => {
+                if k != 0 {
+                    let before = start - usize::from(self.size);
+                    buf.copy_within(before..before + usize::from(self.payload), start);
+                }
+                self.patch(k, &mut buf[range.clone()], open);
+            }
         }
         (range, open)
     }
 
-    /// Writes the headers of segment `k`.
+    /// Makes the headers those of segment `k`.
     #[inline]
-    fn cut(&self, k: usize, segment: &mut [u8], open: bool) {
-        let l4_len = (segment.len() - self.l4) as u16;
-        let (before, payload) = segment.split_at_mut(self.payload);
-        before.copy_from_slice(&self.headers[..self.payload]);
-        let (before, l4) = before.split_at_mut(self.l4);
-        self.patch_ip(k, &mut before[self.l3..], l4_len);
+    fn patch(&self, k: usize, segment: &mut [u8], open: bool) {
+        let (before, l4) = segment.split_at_mut(usize::from(self.l4));
+        let l4_len = l4.len() as u16;
+        self.patch_ip(k, &mut before[usize::from(self.l3)..], l4_len);
 
+        let (l4, payload) = l4.split_at_mut(usize::from(self.payload - self.l4));
         let mut sum = checksum::add(self.pseudo, l4_len);
         if !open {
             sum = checksum::add(sum, self.l4_sum);
             sum = checksum::add(sum, checksum::sum(payload));
         }
         if self.kind == Kind::Tcp {
-            let sequence = self.sequence.wrapping_add((k * self.size) as u32);
+            let sequence = self.sequence.wrapping_add((k * usize::from(self.size)) as u32);
             let mut flags = self.flags;
             if k != 0 {
                 flags &= !CWR;
             }
-            if k + 1 != self.segments {
+            if k + 1 != self.segments() {
                 flags &= !(FIN | PSH);
             }
             l4[4..8].copy_from_slice(&sequence.to_be_bytes());

@@ -152,7 +152,7 @@ impl Flow {
         if self.tcp {
             out.extend(segment.sequence.to_be_bytes());
             out.extend(self.ack.to_be_bytes());
-            out.extend([((20 + self.tcp_options.len()) / 4 << 4) as u8, segment.flags]);
+            out.extend([(((20 + self.tcp_options.len()) / 4) << 4) as u8, segment.flags]);
             out.extend(self.window.to_be_bytes());
             out.extend([0, 0, 0, 0]);
             out.extend(&self.tcp_options);
