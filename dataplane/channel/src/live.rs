@@ -16,7 +16,7 @@ use crate::sync::{AtomicU64, Ordering, fence};
 /// Words of a slot: two cache lines.
 pub const SLOT_WORDS: usize = 16;
 const FIELDS: usize = 6;
-/// Looks at one slot before its writer is taken for dead. A writer holds a slot for some nanoseconds; only when it
+/// Looks in vain at slots of a table before its writer is taken for dead. A writer holds a slot for some nanoseconds; only when it
 /// loses its core meanwhile does the reader have to wait, and then it yields.
 const LOOKS_MAX: u32 = 20_000;
 
@@ -118,10 +118,10 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
         self.write(index, 0, &[0; FIELDS])
     }
 
-    /// A consistent copy of a slot; `None` when it is empty, holds nonsense or its writer died in the middle.
-    pub fn read(&self, index: u32) -> Option<LiveSa> {
+    /// A consistent copy of a slot; `None` when it is empty, holds nonsense or was still being written when `patience` ended.
+    fn read(&self, index: u32, patience: &mut u32) -> Option<LiveSa> {
         let slot = self.slot(index)?;
-        for look in 1..=LOOKS_MAX {
+        loop {
             let before = slot[0].load(Ordering::Acquire);
             let mut fields = [0; FIELDS];
             fields.iter_mut().zip(&slot[1..]).for_each(|(field, word)| *field = word.load(Ordering::Relaxed));
@@ -129,18 +129,29 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
             if before & 1 == 0 && slot[0].load(Ordering::Relaxed) == before {
                 return LiveSa::from_words(fields);
             }
-            #[cfg(loom)]
-            loom::thread::yield_now();
-            #[cfg(not(loom))]
-            if look % 64 == 0 {
-                std::thread::yield_now()
-            } else {
-                std::hint::spin_loop()
-            }
-            let _ = look;
+            *patience = patience.checked_sub(1)?;
+            pause(*patience);
         }
-        None
     }
+
+    /// All slots in use, each consistent in itself. The time is bounded: the table has one writer, which writes one slot
+    /// at a time, so all slots share the patience.
+    pub fn snapshot(&self) -> Vec<LiveSa> {
+        let slots = (self.words.len() / SLOT_WORDS) as u32;
+        let mut patience = LOOKS_MAX;
+        (0..slots).filter_map(|index| self.read(index, &mut patience)).collect()
+    }
+}
+
+/// Lets the writer get on: it may have lost its core to us.
+fn pause(turn: u32) {
+    #[cfg(loom)]
+    {
+        let _ = turn;
+        loom::thread::yield_now();
+    }
+    #[cfg(not(loom))]
+    if turn.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -151,6 +162,10 @@ mod tests {
 
     fn table(slots: usize) -> LiveTable<Arc<[AtomicU64]>> {
         LiveTable::new((0..slots * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn read(table: &LiveTable<Arc<[AtomicU64]>>, slot: u32) -> Option<LiveSa> {
+        table.read(slot, &mut LOOKS_MAX.clone())
     }
 
     fn sa(n: u64) -> LiveSa {
@@ -170,16 +185,16 @@ mod tests {
     #[test]
     fn what_is_installed_is_read_until_it_is_removed() {
         let table = table(3);
-        assert_eq!(table.read(1), None);
+        assert_eq!(read(&table, 1), None);
         assert!(table.install(1, &sa(7)));
-        assert_eq!(table.read(1), Some(sa(7)));
+        assert_eq!(read(&table, 1), Some(sa(7)));
         assert!(table.update(1, 100, 200, 300));
         assert!(table.set_limit(1, 1000));
-        assert_eq!(table.read(1), Some(LiveSa { seq: 100, packets: 200, bytes: 300, seq_limit: 1000, ..sa(7) }));
-        assert_eq!((table.read(0), table.read(2)), (None, None));
+        assert_eq!(read(&table, 1), Some(LiveSa { seq: 100, packets: 200, bytes: 300, seq_limit: 1000, ..sa(7) }));
+        assert_eq!((read(&table, 0), read(&table, 2)), (None, None));
         assert!(table.remove(1));
-        assert_eq!(table.read(1), None);
-        assert!(!table.install(3, &sa(1)) && !table.update(u32::MAX, 1, 1, 1) && table.read(3).is_none());
+        assert_eq!(read(&table, 1), None);
+        assert!(!table.install(3, &sa(1)) && !table.update(u32::MAX, 1, 1, 1) && read(&table, 3).is_none());
     }
 
     #[test]
@@ -196,7 +211,7 @@ mod tests {
         });
         let mut reads = 0;
         while !writing.is_finished() {
-            if let Some(seen) = reader.read(0) {
+            if let Some(seen) = read(&reader, 0) {
                 assert_eq!(seen, sa(seen.seq));
                 reads += 1;
             }
@@ -207,10 +222,11 @@ mod tests {
 
     #[test]
     fn a_writer_that_died_half_way_does_not_hang_the_reader() {
-        let table = table(1);
+        let table = table(2);
         table.install(0, &sa(1));
         table.words[0].store(5, Ordering::Relaxed);
-        assert_eq!(table.read(0), None);
+        table.install(1, &sa(2));
+        assert_eq!(table.snapshot(), [sa(2)]);
     }
 
     proptest! {

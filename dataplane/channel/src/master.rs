@@ -184,7 +184,6 @@ pub struct Master {
     socket: Socket,
     up: EventFd,
     workers: Vec<WorkerLink>,
-    sa_slots: u32,
     vault: Vault<Words>,
     info: PlaneInfo,
     scratch: Box<[u8]>,
@@ -241,16 +240,7 @@ impl Master {
         vault.wipe_spare();
         let up = EventFd::from(up);
         up.signal();
-        let mut master = Master {
-            socket,
-            up,
-            workers,
-            sa_slots: layout.sizes.sa_slots,
-            vault,
-            info,
-            scratch: vec![0; DATAGRAM_LEN_MAX].into(),
-            malformed: 0,
-        };
+        let mut master = Master { socket, up, workers, vault, info, scratch: vec![0; DATAGRAM_LEN_MAX].into(), malformed: 0 };
         master.flush();
         Ok(master)
     }
@@ -368,9 +358,8 @@ impl Master {
 
     /// The SAs that are installed, each with its worker.
     pub fn live_sas(&self) -> Vec<(u16, LiveSa)> {
-        let slots = self.sa_slots;
         let workers = (0..).zip(&self.workers);
-        workers.flat_map(|(worker, link)| (0..slots).filter_map(move |slot| Some((worker, link.live.read(slot)?)))).collect()
+        workers.flat_map(|(worker, link)| link.live.snapshot().into_iter().map(move |sa| (worker, sa))).collect()
     }
 
     /// What this master or one before it left in the vault.

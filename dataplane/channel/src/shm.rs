@@ -112,3 +112,38 @@ impl Deref for Words {
         unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::Ordering;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn memory_whose_size_is_not_sealed_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        assert_eq!(sealed_len(file.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(Mapping::new(file.as_fd(), 4096).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn the_size_of_sealed_memory_cannot_change() {
+        let memory = create_sealed(8192).unwrap();
+        assert_eq!(sealed_len(memory.as_fd()).unwrap(), 8192);
+        let file = File::from(memory.try_clone().unwrap());
+        assert!(file.set_len(4096).is_err() && file.set_len(16384).is_err());
+        assert!(Mapping::new(memory.as_fd(), 16384).is_err());
+    }
+
+    #[test]
+    fn two_mappings_show_the_same_words_and_only_those_inside() {
+        let memory = create_sealed(4096).unwrap();
+        let (one, two) = (Mapping::new(memory.as_fd(), 4096).unwrap(), Mapping::new(memory.as_fd(), 4096).unwrap());
+        one.words(10..12).unwrap()[1].store(7, Ordering::Relaxed);
+        assert_eq!(two.words(11..512).unwrap()[0].load(Ordering::Relaxed), 7);
+        assert!(one.words(0..513).is_none() && one.words(usize::MAX - 1..usize::MAX).is_none());
+        let backwards = Range { start: 3, end: 2 };
+        assert!(one.words(backwards).is_none());
+    }
+}
