@@ -5,9 +5,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
+/// How long the data plane may take to answer.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Most descriptors that one message carries here: the memory, one event counter up, one down per worker.
 pub const FDS_MAX: usize = 2 + crate::layout::WORKERS_MAX as usize;
 
@@ -87,10 +90,13 @@ pub fn listen(path: &Path) -> io::Result<Socket> {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket has this name"));
         }
-        Ok(_) if connect(path).is_ok() => {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another data plane listens here"));
-        }
-        Ok(_) => std::fs::remove_file(path)?,
+        Ok(_) => match connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path)?,
+            // Whoever does not answer in time still listens.
+            Ok(_) => return Err(in_use()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(in_use()),
+            Err(error) => return Err(error),
+        },
         Err(_) => {}
     }
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
@@ -104,9 +110,15 @@ pub fn listen(path: &Path) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Connects to the socket at `path`.
+fn in_use() -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, "another data plane listens here")
+}
+
+/// Connects to the socket at `path`. Connecting and receiving end with `WouldBlock` after [`ANSWER_WITHIN`].
 pub fn connect(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    socket.set_write_timeout(Some(ANSWER_WITHIN))?;
+    socket.set_read_timeout(Some(ANSWER_WITHIN))?;
     socket.connect(&SockAddr::unix(path)?)?;
     Ok(socket)
 }

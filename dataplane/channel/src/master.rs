@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use adit_proto::control::{Command, Event, RECORD_LEN_MAX};
 use adit_proto::histogram::BUCKETS;
@@ -15,7 +14,7 @@ use socket2::Socket;
 use zeroize::Zeroizing;
 
 use crate::counters::{CounterBlock, Counters};
-use crate::fd::{self, EventFd};
+use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{ADDR_WORDS, PlaneInfo, addr_from_words, addr_to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, WorkerBlock, load_bytes};
 use crate::listener::{GREETING_LEN, Greeting};
@@ -27,8 +26,6 @@ use crate::vault::{Vault, VaultTooSmall};
 
 /// The longest datagram that is punted or injected, in bytes: all that UDP carries.
 pub const DATAGRAM_LEN_MAX: usize = 65535;
-/// How long the data plane may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Senseless records that are passed over in one call.
 const BAD_RECORDS_MAX: usize = 64;
 
@@ -198,7 +195,6 @@ impl Master {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AttachError::Absent(path.to_owned()),
             _ => AttachError::Io(error),
         })?;
-        socket.set_read_timeout(Some(ANSWER_WITHIN))?;
         let mut greeting = [0; GREETING_LEN];
         let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting)?;
         if len == 0 {

@@ -284,3 +284,10 @@ impl Port {
         self.live.remove(slot);
     }
 }
+
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Port>();
+    is_send::<crate::Listener>();
+    is_send::<crate::Master>();
+};

@@ -8,7 +8,6 @@ use std::os::unix::fs::PermissionsExt;
 use adit_channel::{
     AttachError, DATAGRAM_LEN_MAX, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SendError, Sizes,
 };
-use adit_proto::codec::DecodeError;
 use adit_proto::control::{Command, Direction, Event, Feature, OutboundSa, PeerId, SaKey, Spi};
 use adit_proto::histogram::{BUCKETS, bucket_of};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -292,6 +291,16 @@ fn only_a_stale_socket_is_replaced() {
 }
 
 #[test]
+fn a_data_plane_that_does_not_answer_is_reported_as_hanging() {
+    let mut plane = Plane::new(sizes(1));
+    let path = plane.dir.path().join("sock");
+    let error = Master::attach(&path).unwrap_err();
+    assert!(error.to_string().contains("did not answer within 2 s"), "{error}");
+    assert_eq!(plane.listener.serve().unwrap(), []);
+    assert!(plane.attach().0.is_ok());
+}
+
+#[test]
 fn sizes_that_contradict_the_info_are_refused() {
     let error = Region::create(&sizes(2), &info(&sizes(1))).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
@@ -299,9 +308,4 @@ fn sizes_that_contradict_the_info_are_refused() {
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
     let long = PlaneInfo { cpu_features: "x".repeat(5000), ..info(&sizes(1)) };
     assert_eq!(Region::create(&sizes(1), &long).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
-}
-
-#[test]
-fn an_empty_record_is_a_malformed_command() {
-    assert_eq!(Command::decode(&[]), Err(DecodeError::Truncated));
 }

@@ -4,6 +4,8 @@
 #![cfg(not(loom))]
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +18,8 @@ use adit_proto::suite::Suite;
 const ROLE: &str = "ADIT_CHANNEL_TEST_ROLE";
 const SOCKET: &str = "ADIT_CHANNEL_TEST_SOCKET";
 const EPOCH: &str = "ADIT_CHANNEL_TEST_EPOCH";
+/// The user `nobody`.
+const STRANGER: u32 = 65534;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn sizes() -> Sizes {
@@ -78,6 +82,7 @@ fn child_process() {
     let socket = PathBuf::from(std::env::var_os(SOCKET).unwrap());
     match role.as_str() {
         "plane" => run_plane(&socket),
+        "stranger" => assert!(matches!(Master::attach(&socket), Err(AttachError::Denied { uid: STRANGER }))),
         _ => run_master(&socket, std::env::var(EPOCH).unwrap().parse().unwrap()),
     }
 }
@@ -207,6 +212,36 @@ fn masters_killed_in_the_middle_leave_consistent_rings() {
     last.send(0, MASTERS << 24, &command(MASTERS << 24)).unwrap();
     turn(&mut port);
     assert_eq!(last.poll_event(), Some((0, Event::Applied { ticket: MASTERS << 24 })));
+}
+
+#[test]
+fn another_user_is_turned_away_even_where_the_file_lets_him_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("sock");
+    let (_region, _port, mut listener) = plane(&socket);
+    // Becoming somebody else takes root; the program has to lie where that user can start it.
+    let program = dir.path().join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for (path, mode) in [(dir.path(), 0o755), (&program, 0o755), (&socket, 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut stranger = Process::new(&program);
+    stranger.args(["--exact", "child_process"]).env(ROLE, "stranger").env(SOCKET, &socket).stdout(Stdio::null());
+    let mut child = match stranger.uid(STRANGER).spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
+        Err(error) => panic!("{error}"),
+    };
+    let (mut notices, started) = (Vec::new(), Instant::now());
+    let status = loop {
+        notices.extend(listener.serve().unwrap());
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(started.elapsed() < PATIENCE);
+    };
+    assert!(status.success());
+    assert_eq!(notices, [Notice::Denied { pid: child.id(), uid: STRANGER }]);
 }
 
 fn attach_here(socket: &Path, listener: &mut Listener) -> Master {
