@@ -24,8 +24,9 @@ use crate::checksum;
 pub const FLOWS: usize = 32;
 /// Frames of one super-frame: what `UDP_L4` may have on Linux 6.9 and later.
 pub const FRAMES_MAX: usize = 128;
-/// Longest IP packet, in bytes from the IP header on.
-const IP_MAX: usize = 65_535;
+/// Longest super-frame in bytes. From 65,536 on (its `gso_max_size`), the kernel would split it in software when it
+/// forwards it to another interface.
+const LEN_MAX: usize = 65_535;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
@@ -345,8 +346,8 @@ impl Batch {
         let head = &arena[self.head.clone()];
         let frame = &arena[at.clone()];
         let size = layers.end - layers.payload;
-        let total = layers.payload - layers.l3 + self.payload + size;
-        if layers.payload != self.layers.payload || size > self.size || total > IP_MAX || self.tails + 1 >= frames {
+        let total = layers.payload + self.payload + size;
+        if layers.payload != self.layers.payload || size > self.size || total > LEN_MAX || self.tails + 1 >= frames {
             return Join::Refused;
         }
         let Some(step) = self.continues(head, frame, layers) else { return Join::Refused };

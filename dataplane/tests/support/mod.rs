@@ -59,7 +59,7 @@ pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) {
+pub fn run(program: &str, arguments: &[&str]) {
     let status = std::process::Command::new(program).args(arguments).status().expect("the program runs");
     assert!(status.success(), "{program} {arguments:?}");
 }
