@@ -69,7 +69,7 @@ impl Gateway {
         self.pump(plane)?;
         self.interface(memory).await?;
         let (new, kept) = (install.len(), keep.len());
-        tracing::info!("installed {new} SAs of {} peers, left {kept} as they were", view.config.peers.len());
+        tracing::info!("peers: {}; SAs: {new} installed, {kept} left as they were", view.config.peers.len());
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Bringing a data plane up: attach to the one that runs, when it runs as we would have started it; start one otherwise.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,13 @@ use super::{Found, Gateway, stopped};
 use crate::config::{Config, MacText};
 use crate::dataplane::log::Tail;
 use crate::dataplane::{self, Ending, Process};
+use crate::netlink::Netlink;
 use crate::reconcile::Memory;
 
 /// How long a data plane may take until it listens at its socket.
 const START_WITHIN: Duration = Duration::from_secs(10);
+/// How long the kernel may take to release interface and port of a data plane that ended.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 /// How often its socket is tried until then.
 const TRY_EVERY: Duration = Duration::from_millis(2);
 
@@ -64,10 +68,22 @@ impl Gateway {
         self.view.config.runtime_dir.join("dataplane.log")
     }
 
+    /// Waits until interface and port are free. The kernel may release those of a killed data plane a little late.
+    async fn wait_until_free(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while let Some(held) = holder(&self.view.config).await {
+            anyhow::ensure!(began.elapsed() < RELEASE_WITHIN, "{held}");
+            tokio::time::sleep(TRY_EVERY).await;
+        }
+        Ok(())
+    }
+
     async fn start(&mut self) -> anyhow::Result<Option<Found>> {
         let config = &self.view.config;
         let socket = config.channel_socket();
         let program = dataplane::find_program(config)?;
+        self.wait_until_free().await?;
+        let config = &self.view.config;
         let mut log = Tail::from_end(&self.log_path());
         let began = Instant::now();
         let mut process = Process::spawn(&program, &dataplane::arguments(config), &self.log_path())
@@ -99,6 +115,27 @@ impl Gateway {
                 () = tokio::time::sleep(TRY_EVERY) => {}
             }
         }
+    }
+}
+
+/// Who else holds what the data plane needs. Both would let a second one in silently and share the packets between them.
+async fn holder(config: &Config) -> Option<String> {
+    let name = &config.interface.name;
+    if let Ok(netlink) = Netlink::open()
+        && netlink.link(name).await.is_ok()
+    {
+        return Some(format!(
+            "the interface {name} exists already: another program made it. Stop that, remove it (ip link del {name}), or \
+             choose another interface.name"
+        ));
+    }
+    match std::net::UdpSocket::bind(config.listen) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Some(format!(
+            "the UDP address {} is in use: stop the program that has it (ss -ulnp shows it), or choose another port in listen",
+            config.listen
+        )),
+        // Other faults the data plane explains itself.
+        _ => None,
     }
 }
 

@@ -1,0 +1,186 @@
+//! Metrics and status over a real channel: this test plays the data plane's end of it.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit_channel::{Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
+use adit_controlplane::api::types::Status;
+use adit_controlplane::config::{Config, Machine};
+use adit_controlplane::static_key::{SECRET_LEN, Secret};
+use adit_controlplane::view::{Attached, View};
+use adit_controlplane::{metrics, status};
+use adit_proto::control::{Direction, PeerId};
+use adit_proto::stats::{Count, Drop, Gauge, Latency};
+use adit_proto::suite::Suite;
+
+const WORKERS: u16 = 2;
+
+fn view(dir: &Path) -> Arc<View> {
+    Secret::from_bytes(Suite::Aes256Gcm, [3; SECRET_LEN]).create_file(&dir.join("pair.key")).unwrap();
+    let yaml = "name: site-a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\n\
+        dataplane: { workers: 2 }\npeers:\n  \
+        - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: pair.key, lanes: 2 }\n";
+    Arc::new(View::new(Config::from_yaml(yaml, dir, &Machine { cores: vec![0, 1] }).unwrap()))
+}
+
+/// The data plane's end of a channel, and a control plane's end attached to it.
+struct Plane {
+    ports: Vec<Port>,
+    _listener: Listener,
+    _region: Region,
+}
+
+impl Plane {
+    fn start(view: &View, dir: &Path) -> Plane {
+        let info = PlaneInfo {
+            pid: 4711,
+            version: "0.1.0".into(),
+            tap: "adit0".into(),
+            tap_mac: view.config.interface.mac,
+            listen: view.config.listen,
+            workers: WORKERS,
+            max_peers: 64,
+            sa_slots: 16,
+            cpu_features: "aes \"quoted\"\\".into(),
+            crypto: "aws-lc".into(),
+            io: "io_uring".into(),
+            memory_bytes: 5 << 20,
+        };
+        let sizes = Sizes { workers: WORKERS, sa_slots: 16, ..Sizes::default() };
+        let (region, ports) = Region::create(&sizes, &info).unwrap();
+        let socket = dir.join("dataplane.sock");
+        let mut listener = Listener::bind(&socket, &region).unwrap();
+        let master = std::thread::scope(|scope| {
+            let attaching = scope.spawn(|| Master::attach(&socket).unwrap());
+            while !attaching.is_finished() {
+                listener.serve().unwrap();
+                std::thread::yield_now();
+            }
+            attaching.join().unwrap()
+        });
+        *view.plane() = Some(Attached { master, since: Instant::now(), started_here: true });
+        Plane { ports, _listener: listener, _region: region }
+    }
+
+    /// Counts what a data plane would after some traffic.
+    fn work(&self, view: &View, packets: u64) {
+        for (id, port) in self.ports.iter().enumerate() {
+            port.count(Count::Sealed, packets);
+            port.drop(Drop::BadTag, 3);
+            port.gauge(Gauge::IoUring, 1);
+            port.gauge(Gauge::Core, id as i64);
+            (0..packets).for_each(|n| port.latency(Latency::Inbound, 1_000 + n * 10));
+            let own = view.wanted.iter().filter(|want| usize::from(want.worker) == id);
+            for (slot, want) in own.enumerate() {
+                let window = if want.direction == Direction::Inbound { 4096 } else { 0 };
+                let sa = LiveSa {
+                    spi: want.spi,
+                    direction: want.direction,
+                    peer: PeerId(0),
+                    suite: Suite::Aes256Gcm,
+                    window,
+                    seq: 1000 + packets,
+                    seq_limit: u64::MAX,
+                    packets,
+                    bytes: packets * 100,
+                };
+                assert!(port.sa_install(slot as u32, &sa));
+            }
+        }
+    }
+}
+
+/// The value of a metric with these labels.
+fn value(page: &str, metric: &str) -> f64 {
+    let line = page.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("no {metric} in\n{page}"));
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+fn promtool(page: &str) {
+    let spawned = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = spawned.expect("promtool is needed: apt install prometheus");
+    child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "promtool: {said}");
+}
+
+#[test]
+fn the_metrics_page_is_clean_in_every_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let registry = metrics::registry(view.clone()).unwrap();
+    let down = metrics::page(&registry).unwrap();
+    promtool(&down);
+    assert_eq!(value(&down, "adit_dataplane_up"), 0.0);
+    let plane = Plane::start(&view, dir.path());
+    plane.work(&view, 50);
+    let up = metrics::page(&registry).unwrap();
+    promtool(&up);
+    assert_eq!(value(&up, "adit_dataplane_up"), 1.0);
+    assert_eq!(value(&up, "adit_sealed_packets_total{worker=\"1\"}"), 50.0);
+    assert_eq!(value(&up, "adit_drops_total{reason=\"bad_tag\",worker=\"0\"}"), 3.0);
+    assert_eq!(value(&up, "adit_latency_seconds_count{path=\"inbound\",worker=\"0\"}"), 50.0);
+    assert_eq!(value(&up, "adit_latency_seconds_bucket{path=\"inbound\",worker=\"0\",le=\"0.000002\"}"), 50.0);
+    for name in Count::ALL.iter().map(|count| format!("adit_{}_total", count.label())) {
+        assert!(up.contains(&format!("# TYPE {name} counter")), "{name}");
+    }
+    for name in Gauge::ALL.iter().map(|gauge| format!("adit_{}", gauge.label())) {
+        assert!(up.contains(&format!("# TYPE {name} gauge")), "{name}");
+    }
+}
+
+#[test]
+fn counters_go_on_when_the_data_plane_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let registry = metrics::registry(view.clone()).unwrap();
+    let sealed = "adit_sealed_packets_total{worker=\"0\"}";
+    let sa = "adit_sa_packets_total{direction=\"out\"";
+    let plane = Plane::start(&view, dir.path());
+    plane.work(&view, 50);
+    assert!(view.detach().is_some());
+    let between = metrics::page(&registry).unwrap();
+    assert_eq!((value(&between, sealed), value(&between, sa)), (50.0, 50.0));
+    assert!(!between.contains("adit_sa_sequence{"), "a sequence number of an SA that is gone");
+    drop(plane);
+    let plane = Plane::start(&view, dir.path());
+    plane.work(&view, 7);
+    let after = metrics::page(&registry).unwrap();
+    assert_eq!((value(&after, sealed), value(&after, sa)), (57.0, 57.0));
+    promtool(&after);
+}
+
+#[test]
+fn the_status_can_be_read_by_programs_and_by_people() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let down = view.status();
+    assert!(status::report(&down).contains("DOWN"), "{}", status::report(&down));
+    let plane = Plane::start(&view, dir.path());
+    view.sample();
+    plane.work(&view, 50_000);
+    view.sample();
+    let mut now: Status = serde_json::from_str(&serde_json::to_string(&view.status()).unwrap()).unwrap();
+    assert_eq!(now.peers, view.status().peers);
+    assert_eq!((now.peers[0].sent.packets, now.peers[0].received.bytes), (100_000, 10_000_000));
+    assert!(now.peers[0].sas.iter().all(|sa| sa.live) && now.peers[0].sas.len() == 4);
+    // What depends on the moment.
+    now.control_plane.pid = 4710;
+    now.control_plane.uptime_s = 4000;
+    now.data_plane.as_mut().unwrap().uptime_s = 90_000;
+    for worker in &mut now.workers {
+        worker.sealed_per_s = 1_234_567;
+    }
+    now.peers[0].sent.bits_per_s = 9_600_000_000;
+    now.peers[0].received.bits_per_s = 0;
+    insta::assert_snapshot!(status::report(&now));
+}
