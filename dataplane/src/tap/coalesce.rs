@@ -21,7 +21,9 @@ use super::vnet::{self, VnetHeader};
 use crate::checksum;
 
 /// Batches open at the same time.
-pub const FLOWS: usize = 32;
+pub const FLOWS: usize = 64;
+/// Buckets of the table that finds them.
+const BUCKETS: usize = 256;
 /// Frames of one super-frame: what `UDP_L4` may have on Linux 6.9 and later.
 pub const FRAMES_MAX: usize = 128;
 /// Longest super-frame in bytes. From 65,536 on (its `gso_max_size`), the kernel would split it in software when it
@@ -86,6 +88,8 @@ struct Batch {
     open: bool,
     /// The head is known to be good.
     good: bool,
+    /// Where the table has it.
+    bucket: u8,
     /// Pseudo-header sum without the length.
     pseudo: u16,
     /// Payload bytes of the head, and so of every frame but the last.
@@ -117,18 +121,16 @@ enum Join {
 pub struct Coalescer {
     limits: Limits,
     batches: Box<[Batch; FLOWS]>,
-    /// Hash of the flow of each batch.
-    hashes: [u32; FLOWS],
+    /// Which batch a bucket holds, plus one. A bucket holds one flow; another one that comes to it sends the batch off.
+    table: [u8; BUCKETS],
     /// Batches in use, one bit each.
-    used: u32,
+    used: u64,
     /// Batches in use, the oldest first.
     order: [u8; FLOWS],
     open: usize,
-    /// The batch of the frame before.
-    recent: usize,
 }
 
-const _: () = assert!(FLOWS == u32::BITS as usize, "`used` has a bit for each");
+const _: () = assert!(FLOWS == u64::BITS as usize, "`used` has a bit for each");
 
 impl Coalescer {
     /// Allocates all that it will ever need.
@@ -138,6 +140,7 @@ impl Coalescer {
             layers: Transport { l3: 0, l4: 0, payload: 0, end: 0, v6: false, tcp: false },
             open: false,
             good: false,
+            bucket: 0,
             pseudo: 0,
             size: 0,
             payload: 0,
@@ -150,11 +153,10 @@ impl Coalescer {
         Coalescer {
             limits,
             batches: Box::new(std::array::from_fn(|_| batch.clone())),
-            hashes: [0; FLOWS],
+            table: [0; BUCKETS],
             used: 0,
             order: [0; FLOWS],
             open: 0,
-            recent: 0,
         }
     }
 
@@ -186,9 +188,10 @@ impl Coalescer {
             self.send_off_between(arena, &at, layers.l3, false, out);
             return emit_alone(arena, at, vouched, out);
         }
-        let hash = flow_hash(frame, &layers);
         let mergeable = self.mergeable(frame, &layers);
-        if let Some(slot) = self.find(arena, frame, &layers, hash) {
+        let bucket = bucket_of(frame, &layers);
+        let there = usize::from(self.table[bucket]).checked_sub(1);
+        if let Some(slot) = there.filter(|slot| self.batches[*slot].is_flow_of(arena, frame, &layers)) {
             let joined = if mergeable { self.join(slot, arena, &at, &layers, open_checksum) } else { Join::Barred };
             match joined {
                 Join::Joined => return,
@@ -204,16 +207,20 @@ impl Coalescer {
         if !mergeable || (layers.tcp && arena[at.start + layers.l4 + 13] & PSH != 0) {
             return emit_alone(arena, at, vouched, out);
         }
-        if self.open == FLOWS {
+        if let Some(slot) = usize::from(self.table[bucket]).checked_sub(1) {
+            self.send_off(slot, arena, out);
+        } else if self.open == FLOWS {
             self.send_off(usize::from(self.order[0]), arena, out);
         }
-        self.start(arena, at, layers, open_checksum, hash);
+        self.start(arena, at, layers, open_checksum, bucket);
     }
 
     /// Sends off all that is open, in the order in which the batches began.
     pub fn flush(&mut self, arena: &mut [u8], out: &mut impl Sink) {
         for &slot in &self.order[..self.open] {
-            self.batches[usize::from(slot)].emit(arena, out);
+            let batch = &self.batches[usize::from(slot)];
+            self.table[usize::from(batch.bucket)] = 0;
+            batch.emit(arena, out);
         }
         self.open = 0;
         self.used = 0;
@@ -233,52 +240,29 @@ impl Coalescer {
         fit && layers.end == frame.len() && layers.payload < layers.end
     }
 
-    /// The open batch of the frame's flow.
-    #[inline(always)]
-    fn find(&self, arena: &[u8], frame: &[u8], layers: &Transport, hash: u32) -> Option<usize> {
-        let recent = self.recent;
-        if self.used >> recent & 1 != 0 && self.hashes[recent] == hash && self.batches[recent].is_flow_of(arena, frame, layers) {
-            return Some(recent);
-        }
-        let mut candidates = 0_u32;
-        for (slot, other) in self.hashes.iter().enumerate() {
-            candidates |= u32::from(*other == hash) << slot;
-        }
-        candidates &= self.used;
-        while candidates != 0 {
-            let slot = candidates.trailing_zeros() as usize;
-            if self.batches[slot].is_flow_of(arena, frame, layers) {
-                return Some(slot);
-            }
-            candidates &= candidates - 1;
-        }
-        None
-    }
-
     /// Lets the frame join the batch of its flow, if it can.
     #[inline(always)]
     fn join(&mut self, slot: usize, arena: &mut [u8], at: &Range<usize>, layers: &Transport, open: bool) -> Join {
-        self.recent = slot;
-        let batch = &mut self.batches[slot];
         let frames = if layers.tcp { FRAMES_MAX } else { self.limits.uso_frames };
-        batch.join(arena, at, layers, open, frames)
+        self.batches[slot].join(arena, at, layers, open, frames)
     }
 
-    /// Opens a batch with the frame as its head. There is a free slot.
+    /// Opens a batch with the frame as its head. There is a free slot, and nothing in the bucket.
     #[inline(always)]
-    fn start(&mut self, arena: &[u8], at: Range<usize>, layers: Transport, open: bool, hash: u32) {
+    fn start(&mut self, arena: &[u8], at: Range<usize>, layers: Transport, open: bool, bucket: usize) {
         let slot = (!self.used).trailing_zeros() as usize;
         self.batches[slot].start(arena, at, layers, open);
-        self.hashes[slot] = hash;
+        self.batches[slot].bucket = bucket as u8;
+        self.table[bucket] = slot as u8 + 1;
         self.used |= 1 << slot;
         self.order[self.open] = slot as u8;
         self.open += 1;
-        self.recent = slot;
     }
 
     /// Sends off one batch.
     fn send_off(&mut self, slot: usize, arena: &mut [u8], out: &mut impl Sink) {
         self.batches[slot].emit(arena, out);
+        self.table[usize::from(self.batches[slot].bucket)] = 0;
         self.used &= !(1 << slot);
         if let Some(place) = self.order[..self.open].iter().position(|other| usize::from(*other) == slot) {
             self.order.copy_within(place + 1..self.open, place);
@@ -325,19 +309,14 @@ impl Batch {
     /// Whether the frame has the Ethernet header, tags, addresses, protocol and ports of this batch.
     #[inline(always)]
     fn is_flow_of(&self, arena: &[u8], frame: &[u8], layers: &Transport) -> bool {
-        let head = &arena[self.head.clone()];
         let Transport { l3, l4, v6, tcp, .. } = *layers;
-        // The Ethernet header has 14, 18 or 22 bytes; the addresses are the last 8 or 32 bytes of the IP header.
-        let alike = |at: usize| be64(head, at) == be64(frame, at);
-        self.layers.l3 == l3
-            && self.layers.v6 == v6
-            && self.layers.tcp == tcp
-            && be32(head, l4) == be32(frame, l4)
-            && alike(l4 - 8)
-            && (!v6 || (alike(l4 - 16) && alike(l4 - 24) && alike(l4 - 32)))
-            && alike(0)
-            && alike(6)
-            && alike(l3 - 8)
+        if self.layers.l3 != l3 || self.layers.v6 != v6 || self.layers.tcp != tcp {
+            return false;
+        }
+        let head = &arena[self.head.clone()];
+        // The addresses are the last 8 or 32 bytes of the IP header, the ports follow. The Ethernet header has 14, 18 or 22.
+        let addresses = if v6 { same::<36>(head, frame, l4 - 32) } else { same::<12>(head, frame, l4 - 8) };
+        addresses && same::<14>(head, frame, 0) && same::<8>(head, frame, l3 - 8)
     }
 
     /// Lets a frame of the same flow join, if it can.
@@ -376,15 +355,15 @@ impl Batch {
     #[inline(always)]
     fn continues(&self, head: &[u8], frame: &[u8], layers: &Transport) -> Option<Option<u16>> {
         let Transport { l3, l4, payload, v6, tcp, .. } = *layers;
-        let (a, b) = (&head[l3..], &frame[l3..]);
         let mut step = None;
         if v6 {
             // Version, class, flow label; next header and hop limit.
-            if be32(a, 0) != be32(b, 0) || be16(a, 6) != be16(b, 6) {
+            if !same::<4>(head, frame, l3) || !same::<2>(head, frame, l3 + 6) {
                 return None;
             }
         } else {
             // Version, length, type of service; flags, offset, time to live, protocol.
+            let (a, b) = (head[l3..].first_chunk::<IPV4>()?, frame[l3..].first_chunk::<IPV4>()?);
             if be16(a, 0) != be16(b, 0) || be32(a, 6) != be32(b, 6) {
                 return None;
             }
@@ -395,15 +374,18 @@ impl Batch {
             }
             step = Some(above);
         }
-        let (a, b) = (&head[l4..payload], &frame[l4..payload]);
-        let flags = u32::from(PSH) << 16;
+        if !tcp {
+            return Some(step);
+        }
+        let (a, options) = head[l4..payload].split_first_chunk::<TCP>()?;
+        let (b, other_options) = frame[l4..payload].split_first_chunk::<TCP>()?;
+        let push = u32::from(PSH) << 16;
         // Acknowledgement; header length, flags and window; urgent pointer; options.
-        let same = !tcp
-            || (be32(b, 4) == self.sequence
-                && be32(a, 8) == be32(b, 8)
-                && (be32(a, 12) ^ be32(b, 12)) & !flags == 0
-                && be16(a, 18) == be16(b, 18)
-                && a[TCP..] == b[TCP..]);
+        let same = be32(b, 4) == self.sequence
+            && be32(a, 8) == be32(b, 8)
+            && (be32(a, 12) ^ be32(b, 12)) & !push == 0
+            && be16(a, 18) == be16(b, 18)
+            && same_words(options, other_options);
         same.then_some(step)
     }
 
@@ -478,8 +460,11 @@ fn with_header(arena: &mut [u8], at: &Range<usize>, header: &VnetHeader) -> Rang
 #[inline(always)]
 fn is_good(frame: &[u8], layers: &Transport, pseudo: u16, open: bool) -> bool {
     let l4 = &frame[layers.l4..layers.end];
-    if !layers.v6 && checksum::sum(&frame[layers.l3..layers.l4]) != 0xffff {
-        return false;
+    if !layers.v6 {
+        let Some(ip) = frame[layers.l3..].first_chunk::<IPV4>() else { return false };
+        if checksum::sum(ip) != 0xffff {
+            return false;
+        }
     }
     let sum = checksum::add(pseudo, l4.len() as u16);
     if open { be16(l4, layers.checksum_offset()) == sum } else { checksum::add(sum, checksum::sum(l4)) == 0xffff }
@@ -497,16 +482,29 @@ fn addresses(ip: &[u8], v6: bool) -> &[u8] {
     if v6 { &ip[8..IPV6] } else { &ip[12..IPV4] }
 }
 
-/// A number for the flow: addresses and ports, mixed.
+/// Whether the `N` bytes at `at` are in both and the same.
 #[inline(always)]
-fn flow_hash(frame: &[u8], layers: &Transport) -> u32 {
+fn same<const N: usize>(a: &[u8], b: &[u8], at: usize) -> bool {
+    a[at..].first_chunk::<N>() == b[at..].first_chunk::<N>()
+}
+
+/// Whether two slices of whole 32-bit words are the same; for some words this beats a call of `memcmp`.
+#[inline(always)]
+fn same_words(a: &[u8], b: &[u8]) -> bool {
+    let ((a, _), (b, _)) = (a.as_chunks::<4>(), b.as_chunks::<4>());
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b)
+}
+
+/// The flow's bucket: source station or tags, addresses and ports, mixed.
+#[inline(always)]
+fn bucket_of(frame: &[u8], layers: &Transport) -> usize {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
     let l4 = layers.l4;
-    let mut mixed = be64(frame, l4 - 8);
+    let mut mixed = be64(frame, l4 - 8) ^ be64(frame, layers.l3 - 8).rotate_left(9);
     if layers.v6 {
         mixed ^=
             be64(frame, l4 - 16).rotate_left(17) ^ be64(frame, l4 - 24).rotate_left(31) ^ be64(frame, l4 - 32).rotate_left(47);
     }
     mixed = mixed.wrapping_mul(MIX) ^ u64::from(be32(frame, l4));
-    (mixed.wrapping_mul(MIX) >> 32) as u32
+    (mixed.wrapping_mul(MIX) >> (u64::BITS - BUCKETS.ilog2())) as usize
 }

@@ -92,7 +92,7 @@ impl Plan {
     /// [`Drop::BadOffload`] when the header does not fit the frame.
     #[inline]
     pub fn new(header: &VnetHeader, frame: &[u8], frame_start: usize) -> Result<Plan, Drop> {
-        let mut plan = Plan {
+        let whole = Plan {
             kind: Kind::Whole,
             v6: false,
             deferrable: false,
@@ -103,7 +103,7 @@ impl Plan {
             sequence: 0,
             size: 0,
             l3: 0,
-            l4: 0,
+            l4: header.csum_start,
             payload: 0,
             offset: header.csum_offset,
             ip_sum: 0,
@@ -111,35 +111,33 @@ impl Plan {
             pseudo: 0,
             l4_sum: 0,
         };
-        let fits = match header.gso_type & !vnet::GSO_ECN {
-            vnet::GSO_NONE if !header.needs_csum() => Some(()),
-            vnet::GSO_NONE => plan.open_checksum(header, frame),
-            vnet::GSO_TCPV4 => plan.super_frame(header, frame, Kind::Tcp, Some(false)),
-            vnet::GSO_TCPV6 => plan.super_frame(header, frame, Kind::Tcp, Some(true)),
-            vnet::GSO_UDP_L4 => plan.super_frame(header, frame, Kind::Udp, None),
+        let plan = match header.gso_type & !vnet::GSO_ECN {
+            vnet::GSO_NONE if !header.needs_csum() => return Ok(whole),
+            vnet::GSO_NONE => whole.open_checksum(header, frame),
+            vnet::GSO_TCPV4 => whole.super_frame(header, frame, Kind::Tcp, Some(false)),
+            vnet::GSO_TCPV6 => whole.super_frame(header, frame, Kind::Tcp, Some(true)),
+            vnet::GSO_UDP_L4 => whole.super_frame(header, frame, Kind::Udp, None),
             _ => None,
         };
-        fits.map(|()| plan).ok_or(Drop::BadOffload)
+        plan.ok_or(Drop::BadOffload)
     }
 
     /// A plain frame whose checksum is to be completed: any protocol, by the offsets alone.
     #[inline]
-    fn open_checksum(&mut self, header: &VnetHeader, frame: &[u8]) -> Option<()> {
-        self.kind = Kind::Open;
-        self.l4 = header.csum_start;
+    fn open_checksum(self, header: &VnetHeader, frame: &[u8]) -> Option<Plan> {
         let (l4, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
         if l4 < ETHERNET || l4 + offset + 2 > frame.len() || offset == SCTP_CHECKSUM {
             return None;
         }
-        self.deferrable = match headers::parse(frame) {
+        let deferrable = match headers::parse(frame) {
             Layers::Transport(found) => found.l4 == l4 && found.checksum_offset() == offset,
             Layers::Hidden { .. } | Layers::Other => false,
         };
-        Some(())
+        Some(Plan { kind: Kind::Open, deferrable, ..self })
     }
 
     /// A super-frame: checks it and prepares what all segments share. `v6` is what the GSO type says, if it says it.
-    fn super_frame(&mut self, header: &VnetHeader, frame: &[u8], kind: Kind, v6: Option<bool>) -> Option<()> {
+    fn super_frame(self, header: &VnetHeader, frame: &[u8], kind: Kind, v6: Option<bool>) -> Option<Plan> {
         let (l3, found_v6) = headers::network(frame)?;
         let tcp = kind == Kind::Tcp;
         let (protocol, offset) = if tcp { (PROTO_TCP, TCP_CHECKSUM) } else { (PROTO_UDP, UDP_CHECKSUM) };
@@ -158,14 +156,18 @@ impl Plan {
         if !leads || (tcp && l4_len < TCP) || payload > HEADERS_MAX || payload > frame.len() {
             return None;
         }
-        self.kind = kind;
-        self.v6 = found_v6;
-        self.deferrable = !found_v6 || l4 == l3 + IPV6;
-        self.size = header.gso_size;
-        self.segments = (frame.len() - payload).div_ceil(usize::from(self.size)).max(1) as u32;
-        (self.l3, self.l4, self.payload) = (l3 as u16, l4 as u16, payload as u16);
-        self.sum_up(frame);
-        Some(())
+        let mut plan = Plan {
+            kind,
+            v6: found_v6,
+            deferrable: !found_v6 || l4 == l3 + IPV6,
+            segments: (frame.len() - payload).div_ceil(usize::from(header.gso_size)).max(1) as u32,
+            size: header.gso_size,
+            l3: l3 as u16,
+            payload: payload as u16,
+            ..self
+        };
+        plan.sum_up(frame);
+        Some(plan)
     }
 
     /// Sums over the headers, without the fields that differ from segment to segment.
