@@ -1,9 +1,10 @@
 //! `adit-bench`: measures Adit and its parts beside others, prints a table, and writes the figures as JSON.
 
+use std::process::ExitCode;
+
 use adit_bench::crypto::{self, CryptoArgs};
 use adit_bench::io::{self, IoArgs};
 use adit_bench::tunnel::{self, TunnelArgs};
-use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -20,10 +21,17 @@ enum Command {
     Io(IoArgs),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
         Command::Crypto(args) => crypto::run(args),
         Command::Tunnel(args) => tunnel::run(&args),
         Command::Io(args) => io::run(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("adit-bench: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -127,7 +127,7 @@ fn measure(
     let mut done = 0;
     show("start");
     let outcome = start(system).and_then(|(underlay, tunnel)| {
-        let place = Place::new(&underlay, &tunnel)?;
+        let place = Place { underlay: &underlay, tunnel: &tunnel };
         show("warm-up");
         place.warm_up().context("warm-up")?;
         for step in steps {

@@ -24,6 +24,8 @@ const FLOOD_PPS: f64 = 1_500_000.0;
 const LOSS_PPS: f64 = 100_000.0;
 /// Echo requests are this far apart.
 const PROBE_INTERVAL: Duration = Duration::from_millis(2);
+/// iperf3's own.
+const IPERF_PORT: u16 = 5201;
 /// Source ports of `udp_flows`.
 const FLOWS: usize = 64;
 
@@ -118,12 +120,12 @@ impl Step {
                 Ok(names.iter().zip(quantiles).map(|(name, value)| (*name, "µs", value)).collect())
             }
             Step::RttLoaded => {
-                let mut load = place.start_tcp(1, false, time + Duration::from_millis(500))?;
+                let load = place.start_tcp(1, false, time + Duration::from_millis(500))?;
                 std::thread::sleep(Duration::from_millis(300));
                 let probes = place.prober()?;
                 std::thread::sleep(time);
                 let probes = probes.stop(Duration::from_secs(1))?;
-                finish_tcp(&mut load, time)?;
+                load.finish()?;
                 ensure!(!probes.times.is_empty(), "no probe was answered");
                 let quantiles = [0.99, 0.5, 0.999].map(|share| probes.quantile_us(share));
                 let mut figures: Vec<Figure> = names.iter().zip(quantiles).map(|(name, value)| (*name, "µs", value)).collect();
@@ -134,11 +136,17 @@ impl Step {
     }
 }
 
-/// A tunnel that is up, with iperf3 waiting at its far end.
+/// A tunnel that is up.
 pub struct Place<'a> {
-    underlay: &'a Underlay,
-    tunnel: &'a Tunnel,
-    _server: Process,
+    pub underlay: &'a Underlay,
+    pub tunnel: &'a Tunnel,
+}
+
+/// A run of iperf3, both ends. Every run has a server of its own: one that is still busy with the end of the run before refuses.
+struct TcpRun {
+    client: Process,
+    server: Process,
+    time: Duration,
 }
 
 /// What one iperf3 run has moved.
@@ -148,13 +156,7 @@ struct Tcp {
     retransmits: f64,
 }
 
-impl<'a> Place<'a> {
-    pub fn new(underlay: &'a Underlay, tunnel: &'a Tunnel) -> Result<Place<'a>> {
-        let mut server = Process::start(underlay.b.command("iperf3").arg("-s"), underlay.file("iperf3-server.log"))?;
-        server.wait_for_port(5201, Duration::from_secs(5)).context("iperf3 -s")?;
-        Ok(Place { underlay, tunnel, _server: server })
-    }
-
+impl Place<'_> {
     /// A second of TCP that is not counted: neighbours, routes, windows, CPU clocks.
     pub fn warm_up(&self) -> Result<()> {
         self.tcp(1, false, Duration::from_secs(1)).map(drop)
@@ -172,22 +174,24 @@ impl<'a> Place<'a> {
         self.near().enter(|| Prober::start(self.target(), PROBE_INTERVAL))
     }
 
-    fn start_tcp(&self, streams: u32, reverse: bool, time: Duration) -> Result<Process> {
-        let log = self.underlay.file("iperf3.json");
-        if log.exists() {
-            std::fs::remove_file(&log)?;
+    fn start_tcp(&self, streams: u32, reverse: bool, time: Duration) -> Result<TcpRun> {
+        let logs = [self.underlay.file("iperf3-server.log"), self.underlay.file("iperf3.json")];
+        for log in logs.iter().filter(|log| log.exists()) {
+            std::fs::remove_file(log)?;
         }
+        let mut server = Process::start(self.underlay.b.command("iperf3").args(["-s", "-1"]), &logs[0])?;
+        server.wait_for_port(IPERF_PORT, Duration::from_secs(5)).context("iperf3 -s")?;
         let mut command = self.near().command("iperf3");
         command.args(["-J", "--connect-timeout", "3000", "-c", &self.target().to_string()]);
         command.args(["-P", &streams.to_string(), "-t", &time.as_secs().max(1).to_string()]);
         if reverse {
             command.arg("-R");
         }
-        Process::start(&mut command, log)
+        Ok(TcpRun { client: Process::start(&mut command, &logs[1])?, server, time })
     }
 
     fn tcp(&self, streams: u32, reverse: bool, time: Duration) -> Result<Tcp> {
-        finish_tcp(&mut self.start_tcp(streams, reverse, time)?, time)
+        self.start_tcp(streams, reverse, time)?.finish()
     }
 
     fn udp(&self, names: &[&'static str], sizes: &[usize], flows: usize, duration: Duration) -> Result<Vec<Figure>> {
@@ -209,11 +213,11 @@ impl<'a> Place<'a> {
     }
 }
 
-fn finish_tcp(run: &mut Process, time: Duration) -> Result<Tcp> {
-    let ended = run.wait(time + Duration::from_secs(20));
-    let text = run.log();
-    ended.context("iperf3 does not end")?;
-    read_iperf(&text)
+impl TcpRun {
+    fn finish(mut self) -> Result<Tcp> {
+        self.client.wait(self.time + Duration::from_secs(20)).context("iperf3 does not end")?;
+        read_iperf(&self.client.log()).with_context(|| format!("the server says: {}", self.server.log().trim()))
+    }
 }
 
 /// Reads the JSON of iperf3 3.x.
