@@ -119,7 +119,16 @@ fn a_batch_ends_at_128_frames_and_at_65535_bytes() {
     assert_eq!(counts(&coalesce(ALL, &train(&small, 300, 18, false))), [128, 128, 44]);
     let old_kernel = Limits { uso_frames: 64, ..ALL };
     assert_eq!(counts(&coalesce(old_kernel, &train(&small, 150, 18, false))), [64, 64, 22]);
+    assert_eq!(counts(&coalesce(Limits { uso_frames: 1000, ..ALL }, &train(&small, 130, 18, false))), [128, 2]);
+    assert_eq!(counts(&coalesce(Limits { uso_frames: 1, ..ALL }, &train(&small, 3, 18, false))), [1; 3]);
     for flow in kinds() {
+        let last = 65_535 - flow.payload() - 46 * 1400;
+        for (last, frames) in [(last, vec![47]), (last + 1, vec![46, 1])] {
+            let whole = Segment { payload: pattern(46 * 1400 + last, 1), ..segments(&flow, 1, 1)[0].clone() };
+            let parts = flow.segments(&whole, 1400);
+            let arrivals: Vec<Arrival> = parts.iter().map(|segment| Arrival::good(&flow, segment, true)).collect();
+            assert_eq!(counts(&coalesce(ALL, &arrivals)), frames);
+        }
         let arrivals = train(&flow, 100, 1400, true);
         let out = coalesce(ALL, &arrivals);
         assert_eq!(counts(&out), [46, 46, 8]);

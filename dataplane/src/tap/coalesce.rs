@@ -150,8 +150,9 @@ impl Coalescer {
             tails: 0,
             pieces: [Piece::default(); FRAMES_MAX - 1],
         };
+        let uso_frames = limits.uso_frames.min(FRAMES_MAX);
         Coalescer {
-            limits,
+            limits: Limits { uso: limits.uso && uso_frames > 1, uso_frames, ..limits },
             batches: Box::new(std::array::from_fn(|_| batch.clone())),
             table: [0; BUCKETS],
             used: 0,
@@ -326,7 +327,7 @@ impl Batch {
         let frame = &arena[at.clone()];
         let size = layers.end - layers.payload;
         let total = layers.payload + self.payload + size;
-        if layers.payload != self.layers.payload || size > self.size || total > LEN_MAX || self.tails + 1 >= frames {
+        if layers.payload != self.layers.payload || size > self.size || total > LEN_MAX {
             return Join::Refused;
         }
         let Some(step) = self.continues(head, frame, layers) else { return Join::Refused };
