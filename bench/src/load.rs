@@ -478,7 +478,7 @@ mod tests {
     #[test]
     fn a_modest_rate_arrives_whole_and_in_order() {
         let figure = over_veth(Offer { sizes: vec![18, 1350], flows: 1, rate: 5000.0, duration: Duration::from_secs(1) });
-        assert!((4000.0..6000.0).contains(&figure.received_pps), "{figure:?}");
+        assert!((2500.0..7500.0).contains(&figure.received_pps), "{figure:?}");
         assert_eq!((figure.lost, figure.tally.reordered, figure.tally.duplicated), (0.0, 0, 0), "{figure:?}");
     }
 
@@ -486,7 +486,7 @@ mod tests {
     fn many_flows_arrive_whole() {
         let figure = over_veth(Offer { sizes: vec![200], flows: 64, rate: 5000.0, duration: Duration::from_secs(1) });
         assert_eq!((figure.lost, figure.tally.reordered, figure.tally.duplicated), (0.0, 0, 0), "{figure:?}");
-        assert!(figure.tally.received > 4000, "{figure:?}");
+        assert!(figure.tally.received > 2500, "{figure:?}");
     }
 
     #[test]
