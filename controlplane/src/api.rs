@@ -17,53 +17,66 @@ use prometheus::Registry;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
+use crate::config::Config;
 use crate::metrics;
 use crate::view::View;
 
+/// The open sockets. Whoever connects waits until [`Doors::serve`].
+pub struct Doors {
+    local: UnixListener,
+    metrics: Option<TcpListener>,
+}
+
 /// The tasks that answer requests.
 pub struct Servers {
-    tasks: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
-impl Servers {
-    /// Ends them, with all their connections.
-    pub fn abort(mut self) {
-        self.tasks.abort_all();
-    }
-}
-
-/// Opens the sockets and begins to answer.
+/// Opens the sockets of a gateway.
 ///
 /// # Errors
 /// An address or path cannot be bound.
-pub async fn serve(view: &Arc<View>) -> anyhow::Result<Servers> {
-    let mut tasks = JoinSet::new();
-    let path = view.config.api_socket();
+pub async fn open(config: &Config) -> anyhow::Result<Doors> {
+    let path = config.api_socket();
     if UnixStream::connect(&path).await.is_ok() {
         bail!("somebody answers at {} already: is another adit running?", path.display());
     }
     // What is left of a run that was killed. The lock on the directory says that nobody else uses it.
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path).with_context(|| format!("the API socket {} cannot be opened", path.display()))?;
+    let local = UnixListener::bind(&path).with_context(|| format!("the API socket {} cannot be opened", path.display()))?;
     // The directory is ours alone (0700), so there was no moment in which others could have connected.
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("closing the API socket to others")?;
-    let registry = metrics::registry(view.clone()).context("describing the metrics")?;
-    let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry);
-    let all = page.clone().route("/v1/status", get(status).with_state(view.clone()));
-    tasks.spawn(async move {
-        // It ends only when its task is aborted.
-        let _ = axum::serve(listener, all).await;
-    });
-    if let Some(address) = view.config.metrics_listen {
-        let listener = TcpListener::bind(address).await.with_context(|| {
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
             format!("the metrics address {address} cannot be opened: change metrics.listen, or stop what uses it (ss -ltnp)")
-        })?;
+        })?),
+        None => None,
+    };
+    Ok(Doors { local, metrics })
+}
+
+impl Doors {
+    /// Begins to answer. Not before a data plane is attached: a reader would see its counters go back to zero.
+    ///
+    /// # Errors
+    /// The metrics contradict each other.
+    pub fn serve(self, view: &Arc<View>) -> anyhow::Result<Servers> {
+        let registry = metrics::registry(view.clone()).context("describing the metrics")?;
+        let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry);
+        let all = page.clone().route("/v1/status", get(status).with_state(view.clone()));
+        // The tasks end when the set is dropped.
+        let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let _ = axum::serve(listener, page).await;
+            let _ = axum::serve(self.local, all).await;
         });
-        tracing::info!("metrics on http://{address}/metrics");
+        if let Some(listener) = self.metrics {
+            tracing::info!("metrics on http://{}/metrics", listener.local_addr().context("the metrics address")?);
+            tasks.spawn(async move {
+                let _ = axum::serve(listener, page).await;
+            });
+        }
+        Ok(Servers { _tasks: tasks })
     }
-    Ok(Servers { tasks })
 }
 
 async fn status(State(view): State<Arc<View>>) -> Json<types::Status> {

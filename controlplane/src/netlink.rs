@@ -15,13 +15,18 @@ use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::config::Route;
 
-/// A request that the kernel refused: what was asked, and why not.
+/// A request that the kernel refused: what was asked, why not, and what usually helps.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {cause}")]
+#[error("{what}: {cause}{remedy}")]
 pub struct NetlinkError {
     pub what: String,
     pub cause: String,
+    /// Begins with a semicolon; empty when nothing is known to help.
+    pub remedy: &'static str,
 }
+
+const IPV6_REMEDY: &str = "; IPv6 may be switched off: sysctl -w net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 addresses out";
+const ROUTE_REMEDY: &str = "; `via` must be in a network of interface.addresses, and `to` in no other use";
 
 /// A connection to the kernel, in the network namespace that the calling thread was in when it was opened.
 pub struct Netlink {
@@ -49,7 +54,13 @@ fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> NetlinkError {
             Error::NetlinkError(message) => message.to_io().to_string(),
             _ => error.to_string(),
         };
-        NetlinkError { what: what.into(), cause }
+        NetlinkError { what: what.into(), cause, remedy: "" }
+    }
+}
+
+impl NetlinkError {
+    fn with_remedy(self, remedy: &'static str) -> NetlinkError {
+        NetlinkError { remedy, ..self }
     }
 }
 
@@ -70,8 +81,11 @@ impl Netlink {
     pub async fn link(&self, name: &str) -> Result<Link, NetlinkError> {
         let mut links = self.handle.link().get().match_name(name).execute();
         let found: Option<LinkMessage> = links.try_next().await.map_err(failed(format!("looking for the interface {name}")))?;
-        let found =
-            found.ok_or_else(|| NetlinkError { what: format!("looking for the interface {name}"), cause: "not found".into() })?;
+        let found = found.ok_or_else(|| NetlinkError {
+            what: format!("looking for the interface {name}"),
+            cause: "not found".into(),
+            remedy: "",
+        })?;
         let mtu = found.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::Mtu(mtu) => Some(*mtu),
             _ => None,
@@ -103,7 +117,8 @@ impl Netlink {
             // Without it the address could not be used for a second or more after every restart of the data plane.
             request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        request.execute().await.map_err(failed(format!("adding the address {address}")))
+        let added = request.execute().await.map_err(failed(format!("adding the address {address}")));
+        added.map_err(|error| error.with_remedy(if address.addr().is_ipv6() { IPV6_REMEDY } else { "" }))
     }
 
     /// Takes an address from the interface; it may be gone already.
@@ -134,7 +149,7 @@ impl Netlink {
     /// The kernel refuses, for instance a router that is not in a network of the interface.
     pub async fn add_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
         let added = self.handle.route().add(route_message(index, route)).replace().execute().await;
-        added.map_err(failed(format!("adding the route to {}", route.to)))
+        added.map_err(failed(format!("adding the route to {}", route.to))).map_err(|error| error.with_remedy(ROUTE_REMEDY))
     }
 
     /// Removes a route; it may be gone already.

@@ -91,29 +91,32 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let state = State::open(&config.state_dir)?;
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(config));
-    let servers = api::serve(&view).await?;
+    let doors = api::open(&view.config).await?;
     let mut gateway = Gateway { view, state, options, stop, deaths: 0, _lock: lock };
-    let result = gateway.run().await;
-    servers.abort();
+    let result = gateway.run(doors).await;
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(gateway.view.config.api_socket());
     result
 }
 
 impl Gateway {
-    async fn run(&mut self) -> anyhow::Result<()> {
-        let mut first = true;
+    async fn run(&mut self, doors: api::Doors) -> anyhow::Result<()> {
+        let mut doors = Some(doors);
+        let mut servers = None;
         loop {
             match self.bring_up().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(mut plane)) => {
-                    first = false;
+                    if let Some(doors) = doors.take() {
+                        servers = Some(doors.serve(&self.view)?);
+                    }
                     match self.watch(&mut plane).await {
                         Ended::Stop => return self.finish(plane).await,
                         Ended::Died(how) => self.bury(plane, &how),
                     }
                 }
-                Err(error) if first => return Err(error),
+                // What cannot be started at all the first time is for people to repair.
+                Err(error) if servers.is_none() => return Err(error),
                 Err(error) => {
                     self.deaths += 1;
                     tracing::error!("the data plane could not be started again: {error:#}");
@@ -227,13 +230,21 @@ fn lock_runtime_dir(dir: &Path) -> anyhow::Result<File> {
     let context = || format!("the runtime directory {} cannot be used; {remedy}", dir.display());
     DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(context)?;
     let path = dir.join("lock");
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).with_context(context)?;
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).with_context(context)?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another adit runs in {}: stop it first, or name another runtime_dir (`adit status` shows what runs)",
-            dir.display()
-        ),
+        Ok(()) => {
+            // For the message below; the lock counts, not what is written.
+            std::fs::write(&path, format!("{}\n", std::process::id())).with_context(context)?;
+            Ok(lock)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            bail!(
+                "another adit (process {}) runs in {}: stop it first, or name another runtime_dir (`adit status` shows what runs)",
+                holder.trim(),
+                dir.display()
+            )
+        }
         Err(TryLockError::Error(error)) => Err(error).with_context(context),
     }
 }
@@ -254,7 +265,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = lock_runtime_dir(&dir.path().join("a/b")).unwrap();
         let error = lock_runtime_dir(&dir.path().join("a/b")).unwrap_err();
-        assert!(error.to_string().contains("another adit runs in"), "{error}");
+        assert!(error.to_string().contains(&format!("another adit (process {}) runs in", std::process::id())), "{error}");
         drop(held);
         assert!(lock_runtime_dir(&dir.path().join("a/b")).is_ok());
     }

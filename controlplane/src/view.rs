@@ -105,6 +105,7 @@ impl View {
     /// Looks at the numbers for rates and for the age of traffic; to be called about once a second.
     pub fn sample(&self) {
         let Some(now) = self.live() else { return };
+        let started_here = self.plane().as_ref().is_some_and(|attached| attached.started_here);
         let at = Instant::now();
         let sampler = &mut *lock(&self.sampler);
         if let Some((before_at, before)) = &sampler.last {
@@ -124,6 +125,10 @@ impl View {
                     motion.last_moved = Some(at);
                 }
             }
+        } else if started_here {
+            // What a data plane of ours has moved by the first look, it moved just now.
+            let moved = now.sas.iter().filter(|(_, sa)| sa.packets > 0);
+            sampler.sas.extend(moved.map(|(name, _)| (*name, SaMotion { bits_per_s: 0, last_moved: Some(at) })));
         }
         sampler.last = Some((at, now));
     }

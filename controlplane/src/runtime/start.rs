@@ -53,7 +53,9 @@ impl Gateway {
             return Err("nobody knows which: its control plane died before it could tell".to_owned());
         };
         let mut differences = dataplane::differences(&memory.arguments, &dataplane::arguments(config));
-        differences.extend(contradictions(config, master.info()));
+        if differences.is_empty() {
+            differences = contradictions(config, master.info());
+        }
         if differences.is_empty() { Ok(memory) } else { Err(differences.join(", ")) }
     }
 

@@ -1,0 +1,83 @@
+//! A gateway is run again with a changed configuration while its data plane forwards: only what changed is touched.
+
+use std::fs;
+use std::time::Duration;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, TAP, wait_until};
+use anyhow::{Context, Result, ensure};
+
+/// Kills the control plane of the first gateway, edits its configuration, starts it again, and waits until all is installed.
+fn edited(lab: &mut Lab, edit: impl FnOnce(&str) -> String) -> Result<()> {
+    lab.gateways[0].kill_control()?;
+    let config = lab.a().config.clone();
+    let text = fs::read_to_string(&config)?;
+    let changed = edit(&text);
+    ensure!(changed != text, "the edit found nothing to change in\n{text}");
+    fs::write(&config, changed)?;
+    let ready = |lab: &Lab| lab.a().log().matches(" ready ").count();
+    let before = ready(lab);
+    lab.gateways[0].start_control()?;
+    wait_until("the new control plane is ready", Duration::from_secs(10), || Ok(ready(lab) > before))
+        .with_context(|| lab.a().log())
+}
+
+fn status(gateway: &Gateway) -> Result<serde_json::Value> {
+    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
+}
+
+#[test]
+fn addresses_and_routes_change_without_touching_the_data_plane() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::default())?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    let own = lab.a().inner();
+    let via = lab.b().inner();
+    edited(&mut lab, |text| {
+        let more = format!("[10.99.0.1/24, {own}/24], routes: [{{ to: 10.98.0.0/16, via: {via} }}]");
+        let start = text.find("addresses: ").map_or(0, |at| at + "addresses: ".len());
+        let end = start + text[start..].find(']').map_or(0, |at| at + 1);
+        format!("{}{more}{}", &text[..start], &text[end..])
+    })?;
+    let addresses = lab.a().netns.run(&format!("ip addr show {TAP}"))?;
+    ensure!(addresses.contains("10.99.0.1/24") && !addresses.contains(&lab.a().inner6().to_string()), "{addresses}");
+    ensure!(lab.a().netns.run("ip route")?.contains("10.98.0.0/16"), "the route is missing");
+    edited(&mut lab, |text| text.replace("10.99.0.1/24, ", "").replace("10.98.", "10.97."))?;
+    let addresses = lab.a().netns.run(&format!("ip addr show {TAP}"))?;
+    let routes = lab.a().netns.run("ip route")?;
+    ensure!(!addresses.contains("10.99.0.1/24"), "the address was not removed: {addresses}");
+    ensure!(routes.contains("10.97.0.0/16") && !routes.contains("10.98.0.0/16"), "the route was not exchanged: {routes}");
+    ensure!(lab.a().data_plane() == Some(plane), "the data plane was restarted");
+    lab.wait_until_up()
+}
+
+#[test]
+fn a_setting_of_the_data_plane_restarts_it_and_the_log_says_which() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::default())?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    edited(&mut lab, |text| text.replace("workers: 1", "workers: 2"))?;
+    ensure!(lab.a().log().contains("workers 1 → 2"), "{}", lab.a().log());
+    ensure!(lab.a().data_plane().is_some_and(|now| now != plane), "the data plane was not restarted");
+    lab.wait_until_up()
+}
+
+#[test]
+fn a_peer_that_is_taken_out_of_the_file_is_cut_off_and_comes_back() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions { gateways: 3, ..LabOptions::default() })?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    let whole = fs::read_to_string(&lab.a().config)?;
+    let without_c = |text: &str| -> String {
+        let lines =
+            text.lines().map(|line| if line.contains("name: site-c") { line.replace("- {", "# - {") } else { line.to_owned() });
+        lines.map(|line| line + "\n").collect()
+    };
+    edited(&mut lab, without_c)?;
+    let now = status(lab.a())?;
+    ensure!(now["peers"].as_array().is_some_and(|peers| peers.len() == 1), "{now}");
+    wait_until("its SAs are gone", Duration::from_secs(5), || {
+        Ok(lab.a().metrics_page()?.contains("adit_peers{worker=\"0\"} 1\n"))
+    })?;
+    ensure!(lab.gateways[2].netns.run(&format!("ping -n -c1 -W1 {}", lab.a().inner())).is_err(), "the peer still gets through");
+    lab.b().netns.run(&format!("ping -n -c1 -W2 {}", lab.a().inner()))?;
+    edited(&mut lab, |_| whole)?;
+    ensure!(lab.a().data_plane() == Some(plane), "the data plane was restarted");
+    lab.wait_until_up()
+}
