@@ -26,6 +26,7 @@ use crate::io::{Io, TapWrite};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
 use crate::tap::coalesce::{Coalescer, Emit, Limits, Sink};
+use crate::tap::vnet;
 use crate::udp::{Endpoint, Received};
 use crate::worker::{Environment, State};
 
@@ -48,10 +49,9 @@ struct TapSink<'a, I: Io> {
 impl<I: Io> Sink for TapSink<'_, I> {
     #[inline]
     fn emit(&mut self, arena: &[u8], emit: Emit<'_>) {
-        let bytes = emit.head.len() + emit.tails.iter().map(|piece| piece.len as usize).sum::<usize>();
         self.port.count(Count::TapWrites, 1);
         self.port.count(Count::TapWrittenFrames, emit.frames() as u64);
-        self.port.count(Count::TapWrittenBytes, (bytes - crate::tap::vnet::LEN) as u64);
+        self.port.count(Count::TapWrittenBytes, (emit.len - vnet::LEN) as u64);
         let write = TapWrite { frames: emit.frames() as u32, head: emit.head, tails: emit.tails };
         if let Err(error) = self.io.tap_write(arena, write, self.port) {
             self.result = Err(error);

@@ -34,6 +34,12 @@ pub struct Ready {
     pub wake: bool,
 }
 
+impl Ready {
+    fn any(self) -> bool {
+        self.tap || self.udp || self.wake
+    }
+}
+
 /// Whether to sleep until something is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {

@@ -26,6 +26,9 @@ use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
 use crate::worker::{Environment, Failure, State, Worker};
 
+/// Slice that workers ask the scheduler for.
+const SLICE_NS: u64 = 100_000;
+
 /// Whether the workers run on io_uring, and why not.
 struct IoDecision {
     uring: bool,
@@ -234,6 +237,9 @@ impl Running {
             if !core_affinity::set_for_current(core) {
                 eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
             }
+            if let Err(error) = ask_for_short_slices() {
+                eprintln!("worker {id} runs with the scheduler's usual slices: {error}");
+            }
             let result = if uring {
                 UringIo::new(descriptors).map_err(Failure::at(Place::Wait)).and_then(|io| worker.run(io, &stop))
             } else {
@@ -303,6 +309,30 @@ fn explain(worker: usize, failure: &Failure) -> String {
         }
         place => format!("worker {worker} failed at {place:?}: {}", failure.error),
     }
+}
+
+/// Asks the scheduler for short slices (Linux 6.12): a worker that wakes then soon gets its core, and holds it shorter; its share
+/// of the core stays what it was.
+fn ask_for_short_slices() -> io::Result<()> {
+    /// `struct sched_attr` of sched_setattr(2), first version.
+    #[repr(C)]
+    struct Attributes {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime_ns: u64,
+        deadline_ns: u64,
+        period_ns: u64,
+    }
+    let nice = 0;
+    let size = size_of::<Attributes>() as u32;
+    let attributes =
+        Attributes { size, policy: 0, flags: 0, nice, priority: 0, runtime_ns: SLICE_NS, deadline_ns: 0, period_ns: 0 };
+    // SAFETY: the structure is as long as it says and is only read.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn watch(fd: RawFd) -> libc::pollfd {

@@ -54,7 +54,7 @@ pub fn create(name: &str, mac: Option<Mac>, mtu: u16, queues: usize) -> Result<T
 
 fn explain(name: &str, error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => format!(
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV | libc::ENOTTY) => format!(
             "cannot create TAP {name}: /dev/net/tun is missing or has no driver; load it (modprobe tun) or give it to the \
              container (--device /dev/net/tun)"
         ),

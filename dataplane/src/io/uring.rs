@@ -176,9 +176,9 @@ impl Io for UringIo {
 
     fn wait(&mut self, wait: Wait, port: &mut Port) -> io::Result<Ready> {
         match wait {
-            // Every write in flight completes first, and then one poll.
-            Wait::Sleep => self.submit(self.writes_in_flight + 1)?,
-            Wait::Look => {
+            // Every write in flight completes first, and then one poll. What was said to be ready meanwhile is reason not to sleep.
+            Wait::Sleep if !self.ready.any() => self.submit(self.writes_in_flight + 1)?,
+            Wait::Sleep | Wait::Look => {
                 let queue = self.ring.submission();
                 let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
                 drop(queue);
