@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, TAP, wait_until};
+use adit_proto::stats::Count;
 use anyhow::{Context, Result, ensure};
 
 /// Kills the control plane of the first gateway, edits its configuration, starts it again, and waits until all is installed.
@@ -57,6 +58,25 @@ fn a_setting_of_the_data_plane_restarts_it_and_the_log_says_which() -> Result<()
     ensure!(lab.a().log().contains("workers 1 → 2"), "{}", lab.a().log());
     ensure!(lab.a().data_plane().is_some_and(|now| now != plane), "the data plane was not restarted");
     lab.wait_until_up()
+}
+
+#[test]
+fn counters_never_go_back_whichever_plane_is_restarted() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::default())?;
+    lab.b().netns.run(&format!("ping -n -q -c200 -i0.002 {}", lab.a().inner()))?;
+    let opened = |lab: &Lab| -> Result<u64> { Ok(lab.a().metrics()?.count(Count::Opened)) };
+    let first = opened(&lab)?;
+    ensure!(first >= 200, "only {first} packets");
+    let ready = lab.a().log().matches(" ready ").count();
+    lab.a().kill_data_plane()?;
+    wait_until("it is back", Duration::from_secs(5), || Ok(lab.a().log().matches(" ready ").count() > ready))?;
+    let second = opened(&lab)?;
+    ensure!(second >= first, "{second} after {first} when the data plane was restarted");
+    edited(&mut lab, |text| text.to_owned() + "# edited\n")?;
+    let third = opened(&lab)?;
+    ensure!(third >= second, "{third} after {second} when the control plane was restarted");
+    ensure!(lab.a().metrics_page()?.contains("adit_dataplane_restarts_total 1\n"), "the restart is forgotten");
+    Ok(())
 }
 
 #[test]

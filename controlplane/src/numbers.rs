@@ -8,6 +8,7 @@ use adit_proto::control::{Direction, Spi};
 use adit_proto::histogram;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The numbers of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +126,81 @@ impl Numbers {
     }
 }
 
+/// Totals of data planes that are gone, in the form in which one control plane leaves them to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Archive {
+    pub restarts: u64,
+    pub numbers: Numbers,
+}
+
+/// Only what is not zero, by name: the next control plane may be of another release.
+#[derive(Serialize, Deserialize)]
+struct ArchiveText {
+    restarts: u64,
+    workers: Vec<WorkerText>,
+    /// Direction, SPI, packets, bytes.
+    sas: Vec<(u8, u32, u64, u64)>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct WorkerText {
+    counts: BTreeMap<String, u64>,
+    drops: BTreeMap<String, u64>,
+    /// Per histogram: bucket and count.
+    latencies: BTreeMap<String, Vec<(usize, u64)>>,
+}
+
+impl Serialize for Archive {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fn named<T: Copy>(all: &[T], label: fn(T) -> &'static str, values: &[u64]) -> BTreeMap<String, u64> {
+            let pairs = all.iter().zip(values).filter(|(_, value)| **value > 0);
+            pairs.map(|(one, value)| (label(*one).to_owned(), *value)).collect()
+        }
+        let sparse = |buckets: &Vec<u64>| buckets.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
+        let worker = |worker: &WorkerNumbers| WorkerText {
+            counts: named(Count::ALL, Count::label, &worker.counts),
+            drops: named(Drop::ALL, Drop::label, &worker.drops),
+            latencies: Latency::ALL
+                .iter()
+                .map(|one| (one.label().to_owned(), sparse(&worker.latencies[*one as usize])))
+                .collect(),
+        };
+        let sas = self.numbers.sas.iter().map(|(SaName(direction, spi), sa)| (*direction, spi.0, sa.packets, sa.bytes));
+        ArchiveText { restarts: self.restarts, workers: self.numbers.workers.iter().map(worker).collect(), sas: sas.collect() }
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Archive {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Archive, D::Error> {
+        let text = ArchiveText::deserialize(deserializer)?;
+        let worker = |text: &WorkerText| {
+            let mut worker = WorkerNumbers::default();
+            for (index, one) in Count::ALL.iter().enumerate() {
+                worker.counts[index] = text.counts.get(one.label()).copied().unwrap_or(0);
+            }
+            for (index, one) in Drop::ALL.iter().enumerate() {
+                worker.drops[index] = text.drops.get(one.label()).copied().unwrap_or(0);
+            }
+            for (index, one) in Latency::ALL.iter().enumerate() {
+                for (bucket, count) in text.latencies.get(one.label()).into_iter().flatten() {
+                    if let Some(into) = worker.latencies[index].get_mut(*bucket) {
+                        *into = *count;
+                    }
+                }
+            }
+            worker
+        };
+        let sas = text.sas.iter();
+        let sas = sas.map(|(direction, spi, packets, bytes)| {
+            (SaName(*direction, Spi(*spi)), SaNumbers { seq: None, packets: *packets, bytes: *bytes })
+        });
+        // More workers than there can be is no archive of ours.
+        let workers = text.workers.iter().take(usize::from(crate::config::WORKERS_MAX)).map(worker).collect();
+        Ok(Archive { restarts: text.restarts, numbers: Numbers { workers, sas: sas.collect() } })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +226,16 @@ mod tests {
         let mut fewer = Numbers::default();
         fewer.add(&archive);
         assert_eq!(fewer, archive, "a data plane that is down still counts");
+    }
+
+    #[test]
+    fn an_archive_is_left_and_inherited_whole() {
+        let archive = Archive { restarts: 3, numbers: numbers(5, 7).totals() };
+        let text = serde_json::to_string(&archive).unwrap();
+        assert_eq!(serde_json::from_str::<Archive>(&text).unwrap(), archive);
+        assert!(text.len() < 1000, "zeros are left out: {text}");
+        let strange = r#"{"restarts":1,"workers":[{"counts":{"sealed_packets":9,"later":1},"drops":{},"latencies":{"inbound":[[99999,1]]}}],"sas":[]}"#;
+        assert_eq!(serde_json::from_str::<Archive>(strange).unwrap().numbers.workers[0].count(Count::Sealed), 9);
     }
 
     #[test]

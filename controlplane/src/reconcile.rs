@@ -10,6 +10,7 @@ use adit_proto::control::{Command, Direction, Mac, PeerId};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Route};
+use crate::numbers::Archive;
 use crate::wanted::{self, WantedSa};
 
 const VERSION: u32 = 1;
@@ -25,6 +26,8 @@ pub struct Memory {
     /// Addresses and routes given to the interface, as text.
     pub addresses: Vec<String>,
     pub routes: Vec<(String, Option<String>)>,
+    /// The totals of data planes that died, so that counters do not go back when the control plane is restarted after that.
+    pub archive: Option<Archive>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +51,7 @@ impl Memory {
             pins: config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect(),
             addresses: config.interface.addresses.iter().map(ToString::to_string).collect(),
             routes: routes.map(|route| (route.to.to_string(), route.via.map(|via| via.to_string()))).collect(),
+            archive: None,
         }
     }
 

@@ -1,17 +1,18 @@
 //! What the control plane knows, shared between the loop that runs it and the API that tells it: the configuration, the
 //! attached data plane, the totals of those before, and a short memory for rates.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use adit_channel::{Master, PlaneInfo};
-use adit_proto::control::Direction;
+use adit_proto::control::{Direction, Spi};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::api::types;
 use crate::config::{Config, MacText};
-use crate::numbers::{Numbers, SaName, SaNumbers};
+use crate::numbers::{Archive, Numbers, SaName, SaNumbers};
 use crate::wanted::{self, WantedSa};
 
 /// The data plane that is attached.
@@ -28,7 +29,7 @@ struct Sampler {
     last: Option<(Instant, Numbers)>,
     sealed_per_s: Vec<u64>,
     opened_per_s: Vec<u64>,
-    sas: std::collections::BTreeMap<SaName, SaMotion>,
+    sas: BTreeMap<SaName, SaMotion>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +43,8 @@ struct SaMotion {
 pub struct View {
     pub config: Config,
     pub wanted: Vec<WantedSa>,
+    /// Places in `wanted`.
+    places: BTreeMap<SaName, usize>,
     pub restarts: AtomicU64,
     pub ignored_ike: AtomicU64,
     pub ignored_stun: AtomicU64,
@@ -59,8 +62,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl View {
     pub fn new(config: Config) -> View {
+        let wanted = wanted::sas(&config);
+        let places = wanted.iter().enumerate().map(|(place, want)| (SaName::new(want.direction, want.spi), place)).collect();
         View {
-            wanted: wanted::sas(&config),
+            wanted,
+            places,
             config,
             restarts: AtomicU64::new(0),
             ignored_ike: AtomicU64::new(0),
@@ -71,6 +77,11 @@ impl View {
             archive: Mutex::new(Numbers::default()),
             sampler: Mutex::new(Sampler::default()),
         }
+    }
+
+    /// The wanted SA of this name.
+    pub fn wanted_sa(&self, direction: Direction, spi: Spi) -> Option<WantedSa> {
+        self.places.get(&SaName::new(direction, spi)).map(|place| self.wanted[*place])
     }
 
     /// The attached data plane, held for the time of the guard: never across an await.
@@ -84,6 +95,17 @@ impl View {
         lock(&self.archive).add(&Numbers::read(&attached.master));
         *lock(&self.sampler) = Sampler::default();
         Some(attached)
+    }
+
+    /// The totals of all data planes before the one that is attached.
+    pub fn archive(&self) -> Archive {
+        Archive { restarts: self.restarts.load(Ordering::Relaxed), numbers: lock(&self.archive).clone() }
+    }
+
+    /// Goes on with the totals that a control plane before us had.
+    pub fn inherit(&self, archive: Archive) {
+        self.restarts.store(archive.restarts, Ordering::Relaxed);
+        *lock(&self.archive) = archive.numbers.totals();
     }
 
     /// What the data plane says about itself.

@@ -119,6 +119,7 @@ mistakes! {
     mac_of_a_group: with("name: adit0,", "name: adit0, mac: \"01:00:5e:00:00:01\",");
     workers_zero: and("dataplane: { workers: 0 }");
     workers_too_many: and("dataplane: { workers: 65 }");
+    workers_for_which_there_are_no_cores: and("dataplane: { workers: 5 }");
     cores_of_another_number: and("dataplane: { workers: 2, cores: [0] }");
     core_that_does_not_exist: and("dataplane: { workers: 2, cores: [0, 99] }");
     core_given_twice: and("dataplane: { workers: 2, cores: [1, 1] }");

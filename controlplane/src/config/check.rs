@@ -77,8 +77,18 @@ impl<'a> Check<'a> {
 
     fn dataplane(&mut self, raw: raw::Dataplane) -> Dataplane {
         let workers_default = self.machine.cores.len().clamp(1, WORKERS_DEFAULT_MAX) as u64;
-        let workers_known = raw.workers.is_some();
+        let workers_at = raw.workers.as_ref().map(|text| Place::from(text.referenced));
+        let workers_known = workers_at.is_some();
         let workers = self.number("workers", raw.workers, 1..=u64::from(WORKERS_MAX), "workers", workers_default) as u16;
+        let have = self.machine.cores.len();
+        if let Some(at) = workers_at.filter(|_| raw.cores.is_none() && usize::from(workers) > have) {
+            self.fail(
+                at,
+                format!("{workers} workers need a core each, but adit may use only {have} here: {:?}", self.machine.cores),
+                format!("at most {have} workers"),
+                format!("workers: {have}"),
+            );
+        }
         let cores = raw.cores.and_then(|cores| self.cores(cores, workers, workers_known));
         let window_at = raw.replay_window.as_ref().map(|text| Place::from(text.referenced));
         let window = self.number("replay_window", raw.replay_window, 64..=16384, "packets", 4096);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, Spi};
+use adit_proto::control::{Command, Direction, PeerId, Spi};
 use anyhow::Context;
 
 use super::orders::Orders;
@@ -39,10 +39,10 @@ impl Gateway {
     async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], memory: &Memory) -> anyhow::Result<()> {
         let view = self.view.clone();
         let changes = reconcile::changes(&view.config, &view.wanted, live, memory);
-        let remembered = Memory::of(&view.config, dataplane::arguments(&view.config), &changes.ids);
-        if let Some(attached) = view.plane().as_mut() {
-            attached.master.vault_write(&remembered.to_vault()).context("writing the vault")?;
+        if let Some(archive) = memory.archive.clone() {
+            view.inherit(archive);
         }
+        self.remember(&changes.ids)?;
         self.learn(live);
         let Changes { ids, before, install, keep, pins } = changes;
         plane.orders.extend(before);
@@ -73,6 +73,18 @@ impl Gateway {
         Ok(())
     }
 
+    /// Leaves in the vault what the next control plane has to know. Old totals go without saying where there is no room.
+    fn remember(&self, ids: &[PeerId]) -> anyhow::Result<()> {
+        let view = &self.view;
+        let memory = Memory::of(&view.config, dataplane::arguments(&view.config), ids);
+        let mut full = memory.clone();
+        full.archive = Some(view.archive());
+        let mut guard = view.plane();
+        let Some(attached) = guard.as_mut() else { return Ok(()) };
+        let written = attached.master.vault_write(&full.to_vault()).or_else(|_| attached.master.vault_write(&memory.to_vault()));
+        written.map_err(|error| anyhow::anyhow!("the memory for the next control plane cannot be left: {error}"))
+    }
+
     /// Takes over what live SAs tell about keys whose marks or tops we may have lost.
     fn learn(&mut self, live: &[(u16, LiveSa)]) {
         for (_, sa) in live {
@@ -88,7 +100,7 @@ impl Gateway {
     }
 
     fn key_of(&self, direction: Direction, spi: Spi) -> Option<crate::static_key::KeyId> {
-        self.view.wanted.iter().find(|want| want.direction == direction && want.spi == spi).map(|want| want.key_id)
+        self.view.wanted_sa(direction, spi).map(|want| want.key_id)
     }
 
     /// Sequence numbers for new outbound SAs, durable when this returns.
@@ -120,8 +132,8 @@ impl Gateway {
         let now = clock_ns();
         let mut limits = Vec::new();
         for spi in &plane.to_extend {
-            let want = self.view.wanted.iter().find(|want| want.direction == Direction::Outbound && want.spi == *spi);
-            let (Some(want), Some(end)) = (want.copied(), plane.ends.get(spi).copied()) else { continue };
+            let want = self.view.wanted_sa(Direction::Outbound, *spi);
+            let (Some(want), Some(end)) = (want, plane.ends.get(spi).copied()) else { continue };
             let end = sequence::extend(end, now);
             self.state.set_mark(want.key_id, end);
             limits.push((want, end));
