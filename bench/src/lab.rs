@@ -13,6 +13,7 @@
 pub mod capture;
 pub mod metrics;
 pub mod surroundings;
+pub mod tagger;
 pub mod traffic;
 
 use std::fs::{self, File};

@@ -31,6 +31,10 @@ pub struct Capture {
     buffer: Vec<u8>,
 }
 
+/// A socket that puts frames onto one link and receives nothing.
+#[derive(Debug)]
+pub struct Injector(Socket);
+
 /// A UDP datagram over IPv4, cut out of a train where it was in one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
@@ -44,15 +48,8 @@ pub struct Datagram {
 impl Capture {
     /// Opens the socket on a link of the namespace. Needs CAP_NET_RAW.
     pub fn open(netns: &Netns, link: &str) -> Result<Capture> {
-        let line = netns.run(&format!("ip -o link show dev {link}"))?;
-        let index = line.split(':').next().and_then(|number| number.parse().ok()).context("the index of the link")?;
-        let all = (libc::ETH_P_ALL as u16).to_be();
-        let socket = netns
-            .enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(all)))))
-            .context("cannot open a packet socket (CAP_NET_RAW is needed)")?;
-        with_vnet_header(&socket).context("PACKET_VNET_HDR")?;
+        let socket = open(netns, link, libc::ETH_P_ALL as u16)?;
         socket.set_recv_buffer_size(BUFFER)?;
-        socket.bind(&link_address(index, all)?)?;
         Ok(Capture { socket, buffer: vec![0; FRAME_MAX] })
     }
 
@@ -86,6 +83,13 @@ impl Capture {
         }
         Ok(found)
     }
+}
+
+impl Injector {
+    /// Opens the socket on a link of the namespace. Needs CAP_NET_RAW.
+    pub fn open(netns: &Netns, link: &str) -> Result<Injector> {
+        open(netns, link, 0).map(Injector)
+    }
 
     /// Puts a datagram onto the link as a frame of its own, with any sender's address.
     pub fn send(&self, datagram: &Datagram) -> Result<()> {
@@ -113,10 +117,23 @@ impl Capture {
     }
 
     fn write(&self, frame: &[u8]) -> Result<()> {
-        let sent = self.socket.send(frame).context("cannot put the frame onto the link")?;
+        let sent = self.0.send(frame).context("cannot put the frame onto the link")?;
         ensure!(sent == frame.len(), "the frame went out cut short");
         Ok(())
     }
+}
+
+/// A packet socket on a link; protocol 0 receives nothing.
+fn open(netns: &Netns, link: &str, protocol: u16) -> Result<Socket> {
+    let line = netns.run(&format!("ip -o link show dev {link}"))?;
+    let index = line.split(':').next().and_then(|number| number.parse().ok()).context("the index of the link")?;
+    let protocol = protocol.to_be();
+    let socket = netns
+        .enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(protocol)))))
+        .context("cannot open a packet socket (CAP_NET_RAW is needed)")?;
+    with_vnet_header(&socket).context("PACKET_VNET_HDR")?;
+    socket.bind(&link_address(index, protocol)?)?;
+    Ok(socket)
 }
 
 fn with_vnet_header(socket: &Socket) -> io::Result<()> {
@@ -236,13 +253,14 @@ mod tests {
         assert_eq!(sink.recv_from(&mut buffer).unwrap(), (3, "192.0.2.1:999".parse().unwrap()));
 
         let spoofed = Datagram { from: "192.0.2.9:7".parse().unwrap(), payload: b"two".to_vec(), ..seen[0].clone() };
-        capture.send(&spoofed).unwrap();
+        let injector = Injector::open(&a, "eth0").unwrap();
+        injector.send(&spoofed).unwrap();
         assert_eq!(sink.recv_from(&mut buffer).unwrap(), (3, "192.0.2.9:7".parse().unwrap()));
         assert_eq!(&buffer[..3], b"two");
 
         let train: Vec<_> =
             [&b"aaaa"[..], b"bbbb", b"c"].map(|payload| Datagram { payload: payload.to_vec(), ..spoofed.clone() }).to_vec();
-        capture.send_train(&train).unwrap();
+        injector.send_train(&train).unwrap();
         let arrived: Vec<_> = (0..3).map(|_| sink.recv(&mut buffer).map(|length| buffer[..length].to_vec()).unwrap()).collect();
         assert_eq!(arrived, [&b"aaaa"[..], b"bbbb", b"c"]);
     }

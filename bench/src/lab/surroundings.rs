@@ -17,9 +17,9 @@ pub fn wrapped(mut outer: Command, words: &[&str], inner: &Command) -> Command {
     outer
 }
 
-/// A program that runs `inner` where /dev/net/tun does not exist.
+/// A program that runs `inner` where /dev/net/tun does not exist and cannot be made.
 pub fn without_tun(mut unshare: Command, inner: &Command) -> Command {
-    unshare.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$0\" \"$@\""]);
+    unshare.args(["--mount", "sh", "-c", "mount -t tmpfs -o ro none /dev/net && exec \"$0\" \"$@\""]);
     unshare.arg(inner.get_program()).args(inner.get_args());
     unshare
 }

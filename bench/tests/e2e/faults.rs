@@ -1,0 +1,138 @@
+//! Faults of the surroundings: each ends in a clear error that names the cause and the remedy, or does no harm.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::process::Command;
+use std::time::Duration;
+
+use adit_bench::lab::surroundings::{without_tun, wrapped};
+use adit_bench::lab::{Gateway, Lab, LabOptions, PORT};
+use anyhow::{Result, ensure};
+
+const NOBODY: u32 = 65534;
+
+/// Starts gateway a by this command; it must end by itself, with an error that has all of these words in it.
+fn fails_with(lab: &mut Lab, command: &mut Command, words: &[&str]) -> Result<()> {
+    lab.gateways[0].start(command)?;
+    let status = lab.gateways[0].control()?.wait(Duration::from_secs(15))?;
+    let log = lab.a().log();
+    ensure!(!status.success(), "it ended well:\n{log}");
+    ensure!(!log.contains("panicked"), "{log}");
+    for word in words {
+        ensure!(log.to_lowercase().contains(&word.to_lowercase()), "the error does not say `{word}`:\n{log}");
+    }
+    ensure!(lab.a().netns.processes().is_empty(), "processes are left");
+    println!("{log}");
+    Ok(())
+}
+
+fn edit(gateway: &Gateway, old: &str, new: &str) -> Result<()> {
+    let text = fs::read_to_string(&gateway.config)?;
+    ensure!(text.contains(old), "`{old}` is not in the configuration:\n{text}");
+    Ok(fs::write(&gateway.config, text.replace(old, new))?)
+}
+
+#[test]
+fn the_address_is_in_use() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let _other = lab.a().netns.enter(|| UdpSocket::bind((lab.a().outer(), PORT)))?;
+    let mut command = lab.a().command()?;
+    fails_with(&mut lab, &mut command, &["192.0.2.1:4500", "in use"])
+}
+
+#[test]
+fn the_address_is_not_ours() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    edit(lab.a(), "192.0.2.1:4500", "192.0.2.77:4500")?;
+    let mut command = lab.a().command()?;
+    fails_with(&mut lab, &mut command, &["192.0.2.77:4500", "address"])
+}
+
+#[test]
+fn there_is_no_dev_net_tun() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut command = without_tun(lab.a().netns.command("unshare"), &lab.a().command()?);
+    fails_with(&mut lab, &mut command, &["/dev/net/tun", "modprobe tun"])
+}
+
+#[test]
+fn the_user_is_not_root() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755))?;
+    chown(lab.dir(), Some(NOBODY), Some(NOBODY))?;
+    for entry in fs::read_dir(lab.dir())? {
+        chown(entry?.path(), Some(NOBODY), Some(NOBODY))?;
+    }
+    // The programs may lie where nobody else can look.
+    for name in ["adit", "adit-dataplane"] {
+        let copy = lab.dir().join(name);
+        fs::copy(adit_bench::lab::binary(name)?, &copy)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    }
+    let dir = lab.dir().display().to_string();
+    let original = adit_bench::lab::binary("adit-dataplane")?.display().to_string();
+    edit(lab.a(), &original, &format!("{dir}/adit-dataplane"))?;
+    let mut command = lab.a().netns.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);
+    command.arg(lab.dir().join("adit")).args(["run", "-c"]).arg(&lab.a().config);
+    fails_with(&mut lab, &mut command, &["root", "CAP_NET_ADMIN"])
+}
+
+#[test]
+fn a_core_does_not_exist() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    edit(lab.a(), "workers: 1", "workers: 1, cores: [99]")?;
+    let mut command = lab.a().command()?;
+    fails_with(&mut lab, &mut command, &["core", "99"])
+}
+
+#[test]
+fn there_are_too_few_cores() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions { workers: vec![2, 1], ..LabOptions::default() })?;
+    let mut command = wrapped(lab.a().netns.command("taskset"), &["--cpu-list", "0"], &lab.a().command()?);
+    fails_with(&mut lab, &mut command, &["2 workers", "core", "workers"])
+}
+
+#[test]
+fn a_memlock_limit_of_nothing_does_no_harm() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let words = ["--memlock=0:0", "setpriv", "--bounding-set=-ipc_lock", "--"];
+    let mut command = wrapped(lab.a().netns.command("prlimit"), &words, &lab.a().command()?);
+    lab.gateways[0].start(&mut command)?;
+    lab.gateways[1].start_control()?;
+    lab.wait_until_up()?;
+    let bytes = crate::QUARTER_GIB / 4;
+    adit_bench::lab::traffic::transfer(&lab.b().netns, &lab.a().netns, lab.a().inner().into(), bytes)?.verify(bytes)
+}
+
+#[test]
+fn others_can_read_the_static_key() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let file = lab.dir().join("site-a-site-b.key");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640))?;
+    let mut command = lab.a().command()?;
+    fails_with(&mut lab, &mut command, &["site-a-site-b.key", "chmod"])?;
+    let check = lab.a().adit("config check");
+    ensure!(check.is_err(), "`adit config check` accepts a key that others can read");
+    Ok(())
+}
+
+#[test]
+fn the_data_plane_program_is_missing() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let original = adit_bench::lab::binary("adit-dataplane")?.display().to_string();
+    edit(lab.a(), &original, "/nonexistent/adit-dataplane")?;
+    let mut command = lab.a().command()?;
+    fails_with(&mut lab, &mut command, &["/nonexistent/adit-dataplane"])
+}
+
+#[test]
+fn the_interface_name_is_taken_by_another_link() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    lab.a().netns.run("ip link add adit0 type veth peer name other")?;
+    let mut command = lab.a().command()?;
+    fails_with(&mut lab, &mut command, &["adit0"])?;
+    // What was there stays as it was.
+    lab.a().netns.run("ip link show adit0").map(drop)
+}

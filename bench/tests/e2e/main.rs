@@ -1,0 +1,50 @@
+//! End to end: real gateways in namespaces, one behaviour per module. Needs root (or the root of a user namespace).
+//!
+//! All are modules of one executable, so that everything is linked once. Labs take turns by themselves (a machine-wide lock),
+//! so the number of test threads does not matter.
+
+mod extension;
+mod faults;
+mod fragments;
+mod hostile;
+mod io;
+mod jumbo;
+mod mesh;
+mod metrics;
+mod nonce;
+mod ping;
+mod restart;
+mod steering;
+mod takeover;
+mod transfer;
+mod vlan;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use adit_bench::netns::Netns;
+use adit_bench::rtt::probe;
+use anyhow::{Result, ensure};
+
+/// Bytes of the transfers whose size is not the point.
+const QUARTER_GIB: u64 = 256 << 20;
+const GIB: u64 = 1 << 30;
+
+/// An error unless a hundred echo requests at 1 ms are all answered. (`ping` itself does not wait for a late answer to its last
+/// request once it had an early one.)
+fn reaches(from: &Netns, target: impl Into<IpAddr>) -> Result<()> {
+    let target = target.into();
+    let probes = from.enter(|| probe(target, Duration::from_millis(1), Duration::from_millis(100)))?;
+    ensure!(probes.sent > 20 && probes.lost == 0, "{target}: {} of {} probes lost", probes.lost, probes.sent);
+    Ok(())
+}
+
+/// An error unless this many echo requests of `size` bytes come back whole; `ping` compares their content.
+fn echoes(from: &Netns, count: usize, size: usize, options: &str, target: impl Into<IpAddr>) -> Result<()> {
+    let target = target.into();
+    for _ in 0..count {
+        let output = from.run(&format!("ping -n -c1 -W2 -s {size} {options} {target}"))?;
+        ensure!(output.contains(" 0% packet loss") && !output.contains("wrong data"), "{output}");
+    }
+    Ok(())
+}

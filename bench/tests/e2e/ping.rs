@@ -1,0 +1,55 @@
+//! Echo requests of both IP versions, of every size that fits one frame.
+
+use std::time::Duration;
+
+use adit_bench::lab::{Lab, LabOptions};
+use adit_bench::rtt::probe;
+use anyhow::{Result, ensure};
+
+use crate::echoes;
+
+#[test]
+fn ping_and_ping6_pass_without_loss_both_ways() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
+        for target in [to.inner().into(), to.inner6().into()] {
+            let probes = from.netns.enter(|| probe(target, Duration::from_millis(1), Duration::from_millis(500)))?;
+            ensure!(probes.sent > 200 && probes.lost == 0, "{target}: {} of {} lost", probes.lost, probes.sent);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn echoes_of_every_size_come_back_unharmed() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    // 1390 and 1370 fill the MTU of 1418 with the headers of IP and ICMP. ping compares the content of the answer.
+    for size in [0, 1, 2, 3, 17, 18, 55, 56, 57, 1000, 1389, 1390] {
+        echoes(&lab.a().netns, 3, size, "-M do", lab.b().inner())?;
+    }
+    for size in [0, 1, 2, 3, 17, 18, 1000, 1369, 1370] {
+        echoes(&lab.a().netns, 3, size, "-M do", lab.b().inner6())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_router_option_of_ipv4_passes() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    let output = lab.a().netns.run(&format!("ping -n -c1 -W2 -R {}", lab.b().inner()))?;
+    ensure!(output.contains(" 0% packet loss") && output.contains("RR:"), "{output}");
+    Ok(())
+}
+
+#[test]
+fn the_tunnel_runs_over_ipv6_too() -> Result<()> {
+    let lab = Lab::start(&LabOptions { outer_ipv6: true, ..LabOptions::default() })?;
+    let probes = lab.a().netns.enter(|| probe(lab.b().inner().into(), Duration::from_millis(1), Duration::from_millis(300)))?;
+    ensure!(probes.sent > 100 && probes.lost == 0, "{probes:?}");
+    // The largest frame still fits: the outer header is 20 bytes longer.
+    let mtu = lab.a().netns.run("ip -o link show dev adit0")?;
+    let mtu: usize = mtu.split(" mtu ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default().parse()?;
+    echoes(&lab.a().netns, 3, mtu - 28, "-M do", lab.b().inner())?;
+    adit_bench::lab::traffic::transfer(&lab.a().netns, &lab.b().netns, lab.b().inner().into(), crate::QUARTER_GIB)?
+        .verify(crate::QUARTER_GIB)
+}

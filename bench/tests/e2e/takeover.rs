@@ -1,0 +1,75 @@
+//! The control plane dies by SIGKILL and comes back under load; nobody behind the gateways notices.
+
+use std::time::Duration;
+
+use adit_bench::lab::traffic::start;
+use adit_bench::lab::{Lab, LabOptions, wait_until};
+use adit_bench::rtt::Prober;
+use adit_proto::stats::Count;
+use anyhow::{Context, Result, ensure};
+
+use crate::{GIB, reaches};
+
+#[test]
+fn the_control_plane_is_killed_and_restarted_under_load_without_a_lost_ping() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions { workers: vec![2, 1], ..LabOptions::default() })?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    let bytes = 4 * GIB;
+    let transfer = start(&lab.b().netns, &lab.a().netns, lab.a().inner().into(), bytes)?;
+    let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
+    wait_until("the transfer runs", Duration::from_secs(5), || Ok(transfer.moved() > 1 << 20))?;
+    for round in 1..=2 {
+        let sealed = lab.a().metrics()?.count(Count::Opened);
+        lab.gateways[0].kill_control()?;
+        ensure!(lab.a().metrics().is_err(), "somebody answers for the dead control plane");
+        // Alone for a while: a share of the load passes without any control plane.
+        let mark = transfer.moved();
+        wait_until("the data plane forwards alone", Duration::from_secs(10), || Ok(transfer.moved() > mark + bytes / 10))?;
+        lab.gateways[0].start_control()?;
+        wait_until("the new control plane serves metrics", Duration::from_secs(10), || Ok(lab.a().metrics().is_ok()))
+            .with_context(|| lab.a().log())?;
+        ensure!(lab.a().data_plane() == Some(plane), "round {round}: the data plane is another one");
+        // It reads what the data plane has counted all the while.
+        let now = lab.a().metrics()?.count(Count::Opened);
+        ensure!(now > sealed, "round {round}: the counters began anew: {now} after {sealed}");
+    }
+    ensure!(transfer.is_running(), "the transfer was over before the second restart was");
+    transfer.finish()?.verify(bytes)?;
+    let probes = prober.stop(Duration::from_secs(2))?;
+    println!("{} pings, p99 {:.0} µs", probes.sent, probes.quantile_us(0.99));
+    ensure!(probes.sent > 1000 && probes.lost == 0, "{} of {} pings lost", probes.lost, probes.sent);
+    Ok(())
+}
+
+#[test]
+fn a_second_gateway_with_the_same_configuration_is_refused() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::default())?;
+    let output = lab.a().command()?.output()?;
+    let words = [output.stdout, output.stderr].concat();
+    let words = String::from_utf8_lossy(&words);
+    ensure!(!output.status.success(), "the second one ran:\n{words}");
+    ensure!(words.contains("another adit runs") && words.contains("runtime_dir"), "the error names no cause or remedy:\n{words}");
+    ensure!(lab.gateways[0].control()?.is_running());
+    reaches(&lab.b().netns, lab.a().inner())
+}
+
+#[test]
+fn a_data_plane_that_was_left_behind_on_purpose_is_taken_over() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut command = lab.a().command()?;
+    command.arg("--leave-dataplane");
+    lab.gateways[0].start(&mut command)?;
+    lab.gateways[1].start_control()?;
+    lab.wait_until_up()?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
+    let status = lab.gateways[0].control()?.terminate(Duration::from_secs(10))?;
+    ensure!(status.success(), "{status}");
+    ensure!(lab.a().data_plane() == Some(plane), "the data plane was not left");
+    lab.gateways[0].start_control()?;
+    wait_until("the new control plane serves metrics", Duration::from_secs(10), || Ok(lab.a().metrics().is_ok()))?;
+    ensure!(lab.a().data_plane() == Some(plane), "the data plane is another one");
+    let probes = prober.stop(Duration::from_secs(1))?;
+    ensure!(probes.lost == 0, "{} of {} pings lost", probes.lost, probes.sent);
+    Ok(())
+}

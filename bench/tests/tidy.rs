@@ -1,0 +1,218 @@
+//! Style as a test: sizes, layers, the places of `unsafe`, the names at the top. Reads the tree, runs nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FILE_LINES_MAX: usize = 600;
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// All that may lie at the top of the tree, besides names that begin with a dot and what the build makes.
+const TOP: &[&str] = &[
+    "Cargo.toml",
+    "Cargo.lock",
+    "README.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+    "Makefile",
+    "dataplane",
+    "controlplane",
+    "proto",
+    "bench",
+    "deploy",
+    "docs",
+];
+
+/// The files that may hold `unsafe`, each a thin layer over system calls or shared memory.
+const UNSAFE: &[&str] = &[
+    "bench/src/io/poll.rs",
+    "bench/src/io/uring.rs",
+    "bench/src/lab/capture.rs",
+    "bench/src/lab/surroundings.rs",
+    "bench/src/lab/tagger.rs",
+    "bench/src/load.rs",
+    "bench/src/netns.rs",
+    "controlplane/src/system.rs",
+    "dataplane/channel/src/fd.rs",
+    "dataplane/channel/src/ring.rs",
+    "dataplane/channel/src/shm.rs",
+    "dataplane/src/handover.rs",
+    "dataplane/src/io/poll.rs",
+    "dataplane/src/io/uring.rs",
+    "dataplane/src/start.rs",
+    "dataplane/src/tap.rs",
+    "dataplane/src/udp.rs",
+    "dataplane/tests/aead_no_allocation.rs",
+    "dataplane/tests/no_allocation.rs",
+    "dataplane/tests/offload_kernel.rs",
+    "dataplane/tests/support/mod.rs",
+];
+
+/// What each crate may depend on among ours. Never controlplane → dataplane, never anything → bench.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("proto", &[]),
+    ("dataplane/channel", &["adit-proto"]),
+    ("dataplane", &["adit-proto", "adit-channel"]),
+    ("controlplane", &["adit-proto", "adit-channel"]),
+    ("bench", &["adit-proto", "adit-channel", "adit-dataplane", "adit-controlplane"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
+}
+
+/// Every Rust file, by its path from the root, with its text.
+fn sources() -> BTreeMap<String, String> {
+    let root = root();
+    let mut found = BTreeMap::new();
+    let mut folders: Vec<PathBuf> = ["proto", "dataplane", "controlplane", "bench"].iter().map(|name| root.join(name)).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a readable folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.ends_with("target") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&root).expect("below the root").display().to_string();
+                found.insert(name, fs::read_to_string(&path).expect("UTF-8"));
+            }
+        }
+    }
+    assert!(found.len() > 30, "only {} Rust files found", found.len());
+    found
+}
+
+/// The code of a line: nothing of comments, roughly nothing of text.
+fn code(line: &str) -> &str {
+    let line = line.split("//").next().unwrap_or_default();
+    if line.trim_start().starts_with(['"', '\\']) { "" } else { line }
+}
+
+fn complain(faults: Vec<String>) {
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn files_are_short_enough_to_be_read_at_once() {
+    complain(
+        sources()
+            .iter()
+            .filter(|(_, text)| text.lines().count() > FILE_LINES_MAX)
+            .map(|(name, text)| format!("{name}: {} lines, more than {FILE_LINES_MAX}", text.lines().count()))
+            .collect(),
+    );
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let mut faults = Vec::new();
+    for (name, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (start, line) in lines.iter().enumerate() {
+            let head = code(line);
+            let indent = head.len() - head.trim_start().len();
+            let is_function = head.split_whitespace().take(6).any(|word| word == "fn") && head.contains("fn ");
+            if !is_function || head.trim_end().ends_with(';') || head.trim_end().ends_with('}') {
+                continue;
+            }
+            // rustfmt puts the closing brace under the first letter.
+            let closing = format!("{}}}", " ".repeat(indent));
+            let length = lines[start..].iter().position(|line| *line == closing).map_or(0, |last| last + 1);
+            if length > FUNCTION_LINES_MAX {
+                faults.push(format!("{name}:{}: a function of {length} lines, more than {FUNCTION_LINES_MAX}", start + 1));
+            }
+        }
+    }
+    complain(faults);
+}
+
+#[test]
+fn unsafe_lives_in_the_listed_files_only() {
+    // Spelled so that this file does not find itself.
+    let word = concat!("uns", "afe");
+    let is_unsafe = |line: &str| {
+        let code = code(line);
+        ["{", "fn ", "impl ", "extern ", "trait "].iter().any(|next| code.contains(&format!("{word} {next}")))
+    };
+    let found: BTreeSet<String> =
+        sources().into_iter().filter(|(_, text)| text.lines().any(is_unsafe)).map(|(name, _)| name).collect();
+    complain(found.iter().filter(|name| !UNSAFE.contains(&name.as_str())).map(|name| format!("{name}: {word}")).collect());
+    for (name, text) in sources().iter().filter(|(name, _)| name.starts_with("proto/src/lib.rs")) {
+        assert!(text.contains(&format!("forbid({word}_code)")), "{name} does not forbid {word} code");
+    }
+}
+
+#[test]
+fn layers_point_one_way() {
+    let mut faults = Vec::new();
+    for (folder, allowed) in LAYERS {
+        let text = fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
+        let ours =
+            text.lines().filter_map(|line| line.strip_prefix("adit-")).filter_map(|rest| rest.split(['.', ' ', '=']).next());
+        for dependency in ours.map(|name| format!("adit-{name}")) {
+            if !allowed.contains(&dependency.as_str()) {
+                faults.push(format!("{folder}/Cargo.toml: {dependency} is not below it"));
+            }
+        }
+    }
+    complain(faults);
+}
+
+#[test]
+fn nothing_is_left_undone_or_switched_off() {
+    let banned = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("db", "g!("),
+        concat!("#[ig", "nore"),
+        concat!("#[al", "low("),
+    ];
+    let mut faults = Vec::new();
+    for (name, text) in sources() {
+        for (number, line) in text.lines().enumerate() {
+            for word in banned.iter().filter(|word| code(line).contains(**word)) {
+                faults.push(format!("{name}:{}: {word}", number + 1));
+            }
+        }
+    }
+    complain(faults);
+}
+
+#[test]
+fn every_file_says_what_it_is_and_belongs_to_a_crate() {
+    let sources = sources();
+    let mut faults = Vec::new();
+    for (name, text) in &sources {
+        if !text.starts_with("//!") {
+            faults.push(format!("{name}: does not begin with what it is (//!)"));
+        }
+        let path = Path::new(name);
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        // `x/mod.rs` is declared as x where the folder lies.
+        let (stem, folder) = match folder.file_name().and_then(|name| name.to_str()) {
+            Some(name) if stem == "mod" => (name, folder.parent().unwrap_or(Path::new(""))),
+            _ => (stem, folder),
+        };
+        let is_root =
+            ["lib", "main"].contains(&stem) || ["tests", "benches", "bin", "examples"].iter().any(|root| folder.ends_with(root));
+        let parents = [folder.join("lib.rs"), folder.join("main.rs"), folder.join("mod.rs"), folder.with_extension("rs")];
+        let is_parent = |candidate: &Path| {
+            // Test executables lie side by side, and each may declare the folder.
+            parents.iter().any(|parent| parent == candidate) || folder.ends_with("tests") && candidate.parent() == Some(folder)
+        };
+        let declares = |text: &str| text.lines().any(|line| code(line).trim_end().ends_with(&format!("mod {stem};")));
+        let declared = sources.iter().any(|(name, text)| is_parent(Path::new(name)) && declares(text));
+        let stands_alone = is_root && path.file_stem() != Some("mod".as_ref());
+        if !stands_alone && !declared {
+            faults.push(format!("{name}: no `mod {stem};` leads to it"));
+        }
+    }
+    complain(faults);
+}
+
+#[test]
+fn the_top_of_the_tree_holds_the_agreed_names_only() {
+    let names = fs::read_dir(root()).expect("the root").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let strange = |name: &String| !name.starts_with('.') && name != "target" && !TOP.contains(&name.as_str());
+    complain(names.filter(strange).map(|name| format!("{name} does not belong at the top")).collect());
+}
