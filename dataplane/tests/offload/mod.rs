@@ -316,7 +316,7 @@ impl Sink for Writes {
 impl Write {
     /// The frames that the kernel would make of this write, checksums completed, by its rules and in plain steps.
     pub fn unpack(&self) -> Vec<Vec<u8>> {
-        let VnetHeader { flags, gso_type, csum_start, csum_offset, gso_size, hdr_len } = self.header;
+        let VnetHeader { flags, gso_type, csum_start, csum_offset, gso_size, .. } = self.header;
         let (l4, offset) = (usize::from(csum_start), usize::from(csum_offset));
         if flags & vnet::NEEDS_CSUM == 0 {
             assert_eq!(self.header, VnetHeader::default());
@@ -330,8 +330,6 @@ impl Write {
         let tcp = protocol == 6;
         assert_eq!(offset, if tcp { 16 } else { 6 });
         let addresses = if v6 { frame[l3 + 8..l3 + 40].to_vec() } else { frame[l3 + 12..l3 + 20].to_vec() };
-        let pseudo = |len: usize| plain_sum(&[&addresses, &[0, protocol], &(len as u16).to_be_bytes()]);
-        let field = u16::from_be_bytes([frame[l4 + offset], frame[l4 + offset + 1]]);
         if gso_type == vnet::GSO_NONE {
             let mut sum = !plain_sum(&[&frame[l4..]]);
             if sum == 0 && !tcp {
@@ -341,26 +339,12 @@ impl Write {
             return vec![frame];
         }
         let payload = l4 + if tcp { usize::from(frame[l4 + 12] >> 4) * 4 } else { 8 };
-        assert_eq!(
-            gso_type,
-            if !tcp {
-                vnet::GSO_UDP_L4
-            } else if v6 {
-                vnet::GSO_TCPV6
-            } else {
-                vnet::GSO_TCPV4
-            }
+        self.assert_super_frame(
+            l3,
+            l4,
+            payload,
+            plain_sum(&[&addresses, &[0, protocol], &((frame.len() - l4) as u16).to_be_bytes()]),
         );
-        assert_eq!(usize::from(hdr_len), payload);
-        assert_eq!(field, pseudo(frame.len() - l4), "the open checksum of a super-frame is its pseudo-header sum");
-        let ip_len = u16::from_be_bytes(if v6 { [frame[l3 + 4], frame[l3 + 5]] } else { [frame[l3 + 2], frame[l3 + 3]] });
-        assert_eq!(usize::from(ip_len), frame.len() - if v6 { l3 + 40 } else { l3 }, "the IP length");
-        if !v6 {
-            assert_eq!(plain_sum(&[&frame[l3..l4]]), 0xffff, "the IPv4 header checksum");
-        }
-        if !tcp {
-            assert_eq!(usize::from(u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]])), frame.len() - l4, "the UDP length");
-        }
         let chunks: Vec<&[u8]> = frame[payload..].chunks(usize::from(gso_size)).collect();
         assert!(chunks.len() > 1 && chunks.len() == self.frames, "{} chunks, {} frames", chunks.len(), self.frames);
         let cut = |(k, chunk): (usize, &&[u8])| {
@@ -393,5 +377,34 @@ impl Write {
             out
         };
         chunks.iter().enumerate().map(cut).collect()
+    }
+
+    /// The kernel's demands on the header and the lengths of a super-frame whose pseudo-header sums up to `pseudo`.
+    fn assert_super_frame(&self, l3: usize, l4: usize, payload: usize, pseudo: u16) {
+        let frame = &self.frame;
+        let VnetHeader { gso_type, csum_offset, hdr_len, .. } = self.header;
+        let (v6, offset) = (frame[l3] >> 4 == 6, usize::from(csum_offset));
+        let tcp = offset == 16;
+        let field = u16::from_be_bytes([frame[l4 + offset], frame[l4 + offset + 1]]);
+        assert_eq!(
+            gso_type,
+            if !tcp {
+                vnet::GSO_UDP_L4
+            } else if v6 {
+                vnet::GSO_TCPV6
+            } else {
+                vnet::GSO_TCPV4
+            }
+        );
+        assert_eq!(usize::from(hdr_len), payload);
+        assert_eq!(field, pseudo, "the open checksum of a super-frame is its pseudo-header sum");
+        let ip_len = u16::from_be_bytes(if v6 { [frame[l3 + 4], frame[l3 + 5]] } else { [frame[l3 + 2], frame[l3 + 3]] });
+        assert_eq!(usize::from(ip_len), frame.len() - if v6 { l3 + 40 } else { l3 }, "the IP length");
+        if !v6 {
+            assert_eq!(plain_sum(&[&frame[l3..l4]]), 0xffff, "the IPv4 header checksum");
+        }
+        if !tcp {
+            assert_eq!(usize::from(u16::from_be_bytes([frame[l4 + 4], frame[l4 + 5]])), frame.len() - l4, "the UDP length");
+        }
     }
 }
