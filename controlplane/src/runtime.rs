@@ -184,6 +184,10 @@ impl Gateway {
         self.view.detach();
         // It removes its socket itself, unless it had to be killed.
         let _ = std::fs::remove_file(self.view.config.channel_socket());
+        // Whoever waits for our end may want to use the interface or the port again.
+        if let Err(error) = self.wait_until_free().await {
+            tracing::warn!("the data plane {ending}, but {error}");
+        }
         tracing::info!("the data plane {ending}; stopped");
         saved.map_err(Into::into)
     }

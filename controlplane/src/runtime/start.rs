@@ -71,7 +71,7 @@ impl Gateway {
     }
 
     /// Waits until interface and port are free. The kernel may release those of a killed data plane a little late.
-    async fn wait_until_free(&self) -> anyhow::Result<()> {
+    pub(super) async fn wait_until_free(&self) -> anyhow::Result<()> {
         let began = Instant::now();
         while let Some(held) = holder(&self.view.config).await {
             anyhow::ensure!(began.elapsed() < RELEASE_WITHIN, "{held}");

@@ -1,0 +1,60 @@
+//! The command `adit` as people and scripts meet it: exit codes, and which stream says what.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn adit(dir: &Path, line: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_adit")).args(line.split(' ')).current_dir(dir).output().unwrap()
+}
+
+/// Exit code, standard output, standard error.
+fn said(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn keygen_makes_a_private_file_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, out, err) = said(&adit(dir.path(), "keygen --suite chacha20-poly1305 -o pair.key"));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let file = dir.path().join("pair.key");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("# A static key of Adit, for labs and benches ONLY") && text.contains("suite: chacha20-poly1305"));
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    let (code, _, err) = said(&adit(dir.path(), "keygen -o pair.key"));
+    assert!(code == 1 && err.contains("pair.key exists and is not overwritten"), "{err}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    let (code, out, _) = said(&adit(dir.path(), "keygen"));
+    assert!(code == 0 && out.contains("suite: aes-128-gcm\nsecret: "), "{out}");
+    let (code, _, err) = said(&adit(dir.path(), "keygen --suite des"));
+    assert!(code == 2 && err.contains("the suites are aes-128-gcm, aes-256-gcm, chacha20-poly1305"), "{err}");
+}
+
+#[test]
+fn config_check_says_ok_with_a_summary_or_everything_that_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(said(&adit(dir.path(), "keygen -o pair.key")).0, 0);
+    let yaml = "name: a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0 }\ndataplane: { workers: 1 }\npeers:\n  \
+        - { name: b, endpoint: \"192.0.2.2:4500\", static_key_file: pair.key }\n";
+    std::fs::write(dir.path().join("a.yaml"), yaml).unwrap();
+    let (code, out, err) = said(&adit(dir.path(), "config check a.yaml"));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("ok\ngateway a receives on UDP 192.0.2.1:4500\n"), "{out}");
+    let (code, shown, _) = said(&adit(dir.path(), "config show a.yaml"));
+    assert!(code == 0 && shown.contains("replay_window: 4096"), "{shown}");
+    std::fs::write(dir.path().join("b.yaml"), yaml.replace(":4500", ":0")).unwrap();
+    let (code, out, err) = said(&adit(dir.path(), "config check b.yaml"));
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(err.starts_with("b.yaml:2:9: ") && err.ends_with("2 problems in b.yaml\n"), "{err}");
+    let (code, _, err) = said(&adit(dir.path(), "run -c b.yaml"));
+    assert!(code == 1 && err.ends_with("2 problems in b.yaml\n"), "run judges the file too: {err}");
+}
+
+#[test]
+fn status_says_how_to_start_what_does_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, _, err) = said(&adit(dir.path(), "status --name no-such-gateway"));
+    assert_eq!((code, err.as_str()), (1, "no adit runs as no-such-gateway: start it with adit run -c FILE\n"));
+}
