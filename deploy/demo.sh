@@ -56,11 +56,7 @@ if [ "$(cat /proc/self/uid_map | awk '{ print $3; exit }')" != 4294967295 ]; the
 fi
 mkdir -p /run/lock /run/netns
 
-# One demo at a time; the lock goes with the process, however it ends.
-exec 9>/run/lock/adit-demo.lock
-flock -n 9 || die "another demo is running"
-
-work=$(mktemp -d /tmp/adit-demo.XXXXXX)
+LOCK=/run/lock/adit-demo.lock
 remove() {
     local ns pids
     for ns in $A $B; do
@@ -78,6 +74,21 @@ remove() {
         ip netns del $ns
     done
 }
+# One demo at a time. The file says whose turn it is and where its files are; a demo that was killed (-9) leaves both behind, and
+# perhaps children that still hold the lock.
+exec 9<>$LOCK
+if ! flock -n 9; then
+    read -r owner _ <$LOCK || true
+    # A zombie has no command line.
+    grep -qs demo "/proc/${owner:-none}/cmdline" && die "another demo is running (process $owner)"
+    remove
+    flock -w 10 9 || die "another demo is running"
+fi
+read -r _ leftover <$LOCK || true
+case "${leftover:-}" in /tmp/adit-demo.*) rm -rf "$leftover" ;; esac
+remove
+work=$(mktemp -d /tmp/adit-demo.XXXXXX)
+echo "$$ $work" >$LOCK
 finish() {
     local status=$?
     trap - EXIT INT TERM HUP
@@ -88,13 +99,13 @@ finish() {
     fi
     remove
     rm -rf "$work"
+    : >$LOCK
     [ $status -eq 0 ] && printf '\nnamespaces, processes and files of the demo are removed\n'
     exit $status
 }
 trap finish EXIT
 trap 'echo; echo "interrupted, cleaning up"; exit 130' INT
 trap 'exit 143' TERM HUP
-remove 9>&-
 
 step "1. Two network namespaces, joined by a veth pair with MTU 1500"
 for ns in $A $B; do
@@ -166,9 +177,16 @@ echo "   one stream, B to A:     $reverse Gbit/s"
 step "6. What the gateway says about itself"
 show ip netns exec $A "$bin/adit" status -c "$work/a.yaml"
 
-step "7. Counters of gateway A that are not zero (from http://127.0.0.1:9464/metrics)"
+step "7. What the data plane of gateway A counted, over its workers (from http://127.0.0.1:9464/metrics)"
 metrics() { ip netns exec $A bash -c 'exec 3<>/dev/tcp/127.0.0.1/9464; printf "GET /metrics HTTP/1.0\r\nHost: adit\r\n\r\n" >&3; cat <&3'; }
-metrics | tr -d '\r' | grep -E '^adit_' | grep -vE '_bucket|_sum|_count| 0$' | sed 's/^/   /' | head -n 60
+metrics | tr -d '\r' | awk '
+    /^adit_drops_total/ { drops += $2; next }
+    /^adit_[a-z_]+_total{worker=/ { name = $1; sub(/{.*/, "", name); sums[name] += $2 }
+    END {
+        for (name in sums) if (sums[name]) printf "   %-36s %15.0f\n", name, sums[name] | "sort"
+        close("sort")
+        printf "   %-36s %15.0f\n", "adit_drops_total, for all reasons", drops
+    }'
 
 step "Done: $one Gbit/s with one TCP stream, $four with four, $reverse the other way, both gateways and both ends of TCP on $(nproc) cores"
 for log in "$work/a.log" "$work/b.log"; do
