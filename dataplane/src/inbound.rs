@@ -50,9 +50,9 @@ impl<I: Io> Sink for TapSink<'_, I> {
     #[inline]
     fn emit(&mut self, arena: &[u8], emit: Emit<'_>) {
         self.port.count(Count::TapWrites, 1);
-        self.port.count(Count::TapWrittenFrames, emit.frames() as u64);
+        self.port.count(Count::TapWrittenFrames, emit.frames as u64);
         self.port.count(Count::TapWrittenBytes, (emit.len - vnet::LEN) as u64);
-        let write = TapWrite { frames: emit.frames() as u32, head: emit.head, tails: emit.tails };
+        let write = TapWrite { frames: emit.frames as u32, head: emit.head, tails: emit.tails };
         if let Err(error) = self.io.tap_write(arena, write, self.port) {
             self.result = Err(error);
         }

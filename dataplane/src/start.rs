@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use adit_channel::{Listener, PlaneInfo, Port, Region, Sizes};
 use adit_proto::control::Place;
@@ -26,6 +27,8 @@ use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
 use crate::worker::{Environment, Failure, State, Worker};
 
+/// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
+const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
 /// Slice that workers ask the scheduler for.
 const SLICE_NS: u64 = 100_000;
 
@@ -57,8 +60,10 @@ impl Plane {
         let cores = choose_cores(config)?;
         let io = choose_io(config.io)?;
         let backend = choose_crypto(config.crypto);
-        let tap = tap::create(&config.tap, config.tap_mac, config.mtu, config.workers.into())?;
-        let sockets = udp::bind_group(config.listen, config.workers.into(), config.socket_buffer as usize)?;
+        let (workers, buffer) = (usize::from(config.workers), config.socket_buffer as usize);
+        await_predecessor(config);
+        let tap = tap::create(&config.tap, config.tap_mac, config.mtu, workers)?;
+        let sockets = udp::bind_group(config.listen, workers, buffer)?;
         let info = describe(config, &tap, &io, backend);
         let sizes = Sizes { workers: config.workers, sa_slots: config.sa_slots, ..Sizes::default() };
         let (region, ports) = Region::create(&sizes, &info).context("cannot create the channel's shared memory")?;
@@ -76,6 +81,14 @@ impl Plane {
             running.spawn(id, worker, core, self.io.uring)?;
         }
         Ok((running, self.listener))
+    }
+}
+
+/// The kernel takes a dead process's ring apart a little after its end, and until then TAP and port are still there.
+fn await_predecessor(config: &Config) {
+    let end = Instant::now() + PREDECESSOR_GRACE;
+    while (tap::exists(&config.tap) || !udp::is_free(config.listen)) && Instant::now() < end {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -32,6 +32,12 @@ pub struct Tap {
 
 /// Creates the TAP, down and without addresses, with `queues` queues.
 pub fn create(name: &str, mac: Option<Mac>, mtu: u16, queues: usize) -> Result<Tap> {
+    // Opening a multi-queue TAP that exists would share it with whoever made it.
+    if exists(name) {
+        bail!(
+            "cannot create TAP {name}: an interface of this name exists; remove it (ip link del {name}) or choose another interface.name"
+        );
+    }
     let builder = DeviceBuilder::new().name(name).layer(Layer::L2).mtu(mtu).enable(false).with(|options| {
         options.offload(true).multi_queue(true).packet_information(false);
     });
@@ -97,6 +103,12 @@ impl TapQueue {
         let len = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         if len < 0 { Err(io::Error::last_os_error()) } else { Ok(len as usize) }
     }
+}
+
+/// Whether there is an interface of this name.
+pub fn exists(name: &str) -> bool {
+    // SAFETY: the name is terminated and only read.
+    std::ffi::CString::new(name).is_ok_and(|name| unsafe { libc::if_nametoindex(name.as_ptr()) } != 0)
 }
 
 /// Major and minor version of the running kernel; (0, 0) when it does not say.

@@ -83,6 +83,8 @@ pub struct UdpSocket {
 
 /// Binds one socket per worker to the same address and steers ESP to the worker that the SPI names.
 pub fn bind_group(listen: SocketAddr, workers: usize, buffer: usize) -> Result<Vec<UdpSocket>> {
+    // A group could be joined by a second process of the same user; without SO_REUSEPORT the address must be free.
+    drop(bound(listen, false)?);
     let sockets: Vec<UdpSocket> = (0..workers).map(|_| bind_one(listen, buffer)).collect::<Result<_>>()?;
     if let (Some(first), true) = (sockets.first(), workers > 1) {
         steer_by_spi(&first.socket, workers).context("cannot attach the program that steers datagrams by SPI")?;
@@ -90,10 +92,15 @@ pub fn bind_group(listen: SocketAddr, workers: usize, buffer: usize) -> Result<V
     Ok(sockets)
 }
 
-fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
+/// Whether nobody has the address.
+pub fn is_free(listen: SocketAddr) -> bool {
+    bound(listen, false).is_ok()
+}
+
+fn bound(listen: SocketAddr, reuse_port: bool) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
         .context("cannot create a UDP socket")?;
-    socket.set_reuse_port(true).context("SO_REUSEPORT")?;
+    socket.set_reuse_port(reuse_port).context("SO_REUSEPORT")?;
     if listen.is_ipv6() {
         // With [::] the socket takes IPv4 too; a specific address is what it says.
         socket.set_only_v6(listen.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED)).context("IPV6_V6ONLY")?;
@@ -101,8 +108,8 @@ fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
     if let Err(error) = socket.bind(&listen.into()) {
         bail!(match error.raw_os_error() {
             Some(libc::EADDRINUSE) => format!(
-                "cannot bind UDP {listen}: the address is in use by a process of another user or one without SO_REUSEPORT; \
-                 stop it (ss -ulpn shows it) or choose another port with `listen`"
+                "cannot bind UDP {listen}: the address is in use; stop the process that has it (ss -ulpn shows it) or choose \
+                 another port with `listen`"
             ),
             Some(libc::EADDRNOTAVAIL) =>
                 format!("cannot bind UDP {listen}: no interface has this address; add it or listen on 0.0.0.0 or [::]"),
@@ -110,6 +117,11 @@ fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
             _ => format!("cannot bind UDP {listen}: {error}"),
         });
     }
+    Ok(socket)
+}
+
+fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
+    let socket = bound(listen, true)?;
     force_buffers(&socket, buffer);
     set_path_options(&socket, listen)?;
     let mapped = listen.is_ipv6();

@@ -309,7 +309,7 @@ impl Sink for Writes {
         assert_eq!(bytes.len(), emit.len, "the length of the write");
         let frame = bytes.split_off(vnet::LEN);
         let header = VnetHeader::parse(bytes.first_chunk().expect("a virtio-net header"));
-        self.0.push(Write { header, frame, frames: emit.frames() });
+        self.0.push(Write { header, frame, frames: emit.frames });
     }
 }
 
