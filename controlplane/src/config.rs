@@ -74,6 +74,8 @@ pub struct Dataplane {
     pub replay_window: u16,
     /// In bytes, per worker and direction.
     pub socket_buffer: u32,
+    /// For how long an idle worker looks for an answer before it sleeps, in microseconds.
+    pub busy_poll_us: u32,
 }
 
 /// How workers wait for packets.

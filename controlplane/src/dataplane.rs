@@ -47,6 +47,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--fdb-ageing-s", forwarding.ageing_s.to_string()),
         ("--flood-pps", forwarding.flood_pps.to_string()),
         ("--socket-buffer", plane.socket_buffer.to_string()),
+        ("--busy-poll-us", plane.busy_poll_us.to_string()),
     ];
     if let Some(cores) = &plane.cores {
         let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();

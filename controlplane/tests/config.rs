@@ -240,7 +240,7 @@ interface:
   routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }, { to: \"fd00:9::/48\" }]
   mac: \"02:00:00:00:00:01\"
 underlay_mtu: 9000
-dataplane: { binary: /opt/adit-dataplane, workers: 2, cores: [0, 1], io: poll, crypto: rustcrypto, replay_window: 64, socket_buffer: 65536 }
+dataplane: { binary: /opt/adit-dataplane, workers: 2, cores: [0, 1], io: poll, crypto: rustcrypto, replay_window: 64, socket_buffer: 65536, busy_poll_us: 0 }
 forwarding: { ageing_s: 30, max_entries: 16, flood_pps: 1, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-c }] }
 peers:
   - { name: site-b, endpoint: \"[2001:db8::2]:4500\", static_key_file: site-b.key, lanes: 1, defer_checksums: false }

@@ -109,6 +109,9 @@ pub struct Config {
     /// Frames per second that may be sent to all peers.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub flood_pps: u32,
+    /// Microseconds for which an idle worker looks for an answer before it sleeps again (io_uring only); 0 turns it off.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub busy_poll_us: u32,
     /// Receive and send buffer of each UDP socket in bytes.
     #[arg(long, default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub socket_buffer: u32,

@@ -44,6 +44,7 @@ pub struct Plane {
     listener: Listener,
     cores: Vec<CoreId>,
     io: IoDecision,
+    busy_poll: Duration,
 }
 
 /// Runs the data plane until SIGTERM or SIGINT.
@@ -71,14 +72,15 @@ impl Plane {
             .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
         report(config, &info, &io, &sockets);
         let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
-        Ok(Plane { workers, listener, cores, io })
+        let busy_poll = Duration::from_micros(config.busy_poll_us.into());
+        Ok(Plane { workers, listener, cores, io, busy_poll })
     }
 
     /// Starts the workers, each pinned to its core.
     pub fn spawn(self) -> Result<(Running, Listener)> {
         let mut running = Running::new()?;
         for (id, (worker, core)) in self.workers.into_iter().zip(self.cores).enumerate() {
-            running.spawn(id, worker, core, self.io.uring)?;
+            running.spawn(id, worker, core, self.io.uring.then_some(self.busy_poll))?;
         }
         Ok((running, self.listener))
     }
@@ -242,7 +244,8 @@ impl Running {
         Ok(Running { threads: Vec::new(), report, failures, stop, wake_fds: Vec::new(), alarm })
     }
 
-    fn spawn(&mut self, id: usize, mut worker: Worker, core: CoreId, uring: bool) -> Result<()> {
+    /// `uring`: run on io_uring, and how long to look before sleeping; else on poll.
+    fn spawn(&mut self, id: usize, mut worker: Worker, core: CoreId, uring: Option<Duration>) -> Result<()> {
         let (stop, report, alarm) = (self.stop.clone(), self.report.clone(), self.alarm.as_raw_fd());
         let descriptors = worker.descriptors();
         self.wake_fds.push(descriptors.wake);
@@ -253,8 +256,8 @@ impl Running {
             if let Err(error) = ask_for_short_slices() {
                 eprintln!("worker {id} runs with the scheduler's usual slices: {error}");
             }
-            let result = if uring {
-                UringIo::new(descriptors).map_err(Failure::at(Place::Wait)).and_then(|io| worker.run(io, &stop))
+            let result = if let Some(busy_poll) = uring {
+                UringIo::new(descriptors, busy_poll).map_err(Failure::at(Place::Wait)).and_then(|io| worker.run(io, &stop))
             } else {
                 worker.run(PollIo::new(descriptors), &stop)
             };

@@ -110,6 +110,7 @@ impl<'a> Check<'a> {
             crypto: self.choice("crypto", raw.crypto, &Crypto::ALL, Crypto::name),
             replay_window: window as u16,
             socket_buffer: self.number("socket_buffer", raw.socket_buffer, 65_536..=1 << 30, "bytes", 16 << 20) as u32,
+            busy_poll_us: self.number("busy_poll_us", raw.busy_poll_us, 0..=10_000, "microseconds", 50) as u32,
         }
     }
 

@@ -51,6 +51,7 @@ pub struct Dataplane {
     pub crypto: Option<Text>,
     pub replay_window: Option<Text>,
     pub socket_buffer: Option<Text>,
+    pub busy_poll_us: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -116,6 +117,7 @@ const VALUES: &[(&str, &str)] = &[
     ("crypto", "auto"),
     ("replay_window", "4096"),
     ("socket_buffer", "16777216"),
+    ("busy_poll_us", "50"),
     ("ageing_s", "300"),
     ("max_entries", "4096"),
     ("flood_pps", "1000"),

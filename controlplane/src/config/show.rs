@@ -49,6 +49,7 @@ struct Dataplane<'a> {
     crypto: &'static str,
     replay_window: u16,
     socket_buffer: u32,
+    busy_poll_us: u32,
 }
 
 #[derive(Serialize)]
@@ -120,6 +121,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             crypto: dataplane.crypto.name(),
             replay_window: dataplane.replay_window,
             socket_buffer: dataplane.socket_buffer,
+            busy_poll_us: dataplane.busy_poll_us,
         },
         forwarding: Forwarding {
             ageing_s: forwarding.ageing_s,

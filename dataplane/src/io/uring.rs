@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 use adit_channel::Port;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -20,6 +21,9 @@ const ENTRIES: u32 = 256;
 const WRITES_MAX: usize = ENTRIES as usize - 3;
 /// Pieces of writes in flight.
 const IOVECS: usize = 4096;
+
+/// A sleep of this length means that the core was idle.
+const IDLE: Duration = Duration::from_micros(200);
 
 const TAP: u32 = 0;
 const UDP: u32 = 1;
@@ -37,6 +41,10 @@ pub struct UringIo {
     writes_in_flight: usize,
     /// What completions have said since `wait` was asked last.
     ready: Ready,
+    /// How long to look before sleeping.
+    busy_poll: Duration,
+    /// How long the last sleep was.
+    slept: Duration,
 }
 
 /// Why io_uring cannot be used here, for people; `None` when it can.
@@ -79,13 +87,14 @@ fn build(entries: u32) -> io::Result<IoUring> {
 
 impl UringIo {
     /// To be called on the worker's thread: the ring belongs to the thread that makes it.
-    pub fn new(descriptors: Descriptors) -> io::Result<UringIo> {
+    pub fn new(descriptors: Descriptors, busy_poll: Duration) -> io::Result<UringIo> {
         let ring = build(ENTRIES)?;
         let files: [RawFd; 3] = [descriptors.tap, descriptors.udp, descriptors.wake];
         ring.submitter().register_files(&files)?;
         let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let iovecs = vec![empty; IOVECS].into_boxed_slice();
-        let mut io = UringIo { ring, iovecs, iovecs_used: 0, writes_in_flight: 0, ready: Ready::default() };
+        let (ready, slept) = (Ready::default(), Duration::ZERO);
+        let mut io = UringIo { ring, iovecs, iovecs_used: 0, writes_in_flight: 0, ready, busy_poll, slept };
         for descriptor in [TAP, UDP, WAKE] {
             io.arm(descriptor)?;
         }
@@ -114,6 +123,39 @@ impl UringIo {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sleeps until something is ready.
+    ///
+    /// After a long sleep it first looks for a while: the core was idle, and an answer to what just went out is likely soon
+    /// and then need not wake it. Under load sleeps are short, and the core has better things to do.
+    fn sleep(&mut self, port: &mut Port) -> io::Result<()> {
+        if self.slept >= IDLE && !self.busy_poll.is_zero() {
+            self.submit(0)?;
+            self.reap(port)?;
+            let began = Instant::now();
+            while !self.ready.any() && began.elapsed() < self.busy_poll {
+                std::hint::spin_loop();
+                self.look()?;
+                self.reap(port)?;
+            }
+            if self.ready.any() {
+                return Ok(());
+            }
+        }
+        let began = Instant::now();
+        // Every write in flight completes first, and then one poll.
+        self.submit(self.writes_in_flight + 1)?;
+        self.slept = began.elapsed();
+        Ok(())
+    }
+
+    /// Enters the kernel if there is anything to do there: to submit, or to run what completed.
+    fn look(&mut self) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+        drop(queue);
+        if idle { Ok(()) } else { self.submit(0) }
     }
 
     /// Takes all completions into account.
@@ -176,16 +218,9 @@ impl Io for UringIo {
 
     fn wait(&mut self, wait: Wait, port: &mut Port) -> io::Result<Ready> {
         match wait {
-            // Every write in flight completes first, and then one poll. What was said to be ready meanwhile is reason not to sleep.
-            Wait::Sleep if !self.ready.any() => self.submit(self.writes_in_flight + 1)?,
-            Wait::Sleep | Wait::Look => {
-                let queue = self.ring.submission();
-                let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
-                drop(queue);
-                if !idle {
-                    self.submit(0)?;
-                }
-            }
+            // What was said to be ready while writes were submitted is reason not to sleep.
+            Wait::Sleep if !self.ready.any() => self.sleep(port)?,
+            Wait::Sleep | Wait::Look => self.look()?,
         }
         self.reap(port)?;
         Ok(std::mem::take(&mut self.ready))
