@@ -71,6 +71,9 @@ impl Plane {
         let listener = Listener::bind(&config.socket, &region)
             .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
         report(config, &info, &io, &sockets);
+        if let Some(why) = &tap.steering_obstacle {
+            eprintln!("the TAP driver chooses the queues by itself, no program could be given to it: {why}");
+        }
         let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
         let busy_poll = Duration::from_micros(config.busy_poll_us.into());
         Ok(Plane { workers, listener, cores, io, busy_poll })

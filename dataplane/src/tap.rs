@@ -6,10 +6,11 @@
 pub mod coalesce;
 pub mod headers;
 pub mod split;
+pub mod steering;
 pub mod vnet;
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use adit_proto::control::Mac;
 use anyhow::{Context, Result, bail};
@@ -28,6 +29,8 @@ pub struct TapQueue {
 pub struct Tap {
     pub queues: Vec<TapQueue>,
     pub mac: Mac,
+    /// Why the driver and not our program chooses the queue of a frame.
+    pub steering_obstacle: Option<io::Error>,
 }
 
 /// Creates the TAP, down and without addresses, with `queues` queues.
@@ -55,7 +58,12 @@ pub fn create(name: &str, mac: Option<Mac>, mtu: u16, queues: usize) -> Result<T
         let next = devices[0].try_clone().with_context(|| format!("cannot open queue {queue} of {name}"))?;
         devices.push(next);
     }
-    Ok(Tap { queues: devices.into_iter().map(TapQueue::take).collect::<Result<_>>()?, mac })
+    let queues: Vec<TapQueue> = devices.into_iter().map(TapQueue::take).collect::<Result<_>>()?;
+    let steering = match queues.first() {
+        Some(first) if queues.len() > 1 => steering::attach(first.fd.as_fd()).err(),
+        _ => None,
+    };
+    Ok(Tap { queues, mac, steering_obstacle: steering })
 }
 
 fn explain(name: &str, error: &io::Error) -> String {
