@@ -41,6 +41,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/io/uring.rs",
     "dataplane/src/start.rs",
     "dataplane/src/tap.rs",
+    "dataplane/src/tap/steering.rs",
     "dataplane/src/udp.rs",
     "dataplane/tests/aead_no_allocation.rs",
     "dataplane/tests/no_allocation.rs",
