@@ -133,7 +133,7 @@ pub enum TrailerError {
 pub fn strip_trailer(plain: &[u8]) -> Result<(usize, u8), TrailerError> {
     let (body, &[pad_len, next_header]) = plain.split_last_chunk::<TRAILER_LEN>().ok_or(TrailerError::TooShort)?;
     let payload_len = body.len().checked_sub(usize::from(pad_len)).ok_or(TrailerError::BadPadding)?;
-    let in_order = body[payload_len..].iter().zip(1u8..).all(|(&byte, expected)| byte == expected);
+    let in_order = body[payload_len..].iter().zip(1..=u8::MAX).all(|(&byte, expected)| byte == expected);
     if in_order { Ok((payload_len, next_header)) } else { Err(TrailerError::BadPadding) }
 }
 
