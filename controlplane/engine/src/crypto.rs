@@ -1,0 +1,7 @@
+//! What IKE computes: pseudorandom functions and keys derived from them. The primitives are aws-lc's.
+
+pub mod prf;
+pub mod secret;
+
+pub use prf::Prf;
+pub use secret::Secret;

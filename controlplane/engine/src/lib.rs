@@ -1,0 +1,9 @@
+//! IKEv2 as pure state machines: no sockets, no threads, no clock, no randomness of its own.
+//!
+//! Datagrams, time and random bytes go in; datagrams, events and the time of the next call come out. [`crypto`] and [`auth`]
+//! hold what IKE computes, [`identity`] who a peer says it is.
+#![forbid(unsafe_code)]
+#![deny(clippy::iter_over_hash_type)]
+
+pub mod crypto;
+pub mod random;
