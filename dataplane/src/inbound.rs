@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_channel::{Port, PuntError};
-use adit_proto::control::{Mac, PeerId};
+use adit_proto::control::{Mac, PeerId, Place};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -22,7 +22,7 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN};
 use crate::forward::Learned;
 use crate::handover::Item;
-use crate::io::{Io, TapWrite};
+use crate::io::{Failure, Io, TapWrite};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
 use crate::tap::coalesce::{Coalescer, Emit, Limits, Sink};
@@ -43,7 +43,7 @@ pub struct Inbound {
 struct TapSink<'a, I: Io> {
     io: &'a mut I,
     port: &'a mut Port,
-    result: io::Result<()>,
+    result: Result<(), Failure>,
 }
 
 impl<I: Io> Sink for TapSink<'_, I> {
@@ -65,7 +65,7 @@ impl Inbound {
     }
 
     /// One turn: receives until the socket is empty or the budget or the arena is used up. True when there may be more.
-    pub fn turn<I: Io>(&mut self, state: &mut State, env: &mut Environment, io: &mut I) -> io::Result<bool> {
+    pub fn turn<I: Io>(&mut self, state: &mut State, env: &mut Environment, io: &mut I) -> Result<bool, Failure> {
         let (mut receives, mut more) = (0, true);
         let mut began = None;
         while receives < RECEIVES_PER_TURN && self.arena.filled() < RECEIVE_BYTES_PER_TURN {
@@ -82,7 +82,7 @@ impl Inbound {
                 }
                 // A pending ICMP error of an earlier send, or a signal: the socket itself is well.
                 Err(error) if is_transient(&error) => receives += 1,
-                Err(error) => return Err(error),
+                Err(error) => return Err(Failure { at: Place::UdpReceive, error }),
             }
         }
         self.flush(env, io)?;
@@ -107,7 +107,7 @@ impl Inbound {
         state: &mut State,
         env: &mut Environment,
         io: &mut I,
-    ) -> io::Result<()> {
+    ) -> Result<(), Failure> {
         if let Some(window) = self.arena.window() {
             window[..bytes.len()].copy_from_slice(bytes);
             let place = self.arena.keep(bytes.len());
@@ -119,7 +119,7 @@ impl Inbound {
     }
 
     /// Ends a batch: every super-frame under construction is written.
-    pub fn flush<I: Io>(&mut self, env: &mut Environment, io: &mut I) -> io::Result<()> {
+    pub fn flush<I: Io>(&mut self, env: &mut Environment, io: &mut I) -> Result<(), Failure> {
         let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
         self.coalescer.flush(self.arena.bytes(), &mut sink);
         sink.result
@@ -130,7 +130,7 @@ impl Inbound {
         self.arena.clear();
     }
 
-    fn train<I: Io>(&mut self, received: &Received, state: &mut State, env: &mut Environment, io: &mut I) -> io::Result<()> {
+    fn train<I: Io>(&mut self, received: &Received, state: &mut State, env: &mut Environment, io: &mut I) -> Result<(), Failure> {
         let count = received.len.div_ceil(received.segment.max(1)).max(1);
         env.port.count(Count::UdpReceives, 1);
         env.port.count(Count::UdpReceivedDatagrams, count as u64);
@@ -155,7 +155,7 @@ impl Inbound {
         state: &mut State,
         env: &mut Environment,
         io: &mut I,
-    ) -> io::Result<()> {
+    ) -> Result<(), Failure> {
         let mut start = place.start;
         let mut touched = None;
         while start < place.end {
@@ -231,7 +231,7 @@ impl Inbound {
         state: &mut State,
         env: &mut Environment,
         io: &mut I,
-    ) -> io::Result<()> {
+    ) -> Result<(), Failure> {
         let Some(sa) = state.tables.inbound_at(index) else { return Ok(()) };
         let peer = sa.peer;
         match open(sa, header, &mut self.arena.bytes()[place.clone()]) {

@@ -13,9 +13,23 @@ use std::ops::Range;
 use std::os::fd::RawFd;
 
 use adit_channel::Port;
+use adit_proto::control::Place;
 use adit_proto::stats::Drop;
 
 use crate::tap::coalesce::Piece;
+
+/// A descriptor of a worker is gone: where that was noticed, and what the kernel said.
+#[derive(Debug)]
+pub struct Failure {
+    pub at: Place,
+    pub error: io::Error,
+}
+
+impl Failure {
+    pub fn at(place: Place) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure { at: place, error }
+    }
+}
 
 /// What a worker waits for.
 #[derive(Clone, Copy)]
@@ -56,23 +70,23 @@ pub struct TapWrite<'a> {
     pub frames: u32,
 }
 
-/// The way in which a worker waits and writes. Errors are fatal to the worker: a descriptor is gone.
+/// The way in which a worker waits and writes. A failure is fatal to the worker.
 pub trait Io {
     /// Writes to the TAP, or queues the write until `wait`. The arena stays as it is until `idle` says that all is written.
-    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> io::Result<()>;
+    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure>;
     /// Submits what is queued; says what is ready.
-    fn wait(&mut self, wait: Wait, port: &mut Port) -> io::Result<Ready>;
+    fn wait(&mut self, wait: Wait, port: &mut Port) -> Result<Ready, Failure>;
     /// True when no queued write still needs the arena.
     fn idle(&self) -> bool;
 }
 
-/// Counts a write that the TAP did not take. An error means that the TAP is gone.
-fn count_refused(errno: i32, frames: u32, port: &mut Port) -> io::Result<()> {
+/// Counts a write that the TAP did not take, unless the TAP is gone.
+fn count_refused(errno: i32, frames: u32, port: &mut Port) -> Result<(), Failure> {
     let why = match errno {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Drop::TapFull,
         libc::EIO | libc::ENETDOWN => Drop::TapDown,
         libc::EINVAL | libc::EMSGSIZE | libc::E2BIG => Drop::TapRefused,
-        _ => return Err(io::Error::from_raw_os_error(errno)),
+        _ => return Err(Failure { at: Place::TapWrite, error: io::Error::from_raw_os_error(errno) }),
     };
     port.drop(why, frames.into());
     Ok(())

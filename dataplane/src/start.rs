@@ -20,12 +20,13 @@ use core_affinity::CoreId;
 use crate::aead::{Backend, cpu_features};
 use crate::config::{Config, CryptoChoice, IoChoice};
 use crate::handover::{self, Handover, handover_bytes};
+use crate::io::Failure;
 use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
 use crate::pool::pool_bytes;
 use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
-use crate::worker::{Environment, Failure, State, Worker};
+use crate::worker::{Environment, State, Worker};
 
 /// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
@@ -260,7 +261,7 @@ impl Running {
                 eprintln!("worker {id} runs with the scheduler's usual slices: {error}");
             }
             let result = if let Some(busy_poll) = uring {
-                UringIo::new(descriptors, busy_poll).map_err(Failure::at(Place::Wait)).and_then(|io| worker.run(io, &stop))
+                UringIo::new(descriptors, busy_poll).and_then(|io| worker.run(io, &stop))
             } else {
                 worker.run(PollIo::new(descriptors), &stop)
             };

@@ -3,7 +3,6 @@
 //! A worker owns all it touches on a packet: its TAP queue, its socket, its pool, its SAs, its copy of the forwarding table.
 //! It sleeps only when both directions were empty, nothing is queued and no other worker has given it anything.
 
-use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +19,7 @@ use crate::control;
 use crate::forward::{FloodLimit, ForwardingTable};
 use crate::handover::{Handover, Item};
 use crate::inbound::Inbound;
-use crate::io::{Descriptors, Io, Wait};
+use crate::io::{Descriptors, Failure, Io, Wait};
 use crate::outbound::Outbound;
 use crate::sa::Tables;
 use crate::tap::TapQueue;
@@ -82,19 +81,6 @@ impl State {
     }
 }
 
-/// Why a worker stopped before it was told to.
-#[derive(Debug)]
-pub struct Failure {
-    pub at: Place,
-    pub error: io::Error,
-}
-
-impl Failure {
-    pub fn at(place: Place) -> impl Fn(io::Error) -> Failure {
-        move |error| Failure { at: place, error }
-    }
-}
-
 /// One worker, to be run on its own pinned thread.
 pub struct Worker {
     env: Environment,
@@ -127,8 +113,7 @@ impl Worker {
         let (mut tap_more, mut udp_more) = (true, true);
         while !stop.load(Ordering::Relaxed) {
             let busy = tap_more || udp_more || !self.env.handover.may_sleep(self.env.id);
-            let ready =
-                io.wait(if busy { Wait::Look } else { Wait::Sleep }, &mut self.env.port).map_err(Failure::at(Place::Wait))?;
+            let ready = io.wait(if busy { Wait::Look } else { Wait::Sleep }, &mut self.env.port)?;
             self.env.handover.awake(self.env.id);
             self.env.port.count(Count::Turns, 1);
             self.env.port.count(Count::Sleeps, u64::from(!busy));
@@ -146,17 +131,16 @@ impl Worker {
             if io.idle() {
                 self.inbound.clear();
             }
-            self.take_over(io).map_err(Failure::at(Place::TapWrite))?;
+            self.take_over(io)?;
             if udp_more {
-                let turn = self.inbound.turn(&mut self.state, &mut self.env, io);
-                udp_more = turn.map_err(Failure::at(Place::UdpReceive))?;
+                udp_more = self.inbound.turn(&mut self.state, &mut self.env, io)?;
             }
         }
         Ok(())
     }
 
     /// What other workers gave to this one.
-    fn take_over(&mut self, io: &mut impl Io) -> io::Result<()> {
+    fn take_over(&mut self, io: &mut impl Io) -> Result<(), Failure> {
         let mut taken = 0;
         while taken < TAKEOVERS_PER_TURN && self.inbound.has_room() {
             let Some(item) = self.env.handover.take(self.env.id) else { break };

@@ -48,8 +48,10 @@ fn a_second_gateway_with_the_same_configuration_is_refused() -> Result<()> {
     let words = [output.stdout, output.stderr].concat();
     let words = String::from_utf8_lossy(&words);
     ensure!(!output.status.success(), "the second one ran:\n{words}");
-    ensure!(words.contains("another adit runs") && words.contains("runtime_dir"), "the error names no cause or remedy:\n{words}");
-    ensure!(lab.gateways[0].control()?.is_running());
+    let control = lab.gateways[0].control()?;
+    let cause = format!("another adit (process {}) runs in", control.pid());
+    ensure!(words.contains(&cause) && words.contains("runtime_dir"), "the error names no cause or remedy:\n{words}");
+    ensure!(control.is_running());
     reaches(&lab.b().netns, lab.a().inner())
 }
 

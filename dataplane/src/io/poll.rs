@@ -5,8 +5,9 @@
 use std::io;
 
 use adit_channel::Port;
+use adit_proto::control::Place;
 
-use super::{Descriptors, Io, Ready, TapWrite, Wait, count_refused};
+use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, count_refused};
 use crate::tap::coalesce::FRAMES_MAX;
 
 /// Waits by poll(2), writes at once.
@@ -27,7 +28,7 @@ impl PollIo {
 }
 
 impl Io for PollIo {
-    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> io::Result<()> {
+    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure> {
         let count = super::fill_iovecs(&mut self.iovecs, arena, &write);
         // SAFETY: the first `count` iovecs point into `arena`, which outlives the call; the kernel only reads it.
         let written = unsafe { libc::writev(self.watched[0].fd, self.iovecs.as_ptr(), count as libc::c_int) };
@@ -37,13 +38,17 @@ impl Io for PollIo {
         Ok(())
     }
 
-    fn wait(&mut self, wait: Wait, _port: &mut Port) -> io::Result<Ready> {
+    fn wait(&mut self, wait: Wait, _port: &mut Port) -> Result<Ready, Failure> {
         let timeout_ms = if wait == Wait::Sleep { -1 } else { 0 };
         // SAFETY: the array has the length given.
         let ready = unsafe { libc::poll(self.watched.as_mut_ptr(), self.watched.len() as libc::nfds_t, timeout_ms) };
         if ready < 0 {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(Ready::default()) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::Interrupted {
+                Ok(Ready::default())
+            } else {
+                Err(Failure { at: Place::Wait, error })
+            };
         }
         // An error condition also makes a descriptor ready: the read that follows says which.
         let [tap, udp, wake] = self.watched.map(|watched| watched.revents != 0);

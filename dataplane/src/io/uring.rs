@@ -11,9 +11,10 @@ use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use adit_channel::Port;
+use adit_proto::control::Place;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{Descriptors, Io, Ready, TapWrite, Wait, count_refused};
+use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, count_refused};
 use crate::tap::coalesce::FRAMES_MAX;
 
 const ENTRIES: u32 = 256;
@@ -87,10 +88,10 @@ fn build(entries: u32) -> io::Result<IoUring> {
 
 impl UringIo {
     /// To be called on the worker's thread: the ring belongs to the thread that makes it.
-    pub fn new(descriptors: Descriptors, busy_poll: Duration) -> io::Result<UringIo> {
-        let ring = build(ENTRIES)?;
+    pub fn new(descriptors: Descriptors, busy_poll: Duration) -> Result<UringIo, Failure> {
+        let ring = build(ENTRIES).map_err(Failure::at(Place::Wait))?;
         let files: [RawFd; 3] = [descriptors.tap, descriptors.udp, descriptors.wake];
-        ring.submitter().register_files(&files)?;
+        ring.submitter().register_files(&files).map_err(Failure::at(Place::Wait))?;
         let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let iovecs = vec![empty; IOVECS].into_boxed_slice();
         let (ready, slept) = (Ready::default(), Duration::ZERO);
@@ -101,12 +102,12 @@ impl UringIo {
         Ok(io)
     }
 
-    fn arm(&mut self, descriptor: u32) -> io::Result<()> {
+    fn arm(&mut self, descriptor: u32) -> Result<(), Failure> {
         let entry = opcode::PollAdd::new(types::Fixed(descriptor), libc::POLLIN as u32).multi(true).build();
         self.push(&entry.user_data(descriptor.into()))
     }
 
-    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+    fn push(&mut self, entry: &squeue::Entry) -> Result<(), Failure> {
         loop {
             // SAFETY: what the entry points to stays valid and untouched until its completion (see the head of this file).
             if unsafe { self.ring.submission().push(entry) }.is_ok() {
@@ -117,11 +118,11 @@ impl UringIo {
     }
 
     /// One io_uring_enter: submits what is queued and waits for `want` completions.
-    fn submit(&mut self, want: usize) -> io::Result<()> {
+    fn submit(&mut self, want: usize) -> Result<(), Failure> {
         match self.ring.submit_and_wait(want) {
             Ok(_) => Ok(()),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => Err(Failure { at: Place::Wait, error }),
         }
     }
 
@@ -129,7 +130,7 @@ impl UringIo {
     ///
     /// After a long sleep it first looks for a while: the core was idle, and an answer to what just went out is likely soon
     /// and then need not wake it. Under load sleeps are short, and the core has better things to do.
-    fn sleep(&mut self, port: &mut Port) -> io::Result<()> {
+    fn sleep(&mut self, port: &mut Port) -> Result<(), Failure> {
         if self.slept >= IDLE && !self.busy_poll.is_zero() {
             self.submit(0)?;
             self.reap(port)?;
@@ -151,7 +152,7 @@ impl UringIo {
     }
 
     /// Enters the kernel if there is anything to do there: to submit, or to run what completed.
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self) -> Result<(), Failure> {
         let queue = self.ring.submission();
         let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
         drop(queue);
@@ -159,7 +160,7 @@ impl UringIo {
     }
 
     /// Takes all completions into account.
-    fn reap(&mut self, port: &mut Port) -> io::Result<()> {
+    fn reap(&mut self, port: &mut Port) -> Result<(), Failure> {
         while let Some(entry) = { self.ring.completion().next() } {
             self.complete(&entry, port)?;
         }
@@ -170,7 +171,7 @@ impl UringIo {
     }
 
     /// A poll that ended is armed again; a write that failed is counted.
-    fn complete(&mut self, entry: &cqueue::Entry, port: &mut Port) -> io::Result<()> {
+    fn complete(&mut self, entry: &cqueue::Entry, port: &mut Port) -> Result<(), Failure> {
         if entry.user_data() & WRITE != 0 {
             self.writes_in_flight -= 1;
             let frames = entry.user_data() as u32;
@@ -186,14 +187,19 @@ impl UringIo {
             return Ok(());
         }
         if entry.result() < 0 && entry.result() != -libc::ECANCELED {
-            return Err(io::Error::from_raw_os_error(-entry.result()));
+            let at = match descriptor {
+                TAP => Place::TapRead,
+                UDP => Place::UdpReceive,
+                _ => Place::Wait,
+            };
+            return Err(Failure { at, error: io::Error::from_raw_os_error(-entry.result()) });
         }
         self.arm(descriptor)
     }
 }
 
 impl Io for UringIo {
-    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> io::Result<()> {
+    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure> {
         if self.writes_in_flight >= WRITES_MAX || self.iovecs_used + write.tails.len() >= IOVECS {
             // Writes complete while they are submitted; the kernel has read their iovecs by then.
             self.submit(0)?;
@@ -216,7 +222,7 @@ impl Io for UringIo {
         Ok(())
     }
 
-    fn wait(&mut self, wait: Wait, port: &mut Port) -> io::Result<Ready> {
+    fn wait(&mut self, wait: Wait, port: &mut Port) -> Result<Ready, Failure> {
         match wait {
             // What was said to be ready while writes were submitted is reason not to sleep.
             Wait::Sleep if !self.ready.any() => self.sleep(port)?,
