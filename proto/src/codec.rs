@@ -1,4 +1,5 @@
-//! Bounded cursors over byte slices, for the records between the planes. Little endian; nothing here can panic.
+//! Bounded cursors over byte slices; nothing here can panic. Little endian for the records between the planes; the
+//! methods that end in `_be` are big endian, for what goes over the network.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -73,6 +74,18 @@ impl<'a> Reader<'a> {
 
     pub fn u64(&mut self) -> Result<u64, DecodeError> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    pub fn u16_be(&mut self) -> Result<u16, DecodeError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    pub fn u32_be(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    pub fn u64_be(&mut self) -> Result<u64, DecodeError> {
+        self.array().map(u64::from_be_bytes)
     }
 
     /// A flag: 0 or 1, nothing else.
