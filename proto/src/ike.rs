@@ -10,7 +10,7 @@
 //!    header                                       payloads; the last may be SK or SKF, with more payloads inside
 //! ```
 //! Numbers are big endian. In the order of a message's way in: [`header`] (whose is it), [`message`] (the chain of payloads),
-//! [`payload`] (each of them), [`proposal`], [`selector`] and [`config`] (their parts), [`registry`] (what the numbers mean),
+//! [`encrypted`] (what is sealed, and what of it is in the clear), [`payload`] (each of them), [`proposal`], [`selector`] and [`config`] (their parts), [`registry`] (what the numbers mean),
 //! [`error`] (what is wrong, and where).
 //!
 //! Any bytes give a value or a named error. Limits are constants beside the types. What decodes can be encoded, and decodes to
@@ -18,6 +18,7 @@
 
 pub mod config;
 mod cursor;
+pub mod encrypted;
 pub mod error;
 pub mod header;
 pub mod message;
@@ -27,6 +28,7 @@ pub mod registry;
 pub mod selector;
 
 pub use config::{CfgAttribute, Config};
+pub use encrypted::{Fragment, Sealed, Unsealed};
 pub use error::{IkeDecodeError, IkeEncodeError, IkeFault};
 pub use header::{Flags, Header, IkeSpi, Version};
 pub use message::{Message, decode_payloads, encode_payloads};

@@ -7,21 +7,8 @@ use adit_proto::ike::{
 };
 use adit_proto::ike::{IpSelector, TransformType};
 
-fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text
-        .lines()
-        .flat_map(|line| line.split('#').next().unwrap_or_default().chars())
-        .filter_map(|c| c.to_digit(16))
-        .map(|digit| digit as u8)
-        .collect();
-    assert_eq!(digits.len() % 2, 0);
-    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
-}
-
-/// RFC 7634 appendix B: an INFORMATIONAL request whose only payload is N(SET_WINDOW_SIZE).
-const RFC7634: &str = "
-    c0c1c2c3c4c5c6c7 d0d1d2d3d4d5d6d7 2e 20 25 00 00000009 00000045
-    29 00 0029 1011121314151617 610394701f8d017f7c12924889 6b71bfe25236efd7cdc67066906315b2";
+mod support;
+use support::{RFC7634, hex};
 
 #[test]
 fn the_message_of_rfc_7634_is_read_and_written() {

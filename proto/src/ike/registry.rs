@@ -76,6 +76,11 @@ registry! {
         INFORMATIONAL = 37,
         /// RFC 5723.
         IKE_SESSION_RESUME = 38,
+        /// Group key management, as are the three that follow.
+        GSA_AUTH = 39,
+        GSA_REGISTRATION = 40,
+        GSA_REKEY = 41,
+        GSA_INBAND_REKEY = 42,
         /// RFC 9242.
         IKE_INTERMEDIATE = 43,
         /// RFC 9370.
@@ -106,6 +111,10 @@ registry! {
         EAP = 48,
         /// Generic secure password method (RFC 6467).
         GSPM = 49,
+        /// Group key management, as are the two that follow.
+        ID_G = 50 as "IDg",
+        GSA = 51,
+        KD = 52,
         /// Encrypted and authenticated fragment (RFC 7383).
         SKF = 53,
         /// Puzzle solution (RFC 8019).

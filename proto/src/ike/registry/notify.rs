@@ -28,10 +28,15 @@ registry! {
         USE_ASSIGNED_HOA = 42,
         TEMPORARY_FAILURE = 43,
         CHILD_SA_NOT_FOUND = 44,
+        /// Group key management, as is the one that follows.
+        INVALID_GROUP_ID = 45,
+        AUTHORIZATION_FAILED = 46,
         /// RFC 9370.
         STATE_NOT_FOUND = 47,
         /// RFC 9611.
         TS_MAX_QUEUE = 48,
+        /// Group key management.
+        REGISTRATION_FAILED = 49,
         INITIAL_CONTACT = 16384,
         SET_WINDOW_SIZE = 16385,
         ADDITIONAL_TS_POSSIBLE = 16386,
@@ -122,6 +127,9 @@ registry! {
         SUPPORTED_AUTH_METHODS = 16443,
         /// RFC 9611.
         SA_RESOURCE_INFO = 16444,
+        /// RFC 9867, as is the one that follows.
+        USE_PPK_INT = 16445,
+        PPK_IDENTITY_KEY = 16446,
         /// Adit's own, in the range for private use: this Child SA carries Ethernet frames in EtherIP.
         ADIT_ETHERNET = 44311,
     }

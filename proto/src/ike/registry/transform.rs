@@ -170,7 +170,7 @@ registry! {
         NO_ESN = 0,
         /// 64 bits, of which the low half is sent.
         ESN = 1,
-        /// 32 bits without an order, for groups (RFC 9827).
+        /// 32 bits without an order: several senders share the SA.
         UNSPECIFIED_32 = 2,
     }
 }
