@@ -7,3 +7,5 @@
 
 pub mod crypto;
 pub mod random;
+#[cfg(test)]
+mod testing;

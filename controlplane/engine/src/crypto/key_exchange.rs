@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use adit_proto::ike::KeId;
 use aws_lc_rs::agreement::{self, ECDH_P256, ECDH_P384, PrivateKey, UnparsedPublicKey, X25519};
 use aws_lc_rs::kem::{self, Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_512, ML_KEM_768, ML_KEM_1024};
 
@@ -75,6 +76,31 @@ impl KeyExchangeMethod {
         KeyExchangeMethod::MlKem768,
         KeyExchangeMethod::MlKem1024,
     ];
+
+    /// The method that IANA's number means, if it is one of these.
+    pub const fn from_id(id: KeId) -> Option<KeyExchangeMethod> {
+        match id {
+            KeId::CURVE_25519 => Some(KeyExchangeMethod::X25519),
+            KeId::ECP_256 => Some(KeyExchangeMethod::EcpP256),
+            KeId::ECP_384 => Some(KeyExchangeMethod::EcpP384),
+            KeId::ML_KEM_512 => Some(KeyExchangeMethod::MlKem512),
+            KeId::ML_KEM_768 => Some(KeyExchangeMethod::MlKem768),
+            KeId::ML_KEM_1024 => Some(KeyExchangeMethod::MlKem1024),
+            _ => None,
+        }
+    }
+
+    /// IANA's number.
+    pub const fn id(self) -> KeId {
+        match self {
+            KeyExchangeMethod::X25519 => KeId::CURVE_25519,
+            KeyExchangeMethod::EcpP256 => KeId::ECP_256,
+            KeyExchangeMethod::EcpP384 => KeId::ECP_384,
+            KeyExchangeMethod::MlKem512 => KeId::ML_KEM_512,
+            KeyExchangeMethod::MlKem768 => KeId::ML_KEM_768,
+            KeyExchangeMethod::MlKem1024 => KeId::ML_KEM_1024,
+        }
+    }
 
     /// Length of the key exchange data that `sender` sends, in bytes (RFC 8031 §3.1, RFC 5903 §7, FIPS 203 table 3).
     pub const fn data_len(self, sender: Sender) -> usize {

@@ -1,5 +1,6 @@
 //! The pseudorandom functions of IKEv2, HMAC with SHA-2 (RFC 4868 §2.4), and prf+ (RFC 7296 §2.13).
 
+use adit_proto::ike::PrfId;
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
@@ -20,7 +21,9 @@ pub enum Prf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("prf+ gives at most {max} bytes, not {asked} (RFC 7296 §2.13)")]
 pub struct PrfPlusTooLong {
+    /// Bytes asked for.
     pub asked: usize,
+    /// Bytes that the function gives at most.
     pub max: usize,
 }
 
@@ -37,7 +40,26 @@ impl Prf {
         }
     }
 
-    const fn algorithm(self) -> hmac::Algorithm {
+    /// The function that IANA's number means, if it is one of these.
+    pub const fn from_id(id: PrfId) -> Option<Prf> {
+        match id {
+            PrfId::HMAC_SHA2_256 => Some(Prf::HmacSha256),
+            PrfId::HMAC_SHA2_384 => Some(Prf::HmacSha384),
+            PrfId::HMAC_SHA2_512 => Some(Prf::HmacSha512),
+            _ => None,
+        }
+    }
+
+    /// IANA's number.
+    pub const fn id(self) -> PrfId {
+        match self {
+            Prf::HmacSha256 => PrfId::HMAC_SHA2_256,
+            Prf::HmacSha384 => PrfId::HMAC_SHA2_384,
+            Prf::HmacSha512 => PrfId::HMAC_SHA2_512,
+        }
+    }
+
+    pub(super) const fn algorithm(self) -> hmac::Algorithm {
         match self {
             Prf::HmacSha256 => hmac::HMAC_SHA256,
             Prf::HmacSha384 => hmac::HMAC_SHA384,
@@ -47,55 +69,61 @@ impl Prf {
 
     /// `prf(key, parts[0] | parts[1] | …)`.
     pub fn compute(self, key: &[u8], parts: &[&[u8]]) -> Secret {
-        let key = hmac::Key::new(self.algorithm(), key);
-        Secret::copy_of(tag(&key, parts).as_ref())
+        compute(self.algorithm(), key, parts)
     }
 
-    /// The first `len` bytes of `prf+(key, seed[0] | seed[1] | …)` (RFC 7296 §2.13).
+    /// The first `len` bytes of `prf+(key, seed[0] | seed[1] | …)`.
+    ///
+    /// # Errors
+    /// More than 255 blocks are asked for.
     pub fn plus(self, key: &[u8], seed: &[&[u8]], len: usize) -> Result<Secret, PrfPlusTooLong> {
-        let max = BLOCKS_MAX * self.output_len();
-        if len > max {
-            return Err(PrfPlusTooLong { asked: len, max });
-        }
-        let key = hmac::Key::new(self.algorithm(), key);
-        let mut out = Zeroizing::new(vec![0; len].into_boxed_slice());
-        let mut done = 0;
-        for counter in 1..=BLOCKS_MAX as u8 {
-            if done == len {
-                break;
-            }
-            // Every block goes over the one before: T2 = prf(K, T1 | S | 0x02).
-            let before = done.saturating_sub(self.output_len());
-            let mut context = hmac::Context::with_key(&key);
-            context.update(&out[before..done]);
-            for part in seed {
-                context.update(part);
-            }
-            context.update(&[counter]);
-            let block = context.sign();
-            let take = block.as_ref().len().min(len - done);
-            out[done..done + take].copy_from_slice(&block.as_ref()[..take]);
-            done += take;
-        }
-        Ok(Secret::from(out))
+        plus(self.algorithm(), key, seed, len)
     }
 }
 
-fn tag(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
-    let mut context = hmac::Context::with_key(key);
+/// [`Prf::compute`] with any HMAC.
+pub(super) fn compute(algorithm: hmac::Algorithm, key: &[u8], parts: &[&[u8]]) -> Secret {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(algorithm, key));
     for part in parts {
         context.update(part);
     }
-    context.sign()
+    Secret::copy_of(context.sign().as_ref())
+}
+
+/// [`Prf::plus`] with any HMAC (RFC 7296 §2.13).
+pub(super) fn plus(algorithm: hmac::Algorithm, key: &[u8], seed: &[&[u8]], len: usize) -> Result<Secret, PrfPlusTooLong> {
+    let block_len = algorithm.tag_len();
+    let max = BLOCKS_MAX * block_len;
+    if len > max {
+        return Err(PrfPlusTooLong { asked: len, max });
+    }
+    let key = hmac::Key::new(algorithm, key);
+    let mut out = Zeroizing::new(vec![0; len].into_boxed_slice());
+    let mut done = 0;
+    for counter in 1..=BLOCKS_MAX as u8 {
+        if done == len {
+            break;
+        }
+        // Every block goes over the one before: T2 = prf(K, T1 | S | 0x02).
+        let before = done.saturating_sub(block_len);
+        let mut context = hmac::Context::with_key(&key);
+        context.update(&out[before..done]);
+        for part in seed {
+            context.update(part);
+        }
+        context.update(&[counter]);
+        let block = context.sign();
+        let take = block_len.min(len - done);
+        out[done..done + take].copy_from_slice(&block.as_ref()[..take]);
+        done += take;
+    }
+    Ok(Secret::from(out))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+    use crate::testing::hex;
 
     /// RFC 4231 §4.3 (key "Jefe").
     #[test]
@@ -105,6 +133,14 @@ mod tests {
         assert_eq!(start(Prf::HmacSha256), "5bdcc146bf60754e6a042426089575c7");
         assert_eq!(start(Prf::HmacSha384), "af45d2e376484031617f78d2b58a6b1b");
         assert_eq!(start(Prf::HmacSha512), "164b7a7bfcf819e2e395fbe73b56e0a3");
+    }
+
+    #[test]
+    fn every_function_has_its_number() {
+        for prf in Prf::ALL {
+            assert_eq!(Prf::from_id(prf.id()), Some(prf));
+        }
+        assert_eq!(Prf::from_id(PrfId::HMAC_SHA1), None);
     }
 
     #[test]

