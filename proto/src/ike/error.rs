@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::payload::Notify;
+use super::notify::Notify;
 use super::registry::{NotifyType, PayloadType};
 
 /// What is wrong with received bytes, in which payload, and where.

@@ -4,8 +4,9 @@ use super::config::Config;
 use super::cursor::{Cursor, fit};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::header::{IkeSpi, Link};
+use super::notify::Notify;
 use super::proposal::{self, Proposal};
-use super::registry::{AuthMethod, CertEncoding, IdType, KeId, NotifyType, PayloadType, ProtocolId};
+use super::registry::{AuthMethod, CertEncoding, IdType, KeId, PayloadType, ProtocolId};
 use super::selector::{self, TrafficSelector};
 use crate::control::Spi;
 
@@ -83,45 +84,6 @@ impl Identification {
     /// The body of the payload, which is what the MAC over the identity covers (RFC 7296 §2.15: RestOfInitIDPayload).
     pub fn body(&self) -> Vec<u8> {
         [&[self.id_type.0, 0, 0, 0], self.data.as_slice()].concat()
-    }
-}
-
-/// An error or a piece of information (RFC 7296 §3.10).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Notify {
-    /// `NONE` unless it concerns the SA with this SPI.
-    pub protocol: ProtocolId,
-    /// At most 255 bytes; empty unless it concerns a Child SA.
-    pub spi: Vec<u8>,
-    pub kind: NotifyType,
-    pub data: Vec<u8>,
-}
-
-impl Notify {
-    /// A Notify that concerns no SA, without data.
-    pub const fn new(kind: NotifyType) -> Notify {
-        Notify { protocol: ProtocolId::NONE, spi: Vec::new(), kind, data: Vec::new() }
-    }
-
-    /// The same with this data.
-    pub fn with_data(self, data: impl Into<Vec<u8>>) -> Notify {
-        Notify { data: data.into(), ..self }
-    }
-
-    /// The same about this SA of ESP or AH.
-    pub fn about(self, protocol: ProtocolId, spi: Spi) -> Notify {
-        Notify { protocol, spi: spi.0.to_be_bytes().to_vec(), ..self }
-    }
-
-    /// The SPI of the ESP or AH SA that it concerns, when it has 4 bytes.
-    pub fn child_spi(&self) -> Option<Spi> {
-        self.spi.as_slice().try_into().ok().map(|bytes| Spi(u32::from_be_bytes(bytes)))
-    }
-}
-
-impl From<Notify> for Payload {
-    fn from(notify: Notify) -> Payload {
-        Payload::Notify(notify)
     }
 }
 
@@ -256,7 +218,7 @@ impl Payload {
                 Payload::Auth { method, data: body.rest().to_vec() }
             }
             PayloadType::NONCE => Payload::Nonce(decode_nonce(body)?),
-            PayloadType::NOTIFY => Payload::Notify(decode_notify(body)?),
+            PayloadType::NOTIFY => Payload::Notify(Notify::decode(body)?),
             PayloadType::DELETE => Payload::Delete(Delete::decode(body)?),
             PayloadType::VENDOR => Payload::Vendor(body.rest().to_vec()),
             PayloadType::TS_I => Payload::TsI(selector::decode(body)?),
@@ -291,13 +253,7 @@ impl Payload {
             Payload::Nonce(nonce) if !(NONCE_LEN_MIN..=NONCE_LEN_MAX).contains(&nonce.len()) => {
                 return Err(IkeEncodeError { payload: PayloadType::NONCE, what: "it has not 16 to 256 bytes" });
             }
-            Payload::Notify(notify) => {
-                let spi_len: u8 = fit(PayloadType::NOTIFY, notify.spi.len(), "its SPI is longer than 255 bytes")?;
-                out.extend([notify.protocol.0, spi_len]);
-                out.extend(notify.kind.0.to_be_bytes());
-                out.extend_from_slice(&notify.spi);
-                out.extend_from_slice(&notify.data);
-            }
+            Payload::Notify(notify) => notify.encode(out)?,
             Payload::Delete(delete) => delete.encode(out)?,
             Payload::TsI(selectors) | Payload::TsR(selectors) => selector::encode(selectors, self.kind(), out)?,
             Payload::Cp(config) => config.encode(out)?,
@@ -329,14 +285,6 @@ fn decode_nonce(mut body: Cursor) -> Result<Vec<u8>, IkeDecodeError> {
     } else {
         Err(body.error_at(at, IkeFault::BadLength { field: "nonce", len: nonce.len() }))
     }
-}
-
-fn decode_notify(mut body: Cursor) -> Result<Notify, IkeDecodeError> {
-    let protocol = ProtocolId(body.u8("protocol")?);
-    let spi_len = body.u8("SPI size")?;
-    let kind = NotifyType(body.u16("type of notification")?);
-    let spi = body.bytes(usize::from(spi_len), "SPI")?.to_vec();
-    Ok(Notify { protocol, spi, kind, data: body.rest().to_vec() })
 }
 
 /// What the SPI of an IKE SA looks like in a Notify or a proposal.

@@ -221,6 +221,14 @@ registry! {
 }
 
 registry! {
+    /// Types of the identity of a post-quantum preshared key (RFC 8784 §5.1).
+    PpkIdType(u8) {
+        OPAQUE = 1 as "PPK_ID_OPAQUE",
+        FIXED = 2 as "PPK_ID_FIXED",
+    }
+}
+
+registry! {
     /// Types of the Configuration payload (RFC 7296 §3.15).
     CfgType(u8) {
         REQUEST = 1 as "CFG_REQUEST",
