@@ -6,6 +6,7 @@
 #![deny(clippy::iter_over_hash_type)]
 
 pub mod crypto;
+pub mod identity;
 pub mod random;
 #[cfg(test)]
 mod testing;

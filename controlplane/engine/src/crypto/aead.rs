@@ -2,11 +2,10 @@
 
 use std::fmt;
 
+use adit_proto::ike::encrypted::IV_LEN;
 use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-/// Length of the IV on the wire, in bytes (RFC 5282 §4, RFC 7634 §2).
-pub const IV_LEN: usize = 8;
 const NONCE_LEN: usize = SALT_LEN + IV_LEN;
 
 /// Most messages that one key seals. An IKE SA is replaced long before; the limit keeps numbers that begin at random places,
@@ -77,6 +76,11 @@ impl IkeAead {
         self.suite
     }
 
+    /// The IV that the next call of [`IkeAead::seal`] uses.
+    pub fn next_iv(&self) -> [u8; IV_LEN] {
+        self.iv_next.to_be_bytes()
+    }
+
     /// Encrypts `buf`, payloads with padding and its length, where it lies. `aad` is everything from the header to the end of
     /// the Encrypted payload's generic header (RFC 5282 §5.1).
     ///
@@ -88,7 +92,7 @@ impl IkeAead {
         if self.sealed == SEALED_MAX {
             return Err(AeadError::Exhausted);
         }
-        let iv = self.iv_next.to_be_bytes();
+        let iv = self.next_iv();
         let tag = self
             .key
             .seal_in_place_separate_tag(self.nonce(iv), Aad::from(aad), buf)

@@ -55,7 +55,14 @@ fn any_changed_bit_and_any_other_key_is_a_bad_tag() {
 #[test]
 fn no_iv_is_used_twice_and_the_count_runs_over_the_end() {
     let mut aead = aead(Suite::Aes256Gcm, u64::MAX - 1);
-    let ivs: Vec<u64> = (0..4).map(|_| u64::from_be_bytes(aead.seal(b"", &mut []).unwrap().iv)).collect();
+    let ivs: Vec<u64> = (0..4)
+        .map(|_| {
+            let announced = aead.next_iv();
+            let used = aead.seal(b"", &mut []).unwrap().iv;
+            assert_eq!(used, announced);
+            u64::from_be_bytes(used)
+        })
+        .collect();
     assert_eq!(ivs, [u64::MAX - 1, u64::MAX, 0, 1]);
 }
 

@@ -1,0 +1,240 @@
+//! Who a peer says it is (RFC 7296 §3.5): written by people, carried in ID payloads, compared.
+//!
+//! | written | means |
+//! |---|---|
+//! | `192.0.2.1`, `2001:db8::1` | an address |
+//! | `ops@example.org` | an e-mail address |
+//! | `C=CH, O=Example, CN=gw` | a distinguished name, [`dn`] |
+//! | `keyid:6f707320` | opaque bytes, in hexadecimal digits |
+//! | `gw.example.org` | any other: a domain name |
+//!
+//! What a peer may be is a [`Pattern`]: one identity, all under a domain, or anybody.
+
+pub mod dn;
+pub mod pattern;
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use adit_proto::ike::{IdType, Identification};
+
+pub use dn::DistinguishedName;
+pub use pattern::Pattern;
+
+/// Longest identity that is accepted, in bytes. It goes into logs and answers, and no name in use comes near.
+pub const IDENTITY_LEN_MAX: usize = 1024;
+
+const KEY_ID_PREFIX: &str = "keyid:";
+
+/// An identity. Two are equal when they name the same peer: the case of domains and of the text in distinguished names does
+/// not matter.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    Ip(IpAddr),
+    /// ASCII without white space; `xn--` forms stay as they are.
+    Fqdn(String),
+    Email(String),
+    Dn(DistinguishedName),
+    KeyId(Vec<u8>),
+}
+
+/// Text, or the body of an ID payload, that is no identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    #[error("an empty identity; write a domain name, an e-mail address, an IP address, a distinguished name or keyid:")]
+    Empty,
+    #[error("an identity of {0} bytes; at most {IDENTITY_LEN_MAX} are accepted")]
+    TooLong(usize),
+    #[error("{character:?} in the domain name {name:?}; ASCII letters, digits, '-', '_' and '.' may stand there")]
+    FqdnCharacter { name: String, character: char },
+    #[error("the e-mail address {0:?}; it must have one '@' with text on both sides, and no white space")]
+    Email(String),
+    #[error("{0:?} after keyid:; an even number of hexadecimal digits must stand there")]
+    KeyId(String),
+    #[error("the distinguished name {name:?}: {fault}")]
+    Dn { name: String, fault: dn::DnFault },
+    /// Of an ID payload.
+    #[error("an identity of type {id_type} with {len} bytes; {expected} are needed")]
+    AddressLength { id_type: IdType, len: usize, expected: usize },
+    /// Of an ID payload.
+    #[error("an identity of type {0} that is no printable text")]
+    Text(IdType),
+    /// Of an ID payload.
+    #[error("an identity of type {id_type}: {fault}")]
+    Der { id_type: IdType, fault: dn::DnFault },
+    /// Of an ID payload.
+    #[error("identities of type {0} are not supported")]
+    Unsupported(IdType),
+}
+
+impl Identity {
+    /// Reads the body of an ID payload.
+    ///
+    /// # Errors
+    /// The data does not fit the type, is too long or is not printable; or the type has no meaning here.
+    pub fn from_payload(payload: &Identification) -> Result<Identity, IdentityError> {
+        let (id_type, data) = (payload.id_type, payload.data.as_slice());
+        match data.len() {
+            0 => return Err(IdentityError::Empty),
+            len if len > IDENTITY_LEN_MAX => return Err(IdentityError::TooLong(len)),
+            _ => {}
+        }
+        let address_error = |expected| IdentityError::AddressLength { id_type, len: data.len(), expected };
+        match id_type {
+            IdType::IPV4_ADDR => Ok(Identity::Ip(<[u8; 4]>::try_from(data).map_err(|_| address_error(4))?.into())),
+            IdType::IPV6_ADDR => Ok(Identity::Ip(<[u8; 16]>::try_from(data).map_err(|_| address_error(16))?.into())),
+            // Peers call themselves by names that no domain could have, with '/' or ':' for example.
+            IdType::FQDN if data.iter().all(u8::is_ascii_graphic) => {
+                Ok(Identity::Fqdn(String::from_utf8_lossy(data).into_owned()))
+            }
+            // RFC 7296 §3.5: UTF-8, and any reasonable-looking NAI.
+            IdType::RFC822_ADDR => match std::str::from_utf8(data) {
+                Ok(text) if is_clean(text) => Ok(Identity::Email(text.to_owned())),
+                _ => Err(IdentityError::Text(id_type)),
+            },
+            IdType::DER_ASN1_DN => {
+                let dn = DistinguishedName::from_der(data);
+                dn.map(Identity::Dn).map_err(|fault| IdentityError::Der { id_type, fault })
+            }
+            IdType::KEY_ID => Ok(Identity::KeyId(data.to_vec())),
+            IdType::FQDN => Err(IdentityError::Text(id_type)),
+            _ => Err(IdentityError::Unsupported(id_type)),
+        }
+    }
+
+    /// The body of an ID payload.
+    pub fn to_payload(&self) -> Identification {
+        let (id_type, data) = match self {
+            Identity::Ip(IpAddr::V4(address)) => (IdType::IPV4_ADDR, address.octets().to_vec()),
+            Identity::Ip(IpAddr::V6(address)) => (IdType::IPV6_ADDR, address.octets().to_vec()),
+            Identity::Fqdn(name) => (IdType::FQDN, name.clone().into_bytes()),
+            Identity::Email(address) => (IdType::RFC822_ADDR, address.clone().into_bytes()),
+            Identity::Dn(dn) => (IdType::DER_ASN1_DN, dn.der().to_vec()),
+            Identity::KeyId(bytes) => (IdType::KEY_ID, bytes.clone()),
+        };
+        Identification { id_type, data }
+    }
+
+    /// What kind of identity it is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Identity::Ip(IpAddr::V4(_)) => "IPv4 address",
+            Identity::Ip(IpAddr::V6(_)) => "IPv6 address",
+            Identity::Fqdn(_) => "domain name",
+            Identity::Email(_) => "e-mail address",
+            Identity::Dn(_) => "distinguished name",
+            Identity::KeyId(_) => "key id",
+        }
+    }
+}
+
+impl FromStr for Identity {
+    type Err = IdentityError;
+
+    /// Reads what a person wrote; see the table at the top of the module.
+    fn from_str(text: &str) -> Result<Identity, IdentityError> {
+        let text = text.trim();
+        match text.len() {
+            0 => return Err(IdentityError::Empty),
+            len if len > IDENTITY_LEN_MAX => return Err(IdentityError::TooLong(len)),
+            _ => {}
+        }
+        if let Some(digits) = text.strip_prefix(KEY_ID_PREFIX) {
+            return key_id(digits).ok_or_else(|| IdentityError::KeyId(digits.to_owned()));
+        }
+        if let Ok(address) = text.parse() {
+            return Ok(Identity::Ip(address));
+        }
+        // Before the '@': emailAddress=ops@example.org is a name with an attribute.
+        if text.contains('=') {
+            let dn = text.parse().map_err(|fault| IdentityError::Dn { name: text.to_owned(), fault })?;
+            return Ok(Identity::Dn(dn));
+        }
+        if text.contains('@') {
+            return email(text);
+        }
+        let allowed = |character: &char| character.is_ascii_alphanumeric() || "-_.".contains(*character);
+        match text.chars().find(|character| !allowed(character)) {
+            Some(character) => Err(IdentityError::FqdnCharacter { name: text.to_owned(), character }),
+            None => Ok(Identity::Fqdn(text.to_owned())),
+        }
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Identity) -> bool {
+        match (self, other) {
+            (Identity::Ip(a), Identity::Ip(b)) => a == b,
+            (Identity::Fqdn(a), Identity::Fqdn(b)) => a.eq_ignore_ascii_case(b),
+            (Identity::Email(a), Identity::Email(b)) => email_eq(a, b),
+            (Identity::Dn(a), Identity::Dn(b)) => a == b,
+            (Identity::KeyId(a), Identity::KeyId(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Identity {}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Identity::Ip(address) => address.fmt(f),
+            Identity::Fqdn(name) => f.write_str(name),
+            Identity::Email(address) => f.write_str(address),
+            Identity::Dn(dn) => dn.fmt(f),
+            Identity::KeyId(bytes) => {
+                f.write_str(KEY_ID_PREFIX)?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Identity {
+    fn from(address: Ipv4Addr) -> Identity {
+        Identity::Ip(address.into())
+    }
+}
+
+impl From<Ipv6Addr> for Identity {
+    fn from(address: Ipv6Addr) -> Identity {
+        Identity::Ip(address.into())
+    }
+}
+
+fn key_id(digits: &str) -> Option<Identity> {
+    let digits = digits.as_bytes();
+    if digits.is_empty() || !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let nibble = |digit: &u8| char::from(*digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let bytes = digits.chunks(2).map(|pair| Some(nibble(&pair[0])? << 4 | nibble(&pair[1])?));
+    Some(Identity::KeyId(bytes.collect::<Option<_>>()?))
+}
+
+fn email(text: &str) -> Result<Identity, IdentityError> {
+    match text.split_once('@') {
+        Some((user, domain)) if !user.is_empty() && !domain.is_empty() && !domain.contains('@') && is_clean(text) => {
+            Ok(Identity::Email(text.to_owned()))
+        }
+        _ => Err(IdentityError::Email(text.to_owned())),
+    }
+}
+
+/// The user's part is for the user's host to interpret; the domain is a domain (RFC 5280 §7.5).
+fn email_eq(a: &str, b: &str) -> bool {
+    match (a.rsplit_once('@'), b.rsplit_once('@')) {
+        (Some((user_a, domain_a)), Some((user_b, domain_b))) => user_a == user_b && domain_a.eq_ignore_ascii_case(domain_b),
+        _ => a == b,
+    }
+}
+
+/// Whether text can go into a log line as it is.
+fn is_clean(text: &str) -> bool {
+    !text.chars().any(|character| character.is_control() || character.is_whitespace())
+}
+
+#[cfg(test)]
+mod tests;
