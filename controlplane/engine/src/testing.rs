@@ -1,4 +1,6 @@
-//! What several unit tests share: hexadecimal digits.
+//! What several unit tests share: hexadecimal digits and PEM.
+
+use base64::Engine;
 
 /// The bytes that hexadecimal digits with any white space between them stand for.
 pub fn unhex(text: &str) -> Vec<u8> {
@@ -11,4 +13,11 @@ pub fn unhex(text: &str) -> Vec<u8> {
 /// Bytes as hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// DER as a section of a PEM file.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).expect("ASCII")).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
