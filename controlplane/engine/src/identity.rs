@@ -19,6 +19,8 @@ use std::str::FromStr;
 
 use adit_proto::ike::{IdType, Identification};
 
+use crate::hex;
+
 pub use dn::DistinguishedName;
 pub use pattern::Pattern;
 
@@ -141,7 +143,8 @@ impl FromStr for Identity {
             _ => {}
         }
         if let Some(digits) = text.strip_prefix(KEY_ID_PREFIX) {
-            return key_id(digits).ok_or_else(|| IdentityError::KeyId(digits.to_owned()));
+            let bytes = hex::decode(digits).filter(|bytes| !bytes.is_empty());
+            return bytes.map(Identity::KeyId).ok_or_else(|| IdentityError::KeyId(digits.to_owned()));
         }
         if let Ok(address) = text.parse() {
             return Ok(Identity::Ip(address));
@@ -202,16 +205,6 @@ impl From<Ipv6Addr> for Identity {
     fn from(address: Ipv6Addr) -> Identity {
         Identity::Ip(address.into())
     }
-}
-
-fn key_id(digits: &str) -> Option<Identity> {
-    let digits = digits.as_bytes();
-    if digits.is_empty() || !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    let nibble = |digit: &u8| char::from(*digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    let bytes = digits.chunks(2).map(|pair| Some(nibble(&pair[0])? << 4 | nibble(&pair[1])?));
-    Some(Identity::KeyId(bytes.collect::<Option<_>>()?))
 }
 
 fn email(text: &str) -> Result<Identity, IdentityError> {

@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::iter_over_hash_type)]
 
+pub mod auth;
 pub mod crypto;
+mod hex;
 pub mod identity;
 pub mod random;
 #[cfg(test)]

@@ -57,9 +57,6 @@ pub enum SignError {
 }
 
 fn list(hashes: &[HashAlg]) -> String {
-    if hashes.is_empty() {
-        return "none".to_owned();
-    }
     hashes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -131,11 +128,11 @@ impl PrivateKey {
         &self.public
     }
 
-    /// Signs for a peer that sent these SIGNATURE_HASH_ALGORITHMS, or none of them.
+    /// Signs for a peer that sent these SIGNATURE_HASH_ALGORITHMS; none of them is a peer without RFC 7427.
     ///
     /// # Errors
     /// The peer cannot verify what this key makes.
-    pub fn sign(&self, peer_hashes: Option<&[HashAlg]>, message: &[u8]) -> Result<AuthData, SignError> {
+    pub fn sign(&self, peer_hashes: &[HashAlg], message: &[u8]) -> Result<AuthData, SignError> {
         let key = self.public.kind();
         let algorithm = match &self.pair {
             Pair::Ed25519(_) => SignatureAlgorithm::Ed25519,
@@ -147,19 +144,17 @@ impl PrivateKey {
             method: AuthMethod::DIGITAL_SIGNATURE,
             data: [&[identifier.len() as u8], identifier, signature].concat(),
         };
-        match (peer_hashes, &self.pair) {
-            (Some(hashes), _) if !hashes.contains(&needed) => {
-                Err(SignError::HashNotAccepted { key, needed, offered: hashes.to_vec() })
+        match (&self.pair, peer_hashes) {
+            (Pair::Ed25519(_), []) => Err(SignError::NoDigitalSignature { key }),
+            (Pair::Ecdsa { fixed, raw_method, .. }, []) => {
+                Ok(AuthData { method: *raw_method, data: ecdsa_sign(fixed, message)?.as_ref().to_vec() })
             }
-            (Some(_), Pair::Ed25519(pair)) => {
+            (_, hashes) if !hashes.contains(&needed) => Err(SignError::HashNotAccepted { key, needed, offered: hashes.to_vec() }),
+            (Pair::Ed25519(pair), _) => {
                 let signature = pair.try_sign(message).map_err(|_| SignError::Internal)?;
                 Ok(digital(signature.as_ref()))
             }
-            (Some(_), Pair::Ecdsa { asn1, .. }) => Ok(digital(ecdsa_sign(asn1, message)?.as_ref())),
-            (None, Pair::Ed25519(_)) => Err(SignError::NoDigitalSignature { key }),
-            (None, Pair::Ecdsa { fixed, raw_method, .. }) => {
-                Ok(AuthData { method: *raw_method, data: ecdsa_sign(fixed, message)?.as_ref().to_vec() })
-            }
+            (Pair::Ecdsa { asn1, .. }, _) => Ok(digital(ecdsa_sign(asn1, message)?.as_ref())),
         }
     }
 }

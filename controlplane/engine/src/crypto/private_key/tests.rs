@@ -30,7 +30,7 @@ fn every_kind_signs_what_its_public_key_verifies() {
     for (kind, der) in pkcs8_keys() {
         let key = PrivateKey::from_pem(pem("PRIVATE KEY", &der).as_bytes()).unwrap();
         assert_eq!(key.public().kind(), kind);
-        let auth = key.sign(Some(ALL_HASHES), MESSAGE).unwrap();
+        let auth = key.sign(ALL_HASHES, MESSAGE).unwrap();
         assert_eq!(auth.method, AuthMethod::DIGITAL_SIGNATURE);
         assert_eq!(verify(&key, &auth), Ok(()));
         let mut bad = auth.clone();
@@ -58,7 +58,7 @@ fn sec_1_is_read_for_both_curves() {
         let file = pem("EC PARAMETERS", &[6, 1, 1]) + &pem("EC PRIVATE KEY", sec1.as_ref());
         let key = PrivateKey::from_pem(file.as_bytes()).unwrap();
         assert_eq!(key.public().kind(), kind);
-        assert_eq!(verify(&key, &key.sign(Some(ALL_HASHES), MESSAGE).unwrap()), Ok(()));
+        assert_eq!(verify(&key, &key.sign(ALL_HASHES, MESSAGE).unwrap()), Ok(()));
     }
 }
 
@@ -70,11 +70,11 @@ fn a_peer_without_rfc_7427_gets_the_older_methods_where_there_are_some() {
             KeyKind::EcdsaP256 => AuthMethod::ECDSA_SHA256_P256,
             KeyKind::EcdsaP384 => AuthMethod::ECDSA_SHA384_P384,
             _ => {
-                assert_eq!(key.sign(None, MESSAGE), Err(SignError::NoDigitalSignature { key: kind }));
+                assert_eq!(key.sign(&[], MESSAGE), Err(SignError::NoDigitalSignature { key: kind }));
                 continue;
             }
         };
-        let auth = key.sign(None, MESSAGE).unwrap();
+        let auth = key.sign(&[], MESSAGE).unwrap();
         assert_eq!((auth.method, auth.data.len()), (method, if kind == KeyKind::EcdsaP256 { 64 } else { 96 }));
         assert_eq!(verify(&key, &auth), Ok(()));
     }
@@ -89,13 +89,13 @@ fn a_hash_that_the_peer_does_not_take_is_not_used() {
             KeyKind::EcdsaP256 => HashAlg::SHA2_256,
             _ => HashAlg::SHA2_384,
         };
-        assert!(key.sign(Some(&[HashAlg::SHA1, needed]), MESSAGE).is_ok());
+        assert!(key.sign(&[HashAlg::SHA1, needed], MESSAGE).is_ok());
         let offered = vec![HashAlg::SHA1, HashAlg::SHA2_512];
-        let error = key.sign(Some(&offered), MESSAGE).unwrap_err();
+        let error = key.sign(&offered, MESSAGE).unwrap_err();
         assert_eq!(error, SignError::HashNotAccepted { key: kind, needed, offered });
     }
-    let error = SignError::HashNotAccepted { key: KeyKind::Ed25519, needed: HashAlg::IDENTITY, offered: vec![] };
-    assert_eq!(error.to_string(), "our key is of the kind ed25519, which needs the hash IDENTITY; the peer takes none");
+    let error = SignError::HashNotAccepted { key: KeyKind::Ed25519, needed: HashAlg::IDENTITY, offered: vec![HashAlg::SHA1] };
+    assert_eq!(error.to_string(), "our key is of the kind ed25519, which needs the hash IDENTITY; the peer takes SHA1");
 }
 
 #[test]

@@ -1,0 +1,301 @@
+//! Proof of identity: what goes into our AUTH and CERT payloads, and whether to believe the peer's.
+//!
+//! Both ends prove themselves on their own; one may have a preshared key and the other a certificate. [`octets`] is what is
+//! signed, [`LocalAuth`] signs, and [`RemoteAuth`] verifies with a key that both know ([`psk`]), a public key from the
+//! configuration (RFC 7670), or certificates up to a CA ([`chain`]). A failure says what the peer presented, what was
+//! expected and what to do: [`AuthError`].
+
+pub mod certificate;
+pub mod chain;
+mod error;
+pub mod octets;
+pub mod psk;
+
+use std::fmt;
+use std::sync::Arc;
+
+use adit_proto::ike::{AuthMethod, CertEncoding, HashAlg, Identification};
+
+use crate::crypto::{AuthData, KeyError, Prf, PrivateKey, PublicKey, SignError, SignatureAlgorithm, VerifyError};
+use crate::identity::{Identity, Pattern};
+
+pub use certificate::{Certificate, CertificateError};
+pub use chain::TrustAnchors;
+pub use error::AuthError;
+pub use octets::{IntAuth, signed_octets};
+pub use psk::Psk;
+
+/// Most certificates of a peer that are looked at: a chain has two or three.
+pub const CERTIFICATES_MAX: usize = 8;
+
+/// How this gateway proves who it is.
+#[derive(Clone, Debug)]
+pub enum LocalAuth {
+    Psk(Psk),
+    Key(Arc<LocalKey>),
+}
+
+/// A private key, with the certificates for it if there are any.
+#[derive(Debug)]
+pub struct LocalKey {
+    key: PrivateKey,
+    /// That of the key first, then those of its issuers; empty for a raw public key.
+    chain: Vec<Certificate>,
+}
+
+/// A key and a certificate that do not belong together, or either of them unusable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LocalKeyError {
+    #[error("private key: {0}")]
+    Key(KeyError),
+    #[error("certificate: {0}")]
+    Certificate(#[from] CertificateError),
+    #[error(
+        "the certificate {subject} is for another key ({certified}) than the private key's ({key}); the first certificate in the file must be the gateway's own"
+    )]
+    OtherKey { subject: String, certified: String, key: String },
+}
+
+/// How a peer has to prove who it is.
+#[derive(Clone, Debug)]
+pub enum RemoteAuth {
+    Psk(Psk),
+    /// Any of these keys. They are trusted for themselves: no dates, no names, no CA.
+    PinnedKeys(Vec<PublicKey>),
+    /// A certificate that one of these CAs stands for and that names the identity.
+    Ca(Arc<TrustAnchors>),
+}
+
+/// What a peer says about itself in IKE_AUTH.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    pub identification: &'a Identification,
+    pub method: AuthMethod,
+    /// Of the AUTH payload; with RFC 8784 perhaps that of NO_PPK_AUTH.
+    pub data: &'a [u8],
+    /// The CERT payloads in their order.
+    pub certificates: &'a [(CertEncoding, Vec<u8>)],
+}
+
+/// A peer that has proved who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authenticated {
+    pub identity: Identity,
+    pub by: Proof,
+}
+
+/// What convinced us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    Psk,
+    PinnedKey(PublicKey),
+    Certificate {
+        subject: String,
+        issuer: String,
+        /// End of its validity, in seconds since 1970 UTC.
+        not_after: u64,
+    },
+}
+
+impl LocalKey {
+    /// A key that the peer has pinned.
+    pub fn raw(key: PrivateKey) -> LocalKey {
+        LocalKey { key, chain: Vec::new() }
+    }
+
+    /// A key with its certificate, and those of intermediate CAs behind it, from PEM.
+    ///
+    /// # Errors
+    /// The certificates cannot be read, or the first one is for another key.
+    pub fn certified(key: PrivateKey, chain_pem: &[u8]) -> Result<LocalKey, LocalKeyError> {
+        let chain = Certificate::all_from_pem(chain_pem)?;
+        if let Some(own) = chain.first() {
+            let certified = own.public_key().map_err(CertificateError::from)?;
+            if certified != key.public() {
+                let (certified, key) = (certified.to_string(), key.public().to_string());
+                return Err(LocalKeyError::OtherKey { subject: own.subject().to_owned(), certified, key });
+            }
+        }
+        Ok(LocalKey { key, chain })
+    }
+
+    /// The public key that the peer verifies with.
+    pub fn public(&self) -> &PublicKey {
+        self.key.public()
+    }
+
+    /// The certificate of the key, if it has one.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.chain.first()
+    }
+}
+
+impl LocalAuth {
+    /// Signs the octets of [`signed_octets`]. `peer_hashes` are those of the peer's SIGNATURE_HASH_ALGORITHMS, none if it
+    /// sent none.
+    ///
+    /// # Errors
+    /// The peer cannot verify what our key makes.
+    pub fn sign(&self, prf: Prf, peer_hashes: &[HashAlg], octets: &[u8]) -> Result<AuthData, SignError> {
+        match self {
+            LocalAuth::Psk(psk) => Ok(AuthData { method: AuthMethod::SHARED_KEY, data: psk.auth(prf, octets).expose().to_vec() }),
+            LocalAuth::Key(local) => local.key.sign(peer_hashes, octets),
+        }
+    }
+
+    /// Our CERT payloads, for a peer that sent these CERTREQ payloads.
+    ///
+    /// Certificates go without being asked for, for not every peer asks (RFC 7296 §3.6); a raw key, which the peer must have
+    /// anyhow, only on request (RFC 7670 §3).
+    pub fn certificates(&self, requests: &[(CertEncoding, Vec<u8>)]) -> Vec<(CertEncoding, Vec<u8>)> {
+        match self {
+            LocalAuth::Psk(_) => Vec::new(),
+            LocalAuth::Key(local) if !local.chain.is_empty() => {
+                local.chain.iter().map(|certificate| (CertEncoding::X509_SIGNATURE, certificate.der().to_vec())).collect()
+            }
+            LocalAuth::Key(local) if requests.iter().any(|(encoding, _)| *encoding == CertEncoding::RAW_PUBLIC_KEY) => {
+                vec![(CertEncoding::RAW_PUBLIC_KEY, local.public().spki().to_vec())]
+            }
+            LocalAuth::Key(_) => Vec::new(),
+        }
+    }
+}
+
+impl RemoteAuth {
+    /// Our CERTREQ payloads.
+    pub fn certificate_requests(&self) -> Vec<(CertEncoding, Vec<u8>)> {
+        match self {
+            RemoteAuth::Psk(_) => Vec::new(),
+            // Not needed to verify, but a key that is not the pinned one can then be named.
+            RemoteAuth::PinnedKeys(_) => vec![(CertEncoding::RAW_PUBLIC_KEY, Vec::new())],
+            RemoteAuth::Ca(anchors) => vec![(CertEncoding::X509_SIGNATURE, anchors.key_hashes())],
+        }
+    }
+
+    /// Decides whether the peer is who it says it is, and one of those that are expected. `now` is in seconds since 1970 UTC.
+    ///
+    /// # Errors
+    /// It is not. The peer learns only AUTHENTICATION_FAILED (RFC 7296 §2.21.2); the error is for this end.
+    pub fn verify(
+        &self,
+        expected: &Pattern,
+        claim: &Claim,
+        prf: Prf,
+        octets: &[u8],
+        now: u64,
+    ) -> Result<Authenticated, AuthError> {
+        let identity = Identity::from_payload(claim.identification)?;
+        if !expected.matches(&identity) {
+            return Err(AuthError::OtherIdentity { presented: identity, expected: expected.clone() });
+        }
+        let is_shared = claim.method == AuthMethod::SHARED_KEY;
+        if is_shared != matches!(self, RemoteAuth::Psk(_)) {
+            return Err(AuthError::OtherMethod { presented: claim.method, expected: self.kind() });
+        }
+        let by = match self {
+            RemoteAuth::Psk(psk) if psk.verify(prf, octets, claim.data) => Proof::Psk,
+            RemoteAuth::Psk(_) => return Err(AuthError::WrongPsk { identity }),
+            RemoteAuth::PinnedKeys(keys) => verify_pinned(keys, claim, octets)?,
+            RemoteAuth::Ca(anchors) => verify_certified(anchors, &identity, claim, octets, now)?,
+        };
+        Ok(Authenticated { identity, by })
+    }
+
+    /// What the peer has to prove itself with, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            RemoteAuth::Psk(_) => "a preshared key",
+            RemoteAuth::PinnedKeys(_) => "a signature by a pinned key",
+            RemoteAuth::Ca(_) => "a signature by a certified key",
+        }
+    }
+}
+
+fn verify_pinned(keys: &[PublicKey], claim: &Claim, octets: &[u8]) -> Result<Proof, AuthError> {
+    let (algorithm, signature) = SignatureAlgorithm::read(claim.method, claim.data)?;
+    if let Some(key) = keys.iter().find(|key| key.verify(algorithm, octets, signature).is_ok()) {
+        return Ok(Proof::PinnedKey(key.clone()));
+    }
+    // Nothing below convinces; it only finds the words for why not.
+    match presented_key(claim) {
+        Some(key) if keys.contains(&key) => Err(signature_error(&key, algorithm, octets, signature)),
+        presented => Err(AuthError::UnknownKey {
+            presented: presented.map(|key| key.to_string()),
+            algorithm,
+            pinned: keys.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// The key that the peer's first CERT payload is about.
+fn presented_key(claim: &Claim) -> Option<PublicKey> {
+    claim.certificates.iter().find_map(|(encoding, data)| match *encoding {
+        CertEncoding::RAW_PUBLIC_KEY => PublicKey::from_spki(data).ok(),
+        CertEncoding::X509_SIGNATURE => Certificate::from_der(data).ok()?.public_key().ok().cloned(),
+        _ => None,
+    })
+}
+
+fn verify_certified(
+    anchors: &TrustAnchors,
+    identity: &Identity,
+    claim: &Claim,
+    octets: &[u8],
+    now: u64,
+) -> Result<Proof, AuthError> {
+    let (algorithm, signature) = SignatureAlgorithm::read(claim.method, claim.data)?;
+    let x509 = claim.certificates.iter().filter(|(encoding, _)| *encoding == CertEncoding::X509_SIGNATURE);
+    let chain: Vec<&[u8]> = x509.map(|(_, data)| data.as_slice()).collect();
+    if chain.len() > CERTIFICATES_MAX {
+        return Err(AuthError::TooManyCertificates(chain.len()));
+    }
+    // The first is for the key that signed (RFC 7296 §3.6).
+    let Some(own) = chain.first() else { return Err(AuthError::NoCertificate) };
+    let own = Certificate::from_der(own)?;
+    if !own.names(identity) {
+        let (identity, names) = (identity.clone(), own.all_names());
+        return Err(CertificateError::NotForIdentity { subject: own.subject().to_owned(), identity, names }.into());
+    }
+    let issuer = anchors.verify(&chain, now)?;
+    let key = own.public_key().map_err(CertificateError::from)?;
+    if key.verify(algorithm, octets, signature).is_err() {
+        return Err(signature_error(key, algorithm, octets, signature));
+    }
+    Ok(Proof::Certificate { subject: own.subject().to_owned(), issuer, not_after: own.not_after() })
+}
+
+fn signature_error(key: &PublicKey, algorithm: SignatureAlgorithm, octets: &[u8], signature: &[u8]) -> AuthError {
+    match key.verify(algorithm, octets, signature) {
+        Err(VerifyError::OtherKind { key, algorithm }) => AuthError::KeyKind { key, algorithm },
+        _ => AuthError::BadSignature { key: key.to_string() },
+    }
+}
+
+impl From<Psk> for LocalAuth {
+    fn from(psk: Psk) -> LocalAuth {
+        LocalAuth::Psk(psk)
+    }
+}
+
+impl From<LocalKey> for LocalAuth {
+    fn from(key: LocalKey) -> LocalAuth {
+        LocalAuth::Key(Arc::new(key))
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Proof::Psk => f.write_str("preshared key"),
+            Proof::PinnedKey(key) => write!(f, "pinned key {key}"),
+            Proof::Certificate { subject, issuer, not_after } => {
+                write!(f, "certificate {subject} of {issuer}, valid until {}", certificate::date(*not_after))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! Chains as they should be, and every way in which they should not.
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use proptest::prelude::*;
+use rcgen::{
+    ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+    PKCS_ED25519, PublicKeyData, date_time_ymd,
+};
+
+use super::*;
+use crate::auth::testing::{Issued, NOW, ca_params, named, params, with};
+
+fn verify(anchors: &TrustAnchors, chain: &[&Issued]) -> Result<String, CertificateError> {
+    let chain: Vec<&[u8]> = chain.iter().map(|issued| issued.der.as_slice()).collect();
+    anchors.verify(&chain, NOW)
+}
+
+fn error(anchors: &TrustAnchors, chain: &[&Issued]) -> CertificateError {
+    verify(anchors, chain).expect_err("a chain that must not be accepted")
+}
+
+fn subject(common_name: &str) -> String {
+    format!("C=CH, CN={common_name}")
+}
+
+#[test]
+fn chains_with_and_without_intermediate_cas_are_good() {
+    for algorithm in [&PKCS_ED25519, &PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384] {
+        let root = Issued::by_itself(ca_params("Root", None), algorithm);
+        let sub = root.issue_for(ca_params("Sub", Some(0)), algorithm);
+        let (direct, below) = (root.issue(params("gw")), sub.issue(params("gw")));
+        assert_eq!(verify(&root.anchors(), &[&direct]), Ok(subject("Root")));
+        assert_eq!(verify(&root.anchors(), &[&below, &sub]), Ok(subject("Root")));
+        // Order and surplus do not matter behind the first; a CA that is no root may be trusted.
+        assert_eq!(verify(&root.anchors(), &[&below, &direct, &root, &sub]), Ok(subject("Root")));
+        assert_eq!(verify(&sub.anchors(), &[&below]), Ok(subject("Sub")));
+    }
+}
+
+#[test]
+fn several_trusted_cas_are_tried() {
+    let (one, other) = (Issued::root("One"), Issued::root("Other"));
+    let (old, new) = (Issued::root("Same name"), Issued::root("Same name"));
+    let pem = [&one, &old, &new, &other].map(Issued::pem).concat();
+    let anchors = TrustAnchors::from_pem(pem.as_bytes()).unwrap();
+    for ca in [&one, &old, &new, &other] {
+        assert!(verify(&anchors, &[&ca.issue(params("gw"))]).is_ok());
+    }
+    assert_eq!(anchors.certificates().len(), 4);
+}
+
+#[test]
+fn usages_that_are_made_for_ike_or_for_tls_are_good() {
+    let root = Issued::root("Root");
+    let ike = |last: &[u64]| ExtendedKeyUsagePurpose::Other([&[1, 3, 6, 1, 5, 5], last].concat());
+    let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+    for usage in [ike(&[7, 3, 17]), ike(&[8, 2, 2]), ike(&[7, 3, 5]), server, client, ExtendedKeyUsagePurpose::Any] {
+        let extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning, usage];
+        let gateway = root.issue(with(params("gw"), |params| params.extended_key_usages = extended_key_usages));
+        assert!(verify(&root.anchors(), &[&gateway]).is_ok());
+    }
+    for usage in [KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment] {
+        let key_usages = vec![usage, KeyUsagePurpose::KeyEncipherment];
+        assert!(verify(&root.anchors(), &[&root.issue(with(params("gw"), |params| params.key_usages = key_usages))]).is_ok());
+    }
+}
+
+#[test]
+fn usages_that_are_made_for_something_else_are_refused() {
+    let root = Issued::root("Root");
+    let extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning, ExtendedKeyUsagePurpose::TimeStamping];
+    let gateway = root.issue(with(params("gw"), |params| params.extended_key_usages = extended_key_usages));
+    let usages = vec!["1.3.6.1.5.5.7.3.3".to_owned(), "1.3.6.1.5.5.7.3.8".to_owned()];
+    assert_eq!(error(&root.anchors(), &[&gateway]), CertificateError::ExtendedKeyUsage { subject: subject("gw"), usages });
+
+    let key_usages = vec![KeyUsagePurpose::KeyEncipherment];
+    let gateway = root.issue(with(params("gw"), |params| params.key_usages = key_usages));
+    assert_eq!(error(&root.anchors(), &[&gateway]), CertificateError::KeyUsage { subject: subject("gw") });
+}
+
+#[test]
+fn dates_are_checked_on_the_whole_way_up() {
+    let expired = |params| {
+        with(params, |params| {
+            params.not_before = date_time_ymd(2026, 1, 1);
+            params.not_after = date_time_ymd(2027, 1, 1);
+        })
+    };
+    let not_after = 1_798_761_600;
+    let is_expired = |common_name| CertificateError::Expired { subject: subject(common_name), not_after, now: NOW };
+
+    let root = Issued::root("Root");
+    assert_eq!(error(&root.anchors(), &[&root.issue(expired(params("gw")))]), is_expired("gw"));
+    let sub = root.issue(expired(ca_params("Sub", None)));
+    assert_eq!(error(&root.anchors(), &[&sub.issue(params("gw")), &sub]), is_expired("Sub"));
+    let old_root = Issued::by_itself(expired(ca_params("Old root", None)), &PKCS_ED25519);
+    assert_eq!(error(&old_root.anchors(), &[&old_root.issue(params("gw"))]), is_expired("Old root"));
+
+    let early = with(params("gw"), |params| params.not_before = date_time_ymd(2027, 12, 1));
+    let expected = CertificateError::NotYetValid { subject: subject("gw"), not_before: 1_827_619_200, now: NOW };
+    assert_eq!(error(&root.anchors(), &[&root.issue(early)]), expected);
+    assert_eq!(
+        expected.to_string(),
+        "the certificate C=CH, CN=gw is not valid yet: it will be from 2027-12-01T00:00:00Z, now is 2027-06-01T00:00:00Z"
+    );
+}
+
+#[test]
+fn the_last_second_of_validity_counts() {
+    let root = Issued::root("Root");
+    let gateway = root.issue(params("gw"));
+    let at = |now| root.anchors().verify(&[&gateway.der], now);
+    assert!(at(1_798_761_600).is_ok() && at(1_830_297_600).is_ok());
+    assert!(matches!(at(1_798_761_599), Err(CertificateError::NotYetValid { .. })));
+    assert!(matches!(at(1_830_297_601), Err(CertificateError::Expired { .. })));
+}
+
+#[test]
+fn what_no_trusted_ca_stands_for_is_refused() {
+    let (root, other) = (Issued::root("Root"), Issued::root("Other"));
+    let unknown = |subject_name: &str, issuer: &str| CertificateError::UnknownIssuer {
+        subject: subject(subject_name),
+        issuer: subject(issuer),
+        trusted: vec![subject("Root")],
+    };
+    let foreign = other.issue(params("gw"));
+    assert_eq!(error(&root.anchors(), &[&foreign]), unknown("gw", "Other"));
+    assert_eq!(error(&root.anchors(), &[&foreign, &other]), unknown("Other", "Other"), "sent, but not trusted");
+    let sub = root.issue(ca_params("Sub", None));
+    let below = sub.issue(params("gw"));
+    assert_eq!(error(&root.anchors(), &[&below]), unknown("gw", "Sub"), "the CA between is missing");
+    let itself = Issued::by_itself(params("gw"), &PKCS_ED25519);
+    assert_eq!(error(&root.anchors(), &[&itself]), unknown("gw", "gw"));
+}
+
+#[test]
+fn another_ca_of_the_same_name_is_told_from_an_unknown_one() {
+    let (root, impostor) = (Issued::root("Root"), Issued::root("Root"));
+    let gateway = impostor.issue(params("gw"));
+    let expected = CertificateError::BadSignature { subject: subject("gw"), issuer: subject("Root") };
+    assert_eq!(error(&root.anchors(), &[&gateway]), expected);
+    assert_eq!(error(&root.anchors(), &[&gateway, &impostor]), expected);
+
+    let mut forged = root.issue(params("gw"));
+    let last = forged.der.len() - 1;
+    forged.der[last] ^= 1;
+    assert_eq!(error(&root.anchors(), &[&forged]), expected);
+}
+
+#[test]
+fn who_may_not_certify_does_not() {
+    let root = Issued::root("Root");
+    let gateway = root.issue(params("gw"));
+    let below = gateway.issue(params("victim"));
+    assert_eq!(error(&root.anchors(), &[&below, &gateway]), CertificateError::NotCa { subject: subject("gw") });
+
+    let key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let half = root.issue(with(ca_params("Half a CA", None), |params| params.key_usages = key_usages));
+    let below = half.issue(params("victim"));
+    assert_eq!(error(&root.anchors(), &[&below, &half]), CertificateError::NotCa { subject: subject("Half a CA") });
+
+    let ca = root.issue(ca_params("Sub", None));
+    assert_eq!(error(&root.anchors(), &[&ca]), CertificateError::CaAsGateway { subject: subject("Sub") });
+    assert_eq!(error(&root.anchors(), &[&root]), CertificateError::CaAsGateway { subject: subject("Root") });
+}
+
+#[test]
+fn path_lengths_bind_intermediate_cas_and_the_trusted_one() {
+    let root = Issued::root("Root");
+    let one = root.issue(ca_params("One", Some(0)));
+    let two = one.issue(ca_params("Two", None));
+    let gateway = two.issue(params("gw"));
+    let too_long = CertificateError::PathTooLong { subject: subject("gw") };
+    assert_eq!(error(&root.anchors(), &[&gateway, &two, &one]), too_long);
+
+    let root = Issued::by_itself(ca_params("Root", Some(0)), &PKCS_ED25519);
+    let sub = root.issue(ca_params("Sub", None));
+    assert_eq!(error(&root.anchors(), &[&sub.issue(params("gw")), &sub]), too_long);
+    assert!(verify(&root.anchors(), &[&root.issue(params("gw"))]).is_ok());
+}
+
+#[test]
+fn name_constraints_bind() {
+    let permitted_subtrees = vec![GeneralSubtree::DnsName("example.org".to_owned())];
+    let constraints = NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() };
+    let bound = with(ca_params("Root", None), |params| params.name_constraints = Some(constraints));
+    let root = Issued::by_itself(bound, &PKCS_ED25519);
+    assert!(verify(&root.anchors(), &[&root.issue(named("gw", &["gw.example.org"]))]).is_ok());
+    let outside = root.issue(named("gw", &["gw.example.com"]));
+    assert_eq!(error(&root.anchors(), &[&outside]), CertificateError::NameConstraint { subject: subject("gw") });
+}
+
+#[test]
+fn only_cas_can_be_trusted_as_cas() {
+    let refused = |pem: String| TrustAnchors::from_pem(pem.as_bytes()).unwrap_err();
+    let gateway = Issued::by_itself(params("gw"), &PKCS_ED25519);
+    assert_eq!(refused(gateway.pem()), CertificateError::NotCa { subject: subject("gw") });
+    assert_eq!(refused(String::new()), CertificateError::NoPem);
+    assert_eq!(refused(gateway.key.public_key_pem()), CertificateError::NoPem);
+    assert!(matches!(refused(crate::testing::pem("CERTIFICATE", b"0")), CertificateError::Malformed(_)));
+    assert!(matches!(refused("-----BEGIN CERTIFICATE-----\n!".to_owned()), CertificateError::Malformed(_)));
+}
+
+#[test]
+fn a_certificate_request_has_the_sha1_of_each_ca_key() {
+    let (one, other) = (Issued::root("One"), Issued::root("Other"));
+    let anchors = TrustAnchors::from_pem((one.pem() + &other.pem()).as_bytes()).unwrap();
+    let hash = |ca: &Issued| digest(&SHA1_FOR_LEGACY_USE_ONLY, &ca.key.subject_public_key_info()).as_ref().to_vec();
+    assert_eq!(anchors.key_hashes(), [hash(&one), hash(&other)].concat());
+}
+
+#[test]
+fn every_failure_has_a_code_and_a_remedy() {
+    let root = Issued::root("Root");
+    let foreign = error(&root.anchors(), &[&Issued::root("Other").issue(params("gw"))]);
+    assert_eq!(foreign.code(), "unknown_ca");
+    assert_eq!(
+        foreign.to_string(),
+        "no trusted CA stands for the certificate C=CH, CN=gw, issued by C=CH, CN=Other; trusted: C=CH, CN=Root"
+    );
+    assert_eq!(
+        foreign.remedy(),
+        "add the CA C=CH, CN=Other here, or let the peer send the intermediate CAs between it and a trusted one"
+    );
+}
+
+proptest! {
+    /// A peer may send anything as a certificate: it is refused, or it is what it was.
+    #[test]
+    fn changed_certificates_are_refused(at: usize, value: u8, cut in 0usize..40) {
+        let (root, gateway) = FIXED.with(|(root, gateway)| (root.anchors(), gateway.der.clone()));
+        let mut changed = gateway.clone();
+        let len = changed.len();
+        changed[at % len] = value;
+        changed.truncate(len - cut / 8);
+        if changed != gateway {
+            prop_assert!(root.verify(&[&changed], NOW).is_err());
+        }
+        prop_assert!(root.verify(&[&gateway, &changed], NOW).is_ok());
+    }
+
+    #[test]
+    fn random_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(Certificate::from_der(&bytes).is_err());
+    }
+}
+
+thread_local! {
+    static FIXED: (Issued, Issued) = {
+        let root = Issued::root("Root");
+        let gateway = root.issue(named("gw", &["gw.example.org", "192.0.2.1", "ops@example.org"]));
+        (root, gateway)
+    };
+}

@@ -1,0 +1,273 @@
+//! Peers that prove who they are in every way, and those that do not.
+
+use adit_proto::ike::IdType;
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256};
+use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+
+use super::testing::{Issued, NOW, named, params};
+use super::*;
+
+const OCTETS: &[u8] = b"the octets that AUTH covers";
+const PRF: Prf = Prf::HmacSha256;
+
+fn id(text: &str) -> Identity {
+    text.parse().unwrap()
+}
+
+fn psk(text: &str) -> Psk {
+    Psk::from_text(text).unwrap()
+}
+
+fn fresh_key() -> PrivateKey {
+    let der: Pkcs8V1Der = Ed25519KeyPair::generate().unwrap().as_der().unwrap();
+    PrivateKey::from_pkcs8(der.as_ref()).unwrap()
+}
+
+/// What a peer sends in IKE_AUTH.
+struct Sent {
+    identification: Identification,
+    auth: AuthData,
+    certificates: Vec<(CertEncoding, Vec<u8>)>,
+}
+
+impl Sent {
+    fn by(local: &LocalAuth, remote: &RemoteAuth, identity: &Identity) -> Sent {
+        Sent {
+            identification: identity.to_payload(),
+            auth: local.sign(PRF, &SignatureAlgorithm::HASHES, OCTETS).unwrap(),
+            certificates: local.certificates(&remote.certificate_requests()),
+        }
+    }
+
+    fn claim(&self) -> Claim<'_> {
+        Claim {
+            identification: &self.identification,
+            method: self.auth.method,
+            data: &self.auth.data,
+            certificates: &self.certificates,
+        }
+    }
+}
+
+/// The peer says it is `identity`, and is asked to prove it.
+fn check(local: &LocalAuth, remote: &RemoteAuth, identity: &str) -> Result<Authenticated, AuthError> {
+    let sent = Sent::by(local, remote, &id(identity));
+    remote.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW)
+}
+
+fn ca(root: &Issued) -> RemoteAuth {
+    RemoteAuth::Ca(Arc::new(root.anchors()))
+}
+
+#[test]
+fn the_same_preshared_key_at_both_ends_is_good() {
+    let (local, remote) = (LocalAuth::from(psk("swordfish")), RemoteAuth::Psk(psk("swordfish")));
+    let authenticated = check(&local, &remote, "gw.example.org").unwrap();
+    assert_eq!(authenticated, Authenticated { identity: id("gw.example.org"), by: Proof::Psk });
+    let error = check(&LocalAuth::from(psk("marlin")), &remote, "gw.example.org").unwrap_err();
+    assert_eq!(error, AuthError::WrongPsk { identity: id("gw.example.org") });
+    assert_eq!(error.to_string(), "gw.example.org has another preshared key than the one configured for it");
+}
+
+#[test]
+fn an_identity_that_is_not_expected_is_refused_before_anything_else() {
+    let (local, remote) = (LocalAuth::from(psk("swordfish")), RemoteAuth::Psk(psk("swordfish")));
+    let sent = Sent::by(&local, &remote, &id("evil.example.com"));
+    let expected: Pattern = "*.example.org".parse().unwrap();
+    let error = remote.verify(&expected, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
+    assert_eq!(error.to_string(), "the peer says it is domain name evil.example.com, expected *.example.org");
+    assert_eq!(error.code(), "wrong_identity");
+
+    let identification = Identification { id_type: IdType::IPV4_ADDR, data: vec![1, 2, 3] };
+    let claim = Claim { identification: &identification, ..sent.claim() };
+    let error = remote.verify(&Pattern::Any, &claim, PRF, OCTETS, NOW).unwrap_err();
+    assert_eq!(error.to_string(), "the peer presented an identity of type IPV4_ADDR with 3 bytes; 4 are needed");
+}
+
+#[test]
+fn another_kind_of_proof_than_the_configured_one_is_refused() {
+    let key = fresh_key();
+    let pinned = RemoteAuth::PinnedKeys(vec![key.public().clone()]);
+    let error = check(&LocalAuth::from(psk("swordfish")), &pinned, "gw").unwrap_err();
+    assert_eq!(error.to_string(), "the peer proves itself with method SHARED_KEY, expected a signature by a pinned key");
+    let error = check(&LocalKey::raw(key).into(), &RemoteAuth::Psk(psk("swordfish")), "gw").unwrap_err();
+    assert_eq!(error.code(), "wrong_method");
+    assert!(!error.remedy().is_empty());
+}
+
+#[test]
+fn a_pinned_key_is_good_and_another_one_is_named() {
+    let (key, other) = (fresh_key(), fresh_key());
+    let (public, other_public) = (key.public().clone(), other.public().clone());
+    let pinned = RemoteAuth::PinnedKeys(vec![other_public.clone(), public.clone()]);
+    let local = LocalAuth::from(LocalKey::raw(key));
+    assert_eq!(check(&local, &pinned, "gw").unwrap().by, Proof::PinnedKey(public.clone()));
+
+    let only_other = RemoteAuth::PinnedKeys(vec![other_public.clone()]);
+    let error = check(&local, &only_other, "gw").unwrap_err();
+    assert_eq!(error.to_string(), format!("the peer signed with {public}, pinned: {other_public}"));
+    assert!(error.remedy().contains(&public.to_string()));
+
+    let mut sent = Sent::by(&local, &only_other, &id("gw"));
+    sent.certificates.clear();
+    let error = only_other.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
+    let expected = format!("the peer signed with a key that it did not send (Ed25519), pinned: {other_public}");
+    assert_eq!(error.to_string(), expected);
+
+    let sent = Sent::by(&local, &pinned, &id("gw"));
+    let error = pinned.verify(&Pattern::Any, &sent.claim(), PRF, b"other octets", NOW).unwrap_err();
+    assert_eq!(error, AuthError::BadSignature { key: public.to_string() });
+}
+
+#[test]
+fn a_self_signed_certificate_can_be_pinned() {
+    let gateway = Issued::by_itself(params("gw"), &PKCS_ECDSA_P256_SHA256);
+    let pinned = PublicKey::from_pem(gateway.pem().as_bytes()).unwrap();
+    let (local, remote) = (gateway.local(&[]).into(), RemoteAuth::PinnedKeys(vec![pinned.clone()]));
+    assert_eq!(check(&local, &remote, "any.name.at.all").unwrap().by, Proof::PinnedKey(pinned));
+}
+
+#[test]
+fn a_raw_key_is_sent_when_asked_for_only() {
+    let local = LocalAuth::from(LocalKey::raw(fresh_key()));
+    assert!(local.certificates(&[]).is_empty());
+    assert!(local.certificates(&[(CertEncoding::X509_SIGNATURE, vec![0; 20])]).is_empty());
+    let sent = local.certificates(&[(CertEncoding::RAW_PUBLIC_KEY, Vec::new())]);
+    assert_eq!(sent.len(), 1);
+    assert!(LocalAuth::from(psk("swordfish")).certificates(&[(CertEncoding::RAW_PUBLIC_KEY, Vec::new())]).is_empty());
+    assert!(RemoteAuth::Psk(psk("swordfish")).certificate_requests().is_empty());
+}
+
+#[test]
+fn a_certificate_is_good_for_the_identities_in_it() {
+    let root = Issued::root("Root");
+    let names = ["gw.example.org", "ops@example.org", "192.0.2.1", "2001:db8::1"];
+    for algorithm in [&PKCS_ED25519, &PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384] {
+        let local = root.issue_for(named("gw", &names), algorithm).local(&[]).into();
+        for name in ["GW.example.org", "ops@EXAMPLE.org", "192.0.2.1", "2001:db8::1", "C=CH, CN=gw"] {
+            let authenticated = check(&local, &ca(&root), name).unwrap();
+            let (subject, issuer) = ("C=CH, CN=gw".to_owned(), "C=CH, CN=Root".to_owned());
+            assert_eq!(authenticated.by, Proof::Certificate { subject, issuer, not_after: 1_830_297_600 });
+        }
+        for name in ["example.org", "x.gw.example.org", "Ops@example.org", "192.0.2.2", "gw", "keyid:00", "CN=gw, C=CH"] {
+            let error = check(&local, &ca(&root), name).unwrap_err();
+            assert_eq!(error.code(), "certificate_wrong_name", "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_names_in_a_certificate_are_told_when_none_fits() {
+    let root = Issued::root("Root");
+    let local = root.issue(named("gw", &["gw.example.org", "192.0.2.1"])).local(&[]).into();
+    let error = check(&local, &ca(&root), "moon.example.org").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the certificate C=CH, CN=gw is not for moon.example.org; it is for gw.example.org; 192.0.2.1; C=CH, CN=gw"
+    );
+    assert_eq!(
+        error.remedy(),
+        "let the peer call itself by a name in its certificate, as gw.example.org, or issue one with the subjectAltName \
+         moon.example.org"
+    );
+    // A common name is no domain name, a wildcard no identity (RFC 4945 §3.1).
+    let local = root.issue(named("gw.example.org", &["*.example.org"])).local(&[]).into();
+    assert_eq!(check(&local, &ca(&root), "gw.example.org").unwrap_err().code(), "certificate_wrong_name");
+}
+
+#[test]
+fn the_chain_goes_along_and_its_faults_come_through() {
+    let root = Issued::root("Root");
+    let sub = root.issue(super::testing::ca_params("Sub", None));
+    let gateway = sub.issue(named("gw", &["gw"]));
+    assert!(check(&gateway.local(&[&sub]).into(), &ca(&root), "gw").is_ok());
+    assert_eq!(check(&gateway.local(&[]).into(), &ca(&root), "gw").unwrap_err().code(), "unknown_ca");
+    let sent = Sent::by(&gateway.local(&[&sub]).into(), &ca(&root), &id("gw"));
+    let later = ca(&root).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW + 366 * 86_400).unwrap_err();
+    assert_eq!(later.code(), "certificate_expired");
+}
+
+#[test]
+fn a_certificate_of_somebody_else_does_not_help() {
+    let root = Issued::root("Root");
+    let (gateway, thief) = (root.issue(named("gw", &["gw"])), root.issue(named("thief", &["thief"])));
+    let mut sent = Sent::by(&thief.local(&[]).into(), &ca(&root), &id("gw"));
+    sent.certificates = vec![(CertEncoding::X509_SIGNATURE, gateway.der.clone())];
+    let error = ca(&root).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
+    assert_eq!(error, AuthError::BadSignature { key: gateway.private().public().to_string() });
+    // Only the first certificate is the peer's own.
+    sent.certificates.insert(0, (CertEncoding::X509_SIGNATURE, thief.der.clone()));
+    let error = ca(&root).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
+    assert_eq!(error.code(), "certificate_wrong_name");
+}
+
+#[test]
+fn no_certificate_and_too_many_are_told() {
+    let root = Issued::root("Root");
+    let gateway = root.issue(named("gw", &["gw"]));
+    let mut sent = Sent::by(&gateway.local(&[]).into(), &ca(&root), &id("gw"));
+    let certificate = sent.certificates[0].clone();
+    sent.certificates = vec![(CertEncoding::CRL, vec![1]), (CertEncoding::HASH_AND_URL, vec![2])];
+    let verify = |sent: &Sent| ca(&root).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW);
+    assert_eq!(verify(&sent), Err(AuthError::NoCertificate));
+    sent.certificates = vec![certificate; 9];
+    assert_eq!(verify(&sent), Err(AuthError::TooManyCertificates(9)));
+    sent.certificates = vec![(CertEncoding::X509_SIGNATURE, b"no DER".to_vec())];
+    assert_eq!(verify(&sent).unwrap_err().code(), "certificate_malformed");
+}
+
+#[test]
+fn a_peer_with_an_rsa_certificate_is_verified() {
+    let root = Issued::root("Root");
+    let key = rcgen::KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    let der = named("gw", &["gw"]).signed_by(&key, &rcgen::Issuer::from_params(&root.params, &root.key)).unwrap();
+    let signer = aws_lc_rs::rsa::KeyPair::from_pkcs8(key.serialized_der()).unwrap();
+    let pss = crate::testing::unhex(
+        "304106092a864886f70d01010a3034a00f300d06096086480165030402010500a11c301a06092a864886f70d010108300d06096086480165030402010500\
+         a203020120",
+    );
+    let pkcs1 = crate::testing::unhex("300d06092a864886f70d01010b0500");
+    for (identifier, encoding) in [(pss, &RSA_PSS_SHA256), (pkcs1, &RSA_PKCS1_SHA256)] {
+        let mut signature = vec![0; signer.public_modulus_len()];
+        #[expect(clippy::disallowed_methods, reason = "the library wants a generator for the salt")]
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        signer.sign(encoding, &random, OCTETS, &mut signature).unwrap();
+        let data = [&[identifier.len() as u8], identifier.as_slice(), &signature].concat();
+        let sent = Sent {
+            identification: id("gw").to_payload(),
+            auth: AuthData { method: AuthMethod::DIGITAL_SIGNATURE, data },
+            certificates: vec![(CertEncoding::X509_SIGNATURE, der.der().to_vec())],
+        };
+        assert!(ca(&root).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).is_ok());
+        assert!(ca(&root).verify(&Pattern::Any, &sent.claim(), PRF, b"other", NOW).is_err());
+    }
+}
+
+#[test]
+fn a_key_and_a_certificate_that_do_not_belong_together_are_refused() {
+    let root = Issued::root("Root");
+    let (one, other) = (root.issue(named("one", &["one"])), root.issue(named("other", &["other"])));
+    let error = LocalKey::certified(one.private(), other.pem().as_bytes()).unwrap_err();
+    assert!(matches!(error, LocalKeyError::OtherKey { .. }), "{error}");
+    let error = LocalKey::certified(one.private(), (root.pem() + &one.pem()).as_bytes()).unwrap_err();
+    assert!(error.to_string().ends_with("the first certificate in the file must be the gateway's own"), "{error}");
+    assert_eq!(LocalKey::certified(one.private(), b"").unwrap_err(), CertificateError::NoPem.into());
+    let local = one.local(&[&root]);
+    assert_eq!(local.certificate().map(Certificate::subject), Some("C=CH, CN=one"));
+    assert_eq!(format!("{:?}", LocalAuth::from(psk("swordfish"))), "Psk(Psk(…))");
+}
+
+#[test]
+fn any_auth_data_is_refused_without_a_panic() {
+    let root = Issued::root("Root");
+    let sent = Sent::by(&root.issue(named("gw", &["gw"])).local(&[]).into(), &ca(&root), &id("gw"));
+    for len in 0..sent.auth.data.len() {
+        let claim = Claim { data: &sent.auth.data[..len], ..sent.claim() };
+        assert!(ca(&root).verify(&Pattern::Any, &claim, PRF, OCTETS, NOW).is_err());
+    }
+    for method in (0..=255).map(AuthMethod).filter(|method| *method != AuthMethod::DIGITAL_SIGNATURE) {
+        let claim = Claim { method, ..sent.claim() };
+        assert!(ca(&root).verify(&Pattern::Any, &claim, PRF, OCTETS, NOW).is_err());
+    }
+}
