@@ -143,6 +143,16 @@ impl LocalAuth {
         }
     }
 
+    /// Our ID payload. A name that is in our certificate goes byte for byte as it is there: not every peer knows that a
+    /// distinguished name in other strings is the same.
+    pub fn identification(&self, identity: &Identity) -> Identification {
+        let certified = match self {
+            LocalAuth::Key(local) => local.certificate().map_or(&[][..], Certificate::identities),
+            LocalAuth::Psk(_) => &[],
+        };
+        certified.iter().find(|name| *name == identity).unwrap_or(identity).to_payload()
+    }
+
     /// Our CERT payloads, for a peer that sent these CERTREQ payloads.
     ///
     /// Certificates go without being asked for, for not every peer asks (RFC 7296 §3.6); a raw key, which the peer must have

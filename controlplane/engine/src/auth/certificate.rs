@@ -226,6 +226,11 @@ impl Certificate {
         self.key.as_ref().map_err(Clone::clone)
     }
 
+    /// Who it is for: the subjectAltNames that can be identities, then the subject.
+    pub fn identities(&self) -> &[Identity] {
+        &self.names
+    }
+
     /// Whether it is for this identity: the subject for a distinguished name, a subjectAltName for any other (RFC 4945 §3.1).
     /// No wildcards and no common names.
     pub fn names(&self, identity: &Identity) -> bool {

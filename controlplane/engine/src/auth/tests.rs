@@ -158,6 +158,20 @@ fn a_certificate_is_good_for_the_identities_in_it() {
 }
 
 #[test]
+fn our_name_goes_as_our_certificate_spells_it() {
+    let root = Issued::root("Root");
+    let local = LocalAuth::from(root.issue(named("Gateway", &["GW.example.org"])).local(&[]));
+    assert_eq!(local.identification(&id("gw.example.org")).data, b"GW.example.org");
+    let subject = local.identification(&id("C=ch, CN=gateway"));
+    assert_eq!(Identity::from_payload(&subject).unwrap().to_string(), "C=CH, CN=Gateway");
+    // The certificate has the country as a UTF8String; we would make a PrintableString of it.
+    let has = |data: &[u8], tag| data.windows(4).any(|bytes| bytes == [tag, 2, b'C', b'H']);
+    assert!(has(&subject.data, 0x0c) && has(&id("C=CH, CN=Gateway").to_payload().data, 0x13));
+    assert_eq!(local.identification(&id("other")), id("other").to_payload());
+    assert_eq!(LocalAuth::from(psk("swordfish")).identification(&id("gw")), id("gw").to_payload());
+}
+
+#[test]
 fn the_names_in_a_certificate_are_told_when_none_fits() {
     let root = Issued::root("Root");
     let local = root.issue(named("gw", &["gw.example.org", "192.0.2.1"])).local(&[]).into();

@@ -9,7 +9,7 @@
 //! Child SA          KEYMAT = prf+(SK_d, [SK(0) |] Ni | Nr [| SK(1) | … | SK(n)])      IkeKeys::child
 //! ```
 //! `SK(0)` is the shared secret of the first key exchange, g^ir in RFC 7296; `SK(1)` and so on are those of additional ones.
-//! SK_a does not exist with an AEAD (RFC 5282 §8).
+//! SK_a has no bytes with an AEAD (RFC 5282 §7.1).
 
 use std::fmt;
 use std::ops::Range;
@@ -43,8 +43,8 @@ pub struct IkeKeys {
     material: Secret,
 }
 
-/// The keys of a pair of Child SAs, named after who sends under them.
-#[derive(Clone, PartialEq, Eq)]
+/// The keys of a pair of Child SAs, named after who sends under them. Wiped when dropped, as their type is.
+#[derive(Clone)]
 pub struct ChildKeys {
     /// The initiator of the exchange that made the Child SA, who need not be the initiator of the IKE SA.
     pub from_initiator: SaKey,

@@ -1,4 +1,6 @@
 //! The pseudorandom functions of IKEv2, HMAC with SHA-2 (RFC 4868 §2.4), and prf+ (RFC 7296 §2.13).
+//!
+//! Keys and results are wiped when dropped. The library hands a result over by value, and that copy on the stack is not wiped.
 
 use adit_proto::ike::PrfId;
 use aws_lc_rs::hmac;

@@ -146,7 +146,7 @@ impl PublicKey {
         &self.spki
     }
 
-    /// SHA-256 of the SubjectPublicKeyInfo.
+    /// SHA-256 of the SubjectPublicKeyInfo, as `openssl pkey -pubin -outform DER | sha256sum` gives it.
     pub fn fingerprint(&self) -> [u8; 32] {
         let mut out = [0; 32];
         out.copy_from_slice(digest(&SHA256, &self.spki).as_ref());
