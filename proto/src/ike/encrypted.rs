@@ -13,8 +13,8 @@
 
 use super::cursor::Cursor;
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
-use super::header::{Header, LENGTH_AT, Link, NEXT_PAYLOAD_AT, PAYLOAD_HEADER_LEN, payload_header};
-use super::message::{MESSAGE_LEN_MAX, PAYLOADS_MAX};
+use super::header::{Header, LENGTH_AT, Link, MESSAGE_LEN_MAX, NEXT_PAYLOAD_AT, PAYLOAD_HEADER_LEN, payload_header};
+use super::message::PAYLOADS_MAX;
 use super::registry::PayloadType;
 use crate::demux::IKE_HEADER_LEN;
 use crate::suite::TAG_LEN;

@@ -2,15 +2,13 @@
 
 use super::cursor::{Cursor, with_length};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
-use super::header::{Header, Link, payload_header};
+use super::header::{Header, Link, MESSAGE_LEN_MAX, payload_header};
 use super::payload::Payload;
 use super::registry::PayloadType;
 use crate::demux::IKE_HEADER_LEN;
 
 /// Most payloads in one chain that are accepted. A long chain of certificates has about ten.
 pub const PAYLOADS_MAX: usize = 128;
-/// The longest message that is written or read, in bytes: what a UDP datagram could hold.
-pub const MESSAGE_LEN_MAX: usize = 65_535;
 
 /// A message as it is sent: the payloads in the clear, of which the last may be SK or SKF.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -81,7 +81,8 @@ pub struct Identification {
 }
 
 impl Identification {
-    /// The body of the payload, which is what the MAC over the identity covers (RFC 7296 §2.15: RestOfInitIDPayload).
+    /// The body of the payload, which is what the MAC over the identity covers (RFC 7296 §2.15: RestOfInitIDPayload). Its
+    /// reserved bytes are zero, as they are sent (§3.5).
     pub fn body(&self) -> Vec<u8> {
         [&[self.id_type.0, 0, 0, 0], self.data.as_slice()].concat()
     }
@@ -120,11 +121,11 @@ impl Delete {
         if spi_len != expected_len {
             return Err(cursor.error_at(at + 1, IkeFault::BadLength { field: "SPI", len: spi_len.into() }));
         }
+        // An SPI of no bytes is in the header: whatever number of them is said to follow, nothing does.
+        let count = if protocol == ProtocolId::IKE { 0 } else { count };
         if count > DELETE_SPIS_MAX {
             return Err(cursor.error_at(at + 2, IkeFault::TooMany { what: "SPIs", limit: DELETE_SPIS_MAX }));
         }
-        // An SPI of no bytes is in the header: whatever number of them is said to follow, nothing does.
-        let count = if protocol == ProtocolId::IKE { 0 } else { count };
         let spis = (0..count).map(|_| cursor.u32("SPI").map(Spi)).collect::<Result<_, _>>()?;
         cursor.finish()?;
         Ok(Delete { protocol, spis })

@@ -10,8 +10,7 @@ use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce, Tag};
 use proptest::prelude::*;
 use std::convert::Infallible;
 
-mod support;
-use support::hex;
+use crate::support::{self, hex};
 
 const KEY: [u8; 32] = {
     let mut key = [0; 32];

@@ -7,8 +7,7 @@ use adit_proto::ike::{
 };
 use adit_proto::ike::{IpSelector, TransformType};
 
-mod support;
-use support::{RFC7634, hex};
+use crate::support::{RFC7634, hex};
 
 #[test]
 fn the_message_of_rfc_7634_is_read_and_written() {
