@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, Mac, PeerId};
+use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag};
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Route};
@@ -125,6 +126,7 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
     for (index, peer) in config.peers.iter().enumerate() {
         changes.before.extend(every(Command::PeerSet {
             peer: changes.ids[index],
+            tag: tag(&peer.name),
             endpoint: peer.endpoint,
             path_mtu: config.underlay_mtu,
             lanes: wanted::outbound_lanes(config, index),
@@ -134,6 +136,13 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
         changes.pins.extend(every(Command::FdbPin { mac: *mac, peer: changes.ids[*peer] }));
     }
     changes
+}
+
+/// Tells peers apart that have one id one after the other, whoever remembers the first: when a new peer gets the id of one that
+/// is gone, the data plane sees another tag and forgets all that belonged to the one before.
+fn tag(name: &str) -> PeerTag {
+    let digest = digest(&SHA256, name.as_bytes());
+    PeerTag(digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
 }
 
 /// Whether a live SA is the wanted one in everything that cannot be changed while it lives. The SPI stands for the key:
@@ -264,6 +273,10 @@ mod tests {
         assert_eq!(changes.keep.len(), 4);
         assert_eq!(changes.install.len(), 4);
         assert_eq!(count(&changes, |command| matches!(command, Command::SaRemove { .. })), 4);
+        let sets_first =
+            |command: &Command| matches!(command, Command::PeerSet { peer: PeerId(0), tag: found, .. } if *found == tag("d"));
+        assert_eq!(count(&changes, sets_first), 2, "each worker is told that id 0 is d and not b any more");
+        assert_ne!(tag("d"), tag("b"));
         let reordered = config(&["c", "b"], "");
         let changes = super::changes(&reordered, &sas(&reordered), &installed(&before, &ids), &memory(&before, &ids));
         assert_eq!(changes.ids, [PeerId(1), PeerId(0)]);

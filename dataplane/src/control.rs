@@ -8,11 +8,14 @@ use adit_proto::esp;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
+use crate::sa::Path;
 use crate::udp::Endpoint;
 use crate::worker::{Environment, State};
 
 /// Longest datagram that the control plane may inject, in bytes.
 const INJECT_MAX: usize = 2048;
+/// Shortest path MTU, in bytes: what every IPv4 host takes (RFC 1122 §3.3.2).
+const PATH_MTU_MIN: u16 = 576;
 
 /// Applies what waits. One load when nothing does.
 #[inline]
@@ -36,21 +39,23 @@ pub fn apply(state: &mut State, env: &mut Environment) {
 
 fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match *command {
-        Command::PeerSet { peer, endpoint, path_mtu, lanes } => {
-            if lanes == 0 || usize::from(lanes) > WORKERS_MAX || path_mtu < 576 {
+        Command::PeerSet { peer, tag, endpoint, path_mtu, lanes } => {
+            if lanes == 0 || usize::from(lanes) > WORKERS_MAX || path_mtu < PATH_MTU_MIN {
                 return Err(Refusal::BadValue);
             }
             let ipv6_outer = endpoint.is_ipv6();
             if ipv6_outer && !env.udp.mapped {
                 return Err(Refusal::BadValue);
             }
+            // What the one before had learned and was given must not serve the one that comes.
+            if state.tables.peer(peer).is_some_and(|before| before.tag != tag) {
+                remove_peer(peer, state, env)?;
+            }
             let frame_max = esp::frame_len_max(path_mtu, ipv6_outer);
-            state.tables.set_peer(peer, Endpoint::new(endpoint, env.udp.mapped), frame_max, lanes)
+            let path = Path { endpoint: Endpoint::new(endpoint, env.udp.mapped), frame_max, lanes };
+            state.tables.set_peer(peer, tag, path)
         }
-        Command::PeerRemove { peer } => {
-            state.fdb.forget_peer(peer);
-            state.tables.remove_peer(peer, |slot| env.port.sa_remove(slot))
-        }
+        Command::PeerRemove { peer } => remove_peer(peer, state, env),
         Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
         Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
         Command::SaRemove { spi, direction } => remove_sa(spi, direction, state, env),
@@ -65,6 +70,11 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             Ok(())
         }
     }
+}
+
+fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
+    state.fdb.forget_peer(peer);
+    state.tables.remove_peer(peer, |slot| env.port.sa_remove(slot))
 }
 
 fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {

@@ -8,7 +8,7 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use adit_proto::control::{Mac, PeerId};
+use adit_proto::control::{Mac, PeerId, PeerTag};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
@@ -22,14 +22,15 @@ pub struct Buffer {
     pub len: usize,
 }
 
-/// What one worker gives another.
+/// What one worker gives another. The tag is that of the peer when it was given: the taker may have removed the peer since, or
+/// given its id to another.
 pub enum Item {
     /// A frame from the TAP, virtio-net header first, for a peer whose SA the other worker owns.
-    Frame { buffer: Buffer, peer: PeerId },
+    Frame { buffer: Buffer, peer: PeerId, tag: PeerTag },
     /// Datagrams of `segment` bytes (the last may be shorter) whose SA the other worker owns.
     Datagrams { buffer: Buffer, segment: usize, from: Endpoint },
     /// An address that a peer's frame taught.
-    Learned { mac: Mac, peer: PeerId },
+    Learned { mac: Mac, peer: PeerId, tag: PeerTag },
 }
 
 struct Inbox {
@@ -145,14 +146,14 @@ mod tests {
         let total = 2 * HANDOVER_BUFFERS_PER_WORKER;
         let mut given = 0;
         while let Some(buffer) = handover.buffer() {
-            assert!(handover.give(1, Item::Frame { buffer, peer: PeerId(0) }));
+            assert!(handover.give(1, Item::Frame { buffer, peer: PeerId(0), tag: PeerTag(0) }));
             given += 1;
         }
         assert_eq!(given, total);
         for _ in total..HANDOVER_RING {
-            assert!(handover.give(1, Item::Learned { mac: [2; 6], peer: PeerId(0) }));
+            assert!(handover.give(1, Item::Learned { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) }));
         }
-        assert!(!handover.give(1, Item::Learned { mac: [2; 6], peer: PeerId(0) }), "the ring is full");
+        assert!(!handover.give(1, Item::Learned { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) }), "the ring is full");
         assert!(!handover.may_sleep(1));
         while let Some(item) = handover.take(1) {
             if let Item::Frame { buffer, .. } = item {

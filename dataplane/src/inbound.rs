@@ -274,7 +274,9 @@ impl Inbound {
             Learned::Full => return env.port.drop(Drop::FdbFull, 1),
         }
         env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
-        env.tell_others(mac, peer);
+        if let Some(tag) = state.tables.peer(peer).map(|peer| peer.tag) {
+            env.tell_others(mac, peer, tag);
+        }
     }
 
     fn count_overflows(&mut self, env: &mut Environment) {

@@ -12,7 +12,7 @@
 use std::io;
 use std::time::Instant;
 
-use adit_proto::control::{Event, Feature, PeerId};
+use adit_proto::control::{Event, Feature, PeerId, PeerTag};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
@@ -123,23 +123,23 @@ impl Outbound {
     fn unicast(&mut self, id: PeerId, len: usize, state: &mut State, env: &mut Environment) {
         let Some(peer) = state.tables.peer(id) else { return env.port.drop(Drop::NoPeer, 1) };
         if peer.outbound.is_none() {
-            let owner = env.id % usize::from(peer.lanes.max(1));
-            return if owner == env.id { env.port.drop(Drop::NoSa, 1) } else { self.hand_over(owner, id, len, env) };
+            let owner = env.id % usize::from(peer.path.lanes.max(1));
+            return if owner == env.id { env.port.drop(Drop::NoSa, 1) } else { self.hand_over(owner, id, peer.tag, len, env) };
         }
         let Some((header, frame)) = self.buffer[READ_AT..READ_AT + len].split_first_chunk() else { return };
         let plan = Plan::new(&VnetHeader::parse(header), frame, FRAME_HEADROOM)
-            .and_then(|plan| if plan.longest() > peer.frame_max { Err(Drop::PathMtu) } else { Ok(plan) });
+            .and_then(|plan| if plan.longest() > peer.path.frame_max { Err(Drop::PathMtu) } else { Ok(plan) });
         match plan {
             Ok(plan) => self.segments(plan, peer, env),
             Err(why) => env.port.drop(why, 1),
         }
     }
 
-    fn hand_over(&mut self, owner: usize, peer: PeerId, len: usize, env: &mut Environment) {
+    fn hand_over(&mut self, owner: usize, peer: PeerId, tag: PeerTag, len: usize, env: &mut Environment) {
         let Some(mut buffer) = env.handover.buffer() else { return env.port.drop(Drop::HandoverFull, 1) };
         buffer.bytes[..len].copy_from_slice(&self.buffer[READ_AT..READ_AT + len]);
         buffer.len = len;
-        if env.handover.give(owner, Item::Frame { buffer, peer }) {
+        if env.handover.give(owner, Item::Frame { buffer, peer, tag }) {
             env.port.count(Count::HandedOver, 1);
         } else {
             env.port.drop(Drop::HandoverFull, 1);
@@ -156,11 +156,11 @@ impl Outbound {
             let (frame, open) = plan.segment(k, &mut self.buffer, checksums);
             deferred += u64::from(open);
             let len = esp::sealed_len(frame.len());
-            if !self.train.takes(&peer.endpoint, len, env.udp.segments_max) {
+            if !self.train.takes(&peer.path.endpoint, len, env.udp.segments_max) {
                 send(&mut self.train, env);
             }
             match seal(sa, &mut self.buffer, frame, open, self.train.reserve(len)) {
-                Ok(()) => self.train.commit(&peer.endpoint, len),
+                Ok(()) => self.train.commit(&peer.path.endpoint, len),
                 Err(why) => {
                     env.port.drop(why, (count - k) as u64);
                     break;

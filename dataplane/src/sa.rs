@@ -3,7 +3,7 @@
 //! An SA has one owner, so its sequence number and its window are plain integers. What every packet touches lies in
 //! [`OutboundSa`] and [`InboundSa`]; what the control plane installs is [`adit_proto::control`]'s.
 
-use adit_proto::control::{self, PeerId, Refusal, Spi};
+use adit_proto::control::{self, PeerId, PeerTag, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::replay::Window;
 
@@ -38,13 +38,21 @@ pub struct InboundSa {
     pub bytes: u64,
 }
 
-/// A peer as this worker sees it.
-pub struct Peer {
+/// How a peer is reached.
+#[derive(Clone, Copy)]
+pub struct Path {
     pub endpoint: Endpoint,
-    /// Longest Ethernet frame that fits the path, in bytes.
+    /// Longest Ethernet frame that fits, in bytes.
     pub frame_max: usize,
     /// Workers 0 to `lanes` − 1 have an outbound SA.
     pub lanes: u16,
+}
+
+/// A peer as this worker sees it.
+pub struct Peer {
+    pub path: Path,
+    /// Differs from that of any other peer that has had this id or will have it.
+    pub tag: PeerTag,
     pub outbound: Option<Box<OutboundSa>>,
 }
 
@@ -79,6 +87,12 @@ impl Tables {
     #[inline]
     pub fn peer(&mut self, id: PeerId) -> Option<&mut Peer> {
         self.peers.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    /// Whether this very peer is set, and not one that took over its id.
+    #[inline]
+    pub fn has(&self, id: PeerId, tag: PeerTag) -> bool {
+        self.peers.get(usize::from(id.0)).and_then(Option::as_ref).is_some_and(|peer| peer.tag == tag)
     }
 
     /// The n-th of the peers that are set.
@@ -120,12 +134,13 @@ impl Tables {
         self.inbound.get_mut(index)
     }
 
-    pub fn set_peer(&mut self, id: PeerId, endpoint: Endpoint, frame_max: usize, lanes: u16) -> Result<(), Refusal> {
+    /// Adds a peer, or changes the path of the one that has the id.
+    pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, path: Path) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         match place {
-            Some(peer) => (peer.endpoint, peer.frame_max, peer.lanes) = (endpoint, frame_max, lanes),
+            Some(peer) => (peer.path, peer.tag) = (path, tag),
             None => {
-                *place = Some(Peer { endpoint, frame_max, lanes, outbound: None });
+                *place = Some(Peer { path, tag, outbound: None });
                 self.present.push(id);
             }
         }
@@ -270,7 +285,7 @@ mod tests {
 
     fn tables() -> Tables {
         let mut tables = Tables::new(4, 8, Backend::AwsLc);
-        tables.set_peer(PeerId(1), Endpoint::default(), 1400, 1).unwrap();
+        tables.set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1 }).unwrap();
         tables
     }
 

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use adit_channel::Port;
-use adit_proto::control::{Event, Mac, PeerId, Place};
+use adit_proto::control::{Event, Mac, PeerId, PeerTag, Place};
 use adit_proto::esp::{self, Header};
-use adit_proto::stats::{Count, Gauge};
+use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::aead::Backend;
 use crate::config::{Config, TAKEOVERS_PER_TURN};
@@ -46,9 +46,9 @@ impl Environment {
     }
 
     /// Tells the other workers what a frame taught. A full inbox loses it: the next frame of that address tells it again.
-    pub fn tell_others(&mut self, mac: Mac, peer: PeerId) {
+    pub fn tell_others(&mut self, mac: Mac, peer: PeerId, tag: PeerTag) {
         for other in (0..self.handover.workers()).filter(|&other| other != self.id) {
-            self.handover.give(other, Item::Learned { mac, peer });
+            self.handover.give(other, Item::Learned { mac, peer, tag });
         }
     }
 }
@@ -146,9 +146,13 @@ impl Worker {
             let Some(item) = self.env.handover.take(self.env.id) else { break };
             taken += 1;
             match item {
-                Item::Frame { buffer, peer } => {
+                Item::Frame { buffer, peer, tag } => {
                     self.env.port.count(Count::TakenOver, 1);
-                    self.outbound.take_over(&buffer.bytes[..buffer.len], peer, &mut self.state, &mut self.env);
+                    if self.state.tables.has(peer, tag) {
+                        self.outbound.take_over(&buffer.bytes[..buffer.len], peer, &mut self.state, &mut self.env);
+                    } else {
+                        self.env.port.drop(Drop::NoPeer, 1);
+                    }
                     self.env.handover.give_back(buffer);
                 }
                 Item::Datagrams { buffer, segment, from } => {
@@ -157,9 +161,11 @@ impl Worker {
                     self.inbound.take_over(bytes, segment, from, &mut self.state, &mut self.env, io)?;
                     self.env.handover.give_back(buffer);
                 }
-                Item::Learned { mac, peer } => {
-                    self.state.fdb.learn(mac, peer, self.state.now_s);
-                    self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
+                Item::Learned { mac, peer, tag } => {
+                    if self.state.tables.has(peer, tag) {
+                        self.state.fdb.learn(mac, peer, self.state.now_s);
+                        self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
+                    }
                 }
             }
         }

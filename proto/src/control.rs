@@ -17,6 +17,10 @@ pub use wire::RECORD_LEN_MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u16);
 
+/// Tells apart the peers that have one id one after the other. The control plane derives it from the peer's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerTag(pub u64);
+
 /// Security parameters index (RFC 4303 §2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spi(pub u32);
@@ -80,9 +84,10 @@ pub struct InboundSa {
 /// A change that the control plane orders. A worker applies commands between batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Adds a peer or changes its path. Goes to every worker.
+    /// Adds a peer or changes its path; a peer of another tag that has the id is removed first. Goes to every worker.
     PeerSet {
         peer: PeerId,
+        tag: PeerTag,
         endpoint: SocketAddr,
         /// Largest outer IP packet on the path, in bytes.
         path_mtu: u16,

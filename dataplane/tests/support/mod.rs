@@ -18,7 +18,7 @@ use adit_dataplane::open::{Opened, open};
 use adit_dataplane::sa;
 use adit_dataplane::seal::seal;
 use adit_dataplane::start::{Plane, Running};
-use adit_proto::control::{Command, Event, InboundSa, OutboundSa, PeerId, SaKey, Spi};
+use adit_proto::control::{Command, Event, InboundSa, OutboundSa, PeerId, PeerTag, SaKey, Spi};
 use adit_proto::esp::{self, Header};
 use adit_proto::replay::Window;
 use adit_proto::stats::{Count, Drop as Dropped};
@@ -27,6 +27,7 @@ use clap::Parser;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub const PEER: PeerId = PeerId(0);
+pub const TAG: PeerTag = PeerTag(1);
 const SUITE: Suite = Suite::Aes128Gcm;
 
 /// How long to wait for what must happen.
@@ -117,9 +118,8 @@ impl Bed {
     }
 
     fn install(&mut self, workers: usize, lanes: u16) {
-        let endpoint: SocketAddr = "127.0.0.1:4501".parse().unwrap();
         for worker in 0..workers {
-            self.order(worker, &Command::PeerSet { peer: PEER, endpoint, path_mtu: 1500, lanes });
+            self.order(worker, &peer_set(PEER, TAG, lanes));
         }
         for lane in 0..u32::from(lanes) {
             self.order(
@@ -231,6 +231,12 @@ impl PacketSocket {
         buffer.truncate(len);
         buffer
     }
+}
+
+/// The command that sets a peer which is reached where the peer of every test is.
+pub fn peer_set(peer: PeerId, tag: PeerTag, lanes: u16) -> Command {
+    let endpoint: SocketAddr = "127.0.0.1:4501".parse().unwrap();
+    Command::PeerSet { peer, tag, endpoint, path_mtu: 1500, lanes }
 }
 
 /// The SA with which the peer seals for lane `lane` of the data plane.

@@ -4,7 +4,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Command, Direction, Event, Feature, InboundSa, OutboundSa, PeerId, Place, Refusal, SaKey, Spi};
+use super::{Command, Direction, Event, Feature, InboundSa, OutboundSa, PeerId, PeerTag, Place, Refusal, SaKey, Spi};
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
@@ -115,8 +115,8 @@ impl Command {
     pub fn encode(&self, out: &mut [u8; RECORD_LEN_MAX]) -> usize {
         let mut writer = Writer::new(out);
         match self {
-            Command::PeerSet { peer, endpoint, path_mtu, lanes } => {
-                writer.u8(command::PEER_SET).u16(peer.0).addr(*endpoint).u16(*path_mtu).u16(*lanes);
+            Command::PeerSet { peer, tag, endpoint, path_mtu, lanes } => {
+                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).addr(*endpoint).u16(*path_mtu).u16(*lanes);
             }
             Command::PeerRemove { peer } => {
                 writer.u8(command::PEER_REMOVE).u16(peer.0);
@@ -145,6 +145,7 @@ impl Command {
         let command = match reader.u8()? {
             command::PEER_SET => Command::PeerSet {
                 peer: PeerId(reader.u16()?),
+                tag: PeerTag(reader.u64()?),
                 endpoint: reader.addr()?,
                 path_mtu: reader.u16()?,
                 lanes: reader.u16()?,
@@ -221,11 +222,8 @@ mod tests {
 
     fn commands() -> impl Strategy<Value = Command> {
         prop_oneof![
-            (any::<u16>(), addrs(), any::<u16>(), any::<u16>()).prop_map(|(peer, endpoint, path_mtu, lanes)| Command::PeerSet {
-                peer: PeerId(peer),
-                endpoint,
-                path_mtu,
-                lanes
+            (any::<(u16, u64)>(), addrs(), any::<u16>(), any::<u16>()).prop_map(|((peer, tag), endpoint, path_mtu, lanes)| {
+                Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), endpoint, path_mtu, lanes }
             }),
             any::<u16>().prop_map(|peer| Command::PeerRemove { peer: PeerId(peer) }),
             (any::<(u32, u16, u64, u64, bool)>(), suites(), keys()).prop_map(|(f, suite, key)| Command::OutboundSaInstall(

@@ -1,0 +1,76 @@
+//! Peers come, go and follow each other under one id: nothing of one ever serves another.
+
+mod support;
+
+use adit_proto::control::{Command, PeerTag};
+use adit_proto::stats::{Count, Drop, Gauge};
+use support::{Bed, PEER, TAG, eventually, frame, in_namespace, peer_seals, peer_set, sealed};
+
+const OTHER: PeerTag = PeerTag(2);
+
+#[test]
+fn a_peer_that_takes_over_an_id_inherits_neither_addresses_nor_sas() {
+    in_namespace(|| {
+        let mut bed = Bed::start(2, "io_uring", 2);
+        let gauge = |bed: &Bed, worker: u16, gauge: Gauge| bed.master.counters(worker).gauge(gauge);
+        let mut lanes = [peer_seals(0), peer_seals(1)];
+        bed.send(&sealed(&mut lanes[0], &frame(5, 1, 60)));
+        bed.tap.receive();
+        eventually("both know the address", || (0..2).all(|worker| gauge(&bed, worker, Gauge::FdbEntries) == 1));
+        // The same peer on another path keeps everything.
+        bed.order(0, &peer_set(PEER, TAG, 2));
+        assert_eq!((gauge(&bed, 0, Gauge::FdbEntries), gauge(&bed, 0, Gauge::InboundSas)), (1, 2));
+
+        bed.order(0, &peer_set(PEER, OTHER, 2));
+        let all = [Gauge::FdbEntries, Gauge::InboundSas, Gauge::OutboundSas, Gauge::Peers];
+        assert_eq!(all.map(|which| gauge(&bed, 0, which)), [0, 0, 0, 1]);
+        assert_eq!(bed.master.live_sas().iter().filter(|(worker, _)| *worker == 0).count(), 0);
+
+        // Worker 1 has not heard of the change and tells what it learns of the old peer; worker 0 does not believe it.
+        bed.send(&sealed(&mut lanes[1], &frame(6, 1, 60)));
+        bed.tap.receive();
+        eventually("worker 1 has learned it", || gauge(&bed, 1, Gauge::FdbEntries) == 2);
+        turn(&mut bed);
+        assert_eq!(gauge(&bed, 0, Gauge::FdbEntries), 0);
+        // Both agree again: what one learns of the new peer, the other takes.
+        bed.order(1, &peer_set(PEER, OTHER, 2));
+        assert_eq!(gauge(&bed, 1, Gauge::FdbEntries), 0);
+        assert_eq!(bed.drops(), []);
+    });
+}
+
+#[test]
+fn frames_given_for_a_peer_that_is_gone_are_dropped_by_name() {
+    in_namespace(|| {
+        let mut bed = Bed::start(2, "poll", 1);
+        bed.order(0, &Command::PeerRemove { peer: PEER });
+        bed.order(0, &peer_set(PEER, OTHER, 1));
+        // Worker 1 still hands all of the old peer's frames over to worker 0.
+        let mut sent = 0;
+        while bed.count(Count::TakenOver) == 0 {
+            sent += 1;
+            assert!(sent < 1000, "no frame came through the second queue");
+            bed.tap.send(&frame_to(sent as u8));
+            turn(&mut bed);
+        }
+        eventually("what worker 0 took it dropped", || bed.dropped(Drop::NoPeer) == bed.count(Count::TakenOver));
+        assert_eq!(bed.count(Count::Sealed), 0);
+    });
+}
+
+/// Two whole turns of worker 0: what was in its inbox before has been taken after.
+fn turn(bed: &mut Bed) {
+    for _ in 0..2 {
+        bed.order(0, &Command::FdbUnpin { mac: [2, 9, 9, 9, 9, 9] });
+    }
+}
+
+/// A broadcast from a host behind the TAP, in a flow of its own.
+fn frame_to(flow: u8) -> Vec<u8> {
+    let mut frame = vec![0; 60];
+    frame[..6].fill(0xff);
+    frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 8, 0]);
+    frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame[34..40].copy_from_slice(&[0x30, flow, 0x40, 0, 0, 26]);
+    frame
+}
