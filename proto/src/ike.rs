@@ -32,7 +32,7 @@ pub mod selector;
 pub use config::{CfgAttribute, Config};
 pub use encrypted::{Fragment, Sealed, Unsealed};
 pub use error::{IkeDecodeError, IkeEncodeError, IkeFault};
-pub use header::{Flags, Header, IkeSpi, Version};
+pub use header::{Flags, Header, IkeSpi, MESSAGE_LEN_MAX, Version};
 pub use message::{Message, decode_payloads, encode_payloads};
 pub use notify::Notify;
 pub use payload::{Delete, Identification, Payload};

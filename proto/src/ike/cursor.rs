@@ -85,16 +85,18 @@ pub(super) fn fit<T: TryFrom<usize>>(payload: PayloadType, value: usize, what: &
     T::try_from(value).map_err(|_| IkeEncodeError { payload, what })
 }
 
-/// Writes what `body` writes, then its length into the two bytes at `length_at` after the beginning of it.
+/// Where payloads, proposals, transforms and selectors have their length: after two bytes.
+const LENGTH_AT: usize = 2;
+
+/// Writes what `body` writes, then its length into the place that `body` left for it.
 pub(super) fn with_length(
     out: &mut Vec<u8>,
     payload: PayloadType,
-    length_at: usize,
     body: impl FnOnce(&mut Vec<u8>) -> Result<(), IkeEncodeError>,
 ) -> Result<(), IkeEncodeError> {
     let start = out.len();
     body(out)?;
     let len: u16 = fit(payload, out.len() - start, "it is longer than 65535 bytes")?;
-    out[start + length_at..start + length_at + 2].copy_from_slice(&len.to_be_bytes());
+    out[start + LENGTH_AT..start + LENGTH_AT + 2].copy_from_slice(&len.to_be_bytes());
     Ok(())
 }

@@ -98,7 +98,7 @@ fn encode_chain(payloads: &[Payload], out: &mut Vec<u8>) -> Result<PayloadType, 
             Payload::Unknown { critical, .. } => (following, *critical),
             _ => (following, false),
         };
-        with_length(out, payload.kind(), 2, |out| {
+        with_length(out, payload.kind(), |out| {
             out.extend(payload_header(next, critical));
             payload.encode_body(out)
         })?;

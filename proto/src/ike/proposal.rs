@@ -131,7 +131,7 @@ impl Transform {
     }
 
     fn encode(&self, last: bool, out: &mut Vec<u8>) -> Result<(), IkeEncodeError> {
-        with_length(out, PayloadType::SA, 2, |out| {
+        with_length(out, PayloadType::SA, |out| {
             out.extend([if last { LAST } else { MORE_TRANSFORMS }, 0, 0, 0, self.kind.0, 0]);
             out.extend(self.id.to_be_bytes());
             fit_count(self.attributes.len(), ATTRIBUTES_MAX, "a transform has too many attributes")?;
@@ -209,7 +209,7 @@ impl Proposal {
     }
 
     fn encode(&self, last: bool, out: &mut Vec<u8>) -> Result<(), IkeEncodeError> {
-        with_length(out, PayloadType::SA, 2, |out| {
+        with_length(out, PayloadType::SA, |out| {
             let spi_len: u8 = fit(PayloadType::SA, self.spi.len(), "an SPI is longer than 255 bytes")?;
             let count = fit_count(self.transforms.len(), TRANSFORMS_MAX, "a proposal has too many transforms")?;
             out.extend([if last { LAST } else { MORE_PROPOSALS }, 0, 0, 0, self.number, self.protocol.0, spi_len, count]);

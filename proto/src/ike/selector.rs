@@ -142,7 +142,7 @@ impl TrafficSelector {
     }
 
     fn encode(&self, payload: PayloadType, out: &mut Vec<u8>) -> Result<(), IkeEncodeError> {
-        with_length(out, payload, 2, |out| {
+        with_length(out, payload, |out| {
             match self {
                 TrafficSelector::Ip(IpSelector { protocol, ports, addresses }) => {
                     out.extend([self.kind().0, *protocol, 0, 0]);

@@ -139,6 +139,23 @@ fn payloads_in_the_clear_before_sk_are_associated_data() {
     assert_eq!(Sealed::parse(&fragment).unwrap().unwrap().int_auth(0), expected);
 }
 
+#[test]
+fn before_sk_only_an_unknown_critical_payload_is_an_error() {
+    // A Vendor ID or a payload of type 200, critical or not, which names SK.
+    let message = |kind: u8, critical: u8| {
+        hex(&format!(
+            "0000000000000001 0000000000000002 {kind:02x} 20 25 00 00000003 0000003d
+             2e {critical:02x} 0004  00 00 001d {} 00 {}",
+            "11".repeat(IV_LEN),
+            "22".repeat(ICV_LEN)
+        ))
+    };
+    for (kind, critical) in [(43, 0), (43, 0x80), (200, 0)] {
+        assert!(Sealed::parse(&message(kind, critical)).unwrap().is_some(), "{kind} {critical}");
+    }
+    assert_eq!(fault_of(&message(200, 0x80)), (PayloadType(200), 32, IkeFault::UnsupportedCritical));
+}
+
 /// A message whose only payload is of this kind and has this body.
 fn with_body(kind: PayloadType, body: &[u8]) -> Vec<u8> {
     let payload = match kind {
