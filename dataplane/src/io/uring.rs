@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use adit_channel::Port;
 use adit_proto::control::Place;
+use adit_proto::stats::Drop;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, count_refused};
@@ -31,6 +32,9 @@ const UDP: u32 = 1;
 const WAKE: u32 = 2;
 /// `user_data` of a write is this bit and the number of frames in it; of a poll, the index of the descriptor.
 const WRITE: u64 = 1 << 32;
+
+/// Looks at the ring before a write is given up because those before it do not complete.
+const DRAIN_LOOKS_MAX: usize = 16;
 
 const _: () = assert!(IOVECS > FRAMES_MAX, "the largest write fits");
 
@@ -107,14 +111,11 @@ impl UringIo {
         self.push(&entry.user_data(descriptor.into()))
     }
 
+    /// Queues an entry. There is room: at most `WRITES_MAX` writes and one poll for each descriptor are queued or in flight.
     fn push(&mut self, entry: &squeue::Entry) -> Result<(), Failure> {
-        loop {
-            // SAFETY: what the entry points to stays valid and untouched until its completion (see the head of this file).
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
-                return Ok(());
-            }
-            self.submit(0)?;
-        }
+        // SAFETY: what the entry points to stays valid and untouched until its completion (see the head of this file).
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        pushed.map_err(|error| Failure { at: Place::Wait, error: io::Error::other(error) })
     }
 
     /// One io_uring_enter: submits what is queued and waits for `want` completions.
@@ -159,6 +160,19 @@ impl UringIo {
         if idle { Ok(()) } else { self.submit(0) }
     }
 
+    /// Submits until every write has completed; they do so while they are submitted. False when the kernel does not get on with
+    /// them: then nothing that they point to may be touched.
+    fn drain(&mut self, port: &mut Port) -> Result<bool, Failure> {
+        for _ in 0..DRAIN_LOOKS_MAX {
+            self.submit(0)?;
+            self.reap(port)?;
+            if self.writes_in_flight == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes all completions into account.
     fn reap(&mut self, port: &mut Port) -> Result<(), Failure> {
         while let Some(entry) = { self.ring.completion().next() } {
@@ -200,11 +214,10 @@ impl UringIo {
 
 impl Io for UringIo {
     fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure> {
-        if self.writes_in_flight >= WRITES_MAX || self.iovecs_used + write.tails.len() >= IOVECS {
-            // Writes complete while they are submitted; the kernel has read their iovecs by then.
-            self.submit(0)?;
-            self.reap(port)?;
-            self.iovecs_used = 0;
+        let full = self.writes_in_flight >= WRITES_MAX || self.iovecs_used + write.tails.len() >= IOVECS;
+        if full && !self.drain(port)? {
+            port.drop(Drop::TapFull, write.frames.into());
+            return Ok(());
         }
         let data = WRITE | u64::from(write.frames);
         let entry = if write.tails.is_empty() {
