@@ -28,6 +28,8 @@ pub const TAP_BYTES_PER_TURN: usize = 192 * 1024;
 pub const RECEIVES_PER_TURN: usize = 64;
 /// Bytes received in one turn. Two full trains: what is received is still in the second-level cache when it is written.
 pub const RECEIVE_BYTES_PER_TURN: usize = 128 * 1024;
+/// Bytes of datagrams taken from other workers in one turn, beside what the worker's own socket may bring.
+pub const TAKEOVER_BYTES_PER_TURN: usize = 64 * 1024;
 /// Commands applied in one turn.
 pub const COMMANDS_PER_TURN: usize = 16;
 /// Datagrams of the control plane sent in one turn.

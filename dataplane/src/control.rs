@@ -17,11 +17,16 @@ const INJECT_MAX: usize = 2048;
 /// Shortest path MTU, in bytes: what every IPv4 host takes (RFC 1122 §3.3.2).
 const PATH_MTU_MIN: u16 = 576;
 
-/// Applies what waits. One load when nothing does.
+/// Applies what waits, as much as one turn may. True when there may be more: nobody will signal again for that.
 #[inline]
-pub fn apply(state: &mut State, env: &mut Environment) {
+pub fn apply(state: &mut State, env: &mut Environment) -> bool {
+    let more = commands(state, env);
+    inject(env) || more
+}
+
+fn commands(state: &mut State, env: &mut Environment) -> bool {
     for _ in 0..COMMANDS_PER_TURN {
-        let Some((ticket, command)) = env.port.next_command() else { break };
+        let Some((ticket, command)) = env.port.next_command() else { return false };
         let result = command.map_err(|_| Refusal::Malformed).and_then(|command| one(&command, state, env));
         match result {
             Ok(()) => {
@@ -34,7 +39,7 @@ pub fn apply(state: &mut State, env: &mut Environment) {
         }
         show(state, env);
     }
-    inject(env);
+    true
 }
 
 fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
@@ -145,8 +150,13 @@ fn show(state: &State, env: &mut Environment) {
     env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
 }
 
-/// Sends what the control plane wants sent from the port that the data uses.
-fn inject(env: &mut Environment) {
+/// Sends what the control plane wants sent from the port that the data uses. True when there is more.
+#[inline]
+fn inject(env: &mut Environment) -> bool {
+    env.port.has_injects() && inject_some(env)
+}
+
+fn inject_some(env: &mut Environment) -> bool {
     let mut datagram = [0; INJECT_MAX];
     for _ in 0..INJECTS_PER_TURN {
         let Some((to, len)) = env.port.next_inject(&mut datagram) else { break };
@@ -158,4 +168,5 @@ fn inject(env: &mut Environment) {
             env.port.drop(Drop::InjectBad, 1);
         }
     }
+    env.port.has_injects()
 }

@@ -19,7 +19,7 @@ use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
-use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN};
+use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::forward::Learned;
 use crate::handover::Item;
 use crate::io::{Failure, Io, TapWrite};
@@ -68,7 +68,9 @@ impl Inbound {
     pub fn turn<I: Io>(&mut self, state: &mut State, env: &mut Environment, io: &mut I) -> Result<bool, Failure> {
         let (mut receives, mut more) = (0, true);
         let mut began = None;
-        while receives < RECEIVES_PER_TURN && self.arena.filled() < RECEIVE_BYTES_PER_TURN {
+        // Whatever other workers gave: the socket has a budget of its own.
+        let full = self.arena.filled() + RECEIVE_BYTES_PER_TURN;
+        while receives < RECEIVES_PER_TURN && self.arena.filled() < full {
             let Some(window) = self.arena.window() else { break };
             match env.udp.receive(window) {
                 Ok(received) => {
@@ -93,12 +95,12 @@ impl Inbound {
         Ok(more)
     }
 
-    /// Whether the arena has room for a train.
-    pub fn has_room(&mut self) -> bool {
-        self.arena.window().is_some()
+    /// Whether this turn may take more from other workers.
+    pub fn takes_over(&self) -> bool {
+        self.arena.filled() < TAKEOVER_BYTES_PER_TURN
     }
 
-    /// Datagrams that another worker received for this one. The caller has asked `has_room`.
+    /// Datagrams that another worker received for this one. The caller has asked `takes_over`.
     pub fn take_over<I: Io>(
         &mut self,
         bytes: &[u8],

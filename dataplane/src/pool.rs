@@ -5,16 +5,20 @@
 
 use std::ops::Range;
 
-use crate::config::{FRAME_BYTES_MAX, FRAME_HEADROOM, FRAME_TAILROOM, RECEIVE_BYTES_PER_TURN, TRAIN_BYTES_MAX};
+use crate::config::{
+    FRAME_BYTES_MAX, FRAME_HEADROOM, FRAME_TAILROOM, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN,
+    TAKEOVERS_PER_TURN, TRAIN_BYTES_MAX,
+};
 
 /// Room for one read from the TAP.
 pub const FRAME_BUFFER: usize = (FRAME_HEADROOM + FRAME_BYTES_MAX + FRAME_TAILROOM).next_multiple_of(64);
 /// A receive call is given this much, so that no train is cut off.
 pub const RECEIVE_WINDOW: usize = 65_536;
-/// The budget of a turn can be overshot by one train less a byte, and the last call still needs its window.
-pub const ARENA: usize = RECEIVE_BYTES_PER_TURN + 2 * RECEIVE_WINDOW + RECEIVE_SLOTS_SLACK;
-/// Rounding up to a cache line between receive calls.
-const RECEIVE_SLOTS_SLACK: usize = 64 * crate::config::RECEIVES_PER_TURN;
+/// What other workers gave and what the socket brings have a budget each. The first can be overshot by one train less a byte, and
+/// the last receive call still needs its window.
+pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 2 * RECEIVE_WINDOW + SLACK;
+/// Rounding up to a cache line behind each train.
+const SLACK: usize = 64 * (RECEIVES_PER_TURN + TAKEOVERS_PER_TURN);
 
 /// Memory of one worker's pool in bytes: the sum that start-up prints.
 pub const fn pool_bytes() -> usize {
@@ -76,15 +80,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_that_overshoots_its_budget_still_finds_whole_windows() {
+    fn a_turn_that_overshoots_its_budgets_still_finds_whole_windows() {
         let mut arena = Arena::default();
-        let mut receives = 0;
-        while arena.filled() < RECEIVE_BYTES_PER_TURN {
-            assert_eq!(arena.window().expect("a window while the budget lasts").len(), RECEIVE_WINDOW);
-            arena.keep(60_000);
-            receives += 1;
-        }
-        assert_eq!(receives, 3);
+        let mut fill = |budget: usize, train: usize| {
+            let (end, mut trains) = (arena.filled() + budget, 0);
+            while arena.filled() < end {
+                assert_eq!(arena.window().expect("a window while the budget lasts").len(), RECEIVE_WINDOW);
+                arena.keep(train);
+                trains += 1;
+            }
+            trains
+        };
+        assert_eq!(fill(TAKEOVER_BYTES_PER_TURN, TAKEOVER_BYTES_PER_TURN - 64), 2);
+        assert_eq!(fill(RECEIVE_BYTES_PER_TURN, 60_000), 3, "the socket has its budget, whatever was taken over");
         arena.clear();
         assert_eq!(arena.filled(), 0);
     }

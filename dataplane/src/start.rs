@@ -30,6 +30,8 @@ use crate::worker::{Environment, State, Worker};
 
 /// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
+/// How often every worker is made to look at its clock.
+const TICK: Duration = Duration::from_secs(1);
 /// Slice that workers ask the scheduler for.
 const SLICE_NS: u64 = 100_000;
 
@@ -293,16 +295,19 @@ impl Running {
 }
 
 fn supervise(running: Running, mut listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
+    let mut tick_at = Instant::now() + TICK;
     loop {
         let mut fds = vec![watch(signals.as_raw_fd()), watch(running.alarm.as_raw_fd())];
         fds.extend(listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
-        // SAFETY: the array has the length given. A second at most: the workers' clocks tick.
-        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, 1000) };
+        let until_tick = tick_at.saturating_duration_since(Instant::now()).as_millis() as libc::c_int + 1;
+        // SAFETY: the array has the length given.
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, until_tick) };
         if ready < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
             return Err(io::Error::last_os_error()).context("cannot wait for the control plane");
         }
-        if ready == 0 {
+        if Instant::now() >= tick_at {
             running.tick();
+            tick_at = Instant::now() + TICK;
         }
         if fds[0].revents != 0 {
             running.stop();

@@ -1,7 +1,7 @@
 //! The loop of one core: wait → commands → outbound → from other workers → inbound → wait, which submits the TAP's writes.
 //!
 //! A worker owns all it touches on a packet: its TAP queue, its socket, its pool, its SAs, its copy of the forwarding table.
-//! It sleeps only when both directions were empty, nothing is queued and no other worker has given it anything.
+//! It sleeps only when both directions were empty, the control plane wants nothing and no other worker has given it anything.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -110,9 +110,9 @@ impl Worker {
     }
 
     fn forward(&mut self, io: &mut impl Io, stop: &AtomicBool) -> Result<(), Failure> {
-        let (mut tap_more, mut udp_more) = (true, true);
+        let (mut tap_more, mut udp_more, mut orders_more) = (true, true, true);
         while !stop.load(Ordering::Relaxed) {
-            let busy = tap_more || udp_more || !self.env.handover.may_sleep(self.env.id);
+            let busy = tap_more || udp_more || orders_more || !self.env.handover.may_sleep(self.env.id);
             let ready = io.wait(if busy { Wait::Look } else { Wait::Sleep }, &mut self.env.port)?;
             self.env.handover.awake(self.env.id);
             self.env.port.count(Count::Turns, 1);
@@ -123,7 +123,7 @@ impl Worker {
                 self.env.port.acknowledge();
             }
             self.housekeeping();
-            control::apply(&mut self.state, &mut self.env);
+            orders_more = control::apply(&mut self.state, &mut self.env);
 
             if tap_more {
                 tap_more = self.outbound.turn(&mut self.state, &mut self.env).map_err(Failure::at(Place::TapRead))?;
@@ -142,7 +142,7 @@ impl Worker {
     /// What other workers gave to this one.
     fn take_over(&mut self, io: &mut impl Io) -> Result<(), Failure> {
         let mut taken = 0;
-        while taken < TAKEOVERS_PER_TURN && self.inbound.has_room() {
+        while taken < TAKEOVERS_PER_TURN && self.inbound.takes_over() {
             let Some(item) = self.env.handover.take(self.env.id) else { break };
             taken += 1;
             match item {

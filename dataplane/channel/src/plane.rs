@@ -195,6 +195,16 @@ impl Port {
         }
     }
 
+    /// Whether the master wants a datagram sent. One load when it does not.
+    #[inline]
+    pub fn has_injects(&mut self) -> bool {
+        let ready = self.injects.is_ready();
+        if !ready && self.injects.is_corrupt() {
+            self.counters.mark_corrupt(Ring::Injects as u32);
+        }
+        ready
+    }
+
     /// The next datagram that the master wants sent: where to, and its length in `buf`. One load when there is none.
     /// Datagrams without a meaning or longer than `buf` are counted as [`Drop::InjectBad`] and passed over.
     #[inline]
