@@ -3,7 +3,7 @@
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce, Tag};
 
-use adit_proto::ike::encrypted::{ICV_LEN, IV_LEN, fragments, strip_padding};
+use adit_proto::ike::encrypted::{self, ICV_LEN, IV_LEN, fragments, strip_padding};
 use adit_proto::ike::{
     AddressRange, AuthMethod, ExchangeType, IdType, KeId, Message, NotifyType, Payload, PayloadType, ProtocolId, Sealed,
     TrafficSelector, Unsealed, decode_payloads, encode_payloads,
@@ -16,6 +16,8 @@ pub struct Recorded {
     pub show: String,
     pub datagrams: Vec<Vec<u8>>,
     pub payloads: Vec<Payload>,
+    /// IntAuth_A, where the log has it.
+    int_auth: Option<Vec<u8>>,
 }
 
 /// A key of ChaCha20-Poly1305 with its salt.
@@ -57,7 +59,12 @@ pub fn recorded() -> Vec<Recorded> {
     for line in include_str!("strongswan.txt").lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let (word, rest) = line.split_once(' ').expect("a word and a value");
         match word {
-            "show" => messages.push(Recorded { show: rest.to_owned(), datagrams: vec![], payloads: vec![] }),
+            "show" => {
+                messages.push(Recorded { show: rest.to_owned(), datagrams: vec![], payloads: vec![], int_auth: None });
+            }
+            "int_auth" => messages.last_mut().expect("its message").int_auth = Some(hex(rest)),
+            // For those who derive keys.
+            "secret" => {}
             "key" => {
                 let (side, key) = rest.split_once(' ').unwrap();
                 keys[usize::from(side == "r")] = Some(Suite(hex(key).try_into().unwrap()));
@@ -109,8 +116,8 @@ fn decode_inner(first_datagram: &[u8], inner: &[u8]) -> Vec<Payload> {
 #[test]
 fn every_message_is_opened_read_as_strongswan_reads_it_and_written_again() {
     let messages = recorded();
-    assert_eq!(messages.len(), 20);
-    for Recorded { show, datagrams, payloads } in messages {
+    assert_eq!(messages.len(), 34);
+    for Recorded { show, datagrams, payloads, .. } in messages {
         let header = Message::decode(&datagrams[0]).unwrap().header;
         let kinds = payloads.iter().map(|payload| format!(" {}", payload.kind())).collect::<String>();
         assert_eq!(format!("{header}{kinds}"), show);
@@ -120,7 +127,7 @@ fn every_message_is_opened_read_as_strongswan_reads_it_and_written_again() {
 #[test]
 fn its_fragments_are_cut_as_ours_would_be() {
     let mut fragmented = 0;
-    for Recorded { show, datagrams, payloads } in recorded().into_iter().filter(|message| message.datagrams.len() > 1) {
+    for Recorded { show, datagrams, payloads, .. } in recorded().into_iter().filter(|message| message.datagrams.len() > 1) {
         let (_, inner) = encode_payloads(&payloads).unwrap();
         let ours = fragments(&inner, datagrams[0].len()).unwrap();
         let theirs: Vec<_> = datagrams.iter().map(|bytes| Sealed::parse(bytes).unwrap().unwrap()).collect();
@@ -131,7 +138,48 @@ fn its_fragments_are_cut_as_ours_would_be() {
         }
         fragmented += 1;
     }
-    assert_eq!(fragmented, 2);
+    assert_eq!(fragmented, 4);
+}
+
+#[test]
+fn int_auth_is_what_strongswan_authenticates() {
+    let mut intermediate = 0;
+    for Recorded { show, datagrams, payloads, int_auth } in recorded() {
+        let Some(int_auth) = int_auth else { continue };
+        let (first, inner) = encode_payloads(&payloads).unwrap();
+        let sealed = Sealed::parse(&datagrams[0]).unwrap().unwrap();
+        assert_eq!(sealed.int_auth(inner.len()), int_auth, "{show}");
+        assert_eq!(encrypted::int_auth(sealed.header(), first, inner.len()), int_auth, "{show}");
+        intermediate += 1;
+    }
+    assert_eq!(intermediate, 2);
+}
+
+#[test]
+fn additional_key_exchanges_are_where_they_belong() {
+    let messages = recorded();
+    let find = |show: &str| messages.iter().rfind(|message| message.show.starts_with(show)).expect("a message");
+    let Payload::Sa(proposals) = &find("IKE_SA_INIT request 0").payloads[0] else { panic!("no SA") };
+    assert_eq!(proposals[0].to_string(), "IKE:CHACHA20_POLY1305/PRF_HMAC_SHA2_256/CURVE_25519/ADDKE1_ML_KEM_768");
+    let Payload::Sa(proposals) = &find("CREATE_CHILD_SA request 3").payloads[1] else { panic!("no SA") };
+    assert_eq!(proposals[0].to_string(), "ESP:CHACHA20_POLY1305/CURVE_25519/ADDKE1_ML_KEM_768/NO_ESN");
+    // The initiator's is an encapsulation key, the responder's a ciphertext (FIPS 203 §8).
+    for (show, len) in [
+        ("IKE_INTERMEDIATE request", 1184),
+        ("IKE_INTERMEDIATE response", 1088),
+        ("IKE_FOLLOWUP_KE request", 1184),
+        ("IKE_FOLLOWUP_KE response", 1088),
+    ] {
+        let Payload::Ke { method: KeId::ML_KEM_768, data } = &find(show).payloads[0] else { panic!("{show}") };
+        assert_eq!(data.len(), len, "{show}");
+    }
+    // RFC 9370 §2.2.4: the link that ties the exchanges together comes back as it went.
+    let link = |show| match find(show).payloads.last() {
+        Some(Payload::Notify(notify)) if notify.kind == NotifyType::ADDITIONAL_KEY_EXCHANGE => notify.data.clone(),
+        payload => panic!("{payload:?}"),
+    };
+    assert!(!link("CREATE_CHILD_SA response 3").is_empty());
+    assert_eq!(link("CREATE_CHILD_SA response 3"), link("IKE_FOLLOWUP_KE request 4"));
 }
 
 /// The values in the first IKE_SA_INIT and IKE_AUTH requests, which the configuration of that peer says.
@@ -179,7 +227,7 @@ fn the_values_are_those_of_its_configuration() {
         assert!(matches!(selector.addresses, AddressRange::V4 { .. }));
         assert_eq!(selector.to_string(), expected);
     }
-    let last = messages.last().unwrap();
+    let last = &messages[9];
     assert_eq!((last.payloads.len(), last.show.as_str()), (0, "INFORMATIONAL response 4"));
     let header = Message::decode(&last.datagrams[0]).unwrap().header;
     assert_eq!((header.exchange, header.next_payload), (ExchangeType::INFORMATIONAL, PayloadType::SK));
