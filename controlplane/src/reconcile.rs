@@ -109,7 +109,7 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
         let place = wanted.iter().position(|want| fits(config, want, &changes.ids, *worker, sa, memory));
         match place.filter(|place| kept.insert(*place)) {
             Some(place) => changes.keep.push((place, *sa)),
-            None => changes.before.push((*worker, Command::SaRemove { spi: sa.spi, direction: sa.direction })),
+            None => changes.before.push((*worker, Command::SaRemove { peer: sa.peer, spi: sa.spi, direction: sa.direction })),
         }
     }
     changes.install = (0..wanted.len()).filter(|place| !kept.contains(place)).collect();
@@ -308,7 +308,7 @@ mod tests {
         live[0].1.spi = Spi(0x4fff_ff00);
         let foreign = super::changes(&before, &sas(&before), &live, &memory(&before, &ids));
         assert_eq!((foreign.install.len(), foreign.keep.len()), (1, 3));
-        assert_eq!(foreign.before[0].1, Command::SaRemove { spi: Spi(0x4fff_ff00), direction: Direction::Inbound });
+        assert_eq!(foreign.before[0].1, Command::SaRemove { peer: ids[0], spi: Spi(0x4fff_ff00), direction: Direction::Inbound });
     }
 
     #[test]

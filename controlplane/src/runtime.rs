@@ -9,6 +9,7 @@ mod orders;
 mod start;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use adit_proto::control::{PeerId, Spi};
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as channel;
@@ -59,11 +61,20 @@ struct Plane {
     process: Process,
     log: Tail,
     orders: Orders,
-    /// Of every outbound SA: the end of the numbers granted.
-    ends: std::collections::BTreeMap<adit_proto::control::Spi, u64>,
+    /// What every outbound SA may use. The peer belongs to the name: the SPI is its choice.
+    granted: BTreeMap<(PeerId, Spi), Granted>,
     /// SAs whose numbers could not be extended because the disk did not take the mark.
-    to_extend: Vec<adit_proto::control::Spi>,
+    to_extend: Vec<(PeerId, Spi)>,
     since: Instant,
+}
+
+/// The sequence numbers that an outbound SA may use.
+#[derive(Clone, Copy)]
+struct Granted {
+    /// Place in the list of wanted SAs.
+    place: usize,
+    /// The first number that it may not use.
+    end: u64,
 }
 
 /// A data plane that is up but not filled yet.

@@ -63,14 +63,14 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
         Command::PeerRemove { peer } => remove_peer(peer, state, env),
         Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
         Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
-        Command::SaRemove { spi, direction } => remove_sa(spi, direction, state, env),
+        Command::SaRemove { peer, spi, direction } => remove_sa(peer, spi, direction, state, env),
         Command::FdbPin { mac, peer } => pin(mac, peer, state),
         Command::FdbUnpin { mac } => {
             state.fdb.unpin(mac);
             Ok(())
         }
-        Command::SeqLimit { spi, seq_limit } => {
-            let slot = state.tables.extend_outbound(spi, seq_limit)?;
+        Command::SeqLimit { peer, spi, seq_limit } => {
+            let slot = state.tables.extend_outbound(peer, spi, seq_limit)?;
             env.port.sa_limit(slot, seq_limit);
             Ok(())
         }
@@ -83,10 +83,7 @@ fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result
 }
 
 fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
-    let (slot, freed) = state.tables.install_outbound(sa)?;
-    if let Some(freed) = freed {
-        env.port.sa_remove(freed);
-    }
+    let slot = state.tables.install_outbound(sa)?;
     env.port.sa_install(
         slot,
         &LiveSa {
@@ -118,7 +115,7 @@ fn install_inbound(sa: &control::InboundSa, state: &mut State, env: &mut Environ
             suite: sa.suite,
             window: sa.window,
             seq: sa.seq_top,
-            seq_limit: u64::MAX,
+            seq_limit: 0,
             packets: 0,
             bytes: 0,
         },
@@ -126,10 +123,10 @@ fn install_inbound(sa: &control::InboundSa, state: &mut State, env: &mut Environ
     Ok(())
 }
 
-fn remove_sa(spi: Spi, direction: Direction, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
+fn remove_sa(peer: PeerId, spi: Spi, direction: Direction, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     let slot = match direction {
-        Direction::Inbound => state.tables.remove_inbound(spi)?,
-        Direction::Outbound => state.tables.remove_outbound(spi)?,
+        Direction::Inbound => state.tables.remove_inbound(peer, spi)?,
+        Direction::Outbound => state.tables.remove_outbound(peer, spi)?,
     };
     env.port.sa_remove(slot);
     Ok(())

@@ -93,9 +93,9 @@ mod tests {
         let aead = || Aead::new(Backend::AwsLc, suite, &[3; 32][..suite.key_len()]).unwrap();
         let (spi, salt, slot, packets, bytes) = (SPI, [9; 4], 0, 0, 0);
         let limits = (u64::MAX, u64::MAX, true);
-        let (seq_limit, seq_halfway, defer_checksums) = limits;
+        let (seq_end, seq_halfway, defer_checksums) = limits;
         (
-            OutboundSa { spi, seq_next, seq_limit, aead: aead(), salt, defer_checksums, seq_halfway, slot, packets, bytes },
+            OutboundSa { spi, seq_next, seq_end, aead: aead(), salt, defer_checksums, seq_halfway, slot, packets, bytes },
             InboundSa {
                 spi,
                 peer: PeerId(0),
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn sequence_numbers_end_at_their_limit() {
         let (mut out, _) = pair(Suite::Aes256Gcm, 7, 0, false);
-        out.seq_limit = 7;
+        out.seq_end = 8;
         let mut buffer = vec![0; 256];
         let mut packet = vec![0; esp::sealed_len(60)];
         assert_eq!(seal(&mut out, &mut buffer, 64..124, false, &mut packet), Ok(()));

@@ -130,7 +130,7 @@ impl Outbound {
         let plan = Plan::new(&VnetHeader::parse(header), frame, FRAME_HEADROOM)
             .and_then(|plan| if plan.longest() > peer.path.frame_max { Err(Drop::PathMtu) } else { Ok(plan) });
         match plan {
-            Ok(plan) => self.segments(plan, peer, env),
+            Ok(plan) => self.segments(plan, id, peer, env),
             Err(why) => env.port.drop(why, 1),
         }
     }
@@ -146,7 +146,7 @@ impl Outbound {
         }
     }
 
-    fn segments(&mut self, plan: Plan, peer: &mut Peer, env: &mut Environment) {
+    fn segments(&mut self, plan: Plan, id: PeerId, peer: &mut Peer, env: &mut Environment) {
         let Some(sa) = peer.outbound.as_deref_mut() else { return };
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
         let count = plan.segments();
@@ -177,9 +177,9 @@ impl Outbound {
         env.port.count(Count::Sealed, sa.packets - packets);
         env.port.count(Count::SealedBytes, sa.bytes - bytes);
         env.port.sa_update(sa.slot, sa.seq_next - 1, sa.packets, sa.bytes);
-        if sa.seq_next > sa.seq_halfway {
+        // Asked for again with the next frame when the ring to the control plane is full.
+        if sa.seq_next > sa.seq_halfway && env.port.emit(&Event::SeqHalfway { peer: id, spi: sa.spi }) {
             sa.seq_halfway = u64::MAX;
-            env.port.emit(&Event::SeqHalfway { spi: sa.spi });
         }
     }
 }

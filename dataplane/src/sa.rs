@@ -14,7 +14,8 @@ use crate::udp::Endpoint;
 pub struct OutboundSa {
     pub spi: Spi,
     pub seq_next: u64,
-    pub seq_limit: u64,
+    /// No packet is sealed with this number or one above, so `seq_next` cannot wrap.
+    pub seq_end: u64,
     pub aead: Aead,
     pub salt: [u8; 4],
     pub defer_checksums: bool,
@@ -157,23 +158,28 @@ impl Tables {
             gone(sa.slot);
         }
         while let Some(spi) = self.inbound.iter().find(|sa| sa.peer == id).map(|sa| sa.spi) {
-            gone(self.remove_inbound(spi)?);
+            gone(self.remove_inbound(id, spi)?);
         }
         Ok(())
     }
 
-    /// Installs the SA to seal to a peer in the place of the one that was there. Returns (slot, slot that became free).
-    pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<(u32, Option<u32>), Refusal> {
+    /// Installs the SA to seal to a peer, in the place and the slot of the one that was there; returns the slot.
+    pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<u32, Refusal> {
         if sa.seq_next == 0 || sa.seq_limit < sa.seq_next || sa.spi.0 < esp::SPI_MIN {
             return Err(Refusal::BadValue);
         }
         let aead = self.key(sa.suite, &sa.key)?;
         let peer = self.peers.get_mut(usize::from(sa.peer.0)).and_then(Option::as_mut).ok_or(Refusal::NoSuchPeer)?;
-        let slot = self.free_slots.pop().ok_or(Refusal::SaTableFull)?;
-        let old = peer.outbound.replace(Box::new(OutboundSa {
+        let slot = match &peer.outbound {
+            // The same SPI stands for the same key, under which no number may come twice.
+            Some(old) if old.spi == sa.spi && sa.seq_next < old.seq_next => return Err(Refusal::BadValue),
+            Some(old) => old.slot,
+            None => self.free_slots.pop().ok_or(Refusal::SaTableFull)?,
+        };
+        peer.outbound = Some(Box::new(OutboundSa {
             spi: sa.spi,
             seq_next: sa.seq_next,
-            seq_limit: sa.seq_limit,
+            seq_end: end_of(sa.seq_limit),
             aead,
             salt: sa.key.salt,
             defer_checksums: sa.defer_checksums,
@@ -182,9 +188,7 @@ impl Tables {
             packets: 0,
             bytes: 0,
         }));
-        let freed = old.map(|old| old.slot);
-        self.free_slots.extend(freed);
-        Ok((slot, freed))
+        Ok(slot)
     }
 
     pub fn install_inbound(&mut self, sa: &control::InboundSa) -> Result<u32, Refusal> {
@@ -215,36 +219,34 @@ impl Tables {
         Ok(slot)
     }
 
-    /// Removes the inbound SA with this SPI; returns its slot.
-    pub fn remove_inbound(&mut self, spi: Spi) -> Result<u32, Refusal> {
-        let index = self.find_inbound(spi).ok_or(Refusal::NoSuchSa)?;
+    /// Removes the peer's inbound SA with this SPI; returns its slot.
+    pub fn remove_inbound(&mut self, peer: PeerId, spi: Spi) -> Result<u32, Refusal> {
+        let index = self.find_inbound(spi).filter(|&index| self.inbound[index].peer == peer).ok_or(Refusal::NoSuchSa)?;
         let sa = self.inbound.swap_remove(index);
         self.free_slots.push(sa.slot);
         self.reindex();
         Ok(sa.slot)
     }
 
-    /// Removes the outbound SA with this SPI; returns its slot.
-    pub fn remove_outbound(&mut self, spi: Spi) -> Result<u32, Refusal> {
-        let peer = self.outbound_owner(spi).ok_or(Refusal::NoSuchSa)?;
-        let sa = peer.outbound.take().ok_or(Refusal::NoSuchSa)?;
+    /// Removes the peer's outbound SA with this SPI; returns its slot.
+    pub fn remove_outbound(&mut self, peer: PeerId, spi: Spi) -> Result<u32, Refusal> {
+        let outbound = self.peer(peer).map(|peer| &mut peer.outbound).ok_or(Refusal::NoSuchSa)?;
+        let sa = outbound.take_if(|sa| sa.spi == spi).ok_or(Refusal::NoSuchSa)?;
         self.free_slots.push(sa.slot);
         Ok(sa.slot)
     }
 
-    /// Lets an outbound SA go on to a new limit; returns its slot.
-    pub fn extend_outbound(&mut self, spi: Spi, seq_limit: u64) -> Result<u32, Refusal> {
-        let sa = self.outbound_owner(spi).and_then(|peer| peer.outbound.as_mut()).ok_or(Refusal::NoSuchSa)?;
-        if seq_limit < sa.seq_limit {
+    /// Lets the peer's outbound SA go on to a new limit; returns its slot.
+    pub fn extend_outbound(&mut self, peer: PeerId, spi: Spi, seq_limit: u64) -> Result<u32, Refusal> {
+        let sa = self.peer(peer).and_then(|peer| peer.outbound.as_mut()).filter(|sa| sa.spi == spi);
+        let sa = sa.ok_or(Refusal::NoSuchSa)?;
+        let end = end_of(seq_limit);
+        if end < sa.seq_end {
             return Err(Refusal::BadValue);
         }
-        sa.seq_limit = seq_limit;
+        sa.seq_end = end;
         sa.seq_halfway = halfway(sa.seq_next, seq_limit);
         Ok(sa.slot)
-    }
-
-    fn outbound_owner(&mut self, spi: Spi) -> Option<&mut Peer> {
-        self.peers.iter_mut().flatten().find(|peer| peer.outbound.as_ref().is_some_and(|sa| sa.spi == spi))
     }
 
     fn key(&self, suite: adit_proto::suite::Suite, key: &control::SaKey) -> Result<Aead, Refusal> {
@@ -266,8 +268,13 @@ impl Tables {
     }
 }
 
+/// The first number that may not be used. The very last one never is.
+fn end_of(seq_limit: u64) -> u64 {
+    seq_limit.saturating_add(1)
+}
+
 fn halfway(from: u64, limit: u64) -> u64 {
-    from + (limit - from) / 2
+    from + limit.saturating_sub(from) / 2
 }
 
 /// Multiplicative hashing by 2^32 / φ.
@@ -311,7 +318,7 @@ mod tests {
         }
         assert_eq!(tables.install_inbound(&inbound(0x5000_0000)), Err(Refusal::SaTableFull));
         for n in (0..8).step_by(2) {
-            tables.remove_inbound(Spi(0x4000_0000 + 64 * n)).unwrap();
+            tables.remove_inbound(PeerId(1), Spi(0x4000_0000 + 64 * n)).unwrap();
         }
         for n in 0..8 {
             let found = tables.find_inbound(Spi(0x4000_0000 + 64 * n));
@@ -321,15 +328,47 @@ mod tests {
     }
 
     #[test]
-    fn a_new_outbound_sa_takes_the_place_of_the_old_one_and_frees_its_slot() {
+    fn a_new_outbound_sa_takes_the_place_and_the_slot_of_the_old_one_even_in_a_full_table() {
         let mut tables = tables();
-        let (first, none) = tables.install_outbound(&outbound(0x4000_0001)).unwrap();
-        let (second, freed) = tables.install_outbound(&outbound(0x4000_0002)).unwrap();
-        assert_eq!((none, freed), (None, Some(first)));
-        assert_ne!(first, second);
-        assert_eq!(tables.remove_outbound(Spi(0x4000_0001)), Err(Refusal::NoSuchSa));
-        assert_eq!(tables.remove_outbound(Spi(0x4000_0002)), Ok(second));
+        let slot = tables.install_outbound(&outbound(0x4000_0001)).unwrap();
+        for n in 0..7 {
+            tables.install_inbound(&inbound(0x5000_0000 + n)).unwrap();
+        }
+        assert_eq!(tables.install_outbound(&outbound(0x4000_0002)), Ok(slot));
+        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x4000_0001)), Err(Refusal::NoSuchSa));
+        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x4000_0002)), Ok(slot));
         assert_eq!(tables.outbound_count(), 0);
+    }
+
+    #[test]
+    fn an_sa_is_named_by_peer_and_spi_so_that_no_peer_can_touch_another_ones() {
+        let mut tables = tables();
+        let path = Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1 };
+        tables.set_peer(PeerId(2), PeerTag(8), path).unwrap();
+        let slots = [1, 2].map(|peer| {
+            let sa = control::OutboundSa { peer: PeerId(peer), ..outbound(0x4000_0001) };
+            tables.install_outbound(&sa).unwrap()
+        });
+        tables.install_inbound(&inbound(0x4000_0002)).unwrap();
+        assert_eq!(tables.extend_outbound(PeerId(2), Spi(0x4000_0001), 20), Ok(slots[1]));
+        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().seq_end, 10);
+        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x4000_0001)), Ok(slots[1]));
+        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x4000_0001)), Err(Refusal::NoSuchSa));
+        assert_eq!(tables.remove_inbound(PeerId(2), Spi(0x4000_0002)), Err(Refusal::NoSuchSa));
+        assert_eq!((tables.inbound_count(), tables.outbound_count()), (1, 1));
+    }
+
+    #[test]
+    fn numbers_under_one_key_only_rise() {
+        let mut tables = tables();
+        let from = |seq_next| control::OutboundSa { seq_next, seq_limit: u64::MAX, ..outbound(0x4000_0001) };
+        let slot = tables.install_outbound(&from(100)).unwrap();
+        assert_eq!(tables.install_outbound(&from(99)), Err(Refusal::BadValue));
+        assert_eq!(tables.install_outbound(&from(100)), Ok(slot));
+        let end = tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().seq_end;
+        assert_eq!(end, u64::MAX, "the last number is left unused, so that the next one exists");
+        // Another SPI is another key.
+        assert_eq!(tables.install_outbound(&outbound(0x4000_0002)), Ok(slot));
     }
 
     #[test]

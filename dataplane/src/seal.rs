@@ -27,7 +27,7 @@ pub fn seal(
     packet: &mut [u8],
 ) -> Result<(), Drop> {
     let seq = sa.seq_next;
-    if seq > sa.seq_limit {
+    if seq >= sa.seq_end {
         return Err(Drop::SeqExhausted);
     }
     let frame_len = frame.len();

@@ -102,7 +102,9 @@ pub enum Command {
     OutboundSaInstall(OutboundSa),
     /// Goes to the worker that the SPI names.
     InboundSaInstall(InboundSa),
+    /// An outbound SPI is the peer's choice, so it names an SA only together with the peer.
     SaRemove {
+        peer: PeerId,
         spi: Spi,
         direction: Direction,
     },
@@ -116,6 +118,7 @@ pub enum Command {
     },
     /// Allows an outbound SA to go on up to a new limit.
     SeqLimit {
+        peer: PeerId,
         spi: Spi,
         seq_limit: u64,
     },
@@ -129,7 +132,7 @@ pub enum Refusal {
     Malformed = 1,
     /// The peer id is not below `max_peers`, or the peer is not set.
     NoSuchPeer = 2,
-    /// No SA has this SPI and direction.
+    /// The peer has no SA with this SPI and direction.
     NoSuchSa = 3,
     /// The table of SAs is full.
     SaTableFull = 4,
@@ -151,7 +154,7 @@ pub enum Event {
     /// The command with this ticket changed nothing.
     Refused { ticket: u32, why: Refusal },
     /// Half of the sequence numbers that were granted are used.
-    SeqHalfway { spi: Spi },
+    SeqHalfway { peer: PeerId, spi: Spi },
     /// A feature was switched off at run time (for instance UDP_SEGMENT after EIO).
     Degraded { what: Feature },
     /// The worker stopped; the process is about to end.

@@ -9,7 +9,7 @@ use adit_proto::control::{Command, Direction, PeerId, Spi};
 use anyhow::Context;
 
 use super::orders::Orders;
-use super::{Found, Gateway, Plane, clock_ns};
+use super::{Found, Gateway, Granted, Plane, clock_ns};
 use crate::dataplane::{self, Process};
 use crate::netlink::Netlink;
 use crate::reconcile::{self, Changes, Memory};
@@ -29,7 +29,7 @@ impl Gateway {
         let live = master.live_sas();
         *self.view.plane() = Some(Attached { master, since: Instant::now(), started_here });
         let orders = Orders::new(std::process::id().wrapping_mul(1 << 16));
-        let mut plane = Plane { process, log, orders, ends: BTreeMap::new(), to_extend: Vec::new(), since: Instant::now() };
+        let mut plane = Plane { process, log, orders, granted: BTreeMap::new(), to_extend: Vec::new(), since: Instant::now() };
         match self.fill_plane(&mut plane, &live, &memory).await {
             Ok(()) => Ok(plane),
             Err(error) => Err((plane.process, error)),
@@ -56,13 +56,13 @@ impl Gateway {
         let grants = self.grant(&outbound).await?;
         for (place, grant) in outbound.iter().zip(grants) {
             let want = view.wanted[**place];
-            plane.ends.insert(want.spi, grant.end);
+            plane.granted.insert((ids[want.peer], want.spi), Granted { place: **place, end: grant.end });
             plane.orders.push(want.worker, Command::OutboundSaInstall(want.outbound(&view.config, ids[want.peer], grant)));
         }
         for (place, sa) in keep.iter().filter(|(_, sa)| sa.direction == Direction::Outbound) {
-            plane.ends.insert(view.wanted[*place].spi, sa.seq_limit.saturating_add(1));
+            plane.granted.insert((sa.peer, sa.spi), Granted { place: *place, end: sa.seq_limit.saturating_add(1) });
             // The request for more may have been made while nobody listened.
-            plane.to_extend.push(sa.spi);
+            plane.to_extend.push((sa.peer, sa.spi));
         }
         self.extend_all(plane);
         plane.orders.extend(pins);
@@ -131,21 +131,21 @@ impl Gateway {
         }
         let now = clock_ns();
         let mut limits = Vec::new();
-        for spi in &plane.to_extend {
-            let want = self.view.wanted_sa(Direction::Outbound, *spi);
-            let (Some(want), Some(end)) = (want, plane.ends.get(spi).copied()) else { continue };
-            let end = sequence::extend(end, now);
-            self.state.set_mark(want.key_id, end);
-            limits.push((want, end));
+        for name in &plane.to_extend {
+            let Some(granted) = plane.granted.get(name) else { continue };
+            let end = sequence::extend(granted.end, now);
+            self.state.set_mark(self.view.wanted[granted.place].key_id, end);
+            limits.push((*name, Granted { end, ..*granted }));
         }
         if let Err(error) = self.save() {
             tracing::error!("no more sequence numbers can be granted: {error}");
             return;
         }
         plane.to_extend.clear();
-        for (want, end) in limits {
-            plane.ends.insert(want.spi, end);
-            plane.orders.push(want.worker, Command::SeqLimit { spi: want.spi, seq_limit: end - 1 });
+        for ((peer, spi), granted) in limits {
+            plane.granted.insert((peer, spi), granted);
+            let worker = self.view.wanted[granted.place].worker;
+            plane.orders.push(worker, Command::SeqLimit { peer, spi, seq_limit: granted.end - 1 });
         }
     }
 

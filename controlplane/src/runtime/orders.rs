@@ -75,7 +75,7 @@ fn describe(command: &Command) -> String {
         Command::PeerRemove { peer } => format!("remove peer {}", peer.0),
         Command::OutboundSaInstall(sa) => format!("install the outbound SA {:#010x}", sa.spi.0),
         Command::InboundSaInstall(sa) => format!("install the inbound SA {:#010x}", sa.spi.0),
-        Command::SaRemove { spi, direction } => format!("remove the {} SA {:#010x}", way(direction), spi.0),
+        Command::SaRemove { spi, direction, .. } => format!("remove the {} SA {:#010x}", way(direction), spi.0),
         Command::FdbPin { mac, peer } => format!("pin {} to peer {}", crate::config::MacText(*mac), peer.0),
         Command::FdbUnpin { mac } => format!("unpin {}", crate::config::MacText(*mac)),
         Command::SeqLimit { spi, .. } => format!("raise the sequence limit of the SA {:#010x}", spi.0),

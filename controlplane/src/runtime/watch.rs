@@ -146,9 +146,9 @@ impl Gateway {
                     tracing::error!("{what}");
                 }
             }
-            Event::SeqHalfway { spi } => {
-                if !plane.to_extend.contains(&spi) {
-                    plane.to_extend.push(spi);
+            Event::SeqHalfway { peer, spi } => {
+                if !plane.to_extend.contains(&(peer, spi)) {
+                    plane.to_extend.push((peer, spi));
                 }
             }
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),

@@ -230,12 +230,12 @@ fn a_new_master_finds_what_is_installed_and_what_was_left() {
     assert!(master.vault_write(&vec![0; (1 << 20) + 1]).is_err());
     std::mem::drop(master);
 
-    assert!(plane.ports[0].emit(&Event::SeqHalfway { spi: Spi(5) }), "events are kept for the next master");
+    assert!(plane.ports[0].emit(&Event::SeqHalfway { peer: PeerId(4), spi: Spi(5) }), "events are kept for the next master");
     assert_eq!(plane.listener.serve().unwrap(), [Notice::Gone { pid }]);
     assert!(!plane.ports[0].has_master());
     let mut master = plane.master();
     assert!(readable(master.event_fd()));
-    assert_eq!(master.poll_event(), Some((0, Event::SeqHalfway { spi: Spi(5) })));
+    assert_eq!(master.poll_event(), Some((0, Event::SeqHalfway { peer: PeerId(4), spi: Spi(5) })));
     assert_eq!(master.vault_read(), b"state");
     let moved = LiveSa { seq: 20, packets: 21, bytes: 22, ..live(1) };
     assert_eq!(master.live_sas(), [(0, live(0)), (1, moved)]);

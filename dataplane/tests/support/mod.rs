@@ -242,8 +242,8 @@ pub fn peer_set(peer: PeerId, tag: PeerTag, lanes: u16) -> Command {
 /// The SA with which the peer seals for lane `lane` of the data plane.
 pub fn peer_seals(lane: u32) -> sa::OutboundSa {
     let (spi, salt, aead) = (in_spi(lane), [9; 4], aead());
-    let (seq_limit, seq_halfway) = (u64::MAX, u64::MAX);
-    sa::OutboundSa { spi, seq_next: 1, seq_limit, aead, salt, defer_checksums: false, seq_halfway, slot: 0, packets: 0, bytes: 0 }
+    let (seq_end, seq_halfway) = (u64::MAX, u64::MAX);
+    sa::OutboundSa { spi, seq_next: 1, seq_end, aead, salt, defer_checksums: false, seq_halfway, slot: 0, packets: 0, bytes: 0 }
 }
 
 /// The SA with which the peer opens what lane `lane` of the data plane seals.

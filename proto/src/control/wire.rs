@@ -123,8 +123,8 @@ impl Command {
             }
             Command::OutboundSaInstall(sa) => sa.write(writer.u8(command::OUTBOUND_SA_INSTALL)),
             Command::InboundSaInstall(sa) => sa.write(writer.u8(command::INBOUND_SA_INSTALL)),
-            Command::SaRemove { spi, direction } => {
-                writer.u8(command::SA_REMOVE).u32(spi.0).u8(*direction as u8);
+            Command::SaRemove { peer, spi, direction } => {
+                writer.u8(command::SA_REMOVE).u16(peer.0).u32(spi.0).u8(*direction as u8);
             }
             Command::FdbPin { mac, peer } => {
                 writer.u8(command::FDB_PIN).bytes(mac).u16(peer.0);
@@ -132,8 +132,8 @@ impl Command {
             Command::FdbUnpin { mac } => {
                 writer.u8(command::FDB_UNPIN).bytes(mac);
             }
-            Command::SeqLimit { spi, seq_limit } => {
-                writer.u8(command::SEQ_LIMIT).u32(spi.0).u64(*seq_limit);
+            Command::SeqLimit { peer, spi, seq_limit } => {
+                writer.u8(command::SEQ_LIMIT).u16(peer.0).u32(spi.0).u64(*seq_limit);
             }
         }
         writer.finish().expect("RECORD_LEN_MAX holds every command")
@@ -153,10 +153,16 @@ impl Command {
             command::PEER_REMOVE => Command::PeerRemove { peer: PeerId(reader.u16()?) },
             command::OUTBOUND_SA_INSTALL => Command::OutboundSaInstall(OutboundSa::read(&mut reader)?),
             command::INBOUND_SA_INSTALL => Command::InboundSaInstall(InboundSa::read(&mut reader)?),
-            command::SA_REMOVE => Command::SaRemove { spi: Spi(reader.u32()?), direction: Direction::from_code(reader.u8()?)? },
+            command::SA_REMOVE => Command::SaRemove {
+                peer: PeerId(reader.u16()?),
+                spi: Spi(reader.u32()?),
+                direction: Direction::from_code(reader.u8()?)?,
+            },
             command::FDB_PIN => Command::FdbPin { mac: reader.array()?, peer: PeerId(reader.u16()?) },
             command::FDB_UNPIN => Command::FdbUnpin { mac: reader.array()? },
-            command::SEQ_LIMIT => Command::SeqLimit { spi: Spi(reader.u32()?), seq_limit: reader.u64()? },
+            command::SEQ_LIMIT => {
+                Command::SeqLimit { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?), seq_limit: reader.u64()? }
+            }
             _ => return Err(DecodeError::BadValue("command")),
         };
         reader.finish()?;
@@ -171,7 +177,7 @@ impl Event {
         match self {
             Event::Applied { ticket } => writer.u8(event::APPLIED).u32(*ticket),
             Event::Refused { ticket, why } => writer.u8(event::REFUSED).u32(*ticket).u8(*why as u8),
-            Event::SeqHalfway { spi } => writer.u8(event::SEQ_HALFWAY).u32(spi.0),
+            Event::SeqHalfway { peer, spi } => writer.u8(event::SEQ_HALFWAY).u16(peer.0).u32(spi.0),
             Event::Degraded { what } => writer.u8(event::DEGRADED).u8(*what as u8),
             Event::WorkerFailed { errno, at } => writer.u8(event::WORKER_FAILED).i32(*errno).u8(*at as u8),
         }
@@ -187,7 +193,7 @@ impl Event {
             event::REFUSED => {
                 Event::Refused { ticket: reader.u32()?, why: by_code(&Refusal::ALL, reader.u8()?, |r| r as u8, "refusal")? }
             }
-            event::SEQ_HALFWAY => Event::SeqHalfway { spi: Spi(reader.u32()?) },
+            event::SEQ_HALFWAY => Event::SeqHalfway { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?) },
             event::DEGRADED => Event::Degraded { what: by_code(&Feature::ALL, reader.u8()?, |w| w as u8, "feature")? },
             event::WORKER_FAILED => {
                 Event::WorkerFailed { errno: reader.i32()?, at: by_code(&Place::ALL, reader.u8()?, |p| p as u8, "place")? }
@@ -232,11 +238,15 @@ mod tests {
             (any::<(u32, u16, u16, u64, bool)>(), suites(), keys()).prop_map(|(f, suite, key)| Command::InboundSaInstall(
                 InboundSa { spi: Spi(f.0), peer: PeerId(f.1), suite, key, window: f.2, seq_top: f.3, resync: f.4 }
             )),
-            (any::<u32>(), prop::sample::select(vec![Direction::Inbound, Direction::Outbound]))
-                .prop_map(|(spi, direction)| Command::SaRemove { spi: Spi(spi), direction }),
+            (any::<(u16, u32)>(), prop::sample::select(vec![Direction::Inbound, Direction::Outbound]))
+                .prop_map(|((peer, spi), direction)| Command::SaRemove { peer: PeerId(peer), spi: Spi(spi), direction }),
             any::<([u8; 6], u16)>().prop_map(|(mac, peer)| Command::FdbPin { mac, peer: PeerId(peer) }),
             any::<[u8; 6]>().prop_map(|mac| Command::FdbUnpin { mac }),
-            any::<(u32, u64)>().prop_map(|(spi, seq_limit)| Command::SeqLimit { spi: Spi(spi), seq_limit }),
+            any::<(u16, u32, u64)>().prop_map(|(peer, spi, seq_limit)| Command::SeqLimit {
+                peer: PeerId(peer),
+                spi: Spi(spi),
+                seq_limit
+            }),
         ]
     }
 
@@ -244,7 +254,7 @@ mod tests {
         prop_oneof![
             any::<u32>().prop_map(|ticket| Event::Applied { ticket }),
             (any::<u32>(), prop::sample::select(Refusal::ALL.to_vec())).prop_map(|(ticket, why)| Event::Refused { ticket, why }),
-            any::<u32>().prop_map(|spi| Event::SeqHalfway { spi: Spi(spi) }),
+            any::<(u16, u32)>().prop_map(|(peer, spi)| Event::SeqHalfway { peer: PeerId(peer), spi: Spi(spi) }),
             prop::sample::select(Feature::ALL.to_vec()).prop_map(|what| Event::Degraded { what }),
             (any::<i32>(), prop::sample::select(Place::ALL.to_vec())).prop_map(|(errno, at)| Event::WorkerFailed { errno, at }),
         ]
