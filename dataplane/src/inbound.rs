@@ -22,7 +22,7 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::forward::Learned;
 use crate::handover::Item;
-use crate::io::{Failure, Io, TapWrite};
+use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
 use crate::tap::coalesce::{Coalescer, Emit, Limits, Sink};
@@ -37,6 +37,8 @@ pub struct Inbound {
     /// What the last frame taught, and in which second: most frames of a train teach the same.
     learned_last: Option<(Mac, PeerId, u32)>,
     overflows_counted: u32,
+    /// What was received since `done` was asked last.
+    work: Work,
 }
 
 /// Gives super-frames to the worker's I/O.
@@ -61,7 +63,13 @@ impl<I: Io> Sink for TapSink<'_, I> {
 
 impl Inbound {
     pub fn new(limits: Limits) -> Inbound {
-        Inbound { arena: Arena::default(), coalescer: Coalescer::new(limits), learned_last: None, overflows_counted: 0 }
+        Inbound {
+            arena: Arena::default(),
+            coalescer: Coalescer::new(limits),
+            learned_last: None,
+            overflows_counted: 0,
+            work: Work::default(),
+        }
     }
 
     /// One turn: receives until the socket is empty or the budget or the arena is used up. True when there may be more.
@@ -76,6 +84,7 @@ impl Inbound {
                 Ok(received) => {
                     began.get_or_insert_with(Instant::now);
                     receives += 1;
+                    self.work.add(received.len);
                     self.train(&received, state, env, io)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -93,6 +102,11 @@ impl Inbound {
             self.count_overflows(env);
         }
         Ok(more)
+    }
+
+    /// What was received since this was asked last.
+    pub fn done(&mut self) -> Work {
+        std::mem::take(&mut self.work)
     }
 
     /// Whether this turn may take more from other workers.

@@ -57,8 +57,31 @@ impl Ready {
 /// Whether to sleep until something is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    Sleep,
     Look,
+    Sleep(Work),
+}
+
+/// What a worker took in between two sleeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Frames and super-frames read, datagrams and trains received.
+    pub reads: u32,
+    /// Their lengths together.
+    pub bytes: u64,
+}
+
+impl Work {
+    /// One more of `bytes` bytes.
+    #[inline]
+    pub fn add(&mut self, bytes: usize) {
+        self.reads += 1;
+        self.bytes += bytes as u64;
+    }
+
+    /// The sum of both.
+    pub fn and(self, other: Work) -> Work {
+        Work { reads: self.reads + other.reads, bytes: self.bytes + other.bytes }
+    }
 }
 
 /// A write to the TAP: pieces of the receive arena, in order; the first begins with the virtio-net header.

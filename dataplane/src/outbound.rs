@@ -19,6 +19,7 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_READS_PER_TURN};
 use crate::forward::Route;
 use crate::handover::Item;
+use crate::io::Work;
 use crate::pool::frame_buffer;
 use crate::sa::Peer;
 use crate::seal::seal;
@@ -33,6 +34,8 @@ pub struct Outbound {
     /// A second copy of a frame that goes to several peers: splitting uses the first one up.
     copy: Box<[u8]>,
     train: Train,
+    /// What was read from the TAP since `done` was asked last.
+    work: Work,
 }
 
 /// Where the virtio-net header of a read goes: the frame then starts at `FRAME_HEADROOM`.
@@ -40,7 +43,7 @@ const READ_AT: usize = FRAME_HEADROOM - vnet::LEN;
 
 impl Default for Outbound {
     fn default() -> Outbound {
-        Outbound { buffer: frame_buffer(), copy: frame_buffer(), train: Train::default() }
+        Outbound { buffer: frame_buffer(), copy: frame_buffer(), train: Train::default(), work: Work::default() }
     }
 }
 
@@ -56,6 +59,7 @@ impl Outbound {
                     began.get_or_insert_with(Instant::now);
                     reads += 1;
                     bytes += len;
+                    self.work.add(len);
                     self.frame(len, state, env);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -71,6 +75,11 @@ impl Outbound {
             env.port.latency(Latency::Outbound, began.elapsed().as_nanos() as u64);
         }
         Ok(more)
+    }
+
+    /// What was read since this was asked last.
+    pub fn done(&mut self) -> Work {
+        std::mem::take(&mut self.work)
     }
 
     /// A frame of `len` bytes with its virtio-net header that another worker read for this one.

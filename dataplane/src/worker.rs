@@ -113,7 +113,8 @@ impl Worker {
         let (mut tap_more, mut udp_more, mut orders_more) = (true, true, true);
         while !stop.load(Ordering::Relaxed) {
             let busy = tap_more || udp_more || orders_more || !self.env.handover.may_sleep(self.env.id);
-            let ready = io.wait(if busy { Wait::Look } else { Wait::Sleep }, &mut self.env.port)?;
+            let wait = if busy { Wait::Look } else { Wait::Sleep(self.outbound.done().and(self.inbound.done())) };
+            let ready = io.wait(wait, &mut self.env.port)?;
             self.env.handover.awake(self.env.id);
             self.env.port.count(Count::Turns, 1);
             self.env.port.count(Count::Sleeps, u64::from(!busy));

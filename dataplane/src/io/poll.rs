@@ -39,7 +39,7 @@ impl Io for PollIo {
     }
 
     fn wait(&mut self, wait: Wait, _port: &mut Port) -> Result<Ready, Failure> {
-        let timeout_ms = if wait == Wait::Sleep { -1 } else { 0 };
+        let timeout_ms = if wait == Wait::Look { 0 } else { -1 };
         // SAFETY: the array has the length given.
         let ready = unsafe { libc::poll(self.watched.as_mut_ptr(), self.watched.len() as libc::nfds_t, timeout_ms) };
         if ready < 0 {

@@ -15,17 +15,24 @@ use adit_proto::control::Place;
 use adit_proto::stats::Drop;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, count_refused};
+use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, Work, count_refused};
 use crate::tap::coalesce::FRAMES_MAX;
 
 const ENTRIES: u32 = 256;
+const COMPLETIONS: u32 = 2 * ENTRIES;
 /// Writes in flight; then the queue is submitted early.
 const WRITES_MAX: usize = ENTRIES as usize - 3;
 /// Pieces of writes in flight.
 const IOVECS: usize = 4096;
 
-/// A sleep of this length means that the core was idle.
+/// A sleep of this length means that the core was idle, unless much was to be done after it.
 const IDLE: Duration = Duration::from_micros(200);
+/// Fewer bytes than these between two sleeps are little work: a ping, a request, not the middle of a transfer.
+const LITTLE_BYTES: u64 = 4096;
+/// Reads that come closer than this are dense: a wake-up for each would cost more than the read.
+const DENSE: Duration = Duration::from_micros(20);
+/// How long dense arrivals may gather while the worker sleeps, in microseconds.
+const GATHER_US: u32 = 100;
 
 const TAP: u32 = 0;
 const UDP: u32 = 1;
@@ -48,8 +55,11 @@ pub struct UringIo {
     ready: Ready,
     /// How long to look before sleeping.
     busy_poll: Duration,
-    /// How long the last sleep was.
+    /// When the last sleep began, and how long it was.
+    slept_at: Instant,
     slept: Duration,
+    /// The kernel can wait for a least time (Linux 6.12).
+    can_gather: bool,
 }
 
 /// Why io_uring cannot be used here, for people; `None` when it can.
@@ -98,8 +108,17 @@ impl UringIo {
         ring.submitter().register_files(&files).map_err(Failure::at(Place::Wait))?;
         let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let iovecs = vec![empty; IOVECS].into_boxed_slice();
-        let (ready, slept) = (Ready::default(), Duration::ZERO);
-        let mut io = UringIo { ring, iovecs, iovecs_used: 0, writes_in_flight: 0, ready, busy_poll, slept };
+        let mut io = UringIo {
+            can_gather: ring.params().is_feature_min_timeout(),
+            ring,
+            iovecs,
+            iovecs_used: 0,
+            writes_in_flight: 0,
+            ready: Ready::default(),
+            busy_poll,
+            slept_at: Instant::now(),
+            slept: Duration::ZERO,
+        };
         for descriptor in [TAP, UDP, WAKE] {
             io.arm(descriptor)?;
         }
@@ -127,29 +146,48 @@ impl UringIo {
         }
     }
 
-    /// Sleeps until something is ready.
-    ///
-    /// After a long sleep it first looks for a while: the core was idle, and an answer to what just went out is likely soon
-    /// and then need not wake it. Under load sleeps are short, and the core has better things to do.
-    fn sleep(&mut self, port: &mut Port) -> Result<(), Failure> {
-        if self.slept >= IDLE && !self.busy_poll.is_zero() {
-            self.submit(0)?;
+    /// Looks for a while whether something becomes ready. True when it did.
+    fn linger(&mut self, port: &mut Port) -> Result<bool, Failure> {
+        self.submit(0)?;
+        self.reap(port)?;
+        let began = Instant::now();
+        while !self.ready.any() && began.elapsed() < self.busy_poll {
+            std::hint::spin_loop();
+            self.look()?;
             self.reap(port)?;
-            let began = Instant::now();
-            while !self.ready.any() && began.elapsed() < self.busy_poll {
-                std::hint::spin_loop();
-                self.look()?;
-                self.reap(port)?;
-            }
-            if self.ready.any() {
+        }
+        Ok(self.ready.any())
+    }
+
+    /// Sleeps until something is ready, in the way that suits what was done since the last sleep.
+    fn sleep(&mut self, work: Work, port: &mut Port) -> Result<(), Failure> {
+        let now = Instant::now();
+        let since = now - self.slept_at;
+        if self.can_gather && since < DENSE * work.reads {
+            self.gather()?;
+        } else {
+            // After a long sleep and little work the core is idle, and an answer need not wake it. A long sleep before much
+            // work says only that others had the core.
+            let idle = self.slept >= IDLE && work.bytes < LITTLE_BYTES && !self.busy_poll.is_zero();
+            if idle && self.linger(port)? {
                 return Ok(());
             }
+            // Every write in flight completes first, and then one poll.
+            self.submit(self.writes_in_flight + 1)?;
         }
-        let began = Instant::now();
-        // Every write in flight completes first, and then one poll.
-        self.submit(self.writes_in_flight + 1)?;
-        self.slept = began.elapsed();
+        self.slept_at = now;
+        self.slept = now.elapsed();
         Ok(())
+    }
+
+    /// Sleeps for a while even if something becomes ready, and on until something is.
+    fn gather(&mut self) -> Result<(), Failure> {
+        let args = types::SubmitArgs::new().min_wait_usec(GATHER_US);
+        match self.ring.submitter().submit_with_args(COMPLETIONS as usize, &args) {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN | libc::ETIME)) => Ok(()),
+            Err(error) => Err(Failure { at: Place::Wait, error }),
+        }
     }
 
     /// Enters the kernel if there is anything to do there: to submit, or to run what completed.
@@ -238,8 +276,9 @@ impl Io for UringIo {
     fn wait(&mut self, wait: Wait, port: &mut Port) -> Result<Ready, Failure> {
         match wait {
             // What was said to be ready while writes were submitted is reason not to sleep.
-            Wait::Sleep if !self.ready.any() => self.sleep(port)?,
-            Wait::Sleep | Wait::Look => self.look()?,
+            _ if self.ready.any() => self.look()?,
+            Wait::Look => self.look()?,
+            Wait::Sleep(work) => self.sleep(work, port)?,
         }
         self.reap(port)?;
         Ok(std::mem::take(&mut self.ready))
