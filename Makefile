@@ -1,7 +1,8 @@
 # What people and CI run. Every target installs by apt what it lacks (as root) and says so.
 #
 #   make demo    two gateways in two network namespaces, ping and TCP through the tunnel, figures, clean-up
-#   make test    every test: units, vectors, models, loom, end to end in namespaces
+#   make test    every test: units, vectors, models, loom, end to end in namespaces, a part of the interoperability tests
+#   make interop all interoperability tests: strongSwan of two releases, the ESP of a Linux kernel
 #   make check   formatting, lints with warnings denied, licences and advisories
 #   make build   the release binaries in target/release
 #   make bench   the tunnel against plain veth and every peer that is installed, then the parts (criterion)
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: build demo test check bench loom deny
+.PHONY: build demo test interop check bench loom deny
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -48,6 +49,11 @@ test:
 	    END { printf "all tests: %d passed, %d failed, %d ignored in %d executables, %d min %d s\n", passed, failed, ignored, binaries, seconds / 60, seconds % 60 }
 	' $(TARGET)/test.log
 	if [ -e $(TARGET)/test.failed ]; then grep -E '^(test .* FAILED|error: |error\[)' $(TARGET)/test.log || true; exit 1; fi
+
+interop:
+	@deploy/install-deps.sh interop
+	$(CARGO) build --locked --release --workspace --bins
+	ADIT_BIN_DIR="$$(realpath $(TARGET)/release)" $(CARGO) test --locked -p adit-bench --test interop --no-fail-fast
 
 loom:
 	@deploy/install-deps.sh build

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs by apt the Debian packages that a make target needs and that are missing, and says which.
 #
-#   deploy/install-deps.sh build|demo|test|bench
+#   deploy/install-deps.sh build|demo|test|interop|bench
 #
-# Nothing is touched when nothing is missing. As another user than root it only says what to install.
+# Nothing is touched when nothing is missing. As another user than root it only says what to install. The IPsec products that `test`
+# and `interop` want are not installed: deploy/interop-peers.sh unpacks them into a folder.
 set -euo pipefail
 
 usage() {
-    echo "usage: $0 build|demo|test|bench" >&2
+    echo "usage: $0 build|demo|test|interop|bench" >&2
     exit 2
 }
 
@@ -15,12 +16,14 @@ usage() {
 build=(cc:gcc ld:binutils)
 demo=("${build[@]}" ip:iproute2 ping:iputils-ping iperf3:iperf3)
 test=("${demo[@]}" nft:nftables promtool:prometheus ethtool:ethtool)
+interop=("${test[@]}" tshark:tshark)
 bench=("${demo[@]}" ethtool:ethtool)
 
 case "${1:-}" in
 build) wanted=("${build[@]}") ;;
 demo) wanted=("${demo[@]}") ;;
 test) wanted=("${test[@]}") ;;
+interop) wanted=("${interop[@]}") ;;
 bench) wanted=("${bench[@]}") ;;
 *) usage ;;
 esac
@@ -39,7 +42,17 @@ if ! command -v cargo >/dev/null; then
     echo "cargo is not in the path: install Rust 1.95 or later (https://rustup.rs), then run this again" >&2
     exit 1
 fi
-[ ${#missing[@]} -eq 0 ] && exit 0
+
+# The IPsec products come into a folder, whether or not anything else is missing.
+bring_peers() {
+    case $1 in
+    test | interop) "$(dirname "$0")/interop-peers.sh" ;;
+    esac
+}
+if [ ${#missing[@]} -eq 0 ]; then
+    bring_peers "$1"
+    exit
+fi
 
 if ! command -v apt-get >/dev/null; then
     echo "missing: ${missing[*]} (names of Debian packages), and this system has no apt-get: install them by hand" >&2
@@ -90,3 +103,4 @@ if [ ${#packages[@]} -gt 0 ]; then
         apt-get -qq -y install --no-install-recommends "${packages[@]}"
     }
 fi
+bring_peers "$1"

@@ -11,6 +11,7 @@
 //! Labs of all processes on a machine come one after the other, because they share its cores.
 
 pub mod capture;
+pub mod interop;
 pub mod metrics;
 pub mod surroundings;
 pub mod tagger;

@@ -43,11 +43,16 @@ pub struct Usage {
 impl Process {
     /// Starts `command` with no standard input; both outputs are appended to the file `log`.
     pub fn start(command: &mut Command, log: impl AsRef<Path>) -> Result<Process> {
+        Process::start_with_input(command, log, Stdio::null())
+    }
+
+    /// Starts `command` with this standard input, which `command` holds on to until it is dropped.
+    pub fn start_with_input(command: &mut Command, log: impl AsRef<Path>, input: impl Into<Stdio>) -> Result<Process> {
         let log = log.as_ref().to_path_buf();
         let file =
             File::options().create(true).append(true).open(&log).with_context(|| format!("cannot open {}", log.display()))?;
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()

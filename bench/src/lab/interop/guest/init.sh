@@ -1,0 +1,30 @@
+# The first program of a guest: modules, links, and then one command line after the other from the serial line, each answered with
+# its exit status, the length of its output, and the output. The end of the line is the end of the guest.
+set -e
+PATH=/usr/sbin:/usr/bin
+export PATH
+mount -n -t sysfs sys /sys
+mount -n -t tmpfs run /run
+mount -n -t tmpfs tmp /tmp
+mount -n -t hostfs modules /lib/modules -o "$modules"
+# What the kernel would look for by itself comes too late for the first SA.
+modprobe -a esp4 esp6 xfrm_user gcm ccm ctr cbc hmac aes_generic ghash-generic sha256_generic sha512_generic \
+    chacha_generic poly1305_generic chacha20poly1305 seqiv echainiv authenc authencesn crypto_null jitterentropy_rng drbg tun sch_netem
+ip link set lo up
+ip link set vec0 name wan0
+ip link set wan0 up
+ip link set vec1 name lab0
+ip address add 169.254.77.2/30 dev lab0
+ip link set lab0 up
+set +e
+exec </dev/ttyS0 >/dev/ttyS0 2>/dev/console
+stty raw -echo
+echo ready
+while IFS= read -r line; do
+    sh -c "$line" </dev/null >/run/output 2>&1
+    status=$?
+    echo "$status $(stat -c %s /run/output)"
+    cat /run/output
+done
+echo o >/proc/sysrq-trigger
+sleep 10

@@ -1,0 +1,27 @@
+//! The lab's IPsec peers against each other: what Adit is tested with has to work by itself first. Needs root and the peers that
+//! `deploy/interop-peers.sh` brings.
+
+mod control;
+mod guest;
+mod leaks;
+mod pair;
+
+use std::time::Duration;
+
+use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Site, Sites};
+use adit_bench::lab::interop::{Config, Release, StrongSwan};
+use anyhow::Result;
+
+/// For what takes milliseconds on an idle machine.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Two daemons that have not spoken yet.
+fn start(sites: &Sites, releases: [Release; 2], configs: &(Config, Config)) -> Result<(StrongSwan, StrongSwan)> {
+    Ok((StrongSwan::start(&sites.a, releases[0], &configs.0)?, StrongSwan::start(&sites.b, releases[1], &configs.1)?))
+}
+
+/// The tunnel up, from a.
+fn connect(sites: &Sites, a: &StrongSwan) -> Result<()> {
+    a.initiate(CONNECTION, CHILD)?;
+    Site::A.reach(|line| sites.a.run(line))
+}
