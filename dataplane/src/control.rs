@@ -79,11 +79,24 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
 
 fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     state.fdb.forget_peer(peer);
+    env.registry.release_outbound(env.id, peer);
     state.tables.remove_peer(peer, |slot| env.port.sa_remove(slot))
 }
 
+/// The SPI is the peer's choice and says nothing about our workers; which of them has the SA is the control plane's choice, once.
 fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
-    let slot = state.tables.install_outbound(sa)?;
+    let peer = state.tables.peer(sa.peer).ok_or(Refusal::NoSuchPeer)?;
+    if env.id >= usize::from(peer.path.lanes) {
+        return Err(Refusal::WrongWorker);
+    }
+    let claim = env.registry.claim_outbound(env.id, sa.peer, sa.spi).ok_or(Refusal::SpiInUse)?;
+    let slot = match state.tables.install_outbound(sa) {
+        Ok(slot) => slot,
+        Err(why) => {
+            env.registry.unclaim_outbound(env.id, sa.peer, claim);
+            return Err(why);
+        }
+    };
     env.port.sa_install(
         slot,
         &LiveSa {
@@ -126,7 +139,11 @@ fn install_inbound(sa: &control::InboundSa, state: &mut State, env: &mut Environ
 fn remove_sa(peer: PeerId, spi: Spi, direction: Direction, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     let slot = match direction {
         Direction::Inbound => state.tables.remove_inbound(peer, spi)?,
-        Direction::Outbound => state.tables.remove_outbound(peer, spi)?,
+        Direction::Outbound => {
+            let slot = state.tables.remove_outbound(peer, spi)?;
+            env.registry.release_outbound(env.id, peer);
+            slot
+        }
     };
     env.port.sa_remove(slot);
     Ok(())

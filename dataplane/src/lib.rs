@@ -4,7 +4,7 @@
 //! outbound [`tap`] → [`tap::split`] → [`forward`] → [`seal`] → [`train`] → [`udp`];
 //! inbound [`udp`] → demux → [`open`] → [`tap::coalesce`] → [`tap`].
 //! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`io`] is how it waits
-//! and writes; [`handover`] joins the workers; [`control`] applies the commands of the control plane.
+//! and writes; [`handover`] and [`registry`] join the workers; [`control`] applies the commands of the control plane.
 //!
 //! What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
 
@@ -19,6 +19,7 @@ pub mod io;
 pub mod open;
 pub mod outbound;
 pub mod pool;
+pub mod registry;
 pub mod sa;
 pub mod seal;
 pub mod start;

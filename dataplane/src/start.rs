@@ -24,6 +24,7 @@ use crate::io::Failure;
 use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
 use crate::pool::pool_bytes;
+use crate::registry::Registry;
 use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
 use crate::worker::{Environment, State, Worker};
@@ -205,9 +206,10 @@ fn build_workers(
 ) -> Vec<Worker> {
     let wake_fds: Vec<RawFd> = ports.iter().map(|port| port.wake_fd().as_raw_fd()).collect();
     let handover = Arc::new(Handover::new(&wake_fds));
+    let registry = Arc::new(Registry::new(wake_fds.len(), config.max_peers));
     let mut workers = Vec::new();
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
-        let mut env = Environment { id, tap, udp, port, handover: handover.clone() };
+        let mut env = Environment { id, tap, udp, port, handover: handover.clone(), registry: registry.clone() };
         show(&mut env, io, backend, core);
         workers.push(Worker::new(env, State::new(config, backend)));
     }

@@ -21,6 +21,7 @@ use crate::handover::{Handover, Item};
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
 use crate::outbound::Outbound;
+use crate::registry::Registry;
 use crate::sa::Tables;
 use crate::tap::TapQueue;
 use crate::udp::UdpSocket;
@@ -32,6 +33,7 @@ pub struct Environment {
     pub udp: UdpSocket,
     pub port: Port,
     pub handover: Arc<Handover>,
+    pub registry: Arc<Registry>,
 }
 
 impl Environment {

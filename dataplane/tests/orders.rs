@@ -2,9 +2,9 @@
 
 mod support;
 
-use adit_proto::control::{Command, Event};
-use adit_proto::stats::Count;
-use support::{Bed, PEER, eventually, in_namespace};
+use adit_proto::control::{Command, Direction, Event, OutboundSa, Refusal};
+use adit_proto::stats::{Count, Gauge};
+use support::{Bed, PEER, TAG, eventually, in_namespace, out_spi, outbound_sa, peer_set};
 
 #[test]
 fn an_idle_worker_does_all_that_one_signal_announced() {
@@ -37,5 +37,30 @@ fn an_idle_worker_does_all_that_one_signal_announced() {
             }
             assert_eq!(bed.count(Count::Injected), 50);
         }
+    });
+}
+
+#[test]
+fn an_outbound_sa_is_refused_where_it_would_repeat_nonces() {
+    in_namespace(|| {
+        let mut bed = Bed::start(2, "poll", 2);
+        let other_worker = Command::OutboundSaInstall(outbound_sa(0));
+        assert_eq!(bed.refused(1, &other_worker), Refusal::SpiInUse);
+        bed.order(0, &Command::SaRemove { peer: PEER, spi: out_spi(0), direction: Direction::Outbound });
+        // Worker 1 has an SA of its own; the refusal left it alone.
+        assert_eq!(bed.master.counters(1).gauge(Gauge::OutboundSas), 1);
+        assert_eq!(bed.refused(0, &Command::OutboundSaInstall(outbound_sa(1))), Refusal::SpiInUse);
+        bed.order(1, &other_worker);
+        assert_eq!(bed.refused(0, &other_worker), Refusal::SpiInUse);
+
+        // A peer with one lane has no SA on the second worker.
+        bed.order(1, &peer_set(PEER, TAG, 1));
+        assert_eq!(bed.refused(1, &Command::OutboundSaInstall(outbound_sa(2))), Refusal::WrongWorker);
+        // The peer is gone on worker 1, and what it had claimed is free.
+        bed.order(1, &Command::PeerRemove { peer: PEER });
+        bed.order(0, &other_worker);
+        let lower = OutboundSa { seq_next: 9, ..outbound_sa(0) };
+        bed.order(0, &Command::OutboundSaInstall(lower.clone()));
+        assert_eq!(bed.refused(0, &Command::OutboundSaInstall(OutboundSa { seq_next: 8, ..lower })), Refusal::BadValue);
     });
 }

@@ -98,7 +98,7 @@ pub enum Command {
     PeerRemove {
         peer: PeerId,
     },
-    /// Goes to the worker that has the lane's number.
+    /// Goes to the worker that has the lane's number, and to no other: two that sealed with one key would repeat nonces.
     OutboundSaInstall(OutboundSa),
     /// Goes to the worker that the SPI names.
     InboundSaInstall(InboundSa),
@@ -136,9 +136,9 @@ pub enum Refusal {
     NoSuchSa = 3,
     /// The table of SAs is full.
     SaTableFull = 4,
-    /// An SA with this SPI exists.
+    /// An SA with this SPI exists, here or (outbound, of the same peer) on another worker.
     SpiInUse = 5,
-    /// The SPI belongs to another worker, or is below 0x4000_0000.
+    /// The inbound SPI belongs to another worker; the peer has no outbound lane for this one.
     WrongWorker = 6,
     /// A value is out of range (window, MTU, sequence numbers).
     BadValue = 7,

@@ -88,8 +88,8 @@ fn reason(why: Refusal) -> &'static str {
         Refusal::NoSuchPeer => "it has no such peer, or no room for its number",
         Refusal::NoSuchSa => "it has no such SA",
         Refusal::SaTableFull => "its table of SAs is full",
-        Refusal::SpiInUse => "the SPI is in use",
-        Refusal::WrongWorker => "the SPI belongs to another worker",
+        Refusal::SpiInUse => "the SPI is in use, on this worker or another",
+        Refusal::WrongWorker => "it belongs to another worker",
         Refusal::BadValue => "a value is out of range",
         Refusal::FdbFull => "its forwarding table is full: raise forwarding.max_entries",
     }

@@ -18,7 +18,7 @@ use adit_dataplane::open::{Opened, open};
 use adit_dataplane::sa;
 use adit_dataplane::seal::seal;
 use adit_dataplane::start::{Plane, Running};
-use adit_proto::control::{Command, Event, InboundSa, OutboundSa, PeerId, PeerTag, SaKey, Spi};
+use adit_proto::control::{Command, Event, InboundSa, OutboundSa, PeerId, PeerTag, Refusal, SaKey, Spi};
 use adit_proto::esp::{self, Header};
 use adit_proto::replay::Window;
 use adit_proto::stats::{Count, Drop as Dropped};
@@ -122,18 +122,7 @@ impl Bed {
             self.order(worker, &peer_set(PEER, TAG, lanes));
         }
         for lane in 0..u32::from(lanes) {
-            self.order(
-                lane as usize,
-                &Command::OutboundSaInstall(OutboundSa {
-                    spi: out_spi(lane),
-                    peer: PEER,
-                    suite: SUITE,
-                    key: key(),
-                    seq_next: 1,
-                    seq_limit: u64::MAX,
-                    defer_checksums: false,
-                }),
-            );
+            self.order(lane as usize, &Command::OutboundSaInstall(outbound_sa(lane)));
         }
         for lane in 0..4 {
             self.order(
@@ -162,6 +151,24 @@ impl Bed {
             Some((_, Event::Refused { why, .. })) => panic!("{command:?} was refused: {why:?}"),
             _ => false,
         });
+    }
+
+    /// Sends a command that must be refused; returns why it was.
+    pub fn refused(&mut self, worker: usize, command: &Command) -> Refusal {
+        self.ticket += 1;
+        self.master.send(worker as u16, self.ticket, command).unwrap();
+        self.master.flush();
+        let ticket = self.ticket;
+        let mut refused = None;
+        eventually("a command is refused", || {
+            match self.master.poll_event() {
+                Some((_, Event::Refused { ticket: answered, why })) if answered == ticket => refused = Some(why),
+                Some((_, Event::Applied { ticket: answered })) => assert_ne!(answered, ticket, "{command:?} was applied"),
+                _ => {}
+            }
+            refused.is_some()
+        });
+        refused.unwrap()
     }
 
     pub fn count(&self, count: Count) -> u64 {
@@ -237,6 +244,12 @@ impl PacketSocket {
 pub fn peer_set(peer: PeerId, tag: PeerTag, lanes: u16) -> Command {
     let endpoint: SocketAddr = "127.0.0.1:4501".parse().unwrap();
     Command::PeerSet { peer, tag, endpoint, path_mtu: 1500, lanes }
+}
+
+/// The SA with which lane `lane` of the data plane seals.
+pub fn outbound_sa(lane: u32) -> OutboundSa {
+    let (spi, seq_limit) = (out_spi(lane), u64::MAX);
+    OutboundSa { spi, peer: PEER, suite: SUITE, key: key(), seq_next: 1, seq_limit, defer_checksums: false }
 }
 
 /// The SA with which the peer seals for lane `lane` of the data plane.
