@@ -9,6 +9,7 @@ pub mod auth;
 pub mod crypto;
 mod hex;
 pub mod identity;
+pub mod ike;
 pub mod random;
 #[cfg(test)]
 mod testing;

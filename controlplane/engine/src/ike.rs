@@ -1,0 +1,83 @@
+//! IKEv2 (RFC 7296) between this gateway and its peers, as one pure state machine: [`Endpoint`].
+//!
+//! Datagrams, commands and time go in; [`Transmit`]s, [`Event`]s and the time of the next call come out.
+//!
+//! # The way of a message
+//! | file | does |
+//! |---|---|
+//! | `endpoint` | which IKE SA; strangers (`endpoint/half_open`, `admission`: cookies, limits); what one IKE SA means for the others (`endpoint/lifecycle`); commands |
+//! | `sa` | is it ours, new, authentic: `window` (message ids, retransmission), `protect` (seal, open), `fragment`, `parts` |
+//! | `sa_init` | algorithms, first key exchange, NAT detection: `negotiate`, `nat`, `directory` (who may it be), `vendor` |
+//! | `intermediate` | additional key exchanges, ML-KEM; `handshake` is what is kept until |
+//! | `auth` | who is it; the first Child SA; PPK |
+//! | `session` | an established IKE SA and what waits to be sent |
+//! | `create_child`, `plan` | new Child SAs and their rekey; `selectors` |
+//! | `rekey_ike` | a new IKE SA in place of the old one |
+//! | `followup` | additional key exchanges of the two before |
+//! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
+//! | `child` | what the data plane learns, and when |
+//! | `timeouts` | everything that happens because time has passed; `timer` |
+//! | `connection` | the state towards one peer; `config`, `event`, `error`, `counters`, `explain`, `status`, `snapshot` |
+//!
+//! # Rules
+//! - A message changes nothing before its tag has been verified and its message id is the one that is due.
+//! - Before IKE_AUTH nobody is believed: what does not fit is dropped, what refuses is a hint.
+//! - One request at a time is under way in each direction (window 1, RFC 7296 §2.3).
+//! - New SAs can receive before the peer learns of them, and the old ones go when the new ones work (§2.8).
+//! - Every table has a limit in [`Limits`] or beside its type.
+
+mod admission;
+mod auth;
+mod child;
+mod config;
+mod connection;
+mod context;
+mod counters;
+mod crash;
+mod create_child;
+mod directory;
+mod endpoint;
+mod error;
+mod event;
+mod explain;
+mod followup;
+mod fragment;
+mod handshake;
+mod informational;
+mod intermediate;
+mod mobike;
+mod nat;
+pub mod negotiate;
+mod parts;
+mod plan;
+mod protect;
+mod rekey_ike;
+mod sa;
+mod sa_init;
+pub mod selectors;
+mod session;
+mod snapshot;
+mod status;
+#[cfg(test)]
+mod testing;
+mod timeouts;
+mod timer;
+mod vendor;
+mod window;
+
+pub use child::Usage;
+pub use config::{
+    Backoff, ChildConfig, ChildProposal, EndpointConfig, EsnPolicy, IkeProposal, Lifetime, Limits, Mode, Now, PeerConfig, PeerId,
+    Ppk, Retransmission,
+};
+pub use connection::ConnectionState;
+pub use context::LANES_MAX;
+pub use counters::Counters;
+pub use endpoint::{CommandError, Endpoint, Refusal};
+pub use error::{Error, Incompatibility, LocalFault, Misbehaviour};
+pub use event::{Cause, ChildKeys, Event, IkeSpis, KeyLog, Transmit};
+pub use explain::{Difference, Offers, Problem, Record};
+pub use nat::{IKE_PORT, NatStatus, Path};
+pub use sa::Role;
+pub use snapshot::{BootClock, RestoreError, Restored};
+pub use status::{ChildStatus, Explanation, IkeStatus, PeerStatus};

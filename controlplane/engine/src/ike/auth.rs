@@ -1,0 +1,395 @@
+//! IKE_AUTH (RFC 7296 §1.2, §2.15): both ends prove who they are, and the first Child SA is made on the way.
+//!
+//! ```text
+//! IDi, [CERT], [N(INITIAL_CONTACT)], [CERTREQ], [IDr], AUTH, [N(QCD)], SA, TSi, TSr, N(MOBIKE), [N(PPK_IDENTITY)] …  -->
+//!                                                <--  IDr, [CERT], AUTH, [N(QCD)], SA, TSi, TSr, N(MOBIKE) …
+//! ```
+//! That the Child SA fails does not hurt the IKE SA (§2.21.2). RFC 8784 says what a post-quantum pre-shared key changes.
+
+use std::sync::Arc;
+
+use adit_proto::control::PeerId;
+use adit_proto::ike::registry::PpkIdType;
+use adit_proto::ike::{ExchangeType, Identification, Notify, NotifyType, Payload, PayloadType, ProtocolId};
+
+use crate::auth::{Authenticated, Claim, signed_octets};
+use crate::crypto::{AuthData, IkeKeys, Sender};
+use crate::identity::Identity;
+
+use super::config::PeerConfig;
+use super::context::{Action, Ctx, LANES_MAX};
+use super::crash;
+use super::error::{Error, Incompatibility, LocalFault};
+use super::event::Cause;
+use super::handshake::Handshake;
+use super::mobike;
+use super::negotiate::{self, Alternative};
+use super::parts::{Parts, needed};
+use super::plan::{self, Asked, Creation, Plan};
+use super::sa::{IkeSa, Initiated, Role, Stage};
+use super::session::Session;
+use super::vendor;
+
+const EXCHANGE: ExchangeType = ExchangeType::IKE_AUTH;
+
+/// What the initiator remembers until the answer comes.
+pub(super) struct Sent {
+    /// The first Child SA, if one is configured.
+    plan: Option<Plan>,
+    offered: Vec<Alternative>,
+    /// The keys with the post-quantum pre-shared key in them, if one was announced.
+    ppk_keys: Option<IkeKeys>,
+}
+
+impl Sent {
+    /// Gives back what was reserved.
+    pub(super) fn release(&self, ctx: &mut Ctx) {
+        if let Some(plan) = &self.plan {
+            ctx.shared.spis.release(plan.inbound);
+        }
+    }
+}
+
+/// What the responder has found out before it decides about the Child SA.
+struct Admitted {
+    config: Arc<PeerConfig>,
+    keys: IkeKeys,
+    who: Authenticated,
+    uses_ppk: bool,
+}
+
+impl Handshake {
+    /// The octets that an end signs, or has signed.
+    fn octets(&self, keys: &IkeKeys, sender: Sender, id: &Identification, auth_id: u32) -> Vec<u8> {
+        let (message, nonce) = match sender {
+            Sender::Initiator => (&self.request, &self.nonce_r),
+            Sender::Responder => (&self.response, &self.nonce_i),
+        };
+        signed_octets(keys, sender, message, nonce, id, &self.int_auth.octets(auth_id))
+    }
+}
+
+impl IkeSa {
+    fn peer_config(&self, ctx: &Ctx) -> Result<(PeerId, Arc<PeerConfig>), Error> {
+        let peer = self.peer.and_then(|id| Some((id, ctx.shared.peers.get(&id)?.config.clone())));
+        peer.ok_or_else(|| LocalFault::NotConfigured("a peer").into())
+    }
+
+    pub(super) fn send_auth(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
+        let (peer, config) = self.peer_config(ctx)?;
+        let (id, auth_id) = (self.id, self.window.next_id());
+        let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
+        let own_id = config.local_id.to_payload();
+        let ppk = config.ppk.as_ref().filter(|_| self.features.ppk);
+        let ppk_keys = ppk.map(|ppk| handshake.keys.with_ppk(&ppk.key));
+        let sign = |keys: &IkeKeys| {
+            let octets = handshake.octets(keys, Sender::Initiator, &own_id, auth_id);
+            config.local_auth.sign(keys.prf(), &handshake.hashes, &octets).map_err(LocalFault::Sign)
+        };
+        let AuthData { method, data } = sign(ppk_keys.as_ref().unwrap_or(&handshake.keys))?;
+
+        let mut payloads = vec![Payload::IdI(own_id.clone())];
+        payloads.extend(certificates(config.local_auth.certificates(&handshake.cert_requests)));
+        if ctx.shared.peers.get(&peer).is_some_and(|peer| peer.current.is_none()) {
+            payloads.push(Notify::new(NotifyType::INITIAL_CONTACT).into());
+        }
+        payloads.extend(certificate_requests(config.remote_auth.certificate_requests()));
+        payloads.extend(config.remote_id.exact().map(|id| Payload::IdR(id.to_payload())));
+        payloads.push(Payload::Auth { method, data });
+        payloads.extend(crash::token(ctx, self.spis));
+        let mut sent = Sent { plan: None, offered: Vec::new(), ppk_keys };
+        if let Some(child) = config.children.first() {
+            let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
+            let plan = Plan { config: 0, lane: 0, mode: child.mode, inbound, replaces: None, selectors: plan::policy(child) };
+            sent.offered = negotiate::child_alternatives(&child.proposals, true);
+            let proposals = negotiate::offer(&sent.offered, inbound.0.to_be_bytes());
+            ctx.record(Some(peer), |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
+            payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), Vec::new(), Role::Initiator, self.features.adit));
+            sent.plan = Some(plan);
+        }
+        payloads.extend(self.extras(&config));
+        if let Some(ppk) = ppk {
+            payloads.push(Notify::ppk_identity(PpkIdType::FIXED, &ppk.id).into());
+            if !ppk.mandatory {
+                // So that a responder without it can go on without it (RFC 8784 §3).
+                let without = sign(&handshake.keys)?.data;
+                payloads.push(Notify::new(NotifyType::NO_PPK_AUTH).with_data(without).into());
+            }
+        }
+        ctx.record(Some(peer), |record| record.own_identity.ours = vec![config.local_id.to_string()]);
+        self.request(ctx, EXCHANGE, &payloads, Initiated::Auth(Box::new(sent))).map(|_| ())
+    }
+
+    /// What goes into both messages besides proof and Child SA.
+    fn extras(&self, config: &PeerConfig) -> Vec<Payload> {
+        let mut out: Vec<Payload> = Vec::new();
+        if config.mobike {
+            out.push(Notify::new(NotifyType::MOBIKE_SUPPORTED).into());
+        }
+        if self.features.adit {
+            let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
+            out.push(Notify::new(vendor::LANES).with_data([lanes]).into());
+        }
+        out
+    }
+
+    /// What the peer says in its message besides proof and Child SA.
+    fn take_extras(&mut self, config: &PeerConfig, parts: &Parts) {
+        self.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
+        let lanes = parts.notify(vendor::LANES).and_then(|notify| notify.data.first().copied());
+        let addresses = mobike::additional_addresses(parts);
+        if let Some(session) = self.session_mut() {
+            session.peer_lanes = lanes.unwrap_or(1).clamp(1, LANES_MAX);
+            session.mobike.peer_addresses = addresses;
+        }
+        self.take_token(parts);
+    }
+
+    pub(super) fn on_auth_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts) {
+        let refused = parts.error().filter(|_| parts.auth.is_none()).map(|notify| notify.kind);
+        if let Some(notify) = refused {
+            self.give_back(ctx, sent.plan.as_ref());
+            return self.end(ctx, Cause::Refused { exchange: EXCHANGE, notify });
+        }
+        let inbound = sent.plan.clone();
+        if let Err(error) = self.accept_responder(ctx, sent, &parts) {
+            self.give_back(ctx, inbound.as_ref());
+            self.close_after_failure(ctx, error);
+        }
+    }
+
+    fn give_back(&mut self, ctx: &mut Ctx, plan: Option<&Plan>) {
+        if let Some(plan) = plan {
+            ctx.shared.spis.release(plan.inbound);
+        }
+    }
+
+    /// The initiator believes the responder, or not.
+    fn accept_responder(&mut self, ctx: &mut Ctx, sent: Sent, parts: &Parts) -> Result<(), Error> {
+        let (peer, config) = self.peer_config(ctx)?;
+        let auth_id = self.window.next_id() - 1;
+        let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
+        let uses_ppk = parts.has(NotifyType::PPK_IDENTITY);
+        let keys = match (sent.ppk_keys, uses_ppk) {
+            (Some(keys), true) => keys,
+            (_, false) if config.ppk.as_ref().is_some_and(|ppk| ppk.mandatory) => return Err(Incompatibility::Ppk.into()),
+            (None, _) | (Some(_), false) => handshake.keys.clone(),
+        };
+        let id_r = needed(parts.id_r.as_ref(), EXCHANGE, PayloadType::ID_R)?;
+        let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
+        if let Ok(identity) = Identity::from_payload(id_r) {
+            ctx.record(Some(peer), |record| {
+                record.identities.ours = vec![config.remote_id.to_string()];
+                record.identities.theirs = vec![identity.to_string()];
+            });
+        }
+        let octets = handshake.octets(&keys, Sender::Responder, id_r, auth_id);
+        let claim = Claim { identification: id_r, method: *method, data, certificates: &parts.certs };
+        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix)?;
+        ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
+        let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
+        self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk }, true);
+        self.take_extras(&config, parts);
+        self.accept_first_child(ctx, sent.plan, &sent.offered, parts, nonces);
+        ctx.act(Action::Established { initial_contact: parts.has(NotifyType::INITIAL_CONTACT) });
+        Ok(())
+    }
+
+    /// The Child SA that came with it. Without it the IKE SA stays, and it is asked for again later.
+    fn accept_first_child(
+        &mut self,
+        ctx: &mut Ctx,
+        plan: Option<Plan>,
+        offered: &[Alternative],
+        parts: &Parts,
+        (nonce_i, nonce_r): (Vec<u8>, Vec<u8>),
+    ) {
+        let Some(mut plan) = plan else { return };
+        let inbound = plan.inbound;
+        let choice = match parts.error() {
+            Some(notify) => Err(Cause::Refused { exchange: EXCHANGE, notify: notify.kind }),
+            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE).map_err(Cause::Failed),
+        };
+        match choice {
+            Ok(choice) => {
+                ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));
+                let role = Role::Initiator;
+                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r, secrets: Vec::new() });
+            }
+            Err(cause) => {
+                let place = (plan.config, plan.lane);
+                let made_by_peer = parts.error().is_none();
+                ctx.record(self.peer, |record| record.problem(&cause));
+                if let Some(session) = self.session_mut() {
+                    session.create_later(ctx, place);
+                    if made_by_peer {
+                        session.want(super::session::Task::DeleteOrphan(inbound));
+                    }
+                }
+                if !made_by_peer {
+                    ctx.shared.spis.release(inbound);
+                }
+            }
+        }
+    }
+
+    /// From negotiation to session.
+    fn establish(&mut self, ctx: &mut Ctx, peer: PeerId, admitted: Admitted, keeper: bool) {
+        let Stage::Negotiating(handshake) = &self.stage else { return };
+        let (lowest_nonce, choice) = (handshake.lowest_nonce(), handshake.choice.clone());
+        self.log_keys(ctx, &admitted.keys);
+        let mut session = Session::new(ctx, peer, admitted.config, admitted.keys, choice);
+        session.remote_id = admitted.who.identity.to_string();
+        session.proof = admitted.who.by.to_string();
+        session.uses_ppk = admitted.uses_ppk;
+        session.lowest_nonce = lowest_nonce;
+        session.keeper = keeper;
+        self.peer = Some(peer);
+        self.stage = Stage::Established(Box::new(session));
+    }
+
+    pub(super) fn on_auth_request(&mut self, ctx: &mut Ctx, parts: Parts) {
+        self.path = self.reply_path;
+        if let Err(error) = self.accept_initiator(ctx, &parts) {
+            self.refuse(ctx, EXCHANGE, &error);
+            self.end(ctx, error.into());
+        }
+    }
+
+    /// The responder believes the initiator, or not.
+    fn accept_initiator(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
+        let auth_id = self.window.expected_id();
+        let id_i = needed(parts.id_i.as_ref(), EXCHANGE, PayloadType::ID_I)?;
+        let identity = Identity::from_payload(id_i).map_err(|error| Incompatibility::Auth(error.into()))?;
+        let asked_for = parts.id_r.as_ref().and_then(|id| Identity::from_payload(id).ok());
+        let peer = self.find_peer(ctx, &identity, asked_for.as_ref())?;
+        self.peer = Some(peer);
+        let (_, config) = self.peer_config(ctx)?;
+        self.record_request(ctx, &config, &identity, asked_for.as_ref(), parts);
+        let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
+        let choice = handshake.choice.answer(ProtocolId::IKE, Vec::new());
+        negotiate::choose(&negotiate::ike_alternatives(&config.proposals), &[choice], handshake.choice.key_exchange)
+            .map_err(|_| Incompatibility::SuiteNotAllowed)?;
+
+        let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
+        let (keys, data, uses_ppk) = self.ppk_decision(&config, handshake, parts, data)?;
+        let octets = handshake.octets(&keys, Sender::Initiator, id_i, auth_id);
+        let claim = Claim { identification: id_i, method: *method, data, certificates: &parts.certs };
+        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix)?;
+        ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
+
+        let own_id = config.local_id.to_payload();
+        let octets = handshake.octets(&keys, Sender::Responder, &own_id, auth_id);
+        let AuthData { method, data } =
+            config.local_auth.sign(keys.prf(), &handshake.hashes, &octets).map_err(LocalFault::Sign)?;
+        let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
+        self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk }, false);
+        self.take_extras(&config, parts);
+
+        let mut payloads = vec![Payload::IdR(own_id)];
+        payloads.extend(certificates(config.local_auth.certificates(&parts.cert_reqs)));
+        payloads.push(Payload::Auth { method, data });
+        payloads.extend(crash::token(ctx, self.spis));
+        payloads.extend(self.grant_first_child(ctx, &config, parts, nonces));
+        payloads.extend(self.extras(&config));
+        if uses_ppk {
+            payloads.push(Notify::new(NotifyType::PPK_IDENTITY).into());
+        }
+        ctx.act(Action::Established { initial_contact: parts.has(NotifyType::INITIAL_CONTACT) });
+        self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
+    }
+
+    /// The configured peer with this identity that may come from there; one that calls us as the peer does, if there are several.
+    fn find_peer(&self, ctx: &Ctx, identity: &Identity, asked_for: Option<&Identity>) -> Result<PeerId, Error> {
+        let candidates = ctx.shared.directory.candidates(self.path.remote.ip()).with_identity(identity);
+        let calls_us = |id: &&PeerId| {
+            asked_for.is_none_or(|asked_for| ctx.shared.peers.get(id).is_some_and(|peer| peer.config.local_id == *asked_for))
+        };
+        let found = candidates.iter().find(calls_us).or(candidates.first());
+        found.copied().ok_or_else(|| Incompatibility::UnknownPeer.into())
+    }
+
+    fn record_request(
+        &self,
+        ctx: &mut Ctx,
+        config: &PeerConfig,
+        identity: &Identity,
+        asked_for: Option<&Identity>,
+        parts: &Parts,
+    ) {
+        let offered = negotiate::offer(&negotiate::ike_alternatives(&config.proposals), Vec::new());
+        let choice = if let Stage::Negotiating(handshake) = &self.stage { Some(handshake.choice.to_string()) } else { None };
+        ctx.record(self.peer, |record| {
+            record.begin_ike(Role::Responder, &offered);
+            record.ike.chosen = choice;
+            record.identities.ours = vec![config.remote_id.to_string()];
+            record.identities.theirs = vec![identity.to_string()];
+            record.own_identity.ours = vec![config.local_id.to_string()];
+            record.own_identity.theirs = asked_for.map(ToString::to_string).into_iter().collect();
+            record.asked_child(config, parts);
+        });
+    }
+
+    /// RFC 8784 §3, table 1: with which keys, and with which data, the initiator has proved itself.
+    fn ppk_decision<'a>(
+        &self,
+        config: &PeerConfig,
+        handshake: &Handshake,
+        parts: &'a Parts,
+        data: &'a [u8],
+    ) -> Result<(IkeKeys, &'a [u8], bool), Error> {
+        let mandatory = config.ppk.as_ref().is_some_and(|ppk| ppk.mandatory);
+        if !self.features.ppk {
+            return if mandatory { Err(Incompatibility::Ppk.into()) } else { Ok((handshake.keys.clone(), data, false)) };
+        }
+        let named = parts.notify(NotifyType::PPK_IDENTITY).ok_or(Incompatibility::Ppk)?;
+        let ours = config.ppk.as_ref().filter(|ppk| named.ppk_id() == Some((PpkIdType::FIXED, ppk.id.as_slice())));
+        if let Some(ppk) = ours {
+            return Ok((handshake.keys.with_ppk(&ppk.key), data, true));
+        }
+        match parts.notify(NotifyType::NO_PPK_AUTH) {
+            Some(without) if !mandatory => Ok((handshake.keys.clone(), &without.data, false)),
+            Some(_) | None => Err(Incompatibility::Ppk.into()),
+        }
+    }
+
+    /// The responder's answer about the first Child SA: the payloads of it, or an error that leaves the IKE SA alone.
+    fn grant_first_child(
+        &mut self,
+        ctx: &mut Ctx,
+        config: &PeerConfig,
+        parts: &Parts,
+        (nonce_i, nonce_r): (Vec<u8>, Vec<u8>),
+    ) -> Vec<Payload> {
+        if parts.sa.is_none() {
+            return Vec::new();
+        }
+        let (id, adit) = (self.id, self.features.adit);
+        let asked = Asked { exchange: EXCHANGE, first: true, old: None, adit };
+        match plan::grant(config, parts, &asked, None) {
+            Ok(granted) => {
+                let inbound = ctx.shared.spis.allocate(ctx.random, id, granted.lane);
+                let plan::Granted { config, lane, mode, selectors, choice } = granted;
+                let plan = Plan { config, lane, mode, inbound, replaces: None, selectors };
+                let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
+                let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, adit);
+                ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));
+                let role = Role::Responder;
+                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r, secrets: Vec::new() });
+                payloads
+            }
+            Err(error) => {
+                ctx.record(self.peer, |record| record.problem(&Cause::Failed(error.clone())));
+                vec![error.notify().into()]
+            }
+        }
+    }
+}
+
+fn certificates(certificates: Vec<(adit_proto::ike::CertEncoding, Vec<u8>)>) -> impl Iterator<Item = Payload> {
+    certificates.into_iter().map(|(encoding, data)| Payload::Cert { encoding, data })
+}
+
+pub(super) fn certificate_requests(requests: Vec<(adit_proto::ike::CertEncoding, Vec<u8>)>) -> impl Iterator<Item = Payload> {
+    requests.into_iter().map(|(encoding, data)| Payload::CertReq { encoding, data })
+}

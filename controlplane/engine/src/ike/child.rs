@@ -1,0 +1,290 @@
+//! Child SAs: what is known of each, and the order in which the data plane learns of them.
+//!
+//! A pair is installed inbound as soon as it has keys. Outbound follows when the peer can surely receive: at once for whoever
+//! began the exchange, for the other end when the SA that it replaces is deleted or the first packet has come (RFC 7296 §2.8).
+
+use std::time::{Duration, Instant};
+
+use adit_proto::control::{PeerId, SaKey, Spi};
+
+use crate::random::Random;
+
+use super::config::{Lifetime, Mode};
+use super::context::Ctx;
+use super::event::{ChildKeys, Event, KeyLog};
+use super::nat::Path;
+use super::negotiate::Choice;
+use super::sa::IkeSa;
+use super::selectors::SelectorPair;
+use super::session::{Session, Task};
+use super::window::jittered;
+
+/// How long an inbound SA that was replaced still takes packets that were late.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What has become of a Child SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChildState {
+    Live,
+    /// Another one has its traffic; whoever made that one deletes this one.
+    Replaced {
+        by: Spi,
+        since: Instant,
+    },
+    /// Our Delete is under way or waits for its turn.
+    Closing,
+}
+
+/// The peer's rekey of a Child SA that we may be rekeying, too (RFC 7296 §2.8.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Rival {
+    /// Our inbound SPI in the peer's exchange.
+    pub inbound: Spi,
+    pub lowest_nonce: Vec<u8>,
+}
+
+/// Bytes and packets of one SA in both directions, as the data plane counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub inbound_bytes: u64,
+    pub inbound_packets: u64,
+    pub outbound_bytes: u64,
+    pub outbound_packets: u64,
+}
+
+/// When a Child SA is to be replaced and when it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Limits {
+    pub rekey_at: Option<Instant>,
+    pub expire_at: Option<Instant>,
+    soft: (u64, u64),
+    hard: (u64, u64),
+}
+
+/// A pair of SAs.
+#[derive(Debug)]
+pub(super) struct Child {
+    /// Index in the peer's configured children.
+    pub config: usize,
+    pub lane: u8,
+    pub mode: Mode,
+    pub inbound: Spi,
+    pub outbound: Spi,
+    pub choice: Choice,
+    pub selectors: SelectorPair,
+    pub born: Instant,
+    pub limits: Limits,
+    pub usage: Usage,
+    /// Until the outbound SA is installed.
+    pub outbound_key: Option<Box<SaKey>>,
+    /// The inbound SPI of the Child SA whose place it takes.
+    pub replaces: Option<Spi>,
+    pub state: ChildState,
+    /// Another one has, or had, its place: what comes late is still taken when it goes.
+    pub superseded: bool,
+    /// Our rekey of it is under way.
+    pub rekeying: bool,
+    pub rival: Option<Rival>,
+}
+
+/// Where the packets of a Child SA go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Route {
+    pub peer: PeerId,
+    pub path: Path,
+    pub encapsulate: bool,
+}
+
+impl Limits {
+    /// From a configured lifetime; the soft ones come a little earlier by chance (RFC 7296 §2.8.1).
+    pub(super) fn new(now: Instant, lifetime: &Lifetime, random: &mut dyn Random) -> Limits {
+        let after = lifetime.rekey_after;
+        let timed = !after.is_zero();
+        let percent = |value: u64, percent: u64| (u128::from(value) * u128::from(percent) / 100).min(u64::MAX.into()) as u64;
+        let early = 100 - u64::from(random.u32()) % (u64::from(lifetime.jitter_percent.min(90)) + 1);
+        let soft = (percent(lifetime.rekey_bytes, early), percent(lifetime.rekey_packets, early));
+        let hard_percent = u64::from(lifetime.hard_percent.max(100));
+        let hard = (percent(lifetime.rekey_bytes, hard_percent), percent(lifetime.rekey_packets, hard_percent));
+        Limits {
+            rekey_at: timed.then(|| now + jittered(after, lifetime.jitter_percent, random)),
+            expire_at: timed.then(|| now + after.mul_f64(hard_percent as f64 / 100.0)),
+            soft,
+            hard,
+        }
+    }
+}
+
+impl Limits {
+    /// Everything in it: times, then bytes and packets, soft and hard.
+    pub(super) fn parts(&self) -> (Option<Instant>, Option<Instant>, [u64; 4]) {
+        (self.rekey_at, self.expire_at, [self.soft.0, self.soft.1, self.hard.0, self.hard.1])
+    }
+
+    pub(super) fn of_parts(rekey_at: Option<Instant>, expire_at: Option<Instant>, volumes: [u64; 4]) -> Limits {
+        let [soft_bytes, soft_packets, hard_bytes, hard_packets] = volumes;
+        Limits { rekey_at, expire_at, soft: (soft_bytes, soft_packets), hard: (hard_bytes, hard_packets) }
+    }
+}
+
+impl Child {
+    /// Whether so much has gone through it that it is to be replaced.
+    pub(super) fn is_worn(&self) -> bool {
+        reached(&self.usage, self.limits.soft)
+    }
+
+    /// Whether so much has gone through it that nothing more may.
+    pub(super) fn is_used_up(&self) -> bool {
+        reached(&self.usage, self.limits.hard)
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.state == ChildState::Live
+    }
+
+    fn keys(&self, route: &Route, spi: Spi, key: SaKey, replaces: Option<Spi>) -> Box<ChildKeys> {
+        Box::new(ChildKeys {
+            peer: route.peer,
+            child: self.config,
+            lane: self.lane,
+            spi,
+            suite: self.choice.suite,
+            key,
+            esn: self.choice.esn,
+            mode: self.mode,
+            selectors: self.selectors.clone(),
+            replaces,
+            path: route.path,
+            encapsulate: route.encapsulate,
+        })
+    }
+}
+
+/// A limit of zero is none.
+fn reached(usage: &Usage, (bytes, packets): (u64, u64)) -> bool {
+    let over = |limit, inbound: u64, outbound: u64| limit > 0 && inbound.max(outbound) >= limit;
+    over(bytes, usage.inbound_bytes, usage.outbound_bytes) || over(packets, usage.inbound_packets, usage.outbound_packets)
+}
+
+impl Session {
+    pub(super) fn child(&self, inbound: Spi) -> Option<&Child> {
+        self.children.iter().find(|child| child.inbound == inbound)
+    }
+
+    pub(super) fn child_mut(&mut self, inbound: Spi) -> Option<&mut Child> {
+        self.children.iter_mut().find(|child| child.inbound == inbound)
+    }
+
+    /// The Child SA that the peer calls by this SPI.
+    pub(super) fn child_by_outbound(&self, outbound: Spi) -> Option<&Child> {
+        self.children.iter().find(|child| child.outbound == outbound)
+    }
+
+    /// Takes a Child SA in, ready to receive.
+    pub(super) fn add_child(&mut self, ctx: &mut Ctx, route: &Route, child: Child, inbound_key: SaKey) {
+        ctx.count(Some(route.peer), |counters| counters.children_created += 1);
+        if ctx.shared.config.key_log {
+            let log = |from, to, spi, key| Event::KeyLog(Box::new(KeyLog::Esp { from, to, spi, suite: child.choice.suite, key }));
+            ctx.event(log(route.path.remote, route.path.local, child.inbound, inbound_key.clone()));
+            if let Some(key) = &child.outbound_key {
+                ctx.event(log(route.path.local, route.path.remote, child.outbound, (**key).clone()));
+            }
+        }
+        ctx.event(Event::InstallInbound(child.keys(route, child.inbound, inbound_key, child.replaces)));
+        self.children.push(child);
+    }
+
+    /// Installs the outbound SA of a Child SA, once.
+    pub(super) fn activate(&mut self, ctx: &mut Ctx, route: &Route, inbound: Spi) {
+        let replaced = self.child(inbound).and_then(|child| child.replaces);
+        let replaces = replaced.and_then(|spi| self.child(spi)).map(|old| old.outbound);
+        let Some(child) = self.child_mut(inbound) else { return };
+        if let Some(key) = child.outbound_key.take() {
+            let keys = child.keys(route, child.outbound, *key, replaces);
+            ctx.event(Event::InstallOutbound(keys));
+        }
+    }
+
+    /// Takes a Child SA out. Where another one has its place, what was sent on it is still taken for a while.
+    pub(super) fn remove_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        let Some(index) = self.children.iter().position(|child| child.inbound == inbound) else { return };
+        let child = self.children.remove(index);
+        if child.outbound_key.is_none() {
+            ctx.event(Event::RemoveOutbound { peer: self.peer, spi: child.outbound });
+        }
+        if child.superseded {
+            self.lingering.push((ctx.now.instant + LINGER, child.inbound));
+        } else {
+            self.remove_inbound(ctx, child.inbound);
+        }
+    }
+
+    /// Takes both halves out; the SPI stays reserved until the peer has answered our Delete.
+    /// Gives the place that is empty now, unless another SA has it.
+    pub(super) fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) -> Option<(usize, u8)> {
+        let index = self.children.iter().position(|child| child.inbound == inbound)?;
+        let child = self.children.remove(index);
+        if child.outbound_key.is_none() {
+            ctx.event(Event::RemoveOutbound { peer: self.peer, spi: child.outbound });
+        }
+        ctx.event(Event::RemoveInbound { peer: self.peer, spi: inbound });
+        (!child.superseded).then_some((child.config, child.lane))
+    }
+
+    pub(super) fn remove_all_children(&mut self, ctx: &mut Ctx) {
+        while let Some(inbound) = self.children.first().map(|child| child.inbound) {
+            self.remove_child(ctx, inbound);
+        }
+        for (_, inbound) in std::mem::take(&mut self.lingering) {
+            self.remove_inbound(ctx, inbound);
+        }
+        if let Some(pending) = self.pending.take() {
+            pending.release(ctx);
+        }
+        for task in self.tasks.drain(..) {
+            if let Task::DeleteOrphan(spi) = task {
+                ctx.shared.spis.release(spi);
+            }
+        }
+    }
+
+    /// Takes out the inbound SAs that have lingered long enough.
+    pub(super) fn end_lingering(&mut self, ctx: &mut Ctx) {
+        let now = ctx.now.instant;
+        let (over, rest) = std::mem::take(&mut self.lingering).into_iter().partition(|(at, _)| *at <= now);
+        self.lingering = rest;
+        let over: Vec<(Instant, Spi)> = over;
+        over.into_iter().for_each(|(_, inbound)| self.remove_inbound(ctx, inbound));
+    }
+
+    fn remove_inbound(&self, ctx: &mut Ctx, spi: Spi) {
+        ctx.shared.spis.release(spi);
+        ctx.event(Event::RemoveInbound { peer: self.peer, spi });
+    }
+}
+
+impl IkeSa {
+    /// Every Child SA that has waited for it is used for sending from now on.
+    pub(super) fn activate_children(&mut self, ctx: &mut Ctx) {
+        let waits = |child: &&Child| child.is_live() && child.replaces.is_none();
+        let Some(session) = self.session() else { return };
+        let spis: Vec<Spi> = session.children.iter().filter(waits).map(|child| child.inbound).collect();
+        spis.into_iter().for_each(|inbound| self.activate_child(ctx, inbound));
+    }
+
+    /// The data plane has counted. Replaces or ends what is worn out; and packets on a new SA prove that the peer sends on it.
+    pub(super) fn take_usage(&mut self, ctx: &mut Ctx, inbound: Spi, usage: Usage) {
+        let now = ctx.now.instant;
+        let Some(child) = self.session_mut().and_then(|session| session.child_mut(inbound)) else { return };
+        let heard = usage.inbound_packets > child.usage.inbound_packets;
+        child.usage = usage;
+        let proven = heard && child.outbound_key.is_some() && child.replaces.is_some() && child.is_live();
+        if heard {
+            // An authentic packet of ESP is a sign of life as good as any (RFC 7296 §2.4).
+            self.last_heard = now;
+        }
+        if proven {
+            self.activate_child(ctx, inbound);
+        }
+        self.on_children_timeout(ctx);
+    }
+}

@@ -1,0 +1,196 @@
+//! What the code of an IKE SA may touch beyond itself: time, randomness, the tables of the gateway, and what goes out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_proto::control::{PeerId, Spi};
+use adit_proto::ike::IkeSpi;
+
+use crate::random::Random;
+
+use super::admission::Admission;
+use super::config::{EndpointConfig, Now, PeerConfig};
+use super::connection::{Connection, ConnectionState};
+use super::counters::Counters;
+use super::directory::Directory;
+use super::event::{Cause, Event, Transmit};
+use super::explain::Record;
+use super::nat::Path;
+use super::sa::{IkeSa, SaId};
+
+/// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
+const ESP_SPI_MIN: u32 = adit_proto::esp::SPI_MIN;
+/// The low bits of an inbound SPI name the lane.
+const LANE_MASK: u32 = 0x3f;
+/// Lanes that an SPI can name.
+pub const LANES_MAX: u8 = LANE_MASK as u8 + 1;
+
+/// A configured peer and what there is of it.
+pub(super) struct Peer {
+    pub config: Arc<PeerConfig>,
+    pub connection: Connection,
+    /// Where the peer is, if that is known: configured, or changed by a command.
+    pub remote: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    /// The IKE SA that has the Child SAs.
+    pub current: Option<SaId>,
+    /// The IKE SA that we are negotiating.
+    pub attempt: Option<SaId>,
+    /// Every IKE SA of this peer, also those that are being replaced or closed.
+    pub sas: Vec<SaId>,
+    pub record: Record,
+    pub counters: Counters,
+}
+
+/// Inbound SPIs in use, and by which IKE SA; SPIs of IKE SAs that are taken.
+#[derive(Debug, Default)]
+pub(super) struct SpiTable {
+    esp: BTreeMap<Spi, SaId>,
+}
+
+impl SpiTable {
+    /// A fresh inbound SPI of ESP on a lane.
+    pub(super) fn allocate(&mut self, random: &mut dyn Random, owner: SaId, lane: u8) -> Spi {
+        loop {
+            let spi = Spi(random.u32() & !LANE_MASK | u32::from(lane) & LANE_MASK);
+            if spi.0 >= ESP_SPI_MIN && !self.esp.contains_key(&spi) {
+                self.esp.insert(spi, owner);
+                return spi;
+            }
+        }
+    }
+
+    pub(super) fn assign(&mut self, spi: Spi, owner: SaId) {
+        self.esp.insert(spi, owner);
+    }
+
+    pub(super) fn release(&mut self, spi: Spi) {
+        self.esp.remove(&spi);
+    }
+
+    pub(super) fn owner(&self, spi: Spi) -> Option<SaId> {
+        self.esp.get(&spi).copied()
+    }
+
+    /// Every SPI with its owner.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Spi, SaId)> {
+        self.esp.iter().map(|(spi, owner)| (*spi, *owner))
+    }
+}
+
+/// A fresh SPI for an IKE SA of ours.
+pub(super) fn fresh_ike_spi(random: &mut dyn Random) -> IkeSpi {
+    loop {
+        let spi = IkeSpi(random.u64());
+        if !spi.is_zero() {
+            return spi;
+        }
+    }
+}
+
+/// What an IKE SA asks of the endpoint, which alone knows the others.
+pub(super) enum Action {
+    /// This IKE SA has just been authenticated.
+    Established { initial_contact: bool },
+    /// A new IKE SA, made in a rekey of this one. It has no Child SAs yet.
+    Successor(Box<IkeSa>),
+    /// The Child SAs and all that is to be done go to that IKE SA.
+    Inherit { heir: SaId, then: Then },
+    /// That IKE SA, made in a rekey that lost, is to be closed by us.
+    CloseRedundant { sa: SaId },
+    /// That IKE SA, made in a rekey by the peer that lost, is to be closed by the peer.
+    ExpectClosed { sa: SaId },
+    /// This IKE SA is of no use any more. Its Child SAs have been removed; it may still repeat its last answer.
+    Ended(Cause),
+    /// A rekey begun by us is under way, or is not any more.
+    Rekeying(bool),
+}
+
+/// What becomes of an IKE SA that has nothing left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The peer deletes it.
+    Stay,
+    /// We delete it.
+    Close,
+    /// It is deleted.
+    End,
+}
+
+/// All of the gateway that is not IKE SAs.
+pub(super) struct Shared {
+    pub config: EndpointConfig,
+    pub peers: BTreeMap<PeerId, Peer>,
+    pub directory: Directory,
+    pub spis: SpiTable,
+    pub admission: Admission,
+    pub transmits: VecDeque<Transmit>,
+    pub events: VecDeque<Event>,
+    /// Totals; each peer has its own share as well.
+    pub counters: Counters,
+}
+
+/// The surroundings of one call.
+pub(super) struct Ctx<'a> {
+    pub now: Now,
+    pub random: &'a mut dyn Random,
+    pub shared: &'a mut Shared,
+    pub actions: Vec<Action>,
+}
+
+impl<'a> Ctx<'a> {
+    pub(super) fn new(now: Now, random: &'a mut dyn Random, shared: &'a mut Shared) -> Ctx<'a> {
+        Ctx { now, random, shared, actions: Vec::new() }
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.shared.events.push_back(event);
+    }
+
+    /// Queues an IKE message.
+    pub(super) fn transmit(&mut self, path: &Path, peer: Option<PeerId>, message: &[u8]) {
+        let payload = path.frame(message);
+        self.shared.transmits.push_back(Transmit { local: path.local, remote: path.remote, payload, peer });
+    }
+
+    /// Counts in the total and, if the peer is known, in its share.
+    pub(super) fn count(&mut self, peer: Option<PeerId>, count: impl Fn(&mut Counters)) {
+        self.shared.count(peer, count);
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    /// What a peer's record of the current negotiation learns.
+    pub(super) fn record(&mut self, peer: Option<PeerId>, note: impl FnOnce(&mut Record)) {
+        if let Some(peer) = peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
+            note(&mut peer.record);
+        }
+    }
+
+    /// Random bytes.
+    pub(super) fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut out = [0; N];
+        self.random.fill(&mut out);
+        out
+    }
+}
+
+impl Shared {
+    pub(super) fn count(&mut self, peer: Option<PeerId>, count: impl Fn(&mut Counters)) {
+        count(&mut self.counters);
+        if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
+            count(&mut peer.counters);
+        }
+    }
+
+    /// Moves a connection to a state and tells the shell if that is news.
+    pub(super) fn enter(&mut self, now: Now, id: PeerId, state: ConnectionState, cause: Option<Cause>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.connection.enter(now.instant, state, cause.clone()) || cause.is_some() {
+            self.events.push_back(Event::State { peer: id, state, cause });
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Quick crash detection (RFC 6290), and what else comes without protection for an IKE SA that exists.
+//!
+//! Tokens are made of the SPIs and a secret that outlives the process, so that a gateway that lost its IKE SAs can prove it.
+
+use std::time::Duration;
+
+use adit_proto::ike::{Header, Message, Notify, NotifyType, Payload, ProtocolId};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+
+use crate::crypto::{Prf, Secret};
+
+use super::context::Ctx;
+use super::event::{Cause, IkeSpis};
+use super::parts::Parts;
+use super::sa::{IkeSa, Stage};
+use super::session::Task;
+
+/// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).
+const TOKENS_MAX: usize = 4;
+/// RFC 6290 §5.
+const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=128;
+/// A peer that says it does not know us is asked so often, at this interval, before that is believed.
+const TRIES_AFTER_HINT: u32 = 4;
+const INTERVAL_AFTER_HINT: Duration = Duration::from_secs(1);
+
+/// The token of these SPIs under one secret (RFC 6290 §5.1).
+fn compute(secret: &Secret, spis: IkeSpis) -> Vec<u8> {
+    let tag = Prf::HmacSha256.compute(secret.expose(), &[&spis.initiator.to_bytes(), &spis.responder.to_bytes()]);
+    tag.expose().to_vec()
+}
+
+fn notify(token: Vec<u8>) -> Payload {
+    Notify { protocol: ProtocolId::IKE, ..Notify::new(NotifyType::QUICK_CRASH_DETECTION) }.with_data(token).into()
+}
+
+/// Our token of an IKE SA, for the peer to keep.
+pub(super) fn token(ctx: &Ctx, spis: IkeSpis) -> Option<Payload> {
+    ctx.shared.config.crash_secrets.first().map(|secret| notify(compute(secret, spis)))
+}
+
+/// The proof that we have lost an IKE SA: one token for each secret that may have been current.
+pub(super) fn proof(secrets: &[Secret], spis: IkeSpis) -> Vec<Payload> {
+    secrets.iter().take(TOKENS_MAX).map(|secret| notify(compute(secret, spis))).collect()
+}
+
+impl IkeSa {
+    /// Keeps the token that the peer gave for this IKE SA.
+    pub(super) fn take_token(&mut self, parts: &Parts) {
+        let Some(session) = self.session_mut() else { return };
+        for notify in parts.notifies.iter().filter(|notify| notify.kind == NotifyType::QUICK_CRASH_DETECTION) {
+            if TOKEN_LEN.contains(&notify.data.len()) && !session.tokens.contains(&notify.data) {
+                session.tokens.insert(0, notify.data.clone());
+                session.tokens.truncate(TOKENS_MAX);
+            }
+        }
+    }
+
+    /// A response in the clear. Only a token proves anything; that the peer does not know the IKE SA is a hint to look whether
+    /// it is alive (RFC 7296 §2.21.4).
+    pub(super) fn on_unprotected_response(&mut self, ctx: &mut Ctx, header: &Header, message: &[u8]) {
+        ctx.count(self.peer, |counters| counters.dropped_unprotected += 1);
+        let Ok(parts) = Message::decode(message).map(|message| Parts::sort(message.payloads)) else { return };
+        let Ok(parts) = parts else { return };
+        let lost = [NotifyType::INVALID_IKE_SPI, NotifyType::INVALID_SPI].iter().any(|kind| parts.has(*kind));
+        let Stage::Established(session) = &mut self.stage else { return };
+        if !lost {
+            return;
+        }
+        let given = parts.notifies.iter().filter(|notify| notify.kind == NotifyType::QUICK_CRASH_DETECTION).take(TOKENS_MAX);
+        let known = |given: &Notify| session.tokens.iter().any(|token| verify_slices_are_equal(token, &given.data).is_ok());
+        if given.into_iter().any(known) {
+            ctx.count(self.peer, |counters| counters.crashes_detected += 1);
+            return self.end(ctx, Cause::PeerCrashed);
+        }
+        if self.window.awaits(header.message_id, header.exchange) {
+            self.window.hurry(ctx.now.instant, TRIES_AFTER_HINT, INTERVAL_AFTER_HINT);
+        } else if self.window.is_idle() {
+            session.want(Task::Liveness);
+            self.start_next(ctx);
+        }
+    }
+}

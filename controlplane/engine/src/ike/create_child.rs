@@ -1,0 +1,376 @@
+//! CREATE_CHILD_SA for Child SAs: new ones (RFC 7296 §1.3.1) and the rekey of one (§1.3.3), as initiator and as responder.
+//! The collisions of §2.8.1 and §2.25.1 are decided here.
+
+use adit_proto::control::Spi;
+use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType, ProtocolId};
+
+use crate::crypto::key_exchange;
+use crate::crypto::{KeyExchange, KeyExchangeMethod};
+
+use super::child::{ChildState, Rival};
+use super::context::{Action, Ctx};
+use super::error::{Error, LocalFault, Misbehaviour};
+use super::event::Cause;
+use super::followup;
+use super::negotiate::{self, Alternative, Choice};
+use super::parts::{Parts, needed};
+use super::plan::{self, Asked, Creation, Granted, Plan};
+use super::sa::{IkeSa, Initiated, Role, Stage};
+use super::session::{Session, Task};
+
+const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+pub(super) const NONCE_LEN: usize = 32;
+
+/// What the initiator remembers until the answer comes.
+pub(super) struct Sent {
+    plan: Plan,
+    offered: Vec<Alternative>,
+    nonce: Vec<u8>,
+    exchange: Option<KeyExchange>,
+    /// Whether this is the second try, with the method that the peer asked for.
+    corrected: bool,
+}
+
+impl Sent {
+    /// Child and lane that are being made.
+    pub(super) fn place(&self) -> (usize, u8) {
+        (self.plan.config, self.plan.lane)
+    }
+
+    pub(super) fn inbound(&self) -> Spi {
+        self.plan.inbound
+    }
+}
+
+impl IkeSa {
+    /// Asks for a new Child SA.
+    pub(super) fn send_create_child(
+        &mut self,
+        ctx: &mut Ctx,
+        config: usize,
+        lane: u8,
+        method: Option<KeyExchangeMethod>,
+    ) -> Result<(), Error> {
+        let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
+        let Some(child) = session.config.children.get(config) else { return Ok(()) };
+        let (mode, selectors) = (child.mode, plan::policy(child));
+        let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
+        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: None, selectors }, method)
+    }
+
+    /// Asks for a Child SA in the place of one that there is.
+    pub(super) fn send_rekey_child(&mut self, ctx: &mut Ctx, old: Spi, method: Option<KeyExchangeMethod>) -> Result<(), Error> {
+        let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
+        let Some(child) = session.child_mut(old).filter(|child| child.is_live() && child.rival.is_none()) else { return Ok(()) };
+        child.rekeying = true;
+        let (config, lane, mode, selectors) = (child.config, child.lane, child.mode, child.selectors.clone());
+        let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
+        ctx.act(Action::Rekeying(true));
+        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: Some(old), selectors }, method)
+    }
+
+    fn ask(&mut self, ctx: &mut Ctx, plan: Plan, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
+        let adit = self.features.adit;
+        let Some(session) = self.session_mut() else { return Ok(()) };
+        let offered = negotiate::child_alternatives(&session.config.children[plan.config].proposals, false);
+        let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
+        let exchange = corrected.or(first).map(KeyExchange::start).transpose()?;
+        let nonce = ctx.bytes::<NONCE_LEN>().to_vec();
+        let proposals = negotiate::offer(&offered, plan.inbound.0.to_be_bytes());
+        ctx.record(self.peer, |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
+        let mut payloads: Vec<Payload> = Vec::new();
+        if let Some(old) = plan.replaces {
+            payloads.push(Notify::new(NotifyType::REKEY_SA).about(ProtocolId::ESP, old).into());
+        }
+        let mut between = vec![Payload::Nonce(nonce.clone())];
+        let ke = |exchange: &KeyExchange| Payload::Ke { method: exchange.method().id(), data: exchange.public().to_vec() };
+        between.extend(exchange.as_ref().map(ke));
+        payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), between, Role::Initiator, adit));
+        let sent = Sent { plan, offered, nonce, exchange, corrected: corrected.is_some() };
+        self.request(ctx, EXCHANGE, &payloads, Initiated::CreateChild(Box::new(sent))).map(|_| ())
+    }
+
+    pub(super) fn on_create_child_response(&mut self, ctx: &mut Ctx, mut sent: Sent, parts: Parts) {
+        if sent.plan.replaces.is_some() {
+            ctx.act(Action::Rekeying(false));
+        }
+        if let Some(old) = sent.plan.replaces.and_then(|old| self.session_mut()?.child_mut(old)) {
+            old.rekeying = false;
+        }
+        if let Some(notify) = parts.error() {
+            return self.on_create_child_refused(ctx, &sent.plan, sent.offered, notify, sent.corrected);
+        }
+        match sent.complete(&parts) {
+            Err(error) => self.discard_creation(ctx, sent.plan, error),
+            Ok(creation) if creation.choice.additional.is_empty() => self.finish_child(ctx, creation),
+            Ok(creation) if self.has_lost(&creation) => {
+                // With additional key exchanges the loser just does not go on: there is no SA yet (RFC 9370 §2.2.4).
+                ctx.shared.spis.release(creation.plan.inbound);
+            }
+            Ok(creation) => self.follow_up(ctx, followup::Goal::Child(Box::new(creation)), &parts),
+        }
+    }
+
+    /// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
+    fn has_lost(&self, creation: &Creation) -> bool {
+        let (Some(session), Some(replaces)) = (self.session(), creation.plan.replaces) else { return false };
+        match session.child(replaces) {
+            Some(old) => old.rival.as_ref().is_some_and(|rival| creation.lowest_nonce() < rival.lowest_nonce),
+            // Its Delete was faster than the answer to us: only the winner deletes the old one.
+            None => session.children.iter().any(|child| child.replaces == Some(replaces) && child.is_live()),
+        }
+    }
+
+    /// The initiator has the keys: switches over to the new Child SA, or gives it up for the peer's.
+    pub(super) fn finish_child(&mut self, ctx: &mut Ctx, creation: Creation) {
+        let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, self.has_lost(&creation));
+        let now = ctx.now.instant;
+        ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
+        self.install_child(ctx, creation);
+        if lost {
+            if let Some(session) = self.session_mut() {
+                session.close_child(inbound);
+            }
+        } else {
+            self.activate_child(ctx, inbound);
+        }
+        let Some(session) = self.session_mut() else { return };
+        session.temporary_since = None;
+        let Some(replaces) = replaces else { return };
+        ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
+        let rival = session.child(replaces).and_then(|old| old.rival.as_ref()).map(|rival| rival.inbound);
+        match (lost, rival.filter(|rival| session.child(*rival).is_some())) {
+            (true, Some(by)) => session.replace_child(replaces, by, now),
+            // It waits for additional key exchanges.
+            (true, None) => {}
+            (false, rival) => {
+                session.replace_child(replaces, inbound, now);
+                session.close_child(replaces);
+                // The peer, which made it, is going to delete it.
+                if let Some(rival) = rival {
+                    session.replace_child(rival, inbound, now);
+                }
+            }
+        }
+    }
+
+    /// What the peer granted is not what we asked for: what it has made is deleted again.
+    fn discard_creation(&mut self, ctx: &mut Ctx, plan: Plan, error: Error) {
+        ctx.record(self.peer, |record| record.problem(&Cause::Failed(error)));
+        let Some(session) = self.session_mut() else { return };
+        session.want(Task::DeleteOrphan(plan.inbound));
+        session.retry_creation(ctx, &plan);
+    }
+
+    /// The peer refused with an error.
+    pub(super) fn on_create_child_refused(
+        &mut self,
+        ctx: &mut Ctx,
+        plan: &Plan,
+        offered: Vec<Alternative>,
+        notify: &Notify,
+        corrected: bool,
+    ) {
+        ctx.shared.spis.release(plan.inbound);
+        let refused = Cause::Refused { exchange: EXCHANGE, notify: notify.kind };
+        let Some(session) = self.session_mut() else { return };
+        let again = |method| match plan.replaces {
+            Some(inbound) => Task::RekeyChild { inbound, method },
+            None => Task::CreateChild { config: plan.config, lane: plan.lane, method },
+        };
+        // The old one may have gone, or have been rekeyed by the peer, while our request was on its way.
+        let old = plan.replaces.map(|old| session.child(old));
+        let overtaken = old.is_some_and(|old| old.is_none_or(|old| !old.is_live() || old.rival.is_some()));
+        match notify.kind {
+            _ if overtaken => session.settle_rival(plan, ctx.now.instant),
+            NotifyType::INVALID_KE_PAYLOAD => {
+                let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
+                let method = method.filter(|method| offered.iter().any(|one| one.key_exchanges().contains(method)));
+                match method {
+                    Some(method) if !corrected => session.tasks.push_front(again(Some(method))),
+                    _ => session.retry_creation(ctx, plan),
+                }
+            }
+            NotifyType::TEMPORARY_FAILURE => {
+                if !session.wait_after_temporary_failure(ctx, again(None)) {
+                    self.close_after_failure(ctx, Misbehaviour::ForeverTemporary.into());
+                }
+            }
+            NotifyType::CHILD_SA_NOT_FOUND => {
+                // The peer has lost it: so do we (RFC 7296 §2.25), and ask for a new one.
+                if let Some(old) = plan.replaces {
+                    session.remove_child(ctx, old);
+                }
+                self.want_missing_children();
+            }
+            NotifyType::NO_ADDITIONAL_SAS | NotifyType::TS_MAX_QUEUE if plan.replaces.is_none() && plan.lane > 0 => {
+                session.lanes_max = session.lanes_max.min(plan.lane);
+            }
+            _ => {
+                session.retry_creation(ctx, plan);
+                ctx.record(self.peer, |record| record.problem(&refused));
+            }
+        }
+    }
+
+    /// The peer wants a Child SA, or a new IKE SA.
+    pub(super) fn on_create_child_request(&mut self, ctx: &mut Ctx, parts: Parts) {
+        let is_ike = parts.sa.as_ref().is_some_and(|proposals| proposals.iter().all(|one| one.protocol == ProtocolId::IKE));
+        if is_ike {
+            return self.on_rekey_ike_request(ctx, &parts);
+        }
+        if let Err(error) = self.grant_child(ctx, &parts) {
+            ctx.record(self.peer, |record| record.problem(&Cause::Failed(error.clone())));
+            let rekey = parts.notify(NotifyType::REKEY_SA);
+            let notify = match (&error, rekey) {
+                // It says which one (RFC 7296 §2.25).
+                (Error::Local(LocalFault::NoSuchChild), Some(rekey)) => {
+                    Notify { protocol: rekey.protocol, spi: rekey.spi.clone(), ..error.notify() }
+                }
+                _ => error.notify(),
+            };
+            self.refuse_with(ctx, EXCHANGE, notify);
+        }
+    }
+
+    fn grant_child(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
+        let (id, adit) = (self.id, self.features.adit);
+        let limit = ctx.shared.config.limits.children;
+        let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
+        if session.rekeying || session.heir.is_some() {
+            return Err(LocalFault::Busy.into());
+        }
+        let rekey = parts.notify(NotifyType::REKEY_SA);
+        let old = rekey.map(|rekey| session.rekeyable(rekey)).transpose()?;
+        if old.is_none() && session.children.iter().filter(|child| child.is_live()).count() >= limit {
+            return Err(LocalFault::Children.into());
+        }
+        let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
+        let sent = parts.ke.as_ref().and_then(|(method, _)| KeyExchangeMethod::from_id(*method));
+        let asked = Asked { exchange: EXCHANGE, first: false, old: old.and_then(|old| session.child(old)), adit };
+        let granted = plan::grant(&session.config, parts, &asked, sent);
+        ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
+        let Granted { config, lane, mode, selectors, choice } = granted?;
+        let exchanged = exchange_keys(parts, &choice)?;
+
+        if let Some(pending) = session.pending.take() {
+            pending.release(ctx);
+        }
+        let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
+        let plan = Plan { config, lane, mode, inbound, replaces: old, selectors };
+        let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
+        let mut between = vec![Payload::Nonce(nonce_r.clone())];
+        let (public, secrets) = exchanged.map_or((None, Vec::new()), |(ke, secret)| (Some(ke), vec![secret]));
+        between.extend(public);
+        let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
+        let mut payloads = plan::payloads(&plan, answer, between, Role::Responder, adit);
+        let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r, secrets };
+        if let Some(old) = old.and_then(|old| session.child_mut(old)) {
+            old.rival = Some(Rival { inbound, lowest_nonce: creation.lowest_nonce() });
+        }
+        if creation.choice.additional.is_empty() {
+            // Ready to receive before the answer invites the peer to send (RFC 7296 §2.8).
+            self.finish_granted_child(ctx, creation);
+        } else {
+            payloads.push(self.expect_follow_up(ctx, followup::Goal::Child(Box::new(creation))));
+        }
+        self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
+    }
+
+    /// The responder has the keys: receives on the new Child SA, and goes on sending on the old one.
+    pub(super) fn finish_granted_child(&mut self, ctx: &mut Ctx, creation: Creation) {
+        let (inbound, replaces) = (creation.plan.inbound, creation.plan.replaces);
+        ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
+        self.install_child(ctx, creation);
+        let now = ctx.now.instant;
+        match replaces {
+            None => self.activate_child(ctx, inbound),
+            Some(old) => {
+                let Some(session) = self.session_mut() else { return };
+                // While our own rekey of it is under way, its answer decides.
+                if session.child(old).is_some_and(|old| !old.rekeying) {
+                    session.replace_child(old, inbound, now);
+                }
+            }
+        }
+    }
+}
+
+impl Sent {
+    /// The answer with what we remember; all but the secrets of additional key exchanges.
+    fn complete(&mut self, parts: &Parts) -> Result<Creation, Error> {
+        let choice = plan::check_answer(&mut self.plan, &self.offered, parts, EXCHANGE)?;
+        let nonce_r = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
+        let mut secrets = Vec::new();
+        if let Some(method) = choice.key_exchange {
+            let (id, data) = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE)?;
+            let exchange = self.exchange.take().filter(|exchange| exchange.method() == method && method.id() == *id);
+            secrets.push(exchange.ok_or(Misbehaviour::OtherMethod(method))?.finish(data)?);
+        }
+        let (plan, nonce_i) = (self.plan.clone(), std::mem::take(&mut self.nonce));
+        Ok(Creation { plan, choice, role: Role::Initiator, nonce_i, nonce_r, secrets })
+    }
+}
+
+/// The responder's side of the key exchange of CREATE_CHILD_SA, if one was agreed.
+///
+/// # Errors
+/// The KE payload is missing, of another method (then INVALID_KE_PAYLOAD says which), or bad.
+pub(super) fn exchange_keys(parts: &Parts, choice: &Choice) -> Result<Option<(Payload, crate::crypto::Secret)>, Error> {
+    let Some(method) = choice.key_exchange else { return Ok(None) };
+    let wrong = || Error::Incompatible(super::error::Incompatibility::KeyExchange(method));
+    let (id, data) = parts.ke.as_ref().ok_or_else(wrong)?;
+    if *id != method.id() {
+        return Err(wrong());
+    }
+    let (public, secret) = key_exchange::respond(method, data)?;
+    Ok(Some((Payload::Ke { method: method.id(), data: public.into_vec() }, secret)))
+}
+
+impl Session {
+    /// The Child SA that a rekey request names, if it can be replaced now (RFC 7296 §2.25.1).
+    fn rekeyable(&self, rekey: &Notify) -> Result<Spi, Error> {
+        let old = rekey.child_spi().and_then(|outbound| self.child_by_outbound(outbound));
+        let old = old.filter(|_| rekey.protocol == ProtocolId::ESP).ok_or(LocalFault::NoSuchChild)?;
+        match old.state {
+            ChildState::Live => Ok(old.inbound),
+            ChildState::Replaced { .. } | ChildState::Closing => Err(LocalFault::Busy.into()),
+        }
+    }
+
+    /// Another one has the place of this one.
+    pub(super) fn replace_child(&mut self, old: Spi, by: Spi, since: std::time::Instant) {
+        if let Some(old) = self.child_mut(old).filter(|old| old.state != ChildState::Closing) {
+            old.state = ChildState::Replaced { by, since };
+            old.superseded = true;
+        }
+    }
+
+    /// This one is to be deleted by us.
+    pub(super) fn close_child(&mut self, inbound: Spi) {
+        if let Some(child) = self.child_mut(inbound) {
+            child.state = ChildState::Closing;
+            self.want(Task::DeleteChildren(vec![inbound]));
+        }
+    }
+
+    /// Our rekey came to nothing because the peer's was there first: that one has the place.
+    fn settle_rival(&mut self, plan: &Plan, now: std::time::Instant) {
+        let Some(old) = plan.replaces else { return };
+        let rival = self.child(old).and_then(|old| old.rival.as_ref()).map(|rival| rival.inbound);
+        if let Some(rival) = rival.filter(|rival| self.child(*rival).is_some()) {
+            self.replace_child(old, rival, now);
+        }
+    }
+
+    /// Tries again later: a rekey before the hard limit, a new one after a wait.
+    pub(super) fn retry_creation(&mut self, ctx: &mut Ctx, plan: &Plan) {
+        match plan.replaces.and_then(|old| self.child_mut(old)) {
+            Some(old) => {
+                let wait = super::window::jittered(std::time::Duration::from_secs(30), 50, ctx.random);
+                old.limits.rekey_at = Some(ctx.now.instant + wait);
+            }
+            None => self.create_later(ctx, (plan.config, plan.lane)),
+        }
+    }
+}

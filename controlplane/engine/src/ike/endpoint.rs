@@ -1,0 +1,241 @@
+//! One gateway: all its peers and IKE SAs. Whose is a datagram, and what follows from one IKE SA for another.
+//!
+//! The shell calls, in any order, [`Endpoint::handle_message`], [`Endpoint::handle_timeout`] and the commands; after each it
+//! takes what [`Endpoint::poll_event`], [`Endpoint::poll_transmit`] and [`Endpoint::poll_timeout`] give, in this order.
+
+mod commands;
+mod half_open;
+mod lifecycle;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use adit_proto::control::PeerId;
+use adit_proto::ike::{ExchangeType, Flags, Header, IkeFault, IkeSpi, Message, Notify, NotifyType, Payload, Version};
+use aws_lc_rs::digest;
+
+use crate::random::Random;
+
+use super::admission::Admission;
+use super::config::{EndpointConfig, Now};
+use super::context::{Action, Ctx, Shared, SpiTable};
+use super::counters::Counters;
+use super::crash;
+use super::directory::Directory;
+use super::event::{Event, IkeSpis, Transmit};
+use super::nat::Path;
+use super::sa::{IkeSa, SaId};
+use super::timer::Timers;
+
+pub use commands::{CommandError, Refusal};
+
+/// SHA-256 of an IKE_SA_INIT request, which tells a repetition from a new one (RFC 7296 §2.1).
+type InitDigest = [u8; 32];
+
+/// Whose timer it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Sa(SaId),
+    /// The next attempt to connect.
+    Peer(PeerId),
+}
+
+/// The IKEv2 engine of one gateway.
+pub struct Endpoint {
+    pub(super) shared: Shared,
+    pub(super) random: Box<dyn Random + Send>,
+    pub(super) sas: BTreeMap<SaId, IkeSa>,
+    timers: Timers<Timer>,
+    /// The IKE_SA_INIT requests that have been answered with an IKE SA.
+    inits: BTreeMap<InitDigest, SaId>,
+    /// Half-open IKE SAs, by us as responder: the digest of their first message, and where it came from.
+    half_open: BTreeMap<SaId, half_open::HalfOpen>,
+    /// Strangers that were refused, the last ones.
+    pub(super) refusals: VecDeque<Refusal>,
+    /// IKE SAs that changed since the vault was last written.
+    changed: bool,
+}
+
+impl Endpoint {
+    pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Endpoint {
+        let admission = Admission::new(config.limits, &mut *random);
+        let shared = Shared {
+            config,
+            peers: BTreeMap::new(),
+            directory: Directory::default(),
+            spis: SpiTable::default(),
+            admission,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+        };
+        Endpoint {
+            shared,
+            random,
+            sas: BTreeMap::new(),
+            timers: Timers::new(),
+            inits: BTreeMap::new(),
+            half_open: BTreeMap::new(),
+            refusals: VecDeque::new(),
+            changed: false,
+        }
+    }
+
+    /// A datagram from a port of ours for IKE: the UDP payload, with its marker where the port has one.
+    pub fn handle_message(&mut self, now: Now, path: Path, datagram: &[u8]) {
+        let Some(message) = path.unframe(datagram) else {
+            self.shared.counters.dropped_malformed += 1;
+            return;
+        };
+        let header = match Header::decode_whole(message) {
+            Ok(header) => header,
+            Err(error) => {
+                self.shared.counters.dropped_malformed += 1;
+                if let IkeFault::MajorVersion(major) = error.fault {
+                    self.answer_version(now, path, message, major);
+                }
+                return;
+            }
+        };
+        let (from_initiator, response) = (header.flags.initiator, header.flags.response);
+        if header.exchange == ExchangeType::IKE_SA_INIT && from_initiator && !response && header.responder_spi.is_zero() {
+            return self.on_init_request(now, path, &header, message);
+        }
+        // Whoever began the IKE SA sends our SPI second (RFC 7296 §2.6).
+        let ours = SaId(if from_initiator { header.responder_spi } else { header.initiator_spi });
+        if self.sas.contains_key(&ours) {
+            self.run(now, ours, |sa, ctx| sa.receive(ctx, path, &header, message));
+        } else {
+            self.shared.counters.dropped_unknown_spi += 1;
+            if !response && header.exchange != ExchangeType::IKE_SA_INIT {
+                self.answer_unknown(now, path, &header);
+            }
+        }
+    }
+
+    /// To be called when the time of [`Endpoint::poll_timeout`] has come; earlier does no harm.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop_due(now.instant) {
+            match timer {
+                Timer::Sa(id) => self.run(now, id, |sa, ctx| sa.on_timeout(ctx)),
+                Timer::Peer(peer) => self.try_again(now, peer),
+            }
+        }
+    }
+
+    /// The next event; see [`Event`] for what has to be done before the next datagram is sent.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.events.pop_front()
+    }
+
+    /// The next datagram to be sent.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.shared.transmits.pop_front()
+    }
+
+    /// When [`Endpoint::handle_timeout`] is to be called, if nothing else happens.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Whether there is something for the vault since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Lets an IKE SA do something, and does what follows from it.
+    fn run(&mut self, now: Now, id: SaId, act: impl FnOnce(&mut IkeSa, &mut Ctx)) {
+        let Some(mut sa) = self.sas.remove(&id) else { return };
+        let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
+        act(&mut sa, &mut ctx);
+        sa.start_next(&mut ctx);
+        let actions = ctx.actions;
+        self.changed |= sa.session().is_some() || !actions.is_empty();
+        self.put_back(now, sa);
+        self.perform(now, id, actions);
+    }
+
+    /// Puts an IKE SA into the table, or forgets it when nothing is left of it.
+    pub(super) fn put_back(&mut self, now: Now, sa: IkeSa) {
+        let id = sa.id;
+        if sa.is_gone(now.instant) {
+            self.timers.set(Timer::Sa(id), None);
+            self.forget(&sa);
+            return;
+        }
+        self.timers.set(Timer::Sa(id), sa.deadline());
+        self.sas.insert(id, sa);
+    }
+
+    /// Removes the traces of an IKE SA that is not in the table any more.
+    fn forget(&mut self, sa: &IkeSa) {
+        self.no_longer_half_open(sa.id);
+        if let Some(digest) = sa.init_digest {
+            self.inits.remove(&digest);
+        }
+        if let Some(peer) = sa.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
+            peer.sas.retain(|id| *id != sa.id);
+        }
+    }
+
+    fn perform(&mut self, now: Now, id: SaId, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Established { initial_contact } => self.on_established(now, id, initial_contact),
+                Action::Successor(sa) => self.on_successor(now, *sa),
+                Action::Inherit { heir, then } => self.on_inherit(now, id, heir, then),
+                Action::CloseRedundant { sa } => self.close_redundant(now, sa),
+                Action::ExpectClosed { sa } => self.expect_closed(now, sa),
+                Action::Ended(cause) => self.on_ended(now, id, cause),
+                Action::Rekeying(under_way) => self.on_rekeying(now, id, under_way),
+            }
+        }
+    }
+
+    /// A request for an IKE SA that we do not have: perhaps we have lost it, and can prove that (RFC 7296 §2.21.4, RFC 6290 §4.5).
+    fn answer_unknown(&mut self, now: Now, path: Path, header: &Header) {
+        // The proof must never be made for an IKE SA that is alive, whichever way round its SPIs are given.
+        let alive = [header.initiator_spi, header.responder_spi].into_iter().any(|spi| self.sas.contains_key(&SaId(spi)));
+        if alive || header.initiator_spi.is_zero() || header.responder_spi.is_zero() {
+            return;
+        }
+        let spis = IkeSpis { initiator: header.initiator_spi, responder: header.responder_spi };
+        let mut payloads: Vec<Payload> = vec![Notify::new(NotifyType::INVALID_IKE_SPI).into()];
+        payloads.extend(crash::proof(&self.shared.config.crash_secrets, spis));
+        self.answer_unprotected(now, path, header, payloads);
+    }
+
+    fn answer_version(&mut self, now: Now, path: Path, message: &[u8], major: u8) {
+        // IKEv1 would not understand the answer (RFC 7296 §2.5 is about higher versions).
+        let Ok(header) = Header::decode(message) else { return };
+        if major > Version::V2.major() && !header.flags.response {
+            self.answer_unprotected(now, path, &header, vec![Notify::new(NotifyType::INVALID_MAJOR_VERSION).into()]);
+        }
+    }
+
+    /// One answer to a request that nothing protects, at a limited rate.
+    fn answer_unprotected(&mut self, now: Now, path: Path, request: &Header, payloads: Vec<Payload>) {
+        if !self.shared.admission.may_answer_unprotected(now.instant) {
+            self.shared.counters.dropped_rate += 1;
+            return;
+        }
+        self.send_unprotected(path, request, payloads);
+    }
+
+    /// An answer in the clear to a request, with its SPIs and message id (RFC 7296 §1.5).
+    fn send_unprotected(&mut self, path: Path, request: &Header, payloads: Vec<Payload>) {
+        let flags = Flags { initiator: !request.flags.initiator, response: true, version: false };
+        let (initiator, responder): (IkeSpi, IkeSpi) = (request.initiator_spi, request.responder_spi);
+        let header = Header::new(initiator, responder, request.exchange, flags, request.message_id);
+        if let Ok(message) = (Message { header, payloads }).encode() {
+            let payload = path.frame(&message);
+            self.shared.transmits.push_back(Transmit { local: path.local, remote: path.remote, payload, peer: None });
+        }
+    }
+}
+
+fn init_digest(message: &[u8]) -> InitDigest {
+    let mut out = InitDigest::default();
+    out.copy_from_slice(digest::digest(&digest::SHA256, message).as_ref());
+    out
+}

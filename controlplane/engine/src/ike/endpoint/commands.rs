@@ -1,0 +1,334 @@
+//! What the shell orders: peers, connect, disconnect, rekey, addresses; and what the data plane reports.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_proto::control::{PeerId, Spi};
+use adit_proto::ike::Delete;
+
+use super::super::child::Usage;
+use super::super::config::{Now, PeerConfig};
+use super::super::connection::{Connection, ConnectionState};
+use super::super::context::{Ctx, LANES_MAX, Peer};
+use super::super::counters::Counters;
+use super::super::directory::Directory;
+use super::super::error::Error;
+use super::super::event::Cause;
+use super::super::explain::Record;
+use super::super::nat::{NatStatus, Path};
+use super::super::sa::{SaId, Stage};
+use super::super::sa_init;
+use super::super::session::Task;
+use super::{Endpoint, Timer};
+
+/// A stranger that was refused.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub from: SocketAddr,
+    /// Seconds since 1970 UTC.
+    pub at: u64,
+    pub why: Error,
+    /// What peers from there may use, and what this one offered, as text.
+    pub ours: Vec<String>,
+    pub theirs: Vec<String>,
+}
+
+/// A command that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    #[error("there is no peer with this number")]
+    NoSuchPeer,
+    #[error("the peer has no address to connect to: give it one, or let it connect to us")]
+    NoAddress,
+    #[error("the peer is not connected")]
+    NotConnected,
+    #[error("the peer {peer} has {what}")]
+    Config { peer: String, what: &'static str },
+    #[error("{0}")]
+    Failed(#[from] Error),
+}
+
+impl Endpoint {
+    /// Adds a peer, or changes it: what is established stays, the next negotiation follows the new configuration. Child SAs of
+    /// children that are not configured any more, by index and name, are deleted.
+    /// Nothing is sent; see [`Endpoint::start`].
+    ///
+    /// # Errors
+    /// The configuration makes no sense.
+    pub fn set_peer(&mut self, now: Now, id: PeerId, config: PeerConfig) -> Result<(), CommandError> {
+        check(&config)?;
+        let config = Arc::new(config);
+        match self.shared.peers.get_mut(&id) {
+            Some(peer) => {
+                (peer.remote, peer.local) = (config.remote, config.local);
+                peer.config = config.clone();
+                let sas = peer.sas.clone();
+                for sa in sas {
+                    let config = config.clone();
+                    self.run(now, sa, |sa, _| sa.reconfigure(config));
+                }
+            }
+            None => {
+                let peer = Peer {
+                    connection: Connection::new(now.instant),
+                    remote: config.remote,
+                    local: config.local,
+                    config,
+                    current: None,
+                    attempt: None,
+                    sas: Vec::new(),
+                    record: Record::default(),
+                    counters: Counters::default(),
+                };
+                self.shared.peers.insert(id, peer);
+            }
+        }
+        self.rebuild_directory();
+        Ok(())
+    }
+
+    /// Connects to every peer that is configured so and is not connected. To be called after the peers have been set, and
+    /// after [`Endpoint::restore`] if there is something to restore.
+    pub fn start(&mut self, now: Now) {
+        let initiate = self.shared.peers.iter().filter(|(_, peer)| peer.config.initiate && peer.remote.is_some());
+        let peers: Vec<PeerId> = initiate.map(|(id, _)| *id).collect();
+        peers.into_iter().for_each(|peer| drop(self.connect(now, peer)));
+    }
+
+    /// Removes a peer with all that belongs to it. The peer is told.
+    pub fn remove_peer(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        self.down(now, id, Cause::Removed)?;
+        if let Some(peer) = self.shared.peers.remove(&id) {
+            for sa in peer.sas {
+                if let Some(sa) = self.sas.get_mut(&sa) {
+                    sa.peer = None;
+                }
+            }
+        }
+        self.timers.set(Timer::Peer(id), None);
+        self.rebuild_directory();
+        Ok(())
+    }
+
+    fn rebuild_directory(&mut self) {
+        self.shared.directory = Directory::of(self.shared.peers.iter().map(|(id, peer)| (*id, &*peer.config)));
+    }
+
+    /// Connects to a peer, and again whenever the connection is lost, until [`Endpoint::disconnect`].
+    ///
+    /// # Errors
+    /// There is no such peer, or it has no address.
+    pub fn connect(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
+        if peer.remote.is_none() {
+            return Err(CommandError::NoAddress);
+        }
+        peer.connection.wanted = true;
+        if peer.current.is_none() && peer.attempt.is_none() {
+            self.begin(now, id);
+        }
+        Ok(())
+    }
+
+    /// Closes the connection to a peer, and does not connect again by itself. The peer may.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn disconnect(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        self.down(now, id, Cause::Command)
+    }
+
+    fn down(&mut self, now: Now, id: PeerId, cause: Cause) -> Result<(), CommandError> {
+        let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
+        peer.connection.wanted = false;
+        let (sas, attempt) = (peer.sas.clone(), peer.attempt.take());
+        if let Some(mut sa) = attempt.and_then(|attempt| self.sas.remove(&attempt)) {
+            let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
+            sa.end(&mut ctx, cause.clone());
+            self.timers.set(Timer::Sa(sa.id), None);
+            self.forget(&sa);
+        }
+        for sa in sas {
+            let cause = cause.clone();
+            self.run(now, sa, |sa, ctx| {
+                if let Stage::Established(_) = sa.stage {
+                    sa.close(ctx, vec![Delete::ike().into()], cause);
+                }
+            });
+        }
+        self.lost(now, id, cause);
+        Ok(())
+    }
+
+    /// Begins an attempt to connect.
+    pub(super) fn begin(&mut self, now: Now, id: PeerId) {
+        let Some(peer) = self.shared.peers.get_mut(&id) else { return };
+        let Some(remote) = peer.remote else { return };
+        let unspecified = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        let port = self.shared.config.nat_port;
+        let local = peer.local.unwrap_or(SocketAddr::new(unspecified, port));
+        self.shared.enter(now, id, ConnectionState::Connecting, None);
+        let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
+        match sa_init::begin(&mut ctx, id, Path { local, remote }) {
+            Ok(sa) => {
+                if let Some(peer) = self.shared.peers.get_mut(&id) {
+                    peer.attempt = Some(sa.id);
+                }
+                self.put_back(now, sa);
+            }
+            Err(error) => self.lost(now, id, error.into()),
+        }
+    }
+
+    /// Replaces the keys of the IKE SA now.
+    ///
+    /// # Errors
+    /// The peer is not connected.
+    pub fn rekey_ike(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        self.order(now, id, |session| session.want(Task::RekeyIke { method: None }))
+    }
+
+    /// Replaces the keys of every Child SA now.
+    ///
+    /// # Errors
+    /// The peer is not connected.
+    pub fn rekey_children(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        self.order(now, id, |session| {
+            let live: Vec<Spi> = session.children.iter().filter(|child| child.is_live()).map(|child| child.inbound).collect();
+            live.into_iter().for_each(|inbound| session.want(Task::RekeyChild { inbound, method: None }));
+        })
+    }
+
+    /// Asks the peer for a sign of life now.
+    ///
+    /// # Errors
+    /// The peer is not connected.
+    pub fn check_liveness(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        self.order(now, id, |session| session.want(Task::Liveness))
+    }
+
+    fn order(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        order: impl FnOnce(&mut super::super::session::Session),
+    ) -> Result<(), CommandError> {
+        let current = self.current(id)?;
+        self.run(now, current, |sa, _| {
+            if let Some(session) = sa.session_mut() {
+                order(session);
+            }
+        });
+        Ok(())
+    }
+
+    fn current(&self, id: PeerId) -> Result<SaId, CommandError> {
+        let peer = self.shared.peers.get(&id).ok_or(CommandError::NoSuchPeer)?;
+        peer.current.ok_or(CommandError::NotConnected)
+    }
+
+    /// The data plane has lost all SAs: every Child SA is made anew under the IKE SA that there is.
+    pub fn data_plane_restarted(&mut self, now: Now) {
+        let peers: Vec<PeerId> = self.shared.peers.keys().copied().collect();
+        peers.into_iter().for_each(|peer| drop(self.rekey_children(now, peer)));
+    }
+
+    /// Where a peer is, or where we are for it, has changed: a name resolves to another address, an interface has another one.
+    /// An IKE SA with MOBIKE that we began moves there (RFC 4555).
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn set_addresses(
+        &mut self,
+        now: Now,
+        id: PeerId,
+        local: Option<SocketAddr>,
+        remote: Option<SocketAddr>,
+    ) -> Result<(), CommandError> {
+        let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
+        (peer.local, peer.remote) = (local.or(peer.local), remote.or(peer.remote));
+        if let Some(current) = peer.current {
+            self.run(now, current, |sa, ctx| {
+                let (local, remote) = (local.unwrap_or(sa.path.local), remote.unwrap_or(sa.path.remote));
+                sa.change_path(ctx, local, remote);
+            });
+        }
+        Ok(())
+    }
+
+    /// The data plane opened packets of this inbound SA that came another way than before.
+    ///
+    /// They are authentic and new, so the peer has moved, or its NAT has (RFC 7296 §2.23; with MOBIKE RFC 4555 §3.8 leaves it
+    /// to us for ESP).
+    pub fn handle_esp_path(&mut self, now: Now, inbound: Spi, path: Path) {
+        let Some(owner) = self.shared.spis.owner(inbound) else { return };
+        self.run(now, owner, |sa, ctx| {
+            let stays = sa.nat.here || (sa.features.mobike && sa.is_initiator());
+            if !stays && path != sa.path && sa.session().is_some() {
+                sa.move_to(ctx, path);
+            }
+        });
+    }
+
+    /// What has gone through the SAs, as totals since they were installed, by inbound SPI.
+    pub fn handle_usage(&mut self, now: Now, usage: &BTreeMap<Spi, Usage>) {
+        for (inbound, usage) in usage {
+            let Some(owner) = self.shared.spis.owner(*inbound) else { continue };
+            self.run(now, owner, |sa, ctx| sa.take_usage(ctx, *inbound, *usage));
+        }
+    }
+
+    /// A Child SA that the data plane refused, or that is not wanted any more, by inbound SPI.
+    pub fn close_child(&mut self, now: Now, inbound: Spi) {
+        let Some(owner) = self.shared.spis.owner(inbound) else { return };
+        self.run(now, owner, |sa, _| {
+            if let Some(session) = sa.session_mut() {
+                session.close_child(inbound);
+            }
+        });
+    }
+
+    /// Tells a peer with MOBIKE which other addresses we have (RFC 4555 §3.6).
+    ///
+    /// # Errors
+    /// The peer is not connected.
+    pub fn announce_addresses(&mut self, now: Now, id: PeerId, addresses: Vec<std::net::IpAddr>) -> Result<(), CommandError> {
+        let mobike = self.current(id).ok().and_then(|current| self.sas.get(&current)).is_some_and(|sa| sa.features.mobike);
+        self.order(now, id, |session| {
+            session.mobike.own_addresses = addresses;
+            if mobike {
+                session.want(Task::AnnounceAddresses);
+            }
+        })
+    }
+
+    /// What is found wrong with the NAT detection of the current IKE SA, for `/nat`.
+    pub fn nat_status(&self, id: PeerId) -> Option<NatStatus> {
+        let current = self.current(id).ok()?;
+        self.sas.get(&current).map(|sa| sa.nat)
+    }
+}
+
+/// The rules that a configuration has to keep.
+fn check(config: &PeerConfig) -> Result<(), CommandError> {
+    let wrong = |what| Err(CommandError::Config { peer: config.name.clone(), what });
+    let complete = |proposal: &super::super::config::IkeProposal| {
+        !proposal.suites.is_empty() && !proposal.prfs.is_empty() && !proposal.key_exchanges.is_empty()
+    };
+    if config.proposals.is_empty() || !config.proposals.iter().all(complete) {
+        return wrong("an IKE proposal without a suite, a PRF or a key exchange method");
+    }
+    if config.proposals.iter().any(|proposal| proposal.additional.len() > 7) {
+        return wrong("more than seven additional key exchanges");
+    }
+    for child in &config.children {
+        if child.proposals.is_empty() || child.proposals.iter().any(|proposal| proposal.suites.is_empty()) {
+            return wrong("a child without a suite");
+        }
+        if child.lanes == 0 || child.lanes > LANES_MAX {
+            return wrong("a child with no lanes, or more than 64");
+        }
+    }
+    Ok(())
+}

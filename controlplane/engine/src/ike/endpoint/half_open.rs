@@ -1,0 +1,132 @@
+//! Requests to begin an IKE SA: who is let in, and who is told what (RFC 7296 §2.6, §2.21.1).
+
+use std::net::IpAddr;
+
+use adit_proto::ike::{Header, Message, Notify, NotifyType, Payload};
+
+use super::super::admission::Verdict;
+use super::super::config::Now;
+use super::super::context::Ctx;
+use super::super::error::{Error, Incompatibility};
+use super::super::event::Event;
+use super::super::nat::Path;
+use super::super::parts::Parts;
+use super::super::sa::{SaId, Stage};
+use super::super::{explain, sa_init};
+use super::commands::Refusal;
+use super::{Endpoint, init_digest};
+
+/// Strangers that are remembered for `explain`.
+const REFUSALS_MAX: usize = 64;
+
+/// Where a half-open IKE SA came from: it counts against limits until it is authenticated or gone.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HalfOpen {
+    source: IpAddr,
+}
+
+impl Endpoint {
+    pub(super) fn on_init_request(&mut self, now: Now, path: Path, header: &Header, message: &[u8]) {
+        if header.message_id != 0 || header.initiator_spi.is_zero() {
+            self.shared.counters.dropped_malformed += 1;
+            return;
+        }
+        let digest = init_digest(message);
+        if let Some(id) = self.inits.get(&digest).copied() {
+            return self.repeat_init_answer(now, path, id);
+        }
+        let parts = Message::decode(message).map_err(Error::from).and_then(|message| Parts::sort(message.payloads));
+        let parts = match parts {
+            Ok(parts) => parts,
+            Err(error) => {
+                self.shared.counters.dropped_malformed += 1;
+                return self.refuse_stranger(now, path, header, error, Vec::new());
+            }
+        };
+        if !self.admit(now, path, header, &parts) {
+            return;
+        }
+        let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
+        match sa_init::respond(&mut ctx, path, header, message, &parts) {
+            Ok(mut sa) => {
+                sa.init_digest = Some(digest);
+                self.inits.insert(digest, sa.id);
+                let source = path.remote.ip();
+                self.half_open.insert(sa.id, HalfOpen { source });
+                self.shared.admission.opened(source);
+                self.put_back(now, sa);
+            }
+            Err(error) => self.refuse_stranger(now, path, header, error, explain::texts(parts.sa.as_deref().unwrap_or_default())),
+        }
+    }
+
+    /// The initiator has not got our answer, unless it has already gone on (RFC 7296 §2.1).
+    fn repeat_init_answer(&mut self, now: Now, path: Path, id: SaId) {
+        let Some(sa) = self.sas.get(&id) else { return };
+        if !matches!(sa.stage, Stage::Negotiating(_)) || sa.window.expected_id() != 1 {
+            return;
+        }
+        let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
+        ctx.count(None, |counters| counters.repeated_requests += 1);
+        for datagram in sa.window.last_answer() {
+            ctx.transmit(&path, None, datagram);
+        }
+    }
+
+    /// Whether a request is let in; if it is not, it may be told to come again with a cookie.
+    fn admit(&mut self, now: Now, path: Path, header: &Header, parts: &Parts) -> bool {
+        let (source, spi) = (path.remote.ip(), header.initiator_spi);
+        let nonce = parts.nonce.as_deref().unwrap_or_default();
+        let (admission, random) = (&mut self.shared.admission, &mut *self.random);
+        let given = parts.notify(NotifyType::COOKIE).map(|notify| notify.data.as_slice());
+        let good = given.is_some_and(|given| admission.is_cookie(now.instant, random, given, nonce, source, spi));
+        let full = self.established() >= self.shared.config.limits.sessions;
+        let admission = &mut self.shared.admission;
+        match admission.verdict(source, good) {
+            Verdict::Admit if !full => return true,
+            Verdict::DemandCookie if !full => {
+                let cookie = admission.cookie(now.instant, &mut *self.random, nonce, source, spi);
+                self.shared.counters.cookies_demanded += 1;
+                // It is shorter than the request, and keeps nothing: no rate needed.
+                self.send_unprotected(path, header, vec![Notify::new(NotifyType::COOKIE).with_data(cookie).into()]);
+            }
+            Verdict::Admit | Verdict::DemandCookie | Verdict::Refuse => self.shared.counters.dropped_limit += 1,
+        }
+        false
+    }
+
+    /// Tells a stranger why not, where that is safe, and remembers it for the operator.
+    fn refuse_stranger(&mut self, now: Now, path: Path, header: &Header, error: Error, theirs: Vec<String>) {
+        let notify = error.notify();
+        let told = match notify.kind {
+            NotifyType::INVALID_KE_PAYLOAD | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => true,
+            // INVALID_SYNTAX is for encrypted answers only (RFC 7296 §3.10.1).
+            _ => false,
+        };
+        if told {
+            let payload: Payload = notify.into();
+            self.answer_unprotected(now, path, header, vec![payload]);
+        }
+        if matches!(error, Error::Incompatible(Incompatibility::KeyExchange(_))) {
+            return;
+        }
+        let ours = self.shared.directory.candidates(path.remote.ip()).offers();
+        self.note_refusal(Refusal { from: path.remote, at: now.unix, why: error, ours, theirs });
+    }
+
+    /// Keeps the last refusals, and says each.
+    pub(super) fn note_refusal(&mut self, refusal: Refusal) {
+        self.shared.events.push_back(Event::Refused { from: refusal.from, why: refusal.why.clone() });
+        if self.refusals.len() == REFUSALS_MAX {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(refusal);
+    }
+
+    /// An IKE SA is authenticated or gone: it does not count as half-open any more.
+    pub(super) fn no_longer_half_open(&mut self, id: SaId) {
+        if let Some(half_open) = self.half_open.remove(&id) {
+            self.shared.admission.closed(half_open.source);
+        }
+    }
+}

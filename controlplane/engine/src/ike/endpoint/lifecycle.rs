@@ -1,0 +1,269 @@
+//! What one IKE SA means for the others of the same peer, and for the connection.
+//!
+//! In the end a peer has one IKE SA. Where there are two, both ends must let the same one stay:
+//! 1. a rekey: the nonces of the two exchanges decide (RFC 7296 §2.8.2, in `rekey_ike`);
+//! 2. a new one when the other was established before: the new one stays (the peer restarted, or authenticates again);
+//! 3. both ends connected at once: the one with the lowest of the four nonces goes, closed by the end that began it.
+
+use super::super::config::Now;
+use super::super::connection::ConnectionState;
+use super::super::context::Then;
+use super::super::error::{Error, Incompatibility};
+use super::super::event::{Cause, Event};
+use super::super::sa::{IkeSa, Initiated, Role, SaId, Stage};
+use super::{Endpoint, Refusal, Timer};
+use adit_proto::control::PeerId;
+use adit_proto::ike::{Delete, NotifyType};
+
+impl Endpoint {
+    /// IKE SAs that are authenticated.
+    pub(super) fn established(&self) -> usize {
+        self.shared.peers.values().filter(|peer| peer.current.is_some()).count()
+    }
+
+    pub(super) fn on_established(&mut self, now: Now, id: SaId, initial_contact: bool) {
+        self.no_longer_half_open(id);
+        let Some((peer_id, spis, role)) = self.sas.get(&id).and_then(|sa| Some((sa.peer?, sa.spis, sa.role))) else { return };
+        let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
+        peer.sas.push(id);
+        if peer.attempt == Some(id) {
+            peer.attempt = None;
+        }
+        let other = peer.current.filter(|other| *other != id);
+        let attempt = peer.attempt;
+        self.shared.count(Some(peer_id), |counters| counters.handshakes += 1);
+        match other {
+            Some(other) => self.settle(now, peer_id, id, other, initial_contact && role == Role::Responder),
+            None => self.make_current(now, peer_id, id),
+        }
+        let replaces = other.and_then(|other| self.sas.get(&other)).map(|other| other.spis);
+        self.shared.events.push_back(Event::IkeUp { peer: peer_id, spis, replaces });
+        if let Some(attempt) = attempt {
+            self.give_up_attempt(peer_id, attempt);
+        }
+        self.shared.enter(now, peer_id, ConnectionState::Established, None);
+        self.timers.set(Timer::Peer(peer_id), None);
+        self.run(now, id, |sa, _| sa.want_missing_children());
+    }
+
+    /// Two IKE SAs of one peer: one stays.
+    fn settle(&mut self, now: Now, peer: PeerId, new: SaId, old: SaId, initial_contact: bool) {
+        let (Some(new_sa), Some(old_sa)) = (self.sas.get(&new), self.sas.get(&old)) else {
+            return self.make_current(now, peer, new);
+        };
+        let one_after_the_other = old_sa.session().is_none_or(|session| session.established < new_sa.created);
+        let new_stays = one_after_the_other || lowest_nonce(new_sa) > lowest_nonce(old_sa);
+        let (stays, goes) = if new_stays { (new, old) } else { (old, new) };
+        if new_stays {
+            self.make_current(now, peer, stays);
+        }
+        if one_after_the_other && initial_contact {
+            // The peer says that it has forgotten all others (RFC 7296 §2.4).
+            return self.run(now, goes, |sa, ctx| sa.end(ctx, Cause::PeerRestarted));
+        }
+        let ours = self.sas.get(&goes).is_some_and(IkeSa::is_initiator);
+        if ours && !one_after_the_other {
+            self.close_redundant(now, goes);
+        } else {
+            self.expect_closed(now, goes);
+        }
+    }
+
+    /// The IKE SA whose Child SAs are used for sending.
+    fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
+        if let Some(peer) = self.shared.peers.get_mut(&peer) {
+            peer.current = Some(id);
+        }
+        self.run(now, id, |sa, ctx| sa.activate_children(ctx));
+    }
+
+    /// Our own attempt, when the peer has been faster. Once it has been asked to believe us it is seen through: the peer may
+    /// believe us already.
+    fn give_up_attempt(&mut self, peer: PeerId, attempt: SaId) {
+        let committed = self.sas.get(&attempt).is_some_and(|sa| {
+            matches!(sa.window.outstanding().map(|outstanding| &outstanding.context), Some(Initiated::Auth(_)))
+        });
+        if committed {
+            return;
+        }
+        if let Some(peer) = self.shared.peers.get_mut(&peer) {
+            peer.attempt = None;
+        }
+        if let Some(mut sa) = self.sas.remove(&attempt) {
+            sa.stage = Stage::Closed;
+            self.timers.set(Timer::Sa(attempt), None);
+            self.forget(&sa);
+        }
+    }
+
+    pub(super) fn on_successor(&mut self, now: Now, sa: IkeSa) {
+        if let Some(peer) = sa.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
+            peer.sas.push(sa.id);
+        }
+        self.put_back(now, sa);
+    }
+
+    /// Child SAs and tasks go from one IKE SA to its successor.
+    pub(super) fn on_inherit(&mut self, now: Now, from: SaId, heir: SaId, then: Then) {
+        if self.sas.get(&heir).is_none_or(|sa| sa.session().is_none()) {
+            // The successor is gone already: what is left of the old one goes the same way.
+            if then != Then::Stay {
+                self.run(now, from, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], Cause::PeerClosed));
+            }
+            return;
+        }
+        let Some(old) = self.sas.get_mut(&from) else { return };
+        let (old_spis, peer_id) = (old.spis, old.peer);
+        let Some(estate) = old.bequeath(heir, now.instant) else { return };
+        self.run(now, heir, |sa, ctx| sa.inherit(ctx, estate));
+        if let Some(peer_id) = peer_id {
+            if let Some(peer) = self.shared.peers.get_mut(&peer_id).filter(|peer| peer.current == Some(from)) {
+                peer.current = Some(heir);
+            }
+            if let Some(sa) = self.sas.get(&heir) {
+                let event = Event::IkeUp { peer: peer_id, spis: sa.spis, replaces: Some(old_spis) };
+                self.shared.events.push_back(event);
+            }
+        }
+        self.run(now, from, |sa, ctx| match then {
+            Then::Stay => {}
+            Then::Close => sa.close(ctx, vec![Delete::ike().into()], Cause::Replaced),
+            Then::End => sa.end(ctx, Cause::Replaced),
+        });
+        self.run(now, heir, |sa, _| sa.want_missing_children());
+    }
+
+    pub(super) fn close_redundant(&mut self, now: Now, id: SaId) {
+        self.run(now, id, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], Cause::Redundant));
+    }
+
+    pub(super) fn expect_closed(&mut self, now: Now, id: SaId) {
+        self.run(now, id, |sa, _| {
+            if let Some(session) = sa.session_mut() {
+                session.redundant_since = Some(now.instant);
+            }
+        });
+    }
+
+    pub(super) fn on_rekeying(&mut self, now: Now, id: SaId, under_way: bool) {
+        let Some(peer_id) = self.sas.get(&id).and_then(|sa| sa.peer) else { return };
+        let up = self.shared.peers.get(&peer_id).is_some_and(|peer| peer.connection.state.is_up());
+        if up {
+            let state = if under_way { ConnectionState::Rekeying } else { ConnectionState::Established };
+            self.shared.enter(now, peer_id, state, None);
+        }
+    }
+
+    /// An IKE SA is of no use any more.
+    pub(super) fn on_ended(&mut self, now: Now, id: SaId, cause: Cause) {
+        self.no_longer_half_open(id);
+        let Some(sa) = self.sas.get(&id) else { return };
+        let (spis, remote) = (sa.spis, sa.path.remote);
+        let Some(peer_id) = sa.peer else {
+            return self.note_stranger(now, remote, cause);
+        };
+        let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
+        let was_attempt = peer.attempt == Some(id);
+        if was_attempt {
+            peer.attempt = None;
+        }
+        let was_up = peer.sas.contains(&id);
+        if was_up {
+            let event = Event::IkeDown { peer: peer_id, spis, cause: cause.clone() };
+            self.shared.events.push_back(event);
+        } else {
+            self.count_failure(peer_id, &cause);
+        }
+        let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
+        if !matches!(cause, Cause::Replaced | Cause::Redundant | Cause::Command | Cause::Removed) {
+            peer.record.problem(&cause);
+        }
+        if peer.current == Some(id) {
+            peer.current = None;
+            if let Some(next) = self.another_session(peer_id, id) {
+                return self.make_current(now, peer_id, next);
+            }
+            return self.lost(now, peer_id, cause);
+        }
+        if peer.current.is_none() && !was_up {
+            // A peer that was refused does not stop us from trying ourselves.
+            let trying = peer.attempt.is_some() || (!was_attempt && peer.connection.retry_at.is_some());
+            if !trying {
+                self.lost(now, peer_id, cause);
+            }
+        }
+    }
+
+    /// Another IKE SA of the peer that can take over.
+    fn another_session(&self, peer: PeerId, not: SaId) -> Option<SaId> {
+        let peer = self.shared.peers.get(&peer)?;
+        let usable = |id: &&SaId| {
+            let session = self.sas.get(id).and_then(IkeSa::session);
+            **id != not && session.is_some_and(|session| session.heir.is_none())
+        };
+        peer.sas.iter().rev().find(usable).copied()
+    }
+
+    /// Nothing connects us to the peer any more: what now is the connection's decision.
+    pub(super) fn lost(&mut self, now: Now, peer_id: PeerId, cause: Cause) {
+        let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
+        if peer.attempt.is_some() {
+            return self.shared.enter(now, peer_id, ConnectionState::Connecting, Some(cause));
+        }
+        let backoff = peer.config.backoff;
+        let state = peer.connection.lost(now.instant, &cause, &backoff, &mut *self.random);
+        let retry_at = peer.connection.retry_at;
+        self.shared.enter(now, peer_id, state, Some(cause));
+        self.timers.set(Timer::Peer(peer_id), retry_at.filter(|_| state == ConnectionState::Reconnecting));
+    }
+
+    /// The time for another attempt has come.
+    pub(super) fn try_again(&mut self, now: Now, peer: PeerId) {
+        if self.shared.peers.get(&peer).is_some_and(|peer| peer.connection.is_due(now.instant)) {
+            self.begin(now, peer);
+        }
+    }
+
+    fn note_stranger(&mut self, now: Now, from: std::net::SocketAddr, cause: Cause) {
+        // An initiator that went away after IKE_SA_INIT is no news: it may be a flood.
+        if let Cause::Failed(why) = cause {
+            self.shared.counters.failed_authentication += 1;
+            self.note_refusal(Refusal { from, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() });
+        }
+    }
+
+    fn count_failure(&mut self, peer: PeerId, cause: &Cause) {
+        self.shared.count(Some(peer), |counters| match cause {
+            Cause::Unanswered { .. } => counters.failed_unanswered += 1,
+            Cause::Refused { notify: NotifyType::NO_PROPOSAL_CHOSEN, .. } => counters.failed_proposal += 1,
+            Cause::Refused { notify: NotifyType::AUTHENTICATION_FAILED, .. } => counters.failed_authentication += 1,
+            Cause::Refused { notify: NotifyType::TS_UNACCEPTABLE, .. } => counters.failed_selectors += 1,
+            Cause::Refused { .. } => counters.failed_refused += 1,
+            Cause::Failed(Error::Incompatible(incompatibility)) => match incompatibility {
+                Incompatibility::IkeProposal(_)
+                | Incompatibility::ChildProposal(_)
+                | Incompatibility::KeyExchange(_)
+                | Incompatibility::SuiteNotAllowed
+                | Incompatibility::NoIntermediate => counters.failed_proposal += 1,
+                Incompatibility::Selectors | Incompatibility::Mode => counters.failed_selectors += 1,
+                Incompatibility::Auth(_) | Incompatibility::UnknownPeer | Incompatibility::Ppk => {
+                    counters.failed_authentication += 1;
+                }
+                Incompatibility::Refused(_) => counters.failed_refused += 1,
+            },
+            Cause::Failed(_)
+            | Cause::Command
+            | Cause::PeerClosed
+            | Cause::Replaced
+            | Cause::Redundant
+            | Cause::PeerCrashed
+            | Cause::PeerRestarted
+            | Cause::Expired
+            | Cause::Removed => counters.failed_other += 1,
+        });
+    }
+}
+
+fn lowest_nonce(sa: &IkeSa) -> Option<&[u8]> {
+    sa.session().map(|session| session.lowest_nonce.as_slice())
+}

@@ -1,0 +1,132 @@
+//! What the engine hands to the shell: datagrams to send, changes for the data plane, and news.
+
+use std::net::SocketAddr;
+
+use adit_proto::control::{PeerId, SaKey, Spi};
+use adit_proto::ike::{ExchangeType, IkeSpi, NotifyType};
+use adit_proto::suite::Suite;
+use zeroize::Zeroizing;
+
+use super::config::Mode;
+use super::connection::ConnectionState;
+use super::error::Error;
+use super::nat::Path;
+use super::selectors::SelectorPair;
+
+/// A datagram to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// The UDP payload, with the non-ESP marker where the port asks for one.
+    pub payload: Vec<u8>,
+    /// Whose it is, when that is known.
+    pub peer: Option<PeerId>,
+}
+
+/// What happened. Events are to be taken, and what they ask of the data plane to be in force, before the next
+/// [`Transmit`] is sent: then the gateway can always open what its messages invite the peer to send.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A connection changed its state; the cause says why, when it went down.
+    State { peer: PeerId, state: ConnectionState, cause: Option<Cause> },
+    /// An IKE SA is authenticated, or took the place of another one of the same peer.
+    IkeUp { peer: PeerId, spis: IkeSpis, replaces: Option<IkeSpis> },
+    /// An IKE SA is gone.
+    IkeDown { peer: PeerId, spis: IkeSpis, cause: Cause },
+    /// From now on packets with this SPI may come.
+    InstallInbound(Box<ChildKeys>),
+    /// From now on what goes to the peer on this lane goes with this SA. Comes once for an SA: it starts at sequence number 1.
+    InstallOutbound(Box<ChildKeys>),
+    /// Packets with this SPI are strange again.
+    RemoveInbound { peer: PeerId, spi: Spi },
+    /// The SA is not to be used any more. An `InstallOutbound` in its place has come before, if there is one.
+    RemoveOutbound { peer: PeerId, spi: Spi },
+    /// ESP to this peer goes this way from now on.
+    Path { peer: PeerId, path: Path, encapsulate: bool },
+    /// Nobody we know wanted to connect, and was refused.
+    Refused { from: SocketAddr, why: Error },
+    /// The keys of an SA, for a protocol analyser; only with [`EndpointConfig::key_log`](super::config::EndpointConfig).
+    KeyLog(Box<KeyLog>),
+}
+
+/// The two SPIs of an IKE SA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IkeSpis {
+    pub initiator: IkeSpi,
+    pub responder: IkeSpi,
+}
+
+impl std::fmt::Display for IkeSpis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_i {}_r", self.initiator, self.responder)
+    }
+}
+
+/// One direction of a Child SA, as the data plane needs it.
+#[derive(Clone, Debug)]
+pub struct ChildKeys {
+    pub peer: PeerId,
+    /// Index in the peer's configured children.
+    pub child: usize,
+    /// Which worker's SA it is (RFC 9611). Our inbound SPI has it in its low bits.
+    pub lane: u8,
+    /// The SPI of the packets in this direction.
+    pub spi: Spi,
+    pub suite: Suite,
+    pub key: SaKey,
+    /// Whether sequence numbers have 64 bits (the associated data differs).
+    pub esn: bool,
+    pub mode: Mode,
+    pub selectors: SelectorPair,
+    /// The SA in the same direction whose place it takes.
+    pub replaces: Option<Spi>,
+    pub path: Path,
+    /// Whether ESP has to go in UDP.
+    pub encapsulate: bool,
+}
+
+/// Keys for a protocol analyser.
+#[derive(Clone)]
+pub enum KeyLog {
+    Ike { spis: IkeSpis, suite: Suite, initiator: Zeroizing<Vec<u8>>, responder: Zeroizing<Vec<u8>> },
+    Esp { from: SocketAddr, to: SocketAddr, spi: Spi, suite: Suite, key: SaKey },
+}
+
+/// Prints no key.
+impl std::fmt::Debug for KeyLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeyLog::Ike { spis, .. } => write!(f, "KeyLog::Ike({spis}, …)"),
+            KeyLog::Esp { spi, .. } => write!(f, "KeyLog::Esp({:08x}, …)", spi.0),
+        }
+    }
+}
+
+/// Why an SA ended or a connection is down.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    #[error("disconnected by command")]
+    Command,
+    #[error("the peer closed the connection")]
+    PeerClosed,
+    #[error("{exchange} was not answered, sent {times} times")]
+    Unanswered { exchange: ExchangeType, times: u32 },
+    /// An error Notify in the answer.
+    #[error("the peer answered {exchange} with {notify}")]
+    Refused { exchange: ExchangeType, notify: NotifyType },
+    #[error("{0}")]
+    Failed(#[from] Error),
+    #[error("replaced by a new IKE SA")]
+    Replaced,
+    #[error("both ends connected at once; the other IKE SA stays")]
+    Redundant,
+    #[error("the peer lost its state and said so (RFC 6290)")]
+    PeerCrashed,
+    #[error("the peer began anew (INITIAL_CONTACT)")]
+    PeerRestarted,
+    #[error("its lifetime is over")]
+    Expired,
+    #[error("the peer's configuration was removed")]
+    Removed,
+}

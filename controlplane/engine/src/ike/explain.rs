@@ -1,0 +1,218 @@
+//! The record of a negotiation, and what it says when it failed: what we offered, what they offered, what to change.
+
+use std::fmt;
+
+use adit_proto::ike::{NotifyType, Proposal};
+
+use super::config::PeerConfig;
+use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
+use super::event::Cause;
+use super::negotiate::{self, Choice};
+use super::parts::Parts;
+use super::plan;
+use super::sa::Role;
+use super::selectors::{self, SelectorPair};
+
+/// Proposals of a peer that are kept, and characters of each.
+const PROPOSALS_MAX: usize = 12;
+const TEXT_MAX: usize = 400;
+
+/// What both ends offered of one thing, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    pub ours: Vec<String>,
+    pub theirs: Vec<String>,
+    pub chosen: Option<String>,
+}
+
+/// The last negotiation with a peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Who began it.
+    pub role: Option<Role>,
+    /// Algorithms of the IKE SA.
+    pub ike: Offers,
+    /// Algorithms of the Child SA that was negotiated last.
+    pub child: Offers,
+    /// Its traffic: ours and the peer's side, each time.
+    pub selectors: Offers,
+    /// Identities: whom we expect as `ours`, who came as `theirs`.
+    pub identities: Offers,
+    /// Whom the peer asked for, and who we are.
+    pub own_identity: Offers,
+    /// What an answer said that nothing authenticates.
+    pub hint: Option<String>,
+    pub problem: Option<Problem>,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub cause: Cause,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// One line of the difference between the two ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    pub what: &'static str,
+    pub ours: String,
+    pub theirs: String,
+}
+
+impl Record {
+    pub(super) fn begin_ike(&mut self, role: Role, ours: &[Proposal]) {
+        *self = Record { role: Some(role), ..Record::default() };
+        self.ike.ours = texts(ours);
+    }
+
+    pub(super) fn chosen_ike(&mut self, choice: &Choice) {
+        self.ike.chosen = Some(choice.to_string());
+    }
+
+    pub(super) fn begin_child(&mut self, role: Role, ours: &[Proposal], selectors: &SelectorPair) {
+        self.role = Some(role);
+        self.child = Offers { ours: texts(ours), ..Offers::default() };
+        self.selectors = Offers { ours: vec![pair_text(selectors)], ..Offers::default() };
+    }
+
+    /// What the peer asks for in a request for a Child SA, beside what it could have.
+    pub(super) fn asked_child(&mut self, config: &PeerConfig, parts: &Parts) {
+        self.role = Some(Role::Responder);
+        (self.child, self.selectors) = (Offers::default(), Offers::default());
+        for child in config.children.iter().take(PROPOSALS_MAX) {
+            let alternatives = negotiate::child_alternatives(&child.proposals, false);
+            self.child.ours.extend(texts(&negotiate::offer(&alternatives, Vec::new())));
+            self.selectors.ours.push(pair_text(&plan::policy(child)));
+        }
+        self.child.theirs = texts(parts.sa.as_deref().unwrap_or_default());
+        let side = |side: &Option<Vec<_>>| selectors::known(side.as_deref().unwrap_or_default());
+        let pair = SelectorPair { local: side(&parts.ts_r), remote: side(&parts.ts_i) };
+        self.selectors.theirs = vec![pair_text(&pair)];
+    }
+
+    pub(super) fn chosen_child(&mut self, choice: &Choice, selectors: &SelectorPair) {
+        self.child.chosen = Some(choice.to_string());
+        self.selectors.chosen = Some(pair_text(selectors));
+    }
+
+    /// What nothing authenticates: shown, but not believed alone.
+    pub(super) fn hint(&mut self, error: &Error) {
+        self.hint = Some(error.to_string());
+    }
+
+    pub(super) fn problem(&mut self, cause: &Cause) {
+        self.problem = Some(Problem { cause: cause.clone(), remedy: remedy(cause) });
+    }
+
+    /// Where the two ends differ, as far as is known.
+    pub fn differences(&self) -> Vec<Difference> {
+        let all = [
+            ("IKE algorithms", &self.ike),
+            ("ESP algorithms", &self.child),
+            ("traffic selectors (ours === theirs)", &self.selectors),
+            ("the peer's identity", &self.identities),
+            ("our identity", &self.own_identity),
+        ];
+        let differs = |offers: &Offers| offers.chosen.is_none() && !offers.ours.is_empty() && !offers.theirs.is_empty();
+        let line = |(what, offers): (&'static str, &Offers)| Difference {
+            what,
+            ours: offers.ours.join(", "),
+            theirs: offers.theirs.join(", "),
+        };
+        all.into_iter().filter(|(_, offers)| differs(offers) && offers.ours != offers.theirs).map(line).collect()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: we {}; they {}", self.what, self.ours, self.theirs)
+    }
+}
+
+pub(super) fn texts(proposals: &[Proposal]) -> Vec<String> {
+    proposals.iter().take(PROPOSALS_MAX).map(|proposal| shortened(proposal.to_string())).collect()
+}
+
+fn pair_text(pair: &SelectorPair) -> String {
+    let side = |side: &[adit_proto::ike::IpSelector]| side.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    shortened(format!("{} === {}", side(&pair.local), side(&pair.remote)))
+}
+
+fn shortened(mut text: String) -> String {
+    if let Some((at, _)) = text.char_indices().nth(TEXT_MAX) {
+        text.truncate(at);
+        text.push('…');
+    }
+    text
+}
+
+/// What the operator can do.
+pub(super) fn remedy(cause: &Cause) -> String {
+    match cause {
+        Cause::Failed(Error::Incompatible(Incompatibility::Auth(error))) => error.remedy(),
+        cause => plain_remedy(cause).to_owned(),
+    }
+}
+
+fn plain_remedy(cause: &Cause) -> &'static str {
+    match cause {
+        Cause::Command | Cause::Removed => "connect the peer again when it is wanted",
+        Cause::PeerClosed => "look at the peer's log for why it closed the connection",
+        Cause::Unanswered { .. } => {
+            "see whether the peer is running, its address is right, and UDP 500 and 4500 pass every firewall on the way"
+        }
+        Cause::Refused { notify, .. } => remedy_of_refusal(*notify),
+        Cause::Failed(error) => remedy_of_error(error),
+        Cause::Replaced | Cause::Redundant => "nothing: another IKE SA with this peer is up",
+        Cause::PeerCrashed | Cause::PeerRestarted => "nothing: the connection is made anew",
+        Cause::Expired => "see why the rekey failed before the lifetime was over; the peer may refuse CREATE_CHILD_SA",
+    }
+}
+
+fn remedy_of_refusal(notify: NotifyType) -> &'static str {
+    match notify {
+        NotifyType::NO_PROPOSAL_CHOSEN => "make `proposals` of both ends overlap; the peer's log says what it wanted",
+        NotifyType::AUTHENTICATION_FAILED => {
+            "the peer does not accept us: compare the shared key or certificate, and our identity with what the peer expects"
+        }
+        NotifyType::TS_UNACCEPTABLE => "make the traffic selectors of both ends overlap, and the mode (Ethernet or IP) equal",
+        NotifyType::INVALID_SYNTAX => "the peer could not read our message: report it with the logs of both ends",
+        NotifyType::NO_ADDITIONAL_SAS => "the peer's limit of SAs is reached: raise it there or ask for fewer",
+        NotifyType::INVALID_KE_PAYLOAD => "make the key exchange methods of both ends overlap",
+        _ => "the peer's log says more",
+    }
+}
+
+fn remedy_of_error(error: &Error) -> &'static str {
+    match error {
+        Error::Malformed(_) => "the peer, or somebody on the way, sends what is not IKE: look at a capture",
+        Error::PeerMisbehaved(fault) => match fault {
+            Misbehaviour::ForeverTemporary => "the peer's state is out of step: it helps to restart the connection there",
+            _ => "report it to the maker of the peer with the logs of both ends",
+        },
+        Error::Incompatible(incompatibility) => match incompatibility {
+            Incompatibility::IkeProposal(_) | Incompatibility::ChildProposal(_) | Incompatibility::KeyExchange(_) => {
+                "make `proposals` of both ends overlap in every kind of algorithm"
+            }
+            Incompatibility::Selectors => "make `local` and `remote` traffic selectors of both ends overlap",
+            Incompatibility::Mode => "set the same mode at both ends: Ethernet is for two Adit gateways only",
+            Incompatibility::Auth(_) => "compare keys, certificates, identities and clocks of both ends",
+            Incompatibility::UnknownPeer => "configure a peer with this identity, or correct the identity at the other end",
+            Incompatibility::SuiteNotAllowed => {
+                "give peers that connect from the same address the same IKE proposals, or pin their addresses"
+            }
+            Incompatibility::Ppk => "install the same post-quantum pre-shared key with the same name at both ends",
+            Incompatibility::NoIntermediate => "take the additional key exchanges out of the proposal, or upgrade the peer",
+            Incompatibility::Refused(notify) => remedy_of_refusal(*notify),
+        },
+        Error::Local(fault) => match fault {
+            LocalFault::Sessions | LocalFault::Children => "raise the limit, or disconnect peers that are not needed",
+            LocalFault::NotConfigured(_) => "complete the configuration of the peer",
+            LocalFault::Busy | LocalFault::NoSuchChild | LocalFault::NoSuchExchange => "nothing: it is tried again",
+            LocalFault::Sign(_) => "use a kind of key that the peer can verify, or upgrade the peer",
+            LocalFault::KeyExchange(_) | LocalFault::Aead(_) | LocalFault::Encode(_) => "report it with the log of this gateway",
+        },
+    }
+}

@@ -1,0 +1,239 @@
+//! IKE_FOLLOWUP_KE (RFC 9370 §2.2.4): the additional key exchanges of CREATE_CHILD_SA, one at a time.
+//!
+//! ADDITIONAL_KEY_EXCHANGE links each to the one before; what is in it is the responder's business.
+
+use std::time::{Duration, Instant};
+
+use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+
+use crate::crypto::key_exchange;
+use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
+
+use super::context::{Action, Ctx};
+use super::error::{Error, LocalFault, Misbehaviour};
+use super::event::Cause;
+use super::parts::{Parts, needed};
+use super::plan::Creation;
+use super::rekey_ike::IkeCreation;
+use super::sa::{IkeSa, Initiated, Stage};
+use super::session::{Session, Task};
+
+const EXCHANGE: ExchangeType = ExchangeType::IKE_FOLLOWUP_KE;
+/// How long the responder waits for the next one (RFC 9370 §2.2.4: 5 to 20 seconds).
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the key exchanges are for.
+pub(super) enum Goal {
+    Child(Box<Creation>),
+    Ike(Box<IkeCreation>),
+}
+
+/// What the initiator remembers until the answer comes.
+pub(super) struct Sent {
+    goal: Goal,
+    exchange: KeyExchange,
+}
+
+/// What the responder remembers until the next request comes.
+pub(super) struct Pending {
+    goal: Goal,
+    link: [u8; 16],
+    pub expires: Instant,
+}
+
+impl Goal {
+    /// The next key exchange: the first secret is that of CREATE_CHILD_SA, if it had one.
+    fn next_method(&self) -> Option<KeyExchangeMethod> {
+        let (choice, secrets) = match self {
+            Goal::Child(creation) => (&creation.choice, &creation.secrets),
+            Goal::Ike(creation) => (&creation.choice, &creation.secrets),
+        };
+        let done = secrets.len() - usize::from(choice.key_exchange.is_some());
+        choice.additional.get(done).copied()
+    }
+
+    fn add(&mut self, secret: Secret) {
+        match self {
+            Goal::Child(creation) => creation.secrets.push(secret),
+            Goal::Ike(creation) => creation.secrets.push(secret),
+        }
+    }
+
+    fn release(&self, ctx: &mut Ctx) {
+        if let Goal::Child(creation) = self {
+            ctx.shared.spis.release(creation.plan.inbound);
+        }
+    }
+}
+
+impl Sent {
+    /// Child and lane that are being made.
+    pub(super) fn place(&self) -> Option<(usize, u8)> {
+        match &self.goal {
+            Goal::Child(creation) => Some((creation.plan.config, creation.plan.lane)),
+            Goal::Ike(_) => None,
+        }
+    }
+
+    /// Our SPI of the Child SA that is being made.
+    pub(super) fn inbound(&self) -> Option<adit_proto::control::Spi> {
+        match &self.goal {
+            Goal::Child(creation) => Some(creation.plan.inbound),
+            Goal::Ike(_) => None,
+        }
+    }
+
+    /// Whether a Child SA is being made.
+    pub(super) fn is_for_child(&self) -> bool {
+        matches!(self.goal, Goal::Child(_))
+    }
+
+    pub(super) fn release(&self, ctx: &mut Ctx) {
+        self.goal.release(ctx);
+    }
+}
+
+impl Pending {
+    /// Gives back what was reserved.
+    pub(super) fn release(self, ctx: &mut Ctx) {
+        self.goal.release(ctx);
+    }
+}
+
+impl Session {
+    /// Forgets a creation whose next key exchange did not come in time.
+    pub(super) fn expire_pending(&mut self, ctx: &mut Ctx) {
+        let now = ctx.now.instant;
+        let Some(pending) = self.pending.take_if(|pending| pending.expires <= now) else { return };
+        match &pending.goal {
+            Goal::Ike(_) => self.rival = None,
+            Goal::Child(creation) => {
+                if let Some(old) = creation.plan.replaces.and_then(|old| self.child_mut(old)) {
+                    old.rival = None;
+                }
+            }
+        }
+        pending.release(ctx);
+    }
+}
+
+impl IkeSa {
+    /// The initiator goes on after an answer that asks for another key exchange.
+    pub(super) fn follow_up(&mut self, ctx: &mut Ctx, goal: Goal, parts: &Parts) {
+        let link = parts.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map(|notify| notify.data.clone());
+        let (Some(method), Some(link)) = (goal.next_method(), link) else {
+            let missing = Misbehaviour::Missing { exchange: EXCHANGE, payload: PayloadType::NOTIFY };
+            return self.abandon(ctx, goal, &Cause::Failed(missing.into()));
+        };
+        let started = KeyExchange::start(method).map_err(Error::from).and_then(|exchange| {
+            let payloads = [
+                Payload::Ke { method: method.id(), data: exchange.public().to_vec() },
+                Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE).with_data(link).into(),
+            ];
+            self.request(ctx, EXCHANGE, &payloads, Initiated::FollowUp(Box::new(Sent { goal, exchange })))
+        });
+        if let Err(error) = started {
+            self.close_after_failure(ctx, error);
+        }
+    }
+
+    pub(super) fn on_followup_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts) {
+        let Sent { mut goal, exchange } = sent;
+        if let Some(notify) = parts.error() {
+            return self.abandon(ctx, goal, &Cause::Refused { exchange: EXCHANGE, notify: notify.kind });
+        }
+        let method = exchange.method();
+        let secret = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE).and_then(|(id, data)| {
+            if *id != method.id() {
+                return Err(Misbehaviour::OtherMethod(method).into());
+            }
+            Ok(exchange.finish(data)?)
+        });
+        match secret {
+            Err(error) => self.abandon(ctx, goal, &error.into()),
+            Ok(secret) => {
+                goal.add(secret);
+                match goal {
+                    goal if goal.next_method().is_some() => self.follow_up(ctx, goal, &parts),
+                    Goal::Child(creation) => self.finish_child(ctx, *creation),
+                    Goal::Ike(creation) => self.finish_rekey_ike(ctx, *creation),
+                }
+            }
+        }
+    }
+
+    /// The key exchanges were not completed: there is no new SA at either end. It is tried again from the beginning.
+    fn abandon(&mut self, ctx: &mut Ctx, goal: Goal, cause: &Cause) {
+        goal.release(ctx);
+        ctx.record(self.peer, |record| record.problem(cause));
+        let Some(session) = self.session_mut() else { return };
+        match goal {
+            Goal::Child(creation) => session.retry_creation(ctx, &creation.plan),
+            Goal::Ike(_) => {
+                session.rekeying = false;
+                ctx.act(Action::Rekeying(false));
+                if !session.wait_after_temporary_failure(ctx, Task::RekeyIke { method: None }) {
+                    self.close_after_failure(ctx, Misbehaviour::ForeverTemporary.into());
+                }
+            }
+        }
+    }
+
+    /// The responder waits for the next key exchange; gives the link that the answer carries.
+    pub(super) fn expect_follow_up(&mut self, ctx: &mut Ctx, goal: Goal) -> Payload {
+        let link = ctx.bytes();
+        let expires = ctx.now.instant + PATIENCE;
+        let pending = Pending { goal, link, expires };
+        if let Some(former) = self.session_mut().and_then(|session| session.pending.replace(pending)) {
+            former.release(ctx);
+        }
+        Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE).with_data(link).into()
+    }
+
+    pub(super) fn on_followup_request(&mut self, ctx: &mut Ctx, parts: Parts) {
+        if let Err(error) = self.answer_followup(ctx, &parts) {
+            self.refuse(ctx, EXCHANGE, &error);
+        }
+    }
+
+    fn answer_followup(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
+        let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::NoSuchExchange.into()) };
+        let link = parts.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map_or(&[][..], |notify| &notify.data);
+        let Some(pending) = session.pending.take_if(|pending| verify_slices_are_equal(&pending.link, link).is_ok()) else {
+            return Err(LocalFault::NoSuchExchange.into());
+        };
+        let mut goal = pending.goal;
+        let exchanged = match goal.next_method() {
+            None => Err(LocalFault::NoSuchExchange.into()),
+            Some(method) => exchange_keys(parts, method),
+        };
+        let (ke, secret) = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(error) => {
+                goal.release(ctx);
+                return Err(error);
+            }
+        };
+        goal.add(secret);
+        let mut payloads = vec![ke];
+        if goal.next_method().is_some() {
+            payloads.push(self.expect_follow_up(ctx, goal));
+            return self.respond(ctx, EXCHANGE, &payloads).map(|_| ());
+        }
+        match goal {
+            Goal::Child(creation) => self.finish_granted_child(ctx, *creation),
+            Goal::Ike(creation) => payloads.extend(self.finish_granted_rekey_ike(ctx, *creation)),
+        }
+        self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
+    }
+}
+
+fn exchange_keys(parts: &Parts, method: KeyExchangeMethod) -> Result<(Payload, Secret), Error> {
+    let (id, data) = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE)?;
+    if *id != method.id() {
+        return Err(Misbehaviour::OtherMethod(method).into());
+    }
+    let (public, secret) = key_exchange::respond(method, data)?;
+    Ok((Payload::Ke { method: method.id(), data: public.into_vec() }, secret))
+}

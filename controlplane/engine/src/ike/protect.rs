@@ -1,0 +1,91 @@
+//! Sealing and opening the messages of one IKE SA: inner payloads to datagrams and back (RFC 7296 §3.14, RFC 7383).
+
+use std::fmt;
+
+use adit_proto::ike::encrypted::{self, SK_OVERHEAD, Sealed, Unsealed};
+use adit_proto::ike::{Header, Payload, PayloadType, encode_payloads};
+
+use crate::crypto::aead::{self, AeadError};
+use crate::crypto::{IkeAead, IkeKeys};
+use crate::random::Random;
+
+use super::error::{Error, LocalFault};
+use super::sa::Role;
+
+/// The keys that protect the messages of an IKE SA at one time.
+pub(super) struct Protection {
+    outbound: IkeAead,
+    inbound: IkeAead,
+}
+
+/// A message as it is sent.
+pub(super) struct Message {
+    /// One, or its fragments.
+    pub datagrams: Vec<Vec<u8>>,
+    header: Header,
+    first: PayloadType,
+    inner: Vec<u8>,
+}
+
+impl Message {
+    /// What an IKE_INTERMEDIATE message contributes to AUTH (RFC 9242 §3.3.2): IntAuth_A | IntAuth_P.
+    pub(super) fn int_auth(&self) -> Vec<u8> {
+        let mut out = encrypted::int_auth(&self.header, self.first, self.inner.len());
+        out.extend_from_slice(&self.inner);
+        out
+    }
+}
+
+impl Protection {
+    pub(super) fn new(keys: &IkeKeys, role: Role, random: &mut dyn Random) -> Protection {
+        let (initiator, responder) = (keys.initiator_aead(random.u64()), keys.responder_aead(random.u64()));
+        match role {
+            Role::Initiator => Protection { outbound: initiator, inbound: responder },
+            Role::Responder => Protection { outbound: responder, inbound: initiator },
+        }
+    }
+
+    /// Seals payloads. What would be longer than `fragment_above` bytes is cut into fragments.
+    pub(super) fn seal(
+        &mut self,
+        header: &Header,
+        payloads: &[Payload],
+        fragment_above: Option<usize>,
+    ) -> Result<Message, Error> {
+        let (first, inner) = encode_payloads(payloads)?;
+        let cut = fragment_above.filter(|max| inner.len() + SK_OVERHEAD > *max);
+        let datagrams = match cut.and_then(|max| encrypted::fragments(&inner, max)) {
+            Some(parts) => parts
+                .into_iter()
+                .map(|part| self.finish(Unsealed::skf(header, first, part, self.outbound.next_iv())?))
+                .collect::<Result<_, Error>>()?,
+            None => vec![self.finish(Unsealed::sk(header, first, &inner, self.outbound.next_iv())?)?],
+        };
+        Ok(Message { datagrams, header: *header, first, inner })
+    }
+
+    fn finish(&mut self, message: Unsealed) -> Result<Vec<u8>, Error> {
+        let seal = |aad: &[u8], iv, plaintext: &mut [u8]| {
+            let sealed = self.outbound.seal(aad, plaintext)?;
+            debug_assert_eq!(sealed.iv, iv, "the IV that was announced is the one that was used");
+            Ok::<_, AeadError>(sealed.tag)
+        };
+        message.seal(seal).map_err(|error| Error::Local(LocalFault::Aead(error)))
+    }
+
+    /// The payloads inside a message or fragment of the peer, without padding; `None` if it is not authentic.
+    pub(super) fn open(&self, message: &Sealed) -> Option<Vec<u8>> {
+        let (ciphertext, tag) = message.ciphertext_and_tag().split_last_chunk()?;
+        let mut inner = ciphertext.to_vec();
+        self.inbound.open(message.aad(), aead::Sealed { iv: message.iv(), tag: *tag }, &mut inner).ok()?;
+        let len = encrypted::strip_padding(&inner).ok()?.len();
+        inner.truncate(len);
+        Some(inner)
+    }
+}
+
+impl fmt::Debug for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Protection({}, …)", self.outbound.suite())
+    }
+}

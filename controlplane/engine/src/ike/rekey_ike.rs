@@ -1,0 +1,317 @@
+//! The rekey of an IKE SA with CREATE_CHILD_SA (RFC 7296 §1.3.2, §2.18), and its collisions (§2.8.2, §2.25.2).
+//!
+//! The new IKE SA is made here and handed to the endpoint; its Child SAs come when it is clear that it is the one to stay.
+
+use std::time::{Duration, Instant};
+
+use adit_proto::ike::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, PayloadType, ProtocolId};
+
+use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
+
+use super::context::{Action, Ctx, Then, fresh_ike_spi};
+use super::crash;
+use super::create_child::{NONCE_LEN, exchange_keys};
+use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
+use super::event::{Cause, IkeSpis};
+use super::followup;
+use super::handshake::exchanged;
+use super::informational;
+use super::negotiate::{self, Alternative, Choice};
+use super::parts::{Parts, needed};
+use super::protect::Protection;
+use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
+use super::session::{IkeRival, Session, Task};
+use super::window::jittered;
+
+const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+/// After a refusal that will not pass by itself.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// What the initiator remembers until the answer comes.
+pub(super) struct Sent {
+    spi: IkeSpi,
+    offered: Vec<Alternative>,
+    nonce: Vec<u8>,
+    exchange: KeyExchange,
+    /// Whether this is the second try, with the method that the peer asked for.
+    corrected: bool,
+}
+
+/// All that makes the new IKE SA.
+pub(super) struct IkeCreation {
+    pub choice: Choice,
+    role: Role,
+    spis: IkeSpis,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
+    pub secrets: Vec<Secret>,
+}
+
+impl IkeCreation {
+    fn lowest_nonce(&self) -> Vec<u8> {
+        self.nonce_i.as_slice().min(&self.nonce_r).to_vec()
+    }
+}
+
+impl IkeSa {
+    pub(super) fn send_rekey_ike(&mut self, ctx: &mut Ctx, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
+        let Some(session) = self.session_mut() else { return Ok(()) };
+        if session.heir.is_some() || session.rival.is_some() {
+            return Ok(());
+        }
+        let offered = negotiate::ike_alternatives(&session.config.proposals);
+        let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
+        let method = corrected.or(first).ok_or(LocalFault::NotConfigured("an IKE proposal with a key exchange"))?;
+        session.rekeying = true;
+        ctx.act(Action::Rekeying(true));
+        let (spi, nonce, exchange) = (fresh_ike_spi(ctx.random), ctx.bytes::<NONCE_LEN>().to_vec(), KeyExchange::start(method)?);
+        let payloads = [
+            Payload::Sa(negotiate::offer(&offered, spi)),
+            Payload::Nonce(nonce.clone()),
+            Payload::Ke { method: method.id(), data: exchange.public().to_vec() },
+        ];
+        let sent = Sent { spi, offered, nonce, exchange, corrected: corrected.is_some() };
+        self.request(ctx, EXCHANGE, &payloads, Initiated::RekeyIke(Box::new(sent))).map(|_| ())
+    }
+
+    pub(super) fn on_rekey_ike_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts) {
+        if let Some(notify) = parts.error() {
+            return self.on_rekey_ike_refused(ctx, &sent, notify);
+        }
+        match sent.complete(&parts) {
+            Err(error) => {
+                // The peer has made an IKE SA that we cannot follow into: nothing is left but to begin anew.
+                self.close_after_failure(ctx, error);
+            }
+            Ok(creation) if creation.choice.additional.is_empty() => self.finish_rekey_ike(ctx, creation),
+            // With additional key exchanges the loser just does not go on (RFC 9370 §2.2.4).
+            Ok(creation) if self.has_lost_ike(&creation) => self.yield_to_rival(ctx),
+            Ok(creation) => self.follow_up(ctx, followup::Goal::Ike(Box::new(creation)), &parts),
+        }
+    }
+
+    /// Whether the peer's new IKE SA stays, because ours has the lowest of the four nonces.
+    fn has_lost_ike(&self, creation: &IkeCreation) -> bool {
+        let rival = self.session().and_then(|session| session.rival.as_ref());
+        rival.is_some_and(|rival| creation.lowest_nonce() < rival.lowest_nonce)
+    }
+
+    /// Ours came to nothing: the peer's new IKE SA inherits, now or when it is complete.
+    fn yield_to_rival(&mut self, ctx: &mut Ctx) {
+        ctx.act(Action::Rekeying(false));
+        let Some(session) = self.session_mut() else { return };
+        session.rekeying = false;
+        if let Some(heir) = session.rival.as_ref().and_then(|rival| rival.sa) {
+            ctx.act(Action::Inherit { heir, then: Then::Stay });
+        }
+    }
+
+    /// The initiator has the keys of the new IKE SA.
+    pub(super) fn finish_rekey_ike(&mut self, ctx: &mut Ctx, creation: IkeCreation) {
+        let lost = self.has_lost_ike(&creation);
+        let Some(successor) = self.successor(ctx, &creation) else { return };
+        let heir = successor.id;
+        ctx.act(Action::Successor(Box::new(successor)));
+        if lost {
+            ctx.act(Action::CloseRedundant { sa: heir });
+            return self.yield_to_rival(ctx);
+        }
+        ctx.act(Action::Rekeying(false));
+        ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
+        if let Some(session) = self.session_mut() {
+            session.rekeying = false;
+            if let Some(rival) = session.rival.take().and_then(|rival| rival.sa) {
+                ctx.act(Action::ExpectClosed { sa: rival });
+            }
+        }
+        ctx.act(Action::Inherit { heir, then: Then::Close });
+    }
+
+    fn on_rekey_ike_refused(&mut self, ctx: &mut Ctx, sent: &Sent, notify: &Notify) {
+        let rival_done = self.session().and_then(|session| session.rival.as_ref()).is_some_and(|rival| rival.sa.is_some());
+        if rival_done {
+            // The peer had finished its own before it saw ours (RFC 7296 §2.8.2).
+            return self.yield_to_rival(ctx);
+        }
+        ctx.act(Action::Rekeying(false));
+        let Some(session) = self.session_mut() else { return };
+        session.rekeying = false;
+        match notify.kind {
+            NotifyType::INVALID_KE_PAYLOAD if !sent.corrected => {
+                let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
+                let method = method.filter(|method| sent.offered.iter().any(|one| one.key_exchanges().contains(method)));
+                if method.is_some() {
+                    session.tasks.push_front(Task::RekeyIke { method });
+                } else {
+                    session.rekey_at = Some(ctx.now.instant + jittered(RETRY, 25, ctx.random));
+                }
+            }
+            NotifyType::TEMPORARY_FAILURE => {
+                if !session.wait_after_temporary_failure(ctx, Task::RekeyIke { method: None }) {
+                    self.close_after_failure(ctx, Misbehaviour::ForeverTemporary.into());
+                }
+            }
+            kind => {
+                session.rekey_at = Some(ctx.now.instant + jittered(RETRY, 25, ctx.random));
+                ctx.record(self.peer, |record| record.problem(&Cause::Refused { exchange: EXCHANGE, notify: kind }));
+            }
+        }
+    }
+
+    /// The peer wants a new IKE SA.
+    pub(super) fn on_rekey_ike_request(&mut self, ctx: &mut Ctx, parts: &Parts) {
+        if let Err(error) = self.grant_rekey_ike(ctx, parts) {
+            self.refuse(ctx, EXCHANGE, &error);
+        }
+    }
+
+    fn grant_rekey_ike(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
+        if self.is_busy_with_child() {
+            return Err(LocalFault::Busy.into());
+        }
+        let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
+        if session.heir.is_some() || session.rival.as_ref().is_some_and(|rival| rival.sa.is_some()) {
+            return Err(LocalFault::Busy.into());
+        }
+        let proposals = needed(parts.sa.as_deref(), EXCHANGE, PayloadType::SA)?;
+        let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
+        let sent = parts.ke.as_ref().and_then(|(method, _)| KeyExchangeMethod::from_id(*method));
+        let alternatives = negotiate::ike_alternatives(&session.config.proposals);
+        let choice = negotiate::choose(&alternatives, proposals, sent).map_err(Incompatibility::IkeProposal)?;
+        let initiator = choice.ike_spi().ok_or(Misbehaviour::BadSpi)?;
+        let (ke, secret) = exchange_keys(parts, &choice)?.ok_or(LocalFault::NotConfigured("a key exchange"))?;
+        if let Some(pending) = session.pending.take() {
+            pending.release(ctx);
+        }
+        let spis = IkeSpis { initiator, responder: fresh_ike_spi(ctx.random) };
+        let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
+        let mut payloads =
+            vec![Payload::Sa(vec![choice.answer(ProtocolId::IKE, spis.responder)]), Payload::Nonce(nonce_r.clone()), ke];
+        let creation = IkeCreation { choice, role: Role::Responder, spis, nonce_i, nonce_r, secrets: vec![secret] };
+        session.rival = Some(IkeRival { lowest_nonce: creation.lowest_nonce(), sa: None });
+        if creation.choice.additional.is_empty() {
+            payloads.extend(self.finish_granted_rekey_ike(ctx, creation));
+        } else {
+            payloads.push(self.expect_follow_up(ctx, followup::Goal::Ike(Box::new(creation))));
+        }
+        self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
+    }
+
+    /// The responder has the keys of the new IKE SA; gives what its last answer carries besides.
+    pub(super) fn finish_granted_rekey_ike(&mut self, ctx: &mut Ctx, creation: IkeCreation) -> Vec<Payload> {
+        let Some(successor) = self.successor(ctx, &creation) else { return Vec::new() };
+        let (heir, token) = (successor.id, crash::token(ctx, successor.spis));
+        ctx.act(Action::Successor(Box::new(successor)));
+        let Some(session) = self.session_mut() else { return Vec::new() };
+        session.rival = Some(IkeRival { lowest_nonce: creation.lowest_nonce(), sa: Some(heir) });
+        // While our own rekey is under way, its answer decides.
+        if !session.rekeying {
+            ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
+            ctx.act(Action::Inherit { heir, then: Then::Stay });
+        }
+        token.into_iter().collect()
+    }
+
+    /// The new IKE SA, with all that does not change in a rekey.
+    fn successor(&self, ctx: &mut Ctx, creation: &IkeCreation) -> Option<IkeSa> {
+        let old = self.session()?;
+        let choice = creation.choice.clone();
+        let exchanged = exchanged(&creation.nonce_i, &creation.nonce_r, creation.spis);
+        let keys = old.keys.rekeyed(choice.prf?, choice.suite, &creation.secrets, exchanged);
+        let mut sa = IkeSa::new(ctx.now.instant, creation.role, creation.spis, self.path);
+        sa.peer = self.peer;
+        sa.nat = self.nat;
+        sa.features = self.features;
+        sa.protection = Some(Protection::new(&keys, creation.role, ctx.random));
+        sa.log_keys(ctx, &keys);
+        let mut session = Session::new(ctx, old.peer, old.config.clone(), keys, choice);
+        session.remote_id = old.remote_id.clone();
+        session.proof = old.proof.clone();
+        session.uses_ppk = old.uses_ppk;
+        session.keeper = old.keeper;
+        session.lowest_nonce = creation.lowest_nonce();
+        session.peer_lanes = old.peer_lanes;
+        session.lanes_max = old.lanes_max;
+        session.mobike = old.mobike.clone();
+        if creation.role == Role::Initiator {
+            session.want(Task::SendToken);
+        }
+        sa.stage = Stage::Established(Box::new(session));
+        Some(sa)
+    }
+
+    /// Whether a Child SA is being made, rekeyed or deleted by us (RFC 7296 §2.25.1).
+    fn is_busy_with_child(&self) -> bool {
+        match self.window.outstanding().map(|outstanding| &outstanding.context) {
+            Some(Initiated::CreateChild(_)) => true,
+            Some(Initiated::FollowUp(sent)) => sent.is_for_child(),
+            Some(Initiated::Informational(sent)) => {
+                matches!(sent, informational::Sent::DeleteChildren(_) | informational::Sent::DeleteOrphan(_))
+            }
+            Some(
+                Initiated::SaInit(_)
+                | Initiated::Intermediate(_)
+                | Initiated::Auth(_)
+                | Initiated::RekeyIke(_)
+                | Initiated::Orphan(_),
+            )
+            | None => false,
+        }
+    }
+
+    /// Gives Child SAs and tasks away.
+    pub(super) fn bequeath(&mut self, heir: SaId, now: Instant) -> Option<Estate> {
+        let session = self.session_mut()?;
+        session.heir = Some((heir, now));
+        let tasks = session.tasks.drain(..).filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect();
+        Some(Estate {
+            children: std::mem::take(&mut session.children),
+            lingering: std::mem::take(&mut session.lingering),
+            tasks,
+            create_at: session.create_at.take(),
+        })
+    }
+
+    /// Takes over Child SAs and tasks.
+    pub(super) fn inherit(&mut self, ctx: &mut Ctx, estate: Estate) {
+        let id = self.id;
+        let Some(session) = self.session_mut() else { return };
+        let spis = estate.children.iter().map(|child| child.inbound).chain(estate.lingering.iter().map(|(_, spi)| *spi));
+        spis.for_each(|spi| ctx.shared.spis.assign(spi, id));
+        session.children.extend(estate.children);
+        session.lingering.extend(estate.lingering);
+        session.create_at = estate.create_at;
+        for child in &mut session.children {
+            // A rekey of it that was under way in the old IKE SA has been refused or answered by now.
+            child.rekeying = false;
+        }
+        for task in estate.tasks {
+            session.want(task);
+        }
+    }
+}
+
+/// What an IKE SA leaves to its successor.
+pub(super) struct Estate {
+    children: Vec<super::child::Child>,
+    lingering: Vec<(Instant, adit_proto::control::Spi)>,
+    tasks: Vec<Task>,
+    create_at: Option<Instant>,
+}
+
+impl Sent {
+    fn complete(self, parts: &Parts) -> Result<IkeCreation, Error> {
+        let proposals = needed(parts.sa.as_deref(), EXCHANGE, PayloadType::SA)?;
+        let choice = negotiate::confirm(&self.offered, proposals).map_err(Misbehaviour::NotOffered)?;
+        let responder = choice.ike_spi().ok_or(Misbehaviour::BadSpi)?;
+        let nonce_r = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
+        let (id, data) = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE)?;
+        let method = self.exchange.method();
+        if *id != method.id() || choice.key_exchange != Some(method) {
+            return Err(Misbehaviour::OtherMethod(method).into());
+        }
+        let secrets = vec![self.exchange.finish(data)?];
+        let spis = IkeSpis { initiator: self.spi, responder };
+        Ok(IkeCreation { choice, role: Role::Initiator, spis, nonce_i: self.nonce, nonce_r, secrets })
+    }
+}

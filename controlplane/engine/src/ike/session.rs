@@ -1,0 +1,300 @@
+//! An established IKE SA: what it has and what it is going to do. One request at a time is under way; the rest waits here.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adit_proto::control::{PeerId, Spi};
+
+use crate::crypto::{IkeKeys, KeyExchangeMethod};
+
+use super::child::{Child, ChildState, Route};
+use super::config::PeerConfig;
+use super::context::{Ctx, LANES_MAX};
+use super::followup::Pending;
+use super::mobike::Mobike;
+use super::negotiate::Choice;
+use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
+use super::window::jittered;
+
+/// After TEMPORARY_FAILURE: how long to wait, and for how long to try (RFC 7296 §2.25).
+const TEMPORARY_WAIT: Duration = Duration::from_secs(3);
+pub(super) const TEMPORARY_PATIENCE: Duration = Duration::from_secs(180);
+/// How long to wait before a Child SA that is wanted and was refused is asked for again, at first and at most.
+const CREATE_WAIT: Duration = Duration::from_secs(5);
+const CREATE_WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// A request that waits for its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// `method`: the key exchange that the peer asked for when it refused another one.
+    CreateChild {
+        config: usize,
+        lane: u8,
+        method: Option<KeyExchangeMethod>,
+    },
+    RekeyChild {
+        inbound: Spi,
+        method: Option<KeyExchangeMethod>,
+    },
+    RekeyIke {
+        method: Option<KeyExchangeMethod>,
+    },
+    /// By our inbound SPIs.
+    DeleteChildren(Vec<Spi>),
+    /// A Child SA that the peer has made and we have not.
+    DeleteOrphan(Spi),
+    /// A sign of life is wanted.
+    Liveness,
+    /// Our address has changed (RFC 4555).
+    UpdateAddresses,
+    /// Our list of addresses has changed (RFC 4555 §3.6).
+    AnnounceAddresses,
+    /// The new IKE SA has another crash token (RFC 6290 §4.3).
+    SendToken,
+    /// Whether the peer receives at the address that it gave (RFC 4555 §3.7).
+    CheckRoute,
+}
+
+impl Task {
+    /// Whether it makes a Child SA or an IKE SA: such requests wait after TEMPORARY_FAILURE.
+    fn creates(&self) -> bool {
+        match self {
+            Task::CreateChild { .. } | Task::RekeyChild { .. } | Task::RekeyIke { .. } => true,
+            Task::DeleteChildren(_)
+            | Task::DeleteOrphan(_)
+            | Task::Liveness
+            | Task::UpdateAddresses
+            | Task::AnnounceAddresses
+            | Task::SendToken
+            | Task::CheckRoute => false,
+        }
+    }
+}
+
+/// The peer's rekey of an IKE SA that we are rekeying, too (RFC 7296 §2.8.2).
+#[derive(Debug)]
+pub(super) struct IkeRival {
+    pub lowest_nonce: Vec<u8>,
+    /// The IKE SA that it made; `None` while additional key exchanges are under way.
+    pub sa: Option<SaId>,
+}
+
+/// What an IKE SA has once it is authenticated.
+pub(super) struct Session {
+    pub peer: PeerId,
+    pub config: Arc<PeerConfig>,
+    pub keys: IkeKeys,
+    pub choice: Choice,
+    /// Who the peer proved to be.
+    pub remote_id: String,
+    /// And how.
+    pub proof: String,
+    pub uses_ppk: bool,
+    /// Whether we look after the Child SAs: we began the connection.
+    pub keeper: bool,
+    /// The smaller nonce of its making.
+    pub lowest_nonce: Vec<u8>,
+    pub established: Instant,
+    pub rekey_at: Option<Instant>,
+    pub expire_at: Option<Instant>,
+    pub children: Vec<Child>,
+    /// Inbound SAs that were replaced and still take late packets.
+    pub lingering: Vec<(Instant, Spi)>,
+    pub tasks: VecDeque<Task>,
+    /// Before this nothing is created or rekeyed.
+    pub resume_at: Option<Instant>,
+    pub temporary_since: Option<Instant>,
+    /// When Child SAs that are missing are asked for again.
+    pub create_at: Option<Instant>,
+    pub create_refusals: u32,
+    /// Children and lanes that are not asked for before that.
+    pub refused: Vec<(usize, u8)>,
+    /// With how many lanes the peer can do something; 1 if it did not say.
+    pub peer_lanes: u8,
+    /// The peer wants no more lanes than this (RFC 9611: TS_MAX_QUEUE).
+    pub lanes_max: u8,
+    /// Our rekey of this IKE SA is under way.
+    pub rekeying: bool,
+    pub rival: Option<IkeRival>,
+    /// The IKE SA that has taken over, and since when.
+    pub heir: Option<(SaId, Instant)>,
+    /// Since when another IKE SA of the peer is the one to stay.
+    pub redundant_since: Option<Instant>,
+    /// A creation by the peer that waits for additional key exchanges.
+    pub pending: Option<Pending>,
+    /// With which the peer will say that it has crashed (RFC 6290).
+    pub tokens: Vec<Vec<u8>>,
+    pub mobike: Mobike,
+}
+
+impl Session {
+    /// A session without Child SAs and without anything to do.
+    pub(super) fn new(ctx: &mut Ctx, peer: PeerId, config: Arc<PeerConfig>, keys: IkeKeys, choice: Choice) -> Session {
+        let now = ctx.now.instant;
+        let lifetime = config.ike_lifetime;
+        let timed = !lifetime.rekey_after.is_zero();
+        let hard = lifetime.rekey_after.mul_f64(f64::from(lifetime.hard_percent.max(100)) / 100.0);
+        Session {
+            peer,
+            keys,
+            choice,
+            remote_id: String::new(),
+            proof: String::new(),
+            uses_ppk: false,
+            keeper: false,
+            lowest_nonce: Vec::new(),
+            established: now,
+            rekey_at: timed.then(|| now + jittered(lifetime.rekey_after, lifetime.jitter_percent, ctx.random)),
+            expire_at: timed.then(|| now + hard),
+            config,
+            children: Vec::new(),
+            lingering: Vec::new(),
+            tasks: VecDeque::new(),
+            resume_at: None,
+            temporary_since: None,
+            create_at: None,
+            create_refusals: 0,
+            refused: Vec::new(),
+            peer_lanes: 1,
+            lanes_max: LANES_MAX,
+            rekeying: false,
+            rival: None,
+            heir: None,
+            redundant_since: None,
+            pending: None,
+            tokens: Vec::new(),
+            mobike: Mobike::default(),
+        }
+    }
+
+    /// Adds a request to what is to be done, unless it is there.
+    pub(super) fn want(&mut self, task: Task) {
+        if !self.tasks.contains(&task) {
+            self.tasks.push_back(task);
+        }
+    }
+
+    /// The next request that may be sent now.
+    fn next_task(&mut self, now: Instant) -> Option<Task> {
+        if self.heir.is_some() {
+            return None;
+        }
+        if self.resume_at.is_some_and(|at| at <= now) {
+            self.resume_at = None;
+        }
+        let waits = self.resume_at.is_some();
+        let index = self.tasks.iter().position(|task| !(waits && task.creates()))?;
+        self.tasks.remove(index)
+    }
+
+    /// The peer asked for patience. Says whether there is any left (RFC 7296 §2.25).
+    pub(super) fn wait_after_temporary_failure(&mut self, ctx: &mut Ctx, again: Task) -> bool {
+        let now = ctx.now.instant;
+        let since = *self.temporary_since.get_or_insert(now);
+        self.resume_at = Some(now + jittered(TEMPORARY_WAIT, 50, ctx.random));
+        self.want(again);
+        now.saturating_duration_since(since) < TEMPORARY_PATIENCE
+    }
+
+    /// A Child SA could not be made: asks again later, ever more rarely.
+    pub(super) fn create_later(&mut self, ctx: &mut Ctx, place: (usize, u8)) {
+        if !self.refused.contains(&place) {
+            self.refused.push(place);
+        }
+        let wait = CREATE_WAIT.saturating_mul(1 << self.create_refusals.min(8)).min(CREATE_WAIT_MAX);
+        self.create_refusals = self.create_refusals.saturating_add(1);
+        self.create_at = Some(ctx.now.instant + jittered(wait, 25, ctx.random));
+    }
+
+    /// Asks for every Child SA that is configured and not there, where that is our business.
+    pub(super) fn want_missing_children(&mut self, is_adit: bool, under_way: Option<(usize, u8)>) {
+        if !self.keeper || self.heir.is_some() {
+            return;
+        }
+        for config in 0..self.config.children.len() {
+            let lanes = if is_adit { self.config.children[config].lanes.max(self.peer_lanes) } else { 1 };
+            for lane in 0..lanes.clamp(1, self.lanes_max.max(1)) {
+                let has = |child: &Child| child.config == config && child.lane == lane && child.state != ChildState::Closing;
+                let waits = under_way == Some((config, lane)) || self.refused.contains(&(config, lane));
+                if !self.children.iter().any(has) && !waits {
+                    self.want(Task::CreateChild { config, lane, method: None });
+                }
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Follows a changed configuration from the next exchange on.
+    fn reconfigure(&mut self, config: Arc<PeerConfig>) {
+        let name = |config: &PeerConfig, index: usize| config.children.get(index).map(|child| child.name.clone());
+        let gone = |child: &&Child| name(&config, child.config) != name(&self.config, child.config);
+        let spis: Vec<Spi> = self.children.iter().filter(gone).map(|child| child.inbound).collect();
+        self.config = config;
+        spis.into_iter().for_each(|inbound| self.close_child(inbound));
+    }
+}
+
+impl IkeSa {
+    pub(super) fn reconfigure(&mut self, config: Arc<PeerConfig>) {
+        if let Some(session) = self.session_mut() {
+            session.reconfigure(config);
+            self.want_missing_children();
+        }
+    }
+
+    /// Where ESP of this IKE SA's children goes.
+    pub(super) fn route(&self) -> Option<Route> {
+        Some(Route { peer: self.peer?, path: self.path, encapsulate: self.nat.is_between() })
+    }
+
+    /// Asks for the Child SAs that are missing.
+    pub(super) fn want_missing_children(&mut self) {
+        let under_way = match self.window.outstanding().map(|outstanding| &outstanding.context) {
+            Some(Initiated::CreateChild(sent)) => Some(sent.place()),
+            Some(Initiated::FollowUp(sent)) => sent.place(),
+            Some(
+                Initiated::SaInit(_)
+                | Initiated::Intermediate(_)
+                | Initiated::Auth(_)
+                | Initiated::RekeyIke(_)
+                | Initiated::Informational(_)
+                | Initiated::Orphan(_),
+            )
+            | None => None,
+        };
+        let is_adit = self.features.adit;
+        if let Some(session) = self.session_mut() {
+            session.want_missing_children(is_adit, under_way);
+        }
+    }
+
+    /// Sends the next request if none is under way.
+    pub(super) fn start_next(&mut self, ctx: &mut Ctx) {
+        while self.window.is_idle() {
+            let Stage::Established(session) = &mut self.stage else { return };
+            let Some(task) = session.next_task(ctx.now.instant) else { return };
+            let started = match task {
+                Task::CreateChild { config, lane, method } => self.send_create_child(ctx, config, lane, method),
+                Task::RekeyChild { inbound, method } => self.send_rekey_child(ctx, inbound, method),
+                Task::RekeyIke { method } => self.send_rekey_ike(ctx, method),
+                Task::DeleteChildren(spis) => self.send_delete_children(ctx, spis),
+                Task::DeleteOrphan(spi) => self.send_delete_orphan(ctx, spi),
+                Task::Liveness => self.send_liveness(ctx),
+                Task::UpdateAddresses => self.send_update_addresses(ctx),
+                Task::AnnounceAddresses => self.send_additional_addresses(ctx),
+                Task::SendToken => self.send_token(ctx),
+                Task::CheckRoute => self.send_route_check(ctx),
+            };
+            if let Err(error) = started {
+                return self.close_after_failure(ctx, error);
+            }
+        }
+    }
+
+    /// Whether our original role in the IKE SA is that of the initiator.
+    pub(super) fn is_initiator(&self) -> bool {
+        self.role == Role::Initiator
+    }
+}

@@ -1,0 +1,360 @@
+//! One IKE SA in a snapshot: what is written, and how it is put together again.
+
+use adit_proto::codec::DecodeError;
+use adit_proto::control::{PeerId, SaKey, Spi};
+use adit_proto::ike::{AddressRange, ExchangeType, IkeSpi, IpSelector, KeId, PortRange, PrfId};
+use adit_proto::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
+
+use crate::crypto::{IkeKeys, KeyExchangeMethod, Prf, Secret};
+
+use super::super::child::{Child, ChildState, Limits, Usage};
+use super::super::config::Mode;
+use super::super::context::Ctx;
+use super::super::event::IkeSpis;
+use super::super::informational::{Orphan, Sent};
+use super::super::nat::{NatStatus, Path};
+use super::super::negotiate::Choice;
+use super::super::protect::Protection;
+use super::super::sa::{Features, IkeSa, Initiated, Role, SaId, Stage};
+use super::super::selectors::SelectorPair;
+use super::super::session::{Session, Task};
+use super::super::window::Window;
+use super::BootClock;
+use super::bytes::{In, Out};
+
+type Decoded<T> = Result<T, DecodeError>;
+
+/// Writes an established IKE SA.
+pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
+    let (Some(session), Some(peer)) = (sa.session(), sa.peer) else { return };
+    out.u16(peer.0);
+    out.u64(sa.spis.initiator.0);
+    out.u64(sa.spis.responder.0);
+    out.flag(sa.role == Role::Initiator);
+    out.addr(sa.path.local);
+    out.addr(sa.path.remote);
+    for flag in [sa.nat.supported, sa.nat.here, sa.nat.there] {
+        out.flag(flag);
+    }
+    let Features { fragmentation, intermediate, ppk, adit, mobike } = sa.features;
+    for flag in [fragmentation, intermediate, ppk, adit, mobike] {
+        out.flag(flag);
+    }
+    out.time(clock, sa.created);
+    out.time(clock, sa.last_heard);
+    write_window(out, sa);
+    write_choice(out, &session.choice);
+    out.bytes(session.keys.material().expose());
+    write_session(out, clock, session);
+    out.list(session.children.iter(), |out, child| write_child(out, clock, child));
+}
+
+/// Puts an IKE SA together; `None` if its peer is not configured any more, or the record makes no sense.
+pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeSa> {
+    let mut input = In::new(bytes);
+    let peer = PeerId(input.u16().ok()?);
+    let config = ctx.shared.peers.get(&peer)?.config.clone();
+    let mut sa = read_sa(ctx, clock, &mut input).ok()?;
+    sa.peer = Some(peer);
+    let window = read_window(&mut input).ok()?;
+    let choice = read_choice(&mut input).ok()?;
+    let material = Secret::copy_of(input.part().ok()?);
+    let keys = IkeKeys::from_material(choice.prf?, choice.suite, material).ok()?;
+    sa.protection = Some(Protection::new(&keys, sa.role, ctx.random));
+    let mut session = Session::new(ctx, peer, config, keys, choice);
+    read_session(&mut input, clock, &mut session).ok()?;
+    let children = input.list(|input| read_child(input, clock)).ok()?;
+    input.finish().ok()?;
+    for child in children {
+        ctx.shared.spis.assign(child.inbound, sa.id);
+        match child.state {
+            // Not configured any more, or about to be deleted before.
+            ChildState::Closing => session.want(Task::DeleteChildren(vec![child.inbound])),
+            _ if child.config >= session.config.children.len() => session.want(Task::DeleteChildren(vec![child.inbound])),
+            ChildState::Live | ChildState::Replaced { .. } => {}
+        }
+        session.children.push(child);
+    }
+    session.lingering.iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.id));
+    // Whatever was to be made, and was not, is noticed soon.
+    session.create_at = Some(ctx.now.instant);
+    sa.stage = Stage::Established(Box::new(session));
+    restore_window(ctx, &mut sa, window);
+    Some(sa)
+}
+
+fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<IkeSa> {
+    let spis = IkeSpis { initiator: IkeSpi(input.u64()?), responder: IkeSpi(input.u64()?) };
+    let role = if input.flag()? { Role::Initiator } else { Role::Responder };
+    let path = Path { local: input.addr()?, remote: input.addr()? };
+    let mut sa = IkeSa::new(ctx.now.instant, role, spis, path);
+    sa.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()? };
+    sa.features = Features {
+        fragmentation: input.flag()?,
+        intermediate: input.flag()?,
+        ppk: input.flag()?,
+        adit: input.flag()?,
+        mobike: input.flag()?,
+    };
+    sa.created = input.time(clock)?;
+    sa.last_heard = input.time(clock)?;
+    Ok(sa)
+}
+
+/// A request that was under way, and what it would have made.
+struct UnderWay {
+    exchange: ExchangeType,
+    datagrams: Vec<Vec<u8>>,
+    orphan: Orphan,
+}
+
+struct WindowRecord {
+    next_id: u32,
+    expected_id: u32,
+    answer: Vec<Vec<u8>>,
+    under_way: Option<UnderWay>,
+}
+
+fn write_window(out: &mut Out, sa: &IkeSa) {
+    let window = &sa.window;
+    out.u64(window.next_id().into());
+    out.u64(window.expected_id().into());
+    out.list(window.last_answer().iter(), |out, datagram| out.bytes(datagram));
+    out.option(window.outstanding(), |out, outstanding| {
+        out.u8(outstanding.exchange.0);
+        out.list(outstanding.datagrams.iter(), |out, datagram| out.bytes(datagram));
+        let orphan = match &outstanding.context {
+            Initiated::CreateChild(sent) => Orphan::Child(sent.inbound()),
+            Initiated::FollowUp(sent) => sent.inbound().map_or(Orphan::Ike, Orphan::Child),
+            Initiated::RekeyIke(_) => Orphan::Ike,
+            // Deleting twice does no harm: the ones that are there still are deleted again.
+            Initiated::Informational(Sent::DeleteOrphan(spi)) => Orphan::Deleted(*spi),
+            Initiated::Informational(_) | Initiated::SaInit(_) | Initiated::Intermediate(_) | Initiated::Auth(_) => Orphan::Other,
+            Initiated::Orphan(orphan) => *orphan,
+        };
+        let (kind, spi) = match orphan {
+            Orphan::Other => (0, 0),
+            Orphan::Child(spi) => (1, spi.0),
+            Orphan::Ike => (2, 0),
+            Orphan::Deleted(spi) => (3, spi.0),
+        };
+        out.u8(kind);
+        out.u64(spi.into());
+    });
+}
+
+fn read_window(input: &mut In) -> Decoded<WindowRecord> {
+    let id = |input: &mut In| u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("message id"));
+    Ok(WindowRecord {
+        next_id: id(input)?,
+        expected_id: id(input)?,
+        answer: input.list(In::bytes)?,
+        under_way: input.option(|input| {
+            let exchange = ExchangeType(input.u8()?);
+            let datagrams = input.list(In::bytes)?;
+            let kind = input.u8()?;
+            let spi = Spi(u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("SPI"))?);
+            let orphan = match kind {
+                0 => Orphan::Other,
+                1 => Orphan::Child(spi),
+                2 => Orphan::Ike,
+                3 => Orphan::Deleted(spi),
+                _ => return Err(DecodeError::BadValue("request")),
+            };
+            Ok(UnderWay { exchange, datagrams, orphan })
+        })?,
+    })
+}
+
+fn restore_window(ctx: &mut Ctx, sa: &mut IkeSa, record: WindowRecord) {
+    sa.window = Window::resumed(record.next_id, record.expected_id, record.answer);
+    if let Some(UnderWay { exchange, datagrams, orphan }) = record.under_way {
+        if let Orphan::Child(spi) | Orphan::Deleted(spi) = orphan {
+            ctx.shared.spis.assign(spi, sa.id);
+        }
+        let policy = ctx.shared.config.retransmission;
+        sa.window.sent(ctx.now.instant, exchange, datagrams, Initiated::Orphan(orphan), &policy);
+    }
+}
+
+fn write_choice(out: &mut Out, choice: &Choice) {
+    out.u8(choice.suite as u8);
+    out.option(choice.prf, |out, prf| out.u16(prf.id().0));
+    out.option(choice.key_exchange, |out, method| out.u16(method.id().0));
+    out.list(choice.additional.iter(), |out, method| out.u16(method.id().0));
+    out.flag(choice.esn);
+    out.bytes(&choice.spi);
+    out.u8(choice.number);
+}
+
+fn read_choice(input: &mut In) -> Decoded<Choice> {
+    let method =
+        |input: &mut In| KeyExchangeMethod::from_id(KeId(input.u16()?)).ok_or(DecodeError::BadValue("key exchange method"));
+    let suite = Suite::from_code(input.u8()?).ok_or(DecodeError::BadValue("suite"))?;
+    let prf = input.option(|input| Prf::from_id(PrfId(input.u16()?)).ok_or(DecodeError::BadValue("PRF")))?;
+    let key_exchange = input.option(method)?;
+    let additional = input.list(method)?;
+    let esn = input.flag()?;
+    let (spi, number) = (input.bytes()?, input.u8()?);
+    let mut choice = Choice { number, suite, prf, key_exchange, additional, esn, spi, transforms: Vec::new() };
+    choice.rebuild_transforms();
+    Ok(choice)
+}
+
+fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
+    out.text(&session.remote_id);
+    out.text(&session.proof);
+    out.flag(session.uses_ppk);
+    out.flag(session.keeper);
+    out.bytes(&session.lowest_nonce);
+    out.time(clock, session.established);
+    out.option(session.rekey_at, |out, at| out.time(clock, at));
+    out.option(session.expire_at, |out, at| out.time(clock, at));
+    out.u8(session.peer_lanes);
+    out.u8(session.lanes_max);
+    out.list(session.tokens.iter(), |out, token| out.bytes(token));
+    out.option(session.heir, |out, (heir, since)| {
+        out.u64(heir.0.0);
+        out.time(clock, since);
+    });
+    out.option(session.redundant_since, |out, at| out.time(clock, at));
+    out.list(session.lingering.iter(), |out, (until, spi)| {
+        out.time(clock, *until);
+        out.u64(spi.0.into());
+    });
+    let orphans = session.tasks.iter().filter_map(|task| if let Task::DeleteOrphan(spi) = task { Some(*spi) } else { None });
+    let orphans: Vec<Spi> = orphans.collect();
+    out.list(orphans.iter(), |out, spi| out.u64(spi.0.into()));
+}
+
+fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Decoded<()> {
+    session.remote_id = input.text()?;
+    session.proof = input.text()?;
+    session.uses_ppk = input.flag()?;
+    session.keeper = input.flag()?;
+    session.lowest_nonce = input.bytes()?;
+    session.established = input.time(clock)?;
+    session.rekey_at = input.option(|input| input.time(clock))?;
+    session.expire_at = input.option(|input| input.time(clock))?;
+    session.peer_lanes = input.u8()?;
+    session.lanes_max = input.u8()?;
+    session.tokens = input.list(In::bytes)?;
+    session.heir = input.option(|input| Ok((SaId(IkeSpi(input.u64()?)), input.time(clock)?)))?;
+    session.redundant_since = input.option(|input| input.time(clock))?;
+    session.lingering = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
+    for spi in input.list(read_spi)? {
+        session.want(Task::DeleteOrphan(spi));
+    }
+    Ok(())
+}
+
+fn read_spi(input: &mut In) -> Decoded<Spi> {
+    u32::try_from(input.u64()?).map(Spi).map_err(|_| DecodeError::BadValue("SPI"))
+}
+
+fn write_child(out: &mut Out, clock: BootClock, child: &Child) {
+    out.u32(child.config);
+    out.u8(child.lane);
+    out.flag(child.mode == Mode::Ethernet);
+    out.u64(child.inbound.0.into());
+    out.u64(child.outbound.0.into());
+    write_choice(out, &child.choice);
+    for side in [&child.selectors.local, &child.selectors.remote] {
+        out.list(side.iter(), write_selector);
+    }
+    out.time(clock, child.born);
+    let (rekey_at, expire_at, volumes) = child.limits.parts();
+    out.option(rekey_at, |out, at| out.time(clock, at));
+    out.option(expire_at, |out, at| out.time(clock, at));
+    volumes.into_iter().for_each(|volume| out.u64(volume));
+    let Usage { inbound_bytes, inbound_packets, outbound_bytes, outbound_packets } = child.usage;
+    [inbound_bytes, inbound_packets, outbound_bytes, outbound_packets].into_iter().for_each(|count| out.u64(count));
+    out.option(child.outbound_key.as_ref(), |out, key| {
+        out.raw(&key.key);
+        out.raw(&key.salt);
+    });
+    out.option(child.replaces, |out, spi| out.u64(spi.0.into()));
+    match child.state {
+        ChildState::Live => out.u8(0),
+        ChildState::Replaced { by, since } => {
+            out.u8(1);
+            out.u64(by.0.into());
+            out.time(clock, since);
+        }
+        ChildState::Closing => out.u8(2),
+    }
+    out.flag(child.superseded);
+}
+
+fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
+    let config = usize::try_from(input.u32()?).map_err(|_| DecodeError::BadValue("child"))?;
+    let lane = input.u8()?;
+    let mode = if input.flag()? { Mode::Ethernet } else { Mode::Tunnel };
+    let (inbound, outbound) = (read_spi(input)?, read_spi(input)?);
+    let choice = read_choice(input)?;
+    let selectors = SelectorPair { local: input.list(read_selector)?, remote: input.list(read_selector)? };
+    let born = input.time(clock)?;
+    let (rekey_at, expire_at) = (input.option(|input| input.time(clock))?, input.option(|input| input.time(clock))?);
+    let limits = Limits::of_parts(rekey_at, expire_at, [input.u64()?, input.u64()?, input.u64()?, input.u64()?]);
+    let usage = Usage {
+        inbound_bytes: input.u64()?,
+        inbound_packets: input.u64()?,
+        outbound_bytes: input.u64()?,
+        outbound_packets: input.u64()?,
+    };
+    let outbound_key = input.option(|input| {
+        let mut key = SaKey { key: [0; _], salt: [0; _] };
+        key.key.copy_from_slice(input.raw(KEY_LEN_MAX)?);
+        key.salt.copy_from_slice(input.raw(SALT_LEN)?);
+        Ok(Box::new(key))
+    })?;
+    let replaces = input.option(read_spi)?;
+    let state = match input.u8()? {
+        0 => ChildState::Live,
+        1 => ChildState::Replaced { by: read_spi(input)?, since: input.time(clock)? },
+        2 => ChildState::Closing,
+        _ => return Err(DecodeError::BadValue("state")),
+    };
+    let superseded = input.flag()?;
+    let (rekeying, rival) = (false, None);
+    Ok(Child {
+        config,
+        lane,
+        mode,
+        inbound,
+        outbound,
+        choice,
+        selectors,
+        born,
+        limits,
+        usage,
+        outbound_key,
+        replaces,
+        state,
+        superseded,
+        rekeying,
+        rival,
+    })
+}
+
+fn write_selector(out: &mut Out, selector: &IpSelector) {
+    out.u8(selector.protocol);
+    out.u16(selector.ports.first);
+    out.u16(selector.ports.last);
+    out.text(&selector.addresses.first().to_string());
+    out.text(&selector.addresses.last().to_string());
+}
+
+fn read_selector(input: &mut In) -> Decoded<IpSelector> {
+    let protocol = input.u8()?;
+    let ports = PortRange { first: input.u16()?, last: input.u16()? };
+    let (first, last) = (input.text()?, input.text()?);
+    let addresses = match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) => AddressRange::V4 { first, last },
+        _ => match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) => AddressRange::V6 { first, last },
+            _ => return Err(DecodeError::BadValue("selector")),
+        },
+    };
+    Ok(IpSelector { protocol, ports, addresses })
+}

@@ -1,0 +1,188 @@
+//! What there is, for people and programs: the connection to a peer, its IKE SAs and Child SAs.
+
+use std::time::{Duration, Instant};
+
+use adit_proto::control::{PeerId, Spi};
+
+use super::child::{Child, ChildState, Usage};
+use super::config::Mode;
+use super::connection::ConnectionState;
+use super::counters::Counters;
+use super::endpoint::{Endpoint, Refusal};
+use super::event::{Cause, IkeSpis};
+use super::explain::Record;
+use super::nat::{NatStatus, Path};
+use super::sa::{IkeSa, Role};
+use super::selectors::SelectorPair;
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    pub name: String,
+    pub state: ConnectionState,
+    /// Since when it is in this state.
+    pub since: Instant,
+    /// Why it is down, or was last.
+    pub cause: Option<Cause>,
+    /// Attempts since it was last up, and when the next one is due.
+    pub attempts: u32,
+    pub retry_at: Option<Instant>,
+    /// The IKE SA with the Child SAs first.
+    pub ike: Vec<IkeStatus>,
+    pub counters: Counters,
+}
+
+/// One IKE SA.
+#[derive(Clone, Debug)]
+pub struct IkeStatus {
+    pub spis: IkeSpis,
+    pub role: Role,
+    /// The algorithms, as `AES_GCM_16_256/PRF_HMAC_SHA2_256/CURVE_25519/ADDKE1_ML_KEM_768`.
+    pub suite: String,
+    /// Whether a post-quantum key exchange, or a post-quantum pre-shared key, is in its keys.
+    pub post_quantum: bool,
+    /// Who the peer proved to be, and how.
+    pub remote_id: String,
+    pub proof: String,
+    pub established: Instant,
+    pub last_heard: Instant,
+    pub rekey_at: Option<Instant>,
+    pub path: Path,
+    pub nat: NatStatus,
+    pub mobike: bool,
+    /// The peer is Adit.
+    pub adit: bool,
+    /// Another one has taken its place, or it is being closed.
+    pub is_going: bool,
+    pub children: Vec<ChildStatus>,
+}
+
+/// One pair of Child SAs.
+#[derive(Clone, Debug)]
+pub struct ChildStatus {
+    /// Index in the peer's configured children, and its name.
+    pub child: usize,
+    pub name: String,
+    pub lane: u8,
+    pub mode: Mode,
+    pub inbound: Spi,
+    pub outbound: Spi,
+    pub suite: String,
+    pub esn: bool,
+    pub selectors: SelectorPair,
+    pub established: Instant,
+    pub rekey_at: Option<Instant>,
+    pub expire_at: Option<Instant>,
+    pub usage: Usage,
+    /// It is used for sending.
+    pub is_sending: bool,
+    pub is_going: bool,
+}
+
+/// Why a negotiation came to nothing, and what to change.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    pub peer: String,
+    pub state: ConnectionState,
+    pub in_state_for: Duration,
+    pub cause: Option<Cause>,
+    pub record: Record,
+    /// Attempts from the peer's address that could not be told to be this peer's.
+    pub strangers: Vec<Refusal>,
+}
+
+impl Endpoint {
+    /// The peers that are configured.
+    pub fn peers(&self) -> impl Iterator<Item = PeerId> {
+        self.shared.peers.keys().copied()
+    }
+
+    /// How a peer is connected.
+    pub fn status(&self, id: PeerId) -> Option<PeerStatus> {
+        let peer = self.shared.peers.get(&id)?;
+        let connection = &peer.connection;
+        let mut ike: Vec<IkeStatus> = peer.sas.iter().filter_map(|id| ike_status(self.sas.get(id)?)).collect();
+        ike.sort_by_key(|ike| (ike.is_going, ike.established));
+        Some(PeerStatus {
+            name: peer.config.name.clone(),
+            state: connection.state,
+            since: connection.since,
+            cause: connection.cause.clone(),
+            attempts: connection.attempts,
+            retry_at: connection.retry_at,
+            ike,
+            counters: peer.counters,
+        })
+    }
+
+    /// Counts over all peers.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters
+    }
+
+    /// IKE SAs that peers began and have not authenticated.
+    pub fn half_open(&self) -> usize {
+        self.shared.admission.half_open()
+    }
+
+    /// The last negotiation with a peer, for `explain`.
+    pub fn explain(&self, id: PeerId, now: Instant) -> Option<Explanation> {
+        let peer = self.shared.peers.get(&id)?;
+        let from_there = |refusal: &&Refusal| peer.config.remote.is_none_or(|remote| remote.ip() == refusal.from.ip());
+        Some(Explanation {
+            peer: peer.config.name.clone(),
+            state: peer.connection.state,
+            in_state_for: now.saturating_duration_since(peer.connection.since),
+            cause: peer.connection.cause.clone(),
+            record: peer.record.clone(),
+            strangers: self.refusals.iter().filter(from_there).cloned().collect(),
+        })
+    }
+
+    /// The last strangers that were refused.
+    pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
+        self.refusals.iter()
+    }
+}
+
+fn ike_status(sa: &IkeSa) -> Option<IkeStatus> {
+    let session = sa.session()?;
+    let methods = session.choice.key_exchange.iter().chain(&session.choice.additional);
+    Some(IkeStatus {
+        spis: sa.spis,
+        role: sa.role,
+        suite: session.choice.to_string(),
+        post_quantum: session.uses_ppk || methods.into_iter().any(|method| method.is_post_quantum()),
+        remote_id: session.remote_id.clone(),
+        proof: session.proof.clone(),
+        established: session.established,
+        last_heard: sa.last_heard,
+        rekey_at: session.rekey_at,
+        path: sa.path,
+        nat: sa.nat,
+        mobike: sa.features.mobike,
+        adit: sa.features.adit,
+        is_going: session.heir.is_some() || session.redundant_since.is_some(),
+        children: session.children.iter().map(|child| child_status(child, &session.config.children)).collect(),
+    })
+}
+
+fn child_status(child: &Child, configs: &[super::config::ChildConfig]) -> ChildStatus {
+    ChildStatus {
+        child: child.config,
+        name: configs.get(child.config).map(|config| config.name.clone()).unwrap_or_default(),
+        lane: child.lane,
+        mode: child.mode,
+        inbound: child.inbound,
+        outbound: child.outbound,
+        suite: child.choice.to_string(),
+        esn: child.choice.esn,
+        selectors: child.selectors.clone(),
+        established: child.born,
+        rekey_at: child.limits.rekey_at,
+        expire_at: child.limits.expire_at,
+        usage: child.usage,
+        is_sending: child.outbound_key.is_none(),
+        is_going: child.state != ChildState::Live,
+    }
+}

@@ -1,0 +1,237 @@
+//! Everything of an IKE SA that happens because time has passed, in one place: when the next thing is due, and what it is.
+
+use std::time::{Duration, Instant};
+
+use adit_proto::control::Spi;
+use adit_proto::ike::{Delete, Payload};
+
+use super::child::{Child, ChildState};
+use super::context::{Action, Ctx, Then};
+use super::event::{Cause, Transmit};
+use super::sa::{IkeSa, Initiated, Role, Stage};
+use super::session::{Session, Task};
+use super::timer::earlier;
+use super::window::Due;
+
+/// How long a peer may take from IKE_SA_INIT to the end of IKE_AUTH.
+const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
+/// How long an IKE SA that is over still repeats its last answer.
+const CLOSED_LINGER: Duration = Duration::from_secs(10);
+/// How long the other end may take to delete an SA that it has replaced, before we do it.
+const REPLACED_PATIENCE: Duration = Duration::from_secs(30);
+/// Before a rekey that came to nothing is tried again.
+const REKEY_RETRY: Duration = Duration::from_secs(60);
+/// The only byte of a NAT keepalive (RFC 3948 §2.3).
+const KEEPALIVE: u8 = adit_proto::demux::KEEPALIVE;
+
+impl IkeSa {
+    /// When [`IkeSa::on_timeout`] is to be called.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let mut next = self.window.deadline();
+        let mut at = |instant: Option<Instant>| next = earlier(next, instant);
+        at(self.reassembly_deadline());
+        match &self.stage {
+            Stage::Beginning | Stage::Closing { .. } => {}
+            Stage::Negotiating(_) if self.role == Role::Initiator => {}
+            Stage::Negotiating(_) => at(Some(self.created + HALF_OPEN_LIFETIME)),
+            Stage::Closed => at(Some(self.gone_at())),
+            Stage::Established(session) => {
+                at(session.deadline());
+                at(self.liveness_at(session));
+                at(self.keepalive_at(session));
+            }
+        }
+        next
+    }
+
+    /// When an IKE SA that is over can be forgotten.
+    fn gone_at(&self) -> Instant {
+        self.last_sent.max(self.last_heard) + CLOSED_LINGER
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_gone(&self, now: Instant) -> bool {
+        matches!(self.stage, Stage::Closed) && self.gone_at() <= now
+    }
+
+    fn liveness_at(&self, session: &Session) -> Option<Instant> {
+        let quiet = self.window.is_idle() && session.tasks.is_empty() && session.heir.is_none();
+        (quiet && !session.config.dpd.is_zero()).then(|| self.last_heard + session.config.dpd)
+    }
+
+    fn keepalive_at(&self, session: &Session) -> Option<Instant> {
+        let interval = session.config.keepalive;
+        (self.nat.here && !interval.is_zero() && session.heir.is_none()).then(|| self.last_sent + interval)
+    }
+
+    pub(super) fn on_timeout(&mut self, ctx: &mut Ctx) {
+        let now = ctx.now.instant;
+        self.expire_reassembly(now);
+        let policy = ctx.shared.config.retransmission;
+        match self.window.due(now, &policy, ctx.random) {
+            Due::NotYet => {}
+            Due::SendAgain => self.send_again(ctx),
+            Due::GiveUp => return self.on_unanswered(ctx),
+        }
+        match &self.stage {
+            Stage::Beginning | Stage::Closing { .. } | Stage::Closed => {}
+            Stage::Negotiating(_) => {
+                if self.role == Role::Responder && self.created + HALF_OPEN_LIFETIME <= now {
+                    let exchange = adit_proto::ike::ExchangeType::IKE_AUTH;
+                    self.end(ctx, Cause::Unanswered { exchange, times: 1 });
+                }
+            }
+            Stage::Established(_) => self.on_session_timeout(ctx),
+        }
+    }
+
+    fn send_again(&mut self, ctx: &mut Ctx) {
+        let Some(outstanding) = self.window.outstanding() else { return };
+        for datagram in &outstanding.datagrams {
+            ctx.transmit(&self.path, self.peer, datagram);
+        }
+        self.last_sent = ctx.now.instant;
+        ctx.count(self.peer, |counters| counters.retransmissions += 1);
+    }
+
+    /// The peer does not answer any more (RFC 7296 §2.4).
+    fn on_unanswered(&mut self, ctx: &mut Ctx) {
+        let Some(outstanding) = self.window.outstanding() else { return };
+        let (exchange, times) = (outstanding.exchange, outstanding.repeated + 1);
+        let mut cause = Cause::Unanswered { exchange, times };
+        if let Initiated::SaInit(sent) = &outstanding.context {
+            // Nothing better came than what nobody vouches for.
+            if let Some(error) = &sent.refused {
+                cause = error.clone().into();
+            }
+        }
+        if let Stage::Established(session) = &self.stage {
+            if session.heir.is_some() {
+                cause = Cause::Replaced;
+            } else if let Some(heir) = session.rival.as_ref().and_then(|rival| rival.sa) {
+                // The peer's new IKE SA may be alive though this one is not.
+                ctx.act(Action::Rekeying(false));
+                return ctx.act(Action::Inherit { heir, then: Then::End });
+            } else {
+                ctx.count(self.peer, |counters| counters.dead_peers += 1);
+            }
+        }
+        self.end(ctx, cause);
+    }
+
+    fn on_session_timeout(&mut self, ctx: &mut Ctx) {
+        let now = ctx.now.instant;
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let Stage::Established(session) = &mut self.stage else { return };
+        session.end_lingering(ctx);
+        session.expire_pending(ctx);
+        let delete: Vec<Payload> = vec![Delete::ike().into()];
+        if session.heir.is_some_and(|(_, since)| since + REPLACED_PATIENCE <= now) {
+            return self.close(ctx, delete, Cause::Replaced);
+        }
+        if session.redundant_since.is_some_and(|since| since + REPLACED_PATIENCE <= now) {
+            return self.close(ctx, delete, Cause::Redundant);
+        }
+        if session.heir.is_some() {
+            return;
+        }
+        if is_due(session.expire_at) {
+            return self.close(ctx, delete, Cause::Expired);
+        }
+        if is_due(session.rekey_at) || self.window.is_exhausted() {
+            session.rekey_at = Some(now + REKEY_RETRY);
+            session.want(Task::RekeyIke { method: None });
+        }
+        self.on_children_timeout(ctx);
+        let Stage::Established(session) = &mut self.stage else { return };
+        if is_due(session.create_at) {
+            session.create_at = None;
+            session.refused.clear();
+            self.want_missing_children();
+        }
+        let Stage::Established(session) = &self.stage else { return };
+        if is_due(self.keepalive_at(session)) {
+            self.send_keepalive(ctx);
+        }
+        let silent = self.session().is_some_and(|session| is_due(self.liveness_at(session)));
+        if let Some(session) = self.session_mut().filter(|_| silent) {
+            session.want(Task::Liveness);
+        }
+        self.start_next(ctx);
+    }
+
+    fn send_keepalive(&mut self, ctx: &mut Ctx) {
+        let (local, remote, peer) = (self.path.local, self.path.remote, self.peer);
+        ctx.shared.transmits.push_back(Transmit { local, remote, payload: vec![KEEPALIVE], peer });
+        self.last_sent = ctx.now.instant;
+    }
+
+    pub(super) fn on_children_timeout(&mut self, ctx: &mut Ctx) {
+        let now = ctx.now.instant;
+        let Stage::Established(session) = &mut self.stage else { return };
+        let spis: Vec<Spi> = session.children.iter().map(|child| child.inbound).collect();
+        for inbound in spis {
+            let Stage::Established(session) = &mut self.stage else { return };
+            let Some(child) = session.child_mut(inbound) else { continue };
+            let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            match child.state {
+                ChildState::Closing => {}
+                ChildState::Replaced { by, since } if since + REPLACED_PATIENCE <= now => {
+                    // Whoever replaced it has forgotten it.
+                    self.activate_child(ctx, by);
+                    if let Some(session) = self.session_mut() {
+                        session.close_child(inbound);
+                    }
+                }
+                ChildState::Live | ChildState::Replaced { .. } if is_due(child.limits.expire_at) || child.is_used_up() => {
+                    self.expire_child(ctx, inbound);
+                }
+                ChildState::Live if is_due(child.limits.rekey_at) || (child.is_worn() && !child.rekeying) => {
+                    child.limits.rekey_at = Some(now + REKEY_RETRY);
+                    if !child.rekeying && child.rival.is_none() {
+                        session.want(Task::RekeyChild { inbound, method: None });
+                    }
+                }
+                ChildState::Live | ChildState::Replaced { .. } => {}
+            }
+        }
+    }
+
+    /// It must not be used any more (RFC 7296 §2.8), whether there is another one or not.
+    fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        let Some(session) = self.session_mut() else { return };
+        session.want(Task::DeleteOrphan(inbound));
+        if let Some(place) = session.expire_child(ctx, inbound).filter(|_| session.keeper) {
+            session.create_later(ctx, place);
+        }
+    }
+}
+
+impl Session {
+    fn deadline(&self) -> Option<Instant> {
+        let mut next = None;
+        let mut at = |instant: Option<Instant>| next = earlier(next, instant);
+        self.lingering.iter().for_each(|(until, _)| at(Some(*until)));
+        at(self.pending.as_ref().map(|pending| pending.expires));
+        at(self.heir.map(|(_, since)| since + REPLACED_PATIENCE));
+        at(self.redundant_since.map(|since| since + REPLACED_PATIENCE));
+        if self.heir.is_none() {
+            at(self.expire_at);
+            at(self.rekey_at);
+            at(self.create_at);
+            at(self.resume_at);
+            self.children.iter().for_each(|child| at(child.deadline()));
+        }
+        next
+    }
+}
+
+impl Child {
+    fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            ChildState::Live => earlier(self.limits.rekey_at, self.limits.expire_at),
+            ChildState::Replaced { since, .. } => earlier(Some(since + REPLACED_PATIENCE), self.limits.expire_at),
+            ChildState::Closing => None,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! When whose next deadline is: an ordered set, so that ten thousand SAs cost no scan.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// At most one deadline for each key.
+#[derive(Debug)]
+pub(super) struct Timers<K> {
+    due: BTreeSet<(Instant, K)>,
+    of: BTreeMap<K, Instant>,
+}
+
+impl<K: Ord + Copy> Timers<K> {
+    pub(super) fn new() -> Timers<K> {
+        Timers { due: BTreeSet::new(), of: BTreeMap::new() }
+    }
+
+    /// Sets, moves or (with `None`) removes the deadline of a key.
+    pub(super) fn set(&mut self, key: K, at: Option<Instant>) {
+        if self.of.get(&key).copied() == at {
+            return;
+        }
+        if let Some(old) = self.of.remove(&key) {
+            self.due.remove(&(old, key));
+        }
+        if let Some(at) = at {
+            self.of.insert(key, at);
+            self.due.insert((at, key));
+        }
+    }
+
+    /// The earliest deadline.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Removes and returns a key whose deadline is not after `now`, the earliest first.
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<K> {
+        let (at, key) = *self.due.first()?;
+        if at > now {
+            return None;
+        }
+        self.due.pop_first();
+        self.of.remove(&key);
+        Some(key)
+    }
+}
+
+/// The earlier of two deadlines, where there may be none.
+pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,12 @@
+//! What only Adit gateways say to each other. Everyone else ignores it (RFC 7296 §3.12, §3.10.1).
+
+use adit_proto::ike::NotifyType;
+
+/// Vendor ID of a gateway that understands the two below, and that takes the lane of a Child SA from SA_RESOURCE_INFO.
+pub(super) const ADIT: &[u8] = b"Adit gateway 1";
+
+/// Status: this Child SA carries Ethernet frames in EtherIP. In the request an offer, in the answer a promise.
+pub(super) const ETHERNET: NotifyType = NotifyType::ADIT_ETHERNET;
+
+/// Status, in IKE_AUTH: with how many Child SAs of the same kind the sender can do something; one byte.
+pub(super) const LANES: NotifyType = NotifyType(44312);

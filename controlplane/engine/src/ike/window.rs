@@ -1,0 +1,235 @@
+//! Message ids and the window of one request in each direction (RFC 7296 §2.1 to §2.3).
+//!
+//! [`Window`] holds the request that is under way until its answer comes, with what the exchange has to remember, and the
+//! answer to the peer's last request until the next one comes. Both are sent again as the very same bytes.
+
+use std::time::{Duration, Instant};
+
+use adit_proto::ike::ExchangeType;
+
+use crate::random::Random;
+
+use super::config::Retransmission;
+
+/// A request that waits for its answer. `X` is what the exchange needs to go on.
+#[derive(Debug)]
+pub(super) struct Outstanding<X> {
+    pub id: u32,
+    pub exchange: ExchangeType,
+    /// The message, or its fragments.
+    pub datagrams: Vec<Vec<u8>>,
+    pub context: X,
+    /// How often it has been sent again.
+    pub repeated: u32,
+    tries: u32,
+    next: Instant,
+    /// A fixed interval, where there is a reason not to wait ever longer.
+    interval: Option<Duration>,
+}
+
+/// What a request's message id says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The next one.
+    Expected,
+    /// The last one once more: the answer is sent again, nothing else happens.
+    Repeated,
+    /// Nothing that a peer with a window of one can send now.
+    Outside,
+}
+
+/// What is due when the timer of the outstanding request has run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    NotYet,
+    SendAgain,
+    GiveUp,
+}
+
+#[derive(Debug)]
+pub(super) struct Window<X> {
+    /// Of our next request.
+    next_id: u32,
+    /// Of the peer's next request.
+    expected_id: u32,
+    outstanding: Option<Outstanding<X>>,
+    /// The answer to request `expected_id − 1`, as it was sent.
+    answer: Vec<Vec<u8>>,
+}
+
+impl<X> Window<X> {
+    pub(super) fn new() -> Window<X> {
+        Window { next_id: 0, expected_id: 0, outstanding: None, answer: Vec::new() }
+    }
+
+    /// A window that goes on where another process left it.
+    pub(super) fn resumed(next_id: u32, expected_id: u32, answer: Vec<Vec<u8>>) -> Window<X> {
+        Window { next_id, expected_id, outstanding: None, answer }
+    }
+
+    pub(super) fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
+    pub(super) fn expected_id(&self) -> u32 {
+        self.expected_id
+    }
+
+    /// The message ids are used up: the IKE SA has to be replaced (RFC 7296 §2.2).
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.next_id.max(self.expected_id) > u32::MAX - 1024
+    }
+
+    pub(super) fn outstanding(&self) -> Option<&Outstanding<X>> {
+        self.outstanding.as_ref()
+    }
+
+    pub(super) fn outstanding_mut(&mut self) -> Option<&mut Outstanding<X>> {
+        self.outstanding.as_mut()
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.outstanding.is_none()
+    }
+
+    /// Registers a request that goes out now. The one before has been answered.
+    pub(super) fn sent(
+        &mut self,
+        now: Instant,
+        exchange: ExchangeType,
+        datagrams: Vec<Vec<u8>>,
+        context: X,
+        policy: &Retransmission,
+    ) {
+        debug_assert!(self.outstanding.is_none(), "the window is one request");
+        let next = now + policy.first;
+        let id = self.next_id;
+        let tries = policy.tries;
+        self.outstanding = Some(Outstanding { id, exchange, datagrams, context, repeated: 0, tries, next, interval: None });
+    }
+
+    /// Repeats sooner and gives up earlier: not more than `tries` more, at a fixed interval.
+    pub(super) fn hurry(&mut self, now: Instant, tries: u32, interval: Duration) {
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.tries = outstanding.tries.min(outstanding.repeated + tries);
+            outstanding.next = outstanding.next.min(now + interval);
+            outstanding.interval = Some(interval);
+        }
+    }
+
+    /// Whether a response belongs to the outstanding request.
+    pub(super) fn awaits(&self, id: u32, exchange: ExchangeType) -> bool {
+        self.outstanding.as_ref().is_some_and(|outstanding| outstanding.id == id && outstanding.exchange == exchange)
+    }
+
+    /// Takes the outstanding request because its answer is here; the next one has the next id.
+    pub(super) fn answered(&mut self) -> Option<Outstanding<X>> {
+        let outstanding = self.outstanding.take()?;
+        self.next_id = outstanding.id + 1;
+        Some(outstanding)
+    }
+
+    /// Takes the outstanding request in order to send another with the same id (IKE_SA_INIT only, RFC 7296 §2.2).
+    pub(super) fn withdrawn(&mut self) -> Option<Outstanding<X>> {
+        self.outstanding.take()
+    }
+
+    /// Where the id of a request is.
+    pub(super) fn place(&self, id: u32) -> Place {
+        if id == self.expected_id {
+            Place::Expected
+        } else if id.checked_add(1) == Some(self.expected_id) {
+            Place::Repeated
+        } else {
+            Place::Outside
+        }
+    }
+
+    /// Registers the answer to the request that was expected.
+    pub(super) fn answer(&mut self, datagrams: Vec<Vec<u8>>) {
+        self.answer = datagrams;
+        self.expected_id += 1;
+    }
+
+    /// The last answer, to be sent again.
+    pub(super) fn last_answer(&self) -> &[Vec<u8>] {
+        &self.answer
+    }
+
+    /// When [`Window::due`] is to be asked.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.outstanding.as_ref().map(|outstanding| outstanding.next)
+    }
+
+    /// Whether the request is to be sent again; then its timer has been set anew, each time to twice the interval.
+    pub(super) fn due(&mut self, now: Instant, policy: &Retransmission, random: &mut dyn Random) -> Due {
+        let Some(outstanding) = &mut self.outstanding else { return Due::NotYet };
+        if now < outstanding.next {
+            return Due::NotYet;
+        }
+        if outstanding.repeated >= outstanding.tries {
+            return Due::GiveUp;
+        }
+        outstanding.repeated += 1;
+        let doubled = policy.first.saturating_mul(1 << outstanding.repeated.min(16)).min(policy.max);
+        outstanding.next = now + jittered(outstanding.interval.unwrap_or(doubled), 10, random);
+        Due::SendAgain
+    }
+}
+
+/// `time`, less a random part of up to `percent` percent.
+pub(super) fn jittered(time: Duration, percent: u32, random: &mut dyn Random) -> Duration {
+    let permille = random.u32() % (percent.min(100) * 10 + 1);
+    time - time / 1000 * permille
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn zeros(out: &mut [u8]) {
+        out.fill(0);
+    }
+
+    #[test]
+    fn a_request_is_repeated_ever_later_and_then_given_up() {
+        let policy = Retransmission { first: Duration::from_secs(1), max: Duration::from_secs(5), tries: 4 };
+        let start = crate::ike::testing::instant();
+        let mut window = Window::new();
+        window.sent(start, ExchangeType::INFORMATIONAL, vec![vec![1]], (), &policy);
+        let mut at = Vec::new();
+        let gave_up = (0..60).find(|second| match window.due(start + Duration::from_secs(*second), &policy, &mut zeros) {
+            Due::NotYet => false,
+            Due::SendAgain => {
+                at.push(*second);
+                false
+            }
+            Due::GiveUp => true,
+        });
+        assert_eq!((at, gave_up), (vec![1, 3, 7, 12], Some(17)));
+    }
+
+    #[test]
+    fn only_the_next_id_and_the_last_one_have_a_place() {
+        let mut window: Window<()> = Window::new();
+        assert_eq!((window.place(0), window.place(1), window.place(u32::MAX)), (Place::Expected, Place::Outside, Place::Outside));
+        window.answer(vec![vec![7]]);
+        assert_eq!((window.place(0), window.place(1), window.place(2)), (Place::Repeated, Place::Expected, Place::Outside));
+        assert_eq!(window.last_answer(), [vec![7]]);
+        window.answer(vec![vec![8]]);
+        assert_eq!((window.place(0), window.place(1)), (Place::Outside, Place::Repeated));
+    }
+
+    #[test]
+    fn an_answer_counts_once_and_for_its_exchange() {
+        let policy = Retransmission::default();
+        let now = crate::ike::testing::instant();
+        let mut window = Window::new();
+        window.sent(now, ExchangeType::IKE_AUTH, vec![vec![1]], "context", &policy);
+        assert!(!window.awaits(1, ExchangeType::IKE_AUTH) && !window.awaits(0, ExchangeType::INFORMATIONAL));
+        assert!(window.awaits(0, ExchangeType::IKE_AUTH));
+        assert_eq!(window.answered().map(|outstanding| outstanding.context), Some("context"));
+        assert!(!window.awaits(0, ExchangeType::IKE_AUTH) && window.is_idle());
+        assert_eq!(window.next_id(), 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! The engine between two gateways in virtual time. One executable, so that the world is compiled once.
+//!
+//! A run that depends on chance prints its seed when it fails; `SIM_SEED=… cargo test` repeats it alone.
+
+mod established;
+mod handshake;
+mod hostile;
+mod support;

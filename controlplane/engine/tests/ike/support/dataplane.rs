@@ -1,0 +1,94 @@
+//! A model of the data plane: what is installed, and whether packets of one end open at the other.
+
+use std::collections::BTreeMap;
+
+use adit_engine::ike::{ChildKeys, Event, Path, Usage};
+use adit_proto::control::{PeerId, SaKey, Spi};
+use adit_proto::suite::Suite;
+
+/// A packet, as far as the test needs it: it opens where the same SPI, suite, key and kind of sequence number are installed.
+#[derive(Clone, Debug)]
+pub struct Esp {
+    pub spi: Spi,
+    suite: Suite,
+    key: SaKey,
+    esn: bool,
+}
+
+#[derive(Default)]
+pub struct DataPlane {
+    pub inbound: BTreeMap<Spi, ChildKeys>,
+    /// In the order in which they were installed; of those for the same child and lane the last one is used.
+    pub outbound: Vec<ChildKeys>,
+    /// By inbound SPI.
+    pub usage: BTreeMap<Spi, Usage>,
+    paths: BTreeMap<PeerId, (Path, bool)>,
+    /// Every outbound SA that ever was, by its key: one that comes again would repeat nonces.
+    ever: Vec<[u8; 32]>,
+    pub opened: u64,
+    pub lost: Vec<Spi>,
+}
+
+impl DataPlane {
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::InstallInbound(keys) => {
+                assert!(keys.spi.0 >= 0x4000_0000, "an SPI that could be STUN: {:08x}", keys.spi.0);
+                assert_eq!(keys.spi.0 & 0x3f, u32::from(keys.lane), "the SPI names the lane");
+                let before = self.inbound.insert(keys.spi, (**keys).clone());
+                assert!(before.is_none(), "inbound SA {:08x} installed twice", keys.spi.0);
+                self.usage.insert(keys.spi, Usage::default());
+            }
+            Event::InstallOutbound(keys) => {
+                assert!(!self.ever.contains(&keys.key.key), "outbound SA {:08x} installed again: nonces repeat", keys.spi.0);
+                self.ever.push(keys.key.key);
+                self.outbound.push((**keys).clone());
+            }
+            Event::RemoveInbound { spi, .. } => {
+                assert!(self.inbound.remove(spi).is_some(), "inbound SA {:08x} removed that is not there", spi.0);
+            }
+            Event::RemoveOutbound { spi, peer } => {
+                let index = self.outbound.iter().position(|keys| keys.spi == *spi && keys.peer == *peer);
+                self.outbound.remove(index.unwrap_or_else(|| panic!("outbound SA {:08x} removed that is not there", spi.0)));
+            }
+            Event::Path { peer, path, encapsulate } => {
+                self.paths.insert(*peer, (*path, *encapsulate));
+            }
+            Event::State { .. } | Event::IkeUp { .. } | Event::IkeDown { .. } | Event::Refused { .. } | Event::KeyLog(_) => {}
+        }
+    }
+
+    /// The outbound SAs that are used: one for each peer, child and lane.
+    pub fn active(&self) -> Vec<&ChildKeys> {
+        let mut last: BTreeMap<(PeerId, usize, u8), &ChildKeys> = BTreeMap::new();
+        for keys in &self.outbound {
+            last.insert((keys.peer, keys.child, keys.lane), keys);
+        }
+        last.into_values().collect()
+    }
+
+    pub fn seal_one_each(&self) -> Vec<(Esp, Path)> {
+        let seal = |keys: &ChildKeys| {
+            let path = self.paths.get(&keys.peer).map_or(keys.path, |(path, _)| *path);
+            (Esp { spi: keys.spi, suite: keys.suite, key: keys.key.clone(), esn: keys.esn }, path)
+        };
+        self.active().into_iter().map(seal).collect()
+    }
+
+    pub fn receive(&mut self, esp: &Esp) {
+        match self.inbound.get(&esp.spi) {
+            Some(keys) => {
+                assert!(
+                    keys.suite == esp.suite && keys.key == esp.key && keys.esn == esp.esn,
+                    "SA {:08x} has another key, suite or sequence number at the other end",
+                    esp.spi.0
+                );
+                self.opened += 1;
+                let usage = self.usage.entry(esp.spi).or_default();
+                usage.inbound_packets += 1;
+                usage.inbound_bytes += 100;
+            }
+            None => self.lost.push(esp.spi),
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! A world in virtual time: gateways with the real engine, a network that loses, repeats, delays and reorders, NATs, and a
+//! model of the data plane that complains about everything that would lose packets or repeat a nonce.
+
+pub mod config;
+pub mod dataplane;
+pub mod rng;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use adit_engine::ike::{ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, Path, PeerConfig, PeerId};
+
+pub use config::*;
+pub use dataplane::{DataPlane, Esp};
+pub use rng::Rng;
+
+/// What the network does to datagrams.
+#[derive(Clone, Copy, Debug)]
+pub struct Net {
+    /// Of a thousand.
+    pub loss: u32,
+    pub duplication: u32,
+    /// The shortest and the longest time on the way; every datagram has its own, so they overtake each other.
+    pub delay: (Duration, Duration),
+}
+
+impl Net {
+    pub const GOOD: Net = Net { loss: 0, duplication: 0, delay: (Duration::from_millis(5), Duration::from_millis(5)) };
+    pub const BAD: Net = Net { loss: 200, duplication: 100, delay: (Duration::from_millis(1), Duration::from_millis(400)) };
+}
+
+/// What is on its way.
+#[derive(Clone, Debug)]
+pub enum Load {
+    Ike(Vec<u8>),
+    Esp(Esp),
+}
+
+#[derive(Clone, Debug)]
+struct Datagram {
+    from: SocketAddr,
+    to: SocketAddr,
+    load: Load,
+}
+
+/// One gateway.
+pub struct Node {
+    pub endpoint: Endpoint,
+    pub address: SocketAddr,
+    /// The address that the world sees, if there is a NAT in front of it.
+    pub outside: Option<SocketAddr>,
+    pub data: DataPlane,
+    pub events: Vec<Event>,
+    /// Datagrams that it sent for IKE.
+    pub sent: usize,
+    /// Off: what comes is lost, and time does not pass for it.
+    pub on: bool,
+}
+
+/// Sees every IKE datagram before it flies, and may change it; `false` loses it.
+pub type Filter = Box<dyn FnMut(SocketAddr, SocketAddr, &mut Vec<u8>) -> bool>;
+
+/// Everything.
+pub struct World {
+    pub now: Instant,
+    start: Instant,
+    pub rng: Rng,
+    pub net: Net,
+    pub nodes: Vec<Node>,
+    flying: BinaryHeap<Reverse<(Instant, u64)>>,
+    cargo: BTreeMap<u64, Datagram>,
+    next: u64,
+    /// When everything between these two is lost.
+    pub cut: bool,
+    pub filter: Option<Filter>,
+    /// IKE datagrams in the order in which they were sent.
+    pub log: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    pub trace: bool,
+}
+
+#[expect(clippy::disallowed_methods, reason = "virtual time has to begin at some instant, and there is no other way to get one")]
+fn epoch() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
+
+/// Certificates of the tests are valid around this time.
+pub const UNIX_START: u64 = 1_800_000_000;
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let now = epoch() + Duration::from_secs(1000);
+        World {
+            now,
+            start: now,
+            rng: Rng::new(seed),
+            net: Net::GOOD,
+            nodes: Vec::new(),
+            flying: BinaryHeap::new(),
+            cargo: BTreeMap::new(),
+            next: 0,
+            cut: false,
+            filter: None,
+            log: Vec::new(),
+            trace: false,
+        }
+    }
+
+    /// Adds a gateway; gives its index.
+    pub fn add(&mut self, address: &str, config: EndpointConfig) -> usize {
+        let endpoint = self.fresh_endpoint(config);
+        let address = address.parse().expect("an address");
+        let data = DataPlane::default();
+        self.nodes.push(Node { endpoint, address, outside: None, data, events: Vec::new(), sent: 0, on: true });
+        self.nodes.len() - 1
+    }
+
+    fn fresh_endpoint(&mut self, config: EndpointConfig) -> Endpoint {
+        let mut rng = Rng::new(self.rng.next());
+        Endpoint::new(config, Box::new(move |out: &mut [u8]| rng.fill(out)))
+    }
+
+    pub fn now(&self) -> Now {
+        Now { instant: self.now, unix: UNIX_START + (self.now - self.start).as_secs() }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.now - self.start
+    }
+
+    pub fn set_peer(&mut self, node: usize, peer: PeerId, config: PeerConfig) {
+        let now = self.now();
+        let endpoint = &mut self.nodes[node].endpoint;
+        endpoint.set_peer(now, peer, config).expect("a good configuration");
+        endpoint.start(now);
+        self.settle();
+    }
+
+    /// Lets a node do something, and takes what comes out of it.
+    pub fn act<R>(&mut self, node: usize, act: impl FnOnce(&mut Endpoint, Now) -> R) -> R {
+        let now = self.now();
+        let result = act(&mut self.nodes[node].endpoint, now);
+        self.settle();
+        result
+    }
+
+    /// The process dies, with all its IKE SAs; the data plane goes on with what it has, or not.
+    pub fn crash(&mut self, node: usize, config: EndpointConfig, data_plane_too: bool) {
+        self.nodes[node].endpoint = self.fresh_endpoint(config);
+        if data_plane_too {
+            self.nodes[node].data = DataPlane::default();
+        }
+    }
+
+    /// Takes events, then datagrams, of all nodes.
+    pub fn settle(&mut self) {
+        for index in 0..self.nodes.len() {
+            let node = &mut self.nodes[index];
+            while let Some(event) = node.endpoint.poll_event() {
+                if self.trace {
+                    println!("{:>10.3?} {index}: {event:?}", self.now - self.start);
+                }
+                node.data.apply(&event);
+                node.events.push(event);
+            }
+            let mut out = Vec::new();
+            while let Some(transmit) = node.endpoint.poll_transmit() {
+                node.sent += 1;
+                out.push((transmit.local, transmit.remote, transmit.payload));
+            }
+            for (local, remote, payload) in out {
+                if self.trace {
+                    println!("{:>10.3?} {index}: {local} > {remote} {}", self.now - self.start, describe(&payload));
+                }
+                self.send_ike(local, remote, payload);
+            }
+        }
+    }
+
+    fn send_ike(&mut self, from: SocketAddr, to: SocketAddr, mut payload: Vec<u8>) {
+        let from = self.outside_of(from);
+        if self.filter.as_mut().is_some_and(|filter| !filter(from, to, &mut payload)) {
+            return;
+        }
+        self.log.push((from, to, payload.clone()));
+        self.fly(from, to, Load::Ike(payload));
+    }
+
+    /// Injects a datagram from anywhere.
+    pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
+        let at = self.now + Duration::from_micros(10);
+        self.launch(at, Datagram { from, to, load: Load::Ike(payload) });
+    }
+
+    fn outside_of(&self, from: SocketAddr) -> SocketAddr {
+        let node = self.nodes.iter().find(|node| node.address.ip() == from.ip());
+        match node.and_then(|node| node.outside) {
+            Some(outside) => SocketAddr::new(outside.ip(), outside.port().wrapping_add(from.port() % 100)),
+            None => from,
+        }
+    }
+
+    pub fn fly(&mut self, from: SocketAddr, to: SocketAddr, load: Load) {
+        if self.cut || self.rng.below(1000) < self.net.loss {
+            return;
+        }
+        let copies = if self.rng.below(1000) < self.net.duplication { 2 } else { 1 };
+        for _ in 0..copies {
+            let (least, most) = self.net.delay;
+            let spread = u32::try_from((most - least).as_micros()).expect("a short delay");
+            let delay = least + Duration::from_micros(u64::from(self.rng.below(spread + 1)));
+            self.launch(self.now + delay, Datagram { from, to, load: load.clone() });
+        }
+    }
+
+    fn launch(&mut self, at: Instant, datagram: Datagram) {
+        self.next += 1;
+        self.flying.push(Reverse((at, self.next)));
+        self.cargo.insert(self.next, datagram);
+    }
+
+    /// When something happens next.
+    fn next_time(&self) -> Option<Instant> {
+        let timeouts = self.nodes.iter().filter(|node| node.on).filter_map(|node| node.endpoint.poll_timeout());
+        timeouts.chain(self.flying.peek().map(|Reverse((at, _))| *at)).min()
+    }
+
+    /// Lets time pass, and everything happen that happens in it.
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(next) = self.next_time().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass until something is so, at most for `limit`. Says whether it is.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&World) -> bool) -> bool {
+        let end = self.now + limit;
+        loop {
+            if done(self) {
+                return true;
+            }
+            match self.next_time().filter(|next| *next <= end) {
+                Some(next) => {
+                    self.now = self.now.max(next);
+                    self.step();
+                }
+                None => {
+                    self.now = end;
+                    return done(self);
+                }
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let now = self.now();
+        for index in 0..self.nodes.len() {
+            let node = &mut self.nodes[index];
+            if node.on && node.endpoint.poll_timeout().is_some_and(|at| at <= now.instant) {
+                node.endpoint.handle_timeout(now);
+                let next = node.endpoint.poll_timeout();
+                assert!(next.is_none_or(|next| next > now.instant), "a timer that is due again at once: {next:?}");
+                self.settle();
+            }
+        }
+        while let Some(Reverse((at, id))) = self.flying.peek().copied() {
+            if at > now.instant {
+                break;
+            }
+            self.flying.pop();
+            let datagram = self.cargo.remove(&id).expect("its cargo");
+            self.deliver(datagram);
+        }
+    }
+
+    fn deliver(&mut self, datagram: Datagram) {
+        let now = self.now();
+        let Some((index, local)) = self.receiver(datagram.to) else { return };
+        if !self.nodes[index].on {
+            return;
+        }
+        match datagram.load {
+            Load::Ike(payload) if payload.len() == 1 => {}
+            Load::Ike(payload) => {
+                let path = Path { local, remote: datagram.from };
+                self.nodes[index].endpoint.handle_message(now, path, &payload);
+                self.settle();
+            }
+            Load::Esp(esp) => self.nodes[index].data.receive(&esp),
+        }
+    }
+
+    fn receiver(&self, to: SocketAddr) -> Option<(usize, SocketAddr)> {
+        self.nodes.iter().enumerate().find_map(|(index, node)| match node.outside {
+            None if node.address.ip() == to.ip() => Some((index, to)),
+            Some(outside) if outside.ip() == to.ip() => {
+                let port = [500, 4500].into_iter().find(|port| outside.port().wrapping_add(port % 100) == to.port())?;
+                Some((index, SocketAddr::new(node.address.ip(), port)))
+            }
+            None | Some(_) => None,
+        })
+    }
+
+    /// Sends one packet of ESP on every lane that a node has, to all peers.
+    pub fn send_esp(&mut self, node: usize) {
+        for (esp, path) in self.nodes[node].data.seal_one_each() {
+            let from = self.outside_of(path.local);
+            self.fly(from, path.remote, Load::Esp(esp));
+        }
+    }
+
+    pub fn state(&self, node: usize, peer: PeerId) -> ConnectionState {
+        self.nodes[node].endpoint.status(peer).expect("a peer").state
+    }
+
+    pub fn is_up(&self, node: usize, peer: PeerId) -> bool {
+        self.state(node, peer).is_up()
+    }
+}
+
+/// Two gateways, each other's only peer, changed by `change` before they learn of each other. The first one connects.
+pub fn pair(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> World {
+    pair_with(seed, |node| endpoint_config(node as u8 + 1), change)
+}
+
+/// [`pair`] with changed gateways.
+pub fn pair_with(seed: u64, config: impl Fn(usize) -> EndpointConfig, change: impl Fn(usize, &mut PeerConfig)) -> World {
+    let mut world = World::new(seed);
+    for node in [A, B] {
+        let address = peer(node).local.expect("an address").to_string();
+        world.add(&address, config(node));
+    }
+    for node in [B, A] {
+        let mut config = peer(node);
+        change(node, &mut config);
+        world.set_peer(node, PEER, config);
+    }
+    world
+}
+
+impl World {
+    /// Waits until both gateways of a pair are connected, and a little more for what comes after.
+    pub fn connect_pair(&mut self) {
+        let up = self.run_until(Duration::from_secs(120), |world| world.is_up(A, PEER) && world.is_up(B, PEER));
+        let states = [A, B].map(|node| self.nodes[node].endpoint.status(PEER).map(|status| (status.state, status.cause)));
+        assert!(up, "not connected: {states:?}");
+        self.run_for(Duration::from_secs(1));
+    }
+
+    /// Waits until a gateway that has lost everything is connected again, and the other one to it.
+    pub fn connect_pair_again(&mut self, lost: usize) {
+        let other = 1 - lost;
+        let same = |world: &World| {
+            let spis = |node: usize| world.nodes[node].endpoint.status(PEER).and_then(|status| Some(status.ike.first()?.spis));
+            spis(lost).is_some() && spis(lost) == spis(other)
+        };
+        assert!(self.run_until(Duration::from_secs(120), same), "not connected again");
+        self.run_for(Duration::from_secs(1));
+    }
+
+    /// Packets go through on every lane in both directions.
+    pub fn check_traffic(&mut self) {
+        self.run_for(Duration::from_secs(1));
+        for (from, to) in [(A, B), (B, A)] {
+            let (before, lanes) = (self.nodes[to].data.opened, self.nodes[from].data.active().len() as u64);
+            assert!(lanes > 0, "gateway {from} has nothing to send with");
+            self.send_esp(from);
+            self.run_for(Duration::from_secs(1));
+            assert_eq!(
+                self.nodes[to].data.opened - before,
+                lanes,
+                "of {lanes} packets from {from}: {:?}",
+                self.nodes[to].data.lost
+            );
+        }
+    }
+
+    /// The data plane has counted.
+    pub fn report_usage(&mut self, node: usize) {
+        let usage = self.nodes[node].data.usage.clone();
+        self.act(node, |endpoint, now| endpoint.handle_usage(now, &usage));
+    }
+
+    /// The only IKE SA of a gateway.
+    pub fn ike(&self, node: usize) -> IkeStatus {
+        let mut status = self.nodes[node].endpoint.status(PEER).expect("the peer");
+        assert_eq!(status.ike.len(), 1, "{:?}", status.ike);
+        status.ike.remove(0)
+    }
+
+    /// Kinds and ids of the messages that were sent, each as `IKE_AUTH request 1`.
+    pub fn messages(&self) -> Vec<String> {
+        self.log
+            .iter()
+            .map(|(_, _, payload)| describe(payload))
+            .map(|text| text.split(" (").next().unwrap_or("").to_owned())
+            .collect()
+    }
+}
+
+/// What kind of message it is, for a trace.
+pub fn describe(payload: &[u8]) -> String {
+    use adit_proto::ike::Header;
+    let message = payload.strip_prefix(&[0; 4]).unwrap_or(payload);
+    match Header::decode(message) {
+        Ok(header) => format!(
+            "{} {} {} ({} bytes)",
+            header.exchange,
+            if header.flags.response { "response" } else { "request" },
+            header.message_id,
+            message.len()
+        ),
+        Err(_) => format!("{} bytes", payload.len()),
+    }
+}
