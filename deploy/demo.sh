@@ -7,7 +7,8 @@
 #   │ adit0 10.77.0.1 ◀▶ adit       │◀── ESP in UDP ────▶│ adit       ◀▶ adit0 10.77.0.2 │
 #   └───────────────── 192.0.2.1 ───┘     port 4500      └── 192.0.2.2 ──────────────────┘
 #
-# Cleans up after itself, also after Ctrl-C; what a killed run left behind is removed by the next one.
+# Cleans up after itself, also after Ctrl-C. What a run left behind that was killed (-9) is removed by the next one; without root it
+# goes at once, where the kernel lets us have a process namespace, and else its gateways go on until you end them.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -49,14 +50,25 @@ HELP
     fi
     { : <>/dev/net/tun; } 2>/dev/null || die "not root, and /dev/net/tun may not be opened: run as root, or 'chmod 666 /dev/net/tun' as root"
     echo "not root: going on as root of a user namespace"
-    exec unshare -Urnm "$self" "$bin"
+    # In a process namespace of its own, all processes of a demo end with its first one, whatever ends that.
+    alone=(--pid --fork --kill-child --mount-proc)
+    unshare -Urnm "${alone[@]}" true 2>/dev/null || alone=()
+    ADIT_DEMO_INSIDE=yes exec unshare -Urnm "${alone[@]}" "$self" "$bin"
 fi
-if [ "$(cat /proc/self/uid_map | awk '{ print $3; exit }')" != 4294967295 ]; then
+# Only where the mounts are ours alone: root of a container has come here too.
+if [ "${ADIT_DEMO_INSIDE:-no}" = yes ]; then
     mount -t tmpfs tmpfs /run
 fi
-mkdir -p /run/lock /run/netns
+mkdir -p /run/netns
 
-LOCK=/run/lock/adit-demo.lock
+# All files of the demo. What is found there is removed, perhaps by root: nobody else may write there.
+place=/run/adit-demo
+mkdir -m 700 $place 2>/dev/null || true
+if [ -L $place ] || [ ! -d $place ] || [ ! -O $place ] || [ "$(stat -c %a $place)" != 700 ]; then
+    die "$place is not a directory of ours alone with mode 700: look who made it, and remove it"
+fi
+LOCK=$place/lock
+work=$place/work
 remove() {
     local ns pids
     for ns in $A $B; do
@@ -74,31 +86,31 @@ remove() {
         ip netns del $ns
     done
 }
-# One demo at a time. The file says whose turn it is and where its files are; a demo that was killed (-9) leaves both behind, and
-# perhaps children that still hold the lock.
+# One demo at a time. A demo that was killed (-9) leaves its files behind, and perhaps children that still hold the lock.
 exec 9<>$LOCK
 if ! flock -n 9; then
-    read -r owner _ <$LOCK || true
+    read -r owner <$LOCK || true
     # A zombie has no command line.
     grep -qs demo "/proc/${owner:-none}/cmdline" && die "another demo is running (process $owner)"
     remove
     flock -w 10 9 || die "another demo is running"
 fi
-read -r _ leftover <$LOCK || true
-case "${leftover:-}" in /tmp/adit-demo.*) rm -rf "$leftover" ;; esac
 remove
-work=$(mktemp -d /tmp/adit-demo.XXXXXX)
-echo "$$ $work" >$LOCK
+rm -rf $work
+mkdir $work
+echo $$ >$LOCK
 finish() {
     local status=$?
-    trap - EXIT INT TERM HUP
+    trap - EXIT
+    # A second Ctrl-C must not leave half of it.
+    trap '' INT TERM HUP
     if [ $status -ne 0 ] && [ $status -ne 130 ]; then
         for log in "$work"/*.log; do
             [ -s "$log" ] && { echo "── $log"; tail -n 20 "$log"; } >&2
         done
     fi
     remove
-    rm -rf "$work"
+    rm -rf $work
     : >$LOCK
     [ $status -eq 0 ] && printf '\nnamespaces, processes and files of the demo are removed\n'
     exit $status
@@ -190,8 +202,7 @@ metrics | tr -d '\r' | awk '
 
 step "Done: $one Gbit/s with one TCP stream, $four with four, $reverse the other way, both gateways and both ends of TCP on $(nproc) cores"
 for log in "$work/a.log" "$work/b.log"; do
-    if grep -qiE 'panic|\berror\b' "$log"; then
-        grep -iE 'panic|\berror\b' "$log" >&2
+    if grep -E 'panicked| ERROR ' "$log" >&2; then
         die "the log of a gateway reports an error"
     fi
 done
