@@ -3,13 +3,16 @@
 use std::fs;
 use std::time::Duration;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, TAP, wait_until};
-use adit_proto::stats::Count;
+use adit_bench::lab::capture::{Capture, Datagram, Injector};
+use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, TAP, WAN, wait_until};
+use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 
 /// Kills the control plane of the first gateway, edits its configuration, starts it again, and waits until all is installed.
 fn edited(lab: &mut Lab, edit: impl FnOnce(&str) -> String) -> Result<()> {
-    lab.gateways[0].kill_control()?;
+    if lab.gateways[0].control().is_ok() {
+        lab.gateways[0].kill_control()?;
+    }
     let config = lab.a().config.clone();
     let text = fs::read_to_string(&config)?;
     let changed = edit(&text);
@@ -20,6 +23,51 @@ fn edited(lab: &mut Lab, edit: impl FnOnce(&str) -> String) -> Result<()> {
     lab.gateways[0].start_control()?;
     wait_until("the new control plane is ready", Duration::from_secs(10), || Ok(ready(lab) > before))
         .with_context(|| lab.a().log())
+}
+
+/// The same text without the last gateway's peer.
+fn without_c(text: &str) -> String {
+    let lines =
+        text.lines().map(|line| if line.contains("name: site-c") { line.replace("- {", "# - {") } else { line.to_owned() });
+    lines.map(|line| line + "\n").collect()
+}
+
+/// Datagrams of gateway `from` that the data plane of gateway a has opened while nobody ruled it, and no other comes after them.
+fn opened_alone(lab: &mut Lab, from: usize) -> Result<Vec<Datagram>> {
+    const COUNT: usize = 200;
+    lab.gateways[0].kill_control()?;
+    let (sender, receiver) = (&lab.gateways[from], lab.a());
+    let mut capture = Capture::open(&sender.netns, WAN)?;
+    sender.netns.run(&format!("ping -n -q -c{COUNT} -i0.002 -W2 {}", receiver.inner()))?;
+    sender.netns.run(&format!("ip link set {TAP} down"))?;
+    let (source, target) = (sender.outer(), receiver.outer());
+    let sealed = |datagram: &Datagram| {
+        *datagram.from.ip() == source && *datagram.to.ip() == target && datagram.to.port() == PORT && datagram.payload.len() > 60
+    };
+    let found = capture.collect(COUNT, Duration::from_secs(5), sealed)?;
+    ensure!(found.len() == COUNT, "captured {} datagrams instead of {COUNT}", found.len());
+    Ok(found)
+}
+
+/// An error unless gateway a drops all of these, which gateway `from` sent before, as replays.
+fn refuses_replays(lab: &Lab, from: usize, datagrams: &[Datagram]) -> Result<()> {
+    let link = Injector::open(&lab.gateways[from].netns, WAN)?;
+    let numbers = || -> Result<(u64, u64)> {
+        let metrics = lab.a().metrics()?;
+        Ok((metrics.count(Count::Opened), metrics.dropped(Drop::Replay) + metrics.dropped(Drop::ReplayOld)))
+    };
+    let (opened, dropped) = numbers()?;
+    for datagram in datagrams {
+        link.send(datagram)?;
+    }
+    let all = datagrams.len() as u64;
+    wait_until("all are opened or dropped", Duration::from_secs(5), || {
+        let now = numbers()?;
+        Ok(now.0 + now.1 >= opened + dropped + all)
+    })?;
+    let now = numbers()?;
+    ensure!(now == (opened, dropped + all), "{} of {all} replayed datagrams were opened", now.0 - opened);
+    lab.gateways[from].netns.run(&format!("ip link set {TAP} up")).map(drop)
 }
 
 fn status(gateway: &Gateway) -> Result<serde_json::Value> {
@@ -84,11 +132,6 @@ fn a_peer_that_is_taken_out_of_the_file_is_cut_off_and_comes_back() -> Result<()
     let mut lab = Lab::start(&LabOptions { gateways: 3, ..LabOptions::default() })?;
     let plane = lab.a().data_plane().context("a data plane")?;
     let whole = fs::read_to_string(&lab.a().config)?;
-    let without_c = |text: &str| -> String {
-        let lines =
-            text.lines().map(|line| if line.contains("name: site-c") { line.replace("- {", "# - {") } else { line.to_owned() });
-        lines.map(|line| line + "\n").collect()
-    };
     edited(&mut lab, without_c)?;
     let now = status(lab.a())?;
     ensure!(now["peers"].as_array().is_some_and(|peers| peers.len() == 1), "{now}");
@@ -99,5 +142,35 @@ fn a_peer_that_is_taken_out_of_the_file_is_cut_off_and_comes_back() -> Result<()
     lab.b().netns.run(&format!("ping -n -c1 -W2 {}", lab.a().inner()))?;
     edited(&mut lab, |_| whole)?;
     ensure!(lab.a().data_plane() == Some(plane), "the data plane was restarted");
+    lab.wait_until_up()
+}
+
+#[test]
+fn what_a_data_plane_received_alone_is_not_received_again_by_the_next_one() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::default())?;
+    let heard = opened_alone(&mut lab, 1)?;
+    edited(&mut lab, |text| text.replace("workers: 1", "workers: 2"))?;
+    refuses_replays(&lab, 1, &heard)?;
+    // Its totals are not lost either.
+    let opened = lab.a().metrics()?.count(Count::Opened);
+    ensure!(opened >= heard.len() as u64, "{opened} packets opened, of {} before the data plane was replaced", heard.len());
+    lab.wait_until_up()
+}
+
+#[test]
+fn what_a_peer_sent_before_it_left_the_file_is_not_received_again_when_it_is_back() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions { gateways: 3, ..LabOptions::default() })?;
+    let whole = fs::read_to_string(&lab.a().config)?;
+    // The data plane stays.
+    let heard = opened_alone(&mut lab, 2)?;
+    edited(&mut lab, without_c)?;
+    edited(&mut lab, |_| whole.clone())?;
+    refuses_replays(&lab, 2, &heard)?;
+    lab.wait_until_up()?;
+    // The data plane is replaced at the same time.
+    let heard = opened_alone(&mut lab, 2)?;
+    edited(&mut lab, |text| without_c(text).replace("workers: 1", "workers: 2"))?;
+    edited(&mut lab, |_| whole.clone())?;
+    refuses_replays(&lab, 2, &heard)?;
     lab.wait_until_up()
 }

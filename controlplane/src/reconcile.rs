@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag};
+use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag, Spi};
 use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Route};
-use crate::numbers::Archive;
+use crate::numbers::{Archive, SaName};
+use crate::static_key::KeyId;
 use crate::wanted::{self, WantedSa};
 
 const VERSION: u32 = 1;
@@ -27,22 +28,30 @@ pub struct Memory {
     /// Addresses and routes given to the interface, as text.
     pub addresses: Vec<String>,
     pub routes: Vec<(String, Option<String>)>,
+    /// The key of every SA. Of one whose peer left the configuration, nobody else can say under which key its numbers count.
+    #[serde(default)]
+    keys: Vec<MemoryKey>,
     /// The totals of data planes that died, so that counters do not go back when the control plane is restarted after that.
     pub archive: Option<Archive>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct MemoryPeer {
     id: u16,
     name: String,
     defer_checksums: bool,
 }
 
+/// Direction, SPI and key of an SA.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct MemoryKey(u8, u32, KeyId);
+
 impl Memory {
     /// What a gateway with this configuration will have installed.
-    pub fn of(config: &Config, arguments: Vec<(String, String)>, ids: &[PeerId]) -> Memory {
+    pub fn of(config: &Config, wanted: &[WantedSa], arguments: Vec<(String, String)>, ids: &[PeerId]) -> Memory {
         let peers = config.peers.iter().zip(ids);
         let routes = config.interface.routes.iter();
+        let keys = wanted.iter().map(|want| MemoryKey(want.direction as u8, want.spi.0, want.key_id));
         Memory {
             version: VERSION,
             arguments,
@@ -52,8 +61,33 @@ impl Memory {
             pins: config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect(),
             addresses: config.interface.addresses.iter().map(ToString::to_string).collect(),
             routes: routes.map(|route| (route.to.to_string(), route.via.map(|via| via.to_string()))).collect(),
+            keys: keys.collect(),
             archive: None,
         }
+    }
+
+    /// All that may be there on the way from `old` to this: both. Whoever comes after a death on that way still finds what is
+    /// stale, and nothing that only one of the two knew passes for right.
+    pub fn on_the_way_from(mut self, old: &Memory) -> Memory {
+        fn join<T: Clone + Ord>(new: &mut Vec<T>, old: &[T]) {
+            let known: BTreeSet<T> = new.iter().cloned().collect();
+            new.extend(old.iter().filter(|one| !known.contains(*one)).cloned());
+        }
+        join(&mut self.peers, &old.peers);
+        join(&mut self.pins, &old.pins);
+        join(&mut self.addresses, &old.addresses);
+        join(&mut self.routes, &old.routes);
+        join(&mut self.keys, &old.keys);
+        self
+    }
+
+    /// Every SA that was installed, with its key.
+    pub fn keys(&self) -> impl Iterator<Item = (SaName, KeyId)> + '_ {
+        let named = |MemoryKey(direction, spi, id): &MemoryKey| {
+            let direction = Direction::from_code(*direction).ok()?;
+            Some((SaName::new(direction, Spi(*spi)), *id))
+        };
+        self.keys.iter().filter_map(named)
     }
 
     /// What a predecessor left; nothing when it left nothing that can be read.
@@ -97,16 +131,41 @@ pub struct Changes {
     pub pins: Vec<(u16, Command)>,
 }
 
+/// What is known about a data plane, by name: with thousands of SAs, nothing may be looked for in a list for each of them.
+struct Known<'a> {
+    live: BTreeMap<SaName, PeerId>,
+    remembered: BTreeMap<&'a str, Vec<&'a MemoryPeer>>,
+}
+
+impl<'a> Known<'a> {
+    fn new(live: &[(u16, LiveSa)], memory: &'a Memory) -> Known<'a> {
+        let mut remembered: BTreeMap<&str, Vec<&MemoryPeer>> = BTreeMap::new();
+        for peer in &memory.peers {
+            remembered.entry(&peer.name).or_default().push(peer);
+        }
+        let live = live.iter().map(|(_, sa)| (SaName::new(sa.direction, sa.spi), sa.peer));
+        Known { live: live.collect(), remembered }
+    }
+
+    fn remembered(&self, peer: &str) -> &[&'a MemoryPeer] {
+        self.remembered.get(peer).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// Compares what is wanted with what is there.
 pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Changes {
     let workers = 0..config.dataplane.workers;
-    let ids = peer_ids(config, wanted, live, memory);
-    let mut changes = Changes { ids, ..Changes::default() };
+    let known = Known::new(live, memory);
+    let mut changes = Changes { ids: peer_ids(config, wanted, &known), ..Changes::default() };
     let every = |command: Command| workers.clone().map(move |worker| (worker, command.clone()));
 
+    // The peer belongs to the name: the SPI of an outbound SA is its choice.
+    let named = |want: &WantedSa| (SaName::new(want.direction, want.spi), changes.ids[want.peer]);
+    let places: BTreeMap<(SaName, PeerId), usize> = wanted.iter().enumerate().map(|(place, want)| (named(want), place)).collect();
     let mut kept = BTreeSet::new();
     for (worker, sa) in live {
-        let place = wanted.iter().position(|want| fits(config, want, &changes.ids, *worker, sa, memory));
+        let place = places.get(&(SaName::new(sa.direction, sa.spi), sa.peer)).copied();
+        let place = place.filter(|place| fits(config, &wanted[*place], *worker, sa, &known));
         match place.filter(|place| kept.insert(*place)) {
             Some(place) => changes.keep.push((place, *sa)),
             None => changes.before.push((*worker, Command::SaRemove { peer: sa.peer, spi: sa.spi, direction: sa.direction })),
@@ -114,10 +173,11 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
     }
     changes.install = (0..wanted.len()).filter(|place| !kept.contains(place)).collect();
 
-    let stale: BTreeSet<PeerId> =
+    let ids: BTreeSet<PeerId> = changes.ids.iter().copied().collect();
+    let old: BTreeSet<PeerId> =
         memory.peers.iter().map(|peer| PeerId(peer.id)).chain(live.iter().map(|(_, sa)| sa.peer)).collect();
-    for peer in stale.into_iter().filter(|id| !changes.ids.contains(id)) {
-        changes.before.extend(every(Command::PeerRemove { peer }));
+    for peer in old.difference(&ids) {
+        changes.before.extend(every(Command::PeerRemove { peer: *peer }));
     }
     let wanted_pins: BTreeSet<Mac> = config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect();
     for mac in memory.pins.iter().filter(|mac| !wanted_pins.contains(*mac)) {
@@ -145,33 +205,29 @@ fn tag(name: &str) -> PeerTag {
     PeerTag(digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
 }
 
-/// Whether a live SA is the wanted one in everything that cannot be changed while it lives. The SPI stands for the key:
-/// it is derived from the same secret.
-fn fits(config: &Config, want: &WantedSa, ids: &[PeerId], worker: u16, sa: &LiveSa, memory: &Memory) -> bool {
+/// Whether a live SA is the wanted one in everything that cannot be changed while it lives. The SPI, by which it was found,
+/// stands for the key: it is derived from the same secret.
+fn fits(config: &Config, want: &WantedSa, worker: u16, sa: &LiveSa, known: &Known<'_>) -> bool {
     let peer = &config.peers[want.peer];
-    let same = want.spi == sa.spi && want.direction == sa.direction && want.worker == worker;
-    let same = same && ids[want.peer] == sa.peer && peer.secret.suite() == sa.suite;
-    let remembered = memory.peers.iter().find(|old| old.name == peer.name);
+    let same = want.worker == worker && peer.secret.suite() == sa.suite;
     same && match sa.direction {
         Direction::Inbound => sa.window == config.dataplane.replay_window,
-        Direction::Outbound => remembered.is_none_or(|old| old.defer_checksums == peer.defer_checksums),
+        Direction::Outbound => known.remembered(&peer.name).iter().all(|old| old.defer_checksums == peer.defer_checksums),
     }
 }
 
 /// A peer keeps the id under which it is known; a new one gets the lowest that is free.
-fn peer_ids(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Vec<PeerId> {
-    let known = |index: usize| -> Option<PeerId> {
-        let name = &config.peers[index].name;
-        let remembered = memory.peers.iter().find(|old| old.name == *name).map(|old| PeerId(old.id));
-        remembered.or_else(|| {
-            let mut own = wanted.iter().filter(|want| want.peer == index);
-            own.find_map(|want| live.iter().find(|(_, sa)| sa.spi == want.spi && sa.direction == want.direction))
-                .map(|(_, sa)| sa.peer)
-        })
-    };
+fn peer_ids(config: &Config, wanted: &[WantedSa], known: &Known<'_>) -> Vec<PeerId> {
+    let mut by_sa: BTreeMap<usize, PeerId> = BTreeMap::new();
+    for want in wanted {
+        if let Some(id) = known.live.get(&SaName::new(want.direction, want.spi)) {
+            by_sa.entry(want.peer).or_insert(*id);
+        }
+    }
     let mut taken: BTreeMap<PeerId, usize> = BTreeMap::new();
-    for index in 0..config.peers.len() {
-        if let Some(id) = known(index).filter(|id| id.0 < config.max_peers()) {
+    for (index, peer) in config.peers.iter().enumerate() {
+        let remembered = known.remembered(&peer.name).first().map(|old| PeerId(old.id));
+        if let Some(id) = remembered.or(by_sa.get(&index).copied()).filter(|id| id.0 < config.max_peers()) {
             taken.entry(id).or_insert(index);
         }
     }
@@ -184,12 +240,12 @@ fn peer_ids(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::{Duration, Instant};
 
-    use adit_proto::control::Spi;
     use adit_proto::suite::Suite;
 
     use super::*;
-    use crate::config::Machine;
+    use crate::config::{Machine, Peer};
     use crate::static_key::{SECRET_LEN, Secret};
     use crate::wanted::sas;
 
@@ -229,7 +285,7 @@ mod tests {
     }
 
     fn memory(config: &Config, ids: &[PeerId]) -> Memory {
-        Memory::from_vault(&Memory::of(config, Vec::new(), ids).to_vault()).unwrap()
+        Memory::from_vault(&Memory::of(config, &sas(config), Vec::new(), ids).to_vault()).unwrap()
     }
 
     fn count(changes: &Changes, test: fn(&Command) -> bool) -> usize {
@@ -331,6 +387,37 @@ mod tests {
             assert!(sender.outbound(&a, PeerId(0), grant).key == receiver.inbound(&b, PeerId(0), 0).key);
             assert_eq!(sender.key_id, receiver.key_id);
         }
+    }
+
+    #[test]
+    fn on_the_way_from_one_configuration_to_another_the_memory_is_of_both() {
+        let before = config(&["b", "c"], "forwarding: { static: [{ mac: \"02:00:00:00:00:0c\", peer: c }] }");
+        let mut after = config(&["b"], "");
+        after.peers[0].defer_checksums = false;
+        let ids = [PeerId(0), PeerId(1)];
+        let way = memory(&after, &ids[..1]).on_the_way_from(&memory(&before, &ids));
+        // Whether all of it, or nothing, was done by then: the next one finds the same.
+        let changes = changes(&after, &sas(&after), &installed(&before, &ids), &way);
+        assert_eq!(count(&changes, |command| *command == Command::PeerRemove { peer: PeerId(1) }), 2);
+        assert_eq!(count(&changes, |command| matches!(command, Command::FdbUnpin { .. })), 2);
+        assert_eq!((changes.keep.len(), changes.install.len()), (2, 2), "outbound SAs that may have the old setting are renewed");
+        assert_eq!(way.keys().count(), 8, "the keys of all SAs that may be there");
+        assert_eq!(memory(&after, &ids[..1]).on_the_way_from(&Memory::default()), memory(&after, &ids[..1]));
+    }
+
+    #[test]
+    fn thousands_of_sas_are_adopted_at_once() {
+        let names: Vec<String> = (0..1000).map(|number| format!("peer-{number}")).collect();
+        let mut config = config(&["b"], "");
+        let template = config.peers[0].clone();
+        config.peers = names.iter().map(|name| Peer { name: name.clone(), lanes: 8, ..template.clone() }).collect();
+        let ids: Vec<PeerId> = (0..1000).map(PeerId).collect();
+        let (wanted, live, memory) = (sas(&config), installed(&config, &ids), memory(&config, &ids));
+        let began = Instant::now();
+        let changes = changes(&config, &wanted, &live, &memory);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        // Of a thousand flows with 22 bits each, some may have the same SPIs.
+        assert!(changes.keep.len() > 9_900, "{} of {} SAs are kept", changes.keep.len(), live.len());
     }
 
     #[test]

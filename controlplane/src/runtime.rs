@@ -2,14 +2,15 @@
 //! it dies, stop it at the end.
 //!
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
-//! [`watch`] is the time in between. The API reads the shared [`View`] beside it.
+//! [`watch`] is the time in between, [`keep`] saves what must outlive it. The API reads the shared [`View`] beside it.
 
 mod install;
+mod keep;
 mod orders;
 mod start;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -61,10 +62,12 @@ struct Plane {
     process: Process,
     log: Tail,
     orders: Orders,
+    /// The id of every peer of the configuration.
+    ids: Vec<PeerId>,
     /// What every outbound SA may use. The peer belongs to the name: the SPI is its choice.
     granted: BTreeMap<(PeerId, Spi), Granted>,
-    /// SAs whose numbers could not be extended because the disk did not take the mark.
-    to_extend: Vec<(PeerId, Spi)>,
+    /// SAs that want more numbers and have not got them, because the disk did not take the mark.
+    to_extend: BTreeSet<(PeerId, Spi)>,
     since: Instant,
 }
 
@@ -75,6 +78,22 @@ struct Granted {
     place: usize,
     /// The first number that it may not use.
     end: u64,
+}
+
+impl Plane {
+    /// A data plane that nothing was sent to yet.
+    fn new(process: Process, log: Tail) -> Plane {
+        Plane {
+            process,
+            log,
+            // Tickets differ from run to run: answers to a control plane before us may still come.
+            orders: Orders::new(std::process::id().wrapping_mul(1 << 16)),
+            ids: Vec::new(),
+            granted: BTreeMap::new(),
+            to_extend: BTreeSet::new(),
+            since: Instant::now(),
+        }
+    }
 }
 
 /// A data plane that is up but not filled yet.

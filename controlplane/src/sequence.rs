@@ -37,8 +37,10 @@ pub fn first(mark: Option<u64>, now_ns: u64) -> Grant {
     Grant { next, end: next.saturating_add(if clock_behind_ns > 0 { BLIND } else { FIRST }), clock_behind_ns }
 }
 
-/// The new end for an SA that has used half of its numbers; to be written before the data plane is told.
-pub fn extend(end: u64, now_ns: u64) -> u64 {
+/// The new end for an SA that has used half of its numbers up to `end`; to be written before the data plane is told. It lies
+/// above the mark too: a data plane that we adopted may not know, or not tell, all that was granted.
+pub fn extend(end: u64, mark: Option<u64>, now_ns: u64) -> u64 {
+    let end = end.max(mark.unwrap_or(0));
     if now_ns > end { now_ns } else { end.saturating_add(BLIND) }
 }
 
@@ -57,23 +59,35 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        /// A run is killed (if there is one) and another begins; it may die before its mark is on the disk.
+        /// Both planes die (if there are any) and others begin; they may die again before the mark is on the disk.
         Start { dies_before_write: bool },
-        /// The run sends, and asks for more when half is used; it may die between the write and the use.
-        Send { packets: u64, dies_after_write: bool },
+        /// The control plane alone dies, and the next one adopts the data plane, which may not admit all numbers that it has.
+        Adopt { denied: u64 },
+        /// The data plane sends, and gets more when half is used; the control plane may die between the write and the order,
+        /// or both planes may.
+        Send { packets: u64, dies_after_write: Option<Death> },
         /// Time passes (or, in histories that keep the file, jumps back).
         Clock { ns: i64 },
         /// The state file is lost, or replaced by an old backup.
         Lose { backup: bool },
     }
 
-    /// What the world looks like: a clock, a disk, every number ever used.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Death {
+        Control,
+        Both,
+    }
+
+    /// What the world looks like: a clock, a disk, what the two planes know, every number ever used.
     #[derive(Default)]
     struct World {
         now: u64,
         disk: Option<u64>,
         backup: Option<u64>,
-        run: Option<Grant>,
+        /// The mark and the end that the control plane knows.
+        control: Option<(Option<u64>, u64)>,
+        /// The numbers that the data plane has.
+        plane: Option<(u64, u64)>,
         used: Vec<(u64, u64)>,
     }
 
@@ -83,10 +97,17 @@ mod tests {
                 Step::Start { dies_before_write } => {
                     let grant = first(self.disk, self.now);
                     self.now += grant.wait_ns(self.now);
-                    self.run = (!dies_before_write).then_some(grant);
+                    (self.control, self.plane) = (None, None);
                     if !dies_before_write {
-                        self.disk = Some(grant.end);
+                        self.disk = self.disk.max(Some(grant.end));
+                        self.control = Some((self.disk, grant.end));
+                        self.plane = Some((grant.next, grant.end));
                     }
+                }
+                Step::Adopt { denied } => {
+                    let Some((_, end)) = self.plane else { return };
+                    let told = end.saturating_sub(denied);
+                    self.control = Some((self.disk.max(Some(told)), told));
                 }
                 Step::Send { packets, dies_after_write } => self.send(packets, dies_after_write),
                 Step::Clock { ns } => self.now = self.now.saturating_add_signed(ns),
@@ -95,16 +116,24 @@ mod tests {
             }
         }
 
-        fn send(&mut self, mut packets: u64, dies_after_write: bool) {
-            while let Some(grant) = self.run.filter(|_| packets > 0) {
-                let half = (grant.end - grant.next).div_ceil(2).min(packets);
+        fn send(&mut self, mut packets: u64, dies_after_write: Option<Death>) {
+            while let Some((next, end)) = self.plane.filter(|(next, end)| packets > 0 && next < end) {
+                let half = (end - next).div_ceil(2).min(packets);
                 packets -= half;
-                self.used.push((grant.next, grant.next + half));
+                self.used.push((next, next + half));
                 // No lane seals faster than a packet per nanosecond.
                 self.now += half;
-                let end = extend(grant.end, self.now);
-                self.disk = Some(end);
-                self.run = (!dies_after_write).then_some(Grant { next: grant.next + half, end, clock_behind_ns: 0 });
+                self.plane = Some((next + half, end));
+                let Some((mark, known)) = self.control else { continue };
+                let more = extend(known, mark, self.now);
+                let mark = mark.max(Some(more));
+                (self.disk, self.control) = (mark, Some((mark, more)));
+                match dies_after_write {
+                    // A data plane never takes numbers back.
+                    None => self.plane = Some((next + half, end.max(more))),
+                    Some(Death::Control) => self.control = None,
+                    Some(Death::Both) => (self.control, self.plane) = (None, None),
+                }
             }
         }
 
@@ -115,9 +144,11 @@ mod tests {
     }
 
     fn step(clock: std::ops::Range<i64>, lose: bool) -> impl Strategy<Value = Step> {
+        let death = prop_oneof![2 => Just(None), 1 => Just(Some(Death::Control)), 1 => Just(Some(Death::Both))];
         prop_oneof![
             3 => any::<bool>().prop_map(|dies_before_write| Step::Start { dies_before_write }),
-            3 => (1u64..1 << 34, any::<bool>()).prop_map(|(packets, dies_after_write)| Step::Send { packets, dies_after_write }),
+            2 => prop_oneof![Just(0), 0u64..1 << 60].prop_map(|denied| Step::Adopt { denied }),
+            3 => (1u64..1 << 34, death).prop_map(|(packets, dies_after_write)| Step::Send { packets, dies_after_write }),
             2 => clock.prop_map(|ns| Step::Clock { ns }),
             u32::from(lose) => any::<bool>().prop_map(|backup| Step::Lose { backup }),
         ]

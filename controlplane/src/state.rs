@@ -91,9 +91,10 @@ impl State {
         self.contents.outbound.get(&id.to_string()).copied()
     }
 
-    /// Notes a grant; not durable before [`State::save`].
-    pub fn set_mark(&mut self, id: KeyId, end: u64) {
-        self.contents.outbound.insert(id.to_string(), end);
+    /// Notes a grant; not durable before [`State::save`]. The mark only ever rises.
+    pub fn raise_mark(&mut self, id: KeyId, end: u64) {
+        let known = self.contents.outbound.entry(id.to_string()).or_insert(0);
+        *known = end.max(*known);
     }
 
     /// The highest number seen under an inbound key.
@@ -143,11 +144,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut state = State::open(dir.path()).unwrap();
         assert_eq!((state.mark(ID), state.top(ID)), (None, 0));
-        state.set_mark(ID, u64::MAX - 1);
+        state.raise_mark(ID, u64::MAX - 1);
+        state.raise_mark(ID, 5);
         state.raise_top(ID, 70);
         state.raise_top(ID, 60);
         state.save().unwrap();
-        state.set_mark(KeyId([1; 16]), 5);
+        state.raise_mark(KeyId([1; 16]), 5);
         drop(state);
         let state = State::open(dir.path()).unwrap();
         assert_eq!((state.mark(ID), state.top(ID), state.mark(KeyId([1; 16]))), (Some(u64::MAX - 1), 70, None));

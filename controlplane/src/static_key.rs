@@ -16,6 +16,7 @@ use adit_proto::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Length of the secret, in bytes.
@@ -99,13 +100,29 @@ pub struct Flow<'a> {
     pub receiver: &'a str,
 }
 
-/// Names a key without saying anything about it: what the state file calls it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Names a key without saying anything about it: what the state file and the vault call it, in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct KeyId(pub [u8; 16]);
 
 impl fmt::Display for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl From<KeyId> for String {
+    fn from(id: KeyId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for KeyId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<KeyId, Self::Error> {
+        let number = u128::from_str_radix(&text, 16).ok().filter(|_| text.len() == 32 && !text.starts_with('+'));
+        number.map(|number| KeyId(number.to_be_bytes())).ok_or("a key id is 32 hexadecimal digits")
     }
 }
 
@@ -324,6 +341,15 @@ mod tests {
             assert_eq!(spi >> 28, 4);
         }
         assert_ne!(secret(Suite::Aes128Gcm).spi(AB, 0), secret(Suite::Aes128Gcm).spi(BA, 0));
+    }
+
+    #[test]
+    fn a_key_id_comes_back_from_its_text_and_nothing_else_does() {
+        let id = secret(Suite::Aes128Gcm).key_id(AB, 3);
+        assert_eq!(KeyId::try_from(id.to_string()), Ok(id));
+        for text in ["", "00", "+0000000000000000000000000000001", "0000000000000000000000000000000g"] {
+            assert!(KeyId::try_from(text.to_owned()).is_err(), "{text}");
+        }
     }
 
     #[test]

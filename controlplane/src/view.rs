@@ -108,6 +108,11 @@ impl View {
         *lock(&self.archive) = archive.numbers.totals();
     }
 
+    /// Adds the totals of a data plane that was never attached here.
+    pub fn add_totals(&self, numbers: &Numbers) {
+        lock(&self.archive).add(&numbers.totals());
+    }
+
     /// What the data plane says about itself.
     pub fn info(&self) -> Option<PlaneInfo> {
         self.plane().as_ref().map(|attached| attached.master.info().clone())

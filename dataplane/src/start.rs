@@ -33,6 +33,10 @@ use crate::worker::{Environment, State, Worker};
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
 /// How often every worker is made to look at its clock.
 const TICK: Duration = Duration::from_secs(1);
+/// Bytes of the vault per SA that there can be: its key's name and its totals. There are twice as many slots as SAs.
+const VAULT_BYTES_PER_SLOT: u32 = 64;
+/// Most bytes of the vault that the channel can lay out.
+const VAULT_BYTES_MAX: u32 = 64 << 20;
 /// Slice that workers ask the scheduler for.
 const SLICE_NS: u64 = 100_000;
 
@@ -70,7 +74,8 @@ impl Plane {
         let tap = tap::create(&config.tap, config.tap_mac, config.mtu, workers)?;
         let sockets = udp::bind_group(config.listen, workers, buffer)?;
         let info = describe(config, &tap, &io, backend);
-        let sizes = Sizes { workers: config.workers, sa_slots: config.sa_slots, ..Sizes::default() };
+        let sizes =
+            Sizes { workers: config.workers, sa_slots: config.sa_slots, vault_bytes: vault_bytes(config), ..Sizes::default() };
         let (region, ports) = Region::create(&sizes, &info).context("cannot create the channel's shared memory")?;
         let listener = Listener::bind(&config.socket, &region)
             .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
@@ -159,6 +164,12 @@ fn describe(config: &Config, tap: &Tap, io: &IoDecision, backend: Backend) -> Pl
         io: if io.uring { "io_uring" } else { "poll" }.into(),
         memory_bytes: memory_bytes(config) as u64,
     }
+}
+
+/// Room for what a control plane leaves to the next, which is some text for each of its SAs.
+fn vault_bytes(config: &Config) -> u32 {
+    let slots = u32::from(config.workers).saturating_mul(config.sa_slots);
+    slots.saturating_mul(VAULT_BYTES_PER_SLOT).clamp(Sizes::default().vault_bytes, VAULT_BYTES_MAX)
 }
 
 /// What packets can ever occupy, in bytes: the pools of the workers and the buffers between them.

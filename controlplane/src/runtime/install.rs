@@ -1,20 +1,17 @@
 //! Filling a data plane: peers, keys, pinned addresses, and the interface in the kernel. The order is such that nothing is
 //! used before it may be used: inbound SAs first, outbound ones once their sequence numbers are durable.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, PeerId, Spi};
+use adit_proto::control::{Command, Direction};
 use anyhow::Context;
 
-use super::orders::Orders;
 use super::{Found, Gateway, Granted, Plane, clock_ns};
-use crate::dataplane::{self, Process};
+use crate::dataplane::Process;
 use crate::netlink::Netlink;
 use crate::reconcile::{self, Changes, Memory};
 use crate::sequence::{self, Grant};
-use crate::state::StateError;
 use crate::view::Attached;
 
 /// A clock that is behind the mark by more than this is worth a warning.
@@ -28,8 +25,7 @@ impl Gateway {
         let memory = memory.unwrap_or_default();
         let live = master.live_sas();
         *self.view.plane() = Some(Attached { master, since: Instant::now(), started_here });
-        let orders = Orders::new(std::process::id().wrapping_mul(1 << 16));
-        let mut plane = Plane { process, log, orders, granted: BTreeMap::new(), to_extend: Vec::new(), since: Instant::now() };
+        let mut plane = Plane::new(process, log);
         match self.fill_plane(&mut plane, &live, &memory).await {
             Ok(()) => Ok(plane),
             Err(error) => Err((plane.process, error)),
@@ -42,9 +38,11 @@ impl Gateway {
         if let Some(archive) = memory.archive.clone() {
             view.inherit(archive);
         }
-        self.remember(&changes.ids)?;
-        self.learn(live);
         let Changes { ids, before, install, keep, pins } = changes;
+        // Until all that is stale is gone, a successor has to know of it; see `settled`.
+        self.remember(self.memory(&ids).on_the_way_from(memory))?;
+        self.learn(live, memory);
+        plane.ids.clone_from(&ids);
         plane.orders.extend(before);
         for want in install.iter().map(|place| view.wanted[*place]).filter(|want| want.direction == Direction::Inbound) {
             let sa = want.inbound(&view.config, ids[want.peer], self.state.top(want.key_id));
@@ -62,7 +60,7 @@ impl Gateway {
         for (place, sa) in keep.iter().filter(|(_, sa)| sa.direction == Direction::Outbound) {
             plane.granted.insert((sa.peer, sa.spi), Granted { place: *place, end: sa.seq_limit.saturating_add(1) });
             // The request for more may have been made while nobody listened.
-            plane.to_extend.push((sa.peer, sa.spi));
+            plane.to_extend.insert((sa.peer, sa.spi));
         }
         self.extend_all(plane);
         plane.orders.extend(pins);
@@ -73,34 +71,12 @@ impl Gateway {
         Ok(())
     }
 
-    /// Leaves in the vault what the next control plane has to know. Old totals go without saying where there is no room.
-    fn remember(&self, ids: &[PeerId]) -> anyhow::Result<()> {
-        let view = &self.view;
-        let memory = Memory::of(&view.config, dataplane::arguments(&view.config), ids);
-        let mut full = memory.clone();
-        full.archive = Some(view.archive());
-        let mut guard = view.plane();
-        let Some(attached) = guard.as_mut() else { return Ok(()) };
-        let written = attached.master.vault_write(&full.to_vault()).or_else(|_| attached.master.vault_write(&memory.to_vault()));
-        written.map_err(|error| anyhow::anyhow!("the memory for the next control plane cannot be left: {error}"))
-    }
-
-    /// Takes over what live SAs tell about keys whose marks or tops we may have lost.
-    fn learn(&mut self, live: &[(u16, LiveSa)]) {
-        for (_, sa) in live {
-            let Some(id) = self.key_of(sa.direction, sa.spi) else { continue };
-            match sa.direction {
-                Direction::Inbound => self.state.raise_top(id, sa.seq),
-                Direction::Outbound => {
-                    let end = sa.seq_limit.saturating_add(1);
-                    self.state.set_mark(id, self.state.mark(id).unwrap_or(0).max(end));
-                }
-            }
+    /// Everything was sent and answered: the data plane has what it should have, and nothing else.
+    pub(super) fn settled(&self, plane: &Plane) {
+        tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
+        if let Err(error) = self.remember(self.memory(&plane.ids)) {
+            tracing::error!("{error:#}");
         }
-    }
-
-    fn key_of(&self, direction: Direction, spi: Spi) -> Option<crate::static_key::KeyId> {
-        self.view.wanted_sa(direction, spi).map(|want| want.key_id)
     }
 
     /// Sequence numbers for new outbound SAs, durable when this returns.
@@ -118,7 +94,7 @@ impl Gateway {
             );
         }
         for (id, grant) in ids.iter().zip(&grants) {
-            self.state.set_mark(*id, grant.end);
+            self.state.raise_mark(*id, grant.end);
         }
         self.save()?;
         Ok(grants)
@@ -133,8 +109,9 @@ impl Gateway {
         let mut limits = Vec::new();
         for name in &plane.to_extend {
             let Some(granted) = plane.granted.get(name) else { continue };
-            let end = sequence::extend(granted.end, now);
-            self.state.set_mark(self.view.wanted[granted.place].key_id, end);
+            let id = self.view.wanted[granted.place].key_id;
+            let end = sequence::extend(granted.end, self.state.mark(id), now);
+            self.state.raise_mark(id, end);
             limits.push((*name, Granted { end, ..*granted }));
         }
         if let Err(error) = self.save() {
@@ -147,22 +124,6 @@ impl Gateway {
             let worker = self.view.wanted[granted.place].worker;
             plane.orders.push(worker, Command::SeqLimit { peer, spi, seq_limit: granted.end - 1 });
         }
-    }
-
-    /// Notes the tops of all replay windows and makes them durable.
-    pub(super) fn save_tops(&mut self) -> Result<(), StateError> {
-        let live = self.view.plane().as_ref().map(|attached| attached.master.live_sas()).unwrap_or_default();
-        for (_, sa) in live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound) {
-            if let Some(id) = self.key_of(sa.direction, sa.spi) {
-                self.state.raise_top(id, sa.seq);
-            }
-        }
-        self.save()
-    }
-
-    fn save(&mut self) -> Result<(), StateError> {
-        // The disk may take its time; the API should not wait for it.
-        tokio::task::block_in_place(|| self.state.save())
     }
 
     /// Sends what the rings take.

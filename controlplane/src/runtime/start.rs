@@ -26,15 +26,18 @@ impl Gateway {
     pub(super) async fn find(&mut self) -> anyhow::Result<Option<Found>> {
         let socket = self.view.config.channel_socket();
         match Master::attach(&socket) {
-            Ok(master) => match self.judge(&master) {
-                Ok(memory) => return self.adopt(master, memory).map(Some),
-                Err(differences) => {
-                    let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
-                    drop(master);
-                    tracing::warn!("a data plane (process {pid}) runs with other settings ({differences}); it is restarted");
-                    end(pid).await?;
+            Ok(master) => {
+                let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
+                let process = Process::watch(pid).context("watching the data plane")?;
+                let memory = Memory::from_vault(&master.vault_read());
+                match differences(&self.view.config, memory.as_ref(), master.info()) {
+                    Ok(memory) => return Ok(Some(self.adopt(master, process, memory.clone()))),
+                    Err(differences) => {
+                        tracing::warn!("a data plane (process {pid}) runs with other settings ({differences}); it is restarted");
+                        self.retire(master, process, memory.unwrap_or_default()).await?;
+                    }
                 }
-            },
+            }
             Err(AttachError::Absent(_)) => {}
             Err(error @ (AttachError::Version { .. } | AttachError::Corrupt(_))) => {
                 let pid = dataplane::owner(&socket).context("asking the kernel whose data plane this is")?;
@@ -46,24 +49,9 @@ impl Gateway {
         self.start().await
     }
 
-    /// What an earlier control plane left, or in what the running data plane differs from the wanted one.
-    fn judge(&self, master: &Master) -> Result<Memory, String> {
-        let config = &self.view.config;
-        let Some(memory) = Memory::from_vault(&master.vault_read()) else {
-            return Err("nobody knows which: its control plane died before it could tell".to_owned());
-        };
-        let mut differences = dataplane::differences(&memory.arguments, &dataplane::arguments(config));
-        if differences.is_empty() {
-            differences = contradictions(config, master.info());
-        }
-        if differences.is_empty() { Ok(memory) } else { Err(differences.join(", ")) }
-    }
-
-    fn adopt(&self, master: Master, memory: Memory) -> anyhow::Result<Found> {
-        let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
-        let process = Process::watch(pid).context("watching the data plane")?;
-        tracing::info!("attached to the data plane that runs (process {pid}, version {})", master.info().version);
-        Ok(Found { master, process, log: Tail::from_end(&self.log_path()), memory: Some(memory) })
+    fn adopt(&self, master: Master, process: Process, memory: Memory) -> Found {
+        tracing::info!("attached to the data plane that runs (process {}, version {})", process.pid, master.info().version);
+        Found { master, process, log: Tail::from_end(&self.log_path()), memory: Some(memory) }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -145,6 +133,18 @@ async fn holder(config: &Config) -> Option<String> {
 async fn end(pid: u32) -> anyhow::Result<()> {
     Process::watch(pid).with_context(|| format!("stopping the data plane (process {pid})"))?.stop().await;
     Ok(())
+}
+
+/// What an earlier control plane left, or in what the running data plane differs from the wanted one.
+fn differences<'a>(config: &Config, memory: Option<&'a Memory>, info: &PlaneInfo) -> Result<&'a Memory, String> {
+    let Some(memory) = memory else {
+        return Err("nobody knows which: its control plane died before it could tell".to_owned());
+    };
+    let mut differences = dataplane::differences(&memory.arguments, &dataplane::arguments(config));
+    if differences.is_empty() {
+        differences = contradictions(config, info);
+    }
+    if differences.is_empty() { Ok(memory) } else { Err(differences.join(", ")) }
 }
 
 /// In what a running data plane differs from its own command line: somebody else started it.

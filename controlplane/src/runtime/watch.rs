@@ -96,7 +96,7 @@ impl Gateway {
             }
             if !settled && plane.orders.settled() {
                 settled = true;
-                tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
+                self.settled(plane);
             }
         }
     }
@@ -147,9 +147,7 @@ impl Gateway {
                 }
             }
             Event::SeqHalfway { peer, spi } => {
-                if !plane.to_extend.contains(&(peer, spi)) {
-                    plane.to_extend.push((peer, spi));
-                }
+                plane.to_extend.insert((peer, spi));
             }
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
             Event::WorkerFailed { errno, at } => {

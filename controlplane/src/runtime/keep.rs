@@ -1,0 +1,75 @@
+//! What outlives a data plane: the tops of its replay windows and the ends of its sequence numbers, in the state directory; its
+//! totals, in the archive; and in its vault what the next control plane has to know.
+
+use std::collections::BTreeMap;
+
+use adit_channel::{LiveSa, Master};
+use adit_proto::control::{Direction, PeerId};
+
+use super::Gateway;
+use crate::dataplane::{self, Process};
+use crate::numbers::{Numbers, SaName};
+use crate::reconcile::Memory;
+use crate::state::StateError;
+use crate::static_key::KeyId;
+
+impl Gateway {
+    /// What the next control plane has to know about a data plane that has all it should have.
+    pub(super) fn memory(&self, ids: &[PeerId]) -> Memory {
+        let view = &self.view;
+        Memory::of(&view.config, &view.wanted, dataplane::arguments(&view.config), ids)
+    }
+
+    /// Leaves a memory in the vault, with the totals so far. Where there is no room, these go first.
+    pub(super) fn remember(&self, mut memory: Memory) -> anyhow::Result<()> {
+        memory.archive = Some(self.view.archive());
+        let mut guard = self.view.plane();
+        let Some(attached) = guard.as_mut() else { return Ok(()) };
+        let written = attached.master.vault_write(&memory.to_vault()).or_else(|_| {
+            memory.archive = None;
+            attached.master.vault_write(&memory.to_vault())
+        });
+        written.map_err(|error| anyhow::anyhow!("the memory for the next control plane cannot be left: {error}"))
+    }
+
+    /// Ends a data plane that cannot be kept, and keeps what only its memory says.
+    pub(super) async fn retire(&mut self, master: Master, mut process: Process, memory: Memory) -> anyhow::Result<()> {
+        // Before its end, in case ours comes first; after it, because it has worked until then.
+        self.learn(&master.live_sas(), &memory);
+        self.save()?;
+        process.stop().await;
+        self.learn(&master.live_sas(), &memory);
+        self.save()?;
+        if let Some(archive) = memory.archive {
+            self.view.inherit(archive);
+        }
+        self.view.add_totals(&Numbers::read(&master));
+        Ok(())
+    }
+
+    /// Takes over what live SAs tell about keys whose marks or tops we may have lost. `memory` is what their control plane left.
+    pub(super) fn learn(&mut self, live: &[(u16, LiveSa)], memory: &Memory) {
+        let left: BTreeMap<SaName, KeyId> = memory.keys().collect();
+        for (_, sa) in live {
+            let wanted = || self.view.wanted_sa(sa.direction, sa.spi).map(|want| want.key_id);
+            let Some(id) = left.get(&SaName::new(sa.direction, sa.spi)).copied().or_else(wanted) else { continue };
+            match sa.direction {
+                Direction::Inbound => self.state.raise_top(id, sa.seq),
+                Direction::Outbound => self.state.raise_mark(id, sa.seq_limit.saturating_add(1)),
+            }
+        }
+    }
+
+    /// Notes the tops of all replay windows and makes them durable.
+    pub(super) fn save_tops(&mut self) -> Result<(), StateError> {
+        let live = self.view.plane().as_ref().map(|attached| attached.master.live_sas()).unwrap_or_default();
+        let inbound: Vec<_> = live.into_iter().filter(|(_, sa)| sa.direction == Direction::Inbound).collect();
+        self.learn(&inbound, &Memory::default());
+        self.save()
+    }
+
+    pub(super) fn save(&mut self) -> Result<(), StateError> {
+        // The disk may take its time; the API should not wait for it.
+        tokio::task::block_in_place(|| self.state.save())
+    }
+}
