@@ -48,6 +48,8 @@ pub struct Interface {
     pub name: String,
     /// MTU for IP inside the tunnel, in bytes.
     pub mtu: u16,
+    /// The bridge that it is a port of.
+    pub bridge: Option<String>,
     pub addresses: Vec<IpNet>,
     pub routes: Vec<Route>,
     /// The same after every restart, or the neighbours would talk to an address that is gone.
@@ -255,6 +257,9 @@ impl fmt::Display for Config {
         let Config { interface, dataplane, forwarding, .. } = self;
         writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen)?;
         write!(f, "interface {}, MTU {}, MAC {}", interface.name, interface.mtu, MacText(interface.mac))?;
+        if let Some(bridge) = &interface.bridge {
+            write!(f, ", in bridge {bridge}")?;
+        }
         for address in &interface.addresses {
             write!(f, ", {address}")?;
         }

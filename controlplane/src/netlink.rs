@@ -1,5 +1,6 @@
-//! What the kernel is told about the TAP interface: MTU, addresses, up, routes. Everything can be said twice without harm,
-//! so it does not matter whether the interface is new or was left by an earlier run.
+//! What the kernel is told about the TAP interface: MTU, up, bridge, addresses, routes. Everything can be said twice without
+//! harm, so it does not matter whether the interface is new or was left by an earlier run. What belongs to other interfaces is
+//! left to them.
 //!
 //! The only file that speaks rtnetlink; that crate changes its interface every few weeks.
 
@@ -10,8 +11,9 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
+use rustix::io::Errno;
 
 use crate::config::Route;
 
@@ -26,7 +28,12 @@ pub struct NetlinkError {
 }
 
 const IPV6_REMEDY: &str = "; IPv6 may be switched off: sysctl -w net.ipv6.conf.all.disable_ipv6=0, or leave IPv6 addresses out";
-const ROUTE_REMEDY: &str = "; `via` must be in a network of interface.addresses, and `to` in no other use";
+const ROUTE_REMEDY: &str = "; `via` must be in a network of interface.addresses";
+const FOREIGN_ROUTE_REMEDY: &str = "; remove that route, or leave the network out of interface.routes";
+const BRIDGE_REMEDY: &str =
+    "; interface.bridge must name a bridge that exists: ip link add NAME type bridge, ip link set NAME up";
+/// The metric that the kernel gives to IPv6 routes for which none is asked (IP6_RT_PRIO_USER). For IPv4 it is 0.
+const IPV6_METRIC: u32 = 1024;
 
 /// A connection to the kernel, in the network namespace that the calling thread was in when it was opened.
 pub struct Netlink {
@@ -56,6 +63,11 @@ fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> NetlinkError {
         };
         NetlinkError { what: what.into(), cause, remedy: "" }
     }
+}
+
+/// Whether the kernel refused for this reason.
+fn is(error: &Error, reason: Errno) -> bool {
+    matches!(error, Error::NetlinkError(message) if message.to_io().raw_os_error() == Some(reason.raw_os_error()))
 }
 
 impl NetlinkError {
@@ -143,13 +155,73 @@ impl Netlink {
         Ok(())
     }
 
-    /// Adds a route through the interface, or replaces the one to the same network.
+    /// Puts the interface into a bridge.
     ///
     /// # Errors
-    /// The kernel refuses, for instance a router that is not in a network of the interface.
+    /// There is no such bridge, or the kernel refuses.
+    pub async fn join_bridge(&self, index: u32, bridge: &str) -> Result<(), NetlinkError> {
+        let found = self.link(bridge).await.map_err(|error| error.with_remedy(BRIDGE_REMEDY))?;
+        let message = LinkUnspec::new_with_index(index).controller(found.index).build();
+        let joined = self.handle.link().set(message).execute().await;
+        joined.map_err(failed(format!("joining the bridge {bridge}"))).map_err(|error| error.with_remedy(BRIDGE_REMEDY))
+    }
+
+    /// Takes the interface out of the bridge that it is in, if it is in one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn leave_bridge(&self, index: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).nocontroller().build();
+        self.handle.link().set(message).execute().await.map_err(failed("leaving the bridge"))
+    }
+
+    /// Adds a route through the interface, or changes the one that the interface has to the same network.
+    ///
+    /// # Errors
+    /// Another interface has a route to the same network, which stays; or the kernel refuses, for instance a router that is
+    /// not in a network of the interface.
     pub async fn add_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
-        let added = self.handle.route().add(route_message(index, route)).replace().execute().await;
-        added.map_err(failed(format!("adding the route to {}", route.to))).map_err(|error| error.with_remedy(ROUTE_REMEDY))
+        let what = || format!("adding the route to {}", route.to);
+        let message = route_message(index, route);
+        let mut added = self.handle.route().add(message.clone()).execute().await;
+        if added.as_ref().is_err_and(|error| is(error, Errno::EXIST)) {
+            let through = self.interfaces_to(&message).await.map_err(failed(what()))?;
+            if let Some(other) = through.iter().find(|other| **other != Some(index)) {
+                let cause = format!("{} has a route to it", self.name_of(*other).await);
+                return Err(NetlinkError { what: what(), cause, remedy: FOREIGN_ROUTE_REMEDY });
+            }
+            added = self.handle.route().add(message).replace().execute().await;
+        }
+        added.map_err(failed(what())).map_err(|error| error.with_remedy(ROUTE_REMEDY))
+    }
+
+    /// The interfaces through which routes lead that have the network, table and metric of this one; `None` for a route that
+    /// leads through several or none.
+    async fn interfaces_to(&self, wanted: &RouteMessage) -> Result<Vec<Option<u32>>, Error> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = wanted.header.address_family;
+        let all: Vec<RouteMessage> = self.handle.route().get(request).execute().try_collect().await?;
+        let same = all.iter().filter(|route| identity(route) == identity(wanted));
+        let through = |route: &RouteMessage| {
+            route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            })
+        };
+        Ok(same.map(through).collect())
+    }
+
+    /// The name of an interface, for people.
+    async fn name_of(&self, index: Option<u32>) -> String {
+        let Some(index) = index else { return "another interface".to_owned() };
+        let link = self.handle.link().get().match_index(index).execute().try_next().await.ok().flatten();
+        let name = link.and_then(|link| {
+            link.attributes.into_iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })
+        });
+        format!("the interface {}", name.unwrap_or_else(|| index.to_string()))
     }
 
     /// Removes a route; it may be gone already.
@@ -158,14 +230,28 @@ impl Netlink {
     /// The kernel refuses for another reason.
     pub async fn remove_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
         match self.handle.route().del(route_message(index, route)).execute().await {
-            Err(Error::NetlinkError(message))
-                if message.to_io().raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
-            {
-                Ok(())
-            }
+            Err(error) if is(&error, Errno::SRCH) => Ok(()),
             removed => removed.map_err(failed(format!("removing the route to {}", route.to))),
         }
     }
+}
+
+/// What two routes cannot both have: network, table and metric.
+fn identity(route: &RouteMessage) -> (Option<&RouteAddress>, u8, u32, u32) {
+    let ipv6 = route.header.address_family == AddressFamily::Inet6;
+    let (mut network, mut table) = (None, u32::from(route.header.table));
+    let mut metric = if ipv6 { IPV6_METRIC } else { 0 };
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(destination) => network = Some(destination),
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            _ => {}
+        }
+    }
+    // A network of length 0 may be written out or left out.
+    let length = route.header.destination_prefix_length;
+    (network.filter(|_| length > 0), length, table, metric)
 }
 
 fn route_message(index: u32, route: &Route) -> RouteMessage {

@@ -28,6 +28,9 @@ pub struct Memory {
     /// Addresses and routes given to the interface, as text.
     pub addresses: Vec<String>,
     pub routes: Vec<(String, Option<String>)>,
+    /// The bridge that the interface was put into.
+    #[serde(default)]
+    pub bridge: Option<String>,
     /// The key of every SA. Of one whose peer left the configuration, nobody else can say under which key its numbers count.
     #[serde(default)]
     keys: Vec<MemoryKey>,
@@ -61,6 +64,7 @@ impl Memory {
             pins: config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect(),
             addresses: config.interface.addresses.iter().map(ToString::to_string).collect(),
             routes: routes.map(|route| (route.to.to_string(), route.via.map(|via| via.to_string()))).collect(),
+            bridge: config.interface.bridge.clone(),
             keys: keys.collect(),
             archive: None,
         }
@@ -78,6 +82,7 @@ impl Memory {
         join(&mut self.addresses, &old.addresses);
         join(&mut self.routes, &old.routes);
         join(&mut self.keys, &old.keys);
+        self.bridge = self.bridge.or_else(|| old.bridge.clone());
         self
     }
 

@@ -5,6 +5,7 @@
 //! [`watch`] is the time in between, [`keep`] saves what must outlive it. The API reads the shared [`View`] beside it.
 
 mod install;
+mod interface;
 mod keep;
 mod orders;
 mod start;
@@ -54,6 +55,8 @@ pub struct Gateway {
     stop: channel::Receiver<bool>,
     /// Deaths of the data plane in a row.
     deaths: u32,
+    /// A data plane was up and filled in this run.
+    up_before: bool,
     _lock: File,
 }
 
@@ -68,6 +71,8 @@ struct Plane {
     granted: BTreeMap<(PeerId, Spi), Granted>,
     /// SAs that want more numbers and have not got them, because the disk did not take the mark.
     to_extend: BTreeSet<(PeerId, Spi)>,
+    /// The kernel refused a part of what the configuration says about the interface.
+    interface_incomplete: bool,
     since: Instant,
 }
 
@@ -91,6 +96,7 @@ impl Plane {
             ids: Vec::new(),
             granted: BTreeMap::new(),
             to_extend: BTreeSet::new(),
+            interface_incomplete: false,
             since: Instant::now(),
         }
     }
@@ -122,7 +128,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(config));
     let doors = api::open(&view.config).await?;
-    let mut gateway = Gateway { view, state, options, stop, deaths: 0, _lock: lock };
+    let mut gateway = Gateway { view, state, options, stop, deaths: 0, up_before: false, _lock: lock };
     let result = gateway.run(doors).await;
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(gateway.view.config.api_socket());
@@ -137,6 +143,7 @@ impl Gateway {
             match self.bring_up().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(mut plane)) => {
+                    self.up_before = true;
                     if let Some(doors) = doors.take() {
                         servers = Some(doors.serve(&self.view)?);
                     }

@@ -110,6 +110,11 @@ mistakes! {
     address_that_is_none: with("10.1.0.1/24", "10.1.0.256/24");
     route_to_an_address: with("addresses: [10.1.0.1/24]", "routes: [{ to: 10.9.0.1/16, via: 10.1.0.2 }]");
     route_of_mixed_ip_versions: with("addresses: [10.1.0.1/24]", "routes: [{ to: 10.9.0.0/16, via: \"fd00::2\" }]");
+    route_that_contains_the_endpoint: with("addresses: [10.1.0.1/24]", "routes: [{ to: 192.0.0.0/16 }]");
+    address_whose_network_contains_the_endpoint: with("10.1.0.1/24", "192.0.2.77/24");
+    bridge_that_is_the_interface: with("name: adit0, addresses: [10.1.0.1/24]", "name: adit0, bridge: adit0");
+    bridge_with_addresses: with("name: adit0,", "name: adit0, bridge: br0,");
+    bridge_with_a_bad_name: with("addresses: [10.1.0.1/24]", "bridge: a/b");
     interface_name_too_long: with("adit0", "adit-to-the-other-site");
     interface_name_with_a_slash: with("adit0", "adit/0");
     mtu_too_small: with("name: adit0,", "name: adit0, mtu: 576,");
@@ -253,7 +258,7 @@ state_dir: /tmp/adit-state
 #[test]
 fn what_show_prints_loads_to_the_same_configuration_and_holds_no_key() {
     let place = Place::new();
-    for yaml in [GOOD, FULL] {
+    for yaml in [GOOD, FULL, &with("addresses: [10.1.0.1/24]", "bridge: br0")] {
         let config = place.load(yaml).unwrap();
         let shown = config.to_yaml().unwrap();
         assert!(!shown.contains("secret") && !shown.contains("AQEBAQ"), "a key in what is shown");

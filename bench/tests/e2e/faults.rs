@@ -7,8 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use adit_bench::lab::surroundings::{without_tun, wrapped};
-use adit_bench::lab::{Gateway, Lab, LabOptions, PORT};
+use adit_bench::lab::{Lab, LabOptions, PORT};
 use anyhow::{Result, ensure};
+
+use crate::edit;
 
 const NOBODY: u32 = 65534;
 
@@ -25,12 +27,6 @@ fn fails_with(lab: &mut Lab, command: &mut Command, words: &[&str]) -> Result<()
     ensure!(lab.a().netns.processes().is_empty(), "processes are left");
     println!("{log}");
     Ok(())
-}
-
-fn edit(gateway: &Gateway, old: &str, new: &str) -> Result<()> {
-    let text = fs::read_to_string(&gateway.config)?;
-    ensure!(text.contains(old), "`{old}` is not in the configuration:\n{text}");
-    Ok(fs::write(&gateway.config, text.replace(old, new))?)
 }
 
 #[test]

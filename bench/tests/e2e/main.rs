@@ -7,6 +7,7 @@ mod extension;
 mod faults;
 mod fragments;
 mod hostile;
+mod interface;
 mod io;
 mod jumbo;
 mod mesh;
@@ -22,6 +23,7 @@ mod vlan;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use adit_bench::lab::Gateway;
 use adit_bench::netns::Netns;
 use adit_bench::rtt::probe;
 use anyhow::{Result, ensure};
@@ -47,4 +49,11 @@ fn echoes(from: &Netns, count: usize, size: usize, options: &str, target: impl I
         ensure!(output.contains(" 0% packet loss") && !output.contains("wrong data"), "{output}");
     }
     Ok(())
+}
+
+/// Exchanges a text in the configuration of a gateway.
+fn edit(gateway: &Gateway, old: &str, new: &str) -> Result<()> {
+    let text = std::fs::read_to_string(&gateway.config)?;
+    ensure!(text.contains(old), "`{old}` is not in the configuration:\n{text}");
+    Ok(std::fs::write(&gateway.config, text.replace(old, new))?)
 }

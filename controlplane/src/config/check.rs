@@ -46,9 +46,7 @@ impl<'a> Check<'a> {
             }
         };
         let peers = self.peers(raw_peers, &name, listen.map(|listen| (listen, listen_at)));
-        // One IPv6 path is enough to leave room for its longer header.
-        let ipv6 = peers.iter().any(|(peer, _)| peer.endpoint.is_ipv6());
-        let interface = self.interface(root.interface, top, &name, underlay_mtu, ipv6);
+        let interface = self.interface(root.interface, top, &name, underlay_mtu, &peers);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {
             let at = metrics.referenced.into();

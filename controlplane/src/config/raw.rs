@@ -29,6 +29,7 @@ pub struct Root {
 pub struct Interface {
     pub name: Option<Text>,
     pub mtu: Option<Text>,
+    pub bridge: Option<Text>,
     pub addresses: Option<Vec<Text>>,
     pub routes: Option<Vec<Spanned<Route>>>,
     pub mac: Option<Text>,
@@ -108,6 +109,7 @@ const VALUES: &[(&str, &str)] = &[
     ("runtime_dir", "/run/adit/site-a"),
     ("state_dir", "/var/lib/adit/site-a"),
     ("mtu", "1418"),
+    ("bridge", "br0"),
     ("mac", "\"02:00:00:00:00:01\""),
     ("to", "10.9.0.0/16"),
     ("via", "10.1.0.2"),

@@ -26,6 +26,8 @@ struct Root<'a> {
 struct Interface<'a> {
     name: &'a str,
     mtu: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<&'a str>,
     addresses: Vec<String>,
     routes: Vec<Route>,
     mac: String,
@@ -108,6 +110,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
         interface: Interface {
             name: &interface.name,
             mtu: interface.mtu,
+            bridge: interface.bridge.as_deref(),
             addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             routes: routes.collect(),
             mac: MacText(interface.mac).to_string(),

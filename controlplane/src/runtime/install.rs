@@ -9,7 +9,6 @@ use anyhow::Context;
 
 use super::{Found, Gateway, Granted, Plane, clock_ns};
 use crate::dataplane::Process;
-use crate::netlink::Netlink;
 use crate::reconcile::{self, Changes, Memory};
 use crate::sequence::{self, Grant};
 use crate::view::Attached;
@@ -65,7 +64,7 @@ impl Gateway {
         self.extend_all(plane);
         plane.orders.extend(pins);
         self.pump(plane)?;
-        self.interface(memory).await?;
+        self.set_up_interface(plane, memory).await?;
         let (new, kept) = (install.len(), keep.len());
         tracing::info!("peers: {}; SAs: {new} installed, {kept} left as they were", view.config.peers.len());
         Ok(())
@@ -132,28 +131,5 @@ impl Gateway {
             Some(attached) => plane.orders.pump(&mut attached.master).context("sending commands to the data plane"),
             None => Ok(()),
         }
-    }
-
-    /// Addresses, MTU, up, routes; and away with what an earlier configuration put there.
-    async fn interface(&self, memory: &Memory) -> anyhow::Result<()> {
-        let config = &self.view.config;
-        let wanted = &config.interface;
-        let remedy = || format!("configuring the interface {}", wanted.name);
-        let netlink = Netlink::open().context("opening a netlink socket")?;
-        let link = netlink.link(&wanted.name).await.with_context(remedy)?;
-        for route in memory.stale_routes(config) {
-            netlink.remove_route(link.index, &route).await.with_context(remedy)?;
-        }
-        for address in memory.stale_addresses(config) {
-            netlink.remove_address(link.index, address).await.with_context(remedy)?;
-        }
-        netlink.set_up(link.index, wanted.mtu).await.with_context(remedy)?;
-        for address in &wanted.addresses {
-            netlink.add_address(link.index, *address).await.with_context(remedy)?;
-        }
-        for route in &wanted.routes {
-            netlink.add_route(link.index, route).await.with_context(remedy)?;
-        }
-        Ok(())
     }
 }

@@ -88,6 +88,7 @@ impl Gateway {
                     anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
                 }
                 _ = save.tick() => {
+                    self.mend_interface(plane).await;
                     if let Err(error) = self.save_tops() {
                         tracing::error!("{error}");
                     }

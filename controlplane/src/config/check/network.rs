@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use adit_proto::control::Mac;
 use adit_proto::esp;
 use ipnet::IpNet;
+use serde_saphyr::Spanned;
 
 use super::Check;
 use crate::config::problem::Place;
@@ -55,11 +56,11 @@ impl Check<'_> {
 
     pub(super) fn interface(
         &mut self,
-        raw: Option<serde_saphyr::Spanned<raw::Interface>>,
+        raw: Option<Spanned<raw::Interface>>,
         top: Place,
         gateway: &str,
         underlay_mtu: u16,
-        ipv6_outer: bool,
+        peers: &[(Peer, Place)],
     ) -> Option<Interface> {
         let Some(raw) = raw else {
             let write = "interface:\n  name: adit0\n  addresses: [10.1.0.1/24]";
@@ -68,7 +69,9 @@ impl Check<'_> {
         };
         let (at, raw) = (Place::from(raw.referenced), raw.value);
         let name = self.required(raw.name, at, "name", "the name of the TAP interface", "name: adit0");
-        let name = name.and_then(|name| self.interface_name(&name));
+        let name = name.and_then(|name| self.interface_name("name", "adit0", &name));
+        // One IPv6 path is enough to leave room for its longer header.
+        let ipv6_outer = peers.iter().any(|(peer, _)| peer.endpoint.is_ipv6());
         // No frame may be longer than what one datagram of the underlay carries: tunnels do not fragment.
         let most = (esp::frame_len_max(underlay_mtu, ipv6_outer) - ETHERNET_LEN) as u64;
         let mtu_at = raw.mtu.as_ref().map(|text| Place::from(text.referenced));
@@ -82,15 +85,17 @@ impl Check<'_> {
                 format!("mtu: {best}"),
             );
         }
-        let addresses = raw.addresses.unwrap_or_default().iter().filter_map(|text| self.prefix(text, "10.1.0.1/24")).collect();
-        let routes = raw.routes.unwrap_or_default().into_iter().filter_map(|route| self.route(route)).collect();
+        let bridge = raw.bridge.and_then(|text| self.bridge(&text, name.as_deref(), &raw.addresses, &raw.routes));
+        let addresses = raw.addresses.unwrap_or_default();
+        let addresses = addresses.iter().filter_map(|text| self.prefix(text, "10.1.0.1/24", peers)).collect();
+        let routes = raw.routes.unwrap_or_default().into_iter().filter_map(|route| self.route(route, peers)).collect();
         let mac = raw.mac.and_then(|text| self.mac("mac", &text));
         let name = name?;
         let mac = mac.unwrap_or_else(|| default_mac(gateway, &name));
-        Some(Interface { name, mtu: mtu as u16, addresses, routes, mac })
+        Some(Interface { name, mtu: mtu as u16, bridge, addresses, routes, mac })
     }
 
-    fn interface_name(&mut self, text: &Text) -> Option<String> {
+    fn interface_name(&mut self, key: &str, example: &str, text: &Text) -> Option<String> {
         let value = text.value.as_str();
         let bad = value.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%') || !c.is_ascii());
         let what = match bad {
@@ -102,25 +107,66 @@ impl Check<'_> {
             None => return Some(value.to_owned()),
         };
         let expected = format!("1 to {INTERFACE_NAME_LEN_MAX} letters, digits, `-`, `_` and `.`");
-        self.fail(text.referenced.into(), what, expected, "name: adit0".into());
+        self.fail(text.referenced.into(), what, expected, format!("{key}: {example}"));
         None
     }
 
-    fn prefix(&mut self, text: &Text, example: &str) -> Option<IpNet> {
+    fn bridge(
+        &mut self,
+        text: &Text,
+        own_name: Option<&str>,
+        addresses: &Option<Vec<Text>>,
+        routes: &Option<Vec<Spanned<raw::Route>>>,
+    ) -> Option<String> {
+        let bridge = self.interface_name("bridge", "br0", text)?;
+        if own_name == Some(bridge.as_str()) {
+            let what = format!("the interface {bridge} cannot be a bridge and a port of it");
+            self.fail(text.referenced.into(), what, "the name of a bridge that exists".into(), "bridge: br0".into());
+        }
+        let address = addresses.iter().flatten().next().map(|address| address.referenced);
+        if let Some(at) = address.or_else(|| routes.iter().flatten().next().map(|route| route.referenced)) {
+            self.fail(
+                at.into(),
+                format!("an interface in the bridge {bridge} receives nothing for addresses of its own"),
+                "neither addresses nor routes beside `bridge`: the bridge itself can have them".into(),
+                format!("nothing here; and on the machine: ip address add ADDRESS dev {bridge}"),
+            );
+        }
+        Some(bridge)
+    }
+
+    /// An address or network that leads into the tunnel.
+    fn prefix(&mut self, text: &Text, example: &str, peers: &[(Peer, Place)]) -> Option<IpNet> {
         if let Ok(alone) = text.value.parse::<std::net::IpAddr>() {
             let length = if alone.is_ipv4() { 24 } else { 64 };
             let what = format!("the address `{alone}` has no prefix length");
             self.fail(text.referenced.into(), what, "an address and a prefix length".into(), format!("{alone}/{length}"));
             return None;
         }
-        self.parsed(text, "an address with a prefix length", "an IPv4 or IPv6 address and a prefix length", example)
+        let net: IpNet =
+            self.parsed(text, "an address with a prefix length", "an IPv4 or IPv6 address and a prefix length", example)?;
+        // The packets of the tunnel would go into the tunnel.
+        if let Some((peer, _)) = peers.iter().find(|(peer, _)| net.contains(&peer.endpoint.ip())) {
+            self.fail(
+                text.referenced.into(),
+                format!(
+                    "{} leads into the tunnel and contains {}, where the peer `{}` receives",
+                    net.trunc(),
+                    peer.endpoint.ip(),
+                    peer.name
+                ),
+                "a network behind the tunnel, in which no peer receives".into(),
+                format!("{example}, or several networks that leave {} out", peer.endpoint.ip()),
+            );
+        }
+        Some(net)
     }
 
-    fn route(&mut self, route: serde_saphyr::Spanned<raw::Route>) -> Option<Route> {
+    fn route(&mut self, route: Spanned<raw::Route>, peers: &[(Peer, Place)]) -> Option<Route> {
         let at = Place::from(route.referenced);
         let to = self.required(route.value.to, at, "to", "the network that the route leads to", "to: 10.9.0.0/16");
         let to = to.and_then(|to| {
-            let net = self.prefix(&to, "to: 10.9.0.0/16")?;
+            let net = self.prefix(&to, "to: 10.9.0.0/16", peers)?;
             if net.trunc() != net {
                 let what = format!("`{net}` is an address inside of a network");
                 self.fail(

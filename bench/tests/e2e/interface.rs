@@ -1,0 +1,75 @@
+//! The interface in the kernel: a port of a bridge after every restart, and routes that belong to others are left to them.
+
+use std::time::Duration;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, TAP, WAN, wait_until};
+use anyhow::{Result, ensure};
+
+use crate::edit;
+
+const ADDRESSES: &str = "addresses: [10.77.0.1/24, \"fd77::1/64\"]";
+
+#[test]
+fn a_port_of_a_bridge_is_one_again_after_every_restart() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let netns = lab.a().netns.clone();
+    edit(lab.a(), ADDRESSES, "bridge: br0")?;
+    lab.gateways[0].start_control()?;
+    let status = lab.gateways[0].control()?.wait(Duration::from_secs(15))?;
+    let log = lab.a().log();
+    ensure!(!status.success() && log.contains("joining the bridge") || log.contains("ip link add NAME type bridge"), "{log}");
+    netns.run("ip link add br0 type bridge forward_delay 0 stp_state 0")?;
+    netns.run("ip link set br0 up")?;
+    // The address of the bridge is reached through its port, the tunnel.
+    netns.address("br0", &format!("{}/24", lab.a().inner()))?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let ready = lab.a().log().matches(" ready ").count();
+    lab.a().kill_data_plane()?;
+    wait_until("the data plane is back", Duration::from_secs(5), || Ok(lab.a().log().matches(" ready ").count() > ready))?;
+    ensure!(netns.run("ip link show master br0")?.contains(TAP), "{TAP} is no port of the bridge any more");
+    lab.wait_until_up()?;
+    // Taken out of the file, it is taken out of the bridge.
+    lab.gateways[0].kill_control()?;
+    edit(lab.a(), ", bridge: br0", "")?;
+    lab.gateways[0].start_control()?;
+    wait_until("it has left the bridge", Duration::from_secs(5), || Ok(!netns.run("ip link show master br0")?.contains(TAP)))
+}
+
+/// The interfaces through which a gateway's routes to these networks lead.
+fn routes(gateway: &Gateway) -> Result<String> {
+    Ok(gateway.netns.run("ip route show 10.98.0.0/16")? + &gateway.netns.run("ip -6 route show fd98::/48")?)
+}
+
+#[test]
+fn a_route_of_another_interface_is_left_to_it() -> Result<()> {
+    for (network, foreign) in [("10.98.0.0/16", "10.98.0.0/16 via 192.0.2.2"), ("fd98::/48", "fd98::/48 via 2001:db8::2")] {
+        let mut lab = Lab::prepare(&LabOptions::default())?;
+        let netns = lab.a().netns.clone();
+        netns.run(&format!("ip route add {foreign}"))?;
+        edit(lab.a(), ADDRESSES, &format!("{ADDRESSES}, routes: [{{ to: \"{network}\" }}]"))?;
+        lab.gateways[0].start_control()?;
+        let status = lab.gateways[0].control()?.wait(Duration::from_secs(15))?;
+        let log = lab.a().log();
+        ensure!(!status.success() && log.contains(&format!("{network}: the interface {WAN} has a route to it")), "{log}");
+        ensure!(routes(lab.a())?.contains(WAN), "the route was stolen: {}", routes(lab.a())?);
+
+        netns.run(&format!("ip route del {foreign}"))?;
+        for gateway in &mut lab.gateways {
+            gateway.start_control()?;
+        }
+        lab.wait_until_up()?;
+        ensure!(routes(lab.a())?.contains(TAP), "the route is missing: {}", routes(lab.a())?);
+        // Somebody takes the network away. A restart leaves it to him, and the rest of the tunnel is there.
+        netns.run(&format!("ip route replace {foreign}"))?;
+        lab.a().kill_data_plane()?;
+        lab.a().wait_for_log("It is tried again", Duration::from_secs(10))?;
+        lab.wait_until_up()?;
+        ensure!(routes(lab.a())?.contains(WAN), "the route was stolen: {}", routes(lab.a())?);
+        netns.run(&format!("ip route del {foreign}"))?;
+        wait_until("the route is there again", Duration::from_secs(20), || Ok(routes(lab.a())?.contains(TAP)))?;
+    }
+    Ok(())
+}
