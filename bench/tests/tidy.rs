@@ -36,7 +36,6 @@ const UNSAFE: &[&str] = &[
     "dataplane/channel/src/fd.rs",
     "dataplane/channel/src/ring.rs",
     "dataplane/channel/src/shm.rs",
-    "dataplane/src/handover.rs",
     "dataplane/src/io/poll.rs",
     "dataplane/src/io/uring.rs",
     "dataplane/src/start.rs",

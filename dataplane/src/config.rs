@@ -24,6 +24,8 @@ pub const FRAME_BYTES_MAX: usize = 65_535 + 14 + 8;
 pub const TAP_READS_PER_TURN: usize = 64;
 /// Bytes read from the TAP in one turn.
 pub const TAP_BYTES_PER_TURN: usize = 192 * 1024;
+/// Packets made of what was read from the TAP in one turn; more, by what one frame can make, but none begun after.
+pub const TAP_PACKETS_PER_TURN: usize = 1024;
 /// Receive calls in one turn.
 pub const RECEIVES_PER_TURN: usize = 64;
 /// Bytes received in one turn. Two full trains: what is received is still in the second-level cache when it is written.
@@ -34,15 +36,18 @@ pub const TAKEOVER_BYTES_PER_TURN: usize = 64 * 1024;
 pub const COMMANDS_PER_TURN: usize = 16;
 /// Datagrams of the control plane sent in one turn.
 pub const INJECTS_PER_TURN: usize = 8;
-/// Items taken from other workers in one turn.
+/// Parcels taken from other workers in one turn.
 pub const TAKEOVERS_PER_TURN: usize = 16;
-/// Buffers per worker for frames and datagrams on their way to another worker.
-pub const HANDOVER_BUFFERS_PER_WORKER: usize = 32;
-/// Items that may wait in front of a worker.
-pub const HANDOVER_RING: usize = 256;
+/// Parcels of a worker for frames from the TAP on their way to other workers, at least.
+pub const PARCELS_OUTBOUND: usize = 32;
+/// Parcels of a worker for datagrams on their way to other workers, at least.
+pub const PARCELS_INBOUND: usize = 16;
+/// Learned addresses taken from other workers in one turn.
+pub const LESSONS_PER_TURN: usize = 64;
+/// Learned addresses that may wait in front of a worker.
+pub const LESSONS_RING: usize = 256;
 
 const _: () = assert!(RECEIVE_BYTES_PER_TURN >= TRAIN_BYTES_MAX, "a turn takes a whole train");
-const _: () = assert!(HANDOVER_RING >= HANDOVER_BUFFERS_PER_WORKER, "every buffer of one worker fits one ring");
 
 /// How a worker waits and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -108,7 +113,7 @@ pub struct Config {
     /// Seconds after which an address is forgotten when nothing came from it.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub fdb_ageing_s: u32,
-    /// Frames per second that may be sent to all peers.
+    /// Frames per second that each worker may send to all peers, when there are several.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub flood_pps: u32,
     /// Microseconds for which an idle worker looks for an answer before it sleeps again (io_uring only); 0 turns it off.

@@ -79,8 +79,7 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
 
 fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     state.fdb.forget_peer(peer);
-    env.registry.release_outbound(env.id, peer);
-    state.tables.remove_peer(peer, |slot| env.port.sa_remove(slot))
+    state.tables.remove_peer(peer, |direction, spi, slot| forget_sa(peer, spi, direction, slot, env))
 }
 
 /// The SPI is the peer's choice and says nothing about our workers; which of them has the SA is the control plane's choice, once.
@@ -119,6 +118,7 @@ fn install_inbound(sa: &control::InboundSa, state: &mut State, env: &mut Environ
         return Err(Refusal::WrongWorker);
     }
     let slot = state.tables.install_inbound(sa)?;
+    env.registry.add_inbound(env.id, sa.spi);
     env.port.sa_install(
         slot,
         &LiveSa {
@@ -139,14 +139,19 @@ fn install_inbound(sa: &control::InboundSa, state: &mut State, env: &mut Environ
 fn remove_sa(peer: PeerId, spi: Spi, direction: Direction, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     let slot = match direction {
         Direction::Inbound => state.tables.remove_inbound(peer, spi)?,
-        Direction::Outbound => {
-            let slot = state.tables.remove_outbound(peer, spi)?;
-            env.registry.release_outbound(env.id, peer);
-            slot
-        }
+        Direction::Outbound => state.tables.remove_outbound(peer, spi)?,
     };
-    env.port.sa_remove(slot);
+    forget_sa(peer, spi, direction, slot, env);
     Ok(())
+}
+
+/// Takes back what others were told of an SA that is gone.
+fn forget_sa(peer: PeerId, spi: Spi, direction: Direction, slot: u32, env: &Environment) {
+    env.port.sa_remove(slot);
+    match direction {
+        Direction::Inbound => env.registry.remove_inbound(env.id, spi),
+        Direction::Outbound => env.registry.release_outbound(env.id, peer),
+    }
 }
 
 fn pin(mac: control::Mac, peer: PeerId, state: &mut State) -> Result<(), Refusal> {

@@ -19,8 +19,10 @@ pub enum Route {
 pub enum Learned {
     /// Nothing: known, or pinned.
     Known,
-    /// Known, but not heard of for a while: other workers must hear of it, or theirs ages.
+    /// Known, but not heard of for a while.
     Refreshed,
+    /// Known, but not all other workers have heard of it yet.
+    Untold,
     New,
     Moved,
     /// The table is full.
@@ -34,8 +36,14 @@ struct Entry {
     mac: Mac,
     peer: PeerId,
     state: State,
+    /// The other workers must hear of what changed here, or they flood and age.
+    untold: bool,
+    /// The second in which they were told last, less what does not fit.
+    told_s: u8,
     heard_s: u32,
 }
+
+const _: () = assert!(size_of::<Entry>() == 16, "four to a cache line");
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -44,7 +52,7 @@ enum State {
     Pinned,
 }
 
-const FREE: Entry = Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, heard_s: 0 };
+const FREE: Entry = Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, untold: false, told_s: 0, heard_s: 0 };
 
 /// The table of one worker. Times are seconds of any clock that does not go back.
 pub struct ForwardingTable {
@@ -87,20 +95,40 @@ impl ForwardingTable {
         match entry.state {
             State::Pinned => Learned::Known,
             State::Learned if entry.peer != peer => {
-                (entry.peer, entry.heard_s) = (peer, now_s);
+                (entry.peer, entry.heard_s, entry.untold) = (peer, now_s, true);
                 Learned::Moved
             }
             State::Learned if now_s.saturating_sub(entry.heard_s) > refresh_s => {
-                entry.heard_s = now_s;
+                (entry.heard_s, entry.untold) = (now_s, true);
                 Learned::Refreshed
             }
+            State::Learned if entry.untold => Learned::Untold,
             State::Learned => Learned::Known,
             State::Free if self.used >= self.limit => Learned::Full,
             State::Free => {
-                *entry = Entry { mac: source, peer, state: State::Learned, heard_s: now_s };
+                let told_s = now_s.wrapping_sub(1) as u8;
+                *entry = Entry { mac: source, peer, state: State::Learned, untold: true, told_s, heard_s: now_s };
                 self.used += 1;
                 Learned::New
             }
+        }
+    }
+
+    /// Learns what another worker has learned.
+    pub fn hear(&mut self, source: Mac, peer: PeerId, now_s: u32) {
+        self.learn(source, peer, now_s);
+        let at = self.place(source);
+        self.entries[at].untold = false;
+    }
+
+    /// Tells the others of an address, once a second at most: one that jumps to and fro must not keep them busy. `tell` says
+    /// whether all have heard; if not, they are told again later.
+    pub fn tell(&mut self, mac: Mac, now_s: u32, tell: impl FnOnce() -> bool) {
+        let at = self.place(mac);
+        let entry = &mut self.entries[at];
+        if entry.untold && entry.told_s != now_s as u8 {
+            entry.told_s = now_s as u8;
+            entry.untold = !tell();
         }
     }
 
@@ -115,7 +143,7 @@ impl ForwardingTable {
             return Err(Refusal::FdbFull);
         }
         self.used += usize::from(is_new);
-        self.entries[at] = Entry { mac, peer, state: State::Pinned, heard_s: 0 };
+        self.entries[at] = Entry { mac, peer, state: State::Pinned, ..FREE };
         Ok(())
     }
 
@@ -208,26 +236,31 @@ fn hash(mac: Mac) -> usize {
 
 /// Limits the frames that go to all peers: a bucket of one second's worth.
 pub struct FloodLimit {
-    per_second: u64,
-    /// In millionths of a frame.
-    tokens: u64,
+    per_second: i64,
+    /// In millionths of a frame. Below zero after a super-frame of more frames than there were tokens.
+    tokens: i64,
     filled_us: u64,
 }
 
+/// A token, in millionths.
+const TOKEN: i64 = 1_000_000;
+
 impl FloodLimit {
     pub fn new(per_second: u32) -> FloodLimit {
-        let per_second = u64::from(per_second.max(1));
-        FloodLimit { per_second, tokens: per_second * 1_000_000, filled_us: 0 }
+        let per_second = i64::from(per_second.max(1));
+        FloodLimit { per_second, tokens: per_second * TOKEN, filled_us: 0 }
     }
 
-    /// Whether one more frame may go.
-    pub fn take(&mut self, now_us: u64) -> bool {
-        let passed_us = now_us.saturating_sub(self.filled_us).min(1_000_000);
+    /// Whether a read that is so many frames may go. A super-frame goes whole, and what it took too much is paid back before
+    /// the next one goes.
+    pub fn take(&mut self, frames: u64, now_us: u64) -> bool {
+        let passed_us = i64::try_from(now_us.saturating_sub(self.filled_us)).unwrap_or(i64::MAX);
         self.filled_us = now_us;
-        self.tokens = (self.tokens + passed_us * self.per_second).min(self.per_second * 1_000_000);
-        let allowed = self.tokens >= 1_000_000;
+        let more = passed_us.saturating_mul(self.per_second);
+        self.tokens = self.tokens.saturating_add(more).min(self.per_second * TOKEN);
+        let allowed = self.tokens >= TOKEN;
         if allowed {
-            self.tokens -= 1_000_000;
+            self.tokens -= frames as i64 * TOKEN;
         }
         allowed
     }
@@ -250,6 +283,7 @@ mod tests {
         let mut table = ForwardingTable::new(4, 300);
         assert_eq!(table.route(mac(1), 0), Route::Flood);
         assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::New);
+        table.tell(mac(1), 0, || true);
         assert_eq!(table.learn(mac(1), PeerId(1), 10), Learned::Known);
         assert_eq!(table.learn(mac(1), PeerId(1), 80), Learned::Refreshed);
         assert_eq!(table.learn(mac(1), PeerId(2), 81), Learned::Moved);
@@ -258,6 +292,34 @@ mod tests {
         assert_eq!((table.age(381), table.len()), (1, 0));
         assert_eq!(table.learn([0xff; 6], PeerId(1), 0), Learned::Group);
         assert_eq!(table.route([1, 0, 0x5e, 0, 0, 1], 0), Route::Flood);
+    }
+
+    #[test]
+    fn others_are_told_until_all_have_heard_and_at_most_once_a_second() {
+        let mut table = ForwardingTable::new(4, 300);
+        let told = |table: &mut ForwardingTable, now_s: u32, heard: bool| {
+            let mut calls = 0;
+            table.tell(mac(1), now_s, || {
+                calls += 1;
+                heard
+            });
+            calls
+        };
+        assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::New);
+        assert_eq!(told(&mut table, 0, false), 1);
+        assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::Untold);
+        assert_eq!(told(&mut table, 0, true), 0, "not twice in a second");
+        assert_eq!(told(&mut table, 1, true), 1);
+        assert_eq!(table.learn(mac(1), PeerId(1), 1), Learned::Known);
+        for peer in [2, 1, 2] {
+            assert_eq!(table.learn(mac(1), PeerId(peer), 1), Learned::Moved);
+            assert_eq!(told(&mut table, 1, true), 0);
+        }
+        assert_eq!(told(&mut table, 2, true), 1);
+        assert_eq!(table.learn(mac(1), PeerId(2), 80), Learned::Refreshed);
+        table.hear(mac(1), PeerId(1), 80);
+        assert_eq!(told(&mut table, 80, true), 0, "what others say is not told back to them");
+        assert_eq!(table.route(mac(1), 80), Route::Peer(PeerId(1)));
     }
 
     #[test]
@@ -277,9 +339,18 @@ mod tests {
     #[test]
     fn the_flood_limit_lets_a_seconds_worth_through_and_then_its_rate() {
         let mut limit = FloodLimit::new(100);
-        assert_eq!((0..150).filter(|_| limit.take(5_000_000)).count(), 100);
-        assert_eq!((0..150).filter(|_| limit.take(5_500_000)).count(), 50);
-        assert_eq!((0..150).filter(|_| limit.take(9_000_000)).count(), 100);
+        assert_eq!((0..150).filter(|_| limit.take(1, 5_000_000)).count(), 100);
+        assert_eq!((0..150).filter(|_| limit.take(1, 5_500_000)).count(), 50);
+        assert_eq!((0..150).filter(|_| limit.take(1, 9_000_000)).count(), 100);
+    }
+
+    #[test]
+    fn a_super_frame_is_charged_for_each_of_its_frames() {
+        let mut limit = FloodLimit::new(100);
+        assert_eq!((0..10).filter(|_| limit.take(40, 5_000_000)).count(), 3, "the third has tokens, but not for all of it");
+        assert!(!limit.take(1, 5_200_000), "the twenty too many are paid back first");
+        assert!(limit.take(1, 5_220_000));
+        assert!(limit.take(1, u64::MAX), "however long it was silent");
     }
 
     proptest! {

@@ -1,104 +1,119 @@
 //! What joins the workers: frames and datagrams that belong to another worker, and addresses that one of them learned.
 //!
-//! Each worker has one inbox, a lock-free ring; buffers circulate through one lock-free free list. A worker that is about
-//! to sleep says so; whoever then puts something into its inbox wakes it through its eventfd. Full means drop and count.
+//! Frames and datagrams go in parcels: a worker packs one for each other worker and sends it off when it is full or the turn
+//! ends. A worker has one inbox, a lock-free ring for parcels and one for lessons, so that neither crowds out the other. Buffers
+//! go back to the worker that they belong to, which has some for frames from the TAP and some for datagrams from outside: what a
+//! stranger sends cannot use up what another direction or another worker needs.
 //!
-//! unsafe here: writing the eventfd.
+//! A worker that is about to sleep says so; whoever then puts something into its inbox wakes it. No buffer means drop and count.
 
-use std::os::fd::RawFd;
+pub mod parcel;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use adit_channel::EventFd;
 use adit_proto::control::{Mac, PeerId, PeerTag};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::config::{HANDOVER_BUFFERS_PER_WORKER, HANDOVER_RING};
-use crate::pool::FRAME_BUFFER;
-use crate::udp::Endpoint;
+use crate::config::{LESSONS_RING, PARCELS_INBOUND, PARCELS_OUTBOUND};
+use parcel::{Label, PARCEL_BYTES, Parcel, Way};
 
-/// A buffer on its way between workers.
-pub struct Buffer {
-    pub bytes: Box<[u8]>,
-    pub len: usize,
-}
-
-/// What one worker gives another. The tag is that of the peer when it was given: the taker may have removed the peer since, or
-/// given its id to another.
-pub enum Item {
-    /// A frame from the TAP, virtio-net header first, for a peer whose SA the other worker owns.
-    Frame { buffer: Buffer, peer: PeerId, tag: PeerTag },
-    /// Datagrams of `segment` bytes (the last may be shorter) whose SA the other worker owns.
-    Datagrams { buffer: Buffer, segment: usize, from: Endpoint },
-    /// An address that a peer's frame taught.
-    Learned { mac: Mac, peer: PeerId, tag: PeerTag },
+/// An address that the frame of a peer taught a worker. The tag is that of the peer when it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lesson {
+    pub mac: Mac,
+    pub peer: PeerId,
+    pub tag: PeerTag,
 }
 
 struct Inbox {
-    items: ArrayQueue<Item>,
+    parcels: ArrayQueue<Parcel>,
+    lessons: ArrayQueue<Lesson>,
     asleep: AtomicBool,
-    wake_fd: RawFd,
+    wake: Arc<EventFd>,
 }
 
 /// The rings between the workers of a process.
 pub struct Handover {
     inboxes: Vec<CachePadded<Inbox>>,
-    free: ArrayQueue<Buffer>,
+    /// Empty parcels of each worker, by way.
+    empty: Vec<[ArrayQueue<Parcel>; 2]>,
 }
 
 impl Handover {
-    /// One inbox per wake-up descriptor; they outlive the `Handover`. A single worker needs no buffers.
-    pub fn new(wake_fds: &[RawFd]) -> Handover {
-        let workers = wake_fds.len();
-        let buffers = buffers(workers);
-        let free = ArrayQueue::new(buffers.max(1));
-        for _ in 0..buffers {
-            let buffer = Buffer { bytes: vec![0; FRAME_BUFFER].into_boxed_slice(), len: 0 };
-            assert!(free.push(buffer).is_ok(), "the free list has room for every buffer");
+    /// One inbox for each worker, which `wakes` wakes. A single worker needs no parcels.
+    pub fn new(wakes: Vec<Arc<EventFd>>) -> Handover {
+        let workers = wakes.len();
+        let fill = |from: usize, way: Way| {
+            let count = parcels(workers, way);
+            let queue = ArrayQueue::new(count.max(1));
+            (0..count).for_each(|_| drop(queue.push(Parcel::new(from, way))));
+            queue
+        };
+        let inbox = |wake| {
+            CachePadded::new(Inbox {
+                // As many as there are: a ring for parcels is never full.
+                parcels: ArrayQueue::new(parcels_of_all(workers).max(1)),
+                lessons: ArrayQueue::new(LESSONS_RING),
+                asleep: AtomicBool::new(false),
+                wake,
+            })
+        };
+        Handover {
+            inboxes: wakes.into_iter().map(inbox).collect(),
+            empty: (0..workers).map(|from| [Way::Outbound, Way::Inbound].map(|way| fill(from, way))).collect(),
         }
-        let inbox =
-            |&wake_fd| CachePadded::new(Inbox { items: ArrayQueue::new(HANDOVER_RING), asleep: AtomicBool::new(false), wake_fd });
-        Handover { inboxes: wake_fds.iter().map(inbox).collect(), free }
     }
 
     pub fn workers(&self) -> usize {
         self.inboxes.len()
     }
 
-    /// A free buffer, if there is one.
-    #[inline]
-    pub fn buffer(&self) -> Option<Buffer> {
-        self.free.pop()
+    /// An empty parcel of a worker, if it has one.
+    fn empty(&self, from: usize, way: Way) -> Option<Parcel> {
+        self.empty.get(from)?[way as usize].pop()
     }
 
-    /// Gives a buffer back.
+    /// Gives an emptied parcel back to the worker that it belongs to.
     #[inline]
-    pub fn give_back(&self, buffer: Buffer) {
-        // Cannot be full: it has room for every buffer that exists.
-        let _ = self.free.push(buffer);
-    }
-
-    /// Puts an item into a worker's inbox and wakes the worker if it sleeps. False when the inbox is full.
-    pub fn give(&self, worker: usize, item: Item) -> bool {
-        let Some(inbox) = self.inboxes.get(worker) else { return false };
-        match inbox.items.push(item) {
-            Ok(()) => {
-                if inbox.asleep.swap(false, Ordering::SeqCst) {
-                    wake(inbox.wake_fd);
-                }
-                true
-            }
-            Err(Item::Frame { buffer, .. } | Item::Datagrams { buffer, .. }) => {
-                self.give_back(buffer);
-                false
-            }
-            Err(Item::Learned { .. }) => false,
+    pub fn give_back(&self, mut parcel: Parcel) {
+        parcel.clear();
+        if let Some(ways) = self.empty.get(parcel.from) {
+            // Cannot be full: it has room for every parcel that exists.
+            let _ = ways[parcel.way as usize].push(parcel);
         }
     }
 
-    /// The next item for a worker.
+    /// Puts a parcel into a worker's inbox and wakes the worker if it sleeps.
+    fn give(&self, worker: usize, parcel: Parcel) {
+        let Some(inbox) = self.inboxes.get(worker) else { return self.give_back(parcel) };
+        // Cannot be full: it has room for every parcel that exists.
+        let _ = inbox.parcels.push(parcel);
+        inbox.wake_if_asleep();
+    }
+
+    /// Tells all other workers what one of them learned. False when one of them has no room for it.
+    pub fn tell(&self, from: usize, lesson: Lesson) -> bool {
+        let mut heard = true;
+        for (_, inbox) in self.inboxes.iter().enumerate().filter(|(worker, _)| *worker != from) {
+            heard &= inbox.lessons.push(lesson).is_ok();
+            inbox.wake_if_asleep();
+        }
+        heard
+    }
+
+    /// The next parcel for a worker.
     #[inline]
-    pub fn take(&self, worker: usize) -> Option<Item> {
-        self.inboxes.get(worker)?.items.pop()
+    pub fn take(&self, worker: usize) -> Option<Parcel> {
+        self.inboxes.get(worker)?.parcels.pop()
+    }
+
+    /// The next lesson for a worker.
+    #[inline]
+    pub fn take_lesson(&self, worker: usize) -> Option<Lesson> {
+        self.inboxes.get(worker)?.lessons.pop()
     }
 
     /// Says that a worker is about to sleep. False when something has come in meanwhile: then it must not.
@@ -106,7 +121,7 @@ impl Handover {
     pub fn may_sleep(&self, worker: usize) -> bool {
         let inbox = &self.inboxes[worker];
         inbox.asleep.store(true, Ordering::SeqCst);
-        if inbox.items.is_empty() {
+        if inbox.parcels.is_empty() && inbox.lessons.is_empty() {
             return true;
         }
         inbox.asleep.store(false, Ordering::SeqCst);
@@ -120,47 +135,131 @@ impl Handover {
     }
 }
 
-fn buffers(workers: usize) -> usize {
-    if workers > 1 { workers * HANDOVER_BUFFERS_PER_WORKER } else { 0 }
+impl Inbox {
+    fn wake_if_asleep(&self) {
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.wake.signal();
+        }
+    }
 }
 
-/// Memory of the buffers between `workers` workers, in bytes.
+/// Parcels of one worker for one way: each other worker can have one open.
+fn parcels(workers: usize, way: Way) -> usize {
+    let count = if way == Way::Outbound { PARCELS_OUTBOUND } else { PARCELS_INBOUND };
+    if workers > 1 { count.max(workers) } else { 0 }
+}
+
+fn parcels_of_all(workers: usize) -> usize {
+    workers * (parcels(workers, Way::Outbound) + parcels(workers, Way::Inbound))
+}
+
+/// Memory of the parcels between `workers` workers, in bytes.
 pub fn handover_bytes(workers: usize) -> usize {
-    buffers(workers) * FRAME_BUFFER
+    parcels_of_all(workers) * PARCEL_BYTES
 }
 
-/// Makes an eventfd readable.
-pub fn wake(fd: RawFd) {
-    let one = 1u64;
-    // SAFETY: eight bytes are read from `one`. A full counter fails with EAGAIN, which is as good: the descriptor is readable.
-    unsafe { libc::write(fd, (&raw const one).cast(), 8) };
+/// The parcels that a worker packs for the others, one way.
+pub struct Packer {
+    worker: usize,
+    way: Way,
+    open: Vec<Option<Parcel>>,
+    any: bool,
+}
+
+impl Packer {
+    pub fn new(worker: usize, way: Way, workers: usize) -> Packer {
+        Packer { worker, way, open: (0..workers).map(|_| None).collect(), any: false }
+    }
+
+    /// Packs a record that stands for so many packets into the parcel for `owner`. False when there is no empty parcel: the
+    /// others have not kept up.
+    pub fn pack(&mut self, handover: &Handover, owner: usize, label: Label, bytes: &[u8], packets: u64) -> bool {
+        let Some(place) = self.open.get_mut(owner) else { return false };
+        if let Some(full) = place.take_if(|parcel| !parcel.has_room(bytes.len())) {
+            handover.give(owner, full);
+        }
+        if place.is_none() {
+            *place = handover.empty(self.worker, self.way);
+        }
+        let Some(parcel) = place else { return false };
+        parcel.push(label, bytes, packets);
+        self.any = true;
+        true
+    }
+
+    /// Sends off all that is packed.
+    #[inline]
+    pub fn send_off(&mut self, handover: &Handover) {
+        if std::mem::take(&mut self.any) {
+            for (owner, parcel) in self.open.iter_mut().enumerate() {
+                if let Some(parcel) = parcel.take() {
+                    handover.give(owner, parcel);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn handover(workers: usize) -> Handover {
+        Handover::new((0..workers).map(|_| Arc::new(EventFd::new().unwrap())).collect())
+    }
+
     #[test]
-    fn a_full_inbox_gives_the_buffer_back() {
-        let handover = Handover::new(&[-1, -1]);
-        let total = 2 * HANDOVER_BUFFERS_PER_WORKER;
-        let mut given = 0;
-        while let Some(buffer) = handover.buffer() {
-            assert!(handover.give(1, Item::Frame { buffer, peer: PeerId(0), tag: PeerTag(0) }));
-            given += 1;
-        }
-        assert_eq!(given, total);
-        for _ in total..HANDOVER_RING {
-            assert!(handover.give(1, Item::Learned { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) }));
-        }
-        assert!(!handover.give(1, Item::Learned { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) }), "the ring is full");
-        assert!(!handover.may_sleep(1));
-        while let Some(item) = handover.take(1) {
-            if let Item::Frame { buffer, .. } = item {
-                handover.give_back(buffer);
+    fn parcels_arrive_in_order_and_come_back_to_whom_they_belong() {
+        let handover = handover(3);
+        let mut packer = Packer::new(0, Way::Inbound, 3);
+        let label = Label::Datagrams { segment: 30_000 };
+        let packed = (0u8..).take_while(|&n| packer.pack(&handover, 1 + usize::from(n % 2), label, &[n; 30_000], 1)).count();
+        assert_eq!(packed, 2 * PARCELS_INBOUND, "two records of this length fit a parcel");
+        // The buffers of other directions and workers are untouched.
+        assert!(Packer::new(0, Way::Outbound, 3).pack(&handover, 1, label, &[1; 10], 1));
+        assert!(Packer::new(2, Way::Inbound, 3).pack(&handover, 1, label, &[1; 10], 1));
+        packer.send_off(&handover);
+        for worker in [1, 2] {
+            assert!(!handover.may_sleep(worker));
+            let mut numbers = Vec::new();
+            while let Some(parcel) = handover.take(worker) {
+                let mut at = 0;
+                while let Some((_, place)) = parcel::record(parcel.bytes(), at) {
+                    at = place.end;
+                    numbers.push(parcel.bytes()[place][0]);
+                }
+                handover.give_back(parcel);
             }
+            assert!(numbers.len() == PARCELS_INBOUND && numbers.is_sorted());
+            assert!(handover.may_sleep(worker));
         }
-        assert_eq!(std::iter::from_fn(|| handover.buffer()).count(), total);
+        assert_eq!((0..).take_while(|_| handover.empty(0, Way::Inbound).is_some()).count(), PARCELS_INBOUND);
+    }
+
+    #[test]
+    fn lessons_that_do_not_fit_are_told_to_be_lost_and_keep_nothing_else_out() {
+        let handover = handover(3);
+        let lesson = Lesson { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) };
+        for _ in 0..LESSONS_RING {
+            assert!(handover.tell(1, lesson));
+        }
+        assert!(!handover.tell(0, lesson), "worker 2 has no room");
+        assert_eq!(handover.take_lesson(1), Some(lesson), "worker 1 had");
+        let mut packer = Packer::new(0, Way::Outbound, 3);
+        assert!(packer.pack(&handover, 2, Label::Flood, &[1; 60], 1));
+        packer.send_off(&handover);
+        assert!(handover.take(2).is_some());
+        assert!(!handover.may_sleep(2) && handover.may_sleep(1));
+    }
+
+    #[test]
+    fn whoever_sleeps_is_woken_once() {
+        let handover = handover(2);
+        let lesson = Lesson { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) };
         assert!(handover.may_sleep(1));
+        handover.tell(0, lesson);
+        handover.tell(0, lesson);
+        let wake = &handover.inboxes[1].wake;
+        assert!(wake.acknowledge() && !wake.acknowledge());
     }
 }

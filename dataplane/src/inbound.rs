@@ -21,11 +21,12 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::forward::Learned;
-use crate::handover::Item;
+use crate::handover::parcel::{Label, Parcel, Way, record};
+use crate::handover::{Lesson, Packer};
 use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
-use crate::tap::coalesce::{Coalescer, Emit, Limits, Sink};
+use crate::tap::coalesce::{Coalescer, Emit, Sink};
 use crate::tap::vnet;
 use crate::udp::{Endpoint, Received};
 use crate::worker::{Environment, State};
@@ -37,6 +38,8 @@ pub struct Inbound {
     /// What the last frame taught, and in which second: most frames of a train teach the same.
     learned_last: Option<(Mac, PeerId, u32)>,
     overflows_counted: u32,
+    /// Datagrams whose SA another worker has.
+    packer: Packer,
     /// What was received since `done` was asked last.
     work: Work,
 }
@@ -62,12 +65,13 @@ impl<I: Io> Sink for TapSink<'_, I> {
 }
 
 impl Inbound {
-    pub fn new(limits: Limits) -> Inbound {
+    pub fn new(env: &Environment) -> Inbound {
         Inbound {
             arena: Arena::default(),
-            coalescer: Coalescer::new(limits),
+            coalescer: Coalescer::new(env.tap.limits),
             learned_last: None,
             overflows_counted: 0,
+            packer: Packer::new(env.id, Way::Inbound, env.handover.workers()),
             work: Work::default(),
         }
     }
@@ -114,28 +118,33 @@ impl Inbound {
         self.arena.filled() < TAKEOVER_BYTES_PER_TURN
     }
 
-    /// Datagrams that another worker received for this one. The caller has asked `takes_over`.
+    /// Datagrams that another worker received for this one. The caller has asked `takes_over`, so there is a window.
     pub fn take_over<I: Io>(
         &mut self,
-        bytes: &[u8],
-        segment: usize,
-        from: Endpoint,
+        parcel: &Parcel,
         state: &mut State,
         env: &mut Environment,
         io: &mut I,
     ) -> Result<(), Failure> {
-        if let Some(window) = self.arena.window() {
-            window[..bytes.len()].copy_from_slice(bytes);
-            let place = self.arena.keep(bytes.len());
-            self.datagrams(place, segment, &from, state, env, io)?;
-        } else {
-            env.port.drop(Drop::PoolEmpty, bytes.len().div_ceil(segment.max(1)) as u64);
+        let len = parcel.bytes().len();
+        let Some(window) = self.arena.window() else { return Ok(()) };
+        window[..len].copy_from_slice(parcel.bytes());
+        let whole = self.arena.keep(len);
+        let mut at = whole.start;
+        while let Some((label, place)) = record(&self.arena.bytes()[..whole.end], at) {
+            at = place.end;
+            let Label::Datagrams { segment } = label else { continue };
+            let segment = (segment as usize).max(1);
+            env.port.count(Count::TakenOver, place.len().div_ceil(segment) as u64);
+            // Only ESP is handed over, and that is not answered: where it came from does not matter any more.
+            self.datagrams(place, segment, &Endpoint::default(), state, env, io)?;
         }
         Ok(())
     }
 
-    /// Ends a batch: every super-frame under construction is written.
+    /// Ends a batch: every super-frame under construction is written, every parcel sent off.
     pub fn flush<I: Io>(&mut self, env: &mut Environment, io: &mut I) -> Result<(), Failure> {
+        self.packer.send_off(&env.handover);
         let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
         self.coalescer.flush(self.arena.bytes(), &mut sink);
         sink.result
@@ -187,9 +196,9 @@ impl Inbound {
                             }
                             self.packet(index, &header, start..end, state, env, io)?;
                         }
-                        Some((None, header)) if env.owner_of(&header) != env.id => {
+                        Some((None, header)) if env.other_that_opens(&header).is_some() => {
                             let run = self.run_of(&header, start..place.end, segment, env);
-                            self.hand_over(run.clone(), segment, from, env);
+                            self.hand_over(run.clone(), segment, env);
                             start = run.end;
                             continue;
                         }
@@ -208,14 +217,14 @@ impl Inbound {
         Ok(())
     }
 
-    /// The datagrams from here on that belong to the same other worker: they go over in one buffer.
+    /// The datagrams from here on that belong to the same other worker: they go over as one record.
     fn run_of(&mut self, first: &Header, place: Range<usize>, segment: usize, env: &Environment) -> Range<usize> {
-        let owner = env.owner_of(first);
+        let owner = env.other_that_opens(first);
         let mut end = place.end.min(place.start + segment);
         while end < place.end {
             let next = end..place.end.min(end + segment);
             let same = Header::parse(&self.arena.bytes()[next.clone()])
-                .is_some_and(|header| header.spi.0 >= esp::SPI_MIN && env.owner_of(&header) == owner);
+                .is_some_and(|header| header.spi.0 >= esp::SPI_MIN && env.other_that_opens(&header) == owner);
             if !same {
                 break;
             }
@@ -224,14 +233,12 @@ impl Inbound {
         place.start..end
     }
 
-    fn hand_over(&mut self, run: Range<usize>, segment: usize, from: &Endpoint, env: &mut Environment) {
+    fn hand_over(&mut self, run: Range<usize>, segment: usize, env: &mut Environment) {
         let bytes = &self.arena.bytes()[run];
         let count = bytes.len().div_ceil(segment.max(1)) as u64;
-        let Some(owner) = Header::parse(bytes).map(|header| env.owner_of(&header)) else { return };
-        let Some(mut buffer) = env.handover.buffer() else { return env.port.drop(Drop::HandoverFull, count) };
-        buffer.bytes[..bytes.len()].copy_from_slice(bytes);
-        buffer.len = bytes.len();
-        if env.handover.give(owner, Item::Datagrams { buffer, segment, from: *from }) {
+        let Some(owner) = Header::parse(bytes).and_then(|header| env.other_that_opens(&header)) else { return };
+        let label = Label::Datagrams { segment: segment as u32 };
+        if self.packer.pack(&env.handover, owner, label, bytes, count) {
             env.port.count(Count::HandedOver, count);
         } else {
             env.port.drop(Drop::HandoverFull, count);
@@ -252,9 +259,7 @@ impl Inbound {
         let peer = sa.peer;
         match open(sa, header, &mut self.arena.bytes()[place.clone()]) {
             Ok(Opened::Frame { frame, open_checksum, resynced }) => {
-                if resynced {
-                    env.port.count(Count::Resyncs, 1);
-                }
+                count_resync(resynced, env);
                 env.port.count(Count::Opened, 1);
                 env.port.count(Count::OpenedBytes, frame.len() as u64);
                 let frame = place.start + frame.start..place.start + frame.end;
@@ -263,7 +268,8 @@ impl Inbound {
                 self.coalescer.push(self.arena.bytes(), frame, open_checksum, &mut sink);
                 sink.result
             }
-            Ok(Opened::Dummy) => {
+            Ok(Opened::Dummy { resynced }) => {
+                count_resync(resynced, env);
                 env.port.count(Count::DummyPackets, 1);
                 Ok(())
             }
@@ -284,14 +290,14 @@ impl Inbound {
         self.learned_last = Some((mac, peer, now_s));
         match state.fdb.learn(mac, peer, now_s) {
             Learned::Known | Learned::Group => return,
-            Learned::Refreshed => {}
+            Learned::Refreshed | Learned::Untold => {}
             Learned::New => env.port.count(Count::FdbLearned, 1),
             Learned::Moved => env.port.count(Count::FdbMoved, 1),
-            Learned::Full => return env.port.drop(Drop::FdbFull, 1),
+            Learned::Full => return env.port.count(Count::FdbFull, 1),
         }
         env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
         if let Some(tag) = state.tables.peer(peer).map(|peer| peer.tag) {
-            env.tell_others(mac, peer, tag);
+            state.fdb.tell(mac, now_s, || env.handover.tell(env.id, Lesson { mac, peer, tag }));
         }
     }
 
@@ -308,6 +314,13 @@ impl Inbound {
 fn update(index: Option<usize>, state: &mut State, env: &mut Environment) {
     if let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) {
         env.port.sa_update(sa.slot, sa.window.top(), sa.packets, sa.bytes);
+    }
+}
+
+#[inline]
+fn count_resync(resynced: bool, env: &Environment) {
+    if resynced {
+        env.port.count(Count::Resyncs, 1);
     }
 }
 

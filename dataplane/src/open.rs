@@ -25,7 +25,10 @@ pub enum Opened {
         resynced: bool,
     },
     /// A dummy packet (RFC 4303 §2.6).
-    Dummy,
+    Dummy {
+        /// As for a frame.
+        resynced: bool,
+    },
 }
 
 /// Opens the packet, whose header the caller has parsed; ranges count from the start of `packet`.
@@ -42,7 +45,7 @@ pub fn open(sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Op
 
     let (len, next_header) = esp::strip_trailer(sealed).map_err(|_| Drop::BadPadding)?;
     if next_header == esp::NEXT_HEADER_NONE {
-        return Ok(Opened::Dummy);
+        return Ok(Opened::Dummy { resynced });
     }
     if next_header != esp::NEXT_HEADER_ETHERIP {
         return Err(Drop::BadNextHeader);
@@ -124,7 +127,7 @@ mod tests {
         let header = Header::parse(&packet).ok_or(Drop::TooShort)?;
         match open(sa, &header, &mut packet)? {
             Opened::Frame { frame, .. } => Ok(packet[frame].to_vec()),
-            Opened::Dummy => Ok(Vec::new()),
+            Opened::Dummy { .. } => Ok(Vec::new()),
         }
     }
 

@@ -2,31 +2,37 @@
 //!
 //! 1. read a frame or super-frame.
 //! 2. forward: the destination address names a peer, or all of them.
-//! 3. plan: how the super-frame splits. What another worker must seal goes over its ring whole.
-//! 4. split: segment by segment, each made in place in the read buffer.
-//! 5. `seal` each out of place into the train.
-//! 6. send the train when the next packet does not fit, and at the end of the turn.
+//! 3. what another worker must seal goes over to it whole, in a parcel.
+//! 4. plan: how the super-frame splits.
+//! 5. split: segment by segment, each made in place in the read buffer.
+//! 6. `seal` each out of place into the train.
+//! 7. send the train when the next packet does not fit, and at the end of the turn.
 //!
 //! Functions follow in this order. An error of one frame ends that frame, never the batch.
+
+mod send;
 
 use std::io;
 use std::time::Instant;
 
-use adit_proto::control::{Event, Feature, PeerId, PeerTag};
+use adit_proto::control::{Event, PeerId};
 use adit_proto::esp;
-use adit_proto::stats::{Count, Drop, Gauge, Latency};
+use adit_proto::stats::{Count, Drop, Latency};
 
-use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_READS_PER_TURN};
+use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN, WORKERS_MAX};
 use crate::forward::Route;
-use crate::handover::Item;
+use crate::handover::Packer;
+use crate::handover::parcel::{Label, Parcel, Way, record};
 use crate::io::Work;
 use crate::pool::frame_buffer;
 use crate::sa::Peer;
 use crate::seal::seal;
+use crate::tap::headers::ETHERNET;
 use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};
 use crate::train::Train;
 use crate::worker::{Environment, State};
+use send::send;
 
 /// The outbound half of a worker.
 pub struct Outbound {
@@ -34,6 +40,11 @@ pub struct Outbound {
     /// A second copy of a frame that goes to several peers: splitting uses the first one up.
     copy: Box<[u8]>,
     train: Train,
+    packer: Packer,
+    /// Packets made in this batch: one frame can make many, by its segments and by the number of peers.
+    packets: usize,
+    /// A peer to which trains cannot go.
+    alone: Option<PeerId>,
     /// What was read from the TAP since `done` was asked last.
     work: Work,
 }
@@ -41,18 +52,25 @@ pub struct Outbound {
 /// Where the virtio-net header of a read goes: the frame then starts at `FRAME_HEADROOM`.
 const READ_AT: usize = FRAME_HEADROOM - vnet::LEN;
 
-impl Default for Outbound {
-    fn default() -> Outbound {
-        Outbound { buffer: frame_buffer(), copy: frame_buffer(), train: Train::default(), work: Work::default() }
-    }
-}
-
 impl Outbound {
+    pub fn new(env: &Environment) -> Outbound {
+        let packer = Packer::new(env.id, Way::Outbound, env.handover.workers());
+        Outbound {
+            buffer: frame_buffer(),
+            copy: frame_buffer(),
+            train: Train::default(),
+            packer,
+            packets: 0,
+            alone: None,
+            work: Work::default(),
+        }
+    }
+
     /// One turn: reads until the TAP is empty or the budget is used up. True when there may be more.
     pub fn turn(&mut self, state: &mut State, env: &mut Environment) -> io::Result<bool> {
         let (mut reads, mut bytes, mut more) = (0, 0, true);
         let mut began = None;
-        while reads < TAP_READS_PER_TURN && bytes < TAP_BYTES_PER_TURN {
+        while reads < TAP_READS_PER_TURN && bytes < TAP_BYTES_PER_TURN && self.has_budget() {
             let end = self.buffer.len() - FRAME_TAILROOM;
             match env.tap.read(&mut self.buffer[READ_AT..end]) {
                 Ok(len) => {
@@ -70,7 +88,7 @@ impl Outbound {
                 Err(error) => return Err(error),
             }
         }
-        send(&mut self.train, env);
+        self.flush(state, env);
         if let Some(began) = began {
             env.port.latency(Latency::Outbound, began.elapsed().as_nanos() as u64);
         }
@@ -82,20 +100,41 @@ impl Outbound {
         std::mem::take(&mut self.work)
     }
 
-    /// A frame of `len` bytes with its virtio-net header that another worker read for this one.
-    pub fn take_over(&mut self, bytes: &[u8], peer: PeerId, state: &mut State, env: &mut Environment) {
-        self.buffer[READ_AT..READ_AT + bytes.len()].copy_from_slice(bytes);
-        self.unicast(peer, bytes.len(), state, env);
+    /// Whether the batch may make more packets.
+    pub fn has_budget(&self) -> bool {
+        self.packets < TAP_PACKETS_PER_TURN
+    }
+
+    /// Frames that another worker read for this one.
+    pub fn take_over(&mut self, parcel: &Parcel, state: &mut State, env: &mut Environment) {
+        let (bytes, mut at) = (parcel.bytes(), 0);
+        while let Some((label, place)) = record(bytes, at) {
+            at = place.end;
+            let read = &bytes[place];
+            self.buffer[READ_AT..READ_AT + read.len()].copy_from_slice(read);
+            env.port.count(Count::TakenOver, self.frames(read.len()));
+            match label {
+                Label::Frame { peer, tag } if state.tables.has(peer, tag) => self.unicast(peer, read.len(), state, env),
+                Label::Frame { .. } => self.lose(Drop::NoPeer, read.len(), env),
+                Label::Flood => self.seal_flood(parcel.from, read.len(), state, env),
+                Label::Datagrams { .. } => {}
+            }
+        }
     }
 
     /// Ends a batch.
-    pub fn flush(&mut self, env: &mut Environment) {
-        send(&mut self.train, env);
+    pub fn flush(&mut self, state: &mut State, env: &mut Environment) {
+        self.send(env);
+        self.packer.send_off(&env.handover);
+        self.packets = 0;
+        if let Some(peer) = self.alone.take() {
+            state.tables.send_alone(peer, |event| env.port.emit(event));
+        }
     }
 
     fn frame(&mut self, len: usize, state: &mut State, env: &mut Environment) {
         env.port.count(Count::TapReads, 1);
-        let Some(frame_len) = len.checked_sub(vnet::LEN).filter(|&frame_len| frame_len >= 14) else {
+        let Some(frame_len) = len.checked_sub(vnet::LEN).filter(|&frame_len| frame_len >= ETHERNET) else {
             return env.port.drop(Drop::BadFrame, 1);
         };
         env.port.count(Count::TapReadBytes, frame_len as u64);
@@ -106,84 +145,139 @@ impl Outbound {
         }
     }
 
+    /// The read buffer holds a frame for all peers; `len` counts the virtio-net header too.
     fn flood(&mut self, len: usize, state: &mut State, env: &mut Environment) {
         let peers = state.tables.peer_count();
         if peers == 0 {
-            return env.port.drop(Drop::NoPeer, 1);
+            return self.lose(Drop::NoPeer, len, env);
         }
-        if !state.flood.take(state.now_us()) {
-            return env.port.drop(Drop::FloodLimit, 1);
+        let frames = match self.plan(len) {
+            Ok(plan) => plan.segments() as u64,
+            Err(why) => return env.port.drop(why, 1),
+        };
+        // What goes to one peer is not multiplied.
+        if peers > 1 && !state.flood.take(frames, state.now_us()) {
+            return env.port.drop(Drop::FloodLimit, frames);
         }
-        env.port.count(Count::FloodedFrames, 1);
+        env.port.count(Count::FloodedFrames, frames);
+        if env.handover.workers() > 1 {
+            self.delegate_flood(len, frames, state, env);
+        }
+        self.seal_flood(env.id, len, state, env);
+    }
+
+    /// Gives a frame once to each worker that seals it for some of the peers.
+    fn delegate_flood(&mut self, len: usize, frames: u64, state: &mut State, env: &mut Environment) {
+        let mut peers_of = [0; WORKERS_MAX];
+        for n in 0..state.tables.peer_count() {
+            if let Some(peer) = state.tables.nth_peer(n).and_then(|id| state.tables.peer(id)) {
+                peers_of[peer.path.sealer_for(env.id)] += 1;
+            }
+        }
+        for (owner, peers) in peers_of.into_iter().enumerate() {
+            if owner != env.id && peers > 0 {
+                self.hand_over(owner, Label::Flood, len, peers * frames, env);
+            }
+        }
+    }
+
+    /// The read buffer holds a frame that worker `reader` read; it goes to all peers for whom this worker seals what that one has.
+    fn seal_flood(&mut self, reader: usize, len: usize, state: &mut State, env: &mut Environment) {
         let whole = READ_AT..READ_AT + len;
+        let peers = state.tables.peer_count();
         if peers > 1 {
             self.copy[whole.clone()].copy_from_slice(&self.buffer[whole.clone()]);
         }
+        let mut intact = true;
         for n in 0..peers {
-            let Some(peer) = state.tables.nth_peer(n) else { continue };
-            if n > 0 {
+            let Some(id) = state.tables.nth_peer(n) else { continue };
+            if state.tables.peer(id).is_none_or(|peer| peer.path.sealer_for(reader) != env.id) {
+                continue;
+            }
+            if !intact {
                 self.buffer[whole.clone()].copy_from_slice(&self.copy[whole.clone()]);
             }
-            self.unicast(peer, len, state, env);
+            intact = false;
+            self.unicast(id, len, state, env);
         }
     }
 
     /// The read buffer holds a frame for this peer; `len` counts the virtio-net header too.
     fn unicast(&mut self, id: PeerId, len: usize, state: &mut State, env: &mut Environment) {
-        let Some(peer) = state.tables.peer(id) else { return env.port.drop(Drop::NoPeer, 1) };
+        let Some(peer) = state.tables.peer(id) else { return self.lose(Drop::NoPeer, len, env) };
         if peer.outbound.is_none() {
-            let owner = env.id % usize::from(peer.path.lanes.max(1));
-            return if owner == env.id { env.port.drop(Drop::NoSa, 1) } else { self.hand_over(owner, id, peer.tag, len, env) };
+            let owner = peer.path.sealer_for(env.id);
+            let label = Label::Frame { peer: id, tag: peer.tag };
+            let frames = self.frames(len);
+            return if owner == env.id {
+                self.lose(Drop::NoSa, len, env)
+            } else {
+                self.hand_over(owner, label, len, frames, env)
+            };
         }
-        let Some((header, frame)) = self.buffer[READ_AT..READ_AT + len].split_first_chunk() else { return };
-        let plan = Plan::new(&VnetHeader::parse(header), frame, FRAME_HEADROOM)
-            .and_then(|plan| if plan.longest() > peer.path.frame_max { Err(Drop::PathMtu) } else { Ok(plan) });
-        match plan {
-            Ok(plan) => self.segments(plan, id, peer, env),
+        match self.plan(len) {
+            Ok(plan) if plan.longest() > peer.path.frame_max => env.port.drop(Drop::PathMtu, plan.segments() as u64),
+            Ok(plan) => self.segments(&plan, id, peer, env),
             Err(why) => env.port.drop(why, 1),
         }
     }
 
-    fn hand_over(&mut self, owner: usize, peer: PeerId, tag: PeerTag, len: usize, env: &mut Environment) {
-        let Some(mut buffer) = env.handover.buffer() else { return env.port.drop(Drop::HandoverFull, 1) };
-        buffer.bytes[..len].copy_from_slice(&self.buffer[READ_AT..READ_AT + len]);
-        buffer.len = len;
-        if env.handover.give(owner, Item::Frame { buffer, peer, tag }) {
-            env.port.count(Count::HandedOver, 1);
-        } else {
-            env.port.drop(Drop::HandoverFull, 1);
-        }
+    /// Gives the frame in the read buffer to the worker that seals it; it stands for so many packets there.
+    fn hand_over(&mut self, owner: usize, label: Label, len: usize, packets: u64, env: &mut Environment) {
+        let read = &self.buffer[READ_AT..READ_AT + len];
+        let given = self.packer.pack(&env.handover, owner, label, read, packets);
+        let frames = self.frames(len);
+        if given { env.port.count(Count::HandedOver, frames) } else { env.port.drop(Drop::HandoverFull, frames) }
     }
 
-    fn segments(&mut self, plan: Plan, id: PeerId, peer: &mut Peer, env: &mut Environment) {
+    /// Counts the frame in the read buffer as dropped, each segment of a super-frame.
+    #[cold]
+    fn lose(&self, why: Drop, len: usize, env: &Environment) {
+        env.port.drop(why, self.frames(len));
+    }
+
+    /// How many frames the kernel says are in the read buffer.
+    fn frames(&self, len: usize) -> u64 {
+        self.buffer[READ_AT..].first_chunk().map_or(1, |header| VnetHeader::parse(header).frames(len - vnet::LEN))
+    }
+
+    fn plan(&self, len: usize) -> Result<Plan, Drop> {
+        let (header, frame) = self.buffer[READ_AT..READ_AT + len].split_first_chunk().ok_or(Drop::BadFrame)?;
+        Plan::new(&VnetHeader::parse(header), frame, FRAME_HEADROOM)
+    }
+
+    fn segments(&mut self, plan: &Plan, id: PeerId, peer: &mut Peer, env: &mut Environment) {
         let Some(sa) = peer.outbound.as_deref_mut() else { return };
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
+        let segments_max = if peer.alone { 1 } else { env.udp.segments_max };
         let count = plan.segments();
         let (packets, bytes) = (sa.packets, sa.bytes);
         let mut deferred = 0;
         for k in 0..count {
             let (frame, open) = plan.segment(k, &mut self.buffer, checksums);
-            deferred += u64::from(open);
             let len = esp::sealed_len(frame.len());
-            if !self.train.takes(&peer.path.endpoint, len, env.udp.segments_max) {
-                send(&mut self.train, env);
+            if !self.train.takes(&peer.path.endpoint, len, segments_max) {
+                self.send(env);
             }
             match seal(sa, &mut self.buffer, frame, open, self.train.reserve(len)) {
-                Ok(()) => self.train.commit(&peer.path.endpoint, len),
+                Ok(()) => self.train.commit(&peer.path.endpoint, id, len),
                 Err(why) => {
                     env.port.drop(why, (count - k) as u64);
                     break;
                 }
             }
+            deferred += u64::from(open);
         }
+        let sealed = sa.packets - packets;
+        self.packets += count;
         if plan.needs_checksum() {
             env.port.count(Count::ChecksumsDeferred, deferred);
-            env.port.count(Count::ChecksumsFilled, count as u64 - deferred);
+            env.port.count(Count::ChecksumsFilled, sealed - deferred);
         }
         if count > 1 {
-            env.port.count(Count::SplitSegments, count as u64);
+            env.port.count(Count::SplitSegments, sealed);
         }
-        env.port.count(Count::Sealed, sa.packets - packets);
+        env.port.count(Count::Sealed, sealed);
         env.port.count(Count::SealedBytes, sa.bytes - bytes);
         env.port.sa_update(sa.slot, sa.seq_next - 1, sa.packets, sa.bytes);
         // Asked for again with the next frame when the ring to the control plane is full.
@@ -191,64 +285,10 @@ impl Outbound {
             sa.seq_halfway = u64::MAX;
         }
     }
-}
 
-/// Sends the train under construction, if there is one.
-fn send(train: &mut Train, env: &mut Environment) {
-    if train.is_empty() {
-        return;
-    }
-    env.port.count(Count::UdpSends, 1);
-    match env.udp.send(train.to(), train.bytes(), train.segment()) {
-        Ok(()) => {
-            env.port.count(Count::UdpSentDatagrams, train.count() as u64);
-            env.port.count(Count::UdpSentBytes, train.bytes().len() as u64);
+    fn send(&mut self, env: &mut Environment) {
+        if let Some(peer) = send(&mut self.train, env) {
+            self.alone = Some(peer);
         }
-        Err(error) => refused(train, &error, env),
-    }
-    train.clear();
-}
-
-/// A train that the kernel did not take: a feature that is missing is switched off and the packets go one by one.
-fn refused(train: &Train, error: &io::Error, env: &mut Environment) {
-    let errno = error.raw_os_error().unwrap_or(0);
-    match errno {
-        // EINVAL: more segments than this kernel takes. EIO: the device cannot checksum what it would have to split.
-        libc::EINVAL | libc::EIO if train.count() > 1 => {
-            let fewer = if errno == libc::EINVAL && train.count() > 64 { 64 } else { 1 };
-            let mut sent = 0;
-            for part in train.bytes().chunks(train.segment() * fewer) {
-                let count = part.len().div_ceil(train.segment()) as u64;
-                match env.udp.send(train.to(), part, train.segment()) {
-                    Ok(()) => {
-                        sent += count;
-                        env.port.count(Count::UdpSentBytes, part.len() as u64);
-                    }
-                    Err(error) => env.port.drop(send_failure(&error), count),
-                }
-            }
-            env.port.count(Count::UdpSentDatagrams, sent);
-            // When the parts do not go either, the packets are to blame (path MTU, no route) and the feature stays on.
-            if sent > 0 {
-                degrade(fewer, env);
-            }
-        }
-        _ => env.port.drop(send_failure(error), train.count() as u64),
-    }
-}
-
-fn degrade(segments: usize, env: &mut Environment) {
-    env.udp.segments_max = segments;
-    env.port.gauge(Gauge::UdpSegmentMax, segments as i64);
-    if segments == 1 {
-        env.port.emit(&Event::Degraded { what: Feature::UdpSegment });
-    }
-}
-
-fn send_failure(error: &io::Error) -> Drop {
-    match error.raw_os_error() {
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Drop::UdpFull,
-        Some(libc::EMSGSIZE) => Drop::PathMtu,
-        _ => Drop::UdpRefused,
     }
 }

@@ -3,7 +3,7 @@
 //! An SA has one owner, so its sequence number and its window are plain integers. What every packet touches lies in
 //! [`OutboundSa`] and [`InboundSa`]; what the control plane installs is [`adit_proto::control`]'s.
 
-use adit_proto::control::{self, PeerId, PeerTag, Refusal, Spi};
+use adit_proto::control::{self, Direction, Event, Feature, PeerId, PeerTag, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::replay::Window;
 
@@ -49,11 +49,23 @@ pub struct Path {
     pub lanes: u16,
 }
 
+impl Path {
+    /// The worker that seals what worker `reader` has read for this peer.
+    #[inline]
+    pub fn sealer_for(&self, reader: usize) -> usize {
+        reader % usize::from(self.lanes.max(1))
+    }
+}
+
 /// A peer as this worker sees it.
 pub struct Peer {
     pub path: Path,
     /// Differs from that of any other peer that has had this id or will have it.
     pub tag: PeerTag,
+    /// `UDP_SEGMENT` does not work on the path: packets go one by one until this is looked into again.
+    pub alone: bool,
+    /// The control plane was told so.
+    alone_told: bool,
     pub outbound: Option<Box<OutboundSa>>,
 }
 
@@ -139,26 +151,40 @@ impl Tables {
     pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, path: Path) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         match place {
-            Some(peer) => (peer.path, peer.tag) = (path, tag),
+            Some(peer) => (peer.path, peer.tag, peer.alone) = (path, tag, false),
             None => {
-                *place = Some(Peer { path, tag, outbound: None });
+                *place = Some(Peer { path, tag, alone: false, alone_told: false, outbound: None });
                 self.present.push(id);
             }
         }
         Ok(())
     }
 
-    /// Removes a peer and its SAs; `gone` is told the slot of each.
-    pub fn remove_peer(&mut self, id: PeerId, mut gone: impl FnMut(u32)) -> Result<(), Refusal> {
+    /// Sends the packets of a peer one by one from here on; says so once.
+    pub fn send_alone(&mut self, id: PeerId, emit: impl FnOnce(&Event) -> bool) {
+        if let Some(peer) = self.peer(id) {
+            peer.alone = true;
+            peer.alone_told = peer.alone_told || emit(&Event::Degraded { what: Feature::UdpSegment });
+        }
+    }
+
+    /// Tries trains with every peer again: routes and devices change.
+    pub fn retry_trains(&mut self) {
+        self.peers.iter_mut().flatten().for_each(|peer| peer.alone = false);
+    }
+
+    /// Removes a peer and its SAs; `gone` is told direction, SPI and slot of each.
+    pub fn remove_peer(&mut self, id: PeerId, mut gone: impl FnMut(Direction, Spi, u32)) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         let peer = place.take().ok_or(Refusal::NoSuchPeer)?;
         self.present.retain(|present| *present != id);
         if let Some(sa) = peer.outbound {
             self.free_slots.push(sa.slot);
-            gone(sa.slot);
+            gone(Direction::Outbound, sa.spi, sa.slot);
         }
         while let Some(spi) = self.inbound.iter().find(|sa| sa.peer == id).map(|sa| sa.spi) {
-            gone(self.remove_inbound(id, spi)?);
+            let slot = self.remove_inbound(id, spi)?;
+            gone(Direction::Inbound, spi, slot);
         }
         Ok(())
     }
@@ -279,7 +305,7 @@ fn halfway(from: u64, limit: u64) -> u64 {
 
 /// Multiplicative hashing by 2^32 / φ.
 #[inline]
-fn hash(spi: Spi) -> usize {
+pub fn hash(spi: Spi) -> usize {
     (spi.0.wrapping_mul(0x9e37_79b9) >> 8) as usize
 }
 
@@ -378,10 +404,10 @@ mod tests {
         tables.install_inbound(&inbound(0x4000_0002)).unwrap();
         tables.install_inbound(&inbound(0x4000_0003)).unwrap();
         let mut slots = Vec::new();
-        tables.remove_peer(PeerId(1), |slot| slots.push(slot)).unwrap();
+        tables.remove_peer(PeerId(1), |_, _, slot| slots.push(slot)).unwrap();
         assert_eq!(slots.len(), 3);
         assert_eq!((tables.peer_count(), tables.inbound_count(), tables.outbound_count()), (0, 0, 0));
-        assert_eq!(tables.remove_peer(PeerId(1), |_| ()), Err(Refusal::NoSuchPeer));
+        assert_eq!(tables.remove_peer(PeerId(1), |_, _, _| ()), Err(Refusal::NoSuchPeer));
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! unsafe here: signalfd and poll.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit_channel::{Listener, PlaneInfo, Port, Region, Sizes};
+use adit_channel::{EventFd, Listener, PlaneInfo, Port, Region, Sizes};
 use adit_proto::control::Place;
 use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
@@ -19,7 +19,7 @@ use core_affinity::CoreId;
 
 use crate::aead::{Backend, cpu_features};
 use crate::config::{Config, CryptoChoice, IoChoice};
-use crate::handover::{self, Handover, handover_bytes};
+use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
 use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
@@ -215,9 +215,8 @@ fn build_workers(
     ports: Vec<Port>,
     cores: &[CoreId],
 ) -> Vec<Worker> {
-    let wake_fds: Vec<RawFd> = ports.iter().map(|port| port.wake_fd().as_raw_fd()).collect();
-    let handover = Arc::new(Handover::new(&wake_fds));
-    let registry = Arc::new(Registry::new(wake_fds.len(), config.max_peers));
+    let handover = Arc::new(Handover::new(ports.iter().map(Port::waker).collect()));
+    let registry = Arc::new(Registry::new(ports.len(), config.max_peers, config.sa_slots));
     let mut workers = Vec::new();
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
         let mut env = Environment { id, tap, udp, port, handover: handover.clone(), registry: registry.clone() };
@@ -250,24 +249,24 @@ pub struct Running {
     report: mpsc::Sender<(usize, Failure)>,
     failures: mpsc::Receiver<(usize, Failure)>,
     stop: Arc<AtomicBool>,
-    wake_fds: Vec<RawFd>,
+    wakes: Vec<Arc<EventFd>>,
     /// Readable when a worker has failed.
-    alarm: OwnedFd,
+    alarm: Arc<EventFd>,
 }
 
 impl Running {
     fn new() -> Result<Running> {
         let (report, failures) = mpsc::channel();
-        let alarm = eventfd().context("cannot create an eventfd")?;
+        let alarm = Arc::new(EventFd::new().context("cannot create an eventfd")?);
         let stop = Arc::new(AtomicBool::new(false));
-        Ok(Running { threads: Vec::new(), report, failures, stop, wake_fds: Vec::new(), alarm })
+        Ok(Running { threads: Vec::new(), report, failures, stop, wakes: Vec::new(), alarm })
     }
 
     /// `uring`: run on io_uring, and how long to look before sleeping; else on poll.
     fn spawn(&mut self, id: usize, mut worker: Worker, core: CoreId, uring: Option<Duration>) -> Result<()> {
-        let (stop, report, alarm) = (self.stop.clone(), self.report.clone(), self.alarm.as_raw_fd());
+        let (stop, report, alarm) = (self.stop.clone(), self.report.clone(), self.alarm.clone());
         let descriptors = worker.descriptors();
-        self.wake_fds.push(descriptors.wake);
+        self.wakes.push(worker.waker());
         let body = move || {
             if !core_affinity::set_for_current(core) {
                 eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
@@ -283,7 +282,7 @@ impl Running {
             if let Err(failure) = result {
                 // The receiver lives as long as the process serves.
                 let _ = report.send((id, failure));
-                handover::wake(alarm);
+                alarm.signal();
             }
         };
         let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(body).context("cannot start a worker thread")?;
@@ -293,7 +292,7 @@ impl Running {
 
     /// Makes every worker look at its clock.
     fn tick(&self) {
-        self.wake_fds.iter().copied().for_each(handover::wake);
+        self.wakes.iter().for_each(|wake| wake.signal());
     }
 
     /// Stops the workers and waits for them.
@@ -310,7 +309,7 @@ impl Running {
 fn supervise(running: Running, mut listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
     let mut tick_at = Instant::now() + TICK;
     loop {
-        let mut fds = vec![watch(signals.as_raw_fd()), watch(running.alarm.as_raw_fd())];
+        let mut fds = vec![watch(signals.as_raw_fd()), watch(running.alarm.as_fd().as_raw_fd())];
         fds.extend(listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
         let until_tick = tick_at.saturating_duration_since(Instant::now()).as_millis() as libc::c_int + 1;
         // SAFETY: the array has the length given.
@@ -389,14 +388,6 @@ fn block_signals() -> io::Result<OwnedFd> {
             return Err(io::Error::last_os_error());
         }
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
-    }
-}
-
-fn eventfd() -> io::Result<OwnedFd> {
-    // SAFETY: the descriptor returned is ours alone.
-    unsafe {
-        let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
 }

@@ -3,6 +3,8 @@
 //! `reserve` gives the place at the tail to seal into, `commit` keeps it. A packet joins only the train under construction;
 //! when it does not fit the train is sent first. So packets leave in the order in which they were sealed.
 
+use adit_proto::control::PeerId;
+
 use crate::config::TRAIN_BYTES_MAX;
 use crate::pool::TRAIN_BUFFER;
 use crate::udp::Endpoint;
@@ -11,6 +13,7 @@ use crate::udp::Endpoint;
 pub struct Train {
     bytes: Box<[u8]>,
     to: Endpoint,
+    peer: PeerId,
     len: usize,
     segment: usize,
     count: usize,
@@ -23,6 +26,7 @@ impl Default for Train {
         Train {
             bytes: vec![0; TRAIN_BUFFER].into_boxed_slice(),
             to: Endpoint::default(),
+            peer: PeerId(0),
             len: 0,
             segment: 0,
             count: 0,
@@ -51,9 +55,10 @@ impl Train {
 
     /// Keeps the packet that was sealed into the place reserved last.
     #[inline]
-    pub fn commit(&mut self, to: &Endpoint, len: usize) {
+    pub fn commit(&mut self, to: &Endpoint, peer: PeerId, len: usize) {
         if self.count == 0 {
             self.to = *to;
+            self.peer = peer;
             self.segment = len;
         }
         self.closed = len < self.segment;
@@ -79,6 +84,11 @@ impl Train {
         &self.to
     }
 
+    /// The peer of its first packet; peers at one address may share a train.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -100,7 +110,7 @@ mod tests {
     fn join(train: &mut Train, to: &Endpoint, len: usize) {
         assert!(train.takes(to, len, 64));
         train.reserve(len).fill(1);
-        train.commit(to, len);
+        train.commit(to, PeerId(0), len);
     }
 
     #[test]

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use adit_channel::Port;
-use adit_proto::control::{Event, Mac, PeerId, PeerTag, Place};
+use adit_channel::{EventFd, Port};
+use adit_proto::control::{Event, Place};
 use adit_proto::esp::{self, Header};
-use adit_proto::stats::{Count, Drop, Gauge};
+use adit_proto::stats::{Count, Gauge};
 
 use crate::aead::Backend;
-use crate::config::{Config, TAKEOVERS_PER_TURN};
+use crate::config::{Config, LESSONS_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::control;
 use crate::forward::{FloodLimit, ForwardingTable};
-use crate::handover::{Handover, Item};
+use crate::handover::parcel::Way;
+use crate::handover::{Handover, Lesson};
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
 use crate::outbound::Outbound;
@@ -25,6 +26,9 @@ use crate::registry::Registry;
 use crate::sa::Tables;
 use crate::tap::TapQueue;
 use crate::udp::UdpSocket;
+
+/// How often trains are tried again with peers to which none could go, in seconds.
+const RETRY_TRAINS_S: u32 = 60;
 
 /// What a worker talks to.
 pub struct Environment {
@@ -41,17 +45,11 @@ impl Environment {
         Descriptors { tap: self.tap.raw_fd(), udp: self.udp.raw_fd(), wake: self.port.wake_fd().as_raw_fd() }
     }
 
-    /// The worker that owns the SA of a packet.
+    /// The other worker that owns the SPI of a packet, if it may have the SA. What nobody has is not copied for anybody.
     #[inline]
-    pub fn owner_of(&self, header: &Header) -> usize {
-        esp::worker_of(header.spi, self.handover.workers())
-    }
-
-    /// Tells the other workers what a frame taught. A full inbox loses it: the next frame of that address tells it again.
-    pub fn tell_others(&mut self, mac: Mac, peer: PeerId, tag: PeerTag) {
-        for other in (0..self.handover.workers()).filter(|&other| other != self.id) {
-            self.handover.give(other, Item::Learned { mac, peer, tag });
-        }
+    pub fn other_that_opens(&self, header: &Header) -> Option<usize> {
+        let owner = esp::worker_of(header.spi, self.handover.workers());
+        (owner != self.id && self.registry.may_open(owner, header.spi)).then_some(owner)
     }
 }
 
@@ -71,7 +69,7 @@ impl State {
         State {
             tables: Tables::new(config.max_peers, config.sa_slots, backend),
             fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s),
-            flood: FloodLimit::new(config.flood_pps.div_ceil(config.workers.into())),
+            flood: FloodLimit::new(config.flood_pps),
             now_s: 0,
             began: Instant::now(),
             aged_s: 0,
@@ -93,12 +91,17 @@ pub struct Worker {
 
 impl Worker {
     pub fn new(env: Environment, state: State) -> Worker {
-        let inbound = Inbound::new(env.tap.limits);
-        Worker { env, state, inbound, outbound: Outbound::default() }
+        let (inbound, outbound) = (Inbound::new(&env), Outbound::new(&env));
+        Worker { env, state, inbound, outbound }
     }
 
     pub fn descriptors(&self) -> Descriptors {
         self.env.descriptors()
+    }
+
+    /// What wakes it.
+    pub fn waker(&self) -> Arc<EventFd> {
+        self.env.port.waker()
     }
 
     /// Forwards until `stop` is set. An error means that a descriptor is gone; it has been reported as an event.
@@ -144,39 +147,32 @@ impl Worker {
 
     /// What other workers gave to this one.
     fn take_over(&mut self, io: &mut impl Io) -> Result<(), Failure> {
+        self.learn_from_others();
         let mut taken = 0;
-        while taken < TAKEOVERS_PER_TURN && self.inbound.takes_over() {
-            let Some(item) = self.env.handover.take(self.env.id) else { break };
+        while taken < TAKEOVERS_PER_TURN && self.inbound.takes_over() && self.outbound.has_budget() {
+            let Some(parcel) = self.env.handover.take(self.env.id) else { break };
             taken += 1;
-            match item {
-                Item::Frame { buffer, peer, tag } => {
-                    self.env.port.count(Count::TakenOver, 1);
-                    if self.state.tables.has(peer, tag) {
-                        self.outbound.take_over(&buffer.bytes[..buffer.len], peer, &mut self.state, &mut self.env);
-                    } else {
-                        self.env.port.drop(Drop::NoPeer, 1);
-                    }
-                    self.env.handover.give_back(buffer);
-                }
-                Item::Datagrams { buffer, segment, from } => {
-                    self.env.port.count(Count::TakenOver, buffer.len.div_ceil(segment.max(1)) as u64);
-                    let bytes = &buffer.bytes[..buffer.len];
-                    self.inbound.take_over(bytes, segment, from, &mut self.state, &mut self.env, io)?;
-                    self.env.handover.give_back(buffer);
-                }
-                Item::Learned { mac, peer, tag } => {
-                    if self.state.tables.has(peer, tag) {
-                        self.state.fdb.learn(mac, peer, self.state.now_s);
-                        self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
-                    }
-                }
+            match parcel.way {
+                Way::Outbound => self.outbound.take_over(&parcel, &mut self.state, &mut self.env),
+                Way::Inbound => self.inbound.take_over(&parcel, &mut self.state, &mut self.env, io)?,
             }
+            self.env.handover.give_back(parcel);
         }
         if taken > 0 {
-            self.outbound.flush(&mut self.env);
+            self.outbound.flush(&mut self.state, &mut self.env);
             self.inbound.flush(&mut self.env, io)?;
         }
         Ok(())
+    }
+
+    fn learn_from_others(&mut self) {
+        for _ in 0..LESSONS_PER_TURN {
+            let Some(Lesson { mac, peer, tag }) = self.env.handover.take_lesson(self.env.id) else { return };
+            if self.state.tables.has(peer, tag) {
+                self.state.fdb.hear(mac, peer, self.state.now_s);
+                self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
+            }
+        }
     }
 
     /// Once a second: the clock of the tables, ageing, gauges.
@@ -186,6 +182,9 @@ impl Worker {
             return;
         }
         self.state.aged_s = self.state.now_s;
+        if self.state.now_s.is_multiple_of(RETRY_TRAINS_S) {
+            self.state.tables.retry_trains();
+        }
         let aged = self.state.fdb.age(self.state.now_s);
         let port = &mut self.env.port;
         port.count(Count::FdbAged, aged as u64);

@@ -2,9 +2,14 @@
 
 mod support;
 
-use adit_proto::control::Command;
+use std::collections::BTreeMap;
+
+use adit_proto::control::{Command, OutboundSa, PeerId, PeerTag};
+use adit_proto::esp::Header;
 use adit_proto::stats::{Count, Drop};
-use support::{Bed, PEER, eventually, frame, in_namespace, opened, peer_opens, peer_seals, sealed};
+use support::{
+    Bed, PEER, broadcast, eventually, frame, in_namespace, opened, out_spi, outbound_sa, peer_opens, peer_seals, peer_set, sealed,
+};
 
 #[test]
 fn datagrams_in_a_train_that_belong_to_the_other_worker_are_opened_there_in_order() {
@@ -28,6 +33,71 @@ fn datagrams_in_a_train_that_belong_to_the_other_worker_are_opened_there_in_orde
             eventually("four went over", || (bed.count(Count::HandedOver), bed.count(Count::TakenOver)) == (4, 4));
             assert_eq!(bed.drops(), [], "{io}");
         }
+    });
+}
+
+#[test]
+fn a_train_of_lanes_in_turn_takes_one_buffer_and_strangers_take_none() {
+    in_namespace(|| {
+        let mut bed = Bed::start(2, "io_uring", 2);
+        let mut lanes = [peer_seals(0), peer_seals(1)];
+        // Sixty datagrams to a train, every other one for worker 1: four trains have more of them than there are buffers.
+        let trains: Vec<Vec<u8>> = (0..4)
+            .map(|train| {
+                (0..60).flat_map(|n| sealed(&mut lanes[n % 2], &frame(n as u8 % 2, train * 60 + n as u32, 100))).collect()
+            })
+            .collect();
+        for train in &trains {
+            bed.send_train(train, train.len() / 60);
+        }
+        let mut of_lane = [Vec::new(), Vec::new()];
+        for _ in 0..240 {
+            let frame = bed.tap.receive();
+            of_lane[usize::from(frame[11])].push(u32::from_be_bytes([frame[14], frame[15], frame[16], frame[17]]));
+        }
+        assert!(of_lane.iter().all(|numbers| numbers.is_sorted() && numbers.len() == 120));
+        eventually("all that went over was taken", || (bed.count(Count::HandedOver), bed.count(Count::TakenOver)) == (120, 120));
+        assert_eq!(bed.drops(), []);
+
+        // SPIs that nobody has, in a train that begins with one of worker 0.
+        let mut train = trains[0][..2 * trains[0].len() / 60].to_vec();
+        let len = train.len() / 2;
+        for n in 0..30u8 {
+            let mut stranger = train[len..2 * len].to_vec();
+            stranger[1..3].copy_from_slice(&[0x77, n]);
+            train.extend(stranger);
+        }
+        bed.send_train(&train, len);
+        eventually("strangers are dropped where they came in", || bed.dropped(Drop::UnknownSpi) == 30);
+        assert_eq!(bed.master.counters(0).drop(Drop::UnknownSpi), 30);
+        assert_eq!(bed.count(Count::HandedOver), 121, "the one whose SPI worker 1 has");
+    });
+}
+
+#[test]
+fn a_broadcast_reaches_every_peer_though_another_worker_seals_it() {
+    in_namespace(|| {
+        let mut bed = Bed::start(2, "poll", 1);
+        for id in 1..200 {
+            for worker in 0..2 {
+                bed.order(worker, &peer_set(PeerId(id), PeerTag(id.into()), 1));
+            }
+            let sa = OutboundSa { peer: PeerId(id), spi: out_spi(64 * u32::from(id)), ..outbound_sa(0) };
+            bed.order(0, &Command::OutboundSaInstall(sa));
+        }
+        let mut received = BTreeMap::new();
+        for flow in 0..16 {
+            bed.tap.send(&broadcast(flow));
+            for _ in 0..200 {
+                let mut packet = [0; 200];
+                bed.peer.recv_from(&mut packet).unwrap();
+                *received.entry(Header::parse(&packet).unwrap().spi).or_insert(0) += 1;
+            }
+        }
+        assert!(received.len() == 200 && received.values().all(|count| *count == 16), "{received:?}");
+        let over = bed.count(Count::HandedOver);
+        assert!((1..16).contains(&over), "{over} of 16 broadcasts went over, each once for all peers");
+        assert_eq!(bed.drops(), []);
     });
 }
 

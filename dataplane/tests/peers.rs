@@ -4,7 +4,7 @@ mod support;
 
 use adit_proto::control::{Command, PeerTag};
 use adit_proto::stats::{Count, Drop, Gauge};
-use support::{Bed, PEER, TAG, eventually, frame, in_namespace, peer_seals, peer_set, sealed};
+use support::{Bed, PEER, TAG, broadcast, eventually, frame, in_namespace, peer_seals, peer_set, sealed};
 
 const OTHER: PeerTag = PeerTag(2);
 
@@ -43,6 +43,8 @@ fn a_peer_that_takes_over_an_id_inherits_neither_addresses_nor_sas() {
 fn frames_given_for_a_peer_that_is_gone_are_dropped_by_name() {
     in_namespace(|| {
         let mut bed = Bed::start(2, "poll", 1);
+        let station = [2, 0, 0, 0, 0, 9];
+        bed.order(1, &Command::FdbPin { mac: station, peer: PEER });
         bed.order(0, &Command::PeerRemove { peer: PEER });
         bed.order(0, &peer_set(PEER, OTHER, 1));
         // Worker 1 still hands all of the old peer's frames over to worker 0.
@@ -50,7 +52,9 @@ fn frames_given_for_a_peer_that_is_gone_are_dropped_by_name() {
         while bed.count(Count::TakenOver) == 0 {
             sent += 1;
             assert!(sent < 1000, "no frame came through the second queue");
-            bed.tap.send(&frame_to(sent as u8));
+            let mut frame = broadcast(sent as u8);
+            frame[..6].copy_from_slice(&station);
+            bed.tap.send(&frame);
             turn(&mut bed);
         }
         eventually("what worker 0 took it dropped", || bed.dropped(Drop::NoPeer) == bed.count(Count::TakenOver));
@@ -63,14 +67,4 @@ fn turn(bed: &mut Bed) {
     for _ in 0..2 {
         bed.order(0, &Command::FdbUnpin { mac: [2, 9, 9, 9, 9, 9] });
     }
-}
-
-/// A broadcast from a host behind the TAP, in a flow of its own.
-fn frame_to(flow: u8) -> Vec<u8> {
-    let mut frame = vec![0; 60];
-    frame[..6].fill(0xff);
-    frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 8, 0]);
-    frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-    frame[34..40].copy_from_slice(&[0x30, flow, 0x40, 0, 0, 26]);
-    frame
 }

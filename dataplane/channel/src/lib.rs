@@ -46,6 +46,7 @@ pub use sync::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub use {
     counters::Counters,
+    fd::EventFd,
     info::PlaneInfo,
     layout::{LAYOUT_VERSION, Sizes, WORKERS_MAX},
     listener::{Listener, Notice},

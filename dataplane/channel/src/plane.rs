@@ -238,6 +238,11 @@ impl Port {
         self.down.as_fd()
     }
 
+    /// What makes [`Port::wake_fd`] readable, for others than the master.
+    pub fn waker(&self) -> Arc<EventFd> {
+        Arc::clone(&self.down)
+    }
+
     /// Takes the master's signals, so that [`Port::wake_fd`] is no longer readable.
     pub fn acknowledge(&self) {
         self.down.acknowledge();

@@ -60,6 +60,12 @@ impl VnetHeader {
         *out = [self.flags, self.gso_type, h0, h1, s0, s1, c0, c1, o0, o1];
     }
 
+    /// How many frames the kernel says a read of `len` bytes is; at least 1.
+    pub fn frames(&self, len: usize) -> u64 {
+        let payload = len.saturating_sub(self.hdr_len.into());
+        if self.gso_type == GSO_NONE { 1 } else { payload.div_ceil(usize::from(self.gso_size).max(1)).max(1) as u64 }
+    }
+
     /// True when the kernel left a checksum open.
     #[inline(always)]
     pub const fn needs_csum(&self) -> bool {

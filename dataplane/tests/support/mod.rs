@@ -5,7 +5,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -24,7 +24,7 @@ use adit_proto::replay::Window;
 use adit_proto::stats::{Count, Drop as Dropped};
 use adit_proto::suite::Suite;
 use clap::Parser;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 pub const PEER: PeerId = PeerId(0);
 pub const TAG: PeerTag = PeerTag(1);
@@ -68,6 +68,11 @@ pub fn run(program: &str, arguments: &[&str]) {
 impl Bed {
     /// Starts a data plane with one peer; `lanes` of its outbound SAs exist, and an inbound SA for each of four lanes.
     pub fn start(workers: usize, io: &str, lanes: u16) -> Bed {
+        Bed::start_with(workers, io, lanes, &["--flood-pps", "1000000"])
+    }
+
+    /// The same with more arguments for the data plane.
+    pub fn start_with(workers: usize, io: &str, lanes: u16, more: &[&str]) -> Bed {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let socket = std::env::temp_dir().join(format!("adit-bed-{}-{number}.sock", std::process::id()));
@@ -89,10 +94,8 @@ impl Bed {
             &cores,
             "--io",
             io,
-            "--flood-pps",
-            "1000000",
         ];
-        let plane = Plane::open(&Config::parse_from(arguments)).unwrap();
+        let plane = Plane::open(&Config::parse_from([&arguments[..], more].concat())).unwrap();
         run("ip", &["link", "set", "bed0", "addrgenmode", "none"]);
         run("ip", &["link", "set", "bed0", "up"]);
         let (running, mut listener) = plane.spawn().unwrap();
@@ -291,6 +294,16 @@ pub fn out_spi(lane: u32) -> Spi {
     Spi(esp::SPI_MIN + 0x2000 + lane)
 }
 
+/// A broadcast of a host behind the TAP, an IPv4 UDP frame of a flow of its own: the flow decides through which queue it goes.
+pub fn broadcast(flow: u8) -> Vec<u8> {
+    let mut frame = vec![0; 60];
+    frame[..6].fill(0xff);
+    frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 8, 0]);
+    frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame[34..40].copy_from_slice(&[0x30, flow, 0x40, 0, 0, 26]);
+    frame
+}
+
 /// A datagram with this frame in it.
 pub fn sealed(sa: &mut sa::OutboundSa, frame: &[u8]) -> Vec<u8> {
     let mut buffer = [&[0; 64], frame, &[0; 64]].concat();
@@ -304,7 +317,7 @@ pub fn opened(sa: &mut sa::InboundSa, mut packet: Vec<u8>) -> Vec<u8> {
     let header = Header::parse(&packet).unwrap();
     match open(sa, &header, &mut packet).unwrap() {
         Opened::Frame { frame, .. } => packet[frame].to_vec(),
-        Opened::Dummy => Vec::new(),
+        Opened::Dummy { .. } => Vec::new(),
     }
 }
 
@@ -327,9 +340,22 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn set_int(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+pub fn set_int(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
     let length = size_of_val(&value) as u32;
     // SAFETY: pointer and length describe `value`.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     assert_eq!(result, 0, "setsockopt {level} {name}: {}", std::io::Error::last_os_error());
+}
+
+/// The socket of this process that is bound to an address: the data plane runs in it.
+pub fn socket_at(address: SocketAddr) -> BorrowedFd<'static> {
+    let name = |fd: RawFd| {
+        // SAFETY: looked up among the descriptors that are open now; one that is closed meanwhile only gives an error.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let socket = SockRef::from(&fd);
+        (socket.local_addr().ok()?.as_socket()? == address).then_some(fd)
+    };
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let numbers: Vec<RawFd> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    numbers.into_iter().find_map(name).expect("the data plane's socket")
 }

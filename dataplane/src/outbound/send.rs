@@ -1,0 +1,92 @@
+//! Sends trains. When the kernel refuses one, it goes in parts, and what the parts show says who is to blame: the kernel, which
+//! takes fewer segments, or the path of one peer, on which `UDP_SEGMENT` does not work.
+
+use std::io;
+
+use adit_proto::control::PeerId;
+use adit_proto::stats::{Count, Drop, Gauge};
+
+use crate::train::Train;
+use crate::worker::Environment;
+
+/// Segments per train that every kernel with `UDP_SEGMENT` takes; since Linux 6.9 it is 128.
+const SEGMENTS_ALWAYS: usize = 64;
+
+/// Sends the train under construction, if there is one. Returns its peer when no train can go that way.
+pub fn send(train: &mut Train, env: &mut Environment) -> Option<PeerId> {
+    if train.is_empty() {
+        return None;
+    }
+    env.port.count(Count::UdpSends, 1);
+    let alone = match env.udp.send(train.to(), train.bytes(), train.segment()) {
+        Ok(()) => {
+            sent(train.count(), train.bytes(), env);
+            false
+        }
+        Err(error) => refused(train, &error, env),
+    };
+    train.clear();
+    alone.then_some(train.peer())
+}
+
+fn sent(count: usize, bytes: &[u8], env: &Environment) {
+    env.port.count(Count::UdpSentDatagrams, count as u64);
+    env.port.count(Count::UdpSentBytes, bytes.len() as u64);
+}
+
+/// A train that the kernel did not take. True when its packets could go one by one.
+fn refused(train: &Train, error: &io::Error, env: &mut Environment) -> bool {
+    match error.raw_os_error() {
+        // EINVAL: too many segments, or a segment that does not fit the device. EIO: the device cannot checksum what it would
+        // have to split, or a transformation is on the way.
+        Some(libc::EINVAL) if train.count() > SEGMENTS_ALWAYS && fewer(train, env) => false,
+        Some(libc::EINVAL | libc::EIO) if train.count() > 1 => one_by_one(train, env),
+        _ => {
+            env.port.drop(send_failure(error), train.count() as u64);
+            false
+        }
+    }
+}
+
+/// Tries as many segments as every kernel takes. When that works, the kernel's limit is what was in the way.
+fn fewer(train: &Train, env: &mut Environment) -> bool {
+    let (first, rest) = train.bytes().split_at(SEGMENTS_ALWAYS * train.segment());
+    if env.udp.send(train.to(), first, train.segment()).is_err() {
+        return false;
+    }
+    sent(SEGMENTS_ALWAYS, first, env);
+    env.udp.segments_max = SEGMENTS_ALWAYS;
+    env.port.gauge(Gauge::UdpSegmentMax, SEGMENTS_ALWAYS as i64);
+    for part in rest.chunks(SEGMENTS_ALWAYS * train.segment()) {
+        let count = part.len().div_ceil(train.segment());
+        match env.udp.send(train.to(), part, train.segment()) {
+            Ok(()) => sent(count, part, env),
+            Err(error) => env.port.drop(send_failure(&error), count as u64),
+        }
+    }
+    true
+}
+
+/// True when a packet of full length went: then the train as such was refused. A shorter one proves nothing, for it may fit a
+/// path that the others do not.
+fn one_by_one(train: &Train, env: &mut Environment) -> bool {
+    let mut full_went = false;
+    for packet in train.bytes().chunks(train.segment()) {
+        match env.udp.send(train.to(), packet, packet.len()) {
+            Ok(()) => {
+                sent(1, packet, env);
+                full_went |= packet.len() == train.segment();
+            }
+            Err(error) => env.port.drop(send_failure(&error), 1),
+        }
+    }
+    full_went
+}
+
+fn send_failure(error: &io::Error) -> Drop {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Drop::UdpFull,
+        Some(libc::EMSGSIZE) => Drop::PathMtu,
+        _ => Drop::UdpRefused,
+    }
+}
