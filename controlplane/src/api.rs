@@ -4,7 +4,8 @@
 pub mod client;
 pub mod types;
 
-use std::os::unix::fs::PermissionsExt;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -14,12 +15,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus::Registry;
+use rustix::fs::{Mode, fchmod};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::metrics;
 use crate::view::View;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
 
 /// The open sockets. Whoever connects waits until [`Doors::serve`].
 pub struct Doors {
@@ -43,9 +49,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Doors> {
     }
     // What is left of a run that was killed. The lock on the directory says that nobody else uses it.
     let _ = std::fs::remove_file(&path);
-    let local = UnixListener::bind(&path).with_context(|| format!("the API socket {} cannot be opened", path.display()))?;
-    // The directory is ours alone (0700), so there was no moment in which others could have connected.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).context("closing the API socket to others")?;
+    let local = listen(&path).with_context(|| format!("the API socket {} cannot be opened", path.display()))?;
     let metrics = match config.metrics_listen {
         Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
             format!("the metrics address {address} cannot be opened: change metrics.listen, or stop what uses it (ss -ltnp)")
@@ -53,6 +57,17 @@ pub async fn open(config: &Config) -> anyhow::Result<Doors> {
         None => None,
     };
     Ok(Doors { local, metrics })
+}
+
+/// Listens at a path that only we can reach, from its first moment on.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Before bind: Linux gives the new file the mode of the socket.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
 }
 
 impl Doors {

@@ -7,10 +7,8 @@
 pub mod log;
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,7 +20,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
 use crate::config::{Config, MacText};
-use crate::system;
+use crate::{private, system};
 
 /// The name of the program.
 pub const PROGRAM: &str = "adit-dataplane";
@@ -106,7 +104,7 @@ impl Process {
     /// # Errors
     /// The program cannot be started, or the log not be opened.
     pub fn spawn(program: &Path, arguments: &[(String, String)], log: &Path) -> io::Result<Process> {
-        let output = OpenOptions::new().append(true).create(true).mode(0o600).open(log)?;
+        let output = private::file().append(true).create(true).open(log)?;
         let flat = arguments.iter().flat_map(|(flag, value)| [OsString::from(flag), OsString::from(value)]);
         let mut command = Command::new(program);
         command.args(flat).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

@@ -16,6 +16,7 @@ pub mod dataplane;
 pub mod metrics;
 pub mod netlink;
 pub mod numbers;
+pub mod private;
 pub mod reconcile;
 pub mod runtime;
 pub mod sequence;

@@ -12,8 +12,8 @@ mod start;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +28,7 @@ use crate::api;
 use crate::config::Config;
 use crate::dataplane::Process;
 use crate::dataplane::log::Tail;
+use crate::private;
 use crate::reconcile::Memory;
 use crate::state::State;
 use crate::view::View;
@@ -267,15 +268,16 @@ fn stop_signals() -> anyhow::Result<channel::Receiver<bool>> {
 
 /// One gateway per runtime directory.
 fn lock_runtime_dir(dir: &Path) -> anyhow::Result<File> {
-    let remedy = "make it writable for the user who runs adit (root, usually), or name another one: runtime_dir: PATH";
+    let remedy = "make it writable for the user who runs adit (root, usually), and for nobody else, or name another one: runtime_dir: PATH";
     let context = || format!("the runtime directory {} cannot be used; {remedy}", dir.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(context)?;
+    private::directory(dir).with_context(context)?;
     let path = dir.join("lock");
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).with_context(context)?;
+    let mut lock = private::file().write(true).create(true).open(&path).with_context(context)?;
     match lock.try_lock() {
         Ok(()) => {
             // For the message below; the lock counts, not what is written.
-            std::fs::write(&path, format!("{}\n", std::process::id())).with_context(context)?;
+            lock.set_len(0).with_context(context)?;
+            writeln!(lock, "{}", std::process::id()).with_context(context)?;
             Ok(lock)
         }
         Err(TryLockError::WouldBlock) => {

@@ -5,13 +5,13 @@
 //! same keys.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::private::{self, NotPrivate};
 use crate::static_key::KeyId;
 
 const FILE: &str = "sequence.json";
@@ -25,6 +25,8 @@ pub enum StateError {
          Make it writable for the user who runs adit, or name another one: state_dir: PATH"
     )]
     Unwritable { dir: PathBuf, cause: io::Error },
+    #[error("the state directory {dir} is not ours alone: {cause}; or name another one: state_dir: PATH")]
+    NotPrivate { dir: PathBuf, cause: NotPrivate },
     #[error(
         "the state file {file} is damaged: {cause}. Restore it, or, if the clock of this machine is right and was never set \
          back, remove it: rm {file}"
@@ -61,9 +63,11 @@ impl State {
     /// See [`StateError`].
     pub fn open(dir: &Path) -> Result<State, StateError> {
         let unwritable = |cause| StateError::Unwritable { dir: dir.to_owned(), cause };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
-        let lock =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock")).map_err(unwritable)?;
+        private::directory(dir).map_err(|error| match error {
+            NotPrivate::Unusable(cause) => unwritable(cause),
+            cause => StateError::NotPrivate { dir: dir.to_owned(), cause },
+        })?;
+        let lock = private::file().write(true).create(true).open(dir.join("lock")).map_err(unwritable)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StateError::InUse(dir.to_owned()),
             TryLockError::Error(cause) => unwritable(cause),
@@ -123,7 +127,7 @@ impl State {
 
     fn write(&self) -> io::Result<()> {
         let temporary = self.dir.join("sequence.json.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = private::file().write(true).create(true).truncate(true).open(&temporary)?;
         let mut text = serde_json::to_vec_pretty(&self.contents)?;
         text.push(b'\n');
         file.write_all(&text)?;
@@ -135,6 +139,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const ID: KeyId = KeyId([9; 16]);
@@ -182,5 +188,8 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let error = State::open(&file.join("state")).unwrap_err().to_string();
         assert!(error.contains("cannot be written") && error.contains("state_dir: PATH"), "{error}");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let error = State::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("is not ours alone") && error.contains("chmod go-w"), "{error}");
     }
 }

@@ -1,8 +1,9 @@
 //! The messages of the data plane: read from its file as they come, passed on to our own log.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+use crate::private;
 
 /// The file is emptied once it is longer than this, in bytes, and all of it was passed on.
 const LENGTH_MAX: u64 = 1 << 20;
@@ -60,17 +61,17 @@ impl Tail {
     }
 
     fn read(&mut self) -> io::Result<Vec<u8>> {
-        let mut file = File::options().read(true).write(true).open(&self.path)?;
+        let mut file = private::file().read(true).write(true).open(&self.path)?;
         let length = file.metadata()?.len();
         if length < self.position {
             self.position = 0;
         }
         file.seek(SeekFrom::Start(self.position))?;
         let mut bytes = Vec::new();
-        self.position += file.take(LENGTH_MAX).read_to_end(&mut bytes)? as u64;
+        self.position += (&file).take(LENGTH_MAX).read_to_end(&mut bytes)? as u64;
         if self.position > LENGTH_MAX {
             // The data plane appends, so it goes on at the new end. A line written at this very moment is lost.
-            File::options().write(true).open(&self.path)?.set_len(0)?;
+            file.set_len(0)?;
             self.position = 0;
         }
         Ok(bytes)
@@ -89,6 +90,7 @@ fn parse(line: &str) -> (tracing::Level, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write;
 
     use super::*;

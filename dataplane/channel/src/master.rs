@@ -49,6 +49,10 @@ pub enum AttachError {
     Denied {
         uid: u32,
     },
+    /// Who listens there is user `uid`, neither root nor we.
+    Foreign {
+        uid: u32,
+    },
     Io(io::Error),
 }
 
@@ -73,6 +77,11 @@ impl fmt::Display for AttachError {
             AttachError::Denied { uid } => {
                 write!(f, "the data plane turned user {uid} away; run both planes as the same user, or this one as root")
             }
+            AttachError::Foreign { uid } => write!(
+                f,
+                "user {uid} listens in place of the data plane, and would get the keys; end that program, and keep the runtime \
+                 directory to the user who runs adit"
+            ),
             AttachError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 write!(f, "no permission to reach the data plane ({error}); run as the user that runs it, or as root")
             }
@@ -195,6 +204,10 @@ impl Master {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => AttachError::Absent(path.to_owned()),
             _ => AttachError::Io(error),
         })?;
+        let peer = fd::peer_credentials(socket.as_fd())?;
+        if peer.uid != fd::own_uid() && peer.uid != 0 {
+            return Err(AttachError::Foreign { uid: peer.uid });
+        }
         let mut greeting = [0; GREETING_LEN];
         let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting)?;
         if len == 0 {

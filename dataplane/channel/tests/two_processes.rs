@@ -214,24 +214,26 @@ fn masters_killed_in_the_middle_leave_consistent_rings() {
     assert_eq!(last.poll_event(), Some((0, Event::Applied { ticket: MASTERS << 24 })));
 }
 
+/// Starts the other plane as another user, who may do everything in the directory of the socket.
+fn spawn_stranger(role: &str, dir: &Path, socket: &Path) -> Child {
+    // The program has to lie where that user can start it.
+    let program = dir.join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for (path, mode) in [(dir, 0o777), (&program, 0o755)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mut stranger = Process::new(&program);
+    stranger.args(["--exact", "child_process"]).env(ROLE, role).env(SOCKET, socket).stdout(Stdio::null());
+    stranger.uid(STRANGER).spawn().expect("only root can become another user: run the tests as root")
+}
+
 #[test]
 fn another_user_is_turned_away_even_where_the_file_lets_him_in() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("sock");
     let (_region, _port, mut listener) = plane(&socket);
-    // Becoming somebody else takes root; the program has to lie where that user can start it.
-    let program = dir.path().join("program");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    for (path, mode) in [(dir.path(), 0o755), (&program, 0o755), (&socket, 0o666)] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
-    let mut stranger = Process::new(&program);
-    stranger.args(["--exact", "child_process"]).env(ROLE, "stranger").env(SOCKET, &socket).stdout(Stdio::null());
-    let mut child = match stranger.uid(STRANGER).spawn() {
-        Ok(child) => child,
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return,
-        Err(error) => panic!("{error}"),
-    };
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut child = spawn_stranger("stranger", dir.path(), &socket);
     let (mut notices, started) = (Vec::new(), Instant::now());
     let status = loop {
         notices.extend(listener.serve().unwrap());
@@ -242,6 +244,23 @@ fn another_user_is_turned_away_even_where_the_file_lets_him_in() {
     };
     assert!(status.success());
     assert_eq!(notices, [Notice::Denied { pid: child.id(), uid: STRANGER }]);
+}
+
+#[test]
+fn a_data_plane_of_another_user_gets_no_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("sock");
+    let mut child = spawn_stranger("plane", dir.path(), &socket);
+    let started = Instant::now();
+    let error = loop {
+        match Master::attach(&socket).unwrap_err() {
+            AttachError::Absent(_) if started.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            error => break error,
+        }
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(error, AttachError::Foreign { uid: STRANGER }), "{error}");
 }
 
 fn attach_here(socket: &Path, listener: &mut Listener) -> Master {

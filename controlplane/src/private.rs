@@ -1,0 +1,93 @@
+//! Directories in which nobody else may have a hand, and the files in them: whoever can write there decides which nonces are
+//! used and to whom we listen.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+/// Why a directory is not private. The message names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPrivate {
+    #[error("{0}")]
+    Unusable(#[from] io::Error),
+    #[error("it belongs to user {uid}, and adit runs as user {own}. Run: chown {own} {}", dir.display())]
+    ForeignOwner { dir: PathBuf, uid: u32, own: u32 },
+    #[error("group or others can write to it (mode {mode:04o}). Run: chmod go-w {}", dir.display())]
+    TooOpen { dir: PathBuf, mode: u32 },
+}
+
+/// Makes a directory, with those above it, that only we may look into, or makes sure that one that exists is ours and can be
+/// changed by nobody else.
+///
+/// # Errors
+/// See [`NotPrivate`].
+pub fn directory(dir: &Path) -> Result<(), NotPrivate> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let facts = dir.metadata()?;
+    let own = rustix::process::geteuid().as_raw();
+    if facts.uid() != own {
+        return Err(NotPrivate::ForeignOwner { dir: dir.to_owned(), uid: facts.uid(), own });
+    }
+    if facts.mode() & 0o022 != 0 {
+        return Err(NotPrivate::TooOpen { dir: dir.to_owned(), mode: facts.mode() & 0o7777 });
+    }
+    Ok(())
+}
+
+/// How a file in such a directory is opened: one that is made is ours alone, and a symbolic link is not followed.
+pub fn file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    // The flag fits: open(2) takes an int.
+    options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_new_directory_is_private_and_stays_usable() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("a/b");
+        for _ in 0..2 {
+            directory(&new).unwrap();
+        }
+        assert_eq!(new.metadata().unwrap().mode() & 0o7777, 0o700);
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(directory(&new).is_ok(), "others may look");
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_refused_with_the_command_to_run() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o770, 0o702, 0o1777] {
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = directory(dir.path()).unwrap_err();
+            assert!(matches!(error, NotPrivate::TooOpen { .. }), "{error}");
+            assert!(error.to_string().ends_with(&format!("chmod go-w {}", dir.path().display())), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_with_the_command_to_run() {
+        let dir = tempfile::tempdir().unwrap();
+        // Only root can give something away; for everybody else the root directory is somebody else's.
+        let foreign = if chown(dir.path(), Some(65534), None).is_ok() { dir.path() } else { Path::new("/") };
+        let error = directory(foreign).unwrap_err();
+        assert!(matches!(error, NotPrivate::ForeignOwner { .. }) && error.to_string().contains("chown "), "{error}");
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("elsewhere", dir.path().join("lock")).unwrap();
+        assert!(file().write(true).create(true).open(dir.path().join("lock")).is_err());
+        assert!(!dir.path().join("elsewhere").exists());
+    }
+}
