@@ -12,6 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::client;
 use crate::config::{Config, Machine};
+use crate::private;
 use crate::runtime::{self, Options};
 use crate::static_key::Secret;
 use crate::status;
@@ -113,6 +114,8 @@ fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
         // Our messages are no reason to end when nobody reads them any more.
         .log_internal_errors(false)
         .init();
+    // Before the keys are read.
+    private::memory().context("closing the memory of this process to others and to core dumps")?;
     let config = Config::load(file, &Machine::here())?;
     // One thread for the loop, one for the API: the cores are for the data plane.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

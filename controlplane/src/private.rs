@@ -1,5 +1,5 @@
-//! Directories in which nobody else may have a hand, and the files in them: whoever can write there decides which nonces are
-//! used and to whom we listen.
+//! What nobody else may have a hand in: directories and the files in them, for whoever can write there decides which nonces are
+//! used and to whom we listen; and the memory of this process, in which keys are.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -7,6 +7,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+/// The environment variable that, when it is set, leaves the memory of both planes open to debuggers and core dumps.
+const DUMPABLE: &str = "ADIT_DUMPABLE";
 
 /// Why a directory is not private. The message names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,19 @@ pub fn file() -> OpenOptions {
     // The flag fits: open(2) takes an int.
     options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
     options
+}
+
+/// Keeps the memory of this process out of core dumps, and from other processes of the same user.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn memory() -> io::Result<()> {
+    if std::env::var_os(DUMPABLE).is_some() {
+        return Ok(());
+    }
+    // A core_pattern with a pipe knows no limit, and obeys the second.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 #[cfg(test)]

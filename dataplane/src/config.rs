@@ -36,6 +36,8 @@ pub const TAKEOVER_BYTES_PER_TURN: usize = 64 * 1024;
 pub const COMMANDS_PER_TURN: usize = 16;
 /// Datagrams of the control plane sent in one turn.
 pub const INJECTS_PER_TURN: usize = 8;
+/// Datagrams that a worker hands up to the control plane in a second: thousands of handshakes, and no flood takes its processor.
+pub const PUNTS_PER_S: u32 = 5000;
 /// Parcels taken from other workers in one turn.
 pub const TAKEOVERS_PER_TURN: usize = 16;
 /// Parcels of a worker for frames from the TAP on their way to other workers, at least.

@@ -19,8 +19,8 @@ use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
-use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
-use crate::forward::Learned;
+use crate::config::{PUNTS_PER_S, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
+use crate::forward::{FloodLimit, Learned};
 use crate::handover::parcel::{Label, Parcel, Way, record};
 use crate::handover::{Lesson, Packer};
 use crate::io::{Failure, Io, TapWrite, Work};
@@ -40,6 +40,7 @@ pub struct Inbound {
     overflows_counted: u32,
     /// Datagrams whose SA another worker has.
     packer: Packer,
+    punts: FloodLimit,
     /// What was received since `done` was asked last.
     work: Work,
 }
@@ -72,6 +73,7 @@ impl Inbound {
             learned_last: None,
             overflows_counted: 0,
             packer: Packer::new(env.id, Way::Inbound, env.handover.workers()),
+            punts: FloodLimit::new(PUNTS_PER_S),
             work: Work::default(),
         }
     }
@@ -207,6 +209,7 @@ impl Inbound {
                     }
                 }
                 Kind::Keepalive => env.port.count(Count::Keepalives, 1),
+                Kind::Ike | Kind::Stun if !self.punts.take(1, state.now_us()) => env.port.drop(Drop::PuntLimit, 1),
                 Kind::Ike | Kind::Stun => punt(&self.arena.bytes()[start..end], from, env),
                 Kind::TooShort => env.port.drop(Drop::TooShort, 1),
                 Kind::Unknown => env.port.drop(Drop::Unclassified, 1),

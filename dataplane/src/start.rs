@@ -31,6 +31,8 @@ use crate::worker::{Environment, State, Worker};
 
 /// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
+/// How long to wait before a control plane that could not be let in is tried again.
+const DOOR_PAUSE: Duration = Duration::from_millis(100);
 /// How often every worker is made to look at its clock.
 const TICK: Duration = Duration::from_secs(1);
 /// Bytes of the vault per SA that there can be: its key's name and its totals. There are twice as many slots as SAs.
@@ -57,6 +59,7 @@ pub struct Plane {
 
 /// Runs the data plane until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<ExitCode> {
+    close_memory().context("cannot close the memory of the process to others and to core dumps")?;
     // Blocked before any thread is made, so that all inherit it and only the descriptor sees them.
     let signals = block_signals().context("cannot receive signals through a descriptor")?;
     let (running, listener) = Plane::open(config)?.spawn()?;
@@ -306,11 +309,36 @@ impl Running {
     }
 }
 
-fn supervise(running: Running, mut listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
+/// The door for control planes. What fails there concerns who waits outside, never the packets.
+struct Door {
+    listener: Listener,
+    failing: bool,
+}
+
+impl Door {
+    fn serve(&mut self) {
+        match self.listener.serve() {
+            Ok(notices) => {
+                self.failing = false;
+                notices.iter().for_each(|notice| eprintln!("{notice}"));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    eprintln!("WARNING: no control plane can attach: {error}; it is tried again");
+                }
+                // Who waits keeps the socket readable.
+                thread::sleep(DOOR_PAUSE);
+            }
+        }
+    }
+}
+
+fn supervise(running: Running, listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
+    let mut door = Door { listener, failing: false };
     let mut tick_at = Instant::now() + TICK;
     loop {
         let mut fds = vec![watch(signals.as_raw_fd()), watch(running.alarm.as_fd().as_raw_fd())];
-        fds.extend(listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
+        fds.extend(door.listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
         let until_tick = tick_at.saturating_duration_since(Instant::now()).as_millis() as libc::c_int + 1;
         // SAFETY: the array has the length given.
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, until_tick) };
@@ -331,7 +359,7 @@ fn supervise(running: Running, mut listener: Listener, signals: &OwnedFd) -> Res
             bail!(cause);
         }
         if fds[2..].iter().any(|fd| fd.revents != 0) {
-            listener.serve().context("cannot serve the control plane")?;
+            door.serve();
         }
     }
 }
@@ -374,6 +402,20 @@ fn ask_for_short_slices() -> io::Result<()> {
 
 fn watch(fd: RawFd) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
+/// Keeps the memory of the process, in which keys are, out of core dumps and from other processes of the same user, unless the
+/// environment variable ADIT_DUMPABLE is set.
+fn close_memory() -> io::Result<()> {
+    if std::env::var_os("ADIT_DUMPABLE").is_some() {
+        return Ok(());
+    }
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the first call reads the structure, which outlives it; the second takes integers. A core_pattern with a pipe knows
+    // no limit, and obeys the second.
+    let closed =
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) == 0 && libc::prctl(libc::PR_SET_DUMPABLE, 0) == 0 };
+    if closed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn block_signals() -> io::Result<OwnedFd> {

@@ -35,7 +35,7 @@ fn an_idle_worker_does_all_that_one_signal_announced() {
                 let (len, _) = bed.peer.recv_from(&mut datagram).unwrap();
                 assert_eq!(datagram[..len], [0, 0, 0, 0, number], "on {io}");
             }
-            assert_eq!(bed.count(Count::Injected), 50);
+            eventually("all are counted", || bed.count(Count::Injected) == 50);
         }
     });
 }

@@ -85,6 +85,7 @@ numbers! {
         PathMtu "path_mtu" "The frame is too long for the path to the peer.",
         FloodLimit "flood_limit" "More frames for several peers than the limit allows.",
         HandoverFull "handover_full" "No buffer was free to give the frame or datagram to the worker that owns it.",
+        PuntLimit "punt_limit" "More datagrams for the control plane than a worker may hand up.",
         PuntFull "punt_full" "The ring to the control plane was full.",
         PuntNoMaster "punt_no_master" "A datagram for the control plane came while none was attached.",
         Unclassified "unclassified" "The datagram is neither ESP, IKE, STUN nor keepalive.",

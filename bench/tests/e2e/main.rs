@@ -15,6 +15,7 @@ mod metrics;
 mod nonce;
 mod ping;
 mod restart;
+mod secrets;
 mod steering;
 mod takeover;
 mod transfer;

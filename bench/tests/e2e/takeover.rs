@@ -5,6 +5,7 @@ use std::time::Duration;
 use adit_bench::lab::traffic::start;
 use adit_bench::lab::{Lab, LabOptions, wait_until};
 use adit_bench::rtt::Prober;
+use adit_channel::{AttachError, Master};
 use adit_proto::stats::Count;
 use anyhow::{Context, Result, ensure};
 
@@ -73,5 +74,25 @@ fn a_data_plane_that_was_left_behind_on_purpose_is_taken_over() -> Result<()> {
     ensure!(lab.a().data_plane() == Some(plane), "the data plane is another one");
     let probes = prober.stop(Duration::from_secs(1))?;
     ensure!(probes.lost == 0, "{} of {} pings lost", probes.lost, probes.sent);
+    Ok(())
+}
+
+#[test]
+fn a_data_plane_without_descriptors_forwards_on_and_lets_the_next_control_plane_in_later() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::default())?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    lab.gateways[0].kill_control()?;
+    lab.a().netns.run(&format!("prlimit --pid {plane} --nofile=3:"))?;
+    let answer = Master::attach(&lab.dir().join("run-site-a/dataplane.sock"));
+    ensure!(matches!(answer, Err(AttachError::Io(_))), "{answer:?}");
+    reaches(&lab.b().netns, lab.a().inner())?;
+    ensure!(lab.a().data_plane() == Some(plane), "the data plane ended");
+    lab.a().netns.run(&format!("prlimit --pid {plane} --nofile=1024:"))?;
+    lab.gateways[0].start_control()?;
+    wait_until("the new control plane serves metrics", Duration::from_secs(10), || Ok(lab.a().metrics().is_ok()))?;
+    ensure!(lab.a().data_plane() == Some(plane), "the data plane is another one");
+    let log = lab.a().log();
+    let fault = std::fs::read_to_string(lab.dir().join("run-site-a/dataplane.log"))?;
+    ensure!(fault.contains("no control plane can attach: "), "{fault}\n{log}");
     Ok(())
 }

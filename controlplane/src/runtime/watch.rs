@@ -20,8 +20,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 const LOG_EVERY: Duration = Duration::from_millis(250);
 /// How often commands are tried again that found a ring full.
 const RETRY_AFTER: Duration = Duration::from_millis(2);
-/// Datagrams taken from the data plane in one go.
-const PUNTS_PER_TURN: usize = 1024;
+/// Events, and datagrams, taken from the data plane in one go.
+const SHARE: usize = 1024;
 
 /// The descriptors of the channel, watched.
 struct Channel {
@@ -59,7 +59,7 @@ impl Gateway {
             timer
         };
         let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
-        let mut settled = false;
+        let (mut settled, mut more) = (false, false);
         loop {
             let waits = plane.orders.waits();
             tokio::select! {
@@ -77,7 +77,11 @@ impl Gateway {
                 }
                 ready = channel.events.readable() => {
                     ready?.clear_ready();
-                    self.drain(plane).await;
+                    more = self.drain(plane);
+                    self.pump(plane)?;
+                }
+                () = tokio::task::yield_now(), if more => {
+                    more = self.drain(plane);
                     self.pump(plane)?;
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
@@ -110,33 +114,25 @@ impl Gateway {
         self.view.plane().as_ref().is_some_and(|attached| attached.master.is_corrupt())
     }
 
-    /// Takes everything that the workers sent up.
-    async fn drain(&mut self, plane: &mut Plane) {
+    /// Takes what the workers sent up, no more than a share of it: then the other things of the loop have their turn. True when
+    /// there may be more.
+    fn drain(&mut self, plane: &mut Plane) -> bool {
         let mut buf = Vec::new();
-        loop {
-            let (events, more) = {
-                let mut guard = self.view.plane();
-                let Some(attached) = guard.as_mut() else { return };
-                let master = &mut attached.master;
-                master.acknowledge();
-                let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(PUNTS_PER_TURN).collect();
-                let mut punts = 0;
-                while punts < PUNTS_PER_TURN && master.poll_punt(&mut buf).is_some() {
-                    punts += 1;
-                    self.ignore(&buf);
-                }
-                let more = punts == PUNTS_PER_TURN || events.len() == PUNTS_PER_TURN;
-                (events, more)
-            };
-            for (worker, event) in events {
-                self.event(plane, worker, event);
-            }
-            self.extend_all(plane);
-            if !more {
-                return;
-            }
-            tokio::task::yield_now().await;
+        let (events, punts) = {
+            let mut guard = self.view.plane();
+            let Some(attached) = guard.as_mut() else { return false };
+            let master = &mut attached.master;
+            master.acknowledge();
+            let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(SHARE).collect();
+            let punts = std::iter::from_fn(|| master.poll_punt(&mut buf).map(|_| self.ignore(&buf))).take(SHARE).count();
+            (events, punts)
+        };
+        let more = punts == SHARE || events.len() == SHARE;
+        for (worker, event) in events {
+            self.event(plane, worker, event);
         }
+        self.extend_all(plane);
+        more
     }
 
     fn event(&mut self, plane: &mut Plane, worker: u16, event: Event) {

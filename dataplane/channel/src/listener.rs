@@ -3,6 +3,7 @@
 //! The connection is the lock: as long as it is open there is a master, and its end, which the kernel announces even after
 //! SIGKILL, ends the mastership. Nothing else is said on it after the first message.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -77,6 +78,19 @@ pub enum Notice {
     Denied { pid: u32, uid: u32 },
 }
 
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Attached { pid } => write!(f, "a control plane (process {pid}) is attached"),
+            Notice::Gone { pid } => write!(f, "the control plane (process {pid}) is gone; forwarding goes on"),
+            Notice::Refused { pid, master } => {
+                write!(f, "process {pid} was turned away: process {master} is the control plane")
+            }
+            Notice::Denied { pid, uid } => write!(f, "WARNING: process {pid} of user {uid} was turned away"),
+        }
+    }
+}
+
 /// The socket at which a control plane attaches. No thread inside: call [`Listener::serve`] when one of
 /// [`Listener::poll_fds`] is readable.
 #[derive(Debug)]
@@ -123,7 +137,8 @@ impl Listener {
         self.master.as_ref().map(|&(_, pid)| pid)
     }
 
-    /// Notices the end of the master, then lets in or turns away who waits. Never blocks.
+    /// Notices the end of the master, then lets in or turns away who waits. Never blocks. After an error, such as that no
+    /// descriptor is left, who waits still waits, and the call can be made again.
     pub fn serve(&mut self) -> io::Result<Vec<Notice>> {
         let mut notices = Vec::new();
         self.notice_end(&mut notices);
@@ -132,6 +147,8 @@ impl Listener {
                 Ok((socket, _)) => socket,
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock) => break,
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => continue,
+                // What has happened so far must be told; the fault will be there next time.
+                Err(_) if !notices.is_empty() => break,
                 Err(error) => return Err(error),
             };
             // Who connects and leaves at once, as `bind` does to see whether somebody listens, is nobody.
