@@ -13,7 +13,7 @@ fn mac(n: u32) -> [u8; 6] {
 
 fn forward(criterion: &mut Criterion) {
     for stations in [1, 100, 4096] {
-        let mut table = ForwardingTable::new(4096, 300);
+        let mut table = ForwardingTable::new(4096, 300, u16::MAX);
         for n in 0..stations {
             table.learn(mac(n), PeerId(n as u16), 0);
         }

@@ -58,7 +58,9 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             }
             let frame_max = esp::frame_len_max(path_mtu, ipv6_outer);
             let path = Path { endpoint: Endpoint::new(endpoint, env.udp.mapped), frame_max, lanes };
-            state.tables.set_peer(peer, tag, path)
+            state.tables.set_peer(peer, tag, path)?;
+            state.fdb.share_among(state.tables.peer_count());
+            Ok(())
         }
         Command::PeerRemove { peer } => remove_peer(peer, state, env),
         Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
@@ -79,7 +81,9 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
 
 fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     state.fdb.forget_peer(peer);
-    state.tables.remove_peer(peer, |direction, spi, slot| forget_sa(peer, spi, direction, slot, env))
+    state.tables.remove_peer(peer, |direction, spi, slot| forget_sa(peer, spi, direction, slot, env))?;
+    state.fdb.share_among(state.tables.peer_count());
+    Ok(())
 }
 
 /// The SPI is the peer's choice and says nothing about our workers; which of them has the SA is the control plane's choice, once.

@@ -4,6 +4,8 @@
 //! entries do neither. Frames go from the TAP to peers and from peers to the TAP, never from peer to peer (split horizon),
 //! so a mesh cannot loop. What goes to all peers is limited by a token bucket.
 
+use std::hash::{BuildHasher, RandomState};
+
 use adit_proto::control::{Mac, PeerId, Refusal};
 
 /// What a look-up says about a frame from the TAP.
@@ -54,6 +56,12 @@ enum State {
 
 const FREE: Entry = Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, untold: false, told_s: 0, heard_s: 0 };
 
+/// Places that are looked at for an address, at most. In a half-full table with a good hash a search this long is rarer than one
+/// in a hundred thousand; an address that would need a longer one is not learned.
+const PROBES_MAX: usize = 64;
+/// Places that are looked at in one turn for what has aged.
+const AGED_PER_TURN: usize = 1024;
+
 /// The table of one worker. Times are seconds of any clock that does not go back.
 pub struct ForwardingTable {
     /// Open addressing with backward-shift deletion; a power of two, at most half full.
@@ -61,12 +69,38 @@ pub struct ForwardingTable {
     used: usize,
     limit: usize,
     ageing_s: u32,
+    hash: Hash,
+    /// Addresses learned from each peer.
+    learned_from: Box<[u32]>,
+    /// What one peer may teach.
+    quota: usize,
+    /// The place that is looked at next for ageing, how many are left of this round, and when it began.
+    sweep_at: usize,
+    sweep_left: usize,
+    swept_s: u32,
 }
 
 impl ForwardingTable {
-    pub fn new(limit: u32, ageing_s: u32) -> ForwardingTable {
-        let size = (2 * limit as usize).next_power_of_two();
-        ForwardingTable { entries: vec![FREE; size].into_boxed_slice(), used: 0, limit: limit as usize, ageing_s }
+    /// A table for `limit` addresses behind peers with ids below `max_peers`.
+    pub fn new(limit: u32, ageing_s: u32, max_peers: u16) -> ForwardingTable {
+        let size = (2 * limit as usize).next_power_of_two().max(PROBES_MAX);
+        ForwardingTable {
+            entries: vec![FREE; size].into_boxed_slice(),
+            used: 0,
+            limit: limit as usize,
+            ageing_s,
+            hash: Hash::new(size),
+            learned_from: vec![0; max_peers.into()].into_boxed_slice(),
+            quota: limit as usize,
+            sweep_at: 0,
+            sweep_left: 0,
+            swept_s: 0,
+        }
+    }
+
+    /// Says how many peers there are. When there are several, one may teach half of what fits: none can fill the table alone.
+    pub fn share_among(&mut self, peers: usize) {
+        self.quota = if peers > 1 { self.limit.div_ceil(2) } else { self.limit };
     }
 
     /// Where a frame for `destination` goes.
@@ -89,13 +123,16 @@ impl ForwardingTable {
         if is_group(source) {
             return Learned::Group;
         }
+        let Some(at) = self.place(source) else { return Learned::Full };
         let refresh_s = self.ageing_s / 4;
-        let at = self.place(source);
         let entry = &mut self.entries[at];
         match entry.state {
             State::Pinned => Learned::Known,
             State::Learned if entry.peer != peer => {
-                (entry.peer, entry.heard_s, entry.untold) = (peer, now_s, true);
+                let before = std::mem::replace(&mut entry.peer, peer);
+                (entry.heard_s, entry.untold) = (now_s, true);
+                self.count_learned(before, -1);
+                self.count_learned(peer, 1);
                 Learned::Moved
             }
             State::Learned if now_s.saturating_sub(entry.heard_s) > refresh_s => {
@@ -104,11 +141,12 @@ impl ForwardingTable {
             }
             State::Learned if entry.untold => Learned::Untold,
             State::Learned => Learned::Known,
-            State::Free if self.used >= self.limit => Learned::Full,
+            State::Free if self.used >= self.limit || self.learned_from(peer) >= self.quota => Learned::Full,
             State::Free => {
                 let told_s = now_s.wrapping_sub(1) as u8;
                 *entry = Entry { mac: source, peer, state: State::Learned, untold: true, told_s, heard_s: now_s };
                 self.used += 1;
+                self.count_learned(peer, 1);
                 Learned::New
             }
         }
@@ -117,14 +155,15 @@ impl ForwardingTable {
     /// Learns what another worker has learned.
     pub fn hear(&mut self, source: Mac, peer: PeerId, now_s: u32) {
         self.learn(source, peer, now_s);
-        let at = self.place(source);
-        self.entries[at].untold = false;
+        if let Some(at) = self.place(source) {
+            self.entries[at].untold = false;
+        }
     }
 
     /// Tells the others of an address, once a second at most: one that jumps to and fro must not keep them busy. `tell` says
     /// whether all have heard; if not, they are told again later.
     pub fn tell(&mut self, mac: Mac, now_s: u32, tell: impl FnOnce() -> bool) {
-        let at = self.place(mac);
+        let Some(at) = self.place(mac) else { return };
         let entry = &mut self.entries[at];
         if entry.untold && entry.told_s != now_s as u8 {
             entry.told_s = now_s as u8;
@@ -137,33 +176,62 @@ impl ForwardingTable {
         if is_group(mac) {
             return Err(Refusal::BadValue);
         }
-        let at = self.place(mac);
-        let is_new = self.entries[at].state == State::Free;
-        if is_new && self.used >= self.limit {
-            return Err(Refusal::FdbFull);
+        let at = self.place(mac).ok_or(Refusal::FdbFull)?;
+        match self.entries[at] {
+            Entry { state: State::Free, .. } if self.used >= self.limit => return Err(Refusal::FdbFull),
+            Entry { state: State::Free, .. } => self.used += 1,
+            Entry { state: State::Learned, peer, .. } => self.count_learned(peer, -1),
+            Entry { state: State::Pinned, .. } => {}
         }
-        self.used += usize::from(is_new);
         self.entries[at] = Entry { mac, peer, state: State::Pinned, ..FREE };
         Ok(())
     }
 
     /// Forgets an address, pinned or not.
     pub fn unpin(&mut self, mac: Mac) {
-        let at = self.place(mac);
-        if self.entries[at].state != State::Free {
+        if let Some(at) = self.place(mac).filter(|&at| self.entries[at].state != State::Free) {
             self.delete(at);
         }
     }
 
     /// Forgets every address of a peer.
     pub fn forget_peer(&mut self, peer: PeerId) {
-        self.delete_where(|entry| entry.peer == peer);
+        let mut at = 0;
+        while at < self.entries.len() {
+            if self.entries[at].state != State::Free && self.entries[at].peer == peer {
+                // The entry that moves into the gap is looked at next.
+                self.delete(at);
+            } else {
+                at += 1;
+            }
+        }
     }
 
-    /// Forgets what has aged; returns how many.
+    /// Forgets what has aged, a part of the table at a time; a round through all of it begins once a second. Returns how many.
+    #[inline]
     pub fn age(&mut self, now_s: u32) -> usize {
-        let ageing_s = self.ageing_s;
-        self.delete_where(|entry| entry.state == State::Learned && now_s.saturating_sub(entry.heard_s) >= ageing_s)
+        if self.sweep_left == 0 {
+            if now_s == self.swept_s {
+                return 0;
+            }
+            (self.swept_s, self.sweep_left) = (now_s, self.entries.len());
+        }
+        self.sweep(now_s)
+    }
+
+    fn sweep(&mut self, now_s: u32) -> usize {
+        let before = self.used;
+        for _ in 0..AGED_PER_TURN.min(self.sweep_left) {
+            let entry = &self.entries[self.sweep_at];
+            if entry.state == State::Learned && now_s.saturating_sub(entry.heard_s) >= self.ageing_s {
+                // The entry that moves into the gap is looked at next.
+                self.delete(self.sweep_at);
+            } else {
+                self.sweep_at = (self.sweep_at + 1) & (self.entries.len() - 1);
+                self.sweep_left -= 1;
+            }
+        }
+        before - self.used
     }
 
     pub fn len(&self) -> usize {
@@ -176,42 +244,29 @@ impl ForwardingTable {
 
     #[inline]
     fn find(&self, mac: Mac) -> Option<&Entry> {
-        let entry = &self.entries[self.place(mac)];
+        let entry = &self.entries[self.place(mac)?];
         (entry.state != State::Free).then_some(entry)
     }
 
-    /// Where the address is, or the free place where it would go. There is one: the table is at most half full.
+    /// Where the address is, or the free place where it would go; none when there is none near enough.
     #[inline]
-    fn place(&self, mac: Mac) -> usize {
+    fn place(&self, mac: Mac) -> Option<usize> {
         let mask = self.entries.len() - 1;
-        let mut at = hash(mac) & mask;
-        while self.entries[at].state != State::Free && self.entries[at].mac != mac {
-            at = (at + 1) & mask;
-        }
-        at
-    }
-
-    fn delete_where(&mut self, condition: impl Fn(&Entry) -> bool) -> usize {
-        let before = self.used;
-        let mut at = 0;
-        while at < self.entries.len() {
-            if self.entries[at].state != State::Free && condition(&self.entries[at]) {
-                // The entry that moves into the gap is looked at next.
-                self.delete(at);
-            } else {
-                at += 1;
-            }
-        }
-        before - self.used
+        let home = self.hash.of(mac);
+        let mut near = (home..home + PROBES_MAX).map(|at| at & mask);
+        near.find(|&at| self.entries[at].state == State::Free || self.entries[at].mac == mac)
     }
 
     /// Frees a place and moves later entries of the same run forward, so that no search stops short.
     fn delete(&mut self, mut gap: usize) {
         let mask = self.entries.len() - 1;
         self.used -= 1;
+        if self.entries[gap].state == State::Learned {
+            self.count_learned(self.entries[gap].peer, -1);
+        }
         let mut next = (gap + 1) & mask;
         while self.entries[next].state != State::Free {
-            let home = hash(self.entries[next].mac) & mask;
+            let home = self.hash.of(self.entries[next].mac);
             if next.wrapping_sub(home) & mask >= next.wrapping_sub(gap) & mask {
                 self.entries[gap] = self.entries[next];
                 gap = next;
@@ -219,6 +274,16 @@ impl ForwardingTable {
             next = (next + 1) & mask;
         }
         self.entries[gap] = FREE;
+    }
+
+    fn learned_from(&self, peer: PeerId) -> usize {
+        self.learned_from.get(usize::from(peer.0)).map_or(0, |count| *count as usize)
+    }
+
+    fn count_learned(&mut self, peer: PeerId, change: i32) {
+        if let Some(count) = self.learned_from.get_mut(usize::from(peer.0)) {
+            *count = count.saturating_add_signed(change);
+        }
     }
 }
 
@@ -228,10 +293,28 @@ pub fn is_group(mac: Mac) -> bool {
     mac[0] & 1 == 1
 }
 
-#[inline]
-fn hash(mac: Mac) -> usize {
-    let word = u64::from_be_bytes([0, 0, mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]]);
-    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
+/// Multiplicative hashing with secrets of its own for each table, so that nobody can make addresses that fall into one place.
+struct Hash {
+    mask: u64,
+    multiplier: u64,
+    shift: u32,
+}
+
+impl Hash {
+    /// For a table of `size` places, a power of two and at least 2.
+    fn new(size: usize) -> Hash {
+        let random = RandomState::new();
+        let shift = u64::BITS - size.trailing_zeros();
+        Hash { mask: random.hash_one(0u8), multiplier: random.hash_one(1u8) | 1, shift }
+    }
+
+    #[inline]
+    fn of(&self, mac: Mac) -> usize {
+        let word = u64::from_be_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
+        // Folded once, so that the low bits of the address reach the high ones of the product too.
+        let mixed = (word ^ self.mask).wrapping_mul(self.multiplier);
+        ((mixed ^ mixed >> 32).wrapping_mul(self.multiplier) >> self.shift) as usize
+    }
 }
 
 /// Limits the frames that go to all peers: a bucket of one second's worth.
@@ -280,7 +363,7 @@ mod tests {
 
     #[test]
     fn an_address_is_learned_moves_ages_and_is_never_a_group() {
-        let mut table = ForwardingTable::new(4, 300);
+        let mut table = ForwardingTable::new(4, 300, 4);
         assert_eq!(table.route(mac(1), 0), Route::Flood);
         assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::New);
         table.tell(mac(1), 0, || true);
@@ -296,7 +379,7 @@ mod tests {
 
     #[test]
     fn others_are_told_until_all_have_heard_and_at_most_once_a_second() {
-        let mut table = ForwardingTable::new(4, 300);
+        let mut table = ForwardingTable::new(4, 300, 4);
         let told = |table: &mut ForwardingTable, now_s: u32, heard: bool| {
             let mut calls = 0;
             table.tell(mac(1), now_s, || {
@@ -324,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_pinned_address_neither_moves_nor_ages_and_a_full_table_learns_nothing() {
-        let mut table = ForwardingTable::new(2, 300);
+        let mut table = ForwardingTable::new(2, 300, 4);
         table.pin(mac(1), PeerId(1)).unwrap();
         assert_eq!(table.learn(mac(1), PeerId(2), 0), Learned::Known);
         assert_eq!(table.learn(mac(2), PeerId(2), 0), Learned::New);
@@ -353,10 +436,43 @@ mod tests {
         assert!(limit.take(1, u64::MAX), "however long it was silent");
     }
 
+    #[test]
+    fn one_peer_of_several_fills_half_the_table_and_moves_count_for_the_new_one() {
+        let mut table = ForwardingTable::new(8, 300, 4);
+        table.share_among(2);
+        let learned = |table: &mut ForwardingTable, range: std::ops::Range<u8>, peer: u16| {
+            range.filter(|&n| table.learn(mac(n), PeerId(peer), 0) == Learned::New).count()
+        };
+        assert_eq!(learned(&mut table, 0..8, 1), 4);
+        assert_eq!(learned(&mut table, 10..18, 2), 4);
+        assert_eq!(table.learn(mac(0), PeerId(2), 0), Learned::Moved, "an address that is known moves in any case");
+        assert_eq!(table.learn(mac(20), PeerId(1), 0), Learned::Full, "the table itself");
+        table.forget_peer(PeerId(2));
+        assert_eq!((table.len(), learned(&mut table, 20..28, 1)), (3, 1));
+        table.share_among(1);
+        assert_eq!(learned(&mut table, 30..40, 1), 4, "a peer without others may have all of it");
+        table.pin(mac(1), PeerId(1)).unwrap();
+        table.share_among(2);
+        table.unpin(mac(2));
+        assert_eq!((table.len(), table.learned_from(PeerId(1))), (7, 6), "what is pinned is not learned");
+    }
+
+    #[test]
+    fn a_table_that_is_full_finds_all_it_took_and_ages_in_bounded_steps() {
+        let mut table = ForwardingTable::new(20_000, 300, 2);
+        let mac = |n: u32| [2, 0, 0, (n >> 16) as u8, (n >> 8) as u8, n as u8];
+        let learned: Vec<u32> = (0..20_000).filter(|&n| table.learn(mac(n), PeerId(1), 0) == Learned::New).collect();
+        assert!(learned.len() > 19_900, "{} of 20000 found a place near enough", learned.len());
+        assert!(learned.iter().all(|&n| table.route(mac(n), 1) == Route::Peer(PeerId(1))));
+        let steps: Vec<usize> = std::iter::from_fn(|| Some(table.age(300)).filter(|_| !table.is_empty())).collect();
+        assert!(steps.iter().all(|&aged| aged <= AGED_PER_TURN) && steps.len() > 20, "{steps:?}");
+        assert_eq!(table.learned_from(PeerId(1)), 0);
+    }
+
     proptest! {
         #[test]
         fn the_table_agrees_with_a_map(steps in prop::collection::vec((0u8..40, 0u16..3, 0u8..8), 1..400)) {
-            let mut table = ForwardingTable::new(64, 300);
+            let mut table = ForwardingTable::new(64, 300, 4);
             let mut model: HashMap<Mac, PeerId> = HashMap::new();
             for (n, peer, action) in steps {
                 match action {

@@ -128,18 +128,19 @@ impl Tables {
     /// The inbound SA with this SPI, and its index for `inbound_at`.
     #[inline]
     pub fn find_inbound(&self, spi: Spi) -> Option<usize> {
+        let index = self.by_spi[self.place(spi)];
+        (index != EMPTY).then_some(index as usize)
+    }
+
+    /// Where the index of an SPI is, or the empty place where it would go. There is one: the table is at most half full.
+    #[inline]
+    fn place(&self, spi: Spi) -> usize {
         let mask = self.by_spi.len() - 1;
         let mut at = hash(spi) & mask;
-        loop {
-            let index = *self.by_spi.get(at)?;
-            if index == EMPTY {
-                return None;
-            }
-            if self.inbound.get(index as usize)?.spi == spi {
-                return Some(index as usize);
-            }
+        while self.by_spi[at] != EMPTY && self.inbound[self.by_spi[at] as usize].spi != spi {
             at = (at + 1) & mask;
         }
+        at
     }
 
     #[inline]
@@ -230,6 +231,7 @@ impl Tables {
         }
         let aead = self.key(sa.suite, &sa.key)?;
         let slot = self.free_slots.pop().ok_or(Refusal::SaTableFull)?;
+        self.index(sa.spi, self.inbound.len());
         self.inbound.push(InboundSa {
             spi: sa.spi,
             peer: sa.peer,
@@ -241,16 +243,21 @@ impl Tables {
             packets: 0,
             bytes: 0,
         });
-        self.reindex();
         Ok(slot)
     }
 
     /// Removes the peer's inbound SA with this SPI; returns its slot.
     pub fn remove_inbound(&mut self, peer: PeerId, spi: Spi) -> Result<u32, Refusal> {
         let index = self.find_inbound(spi).filter(|&index| self.inbound[index].peer == peer).ok_or(Refusal::NoSuchSa)?;
+        self.unindex(spi);
+        let last = self.inbound.len() - 1;
+        if index != last {
+            // The last one moves into its place.
+            self.unindex(self.inbound[last].spi);
+            self.index(self.inbound[last].spi, index);
+        }
         let sa = self.inbound.swap_remove(index);
         self.free_slots.push(sa.slot);
-        self.reindex();
         Ok(sa.slot)
     }
 
@@ -280,17 +287,25 @@ impl Tables {
         Aead::new(self.backend, suite, bytes).map_err(|_| Refusal::BadValue)
     }
 
-    /// SAs come and go seldom and are few to a worker: the index is simply made anew, so no tombstones are needed.
-    fn reindex(&mut self) {
-        self.by_spi.fill(EMPTY);
+    fn index(&mut self, spi: Spi, index: usize) {
+        let at = self.place(spi);
+        self.by_spi[at] = index as u32;
+    }
+
+    /// Empties the place of an SPI and moves later ones of the same run forward, so that no search stops short.
+    fn unindex(&mut self, spi: Spi) {
         let mask = self.by_spi.len() - 1;
-        for (index, sa) in self.inbound.iter().enumerate() {
-            let mut at = hash(sa.spi) & mask;
-            while self.by_spi[at] != EMPTY {
-                at = (at + 1) & mask;
+        let mut gap = self.place(spi);
+        let mut next = (gap + 1) & mask;
+        while self.by_spi[next] != EMPTY {
+            let home = hash(self.inbound[self.by_spi[next] as usize].spi) & mask;
+            if next.wrapping_sub(home) & mask >= next.wrapping_sub(gap) & mask {
+                self.by_spi[gap] = self.by_spi[next];
+                gap = next;
             }
-            self.by_spi[at] = index as u32;
+            next = (next + 1) & mask;
         }
+        self.by_spi[gap] = EMPTY;
     }
 }
 
@@ -312,7 +327,10 @@ pub fn hash(spi: Spi) -> usize {
 #[cfg(test)]
 mod tests {
     use adit_proto::control::SaKey;
+    use std::collections::BTreeSet;
+
     use adit_proto::suite::Suite;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -351,6 +369,31 @@ mod tests {
             assert_eq!(found.is_some(), n % 2 == 1, "SPI number {n}");
         }
         assert_eq!((tables.inbound_count(), tables.outbound_count()), (4, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_of_spis_agrees_with_a_set(steps in prop::collection::vec((0u32..40, any::<bool>()), 1..300)) {
+            let mut tables = Tables::new(4, 64, Backend::AwsLc);
+            tables.set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1 }).unwrap();
+            let mut model = BTreeSet::new();
+            for (n, install) in steps {
+                // Many share the low bits, so that runs in the index are long.
+                let spi = 0x4000_0000 + (n << 20);
+                if install {
+                    prop_assert_eq!(tables.install_inbound(&inbound(spi)).is_ok(), model.insert(spi));
+                } else {
+                    prop_assert_eq!(tables.remove_inbound(PeerId(1), Spi(spi)).is_ok(), model.remove(&spi));
+                }
+                prop_assert_eq!(tables.inbound_count(), model.len());
+                for n in 0..40 {
+                    let spi = Spi(0x4000_0000 + (n << 20));
+                    let found = tables.find_inbound(spi);
+                    prop_assert_eq!(found.is_some(), model.contains(&spi.0));
+                    prop_assert!(found.is_none_or(|index| tables.inbound[index].spi == spi));
+                }
+            }
+        }
     }
 
     #[test]

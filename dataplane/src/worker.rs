@@ -61,18 +61,18 @@ pub struct State {
     /// Seconds since the worker began, read once per turn.
     pub now_s: u32,
     began: Instant,
-    aged_s: u32,
+    retry_trains_s: u32,
 }
 
 impl State {
     pub fn new(config: &Config, backend: Backend) -> State {
         State {
             tables: Tables::new(config.max_peers, config.sa_slots, backend),
-            fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s),
+            fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
             flood: FloodLimit::new(config.flood_pps),
             now_s: 0,
             began: Instant::now(),
-            aged_s: 0,
+            retry_trains_s: RETRY_TRAINS_S,
         }
     }
 
@@ -175,19 +175,18 @@ impl Worker {
         }
     }
 
-    /// Once a second: the clock of the tables, ageing, gauges.
+    /// The clock of the tables, and what goes by it.
     fn housekeeping(&mut self) {
-        self.state.now_s = self.state.began.elapsed().as_secs() as u32;
-        if self.state.now_s == self.state.aged_s {
-            return;
+        let state = &mut self.state;
+        state.now_s = state.began.elapsed().as_secs() as u32;
+        let aged = state.fdb.age(state.now_s);
+        if aged > 0 {
+            self.env.port.count(Count::FdbAged, aged as u64);
+            self.env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
         }
-        self.state.aged_s = self.state.now_s;
-        if self.state.now_s.is_multiple_of(RETRY_TRAINS_S) {
-            self.state.tables.retry_trains();
+        if state.now_s >= state.retry_trains_s {
+            state.retry_trains_s = state.now_s + RETRY_TRAINS_S;
+            state.tables.retry_trains();
         }
-        let aged = self.state.fdb.age(self.state.now_s);
-        let port = &mut self.env.port;
-        port.count(Count::FdbAged, aged as u64);
-        port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
     }
 }
