@@ -27,7 +27,7 @@ pub enum Learned {
     Untold,
     New,
     Moved,
-    /// The table is full.
+    /// The table is full, or the peer has taught as many as it may.
     Full,
     /// A group address cannot be a source.
     Group,
@@ -141,15 +141,19 @@ impl ForwardingTable {
             }
             State::Learned if entry.untold => Learned::Untold,
             State::Learned => Learned::Known,
-            State::Free if self.used >= self.limit || self.learned_from(peer) >= self.quota => Learned::Full,
-            State::Free => {
-                let told_s = now_s.wrapping_sub(1) as u8;
-                *entry = Entry { mac: source, peer, state: State::Learned, untold: true, told_s, heard_s: now_s };
-                self.used += 1;
-                self.count_learned(peer, 1);
-                Learned::New
-            }
+            State::Free => self.add(at, source, peer, now_s),
         }
+    }
+
+    fn add(&mut self, at: usize, mac: Mac, peer: PeerId, now_s: u32) -> Learned {
+        if self.used >= self.limit || self.learned_from(peer) >= self.quota {
+            return Learned::Full;
+        }
+        let told_s = now_s.wrapping_sub(1) as u8;
+        self.entries[at] = Entry { mac, peer, state: State::Learned, untold: true, told_s, heard_s: now_s };
+        self.used += 1;
+        self.count_learned(peer, 1);
+        Learned::New
     }
 
     /// Learns what another worker has learned.
@@ -252,9 +256,15 @@ impl ForwardingTable {
     #[inline]
     fn place(&self, mac: Mac) -> Option<usize> {
         let mask = self.entries.len() - 1;
-        let home = self.hash.of(mac);
-        let mut near = (home..home + PROBES_MAX).map(|at| at & mask);
-        near.find(|&at| self.entries[at].state == State::Free || self.entries[at].mac == mac)
+        let mut at = self.hash.of(mac);
+        for _ in 0..PROBES_MAX {
+            let entry = &self.entries[at];
+            if entry.mac == mac || entry.state == State::Free {
+                return Some(at);
+            }
+            at = (at + 1) & mask;
+        }
+        None
     }
 
     /// Frees a place and moves later entries of the same run forward, so that no search stops short.
@@ -311,9 +321,9 @@ impl Hash {
     #[inline]
     fn of(&self, mac: Mac) -> usize {
         let word = u64::from_be_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
-        // Folded once, so that the low bits of the address reach the high ones of the product too.
-        let mixed = (word ^ self.mask).wrapping_mul(self.multiplier);
-        ((mixed ^ mixed >> 32).wrapping_mul(self.multiplier) >> self.shift) as usize
+        // Both halves of the product, so that every bit of the address reaches the bits that are taken.
+        let product = u128::from(word ^ self.mask) * u128::from(self.multiplier);
+        ((product as u64 ^ (product >> 64) as u64) >> self.shift) as usize
     }
 }
 

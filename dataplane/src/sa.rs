@@ -326,9 +326,9 @@ pub fn hash(spi: Spi) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use adit_proto::control::SaKey;
     use std::collections::BTreeSet;
 
+    use adit_proto::control::SaKey;
     use adit_proto::suite::Suite;
     use proptest::prelude::*;
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use adit_proto::control::{Command, PeerTag};
+use adit_proto::control::{Command, PeerId, PeerTag};
 use adit_proto::stats::{Count, Drop, Gauge};
 use support::{Bed, PEER, TAG, broadcast, eventually, frame, in_namespace, peer_seals, peer_set, sealed};
 
@@ -59,6 +59,25 @@ fn frames_given_for_a_peer_that_is_gone_are_dropped_by_name() {
         }
         eventually("what worker 0 took it dropped", || bed.dropped(Drop::NoPeer) == bed.count(Count::TakenOver));
         assert_eq!(bed.count(Count::Sealed), 0);
+    });
+}
+
+#[test]
+fn a_peer_with_neighbours_fills_half_of_the_table_and_alone_all_of_it() {
+    in_namespace(|| {
+        let mut bed = Bed::start_with(1, "poll", 1, &["--fdb-entries", "16"]);
+        let mut lane = peer_seals(0);
+        let mut teach = |bed: &Bed, stations: std::ops::Range<u8>| {
+            let before = bed.count(Count::FdbLearned) + bed.count(Count::FdbFull);
+            let count = stations.len() as u64;
+            stations.for_each(|station| bed.send(&sealed(&mut lane, &frame(station, 1, 60))));
+            eventually("all have been looked at", || bed.count(Count::FdbLearned) + bed.count(Count::FdbFull) == before + count);
+            bed.count(Count::FdbLearned)
+        };
+        bed.order(0, &peer_set(PeerId(1), OTHER, 1));
+        assert_eq!(teach(&bed, 0..16), 8);
+        bed.order(0, &Command::PeerRemove { peer: PeerId(1) });
+        assert_eq!(teach(&bed, 16..32), 16);
     });
 }
 

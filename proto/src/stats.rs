@@ -57,7 +57,7 @@ numbers! {
         FdbLearned "fdb_learned" "Addresses learned.",
         FdbMoved "fdb_moved" "Addresses that moved to another peer.",
         FdbAged "fdb_aged" "Addresses forgotten because nothing came from them.",
-        FdbFull "fdb_full" "Times an address was not learned because the table is full; frames for it go to all peers.",
+        FdbFull "fdb_full" "Times an address was not learned because the table, or the half of it that one of several peers may fill, was full; frames for it go to all peers.",
         Resyncs "resyncs" "Inbound SAs that followed a peer's jump in sequence numbers.",
         CommandsApplied "commands_applied" "Commands of the control plane applied.",
         Turns "turns" "Turns of the worker's loop.",
