@@ -321,9 +321,11 @@ impl Hash {
     #[inline]
     fn of(&self, mac: Mac) -> usize {
         let word = u64::from_be_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0]);
-        // Both halves of the product, so that every bit of the address reaches the bits that are taken.
+        // Both halves of the product, and multiplied again: with some multipliers one round would leave numbers in a row close
+        // together.
         let product = u128::from(word ^ self.mask) * u128::from(self.multiplier);
-        ((product as u64 ^ (product >> 64) as u64) >> self.shift) as usize
+        let folded = product as u64 ^ (product >> 64) as u64;
+        (folded.wrapping_mul(self.multiplier) >> self.shift) as usize
     }
 }
 
@@ -477,6 +479,19 @@ mod tests {
         let steps: Vec<usize> = std::iter::from_fn(|| Some(table.age(300)).filter(|_| !table.is_empty())).collect();
         assert!(steps.iter().all(|&aged| aged <= AGED_PER_TURN) && steps.len() > 20, "{steps:?}");
         assert_eq!(table.learned_from(PeerId(1)), 0);
+    }
+
+    #[test]
+    fn addresses_in_a_row_spread_whatever_the_secret_is() {
+        for _ in 0..300 {
+            let mut table = ForwardingTable::new(4096, 300, 2);
+            let learned = (0..4096u16).filter(|&n| {
+                let [high, low] = n.to_be_bytes();
+                table.learn([2, 0, 0, 0, high, low], PeerId(1), 0) == Learned::New
+            });
+            let learned = learned.count();
+            assert!(learned > 4090, "{learned} of 4096 found a place near enough");
+        }
     }
 
     proptest! {
