@@ -16,6 +16,17 @@ const FIRST: u64 = 1 << 24;
 /// Numbers of a grant while the clock is behind the mark and cannot say anything.
 const BLIND: u64 = 1 << 32;
 
+/// How far ahead of the clock a number may lie that somebody tells us, in nanoseconds: nine years. Peers count by their own clocks.
+const AHEAD: u64 = 1 << 58;
+/// The year 2026 in nanoseconds since 1970: a clock before that was never set, and says nothing.
+const CLOCK_MIN: u64 = 1_767_225_600_000_000_000;
+
+/// Whether a number that a data plane tells can be believed. One near the end of all numbers, once noted, would shut the key for
+/// ever.
+pub fn believable(number: u64, now_ns: u64) -> bool {
+    number <= now_ns.max(CLOCK_MIN).saturating_add(AHEAD)
+}
+
 /// Numbers that may be used: `next` up to but without `end`. `end` is the mark to be written first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
@@ -177,6 +188,16 @@ mod tests {
         ) {
             check(now, &steps)?;
         }
+    }
+
+    #[test]
+    fn numbers_of_the_next_years_are_believed_whatever_the_clock_says_and_those_of_the_far_future_are_not() {
+        let (now, year) = (1_800_000_000_000_000_000, 31_556_952_000_000_000);
+        for clock in [0, now] {
+            assert!(believable(0, clock) && believable(now + 8 * year, clock));
+            assert!(!believable(now + 20 * year, clock) && !believable(u64::MAX, clock));
+        }
+        assert!(believable(u64::MAX, u64::MAX - 1));
     }
 
     #[test]

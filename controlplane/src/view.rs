@@ -23,6 +23,14 @@ pub struct Attached {
     pub started_here: bool,
 }
 
+/// The data plane that is attached, and the totals of those before it. One lock for both: whoever adds them up must see the
+/// numbers of each data plane once.
+#[derive(Debug, Default)]
+struct Planes {
+    attached: Option<Attached>,
+    archive: Numbers,
+}
+
 /// What changed between the last two looks at the numbers, and when something last moved.
 #[derive(Debug, Default)]
 struct Sampler {
@@ -50,8 +58,7 @@ pub struct View {
     pub ignored_stun: AtomicU64,
     pub ignored_other: AtomicU64,
     started: Instant,
-    plane: Mutex<Option<Attached>>,
-    archive: Mutex<Numbers>,
+    planes: Mutex<Planes>,
     sampler: Mutex<Sampler>,
 }
 
@@ -73,8 +80,7 @@ impl View {
             ignored_stun: AtomicU64::new(0),
             ignored_other: AtomicU64::new(0),
             started: Instant::now(),
-            plane: Mutex::new(None),
-            archive: Mutex::new(Numbers::default()),
+            planes: Mutex::new(Planes::default()),
             sampler: Mutex::new(Sampler::default()),
         }
     }
@@ -84,55 +90,62 @@ impl View {
         self.places.get(&SaName::new(direction, spi)).map(|place| self.wanted[*place])
     }
 
-    /// The attached data plane, held for the time of the guard: never across an await.
-    pub fn plane(&self) -> MutexGuard<'_, Option<Attached>> {
-        lock(&self.plane)
+    /// From now on this is the data plane.
+    pub fn attach(&self, attached: Attached) {
+        lock(&self.planes).attached = Some(attached);
+    }
+
+    /// Does something with the channel to the attached data plane, if there is one.
+    pub fn with_master<T>(&self, work: impl FnOnce(&mut Master) -> T) -> Option<T> {
+        lock(&self.planes).attached.as_mut().map(|attached| work(&mut attached.master))
     }
 
     /// Takes the data plane away and keeps its totals.
     pub fn detach(&self) -> Option<Attached> {
-        let attached = self.plane().take()?;
-        lock(&self.archive).add(&Numbers::read(&attached.master));
+        let attached = {
+            let mut planes = lock(&self.planes);
+            let attached = planes.attached.take()?;
+            planes.archive.add(&Numbers::read(&attached.master));
+            attached
+        };
+        // One lock after the other: nobody holds both.
         *lock(&self.sampler) = Sampler::default();
         Some(attached)
     }
 
     /// The totals of all data planes before the one that is attached.
     pub fn archive(&self) -> Archive {
-        Archive { restarts: self.restarts.load(Ordering::Relaxed), numbers: lock(&self.archive).clone() }
+        Archive { restarts: self.restarts.load(Ordering::Relaxed), numbers: lock(&self.planes).archive.clone() }
     }
 
     /// Goes on with the totals that a control plane before us had.
     pub fn inherit(&self, archive: Archive) {
         self.restarts.store(archive.restarts, Ordering::Relaxed);
-        *lock(&self.archive) = archive.numbers.totals();
+        lock(&self.planes).archive = archive.numbers.totals();
     }
 
     /// Adds the totals of a data plane that was never attached here.
     pub fn add_totals(&self, numbers: &Numbers) {
-        lock(&self.archive).add(&numbers.totals());
+        lock(&self.planes).archive.add(&numbers.totals());
     }
 
     /// What the data plane says about itself.
     pub fn info(&self) -> Option<PlaneInfo> {
-        self.plane().as_ref().map(|attached| attached.master.info().clone())
+        self.with_master(|master| master.info().clone())
     }
 
     /// All numbers: totals over restarts, live values of the data plane that runs.
     pub fn numbers(&self) -> Numbers {
-        let mut numbers = self.live().unwrap_or_default();
-        numbers.add(&lock(&self.archive));
+        let planes = lock(&self.planes);
+        let mut numbers = planes.attached.as_ref().map(|attached| Numbers::read(&attached.master)).unwrap_or_default();
+        numbers.add(&planes.archive);
         numbers
-    }
-
-    fn live(&self) -> Option<Numbers> {
-        self.plane().as_ref().map(|attached| Numbers::read(&attached.master))
     }
 
     /// Looks at the numbers for rates and for the age of traffic; to be called about once a second.
     pub fn sample(&self) {
-        let Some(now) = self.live() else { return };
-        let started_here = self.plane().as_ref().is_some_and(|attached| attached.started_here);
+        let looked = lock(&self.planes).attached.as_ref().map(|plane| (Numbers::read(&plane.master), plane.started_here));
+        let Some((now, started_here)) = looked else { return };
         let at = Instant::now();
         let sampler = &mut *lock(&self.sampler);
         if let Some((before_at, before)) = &sampler.last {
@@ -163,9 +176,9 @@ impl View {
     /// Everything, for people and programs.
     pub fn status(&self) -> types::Status {
         let numbers = self.numbers();
+        let data_plane = self.data_plane();
         let sampler = lock(&self.sampler);
         let interface = &self.config.interface;
-        let info = self.info();
         types::Status {
             version: 1,
             name: self.config.name.clone(),
@@ -174,7 +187,7 @@ impl View {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_s: self.started.elapsed().as_secs(),
             },
-            data_plane: info.map(|info| self.data_plane(info)),
+            data_plane,
             data_plane_restarts: self.restarts.load(Ordering::Relaxed),
             interface: types::Interface {
                 name: interface.name.clone(),
@@ -189,20 +202,21 @@ impl View {
         }
     }
 
-    fn data_plane(&self, info: PlaneInfo) -> types::DataPlane {
-        let (uptime_s, started_here) =
-            self.plane().as_ref().map_or((0, false), |attached| (attached.since.elapsed().as_secs(), attached.started_here));
-        types::DataPlane {
+    fn data_plane(&self) -> Option<types::DataPlane> {
+        let planes = lock(&self.planes);
+        let attached = planes.attached.as_ref()?;
+        let info = attached.master.info().clone();
+        Some(types::DataPlane {
             pid: info.pid,
             version: info.version,
-            uptime_s,
-            started_here,
+            uptime_s: attached.since.elapsed().as_secs(),
+            started_here: attached.started_here,
             listen: info.listen.to_string(),
             io: info.io,
             crypto: info.crypto,
             cpu_features: info.cpu_features,
             memory_bytes: info.memory_bytes,
-        }
+        })
     }
 
     fn peer(&self, index: usize, numbers: &Numbers, sampler: &Sampler) -> types::Peer {

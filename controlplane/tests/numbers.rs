@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use adit_channel::{Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
@@ -61,7 +62,7 @@ impl Plane {
             }
             attaching.join().unwrap()
         });
-        *view.plane() = Some(Attached { master, since: Instant::now(), started_here: true });
+        view.attach(Attached { master, since: Instant::now(), started_here: true });
         Plane { ports, _listener: listener, _region: region }
     }
 
@@ -157,6 +158,36 @@ fn counters_go_on_when_the_data_plane_is_replaced() {
     let after = metrics::page(&registry).unwrap();
     assert_eq!((value(&after, sealed), value(&after, sa)), (57.0, 57.0));
     promtool(&after);
+}
+
+#[test]
+fn a_look_at_the_moment_of_a_death_sees_every_number_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let stop = AtomicBool::new(false);
+    let seen = || view.numbers().workers.first().map_or(0, |worker| worker.count(Count::Sealed));
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let (mut looks, mut last) = (0u64, 0);
+            while !stop.load(Ordering::Relaxed) {
+                let now = seen();
+                assert!(now >= last, "{now} after {last}");
+                // People ask at the same time.
+                view.status();
+                (looks, last) = (looks + 1, now);
+            }
+            looks
+        });
+        for _ in 0..50 {
+            let plane = Plane::start(&view, dir.path());
+            plane.work(&view, 3);
+            view.sample();
+            view.detach();
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(looking.join().unwrap() > 50);
+    });
+    assert_eq!(seen(), 150);
 }
 
 #[test]

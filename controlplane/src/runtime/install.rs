@@ -23,7 +23,7 @@ impl Gateway {
         let started_here = memory.is_none();
         let memory = memory.unwrap_or_default();
         let live = master.live_sas();
-        *self.view.plane() = Some(Attached { master, since: Instant::now(), started_here });
+        self.view.attach(Attached { master, since: Instant::now(), started_here });
         let mut plane = Plane::new(process, log);
         match self.fill_plane(&mut plane, &live, &memory).await {
             Ok(()) => Ok(plane),
@@ -57,7 +57,9 @@ impl Gateway {
             plane.orders.push(want.worker, Command::OutboundSaInstall(want.outbound(&view.config, ids[want.peer], grant)));
         }
         for (place, sa) in keep.iter().filter(|(_, sa)| sa.direction == Direction::Outbound) {
-            plane.granted.insert((sa.peer, sa.spi), Granted { place: *place, end: sa.seq_limit.saturating_add(1) });
+            // A limit that is not believed is left out: the mark says how far it goes.
+            let end = Some(sa.seq_limit.saturating_add(1)).filter(|end| sequence::believable(*end, clock_ns()));
+            plane.granted.insert((sa.peer, sa.spi), Granted { place: *place, end: end.unwrap_or(0) });
             // The request for more may have been made while nobody listened.
             plane.to_extend.insert((sa.peer, sa.spi));
         }
@@ -127,9 +129,7 @@ impl Gateway {
 
     /// Sends what the rings take.
     pub(super) fn pump(&self, plane: &mut Plane) -> anyhow::Result<()> {
-        match self.view.plane().as_mut() {
-            Some(attached) => plane.orders.pump(&mut attached.master).context("sending commands to the data plane"),
-            None => Ok(()),
-        }
+        let pumped = self.view.with_master(|master| plane.orders.pump(master));
+        pumped.unwrap_or(Ok(())).context("sending commands to the data plane")
     }
 }

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use adit_channel::{LiveSa, Master};
 use adit_proto::control::{Direction, PeerId};
 
-use super::Gateway;
+use super::{Gateway, clock_ns};
 use crate::dataplane::{self, Process};
 use crate::numbers::{Numbers, SaName};
 use crate::reconcile::Memory;
+use crate::sequence;
 use crate::state::StateError;
 use crate::static_key::KeyId;
 
@@ -23,13 +24,15 @@ impl Gateway {
     /// Leaves a memory in the vault, with the totals so far. Where there is no room, these go first.
     pub(super) fn remember(&self, mut memory: Memory) -> anyhow::Result<()> {
         memory.archive = Some(self.view.archive());
-        let mut guard = self.view.plane();
-        let Some(attached) = guard.as_mut() else { return Ok(()) };
-        let written = attached.master.vault_write(&memory.to_vault()).or_else(|_| {
-            memory.archive = None;
-            attached.master.vault_write(&memory.to_vault())
+        let written = self.view.with_master(|master| {
+            master.vault_write(&memory.to_vault()).or_else(|_| {
+                memory.archive = None;
+                master.vault_write(&memory.to_vault())
+            })
         });
-        written.map_err(|error| anyhow::anyhow!("the memory for the next control plane cannot be left: {error}"))
+        written
+            .unwrap_or(Ok(()))
+            .map_err(|error| anyhow::anyhow!("the memory for the next control plane cannot be left: {error}"))
     }
 
     /// Ends a data plane that cannot be kept, and keeps what only its memory says.
@@ -50,19 +53,30 @@ impl Gateway {
     /// Takes over what live SAs tell about keys whose marks or tops we may have lost. `memory` is what their control plane left.
     pub(super) fn learn(&mut self, live: &[(u16, LiveSa)], memory: &Memory) {
         let left: BTreeMap<SaName, KeyId> = memory.keys().collect();
+        let now = clock_ns();
+        let mut strange = Vec::new();
         for (_, sa) in live {
+            let number = if sa.direction == Direction::Inbound { sa.seq } else { sa.seq_limit.saturating_add(1) };
+            if !sequence::believable(number, now) {
+                strange.push(sa.spi.0);
+                continue;
+            }
             let wanted = || self.view.wanted_sa(sa.direction, sa.spi).map(|want| want.key_id);
             let Some(id) = left.get(&SaName::new(sa.direction, sa.spi)).copied().or_else(wanted) else { continue };
             match sa.direction {
-                Direction::Inbound => self.state.raise_top(id, sa.seq),
-                Direction::Outbound => self.state.raise_mark(id, sa.seq_limit.saturating_add(1)),
+                Direction::Inbound => self.state.raise_top(id, number),
+                Direction::Outbound => self.state.raise_mark(id, number),
             }
+        }
+        if let Some(first) = strange.first() {
+            let count = strange.len();
+            tracing::warn!("the data plane names sequence numbers of {count} SAs ({first:#010x}, …) that cannot be: not noted");
         }
     }
 
     /// Notes the tops of all replay windows and makes them durable.
     pub(super) fn save_tops(&mut self) -> Result<(), StateError> {
-        let live = self.view.plane().as_ref().map(|attached| attached.master.live_sas()).unwrap_or_default();
+        let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
         let inbound: Vec<_> = live.into_iter().filter(|(_, sa)| sa.direction == Direction::Inbound).collect();
         self.learn(&inbound, &Memory::default());
         self.save()

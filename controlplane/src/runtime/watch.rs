@@ -1,11 +1,14 @@
 //! The time in which all is well: events, punts and deadlines of an attached data plane, until it dies or we are stopped.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use adit_channel::Master;
 use adit_proto::control::{Event, Feature, Place};
 use adit_proto::demux::{self, Kind};
+use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -43,12 +46,13 @@ impl Gateway {
     }
 
     fn channel(&self) -> anyhow::Result<Channel> {
-        let guard = self.view.plane();
-        let master = &guard.as_ref().ok_or_else(|| anyhow::anyhow!("no data plane is attached"))?.master;
-        Ok(Channel {
-            events: system::watch(master.event_fd().try_clone_to_owned()?)?,
-            socket: system::watch(master.socket_fd().try_clone_to_owned()?)?,
-        })
+        let open = |master: &mut Master| -> io::Result<Channel> {
+            Ok(Channel {
+                events: system::watch(master.event_fd().try_clone_to_owned()?)?,
+                socket: system::watch(master.socket_fd().try_clone_to_owned()?)?,
+            })
+        };
+        self.view.with_master(open).context("no data plane is attached")?.context("watching the channel")
     }
 
     async fn watch_plane(&mut self, plane: &mut Plane) -> anyhow::Result<Ended> {
@@ -107,26 +111,24 @@ impl Gateway {
     }
 
     fn is_alive(&self) -> bool {
-        self.view.plane().as_ref().is_some_and(|attached| attached.master.is_alive())
+        self.view.with_master(|master| master.is_alive()).unwrap_or(false)
     }
 
     fn is_corrupt(&self) -> bool {
-        self.view.plane().as_ref().is_some_and(|attached| attached.master.is_corrupt())
+        self.view.with_master(|master| master.is_corrupt()).unwrap_or(false)
     }
 
     /// Takes what the workers sent up, no more than a share of it: then the other things of the loop have their turn. True when
     /// there may be more.
     fn drain(&mut self, plane: &mut Plane) -> bool {
         let mut buf = Vec::new();
-        let (events, punts) = {
-            let mut guard = self.view.plane();
-            let Some(attached) = guard.as_mut() else { return false };
-            let master = &mut attached.master;
+        let taken = self.view.with_master(|master| {
             master.acknowledge();
             let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(SHARE).collect();
             let punts = std::iter::from_fn(|| master.poll_punt(&mut buf).map(|_| self.ignore(&buf))).take(SHARE).count();
             (events, punts)
-        };
+        });
+        let (events, punts) = taken.unwrap_or_default();
         let more = punts == SHARE || events.len() == SHARE;
         for (worker, event) in events {
             self.event(plane, worker, event);

@@ -43,11 +43,21 @@ impl EventFd {
     pub fn acknowledge(&self) -> bool {
         (&self.0).read(&mut [0; 8]).is_ok()
     }
-}
 
-impl From<OwnedFd> for EventFd {
-    fn from(fd: OwnedFd) -> EventFd {
-        EventFd(File::from(fd))
+    /// Takes a descriptor that a stranger sent. Writing into a full pipe or to a slow disk would wait, and so would a blocking
+    /// event counter: `InvalidData` when it is none, and it is made not to block. (Both sides have the same open description:
+    /// a stranger who is set on it could undo that, and make us wait by a counter that he keeps full.)
+    pub fn received(fd: OwnedFd) -> io::Result<EventFd> {
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        if link.as_os_str() != "anon_inode:[eventfd]" {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a descriptor is no event counter"));
+        }
+        // SAFETY: plain calls on an open descriptor.
+        let set = unsafe {
+            let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
+            flags >= 0 && libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
+        };
+        if set { Ok(EventFd(File::from(fd))) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -198,4 +208,24 @@ pub fn is_closed(socket: BorrowedFd) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_event_counter_is_taken_from_a_stranger_and_it_never_blocks() {
+        // SAFETY: the descriptor is new and ours.
+        let blocking = unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_CLOEXEC)) };
+        let counter = EventFd::received(blocking).unwrap();
+        assert!(!counter.acknowledge(), "there is nothing to take, and nothing was waited for");
+        counter.signal();
+        assert!(counter.acknowledge());
+        let file = tempfile::tempfile().unwrap();
+        let (pipe, _writer) = io::pipe().unwrap();
+        for stranger in [OwnedFd::from(file), OwnedFd::from(pipe)] {
+            assert_eq!(EventFd::received(stranger).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
 }

@@ -36,8 +36,13 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"ADITCHAN");
 /// Where the info begins.
 const INFO_AT: usize = 16;
 const PAGE_WORDS: usize = 512;
+/// Bytes of a page: header and info lie in the first.
+pub const PAGE_BYTES: usize = PAGE_WORDS * size_of::<u64>();
+/// Most bytes of the whole memory: more than any data plane needs, and no more than a machine can spare for a stranger.
+const TOTAL_BYTES_MAX: usize = 1 << 30;
 const LINE_WORDS: usize = 16;
-const SA_SLOTS_MAX: u32 = 65536;
+/// Most live SAs of a worker.
+pub const SA_SLOTS_MAX: u32 = 65536;
 const RING_BYTES_MIN: u32 = 4096;
 /// A ring of datagrams holds at least two of the longest.
 const DATAGRAM_RING_BYTES_MIN: u32 = 256 * 1024;
@@ -142,7 +147,8 @@ impl Placer {
 }
 
 impl Layout {
-    /// Computes the layout; `None` when a size is out of range. The ranges allowed keep all sums far below overflow.
+    /// Computes the layout; `None` when a size is out of range, or all together are too much. The ranges allowed keep all sums
+    /// far below overflow.
     pub fn new(sizes: Sizes) -> Option<Layout> {
         let sizes = sizes.rounded()?;
         let words = |bytes: u32| bytes as usize / size_of::<u64>();
@@ -160,7 +166,8 @@ impl Layout {
         let half = words(sizes.vault_bytes.next_multiple_of(8));
         let vault = placer.place(crate::vault::HEAD_WORDS + 2 * half, PAGE_WORDS);
         let end = placer.place(0, PAGE_WORDS).end;
-        Some(Layout { sizes, info: INFO_AT..PAGE_WORDS, workers, vault, words: end })
+        let layout = Layout { sizes, info: INFO_AT..PAGE_WORDS, workers, vault, words: end };
+        Some(layout).filter(|layout| layout.bytes() <= TOTAL_BYTES_MAX)
     }
 
     /// Length of the memory, in bytes.
@@ -290,7 +297,9 @@ mod tests {
             inject_bytes: BYTES_MAX,
             vault_bytes: BYTES_MAX,
         };
-        assert!(Layout::new(max).is_some());
+        assert_eq!(Layout::new(max), None, "more than a machine can spare");
+        let most = Sizes { workers: 64, sa_slots: 65536, vault_bytes: BYTES_MAX, ..good };
+        assert!(Layout::new(most).is_some(), "a data plane with as many SAs as there can be");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub use {
     counters::Counters,
     fd::EventFd,
     info::PlaneInfo,
-    layout::{LAYOUT_VERSION, Sizes, WORKERS_MAX},
+    layout::{LAYOUT_VERSION, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
     listener::{Listener, Notice},
     master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError},
     plane::{Port, PuntError, Region},

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::counters::{CounterBlock, Counters};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{ADDR_WORDS, PlaneInfo, addr_from_words, addr_to_words};
-use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, WorkerBlock, load_bytes};
+use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock, load_bytes};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
 use crate::ring::{Consumer, Corrupt, Next, Producer, PushError};
@@ -227,15 +227,22 @@ impl Master {
         let (Some(memory), Some(up)) = (fds.pop_front(), fds.pop_front()) else {
             return Err(AttachError::Corrupt("descriptors are missing"));
         };
-        let sealed = |_| AttachError::Corrupt("its size is not sealed or too small");
+        let sealed = |error: io::Error| match error.kind() {
+            io::ErrorKind::OutOfMemory => AttachError::Io(error),
+            io::ErrorKind::InvalidData => AttachError::Corrupt("its size is not sealed or too small"),
+            // Of a kind that cannot be mapped, or not be written to.
+            _ => AttachError::Corrupt("it cannot be mapped"),
+        };
         let bytes = shm::sealed_len(memory.as_fd()).map_err(sealed)?;
-        let mapping = Mapping::new(memory.as_fd(), usize::try_from(bytes).unwrap_or(0))?;
-        let whole = mapping.words(0..bytes as usize / size_of::<u64>()).ok_or(AttachError::Corrupt("its length"))?;
-        let (layout, info_len) = Layout::read_header(&whole, bytes).map_err(|error| match error {
+        // One page at first: mapping all of it takes as much memory as the stranger likes.
+        let head = Mapping::new(memory.as_fd(), PAGE_BYTES).map_err(sealed)?;
+        let header = head.words(0..PAGE_BYTES / size_of::<u64>()).expect("a page was mapped");
+        let (layout, info_len) = Layout::read_header(&header, bytes).map_err(|error| match error {
             HeaderError::Magic => AttachError::Corrupt("its magic number"),
             HeaderError::Sizes => AttachError::Corrupt("its sizes"),
             HeaderError::Version(plane) => AttachError::Version { plane, ours: LAYOUT_VERSION },
         })?;
+        let mapping = Mapping::new(memory.as_fd(), layout.bytes()).map_err(sealed)?;
         let part = |range| mapping.words(range).expect("the header was checked against the length of the memory");
         let info = load_bytes(&part(layout.info), info_len);
         let info = PlaneInfo::decode(&info).map_err(|_| AttachError::Corrupt("its info"))?;
@@ -243,11 +250,18 @@ impl Master {
         if !agreed || workers != info.workers || fds.len() != layout.workers.len() {
             return Err(AttachError::Corrupt("the number of workers"));
         }
-        let links = layout.workers.into_iter().zip(fds);
-        let workers = links.map(|(block, wake)| WorkerLink::attach(block, part, wake.into())).collect::<Result<_, _>>()?;
+        let received = |fd| {
+            EventFd::received(fd).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => AttachError::Corrupt("what should be event counters"),
+                _ => AttachError::Io(error),
+            })
+        };
+        let up = received(up)?;
+        let wakes = fds.into_iter().map(received).collect::<Result<Vec<_>, _>>()?;
+        let links = layout.workers.into_iter().zip(wakes);
+        let workers = links.map(|(block, wake)| WorkerLink::attach(block, part, wake)).collect::<Result<_, _>>()?;
         let mut vault = Vault::new(part(layout.vault), layout.sizes.vault_bytes as usize);
         vault.wipe_spare();
-        let up = EventFd::from(up);
         up.signal();
         let mut master = Master { socket, up, workers, vault, info, scratch: vec![0; DATAGRAM_LEN_MAX].into(), malformed: 0 };
         master.flush();
@@ -402,3 +416,6 @@ impl Master {
         !fd::is_closed(self.socket.as_fd())
     }
 }
+
+#[cfg(test)]
+mod tests;

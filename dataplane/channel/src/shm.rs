@@ -11,23 +11,37 @@ use crate::sync::AtomicU64;
 
 const WORD: usize = size_of::<AtomicU64>();
 /// Neither side can shrink the memory under the other, which would kill it with SIGBUS.
-const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+pub const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
 /// Makes memory of this many bytes, zeroed, and seals its size.
 pub fn create_sealed(bytes: u64) -> io::Result<OwnedFd> {
-    // SAFETY: the name is a C string; the call has no other requirement.
-    let fd = unsafe { libc::memfd_create(c"adit-channel".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was made above and has no other owner.
-    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    create(bytes, SEALS)
+}
+
+/// Makes memory of this many bytes, zeroed, with these seals. It never becomes a program that somebody could run, where the kernel
+/// has a word for that (Linux 6.3).
+pub fn create(bytes: u64, seals: i32) -> io::Result<OwnedFd> {
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let file = match memfd(flags | libc::MFD_NOEXEC_SEAL) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => memfd(flags)?,
+        made => made?,
+    };
     file.set_len(bytes)?;
     // SAFETY: plain call on an open descriptor.
-    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, SEALS) } < 0 {
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(file.into())
+}
+
+fn memfd(flags: libc::c_uint) -> io::Result<File> {
+    // SAFETY: the name is a C string; the call has no other requirement.
+    let fd = unsafe { libc::memfd_create(c"adit-channel".as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and has no other owner.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 /// Length in bytes of memory that another process made; `InvalidData` when its size is not sealed.
@@ -134,6 +148,17 @@ mod tests {
         let file = File::from(memory.try_clone().unwrap());
         assert!(file.set_len(4096).is_err() && file.set_len(16384).is_err());
         assert!(Mapping::new(memory.as_fd(), 16384).is_err());
+    }
+
+    #[test]
+    fn the_memory_cannot_be_made_executable_where_the_kernel_knows_of_that() {
+        use std::os::unix::fs::PermissionsExt;
+        if memfd(libc::MFD_CLOEXEC | libc::MFD_NOEXEC_SEAL).is_err() {
+            return;
+        }
+        let memory = File::from(create_sealed(4096).unwrap());
+        assert_eq!(memory.metadata().unwrap().permissions().mode() & 0o111, 0);
+        assert!(memory.set_permissions(std::fs::Permissions::from_mode(0o777)).is_err());
     }
 
     #[test]
