@@ -80,4 +80,4 @@ pub use explain::{Difference, Offers, Problem, Record};
 pub use nat::{IKE_PORT, NatStatus, Path};
 pub use sa::Role;
 pub use snapshot::{BootClock, RestoreError, Restored};
-pub use status::{ChildStatus, Explanation, IkeStatus, PeerStatus};
+pub use status::{ChildStatus, Explanation, IkeStatus, PeerStatus, Sizes};

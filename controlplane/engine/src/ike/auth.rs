@@ -100,7 +100,15 @@ impl IkeSa {
         let mut sent = Sent { plan: None, offered: Vec::new(), ppk_keys };
         if let Some(child) = config.children.first() {
             let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
-            let plan = Plan { config: 0, lane: 0, mode: child.mode, inbound, replaces: None, selectors: plan::policy(child) };
+            let plan = Plan {
+                config: 0,
+                lane: 0,
+                mode: child.mode,
+                inbound,
+                replaces: None,
+                selectors: plan::policy(child),
+                overtaken: false,
+            };
             sent.offered = negotiate::child_alternatives(&child.proposals, true);
             let proposals = negotiate::offer(&sent.offered, inbound.0.to_be_bytes());
             ctx.record(Some(peer), |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
@@ -370,7 +378,7 @@ impl IkeSa {
             Ok(granted) => {
                 let inbound = ctx.shared.spis.allocate(ctx.random, id, granted.lane);
                 let plan::Granted { config, lane, mode, selectors, choice } = granted;
-                let plan = Plan { config, lane, mode, inbound, replaces: None, selectors };
+                let plan = Plan { config, lane, mode, inbound, replaces: None, selectors, overtaken: false };
                 let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
                 let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, adit);
                 ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));

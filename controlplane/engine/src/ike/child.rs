@@ -19,6 +19,8 @@ use super::selectors::SelectorPair;
 use super::session::{Session, Task};
 use super::window::jittered;
 
+/// After this time the peer has asked again for an answer that was lost, or has given up.
+const SURELY_KNOWN: Duration = Duration::from_secs(60);
 /// How long an inbound SA that was replaced still takes packets that were late.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -82,6 +84,8 @@ pub(super) struct Child {
     pub state: ChildState,
     /// Another one has, or had, its place: what comes late is still taken when it goes.
     pub superseded: bool,
+    /// The id of the peer's CREATE_CHILD_SA that made it: as long as nothing else has come, the peer may not know of it.
+    pub granted_in: Option<u32>,
     /// Our rekey of it is under way.
     pub rekeying: bool,
     pub rival: Option<Rival>,
@@ -135,6 +139,12 @@ impl Child {
     /// Whether so much has gone through it that nothing more may.
     pub(super) fn is_used_up(&self) -> bool {
         reached(&self.usage, self.limits.hard)
+    }
+
+    /// Whether the peer surely has it; `expected_id` is that of its next request.
+    pub(super) fn is_confirmed(&self, now: Instant, expected_id: u32) -> bool {
+        let old = now.saturating_duration_since(self.born) >= SURELY_KNOWN;
+        old || self.usage.inbound_packets > 0 || self.granted_in.is_none_or(|id| expected_id > id + 1)
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -211,10 +221,24 @@ impl Session {
         if child.outbound_key.is_none() {
             ctx.event(Event::RemoveOutbound { peer: self.peer, spi: child.outbound });
         }
+        self.stands_in_for(inbound);
         if child.superseded {
             self.lingering.push((ctx.now.instant + LINGER, child.inbound));
         } else {
             self.remove_inbound(ctx, child.inbound);
+        }
+    }
+
+    /// A Child SA that was to take the place of another one is gone: the other one has its place again.
+    fn stands_in_for(&mut self, gone: Spi) {
+        for old in &mut self.children {
+            if matches!(old.state, ChildState::Replaced { by, .. } if by == gone) {
+                old.state = ChildState::Live;
+                old.superseded = false;
+            }
+            if old.rival.as_ref().is_some_and(|rival| rival.inbound == gone) {
+                old.rival = None;
+            }
         }
     }
 

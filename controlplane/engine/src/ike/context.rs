@@ -97,6 +97,10 @@ pub(super) enum Action {
     Successor(Box<IkeSa>),
     /// The Child SAs and all that is to be done go to that IKE SA.
     Inherit { heir: SaId, then: Then },
+    /// The peer has deleted the IKE SA before that one, so it has that one.
+    Confirmed { sa: SaId },
+    /// The peer uses this IKE SA, which it made in a rekey of that one, for Child SAs: it has settled the matter.
+    Claim { from: SaId },
     /// That IKE SA, made in a rekey that lost, is to be closed by us.
     CloseRedundant { sa: SaId },
     /// That IKE SA, made in a rekey by the peer that lost, is to be closed by the peer.

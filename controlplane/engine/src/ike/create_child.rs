@@ -1,6 +1,8 @@
 //! CREATE_CHILD_SA for Child SAs: new ones (RFC 7296 §1.3.1) and the rekey of one (§1.3.3), as initiator and as responder.
 //! The collisions of §2.8.1 and §2.25.1 are decided here.
 
+use std::time::{Duration, Instant};
+
 use adit_proto::control::Spi;
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 
@@ -20,6 +22,8 @@ use super::session::{Session, Task};
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 pub(super) const NONCE_LEN: usize = 32;
+/// Before a Child SA is rekeyed of which the peer may not know yet.
+const UNCONFIRMED_WAIT: Duration = Duration::from_secs(5);
 
 /// What the initiator remembers until the answer comes.
 pub(super) struct Sent {
@@ -55,18 +59,23 @@ impl IkeSa {
         let Some(child) = session.config.children.get(config) else { return Ok(()) };
         let (mode, selectors) = (child.mode, plan::policy(child));
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
-        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: None, selectors }, method)
+        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: None, selectors, overtaken: false }, method)
     }
 
     /// Asks for a Child SA in the place of one that there is.
     pub(super) fn send_rekey_child(&mut self, ctx: &mut Ctx, old: Spi, method: Option<KeyExchangeMethod>) -> Result<(), Error> {
-        let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
+        let (id, expected_id, now) = (self.id, self.window.expected_id(), ctx.now.instant);
+        let Some(session) = self.session_mut() else { return Ok(()) };
         let Some(child) = session.child_mut(old).filter(|child| child.is_live() && child.rival.is_none()) else { return Ok(()) };
+        if !child.is_confirmed(now, expected_id) {
+            child.limits.rekey_at = Some(now + UNCONFIRMED_WAIT);
+            return Ok(());
+        }
         child.rekeying = true;
         let (config, lane, mode, selectors) = (child.config, child.lane, child.mode, child.selectors.clone());
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
         ctx.act(Action::Rekeying(true));
-        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: Some(old), selectors }, method)
+        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: Some(old), selectors, overtaken: false }, method)
     }
 
     fn ask(&mut self, ctx: &mut Ctx, plan: Plan, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
@@ -113,11 +122,28 @@ impl IkeSa {
 
     /// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
     fn has_lost(&self, creation: &Creation) -> bool {
-        let (Some(session), Some(replaces)) = (self.session(), creation.plan.replaces) else { return false };
-        match session.child(replaces) {
-            Some(old) => old.rival.as_ref().is_some_and(|rival| creation.lowest_nonce() < rival.lowest_nonce),
-            // Its Delete was faster than the answer to us: only the winner deletes the old one.
-            None => session.children.iter().any(|child| child.replaces == Some(replaces) && child.is_live()),
+        let old = creation.plan.replaces.and_then(|old| self.session()?.child(old));
+        let rival = old.and_then(|old| old.rival.as_ref());
+        creation.plan.overtaken || rival.is_some_and(|rival| creation.lowest_nonce() < rival.lowest_nonce)
+    }
+
+    /// The peer has deleted what we are rekeying, and only the winner deletes it: ours has lost, whatever its answer says.
+    pub(super) fn overtake(&mut self, old: Spi) {
+        let plan = match self.window.outstanding_mut().map(|outstanding| &mut outstanding.context) {
+            Some(Initiated::CreateChild(sent)) => Some(&mut sent.plan),
+            Some(Initiated::FollowUp(sent)) => sent.plan_mut(),
+            Some(
+                Initiated::SaInit(_)
+                | Initiated::Intermediate(_)
+                | Initiated::Auth(_)
+                | Initiated::RekeyIke(_)
+                | Initiated::Informational(_)
+                | Initiated::Orphan(_),
+            )
+            | None => None,
+        };
+        if let Some(plan) = plan.filter(|plan| plan.replaces == Some(old)) {
+            plan.overtaken = true;
         }
     }
 
@@ -257,7 +283,7 @@ impl IkeSa {
             pending.release(ctx);
         }
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
-        let plan = Plan { config, lane, mode, inbound, replaces: old, selectors };
+        let plan = Plan { config, lane, mode, inbound, replaces: old, selectors, overtaken: false };
         let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
         let mut between = vec![Payload::Nonce(nonce_r.clone())];
         let (public, secrets) = exchanged.map_or((None, Vec::new()), |(ke, secret)| (Some(ke), vec![secret]));
@@ -282,7 +308,11 @@ impl IkeSa {
         let (inbound, replaces) = (creation.plan.inbound, creation.plan.replaces);
         ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
         self.install_child(ctx, creation);
-        let now = ctx.now.instant;
+        let (now, request) = (ctx.now.instant, self.window.expected_id());
+        if let Some(child) = self.session_mut().and_then(|session| session.child_mut(inbound)) {
+            // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
+            child.granted_in = Some(request);
+        }
         match replaces {
             None => self.activate_child(ctx, inbound),
             Some(old) => {
@@ -339,7 +369,7 @@ impl Session {
     }
 
     /// Another one has the place of this one.
-    pub(super) fn replace_child(&mut self, old: Spi, by: Spi, since: std::time::Instant) {
+    pub(super) fn replace_child(&mut self, old: Spi, by: Spi, since: Instant) {
         if let Some(old) = self.child_mut(old).filter(|old| old.state != ChildState::Closing) {
             old.state = ChildState::Replaced { by, since };
             old.superseded = true;
@@ -355,7 +385,7 @@ impl Session {
     }
 
     /// Our rekey came to nothing because the peer's was there first: that one has the place.
-    fn settle_rival(&mut self, plan: &Plan, now: std::time::Instant) {
+    fn settle_rival(&mut self, plan: &Plan, now: Instant) {
         let Some(old) = plan.replaces else { return };
         let rival = self.child(old).and_then(|old| old.rival.as_ref()).map(|rival| rival.inbound);
         if let Some(rival) = rival.filter(|rival| self.child(*rival).is_some()) {
@@ -367,7 +397,7 @@ impl Session {
     pub(super) fn retry_creation(&mut self, ctx: &mut Ctx, plan: &Plan) {
         match plan.replaces.and_then(|old| self.child_mut(old)) {
             Some(old) => {
-                let wait = super::window::jittered(std::time::Duration::from_secs(30), 50, ctx.random);
+                let wait = super::window::jittered(Duration::from_secs(30), 50, ctx.random);
                 old.limits.rekey_at = Some(ctx.now.instant + wait);
             }
             None => self.create_later(ctx, (plan.config, plan.lane)),

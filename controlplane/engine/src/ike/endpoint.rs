@@ -47,7 +47,7 @@ pub struct Endpoint {
     pub(super) sas: BTreeMap<SaId, IkeSa>,
     timers: Timers<Timer>,
     /// The IKE_SA_INIT requests that have been answered with an IKE SA.
-    inits: BTreeMap<InitDigest, SaId>,
+    pub(super) inits: BTreeMap<InitDigest, SaId>,
     /// Half-open IKE SAs, by us as responder: the digest of their first message, and where it came from.
     half_open: BTreeMap<SaId, half_open::HalfOpen>,
     /// Strangers that were refused, the last ones.
@@ -184,6 +184,8 @@ impl Endpoint {
                 Action::Established { initial_contact } => self.on_established(now, id, initial_contact),
                 Action::Successor(sa) => self.on_successor(now, *sa),
                 Action::Inherit { heir, then } => self.on_inherit(now, id, heir, then),
+                Action::Confirmed { sa } => self.on_confirmed(now, sa),
+                Action::Claim { from } => self.on_claim(now, id, from),
                 Action::CloseRedundant { sa } => self.close_redundant(now, sa),
                 Action::ExpectClosed { sa } => self.expect_closed(now, sa),
                 Action::Ended(cause) => self.on_ended(now, id, cause),

@@ -42,7 +42,7 @@ pub enum Event {
     RemoveInbound { peer: PeerId, spi: Spi },
     /// The SA is not to be used any more. An `InstallOutbound` in its place has come before, if there is one.
     RemoveOutbound { peer: PeerId, spi: Spi },
-    /// ESP to this peer goes this way from now on.
+    /// ESP to this peer goes this way from now on. Comes before the first `InstallOutbound`, and whenever it changes.
     Path { peer: PeerId, path: Path, encapsulate: bool },
     /// Nobody we know wanted to connect, and was refused.
     Refused { from: SocketAddr, why: Error },

@@ -14,7 +14,7 @@ use super::context::{Action, Ctx};
 use super::error::{Error, LocalFault, Misbehaviour};
 use super::event::Cause;
 use super::parts::{Parts, needed};
-use super::plan::Creation;
+use super::plan::{Creation, Plan};
 use super::rekey_ike::IkeCreation;
 use super::sa::{IkeSa, Initiated, Stage};
 use super::session::{Session, Task};
@@ -72,6 +72,14 @@ impl Sent {
     pub(super) fn place(&self) -> Option<(usize, u8)> {
         match &self.goal {
             Goal::Child(creation) => Some((creation.plan.config, creation.plan.lane)),
+            Goal::Ike(_) => None,
+        }
+    }
+
+    /// The plan of the Child SA that is being made.
+    pub(super) fn plan_mut(&mut self) -> Option<&mut Plan> {
+        match &mut self.goal {
+            Goal::Child(creation) => Some(&mut creation.plan),
             Goal::Ike(_) => None,
         }
     }

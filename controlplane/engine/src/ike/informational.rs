@@ -118,12 +118,15 @@ impl IkeSa {
         let Some(session) = self.session() else { return };
         let rival = session.rival.as_ref().and_then(|rival| rival.sa);
         match (session.heir, rival) {
-            (Some(_), _) => self.end_after_answer(ctx, Cause::Replaced),
+            (Some((heir, _)), _) => {
+                self.end_after_answer(ctx, Cause::Replaced);
+                ctx.act(Action::Confirmed { sa: heir });
+            }
             (None, Some(heir)) => {
                 // The peer finished its rekey and never saw ours (§2.8.2).
                 let _ = self.respond(ctx, EXCHANGE, &[]);
                 ctx.act(Action::Rekeying(false));
-                ctx.act(Action::Inherit { heir, then: Then::End });
+                self.leave_to(ctx, heir, Then::End);
             }
             (None, None) => self.end_after_answer(ctx, Cause::PeerClosed),
         }
@@ -166,6 +169,7 @@ impl IkeSa {
         };
         // The peer has switched over, so it receives on the new one (RFC 7296 §2.8).
         session.replace_child(inbound, successor, now);
+        self.overtake(inbound);
         self.activate_child(ctx, successor);
         if let Some(session) = self.session_mut() {
             session.remove_child(ctx, inbound);
@@ -195,7 +199,8 @@ impl IkeSa {
                 // The peer has moved to an IKE SA whose keys died with the process: begin anew.
                 self.close(ctx, vec![Delete::ike().into()], Cause::Unanswered { exchange, times: 1 });
             }
-            Orphan::Ike | Orphan::Other => {}
+            Orphan::Ike => self.yield_to_rival(ctx),
+            Orphan::Other => {}
         }
     }
 }

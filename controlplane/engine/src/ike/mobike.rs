@@ -60,12 +60,18 @@ impl IkeSa {
     /// Our address has changed, or the peer's other address is to be used: everything moves, and the peer is told (§3.5).
     pub(super) fn change_path(&mut self, ctx: &mut Ctx, local: SocketAddr, remote: SocketAddr) {
         let path = Path { local, remote };
-        if !self.features.mobike || !self.is_initiator() || path == self.path {
+        if path == self.path {
             return;
         }
         self.move_to(ctx, path);
+        let task = match (self.features.mobike, self.is_initiator()) {
+            (true, true) => Task::UpdateAddresses,
+            (true, false) => Task::AnnounceAddresses,
+            // The peer follows what is authentic (RFC 7296 §2.23).
+            (false, _) => Task::Liveness,
+        };
         if let Some(session) = self.session_mut() {
-            session.want(Task::UpdateAddresses);
+            session.want(task);
         }
         self.start_next(ctx);
     }
@@ -125,7 +131,7 @@ impl IkeSa {
     }
 
     /// Tells the shell where ESP goes.
-    fn announce_path(&mut self, ctx: &mut Ctx) {
+    pub(super) fn announce_path(&mut self, ctx: &mut Ctx) {
         if let Some(peer) = self.peer {
             ctx.event(Event::Path { peer, path: self.path, encapsulate: self.nat.is_between() });
         }
@@ -147,6 +153,13 @@ impl IkeSa {
         let said = !addresses.is_empty() || parts.has(NotifyType::NO_ADDITIONAL_ADDRESSES);
         if let Some(session) = self.session_mut().filter(|_| said) {
             session.mobike.peer_addresses = addresses;
+        }
+        if said && self.is_initiator() && self.reply_path != self.path {
+            // The responder can be reached here now, and only we may move (§3.6).
+            self.path = self.reply_path;
+            if let Some(session) = self.session_mut() {
+                session.want(Task::UpdateAddresses);
+            }
         }
         if parts.has(NotifyType::UPDATE_SA_ADDRESSES) && !self.is_initiator() {
             self.path = self.reply_path;

@@ -31,6 +31,8 @@ pub(super) struct Plan {
     pub replaces: Option<Spi>,
     /// What we offered, or what was agreed.
     pub selectors: SelectorPair,
+    /// The peer's rekey of the same Child SA has been completed meanwhile.
+    pub overtaken: bool,
 }
 
 /// All that makes a Child SA, except the place where it goes.
@@ -216,6 +218,7 @@ impl IkeSa {
             replaces: plan.replaces,
             state: ChildState::Live,
             superseded: false,
+            granted_in: None,
             rekeying: false,
             rival: None,
         };

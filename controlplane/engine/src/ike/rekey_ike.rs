@@ -4,10 +4,12 @@
 
 use std::time::{Duration, Instant};
 
+use adit_proto::control::Spi;
 use adit_proto::ike::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 
 use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
+use super::child::{Child, ChildState};
 use super::context::{Action, Ctx, Then, fresh_ike_spi};
 use super::crash;
 use super::create_child::{NONCE_LEN, exchange_keys};
@@ -16,6 +18,7 @@ use super::event::{Cause, IkeSpis};
 use super::followup;
 use super::handshake::exchanged;
 use super::informational;
+use super::nat::{NatStatus, Path};
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
@@ -24,6 +27,8 @@ use super::session::{IkeRival, Session, Task};
 use super::window::jittered;
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+/// How long the responder sends no request on the new IKE SA unless the peer has shown that it has it.
+const UNCONFIRMED_PATIENCE: Duration = Duration::from_secs(15);
 /// After a refusal that will not pass by itself.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -97,12 +102,24 @@ impl IkeSa {
     }
 
     /// Ours came to nothing: the peer's new IKE SA inherits, now or when it is complete.
-    fn yield_to_rival(&mut self, ctx: &mut Ctx) {
+    pub(super) fn yield_to_rival(&mut self, ctx: &mut Ctx) {
         ctx.act(Action::Rekeying(false));
         let Some(session) = self.session_mut() else { return };
         session.rekeying = false;
+        if session.heir.is_some() {
+            return;
+        }
         if let Some(heir) = session.rival.as_ref().and_then(|rival| rival.sa) {
-            ctx.act(Action::Inherit { heir, then: Then::Stay });
+            self.leave_to(ctx, heir, Then::Stay);
+        }
+    }
+
+    /// Gives everything to another IKE SA. From here on this one sends nothing but its own end.
+    pub(super) fn leave_to(&mut self, ctx: &mut Ctx, heir: SaId, then: Then) {
+        let now = ctx.now.instant;
+        if let Some(session) = self.session_mut() {
+            session.heir = Some((heir, now));
+            ctx.act(Action::Inherit { heir, then });
         }
     }
 
@@ -124,7 +141,7 @@ impl IkeSa {
                 ctx.act(Action::ExpectClosed { sa: rival });
             }
         }
-        ctx.act(Action::Inherit { heir, then: Then::Close });
+        self.leave_to(ctx, heir, Then::Close);
     }
 
     fn on_rekey_ike_refused(&mut self, ctx: &mut Ctx, sent: &Sent, notify: &Notify) {
@@ -207,7 +224,7 @@ impl IkeSa {
         // While our own rekey is under way, its answer decides.
         if !session.rekeying {
             ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
-            ctx.act(Action::Inherit { heir, then: Then::Stay });
+            self.leave_to(ctx, heir, Then::Stay);
         }
         token.into_iter().collect()
     }
@@ -233,8 +250,12 @@ impl IkeSa {
         session.peer_lanes = old.peer_lanes;
         session.lanes_max = old.lanes_max;
         session.mobike = old.mobike.clone();
-        if creation.role == Role::Initiator {
-            session.want(Task::SendToken);
+        match creation.role {
+            Role::Initiator => session.want(Task::SendToken),
+            Role::Responder => {
+                session.predecessor = Some(self.id);
+                session.silent_until = Some(ctx.now.instant + UNCONFIRMED_PATIENCE);
+            }
         }
         sa.stage = Stage::Established(Box::new(session));
         Some(sa)
@@ -260,11 +281,15 @@ impl IkeSa {
     }
 
     /// Gives Child SAs and tasks away.
-    pub(super) fn bequeath(&mut self, heir: SaId, now: Instant) -> Option<Estate> {
+    pub(super) fn bequeath(&mut self) -> Option<Estate> {
         let session = self.session_mut()?;
-        session.heir = Some((heir, now));
         let tasks = session.tasks.drain(..).filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect();
+        let (path, nat, last_heard) = (self.path, self.nat, self.last_heard);
+        let session = self.session_mut()?;
         Some(Estate {
+            path,
+            nat,
+            last_heard,
             children: std::mem::take(&mut session.children),
             lingering: std::mem::take(&mut session.lingering),
             tasks,
@@ -275,15 +300,24 @@ impl IkeSa {
     /// Takes over Child SAs and tasks.
     pub(super) fn inherit(&mut self, ctx: &mut Ctx, estate: Estate) {
         let id = self.id;
+        if estate.last_heard > self.last_heard {
+            // The peer has moved since this one was made.
+            (self.path, self.nat) = (estate.path, estate.nat);
+        }
         let Some(session) = self.session_mut() else { return };
+        session.predecessor = None;
         let spis = estate.children.iter().map(|child| child.inbound).chain(estate.lingering.iter().map(|(_, spi)| *spi));
         spis.for_each(|spi| ctx.shared.spis.assign(spi, id));
         session.children.extend(estate.children);
         session.lingering.extend(estate.lingering);
         session.create_at = estate.create_at;
+        let closing: Vec<Spi> =
+            session.children.iter().filter(|child| child.state == ChildState::Closing).map(|child| child.inbound).collect();
+        closing.into_iter().for_each(|inbound| session.want(Task::DeleteChildren(vec![inbound])));
         for child in &mut session.children {
             // A rekey of it that was under way in the old IKE SA has been refused or answered by now.
             child.rekeying = false;
+            child.granted_in = None;
         }
         for task in estate.tasks {
             session.want(task);
@@ -293,8 +327,11 @@ impl IkeSa {
 
 /// What an IKE SA leaves to its successor.
 pub(super) struct Estate {
-    children: Vec<super::child::Child>,
-    lingering: Vec<(Instant, adit_proto::control::Spi)>,
+    path: Path,
+    nat: NatStatus,
+    last_heard: Instant,
+    children: Vec<Child>,
+    lingering: Vec<(Instant, Spi)>,
     tasks: Vec<Task>,
     create_at: Option<Instant>,
 }

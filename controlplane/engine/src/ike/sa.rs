@@ -111,6 +111,8 @@ pub(super) struct IkeSa {
     pub reply_path: Path,
     /// The responder's: which request began it.
     pub init_digest: Option<[u8; 32]>,
+    /// A request that can be answered when the Child SAs have come.
+    deferred: Option<(ExchangeType, Parts)>,
 }
 
 /// A message that was opened.
@@ -152,6 +154,7 @@ impl IkeSa {
             last_sent: now,
             reply_path: path,
             init_digest: None,
+            deferred: None,
         }
     }
 
@@ -283,6 +286,35 @@ impl IkeSa {
             Err(error) => return self.on_malformed_request(ctx, exchange, error),
         };
         self.last_heard = ctx.now.instant;
+        if let Some(session) = self.session_mut() {
+            session.silent_until = None;
+        }
+        match self.predecessor_to_claim(exchange, &parts) {
+            Some(from) => {
+                self.deferred = Some((exchange, parts));
+                ctx.act(Action::Claim { from });
+            }
+            None => self.dispatch_request(ctx, exchange, parts, opened),
+        }
+    }
+
+    /// The IKE SA before this one, if the peer asks for something with Child SAs that are still there (RFC 7296 §2.8.2: it did
+    /// not notice that we were rekeying, too).
+    fn predecessor_to_claim(&mut self, exchange: ExchangeType, parts: &Parts) -> Option<SaId> {
+        let about_children =
+            exchange != ExchangeType::INFORMATIONAL || parts.deletes.iter().any(|delete| !delete.spis.is_empty());
+        self.session_mut().filter(|_| about_children)?.predecessor.take()
+    }
+
+    /// Goes on with a request that had to wait for the Child SAs.
+    pub(super) fn resume_deferred(&mut self, ctx: &mut Ctx) {
+        if let Some((exchange, parts)) = self.deferred.take() {
+            let opened = Opened { first: PayloadType::NONE, inner: Vec::new(), datagram: Vec::new() };
+            self.dispatch_request(ctx, exchange, parts, &opened);
+        }
+    }
+
+    fn dispatch_request(&mut self, ctx: &mut Ctx, exchange: ExchangeType, parts: Parts, opened: &Opened) {
         let awaits_peer = matches!(self.stage, Stage::Negotiating(_)) && self.role == Role::Responder;
         match (&self.stage, exchange) {
             (Stage::Negotiating(_), ExchangeType::IKE_INTERMEDIATE) if awaits_peer => {

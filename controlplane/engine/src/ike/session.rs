@@ -119,6 +119,10 @@ pub(super) struct Session {
     pub rival: Option<IkeRival>,
     /// The IKE SA that has taken over, and since when.
     pub heir: Option<(SaId, Instant)>,
+    /// The peer may not have this IKE SA yet: it is not to be spoken to before.
+    pub silent_until: Option<Instant>,
+    /// The IKE SA whose Child SAs this one, made by the peer, inherits when it is clear that it stays.
+    pub predecessor: Option<SaId>,
     /// Since when another IKE SA of the peer is the one to stay.
     pub redundant_since: Option<Instant>,
     /// A creation by the peer that waits for additional key exchanges.
@@ -161,6 +165,8 @@ impl Session {
             rekeying: false,
             rival: None,
             heir: None,
+            silent_until: None,
+            predecessor: None,
             redundant_since: None,
             pending: None,
             tokens: Vec::new(),
@@ -177,7 +183,7 @@ impl Session {
 
     /// The next request that may be sent now.
     fn next_task(&mut self, now: Instant) -> Option<Task> {
-        if self.heir.is_some() {
+        if self.heir.is_some() || self.silent_until.is_some_and(|until| until > now) {
             return None;
         }
         if self.resume_at.is_some_and(|at| at <= now) {

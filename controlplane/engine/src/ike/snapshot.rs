@@ -147,9 +147,12 @@ impl Endpoint {
 
     /// Every peer with an IKE SA is established.
     fn choose_current(&mut self, now: Now) {
-        let stays = |sa: &IkeSa| sa.session().is_some_and(|session| session.heir.is_none() && session.redundant_since.is_none());
+        let rank = |id: &SaId| {
+            let session = self.sas.get(id)?.session().filter(|one| one.heir.is_none() && one.redundant_since.is_none())?;
+            Some((session.predecessor.is_none(), session.children.len(), session.established))
+        };
         for (id, peer) in &mut self.shared.peers {
-            peer.current = peer.sas.iter().rev().find(|sa| self.sas.get(sa).is_some_and(stays)).copied();
+            peer.current = peer.sas.iter().filter(|id| rank(id).is_some()).max_by_key(|id| rank(id)).copied();
             if peer.current.is_some() {
                 let (state, cause) = (ConnectionState::Established, None);
                 peer.connection.enter(now.instant, state, None);

@@ -79,6 +79,19 @@ pub struct ChildStatus {
     pub is_going: bool,
 }
 
+/// Entries of the tables of the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Also those that are being closed.
+    pub ike_sas: usize,
+    pub half_open: usize,
+    /// Installed, about to be, or lingering.
+    pub inbound_spis: usize,
+    /// IKE_SA_INIT requests that would be recognised if they came again.
+    pub remembered_requests: usize,
+    pub refusals: usize,
+}
+
 /// Why a negotiation came to nothing, and what to change.
 #[derive(Clone, Debug)]
 pub struct Explanation {
@@ -123,6 +136,17 @@ impl Endpoint {
     /// IKE SAs that peers began and have not authenticated.
     pub fn half_open(&self) -> usize {
         self.shared.admission.half_open()
+    }
+
+    /// How much there is of everything that grows with peers and traffic.
+    pub fn sizes(&self) -> Sizes {
+        Sizes {
+            ike_sas: self.sas.len(),
+            half_open: self.half_open(),
+            inbound_spis: self.shared.spis.iter().count(),
+            remembered_requests: self.inits.len(),
+            refusals: self.refusals.len(),
+        }
     }
 
     /// The last negotiation with a peer, for `explain`.

@@ -111,7 +111,7 @@ impl IkeSa {
             } else if let Some(heir) = session.rival.as_ref().and_then(|rival| rival.sa) {
                 // The peer's new IKE SA may be alive though this one is not.
                 ctx.act(Action::Rekeying(false));
-                return ctx.act(Action::Inherit { heir, then: Then::End });
+                return self.leave_to(ctx, heir, Then::End);
             } else {
                 ctx.count(self.peer, |counters| counters.dead_peers += 1);
             }
@@ -124,6 +124,7 @@ impl IkeSa {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let Stage::Established(session) = &mut self.stage else { return };
         session.end_lingering(ctx);
+        session.silent_until = session.silent_until.filter(|until| *until > now);
         session.expire_pending(ctx);
         let delete: Vec<Payload> = vec![Delete::ike().into()];
         if session.heir.is_some_and(|(_, since)| since + REPLACED_PATIENCE <= now) {
@@ -219,6 +220,7 @@ impl Session {
             at(self.expire_at);
             at(self.rekey_at);
             at(self.create_at);
+            at(self.silent_until);
             at(self.resume_at);
             self.children.iter().for_each(|child| at(child.deadline()));
         }

@@ -5,4 +5,5 @@
 mod established;
 mod handshake;
 mod hostile;
+mod simulation;
 mod support;

@@ -235,7 +235,7 @@ impl Endpoint {
     }
 
     /// Where a peer is, or where we are for it, has changed: a name resolves to another address, an interface has another one.
-    /// An IKE SA with MOBIKE that we began moves there (RFC 4555).
+    /// The IKE SA moves there, and says so to a peer with MOBIKE (RFC 4555).
     ///
     /// # Errors
     /// There is no such peer.

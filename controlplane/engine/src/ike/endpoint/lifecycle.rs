@@ -74,7 +74,10 @@ impl Endpoint {
         if let Some(peer) = self.shared.peers.get_mut(&peer) {
             peer.current = Some(id);
         }
-        self.run(now, id, |sa, ctx| sa.activate_children(ctx));
+        self.run(now, id, |sa, ctx| {
+            sa.announce_path(ctx);
+            sa.activate_children(ctx);
+        });
     }
 
     /// Our own attempt, when the peer has been faster. Once it has been asked to believe us it is seen through: the peer may
@@ -107,14 +110,18 @@ impl Endpoint {
     pub(super) fn on_inherit(&mut self, now: Now, from: SaId, heir: SaId, then: Then) {
         if self.sas.get(&heir).is_none_or(|sa| sa.session().is_none()) {
             // The successor is gone already: what is left of the old one goes the same way.
-            if then != Then::Stay {
-                self.run(now, from, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], Cause::PeerClosed));
-            }
-            return;
+            return self.run(now, from, |sa, ctx| match then {
+                Then::Stay => {
+                    if let Some(session) = sa.session_mut() {
+                        session.heir = None;
+                    }
+                }
+                Then::Close | Then::End => sa.close(ctx, vec![Delete::ike().into()], Cause::PeerClosed),
+            });
         }
         let Some(old) = self.sas.get_mut(&from) else { return };
         let (old_spis, peer_id) = (old.spis, old.peer);
-        let Some(estate) = old.bequeath(heir, now.instant) else { return };
+        let Some(estate) = old.bequeath() else { return };
         self.run(now, heir, |sa, ctx| sa.inherit(ctx, estate));
         if let Some(peer_id) = peer_id {
             if let Some(peer) = self.shared.peers.get_mut(&peer_id).filter(|peer| peer.current == Some(from)) {
@@ -131,6 +138,26 @@ impl Endpoint {
             Then::End => sa.end(ctx, Cause::Replaced),
         });
         self.run(now, heir, |sa, _| sa.want_missing_children());
+    }
+
+    /// The peer has settled two rekeys of one IKE SA before our own was answered.
+    pub(super) fn on_claim(&mut self, now: Now, heir: SaId, from: SaId) {
+        let named = |sa: &IkeSa| {
+            let session = sa.session();
+            session.is_some_and(|one| one.heir.is_none() && one.rival.as_ref().is_some_and(|rival| rival.sa == Some(heir)))
+        };
+        if self.sas.get(&from).is_some_and(named) {
+            self.run(now, from, |sa, ctx| sa.leave_to(ctx, heir, Then::Stay));
+        }
+        self.run(now, heir, |sa, ctx| sa.resume_deferred(ctx));
+    }
+
+    pub(super) fn on_confirmed(&mut self, now: Now, id: SaId) {
+        self.run(now, id, |sa, _| {
+            if let Some(session) = sa.session_mut() {
+                session.silent_until = None;
+            }
+        });
     }
 
     pub(super) fn close_redundant(&mut self, now: Now, id: SaId) {

@@ -17,7 +17,7 @@ use super::super::negotiate::Choice;
 use super::super::protect::Protection;
 use super::super::sa::{Features, IkeSa, Initiated, Role, SaId, Stage};
 use super::super::selectors::SelectorPair;
-use super::super::session::{Session, Task};
+use super::super::session::{IkeRival, Session, Task};
 use super::super::window::Window;
 use super::BootClock;
 use super::bytes::{In, Out};
@@ -218,6 +218,13 @@ fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
         out.time(clock, since);
     });
     out.option(session.redundant_since, |out, at| out.time(clock, at));
+    out.option(session.silent_until, |out, at| out.time(clock, at));
+    out.option(session.predecessor, |out, id| out.u64(id.0.0));
+    let rival = session.rival.as_ref().and_then(|rival| Some((rival.sa?, &rival.lowest_nonce)));
+    out.option(rival, |out, (id, lowest_nonce)| {
+        out.u64(id.0.0);
+        out.bytes(lowest_nonce);
+    });
     out.list(session.lingering.iter(), |out, (until, spi)| {
         out.time(clock, *until);
         out.u64(spi.0.into());
@@ -241,6 +248,12 @@ fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Deco
     session.tokens = input.list(In::bytes)?;
     session.heir = input.option(|input| Ok((SaId(IkeSpi(input.u64()?)), input.time(clock)?)))?;
     session.redundant_since = input.option(|input| input.time(clock))?;
+    session.silent_until = input.option(|input| input.time(clock))?;
+    session.predecessor = input.option(|input| input.u64().map(|id| SaId(IkeSpi(id))))?;
+    session.rival = input.option(|input| {
+        let sa = Some(SaId(IkeSpi(input.u64()?)));
+        Ok(IkeRival { sa, lowest_nonce: input.bytes()? })
+    })?;
     session.lingering = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
     for spi in input.list(read_spi)? {
         session.want(Task::DeleteOrphan(spi));
@@ -284,6 +297,7 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child) {
         ChildState::Closing => out.u8(2),
     }
     out.flag(child.superseded);
+    out.option(child.granted_in, |out, id| out.u64(id.into()));
 }
 
 fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
@@ -316,6 +330,7 @@ fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
         _ => return Err(DecodeError::BadValue("state")),
     };
     let superseded = input.flag()?;
+    let granted_in = input.option(|input| u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("message id")))?;
     let (rekeying, rival) = (false, None);
     Ok(Child {
         config,
@@ -332,6 +347,7 @@ fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
         replaces,
         state,
         superseded,
+        granted_in,
         rekeying,
         rival,
     })

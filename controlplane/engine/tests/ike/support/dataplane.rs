@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use adit_engine::ike::{ChildKeys, Event, Path, Usage};
+use adit_engine::ike::{ChildKeys, Event, Path, Restored, Usage};
 use adit_proto::control::{PeerId, SaKey, Spi};
 use adit_proto::suite::Suite;
 
@@ -58,6 +58,11 @@ impl DataPlane {
         }
     }
 
+    /// Whether there are so many SAs in each direction, no more and no less.
+    pub fn has_pairs(&self, count: usize) -> bool {
+        self.inbound.len() == count && self.outbound.len() == count
+    }
+
     /// The outbound SAs that are used: one for each peer, child and lane.
     pub fn active(&self) -> Vec<&ChildKeys> {
         let mut last: BTreeMap<(PeerId, usize, u8), &ChildKeys> = BTreeMap::new();
@@ -69,10 +74,16 @@ impl DataPlane {
 
     pub fn seal_one_each(&self) -> Vec<(Esp, Path)> {
         let seal = |keys: &ChildKeys| {
-            let path = self.paths.get(&keys.peer).map_or(keys.path, |(path, _)| *path);
+            let path = self.paths.get(&keys.peer).expect("a path comes before the first SA").0;
             (Esp { spi: keys.spi, suite: keys.suite, key: keys.key.clone(), esn: keys.esn }, path)
         };
         self.active().into_iter().map(seal).collect()
+    }
+
+    /// Takes out what the new control plane does not know.
+    pub fn keep_only(&mut self, restored: &Restored) {
+        self.inbound.retain(|spi, _| restored.inbound.contains(spi));
+        self.outbound.retain(|keys| restored.outbound.contains(&(keys.peer, keys.spi)));
     }
 
     pub fn receive(&mut self, esp: &Esp) {

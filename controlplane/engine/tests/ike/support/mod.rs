@@ -11,7 +11,10 @@ use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use adit_engine::ike::{ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, Path, PeerConfig, PeerId};
+use adit_engine::ike::{
+    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, Path, PeerConfig, PeerId, Restored,
+};
+use zeroize::Zeroizing;
 
 pub use config::*;
 pub use dataplane::{DataPlane, Esp};
@@ -50,8 +53,10 @@ struct Datagram {
 pub struct Node {
     pub endpoint: Endpoint,
     pub address: SocketAddr,
-    /// The address that the world sees, if there is a NAT in front of it.
+    /// The address that the world sees, if there is a NAT in front of it: this port stands for 500, the next for all others.
     pub outside: Option<SocketAddr>,
+    /// What the engine wants to be kept for its successor, as it was before the last datagram was sent.
+    pub vault: Zeroizing<Vec<u8>>,
     pub data: DataPlane,
     pub events: Vec<Event>,
     /// Datagrams that it sent for IKE.
@@ -73,6 +78,8 @@ pub struct World {
     flying: BinaryHeap<Reverse<(Instant, u64)>>,
     cargo: BTreeMap<u64, Datagram>,
     next: u64,
+    /// What has been done at this instant: without end it would never pass.
+    steps: (Instant, u32),
     /// When everything between these two is lost.
     pub cut: bool,
     pub filter: Option<Filter>,
@@ -87,6 +94,8 @@ fn epoch() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
+/// Steps at one instant that are still reasonable.
+const STEPS_MAX: u32 = 1000;
 /// Certificates of the tests are valid around this time.
 pub const UNIX_START: u64 = 1_800_000_000;
 
@@ -102,6 +111,7 @@ impl World {
             flying: BinaryHeap::new(),
             cargo: BTreeMap::new(),
             next: 0,
+            steps: (now, 0),
             cut: false,
             filter: None,
             log: Vec::new(),
@@ -114,7 +124,16 @@ impl World {
         let endpoint = self.fresh_endpoint(config);
         let address = address.parse().expect("an address");
         let data = DataPlane::default();
-        self.nodes.push(Node { endpoint, address, outside: None, data, events: Vec::new(), sent: 0, on: true });
+        self.nodes.push(Node {
+            endpoint,
+            address,
+            outside: None,
+            data,
+            events: Vec::new(),
+            vault: Zeroizing::default(),
+            sent: 0,
+            on: true,
+        });
         self.nodes.len() - 1
     }
 
@@ -150,12 +169,36 @@ impl World {
     /// The process dies, with all its IKE SAs; the data plane goes on with what it has, or not.
     pub fn crash(&mut self, node: usize, config: EndpointConfig, data_plane_too: bool) {
         self.nodes[node].endpoint = self.fresh_endpoint(config);
+        self.nodes[node].vault = Zeroizing::default();
         if data_plane_too {
             self.nodes[node].data = DataPlane::default();
         }
     }
 
-    /// Takes events, then datagrams, of all nodes.
+    fn clock(&self) -> BootClock {
+        let boot = (self.now - self.start).as_millis();
+        BootClock::new(self.now, u64::try_from(boot).expect("a short run") + 1_000_000)
+    }
+
+    /// The process dies and a successor goes on with what is in the vault; the data plane has gone on all the time.
+    pub fn succeed(&mut self, node: usize, config: EndpointConfig, peers: &[(PeerId, PeerConfig)]) -> Restored {
+        self.nodes[node].endpoint = self.fresh_endpoint(config);
+        let (now, clock) = (self.now(), self.clock());
+        let successor = &mut self.nodes[node];
+        for (id, peer) in peers {
+            successor.endpoint.set_peer(now, *id, peer.clone()).expect("a good configuration");
+        }
+        let mut restored = Restored::default();
+        if !successor.vault.is_empty() {
+            restored = successor.endpoint.restore(now, clock, &successor.vault).expect("a good snapshot");
+        }
+        successor.data.keep_only(&restored);
+        successor.endpoint.start(now);
+        self.settle();
+        restored
+    }
+
+    /// Takes events, then the snapshot, then datagrams, of all nodes.
     pub fn settle(&mut self) {
         for index in 0..self.nodes.len() {
             let node = &mut self.nodes[index];
@@ -165,6 +208,10 @@ impl World {
                 }
                 node.data.apply(&event);
                 node.events.push(event);
+            }
+            if node.endpoint.take_changed() {
+                let boot = u64::try_from((self.now - self.start).as_millis()).expect("a short run") + 1_000_000;
+                node.vault = node.endpoint.snapshot(BootClock::new(self.now, boot));
             }
             let mut out = Vec::new();
             while let Some(transmit) = node.endpoint.poll_transmit() {
@@ -198,7 +245,7 @@ impl World {
     fn outside_of(&self, from: SocketAddr) -> SocketAddr {
         let node = self.nodes.iter().find(|node| node.address.ip() == from.ip());
         match node.and_then(|node| node.outside) {
-            Some(outside) => SocketAddr::new(outside.ip(), outside.port().wrapping_add(from.port() % 100)),
+            Some(outside) => SocketAddr::new(outside.ip(), outside.port() + u16::from(from.port() != 500)),
             None => from,
         }
     }
@@ -260,6 +307,8 @@ impl World {
 
     fn step(&mut self) {
         let now = self.now();
+        self.steps = if self.steps.0 == now.instant { (now.instant, self.steps.1 + 1) } else { (now.instant, 0) };
+        assert!(self.steps.1 < STEPS_MAX, "a livelock at {:?}", self.elapsed());
         for index in 0..self.nodes.len() {
             let node = &mut self.nodes[index];
             if node.on && node.endpoint.poll_timeout().is_some_and(|at| at <= now.instant) {
@@ -300,7 +349,11 @@ impl World {
         self.nodes.iter().enumerate().find_map(|(index, node)| match node.outside {
             None if node.address.ip() == to.ip() => Some((index, to)),
             Some(outside) if outside.ip() == to.ip() => {
-                let port = [500, 4500].into_iter().find(|port| outside.port().wrapping_add(port % 100) == to.port())?;
+                let port = match to.port().checked_sub(outside.port())? {
+                    0 => 500,
+                    1 => node.address.port(),
+                    _ => return None,
+                };
                 Some((index, SocketAddr::new(node.address.ip(), port)))
             }
             None | Some(_) => None,
