@@ -98,6 +98,9 @@ fn proposals_read_as_people_write_them() {
     assert_eq!(proposal.to_string(), text);
     assert_eq!((proposal.child_spi(), proposal.ike_spi()), (Some(Spi(0x4000_0001)), None));
     assert_eq!(proposal.of(TransformType::ENCR).count(), 2);
+    let rekey = Proposal { spi: IkeSpi(0x0102_0304_0506_0708).into(), ..proposal.clone() };
+    assert_eq!((rekey.spi.as_slice(), rekey.child_spi()), (&[1, 2, 3, 4, 5, 6, 7, 8][..], None));
+    assert_eq!(rekey.ike_spi(), Some(IkeSpi(0x0102_0304_0506_0708)));
     assert_eq!(proposal.transforms[0].key_bits(), Some(128));
     assert!(!proposal.transforms[0].has_unknown_attributes() && proposal.transforms[1].has_unknown_attributes());
 }
@@ -155,6 +158,7 @@ fn a_message_in_one_line() {
          N(COOKIE) D(IKE) D(ESP 40000001 and 2 more) CP(CFG_REQUEST) 200 SK ]"
     );
     assert_eq!(IkeSpi(0xabc).to_string(), "0000000000000abc");
+    assert!(IkeSpi::ZERO.is_zero() && !IkeSpi(1).is_zero());
 }
 
 #[test]
