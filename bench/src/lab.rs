@@ -18,17 +18,19 @@ pub mod tagger;
 pub mod traffic;
 
 use std::fs::{self, File};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use tempfile::TempDir;
 
 use crate::netns::{Netns, Signal, Veth, signal};
-use crate::process::Process;
+use crate::process::{Process, is_running};
+use crate::workdir::WorkDir;
 use metrics::Metrics;
 
 /// The TAP of every gateway.
@@ -92,7 +94,7 @@ pub struct Lab {
     pub gateways: Vec<Gateway>,
     _cables: Vec<Veth>,
     _switch: Option<Netns>,
-    dir: TempDir,
+    dir: WorkDir,
     _turn: File,
 }
 
@@ -126,7 +128,7 @@ impl Lab {
         ensure!(is_root(), "the lab needs root, or the root of a user namespace (unshare --user --map-root-user --net --mount)");
         ensure!((2..=3).contains(&options.gateways), "a lab has two or three gateways, not {}", options.gateways);
         let turn = take_turn()?;
-        let dir = tempfile::Builder::new().prefix("adit-lab-").tempdir().context("cannot make a temporary directory")?;
+        let dir = WorkDir::new("lab")?;
         let names = ["site-a", "site-b", "site-c"];
         write_keys(dir.path(), &names[..options.gateways], options.suite)?;
         let mut gateways = Vec::new();
@@ -237,8 +239,8 @@ impl Gateway {
     /// Process id of the data plane, if there is one.
     pub fn data_plane(&self) -> Option<u32> {
         let is_data_plane = |pid: &u32| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.contains("(adit-dataplane)") && !stat.contains(") Z ")
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim_end() == "adit-dataplane" && is_running(*pid)
         };
         self.netns.processes().into_iter().find(is_data_plane)
     }
@@ -341,10 +343,24 @@ fn is_root() -> bool {
 /// Holds the machine-wide lock of labs until the file is dropped.
 fn take_turn() -> Result<File> {
     let path = std::env::temp_dir().join("adit-lab.lock");
-    let file =
-        File::options().create(true).append(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;
     file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+/// The file may be another user's: that one is only read, and opened without O_CREAT, which fs.protected_regular would refuse even
+/// to root.
+fn open_lock(path: &Path) -> io::Result<File> {
+    loop {
+        match File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        match File::options().write(true).create_new(true).mode(0o644).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made,
+        }
+    }
 }
 
 fn key_file(dir: &Path, one: &str, other: &str) -> PathBuf {

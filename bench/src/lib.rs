@@ -11,3 +11,4 @@ pub mod report;
 pub mod rtt;
 pub mod tunnel;
 pub mod work;
+pub mod workdir;

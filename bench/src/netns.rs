@@ -1,16 +1,20 @@
 //! Network namespaces and virtual cables for tests and benches.
 //!
-//! A [`Netns`] is held by a file descriptor alone: nothing is mounted below `/run/netns`, the host's own namespace is never touched,
-//! and when the last holder is gone (also by a panic, Ctrl-C or SIGKILL) the kernel takes the namespace with all its links away.
-//! This also works as the mapped root of a user namespace, where `/run/netns` cannot be written.
+//! A [`Netns`] is held by a file descriptor and by the processes inside: nothing is mounted below `/run/netns`, and the host's own
+//! namespace is never touched. When the holder is gone, also by a panic, Ctrl-C or SIGKILL, the processes inside are ended, and the
+//! kernel takes the namespace with all its links away. This also works as the mapped root of a user namespace, where `/run/netns`
+//! cannot be written.
 //!
 //! ```text
-//! Netns::new ─▶ thread: unshare(CLONE_NEWNET), lo up ─▶ fd of /proc/thread-self/ns/net
+//! Netns::new ─▶ thread: unshare(CLONE_NEWNET), lo up ─▶ fd of /proc/thread-self/ns/net ─▶ warden inside
 //! Netns::command(p) ─▶ child: setns(fd) before exec      Netns::enter(f) ─▶ thread: setns(fd), f()
 //! Netns::drop (last one) ─▶ SIGKILL to every process still inside ─▶ fd closed
+//! the holder is killed ─▶ SIGTERM to its children ─▶ the warden: SIGKILL to every process still inside
 //! ```
 //!
 //! To look into a running one: `nsenter --net=/proc/PID/fd/N`, the path that [`Netns::path`] tells.
+
+mod warden;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -24,7 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use warden::Warden;
 
 /// A network namespace that lives as long as this value, its clones, or a process inside. Clones are the same namespace.
 #[derive(Clone, Debug)]
@@ -35,6 +40,7 @@ struct Inner {
     name: String,
     handle: OwnedFd,
     inode: u64,
+    warden: Warden,
 }
 
 impl Netns {
@@ -43,6 +49,11 @@ impl Netns {
     /// Needs CAP_SYS_ADMIN (root, or the root of a user namespace).
     pub fn new(name: &str) -> Result<Netns> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Else ids from there would be those of other processes here, and these would be killed.
+        ensure!(
+            fs::read_link("/proc/self")?.to_str() == Some(&std::process::id().to_string()),
+            "/proc is that of another pid namespace: mount one of this (`unshare --mount-proc`)"
+        );
         let unique = format!("{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let handle = thread::Builder::new()
             .name("netns".into())
@@ -51,7 +62,9 @@ impl Netns {
             .map_err(|_| anyhow::anyhow!("the thread that makes the namespace panicked"))?
             .context("cannot make a network namespace: run as root, or inside `unshare --user --map-root-user`")?;
         let inode = handle.metadata()?.ino();
-        let netns = Netns(Arc::new(Inner { name: unique, handle: handle.into(), inode }));
+        let fd = handle.as_raw_fd();
+        let warden = Warden::start(move || set_namespace(fd)).context("cannot start `sh`")?;
+        let netns = Netns(Arc::new(Inner { name: unique, handle: handle.into(), inode, warden }));
         netns.run("ip link set lo up")?;
         Ok(netns)
     }
@@ -69,15 +82,17 @@ impl Netns {
     /// A command that will run inside the namespace.
     ///
     /// The child gets SIGTERM when the thread that started it ends, so start long-lived programs from a thread that lives long enough.
+    /// That is for a clean end only: the child may ignore it. What is inside when this process ends gets SIGKILL a second later.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
         let handle = self.0.clone();
-        // SAFETY: between fork and exec the closure makes two plain system calls and allocates nothing; the descriptor is kept
+        let parent = std::process::id();
+        // SAFETY: between fork and exec the closure makes three plain system calls and allocates nothing; the descriptor is kept
         // open by `handle`, which the closure owns.
         unsafe {
             command.pre_exec(move || {
                 set_namespace(handle.handle.as_raw_fd())?;
-                end_with_parent()
+                end_with_parent(parent)
             });
         }
         command
@@ -112,13 +127,20 @@ impl Netns {
         self.run(&format!("ip address add {cidr} dev {link}{nodad}")).map(drop)
     }
 
-    /// The ids of all processes whose main thread is inside the namespace.
+    /// The ids of all processes whose main thread is inside the namespace, without the warden.
     pub fn processes(&self) -> Vec<u32> {
+        self.0.processes()
+    }
+}
+
+impl Inner {
+    fn processes(&self) -> Vec<u32> {
         let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
         entries
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|meta| meta.ino() == self.0.inode))
+            .filter(|pid| *pid != self.warden.pid())
+            .filter(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|meta| meta.ino() == self.inode))
             .collect()
     }
 }
@@ -126,13 +148,9 @@ impl Netns {
 impl Drop for Inner {
     /// Programs that outlive their starter (a data plane whose control plane was killed) would keep the namespace alive.
     fn drop(&mut self) {
-        let Ok(entries) = fs::read_dir("/proc") else { return };
-        for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
-            let inside = fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|meta| meta.ino() == self.inode);
-            if inside && pid != std::process::id() {
-                // It may have ended by itself in between; nothing else could be done about a failure either.
-                let _ = signal(pid, Signal::Kill);
-            }
+        for pid in self.processes().into_iter().filter(|pid| *pid != std::process::id()) {
+            // It may have ended by itself in between; nothing else could be done about a failure either.
+            let _ = signal(pid, Signal::Kill);
         }
     }
 }
@@ -212,9 +230,15 @@ fn set_namespace(handle: RawFd) -> io::Result<()> {
     check(unsafe { libc::setns(handle, libc::CLONE_NEWNET) })
 }
 
-fn end_with_parent() -> io::Result<()> {
+fn end_with_parent(parent: u32) -> io::Result<()> {
     // SAFETY: prctl(PR_SET_PDEATHSIG) takes integers and touches no memory.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) })?;
+    // SAFETY: getppid takes nothing and touches no memory.
+    if unsafe { libc::getppid() } != parent.cast_signed() {
+        // The parent ended before it could have been noticed.
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    Ok(())
 }
 
 fn check(status: libc::c_int) -> io::Result<()> {
@@ -230,7 +254,11 @@ fn stdout_of(output: Output) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::lab::wait_until;
+    use crate::process::{Process, is_running};
 
     #[test]
     fn two_namespaces_reach_each_other_over_a_cable_until_it_is_pulled() {
@@ -271,6 +299,33 @@ mod tests {
         assert!(child.try_wait().unwrap().is_none());
         drop(clone);
         assert!(!child.wait().unwrap().success());
+    }
+
+    /// Set in the copy of this executable that is killed: where it says whom it has left.
+    const LEFT_FILE: &str = "ADIT_NETNS_LEFT";
+
+    /// A grandchild that ignores SIGTERM, as the namespace of a killed holder.
+    #[test]
+    fn what_a_killed_holder_leaves_in_a_namespace_is_ended() {
+        if let Some(left) = std::env::var_os(LEFT_FILE) {
+            let netns = Netns::new("left").unwrap();
+            let script = r#"trap '' TERM; sh -c 'echo $$ >"$0.new"; mv "$0.new" "$0"; exec sleep 1000' "$0" & wait"#;
+            let mut child = netns.command("sh").args(["-c", script]).arg(left).spawn().unwrap();
+            child.wait().unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join("left");
+        let mut copy = Command::new(std::env::current_exe().unwrap());
+        copy.args(["--exact", "netns::tests::what_a_killed_holder_leaves_in_a_namespace_is_ended"]).env(LEFT_FILE, &left);
+        let mut copy = Process::start(&mut copy, dir.path().join("log")).unwrap();
+        let long = Duration::from_secs(30);
+        copy.wait_until("leaves somebody", long, |_| left.exists()).unwrap();
+        let pid = fs::read_to_string(&left).unwrap().trim().parse().unwrap();
+        assert!(is_running(pid));
+        copy.signal(Signal::Kill).unwrap();
+        copy.wait(long).unwrap();
+        wait_until("it is ended", long, || Ok(!is_running(pid))).unwrap();
     }
 
     #[test]

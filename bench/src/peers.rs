@@ -24,13 +24,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use tempfile::TempDir;
 
 pub use adit::AditOptions;
 
 use crate::netns::{Netns, Veth};
 use crate::process::{Process, Usage};
 use crate::rtt;
+use crate::workdir::WorkDir;
 
 /// The peers that are measured when nothing else is asked for, as far as they are installed.
 pub const PEERS: [&str; 5] = ["wireguard-go", "gotatun", "boringtun", "nebula", "openvpn"];
@@ -59,7 +59,7 @@ pub struct Underlay {
     pub a: Netns,
     pub b: Netns,
     pub mtu: u32,
-    dir: TempDir,
+    dir: WorkDir,
     _veth: Veth,
 }
 
@@ -105,7 +105,7 @@ impl Underlay {
         for (netns, address) in [&a, &b].into_iter().zip(OUTER) {
             netns.address("eth0", &format!("{address}/24"))?;
         }
-        Ok(Underlay { a, b, mtu, dir: tempfile::Builder::new().prefix("adit-bench-").tempdir()?, _veth: veth })
+        Ok(Underlay { a, b, mtu, dir: WorkDir::new("bench")?, _veth: veth })
     }
 
     /// A path in the directory of this run, which goes away with it.

@@ -171,6 +171,7 @@ impl Drop for Process {
 struct Stat {
     pid: u32,
     name: String,
+    state: char,
     parent: u32,
     /// User and system time of all threads.
     ticks: u64,
@@ -186,7 +187,14 @@ impl Stat {
         let fields: Vec<&str> = tail.split_whitespace().collect();
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         // Counted from the state, which is field 3 of the manual.
-        Some(Stat { pid, name, parent: number(1)?.try_into().ok()?, ticks: number(11)? + number(12)?, started: number(19)? })
+        let state = fields.first()?.chars().next()?;
+        let parent = number(1)?.try_into().ok()?;
+        Some(Stat { pid, name, state, parent, ticks: number(11)? + number(12)?, started: number(19)? })
+    }
+
+    /// A zombie, or one on its way out.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x')
     }
 }
 
@@ -206,6 +214,21 @@ fn family(root: u32) -> Vec<Stat> {
         next += 1;
     }
     found
+}
+
+/// Whether a process with this id runs. One that has ended and was not collected by its parent does not.
+pub fn is_running(pid: u32) -> bool {
+    Stat::read(pid).is_some_and(|stat| !stat.has_ended())
+}
+
+/// What an error says of processes: id, name and state (proc(5)) of each that is there.
+pub fn describe(pids: &[u32]) -> String {
+    let described: Vec<String> = pids
+        .iter()
+        .filter_map(|pid| Stat::read(*pid))
+        .map(|stat| format!("{} {} (state {}, child of {})", stat.pid, stat.name, stat.state, stat.parent))
+        .collect();
+    described.join(", ")
 }
 
 fn resident_mib(pid: u32) -> f64 {
@@ -259,12 +282,11 @@ mod tests {
         let child = process.descendant("sleep").unwrap();
         drop(process);
         // Somebody else has to collect it, so it may stay as a zombie for a while.
-        let ended = || fs::read_to_string(format!("/proc/{child}/stat")).map_or(true, |text| text.contains(") Z "));
-        let deadline = Instant::now() + Duration::from_secs(2);
-        while !ended() && Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while is_running(child) && Instant::now() < deadline {
             thread::sleep(POLL);
         }
-        assert!(ended());
+        assert!(!is_running(child), "{}", describe(&[child]));
     }
 
     #[test]

@@ -32,6 +32,7 @@ const UNSAFE: &[&str] = &[
     "bench/src/lab/tagger.rs",
     "bench/src/load.rs",
     "bench/src/netns.rs",
+    "bench/src/netns/warden.rs",
     "controlplane/src/system.rs",
     "dataplane/channel/src/fd.rs",
     "dataplane/channel/src/ring.rs",

@@ -10,7 +10,7 @@ use adit_bench::lab::interop::sites::{Proof, Sites, pair};
 use adit_bench::lab::interop::{Guest, StrongSwan};
 use adit_bench::lab::wait_until;
 use adit_bench::netns::{Netns, Signal};
-use adit_bench::process::Process;
+use adit_bench::process::{Process, describe, is_running};
 use anyhow::{Context, Result, ensure};
 
 /// Set in the copy of this executable that is killed: where it says that everything stands.
@@ -19,9 +19,9 @@ const READY_FILE: &str = "ADIT_LEAKS_READY";
 /// Waits until none of these processes is there any more.
 fn wait_until_gone(pids: &[u32]) -> Result<()> {
     ensure!(pids.len() >= 4, "two daemons and a guest are more than {pids:?}");
-    let is_there = |pid: &&u32| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-    wait_until("all daemons and guests have ended", Duration::from_secs(30), || Ok(!pids.iter().any(|pid| is_there(&pid))))
-        .with_context(|| format!("still there: {:?}", pids.iter().filter(is_there).collect::<Vec<_>>()))
+    let left = || pids.iter().copied().filter(|pid| is_running(*pid)).collect::<Vec<u32>>();
+    wait_until("all daemons and guests have ended", Duration::from_secs(60), || Ok(left().is_empty()))
+        .with_context(|| format!("still there: {}", describe(&left())))
 }
 
 /// Starts one of each and calls `then` with the ids of all processes of theirs and the folders that they use.

@@ -24,11 +24,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use tempfile::TempDir;
 
 use super::releases::{self, Release};
 use crate::netns::{Netns, Veth};
 use crate::process::Process;
+use crate::workdir::WorkDir;
 
 /// The guest's side of what this file describes.
 const INIT: &str = include_str!("guest/init.sh");
@@ -51,7 +51,7 @@ struct Inner {
     serial: Mutex<BufReader<UnixStream>>,
     cables: Mutex<Vec<Veth>>,
     backplane: Netns,
-    dir: TempDir,
+    dir: WorkDir,
 }
 
 impl Guest {
@@ -61,7 +61,7 @@ impl Guest {
     /// Boots a guest with the root directory of this release, and returns when it takes commands.
     pub fn boot(name: &str, release: Release) -> Result<Guest> {
         let (kernel, modules) = releases::kernel()?;
-        let dir = tempfile::Builder::new().prefix("adit-guest-").tempdir().context("cannot make a temporary directory")?;
+        let dir = WorkDir::new("guest")?;
         fs::write(dir.path().join("init.sh"), INIT)?;
         let backplane = Netns::new(name)?;
         lay_backplane(&backplane)?;

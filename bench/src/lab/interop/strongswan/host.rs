@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tempfile::TempDir;
 
 use super::super::config::{Esp, Place};
 use super::super::guest::Guest;
@@ -18,6 +17,7 @@ use super::super::vici::Vici;
 use crate::lab::wait_until;
 use crate::netns::{Netns, Signal};
 use crate::process::Process;
+use crate::workdir::WorkDir;
 
 const DAEMON: &str = "charon-systemd";
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
@@ -54,7 +54,7 @@ pub struct InNamespace {
     process: Option<Process>,
     netns: Netns,
     release: Release,
-    dir: TempDir,
+    dir: WorkDir,
 }
 
 /// The daemon of a guest's root directory, with ESP in the guest's kernel.
@@ -67,7 +67,7 @@ pub struct InGuest {
 
 impl InNamespace {
     pub fn new(netns: &Netns, release: Release) -> Result<InNamespace> {
-        let dir = tempfile::Builder::new().prefix("adit-swan-").tempdir().context("cannot make a temporary directory")?;
+        let dir = WorkDir::new("swan")?;
         Ok(InNamespace { process: None, netns: netns.clone(), release, dir })
     }
 
