@@ -84,8 +84,15 @@ impl Outbound {
                     more = false;
                     break;
                 }
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => reads += 1,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    reads += 1;
+                    match error.raw_os_error() {
+                        Some(libc::EINTR) => {}
+                        // The kernel has thrown away a frame whose offloads it cannot describe.
+                        Some(libc::EINVAL | libc::EFAULT) => env.port.drop(Drop::BadOffload, 1),
+                        _ => return Err(error),
+                    }
+                }
             }
         }
         self.flush(state, env);

@@ -347,6 +347,13 @@ pub fn set_int(socket: &impl AsRawFd, level: libc::c_int, name: libc::c_int, val
     assert_eq!(result, 0, "setsockopt {level} {name}: {}", std::io::Error::last_os_error());
 }
 
+/// An ioctl that takes a pointer to an integer.
+pub fn ioctl_int(fd: RawFd, request: libc::c_ulong, value: libc::c_int) {
+    // SAFETY: the kernel reads the integer, which outlives the call.
+    let result = unsafe { libc::ioctl(fd, request, &raw const value) };
+    assert_eq!(result, 0, "ioctl {request:#x}: {}", std::io::Error::last_os_error());
+}
+
 /// The socket of this process that is bound to an address: the data plane runs in it.
 pub fn socket_at(address: SocketAddr) -> BorrowedFd<'static> {
     let name = |fd: RawFd| {
