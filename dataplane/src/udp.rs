@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
 
 use adit_proto::esp::{LANE_MASK, SPI_MIN};
@@ -50,10 +50,11 @@ impl Endpoint {
             std::ptr::copy_nonoverlapping(self.raw.as_ptr(), (&raw mut storage).cast::<u8>(), self.raw.len());
             SockAddr::new(mem::transmute::<libc::sockaddr_storage, socket2::SockAddrStorage>(storage), self.len.into())
         };
-        let address = address.as_socket()?;
-        Some(match address.ip() {
-            IpAddr::V6(v6) => SocketAddr::new(v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4), address.port()),
-            IpAddr::V4(_) => address,
+        let SocketAddr::V6(v6) = address.as_socket()? else { return address.as_socket() };
+        Some(match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(v4.into(), v6.port()),
+            // The scope says on which link a link-local address is.
+            None => SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into(),
         })
     }
 }
@@ -75,7 +76,7 @@ pub struct UdpSocket {
     /// Packets per train that the kernel takes; 1 when `UDP_SEGMENT` is off.
     pub segments_max: usize,
     pub gro: bool,
-    /// Receive buffer that the kernel granted, in bytes.
+    /// Receive buffer that the kernel granted, in bytes, counted as it is asked for.
     pub receive_buffer: usize,
     /// Datagrams that the kernel has dropped because the receive buffer was full, as told last.
     overflows: u32,
@@ -127,7 +128,8 @@ fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
     let mapped = listen.is_ipv6();
     let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
     set_option(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).context("SO_RXQ_OVFL")?;
-    let receive_buffer = socket.recv_buffer_size().unwrap_or(0);
+    // The kernel reserves twice what is asked for, and answers with that (socket(7)).
+    let receive_buffer = socket.recv_buffer_size().unwrap_or(0) / 2;
     let segments_max = probe_segments(&socket);
     Ok(UdpSocket { socket, mapped, segments_max, gro, receive_buffer, overflows: 0 })
 }
@@ -311,6 +313,15 @@ mod tests {
         assert_eq!(drain(&mut sockets[0]), [(2900, 1000)]);
         let mapped = Endpoint::new(address, true);
         assert_eq!(mapped.address(), Some(address), "mapped addresses are shown as IPv4");
+        let link_local = "[fe80::1%7]:4500".parse().unwrap();
+        assert_eq!(Endpoint::new(link_local, true).address(), Some(link_local), "with its scope");
+    }
+
+    #[test]
+    fn the_receive_buffer_is_told_as_it_was_asked_for() {
+        let asked = 128 << 10;
+        let sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, asked).unwrap();
+        assert_eq!(sockets[0].receive_buffer, asked);
     }
 
     #[test]

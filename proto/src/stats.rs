@@ -42,7 +42,7 @@ numbers! {
         Opened "opened_packets" "ESP packets opened and accepted.",
         OpenedBytes "opened_bytes" "Bytes of frames opened.",
         DummyPackets "dummy_packets" "ESP packets with next header 59, discarded as RFC 4303 section 2.6 says.",
-        UdpSends "udp_sends" "Send calls, each a datagram or a train.",
+        UdpSends "udp_sends" "Trains and single datagrams given to the kernel, whether in one call or, once refused, in parts.",
         UdpSentDatagrams "udp_sent_datagrams" "Datagrams sent.",
         UdpSentBytes "udp_sent_bytes" "UDP payload bytes sent.",
         UdpReceives "udp_receives" "Receive calls that returned a datagram or a train.",
@@ -93,7 +93,7 @@ numbers! {
         TapRefused "tap_refused" "The kernel refused the frame as malformed.",
         TapDown "tap_down" "The TAP is down.",
         UdpFull "udp_full" "The socket's send buffer was full.",
-        UdpRefused "udp_refused" "The kernel refused to send (no route, message too long, and so on).",
+        UdpRefused "udp_refused" "The kernel refused to send (no route, unreachable, and so on).",
         UdpOverflow "udp_overflow" "Datagrams, or whole trains, that the kernel dropped because the socket's receive buffer was full.",
         InjectBad "inject_bad" "A datagram of the control plane could not be sent as asked.",
     }
@@ -113,7 +113,7 @@ numbers! {
         OutboundSas "outbound_sas" "Outbound SAs installed.",
         Peers "peers" "Peers set.",
         Core "core" "The CPU that the worker is pinned to; -1 when it is not pinned.",
-        SocketReceiveBuffer "socket_receive_buffer_bytes" "Size of the UDP receive buffer that the kernel granted.",
+        SocketReceiveBuffer "socket_receive_buffer_bytes" "UDP receive buffer that the kernel granted, counted as dataplane.socket_buffer asks for it.",
         PoolBytes "pool_bytes" "Memory of the worker's frame pool.",
     }
 }
