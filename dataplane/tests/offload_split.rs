@@ -134,6 +134,17 @@ fn a_full_tcp_super_frame_gives_46_segments() {
 }
 
 #[test]
+fn a_super_frame_of_more_segments_than_a_kernel_makes_is_refused() {
+    for tcp in [true, false] {
+        let flow = Flow::simple(false, tcp);
+        let frame = |payload| flow.open(&whole(payload, ACK));
+        assert_eq!(split(&flow.vnet(40), &frame(40 * 1365), Checksums::Fill).expect("1365 segments").len(), 1365);
+        assert_eq!(split(&flow.vnet(40), &frame(40 * 1365 + 1), Checksums::Fill), Err(Drop::BadOffload));
+        assert_eq!(split(&flow.vnet(1), &frame(60_000), Checksums::Fill), Err(Drop::BadOffload));
+    }
+}
+
+#[test]
 fn a_udp_checksum_of_zero_becomes_ffff() {
     for size in [0, 200] {
         let flow = Flow::simple(false, false);

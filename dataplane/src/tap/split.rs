@@ -26,6 +26,10 @@ use crate::checksum;
 /// Longest headers (Ethernet to TCP, with extension headers) of a super-frame.
 pub const HEADERS_MAX: usize = 256;
 
+/// Most wire frames of one super-frame: a whole IP packet in the smallest segments that Linux makes (`TCP_MIN_SND_MSS`). A guest can
+/// ask for more and so keep a worker busy with one read.
+const SEGMENTS_MAX: usize = 65_535 / 48;
+
 /// Where SCTP has its CRC32c, the only open "checksum" of the kernel that is not an Internet checksum. Never announced.
 const SCTP_CHECKSUM: usize = 8;
 
@@ -156,11 +160,15 @@ impl Plan {
         if !leads || (tcp && l4_len < TCP) || payload > HEADERS_MAX || payload > frame.len() {
             return None;
         }
+        let segments = (frame.len() - payload).div_ceil(usize::from(header.gso_size)).max(1);
+        if segments > SEGMENTS_MAX {
+            return None;
+        }
         let mut plan = Plan {
             kind,
             v6: found_v6,
             deferrable: !found_v6 || l4 == l3 + IPV6,
-            segments: (frame.len() - payload).div_ceil(usize::from(header.gso_size)).max(1) as u32,
+            segments: segments as u32,
             size: header.gso_size,
             l3: l3 as u16,
             payload: payload as u16,
