@@ -5,9 +5,9 @@
 
 use std::hint::black_box;
 
-use adit_dataplane::aead::{Aead, Backend, NONCE_LEN};
+use adit_dataplane::aead::{Aead, Backend};
 use adit_proto::control::Spi;
-use adit_proto::esp;
+use adit_proto::esp::{self, NONCE_LEN};
 use adit_proto::suite::{Suite, TAG_LEN};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

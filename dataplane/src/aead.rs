@@ -19,15 +19,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use adit_proto::esp::NONCE_LEN;
 use adit_proto::suite::{Suite, TAG_LEN};
 use aes_gcm::aead::consts::{U12, U16};
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit};
 use aws_lc_rs::aead::{self as aws_lc, Aad, LessSafeKey, Nonce, UnboundKey};
 use chacha20poly1305::ChaCha20Poly1305;
-
-/// Length of the nonce of every suite, in bytes (RFC 4106 §4, RFC 7634 §2).
-pub const NONCE_LEN: usize = 12;
 
 /// The library that does the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use adit_proto::control::Mac;
 use clap::{Parser, ValueEnum};
 
+use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
+
 /// Most workers: the lane field of an SPI has six bits.
 pub const WORKERS_MAX: usize = 64;
 /// Most peers: a peer id is below this.
@@ -19,7 +21,7 @@ pub const FRAME_HEADROOM: usize = 64;
 /// Bytes behind a frame: the ESP trailer is written there and what stood there is put back.
 pub const FRAME_TAILROOM: usize = 64;
 /// Longest frame that the TAP gives or takes: an IP packet of 65535 bytes, the Ethernet header and two VLAN tags.
-pub const FRAME_BYTES_MAX: usize = 65_535 + 14 + 8;
+pub const FRAME_BYTES_MAX: usize = 65_535 + ETHERNET + TAGS_MAX * TAG;
 /// Reads from the TAP in one turn; then the other direction has its turn.
 pub const TAP_READS_PER_TURN: usize = 64;
 /// Bytes read from the TAP in one turn.

@@ -9,9 +9,7 @@ use adit_proto::stats::Drop;
 use adit_proto::suite::TAG_LEN;
 
 use crate::sa::InboundSa;
-
-/// Shortest Ethernet frame without its check sequence: two addresses and a type.
-const FRAME_MIN: usize = 14;
+use crate::tap::headers::ETHERNET;
 
 /// What was in an ESP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +51,7 @@ pub fn open(sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Op
     let inner = sealed.get(..len).ok_or(Drop::BadPadding)?;
     let etherip_header = inner.first_chunk().ok_or(Drop::BadEtherIp)?;
     let open_checksum = etherip::parse(*etherip_header).ok_or(Drop::BadEtherIp)?;
-    if len < etherip::HEADER_LEN + FRAME_MIN {
+    if len < etherip::HEADER_LEN + ETHERNET {
         return Err(Drop::BadFrame);
     }
     sa.bytes += (len - etherip::HEADER_LEN) as u64;

@@ -1,7 +1,8 @@
 //! The two backends are independent implementations, so each is the other's oracle: what one seals the other opens, to the
 //! same bytes, and neither opens a packet in which a single bit differs.
 
-use adit_dataplane::aead::{Aead, Backend, BadTag, NONCE_LEN};
+use adit_dataplane::aead::{Aead, Backend, BadTag};
+use adit_proto::esp::NONCE_LEN;
 use adit_proto::suite::{Suite, TAG_LEN};
 use proptest::prelude::*;
 

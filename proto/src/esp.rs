@@ -25,7 +25,7 @@ pub const TRAILER_LEN: usize = 2;
 pub const PACKET_LEN_MIN: usize = CIPHERTEXT_AT + 4 + TAG_LEN;
 /// Four zero bytes before an IKE message on the shared port (RFC 3948 §2.2).
 pub const NON_ESP_MARKER_LEN: usize = 4;
-/// Length of the nonce: salt and IV.
+/// Length of the nonce of every suite: salt and IV, in bytes (RFC 4106 §4, RFC 7634 §2).
 pub const NONCE_LEN: usize = SALT_LEN + IV_LEN;
 /// Length of the associated data with extended sequence numbers (RFC 4106 §5).
 pub const AAD_LEN: usize = 12;

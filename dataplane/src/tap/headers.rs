@@ -31,7 +31,9 @@ const TYPE_VLAN: u16 = 0x8100;
 /// Outer tag of IEEE 802.1ad.
 const TYPE_PROVIDER_VLAN: u16 = 0x88a8;
 /// Tags that are looked through.
-const TAGS_MAX: usize = 2;
+pub const TAGS_MAX: usize = 2;
+/// Length of a tag.
+pub const TAG: usize = 4;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +123,7 @@ pub fn network(frame: &[u8]) -> Option<(usize, bool)> {
         if ethertype != TYPE_VLAN && ethertype != TYPE_PROVIDER_VLAN {
             break;
         }
-        l3 += 4;
+        l3 += TAG;
         ethertype = be16(start, l3 - 2);
     }
     match ethertype {
