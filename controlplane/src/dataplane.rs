@@ -26,6 +26,8 @@ use crate::{private, system};
 pub const PROGRAM: &str = "adit-dataplane";
 /// How long a data plane may take to end after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it may take to end after SIGKILL: longer only when it waits in the kernel for something that does not come.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The command line that a configuration asks for: flags with their values, without the program.
 pub fn arguments(config: &Config) -> Vec<(String, String)> {
@@ -109,10 +111,16 @@ impl Process {
         let mut command = Command::new(program);
         command.args(flat).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         system::own_session(&mut command);
-        let child = command.spawn()?;
-        let mut process = Process::watch(child.id())?;
-        process.child = Some(child);
-        Ok(process)
+        let mut child = command.spawn()?;
+        match Process::watch(child.id()) {
+            Ok(process) => Ok(Process { child: Some(child), ..process }),
+            Err(error) => {
+                // One that nobody watches must not go on with interface and port. Whether it has ended already is all one.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
     }
 
     /// Watches a data plane that runs already.
@@ -149,8 +157,19 @@ impl Process {
             return ending;
         }
         tracing::warn!("the data plane (process {}) did not stop within {} s and is killed", self.pid, PATIENCE.as_secs());
+        self.kill().await
+    }
+
+    /// Kills the process. `Running` when even that does not end it.
+    pub async fn kill(&mut self) -> Ending {
         let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
-        self.ended().await
+        match tokio::time::timeout(LAST_PATIENCE, self.ended()).await {
+            Ok(ending) => ending,
+            Err(_) => {
+                tracing::error!("the data plane (process {}) was killed and does not end: it hangs in the kernel", self.pid);
+                Ending::Running
+            }
+        }
     }
 }
 
@@ -196,6 +215,13 @@ pub fn owner_of(master: &adit_channel::Master) -> io::Result<u32> {
     peer(master.socket_fd())
 }
 
+/// Whether a debugger has the process: then it may stand still for as long as its owner likes.
+pub fn is_traced(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|pid| pid.trim() != "0")
+}
+
 fn peer(connection: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(socket_peercred(connection)?.pid.as_raw_nonzero().get().unsigned_abs())
 }
@@ -233,5 +259,19 @@ mod tests {
         assert_eq!(lines[0], lines[1], "the session is named after the process itself");
         assert_eq!(process.ending(), Ending::Running);
         assert_eq!(process.stop().await.to_string(), "was killed by signal 15");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_does_not_hear_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "trap '' TERM; echo ready; while :; do sleep 60; done";
+        let log = dir.path().join("log");
+        let mut process = Process::spawn(Path::new("/bin/sh"), &list(&[("-c", script)]), &log).unwrap();
+        while std::fs::read_to_string(&log).unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        pidfd_send_signal(process.pidfd.get_ref(), Signal::STOP).unwrap();
+        assert_eq!(process.kill().await.to_string(), "was killed by signal 9");
+        assert!(!is_traced(std::process::id()));
     }
 }

@@ -2,12 +2,13 @@
 //! it dies, stop it at the end.
 //!
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
-//! [`watch`] is the time in between, [`keep`] saves what must outlive it. The API reads the shared [`View`] beside it.
+//! [`watch`] is the time in between, [`pulse`] finds one that hangs, [`keep`] saves what must outlive it. The API reads the shared [`View`] beside it.
 
 mod install;
 mod interface;
 mod keep;
 mod orders;
+mod pulse;
 mod start;
 mod watch;
 

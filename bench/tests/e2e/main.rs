@@ -7,6 +7,7 @@ mod extension;
 mod faults;
 mod fragments;
 mod hostile;
+mod hung;
 mod interface;
 mod io;
 mod jumbo;

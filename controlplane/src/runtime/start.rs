@@ -25,7 +25,12 @@ impl Gateway {
     /// A data plane that runs as the configuration says. `None` when told to stop meanwhile.
     pub(super) async fn find(&mut self) -> anyhow::Result<Option<Found>> {
         let socket = self.view.config.channel_socket();
-        match Master::attach(&socket) {
+        let attached = match Master::attach(&socket) {
+            // It, or we, may have been stopped for a while.
+            Err(AttachError::Silent { .. }) => Master::attach(&socket),
+            attached => attached,
+        };
+        match attached {
             Ok(master) => {
                 let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
                 let process = Process::watch(pid).context("watching the data plane")?;
@@ -43,6 +48,10 @@ impl Gateway {
                 let pid = dataplane::owner(&socket).context("asking the kernel whose data plane this is")?;
                 tracing::warn!("a data plane (process {pid}) runs that we cannot talk to; it is restarted: {error}");
                 end(pid).await?;
+            }
+            Err(AttachError::Silent { pid }) => {
+                tracing::warn!("a data plane (process {pid}) runs and does not answer: it hangs; it is killed");
+                watch(pid)?.kill().await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -131,8 +140,12 @@ async fn holder(config: &Config) -> Option<String> {
 
 /// Stops a data plane that is not ours.
 async fn end(pid: u32) -> anyhow::Result<()> {
-    Process::watch(pid).with_context(|| format!("stopping the data plane (process {pid})"))?.stop().await;
+    watch(pid)?.stop().await;
     Ok(())
+}
+
+fn watch(pid: u32) -> anyhow::Result<Process> {
+    Process::watch(pid).with_context(|| format!("stopping the data plane (process {pid})"))
 }
 
 /// What an earlier control plane left, or in what the running data plane differs from the wanted one.

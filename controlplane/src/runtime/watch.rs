@@ -12,6 +12,7 @@ use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::pulse::Pulse;
 use super::{Ended, Gateway, Plane, stopped};
 use crate::system;
 
@@ -63,7 +64,7 @@ impl Gateway {
             timer
         };
         let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
-        let (mut settled, mut more) = (false, false);
+        let (mut settled, mut more, mut pulse) = (false, false, Pulse::default());
         loop {
             let waits = plane.orders.waits();
             tokio::select! {
@@ -94,6 +95,11 @@ impl Gateway {
                     self.extend_all(plane);
                     self.pump(plane)?;
                     anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
+                    if self.is_hung(plane, &mut pulse) {
+                        // It would not hear a request to end.
+                        plane.process.kill().await;
+                        return Ok(Ended::Died(format!("the data plane (process {}) hung and was killed", plane.process.pid)));
+                    }
                 }
                 _ = save.tick() => {
                     self.mend_interface(plane).await;

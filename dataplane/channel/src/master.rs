@@ -53,6 +53,10 @@ pub enum AttachError {
     Foreign {
         uid: u32,
     },
+    /// Process `pid` listens there and does not answer.
+    Silent {
+        pid: u32,
+    },
     Io(io::Error),
 }
 
@@ -85,8 +89,12 @@ impl fmt::Display for AttachError {
             AttachError::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 write!(f, "no permission to reach the data plane ({error}); run as the user that runs it, or as root")
             }
+            AttachError::Silent { pid } => {
+                write!(f, "the data plane did not answer within {} s; it may hang: kill -9 {pid}", ANSWER_WITHIN.as_secs())
+            }
             AttachError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                write!(f, "the data plane did not answer within {} s; it may hang: restart it", ANSWER_WITHIN.as_secs())
+                let within = ANSWER_WITHIN.as_secs();
+                write!(f, "the data plane let nobody in within {within} s; it may hang: find it with ss -xlp, and kill -9 it")
             }
             AttachError::Io(error) => write!(f, "cannot attach to the data plane: {error}"),
         }
@@ -209,7 +217,10 @@ impl Master {
             return Err(AttachError::Foreign { uid: peer.uid });
         }
         let mut greeting = [0; GREETING_LEN];
-        let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting)?;
+        let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => AttachError::Silent { pid: peer.pid },
+            _ => AttachError::Io(error),
+        })?;
         if len == 0 {
             return Err(AttachError::Io(io::ErrorKind::UnexpectedEof.into()));
         }

@@ -295,6 +295,7 @@ fn a_data_plane_that_does_not_answer_is_reported_as_hanging() {
     let mut plane = Plane::new(sizes(1));
     let path = plane.dir.path().join("sock");
     let error = Master::attach(&path).unwrap_err();
+    assert!(matches!(error, AttachError::Silent { pid } if pid == std::process::id()), "{error:?}");
     assert!(error.to_string().contains("did not answer within 2 s"), "{error}");
     assert_eq!(plane.listener.serve().unwrap(), []);
     assert!(plane.attach().0.is_ok());
