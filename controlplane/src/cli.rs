@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::client;
-use crate::config::{Config, Machine};
+use crate::config::{Config, Machine, default_runtime_dir};
 use crate::private;
 use crate::runtime::{self, Options};
 use crate::static_key::Secret;
@@ -123,17 +123,24 @@ fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
 }
 
 fn show_status(file: Option<&Path>, name: Option<String>, json: bool) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (socket, name, start) = match (file, name) {
         (Some(file), _) => {
-            let config = Config::load(file, &Machine::here())?;
+            let config = Config::load(file, &Machine::here()).map_err(|problems| {
+                let error = anyhow::Error::from(problems);
+                let hint = "adit status reads the configuration and asks the gateway, which the user that runs it can, and root";
+                if rustix::process::geteuid().is_root() { error } else { error.context(hint) }
+            })?;
             (config.api_socket(), config.name, format!("adit run -c {}", file.display()))
         }
         (None, name) => {
-            let name = name.map_or_else(client::only_gateway, Ok)?;
+            let name = match name {
+                Some(name) => name,
+                None => runtime.block_on(client::only_gateway(&default_runtime_dir("")))?,
+            };
             (client::usual_socket(&name), name, "adit run -c FILE".to_owned())
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime.block_on(client::status(&socket, &name, &start))?;
     print(&if json { serde_json::to_string_pretty(&status)? + "\n" } else { status::report(&status) })
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use adit_channel::SA_SLOTS_MAX;
 use adit_proto::control::Mac;
 use ipnet::IpNet;
 
@@ -215,12 +216,17 @@ impl Config {
         u16::try_from((self.peers.len() * 2).next_power_of_two().max(64)).unwrap_or(u16::MAX)
     }
 
-    /// SAs that one worker has room for: twice what it needs, for changes while it runs.
+    /// SAs that one worker has room for: twice what it needs, for changes while it runs, as far as there can be so many.
     pub fn sa_slots(&self) -> u32 {
-        let workers = u32::from(self.dataplane.workers);
-        let need: u32 = self.peers.iter().map(|peer| u32::from(peer.lanes).div_ceil(workers) + 1).sum();
-        (need * 2).next_power_of_two().max(256)
+        let need: u32 = self.peers.iter().map(|peer| worker_sas(peer.lanes, self.dataplane.workers)).sum();
+        (need * 2).next_power_of_two().clamp(256, SA_SLOTS_MAX)
     }
+}
+
+/// SAs with a peer of so many lanes that a worker has at most: its share of the inbound ones, and one to send with. All peers
+/// together may have [`SA_SLOTS_MAX`].
+fn worker_sas(lanes: u16, workers: u16) -> u32 {
+    u32::from(lanes.div_ceil(workers)) + 1
 }
 
 /// The place of the runtime directory when the file names none.

@@ -169,21 +169,22 @@ fn latency(buckets: &[u64]) -> Histogram {
 
 impl Gateway {
     fn sas(&self, numbers: &Numbers) -> [MetricFamily; 3] {
-        let (mut packets, mut bytes, mut sequence) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut packets, mut bytes, mut installed) = (Vec::new(), Vec::new(), Vec::new());
         for want in &self.view.wanted {
-            let Some(sa) = numbers.sas.get(&SaName::new(want.direction, want.spi)) else { continue };
+            let sa = numbers.sas.get(&SaName::new(want.direction, want.spi)).copied().unwrap_or_default();
             let (spi, lane) = (format!("{:#010x}", want.spi.0), want.lane.to_string());
             let peer = self.view.config.peers[want.peer].name.as_str();
             let pairs = [("direction", direction_label(want.direction)), ("lane", &lane), ("peer", peer), ("spi", &spi)];
             packets.push(counter(&pairs, sa.packets));
             bytes.push(counter(&pairs, sa.bytes));
-            sequence.extend(sa.seq.map(|seq| gauge(&pairs, seq as f64)));
+            installed.push(gauge(&pairs, f64::from(u8::from(sa.seq.is_some()))));
         }
-        let help = "Last sequence number used (out) or highest accepted (in).";
+        // Sequence numbers are not here: as large as they are, a float64 has lost the last digits. `adit status` shows them.
+        let help = "1 while the data plane has the SA, 0 while it should have it and has not.";
         [
             family(MetricType::COUNTER, "adit_sa_packets_total", "Packets sealed or opened by an SA.", packets),
             family(MetricType::COUNTER, "adit_sa_bytes_total", "Bytes of frames sealed or opened by an SA.", bytes),
-            family(MetricType::GAUGE, "adit_sa_sequence", help, sequence),
+            family(MetricType::GAUGE, "adit_sa_installed", help, installed),
         ]
     }
 

@@ -66,8 +66,9 @@ pub enum KeyFileError {
     Malformed(String, usize, &'static str),
     #[error("the secret in the key file {0} is {1} bytes long")]
     WrongLength(String, usize),
-    #[error("the key file {0} names the suite `{1}`, which does not exist")]
-    UnknownSuite(String, String),
+    /// What is written there is not repeated: it may be the secret, in the wrong line.
+    #[error("the key file {0} names a suite in line {1} that does not exist")]
+    UnknownSuite(String, usize),
     #[error("the key file {0} has no line `{1}`")]
     Incomplete(String, &'static str),
 }
@@ -160,14 +161,18 @@ impl Secret {
         Zeroizing::new(format!("{WARNING}suite: {}\nsecret: {}\n", self.suite, secret.as_str()))
     }
 
-    /// Writes a new key file that only its owner can read. Never overwrites.
+    /// Writes a new key file that only its owner can read. Never overwrites, and leaves no half of a file.
     ///
     /// # Errors
     /// The file exists or cannot be written.
     pub fn create_file(&self, path: &Path) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(self.to_file_text().as_bytes())?;
-        file.sync_all()
+        let written = file.write_all(self.to_file_text().as_bytes()).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // It is ours: it was made above. What matters to the caller is why it could not be written.
+            let _ = std::fs::remove_file(path);
+        }
+        written
     }
 
     /// Reads a key file.
@@ -260,7 +265,7 @@ fn parse(file: &str, bytes: &[u8]) -> Result<Secret, KeyFileError> {
         let value = value.trim();
         match key.trim() {
             "suite" if suite.is_none() => {
-                suite = Some(value.parse::<Suite>().map_err(|_| KeyFileError::UnknownSuite(file.to_owned(), value.to_owned()))?);
+                suite = Some(value.parse::<Suite>().map_err(|_| KeyFileError::UnknownSuite(file.to_owned(), index + 1))?);
             }
             "secret" if secret.is_none() => {
                 let decoded = Zeroizing::new(BASE64.decode(value).map_err(|_| malformed(index + 1, "the secret is not base64"))?);

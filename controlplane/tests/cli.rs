@@ -33,6 +33,17 @@ fn keygen_makes_a_private_file_once() {
 }
 
 #[test]
+fn keygen_leaves_no_half_of_a_key_on_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    // A limit of no blocks for files stands for the full disk.
+    let line = format!("trap '' XFSZ; ulimit -f 0; exec {} keygen -o pair.key", env!("CARGO_BIN_EXE_adit"));
+    let output = Command::new("sh").args(["-c", &line]).current_dir(dir.path()).output().unwrap();
+    let (code, _, err) = said(&output);
+    assert!(code == 1 && err.contains("pair.key cannot be written: File too large"), "{err}");
+    assert!(!dir.path().join("pair.key").exists());
+}
+
+#[test]
 fn config_check_says_ok_with_a_summary_or_everything_that_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(said(&adit(dir.path(), "keygen -o pair.key")).0, 0);

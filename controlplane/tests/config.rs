@@ -158,6 +158,7 @@ fn key_files_with_wrong_contents() {
         format!("suite: aes-128-gcm\nsecret: {}\n", &secret[..20]),
         "suite: aes-128-gcm\nsecret: %%%\n".to_owned(),
         format!("suite: des\nsecret: {secret}\n"),
+        format!("# The other way round.\nsuite: {secret}\nsecret: aes-128-gcm\n"),
         format!("secret: {secret}\n"),
         "suite: aes-256-gcm\n".to_owned(),
         format!("suite: aes-128-gcm\nsecret: {secret}\nsecret: {secret}\n"),
@@ -195,6 +196,23 @@ fn spis_of_two_peers_that_collide() {
     };
     let yaml = format!("{}{}{}", &GOOD[..GOOD.find("  - ").unwrap()], peer(&first, 2), peer(&second, 3));
     insta::assert_snapshot!(Place::new().error(&yaml));
+}
+
+/// A configuration with this many peers of 64 lanes and one worker.
+fn crowd(peers: usize) -> String {
+    let peer = |number: usize| {
+        let (high, low) = (number / 250, number % 250 + 1);
+        format!("  - {{ name: peer-{number}, endpoint: \"198.18.{high}.{low}:4500\", static_key_file: site-b.key, lanes: 64 }}\n")
+    };
+    let peers: String = (1..=peers).map(peer).collect();
+    format!("{}{peers}dataplane: {{ workers: 1 }}\n", &GOOD[..GOOD.find("  - ").unwrap()])
+}
+
+#[test]
+fn more_sas_than_a_worker_can_have() {
+    let place = Place::new();
+    assert_eq!(place.load(&crowd(1008)).unwrap().sa_slots(), adit_channel::SA_SLOTS_MAX);
+    insta::assert_snapshot!(place.error(&crowd(1009)));
 }
 
 #[test]

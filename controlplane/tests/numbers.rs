@@ -151,12 +151,13 @@ fn counters_go_on_when_the_data_plane_is_replaced() {
     assert!(view.detach().is_some());
     let between = metrics::page(&registry).unwrap();
     assert_eq!((value(&between, sealed), value(&between, sa)), (50.0, 50.0));
-    assert!(!between.contains("adit_sa_sequence{"), "a sequence number of an SA that is gone");
+    let installed = "adit_sa_installed{direction=\"out\"";
+    assert_eq!(value(&between, installed), 0.0, "an SA that is gone");
     drop(plane);
     let plane = Plane::start(&view, dir.path());
     plane.work(&view, 7);
     let after = metrics::page(&registry).unwrap();
-    assert_eq!((value(&after, sealed), value(&after, sa)), (57.0, 57.0));
+    assert_eq!((value(&after, sealed), value(&after, sa), value(&after, installed)), (57.0, 57.0, 1.0));
     promtool(&after);
 }
 

@@ -76,6 +76,25 @@ fn the_user_is_not_root() -> Result<()> {
 }
 
 #[test]
+fn a_normal_user_is_told_who_may_ask_for_the_status() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    let adit = lab.dir().join("adit");
+    fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755))?;
+    fs::copy(adit_bench::lab::binary("adit")?, &adit)?;
+    fs::set_permissions(&adit, fs::Permissions::from_mode(0o755))?;
+    // A /run of its own, in which root has a gateway.
+    let user = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups -- {}", adit.display());
+    let by_config = format!("{user} status -c {}", lab.a().config.display());
+    for (status, word) in [(format!("{user} status"), "no permission to look into /run/adit"), (by_config, "adit status reads")] {
+        let script = format!("mount -t tmpfs none /run && mkdir -m 700 /run/adit /run/adit/site-a && {status}");
+        let output = Command::new("unshare").args(["-m", "--", "sh", "-c", &script]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success() && said.contains(word) && said.contains("root"), "{said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_core_does_not_exist() -> Result<()> {
     let mut lab = Lab::prepare(&LabOptions::default())?;
     edit(lab.a(), "workers: 1", "workers: 1, cores: [99]")?;

@@ -50,16 +50,32 @@ async fn get(connection: UnixStream, path: &str) -> anyhow::Result<Bytes> {
     Ok(body)
 }
 
-/// The only gateway that runs on this machine under the usual directory.
+/// The only gateway that runs on this machine with its runtime directory under `root`.
 ///
 /// # Errors
-/// None runs, or several do.
-pub fn only_gateway() -> anyhow::Result<String> {
-    let root = crate::config::default_runtime_dir("");
-    let entries = std::fs::read_dir(&root).into_iter().flatten().filter_map(Result::ok);
-    let running =
-        entries.filter(|entry| entry.path().join("api.sock").exists()).filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = running.collect();
+/// None runs, or several do, or we may not look.
+pub async fn only_gateway(root: &Path) -> anyhow::Result<String> {
+    let denied =
+        || format!("no permission to look into {}: run adit status as root, or as the user that runs adit", root.display());
+    let mut names = Vec::new();
+    match std::fs::read_dir(root) {
+        Ok(entries) => {
+            for entry in entries.filter_map(Result::ok) {
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                match UnixStream::connect(entry.path().join("api.sock")).await {
+                    // One that is too busy to answer runs, too.
+                    Ok(_) => names.push(name),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => names.push(name),
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => bail!(denied()),
+                    // What a killed run has left.
+                    Err(_) => {}
+                }
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => bail!(denied()),
+        Err(error) => return Err(error).with_context(|| format!("looking into {}", root.display())),
+    }
     names.sort();
     match names.as_slice() {
         [one] => Ok(one.clone()),
@@ -74,4 +90,29 @@ pub fn only_gateway() -> anyhow::Result<String> {
 /// The API socket of a gateway that uses the usual directory.
 pub fn usual_socket(name: &str) -> PathBuf {
     crate::config::default_runtime_dir(name).join("api.sock")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_listens_at_is_no_gateway() {
+        let root = tempfile::tempdir().unwrap();
+        let open = |name: &str| {
+            std::fs::create_dir(root.path().join(name)).unwrap();
+            UnixListener::bind(root.path().join(name).join("api.sock")).unwrap()
+        };
+        drop(open("killed"));
+        let none = only_gateway(root.path()).await.unwrap_err().to_string();
+        assert!(none.contains("no adit runs"), "{none}");
+        let _b = open("site-b");
+        assert_eq!(only_gateway(root.path()).await.unwrap(), "site-b");
+        let _a = open("site-a");
+        let several = only_gateway(root.path()).await.unwrap_err().to_string();
+        assert!(several.contains("(site-a, site-b)") && several.contains("--name site-a"), "{several}");
+        assert!(only_gateway(&root.path().join("absent")).await.unwrap_err().to_string().contains("no adit runs"));
+    }
 }

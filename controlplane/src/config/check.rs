@@ -45,7 +45,7 @@ impl<'a> Check<'a> {
                 Vec::new()
             }
         };
-        let peers = self.peers(raw_peers, &name, listen.map(|listen| (listen, listen_at)));
+        let peers = self.peers(raw_peers, &name, listen.map(|listen| (listen, listen_at)), dataplane.workers);
         let interface = self.interface(root.interface, top, &name, underlay_mtu, &peers);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {

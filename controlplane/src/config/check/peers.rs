@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use adit_channel::SA_SLOTS_MAX;
 use serde_saphyr::Spanned;
 
 use super::Check;
 use crate::config::problem::Place;
 use crate::config::raw;
-use crate::config::{PEERS_MAX, Peer, WORKERS_MAX};
+use crate::config::{PEERS_MAX, Peer, WORKERS_MAX, worker_sas};
 use crate::static_key::{Flow, Secret};
 
 /// SAs in each direction when the file does not say. Both ends must agree, so this cannot depend on the machine.
@@ -21,6 +22,7 @@ impl Check<'_> {
         raw: Vec<Spanned<raw::Peer>>,
         own_name: &str,
         listen: Option<(SocketAddr, Place)>,
+        workers: u16,
     ) -> Vec<(Peer, Place)> {
         if let Some(extra) = raw.get(PEERS_MAX) {
             let what = format!("{} peers are listed", raw.len());
@@ -34,11 +36,17 @@ impl Check<'_> {
         let mut names: BTreeMap<String, Place> = BTreeMap::new();
         let mut endpoints: BTreeMap<SocketAddr, String> = BTreeMap::new();
         let mut peers = Vec::new();
+        let (mut sas, mut sas_full_at) = (0, None);
         for peer in raw.into_iter().take(PEERS_MAX) {
             let at = Place::from(peer.referenced);
             let name_at = peer.value.name.as_ref().map_or(at, |name| name.referenced.into());
             let endpoint_at = peer.value.endpoint.as_ref().map_or(at, |endpoint| endpoint.referenced.into());
+            let lanes_at = peer.value.lanes.as_ref().map_or(name_at, |lanes| lanes.referenced.into());
             let Some(peer) = self.peer(peer.value, at, listen) else { continue };
+            sas += worker_sas(peer.lanes, workers);
+            if sas > SA_SLOTS_MAX {
+                sas_full_at = sas_full_at.or(Some(lanes_at));
+            }
             if peer.name == own_name {
                 let what = format!("the peer `{}` has the name of this gateway", peer.name);
                 self.fail(name_at, what, "the `name` that the other gateway has in its own file".into(), "name: site-b".into());
@@ -58,8 +66,23 @@ impl Check<'_> {
             }
             peers.push((peer, name_at));
         }
+        if let Some(at) = sas_full_at {
+            self.too_many_sas(at, sas, peers.len() as u32, workers);
+        }
         self.spis(&peers, own_name);
         peers
+    }
+
+    fn too_many_sas(&mut self, at: Place, sas: u32, peers: u32, workers: u16) {
+        let lanes = (SA_SLOTS_MAX / peers).saturating_sub(1) * u32::from(workers);
+        self.fail(
+            at,
+            format!("{peers} peers with so many lanes need {sas} SAs of each worker ({workers} in all)"),
+            format!(
+                "at most {SA_SLOTS_MAX} SAs of a worker: for each peer its lanes, divided by the workers, and one to send with"
+            ),
+            format!("lanes: {lanes}, for all peers and at both ends, or more workers, or some peers in a second gateway"),
+        );
     }
 
     fn peer(&mut self, raw: raw::Peer, at: Place, listen: Option<(SocketAddr, Place)>) -> Option<Peer> {
