@@ -15,7 +15,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-LOOM := RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 \
+LOOM := RUSTFLAGS="--cfg loom" \
     $(CARGO) test --locked --release -p adit-channel --test loom --target-dir $(TARGET)/loom
 # A copy of AWS-LC that happens to be installed must not change what is built.
 export AWS_LC_SYS_USE_SYSTEM ?= 0

@@ -39,11 +39,13 @@ fn one_lane_between_two_workers_passes_over_the_rings() -> Result<()> {
     streams(lab.a(), lab.b(), QUARTER_GIB)?;
     streams(lab.b(), lab.a(), QUARTER_GIB)?;
     let (a, b) = (lab.a().metrics()?, lab.b().metrics()?);
-    ensure!(b.count(Count::HandedOver) > 0, "no frame of worker 1 was handed to worker 0, which has the only SA");
-    let lost = b.dropped(Drop::HandoverFull);
-    ensure!(b.count(Count::HandedOver) == b.count(Count::TakenOver), "handed over and taken over differ");
+    let (handed, refused) = (b.count(Count::HandedOver), b.dropped(Drop::HandoverFull));
+    println!("handed over {handed}, refused for want of a buffer {refused}");
+    ensure!(handed > 0, "no frame of worker 1 was handed to worker 0, which has the only SA");
+    // The streams are as fast as losses let them be; a few in a hundred were seen on two busy cores.
+    ensure!(refused < handed / 4, "{refused} frames were refused and {handed} handed over");
+    ensure!(handed == b.count(Count::TakenOver), "handed over and taken over differ");
     ensure!(a.count(Count::HandedOver) == 0, "a gateway of one worker handed something over");
-    println!("handed over {}, refused by a full ring {lost}", b.count(Count::HandedOver));
     Ok(())
 }
 

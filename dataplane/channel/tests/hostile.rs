@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_channel::{AttachError, Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
 use adit_proto::control::{Command, Direction, Event, PeerId, Spi};
@@ -116,19 +117,22 @@ fn rule(master: &mut Master) {
     master.vault_write(b"new").unwrap();
 }
 
+const RING: u64 = 256 + 4096;
+const BIG: u64 = 256 + (256 << 10);
+/// Where each ring begins: both cursors, 128 bytes apart, and from 256 on the records.
+const RINGS: [u64; 4] = [4096, 4096 + RING, 4096 + RING + BIG, 4096 + 2 * RING + BIG];
+/// Where counters, live SAs and vault begin.
+const TABLES: u64 = 4096 + 2 * RING + 2 * BIG;
+
 /// Places to change: the header, the cursors of the rings and the records after them, anything.
 fn places(len: u64) -> impl Strategy<Value = u64> {
-    const RING: u64 = 256 + 4096;
-    const BIG: u64 = 256 + (256 << 10);
-    let rings = [4096, 4096 + RING, 4096 + RING + BIG, 4096 + 2 * RING + BIG];
-    let cursor = prop::sample::select(rings.to_vec()).prop_flat_map(
+    let cursor = prop::sample::select(RINGS.to_vec()).prop_flat_map(
         |ring| prop_oneof![2 => Just(ring), 2 => Just(ring + 128), 2 => (ring + 256..ring + 1024).prop_map(|at| at & !7)],
     );
-    let tables = 4096 + 2 * RING + 2 * BIG;
     prop_oneof![
         1 => (0u64..600).prop_map(|at| at & !7),
         4 => cursor,
-        2 => (tables..len - 8).prop_map(|at| at & !7),
+        2 => (TABLES..len - 8).prop_map(|at| at & !7),
         1 => (0..len - 8).prop_map(|at| at & !7)
     ]
 }
@@ -183,6 +187,69 @@ fn a_master_survives_a_hostile_data_plane() {
             Ok(())
         })
         .unwrap();
+}
+
+/// Writes anything until told to stop, most of it where the rings are; returns how often. Odd seeds spare what makes a ring corrupt,
+/// after which nobody would look at its records.
+fn scribble(memory: &File, len: u64, seed: u64, stop: &AtomicBool) -> u64 {
+    let (spares_cursors, mut seed) = (seed % 2 == 1, seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let mut roll = |sides: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % sides
+    };
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let ring = RINGS[roll(4) as usize];
+        let at = match roll(8) {
+            _ if spares_cursors => ring + 256 + roll(768),
+            0 => roll(600),
+            1 => TABLES + roll(len - TABLES - 8),
+            2 => roll(len - 8),
+            3 => ring + 256 + roll(768),
+            cursor => ring + 128 * (cursor % 2),
+        };
+        let value = [roll(600), roll(u64::from(u32::MAX)), roll(u64::MAX), u64::MAX - roll(600)][roll(4) as usize];
+        memory.write_all_at(&value.to_ne_bytes(), at & !7).unwrap();
+        written += 1;
+    }
+    written
+}
+
+/// What was read once must not be read again: in between it may have become something else.
+#[test]
+fn both_sides_survive_memory_that_changes_while_they_use_it() {
+    let mut written = 0;
+    for seed in 1..=30 {
+        let mut pair = Pair::new();
+        let mut master = pair.attach().unwrap();
+        let (memory, len, stop) = (pair.memory.try_clone().unwrap(), pair.len(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let scribbling = scope.spawn(|| scribble(&memory, len, seed, &stop));
+            let port = &mut pair.port;
+            let working = scope.spawn(move || (0..10).for_each(|_| work(port)));
+            let ruling = scope.spawn(move || (0..10).for_each(|_| rule(&mut master)));
+            // Before a failed one is passed on: the scope waits for all.
+            let ended = [working.join(), ruling.join()];
+            pair.listener.serve().unwrap();
+            let path = pair.socket.clone();
+            let attaching = scope.spawn(move || Master::attach(&path));
+            while !attaching.is_finished() {
+                pair.listener.serve().unwrap();
+                std::thread::yield_now();
+            }
+            stop.store(true, Ordering::Relaxed);
+            written += scribbling.join().unwrap();
+            ended.into_iter().for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            match attaching.join().unwrap() {
+                Ok(_) | Err(AttachError::Corrupt(_) | AttachError::Version { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+        });
+    }
+    println!("{written} changes");
+    assert!(written > 10_000, "the memory hardly changed: {written} times");
 }
 
 #[test]
