@@ -5,7 +5,7 @@
 #   make interop all interoperability tests: strongSwan of two releases, the ESP of a Linux kernel
 #   make check   formatting, lints with warnings denied, licences and advisories
 #   make build   the release binaries in target/release
-#   make bench   the tunnel against plain veth and every peer that is installed, then the parts (criterion)
+#   make bench   the AEADs, the tunnel against plain veth and the peers that deploy/bench-peers.sh brings, then the parts (criterion)
 #   make loom    only the rings of the channel under loom
 
 SHELL := /bin/bash
@@ -81,5 +81,6 @@ bench:
 	@deploy/install-deps.sh bench
 	$(CARGO) build --locked --release --workspace --bins
 	$(TARGET)/release/adit-bench crypto
+	deploy/bench-peers.sh || echo "the peers are not complete; what is missing is said below" >&2
 	$(TARGET)/release/adit-bench tunnel
 	$(CARGO) bench --locked --workspace --benches

@@ -5,7 +5,8 @@
 #
 # By apt, when missing: openvpn, wireguard-tools, iperf3, openssl (needs root; otherwise it says what to install).
 # Into DIRECTORY (default: $ADIT_BENCH_PEERS, else ~/.cache/adit-bench/peers), without installing them: the wireguard-go and
-# nebula of Debian's testing suite, since those of the stable suite are years old. Both are single static programs.
+# nebula of Debian's testing suite, since those of the stable suite are years old. Both are single static programs. A folder that is
+# there is left as it is; delete it to fetch a newer one.
 # With --cargo: also gotatun and boringtun from crates.io, which compile for some minutes.
 set -euo pipefail
 
@@ -19,7 +20,7 @@ for argument in "$@"; do
     case $argument in
     --cargo) with_cargo=yes ;;
     -*)
-        sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
     *) dir=$argument ;;
@@ -64,9 +65,13 @@ END
 }
 
 unpack() {
-    local package scratch
-    private_apt update || return 1
+    local package scratch missing=()
     for package in "${unpacked[@]}"; do
+        [ -d "$dir/$package" ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    private_apt update || return 1
+    for package in "${missing[@]}"; do
         scratch=$(mktemp -d "$dir/.unpack.XXXXXX")
         (cd "$scratch" && private_apt download "$package" && dpkg-deb -x ./*.deb files) || return 1
         echo "$package $(dpkg-deb -f "$scratch"/*.deb Version) is in $dir/$package"
@@ -76,7 +81,7 @@ unpack() {
     done
 }
 
-install_tools
+install_tools || echo "not all tools could be installed; going on without" >&2
 if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
     unpack || echo "wireguard-go and nebula could not be fetched (no network, or no mirror with $suite); going on without" >&2
 else

@@ -21,6 +21,7 @@ use std::env;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -50,6 +51,12 @@ pub trait System {
     /// MTU of the cable, in bytes of IP packet.
     fn outer_mtu(&self) -> u32;
 
+    /// What seals the packets, by the names of Adit's suites; `none` for no tunnel.
+    fn cipher(&self) -> &str;
+
+    /// What the program calls itself.
+    fn version(&self) -> String;
+
     /// Starts both gateways and returns when both are configured (the handshake may still go on).
     fn start(&self, underlay: &Underlay) -> Result<Tunnel>;
 }
@@ -69,6 +76,8 @@ pub struct Tunnel {
     pub processes: Vec<Process>,
     /// The far end's address inside the tunnel.
     pub target: IpAddr,
+    /// The tunnel's link in the near namespace.
+    pub link: String,
 }
 
 /// What the command line says about the systems.
@@ -124,6 +133,13 @@ impl Underlay {
         [(&self.a, 'a', 0, 1), (&self.b, 'b', 1, 0)]
     }
 
+    /// MTU of the tunnel's link, as the kernel says.
+    pub fn inner_mtu(&self, tunnel: &Tunnel) -> Result<u32> {
+        let text = self.a.run(&format!("ip -o link show dev {}", tunnel.link))?;
+        let mtu = text.split_whitespace().skip_while(|word| *word != "mtu").nth(1);
+        mtu.and_then(|mtu| mtu.parse().ok()).with_context(|| format!("no MTU in `{text}`"))
+    }
+
     /// Waits until an echo comes back through the tunnel.
     pub fn wait_until_up(&self, tunnel: &mut Tunnel) -> Result<()> {
         let prober = self.a.enter(|| rtt::Prober::start(tunnel.target, Duration::from_millis(20)))?;
@@ -166,12 +182,22 @@ fn wait_for(timeout: Duration, mut question: impl FnMut() -> Result<bool>) -> Re
 
 /// Finds a program, or says how to get it.
 fn program(name: &str) -> Result<PathBuf> {
+    let option = if ["gotatun", "boringtun-cli"].contains(&name) { " --cargo" } else { "" };
     places(name).into_iter().find(|path| path.is_file()).with_context(|| {
         format!(
-            "`{name}` is not installed (not in PATH and not below {}); deploy/bench-peers.sh fetches it",
+            "`{name}` is not installed (not in PATH and not below {}); `deploy/bench-peers.sh{option}` brings it",
             peers_dir().display()
         )
     })
+}
+
+/// The first line that holds a number, of what a program prints when asked for its version.
+fn version_of(program: &Path, option: &str) -> String {
+    let output = Command::new(program).arg(option).output();
+    let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().find(|line| line.contains(|letter: char| letter.is_ascii_digit()));
+    line.map_or_else(|| "unknown".to_owned(), |line| line.trim().to_owned())
 }
 
 fn places(name: &str) -> Vec<PathBuf> {

@@ -237,17 +237,26 @@ fn resident_mib(pid: u32) -> f64 {
     kib.unwrap_or(0.0) / 1024.0
 }
 
+/// Established TCP connections with this local port in the program's network namespace.
+pub fn connections(pid: u32, port: u16) -> usize {
+    sockets(pid, port, "tcp", Some("01")) + sockets(pid, port, "tcp6", Some("01"))
+}
+
 /// Looks for a listening TCP socket (state 0A) or any UDP socket with this local port.
 fn port_is_open(pid: u32, port: u16) -> bool {
+    let tables = [("tcp", Some("0A")), ("tcp6", Some("0A")), ("udp", None), ("udp6", None)];
+    tables.iter().any(|(table, state)| sockets(pid, port, table, *state) > 0)
+}
+
+/// Sockets of a table in /proc/PID/net with this local port, and this state when one is given (proc(5)).
+fn sockets(pid: u32, port: u16, table: &str, state: Option<&str>) -> usize {
     let suffix = format!(":{port:04X}");
-    [("tcp", true), ("tcp6", true), ("udp", false), ("udp6", false)].iter().any(|(table, listening)| {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        text.lines().skip(1).any(|line| {
-            let mut fields = line.split_whitespace().skip(1);
-            let local = fields.next().is_some_and(|local| local.ends_with(&suffix));
-            local && (!listening || fields.nth(1) == Some("0A"))
-        })
-    })
+    let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+    let matches = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|local| local.ends_with(&suffix)) && (state.is_none() || fields.nth(1) == state)
+    };
+    text.lines().skip(1).filter(matches).count()
 }
 
 #[cfg(test)]

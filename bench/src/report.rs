@@ -1,7 +1,7 @@
 //! Figures of a run: collected by system and work, written as JSON, shown as a table.
 //!
 //! ```text
-//! Report::add(system, work, unit, value) per round ─▶ samples, median ─▶ JSON {machine, commit, results: […]}
+//! Report::add(system, work, unit, value) per round ─▶ samples, median ─▶ JSON {machine, commit, systems: […], results: […]}
 //!                                                                    └─▶ table: a row per work, a column per system
 //! ```
 
@@ -19,7 +19,24 @@ pub struct Report {
     pub machine: Machine,
     /// The source's commit, with `-dirty` when the tree had changes; `unknown` outside of a checkout.
     pub commit: String,
+    /// What was compared, for the kinds of work where that matters.
+    #[serde(default)]
+    pub systems: Vec<SystemFacts>,
     pub results: Vec<Measurement>,
+}
+
+/// What has to be known of a system to compare it with another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SystemFacts {
+    /// The name in the results.
+    pub system: String,
+    /// What the program calls itself.
+    pub version: String,
+    pub cipher: String,
+    /// MTU of the cable, in bytes of IP packet.
+    pub outer_mtu: u32,
+    /// MTU of the tunnel's link, in bytes of IP packet.
+    pub inner_mtu: u32,
 }
 
 /// What the figures were measured on.
@@ -45,7 +62,7 @@ pub struct Measurement {
 impl Report {
     /// An empty report about this machine and this source tree.
     pub fn new() -> Report {
-        Report { machine: Machine::this(), commit: commit(), results: Vec::new() }
+        Report { machine: Machine::this(), commit: commit(), systems: Vec::new(), results: Vec::new() }
     }
 
     /// Adds one sample. The order of first appearance is the order of rows and columns.
@@ -60,6 +77,13 @@ impl Report {
         result.median = median(&result.samples);
     }
 
+    /// Adds what is known of a system; the first word on it counts.
+    pub fn describe(&mut self, facts: SystemFacts) {
+        if !self.systems.iter().any(|known| known.system == facts.system) {
+            self.systems.push(facts);
+        }
+    }
+
     /// The median of this work, when the system did it.
     pub fn median(&self, system: &str, work: &str) -> Option<f64> {
         self.results.iter().find(|result| result.system == system && result.work == work).map(|result| result.median)
@@ -72,7 +96,20 @@ impl Report {
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// A row per work, a column per system. With a baseline that is part of the run, every other cell also tells its multiple.
+    /// A row per system with what is known of it.
+    pub fn systems_table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header(["system", "version", "cipher", "MTU outside", "MTU inside"]);
+        for facts in &self.systems {
+            let mtus = [facts.outer_mtu, facts.inner_mtu].map(|mtu| mtu.to_string());
+            table.add_row([&facts.system, &facts.version, &facts.cipher, &mtus[0], &mtus[1]]);
+        }
+        table
+    }
+
+    /// A row per work, a column per system; `↓` where less is better. With a baseline that is part of the run, every other cell also
+    /// tells its multiple.
     pub fn table(&self, baseline: Option<&str>) -> Table {
         let systems = distinct(self.results.iter().map(|result| result.system.as_str()));
         let mut table = Table::new();
@@ -91,7 +128,8 @@ impl Report {
                 };
                 Cell::new(text).set_alignment(CellAlignment::Right)
             });
-            table.add_row([Cell::new(work), Cell::new(unit)].into_iter().chain(cells));
+            let name = if is_less_better(unit) { format!("{work} ↓") } else { work.to_owned() };
+            table.add_row([Cell::new(name), Cell::new(unit)].into_iter().chain(cells));
         }
         table
     }
@@ -143,6 +181,11 @@ pub fn median(samples: &[f64]) -> f64 {
     }
 }
 
+/// Rates are what is to be large; everything else here is a cost, a loss or a delay.
+fn is_less_better(unit: &str) -> bool {
+    !unit.ends_with("/s")
+}
+
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut found = Vec::new();
     for name in names {
@@ -190,6 +233,7 @@ mod tests {
             "system": "plain", "work": "udp18", "unit": "packets/s", "median": 290_000.0, "samples": [290_000.0]
         });
         assert_eq!(value["results"], serde_json::json!([expected]));
+        assert_eq!(value["systems"], serde_json::json!([]));
     }
 
     #[test]
@@ -198,7 +242,27 @@ mod tests {
         report.add("wireguard-go", "tcp1", "Gbit/s", 3.5);
         report.add("adit", "tcp1", "Gbit/s", 14.0);
         report.add("adit", "udp18", "packets/s", 400_000.0);
+        report.add("adit", "rtt_idle_us", "µs", 50.0);
         let table = report.table(Some("wireguard-go")).to_string();
         assert!(table.contains("14.00 (4.00 ×)") && table.contains("400000") && table.contains('–'), "{table}");
+        assert!(table.contains("rtt_idle_us ↓") && !table.contains("tcp1 ↓"), "{table}");
+    }
+
+    #[test]
+    fn the_systems_are_told_once_each() {
+        let mut report = Report::new();
+        for cipher in ["aes-128-gcm", "none"] {
+            let facts = SystemFacts {
+                system: "adit".into(),
+                version: "adit 1".into(),
+                cipher: cipher.into(),
+                outer_mtu: 1500,
+                inner_mtu: 1418,
+            };
+            report.describe(facts);
+        }
+        assert_eq!(report.systems.len(), 1);
+        let table = report.systems_table().to_string();
+        assert!(table.contains("aes-128-gcm") && table.contains("1418"), "{table}");
     }
 }

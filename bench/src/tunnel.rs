@@ -16,7 +16,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::peers::{self, AditOptions, Options, PEERS, System, Underlay};
-use crate::report::Report;
+use crate::report::{Report, SystemFacts};
 use crate::work::{Place, Step};
 
 const WORKS: &str = "\
@@ -48,8 +48,8 @@ pub struct TunnelArgs {
     /// How long every single measurement takes
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// What to compare, e.g. plain,adit,adit-1w,wireguard-go [default: plain, adit, and what is installed of wireguard-go, gotatun,
-    /// boringtun, nebula, openvpn]
+    /// What to compare, e.g. plain,adit,adit-1w,wireguard-go [default: plain, adit, adit-chacha, and what is installed of
+    /// wireguard-go, gotatun, boringtun, nebula, openvpn]
     #[arg(long, value_delimiter = ',')]
     systems: Vec<String>,
     /// Only these works, e.g. tcp1,udp18 [default: all]
@@ -127,6 +127,13 @@ fn measure(
     let mut done = 0;
     show("start");
     let outcome = start(system).and_then(|(underlay, tunnel)| {
+        report.describe(SystemFacts {
+            system: system.name().to_owned(),
+            version: system.version(),
+            cipher: system.cipher().to_owned(),
+            outer_mtu: system.outer_mtu(),
+            inner_mtu: underlay.inner_mtu(&tunnel)?,
+        });
         let place = Place { underlay: &underlay, tunnel: &tunnel };
         show("warm-up");
         place.warm_up().context("warm-up")?;
@@ -155,7 +162,7 @@ fn start(system: &dyn System) -> Result<(Underlay, peers::Tunnel)> {
     Ok((underlay, tunnel))
 }
 
-/// The systems that were asked for, all of which must be there; or plain, Adit and what is found.
+/// The systems that were asked for, all of which must be there; or plain, Adit, also with the cipher of WireGuard, and what is found.
 fn systems(args: &TunnelArgs) -> Result<Vec<Box<dyn System>>> {
     let cores = std::thread::available_parallelism()?.get();
     let workers = args.adit_workers.unwrap_or((cores / 2).clamp(2.min(cores), 8));
@@ -165,6 +172,9 @@ fn systems(args: &TunnelArgs) -> Result<Vec<Box<dyn System>>> {
         return args.systems.iter().map(|name| peers::find(name, &options)).collect();
     }
     let mut found = vec![peers::find("plain", &options)?, peers::find("adit", &options)?];
+    if args.suite != Suite::ChaCha20Poly1305 {
+        found.push(peers::find("adit-chacha", &options)?);
+    }
     for name in PEERS {
         match peers::find(name, &options) {
             Ok(system) => found.push(system),
@@ -205,10 +215,10 @@ fn print(report: &Report, baseline: &str) {
     let baseline = [baseline, "plain"].into_iter().find(|system| has(system));
     let machine = &report.machine;
     println!("{}, {} cores, Linux {}, commit {}", machine.cpu, machine.cores, machine.kernel, report.commit);
+    println!("{}", report.systems_table());
     println!("{}", report.table(baseline));
+    println!("Medians; ↓ marks works where less is better. TCP by iperf3; rtt_idle_us is p50, rtt_loaded_us p99.");
     if let Some(baseline) = baseline {
-        println!(
-            "Medians. In parentheses: the multiple of {baseline}. MTU outside as set for each system; TCP by iperf3; rtt_idle_us is p50, rtt_loaded_us p99."
-        );
+        println!("In parentheses: the multiple of {baseline}, which has a cipher and an MTU of its own, see the first table.");
     }
 }

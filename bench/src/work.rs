@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::load::{self, Offer};
 use crate::netns::Netns;
 use crate::peers::{Tunnel, Underlay};
-use crate::process::Process;
+use crate::process::{Process, connections};
 use crate::rtt::Prober;
 
 /// Far above what any tunnel carries on one machine, so that the tunnel's limit is what arrives.
@@ -26,6 +26,8 @@ const LOSS_PPS: f64 = 100_000.0;
 const PROBE_INTERVAL: Duration = Duration::from_millis(2);
 /// iperf3's own.
 const IPERF_PORT: u16 = 5201;
+/// How long a stream that is there as a load goes on before anything is measured beside it.
+const WARM_UP: Duration = Duration::from_millis(500);
 /// Source ports of `udp_flows`.
 const FLOWS: usize = 64;
 
@@ -120,10 +122,12 @@ impl Step {
                 Ok(names.iter().zip(quantiles).map(|(name, value)| (*name, "µs", value)).collect())
             }
             Step::RttLoaded => {
-                let load = place.start_tcp(1, false, time + Duration::from_millis(500))?;
-                std::thread::sleep(Duration::from_millis(300));
+                let mut load = place.start_tcp(1, false, time + WARM_UP + Duration::from_secs(1))?;
+                load.wait_until_connected(1)?;
+                std::thread::sleep(WARM_UP);
                 let probes = place.prober()?;
                 std::thread::sleep(time);
+                ensure!(load.client.is_running(), "the TCP stream ended before the probes did: {}", load.client.log().trim());
                 let probes = probes.stop(Duration::from_secs(1))?;
                 load.finish()?;
                 ensure!(!probes.times.is_empty(), "no probe was answered");
@@ -183,7 +187,7 @@ impl Place<'_> {
         server.wait_for_port(IPERF_PORT, Duration::from_secs(5)).context("iperf3 -s")?;
         let mut command = self.near().command("iperf3");
         command.args(["-J", "--connect-timeout", "3000", "-c", &self.target().to_string()]);
-        command.args(["-P", &streams.to_string(), "-t", &time.as_secs().max(1).to_string()]);
+        command.args(["-P", &streams.to_string(), "-t", &whole_seconds(time).to_string()]);
         if reverse {
             command.arg("-R");
         }
@@ -213,7 +217,19 @@ impl Place<'_> {
     }
 }
 
+/// What iperf3 understands, never less than what was asked for.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
 impl TcpRun {
+    /// Waits until all streams stand, beside iperf3's connection for its own talk.
+    fn wait_until_connected(&mut self, streams: usize) -> Result<()> {
+        let server = self.server.pid();
+        let connected = |_: &Process| connections(server, IPERF_PORT) > streams;
+        self.client.wait_until("connects", Duration::from_secs(10), connected).context("iperf3")
+    }
+
     fn finish(mut self) -> Result<Tcp> {
         self.client.wait(self.time + Duration::from_secs(20)).context("iperf3 does not end")?;
         read_iperf(&self.client.log()).with_context(|| format!("the server says: {}", self.server.log().trim()))
@@ -259,6 +275,13 @@ mod tests {
             assert_eq!(works.iter().filter(|other| *other == work).count(), 1, "{work}");
         }
         assert!(Step::of("tcp9").unwrap_err().to_string().contains("tcp4_reverse"));
+    }
+
+    #[test]
+    fn a_load_is_never_shorter_than_asked_for() {
+        for (millis, seconds) in [(0, 1), (500, 1), (1000, 1), (1001, 2), (3500, 4), (4000, 4)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "{millis} ms");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit_proto::suite::Suite;
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{INNER, OUTER, System, Tunnel, Underlay, places};
+use super::{INNER, OUTER, System, Tunnel, Underlay, places, version_of};
 use crate::process::Process;
 
 const PORT: u16 = 4500;
@@ -96,6 +96,14 @@ impl System for Adit {
         self.outer_mtu
     }
 
+    fn cipher(&self) -> &'static str {
+        self.options.suite.name()
+    }
+
+    fn version(&self) -> String {
+        version_of(&self.adit, "--version")
+    }
+
     fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
         let key = underlay.file("adit.key");
         let keygen = Command::new(&self.adit).args(["keygen", "--suite", self.options.suite.name(), "-o"]).arg(&key).output()?;
@@ -111,7 +119,7 @@ impl System for Adit {
             let up = |_: &Process| netns.run("ip -br address show dev adit0 up").is_ok_and(|text| text.contains("10.77."));
             process.wait_until("brings adit0 up", Duration::from_secs(10), up)?;
         }
-        Ok(Tunnel { processes, target: INNER[1].into() })
+        Ok(Tunnel { processes, target: INNER[1].into(), link: "adit0".into() })
     }
 }
 

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::{INNER, OUTER, System, Tunnel, Underlay, program};
+use super::{INNER, OUTER, System, Tunnel, Underlay, program, version_of};
 use crate::process::Process;
 
 const PORT: u16 = 4242;
 /// Outer IPv4 and UDP header, nebula's header, tag.
 const OVERHEAD: u32 = 20 + 8 + 16 + 16;
+
+/// Bytes of its UDP socket's buffers: what its own documentation advises for fast links.
+const BUFFER: u32 = 10 << 20;
 
 pub struct Nebula {
     name: String,
@@ -33,6 +36,15 @@ impl System for Nebula {
         self.outer_mtu
     }
 
+    /// `cipher: aes` means keys of 256 bits.
+    fn cipher(&self) -> &'static str {
+        "aes-256-gcm"
+    }
+
+    fn version(&self) -> String {
+        format!("nebula {}", version_of(&self.program, "-version").trim_start_matches("Version: "))
+    }
+
     fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
         let (cert, dir) = (self.cert.display(), underlay.file(""));
         let dir = dir.display();
@@ -48,7 +60,7 @@ impl System for Nebula {
                 "pki: {{ ca: {dir}ca.crt, cert: {dir}{side}.crt, key: {dir}{side}.key }}\n\
                  static_host_map: {{ \"{}\": [\"{}:{PORT}\"] }}\n\
                  lighthouse: {{ am_lighthouse: false, hosts: [] }}\n\
-                 listen: {{ host: 0.0.0.0, port: {PORT} }}\n\
+                 listen: {{ host: 0.0.0.0, port: {PORT}, read_buffer: {BUFFER}, write_buffer: {BUFFER} }}\n\
                  punchy: {{ punch: false }}\n\
                  cipher: aes\n\
                  tun: {{ dev: nebula0, mtu: {} }}\n\
@@ -62,6 +74,6 @@ impl System for Nebula {
             let mut command = netns.command(&self.program);
             processes.push(Process::start(command.arg("-config").arg(config), underlay.file(&format!("gateway-{side}.log")))?);
         }
-        Ok(Tunnel { processes, target: INNER[1].into() })
+        Ok(Tunnel { processes, target: INNER[1].into(), link: "nebula0".into() })
     }
 }

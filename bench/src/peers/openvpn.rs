@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::{INNER, OUTER, System, Tunnel, Underlay, program};
+use super::{INNER, OUTER, System, Tunnel, Underlay, program, version_of};
 use crate::process::Process;
 
 const PORT: u16 = 1194;
@@ -31,6 +31,15 @@ impl System for OpenVpn {
 
     fn outer_mtu(&self) -> u32 {
         self.outer_mtu
+    }
+
+    fn cipher(&self) -> &'static str {
+        "aes-128-gcm"
+    }
+
+    /// The first two words; the rest is what it was built with.
+    fn version(&self) -> String {
+        version_of(&self.program, "--version").split_whitespace().take(2).collect::<Vec<_>>().join(" ")
     }
 
     fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
@@ -63,6 +72,6 @@ impl System for OpenVpn {
             let mut command = netns.command(&self.program);
             processes.push(Process::start(command.arg("--config").arg(config), underlay.file(&format!("gateway-{side}.log")))?);
         }
-        Ok(Tunnel { processes, target: INNER[1].into() })
+        Ok(Tunnel { processes, target: INNER[1].into(), link: "tun0".into() })
     }
 }

@@ -18,7 +18,15 @@ impl System for Plain {
         self.outer_mtu
     }
 
+    fn cipher(&self) -> &'static str {
+        "none"
+    }
+
+    fn version(&self) -> String {
+        format!("Linux {}", std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim())
+    }
+
     fn start(&self, _: &Underlay) -> Result<Tunnel> {
-        Ok(Tunnel { processes: Vec::new(), target: OUTER[1].into() })
+        Ok(Tunnel { processes: Vec::new(), target: OUTER[1].into(), link: "eth0".into() })
     }
 }

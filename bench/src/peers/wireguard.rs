@@ -1,19 +1,26 @@
 //! The user-space WireGuards: one command line (`PROGRAM -f LINK`) and one way of configuration (`wg` over the program's socket).
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{INNER, OUTER, System, Tunnel, Underlay, program};
+use super::{INNER, OUTER, System, Tunnel, Underlay, program, version_of};
 use crate::process::Process;
 
 const PORT: u16 = 51820;
 /// Outer IPv6 and UDP header, type, receiver, counter, tag: what every WireGuard reckons with.
 const OVERHEAD: u32 = 80;
+
+/// Where every user-space WireGuard puts the socket of a link.
+const SOCKETS: &str = "/var/run/wireguard";
+/// What the names of this bench's links begin with; a process id, a number and a side make it at most 15 letters.
+const LINKS: &str = "abwg";
 
 pub struct WireGuard {
     name: String,
@@ -53,18 +60,28 @@ impl System for WireGuard {
         self.outer_mtu
     }
 
+    fn cipher(&self) -> &'static str {
+        "chacha20-poly1305"
+    }
+
+    fn version(&self) -> String {
+        version_of(&self.program, "--version")
+    }
+
     fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
         // The sockets of all links of a machine lie in one directory, whatever the namespace: the names must differ.
         static RUN: AtomicU32 = AtomicU32::new(0);
+        sweep(Path::new(SOCKETS));
         let tag = format!("{:x}{:x}", std::process::id(), RUN.fetch_add(1, Ordering::Relaxed));
+        let name = |side: char| format!("{LINKS}{tag}{side}");
         let secrets = [self.wg("genkey", "")?, self.wg("genkey", "")?];
         let mut processes = Vec::new();
         for (netns, side, this, other) in underlay.sides() {
-            let link = format!("wg{tag}{side}");
+            let link = name(side);
             let mut command = netns.command(&self.program);
             command.args(self.arguments).arg(&link).env("LOG_LEVEL", "error").env("WG_LOG_LEVEL", "error");
             let mut process = Process::start(&mut command, underlay.file(&format!("gateway-{side}.log")))?;
-            let socket = PathBuf::from(format!("/var/run/wireguard/{link}.sock"));
+            let socket = Path::new(SOCKETS).join(format!("{link}.sock"));
             let ready = |_: &Process| socket.exists() && netns.run(&format!("ip link show {link}")).is_ok();
             process.wait_until("opens its socket and makes its link", Duration::from_secs(5), ready)?;
             let peer = self.wg("pubkey", &secrets[other])?;
@@ -78,6 +95,35 @@ impl System for WireGuard {
             netns.run(&format!("ip link set {link} mtu {} up", self.outer_mtu - OVERHEAD))?;
             processes.push(process);
         }
-        Ok(Tunnel { processes, target: INNER[1].into() })
+        Ok(Tunnel { processes, target: INNER[1].into(), link: name('a') })
+    }
+}
+
+/// Removes the sockets of killed runs of this bench: those that nobody listens to.
+fn sweep(sockets: &Path) {
+    for entry in fs::read_dir(sockets).into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with(LINKS) && name.ends_with(".sock"));
+        if is_ours && UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn sockets_of_killed_runs_are_removed_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = |name: &str| UnixListener::bind(dir.path().join(name)).unwrap();
+        let _living = socket("abwg1a.sock");
+        drop((socket("abwg2a.sock"), socket("wg0.sock")));
+        sweep(dir.path());
+        let left: Vec<bool> = ["abwg1a.sock", "abwg2a.sock", "wg0.sock"].map(|name| dir.path().join(name).exists()).into();
+        assert_eq!(left, [true, false, true]);
     }
 }
