@@ -10,7 +10,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge as GaugeValue, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 
-use crate::numbers::{Numbers, SaName, WorkerNumbers};
+use crate::numbers::{Numbers, WorkerNumbers};
 use crate::view::{View, direction_label};
 
 /// Upper bounds of the latency histograms, in seconds: from below the fastest path to where TCP gives up hoping.
@@ -171,7 +171,7 @@ impl Gateway {
     fn sas(&self, numbers: &Numbers) -> [MetricFamily; 3] {
         let (mut packets, mut bytes, mut installed) = (Vec::new(), Vec::new(), Vec::new());
         for want in &self.view.wanted {
-            let sa = numbers.sas.get(&SaName::new(want.direction, want.spi)).copied().unwrap_or_default();
+            let sa = numbers.sas.get(&want.name()).copied().unwrap_or_default();
             let (spi, lane) = (format!("{:#010x}", want.spi.0), want.lane.to_string());
             let peer = self.view.config.peers[want.peer].name.as_str();
             let pairs = [("direction", direction_label(want.direction)), ("lane", &lane), ("peer", peer), ("spi", &spi)];

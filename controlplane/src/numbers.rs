@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use adit_channel::Master;
-use adit_proto::control::{Direction, Spi};
+use adit_proto::control::{Direction, PeerId, PeerTag, Spi};
 use adit_proto::histogram;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use hdrhistogram::Histogram;
@@ -51,15 +51,28 @@ pub struct SaNumbers {
     pub bytes: u64,
 }
 
-/// An SA among the numbers. The direction comes first so that lists are in order.
+/// An SA among the numbers. The SPI of an inbound one is our choice and says all; that of an outbound one is its peer's choice, and
+/// two peers may choose the same, so the peer belongs to the name: by its tag, for its id may change with the data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SaName(u8, Spi);
+pub struct SaName {
+    /// It comes first so that lists are in order.
+    direction: u8,
+    peer: u64,
+    spi: Spi,
+}
 
 impl SaName {
-    pub fn new(direction: Direction, spi: Spi) -> SaName {
-        SaName(direction as u8, spi)
+    pub fn new(direction: Direction, peer: PeerTag, spi: Spi) -> SaName {
+        let peer = if direction == Direction::Outbound { peer.0 } else { 0 };
+        SaName { direction: direction as u8, peer, spi }
     }
 }
+
+/// The tag of a peer that nobody knows.
+pub const NOBODY: PeerTag = PeerTag(0);
+
+/// Who has which id in a data plane.
+pub type Peers = BTreeMap<PeerId, PeerTag>;
 
 /// All numbers at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +83,7 @@ pub struct Numbers {
 
 impl Numbers {
     /// What the shared memory says now.
-    pub fn read(master: &Master) -> Numbers {
+    pub fn read(master: &Master, peers: &Peers) -> Numbers {
         let worker = |worker: u16| {
             let counters = master.counters(worker);
             WorkerNumbers {
@@ -81,7 +94,9 @@ impl Numbers {
             }
         };
         let sas = master.live_sas().into_iter().map(|(_, sa)| {
-            (SaName::new(sa.direction, sa.spi), SaNumbers { seq: Some(sa.seq), packets: sa.packets, bytes: sa.bytes })
+            let peer = peers.get(&sa.peer).copied().unwrap_or(NOBODY);
+            let name = SaName::new(sa.direction, peer, sa.spi);
+            (name, SaNumbers { seq: Some(sa.seq), packets: sa.packets, bytes: sa.bytes })
         });
         Numbers { workers: (0..master.workers()).map(worker).collect(), sas: sas.collect() }
     }
@@ -138,8 +153,8 @@ pub struct Archive {
 struct ArchiveText {
     restarts: u64,
     workers: Vec<WorkerText>,
-    /// Direction, SPI, packets, bytes.
-    sas: Vec<(u8, u32, u64, u64)>,
+    /// Direction, tag of the peer, SPI, packets, bytes.
+    sas: Vec<(u8, u64, u32, u64, u64)>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -165,7 +180,7 @@ impl Serialize for Archive {
                 .map(|one| (one.label().to_owned(), sparse(&worker.latencies[*one as usize])))
                 .collect(),
         };
-        let sas = self.numbers.sas.iter().map(|(SaName(direction, spi), sa)| (*direction, spi.0, sa.packets, sa.bytes));
+        let sas = self.numbers.sas.iter().map(|(name, sa)| (name.direction, name.peer, name.spi.0, sa.packets, sa.bytes));
         ArchiveText { restarts: self.restarts, workers: self.numbers.workers.iter().map(worker).collect(), sas: sas.collect() }
             .serialize(serializer)
     }
@@ -192,8 +207,9 @@ impl<'de> Deserialize<'de> for Archive {
             worker
         };
         let sas = text.sas.iter();
-        let sas = sas.map(|(direction, spi, packets, bytes)| {
-            (SaName(*direction, Spi(*spi)), SaNumbers { seq: None, packets: *packets, bytes: *bytes })
+        let sas = sas.map(|(direction, peer, spi, packets, bytes)| {
+            let name = SaName { direction: *direction, peer: *peer, spi: Spi(*spi) };
+            (name, SaNumbers { seq: None, packets: *packets, bytes: *bytes })
         });
         // More workers than there can be is no archive of ours.
         let workers = text.workers.iter().take(usize::from(crate::config::WORKERS_MAX)).map(worker).collect();
@@ -209,7 +225,7 @@ mod tests {
         let mut worker = WorkerNumbers { gauges: Some([1; Gauge::COUNT]), ..WorkerNumbers::default() };
         worker.counts[Count::Sealed as usize] = sealed;
         worker.latencies[Latency::Inbound as usize][histogram::bucket_of(1000)] = sealed;
-        let name = SaName::new(Direction::Outbound, Spi(0x4000_0000));
+        let name = SaName::new(Direction::Outbound, PeerTag(u64::MAX), Spi(0x4000_0000));
         Numbers { workers: vec![worker], sas: [(name, SaNumbers { seq: Some(packets), packets, bytes: packets * 100 })].into() }
     }
 

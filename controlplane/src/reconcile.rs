@@ -7,15 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use adit_channel::LiveSa;
 use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag, Spi};
-use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Route};
-use crate::numbers::{Archive, SaName};
+use crate::numbers::{Archive, Peers, SaName};
 use crate::static_key::KeyId;
-use crate::wanted::{self, WantedSa};
+use crate::wanted::{self, WantedSa, tag};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a control plane leaves in the vault for its successor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,16 +44,16 @@ struct MemoryPeer {
     defer_checksums: bool,
 }
 
-/// Direction, SPI and key of an SA.
+/// Direction, tag of the peer, SPI and key of an SA.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct MemoryKey(u8, u32, KeyId);
+struct MemoryKey(u8, u64, u32, KeyId);
 
 impl Memory {
     /// What a gateway with this configuration will have installed.
     pub fn of(config: &Config, wanted: &[WantedSa], arguments: Vec<(String, String)>, ids: &[PeerId]) -> Memory {
         let peers = config.peers.iter().zip(ids);
         let routes = config.interface.routes.iter();
-        let keys = wanted.iter().map(|want| MemoryKey(want.direction as u8, want.spi.0, want.key_id));
+        let keys = wanted.iter().map(|want| MemoryKey(want.direction as u8, want.tag.0, want.spi.0, want.key_id));
         Memory {
             version: VERSION,
             arguments,
@@ -88,11 +87,16 @@ impl Memory {
 
     /// Every SA that was installed, with its key.
     pub fn keys(&self) -> impl Iterator<Item = (SaName, KeyId)> + '_ {
-        let named = |MemoryKey(direction, spi, id): &MemoryKey| {
+        let named = |MemoryKey(direction, peer, spi, id): &MemoryKey| {
             let direction = Direction::from_code(*direction).ok()?;
-            Some((SaName::new(direction, Spi(*spi)), *id))
+            Some((SaName::new(direction, PeerTag(*peer), Spi(*spi)), *id))
         };
         self.keys.iter().filter_map(named)
+    }
+
+    /// Every peer that had an id. On the way from one configuration to another, two may have had the same.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerId, PeerTag)> + '_ {
+        self.peers.iter().map(|peer| (PeerId(peer.id), tag(&peer.name)))
     }
 
     /// What a predecessor left; nothing when it left nothing that can be read.
@@ -126,6 +130,8 @@ impl Memory {
 pub struct Changes {
     /// The id of every peer of the configuration.
     pub ids: Vec<PeerId>,
+    /// Who has which id, those among them that have to go.
+    pub peers: Peers,
     /// Removals, then peers, each with the worker that it is for. In this order.
     pub before: Vec<(u16, Command)>,
     /// Places in the list of wanted SAs that have to be installed.
@@ -138,7 +144,8 @@ pub struct Changes {
 
 /// What is known about a data plane, by name: with thousands of SAs, nothing may be looked for in a list for each of them.
 struct Known<'a> {
-    live: BTreeMap<SaName, PeerId>,
+    /// Whose the inbound SAs are. The SPI of an outbound one tells nothing: it is the peer's choice.
+    inbound: BTreeMap<Spi, PeerId>,
     remembered: BTreeMap<&'a str, Vec<&'a MemoryPeer>>,
 }
 
@@ -148,8 +155,8 @@ impl<'a> Known<'a> {
         for peer in &memory.peers {
             remembered.entry(&peer.name).or_default().push(peer);
         }
-        let live = live.iter().map(|(_, sa)| (SaName::new(sa.direction, sa.spi), sa.peer));
-        Known { live: live.collect(), remembered }
+        let inbound = live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound).map(|(_, sa)| (sa.spi, sa.peer));
+        Known { inbound: inbound.collect(), remembered }
     }
 
     fn remembered(&self, peer: &str) -> &[&'a MemoryPeer] {
@@ -162,14 +169,16 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
     let workers = 0..config.dataplane.workers;
     let known = Known::new(live, memory);
     let mut changes = Changes { ids: peer_ids(config, wanted, &known), ..Changes::default() };
+    changes.peers = memory.peers().collect();
+    changes.peers.extend(changes.ids.iter().zip(&config.peers).map(|(id, peer)| (*id, tag(&peer.name))));
     let every = |command: Command| workers.clone().map(move |worker| (worker, command.clone()));
 
-    // The peer belongs to the name: the SPI of an outbound SA is its choice.
-    let named = |want: &WantedSa| (SaName::new(want.direction, want.spi), changes.ids[want.peer]);
-    let places: BTreeMap<(SaName, PeerId), usize> = wanted.iter().enumerate().map(|(place, want)| (named(want), place)).collect();
+    let named = |want: &WantedSa| (want.direction as u8, want.spi, changes.ids[want.peer]);
+    let places: BTreeMap<(u8, Spi, PeerId), usize> =
+        wanted.iter().enumerate().map(|(place, want)| (named(want), place)).collect();
     let mut kept = BTreeSet::new();
     for (worker, sa) in live {
-        let place = places.get(&(SaName::new(sa.direction, sa.spi), sa.peer)).copied();
+        let place = places.get(&(sa.direction as u8, sa.spi, sa.peer)).copied();
         let place = place.filter(|place| fits(config, &wanted[*place], *worker, sa, &known));
         match place.filter(|place| kept.insert(*place)) {
             Some(place) => changes.keep.push((place, *sa)),
@@ -203,13 +212,6 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
     changes
 }
 
-/// Tells peers apart that have one id one after the other, whoever remembers the first: when a new peer gets the id of one that
-/// is gone, the data plane sees another tag and forgets all that belonged to the one before.
-fn tag(name: &str) -> PeerTag {
-    let digest = digest(&SHA256, name.as_bytes());
-    PeerTag(digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
-}
-
 /// Whether a live SA is the wanted one in everything that cannot be changed while it lives. The SPI, by which it was found,
 /// stands for the key: it is derived from the same secret.
 fn fits(config: &Config, want: &WantedSa, worker: u16, sa: &LiveSa, known: &Known<'_>) -> bool {
@@ -224,8 +226,8 @@ fn fits(config: &Config, want: &WantedSa, worker: u16, sa: &LiveSa, known: &Know
 /// A peer keeps the id under which it is known; a new one gets the lowest that is free.
 fn peer_ids(config: &Config, wanted: &[WantedSa], known: &Known<'_>) -> Vec<PeerId> {
     let mut by_sa: BTreeMap<usize, PeerId> = BTreeMap::new();
-    for want in wanted {
-        if let Some(id) = known.live.get(&SaName::new(want.direction, want.spi)) {
+    for want in wanted.iter().filter(|want| want.direction == Direction::Inbound) {
+        if let Some(id) = known.inbound.get(&want.spi) {
             by_sa.entry(want.peer).or_insert(*id);
         }
     }
@@ -275,6 +277,10 @@ mod tests {
 
     /// What a data plane has after everything wanted was installed.
     fn installed(config: &Config, ids: &[PeerId]) -> Vec<(u16, LiveSa)> {
+        installed_as(config, &sas(config), ids)
+    }
+
+    fn installed_as(config: &Config, wanted: &[WantedSa], ids: &[PeerId]) -> Vec<(u16, LiveSa)> {
         let live = |want: &WantedSa| LiveSa {
             spi: want.spi,
             direction: want.direction,
@@ -286,7 +292,7 @@ mod tests {
             packets: 1,
             bytes: 60,
         };
-        sas(config).iter().map(|want| (want.worker, live(want))).collect()
+        wanted.iter().map(|want| (want.worker, live(want))).collect()
     }
 
     fn memory(config: &Config, ids: &[PeerId]) -> Memory {
@@ -411,6 +417,25 @@ mod tests {
     }
 
     #[test]
+    fn two_peers_may_choose_the_same_spi() {
+        let config = config(&["b", "c"], "");
+        let mut wanted = sas(&config);
+        let outbound: Vec<usize> = (0..wanted.len()).filter(|place| wanted[*place].direction == Direction::Outbound).collect();
+        let (b, c) = outbound.split_at(outbound.len() / 2);
+        b.iter().zip(c).for_each(|(b, c)| wanted[*c].spi = wanted[*b].spi);
+        assert_eq!(wanted.iter().map(WantedSa::name).collect::<BTreeSet<_>>().len(), wanted.len());
+        // The ids are not those of a fresh data plane.
+        let ids = [PeerId(7), PeerId(3)];
+        let live = installed_as(&config, &wanted, &ids);
+        let memory = Memory::of(&config, &wanted, Vec::new(), &ids);
+        assert_eq!(memory.keys().collect::<BTreeMap<_, _>>().len(), wanted.len(), "every SA has its key");
+        for memory in [memory, Memory::default()] {
+            let changes = changes(&config, &wanted, &live, &memory);
+            assert_eq!((changes.ids, changes.keep.len(), changes.install.len()), (ids.to_vec(), 8, 0));
+        }
+    }
+
+    #[test]
     fn thousands_of_sas_are_adopted_at_once() {
         let names: Vec<String> = (0..1000).map(|number| format!("peer-{number}")).collect();
         let mut config = config(&["b"], "");
@@ -427,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_vault_of_strangers_is_no_memory() {
-        for bytes in [&b""[..], b"\0\0\0", b"{}", b"{\"version\": 2}"] {
+        for bytes in [&b""[..], b"\0\0\0", b"{}", b"{\"version\": 1}"] {
             assert_eq!(Memory::from_vault(bytes), None);
         }
     }

@@ -12,7 +12,8 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::api::types;
 use crate::config::{Config, MacText};
-use crate::numbers::{Archive, Numbers, SaName, SaNumbers};
+use crate::numbers::{Archive, Numbers, Peers, SaName, SaNumbers};
+use crate::static_key::KeyId;
 use crate::wanted::{self, WantedSa};
 
 /// The data plane that is attached.
@@ -21,6 +22,13 @@ pub struct Attached {
     pub master: Master,
     pub since: Instant,
     pub started_here: bool,
+    pub peers: Peers,
+}
+
+impl Attached {
+    fn numbers(&self) -> Numbers {
+        Numbers::read(&self.master, &self.peers)
+    }
 }
 
 /// The data plane that is attached, and the totals of those before it. One lock for both: whoever adds them up must see the
@@ -51,8 +59,8 @@ struct SaMotion {
 pub struct View {
     pub config: Config,
     pub wanted: Vec<WantedSa>,
-    /// Places in `wanted`.
-    places: BTreeMap<SaName, usize>,
+    /// The keys of all wanted SAs of a direction with an SPI: several, where peers chose the same.
+    keys: BTreeMap<(u8, Spi), Vec<KeyId>>,
     pub restarts: AtomicU64,
     pub ignored_ike: AtomicU64,
     pub ignored_stun: AtomicU64,
@@ -70,10 +78,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl View {
     pub fn new(config: Config) -> View {
         let wanted = wanted::sas(&config);
-        let places = wanted.iter().enumerate().map(|(place, want)| (SaName::new(want.direction, want.spi), place)).collect();
+        let mut keys: BTreeMap<(u8, Spi), Vec<KeyId>> = BTreeMap::new();
+        wanted.iter().for_each(|want| keys.entry((want.direction as u8, want.spi)).or_default().push(want.key_id));
         View {
             wanted,
-            places,
+            keys,
             config,
             restarts: AtomicU64::new(0),
             ignored_ike: AtomicU64::new(0),
@@ -85,9 +94,9 @@ impl View {
         }
     }
 
-    /// The wanted SA of this name.
-    pub fn wanted_sa(&self, direction: Direction, spi: Spi) -> Option<WantedSa> {
-        self.places.get(&SaName::new(direction, spi)).map(|place| self.wanted[*place])
+    /// The keys of the wanted SAs with this SPI: outbound, one for each peer that chose it.
+    pub fn wanted_keys(&self, direction: Direction, spi: Spi) -> &[KeyId] {
+        self.keys.get(&(direction as u8, spi)).map_or(&[], Vec::as_slice)
     }
 
     /// From now on this is the data plane.
@@ -105,7 +114,7 @@ impl View {
         let attached = {
             let mut planes = lock(&self.planes);
             let attached = planes.attached.take()?;
-            planes.archive.add(&Numbers::read(&attached.master));
+            planes.archive.add(&attached.numbers());
             attached
         };
         // One lock after the other: nobody holds both.
@@ -137,14 +146,14 @@ impl View {
     /// All numbers: totals over restarts, live values of the data plane that runs.
     pub fn numbers(&self) -> Numbers {
         let planes = lock(&self.planes);
-        let mut numbers = planes.attached.as_ref().map(|attached| Numbers::read(&attached.master)).unwrap_or_default();
+        let mut numbers = planes.attached.as_ref().map(Attached::numbers).unwrap_or_default();
         numbers.add(&planes.archive);
         numbers
     }
 
     /// Looks at the numbers for rates and for the age of traffic; to be called about once a second.
     pub fn sample(&self) {
-        let looked = lock(&self.planes).attached.as_ref().map(|plane| (Numbers::read(&plane.master), plane.started_here));
+        let looked = lock(&self.planes).attached.as_ref().map(|plane| (plane.numbers(), plane.started_here));
         let Some((now, started_here)) = looked else { return };
         let at = Instant::now();
         let sampler = &mut *lock(&self.sampler);
@@ -224,7 +233,7 @@ impl View {
         let (mut sent, mut received) = (types::Traffic::default(), types::Traffic::default());
         let mut sas = Vec::new();
         for want in self.wanted.iter().filter(|want| want.peer == index) {
-            let name = SaName::new(want.direction, want.spi);
+            let name = want.name();
             let sa = numbers.sas.get(&name).copied().unwrap_or_default();
             let into = if want.direction == Direction::Outbound { &mut sent } else { &mut received };
             add_traffic(into, sa, sampler.sas.get(&name).copied().unwrap_or_default());

@@ -1,9 +1,11 @@
 //! The SAs that a configuration asks for. Pure: both gateways of a pair come to matching lists without talking.
 
-use adit_proto::control::{Direction, InboundSa, OutboundSa, PeerId, Spi};
+use adit_proto::control::{Direction, InboundSa, OutboundSa, PeerId, PeerTag, Spi};
 use adit_proto::esp;
+use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::Config;
+use crate::numbers::SaName;
 use crate::sequence::Grant;
 use crate::static_key::{Flow, KeyId};
 
@@ -14,6 +16,8 @@ pub struct WantedSa {
     pub spi: Spi,
     /// Place of the peer in the configuration.
     pub peer: usize,
+    /// The peer's tag.
+    pub tag: PeerTag,
     pub lane: u8,
     /// The worker that owns it.
     pub worker: u16,
@@ -29,17 +33,25 @@ pub fn sas(config: &Config) -> Vec<WantedSa> {
     let mut list = Vec::new();
     for direction in [Direction::Inbound, Direction::Outbound] {
         for (index, peer) in config.peers.iter().enumerate() {
+            let tag = tag(&peer.name);
             let lanes = if direction == Direction::Inbound { peer.lanes } else { outbound_lanes(config, index) };
             for lane in 0..lanes as u8 {
                 let flow = flow(config, direction, index);
                 let spi = peer.secret.spi(flow, lane);
                 let worker =
                     if direction == Direction::Inbound { esp::worker_of(spi, workers.into()) as u16 } else { lane.into() };
-                list.push(WantedSa { direction, spi, peer: index, lane, worker, key_id: peer.secret.key_id(flow, lane) });
+                list.push(WantedSa { direction, spi, peer: index, tag, lane, worker, key_id: peer.secret.key_id(flow, lane) });
             }
         }
     }
     list
+}
+
+/// Tells peers apart that have one id one after the other, whoever remembers the first: when a new peer gets the id of one that
+/// is gone, the data plane sees another tag and forgets all that belonged to the one before.
+pub fn tag(name: &str) -> PeerTag {
+    let digest = digest(&SHA256, name.as_bytes());
+    PeerTag(digest.as_ref().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)))
 }
 
 /// Outbound SAs to a peer.
@@ -56,6 +68,11 @@ fn flow(config: &Config, direction: Direction, peer: usize) -> Flow<'_> {
 }
 
 impl WantedSa {
+    /// What it is called among the numbers.
+    pub fn name(&self) -> SaName {
+        SaName::new(self.direction, self.tag, self.spi)
+    }
+
     /// The record that installs an inbound SA.
     pub fn inbound(&self, config: &Config, peer_id: PeerId, seq_top: u64) -> InboundSa {
         let peer = &config.peers[self.peer];

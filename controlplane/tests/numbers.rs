@@ -1,5 +1,6 @@
 //! Metrics and status over a real channel: this test plays the data plane's end of it.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,9 +10,10 @@ use std::time::Instant;
 
 use adit_channel::{Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
 use adit_controlplane::api::types::Status;
-use adit_controlplane::config::{Config, Machine};
+use adit_controlplane::config::{Config, Machine, Peer};
 use adit_controlplane::static_key::{SECRET_LEN, Secret};
 use adit_controlplane::view::{Attached, View};
+use adit_controlplane::wanted::WantedSa;
 use adit_controlplane::{metrics, status};
 use adit_proto::control::{Direction, PeerId};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -62,7 +64,8 @@ impl Plane {
             }
             attaching.join().unwrap()
         });
-        view.attach(Attached { master, since: Instant::now(), started_here: true });
+        let peers = view.wanted.iter().map(|want| (PeerId(want.peer as u16), want.tag)).collect();
+        view.attach(Attached { master, since: Instant::now(), started_here: true, peers });
         Plane { ports, _listener: listener, _region: region }
     }
 
@@ -80,7 +83,7 @@ impl Plane {
                 let sa = LiveSa {
                     spi: want.spi,
                     direction: want.direction,
-                    peer: PeerId(0),
+                    peer: PeerId(want.peer as u16),
                     suite: Suite::Aes256Gcm,
                     window,
                     seq: 1000 + packets,
@@ -159,6 +162,30 @@ fn counters_go_on_when_the_data_plane_is_replaced() {
     let after = metrics::page(&registry).unwrap();
     assert_eq!((value(&after, sealed), value(&after, sa), value(&after, installed)), (57.0, 57.0, 1.0));
     promtool(&after);
+}
+
+#[test]
+fn sas_of_two_peers_with_one_spi_are_counted_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = view(dir.path()).config.clone();
+    config.peers.push(Peer { name: "site-c".into(), ..config.peers[0].clone() });
+    let mut view = View::new(config);
+    let (same, others): (Vec<WantedSa>, Vec<WantedSa>) =
+        view.wanted.iter().partition(|want| want.direction == Direction::Outbound);
+    let both = same.len() / 2;
+    let wanted = same.iter().enumerate().map(|(place, want)| WantedSa { spi: same[place % both].spi, ..*want });
+    view.wanted = wanted.chain(others).collect();
+    for packets in [2, 5] {
+        let plane = Plane::start(&view, dir.path());
+        plane.work(&view, packets);
+        if packets == 2 {
+            view.detach();
+        }
+    }
+    let numbers = view.numbers();
+    let names: BTreeSet<_> = view.wanted.iter().map(WantedSa::name).collect();
+    assert_eq!((names.len(), numbers.sas.keys().copied().collect::<BTreeSet<_>>()), (8, names));
+    assert!(numbers.sas.values().all(|sa| sa.packets == 7), "{:?}", numbers.sas);
 }
 
 #[test]

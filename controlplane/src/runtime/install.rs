@@ -23,21 +23,27 @@ impl Gateway {
         let started_here = memory.is_none();
         let memory = memory.unwrap_or_default();
         let live = master.live_sas();
-        self.view.attach(Attached { master, since: Instant::now(), started_here });
+        let changes = reconcile::changes(&self.view.config, &self.view.wanted, &live, &memory);
+        self.view.attach(Attached { master, since: Instant::now(), started_here, peers: changes.peers.clone() });
         let mut plane = Plane::new(process, log);
-        match self.fill_plane(&mut plane, &live, &memory).await {
+        match self.fill_plane(&mut plane, changes, &live, &memory).await {
             Ok(()) => Ok(plane),
             Err(error) => Err((plane.process, error)),
         }
     }
 
-    async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], memory: &Memory) -> anyhow::Result<()> {
+    async fn fill_plane(
+        &mut self,
+        plane: &mut Plane,
+        changes: Changes,
+        live: &[(u16, LiveSa)],
+        memory: &Memory,
+    ) -> anyhow::Result<()> {
         let view = self.view.clone();
-        let changes = reconcile::changes(&view.config, &view.wanted, live, memory);
         if let Some(archive) = memory.archive.clone() {
             view.inherit(archive);
         }
-        let Changes { ids, before, install, keep, pins } = changes;
+        let Changes { ids, before, install, keep, pins, .. } = changes;
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
         self.remember(self.memory(&ids).on_the_way_from(memory))?;
         self.learn(live, memory);

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use adit_channel::{LiveSa, Master};
-use adit_proto::control::{Direction, PeerId};
+use adit_proto::control::{Direction, PeerId, PeerTag};
 
 use super::{Gateway, clock_ns};
 use crate::dataplane::{self, Process};
-use crate::numbers::{Numbers, SaName};
+use crate::numbers::{NOBODY, Numbers, SaName};
 use crate::reconcile::Memory;
 use crate::sequence;
 use crate::state::StateError;
@@ -43,16 +43,19 @@ impl Gateway {
         process.stop().await;
         self.learn(&master.live_sas(), &memory);
         self.save()?;
-        if let Some(archive) = memory.archive {
+        if let Some(archive) = memory.archive.clone() {
             self.view.inherit(archive);
         }
-        self.view.add_totals(&Numbers::read(&master));
+        self.view.add_totals(&Numbers::read(&master, &memory.peers().collect()));
         Ok(())
     }
 
     /// Takes over what live SAs tell about keys whose marks or tops we may have lost. `memory` is what their control plane left.
     pub(super) fn learn(&mut self, live: &[(u16, LiveSa)], memory: &Memory) {
+        let view = self.view.clone();
         let left: BTreeMap<SaName, KeyId> = memory.keys().collect();
+        let mut peers: BTreeMap<PeerId, Vec<PeerTag>> = BTreeMap::new();
+        memory.peers().for_each(|(id, tag)| peers.entry(id).or_default().push(tag));
         let now = clock_ns();
         let mut strange = Vec::new();
         for (_, sa) in live {
@@ -61,11 +64,18 @@ impl Gateway {
                 strange.push(sa.spi.0);
                 continue;
             }
-            let wanted = || self.view.wanted_sa(sa.direction, sa.spi).map(|want| want.key_id);
-            let Some(id) = left.get(&SaName::new(sa.direction, sa.spi)).copied().or_else(wanted) else { continue };
-            match sa.direction {
-                Direction::Inbound => self.state.raise_top(id, number),
-                Direction::Outbound => self.state.raise_mark(id, number),
+            let tags = peers.get(&sa.peer).map_or(&[NOBODY][..], Vec::as_slice);
+            let named = tags.iter().filter_map(|tag| left.get(&SaName::new(sa.direction, *tag, sa.spi)));
+            let mut ids: Vec<KeyId> = named.copied().collect();
+            if ids.is_empty() {
+                // Nobody says whose it is, so it counts for every key that it may have. A number too high does no harm.
+                ids.extend(view.wanted_keys(sa.direction, sa.spi));
+            }
+            for id in ids {
+                match sa.direction {
+                    Direction::Inbound => self.state.raise_top(id, number),
+                    Direction::Outbound => self.state.raise_mark(id, number),
+                }
             }
         }
         if let Some(first) = strange.first() {
