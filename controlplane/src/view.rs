@@ -11,7 +11,7 @@ use adit_proto::control::{Direction, Spi};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::api::types;
-use crate::config::{Config, MacText};
+use crate::config::{Config, MacText, Peer};
 use crate::numbers::{Archive, Numbers, Peers, SaName, SaNumbers};
 use crate::static_key::KeyId;
 use crate::wanted::{self, WantedSa};
@@ -188,6 +188,9 @@ impl View {
         let data_plane = self.data_plane();
         let sampler = lock(&self.sampler);
         let interface = &self.config.interface;
+        let mut sas: Vec<Vec<&WantedSa>> = vec![Vec::new(); self.config.peers.len()];
+        self.wanted.iter().for_each(|want| sas[want.peer].push(want));
+        let peers = self.config.peers.iter().zip(&sas);
         types::Status {
             version: 1,
             name: self.config.name.clone(),
@@ -204,7 +207,7 @@ impl View {
                 mtu: interface.mtu,
                 addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             },
-            peers: (0..self.config.peers.len()).map(|index| self.peer(index, &numbers, &sampler)).collect(),
+            peers: peers.map(|(peer, sas)| peer_status(peer, sas, &numbers, &sampler)).collect(),
             workers: workers(&numbers, &sampler),
             drops: drops(&numbers),
             latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
@@ -227,36 +230,35 @@ impl View {
             memory_bytes: info.memory_bytes,
         })
     }
+}
 
-    fn peer(&self, index: usize, numbers: &Numbers, sampler: &Sampler) -> types::Peer {
-        let peer = &self.config.peers[index];
-        let (mut sent, mut received) = (types::Traffic::default(), types::Traffic::default());
-        let mut sas = Vec::new();
-        for want in self.wanted.iter().filter(|want| want.peer == index) {
-            let name = want.name();
-            let sa = numbers.sas.get(&name).copied().unwrap_or_default();
-            let into = if want.direction == Direction::Outbound { &mut sent } else { &mut received };
-            add_traffic(into, sa, sampler.sas.get(&name).copied().unwrap_or_default());
-            sas.push(types::Sa {
-                direction: direction_label(want.direction).to_owned(),
-                spi: format!("{:#010x}", want.spi.0),
-                lane: want.lane,
-                worker: want.worker,
-                live: sa.seq.is_some(),
-                sequence: sa.seq.unwrap_or(0),
-                packets: sa.packets,
-                bytes: sa.bytes,
-            });
-        }
-        types::Peer {
-            name: peer.name.clone(),
-            endpoint: peer.endpoint.to_string(),
-            suite: peer.secret.suite().to_string(),
-            lanes: peer.lanes,
-            sent,
-            received,
-            sas,
-        }
+fn peer_status(peer: &Peer, wanted: &[&WantedSa], numbers: &Numbers, sampler: &Sampler) -> types::Peer {
+    let (mut sent, mut received) = (types::Traffic::default(), types::Traffic::default());
+    let mut sas = Vec::new();
+    for want in wanted {
+        let name = want.name();
+        let sa = numbers.sas.get(&name).copied().unwrap_or_default();
+        let into = if want.direction == Direction::Outbound { &mut sent } else { &mut received };
+        add_traffic(into, sa, sampler.sas.get(&name).copied().unwrap_or_default());
+        sas.push(types::Sa {
+            direction: direction_label(want.direction).to_owned(),
+            spi: format!("{:#010x}", want.spi.0),
+            lane: want.lane,
+            worker: want.worker,
+            live: sa.seq.is_some(),
+            sequence: sa.seq.unwrap_or(0),
+            packets: sa.packets,
+            bytes: sa.bytes,
+        });
+    }
+    types::Peer {
+        name: peer.name.clone(),
+        endpoint: peer.endpoint.to_string(),
+        suite: peer.secret.suite().to_string(),
+        lanes: peer.lanes,
+        sent,
+        received,
+        sas,
     }
 }
 
