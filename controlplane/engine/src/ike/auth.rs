@@ -79,7 +79,7 @@ impl IkeSa {
         let (peer, config) = self.peer_config(ctx)?;
         let (id, auth_id) = (self.id, self.window.next_id());
         let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
-        let own_id = config.local_id.to_payload();
+        let own_id = config.local_auth.identification(&config.local_id);
         let ppk = config.ppk.as_ref().filter(|_| self.features.ppk);
         let ppk_keys = ppk.map(|ppk| handshake.keys.with_ppk(&ppk.key));
         let sign = |keys: &IkeKeys| {
@@ -286,7 +286,7 @@ impl IkeSa {
         let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix)?;
         ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
 
-        let own_id = config.local_id.to_payload();
+        let own_id = config.local_auth.identification(&config.local_id);
         let octets = handshake.octets(&keys, Sender::Responder, &own_id, auth_id);
         let AuthData { method, data } =
             config.local_auth.sign(keys.prf(), &handshake.hashes, &octets).map_err(LocalFault::Sign)?;

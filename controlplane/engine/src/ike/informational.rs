@@ -82,7 +82,7 @@ impl IkeSa {
             Sent::Last | Sent::Token => {}
             Sent::DeleteChildren(spis) => {
                 let Some(session) = self.session_mut() else { return };
-                spis.into_iter().for_each(|spi| session.remove_child(ctx, spi));
+                spis.into_iter().for_each(|spi| session.end_child(ctx, spi));
             }
             Sent::DeleteOrphan(spi) => ctx.shared.spis.release(spi),
             Sent::Addresses(sent) => self.on_addresses_answer(ctx, sent, parts),
@@ -159,14 +159,7 @@ impl IkeSa {
     fn on_child_deleted(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let now = ctx.now.instant;
         let Some(session) = self.session_mut() else { return };
-        let Some(successor) = session.successor_of(inbound) else {
-            let place = session.child(inbound).map(|child| (child.config, child.lane));
-            session.remove_child(ctx, inbound);
-            if let Some(place) = place.filter(|_| session.keeper) {
-                session.create_later(ctx, place);
-            }
-            return;
-        };
+        let Some(successor) = session.successor_of(inbound) else { return session.end_child(ctx, inbound) };
         // The peer has switched over, so it receives on the new one (RFC 7296 §2.8).
         session.replace_child(inbound, successor, now);
         self.overtake(inbound);
@@ -206,6 +199,15 @@ impl IkeSa {
 }
 
 impl Session {
+    /// Takes out a Child SA that was deleted. Where none has its place, and that is our business, it is asked for again later.
+    fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        let place = self.child(inbound).map(|child| (child.config, child.lane));
+        self.remove_child(ctx, inbound);
+        if let Some(place) = place.filter(|place| self.keeper && !self.has_place(*place)) {
+            self.create_later(ctx, place);
+        }
+    }
+
     /// The Child SA that has, or is about to have, the place of this one.
     fn successor_of(&self, inbound: Spi) -> Option<Spi> {
         let old = self.child(inbound)?;

@@ -118,6 +118,7 @@ pub fn ike_alternatives(proposals: &[IkeProposal]) -> Vec<Alternative> {
             additional: proposal.additional.clone(),
             esn: &[],
         })
+        .flat_map(Alternative::and_without_additional)
         .collect()
 }
 
@@ -137,6 +138,7 @@ pub fn child_alternatives(proposals: &[ChildProposal], first: bool) -> Vec<Alter
                 EsnPolicy::Never => &[EsnId::NO_ESN],
             },
         })
+        .flat_map(Alternative::and_without_additional)
         .collect()
 }
 
@@ -192,6 +194,14 @@ pub fn confirm(offered: &[Alternative], answer: &[Proposal]) -> Result<Choice, M
 }
 
 impl Alternative {
+    /// The alternative, and once more without additional key exchanges if all of them are optional: a peer from before RFC 9370
+    /// does not know that NONE is one of the choices, and takes no proposal with a transform type that it does not know.
+    fn and_without_additional(self) -> impl Iterator<Item = Alternative> {
+        let optional = !self.additional.is_empty() && self.additional.iter().all(|methods| methods.contains(&None));
+        let without = optional.then(|| Alternative { additional: Vec::new(), ..self.clone() });
+        [self].into_iter().chain(without)
+    }
+
     /// The methods that may be chosen for the first key exchange, the preferred one first.
     pub fn key_exchanges(&self) -> &[KeyExchangeMethod] {
         &self.ke
@@ -317,3 +327,6 @@ fn encr_transform(suite: Suite) -> Transform {
         Suite::ChaCha20Poly1305 => Transform::encr(EncrId::CHACHA20_POLY1305, None),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -213,6 +213,11 @@ impl Session {
         self.create_at = Some(ctx.now.instant + jittered(wait, 25, ctx.random));
     }
 
+    /// Whether there is a Child SA for a child and lane that is to stay.
+    pub(super) fn has_place(&self, (config, lane): (usize, u8)) -> bool {
+        self.children.iter().any(|child| child.config == config && child.lane == lane && child.state != ChildState::Closing)
+    }
+
     /// Asks for every Child SA that is configured and not there, where that is our business.
     pub(super) fn want_missing_children(&mut self, is_adit: bool, under_way: Option<(usize, u8)>) {
         if !self.keeper || self.heir.is_some() {
@@ -221,9 +226,8 @@ impl Session {
         for config in 0..self.config.children.len() {
             let lanes = if is_adit { self.config.children[config].lanes.max(self.peer_lanes) } else { 1 };
             for lane in 0..lanes.clamp(1, self.lanes_max.max(1)) {
-                let has = |child: &Child| child.config == config && child.lane == lane && child.state != ChildState::Closing;
                 let waits = under_way == Some((config, lane)) || self.refused.contains(&(config, lane));
-                if !self.children.iter().any(has) && !waits {
+                if !self.has_place((config, lane)) && !waits {
                     self.want(Task::CreateChild { config, lane, method: None });
                 }
             }

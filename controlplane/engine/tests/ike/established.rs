@@ -356,3 +356,19 @@ fn a_data_plane_that_restarted_gets_new_keys_under_the_same_ike_sa() {
     assert_eq!(world.ike(A).spis, spis);
     world.check_traffic();
 }
+
+#[test]
+fn a_child_that_the_data_plane_refused_is_asked_for_again_by_whoever_connected() {
+    for node in [A, B] {
+        let mut world = pair(16, |_, _| {});
+        world.connect_pair();
+        let (spis, refused) = (world.ike(A).spis, world.ike(node).children[0].inbound);
+        world.act(node, |endpoint, now| endpoint.close_child(now, refused));
+        world.run_for(Duration::from_secs(1));
+        assert!(world.ike(A).children.is_empty() && world.ike(B).children.is_empty());
+        world.run_for(Duration::from_secs(10));
+        assert_eq!(world.ike(A).spis, spis);
+        check_single(&world);
+        world.check_traffic();
+    }
+}

@@ -279,7 +279,8 @@ impl Endpoint {
         }
     }
 
-    /// A Child SA that the data plane refused, or that is not wanted any more, by inbound SPI.
+    /// Deletes a Child SA, by inbound SPI: the data plane has refused it, or lost it. Whoever began the connection asks for
+    /// another one after a while.
     pub fn close_child(&mut self, now: Now, inbound: Spi) {
         let Some(owner) = self.shared.spis.owner(inbound) else { return };
         self.run(now, owner, |sa, _| {
