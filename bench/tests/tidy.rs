@@ -56,7 +56,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("dataplane", &["adit-proto", "adit-channel"]),
     ("controlplane/engine", &["adit-proto"]),
     ("controlplane", &["adit-proto", "adit-channel", "adit-engine"]),
-    ("bench", &["adit-proto", "adit-channel", "adit-dataplane", "adit-controlplane"]),
+    ("bench", &["adit-proto", "adit-channel", "adit-dataplane", "adit-engine", "adit-controlplane"]),
 ];
 
 fn root() -> PathBuf {

@@ -1,8 +1,9 @@
-//! The lab's IPsec peers against each other: what Adit is tested with has to work by itself first. Needs root and the peers that
-//! `deploy/interop-peers.sh` brings.
+//! The lab's IPsec peers against each other, for what Adit is tested with has to work by itself first; then Adit's IKEv2 engine
+//! against them. Needs root and the peers that `deploy/interop-peers.sh` brings.
 
 mod control;
 mod guest;
+mod ike;
 mod leaks;
 mod pair;
 

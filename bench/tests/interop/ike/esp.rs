@@ -1,0 +1,161 @@
+//! A data plane as small as can be: it does what the engine's events say, with an echo server behind it. ESP (RFC 4303) in UDP (RFC 3948) with
+//! AES-GCM (RFC 4106), sequence numbers of 32 bits, because strongSwan's own ESP has no others.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use adit_engine::ike::{ChildKeys, Event, Path, Usage};
+use adit_proto::control::{PeerId, Spi};
+use adit_proto::esp::{CIPHERTEXT_AT, HEADER_LEN, Header};
+use adit_proto::ike::AddressRange;
+use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};
+use anyhow::{Context, Result, ensure};
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+
+use super::traffic;
+
+const NEXT_HEADER_IPV4: u8 = 4;
+const IPV4_HEADER_LEN: usize = 20;
+const UDP: u8 = 17;
+
+#[derive(Default)]
+pub struct DataPlane {
+    pub inbound: BTreeMap<Spi, ChildKeys>,
+    /// In the order in which they were installed: the last one is used.
+    pub outbound: Vec<Outbound>,
+    pub paths: BTreeMap<PeerId, (Path, bool)>,
+    /// By inbound SPI, for the engine.
+    pub usage: BTreeMap<Spi, Usage>,
+    /// Datagrams that were sent back.
+    pub answered: u64,
+    /// Everything that should not have happened: packets without an SA or with a wrong key, events that make no sense.
+    pub faults: Vec<String>,
+}
+
+/// An outbound SA.
+pub struct Outbound {
+    pub keys: ChildKeys,
+    sequence: u64,
+}
+
+impl DataPlane {
+    /// Pairs of SAs; those whose other half is missing do not count.
+    pub fn pairs(&self) -> usize {
+        self.inbound.len().min(self.outbound.len())
+    }
+
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::InstallInbound(keys) => {
+                if self.inbound.insert(keys.spi, (**keys).clone()).is_some() {
+                    self.faults.push(format!("inbound SA {:08x} installed twice", keys.spi.0));
+                }
+                self.usage.insert(keys.spi, Usage::default());
+            }
+            Event::InstallOutbound(keys) => {
+                if !self.paths.contains_key(&keys.peer) {
+                    self.faults.push(format!("outbound SA {:08x} before a path", keys.spi.0));
+                }
+                self.outbound.push(Outbound { keys: (**keys).clone(), sequence: 0 });
+            }
+            Event::RemoveInbound { spi, .. } => {
+                self.usage.remove(spi);
+                if self.inbound.remove(spi).is_none() {
+                    self.faults.push(format!("inbound SA {:08x} removed that is not there", spi.0));
+                }
+            }
+            Event::RemoveOutbound { spi, peer } => {
+                let before = self.outbound.len();
+                self.outbound.retain(|sa| sa.keys.spi != *spi || sa.keys.peer != *peer);
+                if self.outbound.len() + 1 != before {
+                    self.faults.push(format!("outbound SA {:08x} removed that is not there", spi.0));
+                }
+            }
+            Event::Path { peer, path, encapsulate } => {
+                self.paths.insert(*peer, (*path, *encapsulate));
+            }
+            Event::State { .. } | Event::IkeUp { .. } | Event::IkeDown { .. } | Event::Refused { .. } | Event::KeyLog(_) => {}
+        }
+    }
+
+    /// Takes a packet of ESP; gives the answer to what is in it, with where it goes.
+    pub fn receive(&mut self, packet: &[u8]) -> Option<(SocketAddr, Vec<u8>)> {
+        match self.open(packet).and_then(|inner| self.answer(inner)) {
+            Ok(answer) => {
+                self.answered += 1;
+                Some(answer)
+            }
+            Err(error) => {
+                self.faults.push(format!("{error:#}"));
+                None
+            }
+        }
+    }
+
+    fn open(&mut self, packet: &[u8]) -> Result<Vec<u8>> {
+        let header = Header::parse(packet).context("a packet shorter than its header")?;
+        let keys = self.inbound.get(&header.spi).with_context(|| format!("no inbound SA {:08x}", header.spi.0))?;
+        let mut inner = packet.get(CIPHERTEXT_AT..).context("no ciphertext")?.to_vec();
+        let opened = key(keys)?.open_in_place(nonce(keys, header.iv), Aad::from(&packet[..HEADER_LEN]), &mut inner);
+        let opened = opened.ok().with_context(|| format!("a packet of {:08x} with another key", header.spi.0))?;
+        let usage = self.usage.entry(header.spi).or_default();
+        usage.inbound_packets += 1;
+        usage.inbound_bytes += opened.len() as u64;
+        let [.., padding, next] = *opened else { anyhow::bail!("an empty packet") };
+        ensure!(next == NEXT_HEADER_IPV4, "next header {next}");
+        let len = opened.len().checked_sub(2 + usize::from(padding)).context("padding longer than the packet")?;
+        inner.truncate(len);
+        Ok(inner)
+    }
+
+    /// The datagram as an echo server would send it back, sealed. Checksums stay right: the sum is the same.
+    fn answer(&mut self, mut inner: Vec<u8>) -> Result<(SocketAddr, Vec<u8>)> {
+        ensure!(inner.len() >= IPV4_HEADER_LEN + 8 && inner[0] == 0x45 && inner[9] == UDP, "no UDP: {inner:02x?}");
+        ensure!(inner[IPV4_HEADER_LEN + 2..][..2] == traffic::PORT.to_be_bytes(), "not for the echo server: {inner:02x?}");
+        let (addresses, ports) = inner[12..IPV4_HEADER_LEN + 4].split_at_mut(8);
+        addresses.rotate_left(4);
+        ports.rotate_left(2);
+        self.seal(inner)
+    }
+
+    fn seal(&mut self, mut inner: Vec<u8>) -> Result<(SocketAddr, Vec<u8>)> {
+        let destination = [16, 17, 18, 19].map(|at| inner[at]).into();
+        let carries = |sa: &&mut Outbound| sa.keys.selectors.remote.iter().any(|one| contains(&one.addresses, destination));
+        let sa = self.outbound.iter_mut().rev().find(carries).context("nothing to send with")?;
+        sa.sequence += 1;
+        let padding = (4 - (inner.len() + 2) % 4) % 4;
+        inner.extend((1..=padding).map(|byte| byte as u8));
+        inner.extend([padding as u8, NEXT_HEADER_IPV4]);
+        let mut packet = [0; CIPHERTEXT_AT];
+        let header = Header::for_seq(sa.keys.spi, sa.sequence);
+        header.write(&mut packet);
+        let sealed =
+            key(&sa.keys)?.seal_in_place_append_tag(nonce(&sa.keys, header.iv), Aad::from(&packet[..HEADER_LEN]), &mut inner);
+        sealed.ok().context("cannot seal")?;
+        debug_assert!(inner.len() >= TAG_LEN);
+        let (path, _) = self.paths.get(&sa.keys.peer).context("no path")?;
+        Ok((path.remote, [packet.as_slice(), &inner].concat()))
+    }
+}
+
+fn contains(range: &AddressRange, address: Ipv4Addr) -> bool {
+    matches!(range, AddressRange::V4 { first, last } if (*first..=*last).contains(&address))
+}
+
+fn key(keys: &ChildKeys) -> Result<LessSafeKey> {
+    ensure!(!keys.esn, "strongSwan's own ESP has no ESN");
+    let algorithm = match keys.suite {
+        Suite::Aes128Gcm => &AES_128_GCM,
+        Suite::Aes256Gcm => &AES_256_GCM,
+        Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+    };
+    let key = UnboundKey::new(algorithm, &keys.key.key[..keys.suite.key_len()]).ok().context("a key of the wrong length")?;
+    Ok(LessSafeKey::new(key))
+}
+
+fn nonce(keys: &ChildKeys, iv: [u8; 8]) -> Nonce {
+    let mut nonce = [0; SALT_LEN + 8];
+    nonce[..SALT_LEN].copy_from_slice(&keys.key.salt);
+    nonce[SALT_LEN..].copy_from_slice(&iv);
+    Nonce::assume_unique_for_key(nonce)
+}
