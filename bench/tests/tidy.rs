@@ -37,6 +37,8 @@ const UNSAFE: &[&str] = &[
     "dataplane/channel/src/fd.rs",
     "dataplane/channel/src/ring.rs",
     "dataplane/channel/src/shm.rs",
+    "dataplane/src/inbound.rs",
+    "dataplane/src/io.rs",
     "dataplane/src/io/poll.rs",
     "dataplane/src/io/uring.rs",
     "dataplane/src/start.rs",

@@ -8,6 +8,8 @@
 //! 6. write to the TAP.
 //!
 //! Functions follow in this order. An error of one packet ends that packet, never the batch.
+//!
+//! unsafe here: the call that lends the arena to the I/O until a write is done.
 
 use std::io;
 use std::ops::Range;
@@ -27,7 +29,6 @@ use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
-use crate::tap::vnet;
 use crate::udp::{Endpoint, Received};
 use crate::worker::{Environment, State};
 
@@ -55,11 +56,11 @@ struct TapSink<'a, I: Io> {
 impl<I: Io> Sink for TapSink<'_, I> {
     #[inline]
     fn emit(&mut self, arena: &[u8], emit: Emit<'_>) {
-        self.port.count(Count::TapWrites, 1);
-        self.port.count(Count::TapWrittenFrames, emit.frames as u64);
-        self.port.count(Count::TapWrittenBytes, (emit.len - vnet::LEN) as u64);
         let write = TapWrite { frames: emit.frames as u32, head: emit.head, tails: emit.tails };
-        if let Err(error) = self.io.tap_write(arena, write, self.port) {
+        // SAFETY: the arena is allocated once and outlives the I/O. What was emitted lies below its mark, where nothing is
+        // received, and the coalescer touches it no more; the mark goes back in `clear`, which the worker calls when the I/O is
+        // idle.
+        if let Err(error) = unsafe { self.io.tap_write(arena, write, self.port) } {
             self.result = Err(error);
         }
     }
@@ -152,7 +153,7 @@ impl Inbound {
         sink.result
     }
 
-    /// The arena may be filled from the front again: all that was in it is written.
+    /// The arena may be filled from the front again. To be called only when the I/O is idle, so that all that was in it is written.
     pub fn clear(&mut self) {
         self.arena.clear();
     }

@@ -4,6 +4,8 @@
 //! [`poll`]: poll(2) and writev(2), for kernels and containers that forbid io_uring, and as the yardstick.
 //! Reads, receives and sends are direct calls in both: they are drained until `WouldBlock`, and a ring was measured to add
 //! nothing to them (docs/ARCHITECTURE.md).
+//!
+//! unsafe here: the contract of [`Io::tap_write`].
 
 pub mod poll;
 pub mod uring;
@@ -14,9 +16,10 @@ use std::os::fd::RawFd;
 
 use adit_channel::Port;
 use adit_proto::control::Place;
-use adit_proto::stats::Drop;
+use adit_proto::stats::{Count, Drop};
 
 use crate::tap::coalesce::Piece;
+use crate::tap::vnet;
 
 /// A descriptor of a worker is gone: where that was noticed, and what the kernel said.
 #[derive(Debug)]
@@ -36,7 +39,7 @@ impl Failure {
 pub struct Descriptors {
     pub tap: RawFd,
     pub udp: RawFd,
-    /// An eventfd: commands, items of other workers, the end.
+    /// An eventfd: commands, parcels and lessons of other workers, the end.
     pub wake: RawFd,
 }
 
@@ -95,16 +98,33 @@ pub struct TapWrite<'a> {
 
 /// The way in which a worker waits and writes. A failure is fatal to the worker.
 pub trait Io {
-    /// Writes to the TAP, or queues the write until `wait`. The arena stays as it is until `idle` says that all is written.
-    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure>;
+    /// Writes to the TAP, or queues the write until `wait`; counts it when it has completed.
+    ///
+    /// # Safety
+    /// The bytes of the write stay where they are in memory, and as they are, until `idle` is true or the I/O is dropped:
+    /// until then the kernel may be asked to read them.
+    unsafe fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure>;
     /// Submits what is queued; says what is ready.
     fn wait(&mut self, wait: Wait, port: &mut Port) -> Result<Ready, Failure>;
     /// True when no queued write still needs the arena.
     fn idle(&self) -> bool;
 }
 
+/// Counts a write that has completed, by what the kernel answered: the bytes that it took, or an error below zero.
+#[inline]
+fn completed(result: i32, frames: u32, port: &mut Port) -> Result<(), Failure> {
+    if result < 0 {
+        return refused(-result, frames, port);
+    }
+    port.count(Count::TapWrites, 1);
+    port.count(Count::TapWrittenFrames, frames.into());
+    port.count(Count::TapWrittenBytes, (result as u64).saturating_sub(vnet::LEN as u64));
+    Ok(())
+}
+
 /// Counts a write that the TAP did not take, unless the TAP is gone.
-fn count_refused(errno: i32, frames: u32, port: &mut Port) -> Result<(), Failure> {
+#[cold]
+fn refused(errno: i32, frames: u32, port: &mut Port) -> Result<(), Failure> {
     let why = match errno {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Drop::TapFull,
         libc::EIO | libc::ENETDOWN => Drop::TapDown,

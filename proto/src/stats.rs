@@ -31,9 +31,9 @@ numbers! {
     Count {
         TapReads "tap_reads" "Reads from the TAP, each a frame or a super-frame.",
         TapReadBytes "tap_read_bytes" "Bytes read from the TAP, without the virtio-net header.",
-        TapWrites "tap_writes" "Writes to the TAP, each a frame or a super-frame.",
-        TapWrittenFrames "tap_written_frames" "Frames written to the TAP, counted before coalescing.",
-        TapWrittenBytes "tap_written_bytes" "Bytes written to the TAP, without the virtio-net header.",
+        TapWrites "tap_writes" "Writes that the TAP took, each a frame or a super-frame.",
+        TapWrittenFrames "tap_written_frames" "Frames in the writes that the TAP took, counted before coalescing.",
+        TapWrittenBytes "tap_written_bytes" "Bytes that the TAP took, without the virtio-net header.",
         SplitSegments "split_segments" "Segments cut out of super-frames from the TAP.",
         ChecksumsFilled "checksums_filled" "Checksums that the kernel left open and the data plane filled in.",
         ChecksumsDeferred "checksums_deferred" "Checksums that the kernel left open and that were sent on open, marked so.",
@@ -122,6 +122,6 @@ numbers! {
     /// Latency histograms of a worker, in nanoseconds.
     Latency {
         Outbound "outbound" "From the read of a batch at the TAP until its last datagram was given to the kernel.",
-        Inbound "inbound" "From the receipt of a batch at the socket until its last frame was given to the kernel.",
+        Inbound "inbound" "From the receipt of a batch at the socket until its last frame was written to the TAP (poll) or queued for the call that ends the turn (io_uring).",
     }
 }

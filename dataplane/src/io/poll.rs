@@ -7,7 +7,7 @@ use std::io;
 use adit_channel::Port;
 use adit_proto::control::Place;
 
-use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, count_refused};
+use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, completed};
 use crate::tap::coalesce::FRAMES_MAX;
 
 /// Waits by poll(2), writes at once.
@@ -28,14 +28,12 @@ impl PollIo {
 }
 
 impl Io for PollIo {
-    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure> {
+    unsafe fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure> {
         let count = super::fill_iovecs(&mut self.iovecs, arena, &write);
         // SAFETY: the first `count` iovecs point into `arena`, which outlives the call; the kernel only reads it.
         let written = unsafe { libc::writev(self.watched[0].fd, self.iovecs.as_ptr(), count as libc::c_int) };
-        if written < 0 {
-            return count_refused(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO), write.frames, port);
-        }
-        Ok(())
+        let result = if written < 0 { -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) } else { written as i32 };
+        completed(result, write.frames, port)
     }
 
     fn wait(&mut self, wait: Wait, _port: &mut Port) -> Result<Ready, Failure> {

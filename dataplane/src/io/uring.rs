@@ -3,8 +3,8 @@
 //! One ring per worker, made and used by its thread alone (SINGLE_ISSUER, DEFER_TASKRUN). The TAP's writes complete inline
 //! and in order while they are submitted; they are never linked and never forced to a kernel thread, which would reorder them.
 //!
-//! unsafe here: entries that point into the arena and into `iovecs`. Both live as long as the ring's owner, and neither is
-//! touched between the queueing of an entry and its completion: the worker asks `idle` before it fills the arena again.
+//! unsafe here: entries that point into the arena and into `iovecs`. For the arena whoever calls `tap_write` answers; the iovecs
+//! live as long as the ring, and none is written again before the entries that use it have completed.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -15,7 +15,7 @@ use adit_proto::control::Place;
 use adit_proto::stats::Drop;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, Work, count_refused};
+use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, Work, completed};
 use crate::tap::coalesce::FRAMES_MAX;
 
 const ENTRIES: u32 = 256;
@@ -45,7 +45,8 @@ const DRAIN_LOOKS_MAX: usize = 16;
 
 const _: () = assert!(IOVECS > FRAMES_MAX, "the largest write fits");
 
-/// Waits and writes through a ring.
+/// Waits and writes through a ring. A write is counted when its completion is looked at: where the worker sleeps on after it, with
+/// the next thing that wakes it, at the latest the tick of a second.
 pub struct UringIo {
     ring: IoUring,
     iovecs: Box<[libc::iovec]>,
@@ -222,12 +223,11 @@ impl UringIo {
         Ok(())
     }
 
-    /// A poll that ended is armed again; a write that failed is counted.
+    /// A poll that ended is armed again; a write is counted.
     fn complete(&mut self, entry: &cqueue::Entry, port: &mut Port) -> Result<(), Failure> {
         if entry.user_data() & WRITE != 0 {
             self.writes_in_flight -= 1;
-            let frames = entry.user_data() as u32;
-            return if entry.result() < 0 { count_refused(-entry.result(), frames, port) } else { Ok(()) };
+            return completed(entry.result(), entry.user_data() as u32, port);
         }
         let descriptor = entry.user_data() as u32;
         match descriptor {
@@ -251,7 +251,7 @@ impl UringIo {
 }
 
 impl Io for UringIo {
-    fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure> {
+    unsafe fn tap_write(&mut self, arena: &[u8], write: TapWrite<'_>, port: &mut Port) -> Result<(), Failure> {
         let full = self.writes_in_flight >= WRITES_MAX || self.iovecs_used + write.tails.len() >= IOVECS;
         if full && !self.drain(port)? {
             port.drop(Drop::TapFull, write.frames.into());
