@@ -165,10 +165,7 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Feature {
-    IoUring = 1,
     UdpSegment = 2,
-    UdpGro = 3,
-    TapUso = 4,
 }
 
 /// Where a worker failed.
@@ -178,6 +175,5 @@ pub enum Place {
     TapRead = 1,
     TapWrite = 2,
     UdpReceive = 3,
-    UdpSend = 4,
     Wait = 5,
 }

@@ -175,10 +175,7 @@ impl Gateway {
 
 fn feature(what: Feature) -> &'static str {
     match what {
-        Feature::IoUring => "io_uring",
         Feature::UdpSegment => "UDP_SEGMENT: datagrams are sent one by one",
-        Feature::UdpGro => "UDP_GRO: datagrams are received one by one",
-        Feature::TapUso => "USO on the TAP: UDP super-frames are cut here",
     }
 }
 
@@ -187,7 +184,6 @@ fn place(at: Place) -> &'static str {
         Place::TapRead => "reading from the TAP",
         Place::TapWrite => "writing to the TAP",
         Place::UdpReceive => "receiving from the UDP socket",
-        Place::UdpSend => "sending to the UDP socket",
         Place::Wait => "waiting for work",
     }
 }

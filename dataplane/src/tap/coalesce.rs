@@ -4,10 +4,9 @@
 //! of its first frame (the head) and the payloads of the frames that joined. While frames of one flow follow each other, each
 //! payload is moved down to the end of the one before, over headers and tags that nobody needs any more, so that the batch is
 //! one piece: the move costs a tenth of what the kernel takes to gather a piece of this size. When another flow lies in
-//! between, the payload stays where it is and is a piece of its own. The batch
-//! goes out through the [`Sink`] when a frame of its flow cannot join, when it is full or complete, or at
-//! [`Coalescer::flush`]. Order inside a flow holds by construction: a frame joins only the one open batch of its flow, and
-//! a frame that cannot join sends that batch off first.
+//! between, the payload stays where it is and is a piece of its own. The batch goes out through the [`Sink`] when a frame of its
+//! flow cannot join, when it is full or complete, or at [`Coalescer::flush`]. Order inside a flow holds by construction: a frame
+//! joins only the one open batch of its flow, and a frame that cannot join sends that batch off first.
 //!
 //! The rule for joining is that cutting the super-frame up again gives the same frames, byte for byte. The one exception
 //! is the identification of atomic IPv4 packets (RFC 6864 section 4.1), which may be constant; the kernel's GRO makes it too.
@@ -64,8 +63,6 @@ pub struct Emit<'a> {
     pub head: Range<usize>,
     /// Payloads that follow.
     pub tails: &'a [Piece],
-    /// Bytes of the whole write.
-    pub len: usize,
     /// How many frames this write is made of.
     pub frames: usize,
 }
@@ -162,16 +159,6 @@ impl Coalescer {
             open: 0,
             newest: None,
         }
-    }
-
-    /// Bytes of memory that a coalescer holds.
-    pub const fn memory() -> usize {
-        size_of::<Coalescer>() + size_of::<[Batch; FLOWS]>()
-    }
-
-    /// Batches that wait for [`Coalescer::flush`].
-    pub const fn open_batches(&self) -> usize {
-        self.open
     }
 
     /// Takes the Ethernet frame at `at`, in front of which ten bytes are free. Its bytes must stay where they are until the
@@ -465,9 +452,8 @@ impl Batch {
             csum_offset: layers.checksum_offset() as u16,
         };
         let tails = &self.pieces[..self.tails];
-        let len = vnet::LEN + layers.payload + self.payload;
         let head = with_header(arena, &self.head, &header);
-        out.emit(arena, Emit { head, tails, len, frames: self.frames });
+        out.emit(arena, Emit { head, tails, frames: self.frames });
     }
 }
 
@@ -484,8 +470,7 @@ fn emit_alone(arena: &mut [u8], at: Range<usize>, open: Option<&Transport>, out:
         None => VnetHeader::default(),
     };
     let head = with_header(arena, &at, &header);
-    let len = head.len();
-    out.emit(arena, Emit { head, tails: &[], len, frames: 1 });
+    out.emit(arena, Emit { head, tails: &[], frames: 1 });
 }
 
 /// Writes the virtio-net header right in front of a frame; the range of both.

@@ -56,11 +56,11 @@ impl Refusal {
 }
 
 impl Feature {
-    const ALL: [Feature; 4] = [Feature::IoUring, Feature::UdpSegment, Feature::UdpGro, Feature::TapUso];
+    const ALL: [Feature; 1] = [Feature::UdpSegment];
 }
 
 impl Place {
-    const ALL: [Place; 5] = [Place::TapRead, Place::TapWrite, Place::UdpReceive, Place::UdpSend, Place::Wait];
+    const ALL: [Place; 4] = [Place::TapRead, Place::TapWrite, Place::UdpReceive, Place::Wait];
 }
 
 fn read_suite(reader: &mut Reader) -> Result<Suite, DecodeError> {
