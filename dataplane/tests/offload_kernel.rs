@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +40,17 @@ impl Host {
         run("ip", &[address, &["tap0"]].concat());
         run("ip", &["route", "add", net, "dev", "tap0"]);
         run("ip", &["neigh", "add", peer, "lladdr", "02:00:00:00:00:01", "dev", "tap0"]);
-        Host { queue: tap.queues.remove(0).into(), flow }
+        let host = Host { queue: tap.queues.remove(0).into(), flow };
+        // The kernel does a part of it later, and drops what comes before.
+        eventually("the host takes what is sent to it", || host.is_local());
+        host
+    }
+
+    /// Whether the kernel has the route by which it takes frames for the host's address.
+    fn is_local(&self) -> bool {
+        let address = self.address().ip().to_string();
+        let asked = Command::new("ip").args(["route", "get", &address]).output().expect("ip runs");
+        asked.stdout.starts_with(b"local ")
     }
 
     fn address(&self) -> SocketAddr {
