@@ -198,6 +198,7 @@ impl IkeSa {
         let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
         self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk }, true);
         self.take_extras(&config, parts);
+        self.watch_nat();
         self.accept_first_child(ctx, sent.plan, &sent.offered, parts, nonces);
         ctx.act(Action::Established { initial_contact: parts.has(NotifyType::INITIAL_CONTACT) });
         Ok(())

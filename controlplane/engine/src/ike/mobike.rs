@@ -123,7 +123,7 @@ impl IkeSa {
                 let refused = parts.has(NotifyType::UNACCEPTABLE_ADDRESSES) || parts.has(NotifyType::UNEXPECTED_NAT_DETECTED);
                 let nat = nat::detect((self.spis.initiator, self.spis.responder), &self.path, parts.notifies.iter());
                 if nat.supported && !refused {
-                    self.nat = nat;
+                    self.nat = nat.claiming(self.nat.claimed);
                 }
                 self.announce_path(ctx);
             }
@@ -165,7 +165,7 @@ impl IkeSa {
             self.path = self.reply_path;
             let nat = nat::detect(self.spi_pair(), &self.path, parts.notifies.iter());
             if nat.supported {
-                self.nat = nat;
+                self.nat = nat.claiming(self.nat.claimed);
             }
             if let Some(session) = self.session_mut() {
                 session.want(Task::CheckRoute);
@@ -178,10 +178,22 @@ impl IkeSa {
         answer
     }
 
+    /// Whether a NAT is on our side that might change its mind, and it is our business to notice (§3.8).
+    fn watches_nat(&self) -> bool {
+        self.features.mobike && self.is_initiator() && self.nat.here
+    }
+
+    /// Learns at once how the peer sees us, to compare with what it says later: the mapping of port 500 was another one.
+    pub(super) fn watch_nat(&mut self) {
+        let watches = self.watches_nat();
+        if let Some(session) = self.session_mut().filter(|_| watches) {
+            session.want(Task::Liveness);
+        }
+    }
+
     /// A sign of life is asked for together with how the peer sees us, where a NAT might have changed its mind.
     pub(super) fn liveness_payloads(&self) -> Vec<Payload> {
-        let watches_nat = self.features.mobike && self.is_initiator() && self.nat.here;
-        if watches_nat { self.detection(&self.path).into() } else { Vec::new() }
+        if self.watches_nat() { self.detection(&self.path).into() } else { Vec::new() }
     }
 
     pub(super) fn on_liveness_answer(&mut self, parts: &Parts) {

@@ -62,12 +62,19 @@ pub struct NatStatus {
     pub here: bool,
     /// The peer's address is not what it believes.
     pub there: bool,
+    /// We claimed a NAT where there may be none, so the peer behaves as if there were one.
+    pub claimed: bool,
 }
 
 impl NatStatus {
     /// Whether ESP has to go in UDP.
     pub fn is_between(&self) -> bool {
-        self.here || self.there
+        self.here || self.there || self.claimed
+    }
+
+    /// With our own claim, which only a peer that takes part in the detection has heard.
+    pub(super) fn claiming(self, claim: bool) -> NatStatus {
+        NatStatus { claimed: claim && self.supported, ..self }
     }
 }
 
@@ -110,6 +117,7 @@ pub(super) fn detect<'a>(spis: (IkeSpi, IkeSpi), path: &Path, notifies: impl Ite
         supported: source.is_some() && destination.is_some(),
         here: destination == Some(false),
         there: source == Some(false),
+        claimed: false,
     }
 }
 
@@ -138,7 +146,7 @@ mod tests {
     fn a_nat_is_found_on_the_side_where_it_is() {
         let sent = notifies(&detection(SPIS, &path("10.0.0.2:500", "192.0.2.1:500"), false));
         let status = |local, remote| detect(SPIS, &path(local, remote), sent.iter());
-        let is = |here, there| NatStatus { supported: true, here, there };
+        let is = |here, there| NatStatus { supported: true, here, there, claimed: false };
         assert_eq!(status("192.0.2.1:500", "10.0.0.2:500"), is(false, false));
         assert_eq!(status("192.0.2.1:500", "198.51.100.7:1024"), is(false, true));
         assert_eq!(status("10.9.9.9:500", "10.0.0.2:500"), is(true, false));

@@ -181,7 +181,7 @@ impl IkeSa {
             return Err(Incompatibility::NoIntermediate.into());
         }
         let spis = (self.spis.initiator, self.spis.responder);
-        self.nat = nat::detect(spis, &path, parts.notifies.iter());
+        self.nat = nat::detect(spis, &path, parts.notifies.iter()).claiming(config.force_encapsulation);
         if self.nat.supported && (self.nat.is_between() || config.mobike) {
             self.path = self.path.floated(ctx.shared.config.nat_port);
         }
@@ -292,7 +292,8 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
     let spis = IkeSpis { initiator: header.initiator_spi, responder: fresh_ike_spi(ctx.random) };
     let mut sa = IkeSa::new(ctx.now.instant, Role::Responder, spis, path);
     sa.features = features;
-    sa.nat = nat::detect((spis.initiator, IkeSpi::ZERO), &path, parts.notifies.iter());
+    let claims = candidates.force_encapsulation();
+    sa.nat = nat::detect((spis.initiator, IkeSpi::ZERO), &path, parts.notifies.iter()).claiming(claims);
     let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
     let mut payloads = vec![
         Payload::Sa(vec![choice.answer(ProtocolId::IKE, Vec::new())]),
@@ -300,7 +301,7 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
         Payload::Nonce(nonce_r.clone()),
     ];
     if sa.nat.supported {
-        payloads.extend(nat::detection((spis.initiator, spis.responder), &path, candidates_force(ctx, &path)));
+        payloads.extend(nat::detection((spis.initiator, spis.responder), &path, claims));
     }
     let requests = ctx.shared.directory.candidates(path.remote.ip()).certificate_requests();
     payloads.extend(auth::certificate_requests(requests));
@@ -316,11 +317,6 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
         Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, additional_done: 0, int_auth, cert_requests };
     sa.negotiate(ctx, handshake);
     Ok(sa)
-}
-
-/// Whether a NAT is to be claimed towards whoever may come from there.
-fn candidates_force(ctx: &Ctx, path: &Path) -> bool {
-    ctx.shared.directory.candidates(path.remote.ip()).force_encapsulation()
 }
 
 /// What both ends say that they can do, in requests and answers alike.

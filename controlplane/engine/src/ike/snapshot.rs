@@ -26,7 +26,7 @@ use super::sa::{IkeSa, SaId};
 use bytes::{In, Out};
 
 /// The first bytes, and the version of what follows.
-const MAGIC: &[u8; 8] = b"ADITIKE\x01";
+const MAGIC: &[u8; 8] = b"ADITIKE\x02";
 
 /// The monotonic clock, as a number that outlives the process.
 #[derive(Clone, Copy, Debug)]

@@ -5,5 +5,6 @@
 mod established;
 mod handshake;
 mod hostile;
+mod paths;
 mod simulation;
 mod support;

@@ -33,7 +33,7 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
     out.flag(sa.role == Role::Initiator);
     out.addr(sa.path.local);
     out.addr(sa.path.remote);
-    for flag in [sa.nat.supported, sa.nat.here, sa.nat.there] {
+    for flag in [sa.nat.supported, sa.nat.here, sa.nat.there, sa.nat.claimed] {
         out.flag(flag);
     }
     let Features { fragmentation, intermediate, ppk, adit, mobike } = sa.features;
@@ -88,7 +88,7 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<IkeSa> {
     let role = if input.flag()? { Role::Initiator } else { Role::Responder };
     let path = Path { local: input.addr()?, remote: input.addr()? };
     let mut sa = IkeSa::new(ctx.now.instant, role, spis, path);
-    sa.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()? };
+    sa.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()?, claimed: input.flag()? };
     sa.features = Features {
         fragmentation: input.flag()?,
         intermediate: input.flag()?,

@@ -78,8 +78,9 @@ pub struct World {
     flying: BinaryHeap<Reverse<(Instant, u64)>>,
     cargo: BTreeMap<u64, Datagram>,
     next: u64,
-    /// What has been done at this instant: without end it would never pass.
+    /// What has been done at this instant, and in all: without end time would never pass, or nothing ever be quiet.
     steps: (Instant, u32),
+    steps_total: u32,
     /// When everything between these two is lost.
     pub cut: bool,
     pub filter: Option<Filter>,
@@ -96,6 +97,8 @@ fn epoch() -> Instant {
 
 /// Steps at one instant that are still reasonable.
 const STEPS_MAX: u32 = 1000;
+/// Steps of one run that are still reasonable.
+const STEPS_TOTAL_MAX: u32 = 300_000;
 /// Certificates of the tests are valid around this time.
 pub const UNIX_START: u64 = 1_800_000_000;
 
@@ -112,6 +115,7 @@ impl World {
             cargo: BTreeMap::new(),
             next: 0,
             steps: (now, 0),
+            steps_total: 0,
             cut: false,
             filter: None,
             log: Vec::new(),
@@ -308,7 +312,9 @@ impl World {
     fn step(&mut self) {
         let now = self.now();
         self.steps = if self.steps.0 == now.instant { (now.instant, self.steps.1 + 1) } else { (now.instant, 0) };
-        assert!(self.steps.1 < STEPS_MAX, "a livelock at {:?}", self.elapsed());
+        self.steps_total += 1;
+        let endless = self.steps.1 >= STEPS_MAX || self.steps_total >= STEPS_TOTAL_MAX;
+        assert!(!endless, "a livelock at {:?}, after {} steps", self.elapsed(), self.steps_total);
         for index in 0..self.nodes.len() {
             let node = &mut self.nodes[index];
             if node.on && node.endpoint.poll_timeout().is_some_and(|at| at <= now.instant) {
