@@ -12,6 +12,7 @@ mod death;
 mod esp;
 mod gateway;
 mod handshake;
+mod kernel;
 mod life;
 mod peer;
 mod traffic;
@@ -163,7 +164,7 @@ fn compare(view: &View, sas: &[adit_bench::lab::interop::status::IkeSa]) -> Resu
     let [child] = children.as_slice() else { anyhow::bail!("{} Child SAs at strongSwan", children.len()) };
     let [one] = ours.children.as_slice() else { anyhow::bail!("{} Child SAs at Adit", ours.children.len()) };
     ensure!(child.is_installed() && (one.inbound.0, one.outbound.0) == (child.spi_out, child.spi_in), "{child:?}, {one:?}");
-    ensure!(one.is_sending && !one.esn && view.data.pairs() == 1, "{one:?}");
+    ensure!(one.is_sending && one.esn == child.esn && view.data.pairs() == 1, "{one:?}");
     ensure!(view.data.inbound.contains_key(&one.inbound) && view.data.outbound.iter().any(|sa| sa.keys.spi == one.outbound));
     for word in [&child.algorithms.key_exchange].into_iter().chain(&child.algorithms.additional) {
         ensure!(one.suite.contains(word.as_str()), "strongSwan has {word}, Adit {}", one.suite);

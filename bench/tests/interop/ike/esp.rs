@@ -1,12 +1,12 @@
-//! A data plane as small as can be: it does what the engine's events say, with an echo server behind it. ESP (RFC 4303) in UDP (RFC 3948) with
-//! AES-GCM (RFC 4106), sequence numbers of 32 bits, because strongSwan's own ESP has no others.
+//! A data plane as small as can be: it does what the engine's events say, with an echo server behind it. ESP (RFC 4303) in UDP
+//! (RFC 3948) with AES-GCM (RFC 4106). So few packets go through it that the high half of a sequence number is always zero.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use adit_engine::ike::{ChildKeys, Event, Path, Usage};
 use adit_proto::control::{PeerId, Spi};
-use adit_proto::esp::{CIPHERTEXT_AT, HEADER_LEN, Header};
+use adit_proto::esp::{CIPHERTEXT_AT, Header};
 use adit_proto::ike::AddressRange;
 use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};
 use anyhow::{Context, Result, ensure};
@@ -16,7 +16,9 @@ use super::traffic;
 
 const NEXT_HEADER_IPV4: u8 = 4;
 const IPV4_HEADER_LEN: usize = 20;
+const ICMP: u8 = 1;
 const UDP: u8 = 17;
+const ECHO_REQUEST: u8 = 8;
 
 #[derive(Default)]
 pub struct DataPlane {
@@ -96,7 +98,7 @@ impl DataPlane {
         let header = Header::parse(packet).context("a packet shorter than its header")?;
         let keys = self.inbound.get(&header.spi).with_context(|| format!("no inbound SA {:08x}", header.spi.0))?;
         let mut inner = packet.get(CIPHERTEXT_AT..).context("no ciphertext")?.to_vec();
-        let opened = key(keys)?.open_in_place(nonce(keys, header.iv), Aad::from(&packet[..HEADER_LEN]), &mut inner);
+        let opened = key(keys)?.open_in_place(nonce(keys, header.iv), Aad::from(aad(keys, &header)), &mut inner);
         let opened = opened.ok().with_context(|| format!("a packet of {:08x} with another key", header.spi.0))?;
         let usage = self.usage.entry(header.spi).or_default();
         usage.inbound_packets += 1;
@@ -108,13 +110,22 @@ impl DataPlane {
         Ok(inner)
     }
 
-    /// The datagram as an echo server would send it back, sealed. Checksums stay right: the sum is the same.
+    /// The packet as an echo server, or a pinged host, would send it back, sealed.
     fn answer(&mut self, mut inner: Vec<u8>) -> Result<(SocketAddr, Vec<u8>)> {
-        ensure!(inner.len() >= IPV4_HEADER_LEN + 8 && inner[0] == 0x45 && inner[9] == UDP, "no UDP: {inner:02x?}");
-        ensure!(inner[IPV4_HEADER_LEN + 2..][..2] == traffic::PORT.to_be_bytes(), "not for the echo server: {inner:02x?}");
-        let (addresses, ports) = inner[12..IPV4_HEADER_LEN + 4].split_at_mut(8);
-        addresses.rotate_left(4);
-        ports.rotate_left(2);
+        ensure!(inner.len() >= IPV4_HEADER_LEN + 8 && inner[0] == 0x45, "no IPv4 without options: {inner:02x?}");
+        inner[12..IPV4_HEADER_LEN].rotate_left(4);
+        let (protocol, inside) = (inner[9], &mut inner[IPV4_HEADER_LEN..]);
+        match (protocol, inside[0]) {
+            // Checksums stay right: the sums are the same.
+            (UDP, _) if inside[2..4] == traffic::PORT.to_be_bytes() => inside[..4].rotate_left(2),
+            (ICMP, ECHO_REQUEST) => {
+                inside[0] = 0;
+                // RFC 1624: the checksum follows the change of the type.
+                let sum = u32::from(u16::from_be_bytes([inside[2], inside[3]])) + (u32::from(ECHO_REQUEST) << 8);
+                inside[2..4].copy_from_slice(&((sum + (sum >> 16)) as u16).to_be_bytes());
+            }
+            _ => anyhow::bail!("neither a ping nor for the echo server: {inner:02x?}"),
+        }
         self.seal(inner)
     }
 
@@ -130,7 +141,7 @@ impl DataPlane {
         let header = Header::for_seq(sa.keys.spi, sa.sequence);
         header.write(&mut packet);
         let sealed =
-            key(&sa.keys)?.seal_in_place_append_tag(nonce(&sa.keys, header.iv), Aad::from(&packet[..HEADER_LEN]), &mut inner);
+            key(&sa.keys)?.seal_in_place_append_tag(nonce(&sa.keys, header.iv), Aad::from(aad(&sa.keys, &header)), &mut inner);
         sealed.ok().context("cannot seal")?;
         debug_assert!(inner.len() >= TAG_LEN);
         let (path, _) = self.paths.get(&sa.keys.peer).context("no path")?;
@@ -143,7 +154,6 @@ fn contains(range: &AddressRange, address: Ipv4Addr) -> bool {
 }
 
 fn key(keys: &ChildKeys) -> Result<LessSafeKey> {
-    ensure!(!keys.esn, "strongSwan's own ESP has no ESN");
     let algorithm = match keys.suite {
         Suite::Aes128Gcm => &AES_128_GCM,
         Suite::Aes256Gcm => &AES_256_GCM,
@@ -151,6 +161,12 @@ fn key(keys: &ChildKeys) -> Result<LessSafeKey> {
     };
     let key = UnboundKey::new(algorithm, &keys.key.key[..keys.suite.key_len()]).ok().context("a key of the wrong length")?;
     Ok(LessSafeKey::new(key))
+}
+
+/// SPI and sequence number; an extended one has its high half between them, here zero (RFC 4106 §5).
+fn aad(keys: &ChildKeys, header: &Header) -> Vec<u8> {
+    let high: &[u8] = if keys.esn { &[0; 4] } else { &[] };
+    [&header.spi.0.to_be_bytes(), high, &header.seq_lo.to_be_bytes()].concat()
 }
 
 fn nonce(keys: &ChildKeys, iv: [u8; 8]) -> Nonce {

@@ -48,6 +48,9 @@ pub struct View {
     vault: Vec<u8>,
     /// Nothing comes in or goes out.
     pub cut: bool,
+    /// Of a hundred IKE datagrams in either direction so many are lost, by the numbers of a fixed seed.
+    pub loss: u32,
+    dice: u32,
     started: Instant,
 }
 
@@ -65,7 +68,7 @@ impl Gateway {
         let started = Instant::now();
         endpoint.set_peer(now(), PEER, peer.clone())?;
         let (data, events, vault) = (DataPlane::default(), Vec::new(), Vec::new());
-        let view = View { endpoint, gateway: config, config: peer, data, events, vault, cut: false, started };
+        let view = View { endpoint, gateway: config, config: peer, data, events, vault, cut: false, loss: 0, dice: 1, started };
         let inside = Arc::new(Inside {
             sockets: addresses.map(bind).into_iter().collect::<Result<_>>()?,
             view: Mutex::new(view),
@@ -168,6 +171,11 @@ impl View {
         self.endpoint.status(PEER).expect("the only peer")
     }
 
+    fn is_lost(&mut self) -> bool {
+        self.dice = self.dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (self.dice >> 16) % 100 < self.loss
+    }
+
     fn clock(&self) -> BootClock {
         let boot = self.started.elapsed().as_millis() + 1000;
         BootClock::new(Instant::now(), u64::try_from(boot).expect("a short test"))
@@ -215,6 +223,7 @@ impl Inside {
                 }
             }
             Kind::Keepalive => {}
+            _ if view.is_lost() => {}
             _ => view.endpoint.handle_message(now(), path, payload),
         }
     }
@@ -229,7 +238,7 @@ impl Inside {
             view.vault = view.endpoint.snapshot(view.clock()).to_vec();
         }
         while let Some(transmit) = view.endpoint.poll_transmit() {
-            if !view.cut {
+            if !view.cut && !view.is_lost() {
                 self.send(transmit.local, transmit.remote, &transmit.payload);
             }
         }

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_bench::lab::interop::Release::{self, Swan5, Swan6};
-use adit_bench::lab::interop::config::Child;
+use adit_bench::lab::interop::config::{Child, Retransmit};
+use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, LINK, Proof, Site};
 use adit_engine::crypto::KeyExchangeMethod::{EcpP384, MlKem768, X25519};
-use adit_engine::ike::{Cause, ChildConfig, ChildProposal, ConnectionState, Event, Lifetime};
+use adit_engine::ike::{Cause, ChildConfig, ChildProposal, ConnectionState, EndpointConfig, Event, Lifetime, Retransmission};
 use adit_proto::ike::{AddressRange, IpSelector};
 use anyhow::{Context, Result, ensure};
 
@@ -103,6 +104,31 @@ fn both_ends_rekey_at_once_and_one_sa_stays() -> Result<()> {
             }
             Ok(())
         })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_quarter_of_all_messages_is_lost_and_no_packet() -> Result<()> {
+    let retransmission = Retransmission { first: Duration::from_millis(100), max: Duration::from_millis(400), tries: 40 };
+    for release in Release::ALL {
+        let config = EndpointConfig { retransmission, datagram_max: 400, ..EndpointConfig::default() };
+        let pair = Pair::with(release, Proof::Certificates(KeyKind::EcdsaP256), config, |config, swan| {
+            swan.daemon.retransmit = Some(Retransmit { timeout: Duration::from_millis(150), base: 1.05, tries: 40 });
+            swan.daemon.fragment_size = Some(400);
+            if release == Swan6 {
+                config.proposals = vec![peer::hybrid()];
+                let additional = vec![vec![Some(MlKem768)]];
+                config.children[0].proposals = vec![ChildProposal { key_exchanges: vec![X25519], additional, ..peer::esp() }];
+                swan.connections[0].proposals = vec!["aes256gcm16-prfsha384-x25519-ke1_mlkem768".to_owned()];
+                swan.connections[0].children[0].proposals = vec!["aes256gcm16-x25519-ke1_mlkem768".to_owned()];
+            }
+        })?;
+        pair.adit.with(|view| view.loss = 25);
+        pair.accept().with_context(|| format!("{release:?}"))?;
+        rekey_all(&pair).with_context(|| format!("{release:?}"))?;
+        let counters = pair.adit.with(|view| view.endpoint.counters());
+        ensure!(counters.retransmissions > 0 && counters.repeated_requests > 0, "{counters:?}");
     }
     Ok(())
 }
