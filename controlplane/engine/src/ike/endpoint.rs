@@ -29,6 +29,9 @@ use super::timer::Timers;
 
 pub use commands::{CommandError, Refusal};
 
+/// How often in one call something may follow at once from what was due.
+const ROUNDS_MAX: u32 = 8;
+
 /// SHA-256 of an IKE_SA_INIT request, which tells a repetition from a new one (RFC 7296 §2.1).
 type InitDigest = [u8; 32];
 
@@ -115,12 +118,19 @@ impl Endpoint {
 
     /// To be called when the time of [`Endpoint::poll_timeout`] has come; earlier does no harm.
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some(timer) = self.timers.pop_due(now.instant) {
-            match timer {
-                Timer::Sa(id) => self.run(now, id, |sa, ctx| sa.on_timeout(ctx)),
-                Timer::Peer(peer) => self.try_again(now, peer),
+        for _ in 0..ROUNDS_MAX {
+            let due = self.timers.take_due(now.instant);
+            if due.is_empty() {
+                return;
+            }
+            for timer in due {
+                match timer {
+                    Timer::Sa(id) => self.run(now, id, |sa, ctx| sa.on_timeout(ctx)),
+                    Timer::Peer(peer) => self.try_again(now, peer),
+                }
             }
         }
+        debug_assert!(self.timers.next().is_none_or(|next| next > now.instant), "something is due for ever");
     }
 
     /// The next event; see [`Event`] for what has to be done before the next datagram is sent.

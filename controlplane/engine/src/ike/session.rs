@@ -186,10 +186,7 @@ impl Session {
         if self.heir.is_some() || self.silent_until.is_some_and(|until| until > now) {
             return None;
         }
-        if self.resume_at.is_some_and(|at| at <= now) {
-            self.resume_at = None;
-        }
-        let waits = self.resume_at.is_some();
+        let waits = self.resume_at.is_some_and(|at| at > now);
         let index = self.tasks.iter().position(|task| !(waits && task.creates()))?;
         self.tasks.remove(index)
     }

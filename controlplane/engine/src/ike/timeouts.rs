@@ -125,6 +125,7 @@ impl IkeSa {
         let Stage::Established(session) = &mut self.stage else { return };
         session.end_lingering(ctx);
         session.silent_until = session.silent_until.filter(|until| *until > now);
+        session.resume_at = session.resume_at.filter(|at| *at > now);
         session.expire_pending(ctx);
         let delete: Vec<Payload> = vec![Delete::ike().into()];
         if session.heir.is_some_and(|(_, since)| since + REPLACED_PATIENCE <= now) {

@@ -34,15 +34,15 @@ impl<K: Ord + Copy> Timers<K> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Removes and returns a key whose deadline is not after `now`, the earliest first.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<K> {
-        let (at, key) = *self.due.first()?;
-        if at > now {
-            return None;
+    /// Removes and returns the keys whose deadlines are not after `now`, the earliest first.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<K> {
+        let mut keys = Vec::new();
+        while let Some((_, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
+            self.due.pop_first();
+            self.of.remove(&key);
+            keys.push(key);
         }
-        self.due.pop_first();
-        self.of.remove(&key);
-        Some(key)
+        keys
     }
 }
 
