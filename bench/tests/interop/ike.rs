@@ -55,7 +55,7 @@ impl Pair {
         let mut config = peer::config(Site::A, &a.connections[0])?;
         change(&mut config, &mut b);
         let swan = StrongSwan::start(&sites.b, release, &b)?;
-        let adit = Gateway::start(&sites.a, Site::A, endpoint, config)?;
+        let adit = Gateway::start(&sites.a, endpoint, config)?;
         Ok(Pair { sites, adit, swan })
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use adit_bench::lab::interop::sites::{LINK, Site};
+use adit_bench::lab::interop::sites::LINK;
 use adit_bench::netns::Netns;
 use adit_engine::ike::{BootClock, Endpoint, EndpointConfig, Event, IKE_PORT, Now, Path, PeerConfig, PeerId, PeerStatus};
 use adit_proto::demux::{Kind, classify};
@@ -55,7 +55,7 @@ pub struct View {
 }
 
 impl Gateway {
-    pub fn start(netns: &Netns, site: Site, config: EndpointConfig, peer: PeerConfig) -> Result<Gateway> {
+    pub fn start(netns: &Netns, config: EndpointConfig, peer: PeerConfig) -> Result<Gateway> {
         let bind = |address: SocketAddr| -> Result<UdpSocket> {
             let socket = netns.enter(|| UdpSocket::bind(address)).with_context(|| format!("cannot bind {address}"))?;
             socket.set_read_timeout(Some(TICK))?;
@@ -63,7 +63,8 @@ impl Gateway {
         };
         let other = SocketAddr::from((OTHER_ADDRESS, NAT_PORT));
         netns.address(LINK, &format!("{OTHER_ADDRESS}/24"))?;
-        let addresses = [(site.outer(), IKE_PORT).into(), (site.outer(), NAT_PORT).into(), other];
+        let local = peer.local.context("the address of the gateway")?.ip();
+        let addresses = [SocketAddr::new(local, IKE_PORT), SocketAddr::new(local, NAT_PORT), other];
         let mut endpoint = fresh_endpoint(&config);
         let started = Instant::now();
         endpoint.set_peer(now(), PEER, peer.clone())?;

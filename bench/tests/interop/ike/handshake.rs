@@ -1,12 +1,12 @@
 //! The first exchanges: who begins, by what both ends prove themselves, which algorithms and key exchanges they agree on.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use adit_bench::lab::interop::Release::{self, Swan5, Swan6};
 use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site};
 use adit_engine::crypto::KeyExchangeMethod::{EcpP256, EcpP384, MlKem512, MlKem768, MlKem1024, X25519};
-use adit_engine::ike::{ChildProposal, EndpointConfig, IkeProposal, Limits, PeerConfig};
+use adit_engine::ike::{ChildProposal, EndpointConfig, IKE_PORT, IkeProposal, Limits, PeerConfig};
 use anyhow::{Context, Result, ensure};
 
 use super::gateway::{PEER, fresh_endpoint, now};
@@ -42,6 +42,19 @@ fn adit_begins_on_the_port_of_nat_traversal() -> Result<()> {
     })?;
     pair.connect()?;
     pair.check()
+}
+
+#[test]
+fn ipv6_is_between_the_ends() -> Result<()> {
+    for release in Release::ALL {
+        from_both_ends(release, Proof::Psk, |config, swan| {
+            let [ours, theirs] = [Site::A, Site::B].map(|site| IpAddr::V6(site.outer6()));
+            config.local = Some(SocketAddr::new(ours, IKE_PORT));
+            config.remote = Some(SocketAddr::new(theirs, IKE_PORT));
+            (swan.connections[0].local_address, swan.connections[0].remote_address) = (Some(theirs), Some(ours));
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

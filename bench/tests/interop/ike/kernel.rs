@@ -26,7 +26,7 @@ fn a_claimed_nat_and_extended_sequence_numbers_reach_the_esp_of_a_kernel() -> Re
     let swan = StrongSwan::start_in(&guest, &b)?;
     let mut config = peer::config(Site::A, &a.connections[0])?;
     config.force_encapsulation = true;
-    let adit = Gateway::start(&near, Site::A, EndpointConfig::default(), config)?;
+    let adit = Gateway::start(&near, EndpointConfig::default(), config)?;
     let check = || -> Result<()> {
         adit.wait_for("a connection with a Child SA", SOON, |view| {
             (view.status().state == ConnectionState::Established && view.data.pairs() == 1).then_some(())
