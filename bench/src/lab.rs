@@ -18,7 +18,7 @@ pub mod tagger;
 pub mod traffic;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -68,6 +68,9 @@ pub struct LabOptions {
     pub flood_pps: Option<u32>,
     /// Whether inner checksums may stay open between the gateways; the program's own choice when left out.
     pub defer_checksums: Option<bool>,
+    /// Keys by IKE with a preshared key instead of a static key: what stands in the peer's block `ike` beside `psk_file`, such as
+    /// `role: responder`. One for each gateway; the last entry holds for the rest, and with none there is no IKE.
+    pub ike: Vec<String>,
 }
 
 impl Default for LabOptions {
@@ -84,6 +87,7 @@ impl Default for LabOptions {
             outer_ipv6: false,
             flood_pps: None,
             defer_checksums: None,
+            ike: Vec::new(),
         }
     }
 }
@@ -374,9 +378,19 @@ fn write_keys(dir: &Path, names: &[&str], suite: &str) -> Result<()> {
             let file = key_file(dir, one, other);
             let output = Command::new(binary("adit")?).args(["keygen", "--suite", suite, "-o"]).arg(&file).output()?;
             ensure!(output.status.success(), "adit keygen failed: {}", String::from_utf8_lossy(&output.stderr));
+            // The same secret as text.
+            let secret = fs::read_to_string(&file)?;
+            let secret = secret.lines().find_map(|line| line.strip_prefix("secret: ")).context("a line with the secret")?;
+            let mut psk = File::options().write(true).create_new(true).mode(0o600).open(psk_file(&file))?;
+            psk.write_all(secret.as_bytes())?;
         }
     }
     Ok(())
+}
+
+/// The preshared key for IKE beside the static key of a pair.
+fn psk_file(key_file: &Path) -> PathBuf {
+    key_file.with_extension("psk")
 }
 
 fn outer(number: u8, ipv6: bool) -> IpAddr {
@@ -396,11 +410,12 @@ fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path
         .map(|peer| {
             let endpoint = std::net::SocketAddr::new(outer(peer as u8, options.outer_ipv6), PORT);
             let key = key_file(dir, name, names[peer - 1]);
-            format!(
-                "  - {{ name: {}, endpoint: \"{endpoint}\", static_key_file: {}{lanes}{defer} }}\n",
-                names[peer - 1],
-                key.display()
-            )
+            let keys = match options.ike.get(number - 1).or(options.ike.last()) {
+                None => format!("static_key_file: {}", key.display()),
+                Some(more) if more.is_empty() => format!("ike: {{ psk_file: {} }}", psk_file(&key).display()),
+                Some(more) => format!("ike: {{ psk_file: {}, {more} }}", psk_file(&key).display()),
+            };
+            format!("  - {{ name: {}, endpoint: \"{endpoint}\", {keys}{lanes}{defer} }}\n", names[peer - 1])
         })
         .collect();
     let flood = options.flood_pps.map(|pps| format!("forwarding: {{ flood_pps: {pps} }}\n")).unwrap_or_default();

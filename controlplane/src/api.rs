@@ -1,7 +1,8 @@
 //! The API: `GET /v1/status` and `GET /metrics` over a Unix socket that only our user reaches, `GET /metrics` over TCP where
-//! the configuration says so. It reads; nothing can be changed through it.
+//! the configuration says so. What is ordered over it ([`peers`]) goes to the loop of the gateway.
 
 pub mod client;
+mod peers;
 pub mod types;
 
 use std::io;
@@ -18,10 +19,12 @@ use prometheus::Registry;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::metrics;
+use crate::runtime::Request;
 use crate::view::View;
 
 /// Connections that may wait to be accepted.
@@ -75,10 +78,10 @@ impl Doors {
     ///
     /// # Errors
     /// The metrics contradict each other.
-    pub fn serve(self, view: &Arc<View>) -> anyhow::Result<Servers> {
+    pub fn serve(self, view: &Arc<View>, requests: &mpsc::Sender<Request>) -> anyhow::Result<Servers> {
         let registry = metrics::registry(view.clone()).context("describing the metrics")?;
         let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry);
-        let all = page.clone().route("/v1/status", get(status).with_state(view.clone()));
+        let all = page.clone().route("/v1/status", get(status).with_state(view.clone())).merge(peers::routes(requests.clone()));
         // The tasks end when the set is dropped.
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {

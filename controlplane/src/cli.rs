@@ -10,8 +10,9 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::api::client;
+use crate::api::client::{self, Gateway};
 use crate::config::{Config, Machine, default_runtime_dir};
+use crate::explain;
 use crate::private;
 use crate::runtime::{self, Options};
 use crate::static_key::Secret;
@@ -38,12 +39,28 @@ enum Command {
     },
     /// Shows how a running gateway does
     Status {
-        /// The configuration file of the gateway
-        #[arg(short, long, value_name = "FILE", conflicts_with = "name")]
-        config: Option<PathBuf>,
-        /// The name of a gateway that runs in the usual directory, /run/adit/NAME
+        #[command(flatten)]
+        of: Of,
+        /// As JSON, for programs
         #[arg(long)]
-        name: Option<String>,
+        json: bool,
+    },
+    /// Connects to a peer by IKE, and again whenever the connection is lost
+    Connect(OfPeer),
+    /// Closes the connection to a peer, and does not connect again
+    Disconnect(OfPeer),
+    /// Replaces the keys with a peer now
+    Rekey {
+        #[command(flatten)]
+        of: OfPeer,
+        /// Those of the IKE SA instead of those of the traffic
+        #[arg(long)]
+        ike: bool,
+    },
+    /// Says why the last negotiation with a peer came to nothing, and what to change
+    Explain {
+        #[command(flatten)]
+        of: OfPeer,
         /// As JSON, for programs
         #[arg(long)]
         json: bool,
@@ -62,6 +79,26 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+}
+
+/// Which gateway.
+#[derive(Debug, clap::Args)]
+struct Of {
+    /// The configuration file of the gateway
+    #[arg(short, long, value_name = "FILE", conflicts_with = "name")]
+    config: Option<PathBuf>,
+    /// The name of a gateway that runs in the usual directory, /run/adit/NAME
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// Which peer of which gateway.
+#[derive(Debug, clap::Args)]
+struct OfPeer {
+    /// The peer's name in the configuration
+    peer: String,
+    #[command(flatten)]
+    of: Of,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,7 +129,11 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane }),
-        Command::Status { config, name, json } => show_status(config.as_deref(), name, json),
+        Command::Status { of, json } => show_status(of, json),
+        Command::Connect(of) => order(of, "connect"),
+        Command::Disconnect(of) => order(of, "disconnect"),
+        Command::Rekey { of, ike } => order(of, if ike { "rekey-ike" } else { "rekey" }),
+        Command::Explain { of, json } => explain(of, json),
         Command::Keygen { suite, output } => keygen(suite, output.as_deref()),
         Command::Config { command: ConfigCommand::Check { file } } => {
             let config = Config::load(&file, &Machine::here())?;
@@ -122,27 +163,40 @@ fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
     runtime.block_on(runtime::run(config, options))
 }
 
-fn show_status(file: Option<&Path>, name: Option<String>, json: bool) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (socket, name, start) = match (file, name) {
-        (Some(file), _) => {
-            let config = Config::load(file, &Machine::here()).map_err(|problems| {
-                let error = anyhow::Error::from(problems);
-                let hint = "adit status reads the configuration and asks the gateway, which the user that runs it can, and root";
-                if rustix::process::geteuid().is_root() { error } else { error.context(hint) }
-            })?;
-            (config.api_socket(), config.name, format!("adit run -c {}", file.display()))
-        }
-        (None, name) => {
-            let name = match name {
-                Some(name) => name,
-                None => runtime.block_on(client::only_gateway(&default_runtime_dir("")))?,
-            };
-            (client::usual_socket(&name), name, "adit run -c FILE".to_owned())
-        }
+fn asking() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// The gateway that is meant.
+async fn gateway(of: Of) -> anyhow::Result<Gateway> {
+    if let Some(file) = of.config {
+        let config = Config::load(&file, &Machine::here()).map_err(|problems| {
+            let error = anyhow::Error::from(problems);
+            let hint = "this command reads the configuration and asks the gateway, which the user that runs it can, and root";
+            if rustix::process::geteuid().is_root() { error } else { error.context(hint) }
+        })?;
+        let start = format!("adit run -c {}", file.display());
+        return Ok(Gateway { socket: config.api_socket(), name: config.name, start });
+    }
+    let name = match of.name {
+        Some(name) => name,
+        None => client::only_gateway(&default_runtime_dir("")).await?,
     };
-    let status = runtime.block_on(client::status(&socket, &name, &start))?;
+    Ok(Gateway { socket: client::usual_socket(&name), name, start: "adit run -c FILE".to_owned() })
+}
+
+fn show_status(of: Of, json: bool) -> anyhow::Result<()> {
+    let status = asking()?.block_on(async { gateway(of).await?.status().await })?;
     print(&if json { serde_json::to_string_pretty(&status)? + "\n" } else { status::report(&status) })
+}
+
+fn order(of: OfPeer, order: &str) -> anyhow::Result<()> {
+    asking()?.block_on(async { gateway(of.of).await?.order(&of.peer, order).await })
+}
+
+fn explain(of: OfPeer, json: bool) -> anyhow::Result<()> {
+    let told = asking()?.block_on(async { gateway(of.of).await?.explain(&of.peer).await })?;
+    print(&if json { serde_json::to_string_pretty(&told)? + "\n" } else { explain::report(&told) })
 }
 
 /// Prints to standard output. A reader that has gone away is no fault.

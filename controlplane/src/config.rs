@@ -2,7 +2,9 @@
 //! found) → [`Config`] (nothing left to doubt). [`show`] writes a `Config` back as YAML, with every default filled in.
 
 mod check;
+pub mod ike;
 mod problem;
+mod proposal;
 mod raw;
 mod show;
 
@@ -37,6 +39,7 @@ pub struct Config {
     pub underlay_mtu: u16,
     pub dataplane: Dataplane,
     pub forwarding: Forwarding,
+    pub ike: ike::Ike,
     pub peers: Vec<Peer>,
     pub metrics_listen: Option<SocketAddr>,
     pub runtime_dir: PathBuf,
@@ -136,12 +139,42 @@ pub struct Forwarding {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     pub name: String,
-    pub endpoint: SocketAddr,
-    pub key_file: PathBuf,
-    pub secret: Secret,
-    /// SAs in each direction; the same number at both ends.
+    /// Where it receives. Only a peer that comes to us by IKE may do without.
+    pub endpoint: Option<SocketAddr>,
+    pub keys: Keys,
+    /// SAs in each direction. With a static key, the same number at both ends; with IKE, the most that we ask for.
     pub lanes: u16,
     pub defer_checksums: bool,
+}
+
+/// Where the keys of a peer's SAs come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Keys {
+    Static { file: PathBuf, secret: Secret },
+    Ike(Box<ike::PeerIke>),
+}
+
+impl Peer {
+    /// The static key, if the peer has one.
+    pub fn secret(&self) -> Option<&Secret> {
+        match &self.keys {
+            Keys::Static { secret, .. } => Some(secret),
+            Keys::Ike(_) => None,
+        }
+    }
+
+    /// What IKE agrees on, if it is to make the keys.
+    pub fn ike(&self) -> Option<&ike::PeerIke> {
+        match &self.keys {
+            Keys::Static { .. } => None,
+            Keys::Ike(ike) => Some(ike),
+        }
+    }
+
+    /// Its address, for people.
+    pub fn endpoint_text(&self) -> String {
+        self.endpoint.map_or_else(|| "any".to_owned(), |endpoint| endpoint.to_string())
+    }
 }
 
 /// Facts about the machine that a configuration is judged against.
@@ -280,7 +313,13 @@ impl fmt::Display for Config {
         writeln!(f, "{} workers{cores}, I/O {}, crypto {}", dataplane.workers, dataplane.io.name(), dataplane.crypto.name())?;
         writeln!(f, "{} pinned addresses, {} learned at most", forwarding.pinned.len(), forwarding.max_entries)?;
         for peer in &self.peers {
-            writeln!(f, "peer {} at {}, {} lanes of {}", peer.name, peer.endpoint, peer.lanes, peer.secret.suite())?;
+            let at = peer.endpoint_text();
+            match &peer.keys {
+                Keys::Static { secret, .. } => {
+                    writeln!(f, "peer {} at {at}, {} lanes of {}", peer.name, peer.lanes, secret.suite())?
+                }
+                Keys::Ike(ike) => writeln!(f, "peer {} at {at}, by IKE as {} ({})", peer.name, ike.id, ike.role.name())?,
+            }
         }
         if let Some(listen) = self.metrics_listen {
             writeln!(f, "metrics on http://{listen}/metrics")?;

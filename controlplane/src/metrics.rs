@@ -194,8 +194,15 @@ impl Gateway {
         let info = view.info();
         let up = f64::from(u8::from(info.is_some()));
         let peers = view.config.peers.iter().map(|peer| {
-            let endpoint = peer.endpoint.to_string();
-            gauge(&[("endpoint", &endpoint), ("peer", &peer.name), ("suite", peer.secret.suite().name())], 1.0)
+            let endpoint = peer.endpoint_text();
+            gauge(
+                &[
+                    ("endpoint", &endpoint),
+                    ("peer", &peer.name),
+                    ("suite", peer.secret().map_or("ike", |secret| secret.suite().name())),
+                ],
+                1.0,
+            )
         });
         let planes = info.iter().map(|info| {
             let pairs = [

@@ -128,8 +128,6 @@ impl Memory {
 /// What has to be done.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// The id of every peer of the configuration.
-    pub ids: Vec<PeerId>,
     /// Who has which id, those among them that have to go.
     pub peers: Peers,
     /// Removals, then peers, each with the worker that it is for. In this order.
@@ -165,19 +163,27 @@ impl<'a> Known<'a> {
 }
 
 /// Compares what is wanted with what is there.
-pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Changes {
+///
+/// `ids` are those of the peers of the configuration; SAs that `owned` knows are somebody else's business, and stay.
+pub fn changes(
+    config: &Config,
+    wanted: &[WantedSa],
+    live: &[(u16, LiveSa)],
+    memory: &Memory,
+    ids: &[PeerId],
+    owned: impl Fn(&LiveSa) -> bool,
+) -> Changes {
     let workers = 0..config.dataplane.workers;
     let known = Known::new(live, memory);
-    let mut changes = Changes { ids: peer_ids(config, wanted, &known), ..Changes::default() };
-    changes.peers = memory.peers().collect();
-    changes.peers.extend(changes.ids.iter().zip(&config.peers).map(|(id, peer)| (*id, tag(&peer.name))));
+    let mut changes = Changes { peers: memory.peers().collect(), ..Changes::default() };
+    changes.peers.extend(ids.iter().zip(&config.peers).map(|(id, peer)| (*id, tag(&peer.name))));
     let every = |command: Command| workers.clone().map(move |worker| (worker, command.clone()));
 
-    let named = |want: &WantedSa| (want.direction as u8, want.spi, changes.ids[want.peer]);
+    let named = |want: &WantedSa| (want.direction as u8, want.spi, ids[want.peer]);
     let places: BTreeMap<(u8, Spi, PeerId), usize> =
         wanted.iter().enumerate().map(|(place, want)| (named(want), place)).collect();
     let mut kept = BTreeSet::new();
-    for (worker, sa) in live {
+    for (worker, sa) in live.iter().filter(|(_, sa)| !owned(sa)) {
         let place = places.get(&(sa.direction as u8, sa.spi, sa.peer)).copied();
         let place = place.filter(|place| fits(config, &wanted[*place], *worker, sa, &known));
         match place.filter(|place| kept.insert(*place)) {
@@ -187,10 +193,10 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
     }
     changes.install = (0..wanted.len()).filter(|place| !kept.contains(place)).collect();
 
-    let ids: BTreeSet<PeerId> = changes.ids.iter().copied().collect();
+    let known_ids: BTreeSet<PeerId> = ids.iter().copied().collect();
     let old: BTreeSet<PeerId> =
         memory.peers.iter().map(|peer| PeerId(peer.id)).chain(live.iter().map(|(_, sa)| sa.peer)).collect();
-    for peer in old.difference(&ids) {
+    for peer in old.difference(&known_ids) {
         changes.before.extend(every(Command::PeerRemove { peer: *peer }));
     }
     let wanted_pins: BTreeSet<Mac> = config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect();
@@ -198,16 +204,19 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
         changes.before.extend(every(Command::FdbUnpin { mac: *mac }));
     }
     for (index, peer) in config.peers.iter().enumerate() {
+        // Where a peer of IKE is, its messages say.
+        let Some(endpoint) = peer.endpoint.filter(|_| peer.secret().is_some()) else { continue };
         changes.before.extend(every(Command::PeerSet {
-            peer: changes.ids[index],
+            peer: ids[index],
             tag: tag(&peer.name),
-            endpoint: peer.endpoint,
+            endpoint,
             path_mtu: config.underlay_mtu,
             lanes: wanted::outbound_lanes(config, index),
         }));
     }
-    for (mac, peer) in &config.forwarding.pinned {
-        changes.pins.extend(every(Command::FdbPin { mac: *mac, peer: changes.ids[*peer] }));
+    // A peer of IKE is not there before it is connected; its addresses are pinned then.
+    for (mac, peer) in config.forwarding.pinned.iter().filter(|(_, peer)| config.peers[*peer].secret().is_some()) {
+        changes.pins.extend(every(Command::FdbPin { mac: *mac, peer: ids[*peer] }));
     }
     changes
 }
@@ -216,7 +225,7 @@ pub fn changes(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], mem
 /// stands for the key: it is derived from the same secret.
 fn fits(config: &Config, want: &WantedSa, worker: u16, sa: &LiveSa, known: &Known<'_>) -> bool {
     let peer = &config.peers[want.peer];
-    let same = want.worker == worker && peer.secret.suite() == sa.suite;
+    let same = want.worker == worker && peer.secret().is_some_and(|secret| secret.suite() == sa.suite);
     same && match sa.direction {
         Direction::Inbound => sa.window == config.dataplane.replay_window,
         Direction::Outbound => known.remembered(&peer.name).iter().all(|old| old.defer_checksums == peer.defer_checksums),
@@ -224,7 +233,8 @@ fn fits(config: &Config, want: &WantedSa, worker: u16, sa: &LiveSa, known: &Know
 }
 
 /// A peer keeps the id under which it is known; a new one gets the lowest that is free.
-fn peer_ids(config: &Config, wanted: &[WantedSa], known: &Known<'_>) -> Vec<PeerId> {
+pub fn peer_ids(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Vec<PeerId> {
+    let known = Known::new(live, memory);
     let mut by_sa: BTreeMap<usize, PeerId> = BTreeMap::new();
     for want in wanted.iter().filter(|want| want.direction == Direction::Inbound) {
         if let Some(id) = known.inbound.get(&want.spi) {
@@ -299,6 +309,26 @@ mod tests {
         Memory::from_vault(&Memory::of(config, &sas(config), Vec::new(), ids).to_vault()).unwrap()
     }
 
+    /// The changes, and the ids that the peers get.
+    struct Judged {
+        ids: Vec<PeerId>,
+        changes: Changes,
+    }
+
+    impl std::ops::Deref for Judged {
+        type Target = Changes;
+
+        fn deref(&self) -> &Changes {
+            &self.changes
+        }
+    }
+
+    fn judge(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Judged {
+        let ids = peer_ids(config, wanted, live, memory);
+        let changes = changes(config, wanted, live, memory, &ids, |_| false);
+        Judged { ids, changes }
+    }
+
     fn count(changes: &Changes, test: fn(&Command) -> bool) -> usize {
         changes.before.iter().filter(|(_, command)| test(command)).count()
     }
@@ -309,7 +339,7 @@ mod tests {
         let wanted = sas(&config);
         assert_eq!(wanted.len(), 8, "two peers, two lanes, two directions");
         assert!(wanted.iter().all(|want| u16::from(want.lane) % 2 == want.worker));
-        let changes = changes(&config, &wanted, &[], &Memory::default());
+        let changes = judge(&config, &wanted, &[], &Memory::default());
         assert_eq!(changes.ids, [PeerId(0), PeerId(1)]);
         assert_eq!(changes.install, (0..8).collect::<Vec<_>>());
         assert_eq!(count(&changes, |command| matches!(command, Command::PeerSet { lanes: 2, .. })), 4);
@@ -323,7 +353,7 @@ mod tests {
         let config = config(&["b", "c"], "");
         let ids = [PeerId(0), PeerId(1)];
         for memory in [memory(&config, &ids), Memory::default()] {
-            let changes = changes(&config, &sas(&config), &installed(&config, &ids), &memory);
+            let changes = judge(&config, &sas(&config), &installed(&config, &ids), &memory);
             assert!(changes.install.is_empty());
             assert_eq!(changes.keep.len(), 8);
             assert_eq!(count(&changes, |command| !matches!(command, Command::PeerSet { .. })), 0);
@@ -335,7 +365,7 @@ mod tests {
         let before = config(&["b", "c"], "");
         let ids = [PeerId(0), PeerId(1)];
         let after = config(&["d", "c"], "");
-        let changes = changes(&after, &sas(&after), &installed(&before, &ids), &memory(&before, &ids));
+        let changes = judge(&after, &sas(&after), &installed(&before, &ids), &memory(&before, &ids));
         assert_eq!(changes.ids, [PeerId(0), PeerId(1)], "c stays 1, d takes what b had");
         assert_eq!(changes.keep.len(), 4);
         assert_eq!(changes.install.len(), 4);
@@ -345,7 +375,7 @@ mod tests {
         assert_eq!(count(&changes, sets_first), 2, "each worker is told that id 0 is d and not b any more");
         assert_ne!(tag("d"), tag("b"));
         let reordered = config(&["c", "b"], "");
-        let changes = super::changes(&reordered, &sas(&reordered), &installed(&before, &ids), &memory(&before, &ids));
+        let changes = judge(&reordered, &sas(&reordered), &installed(&before, &ids), &memory(&before, &ids));
         assert_eq!(changes.ids, [PeerId(1), PeerId(0)]);
         assert!(changes.install.is_empty());
     }
@@ -356,7 +386,7 @@ mod tests {
         let ids = [PeerId(0), PeerId(1)];
         let after = config(&["b"], "");
         for memory in [memory(&before, &ids), Memory::default()] {
-            let changes = changes(&after, &sas(&after), &installed(&before, &ids), &memory);
+            let changes = judge(&after, &sas(&after), &installed(&before, &ids), &memory);
             assert_eq!(count(&changes, |command| *command == Command::PeerRemove { peer: PeerId(1) }), 2);
             assert_eq!(count(&changes, |command| matches!(command, Command::SaRemove { .. })), 4);
             let unpinned = count(&changes, |command| matches!(command, Command::FdbUnpin { .. }));
@@ -369,11 +399,11 @@ mod tests {
         let before = config(&["b"], "");
         let ids = [PeerId(0)];
         let window = config(&["b"], "dataplane: { workers: 2, replay_window: 64 }");
-        let changes = changes(&window, &sas(&window), &installed(&before, &ids), &memory(&before, &ids));
+        let changes = judge(&window, &sas(&window), &installed(&before, &ids), &memory(&before, &ids));
         assert_eq!((changes.install.len(), changes.keep.len()), (2, 2), "the inbound ones");
         let mut live = installed(&before, &ids);
         live[0].1.spi = Spi(0x4fff_ff00);
-        let foreign = super::changes(&before, &sas(&before), &live, &memory(&before, &ids));
+        let foreign = judge(&before, &sas(&before), &live, &memory(&before, &ids));
         assert_eq!((foreign.install.len(), foreign.keep.len()), (1, 3));
         assert_eq!(foreign.before[0].1, Command::SaRemove { peer: ids[0], spi: Spi(0x4fff_ff00), direction: Direction::Inbound });
     }
@@ -408,7 +438,7 @@ mod tests {
         let ids = [PeerId(0), PeerId(1)];
         let way = memory(&after, &ids[..1]).on_the_way_from(&memory(&before, &ids));
         // Whether all of it, or nothing, was done by then: the next one finds the same.
-        let changes = changes(&after, &sas(&after), &installed(&before, &ids), &way);
+        let changes = judge(&after, &sas(&after), &installed(&before, &ids), &way);
         assert_eq!(count(&changes, |command| *command == Command::PeerRemove { peer: PeerId(1) }), 2);
         assert_eq!(count(&changes, |command| matches!(command, Command::FdbUnpin { .. })), 2);
         assert_eq!((changes.keep.len(), changes.install.len()), (2, 2), "outbound SAs that may have the old setting are renewed");
@@ -430,8 +460,8 @@ mod tests {
         let memory = Memory::of(&config, &wanted, Vec::new(), &ids);
         assert_eq!(memory.keys().collect::<BTreeMap<_, _>>().len(), wanted.len(), "every SA has its key");
         for memory in [memory, Memory::default()] {
-            let changes = changes(&config, &wanted, &live, &memory);
-            assert_eq!((changes.ids, changes.keep.len(), changes.install.len()), (ids.to_vec(), 8, 0));
+            let changes = judge(&config, &wanted, &live, &memory);
+            assert_eq!((changes.ids.clone(), changes.keep.len(), changes.install.len()), (ids.to_vec(), 8, 0));
         }
     }
 
@@ -444,7 +474,7 @@ mod tests {
         let ids: Vec<PeerId> = (0..1000).map(PeerId).collect();
         let (wanted, live, memory) = (sas(&config), installed(&config, &ids), memory(&config, &ids));
         let began = Instant::now();
-        let changes = changes(&config, &wanted, &live, &memory);
+        let changes = judge(&config, &wanted, &live, &memory);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         // Of a thousand flows with 22 bits each, some may have the same SPIs.
         assert!(changes.keep.len() > 9_900, "{} of {} SAs are kept", changes.keep.len(), live.len());

@@ -4,6 +4,7 @@
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
 //! [`watch`] is the time in between, [`pulse`] finds one that hangs, [`keep`] saves what must outlive it. The API reads the shared [`View`] beside it.
 
+mod ike;
 mod install;
 mod interface;
 mod keep;
@@ -22,17 +23,21 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_proto::control::{PeerId, Spi};
 use anyhow::{Context, bail};
+use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch as channel;
+use tokio::sync::{mpsc, watch as channel};
+use zeroize::Zeroizing;
 
 use crate::api;
 use crate::config::Config;
 use crate::dataplane::Process;
 use crate::dataplane::log::Tail;
+use crate::ike::Ike;
 use crate::private;
 use crate::reconcile::Memory;
 use crate::state::State;
 use crate::view::View;
+pub use ike::{Request, RequestError, What};
 use orders::Orders;
 
 /// Deaths in a row after which restarts begin to wait.
@@ -41,6 +46,9 @@ const FAST_RESTARTS: u32 = 5;
 const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A data plane that lived this long is taken for healthy: the next death counts as the first.
 const HEALTHY: Duration = Duration::from_secs(60);
+
+/// Requests of the API that may wait; more wait at the door.
+const REQUESTS_MAX: usize = 64;
 
 /// How a gateway is run.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +67,15 @@ pub struct Gateway {
     deaths: u32,
     /// A data plane was up and filled in this run.
     up_before: bool,
+    /// The id of every peer of the configuration, as soon as a data plane has had them.
+    ids: Vec<PeerId>,
+    ike: Option<Ike>,
+    /// The port on which IKE begins without NAT traversal.
+    plain: Option<UdpSocket>,
+    /// What the API wants.
+    requests: mpsc::Receiver<Request>,
+    /// What was left in the vault last, as JSON; the IKE SAs are written behind it.
+    left: Vec<u8>,
     _lock: File,
 }
 
@@ -111,6 +128,8 @@ struct Found {
     log: Tail,
     /// What an earlier control plane left; `None` for a data plane that we started.
     memory: Option<Memory>,
+    /// The IKE SAs that it left.
+    ike: Zeroizing<Vec<u8>>,
 }
 
 /// Why the watch over a data plane ended.
@@ -130,15 +149,19 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(config));
     let doors = api::open(&view.config).await?;
-    let mut gateway = Gateway { view, state, options, stop, deaths: 0, up_before: false, _lock: lock };
-    let result = gateway.run(doors).await;
+    let plain = ike::plain_socket(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
+    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    let (ids, left) = (Vec::new(), Vec::new());
+    let mut gateway =
+        Gateway { view, state, options, stop, deaths: 0, up_before: false, ids, ike: None, plain, requests, left, _lock: lock };
+    let result = gateway.run(doors, &sender).await;
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(gateway.view.config.api_socket());
     result
 }
 
 impl Gateway {
-    async fn run(&mut self, doors: api::Doors) -> anyhow::Result<()> {
+    async fn run(&mut self, doors: api::Doors, requests: &mpsc::Sender<Request>) -> anyhow::Result<()> {
         let mut doors = Some(doors);
         let mut servers = None;
         loop {
@@ -147,7 +170,7 @@ impl Gateway {
                 Ok(Some(mut plane)) => {
                     self.up_before = true;
                     if let Some(doors) = doors.take() {
-                        servers = Some(doors.serve(&self.view)?);
+                        servers = Some(doors.serve(&self.view, requests)?);
                     }
                     match self.watch(&mut plane).await {
                         Ended::Stop => return self.finish(plane).await,
@@ -209,6 +232,9 @@ impl Gateway {
 
     /// The end: saves what must be saved, stops the data plane or leaves it.
     async fn finish(&mut self, mut plane: Plane) -> anyhow::Result<()> {
+        if !self.options.leave_dataplane {
+            self.say_goodbye(&mut plane).await;
+        }
         let saved = self.save_tops();
         if self.options.leave_dataplane {
             self.view.detach();

@@ -10,12 +10,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::private::{self, NotPrivate};
 use crate::static_key::KeyId;
 
 const FILE: &str = "sequence.json";
 const VERSION: u32 = 1;
+/// A file beside it.
+const CRASH_SECRET: &str = "ike-crash-secret";
+const CRASH_SECRET_LEN: usize = 32;
 
 /// Why the state cannot be kept. The message names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +94,25 @@ impl State {
         Ok(state)
     }
 
+    /// The secret from which the tokens of quick crash detection are made (RFC 6290 §5.1); made when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn crash_secret(&self) -> Result<Zeroizing<Vec<u8>>, StateError> {
+        let unwritable = |cause| StateError::Unwritable { dir: self.dir.clone(), cause };
+        let path = self.dir.join(CRASH_SECRET);
+        match std::fs::read(&path) {
+            Ok(bytes) if bytes.len() == CRASH_SECRET_LEN => return Ok(bytes.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unwritable(error)),
+        }
+        let mut secret = Zeroizing::new(vec![0; CRASH_SECRET_LEN]);
+        aws_lc_rs::rand::fill(&mut secret).map_err(|_| unwritable(io::Error::other("the random number generator failed")))?;
+        self.replace(CRASH_SECRET, &secret).map_err(unwritable)?;
+        Ok(secret)
+    }
+
     /// The end of the numbers ever granted to an outbound key.
     pub fn mark(&self, id: KeyId) -> Option<u64> {
         self.contents.outbound.get(&id.to_string()).copied()
@@ -126,13 +149,17 @@ impl State {
     }
 
     fn write(&self) -> io::Result<()> {
-        let temporary = self.dir.join("sequence.json.new");
-        let mut file = private::file().write(true).create(true).truncate(true).open(&temporary)?;
         let mut text = serde_json::to_vec_pretty(&self.contents)?;
         text.push(b'\n');
-        file.write_all(&text)?;
+        self.replace(FILE, &text)
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.dir.join(format!("{name}.new"));
+        let mut file = private::file().write(true).create(true).truncate(true).open(&temporary)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, self.dir.join(FILE))?;
+        std::fs::rename(&temporary, self.dir.join(name))?;
         File::open(&self.dir)?.sync_all()
     }
 }

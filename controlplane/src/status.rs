@@ -1,5 +1,7 @@
 //! `adit status` for people: plain text, columns aligned, sizes with units.
 
+mod ike;
+
 use std::fmt::Write;
 
 use crate::api::types::{Peer, Status, Traffic};
@@ -11,6 +13,7 @@ pub fn report(status: &Status) -> String {
     let _ = head(&mut out, status);
     out.push_str("\npeers\n");
     out.push_str(&peers(&status.peers));
+    out.push_str(&ike::report(&status.peers));
     if !status.workers.is_empty() {
         out.push_str("\nworkers\n");
         out.push_str(&workers(status));

@@ -12,6 +12,7 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::api::types;
 use crate::config::{Config, MacText, Peer};
+use crate::ike::report::Report;
 use crate::numbers::{Archive, Numbers, Peers, SaName, SaNumbers};
 use crate::static_key::KeyId;
 use crate::wanted::{self, WantedSa};
@@ -68,6 +69,7 @@ pub struct View {
     started: Instant,
     planes: Mutex<Planes>,
     sampler: Mutex<Sampler>,
+    ike: Mutex<Report>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -91,6 +93,7 @@ impl View {
             started: Instant::now(),
             planes: Mutex::new(Planes::default()),
             sampler: Mutex::new(Sampler::default()),
+            ike: Mutex::new(Report::default()),
         }
     }
 
@@ -107,6 +110,16 @@ impl View {
     /// Does something with the channel to the attached data plane, if there is one.
     pub fn with_master<T>(&self, work: impl FnOnce(&mut Master) -> T) -> Option<T> {
         lock(&self.planes).attached.as_mut().map(|attached| work(&mut attached.master))
+    }
+
+    /// How IKE does.
+    pub fn set_ike(&self, report: Report) {
+        *lock(&self.ike) = report;
+    }
+
+    /// How IKE did when this was looked at last.
+    pub fn ike(&self) -> Report {
+        lock(&self.ike).clone()
     }
 
     /// Takes the data plane away and keeps its totals.
@@ -186,6 +199,7 @@ impl View {
     pub fn status(&self) -> types::Status {
         let numbers = self.numbers();
         let data_plane = self.data_plane();
+        let ike = self.ike().peers;
         let sampler = lock(&self.sampler);
         let interface = &self.config.interface;
         let mut sas: Vec<Vec<&WantedSa>> = vec![Vec::new(); self.config.peers.len()];
@@ -207,7 +221,10 @@ impl View {
                 mtu: interface.mtu,
                 addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             },
-            peers: peers.map(|(peer, sas)| peer_status(peer, sas, &numbers, &sampler)).collect(),
+            peers: peers
+                .enumerate()
+                .map(|(place, (peer, sas))| peer_status(peer, sas, &numbers, &sampler, ike.get(&place)))
+                .collect(),
             workers: workers(&numbers, &sampler),
             drops: drops(&numbers),
             latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
@@ -232,7 +249,7 @@ impl View {
     }
 }
 
-fn peer_status(peer: &Peer, wanted: &[&WantedSa], numbers: &Numbers, sampler: &Sampler) -> types::Peer {
+fn peer_status(peer: &Peer, wanted: &[&WantedSa], numbers: &Numbers, sampler: &Sampler, ike: Option<&types::Ike>) -> types::Peer {
     let (mut sent, mut received) = (types::Traffic::default(), types::Traffic::default());
     let mut sas = Vec::new();
     for want in wanted {
@@ -253,12 +270,13 @@ fn peer_status(peer: &Peer, wanted: &[&WantedSa], numbers: &Numbers, sampler: &S
     }
     types::Peer {
         name: peer.name.clone(),
-        endpoint: peer.endpoint.to_string(),
-        suite: peer.secret.suite().to_string(),
+        endpoint: peer.endpoint_text(),
+        suite: peer.secret().map_or_else(|| "ike".to_owned(), |secret| secret.suite().to_string()),
         lanes: peer.lanes,
         sent,
         received,
         sas,
+        ike: ike.cloned(),
     }
 }
 

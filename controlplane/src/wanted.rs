@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use crate::config::Config;
 use crate::numbers::SaName;
 use crate::sequence::Grant;
-use crate::static_key::{Flow, KeyId};
+use crate::static_key::{Flow, KeyId, Secret};
 
 /// An SA that should be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +33,15 @@ pub fn sas(config: &Config) -> Vec<WantedSa> {
     let mut list = Vec::new();
     for direction in [Direction::Inbound, Direction::Outbound] {
         for (index, peer) in config.peers.iter().enumerate() {
+            let Some(secret) = peer.secret() else { continue };
             let tag = tag(&peer.name);
             let lanes = if direction == Direction::Inbound { peer.lanes } else { outbound_lanes(config, index) };
             for lane in 0..lanes as u8 {
                 let flow = flow(config, direction, index);
-                let spi = peer.secret.spi(flow, lane);
+                let spi = secret.spi(flow, lane);
                 let worker =
                     if direction == Direction::Inbound { esp::worker_of(spi, workers.into()) as u16 } else { lane.into() };
-                list.push(WantedSa { direction, spi, peer: index, tag, lane, worker, key_id: peer.secret.key_id(flow, lane) });
+                list.push(WantedSa { direction, spi, peer: index, tag, lane, worker, key_id: secret.key_id(flow, lane) });
             }
         }
     }
@@ -73,14 +74,17 @@ impl WantedSa {
         SaName::new(self.direction, self.tag, self.spi)
     }
 
+    fn secret<'a>(&self, config: &'a Config) -> &'a Secret {
+        config.peers[self.peer].secret().expect("only a peer with a static key makes SAs wanted")
+    }
+
     /// The record that installs an inbound SA.
     pub fn inbound(&self, config: &Config, peer_id: PeerId, seq_top: u64) -> InboundSa {
-        let peer = &config.peers[self.peer];
         InboundSa {
             spi: self.spi,
             peer: peer_id,
-            suite: peer.secret.suite(),
-            key: peer.secret.sa_key(flow(config, self.direction, self.peer), self.lane),
+            suite: self.secret(config).suite(),
+            key: self.secret(config).sa_key(flow(config, self.direction, self.peer), self.lane),
             window: config.dataplane.replay_window,
             seq_top,
             // The peer starts high above its last number after a restart.
@@ -94,8 +98,8 @@ impl WantedSa {
         OutboundSa {
             spi: self.spi,
             peer: peer_id,
-            suite: peer.secret.suite(),
-            key: peer.secret.sa_key(flow(config, self.direction, self.peer), self.lane),
+            suite: self.secret(config).suite(),
+            key: self.secret(config).sa_key(flow(config, self.direction, self.peer), self.lane),
             seq_next: grant.next,
             seq_limit: grant.end - 1,
             defer_checksums: peer.defer_checksums,

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use adit_controlplane::config::{Config, Machine, Problems};
+use adit_controlplane::config::{Config, Keys, Machine, Problems};
 use adit_controlplane::static_key::{Flow, SECRET_LEN, Secret};
 use adit_proto::suite::Suite;
 
@@ -16,6 +16,11 @@ impl Place {
     fn new() -> Place {
         let place = Place { dir: tempfile::tempdir().unwrap() };
         Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).create_file(&place.path("site-b.key")).unwrap();
+        place.write("site-b.psk", "a preshared key that is long enough\n", 0o600);
+        place.write("short.psk", "hunter2\n", 0o600);
+        place.write("open.psk", "a preshared key that is long enough\n", 0o644);
+        place.write("ed25519.key", ED25519, 0o600);
+        place.write("ed25519.pub", ED25519_PUBLIC, 0o644);
         place
     }
 
@@ -39,6 +44,12 @@ impl Place {
         error.replace(self.dir.path().to_str().unwrap(), "DIR")
     }
 }
+
+/// The key of RFC 8410 §10.3, and its public half.
+const ED25519: &str =
+    "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
+const ED25519_PUBLIC: &str =
+    "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
 
 const GOOD: &str = "\
 name: site-a
@@ -72,7 +83,27 @@ macro_rules! mistakes {
     };
 }
 
+/// The good configuration with IKE and this in the peer's block.
+fn by_ike(block: &str) -> String {
+    with("    static_key_file: site-b.key\n", &format!("    ike: {{ {block} }}\n"))
+}
+
 mistakes! {
+    ike_without_a_proof: by_ike("role: both");
+    ike_with_two_proofs: by_ike("psk_file: site-b.psk, public_key_file: ed25519.pub");
+    ike_beside_a_static_key: and("    ike: { psk_file: site-b.psk }");
+    preshared_key_that_can_be_guessed: by_ike("psk_file: short.psk");
+    preshared_key_that_others_can_read: by_ike("psk_file: open.psk");
+    preshared_key_that_is_not_there: by_ike("psk_file: none.psk");
+    public_key_without_a_key_of_our_own: by_ike("public_key_file: ed25519.pub");
+    private_key_where_the_public_one_belongs: by_ike("public_key_file: ed25519.key");
+    proposal_with_a_misspelt_word: by_ike("psk_file: site-b.psk, proposals: [aes256gmc16-prfsha256-x25519]");
+    proposal_without_a_key_exchange: by_ike("psk_file: site-b.psk, proposals: [aes256gcm16-prfsha256]");
+    esp_proposal_with_a_prf: by_ike("psk_file: site-b.psk, esp_proposals: [aes256gcm16-prfsha256]");
+    ike_role_that_is_none: by_ike("psk_file: site-b.psk, role: server");
+    ike_identity_that_is_none: by_ike("psk_file: site-b.psk, id: \"site b\"");
+    ike_lifetime_out_of_range: by_ike("psk_file: site-b.psk, rekey_s: 99999999");
+    peer_without_an_endpoint_that_does_not_come_to_us: by_ike("psk_file: site-b.psk").replace("    endpoint: 192.0.2.2:4500\n", "");
     empty_file: "# nothing\n\n";
     indented_with_a_tab: with("    endpoint", "\tendpoint");
     broken_yaml: with("[10.1.0.1/24] }", "[10.1.0.1/24 }");
@@ -244,7 +275,7 @@ fn relative_paths_start_at_the_directory_of_the_file() {
     assert_eq!(config.state_dir, place.path("state"));
     assert_eq!(config.runtime_dir, place.path("./run"));
     assert_eq!(config.dataplane.binary.unwrap(), place.path("../bin/adit-dataplane"));
-    assert_eq!(config.peers[0].key_file, place.path("site-b.key"));
+    assert!(matches!(&config.peers[0].keys, Keys::Static { file, .. } if *file == place.path("site-b.key")));
 }
 
 #[test]
@@ -273,10 +304,32 @@ runtime_dir: /tmp/adit
 state_dir: /tmp/adit-state
 ";
 
+const IKE: &str = "\
+name: site-a
+listen: 0.0.0.0:4500
+interface: { name: adit0, addresses: [10.1.0.1/24] }
+ike: { id: \"C=CH, O=Example, CN=site-a\", key_file: ed25519.key }
+peers:
+  - { name: site-b, endpoint: 192.0.2.2:4500, ike: { psk_file: site-b.psk } }
+  - name: site-c
+    ike:
+      id: \"*.example.org\"
+      public_key_file: ed25519.pub
+      role: responder
+      proposals: [chacha20poly1305-prfsha512-ecp384-ke1_mlkem1024-ke1_none]
+      esp_proposals: [aes256gcm16-x25519-esn, aes128gcm16]
+      rekey_s: 600
+      rekey_bytes: 1_000_000_000
+      rekey_packets: 0
+      ike_rekey_s: 0
+      dpd_s: 0
+      keepalive_s: 5
+";
+
 #[test]
 fn what_show_prints_loads_to_the_same_configuration_and_holds_no_key() {
     let place = Place::new();
-    for yaml in [GOOD, FULL, &with("addresses: [10.1.0.1/24]", "bridge: br0")] {
+    for yaml in [GOOD, FULL, IKE, &with("addresses: [10.1.0.1/24]", "bridge: br0")] {
         let config = place.load(yaml).unwrap();
         let shown = config.to_yaml().unwrap();
         assert!(!shown.contains("secret") && !shown.contains("AQEBAQ"), "a key in what is shown");
@@ -284,4 +337,7 @@ fn what_show_prints_loads_to_the_same_configuration_and_holds_no_key() {
     }
     let shown = place.load(FULL).unwrap().to_yaml().unwrap();
     insta::assert_snapshot!(shown.replace(place.dir.path().to_str().unwrap(), "DIR"));
+    let config = place.load(IKE).unwrap();
+    insta::assert_snapshot!("ike_in_words", config);
+    insta::assert_snapshot!("ike_as_yaml", config.to_yaml().unwrap().replace(place.dir.path().to_str().unwrap(), "DIR"));
 }

@@ -8,6 +8,7 @@ mod faults;
 mod fragments;
 mod hostile;
 mod hung;
+mod ike;
 mod interface;
 mod io;
 mod jumbo;

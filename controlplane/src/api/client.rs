@@ -6,48 +6,85 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Empty};
-use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::Status;
+use super::types::{Explanation, Outcome, Status};
 
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Asks for the status of the gateway whose API listens at `socket`; `name` and `start` are for the message when none does.
-///
-/// # Errors
-/// None runs there, or it does not answer.
-pub async fn status(socket: &Path, name: &str, start: &str) -> anyhow::Result<Status> {
-    let connection = match UnixStream::connect(socket).await {
-        Ok(connection) => connection,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            bail!("no adit runs as {name}: start it with {start}")
-        }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            bail!("no permission to ask {name}: run adit status as the user that runs it (root, usually)")
-        }
-        Err(error) => return Err(error).with_context(|| format!("connecting to {}", socket.display())),
-    };
-    let answer = tokio::time::timeout(WITHIN, get(connection, "/v1/status")).await;
-    let body = answer.with_context(|| format!("{name} did not answer within {} s", WITHIN.as_secs()))??;
-    serde_json::from_slice(&body)
-        .with_context(|| format!("{name} answered with something else than a status; is it another version?"))
+/// A gateway to be asked: where its API listens; its name, and how it is started, for the message when nobody answers.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    pub socket: PathBuf,
+    pub name: String,
+    pub start: String,
 }
 
-async fn get(connection: UnixStream, path: &str) -> anyhow::Result<Bytes> {
+impl Gateway {
+    /// How it does.
+    ///
+    /// # Errors
+    /// None runs there, or it does not answer.
+    pub async fn status(&self) -> anyhow::Result<Status> {
+        self.ask(Method::GET, "/v1/status").await
+    }
+
+    /// Orders something about a peer: `connect`, `disconnect`, `rekey` or `rekey-ike`.
+    ///
+    /// # Errors
+    /// As [`Gateway::status`]; or it refuses, and says why.
+    pub async fn order(&self, peer: &str, order: &str) -> anyhow::Result<()> {
+        self.ask::<Outcome>(Method::POST, &format!("/v1/peers/{peer}/{order}")).await.map(drop)
+    }
+
+    /// Why the last negotiation with a peer came to nothing.
+    ///
+    /// # Errors
+    /// As [`Gateway::order`].
+    pub async fn explain(&self, peer: &str) -> anyhow::Result<Explanation> {
+        self.ask(Method::GET, &format!("/v1/peers/{peer}/explain")).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
+        let Gateway { socket, name, start } = self;
+        let connection = match UnixStream::connect(socket).await {
+            Ok(connection) => connection,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                bail!("no adit runs as {name}: start it with {start}")
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                bail!("no permission to ask {name}: run adit as the user that runs it (root, usually)")
+            }
+            Err(error) => return Err(error).with_context(|| format!("connecting to {}", socket.display())),
+        };
+        let answer = tokio::time::timeout(WITHIN, exchange(connection, method, path)).await;
+        let (status, body) = answer.with_context(|| format!("{name} did not answer within {} s", WITHIN.as_secs()))??;
+        if !status.is_success() {
+            match serde_json::from_slice::<Outcome>(&body) {
+                Ok(outcome) => bail!("{}", outcome.error),
+                Err(_) => bail!("{name} answered {status}; is it another version?"),
+            }
+        }
+        serde_json::from_slice(&body).with_context(|| format!("{name} answered something else; is it another version?"))
+    }
+}
+
+async fn exchange(connection: UnixStream, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let (mut sender, driver) = http1::handshake(TokioIo::new(connection)).await?;
     let driver = tokio::spawn(driver);
-    let request = Request::get(path).header("host", "adit").body(Empty::<Bytes>::new())?;
+    let request = Request::builder().method(method).uri(path).header("host", "adit").body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
-    anyhow::ensure!(response.status().is_success(), "the answer was {}", response.status());
+    let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();
     drop(sender);
     driver.abort();
-    Ok(body)
+    Ok((status, body))
 }
 
 /// The only gateway that runs on this machine with its runtime directory under `root`.

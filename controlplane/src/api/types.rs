@@ -1,5 +1,7 @@
 //! The types of the API, version 1. A field may be added; a change of meaning makes a new version.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// The answer to `GET /v1/status`.
@@ -60,6 +62,136 @@ pub struct Peer {
     pub sent: Traffic,
     pub received: Traffic,
     pub sas: Vec<Sa>,
+    /// How IKE does; `null` with a static key.
+    #[serde(default)]
+    pub ike: Option<Ike>,
+}
+
+/// The IKE connection to a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ike {
+    /// `idle`, `connecting`, `established`, `rekeying`, `reconnecting` or `failed`.
+    pub state: String,
+    /// Since it is in this state.
+    pub since_s: u64,
+    /// Why it is down; `null` while it is up.
+    pub cause: Option<String>,
+    /// Attempts since it was last up, and when the next one is due.
+    pub attempts: u32,
+    pub retry_in_s: Option<u64>,
+    /// The one that is in use first.
+    pub sas: Vec<IkeSa>,
+    /// What has been counted at least once.
+    pub counters: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IkeSa {
+    /// SPIs in hexadecimal.
+    pub initiator_spi: String,
+    pub responder_spi: String,
+    /// `initiator` or `responder`.
+    pub role: String,
+    pub suite: String,
+    /// Whether a post-quantum key exchange is in its keys.
+    pub post_quantum: bool,
+    /// Who the peer has proved to be, and how.
+    pub remote_id: String,
+    pub proof: String,
+    pub age_s: u64,
+    /// Since the peer was last heard.
+    pub idle_s: u64,
+    pub rekey_in_s: Option<u64>,
+    pub local: String,
+    pub remote: String,
+    /// On which side there is a NAT; the peer's claim that there is one counts.
+    pub nat_here: bool,
+    pub nat_there: bool,
+    pub mobike: bool,
+    /// Whether the peer is Adit.
+    pub adit: bool,
+    /// Whether another one has taken its place, or it is being closed.
+    pub going: bool,
+    pub children: Vec<ChildSa>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChildSa {
+    pub name: String,
+    pub lane: u8,
+    /// SPIs in hexadecimal.
+    pub inbound_spi: String,
+    pub outbound_spi: String,
+    pub suite: String,
+    pub esn: bool,
+    pub age_s: u64,
+    pub rekey_in_s: Option<u64>,
+    /// Whether it is used for sending.
+    pub sending: bool,
+    pub going: bool,
+    pub sent: Volume,
+    pub received: Volume,
+}
+
+/// What has gone through an SA one way since it was installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// The answer to `GET /v1/peers/NAME/explain`: why the last negotiation came to nothing, and what to change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    pub peer: String,
+    pub state: String,
+    pub since_s: u64,
+    pub cause: Option<String>,
+    /// Who began the negotiation: we as `initiator`, or the peer.
+    pub role: Option<String>,
+    /// What an answer said that nothing authenticates.
+    pub hint: Option<String>,
+    pub remedy: Option<String>,
+    pub differences: Vec<Difference>,
+    /// Everything that was offered.
+    pub offers: Vec<Offers>,
+    /// Attempts from the peer's address that could not be told to be this peer's.
+    pub strangers: Vec<Stranger>,
+}
+
+/// Where both ends differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    pub what: String,
+    pub ours: String,
+    pub theirs: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Offers {
+    pub what: String,
+    pub ours: Vec<String>,
+    pub theirs: Vec<String>,
+    pub chosen: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stranger {
+    pub from: String,
+    /// Seconds since 1970 UTC.
+    pub at: u64,
+    pub why: String,
+    pub ours: Vec<String>,
+    pub theirs: Vec<String>,
+}
+
+/// The answer to an order, and to anything that cannot be answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Whether the order was accepted; that it has been carried out shows in the status.
+    pub ok: bool,
+    /// What is wrong; empty when nothing is.
+    pub error: String,
 }
 
 /// What went one way.

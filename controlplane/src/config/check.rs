@@ -1,5 +1,6 @@
 //! What the file means: every value judged, every default filled in, every mistake collected before anything is refused.
 
+mod ike;
 mod network;
 mod peers;
 
@@ -45,7 +46,11 @@ impl<'a> Check<'a> {
                 Vec::new()
             }
         };
-        let peers = self.peers(raw_peers, &name, listen.map(|listen| (listen, listen_at)), dataplane.workers);
+        let own_key = root.ike.as_ref().and_then(|ike| ike.key_file.as_ref()).map(|text| Place::from(text.referenced));
+        let ike = self.ike(root.ike.unwrap_or_default(), &name);
+        let listen_with_place = listen.map(|listen| (listen, listen_at));
+        let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers: dataplane.workers };
+        let peers = self.peers(raw_peers, around);
         let interface = self.interface(root.interface, top, &name, underlay_mtu, &peers);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {
@@ -64,6 +69,7 @@ impl<'a> Check<'a> {
                 underlay_mtu,
                 dataplane,
                 forwarding,
+                ike,
                 peers: peers.into_iter().map(|(peer, _)| peer).collect(),
                 metrics_listen,
                 runtime_dir,

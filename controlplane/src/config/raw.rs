@@ -18,6 +18,7 @@ pub struct Root {
     pub underlay_mtu: Option<Text>,
     pub dataplane: Option<Dataplane>,
     pub forwarding: Option<Forwarding>,
+    pub ike: Option<Ike>,
     pub peers: Option<Vec<Spanned<Peer>>>,
     pub metrics: Option<Spanned<Metrics>>,
     pub runtime_dir: Option<Text>,
@@ -78,8 +79,37 @@ pub struct Peer {
     pub name: Option<Text>,
     pub endpoint: Option<Text>,
     pub static_key_file: Option<Text>,
+    pub ike: Option<Spanned<PeerIke>>,
     pub lanes: Option<Text>,
     pub defer_checksums: Option<Spanned<bool>>,
+}
+
+/// What concerns IKEv2 with every peer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ike {
+    pub id: Option<Text>,
+    pub key_file: Option<Text>,
+    pub certificate_file: Option<Text>,
+}
+
+/// IKEv2 with one peer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerIke {
+    pub id: Option<Text>,
+    pub psk_file: Option<Text>,
+    pub public_key_file: Option<Text>,
+    pub ca_file: Option<Text>,
+    pub role: Option<Text>,
+    pub proposals: Option<Vec<Text>>,
+    pub esp_proposals: Option<Vec<Text>>,
+    pub rekey_s: Option<Text>,
+    pub rekey_bytes: Option<Text>,
+    pub rekey_packets: Option<Text>,
+    pub ike_rekey_s: Option<Text>,
+    pub dpd_s: Option<Text>,
+    pub keepalive_s: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,6 +124,9 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ("dataplane", "a block of keys", "dataplane:\n  workers: 2"),
     ("forwarding", "a block of keys", "forwarding:\n  ageing_s: 300"),
     ("metrics", "a block of keys", "metrics:\n  listen: 127.0.0.1:9464"),
+    ("ike", "a block of keys", "ike:\n  psk_file: site-b.psk"),
+    ("proposals", "a list of proposals", "proposals: [aes256gcm16-prfsha384-x25519-ke1_mlkem768]"),
+    ("esp_proposals", "a list of proposals", "esp_proposals: [aes128gcm16]"),
     ("peers", "a list of peers", "peers:\n  - name: site-b\n    endpoint: 192.0.2.2:4500\n    static_key_file: site-b.key"),
     ("addresses", "a list of addresses", "addresses: [10.1.0.1/24]"),
     ("routes", "a list of routes", "routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }]"),
@@ -126,6 +159,19 @@ const VALUES: &[(&str, &str)] = &[
     ("peer", "site-b"),
     ("endpoint", "\"192.0.2.2:4500\""),
     ("static_key_file", "site-b.key"),
+    ("id", "site-b.example.org"),
+    ("key_file", "site-a.key"),
+    ("certificate_file", "site-a.crt"),
+    ("psk_file", "site-b.psk"),
+    ("public_key_file", "site-b.pub"),
+    ("ca_file", "ca.crt"),
+    ("role", "both"),
+    ("rekey_s", "3600"),
+    ("rekey_bytes", "0"),
+    ("rekey_packets", "68719476736"),
+    ("ike_rekey_s", "14400"),
+    ("dpd_s", "10"),
+    ("keepalive_s", "20"),
     ("lanes", "4"),
     ("defer_checksums", "true"),
 ];

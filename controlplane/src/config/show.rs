@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Config, MacText};
+use super::ike::{self, Proof};
+use super::{Config, Keys, MacText};
 
 #[derive(Serialize)]
 struct Root<'a> {
@@ -15,6 +16,7 @@ struct Root<'a> {
     underlay_mtu: u16,
     dataplane: Dataplane<'a>,
     forwarding: Forwarding<'a>,
+    ike: Ike<'a>,
     peers: Vec<Peer<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<Metrics>,
@@ -72,10 +74,43 @@ struct Pin<'a> {
 #[derive(Serialize)]
 struct Peer<'a> {
     name: &'a str,
-    endpoint: String,
-    static_key_file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    static_key_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ike: Option<PeerIke<'a>>,
     lanes: u16,
     defer_checksums: bool,
+}
+
+#[derive(Serialize)]
+struct Ike<'a> {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_file: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct PeerIke<'a> {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    psk_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    public_key_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_file: Option<&'a str>,
+    role: &'static str,
+    proposals: Vec<&'a str>,
+    esp_proposals: Vec<&'a str>,
+    rekey_s: u32,
+    rekey_bytes: u64,
+    rekey_packets: u64,
+    ike_rekey_s: u32,
+    dpd_s: u32,
+    keepalive_s: u32,
 }
 
 #[derive(Serialize)]
@@ -87,13 +122,50 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("the path {} is not UTF-8", path.display()))
 }
 
+fn own_ike(ike: &ike::Ike) -> anyhow::Result<Ike<'_>> {
+    let key = ike.key.as_ref();
+    Ok(Ike {
+        id: ike.id.to_string(),
+        key_file: key.map(|own| text(&own.key.file)).transpose()?,
+        certificate_file: key.and_then(|own| own.certificate_file.as_deref()).map(text).transpose()?,
+    })
+}
+
+fn peer_ike(ike: &ike::PeerIke) -> anyhow::Result<PeerIke<'_>> {
+    let (mut psk_file, mut public_key_file, mut ca_file) = (None, None, None);
+    match &ike.proof {
+        Proof::Psk(psk) => psk_file = Some(text(&psk.file)?),
+        Proof::PublicKey(key) => public_key_file = Some(text(&key.file)?),
+        Proof::Ca(anchors) => ca_file = Some(text(&anchors.file)?),
+    }
+    Ok(PeerIke {
+        id: ike.id.to_string(),
+        psk_file,
+        public_key_file,
+        ca_file,
+        role: ike.role.name(),
+        proposals: ike.proposals.iter().map(|(text, _)| text.as_str()).collect(),
+        esp_proposals: ike.esp_proposals.iter().map(|(text, _)| text.as_str()).collect(),
+        rekey_s: ike.rekey_s,
+        rekey_bytes: ike.rekey_bytes,
+        rekey_packets: ike.rekey_packets,
+        ike_rekey_s: ike.ike_rekey_s,
+        dpd_s: ike.dpd_s,
+        keepalive_s: ike.keepalive_s,
+    })
+}
+
 pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
     let Config { interface, dataplane, forwarding, .. } = config;
     let peers = config.peers.iter().map(|peer| {
         Ok(Peer {
             name: &peer.name,
-            endpoint: peer.endpoint.to_string(),
-            static_key_file: text(&peer.key_file)?,
+            endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+            static_key_file: match &peer.keys {
+                Keys::Static { file, .. } => Some(text(file)?),
+                Keys::Ike(_) => None,
+            },
+            ike: peer.ike().map(peer_ike).transpose()?,
             lanes: peer.lanes,
             defer_checksums: peer.defer_checksums,
         })
@@ -132,6 +204,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             flood_pps: forwarding.flood_pps,
             pinned: pinned.collect(),
         },
+        ike: own_ike(&config.ike)?,
         peers: peers.collect::<anyhow::Result<_>>()?,
         metrics: config.metrics_listen.map(|listen| Metrics { listen: listen.to_string() }),
         runtime_dir: text(&config.runtime_dir)?,

@@ -19,11 +19,21 @@ const BEHIND_WARN_NS: u64 = 1_000_000_000;
 impl Gateway {
     /// Gives a data plane what the configuration says. On failure the process comes back, to be stopped or left.
     pub(super) async fn fill(&mut self, found: Found) -> Result<Plane, (Process, anyhow::Error)> {
-        let Found { master, process, log, memory } = found;
+        let Found { master, process, log, memory, ike } = found;
         let started_here = memory.is_none();
         let memory = memory.unwrap_or_default();
         let live = master.live_sas();
-        let changes = reconcile::changes(&self.view.config, &self.view.wanted, &live, &memory);
+        // The engine knows the peers by their ids: they stay for as long as we run.
+        if self.ids.is_empty() {
+            self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &live, &memory);
+        }
+        let ids = self.ids.clone();
+        if let Err(error) = self.ready_ike(&ids, &live, &ike) {
+            return Err((process, error));
+        }
+        let ike = self.ike.as_ref();
+        let owned = |sa: &LiveSa| ike.is_some_and(|ike| ike.has(sa));
+        let changes = reconcile::changes(&self.view.config, &self.view.wanted, &live, &memory, &ids, owned);
         self.view.attach(Attached { master, since: Instant::now(), started_here, peers: changes.peers.clone() });
         let mut plane = Plane::new(process, log);
         match self.fill_plane(&mut plane, changes, &live, &memory).await {
@@ -43,7 +53,8 @@ impl Gateway {
         if let Some(archive) = memory.archive.clone() {
             view.inherit(archive);
         }
-        let Changes { ids, before, install, keep, pins, .. } = changes;
+        let ids = self.ids.clone();
+        let Changes { before, install, keep, pins, .. } = changes;
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
         self.remember(self.memory(&ids).on_the_way_from(memory))?;
         self.learn(live, memory);
@@ -74,14 +85,19 @@ impl Gateway {
         self.pump(plane)?;
         self.set_up_interface(plane, memory).await?;
         let (new, kept) = (install.len(), keep.len());
+        if let Some(ike) = &mut self.ike {
+            ike.start();
+        }
+        self.drive_ike(plane)?;
+        self.publish_ike();
         tracing::info!("peers: {}; SAs: {new} installed, {kept} left as they were", view.config.peers.len());
         Ok(())
     }
 
     /// Everything was sent and answered: the data plane has what it should have, and nothing else.
-    pub(super) fn settled(&self, plane: &Plane) {
+    pub(super) fn settled(&mut self, plane: &Plane) {
         tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
-        if let Err(error) = self.remember(self.memory(&plane.ids)) {
+        if let Err(error) = self.remember(self.memory(&plane.ids.clone())) {
             tracing::error!("{error:#}");
         }
     }

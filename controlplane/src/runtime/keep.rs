@@ -13,6 +13,7 @@ use crate::reconcile::Memory;
 use crate::sequence;
 use crate::state::StateError;
 use crate::static_key::KeyId;
+use crate::vault;
 
 impl Gateway {
     /// What the next control plane has to know about a data plane that has all it should have.
@@ -22,17 +23,32 @@ impl Gateway {
     }
 
     /// Leaves a memory in the vault, with the totals so far. Where there is no room, these go first.
-    pub(super) fn remember(&self, mut memory: Memory) -> anyhow::Result<()> {
+    pub(super) fn remember(&mut self, mut memory: Memory) -> anyhow::Result<()> {
         memory.archive = Some(self.view.archive());
-        let written = self.view.with_master(|master| {
-            master.vault_write(&memory.to_vault()).or_else(|_| {
-                memory.archive = None;
-                master.vault_write(&memory.to_vault())
-            })
-        });
+        self.left = memory.to_vault();
+        if self.leave().is_err() {
+            memory.archive = None;
+            self.left = memory.to_vault();
+            self.leave()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the vault: what was remembered last, and the IKE SAs as they are now.
+    fn leave(&self) -> anyhow::Result<()> {
+        let ike = self.ike.as_ref().map(|ike| ike.snapshot()).unwrap_or_default();
+        let bytes = vault::join(&self.left, &ike);
+        let written = self.view.with_master(|master| master.vault_write(&bytes));
         written
             .unwrap_or(Ok(()))
             .map_err(|error| anyhow::anyhow!("the memory for the next control plane cannot be left: {error}"))
+    }
+
+    /// Leaves the IKE SAs for the next control plane.
+    pub(super) fn save_ike(&self) {
+        if let Err(error) = self.leave() {
+            tracing::error!("{error:#}; after a restart of adit, the peers have to be connected anew");
+        }
     }
 
     /// Ends a data plane that cannot be kept, and keeps what only its memory says.

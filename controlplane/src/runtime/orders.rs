@@ -9,7 +9,7 @@ use adit_proto::control::{Command, Direction, Refusal};
 #[derive(Debug)]
 pub struct Orders {
     queue: VecDeque<(u16, Command)>,
-    unanswered: BTreeMap<u32, String>,
+    unanswered: BTreeMap<u32, (u16, Command)>,
     ticket: u32,
 }
 
@@ -48,9 +48,8 @@ impl Orders {
                 Err(SendError::Full) => break,
                 Err(error) => return Err(error),
             }
-            self.unanswered.insert(self.ticket, format!("{} on worker {worker}", describe(command)));
+            self.unanswered.extend(self.queue.pop_front().map(|sent| (self.ticket, sent)));
             self.ticket = self.ticket.wrapping_add(1);
-            self.queue.pop_front();
         }
         master.flush();
         Ok(())
@@ -61,10 +60,11 @@ impl Orders {
         self.unanswered.remove(&ticket);
     }
 
-    /// A command was refused: says which. Nothing when it was not ours.
-    pub fn refused(&mut self, ticket: u32, why: Refusal) -> Option<String> {
-        let what = self.unanswered.remove(&ticket)?;
-        Some(format!("the data plane refused to {what}: {}", reason(why)))
+    /// A command was refused: which, and in words. Nothing when it was not ours.
+    pub fn refused(&mut self, ticket: u32, why: Refusal) -> Option<(Command, String)> {
+        let (worker, command) = self.unanswered.remove(&ticket)?;
+        let what = format!("the data plane refused to {} on worker {worker}: {}", describe(&command), reason(why));
+        Some((command, what))
     }
 }
 

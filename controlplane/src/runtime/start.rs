@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use adit_channel::{AttachError, Master, PlaneInfo};
 use anyhow::{Context, bail};
+use zeroize::Zeroizing;
 
 use super::{Found, Gateway, stopped};
 use crate::config::{Config, MacText};
 use crate::dataplane::log::Tail;
 use crate::dataplane::{self, Ending, Process};
 use crate::netlink::Netlink;
-use crate::reconcile::Memory;
+use crate::reconcile::{self, Memory};
+use crate::vault::{self, Left};
 
 /// How long a data plane may take until it listens at its socket.
 const START_WITHIN: Duration = Duration::from_secs(10);
@@ -25,6 +27,7 @@ impl Gateway {
     /// A data plane that runs as the configuration says. `None` when told to stop meanwhile.
     pub(super) async fn find(&mut self) -> anyhow::Result<Option<Found>> {
         let socket = self.view.config.channel_socket();
+        let mut left = Zeroizing::default();
         let attached = match Master::attach(&socket) {
             // It, or we, may have been stopped for a while.
             Err(AttachError::Silent { .. }) => Master::attach(&socket),
@@ -34,12 +37,16 @@ impl Gateway {
             Ok(master) => {
                 let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
                 let process = Process::watch(pid).context("watching the data plane")?;
-                let memory = Memory::from_vault(&master.vault_read());
+                let Left { memory, ike } = vault::split(&Zeroizing::new(master.vault_read()));
                 match differences(&self.view.config, memory.as_ref(), master.info()) {
-                    Ok(memory) => return Ok(Some(self.adopt(master, process, memory.clone()))),
+                    Ok(memory) => return Ok(Some(self.adopt(master, process, memory.clone(), ike))),
                     Err(differences) => {
                         tracing::warn!("a data plane (process {pid}) runs with other settings ({differences}); it is restarted");
-                        self.retire(master, process, memory.unwrap_or_default()).await?;
+                        let memory = memory.unwrap_or_default();
+                        // The IKE SAs go on, under the ids that they know.
+                        self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &[], &memory);
+                        self.retire(master, process, memory).await?;
+                        left = ike;
                     }
                 }
             }
@@ -55,12 +62,12 @@ impl Gateway {
             }
             Err(error) => return Err(error.into()),
         }
-        self.start().await
+        self.start(left).await
     }
 
-    fn adopt(&self, master: Master, process: Process, memory: Memory) -> Found {
+    fn adopt(&self, master: Master, process: Process, memory: Memory, ike: Zeroizing<Vec<u8>>) -> Found {
         tracing::info!("attached to the data plane that runs (process {}, version {})", process.pid, master.info().version);
-        Found { master, process, log: Tail::from_end(&self.log_path()), memory: Some(memory) }
+        Found { master, process, log: Tail::from_end(&self.log_path()), memory: Some(memory), ike }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -77,7 +84,7 @@ impl Gateway {
         Ok(())
     }
 
-    async fn start(&mut self) -> anyhow::Result<Option<Found>> {
+    async fn start(&mut self, left: Zeroizing<Vec<u8>>) -> anyhow::Result<Option<Found>> {
         let config = &self.view.config;
         let socket = config.channel_socket();
         let program = dataplane::find_program(config)?;
@@ -93,7 +100,7 @@ impl Gateway {
                 Ok(master) => {
                     let ms = began.elapsed().as_millis();
                     tracing::info!("started the data plane {} (process {}) in {ms} ms", program.display(), process.pid);
-                    return Ok(Some(Found { master, process, log, memory: None }));
+                    return Ok(Some(Found { master, process, log, memory: None, ike: left }));
                 }
                 Err(AttachError::Absent(_)) if began.elapsed() < START_WITHIN => {}
                 Err(error) => {

@@ -1,6 +1,7 @@
 //! The time in which all is well: events, punts and deadlines of an attached data plane, until it dies or we are stopped.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,11 +11,13 @@ use adit_proto::control::{Event, Feature, Place};
 use adit_proto::demux::{self, Kind};
 use anyhow::Context;
 use tokio::io::unix::AsyncFd;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::pulse::Pulse;
-use super::{Ended, Gateway, Plane, stopped};
+use super::{Ended, Gateway, Plane, ike, stopped};
+use crate::ike::Ike;
 use crate::system;
+use crate::view::View;
 
 /// How often rates are taken and unsettled things are tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -58,15 +61,12 @@ impl Gateway {
 
     async fn watch_plane(&mut self, plane: &mut Plane) -> anyhow::Result<Ended> {
         let channel = self.channel()?;
-        let timer = |period| {
-            let mut timer = interval(period);
-            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            timer
-        };
         let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
         let (mut settled, mut more, mut pulse) = (false, false, Pulse::default());
         loop {
-            let waits = plane.orders.waits();
+            self.drive_ike(plane)?;
+            let waits = plane.orders.waits() || self.ike_waits(plane);
+            let due = self.ike.as_ref().and_then(|ike| ike.due());
             tokio::select! {
                 () = stopped(&mut self.stop) => return Ok(Ended::Stop),
                 ending = plane.process.ended() => {
@@ -90,8 +90,12 @@ impl Gateway {
                     self.pump(plane)?;
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
+                () = ike::due(due) => self.tick_ike(),
+                datagram = ike::receive_plain(self.plain.as_ref()) => self.take_plain(datagram),
+                Some(request) = self.requests.recv() => self.answer(request),
                 _ = look.tick() => {
                     self.view.sample();
+                    self.count_ike();
                     self.extend_all(plane);
                     self.pump(plane)?;
                     anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
@@ -116,6 +120,11 @@ impl Gateway {
         }
     }
 
+    /// Whether a datagram of IKE found the ring full.
+    fn ike_waits(&self, plane: &Plane) -> bool {
+        plane.orders.settled() && self.ike.as_ref().is_some_and(Ike::waits)
+    }
+
     fn is_alive(&self) -> bool {
         self.view.with_master(|master| master.is_alive()).unwrap_or(false)
     }
@@ -126,16 +135,18 @@ impl Gateway {
 
     /// Takes what the workers sent up, no more than a share of it: then the other things of the loop have their turn. True when
     /// there may be more.
-    fn drain(&mut self, plane: &mut Plane) -> bool {
+    pub(super) fn drain(&mut self, plane: &mut Plane) -> bool {
         let mut buf = Vec::new();
-        let taken = self.view.with_master(|master| {
+        let (view, ike) = (&self.view, &mut self.ike);
+        let taken = view.with_master(|master| {
             master.acknowledge();
             let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(SHARE).collect();
-            let punts = std::iter::from_fn(|| master.poll_punt(&mut buf).map(|_| self.ignore(&buf))).take(SHARE).count();
-            (events, punts)
+            let punts = std::iter::from_fn(|| master.poll_punt(&mut buf).map(|(_, from)| (from, buf.clone())));
+            (events, punts.take(SHARE).collect::<Vec<_>>())
         });
         let (events, punts) = taken.unwrap_or_default();
-        let more = punts == SHARE || events.len() == SHARE;
+        let more = punts.len() == SHARE || events.len() == SHARE;
+        punts.iter().for_each(|(from, datagram)| take_punt(view, ike, *from, datagram));
         for (worker, event) in events {
             self.event(plane, worker, event);
         }
@@ -147,12 +158,19 @@ impl Gateway {
         match event {
             Event::Applied { ticket } => plane.orders.applied(ticket),
             Event::Refused { ticket, why } => {
-                if let Some(what) = plane.orders.refused(ticket, why) {
+                if let Some((command, what)) = plane.orders.refused(ticket, why) {
                     tracing::error!("{what}");
+                    if let Some(ike) = &mut self.ike {
+                        ike.refused(&command);
+                    }
                 }
             }
             Event::SeqHalfway { peer, spi } => {
-                plane.to_extend.insert((peer, spi));
+                if plane.granted.contains_key(&(peer, spi)) {
+                    plane.to_extend.insert((peer, spi));
+                } else if let Some(ike) = &mut self.ike {
+                    ike.worn(peer);
+                }
             }
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
             Event::WorkerFailed { errno, at } => {
@@ -162,15 +180,31 @@ impl Gateway {
         }
     }
 
-    /// Counts a datagram that nothing here answers yet.
-    fn ignore(&self, datagram: &[u8]) {
-        let counter: &AtomicU64 = match demux::classify(datagram) {
-            Kind::Ike => &self.view.ignored_ike,
-            Kind::Stun => &self.view.ignored_stun,
-            Kind::Esp | Kind::Keepalive | Kind::Unknown | Kind::TooShort => &self.view.ignored_other,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// Tells the engine what has gone through its SAs.
+    fn count_ike(&mut self) {
+        let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
+        if let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) {
+            ike.count(&live);
+            self.publish_ike();
+        }
     }
+}
+
+/// Gives a datagram to whom it is for; counts it when nothing here answers it.
+fn take_punt(view: &View, ike: &mut Option<Ike>, from: SocketAddr, datagram: &[u8]) {
+    let counter: &AtomicU64 = match (demux::classify(datagram), ike) {
+        (Kind::Ike, Some(ike)) if ike.is_used() => return ike.receive(from, datagram),
+        (Kind::Ike, _) => &view.ignored_ike,
+        (Kind::Stun, _) => &view.ignored_stun,
+        (Kind::Esp | Kind::Keepalive | Kind::Unknown | Kind::TooShort, _) => &view.ignored_other,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn timer(period: Duration) -> Interval {
+    let mut timer = interval(period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
 }
 
 fn feature(what: Feature) -> &'static str {

@@ -71,7 +71,7 @@ impl Check<'_> {
         let name = self.required(raw.name, at, "name", "the name of the TAP interface", "name: adit0");
         let name = name.and_then(|name| self.interface_name("name", "adit0", &name));
         // One IPv6 path is enough to leave room for its longer header.
-        let ipv6_outer = peers.iter().any(|(peer, _)| peer.endpoint.is_ipv6());
+        let ipv6_outer = peers.iter().any(|(peer, _)| peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6()));
         // No frame may be longer than what one datagram of the underlay carries: tunnels do not fragment.
         let most = (esp::frame_len_max(underlay_mtu, ipv6_outer) - ETHERNET_LEN) as u64;
         let mtu_at = raw.mtu.as_ref().map(|text| Place::from(text.referenced));
@@ -146,17 +146,18 @@ impl Check<'_> {
         let net: IpNet =
             self.parsed(text, "an address with a prefix length", "an IPv4 or IPv6 address and a prefix length", example)?;
         // The packets of the tunnel would go into the tunnel.
-        if let Some((peer, _)) = peers.iter().find(|(peer, _)| net.contains(&peer.endpoint.ip())) {
+        let mut endpoints = peers.iter().filter_map(|(peer, _)| Some((peer, peer.endpoint?.ip())));
+        if let Some((peer, endpoint)) = endpoints.find(|(_, endpoint)| net.contains(endpoint)) {
             self.fail(
                 text.referenced.into(),
                 format!(
                     "{} leads into the tunnel and contains {}, where the peer `{}` receives",
                     net.trunc(),
-                    peer.endpoint.ip(),
+                    endpoint,
                     peer.name
                 ),
                 "a network behind the tunnel, in which no peer receives".into(),
-                format!("{example}, or several networks that leave {} out", peer.endpoint.ip()),
+                format!("{example}, or several networks that leave {endpoint} out"),
             );
         }
         Some(net)

@@ -7,23 +7,29 @@ use adit_channel::SA_SLOTS_MAX;
 use serde_saphyr::Spanned;
 
 use super::Check;
+use crate::config::ike::Role;
 use crate::config::problem::Place;
 use crate::config::raw;
-use crate::config::{PEERS_MAX, Peer, WORKERS_MAX, worker_sas};
+use crate::config::{Keys, PEERS_MAX, Peer, WORKERS_MAX, worker_sas};
 use crate::static_key::{Flow, Secret};
 
 /// SAs in each direction when the file does not say. Both ends must agree, so this cannot depend on the machine.
 const LANES_DEFAULT: u64 = 4;
 
+/// What a peer is judged against.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'a> {
+    /// The gateway's own name.
+    pub name: &'a str,
+    pub listen: Option<(SocketAddr, Place)>,
+    /// Where the file names the gateway's private key.
+    pub own_key: Option<Place>,
+    pub workers: u16,
+}
+
 impl Check<'_> {
     /// The peers, each with the place of its name.
-    pub(super) fn peers(
-        &mut self,
-        raw: Vec<Spanned<raw::Peer>>,
-        own_name: &str,
-        listen: Option<(SocketAddr, Place)>,
-        workers: u16,
-    ) -> Vec<(Peer, Place)> {
+    pub(super) fn peers(&mut self, raw: Vec<Spanned<raw::Peer>>, around: Around<'_>) -> Vec<(Peer, Place)> {
         if let Some(extra) = raw.get(PEERS_MAX) {
             let what = format!("{} peers are listed", raw.len());
             self.fail(
@@ -42,12 +48,12 @@ impl Check<'_> {
             let name_at = peer.value.name.as_ref().map_or(at, |name| name.referenced.into());
             let endpoint_at = peer.value.endpoint.as_ref().map_or(at, |endpoint| endpoint.referenced.into());
             let lanes_at = peer.value.lanes.as_ref().map_or(name_at, |lanes| lanes.referenced.into());
-            let Some(peer) = self.peer(peer.value, at, listen) else { continue };
-            sas += worker_sas(peer.lanes, workers);
+            let Some(peer) = self.peer(peer.value, at, around) else { continue };
+            sas += worker_sas(peer.lanes, around.workers);
             if sas > SA_SLOTS_MAX {
                 sas_full_at = sas_full_at.or(Some(lanes_at));
             }
-            if peer.name == own_name {
+            if peer.name == around.name {
                 let what = format!("the peer `{}` has the name of this gateway", peer.name);
                 self.fail(name_at, what, "the `name` that the other gateway has in its own file".into(), "name: site-b".into());
             }
@@ -55,7 +61,9 @@ impl Check<'_> {
                 let what = format!("the peer `{}` is listed twice, first in line {}", peer.name, first.line);
                 self.fail(name_at, what, "every peer once".into(), "another name, or remove one of the two".into());
             }
-            if let Some(other) = endpoints.insert(peer.endpoint, peer.name.clone()).filter(|other| *other != peer.name) {
+            let endpoint = peer.endpoint.filter(|_| peer.secret().is_some());
+            let other = endpoint.and_then(|endpoint| endpoints.insert(endpoint, peer.name.clone()));
+            if let Some(other) = other.filter(|other| *other != peer.name) {
                 let what = format!("the peers `{other}` and `{}` have the same endpoint", peer.name);
                 self.fail(
                     endpoint_at,
@@ -67,9 +75,9 @@ impl Check<'_> {
             peers.push((peer, name_at));
         }
         if let Some(at) = sas_full_at {
-            self.too_many_sas(at, sas, peers.len() as u32, workers);
+            self.too_many_sas(at, sas, peers.len() as u32, around.workers);
         }
-        self.spis(&peers, own_name);
+        self.spis(&peers, around.name);
         peers
     }
 
@@ -85,29 +93,50 @@ impl Check<'_> {
         );
     }
 
-    fn peer(&mut self, raw: raw::Peer, at: Place, listen: Option<(SocketAddr, Place)>) -> Option<Peer> {
+    fn peer(&mut self, raw: raw::Peer, at: Place, around: Around<'_>) -> Option<Peer> {
         let name = self.required(raw.name, at, "name", "the `name` that the other gateway has in its own file", "name: site-b");
         let name = name.and_then(|name| self.gateway_name("name", name));
-        let expected = "the address and UDP port that the other gateway receives on";
-        let endpoint = self.required(raw.endpoint, at, "endpoint", expected, "endpoint: \"192.0.2.2:4500\"");
-        let endpoint = endpoint.and_then(|text| self.endpoint(&text, listen));
-        let expected = "the file with the static key of this pair";
-        let key = self.required(raw.static_key_file, at, "static_key_file", expected, "static_key_file: site-b.key");
-        let key = key.and_then(|text| {
-            let file = self.path(&text);
-            match Secret::load(&file) {
-                Ok(secret) => Some((file, secret)),
-                Err(error) => {
-                    let expected = "a key file that only its owner can read, made by `adit keygen`".to_owned();
-                    self.fail(text.referenced.into(), error.to_string(), expected, error.remedy());
-                    None
-                }
+        let endpoint = raw.endpoint.map(|text| self.endpoint(&text, around.listen));
+        let keys = match (raw.static_key_file, raw.ike) {
+            (static_key, None) => self.static_key(static_key, at),
+            (None, Some(ike)) => {
+                let name = name.as_deref().unwrap_or_default();
+                self.peer_ike(ike.value, ike.referenced.into(), name, around.own_key).map(|ike| Keys::Ike(Box::new(ike)))
             }
-        });
+            (Some(static_key), Some(_)) => {
+                let what = "the peer has a static key and IKE".to_owned();
+                let expected = "one of static_key_file and ike".to_owned();
+                self.fail(static_key.referenced.into(), what, expected, "nothing: remove static_key_file".to_owned());
+                None
+            }
+        };
+        let waits = matches!(&keys, Some(Keys::Ike(ike)) if ike.role == Role::Responder);
+        if endpoint.is_none() && !waits {
+            let expected = "the address and UDP port that the other gateway receives on";
+            self.missing(at, "endpoint", expected, "endpoint: \"192.0.2.2:4500\"");
+        }
         let lanes = self.number("lanes", raw.lanes, 1..=u64::from(WORKERS_MAX), "lanes", LANES_DEFAULT) as u16;
-        let (key_file, secret) = key?;
         let defer_checksums = raw.defer_checksums.is_none_or(|defer| defer.value);
-        Some(Peer { name: name?, endpoint: endpoint?, key_file, secret, lanes, defer_checksums })
+        let endpoint = match endpoint {
+            None if !waits => return None,
+            None => None,
+            Some(endpoint) => Some(endpoint?),
+        };
+        Some(Peer { name: name?, endpoint, keys: keys?, lanes, defer_checksums })
+    }
+
+    fn static_key(&mut self, text: Option<raw::Text>, at: Place) -> Option<Keys> {
+        let expected = "the file with the static key of this pair";
+        let text = self.required(text, at, "static_key_file", expected, "static_key_file: site-b.key")?;
+        let file = self.path(&text);
+        match Secret::load(&file) {
+            Ok(secret) => Some(Keys::Static { file, secret }),
+            Err(error) => {
+                let expected = "a key file that only its owner can read, made by `adit keygen`".to_owned();
+                self.fail(text.referenced.into(), error.to_string(), expected, error.remedy());
+                None
+            }
+        }
     }
 
     fn endpoint(&mut self, text: &raw::Text, listen: Option<(SocketAddr, Place)>) -> Option<SocketAddr> {
@@ -145,7 +174,8 @@ impl Check<'_> {
             let mut seen: BTreeMap<u32, &str> = BTreeMap::new();
             for (peer, at) in peers {
                 let (sender, receiver) = if inbound { (peer.name.as_str(), own_name) } else { (own_name, peer.name.as_str()) };
-                let spi = peer.secret.spi(Flow { sender, receiver }, 0);
+                let Some(secret) = peer.secret() else { continue };
+                let spi = secret.spi(Flow { sender, receiver }, 0);
                 let Some(other) = seen.insert(spi.0, &peer.name).filter(|other| *other != peer.name) else { continue };
                 self.fail(
                     *at,

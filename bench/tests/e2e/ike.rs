@@ -1,0 +1,150 @@
+//! Two gateways that agree on their keys by IKE: handshake, rekey, the death of either plane, wrong keys; no packet is lost where
+//! none must be.
+
+use std::time::Duration;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, wait_until};
+use adit_bench::rtt::Prober;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::reaches;
+
+/// One end connects, so that there is one handshake.
+const ROLES: [&str; 2] = ["role: initiator, dpd_s: 1", "role: responder, dpd_s: 1"];
+const SOON: Duration = Duration::from_secs(10);
+
+fn options(ike: &[&str]) -> LabOptions {
+    LabOptions { ike: ike.iter().map(|more| (*more).to_owned()).collect(), ..LabOptions::default() }
+}
+
+/// What `adit status --json` says of the only peer's IKE.
+fn ike(gateway: &Gateway) -> Result<Value> {
+    let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    Ok(status["peers"][0]["ike"].clone())
+}
+
+/// The SPIs of the IKE SA in use, and the inbound ones of its Child SAs.
+fn spis(gateway: &Gateway) -> Result<(String, Vec<String>)> {
+    let sa = ike(gateway)?["sas"][0].clone();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let children = sa["children"].as_array().context("no children")?;
+    let children = children.iter().filter(|child| child["going"] == false).map(|child| text(&child["inbound_spi"]));
+    Ok((text(&sa["initiator_spi"]) + &text(&sa["responder_spi"]), children.collect()))
+}
+
+#[test]
+fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
+    let lab = Lab::start(&LabOptions { workers: vec![2, 1], ..options(&[""]) })?;
+    for (gateway, other) in [(lab.a(), "site-b"), (lab.b(), "site-a")] {
+        let told = ike(gateway)?;
+        let sa = &told["sas"][0];
+        ensure!(told["state"] == "established" && sa["remote_id"] == other && sa["post_quantum"] == true, "{told:#}");
+        ensure!(sa["suite"].as_str().is_some_and(|suite| suite.contains("ML_KEM_768")), "{told:#}");
+        // One Child SA for each worker of the gateway that has more.
+        ensure!(sa["children"].as_array().is_some_and(|children| children.len() == 2), "{told:#}");
+        let report = gateway.adit("status")?;
+        ensure!(report.contains("established") && report.contains("post-quantum"), "{report}");
+    }
+    reaches(&lab.a().netns, lab.b().inner())?;
+    reaches(&lab.b().netns, lab.a().inner6())
+}
+
+#[test]
+fn keys_are_replaced_from_either_end_without_a_lost_ping() -> Result<()> {
+    let lab = Lab::start(&options(&ROLES))?;
+    let prober = lab.a().netns.enter(|| Prober::start(lab.b().inner().into(), Duration::from_millis(1)))?;
+    for gateway in [lab.a(), lab.b()].repeat(5) {
+        for (order, ike_changes) in [("rekey", false), ("rekey --ike", true)] {
+            let before = spis(gateway)?;
+            gateway.adit(&format!("{order} {}", if gateway.number == 1 { "site-b" } else { "site-a" }))?;
+            wait_until("the keys are others", SOON, || {
+                let now = spis(gateway)?;
+                Ok(if ike_changes { now.0 != before.0 } else { now.1 != before.1 && now.1.len() == before.1.len() })
+            })
+            .with_context(|| lab.logs())?;
+        }
+    }
+    let probes = prober.stop(Duration::from_secs(2))?;
+    ensure!(probes.sent > 100 && probes.lost == 0, "{} of {} pings lost\n{}", probes.lost, probes.sent, lab.logs());
+    Ok(())
+}
+
+#[test]
+fn the_next_control_plane_goes_on_with_the_same_ike_sas() -> Result<()> {
+    let mut lab = Lab::start(&options(&ROLES))?;
+    let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
+    let before = spis(lab.a())?;
+    for round in 0..3 {
+        lab.gateways[0].kill_control()?;
+        lab.gateways[0].start_control()?;
+        wait_until("the new control plane answers", SOON, || Ok(lab.a().adit("status").is_ok())).with_context(|| lab.logs())?;
+        let after = spis(lab.a())?;
+        ensure!(after.0 == before.0, "round {round}: another IKE SA: {before:?}, {after:?}\n{}", lab.logs());
+        let old = spis(lab.b())?.1;
+        lab.gateways[1].adit("rekey site-a")?;
+        wait_until("the peer rekeys with it", SOON, || Ok(spis(lab.b())?.1 != old)).with_context(|| lab.logs())?;
+    }
+    ensure!(spis(lab.a())?.0 == before.0 && spis(lab.b())?.0 == before.0, "a new handshake\n{}", lab.logs());
+    let probes = prober.stop(Duration::from_secs(2))?;
+    ensure!(probes.sent > 100 && probes.lost == 0, "{} of {} pings lost\n{}", probes.lost, probes.sent, lab.logs());
+    Ok(())
+}
+
+#[test]
+fn a_new_data_plane_gets_new_child_sas_under_the_old_ike_sa() -> Result<()> {
+    let lab = Lab::start(&options(&ROLES))?;
+    let before = spis(lab.a())?;
+    let dead = lab.a().kill_data_plane()?;
+    wait_until("the tunnel is back", SOON, || {
+        Ok(lab.a().data_plane().is_some_and(|pid| pid != dead) && reaches(&lab.a().netns, lab.b().inner()).is_ok())
+    })
+    .with_context(|| lab.logs())?;
+    let after = spis(lab.a())?;
+    ensure!(after.0 == before.0 && after.1 != before.1, "{before:?} {after:?}\n{}", lab.logs());
+    Ok(())
+}
+
+#[test]
+fn a_gateway_that_crashed_or_stopped_is_connected_again_within_seconds() -> Result<()> {
+    let mut lab = Lab::start(&options(&["role: initiator, dpd_s: 2", "role: responder, dpd_s: 2"]))?;
+    // A stop says goodbye; a crash does not.
+    lab.gateways[1].stop()?;
+    wait_until("the other end has noticed", SOON, || Ok(ike(lab.a())?["state"] == "reconnecting")).with_context(|| lab.logs())?;
+    lab.gateways[1].start_control()?;
+    wait_until("it is up again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())?;
+    lab.gateways[1].kill_control()?;
+    lab.b().kill_data_plane()?;
+    lab.gateways[1].start_control()?;
+    wait_until("it is up again after a crash", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
+        .with_context(|| lab.logs())
+}
+
+#[test]
+fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<()> {
+    let mut lab = Lab::prepare(&options(&[""]))?;
+    let key = lab.dir().join("site-a-site-b.psk");
+    let right = std::fs::read(&key)?;
+    lab.gateways[0].start_control()?;
+    lab.a().wait_for_log("connecting", SOON)?;
+    std::fs::write(&key, "another secret than the one of the other")?;
+    lab.gateways[1].start_control()?;
+    wait_until("both know why", SOON, || {
+        // It may not have begun to answer.
+        let told = |gateway: &Gateway, peer: &str| gateway.adit(&format!("explain {peer}")).unwrap_or_default();
+        let (here, there) = (told(lab.a(), "site-b"), told(lab.b(), "site-a"));
+        Ok(here.contains("AUTHENTICATION_FAILED") && there.contains("remedy:"))
+    })
+    .with_context(|| format!("{}\n{:?}\n{:?}", lab.logs(), lab.a().adit("explain site-b"), lab.b().adit("explain site-a")))?;
+    std::fs::write(&key, right)?;
+    lab.gateways[1].stop()?;
+    lab.gateways[1].start_control()?;
+    wait_until("the right key helps", Duration::from_secs(40), || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
+        .with_context(|| lab.logs())?;
+    lab.a().adit("disconnect site-b")?;
+    wait_until("it is idle", SOON, || Ok(ike(lab.a())?["state"] == "idle"))?;
+    let error = format!("{:#}", lab.a().adit("connect nobody").expect_err("there is no such peer"));
+    ensure!(error.contains("there is no peer nobody; the peers are site-b"), "{error}");
+    lab.b().adit("connect site-a")?;
+    wait_until("it is up again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
+}

@@ -1,0 +1,239 @@
+//! IKEv2: who we are, what a peer has to prove, and which algorithms may be agreed on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use adit_engine::auth::{LocalKey, Psk, TrustAnchors};
+use adit_engine::crypto::{PrivateKey, PublicKey};
+use adit_engine::identity::{Identity, Pattern};
+
+use super::Check;
+use crate::config::ike::{Ike, Loaded, OwnKey, PeerIke, Proof, Role};
+use crate::config::problem::Place;
+use crate::config::proposal::{self, ProposalFault};
+use crate::config::raw::{self, Text};
+use crate::key_file::{self, Readers};
+
+/// A preshared key shorter than this can be guessed by who records one handshake.
+const PSK_LEN_MIN: usize = 16;
+/// Longest time that can be set: 30 days.
+const SECONDS_MAX: u64 = 30 * 86_400;
+/// Longest list of proposals.
+const PROPOSALS_MAX: usize = 16;
+
+impl Check<'_> {
+    /// The gateway's own part. It exists without being written: an identity is needed for every peer with IKE.
+    pub(super) fn ike(&mut self, raw: raw::Ike, gateway: &str) -> Ike {
+        let id = match &raw.id {
+            Some(text) => self.identity(text),
+            None => gateway.parse().ok(),
+        };
+        let certificate_at = raw.certificate_file.as_ref().map(|text| Place::from(text.referenced));
+        let key = raw.key_file.and_then(|text| self.own_key(&text, raw.certificate_file.as_ref()));
+        if let Some(at) = certificate_at.filter(|_| key.is_none() && self.problems.is_empty()) {
+            let expected = "the private key of the certificate beside it".to_owned();
+            self.fail(at, "a certificate without its private key".to_owned(), expected, "key_file: site-a.key".to_owned());
+        }
+        Ike {
+            // A fault above is an error anyhow.
+            id: id.unwrap_or(Identity::Fqdn("adit".to_owned())),
+            key,
+        }
+    }
+
+    fn own_key(&mut self, text: &Text, certificate: Option<&Text>) -> Option<OwnKey> {
+        let file = self.path(text);
+        let expected = "a private key in PEM, Ed25519 or ECDSA on P-256 or P-384, that only its owner can read";
+        let write = format!("run: openssl genpkey -algorithm ed25519 -out {0} && chmod 600 {0}", file.display());
+        let pem = self.bytes(text, &file, Readers::OwnerOnly, expected)?;
+        let key = match PrivateKey::from_pem(&pem) {
+            Ok(key) => key,
+            Err(error) => {
+                self.fail(text.referenced.into(), format!("{}: {error}", file.display()), expected.to_owned(), write);
+                return None;
+            }
+        };
+        let Some(certificate) = certificate else {
+            let key = Loaded { file, value: Arc::new(LocalKey::raw(key)) };
+            return Some(OwnKey { key, certificate_file: None });
+        };
+        let chain_file = self.path(certificate);
+        let expected = "certificates in PEM: the gateway's own first, then those of its issuers";
+        let chain = self.bytes(certificate, &chain_file, Readers::All, expected)?;
+        match LocalKey::certified(key, &chain) {
+            Ok(local) => Some(OwnKey { key: Loaded { file, value: Arc::new(local) }, certificate_file: Some(chain_file) }),
+            Err(error) => {
+                let what = format!("{}: {error}", chain_file.display());
+                self.fail(certificate.referenced.into(), what, expected.to_owned(), "certificate_file: site-a.crt".to_owned());
+                None
+            }
+        }
+    }
+
+    /// A peer's part; `name` is its identity when the file gives none.
+    pub(super) fn peer_ike(&mut self, raw: raw::PeerIke, at: Place, name: &str, own_key: Option<Place>) -> Option<PeerIke> {
+        let id = match &raw.id {
+            Some(text) => self.pattern(text),
+            None => name.parse().ok(),
+        };
+        let proof = self.proof(&raw, at);
+        if let (Some(Proof::PublicKey(_) | Proof::Ca(_)), None) = (&proof, own_key) {
+            self.fail(
+                at,
+                format!("the peer `{name}` proves itself with a key, but this gateway has none to prove itself with"),
+                "a private key of this gateway".to_owned(),
+                "ike: { key_file: site-a.key }      (at the top of the file)".to_owned(),
+            );
+        }
+        let role = self.choice("role", raw.role, &Role::ALL, Role::name);
+        let proposals = self.proposals("proposals", raw.proposals, &proposal::IKE_DEFAULT, proposal::ike);
+        let esp_proposals = self.proposals("esp_proposals", raw.esp_proposals, &proposal::ESP_DEFAULT, proposal::esp);
+        Some(PeerIke {
+            role,
+            id: id?,
+            proof: proof?,
+            proposals,
+            esp_proposals,
+            rekey_s: self.seconds("rekey_s", raw.rekey_s, 3600),
+            rekey_bytes: self.number("rekey_bytes", raw.rekey_bytes, 0..=u64::MAX, "bytes, 0 for no limit,", 0),
+            rekey_packets: self.number("rekey_packets", raw.rekey_packets, 0..=u64::MAX, "packets, 0 for no limit,", 1 << 36),
+            ike_rekey_s: self.seconds("ike_rekey_s", raw.ike_rekey_s, 4 * 3600),
+            dpd_s: self.seconds("dpd_s", raw.dpd_s, 10),
+            keepalive_s: self.seconds("keepalive_s", raw.keepalive_s, 20),
+        })
+    }
+
+    fn seconds(&mut self, key: &str, text: Option<Text>, default: u64) -> u32 {
+        self.number(key, text, 0..=SECONDS_MAX, "seconds, 0 for never,", default) as u32
+    }
+
+    fn proof(&mut self, raw: &raw::PeerIke, at: Place) -> Option<Proof> {
+        match (&raw.psk_file, &raw.public_key_file, &raw.ca_file) {
+            (Some(text), None, None) => self.psk(text).map(Proof::Psk),
+            (None, Some(text), None) => self.public_key(text).map(Proof::PublicKey),
+            (None, None, Some(text)) => self.ca(text).map(Proof::Ca),
+            given => {
+                let none = matches!(given, (None, None, None));
+                let what = if none {
+                    "nothing says how the peer proves who it is"
+                } else {
+                    "the peer has several ways to prove who it is"
+                };
+                let expected = "one of psk_file, public_key_file and ca_file".to_owned();
+                self.fail(at, what.to_owned(), expected, "psk_file: site-b.psk".to_owned());
+                None
+            }
+        }
+    }
+
+    fn psk(&mut self, text: &Text) -> Option<Loaded<Psk>> {
+        let file = self.path(text);
+        let expected = "a file with the preshared key of this pair, that only its owner can read";
+        let write = format!("run: umask 077; openssl rand -base64 32 >{}      (and copy it to the peer)", file.display());
+        let bytes = self.bytes(text, &file, Readers::OwnerOnly, expected)?;
+        let what = match std::str::from_utf8(&bytes).map(|key| Psk::from_text(key.trim_end_matches(['\r', '\n']))) {
+            Ok(Ok(psk)) if psk.len() >= PSK_LEN_MIN => return Some(Loaded { file, value: psk }),
+            Ok(Ok(psk)) => {
+                format!(
+                    "{}: a preshared key of {} bytes can be guessed; at least {PSK_LEN_MIN} are needed",
+                    file.display(),
+                    psk.len()
+                )
+            }
+            Ok(Err(error)) => format!("{}: {error}", file.display()),
+            Err(_) => format!("{}: the preshared key is not text; write binary keys as 0x… or 0s…", file.display()),
+        };
+        self.fail(text.referenced.into(), what, expected.to_owned(), write);
+        None
+    }
+
+    fn public_key(&mut self, text: &Text) -> Option<Loaded<PublicKey>> {
+        let file = self.path(text);
+        let expected = "the peer's public key in PEM";
+        let pem = self.bytes(text, &file, Readers::All, expected)?;
+        let key = PublicKey::from_pem(&pem);
+        let write = format!("on the peer, run: openssl pkey -in KEY_FILE -pubout, and copy what it prints to {}", file.display());
+        self.usable(text, file, key, expected, write)
+    }
+
+    fn ca(&mut self, text: &Text) -> Option<Loaded<Arc<TrustAnchors>>> {
+        let file = self.path(text);
+        let expected = "certificates of CAs in PEM";
+        let pem = self.bytes(text, &file, Readers::All, expected)?;
+        let anchors = TrustAnchors::from_pem(&pem).map(Arc::new);
+        self.usable(text, file, anchors, expected, "ca_file: ca.crt".to_owned())
+    }
+
+    fn usable<T, E: std::fmt::Display>(
+        &mut self,
+        text: &Text,
+        file: PathBuf,
+        value: Result<T, E>,
+        expected: &str,
+        write: String,
+    ) -> Option<Loaded<T>> {
+        match value {
+            Ok(value) => Some(Loaded { file, value }),
+            Err(error) => {
+                self.fail(text.referenced.into(), format!("{}: {error}", file.display()), expected.to_owned(), write);
+                None
+            }
+        }
+    }
+
+    /// The content of a file that the configuration names.
+    fn bytes(&mut self, text: &Text, file: &Path, readers: Readers, expected: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+        match key_file::read(file, readers) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                self.fail(text.referenced.into(), error.to_string(), expected.to_owned(), error.remedy());
+                None
+            }
+        }
+    }
+
+    fn identity(&mut self, text: &Text) -> Option<Identity> {
+        self.named(text, "id: site-a.example.org")
+    }
+
+    fn pattern(&mut self, text: &Text) -> Option<Pattern> {
+        self.named(text, "id: site-b.example.org")
+    }
+
+    fn named<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, text: &Text, write: &str) -> Option<T> {
+        match text.value.parse() {
+            Ok(named) => Some(named),
+            Err(error) => {
+                let expected = "a domain name, an e-mail address, an IP address, a distinguished name or keyid:HEX".to_owned();
+                self.fail(text.referenced.into(), error.to_string(), expected, write.to_owned());
+                None
+            }
+        }
+    }
+
+    fn proposals<T>(
+        &mut self,
+        key: &str,
+        texts: Option<Vec<Text>>,
+        default: &[&str],
+        read: impl Fn(&str) -> Result<T, ProposalFault>,
+    ) -> Vec<(String, T)> {
+        let texts = texts.unwrap_or_default();
+        if let Some(extra) = texts.get(PROPOSALS_MAX) {
+            let what = format!("`{key}` lists {} proposals", texts.len());
+            let expected = format!("at most {PROPOSALS_MAX}: a proposal can hold several algorithms of each kind");
+            self.fail(extra.referenced.into(), what, expected, format!("{key}: [{}]", default[0]));
+        }
+        if texts.is_empty() {
+            return default.iter().filter_map(|text| Some(((*text).to_owned(), read(text).ok()?))).collect();
+        }
+        let mut list = Vec::new();
+        for text in texts.into_iter().take(PROPOSALS_MAX) {
+            match read(&text.value) {
+                Ok(proposal) => list.push((text.value, proposal)),
+                Err(fault) => self.fail(text.referenced.into(), fault.what, fault.expected, format!("{key}: [{}]", default[0])),
+            }
+        }
+        list
+    }
+}

@@ -1,0 +1,279 @@
+//! IKEv2 in the daemon: the shell around the pure engine of `adit-engine`. Datagrams that the data plane hands up, and time, go
+//! in; commands for the data plane and datagrams to be sent come out, in this order.
+//!
+//! ```text
+//! punts ─▶ Ike::receive ─▶ engine ─▶ events ─▶ sas ─▶ commands ─▶ data plane (must have been applied) ┐
+//!                                 └▶ datagrams ──────────────────────────────▶ inject ◀── only then ──┘
+//! ```
+
+pub mod report;
+mod sas;
+mod settings;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use adit_channel::LiveSa;
+use adit_engine::crypto::Secret;
+use adit_engine::ike::{BootClock, CommandError, Endpoint, Event, IKE_PORT, Now, Path, Restored, Transmit, Usage};
+use adit_proto::control::{Command, Direction, PeerId, Spi};
+use rustix::time::{ClockId, clock_gettime};
+use zeroize::Zeroizing;
+
+use crate::api::types::Explanation;
+use crate::config::Config;
+use crate::wanted;
+use report::Report;
+use sas::{Sas, Terms};
+
+/// Datagrams that wait until the data plane has done what they promise. What is dropped above that is sent again.
+const WAITING_MAX: usize = 4096;
+
+/// The IKE of a gateway.
+pub struct Ike {
+    endpoint: Endpoint,
+    sas: Sas,
+    listen: SocketAddr,
+    /// Place in the configuration.
+    places: BTreeMap<PeerId, usize>,
+    waiting: VecDeque<Transmit>,
+    news: Vec<Event>,
+    /// Sent nothing since the vault was written last.
+    saved: bool,
+}
+
+/// What a person orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Connect,
+    Disconnect,
+    /// The keys of all Child SAs.
+    Rekey,
+    RekeyIke,
+}
+
+impl Ike {
+    /// The IKE of a gateway whose peers have these ids in the data plane. Nothing is sent before [`Ike::start`].
+    ///
+    /// # Errors
+    /// A peer's configuration makes no sense.
+    pub fn new(config: &Config, ids: &[PeerId], crash_secret: Secret) -> Result<Ike, CommandError> {
+        let random = |out: &mut [u8]| aws_lc_rs::rand::fill(out).expect("the system's generator cannot fail once it is seeded");
+        let mut endpoint = Endpoint::new(settings::endpoint(config, crash_secret), Box::new(random));
+        let dataplane = &config.dataplane;
+        let terms = Terms { workers: dataplane.workers, window: dataplane.replay_window, path_mtu: config.underlay_mtu };
+        let mut sas = Sas::new(terms);
+        let mut places = BTreeMap::new();
+        for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
+            let Some(settings) = settings::peer(config, peer) else { continue };
+            endpoint.set_peer(now(), *id, settings)?;
+            sas.add_peer(*id, wanted::tag(&peer.name), peer.defer_checksums);
+            places.insert(*id, place);
+        }
+        let (waiting, news) = (VecDeque::new(), Vec::new());
+        Ok(Ike { endpoint, sas, listen: config.listen, places, waiting, news, saved: true })
+    }
+
+    /// Whether any peer uses it.
+    pub fn is_used(&self) -> bool {
+        !self.places.is_empty()
+    }
+
+    /// Goes on with the IKE SAs of the process before this one, over the data plane that has these SAs.
+    pub fn restore(&mut self, snapshot: &[u8], live: &[(u16, LiveSa)]) {
+        let restored = match self.endpoint.restore(now(), boot_clock(), snapshot) {
+            Ok(restored) => restored,
+            Err(error) => {
+                tracing::warn!("{error}: the peers have to be connected anew");
+                Restored::default()
+            }
+        };
+        let inbound: BTreeSet<Spi> = restored.inbound.iter().copied().collect();
+        let outbound: BTreeSet<(PeerId, Spi)> = restored.outbound.iter().copied().collect();
+        self.sas.adopt(live, |sa| match sa.direction {
+            Direction::Inbound => inbound.contains(&sa.spi),
+            Direction::Outbound => outbound.contains(&(sa.peer, sa.spi)),
+        });
+        let missing = |spi: &Spi| !live.iter().any(|(_, sa)| sa.direction == Direction::Inbound && sa.spi == *spi);
+        if inbound.iter().any(missing) {
+            self.endpoint.data_plane_restarted(now());
+        }
+        if restored.ike_sas + restored.forgotten > 0 {
+            tracing::info!("IKE SAs: {} go on, {} forgotten", restored.ike_sas, restored.forgotten);
+        }
+    }
+
+    /// Whether an SA of the data plane belongs to an IKE SA.
+    pub fn has(&self, sa: &LiveSa) -> bool {
+        self.sas.has(sa.peer, sa.direction, sa.spi)
+    }
+
+    /// The data plane is another one and has no SAs.
+    pub fn data_plane_restarted(&mut self) {
+        self.sas.clear();
+        self.endpoint.data_plane_restarted(now());
+    }
+
+    /// Connects to the peers to which we go.
+    pub fn start(&mut self) {
+        self.endpoint.start(now());
+    }
+
+    /// A datagram that came to the gateway's port.
+    pub fn receive(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let Some(local) = settings::local_address(self.listen, from) else { return };
+        self.endpoint.handle_message(now(), Path { local, remote: from }, datagram);
+    }
+
+    /// A datagram that came to the port on which IKE has no marker.
+    pub fn receive_plain(&mut self, from: SocketAddr, datagram: &[u8]) {
+        let Some(mut local) = settings::local_address(self.listen, from) else { return };
+        local.set_port(IKE_PORT);
+        self.endpoint.handle_message(now(), Path { local, remote: from }, datagram);
+    }
+
+    /// When [`Ike::tick`] is due.
+    pub fn due(&self) -> Option<Instant> {
+        self.endpoint.poll_timeout()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self) {
+        self.endpoint.handle_timeout(now());
+    }
+
+    /// What has gone through the SAs so far.
+    pub fn count(&mut self, live: &[(u16, LiveSa)]) {
+        let by_name: BTreeMap<(u8, PeerId, Spi), &LiveSa> =
+            live.iter().map(|(_, sa)| ((sa.direction as u8, sa.peer, sa.spi), sa)).collect();
+        let mut usage = BTreeMap::new();
+        for id in self.places.keys() {
+            let Some(status) = self.endpoint.status(*id) else { continue };
+            for child in status.ike.iter().flat_map(|ike| &ike.children) {
+                let of = |direction: Direction, spi| {
+                    by_name.get(&(direction as u8, *id, spi)).map_or((0, 0), |sa| (sa.bytes, sa.packets))
+                };
+                let (inbound_bytes, inbound_packets) = of(Direction::Inbound, child.inbound);
+                let (outbound_bytes, outbound_packets) = of(Direction::Outbound, child.outbound);
+                usage.insert(child.inbound, Usage { inbound_bytes, inbound_packets, outbound_bytes, outbound_packets });
+            }
+        }
+        self.endpoint.handle_usage(now(), &usage);
+    }
+
+    /// Carries out what a person orders.
+    ///
+    /// # Errors
+    /// There is nothing that it could be carried out on.
+    pub fn order(&mut self, peer: PeerId, order: Order) -> Result<(), CommandError> {
+        match order {
+            Order::Connect => self.endpoint.connect(now(), peer),
+            Order::Disconnect => self.endpoint.disconnect(now(), peer),
+            Order::Rekey => self.endpoint.rekey_children(now(), peer),
+            Order::RekeyIke => self.endpoint.rekey_ike(now(), peer),
+        }
+    }
+
+    /// Closes the connections to all peers.
+    pub fn disconnect_all(&mut self) {
+        for peer in self.places.keys() {
+            // Those that are not connected stay so.
+            let _ = self.endpoint.disconnect(now(), *peer);
+        }
+    }
+
+    /// Whether nothing is left of any connection.
+    pub fn is_quiet(&self) -> bool {
+        self.places.keys().all(|peer| self.endpoint.status(*peer).is_none_or(|status| status.ike.is_empty()))
+    }
+
+    /// Why the last negotiation with a peer came to nothing.
+    pub fn explain(&self, peer: PeerId) -> Option<Explanation> {
+        self.endpoint.explain(peer, now().instant).map(|told| report::explanation(&told))
+    }
+
+    /// Half of the sequence numbers of an outbound SA are used.
+    pub fn worn(&mut self, peer: PeerId) {
+        // Not connected: then it goes anyhow.
+        let _ = self.endpoint.rekey_children(now(), peer);
+    }
+
+    /// The data plane refused a command of ours.
+    pub fn refused(&mut self, command: &Command) {
+        match command {
+            Command::InboundSaInstall(sa) => {
+                self.sas.refused(sa.peer, Direction::Inbound, sa.spi);
+                self.endpoint.close_child(now(), sa.spi);
+            }
+            Command::OutboundSaInstall(sa) => {
+                self.sas.refused(sa.peer, Direction::Outbound, sa.spi);
+                let _ = self.endpoint.rekey_children(now(), sa.peer);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes what the engine wants: commands for the data plane, each with its worker. The datagrams behind them wait.
+    pub fn commands(&mut self) -> Vec<(u16, Command)> {
+        let mut commands = Vec::new();
+        while let Some(event) = self.endpoint.poll_event() {
+            commands.extend(self.sas.apply(&event));
+            self.news.push(event);
+        }
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            if self.waiting.len() < WAITING_MAX {
+                self.waiting.push_back(transmit);
+            }
+        }
+        self.saved &= !self.endpoint.take_changed();
+        commands
+    }
+
+    /// What has happened since this was last asked, for the log.
+    pub fn news(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether the vault must be written before the next datagram is sent.
+    pub fn unsaved(&mut self) -> bool {
+        !std::mem::replace(&mut self.saved, true)
+    }
+
+    /// What the vault must hold.
+    pub fn snapshot(&self) -> Zeroizing<Vec<u8>> {
+        self.endpoint.snapshot(boot_clock())
+    }
+
+    /// The next datagram that may be sent, once the data plane has applied all commands.
+    pub fn transmit(&mut self) -> Option<Transmit> {
+        self.waiting.pop_front()
+    }
+
+    /// A datagram that could not be sent now.
+    pub fn keep(&mut self, transmit: Transmit) {
+        self.waiting.push_front(transmit);
+    }
+
+    /// Whether datagrams wait.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What there is, for people and programs.
+    pub fn report(&self) -> Report {
+        report::of(&self.endpoint, &self.places, now().instant)
+    }
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    Now { instant: Instant::now(), unix }
+}
+
+/// The clock behind [`Instant`], as it reads in every process since the machine was started.
+fn boot_clock() -> BootClock {
+    let time = clock_gettime(ClockId::Monotonic);
+    let ms = u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000;
+    BootClock::new(Instant::now(), ms)
+}

@@ -1,0 +1,135 @@
+//! What the engine knows, in the types of the API.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use adit_engine::ike::{ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Offers, PeerStatus, Role};
+use adit_proto::control::PeerId;
+
+use crate::api::types;
+
+/// The state of all peers that use IKE.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// By place in the configuration.
+    pub peers: BTreeMap<usize, types::Ike>,
+    pub half_open: usize,
+    /// Counts over all peers, and those that belong to none.
+    pub total: Counters,
+}
+
+pub fn of(endpoint: &Endpoint, places: &BTreeMap<PeerId, usize>, now: Instant) -> Report {
+    let peers = places.iter().filter_map(|(id, place)| Some((*place, peer(&endpoint.status(*id)?, now))));
+    Report { peers: peers.collect(), half_open: endpoint.half_open(), total: endpoint.counters() }
+}
+
+fn peer(status: &PeerStatus, now: Instant) -> types::Ike {
+    types::Ike {
+        state: status.state.name().to_owned(),
+        since_s: age(status.since, now),
+        cause: status.cause.as_ref().filter(|_| !status.state.is_up()).map(ToString::to_string),
+        attempts: status.attempts,
+        retry_in_s: status.retry_at.map(|at| ahead(at, now)),
+        sas: status.ike.iter().map(|ike| ike_sa(ike, now)).collect(),
+        counters: status.counters.iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect(),
+    }
+}
+
+fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
+    types::IkeSa {
+        initiator_spi: ike.spis.initiator.to_string(),
+        responder_spi: ike.spis.responder.to_string(),
+        role: role(ike.role).to_owned(),
+        suite: ike.suite.clone(),
+        post_quantum: ike.post_quantum,
+        remote_id: ike.remote_id.clone(),
+        proof: ike.proof.clone(),
+        age_s: age(ike.established, now),
+        idle_s: age(ike.last_heard, now),
+        rekey_in_s: ike.rekey_at.map(|at| ahead(at, now)),
+        local: ike.path.local.to_string(),
+        remote: ike.path.remote.to_string(),
+        nat_here: ike.nat.here,
+        nat_there: ike.nat.there,
+        mobike: ike.mobike,
+        adit: ike.adit,
+        going: ike.is_going,
+        children: ike.children.iter().map(|child| child_sa(child, now)).collect(),
+    }
+}
+
+fn child_sa(child: &ChildStatus, now: Instant) -> types::ChildSa {
+    types::ChildSa {
+        name: child.name.clone(),
+        lane: child.lane,
+        inbound_spi: format!("{:#010x}", child.inbound.0),
+        outbound_spi: format!("{:#010x}", child.outbound.0),
+        suite: child.suite.clone(),
+        esn: child.esn,
+        age_s: age(child.established, now),
+        rekey_in_s: child.rekey_at.map(|at| ahead(at, now)),
+        sending: child.is_sending,
+        going: child.is_going,
+        sent: types::Volume { packets: child.usage.outbound_packets, bytes: child.usage.outbound_bytes },
+        received: types::Volume { packets: child.usage.inbound_packets, bytes: child.usage.inbound_bytes },
+    }
+}
+
+/// Why the last negotiation with a peer came to nothing.
+pub fn explanation(told: &Explanation) -> types::Explanation {
+    let record = &told.record;
+    let offers = |what: &str, offers: &Offers| types::Offers {
+        what: what.to_owned(),
+        ours: offers.ours.clone(),
+        theirs: offers.theirs.clone(),
+        chosen: offers.chosen.clone(),
+    };
+    let all = [
+        offers("IKE algorithms", &record.ike),
+        offers("ESP algorithms", &record.child),
+        offers("traffic selectors", &record.selectors),
+        offers("identity of the peer", &record.identities),
+        offers("identity of this gateway", &record.own_identity),
+    ];
+    let differences = record.differences();
+    types::Explanation {
+        peer: told.peer.clone(),
+        state: told.state.name().to_owned(),
+        since_s: told.in_state_for.as_secs(),
+        cause: told.cause.as_ref().map(ToString::to_string),
+        role: record.role.map(|one| role(one).to_owned()),
+        hint: record.hint.clone(),
+        remedy: record.problem.as_ref().map(|problem| problem.remedy.clone()),
+        differences: differences
+            .iter()
+            .map(|one| types::Difference { what: one.what.to_owned(), ours: one.ours.clone(), theirs: one.theirs.clone() })
+            .collect(),
+        offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
+        strangers: told
+            .strangers
+            .iter()
+            .map(|stranger| types::Stranger {
+                from: stranger.from.to_string(),
+                at: stranger.at,
+                why: stranger.why.to_string(),
+                ours: stranger.ours.clone(),
+                theirs: stranger.theirs.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Initiator => "initiator",
+        Role::Responder => "responder",
+    }
+}
+
+fn age(since: Instant, now: Instant) -> u64 {
+    now.saturating_duration_since(since).as_secs()
+}
+
+fn ahead(at: Instant, now: Instant) -> u64 {
+    at.saturating_duration_since(now).as_secs()
+}

@@ -1,0 +1,92 @@
+//! From the configuration to what the engine wants to know.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use adit_engine::auth::{LocalAuth, RemoteAuth};
+use adit_engine::crypto::Secret;
+use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Mode, PeerConfig, Retransmission};
+
+use crate::config::ike::{PeerIke, Proof, Role};
+use crate::config::{Config, Peer};
+
+/// For people: what the only Child SA of a peer is called.
+const CHILD: &str = "ethernet";
+/// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
+const HARD_PERCENT: u32 = 120;
+const JITTER_PERCENT: u32 = 10;
+
+/// What concerns the gateway as a whole.
+pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
+    EndpointConfig {
+        // Gives a peer up after about 12 s: with a tunnel, nobody waits longer.
+        retransmission: Retransmission { tries: 5, max: Duration::from_secs(4), ..Retransmission::default() },
+        nat_port: config.listen.port(),
+        crash_secrets: vec![crash_secret],
+        ..EndpointConfig::default()
+    }
+}
+
+/// What concerns a peer; `None` for one with a static key, or when a key is missing that the check of the file asks for.
+pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
+    let ike = peer.ike()?;
+    let (local_auth, remote_auth) = proofs(config, ike)?;
+    let lifetime = |after: u32, bytes, packets| Lifetime {
+        rekey_after: Duration::from_secs(after.into()),
+        rekey_bytes: bytes,
+        rekey_packets: packets,
+        hard_percent: HARD_PERCENT,
+        jitter_percent: JITTER_PERCENT,
+    };
+    let child = ChildConfig {
+        name: CHILD.to_owned(),
+        mode: Mode::Ethernet,
+        proposals: ike.esp_proposals.iter().map(|(_, proposal)| proposal.clone()).collect(),
+        local: Vec::new(),
+        remote: Vec::new(),
+        lifetime: lifetime(ike.rekey_s, ike.rekey_bytes, ike.rekey_packets),
+        lanes: peer.lanes.min(config.dataplane.workers).try_into().unwrap_or(u8::MAX),
+    };
+    Some(PeerConfig {
+        name: peer.name.clone(),
+        initiate: ike.role != Role::Responder,
+        respond: ike.role != Role::Initiator,
+        local: peer.endpoint.and_then(|remote| local_address(config.listen, remote)),
+        remote: peer.endpoint,
+        local_id: config.ike.id.clone(),
+        remote_id: ike.id.clone(),
+        local_auth,
+        remote_auth,
+        proposals: ike.proposals.iter().map(|(_, proposal)| proposal.clone()).collect(),
+        children: vec![child],
+        ike_lifetime: lifetime(ike.ike_rekey_s, 0, 0),
+        ppk: None,
+        dpd: Duration::from_secs(ike.dpd_s.into()),
+        keepalive: Duration::from_secs(ike.keepalive_s.into()),
+        // The data plane has ESP in UDP only.
+        force_encapsulation: true,
+        mobike: true,
+        backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) },
+    })
+}
+
+fn proofs(config: &Config, ike: &PeerIke) -> Option<(LocalAuth, RemoteAuth)> {
+    let own = || config.ike.key.as_ref().map(|own| LocalAuth::Key(own.key.value.clone()));
+    Some(match &ike.proof {
+        Proof::Psk(psk) => (LocalAuth::Psk(psk.value.clone()), RemoteAuth::Psk(psk.value.clone())),
+        Proof::PublicKey(key) => (own()?, RemoteAuth::PinnedKeys(vec![key.value.clone()])),
+        Proof::Ca(anchors) => (own()?, RemoteAuth::Ca(anchors.value.clone())),
+    })
+}
+
+/// The address of ours from which a datagram to `remote` goes. The kernel knows: it depends on the route.
+pub fn local_address(listen: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
+    if !listen.ip().is_unspecified() {
+        return Some(listen);
+    }
+    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    // Sends nothing.
+    socket.connect(remote).ok()?;
+    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), listen.port()))
+}

@@ -1,0 +1,88 @@
+//! Reading files with keys: secret ones only when nobody else can read them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+/// Longest file, in bytes: a chain of certificates, or a bundle of CAs.
+const FILE_BYTES_MAX: u64 = 256 << 10;
+
+/// Who may be able to read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// It holds a secret.
+    OwnerOnly,
+    All,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    #[error("the file {0} does not exist")]
+    Missing(String),
+    #[error("the file {0} cannot be read: {1}")]
+    Unreadable(String, io::Error),
+    #[error("{0} is not a regular file")]
+    NotAFile(String),
+    #[error("the key file {0} can be read or changed by others (mode {1:04o})")]
+    TooOpen(String, u32),
+    #[error("the file {0} can be changed by others (mode {1:04o})")]
+    Writable(String, u32),
+    #[error("the file {0} belongs to user {1}, which is neither root nor the user who runs adit")]
+    ForeignOwner(String, u32),
+    #[error("the file {0} is longer than {FILE_BYTES_MAX} bytes")]
+    TooLong(String),
+}
+
+impl KeyFileError {
+    /// What to run to repair it.
+    pub fn remedy(&self) -> String {
+        match self {
+            KeyFileError::Missing(file) => format!("the path of a file that exists, or make {file}"),
+            KeyFileError::Unreadable(file, _) => {
+                format!("run: ls -l {file} (and make the path readable for the user who runs adit)")
+            }
+            KeyFileError::NotAFile(_) | KeyFileError::TooLong(_) => "the path of another file".to_owned(),
+            KeyFileError::TooOpen(file, _) => format!("run: chmod 600 {file}"),
+            KeyFileError::Writable(file, _) => format!("run: chmod go-w {file}"),
+            KeyFileError::ForeignOwner(file, _) => format!("run: chown root {file}"),
+        }
+    }
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// It cannot be read, or others can do with it what they should not.
+pub fn read(path: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+    let shown = path.display().to_string();
+    let unreadable = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => KeyFileError::Missing(shown.clone()),
+        _ => KeyFileError::Unreadable(shown.clone(), error),
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    // The open file is judged, not the path, so that nobody can swap it in between.
+    let facts = file.metadata().map_err(unreadable)?;
+    if !facts.is_file() {
+        return Err(KeyFileError::NotAFile(shown));
+    }
+    if facts.uid() != 0 && facts.uid() != rustix::process::geteuid().as_raw() {
+        return Err(KeyFileError::ForeignOwner(shown, facts.uid()));
+    }
+    let mode = facts.mode() & 0o7777;
+    match readers {
+        Readers::OwnerOnly if mode & 0o077 != 0 => return Err(KeyFileError::TooOpen(shown, mode)),
+        Readers::All if mode & 0o022 != 0 => return Err(KeyFileError::Writable(shown, mode)),
+        _ => {}
+    }
+    if facts.len() > FILE_BYTES_MAX {
+        return Err(KeyFileError::TooLong(shown));
+    }
+    // Room for the whole file, so that no copy of a grown buffer stays behind in memory.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(facts.len() as usize + 1));
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+    Ok(bytes)
+}

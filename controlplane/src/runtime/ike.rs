@@ -1,0 +1,271 @@
+//! IKE in the loop of a gateway: what comes from the data plane goes to the engine, what the engine wants goes to the data plane,
+//! and what it sends goes out when the data plane can open the answers.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use adit_engine::crypto::Secret;
+use adit_engine::ike::{Cause, Event, IKE_PORT, Transmit};
+use adit_proto::control::PeerId;
+use anyhow::Context;
+use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::{Gateway, Plane};
+use crate::api::types;
+use crate::ike::{Ike, Order};
+
+/// The usual port of a gateway; only beside it does the one without NAT traversal make sense.
+const NAT_PORT: u16 = 4500;
+/// Longest datagram of IKE that is taken on the port without NAT traversal.
+const DATAGRAM_MAX: usize = 65_536;
+/// How long the peers are told goodbye at the end.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What the API wants to know or done.
+#[derive(Debug)]
+pub struct Request {
+    pub peer: String,
+    pub what: What,
+}
+
+/// A request with where its answer goes.
+#[derive(Debug)]
+pub enum What {
+    Order(Order, oneshot::Sender<Result<(), RequestError>>),
+    Explain(oneshot::Sender<Result<types::Explanation, RequestError>>),
+}
+
+/// Why a request cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("there is no peer {0}; the peers are {1}")]
+    NoSuchPeer(String, String),
+    #[error(
+        "the peer {0} has a static key: there is nothing to negotiate. For IKE, replace static_key_file by ike: in the configuration"
+    )]
+    StaticKey(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the gateway is starting: try again in a moment")]
+    NotReady,
+}
+
+/// The port on which IKE begins without NAT traversal, for peers that know no other one.
+pub(super) async fn plain_socket(listen: SocketAddr, used: bool) -> Option<UdpSocket> {
+    if !used || listen.port() != NAT_PORT {
+        return None;
+    }
+    let address = SocketAddr::new(listen.ip(), IKE_PORT);
+    match UdpSocket::bind(address).await {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(
+                "UDP {address} cannot be opened ({error}): peers that begin on port 500, as strongSwan does unless told \
+                 otherwise, cannot connect to us. Stop the program that has it (ss -ulnp shows it)"
+            );
+            None
+        }
+    }
+}
+
+/// A datagram from that port; never, when it is not open.
+pub(super) async fn receive_plain(socket: Option<&UdpSocket>) -> Option<(Vec<u8>, SocketAddr)> {
+    let Some(socket) = socket else { return std::future::pending().await };
+    let mut buf = vec![0; DATAGRAM_MAX];
+    // An error is one of an earlier datagram of ours, such as an ICMP message about it.
+    let (length, from) = socket.recv_from(&mut buf).await.ok()?;
+    buf.truncate(length);
+    Some((buf, from))
+}
+
+/// Waits until IKE has something to do.
+pub(super) async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Gateway {
+    /// Makes the engine ready for a data plane: the first time from what a predecessor left, then with nothing installed.
+    pub(super) fn ready_ike(
+        &mut self,
+        ids: &[PeerId],
+        live: &[(u16, adit_channel::LiveSa)],
+        left: &Zeroizing<Vec<u8>>,
+    ) -> anyhow::Result<()> {
+        if let Some(ike) = &mut self.ike {
+            ike.data_plane_restarted();
+            return Ok(());
+        }
+        let secret = Secret::copy_of(&self.state.crash_secret()?);
+        let mut ike = Ike::new(&self.view.config, ids, secret).context("the configuration of IKE")?;
+        if !left.is_empty() {
+            ike.restore(left, live);
+        }
+        self.ike = Some(ike);
+        Ok(())
+    }
+
+    /// Carries out what the engine wants, as far as that is possible now.
+    pub(super) fn drive_ike(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
+        let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) else { return Ok(()) };
+        plane.orders.extend(ike.commands());
+        let news = ike.news();
+        if ike.unsaved() {
+            self.save_ike();
+        }
+        self.pump(plane)?;
+        // The peer may use what our message promises as soon as it has it.
+        if plane.orders.settled() {
+            self.send_waiting();
+        }
+        if !news.is_empty() {
+            news.iter().for_each(|event| self.tell(event));
+            self.publish_ike();
+        }
+        Ok(())
+    }
+
+    pub(super) fn tick_ike(&mut self) {
+        if let Some(ike) = &mut self.ike {
+            ike.tick();
+        }
+    }
+
+    /// Takes a datagram from the port without NAT traversal.
+    pub(super) fn take_plain(&mut self, datagram: Option<(Vec<u8>, SocketAddr)>) {
+        if let (Some(ike), Some((datagram, from))) = (&mut self.ike, datagram) {
+            ike.receive_plain(from, &datagram);
+        }
+    }
+
+    /// Shows the API how IKE does.
+    pub(super) fn publish_ike(&self) {
+        if let Some(ike) = &self.ike {
+            self.view.set_ike(ike.report());
+        }
+    }
+
+    fn send_waiting(&mut self) {
+        let (Some(ike), plain) = (&mut self.ike, &self.plain) else { return };
+        self.view.with_master(|master| {
+            while let Some(transmit) = ike.transmit() {
+                let sent = match plain {
+                    Some(socket) if transmit.local.port() == IKE_PORT => {
+                        // A lost datagram is sent again.
+                        let _ = socket.try_send_to(&transmit.payload, transmit.remote);
+                        true
+                    }
+                    _ => inject(master, &transmit),
+                };
+                if !sent {
+                    ike.keep(transmit);
+                    break;
+                }
+            }
+            master.flush();
+        });
+    }
+
+    /// Answers the API.
+    pub(super) fn answer(&mut self, request: Request) {
+        let Request { peer, what } = request;
+        match what {
+            What::Order(order, reply) => {
+                let answer = self.peer_of_ike(&peer).and_then(|id| {
+                    tracing::info!(peer, "ordered: {order:?}");
+                    let ike = self.ike.as_mut().ok_or(RequestError::NotReady)?;
+                    ike.order(id, order).map_err(|error| RequestError::Refused(format!("{peer}: {error}")))
+                });
+                // Nobody waits any more: nothing is lost.
+                let _ = reply.send(answer);
+            }
+            What::Explain(reply) => {
+                let answer = self
+                    .peer_of_ike(&peer)
+                    .and_then(|id| self.ike.as_ref().and_then(|ike| ike.explain(id)).ok_or(RequestError::NotReady));
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {
+        let peers = &self.view.config.peers;
+        let Some(place) = peers.iter().position(|peer| peer.name == name) else {
+            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
+            return Err(RequestError::NoSuchPeer(name.to_owned(), names.join(", ")));
+        };
+        if peers[place].ike().is_none() {
+            return Err(RequestError::StaticKey(name.to_owned()));
+        }
+        self.ids.get(place).copied().ok_or(RequestError::NotReady)
+    }
+
+    /// Tells all peers that we go, so that they need not find out.
+    pub(super) async fn say_goodbye(&mut self, plane: &mut Plane) {
+        let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) else { return };
+        ike.disconnect_all();
+        let until = Instant::now() + GOODBYE;
+        while Instant::now() < until {
+            if self.drive_ike(plane).is_err() {
+                return;
+            }
+            // Answers, and what the workers say of our commands.
+            self.drain(plane);
+            if self.ike.as_ref().is_none_or(|ike| !ike.waits() && ike.is_quiet()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn tell(&self, event: &Event) {
+        let name = |id: &PeerId| {
+            let place = self.ids.iter().position(|one| one == id);
+            place.and_then(|place| self.view.config.peers.get(place)).map_or("?", |peer| peer.name.as_str())
+        };
+        match event {
+            Event::State { peer, state, cause: Some(cause) } if !matches!(cause, Cause::Command | Cause::Replaced) => {
+                tracing::warn!(peer = name(peer), "{}: {cause}", state.name());
+            }
+            Event::State { peer, state, .. } => tracing::info!(peer = name(peer), "{}", state.name()),
+            Event::IkeUp { peer, spis, replaces } => match replaces {
+                Some(old) => tracing::info!(peer = name(peer), "IKE SA {spis} takes the place of {old}"),
+                None => tracing::info!(peer = name(peer), "IKE SA {spis} is up"),
+            },
+            Event::IkeDown { peer, spis, cause } => tracing::info!(peer = name(peer), "IKE SA {spis} is gone: {cause}"),
+            Event::InstallInbound(keys) => {
+                tracing::info!(
+                    peer = name(&keys.peer),
+                    lane = keys.lane,
+                    "inbound SA {:08x} ({}) installed",
+                    keys.spi.0,
+                    keys.suite
+                );
+            }
+            Event::InstallOutbound(keys) => {
+                tracing::info!(
+                    peer = name(&keys.peer),
+                    lane = keys.lane,
+                    "outbound SA {:08x} ({}) installed",
+                    keys.spi.0,
+                    keys.suite
+                );
+            }
+            Event::RemoveInbound { peer, spi } => tracing::info!(peer = name(peer), "inbound SA {:08x} removed", spi.0),
+            Event::RemoveOutbound { peer, spi } => tracing::info!(peer = name(peer), "outbound SA {:08x} removed", spi.0),
+            Event::Path { peer, path, .. } => tracing::info!(peer = name(peer), "is at {} (from {})", path.remote, path.local),
+            Event::Refused { from, why } => tracing::warn!("{from} was refused: {why}"),
+            Event::KeyLog(_) => {}
+        }
+    }
+}
+
+/// Sends from the port that the data uses. False when there is no room now.
+fn inject(master: &mut adit_channel::Master, transmit: &Transmit) -> bool {
+    // What is too long for the ring can never be sent; what finds it full, later.
+    !matches!(master.inject(0, transmit.remote, &transmit.payload), Err(adit_channel::SendError::Full))
+}
