@@ -20,7 +20,7 @@ use super::session::{Session, Task};
 use super::window::jittered;
 
 /// After this time the peer has asked again for an answer that was lost, or has given up.
-const SURELY_KNOWN: Duration = Duration::from_secs(60);
+const SURELY_KNOWN: Duration = Duration::from_secs(180);
 /// How long an inbound SA that was replaced still takes packets that were late.
 const LINGER: Duration = Duration::from_secs(5);
 

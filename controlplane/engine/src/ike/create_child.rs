@@ -22,8 +22,8 @@ use super::session::{Session, Task};
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 pub(super) const NONCE_LEN: usize = 32;
-/// Before a Child SA is rekeyed of which the peer may not know yet.
-const UNCONFIRMED_WAIT: Duration = Duration::from_secs(5);
+/// Before it is looked again whether the peer knows of a Child SA, so that it can be rekeyed, or the one before it deleted.
+pub(super) const UNCONFIRMED_WAIT: Duration = Duration::from_secs(5);
 
 /// What the initiator remembers until the answer comes.
 pub(super) struct Sent {
@@ -56,6 +56,10 @@ impl IkeSa {
         method: Option<KeyExchangeMethod>,
     ) -> Result<(), Error> {
         let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
+        if session.has_place((config, lane)) {
+            // It has come in the meantime, from the IKE SA before this one or by the peer.
+            return Ok(());
+        }
         let Some(child) = session.config.children.get(config) else { return Ok(()) };
         let (mode, selectors) = (child.mode, plan::policy(child));
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);

@@ -154,7 +154,7 @@ impl Endpoint {
     }
 
     /// Lets an IKE SA do something, and does what follows from it.
-    fn run(&mut self, now: Now, id: SaId, act: impl FnOnce(&mut IkeSa, &mut Ctx)) {
+    pub(super) fn run(&mut self, now: Now, id: SaId, act: impl FnOnce(&mut IkeSa, &mut Ctx)) {
         let Some(mut sa) = self.sas.remove(&id) else { return };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         act(&mut sa, &mut ctx);

@@ -44,6 +44,17 @@ enum Kind {
     RouteCheck,
 }
 
+impl Sent {
+    /// What has to be done again where the answer cannot come.
+    pub(super) fn task(&self) -> Task {
+        match self.kind {
+            Kind::Update => Task::UpdateAddresses,
+            Kind::Announce => Task::AnnounceAddresses,
+            Kind::RouteCheck => Task::CheckRoute,
+        }
+    }
+}
+
 impl IkeSa {
     fn spi_pair(&self) -> (adit_proto::ike::IkeSpi, adit_proto::ike::IkeSpi) {
         (self.spis.initiator, self.spis.responder)
@@ -74,6 +85,16 @@ impl IkeSa {
             session.want(task);
         }
         self.start_next(ctx);
+    }
+
+    /// What the process before this one asked about addresses, or was about to ask, is asked again: the data plane may still
+    /// send where the peer was before it moved, or the peer where we were.
+    pub(super) fn confirm_path(&mut self) {
+        let task = if self.is_initiator() { Task::UpdateAddresses } else { Task::CheckRoute };
+        let mobike = self.features.mobike;
+        if let Some(session) = self.session_mut().filter(|_| mobike) {
+            session.want(task);
+        }
     }
 
     pub(super) fn send_update_addresses(&mut self, ctx: &mut Ctx) -> Result<(), Error> {

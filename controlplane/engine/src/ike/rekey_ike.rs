@@ -282,8 +282,14 @@ impl IkeSa {
 
     /// Gives Child SAs and tasks away.
     pub(super) fn bequeath(&mut self) -> Option<Estate> {
+        let unfinished = match self.window.outstanding().map(|outstanding| &outstanding.context) {
+            // Its answer would say to this one where ESP goes.
+            Some(Initiated::Informational(informational::Sent::Addresses(sent))) => Some(sent.task()),
+            Some(_) | None => None,
+        };
         let session = self.session_mut()?;
-        let tasks = session.tasks.drain(..).filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect();
+        let tasks = unfinished.into_iter().chain(session.tasks.drain(..));
+        let tasks = tasks.filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect();
         let (path, nat, last_heard) = (self.path, self.nat, self.last_heard);
         let session = self.session_mut()?;
         Some(Estate {

@@ -142,7 +142,9 @@ impl Endpoint {
         if let Some(peer) = sa.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
             peer.sas.push(sa.id);
         }
+        let id = sa.id;
         self.put_back(now, sa);
+        self.run(now, id, |sa, _| sa.confirm_path());
     }
 
     /// Every peer with an IKE SA is established.

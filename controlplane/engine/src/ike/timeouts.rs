@@ -7,6 +7,7 @@ use adit_proto::ike::{Delete, Payload};
 
 use super::child::{Child, ChildState};
 use super::context::{Action, Ctx, Then};
+use super::create_child::UNCONFIRMED_WAIT;
 use super::event::{Cause, Transmit};
 use super::sa::{IkeSa, Initiated, Role, Stage};
 use super::session::{Session, Task};
@@ -169,7 +170,7 @@ impl IkeSa {
     }
 
     pub(super) fn on_children_timeout(&mut self, ctx: &mut Ctx) {
-        let now = ctx.now.instant;
+        let (now, expected_id) = (ctx.now.instant, self.window.expected_id());
         let Stage::Established(session) = &mut self.stage else { return };
         let spis: Vec<Spi> = session.children.iter().map(|child| child.inbound).collect();
         for inbound in spis {
@@ -179,6 +180,13 @@ impl IkeSa {
             match child.state {
                 ChildState::Closing => {}
                 ChildState::Replaced { by, since } if since + REPLACED_PATIENCE <= now => {
+                    let known = session.child(by).is_none_or(|by| by.is_confirmed(now, expected_id));
+                    if !known {
+                        // The peer may still ask again for the answer that made the new one.
+                        let overdue = now.saturating_duration_since(since).saturating_sub(REPLACED_PATIENCE);
+                        session.replace_child(inbound, by, since + overdue + UNCONFIRMED_WAIT);
+                        continue;
+                    }
                     // Whoever replaced it has forgotten it.
                     self.activate_child(ctx, by);
                     if let Some(session) = self.session_mut() {
