@@ -21,17 +21,19 @@ const IMPATIENT: Retransmit = Retransmit { timeout: Duration::from_millis(200), 
 
 #[test]
 fn signs_of_life_are_asked_for_and_given_at_both_ends() -> Result<()> {
-    for release in Release::ALL {
+    // One end asks at a time: an end that was just asked has no reason to ask.
+    for (release, adit_asks) in Release::ALL.into_iter().flat_map(|release| [(release, false), (release, true)]) {
         let pair = Pair::with(release, Proof::Psk, impatient(), |config, swan| {
-            config.dpd = Duration::from_secs(1);
             swan.daemon.retransmit = Some(IMPATIENT);
-            swan.connections[0].dpd_delay = Some(Duration::from_secs(1));
+            match adit_asks {
+                true => config.dpd = Duration::from_secs(1),
+                false => swan.connections[0].dpd_delay = Some(Duration::from_secs(1)),
+            }
         })?;
         pair.connect()?;
         let spis = pair.spis();
-        for said in ["sending DPD request", "parsed INFORMATIONAL request"] {
-            pair.swan.wait_for_log(said, SOON)?;
-        }
+        let said = if adit_asks { "parsed INFORMATIONAL request" } else { "parsed INFORMATIONAL response" };
+        pair.swan.wait_for_log(said, SOON)?;
         pair.check()?;
         ensure!(pair.spis() == spis, "not the same SAs");
     }
