@@ -9,7 +9,7 @@ use adit_engine::ike::{Cause, ChildProposal, EndpointConfig, Event, IkeProposal,
 use crate::support::*;
 
 /// Runs of each kind.
-const RUNS: u64 = 700;
+const RUNS: u64 = 1500;
 /// Failures after which a kind of run is given up.
 const FAILURES_MAX: usize = 20;
 
@@ -219,13 +219,16 @@ impl Run {
     }
 }
 
-/// The seeds of a kind of run: those that once failed and as many as SIM_RUNS says, or the one of SIM_SEED.
+/// The seeds of a kind of run: those that once failed and as many as SIM_RUNS says, from SIM_FIRST on; or the one of SIM_SEED.
 #[expect(clippy::disallowed_methods, reason = "the way to repeat one run")]
 fn seeds(offset: u64, failed_once: &[u64]) -> Vec<u64> {
     let set = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     match set("SIM_SEED") {
         Some(seed) => vec![seed],
-        None => failed_once.iter().copied().chain(offset..offset + set("SIM_RUNS").unwrap_or(RUNS)).collect(),
+        None => {
+            let first = offset + set("SIM_FIRST").unwrap_or(0);
+            failed_once.iter().copied().chain(first..first + set("SIM_RUNS").unwrap_or(RUNS)).collect()
+        }
     }
 }
 
