@@ -31,6 +31,21 @@ pub struct Capture {
     buffer: Vec<u8>,
 }
 
+/// A pcap file of these datagrams, each in a frame of its own, for a protocol analyser; the time is the number in the row, in
+/// microseconds.
+pub fn pcap(datagrams: &[Datagram]) -> Result<Vec<u8>> {
+    // Magic number, version 2.4, UTC, length limit, LINKTYPE_ETHERNET (draft-ietf-opsawg-pcap §4).
+    let header: [u32; 6] = [0xa1b2_c3d4, 0x0004_0002, 0, 0, FRAME_MAX as u32, 1];
+    let mut file: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    for (number, datagram) in (0u32..).zip(datagrams) {
+        let frame = frame(datagram, &datagram.payload, &[0; VNET_HEADER])?.split_off(VNET_HEADER);
+        let length = u32::try_from(frame.len())?;
+        file.extend([0, number, length, length].iter().flat_map(|word| word.to_le_bytes()));
+        file.extend(frame);
+    }
+    Ok(file)
+}
+
 /// A socket that puts frames onto one link and receives nothing.
 #[derive(Debug)]
 pub struct Injector(Socket);

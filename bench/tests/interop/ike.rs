@@ -13,6 +13,7 @@ mod esp;
 mod gateway;
 mod handshake;
 mod kernel;
+mod key_log;
 mod life;
 mod peer;
 mod traffic;

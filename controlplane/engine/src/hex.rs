@@ -15,9 +15,26 @@ pub(crate) fn decode(digits: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Adds the digits of the bytes to a text that has room for them: where there is too little, a copy may stay behind.
+pub(crate) fn encode(bytes: &[u8], out: &mut String) {
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 0xf] {
+            out.push(char::from_digit(nibble.into(), 16).unwrap_or('?'));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn digits_are_read_as_they_are_written() {
+        let (bytes, mut text) = (Vec::from_iter(0..=255), String::new());
+        encode(&bytes, &mut text);
+        assert!(text.starts_with("000102") && text.ends_with("fdfeff"), "{text}");
+        assert_eq!(decode(&text), Some(bytes));
+    }
 
     #[test]
     fn digits_of_both_cases_in_pairs_and_nothing_else() {

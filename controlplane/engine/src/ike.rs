@@ -17,7 +17,7 @@
 //! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
 //! | `child` | what the data plane learns, and when |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
-//! | `connection` | the state towards one peer; `config`, `event`, `error`, `counters`, `explain`, `status`, `snapshot` |
+//! | `connection` | the state towards one peer; `config`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
 //!
 //! # Rules
 //! - A message changes nothing before its tag has been verified and its message id is the one that is due.
@@ -45,6 +45,7 @@ mod fragment;
 mod handshake;
 mod informational;
 mod intermediate;
+mod key_log;
 mod mobike;
 mod nat;
 pub mod negotiate;
@@ -75,8 +76,9 @@ pub use context::LANES_MAX;
 pub use counters::Counters;
 pub use endpoint::{CommandError, Endpoint, Refusal};
 pub use error::{Error, Incompatibility, LocalFault, Misbehaviour};
-pub use event::{Cause, ChildKeys, Event, IkeSpis, KeyLog, Transmit};
+pub use event::{Cause, ChildKeys, Event, IkeSpis, Transmit};
 pub use explain::{Difference, Offers, Problem, Record};
+pub use key_log::{KeyLog, KeyLogFile};
 pub use nat::{IKE_PORT, NatStatus, Path};
 pub use sa::Role;
 pub use snapshot::{BootClock, RestoreError, Restored};

@@ -11,7 +11,8 @@ use crate::random::Random;
 
 use super::config::{Lifetime, Mode};
 use super::context::Ctx;
-use super::event::{ChildKeys, Event, KeyLog};
+use super::event::{ChildKeys, Event};
+use super::key_log::KeyLog;
 use super::nat::Path;
 use super::negotiate::Choice;
 use super::sa::IkeSa;
@@ -193,7 +194,8 @@ impl Session {
     pub(super) fn add_child(&mut self, ctx: &mut Ctx, route: &Route, child: Child, inbound_key: SaKey) {
         ctx.count(Some(route.peer), |counters| counters.children_created += 1);
         if ctx.shared.config.key_log {
-            let log = |from, to, spi, key| Event::KeyLog(Box::new(KeyLog::Esp { from, to, spi, suite: child.choice.suite, key }));
+            let (suite, esn) = (child.choice.suite, child.choice.esn);
+            let log = |from, to, spi, key| Event::KeyLog(Box::new(KeyLog::Esp { from, to, spi, suite, key, esn }));
             ctx.event(log(route.path.remote, route.path.local, child.inbound, inbound_key.clone()));
             if let Some(key) = &child.outbound_key {
                 ctx.event(log(route.path.local, route.path.remote, child.outbound, (**key).clone()));

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use adit_proto::control::{PeerId, SaKey, Spi};
 use adit_proto::ike::{ExchangeType, IkeSpi, NotifyType};
 use adit_proto::suite::Suite;
-use zeroize::Zeroizing;
 
 use super::config::Mode;
 use super::connection::ConnectionState;
 use super::error::Error;
+use super::key_log::KeyLog;
 use super::nat::Path;
 use super::selectors::SelectorPair;
 
@@ -84,23 +84,6 @@ pub struct ChildKeys {
     pub path: Path,
     /// Whether ESP has to go in UDP.
     pub encapsulate: bool,
-}
-
-/// Keys for a protocol analyser.
-#[derive(Clone)]
-pub enum KeyLog {
-    Ike { spis: IkeSpis, suite: Suite, initiator: Zeroizing<Vec<u8>>, responder: Zeroizing<Vec<u8>> },
-    Esp { from: SocketAddr, to: SocketAddr, spi: Spi, suite: Suite, key: SaKey },
-}
-
-/// Prints no key.
-impl std::fmt::Debug for KeyLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            KeyLog::Ike { spis, .. } => write!(f, "KeyLog::Ike({spis}, …)"),
-            KeyLog::Esp { spi, .. } => write!(f, "KeyLog::Esp({:08x}, …)", spi.0),
-        }
-    }
 }
 
 /// Why an SA ended or a connection is down.
