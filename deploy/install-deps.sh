@@ -15,7 +15,7 @@ usage() {
 # command:package, for each purpose; a purpose includes the ones before it.
 build=(cc:gcc ld:binutils)
 demo=("${build[@]}" ip:iproute2 ping:iputils-ping iperf3:iperf3)
-test=("${demo[@]}" nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark)
+test=("${demo[@]}" curl:curl nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark)
 interop=("${test[@]}")
 bench=("${demo[@]}" ethtool:ethtool)
 

@@ -1,8 +1,11 @@
-//! The API: `GET /v1/status` and `GET /metrics` over a Unix socket that only our user reaches, `GET /metrics` over TCP where
-//! the configuration says so. What is ordered over it ([`peers`]) goes to the loop of the gateway.
+//! The API (`/v1/…`, [`document`]) and `GET /metrics` over a Unix socket that only our user reaches, and over TCP where
+//! the configuration says so: the API for who has a [`token`]. What is ordered ([`peers`]) goes to the loop of the gateway.
 
 pub mod client;
+pub mod document;
 mod peers;
+mod serve;
+mod token;
 pub mod types;
 
 use std::io;
@@ -26,6 +29,7 @@ use crate::config::Config;
 use crate::metrics;
 use crate::runtime::Request;
 use crate::view::View;
+pub use token::Token;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -34,6 +38,7 @@ const BACKLOG: i32 = 128;
 pub struct Doors {
     local: UnixListener,
     metrics: Option<TcpListener>,
+    remote: Option<(TcpListener, Token)>,
 }
 
 /// The tasks that answer requests.
@@ -59,7 +64,16 @@ pub async fn open(config: &Config) -> anyhow::Result<Doors> {
         })?),
         None => None,
     };
-    Ok(Doors { local, metrics })
+    let remote = match &config.api {
+        Some(api) => {
+            let listener = TcpListener::bind(api.listen).await.with_context(|| {
+                format!("the API address {} cannot be opened: change api.listen, or stop what uses it (ss -ltnp)", api.listen)
+            })?;
+            Some((listener, api.token.value.clone()))
+        }
+        None => None,
+    };
+    Ok(Doors { local, metrics, remote })
 }
 
 /// Listens at a path that only we can reach, from its first moment on.
@@ -81,22 +95,50 @@ impl Doors {
     pub fn serve(self, view: &Arc<View>, requests: &mpsc::Sender<Request>) -> anyhow::Result<Servers> {
         let registry = metrics::registry(view.clone()).context("describing the metrics")?;
         let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry);
-        let all = page.clone().route("/v1/status", get(status).with_state(view.clone())).merge(peers::routes(requests.clone()));
+        let all = page.clone().merge(view_routes(view)).merge(peers::routes(requests.clone()));
+        let local = all.clone();
         // The tasks end when the set is dropped.
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let _ = axum::serve(self.local, all).await;
+            let _ = axum::serve(self.local, local).await;
         });
         if let Some(listener) = self.metrics {
             tracing::info!("metrics on http://{}/metrics", listener.local_addr().context("the metrics address")?);
-            tasks.spawn(async move {
-                let _ = axum::serve(listener, page).await;
-            });
+            tasks.spawn(serve::serve(listener, page));
+        }
+        if let Some((listener, token)) = self.remote {
+            tracing::info!("API on http://{}/v1, for who has the token", listener.local_addr().context("the API address")?);
+            let guarded = all.layer(axum::middleware::from_fn_with_state(token, token::required));
+            tasks.spawn(serve::serve(listener, guarded));
         }
         Ok(Servers { _tasks: tasks })
     }
 }
 
+fn view_routes(view: &Arc<View>) -> Router {
+    Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/status", get(status))
+        .route("/v1/peers", get(peer_list))
+        .with_state(view.clone())
+}
+
+/// Whether the gateway carries packets.
+#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = types::Health), (status = 503, body = types::Health)))]
+async fn health(State(view): State<Arc<View>>) -> Response {
+    let ok = view.info().is_some();
+    let health = types::Health { ok, name: view.config.name.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(health)).into_response()
+}
+
+/// The peers with their SAs.
+#[utoipa::path(get, path = "/v1/peers", responses((status = 200, body = Vec<types::Peer>)))]
+async fn peer_list(State(view): State<Arc<View>>) -> Json<Vec<types::Peer>> {
+    Json(view.status().peers)
+}
+
+/// Everything about the gateway.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = types::Status)))]
 async fn status(State(view): State<Arc<View>>) -> Json<types::Status> {
     Json(view.status())
 }

@@ -42,6 +42,7 @@ pub struct Config {
     pub ike: ike::Ike,
     pub peers: Vec<Peer>,
     pub metrics_listen: Option<SocketAddr>,
+    pub api: Option<Api>,
     pub runtime_dir: PathBuf,
     pub state_dir: PathBuf,
 }
@@ -175,6 +176,14 @@ impl Peer {
     pub fn endpoint_text(&self) -> String {
         self.endpoint.map_or_else(|| "any".to_owned(), |endpoint| endpoint.to_string())
     }
+}
+
+/// The API over TCP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Api {
+    pub listen: SocketAddr,
+    /// Who has it may do everything.
+    pub token: ike::Loaded<crate::api::Token>,
 }
 
 /// Facts about the machine that a configuration is judged against.
@@ -323,6 +332,9 @@ impl fmt::Display for Config {
         }
         if let Some(listen) = self.metrics_listen {
             writeln!(f, "metrics on http://{listen}/metrics")?;
+        }
+        if let Some(api) = &self.api {
+            writeln!(f, "API on http://{}/v1, with the token in {}", api.listen, api.token.file.display())?;
         }
         writeln!(f, "runs in {}, keeps sequence numbers in {}", self.runtime_dir.display(), self.state_dir.display())
     }

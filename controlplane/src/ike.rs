@@ -9,6 +9,7 @@
 pub mod report;
 mod sas;
 mod settings;
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use crate::config::Config;
 use crate::wanted;
 use report::Report;
 use sas::{Sas, Terms};
+use traffic::Meter;
 
 /// Datagrams that wait until the data plane has done what they promise. What is dropped above that is sent again.
 const WAITING_MAX: usize = 4096;
@@ -39,6 +41,7 @@ pub struct Ike {
     places: BTreeMap<PeerId, usize>,
     waiting: VecDeque<Transmit>,
     news: Vec<Event>,
+    meter: Meter,
     /// Sent nothing since the vault was written last.
     saved: bool,
 }
@@ -72,7 +75,7 @@ impl Ike {
             places.insert(*id, place);
         }
         let (waiting, news) = (VecDeque::new(), Vec::new());
-        Ok(Ike { endpoint, sas, listen: config.listen, places, waiting, news, saved: true })
+        Ok(Ike { endpoint, sas, listen: config.listen, places, waiting, news, meter: Meter::default(), saved: true })
     }
 
     /// Whether any peer uses it.
@@ -143,8 +146,14 @@ impl Ike {
         self.endpoint.handle_timeout(now());
     }
 
+    /// Adds up what has gone through the SAs; to be called before some are removed.
+    pub fn measure(&mut self, live: &[(u16, LiveSa)]) {
+        self.meter.count(Instant::now(), live, |sa| self.places.contains_key(&sa.peer));
+    }
+
     /// What has gone through the SAs so far.
     pub fn count(&mut self, live: &[(u16, LiveSa)]) {
+        self.measure(live);
         let by_name: BTreeMap<(u8, PeerId, Spi), &LiveSa> =
             live.iter().map(|(_, sa)| ((sa.direction as u8, sa.peer, sa.spi), sa)).collect();
         let mut usage = BTreeMap::new();
@@ -262,7 +271,7 @@ impl Ike {
 
     /// What there is, for people and programs.
     pub fn report(&self) -> Report {
-        report::of(&self.endpoint, &self.places, now().instant)
+        report::of(&self.endpoint, &self.places, &self.meter, now().instant)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Prometheus metrics: a collector that reads the shared memory when it is asked, and the text page. Nothing is counted twice.
 
+mod ike;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -56,6 +58,7 @@ impl Collector for Gateway {
         families.push(latencies(&numbers));
         families.extend(self.sas(&numbers));
         families.extend(self.gateway());
+        families.extend(ike::families(&self.view.config, &self.view.ike()));
         families
     }
 }

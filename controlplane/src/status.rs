@@ -83,7 +83,14 @@ fn peers(peers: &[Peer]) -> String {
                 traffic
                     .idle_s
                     .map_or("-".to_owned(), |idle| if idle < 2 { "now".to_owned() } else { format!("{} ago", duration(idle)) }),
-                if live == all { all.to_string() } else { format!("{live} of {all}") },
+                // SAs of IKE have a table of their own.
+                if all == 0 {
+                    "-".to_owned()
+                } else if live == all {
+                    all.to_string()
+                } else {
+                    format!("{live} of {all}")
+                },
             ]);
             cells
         };

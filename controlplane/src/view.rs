@@ -199,7 +199,7 @@ impl View {
     pub fn status(&self) -> types::Status {
         let numbers = self.numbers();
         let data_plane = self.data_plane();
-        let ike = self.ike().peers;
+        let ike = self.ike();
         let sampler = lock(&self.sampler);
         let interface = &self.config.interface;
         let mut sas: Vec<Vec<&WantedSa>> = vec![Vec::new(); self.config.peers.len()];
@@ -223,7 +223,9 @@ impl View {
             },
             peers: peers
                 .enumerate()
-                .map(|(place, (peer, sas))| peer_status(peer, sas, &numbers, &sampler, ike.get(&place)))
+                .map(|(place, (peer, sas))| {
+                    peer_status(peer, sas, &numbers, &sampler, (ike.peers.get(&place), ike.traffic.get(&place).copied()))
+                })
                 .collect(),
             workers: workers(&numbers, &sampler),
             drops: drops(&numbers),
@@ -249,7 +251,16 @@ impl View {
     }
 }
 
-fn peer_status(peer: &Peer, wanted: &[&WantedSa], numbers: &Numbers, sampler: &Sampler, ike: Option<&types::Ike>) -> types::Peer {
+/// How the IKE of a peer does, and what it has sent and received; nothing for one with a static key.
+type OfIke<'a> = (Option<&'a types::Ike>, Option<(types::Traffic, types::Traffic)>);
+
+fn peer_status(
+    peer: &Peer,
+    wanted: &[&WantedSa],
+    numbers: &Numbers,
+    sampler: &Sampler,
+    (ike, traffic): OfIke<'_>,
+) -> types::Peer {
     let (mut sent, mut received) = (types::Traffic::default(), types::Traffic::default());
     let mut sas = Vec::new();
     for want in wanted {
@@ -267,6 +278,9 @@ fn peer_status(peer: &Peer, wanted: &[&WantedSa], numbers: &Numbers, sampler: &S
             packets: sa.packets,
             bytes: sa.bytes,
         });
+    }
+    if let Some(by_ike) = traffic {
+        (sent, received) = by_ike;
     }
     types::Peer {
         name: peer.name.clone(),

@@ -18,6 +18,8 @@ impl Place {
         Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).create_file(&place.path("site-b.key")).unwrap();
         place.write("site-b.psk", "a preshared key that is long enough\n", 0o600);
         place.write("short.psk", "hunter2\n", 0o600);
+        place.write("api.token", "3f786850e387550fdab836ed7e6dc881de23001b\n", 0o600);
+        place.write("short.token", "hunter2\n", 0o600);
         place.write("open.psk", "a preshared key that is long enough\n", 0o644);
         place.write("ed25519.key", ED25519, 0o600);
         place.write("ed25519.pub", ED25519_PUBLIC, 0o644);
@@ -104,6 +106,11 @@ mistakes! {
     ike_identity_that_is_none: by_ike("psk_file: site-b.psk, id: \"site b\"");
     ike_lifetime_out_of_range: by_ike("psk_file: site-b.psk, rekey_s: 99999999");
     peer_without_an_endpoint_that_does_not_come_to_us: by_ike("psk_file: site-b.psk").replace("    endpoint: 192.0.2.2:4500\n", "");
+    api_without_a_token: and("api: { listen: 127.0.0.1:9465 }");
+    api_without_an_address: and("api: { token_file: api.token }");
+    api_with_a_token_that_can_be_guessed: and("api: { listen: 127.0.0.1:9465, token_file: short.token }");
+    api_with_a_token_that_others_can_read: and("api: { listen: 127.0.0.1:9465, token_file: open.psk }");
+    api_at_no_port: and("api: { listen: 127.0.0.1:0, token_file: api.token }");
     empty_file: "# nothing\n\n";
     indented_with_a_tab: with("    endpoint", "\tendpoint");
     broken_yaml: with("[10.1.0.1/24] }", "[10.1.0.1/24 }");
@@ -300,6 +307,7 @@ peers:
   - { name: site-b, endpoint: \"[2001:db8::2]:4500\", static_key_file: site-b.key, lanes: 1, defer_checksums: false }
   - { name: site-c, endpoint: \"[2001:db8::3]:4500\", static_key_file: site-b.key, lanes: 64 }
 metrics: { listen: 127.0.0.1:9464 }
+api: { listen: \"[::1]:9465\", token_file: api.token }
 runtime_dir: /tmp/adit
 state_dir: /tmp/adit-state
 ";

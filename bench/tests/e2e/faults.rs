@@ -85,7 +85,9 @@ fn a_normal_user_is_told_who_may_ask_for_the_status() -> Result<()> {
     // A /run of its own, in which root has a gateway.
     let user = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups -- {}", adit.display());
     let by_config = format!("{user} status -c {}", lab.a().config.display());
-    for (status, word) in [(format!("{user} status"), "no permission to look into /run/adit"), (by_config, "this command reads the configuration")] {
+    for (status, word) in
+        [(format!("{user} status"), "no permission to look into /run/adit"), (by_config, "this command reads the configuration")]
+    {
         let script = format!("mount -t tmpfs none /run && mkdir -m 700 /run/adit /run/adit/site-a && {status}");
         let output = Command::new("unshare").args(["-m", "--", "sh", "-c", &script]).output()?;
         let said = String::from_utf8_lossy(&output.stderr);

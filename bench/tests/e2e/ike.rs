@@ -43,6 +43,9 @@ fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
         ensure!(sa["suite"].as_str().is_some_and(|suite| suite.contains("ML_KEM_768")), "{told:#}");
         // One Child SA for each worker of the gateway that has more.
         ensure!(sa["children"].as_array().is_some_and(|children| children.len() == 2), "{told:#}");
+        let metrics = gateway.metrics()?;
+        let up = metrics.sum("adit_ike_state", &[("peer", other), ("state", "established")]);
+        ensure!(up == Some(1.0) && metrics.sum("adit_ike_handshakes_total", &[("peer", other)]) >= Some(1.0), "{told:#}");
         let report = gateway.adit("status")?;
         ensure!(report.contains("established") && report.contains("post-quantum"), "{report}");
     }

@@ -3,6 +3,7 @@
 //! All are modules of one executable, so that everything is linked once. Labs take turns by themselves (a machine-wide lock),
 //! so the number of test threads does not matter.
 
+mod api;
 mod extension;
 mod faults;
 mod fragments;

@@ -1,14 +1,13 @@
-//! What can be asked and ordered about a peer: `POST /v1/peers/NAME/connect`, `…/disconnect`, `…/rekey`, `…/rekey-ike`,
-//! `GET /v1/peers/NAME/explain`.
+//! What can be asked and ordered about a peer.
 
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use tokio::sync::{mpsc, oneshot};
 
-use super::types::Outcome;
+use super::types::{Explanation, Outcome};
 use crate::ike::Order;
 use crate::runtime::{Request, RequestError, What};
 
@@ -16,27 +15,56 @@ type Requests = mpsc::Sender<Request>;
 
 /// The routes.
 pub fn routes(requests: Requests) -> Router {
-    let ordered =
-        |order| post(move |State(requests): State<Requests>, Path(peer): Path<String>| carry_out(requests, peer, order));
     Router::new()
-        .route("/v1/peers/{peer}/connect", ordered(Order::Connect))
-        .route("/v1/peers/{peer}/disconnect", ordered(Order::Disconnect))
-        .route("/v1/peers/{peer}/rekey", ordered(Order::Rekey))
-        .route("/v1/peers/{peer}/rekey-ike", ordered(Order::RekeyIke))
+        .route("/v1/peers/{peer}/connect", post(connect))
+        .route("/v1/peers/{peer}/disconnect", post(disconnect))
+        .route("/v1/peers/{peer}/rekey", post(rekey))
+        .route("/v1/peers/{peer}/rekey-ike", post(rekey_ike))
         .route("/v1/peers/{peer}/explain", get(explain))
         .with_state(requests)
+}
+
+/// Connects to a peer by IKE, and again whenever the connection is lost.
+#[utoipa::path(post, path = "/v1/peers/{peer}/connect", params(("peer" = String, Path, description = "The peer's name")),
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+pub async fn connect(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
+    carry_out(requests, peer, Order::Connect).await
+}
+
+/// Closes the connection to a peer, and does not connect again.
+#[utoipa::path(post, path = "/v1/peers/{peer}/disconnect", params(("peer" = String, Path, description = "The peer's name")),
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+pub async fn disconnect(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
+    carry_out(requests, peer, Order::Disconnect).await
+}
+
+/// Replaces the keys of the traffic with a peer now.
+#[utoipa::path(post, path = "/v1/peers/{peer}/rekey", params(("peer" = String, Path, description = "The peer's name")),
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+pub async fn rekey(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
+    carry_out(requests, peer, Order::Rekey).await
+}
+
+/// Replaces the keys of the IKE SA with a peer now.
+#[utoipa::path(post, path = "/v1/peers/{peer}/rekey-ike", params(("peer" = String, Path, description = "The peer's name")),
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+pub async fn rekey_ike(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
+    carry_out(requests, peer, Order::RekeyIke).await
+}
+
+/// Says why the last negotiation with a peer came to nothing, and what to change.
+#[utoipa::path(get, path = "/v1/peers/{peer}/explain", params(("peer" = String, Path, description = "The peer's name")),
+    responses((status = 200, body = Explanation), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+pub async fn explain(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
+    match ask(requests, peer, What::Explain).await {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(error) => refusal(&error),
+    }
 }
 
 async fn carry_out(requests: Requests, peer: String, order: Order) -> Response {
     match ask(requests, peer, |reply| What::Order(order, reply)).await {
         Ok(()) => Json(Outcome { ok: true, error: String::new() }).into_response(),
-        Err(error) => refusal(&error),
-    }
-}
-
-async fn explain(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
-    match ask(requests, peer, What::Explain).await {
-        Ok(explanation) => Json(explanation).into_response(),
         Err(error) => refusal(&error),
     }
 }

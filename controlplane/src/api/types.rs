@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The answer to `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// Version of these types.
     pub version: u32,
@@ -22,14 +23,14 @@ pub struct Status {
     pub latencies: Vec<Latency>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ControlPlane {
     pub pid: u32,
     pub version: String,
     pub uptime_s: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DataPlane {
     pub pid: u32,
     pub version: String,
@@ -45,7 +46,7 @@ pub struct DataPlane {
     pub memory_bytes: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     pub name: String,
     pub mac: String,
@@ -53,7 +54,7 @@ pub struct Interface {
     pub addresses: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Peer {
     pub name: String,
     pub endpoint: String,
@@ -68,7 +69,7 @@ pub struct Peer {
 }
 
 /// The IKE connection to a peer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Ike {
     /// `idle`, `connecting`, `established`, `rekeying`, `reconnecting` or `failed`.
     pub state: String,
@@ -85,7 +86,7 @@ pub struct Ike {
     pub counters: BTreeMap<String, u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct IkeSa {
     /// SPIs in hexadecimal.
     pub initiator_spi: String,
@@ -115,7 +116,7 @@ pub struct IkeSa {
     pub children: Vec<ChildSa>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChildSa {
     pub name: String,
     pub lane: u8,
@@ -134,14 +135,14 @@ pub struct ChildSa {
 }
 
 /// What has gone through an SA one way since it was installed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Volume {
     pub packets: u64,
     pub bytes: u64,
 }
 
 /// The answer to `GET /v1/peers/NAME/explain`: why the last negotiation came to nothing, and what to change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     pub peer: String,
     pub state: String,
@@ -160,14 +161,14 @@ pub struct Explanation {
 }
 
 /// Where both ends differ.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Difference {
     pub what: String,
     pub ours: String,
     pub theirs: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Offers {
     pub what: String,
     pub ours: Vec<String>,
@@ -175,7 +176,7 @@ pub struct Offers {
     pub chosen: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Stranger {
     pub from: String,
     /// Seconds since 1970 UTC.
@@ -185,8 +186,17 @@ pub struct Stranger {
     pub theirs: Vec<String>,
 }
 
+/// The answer to `GET /v1/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Whether a data plane is attached: without one, the tunnel carries nothing.
+    pub ok: bool,
+    pub name: String,
+    pub version: String,
+}
+
 /// The answer to an order, and to anything that cannot be answered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Whether the order was accepted; that it has been carried out shows in the status.
     pub ok: bool,
@@ -195,7 +205,7 @@ pub struct Outcome {
 }
 
 /// What went one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
     pub packets: u64,
     pub bytes: u64,
@@ -206,7 +216,7 @@ pub struct Traffic {
     pub idle_s: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Sa {
     /// `in` or `out`.
     pub direction: String,
@@ -221,7 +231,7 @@ pub struct Sa {
     pub bytes: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Worker {
     pub id: u16,
     /// The CPU that it is pinned to; `null` when it is not.
@@ -235,14 +245,14 @@ pub struct Worker {
     pub fdb_entries: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Drop {
     pub reason: String,
     pub packets: u64,
     pub meaning: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Latency {
     /// `outbound` or `inbound`.
     pub path: String,

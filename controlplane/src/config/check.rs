@@ -8,9 +8,13 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::ike::Loaded;
 use super::problem::{Place, Problem};
 use super::raw::{self, Text};
-use super::{Config, Crypto, Dataplane, Io, Machine, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir};
+use super::{Api, Config, Crypto, Dataplane, Io, Machine, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir};
+
+use crate::api::Token;
+use crate::key_file::Readers;
 
 /// Workers when the file does not say: more than four rarely help one pair of gateways.
 const WORKERS_DEFAULT_MAX: usize = 4;
@@ -59,6 +63,7 @@ impl<'a> Check<'a> {
             let text = self.required(metrics.value.listen, at, "listen", expected, "listen: 127.0.0.1:9464")?;
             self.socket_address("listen", &text, "an IP address and a TCP port from 1 to 65535", "127.0.0.1:9464")
         });
+        let api = root.api.and_then(|api| self.api(api));
         let runtime_dir = self.runtime_dir(root.runtime_dir, &name, name_at.unwrap_or(top));
         let state_dir = root.state_dir.map_or_else(|| default_state_dir(&name), |dir| self.path(&dir));
         match (self.problems.is_empty(), listen, interface) {
@@ -72,11 +77,31 @@ impl<'a> Check<'a> {
                 ike,
                 peers: peers.into_iter().map(|(peer, _)| peer).collect(),
                 metrics_listen,
+                api,
                 runtime_dir,
                 state_dir,
             }),
             _ => Err(self.problems),
         }
+    }
+
+    fn api(&mut self, raw: serde_saphyr::Spanned<raw::Api>) -> Option<Api> {
+        let at = Place::from(raw.referenced);
+        let expected = "the address and TCP port of the API";
+        let listen = self.required(raw.value.listen, at, "listen", expected, "listen: 127.0.0.1:9465");
+        let expected = "an IP address and a TCP port from 1 to 65535";
+        let listen = listen.and_then(|text| self.socket_address("listen", &text, expected, "127.0.0.1:9465"));
+        let expected = "a file with the token that must be sent, that only its owner can read";
+        let text = self.required(raw.value.token_file, at, "token_file", expected, "token_file: api.token")?;
+        let file = self.path(&text);
+        let bytes = self.bytes(&text, &file, Readers::OwnerOnly, expected)?;
+        let Some(value) = Token::from_file(&bytes) else {
+            let what = format!("{}: a token has at least 20 printable ASCII characters", file.display());
+            let write = format!("run: umask 077; openssl rand -hex 32 >{}", file.display());
+            self.fail(text.referenced.into(), what, expected.to_owned(), write);
+            return None;
+        };
+        Some(Api { listen: listen?, token: Loaded { file, value } })
     }
 
     fn dataplane(&mut self, raw: raw::Dataplane) -> Dataplane {

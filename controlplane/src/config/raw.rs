@@ -21,6 +21,7 @@ pub struct Root {
     pub ike: Option<Ike>,
     pub peers: Option<Vec<Spanned<Peer>>>,
     pub metrics: Option<Spanned<Metrics>>,
+    pub api: Option<Spanned<Api>>,
     pub runtime_dir: Option<Text>,
     pub state_dir: Option<Text>,
 }
@@ -114,6 +115,13 @@ pub struct PeerIke {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Api {
+    pub listen: Option<Text>,
+    pub token_file: Option<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Metrics {
     pub listen: Option<Text>,
 }
@@ -124,6 +132,7 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ("dataplane", "a block of keys", "dataplane:\n  workers: 2"),
     ("forwarding", "a block of keys", "forwarding:\n  ageing_s: 300"),
     ("metrics", "a block of keys", "metrics:\n  listen: 127.0.0.1:9464"),
+    ("api", "a block of keys", "api:\n  listen: 127.0.0.1:9465\n  token_file: api.token"),
     ("ike", "a block of keys", "ike:\n  psk_file: site-b.psk"),
     ("proposals", "a list of proposals", "proposals: [aes256gcm16-prfsha384-x25519-ke1_mlkem768]"),
     ("esp_proposals", "a list of proposals", "esp_proposals: [aes128gcm16]"),
@@ -163,6 +172,7 @@ const VALUES: &[(&str, &str)] = &[
     ("key_file", "site-a.key"),
     ("certificate_file", "site-a.crt"),
     ("psk_file", "site-b.psk"),
+    ("token_file", "api.token"),
     ("public_key_file", "site-b.pub"),
     ("ca_file", "ca.crt"),
     ("role", "both"),

@@ -20,6 +20,8 @@ struct Root<'a> {
     peers: Vec<Peer<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<Metrics>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<Api<'a>>,
     runtime_dir: &'a str,
     state_dir: &'a str,
 }
@@ -111,6 +113,12 @@ struct PeerIke<'a> {
     ike_rekey_s: u32,
     dpd_s: u32,
     keepalive_s: u32,
+}
+
+#[derive(Serialize)]
+struct Api<'a> {
+    listen: String,
+    token_file: &'a str,
 }
 
 #[derive(Serialize)]
@@ -207,6 +215,10 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
         ike: own_ike(&config.ike)?,
         peers: peers.collect::<anyhow::Result<_>>()?,
         metrics: config.metrics_listen.map(|listen| Metrics { listen: listen.to_string() }),
+        api: match &config.api {
+            Some(api) => Some(Api { listen: api.listen.to_string(), token_file: text(&api.token.file)? }),
+            None => None,
+        },
         runtime_dir: text(&config.runtime_dir)?,
         state_dir: text(&config.state_dir)?,
     };

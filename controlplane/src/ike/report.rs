@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit_engine::ike::{ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Offers, PeerStatus, Role};
-use adit_proto::control::PeerId;
+use adit_proto::control::{Direction, PeerId};
 
+use super::traffic::Meter;
 use crate::api::types;
 
 /// The state of all peers that use IKE.
@@ -13,14 +14,26 @@ use crate::api::types;
 pub struct Report {
     /// By place in the configuration.
     pub peers: BTreeMap<usize, types::Ike>,
+    /// Likewise.
+    pub counters: BTreeMap<usize, Counters>,
+    /// Likewise: what was sent and received.
+    pub traffic: BTreeMap<usize, (types::Traffic, types::Traffic)>,
     pub half_open: usize,
     /// Counts over all peers, and those that belong to none.
     pub total: Counters,
 }
 
-pub fn of(endpoint: &Endpoint, places: &BTreeMap<PeerId, usize>, now: Instant) -> Report {
-    let peers = places.iter().filter_map(|(id, place)| Some((*place, peer(&endpoint.status(*id)?, now))));
-    Report { peers: peers.collect(), half_open: endpoint.half_open(), total: endpoint.counters() }
+pub fn of(endpoint: &Endpoint, places: &BTreeMap<PeerId, usize>, meter: &Meter, now: Instant) -> Report {
+    let mut report = Report { half_open: endpoint.half_open(), total: endpoint.counters(), ..Report::default() };
+    for (id, place) in places {
+        if let Some(status) = endpoint.status(*id) {
+            let traffic = |direction| meter.traffic(now, *id, direction);
+            report.traffic.insert(*place, (traffic(Direction::Outbound), traffic(Direction::Inbound)));
+            report.counters.insert(*place, status.counters);
+            report.peers.insert(*place, peer(&status, now));
+        }
+    }
+    report
 }
 
 fn peer(status: &PeerStatus, now: Instant) -> types::Ike {

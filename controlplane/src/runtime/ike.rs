@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Cause, Event, IKE_PORT, Transmit};
-use adit_proto::control::PeerId;
+use adit_proto::control::{Command, PeerId};
 use anyhow::Context;
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
@@ -112,7 +112,12 @@ impl Gateway {
     /// Carries out what the engine wants, as far as that is possible now.
     pub(super) fn drive_ike(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
         let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) else { return Ok(()) };
-        plane.orders.extend(ike.commands());
+        let commands = ike.commands();
+        if commands.iter().any(|(_, command)| matches!(command, Command::SaRemove { .. } | Command::OutboundSaInstall(_))) {
+            // What they have counted goes with them.
+            ike.measure(&self.view.with_master(|master| master.live_sas()).unwrap_or_default());
+        }
+        plane.orders.extend(commands);
         let news = ike.news();
         if ike.unsaved() {
             self.save_ike();

@@ -182,7 +182,13 @@ impl Check<'_> {
     }
 
     /// The content of a file that the configuration names.
-    fn bytes(&mut self, text: &Text, file: &Path, readers: Readers, expected: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    pub(super) fn bytes(
+        &mut self,
+        text: &Text,
+        file: &Path,
+        readers: Readers,
+        expected: &str,
+    ) -> Option<zeroize::Zeroizing<Vec<u8>>> {
         match key_file::read(file, readers) {
             Ok(bytes) => Some(bytes),
             Err(error) => {

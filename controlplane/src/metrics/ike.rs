@@ -1,0 +1,101 @@
+//! The families of IKE: per peer and, where no peer can be named, in total.
+
+use adit_engine::ike::{ConnectionState, Counters};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+
+use super::{counter, family, gauge};
+use crate::config::Config;
+use crate::ike::report::Report;
+
+/// What a counter of the engine is called here.
+struct Named {
+    family: &'static str,
+    label: Option<(&'static str, &'static str)>,
+    value: u64,
+}
+
+/// All families; there are as many whether or not a peer uses IKE.
+pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
+    let name = |place: &usize| config.peers.get(*place).map_or("", |peer| peer.name.as_str());
+    let mut states = Vec::new();
+    for (place, ike) in &report.peers {
+        let one = |state: &ConnectionState| {
+            let is = f64::from(u8::from(ike.state == state.name()));
+            gauge(&[("peer", name(place)), ("state", state.name())], is)
+        };
+        states.extend(ConnectionState::ALL.iter().map(one));
+    }
+    let of_peers = |wanted: &str| -> Vec<Metric> {
+        let peers = report.counters.iter();
+        peers.flat_map(|(place, counters)| metrics(counters, wanted, Some(name(place)))).collect()
+    };
+    let per_peer = |wanted: &'static str, help| family(MetricType::COUNTER, wanted, help, of_peers(wanted));
+    let mut volumes = [Vec::new(), Vec::new()];
+    for (place, (sent, received)) in &report.traffic {
+        for (direction, traffic) in [("in", received), ("out", sent)] {
+            let pairs = [("direction", direction), ("peer", name(place))];
+            volumes[0].push(counter(&pairs, traffic.packets));
+            volumes[1].push(counter(&pairs, traffic.bytes));
+        }
+    }
+    let [packets, bytes] = volumes;
+    let dropped = metrics(&report.total, "adit_ike_dropped_total", None);
+    let half_open = gauge(&[], report.half_open as f64);
+    vec![
+        family(
+            MetricType::GAUGE,
+            "adit_ike_state",
+            "1 for the state that the connection to a peer is in, 0 for the others.",
+            states,
+        ),
+        family(MetricType::GAUGE, "adit_ike_half_open", "IKE SAs that peers began and have not authenticated.", vec![half_open]),
+        family(MetricType::COUNTER, "adit_ike_packets_total", "Packets sealed or opened by the SAs of IKE with a peer.", packets),
+        family(
+            MetricType::COUNTER,
+            "adit_ike_bytes_total",
+            "Bytes of frames sealed or opened by the SAs of IKE with a peer.",
+            bytes,
+        ),
+        per_peer("adit_ike_handshakes_total", "IKE SAs that were authenticated."),
+        per_peer("adit_ike_failures_total", "Handshakes that failed, by cause; adit explain PEER says more."),
+        per_peer("adit_ike_rekeys_total", "SAs that were replaced by new ones, of IKE and of the traffic."),
+        per_peer("adit_ike_dead_peers_total", "IKE SAs given up because the peer did not answer."),
+        per_peer("adit_ike_crashes_total", "Peers that said with a token that they had lost their state (RFC 6290)."),
+        per_peer("adit_ike_liveness_checks_total", "Signs of life that were asked for."),
+        per_peer("adit_ike_retransmissions_total", "Requests of ours that were sent again."),
+        per_peer("adit_ike_repeated_requests_total", "Requests of a peer that came again."),
+        family(MetricType::COUNTER, "adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason.", dropped),
+    ]
+}
+
+fn metrics(counters: &Counters, wanted: &str, peer: Option<&str>) -> Vec<Metric> {
+    let fitting = counters.iter().filter_map(|(name, value)| named(name, value)).filter(|one| one.family == wanted);
+    let metric = |one: Named| {
+        // In the order of the alphabet, as the text format wants them.
+        let mut pairs: Vec<(&str, &str)> = one.label.into_iter().chain(peer.map(|peer| ("peer", peer))).collect();
+        pairs.sort_unstable();
+        counter(&pairs, one.value)
+    };
+    fitting.map(metric).collect()
+}
+
+fn named(name: &'static str, value: u64) -> Option<Named> {
+    if let Some(cause) = name.strip_prefix("failed_") {
+        return Some(Named { family: "adit_ike_failures_total", label: Some(("cause", cause)), value });
+    }
+    if let Some(reason) = name.strip_prefix("dropped_") {
+        return Some(Named { family: "adit_ike_dropped_total", label: Some(("reason", reason)), value });
+    }
+    let (family, label) = match name {
+        "handshakes" => ("adit_ike_handshakes_total", None),
+        "ike_rekeys" => ("adit_ike_rekeys_total", Some(("sa", "ike"))),
+        "child_rekeys" => ("adit_ike_rekeys_total", Some(("sa", "child"))),
+        "dead_peers" => ("adit_ike_dead_peers_total", None),
+        "crashes_detected" => ("adit_ike_crashes_total", None),
+        "liveness_checks" => ("adit_ike_liveness_checks_total", None),
+        "retransmissions" => ("adit_ike_retransmissions_total", None),
+        "repeated_requests" => ("adit_ike_repeated_requests_total", None),
+        _ => return None,
+    };
+    Some(Named { family, label, value })
+}
