@@ -209,11 +209,32 @@ impl Session {
     pub(super) fn activate(&mut self, ctx: &mut Ctx, route: &Route, inbound: Spi) {
         let replaced = self.child(inbound).and_then(|child| child.replaces);
         let replaces = replaced.and_then(|spi| self.child(spi)).map(|old| old.outbound);
+        // Its turn may come only after that of the one that took its place.
+        if self.is_overtaken(inbound) {
+            return;
+        }
         let Some(child) = self.child_mut(inbound) else { return };
         if let Some(key) = child.outbound_key.take() {
             let keys = child.keys(route, child.outbound, *key, replaces);
             ctx.event(Event::InstallOutbound(keys));
         }
+    }
+
+    /// Whether one that came later in the place of this one is used for sending already, or this one is about to go.
+    fn is_overtaken(&self, inbound: Spi) -> bool {
+        let mut next = self.child(inbound);
+        // Bounded, for what a snapshot brings may go in circles.
+        for _ in 0..self.children.len() {
+            match next.map(|child| child.state) {
+                Some(ChildState::Closing) => return true,
+                Some(ChildState::Replaced { by, .. }) => next = self.child(by),
+                Some(ChildState::Live) | None => return false,
+            }
+            if next.is_some_and(|by| by.outbound_key.is_none()) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Takes a Child SA out. Where another one has its place, what was sent on it is still taken for a while.

@@ -303,6 +303,14 @@ impl IkeSa {
         })
     }
 
+    /// The IKE SA before this one has ended with all that it had.
+    pub(super) fn inherit_nothing(&mut self, from: SaId) {
+        if let Some(session) = self.session_mut().filter(|session| session.predecessor == Some(from)) {
+            session.predecessor = None;
+            self.want_missing_children();
+        }
+    }
+
     /// Takes over Child SAs and tasks.
     pub(super) fn inherit(&mut self, ctx: &mut Ctx, estate: Estate) {
         let id = self.id;

@@ -217,7 +217,8 @@ impl Session {
 
     /// Asks for every Child SA that is configured and not there, where that is our business.
     pub(super) fn want_missing_children(&mut self, is_adit: bool, under_way: Option<(usize, u8)>) {
-        if !self.keeper || self.heir.is_some() {
+        // The Child SAs of a predecessor are still to come.
+        if !self.keeper || self.heir.is_some() || self.predecessor.is_some() {
             return;
         }
         for config in 0..self.config.children.len() {

@@ -128,6 +128,7 @@ impl Endpoint {
                 None => restored.forgotten += 1,
             }
         }
+        self.forget_lost_predecessors();
         self.choose_current(now);
         let spis: BTreeMap<Spi, SaId> = self.shared.spis.iter().collect();
         restored.inbound = spis.into_keys().collect();
@@ -145,6 +146,14 @@ impl Endpoint {
         let id = sa.id;
         self.put_back(now, sa);
         self.run(now, id, |sa, _| sa.confirm_path());
+    }
+
+    /// Who was to inherit from an IKE SA that is not there any more has nothing to wait for.
+    fn forget_lost_predecessors(&mut self) {
+        let there: Vec<SaId> = self.sas.keys().copied().collect();
+        for session in self.sas.values_mut().filter_map(IkeSa::session_mut) {
+            session.predecessor = session.predecessor.filter(|id| there.binary_search(id).is_ok());
+        }
     }
 
     /// Every peer with an IKE SA is established.

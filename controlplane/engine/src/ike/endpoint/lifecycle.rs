@@ -208,7 +208,8 @@ impl Endpoint {
         if peer.current == Some(id) {
             peer.current = None;
             if let Some(next) = self.another_session(peer_id, id) {
-                return self.make_current(now, peer_id, next);
+                self.make_current(now, peer_id, next);
+                return self.run(now, next, |sa, _| sa.inherit_nothing(id));
             }
             return self.lost(now, peer_id, cause);
         }

@@ -46,7 +46,7 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
     write_choice(out, &session.choice);
     out.bytes(session.keys.material().expose());
     write_session(out, clock, session);
-    out.list(session.children.iter(), |out, child| write_child(out, clock, child));
+    out.list(session.children.iter(), |out, child| write_child(out, clock, child, session));
 }
 
 /// Puts an IKE SA together; `None` if its peer is not configured any more, or the record makes no sense.
@@ -265,7 +265,7 @@ fn read_spi(input: &mut In) -> Decoded<Spi> {
     u32::try_from(input.u64()?).map(Spi).map_err(|_| DecodeError::BadValue("SPI"))
 }
 
-fn write_child(out: &mut Out, clock: BootClock, child: &Child) {
+fn write_child(out: &mut Out, clock: BootClock, child: &Child, session: &Session) {
     out.u32(child.config);
     out.u8(child.lane);
     out.flag(child.mode == Mode::Ethernet);
@@ -287,7 +287,10 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child) {
         out.raw(&key.salt);
     });
     out.option(child.replaces, |out, spi| out.u64(spi.0.into()));
-    match child.state {
+    // A rekey of ours that is under way comes to nothing with this process, so the peer's of the same SA has its place.
+    let rival = child.rival.as_ref().and_then(|rival| session.child(rival.inbound)).filter(|_| child.is_live());
+    let state = rival.map_or(child.state, |by| ChildState::Replaced { by: by.inbound, since: by.born });
+    match state {
         ChildState::Live => out.u8(0),
         ChildState::Replaced { by, since } => {
             out.u8(1);
@@ -296,7 +299,7 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child) {
         }
         ChildState::Closing => out.u8(2),
     }
-    out.flag(child.superseded);
+    out.flag(child.superseded || rival.is_some());
     out.option(child.granted_in, |out, id| out.u64(id.into()));
 }
 
