@@ -1,5 +1,6 @@
 //! The lab: namespaces, load generator, probes, peers and reports. The end-to-end tests use it as a library, `adit-bench` as a command.
 
+pub mod crowd;
 pub mod crypto;
 pub mod io;
 pub mod lab;

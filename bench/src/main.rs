@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use adit_bench::crowd::{self, CrowdArgs};
 use adit_bench::crypto::{self, CryptoArgs};
 use adit_bench::io::{self, IoArgs};
 use adit_bench::tunnel::{self, TunnelArgs};
@@ -16,6 +17,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Crowd(CrowdArgs),
     Crypto(CryptoArgs),
     Tunnel(TunnelArgs),
     Io(IoArgs),
@@ -23,6 +25,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Crowd(args) => crowd::run(&args),
         Command::Crypto(args) => crypto::run(args),
         Command::Tunnel(args) => tunnel::run(&args),
         Command::Io(args) => io::run(&args),

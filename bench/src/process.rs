@@ -232,9 +232,19 @@ pub fn describe(pids: &[u32]) -> String {
 }
 
 fn resident_mib(pid: u32) -> f64 {
+    resident_kib(pid) / 1024.0
+}
+
+/// Memory that one process has in use, shared memory included.
+pub fn resident_kib(pid: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
+    kib.unwrap_or(0.0)
+}
+
+/// Processor time of one process so far.
+pub fn cpu_s(pid: u32) -> f64 {
+    Stat::read(pid).map_or(0.0, |stat| stat.ticks as f64 / TICKS_PER_SECOND)
 }
 
 /// Established TCP connections with this local port in the program's network namespace.

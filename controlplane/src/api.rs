@@ -11,10 +11,12 @@ pub mod types;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use axum::extract::State;
+use axum::extract::{self, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -22,8 +24,9 @@ use prometheus::Registry;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::metrics;
@@ -31,6 +34,8 @@ use crate::runtime::Request;
 use crate::view::View;
 pub use token::Token;
 
+/// How long an answer waits for news of IKE.
+const LOOK_WITHIN: Duration = Duration::from_millis(500);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
@@ -94,8 +99,11 @@ impl Doors {
     /// The metrics contradict each other.
     pub fn serve(self, view: &Arc<View>, requests: &mpsc::Sender<Request>) -> anyhow::Result<Servers> {
         let registry = metrics::registry(view.clone()).context("describing the metrics")?;
-        let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry);
-        let all = page.clone().merge(view_routes(view)).merge(peers::routes(requests.clone()));
+        let looks = from_fn_with_state(requests.clone(), look_first);
+        let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry).layer(looks.clone());
+        let told = Router::new().route("/v1/status", get(status)).route("/v1/peers", get(peer_list)).layer(looks);
+        let health = Router::new().route("/v1/health", get(health));
+        let all = page.clone().merge(health.merge(told).with_state(view.clone())).merge(peers::routes(requests.clone()));
         let local = all.clone();
         // The tasks end when the set is dropped.
         let mut tasks = JoinSet::new();
@@ -108,19 +116,25 @@ impl Doors {
         }
         if let Some((listener, token)) = self.remote {
             tracing::info!("API on http://{}/v1, for who has the token", listener.local_addr().context("the API address")?);
-            let guarded = all.layer(axum::middleware::from_fn_with_state(token, token::required));
+            let guarded = all.layer(from_fn_with_state(token, token::required));
             tasks.spawn(serve::serve(listener, guarded));
         }
         Ok(Servers { _tasks: tasks })
     }
 }
 
-fn view_routes(view: &Arc<View>) -> Router {
-    Router::new()
-        .route("/v1/health", get(health))
-        .route("/v1/status", get(status))
-        .route("/v1/peers", get(peer_list))
-        .with_state(view.clone())
+/// Has the loop of the gateway tell how IKE does now, before the question is answered. While that loop starts a data plane, the
+/// answer is what it told last.
+async fn look_first(State(requests): State<mpsc::Sender<Request>>, request: extract::Request, next: Next) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let looked = async {
+        if requests.send(Request::Look(reply)).await.is_ok() {
+            // An error is its end.
+            let _ = answer.await;
+        }
+    };
+    let _ = timeout(LOOK_WITHIN, looked).await;
+    next.run(request).await
 }
 
 /// Whether the gateway carries packets.

@@ -4,7 +4,7 @@
 mod check;
 pub mod ike;
 mod problem;
-mod proposal;
+pub mod proposal;
 mod raw;
 mod show;
 
@@ -23,7 +23,7 @@ use crate::static_key::Secret;
 /// Most workers of a data plane: the lane number in an SPI has six bits.
 pub const WORKERS_MAX: u16 = 64;
 /// Most peers of a gateway.
-pub const PEERS_MAX: usize = 1024;
+pub const PEERS_MAX: usize = 16_384;
 /// Longest configuration file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Longest path of a Unix socket, in bytes (sockaddr_un without the final zero).

@@ -11,7 +11,7 @@ mod sas;
 mod settings;
 mod traffic;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,6 +42,10 @@ pub struct Ike {
     waiting: VecDeque<Transmit>,
     news: Vec<Event>,
     meter: Meter,
+    /// What the engine was told last, by inbound SPI.
+    usage: BTreeMap<Spi, Usage>,
+    /// SAs of the data plane are about to go.
+    going: bool,
     /// Sent nothing since the vault was written last.
     saved: bool,
 }
@@ -75,7 +79,7 @@ impl Ike {
             places.insert(*id, place);
         }
         let (waiting, news) = (VecDeque::new(), Vec::new());
-        Ok(Ike { endpoint, sas, listen: config.listen, places, waiting, news, meter: Meter::default(), saved: true })
+        Ok(Ike { endpoint, sas, listen: config.listen, places, waiting, news, meter: Meter::default(), usage: BTreeMap::new(), going: false, saved: true })
     }
 
     /// Whether any peer uses it.
@@ -151,24 +155,29 @@ impl Ike {
         self.meter.count(Instant::now(), live, |sa| self.places.contains_key(&sa.peer));
     }
 
+    /// Whether the commands taken last remove SAs, with what they have counted.
+    pub fn take_going(&mut self) -> bool {
+        std::mem::take(&mut self.going)
+    }
+
     /// What has gone through the SAs so far.
     pub fn count(&mut self, live: &[(u16, LiveSa)]) {
         self.measure(live);
-        let by_name: BTreeMap<(u8, PeerId, Spi), &LiveSa> =
+        let by_name: HashMap<(u8, PeerId, Spi), &LiveSa> =
             live.iter().map(|(_, sa)| ((sa.direction as u8, sa.peer, sa.spi), sa)).collect();
         let mut usage = BTreeMap::new();
-        for id in self.places.keys() {
-            let Some(status) = self.endpoint.status(*id) else { continue };
-            for child in status.ike.iter().flat_map(|ike| &ike.children) {
-                let of = |direction: Direction, spi| {
-                    by_name.get(&(direction as u8, *id, spi)).map_or((0, 0), |sa| (sa.bytes, sa.packets))
-                };
-                let (inbound_bytes, inbound_packets) = of(Direction::Inbound, child.inbound);
-                let (outbound_bytes, outbound_packets) = of(Direction::Outbound, child.outbound);
-                usage.insert(child.inbound, Usage { inbound_bytes, inbound_packets, outbound_bytes, outbound_packets });
-            }
+        for (id, inbound, outbound) in self.endpoint.child_spis() {
+            let of =
+                |direction: Direction, spi| by_name.get(&(direction as u8, id, spi)).map_or((0, 0), |sa| (sa.bytes, sa.packets));
+            let (inbound_bytes, inbound_packets) = of(Direction::Inbound, inbound);
+            let (outbound_bytes, outbound_packets) = of(Direction::Outbound, outbound);
+            usage.insert(inbound, Usage { inbound_bytes, inbound_packets, outbound_bytes, outbound_packets });
         }
-        self.endpoint.handle_usage(now(), &usage);
+        // What stands still is no news, and among thousands of peers most do.
+        let moved = usage.iter().filter(|(inbound, usage)| self.usage.get(inbound) != Some(usage));
+        let moved = moved.map(|(inbound, usage)| (*inbound, *usage)).collect();
+        self.endpoint.handle_usage(now(), &moved);
+        self.usage = usage;
     }
 
     /// Carries out what a person orders.
@@ -227,6 +236,11 @@ impl Ike {
     pub fn commands(&mut self) -> Vec<(u16, Command)> {
         let mut commands = Vec::new();
         while let Some(event) = self.endpoint.poll_event() {
+            self.going |= match &event {
+                Event::InstallOutbound(keys) => keys.replaces.is_some(),
+                Event::RemoveInbound { .. } | Event::RemoveOutbound { .. } => true,
+                _ => false,
+            };
             commands.extend(self.sas.apply(&event));
             self.news.push(event);
         }

@@ -11,7 +11,7 @@ use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
 /// Most workers: the lane field of an SPI has six bits.
 pub const WORKERS_MAX: usize = 64;
 /// Most peers: a peer id is below this.
-pub const PEERS_MAX: u16 = 16_384;
+pub const PEERS_MAX: u16 = 32_768;
 /// Longest UDP payload in bytes: 65535 less the IPv4 and UDP headers, which the kernel counts over a whole train.
 pub const TRAIN_BYTES_MAX: usize = 65_535 - 20 - 8;
 /// Segments that are tried first for `UDP_SEGMENT`; kernels before 6.10 take 64, later ones 128.

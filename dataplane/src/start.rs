@@ -37,6 +37,7 @@ const DOOR_PAUSE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(1);
 /// Bytes of the vault per SA that there can be: its key's name and its totals. There are twice as many slots as SAs.
 const VAULT_BYTES_PER_SLOT: u32 = 64;
+const VAULT_BYTES_PER_PEER: u32 = 2048;
 /// Most bytes of the vault that the channel can lay out.
 const VAULT_BYTES_MAX: u32 = 64 << 20;
 /// Slice that workers ask the scheduler for.
@@ -169,10 +170,12 @@ fn describe(config: &Config, tap: &Tap, io: &IoDecision, backend: Backend) -> Pl
     }
 }
 
-/// Room for what a control plane leaves to the next, which is some text for each of its SAs.
+/// Room for what a control plane leaves to the next: some text for each of its SAs, and its IKE SA with each peer.
 fn vault_bytes(config: &Config) -> u32 {
     let slots = u32::from(config.workers).saturating_mul(config.sa_slots);
-    slots.saturating_mul(VAULT_BYTES_PER_SLOT).clamp(Sizes::default().vault_bytes, VAULT_BYTES_MAX)
+    let peers = u32::from(config.max_peers).saturating_mul(VAULT_BYTES_PER_PEER);
+    let bytes = slots.saturating_mul(VAULT_BYTES_PER_SLOT).saturating_add(peers);
+    bytes.clamp(Sizes::default().vault_bytes, VAULT_BYTES_MAX)
 }
 
 /// What packets can ever occupy, in bytes: the pools of the workers and the buffers between them.

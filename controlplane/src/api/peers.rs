@@ -76,7 +76,7 @@ async fn ask<T>(
 ) -> Result<T, RequestError> {
     let (reply, answer) = oneshot::channel();
     // It ends when the gateway does.
-    requests.send(Request { peer, what: what(reply) }).await.map_err(|_| RequestError::NotReady)?;
+    requests.send(Request::Peer(peer, what(reply))).await.map_err(|_| RequestError::NotReady)?;
     answer.await.map_err(|_| RequestError::NotReady)?
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Cause, Event, IKE_PORT, Transmit};
-use adit_proto::control::{Command, PeerId};
+use adit_proto::control::PeerId;
 use anyhow::Context;
 use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
@@ -23,11 +23,13 @@ const DATAGRAM_MAX: usize = 65_536;
 /// How long the peers are told goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
 
-/// What the API wants to know or done.
+/// What the API wants to know, or to have done.
 #[derive(Debug)]
-pub struct Request {
-    pub peer: String,
-    pub what: What,
+pub enum Request {
+    /// The view is to show how IKE does now.
+    Look(oneshot::Sender<()>),
+    /// Something about a peer.
+    Peer(String, What),
 }
 
 /// A request with where its answer goes.
@@ -113,8 +115,7 @@ impl Gateway {
     pub(super) fn drive_ike(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
         let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) else { return Ok(()) };
         let commands = ike.commands();
-        if commands.iter().any(|(_, command)| matches!(command, Command::SaRemove { .. } | Command::OutboundSaInstall(_))) {
-            // What they have counted goes with them.
+        if ike.take_going() {
             ike.measure(&self.view.with_master(|master| master.live_sas()).unwrap_or_default());
         }
         plane.orders.extend(commands);
@@ -127,10 +128,7 @@ impl Gateway {
         if plane.orders.settled() {
             self.send_waiting();
         }
-        if !news.is_empty() {
-            news.iter().for_each(|event| self.tell(event));
-            self.publish_ike();
-        }
+        news.iter().for_each(|event| self.tell(event));
         Ok(())
     }
 
@@ -177,7 +175,15 @@ impl Gateway {
 
     /// Answers the API.
     pub(super) fn answer(&mut self, request: Request) {
-        let Request { peer, what } = request;
+        let (peer, what) = match request {
+            Request::Peer(peer, what) => (peer, what),
+            Request::Look(reply) => {
+                self.publish_ike();
+                // Nobody waits any more: nothing is lost.
+                let _ = reply.send(());
+                return;
+            }
+        };
         match what {
             What::Order(order, reply) => {
                 let answer = self.peer_of_ike(&peer).and_then(|id| {
