@@ -71,6 +71,12 @@ pub async fn open(config: &Config) -> anyhow::Result<Doors> {
     };
     let remote = match &config.api {
         Some(api) => {
+            if !api.listen.ip().is_loopback() {
+                tracing::warn!(
+                    "api.listen {}: what is sent there is not encrypted, the token included; put a proxy with TLS in front",
+                    api.listen
+                );
+            }
             let listener = TcpListener::bind(api.listen).await.with_context(|| {
                 format!("the API address {} cannot be opened: change api.listen, or stop what uses it (ss -ltnp)", api.listen)
             })?;

@@ -79,7 +79,18 @@ impl Ike {
             places.insert(*id, place);
         }
         let (waiting, news) = (VecDeque::new(), Vec::new());
-        Ok(Ike { endpoint, sas, listen: config.listen, places, waiting, news, meter: Meter::default(), usage: BTreeMap::new(), going: false, saved: true })
+        Ok(Ike {
+            endpoint,
+            sas,
+            listen: config.listen,
+            places,
+            waiting,
+            news,
+            meter: Meter::default(),
+            usage: BTreeMap::new(),
+            going: false,
+            saved: true,
+        })
     }
 
     /// Whether any peer uses it.
@@ -102,8 +113,11 @@ impl Ike {
             Direction::Inbound => inbound.contains(&sa.spi),
             Direction::Outbound => outbound.contains(&(sa.peer, sa.spi)),
         });
-        let missing = |spi: &Spi| !live.iter().any(|(_, sa)| sa.direction == Direction::Inbound && sa.spi == *spi);
-        if inbound.iter().any(missing) {
+        let there: BTreeSet<(u8, PeerId, Spi)> = live.iter().map(|(_, sa)| (sa.direction as u8, sa.peer, sa.spi)).collect();
+        let inbound_there: BTreeSet<Spi> =
+            live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound).map(|(_, sa)| sa.spi).collect();
+        let lost = |(peer, spi): &(PeerId, Spi)| !there.contains(&(Direction::Outbound as u8, *peer, *spi));
+        if !inbound.is_subset(&inbound_there) || outbound.iter().any(lost) {
             self.endpoint.data_plane_restarted(now());
         }
         if restored.ike_sas + restored.forgotten > 0 {

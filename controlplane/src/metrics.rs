@@ -224,6 +224,7 @@ impl Gateway {
                 .into();
         let punts = punts.iter().map(|(kind, count)| counter(&[("kind", kind)], *count));
         let memory = info.as_ref().map(|info| gauge(&[], info.memory_bytes as f64));
+        let full = f64::from(u8::from(view.vault_full.load(Ordering::Relaxed)));
         let restarts = counter(&[], view.restarts.load(Ordering::Relaxed));
         vec![
             family(MetricType::GAUGE, "adit_dataplane_up", "1 while a data plane is attached.", vec![gauge(&[], up)]),
@@ -238,6 +239,12 @@ impl Gateway {
                 "adit_dataplane_restarts_total",
                 "Restarts of the data plane after it died.",
                 vec![restarts],
+            ),
+            family(
+                MetricType::GAUGE,
+                "adit_vault_full",
+                "1 while the IKE SAs do not fit the memory for the next control plane: then its start connects all peers anew.",
+                vec![gauge(&[], full)],
             ),
             family(
                 MetricType::GAUGE,

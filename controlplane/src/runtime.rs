@@ -9,6 +9,7 @@ mod install;
 mod interface;
 mod keep;
 mod orders;
+mod plain;
 mod pulse;
 mod start;
 mod watch;
@@ -23,7 +24,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_proto::control::{PeerId, Spi};
 use anyhow::{Context, bail};
-use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 use zeroize::Zeroizing;
@@ -39,6 +39,7 @@ use crate::state::State;
 use crate::view::View;
 pub use ike::{Request, RequestError, What};
 use orders::Orders;
+use plain::Plain;
 
 /// Deaths in a row after which restarts begin to wait.
 const FAST_RESTARTS: u32 = 5;
@@ -71,7 +72,8 @@ pub struct Gateway {
     ids: Vec<PeerId>,
     ike: Option<Ike>,
     /// The port on which IKE begins without NAT traversal.
-    plain: Option<UdpSocket>,
+    plain: Option<Plain>,
+    strangers: ike::Strangers,
     /// What the API wants.
     requests: mpsc::Receiver<Request>,
     /// What was left in the vault last, as JSON; the IKE SAs are written behind it.
@@ -149,11 +151,24 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(config));
     let doors = api::open(&view.config).await?;
-    let plain = ike::plain_socket(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
+    let plain = Plain::open(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let (ids, left) = (Vec::new(), Vec::new());
-    let mut gateway =
-        Gateway { view, state, options, stop, deaths: 0, up_before: false, ids, ike: None, plain, requests, left, _lock: lock };
+    let (ids, left, strangers) = (Vec::new(), Vec::new(), ike::Strangers::default());
+    let mut gateway = Gateway {
+        view,
+        state,
+        options,
+        stop,
+        deaths: 0,
+        up_before: false,
+        ids,
+        ike: None,
+        plain,
+        strangers,
+        requests,
+        left,
+        _lock: lock,
+    };
     let result = gateway.run(doors, &sender).await;
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(gateway.view.config.api_socket());

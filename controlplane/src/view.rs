@@ -2,7 +2,7 @@
 //! attached data plane, the totals of those before, and a short memory for rates.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -64,6 +64,8 @@ pub struct View {
     keys: BTreeMap<(u8, Spi), Vec<KeyId>>,
     pub restarts: AtomicU64,
     pub ignored_ike: AtomicU64,
+    /// What the next control plane needs of IKE does not fit the vault.
+    pub vault_full: AtomicBool,
     pub ignored_stun: AtomicU64,
     pub ignored_other: AtomicU64,
     started: Instant,
@@ -88,6 +90,7 @@ impl View {
             config,
             restarts: AtomicU64::new(0),
             ignored_ike: AtomicU64::new(0),
+            vault_full: AtomicBool::new(false),
             ignored_stun: AtomicU64::new(0),
             ignored_other: AtomicU64::new(0),
             started: Instant::now(),

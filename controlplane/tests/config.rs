@@ -106,6 +106,7 @@ mistakes! {
     ike_identity_that_is_none: by_ike("psk_file: site-b.psk, id: \"site b\"");
     ike_lifetime_out_of_range: by_ike("psk_file: site-b.psk, rekey_s: 99999999");
     peer_without_an_endpoint_that_does_not_come_to_us: by_ike("psk_file: site-b.psk").replace("    endpoint: 192.0.2.2:4500\n", "");
+    two_peers_with_one_identity: by_ike("psk_file: site-b.psk") + "  - { name: site-c, ike: { psk_file: site-b.psk, id: SITE-B, role: responder } }\n";
     api_without_a_token: and("api: { listen: 127.0.0.1:9465 }");
     api_without_an_address: and("api: { token_file: api.token }");
     api_with_a_token_that_can_be_guessed: and("api: { listen: 127.0.0.1:9465, token_file: short.token }");

@@ -216,6 +216,7 @@ fn allow_files(wanted: u64) -> Result<()> {
         return Ok(());
     }
     let maximum = have.maximum.map(|maximum| maximum.max(wanted));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })
-        .with_context(|| format!("{wanted} descriptors, for a socket each, are not allowed: run as root, or with `ulimit -n {wanted}`"))
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).with_context(|| {
+        format!("{wanted} descriptors, for a socket each, are not allowed: run as root, or with `ulimit -n {wanted}`")
+    })
 }

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, binary, wait_until};
 use anyhow::{Context, Result, ensure};
@@ -73,6 +73,13 @@ fn lab(ike: &[&str]) -> Result<Lab> {
     }
     lab.wait_until_up()?;
     Ok(lab)
+}
+
+fn connect_from(address: Ipv4Addr) -> Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((address, 0)).into())?;
+    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)).into())?;
+    Ok(socket.into())
 }
 
 fn config_check(gateway: &Gateway) -> Result<String> {
@@ -248,14 +255,16 @@ fn every_path_of_the_document_exists() -> Result<()> {
 #[test]
 fn clients_that_say_nothing_do_not_keep_others_out() -> Result<()> {
     let lab = lab(&[])?;
-    // More than are served at once: they lose their places after some seconds of silence.
-    let silent = lab
-        .a()
-        .netns
-        .enter(|| (0..80).map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))).collect::<Result<Vec<_>, _>>())?;
+    // One address gets no more than its share, and keeps nothing for ever.
+    let silent = |host: u8| (0..80).map(move |_| connect_from(Ipv4Addr::new(127, 0, 0, host))).collect::<Result<Vec<_>>>();
+    let first = lab.a().netns.enter(|| silent(2))?;
+    let began = Instant::now();
     ensure!(with_token(lab.a(), "GET", "/v1/health")?.status == 200, "no answer");
+    ensure!(began.elapsed() < Duration::from_secs(3), "an answer after {:?}", began.elapsed());
+    let second = lab.a().netns.enter(|| silent(3))?;
+    ensure!(with_token(lab.a(), "GET", "/v1/health")?.status == 200, "no answer with all places taken");
     ensure!(local(&lab, "/v1/health")?.status == 200, "the socket answers always");
-    drop(silent);
+    drop((first, second));
     Ok(())
 }
 

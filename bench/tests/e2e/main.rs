@@ -6,6 +6,7 @@
 mod api;
 mod extension;
 mod faults;
+mod flood;
 mod fragments;
 mod hostile;
 mod hung;

@@ -1,7 +1,9 @@
-//! Serves HTTP over TCP, where strangers may come: so many connections at once, so long for a request.
+//! Serves HTTP over TCP, where strangers may come: so many connections at once and from one address, so long for a request.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,8 +17,10 @@ use tokio::time::{sleep, timeout};
 
 /// Connections at once. Who comes when all places are taken waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
+/// Of them from one address, so that nobody takes all places. More are closed at once.
+const CONNECTIONS_OF_ONE: usize = 32;
 /// How long the header of a request may take, and the silence between two requests.
-const HEADER_WITHIN: Duration = Duration::from_secs(10);
+const HEADER_WITHIN: Duration = Duration::from_secs(5);
 /// After this a connection ends with the request that it is at, so that nobody keeps a place for ever.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
 /// How long we wait when the kernel gives no connection (no descriptors left).
@@ -25,10 +29,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Answers everybody who connects, until it is dropped.
 pub async fn serve(listener: TcpListener, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Guests::default();
     let mut connections = JoinSet::new();
     while let Ok(place) = places.clone().acquire_owned().await {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, guest) = match listener.accept().await {
+            Ok((stream, from)) => match guests.admit(from.ip()) {
+                Some(guest) => (stream, guest),
+                None => continue,
+            },
             Err(error) => {
                 tracing::warn!(%error, "no HTTP connection could be accepted");
                 sleep(PAUSE).await;
@@ -38,9 +46,45 @@ pub async fn serve(listener: TcpListener, router: Router) {
         let router = router.clone();
         connections.spawn(async move {
             answer(stream, router).await;
-            drop(place);
+            drop((place, guest));
         });
         while connections.try_join_next().is_some() {}
+    }
+}
+
+/// Who is connected, by address.
+#[derive(Clone, Default)]
+struct Guests(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection; gone when dropped.
+struct Guest {
+    guests: Guests,
+    address: IpAddr,
+}
+
+impl Guests {
+    /// `None` when there are enough from this address.
+    fn admit(&self, address: IpAddr) -> Option<Guest> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= CONNECTIONS_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        Some(Guest { guests: self.clone(), address })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut counts = self.guests.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = counts.get_mut(&self.address).map_or(0, |count| {
+            *count -= 1;
+            *count
+        });
+        if left == 0 {
+            counts.remove(&self.address);
+        }
     }
 }
 
@@ -52,5 +96,22 @@ async fn answer(stream: TcpStream, router: Router) {
     if timeout(CONNECTION_MAX, connection.as_mut()).await.is_err() {
         connection.as_mut().graceful_shutdown();
         let _ = timeout(HEADER_WITHIN, connection).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_takes_no_more_than_its_share_and_gives_it_back() {
+        let guests = Guests::default();
+        let (greedy, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let held: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| guests.admit(greedy).unwrap()).collect();
+        assert!(guests.admit(greedy).is_none());
+        assert!(guests.admit(other).is_some());
+        drop(held);
+        assert!(guests.admit(greedy).is_some());
+        assert!(guests.0.lock().unwrap().is_empty());
     }
 }

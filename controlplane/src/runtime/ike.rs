@@ -5,10 +5,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{Cause, Event, IKE_PORT, Transmit};
+use adit_engine::ike::{Cause, Error, Event, IKE_PORT, Transmit};
 use adit_proto::control::PeerId;
 use anyhow::Context;
-use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -16,10 +15,8 @@ use super::{Gateway, Plane};
 use crate::api::types;
 use crate::ike::{Ike, Order};
 
-/// The usual port of a gateway; only beside it does the one without NAT traversal make sense.
-const NAT_PORT: u16 = 4500;
-/// Longest datagram of IKE that is taken on the port without NAT traversal.
-const DATAGRAM_MAX: usize = 65_536;
+/// How often strangers get a line of the log.
+const STRANGERS_EVERY: Duration = Duration::from_secs(1);
 /// How long the peers are told goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -54,32 +51,26 @@ pub enum RequestError {
     NotReady,
 }
 
-/// The port on which IKE begins without NAT traversal, for peers that know no other one.
-pub(super) async fn plain_socket(listen: SocketAddr, used: bool) -> Option<UdpSocket> {
-    if !used || listen.port() != NAT_PORT {
-        return None;
-    }
-    let address = SocketAddr::new(listen.ip(), IKE_PORT);
-    match UdpSocket::bind(address).await {
-        Ok(socket) => Some(socket),
-        Err(error) => {
-            tracing::warn!(
-                "UDP {address} cannot be opened ({error}): peers that begin on port 500, as strongSwan does unless told \
-                 otherwise, cannot connect to us. Stop the program that has it (ss -ulnp shows it)"
-            );
-            None
-        }
-    }
+/// Those who were refused and are nobody that we know. Anybody can send such requests, under any name and as fast as the line
+/// is: they get one line of the log in a second.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    told: Option<Instant>,
+    untold: u64,
 }
 
-/// A datagram from that port; never, when it is not open.
-pub(super) async fn receive_plain(socket: Option<&UdpSocket>) -> Option<(Vec<u8>, SocketAddr)> {
-    let Some(socket) = socket else { return std::future::pending().await };
-    let mut buf = vec![0; DATAGRAM_MAX];
-    // An error is one of an earlier datagram of ours, such as an ICMP message about it.
-    let (length, from) = socket.recv_from(&mut buf).await.ok()?;
-    buf.truncate(length);
-    Some((buf, from))
+impl Strangers {
+    fn tell(&mut self, from: SocketAddr, why: &Error) {
+        if self.told.is_some_and(|told| told.elapsed() < STRANGERS_EVERY) {
+            self.untold += 1;
+            return;
+        }
+        self.told = Some(Instant::now());
+        match std::mem::take(&mut self.untold) {
+            0 => tracing::warn!("{from} was refused: {why}"),
+            untold => tracing::warn!("{from} was refused, after {untold} others that were not told of: {why}"),
+        }
+    }
 }
 
 /// Waits until IKE has something to do.
@@ -138,10 +129,10 @@ impl Gateway {
         }
     }
 
-    /// Takes a datagram from the port without NAT traversal.
-    pub(super) fn take_plain(&mut self, datagram: Option<(Vec<u8>, SocketAddr)>) {
-        if let (Some(ike), Some((datagram, from))) = (&mut self.ike, datagram) {
-            ike.receive_plain(from, &datagram);
+    /// Takes what came to the port without NAT traversal.
+    pub(super) fn take_plain(&mut self) {
+        if let (Some(ike), Some(plain)) = (&mut self.ike, &mut self.plain) {
+            plain.take(|from, datagram| ike.receive_plain(from, datagram));
         }
     }
 
@@ -157,9 +148,8 @@ impl Gateway {
         self.view.with_master(|master| {
             while let Some(transmit) = ike.transmit() {
                 let sent = match plain {
-                    Some(socket) if transmit.local.port() == IKE_PORT => {
-                        // A lost datagram is sent again.
-                        let _ = socket.try_send_to(&transmit.payload, transmit.remote);
+                    Some(plain) if transmit.local.port() == IKE_PORT => {
+                        plain.send(transmit.remote, &transmit.payload);
                         true
                     }
                     _ => inject(master, &transmit),
@@ -233,7 +223,7 @@ impl Gateway {
         }
     }
 
-    fn tell(&self, event: &Event) {
+    fn tell(&mut self, event: &Event) {
         let name = |id: &PeerId| {
             let place = self.ids.iter().position(|one| one == id);
             place.and_then(|place| self.view.config.peers.get(place)).map_or("?", |peer| peer.name.as_str())
@@ -269,7 +259,7 @@ impl Gateway {
             Event::RemoveInbound { peer, spi } => tracing::info!(peer = name(peer), "inbound SA {:08x} removed", spi.0),
             Event::RemoveOutbound { peer, spi } => tracing::info!(peer = name(peer), "outbound SA {:08x} removed", spi.0),
             Event::Path { peer, path, .. } => tracing::info!(peer = name(peer), "is at {} (from {})", path.remote, path.local),
-            Event::Refused { from, why } => tracing::warn!("{from} was refused: {why}"),
+            Event::Refused { from, why } => self.strangers.tell(*from, why),
             Event::KeyLog(_) => {}
         }
     }

@@ -56,7 +56,7 @@ impl Gateway {
         let ids = self.ids.clone();
         let Changes { before, install, keep, pins, .. } = changes;
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
-        self.remember(self.memory(&ids).on_the_way_from(memory))?;
+        self.remember(self.memory(&ids).on_the_way_from(memory));
         self.learn(live, memory);
         plane.ids.clone_from(&ids);
         plane.orders.extend(before);
@@ -97,9 +97,7 @@ impl Gateway {
     /// Everything was sent and answered: the data plane has what it should have, and nothing else.
     pub(super) fn settled(&mut self, plane: &Plane) {
         tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
-        if let Err(error) = self.remember(self.memory(&plane.ids.clone())) {
-            tracing::error!("{error:#}");
-        }
+        self.remember(self.memory(&plane.ids.clone()));
     }
 
     /// Sequence numbers for new outbound SAs, durable when this returns.

@@ -2,6 +2,7 @@
 //! totals, in the archive; and in its vault what the next control plane has to know.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 
 use adit_channel::{LiveSa, Master};
 use adit_proto::control::{Direction, PeerId, PeerTag};
@@ -23,32 +24,45 @@ impl Gateway {
     }
 
     /// Leaves a memory in the vault, with the totals so far. Where there is no room, these go first.
-    pub(super) fn remember(&mut self, mut memory: Memory) -> anyhow::Result<()> {
+    pub(super) fn remember(&mut self, mut memory: Memory) {
         memory.archive = Some(self.view.archive());
         self.left = memory.to_vault();
-        if self.leave().is_err() {
+        if !self.leave() {
             memory.archive = None;
             self.left = memory.to_vault();
-            self.leave()?;
+            self.save_ike();
         }
-        Ok(())
-    }
-
-    /// Writes the vault: what was remembered last, and the IKE SAs as they are now.
-    fn leave(&self) -> anyhow::Result<()> {
-        let ike = self.ike.as_ref().map(|ike| ike.snapshot()).unwrap_or_default();
-        let bytes = vault::join(&self.left, &ike);
-        let written = self.view.with_master(|master| master.vault_write(&bytes));
-        written
-            .unwrap_or(Ok(()))
-            .map_err(|error| anyhow::anyhow!("the memory for the next control plane cannot be left: {error}"))
     }
 
     /// Leaves the IKE SAs for the next control plane.
-    pub(super) fn save_ike(&self) {
-        if let Err(error) = self.leave() {
-            tracing::error!("{error:#}; after a restart of adit, the peers have to be connected anew");
+    pub(super) fn save_ike(&mut self) {
+        let fits = self.leave();
+        if self.view.vault_full.swap(!fits, Ordering::Relaxed) == fits {
+            if fits {
+                tracing::info!("the memory for the next control plane has room again");
+            } else {
+                tracing::error!(
+                    "the memory for the next control plane is full: after a restart of adit, all peers will be connected anew. \
+                     Fewer peers or lanes need less of it, and a restart of the data plane makes it larger where peers were added"
+                );
+            }
         }
+    }
+
+    /// Writes the vault: what was remembered last, and the IKE SAs as they are now. False when there is no room. Then it keeps
+    /// less, but never what was in it before: from an old snapshot keys would be used anew, from none the peers connect anew.
+    fn leave(&self) -> bool {
+        let ike = self.ike.as_ref().map(|ike| ike.snapshot()).unwrap_or_default();
+        let (all, less) = (vault::join(&self.left, &ike), vault::join(&self.left, &[]));
+        let write = |master: &mut Master| {
+            let fits = master.vault_write(&all).is_ok();
+            if !fits && master.vault_write(&less).is_err() {
+                // Nothing fits always.
+                let _ = master.vault_write(&[]);
+            }
+            fits
+        };
+        self.view.with_master(write).unwrap_or(true)
     }
 
     /// Ends a data plane that cannot be kept, and keeps what only its memory says.
@@ -76,16 +90,17 @@ impl Gateway {
         let mut strange = Vec::new();
         for (_, sa) in live {
             let number = if sa.direction == Direction::Inbound { sa.seq } else { sa.seq_limit.saturating_add(1) };
-            if !sequence::believable(number, now) {
-                strange.push(sa.spi.0);
-                continue;
-            }
             let tags = peers.get(&sa.peer).map_or(&[NOBODY][..], Vec::as_slice);
             let named = tags.iter().filter_map(|tag| left.get(&SaName::new(sa.direction, *tag, sa.spi)));
             let mut ids: Vec<KeyId> = named.copied().collect();
             if ids.is_empty() {
                 // Nobody says whose it is, so it counts for every key that it may have. A number too high does no harm.
                 ids.extend(view.wanted_keys(sa.direction, sa.spi));
+            }
+            // One of IKE has no key with a name, and its limit is no mark.
+            if !ids.is_empty() && !sequence::believable(number, now) {
+                strange.push(sa.spi.0);
+                continue;
             }
             for id in ids {
                 match sa.direction {

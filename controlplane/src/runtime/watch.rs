@@ -13,6 +13,7 @@ use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::plain::Plain;
 use super::pulse::Pulse;
 use super::{Ended, Gateway, Plane, ike, stopped};
 use crate::ike::Ike;
@@ -91,7 +92,7 @@ impl Gateway {
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
                 () = ike::due(due) => self.tick_ike(),
-                datagram = ike::receive_plain(self.plain.as_ref()) => self.take_plain(datagram),
+                () = plain_ready(self.plain.as_ref()) => self.take_plain(),
                 Some(request) = self.requests.recv() => self.answer(request),
                 _ = look.tick() => {
                     self.view.sample();
@@ -198,6 +199,14 @@ fn take_punt(view: &View, ike: &mut Option<Ike>, from: SocketAddr, datagram: &[u
         (Kind::Esp | Kind::Keepalive | Kind::Unknown | Kind::TooShort, _) => &view.ignored_other,
     };
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Waits for something on the port without NAT traversal; for ever, when it is not open.
+async fn plain_ready(plain: Option<&Plain>) {
+    match plain {
+        Some(plain) => plain.ready().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn timer(period: Duration) -> Interval {

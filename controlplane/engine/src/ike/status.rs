@@ -132,7 +132,8 @@ impl Endpoint {
     pub fn child_spis(&self) -> impl Iterator<Item = (PeerId, Spi, Spi)> {
         let children = |sa: &IkeSa| {
             let (peer, session) = (sa.peer, sa.session());
-            let spis = session.map(|session| session.children.iter().map(|child| (child.inbound, child.outbound)).collect::<Vec<_>>());
+            let spis =
+                session.map(|session| session.children.iter().map(|child| (child.inbound, child.outbound)).collect::<Vec<_>>());
             peer.zip(spis)
         };
         self.sas.values().filter_map(children).flat_map(|(peer, spis)| spis.into_iter().map(move |(inn, out)| (peer, inn, out)))

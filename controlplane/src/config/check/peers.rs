@@ -74,11 +74,28 @@ impl Check<'_> {
             }
             peers.push((peer, name_at));
         }
+        self.identities(&peers);
         if let Some(at) = sas_full_at {
             self.too_many_sas(at, sas, peers.len() as u32, around.workers);
         }
         self.spis(&peers, around.name);
         peers
+    }
+
+    /// Who comes to us is known by its identity, and by its address where the file has one.
+    fn identities(&mut self, peers: &[(Peer, Place)]) {
+        let mut known: BTreeMap<String, &Peer> = BTreeMap::new();
+        for (peer, at) in peers {
+            let Some(identity) = peer.ike().and_then(|ike| ike.id.exact()) else { continue };
+            // Domain names and e-mail addresses have no case.
+            let Some(first) = known.insert(identity.to_string().to_lowercase(), peer) else { continue };
+            if first.endpoint.is_some() && peer.endpoint.is_some() && first.endpoint != peer.endpoint {
+                continue;
+            }
+            let what = format!("the peers `{}` and `{}` have the same identity, {identity}", first.name, peer.name);
+            let expected = "identities that differ, or an `endpoint` of its own for each of the two".to_owned();
+            self.fail(*at, what, expected, format!("id: {}.example.org      (in `ike` of this peer)", peer.name));
+        }
     }
 
     fn too_many_sas(&mut self, at: Place, sas: u32, peers: u32, workers: u16) {
