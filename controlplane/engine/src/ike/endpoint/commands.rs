@@ -68,8 +68,10 @@ impl Endpoint {
                     let config = config.clone();
                     self.run(now, sa, |sa, _| sa.reconfigure(config));
                 }
+                self.rebuild_directory();
             }
             None => {
+                let is_last = self.shared.peers.last_key_value().is_none_or(|(last, _)| *last < id);
                 let peer = Peer {
                     connection: Connection::new(now.instant),
                     remote: config.remote,
@@ -81,10 +83,16 @@ impl Endpoint {
                     record: Record::default(),
                     counters: Counters::default(),
                 };
+                // In the order of the ids, whenever they come; one after the other they cost no look at all the others.
+                if is_last {
+                    self.shared.directory.add(id, &peer.config);
+                }
                 self.shared.peers.insert(id, peer);
+                if !is_last {
+                    self.rebuild_directory();
+                }
             }
         }
-        self.rebuild_directory();
         Ok(())
     }
 
