@@ -2,6 +2,7 @@
 
 pub mod crowd;
 pub mod crypto;
+pub mod handshake;
 pub mod io;
 pub mod lab;
 pub mod load;

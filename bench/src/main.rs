@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use adit_bench::crowd::{self, CrowdArgs};
 use adit_bench::crypto::{self, CryptoArgs};
+use adit_bench::handshake::{self, HandshakeArgs};
 use adit_bench::io::{self, IoArgs};
 use adit_bench::tunnel::{self, TunnelArgs};
 use clap::{Parser, Subcommand};
@@ -20,6 +21,7 @@ enum Command {
     Crowd(CrowdArgs),
     Crypto(CryptoArgs),
     Tunnel(TunnelArgs),
+    Handshake(HandshakeArgs),
     Io(IoArgs),
 }
 
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
         Command::Crowd(args) => crowd::run(&args),
         Command::Crypto(args) => crypto::run(args),
         Command::Tunnel(args) => tunnel::run(&args),
+        Command::Handshake(args) => handshake::run(&args),
         Command::Io(args) => io::run(&args),
     };
     match outcome {

@@ -5,12 +5,14 @@
 //!  config     typed connections, secrets, keys ─▶ swanctl.conf, strongswan.conf          pki   keys, authorities, certificates
 //!  strongswan the daemon: start, control through vici ─▶ status (typed SAs), log, restart, kill; gone on drop
 //!  sites      two hosts on a cable, and configurations for both that fit
+//!  engine     what Adit's IKEv2 engine is told, to be a peer of such a host
 //!  guest      Linux as a program (User Mode Linux) with a cable into a namespace: a kernel's ESP, ESN, transport mode, protocol 50
 //! ```
 //!
 //! Nothing of it is mocked and nothing outlives the value that stands for it, also when the test is killed.
 
 pub mod config;
+pub mod engine;
 pub mod guest;
 pub mod pki;
 pub mod releases;

@@ -4,8 +4,9 @@
 //!   host a: Gateway ── Endpoint (the engine), a model of a data plane ── sockets 500 and 4500 ══ cable ══ host b: strongSwan
 //! ```
 //! [`gateway`] is the shell around the engine, [`esp`] its data plane with an echo server, so what strongSwan's ESP sends and takes
-//! proves keys, SPIs and the moments at which SAs come and go. [`peer`] configures it as [`sites::pair`] configures a strongSwan.
+//! proves keys, SPIs and the moments at which SAs come and go. [`engine`] configures it as [`sites::pair`] configures a strongSwan.
 //!
+//! [`engine`]: adit_bench::lab::interop::engine
 //! [`sites::pair`]: adit_bench::lab::interop::sites::pair
 
 mod death;
@@ -15,12 +16,12 @@ mod handshake;
 mod kernel;
 mod key_log;
 mod life;
-mod peer;
 mod traffic;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use adit_bench::lab::interop::engine as peer;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site, Sites, pair};
 use adit_bench::lab::interop::{Config, Release, StrongSwan};
 use adit_engine::ike::{ConnectionState, EndpointConfig, PeerConfig};

@@ -150,6 +150,8 @@ pub struct Daemon {
     pub cookie_threshold: Option<u32>,
     /// 1 is one line per event, 2 shows decisions, 4 shows keys.
     pub log_level: u8,
+    /// The plugins to load, in order of preference, without those for ESP; a set that does everything when left out.
+    pub plugins: Option<&'static str>,
     /// Further lines of the section `charon-systemd`, as they are.
     pub extra: Vec<String>,
 }
@@ -173,7 +175,7 @@ pub enum Esp {
 
 impl Default for Daemon {
     fn default() -> Daemon {
-        Daemon { fragment_size: None, retransmit: None, cookie_threshold: None, log_level: 1, extra: Vec::new() }
+        Daemon { fragment_size: None, retransmit: None, cookie_threshold: None, log_level: 1, plugins: None, extra: Vec::new() }
     }
 }
 

@@ -191,6 +191,11 @@ impl StrongSwan {
         Ok(format!("strongSwan {}", version.version))
     }
 
+    /// Process id of the daemon, where it runs in this kernel.
+    pub fn pid(&self) -> Option<u32> {
+        self.host.pid()
+    }
+
     /// All that the daemon has logged, over restarts.
     pub fn log(&self) -> String {
         self.host.log()

@@ -216,7 +216,7 @@ impl Child {
 impl Daemon {
     fn write(&self, text: &mut Sections, place: &Place) {
         let kernel = if place.esp == Esp::UserSpace { "kernel-libipsec kernel-netlink" } else { "kernel-netlink" };
-        text.set("load", format!("{PLUGINS} {kernel}"));
+        text.set("load", format!("{} {kernel}", self.plugins.unwrap_or(PLUGINS)));
         text.set_if("fragment_size", self.fragment_size);
         if let Some(retransmit) = self.retransmit {
             text.set("retransmit_timeout", retransmit.timeout.as_secs_f64());

@@ -45,6 +45,11 @@ pub trait Host: Debug + Send + Sync {
 
     fn vici(&self, limit: Duration) -> Result<Vici>;
 
+    /// The daemon's process id in this kernel, if it runs there.
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
     fn log(&self) -> String;
 }
 
@@ -102,6 +107,10 @@ impl Host for InNamespace {
 
     fn folder(&self) -> &Path {
         self.dir.path()
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     fn launch(&mut self) -> Result<()> {

@@ -4,14 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_bench::lab::interop::config::{Connection, LocalAuth as LabLocal, RemoteAuth as LabRemote};
-use adit_bench::lab::interop::sites::Site;
 use adit_engine::auth::{LocalAuth, LocalKey, Psk, RemoteAuth, TrustAnchors};
 use adit_engine::crypto::{KeyExchangeMethod, Prf, PrivateKey, PublicKey};
 use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, EsnPolicy, IKE_PORT, IkeProposal, Lifetime, Mode, PeerConfig};
 use adit_proto::ike::{AddressRange, IpSelector};
 use adit_proto::suite::Suite;
 use anyhow::Result;
+
+use super::config::{Connection, LocalAuth as LabLocal, RemoteAuth as LabRemote};
+use super::sites::Site;
 
 /// The peer of the lab's connection, seen from `site`. Neither end begins by itself.
 pub fn config(site: Site, connection: &Connection) -> Result<PeerConfig> {
