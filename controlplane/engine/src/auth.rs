@@ -143,6 +143,17 @@ impl LocalAuth {
         }
     }
 
+    /// All that decides how we prove ourselves; of a private key the public one.
+    pub(crate) fn material(&self) -> Vec<&[u8]> {
+        match self {
+            LocalAuth::Psk(psk) => vec![b"psk", psk.material()],
+            LocalAuth::Key(local) => {
+                let chain = local.chain.iter().map(Certificate::der);
+                [b"key".as_slice(), local.public().spki()].into_iter().chain(chain).collect()
+            }
+        }
+    }
+
     /// Our ID payload. A name that is in our certificate goes byte for byte as it is there: not every peer knows that a
     /// distinguished name in other strings is the same.
     pub fn identification(&self, identity: &Identity) -> Identification {
@@ -172,6 +183,18 @@ impl LocalAuth {
 }
 
 impl RemoteAuth {
+    /// All that decides whom we believe, in an order that means nothing.
+    pub(crate) fn material(&self) -> Vec<&[u8]> {
+        let (kind, mut parts): (&[u8], Vec<&[u8]>) = match self {
+            RemoteAuth::Psk(psk) => (b"psk", vec![psk.material()]),
+            RemoteAuth::PinnedKeys(keys) => (b"pinned", keys.iter().map(PublicKey::spki).collect()),
+            RemoteAuth::Ca(anchors) => (b"ca", anchors.certificates().iter().map(Certificate::der).collect()),
+        };
+        parts.sort_unstable();
+        parts.insert(0, kind);
+        parts
+    }
+
     /// Our CERTREQ payloads.
     pub fn certificate_requests(&self) -> Vec<(CertEncoding, Vec<u8>)> {
         match self {

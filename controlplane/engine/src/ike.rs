@@ -15,9 +15,9 @@
 //! | `rekey_ike` | a new IKE SA in place of the old one |
 //! | `followup` | additional key exchanges of the two before |
 //! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
-//! | `child` | what the data plane learns, and when |
+//! | `child` | what the data plane learns, and when; `setback`: what it refuses or loses |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
-//! | `connection` | the state towards one peer; `config`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
+//! | `connection` | the state towards one peer; `trust`; `config`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
 //!
 //! # Rules
 //! - A message changes nothing before its tag has been verified and its message id is the one that is due.
@@ -57,12 +57,14 @@ mod sa;
 mod sa_init;
 pub mod selectors;
 mod session;
+mod setback;
 mod snapshot;
 mod status;
 #[cfg(test)]
 mod testing;
 mod timeouts;
 mod timer;
+mod trust;
 mod vendor;
 mod window;
 

@@ -62,6 +62,11 @@ impl Psk {
         self.0.is_empty()
     }
 
+    /// The key itself, to tell it from another one.
+    pub(super) fn material(&self) -> &[u8] {
+        self.0.expose()
+    }
+
     /// The data of the AUTH payload: `prf(prf(key, pad), octets)`.
     pub(super) fn auth(&self, prf: Prf, octets: &[u8]) -> Secret {
         prf.compute(prf.compute(self.0.expose(), &[KEY_PAD]).expose(), &[octets])

@@ -25,6 +25,10 @@ const SURELY_KNOWN: Duration = Duration::from_secs(180);
 /// How long an inbound SA that was replaced still takes packets that were late.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// How long we go on sending on an SA that the peer has replaced when we cannot send on its successor: shorter than what the
+/// peer lets linger.
+const PARTING: Duration = Duration::from_secs(3);
+
 /// What has become of a Child SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChildState {
@@ -36,6 +40,18 @@ pub(super) enum ChildState {
     },
     /// Our Delete is under way or waits for its turn.
     Closing,
+}
+
+/// The outbound half of a Child SA. A key is given to the data plane once: it begins at sequence number 1, so twice would
+/// repeat nonces.
+#[derive(Debug)]
+pub(super) enum Sending {
+    /// Not installed yet.
+    Waits(Box<SaKey>),
+    Installed,
+    /// The data plane does not have it any more, or a process that is gone had the key: nobody can say what was sent under it.
+    /// Only a rekey helps.
+    Lost,
 }
 
 /// The peer's rekey of a Child SA that we may be rekeying, too (RFC 7296 §2.8.1).
@@ -78,8 +94,7 @@ pub(super) struct Child {
     pub born: Instant,
     pub limits: Limits,
     pub usage: Usage,
-    /// Until the outbound SA is installed.
-    pub outbound_key: Option<Box<SaKey>>,
+    pub sending: Sending,
     /// The inbound SPI of the Child SA whose place it takes.
     pub replaces: Option<Spi>,
     pub state: ChildState,
@@ -90,6 +105,14 @@ pub(super) struct Child {
     /// Our rekey of it is under way.
     pub rekeying: bool,
     pub rival: Option<Rival>,
+}
+
+/// An outbound SA whose Child SA is gone and that is used until the next one is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parting {
+    pub until: Instant,
+    pub place: (usize, u8),
+    pub outbound: Spi,
 }
 
 /// Where the packets of a Child SA go.
@@ -152,6 +175,14 @@ impl Child {
         self.state == ChildState::Live
     }
 
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self.sending, Sending::Installed)
+    }
+
+    pub(super) fn place(&self) -> (usize, u8) {
+        (self.config, self.lane)
+    }
+
     fn keys(&self, route: &Route, spi: Spi, key: SaKey, replaces: Option<Spi>) -> Box<ChildKeys> {
         Box::new(ChildKeys {
             peer: route.peer,
@@ -197,7 +228,7 @@ impl Session {
             let (suite, esn) = (child.choice.suite, child.choice.esn);
             let log = |from, to, spi, key| Event::KeyLog(Box::new(KeyLog::Esp { from, to, spi, suite, key, esn }));
             ctx.event(log(route.path.remote, route.path.local, child.inbound, inbound_key.clone()));
-            if let Some(key) = &child.outbound_key {
+            if let Sending::Waits(key) = &child.sending {
                 ctx.event(log(route.path.local, route.path.remote, child.outbound, (**key).clone()));
             }
         }
@@ -205,7 +236,7 @@ impl Session {
         self.children.push(child);
     }
 
-    /// Installs the outbound SA of a Child SA, once.
+    /// Installs the outbound SA of a Child SA, once. One that cannot be is replaced.
     pub(super) fn activate(&mut self, ctx: &mut Ctx, route: &Route, inbound: Spi) {
         let replaced = self.child(inbound).and_then(|child| child.replaces);
         let replaces = replaced.and_then(|spi| self.child(spi)).map(|old| old.outbound);
@@ -214,9 +245,17 @@ impl Session {
             return;
         }
         let Some(child) = self.child_mut(inbound) else { return };
-        if let Some(key) = child.outbound_key.take() {
-            let keys = child.keys(route, child.outbound, *key, replaces);
-            ctx.event(Event::InstallOutbound(keys));
+        match std::mem::replace(&mut child.sending, Sending::Installed) {
+            Sending::Installed => {}
+            Sending::Waits(key) => {
+                let (keys, place) = (child.keys(route, child.outbound, *key, replaces), child.place());
+                ctx.event(Event::InstallOutbound(keys));
+                self.part(ctx, |parting| parting.place == place);
+            }
+            Sending::Lost => {
+                child.sending = Sending::Lost;
+                self.want(Task::RekeyChild { inbound, method: None });
+            }
         }
     }
 
@@ -230,7 +269,7 @@ impl Session {
                 Some(ChildState::Replaced { by, .. }) => next = self.child(by),
                 Some(ChildState::Live) | None => return false,
             }
-            if next.is_some_and(|by| by.outbound_key.is_none()) {
+            if next.is_some_and(|by| !matches!(by.sending, Sending::Waits(_))) {
                 return true;
             }
         }
@@ -241,8 +280,15 @@ impl Session {
     pub(super) fn remove_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let Some(index) = self.children.iter().position(|child| child.inbound == inbound) else { return };
         let child = self.children.remove(index);
-        if child.outbound_key.is_none() {
-            ctx.event(Event::RemoveOutbound { peer: self.peer, spi: child.outbound });
+        if child.is_sending() {
+            let (place, outbound) = (child.place(), child.outbound);
+            let heir = |one: &Child| one.place() == place && matches!(one.sending, Sending::Lost) && one.is_live();
+            if child.superseded && self.children.iter().any(heir) {
+                let until = ctx.now.instant + PARTING;
+                self.parting.push(Parting { until, place, outbound });
+            } else {
+                ctx.event(Event::RemoveOutbound { peer: self.peer, spi: outbound });
+            }
         }
         self.stands_in_for(inbound);
         if child.superseded {
@@ -270,7 +316,7 @@ impl Session {
     pub(super) fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) -> Option<(usize, u8)> {
         let index = self.children.iter().position(|child| child.inbound == inbound)?;
         let child = self.children.remove(index);
-        if child.outbound_key.is_none() {
+        if child.is_sending() {
             ctx.event(Event::RemoveOutbound { peer: self.peer, spi: child.outbound });
         }
         ctx.event(Event::RemoveInbound { peer: self.peer, spi: inbound });
@@ -284,6 +330,7 @@ impl Session {
         for (_, inbound) in std::mem::take(&mut self.lingering) {
             self.remove_inbound(ctx, inbound);
         }
+        self.part(ctx, |_| true);
         if let Some(pending) = self.pending.take() {
             pending.release(ctx);
         }
@@ -301,6 +348,15 @@ impl Session {
         self.lingering = rest;
         let over: Vec<(Instant, Spi)> = over;
         over.into_iter().for_each(|(_, inbound)| self.remove_inbound(ctx, inbound));
+        self.part(ctx, |parting| parting.until <= now);
+    }
+
+    /// Takes out outbound SAs that were used on until there was another one.
+    fn part(&mut self, ctx: &mut Ctx, over: impl Fn(&Parting) -> bool) {
+        let peer = self.peer;
+        for parting in self.parting.extract_if(.., |parting| over(parting)) {
+            ctx.event(Event::RemoveOutbound { peer, spi: parting.outbound });
+        }
     }
 
     fn remove_inbound(&self, ctx: &mut Ctx, spi: Spi) {
@@ -324,7 +380,7 @@ impl IkeSa {
         let Some(child) = self.session_mut().and_then(|session| session.child_mut(inbound)) else { return };
         let heard = usage.inbound_packets > child.usage.inbound_packets;
         child.usage = usage;
-        let proven = heard && child.outbound_key.is_some() && child.replaces.is_some() && child.is_live();
+        let proven = heard && !child.is_sending() && child.replaces.is_some() && child.is_live();
         if heard {
             // An authentic packet of ESP is a sign of life as good as any (RFC 7296 §2.4).
             self.last_heard = now;

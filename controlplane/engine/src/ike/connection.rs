@@ -73,6 +73,8 @@ pub(super) struct Connection {
     pub since: Instant,
     /// Whether we are to connect, and connect again.
     pub wanted: bool,
+    /// A person has ended it: it is not begun by itself, in this process or the next, until a person says so.
+    pub held: bool,
     /// Attempts since it was last up.
     pub attempts: u32,
     pub retry_at: Option<Instant>,
@@ -80,7 +82,15 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(now: Instant) -> Connection {
-        Connection { state: ConnectionState::Idle, cause: None, since: now, wanted: false, attempts: 0, retry_at: None }
+        Connection {
+            state: ConnectionState::Idle,
+            cause: None,
+            since: now,
+            wanted: false,
+            held: false,
+            attempts: 0,
+            retry_at: None,
+        }
     }
 
     /// Enters a state; says whether it is another one.

@@ -18,6 +18,7 @@ use super::event::{Cause, Event, Transmit};
 use super::explain::Record;
 use super::nat::Path;
 use super::sa::{IkeSa, SaId};
+use super::trust::Trust;
 
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
 const ESP_SPI_MIN: u32 = adit_proto::esp::SPI_MIN;
@@ -29,6 +30,7 @@ pub const LANES_MAX: u8 = LANE_MASK as u8 + 1;
 /// A configured peer and what there is of it.
 pub(super) struct Peer {
     pub config: Arc<PeerConfig>,
+    pub trust: Trust,
     pub connection: Connection,
     /// Where the peer is, if that is known: configured, or changed by a command.
     pub remote: Option<SocketAddr>,
@@ -41,6 +43,13 @@ pub(super) struct Peer {
     pub sas: Vec<SaId>,
     pub record: Record,
     pub counters: Counters,
+}
+
+impl Peer {
+    /// Whether we are to connect without being told.
+    pub(super) fn begins_by_itself(&self) -> bool {
+        self.config.initiate && self.remote.is_some() && !self.connection.held
+    }
 }
 
 /// Inbound SPIs in use, and by which IKE SA; SPIs of IKE SAs that are taken.

@@ -35,6 +35,8 @@ counters! {
     ike_rekeys,
     child_rekeys,
     children_created,
+    /// Child SAs that the data plane refused or lost.
+    children_lost,
     /// IKE SAs given up because the peer did not answer.
     dead_peers,
     /// Liveness checks that were sent.

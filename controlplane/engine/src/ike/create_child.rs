@@ -281,6 +281,9 @@ impl IkeSa {
         let granted = plan::grant(&session.config, parts, &asked, sent);
         ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
         let Granted { config, lane, mode, selectors, choice } = granted?;
+        if old.is_none() && session.is_set_back(ctx.now.instant, (config, lane)) {
+            return Err(LocalFault::Busy.into());
+        }
         let exchanged = exchange_keys(parts, &choice)?;
 
         if let Some(pending) = session.pending.take() {

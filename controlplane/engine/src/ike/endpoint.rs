@@ -25,6 +25,7 @@ use super::directory::Directory;
 use super::event::{Event, IkeSpis, Transmit};
 use super::nat::Path;
 use super::sa::{IkeSa, SaId};
+use super::snapshot::Kept;
 use super::timer::Timers;
 
 pub use commands::{CommandError, Refusal};
@@ -55,8 +56,9 @@ pub struct Endpoint {
     half_open: BTreeMap<SaId, half_open::HalfOpen>,
     /// Strangers that were refused, the last ones.
     pub(super) refusals: VecDeque<Refusal>,
-    /// IKE SAs that changed since the vault was last written.
-    changed: bool,
+    /// Something for the vault changed since it was last written.
+    pub(super) changed: bool,
+    pub(super) kept: Kept,
 }
 
 impl Endpoint {
@@ -81,6 +83,7 @@ impl Endpoint {
             half_open: BTreeMap::new(),
             refusals: VecDeque::new(),
             changed: false,
+            kept: Kept::default(),
         }
     }
 
@@ -148,9 +151,11 @@ impl Endpoint {
         self.timers.next()
     }
 
-    /// Whether there is something for the vault since this was last asked.
+    /// Whether there is something for the vault since this was last asked: something that a successor needs. What went through
+    /// an SA, or a message that changed nothing, is not.
     pub fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
+        let changed = self.kept.refresh(&self.sas);
+        std::mem::take(&mut self.changed) | changed
     }
 
     /// Lets an IKE SA do something, and does what follows from it.
@@ -160,7 +165,6 @@ impl Endpoint {
         act(&mut sa, &mut ctx);
         sa.start_next(&mut ctx);
         let actions = ctx.actions;
-        self.changed |= sa.session().is_some() || !actions.is_empty();
         self.put_back(now, sa);
         self.perform(now, id, actions);
     }
@@ -168,6 +172,7 @@ impl Endpoint {
     /// Puts an IKE SA into the table, or forgets it when nothing is left of it.
     pub(super) fn put_back(&mut self, now: Now, sa: IkeSa) {
         let id = sa.id;
+        self.kept.touch(now, id);
         if sa.is_gone(now.instant) {
             self.timers.set(Timer::Sa(id), None);
             self.forget(&sa);

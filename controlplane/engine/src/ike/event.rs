@@ -112,4 +112,6 @@ pub enum Cause {
     Expired,
     #[error("the peer's configuration was removed")]
     Removed,
+    #[error("the peer's credentials or identities were changed")]
+    TrustChanged,
 }

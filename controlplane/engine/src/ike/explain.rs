@@ -167,6 +167,7 @@ fn plain_remedy(cause: &Cause) -> &'static str {
         Cause::Failed(error) => remedy_of_error(error),
         Cause::Replaced | Cause::Redundant => "nothing: another IKE SA with this peer is up",
         Cause::PeerCrashed | Cause::PeerRestarted => "nothing: the connection is made anew",
+        Cause::TrustChanged => "nothing: the peer authenticates anew; see that the other end has the new credentials, too",
         Cause::Expired => "see why the rekey failed before the lifetime was over; the peer may refuse CREATE_CHILD_SA",
     }
 }

@@ -8,7 +8,7 @@ use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType};
 use crate::crypto::{KeyExchangeMethod, Secret};
 
 use super::child::ChildState;
-use super::child::{Child, Limits, Usage};
+use super::child::{Child, Limits, Sending, Usage};
 use super::config::{ChildConfig, Mode, PeerConfig};
 use super::context::{Ctx, LANES_MAX};
 use super::error::{Error, Incompatibility, Misbehaviour};
@@ -214,7 +214,7 @@ impl IkeSa {
             born: now,
             limits: Limits::new(now, &lifetime, ctx.random),
             usage: Usage::default(),
-            outbound_key: Some(Box::new(outbound_key)),
+            sending: Sending::Waits(Box::new(outbound_key)),
             replaces: plan.replaces,
             state: ChildState::Live,
             superseded: false,

@@ -2,6 +2,7 @@
 //!
 //! The new IKE SA is made here and handed to the endpoint; its Child SAs come when it is clear that it is the one to stay.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use adit_proto::control::Spi;
@@ -9,7 +10,7 @@ use adit_proto::ike::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, Payload
 
 use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
-use super::child::{Child, ChildState};
+use super::child::{Child, ChildState, Parting};
 use super::context::{Action, Ctx, Then, fresh_ike_spi};
 use super::crash;
 use super::create_child::{NONCE_LEN, exchange_keys};
@@ -24,6 +25,7 @@ use super::parts::{Parts, needed};
 use super::protect::Protection;
 use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
 use super::session::{IkeRival, Session, Task};
+use super::setback::Setback;
 use super::window::jittered;
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
@@ -242,6 +244,7 @@ impl IkeSa {
         sa.protection = Some(Protection::new(&keys, creation.role, ctx.random));
         sa.log_keys(ctx, &keys);
         let mut session = Session::new(ctx, old.peer, old.config.clone(), keys, choice);
+        session.trust = old.trust;
         session.remote_id = old.remote_id.clone();
         session.proof = old.proof.clone();
         session.uses_ppk = old.uses_ppk;
@@ -298,6 +301,8 @@ impl IkeSa {
             last_heard,
             children: std::mem::take(&mut session.children),
             lingering: std::mem::take(&mut session.lingering),
+            parting: std::mem::take(&mut session.parting),
+            setbacks: std::mem::take(&mut session.setbacks),
             tasks,
             create_at: session.create_at.take(),
         })
@@ -324,6 +329,8 @@ impl IkeSa {
         spis.for_each(|spi| ctx.shared.spis.assign(spi, id));
         session.children.extend(estate.children);
         session.lingering.extend(estate.lingering);
+        session.parting.extend(estate.parting);
+        session.setbacks.extend(estate.setbacks);
         session.create_at = estate.create_at;
         let closing: Vec<Spi> =
             session.children.iter().filter(|child| child.state == ChildState::Closing).map(|child| child.inbound).collect();
@@ -346,6 +353,8 @@ pub(super) struct Estate {
     last_heard: Instant,
     children: Vec<Child>,
     lingering: Vec<(Instant, Spi)>,
+    parting: Vec<Parting>,
+    setbacks: BTreeMap<(usize, u8), Setback>,
     tasks: Vec<Task>,
     create_at: Option<Instant>,
 }

@@ -1,20 +1,24 @@
 //! An established IKE SA: what it has and what it is going to do. One request at a time is under way; the rest waits here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_proto::control::{PeerId, Spi};
+use adit_proto::ike::Delete;
 
 use crate::crypto::{IkeKeys, KeyExchangeMethod};
 
-use super::child::{Child, ChildState, Route};
+use super::child::{Child, ChildState, Parting, Route};
 use super::config::PeerConfig;
 use super::context::{Ctx, LANES_MAX};
+use super::event::Cause;
 use super::followup::Pending;
 use super::mobike::Mobike;
 use super::negotiate::Choice;
 use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
+use super::setback::Setback;
+use super::trust::Trust;
 use super::window::jittered;
 
 /// After TEMPORARY_FAILURE: how long to wait, and for how long to try (RFC 7296 §2.25).
@@ -84,6 +88,8 @@ pub(super) struct IkeRival {
 pub(super) struct Session {
     pub peer: PeerId,
     pub config: Arc<PeerConfig>,
+    /// As it was when the peer was authenticated.
+    pub trust: Trust,
     pub keys: IkeKeys,
     pub choice: Choice,
     /// Who the peer proved to be.
@@ -101,6 +107,7 @@ pub(super) struct Session {
     pub children: Vec<Child>,
     /// Inbound SAs that were replaced and still take late packets.
     pub lingering: Vec<(Instant, Spi)>,
+    pub parting: Vec<Parting>,
     pub tasks: VecDeque<Task>,
     /// Before this nothing is created or rekeyed.
     pub resume_at: Option<Instant>,
@@ -108,6 +115,8 @@ pub(super) struct Session {
     /// When Child SAs that are missing are asked for again.
     pub create_at: Option<Instant>,
     pub create_refusals: u32,
+    /// What the data plane refused or lost, by child and lane.
+    pub setbacks: BTreeMap<(usize, u8), Setback>,
     /// Children and lanes that are not asked for before that.
     pub refused: Vec<(usize, u8)>,
     /// With how many lanes the peer can do something; 1 if it did not say.
@@ -141,6 +150,7 @@ impl Session {
         let hard = lifetime.rekey_after.mul_f64(f64::from(lifetime.hard_percent.max(100)) / 100.0);
         Session {
             peer,
+            trust: Trust::of(&config),
             keys,
             choice,
             remote_id: String::new(),
@@ -154,11 +164,13 @@ impl Session {
             config,
             children: Vec::new(),
             lingering: Vec::new(),
+            parting: Vec::new(),
             tasks: VecDeque::new(),
             resume_at: None,
             temporary_since: None,
             create_at: None,
             create_refusals: 0,
+            setbacks: BTreeMap::new(),
             refused: Vec::new(),
             peer_lanes: 1,
             lanes_max: LANES_MAX,
@@ -207,7 +219,9 @@ impl Session {
         }
         let wait = CREATE_WAIT.saturating_mul(1 << self.create_refusals.min(8)).min(CREATE_WAIT_MAX);
         self.create_refusals = self.create_refusals.saturating_add(1);
-        self.create_at = Some(ctx.now.instant + jittered(wait, 25, ctx.random));
+        let at = ctx.now.instant + jittered(wait, 25, ctx.random);
+        let setback = self.setbacks.get(&place).map(|setback| setback.until);
+        self.create_at = setback.max(Some(at));
     }
 
     /// Whether there is a Child SA for a child and lane that is to stay.
@@ -245,7 +259,10 @@ impl Session {
 }
 
 impl IkeSa {
-    pub(super) fn reconfigure(&mut self, config: Arc<PeerConfig>) {
+    pub(super) fn reconfigure(&mut self, ctx: &mut Ctx, config: Arc<PeerConfig>, trust: &Trust) {
+        if self.session().is_some_and(|session| session.trust != *trust) {
+            return self.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged);
+        }
         if let Some(session) = self.session_mut() {
             session.reconfigure(config);
             self.want_missing_children();

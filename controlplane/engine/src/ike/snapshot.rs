@@ -5,28 +5,33 @@
 //! whose private key died with the process is sent on until it is answered, for the message ids must stay in step; what the
 //! peer made of it is deleted again.
 //!
+//! An outbound key is never kept, though one may still wait for its turn: a snapshot may be read again when the key has been
+//! used, and an SA begins at sequence number 1. Such a Child SA is rekeyed after a restart instead.
+//!
 //! `record` says what is written, `bytes` how. Times are milliseconds since boot, so they mean the same in both processes.
+//! Records are kept as they were written: after one change only one is written anew.
 
 mod bytes;
 mod record;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use adit_proto::codec::DecodeError;
 use adit_proto::control::Spi;
+use adit_proto::ike::Delete;
 use zeroize::Zeroizing;
 
 use super::config::{Now, PeerId};
-use super::connection::ConnectionState;
+use super::connection::{Connection, ConnectionState};
 use super::context::Ctx;
 use super::endpoint::Endpoint;
-use super::event::Event;
+use super::event::{Cause, Event};
 use super::sa::{IkeSa, SaId};
 use bytes::{In, Out};
 
 /// The first bytes, and the version of what follows.
-const MAGIC: &[u8; 8] = b"ADITIKE\x02";
+const MAGIC: &[u8; 8] = b"ADITIKE\x03";
 
 /// The monotonic clock, as a number that outlives the process.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +54,17 @@ pub enum RestoreError {
 pub struct Restored {
     /// IKE SAs that go on.
     pub ike_sas: usize,
-    /// IKE SAs of peers that are not configured any more, or whose record makes no sense. They are forgotten; the peers find
-    /// out by themselves.
+    /// IKE SAs of peers that are not configured any more, or whose number has another name now, or whose record makes no sense.
+    /// They are forgotten; the peers find out by themselves.
     pub forgotten: usize,
-    /// The inbound SPIs that have an owner. Every other SA in the data plane is to be removed by the shell.
+    /// IKE SAs whose peer has other credentials or identities in the configuration than those under which it was
+    /// authenticated, by peer. They are deleted, the peers are told so, and have to authenticate anew.
+    pub revoked: Vec<PeerId>,
+    /// The inbound SPIs that have an owner. Every other SA in the data plane is to be removed by the shell. One that the data
+    /// plane does not have is to be reported with [`Endpoint::lost_inbound`].
     pub inbound: Vec<Spi>,
-    /// The outbound SPIs, by peer, that are in use.
+    /// The outbound SPIs, by peer, that are in use. One that the data plane does not have, though it has a worker for its lane,
+    /// is to be reported with [`Endpoint::lost_outbound`].
     pub outbound: Vec<(PeerId, Spi)>,
 }
 
@@ -81,26 +91,77 @@ impl BootClock {
     }
 }
 
+/// The records of the IKE SAs as they were written last, so that a change of one does not cost all of them.
+#[derive(Default)]
+pub(super) struct Kept {
+    records: BTreeMap<SaId, Zeroizing<Vec<u8>>>,
+    /// Those whose record may be another one by now.
+    touched: BTreeSet<SaId>,
+    /// Times in records are relative to this instant, so that a record does not change while nothing happens.
+    epoch: Option<Instant>,
+}
+
+/// The epoch in a record: large enough for everything that was before it.
+const EPOCH_MS: u64 = 1 << 48;
+
+impl Kept {
+    /// An IKE SA did something, or is gone.
+    pub(super) fn touch(&mut self, now: Now, id: SaId) {
+        self.epoch.get_or_insert(now.instant);
+        self.touched.insert(id);
+    }
+
+    fn write(&self, sa: &IkeSa) -> Option<Zeroizing<Vec<u8>>> {
+        let clock = BootClock::new(self.epoch?, EPOCH_MS);
+        (sa.session().is_some() && sa.peer.is_some()).then(|| {
+            let mut out = Out::new();
+            record::write(&mut out, clock, sa);
+            out.finish()
+        })
+    }
+
+    /// Writes anew what was touched; says whether anything is another than before.
+    pub(super) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>) -> bool {
+        let mut changed = false;
+        for id in std::mem::take(&mut self.touched) {
+            match sas.get(&id).and_then(|sa| self.write(sa)) {
+                Some(record) if self.records.get(&id) == Some(&record) => {}
+                Some(record) => {
+                    self.records.insert(id, record);
+                    changed = true;
+                }
+                None => changed |= self.records.remove(&id).is_some(),
+            }
+        }
+        changed
+    }
+}
+
 impl Endpoint {
     /// Everything that a successor needs, to be kept secret. To be written whenever [`Endpoint::take_changed`] says so, before
-    /// the next datagram is sent.
+    /// the next datagram is sent. Where it cannot be written, an older one must not be left in its place: message ids and
+    /// SAs would be out of step.
     pub fn snapshot(&self, clock: BootClock) -> Zeroizing<Vec<u8>> {
-        let mut out = Out::new();
+        let touched = self.kept.touched.iter().filter_map(|id| self.kept.write(self.sas.get(id)?));
+        let fresh: Vec<Zeroizing<Vec<u8>>> = touched.collect();
+        let old = self.kept.records.iter().filter(|(id, _)| !self.kept.touched.contains(id)).map(|(_, record)| record);
+        let records: Vec<&Zeroizing<Vec<u8>>> = old.chain(&fresh).collect();
+        let size: usize = records.iter().map(|record| record.len() + 4).sum();
+        let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 64);
         out.raw(MAGIC);
-        out.u32(self.shared.peers.values().filter(|peer| peer.connection.wanted).count());
-        for (id, _) in self.shared.peers.iter().filter(|(_, peer)| peer.connection.wanted) {
-            out.u16(id.0);
+        out.time(clock, self.kept.epoch.unwrap_or(clock.now));
+        let named = |which: fn(&Connection) -> bool| -> Vec<_> {
+            self.shared.peers.values().filter(|peer| which(&peer.connection)).map(|peer| peer.trust.name).collect()
+        };
+        for list in [named(|connection| connection.wanted), named(|connection| connection.held)] {
+            out.list(list.iter(), |out, name| out.raw(name));
         }
-        let kept: Vec<&IkeSa> = self.sas.values().filter(|sa| sa.session().is_some() && sa.peer.is_some()).collect();
-        out.u32(kept.len());
-        for sa in kept {
-            out.part(|out| record::write(out, clock, sa));
-        }
+        out.list(records.into_iter(), |out, record| out.bytes(record));
         out.finish()
     }
 
     /// Goes on where the process before this one was. To be called once, after all peers have been set and before anything
-    /// else; nothing is sent before the next call of `handle_timeout`.
+    /// else. It sends nothing, except to a peer with other credentials that its IKE SA is deleted.
     ///
     /// # Errors
     /// The bytes are no snapshot. Then nothing has changed, and the peers have to be connected anew.
@@ -109,43 +170,81 @@ impl Endpoint {
         if input.raw(MAGIC.len()).ok() != Some(MAGIC.as_slice()) {
             return Err(RestoreError::OtherVersion);
         }
-        let wanted: Vec<PeerId> = input.list(|input| input.u16().map(PeerId))?;
+        let epoch = input.u64()?;
+        let clock = BootClock::new(clock.now, EPOCH_MS.saturating_add(clock.boot_ms).saturating_sub(epoch));
+        let wanted: BTreeSet<[u8; 32]> = input.list(|input| input.array())?.into_iter().collect();
+        let held: BTreeSet<[u8; 32]> = input.list(|input| input.array())?.into_iter().collect();
         let records: Vec<&[u8]> = input.list(In::part)?;
         input.finish()?;
-        for id in wanted {
-            if let Some(peer) = self.shared.peers.get_mut(&id) {
-                peer.connection.wanted = true;
-            }
+        for peer in self.shared.peers.values_mut() {
+            peer.connection.wanted |= wanted.contains(&peer.trust.name);
+            peer.connection.held |= held.contains(&peer.trust.name);
         }
         let mut restored = Restored::default();
         for bytes in records {
             let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-            match record::read(&mut ctx, clock, bytes) {
-                Some(sa) => {
+            let Some(sa) = record::read(&mut ctx, clock, bytes) else {
+                restored.forgotten += 1;
+                continue;
+            };
+            match self.trusted(&sa) {
+                Ok(()) => {
                     restored.ike_sas += 1;
                     self.adopt(now, sa);
                 }
-                None => restored.forgotten += 1,
+                Err(peer) => {
+                    restored.revoked.push(peer);
+                    self.revoke(now, sa);
+                }
             }
         }
         self.forget_lost_predecessors();
         self.choose_current(now);
-        let spis: BTreeMap<Spi, SaId> = self.shared.spis.iter().collect();
-        restored.inbound = spis.into_keys().collect();
-        let sending = self.sas.values().filter_map(IkeSa::session).flat_map(|session| {
-            session.children.iter().filter(|child| child.outbound_key.is_none()).map(|child| (session.peer, child.outbound))
-        });
-        restored.outbound = sending.collect();
+        for peer in &restored.revoked {
+            if self.shared.peers.get(peer).is_some_and(|peer| peer.current.is_none()) {
+                self.lost(now, *peer, Cause::TrustChanged);
+            }
+        }
+        for session in self.sas.values().filter_map(IkeSa::session) {
+            restored.inbound.extend(session.children.iter().map(|child| child.inbound));
+            restored.inbound.extend(session.lingering.iter().map(|(_, spi)| *spi));
+            let sending = session.children.iter().filter(|child| child.is_sending()).map(|child| child.outbound);
+            let sending = sending.chain(session.parting.iter().map(|parting| parting.outbound));
+            restored.outbound.extend(sending.map(|spi| (session.peer, spi)));
+        }
         Ok(restored)
     }
 
+    /// Whether the configuration still trusts the peer as it did when this IKE SA was authenticated; whose it is, if not.
+    fn trusted(&self, sa: &IkeSa) -> Result<(), PeerId> {
+        let Some(session) = sa.session() else { return Ok(()) };
+        let trust = self.shared.peers.get(&session.peer).map(|peer| peer.trust);
+        if trust == Some(session.trust) { Ok(()) } else { Err(session.peer) }
+    }
+
     fn adopt(&mut self, now: Now, sa: IkeSa) {
+        let id = sa.id;
+        self.list(now, sa);
+        self.run(now, id, |sa, _| sa.confirm_path());
+    }
+
+    /// Takes an IKE SA back only to delete it. Its Child SAs have no owner any more.
+    fn revoke(&mut self, now: Now, mut sa: IkeSa) {
+        let id = sa.id;
+        if let Some(session) = sa.session_mut() {
+            let children = session.children.drain(..).map(|child| child.inbound);
+            children.chain(session.lingering.drain(..).map(|(_, spi)| spi)).for_each(|spi| self.shared.spis.release(spi));
+            session.parting.clear();
+        }
+        self.list(now, sa);
+        self.run(now, id, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged));
+    }
+
+    fn list(&mut self, now: Now, sa: IkeSa) {
         if let Some(peer) = sa.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
             peer.sas.push(sa.id);
         }
-        let id = sa.id;
         self.put_back(now, sa);
-        self.run(now, id, |sa, _| sa.confirm_path());
     }
 
     /// Who was to inherit from an IKE SA that is not there any more has nothing to wait for.

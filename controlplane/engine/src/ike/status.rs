@@ -217,7 +217,7 @@ fn child_status(child: &Child, configs: &[super::config::ChildConfig]) -> ChildS
         rekey_at: child.limits.rekey_at,
         expire_at: child.limits.expire_at,
         usage: child.usage,
-        is_sending: child.outbound_key.is_none(),
+        is_sending: child.is_sending(),
         is_going: child.state != ChildState::Live,
     }
 }

@@ -222,6 +222,7 @@ impl Session {
         let mut next = None;
         let mut at = |instant: Option<Instant>| next = earlier(next, instant);
         self.lingering.iter().for_each(|(until, _)| at(Some(*until)));
+        self.parting.iter().for_each(|parting| at(Some(parting.until)));
         at(self.pending.as_ref().map(|pending| pending.expires));
         at(self.heir.map(|(_, since)| since + REPLACED_PATIENCE));
         at(self.redundant_since.map(|since| since + REPLACED_PATIENCE));

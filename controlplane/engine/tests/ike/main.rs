@@ -6,5 +6,6 @@ mod established;
 mod handshake;
 mod hostile;
 mod paths;
+mod restart;
 mod simulation;
 mod support;

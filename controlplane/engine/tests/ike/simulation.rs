@@ -107,11 +107,44 @@ impl Run {
         }
     }
 
+    /// The vault of a gateway cannot be written while time passes and things happen; then its process dies, and the next one
+    /// reads what is there.
+    fn stale_vault(&mut self, node: usize) {
+        self.world.nodes[node].vault_stuck = true;
+        for _ in 0..self.world.rng.below(5) {
+            let time = Duration::from_millis(u64::from(self.world.rng.below(8000)));
+            self.pass(time);
+            match self.world.rng.below(4) {
+                0 => drop(self.world.act(1 - node, |endpoint, now| endpoint.rekey_children(now, PEER))),
+                1 => drop(self.world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER))),
+                2 => drop(self.world.act(1 - node, |endpoint, now| endpoint.rekey_ike(now, PEER))),
+                _ => {}
+            }
+            let time = Duration::from_millis(u64::from(self.world.rng.below(500)));
+            self.pass(time);
+        }
+        let config = self.configs[node].clone();
+        self.world.succeed(node, endpoint(node), &[(PEER, config)]);
+    }
+
+    /// The data plane of a gateway loses an SA for sending, or refused it.
+    fn lose_outbound(&mut self, node: usize) {
+        let spis: Vec<_> = self.world.nodes[node].data.outbound.iter().map(|keys| keys.spi).collect();
+        if spis.is_empty() {
+            return;
+        }
+        let spi = spis[self.world.rng.below(spis.len() as u32) as usize];
+        self.world.nodes[node].data.drop_outbound(spi);
+        self.world.act(node, |endpoint, now| endpoint.lost_outbound(now, PEER, spi));
+    }
+
     /// Something that hurts.
     fn rough_event(&mut self) {
         self.rough = true;
         let node = self.world.rng.below(2) as usize;
-        match self.world.rng.below(6) {
+        match self.world.rng.below(8) {
+            6 => self.stale_vault(node),
+            7 => self.lose_outbound(node),
             0 => {
                 self.world.cut = true;
                 let seconds = u64::from(self.world.rng.below(60));

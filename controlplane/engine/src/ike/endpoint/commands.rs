@@ -20,6 +20,7 @@ use super::super::nat::{NatStatus, Path};
 use super::super::sa::{SaId, Stage};
 use super::super::sa_init;
 use super::super::session::Task;
+use super::super::trust::Trust;
 use super::{Endpoint, Timer};
 
 /// A stranger that was refused.
@@ -51,22 +52,23 @@ pub enum CommandError {
 
 impl Endpoint {
     /// Adds a peer, or changes it: what is established stays, the next negotiation follows the new configuration. Child SAs of
-    /// children that are not configured any more, by index and name, are deleted.
+    /// children that are not configured any more, by index and name, are deleted. With other credentials, identities or another
+    /// name the peer has to authenticate anew: its IKE SAs are closed.
     /// Nothing is sent; see [`Endpoint::start`].
     ///
     /// # Errors
     /// The configuration makes no sense.
     pub fn set_peer(&mut self, now: Now, id: PeerId, config: PeerConfig) -> Result<(), CommandError> {
         check(&config)?;
-        let config = Arc::new(config);
+        let (trust, config) = (Trust::of(&config), Arc::new(config));
         match self.shared.peers.get_mut(&id) {
             Some(peer) => {
                 (peer.remote, peer.local) = (config.remote, config.local);
-                peer.config = config.clone();
+                (peer.config, peer.trust) = (config.clone(), trust);
                 let sas = peer.sas.clone();
                 for sa in sas {
                     let config = config.clone();
-                    self.run(now, sa, |sa, _| sa.reconfigure(config));
+                    self.run(now, sa, |sa, ctx| sa.reconfigure(ctx, config, &trust));
                 }
                 self.rebuild_directory();
             }
@@ -77,6 +79,7 @@ impl Endpoint {
                     remote: config.remote,
                     local: config.local,
                     config,
+                    trust,
                     current: None,
                     attempt: None,
                     sas: Vec::new(),
@@ -96,10 +99,10 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Connects to every peer that is configured so and is not connected. To be called after the peers have been set, and
+    /// Connects to every peer that is configured so, is not connected, and was not disconnected by a command. To be called after the peers have been set, and
     /// after [`Endpoint::restore`] if there is something to restore.
     pub fn start(&mut self, now: Now) {
-        let initiate = self.shared.peers.iter().filter(|(_, peer)| peer.config.initiate && peer.remote.is_some());
+        let initiate = self.shared.peers.iter().filter(|(_, peer)| peer.begins_by_itself());
         let peers: Vec<PeerId> = initiate.map(|(id, _)| *id).collect();
         peers.into_iter().for_each(|peer| drop(self.connect(now, peer)));
     }
@@ -132,24 +135,39 @@ impl Endpoint {
         if peer.remote.is_none() {
             return Err(CommandError::NoAddress);
         }
-        peer.connection.wanted = true;
+        self.changed |= !peer.connection.wanted || peer.connection.held;
+        (peer.connection.wanted, peer.connection.held) = (true, false);
         if peer.current.is_none() && peer.attempt.is_none() {
             self.begin(now, id);
         }
         Ok(())
     }
 
-    /// Closes the connection to a peer, and does not connect again by itself. The peer may.
+    /// Closes the connection to a peer, and does not connect again by itself, also not in a successor that has the snapshot.
+    /// The peer may.
     ///
     /// # Errors
     /// There is no such peer.
     pub fn disconnect(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        if let Some(peer) = self.shared.peers.get_mut(&id) {
+            peer.connection.held = true;
+        }
         self.down(now, id, Cause::Command)
+    }
+
+    /// Closes the connections to all peers because the gateway goes. What is to be connected next time stays as it is.
+    pub fn close_all(&mut self, now: Now) {
+        let peers: Vec<PeerId> = self.shared.peers.keys().copied().collect();
+        for id in peers {
+            // Those that are not connected stay so.
+            let _ = self.down(now, id, Cause::Command);
+        }
     }
 
     fn down(&mut self, now: Now, id: PeerId, cause: Cause) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         peer.connection.wanted = false;
+        self.changed = true;
         let (sas, attempt) = (peer.sas.clone(), peer.attempt.take());
         if let Some(mut sa) = attempt.and_then(|attempt| self.sas.remove(&attempt)) {
             let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
@@ -287,15 +305,29 @@ impl Endpoint {
         }
     }
 
-    /// Deletes a Child SA, by inbound SPI: the data plane has refused it, or lost it. Whoever began the connection asks for
-    /// another one after a while.
+    /// Deletes a Child SA, by inbound SPI: the data plane has refused to install its inbound half, so that nothing that the peer
+    /// sends on it can be opened. Whoever began the connection asks for another one after a while; each time that the data plane
+    /// refuses, it takes longer (1 s, 2 s, … 60 s), also where the peer asks. An SPI that is not known is ignored.
     pub fn close_child(&mut self, now: Now, inbound: Spi) {
         let Some(owner) = self.shared.spis.owner(inbound) else { return };
-        self.run(now, owner, |sa, _| {
-            if let Some(session) = sa.session_mut() {
-                session.close_child(inbound);
-            }
-        });
+        self.run(now, owner, |sa, ctx| sa.refuse_child(ctx, inbound));
+    }
+
+    /// The data plane does not have this inbound SA: it was lost, with a worker for example. The Child SA, and no other, is
+    /// rekeyed; with the same waits as [`Endpoint::close_child`]. An SPI that is not known is ignored.
+    pub fn lost_inbound(&mut self, now: Now, inbound: Spi) {
+        let Some(owner) = self.shared.spis.owner(inbound) else { return };
+        self.run(now, owner, |sa, ctx| sa.lose_inbound(ctx, inbound));
+    }
+
+    /// The data plane does not have this outbound SA of a peer: it was lost, or refused when it was to be installed. The Child
+    /// SA, and no other, is rekeyed, after 1 s, and if that one is reported as well after 2 s, … at most 60 s; its inbound half
+    /// goes on meanwhile. No `RemoveOutbound` follows for it. An SPI that is not known is ignored.
+    pub fn lost_outbound(&mut self, now: Now, peer: PeerId, outbound: Spi) {
+        let Some(peer) = self.shared.peers.get(&peer) else { return };
+        for id in peer.sas.clone() {
+            self.run(now, id, |sa, ctx| sa.lose_outbound(ctx, outbound));
+        }
     }
 
     /// Tells a peer with MOBIKE which other addresses we have (RFC 4555 §3.6).

@@ -233,7 +233,7 @@ impl Endpoint {
     }
 
     /// Nothing connects us to the peer any more: what now is the connection's decision.
-    pub(super) fn lost(&mut self, now: Now, peer_id: PeerId, cause: Cause) {
+    pub(in crate::ike) fn lost(&mut self, now: Now, peer_id: PeerId, cause: Cause) {
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         if peer.attempt.is_some() {
             return self.shared.enter(now, peer_id, ConnectionState::Connecting, Some(cause));
@@ -287,7 +287,8 @@ impl Endpoint {
             | Cause::PeerCrashed
             | Cause::PeerRestarted
             | Cause::Expired
-            | Cause::Removed => counters.failed_other += 1,
+            | Cause::Removed
+            | Cause::TrustChanged => counters.failed_other += 1,
         });
     }
 }

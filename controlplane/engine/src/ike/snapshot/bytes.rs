@@ -15,7 +15,11 @@ pub(super) struct Out(Zeroizing<Vec<u8>>);
 
 impl Out {
     pub(super) fn new() -> Out {
-        Out(Zeroizing::new(Vec::with_capacity(4096)))
+        Out::with_capacity(4096)
+    }
+
+    pub(super) fn with_capacity(capacity: usize) -> Out {
+        Out(Zeroizing::new(Vec::with_capacity(capacity)))
     }
 
     pub(super) fn finish(self) -> Zeroizing<Vec<u8>> {
@@ -82,13 +86,6 @@ impl Out {
         self.u32(items.len());
         items.for_each(|item| write(self, item));
     }
-
-    /// Something with its length in front, so that a reader can skip it.
-    pub(super) fn part(&mut self, write: impl FnOnce(&mut Out)) {
-        let mut part = Out::new();
-        write(&mut part);
-        self.bytes(&part.0);
-    }
 }
 
 pub(super) struct In<'a>(Reader<'a>);
@@ -104,6 +101,10 @@ impl<'a> In<'a> {
 
     pub(super) fn raw(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         self.0.bytes(len)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        self.0.array()
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {

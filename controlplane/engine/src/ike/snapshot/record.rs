@@ -1,13 +1,13 @@
 //! One IKE SA in a snapshot: what is written, and how it is put together again.
 
 use adit_proto::codec::DecodeError;
-use adit_proto::control::{PeerId, SaKey, Spi};
+use adit_proto::control::{PeerId, Spi};
 use adit_proto::ike::{AddressRange, ExchangeType, IkeSpi, IpSelector, KeId, PortRange, PrfId};
-use adit_proto::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
+use adit_proto::suite::Suite;
 
 use crate::crypto::{IkeKeys, KeyExchangeMethod, Prf, Secret};
 
-use super::super::child::{Child, ChildState, Limits, Usage};
+use super::super::child::{Child, ChildState, Limits, Parting, Sending, Usage};
 use super::super::config::Mode;
 use super::super::context::Ctx;
 use super::super::event::IkeSpis;
@@ -18,16 +18,20 @@ use super::super::protect::Protection;
 use super::super::sa::{Features, IkeSa, Initiated, Role, SaId, Stage};
 use super::super::selectors::SelectorPair;
 use super::super::session::{IkeRival, Session, Task};
+use super::super::trust::Trust;
 use super::super::window::Window;
 use super::BootClock;
 use super::bytes::{In, Out};
 
 type Decoded<T> = Result<T, DecodeError>;
 
-/// Writes an established IKE SA.
+/// Writes an established IKE SA: only what a successor cannot find out. What has gone through the SAs is counted by the data
+/// plane, and when the peer was heard last is asked anew.
 pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
     let (Some(session), Some(peer)) = (sa.session(), sa.peer) else { return };
     out.u16(peer.0);
+    out.raw(&session.trust.name);
+    out.raw(&session.trust.all);
     out.u64(sa.spis.initiator.0);
     out.u64(sa.spis.responder.0);
     out.flag(sa.role == Role::Initiator);
@@ -41,7 +45,6 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
         out.flag(flag);
     }
     out.time(clock, sa.created);
-    out.time(clock, sa.last_heard);
     write_window(out, sa);
     write_choice(out, &session.choice);
     out.bytes(session.keys.material().expose());
@@ -49,11 +52,14 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
     out.list(session.children.iter(), |out, child| write_child(out, clock, child, session));
 }
 
-/// Puts an IKE SA together; `None` if its peer is not configured any more, or the record makes no sense.
+/// Puts an IKE SA together; `None` if its peer is not configured any more, if another one has its number, or if the record
+/// makes no sense. With which trust it was made is for the caller to look at.
 pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeSa> {
     let mut input = In::new(bytes);
     let peer = PeerId(input.u16().ok()?);
-    let config = ctx.shared.peers.get(&peer)?.config.clone();
+    let trust = Trust { name: input.array().ok()?, all: input.array().ok()? };
+    let configured = ctx.shared.peers.get(&peer).filter(|configured| configured.trust.is_same_peer(&trust))?;
+    let config = configured.config.clone();
     let mut sa = read_sa(ctx, clock, &mut input).ok()?;
     sa.peer = Some(peer);
     let window = read_window(&mut input).ok()?;
@@ -62,10 +68,15 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     let keys = IkeKeys::from_material(choice.prf?, choice.suite, material).ok()?;
     sa.protection = Some(Protection::new(&keys, sa.role, ctx.random));
     let mut session = Session::new(ctx, peer, config, keys, choice);
+    session.trust = trust;
     read_session(&mut input, clock, &mut session).ok()?;
     let children = input.list(|input| read_child(input, clock)).ok()?;
     input.finish().ok()?;
-    for child in children {
+    for mut child in children {
+        if !child.is_sending() {
+            // Perhaps it was: its key is not used again, and the peer waits for nothing else than another SA.
+            child.limits.rekey_at = Some(ctx.now.instant);
+        }
         ctx.shared.spis.assign(child.inbound, sa.id);
         match child.state {
             // Not configured any more, or about to be deleted before.
@@ -97,7 +108,6 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<IkeSa> {
         mobike: input.flag()?,
     };
     sa.created = input.time(clock)?;
-    sa.last_heard = input.time(clock)?;
     Ok(sa)
 }
 
@@ -229,6 +239,12 @@ fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
         out.time(clock, *until);
         out.u64(spi.0.into());
     });
+    out.list(session.parting.iter(), |out, parting| {
+        out.time(clock, parting.until);
+        out.u32(parting.place.0);
+        out.u8(parting.place.1);
+        out.u64(parting.outbound.0.into());
+    });
     let orphans = session.tasks.iter().filter_map(|task| if let Task::DeleteOrphan(spi) = task { Some(*spi) } else { None });
     let orphans: Vec<Spi> = orphans.collect();
     out.list(orphans.iter(), |out, spi| out.u64(spi.0.into()));
@@ -255,6 +271,11 @@ fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Deco
         Ok(IkeRival { sa, lowest_nonce: input.bytes()? })
     })?;
     session.lingering = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
+    session.parting = input.list(|input| {
+        let until = input.time(clock)?;
+        let config = usize::try_from(input.u32()?).map_err(|_| DecodeError::BadValue("child"))?;
+        Ok(Parting { until, place: (config, input.u8()?), outbound: read_spi(input)? })
+    })?;
     for spi in input.list(read_spi)? {
         session.want(Task::DeleteOrphan(spi));
     }
@@ -280,12 +301,8 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child, session: &Session
     out.option(rekey_at, |out, at| out.time(clock, at));
     out.option(expire_at, |out, at| out.time(clock, at));
     volumes.into_iter().for_each(|volume| out.u64(volume));
-    let Usage { inbound_bytes, inbound_packets, outbound_bytes, outbound_packets } = child.usage;
-    [inbound_bytes, inbound_packets, outbound_bytes, outbound_packets].into_iter().for_each(|count| out.u64(count));
-    out.option(child.outbound_key.as_ref(), |out, key| {
-        out.raw(&key.key);
-        out.raw(&key.salt);
-    });
+    // Never a key: this may be read again long after it was used.
+    out.flag(child.is_sending());
     out.option(child.replaces, |out, spi| out.u64(spi.0.into()));
     // A rekey of ours that is under way comes to nothing with this process, so the peer's of the same SA has its place.
     let rival = child.rival.as_ref().and_then(|rival| session.child(rival.inbound)).filter(|_| child.is_live());
@@ -313,18 +330,7 @@ fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
     let born = input.time(clock)?;
     let (rekey_at, expire_at) = (input.option(|input| input.time(clock))?, input.option(|input| input.time(clock))?);
     let limits = Limits::of_parts(rekey_at, expire_at, [input.u64()?, input.u64()?, input.u64()?, input.u64()?]);
-    let usage = Usage {
-        inbound_bytes: input.u64()?,
-        inbound_packets: input.u64()?,
-        outbound_bytes: input.u64()?,
-        outbound_packets: input.u64()?,
-    };
-    let outbound_key = input.option(|input| {
-        let mut key = SaKey { key: [0; _], salt: [0; _] };
-        key.key.copy_from_slice(input.raw(KEY_LEN_MAX)?);
-        key.salt.copy_from_slice(input.raw(SALT_LEN)?);
-        Ok(Box::new(key))
-    })?;
+    let sending = if input.flag()? { Sending::Installed } else { Sending::Lost };
     let replaces = input.option(read_spi)?;
     let state = match input.u8()? {
         0 => ChildState::Live,
@@ -345,8 +351,8 @@ fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
         selectors,
         born,
         limits,
-        usage,
-        outbound_key,
+        usage: Usage::default(),
+        sending,
         replaces,
         state,
         superseded,

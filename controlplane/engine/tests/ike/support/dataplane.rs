@@ -1,6 +1,6 @@
 //! A model of the data plane: what is installed, and whether packets of one end open at the other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use adit_engine::ike::{ChildKeys, Event, Path, Restored, Usage};
 use adit_proto::control::{PeerId, SaKey, Spi};
@@ -25,6 +25,8 @@ pub struct DataPlane {
     paths: BTreeMap<PeerId, (Path, bool)>,
     /// Every outbound SA that ever was, by its key: one that comes again would repeat nonces.
     ever: Vec<[u8; 32]>,
+    /// Inbound SAs that the engine was told it has no more.
+    missing: BTreeSet<Spi>,
     pub opened: u64,
     pub lost: Vec<Spi>,
 }
@@ -45,7 +47,8 @@ impl DataPlane {
                 self.outbound.push((**keys).clone());
             }
             Event::RemoveInbound { spi, .. } => {
-                assert!(self.inbound.remove(spi).is_some(), "inbound SA {:08x} removed that is not there", spi.0);
+                let there = self.inbound.remove(spi).is_some() || self.missing.remove(spi);
+                assert!(there, "inbound SA {:08x} removed that is not there", spi.0);
             }
             Event::RemoveOutbound { spi, peer } => {
                 let index = self.outbound.iter().position(|keys| keys.spi == *spi && keys.peer == *peer);
@@ -80,10 +83,19 @@ impl DataPlane {
         self.active().into_iter().map(seal).collect()
     }
 
-    /// Takes out what the new control plane does not know.
-    pub fn keep_only(&mut self, restored: &Restored) {
+    /// Takes out what the new control plane does not know. Gives what it believes in, and is not there.
+    pub fn keep_only(&mut self, restored: &Restored) -> (Vec<Spi>, Vec<(PeerId, Spi)>) {
         self.inbound.retain(|spi, _| restored.inbound.contains(spi));
         self.outbound.retain(|keys| restored.outbound.contains(&(keys.peer, keys.spi)));
+        self.missing = restored.inbound.iter().filter(|spi| !self.inbound.contains_key(spi)).copied().collect();
+        let has = |(peer, spi): &(PeerId, Spi)| self.outbound.iter().any(|keys| (keys.peer, keys.spi) == (*peer, *spi));
+        let outbound = restored.outbound.iter().filter(|one| !has(one)).copied().collect();
+        (self.missing.iter().copied().collect(), outbound)
+    }
+
+    /// Loses an outbound SA.
+    pub fn drop_outbound(&mut self, spi: Spi) {
+        self.outbound.retain(|keys| keys.spi != spi);
     }
 
     pub fn receive(&mut self, esp: &Esp) {

@@ -61,6 +61,8 @@ pub struct Node {
     pub events: Vec<Event>,
     /// Datagrams that it sent for IKE.
     pub sent: usize,
+    /// The vault cannot be written: it holds what it held before, and nobody notices.
+    pub vault_stuck: bool,
     /// Off: what comes is lost, and time does not pass for it.
     pub on: bool,
 }
@@ -135,6 +137,7 @@ impl World {
             data,
             events: Vec::new(),
             vault: Zeroizing::default(),
+            vault_stuck: false,
             sent: 0,
             on: true,
         });
@@ -196,8 +199,11 @@ impl World {
         if !successor.vault.is_empty() {
             restored = successor.endpoint.restore(now, clock, &successor.vault).expect("a good snapshot");
         }
-        successor.data.keep_only(&restored);
+        let (inbound, outbound) = successor.data.keep_only(&restored);
+        inbound.into_iter().for_each(|spi| successor.endpoint.lost_inbound(now, spi));
+        outbound.into_iter().for_each(|(peer, spi)| successor.endpoint.lost_outbound(now, peer, spi));
         successor.endpoint.start(now);
+        successor.vault_stuck = false;
         self.settle();
         restored
     }
@@ -213,7 +219,7 @@ impl World {
                 node.data.apply(&event);
                 node.events.push(event);
             }
-            if node.endpoint.take_changed() {
+            if node.endpoint.take_changed() && !node.vault_stuck {
                 let boot = u64::try_from((self.now - self.start).as_millis()).expect("a short run") + 1_000_000;
                 node.vault = node.endpoint.snapshot(BootClock::new(self.now, boot));
             }
