@@ -18,7 +18,7 @@ use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, IkeSpis};
 use super::followup;
 use super::handshake::exchanged;
-use super::informational;
+use super::informational::{self, Orphan};
 use super::nat::{NatStatus, Path};
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
@@ -272,14 +272,9 @@ impl IkeSa {
             Some(Initiated::Informational(sent)) => {
                 matches!(sent, informational::Sent::DeleteChildren(_) | informational::Sent::DeleteOrphan(_))
             }
-            Some(
-                Initiated::SaInit(_)
-                | Initiated::Intermediate(_)
-                | Initiated::Auth(_)
-                | Initiated::RekeyIke(_)
-                | Initiated::Orphan(_),
-            )
-            | None => false,
+            // Whether the peer has made it, or has it no more, is learned from the answer alone.
+            Some(Initiated::Orphan(orphan)) => matches!(orphan, Orphan::Child(_) | Orphan::Deleted(_)),
+            Some(Initiated::SaInit(_) | Initiated::Intermediate(_) | Initiated::Auth(_) | Initiated::RekeyIke(_)) | None => false,
         }
     }
 
