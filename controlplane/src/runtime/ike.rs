@@ -60,7 +60,8 @@ pub(super) struct Strangers {
 }
 
 impl Strangers {
-    fn tell(&mut self, from: SocketAddr, why: &Error) {
+    fn tell(&mut self, from: SocketAddr, why: &Error, more: u64) {
+        self.untold += more;
         if self.told.is_some_and(|told| told.elapsed() < STRANGERS_EVERY) {
             self.untold += 1;
             return;
@@ -259,7 +260,7 @@ impl Gateway {
             Event::RemoveInbound { peer, spi } => tracing::info!(peer = name(peer), "inbound SA {:08x} removed", spi.0),
             Event::RemoveOutbound { peer, spi } => tracing::info!(peer = name(peer), "outbound SA {:08x} removed", spi.0),
             Event::Path { peer, path, .. } => tracing::info!(peer = name(peer), "is at {} (from {})", path.remote, path.local),
-            Event::Refused { from, why } => self.strangers.tell(*from, why),
+            Event::Refused { from, why, more } => self.strangers.tell(*from, why, *more),
             Event::KeyLog(_) => {}
         }
     }

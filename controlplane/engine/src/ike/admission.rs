@@ -1,9 +1,10 @@
 //! Who may begin an IKE SA: cookies (RFC 7296 §2.6), limits of half-open IKE SAs, the rate of unprotected answers (§2.21.4).
 //!
-//! Nothing is kept for a peer that has not shown that it receives at its address once [`Limits::cookie_threshold`] is passed.
+//! Nothing is kept for a peer that has not shown that it receives at its address once there are more half-open IKE SAs than
+//! [`Limits::cookie_threshold`], or more of its address than [`Limits::cookie_threshold_per_address`].
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use adit_proto::ike::IkeSpi;
@@ -17,6 +18,8 @@ use super::config::Limits;
 /// How long a cookie secret makes new cookies; its cookies are taken for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_secs(60);
 const SECRET_LEN: usize = 32;
+/// One network has at most this part of the half-open IKE SAs.
+const NETWORK_SHARE: usize = 4;
 
 /// What becomes of a request to begin an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,58 +31,130 @@ pub(super) enum Verdict {
     Refuse,
 }
 
+/// How many of something there are for each address.
+#[derive(Debug, Default)]
+struct Tally(BTreeMap<IpAddr, usize>);
+
+impl Tally {
+    fn of(&self, address: IpAddr) -> usize {
+        self.0.get(&address).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, address: IpAddr) {
+        *self.0.entry(address).or_default() += 1;
+    }
+
+    fn take(&mut self, address: IpAddr) {
+        match self.of(address) {
+            0 | 1 => drop(self.0.remove(&address)),
+            count => drop(self.0.insert(address, count - 1)),
+        }
+    }
+}
+
+/// A right that is earned with time: so many in a second, and as many at once.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    rate: u64,
+    /// In thousandths.
+    credit: u64,
+    at: Option<Instant>,
+}
+
+impl Bucket {
+    pub(super) fn new(rate: u32) -> Bucket {
+        Bucket { rate: rate.into(), credit: u64::from(rate) * 1000, at: None }
+    }
+
+    /// Uses the right once, if there is one now.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let since = self.at.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        let earned = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_mul(self.rate);
+        self.credit = self.credit.saturating_add(earned).min(self.rate * 1000);
+        let may = self.credit >= 1000;
+        if may {
+            self.credit -= 1000;
+        }
+        may
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Admission {
     limits: Limits,
-    half_open: usize,
-    by_address: BTreeMap<IpAddr, usize>,
+    /// Half-open IKE SAs of requests without a cookie: anybody may have sent them from there.
+    unproven: Tally,
+    unproven_total: usize,
+    /// Those of requests with a cookie, by address and by network: somebody there receives what we send.
+    proven: Tally,
+    proven_nearby: Tally,
+    proven_total: usize,
     /// The number of the current secret; the one before has the number before.
     generation: u8,
     secrets: [Secret; 2],
     secret_since: Option<Instant>,
-    /// Unprotected answers that may be sent now, in thousandths.
-    credit: u64,
-    credit_at: Option<Instant>,
+    unprotected: Bucket,
 }
 
 impl Admission {
     pub(super) fn new(limits: Limits, random: &mut dyn Random) -> Admission {
-        let secrets = [fresh_secret(random), fresh_secret(random)];
-        let (by_address, credit) = (BTreeMap::new(), u64::from(limits.unprotected_replies) * 1000);
-        Admission { limits, half_open: 0, by_address, generation: 0, secrets, secret_since: None, credit, credit_at: None }
-    }
-
-    pub(super) fn half_open(&self) -> usize {
-        self.half_open
-    }
-
-    /// What to do with a request from this address, which brought a good cookie or not.
-    pub(super) fn verdict(&self, source: IpAddr, has_cookie: bool) -> Verdict {
-        let from_there = self.by_address.get(&scope(source)).copied().unwrap_or(0);
-        if self.half_open >= self.limits.half_open || from_there >= self.limits.half_open_per_address {
-            Verdict::Refuse
-        } else if self.half_open >= self.limits.cookie_threshold && !has_cookie {
-            Verdict::DemandCookie
-        } else {
-            Verdict::Admit
+        Admission {
+            limits,
+            unproven: Tally::default(),
+            unproven_total: 0,
+            proven: Tally::default(),
+            proven_nearby: Tally::default(),
+            proven_total: 0,
+            generation: 0,
+            secrets: [fresh_secret(random), fresh_secret(random)],
+            secret_since: None,
+            unprotected: Bucket::new(limits.unprotected_replies),
         }
     }
 
+    pub(super) fn half_open(&self) -> usize {
+        self.unproven_total + self.proven_total
+    }
+
+    /// What to do with a request from this address, which brought a good cookie or not.
+    ///
+    /// Who brings one is never hindered by those who cannot: without a way back a flood under a peer's address makes only
+    /// cookies. Where many can bring one, an address and a network have their shares.
+    pub(super) fn verdict(&self, source: IpAddr, has_cookie: bool) -> Verdict {
+        let (limits, here) = (&self.limits, scope(source));
+        if !has_cookie {
+            let from_here = self.unproven.of(here) + self.proven.of(here);
+            let crowded = self.half_open() >= limits.cookie_threshold || from_here >= limits.cookie_threshold_per_address;
+            return if crowded { Verdict::DemandCookie } else { Verdict::Admit };
+        }
+        let share = (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address);
+        let full = self.proven_total >= limits.half_open
+            || self.proven.of(here) >= limits.half_open_per_address
+            || self.proven_nearby.of(network(source)) >= share;
+        if full { Verdict::Refuse } else { Verdict::Admit }
+    }
+
     /// An IKE SA of this address has become half-open.
-    pub(super) fn opened(&mut self, source: IpAddr) {
-        self.half_open += 1;
-        *self.by_address.entry(scope(source)).or_default() += 1;
+    pub(super) fn opened(&mut self, source: IpAddr, has_cookie: bool) {
+        if has_cookie {
+            self.proven_total += 1;
+            self.proven.add(scope(source));
+            self.proven_nearby.add(network(source));
+        } else {
+            self.unproven_total += 1;
+            self.unproven.add(scope(source));
+        }
     }
 
     /// It is authenticated, or gone.
-    pub(super) fn closed(&mut self, source: IpAddr) {
-        self.half_open = self.half_open.saturating_sub(1);
-        let scope = scope(source);
-        let left = self.by_address.get(&scope).map_or(0, |count| count.saturating_sub(1));
-        if left == 0 {
-            self.by_address.remove(&scope);
+    pub(super) fn closed(&mut self, source: IpAddr, had_cookie: bool) {
+        if had_cookie {
+            self.proven_total = self.proven_total.saturating_sub(1);
+            self.proven.take(scope(source));
+            self.proven_nearby.take(network(source));
         } else {
-            self.by_address.insert(scope, left);
+            self.unproven_total = self.unproven_total.saturating_sub(1);
+            self.unproven.take(scope(source));
         }
     }
 
@@ -108,15 +183,7 @@ impl Admission {
 
     /// Takes the right to one unprotected answer, if there is one now.
     pub(super) fn may_answer_unprotected(&mut self, now: Instant) -> bool {
-        let since = self.credit_at.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        let rate = u64::from(self.limits.unprotected_replies);
-        let earned = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).saturating_mul(rate);
-        self.credit = self.credit.saturating_add(earned).min(rate * 1000);
-        let may = self.credit >= 1000;
-        if may {
-            self.credit -= 1000;
-        }
-        may
+        self.unprotected.take(now)
     }
 
     fn rotate(&mut self, now: Instant, random: &mut dyn Random) {
@@ -159,6 +226,14 @@ fn scope(address: IpAddr) -> IpAddr {
     }
 }
 
+/// What one owner may have all of: a /24 of IPv4, a /48 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() >> 8 << 8)),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,36 +253,67 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits { half_open: 6, half_open_per_address: 3, cookie_threshold: 2, unprotected_replies: 10, ..Limits::default() }
+        Limits {
+            half_open: 8,
+            half_open_per_address: 2,
+            cookie_threshold: 6,
+            cookie_threshold_per_address: 3,
+            unprotected_replies: 10,
+            ..Limits::default()
+        }
     }
 
     #[test]
-    fn a_cookie_is_asked_for_under_load_and_limits_hold() {
-        let mut random = counting();
-        let mut admission = Admission::new(limits(), &mut random);
-        let (one, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
-        assert_eq!(admission.verdict(one, false), Verdict::Admit);
-        admission.opened(one);
-        admission.opened(one);
-        assert_eq!((admission.verdict(other, false), admission.verdict(other, true)), (Verdict::DemandCookie, Verdict::Admit));
-        admission.opened(one);
-        assert_eq!((admission.verdict(one, true), admission.verdict(other, true)), (Verdict::Refuse, Verdict::Admit));
-        (0..3).for_each(|_| admission.opened(other));
-        assert_eq!(admission.verdict(ip("192.0.2.3"), true), Verdict::Refuse);
-        for address in [one, one, one, other, other, other] {
-            admission.closed(address);
+    fn a_cookie_is_asked_for_under_load_and_who_brings_one_is_let_in() {
+        let mut admission = Admission::new(limits(), &mut counting());
+        let (one, other) = (ip("192.0.2.1"), ip("198.51.100.2"));
+        for _ in 0..3 {
+            assert_eq!(admission.verdict(one, false), Verdict::Admit);
+            admission.opened(one, false);
         }
-        assert_eq!((admission.half_open(), admission.by_address.len()), (0, 0));
+        // Whatever comes without a cookie from there, it takes no place of those with one.
+        assert_eq!((admission.verdict(one, false), admission.verdict(one, true)), (Verdict::DemandCookie, Verdict::Admit));
+        assert_eq!(admission.verdict(other, false), Verdict::Admit);
+        (0..3).for_each(|_| admission.opened(other, false));
+        let third = ip("203.0.113.3");
+        assert_eq!((admission.verdict(third, false), admission.verdict(third, true)), (Verdict::DemandCookie, Verdict::Admit));
+        for _ in 0..2 {
+            assert_eq!(admission.verdict(one, true), Verdict::Admit);
+            admission.opened(one, true);
+        }
+        assert_eq!((admission.verdict(one, true), admission.verdict(other, true)), (Verdict::Refuse, Verdict::Admit));
+        for (address, had_cookie) in [(one, false), (other, false)].repeat(3).into_iter().chain([(one, true); 2]) {
+            admission.closed(address, had_cookie);
+        }
+        let left = [&admission.unproven, &admission.proven, &admission.proven_nearby].map(|tally| tally.0.len());
+        assert_eq!((admission.half_open(), left), (0, [0; 3]));
+    }
+
+    #[test]
+    fn one_network_does_not_take_the_places_of_all() {
+        for (net, outside) in [("192.0.2.", "198.51.100.1"), ("2001:db8:7:", "2001:db8:8::1")] {
+            let limits = Limits { half_open: 40, ..limits() };
+            let mut admission = Admission::new(limits, &mut counting());
+            let mut opened = 0;
+            for host in 1..=200 {
+                let source = ip(&if net.contains(':') { format!("{net}{host}::1") } else { format!("{net}{host}") });
+                while admission.verdict(source, true) == Verdict::Admit {
+                    admission.opened(source, true);
+                    opened += 1;
+                }
+            }
+            assert_eq!((opened, admission.verdict(ip(outside), true)), (10, Verdict::Admit));
+        }
     }
 
     #[test]
     fn one_subscriber_is_a_64_of_ipv6() {
         let mut admission = Admission::new(limits(), &mut counting());
-        for last in 1..=3 {
-            admission.opened(ip(&format!("2001:db8::{last}")));
+        for last in 1..=2 {
+            admission.opened(ip(&format!("2001:db8::{last}")), true);
         }
         assert_eq!(admission.verdict(ip("2001:db8::ffff"), true), Verdict::Refuse);
-        assert_eq!(admission.verdict(ip("2001:db8:0:1::1"), true), Verdict::Admit);
+        assert_eq!(admission.verdict(ip("2001:db8:1:1::1"), true), Verdict::Admit);
     }
 
     #[test]

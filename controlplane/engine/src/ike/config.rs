@@ -25,18 +25,23 @@ pub struct Now {
 /// The most that one gateway bears; every table of the engine has its bound here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// IKE SAs that peers began and have not authenticated.
+    /// IKE SAs that peers began with a cookie and have not authenticated. A quarter of it for one network (/24 of IPv4, /48 of
+    /// IPv6). Those without a cookie come on top, at most `cookie_threshold`.
     pub half_open: usize,
     /// The same, from one address (one /64 of IPv6).
     pub half_open_per_address: usize,
-    /// With more half-open IKE SAs than this, a request has to bring a cookie (RFC 7296 §2.6).
+    /// With so many half-open IKE SAs, a request has to bring a cookie (RFC 7296 §2.6).
     pub cookie_threshold: usize,
+    /// With so many of the same address: anybody can send from a peer's address, but not bring its cookies.
+    pub cookie_threshold_per_address: usize,
     /// Established IKE SAs in total. One that replaces another (rekey) always fits.
     pub sessions: usize,
     /// Child SAs of one IKE SA, the ones that are being replaced not counted.
     pub children: usize,
     /// Answers per second to messages that nothing protects (RFC 7296 §2.21.4).
     pub unprotected_replies: u32,
+    /// Refused strangers per second that are told one by one, as [`Event::Refused`](super::event::Event::Refused).
+    pub refusals: u32,
 }
 
 impl Default for Limits {
@@ -45,9 +50,11 @@ impl Default for Limits {
             half_open: 4096,
             half_open_per_address: 64,
             cookie_threshold: 128,
+            cookie_threshold_per_address: 4,
             sessions: 16384,
             children: 128,
             unprotected_replies: 200,
+            refusals: 3,
         }
     }
 }

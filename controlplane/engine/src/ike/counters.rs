@@ -48,6 +48,8 @@ counters! {
     /// Requests of a peer that came again and were answered again.
     repeated_requests,
     cookies_demanded,
+    /// Requests to begin an IKE SA by nobody we know.
+    refused_strangers,
     /// Dropped: not a message of IKEv2.
     dropped_malformed,
     /// Dropped: of an IKE SA that does not exist.

@@ -16,7 +16,7 @@ use aws_lc_rs::digest;
 
 use crate::random::Random;
 
-use super::admission::Admission;
+use super::admission::{Admission, Bucket};
 use super::config::{EndpointConfig, Now};
 use super::context::{Action, Ctx, Shared, SpiTable};
 use super::counters::Counters;
@@ -56,6 +56,9 @@ pub struct Endpoint {
     half_open: BTreeMap<SaId, half_open::HalfOpen>,
     /// Strangers that were refused, the last ones.
     pub(super) refusals: VecDeque<Refusal>,
+    /// How often one is told, and how many were not since the last one that was.
+    refusals_told: Bucket,
+    refusals_untold: u64,
     /// Something for the vault changed since it was last written.
     pub(super) changed: bool,
     pub(super) kept: Kept,
@@ -64,6 +67,7 @@ pub struct Endpoint {
 impl Endpoint {
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Endpoint {
         let admission = Admission::new(config.limits, &mut *random);
+        let refusals_told = Bucket::new(config.limits.refusals);
         let shared = Shared {
             config,
             peers: BTreeMap::new(),
@@ -82,6 +86,8 @@ impl Endpoint {
             inits: BTreeMap::new(),
             half_open: BTreeMap::new(),
             refusals: VecDeque::new(),
+            refusals_told,
+            refusals_untold: 0,
             changed: false,
             kept: Kept::default(),
         }

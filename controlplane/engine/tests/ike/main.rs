@@ -3,6 +3,7 @@
 //! A run that depends on chance prints its seed when it fails; `SIM_SEED=… cargo test` repeats it alone.
 
 mod established;
+mod flood;
 mod handshake;
 mod hostile;
 mod paths;

@@ -16,6 +16,8 @@ use super::super::{explain, sa_init};
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
 
+/// Longest request, in bytes: it is kept until the peer is authenticated, and cannot be fragmented.
+const REQUEST_LEN_MAX: usize = 4096;
 /// Strangers that are remembered for `explain`.
 const REFUSALS_MAX: usize = 64;
 
@@ -23,11 +25,12 @@ const REFUSALS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HalfOpen {
     source: IpAddr,
+    had_cookie: bool,
 }
 
 impl Endpoint {
     pub(super) fn on_init_request(&mut self, now: Now, path: Path, header: &Header, message: &[u8]) {
-        if header.message_id != 0 || header.initiator_spi.is_zero() {
+        if header.message_id != 0 || header.initiator_spi.is_zero() || message.len() > REQUEST_LEN_MAX {
             self.shared.counters.dropped_malformed += 1;
             return;
         }
@@ -43,17 +46,15 @@ impl Endpoint {
                 return self.refuse_stranger(now, path, header, error, Vec::new());
             }
         };
-        if !self.admit(now, path, header, &parts) {
-            return;
-        }
+        let Some(had_cookie) = self.admit(now, path, header, &parts) else { return };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         match sa_init::respond(&mut ctx, path, header, message, &parts) {
             Ok(mut sa) => {
                 sa.init_digest = Some(digest);
                 self.inits.insert(digest, sa.id);
                 let source = path.remote.ip();
-                self.half_open.insert(sa.id, HalfOpen { source });
-                self.shared.admission.opened(source);
+                self.half_open.insert(sa.id, HalfOpen { source, had_cookie });
+                self.shared.admission.opened(source, had_cookie);
                 self.put_back(now, sa);
             }
             Err(error) => self.refuse_stranger(now, path, header, error, explain::texts(parts.sa.as_deref().unwrap_or_default())),
@@ -73,8 +74,8 @@ impl Endpoint {
         }
     }
 
-    /// Whether a request is let in; if it is not, it may be told to come again with a cookie.
-    fn admit(&mut self, now: Now, path: Path, header: &Header, parts: &Parts) -> bool {
+    /// Whether a request is let in, and then whether it had a cookie; if it is not, it may be told to come again with one.
+    fn admit(&mut self, now: Now, path: Path, header: &Header, parts: &Parts) -> Option<bool> {
         let (source, spi) = (path.remote.ip(), header.initiator_spi);
         let nonce = parts.nonce.as_deref().unwrap_or_default();
         let (admission, random) = (&mut self.shared.admission, &mut *self.random);
@@ -85,7 +86,7 @@ impl Endpoint {
         let full = self.sas.len() >= sessions && self.established() >= sessions;
         let admission = &mut self.shared.admission;
         match admission.verdict(source, good) {
-            Verdict::Admit if !full => return true,
+            Verdict::Admit if !full => return Some(good),
             Verdict::DemandCookie if !full => {
                 let cookie = admission.cookie(now.instant, &mut *self.random, nonce, source, spi);
                 self.shared.counters.cookies_demanded += 1;
@@ -94,7 +95,7 @@ impl Endpoint {
             }
             Verdict::Admit | Verdict::DemandCookie | Verdict::Refuse => self.shared.counters.dropped_limit += 1,
         }
-        false
+        None
     }
 
     /// Tells a stranger why not, where that is safe, and remembers it for the operator.
@@ -113,12 +114,18 @@ impl Endpoint {
             return;
         }
         let ours = self.shared.directory.candidates(path.remote.ip()).offers();
-        self.note_refusal(Refusal { from: path.remote, at: now.unix, why: error, ours, theirs });
+        self.note_refusal(now, Refusal { from: path.remote, at: now.unix, why: error, ours, theirs });
     }
 
-    /// Keeps the last refusals, and says each.
-    pub(super) fn note_refusal(&mut self, refusal: Refusal) {
-        self.shared.events.push_back(Event::Refused { from: refusal.from, why: refusal.why.clone() });
+    /// Keeps the last refusals, and says a few.
+    pub(super) fn note_refusal(&mut self, now: Now, refusal: Refusal) {
+        self.shared.counters.refused_strangers += 1;
+        if self.refusals_told.take(now.instant) {
+            let more = std::mem::take(&mut self.refusals_untold);
+            self.shared.events.push_back(Event::Refused { from: refusal.from, why: refusal.why.clone(), more });
+        } else {
+            self.refusals_untold += 1;
+        }
         if self.refusals.len() == REFUSALS_MAX {
             self.refusals.pop_front();
         }
@@ -128,7 +135,7 @@ impl Endpoint {
     /// An IKE SA is authenticated or gone: it does not count as half-open any more.
     pub(super) fn no_longer_half_open(&mut self, id: SaId) {
         if let Some(half_open) = self.half_open.remove(&id) {
-            self.shared.admission.closed(half_open.source);
+            self.shared.admission.closed(half_open.source, half_open.had_cookie);
         }
     }
 }

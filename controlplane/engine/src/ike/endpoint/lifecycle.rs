@@ -256,7 +256,7 @@ impl Endpoint {
         // An initiator that went away after IKE_SA_INIT is no news: it may be a flood.
         if let Cause::Failed(why) = cause {
             self.shared.counters.failed_authentication += 1;
-            self.note_refusal(Refusal { from, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() });
+            self.note_refusal(now, Refusal { from, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() });
         }
     }
 
