@@ -226,7 +226,17 @@ fn email_eq(a: &str, b: &str) -> bool {
 
 /// Whether text can go into a log line as it is.
 fn is_clean(text: &str) -> bool {
-    !text.chars().any(|character| character.is_control() || character.is_whitespace())
+    text.chars().all(|character| shows(character) && !character.is_whitespace())
+}
+
+/// Whether a character shows as itself: no control character, and none of those that are not seen or turn the direction of
+/// what follows, so that a name looks like another one.
+pub(super) fn shows(character: char) -> bool {
+    // The standard library knows the categories, and escapes what has none that shows. Behind a letter, marks are let alone.
+    let mut buffer = [b'a'; 5];
+    let len = 1 + character.encode_utf8(&mut buffer[1..]).len();
+    let shown = std::str::from_utf8(&buffer[..len]).is_ok_and(|text| text.escape_debug().count() == 2);
+    shown || matches!(character, '"' | '\'' | '\\')
 }
 
 #[cfg(test)]

@@ -291,7 +291,8 @@ impl fmt::Display for Attribute {
             Value::Text(text) => text.chars().try_for_each(|character| match character {
                 ',' | '+' | '\\' => write!(f, "\\{character}"),
                 // A name goes into log lines.
-                character if character.is_control() => write!(f, "{}", character.escape_unicode()),
+                ' ' => f.write_str(" "),
+                character if !super::shows(character) => write!(f, "{}", character.escape_unicode()),
                 character => write!(f, "{character}"),
             }),
             Value::Other(der) => {

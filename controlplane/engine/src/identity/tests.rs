@@ -166,13 +166,28 @@ fn payloads_that_do_not_fit_their_type_are_refused() {
     assert_eq!(read(IdType::FQDN, b"any/thing:goes"), Ok(Identity::Fqdn("any/thing:goes".into())));
 }
 
+#[test]
+fn what_cannot_be_seen_is_shown_in_names_and_refused_in_addresses() {
+    let hidden =
+        ['\u{202e}', '\u{2066}', '\u{200b}', '\u{200f}', '\u{feff}', '\u{ad}', '\u{e0041}', '\u{2028}', '\u{85}', '\u{a0}'];
+    for character in hidden {
+        let name = id(&format!("CN=a{character}b"));
+        assert_eq!(name.to_string(), format!("CN=a{}b", character.escape_unicode()));
+        let address = Identification { id_type: IdType::RFC822_ADDR, data: format!("a{character}b@example.org").into_bytes() };
+        assert_eq!(Identity::from_payload(&address), Err(IdentityError::Text(IdType::RFC822_ADDR)), "{character:?}");
+    }
+    for text in ["CN=Zürich \"Süd\" O'Hara", "CN=भारती", "CN=日本", "CN=e\u{301}"] {
+        assert_eq!(id(text).to_string(), text);
+    }
+}
+
 proptest! {
     /// A peer may send anything: it is read or refused, and what was read can be shown on one line and sent again.
     #[test]
     fn any_payload_is_read_or_refused(id_type in 0u8..16, data in proptest::collection::vec(any::<u8>(), 0..200)) {
         let payload = Identification { id_type: IdType(id_type), data };
         if let Ok(identity) = Identity::from_payload(&payload) {
-            prop_assert!(!identity.to_string().chars().any(char::is_control));
+            prop_assert!(identity.to_string().chars().all(super::shows));
             prop_assert_eq!(identity.to_payload(), payload);
         }
     }
