@@ -31,6 +31,8 @@ use super::session::Session;
 use super::vendor;
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_AUTH;
+/// So many lanes a peer may have in any case, and four times as many as we have.
+const PEER_LANES_MIN: u8 = 8;
 
 /// What the initiator remembers until the answer comes.
 pub(super) struct Sent {
@@ -48,6 +50,16 @@ impl Sent {
             ctx.shared.spis.release(plan.inbound);
         }
     }
+}
+
+/// Most configured peers that are tried for one identity: each may cost a signature check.
+const CANDIDATES_MAX: usize = 8;
+
+/// Who an initiator may be.
+struct Candidates {
+    all: Vec<PeerId>,
+    /// There is one that is likelier than all others.
+    is_clear: bool,
 }
 
 /// What the responder has found out before it decides about the Child SA.
@@ -147,7 +159,9 @@ impl IkeSa {
         let lanes = parts.notify(vendor::LANES).and_then(|notify| notify.data.first().copied());
         let addresses = mobike::additional_addresses(parts);
         if let Some(session) = self.session_mut() {
-            session.peer_lanes = lanes.unwrap_or(1).clamp(1, LANES_MAX);
+            let own = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
+            let most = own.saturating_mul(4).clamp(PEER_LANES_MIN, LANES_MAX);
+            session.peer_lanes = lanes.unwrap_or(1).clamp(1, most);
             session.mobike.peer_addresses = addresses;
         }
         self.take_token(parts);
@@ -271,28 +285,31 @@ impl IkeSa {
         let id_i = needed(parts.id_i.as_ref(), EXCHANGE, PayloadType::ID_I)?;
         let identity = Identity::from_payload(id_i).map_err(|error| Incompatibility::Auth(error.into()))?;
         let asked_for = parts.id_r.as_ref().and_then(|id| Identity::from_payload(id).ok());
-        let peer = self.find_peer(ctx, &identity, asked_for.as_ref())?;
+        let candidates = self.find_peers(ctx, &identity, asked_for.as_ref())?;
+        let (peer, admitted) = match self.admit_one(ctx, candidates, parts) {
+            Ok(admitted) => admitted,
+            Err((suspect, error)) => {
+                // Nobody is named who may have nothing to do with it.
+                self.peer = suspect;
+                if let Ok((_, config)) = self.peer_config(ctx) {
+                    self.record_request(ctx, &config, &identity, asked_for.as_ref(), parts);
+                }
+                return Err(error);
+            }
+        };
         self.peer = Some(peer);
-        let (_, config) = self.peer_config(ctx)?;
+        let config = admitted.config.clone();
         self.record_request(ctx, &config, &identity, asked_for.as_ref(), parts);
+        ctx.record(Some(peer), |record| record.identities.chosen = Some(admitted.who.identity.to_string()));
+
+        let (keys, uses_ppk) = (admitted.keys.clone(), admitted.uses_ppk);
         let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
-        let choice = handshake.choice.answer(ProtocolId::IKE, Vec::new());
-        negotiate::choose(&negotiate::ike_alternatives(&config.proposals), &[choice], handshake.choice.key_exchange)
-            .map_err(|_| Incompatibility::SuiteNotAllowed)?;
-
-        let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
-        let (keys, data, uses_ppk) = self.ppk_decision(&config, handshake, parts, data)?;
-        let octets = handshake.octets(&keys, Sender::Initiator, id_i, auth_id);
-        let claim = Claim { identification: id_i, method: *method, data, certificates: &parts.certs };
-        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix)?;
-        ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
-
         let own_id = config.local_auth.identification(&config.local_id);
         let octets = handshake.octets(&keys, Sender::Responder, &own_id, auth_id);
         let AuthData { method, data } =
             config.local_auth.sign(keys.prf(), &handshake.hashes, &octets).map_err(LocalFault::Sign)?;
         let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
-        self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk }, false);
+        self.establish(ctx, peer, admitted, false);
         self.take_extras(&config, parts);
 
         let mut payloads = vec![Payload::IdR(own_id)];
@@ -308,14 +325,50 @@ impl IkeSa {
         self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
     }
 
-    /// The configured peer with this identity that may come from there; one that calls us as the peer does, if there are several.
-    fn find_peer(&self, ctx: &Ctx, identity: &Identity, asked_for: Option<&Identity>) -> Result<PeerId, Error> {
-        let candidates = ctx.shared.directory.candidates(self.path.remote.ip()).with_identity(identity);
-        let calls_us = |id: &&PeerId| {
+    /// The configured peers that may have this identity and come from there, the likeliest first: those with exactly this
+    /// identity, then those with a pattern; in each first the ones that the peer calls us by the right name for.
+    fn find_peers(&self, ctx: &Ctx, identity: &Identity, asked_for: Option<&Identity>) -> Result<Candidates, Error> {
+        let [mut exact, mut covering] = ctx.shared.directory.candidates(self.path.remote.ip()).with_identity(identity);
+        let calls_us = |id: &PeerId| {
             asked_for.is_none_or(|asked_for| ctx.shared.peers.get(id).is_some_and(|peer| peer.config.local_id == *asked_for))
         };
-        let found = candidates.iter().find(calls_us).or(candidates.first());
-        found.copied().ok_or_else(|| Incompatibility::UnknownPeer.into())
+        exact.sort_by_key(|id| !calls_us(id));
+        covering.sort_by_key(|id| !calls_us(id));
+        let likely = if exact.is_empty() { covering.len() } else { exact.len() };
+        let all: Vec<PeerId> = exact.into_iter().chain(covering).take(CANDIDATES_MAX).collect();
+        if all.is_empty() { Err(Incompatibility::UnknownPeer.into()) } else { Ok(Candidates { all, is_clear: likely == 1 }) }
+    }
+
+    /// The first of the candidates for whom the proof is good. If it is so for none: the error of the likeliest, and the peer
+    /// only where there is no doubt who it would be.
+    fn admit_one(&self, ctx: &Ctx, candidates: Candidates, parts: &Parts) -> Result<(PeerId, Admitted), (Option<PeerId>, Error)> {
+        let mut refused = None;
+        for id in candidates.all {
+            let Some(peer) = ctx.shared.peers.get(&id) else { continue };
+            match self.admit(&peer.config, parts, ctx.now.unix) {
+                Ok(admitted) => return Ok((id, admitted)),
+                Err(error) => {
+                    refused.get_or_insert((id, error));
+                }
+            }
+        }
+        let (likeliest, error) = refused.ok_or_else(|| (None, Incompatibility::UnknownPeer.into()))?;
+        Err((candidates.is_clear.then_some(likeliest), error))
+    }
+
+    /// Whether the initiator is this peer.
+    fn admit(&self, config: &Arc<PeerConfig>, parts: &Parts, unix: u64) -> Result<Admitted, Error> {
+        let Stage::Negotiating(handshake) = &self.stage else { return Err(LocalFault::Busy.into()) };
+        let choice = handshake.choice.answer(ProtocolId::IKE, Vec::new());
+        negotiate::choose(&negotiate::ike_alternatives(&config.proposals), &[choice], handshake.choice.key_exchange)
+            .map_err(|_| Incompatibility::SuiteNotAllowed)?;
+        let id_i = needed(parts.id_i.as_ref(), EXCHANGE, PayloadType::ID_I)?;
+        let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
+        let (keys, data, uses_ppk) = self.ppk_decision(config, handshake, parts, data)?;
+        let octets = handshake.octets(&keys, Sender::Initiator, id_i, self.window.expected_id());
+        let claim = Claim { identification: id_i, method: *method, data, certificates: &parts.certs };
+        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix)?;
+        Ok(Admitted { config: config.clone(), keys, who, uses_ppk })
     }
 
     fn record_request(
@@ -375,7 +428,12 @@ impl IkeSa {
         }
         let (id, adit) = (self.id, self.features.adit);
         let asked = Asked { exchange: EXCHANGE, first: true, old: None, adit };
-        match plan::grant(config, parts, &asked, None) {
+        let granted = plan::grant(config, parts, &asked, None).and_then(|granted| {
+            let session = self.session().ok_or(LocalFault::Busy)?;
+            session.may_have(ctx.now.instant, (granted.config, granted.lane))?;
+            Ok(granted)
+        });
+        match granted {
             Ok(granted) => {
                 let inbound = ctx.shared.spis.allocate(ctx.random, id, granted.lane);
                 let plan::Granted { config, lane, mode, selectors, choice } = granted;

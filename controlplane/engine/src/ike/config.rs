@@ -36,7 +36,8 @@ pub struct Limits {
     pub cookie_threshold_per_address: usize,
     /// Established IKE SAs in total. One that replaces another (rekey) always fits.
     pub sessions: usize,
-    /// Child SAs of one IKE SA, the ones that are being replaced not counted.
+    /// Child SAs of one IKE SA in every state, as far as the peer makes them; half of it, or less where few lanes are
+    /// configured, for those that are not on their way out. Each takes a place in a worker's table.
     pub children: usize,
     /// Answers per second to messages that nothing protects (RFC 7296 §2.21.4).
     pub unprotected_replies: u32,

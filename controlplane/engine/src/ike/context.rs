@@ -142,6 +142,8 @@ pub(super) struct Shared {
     pub events: VecDeque<Event>,
     /// Totals; each peer has its own share as well.
     pub counters: Counters,
+    /// Peers with a current IKE SA.
+    pub connected: usize,
 }
 
 /// The surroundings of one call.
@@ -197,6 +199,13 @@ impl Shared {
         if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
             count(&mut peer.counters);
         }
+    }
+
+    /// The IKE SA that has the Child SAs of a peer is another one, or there is none.
+    pub(super) fn set_current(&mut self, id: PeerId, current: Option<SaId>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut peer.current, current);
+        self.connected = self.connected + usize::from(current.is_some()) - usize::from(before.is_some());
     }
 
     /// Moves a connection to a state and tells the shell if that is news.

@@ -56,6 +56,10 @@ impl IkeSa {
         method: Option<KeyExchangeMethod>,
     ) -> Result<(), Error> {
         let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
+        if lane > 0 && !session.has_place((config, lane - 1)) {
+            // It comes after the ones below, which are asked for again.
+            return Ok(());
+        }
         if session.has_place((config, lane)) {
             // It has come in the meantime, from the IKE SA before this one or by the peer.
             return Ok(());
@@ -166,7 +170,7 @@ impl IkeSa {
         }
         let Some(session) = self.session_mut() else { return };
         session.temporary_since = None;
-        let Some(replaces) = replaces else { return };
+        let Some(replaces) = replaces else { return self.want_missing_children() };
         ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
         let rival = session.child(replaces).and_then(|old| old.rival.as_ref()).map(|rival| rival.inbound);
         match (lost, rival.filter(|rival| session.child(*rival).is_some())) {
@@ -266,23 +270,22 @@ impl IkeSa {
     fn grant_child(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
         let (id, adit) = (self.id, self.features.adit);
         let limit = ctx.shared.config.limits.children;
+        let now = ctx.now.instant;
         let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
         if session.rekeying || session.heir.is_some() {
             return Err(LocalFault::Busy.into());
         }
         let rekey = parts.notify(NotifyType::REKEY_SA);
         let old = rekey.map(|rekey| session.rekeyable(rekey)).transpose()?;
-        if old.is_none() && session.children.iter().filter(|child| child.is_live()).count() >= limit {
-            return Err(LocalFault::Children.into());
-        }
+        session.has_room(limit, old.is_none())?;
         let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
         let sent = parts.ke.as_ref().and_then(|(method, _)| KeyExchangeMethod::from_id(*method));
         let asked = Asked { exchange: EXCHANGE, first: false, old: old.and_then(|old| session.child(old)), adit };
         let granted = plan::grant(&session.config, parts, &asked, sent);
         ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
         let Granted { config, lane, mode, selectors, choice } = granted?;
-        if old.is_none() && session.is_set_back(ctx.now.instant, (config, lane)) {
-            return Err(LocalFault::Busy.into());
+        if old.is_none() {
+            session.may_have(now, (config, lane))?;
         }
         let exchanged = exchange_keys(parts, &choice)?;
 

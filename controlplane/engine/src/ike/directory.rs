@@ -51,6 +51,7 @@ impl Directory {
         directory
     }
 
+    /// Adds a peer, in a time that does not depend on how many there are.
     pub(super) fn add(&mut self, id: PeerId, config: &PeerConfig) {
         if !config.respond {
             return;
@@ -121,16 +122,15 @@ impl<'a> Candidates<'a> {
         self.groups().any(|group| group.force_encapsulation)
     }
 
-    /// The peers that may have this identity, the best match first: by address, then by exact name, then by pattern.
-    pub(super) fn with_identity(self, identity: &Identity) -> Vec<PeerId> {
+    /// The peers that may have this identity: those with exactly this one, and those with a pattern that covers it; in each
+    /// the ones with the address first.
+    pub(super) fn with_identity(self, identity: &Identity) -> [Vec<PeerId>; 2] {
         let name = key(identity);
-        self.groups()
-            .flat_map(|group| {
-                let exact = name.as_ref().and_then(|name| group.by_name.get(name)).into_iter().flatten().copied();
-                let others = group.others.iter().filter(|(_, pattern)| pattern.matches(identity)).map(|(id, _)| *id);
-                exact.chain(others)
-            })
-            .collect()
+        let named = |group: &'a Group| name.as_ref().and_then(|name| group.by_name.get(name)).into_iter().flatten().copied();
+        let fits = |(id, pattern): &(PeerId, Pattern)| pattern.matches(identity).then_some((*id, pattern.exact().is_some()));
+        let others: Vec<(PeerId, bool)> = self.groups().flat_map(|group| group.others.iter().filter_map(fits)).collect();
+        let of = |exact: bool| others.iter().filter(move |(_, one)| *one == exact).map(|(id, _)| *id);
+        [self.groups().flat_map(named).chain(of(true)).collect(), of(false).collect()]
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Endpoint {
     pub(super) random: Box<dyn Random + Send>,
     pub(super) sas: BTreeMap<SaId, IkeSa>,
     timers: Timers<Timer>,
+    /// A peer was changed or removed since the directory was made.
+    directory_is_stale: bool,
     /// The IKE_SA_INIT requests that have been answered with an IKE SA.
     pub(super) inits: BTreeMap<InitDigest, SaId>,
     /// Half-open IKE SAs, by us as responder: the digest of their first message, and where it came from.
@@ -77,12 +79,14 @@ impl Endpoint {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            connected: 0,
         };
         Endpoint {
             shared,
             random,
             sas: BTreeMap::new(),
             timers: Timers::new(),
+            directory_is_stale: false,
             inits: BTreeMap::new(),
             half_open: BTreeMap::new(),
             refusals: VecDeque::new(),
@@ -95,6 +99,7 @@ impl Endpoint {
 
     /// A datagram from a port of ours for IKE: the UDP payload, with its marker where the port has one.
     pub fn handle_message(&mut self, now: Now, path: Path, datagram: &[u8]) {
+        self.refresh_directory();
         let Some(message) = path.unframe(datagram) else {
             self.shared.counters.dropped_malformed += 1;
             return;

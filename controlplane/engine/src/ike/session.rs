@@ -12,6 +12,7 @@ use crate::crypto::{IkeKeys, KeyExchangeMethod};
 use super::child::{Child, ChildState, Parting, Route};
 use super::config::PeerConfig;
 use super::context::{Ctx, LANES_MAX};
+use super::error::LocalFault;
 use super::event::Cause;
 use super::followup::Pending;
 use super::mobike::Mobike;
@@ -24,6 +25,8 @@ use super::window::jittered;
 /// After TEMPORARY_FAILURE: how long to wait, and for how long to try (RFC 7296 §2.25).
 const TEMPORARY_WAIT: Duration = Duration::from_secs(3);
 pub(super) const TEMPORARY_PATIENCE: Duration = Duration::from_secs(180);
+/// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.
+const CHILDREN_SPARE: usize = 12;
 /// How long to wait before a Child SA that is wanted and was refused is asked for again, at first and at most.
 const CREATE_WAIT: Duration = Duration::from_secs(5);
 const CREATE_WAIT_MAX: Duration = Duration::from_secs(120);
@@ -229,6 +232,39 @@ impl Session {
         self.children.iter().any(|child| child.config == config && child.lane == lane && child.state != ChildState::Closing)
     }
 
+    /// Lanes of a child: as many as the end with more workers wants.
+    fn lanes(&self, config: usize) -> u8 {
+        self.config.children.get(config).map_or(1, |child| child.lanes.max(self.peer_lanes))
+    }
+
+    /// Whether another Child SA may be made by the peer, as a new one or in a rekey. Those that are on their way out count: a
+    /// peer that rekeys without end would fill the tables that all peers share.
+    ///
+    /// # Errors
+    /// There are too many, for good or until some are gone.
+    pub(super) fn has_room(&self, limit: usize, is_new: bool) -> Result<(), LocalFault> {
+        let places: usize = (0..self.config.children.len()).map(|config| usize::from(self.lanes(config))).sum();
+        let live_max = (4 * places + CHILDREN_SPARE).min(limit / 2).max(1);
+        let live = self.children.iter().filter(|child| child.is_live()).count();
+        if is_new && live >= live_max {
+            return Err(LocalFault::Children);
+        }
+        if self.children.len() + self.lingering.len() >= 2 * live_max { Err(LocalFault::Busy) } else { Ok(()) }
+    }
+
+    /// Whether the peer may have a new Child SA for this child and lane. Lanes come one after the other, so that there is a
+    /// worker for each.
+    ///
+    /// # Errors
+    /// There is no such lane, those below it are not there yet, or the data plane has refused it a moment ago.
+    pub(super) fn may_have(&self, now: Instant, (config, lane): (usize, u8)) -> Result<(), LocalFault> {
+        if lane >= self.lanes(config) {
+            return Err(LocalFault::Children);
+        }
+        let in_order = (0..lane).all(|below| self.has_place((config, below)));
+        if !in_order || self.is_set_back(now, (config, lane)) { Err(LocalFault::Busy) } else { Ok(()) }
+    }
+
     /// Asks for every Child SA that is configured and not there, where that is our business.
     pub(super) fn want_missing_children(&mut self, is_adit: bool, under_way: Option<(usize, u8)>) {
         // The Child SAs of a predecessor are still to come.
@@ -236,7 +272,7 @@ impl Session {
             return;
         }
         for config in 0..self.config.children.len() {
-            let lanes = if is_adit { self.config.children[config].lanes.max(self.peer_lanes) } else { 1 };
+            let lanes = if is_adit { self.lanes(config) } else { 1 };
             for lane in 0..lanes.clamp(1, self.lanes_max.max(1)) {
                 let waits = under_way == Some((config, lane)) || self.refused.contains(&(config, lane));
                 if !self.has_place((config, lane)) && !waits {

@@ -6,6 +6,7 @@ mod established;
 mod flood;
 mod handshake;
 mod hostile;
+mod many;
 mod paths;
 mod restart;
 mod simulation;

@@ -23,6 +23,7 @@ const FAILED_ONCE_ROUGH: FailedOnce = &[
     ("moves and crashes in the middle of rekeys", &[1_002_186, 1_008_605, 1_013_431, 1_019_388]),
     ("an IKE SA asked for Child SAs that it was about to inherit", &[1_071_210]),
 ];
+const FAILED_ONCE_STALE: FailedOnce = &[];
 /// Failures after which a kind of run is given up.
 const FAILURES_MAX: usize = 20;
 
@@ -137,6 +138,7 @@ impl Run {
             self.pass(time);
         }
         let config = self.configs[node].clone();
+        self.rough = true;
         self.world.succeed(node, endpoint(node), &[(PEER, config)]);
     }
 
@@ -155,9 +157,7 @@ impl Run {
     fn rough_event(&mut self) {
         self.rough = true;
         let node = self.world.rng.below(2) as usize;
-        match self.world.rng.below(8) {
-            6 => self.stale_vault(node),
-            7 => self.lose_outbound(node),
+        match self.world.rng.below(6) {
             0 => {
                 self.world.cut = true;
                 let seconds = u64::from(self.world.rng.below(60));
@@ -332,6 +332,26 @@ fn crashes_cuts_moves_and_hang_ups_heal() {
             let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
             run.pass(time);
             if run.world.rng.below(2) == 0 { run.rough_event() } else { run.gentle_event() }
+        }
+        run.check(seed);
+    });
+}
+
+#[test]
+fn old_vaults_and_lost_sas_repeat_no_nonce_and_heal() {
+    with_seeds(2_000_000, FAILED_ONCE_STALE, |seed| {
+        let mut run = Run::new(seed);
+        run.world.trace = trace();
+        for _ in 0..run.world.rng.below(6) {
+            let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
+            run.pass(time);
+            let node = run.world.rng.below(2) as usize;
+            match run.world.rng.below(4) {
+                0 => run.stale_vault(node),
+                1 => run.lose_outbound(node),
+                2 => run.rough_event(),
+                _ => run.gentle_event(),
+            }
         }
         run.check(seed);
     });

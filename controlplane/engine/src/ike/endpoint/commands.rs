@@ -70,10 +70,9 @@ impl Endpoint {
                     let config = config.clone();
                     self.run(now, sa, |sa, ctx| sa.reconfigure(ctx, config, &trust));
                 }
-                self.rebuild_directory();
+                self.directory_is_stale = true;
             }
             None => {
-                let is_last = self.shared.peers.last_key_value().is_none_or(|(last, _)| *last < id);
                 let peer = Peer {
                     connection: Connection::new(now.instant),
                     remote: config.remote,
@@ -86,14 +85,8 @@ impl Endpoint {
                     record: Record::default(),
                     counters: Counters::default(),
                 };
-                // In the order of the ids, whenever they come; one after the other they cost no look at all the others.
-                if is_last {
-                    self.shared.directory.add(id, &peer.config);
-                }
+                self.shared.directory.add(id, &peer.config);
                 self.shared.peers.insert(id, peer);
-                if !is_last {
-                    self.rebuild_directory();
-                }
             }
         }
         Ok(())
@@ -110,6 +103,7 @@ impl Endpoint {
     /// Removes a peer with all that belongs to it. The peer is told.
     pub fn remove_peer(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
         self.down(now, id, Cause::Removed)?;
+        self.shared.set_current(id, None);
         if let Some(peer) = self.shared.peers.remove(&id) {
             for sa in peer.sas {
                 if let Some(sa) = self.sas.get_mut(&sa) {
@@ -118,12 +112,15 @@ impl Endpoint {
             }
         }
         self.timers.set(Timer::Peer(id), None);
-        self.rebuild_directory();
+        self.directory_is_stale = true;
         Ok(())
     }
 
-    fn rebuild_directory(&mut self) {
-        self.shared.directory = Directory::of(self.shared.peers.iter().map(|(id, peer)| (*id, &*peer.config)));
+    /// Brings the directory up to date when it is needed, not for each of a thousand changes.
+    pub(super) fn refresh_directory(&mut self) {
+        if std::mem::take(&mut self.directory_is_stale) {
+            self.shared.directory = Directory::of(self.shared.peers.iter().map(|(id, peer)| (*id, &*peer.config)));
+        }
     }
 
     /// Connects to a peer, and again whenever the connection is lost, until [`Endpoint::disconnect`].

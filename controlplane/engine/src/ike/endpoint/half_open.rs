@@ -81,9 +81,7 @@ impl Endpoint {
         let (admission, random) = (&mut self.shared.admission, &mut *self.random);
         let given = parts.notify(NotifyType::COOKIE).map(|notify| notify.data.as_slice());
         let good = given.is_some_and(|given| admission.is_cookie(now.instant, random, given, nonce, source, spi));
-        let sessions = self.shared.config.limits.sessions;
-        // Counting is for when there may be too many.
-        let full = self.sas.len() >= sessions && self.established() >= sessions;
+        let full = self.shared.connected >= self.shared.config.limits.sessions;
         let admission = &mut self.shared.admission;
         match admission.verdict(source, good) {
             Verdict::Admit if !full => return Some(good),

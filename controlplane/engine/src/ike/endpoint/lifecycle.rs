@@ -16,11 +16,6 @@ use adit_proto::control::PeerId;
 use adit_proto::ike::{Delete, NotifyType};
 
 impl Endpoint {
-    /// IKE SAs that are authenticated.
-    pub(super) fn established(&self) -> usize {
-        self.shared.peers.values().filter(|peer| peer.current.is_some()).count()
-    }
-
     pub(super) fn on_established(&mut self, now: Now, id: SaId, initial_contact: bool) {
         self.no_longer_half_open(id);
         let Some((peer_id, spis, role)) = self.sas.get(&id).and_then(|sa| Some((sa.peer?, sa.spis, sa.role))) else { return };
@@ -71,9 +66,7 @@ impl Endpoint {
 
     /// The IKE SA whose Child SAs are used for sending.
     fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
-        if let Some(peer) = self.shared.peers.get_mut(&peer) {
-            peer.current = Some(id);
-        }
+        self.shared.set_current(peer, Some(id));
         self.run(now, id, |sa, ctx| {
             sa.announce_path(ctx);
             sa.activate_children(ctx);
@@ -124,8 +117,8 @@ impl Endpoint {
         let Some(estate) = old.bequeath() else { return };
         self.run(now, heir, |sa, ctx| sa.inherit(ctx, estate));
         if let Some(peer_id) = peer_id {
-            if let Some(peer) = self.shared.peers.get_mut(&peer_id).filter(|peer| peer.current == Some(from)) {
-                peer.current = Some(heir);
+            if self.shared.peers.get(&peer_id).is_some_and(|peer| peer.current == Some(from)) {
+                self.shared.set_current(peer_id, Some(heir));
             }
             if let Some(sa) = self.sas.get(&heir) {
                 let event = Event::IkeUp { peer: peer_id, spis: sa.spis, replaces: Some(old_spis) };
@@ -206,7 +199,7 @@ impl Endpoint {
             peer.record.problem(&cause);
         }
         if peer.current == Some(id) {
-            peer.current = None;
+            self.shared.set_current(peer_id, None);
             if let Some(next) = self.another_session(peer_id, id) {
                 self.make_current(now, peer_id, next);
                 return self.run(now, next, |sa, _| sa.inherit_nothing(id));

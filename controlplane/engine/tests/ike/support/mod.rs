@@ -203,7 +203,9 @@ impl World {
         inbound.into_iter().for_each(|spi| successor.endpoint.lost_inbound(now, spi));
         outbound.into_iter().for_each(|(peer, spi)| successor.endpoint.lost_outbound(now, peer, spi));
         successor.endpoint.start(now);
-        successor.vault_stuck = false;
+        if std::mem::take(&mut successor.vault_stuck) {
+            self.nodes.iter_mut().for_each(|node| node.data.out_of_step = true);
+        }
         self.settle();
         restored
     }
