@@ -137,13 +137,13 @@ impl Case {
             let seal_began = Instant::now();
             for ((seq, packet), tag) in (1..).zip(&mut packets).zip(&mut tags) {
                 let (nonce, aad) = nonce_and_aad(seq);
-                self.aead.seal(&nonce, &aad, black_box(&plain), packet, tag);
+                self.aead.seal(&nonce, aad.as_ref(), black_box(&plain), packet, tag);
             }
             let seal_ended = Instant::now();
             black_box((&mut packets, &mut tags));
             let opened = (1..).zip(&mut packets).zip(&tags).all(|((seq, packet), tag)| {
                 let (nonce, aad) = nonce_and_aad(seq);
-                self.aead.open(&nonce, &aad, packet, tag).is_ok()
+                self.aead.open(&nonce, aad.as_ref(), packet, tag).is_ok()
             });
             let spent = match self.operation {
                 Operation::Seal => seal_ended - seal_began,
@@ -156,9 +156,9 @@ impl Case {
     }
 }
 
-fn nonce_and_aad(seq: u64) -> ([u8; esp::NONCE_LEN], [u8; esp::AAD_LEN]) {
+fn nonce_and_aad(seq: u64) -> ([u8; esp::NONCE_LEN], esp::Aad) {
     let seq = black_box(seq);
-    (esp::nonce([9; SALT_LEN], seq.to_be_bytes()), esp::aad(Spi(esp::SPI_MIN), seq))
+    (esp::nonce([9; SALT_LEN], seq.to_be_bytes()), esp::Aad::new(Spi(esp::SPI_MIN), seq, true))
 }
 
 /// The name of a row in the report, such as `seal_aes-128-gcm_1400`.

@@ -212,6 +212,7 @@ pub fn changes(
             endpoint,
             path_mtu: config.underlay_mtu,
             lanes: wanted::outbound_lanes(config, index),
+            follow: false,
         }));
     }
     // A peer of IKE is not there before it is connected; its addresses are pinned then.

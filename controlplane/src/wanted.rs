@@ -89,6 +89,7 @@ impl WantedSa {
             seq_top,
             // The peer starts high above its last number after a restart.
             resync: true,
+            esn: true,
         }
     }
 
@@ -103,6 +104,7 @@ impl WantedSa {
             seq_next: grant.next,
             seq_limit: grant.end - 1,
             defer_checksums: peer.defer_checksums,
+            esn: true,
         }
     }
 }

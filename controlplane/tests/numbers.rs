@@ -42,6 +42,7 @@ impl Plane {
             pid: 4711,
             version: "0.1.0".into(),
             tap: "adit0".into(),
+            mode: adit_proto::control::Mode::Ethernet,
             tap_mac: view.config.interface.mac,
             listen: view.config.listen,
             workers: WORKERS,

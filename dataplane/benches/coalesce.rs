@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use adit_dataplane::tap::coalesce::{Coalescer, Emit, FRAMES_MAX, Limits, Sink};
+use adit_proto::control::Mode;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use offload::{ACK, Flow, Segment, pattern};
 
@@ -53,7 +54,7 @@ fn coalesce(c: &mut Criterion) {
         for open in [true, false] {
             let (original, places) = arena(flow, flows, 44, size, open);
             let mut bytes = original.clone();
-            let mut coalescer = Coalescer::new(limits);
+            let mut coalescer = Coalescer::new(Mode::Ethernet, limits);
             group.throughput(Throughput::Elements(places.len() as u64));
             group.bench_function(BenchmarkId::new(name, if open { "open" } else { "verified" }), |b| {
                 b.iter(|| {

@@ -8,6 +8,7 @@ use std::hint::black_box;
 use adit_dataplane::checksum;
 use adit_dataplane::tap::split::{Checksums, Plan};
 use adit_dataplane::tap::vnet::VnetHeader;
+use adit_proto::control::Mode;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use offload::{ACK, Flow, Segment, pattern};
 
@@ -41,7 +42,7 @@ fn split(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(name, format!("{checksums:?}")), |b| {
                 b.iter(|| {
                     buf[START..START + 128].copy_from_slice(&frame[START..START + 128]);
-                    let plan = Plan::new(black_box(&header), &buf[START..], START).expect("a good super-frame");
+                    let plan = Plan::new(Mode::Ethernet, black_box(&header), &buf[START..], START).expect("a good super-frame");
                     for k in 0..plan.segments() {
                         black_box(plan.segment(k, &mut buf, checksums));
                     }
@@ -58,7 +59,7 @@ fn split(c: &mut Criterion) {
         buf.extend(frame);
         group.bench_function(BenchmarkId::new("ack", name), |b| {
             b.iter(|| {
-                let plan = Plan::new(black_box(&header), &buf[START..], START).expect("a good frame");
+                let plan = Plan::new(Mode::Ethernet, black_box(&header), &buf[START..], START).expect("a good frame");
                 black_box(plan.segment(0, &mut buf, Checksums::Fill))
             });
         });

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use adit_proto::control::Mac;
+use adit_channel::SA_SLOTS_MAX;
+use adit_proto::control::{Mac, Mode};
 use clap::{Parser, ValueEnum};
 
 use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
@@ -20,6 +21,8 @@ pub const TRAIN_SEGMENTS_MAX: usize = 128;
 pub const FRAME_HEADROOM: usize = 64;
 /// Bytes behind a frame: the ESP trailer is written there and what stood there is put back.
 pub const FRAME_TAILROOM: usize = 64;
+/// Most selectors of a policy table.
+pub const SELECTORS_MAX: u32 = 1 << 18;
 /// Longest frame that the TAP gives or takes: an IP packet of 65535 bytes, the Ethernet header and two VLAN tags.
 pub const FRAME_BYTES_MAX: usize = 65_535 + ETHERNET + TAGS_MAX * TAG;
 /// Reads from the TAP in one turn; then the other direction has its turn.
@@ -81,10 +84,13 @@ pub struct Config {
     /// Unix socket on which the control plane attaches.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
-    /// Name of the TAP interface to create.
+    /// What to carry: Ethernet frames through a TAP, or IP packets through a TUN.
+    #[arg(long, value_name = "MODE", default_value = "ethernet", value_parser = parse_mode)]
+    pub mode: Mode,
+    /// Name of the TAP or TUN interface to create.
     #[arg(long, value_name = "NAME")]
     pub tap: String,
-    /// MAC address of the TAP; the kernel picks one when it is left out.
+    /// MAC address of the TAP; the kernel picks one when it is left out. A TUN has none.
     #[arg(long, value_name = "MAC", value_parser = parse_mac)]
     pub tap_mac: Option<Mac>,
     /// Address and UDP port for ESP, IKE and STUN.
@@ -109,11 +115,14 @@ pub struct Config {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=PEERS_MAX as i64))]
     pub max_peers: u16,
     /// SAs, both directions together, that a worker can hold.
-    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(2..=i64::from(SA_SLOTS_MAX)))]
     pub sa_slots: u32,
     /// Addresses that the forwarding table of a worker can hold.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub fdb_entries: u32,
+    /// Selectors that the policy table of a worker can hold (mode ip).
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELECTORS_MAX)))]
+    pub selectors: u32,
     /// Seconds after which an address is forgotten when nothing came from it.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub fdb_ageing_s: u32,
@@ -126,6 +135,11 @@ pub struct Config {
     /// Receive and send buffer of each UDP socket in bytes.
     #[arg(long, default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub socket_buffer: u32,
+}
+
+fn parse_mode(text: &str) -> Result<Mode, String> {
+    let names = Mode::ALL.map(Mode::name).join(" or ");
+    Mode::ALL.into_iter().find(|mode| mode.name() == text).ok_or(format!("expected {names}"))
 }
 
 fn parse_mac(text: &str) -> Result<Mac, String> {

@@ -3,7 +3,7 @@
 //! Every command is checked against the tables and answered, applied or refused: the control plane is not trusted.
 
 use adit_channel::LiveSa;
-use adit_proto::control::{self, Command, Direction, Event, PeerId, Refusal, Spi};
+use adit_proto::control::{self, Command, Direction, Event, Mode, PeerId, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop, Gauge};
 
@@ -44,7 +44,7 @@ fn commands(state: &mut State, env: &mut Environment) -> bool {
 
 fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match *command {
-        Command::PeerSet { peer, tag, endpoint, path_mtu, lanes } => {
+        Command::PeerSet { peer, tag, endpoint, path_mtu, lanes, follow } => {
             if lanes == 0 || usize::from(lanes) > WORKERS_MAX || path_mtu < PATH_MTU_MIN {
                 return Err(Refusal::BadValue);
             }
@@ -56,8 +56,8 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             if state.tables.peer(peer).is_some_and(|before| before.tag != tag) {
                 remove_peer(peer, state, env)?;
             }
-            let frame_max = esp::frame_len_max(path_mtu, ipv6_outer);
-            let path = Path { endpoint: Endpoint::new(endpoint, env.udp.mapped), frame_max, lanes };
+            let frame_max = esp::frame_len_max(env.mode, path_mtu, ipv6_outer);
+            let path = Path { endpoint: Endpoint::new(endpoint, env.udp.mapped), frame_max, lanes, follow };
             state.tables.set_peer(peer, tag, path)?;
             state.fdb.share_among(state.tables.peer_count());
             Ok(())
@@ -66,7 +66,14 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
         Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
         Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
         Command::SaRemove { peer, spi, direction } => remove_sa(peer, spi, direction, state, env),
+        Command::FdbPin { .. } | Command::FdbUnpin { .. } if env.mode != Mode::Ethernet => Err(Refusal::WrongMode),
+        Command::SelectorAdd { .. } | Command::SelectorRemove { .. } if env.mode != Mode::Ip => Err(Refusal::WrongMode),
         Command::FdbPin { mac, peer } => pin(mac, peer, state),
+        Command::SelectorAdd { peer, ref selector } => match state.tables.peer(peer) {
+            Some(_) => state.policy.add(peer, selector),
+            None => Err(Refusal::NoSuchPeer),
+        },
+        Command::SelectorRemove { peer, ref selector } => state.policy.remove(peer, selector),
         Command::FdbUnpin { mac } => {
             state.fdb.unpin(mac);
             Ok(())
@@ -80,7 +87,10 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
 }
 
 fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
-    state.fdb.forget_peer(peer);
+    match env.mode {
+        Mode::Ethernet => state.fdb.forget_peer(peer),
+        Mode::Ip => state.policy.forget_peer(peer),
+    }
     state.tables.remove_peer(peer, |direction, spi, slot| forget_sa(peer, spi, direction, slot, env))?;
     state.fdb.share_among(state.tables.peer_count());
     Ok(())
@@ -89,6 +99,10 @@ fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result
 /// The SPI is the peer's choice and says nothing about our workers; which of them has the SA is the control plane's choice, once.
 fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     let peer = state.tables.peer(sa.peer).ok_or(Refusal::NoSuchPeer)?;
+    // Only the EtherIP header has a bit that says that a checksum is open.
+    if sa.defer_checksums && env.mode != Mode::Ethernet {
+        return Err(Refusal::WrongMode);
+    }
     if env.id >= usize::from(peer.path.lanes) {
         return Err(Refusal::WrongWorker);
     }
@@ -167,6 +181,7 @@ fn pin(mac: control::Mac, peer: PeerId, state: &mut State) -> Result<(), Refusal
 
 /// Shows the sizes of the tables.
 fn show(state: &State, env: &mut Environment) {
+    env.port.gauge(Gauge::Selectors, state.policy.len() as i64);
     env.port.gauge(Gauge::Peers, state.tables.peer_count() as i64);
     env.port.gauge(Gauge::InboundSas, state.tables.inbound_count() as i64);
     env.port.gauge(Gauge::OutboundSas, state.tables.outbound_count() as i64);

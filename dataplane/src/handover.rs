@@ -212,7 +212,7 @@ mod tests {
     fn parcels_arrive_in_order_and_come_back_to_whom_they_belong() {
         let handover = handover(3);
         let mut packer = Packer::new(0, Way::Inbound, 3);
-        let label = Label::Datagrams { segment: 30_000 };
+        let label = Label::Datagrams { segment: 30_000, from: crate::udp::Endpoint::default() };
         let packed = (0u8..).take_while(|&n| packer.pack(&handover, 1 + usize::from(n % 2), label, &[n; 30_000], 1)).count();
         assert_eq!(packed, 2 * PARCELS_INBOUND, "two records of this length fit a parcel");
         // The buffers of other directions and workers are untouched.

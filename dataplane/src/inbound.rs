@@ -1,9 +1,9 @@
-//! From peers to the TAP.
+//! From peers to the TAP or TUN.
 //!
 //! 1. `receive`: a datagram or a train from the socket, into the arena.
 //! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
 //! 3. find the SA; what another worker owns goes over its ring, in batches.
-//! 4. `open` in place, learn where the source address is.
+//! 4. `open` in place; learn where the source address is, or check in IP mode that the peer may send it.
 //! 5. coalesce frames of one flow into super-frames, as pieces of the arena.
 //! 6. write to the TAP.
 //!
@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_channel::{Port, PuntError};
-use adit_proto::control::{Mac, PeerId, Place};
+use adit_proto::control::{Mac, Mode, PeerId, Place};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -27,6 +27,7 @@ use crate::handover::parcel::{Label, Parcel, Way, record};
 use crate::handover::{Lesson, Packer};
 use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
+use crate::policy::Packet;
 use crate::pool::Arena;
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
 use crate::udp::{Endpoint, Received};
@@ -70,7 +71,7 @@ impl Inbound {
     pub fn new(env: &Environment) -> Inbound {
         Inbound {
             arena: Arena::default(),
-            coalescer: Coalescer::new(env.tap.limits),
+            coalescer: Coalescer::new(env.mode, env.tap.limits),
             learned_last: None,
             overflows_counted: 0,
             packer: Packer::new(env.id, Way::Inbound, env.handover.workers()),
@@ -136,11 +137,10 @@ impl Inbound {
         let mut at = whole.start;
         while let Some((label, place)) = record(&self.arena.bytes()[..whole.end], at) {
             at = place.end;
-            let Label::Datagrams { segment } = label else { continue };
+            let Label::Datagrams { segment, from } = label else { continue };
             let segment = (segment as usize).max(1);
             env.port.count(Count::TakenOver, place.len().div_ceil(segment) as u64);
-            // Only ESP is handed over, and that is not answered: where it came from does not matter any more.
-            self.datagrams(place, segment, &Endpoint::default(), state, env, io)?;
+            self.datagrams(place, segment, &from, state, env, io)?;
         }
         Ok(())
     }
@@ -194,14 +194,14 @@ impl Inbound {
                     match header.map(|header| (state.tables.find_inbound(header.spi), header)) {
                         Some((Some(index), header)) => {
                             if touched != Some(index) {
-                                update(touched, state, env);
+                                update(touched, from, state, env);
                                 touched = Some(index);
                             }
                             self.packet(index, &header, start..end, state, env, io)?;
                         }
                         Some((None, header)) if env.other_that_opens(&header).is_some() => {
                             let run = self.run_of(&header, start..place.end, segment, env);
-                            self.hand_over(run.clone(), segment, env);
+                            self.hand_over(run.clone(), segment, from, env);
                             start = run.end;
                             continue;
                         }
@@ -217,7 +217,7 @@ impl Inbound {
             }
             start = end;
         }
-        update(touched, state, env);
+        update(touched, from, state, env);
         Ok(())
     }
 
@@ -237,11 +237,11 @@ impl Inbound {
         place.start..end
     }
 
-    fn hand_over(&mut self, run: Range<usize>, segment: usize, env: &mut Environment) {
+    fn hand_over(&mut self, run: Range<usize>, segment: usize, from: &Endpoint, env: &mut Environment) {
         let bytes = &self.arena.bytes()[run];
         let count = bytes.len().div_ceil(segment.max(1)) as u64;
         let Some(owner) = Header::parse(bytes).and_then(|header| env.other_that_opens(&header)) else { return };
-        let label = Label::Datagrams { segment: segment as u32 };
+        let label = Label::Datagrams { segment: segment as u32, from: *from };
         if self.packer.pack(&env.handover, owner, label, bytes, count) {
             env.port.count(Count::HandedOver, count);
         } else {
@@ -261,13 +261,20 @@ impl Inbound {
     ) -> Result<(), Failure> {
         let Some(sa) = state.tables.inbound_at(index) else { return Ok(()) };
         let peer = sa.peer;
-        match open(sa, header, &mut self.arena.bytes()[place.clone()]) {
+        match open(env.mode, sa, header, &mut self.arena.bytes()[place.clone()]) {
             Ok(Opened::Frame { frame, open_checksum, resynced }) => {
                 count_resync(resynced, env);
                 env.port.count(Count::Opened, 1);
                 env.port.count(Count::OpenedBytes, frame.len() as u64);
                 let frame = place.start + frame.start..place.start + frame.end;
-                self.learn(&frame, peer, state, env);
+                match env.mode {
+                    Mode::Ethernet => self.learn(&frame, peer, state, env),
+                    Mode::Ip if self.is_admitted(&frame, peer, state) => {}
+                    Mode::Ip => {
+                        env.port.drop(Drop::PolicyMismatch, 1);
+                        return Ok(());
+                    }
+                }
                 let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
                 self.coalescer.push(self.arena.bytes(), frame, open_checksum, &mut sink);
                 sink.result
@@ -282,6 +289,12 @@ impl Inbound {
                 Ok(())
             }
         }
+    }
+
+    /// Whether the packet is one that its peer may send.
+    #[inline]
+    fn is_admitted(&mut self, packet: &Range<usize>, peer: PeerId, state: &mut State) -> bool {
+        Packet::parse(&self.arena.bytes()[packet.clone()]).is_some_and(|packet| state.policy.admits(&packet, peer))
     }
 
     #[inline]
@@ -314,10 +327,16 @@ impl Inbound {
     }
 }
 
-/// Publishes the counters of an SA after its packets of a batch.
-fn update(index: Option<usize>, state: &mut State, env: &mut Environment) {
-    if let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) {
-        env.port.sa_update(sa.slot, sa.window.top(), sa.packets, sa.bytes);
+/// Publishes the counters of an SA after its packets of a batch, and notes where they came from.
+fn update(index: Option<usize>, from: &Endpoint, state: &mut State, env: &mut Environment) {
+    let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) else { return };
+    env.port.sa_update(sa.slot, sa.window.top(), sa.packets, sa.bytes);
+    // What repeats or is late proves nothing about where the peer is now.
+    if std::mem::take(&mut sa.advanced) {
+        let peer = sa.peer;
+        if state.tables.found_at(peer, from, state.now_s, |event| env.port.emit(event)) {
+            env.port.count(Count::PathChanges, 1);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! The data plane of Adit: moves Ethernet frames between a multi-queue TAP and ESP in UDP.
+//! The data plane of Adit: moves Ethernet frames between a multi-queue TAP and ESP in UDP, or IP packets between a TUN and ESP.
 //!
-//! The files in the order in which a frame meets them:
+//! The files in the order in which a frame meets them (a packet of IP mode meets [`policy`] where a frame meets [`forward`]):
 //! outbound [`tap`] → [`tap::split`] → [`forward`] → [`seal`] → [`train`] → [`udp`];
-//! inbound [`udp`] → demux → [`open`] → [`tap::coalesce`] → [`tap`].
+//! inbound [`udp`] → demux → [`open`] → [`policy`] → [`tap::coalesce`] → [`tap`].
 //! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`io`] is how it waits
 //! and writes; [`handover`] and [`registry`] join the workers; [`control`] applies the commands of the control plane.
 //!
@@ -18,6 +18,7 @@ pub mod inbound;
 pub mod io;
 pub mod open;
 pub mod outbound;
+pub mod policy;
 pub mod pool;
 pub mod registry;
 pub mod sa;

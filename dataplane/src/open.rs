@@ -2,22 +2,23 @@
 
 use std::ops::Range;
 
-use adit_proto::esp::{self, Header};
+use adit_proto::control::Mode;
+use adit_proto::esp::{self, Aad, Header};
 use adit_proto::etherip;
 use adit_proto::replay::Verdict;
 use adit_proto::stats::Drop;
 use adit_proto::suite::TAG_LEN;
 
 use crate::sa::InboundSa;
-use crate::tap::headers::ETHERNET;
+use crate::tap::headers::{self, ETHERNET};
 
 /// What was in an ESP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// An Ethernet frame, at this place of the packet's buffer.
+    /// An Ethernet frame or an IP packet, at this place of the packet's buffer.
     Frame {
         frame: Range<usize>,
-        /// The inner checksum holds only the pseudo-header sum; the sender vouches for the bytes.
+        /// The inner checksum holds only the pseudo-header sum; the sender vouches for the bytes. Never in IP mode.
         open_checksum: bool,
         /// The SA followed a jump of the peer's sequence numbers.
         resynced: bool,
@@ -31,13 +32,14 @@ pub enum Opened {
 
 /// Opens the packet, whose header the caller has parsed; ranges count from the start of `packet`.
 #[inline]
-pub fn open(sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Opened, Drop> {
+pub fn open(mode: Mode, sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Opened, Drop> {
     if packet.len() < esp::PACKET_LEN_MIN {
         return Err(Drop::TooShort);
     }
     let (body, tag) = packet.split_last_chunk_mut::<TAG_LEN>().ok_or(Drop::TooShort)?;
     let (_, sealed) = body.split_at_mut(esp::CIPHERTEXT_AT);
     let (seq, resynced) = verify(sa, header, sealed, tag)?;
+    sa.advanced |= seq > sa.window.top();
     sa.window.accept(seq);
     sa.packets += 1;
 
@@ -45,26 +47,45 @@ pub fn open(sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Op
     if next_header == esp::NEXT_HEADER_NONE {
         return Ok(Opened::Dummy { resynced });
     }
-    if next_header != esp::NEXT_HEADER_ETHERIP {
-        return Err(Drop::BadNextHeader);
-    }
-    let inner = sealed.get(..len).ok_or(Drop::BadPadding)?;
-    let etherip_header = inner.first_chunk().ok_or(Drop::BadEtherIp)?;
-    let open_checksum = etherip::parse(*etherip_header).ok_or(Drop::BadEtherIp)?;
-    if len < etherip::HEADER_LEN + ETHERNET {
+    let payload = sealed.get(..len).ok_or(Drop::BadPadding)?;
+    let (place, open_checksum) = match (mode, next_header) {
+        (Mode::Ethernet, esp::NEXT_HEADER_ETHERIP) => frame_in(payload)?,
+        (Mode::Ip, esp::NEXT_HEADER_IPV4) => (packet_in(payload, false)?, false),
+        (Mode::Ip, esp::NEXT_HEADER_IPV6) => (packet_in(payload, true)?, false),
+        _ => return Err(Drop::BadNextHeader),
+    };
+    sa.bytes += place.len() as u64;
+    let start = esp::CIPHERTEXT_AT;
+    Ok(Opened::Frame { frame: start + place.start..start + place.end, open_checksum, resynced })
+}
+
+/// Where the Ethernet frame of an EtherIP packet is, and whether its checksum is open.
+#[inline]
+fn frame_in(payload: &[u8]) -> Result<(Range<usize>, bool), Drop> {
+    let header = payload.first_chunk().ok_or(Drop::BadEtherIp)?;
+    let open_checksum = etherip::parse(*header).ok_or(Drop::BadEtherIp)?;
+    if payload.len() < etherip::HEADER_LEN + ETHERNET {
         return Err(Drop::BadFrame);
     }
-    sa.bytes += (len - etherip::HEADER_LEN) as u64;
-    let start = esp::CIPHERTEXT_AT;
-    Ok(Opened::Frame { frame: start + etherip::HEADER_LEN..start + len, open_checksum, resynced })
+    Ok((etherip::HEADER_LEN..payload.len(), open_checksum))
+}
+
+/// Where the IP packet is. What follows it is there to hide its length (RFC 4303 §2.7) and is cut off.
+#[inline]
+fn packet_in(payload: &[u8], v6: bool) -> Result<Range<usize>, Drop> {
+    match headers::ip_len(payload) {
+        Some((len, found_v6)) if found_v6 == v6 => Ok(0..len),
+        _ => Err(Drop::BadPacket),
+    }
 }
 
 /// Checks window and tag; returns the sequence number, and whether it was a jump.
 #[inline]
 fn verify(sa: &mut InboundSa, header: &Header, sealed: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(u64, bool), Drop> {
-    let inferred = esp::infer_seq(sa.window.top(), sa.window.size(), header.seq_lo);
+    let inferred =
+        if sa.esn { esp::infer_seq(sa.window.top(), sa.window.size(), header.seq_lo) } else { u64::from(header.seq_lo) };
     // An Adit peer writes the whole sequence number into the IV. That is a hint that anyone can bend; the number is in the AAD,
-    // so the tag decides whether it is true.
+    // so the tag decides whether it is true. What others write there means nothing.
     let told = u64::from_be_bytes(header.iv);
     let seq = if sa.resync && told as u32 == header.seq_lo { told } else { inferred };
     sa.window.check(seq).map_err(|verdict| match verdict {
@@ -72,7 +93,7 @@ fn verify(sa: &mut InboundSa, header: &Header, sealed: &mut [u8], tag: &[u8; TAG
         Verdict::Old => Drop::ReplayOld,
     })?;
     let nonce = esp::nonce(sa.salt, header.iv);
-    sa.aead.open(&nonce, &esp::aad(header.spi, seq), sealed, tag).map_err(|_| Drop::BadTag)?;
+    sa.aead.open(&nonce, Aad::new(header.spi, seq, sa.esn).as_ref(), sealed, tag).map_err(|_| Drop::BadTag)?;
     Ok((seq, seq != inferred))
 }
 
@@ -86,17 +107,17 @@ mod tests {
     use super::*;
     use crate::aead::{Aead, Backend};
     use crate::sa::OutboundSa;
-    use crate::seal::seal;
+    use crate::seal::{Inner, seal};
 
     const SPI: Spi = Spi(0x4000_0040);
 
     fn pair(suite: Suite, seq_next: u64, seq_top: u64, resync: bool) -> (OutboundSa, InboundSa) {
         let aead = || Aead::new(Backend::AwsLc, suite, &[3; 32][..suite.key_len()]).unwrap();
-        let (spi, salt, slot, packets, bytes) = (SPI, [9; 4], 0, 0, 0);
+        let (spi, salt, slot, packets, bytes, esn) = (SPI, [9; 4], 0, 0, 0, true);
         let limits = (u64::MAX, u64::MAX, true);
         let (seq_end, seq_halfway, defer_checksums) = limits;
         (
-            OutboundSa { spi, seq_next, seq_end, aead: aead(), salt, defer_checksums, seq_halfway, slot, packets, bytes },
+            OutboundSa { spi, seq_next, seq_end, aead: aead(), salt, defer_checksums, esn, seq_halfway, slot, packets, bytes },
             InboundSa {
                 spi,
                 peer: PeerId(0),
@@ -104,6 +125,8 @@ mod tests {
                 aead: aead(),
                 salt,
                 resync,
+                esn,
+                advanced: false,
                 slot,
                 packets,
                 bytes,
@@ -114,8 +137,8 @@ mod tests {
     fn sealed(sa: &mut OutboundSa, frame: &[u8], open_checksum: bool) -> Vec<u8> {
         let mut buffer = [&[0xee; 64], frame, &[0xdd; 64]].concat();
         let before = buffer[64..].to_vec();
-        let mut packet = vec![0; esp::sealed_len(frame.len())];
-        seal(sa, &mut buffer, 64..64 + frame.len(), open_checksum, &mut packet).unwrap();
+        let mut packet = vec![0; esp::sealed_len(2 + frame.len())];
+        seal(sa, &mut buffer, 64..64 + frame.len(), Inner::Ethernet { open_checksum }, &mut packet).unwrap();
         assert_eq!(buffer[64..], before, "the frame and what is behind it are as they were");
         packet
     }
@@ -123,7 +146,7 @@ mod tests {
     fn opened(sa: &mut InboundSa, packet: &[u8]) -> Result<Vec<u8>, Drop> {
         let mut packet = packet.to_vec();
         let header = Header::parse(&packet).ok_or(Drop::TooShort)?;
-        match open(sa, &header, &mut packet)? {
+        match open(Mode::Ethernet, sa, &header, &mut packet)? {
             Opened::Frame { frame, .. } => Ok(packet[frame].to_vec()),
             Opened::Dummy { .. } => Ok(Vec::new()),
         }
@@ -168,14 +191,131 @@ mod tests {
         }
     }
 
+    /// What stands behind EtherIP or nothing, sealed as it is under the next number of an SA.
+    fn forged(sa: &mut OutboundSa, payload: &[u8], next_header: u8) -> Vec<u8> {
+        let pad = esp::pad_len(payload.len());
+        let plain = [payload, &[1, 2, 3][..pad], &[pad as u8, next_header]].concat();
+        let mut packet = vec![0; esp::sealed_len(payload.len())];
+        let seq = sa.seq_next;
+        sa.seq_next += 1;
+        let (head, rest) = packet.split_first_chunk_mut().unwrap();
+        Header { iv: [0xa5; 8], ..Header::for_seq(sa.spi, seq) }.write(head);
+        let (sealed, tag) = rest.split_last_chunk_mut().unwrap();
+        sa.aead.seal(&esp::nonce(sa.salt, [0xa5; 8]), Aad::new(sa.spi, seq, sa.esn).as_ref(), &plain, sealed, tag);
+        packet
+    }
+
+    fn opened_ip(sa: &mut InboundSa, packet: &[u8]) -> Result<Vec<u8>, Drop> {
+        let mut packet = packet.to_vec();
+        let header = Header::parse(&packet).ok_or(Drop::TooShort)?;
+        match open(Mode::Ip, sa, &header, &mut packet)? {
+            Opened::Frame { frame, open_checksum, .. } => {
+                assert!(!open_checksum);
+                Ok(packet[frame].to_vec())
+            }
+            Opened::Dummy { .. } => Ok(Vec::new()),
+        }
+    }
+
+    fn ip(v6: bool, len: usize) -> Vec<u8> {
+        let mut packet = vec![7; len];
+        if v6 {
+            (packet[0], packet[4], packet[5]) = (0x60, 0, (len - 40) as u8);
+        } else {
+            (packet[0], packet[2], packet[3]) = (0x45, 0, len as u8);
+        }
+        packet
+    }
+
+    #[test]
+    fn an_ip_packet_agrees_with_its_next_header_and_what_follows_it_is_cut_off() {
+        let (mut out, mut inn) = pair(Suite::Aes256Gcm, 1, 0, false);
+        for (v6, next_header) in [(false, esp::NEXT_HEADER_IPV4), (true, esp::NEXT_HEADER_IPV6)] {
+            for hidden in [0, 1, 200] {
+                let packet = ip(v6, 99);
+                let padded = [&packet[..], &vec![0; hidden]].concat();
+                assert_eq!(opened_ip(&mut inn, &forged(&mut out, &padded, next_header)).unwrap(), packet);
+            }
+            let packet = ip(v6, 99);
+            let mut options_too_long = ip(false, 40);
+            options_too_long[0] = 0x4b;
+            let bad = [&packet[..98], &packet[..7], &[], &ip(!v6, 99), &options_too_long];
+            for bad in bad {
+                assert_eq!(opened_ip(&mut inn, &forged(&mut out, bad, next_header)), Err(Drop::BadPacket), "{bad:?}");
+            }
+            assert_eq!(opened(&mut inn, &forged(&mut out, &packet, next_header)), Err(Drop::BadNextHeader), "in Ethernet mode");
+        }
+        let frame = [&[0x30, 0][..], &[1; 60]].concat();
+        assert_eq!(opened_ip(&mut inn, &forged(&mut out, &frame, esp::NEXT_HEADER_ETHERIP)), Err(Drop::BadNextHeader));
+        assert_eq!(opened_ip(&mut inn, &forged(&mut out, &[], esp::NEXT_HEADER_NONE)), Ok(Vec::new()));
+        assert!(inn.advanced);
+    }
+
+    #[test]
+    fn what_is_sealed_in_ip_mode_opens_and_has_no_etherip_header() {
+        for esn in [true, false] {
+            let (mut out, mut inn) = pair(Suite::ChaCha20Poly1305, 1, 0, false);
+            (out.esn, inn.esn) = (esn, esn);
+            for (v6, len) in (40..120).flat_map(|len| [(false, len), (true, len)]) {
+                let packet = ip(v6, len);
+                let mut buffer = [&[0xee; 64], &packet[..], &[0xdd; 64]].concat();
+                let mut sealed = vec![0; esp::sealed_len(len)];
+                seal(&mut out, &mut buffer, 64..64 + len, Inner::ip(packet[0]), &mut sealed).unwrap();
+                assert_eq!(buffer[..64], [0xee; 64]);
+                assert_eq!(opened_ip(&mut inn, &sealed).unwrap(), packet);
+            }
+        }
+    }
+
+    #[test]
+    fn without_extended_numbers_the_high_half_is_not_covered_and_the_last_number_is_the_last() {
+        let last = u64::from(u32::MAX);
+        let (mut out, mut inn) = pair(Suite::Aes128Gcm, last - 1, last - 2, false);
+        (out.esn, out.seq_end, inn.esn) = (false, last + 1, false);
+        let packets = [sealed(&mut out, &[1; 60], false), sealed(&mut out, &[2; 60], false)];
+        let mut packet = vec![0; esp::sealed_len(62)];
+        let mut buffer = vec![0; 256];
+        let none_left = seal(&mut out, &mut buffer, 64..124, Inner::Ethernet { open_checksum: false }, &mut packet);
+        assert_eq!(none_left, Err(Drop::SeqExhausted));
+        for packet in &packets {
+            assert!(opened(&mut inn, packet).is_ok());
+            assert_eq!(opened(&mut inn, packet), Err(Drop::Replay));
+        }
+        assert_eq!(inn.window.top(), last);
+        // A number beyond the end would look like 0 or 1, far left of the window. It is never taken for a higher one.
+        out.seq_end = u64::MAX;
+        for _ in 0..3 {
+            assert_eq!(opened(&mut inn, &sealed(&mut out, &[3; 60], false)), Err(Drop::ReplayOld));
+        }
+        // The two kinds do not open each other's packets.
+        let (mut long, mut short) = pair(Suite::Aes128Gcm, 1, 0, false);
+        short.esn = false;
+        assert_eq!(opened(&mut short, &sealed(&mut long, &[1; 60], false)), Err(Drop::BadTag));
+    }
+
+    #[test]
+    fn nothing_is_read_into_the_ivs_of_strangers() {
+        let (mut out, mut inn) = pair(Suite::Aes128Gcm, 1, 0, false);
+        let mut peer = InboundSa { resync: true, ..pair(Suite::Aes128Gcm, 1, 0, true).1 };
+        for _ in 0..10 {
+            let packet = forged(&mut out, &ip(false, 60), esp::NEXT_HEADER_IPV4);
+            assert!(opened_ip(&mut inn, &packet).is_ok());
+            assert!(opened_ip(&mut peer, &packet).is_ok(), "an IV that is no number says nothing");
+        }
+        assert_eq!((inn.window.top(), peer.window.top()), (10, 10));
+    }
+
     #[test]
     fn sequence_numbers_end_at_their_limit() {
         let (mut out, _) = pair(Suite::Aes256Gcm, 7, 0, false);
         out.seq_end = 8;
         let mut buffer = vec![0; 256];
-        let mut packet = vec![0; esp::sealed_len(60)];
-        assert_eq!(seal(&mut out, &mut buffer, 64..124, false, &mut packet), Ok(()));
-        assert_eq!(seal(&mut out, &mut buffer, 64..124, false, &mut packet), Err(Drop::SeqExhausted));
+        let mut packet = vec![0; esp::sealed_len(62)];
+        assert_eq!(seal(&mut out, &mut buffer, 64..124, Inner::Ethernet { open_checksum: false }, &mut packet), Ok(()));
+        assert_eq!(
+            seal(&mut out, &mut buffer, 64..124, Inner::Ethernet { open_checksum: false }, &mut packet),
+            Err(Drop::SeqExhausted)
+        );
     }
 
     proptest! {

@@ -1,7 +1,7 @@
-//! From the TAP to peers.
+//! From the TAP or TUN to peers.
 //!
-//! 1. read a frame or super-frame.
-//! 2. forward: the destination address names a peer, or all of them.
+//! 1. read a frame or packet, or a super-frame.
+//! 2. forward: the destination address names a peer, or all of them. In IP mode the policy table names one.
 //! 3. what another worker must seal goes over to it whole, in a parcel.
 //! 4. plan: how the super-frame splits.
 //! 5. split: segment by segment, each made in place in the read buffer.
@@ -15,7 +15,7 @@ mod send;
 use std::io;
 use std::time::Instant;
 
-use adit_proto::control::{Event, PeerId};
+use adit_proto::control::{Event, Mode, PeerId};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop, Latency};
 
@@ -24,9 +24,10 @@ use crate::forward::Route;
 use crate::handover::Packer;
 use crate::handover::parcel::{Label, Parcel, Way, record};
 use crate::io::Work;
+use crate::policy::Packet;
 use crate::pool::frame_buffer;
 use crate::sa::Peer;
-use crate::seal::seal;
+use crate::seal::{Inner, seal};
 use crate::tap::headers::ETHERNET;
 use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};
@@ -141,14 +142,34 @@ impl Outbound {
 
     fn frame(&mut self, len: usize, state: &mut State, env: &mut Environment) {
         env.port.count(Count::TapReads, 1);
-        let Some(frame_len) = len.checked_sub(vnet::LEN).filter(|&frame_len| frame_len >= ETHERNET) else {
-            return env.port.drop(Drop::BadFrame, 1);
-        };
+        let frame_len = len.saturating_sub(vnet::LEN);
         env.port.count(Count::TapReadBytes, frame_len as u64);
+        match env.mode {
+            Mode::Ethernet if frame_len < ETHERNET => env.port.drop(Drop::BadFrame, 1),
+            Mode::Ethernet => self.switch(len, state, env),
+            Mode::Ip => self.route(len, state, env),
+        }
+    }
+
+    /// The read buffer holds an Ethernet frame.
+    #[inline]
+    fn switch(&mut self, len: usize, state: &mut State, env: &mut Environment) {
         let Some(&destination) = self.buffer[FRAME_HEADROOM..].first_chunk::<6>() else { return };
         match state.fdb.route(destination, state.now_s) {
             Route::Peer(peer) => self.unicast(peer, len, state, env),
             Route::Flood => self.flood(len, state, env),
+        }
+    }
+
+    /// The read buffer holds an IP packet.
+    #[inline]
+    fn route(&mut self, len: usize, state: &mut State, env: &mut Environment) {
+        let Some(packet) = Packet::parse(&self.buffer[FRAME_HEADROOM..READ_AT + len.max(vnet::LEN)]) else {
+            return env.port.drop(Drop::BadPacket, 1);
+        };
+        match state.policy.route(&packet) {
+            Some(peer) => self.unicast(peer, len, state, env),
+            None => self.lose(Drop::NoPolicy, len, env),
         }
     }
 
@@ -158,7 +179,7 @@ impl Outbound {
         if peers == 0 {
             return self.lose(Drop::NoPeer, len, env);
         }
-        let frames = match self.plan(len) {
+        let frames = match self.plan(len, env.mode) {
             Ok(plan) => plan.segments() as u64,
             Err(why) => return env.port.drop(why, 1),
         };
@@ -222,7 +243,7 @@ impl Outbound {
                 self.hand_over(owner, label, len, frames, env)
             };
         }
-        match self.plan(len) {
+        match self.plan(len, env.mode) {
             Ok(plan) if plan.longest() > peer.path.frame_max => env.port.drop(Drop::PathMtu, plan.segments() as u64),
             Ok(plan) => self.segments(&plan, id, peer, env),
             Err(why) => env.port.drop(why, 1),
@@ -248,9 +269,9 @@ impl Outbound {
         self.buffer[READ_AT..].first_chunk().map_or(1, |header| VnetHeader::parse(header).frames(len - vnet::LEN))
     }
 
-    fn plan(&self, len: usize) -> Result<Plan, Drop> {
+    fn plan(&self, len: usize, mode: Mode) -> Result<Plan, Drop> {
         let (header, frame) = self.buffer[READ_AT..READ_AT + len].split_first_chunk().ok_or(Drop::BadFrame)?;
-        Plan::new(&VnetHeader::parse(header), frame, FRAME_HEADROOM)
+        Plan::new(mode, &VnetHeader::parse(header), frame, FRAME_HEADROOM)
     }
 
     fn segments(&mut self, plan: &Plan, id: PeerId, peer: &mut Peer, env: &mut Environment) {
@@ -262,11 +283,15 @@ impl Outbound {
         let mut deferred = 0;
         for k in 0..count {
             let (frame, open) = plan.segment(k, &mut self.buffer, checksums);
-            let len = esp::sealed_len(frame.len());
+            let (inner, header_len) = match env.mode {
+                Mode::Ethernet => (Inner::Ethernet { open_checksum: open }, esp::inner_header_len(Mode::Ethernet)),
+                Mode::Ip => (Inner::ip(self.buffer[frame.start]), esp::inner_header_len(Mode::Ip)),
+            };
+            let len = esp::sealed_len(header_len + frame.len());
             if !self.train.takes(&peer.path.endpoint, len, segments_max) {
                 self.send(env);
             }
-            match seal(sa, &mut self.buffer, frame, open, self.train.reserve(len)) {
+            match seal(sa, &mut self.buffer, frame, inner, self.train.reserve(len)) {
                 Ok(()) => self.train.commit(&peer.path.endpoint, id, len),
                 Err(why) => {
                     env.port.drop(why, (count - k) as u64);

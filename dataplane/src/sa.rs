@@ -10,6 +10,17 @@ use adit_proto::replay::Window;
 use crate::aead::{Aead, Backend};
 use crate::udp::Endpoint;
 
+/// Whether the control plane knows from where the packets of a peer came last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// It does, or nothing has changed.
+    Yes,
+    /// The ring was full.
+    No,
+    /// It was told in this second of an address to which the endpoint did not move.
+    At(u32),
+}
+
 /// What this worker needs to seal to one peer.
 pub struct OutboundSa {
     pub spi: Spi,
@@ -19,6 +30,7 @@ pub struct OutboundSa {
     pub aead: Aead,
     pub salt: [u8; 4],
     pub defer_checksums: bool,
+    pub esn: bool,
     /// `Event::SeqHalfway` is due when `seq_next` gets here.
     pub seq_halfway: u64,
     pub slot: u32,
@@ -34,6 +46,9 @@ pub struct InboundSa {
     pub aead: Aead,
     pub salt: [u8; 4],
     pub resync: bool,
+    pub esn: bool,
+    /// The window has moved forward since this was looked at last.
+    pub advanced: bool,
     pub slot: u32,
     pub packets: u64,
     pub bytes: u64,
@@ -43,10 +58,12 @@ pub struct InboundSa {
 #[derive(Clone, Copy)]
 pub struct Path {
     pub endpoint: Endpoint,
-    /// Longest Ethernet frame that fits, in bytes.
+    /// Longest Ethernet frame or IP packet that fits, in bytes.
     pub frame_max: usize,
     /// Workers 0 to `lanes` − 1 have an outbound SA.
     pub lanes: u16,
+    /// Authentic packets move the endpoint.
+    pub follow: bool,
 }
 
 impl Path {
@@ -66,6 +83,8 @@ pub struct Peer {
     pub alone: bool,
     /// The control plane was told so.
     alone_told: bool,
+    /// The control plane was not told where the peer was found, or not for all of a second.
+    path_told: Told,
     pub outbound: Option<Box<OutboundSa>>,
 }
 
@@ -154,7 +173,8 @@ impl Tables {
         match place {
             Some(peer) => (peer.path, peer.tag, peer.alone) = (path, tag, false),
             None => {
-                *place = Some(Peer { path, tag, alone: false, alone_told: false, outbound: None });
+                let path_told = Told::Yes;
+                *place = Some(Peer { path, tag, alone: false, alone_told: false, path_told, outbound: None });
                 self.present.push(id);
             }
         }
@@ -167,6 +187,31 @@ impl Tables {
             peer.alone = true;
             peer.alone_told = peer.alone_told || emit(&Event::Degraded { what: Feature::UdpSegment });
         }
+    }
+
+    /// An authentic packet, newer than all before, came from `from`. Follows the peer there if it is to be followed, and tells the
+    /// control plane: again when its ring was full; once a second when the endpoint stays. True when it is elsewhere than before.
+    pub fn found_at(&mut self, id: PeerId, from: &Endpoint, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {
+        let Some(peer) = self.peer(id) else { return false };
+        let moved = peer.path.endpoint != *from;
+        if !moved && peer.path_told != Told::No {
+            return false;
+        }
+        if moved && !peer.path.follow && peer.path_told == Told::At(now_s) {
+            return false;
+        }
+        let Some(address) = from.address() else { return false };
+        if moved && peer.path.follow {
+            // Whether trains work there is found out anew.
+            (peer.path.endpoint, peer.alone) = (*from, false);
+        }
+        let told = emit(&Event::PeerPath { peer: id, tag: peer.tag, from: address });
+        peer.path_told = match (told, peer.path.follow) {
+            (true, true) => Told::Yes,
+            (true, false) => Told::At(now_s),
+            (false, _) => Told::No,
+        };
+        moved
     }
 
     /// Tries trains with every peer again: routes and devices change.
@@ -192,7 +237,7 @@ impl Tables {
 
     /// Installs the SA to seal to a peer, in the place and the slot of the one that was there; returns the slot.
     pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<u32, Refusal> {
-        if sa.seq_next == 0 || sa.seq_limit < sa.seq_next || sa.spi.0 < esp::SPI_MIN {
+        if sa.seq_next == 0 || sa.seq_limit < sa.seq_next || !is_seq(sa.seq_limit, sa.esn) || sa.spi.0 <= esp::SPI_RESERVED_MAX {
             return Err(Refusal::BadValue);
         }
         let aead = self.key(sa.suite, &sa.key)?;
@@ -210,6 +255,7 @@ impl Tables {
             aead,
             salt: sa.key.salt,
             defer_checksums: sa.defer_checksums,
+            esn: sa.esn,
             seq_halfway: halfway(sa.seq_next, sa.seq_limit),
             slot,
             packets: 0,
@@ -219,7 +265,7 @@ impl Tables {
     }
 
     pub fn install_inbound(&mut self, sa: &control::InboundSa) -> Result<u32, Refusal> {
-        if sa.spi.0 < esp::SPI_MIN {
+        if sa.spi.0 < esp::SPI_MIN || !is_seq(sa.seq_top, sa.esn) || (sa.resync && !sa.esn) {
             return Err(Refusal::BadValue);
         }
         let window = Window::new(sa.window, sa.seq_top).ok_or(Refusal::BadValue)?;
@@ -239,6 +285,8 @@ impl Tables {
             aead,
             salt: sa.key.salt,
             resync: sa.resync,
+            esn: sa.esn,
+            advanced: false,
             slot,
             packets: 0,
             bytes: 0,
@@ -274,7 +322,7 @@ impl Tables {
         let sa = self.peer(peer).and_then(|peer| peer.outbound.as_mut()).filter(|sa| sa.spi == spi);
         let sa = sa.ok_or(Refusal::NoSuchSa)?;
         let end = end_of(seq_limit);
-        if end < sa.seq_end {
+        if end < sa.seq_end || !is_seq(seq_limit, sa.esn) {
             return Err(Refusal::BadValue);
         }
         sa.seq_end = end;
@@ -309,6 +357,11 @@ impl Tables {
     }
 }
 
+/// Whether a number exists: without extended ones the last is 2^32 − 1 (RFC 4303 §3.3.3).
+fn is_seq(seq: u64, esn: bool) -> bool {
+    esn || seq <= esp::SEQ_MAX_32
+}
+
 /// The first number that may not be used. The very last one never is.
 fn end_of(seq_limit: u64) -> u64 {
     seq_limit.saturating_add(1)
@@ -336,7 +389,9 @@ mod tests {
 
     fn tables() -> Tables {
         let mut tables = Tables::new(4, 8, Backend::AwsLc);
-        tables.set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1 }).unwrap();
+        tables
+            .set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1, follow: false })
+            .unwrap();
         tables
     }
 
@@ -346,12 +401,12 @@ mod tests {
 
     fn inbound(spi: u32) -> control::InboundSa {
         let (suite, spi, peer) = (Suite::Aes128Gcm, Spi(spi), PeerId(1));
-        control::InboundSa { spi, peer, suite, key: key(), window: 64, seq_top: 0, resync: false }
+        control::InboundSa { spi, peer, suite, key: key(), window: 64, seq_top: 0, resync: false, esn: true }
     }
 
     fn outbound(spi: u32) -> control::OutboundSa {
         let (suite, spi, peer) = (Suite::Aes128Gcm, Spi(spi), PeerId(1));
-        control::OutboundSa { spi, peer, suite, key: key(), seq_next: 1, seq_limit: 9, defer_checksums: false }
+        control::OutboundSa { spi, peer, suite, key: key(), seq_next: 1, seq_limit: 9, defer_checksums: false, esn: true }
     }
 
     #[test]
@@ -375,7 +430,7 @@ mod tests {
         #[test]
         fn the_index_of_spis_agrees_with_a_set(steps in prop::collection::vec((0u32..40, any::<bool>()), 1..300)) {
             let mut tables = Tables::new(4, 64, Backend::AwsLc);
-            tables.set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1 }).unwrap();
+            tables.set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1, follow: false }).unwrap();
             let mut model = BTreeSet::new();
             for (n, install) in steps {
                 // Many share the low bits, so that runs in the index are long.
@@ -412,7 +467,7 @@ mod tests {
     #[test]
     fn an_sa_is_named_by_peer_and_spi_so_that_no_peer_can_touch_another_ones() {
         let mut tables = tables();
-        let path = Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1 };
+        let path = Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1, follow: false };
         tables.set_peer(PeerId(2), PeerTag(8), path).unwrap();
         let slots = [1, 2].map(|peer| {
             let sa = control::OutboundSa { peer: PeerId(peer), ..outbound(0x4000_0001) };
@@ -438,6 +493,58 @@ mod tests {
         assert_eq!(end, u64::MAX, "the last number is left unused, so that the next one exists");
         // Another SPI is another key.
         assert_eq!(tables.install_outbound(&outbound(0x4000_0002)), Ok(slot));
+    }
+
+    #[test]
+    fn without_extended_numbers_no_sa_has_numbers_beyond_32_bits() {
+        let mut tables = tables();
+        let last = u64::from(u32::MAX);
+        let short = |seq_limit| control::OutboundSa { seq_limit, esn: false, ..outbound(0x4000_0001) };
+        assert_eq!(tables.install_outbound(&short(last + 1)), Err(Refusal::BadValue));
+        tables.install_outbound(&short(last)).unwrap();
+        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().seq_end, last + 1);
+        assert_eq!(tables.extend_outbound(PeerId(1), Spi(0x4000_0001), last + 1), Err(Refusal::BadValue));
+        let short = |seq_top, resync| control::InboundSa { seq_top, resync, esn: false, ..inbound(0x4000_0002) };
+        assert_eq!(tables.install_inbound(&short(last + 1, false)), Err(Refusal::BadValue));
+        assert_eq!(tables.install_inbound(&short(0, true)), Err(Refusal::BadValue), "no high half to follow");
+        assert!(tables.install_inbound(&short(last, false)).is_ok());
+        // A peer may choose any SPI that is not reserved.
+        assert_eq!(tables.install_outbound(&outbound(255)), Err(Refusal::BadValue));
+        assert!(tables.install_outbound(&outbound(256)).is_ok());
+    }
+
+    #[test]
+    fn a_peer_that_moved_is_followed_where_it_may_be_and_told_of_once() {
+        let mut tables = tables();
+        let endpoint = |port| Endpoint::new(([192, 0, 2, 9], port).into(), false);
+        let set = |tables: &mut Tables, follow| {
+            let path = Path { endpoint: endpoint(4500), frame_max: 1400, lanes: 1, follow };
+            tables.set_peer(PeerId(1), PeerTag(7), path).unwrap();
+        };
+        // Sends a packet from a port in a second; says whether it was told of, and where the peer is now.
+        let found = |tables: &mut Tables, port, now_s, room| {
+            let mut told = None;
+            tables.found_at(PeerId(1), &endpoint(port), now_s, |event| {
+                told = Some(*event);
+                room
+            });
+            let now = tables.peer(PeerId(1)).unwrap().path.endpoint.address().unwrap().port();
+            (told.is_some(), now)
+        };
+        set(&mut tables, true);
+        assert_eq!(found(&mut tables, 4500, 1, true), (false, 4500));
+        assert_eq!(found(&mut tables, 9, 1, false), (true, 9), "the ring is full");
+        assert_eq!(found(&mut tables, 9, 1, true), (true, 9), "so it is told again");
+        assert_eq!(found(&mut tables, 9, 1, true), (false, 9));
+        assert_eq!(found(&mut tables, 4500, 1, true), (true, 4500));
+        set(&mut tables, false);
+        for (now_s, told) in [(1, true), (1, false), (2, true), (2, false)] {
+            assert_eq!(found(&mut tables, 9, now_s, true), (told, 4500));
+        }
+        assert_eq!(found(&mut tables, 9, 3, false), (true, 4500));
+        assert_eq!(found(&mut tables, 9, 3, true), (true, 4500), "the ring was full");
+        let moved = tables.found_at(PeerId(3), &endpoint(9), 1, |_| panic!("nobody is told of a peer that is not there"));
+        assert!(!moved);
     }
 
     #[test]

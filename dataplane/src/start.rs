@@ -68,14 +68,14 @@ pub fn run(config: &Config) -> Result<ExitCode> {
 }
 
 impl Plane {
-    /// Creates the TAP, the sockets and the channel. Errors name the cause and the remedy.
+    /// Creates the interface, the sockets and the channel. Errors name the cause and the remedy.
     pub fn open(config: &Config) -> Result<Plane> {
         let cores = choose_cores(config)?;
         let io = choose_io(config.io)?;
         let backend = choose_crypto(config.crypto);
         let (workers, buffer) = (usize::from(config.workers), config.socket_buffer as usize);
         await_predecessor(config);
-        let tap = tap::create(&config.tap, config.tap_mac, config.mtu, workers)?;
+        let tap = tap::create(config.mode, &config.tap, config.tap_mac, config.mtu, workers)?;
         let sockets = udp::bind_group(config.listen, workers, buffer)?;
         let info = describe(config, &tap, &io, backend);
         let sizes =
@@ -85,7 +85,7 @@ impl Plane {
             .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
         report(config, &info, &io, &sockets);
         if let Some(why) = &tap.steering_obstacle {
-            eprintln!("the TAP driver chooses the queues by itself, no program could be given to it: {why}");
+            eprintln!("the driver of the interface chooses the queues by itself, no program could be given to it: {why}");
         }
         let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
         let busy_poll = Duration::from_micros(config.busy_poll_us.into());
@@ -157,6 +157,7 @@ fn describe(config: &Config, tap: &Tap, io: &IoDecision, backend: Backend) -> Pl
     PlaneInfo {
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").into(),
+        mode: config.mode,
         tap: config.tap.clone(),
         tap_mac: tap.mac,
         listen: config.listen,
@@ -185,8 +186,14 @@ fn memory_bytes(config: &Config) -> usize {
 
 fn report(config: &Config, info: &PlaneInfo, io: &IoDecision, sockets: &[UdpSocket]) {
     eprintln!(
-        "adit-dataplane {} on {}: TAP {} with {} queues, crypto {} ({})",
-        info.version, info.listen, info.tap, info.workers, info.crypto, info.cpu_features
+        "adit-dataplane {} on {}: {} {} with {} queues, crypto {} ({})",
+        info.version,
+        info.listen,
+        tap::kind(info.mode),
+        info.tap,
+        info.workers,
+        info.crypto,
+        info.cpu_features
     );
     eprintln!(
         "memory for packets: {} workers × {} KiB + {} KiB between them = {} KiB, fixed",
@@ -225,7 +232,8 @@ fn build_workers(
     let registry = Arc::new(Registry::new(ports.len(), config.max_peers, config.sa_slots));
     let mut workers = Vec::new();
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
-        let mut env = Environment { id, tap, udp, port, handover: handover.clone(), registry: registry.clone() };
+        let mut env =
+            Environment { id, mode: config.mode, tap, udp, port, handover: handover.clone(), registry: registry.clone() };
         show(&mut env, io, backend, core);
         workers.push(Worker::new(env, State::new(config, backend)));
     }
@@ -371,9 +379,7 @@ fn explain(worker: usize, failure: &Failure) -> String {
     let tap_gone = matches!(failure.error.raw_os_error(), Some(libc::EBADFD | libc::EBADF | libc::ENODEV));
     match failure.at {
         Place::TapRead | Place::TapWrite if tap_gone => {
-            format!(
-                "worker {worker}: the TAP interface was deleted under the process; it is created anew when the process restarts"
-            )
+            format!("worker {worker}: the interface was deleted under the process; it is created anew when the process restarts")
         }
         place => format!("worker {worker} failed at {place:?}: {}", failure.error),
     }

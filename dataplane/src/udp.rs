@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::config::TRAIN_SEGMENTS_MAX;
 
 /// Where datagrams go: an address in the form that the kernel takes.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Eq)]
 pub struct Endpoint {
     raw: [u8; mem::size_of::<libc::sockaddr_in6>()],
     len: u8,
@@ -27,7 +27,34 @@ impl PartialEq for Endpoint {
     }
 }
 
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.address().fmt(f)
+    }
+}
+
 impl Endpoint {
+    /// Length of [`Endpoint::to_bytes`].
+    pub const LEN: usize = mem::size_of::<libc::sockaddr_in6>() + 1;
+
+    /// As bytes, for the way to another worker.
+    pub fn to_bytes(self) -> [u8; Endpoint::LEN] {
+        let mut bytes = [0; Endpoint::LEN];
+        let (raw, len) = bytes.split_at_mut(self.raw.len());
+        raw.copy_from_slice(&self.raw);
+        len.fill(self.len);
+        bytes
+    }
+
+    /// What [`Endpoint::to_bytes`] made.
+    pub fn from_bytes(bytes: &[u8; Endpoint::LEN]) -> Endpoint {
+        let mut endpoint = Endpoint::default();
+        let (raw, len) = bytes.split_at(endpoint.raw.len());
+        endpoint.raw.copy_from_slice(raw);
+        endpoint.len = len[0].min(raw.len() as u8);
+        endpoint
+    }
+
     /// `mapped`: the socket is IPv6, so an IPv4 address is written as ::ffff:a.b.c.d.
     pub fn new(address: SocketAddr, mapped: bool) -> Endpoint {
         let address = match address {

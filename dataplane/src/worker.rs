@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use adit_channel::{EventFd, Port};
-use adit_proto::control::{Event, Place};
+use adit_proto::control::{Event, Mode, Place};
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Gauge};
 
@@ -22,6 +22,7 @@ use crate::handover::{Handover, Lesson};
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
 use crate::outbound::Outbound;
+use crate::policy::PolicyTable;
 use crate::registry::Registry;
 use crate::sa::Tables;
 use crate::tap::TapQueue;
@@ -33,6 +34,7 @@ const RETRY_TRAINS_S: u32 = 60;
 /// What a worker talks to.
 pub struct Environment {
     pub id: usize,
+    pub mode: Mode,
     pub tap: TapQueue,
     pub udp: UdpSocket,
     pub port: Port,
@@ -57,6 +59,8 @@ impl Environment {
 pub struct State {
     pub tables: Tables,
     pub fdb: ForwardingTable,
+    /// Empty but in IP mode.
+    pub policy: PolicyTable,
     pub flood: FloodLimit,
     /// Seconds since the worker began, read once per turn.
     pub now_s: u32,
@@ -69,6 +73,7 @@ impl State {
         State {
             tables: Tables::new(config.max_peers, config.sa_slots, backend),
             fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
+            policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }),
             flood: FloodLimit::new(config.flood_pps),
             now_s: 0,
             began: Instant::now(),

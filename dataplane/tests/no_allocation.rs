@@ -9,7 +9,7 @@ use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use adit_proto::stats::Count;
-use support::{Bed, eventually, frame, in_namespace, peer_seals, sealed};
+use support::{Bed, eventually, frame, in_namespace, ip_packet, peer_seals, sealed, sealed_ip};
 
 static COUNTING: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -101,12 +101,55 @@ fn a_worker_under_traffic_allocates_nothing() {
             );
             assert!(bed.count(Count::HandedOver) > 0 && bed.count(Count::FdbLearned) >= 40, "the rings were used on {io}");
         }
+        for io in ["io_uring", "poll"] {
+            let bed = &mut Bed::start_ip(2, io, 1);
+            let lanes = &mut [peer_seals(0), peer_seals(1)];
+            ip_traffic(bed, lanes);
+            CALLS.store(0, Ordering::SeqCst);
+            COUNTING.store(true, Ordering::SeqCst);
+            for _ in 0..40 {
+                ip_traffic(bed, lanes);
+            }
+            COUNTING.store(false, Ordering::SeqCst);
+            assert_eq!(CALLS.load(Ordering::SeqCst), 0, "calls of malloc in IP mode on {io}");
+            let drops: Vec<&str> = bed.drops().into_iter().map(|(name, _)| name).collect();
+            assert_eq!(drops, ["bad_next_header", "no_policy", "policy_mismatch"], "the odd part was seen on {io}");
+            assert!(bed.count(Count::HandedOver) > 0, "the rings were used on {io}");
+        }
         // The counter works: a thread that is named like a worker and allocates is seen.
         COUNTING.store(true, Ordering::SeqCst);
         let like_a_worker = std::thread::Builder::new().name("worker-x".into());
         like_a_worker.spawn(|| std::hint::black_box(vec![0u8; 64])).unwrap().join().unwrap();
         COUNTING.store(false, Ordering::SeqCst);
         assert!(CALLS.load(Ordering::SeqCst) > 0, "an allocation would have been seen");
+    });
+}
+
+/// Both ways in IP mode, for both workers, with packets among them that nobody may send.
+fn ip_traffic(bed: &mut Bed, lanes: &mut [adit_dataplane::sa::OutboundSa; 2]) {
+    let opened = bed.count(Count::Opened) + 20;
+    let mut train = Vec::new();
+    for number in 0..20u16 {
+        // All of one length, or they would not be a train.
+        let v6 = number % 4 < 2;
+        let packet = ip_packet(v6, (11, number), (1, 9), &vec![7; if v6 { 100 } else { 120 }]);
+        train.extend(sealed_ip(&mut lanes[usize::from(number % 2)], &packet));
+    }
+    let segment = train.len() / 20;
+    bed.send_train(&train, segment);
+    let mismatches = bed.dropped(adit_proto::stats::Drop::PolicyMismatch) + 1;
+    bed.send(&sealed(&mut lanes[1], &frame(1, 0, 60)));
+    bed.send(&sealed_ip(&mut lanes[1], &ip_packet(true, (30, 1), (1, 9), &[])));
+    eventually("what may come is opened", || {
+        bed.count(Count::Opened) >= opened && bed.dropped(adit_proto::stats::Drop::PolicyMismatch) >= mismatches
+    });
+    let (sealed, lost) = (bed.count(Count::Sealed) + 20, bed.dropped(adit_proto::stats::Drop::NoPolicy) + 1);
+    for port in 0..20 {
+        bed.tap.send(&ip_packet(port % 2 == 0, (1, port), (11, 9), &[1; 200]));
+    }
+    bed.tap.send(&ip_packet(false, (1, 1), (40, 1), &[]));
+    eventually("the packets are sealed", || {
+        bed.count(Count::Sealed) >= sealed && bed.dropped(adit_proto::stats::Drop::NoPolicy) >= lost
     });
 }
 

@@ -7,7 +7,8 @@ use std::ops::Range;
 use adit_dataplane::tap::coalesce::{Coalescer, FLOWS, FRAMES_MAX, Limits};
 use adit_dataplane::tap::split::{Checksums, Plan};
 use adit_dataplane::tap::vnet::{self, VnetHeader};
-use offload::{ACK, CWR, ECE, FIN, Flow, PSH, RST, SYN, Segment, Writes, pattern, plain_sum, simple_flow};
+use adit_proto::control::Mode;
+use offload::{ACK, CWR, ECE, FIN, Flow, PSH, RST, SYN, Segment, Writes, mode_of, pattern, plain_sum, simple_flow, station};
 use proptest::prelude::*;
 
 const ALL: Limits = Limits { tso: true, uso: true, uso_frames: FRAMES_MAX };
@@ -32,8 +33,12 @@ impl Arrival {
     }
 }
 
-/// Pushes all frames from one arena, and flushes.
+/// Pushes all frames from one arena, and flushes. The last one says what all are.
 fn coalesce(limits: Limits, arrivals: &[Arrival]) -> Writes {
+    coalesce_in(mode_of(&arrivals[arrivals.len() - 1].frame), limits, arrivals)
+}
+
+fn coalesce_in(mode: Mode, limits: Limits, arrivals: &[Arrival]) -> Writes {
     let mut arena = vec![];
     let places: Vec<Range<usize>> = arrivals
         .iter()
@@ -43,7 +48,7 @@ fn coalesce(limits: Limits, arrivals: &[Arrival]) -> Writes {
             arena.len() - arrival.frame.len()..arena.len()
         })
         .collect();
-    let mut coalescer = Coalescer::new(limits);
+    let mut coalescer = Coalescer::new(mode, limits);
     let mut out = Writes::default();
     for (arrival, place) in arrivals.iter().zip(places) {
         coalescer.push(&mut arena, place, arrival.open, &mut out);
@@ -52,6 +57,7 @@ fn coalesce(limits: Limits, arrivals: &[Arrival]) -> Writes {
     let writes = out.0.len();
     coalescer.flush(&mut arena, &mut out);
     assert_eq!(out.0.len(), writes, "a flush leaves nothing behind");
+    out.0.iter_mut().for_each(|write| write.mode = mode);
     out
 }
 
@@ -78,13 +84,14 @@ fn expected(arrivals: &[Arrival]) -> Vec<Vec<u8>> {
     arrivals.iter().map(|arrival| arrival.expected.clone()).collect()
 }
 
-/// The four kinds of flows that can be merged, with 0 to 2 tags.
+/// The four kinds of flows that can be merged, with 0 to 2 tags, and without an Ethernet header.
 fn kinds() -> Vec<Flow> {
     let mut out = vec![];
     for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
         for tags in [vec![], vec![7], vec![100, 200]] {
             out.push(Flow { tags, ..Flow::simple(v6, tcp) });
         }
+        out.push(Flow::simple(v6, tcp).in_mode(Mode::Ip));
     }
     out
 }
@@ -226,8 +233,10 @@ fn frames_that_differ_from_the_head_are_not_merged() {
 #[test]
 fn other_tags_or_addresses_are_other_flows() {
     for flow in kinds() {
+        let other_tags =
+            Flow { tags: flow.tags.iter().map(|tag| tag ^ 1).chain([5]).take(flow.tags.len().max(1)).collect(), ..flow.clone() };
         let others = [
-            Flow { tags: flow.tags.iter().map(|tag| tag ^ 1).chain([5]).take(flow.tags.len().max(1)).collect(), ..flow.clone() },
+            if flow.mode == Mode::Ip { Flow { source_port: 2, ..flow.clone() } } else { other_tags },
             Flow { source: 77, ..flow.clone() },
             Flow { source_port: 1, ..flow.clone() },
         ];
@@ -291,22 +300,22 @@ fn udp_without_a_checksum_keeps_it_so() {
 
 #[test]
 fn padding_options_fragments_and_extension_headers_send_the_flow_off_and_pass() {
-    for tcp in [true, false] {
-        let flow = Flow::simple(false, tcp);
+    for (tcp, mode) in [true, false].into_iter().flat_map(|tcp| Mode::ALL.map(|mode| (tcp, mode))) {
+        let flow = Flow::simple(false, tcp).in_mode(mode);
         let segment = segments(&flow, 1, 300)[0].clone();
         let mut padded = flow.wire(&segment);
         padded.extend([0; 6]);
         let mut first_fragment = flow.wire(&segment);
-        first_fragment[20] |= 0x20;
+        first_fragment[flow.l3() + 6] |= 0x20;
         let mut last_fragment = first_fragment.clone();
-        last_fragment[20..22].copy_from_slice(&[0, 40]);
+        last_fragment[flow.l3() + 6..][..2].copy_from_slice(&[0, 40]);
         let options = Flow { ip_options: vec![1; 8], ..flow.clone() }.wire(&segment);
         for odd in [padded, first_fragment, last_fragment, options] {
             check_odd(&flow, odd);
         }
     }
-    for tcp in [true, false] {
-        let flow = Flow::simple(true, tcp);
+    for (tcp, mode) in [true, false].into_iter().flat_map(|tcp| Mode::ALL.map(|mode| (tcp, mode))) {
+        let flow = Flow::simple(true, tcp).in_mode(mode);
         let segment = segments(&flow, 1, 300)[0].clone();
         for number in [0, 43, 44, 60] {
             check_odd(&flow, Flow { extensions: vec![(number, vec![0; 6])], ..flow.clone() }.wire(&segment));
@@ -342,28 +351,29 @@ fn an_atomic_packet_may_repeat_its_identification_and_others_may_not() {
 }
 
 /// Three frames of each flow, one flow after the other in turn.
-fn in_turn(flows: usize) -> Vec<Arrival> {
-    let flow = |i: usize| Flow { source: i as u8, source_port: 7000 + i as u16, ..Flow::simple(false, true) };
+fn in_turn(mode: Mode, flows: usize) -> Vec<Arrival> {
+    let flow = |i: usize| Flow { source: i as u8, source_port: 7000 + i as u16, ..Flow::simple(false, true).in_mode(mode) };
     let frame = |k: usize, i: usize| Arrival::good(&flow(i), &segments(&flow(i), 3, 400)[k], false);
     (0..3).flat_map(|k| (0..flows).map(move |i| frame(k, i))).collect()
 }
 
 #[test]
 fn as_many_flows_as_batches_merge_but_for_those_that_share_a_bucket() {
-    let arrivals = in_turn(FLOWS);
-    let out = coalesce(ALL, &arrivals);
-    let merged = counts(&out).iter().filter(|count| **count == 3).count();
-    assert!(merged > FLOWS / 2, "{merged} of {FLOWS}");
+    for mode in Mode::ALL {
+        let out = coalesce(ALL, &in_turn(mode, FLOWS));
+        let merged = counts(&out).iter().filter(|count| **count == 3).count();
+        assert!(merged > FLOWS / 2, "{merged} of {FLOWS}, {mode:?}");
+    }
 }
 
 #[test]
 fn more_flows_than_batches_send_the_oldest_off_and_keep_order() {
     let flows = FLOWS + 50;
-    let arrivals = in_turn(flows);
+    let arrivals = in_turn(Mode::Ethernet, flows);
     let frames = unpacked(&coalesce(ALL, &arrivals));
     assert_eq!(frames.len(), arrivals.len());
     for i in 0..flows {
-        let of = |frames: &[Vec<u8>]| frames.iter().filter(|frame| usize::from(frame[11]) == i).cloned().collect::<Vec<_>>();
+        let of = |frames: &[Vec<u8>]| frames.iter().filter(|frame| station(frame) == i).cloned().collect::<Vec<_>>();
         assert_eq!(of(&frames), of(&expected(&arrivals)), "flow {i}");
     }
 }
@@ -398,7 +408,7 @@ fn arrivals_of(flow: &Flow, steps: &[Step]) -> Vec<Arrival> {
         let whole = Segment { identification, sequence, flags, payload };
         let mut buf = vec![0; 16];
         buf.extend(flow.open(&whole));
-        let plan = Plan::new(&flow.vnet(step.size as u16), &buf[16..], 16).expect("a good super-frame");
+        let plan = Plan::new(flow.mode, &flow.vnet(step.size as u16), &buf[16..], 16).expect("a good super-frame");
         let parts = flow.segments(&whole, step.size);
         for (k, part) in parts.iter().enumerate() {
             let open = step.open == 2 || (step.open == 1 && k % 2 == 0);
@@ -429,10 +439,11 @@ proptest! {
     fn splitting_and_coalescing_give_the_same_frames_in_order_inside_each_flow(
         flows in prop::collection::vec((simple_flow(), prop::collection::vec(step(), 1..6)), 1..6),
         turns in prop::collection::vec((any::<u8>(), 1_usize..20), 100),
+        mode in offload::modes(),
     ) {
         let mut queues: Vec<Vec<Arrival>> = vec![];
         for (i, (flow, steps)) in flows.iter().enumerate() {
-            let flow = Flow { source: i as u8, ..flow.clone() };
+            let flow = Flow { source: i as u8, ..flow.in_mode(mode) };
             let mut queue = arrivals_of(&flow, steps);
             queue.reverse();
             queues.push(queue);
@@ -449,10 +460,10 @@ proptest! {
                 }
             }
         }
-        let out = coalesce(ALL, &arrivals);
+        let out = coalesce_in(mode, ALL, &arrivals);
         let mut got: Vec<Vec<Vec<u8>>> = vec![vec![]; flows.len()];
         for frame in unpacked(&out) {
-            got[usize::from(frame[11])].push(frame);
+            got[station(&frame)].push(frame);
         }
         prop_assert_eq!(&got, &wanted);
         // With one flow and no odd frames, the trains come out as they went in.
@@ -488,7 +499,7 @@ proptest! {
             }
             arrivals.push(Arrival { open, ..Arrival::as_is(frame) });
         }
-        let out = coalesce(ALL, &arrivals);
+        let out = coalesce_in(flow.mode, ALL, &arrivals);
         prop_assert_eq!(out.0.iter().map(|write| write.frames).sum::<usize>(), arrivals.len());
         if !open {
             let (mut frames, mut wanted) = (unpacked(&out), expected(&arrivals));

@@ -17,6 +17,7 @@ use adit_dataplane::tap::headers::be32;
 use adit_dataplane::tap::split::{Checksums, Plan};
 use adit_dataplane::tap::vnet::{self, VnetHeader};
 use adit_dataplane::tap::{self, TapQueue};
+use adit_proto::control::Mode;
 use offload::{ACK, Flow, PSH, SYN, Segment, Writes, pattern, plain_sum};
 use support::{eventually, in_namespace, run};
 
@@ -28,7 +29,8 @@ struct Host {
 
 impl Host {
     fn new(flow: Flow) -> Host {
-        let mut tap = tap::create("tap0", Some([2, 0, 0, 0, 0, 0xbb]), 1500, 1).expect("a TAP");
+        let mut tap =
+            tap::create(adit_proto::control::Mode::Ethernet, "tap0", Some([2, 0, 0, 0, 0, 0xbb]), 1500, 1).expect("a TAP");
         let (address, net, peer) = if flow.v6 {
             ("fd07:707:707:707:707:707:707:702/128", "fd00::/64", "fd00::1")
         } else {
@@ -73,7 +75,7 @@ impl Host {
 
     /// Coalesces the segments and writes what comes of it; the number of frames in each write.
     fn write_train(&self, segments: &[Segment], open: bool) -> Vec<usize> {
-        let mut coalescer = Coalescer::new(Limits { tso: true, ..self.queue.limits });
+        let mut coalescer = Coalescer::new(Mode::Ethernet, Limits { tso: true, ..self.queue.limits });
         let (mut arena, mut out) = (vec![0; 1 << 20], Writes::default());
         let mut at = 0;
         for segment in segments {
@@ -112,7 +114,7 @@ impl Host {
     /// Splits what was read and checks each segment's sums in plain steps; payloads by TCP sequence number or in order.
     fn split(&self, header: &VnetHeader, frame: &[u8], out: &mut BTreeMap<u32, Vec<u8>>) -> usize {
         let mut buffer = [&[0; 16], frame].concat();
-        let plan = Plan::new(header, frame, 16).expect("the kernel's header fits its frame");
+        let plan = Plan::new(Mode::Ethernet, header, frame, 16).expect("the kernel's header fits its frame");
         for k in 0..plan.segments() {
             let (range, open) = plan.segment(k, &mut buffer, Checksums::Fill);
             assert!(!open && range.len() <= self.flow.l3() + 1500, "a wire frame with a filled checksum");
@@ -145,8 +147,11 @@ fn both(tcp: bool, test: fn(Host)) {
 fn tagged_super_frames_cross_a_bridge_to_another_tap_unharmed() {
     for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
         in_namespace(move || {
-            let [into, out] =
-                ["tap0", "tap1"].map(|name| tap::create(name, None, 1500, 1).expect("a TAP").queues.remove(0)).map(Arc::new);
+            let [into, out] = ["tap0", "tap1"]
+                .map(|name| {
+                    tap::create(adit_proto::control::Mode::Ethernet, name, None, 1500, 1).expect("a TAP").queues.remove(0)
+                })
+                .map(Arc::new);
             run("ip", &["link", "add", "bridge0", "type", "bridge", "forward_delay", "0"]);
             for name in ["tap0", "tap1", "bridge0"] {
                 run("ip", &["link", "set", name, "addrgenmode", "none"]);

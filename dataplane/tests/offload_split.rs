@@ -4,17 +4,22 @@ mod offload;
 
 use adit_dataplane::tap::split::{Checksums, HEADERS_MAX, Plan};
 use adit_dataplane::tap::vnet::{self, VnetHeader};
+use adit_proto::control::Mode;
 use adit_proto::stats::Drop;
-use offload::{ACK, CWR, FIN, Flow, PSH, Segment, any_flow, pattern, plain_sum};
+use offload::{ACK, CWR, FIN, Flow, PSH, Segment, any_flow, mode_of, pattern, plain_sum};
 use proptest::prelude::*;
 
 const START: usize = 16;
 
 /// Splits as the data plane does: wipes each payload once it is used, and the two bytes in front (the EtherIP header).
 fn split(header: &VnetHeader, frame: &[u8], checksums: Checksums) -> Result<Vec<(Vec<u8>, bool)>, Drop> {
+    split_in(mode_of(frame), header, frame, checksums)
+}
+
+fn split_in(mode: Mode, header: &VnetHeader, frame: &[u8], checksums: Checksums) -> Result<Vec<(Vec<u8>, bool)>, Drop> {
     let mut buf = vec![0xee; START];
     buf.extend(frame);
-    let plan = Plan::new(header, frame, START)?;
+    let plan = Plan::new(mode, header, frame, START)?;
     let mut longest = 0;
     let segments = (0..plan.segments())
         .map(|k| {
@@ -112,8 +117,8 @@ proptest! {
         if !wild {
             header = VnetHeader { gso_type: known, gso_size: near.0 + 1, ..flow.vnet(1) };
         }
-        for checksums in [Checksums::Fill, Checksums::Defer] {
-            if let Ok(segments) = split(&header, &frame, checksums) {
+        for (checksums, mode) in [Checksums::Fill, Checksums::Defer].into_iter().flat_map(|sums| Mode::ALL.map(|mode| (sums, mode))) {
+            if let Ok(segments) = split_in(mode, &header, &frame, checksums) {
                 prop_assert!(!segments.is_empty());
                 prop_assert!(segments.iter().all(|(segment, _)| segment.len() <= frame.len()));
             }
@@ -179,9 +184,9 @@ fn headers_that_do_not_fit_the_frame_are_refused() {
     let frame = flow.open(&whole(5000, ACK));
     let good = flow.vnet(1000);
     let bad = |header: VnetHeader, frame: &[u8], why: &str| {
-        assert_eq!(Plan::new(&header, frame, START).map(|plan| plan.segments()), Err(Drop::BadOffload), "{why}");
+        assert_eq!(Plan::new(Mode::Ethernet, &header, frame, START).map(|plan| plan.segments()), Err(Drop::BadOffload), "{why}");
     };
-    assert_eq!(Plan::new(&good, &frame, START).expect("the good one").segments(), 5);
+    assert_eq!(Plan::new(Mode::Ethernet, &good, &frame, START).expect("the good one").segments(), 5);
     bad(VnetHeader { gso_size: 0, ..good }, &frame, "no segment size");
     bad(VnetHeader { flags: 0, ..good }, &frame, "a super-frame without an open checksum");
     bad(VnetHeader { gso_type: vnet::GSO_TCPV6, ..good }, &frame, "the other IP version");

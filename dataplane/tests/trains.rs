@@ -19,7 +19,7 @@ fn only_the_peer_whose_trains_are_refused_gets_its_packets_one_by_one() {
         let other = UdpSocket::bind("127.0.0.1:4502").unwrap();
         other.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let endpoint = other.local_addr().unwrap();
-        bed.order(0, &Command::PeerSet { peer: OTHER, tag: PeerTag(9), endpoint, path_mtu: 1500, lanes: 1 });
+        bed.order(0, &Command::PeerSet { peer: OTHER, tag: PeerTag(9), endpoint, path_mtu: 1500, lanes: 1, follow: false });
         bed.order(0, &Command::OutboundSaInstall(OutboundSa { peer: OTHER, spi: out_spi(64), ..outbound_sa(0) }));
         run("ip", &["address", "add", "10.5.0.1/24", "dev", "bed0"]);
         for (host, peer) in [(8, PEER), (9, OTHER)] {

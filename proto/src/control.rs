@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::ike::{AddressRange, IpSelector, PortRange};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
 pub use wire::RECORD_LEN_MAX;
@@ -27,6 +28,28 @@ pub struct Spi(pub u32);
 
 /// A MAC address.
 pub type Mac = [u8; 6];
+
+/// What a gateway carries: it has TAPs or TUNs, never both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mode {
+    /// Ethernet frames, as EtherIP in ESP.
+    Ethernet = 1,
+    /// IP packets, as ESP in tunnel mode (RFC 4303 §3.1.2).
+    Ip = 2,
+}
+
+impl Mode {
+    pub const ALL: [Mode; 2] = [Mode::Ethernet, Mode::Ip];
+
+    /// The name in configuration and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Ethernet => "ethernet",
+            Mode::Ip => "ip",
+        }
+    }
+}
 
 /// Which way the packets of an SA go, as seen from this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,8 +85,10 @@ pub struct OutboundSa {
     pub seq_next: u64,
     /// No packet is sealed with a sequence number above this one; half-way there, `Event::SeqHalfway` is sent once.
     pub seq_limit: u64,
-    /// Inner checksums that the kernel left open may stay open and be marked so (both ends are Adit).
+    /// Inner checksums that the kernel left open may stay open and be marked so (both ends are Adit, and carry Ethernet).
     pub defer_checksums: bool,
+    /// Extended sequence numbers (RFC 4303 §2.2.1). Without them the last number is 2^32 − 1, and `seq_limit` is at most that.
+    pub esn: bool,
 }
 
 /// What the data plane needs to open what a peer sealed on one lane.
@@ -78,7 +103,48 @@ pub struct InboundSa {
     /// Every sequence number up to and including this one counts as seen.
     pub seq_top: u64,
     /// Take the high half of the sequence number from the IV when it cannot be inferred (static keys: the peer may have restarted).
+    /// Only with `esn`, and only from a peer whose IVs are its sequence numbers: nothing else says what an IV means.
     pub resync: bool,
+    /// Extended sequence numbers (RFC 4303 §2.2.1). Without them `seq_top` is at most 2^32 − 1.
+    pub esn: bool,
+}
+
+/// Which packets belong to a peer in IP mode (RFC 4301 §4.4.1.1, RFC 7296 §2.9), seen from this gateway: the source of what we send
+/// is `local`, the source of what we receive is `remote`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Selector {
+    /// Of the same IP version as `remote`.
+    pub local: AddressRange,
+    pub remote: AddressRange,
+    /// IP protocol number; 0 is any.
+    pub protocol: u8,
+    /// Ports; type and code of ICMP that we send stand in `local_ports`, of ICMP that we receive in `remote_ports`
+    /// (RFC 4301 §4.4.1.3).
+    pub local_ports: PortRange,
+    pub remote_ports: PortRange,
+}
+
+impl Selector {
+    /// Every packet between these addresses.
+    pub const fn any_of(local: AddressRange, remote: AddressRange) -> Selector {
+        Selector { local, remote, protocol: 0, local_ports: PortRange::ANY, remote_ports: PortRange::ANY }
+    }
+
+    /// Whether it can match anything: one IP version, and no range that ends before it begins, but for OPAQUE ports.
+    pub fn is_valid(&self) -> bool {
+        let rises = |range: &AddressRange| range.first() <= range.last();
+        let ports = |range: PortRange| range.first <= range.last || range == PortRange::OPAQUE;
+        let one_version = self.local.first().is_ipv4() == self.remote.first().is_ipv4();
+        one_version && rises(&self.local) && rises(&self.remote) && ports(self.local_ports) && ports(self.remote_ports)
+    }
+}
+
+/// `10.1.0.0/24[6] <> 10.2.0.0/24[6/443]`: local, then remote.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = |addresses, ports| IpSelector { protocol: self.protocol, ports, addresses };
+        write!(f, "{} <> {}", side(self.local, self.local_ports), side(self.remote, self.remote_ports))
+    }
 }
 
 /// A change that the control plane orders. A worker applies commands between batches.
@@ -93,8 +159,11 @@ pub enum Command {
         path_mtu: u16,
         /// Outbound SAs that are (or will be) installed: on workers 0 to `lanes` − 1. The others hand their frames over.
         lanes: u16,
+        /// When an authentic packet that is newer than all before comes from elsewhere, send there from then on. Without it that
+        /// is only reported.
+        follow: bool,
     },
-    /// Removes a peer, its SAs on this worker and its learned addresses. Goes to every worker.
+    /// Removes a peer, its SAs on this worker, its learned addresses and its selectors. Goes to every worker.
     PeerRemove {
         peer: PeerId,
     },
@@ -122,6 +191,16 @@ pub enum Command {
         spi: Spi,
         seq_limit: u64,
     },
+    /// Adds a selector to a peer; one that the peer has changes nothing. IP mode only. Goes to every worker.
+    SelectorAdd {
+        peer: PeerId,
+        selector: Selector,
+    },
+    /// Removes the selector of exactly this value. Goes to every worker.
+    SelectorRemove {
+        peer: PeerId,
+        selector: Selector,
+    },
 }
 
 /// Why a worker refused a command.
@@ -144,6 +223,14 @@ pub enum Refusal {
     BadValue = 7,
     /// The forwarding table is full.
     FdbFull = 8,
+    /// The policy table is full.
+    PolicyFull = 9,
+    /// Too many selectors overlap in their remote addresses: a look-up would take too long.
+    PolicyOverlap = 10,
+    /// The peer has no such selector.
+    NoSuchSelector = 11,
+    /// The command is for a data plane of the other mode.
+    WrongMode = 12,
 }
 
 /// What a worker reports.
@@ -157,6 +244,9 @@ pub enum Event {
     SeqHalfway { peer: PeerId, spi: Spi },
     /// A feature was switched off at run time (for instance UDP_SEGMENT after EIO).
     Degraded { what: Feature },
+    /// An authentic packet, newer than all before, came from elsewhere than where the peer is set to be. This worker sends there
+    /// now if the peer is to be followed; the others have to be told.
+    PeerPath { peer: PeerId, tag: PeerTag, from: SocketAddr },
     /// The worker stopped; the process is about to end.
     WorkerFailed { errno: i32, at: Place },
 }

@@ -1,15 +1,16 @@
-//! ESP packets (RFC 4303) with an AEAD suite (RFC 4106, RFC 7634) in UDP (RFC 3948), with 64-bit sequence numbers.
+//! ESP packets (RFC 4303) with an AEAD suite (RFC 4106, RFC 7634) in UDP (RFC 3948), with sequence numbers of 64 or 32 bits.
 //!
 //! ```text
 //!  0        4        8                16                                      len-16      len
 //!  ┌────────┬────────┬────────────────┬───────────────────────────────────────┬───────────┐
 //!  │  SPI   │ seq lo │ IV (8 bytes)   │ ciphertext, a multiple of four bytes  │ tag       │
 //!  └────────┴────────┴────────────────┴───────────────────────────────────────┴───────────┘
-//!                                       EtherIP(2) ‖ frame ‖ 1,2,3… ‖ pad length ‖ next header
+//!                                                  payload ‖ 1,2,3… ‖ pad length ‖ next header
 //! ```
-//! Numbers are big endian. The high half of the sequence number is not sent (RFC 4303 §2.2.1), but covered by the tag.
+//! The payload is an Ethernet frame behind its EtherIP header, or an IP packet. Numbers are big endian. The high half of an extended
+//! sequence number is not sent (RFC 4303 §2.2.1), but covered by the tag.
 
-use crate::control::Spi;
+use crate::control::{Mode, Spi};
 use crate::etherip;
 use crate::suite::{SALT_LEN, TAG_LEN};
 
@@ -27,12 +28,20 @@ pub const PACKET_LEN_MIN: usize = CIPHERTEXT_AT + 4 + TAG_LEN;
 pub const NON_ESP_MARKER_LEN: usize = 4;
 /// Length of the nonce of every suite: salt and IV, in bytes (RFC 4106 §4, RFC 7634 §2).
 pub const NONCE_LEN: usize = SALT_LEN + IV_LEN;
-/// Length of the associated data with extended sequence numbers (RFC 4106 §5).
-pub const AAD_LEN: usize = 12;
+/// Length of the associated data with extended sequence numbers, in bytes (RFC 4106 §5).
+pub const AAD_LEN_MAX: usize = 12;
+/// The last sequence number that is not extended (RFC 4303 §3.3.3).
+pub const SEQ_MAX_32: u64 = u32::MAX as u64;
 /// These bits of an SPI of ours are the lane.
 pub const LANE_MASK: u32 = 63;
 /// Our SPIs begin here, so that ESP is never taken for STUN, IKE or a reserved SPI.
 pub const SPI_MIN: u32 = 0x4000_0000;
+/// SPIs up to this one are reserved (RFC 4303 §2.1). What a peer chooses for itself is above, and may be below ours.
+pub const SPI_RESERVED_MAX: u32 = 255;
+/// Next header: an IPv4 packet (RFC 4303 §2.6).
+pub const NEXT_HEADER_IPV4: u8 = 4;
+/// Next header: an IPv6 packet.
+pub const NEXT_HEADER_IPV6: u8 = 41;
 /// Next header: an Ethernet frame in EtherIP (RFC 3378 §3).
 pub const NEXT_HEADER_ETHERIP: u8 = 97;
 /// Next header: nothing, a dummy packet (RFC 4303 §2.6).
@@ -85,11 +94,28 @@ pub fn infer_seq(top: u64, window: u64, seq_lo: u32) -> u64 {
     bottom.wrapping_add(u64::from(seq_lo.wrapping_sub(bottom as u32)))
 }
 
-/// The associated data: SPI, high half, low half (RFC 4106 §5, RFC 7634 §2.1).
-#[inline]
-pub fn aad(spi: Spi, seq: u64) -> [u8; AAD_LEN] {
-    let ([s0, s1, s2, s3], [a, b, c, d, e, f, g, h]) = (spi.0.to_be_bytes(), seq.to_be_bytes());
-    [s0, s1, s2, s3, a, b, c, d, e, f, g, h]
+/// The associated data: SPI, then the sequence number with both halves or the low one alone (RFC 4106 §5, RFC 7634 §2.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aad {
+    bytes: [u8; AAD_LEN_MAX],
+    len: usize,
+}
+
+impl Aad {
+    #[inline]
+    pub const fn new(spi: Spi, seq: u64, esn: bool) -> Aad {
+        // Without the high half, the low one follows the SPI, and the rest does not count.
+        let (number, len) = if esn { (seq, AAD_LEN_MAX) } else { (seq << 32, 8) };
+        let ([s0, s1, s2, s3], [a, b, c, d, e, f, g, h]) = (spi.0.to_be_bytes(), number.to_be_bytes());
+        Aad { bytes: [s0, s1, s2, s3, a, b, c, d, e, f, g, h], len }
+    }
+}
+
+impl AsRef<[u8]> for Aad {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// The nonce: salt, then IV (RFC 4106 §4, RFC 7634 §2).
@@ -105,18 +131,27 @@ pub const fn pad_len(payload_len: usize) -> usize {
     payload_len.wrapping_add(TRAILER_LEN).wrapping_neg() % ALIGN
 }
 
-/// Length of the UDP payload that carries an Ethernet frame of this length, in bytes.
+/// Length of what stands in front of a frame or packet inside of ESP, in bytes.
 #[inline]
-pub const fn sealed_len(frame_len: usize) -> usize {
-    let payload = etherip::HEADER_LEN + frame_len;
-    CIPHERTEXT_AT + payload + pad_len(payload) + TRAILER_LEN + TAG_LEN
+pub const fn inner_header_len(mode: Mode) -> usize {
+    match mode {
+        Mode::Ethernet => etherip::HEADER_LEN,
+        Mode::Ip => 0,
+    }
 }
 
-/// Length of the longest Ethernet frame (header included) that fits an outer IP packet of `path_mtu` bytes; 0 when none does.
-pub const fn frame_len_max(path_mtu: u16, ipv6_outer: bool) -> usize {
+/// Length of the UDP payload that carries a payload of this length, in bytes. The EtherIP header is a part of it.
+#[inline]
+pub const fn sealed_len(payload_len: usize) -> usize {
+    CIPHERTEXT_AT + payload_len + pad_len(payload_len) + TRAILER_LEN + TAG_LEN
+}
+
+/// Length of the longest Ethernet frame (header included) or IP packet that fits an outer IP packet of `path_mtu` bytes; 0 when none
+/// does.
+pub const fn frame_len_max(mode: Mode, path_mtu: u16, ipv6_outer: bool) -> usize {
     let ip = if ipv6_outer { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
     let ciphertext = (path_mtu as usize).saturating_sub(ip + UDP_HEADER_LEN + CIPHERTEXT_AT + TAG_LEN) / ALIGN * ALIGN;
-    ciphertext.saturating_sub(TRAILER_LEN + etherip::HEADER_LEN)
+    ciphertext.saturating_sub(TRAILER_LEN + inner_header_len(mode))
 }
 
 /// What is wrong at the end of an opened packet.
@@ -174,20 +209,22 @@ mod tests {
 
     #[test]
     fn aad_and_nonce_have_the_order_of_the_rfc() {
-        assert_eq!(aad(Spi(0x0102_0304), 0x0506_0708_090a_0b0c), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        let aad = |esn| Aad::new(Spi(0x0102_0304), 0x0506_0708_090a_0b0c, esn);
+        assert_eq!(aad(true).as_ref(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(aad(false).as_ref(), [1, 2, 3, 4, 9, 10, 11, 12]);
         assert_eq!(nonce([1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11, 12]), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
     }
 
     #[test]
     fn the_longest_frame_fits_and_one_more_byte_does_not() {
-        assert_eq!(frame_len_max(1500, false), 1436);
-        assert_eq!(frame_len_max(1500, true), 1416);
-        assert_eq!(frame_len_max(60, false), 0);
+        assert_eq!(Mode::ALL.map(|mode| frame_len_max(mode, 1500, false)), [1436, 1438]);
+        assert_eq!(Mode::ALL.map(|mode| frame_len_max(mode, 1500, true)), [1416, 1418]);
+        assert_eq!(Mode::ALL.map(|mode| frame_len_max(mode, 60, false)), [0, 0]);
         for mtu in 576..=u16::MAX {
-            for (v6, headers) in [(false, 28), (true, 48)] {
-                let frame = frame_len_max(mtu, v6);
-                assert!(sealed_len(frame) + headers <= usize::from(mtu));
-                assert!(sealed_len(frame + 1) + headers > usize::from(mtu));
+            for (mode, v6, headers) in Mode::ALL.into_iter().flat_map(|mode| [(mode, false, 28), (mode, true, 48)]) {
+                let payload = inner_header_len(mode) + frame_len_max(mode, mtu, v6);
+                assert!(sealed_len(payload) + headers <= usize::from(mtu));
+                assert!(sealed_len(payload + 1) + headers > usize::from(mtu));
             }
         }
     }

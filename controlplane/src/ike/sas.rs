@@ -116,7 +116,7 @@ impl Sas {
         if peer.told.replace((endpoint, lanes)) == Some((endpoint, lanes)) {
             return Vec::new();
         }
-        let command = Command::PeerSet { peer: id, tag: peer.tag, endpoint, path_mtu, lanes };
+        let command = Command::PeerSet { peer: id, tag: peer.tag, endpoint, path_mtu, lanes, follow: false };
         (0..workers).map(|worker| (worker, command.clone())).collect()
     }
 
@@ -134,6 +134,7 @@ impl Sas {
             window: self.terms.window,
             seq_top: 0,
             resync: false,
+            esn: keys.esn,
         };
         commands.push((worker, Command::InboundSaInstall(sa)));
         commands
@@ -154,6 +155,7 @@ impl Sas {
             seq_next: 1,
             seq_limit: if keys.esn { SEQ_LIMIT_64 } else { SEQ_LIMIT_32 },
             defer_checksums: peer.defer_checksums,
+            esn: keys.esn,
         };
         let mut commands = self.set(keys.peer, keys.path.remote);
         commands.push((keys.lane.into(), Command::OutboundSaInstall(sa)));

@@ -78,6 +78,8 @@ fn describe(command: &Command) -> String {
         Command::SaRemove { spi, direction, .. } => format!("remove the {} SA {:#010x}", way(direction), spi.0),
         Command::FdbPin { mac, peer } => format!("pin {} to peer {}", crate::config::MacText(*mac), peer.0),
         Command::FdbUnpin { mac } => format!("unpin {}", crate::config::MacText(*mac)),
+        Command::SelectorAdd { peer, selector } => format!("add the selector {selector} to peer {}", peer.0),
+        Command::SelectorRemove { peer, selector } => format!("remove the selector {selector} from peer {}", peer.0),
         Command::SeqLimit { spi, .. } => format!("raise the sequence limit of the SA {:#010x}", spi.0),
     }
 }
@@ -92,5 +94,9 @@ fn reason(why: Refusal) -> &'static str {
         Refusal::WrongWorker => "it belongs to another worker",
         Refusal::BadValue => "a value is out of range",
         Refusal::FdbFull => "its forwarding table is full: raise forwarding.max_entries",
+        Refusal::PolicyFull => "its policy table is full",
+        Refusal::PolicyOverlap => "too many selectors overlap in their remote addresses",
+        Refusal::NoSuchSelector => "the peer has no such selector",
+        Refusal::WrongMode => "it runs in the other mode",
     }
 }

@@ -41,6 +41,7 @@ fn port() -> Port {
         pid: 1,
         version: String::new(),
         tap: String::new(),
+        mode: adit_proto::control::Mode::Ethernet,
         tap_mac: [0; 6],
         listen: SocketAddr::from(([0; 4], 0)),
         workers: sizes.workers,

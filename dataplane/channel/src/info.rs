@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use adit_proto::codec::{DecodeError, Reader, Writer};
-use adit_proto::control::Mac;
+use adit_proto::control::{Mac, Mode};
 
 /// What the data plane says about itself once, at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,8 +12,11 @@ pub struct PlaneInfo {
     pub pid: u32,
     /// Its version, for people.
     pub version: String,
-    /// Name of its TAP interface.
+    /// What it carries.
+    pub mode: Mode,
+    /// Name of its interface, a TAP or a TUN.
     pub tap: String,
+    /// All zeros for a TUN.
     pub tap_mac: Mac,
     /// The UDP address that it is bound to.
     pub listen: SocketAddr,
@@ -36,7 +39,7 @@ impl PlaneInfo {
     /// Writes the record; `None` when it is longer than `out`.
     pub fn encode(&self, out: &mut [u8]) -> Option<usize> {
         let mut writer = Writer::new(out);
-        writer.u32(self.pid).text(&self.version).text(&self.tap).bytes(&self.tap_mac).addr(self.listen);
+        writer.u32(self.pid).text(&self.version).u8(self.mode as u8).text(&self.tap).bytes(&self.tap_mac).addr(self.listen);
         writer.u16(self.workers).u16(self.max_peers).u32(self.sa_slots);
         writer.text(&self.cpu_features).text(&self.crypto).text(&self.io).u64(self.memory_bytes);
         writer.finish()
@@ -48,6 +51,7 @@ impl PlaneInfo {
         let info = PlaneInfo {
             pid: reader.u32()?,
             version: reader.text("version")?.to_owned(),
+            mode: Mode::from_code(reader.u8()?)?,
             tap: reader.text("tap")?.to_owned(),
             tap_mac: reader.array()?,
             listen: reader.addr()?,
@@ -91,6 +95,7 @@ mod tests {
         PlaneInfo {
             pid: 77,
             version: "0.1.0".into(),
+            mode: Mode::Ip,
             tap: "adit0".into(),
             tap_mac: [2, 0, 0, 0, 0, 1],
             listen: "[::1]:4500".parse().unwrap(),

@@ -18,6 +18,7 @@ fn info(sizes: &Sizes) -> PlaneInfo {
         pid: std::process::id(),
         version: "0.1.0".into(),
         tap: "adit0".into(),
+        mode: adit_proto::control::Mode::Ethernet,
         tap_mac: [2, 0, 0, 0, 0, 1],
         listen: "192.0.2.1:4500".parse().unwrap(),
         workers: sizes.workers,
@@ -77,6 +78,7 @@ fn outbound(n: u32) -> Command {
         seq_next: 1,
         seq_limit: 1 << 40,
         defer_checksums: true,
+        esn: true,
     })
 }
 

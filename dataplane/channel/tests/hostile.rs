@@ -38,6 +38,7 @@ impl Pair {
             pid: 1,
             version: "test".into(),
             tap: "adit0".into(),
+            mode: adit_proto::control::Mode::Ethernet,
             tap_mac: [2; 6],
             listen: "192.0.2.1:4500".parse().unwrap(),
             workers: 1,

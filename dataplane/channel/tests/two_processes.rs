@@ -31,6 +31,7 @@ fn plane(path: &Path) -> (Region, Port, Listener) {
         pid: std::process::id(),
         version: "test".into(),
         tap: "adit0".into(),
+        mode: adit_proto::control::Mode::Ethernet,
         tap_mac: [2; 6],
         listen: "192.0.2.1:4500".parse().unwrap(),
         workers: 1,
@@ -72,6 +73,7 @@ fn command(ticket: u32) -> Command {
         seq_next: u64::from(ticket),
         seq_limit: u64::MAX,
         defer_checksums: false,
+        esn: true,
     })
 }
 

@@ -1,7 +1,7 @@
 //! Frames or datagrams for one other worker, packed into one buffer: one entry of a ring and one wake-up carry many of them.
 //!
 //! ```text
-//!  0        4                16
+//!  0        4                40
 //!  ┌────────┬────────────────┬──────────────┐ ┌────────┬─…
 //!  │ length │ label          │ bytes        │ │ length │
 //!  └────────┴────────────────┴──────────────┘ └────────┴─…
@@ -11,12 +11,14 @@ use std::ops::Range;
 
 use adit_proto::control::{PeerId, PeerTag};
 
+use crate::udp::Endpoint;
+
 /// Bytes of a parcel: room for the longest frame with its head.
 pub const PARCEL_BYTES: usize = 65_664;
 /// Packets that one parcel may bring about; a frame that goes to many peers counts for each. It bounds a turn of the taker.
 const PACKETS_MAX: u64 = 1024;
 
-const LABEL: usize = 12;
+const LABEL: usize = 36;
 const HEAD: usize = 4 + LABEL;
 
 /// What a record of a parcel is.
@@ -27,30 +29,35 @@ pub enum Label {
     Frame { peer: PeerId, tag: PeerTag },
     /// A frame from the TAP for all peers whose frames the giver has the taker seal.
     Flood,
-    /// Datagrams of `segment` bytes, the last may be shorter.
-    Datagrams { segment: u32 },
+    /// Datagrams of `segment` bytes, the last may be shorter, and where they came from.
+    Datagrams { segment: u32, from: Endpoint },
 }
 
 impl Label {
     fn encode(self) -> [u8; LABEL] {
-        let (kind, number, tag) = match self {
-            Label::Frame { peer, tag } => (0u32, u32::from(peer.0), tag.0),
-            Label::Flood => (1, 0, 0),
-            Label::Datagrams { segment } => (2, segment, 0),
-        };
         let mut bytes = [0; LABEL];
+        let (kind, number) = match self {
+            Label::Frame { peer, tag } => {
+                bytes[4..12].copy_from_slice(&tag.0.to_le_bytes());
+                (0u32, u32::from(peer.0))
+            }
+            Label::Flood => (1, 0),
+            Label::Datagrams { segment, from } => {
+                bytes[4..4 + Endpoint::LEN].copy_from_slice(&from.to_bytes());
+                (2, segment)
+            }
+        };
         bytes[..4].copy_from_slice(&(kind << 24 | number).to_le_bytes());
-        bytes[4..].copy_from_slice(&tag.to_le_bytes());
         bytes
     }
 
     fn decode(bytes: [u8; LABEL]) -> Option<Label> {
-        let [n0, n1, n2, kind, tag @ ..] = bytes;
+        let [n0, n1, n2, kind, rest @ ..] = bytes;
         let number = u32::from_le_bytes([n0, n1, n2, 0]);
         Some(match kind {
-            0 => Label::Frame { peer: PeerId(number as u16), tag: PeerTag(u64::from_le_bytes(tag)) },
+            0 => Label::Frame { peer: PeerId(number as u16), tag: PeerTag(u64::from_le_bytes(*rest.first_chunk()?)) },
             1 => Label::Flood,
-            2 => Label::Datagrams { segment: number },
+            2 => Label::Datagrams { segment: number, from: Endpoint::from_bytes(rest.first_chunk()?) },
             _ => return None,
         })
     }
@@ -129,7 +136,7 @@ mod tests {
         let labels = [
             Label::Frame { peer: PeerId(u16::MAX), tag: PeerTag(u64::MAX) },
             Label::Flood,
-            Label::Datagrams { segment: 65_507 },
+            Label::Datagrams { segment: 65_507, from: Endpoint::new(([192, 0, 2, 1], 4500).into(), true) },
             Label::Frame { peer: PeerId(0), tag: PeerTag(7) },
         ];
         let mut parcel = Parcel::new(0, Way::Outbound);

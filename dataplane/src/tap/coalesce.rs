@@ -18,7 +18,9 @@
 
 use std::ops::Range;
 
-use super::headers::{self, IPV4, IPV6, Layers, TCP, Transport, UDP_CHECKSUM, be16, be32, be64, put16};
+use adit_proto::control::Mode;
+
+use super::headers::{self, ETHERNET, IPV4, IPV6, Layers, TCP, Transport, UDP_CHECKSUM, be16, be32, be64, put16};
 use super::vnet::{self, VnetHeader};
 use crate::checksum;
 
@@ -115,6 +117,7 @@ enum Join {
 
 /// The open batches.
 pub struct Coalescer {
+    mode: Mode,
     limits: Limits,
     batches: Box<[Batch; FLOWS]>,
     /// Which batch a bucket holds, plus one. A bucket holds one flow; another one that comes to it sends the batch off.
@@ -132,7 +135,7 @@ const _: () = assert!(FLOWS == u64::BITS as usize, "`used` has a bit for each");
 
 impl Coalescer {
     /// Allocates all that it will ever need.
-    pub fn new(limits: Limits) -> Coalescer {
+    pub fn new(mode: Mode, limits: Limits) -> Coalescer {
         let batch = Batch {
             head: 0..0,
             layers: Transport { l3: 0, l4: 0, payload: 0, end: 0, v6: false, tcp: false },
@@ -151,6 +154,7 @@ impl Coalescer {
         };
         let uso_frames = limits.uso_frames.min(FRAMES_MAX);
         Coalescer {
+            mode,
             limits: Limits { uso: limits.uso && uso_frames > 1, uso_frames, ..limits },
             batches: Box::new(std::array::from_fn(|_| batch.clone())),
             table: [0; BUCKETS],
@@ -161,13 +165,13 @@ impl Coalescer {
         }
     }
 
-    /// Takes the Ethernet frame at `at`, in front of which ten bytes are free. Its bytes must stay where they are until the
+    /// Takes the Ethernet frame or IP packet at `at`, in front of which ten bytes are free. Its bytes must stay where they are until the
     /// batch has gone out. `open_checksum`: the sender left the transport checksum open.
     #[inline]
     pub fn push(&mut self, arena: &mut [u8], at: Range<usize>, open_checksum: bool, out: &mut impl Sink) {
         let newest = self.newest.take();
         let frame = &arena[at.clone()];
-        let layers = match headers::parse(frame) {
+        let layers = match headers::parse(self.mode, frame) {
             Layers::Transport(layers) => layers,
             Layers::Hidden { l3, v6 } => {
                 self.send_off_between(arena, &at, l3, v6, out);
@@ -309,7 +313,7 @@ impl Batch {
         self.head = at;
     }
 
-    /// Whether the frame has the Ethernet header, tags, addresses, protocol and ports of this batch.
+    /// Whether the frame has the link header, tags, addresses, protocol and ports of this batch.
     #[inline(always)]
     fn is_flow_of(&self, arena: &[u8], frame: &[u8], layers: &Transport) -> bool {
         let Transport { l3, l4, v6, tcp, .. } = *layers;
@@ -319,7 +323,7 @@ impl Batch {
         let head = &arena[self.head.clone()];
         // The addresses are the last 8 or 32 bytes of the IP header, the ports follow. The Ethernet header has 14, 18 or 22.
         let addresses = if v6 { same::<36>(head, frame, l4 - 32) } else { same::<12>(head, frame, l4 - 8) };
-        addresses && same::<14>(head, frame, 0) && same::<8>(head, frame, l3 - 8)
+        addresses && (l3 == 0 || (same::<ETHERNET>(head, frame, 0) && same::<8>(head, frame, l3 - 8)))
     }
 
     /// Whether a frame of the same flow can join. Notes what the frame after it must look like.
@@ -523,12 +527,15 @@ fn same_words(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b)
 }
 
-/// The flow's bucket: source station or tags, addresses and ports, mixed.
+/// The flow's bucket: source station or tags (if there is a link header), addresses and ports, mixed.
 #[inline(always)]
 fn bucket_of(frame: &[u8], layers: &Transport) -> usize {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
     let l4 = layers.l4;
-    let mut mixed = be64(frame, l4 - 8) ^ be64(frame, layers.l3 - 8).rotate_left(9);
+    let mut mixed = be64(frame, l4 - 8);
+    if layers.l3 != 0 {
+        mixed ^= be64(frame, layers.l3 - 8).rotate_left(9);
+    }
     if layers.v6 {
         mixed ^=
             be64(frame, l4 - 16).rotate_left(17) ^ be64(frame, l4 - 24).rotate_left(31) ^ be64(frame, l4 - 32).rotate_left(47);

@@ -1,7 +1,10 @@
-//! What an Ethernet frame carries, as far as the offloads must know: where the IP and the TCP or UDP header begin.
+//! What a frame carries, as far as the offloads must know: where the IP and the TCP or UDP header begin. A frame is an Ethernet
+//! frame, or the bare IP packet that a TUN gives and takes: the mode says which.
 //!
 //! Up to two VLAN tags, IPv4 with or without options, IPv6 without extension headers. Everything else is told apart only
 //! so far as order inside a flow needs it. Nothing here trusts the frame: all reads are checked, none panics.
+
+use adit_proto::control::Mode;
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET: usize = 14;
@@ -60,7 +63,7 @@ pub struct Transport {
     pub l4: usize,
     /// Offset of the payload.
     pub payload: usize,
-    /// Where the IP packet ends; what follows is Ethernet padding.
+    /// Where the IP packet ends; what follows is padding.
     pub end: usize,
     /// IPv6 rather than IPv4.
     pub v6: bool,
@@ -114,7 +117,28 @@ pub fn put16(bytes: &mut [u8], at: usize, value: u16) {
 
 /// The network layer of a frame: offset of the IP header, and whether it is IPv6. None when the frame carries no IP.
 #[inline(always)]
-pub fn network(frame: &[u8]) -> Option<(usize, bool)> {
+pub fn network(mode: Mode, frame: &[u8]) -> Option<(usize, bool)> {
+    match mode {
+        Mode::Ethernet => network_in_ethernet(frame),
+        Mode::Ip => match *frame.first()? >> 4 {
+            4 => Some((0, false)),
+            6 => Some((0, true)),
+            _ => None,
+        },
+    }
+}
+
+/// Where layer 3 begins at the earliest, in bytes.
+#[inline(always)]
+pub const fn link_header(mode: Mode) -> usize {
+    match mode {
+        Mode::Ethernet => ETHERNET,
+        Mode::Ip => 0,
+    }
+}
+
+#[inline(always)]
+fn network_in_ethernet(frame: &[u8]) -> Option<(usize, bool)> {
     // Nothing shorter carries IP; with this one check the reads below need none.
     let start = frame.first_chunk::<{ ETHERNET + IPV4 }>()?;
     let mut l3 = ETHERNET;
@@ -133,10 +157,25 @@ pub fn network(frame: &[u8]) -> Option<(usize, bool)> {
     }
 }
 
+/// Length of the IP packet with which `bytes` begin, by its own header, and whether it is IPv6. None when there is no whole packet.
+#[inline]
+pub fn ip_len(bytes: &[u8]) -> Option<(usize, bool)> {
+    let (_, v6) = network(Mode::Ip, bytes)?;
+    let len = if v6 {
+        IPV6 + usize::from(u16::from_be_bytes(*bytes.first_chunk::<IPV6>()?[4..].first_chunk()?))
+    } else {
+        let header = bytes.first_chunk::<IPV4>()?;
+        let len = usize::from(u16::from_be_bytes(*header[2..].first_chunk()?));
+        let least = usize::from(header[0] & 0x0f) * 4;
+        (least >= IPV4 && len >= least).then_some(len)?
+    };
+    (len <= bytes.len()).then_some((len, v6))
+}
+
 /// Looks through a frame.
 #[inline(always)]
-pub fn parse(frame: &[u8]) -> Layers {
-    match network(frame) {
+pub fn parse(mode: Mode, frame: &[u8]) -> Layers {
+    match network(mode, frame) {
         Some((l3, false)) => ipv4(frame, l3),
         Some((l3, true)) => ipv6(frame, l3),
         None => Layers::Other,

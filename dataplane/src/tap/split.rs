@@ -15,15 +15,14 @@
 
 use std::ops::Range;
 
+use adit_proto::control::Mode;
 use adit_proto::stats::Drop;
 
-use super::headers::{
-    self, ETHERNET, IPV4, IPV6, Layers, PROTO_TCP, PROTO_UDP, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM, be16, be32, put16,
-};
+use super::headers::{self, IPV4, IPV6, Layers, PROTO_TCP, PROTO_UDP, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM, be16, be32, put16};
 use super::vnet::{self, VnetHeader};
 use crate::checksum;
 
-/// Longest headers (Ethernet to TCP, with extension headers) of a super-frame.
+/// Longest headers (from the first byte to TCP, with extension headers) of a super-frame.
 pub const HEADERS_MAX: usize = 256;
 
 /// Most wire frames of one super-frame: a whole IP packet in the smallest segments that Linux makes (`TCP_MIN_SND_MSS`). A guest can
@@ -92,10 +91,10 @@ pub struct Plan {
 const _: () = assert!(size_of::<Plan>() <= 48);
 
 impl Plan {
-    /// Plans for `frame`, which begins at `frame_start` of the buffer that [`Plan::segment`] will be given.
+    /// Plans for `frame`, an Ethernet frame or an IP packet, which begins at `frame_start` of the buffer that [`Plan::segment`] will be given.
     /// [`Drop::BadOffload`] when the header does not fit the frame.
     #[inline]
-    pub fn new(header: &VnetHeader, frame: &[u8], frame_start: usize) -> Result<Plan, Drop> {
+    pub fn new(mode: Mode, header: &VnetHeader, frame: &[u8], frame_start: usize) -> Result<Plan, Drop> {
         let whole = Plan {
             kind: Kind::Whole,
             v6: false,
@@ -117,10 +116,10 @@ impl Plan {
         };
         let plan = match header.gso_type & !vnet::GSO_ECN {
             vnet::GSO_NONE if !header.needs_csum() => return Ok(whole),
-            vnet::GSO_NONE => whole.open_checksum(header, frame),
-            vnet::GSO_TCPV4 => whole.super_frame(header, frame, Kind::Tcp, Some(false)),
-            vnet::GSO_TCPV6 => whole.super_frame(header, frame, Kind::Tcp, Some(true)),
-            vnet::GSO_UDP_L4 => whole.super_frame(header, frame, Kind::Udp, None),
+            vnet::GSO_NONE => whole.open_checksum(mode, header, frame),
+            vnet::GSO_TCPV4 => whole.super_frame(mode, header, frame, Kind::Tcp, Some(false)),
+            vnet::GSO_TCPV6 => whole.super_frame(mode, header, frame, Kind::Tcp, Some(true)),
+            vnet::GSO_UDP_L4 => whole.super_frame(mode, header, frame, Kind::Udp, None),
             _ => None,
         };
         plan.ok_or(Drop::BadOffload)
@@ -128,12 +127,12 @@ impl Plan {
 
     /// A plain frame whose checksum is to be completed: any protocol, by the offsets alone.
     #[inline]
-    fn open_checksum(self, header: &VnetHeader, frame: &[u8]) -> Option<Plan> {
+    fn open_checksum(self, mode: Mode, header: &VnetHeader, frame: &[u8]) -> Option<Plan> {
         let (l4, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
-        if l4 < ETHERNET || l4 + offset + 2 > frame.len() || offset == SCTP_CHECKSUM {
+        if l4 < headers::link_header(mode) || l4 + offset + 2 > frame.len() || offset == SCTP_CHECKSUM {
             return None;
         }
-        let deferrable = match headers::parse(frame) {
+        let deferrable = match headers::parse(mode, frame) {
             Layers::Transport(found) => found.l4 == l4 && found.checksum_offset() == offset,
             Layers::Hidden { .. } | Layers::Other => false,
         };
@@ -141,8 +140,8 @@ impl Plan {
     }
 
     /// A super-frame: checks it and prepares what all segments share. `v6` is what the GSO type says, if it says it.
-    fn super_frame(self, header: &VnetHeader, frame: &[u8], kind: Kind, v6: Option<bool>) -> Option<Plan> {
-        let (l3, found_v6) = headers::network(frame)?;
+    fn super_frame(self, mode: Mode, header: &VnetHeader, frame: &[u8], kind: Kind, v6: Option<bool>) -> Option<Plan> {
+        let (l3, found_v6) = headers::network(mode, frame)?;
         let tcp = kind == Kind::Tcp;
         let (protocol, offset) = if tcp { (PROTO_TCP, TCP_CHECKSUM) } else { (PROTO_UDP, UDP_CHECKSUM) };
         if v6.is_some_and(|v6| v6 != found_v6) || header.gso_size == 0 || frame.len() > l3 + usize::from(u16::MAX) {
@@ -212,7 +211,7 @@ impl Plan {
         self.segments as usize
     }
 
-    /// Length of segment `k` in bytes, a whole Ethernet frame.
+    /// Length of segment `k` in bytes, a whole frame.
     #[inline(always)]
     pub fn segment_len(&self, k: usize) -> usize {
         let (len, payload, size) = (self.len as usize, usize::from(self.payload), usize::from(self.size));

@@ -1,4 +1,4 @@
-//! Which queue of the TAP a frame goes to: a fixed function of its flow, the same for both directions.
+//! Which queue of the TAP or TUN a frame goes to: a fixed function of its flow, the same for both directions.
 //!
 //! By itself the driver remembers for each flow where it was written last, which costs a walk through the headers on every
 //! frame and moves a flow to another queue when its answers come in on another worker. A small eBPF program takes the place
@@ -9,6 +9,10 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use adit_proto::control::Mode;
+
+use super::headers::link_header;
 
 /// `TUNSETSTEERINGEBPF`: _IOR('T', 224, int).
 const TUNSETSTEERINGEBPF: libc::c_ulong = 0x8004_54e0;
@@ -87,32 +91,42 @@ fn has_ports(at: i32) -> [Instruction; 3] {
     [load(libc::BPF_B, at), jump(EQUAL, TCP, 1), jump(NOT_EQUAL, UDP, TO_END)]
 }
 
-fn program() -> Vec<Instruction> {
+/// What the IP version of a frame is told by: instructions that load it, and its values for IPv4 and IPv6.
+fn version(mode: Mode) -> (Vec<Instruction>, i32, i32) {
+    match mode {
+        Mode::Ethernet => (vec![load(libc::BPF_H, ETHERTYPE_AT)], IPV4, IPV6),
+        Mode::Ip => (vec![load(libc::BPF_B, 0), with_value(SHIFT_RIGHT, LOADED, 4)], 4, 6),
+    }
+}
+
+fn program(mode: Mode) -> Vec<Instruction> {
+    let l3 = link_header(mode) as i32;
     let mut v4: Vec<Instruction> = Vec::new();
-    for address in [26, 30] {
+    for address in [l3 + 12, l3 + 16] {
         v4.extend([load(libc::BPF_W, address), with_register(XOR, SUM, LOADED)]);
     }
     // Fragments have no ports but the first, and must stay together; options move the ports.
-    v4.extend([load(libc::BPF_H, 20), with_value(AND, LOADED, 0x3fff), jump(NOT_EQUAL, 0, TO_END)]);
-    v4.extend([load(libc::BPF_B, 14), jump(NOT_EQUAL, 0x45, TO_END)]);
-    v4.extend(has_ports(23));
-    v4.extend(ports(34));
+    v4.extend([load(libc::BPF_H, l3 + 6), with_value(AND, LOADED, 0x3fff), jump(NOT_EQUAL, 0, TO_END)]);
+    v4.extend([load(libc::BPF_B, l3), jump(NOT_EQUAL, 0x45, TO_END)]);
+    v4.extend(has_ports(l3 + 9));
+    v4.extend(ports(l3 + 20));
     v4.extend([with_value(MOVE, LOADED, 0), jump(EQUAL, 0, TO_END)]);
 
+    let (load_version, ipv4, ipv6) = version(mode);
     let mut all = vec![
         // The context is a pointer: all 64 bits of it.
         Instruction { code: 0xbf, registers: CONTEXT | 1 << 4, offset: 0, immediate: 0 },
         with_value(MOVE, SUM, 0),
-        load(libc::BPF_H, ETHERTYPE_AT),
-        jump(NOT_EQUAL, IPV4, v4.len() as i16),
     ];
+    all.extend(load_version);
+    all.push(jump(NOT_EQUAL, ipv4, v4.len() as i16));
     all.extend(v4);
-    all.push(jump(NOT_EQUAL, IPV6, TO_END));
+    all.push(jump(NOT_EQUAL, ipv6, TO_END));
     for word in 0..8 {
-        all.extend([load(libc::BPF_W, 22 + 4 * word), with_register(XOR, SUM, LOADED)]);
+        all.extend([load(libc::BPF_W, l3 + 8 + 4 * word), with_register(XOR, SUM, LOADED)]);
     }
-    all.extend(has_ports(20));
-    all.extend(ports(54));
+    all.extend(has_ports(l3 + 6));
+    all.extend(ports(l3 + 40));
 
     let end = all.len();
     for (at, instruction) in all.iter_mut().enumerate().filter(|(_, instruction)| instruction.offset == TO_END) {
@@ -127,9 +141,9 @@ fn program() -> Vec<Instruction> {
     all
 }
 
-/// Gives the TAP of this queue the program. An error leaves the driver's own way in place.
-pub fn attach(queue: BorrowedFd<'_>) -> io::Result<()> {
-    let program = load_program(&program())?;
+/// Gives the interface of this queue the program. An error leaves the driver's own way in place.
+pub fn attach(mode: Mode, queue: BorrowedFd<'_>) -> io::Result<()> {
+    let program = load_program(&program(mode))?;
     let fd: libc::c_int = program.as_raw_fd();
     // SAFETY: the driver reads one int from the pointer and takes a reference of its own to the program.
     let result = unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETSTEERINGEBPF as _, &raw const fd) };

@@ -5,6 +5,7 @@
 
 use adit_dataplane::tap::coalesce::{Emit, Sink};
 use adit_dataplane::tap::vnet::{self, VnetHeader};
+use adit_proto::control::Mode;
 use proptest::prelude::*;
 
 pub const FIN: u8 = 0x01;
@@ -18,6 +19,8 @@ pub const CWR: u8 = 0x80;
 /// What all frames of a flow have in common.
 #[derive(Clone, Debug)]
 pub struct Flow {
+    /// Ethernet frames, or bare IP packets, which have no tags.
+    pub mode: Mode,
     pub v6: bool,
     pub tcp: bool,
     /// VLAN tags, outermost first.
@@ -65,6 +68,7 @@ pub fn plain_sum(parts: &[&[u8]]) -> u16 {
 impl Flow {
     pub fn simple(v6: bool, tcp: bool) -> Flow {
         Flow {
+            mode: Mode::Ethernet,
             v6,
             tcp,
             tags: vec![],
@@ -83,6 +87,12 @@ impl Flow {
         }
     }
 
+    /// The same flow in a mode.
+    pub fn in_mode(&self, mode: Mode) -> Flow {
+        let tags = if mode == Mode::Ip { vec![] } else { self.tags.clone() };
+        Flow { mode, tags, ..self.clone() }
+    }
+
     fn source_address(&self) -> Vec<u8> {
         if self.v6 { [&[0xfd][..], &[0; 14], &[self.source]].concat() } else { vec![10, 0, 0, self.source] }
     }
@@ -92,6 +102,9 @@ impl Flow {
     }
 
     pub fn ethernet(&self) -> Vec<u8> {
+        if self.mode == Mode::Ip {
+            return vec![];
+        }
         let mut out = vec![2, 0, 0, 0, 0, 0xbb, 2, 0, 0, 0, 0, self.source];
         for (i, tag) in self.tags.iter().enumerate() {
             let outer = i == 0 && self.tags.len() == 2;
@@ -104,7 +117,7 @@ impl Flow {
 
     /// Offset of the IP header.
     pub fn l3(&self) -> usize {
-        14 + 4 * self.tags.len()
+        if self.mode == Mode::Ip { 0 } else { 14 + 4 * self.tags.len() }
     }
 
     /// Offset of the transport header.
@@ -253,11 +266,30 @@ pub fn pattern(len: usize, seed: u32) -> Vec<u8> {
     (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503)) >> 13) as u8).collect()
 }
 
+/// The mode of a good frame of a flow: the stations of all flows begin with 2.
+pub fn mode_of(frame: &[u8]) -> Mode {
+    if frame.first() == Some(&2) { Mode::Ethernet } else { Mode::Ip }
+}
+
+/// The number of the station that sent a good frame.
+pub fn station(frame: &[u8]) -> usize {
+    let at = match mode_of(frame) {
+        Mode::Ethernet => 11,
+        Mode::Ip if frame[0] >> 4 == 6 => 23,
+        Mode::Ip => 15,
+    };
+    frame[at].into()
+}
+
+pub fn modes() -> impl Strategy<Value = Mode> {
+    prop::sample::select(Mode::ALL.to_vec())
+}
+
 /// Flows without anything that keeps them from being merged.
 pub fn simple_flow() -> impl Strategy<Value = Flow> {
     let tags = prop::collection::vec(any::<u16>(), 0..=2);
     let options = prop::sample::select(vec![0_usize, 4, 12, 40]);
-    (any::<(bool, bool, u8, u8, u32)>(), tags, options, any::<(u16, u32, u16, bool)>()).prop_map(
+    let flow = (any::<(bool, bool, u8, u8, u32)>(), tags, options, any::<(u16, u32, u16, bool)>()).prop_map(
         |((v6, tcp, traffic_class, hop_limit, flow_label), tags, options, (source_port, ack, window, dont_fragment))| Flow {
             tags,
             source_port,
@@ -270,7 +302,8 @@ pub fn simple_flow() -> impl Strategy<Value = Flow> {
             window,
             ..Flow::simple(v6, tcp)
         },
-    )
+    );
+    (flow, modes()).prop_map(|(flow, mode)| flow.in_mode(mode))
 }
 
 /// Flows with IP options or extension headers too.
@@ -291,6 +324,7 @@ pub fn any_flow() -> impl Strategy<Value = Flow> {
 /// One write to the TAP, copied out of the arena.
 #[derive(Clone, Debug)]
 pub struct Write {
+    pub mode: Mode,
     pub header: VnetHeader,
     pub frame: Vec<u8>,
     pub frames: usize,
@@ -308,7 +342,7 @@ impl Sink for Writes {
         }
         let frame = bytes.split_off(vnet::LEN);
         let header = VnetHeader::parse(bytes.first_chunk().expect("a virtio-net header"));
-        self.0.push(Write { header, frame, frames: emit.frames });
+        self.0.push(Write { mode: mode_of(&frame), header, frame, frames: emit.frames });
     }
 }
 
@@ -323,7 +357,7 @@ impl Write {
         }
         let mut frame = self.frame.clone();
         let tags = [12, 16].iter().take_while(|at| [[0x81, 0], [0x88, 0xa8]].contains(&[frame[**at], frame[**at + 1]])).count();
-        let l3 = 14 + 4 * tags;
+        let l3 = if self.mode == Mode::Ip { 0 } else { 14 + 4 * tags };
         let v6 = frame[l3] >> 4 == 6;
         let protocol = if v6 { frame[l3 + 6] } else { frame[l3 + 9] };
         let tcp = protocol == 6;

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,10 +16,11 @@ use adit_dataplane::aead::{Aead, Backend};
 use adit_dataplane::config::Config;
 use adit_dataplane::open::{Opened, open};
 use adit_dataplane::sa;
-use adit_dataplane::seal::seal;
+use adit_dataplane::seal::{Inner, seal};
 use adit_dataplane::start::{Plane, Running};
-use adit_proto::control::{Command, Event, InboundSa, OutboundSa, PeerId, PeerTag, Refusal, SaKey, Spi};
+use adit_proto::control::{Command, Event, InboundSa, Mode, OutboundSa, PeerId, PeerTag, Refusal, SaKey, Selector, Spi};
 use adit_proto::esp::{self, Header};
+use adit_proto::ike::AddressRange;
 use adit_proto::replay::Window;
 use adit_proto::stats::{Count, Drop as Dropped};
 use adit_proto::suite::Suite;
@@ -138,9 +139,20 @@ impl Bed {
                     window: 4096,
                     seq_top: 0,
                     resync: true,
+                    esn: true,
                 }),
             );
         }
+    }
+
+    /// A data plane in IP mode with one peer: hosts 1 to 9 of both IP versions are here, hosts 11 to 19 there.
+    pub fn start_ip(workers: usize, io: &str, lanes: u16) -> Bed {
+        let mut bed = Bed::start_with(workers, io, lanes, &["--mode", "ip", "--selectors", "64"]);
+        for (worker, v6) in (0..workers).flat_map(|worker| [(worker, false), (worker, true)]) {
+            let selector = Selector::any_of(hosts(v6, 1, 9), hosts(v6, 11, 19));
+            bed.order(worker, &Command::SelectorAdd { peer: PEER, selector });
+        }
+        bed
     }
 
     /// Sends a command and waits until the worker has applied it.
@@ -246,20 +258,32 @@ impl PacketSocket {
 /// The command that sets a peer which is reached where the peer of every test is.
 pub fn peer_set(peer: PeerId, tag: PeerTag, lanes: u16) -> Command {
     let endpoint: SocketAddr = "127.0.0.1:4501".parse().unwrap();
-    Command::PeerSet { peer, tag, endpoint, path_mtu: 1500, lanes }
+    Command::PeerSet { peer, tag, endpoint, path_mtu: 1500, lanes, follow: false }
 }
 
 /// The SA with which lane `lane` of the data plane seals.
 pub fn outbound_sa(lane: u32) -> OutboundSa {
     let (spi, seq_limit) = (out_spi(lane), u64::MAX);
-    OutboundSa { spi, peer: PEER, suite: SUITE, key: key(), seq_next: 1, seq_limit, defer_checksums: false }
+    OutboundSa { spi, peer: PEER, suite: SUITE, key: key(), seq_next: 1, seq_limit, defer_checksums: false, esn: true }
 }
 
 /// The SA with which the peer seals for lane `lane` of the data plane.
 pub fn peer_seals(lane: u32) -> sa::OutboundSa {
     let (spi, salt, aead) = (in_spi(lane), [9; 4], aead());
     let (seq_end, seq_halfway) = (u64::MAX, u64::MAX);
-    sa::OutboundSa { spi, seq_next: 1, seq_end, aead, salt, defer_checksums: false, seq_halfway, slot: 0, packets: 0, bytes: 0 }
+    sa::OutboundSa {
+        spi,
+        seq_next: 1,
+        seq_end,
+        aead,
+        salt,
+        defer_checksums: false,
+        esn: true,
+        seq_halfway,
+        slot: 0,
+        packets: 0,
+        bytes: 0,
+    }
 }
 
 /// The SA with which the peer opens what lane `lane` of the data plane seals.
@@ -272,6 +296,8 @@ pub fn peer_opens(lane: u32) -> sa::InboundSa {
         aead: aead(),
         salt: [9; 4],
         resync: true,
+        esn: true,
+        advanced: false,
         slot: 0,
         packets: 0,
         bytes: 0,
@@ -307,15 +333,15 @@ pub fn broadcast(flow: u8) -> Vec<u8> {
 /// A datagram with this frame in it.
 pub fn sealed(sa: &mut sa::OutboundSa, frame: &[u8]) -> Vec<u8> {
     let mut buffer = [&[0; 64], frame, &[0; 64]].concat();
-    let mut packet = vec![0; esp::sealed_len(frame.len())];
-    seal(sa, &mut buffer, 64..64 + frame.len(), false, &mut packet).unwrap();
+    let mut packet = vec![0; esp::sealed_len(2 + frame.len())];
+    seal(sa, &mut buffer, 64..64 + frame.len(), Inner::Ethernet { open_checksum: false }, &mut packet).unwrap();
     packet
 }
 
 /// The frame in this datagram.
 pub fn opened(sa: &mut sa::InboundSa, mut packet: Vec<u8>) -> Vec<u8> {
     let header = Header::parse(&packet).unwrap();
-    match open(sa, &header, &mut packet).unwrap() {
+    match open(Mode::Ethernet, sa, &header, &mut packet).unwrap() {
         Opened::Frame { frame, .. } => packet[frame].to_vec(),
         Opened::Dummy { .. } => Vec::new(),
     }
@@ -329,6 +355,52 @@ pub fn frame(from: u8, number: u32, len: usize) -> Vec<u8> {
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
     frame[14..18].copy_from_slice(&number.to_be_bytes());
     frame
+}
+
+/// The bare IP packet `sa` seals for a data plane in IP mode.
+pub fn sealed_ip(sa: &mut sa::OutboundSa, packet: &[u8]) -> Vec<u8> {
+    let mut buffer = [&[0; 64], packet, &[0; 64]].concat();
+    let mut sealed = vec![0; esp::sealed_len(packet.len())];
+    seal(sa, &mut buffer, 64..64 + packet.len(), Inner::ip(packet[0]), &mut sealed).unwrap();
+    sealed
+}
+
+/// The IP packet in this datagram of a data plane in IP mode.
+pub fn opened_ip(sa: &mut sa::InboundSa, mut datagram: Vec<u8>) -> Vec<u8> {
+    let header = Header::parse(&datagram).unwrap();
+    match open(Mode::Ip, sa, &header, &mut datagram).unwrap() {
+        Opened::Frame { frame, .. } => datagram[frame].to_vec(),
+        Opened::Dummy { .. } => Vec::new(),
+    }
+}
+
+/// An IPv4 or IPv6 packet with UDP between two hosts, each with its port. The checksum is left out (IPv4) or wrong: nobody looks.
+pub fn ip_packet(v6: bool, from: (u8, u16), to: (u8, u16), payload: &[u8]) -> Vec<u8> {
+    let udp_len = (8 + payload.len()) as u16;
+    let mut packet = if v6 {
+        let [l0, l1] = udp_len.to_be_bytes();
+        let mut packet = vec![0x60, 0, 0, 0, l0, l1, 17, 64];
+        for host in [from.0, to.0] {
+            packet.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
+        }
+        packet
+    } else {
+        let [l0, l1] = (20 + udp_len).to_be_bytes();
+        vec![0x45, 0, l0, l1, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, from.0, 10, 0, 0, to.0]
+    };
+    packet.extend([from.1.to_be_bytes(), to.1.to_be_bytes(), udp_len.to_be_bytes(), [0, 0]].concat());
+    packet.extend(payload);
+    packet
+}
+
+/// The hosts of `ip_packet` from `first` to `last`.
+pub fn hosts(v6: bool, first: u8, last: u8) -> AddressRange {
+    if v6 {
+        let host = |last: u8| Ipv6Addr::from([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        AddressRange::V6 { first: host(first), last: host(last) }
+    } else {
+        AddressRange::V4 { first: [10, 0, 0, first].into(), last: [10, 0, 0, last].into() }
+    }
 }
 
 /// Waits until a condition holds.

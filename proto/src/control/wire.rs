@@ -4,12 +4,15 @@
 
 use zeroize::Zeroizing;
 
-use super::{Command, Direction, Event, Feature, InboundSa, OutboundSa, PeerId, PeerTag, Place, Refusal, SaKey, Spi};
+use super::{
+    Command, Direction, Event, Feature, InboundSa, Mode, OutboundSa, PeerId, PeerTag, Place, Refusal, SaKey, Selector, Spi,
+};
 use crate::codec::{DecodeError, Reader, Writer};
+use crate::ike::{AddressRange, PortRange};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
 /// Room for any command or event, in bytes.
-pub const RECORD_LEN_MAX: usize = 64;
+pub const RECORD_LEN_MAX: usize = 80;
 
 mod command {
     pub const PEER_SET: u8 = 1;
@@ -20,6 +23,8 @@ mod command {
     pub const FDB_PIN: u8 = 6;
     pub const FDB_UNPIN: u8 = 7;
     pub const SEQ_LIMIT: u8 = 8;
+    pub const SELECTOR_ADD: u8 = 9;
+    pub const SELECTOR_REMOVE: u8 = 10;
 }
 
 mod event {
@@ -28,6 +33,7 @@ mod event {
     pub const SEQ_HALFWAY: u8 = 3;
     pub const DEGRADED: u8 = 4;
     pub const WORKER_FAILED: u8 = 5;
+    pub const PEER_PATH: u8 = 6;
 }
 
 /// Finds the variant whose code a record has.
@@ -42,8 +48,15 @@ impl Direction {
     }
 }
 
+impl Mode {
+    /// Reads the one-byte code of a mode.
+    pub fn from_code(code: u8) -> Result<Mode, DecodeError> {
+        by_code(&Mode::ALL, code, |mode| mode as u8, "mode")
+    }
+}
+
 impl Refusal {
-    const ALL: [Refusal; 8] = [
+    const ALL: [Refusal; 12] = [
         Refusal::Malformed,
         Refusal::NoSuchPeer,
         Refusal::NoSuchSa,
@@ -52,6 +65,10 @@ impl Refusal {
         Refusal::WrongWorker,
         Refusal::BadValue,
         Refusal::FdbFull,
+        Refusal::PolicyFull,
+        Refusal::PolicyOverlap,
+        Refusal::NoSuchSelector,
+        Refusal::WrongMode,
     ];
 }
 
@@ -75,7 +92,7 @@ fn read_key(reader: &mut Reader) -> Result<SaKey, DecodeError> {
 impl OutboundSa {
     fn write(&self, writer: &mut Writer) {
         writer.u32(self.spi.0).u16(self.peer.0).u8(self.suite as u8).bytes(&self.key.key).bytes(&self.key.salt);
-        writer.u64(self.seq_next).u64(self.seq_limit).flag(self.defer_checksums);
+        writer.u64(self.seq_next).u64(self.seq_limit).flag(self.defer_checksums).flag(self.esn);
     }
 
     fn read(reader: &mut Reader) -> Result<OutboundSa, DecodeError> {
@@ -87,6 +104,7 @@ impl OutboundSa {
             seq_next: reader.u64()?,
             seq_limit: reader.u64()?,
             defer_checksums: reader.flag("defer checksums")?,
+            esn: reader.flag("esn")?,
         })
     }
 }
@@ -94,7 +112,7 @@ impl OutboundSa {
 impl InboundSa {
     fn write(&self, writer: &mut Writer) {
         writer.u32(self.spi.0).u16(self.peer.0).u8(self.suite as u8).bytes(&self.key.key).bytes(&self.key.salt);
-        writer.u16(self.window).u64(self.seq_top).flag(self.resync);
+        writer.u16(self.window).u64(self.seq_top).flag(self.resync).flag(self.esn);
     }
 
     fn read(reader: &mut Reader) -> Result<InboundSa, DecodeError> {
@@ -106,7 +124,46 @@ impl InboundSa {
             window: reader.u16()?,
             seq_top: reader.u64()?,
             resync: reader.flag("resync")?,
+            esn: reader.flag("esn")?,
         })
+    }
+}
+
+fn write_range(writer: &mut Writer, range: &AddressRange) {
+    match range {
+        AddressRange::V4 { first, last } => writer.bytes(&first.octets()).bytes(&last.octets()),
+        AddressRange::V6 { first, last } => writer.bytes(&first.octets()).bytes(&last.octets()),
+    };
+}
+
+fn read_range(reader: &mut Reader, version: u8) -> Result<AddressRange, DecodeError> {
+    Ok(match version {
+        4 => AddressRange::V4 { first: reader.array::<4>()?.into(), last: reader.array::<4>()?.into() },
+        6 => AddressRange::V6 { first: reader.array::<16>()?.into(), last: reader.array::<16>()?.into() },
+        _ => return Err(DecodeError::BadValue("IP version")),
+    })
+}
+
+impl Selector {
+    /// Writes the version of `local`: a selector whose ranges differ in it cannot be read back.
+    fn write(&self, writer: &mut Writer) {
+        writer.u8(if self.local.first().is_ipv4() { 4 } else { 6 });
+        write_range(writer, &self.local);
+        write_range(writer, &self.remote);
+        writer.u8(self.protocol).u16(self.local_ports.first).u16(self.local_ports.last);
+        writer.u16(self.remote_ports.first).u16(self.remote_ports.last);
+    }
+
+    fn read(reader: &mut Reader) -> Result<Selector, DecodeError> {
+        let version = reader.u8()?;
+        let selector = Selector {
+            local: read_range(reader, version)?,
+            remote: read_range(reader, version)?,
+            protocol: reader.u8()?,
+            local_ports: PortRange { first: reader.u16()?, last: reader.u16()? },
+            remote_ports: PortRange { first: reader.u16()?, last: reader.u16()? },
+        };
+        if selector.is_valid() { Ok(selector) } else { Err(DecodeError::BadValue("selector")) }
     }
 }
 
@@ -115,8 +172,8 @@ impl Command {
     pub fn encode(&self, out: &mut [u8; RECORD_LEN_MAX]) -> usize {
         let mut writer = Writer::new(out);
         match self {
-            Command::PeerSet { peer, tag, endpoint, path_mtu, lanes } => {
-                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).addr(*endpoint).u16(*path_mtu).u16(*lanes);
+            Command::PeerSet { peer, tag, endpoint, path_mtu, lanes, follow } => {
+                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).addr(*endpoint).u16(*path_mtu).u16(*lanes).flag(*follow);
             }
             Command::PeerRemove { peer } => {
                 writer.u8(command::PEER_REMOVE).u16(peer.0);
@@ -135,6 +192,8 @@ impl Command {
             Command::SeqLimit { peer, spi, seq_limit } => {
                 writer.u8(command::SEQ_LIMIT).u16(peer.0).u32(spi.0).u64(*seq_limit);
             }
+            Command::SelectorAdd { peer, selector } => selector.write(writer.u8(command::SELECTOR_ADD).u16(peer.0)),
+            Command::SelectorRemove { peer, selector } => selector.write(writer.u8(command::SELECTOR_REMOVE).u16(peer.0)),
         }
         writer.finish().expect("RECORD_LEN_MAX holds every command")
     }
@@ -149,6 +208,7 @@ impl Command {
                 endpoint: reader.addr()?,
                 path_mtu: reader.u16()?,
                 lanes: reader.u16()?,
+                follow: reader.flag("follow")?,
             },
             command::PEER_REMOVE => Command::PeerRemove { peer: PeerId(reader.u16()?) },
             command::OUTBOUND_SA_INSTALL => Command::OutboundSaInstall(OutboundSa::read(&mut reader)?),
@@ -162,6 +222,10 @@ impl Command {
             command::FDB_UNPIN => Command::FdbUnpin { mac: reader.array()? },
             command::SEQ_LIMIT => {
                 Command::SeqLimit { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?), seq_limit: reader.u64()? }
+            }
+            command::SELECTOR_ADD => Command::SelectorAdd { peer: PeerId(reader.u16()?), selector: Selector::read(&mut reader)? },
+            command::SELECTOR_REMOVE => {
+                Command::SelectorRemove { peer: PeerId(reader.u16()?), selector: Selector::read(&mut reader)? }
             }
             _ => return Err(DecodeError::BadValue("command")),
         };
@@ -179,6 +243,7 @@ impl Event {
             Event::Refused { ticket, why } => writer.u8(event::REFUSED).u32(*ticket).u8(*why as u8),
             Event::SeqHalfway { peer, spi } => writer.u8(event::SEQ_HALFWAY).u16(peer.0).u32(spi.0),
             Event::Degraded { what } => writer.u8(event::DEGRADED).u8(*what as u8),
+            Event::PeerPath { peer, tag, from } => writer.u8(event::PEER_PATH).u16(peer.0).u64(tag.0).addr(*from),
             Event::WorkerFailed { errno, at } => writer.u8(event::WORKER_FAILED).i32(*errno).u8(*at as u8),
         }
         .finish()
@@ -195,6 +260,9 @@ impl Event {
             }
             event::SEQ_HALFWAY => Event::SeqHalfway { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?) },
             event::DEGRADED => Event::Degraded { what: by_code(&Feature::ALL, reader.u8()?, |w| w as u8, "feature")? },
+            event::PEER_PATH => {
+                Event::PeerPath { peer: PeerId(reader.u16()?), tag: PeerTag(reader.u64()?), from: reader.addr()? }
+            }
             event::WORKER_FAILED => {
                 Event::WorkerFailed { errno: reader.i32()?, at: by_code(&Place::ALL, reader.u8()?, |p| p as u8, "place")? }
             }
@@ -226,18 +294,66 @@ mod tests {
         any::<([u8; KEY_LEN_MAX], [u8; SALT_LEN])>().prop_map(|(key, salt)| SaKey { key, salt })
     }
 
+    fn selectors() -> impl Strategy<Value = Selector> {
+        fn sorted<T: Ord>(a: T, b: T) -> (T, T) {
+            if a <= b { (a, b) } else { (b, a) }
+        }
+        let v4 = any::<(u32, u32)>().prop_map(|(a, b)| {
+            let (first, last) = sorted(a, b);
+            AddressRange::V4 { first: first.into(), last: last.into() }
+        });
+        let v6 = any::<(u128, u128)>().prop_map(|(a, b)| {
+            let (first, last) = sorted(a, b);
+            AddressRange::V6 { first: first.into(), last: last.into() }
+        });
+        let ports = || {
+            let some = any::<(u16, u16)>().prop_map(|(a, b)| {
+                let (first, last) = sorted(a, b);
+                PortRange { first, last }
+            });
+            prop_oneof![some, Just(PortRange::ANY), Just(PortRange::OPAQUE)]
+        };
+        let ranges = prop_oneof![(v4.clone(), v4), (v6.clone(), v6)];
+        (ranges, any::<u8>(), ports(), ports()).prop_map(|((local, remote), protocol, local_ports, remote_ports)| Selector {
+            local,
+            remote,
+            protocol,
+            local_ports,
+            remote_ports,
+        })
+    }
+
     fn commands() -> impl Strategy<Value = Command> {
         prop_oneof![
-            (any::<(u16, u64)>(), addrs(), any::<u16>(), any::<u16>()).prop_map(|((peer, tag), endpoint, path_mtu, lanes)| {
-                Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), endpoint, path_mtu, lanes }
-            }),
+            (any::<(u16, u64)>(), addrs(), any::<(u16, u16, bool)>()).prop_map(
+                |((peer, tag), endpoint, (path_mtu, lanes, follow))| {
+                    Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), endpoint, path_mtu, lanes, follow }
+                }
+            ),
             any::<u16>().prop_map(|peer| Command::PeerRemove { peer: PeerId(peer) }),
-            (any::<(u32, u16, u64, u64, bool)>(), suites(), keys()).prop_map(|(f, suite, key)| Command::OutboundSaInstall(
-                OutboundSa { spi: Spi(f.0), peer: PeerId(f.1), suite, key, seq_next: f.2, seq_limit: f.3, defer_checksums: f.4 }
-            )),
-            (any::<(u32, u16, u16, u64, bool)>(), suites(), keys()).prop_map(|(f, suite, key)| Command::InboundSaInstall(
-                InboundSa { spi: Spi(f.0), peer: PeerId(f.1), suite, key, window: f.2, seq_top: f.3, resync: f.4 }
-            )),
+            (any::<(u32, u16, u64, u64, bool, bool)>(), suites(), keys()).prop_map(
+                |((spi, peer, seq_next, seq_limit, defer, esn), suite, key)| {
+                    let (spi, peer) = (Spi(spi), PeerId(peer));
+                    Command::OutboundSaInstall(OutboundSa {
+                        spi,
+                        peer,
+                        suite,
+                        key,
+                        seq_next,
+                        seq_limit,
+                        defer_checksums: defer,
+                        esn,
+                    })
+                }
+            ),
+            (any::<(u32, u16, u16, u64, bool, bool)>(), suites(), keys()).prop_map(
+                |((spi, peer, window, seq_top, resync, esn), suite, key)| {
+                    let (spi, peer) = (Spi(spi), PeerId(peer));
+                    Command::InboundSaInstall(InboundSa { spi, peer, suite, key, window, seq_top, resync, esn })
+                }
+            ),
+            (any::<u16>(), selectors()).prop_map(|(peer, selector)| Command::SelectorAdd { peer: PeerId(peer), selector }),
+            (any::<u16>(), selectors()).prop_map(|(peer, selector)| Command::SelectorRemove { peer: PeerId(peer), selector }),
             (any::<(u16, u32)>(), prop::sample::select(vec![Direction::Inbound, Direction::Outbound]))
                 .prop_map(|((peer, spi), direction)| Command::SaRemove { peer: PeerId(peer), spi: Spi(spi), direction }),
             any::<([u8; 6], u16)>().prop_map(|(mac, peer)| Command::FdbPin { mac, peer: PeerId(peer) }),
@@ -256,8 +372,33 @@ mod tests {
             (any::<u32>(), prop::sample::select(Refusal::ALL.to_vec())).prop_map(|(ticket, why)| Event::Refused { ticket, why }),
             any::<(u16, u32)>().prop_map(|(peer, spi)| Event::SeqHalfway { peer: PeerId(peer), spi: Spi(spi) }),
             prop::sample::select(Feature::ALL.to_vec()).prop_map(|what| Event::Degraded { what }),
+            (any::<(u16, u64)>(), addrs()).prop_map(|((peer, tag), from)| Event::PeerPath {
+                peer: PeerId(peer),
+                tag: PeerTag(tag),
+                from
+            }),
             (any::<i32>(), prop::sample::select(Place::ALL.to_vec())).prop_map(|(errno, at)| Event::WorkerFailed { errno, at }),
         ]
+    }
+
+    #[test]
+    fn selectors_that_match_nothing_are_refused() {
+        let v4 = |first: u8, last: u8| AddressRange::V4 { first: [10, 0, 0, first].into(), last: [10, 0, 0, last].into() };
+        let good = Selector::any_of(v4(1, 9), v4(20, 20));
+        let ports = PortRange { first: 9, last: 8 };
+        let bad = [
+            Selector { remote: v4(20, 19), ..good },
+            Selector { local: v4(2, 1), ..good },
+            Selector { remote: AddressRange::ANY_V6, ..good },
+            Selector { local_ports: ports, ..good },
+            Selector { remote_ports: ports, ..good },
+        ];
+        for selector in bad {
+            let mut out = [0; RECORD_LEN_MAX];
+            let len = Command::SelectorAdd { peer: PeerId(1), selector }.encode(&mut out);
+            assert!(Command::decode(&out[..len]).is_err(), "{selector}");
+        }
+        assert_eq!(good.to_string(), "10.0.0.1-10.0.0.9 <> 10.0.0.20/32");
     }
 
     proptest! {
@@ -282,7 +423,7 @@ mod tests {
         }
 
         #[test]
-        fn what_decodes_encodes_to_the_same_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_LEN_MAX), tag in 0u8..10) {
+        fn what_decodes_encodes_to_the_same_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_LEN_MAX), tag in 0u8..12) {
             if let Some(first) = bytes.first_mut() {
                 *first = tag;
             }

@@ -73,7 +73,7 @@ impl Check<'_> {
         // One IPv6 path is enough to leave room for its longer header.
         let ipv6_outer = peers.iter().any(|(peer, _)| peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6()));
         // No frame may be longer than what one datagram of the underlay carries: tunnels do not fragment.
-        let most = (esp::frame_len_max(underlay_mtu, ipv6_outer) - ETHERNET_LEN) as u64;
+        let most = (esp::frame_len_max(adit_proto::control::Mode::Ethernet, underlay_mtu, ipv6_outer) - ETHERNET_LEN) as u64;
         let mtu_at = raw.mtu.as_ref().map(|text| Place::from(text.referenced));
         let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", most - VLAN_LEN as u64);
         if let Some(at) = mtu_at.filter(|_| mtu > most) {

@@ -57,6 +57,7 @@ fn what_is_no_event_counter_is_refused() {
         pid: 1,
         version: "test".into(),
         tap: "adit0".into(),
+        mode: adit_proto::control::Mode::Ethernet,
         tap_mac: [2; 6],
         listen: "192.0.2.1:4500".parse().unwrap(),
         workers: 1,

@@ -1,0 +1,217 @@
+//! What selectors look at in an IP packet (RFC 4301 §4.4.1.1). Total: any bytes give it or nothing.
+
+use adit_proto::control::Mode;
+use adit_proto::ike::PortRange;
+
+use crate::tap::headers::{IPV4, IPV6, be16, network};
+
+/// Extension headers that are looked through, at most.
+const EXTENSIONS_MAX: usize = 8;
+
+const HOP_BY_HOP: u8 = 0;
+const ICMP: u8 = 1;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const ICMPV6: u8 = 58;
+const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
+
+/// Source and destination, protocol and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub v6: bool,
+    /// None when it is out of reach: matches only selectors of any protocol.
+    pub protocol: Option<u8>,
+    pub source: Side,
+    pub destination: Side,
+}
+
+/// One end of a packet's way. An IPv4 address has the low 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side {
+    pub address: u128,
+    pub port: Port,
+}
+
+/// A port as selectors see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// A port; or at the source type and code of ICMP, or the type of a Mobility Header (RFC 4301 §4.4.1.3).
+    Number(u16),
+    /// Out of reach, as in fragments, or the protocol has none: matches ANY and OPAQUE.
+    Hidden,
+    /// The destination of ICMP: what counts stands at the source.
+    Open,
+}
+
+impl Port {
+    /// Whether a selector's ports are meant.
+    #[inline]
+    pub fn is_in(self, range: PortRange) -> bool {
+        match self {
+            Port::Number(port) => (range.first..=range.last).contains(&port),
+            Port::Hidden => range == PortRange::ANY || range == PortRange::OPAQUE,
+            Port::Open => true,
+        }
+    }
+}
+
+impl Packet {
+    /// Looks at an IP packet. Its lengths are not judged here.
+    #[inline]
+    pub fn parse(bytes: &[u8]) -> Option<Packet> {
+        match network(Mode::Ip, bytes)? {
+            (_, false) => ipv4(bytes),
+            (_, true) => ipv6(bytes),
+        }
+    }
+}
+
+#[inline]
+fn ipv4(bytes: &[u8]) -> Option<Packet> {
+    let header = bytes.first_chunk::<IPV4>()?;
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+    let is_fragment = be16(header, 6) & 0x3fff != 0;
+    let at = usize::from(header[0] & 0x0f) * 4;
+    let (source_port, destination_port) =
+        if is_fragment || at < IPV4 { (Port::Hidden, Port::Hidden) } else { ports(header[9], bytes.get(at..).unwrap_or(&[])) };
+    Some(Packet {
+        v6: false,
+        protocol: Some(header[9]),
+        source: Side { address: u32::from_be_bytes([s0, s1, s2, s3]).into(), port: source_port },
+        destination: Side { address: u32::from_be_bytes([d0, d1, d2, d3]).into(), port: destination_port },
+    })
+}
+
+#[inline]
+fn ipv6(bytes: &[u8]) -> Option<Packet> {
+    let header = bytes.first_chunk::<IPV6>()?;
+    let (protocol, upper) = follow(header[6], &bytes[IPV6..]);
+    let (source_port, destination_port) = match (protocol, upper) {
+        (Some(protocol), Some(upper)) => ports(protocol, upper),
+        _ => (Port::Hidden, Port::Hidden),
+    };
+    let address = |at: usize| header[at..].first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes));
+    Some(Packet {
+        v6: true,
+        protocol,
+        source: Side { address: address(8), port: source_port },
+        destination: Side { address: address(24), port: destination_port },
+    })
+}
+
+/// Follows the chain of extension headers: the protocol behind them, and what that begins with, as far as both can be reached. A
+/// fragment shows its protocol only where each of its siblings does. AH and ESP are protocols here (RFC 4301 §4.4.1.1).
+#[inline]
+fn follow(mut next: u8, mut rest: &[u8]) -> (Option<u8>, Option<&[u8]>) {
+    for _ in 0..EXTENSIONS_MAX {
+        if !is_looked_through(next) {
+            return (Some(next), Some(rest));
+        }
+        let Some(extension) = rest.first_chunk::<8>() else { return (None, None) };
+        let is_fragment = next == FRAGMENT && be16(extension, 2) & 0xfff9 != 0;
+        let len = if next == FRAGMENT { 8 } else { (usize::from(extension[1]) + 1) * 8 };
+        next = extension[0];
+        if is_fragment {
+            return ((!is_looked_through(next)).then_some(next), None);
+        }
+        rest = rest.get(len..).unwrap_or(&[]);
+    }
+    (None, None)
+}
+
+const fn is_looked_through(next_header: u8) -> bool {
+    matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
+}
+
+/// The ports of a packet whose transport header begins with these bytes.
+#[inline]
+fn ports(protocol: u8, upper: &[u8]) -> (Port, Port) {
+    match (protocol, upper) {
+        // TCP, UDP, DCCP, SCTP, UDP-Lite.
+        (6 | 17 | 33 | 132 | 136, &[s0, s1, d0, d1, ..]) => {
+            (Port::Number(u16::from_be_bytes([s0, s1])), Port::Number(u16::from_be_bytes([d0, d1])))
+        }
+        (ICMP | ICMPV6, &[kind, code, ..]) => (Port::Number(u16::from_be_bytes([kind, code])), Port::Open),
+        (MOBILITY, &[_, _, kind, ..]) => (Port::Number(u16::from_be_bytes([kind, 0])), Port::Open),
+        _ => (Port::Hidden, Port::Hidden),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn v4(protocol: u8, fragment: u16, upper: &[u8]) -> Vec<u8> {
+        let [f0, f1] = fragment.to_be_bytes();
+        [&[0x45, 0, 0, 0, 0, 0, f0, f1, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2], upper].concat()
+    }
+
+    fn v6(next: u8, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; IPV6];
+        (bytes[0], bytes[6], bytes[23], bytes[39]) = (0x60, next, 1, 2);
+        bytes.extend(rest);
+        bytes
+    }
+
+    fn seen(bytes: &[u8]) -> (Option<u8>, Port, Port) {
+        let packet = Packet::parse(bytes).unwrap();
+        (packet.protocol, packet.source.port, packet.destination.port)
+    }
+
+    const HIDDEN: Port = Port::Hidden;
+
+    #[test]
+    fn ports_and_types_are_seen_where_they_are() {
+        assert_eq!(seen(&v4(6, 0x4000, &[0, 80, 1, 0])), (Some(6), Port::Number(80), Port::Number(256)));
+        assert_eq!(seen(&v4(1, 0, &[8, 3, 0, 0])), (Some(1), Port::Number(0x803), Port::Open));
+        assert_eq!(seen(&v6(58, &[128, 0, 0, 0])), (Some(58), Port::Number(0x8000), Port::Open));
+        assert_eq!(seen(&v6(135, &[59, 0, 5, 0])), (Some(135), Port::Number(0x500), Port::Open));
+        assert_eq!(seen(&v4(47, 0, &[1; 8])), (Some(47), HIDDEN, HIDDEN));
+        assert_eq!(seen(&v4(17, 0, &[1; 3])), (Some(17), HIDDEN, HIDDEN), "cut off");
+        let options = [0, 0, 6, 0, 1, 2, 3, 4];
+        assert_eq!(
+            seen(&v6(60, &[&[17][..], &options[1..], &[0, 7, 0, 9]].concat())),
+            (Some(17), Port::Number(7), Port::Number(9))
+        );
+        let packet = Packet::parse(&v4(6, 0, &[0; 4])).unwrap();
+        assert_eq!((packet.source.address, packet.destination.address), (0x0a00_0001, 0x0a00_0002));
+    }
+
+    #[test]
+    fn fragments_have_no_ports_the_first_one_neither() {
+        for fragment in [0x2000, 0x2001, 1] {
+            assert_eq!(seen(&v4(17, fragment, &[0, 80, 0, 80])), (Some(17), HIDDEN, HIDDEN));
+        }
+        for (offset, more) in [(0, 1), (8, 1), (8, 0)] {
+            let header = [17, 0, 0, offset | more, 0, 0, 0, 1, 0, 80, 0, 80];
+            assert_eq!(seen(&v6(44, &header)), (Some(17), HIDDEN, HIDDEN));
+            let before_options = [60, 0, 0, offset | more, 0, 0, 0, 1, 17, 0, 0, 0, 0, 0, 0, 0];
+            assert_eq!(seen(&v6(44, &before_options)), (None, HIDDEN, HIDDEN), "a later fragment could not tell");
+        }
+        let atomic = [17, 0, 0, 0, 0, 0, 0, 1, 0, 80, 0, 81];
+        assert_eq!(seen(&v6(44, &atomic)), (Some(17), Port::Number(80), Port::Number(81)), "RFC 6946");
+    }
+
+    #[test]
+    fn chains_without_end_hide_their_protocol() {
+        let chain: Vec<u8> = (0..20).flat_map(|_| [60, 0, 0, 0, 0, 0, 0, 0]).collect();
+        assert_eq!(seen(&v6(60, &chain)), (None, HIDDEN, HIDDEN));
+        assert_eq!(seen(&v6(60, &[60, 200])), (None, HIDDEN, HIDDEN));
+        // The next one would begin behind the end of the packet.
+        assert_eq!(seen(&v6(60, &[17, 200, 0, 0, 0, 0, 0, 0])), (Some(17), HIDDEN, HIDDEN));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_packet_or_nothing(mut bytes: Vec<u8>, version in prop::sample::select(vec![0x45_u8, 0x60, 0x4f, 0])) {
+            if let Some(first) = bytes.first_mut() {
+                *first = version;
+            }
+            let enough = bytes.len() >= if version >> 4 == 6 { IPV6 } else { IPV4 };
+            prop_assert_eq!(Packet::parse(&bytes).is_some(), enough && version != 0);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The policy table against a plain list that is searched from its beginning.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use adit_dataplane::policy::{OVERLAPS_MAX, Packet, PolicyTable};
+use adit_proto::control::{PeerId, Refusal, Selector};
+use adit_proto::ike::{AddressRange, PortRange};
+use proptest::prelude::*;
+
+/// Selectors in the order in which they were added.
+#[derive(Default)]
+struct Model(Vec<(PeerId, Selector)>);
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// A packet of the plainest kind, and its ports if it shows any.
+#[derive(Clone, Debug)]
+struct Sample {
+    v6: bool,
+    source: u8,
+    destination: u8,
+    protocol: u8,
+    ports: (u16, u16),
+    fragment: bool,
+}
+
+fn address(v6: bool, last: u8) -> IpAddr {
+    if v6 {
+        Ipv6Addr::from([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]).into()
+    } else {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+}
+
+impl Sample {
+    fn packet(&self) -> Packet {
+        let mut bytes = if self.v6 {
+            let mut bytes = vec![0x60, 0, 0, 0, 0, 0, if self.fragment { 44 } else { self.protocol }, 64];
+            for end in [self.source, self.destination] {
+                bytes.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, end]);
+            }
+            if self.fragment {
+                bytes.extend([self.protocol, 0, 0, 1, 0, 0, 0, 7]);
+            }
+            bytes
+        } else {
+            let flags = if self.fragment { 0x20 } else { 0x40 };
+            vec![0x45, 0, 0, 40, 0, 0, flags, 0, 64, self.protocol, 0, 0, 10, 0, 0, self.source, 10, 0, 0, self.destination]
+        };
+        bytes.extend(self.ports.0.to_be_bytes());
+        bytes.extend(self.ports.1.to_be_bytes());
+        bytes.extend([0; 16]);
+        Packet::parse(&bytes).expect("an IP packet")
+    }
+
+    /// Whether it goes from `local` to `remote` of a selector, or the other way.
+    fn is_in(&self, selector: &Selector, outbound: bool) -> bool {
+        let in_range = |range: AddressRange, last: u8| {
+            let address = address(self.v6, last);
+            range.first().is_ipv6() == self.v6 && (number(range.first())..=number(range.last())).contains(&number(address))
+        };
+        let has_ports = !self.fragment && [6, 17].contains(&self.protocol);
+        let port_in = |range: PortRange, port: u16| {
+            if has_ports {
+                range.first <= port && port <= range.last
+            } else {
+                [PortRange::ANY, PortRange::OPAQUE].contains(&range)
+            }
+        };
+        let (own, other) = ((self.source, self.ports.0), (self.destination, self.ports.1));
+        let (local, remote) = if outbound { (own, other) } else { (other, own) };
+        in_range(selector.local, local.0)
+            && in_range(selector.remote, remote.0)
+            && [0, self.protocol].contains(&selector.protocol)
+            && port_in(selector.local_ports, local.1)
+            && port_in(selector.remote_ports, remote.1)
+    }
+}
+
+impl Model {
+    fn route(&self, sample: &Sample) -> Option<PeerId> {
+        let width = |selector: &Selector| number(selector.remote.last()) - number(selector.remote.first());
+        let matching = self.0.iter().filter(|(_, selector)| sample.is_in(selector, true));
+        // The first of equal ones: min_by_key keeps it.
+        matching.min_by_key(|(_, selector)| width(selector)).map(|(peer, _)| *peer)
+    }
+
+    fn admits(&self, sample: &Sample, peer: PeerId) -> bool {
+        self.0.iter().any(|(owner, selector)| *owner == peer && sample.is_in(selector, false))
+    }
+}
+
+fn ranges(v6: bool) -> impl Strategy<Value = AddressRange> {
+    (0u8..24, 0u8..24).prop_map(move |(a, b)| match (address(v6, a.min(b)), address(v6, a.max(b))) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => AddressRange::V4 { first, last },
+        (IpAddr::V6(first), IpAddr::V6(last)) => AddressRange::V6 { first, last },
+        _ => unreachable!("both are of one version"),
+    })
+}
+
+fn port_ranges() -> impl Strategy<Value = PortRange> {
+    let some = (0u16..6, 0u16..6).prop_map(|(a, b)| PortRange { first: a.min(b), last: a.max(b) });
+    prop_oneof![3 => Just(PortRange::ANY), 2 => some, 1 => Just(PortRange::OPAQUE)]
+}
+
+fn selectors() -> impl Strategy<Value = Selector> {
+    let protocol = prop::sample::select(vec![0u8, 0, 6, 17, 47]);
+    any::<bool>().prop_flat_map(move |v6| (ranges(v6), ranges(v6), protocol.clone(), port_ranges(), port_ranges())).prop_map(
+        |(local, remote, protocol, local_ports, remote_ports)| Selector { local, remote, protocol, local_ports, remote_ports },
+    )
+}
+
+fn samples() -> impl Strategy<Value = Sample> {
+    let protocol = prop::sample::select(vec![6u8, 17, 47]);
+    (any::<bool>(), 0u8..24, 0u8..24, protocol, (0u16..6, 0u16..6), any::<bool>()).prop_map(
+        |(v6, source, destination, protocol, ports, fragment)| Sample { v6, source, destination, protocol, ports, fragment },
+    )
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Add(u16, Selector),
+    Again(prop::sample::Index),
+    Remove(prop::sample::Index),
+    Forget(u16),
+    Look(Sample),
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u16..5, selectors()).prop_map(|(peer, selector)| Step::Add(peer, selector)),
+        1 => any::<prop::sample::Index>().prop_map(Step::Again),
+        2 => any::<prop::sample::Index>().prop_map(Step::Remove),
+        1 => (0u16..5).prop_map(Step::Forget),
+        12 => samples().prop_map(Step::Look),
+    ]
+}
+
+/// Most selectors of the model's table: so few that it is full now and then, and not too many for any address.
+const CAPACITY: usize = 40;
+
+proptest! {
+    #[test]
+    fn the_table_answers_like_a_list(steps in prop::collection::vec(steps(), 1..250)) {
+        let (mut table, mut model) = (PolicyTable::new(CAPACITY as u32), Model::default());
+        for step in steps {
+            match step {
+                Step::Add(peer, selector) => {
+                    let (peer, known) = (PeerId(peer), model.0.contains(&(PeerId(peer), selector)));
+                    let expected = if known || model.0.len() < CAPACITY { Ok(()) } else { Err(Refusal::PolicyFull) };
+                    prop_assert_eq!(table.add(peer, &selector), expected);
+                    if !known && expected.is_ok() {
+                        model.0.push((peer, selector));
+                    }
+                }
+                Step::Again(index) if !model.0.is_empty() => {
+                    let (peer, selector) = model.0[index.index(model.0.len())];
+                    prop_assert_eq!(table.add(peer, &selector), Ok(()));
+                }
+                Step::Remove(index) if !model.0.is_empty() => {
+                    let (peer, selector) = model.0.remove(index.index(model.0.len()));
+                    prop_assert_eq!(table.remove(PeerId(peer.0 + 100), &selector), Err(Refusal::NoSuchSelector));
+                    prop_assert_eq!(table.remove(peer, &selector), Ok(()));
+                    prop_assert_eq!(table.remove(peer, &selector), Err(Refusal::NoSuchSelector));
+                }
+                Step::Again(_) | Step::Remove(_) => {}
+                Step::Forget(peer) => {
+                    table.forget_peer(PeerId(peer));
+                    model.0.retain(|(owner, _)| owner.0 != peer);
+                }
+                Step::Look(sample) => {
+                    let packet = sample.packet();
+                    // Twice: the second answer comes from memory.
+                    for _ in 0..2 {
+                        prop_assert_eq!(table.route(&packet), model.route(&sample), "{:?}", &sample);
+                        for peer in (0..5).map(PeerId) {
+                            prop_assert_eq!(table.admits(&packet, peer), model.admits(&sample, peer), "{:?}", &sample);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(table.len(), model.0.len());
+        }
+    }
+}
+
+fn v4(first: u32, last: u32) -> AddressRange {
+    AddressRange::V4 { first: Ipv4Addr::from_bits(first), last: Ipv4Addr::from_bits(last) }
+}
+
+#[test]
+fn no_address_is_in_more_selectors_than_a_look_up_may_look_at() {
+    let mut table = PolicyTable::new(1000);
+    let nested = |n: u32| Selector::any_of(AddressRange::ANY_V4, v4(1000 - n, 1000 + n));
+    for n in 0..u32::from(OVERLAPS_MAX) {
+        assert_eq!(table.add(PeerId(1), &nested(n)), Ok(()));
+    }
+    assert_eq!(table.add(PeerId(2), &nested(100)), Err(Refusal::PolicyOverlap));
+    // One that reaches the crowd at its middle alone is one too many there.
+    let at = |first, last| Selector::any_of(AddressRange::ANY_V4, v4(first, last));
+    assert_eq!(table.add(PeerId(2), &at(1000, 1000)), Err(Refusal::PolicyOverlap));
+    assert_eq!(table.add(PeerId(2), &at(0, 999)), Ok(()));
+    assert_eq!(table.add(PeerId(2), &at(0, 999)), Ok(()), "the same again is no other");
+    assert_eq!(table.add(PeerId(2), &at(500, 999)), Err(Refusal::PolicyOverlap), "63 and one are there by now");
+    table.remove(PeerId(1), &nested(0)).unwrap();
+    assert_eq!(table.add(PeerId(2), &at(1000, 1000)), Ok(()));
+    table.forget_peer(PeerId(1));
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn ten_thousand_selectors_come_and_go() {
+    let mut table = PolicyTable::new(10_000);
+    let selector = |n: u32| Selector::any_of(AddressRange::ANY_V4, v4(n << 8, n << 8 | 0xff));
+    for n in 0..10_000_u32 {
+        table.add(PeerId((n % 100) as u16), &selector(n.wrapping_mul(7919) % 10_000)).unwrap();
+    }
+    assert_eq!(table.add(PeerId(1), &selector(20_000)), Err(Refusal::PolicyFull));
+    for peer in 0..100 {
+        table.forget_peer(PeerId(peer));
+        assert_eq!(table.len(), 9900 - usize::from(peer) * 100);
+    }
+}
