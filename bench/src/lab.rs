@@ -52,6 +52,8 @@ pub struct LabOptions {
     pub workers: Vec<u16>,
     /// SAs per direction and pair of gateways; the program's own choice when left out.
     pub lanes: Option<u16>,
+    /// The gateways carry IP packets instead of Ethernet frames: each has its inner address, and the network 10.78.NUMBER.0/24.
+    pub ip_mode: bool,
     /// `auto`, `io_uring` or `poll`.
     pub io: &'static str,
     /// `auto`, `aws-lc` or `rustcrypto`.
@@ -79,6 +81,7 @@ impl Default for LabOptions {
             gateways: 2,
             workers: vec![1],
             lanes: None,
+            ip_mode: false,
             io: "auto",
             crypto: "auto",
             suite: "aes-128-gcm",
@@ -397,6 +400,24 @@ fn outer(number: u8, ipv6: bool) -> IpAddr {
     if ipv6 { Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()).into() } else { Ipv4Addr::new(192, 0, 2, number).into() }
 }
 
+/// What gateway `number` says of its interface.
+fn addresses(ip_mode: bool, number: usize) -> String {
+    if ip_mode {
+        format!("addresses: [10.77.0.{number}/32, 10.78.{number}.1/24, \"fd77::{number}/128\"]")
+    } else {
+        format!("mac: \"02:00:00:00:77:{number:02x}\", addresses: [10.77.0.{number}/24, \"fd77::{number}/64\"]")
+    }
+}
+
+/// Which packets of gateway `number` are for `peer` in IP mode.
+fn selectors(number: usize, peer: usize) -> String {
+    let pair = |local: String, remote: String| format!("{{ local: {local}, remote: {remote} }}");
+    let hosts = pair(format!("10.77.0.{number}"), format!("10.77.0.{peer}"));
+    let networks = pair(format!("10.78.{number}.0/24"), format!("10.78.{peer}.0/24"));
+    let hosts6 = pair(format!("\"fd77::{number}/128\""), format!("\"fd77::{peer}/128\""));
+    format!(", selectors: [{hosts}, {networks}, {hosts6}]")
+}
+
 /// The YAML file of gateway `number` (from 1).
 fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path) -> Result<String> {
     let name = names[number - 1];
@@ -415,7 +436,8 @@ fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path
                 Some(more) if more.is_empty() => format!("ike: {{ psk_file: {} }}", psk_file(&key).display()),
                 Some(more) => format!("ike: {{ psk_file: {}, {more} }}", psk_file(&key).display()),
             };
-            format!("  - {{ name: {}, endpoint: \"{endpoint}\", {keys}{lanes}{defer} }}\n", names[peer - 1])
+            let selectors = if options.ip_mode { selectors(number, peer) } else { String::new() };
+            format!("  - {{ name: {}, endpoint: \"{endpoint}\", {keys}{lanes}{defer}{selectors} }}\n", names[peer - 1])
         })
         .collect();
     let flood = options.flood_pps.map(|pps| format!("forwarding: {{ flood_pps: {pps} }}\n")).unwrap_or_default();
@@ -423,7 +445,8 @@ fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path
         "name: {name}\n\
          listen: \"{listen}\"\n\
          underlay_mtu: {outer_mtu}\n\
-         interface: {{ name: {TAP}, mac: \"02:00:00:00:77:{number:02x}\", addresses: [10.77.0.{number}/24, \"fd77::{number}/64\"]{mtu} }}\n\
+         mode: {mode}\n\
+         interface: {{ name: {TAP}, {addresses}{mtu} }}\n\
          dataplane: {{ binary: {dataplane}, workers: {workers}, io: {io}, crypto: {crypto} }}\n\
          {flood}peers:\n{peers}\
          metrics: {{ listen: 127.0.0.1:{METRICS_PORT} }}\n\
@@ -431,6 +454,8 @@ fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path
          state_dir: {dir}/state-{name}\n",
         listen = std::net::SocketAddr::new(outer(number as u8, options.outer_ipv6), PORT),
         outer_mtu = options.outer_mtu,
+        mode = if options.ip_mode { "ip" } else { "ethernet" },
+        addresses = addresses(options.ip_mode, number),
         dataplane = binary("adit-dataplane")?.display(),
         io = options.io,
         crypto = options.crypto,

@@ -13,7 +13,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use adit_channel::SA_SLOTS_MAX;
-use adit_proto::control::Mac;
+use adit_proto::control::{Mac, Mode, Selector};
+use adit_proto::esp;
 use ipnet::IpNet;
 
 pub use problem::{Place, Problem, Problems};
@@ -37,6 +38,8 @@ pub struct Config {
     pub interface: Interface,
     /// Largest outer IP packet on the way to the peers, in bytes.
     pub underlay_mtu: u16,
+    /// What it carries.
+    pub mode: Mode,
     pub dataplane: Dataplane,
     pub forwarding: Forwarding,
     pub ike: ike::Ike,
@@ -65,6 +68,8 @@ pub struct Interface {
 pub struct Route {
     pub to: IpNet,
     pub via: Option<IpAddr>,
+    /// Longest packet on it, in bytes, when that is said of it.
+    pub mtu: Option<u16>,
 }
 
 /// How the data plane is started.
@@ -145,7 +150,10 @@ pub struct Peer {
     pub keys: Keys,
     /// SAs in each direction. With a static key, the same number at both ends; with IKE, the most that we ask for.
     pub lanes: u16,
+    /// Only with Ethernet.
     pub defer_checksums: bool,
+    /// Which packets are for it, in IP mode.
+    pub selectors: Vec<Selector>,
 }
 
 /// Where the keys of a peer's SAs come from.
@@ -253,6 +261,31 @@ impl Config {
         self.runtime_dir.join("api.sock")
     }
 
+    /// Routes through the interface: those of the file, and in IP mode one to each remote network of a peer with a static key, with
+    /// the length of the packets that fit the way to that peer.
+    pub fn routes(&self) -> Vec<Route> {
+        let mut routes = self.interface.routes.clone();
+        for peer in self.peers.iter().filter(|peer| peer.secret().is_some()) {
+            let ipv6_outer = peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6());
+            let most = esp::frame_len_max(Mode::Ip, self.underlay_mtu, ipv6_outer);
+            let mtu = u16::try_from(most).unwrap_or(u16::MAX).min(self.interface.mtu);
+            for selector in &peer.selectors {
+                let (first, prefix) =
+                    (selector.remote.first(), selector.remote.prefix_len().and_then(|len| u8::try_from(len).ok()));
+                let to = prefix.and_then(|len| IpNet::new(first, len).ok());
+                let new = to.filter(|to| routes.iter().all(|route: &Route| route.to != *to));
+                routes.extend(new.map(|to| Route { to, via: None, mtu: Some(mtu) }));
+            }
+        }
+        routes
+    }
+
+    /// Selectors that a policy table of the data plane has room for: twice what is configured, for changes while it runs.
+    pub fn max_selectors(&self) -> u32 {
+        let need: usize = self.peers.iter().map(|peer| peer.selectors.len()).sum();
+        u32::try_from((need * 2).next_power_of_two().max(1024)).unwrap_or(u32::MAX).min(1 << 18)
+    }
+
     /// Peers that the tables of the data plane have room for: twice what is configured, for changes while it runs.
     pub fn max_peers(&self) -> u16 {
         u16::try_from((self.peers.len() * 2).next_power_of_two().max(64)).unwrap_or(u16::MAX)
@@ -304,7 +337,11 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { interface, dataplane, forwarding, .. } = self;
         writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen)?;
-        write!(f, "interface {}, MTU {}, MAC {}", interface.name, interface.mtu, MacText(interface.mac))?;
+        write!(f, "interface {}, MTU {}", interface.name, interface.mtu)?;
+        match self.mode {
+            Mode::Ethernet => write!(f, ", MAC {}", MacText(interface.mac))?,
+            Mode::Ip => f.write_str(", for IP packets")?,
+        }
         if let Some(bridge) = &interface.bridge {
             write!(f, ", in bridge {bridge}")?;
         }
@@ -312,7 +349,7 @@ impl fmt::Display for Config {
             write!(f, ", {address}")?;
         }
         writeln!(f)?;
-        for route in &interface.routes {
+        for route in self.routes() {
             match route.via {
                 Some(via) => writeln!(f, "route {} via {via}", route.to)?,
                 None => writeln!(f, "route {} through {}", route.to, interface.name)?,
@@ -320,7 +357,9 @@ impl fmt::Display for Config {
         }
         let cores = dataplane.cores.as_ref().map_or(String::new(), |cores| format!(" on cores {cores:?}"));
         writeln!(f, "{} workers{cores}, I/O {}, crypto {}", dataplane.workers, dataplane.io.name(), dataplane.crypto.name())?;
-        writeln!(f, "{} pinned addresses, {} learned at most", forwarding.pinned.len(), forwarding.max_entries)?;
+        if self.mode == Mode::Ethernet {
+            writeln!(f, "{} pinned addresses, {} learned at most", forwarding.pinned.len(), forwarding.max_entries)?;
+        }
         for peer in &self.peers {
             let at = peer.endpoint_text();
             match &peer.keys {
@@ -329,6 +368,9 @@ impl fmt::Display for Config {
                 }
                 Keys::Ike(ike) => writeln!(f, "peer {} at {at}, by IKE as {} ({})", peer.name, ike.id, ike.role.name())?,
             }
+        }
+        for (peer, selector) in self.peers.iter().flat_map(|peer| peer.selectors.iter().map(move |selector| (peer, selector))) {
+            writeln!(f, "packets {selector} belong to {}", peer.name)?;
         }
         if let Some(listen) = self.metrics_listen {
             writeln!(f, "metrics on http://{listen}/metrics")?;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use adit_proto::control::Mode;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -34,8 +35,8 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
     let (plane, forwarding) = (&config.dataplane, &config.forwarding);
     let mut list: Vec<(&str, String)> = vec![
         ("--socket", config.channel_socket().display().to_string()),
+        ("--mode", config.mode.name().to_owned()),
         ("--tap", config.interface.name.clone()),
-        ("--tap-mac", MacText(config.interface.mac).to_string()),
         ("--listen", config.listen.to_string()),
         ("--workers", plane.workers.to_string()),
         ("--io", plane.io.name().to_owned()),
@@ -43,12 +44,18 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--mtu", config.interface.mtu.to_string()),
         ("--max-peers", config.max_peers().to_string()),
         ("--sa-slots", config.sa_slots().to_string()),
-        ("--fdb-entries", forwarding.max_entries.to_string()),
-        ("--fdb-ageing-s", forwarding.ageing_s.to_string()),
-        ("--flood-pps", forwarding.flood_pps.to_string()),
         ("--socket-buffer", plane.socket_buffer.to_string()),
         ("--busy-poll-us", plane.busy_poll_us.to_string()),
     ];
+    match config.mode {
+        Mode::Ethernet => list.extend([
+            ("--tap-mac", MacText(config.interface.mac).to_string()),
+            ("--fdb-entries", forwarding.max_entries.to_string()),
+            ("--fdb-ageing-s", forwarding.ageing_s.to_string()),
+            ("--flood-pps", forwarding.flood_pps.to_string()),
+        ]),
+        Mode::Ip => list.push(("--selectors", config.max_selectors().to_string())),
+    }
     if let Some(cores) = &plane.cores {
         let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
         list.push(("--cores", cores.join(",")));

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 
@@ -255,6 +255,15 @@ fn identity(route: &RouteMessage) -> (Option<&RouteAddress>, u8, u32, u32) {
 }
 
 fn route_message(index: u32, route: &Route) -> RouteMessage {
+    let mut message = plain_route_message(index, route);
+    if let Some(mtu) = route.mtu {
+        // The kernel then tells senders of longer packets itself (ICMP: fragmentation needed, packet too big).
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.into())]));
+    }
+    message
+}
+
+fn plain_route_message(index: u32, route: &Route) -> RouteMessage {
     let (prefix, length) = (route.to.addr(), route.to.prefix_len());
     match prefix {
         IpAddr::V4(prefix) => {

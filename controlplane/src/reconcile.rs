@@ -4,9 +4,11 @@
 //! control plane remembers in the vault of the channel what it installed beside SAs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag, Spi};
+use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag, Selector, Spi};
+use adit_proto::ike::{AddressRange, PortRange};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Route};
@@ -42,6 +44,39 @@ struct MemoryPeer {
     id: u16,
     name: String,
     defer_checksums: bool,
+    #[serde(default)]
+    selectors: Vec<MemorySelector>,
+}
+
+/// Local and remote addresses, protocol, local and remote ports of a selector.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct MemorySelector([(IpAddr, IpAddr); 2], u8, [(u16, u16); 2]);
+
+impl From<&Selector> for MemorySelector {
+    fn from(selector: &Selector) -> MemorySelector {
+        let ends = |range: AddressRange| (range.first(), range.last());
+        let ports = |range: PortRange| (range.first, range.last);
+        MemorySelector(
+            [ends(selector.local), ends(selector.remote)],
+            selector.protocol,
+            [ports(selector.local_ports), ports(selector.remote_ports)],
+        )
+    }
+}
+
+impl MemorySelector {
+    fn selector(&self) -> Option<Selector> {
+        let MemorySelector([local, remote], protocol, [local_ports, remote_ports]) = self;
+        let range = |ends: &(IpAddr, IpAddr)| match *ends {
+            (IpAddr::V4(first), IpAddr::V4(last)) => Some(AddressRange::V4 { first, last }),
+            (IpAddr::V6(first), IpAddr::V6(last)) => Some(AddressRange::V6 { first, last }),
+            _ => None,
+        };
+        let ports = |&(first, last): &(u16, u16)| PortRange { first, last };
+        let (local, remote) = (range(local)?, range(remote)?);
+        let (local_ports, remote_ports) = (ports(local_ports), ports(remote_ports));
+        Some(Selector { local, remote, protocol: *protocol, local_ports, remote_ports }).filter(Selector::is_valid)
+    }
 }
 
 /// Direction, tag of the peer, SPI and key of an SA.
@@ -52,17 +87,22 @@ impl Memory {
     /// What a gateway with this configuration will have installed.
     pub fn of(config: &Config, wanted: &[WantedSa], arguments: Vec<(String, String)>, ids: &[PeerId]) -> Memory {
         let peers = config.peers.iter().zip(ids);
-        let routes = config.interface.routes.iter();
+        let routes = config.routes();
         let keys = wanted.iter().map(|want| MemoryKey(want.direction as u8, want.tag.0, want.spi.0, want.key_id));
         Memory {
             version: VERSION,
             arguments,
             peers: peers
-                .map(|(peer, id)| MemoryPeer { id: id.0, name: peer.name.clone(), defer_checksums: peer.defer_checksums })
+                .map(|(peer, id)| MemoryPeer {
+                    id: id.0,
+                    name: peer.name.clone(),
+                    defer_checksums: peer.defer_checksums,
+                    selectors: peer.selectors.iter().map(MemorySelector::from).collect(),
+                })
                 .collect(),
             pins: config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect(),
             addresses: config.interface.addresses.iter().map(ToString::to_string).collect(),
-            routes: routes.map(|route| (route.to.to_string(), route.via.map(|via| via.to_string()))).collect(),
+            routes: routes.iter().map(|route| (route.to.to_string(), route.via.map(|via| via.to_string()))).collect(),
             bridge: config.interface.bridge.clone(),
             keys: keys.collect(),
             archive: None,
@@ -119,9 +159,10 @@ impl Memory {
     pub fn stale_routes(&self, config: &Config) -> Vec<Route> {
         let parsed = self.routes.iter().filter_map(|(to, via)| {
             let via = via.as_ref().map(|via| via.parse()).transpose().ok()?;
-            Some(Route { to: to.parse().ok()?, via })
+            Some(Route { to: to.parse().ok()?, via, mtu: None })
         });
-        parsed.filter(|route| !config.interface.routes.contains(route)).collect()
+        let wanted = config.routes();
+        parsed.filter(|route| !wanted.iter().any(|kept| (kept.to, kept.via) == (route.to, route.via))).collect()
     }
 }
 
@@ -214,6 +255,16 @@ pub fn changes(
             lanes: wanted::outbound_lanes(config, index),
             follow: false,
         }));
+        // The new ones first, so that no packet that is in both is without a peer in between.
+        for selector in &peer.selectors {
+            changes.before.extend(every(Command::SelectorAdd { peer: ids[index], selector: *selector }));
+        }
+        let known = known.remembered(&peer.name).iter().filter(|old| PeerId(old.id) == ids[index]);
+        let known: BTreeSet<&MemorySelector> = known.flat_map(|old| &old.selectors).collect();
+        let stale = known.into_iter().filter_map(MemorySelector::selector).filter(|old| !peer.selectors.contains(old));
+        for selector in stale {
+            changes.before.extend(every(Command::SelectorRemove { peer: ids[index], selector }));
+        }
     }
     // A peer of IKE is not there before it is connected; its addresses are pinned then.
     for (mac, peer) in config.forwarding.pinned.iter().filter(|(_, peer)| config.peers[*peer].secret().is_some()) {
@@ -482,6 +533,36 @@ mod tests {
     }
 
     #[test]
+    fn selectors_that_changed_are_added_before_the_old_ones_go() {
+        let with = |remotes: &[[u8; 4]]| {
+            let mut config = config(&["b"], "");
+            let host = |address: [u8; 4]| AddressRange::host(IpAddr::from(address));
+            config.peers[0].selectors =
+                remotes.iter().map(|remote| Selector::any_of(AddressRange::ANY_V4, host(*remote))).collect();
+            config
+        };
+        let (before, after) = (with(&[[10, 0, 0, 1], [10, 0, 0, 2]]), with(&[[10, 0, 0, 2], [10, 0, 0, 3]]));
+        let ids = [PeerId(0)];
+        let selectors = |memory: &Memory| {
+            let changes = judge(&after, &sas(&after), &installed(&after, &ids), memory);
+            let of_first = changes.changes.before.into_iter().filter(|(worker, _)| *worker == 0);
+            of_first.map(|(_, command)| command).filter(|command| !matches!(command, Command::PeerSet { .. })).collect::<Vec<_>>()
+        };
+        let (peer, new) = (PeerId(0), &after.peers[0].selectors);
+        let add = |selector| Command::SelectorAdd { peer, selector };
+        let remove = Command::SelectorRemove { peer, selector: before.peers[0].selectors[0] };
+        assert_eq!(selectors(&memory(&before, &ids)), [add(new[0]), add(new[1]), remove.clone()]);
+        assert_eq!(selectors(&memory(&after, &ids)), [add(new[0]), add(new[1])], "what is there may be added again");
+        // After a death on the way, both may be there.
+        let way = memory(&after, &ids).on_the_way_from(&memory(&before, &ids));
+        assert_eq!(selectors(&way), [add(new[0]), add(new[1]), remove]);
+        // Another peer that takes over the id begins without any: the data plane forgets those of the one before.
+        let mut other = memory(&before, &ids);
+        other.peers[0].name = "z".into();
+        assert_eq!(selectors(&other), [add(new[0]), add(new[1])]);
+    }
+
+    #[test]
     fn a_vault_of_strangers_is_no_memory() {
         for bytes in [&b""[..], b"\0\0\0", b"{}", b"{\"version\": 1}"] {
             assert_eq!(Memory::from_vault(bytes), None);
@@ -493,7 +574,8 @@ mod tests {
         let before = config(&["b"], "");
         let mut old = before.clone();
         old.interface.addresses = vec!["10.1.0.1/24".parse().unwrap(), "10.2.0.1/24".parse().unwrap()];
-        old.interface.routes = vec![Route { to: "10.9.0.0/16".parse().unwrap(), via: Some("10.1.0.2".parse().unwrap()) }];
+        old.interface.routes =
+            vec![Route { to: "10.9.0.0/16".parse().unwrap(), via: Some("10.1.0.2".parse().unwrap()), mtu: None }];
         let mut new = before;
         new.interface.addresses = vec!["10.1.0.1/24".parse().unwrap()];
         let memory = memory(&old, &[PeerId(0)]);

@@ -74,6 +74,16 @@ fn and(lines: &str) -> String {
     format!("{GOOD}{lines}\n")
 }
 
+/// The good configuration in IP mode, with this in place of the peer's selectors.
+fn in_ip_mode(selectors: &str) -> String {
+    format!("{GOOD}    {selectors}\nmode: ip\n")
+}
+
+/// A gateway in IP mode whose only selector has these fields beside a good `local`.
+fn selector(fields: &str) -> String {
+    in_ip_mode(&format!("selectors: [{{ local: 10.1.0.0/24, {fields} }}]"))
+}
+
 macro_rules! mistakes {
     ($($name:ident: $yaml:expr;)*) => {
         $(
@@ -91,6 +101,28 @@ fn by_ike(block: &str) -> String {
 }
 
 mistakes! {
+    mode_that_is_none: and("mode: ipsec");
+    selectors_without_ip_mode: and("    selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]");
+    ip_mode_without_selectors: and("mode: ip");
+    ip_mode_with_what_is_about_ethernet: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]\n    defer_checksums: true")
+        .replace("addresses:", "mac: \"02:00:00:00:00:01\", addresses:")
+        + "forwarding: { ageing_s: 30, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-b }] }\n";
+    ip_mode_with_ike: by_ike("psk_file: site-b.psk") + "    selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]\nmode: ip\n";
+    selector_without_a_remote_network: selector("protocol: tcp");
+    selector_of_two_ip_versions: selector("remote: \"fd00:2::/64\"");
+    selector_with_host_bits: selector("remote: 10.2.0.7/24");
+    selector_with_a_misspelt_protocol: selector("remote: 10.2.0.0/24, protocol: tpc");
+    selector_with_ports_but_no_protocol: selector("remote: 10.2.0.0/24, remote_ports: 443");
+    selector_with_ports_that_fall: selector("remote: 10.2.0.0/24, protocol: udp, local_ports: 2000-1000");
+    selector_that_contains_the_endpoint: selector("remote: 192.0.2.0/24");
+    selector_given_twice: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }, { local: 10.1.0.0/24, remote: 10.2.0.0/24 }]");
+    one_network_behind_two_peers: selector("remote: 10.2.0.0/24").replace("mode: ip\n",
+        "  - { name: site-c, endpoint: 192.0.2.3:4500, static_key_file: site-b.key, selectors: [{ local: 0.0.0.0/0, remote: 10.2.0.0/24 }] }\nmode: ip\n");
+    more_selectors_around_an_address_than_a_look_up_may_look_at: in_ip_mode(&format!(
+        "selectors:\n      - {{ local: 10.1.0.0/24, remote: 10.2.0.0/16 }}\n{}",
+        (1..=64).map(|port| format!("      - {{ local: 10.1.0.0/24, remote: 10.2.0.0/24, protocol: tcp, remote_ports: {port} }}\n")).collect::<String>()
+    ));
+    ip_mtu_that_does_not_fit: selector("remote: 10.2.0.0/24").replace("addresses:", "mtu: 1439, addresses:");
     ike_without_a_proof: by_ike("role: both");
     ike_with_two_proofs: by_ike("psk_file: site-b.psk, public_key_file: ed25519.pub");
     ike_beside_a_static_key: and("    ike: { psk_file: site-b.psk }");
@@ -335,10 +367,44 @@ peers:
       keepalive_s: 5
 ";
 
+const IP: &str = "\
+name: site-a
+listen: \"[::]:4501\"
+mode: ip
+interface: { name: adit1, addresses: [10.1.0.1/32], routes: [{ to: 10.2.0.0/24 }] }
+peers:
+  - name: site-b
+    endpoint: 192.0.2.2:4500
+    static_key_file: site-b.key
+    selectors:
+      - { local: 10.1.0.0/24, remote: 10.2.0.0/24 }
+      - { local: 10.1.0.1, remote: 10.3.0.1, protocol: tcp, remote_ports: 443 }
+      - { local: \"::/0\", remote: \"fd00:2::/64\", protocol: icmpv6 }
+  - name: site-c
+    endpoint: \"[2001:db8::3]:4500\"
+    static_key_file: site-b.key
+    selectors:
+      - { local: 10.1.0.0/24, remote: 10.2.0.0/16 }
+      - { local: 10.1.0.0/24, remote: 10.3.0.1, protocol: tcp, remote_ports: 80-442 }
+";
+
+#[test]
+fn in_ip_mode_every_remote_network_has_a_route_with_what_fits_the_way() {
+    let config = Place::new().load(IP).unwrap();
+    assert_eq!(config.interface.mtu, 1418, "one of the ways is over IPv6");
+    let alone = IP.split_inclusive('\n').take_while(|line| !line.contains("site-c")).collect::<String>();
+    assert_eq!(Place::new().load(&alone).unwrap().interface.mtu, 1438, "no Ethernet header, no EtherIP, no tag");
+    let routes: Vec<String> = config.routes().iter().map(|route| format!("{} {:?}", route.to, route.mtu)).collect();
+    // What the file says itself stays as it is.
+    let expected = ["10.2.0.0/24 None", "10.3.0.1/32 Some(1418)", "fd00:2::/64 Some(1418)", "10.2.0.0/16 Some(1418)"];
+    assert_eq!(routes, expected);
+    insta::assert_snapshot!("ip_mode_in_words", config);
+}
+
 #[test]
 fn what_show_prints_loads_to_the_same_configuration_and_holds_no_key() {
     let place = Place::new();
-    for yaml in [GOOD, FULL, IKE, &with("addresses: [10.1.0.1/24]", "bridge: br0")] {
+    for yaml in [GOOD, FULL, IKE, IP, &with("addresses: [10.1.0.1/24]", "bridge: br0")] {
         let config = place.load(yaml).unwrap();
         let shown = config.to_yaml().unwrap();
         assert!(!shown.contains("secret") && !shown.contains("AQEBAQ"), "a key in what is shown");

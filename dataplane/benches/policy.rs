@@ -3,8 +3,8 @@
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use adit_dataplane::policy::{OVERLAPS_MAX, Packet, PolicyTable};
-use adit_proto::control::{PeerId, Selector};
+use adit_dataplane::policy::{Packet, PolicyTable};
+use adit_proto::control::{PeerId, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
 use criterion::{Criterion, criterion_group, criterion_main};
 

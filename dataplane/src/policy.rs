@@ -2,7 +2,7 @@
 //! worker, so that a look-up takes no lock.
 //!
 //! A selector is found by its remote addresses ([`ranges`]); of all that match, the one with the fewest remote addresses holds,
-//! and of those the one that was added first. No more than [`OVERLAPS_MAX`] selectors may have a remote address in common, so that
+//! and of those the one that was added first. No more than [`adit_proto::control::SELECTOR_OVERLAPS_MAX`] selectors may have a remote address in common, so that
 //! a look-up ends soon whatever was installed. The table has its size from the start and never allocates after it.
 
 mod packet;
@@ -14,7 +14,6 @@ use adit_proto::control::{PeerId, Refusal, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
 
 pub use packet::{Packet, Port};
-pub use ranges::OVERLAPS_MAX;
 use ranges::Ranges;
 
 /// A selector, its addresses as numbers.

@@ -237,7 +237,8 @@ fn a_datagram_that_went_to_another_worker_still_tells_where_it_came_from() {
         let mut train = sealed_ip(&mut lanes[0], &back);
         train.extend(sealed_ip(&mut lanes[1], &back));
         bed.send_train(&train, train.len() / 2);
-        (bed.tap.receive(), bed.tap.receive());
+        bed.tap.receive();
+        bed.tap.receive();
         eventually("one went over", || bed.count(Count::TakenOver) == 1);
         assert_eq!((paths(&mut bed), bed.count(Count::PathChanges)), (vec![], 0), "it came from where the peer is");
     });

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use adit_dataplane::policy::{OVERLAPS_MAX, Packet, PolicyTable};
-use adit_proto::control::{PeerId, Refusal, Selector};
+use adit_dataplane::policy::{Packet, PolicyTable};
+use adit_proto::control::{PeerId, Refusal, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
 use proptest::prelude::*;
 

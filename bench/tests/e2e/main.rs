@@ -13,6 +13,7 @@ mod hung;
 mod ike;
 mod interface;
 mod io;
+mod ip;
 mod jumbo;
 mod mesh;
 mod metrics;

@@ -3,10 +3,13 @@
 mod ike;
 mod network;
 mod peers;
+mod selectors;
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use adit_proto::control::Mode;
 
 use super::ike::Loaded;
 use super::problem::{Place, Problem};
@@ -25,16 +28,22 @@ pub struct Check<'a> {
     directory: &'a Path,
     machine: &'a Machine,
     problems: Vec<Problem>,
+    /// The selectors of the peers read so far.
+    selectors: Vec<selectors::Placed>,
 }
 
 impl<'a> Check<'a> {
     pub fn new(directory: &'a Path, machine: &'a Machine) -> Check<'a> {
-        Check { directory, machine, problems: Vec::new() }
+        Check { directory, machine, problems: Vec::new(), selectors: Vec::new() }
     }
 
     /// Judges the whole file.
-    pub fn root(mut self, root: raw::Root) -> Result<Config, Vec<Problem>> {
+    pub fn root(mut self, mut root: raw::Root) -> Result<Config, Vec<Problem>> {
         let top = Place { line: 1, column: 1, width: 1 };
+        let mode = self.choice("mode", root.mode.take(), &Mode::ALL, Mode::name);
+        if mode == Mode::Ip {
+            self.ethernet_only(&root);
+        }
         let name_at = root.name.as_ref().map(|name| Place::from(name.referenced));
         let name = self.required(root.name, top, "name", "the name of this gateway, as its peers write it", "name: site-a");
         let name = name.and_then(|name| self.gateway_name("name", name)).unwrap_or_default();
@@ -53,9 +62,10 @@ impl<'a> Check<'a> {
         let own_key = root.ike.as_ref().and_then(|ike| ike.key_file.as_ref()).map(|text| Place::from(text.referenced));
         let ike = self.ike(root.ike.unwrap_or_default(), &name);
         let listen_with_place = listen.map(|listen| (listen, listen_at));
-        let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers: dataplane.workers };
+        let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers: dataplane.workers, mode };
         let peers = self.peers(raw_peers, around);
-        let interface = self.interface(root.interface, top, &name, underlay_mtu, &peers);
+        self.judge_selectors(&peers);
+        let interface = self.interface(root.interface, top, &name, (mode, underlay_mtu), &peers);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {
             let at = metrics.referenced.into();
@@ -72,6 +82,7 @@ impl<'a> Check<'a> {
                 listen,
                 interface,
                 underlay_mtu,
+                mode,
                 dataplane,
                 forwarding,
                 ike,

@@ -16,6 +16,7 @@ pub struct Root {
     pub listen: Option<Text>,
     pub interface: Option<Spanned<Interface>>,
     pub underlay_mtu: Option<Text>,
+    pub mode: Option<Text>,
     pub dataplane: Option<Dataplane>,
     pub forwarding: Option<Forwarding>,
     pub ike: Option<Ike>,
@@ -82,7 +83,18 @@ pub struct Peer {
     pub static_key_file: Option<Text>,
     pub ike: Option<Spanned<PeerIke>>,
     pub lanes: Option<Text>,
+    pub selectors: Option<Spanned<Vec<Spanned<Selector>>>>,
     pub defer_checksums: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Selector {
+    pub local: Option<Text>,
+    pub remote: Option<Text>,
+    pub protocol: Option<Text>,
+    pub local_ports: Option<Text>,
+    pub remote_ports: Option<Text>,
 }
 
 /// What concerns IKEv2 with every peer.
@@ -140,6 +152,7 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ("addresses", "a list of addresses", "addresses: [10.1.0.1/24]"),
     ("routes", "a list of routes", "routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }]"),
     ("cores", "a list of CPU numbers", "cores: [0, 1]"),
+    ("selectors", "a list of selectors", "selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]"),
     ("static", "a list of pinned addresses", "static: [{ mac: \"02:00:00:00:00:0b\", peer: site-b }]"),
 ];
 
@@ -148,6 +161,12 @@ const VALUES: &[(&str, &str)] = &[
     ("name", "site-a"),
     ("listen", "0.0.0.0:4500"),
     ("underlay_mtu", "1500"),
+    ("mode", "ip"),
+    ("local", "10.1.0.0/24"),
+    ("remote", "10.2.0.0/24"),
+    ("protocol", "tcp"),
+    ("local_ports", "443"),
+    ("remote_ports", "1000-2000"),
     ("runtime_dir", "/run/adit/site-a"),
     ("state_dir", "/var/lib/adit/site-a"),
     ("mtu", "1418"),

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use adit_proto::control::Mode;
+use adit_proto::ike::PortRange;
 use anyhow::Context;
 use serde::Serialize;
 
@@ -14,8 +16,10 @@ struct Root<'a> {
     listen: String,
     interface: Interface<'a>,
     underlay_mtu: u16,
+    mode: &'static str,
     dataplane: Dataplane<'a>,
-    forwarding: Forwarding<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarding: Option<Forwarding<'a>>,
     ike: Ike<'a>,
     peers: Vec<Peer<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,7 +38,8 @@ struct Interface<'a> {
     bridge: Option<&'a str>,
     addresses: Vec<String>,
     routes: Vec<Route>,
-    mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +88,35 @@ struct Peer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ike: Option<PeerIke<'a>>,
     lanes: u16,
-    defer_checksums: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    defer_checksums: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    selectors: Vec<Selector>,
+}
+
+#[derive(Serialize)]
+struct Selector {
+    local: String,
+    remote: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_ports: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote_ports: Option<String>,
+}
+
+impl From<&adit_proto::control::Selector> for Selector {
+    fn from(selector: &adit_proto::control::Selector) -> Selector {
+        let ports = |range: PortRange| (range != PortRange::ANY).then(|| format!("{}-{}", range.first, range.last));
+        Selector {
+            local: selector.local.to_string(),
+            remote: selector.remote.to_string(),
+            protocol: (selector.protocol != 0).then_some(selector.protocol),
+            local_ports: ports(selector.local_ports),
+            remote_ports: ports(selector.remote_ports),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -165,6 +198,8 @@ fn peer_ike(ike: &ike::PeerIke) -> anyhow::Result<PeerIke<'_>> {
 
 pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
     let Config { interface, dataplane, forwarding, .. } = config;
+    // What a file in IP mode must not have is left out of it.
+    let ethernet = config.mode == Mode::Ethernet;
     let peers = config.peers.iter().map(|peer| {
         Ok(Peer {
             name: &peer.name,
@@ -175,7 +210,8 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             },
             ike: peer.ike().map(peer_ike).transpose()?,
             lanes: peer.lanes,
-            defer_checksums: peer.defer_checksums,
+            defer_checksums: ethernet.then_some(peer.defer_checksums),
+            selectors: peer.selectors.iter().map(Selector::from).collect(),
         })
     });
     let routes =
@@ -193,9 +229,10 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             bridge: interface.bridge.as_deref(),
             addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             routes: routes.collect(),
-            mac: MacText(interface.mac).to_string(),
+            mac: ethernet.then(|| MacText(interface.mac).to_string()),
         },
         underlay_mtu: config.underlay_mtu,
+        mode: config.mode.name(),
         dataplane: Dataplane {
             binary: dataplane.binary.as_deref().map(text).transpose()?,
             workers: dataplane.workers,
@@ -206,12 +243,12 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             socket_buffer: dataplane.socket_buffer,
             busy_poll_us: dataplane.busy_poll_us,
         },
-        forwarding: Forwarding {
+        forwarding: ethernet.then(|| Forwarding {
             ageing_s: forwarding.ageing_s,
             max_entries: forwarding.max_entries,
             flood_pps: forwarding.flood_pps,
             pinned: pinned.collect(),
-        },
+        }),
         ike: own_ike(&config.ike)?,
         peers: peers.collect::<anyhow::Result<_>>()?,
         metrics: config.metrics_listen.map(|listen| Metrics { listen: listen.to_string() }),

@@ -68,7 +68,7 @@ impl Gateway {
         for address in &wanted.addresses {
             result = result.and(netlink.add_address(link.index, *address).await);
         }
-        for route in &wanted.routes {
+        for route in &self.view.config.routes() {
             result = result.and(netlink.add_route(link.index, route).await);
         }
         result

@@ -63,6 +63,10 @@ impl Orders {
     /// A command was refused: which, and in words. Nothing when it was not ours.
     pub fn refused(&mut self, ticket: u32, why: Refusal) -> Option<(Command, String)> {
         let (worker, command) = self.unanswered.remove(&ticket)?;
+        // What should be gone is gone: it may have been removed before our time.
+        if matches!((&command, why), (Command::SelectorRemove { .. }, Refusal::NoSuchSelector)) {
+            return None;
+        }
         let what = format!("the data plane refused to {} on worker {worker}: {}", describe(&command), reason(why));
         Some((command, what))
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use adit_channel::{AttachError, Master, PlaneInfo};
+use adit_proto::control::Mode;
 use anyhow::{Context, bail};
 use zeroize::Zeroizing;
 
@@ -176,7 +177,10 @@ fn contradictions(config: &Config, info: &PlaneInfo) -> Vec<String> {
         }
     };
     check("tap", info.tap.clone(), config.interface.name.clone());
-    check("tap-mac", MacText(info.tap_mac).to_string(), MacText(config.interface.mac).to_string());
+    check("mode", info.mode.name().to_owned(), config.mode.name().to_owned());
+    if config.mode == Mode::Ethernet {
+        check("tap-mac", MacText(info.tap_mac).to_string(), MacText(config.interface.mac).to_string());
+    }
     check("listen", info.listen.to_string(), config.listen.to_string());
     check("workers", info.workers.to_string(), config.dataplane.workers.to_string());
     list

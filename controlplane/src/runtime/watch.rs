@@ -173,7 +173,7 @@ impl Gateway {
                     ike.worn(peer);
                 }
             }
-            Event::PeerPath { peer, from, .. } => tracing::info!("worker {worker}: peer {} sends from {from} now", peer.0),
+            Event::PeerPath { peer, from, .. } => tracing::debug!("worker {worker}: peer {} sends from {from} now", peer.0),
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
             Event::WorkerFailed { errno, at } => {
                 let cause = std::io::Error::from_raw_os_error(errno);

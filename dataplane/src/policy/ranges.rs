@@ -4,10 +4,7 @@
 //! begin at or before an address, it leads in a few steps to those that do not end before it. What changes is moved and summed up
 //! anew in the same memory.
 
-use adit_proto::control::Refusal;
-
-/// Most ranges that may have an address in common.
-pub const OVERLAPS_MAX: u8 = 64;
+use adit_proto::control::{Refusal, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX};
 
 /// The ranges, each with the slot of whatever it stands for.
 pub struct Ranges<A> {

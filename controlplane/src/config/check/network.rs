@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use adit_proto::control::Mac;
+use adit_proto::control::{Mac, Mode};
 use adit_proto::esp;
 use ipnet::IpNet;
 use serde_saphyr::Spanned;
@@ -59,7 +59,7 @@ impl Check<'_> {
         raw: Option<Spanned<raw::Interface>>,
         top: Place,
         gateway: &str,
-        underlay_mtu: u16,
+        (mode, underlay_mtu): (Mode, u16),
         peers: &[(Peer, Place)],
     ) -> Option<Interface> {
         let Some(raw) = raw else {
@@ -73,15 +73,17 @@ impl Check<'_> {
         // One IPv6 path is enough to leave room for its longer header.
         let ipv6_outer = peers.iter().any(|(peer, _)| peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6()));
         // No frame may be longer than what one datagram of the underlay carries: tunnels do not fragment.
-        let most = (esp::frame_len_max(adit_proto::control::Mode::Ethernet, underlay_mtu, ipv6_outer) - ETHERNET_LEN) as u64;
+        let (link_len, tag_len) = if mode == Mode::Ethernet { (ETHERNET_LEN, VLAN_LEN as u64) } else { (0, 0) };
+        let most = (esp::frame_len_max(mode, underlay_mtu, ipv6_outer) - link_len) as u64;
         let mtu_at = raw.mtu.as_ref().map(|text| Place::from(text.referenced));
-        let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", most - VLAN_LEN as u64);
+        let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", most - tag_len);
         if let Some(at) = mtu_at.filter(|_| mtu > most) {
-            let best = most - VLAN_LEN as u64;
+            let best = most - tag_len;
+            let with_tag = if tag_len > 0 { format!(", or {best} with room for a VLAN tag") } else { String::new() };
             self.fail(
                 at,
                 format!("the MTU {mtu} inside the tunnel does not fit into the underlay_mtu of {underlay_mtu}"),
-                format!("at most {most} bytes, or {best} with room for a VLAN tag; left out, it is computed"),
+                format!("at most {most} bytes{with_tag}; left out, it is computed"),
                 format!("mtu: {best}"),
             );
         }
@@ -197,7 +199,7 @@ impl Check<'_> {
             }
             None => None,
         };
-        Some(Route { to: to?, via })
+        Some(Route { to: to?, via, mtu: None })
     }
 
     fn mac(&mut self, key: &str, text: &Text) -> Option<Mac> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use adit_channel::SA_SLOTS_MAX;
+use adit_proto::control::Mode;
 use serde_saphyr::Spanned;
 
 use super::Check;
@@ -25,6 +26,7 @@ pub(super) struct Around<'a> {
     /// Where the file names the gateway's private key.
     pub own_key: Option<Place>,
     pub workers: u16,
+    pub mode: Mode,
 }
 
 impl Check<'_> {
@@ -111,8 +113,10 @@ impl Check<'_> {
     }
 
     fn peer(&mut self, raw: raw::Peer, at: Place, around: Around<'_>) -> Option<Peer> {
+        self.peer_mode(around.mode, &raw, at);
         let name = self.required(raw.name, at, "name", "the `name` that the other gateway has in its own file", "name: site-b");
         let name = name.and_then(|name| self.gateway_name("name", name));
+        let selectors = raw.selectors.map(|list| self.selectors(name.as_deref().unwrap_or_default(), list.value));
         let endpoint = raw.endpoint.map(|text| self.endpoint(&text, around.listen));
         let keys = match (raw.static_key_file, raw.ike) {
             (static_key, None) => self.static_key(static_key, at),
@@ -133,13 +137,13 @@ impl Check<'_> {
             self.missing(at, "endpoint", expected, "endpoint: \"192.0.2.2:4500\"");
         }
         let lanes = self.number("lanes", raw.lanes, 1..=u64::from(WORKERS_MAX), "lanes", LANES_DEFAULT) as u16;
-        let defer_checksums = raw.defer_checksums.is_none_or(|defer| defer.value);
+        let defer_checksums = around.mode == Mode::Ethernet && raw.defer_checksums.is_none_or(|defer| defer.value);
         let endpoint = match endpoint {
             None if !waits => return None,
             None => None,
             Some(endpoint) => Some(endpoint?),
         };
-        Some(Peer { name: name?, endpoint, keys: keys?, lanes, defer_checksums })
+        Some(Peer { name: name?, endpoint, keys: keys?, lanes, defer_checksums, selectors: selectors.unwrap_or_default() })
     }
 
     fn static_key(&mut self, text: Option<raw::Text>, at: Place) -> Option<Keys> {

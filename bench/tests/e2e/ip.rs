@@ -1,0 +1,187 @@
+//! IP tunnel mode: gateways with a TUN that carry IP packets by their selectors.
+
+use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
+
+use adit_bench::lab::traffic::transfer;
+use adit_bench::lab::{Gateway, Lab, LabOptions, TAP, wait_until};
+use adit_bench::netns::{Netns, Veth};
+use adit_bench::rtt::{Prober, probe};
+use adit_proto::stats::{Count, Drop, Gauge};
+use anyhow::{Context, Result, ensure};
+
+use crate::{QUARTER_GIB, echoes, edit, reaches};
+
+fn options() -> LabOptions {
+    LabOptions { ip_mode: true, ..LabOptions::default() }
+}
+
+/// The drops of a gateway that are not there in an untroubled lab.
+fn drops(gateway: &Gateway) -> Result<Vec<(&'static str, u64)>> {
+    let metrics = gateway.metrics()?;
+    let all = Drop::ALL.iter().map(|why| (why.label(), metrics.dropped(*why)));
+    // The kernel sends router solicitations and reports of its multicast groups into every interface.
+    Ok(all.filter(|(label, count)| *count > 0 && *label != Drop::NoPolicy.label()).collect())
+}
+
+#[test]
+fn pings_tcp_and_udp_pass_both_ways_with_either_io() -> Result<()> {
+    for io in ["io_uring", "poll"] {
+        let lab = Lab::start(&LabOptions { io, workers: vec![2, 1], ..options() })?;
+        // Whoever is up first sends to one who is not.
+        let before = [drops(lab.a())?, drops(lab.b())?];
+        for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
+            for target in [IpAddr::from(to.inner()), to.inner6().into()] {
+                let probes = from.netns.enter(|| probe(target, Duration::from_millis(1), Duration::from_millis(300)))?;
+                ensure!(probes.sent > 100 && probes.lost == 0, "{target}: {} of {} lost on {io}", probes.lost, probes.sent);
+                transfer(&from.netns, &to.netns, target, QUARTER_GIB)?.verify(QUARTER_GIB)?;
+            }
+        }
+        // Full packets, and as many as super-frames are made of.
+        for size in [0, 1, 17, 1000, 1409, 1410] {
+            echoes(&lab.a().netns, 2, size, "-M do", lab.b().inner())?;
+        }
+        let metrics = lab.a().metrics()?;
+        ensure!(metrics.count(Count::SplitSegments) > 0 && metrics.count(Count::ChecksumsDeferred) == 0);
+        ensure!(metrics.count(Count::TapWrittenFrames) > metrics.count(Count::TapWrites), "nothing was coalesced on {io}");
+        let after = [drops(lab.a())?, drops(lab.b())?];
+        ensure!(after == before, "{before:?} → {after:?} on {io}");
+    }
+    Ok(())
+}
+
+#[test]
+fn fragments_and_long_datagrams_arrive_byte_for_byte() -> Result<()> {
+    let lab = Lab::start(&options())?;
+    for target in [IpAddr::from(lab.b().inner()), lab.b().inner6().into()] {
+        for size in [1500, 4000, 20_000, 60_000] {
+            echoes(&lab.a().netns, 3, size, "", target)?;
+        }
+        let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
+        sink.set_read_timeout(Some(Duration::from_secs(3)))?;
+        let any: IpAddr = if target.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
+        let source = lab.a().netns.enter(|| UdpSocket::bind((any, 0)))?;
+        let mut buffer = vec![0; 1 << 16];
+        for length in [1, 1410, 1411, 4000, 40_000] {
+            let content: Vec<u8> = (0..length).map(|index| (index * 7 + length + index / 251) as u8).collect();
+            source.send_to(&content, (target, 7000))?;
+            let received = sink.recv(&mut buffer).with_context(|| format!("{length} bytes to {target} did not arrive"))?;
+            ensure!(buffer[..received] == content[..], "{length} bytes to {target} were harmed");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn three_gateways_reach_each_others_networks_over_routes_made_by_themselves() -> Result<()> {
+    let lab = Lab::start(&LabOptions { gateways: 3, ..options() })?;
+    for from in &lab.gateways {
+        for to in lab.gateways.iter().filter(|to| to.number != from.number) {
+            reaches(&from.netns, to.inner())?;
+            let own = format!("-I 10.78.{}.1", from.number);
+            echoes(&from.netns, 3, 100, &own, IpAddr::from([10, 78, to.number, 1]))?;
+            let route = from.netns.run(&format!("ip route get 10.78.{}.9", to.number))?;
+            ensure!(route.contains(&format!("dev {TAP}")), "{route}");
+        }
+        // Three selectors for each of two peers.
+        ensure!(from.metrics()?.gauge(0, Gauge::Selectors) == Some(6.0));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_outside_the_selectors_is_dropped_under_its_name_at_either_end() -> Result<()> {
+    let mut lab = Lab::prepare(&options())?;
+    // b believes that it may send from a network of which a knows nothing.
+    edit(lab.b(), "selectors: [", "selectors: [{ local: 10.99.0.0/24, remote: 10.77.0.1 }, ")?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let (a, b) = (lab.a(), lab.b());
+    let before = a.metrics()?.dropped(Drop::NoPolicy);
+    ensure!(a.netns.run(&format!("ping -n -c3 -i0.05 -W1 -I 10.78.1.1 {}", b.inner())).is_err());
+    let after = a.metrics()?.dropped(Drop::NoPolicy);
+    ensure!(after >= before + 3, "{before} → {after}");
+
+    b.netns.run("ip address add 10.99.0.1/32 dev lo")?;
+    let opened = a.metrics()?.count(Count::Opened);
+    ensure!(b.netns.run(&format!("ping -n -c3 -i0.05 -W1 -I 10.99.0.1 {}", a.inner())).is_err());
+    let metrics = a.metrics()?;
+    ensure!(metrics.dropped(Drop::PolicyMismatch) == 3, "{:?}", drops(a)?);
+    ensure!(metrics.count(Count::Opened) >= opened);
+    // What is in the selectors passes as before.
+    reaches(&a.netns, b.inner())
+}
+
+#[test]
+fn a_host_behind_a_gateway_is_told_what_fits() -> Result<()> {
+    let lab = Lab::start(&options())?;
+    let host = Netns::new("host")?;
+    let _cable = Veth::between(&lab.a().netns, "lan0", &host, "lan0", 1500)?;
+    // The network is on the link to the host; the gateway has had it on its tunnel.
+    lab.a().netns.run(&format!("ip address del 10.78.1.1/24 dev {TAP}"))?;
+    lab.a().netns.address("lan0", "10.78.1.1/24")?;
+    lab.a().netns.run("sysctl -qw net.ipv4.ip_forward=1")?;
+    host.address("lan0", "10.78.1.2/24")?;
+    host.run("ip route add default via 10.78.1.1")?;
+    let target = IpAddr::from([10, 78, 2, 1]);
+    echoes(&host, 3, 1410, "-M do", target)?;
+    let said = host.command("ping").args(["-n", "-c1", "-W2", "-M", "do", "-s", "1411", &target.to_string()]).output()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    ensure!(said.contains("mtu = 1438") || said.contains("mtu=1438"), "{said}");
+    ensure!(lab.a().metrics()?.dropped(Drop::PathMtu) == 0, "the kernel said it before the data plane had to drop it");
+    // TCP finds its way by it.
+    transfer(&host, &lab.b().netns, target, 32 << 20)?.verify(32 << 20)
+}
+
+#[test]
+fn either_plane_may_be_killed() -> Result<()> {
+    let mut lab = Lab::start(&options())?;
+    let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
+    wait_until("pings are answered", Duration::from_secs(5), || Ok(prober.so_far().1 > 100))?;
+    let plane = lab.a().data_plane();
+    lab.gateways[0].kill_control()?;
+    let (_, answered) = prober.so_far();
+    wait_until("pings are answered without it", Duration::from_secs(5), || Ok(prober.so_far().1 > answered + 200))?;
+    lab.gateways[0].start_control()?;
+    wait_until("the new one has taken over", Duration::from_secs(10), || Ok(lab.a().metrics().is_ok()))?;
+    let (_, answered) = prober.so_far();
+    wait_until("pings are answered with it", Duration::from_secs(5), || Ok(prober.so_far().1 > answered + 200))?;
+    let probes = prober.stop(Duration::from_secs(1))?;
+    ensure!(probes.lost == 0, "{} of {} lost", probes.lost, probes.sent);
+    ensure!(lab.a().data_plane() == plane, "the data plane was replaced");
+
+    lab.a().kill_data_plane()?;
+    wait_until("pings are answered again", Duration::from_secs(10), || {
+        Ok(lab.b().netns.run(&format!("ping -n -c1 -W1 {}", lab.a().inner())).is_ok())
+    })?;
+    echoes(&lab.a().netns, 3, 100, "-I 10.78.1.1", IpAddr::from([10, 78, 2, 1]))?;
+    reaches(&lab.a().netns, lab.b().inner6())
+}
+
+#[test]
+fn selectors_that_change_take_effect_without_a_new_data_plane_and_routes_go_with_them() -> Result<()> {
+    let mut lab = Lab::start(&options())?;
+    let plane = lab.a().data_plane();
+    for (gateway, old, new) in [
+        (0, "{ local: 10.78.1.0/24, remote: 10.78.2.0/24 }", "{ local: 10.78.1.0/24, remote: 10.79.2.0/24 }"),
+        (1, "{ local: 10.78.2.0/24, remote: 10.78.1.0/24 }", "{ local: 10.79.2.0/24, remote: 10.78.1.0/24 }"),
+    ] {
+        edit(&lab.gateways[gateway], old, new)?;
+        edit(&lab.gateways[gateway], "10.78.2.1/24", "10.79.2.1/24")
+            .or_else(|error| if gateway == 0 { Ok(()) } else { Err(error) })?;
+        lab.gateways[gateway].kill_control()?;
+        lab.gateways[gateway].start_control()?;
+    }
+    wait_until("the new network is reached", Duration::from_secs(10), || {
+        Ok(lab.a().netns.run("ping -n -c1 -W1 -I 10.78.1.1 10.79.2.1").is_ok())
+    })?;
+    ensure!(lab.a().data_plane() == plane, "the data plane was replaced");
+    wait_until("the old selector is gone", Duration::from_secs(5), || {
+        Ok(lab.a().metrics()?.gauge(0, Gauge::Selectors) == Some(3.0))
+    })?;
+    let routes = lab.a().netns.run("ip route show")?;
+    ensure!(routes.contains("10.79.2.0/24 dev adit0") && !routes.contains("10.78.2.0/24"), "{routes}");
+    Ok(())
+}
