@@ -359,3 +359,6 @@ impl IkeSa {
         self.role == Role::Initiator
     }
 }
+
+#[cfg(test)]
+mod tests;

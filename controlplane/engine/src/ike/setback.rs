@@ -25,7 +25,7 @@ pub(super) struct Setback {
 
 impl Session {
     /// Notes another one; says when to try again.
-    fn set_back(&mut self, now: Instant, place: (usize, u8)) -> Instant {
+    pub(super) fn set_back(&mut self, now: Instant, place: (usize, u8)) -> Instant {
         let before = self.setbacks.get(&place).filter(|setback| now < setback.until + MEMORY);
         if let Some(setback) = before.filter(|setback| now < setback.until) {
             // Both halves of one SA, most likely.

@@ -97,34 +97,10 @@ mod tests {
     use super::*;
     use crate::auth::{LocalAuth, Psk, RemoteAuth};
     use crate::crypto::Secret;
-    use crate::ike::config::{Backoff, Lifetime, Ppk};
-    use std::time::Duration;
+    use crate::ike::config::Ppk;
+    use crate::ike::testing::peer_config as config;
 
     type Change = Box<dyn Fn(&mut PeerConfig)>;
-
-    fn config() -> PeerConfig {
-        let psk = Psk::from_text("one secret").unwrap();
-        PeerConfig {
-            name: "site-a".into(),
-            initiate: true,
-            respond: true,
-            local: None,
-            remote: None,
-            local_id: "b.example.org".parse().unwrap(),
-            remote_id: "a.example.org".parse().unwrap(),
-            local_auth: LocalAuth::Psk(psk.clone()),
-            remote_auth: RemoteAuth::Psk(psk),
-            proposals: Vec::new(),
-            children: Vec::new(),
-            ike_lifetime: Lifetime::IKE,
-            ppk: None,
-            dpd: Duration::ZERO,
-            keepalive: Duration::ZERO,
-            force_encapsulation: false,
-            mobike: false,
-            backoff: Backoff::default(),
-        }
-    }
 
     #[test]
     fn every_part_of_the_trust_counts_and_nothing_else() {

@@ -1,0 +1,121 @@
+use adit_proto::suite::Suite;
+
+use super::*;
+use crate::crypto::{Prf, Secret};
+use crate::ike::child::{Limits, Sending, Usage};
+use crate::ike::config::{ChildConfig, EndpointConfig, Lifetime, Mode, Now};
+use crate::ike::endpoint::Endpoint;
+use crate::ike::selectors::SelectorPair;
+use crate::ike::testing::{instant, peer_config};
+
+fn choice() -> Choice {
+    let (suite, prf) = (Suite::Aes128Gcm, Some(Prf::HmacSha256));
+    Choice {
+        number: 1,
+        suite,
+        prf,
+        key_exchange: None,
+        additional: Vec::new(),
+        esn: true,
+        spi: Vec::new(),
+        transforms: Vec::new(),
+    }
+}
+
+/// With one child of so many lanes at our end.
+fn session(lanes: u8) -> Session {
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(|out: &mut [u8]| out.fill(7)));
+    let mut random = |out: &mut [u8]| out.fill(7);
+    let mut ctx = Ctx::new(Now { instant: instant(), unix: 0 }, &mut random, &mut endpoint.shared);
+    let name = "lan".into();
+    let (proposals, local, remote) = (Vec::new(), Vec::new(), Vec::new());
+    let child = ChildConfig { name, mode: Mode::Ethernet, proposals, local, remote, lifetime: Lifetime::CHILD, lanes };
+    let config = PeerConfig { children: vec![child], ..peer_config() };
+    let material = Secret::copy_of(&[7; MATERIAL_LEN]);
+    let keys = IkeKeys::from_material(Prf::HmacSha256, Suite::Aes128Gcm, material).expect("the length");
+    Session::new(&mut ctx, PeerId(1), Arc::new(config), keys, choice())
+}
+
+/// SK_d, SK_pi and SK_pr of HMAC-SHA-256, SK_ei and SK_er of AES-128 with their salts.
+const MATERIAL_LEN: usize = 3 * 32 + 2 * 20;
+
+fn child(lane: u8, number: u32, state: ChildState) -> Child {
+    Child {
+        config: 0,
+        lane,
+        mode: Mode::Ethernet,
+        inbound: Spi(number),
+        outbound: Spi(number),
+        choice: choice(),
+        selectors: SelectorPair::ethernet(),
+        born: instant(),
+        limits: Limits::default(),
+        usage: Usage::default(),
+        sending: Sending::Installed,
+        replaces: None,
+        state,
+        superseded: false,
+        granted_in: None,
+        rekeying: false,
+        rival: None,
+    }
+}
+
+#[test]
+fn lanes_come_in_order_and_no_more_than_agreed() {
+    let now = instant();
+    let mut session = session(2);
+    session.peer_lanes = 3;
+    let may = |session: &Session, lane| session.may_have(now, (0, lane));
+    assert_eq!((may(&session, 0), may(&session, 1)), (Ok(()), Err(LocalFault::Busy)));
+    session.children.push(child(0, 1, ChildState::Live));
+    assert_eq!((may(&session, 1), may(&session, 2)), (Ok(()), Err(LocalFault::Busy)));
+    session.children.push(child(1, 2, ChildState::Live));
+    assert_eq!((may(&session, 2), may(&session, 3)), (Ok(()), Err(LocalFault::Children)));
+    // A lane that is about to go is none to build on.
+    session.close_child(Spi(1));
+    assert_eq!(may(&session, 2), Err(LocalFault::Busy));
+    assert_eq!(session.may_have(now, (1, 1)), Err(LocalFault::Children), "there is no such child");
+}
+
+#[test]
+fn child_sas_have_a_limit_in_all_states_together() {
+    let mut session = session(4);
+    let live_max = 4 * 4 + CHILDREN_SPARE;
+    for number in 0..live_max as u32 {
+        assert_eq!(session.has_room(128, true), Ok(()));
+        session.children.push(child(0, number, ChildState::Live));
+    }
+    assert_eq!((session.has_room(128, true), session.has_room(128, false)), (Err(LocalFault::Children), Ok(())));
+    let by = Spi(0);
+    for number in 0..live_max as u32 - 5 {
+        session.children.push(child(0, 1000 + number, ChildState::Replaced { by, since: instant() }));
+    }
+    for number in 0..5 {
+        assert_eq!(session.has_room(128, false), Ok(()));
+        session.lingering.push((instant(), Spi(2000 + number)));
+    }
+    assert_eq!(session.has_room(128, false), Err(LocalFault::Busy));
+    assert_eq!(session.has_room(1024, false), Err(LocalFault::Busy), "the lanes are the narrower limit");
+    session.lingering.clear();
+    assert_eq!((session.has_room(128, false), session.has_room(40, false)), (Ok(()), Err(LocalFault::Busy)));
+}
+
+#[test]
+fn waits_grow_up_to_a_minute_and_are_forgotten() {
+    let mut session = session(1);
+    let mut now = instant();
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        let until = session.set_back(now, (0, 0));
+        // The other half of the same SA is no other setback.
+        assert_eq!(session.set_back(now, (0, 0)), until);
+        assert!(session.is_set_back(now, (0, 0)) && !session.is_set_back(now, (0, 1)));
+        waits.push((until - now).as_secs());
+        now = until;
+        assert!(!session.is_set_back(now, (0, 0)));
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    now += Duration::from_secs(181);
+    assert_eq!(session.set_back(now, (0, 0)) - now, Duration::from_secs(1));
+}
