@@ -73,8 +73,9 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     let children = input.list(|input| read_child(input, clock)).ok()?;
     input.finish().ok()?;
     for mut child in children {
-        if !child.is_sending() {
-            // Perhaps it was: its key is not used again, and the peer waits for nothing else than another SA.
+        if !child.is_sending() && session.redundant_since.is_none() {
+            // Perhaps it was: its key is not used again, and the peer waits for nothing else than another SA. (That of an IKE SA
+            // which is to go has no turn.)
             child.limits.rekey_at = Some(ctx.now.instant);
         }
         ctx.shared.spis.assign(child.inbound, sa.id);
