@@ -1,3 +1,5 @@
+//! What a peer may have of Child SAs, and how long what the data plane refused has to wait.
+
 use adit_proto::suite::Suite;
 
 use super::*;
