@@ -8,6 +8,8 @@
 //!                                     │  ▲
 //!                         netlink ◀───┘  └── counters, SAs ─▶ numbers ─▶ view ─▶ api, metrics ─▶ status, Prometheus
 //! ```
+//!
+//! Beside it, for programs that want IPsec without a daemon, a TAP device or root: [`ipsec`].
 
 pub mod api;
 pub mod cli;
@@ -15,6 +17,7 @@ pub mod config;
 pub mod dataplane;
 pub mod explain;
 pub mod ike;
+pub mod ipsec;
 pub mod key_file;
 pub mod metrics;
 pub mod netlink;

@@ -326,14 +326,21 @@ impl IkeSa {
     }
 
     /// The configured peers that may have this identity and come from there, the likeliest first: those with exactly this
-    /// identity, then those with a pattern; in each first the ones that the peer calls us by the right name for.
+    /// identity, then those with a pattern; in each first the ones that the peer calls us by the right name for, and of these the
+    /// one that this identity is connected with, then those that nobody is: so that a pattern on several peers lets several in.
     fn find_peers(&self, ctx: &Ctx, identity: &Identity, asked_for: Option<&Identity>) -> Result<Candidates, Error> {
         let [mut exact, mut covering] = ctx.shared.directory.candidates(self.path.remote.ip()).with_identity(identity);
         let calls_us = |id: &PeerId| {
             asked_for.is_none_or(|asked_for| ctx.shared.peers.get(id).is_some_and(|peer| peer.config.local_id == *asked_for))
         };
-        exact.sort_by_key(|id| !calls_us(id));
-        covering.sort_by_key(|id| !calls_us(id));
+        let name = identity.to_string();
+        let rank = |id: &PeerId| match ctx.shared.peers.get(id) {
+            Some(peer) if peer.current.is_some() && peer.connected_as.eq_ignore_ascii_case(&name) => 0,
+            Some(peer) if peer.current.is_some() => 2,
+            Some(_) | None => 1,
+        };
+        exact.sort_by_key(|id| (!calls_us(id), rank(id)));
+        covering.sort_by_key(|id| (!calls_us(id), rank(id)));
         let likely = if exact.is_empty() { covering.len() } else { exact.len() };
         let all: Vec<PeerId> = exact.into_iter().chain(covering).take(CANDIDATES_MAX).collect();
         if all.is_empty() { Err(Incompatibility::UnknownPeer.into()) } else { Ok(Candidates { all, is_clear: likely == 1 }) }

@@ -37,6 +37,8 @@ pub(super) struct Peer {
     pub local: Option<SocketAddr>,
     /// The IKE SA that has the Child SAs.
     pub current: Option<SaId>,
+    /// Who the peer proved to be in it, or in the last one.
+    pub connected_as: String,
     /// The IKE SA that we are negotiating.
     pub attempt: Option<SaId>,
     /// Every IKE SA of this peer, also those that are being replaced or closed.

@@ -44,7 +44,7 @@ pub enum Event {
     RemoveOutbound { peer: PeerId, spi: Spi },
     /// ESP to this peer goes this way from now on. Comes before the first `InstallOutbound`, and whenever it changes.
     Path { peer: PeerId, path: Path, encapsulate: bool },
-    /// Nobody we know wanted to connect, and was refused. Anybody can cause it, so it comes at a limited rate
+    /// Somebody wanted to connect and was refused: nobody we know, or not the peer that is connected. Anybody can cause it, so it comes at a limited rate
     /// ([`Limits::refusals`](super::config::Limits)); `more` were refused since the last one and are only counted.
     Refused { from: SocketAddr, why: Error, more: u64 },
     /// The keys of an SA, for a protocol analyser; only with [`EndpointConfig::key_log`](super::config::EndpointConfig).

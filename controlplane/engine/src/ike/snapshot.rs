@@ -270,6 +270,10 @@ impl Endpoint {
         let chosen: Vec<_> = self.shared.peers.iter().filter_map(|(id, peer)| Some((*id, best(peer)?))).collect();
         for (peer, current) in chosen {
             self.shared.set_current(peer, Some(current));
+            let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.remote_id.clone());
+            if let Some(peer) = self.shared.peers.get_mut(&peer) {
+                peer.connected_as = identity.unwrap_or_default();
+            }
             self.shared.enter(now, peer, ConnectionState::Established, None);
         }
     }

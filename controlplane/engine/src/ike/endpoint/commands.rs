@@ -80,6 +80,7 @@ impl Endpoint {
                     config,
                     trust,
                     current: None,
+                    connected_as: String::new(),
                     attempt: None,
                     sas: Vec::new(),
                     record: Record::default(),

@@ -67,6 +67,10 @@ impl Endpoint {
     /// The IKE SA whose Child SAs are used for sending.
     fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
         self.shared.set_current(peer, Some(id));
+        let identity = self.sas.get(&id).and_then(IkeSa::session).map(|session| session.remote_id.clone());
+        if let Some(peer) = self.shared.peers.get_mut(&peer) {
+            peer.connected_as = identity.unwrap_or_default();
+        }
         self.run(now, id, |sa, ctx| {
             sa.announce_path(ctx);
             sa.activate_children(ctx);
@@ -210,8 +214,12 @@ impl Endpoint {
             // A peer that was refused does not stop us from trying ourselves.
             let trying = peer.attempt.is_some() || (!was_attempt && peer.connection.retry_at.is_some());
             if !trying {
-                self.lost(now, peer_id, cause);
+                return self.lost(now, peer_id, cause);
             }
+        }
+        if let (false, false, Cause::Failed(why)) = (was_up, was_attempt, cause) {
+            // Somebody called itself as the peer does: what there is with the peer stays as it is.
+            self.note_refusal(now, Refusal { from: remote, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() });
         }
     }
 

@@ -1,0 +1,422 @@
+//! The task behind a client or a server: it owns the socket's receiving side, the IKE engine and the inbound SAs.
+//!
+//! ```text
+//! socket ─▶ demux ─▶ ESP: esp ─▶ selectors ─▶ link (queue) ─▶ recv_packet          receive.rs
+//!             └────▶ IKE: engine ─▶ events ─▶ inbound SAs, links ┐                 events.rs
+//!                           └────▶ datagrams ─▶ socket ◀── then ─┘
+//! send_packet ─▶ link: esp ─▶ socket                       (not in this task)
+//! ```
+//! It ends when every handle is gone, or when it is told to; then it says goodbye to all peers and waits a moment for their answers.
+
+mod events;
+mod receive;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use adit_engine::ike::{Cause, CommandError, Endpoint, Explanation, Now, PeerConfig, PeerId, Transmit};
+use adit_proto::control::Spi;
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::error::{self, Error, Failure};
+use super::esp::Pace;
+use super::link::{Link, Terms};
+use super::options::Options;
+use super::peer::Peer;
+use super::server::Refused;
+use super::session::Session;
+use receive::InboundSa;
+
+/// Largest datagram that is received, in bytes.
+const DATAGRAM_MAX: usize = 65_536;
+/// What is asked for the socket's receive buffer, in bytes; the kernel may give less.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Datagrams that are received before the timers and commands have their turn.
+const BATCH: usize = 64;
+/// Datagrams of IKE that wait for room in the socket. What is dropped above that is sent again.
+const WAITING_MAX: usize = 256;
+/// How often the engine learns what went through the SAs, and deadlines are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long peers are told goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// How long a rekey that was asked for may take.
+const REKEY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Refusals that are kept until they are asked for.
+const REFUSED_MAX: usize = 64;
+
+/// What the handles ask of the task.
+pub enum Command {
+    Rekey { link: Arc<Link>, keys: Keys, reply: oneshot::Sender<Result<(), Error>> },
+    Close { link: Arc<Link>, reply: Option<oneshot::Sender<()>> },
+    StopAccepting,
+    Shutdown { reply: oneshot::Sender<()> },
+}
+
+/// Which keys are to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    Child,
+    Ike,
+}
+
+/// Somebody who waits for new keys.
+struct Waiter {
+    keys: Keys,
+    until: Instant,
+    reply: oneshot::Sender<Result<(), Error>>,
+}
+
+/// A peer that the engine knows.
+struct Entry {
+    /// Of a server: index of the configured peer.
+    configured: usize,
+    pace: Pace,
+    link: Option<Arc<Link>>,
+    /// Of a server: the session has been handed out.
+    announced: bool,
+    waiters: Vec<Waiter>,
+}
+
+/// The side of a client.
+struct Dialer {
+    reconnect: bool,
+    /// Until the first connection: where its end is told, and when there is to be one.
+    pending: Option<(oneshot::Sender<Result<(), Error>>, Instant)>,
+}
+
+/// The side of a server.
+struct Listener {
+    peers: Vec<Peer>,
+    accepted: mpsc::Sender<Session>,
+    refused: mpsc::Sender<Refused>,
+    commands: mpsc::WeakUnboundedSender<Command>,
+    next_id: u16,
+}
+
+/// The task.
+pub struct Driver {
+    socket: Arc<UdpSocket>,
+    local: SocketAddr,
+    options: Options,
+    endpoint: Endpoint,
+    commands: mpsc::UnboundedReceiver<Command>,
+    entries: BTreeMap<PeerId, Entry>,
+    inbound: HashMap<Spi, InboundSa>,
+    dialer: Option<Dialer>,
+    listener: Option<Listener>,
+    /// A peer has come or gone: there may be no place for the next one, or too many.
+    crowd_changed: bool,
+    /// Where the datagram came from that is being handled.
+    from: Option<SocketAddr>,
+    waiting: VecDeque<Transmit>,
+    tick_at: Instant,
+    /// So much was sent that the engine should know.
+    wake: Arc<Notify>,
+    buffer: Vec<u8>,
+}
+
+/// Opens the socket and makes a task that has nothing to do yet.
+///
+/// # Errors
+/// The address cannot be had, or the options make no sense.
+pub fn open(address: SocketAddr, options: Options) -> Result<(Driver, mpsc::UnboundedSender<Command>), Error> {
+    options.check()?;
+    let failed = |source| Error::io(format!("open UDP {address}"), source);
+    let socket = StdSocket::bind(address).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    // Less is no error: then bursts are lost.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER);
+    let local = socket.local_addr().map_err(failed)?;
+    let config = options.endpoint(local.port())?;
+    let random = |out: &mut [u8]| aws_lc_rs::rand::fill(out).expect("the system's generator cannot fail once it is seeded");
+    let (sender, commands) = mpsc::unbounded_channel();
+    let driver = Driver {
+        socket: Arc::new(UdpSocket::from_std(socket).map_err(failed)?),
+        local,
+        options,
+        endpoint: Endpoint::new(config, Box::new(random)),
+        commands,
+        entries: BTreeMap::new(),
+        inbound: HashMap::new(),
+        dialer: None,
+        listener: None,
+        crowd_changed: false,
+        from: None,
+        waiting: VecDeque::new(),
+        tick_at: Instant::now() + TICK,
+        wake: Arc::default(),
+        buffer: vec![0; DATAGRAM_MAX],
+    };
+    Ok((driver, sender))
+}
+
+impl Driver {
+    pub fn local(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Starts to connect; `reply` learns how the first attempt ends.
+    ///
+    /// # Errors
+    /// The peer's settings make no sense, or there is no route to it.
+    pub fn into_client(
+        mut self,
+        remote: SocketAddr,
+        peer: Peer,
+        reply: oneshot::Sender<Result<(), Error>>,
+    ) -> Result<Arc<Link>, Error> {
+        let local = local_address(self.local, remote).map_err(|error| Error::io(format!("find a way to {remote}"), error))?;
+        let id = PeerId(0);
+        let pace = peer.pace();
+        let config = PeerConfig { initiate: true, local: Some(local), remote: Some(remote), ..peer.config };
+        self.endpoint.set_peer(now(), id, config).map_err(refused_settings)?;
+        let link = self.new_link(id, pace);
+        let entry = Entry { configured: 0, pace, link: Some(link.clone()), announced: true, waiters: Vec::new() };
+        self.entries.insert(id, entry);
+        let until = Instant::now() + self.options.connect_timeout;
+        self.dialer = Some(Dialer { reconnect: peer.reconnect, pending: Some((reply, until)) });
+        self.endpoint.connect(now(), id).map_err(refused_settings)?;
+        tokio::spawn(self.run());
+        Ok(link)
+    }
+
+    /// Lets peers come.
+    ///
+    /// # Errors
+    /// A peer's settings make no sense.
+    pub fn into_server(
+        mut self,
+        peers: Vec<Peer>,
+        commands: mpsc::WeakUnboundedSender<Command>,
+    ) -> Result<(mpsc::Receiver<Session>, mpsc::Receiver<Refused>), Error> {
+        if peers.is_empty() {
+            return Err(Error::settings("peers", "there is none: nobody could connect"));
+        }
+        let (accepted, sessions) = mpsc::channel(self.options.backlog);
+        let (refused, refusals) = mpsc::channel(REFUSED_MAX);
+        self.listener = Some(Listener { peers, accepted, refused, commands, next_id: 0 });
+        self.make_room()?;
+        tokio::spawn(self.run());
+        Ok((sessions, refusals))
+    }
+
+    fn new_link(&self, id: PeerId, pace: Pace) -> Arc<Link> {
+        let Options { receive_queue, path_mtu, .. } = self.options;
+        Link::new(id, self.socket.clone(), Terms { receive_queue, path_mtu, pace, wake: self.wake.clone() })
+    }
+
+    /// The task.
+    async fn run(mut self) {
+        loop {
+            self.settle();
+            let due = self.endpoint.poll_timeout().map_or(self.tick_at, |at| at.min(self.tick_at));
+            tokio::select! {
+                readable = self.socket.readable() => if readable.is_ok() { self.receive() },
+                _ = self.socket.writable(), if !self.waiting.is_empty() => {}
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown { reply }) => {
+                        self.say_goodbye().await;
+                        // Nobody waits any more: nothing is lost.
+                        let _ = reply.send(());
+                        return;
+                    }
+                    Some(command) => self.obey(command),
+                    None => return self.say_goodbye().await,
+                },
+                () = self.wake.notified() => self.report_usage(),
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+            self.on_time();
+        }
+    }
+
+    /// Does what time asks for.
+    fn on_time(&mut self) {
+        let at = Instant::now();
+        if self.endpoint.poll_timeout().is_some_and(|due| due <= at) {
+            self.endpoint.handle_timeout(now());
+        }
+        if at >= self.tick_at {
+            self.tick_at = at + TICK;
+            self.report_usage();
+            self.give_up_waiting(at);
+        }
+    }
+
+    /// The address for the socket: one for IPv6 knows IPv4 peers by mapped addresses, and nobody else does.
+    fn on_the_wire(&self, remote: SocketAddr) -> SocketAddr {
+        match remote {
+            SocketAddr::V4(v4) if self.local.is_ipv6() => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+            _ => remote,
+        }
+    }
+
+    /// Carries out what the engine wants: first its events, so that what a message invites the peer to send can be opened.
+    fn settle(&mut self) {
+        while let Some(event) = self.endpoint.poll_event() {
+            self.take(event);
+        }
+        if std::mem::take(&mut self.crowd_changed)
+            && let Err(error) = self.make_room()
+        {
+            tracing::warn!("no place for the next peer: {error}");
+        }
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            if self.waiting.len() < WAITING_MAX {
+                self.waiting.push_back(transmit);
+            }
+        }
+        while let Some(transmit) = self.waiting.front() {
+            match self.socket.try_send_to(&transmit.payload, self.on_the_wire(transmit.remote)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What is lost is sent again.
+                Ok(_) | Err(_) => drop(self.waiting.pop_front()),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Rekey { link, keys, reply } => {
+                if let Err(error) = self.rekey(&link, keys) {
+                    // Nobody waits any more: nothing is lost.
+                    let _ = reply.send(Err(error));
+                } else if let Some(entry) = self.entries.get_mut(&link.peer) {
+                    entry.waiters.push(Waiter { keys, until: Instant::now() + REKEY_TIMEOUT, reply });
+                }
+            }
+            Command::Close { link, reply } => {
+                if self.is_current(&link) {
+                    // It cannot fail for a peer that there is.
+                    let _ = self.endpoint.disconnect(now(), link.peer);
+                    self.settle();
+                }
+                if let Some(reply) = reply {
+                    let _ = reply.send(());
+                }
+            }
+            Command::StopAccepting => self.stop_accepting(),
+            Command::Shutdown { .. } => {}
+        }
+    }
+
+    fn rekey(&mut self, link: &Arc<Link>, keys: Keys) -> Result<(), Error> {
+        if let Some(why) = link.why_closed() {
+            return Err(why);
+        }
+        if !self.is_current(link) || !link.is_up() {
+            return Err(Error::NotConnected);
+        }
+        let ordered = match keys {
+            Keys::Child => self.endpoint.rekey_children(now(), link.peer),
+            Keys::Ike => self.endpoint.rekey_ike(now(), link.peer),
+        };
+        ordered.map_err(|_| Error::NotConnected)
+    }
+
+    /// Whether it is the session that the peer has now.
+    fn is_current(&self, link: &Arc<Link>) -> bool {
+        self.entries.get(&link.peer).and_then(|entry| entry.link.as_ref()).is_some_and(|current| Arc::ptr_eq(current, link))
+    }
+
+    /// Ends what has taken too long.
+    fn give_up_waiting(&mut self, at: Instant) {
+        let over = self.dialer.as_ref().and_then(|dialer| dialer.pending.as_ref()).is_some_and(|(_, until)| *until <= at);
+        if over {
+            let explanation = self.endpoint.explain(PeerId(0), at);
+            let explanation = explanation.map(|told| error::differences(&told).join("; ")).unwrap_or_default();
+            self.fail_connect(Error::Timeout { what: "connecting", after: self.options.connect_timeout, explanation });
+            let _ = self.endpoint.disconnect(now(), PeerId(0));
+        }
+        for entry in self.entries.values_mut() {
+            let late = |waiter: &mut Waiter| waiter.until <= at || waiter.reply.is_closed();
+            for waiter in entry.waiters.extract_if(.., late) {
+                let explanation = String::new();
+                let _ = waiter.reply.send(Err(Error::Timeout { what: "the rekey", after: REKEY_TIMEOUT, explanation }));
+            }
+        }
+    }
+
+    /// Tells a client that is still connecting that it came to nothing.
+    fn fail_connect(&mut self, error: Error) {
+        if let Some((reply, _)) = self.dialer.as_mut().and_then(|dialer| dialer.pending.take()) {
+            // Nobody waits any more: nothing is lost.
+            let _ = reply.send(Err(error));
+        }
+    }
+
+    /// Why the last negotiation with a peer came to nothing.
+    fn failure(&self, id: PeerId, cause: Cause) -> Box<Failure> {
+        let told: Option<Explanation> = self.endpoint.explain(id, Instant::now());
+        Box::new(match told {
+            Some(told) => Failure::of(told, cause),
+            None => Failure::plain("the peer", cause, ""),
+        })
+    }
+
+    /// Closes all connections, and waits a moment for the answers.
+    async fn say_goodbye(&mut self) {
+        self.listener = None;
+        let ids: Vec<PeerId> = self.entries.keys().copied().collect();
+        for id in &ids {
+            // Those that are not connected stay so.
+            let _ = self.endpoint.disconnect(now(), *id);
+        }
+        let until = Instant::now() + GOODBYE;
+        loop {
+            self.settle();
+            let is_quiet = |id: &PeerId| self.endpoint.status(*id).is_none_or(|status| status.ike.is_empty());
+            if Instant::now() >= until || (self.waiting.is_empty() && ids.iter().all(is_quiet)) {
+                return;
+            }
+            let due = self.endpoint.poll_timeout().map_or(until, |at| at.min(until));
+            tokio::select! {
+                readable = self.socket.readable() => if readable.is_ok() { self.receive() },
+                _ = self.socket.writable(), if !self.waiting.is_empty() => {}
+                () = tokio::time::sleep_until(due.into()) => self.endpoint.handle_timeout(now()),
+            }
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// Also when the runtime is shut down: nobody waits for a task that is gone.
+    fn drop(&mut self) {
+        for entry in self.entries.values() {
+            if let Some(link) = &entry.link {
+                let why = Failure::plain(link.identity(), Cause::Command, "");
+                link.close(Error::Closed(Box::new(why)));
+            }
+        }
+    }
+}
+
+fn refused_settings(error: CommandError) -> Error {
+    Error::settings("peer", error)
+}
+
+/// The same address, as IPv4 where it stands for one.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The address of ours from which a datagram to `remote` goes. The kernel knows: it depends on the route.
+fn local_address(bound: SocketAddr, remote: SocketAddr) -> io::Result<SocketAddr> {
+    if !bound.ip().is_unspecified() {
+        return Ok(canonical(bound));
+    }
+    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = StdSocket::bind(any)?;
+    // Sends nothing.
+    socket.connect(remote)?;
+    Ok(canonical(SocketAddr::new(socket.local_addr()?.ip(), bound.port())))
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    Now { instant: Instant::now(), unix }
+}

@@ -1,0 +1,7 @@
+//! The library: clients and servers over loopback, without a daemon or privileges.
+
+mod crowd;
+mod examples;
+mod faults;
+mod support;
+mod tunnel;
