@@ -261,11 +261,11 @@ impl Config {
         self.runtime_dir.join("api.sock")
     }
 
-    /// Routes through the interface: those of the file, and in IP mode one to each remote network of a peer with a static key, with
+    /// Routes through the interface: those of the file, and in IP mode one to each remote network of a peer, connected or not, with
     /// the length of the packets that fit the way to that peer.
     pub fn routes(&self) -> Vec<Route> {
         let mut routes = self.interface.routes.clone();
-        for peer in self.peers.iter().filter(|peer| peer.secret().is_some()) {
+        for peer in &self.peers {
             let ipv6_outer = peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6());
             let most = esp::frame_len_max(Mode::Ip, self.underlay_mtu, ipv6_outer);
             let mtu = u16::try_from(most).unwrap_or(u16::MAX).min(self.interface.mtu);

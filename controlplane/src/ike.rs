@@ -17,8 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_channel::LiveSa;
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{BootClock, CommandError, Endpoint, Event, IKE_PORT, Now, Path, Restored, Transmit, Usage};
+use adit_engine::ike::{BootClock, CommandError, Endpoint, Event, IKE_PORT, LANES_MAX, Now, Path, Restored, Transmit, Usage};
 use adit_proto::control::{Command, Direction, PeerId, Spi};
+use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
@@ -26,7 +27,7 @@ use crate::api::types::Explanation;
 use crate::config::Config;
 use crate::wanted;
 use report::Report;
-use sas::{Sas, Terms};
+use sas::{PeerTerms, Sas, Terms};
 use traffic::Meter;
 
 /// Datagrams that wait until the data plane has done what they promise. What is dropped above that is sent again.
@@ -44,6 +45,8 @@ pub struct Ike {
     meter: Meter,
     /// What the engine was told last, by inbound SPI.
     usage: BTreeMap<Spi, Usage>,
+    /// For the data plane, before anything else.
+    first: Vec<(u16, Command)>,
     /// SAs of the data plane are about to go.
     going: bool,
     /// Sent nothing since the vault was written last.
@@ -75,7 +78,9 @@ impl Ike {
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
             let Some(settings) = settings::peer(config, peer) else { continue };
             endpoint.set_peer(now(), *id, settings)?;
-            sas.add_peer(*id, wanted::tag(&peer.name), peer.defer_checksums);
+            let pins = config.forwarding.pinned.iter().filter(|(_, pinned)| *pinned == place).map(|(mac, _)| *mac).collect();
+            let (tag, selectors) = (wanted::tag(&peer.name), peer.selectors.clone());
+            sas.add_peer(*id, PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins });
             places.insert(*id, place);
         }
         let (waiting, news) = (VecDeque::new(), Vec::new());
@@ -88,6 +93,7 @@ impl Ike {
             news,
             meter: Meter::default(),
             usage: BTreeMap::new(),
+            first: Vec::new(),
             going: false,
             saved: true,
         })
@@ -113,15 +119,48 @@ impl Ike {
             Direction::Inbound => inbound.contains(&sa.spi),
             Direction::Outbound => outbound.contains(&(sa.peer, sa.spi)),
         });
-        let there: BTreeSet<(u8, PeerId, Spi)> = live.iter().map(|(_, sa)| (sa.direction as u8, sa.peer, sa.spi)).collect();
-        let inbound_there: BTreeSet<Spi> =
-            live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound).map(|(_, sa)| sa.spi).collect();
-        let lost = |(peer, spi): &(PeerId, Spi)| !there.contains(&(Direction::Outbound as u8, *peer, *spi));
-        if !inbound.is_subset(&inbound_there) || outbound.iter().any(lost) {
-            self.endpoint.data_plane_restarted(now());
+        self.report_lost(&restored, live);
+        for peer in restored.revoked.iter().filter_map(|id| self.endpoint.status(*id)) {
+            tracing::warn!(
+                peer = peer.name,
+                "has to prove itself anew: its keys or identities in the configuration have changed"
+            );
+        }
+        for id in self.places.keys() {
+            let Some(status) = self.endpoint.status(*id) else { continue };
+            for child in status.ike.iter().flat_map(|ike| &ike.children) {
+                self.first.extend(self.sas.adopt_selectors(*id, child.inbound, &child.selectors));
+            }
         }
         if restored.ike_sas + restored.forgotten > 0 {
             tracing::info!("IKE SAs: {} go on, {} forgotten", restored.ike_sas, restored.forgotten);
+        }
+    }
+
+    /// Tells the engine which of the SAs that it goes on with the data plane does not have: only these are made anew.
+    fn report_lost(&mut self, restored: &Restored, live: &[(u16, LiveSa)]) {
+        let there: BTreeSet<(u8, PeerId, Spi)> = live.iter().map(|(_, sa)| (sa.direction as u8, sa.peer, sa.spi)).collect();
+        let inbound: BTreeSet<Spi> =
+            live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound).map(|(_, sa)| sa.spi).collect();
+        for spi in restored.inbound.iter().filter(|spi| !inbound.contains(spi)) {
+            self.endpoint.lost_inbound(now(), *spi);
+        }
+        // What the peer receives on lanes that we have no workers for, nobody sends.
+        let has_worker = |inbound: Spi| esp::worker_of(inbound, LANES_MAX.into()) < usize::from(self.sas.workers());
+        let sent = self.endpoint.child_spis().filter(|(_, inbound, _)| has_worker(*inbound));
+        let sent: BTreeSet<(PeerId, Spi)> = sent.map(|(peer, _, outbound)| (peer, outbound)).collect();
+        for (peer, spi) in restored.outbound.iter().filter(|name| sent.contains(name)) {
+            if !there.contains(&(Direction::Outbound as u8, *peer, *spi)) {
+                self.endpoint.lost_outbound(now(), *peer, *spi);
+            }
+        }
+    }
+
+    /// The data plane opened packets of a peer that came from elsewhere than before.
+    pub fn moved(&mut self, peer: PeerId, from: SocketAddr) {
+        let Some(local) = settings::local_address(self.listen, from) else { return };
+        if let Some(inbound) = self.sas.inbound_of(peer) {
+            self.endpoint.handle_esp_path(now(), inbound, Path { local, remote: from });
         }
     }
 
@@ -240,7 +279,7 @@ impl Ike {
             }
             Command::OutboundSaInstall(sa) => {
                 self.sas.refused(sa.peer, Direction::Outbound, sa.spi);
-                let _ = self.endpoint.rekey_children(now(), sa.peer);
+                self.endpoint.lost_outbound(now(), sa.peer, sa.spi);
             }
             _ => {}
         }
@@ -248,7 +287,7 @@ impl Ike {
 
     /// Takes what the engine wants: commands for the data plane, each with its worker. The datagrams behind them wait.
     pub fn commands(&mut self) -> Vec<(u16, Command)> {
-        let mut commands = Vec::new();
+        let mut commands = std::mem::take(&mut self.first);
         while let Some(event) = self.endpoint.poll_event() {
             self.going |= match &event {
                 Event::InstallOutbound(keys) => keys.replaces.is_some(),

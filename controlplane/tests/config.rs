@@ -107,7 +107,6 @@ mistakes! {
     ip_mode_with_what_is_about_ethernet: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]\n    defer_checksums: true")
         .replace("addresses:", "mac: \"02:00:00:00:00:01\", addresses:")
         + "forwarding: { ageing_s: 30, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-b }] }\n";
-    ip_mode_with_ike: by_ike("psk_file: site-b.psk") + "    selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]\nmode: ip\n";
     selector_without_a_remote_network: selector("protocol: tcp");
     selector_of_two_ip_versions: selector("remote: \"fd00:2::/64\"");
     selector_with_host_bits: selector("remote: 10.2.0.7/24");

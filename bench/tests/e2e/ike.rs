@@ -151,3 +151,45 @@ fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<
     lab.b().adit("connect site-a")?;
     wait_until("it is up again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
 }
+
+#[test]
+fn a_peer_whose_key_was_replaced_while_adit_was_away_has_to_prove_itself_anew() -> Result<()> {
+    let mut lab = Lab::start(&options(&ROLES))?;
+    let key = lab.dir().join("site-a-site-b.psk");
+    let right = std::fs::read(&key)?;
+    // Only the second gateway reads the new one: the first one is as good as somebody who holds a key that was withdrawn.
+    std::fs::write(&key, "another secret than the one of the other")?;
+    lab.gateways[1].kill_control()?;
+    lab.gateways[1].start_control()?;
+    lab.b().wait_for_log("has to prove itself anew", SOON)?;
+    wait_until("it cannot", SOON, || {
+        let gone = ike(lab.b()).is_ok_and(|told| told["sas"] == Value::Array(Vec::new()));
+        Ok(gone && lab.b().adit("explain site-a").is_ok_and(|told| told.contains("preshared key")))
+    })
+    .with_context(|| lab.logs())?;
+    ensure!(reaches(&lab.a().netns, lab.b().inner()).is_err(), "packets pass though the key was withdrawn");
+    std::fs::write(&key, right)?;
+    lab.gateways[1].kill_control()?;
+    lab.gateways[1].start_control()?;
+    wait_until("the right key helps", Duration::from_secs(40), || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
+        .with_context(|| lab.logs())
+}
+
+#[test]
+fn ip_packets_pass_by_ike_and_keys_are_replaced_without_a_lost_one() -> Result<()> {
+    let lab = Lab::start(&LabOptions { ip_mode: true, workers: vec![2, 1], ..options(&ROLES) })?;
+    let prober = lab.a().netns.enter(|| Prober::start(lab.b().inner().into(), Duration::from_millis(1)))?;
+    for order in ["rekey site-b", "rekey --ike site-b"].repeat(3) {
+        let before = spis(lab.a())?;
+        lab.a().adit(order)?;
+        wait_until("the keys are others", SOON, || {
+            let now = spis(lab.a())?;
+            Ok(now != before && now.1.len() == before.1.len())
+        })
+        .with_context(|| lab.logs())?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let probes = prober.stop(Duration::from_secs(2))?;
+    ensure!(probes.sent > 100 && probes.lost == 0, "{} of {} pings lost\n{}", probes.lost, probes.sent, lab.logs());
+    reaches(&lab.b().netns, lab.a().inner6())
+}

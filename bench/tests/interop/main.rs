@@ -2,6 +2,7 @@
 //! against them. Needs root and the peers that `deploy/interop-peers.sh` brings.
 
 mod control;
+mod daemon;
 mod guest;
 mod ike;
 mod leaks;

@@ -3,13 +3,15 @@
 //! A worker holds one outbound SA to a peer, that of the lane with its number, and a new one takes the place of the old one at
 //! once. Inbound SAs stand beside each other for as long as late packets may come.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use adit_channel::LiveSa;
+use adit_engine::ike::selectors::{SelectorPair, narrow};
 use adit_engine::ike::{ChildKeys, Event};
-use adit_proto::control::{Command, Direction, InboundSa, OutboundSa, PeerId, PeerTag, Spi};
+use adit_proto::control::{Command, Direction, InboundSa, Mac, OutboundSa, PeerId, PeerTag, Selector, Spi};
 use adit_proto::esp;
+use adit_proto::ike::IpSelector;
 
 /// Sequence numbers end here without ESN (RFC 4303 §2.2: they must not cycle), and with it.
 const SEQ_LIMIT_32: u64 = u32::MAX as u64;
@@ -25,14 +27,30 @@ pub struct Terms {
     pub path_mtu: u16,
 }
 
+/// Selectors of one peer that the data plane is told at most.
+const SELECTORS_MAX: usize = 1024;
+
+/// What the configuration says of a peer.
+#[derive(Clone, Debug)]
+pub struct PeerTerms {
+    pub tag: PeerTag,
+    pub defer_checksums: bool,
+    /// Which packets may be the peer's at most; in Ethernet mode none.
+    pub selectors: Vec<Selector>,
+    /// Addresses that always live behind it.
+    pub pins: Vec<Mac>,
+}
+
 /// The SAs of one peer.
 #[derive(Debug)]
 struct Peer {
-    tag: PeerTag,
-    defer_checksums: bool,
+    terms: PeerTerms,
     /// Address and number of lanes that the data plane knows.
     told: Option<(SocketAddr, u16)>,
-    inbound: BTreeSet<Spi>,
+    /// With the selectors that were agreed for each.
+    inbound: BTreeMap<Spi, Vec<Selector>>,
+    /// Selectors that the data plane has.
+    selectors: Vec<Selector>,
     /// By lane.
     outbound: BTreeMap<u8, Spi>,
 }
@@ -50,15 +68,16 @@ impl Sas {
     }
 
     /// Adds a peer of which the data plane knows nothing.
-    pub fn add_peer(&mut self, id: PeerId, tag: PeerTag, defer_checksums: bool) {
-        let peer = Peer { tag, defer_checksums, told: None, inbound: BTreeSet::new(), outbound: BTreeMap::new() };
-        self.peers.insert(id, peer);
+    pub fn add_peer(&mut self, id: PeerId, terms: PeerTerms) {
+        let (inbound, outbound) = (BTreeMap::new(), BTreeMap::new());
+        self.peers.insert(id, Peer { terms, told: None, inbound, selectors: Vec::new(), outbound });
     }
 
     /// Begins again with an empty data plane.
     pub fn clear(&mut self) {
         for peer in self.peers.values_mut() {
             peer.told = None;
+            peer.selectors.clear();
             peer.inbound.clear();
             peer.outbound.clear();
         }
@@ -69,16 +88,37 @@ impl Sas {
         for (worker, sa) in live.iter().filter(|(_, sa)| owned(sa)) {
             let Some(peer) = self.peers.get_mut(&sa.peer) else { continue };
             match sa.direction {
-                Direction::Inbound => drop(peer.inbound.insert(sa.spi)),
+                Direction::Inbound => drop(peer.inbound.insert(sa.spi, Vec::new())),
                 Direction::Outbound => drop(peer.outbound.insert(*worker as u8, sa.spi)),
             }
         }
     }
 
+    /// What was agreed for an inbound SA that was taken over. The data plane is told again: it has these selectors, unless the
+    /// process before us died on the way.
+    pub fn adopt_selectors(&mut self, id: PeerId, inbound: Spi, agreed: &SelectorPair) -> Vec<(u16, Command)> {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        let selectors = peer.terms.agreed(agreed);
+        match peer.inbound.get_mut(&inbound) {
+            Some(known) => *known = selectors,
+            None => return Vec::new(),
+        }
+        self.tell_selectors(id)
+    }
+
+    pub fn workers(&self) -> u16 {
+        self.terms.workers
+    }
+
+    /// Any inbound SA of a peer, if it has one.
+    pub fn inbound_of(&self, id: PeerId) -> Option<Spi> {
+        self.peers.get(&id)?.inbound.keys().next_back().copied()
+    }
+
     /// Whether it is an SA of ours that the data plane has.
     pub fn has(&self, peer: PeerId, direction: Direction, spi: Spi) -> bool {
         self.peers.get(&peer).is_some_and(|peer| match direction {
-            Direction::Inbound => peer.inbound.contains(&spi),
+            Direction::Inbound => peer.inbound.contains_key(&spi),
             Direction::Outbound => peer.outbound.values().any(|one| *one == spi),
         })
     }
@@ -116,15 +156,39 @@ impl Sas {
         if peer.told.replace((endpoint, lanes)) == Some((endpoint, lanes)) {
             return Vec::new();
         }
-        let command = Command::PeerSet { peer: id, tag: peer.tag, endpoint, path_mtu, lanes, follow: false };
-        (0..workers).map(|worker| (worker, command.clone())).collect()
+        // Addresses are pinned again with every change; that changes nothing.
+        let set = Command::PeerSet { peer: id, tag: peer.terms.tag, endpoint, path_mtu, lanes, follow: false };
+        let pins = peer.terms.pins.iter().map(|mac| Command::FdbPin { mac: *mac, peer: id });
+        let commands: Vec<Command> = std::iter::once(set).chain(pins).collect();
+        (0..workers).flat_map(|worker| commands.iter().map(move |command| (worker, command.clone()))).collect()
+    }
+
+    /// Brings the selectors of a peer in the data plane to what its inbound SAs were agreed for. New ones come before old ones go,
+    /// so that no packet that both have is without a peer in between.
+    fn tell_selectors(&mut self, id: PeerId) -> Vec<(u16, Command)> {
+        let workers = self.terms.workers;
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        let mut wanted: Vec<Selector> = Vec::new();
+        for selector in peer.inbound.values().flatten() {
+            if wanted.len() < SELECTORS_MAX && !wanted.contains(selector) {
+                wanted.push(*selector);
+            }
+        }
+        let add = |selector: &Selector| Command::SelectorAdd { peer: id, selector: *selector };
+        let remove = |selector: &Selector| Command::SelectorRemove { peer: id, selector: *selector };
+        let new = wanted.iter().filter(|selector| !peer.selectors.contains(selector)).map(add);
+        let old = peer.selectors.iter().filter(|selector| !wanted.contains(selector)).map(remove);
+        let commands: Vec<Command> = new.chain(old).collect();
+        peer.selectors = wanted;
+        commands.iter().flat_map(|command| (0..workers).map(move |worker| (worker, command.clone()))).collect()
     }
 
     fn install_inbound(&mut self, keys: &ChildKeys) -> Vec<(u16, Command)> {
         let known = self.peers.get(&keys.peer).and_then(|peer| peer.told).map(|(endpoint, _)| endpoint);
         let mut commands = self.set(keys.peer, known.unwrap_or(keys.path.remote));
         let Some(peer) = self.peers.get_mut(&keys.peer) else { return Vec::new() };
-        peer.inbound.insert(keys.spi);
+        peer.inbound.insert(keys.spi, peer.terms.agreed(&keys.selectors));
+        commands.extend(self.tell_selectors(keys.peer));
         let worker = esp::worker_of(keys.spi, self.terms.workers.into()) as u16;
         let sa = InboundSa {
             spi: keys.spi,
@@ -154,7 +218,7 @@ impl Sas {
             key: keys.key.clone(),
             seq_next: 1,
             seq_limit: if keys.esn { SEQ_LIMIT_64 } else { SEQ_LIMIT_32 },
-            defer_checksums: peer.defer_checksums,
+            defer_checksums: peer.terms.defer_checksums,
             esn: keys.esn,
         };
         let mut commands = self.set(keys.peer, keys.path.remote);
@@ -163,10 +227,13 @@ impl Sas {
     }
 
     fn remove_inbound(&mut self, id: PeerId, spi: Spi) -> Vec<(u16, Command)> {
-        let known = self.peers.get_mut(&id).is_some_and(|peer| peer.inbound.remove(&spi));
+        if self.peers.get_mut(&id).and_then(|peer| peer.inbound.remove(&spi)).is_none() {
+            return Vec::new();
+        }
         let worker = esp::worker_of(spi, self.terms.workers.into()) as u16;
-        let command = Command::SaRemove { peer: id, spi, direction: Direction::Inbound };
-        known.then_some((worker, command)).into_iter().collect()
+        let mut commands = vec![(worker, Command::SaRemove { peer: id, spi, direction: Direction::Inbound })];
+        commands.extend(self.tell_selectors(id));
+        commands
     }
 
     fn remove_outbound(&mut self, id: PeerId, spi: Spi) -> Vec<(u16, Command)> {
@@ -178,5 +245,37 @@ impl Sas {
         let mut commands = endpoint.map(|endpoint| self.set(id, endpoint)).unwrap_or_default();
         commands.push((lane.into(), Command::SaRemove { peer: id, spi, direction: Direction::Outbound }));
         commands
+    }
+}
+
+impl PeerTerms {
+    /// What was agreed, as far as the configuration allows it: both ends agree on lists of local and of remote addresses, and the
+    /// configuration on pairs of them.
+    fn agreed(&self, pair: &SelectorPair) -> Vec<Selector> {
+        let mut agreed: Vec<Selector> = Vec::new();
+        for ours in &self.selectors {
+            let side = |addresses, ports| [IpSelector { protocol: ours.protocol, ports, addresses }];
+            let local = narrow(&pair.local, &side(ours.local, ours.local_ports));
+            let remote = narrow(&pair.remote, &side(ours.remote, ours.remote_ports));
+            for (local, remote) in local.iter().flat_map(|local| remote.iter().map(move |remote| (local, remote))) {
+                if agreed.len() == SELECTORS_MAX {
+                    return agreed;
+                }
+                // A side that names a protocol speaks for both.
+                let protocol = if local.protocol == 0 { remote.protocol } else { local.protocol };
+                let selector = Selector {
+                    local: local.addresses,
+                    remote: remote.addresses,
+                    protocol,
+                    local_ports: local.ports,
+                    remote_ports: remote.ports,
+                };
+                let fits = remote.protocol == 0 || remote.protocol == protocol;
+                if fits && selector.is_valid() && !agreed.contains(&selector) {
+                    agreed.push(selector);
+                }
+            }
+        }
+        agreed
     }
 }

@@ -7,11 +7,12 @@ use adit_engine::auth::{LocalAuth, RemoteAuth};
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Mode, PeerConfig, Retransmission};
 
+use adit_proto::control::{self, Selector};
+use adit_proto::ike::{AddressRange, IpSelector, PortRange};
+
 use crate::config::ike::{PeerIke, Proof, Role};
 use crate::config::{Config, Peer};
 
-/// For people: what the only Child SA of a peer is called.
-const CHILD: &str = "ethernet";
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
 const HARD_PERCENT: u32 = 120;
 const JITTER_PERCENT: u32 = 10;
@@ -39,11 +40,14 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         jitter_percent: JITTER_PERCENT,
     };
     let child = ChildConfig {
-        name: CHILD.to_owned(),
-        mode: Mode::Ethernet,
+        name: config.mode.name().to_owned(),
+        mode: match config.mode {
+            control::Mode::Ethernet => Mode::Ethernet,
+            control::Mode::Ip => Mode::Tunnel,
+        },
         proposals: ike.esp_proposals.iter().map(|(_, proposal)| proposal.clone()).collect(),
-        local: Vec::new(),
-        remote: Vec::new(),
+        local: side(peer, |selector| (selector.local, selector.local_ports)),
+        remote: side(peer, |selector| (selector.remote, selector.remote_ports)),
         lifetime: lifetime(ike.rekey_s, ike.rekey_bytes, ike.rekey_packets),
         lanes: peer.lanes.min(config.dataplane.workers).try_into().unwrap_or(u8::MAX),
     };
@@ -68,6 +72,19 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         mobike: true,
         backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) },
     })
+}
+
+/// One side of the traffic with a peer, each range once.
+fn side(peer: &Peer, of: impl Fn(&Selector) -> (AddressRange, PortRange)) -> Vec<IpSelector> {
+    let mut side = Vec::new();
+    for selector in &peer.selectors {
+        let (addresses, ports) = of(selector);
+        let one = IpSelector { protocol: selector.protocol, ports, addresses };
+        if !side.contains(&one) {
+            side.push(one);
+        }
+    }
+    side
 }
 
 fn proofs(config: &Config, ike: &PeerIke) -> Option<(LocalAuth, RemoteAuth)> {

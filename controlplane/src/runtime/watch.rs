@@ -173,7 +173,12 @@ impl Gateway {
                     ike.worn(peer);
                 }
             }
-            Event::PeerPath { peer, from, .. } => tracing::debug!("worker {worker}: peer {} sends from {from} now", peer.0),
+            Event::PeerPath { peer, from, .. } => {
+                tracing::debug!("worker {worker}: peer {} sends from {from} now", peer.0);
+                if let Some(ike) = &mut self.ike {
+                    ike.moved(peer, from);
+                }
+            }
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
             Event::WorkerFailed { errno, at } => {
                 let cause = std::io::Error::from_raw_os_error(errno);

@@ -269,7 +269,7 @@ impl Session {
                 Some(ChildState::Replaced { by, .. }) => next = self.child(by),
                 Some(ChildState::Live) | None => return false,
             }
-            if next.is_some_and(Child::is_sending) {
+            if next.is_some_and(|by| !matches!(by.sending, Sending::Waits(_))) {
                 return true;
             }
         }

@@ -54,17 +54,12 @@ impl Check<'_> {
                 let write = "mode: ip, at the top of the file; or nothing: remove selectors".to_owned();
                 self.fail(selectors.referenced.into(), what, "selectors only with `mode: ip`".to_owned(), write);
             }
-            (Mode::Ip, selectors) if raw.ike.is_none() && selectors.as_ref().is_none_or(|list| list.value.is_empty()) => {
+            (Mode::Ip, selectors) if selectors.as_ref().is_none_or(|list| list.value.is_empty()) => {
                 self.missing(at, "selectors", "which packets belong to this peer", EXAMPLE);
             }
             _ => {}
         }
         let Mode::Ip = mode else { return };
-        if let Some(ike) = &raw.ike {
-            let what = "IKE agrees on keys for Ethernet frames only, and this gateway carries IP packets".to_owned();
-            let expected = "static_key_file with `mode: ip`".to_owned();
-            self.fail(ike.referenced.into(), what, expected, "static_key_file: site-b.key, or mode: ethernet".to_owned());
-        }
         if let Some(defer) = raw.defer_checksums.as_ref().filter(|defer| defer.value) {
             let what = "checksums cannot stay open: an IP packet in ESP has no place to say so".to_owned();
             let write = "nothing: remove defer_checksums".to_owned();
