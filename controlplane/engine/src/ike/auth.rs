@@ -231,7 +231,7 @@ impl IkeSa {
         let inbound = plan.inbound;
         let choice = match parts.error() {
             Some(notify) => Err(Cause::Refused { exchange: EXCHANGE, notify: notify.kind }),
-            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE).map_err(Cause::Failed),
+            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, self.features.adit).map_err(Cause::Failed),
         };
         match choice {
             Ok(choice) => {

@@ -117,7 +117,8 @@ impl IkeSa {
         if let Some(notify) = parts.error() {
             return self.on_create_child_refused(ctx, &sent.plan, sent.offered, notify, sent.corrected);
         }
-        match sent.complete(&parts) {
+        let adit = self.features.adit;
+        match sent.complete(&parts, adit) {
             Err(error) => self.discard_creation(ctx, sent.plan, error),
             Ok(creation) if creation.choice.additional.is_empty() => self.finish_child(ctx, creation),
             Ok(creation) if self.has_lost(&creation) => {
@@ -338,8 +339,8 @@ impl IkeSa {
 
 impl Sent {
     /// The answer with what we remember; all but the secrets of additional key exchanges.
-    fn complete(&mut self, parts: &Parts) -> Result<Creation, Error> {
-        let choice = plan::check_answer(&mut self.plan, &self.offered, parts, EXCHANGE)?;
+    fn complete(&mut self, parts: &Parts, adit: bool) -> Result<Creation, Error> {
+        let choice = plan::check_answer(&mut self.plan, &self.offered, parts, EXCHANGE, adit)?;
         let nonce_r = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
         let mut secrets = Vec::new();
         if let Some(method) = choice.key_exchange {

@@ -47,6 +47,8 @@ pub enum Misbehaviour {
     WiderSelectors,
     #[error("narrower traffic selectors in a rekey")]
     NarrowerSelectors,
+    #[error("a Child SA for another lane than was asked for: an answer to another request, perhaps")]
+    OtherLane,
     #[error("asked for a cookie again and again")]
     CookieLoop,
     #[error("asked for key exchange method {0}, which was not offered or was sent already")]

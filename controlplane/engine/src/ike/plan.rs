@@ -11,7 +11,7 @@ use super::child::ChildState;
 use super::child::{Child, Limits, Sending, Usage};
 use super::config::{ChildConfig, Mode, PeerConfig};
 use super::context::{Ctx, LANES_MAX};
-use super::error::{Error, Incompatibility, Misbehaviour};
+use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::sa::{IkeSa, Role, Stage};
@@ -140,7 +140,12 @@ pub(super) fn grant(
         match negotiate::choose(&alternatives, proposals, sent) {
             Ok(choice) => {
                 choice.child_spi().ok_or(Misbehaviour::BadSpi)?;
-                let lane = asked.old.map_or_else(|| lane_of(parts, asked.adit), |old| old.lane);
+                let named = lane_of(parts, asked.adit);
+                if asked.old.is_some_and(|old| asked.adit && old.lane != named) {
+                    // The peer has it for another lane: it is to ask for a new one.
+                    return Err(LocalFault::NoSuchChild.into());
+                }
+                let lane = asked.old.map_or(named, |old| old.lane);
                 return Ok(Granted { config: index, lane, mode, selectors, choice });
             }
             Err(mismatch) => refusal = Error::Incompatible(Incompatibility::ChildProposal(mismatch)),
@@ -171,12 +176,17 @@ pub(super) fn check_answer(
     offered: &[Alternative],
     parts: &Parts,
     exchange: ExchangeType,
+    adit: bool,
 ) -> Result<Choice, Error> {
     let proposals = needed(parts.sa.as_deref(), exchange, PayloadType::SA)?;
     let choice = negotiate::confirm(offered, proposals).map_err(Misbehaviour::NotOffered)?;
     choice.child_spi().ok_or(Misbehaviour::BadSpi)?;
     if mode_of(parts) != plan.mode {
         return Err(Incompatibility::Mode.into());
+    }
+    // After a process that went on with an old vault, the peer may answer what its predecessor asked under the same message id.
+    if adit && lane_of(parts, adit) != plan.lane {
+        return Err(Misbehaviour::OtherLane.into());
     }
     let granted = selector_pair(parts, exchange, Role::Initiator)?;
     if granted.local.is_empty() || granted.remote.is_empty() || !plan.selectors.covers(&granted) {

@@ -2,10 +2,12 @@
 //!
 //! A run that depends on chance prints its seed when it fails; `SIM_SEED=… cargo test` repeats it alone.
 
+mod certificates;
 mod established;
 mod flood;
 mod handshake;
 mod hostile;
+mod insider;
 mod many;
 mod paths;
 mod restart;
