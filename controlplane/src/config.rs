@@ -25,6 +25,9 @@ use crate::static_key::Secret;
 pub const WORKERS_MAX: u16 = 64;
 /// Most peers of a gateway.
 pub const PEERS_MAX: usize = 16_384;
+/// What is to be known by whoever has the keys logged.
+pub const KEY_LOG_WARNING: &str =
+    "who can read them reads all that was captured or will be. Take ike.key_log_dir out when the analysis is done";
 /// Longest configuration file, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Longest path of a Unix socket, in bytes (sockaddr_un without the final zero).
@@ -337,6 +340,9 @@ impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { interface, dataplane, forwarding, .. } = self;
         writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen)?;
+        if let Some(dir) = &self.ike.key_log_dir {
+            writeln!(f, "WARNING: the keys of every SA go to {}: {KEY_LOG_WARNING}", dir.display())?;
+        }
         write!(f, "interface {}, MTU {}", interface.name, interface.mtu)?;
         match self.mode {
             Mode::Ethernet => write!(f, ", MAC {}", MacText(interface.mac))?,
@@ -366,7 +372,14 @@ impl fmt::Display for Config {
                 Keys::Static { secret, .. } => {
                     writeln!(f, "peer {} at {at}, {} lanes of {}", peer.name, peer.lanes, secret.suite())?
                 }
-                Keys::Ike(ike) => writeln!(f, "peer {} at {at}, by IKE as {} ({})", peer.name, ike.id, ike.role.name())?,
+                Keys::Ike(ike) => {
+                    write!(f, "peer {} at {at}, by IKE as {} ({})", peer.name, ike.id, ike.role.name())?;
+                    match &ike.ppk {
+                        Some(ppk) if ppk.required => writeln!(f, ", with the post-quantum pre-shared key {}", ppk.id)?,
+                        Some(ppk) => writeln!(f, ", with the post-quantum pre-shared key {} where the peer has it", ppk.id)?,
+                        None => writeln!(f)?,
+                    }
+                }
             }
         }
         for (peer, selector) in self.peers.iter().flat_map(|peer| peer.selectors.iter().map(move |selector| (peer, selector))) {

@@ -1,8 +1,9 @@
 //! `adit explain` for people: what happened, where both ends differ, what to change.
 
 use std::fmt::Write;
+use std::time::SystemTime;
 
-use crate::api::types::Explanation;
+use crate::api::types::{Explanation, Offers};
 
 /// The whole text.
 pub fn report(told: &Explanation) -> String {
@@ -14,8 +15,13 @@ pub fn report(told: &Explanation) -> String {
 
 fn write(out: &mut String, told: &Explanation) -> std::fmt::Result {
     writeln!(out, "{}: {} for {} s", told.peer, told.state, told.since_s)?;
-    if let Some(cause) = &told.cause {
-        writeln!(out, "cause:   {cause}")?;
+    // Of a connection that is up it says why it was down before.
+    let up = matches!(told.state.as_str(), "established" | "rekeying");
+    match (&told.problem, &told.cause) {
+        (Some(problem), _) => writeln!(out, "cause:   {problem}")?,
+        (None, Some(cause)) if up => writeln!(out, "before:  {cause}")?,
+        (None, Some(cause)) => writeln!(out, "cause:   {cause}")?,
+        (None, None) => {}
     }
     if let Some(hint) = &told.hint {
         writeln!(out, "hint:    {hint} (nothing proves who said so)")?;
@@ -23,13 +29,21 @@ fn write(out: &mut String, told: &Explanation) -> std::fmt::Result {
     if let Some(remedy) = &told.remedy {
         writeln!(out, "remedy:  {remedy}")?;
     }
-    if told.differences.is_empty() && told.cause.is_none() && told.strangers.is_empty() {
-        writeln!(out, "nothing is wrong: no negotiation has failed")?;
+    let quiet = told.differences.is_empty() && told.problem.is_none() && told.strangers.is_empty();
+    if quiet && (up || told.cause.is_none()) {
+        writeln!(out, "nothing is wrong")?;
     }
     for difference in &told.differences {
         writeln!(out, "\n{} differ:", difference.what)?;
         writeln!(out, "  here:  {}", difference.ours)?;
         writeln!(out, "  there: {}", difference.theirs)?;
+    }
+    // What only one end knows is told as well: it is one half of the difference.
+    let one_sided = |offers: &&Offers| offers.chosen.is_none() && offers.theirs.is_empty() != offers.ours.is_empty();
+    for offers in told.offers.iter().filter(one_sided).filter(|_| told.problem.is_some() || told.hint.is_some()) {
+        let (side, list) = if offers.theirs.is_empty() { ("here", &offers.ours) } else { ("there", &offers.theirs) };
+        writeln!(out, "\n{} (the other end's are not known):", offers.what)?;
+        writeln!(out, "  {:<7}{}", format!("{side}:"), list.join(", "))?;
     }
     let chosen = told.offers.iter().filter_map(|offers| Some((&offers.what, offers.chosen.as_ref()?)));
     for (index, (what, chosen)) in chosen.enumerate() {
@@ -37,9 +51,15 @@ fn write(out: &mut String, told: &Explanation) -> std::fmt::Result {
         writeln!(out, "{gap}agreed on {what}: {chosen}")?;
     }
     for stranger in &told.strangers {
-        writeln!(out, "\n{} wanted to connect and was refused: {}", stranger.from, stranger.why)?;
-        writeln!(out, "  here:  {}", stranger.ours.join(", "))?;
-        writeln!(out, "  there: {}", stranger.theirs.join(", "))?;
+        let ago =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs()).saturating_sub(stranger.at);
+        let times = if stranger.times > 1 { format!(" {} times, last", stranger.times) } else { String::new() };
+        writeln!(out, "\n{} wanted to connect{times} {ago} s ago and was refused: {}", stranger.from, stranger.why)?;
+        for (side, list) in [("here: ", &stranger.ours), ("there:", &stranger.theirs)] {
+            if !list.is_empty() {
+                writeln!(out, "  {side} {}", list.join(", "))?;
+            }
+        }
     }
     Ok(())
 }

@@ -6,13 +6,14 @@
 //!                                 └▶ datagrams ──────────────────────────────▶ inject ◀── only then ──┘
 //! ```
 
+pub mod key_log;
 pub mod report;
 mod sas;
 mod settings;
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_channel::LiveSa;
@@ -246,12 +247,40 @@ impl Ike {
         }
     }
 
-    /// Closes the connections to all peers.
-    pub fn disconnect_all(&mut self) {
-        for peer in self.places.keys() {
-            // Those that are not connected stay so.
-            let _ = self.endpoint.disconnect(now(), *peer);
+    /// Closes the connections to all peers because we go. The next run connects them again.
+    pub fn close_all(&mut self) {
+        self.endpoint.close_all(now());
+    }
+
+    /// Our addresses or routes have changed: what goes to a peer may leave from another address now. SAs move there, and the peer
+    /// is told (RFC 4555). Gives the number of peers concerned.
+    pub fn readdress(&mut self) -> usize {
+        // With an address in the configuration, the port is bound to it, whatever else there is.
+        if !self.listen.ip().is_unspecified() {
+            return 0;
         }
+        let mut ways: HashMap<IpAddr, Option<IpAddr>> = HashMap::new();
+        let mut moved = 0;
+        for id in self.places.keys() {
+            let Some(path) = self.endpoint.path(*id) else { continue };
+            let way = ways.entry(path.remote.ip());
+            let way = way.or_insert_with(|| settings::local_address(self.listen, path.remote).map(|local| local.ip()));
+            // Without a way there is nothing to be said, until there is one.
+            let Some(local) = way.filter(|local| *local != path.local.ip()) else { continue };
+            let local = SocketAddr::new(local, path.local.port());
+            moved += usize::from(self.endpoint.set_addresses(now(), *id, Some(local), None).is_ok());
+        }
+        moved
+    }
+
+    /// The place of a peer in the configuration.
+    pub fn place(&self, peer: PeerId) -> Option<usize> {
+        self.places.get(&peer).copied()
+    }
+
+    /// The way to a peer, if one is known.
+    pub fn path(&self, peer: PeerId) -> Option<Path> {
+        self.endpoint.path(peer)
     }
 
     /// Whether nothing is left of any connection.

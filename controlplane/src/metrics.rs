@@ -58,6 +58,7 @@ impl Collector for Gateway {
         families.push(latencies(&numbers));
         families.extend(self.sas(&numbers));
         families.extend(self.gateway());
+        families.extend(self.health());
         families.extend(ike::families(&self.view.config, &self.view.ike()));
         families
     }
@@ -191,6 +192,21 @@ impl Gateway {
         ]
     }
 
+    /// Whether something is not as it should be.
+    fn health(&self) -> [MetricFamily; 3] {
+        let view = &self.view;
+        let switch = |on: bool| vec![gauge(&[], f64::from(u8::from(on)))];
+        let restarts = vec![counter(&[], view.restarts.load(Ordering::Relaxed))];
+        let full =
+            "1 while the IKE SAs do not fit the memory for the next control plane: then its start connects all peers anew.";
+        let key_log = "1 while the keys of every SA are written to a file (ike.key_log_dir): never in production.";
+        [
+            family(MetricType::COUNTER, "adit_dataplane_restarts_total", "Restarts of the data plane after it died.", restarts),
+            family(MetricType::GAUGE, "adit_vault_full", full, switch(view.vault_full.load(Ordering::Relaxed))),
+            family(MetricType::GAUGE, "adit_key_log", key_log, switch(view.config.ike.key_log_dir.is_some())),
+        ]
+    }
+
     /// What is true of the gateway as a whole.
     fn gateway(&self) -> Vec<MetricFamily> {
         let view = &self.view;
@@ -224,8 +240,6 @@ impl Gateway {
                 .into();
         let punts = punts.iter().map(|(kind, count)| counter(&[("kind", kind)], *count));
         let memory = info.as_ref().map(|info| gauge(&[], info.memory_bytes as f64));
-        let full = f64::from(u8::from(view.vault_full.load(Ordering::Relaxed)));
-        let restarts = counter(&[], view.restarts.load(Ordering::Relaxed));
         vec![
             family(MetricType::GAUGE, "adit_dataplane_up", "1 while a data plane is attached.", vec![gauge(&[], up)]),
             family(
@@ -233,18 +247,6 @@ impl Gateway {
                 "adit_dataplane_memory_bytes",
                 "Memory that the data plane holds.",
                 memory.into_iter().collect(),
-            ),
-            family(
-                MetricType::COUNTER,
-                "adit_dataplane_restarts_total",
-                "Restarts of the data plane after it died.",
-                vec![restarts],
-            ),
-            family(
-                MetricType::GAUGE,
-                "adit_vault_full",
-                "1 while the IKE SAs do not fit the memory for the next control plane: then its start connects all peers anew.",
-                vec![gauge(&[], full)],
             ),
             family(
                 MetricType::GAUGE,

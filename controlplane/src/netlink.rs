@@ -5,15 +5,18 @@
 //! The only file that speaks rtnetlink; that crate changes its interface every few weeks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
-use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use rustix::io::Errno;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::config::Route;
 
@@ -38,12 +41,52 @@ const IPV6_METRIC: u32 = 1024;
 /// A connection to the kernel, in the network namespace that the calling thread was in when it was opened.
 pub struct Netlink {
     handle: Handle,
-    connection: tokio::task::JoinHandle<()>,
+    connection: JoinHandle<()>,
 }
 
 impl Drop for Netlink {
     fn drop(&mut self) {
         self.connection.abort();
+    }
+}
+
+/// Hears of every change of an address or a route, in the network namespace that the calling thread was in when it was opened.
+pub struct AddressWatch {
+    changed: Arc<Notify>,
+    tasks: [JoinHandle<()>; 2],
+    /// The connection ends without it.
+    _handle: Handle,
+}
+
+impl AddressWatch {
+    /// Begins to listen; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel has no sockets left.
+    pub fn open() -> std::io::Result<AddressWatch> {
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route};
+        let groups = [Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
+        let changed = Arc::new(Notify::new());
+        let news = changed.clone();
+        // What has changed does not matter, nor how often: nothing is kept but that something has.
+        let listener = tokio::spawn(async move {
+            while messages.next().await.is_some() {
+                news.notify_one();
+            }
+        });
+        Ok(AddressWatch { changed, tasks: [tokio::spawn(connection), listener], _handle: handle })
+    }
+
+    /// Waits until something has changed since this was last asked.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+impl Drop for AddressWatch {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -21,6 +21,8 @@ pub enum NotPrivate {
     ForeignOwner { dir: PathBuf, uid: u32, own: u32 },
     #[error("group or others can write to it (mode {mode:04o}). Run: chmod go-w {}", dir.display())]
     TooOpen { dir: PathBuf, mode: u32 },
+    #[error("group or others can look into it (mode {mode:04o}). Run: chmod 700 {}", dir.display())]
+    Readable { dir: PathBuf, mode: u32 },
 }
 
 /// Makes a directory, with those above it, that only we may look into, or makes sure that one that exists is ours and can be
@@ -39,6 +41,19 @@ pub fn directory(dir: &Path) -> Result<(), NotPrivate> {
         return Err(NotPrivate::TooOpen { dir: dir.to_owned(), mode: facts.mode() & 0o7777 });
     }
     Ok(())
+}
+
+/// The same for a directory that nobody else may even look into.
+///
+/// # Errors
+/// See [`NotPrivate`].
+pub fn secret_directory(dir: &Path) -> Result<(), NotPrivate> {
+    let checked = directory(dir);
+    let mode = dir.metadata()?.mode() & 0o7777;
+    match checked {
+        Ok(()) | Err(NotPrivate::TooOpen { .. }) if mode & 0o077 != 0 => Err(NotPrivate::Readable { dir: dir.to_owned(), mode }),
+        checked => checked,
+    }
 }
 
 /// How a file in such a directory is opened: one that is made is ours alone, and a symbolic link is not followed.

@@ -12,6 +12,7 @@ mod orders;
 mod plain;
 mod pulse;
 mod start;
+mod told;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,10 +30,12 @@ use tokio::sync::{mpsc, watch as channel};
 use zeroize::Zeroizing;
 
 use crate::api;
-use crate::config::Config;
+use crate::config::{Config, KEY_LOG_WARNING};
 use crate::dataplane::Process;
 use crate::dataplane::log::Tail;
 use crate::ike::Ike;
+use crate::ike::key_log::KeyLogFiles;
+use crate::netlink::AddressWatch;
 use crate::private;
 use crate::reconcile::Memory;
 use crate::state::State;
@@ -40,6 +43,7 @@ use crate::view::View;
 pub use ike::{Request, RequestError, What};
 use orders::Orders;
 use plain::Plain;
+use told::{Strangers, Told};
 
 /// Deaths in a row after which restarts begin to wait.
 const FAST_RESTARTS: u32 = 5;
@@ -73,7 +77,15 @@ pub struct Gateway {
     ike: Option<Ike>,
     /// The port on which IKE begins without NAT traversal.
     plain: Option<Plain>,
-    strangers: ike::Strangers,
+    strangers: Strangers,
+    told: Told,
+    /// Says when an address of this machine, or a route, has changed; only where that can change where we send from.
+    addresses: Option<AddressWatch>,
+    /// When that is to be looked at, and was looked at last.
+    look_at_addresses_at: Option<Instant>,
+    looked_at_addresses: Option<Instant>,
+    /// Where the keys are written, if somebody analyses.
+    key_log: Option<KeyLogFiles>,
     /// What the API wants.
     requests: mpsc::Receiver<Request>,
     /// What was left in the vault last, as JSON; the IKE SAs are written behind it.
@@ -150,10 +162,12 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let state = State::open(&config.state_dir)?;
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(config));
+    let key_log = open_key_log(&view.config)?;
     let doors = api::open(&view.config).await?;
     let plain = Plain::open(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let (ids, left, strangers) = (Vec::new(), Vec::new(), ike::Strangers::default());
+    let addresses = watch_addresses(&view.config);
+    let (ids, left, strangers) = (Vec::new(), Vec::new(), Strangers::default());
     let mut gateway = Gateway {
         view,
         state,
@@ -165,6 +179,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         ike: None,
         plain,
         strangers,
+        told: Told::default(),
+        addresses,
+        look_at_addresses_at: None,
+        looked_at_addresses: None,
+        key_log,
         requests,
         left,
         _lock: lock,
@@ -270,6 +289,28 @@ impl Gateway {
         }
         tracing::info!("the data plane {ending}; stopped");
         saved.map_err(Into::into)
+    }
+}
+
+/// Opens the key log, if there is to be one, and says so where nobody overlooks it.
+fn open_key_log(config: &Config) -> anyhow::Result<Option<KeyLogFiles>> {
+    let Some(dir) = &config.ike.key_log_dir else { return Ok(None) };
+    let files = KeyLogFiles::open(dir).context("ike.key_log_dir")?;
+    tracing::warn!("KEY LOG: the keys of every SA are written to {}: {KEY_LOG_WARNING}", dir.display());
+    Ok(Some(files))
+}
+
+/// Listens for changes of addresses where they may move SAs. Without it, peers are found again by their own means.
+fn watch_addresses(config: &Config) -> Option<AddressWatch> {
+    if !config.listen.ip().is_unspecified() || config.peers.iter().all(|peer| peer.ike().is_none()) {
+        return None;
+    }
+    match AddressWatch::open() {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tracing::warn!("changes of this machine's addresses cannot be watched: {error}");
+            None
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod ike;
 use std::fmt::Write;
 
 use crate::api::types::{Peer, Status, Traffic};
+use crate::config::KEY_LOG_WARNING;
 
 /// The whole report.
 pub fn report(status: &Status) -> String {
@@ -41,6 +42,9 @@ pub fn report(status: &Status) -> String {
 fn head(out: &mut String, status: &Status) -> std::fmt::Result {
     let control = &status.control_plane;
     writeln!(out, "gateway        {}", status.name)?;
+    if let Some(dir) = &status.key_log_dir {
+        writeln!(out, "KEY LOG        the keys of every SA go to {dir}: {KEY_LOG_WARNING}")?;
+    }
     writeln!(out, "control plane  process {}, version {}, up {}", control.pid, control.version, duration(control.uptime_s))?;
     match &status.data_plane {
         Some(plane) => {

@@ -218,6 +218,7 @@ impl View {
             },
             data_plane,
             data_plane_restarts: self.restarts.load(Ordering::Relaxed),
+            key_log_dir: self.config.ike.key_log_dir.as_ref().map(|dir| dir.display().to_string()),
             interface: types::Interface {
                 name: interface.name.clone(),
                 mac: MacText(interface.mac).to_string(),

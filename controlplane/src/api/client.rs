@@ -40,7 +40,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::status`]; or it refuses, and says why.
     pub async fn order(&self, peer: &str, order: &str) -> anyhow::Result<()> {
-        self.ask::<Outcome>(Method::POST, &format!("/v1/peers/{peer}/{order}")).await.map(drop)
+        self.ask::<Outcome>(Method::POST, &format!("/v1/peers/{}/{order}", escaped(peer))).await.map(drop)
     }
 
     /// Why the last negotiation with a peer came to nothing.
@@ -48,7 +48,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::order`].
     pub async fn explain(&self, peer: &str) -> anyhow::Result<Explanation> {
-        self.ask(Method::GET, &format!("/v1/peers/{peer}/explain")).await
+        self.ask(Method::GET, &format!("/v1/peers/{}/explain", escaped(peer))).await
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
@@ -73,6 +73,12 @@ impl Gateway {
         }
         serde_json::from_slice(&body).with_context(|| format!("{name} answered something else; is it another version?"))
     }
+}
+
+/// A name as a part of a path: whatever was typed, the gateway is to say that there is no such peer.
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 async fn exchange(connection: UnixStream, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {

@@ -15,6 +15,9 @@ pub struct Status {
     /// `null` while no data plane runs.
     pub data_plane: Option<DataPlane>,
     pub data_plane_restarts: u64,
+    /// Where the keys of all SAs are written for a protocol analyser; `null` as it should be.
+    #[serde(default)]
+    pub key_log_dir: Option<String>,
     pub interface: Interface,
     pub peers: Vec<Peer>,
     pub workers: Vec<Worker>,
@@ -96,6 +99,9 @@ pub struct IkeSa {
     pub suite: String,
     /// Whether a post-quantum key exchange is in its keys.
     pub post_quantum: bool,
+    /// Whether a post-quantum pre-shared key (RFC 8784) is in its keys.
+    #[serde(default)]
+    pub ppk: bool,
     /// Who the peer has proved to be, and how.
     pub remote_id: String,
     pub proof: String,
@@ -148,6 +154,9 @@ pub struct Explanation {
     pub state: String,
     pub since_s: u64,
     pub cause: Option<String>,
+    /// What went wrong last, with the connection or with an SA of the traffic; `null` when it was put right.
+    #[serde(default)]
+    pub problem: Option<String>,
     /// Who began the negotiation: we as `initiator`, or the peer.
     pub role: Option<String>,
     /// What an answer said that nothing authenticates.
@@ -179,8 +188,10 @@ pub struct Offers {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Stranger {
     pub from: String,
-    /// Seconds since 1970 UTC.
+    /// The last time, in seconds since 1970 UTC, and how often it came of late.
     pub at: u64,
+    #[serde(default)]
+    pub times: u64,
     pub why: String,
     pub ours: Vec<String>,
     pub theirs: Vec<String>,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use adit_engine::auth::{LocalKey, Psk, TrustAnchors};
 use adit_engine::crypto::PublicKey;
+use adit_engine::crypto::Secret;
 use adit_engine::identity::{Identity, Pattern};
 use adit_engine::ike::{ChildProposal, IkeProposal};
 
@@ -28,6 +29,8 @@ pub struct Ike {
     pub id: Identity,
     /// What we prove it with, to peers without a preshared key.
     pub key: Option<OwnKey>,
+    /// Where the keys of all SAs are written for a protocol analyser; nowhere, unless somebody analyses.
+    pub key_log_dir: Option<PathBuf>,
 }
 
 /// Our private key, with its certificate if it has one.
@@ -68,12 +71,23 @@ pub enum Proof {
     Ca(Loaded<Arc<TrustAnchors>>),
 }
 
+/// A post-quantum pre-shared key (RFC 8784), which is mixed into the keys of the SAs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ppk {
+    pub key: Loaded<Secret>,
+    /// What both ends call it.
+    pub id: String,
+    /// Whether there is no connection without it.
+    pub required: bool,
+}
+
 /// What is agreed with one peer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PeerIke {
     pub role: Role,
     pub id: Pattern,
     pub proof: Proof,
+    pub ppk: Option<Ppk>,
     /// As written, with what it means.
     pub proposals: Vec<(String, IkeProposal)>,
     pub esp_proposals: Vec<(String, ChildProposal)>,
@@ -86,4 +100,6 @@ pub struct PeerIke {
     pub dpd_s: u32,
     /// Interval of NAT keepalives where a NAT is on our side, in seconds; 0: none.
     pub keepalive_s: u32,
+    /// Whether the SAs may move to other addresses (RFC 4555).
+    pub mobike: bool,
 }

@@ -104,6 +104,7 @@ pub struct Ike {
     pub id: Option<Text>,
     pub key_file: Option<Text>,
     pub certificate_file: Option<Text>,
+    pub key_log_dir: Option<Text>,
 }
 
 /// IKEv2 with one peer.
@@ -123,6 +124,10 @@ pub struct PeerIke {
     pub ike_rekey_s: Option<Text>,
     pub dpd_s: Option<Text>,
     pub keepalive_s: Option<Text>,
+    pub mobike: Option<Spanned<bool>>,
+    pub ppk_file: Option<Text>,
+    pub ppk_id: Option<Text>,
+    pub ppk_required: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -190,7 +195,10 @@ const VALUES: &[(&str, &str)] = &[
     ("id", "site-b.example.org"),
     ("key_file", "site-a.key"),
     ("certificate_file", "site-a.crt"),
+    ("key_log_dir", "/root/key-log"),
     ("psk_file", "site-b.psk"),
+    ("ppk_file", "site-b.ppk"),
+    ("ppk_id", "site-a-site-b"),
     ("token_file", "api.token"),
     ("public_key_file", "site-b.pub"),
     ("ca_file", "ca.crt"),
@@ -203,7 +211,12 @@ const VALUES: &[(&str, &str)] = &[
     ("keepalive_s", "20"),
     ("lanes", "4"),
     ("defer_checksums", "true"),
+    ("mobike", "true"),
+    ("ppk_required", "true"),
 ];
+
+/// Keys whose value is true or false.
+const BOOLEANS: &[&str] = &["defer_checksums", "mobike", "ppk_required"];
 
 /// Reads the text of a file.
 ///
@@ -266,9 +279,10 @@ fn explain(source: &str, error: &serde_saphyr::Error) -> Problem {
             )
         }
         E::InvalidBooleanStrict { .. } | E::SerdeInvalidType { .. } | E::InvalidScalar { .. }
-            if line.contains("defer_checksums") =>
+            if boolean_of(source, at).is_some() =>
         {
-            problem("`defer_checksums` is neither true nor false".into(), "true or false".into(), "defer_checksums: true".into())
+            let key = boolean_of(source, at).unwrap_or_default();
+            problem(format!("`{key}` is neither true nor false"), "true or false".into(), format!("{key}: true"))
         }
         E::MultipleDocuments { .. } => problem(
             "a second document begins here".into(),
@@ -283,6 +297,11 @@ fn explain(source: &str, error: &serde_saphyr::Error) -> Problem {
         ),
         _ => shape(source, at, error),
     }
+}
+
+/// The key whose value begins at a place, if it takes true or false.
+fn boolean_of(source: &str, at: Place) -> Option<&str> {
+    key_of(source, at).filter(|key| BOOLEANS.contains(key))
 }
 
 /// A value of another shape than its key wants: a block where text belongs, text where a list belongs.

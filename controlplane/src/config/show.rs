@@ -126,6 +126,8 @@ struct Ike<'a> {
     key_file: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_log_dir: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -146,6 +148,13 @@ struct PeerIke<'a> {
     ike_rekey_s: u32,
     dpd_s: u32,
     keepalive_s: u32,
+    mobike: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ppk_file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ppk_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ppk_required: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -169,6 +178,7 @@ fn own_ike(ike: &ike::Ike) -> anyhow::Result<Ike<'_>> {
         id: ike.id.to_string(),
         key_file: key.map(|own| text(&own.key.file)).transpose()?,
         certificate_file: key.and_then(|own| own.certificate_file.as_deref()).map(text).transpose()?,
+        key_log_dir: ike.key_log_dir.as_deref().map(text).transpose()?,
     })
 }
 
@@ -193,6 +203,10 @@ fn peer_ike(ike: &ike::PeerIke) -> anyhow::Result<PeerIke<'_>> {
         ike_rekey_s: ike.ike_rekey_s,
         dpd_s: ike.dpd_s,
         keepalive_s: ike.keepalive_s,
+        mobike: ike.mobike,
+        ppk_file: ike.ppk.as_ref().map(|ppk| text(&ppk.key.file)).transpose()?,
+        ppk_id: ike.ppk.as_ref().map(|ppk| ppk.id.as_str()),
+        ppk_required: ike.ppk.as_ref().map(|ppk| ppk.required),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use adit_engine::ike::{ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Offers, PeerStatus, Role};
+use adit_engine::ike::{ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Offers, PeerStatus, Refusal, Role};
 use adit_proto::control::{Direction, PeerId};
 
 use super::traffic::Meter;
@@ -55,6 +55,7 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
         role: role(ike.role).to_owned(),
         suite: ike.suite.clone(),
         post_quantum: ike.post_quantum,
+        ppk: ike.ppk,
         remote_id: ike.remote_id.clone(),
         proof: ike.proof.clone(),
         age_s: age(ike.established, now),
@@ -103,6 +104,7 @@ pub fn explanation(told: &Explanation) -> types::Explanation {
         offers("traffic selectors", &record.selectors),
         offers("identity of the peer", &record.identities),
         offers("identity of this gateway", &record.own_identity),
+        offers("post-quantum pre-shared key", &record.ppk),
     ];
     let differences = record.differences();
     types::Explanation {
@@ -110,6 +112,7 @@ pub fn explanation(told: &Explanation) -> types::Explanation {
         state: told.state.name().to_owned(),
         since_s: told.in_state_for.as_secs(),
         cause: told.cause.as_ref().map(ToString::to_string),
+        problem: record.problem.as_ref().map(|problem| problem.cause.to_string()),
         role: record.role.map(|one| role(one).to_owned()),
         hint: record.hint.clone(),
         remedy: record.problem.as_ref().map(|problem| problem.remedy.clone()),
@@ -118,18 +121,29 @@ pub fn explanation(told: &Explanation) -> types::Explanation {
             .map(|one| types::Difference { what: one.what.to_owned(), ours: one.ours.clone(), theirs: one.theirs.clone() })
             .collect(),
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
-        strangers: told
-            .strangers
-            .iter()
-            .map(|stranger| types::Stranger {
-                from: stranger.from.to_string(),
-                at: stranger.at,
-                why: stranger.why.to_string(),
-                ours: stranger.ours.clone(),
-                theirs: stranger.theirs.clone(),
-            })
-            .collect(),
+        strangers: strangers(&told.strangers),
     }
+}
+
+/// Who tried again and again is told once, with how often.
+fn strangers(refusals: &[Refusal]) -> Vec<types::Stranger> {
+    let mut told: Vec<types::Stranger> = Vec::new();
+    for refusal in refusals {
+        let (from, why) = (refusal.from.to_string(), refusal.why.to_string());
+        let same = |one: &&mut types::Stranger| one.from == from && one.why == why && one.theirs == refusal.theirs;
+        match told.iter_mut().find(same) {
+            Some(known) => (known.at, known.times) = (refusal.at, known.times + 1),
+            None => told.push(types::Stranger {
+                from,
+                at: refusal.at,
+                times: 1,
+                why,
+                ours: refusal.ours.clone(),
+                theirs: refusal.theirs.clone(),
+            }),
+        }
+    }
+    told
 }
 
 fn role(role: Role) -> &'static str {

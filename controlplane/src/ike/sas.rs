@@ -141,9 +141,12 @@ impl Sas {
             Event::RemoveInbound { peer, spi } => self.remove_inbound(*peer, *spi),
             Event::RemoveOutbound { peer, spi } => self.remove_outbound(*peer, *spi),
             Event::Path { peer, path, .. } => self.set(*peer, path.remote),
-            Event::State { .. } | Event::IkeUp { .. } | Event::IkeDown { .. } | Event::Refused { .. } | Event::KeyLog(_) => {
-                Vec::new()
-            }
+            Event::State { .. }
+            | Event::IkeUp { .. }
+            | Event::IkeDown { .. }
+            | Event::ChildFailed { .. }
+            | Event::Refused { .. }
+            | Event::KeyLog(_) => Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use adit_engine::auth::{LocalAuth, RemoteAuth};
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Mode, PeerConfig, Retransmission};
+use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Limits, Mode, PeerConfig, Ppk, Retransmission};
 
 use adit_proto::control::{self, Selector};
 use adit_proto::ike::{AddressRange, IpSelector, PortRange};
@@ -16,16 +16,28 @@ use crate::config::{Config, Peer};
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
 const HARD_PERCENT: u32 = 120;
 const JITTER_PERCENT: u32 = 10;
+/// Child SAs with a peer that there must be room for: one in each state of a rekey.
+const CHILDREN_MIN: usize = 4;
 
 /// What concerns the gateway as a whole.
 pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
     EndpointConfig {
+        limits: Limits { children: children_max(config), ..Limits::default() },
+        key_log: config.ike.key_log_dir.is_some(),
         // Gives a peer up after about 12 s: with a tunnel, nobody waits longer.
         retransmission: Retransmission { tries: 5, max: Duration::from_secs(4), ..Retransmission::default() },
         nat_port: config.listen.port(),
         crash_secrets: vec![crash_secret],
         ..EndpointConfig::default()
     }
+}
+
+/// Child SAs that one peer may have at most: its share of the places in the tables of all workers, so that no peer takes those of
+/// another one. A place of each worker is for sending.
+fn children_max(config: &Config) -> usize {
+    let peers = config.peers.len().max(1);
+    let places = (config.sa_slots() as usize).saturating_sub(peers) * usize::from(config.dataplane.workers);
+    (places / peers).clamp(CHILDREN_MIN, Limits::default().children)
 }
 
 /// What concerns a peer; `None` for one with a static key, or when a key is missing that the check of the file asks for.
@@ -64,12 +76,16 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         proposals: ike.proposals.iter().map(|(_, proposal)| proposal.clone()).collect(),
         children: vec![child],
         ike_lifetime: lifetime(ike.ike_rekey_s, 0, 0),
-        ppk: None,
+        ppk: ike.ppk.as_ref().map(|ppk| Ppk {
+            id: ppk.id.clone().into_bytes(),
+            key: ppk.key.value.clone(),
+            mandatory: ppk.required,
+        }),
         dpd: Duration::from_secs(ike.dpd_s.into()),
         keepalive: Duration::from_secs(ike.keepalive_s.into()),
         // The data plane has ESP in UDP only.
         force_encapsulation: true,
-        mobike: true,
+        mobike: ike.mobike,
         backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) },
     })
 }
@@ -106,4 +122,41 @@ pub fn local_address(listen: SocketAddr, remote: SocketAddr) -> Option<SocketAdd
     // Sends nothing.
     socket.connect(remote).ok()?;
     Some(SocketAddr::new(socket.local_addr().ok()?.ip(), listen.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::config::Machine;
+
+    fn gateway(peers: usize, more: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("psk"), "a preshared key that is long enough").unwrap();
+        std::fs::set_permissions(dir.path().join("psk"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut yaml =
+            "name: a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0 }\ndataplane: { workers: 4 }\npeers:\n".to_owned();
+        for n in 0..peers {
+            let (high, low) = (n / 250, n % 250 + 2);
+            let _ =
+                writeln!(yaml, "  - {{ name: p{n}, endpoint: \"198.18.{high}.{low}:4500\", ike: {{ psk_file: psk }}, {more} }}");
+        }
+        Config::from_yaml(&yaml, dir.path(), &Machine { cores: vec![0, 1, 2, 3] })
+            .map_err(|problems| problems[0].what.clone())
+            .unwrap()
+    }
+
+    #[test]
+    fn no_peer_takes_the_places_of_another_one_and_each_has_enough_for_a_rekey() {
+        assert_eq!(children_max(&gateway(1, "lanes: 4")), 128);
+        for (peers, lanes) in [(200, 4), (1000, 1), (1000, 8), (100, 64)] {
+            let config = gateway(peers, &format!("lanes: {lanes}"));
+            let children = children_max(&config);
+            let places = (config.sa_slots() as usize - peers) * 4;
+            assert!(children * peers <= places, "{peers} peers with {lanes} lanes: {children} of {places}");
+            assert!(children >= 2 * lanes, "{peers} peers with {lanes} lanes: {children}");
+        }
+    }
 }

@@ -168,7 +168,7 @@ fn code_of_incompatibility(incompatibility: &Incompatibility) -> &'static str {
         Incompatibility::KeyExchange(_) => "invalid_ke_payload",
         Incompatibility::Selectors => "ts_unacceptable",
         Incompatibility::Mode => "mode",
-        Incompatibility::Auth(error) => error.code(),
+        Incompatibility::Auth(error) | Incompatibility::AuthOrPpk(error) => error.code(),
         Incompatibility::UnknownPeer => "unknown_peer",
         Incompatibility::Ppk => "ppk",
         Incompatibility::Refused(notify) => code_of_notify(*notify),

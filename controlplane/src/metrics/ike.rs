@@ -39,6 +39,8 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
         }
     }
     let [packets, bytes] = volumes;
+    let all = report.total.iter().map(|(event, count)| counter(&[("event", event)], count)).collect();
+    let strangers = metrics(&report.total, "adit_ike_refused_strangers_total", None);
     let dropped = metrics(&report.total, "adit_ike_dropped_total", None);
     let half_open = gauge(&[], report.half_open as f64);
     vec![
@@ -57,15 +59,40 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             bytes,
         ),
         per_peer("adit_ike_handshakes_total", "IKE SAs that were authenticated."),
-        per_peer("adit_ike_failures_total", "Handshakes that failed, by cause; adit explain PEER says more."),
+        per_peer(
+            "adit_ike_failures_total",
+            "Handshakes and SAs of the traffic that failed, by cause; adit explain PEER says more.",
+        ),
+        family(
+            MetricType::COUNTER,
+            "adit_ike_refused_strangers_total",
+            "Requests to connect that were refused, by cause, before it was clear from which peer.",
+            strangers,
+        ),
         per_peer("adit_ike_rekeys_total", "SAs that were replaced by new ones, of IKE and of the traffic."),
         per_peer("adit_ike_dead_peers_total", "IKE SAs given up because the peer did not answer."),
         per_peer("adit_ike_crashes_total", "Peers that said with a token that they had lost their state (RFC 6290)."),
         per_peer("adit_ike_liveness_checks_total", "Signs of life that were asked for."),
         per_peer("adit_ike_retransmissions_total", "Requests of ours that were sent again."),
         per_peer("adit_ike_repeated_requests_total", "Requests of a peer that came again."),
+        family(
+            MetricType::COUNTER,
+            "adit_ike_replays_total",
+            "Messages and fragments of a peer that had come before, or outside the window.",
+            replays(report, name),
+        ),
+        family(MetricType::COUNTER, "adit_ike_events_total", "All that IKE counts, over all peers and strangers.", all),
         family(MetricType::COUNTER, "adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason.", dropped),
     ]
+}
+
+/// What came again.
+fn replays<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> Vec<Metric> {
+    let of_peer = |(place, counters): (&usize, &Counters)| {
+        let kinds = [("fragment", counters.dropped_fragment_replay), ("message", counters.dropped_outside_window)];
+        kinds.map(|(kind, count)| counter(&[("kind", kind), ("peer", name(place))], count))
+    };
+    report.counters.iter().flat_map(of_peer).collect()
 }
 
 fn metrics(counters: &Counters, wanted: &str, peer: Option<&str>) -> Vec<Metric> {
@@ -82,6 +109,9 @@ fn metrics(counters: &Counters, wanted: &str, peer: Option<&str>) -> Vec<Metric>
 fn named(name: &'static str, value: u64) -> Option<Named> {
     if let Some(cause) = name.strip_prefix("failed_") {
         return Some(Named { family: "adit_ike_failures_total", label: Some(("cause", cause)), value });
+    }
+    if let Some(cause) = name.strip_prefix("refused_") {
+        return Some(Named { family: "adit_ike_refused_strangers_total", label: Some(("cause", cause)), value });
     }
     if let Some(reason) = name.strip_prefix("dropped_") {
         return Some(Named { family: "adit_ike_dropped_total", label: Some(("reason", reason)), value });

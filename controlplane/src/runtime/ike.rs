@@ -1,22 +1,24 @@
 //! IKE in the loop of a gateway: what comes from the data plane goes to the engine, what the engine wants goes to the data plane,
 //! and what it sends goes out when the data plane can open the answers.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{Cause, Error, Event, IKE_PORT, Transmit};
+use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IKE_PORT, IkeSpis, Transmit};
 use adit_proto::control::PeerId;
 use anyhow::Context;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use super::told::reason;
 use super::{Gateway, Plane};
 use crate::api::types;
 use crate::ike::{Ike, Order};
 
-/// How often strangers get a line of the log.
-const STRANGERS_EVERY: Duration = Duration::from_secs(1);
+/// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
+/// than the second.
+const SETTLE: Duration = Duration::from_millis(100);
+const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
 /// How long the peers are told goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -49,29 +51,6 @@ pub enum RequestError {
     Refused(String),
     #[error("the gateway is starting: try again in a moment")]
     NotReady,
-}
-
-/// Those who were refused and are nobody that we know. Anybody can send such requests, under any name and as fast as the line
-/// is: they get one line of the log in a second.
-#[derive(Debug, Default)]
-pub(super) struct Strangers {
-    told: Option<Instant>,
-    untold: u64,
-}
-
-impl Strangers {
-    fn tell(&mut self, from: SocketAddr, why: &Error, more: u64) {
-        self.untold += more;
-        if self.told.is_some_and(|told| told.elapsed() < STRANGERS_EVERY) {
-            self.untold += 1;
-            return;
-        }
-        self.told = Some(Instant::now());
-        match std::mem::take(&mut self.untold) {
-            0 => tracing::warn!("{from} was refused: {why}"),
-            untold => tracing::warn!("{from} was refused, after {untold} others that were not told of: {why}"),
-        }
-    }
 }
 
 /// Waits until IKE has something to do.
@@ -112,6 +91,12 @@ impl Gateway {
         }
         plane.orders.extend(commands);
         let news = ike.news();
+        if let Some(files) = &mut self.key_log {
+            // Before the first packet under them.
+            news.iter()
+                .filter_map(|event| if let Event::KeyLog(log) = event { Some(log) } else { None })
+                .for_each(|log| files.add(log));
+        }
         if ike.unsaved() {
             self.save_ike();
         }
@@ -134,6 +119,22 @@ impl Gateway {
     pub(super) fn take_plain(&mut self) {
         if let (Some(ike), Some(plain)) = (&mut self.ike, &mut self.plain) {
             plain.take(|from, datagram| ike.receive_plain(from, datagram));
+        }
+    }
+
+    /// When the addresses of this machine are to be looked at, if they have changed.
+    pub(super) fn addresses_changed(&mut self) {
+        let soon = Instant::now() + SETTLE;
+        let at = self.looked_at_addresses.map_or(soon, |looked| soon.max(looked + ADDRESSES_EVERY));
+        self.look_at_addresses_at.get_or_insert(at);
+    }
+
+    /// Moves the SAs whose packets leave from another address now.
+    pub(super) fn look_at_addresses(&mut self) {
+        (self.look_at_addresses_at, self.looked_at_addresses) = (None, Some(Instant::now()));
+        let moved = self.ike.as_mut().map_or(0, Ike::readdress);
+        if moved > 0 {
+            tracing::info!("the way to {moved} peers begins at another address of ours now: they are told");
         }
     }
 
@@ -179,6 +180,7 @@ impl Gateway {
             What::Order(order, reply) => {
                 let answer = self.peer_of_ike(&peer).and_then(|id| {
                     tracing::info!(peer, "ordered: {order:?}");
+                    self.told.forget(id);
                     let ike = self.ike.as_mut().ok_or(RequestError::NotReady)?;
                     ike.order(id, order).map_err(|error| RequestError::Refused(format!("{peer}: {error}")))
                 });
@@ -209,7 +211,7 @@ impl Gateway {
     /// Tells all peers that we go, so that they need not find out.
     pub(super) async fn say_goodbye(&mut self, plane: &mut Plane) {
         let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) else { return };
-        ike.disconnect_all();
+        ike.close_all();
         let until = Instant::now() + GOODBYE;
         while Instant::now() < until {
             if self.drive_ike(plane).is_err() {
@@ -224,46 +226,80 @@ impl Gateway {
         }
     }
 
+    /// Writes into the log what has happened, each reason once.
     fn tell(&mut self, event: &Event) {
-        let name = |id: &PeerId| {
-            let place = self.ids.iter().position(|one| one == id);
-            place.and_then(|place| self.view.config.peers.get(place)).map_or("?", |peer| peer.name.as_str())
-        };
+        let now = Instant::now();
         match event {
-            Event::State { peer, state, cause: Some(cause) } if !matches!(cause, Cause::Command | Cause::Replaced) => {
-                tracing::warn!(peer = name(peer), "{}: {cause}", state.name());
+            Event::State { peer, state, cause, spis } => self.tell_state(now, *peer, *state, cause.as_ref(), *spis),
+            Event::IkeUp { peer, spis, replaces } => {
+                if let Some(ike) = &self.ike
+                    && let Some(path) = ike.path(*peer)
+                {
+                    self.strangers.forget(path.remote.ip());
+                }
+                match replaces {
+                    Some(old) => self.detail(*peer, &format!("IKE SA {spis} takes the place of {old}")),
+                    None => self.detail(*peer, &format!("IKE SA {spis} is up")),
+                }
             }
-            Event::State { peer, state, .. } => tracing::info!(peer = name(peer), "{}", state.name()),
-            Event::IkeUp { peer, spis, replaces } => match replaces {
-                Some(old) => tracing::info!(peer = name(peer), "IKE SA {spis} takes the place of {old}"),
-                None => tracing::info!(peer = name(peer), "IKE SA {spis} is up"),
-            },
-            Event::IkeDown { peer, spis, cause } => tracing::info!(peer = name(peer), "IKE SA {spis} is gone: {cause}"),
-            Event::InstallInbound(keys) => {
-                tracing::info!(
-                    peer = name(&keys.peer),
-                    lane = keys.lane,
-                    "inbound SA {:08x} ({}) installed",
-                    keys.spi.0,
-                    keys.suite
-                );
+            Event::IkeDown { peer, spis, cause } => self.detail(*peer, &format!("IKE SA {spis} is gone: {cause}")),
+            Event::ChildFailed { peer, spis, cause } => {
+                let line = format!("no SA for the traffic: {cause}");
+                let is_news = self.told.is_news(now, *peer, &reason(cause), None, true);
+                let name = self.name_of(*peer);
+                if is_news {
+                    tracing::warn!(peer = name, ike = %spis, "{line}. `adit explain {name}` says more");
+                } else {
+                    tracing::debug!(peer = name, ike = %spis, "{line}");
+                }
             }
-            Event::InstallOutbound(keys) => {
-                tracing::info!(
-                    peer = name(&keys.peer),
-                    lane = keys.lane,
-                    "outbound SA {:08x} ({}) installed",
-                    keys.spi.0,
-                    keys.suite
-                );
+            Event::InstallInbound(keys) => self.detail(keys.peer, &installed("inbound", keys)),
+            Event::InstallOutbound(keys) => self.detail(keys.peer, &installed("outbound", keys)),
+            Event::RemoveInbound { peer, spi } => self.detail(*peer, &format!("inbound SA {:08x} removed", spi.0)),
+            Event::RemoveOutbound { peer, spi } => self.detail(*peer, &format!("outbound SA {:08x} removed", spi.0)),
+            Event::Path { peer, path, .. } => self.detail(*peer, &format!("is at {} (from {})", path.remote, path.local)),
+            Event::Refused { from, why, more } => {
+                if let Some(line) = self.strangers.line(now, *from, why, *more) {
+                    tracing::warn!("{line}");
+                }
             }
-            Event::RemoveInbound { peer, spi } => tracing::info!(peer = name(peer), "inbound SA {:08x} removed", spi.0),
-            Event::RemoveOutbound { peer, spi } => tracing::info!(peer = name(peer), "outbound SA {:08x} removed", spi.0),
-            Event::Path { peer, path, .. } => tracing::info!(peer = name(peer), "is at {} (from {})", path.remote, path.local),
-            Event::Refused { from, why, more } => self.strangers.tell(*from, why, *more),
             Event::KeyLog(_) => {}
         }
     }
+
+    fn tell_state(&mut self, now: Instant, peer: PeerId, state: ConnectionState, cause: Option<&Cause>, spis: Option<IkeSpis>) {
+        let failure = cause.is_some_and(|cause| !matches!(cause, Cause::Command | Cause::Replaced | Cause::Removed));
+        let line = cause.map_or_else(|| state.name().to_owned(), |cause| format!("{}: {cause}", state.name()));
+        // The same reason is the same news, whatever is done about it.
+        let reason = cause.filter(|_| failure).map(reason);
+        let is_news = self.told.is_news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);
+        let name = self.name_of(peer);
+        let ike = spis.map_or_else(|| "-".to_owned(), |spis| spis.to_string());
+        match (is_news, failure) {
+            (true, true) => tracing::warn!(peer = name, ike, "{line}. `adit explain {name}` says more"),
+            (true, false) => tracing::info!(peer = name, ike, "{line}"),
+            (false, _) => tracing::debug!(peer = name, ike, "{line}"),
+        }
+    }
+
+    /// What comes with every connection; while a peer does not come up for good, nobody wants to read it.
+    fn detail(&self, peer: PeerId, line: &str) {
+        let name = self.name_of(peer);
+        if self.told.is_failing(Instant::now(), peer) {
+            tracing::debug!(peer = name, "{line}");
+        } else {
+            tracing::info!(peer = name, "{line}");
+        }
+    }
+
+    fn name_of(&self, id: PeerId) -> &str {
+        let place = self.ike.as_ref().and_then(|ike| ike.place(id));
+        place.and_then(|place| self.view.config.peers.get(place)).map_or("?", |peer| peer.name.as_str())
+    }
+}
+
+fn installed(direction: &str, keys: &ChildKeys) -> String {
+    format!("{direction} SA {:08x} ({}) installed on lane {}", keys.spi.0, keys.suite, keys.lane)
 }
 
 /// Sends from the port that the data uses. False when there is no room now.

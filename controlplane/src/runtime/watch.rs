@@ -17,6 +17,7 @@ use super::plain::Plain;
 use super::pulse::Pulse;
 use super::{Ended, Gateway, Plane, ike, stopped};
 use crate::ike::Ike;
+use crate::netlink::AddressWatch;
 use crate::system;
 use crate::view::View;
 
@@ -92,6 +93,8 @@ impl Gateway {
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
                 () = ike::due(due) => self.tick_ike(),
+                () = addresses_changed(self.addresses.as_ref()) => self.addresses_changed(),
+                () = ike::due(self.look_at_addresses_at) => self.look_at_addresses(),
                 () = plain_ready(self.plain.as_ref()) => self.take_plain(),
                 Some(request) = self.requests.recv() => self.answer(request),
                 _ = look.tick() => {
@@ -211,6 +214,14 @@ fn take_punt(view: &View, ike: &mut Option<Ike>, from: SocketAddr, datagram: &[u
 async fn plain_ready(plain: Option<&Plain>) {
     match plain {
         Some(plain) => plain.ready().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until an address of this machine changes; for ever, when that does not matter.
+async fn addresses_changed(addresses: Option<&AddressWatch>) {
+    match addresses {
+        Some(addresses) => addresses.changed().await,
         None => std::future::pending().await,
     }
 }

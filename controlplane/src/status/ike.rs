@@ -9,17 +9,21 @@ pub fn report(peers: &[Peer]) -> String {
     if by_ike.is_empty() {
         return String::new();
     }
-    let mut rows = vec![row(["name", "state", "for", "proved to be", "by", "algorithms", "path", "rekey in", "cause"])];
+    let mut rows = vec![row(["name", "state", "for", "proved to be", "by", "cause"])];
+    let mut sas = vec![row(["name", "SPIs", "role", "algorithms", "age", "rekey in", "heard", "path", ""])];
+    let mut counts = vec![row(["name", "counted"])];
     let mut children = vec![row(["name", "lane", "in", "out", "suite", "age", "rekey in", "received", "sent", ""])];
     for (name, ike) in by_ike {
         rows.push(connection(name, ike));
-        let sas = ike.sas.iter().flat_map(|sa| &sa.children);
-        children.extend(sas.map(|sa| child(name, sa)));
+        sas.extend(ike.sas.iter().map(|sa| ike_sa(name, sa)));
+        children.extend(ike.sas.iter().flat_map(|sa| &sa.children).map(|sa| child(name, sa)));
+        counts.extend(counted(name, ike));
     }
     let mut out = format!("\nIKE\n{}", table(&rows));
-    if children.len() > 1 {
-        out += "\nSAs of IKE\n";
-        out += &table(&children);
+    for (title, rows) in [("IKE SAs", sas), ("SAs of IKE", children), ("events of IKE", counts)] {
+        if rows.len() > 1 {
+            out += &format!("\n{title}\n{}", table(&rows));
+        }
     }
     out
 }
@@ -28,8 +32,8 @@ fn connection(name: &str, ike: &Ike) -> Vec<String> {
     let mut cells = row([name, &ike.state]);
     cells.push(duration(ike.since_s));
     cells.extend(match ike.sas.first() {
-        Some(sa) => [sa.remote_id.clone(), sa.proof.clone(), algorithms(sa), path(sa), remaining(sa.rekey_in_s)],
-        None => ["-", "-", "-", "-", "-"].map(str::to_owned),
+        Some(sa) => [sa.remote_id.clone(), sa.proof.clone()],
+        None => ["-", "-"].map(str::to_owned),
     });
     let mut cause = ike.cause.clone().unwrap_or_default();
     if let Some(retry) = ike.retry_in_s {
@@ -39,8 +43,34 @@ fn connection(name: &str, ike: &Ike) -> Vec<String> {
     cells
 }
 
+fn ike_sa(name: &str, sa: &IkeSa) -> Vec<String> {
+    vec![
+        name.to_owned(),
+        format!("{}_i {}_r", sa.initiator_spi, sa.responder_spi),
+        sa.role.clone(),
+        algorithms(sa),
+        duration(sa.age_s),
+        remaining(sa.rekey_in_s),
+        format!("{} ago", duration(sa.idle_s)),
+        path(sa),
+        if sa.going { "going" } else { "" }.to_owned(),
+    ]
+}
+
+/// What was counted at least once, on one line.
+fn counted(name: &str, ike: &Ike) -> Option<Vec<String>> {
+    let counts: Vec<String> =
+        ike.counters.iter().map(|(what, count)| format!("{} {}", what.replace('_', " "), grouped(*count))).collect();
+    (!counts.is_empty()).then(|| vec![name.to_owned(), counts.join(", ")])
+}
+
 fn algorithms(sa: &IkeSa) -> String {
-    if sa.post_quantum { format!("{} (post-quantum)", sa.suite) } else { sa.suite.clone() }
+    let kind = match (sa.post_quantum, sa.ppk) {
+        (_, true) => " (post-quantum, with a pre-shared key)",
+        (true, false) => " (post-quantum)",
+        (false, false) => "",
+    };
+    sa.suite.clone() + kind
 }
 
 fn path(sa: &IkeSa) -> String {

@@ -76,7 +76,12 @@ impl DataPlane {
             Event::Path { peer, path, encapsulate } => {
                 self.paths.insert(*peer, (*path, *encapsulate));
             }
-            Event::State { .. } | Event::IkeUp { .. } | Event::IkeDown { .. } | Event::Refused { .. } | Event::KeyLog(_) => {}
+            Event::State { .. }
+            | Event::IkeUp { .. }
+            | Event::IkeDown { .. }
+            | Event::ChildFailed { .. }
+            | Event::Refused { .. }
+            | Event::KeyLog(_) => {}
         }
     }
 

@@ -62,6 +62,11 @@ impl Psk {
         self.0.is_empty()
     }
 
+    /// The key itself, for other uses of a secret that is written like this, such as RFC 8784.
+    pub fn into_secret(self) -> Secret {
+        self.0
+    }
+
     /// The key itself, to tell it from another one.
     pub(super) fn material(&self) -> &[u8] {
         self.0.expose()

@@ -12,7 +12,7 @@ use adit_proto::control::PeerId;
 use adit_proto::ike::registry::PpkIdType;
 use adit_proto::ike::{ExchangeType, Identification, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 
-use crate::auth::{Authenticated, Claim, signed_octets};
+use crate::auth::{AuthError, Authenticated, Claim, signed_octets};
 use crate::crypto::{AuthData, IkeKeys, Sender};
 use crate::identity::Identity;
 
@@ -21,6 +21,7 @@ use super::context::{Action, Ctx, LANES_MAX};
 use super::crash;
 use super::error::{Error, Incompatibility, LocalFault};
 use super::event::Cause;
+use super::explain;
 use super::handshake::Handshake;
 use super::mobike;
 use super::negotiate::{self, Alternative};
@@ -136,7 +137,10 @@ impl IkeSa {
                 payloads.push(Notify::new(NotifyType::NO_PPK_AUTH).with_data(without).into());
             }
         }
-        ctx.record(Some(peer), |record| record.own_identity.ours = vec![config.local_id.to_string()]);
+        ctx.record(Some(peer), |record| {
+            record.own_identity.ours = vec![config.local_id.to_string()];
+            record.ppk.ours = ppk_name(&config).into_iter().collect();
+        });
         self.request(ctx, EXCHANGE, &payloads, Initiated::Auth(Box::new(sent))).map(|_| ())
     }
 
@@ -207,7 +211,8 @@ impl IkeSa {
         }
         let octets = handshake.octets(&keys, Sender::Responder, id_r, auth_id);
         let claim = Claim { identification: id_r, method: *method, data, certificates: &parts.certs };
-        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix)?;
+        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix);
+        let who = who.map_err(|error| unproven(error, uses_ppk))?;
         ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
         let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
         self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk }, true);
@@ -242,7 +247,7 @@ impl IkeSa {
             Err(cause) => {
                 let place = (plan.config, plan.lane);
                 let made_by_peer = parts.error().is_none();
-                ctx.record(self.peer, |record| record.problem(&cause));
+                self.child_failed(ctx, cause);
                 if let Some(session) = self.session_mut() {
                     session.create_later(ctx, place);
                     if made_by_peer {
@@ -285,12 +290,19 @@ impl IkeSa {
         let id_i = needed(parts.id_i.as_ref(), EXCHANGE, PayloadType::ID_I)?;
         let identity = Identity::from_payload(id_i).map_err(|error| Incompatibility::Auth(error.into()))?;
         let asked_for = parts.id_r.as_ref().and_then(|id| Identity::from_payload(id).ok());
-        let candidates = self.find_peers(ctx, &identity, asked_for.as_ref())?;
+        let candidates = match self.find_peers(ctx, &identity, asked_for.as_ref()) {
+            Ok(candidates) => candidates,
+            Err(error) => {
+                self.claimed = Some(explain::shortened(identity.to_string()));
+                return Err(error);
+            }
+        };
         let (peer, admitted) = match self.admit_one(ctx, candidates, parts) {
             Ok(admitted) => admitted,
             Err((suspect, error)) => {
                 // Nobody is named who may have nothing to do with it.
                 self.peer = suspect;
+                self.claimed = Some(explain::shortened(identity.to_string()));
                 if let Ok((_, config)) = self.peer_config(ctx) {
                     self.record_request(ctx, &config, &identity, asked_for.as_ref(), parts);
                 }
@@ -374,7 +386,8 @@ impl IkeSa {
         let (keys, data, uses_ppk) = self.ppk_decision(config, handshake, parts, data)?;
         let octets = handshake.octets(&keys, Sender::Initiator, id_i, self.window.expected_id());
         let claim = Claim { identification: id_i, method: *method, data, certificates: &parts.certs };
-        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix)?;
+        let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix);
+        let who = who.map_err(|error| unproven(error, uses_ppk))?;
         Ok(Admitted { config: config.clone(), keys, who, uses_ppk })
     }
 
@@ -395,6 +408,9 @@ impl IkeSa {
             record.identities.theirs = vec![identity.to_string()];
             record.own_identity.ours = vec![config.local_id.to_string()];
             record.own_identity.theirs = asked_for.map(ToString::to_string).into_iter().collect();
+            record.ppk.ours = ppk_name(config).into_iter().collect();
+            let theirs = parts.notify(NotifyType::PPK_IDENTITY).and_then(Notify::ppk_id);
+            record.ppk.theirs = theirs.map(|(_, id)| explain::bytes_text(id)).into_iter().collect();
             record.asked_child(config, parts);
         });
     }
@@ -453,11 +469,27 @@ impl IkeSa {
                 payloads
             }
             Err(error) => {
-                ctx.record(self.peer, |record| record.problem(&Cause::Failed(error.clone())));
-                vec![error.notify().into()]
+                let notify = error.notify();
+                self.child_failed(ctx, Cause::Failed(error));
+                vec![notify.into()]
             }
         }
     }
+}
+
+/// With a post-quantum pre-shared key in the keys, a proof may be wrong because of that.
+fn unproven(error: AuthError, uses_ppk: bool) -> Incompatibility {
+    match error {
+        AuthError::WrongPsk { .. } | AuthError::BadSignature { .. } | AuthError::UnknownKey { .. } if uses_ppk => {
+            Incompatibility::AuthOrPpk(error)
+        }
+        error => Incompatibility::Auth(error),
+    }
+}
+
+/// What our post-quantum pre-shared key is called, for people.
+fn ppk_name(config: &PeerConfig) -> Option<String> {
+    config.ppk.as_ref().map(|ppk| explain::bytes_text(&ppk.id))
 }
 
 fn certificates(certificates: Vec<(adit_proto::ike::CertEncoding, Vec<u8>)>) -> impl Iterator<Item = Payload> {

@@ -14,7 +14,7 @@ use super::config::{EndpointConfig, Now, PeerConfig};
 use super::connection::{Connection, ConnectionState};
 use super::counters::Counters;
 use super::directory::Directory;
-use super::event::{Cause, Event, Transmit};
+use super::event::{Cause, Event, IkeSpis, Transmit};
 use super::explain::Record;
 use super::nat::Path;
 use super::sa::{IkeSa, SaId};
@@ -210,11 +210,11 @@ impl Shared {
         self.connected = self.connected + usize::from(current.is_some()) - usize::from(before.is_some());
     }
 
-    /// Moves a connection to a state and tells the shell if that is news.
-    pub(super) fn enter(&mut self, now: Now, id: PeerId, state: ConnectionState, cause: Option<Cause>) {
+    /// Moves a connection to a state and tells the shell if that is news. `spis` are those of the IKE SA that it is about.
+    pub(super) fn enter(&mut self, now: Now, id: PeerId, state: ConnectionState, cause: Option<Cause>, spis: Option<IkeSpis>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.connection.enter(now.instant, state, cause.clone()) || cause.is_some() {
-            self.events.push_back(Event::State { peer: id, state, cause });
+            self.events.push_back(Event::State { peer: id, state, cause, spis });
         }
     }
 }

@@ -1,5 +1,10 @@
 //! What is counted, in total and for each peer.
 
+use adit_proto::ike::NotifyType;
+
+use super::error::{Error, Incompatibility};
+use super::event::Cause;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident,)*) => {
         /// Counts since the engine began.
@@ -20,7 +25,7 @@ macro_rules! counters {
 counters! {
     /// IKE SAs that were authenticated, by whomever begun.
     handshakes,
-    /// Handshakes that failed, by cause: no answer in time.
+    /// Handshakes and Child SAs that failed, by cause: no answer in time.
     failed_unanswered,
     /// No proposal in common.
     failed_proposal,
@@ -48,8 +53,12 @@ counters! {
     /// Requests of a peer that came again and were answered again.
     repeated_requests,
     cookies_demanded,
-    /// Requests to begin an IKE SA by nobody we know.
-    refused_strangers,
+    /// Refused without it being clear which peer it would be, by cause: no proposal in common.
+    refused_proposal,
+    /// Secret, signature, certificate or identity.
+    refused_authentication,
+    /// Anything else.
+    refused_other,
     /// Dropped: not a message of IKEv2.
     dropped_malformed,
     /// Dropped: of an IKE SA that does not exist.
@@ -68,4 +77,75 @@ counters! {
     dropped_limit,
     /// Dropped: an answer without protection, above the rate.
     dropped_rate,
+}
+
+/// What a failure is counted as.
+enum Class {
+    Unanswered,
+    Proposal,
+    Authentication,
+    Selectors,
+    Refused,
+    Other,
+}
+
+fn class(cause: &Cause) -> Class {
+    match cause {
+        Cause::Unanswered { .. } => Class::Unanswered,
+        Cause::Refused { notify, .. } => class_of_refusal(*notify),
+        Cause::Failed(Error::Incompatible(incompatibility)) => match incompatibility {
+            Incompatibility::IkeProposal(_)
+            | Incompatibility::ChildProposal(_)
+            | Incompatibility::KeyExchange(_)
+            | Incompatibility::SuiteNotAllowed
+            | Incompatibility::NoIntermediate => Class::Proposal,
+            Incompatibility::Selectors | Incompatibility::Mode => Class::Selectors,
+            Incompatibility::Auth(_) | Incompatibility::AuthOrPpk(_) | Incompatibility::UnknownPeer | Incompatibility::Ppk => {
+                Class::Authentication
+            }
+            Incompatibility::Refused(notify) => class_of_refusal(*notify),
+        },
+        Cause::Failed(_)
+        | Cause::Command
+        | Cause::PeerClosed
+        | Cause::Replaced
+        | Cause::Redundant
+        | Cause::PeerCrashed
+        | Cause::PeerRestarted
+        | Cause::Expired
+        | Cause::Removed
+        | Cause::TrustChanged => Class::Other,
+    }
+}
+
+fn class_of_refusal(notify: NotifyType) -> Class {
+    match notify {
+        NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::INVALID_KE_PAYLOAD => Class::Proposal,
+        NotifyType::AUTHENTICATION_FAILED => Class::Authentication,
+        NotifyType::TS_UNACCEPTABLE => Class::Selectors,
+        _ => Class::Refused,
+    }
+}
+
+impl Counters {
+    /// Counts a failure with a peer by its cause.
+    pub(super) fn failed(&mut self, cause: &Cause) {
+        *match class(cause) {
+            Class::Unanswered => &mut self.failed_unanswered,
+            Class::Proposal => &mut self.failed_proposal,
+            Class::Authentication => &mut self.failed_authentication,
+            Class::Selectors => &mut self.failed_selectors,
+            Class::Refused => &mut self.failed_refused,
+            Class::Other => &mut self.failed_other,
+        } += 1;
+    }
+
+    /// Counts one that was refused before it was clear which peer it would be.
+    pub(super) fn refused(&mut self, why: &Error) {
+        *match class(&Cause::Failed(why.clone())) {
+            Class::Proposal => &mut self.refused_proposal,
+            Class::Authentication => &mut self.refused_authentication,
+            Class::Unanswered | Class::Selectors | Class::Refused | Class::Other => &mut self.refused_other,
+        } += 1;
+    }
 }

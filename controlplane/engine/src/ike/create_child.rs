@@ -11,8 +11,8 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
 use super::child::{ChildState, Rival};
 use super::context::{Action, Ctx};
-use super::error::{Error, LocalFault, Misbehaviour};
-use super::event::Cause;
+use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
+use super::event::{Cause, Event};
 use super::followup;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
@@ -191,7 +191,7 @@ impl IkeSa {
 
     /// What the peer granted is not what we asked for: what it has made is deleted again.
     fn discard_creation(&mut self, ctx: &mut Ctx, plan: Plan, error: Error) {
-        ctx.record(self.peer, |record| record.problem(&Cause::Failed(error)));
+        self.child_failed(ctx, Cause::Failed(error));
         let Some(session) = self.session_mut() else { return };
         session.want(Task::DeleteOrphan(plan.inbound));
         session.retry_creation(ctx, &plan);
@@ -243,7 +243,7 @@ impl IkeSa {
             }
             _ => {
                 session.retry_creation(ctx, plan);
-                ctx.record(self.peer, |record| record.problem(&refused));
+                self.child_failed(ctx, refused);
             }
         }
     }
@@ -255,7 +255,12 @@ impl IkeSa {
             return self.on_rekey_ike_request(ctx, &parts);
         }
         if let Err(error) = self.grant_child(ctx, &parts) {
-            ctx.record(self.peer, |record| record.problem(&Cause::Failed(error.clone())));
+            match &error {
+                // These pass, and the peer tries again or knows better by now.
+                Error::Local(LocalFault::Busy | LocalFault::NoSuchChild)
+                | Error::Incompatible(Incompatibility::KeyExchange(_)) => {}
+                error => self.child_failed(ctx, Cause::Failed(error.clone())),
+            }
             let rekey = parts.notify(NotifyType::REKEY_SA);
             let notify = match (&error, rekey) {
                 // It says which one (RFC 7296 §2.25).
@@ -266,6 +271,14 @@ impl IkeSa {
             };
             self.refuse_with(ctx, EXCHANGE, notify);
         }
+    }
+
+    /// A Child SA came to nothing, and not for a reason that passes in a moment: recorded, counted and told.
+    pub(super) fn child_failed(&self, ctx: &mut Ctx, cause: Cause) {
+        let Some(peer) = self.peer else { return };
+        ctx.record(Some(peer), |record| record.problem(&cause));
+        ctx.count(Some(peer), |counters| counters.failed(&cause));
+        ctx.event(Event::ChildFailed { peer, spis: self.spis, cause });
     }
 
     fn grant_child(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
@@ -359,7 +372,7 @@ impl Sent {
 /// The KE payload is missing, of another method (then INVALID_KE_PAYLOAD says which), or bad.
 pub(super) fn exchange_keys(parts: &Parts, choice: &Choice) -> Result<Option<(Payload, crate::crypto::Secret)>, Error> {
     let Some(method) = choice.key_exchange else { return Ok(None) };
-    let wrong = || Error::Incompatible(super::error::Incompatibility::KeyExchange(method));
+    let wrong = || Error::Incompatible(Incompatibility::KeyExchange(method));
     let (id, data) = parts.ke.as_ref().ok_or_else(wrong)?;
     if *id != method.id() {
         return Err(wrong());

@@ -108,6 +108,12 @@ impl<'a> Candidates<'a> {
             .collect()
     }
 
+    /// All of them.
+    pub(super) fn peers(self) -> impl Iterator<Item = PeerId> {
+        let named = |group: &'a Group| group.by_name.values().flatten().copied();
+        self.groups().flat_map(move |group| named(group).chain(group.others.iter().map(|(id, _)| *id)))
+    }
+
     /// The CERTREQ payloads for all of them, a few at most.
     pub(super) fn certificate_requests(self) -> Vec<(CertEncoding, Vec<u8>)> {
         self.groups().flat_map(|group| &group.certificate_requests).take(CERTIFICATE_REQUESTS_MAX).cloned().collect()

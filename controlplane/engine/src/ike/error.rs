@@ -77,6 +77,9 @@ pub enum Incompatibility {
     Mode,
     #[error("{0}")]
     Auth(#[from] AuthError),
+    /// With a post-quantum pre-shared key in the keys, a wrong one looks like any other wrong proof.
+    #[error("{0}, or its post-quantum pre-shared key of the same name is another one")]
+    AuthOrPpk(AuthError),
     #[error("no configured peer has this identity")]
     UnknownPeer,
     #[error("this identity may not use the algorithms that were agreed for its address")]
@@ -149,6 +152,7 @@ impl Error {
             Error::Incompatible(incompatibility) => Notify::new(match incompatibility {
                 Incompatibility::Selectors | Incompatibility::Mode => NotifyType::TS_UNACCEPTABLE,
                 Incompatibility::Auth(_)
+                | Incompatibility::AuthOrPpk(_)
                 | Incompatibility::UnknownPeer
                 | Incompatibility::SuiteNotAllowed
                 | Incompatibility::Ppk => NotifyType::AUTHENTICATION_FAILED,

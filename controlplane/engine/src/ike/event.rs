@@ -28,12 +28,15 @@ pub struct Transmit {
 /// [`Transmit`] is sent: then the gateway can always open what its messages invite the peer to send.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A connection changed its state; the cause says why, when it went down.
-    State { peer: PeerId, state: ConnectionState, cause: Option<Cause> },
+    /// A connection changed its state; the cause says why, when it went down. The SPIs are those of the IKE SA that it is about, if
+    /// there is one; that of the responder is zero before its answer.
+    State { peer: PeerId, state: ConnectionState, cause: Option<Cause>, spis: Option<IkeSpis> },
     /// An IKE SA is authenticated, or took the place of another one of the same peer.
     IkeUp { peer: PeerId, spis: IkeSpis, replaces: Option<IkeSpis> },
     /// An IKE SA is gone.
     IkeDown { peer: PeerId, spis: IkeSpis, cause: Cause },
+    /// A Child SA came to nothing, asked for by whichever end; the IKE SA stays, and it is tried again.
+    ChildFailed { peer: PeerId, spis: IkeSpis, cause: Cause },
     /// From now on packets with this SPI may come.
     InstallInbound(Box<ChildKeys>),
     /// From now on what goes to the peer on this lane goes with this SA. Comes once for an SA: it starts at sequence number 1.

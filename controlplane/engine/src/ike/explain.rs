@@ -40,6 +40,8 @@ pub struct Record {
     pub identities: Offers,
     /// Whom the peer asked for, and who we are.
     pub own_identity: Offers,
+    /// Names of post-quantum pre-shared keys (RFC 8784).
+    pub ppk: Offers,
     /// What an answer said that nothing authenticates.
     pub hint: Option<String>,
     pub problem: Option<Problem>,
@@ -93,6 +95,8 @@ impl Record {
     }
 
     pub(super) fn chosen_child(&mut self, choice: &Choice, selectors: &SelectorPair) {
+        // What went wrong with it before is over.
+        self.problem = None;
         self.child.chosen = Some(choice.to_string());
         self.selectors.chosen = Some(pair_text(selectors));
     }
@@ -103,7 +107,12 @@ impl Record {
     }
 
     pub(super) fn problem(&mut self, cause: &Cause) {
-        self.problem = Some(Problem { cause: cause.clone(), remedy: remedy(cause) });
+        let mut remedy = remedy(cause);
+        let by_ppk = matches!(cause, Cause::Refused { notify: NotifyType::AUTHENTICATION_FAILED, .. });
+        if by_ppk && !self.ppk.ours.is_empty() {
+            remedy += "; or the post-quantum pre-shared keys differ, in name or contents";
+        }
+        self.problem = Some(Problem { cause: cause.clone(), remedy });
     }
 
     /// Where the two ends differ, as far as is known.
@@ -114,6 +123,7 @@ impl Record {
             ("traffic selectors (ours === theirs)", &self.selectors),
             ("the peer's identity", &self.identities),
             ("our identity", &self.own_identity),
+            ("names of the post-quantum pre-shared key", &self.ppk),
         ];
         let differs = |offers: &Offers| offers.chosen.is_none() && !offers.ours.is_empty() && !offers.theirs.is_empty();
         let line = |(what, offers): (&'static str, &Offers)| Difference {
@@ -140,7 +150,12 @@ fn pair_text(pair: &SelectorPair) -> String {
     shortened(format!("{} === {}", side(&pair.local), side(&pair.remote)))
 }
 
-fn shortened(mut text: String) -> String {
+/// Bytes that are text most of the time.
+pub(super) fn bytes_text(bytes: &[u8]) -> String {
+    shortened(bytes.escape_ascii().to_string())
+}
+
+pub(super) fn shortened(mut text: String) -> String {
     if let Some((at, _)) = text.char_indices().nth(TEXT_MAX) {
         text.truncate(at);
         text.push('…');
@@ -152,6 +167,9 @@ fn shortened(mut text: String) -> String {
 pub(super) fn remedy(cause: &Cause) -> String {
     match cause {
         Cause::Failed(Error::Incompatible(Incompatibility::Auth(error))) => error.remedy(),
+        Cause::Failed(Error::Incompatible(Incompatibility::AuthOrPpk(error))) => {
+            format!("{}; the same holds for the post-quantum pre-shared key", error.remedy())
+        }
         cause => plain_remedy(cause).to_owned(),
     }
 }
@@ -199,7 +217,9 @@ fn remedy_of_error(error: &Error) -> &'static str {
             }
             Incompatibility::Selectors => "make `local` and `remote` traffic selectors of both ends overlap",
             Incompatibility::Mode => "set the same mode at both ends: Ethernet is for two Adit gateways only",
-            Incompatibility::Auth(_) => "compare keys, certificates, identities and clocks of both ends",
+            Incompatibility::Auth(_) | Incompatibility::AuthOrPpk(_) => {
+                "compare keys, certificates, identities and clocks of both ends"
+            }
             Incompatibility::UnknownPeer => "configure a peer with this identity, or correct the identity at the other end",
             Incompatibility::SuiteNotAllowed => {
                 "give peers that connect from the same address the same IKE proposals, or pin their addresses"

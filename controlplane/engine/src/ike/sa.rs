@@ -112,6 +112,8 @@ pub(super) struct IkeSa {
     pub reply_path: Path,
     /// The responder's: which request began it.
     pub init_digest: Option<[u8; 32]>,
+    /// The responder's: who an initiator says it is that was not let in, for people.
+    pub claimed: Option<String>,
     /// A request that can be answered when the Child SAs have come.
     deferred: Option<(ExchangeType, Parts)>,
 }
@@ -155,6 +157,7 @@ impl IkeSa {
             last_sent: now,
             reply_path: path,
             init_digest: None,
+            claimed: None,
             deferred: None,
         }
     }

@@ -207,7 +207,7 @@ impl Endpoint {
         self.choose_current(now);
         for peer in &restored.revoked {
             if self.shared.peers.get(peer).is_some_and(|peer| peer.current.is_none()) {
-                self.lost(now, *peer, Cause::TrustChanged);
+                self.lost(now, *peer, Cause::TrustChanged, None);
             }
         }
         for session in self.sas.values().filter_map(IkeSa::session) {
@@ -270,11 +270,12 @@ impl Endpoint {
         let chosen: Vec<_> = self.shared.peers.iter().filter_map(|(id, peer)| Some((*id, best(peer)?))).collect();
         for (peer, current) in chosen {
             self.shared.set_current(peer, Some(current));
+            let spis = self.sas.get(&current).map(|sa| sa.spis);
             let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.remote_id.clone());
             if let Some(peer) = self.shared.peers.get_mut(&peer) {
                 peer.connected_as = identity.unwrap_or_default();
             }
-            self.shared.enter(now, peer, ConnectionState::Established, None);
+            self.shared.enter(now, peer, ConnectionState::Established, None, spis);
         }
     }
 }

@@ -41,6 +41,8 @@ pub struct IkeStatus {
     pub suite: String,
     /// Whether a post-quantum key exchange, or a post-quantum pre-shared key, is in its keys.
     pub post_quantum: bool,
+    /// Whether a post-quantum pre-shared key is in its keys (RFC 8784).
+    pub ppk: bool,
     /// Who the peer proved to be, and how.
     pub remote_id: String,
     pub proof: String,
@@ -128,6 +130,13 @@ impl Endpoint {
         })
     }
 
+    /// The way to a peer that is connected, or the one that is known for it.
+    pub fn path(&self, id: PeerId) -> Option<Path> {
+        let peer = self.shared.peers.get(&id)?;
+        let current = peer.current.and_then(|current| self.sas.get(&current));
+        current.map(|sa| sa.path).or_else(|| Some(Path { local: peer.local?, remote: peer.remote? }))
+    }
+
     /// The Child SAs of all peers, by inbound and outbound SPI.
     pub fn child_spis(&self) -> impl Iterator<Item = (PeerId, Spi, Spi)> {
         let children = |sa: &IkeSa| {
@@ -188,6 +197,7 @@ fn ike_status(sa: &IkeSa) -> Option<IkeStatus> {
         role: sa.role,
         suite: session.choice.to_string(),
         post_quantum: session.uses_ppk || methods.into_iter().any(|method| method.is_post_quantum()),
+        ppk: session.uses_ppk,
         remote_id: session.remote_id.clone(),
         proof: session.proof.clone(),
         established: session.established,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_engine::ike::{Cause, ConnectionState, EndpointConfig, Error, Incompatibility, Limits};
+use adit_engine::ike::{Cause, ConnectionState, EndpointConfig, Error, Event, Incompatibility, Limits};
 use adit_proto::ike::{ExchangeType, Flags, Header, IkeSpi, KeId, Message, Notify, NotifyType, Payload, Version};
 
 use crate::support::*;
@@ -261,6 +261,9 @@ fn a_peer_that_is_somebody_else_is_refused_by_either_end() {
     assert!(matches!(world.nodes[A].endpoint.explain(PEER, world.now).expect("the peer").cause, Some(Cause::Refused { .. })));
     let b = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
     assert!(matches!(b.strangers[0].why, Error::Incompatible(Incompatibility::UnknownPeer)), "{:?}", b.strangers);
+    let named = (b.strangers[0].ours.join(" "), b.strangers[0].theirs.join(" "));
+    assert_eq!(named, ("a.example.org".to_owned(), "mallory.example.org".to_owned()));
+    assert!(world.nodes[B].endpoint.counters().refused_authentication > 0);
 }
 
 #[test]
@@ -295,7 +298,28 @@ fn selectors_without_common_ground_leave_the_ike_sa_and_come_right_by_themselves
     let b = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer").record;
     let difference = b.differences().into_iter().find(|one| one.what.starts_with("traffic")).expect("a difference");
     assert!(difference.theirs.contains("10.2.0.0/16"), "{difference}");
+    for node in [A, B] {
+        let failed = |event: &Event| matches!(event, Event::ChildFailed { .. });
+        assert!(world.nodes[node].events.iter().any(failed), "node {node} tells of it");
+        assert!(world.nodes[node].endpoint.counters().failed_selectors > 0, "node {node} counts it");
+    }
     world.set_peer(B, PEER, peer(B));
     world.run_for(Duration::from_secs(60));
     world.check_traffic();
+    assert!(world.nodes[A].endpoint.explain(PEER, world.now).expect("the peer").record.problem.is_none(), "it is over");
+}
+
+#[test]
+fn a_post_quantum_key_of_the_right_name_and_the_wrong_contents_is_suspected() {
+    let mut world = pair(14, |node, config| {
+        let key = adit_engine::crypto::Secret::copy_of(&[node as u8; 32]);
+        config.ppk = Some(adit_engine::ike::Ppk { id: b"ppk-1".to_vec(), key, mandatory: true });
+    });
+    world.run_for(Duration::from_secs(2));
+    let [a, b] = [A, B].map(|node| world.nodes[node].endpoint.explain(PEER, world.now).expect("the peer"));
+    assert!(matches!(b.cause, Some(Cause::Failed(Error::Incompatible(Incompatibility::AuthOrPpk(_))))), "{:?}", b.cause);
+    for explanation in [a, b] {
+        let remedy = explanation.record.problem.expect("a problem").remedy;
+        assert!(remedy.contains("post-quantum pre-shared key"), "{remedy}");
+    }
 }

@@ -8,7 +8,7 @@ use adit_engine::crypto::{PrivateKey, PublicKey};
 use adit_engine::identity::{Identity, Pattern};
 
 use super::Check;
-use crate::config::ike::{Ike, Loaded, OwnKey, PeerIke, Proof, Role};
+use crate::config::ike::{Ike, Loaded, OwnKey, PeerIke, Ppk, Proof, Role};
 use crate::config::problem::Place;
 use crate::config::proposal::{self, ProposalFault};
 use crate::config::raw::{self, Text};
@@ -16,6 +16,10 @@ use crate::key_file::{self, Readers};
 
 /// A preshared key shorter than this can be guessed by who records one handshake.
 const PSK_LEN_MIN: usize = 16;
+/// Against a quantum computer, a key counts half its bits: 256 of them are needed (RFC 8784 §2, §6).
+const PPK_LEN_MIN: usize = 32;
+/// Longest name of one, in bytes.
+const PPK_ID_LEN_MAX: usize = 128;
 /// Longest time that can be set: 30 days.
 const SECONDS_MAX: u64 = 30 * 86_400;
 /// Longest list of proposals.
@@ -38,6 +42,7 @@ impl Check<'_> {
             // A fault above is an error anyhow.
             id: id.unwrap_or(Identity::Fqdn("adit".to_owned())),
             key,
+            key_log_dir: raw.key_log_dir.map(|text| self.path(&text)),
         }
     }
 
@@ -77,6 +82,7 @@ impl Check<'_> {
             None => name.parse().ok(),
         };
         let proof = self.proof(&raw, at);
+        let ppk = self.ppk(&raw, at);
         if let (Some(Proof::PublicKey(_) | Proof::Ca(_)), None) = (&proof, own_key) {
             self.fail(
                 at,
@@ -92,6 +98,7 @@ impl Check<'_> {
             role,
             id: id?,
             proof: proof?,
+            ppk,
             proposals,
             esp_proposals,
             rekey_s: self.seconds("rekey_s", raw.rekey_s, 3600),
@@ -100,7 +107,43 @@ impl Check<'_> {
             ike_rekey_s: self.seconds("ike_rekey_s", raw.ike_rekey_s, 4 * 3600),
             dpd_s: self.seconds("dpd_s", raw.dpd_s, 10),
             keepalive_s: self.seconds("keepalive_s", raw.keepalive_s, 20),
+            mobike: raw.mobike.is_none_or(|mobike| mobike.value),
         })
+    }
+
+    /// The post-quantum pre-shared key: its file and its name, or nothing of it.
+    fn ppk(&mut self, raw: &raw::PeerIke, at: Place) -> Option<Ppk> {
+        let (file, id) = match (&raw.ppk_file, &raw.ppk_id) {
+            (Some(file), Some(id)) => (file, id),
+            (None, None) => {
+                if let Some(required) = &raw.ppk_required {
+                    let expected = "ppk_file and ppk_id beside it".to_owned();
+                    let what = "`ppk_required` without a post-quantum pre-shared key".to_owned();
+                    self.fail(required.referenced.into(), what, expected, "nothing: remove ppk_required".to_owned());
+                }
+                return None;
+            }
+            (Some(_), None) => {
+                let write = "ppk_id: site-a-site-b";
+                self.missing(at, "ppk_id", "the name of the post-quantum pre-shared key, the same at both ends", write);
+                return None;
+            }
+            (None, Some(_)) => {
+                let write = "ppk_file: site-b.ppk";
+                self.missing(at, "ppk_file", "a file with the post-quantum pre-shared key of this pair", write);
+                return None;
+            }
+        };
+        if id.value.is_empty() || id.value.len() > PPK_ID_LEN_MAX || !id.value.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let what = "`ppk_id` is no name of a post-quantum pre-shared key".to_owned();
+            let expected = format!("1 to {PPK_ID_LEN_MAX} printable ASCII characters without spaces");
+            self.fail(id.referenced.into(), what, expected, "ppk_id: site-a-site-b".to_owned());
+            return None;
+        }
+        let expected = "a file with a post-quantum pre-shared key of 256 bits, that only its owner can read";
+        let key = self.shared_secret(file, expected, PPK_LEN_MIN, "post-quantum pre-shared key")?;
+        let key = Loaded { file: key.file, value: key.value.into_secret() };
+        Some(Ppk { key, id: id.value.clone(), required: raw.ppk_required.as_ref().is_none_or(|required| required.value) })
     }
 
     fn seconds(&mut self, key: &str, text: Option<Text>, default: u64) -> u32 {
@@ -127,21 +170,22 @@ impl Check<'_> {
     }
 
     fn psk(&mut self, text: &Text) -> Option<Loaded<Psk>> {
-        let file = self.path(text);
         let expected = "a file with the preshared key of this pair, that only its owner can read";
+        self.shared_secret(text, expected, PSK_LEN_MIN, "preshared key")
+    }
+
+    /// A secret that both ends have in a file, of so many bytes at least.
+    fn shared_secret(&mut self, text: &Text, expected: &str, least: usize, name: &str) -> Option<Loaded<Psk>> {
+        let file = self.path(text);
         let write = format!("run: umask 077; openssl rand -base64 32 >{}      (and copy it to the peer)", file.display());
         let bytes = self.bytes(text, &file, Readers::OwnerOnly, expected)?;
         let what = match std::str::from_utf8(&bytes).map(|key| Psk::from_text(key.trim_end_matches(['\r', '\n']))) {
-            Ok(Ok(psk)) if psk.len() >= PSK_LEN_MIN => return Some(Loaded { file, value: psk }),
+            Ok(Ok(psk)) if psk.len() >= least => return Some(Loaded { file, value: psk }),
             Ok(Ok(psk)) => {
-                format!(
-                    "{}: a preshared key of {} bytes can be guessed; at least {PSK_LEN_MIN} are needed",
-                    file.display(),
-                    psk.len()
-                )
+                format!("{}: a {name} of {} bytes can be guessed; at least {least} are needed", file.display(), psk.len())
             }
             Ok(Err(error)) => format!("{}: {error}", file.display()),
-            Err(_) => format!("{}: the preshared key is not text; write binary keys as 0x… or 0s…", file.display()),
+            Err(_) => format!("{}: the {name} is not text; write binary keys as 0x… or 0s…", file.display()),
         };
         self.fail(text.referenced.into(), what, expected.to_owned(), write);
         None

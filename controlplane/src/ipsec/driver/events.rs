@@ -23,7 +23,7 @@ const PEERS_MAX: usize = 2 * SESSIONS_MAX - 1;
 impl Driver {
     pub(super) fn take(&mut self, event: Event) {
         match event {
-            Event::State { peer, state, cause } => self.on_state(peer, state, cause),
+            Event::State { peer, state, cause, .. } => self.on_state(peer, state, cause),
             Event::IkeUp { peer, spis, replaces } => {
                 tracing::info!(peer = peer.0, "IKE SA {spis} is up");
                 self.note_facts(peer);
@@ -32,6 +32,7 @@ impl Driver {
                 }
             }
             Event::IkeDown { peer, spis, cause } => tracing::info!(peer = peer.0, "IKE SA {spis} is gone: {cause}"),
+            Event::ChildFailed { peer, cause, .. } => tracing::warn!(peer = peer.0, "no Child SA: {cause}"),
             Event::InstallInbound(keys) => self.install_inbound(&keys),
             Event::InstallOutbound(keys) => self.install_outbound(&keys),
             Event::RemoveInbound { spi, .. } => {

@@ -166,7 +166,9 @@ impl Endpoint {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         peer.connection.wanted = false;
         self.changed = true;
+        let about = peer.current.or(peer.attempt);
         let (sas, attempt) = (peer.sas.clone(), peer.attempt.take());
+        let spis = about.and_then(|id| self.sas.get(&id)).map(|sa| sa.spis);
         if let Some(mut sa) = attempt.and_then(|attempt| self.sas.remove(&attempt)) {
             let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
             sa.end(&mut ctx, cause.clone());
@@ -181,7 +183,7 @@ impl Endpoint {
                 }
             });
         }
-        self.lost(now, id, cause);
+        self.lost(now, id, cause, spis);
         Ok(())
     }
 
@@ -192,16 +194,18 @@ impl Endpoint {
         let unspecified = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
         let port = self.shared.config.nat_port;
         let local = peer.local.unwrap_or(SocketAddr::new(unspecified, port));
-        self.shared.enter(now, id, ConnectionState::Connecting, None);
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-        match sa_init::begin(&mut ctx, id, Path { local, remote }) {
+        let begun = sa_init::begin(&mut ctx, id, Path { local, remote });
+        let spis = begun.as_ref().ok().map(|sa| sa.spis);
+        self.shared.enter(now, id, ConnectionState::Connecting, None, spis);
+        match begun {
             Ok(sa) => {
                 if let Some(peer) = self.shared.peers.get_mut(&id) {
                     peer.attempt = Some(sa.id);
                 }
                 self.put_back(now, sa);
             }
-            Err(error) => self.lost(now, id, error.into()),
+            Err(error) => self.lost(now, id, error.into(), None),
         }
     }
 

@@ -117,7 +117,7 @@ impl Endpoint {
 
     /// Keeps the last refusals, and says a few.
     pub(super) fn note_refusal(&mut self, now: Now, refusal: Refusal) {
-        self.shared.counters.refused_strangers += 1;
+        self.shared.counters.refused(&refusal.why);
         if self.refusals_told.take(now.instant) {
             let more = std::mem::take(&mut self.refusals_untold);
             self.shared.events.push_back(Event::Refused { from: refusal.from, why: refusal.why.clone(), more });

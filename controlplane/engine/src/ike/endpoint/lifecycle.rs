@@ -8,12 +8,15 @@
 use super::super::config::Now;
 use super::super::connection::ConnectionState;
 use super::super::context::Then;
-use super::super::error::{Error, Incompatibility};
-use super::super::event::{Cause, Event};
+use super::super::event::{Cause, Event, IkeSpis};
 use super::super::sa::{IkeSa, Initiated, Role, SaId, Stage};
 use super::{Endpoint, Refusal, Timer};
 use adit_proto::control::PeerId;
-use adit_proto::ike::{Delete, NotifyType};
+use adit_proto::ike::Delete;
+use std::net::SocketAddr;
+
+/// Identities that a stranger's is compared with, for people.
+const IDENTITIES_MAX: usize = 8;
 
 impl Endpoint {
     pub(super) fn on_established(&mut self, now: Now, id: SaId, initial_contact: bool) {
@@ -36,7 +39,7 @@ impl Endpoint {
         if let Some(attempt) = attempt {
             self.give_up_attempt(peer_id, attempt);
         }
-        self.shared.enter(now, peer_id, ConnectionState::Established, None);
+        self.shared.enter(now, peer_id, ConnectionState::Established, None, Some(spis));
         self.timers.set(Timer::Peer(peer_id), None);
         self.run(now, id, |sa, _| sa.want_missing_children());
     }
@@ -170,11 +173,11 @@ impl Endpoint {
     }
 
     pub(super) fn on_rekeying(&mut self, now: Now, id: SaId, under_way: bool) {
-        let Some(peer_id) = self.sas.get(&id).and_then(|sa| sa.peer) else { return };
+        let Some((peer_id, spis)) = self.sas.get(&id).and_then(|sa| Some((sa.peer?, sa.spis))) else { return };
         let up = self.shared.peers.get(&peer_id).is_some_and(|peer| peer.connection.state.is_up());
         if up {
             let state = if under_way { ConnectionState::Rekeying } else { ConnectionState::Established };
-            self.shared.enter(now, peer_id, state, None);
+            self.shared.enter(now, peer_id, state, None, Some(spis));
         }
     }
 
@@ -182,9 +185,9 @@ impl Endpoint {
     pub(super) fn on_ended(&mut self, now: Now, id: SaId, cause: Cause) {
         self.no_longer_half_open(id);
         let Some(sa) = self.sas.get(&id) else { return };
-        let (spis, remote) = (sa.spis, sa.path.remote);
+        let (spis, remote, claimed) = (sa.spis, sa.path.remote, sa.claimed.clone());
         let Some(peer_id) = sa.peer else {
-            return self.note_stranger(now, remote, cause);
+            return self.note_stranger(now, remote, claimed, cause);
         };
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         let was_attempt = peer.attempt == Some(id);
@@ -195,8 +198,10 @@ impl Endpoint {
         if was_up {
             let event = Event::IkeDown { peer: peer_id, spis, cause: cause.clone() };
             self.shared.events.push_back(event);
-        } else {
-            self.count_failure(peer_id, &cause);
+        }
+        // An initiator that does not accept us says so when we have let it in (RFC 7296 §2.21.2).
+        if !was_up || matches!(cause, Cause::Refused { .. } | Cause::Failed(_)) {
+            self.shared.count(Some(peer_id), |counters| counters.failed(&cause));
         }
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         if !matches!(cause, Cause::Replaced | Cause::Redundant | Cause::Command | Cause::Removed) {
@@ -208,13 +213,13 @@ impl Endpoint {
                 self.make_current(now, peer_id, next);
                 return self.run(now, next, |sa, _| sa.inherit_nothing(id));
             }
-            return self.lost(now, peer_id, cause);
+            return self.lost(now, peer_id, cause, Some(spis));
         }
         if peer.current.is_none() && !was_up {
             // A peer that was refused does not stop us from trying ourselves.
             let trying = peer.attempt.is_some() || (!was_attempt && peer.connection.retry_at.is_some());
             if !trying {
-                return self.lost(now, peer_id, cause);
+                return self.lost(now, peer_id, cause, Some(spis));
             }
         }
         if let (false, false, Cause::Failed(why)) = (was_up, was_attempt, cause) {
@@ -233,16 +238,16 @@ impl Endpoint {
         peer.sas.iter().rev().find(usable).copied()
     }
 
-    /// Nothing connects us to the peer any more: what now is the connection's decision.
-    pub(in crate::ike) fn lost(&mut self, now: Now, peer_id: PeerId, cause: Cause) {
+    /// Nothing connects us to the peer any more: what now is the connection's decision. `spis` are those of what was lost.
+    pub(in crate::ike) fn lost(&mut self, now: Now, peer_id: PeerId, cause: Cause, spis: Option<IkeSpis>) {
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         if peer.attempt.is_some() {
-            return self.shared.enter(now, peer_id, ConnectionState::Connecting, Some(cause));
+            return self.shared.enter(now, peer_id, ConnectionState::Connecting, Some(cause), spis);
         }
         let backoff = peer.config.backoff;
         let state = peer.connection.lost(now.instant, &cause, &backoff, &mut *self.random);
         let retry_at = peer.connection.retry_at;
-        self.shared.enter(now, peer_id, state, Some(cause));
+        self.shared.enter(now, peer_id, state, Some(cause), spis);
         self.timers.set(Timer::Peer(peer_id), retry_at.filter(|_| state == ConnectionState::Reconnecting));
     }
 
@@ -253,44 +258,15 @@ impl Endpoint {
         }
     }
 
-    fn note_stranger(&mut self, now: Now, from: std::net::SocketAddr, cause: Cause) {
+    fn note_stranger(&mut self, now: Now, from: SocketAddr, claimed: Option<String>, cause: Cause) {
         // An initiator that went away after IKE_SA_INIT is no news: it may be a flood.
         if let Cause::Failed(why) = cause {
-            self.shared.counters.failed_authentication += 1;
-            self.note_refusal(now, Refusal { from, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() });
+            // Which identities would have been known from there.
+            let peers = self.shared.directory.candidates(from.ip()).peers().take(IDENTITIES_MAX);
+            let ours = peers.filter_map(|id| Some(self.shared.peers.get(&id)?.config.remote_id.to_string())).collect();
+            let theirs = claimed.into_iter().collect();
+            self.note_refusal(now, Refusal { from, at: now.unix, why, ours, theirs });
         }
-    }
-
-    fn count_failure(&mut self, peer: PeerId, cause: &Cause) {
-        self.shared.count(Some(peer), |counters| match cause {
-            Cause::Unanswered { .. } => counters.failed_unanswered += 1,
-            Cause::Refused { notify: NotifyType::NO_PROPOSAL_CHOSEN, .. } => counters.failed_proposal += 1,
-            Cause::Refused { notify: NotifyType::AUTHENTICATION_FAILED, .. } => counters.failed_authentication += 1,
-            Cause::Refused { notify: NotifyType::TS_UNACCEPTABLE, .. } => counters.failed_selectors += 1,
-            Cause::Refused { .. } => counters.failed_refused += 1,
-            Cause::Failed(Error::Incompatible(incompatibility)) => match incompatibility {
-                Incompatibility::IkeProposal(_)
-                | Incompatibility::ChildProposal(_)
-                | Incompatibility::KeyExchange(_)
-                | Incompatibility::SuiteNotAllowed
-                | Incompatibility::NoIntermediate => counters.failed_proposal += 1,
-                Incompatibility::Selectors | Incompatibility::Mode => counters.failed_selectors += 1,
-                Incompatibility::Auth(_) | Incompatibility::UnknownPeer | Incompatibility::Ppk => {
-                    counters.failed_authentication += 1;
-                }
-                Incompatibility::Refused(_) => counters.failed_refused += 1,
-            },
-            Cause::Failed(_)
-            | Cause::Command
-            | Cause::PeerClosed
-            | Cause::Replaced
-            | Cause::Redundant
-            | Cause::PeerCrashed
-            | Cause::PeerRestarted
-            | Cause::Expired
-            | Cause::Removed
-            | Cause::TrustChanged => counters.failed_other += 1,
-        });
     }
 }
 
