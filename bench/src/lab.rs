@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod surroundings;
 pub mod tagger;
 pub mod traffic;
+pub mod tshark;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

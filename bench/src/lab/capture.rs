@@ -88,6 +88,15 @@ impl Capture {
         }
     }
 
+    /// All that the socket has seen until now, and sees until nothing came for a while.
+    pub fn drain(&mut self) -> Result<Vec<Datagram>> {
+        let mut all = Vec::new();
+        while let Some(datagrams) = self.next(Instant::now() + Duration::from_millis(200))? {
+            all.extend(datagrams);
+        }
+        Ok(all)
+    }
+
     /// The datagrams that `wanted` picks, until there are `count` or `timeout` went by.
     pub fn collect(&mut self, count: usize, timeout: Duration, wanted: impl Fn(&Datagram) -> bool) -> Result<Vec<Datagram>> {
         let deadline = Instant::now() + timeout;

@@ -11,21 +11,21 @@ use serde_json::Value;
 use crate::reaches;
 
 /// One end connects, so that there is one handshake.
-const ROLES: [&str; 2] = ["role: initiator, dpd_s: 1", "role: responder, dpd_s: 1"];
-const SOON: Duration = Duration::from_secs(10);
+pub const ROLES: [&str; 2] = ["role: initiator, dpd_s: 1", "role: responder, dpd_s: 1"];
+pub const SOON: Duration = Duration::from_secs(10);
 
-fn options(ike: &[&str]) -> LabOptions {
+pub fn options(ike: &[&str]) -> LabOptions {
     LabOptions { ike: ike.iter().map(|more| (*more).to_owned()).collect(), ..LabOptions::default() }
 }
 
 /// What `adit status --json` says of the only peer's IKE.
-fn ike(gateway: &Gateway) -> Result<Value> {
+pub fn ike(gateway: &Gateway) -> Result<Value> {
     let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
     Ok(status["peers"][0]["ike"].clone())
 }
 
 /// The SPIs of the IKE SA in use, and the inbound ones of its Child SAs.
-fn spis(gateway: &Gateway) -> Result<(String, Vec<String>)> {
+pub fn spis(gateway: &Gateway) -> Result<(String, Vec<String>)> {
     let sa = ike(gateway)?["sas"][0].clone();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let children = sa["children"].as_array().context("no children")?;

@@ -3,7 +3,9 @@
 //! All are modules of one executable, so that everything is linked once. Labs take turns by themselves (a machine-wide lock),
 //! so the number of test threads does not matter.
 
+mod addresses;
 mod api;
+mod commands;
 mod extension;
 mod faults;
 mod flood;
@@ -11,14 +13,18 @@ mod fragments;
 mod hostile;
 mod hung;
 mod ike;
+mod ike_faults;
+mod ike_metrics;
 mod interface;
 mod io;
 mod ip;
 mod jumbo;
+mod key_log;
 mod mesh;
 mod metrics;
 mod nonce;
 mod ping;
+mod ppk;
 mod restart;
 mod secrets;
 mod steering;

@@ -1,0 +1,122 @@
+//! `adit connect`, `disconnect`, `rekey`, `explain` and `status` as people meet them: what they say, where, and their exit codes.
+
+use std::process::Output;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, binary, wait_until};
+use anyhow::{Context, Result, ensure};
+
+use crate::ike::{ROLES, SOON, ike, options, spis};
+use crate::reaches;
+
+/// All orders about a peer.
+const ORDERS: [&[&str]; 5] = [&["connect"], &["disconnect"], &["rekey"], &["rekey", "--ike"], &["explain"]];
+
+fn adit(gateway: &Gateway, words: &[&str]) -> Result<Output> {
+    let mut command = gateway.netns.command(binary("adit")?);
+    Ok(command.args(words).arg("-c").arg(&gateway.config).output()?)
+}
+
+/// An error unless the command fails with this exit code and these words, and says nothing else.
+fn refuses(gateway: &Gateway, words: &[&str], code: i32, error: &str) -> Result<()> {
+    let output = adit(gateway, words)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(code) && output.stdout.is_empty(), "{words:?}: {output:?}");
+    ensure!(said.contains(error) && (code != 1 || said.lines().count() == 1), "{words:?}: {said}");
+    Ok(())
+}
+
+#[test]
+fn orders_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
+    let lab = Lab::start(&options(&ROLES))?;
+    for peer in ["nobody", "site-B", "two words", "../site-b", "%2e%2e", "ä", "?"] {
+        for order in ORDERS {
+            let words = [order, &[peer]].concat();
+            refuses(lab.a(), &words, 1, &format!("there is no peer {peer}; the peers are site-b"))?;
+        }
+    }
+    refuses(lab.a(), &["connect"], 2, "<PEER>")?;
+    reaches(&lab.a().netns, lab.b().inner())
+}
+
+#[test]
+fn orders_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
+    let mut lab = Lab::prepare(&options(&ROLES))?;
+    let error = format!("no adit runs as site-a: start it with adit run -c {}", lab.a().config.display());
+    for order in ORDERS {
+        refuses(lab.a(), &[order, &["site-b"]].concat(), 1, &error)?;
+    }
+    refuses(lab.a(), &["status"], 1, &error)?;
+    // The same of one that was killed: its socket is still there.
+    lab.gateways[0].start_control()?;
+    wait_until("it answers", SOON, || Ok(lab.a().adit("status").is_ok()))?;
+    lab.gateways[0].kill_control()?;
+    refuses(lab.a(), &["connect", "site-b"], 1, &error)?;
+    refuses(lab.a(), &["status"], 1, &error)
+}
+
+#[test]
+fn a_peer_with_a_static_key_has_no_ike_to_be_ordered() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    for order in ORDERS {
+        refuses(lab.a(), &[order, &["site-b"]].concat(), 1, "the peer site-b has a static key: there is nothing to negotiate")?;
+    }
+    reaches(&lab.a().netns, lab.b().inner())
+}
+
+#[test]
+fn what_cannot_be_done_now_is_refused_and_what_can_is_done() -> Result<()> {
+    let lab = Lab::start(&options(&ROLES))?;
+    let done = |words: &[&str]| -> Result<()> {
+        let output = adit(lab.a(), words)?;
+        ensure!(output.status.code() == Some(0) && output.stderr.is_empty(), "{words:?}: {output:?}");
+        Ok(())
+    };
+    let explained = adit(lab.a(), &["explain", "site-b"])?;
+    ensure!(String::from_utf8_lossy(&explained.stdout).contains("nothing is wrong"), "{explained:?}");
+    done(&["connect", "site-b"])?;
+    done(&["disconnect", "site-b"])?;
+    wait_until("it is idle", SOON, || Ok(ike(lab.a())?["state"] == "idle"))?;
+    done(&["disconnect", "site-b"])?;
+    for order in [["rekey", "site-b"].as_slice(), &["rekey", "--ike", "site-b"]] {
+        refuses(lab.a(), order, 1, "site-b: the peer is not connected")?;
+    }
+    done(&["connect", "site-b"])?;
+    wait_until("it is up", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())?;
+    let before = spis(lab.a())?;
+    done(&["rekey", "site-b"])?;
+    wait_until("the keys are others", SOON, || Ok(spis(lab.a())?.1 != before.1)).with_context(|| lab.logs())
+}
+
+#[test]
+fn status_shows_every_sa_with_suite_ages_counters_and_path() -> Result<()> {
+    let lab = Lab::start(&options(&ROLES))?;
+    reaches(&lab.a().netns, lab.b().inner())?;
+    lab.a().adit("rekey site-b")?;
+    wait_until("the rekey is counted", SOON, || Ok(ike(lab.a())?["counters"]["child_rekeys"] == 1))?;
+    let told = ike(lab.a())?;
+    let (sa, child) = (&told["sas"][0], &told["sas"][0]["children"][0]);
+    for field in ["age_s", "idle_s", "rekey_in_s"] {
+        ensure!(sa[field].is_u64(), "{field} of the IKE SA: {told:#}");
+    }
+    for field in ["age_s", "rekey_in_s"] {
+        ensure!(child[field].is_u64() && child["sent"]["packets"].is_u64(), "{field} of the Child SA: {told:#}");
+    }
+    let report = lab.a().adit("status")?;
+    let expected = [
+        sa["initiator_spi"].as_str(),
+        sa["responder_spi"].as_str(),
+        sa["suite"].as_str(),
+        child["suite"].as_str(),
+        child["inbound_spi"].as_str(),
+        child["outbound_spi"].as_str(),
+        Some("192.0.2.1:4500 to 192.0.2.2:4500"),
+        Some("initiator"),
+        Some("child rekeys 1"),
+        Some("handshakes 1"),
+    ];
+    for words in expected {
+        let words = words.context("a text")?;
+        ensure!(report.contains(words), "`{words}` is not in\n{report}");
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! What IKE tells of itself: a metric for everything that happens, per peer and in total, and a line of the log with both SPIs for
+//! every change of a connection's state.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use adit_bench::lab::capture::{Capture, Datagram, Injector};
+use adit_bench::lab::{Gateway, Lab, WAN, wait_until};
+use anyhow::{Context, Result, ensure};
+
+use crate::ike::{ROLES, SOON, options, spis};
+
+/// Until a peer that is gone is given up.
+const GIVEN_UP: Duration = Duration::from_secs(40);
+
+fn value(gateway: &Gateway, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    gateway.metrics()?.sum(name, labels).with_context(|| format!("there is no {name} with {labels:?}"))
+}
+
+/// The kind of exchange of a message of IKE behind its marker (RFC 7296 §3.1, RFC 3948 §2.2).
+fn exchange(datagram: &Datagram) -> Option<u8> {
+    let message = datagram.payload.strip_prefix(&[0; 4])?;
+    message.get(18).copied()
+}
+
+fn promtool(page: &str) -> Result<()> {
+    let mut command = Command::new("promtool");
+    let mut promtool =
+        command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    promtool.stdin.take().context("a pipe")?.write_all(page.as_bytes())?;
+    let output = promtool.wait_with_output()?;
+    let words = [output.stdout, output.stderr].concat();
+    ensure!(output.status.success() && words.is_empty(), "promtool: {}", String::from_utf8_lossy(&words));
+    Ok(())
+}
+
+/// An error unless every family is there, for the only peer and in total.
+fn totals(a: &Gateway, peer: (&str, &str)) -> Result<()> {
+    // With one peer and no stranger, the totals are those of the peer.
+    for (family, event) in [
+        ("adit_ike_handshakes_total", "handshakes"),
+        ("adit_ike_dead_peers_total", "dead_peers"),
+        ("adit_ike_crashes_total", "crashes_detected"),
+    ] {
+        let (of_peer, total) = (value(a, family, &[peer])?, value(a, "adit_ike_events_total", &[("event", event)])?);
+        ensure!(of_peer == total, "{event}: {of_peer} of the peer, {total} in total");
+    }
+    for cause in ["unanswered", "proposal", "authentication", "selectors", "refused", "other"] {
+        value(a, "adit_ike_failures_total", &[peer, ("cause", cause)])?;
+        value(a, "adit_ike_events_total", &[("event", &format!("failed_{cause}"))])?;
+    }
+    for cause in ["proposal", "authentication", "other"] {
+        value(a, "adit_ike_refused_strangers_total", &[("cause", cause)])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn everything_that_happens_is_counted_per_peer_and_in_total() -> Result<()> {
+    let mut lab = Lab::prepare(&options(&ROLES))?;
+    let mut capture = Capture::open(&lab.b().netns, WAN)?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let (a, b) = (lab.a(), lab.b());
+    let [peer_of_a, peer_of_b] = [("peer", "site-b"), ("peer", "site-a")];
+    for order in ["rekey site-b", "rekey --ike site-b"] {
+        let before = spis(a)?;
+        a.adit(order)?;
+        wait_until("the keys are others", SOON, || Ok(spis(a)? != before))?;
+    }
+    for (sa, least) in [("child", 1.0), ("ike", 1.0)] {
+        wait_until("the rekey is counted", SOON, || Ok(value(a, "adit_ike_rekeys_total", &[peer_of_a, ("sa", sa)])? >= least))?;
+    }
+    ensure!(value(a, "adit_ike_handshakes_total", &[peer_of_a])? == 1.0, "{}", lab.logs());
+
+    // Somebody begins and does not go on; and somebody says again what was said.
+    let seen = capture.drain()?;
+    let sent = |kind: u8| {
+        let first =
+            seen.iter().find(|one| one.from.ip() == &std::net::Ipv4Addr::new(192, 0, 2, 1) && exchange(one) == Some(kind));
+        first.cloned().with_context(|| format!("no message of exchange {kind}"))
+    };
+    let link = Injector::open(&a.netns, WAN)?;
+    let mut begun = sent(34)?;
+    begun.payload[4] ^= 0x55;
+    link.send(&begun)?;
+    wait_until("it is half-open", SOON, || Ok(value(b, "adit_ike_half_open", &[])? == 1.0)).with_context(|| lab.logs())?;
+    // The first IKE SA has been replaced: sign of life under the second one, and again.
+    wait_until("a sign of life passes", SOON, || Ok(value(a, "adit_ike_liveness_checks_total", &[peer_of_a])? >= 2.0))?;
+    let late = capture.drain()?;
+    let replays = || {
+        value(b, "adit_ike_replays_total", &[peer_of_b]).unwrap_or(0.0)
+            + value(b, "adit_ike_repeated_requests_total", &[peer_of_b]).unwrap_or(0.0)
+    };
+    let before = replays();
+    let old = late.iter().filter(|one| exchange(one) == Some(37) && one.from.ip() == &std::net::Ipv4Addr::new(192, 0, 2, 1));
+    let old: Vec<&Datagram> = old.collect();
+    ensure!(!old.is_empty(), "no message under the new IKE SA");
+    old.iter().try_for_each(|datagram| link.send(datagram))?;
+    wait_until("replays are counted", SOON, || Ok(replays() >= before + 1.0)).with_context(|| lab.logs())?;
+    promtool(&a.metrics_page()?)?;
+    promtool(&b.metrics_page()?)?;
+
+    lab.gateways[1].kill_control()?;
+    lab.b().kill_data_plane()?;
+    let a = lab.a();
+    wait_until("the peer is given up", GIVEN_UP, || Ok(value(a, "adit_ike_dead_peers_total", &[peer_of_a])? >= 1.0))
+        .with_context(|| lab.logs())?;
+    ensure!(value(a, "adit_ike_retransmissions_total", &[peer_of_a])? >= 3.0, "{}", a.metrics_page()?);
+    totals(a, peer_of_a)?;
+    promtool(&a.metrics_page()?)
+}
+
+#[test]
+fn every_change_of_state_is_logged_with_both_spis() -> Result<()> {
+    let mut lab = Lab::start(&options(&ROLES))?;
+    let before = spis(lab.a())?.0;
+    lab.a().adit("rekey site-b")?;
+    lab.a().wait_for_log("rekeying", SOON)?;
+    lab.gateways[1].stop()?;
+    let down = lab.a().wait_for_log("reconnecting: ", SOON)?;
+    let (initiator, responder) = before.split_at(16);
+    let named = format!("{initiator}_i {responder}_r");
+    for (gateway, state) in [(lab.a(), "established"), (lab.a(), "rekeying"), (lab.b(), "established")] {
+        let line = gateway.wait_for_log(state, SOON)?;
+        ensure!(line.contains(&named) && line.contains("peer="), "{state} without {named}: {line}");
+    }
+    ensure!(down.contains(&named) && down.contains("the peer closed the connection"), "{down}");
+    // Before the responder has answered there is one SPI only.
+    let line = lab.a().wait_for_log("connecting", SOON)?;
+    ensure!(line.contains(&format!("{initiator}_i {}_r", "0".repeat(16))), "{line}");
+    Ok(())
+}
