@@ -2,62 +2,32 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::process::Command;
-use std::time::{Duration, Instant};
 
-use adit_bench::lab::capture::{Capture, Datagram, pcap};
+use adit_bench::lab::capture::{Capture, Datagram};
 use adit_bench::lab::interop::Release::{self, Swan5, Swan6};
 use adit_bench::lab::interop::sites::{LINK, Proof, Site};
+use adit_bench::lab::tshark::Analysis;
 use adit_bench::workdir::WorkDir;
 use adit_engine::ike::{EndpointConfig, Event, KeyLog, KeyLogFile};
 use adit_proto::suite::Suite;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::{Pair, peer};
 
-/// Switches that let tshark open ESP, and check its tags.
-const ESP: [&str; 4] = ["-o", "esp.enable_encryption_decode:TRUE", "-o", "esp.enable_authentication_check:TRUE"];
 const IKE_AUTH: &str = "isakmp.exchangetype == 35";
 const CREATE_CHILD_SA: &str = "isakmp.exchangetype == 36";
 /// What the echo test sends from host b.
 const ECHO: &str = "ip.src == 10.2.0.1 && ip.dst == 10.1.0.1 && udp.dstport == 7";
 
-/// A profile of Wireshark and a capture.
-struct Analysis {
-    dir: WorkDir,
-}
-
-impl Analysis {
-    fn new(datagrams: &[Datagram], logs: &[KeyLog]) -> Result<Analysis> {
-        let dir = WorkDir::new("tshark")?;
-        fs::write(dir.path().join("capture.pcap"), pcap(datagrams)?)?;
-        for file in KeyLogFile::ALL {
-            let mut text = String::new();
-            logs.iter().filter(|log| log.file() == file).try_for_each(|log| writeln!(text, "{}", *log.line()))?;
-            fs::write(dir.path().join(file.name()), text)?;
-        }
-        Ok(Analysis { dir })
+/// What tshark makes of it with these keys.
+fn analysis(datagrams: &[Datagram], logs: &[KeyLog]) -> Result<Analysis> {
+    let dir = WorkDir::new("keys")?;
+    for file in KeyLogFile::ALL {
+        let mut text = String::new();
+        logs.iter().filter(|log| log.file() == file).try_for_each(|log| writeln!(text, "{}", *log.line()))?;
+        fs::write(dir.path().join(file.name()), text)?;
     }
-
-    /// Values of a field in the packets that the filter picks.
-    fn values(&self, filter: &str, field: &str) -> Result<Vec<String>> {
-        let mut tshark = Command::new("tshark");
-        tshark.env("WIRESHARK_CONFIG_DIR", self.dir.path()).arg("-r").arg(self.dir.path().join("capture.pcap"));
-        tshark.args(ESP).args(["-Y", filter, "-T", "fields", "-E", "occurrence=a", "-e", field]);
-        let output = tshark.output().context("tshark (deploy/install-deps.sh test installs it)")?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success() && !errors.contains("Error loading"), "tshark: {errors}");
-        Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
-    }
-}
-
-/// All that a socket has seen until now.
-fn drain(capture: &mut Capture) -> Result<Vec<Datagram>> {
-    let mut all = Vec::new();
-    while let Some(datagrams) = capture.next(Instant::now() + Duration::from_millis(200))? {
-        all.extend(datagrams);
-    }
-    Ok(all)
+    Analysis::new(datagrams, dir.path())
 }
 
 /// A connection with both rekeys and packets before and after them; what was seen of it and what the engine said.
@@ -83,14 +53,14 @@ fn recorded(release: Release, key_log: bool, suite: Suite, hybrid: bool) -> Resu
         let key_log = |event: &Event| if let Event::KeyLog(log) = event { Some((**log).clone()) } else { None };
         view.events.iter().filter_map(key_log).collect()
     });
-    Ok((drain(&mut capture)?, logs))
+    Ok((capture.drain()?, logs))
 }
 
 #[test]
 fn tshark_opens_ike_and_esp_with_the_key_log() -> Result<()> {
     for (release, suite, hybrid) in [(Swan5, Suite::Aes256Gcm, false), (Swan6, Suite::Aes128Gcm, true)] {
         let (datagrams, logs) = recorded(release, true, suite, hybrid)?;
-        let analysis = Analysis::new(&datagrams, &logs)?;
+        let analysis = analysis(&datagrams, &logs)?;
         let names = analysis.values(IKE_AUTH, "isakmp.id.data.fqdn")?;
         let both = [Site::A, Site::B].iter().all(|site| names.iter().any(|line| line.contains(site.id())));
         ensure!(both, "{release:?}: the identities are not in {names:?}");
@@ -113,7 +83,7 @@ fn tshark_opens_ike_and_esp_with_the_key_log() -> Result<()> {
 fn without_being_told_the_engine_tells_no_keys_and_tshark_sees_nothing() -> Result<()> {
     let (datagrams, logs) = recorded(Swan5, false, Suite::Aes256Gcm, false)?;
     ensure!(logs.is_empty(), "{logs:?}");
-    let analysis = Analysis::new(&datagrams, &logs)?;
+    let analysis = analysis(&datagrams, &logs)?;
     ensure!(analysis.values(IKE_AUTH, "isakmp.exchangetype")?.len() == 2, "the exchange is in the capture");
     let names = analysis.values(&format!("{IKE_AUTH} && isakmp.id.data.fqdn"), "isakmp.id.data.fqdn")?;
     ensure!(names.is_empty() && analysis.values(ECHO, "esp.spi")?.is_empty(), "{names:?}");
