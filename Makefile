@@ -2,7 +2,7 @@
 #
 #   make demo    two gateways in two network namespaces, ping and TCP through the tunnel, figures, clean-up
 #   make test    every test: units, vectors, models, loom, end to end in namespaces, a part of the interoperability tests
-#   make interop all interoperability tests: strongSwan of two releases, the ESP of a Linux kernel
+#   make interop all interoperability tests: strongSwan of two releases, the ESP of a Linux kernel; writes docs/interop.md
 #   make check   formatting, lints with warnings denied, licences and advisories
 #   make build   the release binaries in target/release
 #   make bench   the AEADs, the tunnel against plain veth and the peers that deploy/bench-peers.sh brings, then the parts (criterion)
@@ -17,6 +17,8 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOOM := RUSTFLAGS="--cfg loom" \
     $(CARGO) test --locked --release -p adit-channel --test loom --target-dir $(TARGET)/loom
+# One test, because what it measures must not run beside others.
+MATRIX := full::every_case_is_tried_and_the_page_tells_what_came_of_it
 # A copy of AWS-LC that happens to be installed must not change what is built.
 export AWS_LC_SYS_USE_SYSTEM ?= 0
 
@@ -53,7 +55,11 @@ test:
 interop:
 	@deploy/install-deps.sh interop
 	$(CARGO) build --locked --release --workspace --bins
-	ADIT_BIN_DIR="$$(realpath $(TARGET)/release)" $(CARGO) test --locked -p adit-bench --test interop --no-fail-fast
+	export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)"
+	failed=0
+	$(CARGO) test --locked -p adit-bench --test interop || failed=1
+	ADIT_INTEROP=full $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX) || failed=1
+	exit $$failed
 
 loom:
 	@deploy/install-deps.sh build

@@ -1,6 +1,6 @@
 //! A TCP transfer between two namespaces whose content is checked: the sender makes a stream up as it goes, both ends hash it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,7 +110,7 @@ fn send(mut stream: TcpStream, bytes: u64, seed: u64) -> Result<[u8; 32]> {
     }
     stream.shutdown(Shutdown::Write)?;
     // The far end closes after it has everything: only then was the connection not lost on the way.
-    ensure!(stream.read(&mut [0])? == 0, "the receiver sent something");
+    ensure!(stream.read_to_end(&mut Vec::new())? == 0, "the receiver sent something");
     finish(hash)
 }
 
@@ -119,7 +119,12 @@ fn receive(mut stream: TcpStream, moved: &AtomicU64) -> Result<([u8; 32], u64)> 
     let mut block = vec![0; BLOCK];
     let mut bytes = 0;
     loop {
-        let length = stream.read(&mut block)?;
+        let length = match stream.read(&mut block) {
+            Ok(length) => length,
+            // Not begun anew by the kernel where there is a time limit (signal(7)), as after a stop of the whole machine.
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
         if length == 0 {
             return Ok((finish(hash)?, bytes));
         }

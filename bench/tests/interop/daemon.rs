@@ -1,64 +1,126 @@
 //! The whole of Adit, both planes and a TUN, against strongSwan of two releases: IKE and ESP in tunnel mode between real processes.
 //!
 //! ```text
-//!   10.1.0.1  host a: adit, adit-dataplane  192.0.2.1 ══ cable ══ 192.0.2.2  host b: strongSwan (user-space ESP)  10.2.0.1
+//!   10.1.0.1  host a: adit, adit-dataplane  192.0.2.1 ══ cable, or NAT ══ 192.0.2.2  host b: strongSwan  10.2.0.1
 //! ```
+//! Cases are functions that say what they saw. Some run with every test, under the names of the tests here; [`full`](crate::full)
+//! runs all of them and writes the table.
 
-mod life;
-mod matrix;
+pub mod adit;
+pub mod kernel;
+pub mod life;
+pub mod matrix;
+pub mod nat;
+pub mod rate;
+pub mod window;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use adit_bench::lab::interop::config::{LocalAuth, RemoteAuth};
-use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site, Sites, pair};
-use adit_bench::lab::interop::{Config, Release, StrongSwan};
-use adit_bench::lab::traffic::transfer;
+use adit_bench::lab::interop::nat::NatSites;
+use adit_bench::lab::interop::sites::{CHILD, CONNECTION, LINK, Proof, Site, Sites, pair};
+use adit_bench::lab::interop::{Config, Guest, Release, StrongSwan};
+use adit_bench::lab::traffic::{kernel_counter, transfer};
 use adit_bench::lab::{binary, wait_until};
-use adit_bench::netns::{Netns, Signal, signal};
-use adit_bench::process::Process;
-use adit_bench::workdir::WorkDir;
+use adit_bench::netns::Netns;
+use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+
+use adit::{Adit, Place};
 
 /// For what takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(40);
 const MIB: u64 = 1 << 20;
+/// After what may lose some.
+const PINGS_AFTERWARDS: u64 = 200;
 
-/// Adit on host a, strongSwan on host b. Fields are dropped in this order.
-struct Pair {
-    swan: StrongSwan,
-    adit: Adit,
-    sites: Sites,
+/// Where the ends are and what is between them.
+pub enum Ground {
+    Cable(Sites),
+    /// A NAT in front of the site.
+    Nat(NatSites, Site),
+    /// Host b is a guest, whose kernel does ESP.
+    Guest(Netns, Guest),
 }
 
-/// A gateway of its own configuration.
-struct Adit {
-    control: Option<Process>,
-    config: PathBuf,
-    log: PathBuf,
-    dir: WorkDir,
+impl Ground {
+    fn guest(release: Release) -> Result<Ground> {
+        let (a, guest) = (Netns::new("adit-a")?, Guest::boot("guest-b", release)?);
+        guest.plug(&a, LINK)?;
+        Site::A.settle(&a)?;
+        Site::B.settle_guest(&guest)?;
+        Ok(Ground::Guest(a, guest))
+    }
+
+    /// Where Adit is.
+    fn here(&self) -> &Netns {
+        match self {
+            Ground::Cable(sites) => &sites.a,
+            Ground::Nat(sites, _) => &sites.a,
+            Ground::Guest(a, _) => a,
+        }
+    }
+
+    /// Where strongSwan is, if that is a namespace.
+    fn there(&self) -> Result<&Netns> {
+        match self {
+            Ground::Cable(sites) => Ok(&sites.b),
+            Ground::Nat(sites, _) => Ok(&sites.b),
+            Ground::Guest(..) => anyhow::bail!("a guest is no namespace"),
+        }
+    }
+
+    fn run_there(&self, line: &str) -> Result<String> {
+        match self {
+            Ground::Guest(_, guest) => guest.run(line),
+            _ => self.there()?.run(line),
+        }
+    }
+
+    fn start_swan(&self, release: Release, config: &mut Config) -> Result<StrongSwan> {
+        let connection = &mut config.connections[0];
+        match self {
+            Ground::Nat(_, Site::A) => connection.remote_address = None,
+            Ground::Nat(_, Site::B) => connection.local_address = None,
+            Ground::Cable(_) => {}
+            Ground::Guest(_, guest) => return StrongSwan::start_in(guest, config),
+        }
+        StrongSwan::start(self.there()?, release, config)
+    }
+}
+
+/// Adit on host a, strongSwan on host b. Fields are dropped in this order.
+pub struct Pair {
+    swan: StrongSwan,
+    adit: Adit,
+    ground: Ground,
+    /// What strongSwan was told.
+    config: Config,
 }
 
 impl Pair {
-    /// Both ends ready to be connected, by `role` on Adit's side and with `more` in the peer's `ike` block; strongSwan's
-    /// configuration is changed by `change`.
+    /// Both ends on a cable, ready to be connected, with `more` in the peer's `ike` block on Adit's side; strongSwan's configuration
+    /// is changed by `change`.
     fn new(release: Release, proof: Proof, more: &str, change: impl FnOnce(&mut Config)) -> Result<Pair> {
-        let sites = Sites::new()?;
+        Pair::on(Ground::Cable(Sites::new()?), release, proof, more, change)
+    }
+
+    /// The same elsewhere.
+    fn on(ground: Ground, release: Release, proof: Proof, more: &str, change: impl FnOnce(&mut Config)) -> Result<Pair> {
         let (a, mut b) = pair(proof)?;
         change(&mut b);
-        let mut adit = Adit::prepare(&a, more)?;
-        let swan = StrongSwan::start(&sites.b, release, &b)?;
-        adit.start(&sites.a)?;
-        Ok(Pair { swan, adit, sites })
+        let mut adit = Adit::prepare(&a, &Place::of(&ground), more)?;
+        let swan = ground.start_swan(release, &mut b)?;
+        adit.start(ground.here())?;
+        Ok(Pair { swan, adit, ground, config: b })
     }
 
     /// Connects from one end, and waits until packets go through in both directions.
     fn connect(&self, adit_begins: bool) -> Result<()> {
         if adit_begins {
             self.order("connect b")?;
+            self.wait_for_state("established")?;
         } else {
             self.swan.initiate(CONNECTION, CHILD).with_context(|| self.said())?;
         }
@@ -66,29 +128,43 @@ impl Pair {
     }
 
     fn up(&self) -> Result<()> {
-        wait_until("packets go through", SOON, || Ok(self.reaches().is_ok())).with_context(|| self.said())
+        // One that would be waited for in vain costs little time.
+        let probe = format!("ping -n -c1 -W0.3 -I {} {}", Site::A.inner(), Site::B.inner());
+        wait_until("packets go through", SOON, || Ok(self.ground.here().run(&probe).is_ok())).with_context(|| self.said())?;
+        wait_until("packets go through both ways", SOON, || Ok(self.reaches().is_ok())).with_context(|| self.said())
     }
 
     fn reaches(&self) -> Result<()> {
-        Site::A.reach(|line| self.sites.a.run(line))?;
-        Site::B.reach(|line| self.sites.b.run(line))
+        Site::A.reach(|line| self.ground.here().run(line))?;
+        Site::B.reach(|line| self.ground.run_there(line))
     }
 
     /// Bytes both ways, compared at their ends.
     fn transfers(&self, bytes: u64) -> Result<()> {
-        transfer(&self.sites.a, &self.sites.b, Site::B.inner().into(), bytes)?.verify(bytes).with_context(|| self.said())?;
-        transfer(&self.sites.b, &self.sites.a, Site::A.inner().into(), bytes)?.verify(bytes).with_context(|| self.said())
+        let (a, b) = (self.ground.here(), self.ground.there()?);
+        transfer(a, b, Site::B.inner().into(), bytes)?.verify(bytes).with_context(|| self.said())?;
+        transfer(b, a, Site::A.inner().into(), bytes)?.verify(bytes).with_context(|| self.said())
     }
 
     /// Runs a command of `adit`.
     fn order(&self, line: &str) -> Result<String> {
-        self.sites.a.run(&format!("{} {line} -c {}", binary("adit")?.display(), self.adit.config.display()))
+        self.ground.here().run(&format!("{} {line} -c {}", binary("adit")?.display(), self.adit.config.display()))
     }
 
     /// How Adit's only peer does.
     fn peer(&self) -> Result<Value> {
         let status: Value = serde_json::from_str(&self.order("status --json")?)?;
         Ok(status["peers"][0].clone())
+    }
+
+    /// `established`, `reconnecting` and so on.
+    fn state(&self) -> Result<String> {
+        Ok(self.peer()?["ike"]["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until the connection is in this state at Adit.
+    fn wait_for_state(&self, state: &str) -> Result<()> {
+        wait_until(&format!("the connection is {state}"), SOON, || Ok(self.state()? == state)).with_context(|| self.said())
     }
 
     /// Our SPIs: those of the IKE SA, and the inbound one of the Child SA.
@@ -99,107 +175,87 @@ impl Pair {
         Ok((format!("{} {}", sa["initiator_spi"], sa["responder_spi"]), child.unwrap_or_default()))
     }
 
+    /// The suites of the IKE SA and of the Child SA in use, as Adit says; strongSwan must say the same of its own.
+    fn suites(&self) -> Result<(String, String)> {
+        let peer = self.peer()?;
+        let sa = &peer["ike"]["sas"][0];
+        let child = sa["children"].as_array().and_then(|all| all.iter().find(|child| child["going"] == false));
+        let ike = sa["suite"].as_str().context("no IKE SA")?.to_owned();
+        let esp = child.and_then(|child| child["suite"].as_str()).context("no Child SA")?.to_owned();
+        let (theirs, their_child) =
+            (self.swan.established(CONNECTION)?.algorithms, self.swan.child(CONNECTION, CHILD)?.algorithms);
+        for (ours, theirs) in [(&ike, &theirs), (&esp, &their_child)] {
+            let words = [&theirs.encryption, &theirs.prf, &theirs.key_exchange];
+            for word in words.into_iter().chain(&theirs.additional) {
+                ensure!(ours.contains(word.as_str()), "strongSwan has {word}, Adit {ours}");
+            }
+        }
+        Ok((ike, esp))
+    }
+
+    /// Replaces the keys `rounds` times: of the traffic by Adit, by strongSwan, of the IKE SA by Adit, by strongSwan, and so on.
+    fn rekey(&self, rounds: usize) -> Result<()> {
+        for round in 0..rounds {
+            let before = self.spis()?;
+            match round % 4 {
+                0 => drop(self.order("rekey b")?),
+                1 => drop(self.swan.rekey_child(CONNECTION, CHILD)?),
+                2 => drop(self.order("rekey --ike b")?),
+                _ => drop(self.swan.rekey_ike(CONNECTION)?),
+            }
+            wait_until("the keys are others", SOON, || {
+                let now = self.spis()?;
+                Ok(if round % 4 < 2 { now.1 != before.1 && !now.1.is_empty() } else { now.0 != before.0 })
+            })
+            .with_context(|| format!("round {round}: {}", self.said()))?;
+        }
+        Ok(())
+    }
+
+    /// Does `work` under a ping from host a every millisecond, and says how many there were. An error when one was lost.
+    fn under_pings(&mut self, work: impl FnOnce(&mut Pair) -> Result<()>) -> Result<String> {
+        let prober = self.ground.here().enter(|| Prober::start(Site::B.inner().into(), Duration::from_millis(1)))?;
+        work(self)?;
+        let enough = prober.so_far().0 + PINGS_AFTERWARDS;
+        wait_until("some more pings were sent", SOON, || Ok(prober.so_far().0 >= enough))?;
+        let probes = prober.stop(Duration::from_secs(10))?;
+        ensure!(probes.lost == 0, "{} of {} pings lost: {}", probes.lost, probes.sent, self.said());
+        Ok(format!("0 of {} pings lost", probes.sent))
+    }
+
     /// What both ends have to say when something went wrong.
     fn said(&self) -> String {
         let log = fs::read_to_string(&self.adit.log).unwrap_or_default();
         let explained = self.order("explain b").unwrap_or_else(|error| format!("{error:#}"));
-        format!("Adit: {log}\n{explained}\nstrongSwan: {}", self.swan.log())
+        format!("Adit: {log}\n{explained}\n{}\nstrongSwan: {}", self.lost(), self.swan.log())
+    }
+
+    /// Where packets were lost.
+    fn lost(&self) -> String {
+        let drops = self.order("status --json").ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let drops = drops.map(|status| status["drops"].to_string()).unwrap_or_default();
+        let children = self.peer().map(|peer| peer["ike"]["sas"][0]["children"].to_string()).unwrap_or_default();
+        let theirs: Vec<String> = self.swan.sas().into_iter().flatten().map(|sa| format!("{:?}", sa.children)).collect();
+        let mut text = format!("drops of the data plane: {drops}\nChild SAs of Adit: {children}\nof strongSwan: {theirs:?}\n");
+        let program =
+            |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "adit-dataplane");
+        for pid in self.ground.here().processes().iter().filter(|pid| program(pid)) {
+            for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+                let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default().trim().to_owned();
+                text += &format!("thread {}: ran, waited for a core (ns), times: {}\n", read("comm"), read("schedstat"));
+            }
+        }
+        for netns in [Some(self.ground.here()), self.ground.there().ok()].into_iter().flatten() {
+            let count = |name| kernel_counter(netns, "Udp", name).unwrap_or_default();
+            let links = netns.run("ip -s -s link").unwrap_or_default();
+            text += &format!("UDP errors: {} of buffers, {} in all\n{links}\n", count("RcvbufErrors"), count("InErrors"));
+        }
+        text
     }
 }
 
-impl Adit {
-    /// Files for the end of `mirror`, which is how a strongSwan there would be told.
-    fn prepare(mirror: &Config, more: &str) -> Result<Adit> {
-        let dir = WorkDir::new("daemon")?;
-        let connection = &mirror.connections[0];
-        let file = |name: &str, bytes: &[u8]| -> Result<()> {
-            let path = dir.path().join(name);
-            fs::write(&path, bytes)?;
-            Ok(fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?)
-        };
-        let (mut own, mut peer) = (String::new(), "psk_file: b.psk".to_owned());
-        file("b.psk", &connection.secret)?;
-        match &connection.local.auth {
-            LocalAuth::Psk => {}
-            LocalAuth::RawKey(key) => {
-                file("a.key", key.private_pem().as_bytes())?;
-                own = ", key_file: a.key".to_owned();
-            }
-            LocalAuth::Certificate(credential) => {
-                file("a.key", credential.key.private_pem().as_bytes())?;
-                file(
-                    "a.crt",
-                    [&credential.certificate]
-                        .into_iter()
-                        .chain(&credential.chain)
-                        .map(|one| one.pem())
-                        .collect::<String>()
-                        .as_bytes(),
-                )?;
-                own = ", key_file: a.key, certificate_file: a.crt".to_owned();
-            }
-        }
-        match &connection.remote.auth {
-            RemoteAuth::Psk => {}
-            RemoteAuth::RawKeys(keys) => {
-                file("b.pub", keys[0].as_bytes())?;
-                peer = "public_key_file: b.pub".to_owned();
-            }
-            RemoteAuth::Authorities(authorities) => {
-                file("ca.crt", authorities[0].pem().as_bytes())?;
-                peer = "ca_file: ca.crt".to_owned();
-            }
-        }
-        let more = if more.is_empty() { String::new() } else { format!(", {more}") };
-        let config = dir.path().join("a.yaml");
-        let text = format!(
-            "name: a\nlisten: {outer}:4500\nmode: ip\ninterface: {{ name: adit0, addresses: [{inner}/32] }}\n\
-             dataplane: {{ binary: {program}, workers: 2 }}\nike: {{ id: {id}{own} }}\npeers:\n\
-             \x20 - name: b\n    endpoint: {there}:4500\n    selectors: [{{ local: {local}, remote: {remote} }}]\n\
-             \x20   ike: {{ id: {their_id}, {peer}{more} }}\nruntime_dir: {dir}/run\nstate_dir: {dir}/state\n",
-            outer = Site::A.outer(),
-            inner = Site::A.inner(),
-            program = binary("adit-dataplane")?.display(),
-            id = Site::A.id(),
-            there = Site::B.outer(),
-            local = Site::A.network(),
-            remote = Site::B.network(),
-            their_id = Site::B.id(),
-            dir = dir.path().display(),
-        );
-        fs::write(&config, text)?;
-        let log = dir.path().join("a.log");
-        Ok(Adit { control: None, config, log, dir })
-    }
-
-    fn start(&mut self, netns: &Netns) -> Result<()> {
-        let mut command = netns.command(binary("adit")?);
-        command.arg("run").arg("-c").arg(&self.config);
-        let mut control = Process::start(&mut command, &self.log)?;
-        control.wait_for_line("ready", SOON)?;
-        self.control = Some(control);
-        Ok(())
-    }
-
-    /// Kills the control plane; the data plane goes on.
-    fn kill_control(&mut self) -> Result<()> {
-        let mut control = self.control.take().context("no control plane runs")?;
-        control.signal(Signal::Kill)?;
-        control.wait(Duration::from_secs(5))?;
-        self.log = self.dir.path().join(format!("after-{}.log", control.pid()));
-        Ok(())
-    }
-
-    fn kill_data_plane(netns: &Netns) -> Result<()> {
-        let is_it = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "adit-dataplane");
-        let pid = netns.processes().into_iter().find(is_it).context("no data plane runs")?;
-        Ok(signal(pid, Signal::Kill)?)
-    }
-}
-
-/// An error unless this is what the status says of the IKE SA in use.
-fn ensure_suite(peer: &Value, words: &[&str]) -> Result<()> {
-    let suite = peer["ike"]["sas"][0]["suite"].as_str().unwrap_or_default();
+/// An error unless this is what is in the suite.
+fn ensure_words(suite: &str, words: &[&str]) -> Result<()> {
     ensure!(words.iter().all(|word| suite.contains(word)), "{words:?} expected, it is {suite}");
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod control;
 mod daemon;
+mod full;
 mod guest;
 mod ike;
 mod leaks;

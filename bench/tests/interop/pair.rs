@@ -41,7 +41,7 @@ fn a_tunnel_between_two_of_the_older_release_comes_up_is_rekeyed_from_both_ends_
     }
     b.terminate(CONNECTION)?;
     a.wait_until_idle(SOON)?;
-    ensure!(Site::A.reach(|line| sites.a.run(&line.replace("-W5", "-W1"))).is_err(), "it still gets through");
+    ensure!(Site::A.reach(|line| sites.a.run(&line.replace("-w5", "-w1"))).is_err(), "it still gets through");
     Ok(())
 }
 

@@ -67,6 +67,11 @@ pub fn kernel() -> Result<(PathBuf, PathBuf)> {
     Ok((folder.join("usr/bin/linux.uml"), folder.join("usr/lib/uml/modules")))
 }
 
+/// Version of the Debian package of the kernel that runs as a program.
+pub fn kernel_version() -> Result<String> {
+    package_version(&peer("uml")?, "user-mode-linux")
+}
+
 /// The folder of a peer in $ADIT_INTEROP_PEERS, else in the user's cache: as deploy/interop-peers.sh does it.
 fn peer(name: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
