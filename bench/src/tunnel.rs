@@ -32,7 +32,7 @@ Works (each also yields the ones in parentheses):
   udp_flows        the same with 18 bytes from 64 source ports in turn (udp_flows_reordered)
   rtt_loaded_us    round-trip time beside one TCP stream, p99 (rtt_loaded_p50_us, rtt_loaded_p999_us, rtt_loaded_lost)
 
-Variants of Adit, in any combination: adit-1w (workers), adit-poll, adit-uring, adit-chacha, adit-aes256, adit-rustcrypto.
+Variants of Adit, in any combination: adit-1w (workers), adit-ike, adit-poll, adit-uring, adit-chacha, adit-aes256, adit-rustcrypto.
 Every system may end in -mtuN for another MTU outside, e.g. adit-chacha-1w-mtu9000, wireguard-go-mtu9000.";
 
 /// The same work over plain veth, Adit and every installed peer, host to host, in namespaces of its own

@@ -92,7 +92,7 @@ impl Inbound {
                 Ok(received) => {
                     began.get_or_insert_with(Instant::now);
                     receives += 1;
-                    self.work.add(received.len);
+                    self.work.add(received.datagrams());
                     self.train(&received, state, env, io)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -159,9 +159,9 @@ impl Inbound {
     }
 
     fn train<I: Io>(&mut self, received: &Received, state: &mut State, env: &mut Environment, io: &mut I) -> Result<(), Failure> {
-        let count = received.len.div_ceil(received.segment.max(1)).max(1);
+        let count = received.datagrams();
         env.port.count(Count::UdpReceives, 1);
-        env.port.count(Count::UdpReceivedDatagrams, count as u64);
+        env.port.count(Count::UdpReceivedDatagrams, count);
         env.port.count(Count::UdpReceivedBytes, received.len as u64);
         if received.truncated {
             env.port.drop(Drop::TooLong, 1);

@@ -69,21 +69,21 @@ pub enum Wait {
 pub struct Work {
     /// Frames and super-frames read, datagrams and trains received.
     pub reads: u32,
-    /// Their lengths together.
-    pub bytes: u64,
+    /// What these were made of: segments and datagrams.
+    pub packets: u32,
 }
 
 impl Work {
-    /// One more of `bytes` bytes.
+    /// One more read of `packets` packets.
     #[inline]
-    pub fn add(&mut self, bytes: usize) {
+    pub fn add(&mut self, packets: u64) {
         self.reads += 1;
-        self.bytes += bytes as u64;
+        self.packets = self.packets.saturating_add(packets as u32);
     }
 
     /// The sum of both.
     pub fn and(self, other: Work) -> Work {
-        Work { reads: self.reads + other.reads, bytes: self.bytes + other.bytes }
+        Work { reads: self.reads + other.reads, packets: self.packets.saturating_add(other.packets) }
     }
 }
 

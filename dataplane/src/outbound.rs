@@ -78,7 +78,7 @@ impl Outbound {
                     began.get_or_insert_with(Instant::now);
                     reads += 1;
                     bytes += len;
-                    self.work.add(len);
+                    self.work.add(self.frames(len));
                     self.frame(len, state, env);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

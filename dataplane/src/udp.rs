@@ -95,6 +95,13 @@ pub struct Received {
     pub truncated: bool,
 }
 
+impl Received {
+    /// An empty datagram is one, too.
+    pub fn datagrams(&self) -> u64 {
+        self.len.div_ceil(self.segment.max(1)).max(1) as u64
+    }
+}
+
 /// One worker's socket of the group.
 pub struct UdpSocket {
     socket: Socket,

@@ -1,5 +1,8 @@
-//! Adit: two `adit run` with a static key, as a user would start them, in the variant that the name asks for.
+//! Adit: two `adit run` as a user would start them, in the variant that the name asks for; with a static key, or by IKEv2.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -26,6 +29,8 @@ pub struct AditOptions {
 pub struct Adit {
     name: String,
     outer_mtu: u32,
+    /// The keys are agreed on by IKEv2 instead of being static ones.
+    ike: bool,
     options: AditOptions,
     adit: PathBuf,
     dataplane: PathBuf,
@@ -34,22 +39,24 @@ pub struct Adit {
 impl Adit {
     pub fn find(name: &str, base: &str, outer_mtu: u32, options: &AditOptions) -> Result<Adit> {
         let mut options = options.clone();
+        let mut ike = false;
         for variant in base.split('-').skip(1) {
             match variant {
                 "poll" => options.io = "poll".into(),
                 "uring" => options.io = "io_uring".into(),
                 "chacha" => options.suite = Suite::ChaCha20Poly1305,
                 "aes256" => options.suite = Suite::Aes256Gcm,
+                "ike" => ike = true,
                 "rustcrypto" => options.crypto = "rustcrypto".into(),
                 _ => match variant.strip_suffix('w').map(str::parse) {
                     Some(Ok(workers)) => options.workers = workers,
                     _ => bail!(
-                        "`{name}`: there is no variant `{variant}`, only 1w (any number), poll, uring, chacha, aes256, rustcrypto, mtuN"
+                        "`{name}`: there is no variant `{variant}`, only 1w (any number), ike, poll, uring, chacha, aes256, rustcrypto, mtuN"
                     ),
                 },
             }
         }
-        Ok(Adit { name: name.into(), outer_mtu, options, adit: own_program("adit")?, dataplane: own_program("adit-dataplane")? })
+        Ok(Adit { name: name.into(), outer_mtu, ike, options, adit: own_program("adit")?, dataplane: own_program("adit-dataplane")? })
     }
 
     /// The far gateway's worker of one number sits half the machine away from the near one's.
@@ -66,6 +73,34 @@ impl Adit {
         Ok(cores.join(", "))
     }
 
+    /// What stands in the peer's block of the configuration about keys.
+    fn keys(&self, underlay: &Underlay) -> String {
+        if !self.ike {
+            return format!("static_key_file: {}", underlay.file("adit.key").display());
+        }
+        let esp = match self.options.suite {
+            Suite::Aes128Gcm => "aes128gcm16",
+            Suite::Aes256Gcm => "aes256gcm16",
+            Suite::ChaCha20Poly1305 => "chacha20poly1305",
+        };
+        format!("ike: {{ psk_file: {}, esp_proposals: [{esp}] }}", underlay.file("adit.psk").display())
+    }
+
+    /// Makes the files that `keys` names.
+    fn make_keys(&self, underlay: &Underlay) -> Result<()> {
+        if self.ike {
+            let mut secret = [0; 32];
+            aws_lc_rs::rand::fill(&mut secret).ok().context("no random bytes")?;
+            let digits: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(underlay.file("adit.psk"))?;
+            return Ok(writeln!(file, "0x{digits}")?);
+        }
+        let key = underlay.file("adit.key");
+        let keygen = Command::new(&self.adit).args(["keygen", "--suite", self.options.suite.name(), "-o"]).arg(&key).output()?;
+        ensure!(keygen.status.success(), "adit keygen: {}", String::from_utf8_lossy(&keygen.stderr).trim());
+        Ok(())
+    }
+
     fn config(&self, underlay: &Underlay, side: char, this: usize, other: usize) -> Result<String> {
         let AditOptions { workers, io, crypto, .. } = &self.options;
         let dir = underlay.file("");
@@ -74,7 +109,7 @@ impl Adit {
             "name: {side}\nlisten: {}:{PORT}\nunderlay_mtu: {}\n\
              interface: {{ name: adit0, addresses: [{}/24] }}\n\
              dataplane: {{ binary: {}, workers: {workers}, cores: [{}], io: {io}, crypto: {crypto} }}\n\
-             peers: [{{ name: {}, endpoint: \"{}:{PORT}\", static_key_file: {dir}adit.key }}]\n\
+             peers: [{{ name: {}, endpoint: \"{}:{PORT}\", {} }}]\n\
              runtime_dir: {dir}run-{side}\nstate_dir: {dir}state-{side}\n",
             OUTER[this],
             self.outer_mtu,
@@ -83,6 +118,7 @@ impl Adit {
             self.cores(this)?,
             if side == 'a' { 'b' } else { 'a' },
             OUTER[other],
+            self.keys(underlay),
         ))
     }
 }
@@ -105,9 +141,7 @@ impl System for Adit {
     }
 
     fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
-        let key = underlay.file("adit.key");
-        let keygen = Command::new(&self.adit).args(["keygen", "--suite", self.options.suite.name(), "-o"]).arg(&key).output()?;
-        ensure!(keygen.status.success(), "adit keygen: {}", String::from_utf8_lossy(&keygen.stderr).trim());
+        self.make_keys(underlay)?;
         let mut processes = Vec::new();
         for (netns, side, this, other) in underlay.sides() {
             let config = underlay.write(&format!("adit-{side}.yaml"), &self.config(underlay, side, this, other)?)?;

@@ -27,8 +27,8 @@ const IOVECS: usize = 4096;
 
 /// A sleep of this length means that the core was idle, unless much was to be done after it.
 const IDLE: Duration = Duration::from_micros(200);
-/// Fewer bytes than these between two sleeps are little work: a ping, a request, not the middle of a transfer.
-const LITTLE_BYTES: u64 = 4096;
+/// At most so many packets between two sleeps are little work: a ping, a request, not the middle of a transfer.
+const LITTLE_PACKETS: u32 = 4;
 /// Reads that come closer than this are dense: a wake-up for each would cost more than the read.
 const DENSE: Duration = Duration::from_micros(20);
 /// How long dense arrivals may gather while the worker sleeps, in microseconds.
@@ -169,7 +169,7 @@ impl UringIo {
         } else {
             // After a long sleep and little work the core is idle, and an answer need not wake it. A long sleep before much
             // work says only that others had the core.
-            let idle = self.slept >= IDLE && work.bytes < LITTLE_BYTES && !self.busy_poll.is_zero();
+            let idle = self.slept >= IDLE && work.packets <= LITTLE_PACKETS && !self.busy_poll.is_zero();
             if idle && self.linger(port)? {
                 return Ok(());
             }
