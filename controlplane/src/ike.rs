@@ -346,8 +346,13 @@ impl Ike {
     }
 
     /// What the vault must hold.
-    pub fn snapshot(&self) -> Zeroizing<Vec<u8>> {
+    pub fn snapshot(&mut self) -> Zeroizing<Vec<u8>> {
         self.endpoint.snapshot(boot_clock())
+    }
+
+    /// What must be put behind the snapshot that the vault holds.
+    pub fn changes(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        self.endpoint.changes()
     }
 
     /// The next datagram that may be sent, once the data plane has applied all commands.

@@ -88,8 +88,7 @@ pub struct Gateway {
     key_log: Option<KeyLogFiles>,
     /// What the API wants.
     requests: mpsc::Receiver<Request>,
-    /// What was left in the vault last, as JSON; the IKE SAs are written behind it.
-    left: Vec<u8>,
+    vault: keep::Vault,
     _lock: File,
 }
 
@@ -167,7 +166,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     let plain = Plain::open(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let addresses = watch_addresses(&view.config);
-    let (ids, left, strangers) = (Vec::new(), Vec::new(), Strangers::default());
+    let (ids, vault, strangers) = (Vec::new(), keep::Vault::default(), Strangers::default());
     let mut gateway = Gateway {
         view,
         state,
@@ -185,7 +184,7 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         looked_at_addresses: None,
         key_log,
         requests,
-        left,
+        vault,
         _lock: lock,
     };
     let result = gateway.run(doors, &sender).await;

@@ -56,7 +56,14 @@ impl Adit {
                 },
             }
         }
-        Ok(Adit { name: name.into(), outer_mtu, ike, options, adit: own_program("adit")?, dataplane: own_program("adit-dataplane")? })
+        Ok(Adit {
+            name: name.into(),
+            outer_mtu,
+            ike,
+            options,
+            adit: own_program("adit")?,
+            dataplane: own_program("adit-dataplane")?,
+        })
     }
 
     /// The far gateway's worker of one number sits half the machine away from the near one's.

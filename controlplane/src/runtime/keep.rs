@@ -16,6 +16,17 @@ use crate::state::StateError;
 use crate::static_key::KeyId;
 use crate::vault;
 
+/// What was left in the vault last.
+#[derive(Default)]
+pub(super) struct Vault {
+    /// As JSON; the IKE SAs are written behind it.
+    memory: Vec<u8>,
+    /// It holds all of the IKE SAs, too.
+    is_whole: bool,
+    /// Changes stand behind the snapshot.
+    has_changes: bool,
+}
+
 impl Gateway {
     /// What the next control plane has to know about a data plane that has all it should have.
     pub(super) fn memory(&self, ids: &[PeerId]) -> Memory {
@@ -26,16 +37,29 @@ impl Gateway {
     /// Leaves a memory in the vault, with the totals so far. Where there is no room, these go first.
     pub(super) fn remember(&mut self, mut memory: Memory) {
         memory.archive = Some(self.view.archive());
-        self.left = memory.to_vault();
+        self.vault.memory = memory.to_vault();
         if !self.leave() {
             memory.archive = None;
-            self.left = memory.to_vault();
-            self.save_ike();
+            self.vault.memory = memory.to_vault();
+            self.rewrite_vault();
         }
     }
 
-    /// Leaves the IKE SAs for the next control plane.
+    /// Leaves what has changed of the IKE SAs for the next control plane.
     pub(super) fn save_ike(&mut self) {
+        if !self.append() {
+            self.rewrite_vault();
+        }
+    }
+
+    /// Makes one snapshot of the changes that were put behind the one before: some were about keys that are gone.
+    pub(super) fn tidy_vault(&mut self) {
+        if self.vault.has_changes {
+            self.rewrite_vault();
+        }
+    }
+
+    fn rewrite_vault(&mut self) {
         let fits = self.leave();
         if self.view.vault_full.swap(!fits, Ordering::Relaxed) == fits {
             if fits {
@@ -49,11 +73,19 @@ impl Gateway {
         }
     }
 
+    /// Puts what has changed behind what the vault holds, where that is whole. False when it must be written anew.
+    fn append(&mut self) -> bool {
+        let Some(changes) = self.ike.as_mut().and_then(|ike| ike.changes()).filter(|_| self.vault.is_whole) else { return false };
+        let fits = self.view.with_master(|master| master.vault_append(&changes)).unwrap_or(false);
+        self.vault.has_changes |= fits;
+        fits
+    }
+
     /// Writes the vault: what was remembered last, and the IKE SAs as they are now. False when there is no room. Then it keeps
     /// less, but never what was in it before: from an old snapshot keys would be used anew, from none the peers connect anew.
-    fn leave(&self) -> bool {
-        let ike = self.ike.as_ref().map(|ike| ike.snapshot()).unwrap_or_default();
-        let (all, less) = (vault::join(&self.left, &ike), vault::join(&self.left, &[]));
+    fn leave(&mut self) -> bool {
+        let ike = self.ike.as_mut().map(|ike| ike.snapshot()).unwrap_or_default();
+        let (all, less) = (vault::join(&self.vault.memory, &ike), vault::join(&self.vault.memory, &[]));
         let write = |master: &mut Master| {
             let fits = master.vault_write(&all).is_ok();
             if !fits && master.vault_write(&less).is_err() {
@@ -62,7 +94,10 @@ impl Gateway {
             }
             fits
         };
-        self.view.with_master(write).unwrap_or(true)
+        let written = self.view.with_master(write);
+        self.vault.is_whole = written == Some(true);
+        self.vault.has_changes = false;
+        written.unwrap_or(true)
     }
 
     /// Ends a data plane that cannot be kept, and keeps what only its memory says.

@@ -100,6 +100,7 @@ impl Gateway {
                 _ = look.tick() => {
                     self.view.sample();
                     self.count_ike();
+                    self.tidy_vault();
                     self.extend_all(plane);
                     self.pump(plane)?;
                     anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");

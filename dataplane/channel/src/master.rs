@@ -199,6 +199,8 @@ pub struct Master {
     up: EventFd,
     workers: Vec<WorkerLink>,
     vault: Vault<Words>,
+    /// This master has written it.
+    vault_begun: bool,
     info: PlaneInfo,
     scratch: Box<[u8]>,
     malformed: u64,
@@ -274,7 +276,16 @@ impl Master {
         let mut vault = Vault::new(part(layout.vault), layout.sizes.vault_bytes as usize);
         vault.wipe_spare();
         up.signal();
-        let mut master = Master { socket, up, workers, vault, info, scratch: vec![0; DATAGRAM_LEN_MAX].into(), malformed: 0 };
+        let mut master = Master {
+            socket,
+            up,
+            workers,
+            vault,
+            vault_begun: false,
+            info,
+            scratch: vec![0; DATAGRAM_LEN_MAX].into(),
+            malformed: 0,
+        };
         master.flush();
         Ok(master)
     }
@@ -403,7 +414,15 @@ impl Master {
 
     /// Replaces the content of the vault, as a whole or not at all.
     pub fn vault_write(&mut self, bytes: &[u8]) -> Result<(), VaultTooSmall> {
-        self.vault.write(bytes)
+        self.vault.write(bytes)?;
+        self.vault_begun = true;
+        Ok(())
+    }
+
+    /// Puts `bytes` behind what this master has written into the vault, as a whole or not at all. False when it does not fit,
+    /// or nothing was written by this master yet.
+    pub fn vault_append(&mut self, bytes: &[u8]) -> bool {
+        self.vault_begun && self.vault.append(bytes).is_ok()
     }
 
     /// Readable when workers have reported or punted something. Then [`Master::acknowledge`], then poll until nothing is

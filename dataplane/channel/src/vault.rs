@@ -2,6 +2,7 @@
 //!
 //! Two halves: the new content goes into the one that does not hold, then a single store of the first word makes it hold,
 //! so that a master killed in the middle leaves the old content whole. Then the old half is overwritten, it may hold keys.
+//! What is put behind the content of the half that holds becomes a part of it in the same way, by one store of the length.
 
 use std::ops::Deref;
 
@@ -71,6 +72,29 @@ impl<M: Deref<Target = [AtomicU64]>> Vault<M> {
         Ok(())
     }
 
+    /// Puts `bytes` behind the content, as a whole or not at all.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), VaultTooSmall> {
+        let (which, len) = self.holding();
+        let whole = len + bytes.len();
+        if whole > self.capacity {
+            return Err(VaultTooSmall { capacity: self.capacity });
+        }
+        let (at, shared) = (len / size_of::<u64>(), len % size_of::<u64>());
+        let half = self.half(which);
+        let mut rest = bytes;
+        if shared > 0 {
+            // The word with the end of the content: what is there stays as it is.
+            let (first, behind) = bytes.split_at(bytes.len().min(size_of::<u64>() - shared));
+            let mut word = half[at].load(Ordering::Relaxed).to_le_bytes();
+            word[shared..shared + first.len()].copy_from_slice(first);
+            half[at].store(u64::from_le_bytes(word), Ordering::Relaxed);
+            rest = behind;
+        }
+        store_bytes(&half[len.div_ceil(size_of::<u64>())..], rest);
+        self.words[0].store((which as u64) << 32 | whole as u64, Ordering::Release);
+        Ok(())
+    }
+
     /// Overwrites the half that does not hold: a master killed between the last two steps of a write left it.
     pub fn wipe_spare(&mut self) {
         let spare = 1 - self.holding().0;
@@ -121,9 +145,27 @@ mod tests {
         }
 
         #[test]
+        fn what_is_appended_stands_behind(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 1..8)) {
+            let mut vault = vault(80);
+            vault.write(b"first").unwrap();
+            let mut kept = b"first".to_vec();
+            for part in parts {
+                match vault.append(&part) {
+                    Ok(()) => kept.extend(part),
+                    Err(refused) => prop_assert!(kept.len() + part.len() > refused.capacity),
+                }
+                prop_assert_eq!(&vault.read(), &kept);
+            }
+            vault.write(b"").unwrap();
+            prop_assert!(vault.words[HEAD_WORDS..].iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        }
+
+        #[test]
         fn any_first_word_is_survived(word: u64) {
             let mut vault = vault(80);
             vault.words[0].store(word, Ordering::Relaxed);
+            prop_assert!(vault.read().len() <= 80);
+            let _ = vault.append(b"more");
             prop_assert!(vault.read().len() <= 80);
             vault.write(b"new").unwrap();
             prop_assert_eq!(vault.read(), b"new");

@@ -61,8 +61,6 @@ pub struct Endpoint {
     /// How often one is told, and how many were not since the last one that was.
     refusals_told: Bucket,
     refusals_untold: u64,
-    /// Something for the vault changed since it was last written.
-    pub(super) changed: bool,
     pub(super) kept: Kept,
 }
 
@@ -92,7 +90,6 @@ impl Endpoint {
             refusals: VecDeque::new(),
             refusals_told,
             refusals_untold: 0,
-            changed: false,
             kept: Kept::default(),
         }
     }
@@ -165,8 +162,7 @@ impl Endpoint {
     /// Whether there is something for the vault since this was last asked: something that a successor needs. What went through
     /// an SA, or a message that changed nothing, is not.
     pub fn take_changed(&mut self) -> bool {
-        let changed = self.kept.refresh(&self.sas);
-        std::mem::take(&mut self.changed) | changed
+        self.kept.refresh(&self.sas)
     }
 
     /// Lets an IKE SA do something, and does what follows from it.

@@ -1,4 +1,5 @@
-//! What a successor process needs to go on with the same IKE SAs: [`Endpoint::snapshot`] for the vault, [`Endpoint::restore`].
+//! What a successor process needs to go on with the same IKE SAs: [`Endpoint::snapshot`] for the vault, [`Endpoint::changes`]
+//! to be put behind it, [`Endpoint::restore`].
 //!
 //! Kept are the established IKE SAs with keys, message ids, the request under way and the last answer as they were sent, and
 //! their Child SAs (the keys of those are in the data plane). Handshakes are not kept: the peers begin them again. A request
@@ -8,10 +9,11 @@
 //! An outbound key is never kept, though one may still wait for its turn: a snapshot may be read again when the key has been
 //! used, and an SA begins at sequence number 1. Such a Child SA is rekeyed after a restart instead.
 //!
-//! `record` says what is written, `bytes` how. Times are milliseconds since boot, so they mean the same in both processes.
+//! `contents` and `record` say what is written, `bytes` how. Times are milliseconds since boot, so they mean the same in both processes.
 //! Records are kept as they were written: after one change only one is written anew.
 
 mod bytes;
+mod contents;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,15 +25,16 @@ use adit_proto::ike::Delete;
 use zeroize::Zeroizing;
 
 use super::config::{Now, PeerId};
-use super::connection::{Connection, ConnectionState};
+use super::connection::ConnectionState;
 use super::context::{Ctx, Peer};
 use super::endpoint::Endpoint;
 use super::event::Cause;
 use super::sa::{IkeSa, SaId};
-use bytes::{In, Out};
+use bytes::Out;
+use contents::{Change, Contents, PeerMark};
 
 /// The first bytes, and the version of what follows.
-const MAGIC: &[u8; 8] = b"ADITIKE\x03";
+const MAGIC: &[u8; 8] = b"ADITIKE\x04";
 
 /// The monotonic clock, as a number that outlives the process.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +105,12 @@ pub(super) struct Kept {
     records: BTreeMap<SaId, Zeroizing<Vec<u8>>>,
     /// Those whose record may be another one by now.
     touched: BTreeSet<SaId>,
+    /// IKE SAs and peers that are not any more what was last written of them, by a snapshot or as changes.
+    unwritten: (BTreeSet<SaId>, BTreeSet<PeerId>),
+    /// There is a snapshot that changes can be put behind.
+    begun: bool,
+    /// Something is another than when `refresh` was asked last.
+    news: bool,
     /// Times in records are relative to this instant, so that a record does not change while nothing happens.
     epoch: Option<Instant>,
 }
@@ -125,20 +134,25 @@ impl Kept {
         })
     }
 
-    /// Writes anew what was touched; says whether anything is another than before.
+    /// Whether a peer is wanted or held is another than before.
+    pub(super) fn touch_peer(&mut self, id: PeerId) {
+        self.unwritten.1.insert(id);
+        self.news = true;
+    }
+
+    /// Writes anew what was touched; says whether anything is another than when this was asked last.
     pub(super) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>) -> bool {
-        let mut changed = false;
         for id in std::mem::take(&mut self.touched) {
             match sas.get(&id).and_then(|sa| self.write(sa)) {
-                Some(record) if self.records.get(&id) == Some(&record) => {}
-                Some(record) => {
-                    self.records.insert(id, record);
-                    changed = true;
-                }
-                None => changed |= self.records.remove(&id).is_some(),
+                Some(record) if self.records.get(&id) == Some(&record) => continue,
+                Some(record) => drop(self.records.insert(id, record)),
+                None if self.records.remove(&id).is_some() => {}
+                None => continue,
             }
+            self.unwritten.0.insert(id);
+            self.news = true;
         }
-        changed
+        std::mem::take(&mut self.news)
     }
 }
 
@@ -146,47 +160,57 @@ impl Endpoint {
     /// Everything that a successor needs, to be kept secret. To be written whenever [`Endpoint::take_changed`] says so, before
     /// the next datagram is sent. Where it cannot be written, an older one must not be left in its place: message ids and
     /// SAs would be out of step.
-    pub fn snapshot(&self, clock: BootClock) -> Zeroizing<Vec<u8>> {
-        let touched = self.kept.touched.iter().filter_map(|id| self.kept.write(self.sas.get(id)?));
-        let fresh: Vec<Zeroizing<Vec<u8>>> = touched.collect();
-        let old = self.kept.records.iter().filter(|(id, _)| !self.kept.touched.contains(id)).map(|(_, record)| record);
-        let records: Vec<&Zeroizing<Vec<u8>>> = old.chain(&fresh).collect();
-        let size: usize = records.iter().map(|record| record.len() + 4).sum();
-        let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 64);
+    pub fn snapshot(&mut self, clock: BootClock) -> Zeroizing<Vec<u8>> {
+        self.kept.refresh(&self.sas);
+        self.kept.unwritten = Default::default();
+        self.kept.begun = true;
+        let size: usize = self.kept.records.values().map(|record| record.len() + 16).sum();
+        let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 40);
         out.raw(MAGIC);
-        out.time(clock, self.kept.epoch.unwrap_or(clock.now));
-        let named = |which: fn(&Connection) -> bool| -> Vec<_> {
-            self.shared.peers.values().filter(|peer| which(&peer.connection)).map(|peer| peer.trust.name).collect()
-        };
-        for list in [named(|connection| connection.wanted), named(|connection| connection.held)] {
-            out.list(list.iter(), |out, name| out.raw(name));
+        out.time(clock, *self.kept.epoch.get_or_insert(clock.now));
+        for mark in self.shared.peers.values().map(PeerMark::of).filter(|mark| mark.wanted || mark.held) {
+            Change::Peer(mark).write(&mut out);
         }
-        out.list(records.into_iter(), |out, record| out.bytes(record));
+        self.kept.records.iter().for_each(|(id, record)| Change::Written(*id, record).write(&mut out));
         out.finish()
     }
 
-    /// Goes on where the process before this one was. To be called once, after all peers have been set and before anything
-    /// else. It sends nothing, except to a peer with other credentials that its IKE SA is deleted.
+    /// What is another than in the snapshot, or the changes, that were asked for last. To be put behind them, instead of a new
+    /// snapshot: it costs as much as has changed, and not as much as there is. `None` before the first snapshot.
+    pub fn changes(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        self.kept.refresh(&self.sas);
+        let (sas, peers) = std::mem::take(&mut self.kept.unwritten);
+        if !self.kept.begun {
+            return None;
+        }
+        let mut out = Out::new();
+        for mark in peers.iter().filter_map(|id| self.shared.peers.get(id)).map(PeerMark::of) {
+            Change::Peer(mark).write(&mut out);
+        }
+        for id in sas {
+            match self.kept.records.get(&id) {
+                Some(record) => Change::Written(id, record).write(&mut out),
+                None => Change::Gone(id).write(&mut out),
+            }
+        }
+        Some(out.finish())
+    }
+
+    /// Goes on where the process before this one was: `bytes` is a snapshot and all changes behind it. To be called once, after
+    /// all peers have been set and before anything else. It sends nothing, except to a peer with other credentials that its IKE SA is deleted.
     ///
     /// # Errors
     /// The bytes are no snapshot. Then nothing has changed, and the peers have to be connected anew.
     pub fn restore(&mut self, now: Now, clock: BootClock, bytes: &[u8]) -> Result<Restored, RestoreError> {
-        let mut input = In::new(bytes);
-        if input.raw(MAGIC.len()).ok() != Some(MAGIC.as_slice()) {
-            return Err(RestoreError::OtherVersion);
-        }
-        let epoch = input.u64()?;
-        let clock = clock.since(epoch);
-        let wanted: BTreeSet<[u8; 32]> = input.list(|input| input.array())?.into_iter().collect();
-        let held: BTreeSet<[u8; 32]> = input.list(|input| input.array())?.into_iter().collect();
-        let records: Vec<&[u8]> = input.list(In::part)?;
-        input.finish()?;
+        let contents = Contents::read(bytes)?;
+        let clock = clock.since(contents.epoch);
         for peer in self.shared.peers.values_mut() {
-            peer.connection.wanted |= wanted.contains(&peer.trust.name);
-            peer.connection.held |= held.contains(&peer.trust.name);
+            let Some(mark) = contents.peers.get(&peer.trust.name) else { continue };
+            peer.connection.wanted |= mark.wanted;
+            peer.connection.held |= mark.held;
         }
         let mut restored = Restored::default();
-        for bytes in records {
+        for bytes in contents.records.into_values() {
             let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
             let Some(sa) = record::read(&mut ctx, clock, bytes) else {
                 restored.forgotten += 1;
@@ -299,7 +323,7 @@ mod tests {
         let began = Instant::now();
         let snapshot = endpoint.snapshot(clock);
         let took = began.elapsed();
-        assert_eq!(snapshot.len(), MAGIC.len() + 8 + 4 + 4 + 4 + 10_000 * (4 + 2048));
+        assert_eq!(snapshot.len(), MAGIC.len() + 8 + 10_000 * (1 + 8 + 4 + 2048));
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
 

@@ -133,7 +133,9 @@ impl Endpoint {
         if peer.remote.is_none() {
             return Err(CommandError::NoAddress);
         }
-        self.changed |= !peer.connection.wanted || peer.connection.held;
+        if !peer.connection.wanted || peer.connection.held {
+            self.kept.touch_peer(id);
+        }
         (peer.connection.wanted, peer.connection.held) = (true, false);
         if peer.current.is_none() && peer.attempt.is_none() {
             self.begin(now, id);
@@ -165,7 +167,7 @@ impl Endpoint {
     fn down(&mut self, now: Now, id: PeerId, cause: Cause) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         peer.connection.wanted = false;
-        self.changed = true;
+        self.kept.touch_peer(id);
         let about = peer.current.or(peer.attempt);
         let (sas, attempt) = (peer.sas.clone(), peer.attempt.take());
         let spis = about.and_then(|id| self.sas.get(&id)).map(|sa| sa.spis);

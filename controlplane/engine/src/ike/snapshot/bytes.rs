@@ -95,6 +95,10 @@ impl<'a> In<'a> {
         In(Reader::new(bytes))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.rest().is_empty()
+    }
+
     pub(super) fn finish(self) -> Result<(), DecodeError> {
         self.0.finish()
     }

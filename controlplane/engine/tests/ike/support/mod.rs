@@ -20,6 +20,9 @@ pub use config::*;
 pub use dataplane::{DataPlane, Esp};
 pub use rng::Rng;
 
+/// Bytes of a vault behind which no changes are put any more.
+const VAULT_MAX: usize = 16 << 10;
+
 /// What the network does to datagrams.
 #[derive(Clone, Copy, Debug)]
 pub struct Net {
@@ -223,7 +226,11 @@ impl World {
             }
             if node.endpoint.take_changed() && !node.vault_stuck {
                 let boot = u64::try_from((self.now - self.start).as_millis()).expect("a short run") + 1_000_000;
-                node.vault = node.endpoint.snapshot(BootClock::new(self.now, boot));
+                // As a control plane does: a snapshot now and then, in between only what has changed.
+                match node.endpoint.changes() {
+                    Some(changes) if node.vault.len() < VAULT_MAX => node.vault.extend_from_slice(&changes),
+                    _ => node.vault = node.endpoint.snapshot(BootClock::new(self.now, boot)),
+                }
             }
             let mut out = Vec::new();
             while let Some(transmit) = node.endpoint.poll_transmit() {

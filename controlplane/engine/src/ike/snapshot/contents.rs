@@ -1,0 +1,98 @@
+//! What a snapshot consists of, and what may be put behind it: changes, of which the last word on something holds.
+
+use std::collections::BTreeMap;
+
+use adit_proto::codec::DecodeError;
+use adit_proto::ike::IkeSpi;
+
+use super::bytes::{In, Out};
+use super::{MAGIC, RestoreError};
+use crate::ike::context::Peer;
+use crate::ike::sa::SaId;
+
+/// One thing that a successor needs to know.
+pub(super) enum Change<'a> {
+    Written(SaId, &'a [u8]),
+    Gone(SaId),
+    Peer(PeerMark),
+}
+
+/// Whose connection is to be there, and whose is not.
+pub(super) struct PeerMark {
+    /// Who it is, in the words of its trust.
+    pub name: [u8; 32],
+    pub wanted: bool,
+    pub held: bool,
+}
+
+impl PeerMark {
+    pub fn of(peer: &Peer) -> PeerMark {
+        PeerMark { name: peer.trust.name, wanted: peer.connection.wanted, held: peer.connection.held }
+    }
+
+    fn write(&self, out: &mut Out) {
+        out.raw(&self.name);
+        out.flag(self.wanted);
+        out.flag(self.held);
+    }
+
+    fn read(input: &mut In) -> Result<PeerMark, DecodeError> {
+        Ok(PeerMark { name: input.array()?, wanted: input.flag()?, held: input.flag()? })
+    }
+}
+
+impl<'a> Change<'a> {
+    pub fn write(&self, out: &mut Out) {
+        match self {
+            Change::Written(id, record) => {
+                out.u8(0);
+                out.u64(id.0.0);
+                out.bytes(record);
+            }
+            Change::Gone(id) => {
+                out.u8(1);
+                out.u64(id.0.0);
+            }
+            Change::Peer(mark) => {
+                out.u8(2);
+                mark.write(out);
+            }
+        }
+    }
+
+    fn read(input: &mut In<'a>) -> Result<Change<'a>, DecodeError> {
+        Ok(match input.u8()? {
+            0 => Change::Written(SaId(IkeSpi(input.u64()?)), input.part()?),
+            1 => Change::Gone(SaId(IkeSpi(input.u64()?))),
+            2 => Change::Peer(PeerMark::read(input)?),
+            _ => return Err(DecodeError::BadValue("kind of change")),
+        })
+    }
+}
+
+/// A snapshot and the changes behind it, as they were left.
+pub(super) struct Contents<'a> {
+    /// When the times in the records begin.
+    pub epoch: u64,
+    pub peers: BTreeMap<[u8; 32], PeerMark>,
+    pub records: BTreeMap<SaId, &'a [u8]>,
+}
+
+impl<'a> Contents<'a> {
+    pub fn read(bytes: &'a [u8]) -> Result<Contents<'a>, RestoreError> {
+        let mut input = In::new(bytes);
+        if input.raw(MAGIC.len()).ok() != Some(MAGIC.as_slice()) {
+            return Err(RestoreError::OtherVersion);
+        }
+        let epoch = input.u64()?;
+        let mut contents = Contents { epoch, peers: BTreeMap::new(), records: BTreeMap::new() };
+        while !input.is_empty() {
+            match Change::read(&mut input)? {
+                Change::Written(id, record) => drop(contents.records.insert(id, record)),
+                Change::Gone(id) => drop(contents.records.remove(&id)),
+                Change::Peer(mark) => drop(contents.peers.insert(mark.name, mark)),
+            }
+        }
+        Ok(contents)
+    }
+}
