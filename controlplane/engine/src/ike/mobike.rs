@@ -1,4 +1,4 @@
-//! Moving to other addresses (RFC 4555). The original initiator decides; the responder checks that the way back works.
+//! Moving to other addresses (RFC 4555). Whoever began the connection decides; the other end checks that the way back works.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -56,6 +56,11 @@ impl Sent {
 }
 
 impl IkeSa {
+    /// Whether we are the initiator in the sense of RFC 4555 §1.2: of the first IKE SA, whoever has rekeyed it since.
+    pub(super) fn decides_path(&self) -> bool {
+        self.session().is_some_and(|session| session.keeper)
+    }
+
     fn spi_pair(&self) -> (adit_proto::ike::IkeSpi, adit_proto::ike::IkeSpi) {
         (self.spis.initiator, self.spis.responder)
     }
@@ -75,7 +80,7 @@ impl IkeSa {
             return;
         }
         self.move_to(ctx, path);
-        let task = match (self.features.mobike, self.is_initiator()) {
+        let task = match (self.features.mobike, self.decides_path()) {
             (true, true) => Task::UpdateAddresses,
             (true, false) => Task::AnnounceAddresses,
             // The peer follows what is authentic (RFC 7296 §2.23).
@@ -90,7 +95,7 @@ impl IkeSa {
     /// What the process before this one asked about addresses, or was about to ask, is asked again: the data plane may still
     /// send where the peer was before it moved, or the peer where we were.
     pub(super) fn confirm_path(&mut self) {
-        let task = if self.is_initiator() { Task::UpdateAddresses } else { Task::CheckRoute };
+        let task = if self.decides_path() { Task::UpdateAddresses } else { Task::CheckRoute };
         let mobike = self.features.mobike;
         if let Some(session) = self.session_mut().filter(|_| mobike) {
             session.want(task);
@@ -175,14 +180,14 @@ impl IkeSa {
         if let Some(session) = self.session_mut().filter(|_| said) {
             session.mobike.peer_addresses = addresses;
         }
-        if said && self.is_initiator() && self.reply_path != self.path {
+        if said && self.decides_path() && self.reply_path != self.path {
             // The responder can be reached here now, and only we may move (§3.6).
             self.path = self.reply_path;
             if let Some(session) = self.session_mut() {
                 session.want(Task::UpdateAddresses);
             }
         }
-        if parts.has(NotifyType::UPDATE_SA_ADDRESSES) && !self.is_initiator() {
+        if parts.has(NotifyType::UPDATE_SA_ADDRESSES) && !self.decides_path() {
             self.path = self.reply_path;
             let nat = nat::detect(self.spi_pair(), &self.path, parts.notifies.iter());
             if nat.supported {
@@ -201,7 +206,7 @@ impl IkeSa {
 
     /// Whether a NAT is on our side that might change its mind, and it is our business to notice (§3.8).
     fn watches_nat(&self) -> bool {
-        self.features.mobike && self.is_initiator() && self.nat.here
+        self.features.mobike && self.decides_path() && self.nat.here
     }
 
     /// Learns at once how the peer sees us, to compare with what it says later: the mapping of port 500 was another one.

@@ -106,13 +106,20 @@ fn a_nat_that_maps_anew_is_followed() {
 
 #[test]
 fn a_gateway_that_moves_says_so_and_its_peer_looks_whether_that_is_true() {
-    let mut world = begin(5, None, |_, config| config.mobike = true);
-    let spis = world.ike(A).spis;
-    let new = address("192.0.2.33:4500");
-    world.nodes[A].address = new;
-    world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, Some(new), None)).expect("a peer");
-    world.run_for(Duration::from_secs(3));
-    assert_eq!(told(&world, B).0, path("192.0.2.2:4500", "192.0.2.33:4500"));
-    assert_eq!((world.ike(A).spis, world.ike(B).spis), (spis, spis));
-    world.check_traffic();
+    // Whoever has rekeyed the IKE SA, it is for the one that began the connection to say it (RFC 4555 §1.2).
+    for rekeyed_by in [None, Some(A), Some(B)] {
+        let mut world = begin(5, None, |_, config| config.mobike = true);
+        if let Some(node) = rekeyed_by {
+            world.act(node, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
+            world.run_for(Duration::from_secs(20));
+        }
+        let spis = world.ike(A).spis;
+        let new = address("192.0.2.33:4500");
+        world.nodes[A].address = new;
+        world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, Some(new), None)).expect("a peer");
+        world.run_for(Duration::from_secs(3));
+        assert_eq!(told(&world, B).0, path("192.0.2.2:4500", "192.0.2.33:4500"), "{rekeyed_by:?}");
+        assert_eq!((world.ike(A).spis, world.ike(B).spis), (spis, spis));
+        world.check_traffic();
+    }
 }

@@ -294,7 +294,7 @@ impl Endpoint {
     pub fn handle_esp_path(&mut self, now: Now, inbound: Spi, path: Path) {
         let Some(owner) = self.shared.spis.owner(inbound) else { return };
         self.run(now, owner, |sa, ctx| {
-            let stays = sa.nat.here || (sa.features.mobike && sa.is_initiator());
+            let stays = sa.nat.here || (sa.features.mobike && sa.decides_path());
             if !stays && path != sa.path && sa.session().is_some() {
                 sa.move_to(ctx, path);
             }
