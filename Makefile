@@ -6,12 +6,13 @@
 #   make check   formatting, lints with warnings denied, licences and advisories
 #   make build   the release binaries in target/release
 #   make bench   the AEADs, the tunnel against plain veth and the peers that deploy/bench-peers.sh brings, then the parts (criterion)
+#   make fuzz    every fuzz target for FUZZ_SECONDS each (default 60): the decoders, the engine, the configuration, packets
 #   make loom    only the rings of the channel under loom
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: build demo test interop check bench loom deny
+.PHONY: build demo test interop check bench fuzz loom deny
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -64,6 +65,11 @@ interop:
 loom:
 	@deploy/install-deps.sh build
 	$(LOOM)
+
+# With cargo-fuzz and a nightly toolchain, which it installs where it can; without them, random changes of the corpora on stable.
+fuzz:
+	@deploy/install-deps.sh fuzz
+	deploy/fuzz.sh run
 
 check: deny
 	$(CARGO) fmt --all --check

@@ -84,3 +84,9 @@ pub use options::{CHILDREN_MAX, Options, PATH_MTU_MIN, RECEIVE_QUEUE_MAX, SESSIO
 pub use peer::{Peer, PeerBuilder};
 pub use server::{Refused, Server};
 pub use session::Session;
+
+/// For the fuzzer, which calls it directly.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::packet::Flow;
+}

@@ -13,6 +13,7 @@ use adit_engine::ike::selectors::SelectorPair;
 use adit_proto::control::{PeerId, Spi};
 use tokio::net::UdpSocket;
 use tokio::sync::{Notify, watch};
+use tokio::task::coop::consume_budget;
 
 use super::error::Error;
 use super::esp::{Outbound, Pace, payload_len_max};
@@ -125,7 +126,7 @@ impl Link {
             peer,
             socket,
             sending: Mutex::default(),
-            queue: Queue::new(terms.receive_queue),
+            queue: Queue::new(terms.receive_queue, terms.path_mtu.into()),
             state: watch::Sender::new(State::Connecting),
             counts: Counts::default(),
             terms,
@@ -138,6 +139,8 @@ impl Link {
 
     /// Seals and sends a packet.
     pub async fn send(&self, packet: &[u8]) -> Result<(), Error> {
+        // A program that sends without pause must not keep the task behind it from running.
+        consume_budget().await;
         let flow = Flow::of(packet).map_err(Error::NotIp)?;
         if flow.len != packet.len() {
             return Err(Error::NotIp("it is longer than its header says"));
@@ -311,7 +314,7 @@ impl Sending {
         let sa = self.outbound.iter_mut().rev().find(covers).ok_or(Error::Selectors {
             source_address: flow.source,
             destination: flow.destination,
-            protocol: flow.protocol,
+            protocol: flow.protocol.unwrap_or(0),
         })?;
         let max = payload_len_max(terms.path_mtu, is_ipv6(remote));
         if packet.len() > max {

@@ -21,16 +21,18 @@ const UDP_LITE: u8 = 136;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
+const MOBILITY: u8 = 135;
 
 /// What selectors look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     pub source: IpAddr,
     pub destination: IpAddr,
-    pub protocol: u8,
-    /// Source and destination, for ICMP type and code twice; `None` where the packet has none, as a later fragment.
+    /// `None` when it is out of reach: only selectors of any protocol are for it.
+    pub protocol: Option<u8>,
+    /// Source and destination, for ICMP type and code twice; `None` where there are none, or where another fragment of the same
+    /// packet could not show them.
     pub ports: Option<(u16, u16)>,
     /// Length of the packet by its own header, in bytes: what follows is padding (RFC 4303 §2.7).
     pub len: usize,
@@ -63,7 +65,7 @@ impl Flow {
     }
 }
 
-fn matches(selector: &IpSelector, protocol: u8, address: IpAddr, port: Option<u16>) -> bool {
+fn matches(selector: &IpSelector, protocol: Option<u8>, address: IpAddr, port: Option<u16>) -> bool {
     let here = match (selector.addresses, address) {
         (AddressRange::V4 { first, last }, IpAddr::V4(address)) => (first..=last).contains(&address),
         (AddressRange::V6 { first, last }, IpAddr::V6(address)) => (first..=last).contains(&address),
@@ -74,7 +76,7 @@ fn matches(selector: &IpSelector, protocol: u8, address: IpAddr, port: Option<u1
         (_, None) => false,
         (PortRange { first, last }, Some(port)) => (first..=last).contains(&port),
     };
-    here && ports && (selector.protocol == 0 || selector.protocol == protocol)
+    here && ports && (selector.protocol == 0 || Some(selector.protocol) == protocol)
 }
 
 fn ipv4(packet: &[u8]) -> Result<Flow, &'static str> {
@@ -85,11 +87,11 @@ fn ipv4(packet: &[u8]) -> Result<Flow, &'static str> {
     if header_len < IPV4_HEADER_LEN || len < header_len || len > packet.len() {
         return Err(SHORT);
     }
-    let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
+    let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
     let protocol = header[9];
     let address = |at: usize| IpAddr::V4(Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]));
-    let ports = if offset == 0 { ports(protocol, &packet[header_len..len]) } else { None };
-    Ok(Flow { source: address(12), destination: address(16), protocol, ports, len })
+    let ports = if is_fragment { None } else { ports(protocol, &packet[header_len..len]) };
+    Ok(Flow { source: address(12), destination: address(16), protocol: Some(protocol), ports, len })
 }
 
 fn ipv6(packet: &[u8]) -> Result<Flow, &'static str> {
@@ -108,33 +110,34 @@ fn ipv6(packet: &[u8]) -> Result<Flow, &'static str> {
     Ok(Flow { source: address(8), destination: address(24), protocol, ports, len })
 }
 
-/// Goes through the extension headers (RFC 8200 §4): what is behind them, and its ports where they can be seen.
-fn upper_layer(mut protocol: u8, mut rest: &[u8]) -> (u8, Option<(u16, u16)>) {
+/// Goes through the extension headers (RFC 8200 §4): what is behind them, and its ports where they can be seen. AH and ESP are
+/// protocols here (RFC 4301 §4.4.1.1), and a fragment shows its protocol only where each of its siblings does.
+fn upper_layer(mut next: u8, mut rest: &[u8]) -> (Option<u8>, Option<(u16, u16)>) {
     for _ in 0..EXTENSIONS_MAX {
-        let (next, len) = match (protocol, rest) {
-            (HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS, [next, len, ..]) => (*next, 8 + usize::from(*len) * 8),
-            (AUTHENTICATION, [next, len, ..]) => (*next, 8 + usize::from(*len) * 4),
-            (FRAGMENT, [next, _, high, low, ..]) => {
-                if u16::from_be_bytes([*high, *low]) & 0xfff8 != 0 {
-                    return (*next, None);
-                }
-                (*next, 8)
-            }
-            (HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT, _) => return (protocol, None),
-            _ => return (protocol, ports(protocol, rest)),
-        };
-        let Some(behind) = rest.get(len..) else { return (next, None) };
-        (protocol, rest) = (next, behind);
+        if !is_looked_through(next) {
+            return (Some(next), ports(next, rest));
+        }
+        let Some(&[following, len, high, low, ..]) = rest.first_chunk::<8>() else { return (None, None) };
+        let is_fragment = next == FRAGMENT && u16::from_be_bytes([high, low]) & 0xfff9 != 0;
+        if is_fragment {
+            return ((!is_looked_through(following)).then_some(following), None);
+        }
+        let len = if next == FRAGMENT { 8 } else { (usize::from(len) + 1) * 8 };
+        (next, rest) = (following, rest.get(len..).unwrap_or_default());
     }
-    (protocol, None)
+    (None, None)
+}
+
+const fn is_looked_through(next_header: u8) -> bool {
+    matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
 }
 
 fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
-    let &[a, b, c, d] = payload.first_chunk()?;
-    match protocol {
-        TCP | UDP | SCTP | DCCP | UDP_LITE => Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))),
+    match (protocol, payload) {
+        (TCP | UDP | SCTP | DCCP | UDP_LITE, &[a, b, c, d, ..]) => Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))),
         // Type and code stand for the port on both sides (RFC 7296 §3.13.1).
-        ICMP | ICMPV6 => Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([a, b]))),
+        (ICMP | ICMPV6, &[kind, code, ..]) => Some((u16::from_be_bytes([kind, code]), u16::from_be_bytes([kind, code]))),
+        (MOBILITY, &[_, _, kind, ..]) => Some((u16::from_be_bytes([kind, 0]), u16::from_be_bytes([kind, 0]))),
         _ => None,
     }
 }
@@ -170,30 +173,38 @@ mod tests {
         packet.extend([0; 9]);
         let flow = Flow::of(&packet).unwrap();
         assert_eq!((flow.source.to_string(), flow.destination.to_string()), ("10.0.0.1".into(), "10.0.1.2".into()));
-        assert_eq!((flow.protocol, flow.ports, flow.len, flow.next_header()), (UDP, Some((1000, 53)), 28, 4));
+        assert_eq!((flow.protocol, flow.ports, flow.len, flow.next_header()), (Some(UDP), Some((1000, 53)), 28, 4));
     }
 
     #[test]
-    fn a_later_fragment_has_no_ports() {
-        let mut packet = udp4([10, 0, 0, 1], [10, 0, 1, 2], (1000, 53));
-        packet[7] = 1;
-        assert_eq!(Flow::of(&packet).unwrap().ports, None);
-        let fragment = |offset: u8| ipv6_of(FRAGMENT, &[UDP, 0, 0, offset, 0, 0, 0, 1, 0, 9, 0, 10]);
-        assert_eq!(Flow::of(&fragment(0)).unwrap().ports, Some((9, 10)));
-        let later = Flow::of(&fragment(8)).unwrap();
-        assert_eq!((later.protocol, later.ports), (UDP, None));
+    fn fragments_have_no_ports_the_first_one_neither() {
+        for fragment in [[0, 1], [0x20, 0], [0x20, 1]] {
+            let mut packet = udp4([10, 0, 0, 1], [10, 0, 1, 2], (1000, 53));
+            packet[6..8].copy_from_slice(&fragment);
+            assert_eq!(Flow::of(&packet).unwrap().ports, None);
+        }
+        let fragment = |next: u8, offset: u8| {
+            let flow = Flow::of(&ipv6_of(FRAGMENT, &[next, 0, 0, offset, 0, 0, 0, 1, 0, 9, 0, 10])).unwrap();
+            (flow.protocol, flow.ports)
+        };
+        assert_eq!(fragment(UDP, 0), (Some(UDP), Some((9, 10))), "an atomic one (RFC 6946)");
+        assert_eq!((fragment(UDP, 1), fragment(UDP, 8)), ((Some(UDP), None), (Some(UDP), None)));
+        assert_eq!(fragment(DESTINATION_OPTIONS, 1), (None, None), "a later one could not tell");
     }
 
     #[test]
     fn extension_headers_are_looked_through() {
         let options = [TCP, 0, 0, 0, 0, 0, 0, 0, 0, 80, 1, 187];
         let flow = Flow::of(&ipv6_of(HOP_BY_HOP, &options)).unwrap();
-        assert_eq!((flow.protocol, flow.ports, flow.next_header()), (TCP, Some((80, 443)), 41));
+        assert_eq!((flow.protocol, flow.ports, flow.next_header()), (Some(TCP), Some((80, 443)), 41));
+        let protected = Flow::of(&ipv6_of(51, &[TCP, 4, 0, 0])).unwrap();
+        assert_eq!((protected.protocol, protected.ports), (Some(51), None), "AH is a protocol");
         // One that says it is longer than the packet.
         assert_eq!(Flow::of(&ipv6_of(ROUTING, &[TCP, 200, 0, 0])).unwrap().ports, None);
         // A chain without end is given up.
         let chain: Vec<u8> = [DESTINATION_OPTIONS, 0, 0, 0, 0, 0, 0, 0].repeat(40);
-        assert_eq!(Flow::of(&ipv6_of(DESTINATION_OPTIONS, &chain)).unwrap().ports, None);
+        let flow = Flow::of(&ipv6_of(DESTINATION_OPTIONS, &chain)).unwrap();
+        assert_eq!((flow.protocol, flow.ports), (None, None));
     }
 
     #[test]

@@ -1,3 +1,4 @@
 //! The targets, as a library for the executables of cargo-fuzz.
 
+pub mod mutate;
 pub mod targets;

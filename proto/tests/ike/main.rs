@@ -4,6 +4,8 @@ mod corpora;
 mod differential;
 mod encrypted;
 mod limits;
+#[path = "../../fuzz/src/mutate.rs"]
+mod mutate;
 mod names;
 mod properties;
 mod strategies;

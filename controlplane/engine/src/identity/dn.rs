@@ -72,7 +72,7 @@ pub enum DnFault {
         "{0:?} is no attribute type; one of C, ST, L, O, OU, CN, DC, UID, E, serialNumber or dotted numbers must stand there"
     )]
     UnknownType(String),
-    #[error("the value {0:?} cannot be encoded: a country has two ASCII letters, DC and E are ASCII")]
+    #[error("the value {0:?} cannot be encoded: a country has two ASCII letters, DC and E are ASCII, and every character shows")]
     Value(String),
     #[error("it ends within an escape")]
     Escape,
@@ -253,8 +253,10 @@ fn read_attribute(text: &str) -> Result<AttributeTypeAndValue, DnFault> {
         DOMAIN_COMPONENT | EMAIL_ADDRESS => (Tag::Ia5String, value.is_ascii()),
         _ => (Tag::Utf8String, true),
     };
+    // What does not show could not be written again as it is shown.
+    let shows = value.chars().all(|character| character == ' ' || super::shows(character));
     match Any::new(tag, value.as_bytes()) {
-        Ok(any) if fits => Ok(AttributeTypeAndValue { oid, value: any }),
+        Ok(any) if fits && shows => Ok(AttributeTypeAndValue { oid, value: any }),
         _ => Err(DnFault::Value(value)),
     }
 }

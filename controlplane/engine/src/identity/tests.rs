@@ -54,7 +54,7 @@ fn what_is_no_identity_is_refused_with_its_reason() {
         (
             "C=Switzerland",
             "the distinguished name \"C=Switzerland\": the value \"Switzerland\" cannot be encoded: a country has two ASCII \
-             letters, DC and E are ASCII",
+             letters, DC and E are ASCII, and every character shows",
         ),
     ];
     for (text, reason) in cases {
@@ -171,8 +171,12 @@ fn what_cannot_be_seen_is_shown_in_names_and_refused_in_addresses() {
     let hidden =
         ['\u{202e}', '\u{2066}', '\u{200b}', '\u{200f}', '\u{feff}', '\u{ad}', '\u{e0041}', '\u{2028}', '\u{85}', '\u{a0}'];
     for character in hidden {
-        let name = id(&format!("CN=a{character}b"));
+        let text = format!("a{character}b");
+        let wrap = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
+        let attribute = [&[6, 3, 0x55, 4, 3], wrap(0x0c, text.as_bytes()).as_slice()].concat();
+        let name = DistinguishedName::from_der(&wrap(0x30, &wrap(0x31, &wrap(0x30, &attribute)))).unwrap();
         assert_eq!(name.to_string(), format!("CN=a{}b", character.escape_unicode()));
+        assert!(format!("CN={text}").parse::<Identity>().is_err(), "nobody writes that on purpose");
         let address = Identification { id_type: IdType::RFC822_ADDR, data: format!("a{character}b@example.org").into_bytes() };
         assert_eq!(Identity::from_payload(&address), Err(IdentityError::Text(IdType::RFC822_ADDR)), "{character:?}");
     }
