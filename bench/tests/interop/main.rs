@@ -7,6 +7,7 @@ mod full;
 mod guest;
 mod ike;
 mod leaks;
+mod library;
 mod pair;
 
 use std::time::Duration;

@@ -169,6 +169,7 @@ impl Driver {
         peer: Peer,
         reply: oneshot::Sender<Result<(), Error>>,
     ) -> Result<Arc<Link>, Error> {
+        check_family(self.local, remote)?;
         let local = local_address(self.local, remote).map_err(|error| Error::io(format!("find a way to {remote}"), error))?;
         let id = PeerId(0);
         let pace = peer.pace();
@@ -402,6 +403,17 @@ fn refused_settings(error: CommandError) -> Error {
 /// The same address, as IPv4 where it stands for one.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// # Errors
+/// Nothing can go from the one address to the other.
+fn check_family(bound: SocketAddr, remote: SocketAddr) -> Result<(), Error> {
+    let any = bound.ip().is_unspecified();
+    if bound.is_ipv4() == remote.ip().to_canonical().is_ipv4() || (any && bound.is_ipv6()) {
+        return Ok(());
+    }
+    let fault = format!("{bound} cannot reach {remote}, an address of another IP version: bind one of the same, or none");
+    Err(Error::settings("bind", fault))
 }
 
 /// The address of ours from which a datagram to `remote` goes. The kernel knows: it depends on the route.

@@ -38,8 +38,8 @@ pub struct Options {
     pub retransmission: Retransmission,
     /// Largest outer IP packet that the path takes, in bytes. Default: 1500.
     pub path_mtu: u16,
-    /// Received packets that a session keeps until they are asked for; more are dropped and counted. Each takes its own length of
-    /// memory. Default: 1024.
+    /// Received packets that a session keeps until they are asked for; more are dropped and counted. They take as many times
+    /// [`Options::path_mtu`] bytes at most. Default: 1024.
     pub receive_queue: usize,
     /// Replay window in packets, a power of two from 64 to 16384. Default: 1024.
     pub replay_window: u16,

@@ -9,6 +9,17 @@ mod ipsec_client;
 #[path = "../../examples/ipsec_server.rs"]
 mod ipsec_server;
 
+#[expect(dead_code, reason = "its main() is for cargo")]
+#[path = "../../examples/ipsec_throughput.rs"]
+mod ipsec_throughput;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_throughput_is_measured() {
+    let figures = soon("figures", ipsec_throughput::run(1420, std::time::Duration::from_millis(500))).await.unwrap();
+    println!("{figures:?}");
+    assert!(figures.received > 500 && figures.received <= figures.sent, "{figures:?}");
+}
+
 #[tokio::test]
 async fn the_client_pings_through_the_server() {
     let server = ipsec_server::bind(any(), "a key for the examples").await.unwrap();

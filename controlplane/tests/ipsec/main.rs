@@ -3,5 +3,7 @@
 mod crowd;
 mod examples;
 mod faults;
+mod hardship;
+mod relay;
 mod support;
 mod tunnel;
