@@ -56,8 +56,12 @@ fn every_target_has_an_executable_for_the_fuzzer() {
 fn fresh_snapshots() -> Vec<Vec<u8>> {
     let snapshot = |kind: u8, change: fn(&mut Pair)| {
         let mut pair = Pair::connected(Kind(kind));
+        let clock = pair.clock();
+        // As in the vault: a whole one, and behind it what changed since.
+        let whole = pair.ends[A].snapshot(clock);
         change(&mut pair);
-        [&[kind], pair.ends[A].snapshot(pair.clock()).as_slice()].concat()
+        let changes = pair.ends[A].changes().unwrap_or_default();
+        [&[kind], whole.as_slice(), changes.as_slice()].concat()
     };
     let rekey: fn(&mut Pair) = |pair| {
         pair.act(A, |endpoint, now| drop(endpoint.rekey_children(now, targets::pair::PEER)));

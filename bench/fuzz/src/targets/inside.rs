@@ -208,7 +208,8 @@ fn after_init(kind: Kind) -> (Pair, Option<Insider>) {
 
 /// A successor can go on with what there is, and both come to rest.
 fn survive(pair: &mut Pair, kind: Kind, victim: usize) {
-    let snapshot = pair.ends[victim].snapshot(pair.clock());
+    let clock = pair.clock();
+    let snapshot = pair.ends[victim].snapshot(clock);
     let mut successor = fresh(kind.endpoint(victim), 99);
     let now = pair.now();
     successor.set_peer(now, PEER, kind.peer(victim)).expect("a good configuration");
