@@ -5,9 +5,11 @@
 //! The only file that speaks rtnetlink; that crate changes its interface every few weeks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
@@ -16,9 +18,12 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage,
 use rtnetlink::{Error, Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
 use rustix::io::Errno;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::config::Route;
+
+/// How long to wait before the kernel is asked for its news again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// A request that the kernel refused: what was asked, why not, and what usually helps.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +55,29 @@ impl Drop for Netlink {
     }
 }
 
-/// Hears of every change of an address or a route, in the network namespace that the calling thread was in when it was opened.
+/// Hears of every change of an address or a route.
 pub struct AddressWatch {
     changed: Arc<Notify>,
-    tasks: [JoinHandle<()>; 2],
-    /// The connection ends without it.
+    listener: JoinHandle<()>,
+}
+
+/// A socket that hears of them, and what keeps it going.
+struct Source {
+    messages: Pin<Box<dyn Stream<Item = ()> + Send>>,
+    /// Ends with it.
+    _connection: JoinSet<()>,
     _handle: Handle,
+}
+
+impl Source {
+    fn open() -> std::io::Result<Source> {
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route};
+        let groups = [Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        Ok(Source { messages: messages.map(|_| ()).boxed(), _connection: tasks, _handle: handle })
+    }
 }
 
 impl AddressWatch {
@@ -64,18 +86,9 @@ impl AddressWatch {
     /// # Errors
     /// The kernel has no sockets left.
     pub fn open() -> std::io::Result<AddressWatch> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route};
-        let groups = [Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
-        let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)?;
         let changed = Arc::new(Notify::new());
-        let news = changed.clone();
-        // What has changed does not matter, nor how often: nothing is kept but that something has.
-        let listener = tokio::spawn(async move {
-            while messages.next().await.is_some() {
-                news.notify_one();
-            }
-        });
-        Ok(AddressWatch { changed, tasks: [tokio::spawn(connection), listener], _handle: handle })
+        let listener = tokio::spawn(listen(Source::open()?, changed.clone()));
+        Ok(AddressWatch { changed, listener })
     }
 
     /// Waits until something has changed since this was last asked.
@@ -84,9 +97,27 @@ impl AddressWatch {
     }
 }
 
+/// What has changed does not matter, nor how often: nothing is kept but that something has.
+async fn listen(mut source: Source, news: Arc<Notify>) {
+    loop {
+        while source.messages.next().await.is_some() {
+            news.notify_one();
+        }
+        tracing::warn!("the kernel's news of addresses and routes have ended; they are asked for anew");
+        source = loop {
+            tokio::time::sleep(LISTEN_AGAIN).await;
+            if let Ok(source) = Source::open() {
+                break source;
+            }
+        };
+        // Something may have changed meanwhile.
+        news.notify_one();
+    }
+}
+
 impl Drop for AddressWatch {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.listener.abort();
     }
 }
 

@@ -180,7 +180,8 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         strangers,
         told: Told::default(),
         addresses,
-        look_at_addresses_at: None,
+        // They may have changed while no control plane was there.
+        look_at_addresses_at: Some(Instant::now()),
         looked_at_addresses: None,
         key_log,
         requests,

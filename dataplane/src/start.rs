@@ -37,7 +37,8 @@ const DOOR_PAUSE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(1);
 /// Bytes of the vault per SA that there can be: its key's name and its totals. There are twice as many slots as SAs.
 const VAULT_BYTES_PER_SLOT: u32 = 64;
-const VAULT_BYTES_PER_PEER: u32 = 2048;
+/// And per peer: its IKE SA, with the answer that was sent last, which may hold a chain of certificates.
+const VAULT_BYTES_PER_PEER: u32 = 4096;
 /// Most bytes of the vault that the channel can lay out.
 const VAULT_BYTES_MAX: u32 = 64 << 20;
 /// Slice that workers ask the scheduler for.

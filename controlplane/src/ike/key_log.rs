@@ -47,7 +47,11 @@ impl KeyLogFiles {
     pub fn add(&mut self, log: &KeyLog) {
         let text = log.line();
         // One write, so that a reader at the same time sees whole lines; with room for all, so that no copy of a key stays behind.
-        let mut line = Zeroizing::new(Vec::with_capacity(text.len() + 1));
+        let mut line = Zeroizing::new(Vec::with_capacity(text.len() + 2));
+        // What could not be written may have left half a line.
+        if self.failing {
+            line.push(b'\n');
+        }
         line.extend_from_slice(text.as_bytes());
         line.push(b'\n');
         let file = self.files.iter_mut().find(|(kind, _)| *kind == log.file());

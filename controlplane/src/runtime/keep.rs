@@ -21,9 +21,9 @@ use crate::vault;
 pub(super) struct Vault {
     /// As JSON; the IKE SAs are written behind it.
     memory: Vec<u8>,
-    /// It holds all of the IKE SAs, too.
-    is_whole: bool,
-    /// Changes stand behind the snapshot.
+    /// It holds all of the IKE SAs, too; `None` when it was not written yet.
+    is_whole: Option<bool>,
+    /// Changes stand behind the snapshot, or wait for room.
     has_changes: bool,
 }
 
@@ -41,26 +41,35 @@ impl Gateway {
         if !self.leave() {
             memory.archive = None;
             self.vault.memory = memory.to_vault();
-            self.rewrite_vault();
+            self.leave();
         }
+        self.tell_room();
     }
 
     /// Leaves what has changed of the IKE SAs for the next control plane.
     pub(super) fn save_ike(&mut self) {
-        if !self.append() {
-            self.rewrite_vault();
+        if self.append() {
+            return;
+        }
+        if self.vault.is_whole == Some(false) {
+            // Nothing of IKE is in it that could be out of date, and trying costs as much as all IKE SAs.
+            self.vault.has_changes = true;
+        } else {
+            self.leave();
+            self.tell_room();
         }
     }
 
     /// Makes one snapshot of the changes that were put behind the one before: some were about keys that are gone.
     pub(super) fn tidy_vault(&mut self) {
         if self.vault.has_changes {
-            self.rewrite_vault();
+            self.leave();
+            self.tell_room();
         }
     }
 
-    fn rewrite_vault(&mut self) {
-        let fits = self.leave();
+    fn tell_room(&self) {
+        let fits = self.vault.is_whole != Some(false);
         if self.view.vault_full.swap(!fits, Ordering::Relaxed) == fits {
             if fits {
                 tracing::info!("the memory for the next control plane has room again");
@@ -75,7 +84,8 @@ impl Gateway {
 
     /// Puts what has changed behind what the vault holds, where that is whole. False when it must be written anew.
     fn append(&mut self) -> bool {
-        let Some(changes) = self.ike.as_mut().and_then(|ike| ike.changes()).filter(|_| self.vault.is_whole) else { return false };
+        let changes = self.ike.as_mut().and_then(|ike| ike.changes());
+        let Some(changes) = changes.filter(|_| self.vault.is_whole == Some(true)) else { return false };
         let fits = self.view.with_master(|master| master.vault_append(&changes)).unwrap_or(false);
         self.vault.has_changes |= fits;
         fits
@@ -85,17 +95,18 @@ impl Gateway {
     /// less, but never what was in it before: from an old snapshot keys would be used anew, from none the peers connect anew.
     fn leave(&mut self) -> bool {
         let ike = self.ike.as_mut().map(|ike| ike.snapshot()).unwrap_or_default();
-        let (all, less) = (vault::join(&self.vault.memory, &ike), vault::join(&self.vault.memory, &[]));
+        let memory = &self.vault.memory;
+        let all = vault::join(memory, &ike);
         let write = |master: &mut Master| {
             let fits = master.vault_write(&all).is_ok();
-            if !fits && master.vault_write(&less).is_err() {
+            if !fits && master.vault_write(&vault::join(memory, &[])).is_err() {
                 // Nothing fits always.
                 let _ = master.vault_write(&[]);
             }
             fits
         };
         let written = self.view.with_master(write);
-        self.vault.is_whole = written == Some(true);
+        self.vault.is_whole = written;
         self.vault.has_changes = false;
         written.unwrap_or(true)
     }

@@ -10,6 +10,8 @@ use adit_proto::control::PeerId;
 
 /// A connection that was up for so long is well: what goes wrong after that is news again.
 const WELL_AFTER: Duration = Duration::from_secs(60);
+/// A complaint about a connection that stays up is told again when there was none for so long.
+const COMPLAINT_AGAIN: Duration = Duration::from_secs(3600);
 /// Lines that are kept of one peer; above, all is quiet.
 const LINES_MAX: usize = 32;
 /// How often strangers get a line of the log.
@@ -50,11 +52,13 @@ impl Told {
     pub fn is_news(&mut self, now: Instant, peer: PeerId, line: &str, up: Option<bool>, failure: bool) -> bool {
         let story = self.0.entry(peer).or_default();
         if story.up_since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER) {
-            *story = Story { up_since: story.up_since, ..Story::default() };
+            *story = Story { up_since: Some(now), ..Story::default() };
         }
         match up {
             Some(true) => drop(story.up_since.get_or_insert(now)),
             Some(false) => story.up_since = None,
+            // A connection that is up and refuses something is asked for it again and again.
+            None if failure => story.up_since = story.up_since.map(|_| now + COMPLAINT_AGAIN),
             None => {}
         }
         story.failing |= failure;
@@ -149,6 +153,17 @@ mod tests {
         assert!(told.is_news(at(170), PEER, "reconnecting: refused", Some(false), true), "it was well");
         told.forget(PEER);
         assert!(told.is_news(at(171), PEER, "reconnecting: refused", Some(false), true), "a person has ordered something");
+    }
+
+    #[test]
+    fn a_peer_that_is_up_and_asks_for_nonsense_gets_one_line() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        assert!(told.is_news(at(0), PEER, "established", Some(true), false));
+        let news = (61..3000).filter(|s| told.is_news(at(*s), PEER, "TS_UNACCEPTABLE", None, true)).count();
+        assert_eq!(news, 1);
+        assert!(told.is_news(at(10_000), PEER, "TS_UNACCEPTABLE", None, true), "it was quiet for long");
+        assert!(!told.is_news(at(10_001), PEER, "TS_UNACCEPTABLE", None, true));
     }
 
     #[test]

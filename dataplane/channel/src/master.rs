@@ -274,7 +274,7 @@ impl Master {
         let links = layout.workers.into_iter().zip(wakes);
         let workers = links.map(|(block, wake)| WorkerLink::attach(block, part, wake)).collect::<Result<_, _>>()?;
         let mut vault = Vault::new(part(layout.vault), layout.sizes.vault_bytes as usize);
-        vault.wipe_spare();
+        vault.wipe_rest();
         up.signal();
         let mut master = Master {
             socket,

@@ -95,10 +95,19 @@ impl<M: Deref<Target = [AtomicU64]>> Vault<M> {
         Ok(())
     }
 
-    /// Overwrites the half that does not hold: a master killed between the last two steps of a write left it.
-    pub fn wipe_spare(&mut self) {
-        let spare = 1 - self.holding().0;
-        self.half(spare).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    /// Overwrites all but the content: a master killed in the middle of a write, or before what it appended became a part of the
+    /// content, left it.
+    pub fn wipe_rest(&mut self) {
+        let (which, len) = self.holding();
+        let wipe = |words: &[AtomicU64]| words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        wipe(self.half(1 - which));
+        let half = self.half(which);
+        let shared = len % size_of::<u64>();
+        if shared > 0 {
+            let word = &half[len / size_of::<u64>()];
+            word.store(word.load(Ordering::Relaxed) & ((1 << (8 * shared)) - 1), Ordering::Relaxed);
+        }
+        wipe(&half[len.div_ceil(size_of::<u64>())..]);
     }
 }
 
@@ -117,6 +126,20 @@ mod tests {
     fn the_old_content_is_overwritten() {
         let mut vault = vault(64);
         vault.write(b"an old secret").unwrap();
+        vault.write(b"").unwrap();
+        assert!(vault.words[HEAD_WORDS..].iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn what_was_not_appended_to_the_end_is_overwritten() {
+        let mut vault = vault(64);
+        vault.write(b"whole").unwrap();
+        let before = vault.words[0].load(Ordering::Relaxed);
+        vault.append(b" and a secret behind it").unwrap();
+        // The master was killed before its last step.
+        vault.words[0].store(before, Ordering::Relaxed);
+        vault.wipe_rest();
+        assert_eq!(vault.read(), b"whole");
         vault.write(b"").unwrap();
         assert!(vault.words[HEAD_WORDS..].iter().all(|word| word.load(Ordering::Relaxed) == 0));
     }

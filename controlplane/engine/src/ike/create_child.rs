@@ -276,7 +276,10 @@ impl IkeSa {
     /// A Child SA came to nothing, and not for a reason that passes in a moment: recorded, counted and told.
     pub(super) fn child_failed(&self, ctx: &mut Ctx, cause: Cause) {
         let Some(peer) = self.peer else { return };
-        ctx.record(Some(peer), |record| record.problem(&cause));
+        // With an SA for the traffic, one more that is refused is no reason why nothing comes through.
+        if self.session().is_none_or(|session| session.children.is_empty()) {
+            ctx.record(Some(peer), |record| record.problem(&cause));
+        }
         ctx.count(Some(peer), |counters| counters.failed(&cause));
         ctx.event(Event::ChildFailed { peer, spis: self.spis, cause });
     }

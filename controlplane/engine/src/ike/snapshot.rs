@@ -99,7 +99,8 @@ impl BootClock {
     }
 }
 
-/// The records of the IKE SAs as they were written last, so that a change of one does not cost all of them.
+/// The records of the IKE SAs as they were written last, so that a change of one does not cost all of them. Nothing is kept before
+/// the first snapshot: there are shells that never ask for one.
 #[derive(Default)]
 pub(super) struct Kept {
     records: BTreeMap<SaId, Zeroizing<Vec<u8>>>,
@@ -122,7 +123,11 @@ impl Kept {
     /// An IKE SA did something, or is gone.
     pub(super) fn touch(&mut self, now: Now, id: SaId) {
         self.epoch.get_or_insert(now.instant);
-        self.touched.insert(id);
+        if self.begun {
+            self.touched.insert(id);
+        } else {
+            self.news = true;
+        }
     }
 
     fn write(&self, sa: &IkeSa) -> Option<Zeroizing<Vec<u8>>> {
@@ -136,7 +141,9 @@ impl Kept {
 
     /// Whether a peer is wanted or held is another than before.
     pub(super) fn touch_peer(&mut self, id: PeerId) {
-        self.unwritten.1.insert(id);
+        if self.begun {
+            self.unwritten.1.insert(id);
+        }
         self.news = true;
     }
 
@@ -161,13 +168,16 @@ impl Endpoint {
     /// the next datagram is sent. Where it cannot be written, an older one must not be left in its place: message ids and
     /// SAs would be out of step.
     pub fn snapshot(&mut self, clock: BootClock) -> Zeroizing<Vec<u8>> {
+        if !std::mem::replace(&mut self.kept.begun, true) {
+            self.kept.touched = self.sas.keys().copied().collect();
+        }
+        self.kept.epoch.get_or_insert(clock.now);
         self.kept.refresh(&self.sas);
         self.kept.unwritten = Default::default();
-        self.kept.begun = true;
         let size: usize = self.kept.records.values().map(|record| record.len() + 16).sum();
         let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 40);
         out.raw(MAGIC);
-        out.time(clock, *self.kept.epoch.get_or_insert(clock.now));
+        out.time(clock, self.kept.epoch.unwrap_or(clock.now));
         for mark in self.shared.peers.values().map(PeerMark::of).filter(|mark| mark.wanted || mark.held) {
             Change::Peer(mark).write(&mut out);
         }
@@ -325,6 +335,11 @@ mod tests {
         let took = began.elapsed();
         assert_eq!(snapshot.len(), MAGIC.len() + 8 + 10_000 * (1 + 8 + 4 + 2048));
         assert!(took < Duration::from_secs(2), "{took:?}");
+        // One that went: what is put behind the snapshot says only this.
+        endpoint.kept.touch(Now { instant: instant(), unix: 0 }, SaId(IkeSpi(7)));
+        assert!(endpoint.take_changed());
+        assert_eq!(endpoint.changes().expect("a snapshot was made").len(), 1 + 8);
+        assert!(endpoint.changes().expect("as before").is_empty() && !endpoint.take_changed());
     }
 
     #[test]
