@@ -47,7 +47,7 @@ enum Command {
     },
     /// Connects to a peer by IKE, and again whenever the connection is lost
     Connect(OfPeer),
-    /// Closes the connection to a peer, and does not connect again
+    /// Closes the connection to a peer, and does not connect again; the peer may
     Disconnect(OfPeer),
     /// Replaces the keys with a peer now
     Rekey {

@@ -5,6 +5,15 @@ use std::time::SystemTime;
 
 use crate::api::types::{Explanation, Offers};
 
+/// What is to be said of a state in which nothing has gone wrong.
+fn waiting(state: &str) -> &'static str {
+    match state {
+        "connecting" => "no answer yet",
+        "idle" => "it waits for the peer to connect, or for `adit connect`",
+        _ => "nothing is wrong",
+    }
+}
+
 /// The whole text.
 pub fn report(told: &Explanation) -> String {
     let mut out = String::new();
@@ -31,10 +40,10 @@ fn write(out: &mut String, told: &Explanation) -> std::fmt::Result {
     }
     let quiet = told.differences.is_empty() && told.problem.is_none() && told.strangers.is_empty();
     if quiet && (up || told.cause.is_none()) {
-        writeln!(out, "nothing is wrong")?;
+        writeln!(out, "{}", waiting(&told.state))?;
     }
     for difference in &told.differences {
-        writeln!(out, "\n{} differ:", difference.what)?;
+        writeln!(out, "\nnot the same at both ends: {}", difference.what)?;
         writeln!(out, "  here:  {}", difference.ours)?;
         writeln!(out, "  there: {}", difference.theirs)?;
     }

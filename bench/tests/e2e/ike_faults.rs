@@ -143,7 +143,12 @@ fn a_responder_that_is_somebody_else() -> Result<()> {
     };
     // That we were asked for under another name is all that this end can know.
     let b = Says {
-        words: &["AUTHENTICATION_FAILED", "our identity differ", "here:  somebody.example.org", "there: site-b"],
+        words: &[
+            "AUTHENTICATION_FAILED",
+            "not the same at both ends: our identity",
+            "here:  somebody.example.org",
+            "there: site-b",
+        ],
         counted: (FAILURES, "authentication"),
         line: "AUTHENTICATION_FAILED",
     };
@@ -218,7 +223,12 @@ fn selectors_that_do_not_meet_leave_the_ike_sa_up() -> Result<()> {
         line: "TS_UNACCEPTABLE",
     };
     let b = Says {
-        words: &["no traffic selector is acceptable", "traffic selectors (ours === theirs) differ", "10.99.2.0", "10.78.2.0"],
+        words: &[
+            "no traffic selector is acceptable",
+            "not the same at both ends: traffic selectors (ours === theirs)",
+            "10.99.2.0",
+            "10.78.2.0",
+        ],
         counted: (FAILURES, "selectors"),
         line: "no traffic selector is acceptable",
     };

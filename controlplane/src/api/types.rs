@@ -78,7 +78,7 @@ pub struct Ike {
     pub state: String,
     /// Since it is in this state.
     pub since_s: u64,
-    /// Why it is down; `null` while it is up.
+    /// Why it is down, or why nothing comes through though it is up; `null` while all is well.
     pub cause: Option<String>,
     /// Attempts since it was last up, and when the next one is due.
     pub attempts: u32,

@@ -54,7 +54,7 @@ impl<'a> Check<'a> {
         let raw_peers = match root.peers {
             Some(peers) => peers,
             None => {
-                let write = "peers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: site-b.key }";
+                let write = "peers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: site-b.psk } }";
                 self.missing(top, "peers", "the list of the gateways at the other end", write);
                 Vec::new()
             }

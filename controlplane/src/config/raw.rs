@@ -153,7 +153,7 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ("ike", "a block of keys", "ike:\n  psk_file: site-b.psk"),
     ("proposals", "a list of proposals", "proposals: [aes256gcm16-prfsha384-x25519-ke1_mlkem768]"),
     ("esp_proposals", "a list of proposals", "esp_proposals: [aes128gcm16]"),
-    ("peers", "a list of peers", "peers:\n  - name: site-b\n    endpoint: 192.0.2.2:4500\n    static_key_file: site-b.key"),
+    ("peers", "a list of peers", "peers:\n  - name: site-b\n    endpoint: 192.0.2.2:4500\n    ike: { psk_file: site-b.psk }"),
     ("addresses", "a list of addresses", "addresses: [10.1.0.1/24]"),
     ("routes", "a list of routes", "routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }]"),
     ("cores", "a list of CPU numbers", "cores: [0, 1]"),
@@ -232,7 +232,7 @@ pub fn parse(source: &str) -> Result<Root, Problem> {
             at: Place::FILE,
             what: "the file is empty".into(),
             expected: "a configuration with at least the keys name, listen, interface and peers".into(),
-            write: "name: site-a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\npeers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: site-b.key }".into(),
+            write: "name: site-a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\npeers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: site-b.psk } }".into(),
         });
     }
     serde_saphyr::from_str_with_options(source, options).map_err(|error| explain(source, &error))

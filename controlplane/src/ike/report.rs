@@ -30,7 +30,12 @@ pub fn of(endpoint: &Endpoint, places: &BTreeMap<PeerId, usize>, meter: &Meter, 
             let traffic = |direction| meter.traffic(now, *id, direction);
             report.traffic.insert(*place, (traffic(Direction::Outbound), traffic(Direction::Inbound)));
             report.counters.insert(*place, status.counters);
-            report.peers.insert(*place, peer(&status, now));
+            let mut ike = peer(&status, now);
+            if status.state.is_up() && status.ike.iter().all(|ike| ike.children.is_empty()) {
+                let problem = endpoint.explain(*id, now).and_then(|told| told.record.problem);
+                ike.cause = problem.map(|problem| format!("no SA for the traffic: {}", problem.cause));
+            }
+            report.peers.insert(*place, ike);
         }
     }
     report

@@ -169,7 +169,7 @@ fn code_of_incompatibility(incompatibility: &Incompatibility) -> &'static str {
         Incompatibility::Selectors => "ts_unacceptable",
         Incompatibility::Mode => "mode",
         Incompatibility::Auth(error) | Incompatibility::AuthOrPpk(error) => error.code(),
-        Incompatibility::UnknownPeer => "unknown_peer",
+        Incompatibility::UnknownPeer | Incompatibility::UnknownAddress => "unknown_peer",
         Incompatibility::Ppk => "ppk",
         Incompatibility::Refused(notify) => code_of_notify(*notify),
     }

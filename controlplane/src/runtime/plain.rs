@@ -40,9 +40,14 @@ impl Plain {
                 Some(Plain { socket, buffer: vec![0; DATAGRAM_MAX].into_boxed_slice(), left: RATE, filled: Instant::now() })
             }
             Err(error) => {
+                let remedy = match error.kind() {
+                    std::io::ErrorKind::AddrInUse => "Stop the program that has it (ss -ulnp shows it)",
+                    std::io::ErrorKind::AddrNotAvailable => "No interface of this machine has the address in `listen`",
+                    _ => "Ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE",
+                };
                 tracing::warn!(
                     "UDP {address} cannot be opened ({error}): peers that begin on port 500, as strongSwan does unless told \
-                     otherwise, cannot connect to us. Stop the program that has it (ss -ulnp shows it)"
+                     otherwise, cannot connect to us. {remedy}"
                 );
                 None
             }

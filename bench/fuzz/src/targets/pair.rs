@@ -178,7 +178,9 @@ impl Pair {
             taken: Vec::new(),
         };
         for node in [B, A] {
-            let now = pair.now();
+            let (now, clock) = (pair.now(), pair.clock());
+            // From the first snapshot on it is known what is new for a successor.
+            drop(pair.ends[node].snapshot(clock));
             pair.ends[node].set_peer(now, PEER, kind.peer(node)).expect("a good configuration");
             pair.ends[node].start(now);
             pair.settle(node);

@@ -100,9 +100,11 @@ fn class(cause: &Cause) -> Class {
             | Incompatibility::SuiteNotAllowed
             | Incompatibility::NoIntermediate => Class::Proposal,
             Incompatibility::Selectors | Incompatibility::Mode => Class::Selectors,
-            Incompatibility::Auth(_) | Incompatibility::AuthOrPpk(_) | Incompatibility::UnknownPeer | Incompatibility::Ppk => {
-                Class::Authentication
-            }
+            Incompatibility::Auth(_)
+            | Incompatibility::AuthOrPpk(_)
+            | Incompatibility::UnknownPeer
+            | Incompatibility::UnknownAddress
+            | Incompatibility::Ppk => Class::Authentication,
             Incompatibility::Refused(notify) => class_of_refusal(*notify),
         },
         Cause::Failed(_)

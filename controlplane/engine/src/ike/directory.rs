@@ -87,6 +87,11 @@ impl<'a> Candidates<'a> {
         self.here.into_iter().chain([self.anywhere])
     }
 
+    /// Whether nobody may come from there.
+    pub(super) fn is_empty(self) -> bool {
+        self.groups().all(|group| group.proposals.is_empty())
+    }
+
     /// The choice of IKE algorithms that some of them agrees to.
     pub(super) fn choose(self, theirs: &[Proposal], sent: Option<KeyExchangeMethod>) -> Result<Choice, Mismatch> {
         let mut refusal = Mismatch { lacking: None };

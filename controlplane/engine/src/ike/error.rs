@@ -82,6 +82,8 @@ pub enum Incompatibility {
     AuthOrPpk(AuthError),
     #[error("no configured peer has this identity")]
     UnknownPeer,
+    #[error("no peer that may connect to us has this address")]
+    UnknownAddress,
     #[error("this identity may not use the algorithms that were agreed for its address")]
     SuiteNotAllowed,
     #[error("a post-quantum pre-shared key is mandatory, and the peer has none or another")]
@@ -156,7 +158,9 @@ impl Error {
                 | Incompatibility::UnknownPeer
                 | Incompatibility::SuiteNotAllowed
                 | Incompatibility::Ppk => NotifyType::AUTHENTICATION_FAILED,
-                Incompatibility::IkeProposal(_)
+                // Nothing is agreed before it is known with whom: there is no proposal to choose.
+                Incompatibility::UnknownAddress
+                | Incompatibility::IkeProposal(_)
                 | Incompatibility::ChildProposal(_)
                 | Incompatibility::KeyExchange(_)
                 | Incompatibility::NoIntermediate

@@ -65,7 +65,8 @@ pub struct Difference {
 
 impl Record {
     pub(super) fn begin_ike(&mut self, role: Role, ours: &[Proposal]) {
-        *self = Record { role: Some(role), ..Record::default() };
+        // What went wrong stays until it is put right: it is the answer while the next try has none yet.
+        *self = Record { role: Some(role), problem: self.problem.take(), ..Record::default() };
         self.ike.ours = texts(ours);
     }
 
@@ -219,6 +220,9 @@ fn remedy_of_error(error: &Error) -> &'static str {
             Incompatibility::Mode => "set the same mode at both ends: Ethernet is for two Adit gateways only",
             Incompatibility::Auth(_) | Incompatibility::AuthOrPpk(_) => {
                 "compare keys, certificates, identities and clocks of both ends"
+            }
+            Incompatibility::UnknownAddress => {
+                "correct the `endpoint` of the peer, or leave it out, with `role: responder`, for one that may come from anywhere"
             }
             Incompatibility::UnknownPeer => "configure a peer with this identity, or correct the identity at the other end",
             Incompatibility::SuiteNotAllowed => {

@@ -276,6 +276,9 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
     let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
     let sent = KeyExchangeMethod::from_id(*sent_method);
     let candidates = ctx.shared.directory.candidates(path.remote.ip());
+    if candidates.is_empty() {
+        return Err(Incompatibility::UnknownAddress.into());
+    }
     let choice = candidates.choose(proposals, sent).map_err(Incompatibility::IkeProposal)?;
     let ppk_wanted = candidates.with_ppk();
     check_nonce(&nonce_i, &choice)?;

@@ -9,6 +9,7 @@ use super::config::Mode;
 use super::connection::ConnectionState;
 use super::counters::Counters;
 use super::endpoint::{Endpoint, Refusal};
+use super::error::{Error, Incompatibility};
 use super::event::{Cause, IkeSpis};
 use super::explain::Record;
 use super::nat::{NatStatus, Path};
@@ -172,7 +173,12 @@ impl Endpoint {
     /// The last negotiation with a peer, for `explain`.
     pub fn explain(&self, id: PeerId, now: Instant) -> Option<Explanation> {
         let peer = self.shared.peers.get(&id)?;
-        let from_there = |refusal: &&Refusal| peer.config.remote.is_none_or(|remote| remote.ip() == refusal.from.ip());
+        // One that is where nobody is expected may be this peer, as long as it is not connected.
+        let lost = !peer.connection.state.is_up();
+        let nowhere = |refusal: &Refusal| matches!(refusal.why, Error::Incompatible(Incompatibility::UnknownAddress));
+        let from_there = |refusal: &&Refusal| {
+            peer.config.remote.is_none_or(|remote| remote.ip() == refusal.from.ip()) || lost && nowhere(refusal)
+        };
         Some(Explanation {
             peer: peer.config.name.clone(),
             state: peer.connection.state,

@@ -49,7 +49,10 @@ impl Check<'_> {
     fn own_key(&mut self, text: &Text, certificate: Option<&Text>) -> Option<OwnKey> {
         let file = self.path(text);
         let expected = "a private key in PEM, Ed25519 or ECDSA on P-256 or P-384, that only its owner can read";
-        let write = format!("run: openssl genpkey -algorithm ed25519 -out {0} && chmod 600 {0}", file.display());
+        // A file of another name: what is there may be a key that somebody needs.
+        let other = file.with_extension("ed25519.key");
+        let write =
+            format!("run: openssl genpkey -algorithm ed25519 -out {0} && chmod 600 {0}, and name that file", other.display());
         let pem = self.bytes(text, &file, Readers::OwnerOnly, expected)?;
         let key = match PrivateKey::from_pem(&pem) {
             Ok(key) => key,
@@ -196,7 +199,9 @@ impl Check<'_> {
         let expected = "the peer's public key in PEM";
         let pem = self.bytes(text, &file, Readers::All, expected)?;
         let key = PublicKey::from_pem(&pem);
-        let write = format!("on the peer, run: openssl pkey -in KEY_FILE -pubout, and copy what it prints to {}", file.display());
+        let write =
+            "on the peer, run: openssl pkey -in KEY_FILE -pubout, copy what it prints to a new file here, and name that file"
+                .to_owned();
         self.usable(text, file, key, expected, write)
     }
 

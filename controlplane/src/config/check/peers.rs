@@ -147,8 +147,11 @@ impl Check<'_> {
     }
 
     fn static_key(&mut self, text: Option<raw::Text>, at: Place) -> Option<Keys> {
-        let expected = "the file with the static key of this pair";
-        let text = self.required(text, at, "static_key_file", expected, "static_key_file: site-b.key")?;
+        let Some(text) = text else {
+            let expected = "how the keys come about: by IKEv2, or, for labs, a static key (`static_key_file`)";
+            self.missing(at, "ike", expected, "ike: { psk_file: site-b.psk }");
+            return None;
+        };
         let file = self.path(&text);
         match Secret::load(&file) {
             Ok(secret) => Some(Keys::Static { file, secret }),
