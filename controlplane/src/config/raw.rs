@@ -195,7 +195,7 @@ const VALUES: &[(&str, &str)] = &[
     ("id", "site-b.example.org"),
     ("key_file", "site-a.key"),
     ("certificate_file", "site-a.crt"),
-    ("key_log_dir", "/root/key-log"),
+    ("key_log_dir", "key-log"),
     ("psk_file", "site-b.psk"),
     ("ppk_file", "site-b.ppk"),
     ("ppk_id", "site-a-site-b"),
