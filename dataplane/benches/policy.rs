@@ -3,9 +3,10 @@
 use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use adit_dataplane::policy::{Packet, PolicyTable};
+use adit_dataplane::policy::PolicyTable;
 use adit_proto::control::{PeerId, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
+use adit_proto::packet::Packet;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 /// The /24, or /64, number `n`, scattered over half of all addresses.

@@ -19,6 +19,7 @@ use adit_channel::{Port, PuntError};
 use adit_proto::control::{Mac, Mode, PeerId, Place};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
+use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::config::{PUNTS_PER_S, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
@@ -27,7 +28,6 @@ use crate::handover::parcel::{Label, Parcel, Way, record};
 use crate::handover::{Lesson, Packer};
 use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
-use crate::policy::Packet;
 use crate::pool::Arena;
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
 use crate::udp::{Endpoint, Received};

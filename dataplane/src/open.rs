@@ -5,12 +5,13 @@ use std::ops::Range;
 use adit_proto::control::Mode;
 use adit_proto::esp::{self, Aad, Header};
 use adit_proto::etherip;
+use adit_proto::packet;
 use adit_proto::replay::Verdict;
 use adit_proto::stats::Drop;
 use adit_proto::suite::TAG_LEN;
 
 use crate::sa::InboundSa;
-use crate::tap::headers::{self, ETHERNET};
+use crate::tap::headers::ETHERNET;
 
 /// What was in an ESP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +74,7 @@ fn frame_in(payload: &[u8]) -> Result<(Range<usize>, bool), Drop> {
 /// Where the IP packet is. What follows it is there to hide its length (RFC 4303 §2.7) and is cut off.
 #[inline]
 fn packet_in(payload: &[u8], v6: bool) -> Result<Range<usize>, Drop> {
-    match headers::ip_len(payload) {
+    match packet::ip_len(payload) {
         Some((len, found_v6)) if found_v6 == v6 => Ok(0..len),
         _ => Err(Drop::BadPacket),
     }

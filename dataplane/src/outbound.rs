@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use adit_proto::control::{Event, Mode, PeerId};
 use adit_proto::esp;
+use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN, WORKERS_MAX};
@@ -24,7 +25,6 @@ use crate::forward::Route;
 use crate::handover::Packer;
 use crate::handover::parcel::{Label, Parcel, Way, record};
 use crate::io::Work;
-use crate::policy::Packet;
 use crate::pool::frame_buffer;
 use crate::sa::Peer;
 use crate::seal::{Inner, seal};

@@ -5,15 +5,14 @@
 //! and of those the one that was added first. No more than [`adit_proto::control::SELECTOR_OVERLAPS_MAX`] selectors may have a remote address in common, so that
 //! a look-up ends soon whatever was installed. The table has its size from the start and never allocates after it.
 
-mod packet;
 mod ranges;
 
 use std::net::IpAddr;
 
 use adit_proto::control::{PeerId, Refusal, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
+use adit_proto::packet::{Packet, Side};
 
-pub use packet::{Packet, Port};
 use ranges::Ranges;
 
 /// A selector, its addresses as numbers.
@@ -41,7 +40,7 @@ impl Rule {
 
     /// Whether a packet between these two sides is meant, whose remote address is.
     #[inline]
-    fn matches(&self, packet: &Packet, local: &packet::Side, remote: &packet::Side) -> bool {
+    fn matches(&self, packet: &Packet, local: &Side, remote: &Side) -> bool {
         (self.local.0..=self.local.1).contains(&local.address)
             && (self.protocol == 0 || packet.protocol == Some(self.protocol))
             && local.port.is_in(self.local_ports)

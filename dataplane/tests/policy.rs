@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use adit_dataplane::policy::{Packet, PolicyTable};
+use adit_dataplane::policy::PolicyTable;
 use adit_proto::control::{PeerId, Refusal, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
+use adit_proto::packet::Packet;
 use proptest::prelude::*;
 
 /// Selectors in the order in which they were added.

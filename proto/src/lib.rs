@@ -3,7 +3,7 @@
 //! Pure: no I/O, no clock, no allocation on the packet path. Every parser is total: any bytes give a value or a named error.
 //!
 //! In the order in which a datagram meets them: [`demux`] (what is it), [`esp`] (whose is it), [`replay`] (is it new),
-//! [`etherip`] (what does it carry). The key exchange: [`ike`]. Between the planes: [`control`] (commands and events), [`stats`] (counters),
+//! [`etherip`] and [`packet`] (what does it carry). The key exchange: [`ike`]. Between the planes: [`control`] (commands and events), [`stats`] (counters),
 //! [`histogram`] (latency buckets).
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod esp;
 pub mod etherip;
 pub mod histogram;
 pub mod ike;
+pub mod packet;
 pub mod replay;
 pub mod stats;
 pub mod suite;

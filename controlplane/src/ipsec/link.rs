@@ -312,9 +312,9 @@ impl Sending {
         }
         let covers = |sa: &&mut Outbound| flow.is_covered(&sa.selectors.local, &sa.selectors.remote);
         let sa = self.outbound.iter_mut().rev().find(covers).ok_or(Error::Selectors {
-            source_address: flow.source,
-            destination: flow.destination,
-            protocol: flow.protocol.unwrap_or(0),
+            source_address: flow.source(),
+            destination: flow.destination(),
+            protocol: flow.packet.protocol.unwrap_or(0),
         })?;
         let max = payload_len_max(terms.path_mtu, is_ipv6(remote));
         if packet.len() > max {

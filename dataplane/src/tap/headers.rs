@@ -157,21 +157,6 @@ fn network_in_ethernet(frame: &[u8]) -> Option<(usize, bool)> {
     }
 }
 
-/// Length of the IP packet with which `bytes` begin, by its own header, and whether it is IPv6. None when there is no whole packet.
-#[inline]
-pub fn ip_len(bytes: &[u8]) -> Option<(usize, bool)> {
-    let (_, v6) = network(Mode::Ip, bytes)?;
-    let len = if v6 {
-        IPV6 + usize::from(u16::from_be_bytes(*bytes.first_chunk::<IPV6>()?[4..].first_chunk()?))
-    } else {
-        let header = bytes.first_chunk::<IPV4>()?;
-        let len = usize::from(u16::from_be_bytes(*header[2..].first_chunk()?));
-        let least = usize::from(header[0] & 0x0f) * 4;
-        (least >= IPV4 && len >= least).then_some(len)?
-    };
-    (len <= bytes.len()).then_some((len, v6))
-}
-
 /// Looks through a frame.
 #[inline(always)]
 pub fn parse(mode: Mode, frame: &[u8]) -> Layers {

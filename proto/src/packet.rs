@@ -1,9 +1,12 @@
-//! What selectors look at in an IP packet (RFC 4301 §4.4.1.1). Total: any bytes give it or nothing.
+//! What selectors look at in an IP packet (RFC 4301 §4.4.1.1): for the policy table of the data plane and for the library alike.
+//! Total: any bytes give it or nothing.
 
-use adit_proto::control::Mode;
-use adit_proto::ike::PortRange;
+use crate::ike::{AddressRange, PortRange};
 
-use crate::tap::headers::{IPV4, IPV6, be16, network};
+/// Length of an IPv4 header without options, in bytes.
+pub const IPV4: usize = 20;
+/// Length of an IPv6 header without extensions, in bytes.
+pub const IPV6: usize = 40;
 
 /// Extension headers that are looked through, at most.
 const EXTENSIONS_MAX: usize = 8;
@@ -44,6 +47,19 @@ pub enum Port {
     Open,
 }
 
+impl Side {
+    /// Whether the address is one of these; `v6` says what the packet is.
+    #[inline]
+    pub fn is_among(&self, v6: bool, range: &AddressRange) -> bool {
+        let (first, last): (u128, u128) = match range {
+            AddressRange::V4 { first, last } if !v6 => (first.to_bits().into(), last.to_bits().into()),
+            AddressRange::V6 { first, last } if v6 => (first.to_bits(), last.to_bits()),
+            _ => return false,
+        };
+        (first..=last).contains(&self.address)
+    }
+}
+
 impl Port {
     /// Whether a selector's ports are meant.
     #[inline]
@@ -60,11 +76,35 @@ impl Packet {
     /// Looks at an IP packet. Its lengths are not judged here.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<Packet> {
-        match network(Mode::Ip, bytes)? {
-            (_, false) => ipv4(bytes),
-            (_, true) => ipv6(bytes),
+        match bytes.first()? >> 4 {
+            4 => ipv4(bytes),
+            6 => ipv6(bytes),
+            _ => None,
         }
     }
+}
+
+/// Length of the IP packet with which `bytes` begin, by its own header, and whether it is IPv6. None when there is no whole packet.
+#[inline]
+pub fn ip_len(bytes: &[u8]) -> Option<(usize, bool)> {
+    let v6 = match bytes.first()? >> 4 {
+        4 => false,
+        6 => true,
+        _ => return None,
+    };
+    let len = if v6 {
+        IPV6 + usize::from(be16(bytes.first_chunk::<IPV6>()?, 4))
+    } else {
+        let header = bytes.first_chunk::<IPV4>()?;
+        let (len, least) = (usize::from(be16(header, 2)), usize::from(header[0] & 0x0f) * 4);
+        (least >= IPV4 && len >= least).then_some(len)?
+    };
+    (len <= bytes.len()).then_some((len, v6))
+}
+
+#[inline(always)]
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |two| u16::from_be_bytes(*two))
 }
 
 #[inline]
