@@ -1,6 +1,5 @@
 //! The lab: namespaces, load generator, probes, peers and reports. The end-to-end tests use it as a library, `adit-bench` as a command.
 
-pub mod crowd;
 pub mod crypto;
 pub mod handshake;
 pub mod io;
@@ -11,6 +10,7 @@ pub mod peers;
 pub mod process;
 pub mod report;
 pub mod rtt;
+pub mod scale;
 pub mod tunnel;
 pub mod work;
 pub mod workdir;

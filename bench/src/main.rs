@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use adit_bench::crowd::{self, CrowdArgs};
 use adit_bench::crypto::{self, CryptoArgs};
 use adit_bench::handshake::{self, HandshakeArgs};
 use adit_bench::io::{self, IoArgs};
+use adit_bench::scale::{self, ScaleArgs};
 use adit_bench::tunnel::{self, TunnelArgs};
 use clap::{Parser, Subcommand};
 
@@ -18,7 +18,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Crowd(CrowdArgs),
+    Scale(ScaleArgs),
     Crypto(CryptoArgs),
     Tunnel(TunnelArgs),
     Handshake(HandshakeArgs),
@@ -27,7 +27,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Crowd(args) => crowd::run(&args),
+        Command::Scale(args) => scale::run(&args),
         Command::Crypto(args) => crypto::run(args),
         Command::Tunnel(args) => tunnel::run(&args),
         Command::Handshake(args) => handshake::run(&args),

@@ -64,7 +64,7 @@ fn fresh_snapshots() -> Vec<Vec<u8>> {
         [&[kind], whole.as_slice(), changes.as_slice()].concat()
     };
     let rekey: fn(&mut Pair) = |pair| {
-        pair.act(A, |endpoint, now| drop(endpoint.rekey_children(now, targets::pair::PEER)));
+        pair.act(A, |endpoint, now| drop(endpoint.rekey(now, targets::pair::PEER)));
         pair.deliver(0);
     };
     let rekeyed: fn(&mut Pair) = |pair| {

@@ -21,9 +21,9 @@ fn plain_veth_is_measured_and_reported() {
     assert!(success, "{text}");
     assert!(text.contains("Gbit/s") && text.contains("plain-mtu9000"), "{text}");
     let report: Report = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-    let told: Vec<_> =
+    let reported: Vec<_> =
         report.systems.iter().map(|facts| (facts.system.as_str(), facts.cipher.as_str(), facts.inner_mtu)).collect();
-    assert_eq!(told, [("plain", "none", 1500), ("plain-mtu9000", "none", 9000)]);
+    assert_eq!(reported, [("plain", "none", 1500), ("plain-mtu9000", "none", 9000)]);
     assert!(report.systems[0].version.starts_with("Linux ") && text.contains("MTU inside"), "{text}");
     assert!(text.contains("rtt_loaded_us ↓"), "{text}");
     for system in ["plain", "plain-mtu9000"] {

@@ -39,8 +39,8 @@ const LOOK_WITHIN: Duration = Duration::from_millis(500);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// The open sockets. Whoever connects waits until [`Doors::serve`].
-pub struct Doors {
+/// The open sockets. Whoever connects waits until [`Listeners::serve`].
+pub struct Listeners {
     local: UnixListener,
     metrics: Option<TcpListener>,
     remote: Option<(TcpListener, Token)>,
@@ -55,7 +55,7 @@ pub struct Servers {
 ///
 /// # Errors
 /// An address or path cannot be bound.
-pub async fn open(config: &Config) -> anyhow::Result<Doors> {
+pub async fn open(config: &Config) -> anyhow::Result<Listeners> {
     let path = config.api_socket();
     if UnixStream::connect(&path).await.is_ok() {
         bail!("somebody answers at {} already: is another adit running?", path.display());
@@ -84,7 +84,7 @@ pub async fn open(config: &Config) -> anyhow::Result<Doors> {
         }
         None => None,
     };
-    Ok(Doors { local, metrics, remote })
+    Ok(Listeners { local, metrics, remote })
 }
 
 /// Listens at a path that only we can reach, from its first moment on.
@@ -98,7 +98,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
-impl Doors {
+impl Listeners {
     /// Begins to answer. Not before a data plane is attached: a reader would see its counters go back to zero.
     ///
     /// # Errors
@@ -107,9 +107,9 @@ impl Doors {
         let registry = metrics::registry(view.clone()).context("describing the metrics")?;
         let looks = from_fn_with_state(requests.clone(), look_first);
         let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry).layer(looks.clone());
-        let told = Router::new().route("/v1/status", get(status)).route("/v1/peers", get(peer_list)).layer(looks);
+        let reading = Router::new().route("/v1/status", get(status)).route("/v1/peers", get(peer_list)).layer(looks);
         let health = Router::new().route("/v1/health", get(health));
-        let all = page.clone().merge(health.merge(told).with_state(view.clone())).merge(peers::routes(requests.clone()));
+        let all = page.clone().merge(health.merge(reading).with_state(view.clone())).merge(peers::routes(requests.clone()));
         let local = all.clone();
         // The tasks end when the set is dropped.
         let mut tasks = JoinSet::new();

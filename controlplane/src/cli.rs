@@ -130,9 +130,9 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane }),
         Command::Status { of, json } => show_status(of, json),
-        Command::Connect(of) => order(of, "connect"),
-        Command::Disconnect(of) => order(of, "disconnect"),
-        Command::Rekey { of, ike } => order(of, if ike { "rekey-ike" } else { "rekey" }),
+        Command::Connect(of) => command_peer(of, "connect"),
+        Command::Disconnect(of) => command_peer(of, "disconnect"),
+        Command::Rekey { of, ike } => command_peer(of, if ike { "rekey-ike" } else { "rekey" }),
         Command::Explain { of, json } => explain(of, json),
         Command::Keygen { suite, output } => keygen(suite, output.as_deref()),
         Command::Config { command: ConfigCommand::Check { file } } => {
@@ -190,13 +190,13 @@ fn show_status(of: Of, json: bool) -> anyhow::Result<()> {
     print(&if json { serde_json::to_string_pretty(&status)? + "\n" } else { status::report(&status) })
 }
 
-fn order(of: OfPeer, order: &str) -> anyhow::Result<()> {
-    asking()?.block_on(async { gateway(of.of).await?.order(&of.peer, order).await })
+fn command_peer(of: OfPeer, command: &str) -> anyhow::Result<()> {
+    asking()?.block_on(async { gateway(of.of).await?.command(&of.peer, command).await })
 }
 
 fn explain(of: OfPeer, json: bool) -> anyhow::Result<()> {
-    let told = asking()?.block_on(async { gateway(of.of).await?.explain(&of.peer).await })?;
-    print(&if json { serde_json::to_string_pretty(&told)? + "\n" } else { explain::report(&told) })
+    let explanation = asking()?.block_on(async { gateway(of.of).await?.explain(&of.peer).await })?;
+    print(&if json { serde_json::to_string_pretty(&explanation)? + "\n" } else { explain::report(&explanation) })
 }
 
 /// Prints to standard output. A reader that has gone away is no fault.

@@ -2,7 +2,7 @@
 //! found) → [`Config`] (nothing left to doubt). [`show`] writes a `Config` back as YAML, with every default filled in.
 
 mod check;
-pub mod ike;
+pub mod ike_section;
 mod problem;
 pub mod proposal;
 mod raw;
@@ -45,7 +45,7 @@ pub struct Config {
     pub mode: Mode,
     pub dataplane: Dataplane,
     pub forwarding: Forwarding,
-    pub ike: ike::Ike,
+    pub ike: ike_section::Ike,
     pub peers: Vec<Peer>,
     pub metrics_listen: Option<SocketAddr>,
     pub api: Option<Api>,
@@ -163,7 +163,7 @@ pub struct Peer {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Keys {
     Static { file: PathBuf, secret: Secret },
-    Ike(Box<ike::PeerIke>),
+    Ike(Box<ike_section::PeerIke>),
 }
 
 impl Peer {
@@ -176,7 +176,7 @@ impl Peer {
     }
 
     /// What IKE agrees on, if it is to make the keys.
-    pub fn ike(&self) -> Option<&ike::PeerIke> {
+    pub fn ike(&self) -> Option<&ike_section::PeerIke> {
         match &self.keys {
             Keys::Static { .. } => None,
             Keys::Ike(ike) => Some(ike),
@@ -194,7 +194,7 @@ impl Peer {
 pub struct Api {
     pub listen: SocketAddr,
     /// Who has it may do everything.
-    pub token: ike::Loaded<crate::api::Token>,
+    pub token: ike_section::Loaded<crate::api::Token>,
 }
 
 /// Facts about the machine that a configuration is judged against.

@@ -54,9 +54,9 @@ pub struct Ike {
     saved: bool,
 }
 
-/// What a person orders.
+/// What a person commands of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum PeerCommand {
     Connect,
     Disconnect,
     /// The keys of all Child SAs.
@@ -188,7 +188,7 @@ impl Ike {
     }
 
     /// A datagram that came to the port on which IKE has no marker.
-    pub fn receive_plain(&mut self, from: SocketAddr, datagram: &[u8]) {
+    pub fn receive_port500(&mut self, from: SocketAddr, datagram: &[u8]) {
         let Some(mut local) = settings::local_address(self.listen, from) else { return };
         local.set_port(IKE_PORT);
         self.endpoint.handle_message(now(), Path { local, remote: from }, datagram);
@@ -234,16 +234,16 @@ impl Ike {
         self.usage = usage;
     }
 
-    /// Carries out what a person orders.
+    /// Carries out what a person commands.
     ///
     /// # Errors
     /// There is nothing that it could be carried out on.
-    pub fn order(&mut self, peer: PeerId, order: Order) -> Result<(), CommandError> {
-        match order {
-            Order::Connect => self.endpoint.connect(now(), peer),
-            Order::Disconnect => self.endpoint.disconnect(now(), peer),
-            Order::Rekey => self.endpoint.rekey_children(now(), peer),
-            Order::RekeyIke => self.endpoint.rekey_ike(now(), peer),
+    pub fn command(&mut self, peer: PeerId, command: PeerCommand) -> Result<(), CommandError> {
+        match command {
+            PeerCommand::Connect => self.endpoint.connect(now(), peer),
+            PeerCommand::Disconnect => self.endpoint.disconnect(now(), peer),
+            PeerCommand::Rekey => self.endpoint.rekey(now(), peer),
+            PeerCommand::RekeyIke => self.endpoint.rekey_ike(now(), peer),
         }
     }
 
@@ -290,13 +290,13 @@ impl Ike {
 
     /// Why the last negotiation with a peer came to nothing.
     pub fn explain(&self, peer: PeerId) -> Option<Explanation> {
-        self.endpoint.explain(peer, now().instant).map(|told| report::explanation(&told))
+        self.endpoint.explain(peer, now().instant).map(|explanation| report::explanation(&explanation))
     }
 
     /// Half of the sequence numbers of an outbound SA are used.
-    pub fn worn(&mut self, peer: PeerId) {
+    pub fn sequence_soft_limit(&mut self, peer: PeerId) {
         // Not connected: then it goes anyhow.
-        let _ = self.endpoint.rekey_children(now(), peer);
+        let _ = self.endpoint.rekey(now(), peer);
     }
 
     /// The data plane refused a command of ours.

@@ -2,7 +2,7 @@
 //! ESP in UDP. It takes no TAP device, no daemon and no privilege: a program has packets, gives them here, and gets packets.
 //!
 //! Keys are agreed on by IKEv2 (RFC 7296), with ML-KEM-768 beside X25519 where the other end knows it; packets go as ESP in tunnel
-//! mode (RFC 4303) in UDP (RFC 3948), with AES-GCM or ChaCha20-Poly1305. Signs of life, new keys and lost connections are looked
+//! mode (RFC 4303) in UDP (RFC 3948), with AES-GCM or ChaCha20-Poly1305. Dead peer detection (DPD), new keys and lost connections are looked
 //! after in the background, by one tokio task for each client and each server.
 //!
 //! # Example

@@ -1,6 +1,6 @@
 //! Prometheus metrics: a collector that reads the shared memory when it is asked, and the text page. Nothing is counted twice.
 
-mod ike;
+mod ike_families;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Collector for Gateway {
         families.extend(self.sas(&numbers));
         families.extend(self.gateway());
         families.extend(self.health());
-        families.extend(ike::families(&self.view.config, &self.view.ike()));
+        families.extend(ike_families::families(&self.view.config, &self.view.ike()));
         families
     }
 }

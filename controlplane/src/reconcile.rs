@@ -1,4 +1,4 @@
-//! From what a data plane has to what it should have. Pure: configuration, live SAs and memory in, commands out.
+//! From what a data plane has to what it should have. Pure: configuration, live SAs and installed state in, commands out.
 //!
 //! An SA that is live and still wanted is left alone, so that its sequence number goes on and no packet is lost. The
 //! control plane remembers in the vault of the channel what it installed beside SAs.
@@ -20,7 +20,7 @@ const VERSION: u32 = 2;
 
 /// What a control plane leaves in the vault for its successor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct InstalledState {
     version: u32,
     /// The command line of the data plane, flag and value.
     pub arguments: Vec<(String, String)>,
@@ -83,13 +83,13 @@ impl MemorySelector {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct MemoryKey(u8, u64, u32, KeyId);
 
-impl Memory {
+impl InstalledState {
     /// What a gateway with this configuration will have installed.
-    pub fn of(config: &Config, wanted: &[WantedSa], arguments: Vec<(String, String)>, ids: &[PeerId]) -> Memory {
+    pub fn of(config: &Config, wanted: &[WantedSa], arguments: Vec<(String, String)>, ids: &[PeerId]) -> InstalledState {
         let peers = config.peers.iter().zip(ids);
         let routes = config.routes();
         let keys = wanted.iter().map(|want| MemoryKey(want.direction as u8, want.tag.0, want.spi.0, want.key_id));
-        Memory {
+        InstalledState {
             version: VERSION,
             arguments,
             peers: peers
@@ -111,7 +111,7 @@ impl Memory {
 
     /// All that may be there on the way from `old` to this: both. Whoever comes after a death on that way still finds what is
     /// stale, and nothing that only one of the two knew passes for right.
-    pub fn on_the_way_from(mut self, old: &Memory) -> Memory {
+    pub fn on_the_way_from(mut self, old: &InstalledState) -> InstalledState {
         fn join<T: Clone + Ord>(new: &mut Vec<T>, old: &[T]) {
             let known: BTreeSet<T> = new.iter().cloned().collect();
             new.extend(old.iter().filter(|one| !known.contains(*one)).cloned());
@@ -140,8 +140,8 @@ impl Memory {
     }
 
     /// What a predecessor left; nothing when it left nothing that can be read.
-    pub fn from_vault(bytes: &[u8]) -> Option<Memory> {
-        serde_json::from_slice::<Memory>(bytes).ok().filter(|memory| memory.version == VERSION)
+    pub fn from_vault(bytes: &[u8]) -> Option<InstalledState> {
+        serde_json::from_slice::<InstalledState>(bytes).ok().filter(|installed| installed.version == VERSION)
     }
 
     /// The bytes for the vault.
@@ -189,9 +189,9 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn new(live: &[(u16, LiveSa)], memory: &'a Memory) -> Known<'a> {
+    fn new(live: &[(u16, LiveSa)], installed: &'a InstalledState) -> Known<'a> {
         let mut remembered: BTreeMap<&str, Vec<&MemoryPeer>> = BTreeMap::new();
-        for peer in &memory.peers {
+        for peer in &installed.peers {
             remembered.entry(&peer.name).or_default().push(peer);
         }
         let inbound = live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound).map(|(_, sa)| (sa.spi, sa.peer));
@@ -210,13 +210,13 @@ pub fn changes(
     config: &Config,
     wanted: &[WantedSa],
     live: &[(u16, LiveSa)],
-    memory: &Memory,
+    installed: &InstalledState,
     ids: &[PeerId],
     owned: impl Fn(&LiveSa) -> bool,
 ) -> Changes {
     let workers = 0..config.dataplane.workers;
-    let known = Known::new(live, memory);
-    let mut changes = Changes { peers: memory.peers().collect(), ..Changes::default() };
+    let known = Known::new(live, installed);
+    let mut changes = Changes { peers: installed.peers().collect(), ..Changes::default() };
     changes.peers.extend(ids.iter().zip(&config.peers).map(|(id, peer)| (*id, tag(&peer.name))));
     let every = |command: Command| workers.clone().map(move |worker| (worker, command.clone()));
 
@@ -236,12 +236,12 @@ pub fn changes(
 
     let known_ids: BTreeSet<PeerId> = ids.iter().copied().collect();
     let old: BTreeSet<PeerId> =
-        memory.peers.iter().map(|peer| PeerId(peer.id)).chain(live.iter().map(|(_, sa)| sa.peer)).collect();
+        installed.peers.iter().map(|peer| PeerId(peer.id)).chain(live.iter().map(|(_, sa)| sa.peer)).collect();
     for peer in old.difference(&known_ids) {
         changes.before.extend(every(Command::PeerRemove { peer: *peer }));
     }
     let wanted_pins: BTreeSet<Mac> = config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect();
-    for mac in memory.pins.iter().filter(|mac| !wanted_pins.contains(*mac)) {
+    for mac in installed.pins.iter().filter(|mac| !wanted_pins.contains(*mac)) {
         changes.before.extend(every(Command::FdbUnpin { mac: *mac }));
     }
     for (index, peer) in config.peers.iter().enumerate() {
@@ -285,8 +285,8 @@ fn fits(config: &Config, want: &WantedSa, worker: u16, sa: &LiveSa, known: &Know
 }
 
 /// A peer keeps the id under which it is known; a new one gets the lowest that is free.
-pub fn peer_ids(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Vec<PeerId> {
-    let known = Known::new(live, memory);
+pub fn peer_ids(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], installed: &InstalledState) -> Vec<PeerId> {
+    let known = Known::new(live, installed);
     let mut by_sa: BTreeMap<usize, PeerId> = BTreeMap::new();
     for want in wanted.iter().filter(|want| want.direction == Direction::Inbound) {
         if let Some(id) = known.inbound.get(&want.spi) {
@@ -338,7 +338,7 @@ mod tests {
     }
 
     /// What a data plane has after everything wanted was installed.
-    fn installed(config: &Config, ids: &[PeerId]) -> Vec<(u16, LiveSa)> {
+    fn live_of(config: &Config, ids: &[PeerId]) -> Vec<(u16, LiveSa)> {
         installed_as(config, &sas(config), ids)
     }
 
@@ -357,8 +357,8 @@ mod tests {
         wanted.iter().map(|want| (want.worker, live(want))).collect()
     }
 
-    fn memory(config: &Config, ids: &[PeerId]) -> Memory {
-        Memory::from_vault(&Memory::of(config, &sas(config), Vec::new(), ids).to_vault()).unwrap()
+    fn installed_state(config: &Config, ids: &[PeerId]) -> InstalledState {
+        InstalledState::from_vault(&InstalledState::of(config, &sas(config), Vec::new(), ids).to_vault()).unwrap()
     }
 
     /// The changes, and the ids that the peers get.
@@ -375,9 +375,9 @@ mod tests {
         }
     }
 
-    fn judge(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], memory: &Memory) -> Judged {
-        let ids = peer_ids(config, wanted, live, memory);
-        let changes = changes(config, wanted, live, memory, &ids, |_| false);
+    fn judge(config: &Config, wanted: &[WantedSa], live: &[(u16, LiveSa)], installed: &InstalledState) -> Judged {
+        let ids = peer_ids(config, wanted, live, installed);
+        let changes = changes(config, wanted, live, installed, &ids, |_| false);
         Judged { ids, changes }
     }
 
@@ -391,7 +391,7 @@ mod tests {
         let wanted = sas(&config);
         assert_eq!(wanted.len(), 8, "two peers, two lanes, two directions");
         assert!(wanted.iter().all(|want| u16::from(want.lane) % 2 == want.worker));
-        let changes = judge(&config, &wanted, &[], &Memory::default());
+        let changes = judge(&config, &wanted, &[], &InstalledState::default());
         assert_eq!(changes.ids, [PeerId(0), PeerId(1)]);
         assert_eq!(changes.install, (0..8).collect::<Vec<_>>());
         assert_eq!(count(&changes, |command| matches!(command, Command::PeerSet { lanes: 2, .. })), 4);
@@ -404,8 +404,8 @@ mod tests {
     fn what_is_there_is_left_alone() {
         let config = config(&["b", "c"], "");
         let ids = [PeerId(0), PeerId(1)];
-        for memory in [memory(&config, &ids), Memory::default()] {
-            let changes = judge(&config, &sas(&config), &installed(&config, &ids), &memory);
+        for installed in [installed_state(&config, &ids), InstalledState::default()] {
+            let changes = judge(&config, &sas(&config), &live_of(&config, &ids), &installed);
             assert!(changes.install.is_empty());
             assert_eq!(changes.keep.len(), 8);
             assert_eq!(count(&changes, |command| !matches!(command, Command::PeerSet { .. })), 0);
@@ -417,7 +417,7 @@ mod tests {
         let before = config(&["b", "c"], "");
         let ids = [PeerId(0), PeerId(1)];
         let after = config(&["d", "c"], "");
-        let changes = judge(&after, &sas(&after), &installed(&before, &ids), &memory(&before, &ids));
+        let changes = judge(&after, &sas(&after), &live_of(&before, &ids), &installed_state(&before, &ids));
         assert_eq!(changes.ids, [PeerId(0), PeerId(1)], "c stays 1, d takes what b had");
         assert_eq!(changes.keep.len(), 4);
         assert_eq!(changes.install.len(), 4);
@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(count(&changes, sets_first), 2, "each worker is told that id 0 is d and not b any more");
         assert_ne!(tag("d"), tag("b"));
         let reordered = config(&["c", "b"], "");
-        let changes = judge(&reordered, &sas(&reordered), &installed(&before, &ids), &memory(&before, &ids));
+        let changes = judge(&reordered, &sas(&reordered), &live_of(&before, &ids), &installed_state(&before, &ids));
         assert_eq!(changes.ids, [PeerId(1), PeerId(0)]);
         assert!(changes.install.is_empty());
     }
@@ -437,12 +437,12 @@ mod tests {
         let before = config(&["b", "c"], "forwarding: { static: [{ mac: \"02:00:00:00:00:0c\", peer: c }] }");
         let ids = [PeerId(0), PeerId(1)];
         let after = config(&["b"], "");
-        for memory in [memory(&before, &ids), Memory::default()] {
-            let changes = judge(&after, &sas(&after), &installed(&before, &ids), &memory);
+        for installed in [installed_state(&before, &ids), InstalledState::default()] {
+            let changes = judge(&after, &sas(&after), &live_of(&before, &ids), &installed);
             assert_eq!(count(&changes, |command| *command == Command::PeerRemove { peer: PeerId(1) }), 2);
             assert_eq!(count(&changes, |command| matches!(command, Command::SaRemove { .. })), 4);
             let unpinned = count(&changes, |command| matches!(command, Command::FdbUnpin { .. }));
-            assert_eq!(unpinned, if memory == Memory::default() { 0 } else { 2 });
+            assert_eq!(unpinned, if installed == InstalledState::default() { 0 } else { 2 });
         }
     }
 
@@ -451,11 +451,11 @@ mod tests {
         let before = config(&["b"], "");
         let ids = [PeerId(0)];
         let window = config(&["b"], "dataplane: { workers: 2, replay_window: 64 }");
-        let changes = judge(&window, &sas(&window), &installed(&before, &ids), &memory(&before, &ids));
+        let changes = judge(&window, &sas(&window), &live_of(&before, &ids), &installed_state(&before, &ids));
         assert_eq!((changes.install.len(), changes.keep.len()), (2, 2), "the inbound ones");
-        let mut live = installed(&before, &ids);
+        let mut live = live_of(&before, &ids);
         live[0].1.spi = Spi(0x4fff_ff00);
-        let foreign = judge(&before, &sas(&before), &live, &memory(&before, &ids));
+        let foreign = judge(&before, &sas(&before), &live, &installed_state(&before, &ids));
         assert_eq!((foreign.install.len(), foreign.keep.len()), (1, 3));
         assert_eq!(foreign.before[0].1, Command::SaRemove { peer: ids[0], spi: Spi(0x4fff_ff00), direction: Direction::Inbound });
     }
@@ -488,14 +488,17 @@ mod tests {
         let mut after = config(&["b"], "");
         after.peers[0].defer_checksums = false;
         let ids = [PeerId(0), PeerId(1)];
-        let way = memory(&after, &ids[..1]).on_the_way_from(&memory(&before, &ids));
+        let way = installed_state(&after, &ids[..1]).on_the_way_from(&installed_state(&before, &ids));
         // Whether all of it, or nothing, was done by then: the next one finds the same.
-        let changes = judge(&after, &sas(&after), &installed(&before, &ids), &way);
+        let changes = judge(&after, &sas(&after), &live_of(&before, &ids), &way);
         assert_eq!(count(&changes, |command| *command == Command::PeerRemove { peer: PeerId(1) }), 2);
         assert_eq!(count(&changes, |command| matches!(command, Command::FdbUnpin { .. })), 2);
         assert_eq!((changes.keep.len(), changes.install.len()), (2, 2), "outbound SAs that may have the old setting are renewed");
         assert_eq!(way.keys().count(), 8, "the keys of all SAs that may be there");
-        assert_eq!(memory(&after, &ids[..1]).on_the_way_from(&Memory::default()), memory(&after, &ids[..1]));
+        assert_eq!(
+            installed_state(&after, &ids[..1]).on_the_way_from(&InstalledState::default()),
+            installed_state(&after, &ids[..1])
+        );
     }
 
     #[test]
@@ -509,10 +512,10 @@ mod tests {
         // The ids are not those of a fresh data plane.
         let ids = [PeerId(7), PeerId(3)];
         let live = installed_as(&config, &wanted, &ids);
-        let memory = Memory::of(&config, &wanted, Vec::new(), &ids);
-        assert_eq!(memory.keys().collect::<BTreeMap<_, _>>().len(), wanted.len(), "every SA has its key");
-        for memory in [memory, Memory::default()] {
-            let changes = judge(&config, &wanted, &live, &memory);
+        let installed = InstalledState::of(&config, &wanted, Vec::new(), &ids);
+        assert_eq!(installed.keys().collect::<BTreeMap<_, _>>().len(), wanted.len(), "every SA has its key");
+        for installed in [installed, InstalledState::default()] {
+            let changes = judge(&config, &wanted, &live, &installed);
             assert_eq!((changes.ids.clone(), changes.keep.len(), changes.install.len()), (ids.to_vec(), 8, 0));
         }
     }
@@ -524,9 +527,9 @@ mod tests {
         let template = config.peers[0].clone();
         config.peers = names.iter().map(|name| Peer { name: name.clone(), lanes: 8, ..template.clone() }).collect();
         let ids: Vec<PeerId> = (0..1000).map(PeerId).collect();
-        let (wanted, live, memory) = (sas(&config), installed(&config, &ids), memory(&config, &ids));
+        let (wanted, live, installed) = (sas(&config), live_of(&config, &ids), installed_state(&config, &ids));
         let began = Instant::now();
-        let changes = judge(&config, &wanted, &live, &memory);
+        let changes = judge(&config, &wanted, &live, &installed);
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         // Of a thousand flows with 22 bits each, some may have the same SPIs.
         assert!(changes.keep.len() > 9_900, "{} of {} SAs are kept", changes.keep.len(), live.len());
@@ -543,29 +546,29 @@ mod tests {
         };
         let (before, after) = (with(&[[10, 0, 0, 1], [10, 0, 0, 2]]), with(&[[10, 0, 0, 2], [10, 0, 0, 3]]));
         let ids = [PeerId(0)];
-        let selectors = |memory: &Memory| {
-            let changes = judge(&after, &sas(&after), &installed(&after, &ids), memory);
+        let selectors = |installed: &InstalledState| {
+            let changes = judge(&after, &sas(&after), &live_of(&after, &ids), installed);
             let of_first = changes.changes.before.into_iter().filter(|(worker, _)| *worker == 0);
             of_first.map(|(_, command)| command).filter(|command| !matches!(command, Command::PeerSet { .. })).collect::<Vec<_>>()
         };
         let (peer, new) = (PeerId(0), &after.peers[0].selectors);
         let add = |selector| Command::SelectorAdd { peer, selector };
         let remove = Command::SelectorRemove { peer, selector: before.peers[0].selectors[0] };
-        assert_eq!(selectors(&memory(&before, &ids)), [add(new[0]), add(new[1]), remove.clone()]);
-        assert_eq!(selectors(&memory(&after, &ids)), [add(new[0]), add(new[1])], "what is there may be added again");
+        assert_eq!(selectors(&installed_state(&before, &ids)), [add(new[0]), add(new[1]), remove.clone()]);
+        assert_eq!(selectors(&installed_state(&after, &ids)), [add(new[0]), add(new[1])], "what is there may be added again");
         // After a death on the way, both may be there.
-        let way = memory(&after, &ids).on_the_way_from(&memory(&before, &ids));
+        let way = installed_state(&after, &ids).on_the_way_from(&installed_state(&before, &ids));
         assert_eq!(selectors(&way), [add(new[0]), add(new[1]), remove]);
         // Another peer that takes over the id begins without any: the data plane forgets those of the one before.
-        let mut other = memory(&before, &ids);
+        let mut other = installed_state(&before, &ids);
         other.peers[0].name = "z".into();
         assert_eq!(selectors(&other), [add(new[0]), add(new[1])]);
     }
 
     #[test]
-    fn a_vault_of_strangers_is_no_memory() {
+    fn a_foreign_vault_is_no_installed_state() {
         for bytes in [&b""[..], b"\0\0\0", b"{}", b"{\"version\": 1}"] {
-            assert_eq!(Memory::from_vault(bytes), None);
+            assert_eq!(InstalledState::from_vault(bytes), None);
         }
     }
 
@@ -578,9 +581,9 @@ mod tests {
             vec![Route { to: "10.9.0.0/16".parse().unwrap(), via: Some("10.1.0.2".parse().unwrap()), mtu: None }];
         let mut new = before;
         new.interface.addresses = vec!["10.1.0.1/24".parse().unwrap()];
-        let memory = memory(&old, &[PeerId(0)]);
-        assert_eq!(memory.stale_addresses(&new), ["10.2.0.1/24".parse().unwrap()]);
-        assert_eq!(memory.stale_routes(&new), old.interface.routes);
-        assert!(memory.stale_routes(&old).is_empty());
+        let installed = installed_state(&old, &[PeerId(0)]);
+        assert_eq!(installed.stale_addresses(&new), ["10.2.0.1/24".parse().unwrap()]);
+        assert_eq!(installed.stale_routes(&new), old.interface.routes);
+        assert!(installed.stale_routes(&old).is_empty());
     }
 }

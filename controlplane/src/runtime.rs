@@ -2,18 +2,18 @@
 //! it dies, stop it at the end.
 //!
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
-//! [`watch`] is the time in between, [`pulse`] finds one that hangs, [`keep`] saves what must outlive it. The API reads the shared [`View`] beside it.
+//! [`watch`] is the time in between, [`watchdog`] finds one that hangs, [`persist`] saves what must outlive it. The API reads the shared [`View`] beside it.
 
-mod ike;
+mod command_queue;
+mod engine_loop;
 mod install;
 mod interface;
-mod keep;
-mod orders;
-mod plain;
-mod pulse;
+mod log_dedup;
+mod persist;
+mod port500;
 mod start;
-mod told;
 mod watch;
+mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
@@ -37,13 +37,13 @@ use crate::ike::Ike;
 use crate::ike::key_log::KeyLogFiles;
 use crate::netlink::AddressWatch;
 use crate::private;
-use crate::reconcile::Memory;
+use crate::reconcile::InstalledState;
 use crate::state::State;
 use crate::view::View;
-pub use ike::{Request, RequestError, What};
-use orders::Orders;
-use plain::Plain;
-use told::{Strangers, Told};
+use command_queue::CommandQueue;
+pub use engine_loop::{Request, RequestError, What};
+use log_dedup::{InitiatorLog, LogDedup};
+use port500::Port500;
 
 /// Deaths in a row after which restarts begin to wait.
 const FAST_RESTARTS: u32 = 5;
@@ -52,7 +52,7 @@ const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A data plane that lived this long is taken for healthy: the next death counts as the first.
 const HEALTHY: Duration = Duration::from_secs(60);
 
-/// Requests of the API that may wait; more wait at the door.
+/// Requests of the API that may wait; more wait in their connections.
 const REQUESTS_MAX: usize = 64;
 
 /// How a gateway is run.
@@ -76,9 +76,9 @@ pub struct Gateway {
     ids: Vec<PeerId>,
     ike: Option<Ike>,
     /// The port on which IKE begins without NAT traversal.
-    plain: Option<Plain>,
-    strangers: Strangers,
-    told: Told,
+    port500: Option<Port500>,
+    initiators: InitiatorLog,
+    log_dedup: LogDedup,
     /// Says when an address of this machine, or a route, has changed; only where that can change where we send from.
     addresses: Option<AddressWatch>,
     /// When that is to be looked at, and was looked at last.
@@ -88,7 +88,7 @@ pub struct Gateway {
     key_log: Option<KeyLogFiles>,
     /// What the API wants.
     requests: mpsc::Receiver<Request>,
-    vault: keep::Vault,
+    vault: persist::Vault,
     _lock: File,
 }
 
@@ -96,7 +96,7 @@ pub struct Gateway {
 struct Plane {
     process: Process,
     log: Tail,
-    orders: Orders,
+    command_queue: CommandQueue,
     /// The id of every peer of the configuration.
     ids: Vec<PeerId>,
     /// What every outbound SA may use. The peer belongs to the name: the SPI is its choice.
@@ -124,7 +124,7 @@ impl Plane {
             process,
             log,
             // Tickets differ from run to run: answers to a control plane before us may still come.
-            orders: Orders::new(std::process::id().wrapping_mul(1 << 16)),
+            command_queue: CommandQueue::new(std::process::id().wrapping_mul(1 << 16)),
             ids: Vec::new(),
             granted: BTreeMap::new(),
             to_extend: BTreeSet::new(),
@@ -140,7 +140,7 @@ struct Found {
     process: Process,
     log: Tail,
     /// What an earlier control plane left; `None` for a data plane that we started.
-    memory: Option<Memory>,
+    installed: Option<InstalledState>,
     /// The IKE SAs that it left.
     ike: Zeroizing<Vec<u8>>,
 }
@@ -162,11 +162,11 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(config));
     let key_log = open_key_log(&view.config)?;
-    let doors = api::open(&view.config).await?;
-    let plain = Plain::open(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
+    let listeners = api::open(&view.config).await?;
+    let port500 = Port500::open(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let addresses = watch_addresses(&view.config);
-    let (ids, vault, strangers) = (Vec::new(), keep::Vault::default(), Strangers::default());
+    let (ids, vault, initiators) = (Vec::new(), persist::Vault::default(), InitiatorLog::default());
     let mut gateway = Gateway {
         view,
         state,
@@ -176,9 +176,9 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         up_before: false,
         ids,
         ike: None,
-        plain,
-        strangers,
-        told: Told::default(),
+        port500,
+        initiators,
+        log_dedup: LogDedup::default(),
         addresses,
         // They may have changed while no control plane was there.
         look_at_addresses_at: Some(Instant::now()),
@@ -188,23 +188,23 @@ pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
         vault,
         _lock: lock,
     };
-    let result = gateway.run(doors, &sender).await;
+    let result = gateway.run(listeners, &sender).await;
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(gateway.view.config.api_socket());
     result
 }
 
 impl Gateway {
-    async fn run(&mut self, doors: api::Doors, requests: &mpsc::Sender<Request>) -> anyhow::Result<()> {
-        let mut doors = Some(doors);
+    async fn run(&mut self, listeners: api::Listeners, requests: &mpsc::Sender<Request>) -> anyhow::Result<()> {
+        let mut listeners = Some(listeners);
         let mut servers = None;
         loop {
             match self.bring_up().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(mut plane)) => {
                     self.up_before = true;
-                    if let Some(doors) = doors.take() {
-                        servers = Some(doors.serve(&self.view, requests)?);
+                    if let Some(listeners) = listeners.take() {
+                        servers = Some(listeners.serve(&self.view, requests)?);
                     }
                     match self.watch(&mut plane).await {
                         Ended::Stop => return self.finish(plane).await,
@@ -227,7 +227,7 @@ impl Gateway {
     /// Brings a data plane up and fills it. `None` when told to stop meanwhile.
     async fn bring_up(&mut self) -> anyhow::Result<Option<Plane>> {
         let Some(found) = self.find().await? else { return Ok(None) };
-        let started_here = found.memory.is_none();
+        let started_here = found.installed.is_none();
         match self.fill(found).await {
             Ok(plane) => Ok(Some(plane)),
             Err((mut process, error)) => {

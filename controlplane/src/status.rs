@@ -1,6 +1,6 @@
 //! `adit status` for people: plain text, columns aligned, sizes with units.
 
-mod ike;
+mod connections;
 
 use std::fmt::Write;
 
@@ -14,7 +14,7 @@ pub fn report(status: &Status) -> String {
     let _ = head(&mut out, status);
     out.push_str("\npeers\n");
     out.push_str(&peers(&status.peers));
-    out.push_str(&ike::report(&status.peers));
+    out.push_str(&connections::report(&status.peers));
     if !status.workers.is_empty() {
         out.push_str("\nworkers\n");
         out.push_str(&workers(status));

@@ -277,7 +277,7 @@ fn spis_of_two_peers_that_collide() {
 }
 
 /// A configuration with this many peers of 64 lanes and one worker.
-fn crowd(peers: usize) -> String {
+fn with_peers(peers: usize) -> String {
     let peer = |number: usize| {
         let (high, low) = (number / 250, number % 250 + 1);
         format!("  - {{ name: peer-{number}, endpoint: \"198.18.{high}.{low}:4500\", static_key_file: site-b.key, lanes: 64 }}\n")
@@ -289,8 +289,8 @@ fn crowd(peers: usize) -> String {
 #[test]
 fn more_sas_than_a_worker_can_have() {
     let place = Place::new();
-    assert_eq!(place.load(&crowd(1008)).unwrap().sa_slots(), adit_channel::SA_SLOTS_MAX);
-    insta::assert_snapshot!(place.error(&crowd(1009)));
+    assert_eq!(place.load(&with_peers(1008)).unwrap().sa_slots(), adit_channel::SA_SLOTS_MAX);
+    insta::assert_snapshot!(place.error(&with_peers(1009)));
 }
 
 #[test]

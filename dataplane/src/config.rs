@@ -43,16 +43,16 @@ pub const COMMANDS_PER_TURN: usize = 16;
 pub const INJECTS_PER_TURN: usize = 8;
 /// Datagrams that a worker hands up to the control plane in a second: thousands of handshakes, and no flood takes its processor.
 pub const PUNTS_PER_S: u32 = 5000;
-/// Parcels taken from other workers in one turn.
+/// Hand-off batches taken from other workers in one turn.
 pub const TAKEOVERS_PER_TURN: usize = 16;
-/// Parcels of a worker for frames from the TAP on their way to other workers, at least.
-pub const PARCELS_OUTBOUND: usize = 32;
-/// Parcels of a worker for datagrams on their way to other workers, at least.
-pub const PARCELS_INBOUND: usize = 16;
+/// Hand-off batches of a worker for frames from the TAP on their way to other workers, at least.
+pub const BATCHES_OUTBOUND: usize = 32;
+/// Hand-off batches of a worker for datagrams on their way to other workers, at least.
+pub const BATCHES_INBOUND: usize = 16;
 /// Learned addresses taken from other workers in one turn.
 pub const LESSONS_PER_TURN: usize = 64;
 /// Learned addresses that may wait in front of a worker.
-pub const LESSONS_RING: usize = 256;
+pub const MAC_UPDATES_RING: usize = 256;
 
 const _: () = assert!(RECEIVE_BYTES_PER_TURN >= TRAIN_BYTES_MAX, "a turn takes a whole train");
 

@@ -24,7 +24,7 @@ pub enum Learned {
     /// Known, but not heard of for a while.
     Refreshed,
     /// Known, but not all other workers have heard of it yet.
-    Untold,
+    Unreported,
     New,
     Moved,
     /// The table is full, or the peer has taught as many as it may.
@@ -39,9 +39,9 @@ struct Entry {
     peer: PeerId,
     state: State,
     /// The other workers must hear of what changed here, or they flood and age.
-    untold: bool,
-    /// The second in which they were told last, less what does not fit.
-    told_s: u8,
+    unreported: bool,
+    /// The second in which it was reported to them last, less what does not fit.
+    reported_s: u8,
     heard_s: u32,
 }
 
@@ -54,7 +54,7 @@ enum State {
     Pinned,
 }
 
-const FREE: Entry = Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, untold: false, told_s: 0, heard_s: 0 };
+const FREE: Entry = Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, unreported: false, reported_s: 0, heard_s: 0 };
 
 /// Places that are looked at for an address, at most. In a half-full table with a good hash a search this long is rarer than one
 /// in a hundred thousand; an address that would need a longer one is not learned.
@@ -130,16 +130,16 @@ impl ForwardingTable {
             State::Pinned => Learned::Known,
             State::Learned if entry.peer != peer => {
                 let before = std::mem::replace(&mut entry.peer, peer);
-                (entry.heard_s, entry.untold) = (now_s, true);
+                (entry.heard_s, entry.unreported) = (now_s, true);
                 self.count_learned(before, -1);
                 self.count_learned(peer, 1);
                 Learned::Moved
             }
             State::Learned if now_s.saturating_sub(entry.heard_s) > refresh_s => {
-                (entry.heard_s, entry.untold) = (now_s, true);
+                (entry.heard_s, entry.unreported) = (now_s, true);
                 Learned::Refreshed
             }
-            State::Learned if entry.untold => Learned::Untold,
+            State::Learned if entry.unreported => Learned::Unreported,
             State::Learned => Learned::Known,
             State::Free => self.add(at, source, peer, now_s),
         }
@@ -149,8 +149,8 @@ impl ForwardingTable {
         if self.used >= self.limit || self.learned_from(peer) >= self.quota {
             return Learned::Full;
         }
-        let told_s = now_s.wrapping_sub(1) as u8;
-        self.entries[at] = Entry { mac, peer, state: State::Learned, untold: true, told_s, heard_s: now_s };
+        let reported_s = now_s.wrapping_sub(1) as u8;
+        self.entries[at] = Entry { mac, peer, state: State::Learned, unreported: true, reported_s, heard_s: now_s };
         self.used += 1;
         self.count_learned(peer, 1);
         Learned::New
@@ -160,18 +160,18 @@ impl ForwardingTable {
     pub fn hear(&mut self, source: Mac, peer: PeerId, now_s: u32) {
         self.learn(source, peer, now_s);
         if let Some(at) = self.place(source) {
-            self.entries[at].untold = false;
+            self.entries[at].unreported = false;
         }
     }
 
-    /// Tells the others of an address, once a second at most: one that jumps to and fro must not keep them busy. `tell` says
-    /// whether all have heard; if not, they are told again later.
-    pub fn tell(&mut self, mac: Mac, now_s: u32, tell: impl FnOnce() -> bool) {
+    /// Tells the others of an address, once a second at most: one that jumps to and fro must not keep them busy. `announce` says
+    /// whether all have heard; if not, it is reported to them again later.
+    pub fn report(&mut self, mac: Mac, now_s: u32, announce: impl FnOnce() -> bool) {
         let Some(at) = self.place(mac) else { return };
         let entry = &mut self.entries[at];
-        if entry.untold && entry.told_s != now_s as u8 {
-            entry.told_s = now_s as u8;
-            entry.untold = !tell();
+        if entry.unreported && entry.reported_s != now_s as u8 {
+            entry.reported_s = now_s as u8;
+            entry.unreported = !announce();
         }
     }
 
@@ -378,7 +378,7 @@ mod tests {
         let mut table = ForwardingTable::new(4, 300, 4);
         assert_eq!(table.route(mac(1), 0), Route::Flood);
         assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::New);
-        table.tell(mac(1), 0, || true);
+        table.report(mac(1), 0, || true);
         assert_eq!(table.learn(mac(1), PeerId(1), 10), Learned::Known);
         assert_eq!(table.learn(mac(1), PeerId(1), 80), Learned::Refreshed);
         assert_eq!(table.learn(mac(1), PeerId(2), 81), Learned::Moved);
@@ -392,28 +392,28 @@ mod tests {
     #[test]
     fn others_are_told_until_all_have_heard_and_at_most_once_a_second() {
         let mut table = ForwardingTable::new(4, 300, 4);
-        let told = |table: &mut ForwardingTable, now_s: u32, heard: bool| {
+        let reported = |table: &mut ForwardingTable, now_s: u32, heard: bool| {
             let mut calls = 0;
-            table.tell(mac(1), now_s, || {
+            table.report(mac(1), now_s, || {
                 calls += 1;
                 heard
             });
             calls
         };
         assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::New);
-        assert_eq!(told(&mut table, 0, false), 1);
-        assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::Untold);
-        assert_eq!(told(&mut table, 0, true), 0, "not twice in a second");
-        assert_eq!(told(&mut table, 1, true), 1);
+        assert_eq!(reported(&mut table, 0, false), 1);
+        assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::Unreported);
+        assert_eq!(reported(&mut table, 0, true), 0, "not twice in a second");
+        assert_eq!(reported(&mut table, 1, true), 1);
         assert_eq!(table.learn(mac(1), PeerId(1), 1), Learned::Known);
         for peer in [2, 1, 2] {
             assert_eq!(table.learn(mac(1), PeerId(peer), 1), Learned::Moved);
-            assert_eq!(told(&mut table, 1, true), 0);
+            assert_eq!(reported(&mut table, 1, true), 0);
         }
-        assert_eq!(told(&mut table, 2, true), 1);
+        assert_eq!(reported(&mut table, 2, true), 1);
         assert_eq!(table.learn(mac(1), PeerId(2), 80), Learned::Refreshed);
         table.hear(mac(1), PeerId(1), 80);
-        assert_eq!(told(&mut table, 80, true), 0, "what others say is not told back to them");
+        assert_eq!(reported(&mut table, 80, true), 0, "what others say is not reported back to them");
         assert_eq!(table.route(mac(1), 80), Route::Peer(PeerId(1)));
     }
 

@@ -1,13 +1,13 @@
 //! What joins the workers: frames and datagrams that belong to another worker, and addresses that one of them learned.
 //!
-//! Frames and datagrams go in parcels: a worker packs one for each other worker and sends it off when it is full or the turn
-//! ends. A worker has one inbox, a lock-free ring for parcels and one for lessons, so that neither crowds out the other. Buffers
+//! Frames and datagrams go in hand-off batches: a worker fills one for each other worker and sends it off when it is full or the turn
+//! ends. A worker has one inbox, a lock-free ring for batches and one for MAC-learning updates, so that neither crowds out the other. Buffers
 //! go back to the worker that they belong to, which has some for frames from the TAP and some for datagrams from outside: what a
 //! stranger sends cannot use up what another direction or another worker needs.
 //!
 //! A worker that is about to sleep says so; whoever then puts something into its inbox wakes it. No buffer means drop and count.
 
-pub mod parcel;
+pub mod batch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,20 +17,20 @@ use adit_proto::control::{Mac, PeerId, PeerTag};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::config::{LESSONS_RING, PARCELS_INBOUND, PARCELS_OUTBOUND};
-use parcel::{Label, PARCEL_BYTES, Parcel, Way};
+use crate::config::{BATCHES_INBOUND, BATCHES_OUTBOUND, MAC_UPDATES_RING};
+use batch::{BATCH_BYTES, Batch, Direction, RecordHeader};
 
 /// An address that the frame of a peer taught a worker. The tag is that of the peer when it did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lesson {
+pub struct MacUpdate {
     pub mac: Mac,
     pub peer: PeerId,
     pub tag: PeerTag,
 }
 
 struct Inbox {
-    parcels: ArrayQueue<Parcel>,
-    lessons: ArrayQueue<Lesson>,
+    batches: ArrayQueue<Batch>,
+    mac_updates: ArrayQueue<MacUpdate>,
     asleep: AtomicBool,
     wake: Arc<EventFd>,
 }
@@ -38,32 +38,34 @@ struct Inbox {
 /// The rings between the workers of a process.
 pub struct Handover {
     inboxes: Vec<CachePadded<Inbox>>,
-    /// Empty parcels of each worker, by way.
-    empty: Vec<[ArrayQueue<Parcel>; 2]>,
+    /// Empty batches of each worker, by direction.
+    empty: Vec<[ArrayQueue<Batch>; 2]>,
 }
 
 impl Handover {
-    /// One inbox for each worker, which `wakes` wakes. A single worker needs no parcels.
+    /// One inbox for each worker, which `wakes` wakes. A single worker needs no batches.
     pub fn new(wakes: Vec<Arc<EventFd>>) -> Handover {
         let workers = wakes.len();
-        let fill = |from: usize, way: Way| {
-            let count = parcels(workers, way);
+        let fill = |from: usize, direction: Direction| {
+            let count = batches(workers, direction);
             let queue = ArrayQueue::new(count.max(1));
-            (0..count).for_each(|_| drop(queue.push(Parcel::new(from, way))));
+            (0..count).for_each(|_| drop(queue.push(Batch::new(from, direction))));
             queue
         };
         let inbox = |wake| {
             CachePadded::new(Inbox {
-                // As many as there are: a ring for parcels is never full.
-                parcels: ArrayQueue::new(parcels_of_all(workers).max(1)),
-                lessons: ArrayQueue::new(LESSONS_RING),
+                // As many as there are: a ring for batches is never full.
+                batches: ArrayQueue::new(batches_of_all(workers).max(1)),
+                mac_updates: ArrayQueue::new(MAC_UPDATES_RING),
                 asleep: AtomicBool::new(false),
                 wake,
             })
         };
         Handover {
             inboxes: wakes.into_iter().map(inbox).collect(),
-            empty: (0..workers).map(|from| [Way::Outbound, Way::Inbound].map(|way| fill(from, way))).collect(),
+            empty: (0..workers)
+                .map(|from| [Direction::Outbound, Direction::Inbound].map(|direction| fill(from, direction)))
+                .collect(),
         }
     }
 
@@ -71,49 +73,49 @@ impl Handover {
         self.inboxes.len()
     }
 
-    /// An empty parcel of a worker, if it has one.
-    fn empty(&self, from: usize, way: Way) -> Option<Parcel> {
-        self.empty.get(from)?[way as usize].pop()
+    /// An empty batch of a worker, if it has one.
+    fn empty(&self, from: usize, direction: Direction) -> Option<Batch> {
+        self.empty.get(from)?[direction as usize].pop()
     }
 
-    /// Gives an emptied parcel back to the worker that it belongs to.
+    /// Gives an emptied batch back to the worker that it belongs to.
     #[inline]
-    pub fn give_back(&self, mut parcel: Parcel) {
-        parcel.clear();
-        if let Some(ways) = self.empty.get(parcel.from) {
-            // Cannot be full: it has room for every parcel that exists.
-            let _ = ways[parcel.way as usize].push(parcel);
+    pub fn give_back(&self, mut batch: Batch) {
+        batch.clear();
+        if let Some(directions) = self.empty.get(batch.from) {
+            // Cannot be full: it has room for every batch that exists.
+            let _ = directions[batch.direction as usize].push(batch);
         }
     }
 
-    /// Puts a parcel into a worker's inbox and wakes the worker if it sleeps.
-    fn give(&self, worker: usize, parcel: Parcel) {
-        let Some(inbox) = self.inboxes.get(worker) else { return self.give_back(parcel) };
-        // Cannot be full: it has room for every parcel that exists.
-        let _ = inbox.parcels.push(parcel);
+    /// Puts a hand-off batch into a worker's inbox and wakes the worker if it sleeps.
+    fn give(&self, worker: usize, batch: Batch) {
+        let Some(inbox) = self.inboxes.get(worker) else { return self.give_back(batch) };
+        // Cannot be full: it has room for every batch that exists.
+        let _ = inbox.batches.push(batch);
         inbox.wake_if_asleep();
     }
 
     /// Tells all other workers what one of them learned. False when one of them has no room for it.
-    pub fn tell(&self, from: usize, lesson: Lesson) -> bool {
+    pub fn announce(&self, from: usize, update: MacUpdate) -> bool {
         let mut heard = true;
         for (_, inbox) in self.inboxes.iter().enumerate().filter(|(worker, _)| *worker != from) {
-            heard &= inbox.lessons.push(lesson).is_ok();
+            heard &= inbox.mac_updates.push(update).is_ok();
             inbox.wake_if_asleep();
         }
         heard
     }
 
-    /// The next parcel for a worker.
+    /// The next batch for a worker.
     #[inline]
-    pub fn take(&self, worker: usize) -> Option<Parcel> {
-        self.inboxes.get(worker)?.parcels.pop()
+    pub fn take(&self, worker: usize) -> Option<Batch> {
+        self.inboxes.get(worker)?.batches.pop()
     }
 
-    /// The next lesson for a worker.
+    /// The next MAC-learning update for a worker.
     #[inline]
-    pub fn take_lesson(&self, worker: usize) -> Option<Lesson> {
-        self.inboxes.get(worker)?.lessons.pop()
+    pub fn take_mac_update(&self, worker: usize) -> Option<MacUpdate> {
+        self.inboxes.get(worker)?.mac_updates.pop()
     }
 
     /// Says that a worker is about to sleep. False when something has come in meanwhile: then it must not.
@@ -121,7 +123,7 @@ impl Handover {
     pub fn may_sleep(&self, worker: usize) -> bool {
         let inbox = &self.inboxes[worker];
         inbox.asleep.store(true, Ordering::SeqCst);
-        if inbox.parcels.is_empty() && inbox.lessons.is_empty() {
+        if inbox.batches.is_empty() && inbox.mac_updates.is_empty() {
             return true;
         }
         inbox.asleep.store(false, Ordering::SeqCst);
@@ -143,57 +145,57 @@ impl Inbox {
     }
 }
 
-/// Parcels of one worker for one way: each other worker can have one open.
-fn parcels(workers: usize, way: Way) -> usize {
-    let count = if way == Way::Outbound { PARCELS_OUTBOUND } else { PARCELS_INBOUND };
+/// Hand-off batches of one worker for one direction: each other worker can have one open.
+fn batches(workers: usize, direction: Direction) -> usize {
+    let count = if direction == Direction::Outbound { BATCHES_OUTBOUND } else { BATCHES_INBOUND };
     if workers > 1 { count.max(workers) } else { 0 }
 }
 
-fn parcels_of_all(workers: usize) -> usize {
-    workers * (parcels(workers, Way::Outbound) + parcels(workers, Way::Inbound))
+fn batches_of_all(workers: usize) -> usize {
+    workers * (batches(workers, Direction::Outbound) + batches(workers, Direction::Inbound))
 }
 
-/// Memory of the parcels between `workers` workers, in bytes.
+/// Memory of the batches between `workers` workers, in bytes.
 pub fn handover_bytes(workers: usize) -> usize {
-    parcels_of_all(workers) * PARCEL_BYTES
+    batches_of_all(workers) * BATCH_BYTES
 }
 
-/// The parcels that a worker packs for the others, one way.
-pub struct Packer {
+/// The batches that a worker fills for the others, in one direction.
+pub struct BatchBuilder {
     worker: usize,
-    way: Way,
-    open: Vec<Option<Parcel>>,
+    direction: Direction,
+    open: Vec<Option<Batch>>,
     any: bool,
 }
 
-impl Packer {
-    pub fn new(worker: usize, way: Way, workers: usize) -> Packer {
-        Packer { worker, way, open: (0..workers).map(|_| None).collect(), any: false }
+impl BatchBuilder {
+    pub fn new(worker: usize, direction: Direction, workers: usize) -> BatchBuilder {
+        BatchBuilder { worker, direction, open: (0..workers).map(|_| None).collect(), any: false }
     }
 
-    /// Packs a record that stands for so many packets into the parcel for `owner`. False when there is no empty parcel: the
+    /// Adds a record that stands for so many packets into the batch for `owner`. False when there is no empty batch: the
     /// others have not kept up.
-    pub fn pack(&mut self, handover: &Handover, owner: usize, label: Label, bytes: &[u8], packets: u64) -> bool {
+    pub fn add(&mut self, handover: &Handover, owner: usize, header: RecordHeader, bytes: &[u8], packets: u64) -> bool {
         let Some(place) = self.open.get_mut(owner) else { return false };
-        if let Some(full) = place.take_if(|parcel| !parcel.has_room(bytes.len())) {
+        if let Some(full) = place.take_if(|batch| !batch.has_room(bytes.len())) {
             handover.give(owner, full);
         }
         if place.is_none() {
-            *place = handover.empty(self.worker, self.way);
+            *place = handover.empty(self.worker, self.direction);
         }
-        let Some(parcel) = place else { return false };
-        parcel.push(label, bytes, packets);
+        let Some(batch) = place else { return false };
+        batch.push(header, bytes, packets);
         self.any = true;
         true
     }
 
-    /// Sends off all that is packed.
+    /// Sends off all that is in them.
     #[inline]
     pub fn send_off(&mut self, handover: &Handover) {
         if std::mem::take(&mut self.any) {
-            for (owner, parcel) in self.open.iter_mut().enumerate() {
-                if let Some(parcel) = parcel.take() {
-                    handover.give(owner, parcel);
+            for (owner, batch) in self.open.iter_mut().enumerate() {
+                if let Some(batch) = batch.take() {
+                    handover.give(owner, batch);
                 }
             }
         }
@@ -209,45 +211,45 @@ mod tests {
     }
 
     #[test]
-    fn parcels_arrive_in_order_and_come_back_to_whom_they_belong() {
+    fn batches_arrive_in_order_and_return_to_their_owner() {
         let handover = handover(3);
-        let mut packer = Packer::new(0, Way::Inbound, 3);
-        let label = Label::Datagrams { segment: 30_000, from: crate::udp::Endpoint::default() };
-        let packed = (0u8..).take_while(|&n| packer.pack(&handover, 1 + usize::from(n % 2), label, &[n; 30_000], 1)).count();
-        assert_eq!(packed, 2 * PARCELS_INBOUND, "two records of this length fit a parcel");
+        let mut builder = BatchBuilder::new(0, Direction::Inbound, 3);
+        let header = RecordHeader::Datagrams { segment: 30_000, from: crate::udp::Endpoint::default() };
+        let packed = (0u8..).take_while(|&n| builder.add(&handover, 1 + usize::from(n % 2), header, &[n; 30_000], 1)).count();
+        assert_eq!(packed, 2 * BATCHES_INBOUND, "two records of this length fit a batch");
         // The buffers of other directions and workers are untouched.
-        assert!(Packer::new(0, Way::Outbound, 3).pack(&handover, 1, label, &[1; 10], 1));
-        assert!(Packer::new(2, Way::Inbound, 3).pack(&handover, 1, label, &[1; 10], 1));
-        packer.send_off(&handover);
+        assert!(BatchBuilder::new(0, Direction::Outbound, 3).add(&handover, 1, header, &[1; 10], 1));
+        assert!(BatchBuilder::new(2, Direction::Inbound, 3).add(&handover, 1, header, &[1; 10], 1));
+        builder.send_off(&handover);
         for worker in [1, 2] {
             assert!(!handover.may_sleep(worker));
             let mut numbers = Vec::new();
-            while let Some(parcel) = handover.take(worker) {
+            while let Some(batch) = handover.take(worker) {
                 let mut at = 0;
-                while let Some((_, place)) = parcel::record(parcel.bytes(), at) {
+                while let Some((_, place)) = batch::record(batch.bytes(), at) {
                     at = place.end;
-                    numbers.push(parcel.bytes()[place][0]);
+                    numbers.push(batch.bytes()[place][0]);
                 }
-                handover.give_back(parcel);
+                handover.give_back(batch);
             }
-            assert!(numbers.len() == PARCELS_INBOUND && numbers.is_sorted());
+            assert!(numbers.len() == BATCHES_INBOUND && numbers.is_sorted());
             assert!(handover.may_sleep(worker));
         }
-        assert_eq!((0..).take_while(|_| handover.empty(0, Way::Inbound).is_some()).count(), PARCELS_INBOUND);
+        assert_eq!((0..).take_while(|_| handover.empty(0, Direction::Inbound).is_some()).count(), BATCHES_INBOUND);
     }
 
     #[test]
     fn lessons_that_do_not_fit_are_told_to_be_lost_and_keep_nothing_else_out() {
         let handover = handover(3);
-        let lesson = Lesson { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) };
-        for _ in 0..LESSONS_RING {
-            assert!(handover.tell(1, lesson));
+        let update = MacUpdate { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) };
+        for _ in 0..MAC_UPDATES_RING {
+            assert!(handover.announce(1, update));
         }
-        assert!(!handover.tell(0, lesson), "worker 2 has no room");
-        assert_eq!(handover.take_lesson(1), Some(lesson), "worker 1 had");
-        let mut packer = Packer::new(0, Way::Outbound, 3);
-        assert!(packer.pack(&handover, 2, Label::Flood, &[1; 60], 1));
-        packer.send_off(&handover);
+        assert!(!handover.announce(0, update), "worker 2 has no room");
+        assert_eq!(handover.take_mac_update(1), Some(update), "worker 1 had");
+        let mut builder = BatchBuilder::new(0, Direction::Outbound, 3);
+        assert!(builder.add(&handover, 2, RecordHeader::Flood, &[1; 60], 1));
+        builder.send_off(&handover);
         assert!(handover.take(2).is_some());
         assert!(!handover.may_sleep(2) && handover.may_sleep(1));
     }
@@ -255,10 +257,10 @@ mod tests {
     #[test]
     fn whoever_sleeps_is_woken_once() {
         let handover = handover(2);
-        let lesson = Lesson { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) };
+        let update = MacUpdate { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) };
         assert!(handover.may_sleep(1));
-        handover.tell(0, lesson);
-        handover.tell(0, lesson);
+        handover.announce(0, update);
+        handover.announce(0, update);
         let wake = &handover.inboxes[1].wake;
         assert!(wake.acknowledge() && !wake.acknowledge());
     }

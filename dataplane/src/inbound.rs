@@ -24,8 +24,8 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::config::{PUNTS_PER_S, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::forward::{FloodLimit, Learned};
-use crate::handover::parcel::{Label, Parcel, Way, record};
-use crate::handover::{Lesson, Packer};
+use crate::handover::batch::{Batch, Direction, RecordHeader, record};
+use crate::handover::{BatchBuilder, MacUpdate};
 use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
@@ -41,7 +41,7 @@ pub struct Inbound {
     learned_last: Option<(Mac, PeerId, u32)>,
     overflows_counted: u32,
     /// Datagrams whose SA another worker has.
-    packer: Packer,
+    builder: BatchBuilder,
     punts: FloodLimit,
     /// What was received since `done` was asked last.
     work: Work,
@@ -74,7 +74,7 @@ impl Inbound {
             coalescer: Coalescer::new(env.mode, env.tap.limits),
             learned_last: None,
             overflows_counted: 0,
-            packer: Packer::new(env.id, Way::Inbound, env.handover.workers()),
+            builder: BatchBuilder::new(env.id, Direction::Inbound, env.handover.workers()),
             punts: FloodLimit::new(PUNTS_PER_S),
             work: Work::default(),
         }
@@ -125,19 +125,19 @@ impl Inbound {
     /// Datagrams that another worker received for this one. The caller has asked `takes_over`, so there is a window.
     pub fn take_over<I: Io>(
         &mut self,
-        parcel: &Parcel,
+        batch: &Batch,
         state: &mut State,
         env: &mut Environment,
         io: &mut I,
     ) -> Result<(), Failure> {
-        let len = parcel.bytes().len();
+        let len = batch.bytes().len();
         let Some(window) = self.arena.window() else { return Ok(()) };
-        window[..len].copy_from_slice(parcel.bytes());
+        window[..len].copy_from_slice(batch.bytes());
         let whole = self.arena.keep(len);
         let mut at = whole.start;
-        while let Some((label, place)) = record(&self.arena.bytes()[..whole.end], at) {
+        while let Some((header, place)) = record(&self.arena.bytes()[..whole.end], at) {
             at = place.end;
-            let Label::Datagrams { segment, from } = label else { continue };
+            let RecordHeader::Datagrams { segment, from } = header else { continue };
             let segment = (segment as usize).max(1);
             env.port.count(Count::TakenOver, place.len().div_ceil(segment) as u64);
             self.datagrams(place, segment, &from, state, env, io)?;
@@ -145,9 +145,9 @@ impl Inbound {
         Ok(())
     }
 
-    /// Ends a batch: every super-frame under construction is written, every parcel sent off.
+    /// Ends a batch: every super-frame under construction is written, every batch sent off.
     pub fn flush<I: Io>(&mut self, env: &mut Environment, io: &mut I) -> Result<(), Failure> {
-        self.packer.send_off(&env.handover);
+        self.builder.send_off(&env.handover);
         let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
         self.coalescer.flush(self.arena.bytes(), &mut sink);
         sink.result
@@ -241,8 +241,8 @@ impl Inbound {
         let bytes = &self.arena.bytes()[run];
         let count = bytes.len().div_ceil(segment.max(1)) as u64;
         let Some(owner) = Header::parse(bytes).and_then(|header| env.other_that_opens(&header)) else { return };
-        let label = Label::Datagrams { segment: segment as u32, from: *from };
-        if self.packer.pack(&env.handover, owner, label, bytes, count) {
+        let header = RecordHeader::Datagrams { segment: segment as u32, from: *from };
+        if self.builder.add(&env.handover, owner, header, bytes, count) {
             env.port.count(Count::HandedOver, count);
         } else {
             env.port.drop(Drop::HandoverFull, count);
@@ -307,14 +307,14 @@ impl Inbound {
         self.learned_last = Some((mac, peer, now_s));
         match state.fdb.learn(mac, peer, now_s) {
             Learned::Known | Learned::Group => return,
-            Learned::Refreshed | Learned::Untold => {}
+            Learned::Refreshed | Learned::Unreported => {}
             Learned::New => env.port.count(Count::FdbLearned, 1),
             Learned::Moved => env.port.count(Count::FdbMoved, 1),
             Learned::Full => return env.port.count(Count::FdbFull, 1),
         }
         env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
         if let Some(tag) = state.tables.peer(peer).map(|peer| peer.tag) {
-            state.fdb.tell(mac, now_s, || env.handover.tell(env.id, Lesson { mac, peer, tag }));
+            state.fdb.report(mac, now_s, || env.handover.announce(env.id, MacUpdate { mac, peer, tag }));
         }
     }
 

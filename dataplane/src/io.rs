@@ -39,7 +39,7 @@ impl Failure {
 pub struct Descriptors {
     pub tap: RawFd,
     pub udp: RawFd,
-    /// An eventfd: commands, parcels and lessons of other workers, the end.
+    /// An eventfd: commands, batches and MAC-learning updates of other workers, the end.
     pub wake: RawFd,
 }
 

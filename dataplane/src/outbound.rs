@@ -2,7 +2,7 @@
 //!
 //! 1. read a frame or packet, or a super-frame.
 //! 2. forward: the destination address names a peer, or all of them. In IP mode the policy table names one.
-//! 3. what another worker must seal goes over to it whole, in a parcel.
+//! 3. what another worker must seal goes over to it whole, in a hand-off batch.
 //! 4. plan: how the super-frame splits.
 //! 5. split: segment by segment, each made in place in the read buffer.
 //! 6. `seal` each out of place into the train.
@@ -22,8 +22,8 @@ use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN, WORKERS_MAX};
 use crate::forward::Route;
-use crate::handover::Packer;
-use crate::handover::parcel::{Label, Parcel, Way, record};
+use crate::handover::BatchBuilder;
+use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::io::Work;
 use crate::pool::frame_buffer;
 use crate::sa::Peer;
@@ -41,11 +41,11 @@ pub struct Outbound {
     /// A second copy of a frame that goes to several peers: splitting uses the first one up.
     copy: Box<[u8]>,
     train: Train,
-    packer: Packer,
+    builder: BatchBuilder,
     /// Packets made in this batch: one frame can make many, by its segments and by the number of peers.
     packets: usize,
     /// A peer to which trains cannot go.
-    alone: Option<PeerId>,
+    gso_disabled: Option<PeerId>,
     /// What was read from the TAP since `done` was asked last.
     work: Work,
 }
@@ -55,14 +55,14 @@ const READ_AT: usize = FRAME_HEADROOM - vnet::LEN;
 
 impl Outbound {
     pub fn new(env: &Environment) -> Outbound {
-        let packer = Packer::new(env.id, Way::Outbound, env.handover.workers());
+        let builder = BatchBuilder::new(env.id, Direction::Outbound, env.handover.workers());
         Outbound {
             buffer: frame_buffer(),
             copy: frame_buffer(),
             train: Train::default(),
-            packer,
+            builder,
             packets: 0,
-            alone: None,
+            gso_disabled: None,
             work: Work::default(),
         }
     }
@@ -114,18 +114,18 @@ impl Outbound {
     }
 
     /// Frames that another worker read for this one.
-    pub fn take_over(&mut self, parcel: &Parcel, state: &mut State, env: &mut Environment) {
-        let (bytes, mut at) = (parcel.bytes(), 0);
-        while let Some((label, place)) = record(bytes, at) {
+    pub fn take_over(&mut self, batch: &Batch, state: &mut State, env: &mut Environment) {
+        let (bytes, mut at) = (batch.bytes(), 0);
+        while let Some((header, place)) = record(bytes, at) {
             at = place.end;
             let read = &bytes[place];
             self.buffer[READ_AT..READ_AT + read.len()].copy_from_slice(read);
             env.port.count(Count::TakenOver, self.frames(read.len()));
-            match label {
-                Label::Frame { peer, tag } if state.tables.has(peer, tag) => self.unicast(peer, read.len(), state, env),
-                Label::Frame { .. } => self.lose(Drop::NoPeer, read.len(), env),
-                Label::Flood => self.seal_flood(parcel.from, read.len(), state, env),
-                Label::Datagrams { .. } => {}
+            match header {
+                RecordHeader::Frame { peer, tag } if state.tables.has(peer, tag) => self.unicast(peer, read.len(), state, env),
+                RecordHeader::Frame { .. } => self.lose(Drop::NoPeer, read.len(), env),
+                RecordHeader::Flood => self.seal_flood(batch.from, read.len(), state, env),
+                RecordHeader::Datagrams { .. } => {}
             }
         }
     }
@@ -133,9 +133,9 @@ impl Outbound {
     /// Ends a batch.
     pub fn flush(&mut self, state: &mut State, env: &mut Environment) {
         self.send(env);
-        self.packer.send_off(&env.handover);
+        self.builder.send_off(&env.handover);
         self.packets = 0;
-        if let Some(peer) = self.alone.take() {
+        if let Some(peer) = self.gso_disabled.take() {
             state.tables.send_alone(peer, |event| env.port.emit(event));
         }
     }
@@ -204,7 +204,7 @@ impl Outbound {
         }
         for (owner, peers) in peers_of.into_iter().enumerate() {
             if owner != env.id && peers > 0 {
-                self.hand_over(owner, Label::Flood, len, peers * frames, env);
+                self.hand_over(owner, RecordHeader::Flood, len, peers * frames, env);
             }
         }
     }
@@ -235,12 +235,12 @@ impl Outbound {
         let Some(peer) = state.tables.peer(id) else { return self.lose(Drop::NoPeer, len, env) };
         if peer.outbound.is_none() {
             let owner = peer.path.sealer_for(env.id);
-            let label = Label::Frame { peer: id, tag: peer.tag };
+            let header = RecordHeader::Frame { peer: id, tag: peer.tag };
             let frames = self.frames(len);
             return if owner == env.id {
                 self.lose(Drop::NoSa, len, env)
             } else {
-                self.hand_over(owner, label, len, frames, env)
+                self.hand_over(owner, header, len, frames, env)
             };
         }
         match self.plan(len, env.mode) {
@@ -251,9 +251,9 @@ impl Outbound {
     }
 
     /// Gives the frame in the read buffer to the worker that seals it; it stands for so many packets there.
-    fn hand_over(&mut self, owner: usize, label: Label, len: usize, packets: u64, env: &mut Environment) {
+    fn hand_over(&mut self, owner: usize, header: RecordHeader, len: usize, packets: u64, env: &mut Environment) {
         let read = &self.buffer[READ_AT..READ_AT + len];
-        let given = self.packer.pack(&env.handover, owner, label, read, packets);
+        let given = self.builder.add(&env.handover, owner, header, read, packets);
         let frames = self.frames(len);
         if given { env.port.count(Count::HandedOver, frames) } else { env.port.drop(Drop::HandoverFull, frames) }
     }
@@ -277,7 +277,7 @@ impl Outbound {
     fn segments(&mut self, plan: &Plan, id: PeerId, peer: &mut Peer, env: &mut Environment) {
         let Some(sa) = peer.outbound.as_deref_mut() else { return };
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
-        let segments_max = if peer.alone { 1 } else { env.udp.segments_max };
+        let segments_max = if peer.gso_disabled { 1 } else { env.udp.segments_max };
         let count = plan.segments();
         let (packets, bytes) = (sa.packets, sa.bytes);
         let mut deferred = 0;
@@ -320,7 +320,7 @@ impl Outbound {
 
     fn send(&mut self, env: &mut Environment) {
         if let Some(peer) = send(&mut self.train, env) {
-            self.alone = Some(peer);
+            self.gso_disabled = Some(peer);
         }
     }
 }

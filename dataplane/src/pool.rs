@@ -9,12 +9,12 @@ use crate::config::{
     FRAME_BYTES_MAX, FRAME_HEADROOM, FRAME_TAILROOM, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN,
     TAKEOVERS_PER_TURN, TRAIN_BYTES_MAX,
 };
-use crate::handover::parcel::PARCEL_BYTES;
+use crate::handover::batch::BATCH_BYTES;
 
 /// Room for one read from the TAP.
 pub const FRAME_BUFFER: usize = (FRAME_HEADROOM + FRAME_BYTES_MAX + FRAME_TAILROOM).next_multiple_of(64);
-/// A receive call is given this much, so that no train is cut off; a parcel of another worker takes as much.
-pub const RECEIVE_WINDOW: usize = PARCEL_BYTES;
+/// A receive call is given this much, so that no train is cut off; a hand-off batch of another worker takes as much.
+pub const RECEIVE_WINDOW: usize = BATCH_BYTES;
 /// What other workers gave and what the socket brings have a budget each. The first can be overshot by one train less a byte, and
 /// the last receive call still needs its window.
 pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 2 * RECEIVE_WINDOW + SLACK;

@@ -80,11 +80,11 @@ pub struct Peer {
     /// Differs from that of any other peer that has had this id or will have it.
     pub tag: PeerTag,
     /// `UDP_SEGMENT` does not work on the path: packets go one by one until this is looked into again.
-    pub alone: bool,
+    pub gso_disabled: bool,
     /// The control plane was told so.
-    alone_told: bool,
+    gso_disabled_reported: bool,
     /// The control plane was not told where the peer was found, or not for all of a second.
-    path_told: Told,
+    path_reported: Told,
     pub outbound: Option<Box<OutboundSa>>,
 }
 
@@ -171,10 +171,11 @@ impl Tables {
     pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, path: Path) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         match place {
-            Some(peer) => (peer.path, peer.tag, peer.alone) = (path, tag, false),
+            Some(peer) => (peer.path, peer.tag, peer.gso_disabled) = (path, tag, false),
             None => {
-                let path_told = Told::Yes;
-                *place = Some(Peer { path, tag, alone: false, alone_told: false, path_told, outbound: None });
+                let path_reported = Told::Yes;
+                *place =
+                    Some(Peer { path, tag, gso_disabled: false, gso_disabled_reported: false, path_reported, outbound: None });
                 self.present.push(id);
             }
         }
@@ -184,8 +185,8 @@ impl Tables {
     /// Sends the packets of a peer one by one from here on; says so once.
     pub fn send_alone(&mut self, id: PeerId, emit: impl FnOnce(&Event) -> bool) {
         if let Some(peer) = self.peer(id) {
-            peer.alone = true;
-            peer.alone_told = peer.alone_told || emit(&Event::Degraded { what: Feature::UdpSegment });
+            peer.gso_disabled = true;
+            peer.gso_disabled_reported = peer.gso_disabled_reported || emit(&Event::Degraded { what: Feature::UdpSegment });
         }
     }
 
@@ -194,19 +195,19 @@ impl Tables {
     pub fn found_at(&mut self, id: PeerId, from: &Endpoint, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {
         let Some(peer) = self.peer(id) else { return false };
         let moved = peer.path.endpoint != *from;
-        if !moved && peer.path_told != Told::No {
+        if !moved && peer.path_reported != Told::No {
             return false;
         }
-        if moved && !peer.path.follow && peer.path_told == Told::At(now_s) {
+        if moved && !peer.path.follow && peer.path_reported == Told::At(now_s) {
             return false;
         }
         let Some(address) = from.address() else { return false };
         if moved && peer.path.follow {
             // Whether trains work there is found out anew.
-            (peer.path.endpoint, peer.alone) = (*from, false);
+            (peer.path.endpoint, peer.gso_disabled) = (*from, false);
         }
-        let told = emit(&Event::PeerPath { peer: id, tag: peer.tag, from: address });
-        peer.path_told = match (told, peer.path.follow) {
+        let reported = emit(&Event::PeerPath { peer: id, tag: peer.tag, from: address });
+        peer.path_reported = match (reported, peer.path.follow) {
             (true, true) => Told::Yes,
             (true, false) => Told::At(now_s),
             (false, _) => Told::No,
@@ -216,7 +217,7 @@ impl Tables {
 
     /// Tries trains with every peer again: routes and devices change.
     pub fn retry_trains(&mut self) {
-        self.peers.iter_mut().flatten().for_each(|peer| peer.alone = false);
+        self.peers.iter_mut().flatten().for_each(|peer| peer.gso_disabled = false);
     }
 
     /// Removes a peer and its SAs; `gone` is told direction, SPI and slot of each.
@@ -523,13 +524,13 @@ mod tests {
         };
         // Sends a packet from a port in a second; says whether it was told of, and where the peer is now.
         let found = |tables: &mut Tables, port, now_s, room| {
-            let mut told = None;
+            let mut reported = None;
             tables.found_at(PeerId(1), &endpoint(port), now_s, |event| {
-                told = Some(*event);
+                reported = Some(*event);
                 room
             });
             let now = tables.peer(PeerId(1)).unwrap().path.endpoint.address().unwrap().port();
-            (told.is_some(), now)
+            (reported.is_some(), now)
         };
         set(&mut tables, true);
         assert_eq!(found(&mut tables, 4500, 1, true), (false, 4500));
@@ -538,8 +539,8 @@ mod tests {
         assert_eq!(found(&mut tables, 9, 1, true), (false, 9));
         assert_eq!(found(&mut tables, 4500, 1, true), (true, 4500));
         set(&mut tables, false);
-        for (now_s, told) in [(1, true), (1, false), (2, true), (2, false)] {
-            assert_eq!(found(&mut tables, 9, now_s, true), (told, 4500));
+        for (now_s, reported) in [(1, true), (1, false), (2, true), (2, false)] {
+            assert_eq!(found(&mut tables, 9, now_s, true), (reported, 4500));
         }
         assert_eq!(found(&mut tables, 9, 3, false), (true, 4500));
         assert_eq!(found(&mut tables, 9, 3, true), (true, 4500), "the ring was full");

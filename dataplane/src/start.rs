@@ -32,7 +32,7 @@ use crate::worker::{Environment, State, Worker};
 /// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
 /// How long to wait before a control plane that could not be let in is tried again.
-const DOOR_PAUSE: Duration = Duration::from_millis(100);
+const LISTENER_PAUSE: Duration = Duration::from_millis(100);
 /// How often every worker is made to look at its clock.
 const TICK: Duration = Duration::from_secs(1);
 /// Bytes of the vault per SA that there can be: its key's name and its totals. There are twice as many slots as SAs.
@@ -321,13 +321,13 @@ impl Running {
     }
 }
 
-/// The door for control planes. What fails there concerns who waits outside, never the packets.
-struct Door {
+/// The listener for control planes. What fails there concerns who waits outside, never the packets.
+struct ControlListener {
     listener: Listener,
     failing: bool,
 }
 
-impl Door {
+impl ControlListener {
     fn serve(&mut self) {
         match self.listener.serve() {
             Ok(notices) => {
@@ -339,18 +339,18 @@ impl Door {
                     eprintln!("WARNING: no control plane can attach: {error}; it is tried again");
                 }
                 // Who waits keeps the socket readable.
-                thread::sleep(DOOR_PAUSE);
+                thread::sleep(LISTENER_PAUSE);
             }
         }
     }
 }
 
 fn supervise(running: Running, listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
-    let mut door = Door { listener, failing: false };
+    let mut control_listener = ControlListener { listener, failing: false };
     let mut tick_at = Instant::now() + TICK;
     loop {
         let mut fds = vec![watch(signals.as_raw_fd()), watch(running.alarm.as_fd().as_raw_fd())];
-        fds.extend(door.listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
+        fds.extend(control_listener.listener.poll_fds().iter().map(|fd| watch(fd.as_raw_fd())));
         let until_tick = tick_at.saturating_duration_since(Instant::now()).as_millis() as libc::c_int + 1;
         // SAFETY: the array has the length given.
         let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, until_tick) };
@@ -371,7 +371,7 @@ fn supervise(running: Running, listener: Listener, signals: &OwnedFd) -> Result<
             bail!(cause);
         }
         if fds[2..].iter().any(|fd| fd.revents != 0) {
-            door.serve();
+            control_listener.serve();
         }
     }
 }

@@ -17,8 +17,8 @@ use crate::aead::Backend;
 use crate::config::{Config, LESSONS_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::control;
 use crate::forward::{FloodLimit, ForwardingTable};
-use crate::handover::parcel::Way;
-use crate::handover::{Handover, Lesson};
+use crate::handover::batch::Direction;
+use crate::handover::{Handover, MacUpdate};
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
 use crate::outbound::Outbound;
@@ -155,13 +155,13 @@ impl Worker {
         self.learn_from_others();
         let mut taken = 0;
         while taken < TAKEOVERS_PER_TURN && self.inbound.takes_over() && self.outbound.has_budget() {
-            let Some(parcel) = self.env.handover.take(self.env.id) else { break };
+            let Some(batch) = self.env.handover.take(self.env.id) else { break };
             taken += 1;
-            match parcel.way {
-                Way::Outbound => self.outbound.take_over(&parcel, &mut self.state, &mut self.env),
-                Way::Inbound => self.inbound.take_over(&parcel, &mut self.state, &mut self.env, io)?,
+            match batch.direction {
+                Direction::Outbound => self.outbound.take_over(&batch, &mut self.state, &mut self.env),
+                Direction::Inbound => self.inbound.take_over(&batch, &mut self.state, &mut self.env, io)?,
             }
-            self.env.handover.give_back(parcel);
+            self.env.handover.give_back(batch);
         }
         if taken > 0 {
             self.outbound.flush(&mut self.state, &mut self.env);
@@ -172,7 +172,7 @@ impl Worker {
 
     fn learn_from_others(&mut self) {
         for _ in 0..LESSONS_PER_TURN {
-            let Some(Lesson { mac, peer, tag }) = self.env.handover.take_lesson(self.env.id) else { return };
+            let Some(MacUpdate { mac, peer, tag }) = self.env.handover.take_mac_update(self.env.id) else { return };
             if self.state.tables.has(peer, tag) {
                 self.state.fdb.hear(mac, peer, self.state.now_s);
                 self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);

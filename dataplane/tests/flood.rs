@@ -27,9 +27,9 @@ fn each_worker_floods_as_many_frames_as_the_limit_says() {
         let mut bed = Bed::start_with(2, "poll", 2, &["--flood-pps", &limit]);
         assert_eq!(flood(&mut bed), SENT, "to the only peer everything goes: nothing is multiplied");
         for worker in 0..2u32 {
-            bed.order(worker as usize, &peer_set(PeerId(1), PeerTag(2), 2));
+            bed.command(worker as usize, &peer_set(PeerId(1), PeerTag(2), 2));
             let sa = OutboundSa { peer: PeerId(1), spi: out_spi(64 + worker), ..outbound_sa(0) };
-            bed.order(worker as usize, &Command::OutboundSaInstall(sa));
+            bed.command(worker as usize, &Command::OutboundSaInstall(sa));
         }
         let passed = flood(&mut bed);
         assert!((LIMIT..SENT).contains(&passed), "{passed} of {SENT} passed under a limit of {LIMIT} for each worker");

@@ -80,10 +80,10 @@ fn a_broadcast_reaches_every_peer_though_another_worker_seals_it() {
         let mut bed = Bed::start(2, "poll", 1);
         for id in 1..200 {
             for worker in 0..2 {
-                bed.order(worker, &peer_set(PeerId(id), PeerTag(id.into()), 1));
+                bed.command(worker, &peer_set(PeerId(id), PeerTag(id.into()), 1));
             }
             let sa = OutboundSa { peer: PeerId(id), spi: out_spi(64 * u32::from(id)), ..outbound_sa(0) };
-            bed.order(0, &Command::OutboundSaInstall(sa));
+            bed.command(0, &Command::OutboundSaInstall(sa));
         }
         let mut received = BTreeMap::new();
         for flow in 0..16 {
@@ -107,7 +107,7 @@ fn frames_for_a_peer_whose_sa_another_worker_owns_are_sealed_there() {
         // Two queues, one lane: what the kernel puts into the second queue has to go over.
         let mut bed = Bed::start(2, "io_uring", 1);
         for worker in 0..2 {
-            bed.order(worker, &Command::FdbPin { mac: [2, 0, 0, 0, 0, 9], peer: PEER });
+            bed.command(worker, &Command::FdbPin { mac: [2, 0, 0, 0, 0, 9], peer: PEER });
         }
         let mut sa = peer_opens(0);
         let mut numbers = Vec::new();

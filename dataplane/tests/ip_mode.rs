@@ -79,10 +79,10 @@ fn the_most_specific_selector_names_the_peer_and_goes_with_it() {
         let narrow = Selector { protocol: 17, remote_ports: ports, ..Selector::any_of(hosts(false, 1, 9), hosts(false, 12, 12)) };
         for worker in 0..2 {
             assert_eq!(bed.refused(worker, &Command::SelectorAdd { peer: other, selector: narrow }), Refusal::NoSuchPeer);
-            bed.order(worker, &peer_set(other, tag, 1));
-            bed.order(worker, &Command::SelectorAdd { peer: other, selector: narrow });
+            bed.command(worker, &peer_set(other, tag, 1));
+            bed.command(worker, &Command::SelectorAdd { peer: other, selector: narrow });
         }
-        bed.order(0, &Command::OutboundSaInstall(OutboundSa { peer: other, spi: out_spi(64), ..outbound_sa(0) }));
+        bed.command(0, &Command::OutboundSaInstall(OutboundSa { peer: other, spi: out_spi(64), ..outbound_sa(0) }));
         let spi_of = |bed: &mut Bed, port| {
             bed.tap.send(&ip_packet(false, (1, 9), (12, port), &[]));
             let datagram = received(&bed.peer);
@@ -91,13 +91,13 @@ fn the_most_specific_selector_names_the_peer_and_goes_with_it() {
         assert_eq!(spi_of(&mut bed, 53), out_spi(64).0);
         assert_eq!(spi_of(&mut bed, 54), out_spi(0).0);
         for worker in 0..2 {
-            bed.order(worker, &Command::PeerRemove { peer: other });
+            bed.command(worker, &Command::PeerRemove { peer: other });
             assert_eq!(bed.master.counters(worker as u16).gauge(Gauge::Selectors), 2);
         }
         assert_eq!(spi_of(&mut bed, 53), out_spi(0).0);
         let wide = Selector::any_of(hosts(false, 1, 9), hosts(false, 11, 19));
         for worker in 0..2 {
-            bed.order(worker, &Command::SelectorRemove { peer: PEER, selector: wide });
+            bed.command(worker, &Command::SelectorRemove { peer: PEER, selector: wide });
             assert_eq!(bed.refused(worker, &Command::SelectorRemove { peer: PEER, selector: wide }), Refusal::NoSuchSelector);
         }
         bed.tap.send(&ip_packet(false, (1, 9), (12, 54), &[]));
@@ -120,7 +120,7 @@ fn both_directions_of_a_flow_have_one_lane_and_flows_spread_over_the_lanes() {
         for worker in 0..2 {
             for v6 in [false, true] {
                 let everyone = Selector::any_of(hosts(v6, 1, 19), hosts(v6, 1, 19));
-                bed.order(worker, &Command::SelectorAdd { peer: PEER, selector: everyone });
+                bed.command(worker, &Command::SelectorAdd { peer: PEER, selector: everyone });
             }
         }
         for v6 in [false, true] {
@@ -147,7 +147,7 @@ fn a_train_of_one_flow_becomes_a_super_frame_and_is_what_it_was() {
             let flow = Flow::simple(v6, tcp).in_mode(Mode::Ip);
             // The oracle's hosts are others than ours.
             let any = if v6 { adit_proto::ike::AddressRange::ANY_V6 } else { adit_proto::ike::AddressRange::ANY_V4 };
-            bed.order(0, &Command::SelectorAdd { peer: PEER, selector: Selector::any_of(any, any) });
+            bed.command(0, &Command::SelectorAdd { peer: PEER, selector: Selector::any_of(any, any) });
             let whole = Segment { identification: 9, sequence: 77, flags: ACK, payload: pattern(20 * 1000, 3) };
             let mut seals = Sealer { seq_next: 1 + bed.count(Count::Opened), ..peer_seals(0) };
             let segments = flow.segments(&whole, 1000);
@@ -190,16 +190,16 @@ fn a_peer_that_sends_from_elsewhere_is_followed_once_its_packet_is_authentic_and
         let first = sealed_ip(&mut seals, &back);
         elsewhere.send_to(&first, "127.0.0.1:4500").unwrap();
         bed.tap.receive();
-        let told = Event::PeerPath { peer: PEER, tag: TAG, from: "127.0.0.1:4599".parse().unwrap() };
+        let reported = Event::PeerPath { peer: PEER, tag: TAG, from: "127.0.0.1:4599".parse().unwrap() };
         let mut events = Vec::new();
         eventually("the control plane is told", || {
             events.extend(paths(&mut bed));
-            events == [(0, told)]
+            events == [(0, reported)]
         });
         bed.tap.send(&there);
         assert_ne!(received(&bed.peer), [0; 0]);
         // Neither a replay nor a forgery moves anything.
-        bed.order(0, &follow(true));
+        bed.command(0, &follow(true));
         elsewhere.send_to(&first, "127.0.0.1:4500").unwrap();
         let mut forged = sealed_ip(&mut seals, &back);
         forged[20] ^= 1;
@@ -222,7 +222,7 @@ fn a_peer_that_sends_from_elsewhere_is_followed_once_its_packet_is_authentic_and
         let mut events = Vec::new();
         eventually("the control plane is told", || {
             events.extend(paths(&mut bed));
-            events == [(0, told)]
+            events == [(0, reported)]
         });
         assert_eq!(bed.count(Count::PathChanges), 2);
     });

@@ -18,10 +18,10 @@ fn a_peer_that_takes_over_an_id_inherits_neither_addresses_nor_sas() {
         bed.tap.receive();
         eventually("both know the address", || (0..2).all(|worker| gauge(&bed, worker, Gauge::FdbEntries) == 1));
         // The same peer on another path keeps everything.
-        bed.order(0, &peer_set(PEER, TAG, 2));
+        bed.command(0, &peer_set(PEER, TAG, 2));
         assert_eq!((gauge(&bed, 0, Gauge::FdbEntries), gauge(&bed, 0, Gauge::InboundSas)), (1, 2));
 
-        bed.order(0, &peer_set(PEER, OTHER, 2));
+        bed.command(0, &peer_set(PEER, OTHER, 2));
         let all = [Gauge::FdbEntries, Gauge::InboundSas, Gauge::OutboundSas, Gauge::Peers];
         assert_eq!(all.map(|which| gauge(&bed, 0, which)), [0, 0, 0, 1]);
         assert_eq!(bed.master.live_sas().iter().filter(|(worker, _)| *worker == 0).count(), 0);
@@ -33,7 +33,7 @@ fn a_peer_that_takes_over_an_id_inherits_neither_addresses_nor_sas() {
         turn(&mut bed);
         assert_eq!(gauge(&bed, 0, Gauge::FdbEntries), 0);
         // Both agree again: what one learns of the new peer, the other takes.
-        bed.order(1, &peer_set(PEER, OTHER, 2));
+        bed.command(1, &peer_set(PEER, OTHER, 2));
         assert_eq!(gauge(&bed, 1, Gauge::FdbEntries), 0);
         assert_eq!(bed.drops(), []);
     });
@@ -44,9 +44,9 @@ fn frames_given_for_a_peer_that_is_gone_are_dropped_by_name() {
     in_namespace(|| {
         let mut bed = Bed::start(2, "poll", 1);
         let station = [2, 0, 0, 0, 0, 9];
-        bed.order(1, &Command::FdbPin { mac: station, peer: PEER });
-        bed.order(0, &Command::PeerRemove { peer: PEER });
-        bed.order(0, &peer_set(PEER, OTHER, 1));
+        bed.command(1, &Command::FdbPin { mac: station, peer: PEER });
+        bed.command(0, &Command::PeerRemove { peer: PEER });
+        bed.command(0, &peer_set(PEER, OTHER, 1));
         // Worker 1 still hands all of the old peer's frames over to worker 0.
         let mut sent = 0;
         while bed.count(Count::TakenOver) == 0 {
@@ -74,9 +74,9 @@ fn a_peer_with_neighbours_fills_half_of_the_table_and_alone_all_of_it() {
             eventually("all have been looked at", || bed.count(Count::FdbLearned) + bed.count(Count::FdbFull) == before + count);
             bed.count(Count::FdbLearned)
         };
-        bed.order(0, &peer_set(PeerId(1), OTHER, 1));
+        bed.command(0, &peer_set(PeerId(1), OTHER, 1));
         assert_eq!(teach(&bed, 0..16), 8);
-        bed.order(0, &Command::PeerRemove { peer: PeerId(1) });
+        bed.command(0, &Command::PeerRemove { peer: PeerId(1) });
         assert_eq!(teach(&bed, 16..32), 16);
     });
 }
@@ -84,6 +84,6 @@ fn a_peer_with_neighbours_fills_half_of_the_table_and_alone_all_of_it() {
 /// Two whole turns of worker 0: what was in its inbox before has been taken after.
 fn turn(bed: &mut Bed) {
     for _ in 0..2 {
-        bed.order(0, &Command::FdbUnpin { mac: [2, 9, 9, 9, 9, 9] });
+        bed.command(0, &Command::FdbUnpin { mac: [2, 9, 9, 9, 9, 9] });
     }
 }

@@ -202,7 +202,7 @@ fn no_address_is_in_more_selectors_than_a_look_up_may_look_at() {
         assert_eq!(table.add(PeerId(1), &nested(n)), Ok(()));
     }
     assert_eq!(table.add(PeerId(2), &nested(100)), Err(Refusal::PolicyOverlap));
-    // One that reaches the crowd at its middle alone is one too many there.
+    // One that overlaps the others at their middle is one too many there.
     let at = |first, last| Selector::any_of(AddressRange::ANY_V4, v4(first, last));
     assert_eq!(table.add(PeerId(2), &at(1000, 1000)), Err(Refusal::PolicyOverlap));
     assert_eq!(table.add(PeerId(2), &at(0, 999)), Ok(()));

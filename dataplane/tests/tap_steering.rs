@@ -40,7 +40,7 @@ fn both_directions_of_a_flow_have_one_lane_and_flows_spread_over_the_lanes() {
     in_namespace(|| {
         let mut bed = Bed::start(2, "io_uring", 2);
         for worker in 0..2 {
-            bed.order(worker, &Command::FdbPin { mac: [2, 0, 0, 0, 0, 9], peer: PEER });
+            bed.command(worker, &Command::FdbPin { mac: [2, 0, 0, 0, 0, 9], peer: PEER });
         }
         for v6 in [false, true] {
             let mut of_lane = [0; 2];

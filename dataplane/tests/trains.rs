@@ -19,13 +19,13 @@ fn only_the_peer_whose_trains_are_refused_gets_its_packets_one_by_one() {
         let other = UdpSocket::bind("127.0.0.1:4502").unwrap();
         other.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         let endpoint = other.local_addr().unwrap();
-        bed.order(0, &Command::PeerSet { peer: OTHER, tag: PeerTag(9), endpoint, path_mtu: 1500, lanes: 1, follow: false });
-        bed.order(0, &Command::OutboundSaInstall(OutboundSa { peer: OTHER, spi: out_spi(64), ..outbound_sa(0) }));
+        bed.command(0, &Command::PeerSet { peer: OTHER, tag: PeerTag(9), endpoint, path_mtu: 1500, lanes: 1, follow: false });
+        bed.command(0, &Command::OutboundSaInstall(OutboundSa { peer: OTHER, spi: out_spi(64), ..outbound_sa(0) }));
         run("ip", &["address", "add", "10.5.0.1/24", "dev", "bed0"]);
         for (host, peer) in [(8, PEER), (9, OTHER)] {
             let (address, mac) = (format!("10.5.0.{host}"), format!("02:00:00:00:00:0{host}"));
             run("ip", &["neighbour", "add", &address, "lladdr", &mac, "dev", "bed0"]);
-            bed.order(0, &Command::FdbPin { mac: [2, 0, 0, 0, 0, host], peer });
+            bed.command(0, &Command::FdbPin { mac: [2, 0, 0, 0, 0, host], peer });
         }
         let host = UdpSocket::bind("10.5.0.1:0").unwrap();
         set_int(&host, libc::SOL_UDP, libc::UDP_SEGMENT, 1000);
@@ -51,7 +51,7 @@ fn only_the_peer_whose_trains_are_refused_gets_its_packets_one_by_one() {
         assert_eq!(sends(&bed, "10.5.0.9:7", &other), 1, "the other peer still gets trains");
         assert!(bed.master.counters(0).gauge(Gauge::UdpSegmentMax) >= 64);
         // A new path may be better.
-        bed.order(0, &support::peer_set(PEER, support::TAG, 1));
+        bed.command(0, &support::peer_set(PEER, support::TAG, 1));
         assert_eq!(sends(&bed, "10.5.0.8:7", &bed.peer), 1);
         assert_eq!(bed.drops(), []);
     });

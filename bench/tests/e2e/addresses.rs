@@ -9,7 +9,7 @@ use adit_bench::lab::{Gateway, Lab, WAN, wait_until};
 use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
 
-use crate::ike::{SOON, ike, options, spis};
+use crate::ike_tunnel::{SOON, ike, options, spis};
 use crate::{edit, reaches};
 
 /// UPDATE_SA_ADDRESSES.
@@ -17,7 +17,7 @@ const UPDATE: &str = "isakmp.notify.msgtype == 16400";
 /// What an outage may last, on a machine that does other things as well.
 const OUTAGE_MAX: Duration = Duration::from_secs(4);
 
-/// Two gateways that send from whatever address they have; the first one connects. Without signs of life, which would show a
+/// Two gateways that send from whatever address they have; the first one connects. Without dead peer detection, which would show a
 /// change as well.
 fn lab(more: &str) -> Result<Lab> {
     let roles = ["initiator", "responder"].map(|role| format!("role: {role}, dpd_s: 0{more}"));

@@ -203,8 +203,8 @@ fn what_failed_is_explained_with_both_offers() -> Result<()> {
 #[test]
 fn a_peer_that_is_not_there_is_not_found() -> Result<()> {
     let lab = lab(&[""])?;
-    for order in ["connect", "disconnect", "rekey", "rekey-ike"] {
-        with_token(lab.a(), "POST", &format!("/v1/peers/nobody/{order}"))?.expect(404, "site-b")?;
+    for command in ["connect", "disconnect", "rekey", "rekey-ike"] {
+        with_token(lab.a(), "POST", &format!("/v1/peers/nobody/{command}"))?.expect(404, "site-b")?;
     }
     with_token(lab.a(), "GET", "/v1/peers/nobody/explain")?.expect(404, "site-b")?;
     with_token(lab.a(), "GET", "/v1/peers/%00%2f..%2f/explain")?.expect(404, "no peer")

@@ -5,11 +5,11 @@ use std::process::Output;
 use adit_bench::lab::{Gateway, Lab, LabOptions, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike::{ROLES, SOON, ike, options, spis};
+use crate::ike_tunnel::{ROLES, SOON, ike, options, spis};
 use crate::reaches;
 
-/// All orders about a peer.
-const ORDERS: [&[&str]; 5] = [&["connect"], &["disconnect"], &["rekey"], &["rekey", "--ike"], &["explain"]];
+/// All commands about a peer.
+const COMMANDS: [&[&str]; 5] = [&["connect"], &["disconnect"], &["rekey"], &["rekey", "--ike"], &["explain"]];
 
 fn adit(gateway: &Gateway, words: &[&str]) -> Result<Output> {
     let mut command = gateway.netns.command(binary("adit")?);
@@ -29,8 +29,8 @@ fn refuses(gateway: &Gateway, words: &[&str], code: i32, error: &str) -> Result<
 fn orders_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
     let lab = Lab::start(&options(&ROLES))?;
     for peer in ["nobody", "site-B", "two words", "../site-b", "%2e%2e", "ä", "?"] {
-        for order in ORDERS {
-            let words = [order, &[peer]].concat();
+        for command in COMMANDS {
+            let words = [command, &[peer]].concat();
             refuses(lab.a(), &words, 1, &format!("there is no peer {peer}; the peers are site-b"))?;
         }
     }
@@ -42,8 +42,8 @@ fn orders_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
 fn orders_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
     let mut lab = Lab::prepare(&options(&ROLES))?;
     let error = format!("no adit runs as site-a: start it with adit run -c {}", lab.a().config.display());
-    for order in ORDERS {
-        refuses(lab.a(), &[order, &["site-b"]].concat(), 1, &error)?;
+    for command in COMMANDS {
+        refuses(lab.a(), &[command, &["site-b"]].concat(), 1, &error)?;
     }
     refuses(lab.a(), &["status"], 1, &error)?;
     // The same of one that was killed: its socket is still there.
@@ -57,8 +57,8 @@ fn orders_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
 #[test]
 fn a_peer_with_a_static_key_has_no_ike_to_be_ordered() -> Result<()> {
     let lab = Lab::start(&LabOptions::default())?;
-    for order in ORDERS {
-        refuses(lab.a(), &[order, &["site-b"]].concat(), 1, "the peer site-b has a static key: there is nothing to negotiate")?;
+    for command in COMMANDS {
+        refuses(lab.a(), &[command, &["site-b"]].concat(), 1, "the peer site-b has a static key: there is nothing to negotiate")?;
     }
     reaches(&lab.a().netns, lab.b().inner())
 }
@@ -77,8 +77,8 @@ fn what_cannot_be_done_now_is_refused_and_what_can_is_done() -> Result<()> {
     done(&["disconnect", "site-b"])?;
     wait_until("it is idle", SOON, || Ok(ike(lab.a())?["state"] == "idle"))?;
     done(&["disconnect", "site-b"])?;
-    for order in [["rekey", "site-b"].as_slice(), &["rekey", "--ike", "site-b"]] {
-        refuses(lab.a(), order, 1, "site-b: the peer is not connected")?;
+    for command in [["rekey", "site-b"].as_slice(), &["rekey", "--ike", "site-b"]] {
+        refuses(lab.a(), command, 1, "site-b: the peer is not connected")?;
     }
     done(&["connect", "site-b"])?;
     wait_until("it is up", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())?;
@@ -93,13 +93,13 @@ fn status_shows_every_sa_with_suite_ages_counters_and_path() -> Result<()> {
     reaches(&lab.a().netns, lab.b().inner())?;
     lab.a().adit("rekey site-b")?;
     wait_until("the rekey is counted", SOON, || Ok(ike(lab.a())?["counters"]["child_rekeys"] == 1))?;
-    let told = ike(lab.a())?;
-    let (sa, child) = (&told["sas"][0], &told["sas"][0]["children"][0]);
+    let reported = ike(lab.a())?;
+    let (sa, child) = (&reported["sas"][0], &reported["sas"][0]["children"][0]);
     for field in ["age_s", "idle_s", "rekey_in_s"] {
-        ensure!(sa[field].is_u64(), "{field} of the IKE SA: {told:#}");
+        ensure!(sa[field].is_u64(), "{field} of the IKE SA: {reported:#}");
     }
     for field in ["age_s", "rekey_in_s"] {
-        ensure!(child[field].is_u64() && child["sent"]["packets"].is_u64(), "{field} of the Child SA: {told:#}");
+        ensure!(child[field].is_u64() && child["sent"]["packets"].is_u64(), "{field} of the Child SA: {reported:#}");
     }
     let report = lab.a().adit("status")?;
     let expected = [

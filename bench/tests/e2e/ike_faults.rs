@@ -10,7 +10,7 @@ use adit_bench::lab::interop::pki::{Authority, Credential, KeyKind, Subject, Val
 use adit_bench::lab::{Gateway, Lab, LabOptions, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike::{SOON, ike, options};
+use crate::ike_tunnel::{SOON, ike, options};
 use crate::{edit, reaches};
 
 /// For several tries with growing waits between them.
@@ -29,7 +29,7 @@ struct Says {
 }
 
 const FAILURES: &str = "adit_ike_failures_total";
-const STRANGERS: &str = "adit_ike_refused_strangers_total";
+const INITIATORS: &str = "adit_ike_refused_initiators_total";
 
 fn explain(gateway: &Gateway) -> Result<String> {
     gateway.adit(if gateway.number == 1 { "explain site-b" } else { "explain site-a" })
@@ -46,8 +46,8 @@ fn check(mut lab: Lab, says: [Says; 2], mend: impl FnOnce(&Lab) -> Result<()>) -
     }
     for (gateway, says) in lab.gateways.iter().zip(&says) {
         let missing = || -> Vec<&str> {
-            let told = explain(gateway).unwrap_or_default();
-            says.words.iter().filter(|word| !told.contains(**word)).copied().collect()
+            let reported = explain(gateway).unwrap_or_default();
+            says.words.iter().filter(|word| !reported.contains(**word)).copied().collect()
         };
         wait_until("it is explained", LONG, || Ok(missing().is_empty())).with_context(|| {
             format!("{} does not say {:?} but {}\n{}", gateway.name, missing(), explain(gateway).unwrap_or_default(), lab.logs())
@@ -88,7 +88,7 @@ fn no_algorithm_in_common() -> Result<()> {
     };
     let b = Says {
         words: &["192.0.2.1:4500 wanted to connect", "AES_GCM_16_256", "AES_GCM_16_128"],
-        counted: (STRANGERS, "proposal"),
+        counted: (INITIATORS, "proposal"),
         line: "192.0.2.1:4500 was refused",
     };
     check(lab, [a, b], |lab| edit(lab.b(), "aes256gcm16-prfsha384-ecp384", "aes128gcm16-prfsha256-x25519"))
@@ -126,7 +126,7 @@ fn an_initiator_that_is_not_known() -> Result<()> {
     };
     let b = Says {
         words: &["no configured peer has this identity", "here:  somebody.example.org", "there: site-a"],
-        counted: (STRANGERS, "authentication"),
+        counted: (INITIATORS, "authentication"),
         line: "no configured peer has this identity",
     };
     check(lab, [a, b], |lab| edit(lab.b(), ", id: somebody.example.org", ""))
@@ -241,8 +241,11 @@ fn a_peer_that_does_not_answer() -> Result<()> {
     lab.gateways[0].start_control()?;
     let a = lab.a();
     wait_until("it was tried twice", LONG, || Ok(count(a, (FAILURES, "unanswered")) >= 2.0)).with_context(|| lab.logs())?;
-    let told = explain(a)?;
-    ensure!(told.contains("IKE_SA_INIT was not answered") && told.contains("remedy:  see whether the peer is running"), "{told}");
+    let reported = explain(a)?;
+    ensure!(
+        reported.contains("IKE_SA_INIT was not answered") && reported.contains("remedy:  see whether the peer is running"),
+        "{reported}"
+    );
     let log = a.log();
     ensure!(log.lines().filter(|line| line.contains("was not answered")).count() == 1, "{log}");
     ensure!(a.metrics()?.sum("adit_ike_retransmissions_total", &[("peer", "site-b")]) >= Some(6.0), "{:#}", ike(a)?);

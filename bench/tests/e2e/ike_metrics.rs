@@ -9,7 +9,7 @@ use adit_bench::lab::capture::{Capture, Datagram, Injector};
 use adit_bench::lab::{Gateway, Lab, WAN, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike::{ROLES, SOON, options, spis};
+use crate::ike_tunnel::{ROLES, SOON, options, spis};
 
 /// Until a peer that is gone is given up.
 const GIVEN_UP: Duration = Duration::from_secs(40);
@@ -37,7 +37,7 @@ fn promtool(page: &str) -> Result<()> {
 
 /// An error unless every family is there, for the only peer and in total.
 fn totals(a: &Gateway, peer: (&str, &str)) -> Result<()> {
-    // With one peer and no stranger, the totals are those of the peer.
+    // With one peer and no unauthenticated initiator, the totals are those of the peer.
     for (family, event) in [
         ("adit_ike_handshakes_total", "handshakes"),
         ("adit_ike_dead_peers_total", "dead_peers"),
@@ -51,7 +51,7 @@ fn totals(a: &Gateway, peer: (&str, &str)) -> Result<()> {
         value(a, "adit_ike_events_total", &[("event", &format!("failed_{cause}"))])?;
     }
     for cause in ["proposal", "authentication", "other"] {
-        value(a, "adit_ike_refused_strangers_total", &[("cause", cause)])?;
+        value(a, "adit_ike_refused_initiators_total", &[("cause", cause)])?;
     }
     Ok(())
 }
@@ -66,9 +66,9 @@ fn everything_that_happens_is_counted_per_peer_and_in_total() -> Result<()> {
     lab.wait_until_up()?;
     let (a, b) = (lab.a(), lab.b());
     let [peer_of_a, peer_of_b] = [("peer", "site-b"), ("peer", "site-a")];
-    for order in ["rekey site-b", "rekey --ike site-b"] {
+    for command in ["rekey site-b", "rekey --ike site-b"] {
         let before = spis(a)?;
-        a.adit(order)?;
+        a.adit(command)?;
         wait_until("the keys are others", SOON, || Ok(spis(a)? != before))?;
     }
     for (sa, least) in [("child", 1.0), ("ike", 1.0)] {
@@ -88,8 +88,8 @@ fn everything_that_happens_is_counted_per_peer_and_in_total() -> Result<()> {
     begun.payload[4] ^= 0x55;
     link.send(&begun)?;
     wait_until("it is half-open", SOON, || Ok(value(b, "adit_ike_half_open", &[])? == 1.0)).with_context(|| lab.logs())?;
-    // The first IKE SA has been replaced: sign of life under the second one, and again.
-    wait_until("a sign of life passes", SOON, || Ok(value(a, "adit_ike_liveness_checks_total", &[peer_of_a])? >= 2.0))?;
+    // The first IKE SA has been replaced: dead peer detection under the second one, and again.
+    wait_until("dead peer detection passes", SOON, || Ok(value(a, "adit_ike_dpd_requests_total", &[peer_of_a])? >= 2.0))?;
     let late = capture.drain()?;
     let replays = || {
         value(b, "adit_ike_replays_total", &[peer_of_b]).unwrap_or(0.0)

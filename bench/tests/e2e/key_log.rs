@@ -9,7 +9,7 @@ use adit_bench::lab::tshark::{Analysis, KEY_FILES};
 use adit_bench::lab::{Lab, WAN, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike::{ROLES, SOON, options, spis};
+use crate::ike_tunnel::{ROLES, SOON, options, spis};
 use crate::{edit, reaches};
 
 const IKE_AUTH: &str = "isakmp.exchangetype == 35";

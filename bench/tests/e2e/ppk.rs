@@ -7,7 +7,7 @@ use std::time::Duration;
 use adit_bench::lab::{Gateway, Lab, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike::{ROLES, SOON, ike, options};
+use crate::ike_tunnel::{ROLES, SOON, ike, options};
 use crate::{edit, reaches};
 
 const RIGHT: &str = "a post-quantum pre-shared key of 256 bits or more";
@@ -37,8 +37,8 @@ fn equal_keys_connect_and_are_shown() -> Result<()> {
     start(&mut lab)?;
     lab.wait_until_up()?;
     for gateway in [lab.a(), lab.b()] {
-        let told = ike(gateway)?;
-        ensure!(told["sas"][0]["ppk"] == true && told["sas"][0]["post_quantum"] == true, "{told:#}");
+        let reported = ike(gateway)?;
+        ensure!(reported["sas"][0]["ppk"] == true && reported["sas"][0]["post_quantum"] == true, "{reported:#}");
         ensure!(gateway.adit("status")?.contains("post-quantum, with a pre-shared key"), "{}", gateway.adit("status")?);
     }
     // It stays so with new keys.
@@ -65,8 +65,8 @@ fn fails_and_comes_right(ends: [Option<(&str, &str)>; 2], words: [&str; 2], mend
     let mut lab = prepare(ends)?;
     start(&mut lab)?;
     wait_until("both ends explain it", SOON, || {
-        let told = |gateway: &Gateway, peer: &str| gateway.adit(&format!("explain {peer}")).unwrap_or_default();
-        Ok(told(lab.a(), "site-b").contains(words[0]) && told(lab.b(), "site-a").contains(words[1]))
+        let reported = |gateway: &Gateway, peer: &str| gateway.adit(&format!("explain {peer}")).unwrap_or_default();
+        Ok(reported(lab.a(), "site-b").contains(words[0]) && reported(lab.b(), "site-a").contains(words[1]))
     })
     .with_context(|| format!("{}\n{:?}\n{:?}", lab.logs(), lab.a().adit("explain site-b"), lab.b().adit("explain site-a")))?;
     ensure!(reaches(&lab.a().netns, lab.b().inner()).is_err(), "packets pass");

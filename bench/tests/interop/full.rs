@@ -38,7 +38,7 @@ fn head(minutes: u64) -> Result<String> {
     let Report { machine, commit, .. } = Report::new();
     let mut head = "# Interoperability\n\nWritten by `make interop`; do not edit. Each row is a run of the daemon, both planes and a TUN in \
                     `mode: ip`, against the real peer: see `bench/tests/interop/daemon`. What the engine alone was tried with is in \
-                    `bench/tests/interop/ike`.\n\n| end | version |\n|---|---|\n"
+                    `bench/tests/interop/engine`.\n\n| end | version |\n|---|---|\n"
         .to_owned();
     writeln!(head, "| Adit | {}, commit {commit} |", String::from_utf8_lossy(&version).trim())?;
     for release in Release::ALL {

@@ -67,12 +67,12 @@ fn a_killed_test_leaves_no_process() -> Result<()> {
     // Whoever is killed removes no folders: they lie in one that is.
     copy.env("TMPDIR", dir.path());
     let mut copy = Process::start(&mut copy, dir.path().join("log"))?;
-    let told = |text: &str| {
+    let reported = |text: &str| {
         text.ends_with('\n').then(|| text.split_whitespace().map(|pid| pid.parse().ok()).collect::<Option<Vec<u32>>>())
     };
     let mut pids = None;
     copy.wait_until("started everything", Duration::from_secs(120), |_| {
-        pids = fs::read_to_string(&ready).ok().and_then(|text| told(&text)).flatten();
+        pids = fs::read_to_string(&ready).ok().and_then(|text| reported(&text)).flatten();
         pids.is_some()
     })?;
     copy.signal(Signal::Kill)?;

@@ -3,9 +3,9 @@
 
 mod control;
 mod daemon;
+mod engine;
 mod full;
 mod guest;
-mod ike;
 mod leaks;
 mod library;
 mod pair;

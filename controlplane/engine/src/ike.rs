@@ -5,7 +5,7 @@
 //! # The way of a message
 //! | file | does |
 //! |---|---|
-//! | `endpoint` | which IKE SA; strangers (`endpoint/half_open`, `admission`: cookies, limits); what one IKE SA means for the others (`endpoint/lifecycle`); commands |
+//! | `endpoint` | which IKE SA; unauthenticated initiators (`endpoint/half_open`, `admission`: cookies, limits); what one IKE SA means for the others (`endpoint/lifecycle`); commands |
 //! | `sa` | is it ours, new, authentic: `window` (message ids, retransmission), `protect` (seal, open), `fragment`, `parts` |
 //! | `sa_init` | algorithms, first key exchange, NAT detection: `negotiate`, `nat`, `directory` (who may it be), `vendor` |
 //! | `intermediate` | additional key exchanges, ML-KEM; `handshake` is what is kept until |
@@ -15,7 +15,7 @@
 //! | `rekey_ike` | a new IKE SA in place of the old one |
 //! | `followup` | additional key exchanges of the two before |
 //! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
-//! | `child` | what the data plane learns, and when; `setback`: what it refuses or loses |
+//! | `child` | what the data plane learns, and when; `install_backoff`: what it refuses or loses |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
 //! | `connection` | the state towards one peer; `trust`; `config`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
 //!
@@ -44,6 +44,7 @@ mod followup;
 mod fragment;
 mod handshake;
 mod informational;
+mod install_backoff;
 mod intermediate;
 mod key_log;
 mod mobike;
@@ -57,7 +58,6 @@ mod sa;
 mod sa_init;
 pub mod selectors;
 mod session;
-mod setback;
 mod snapshot;
 mod status;
 #[cfg(test)]

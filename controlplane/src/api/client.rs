@@ -35,18 +35,18 @@ impl Gateway {
         self.ask(Method::GET, "/v1/status").await
     }
 
-    /// Orders something about a peer: `connect`, `disconnect`, `rekey` or `rekey-ike`.
+    /// Commands something about a peer: `connect`, `disconnect`, `rekey` or `rekey-ike`.
     ///
     /// # Errors
     /// As [`Gateway::status`]; or it refuses, and says why.
-    pub async fn order(&self, peer: &str, order: &str) -> anyhow::Result<()> {
-        self.ask::<Outcome>(Method::POST, &format!("/v1/peers/{}/{order}", escaped(peer))).await.map(drop)
+    pub async fn command(&self, peer: &str, command: &str) -> anyhow::Result<()> {
+        self.ask::<Outcome>(Method::POST, &format!("/v1/peers/{}/{command}", escaped(peer))).await.map(drop)
     }
 
     /// Why the last negotiation with a peer came to nothing.
     ///
     /// # Errors
-    /// As [`Gateway::order`].
+    /// As [`Gateway::command`].
     pub async fn explain(&self, peer: &str) -> anyhow::Result<Explanation> {
         self.ask(Method::GET, &format!("/v1/peers/{}/explain", escaped(peer))).await
     }

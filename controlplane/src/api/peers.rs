@@ -8,7 +8,7 @@ use axum::routing::{get, post};
 use tokio::sync::{mpsc, oneshot};
 
 use super::types::{Explanation, Outcome};
-use crate::ike::Order;
+use crate::ike::PeerCommand;
 use crate::runtime::{Request, RequestError, What};
 
 type Requests = mpsc::Sender<Request>;
@@ -28,28 +28,28 @@ pub fn routes(requests: Requests) -> Router {
 #[utoipa::path(post, path = "/v1/peers/{peer}/connect", params(("peer" = String, Path, description = "The peer's name")),
     responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
 pub async fn connect(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
-    carry_out(requests, peer, Order::Connect).await
+    carry_out(requests, peer, PeerCommand::Connect).await
 }
 
 /// Closes the connection to a peer, and does not connect again.
 #[utoipa::path(post, path = "/v1/peers/{peer}/disconnect", params(("peer" = String, Path, description = "The peer's name")),
     responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
 pub async fn disconnect(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
-    carry_out(requests, peer, Order::Disconnect).await
+    carry_out(requests, peer, PeerCommand::Disconnect).await
 }
 
 /// Replaces the keys of the traffic with a peer now.
 #[utoipa::path(post, path = "/v1/peers/{peer}/rekey", params(("peer" = String, Path, description = "The peer's name")),
     responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
 pub async fn rekey(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
-    carry_out(requests, peer, Order::Rekey).await
+    carry_out(requests, peer, PeerCommand::Rekey).await
 }
 
 /// Replaces the keys of the IKE SA with a peer now.
 #[utoipa::path(post, path = "/v1/peers/{peer}/rekey-ike", params(("peer" = String, Path, description = "The peer's name")),
     responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
 pub async fn rekey_ike(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
-    carry_out(requests, peer, Order::RekeyIke).await
+    carry_out(requests, peer, PeerCommand::RekeyIke).await
 }
 
 /// Says why the last negotiation with a peer came to nothing, and what to change.
@@ -62,8 +62,8 @@ pub async fn explain(State(requests): State<Requests>, Path(peer): Path<String>)
     }
 }
 
-async fn carry_out(requests: Requests, peer: String, order: Order) -> Response {
-    match ask(requests, peer, |reply| What::Order(order, reply)).await {
+async fn carry_out(requests: Requests, peer: String, command: PeerCommand) -> Response {
+    match ask(requests, peer, |reply| What::Command(command, reply)).await {
         Ok(()) => Json(Outcome { ok: true, error: String::new() }).into_response(),
         Err(error) => refusal(&error),
     }

@@ -166,7 +166,7 @@ pub struct Explanation {
     /// Everything that was offered.
     pub offers: Vec<Offers>,
     /// Attempts from the peer's address that could not be told to be this peer's.
-    pub strangers: Vec<Stranger>,
+    pub unauthenticated: Vec<UnauthenticatedInitiator>,
 }
 
 /// Where both ends differ.
@@ -186,7 +186,7 @@ pub struct Offers {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Stranger {
+pub struct UnauthenticatedInitiator {
     pub from: String,
     /// The last time, in seconds since 1970 UTC, and how often it came of late.
     pub at: u64,
@@ -209,7 +209,7 @@ pub struct Health {
 /// The answer to an order, and to anything that cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
-    /// Whether the order was accepted; that it has been carried out shows in the status.
+    /// Whether the command was accepted; that it has been carried out shows in the status.
     pub ok: bool,
     /// What is wrong; empty when nothing is.
     pub error: String,

@@ -1,6 +1,6 @@
 //! What the file means: every value judged, every default filled in, every mistake collected before anything is refused.
 
-mod ike;
+mod ike_section;
 mod network;
 mod peers;
 mod selectors;
@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use adit_proto::control::Mode;
 
-use super::ike::Loaded;
+use super::ike_section::Loaded;
 use super::problem::{Place, Problem};
 use super::raw::{self, Text};
 use super::{Api, Config, Crypto, Dataplane, Io, Machine, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir};

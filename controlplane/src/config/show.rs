@@ -7,7 +7,7 @@ use adit_proto::ike::PortRange;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::ike::{self, Proof};
+use super::ike_section::{self, Proof};
 use super::{Config, Keys, MacText};
 
 #[derive(Serialize)]
@@ -172,7 +172,7 @@ fn text(path: &Path) -> anyhow::Result<&str> {
     path.to_str().with_context(|| format!("the path {} is not UTF-8", path.display()))
 }
 
-fn own_ike(ike: &ike::Ike) -> anyhow::Result<Ike<'_>> {
+fn own_ike(ike: &ike_section::Ike) -> anyhow::Result<Ike<'_>> {
     let key = ike.key.as_ref();
     Ok(Ike {
         id: ike.id.to_string(),
@@ -182,7 +182,7 @@ fn own_ike(ike: &ike::Ike) -> anyhow::Result<Ike<'_>> {
     })
 }
 
-fn peer_ike(ike: &ike::PeerIke) -> anyhow::Result<PeerIke<'_>> {
+fn peer_ike(ike: &ike_section::PeerIke) -> anyhow::Result<PeerIke<'_>> {
     let (mut psk_file, mut public_key_file, mut ca_file) = (None, None, None);
     match &ike.proof {
         Proof::Psk(psk) => psk_file = Some(text(&psk.file)?),

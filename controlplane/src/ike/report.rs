@@ -32,7 +32,7 @@ pub fn of(endpoint: &Endpoint, places: &BTreeMap<PeerId, usize>, meter: &Meter, 
             report.counters.insert(*place, status.counters);
             let mut ike = peer(&status, now);
             if status.state.is_up() && status.ike.iter().all(|ike| ike.children.is_empty()) {
-                let problem = endpoint.explain(*id, now).and_then(|told| told.record.problem);
+                let problem = endpoint.explain(*id, now).and_then(|reported| reported.record.problem);
                 ike.cause = problem.map(|problem| format!("no SA for the traffic: {}", problem.cause));
             }
             report.peers.insert(*place, ike);
@@ -95,8 +95,8 @@ fn child_sa(child: &ChildStatus, now: Instant) -> types::ChildSa {
 }
 
 /// Why the last negotiation with a peer came to nothing.
-pub fn explanation(told: &Explanation) -> types::Explanation {
-    let record = &told.record;
+pub fn explanation(explanation: &Explanation) -> types::Explanation {
+    let record = &explanation.record;
     let offers = |what: &str, offers: &Offers| types::Offers {
         what: what.to_owned(),
         ours: offers.ours.clone(),
@@ -113,10 +113,10 @@ pub fn explanation(told: &Explanation) -> types::Explanation {
     ];
     let differences = record.differences();
     types::Explanation {
-        peer: told.peer.clone(),
-        state: told.state.name().to_owned(),
-        since_s: told.in_state_for.as_secs(),
-        cause: told.cause.as_ref().map(ToString::to_string),
+        peer: explanation.peer.clone(),
+        state: explanation.state.name().to_owned(),
+        since_s: explanation.in_state_for.as_secs(),
+        cause: explanation.cause.as_ref().map(ToString::to_string),
         problem: record.problem.as_ref().map(|problem| problem.cause.to_string()),
         role: record.role.map(|one| role(one).to_owned()),
         hint: record.hint.clone(),
@@ -126,19 +126,20 @@ pub fn explanation(told: &Explanation) -> types::Explanation {
             .map(|one| types::Difference { what: one.what.to_owned(), ours: one.ours.clone(), theirs: one.theirs.clone() })
             .collect(),
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
-        strangers: strangers(&told.strangers),
+        unauthenticated: unauthenticated(&explanation.unauthenticated),
     }
 }
 
-/// Who tried again and again is told once, with how often.
-fn strangers(refusals: &[Refusal]) -> Vec<types::Stranger> {
-    let mut told: Vec<types::Stranger> = Vec::new();
+/// Who tried again and again is listed once, with how often.
+fn unauthenticated(refusals: &[Refusal]) -> Vec<types::UnauthenticatedInitiator> {
+    let mut list: Vec<types::UnauthenticatedInitiator> = Vec::new();
     for refusal in refusals {
         let (from, why) = (refusal.from.to_string(), refusal.why.to_string());
-        let same = |one: &&mut types::Stranger| one.from == from && one.why == why && one.theirs == refusal.theirs;
-        match told.iter_mut().find(same) {
+        let same =
+            |one: &&mut types::UnauthenticatedInitiator| one.from == from && one.why == why && one.theirs == refusal.theirs;
+        match list.iter_mut().find(same) {
             Some(known) => (known.at, known.times) = (refusal.at, known.times + 1),
-            None => told.push(types::Stranger {
+            None => list.push(types::UnauthenticatedInitiator {
                 from,
                 at: refusal.at,
                 times: 1,
@@ -148,7 +149,7 @@ fn strangers(refusals: &[Refusal]) -> Vec<types::Stranger> {
             }),
         }
     }
-    told
+    list
 }
 
 fn role(role: Role) -> &'static str {

@@ -27,7 +27,7 @@ pub struct Terms {
     pub path_mtu: u16,
 }
 
-/// Selectors of one peer that the data plane is told at most.
+/// Selectors of one peer that the data plane gets at most.
 const SELECTORS_MAX: usize = 1024;
 
 /// What the configuration says of a peer.
@@ -46,7 +46,7 @@ pub struct PeerTerms {
 struct Peer {
     terms: PeerTerms,
     /// Address and number of lanes that the data plane knows.
-    told: Option<(SocketAddr, u16)>,
+    reported: Option<(SocketAddr, u16)>,
     /// With the selectors that were agreed for each.
     inbound: BTreeMap<Spi, Vec<Selector>>,
     /// Selectors that the data plane has.
@@ -70,13 +70,13 @@ impl Sas {
     /// Adds a peer of which the data plane knows nothing.
     pub fn add_peer(&mut self, id: PeerId, terms: PeerTerms) {
         let (inbound, outbound) = (BTreeMap::new(), BTreeMap::new());
-        self.peers.insert(id, Peer { terms, told: None, inbound, selectors: Vec::new(), outbound });
+        self.peers.insert(id, Peer { terms, reported: None, inbound, selectors: Vec::new(), outbound });
     }
 
     /// Begins again with an empty data plane.
     pub fn clear(&mut self) {
         for peer in self.peers.values_mut() {
-            peer.told = None;
+            peer.reported = None;
             peer.selectors.clear();
             peer.inbound.clear();
             peer.outbound.clear();
@@ -156,7 +156,7 @@ impl Sas {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
         // Frames of a worker without a lane go to one that has one: those below the number of lanes must all be there.
         let lanes = (0..).take_while(|lane| peer.outbound.contains_key(lane)).count().clamp(1, workers.into()) as u16;
-        if peer.told.replace((endpoint, lanes)) == Some((endpoint, lanes)) {
+        if peer.reported.replace((endpoint, lanes)) == Some((endpoint, lanes)) {
             return Vec::new();
         }
         // Addresses are pinned again with every change; that changes nothing.
@@ -187,7 +187,7 @@ impl Sas {
     }
 
     fn install_inbound(&mut self, keys: &ChildKeys) -> Vec<(u16, Command)> {
-        let known = self.peers.get(&keys.peer).and_then(|peer| peer.told).map(|(endpoint, _)| endpoint);
+        let known = self.peers.get(&keys.peer).and_then(|peer| peer.reported).map(|(endpoint, _)| endpoint);
         let mut commands = self.set(keys.peer, known.unwrap_or(keys.path.remote));
         let Some(peer) = self.peers.get_mut(&keys.peer) else { return Vec::new() };
         peer.inbound.insert(keys.spi, peer.terms.agreed(&keys.selectors));
@@ -243,7 +243,7 @@ impl Sas {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
         let Some(lane) = peer.outbound.iter().find(|(_, one)| **one == spi).map(|(lane, _)| *lane) else { return Vec::new() };
         peer.outbound.remove(&lane);
-        let endpoint = peer.told.map(|(endpoint, _)| endpoint);
+        let endpoint = peer.reported.map(|(endpoint, _)| endpoint);
         // The others take the lane's frames before it is gone.
         let mut commands = endpoint.map(|endpoint| self.set(id, endpoint)).unwrap_or_default();
         commands.push((lane.into(), Command::SaRemove { peer: id, spi, direction: Direction::Outbound }));

@@ -10,7 +10,7 @@ use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Limits, M
 use adit_proto::control::{self, Selector};
 use adit_proto::ike::{AddressRange, IpSelector, PortRange};
 
-use crate::config::ike::{PeerIke, Proof, Role};
+use crate::config::ike_section::{PeerIke, Proof, Role};
 use crate::config::{Config, Peer};
 
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.

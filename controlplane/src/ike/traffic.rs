@@ -97,9 +97,9 @@ mod tests {
         meter.count(at(0), &[live(1, 10)], |_| true);
         meter.count(at(1), &[live(1, 15), live(2, 5)], |_| true);
         meter.count(at(2), &[live(2, 25)], |_| true);
-        let told = meter.traffic(at(5), PEER, Direction::Inbound);
-        assert_eq!((told.packets, told.bytes, told.bits_per_s, told.last_sequence), (40, 4000, 16_000, 25));
-        assert_eq!(told.idle_s, Some(3));
+        let reported = meter.traffic(at(5), PEER, Direction::Inbound);
+        assert_eq!((reported.packets, reported.bytes, reported.bits_per_s, reported.last_sequence), (40, 4000, 16_000, 25));
+        assert_eq!(reported.idle_s, Some(3));
         meter.count(at(6), &[live(2, 99)], |_| false);
         assert_eq!(meter.traffic(at(6), PEER, Direction::Inbound).packets, 40, "of somebody else");
         assert_eq!(meter.traffic(at(6), PEER, Direction::Outbound), Traffic::default());

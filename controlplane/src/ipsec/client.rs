@@ -11,7 +11,7 @@ use super::options::Options;
 use super::peer::Peer;
 use super::session::Session;
 
-/// A tunnel to a server, kept up in the background: signs of life, new keys, and a new connection when it was lost.
+/// A tunnel to a server, kept up in the background: dead peer detection (DPD), new keys, and a new connection when it was lost.
 ///
 /// It is a [`Session`] besides: `send_packet`, `recv_packet`, `rekey` and all else that a session can.
 /// Dropping it tells the server; [`Client::shutdown`] also waits until it knows.

@@ -109,7 +109,7 @@ pub struct Driver {
     dialer: Option<Dialer>,
     listener: Option<Listener>,
     /// A peer has come or gone: there may be no place for the next one, or too many.
-    crowd_changed: bool,
+    peers_changed: bool,
     /// Where the datagram came from that is being handled.
     from: Option<SocketAddr>,
     waiting: VecDeque<Transmit>,
@@ -144,7 +144,7 @@ pub fn open(address: SocketAddr, options: Options) -> Result<(Driver, mpsc::Unbo
         inbound: HashMap::new(),
         dialer: None,
         listener: None,
-        crowd_changed: false,
+        peers_changed: false,
         from: None,
         waiting: VecDeque::new(),
         tick_at: Instant::now() + TICK,
@@ -261,7 +261,7 @@ impl Driver {
         while let Some(event) = self.endpoint.poll_event() {
             self.take(event);
         }
-        if std::mem::take(&mut self.crowd_changed)
+        if std::mem::take(&mut self.peers_changed)
             && let Err(error) = self.make_room()
         {
             tracing::warn!("no place for the next peer: {error}");
@@ -313,7 +313,7 @@ impl Driver {
             return Err(Error::NotConnected);
         }
         let ordered = match keys {
-            Keys::Child => self.endpoint.rekey_children(now(), link.peer),
+            Keys::Child => self.endpoint.rekey(now(), link.peer),
             Keys::Ike => self.endpoint.rekey_ike(now(), link.peer),
         };
         ordered.map_err(|_| Error::NotConnected)
@@ -329,7 +329,7 @@ impl Driver {
         let over = self.dialer.as_ref().and_then(|dialer| dialer.pending.as_ref()).is_some_and(|(_, until)| *until <= at);
         if over {
             let explanation = self.endpoint.explain(PeerId(0), at);
-            let explanation = explanation.map(|told| error::differences(&told).join("; ")).unwrap_or_default();
+            let explanation = explanation.map(|reported| error::differences(&reported).join("; ")).unwrap_or_default();
             self.fail_connect(Error::Timeout { what: "connecting", after: self.options.connect_timeout, explanation });
             let _ = self.endpoint.disconnect(now(), PeerId(0));
         }
@@ -352,9 +352,9 @@ impl Driver {
 
     /// Why the last negotiation with a peer came to nothing.
     fn failure(&self, id: PeerId, cause: Cause) -> Box<Failure> {
-        let told: Option<Explanation> = self.endpoint.explain(id, Instant::now());
-        Box::new(match told {
-            Some(told) => Failure::of(told, cause),
+        let reported: Option<Explanation> = self.endpoint.explain(id, Instant::now());
+        Box::new(match reported {
+            Some(reported) => Failure::of(reported, cause),
             None => Failure::plain("the peer", cause, ""),
         })
     }

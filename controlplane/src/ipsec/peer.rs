@@ -241,7 +241,7 @@ impl PeerBuilder {
         self
     }
 
-    /// Silence after which the other end is asked for a sign of life; zero: never. Default: 30 s.
+    /// Silence after which the other end is probed (dead peer detection, DPD); zero: never. Default: 30 s.
     #[must_use]
     pub fn dpd(mut self, after: Duration) -> PeerBuilder {
         self.timing.dpd = after;

@@ -14,7 +14,7 @@ use adit_engine::ike::Cause;
 
 /// A server: peers connect to it, and each becomes a [`Session`].
 ///
-/// Dropping it closes the door; sessions that were accepted go on. [`Server::shutdown`] closes them, too.
+/// Dropping it stops listening; sessions that were accepted go on. [`Server::shutdown`] closes them, too.
 pub struct Server {
     accepted: Mutex<mpsc::Receiver<Session>>,
     refused: Mutex<mpsc::Receiver<Refused>>,
@@ -93,7 +93,7 @@ fn closed() -> Error {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The task is gone: then so is the door.
+        // The task is gone: then nobody listens.
         let _ = self.commands.send(Command::StopAccepting);
     }
 }

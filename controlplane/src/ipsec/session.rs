@@ -44,7 +44,7 @@ impl Session {
     /// # Errors
     /// [`Error::NotConnected`], [`Error::Closed`], [`Error::Timeout`].
     pub async fn rekey(&self) -> Result<(), Error> {
-        self.order(Keys::Child).await
+        self.rekey_keys(Keys::Child).await
     }
 
     /// Replaces the keys of the IKE SA now; those of the packets stay.
@@ -52,10 +52,10 @@ impl Session {
     /// # Errors
     /// As [`Session::rekey`].
     pub async fn rekey_ike(&self) -> Result<(), Error> {
-        self.order(Keys::Ike).await
+        self.rekey_keys(Keys::Ike).await
     }
 
-    async fn order(&self, keys: Keys) -> Result<(), Error> {
+    async fn rekey_keys(&self, keys: Keys) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Rekey { link: self.link.clone(), keys, reply };
         self.commands.send(command).map_err(|_| self.gone())?;

@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::{Found, Gateway, Granted, Plane, clock_ns};
 use crate::dataplane::Process;
-use crate::reconcile::{self, Changes, Memory};
+use crate::reconcile::{self, Changes, InstalledState};
 use crate::sequence::{self, Grant};
 use crate::view::Attached;
 
@@ -19,13 +19,13 @@ const BEHIND_WARN_NS: u64 = 1_000_000_000;
 impl Gateway {
     /// Gives a data plane what the configuration says. On failure the process comes back, to be stopped or left.
     pub(super) async fn fill(&mut self, found: Found) -> Result<Plane, (Process, anyhow::Error)> {
-        let Found { master, process, log, memory, ike } = found;
-        let started_here = memory.is_none();
-        let memory = memory.unwrap_or_default();
+        let Found { master, process, log, installed, ike } = found;
+        let started_here = installed.is_none();
+        let installed = installed.unwrap_or_default();
         let live = master.live_sas();
         // The engine knows the peers by their ids: they stay for as long as we run.
         if self.ids.is_empty() {
-            self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &live, &memory);
+            self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &live, &installed);
         }
         let ids = self.ids.clone();
         if let Err(error) = self.ready_ike(&ids, &live, &ike) {
@@ -33,10 +33,10 @@ impl Gateway {
         }
         let ike = self.ike.as_ref();
         let owned = |sa: &LiveSa| ike.is_some_and(|ike| ike.has(sa));
-        let changes = reconcile::changes(&self.view.config, &self.view.wanted, &live, &memory, &ids, owned);
+        let changes = reconcile::changes(&self.view.config, &self.view.wanted, &live, &installed, &ids, owned);
         self.view.attach(Attached { master, since: Instant::now(), started_here, peers: changes.peers.clone() });
         let mut plane = Plane::new(process, log);
-        match self.fill_plane(&mut plane, changes, &live, &memory).await {
+        match self.fill_plane(&mut plane, changes, &live, &installed).await {
             Ok(()) => Ok(plane),
             Err(error) => Err((plane.process, error)),
         }
@@ -47,22 +47,22 @@ impl Gateway {
         plane: &mut Plane,
         changes: Changes,
         live: &[(u16, LiveSa)],
-        memory: &Memory,
+        installed: &InstalledState,
     ) -> anyhow::Result<()> {
         let view = self.view.clone();
-        if let Some(archive) = memory.archive.clone() {
+        if let Some(archive) = installed.archive.clone() {
             view.inherit(archive);
         }
         let ids = self.ids.clone();
         let Changes { before, install, keep, pins, .. } = changes;
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
-        self.remember(self.memory(&ids).on_the_way_from(memory));
-        self.learn(live, memory);
+        self.persist(self.installed_state(&ids).on_the_way_from(installed));
+        self.learn(live, installed);
         plane.ids.clone_from(&ids);
-        plane.orders.extend(before);
+        plane.command_queue.extend(before);
         for want in install.iter().map(|place| view.wanted[*place]).filter(|want| want.direction == Direction::Inbound) {
             let sa = want.inbound(&view.config, ids[want.peer], self.state.top(want.key_id));
-            plane.orders.push(want.worker, Command::InboundSaInstall(sa));
+            plane.command_queue.push(want.worker, Command::InboundSaInstall(sa));
         }
         self.pump(plane)?;
 
@@ -71,7 +71,7 @@ impl Gateway {
         for (place, grant) in outbound.iter().zip(grants) {
             let want = view.wanted[**place];
             plane.granted.insert((ids[want.peer], want.spi), Granted { place: **place, end: grant.end });
-            plane.orders.push(want.worker, Command::OutboundSaInstall(want.outbound(&view.config, ids[want.peer], grant)));
+            plane.command_queue.push(want.worker, Command::OutboundSaInstall(want.outbound(&view.config, ids[want.peer], grant)));
         }
         for (place, sa) in keep.iter().filter(|(_, sa)| sa.direction == Direction::Outbound) {
             // A limit that is not believed is left out: the mark says how far it goes.
@@ -81,9 +81,9 @@ impl Gateway {
             plane.to_extend.insert((sa.peer, sa.spi));
         }
         self.extend_all(plane);
-        plane.orders.extend(pins);
+        plane.command_queue.extend(pins);
         self.pump(plane)?;
-        self.set_up_interface(plane, memory).await?;
+        self.set_up_interface(plane, installed).await?;
         let (new, kept) = (install.len(), keep.len());
         if let Some(ike) = &mut self.ike {
             ike.start();
@@ -97,7 +97,7 @@ impl Gateway {
     /// Everything was sent and answered: the data plane has what it should have, and nothing else.
     pub(super) fn settled(&mut self, plane: &Plane) {
         tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
-        self.remember(self.memory(&plane.ids.clone()));
+        self.persist(self.installed_state(&plane.ids.clone()));
     }
 
     /// Sequence numbers for new outbound SAs, durable when this returns.
@@ -143,13 +143,13 @@ impl Gateway {
         for ((peer, spi), granted) in limits {
             plane.granted.insert((peer, spi), granted);
             let worker = self.view.wanted[granted.place].worker;
-            plane.orders.push(worker, Command::SeqLimit { peer, spi, seq_limit: granted.end - 1 });
+            plane.command_queue.push(worker, Command::SeqLimit { peer, spi, seq_limit: granted.end - 1 });
         }
     }
 
     /// Sends what the rings take.
     pub(super) fn pump(&self, plane: &mut Plane) -> anyhow::Result<()> {
-        let pumped = self.view.with_master(|master| plane.orders.pump(master));
+        let pumped = self.view.with_master(|master| plane.command_queue.pump(master));
         pumped.unwrap_or(Ok(())).context("sending commands to the data plane")
     }
 }

@@ -14,7 +14,7 @@ use crate::config::{Config, MacText};
 use crate::dataplane::log::Tail;
 use crate::dataplane::{self, Ending, Process};
 use crate::netlink::Netlink;
-use crate::reconcile::{self, Memory};
+use crate::reconcile::{self, InstalledState};
 use crate::vault::{self, Left};
 
 /// How long a data plane may take until it listens at its socket.
@@ -38,15 +38,15 @@ impl Gateway {
             Ok(master) => {
                 let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
                 let process = Process::watch(pid).context("watching the data plane")?;
-                let Left { memory, ike } = vault::split(&Zeroizing::new(master.vault_read()));
-                match differences(&self.view.config, memory.as_ref(), master.info()) {
-                    Ok(memory) => return Ok(Some(self.adopt(master, process, memory.clone(), ike))),
+                let Left { installed, ike } = vault::split(&Zeroizing::new(master.vault_read()));
+                match differences(&self.view.config, installed.as_ref(), master.info()) {
+                    Ok(installed) => return Ok(Some(self.adopt(master, process, installed.clone(), ike))),
                     Err(differences) => {
                         tracing::warn!("a data plane (process {pid}) runs with other settings ({differences}); it is restarted");
-                        let memory = memory.unwrap_or_default();
+                        let installed = installed.unwrap_or_default();
                         // The IKE SAs go on, under the ids that they know.
-                        self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &[], &memory);
-                        self.retire(master, process, memory).await?;
+                        self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &[], &installed);
+                        self.retire(master, process, installed).await?;
                         left = ike;
                     }
                 }
@@ -66,9 +66,9 @@ impl Gateway {
         self.start(left).await
     }
 
-    fn adopt(&self, master: Master, process: Process, memory: Memory, ike: Zeroizing<Vec<u8>>) -> Found {
+    fn adopt(&self, master: Master, process: Process, installed: InstalledState, ike: Zeroizing<Vec<u8>>) -> Found {
         tracing::info!("attached to the data plane that runs (process {}, version {})", process.pid, master.info().version);
-        Found { master, process, log: Tail::from_end(&self.log_path()), memory: Some(memory), ike }
+        Found { master, process, log: Tail::from_end(&self.log_path()), installed: Some(installed), ike }
     }
 
     fn log_path(&self) -> PathBuf {
@@ -101,7 +101,7 @@ impl Gateway {
                 Ok(master) => {
                     let ms = began.elapsed().as_millis();
                     tracing::info!("started the data plane {} (process {}) in {ms} ms", program.display(), process.pid);
-                    return Ok(Some(Found { master, process, log, memory: None, ike: left }));
+                    return Ok(Some(Found { master, process, log, installed: None, ike: left }));
                 }
                 Err(AttachError::Absent(_)) if began.elapsed() < START_WITHIN => {}
                 Err(error) => {
@@ -157,15 +157,19 @@ fn watch(pid: u32) -> anyhow::Result<Process> {
 }
 
 /// What an earlier control plane left, or in what the running data plane differs from the wanted one.
-fn differences<'a>(config: &Config, memory: Option<&'a Memory>, info: &PlaneInfo) -> Result<&'a Memory, String> {
-    let Some(memory) = memory else {
+fn differences<'a>(
+    config: &Config,
+    installed: Option<&'a InstalledState>,
+    info: &PlaneInfo,
+) -> Result<&'a InstalledState, String> {
+    let Some(installed) = installed else {
         return Err("nobody knows which: its control plane died before it could tell".to_owned());
     };
-    let mut differences = dataplane::differences(&memory.arguments, &dataplane::arguments(config));
+    let mut differences = dataplane::differences(&installed.arguments, &dataplane::arguments(config));
     if differences.is_empty() {
         differences = contradictions(config, info);
     }
-    if differences.is_empty() { Ok(memory) } else { Err(differences.join(", ")) }
+    if differences.is_empty() { Ok(installed) } else { Err(differences.join(", ")) }
 }
 
 /// In what a running data plane differs from its own command line: somebody else started it.

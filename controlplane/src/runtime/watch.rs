@@ -13,9 +13,9 @@ use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::plain::Plain;
-use super::pulse::Pulse;
-use super::{Ended, Gateway, Plane, ike, stopped};
+use super::port500::Port500;
+use super::watchdog::Watchdog;
+use super::{Ended, Gateway, Plane, engine_loop, stopped};
 use crate::ike::Ike;
 use crate::netlink::AddressWatch;
 use crate::system;
@@ -64,10 +64,10 @@ impl Gateway {
     async fn watch_plane(&mut self, plane: &mut Plane) -> anyhow::Result<Ended> {
         let channel = self.channel()?;
         let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
-        let (mut settled, mut more, mut pulse) = (false, false, Pulse::default());
+        let (mut settled, mut more, mut watchdog) = (false, false, Watchdog::default());
         loop {
             self.drive_ike(plane)?;
-            let waits = plane.orders.waits() || self.ike_waits(plane);
+            let waits = plane.command_queue.waits() || self.ike_waits(plane);
             let due = self.ike.as_ref().and_then(|ike| ike.due());
             tokio::select! {
                 () = stopped(&mut self.stop) => return Ok(Ended::Stop),
@@ -92,10 +92,10 @@ impl Gateway {
                     self.pump(plane)?;
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
-                () = ike::due(due) => self.tick_ike(),
+                () = engine_loop::due(due) => self.tick_ike(),
                 () = addresses_changed(self.addresses.as_ref()) => self.addresses_changed(),
-                () = ike::due(self.look_at_addresses_at) => self.look_at_addresses(),
-                () = plain_ready(self.plain.as_ref()) => self.take_plain(),
+                () = engine_loop::due(self.look_at_addresses_at) => self.look_at_addresses(),
+                () = port500_ready(self.port500.as_ref()) => self.take_port500(),
                 Some(request) = self.requests.recv() => self.answer(request),
                 _ = look.tick() => {
                     self.view.sample();
@@ -104,7 +104,7 @@ impl Gateway {
                     self.extend_all(plane);
                     self.pump(plane)?;
                     anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
-                    if self.is_hung(plane, &mut pulse) {
+                    if self.is_hung(plane, &mut watchdog) {
                         // It would not hear a request to end.
                         plane.process.kill().await;
                         return Ok(Ended::Died(format!("the data plane (process {}) hung and was killed", plane.process.pid)));
@@ -118,7 +118,7 @@ impl Gateway {
                 }
                 _ = log.tick() => plane.log.forward(),
             }
-            if !settled && plane.orders.settled() {
+            if !settled && plane.command_queue.settled() {
                 settled = true;
                 self.settled(plane);
             }
@@ -127,7 +127,7 @@ impl Gateway {
 
     /// Whether a datagram of IKE found the ring full.
     fn ike_waits(&self, plane: &Plane) -> bool {
-        plane.orders.settled() && self.ike.as_ref().is_some_and(Ike::waits)
+        plane.command_queue.settled() && self.ike.as_ref().is_some_and(Ike::waits)
     }
 
     fn is_alive(&self) -> bool {
@@ -161,9 +161,9 @@ impl Gateway {
 
     fn event(&mut self, plane: &mut Plane, worker: u16, event: Event) {
         match event {
-            Event::Applied { ticket } => plane.orders.applied(ticket),
+            Event::Applied { ticket } => plane.command_queue.applied(ticket),
             Event::Refused { ticket, why } => {
-                if let Some((command, what)) = plane.orders.refused(ticket, why) {
+                if let Some((command, what)) = plane.command_queue.refused(ticket, why) {
                     tracing::error!("{what}");
                     if let Some(ike) = &mut self.ike {
                         ike.refused(&command);
@@ -174,7 +174,7 @@ impl Gateway {
                 if plane.granted.contains_key(&(peer, spi)) {
                     plane.to_extend.insert((peer, spi));
                 } else if let Some(ike) = &mut self.ike {
-                    ike.worn(peer);
+                    ike.sequence_soft_limit(peer);
                 }
             }
             Event::PeerPath { peer, from, .. } => {
@@ -212,9 +212,9 @@ fn take_punt(view: &View, ike: &mut Option<Ike>, from: SocketAddr, datagram: &[u
 }
 
 /// Waits for something on the port without NAT traversal; for ever, when it is not open.
-async fn plain_ready(plain: Option<&Plain>) {
-    match plain {
-        Some(plain) => plain.ready().await,
+async fn port500_ready(port500: Option<&Port500>) {
+    match port500 {
+        Some(port500) => port500.ready().await,
         None => std::future::pending().await,
     }
 }

@@ -75,10 +75,10 @@ async fn nobody_there_is_said_after_a_while() {
 /// A server in a runtime of its own, which can die without a word; it sends every packet back. Gives its address, and its life.
 fn mortal(address: SocketAddr) -> (SocketAddr, tokio::runtime::Runtime) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (told, address_of) = std::sync::mpsc::channel();
+    let (address_sender, address_of) = std::sync::mpsc::channel();
     runtime.spawn(async move {
         let server = Server::bind(address, [client().build().unwrap()]).await.unwrap();
-        told.send(server.local_addr()).unwrap();
+        address_sender.send(server.local_addr()).unwrap();
         while let Ok(session) = server.accept().await {
             tokio::spawn(async move {
                 while let Ok(packet) = session.recv_packet().await {
@@ -248,11 +248,11 @@ async fn a_connection_attempt_that_is_given_up_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_task_that_waits_learns_that_the_runtime_of_the_others_has_ended() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (told, session) = oneshot::channel();
+    let (session_sender, session) = oneshot::channel();
     let server = runtime.spawn(async move { Server::bind(any(), [client().build().unwrap()]).await.unwrap() }).await.unwrap();
     let address = server.local_addr();
     let client = soon("a connection", Client::connect(address, gateway().build().unwrap())).await.unwrap();
-    told.send(soon("a session", server.accept()).await.unwrap()).ok().unwrap();
+    session_sender.send(soon("a session", server.accept()).await.unwrap()).ok().unwrap();
     let session = session.await.unwrap();
     runtime.shutdown_background();
     assert_eq!(soon("the end", session.recv_packet()).await.unwrap_err().code(), "closed");

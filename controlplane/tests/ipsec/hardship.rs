@@ -192,7 +192,7 @@ async fn new_keys_under_load_from_both_sides_lose_nothing() {
         }
         received
     };
-    let orders = async {
+    let rekeys = async {
         for round in 0..20 {
             let (ours, theirs) = tokio::join!(pair.client.rekey(), pair.session.rekey());
             ours.and(theirs).expect("new keys");
@@ -206,7 +206,7 @@ async fn new_keys_under_load_from_both_sides_lose_nothing() {
     let (there, back, ()) = tokio::join!(
         flow(&pair.client, &pair.session, (CLIENT_ADDRESS, SERVER_ADDRESS)),
         flow(&pair.session, &pair.client, (SERVER_ADDRESS, CLIENT_ADDRESS)),
-        orders
+        rekeys
     );
     assert!(there > WINDOW && back > WINDOW, "{there} {back}");
     for stats in [pair.client.stats(), pair.session.stats()] {
@@ -231,7 +231,7 @@ async fn a_client_that_never_reads_costs_a_bounded_number_of_bytes() {
     .await;
     let stats = pair.session.stats();
     assert!(stats.received_packets <= 64 && stats.received_bytes <= 64 * 9000, "{stats:?}");
-    // New keys and signs of life do not depend on the program's reading.
+    // New keys and dead peer detection do not depend on the program's reading.
     soon("new keys", pair.client.rekey()).await.unwrap();
     soon("new keys", pair.session.rekey()).await.unwrap();
 }

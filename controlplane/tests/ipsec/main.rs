@@ -1,9 +1,9 @@
 //! The library: clients and servers over loopback, without a daemon or privileges.
 
-mod crowd;
 mod examples;
 mod faults;
 mod hardship;
+mod many_clients;
 mod relay;
 mod support;
 mod tunnel;

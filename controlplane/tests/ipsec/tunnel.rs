@@ -91,14 +91,14 @@ async fn without_loss(pair: &Pair, orders: impl Future<Output = ()>) -> usize {
         }
         count
     };
-    let orders = async {
+    let ordered = async {
         orders.await;
         stop.send(true).expect("somebody looks");
     };
     let (there, back, ()) = tokio::join!(
         flow(&pair.client, &pair.session, (CLIENT_ADDRESS, SERVER_ADDRESS)),
         flow(&pair.session, &pair.client, (SERVER_ADDRESS, CLIENT_ADDRESS)),
-        orders
+        ordered
     );
     there + back
 }
@@ -171,7 +171,7 @@ async fn a_handle_that_is_dropped_tells_the_other_end() {
 }
 
 #[tokio::test]
-async fn sessions_outlive_the_door_but_not_the_shutdown() {
+async fn sessions_outlive_the_server_but_not_the_shutdown() {
     let first = pair(gateway(), client()).await;
     let address = first.server.local_addr();
     drop(first.server);

@@ -9,7 +9,7 @@
 //!   └─────────┬─────────┘                                                  └─────────┬──────────┘
 //!             └── Unix socket: hands over memory and event counters; open = attached ┘
 //! ```
-//! The data plane makes the memory ([`Region`]), gives each worker its [`Port`] and waits at the door ([`Listener`]). One
+//! The data plane makes the memory ([`Region`]), gives each worker its [`Port`] and listens for a control plane ([`Listener`]). One
 //! control plane at a time is [`Master`]; when it dies, the next finds everything in place.
 //!
 //! Each side takes the memory for the work of a stranger: sizes are checked once and then kept in private memory, cursors

@@ -1,4 +1,4 @@
-//! The door of the data plane: one control plane at a time comes in through it and gets the memory and the wake-ups.
+//! The listener of the data plane: one control plane at a time connects to it and gets the memory and the wake-ups.
 //!
 //! The connection is the lock: as long as it is open there is a master, and its end, which the kernel announces even after
 //! SIGKILL, ends the mastership. Nothing else is said on it after the first message.
@@ -65,7 +65,7 @@ fn file_id(path: &Path) -> io::Result<(u64, u64)> {
     std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-/// What happened at the door, for the log.
+/// What happened at the listener, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A control plane attached.

@@ -46,7 +46,7 @@ impl Plane {
         Plane { dir, region, ports, listener }
     }
 
-    /// Attaches, with the door served from another thread as long as it takes.
+    /// Attaches, with the listener served from another thread as long as it takes.
     fn attach(&mut self) -> (Result<Master, AttachError>, Vec<Notice>) {
         let path = self.dir.path().join("sock");
         let attaching = std::thread::spawn(move || Master::attach(&path));

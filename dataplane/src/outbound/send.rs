@@ -18,7 +18,7 @@ pub fn send(train: &mut Train, env: &mut Environment) -> Option<PeerId> {
         return None;
     }
     env.port.count(Count::UdpSends, 1);
-    let alone = match env.udp.send(train.to(), train.bytes(), train.segment()) {
+    let gso_disabled = match env.udp.send(train.to(), train.bytes(), train.segment()) {
         Ok(()) => {
             sent(train.count(), train.bytes(), env);
             false
@@ -26,7 +26,7 @@ pub fn send(train: &mut Train, env: &mut Environment) -> Option<PeerId> {
         Err(error) => refused(train, &error, env),
     };
     train.clear();
-    alone.then_some(train.peer())
+    gso_disabled.then_some(train.peer())
 }
 
 fn sent(count: usize, bytes: &[u8], env: &Environment) {

@@ -123,13 +123,13 @@ impl Bed {
 
     fn install(&mut self, workers: usize, lanes: u16) {
         for worker in 0..workers {
-            self.order(worker, &peer_set(PEER, TAG, lanes));
+            self.command(worker, &peer_set(PEER, TAG, lanes));
         }
         for lane in 0..u32::from(lanes) {
-            self.order(lane as usize, &Command::OutboundSaInstall(outbound_sa(lane)));
+            self.command(lane as usize, &Command::OutboundSaInstall(outbound_sa(lane)));
         }
         for lane in 0..4 {
-            self.order(
+            self.command(
                 lane as usize % workers,
                 &Command::InboundSaInstall(InboundSa {
                     spi: in_spi(lane),
@@ -150,13 +150,13 @@ impl Bed {
         let mut bed = Bed::start_with(workers, io, lanes, &["--mode", "ip", "--selectors", "64"]);
         for (worker, v6) in (0..workers).flat_map(|worker| [(worker, false), (worker, true)]) {
             let selector = Selector::any_of(hosts(v6, 1, 9), hosts(v6, 11, 19));
-            bed.order(worker, &Command::SelectorAdd { peer: PEER, selector });
+            bed.command(worker, &Command::SelectorAdd { peer: PEER, selector });
         }
         bed
     }
 
     /// Sends a command and waits until the worker has applied it.
-    pub fn order(&mut self, worker: usize, command: &Command) {
+    pub fn command(&mut self, worker: usize, command: &Command) {
         self.ticket += 1;
         self.master.send(worker as u16, self.ticket, command).unwrap();
         self.master.flush();

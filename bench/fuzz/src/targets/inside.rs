@@ -104,7 +104,7 @@ fn say(pair: &mut Pair, insider: &mut Insider, input: &mut Input) {
             let command = input.u8();
             pair.act(victim, |endpoint, now| {
                 let _ = match command % 4 {
-                    0 => endpoint.rekey_children(now, PEER),
+                    0 => endpoint.rekey(now, PEER),
                     1 => endpoint.rekey_ike(now, PEER),
                     2 => endpoint.check_liveness(now, PEER),
                     _ => endpoint.set_addresses(now, PEER, Some(address(victim)), None),
@@ -160,14 +160,14 @@ fn send(
 
 /// The keys of the only IKE SA, as the victim tells them.
 fn established(pair: &mut Pair, victim: usize) -> Insider {
-    let told = pair.events[victim].iter().rev().find_map(|event| match event {
+    let reported = pair.events[victim].iter().rev().find_map(|event| match event {
         Event::KeyLog(log) => match &**log {
             KeyLog::Ike { spis, suite, initiator, responder } => Some((*spis, *suite, [initiator.clone(), responder.clone()])),
             KeyLog::Esp { .. } => None,
         },
         _ => None,
     });
-    let (spis, suite, keys) = told.expect("the keys are told");
+    let (spis, suite, keys) = reported.expect("the keys are told");
     let initiator = victim == B;
     let key = &keys[usize::from(!initiator)];
     let seal = IkeAead::new(suite, key, 1).expect("a key of its length");

@@ -78,8 +78,8 @@ pub fn channel_tables(data: &[u8]) {
     }
     let left = vault::split(data);
     assert!(left.ike.len() <= data.len());
-    if let Some(memory) = left.memory {
-        let whole = vault::join(&memory.to_vault(), &left.ike);
+    if let Some(installed) = left.installed {
+        let whole = vault::join(&installed.to_vault(), &left.ike);
         assert_eq!(vault::split(&whole).ike, left.ike);
     }
 }

@@ -67,7 +67,7 @@ fn step(pair: &mut Pair, input: &mut Input) {
             let node = which & 1;
             pair.act(node, |endpoint, now| {
                 // Not connected yet: then there is nothing to be rekeyed.
-                let _ = if which & 2 == 0 { endpoint.rekey_children(now, PEER) } else { endpoint.rekey_ike(now, PEER) };
+                let _ = if which & 2 == 0 { endpoint.rekey(now, PEER) } else { endpoint.rekey_ike(now, PEER) };
             });
         }
         // Again, as it was.

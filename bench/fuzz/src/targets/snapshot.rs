@@ -38,7 +38,7 @@ pub fn engine_snapshot(data: &[u8]) {
         let now = Now { instant, ..now };
         // Not connected: then there is nothing to do.
         let _ = match round % 8 {
-            1 => endpoint.rekey_children(now, PEER),
+            1 => endpoint.rekey(now, PEER),
             3 => endpoint.rekey_ike(now, PEER),
             5 => endpoint.check_liveness(now, PEER),
             7 => endpoint.set_addresses(now, PEER, Some(address(A)), None),

@@ -74,7 +74,7 @@ fn fragments(release: Release, adit_begins: bool) -> Result<Seen> {
     seen("IKE_AUTH in fragments both ways")
 }
 
-/// One end asks for signs of life and the other gives them.
+/// One end probes (dead peer detection) and the other answers.
 fn signs_of_life(release: Release, adit_asks: bool) -> Result<Seen> {
     let more = format!("role: initiator, dpd_s: {}", if adit_asks { 1 } else { 0 });
     let pair = Pair::new(release, Proof::Psk, &more, |swan| {
@@ -85,7 +85,7 @@ fn signs_of_life(release: Release, adit_asks: bool) -> Result<Seen> {
     let before = pair.spis()?;
     let said = if adit_asks { "parsed INFORMATIONAL request" } else { "parsed INFORMATIONAL response" };
     let answers = || pair.swan.log().matches(said).count();
-    wait_until("three signs of life", SOON, || Ok(answers() >= 3)).with_context(|| pair.said())?;
+    wait_until("three probes of dead peer detection", SOON, || Ok(answers() >= 3)).with_context(|| pair.said())?;
     ensure!(pair.spis()? == before, "not the same SAs: {}", pair.said());
     pair.reaches()?;
     seen("three asked for and given, the same SAs")

@@ -129,11 +129,11 @@ impl Kernels {
 }
 
 fn compare(cipher: &str, adit_sends: bool) -> Result<Seen> {
-    let mut told = configs(Proof::Psk)?;
-    for config in [&mut told.0, &mut told.1] {
+    let mut reported = configs(Proof::Psk)?;
+    for config in [&mut reported.0, &mut reported.1] {
         config.connections[0].children[0].proposals = vec![cipher.to_owned()];
     }
-    let kernels = Kernels::connect(&told)?;
+    let kernels = Kernels::connect(&reported)?;
     let more = format!("role: initiator, esp_proposals: [{cipher}]");
     let pair = Pair::on(Ground::guest(RELEASE)?, RELEASE, Proof::Psk, &more, |swan| {
         swan.connections[0].children[0].proposals = vec![cipher.to_owned()];

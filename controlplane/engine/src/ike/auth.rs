@@ -262,7 +262,7 @@ impl IkeSa {
     }
 
     /// From negotiation to session.
-    fn establish(&mut self, ctx: &mut Ctx, peer: PeerId, admitted: Admitted, keeper: bool) {
+    fn establish(&mut self, ctx: &mut Ctx, peer: PeerId, admitted: Admitted, original_initiator: bool) {
         let Stage::Negotiating(handshake) = &self.stage else { return };
         let (lowest_nonce, choice) = (handshake.lowest_nonce(), handshake.choice.clone());
         self.log_keys(ctx, &admitted.keys);
@@ -271,7 +271,7 @@ impl IkeSa {
         session.proof = admitted.who.by.to_string();
         session.uses_ppk = admitted.uses_ppk;
         session.lowest_nonce = lowest_nonce;
-        session.keeper = keeper;
+        session.original_initiator = original_initiator;
         self.peer = Some(peer);
         self.stage = Stage::Established(Box::new(session));
     }

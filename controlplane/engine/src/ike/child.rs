@@ -23,11 +23,11 @@ use super::window::jittered;
 /// After this time the peer has asked again for an answer that was lost, or has given up.
 const SURELY_KNOWN: Duration = Duration::from_secs(180);
 /// How long an inbound SA that was replaced still takes packets that were late.
-const LINGER: Duration = Duration::from_secs(5);
+const INBOUND_DRAIN: Duration = Duration::from_secs(5);
 
 /// How long we go on sending on an SA that the peer has replaced when we cannot send on its successor: shorter than what the
-/// peer lets linger.
-const PARTING: Duration = Duration::from_secs(3);
+/// peer drains.
+const OUTBOUND_DRAIN: Duration = Duration::from_secs(3);
 
 /// What has become of a Child SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) enum Sending {
 
 /// The peer's rekey of a Child SA that we may be rekeying, too (RFC 7296 §2.8.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rival {
+pub(super) struct RekeyCollision {
     /// Our inbound SPI in the peer's exchange.
     pub inbound: Spi,
     pub lowest_nonce: Vec<u8>,
@@ -104,12 +104,12 @@ pub(super) struct Child {
     pub granted_in: Option<u32>,
     /// Our rekey of it is under way.
     pub rekeying: bool,
-    pub rival: Option<Rival>,
+    pub collision: Option<RekeyCollision>,
 }
 
 /// An outbound SA whose Child SA is gone and that is used until the next one is there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Parting {
+pub(super) struct DrainingOutbound {
     pub until: Instant,
     pub place: (usize, u8),
     pub outbound: Spi,
@@ -250,7 +250,7 @@ impl Session {
             Sending::Waits(key) => {
                 let (keys, place) = (child.keys(route, child.outbound, *key, replaces), child.place());
                 ctx.event(Event::InstallOutbound(keys));
-                self.part(ctx, |parting| parting.place == place);
+                self.part(ctx, |draining| draining.place == place);
             }
             Sending::Lost => {
                 child.sending = Sending::Lost;
@@ -282,17 +282,17 @@ impl Session {
         let child = self.children.remove(index);
         if child.is_sending() {
             let (place, outbound) = (child.place(), child.outbound);
-            let heir = |one: &Child| one.place() == place && matches!(one.sending, Sending::Lost) && one.is_live();
-            if child.superseded && self.children.iter().any(heir) {
-                let until = ctx.now.instant + PARTING;
-                self.parting.push(Parting { until, place, outbound });
+            let successor = |one: &Child| one.place() == place && matches!(one.sending, Sending::Lost) && one.is_live();
+            if child.superseded && self.children.iter().any(successor) {
+                let until = ctx.now.instant + OUTBOUND_DRAIN;
+                self.draining_outbound.push(DrainingOutbound { until, place, outbound });
             } else {
                 ctx.event(Event::RemoveOutbound { peer: self.peer, spi: outbound });
             }
         }
         self.stands_in_for(inbound);
         if child.superseded {
-            self.lingering.push((ctx.now.instant + LINGER, child.inbound));
+            self.draining_inbound.push((ctx.now.instant + INBOUND_DRAIN, child.inbound));
         } else {
             self.remove_inbound(ctx, child.inbound);
         }
@@ -305,8 +305,8 @@ impl Session {
                 old.state = ChildState::Live;
                 old.superseded = false;
             }
-            if old.rival.as_ref().is_some_and(|rival| rival.inbound == gone) {
-                old.rival = None;
+            if old.collision.as_ref().is_some_and(|collision| collision.inbound == gone) {
+                old.collision = None;
             }
         }
     }
@@ -327,7 +327,7 @@ impl Session {
         while let Some(inbound) = self.children.first().map(|child| child.inbound) {
             self.remove_child(ctx, inbound);
         }
-        for (_, inbound) in std::mem::take(&mut self.lingering) {
+        for (_, inbound) in std::mem::take(&mut self.draining_inbound) {
             self.remove_inbound(ctx, inbound);
         }
         self.part(ctx, |_| true);
@@ -341,21 +341,21 @@ impl Session {
         }
     }
 
-    /// Takes out the inbound SAs that have lingered long enough.
-    pub(super) fn end_lingering(&mut self, ctx: &mut Ctx) {
+    /// Takes out the inbound SAs that have drained long enough.
+    pub(super) fn end_draining_inbound(&mut self, ctx: &mut Ctx) {
         let now = ctx.now.instant;
-        let (over, rest) = std::mem::take(&mut self.lingering).into_iter().partition(|(at, _)| *at <= now);
-        self.lingering = rest;
+        let (over, rest) = std::mem::take(&mut self.draining_inbound).into_iter().partition(|(at, _)| *at <= now);
+        self.draining_inbound = rest;
         let over: Vec<(Instant, Spi)> = over;
         over.into_iter().for_each(|(_, inbound)| self.remove_inbound(ctx, inbound));
-        self.part(ctx, |parting| parting.until <= now);
+        self.part(ctx, |draining| draining.until <= now);
     }
 
     /// Takes out outbound SAs that were used on until there was another one.
-    fn part(&mut self, ctx: &mut Ctx, over: impl Fn(&Parting) -> bool) {
+    fn part(&mut self, ctx: &mut Ctx, over: impl Fn(&DrainingOutbound) -> bool) {
         let peer = self.peer;
-        for parting in self.parting.extract_if(.., |parting| over(parting)) {
-            ctx.event(Event::RemoveOutbound { peer, spi: parting.outbound });
+        for draining in self.draining_outbound.extract_if(.., |draining| over(draining)) {
+            ctx.event(Event::RemoveOutbound { peer, spi: draining.outbound });
         }
     }
 
@@ -382,7 +382,7 @@ impl IkeSa {
         child.usage = usage;
         let proven = heard && !child.is_sending() && child.replaces.is_some() && child.is_live();
         if heard {
-            // An authentic packet of ESP is a sign of life as good as any (RFC 7296 §2.4).
+            // An authentic packet of ESP is proof of life as good as any (RFC 7296 §2.4).
             self.last_heard = now;
         }
         if proven {

@@ -41,7 +41,7 @@ pub struct Limits {
     pub children: usize,
     /// Answers per second to messages that nothing protects (RFC 7296 §2.21.4).
     pub unprotected_replies: u32,
-    /// Refused strangers per second that are told one by one, as [`Event::Refused`](super::event::Event::Refused).
+    /// Refused initiators per second that are reported one by one, as [`Event::Refused`](super::event::Event::Refused).
     pub refusals: u32,
 }
 
@@ -241,7 +241,7 @@ pub struct PeerConfig {
     pub children: Vec<ChildConfig>,
     pub ike_lifetime: Lifetime,
     pub ppk: Option<Ppk>,
-    /// Silence after which the peer is asked for a sign of life; zero: never.
+    /// Silence after which the peer is probed (dead peer detection, DPD); zero: never.
     pub dpd: Duration,
     /// Interval of NAT keepalives where a NAT is on our side (RFC 3948 §4); zero: none.
     pub keepalive: Duration,

@@ -107,7 +107,7 @@ pub(super) enum Action {
     /// A new IKE SA, made in a rekey of this one. It has no Child SAs yet.
     Successor(Box<IkeSa>),
     /// The Child SAs and all that is to be done go to that IKE SA.
-    Inherit { heir: SaId, then: Then },
+    Inherit { successor: SaId, then: Then },
     /// The peer has deleted the IKE SA before that one, so it has that one.
     Confirmed { sa: SaId },
     /// The peer uses this IKE SA, which it made in a rekey of that one, for Child SAs: it has settled the matter.

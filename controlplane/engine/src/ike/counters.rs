@@ -45,7 +45,7 @@ counters! {
     /// IKE SAs given up because the peer did not answer.
     dead_peers,
     /// Liveness checks that were sent.
-    liveness_checks,
+    dpd_requests,
     /// Peers that said with a token that they had crashed (RFC 6290).
     crashes_detected,
     /// Requests of ours that were sent again.

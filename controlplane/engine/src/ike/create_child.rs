@@ -9,7 +9,7 @@ use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType, Pr
 use crate::crypto::key_exchange;
 use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
-use super::child::{ChildState, Rival};
+use super::child::{ChildState, RekeyCollision};
 use super::context::{Action, Ctx};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, Event};
@@ -74,7 +74,9 @@ impl IkeSa {
     pub(super) fn send_rekey_child(&mut self, ctx: &mut Ctx, old: Spi, method: Option<KeyExchangeMethod>) -> Result<(), Error> {
         let (id, expected_id, now) = (self.id, self.window.expected_id(), ctx.now.instant);
         let Some(session) = self.session_mut() else { return Ok(()) };
-        let Some(child) = session.child_mut(old).filter(|child| child.is_live() && child.rival.is_none()) else { return Ok(()) };
+        let Some(child) = session.child_mut(old).filter(|child| child.is_live() && child.collision.is_none()) else {
+            return Ok(());
+        };
         if !child.is_confirmed(now, expected_id) {
             child.limits.rekey_at = Some(now + UNCONFIRMED_WAIT);
             return Ok(());
@@ -132,8 +134,8 @@ impl IkeSa {
     /// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
     fn has_lost(&self, creation: &Creation) -> bool {
         let old = creation.plan.replaces.and_then(|old| self.session()?.child(old));
-        let rival = old.and_then(|old| old.rival.as_ref());
-        creation.plan.overtaken || rival.is_some_and(|rival| creation.lowest_nonce() < rival.lowest_nonce)
+        let collision = old.and_then(|old| old.collision.as_ref());
+        creation.plan.overtaken || collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
     }
 
     /// The peer has deleted what we are rekeying, and only the winner deletes it: ours has lost, whatever its answer says.
@@ -173,17 +175,17 @@ impl IkeSa {
         session.temporary_since = None;
         let Some(replaces) = replaces else { return self.want_missing_children() };
         ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
-        let rival = session.child(replaces).and_then(|old| old.rival.as_ref()).map(|rival| rival.inbound);
-        match (lost, rival.filter(|rival| session.child(*rival).is_some())) {
+        let collision = session.child(replaces).and_then(|old| old.collision.as_ref()).map(|collision| collision.inbound);
+        match (lost, collision.filter(|collision| session.child(*collision).is_some())) {
             (true, Some(by)) => session.replace_child(replaces, by, now),
             // It waits for additional key exchanges.
             (true, None) => {}
-            (false, rival) => {
+            (false, collision) => {
                 session.replace_child(replaces, inbound, now);
                 session.close_child(replaces);
                 // The peer, which made it, is going to delete it.
-                if let Some(rival) = rival {
-                    session.replace_child(rival, inbound, now);
+                if let Some(collision) = collision {
+                    session.replace_child(collision, inbound, now);
                 }
             }
         }
@@ -215,9 +217,9 @@ impl IkeSa {
         };
         // The old one may have gone, or have been rekeyed by the peer, while our request was on its way.
         let old = plan.replaces.map(|old| session.child(old));
-        let overtaken = old.is_some_and(|old| old.is_none_or(|old| !old.is_live() || old.rival.is_some()));
+        let overtaken = old.is_some_and(|old| old.is_none_or(|old| !old.is_live() || old.collision.is_some()));
         match notify.kind {
-            _ if overtaken => session.settle_rival(plan, ctx.now.instant),
+            _ if overtaken => session.settle_collision(plan, ctx.now.instant),
             NotifyType::INVALID_KE_PAYLOAD => {
                 let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
                 let method = method.filter(|method| offered.iter().any(|one| one.key_exchanges().contains(method)));
@@ -273,7 +275,7 @@ impl IkeSa {
         }
     }
 
-    /// A Child SA came to nothing, and not for a reason that passes in a moment: recorded, counted and told.
+    /// A Child SA came to nothing, and not for a reason that passes in a moment: recorded, counted and reported.
     pub(super) fn child_failed(&self, ctx: &mut Ctx, cause: Cause) {
         let Some(peer) = self.peer else { return };
         // With an SA for the traffic, one more that is refused is no reason why nothing comes through.
@@ -289,7 +291,7 @@ impl IkeSa {
         let limit = ctx.shared.config.limits.children;
         let now = ctx.now.instant;
         let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
-        if session.rekeying || session.heir.is_some() {
+        if session.rekeying || session.successor.is_some() {
             return Err(LocalFault::Busy.into());
         }
         let rekey = parts.notify(NotifyType::REKEY_SA);
@@ -319,7 +321,7 @@ impl IkeSa {
         let mut payloads = plan::payloads(&plan, answer, between, Role::Responder, adit);
         let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r, secrets };
         if let Some(old) = old.and_then(|old| session.child_mut(old)) {
-            old.rival = Some(Rival { inbound, lowest_nonce: creation.lowest_nonce() });
+            old.collision = Some(RekeyCollision { inbound, lowest_nonce: creation.lowest_nonce() });
         }
         if creation.choice.additional.is_empty() {
             // Ready to receive before the answer invites the peer to send (RFC 7296 §2.8).
@@ -412,11 +414,11 @@ impl Session {
     }
 
     /// Our rekey came to nothing because the peer's was there first: that one has the place.
-    fn settle_rival(&mut self, plan: &Plan, now: Instant) {
+    fn settle_collision(&mut self, plan: &Plan, now: Instant) {
         let Some(old) = plan.replaces else { return };
-        let rival = self.child(old).and_then(|old| old.rival.as_ref()).map(|rival| rival.inbound);
-        if let Some(rival) = rival.filter(|rival| self.child(*rival).is_some()) {
-            self.replace_child(old, rival, now);
+        let collision = self.child(old).and_then(|old| old.collision.as_ref()).map(|collision| collision.inbound);
+        if let Some(collision) = collision.filter(|collision| self.child(*collision).is_some()) {
+            self.replace_child(old, collision, now);
         }
     }
 

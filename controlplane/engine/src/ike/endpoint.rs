@@ -56,11 +56,11 @@ pub struct Endpoint {
     pub(super) inits: BTreeMap<InitDigest, SaId>,
     /// Half-open IKE SAs, by us as responder: the digest of their first message, and where it came from.
     half_open: BTreeMap<SaId, half_open::HalfOpen>,
-    /// Strangers that were refused, the last ones.
+    /// Unauthenticated initiators that were refused, the last ones.
     pub(super) refusals: VecDeque<Refusal>,
-    /// How often one is told, and how many were not since the last one that was.
+    /// How often one is reported, and how many were not since the last one that was.
     refusals_told: Bucket,
-    refusals_untold: u64,
+    refusals_unreported: u64,
     pub(super) kept: Kept,
 }
 
@@ -89,7 +89,7 @@ impl Endpoint {
             half_open: BTreeMap::new(),
             refusals: VecDeque::new(),
             refusals_told,
-            refusals_untold: 0,
+            refusals_unreported: 0,
             kept: Kept::default(),
         }
     }
@@ -205,7 +205,7 @@ impl Endpoint {
             match action {
                 Action::Established { initial_contact } => self.on_established(now, id, initial_contact),
                 Action::Successor(sa) => self.on_successor(now, *sa),
-                Action::Inherit { heir, then } => self.on_inherit(now, id, heir, then),
+                Action::Inherit { successor, then } => self.on_inherit(now, id, successor, then),
                 Action::Confirmed { sa } => self.on_confirmed(now, sa),
                 Action::Claim { from } => self.on_claim(now, id, from),
                 Action::CloseRedundant { sa } => self.close_redundant(now, sa),

@@ -115,10 +115,10 @@ impl Session {
         let now = ctx.now.instant;
         let Some(pending) = self.pending.take_if(|pending| pending.expires <= now) else { return };
         match &pending.goal {
-            Goal::Ike(_) => self.rival = None,
+            Goal::Ike(_) => self.collision = None,
             Goal::Child(creation) => {
                 if let Some(old) = creation.plan.replaces.and_then(|old| self.child_mut(old)) {
-                    old.rival = None;
+                    old.collision = None;
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! INFORMATIONAL (RFC 7296 §1.4): signs of life, Delete, errors; and what others put into it (MOBIKE, crash tokens).
+//! INFORMATIONAL (RFC 7296 §1.4): dead peer detection (DPD), Delete, errors; and what others put into it (MOBIKE, crash tokens).
 
 use adit_proto::control::Spi;
 use adit_proto::ike::{Delete, ExchangeType, NotifyType, Payload, ProtocolId};
@@ -43,9 +43,9 @@ impl IkeSa {
         self.request(ctx, EXCHANGE, payloads, Initiated::Informational(sent)).map(|_| ())
     }
 
-    /// Asks for a sign of life (RFC 7296 §2.4); behind a NAT also whether it still maps us as before (RFC 4555 §3.8).
+    /// Probes the peer (dead peer detection, RFC 7296 §2.4); behind a NAT also whether it still maps us as before (RFC 4555 §3.8).
     pub(super) fn send_liveness(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
-        ctx.count(self.peer, |counters| counters.liveness_checks += 1);
+        ctx.count(self.peer, |counters| counters.dpd_requests += 1);
         let payloads = self.liveness_payloads();
         self.send_informational(ctx, &payloads, Sent::Liveness)
     }
@@ -116,17 +116,17 @@ impl IkeSa {
     /// The peer deletes this IKE SA: answered with nothing, and our own plans with it are forgotten (RFC 7296 §2.25.2).
     fn on_delete_ike(&mut self, ctx: &mut Ctx) {
         let Some(session) = self.session() else { return };
-        let rival = session.rival.as_ref().and_then(|rival| rival.sa);
-        match (session.heir, rival) {
-            (Some((heir, _)), _) => {
+        let collision = session.collision.as_ref().and_then(|collision| collision.sa);
+        match (session.successor, collision) {
+            (Some((successor, _)), _) => {
                 self.end_after_answer(ctx, Cause::Replaced);
-                ctx.act(Action::Confirmed { sa: heir });
+                ctx.act(Action::Confirmed { sa: successor });
             }
-            (None, Some(heir)) => {
+            (None, Some(successor)) => {
                 // The peer finished its rekey and never saw ours (§2.8.2).
                 let _ = self.respond(ctx, EXCHANGE, &[]);
                 ctx.act(Action::Rekeying(false));
-                self.leave_to(ctx, heir, Then::End);
+                self.leave_to(ctx, successor, Then::End);
             }
             (None, None) => self.end_after_answer(ctx, Cause::PeerClosed),
         }
@@ -192,7 +192,7 @@ impl IkeSa {
                 // The peer has moved to an IKE SA whose keys died with the process: begin anew.
                 self.close(ctx, vec![Delete::ike().into()], Cause::Unanswered { exchange, times: 1 });
             }
-            Orphan::Ike => self.yield_to_rival(ctx),
+            Orphan::Ike => self.yield_to_collision(ctx),
             Orphan::Other => {}
         }
     }
@@ -203,7 +203,7 @@ impl Session {
     fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let place = self.child(inbound).map(|child| (child.config, child.lane));
         self.remove_child(ctx, inbound);
-        if let Some(place) = place.filter(|place| self.keeper && !self.has_place(*place)) {
+        if let Some(place) = place.filter(|place| self.original_initiator && !self.has_place(*place)) {
             self.create_later(ctx, place);
         }
     }
@@ -215,7 +215,7 @@ impl Session {
             super::child::ChildState::Replaced { by, .. } => Some(by),
             super::child::ChildState::Live | super::child::ChildState::Closing => None,
         };
-        let rival = old.rival.as_ref().map(|rival| rival.inbound);
-        named.or(rival).filter(|spi| self.child(*spi).is_some())
+        let collision = old.collision.as_ref().map(|collision| collision.inbound);
+        named.or(collision).filter(|spi| self.child(*spi).is_some())
     }
 }

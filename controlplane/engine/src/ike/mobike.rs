@@ -58,7 +58,7 @@ impl Sent {
 impl IkeSa {
     /// Whether we are the initiator in the sense of RFC 4555 §1.2: of the first IKE SA, whoever has rekeyed it since.
     pub(super) fn decides_path(&self) -> bool {
-        self.session().is_some_and(|session| session.keeper)
+        self.session().is_some_and(|session| session.original_initiator)
     }
 
     fn spi_pair(&self) -> (adit_proto::ike::IkeSpi, adit_proto::ike::IkeSpi) {
@@ -217,7 +217,7 @@ impl IkeSa {
         }
     }
 
-    /// A sign of life is asked for together with how the peer sees us, where a NAT might have changed its mind.
+    /// The peer is probed (DPD) together with how the peer sees us, where a NAT might have changed its mind.
     pub(super) fn liveness_payloads(&self) -> Vec<Payload> {
         if self.watches_nat() { self.detection(&self.path).into() } else { Vec::new() }
     }

@@ -230,7 +230,7 @@ impl IkeSa {
             superseded: false,
             granted_in: None,
             rekeying: false,
-            rival: None,
+            collision: None,
         };
         session.create_refusals = 0;
         session.add_child(ctx, &route, child, inbound_key);

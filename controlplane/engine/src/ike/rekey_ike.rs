@@ -10,7 +10,7 @@ use adit_proto::ike::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, Payload
 
 use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
-use super::child::{Child, ChildState, Parting};
+use super::child::{Child, ChildState, DrainingOutbound};
 use super::context::{Action, Ctx, Then, fresh_ike_spi};
 use super::crash;
 use super::create_child::{NONCE_LEN, exchange_keys};
@@ -19,13 +19,13 @@ use super::event::{Cause, IkeSpis};
 use super::followup;
 use super::handshake::exchanged;
 use super::informational::{self, Orphan};
+use super::install_backoff::InstallBackoff;
 use super::nat::{NatStatus, Path};
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
 use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
-use super::session::{IkeRival, Session, Task};
-use super::setback::Setback;
+use super::session::{IkeRekeyCollision, Session, Task};
 use super::window::jittered;
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
@@ -63,7 +63,7 @@ impl IkeCreation {
 impl IkeSa {
     pub(super) fn send_rekey_ike(&mut self, ctx: &mut Ctx, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
         let Some(session) = self.session_mut() else { return Ok(()) };
-        if session.heir.is_some() || session.rival.is_some() {
+        if session.successor.is_some() || session.collision.is_some() {
             return Ok(());
         }
         let offered = negotiate::ike_alternatives(&session.config.proposals);
@@ -92,36 +92,36 @@ impl IkeSa {
             }
             Ok(creation) if creation.choice.additional.is_empty() => self.finish_rekey_ike(ctx, creation),
             // With additional key exchanges the loser just does not go on (RFC 9370 §2.2.4).
-            Ok(creation) if self.has_lost_ike(&creation) => self.yield_to_rival(ctx),
+            Ok(creation) if self.has_lost_ike(&creation) => self.yield_to_collision(ctx),
             Ok(creation) => self.follow_up(ctx, followup::Goal::Ike(Box::new(creation)), &parts),
         }
     }
 
     /// Whether the peer's new IKE SA stays, because ours has the lowest of the four nonces.
     fn has_lost_ike(&self, creation: &IkeCreation) -> bool {
-        let rival = self.session().and_then(|session| session.rival.as_ref());
-        rival.is_some_and(|rival| creation.lowest_nonce() < rival.lowest_nonce)
+        let collision = self.session().and_then(|session| session.collision.as_ref());
+        collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
     }
 
     /// Ours came to nothing: the peer's new IKE SA inherits, now or when it is complete.
-    pub(super) fn yield_to_rival(&mut self, ctx: &mut Ctx) {
+    pub(super) fn yield_to_collision(&mut self, ctx: &mut Ctx) {
         ctx.act(Action::Rekeying(false));
         let Some(session) = self.session_mut() else { return };
         session.rekeying = false;
-        if session.heir.is_some() {
+        if session.successor.is_some() {
             return;
         }
-        if let Some(heir) = session.rival.as_ref().and_then(|rival| rival.sa) {
-            self.leave_to(ctx, heir, Then::Stay);
+        if let Some(successor) = session.collision.as_ref().and_then(|collision| collision.sa) {
+            self.leave_to(ctx, successor, Then::Stay);
         }
     }
 
     /// Gives everything to another IKE SA. From here on this one sends nothing but its own end.
-    pub(super) fn leave_to(&mut self, ctx: &mut Ctx, heir: SaId, then: Then) {
+    pub(super) fn leave_to(&mut self, ctx: &mut Ctx, successor: SaId, then: Then) {
         let now = ctx.now.instant;
         if let Some(session) = self.session_mut() {
-            session.heir = Some((heir, now));
-            ctx.act(Action::Inherit { heir, then });
+            session.successor = Some((successor, now));
+            ctx.act(Action::Inherit { successor, then });
         }
     }
 
@@ -129,28 +129,29 @@ impl IkeSa {
     pub(super) fn finish_rekey_ike(&mut self, ctx: &mut Ctx, creation: IkeCreation) {
         let lost = self.has_lost_ike(&creation);
         let Some(successor) = self.successor(ctx, &creation) else { return };
-        let heir = successor.id;
+        let successor_id = successor.id;
         ctx.act(Action::Successor(Box::new(successor)));
         if lost {
-            ctx.act(Action::CloseRedundant { sa: heir });
-            return self.yield_to_rival(ctx);
+            ctx.act(Action::CloseRedundant { sa: successor_id });
+            return self.yield_to_collision(ctx);
         }
         ctx.act(Action::Rekeying(false));
         ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
         if let Some(session) = self.session_mut() {
             session.rekeying = false;
-            if let Some(rival) = session.rival.take().and_then(|rival| rival.sa) {
-                ctx.act(Action::ExpectClosed { sa: rival });
+            if let Some(collision) = session.collision.take().and_then(|collision| collision.sa) {
+                ctx.act(Action::ExpectClosed { sa: collision });
             }
         }
-        self.leave_to(ctx, heir, Then::Close);
+        self.leave_to(ctx, successor_id, Then::Close);
     }
 
     fn on_rekey_ike_refused(&mut self, ctx: &mut Ctx, sent: &Sent, notify: &Notify) {
-        let rival_done = self.session().and_then(|session| session.rival.as_ref()).is_some_and(|rival| rival.sa.is_some());
-        if rival_done {
+        let collision_done =
+            self.session().and_then(|session| session.collision.as_ref()).is_some_and(|collision| collision.sa.is_some());
+        if collision_done {
             // The peer had finished its own before it saw ours (RFC 7296 §2.8.2).
-            return self.yield_to_rival(ctx);
+            return self.yield_to_collision(ctx);
         }
         ctx.act(Action::Rekeying(false));
         let Some(session) = self.session_mut() else { return };
@@ -189,7 +190,7 @@ impl IkeSa {
             return Err(LocalFault::Busy.into());
         }
         let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
-        if session.heir.is_some() || session.rival.as_ref().is_some_and(|rival| rival.sa.is_some()) {
+        if session.successor.is_some() || session.collision.as_ref().is_some_and(|collision| collision.sa.is_some()) {
             return Err(LocalFault::Busy.into());
         }
         let proposals = needed(parts.sa.as_deref(), EXCHANGE, PayloadType::SA)?;
@@ -207,7 +208,7 @@ impl IkeSa {
         let mut payloads =
             vec![Payload::Sa(vec![choice.answer(ProtocolId::IKE, spis.responder)]), Payload::Nonce(nonce_r.clone()), ke];
         let creation = IkeCreation { choice, role: Role::Responder, spis, nonce_i, nonce_r, secrets: vec![secret] };
-        session.rival = Some(IkeRival { lowest_nonce: creation.lowest_nonce(), sa: None });
+        session.collision = Some(IkeRekeyCollision { lowest_nonce: creation.lowest_nonce(), sa: None });
         if creation.choice.additional.is_empty() {
             payloads.extend(self.finish_granted_rekey_ike(ctx, creation));
         } else {
@@ -219,14 +220,14 @@ impl IkeSa {
     /// The responder has the keys of the new IKE SA; gives what its last answer carries besides.
     pub(super) fn finish_granted_rekey_ike(&mut self, ctx: &mut Ctx, creation: IkeCreation) -> Vec<Payload> {
         let Some(successor) = self.successor(ctx, &creation) else { return Vec::new() };
-        let (heir, token) = (successor.id, crash::token(ctx, successor.spis));
+        let (successor_id, token) = (successor.id, crash::token(ctx, successor.spis));
         ctx.act(Action::Successor(Box::new(successor)));
         let Some(session) = self.session_mut() else { return Vec::new() };
-        session.rival = Some(IkeRival { lowest_nonce: creation.lowest_nonce(), sa: Some(heir) });
+        session.collision = Some(IkeRekeyCollision { lowest_nonce: creation.lowest_nonce(), sa: Some(successor_id) });
         // While our own rekey is under way, its answer decides.
         if !session.rekeying {
             ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
-            self.leave_to(ctx, heir, Then::Stay);
+            self.leave_to(ctx, successor_id, Then::Stay);
         }
         token.into_iter().collect()
     }
@@ -248,7 +249,7 @@ impl IkeSa {
         session.remote_id = old.remote_id.clone();
         session.proof = old.proof.clone();
         session.uses_ppk = old.uses_ppk;
-        session.keeper = old.keeper;
+        session.original_initiator = old.original_initiator;
         session.lowest_nonce = creation.lowest_nonce();
         session.peer_lanes = old.peer_lanes;
         session.lanes_max = old.lanes_max;
@@ -279,7 +280,7 @@ impl IkeSa {
     }
 
     /// Gives Child SAs and tasks away.
-    pub(super) fn bequeath(&mut self) -> Option<Estate> {
+    pub(super) fn hand_over(&mut self) -> Option<HandoverState> {
         let unfinished = match self.window.outstanding().map(|outstanding| &outstanding.context) {
             // Its answer would say to this one where ESP goes.
             Some(Initiated::Informational(informational::Sent::Addresses(sent))) => Some(sent.task()),
@@ -290,14 +291,14 @@ impl IkeSa {
         let tasks = tasks.filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect();
         let (path, nat, last_heard) = (self.path, self.nat, self.last_heard);
         let session = self.session_mut()?;
-        Some(Estate {
+        Some(HandoverState {
             path,
             nat,
             last_heard,
             children: std::mem::take(&mut session.children),
-            lingering: std::mem::take(&mut session.lingering),
-            parting: std::mem::take(&mut session.parting),
-            setbacks: std::mem::take(&mut session.setbacks),
+            draining_inbound: std::mem::take(&mut session.draining_inbound),
+            draining_outbound: std::mem::take(&mut session.draining_outbound),
+            install_backoffs: std::mem::take(&mut session.install_backoffs),
             tasks,
             create_at: session.create_at.take(),
         })
@@ -312,21 +313,22 @@ impl IkeSa {
     }
 
     /// Takes over Child SAs and tasks.
-    pub(super) fn inherit(&mut self, ctx: &mut Ctx, estate: Estate) {
+    pub(super) fn inherit(&mut self, ctx: &mut Ctx, handover: HandoverState) {
         let id = self.id;
-        if estate.last_heard > self.last_heard {
+        if handover.last_heard > self.last_heard {
             // The peer has moved since this one was made.
-            (self.path, self.nat) = (estate.path, estate.nat);
+            (self.path, self.nat) = (handover.path, handover.nat);
         }
         let Some(session) = self.session_mut() else { return };
         session.predecessor = None;
-        let spis = estate.children.iter().map(|child| child.inbound).chain(estate.lingering.iter().map(|(_, spi)| *spi));
+        let spis =
+            handover.children.iter().map(|child| child.inbound).chain(handover.draining_inbound.iter().map(|(_, spi)| *spi));
         spis.for_each(|spi| ctx.shared.spis.assign(spi, id));
-        session.children.extend(estate.children);
-        session.lingering.extend(estate.lingering);
-        session.parting.extend(estate.parting);
-        session.setbacks.extend(estate.setbacks);
-        session.create_at = estate.create_at;
+        session.children.extend(handover.children);
+        session.draining_inbound.extend(handover.draining_inbound);
+        session.draining_outbound.extend(handover.draining_outbound);
+        session.install_backoffs.extend(handover.install_backoffs);
+        session.create_at = handover.create_at;
         let closing: Vec<Spi> =
             session.children.iter().filter(|child| child.state == ChildState::Closing).map(|child| child.inbound).collect();
         closing.into_iter().for_each(|inbound| session.want(Task::DeleteChildren(vec![inbound])));
@@ -335,21 +337,21 @@ impl IkeSa {
             child.rekeying = false;
             child.granted_in = None;
         }
-        for task in estate.tasks {
+        for task in handover.tasks {
             session.want(task);
         }
     }
 }
 
 /// What an IKE SA leaves to its successor.
-pub(super) struct Estate {
+pub(super) struct HandoverState {
     path: Path,
     nat: NatStatus,
     last_heard: Instant,
     children: Vec<Child>,
-    lingering: Vec<(Instant, Spi)>,
-    parting: Vec<Parting>,
-    setbacks: BTreeMap<(usize, u8), Setback>,
+    draining_inbound: Vec<(Instant, Spi)>,
+    draining_outbound: Vec<DrainingOutbound>,
+    install_backoffs: BTreeMap<(usize, u8), InstallBackoff>,
     tasks: Vec<Task>,
     create_at: Option<Instant>,
 }

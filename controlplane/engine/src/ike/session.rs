@@ -9,16 +9,16 @@ use adit_proto::ike::Delete;
 
 use crate::crypto::{IkeKeys, KeyExchangeMethod};
 
-use super::child::{Child, ChildState, Parting, Route};
+use super::child::{Child, ChildState, DrainingOutbound, Route};
 use super::config::PeerConfig;
 use super::context::{Ctx, LANES_MAX};
 use super::error::LocalFault;
 use super::event::Cause;
 use super::followup::Pending;
+use super::install_backoff::InstallBackoff;
 use super::mobike::Mobike;
 use super::negotiate::Choice;
 use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
-use super::setback::Setback;
 use super::trust::Trust;
 use super::window::jittered;
 
@@ -51,7 +51,7 @@ pub(super) enum Task {
     DeleteChildren(Vec<Spi>),
     /// A Child SA that the peer has made and we have not.
     DeleteOrphan(Spi),
-    /// A sign of life is wanted.
+    /// A probe (DPD) is wanted.
     Liveness,
     /// Our address has changed (RFC 4555).
     UpdateAddresses,
@@ -81,7 +81,7 @@ impl Task {
 
 /// The peer's rekey of an IKE SA that we are rekeying, too (RFC 7296 §2.8.2).
 #[derive(Debug)]
-pub(super) struct IkeRival {
+pub(super) struct IkeRekeyCollision {
     pub lowest_nonce: Vec<u8>,
     /// The IKE SA that it made; `None` while additional key exchanges are under way.
     pub sa: Option<SaId>,
@@ -101,7 +101,7 @@ pub(super) struct Session {
     pub proof: String,
     pub uses_ppk: bool,
     /// Whether we look after the Child SAs: we began the connection.
-    pub keeper: bool,
+    pub original_initiator: bool,
     /// The smaller nonce of its making.
     pub lowest_nonce: Vec<u8>,
     pub established: Instant,
@@ -109,8 +109,8 @@ pub(super) struct Session {
     pub expire_at: Option<Instant>,
     pub children: Vec<Child>,
     /// Inbound SAs that were replaced and still take late packets.
-    pub lingering: Vec<(Instant, Spi)>,
-    pub parting: Vec<Parting>,
+    pub draining_inbound: Vec<(Instant, Spi)>,
+    pub draining_outbound: Vec<DrainingOutbound>,
     pub tasks: VecDeque<Task>,
     /// Before this nothing is created or rekeyed.
     pub resume_at: Option<Instant>,
@@ -119,7 +119,7 @@ pub(super) struct Session {
     pub create_at: Option<Instant>,
     pub create_refusals: u32,
     /// What the data plane refused or lost, by child and lane.
-    pub setbacks: BTreeMap<(usize, u8), Setback>,
+    pub install_backoffs: BTreeMap<(usize, u8), InstallBackoff>,
     /// Children and lanes that are not asked for before that.
     pub refused: Vec<(usize, u8)>,
     /// With how many lanes the peer can do something; 1 if it did not say.
@@ -128,9 +128,9 @@ pub(super) struct Session {
     pub lanes_max: u8,
     /// Our rekey of this IKE SA is under way.
     pub rekeying: bool,
-    pub rival: Option<IkeRival>,
+    pub collision: Option<IkeRekeyCollision>,
     /// The IKE SA that has taken over, and since when.
-    pub heir: Option<(SaId, Instant)>,
+    pub successor: Option<(SaId, Instant)>,
     /// The peer may not have this IKE SA yet: it is not to be spoken to before.
     pub silent_until: Option<Instant>,
     /// The IKE SA whose Child SAs this one, made by the peer, inherits when it is clear that it stays.
@@ -159,27 +159,27 @@ impl Session {
             remote_id: String::new(),
             proof: String::new(),
             uses_ppk: false,
-            keeper: false,
+            original_initiator: false,
             lowest_nonce: Vec::new(),
             established: now,
             rekey_at: timed.then(|| now + jittered(lifetime.rekey_after, lifetime.jitter_percent, ctx.random)),
             expire_at: timed.then(|| now + hard),
             config,
             children: Vec::new(),
-            lingering: Vec::new(),
-            parting: Vec::new(),
+            draining_inbound: Vec::new(),
+            draining_outbound: Vec::new(),
             tasks: VecDeque::new(),
             resume_at: None,
             temporary_since: None,
             create_at: None,
             create_refusals: 0,
-            setbacks: BTreeMap::new(),
+            install_backoffs: BTreeMap::new(),
             refused: Vec::new(),
             peer_lanes: 1,
             lanes_max: LANES_MAX,
             rekeying: false,
-            rival: None,
-            heir: None,
+            collision: None,
+            successor: None,
             silent_until: None,
             predecessor: None,
             redundant_since: None,
@@ -198,7 +198,7 @@ impl Session {
 
     /// The next request that may be sent now.
     fn next_task(&mut self, now: Instant) -> Option<Task> {
-        if self.heir.is_some() || self.silent_until.is_some_and(|until| until > now) {
+        if self.successor.is_some() || self.silent_until.is_some_and(|until| until > now) {
             return None;
         }
         let waits = self.resume_at.is_some_and(|at| at > now);
@@ -223,8 +223,8 @@ impl Session {
         let wait = CREATE_WAIT.saturating_mul(1 << self.create_refusals.min(8)).min(CREATE_WAIT_MAX);
         self.create_refusals = self.create_refusals.saturating_add(1);
         let at = ctx.now.instant + jittered(wait, 25, ctx.random);
-        let setback = self.setbacks.get(&place).map(|setback| setback.until);
-        self.create_at = setback.max(Some(at));
+        let backoff = self.install_backoffs.get(&place).map(|backoff| backoff.until);
+        self.create_at = backoff.max(Some(at));
     }
 
     /// Whether there is a Child SA for a child and lane that is to stay.
@@ -249,7 +249,7 @@ impl Session {
         if is_new && live >= live_max {
             return Err(LocalFault::Children);
         }
-        if self.children.len() + self.lingering.len() >= 2 * live_max { Err(LocalFault::Busy) } else { Ok(()) }
+        if self.children.len() + self.draining_inbound.len() >= 2 * live_max { Err(LocalFault::Busy) } else { Ok(()) }
     }
 
     /// Whether the peer may have a new Child SA for this child and lane. Lanes come one after the other, so that there is a
@@ -262,13 +262,13 @@ impl Session {
             return Err(LocalFault::Children);
         }
         let in_order = (0..lane).all(|below| self.has_place((config, below)));
-        if !in_order || self.is_set_back(now, (config, lane)) { Err(LocalFault::Busy) } else { Ok(()) }
+        if !in_order || self.is_backing_off(now, (config, lane)) { Err(LocalFault::Busy) } else { Ok(()) }
     }
 
     /// Asks for every Child SA that is configured and not there, where that is our business.
     pub(super) fn want_missing_children(&mut self, is_adit: bool, under_way: Option<(usize, u8)>) {
         // The Child SAs of a predecessor are still to come.
-        if !self.keeper || self.heir.is_some() || self.predecessor.is_some() {
+        if !self.original_initiator || self.successor.is_some() || self.predecessor.is_some() {
             return;
         }
         for config in 0..self.config.children.len() {

@@ -246,9 +246,9 @@ impl Endpoint {
         }
         for session in self.sas.values().filter_map(IkeSa::session) {
             restored.inbound.extend(session.children.iter().map(|child| child.inbound));
-            restored.inbound.extend(session.lingering.iter().map(|(_, spi)| *spi));
+            restored.inbound.extend(session.draining_inbound.iter().map(|(_, spi)| *spi));
             let sending = session.children.iter().filter(|child| child.is_sending()).map(|child| child.outbound);
-            let sending = sending.chain(session.parting.iter().map(|parting| parting.outbound));
+            let sending = sending.chain(session.draining_outbound.iter().map(|draining| draining.outbound));
             restored.outbound.extend(sending.map(|spi| (session.peer, spi)));
         }
         Ok(restored)
@@ -272,8 +272,8 @@ impl Endpoint {
         let id = sa.id;
         if let Some(session) = sa.session_mut() {
             let children = session.children.drain(..).map(|child| child.inbound);
-            children.chain(session.lingering.drain(..).map(|(_, spi)| spi)).for_each(|spi| self.shared.spis.release(spi));
-            session.parting.clear();
+            children.chain(session.draining_inbound.drain(..).map(|(_, spi)| spi)).for_each(|spi| self.shared.spis.release(spi));
+            session.draining_outbound.clear();
         }
         self.list(now, sa);
         self.run(now, id, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged));
@@ -297,7 +297,7 @@ impl Endpoint {
     /// Every peer with an IKE SA is established.
     fn choose_current(&mut self, now: Now) {
         let rank = |id: &SaId| {
-            let session = self.sas.get(id)?.session().filter(|one| one.heir.is_none() && one.redundant_since.is_none())?;
+            let session = self.sas.get(id)?.session().filter(|one| one.successor.is_none() && one.redundant_since.is_none())?;
             Some((session.predecessor.is_none(), session.children.len(), session.established))
         };
         let best = |peer: &Peer| peer.sas.iter().filter(|id| rank(id).is_some()).max_by_key(|id| rank(id)).copied();

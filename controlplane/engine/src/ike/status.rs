@@ -88,7 +88,7 @@ pub struct Sizes {
     /// Also those that are being closed.
     pub ike_sas: usize,
     pub half_open: usize,
-    /// Installed, about to be, or lingering.
+    /// Installed, about to be, or draining.
     pub inbound_spis: usize,
     /// IKE_SA_INIT requests that would be recognised if they came again.
     pub remembered_requests: usize,
@@ -104,7 +104,7 @@ pub struct Explanation {
     pub cause: Option<Cause>,
     pub record: Record,
     /// Attempts from the peer's address that could not be told to be this peer's.
-    pub strangers: Vec<Refusal>,
+    pub unauthenticated: Vec<Refusal>,
 }
 
 impl Endpoint {
@@ -185,11 +185,11 @@ impl Endpoint {
             in_state_for: now.saturating_duration_since(peer.connection.since),
             cause: peer.connection.cause.clone(),
             record: peer.record.clone(),
-            strangers: self.refusals.iter().filter(from_there).cloned().collect(),
+            unauthenticated: self.refusals.iter().filter(from_there).cloned().collect(),
         })
     }
 
-    /// The last strangers that were refused.
+    /// The last unauthenticated initiators that were refused.
     pub fn refusals(&self) -> impl Iterator<Item = &Refusal> {
         self.refusals.iter()
     }
@@ -213,7 +213,7 @@ fn ike_status(sa: &IkeSa) -> Option<IkeStatus> {
         nat: sa.nat,
         mobike: sa.features.mobike,
         adit: sa.features.adit,
-        is_going: session.heir.is_some() || session.redundant_since.is_some(),
+        is_going: session.successor.is_some() || session.redundant_since.is_some(),
         children: session.children.iter().map(|child| child_status(child, &session.config.children)).collect(),
     })
 }

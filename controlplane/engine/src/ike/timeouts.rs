@@ -56,13 +56,13 @@ impl IkeSa {
     }
 
     fn liveness_at(&self, session: &Session) -> Option<Instant> {
-        let quiet = self.window.is_idle() && session.tasks.is_empty() && session.heir.is_none();
+        let quiet = self.window.is_idle() && session.tasks.is_empty() && session.successor.is_none();
         (quiet && !session.config.dpd.is_zero()).then(|| self.last_heard + session.config.dpd)
     }
 
     fn keepalive_at(&self, session: &Session) -> Option<Instant> {
         let interval = session.config.keepalive;
-        (self.nat.here && !interval.is_zero() && session.heir.is_none()).then(|| self.last_sent + interval)
+        (self.nat.here && !interval.is_zero() && session.successor.is_none()).then(|| self.last_sent + interval)
     }
 
     pub(super) fn on_timeout(&mut self, ctx: &mut Ctx) {
@@ -107,12 +107,12 @@ impl IkeSa {
             }
         }
         if let Stage::Established(session) = &self.stage {
-            if session.heir.is_some() {
+            if session.successor.is_some() {
                 cause = Cause::Replaced;
-            } else if let Some(heir) = session.rival.as_ref().and_then(|rival| rival.sa) {
+            } else if let Some(successor) = session.collision.as_ref().and_then(|collision| collision.sa) {
                 // The peer's new IKE SA may be alive though this one is not.
                 ctx.act(Action::Rekeying(false));
-                return self.leave_to(ctx, heir, Then::End);
+                return self.leave_to(ctx, successor, Then::End);
             } else {
                 ctx.count(self.peer, |counters| counters.dead_peers += 1);
             }
@@ -124,18 +124,18 @@ impl IkeSa {
         let now = ctx.now.instant;
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let Stage::Established(session) = &mut self.stage else { return };
-        session.end_lingering(ctx);
+        session.end_draining_inbound(ctx);
         session.silent_until = session.silent_until.filter(|until| *until > now);
         session.resume_at = session.resume_at.filter(|at| *at > now);
         session.expire_pending(ctx);
         let delete: Vec<Payload> = vec![Delete::ike().into()];
-        if session.heir.is_some_and(|(_, since)| since + REPLACED_PATIENCE <= now) {
+        if session.successor.is_some_and(|(_, since)| since + REPLACED_PATIENCE <= now) {
             return self.close(ctx, delete, Cause::Replaced);
         }
         if session.redundant_since.is_some_and(|since| since + REPLACED_PATIENCE <= now) {
             return self.close(ctx, delete, Cause::Redundant);
         }
-        if session.heir.is_some() {
+        if session.successor.is_some() {
             return;
         }
         if is_due(session.expire_at) {
@@ -198,7 +198,7 @@ impl IkeSa {
                 }
                 ChildState::Live if is_due(child.limits.rekey_at) || (child.is_worn() && !child.rekeying) => {
                     child.limits.rekey_at = Some(now + REKEY_RETRY);
-                    if !child.rekeying && child.rival.is_none() {
+                    if !child.rekeying && child.collision.is_none() {
                         session.want(Task::RekeyChild { inbound, method: None });
                     }
                 }
@@ -211,7 +211,7 @@ impl IkeSa {
     fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let Some(session) = self.session_mut() else { return };
         session.want(Task::DeleteOrphan(inbound));
-        if let Some(place) = session.expire_child(ctx, inbound).filter(|_| session.keeper) {
+        if let Some(place) = session.expire_child(ctx, inbound).filter(|_| session.original_initiator) {
             session.create_later(ctx, place);
         }
     }
@@ -221,12 +221,12 @@ impl Session {
     fn deadline(&self) -> Option<Instant> {
         let mut next = None;
         let mut at = |instant: Option<Instant>| next = earlier(next, instant);
-        self.lingering.iter().for_each(|(until, _)| at(Some(*until)));
-        self.parting.iter().for_each(|parting| at(Some(parting.until)));
+        self.draining_inbound.iter().for_each(|(until, _)| at(Some(*until)));
+        self.draining_outbound.iter().for_each(|draining| at(Some(draining.until)));
         at(self.pending.as_ref().map(|pending| pending.expires));
-        at(self.heir.map(|(_, since)| since + REPLACED_PATIENCE));
+        at(self.successor.map(|(_, since)| since + REPLACED_PATIENCE));
         at(self.redundant_since.map(|since| since + REPLACED_PATIENCE));
-        if self.heir.is_none() {
+        if self.successor.is_none() {
             at(self.expire_at);
             at(self.rekey_at);
             at(self.create_at);

@@ -45,8 +45,8 @@ fn refused_by_b(change: impl Fn(usize, &mut PeerConfig)) -> (World, &'static str
     let mut world = pair(1, &change);
     world.run_for(std::time::Duration::from_secs(2));
     let a = world.nodes[A].endpoint.explain(PEER, world.now).expect("the peer");
-    let told = Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: NotifyType::AUTHENTICATION_FAILED };
-    assert_eq!(a.cause, Some(told), "the peer learns no more");
+    let reported = Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: NotifyType::AUTHENTICATION_FAILED };
+    assert_eq!(a.cause, Some(reported), "the peer learns no more");
     let b = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
     let Some(Cause::Failed(Error::Incompatible(Incompatibility::Auth(error)))) = &b.cause else { panic!("{:?}", b.cause) };
     let problem = b.record.problem.expect("a problem");

@@ -40,7 +40,7 @@ fn a_child_is_rekeyed_from_either_side_without_losing_a_packet() {
             let mut world = pair(1, |_, config| config.children[0].proposals = vec![proposal.clone()]);
             world.connect_pair();
             let before = world.ike(A).children[0].inbound;
-            world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+            world.act(node, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
             run_with_traffic(&mut world, Duration::from_secs(10));
             assert_ne!(world.ike(A).children[0].inbound, before);
             check_single(&world);
@@ -64,7 +64,7 @@ fn an_ike_sa_is_rekeyed_from_either_side_and_keeps_its_children() {
             check_single(&world);
             // The new one works: a child is rekeyed on it from both sides.
             for node in [A, B] {
-                world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+                world.act(node, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
                 run_with_traffic(&mut world, Duration::from_secs(10));
             }
             check_single(&world);
@@ -86,7 +86,7 @@ fn both_ends_rekey_a_child_at_once_and_one_new_child_stays() {
             world.net.delay = (Duration::from_millis(1), Duration::from_millis(50));
             world.connect_pair();
             for node in [A, B] {
-                world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+                world.act(node, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
             }
             run_with_traffic(&mut world, Duration::from_secs(15));
             check_single(&world);
@@ -119,7 +119,7 @@ fn a_child_rekey_against_an_ike_rekey_is_put_off_and_made_up_for() {
         world.connect_pair();
         let (spis, child) = (world.ike(A).spis, world.ike(A).children[0].inbound);
         world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
-        world.act(B, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+        world.act(B, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
         run_with_traffic(&mut world, Duration::from_secs(60));
         assert_ne!((world.ike(A).spis, world.ike(A).children[0].inbound), (spis, child));
         assert_ne!(world.ike(A).spis, spis, "seed {seed}");
@@ -136,7 +136,7 @@ fn another_method_is_asked_for_in_a_rekey_and_taken_up() {
         config.children[0].proposals = vec![child(if node == A { &[X25519, EcpP256] } else { &[EcpP256] })];
     });
     world.connect_pair();
-    world.act(A, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+    world.act(A, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
     run_with_traffic(&mut world, Duration::from_secs(5));
     assert!(world.ike(A).children[0].suite.contains("ECP_256"), "{}", world.ike(A).children[0].suite);
     check_single(&world);
@@ -159,7 +159,7 @@ fn fifty_rekeys_in_a_row_lose_nothing() {
         if round % 5 == 0 {
             world.act(node, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
         } else {
-            world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+            world.act(node, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
         }
         run_with_traffic(&mut world, Duration::from_secs(1));
     }
@@ -280,9 +280,9 @@ fn silence_is_no_reason_to_give_up_while_packets_come() {
         world.report_usage(A);
         world.report_usage(B);
     }
-    assert_eq!(world.nodes[A].endpoint.counters().liveness_checks, 0);
+    assert_eq!(world.nodes[A].endpoint.counters().dpd_requests, 0);
     world.run_for(Duration::from_secs(100));
-    assert!(world.nodes[A].endpoint.counters().liveness_checks > 0);
+    assert!(world.nodes[A].endpoint.counters().dpd_requests > 0);
     assert!(world.is_up(A, PEER) && world.is_up(B, PEER));
 }
 

@@ -60,9 +60,9 @@ fn a_flood_of_refused_requests_is_counted_and_not_told_one_by_one() {
         flood(&mut world, &template, &mut spis, 100);
         world.run_for(Duration::from_millis(200));
     }
-    let told = |event: &Event| if let Event::Refused { more, .. } = event { Some(*more) } else { None };
-    let told: Vec<u64> = world.nodes[B].events[before..].iter().filter_map(told).collect();
-    assert!((20..=40).contains(&told.len()), "{} in ten seconds", told.len());
+    let reported = |event: &Event| if let Event::Refused { more, .. } = event { Some(*more) } else { None };
+    let reported: Vec<u64> = world.nodes[B].events[before..].iter().filter_map(reported).collect();
+    assert!((20..=40).contains(&reported.len()), "{} in ten seconds", reported.len());
     assert_eq!(
         {
             let counters = world.nodes[B].endpoint.counters();
@@ -70,7 +70,7 @@ fn a_flood_of_refused_requests_is_counted_and_not_told_one_by_one() {
         },
         5000
     );
-    assert!(told.iter().sum::<u64>() + told.len() as u64 > 4500, "the others are named in number");
+    assert!(reported.iter().sum::<u64>() + reported.len() as u64 > 4500, "the others are named in number");
     assert_eq!(world.nodes[B].endpoint.refusals().count(), 64);
 }
 

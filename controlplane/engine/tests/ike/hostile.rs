@@ -1,4 +1,4 @@
-//! Strangers, attackers and broken messages: nothing that is not authentic changes anything, and memory stays bounded.
+//! Unauthenticated initiators, attackers and broken messages: nothing that is not authentic changes anything, and memory stays bounded.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -131,7 +131,7 @@ fn replayed_messages_are_answered_with_what_was_said_and_nothing_else() {
     let mut world = pair(5, |_, config| config.proposals = vec![hybrid()]);
     world.connect_pair();
     for node in [A, B] {
-        world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+        world.act(node, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
         world.run_for(Duration::from_secs(10));
     }
     let (before, events) = (world.ike(A), [A, B].map(|node| world.nodes[node].events.len()));
@@ -260,8 +260,8 @@ fn a_peer_that_is_somebody_else_is_refused_by_either_end() {
     world.run_for(Duration::from_millis(500));
     assert!(matches!(world.nodes[A].endpoint.explain(PEER, world.now).expect("the peer").cause, Some(Cause::Refused { .. })));
     let b = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
-    assert!(matches!(b.strangers[0].why, Error::Incompatible(Incompatibility::UnknownPeer)), "{:?}", b.strangers);
-    let named = (b.strangers[0].ours.join(" "), b.strangers[0].theirs.join(" "));
+    assert!(matches!(b.unauthenticated[0].why, Error::Incompatible(Incompatibility::UnknownPeer)), "{:?}", b.unauthenticated);
+    let named = (b.unauthenticated[0].ours.join(" "), b.unauthenticated[0].theirs.join(" "));
     assert_eq!(named, ("a.example.org".to_owned(), "mallory.example.org".to_owned()));
     assert!(world.nodes[B].endpoint.counters().refused_authentication > 0);
 }
@@ -281,9 +281,9 @@ fn algorithms_without_common_ground_are_shown_side_by_side() {
         Some(Cause::Failed(Error::Incompatible(Incompatibility::Refused(NotifyType::NO_PROPOSAL_CHOSEN))))
     ));
     let b = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
-    let stranger = &b.strangers[0];
-    assert!(stranger.ours[0].contains("CHACHA20_POLY1305") && stranger.theirs[0].contains("AES_GCM_16_256"), "{stranger:?}");
-    assert!(stranger.why.to_string().contains("ENCR"), "{}", stranger.why);
+    let initiator = &b.unauthenticated[0];
+    assert!(initiator.ours[0].contains("CHACHA20_POLY1305") && initiator.theirs[0].contains("AES_GCM_16_256"), "{initiator:?}");
+    assert!(initiator.why.to_string().contains("ENCR"), "{}", initiator.why);
 }
 
 #[test]

@@ -21,7 +21,7 @@ struct Insider {
 fn begin(seed: u64) -> (World, Insider) {
     let mut world = pair_with(seed, |_| EndpointConfig { key_log: true, ..endpoint_config(1) }, |_, _| {});
     world.connect_pair();
-    let told = world.nodes[B].events.iter().find_map(|event| match event {
+    let reported = world.nodes[B].events.iter().find_map(|event| match event {
         Event::KeyLog(log) => match &**log {
             KeyLog::Ike { spis, suite, initiator, responder } => {
                 let key = |bytes: &[u8]| IkeAead::new(*suite, bytes, 1).expect("a key");
@@ -32,7 +32,7 @@ fn begin(seed: u64) -> (World, Insider) {
         _ => None,
     });
     world.nodes[A].on = false;
-    (world, told.expect("the keys are told"))
+    (world, reported.expect("the keys are told"))
 }
 
 impl Insider {

@@ -38,7 +38,7 @@ fn ten_thousand_peers_are_set_and_one_of_them_changed_in_no_time() {
 }
 
 /// A gateway with three peers that may all be the one that comes; it is the last of them.
-fn crowd(psk_of_a: &str) -> World {
+fn many(psk_of_a: &str) -> World {
     let mut world = World::new(2);
     let gateway = world.add("192.0.2.2:4500", endpoint_config(2));
     for (number, (name, secret)) in
@@ -59,7 +59,7 @@ fn crowd(psk_of_a: &str) -> World {
 #[test]
 fn of_several_peers_with_one_identity_the_one_connects_whose_proof_is_good() {
     for (secret, up) in [(SECRET, 2), ("another secret", 1), ("one secret", 0)] {
-        let world = crowd(secret);
+        let world = many(secret);
         for number in 0..3 {
             let status = world.nodes[0].endpoint.status(PeerId(number)).expect("a peer");
             let expected = if number == up { ConnectionState::Established } else { ConnectionState::Idle };
@@ -67,7 +67,7 @@ fn of_several_peers_with_one_identity_the_one_connects_whose_proof_is_good() {
         }
     }
     // Where it is nobody's, it is not said to be somebody's.
-    let world = crowd("a secret that nobody has");
+    let world = many("a secret that nobody has");
     for number in 0..3 {
         assert_eq!(world.state(0, PeerId(number)), ConnectionState::Idle);
     }
@@ -80,7 +80,7 @@ fn a_peer_that_rekeys_without_end_gets_no_more_than_its_share_of_the_tables() {
     world.connect_pair();
     let mut most = 0;
     for _ in 0..400 {
-        drop(world.act(A, |endpoint, now| endpoint.rekey_children(now, PEER)));
+        drop(world.act(A, |endpoint, now| endpoint.rekey(now, PEER)));
         world.run_for(Duration::from_millis(25));
         most = most.max(world.nodes[B].data.inbound.len());
     }

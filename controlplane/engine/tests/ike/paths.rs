@@ -34,7 +34,7 @@ fn begin(seed: u64, outside: Option<&str>, change: impl Fn(usize, &mut PeerConfi
 }
 
 /// The path that the data plane of a gateway was told last, and whether ESP has to go in UDP.
-fn told(world: &World, node: usize) -> (Path, bool) {
+fn reported(world: &World, node: usize) -> (Path, bool) {
     let path = |event: &Event| if let Event::Path { path, encapsulate, .. } = event { Some((*path, *encapsulate)) } else { None };
     world.nodes[node].events.iter().rev().find_map(path).expect("a path")
 }
@@ -46,8 +46,8 @@ fn path(local: &str, remote: &str) -> Path {
 #[test]
 fn without_a_nat_everything_stays_on_port_500() {
     let mut world = begin(1, None, |_, _| {});
-    assert_eq!(told(&world, A), (path("192.0.2.1:500", "192.0.2.2:500"), false));
-    assert_eq!(told(&world, B), (path("192.0.2.2:500", "192.0.2.1:500"), false));
+    assert_eq!(reported(&world, A), (path("192.0.2.1:500", "192.0.2.2:500"), false));
+    assert_eq!(reported(&world, B), (path("192.0.2.2:500", "192.0.2.1:500"), false));
     world.check_traffic();
 }
 
@@ -55,8 +55,8 @@ fn without_a_nat_everything_stays_on_port_500() {
 fn a_claimed_nat_puts_esp_into_udp_at_both_ends_whoever_claims_it() {
     for claims in [A, B] {
         let mut world = begin(2, None, |node, config| config.force_encapsulation = node == claims);
-        assert_eq!(told(&world, A), (path("192.0.2.1:4500", "192.0.2.2:4500"), true), "claimed by {claims}");
-        assert_eq!(told(&world, B), (path("192.0.2.2:4500", "192.0.2.1:4500"), true), "claimed by {claims}");
+        assert_eq!(reported(&world, A), (path("192.0.2.1:4500", "192.0.2.2:4500"), true), "claimed by {claims}");
+        assert_eq!(reported(&world, B), (path("192.0.2.2:4500", "192.0.2.1:4500"), true), "claimed by {claims}");
         let status = |node: usize| world.nodes[node].endpoint.nat_status(PEER).expect("a connection");
         let claimed = NatStatus { supported: true, claimed: true, ..NatStatus::default() };
         let seen = NatStatus { supported: true, there: true, ..NatStatus::default() };
@@ -72,8 +72,8 @@ fn a_claimed_nat_puts_esp_into_udp_at_both_ends_whoever_claims_it() {
 #[test]
 fn behind_a_nat_both_ends_go_to_port_4500_and_the_mapping_is_kept_open() {
     let mut world = begin(3, Some("198.51.100.1:40000"), |_, config| config.dpd = Duration::ZERO);
-    assert_eq!(told(&world, A), (path("192.0.2.1:4500", "192.0.2.2:4500"), true));
-    assert_eq!(told(&world, B), (path("192.0.2.2:4500", "198.51.100.1:40001"), true));
+    assert_eq!(reported(&world, A), (path("192.0.2.1:4500", "192.0.2.2:4500"), true));
+    assert_eq!(reported(&world, B), (path("192.0.2.2:4500", "198.51.100.1:40001"), true));
     world.check_traffic();
     let before = world.log.len();
     world.run_for(Duration::from_secs(70));
@@ -92,10 +92,10 @@ fn a_nat_that_maps_anew_is_followed() {
         let spis = world.ike(A).spis;
         for outside in ["198.51.100.1:50000", "198.51.100.77:1000"] {
             world.nodes[A].outside = Some(address(outside));
-            // Only A can find B again: by a sign of life, or its own packets.
+            // Only A can find B again: by a DPD probe, or its own packets.
             let mapped = SocketAddr::new(address(outside).ip(), address(outside).port() + 1);
             assert!(
-                world.run_until(Duration::from_secs(30), |world| told(world, B).0.remote == mapped),
+                world.run_until(Duration::from_secs(30), |world| reported(world, B).0.remote == mapped),
                 "MOBIKE {mobike}: {outside}"
             );
             world.check_traffic();
@@ -118,7 +118,7 @@ fn a_gateway_that_moves_says_so_and_its_peer_looks_whether_that_is_true() {
         world.nodes[A].address = new;
         world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, Some(new), None)).expect("a peer");
         world.run_for(Duration::from_secs(3));
-        assert_eq!(told(&world, B).0, path("192.0.2.2:4500", "192.0.2.33:4500"), "{rekeyed_by:?}");
+        assert_eq!(reported(&world, B).0, path("192.0.2.2:4500", "192.0.2.33:4500"), "{rekeyed_by:?}");
         assert_eq!((world.ike(A).spis, world.ike(B).spis), (spis, spis));
         world.check_traffic();
     }

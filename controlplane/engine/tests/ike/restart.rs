@@ -61,8 +61,8 @@ fn changed_trust_ends_what_was_authenticated_before_and_the_peer_is_told() {
             }
             assert!(world.nodes[B].data.has_pairs(0));
             assert_eq!(world.state(B, PEER), ConnectionState::Failed);
-            let told = |event: &Event| matches!(event, Event::IkeDown { cause: Cause::TrustChanged, .. });
-            assert!(world.nodes[B].events.iter().any(told));
+            let reported = |event: &Event| matches!(event, Event::IkeDown { cause: Cause::TrustChanged, .. });
+            assert!(world.nodes[B].events.iter().any(reported));
             world.run_for(Duration::from_secs(2));
             assert!(!world.is_up(A, PEER), "told at once");
             world.run_for(Duration::from_secs(200));
@@ -118,7 +118,7 @@ fn half_rekeyed(seed: u64) -> (World, Rc<Cell<bool>>) {
         let informational = message.get(18) == Some(&37);
         !(held.get() && from == peer(A).local.expect("an address") && informational)
     }));
-    world.act(A, |endpoint, now| endpoint.rekey_children(now, PEER)).expect("it is connected");
+    world.act(A, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
     world.run_for(Duration::from_millis(200));
     (world, switch)
 }

@@ -108,11 +108,9 @@ impl Run {
     fn gentle_event(&mut self) {
         let node = self.world.rng.below(2) as usize;
         match self.world.rng.below(6) {
-            0 => drop(self.world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER))),
+            0 => drop(self.world.act(node, |endpoint, now| endpoint.rekey(now, PEER))),
             1 => drop(self.world.act(node, |endpoint, now| endpoint.rekey_ike(now, PEER))),
-            2 => {
-                [A, B].into_iter().for_each(|node| drop(self.world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER))))
-            }
+            2 => [A, B].into_iter().for_each(|node| drop(self.world.act(node, |endpoint, now| endpoint.rekey(now, PEER)))),
             3 => [A, B].into_iter().for_each(|node| drop(self.world.act(node, |endpoint, now| endpoint.rekey_ike(now, PEER)))),
             4 => self.world.report_usage(node),
             _ => {
@@ -130,8 +128,8 @@ impl Run {
             let time = Duration::from_millis(u64::from(self.world.rng.below(8000)));
             self.pass(time);
             match self.world.rng.below(4) {
-                0 => drop(self.world.act(1 - node, |endpoint, now| endpoint.rekey_children(now, PEER))),
-                1 => drop(self.world.act(node, |endpoint, now| endpoint.rekey_children(now, PEER))),
+                0 => drop(self.world.act(1 - node, |endpoint, now| endpoint.rekey(now, PEER))),
+                1 => drop(self.world.act(node, |endpoint, now| endpoint.rekey(now, PEER))),
                 2 => drop(self.world.act(1 - node, |endpoint, now| endpoint.rekey_ike(now, PEER))),
                 _ => {}
             }

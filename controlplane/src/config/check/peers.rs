@@ -8,7 +8,7 @@ use adit_proto::control::Mode;
 use serde_saphyr::Spanned;
 
 use super::Check;
-use crate::config::ike::Role;
+use crate::config::ike_section::Role;
 use crate::config::problem::Place;
 use crate::config::raw;
 use crate::config::{Keys, PEERS_MAX, Peer, WORKERS_MAX, worker_sas};

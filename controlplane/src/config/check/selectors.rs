@@ -191,11 +191,11 @@ impl Check<'_> {
                 self.fail(*at, what, expected, format!("several selectors that leave {endpoint} out"));
             }
         }
-        self.crowds(selectors);
+        self.too_many_overlap(selectors);
     }
 
     /// An address to which too many selectors lead. The networks lie in each other or apart, so those around one are a stack.
-    fn crowds(&mut self, mut selectors: Vec<Placed>) {
+    fn too_many_overlap(&mut self, mut selectors: Vec<Placed>) {
         selectors.sort_by_key(|(_, selector, _)| (selector.remote.first(), std::cmp::Reverse(selector.remote.last())));
         let mut around: Vec<IpAddr> = Vec::new();
         for (_, selector, at) in selectors {

@@ -71,7 +71,7 @@ impl Driver {
             return Some(link.clone());
         }
         let link = self.new_link(id, entry.pace);
-        self.crowd_changed = true;
+        self.peers_changed = true;
         self.entries.get_mut(&id)?.link = Some(link.clone());
         Some(link)
     }
@@ -82,8 +82,8 @@ impl Driver {
             Ok(sa) => {
                 tracing::debug!("inbound SA {:08x} ({}) installed", keys.spi.0, keys.suite);
                 let pace = self.entries.get(&keys.peer).map(|entry| entry.pace).unwrap_or_default();
-                let (path, told) = (keys.path, Usage::default());
-                let one = InboundSa { sa, link, path, outbound: None, told, pace, worn: false };
+                let (path, reported) = (keys.path, Usage::default());
+                let one = InboundSa { sa, link, path, outbound: None, reported, pace, sequence_soft_limit: false };
                 self.inbound.insert(keys.spi, one);
             }
             // The engine makes keys as long as the suite asks for.
@@ -180,7 +180,7 @@ impl Driver {
     }
 
     fn why_no_child(&self, peer: PeerId) -> Box<Failure> {
-        let problem = self.endpoint.explain(peer, Instant::now()).and_then(|told| told.record.problem);
+        let problem = self.endpoint.explain(peer, Instant::now()).and_then(|reported| reported.record.problem);
         let cause = problem.map_or(Cause::PeerClosed, |problem| problem.cause);
         self.failure(peer, cause)
     }
@@ -216,7 +216,7 @@ impl Driver {
         self.fail_waiters(peer, &failure);
         let Some(entry) = self.entries.get_mut(&peer) else { return };
         entry.announced = false;
-        self.crowd_changed = true;
+        self.peers_changed = true;
         match entry.link.take() {
             Some(link) => link.close(Error::Closed(failure)),
             None if matches!(cause, Cause::Failed(_)) => {
@@ -237,7 +237,7 @@ impl Driver {
     }
 
     fn tell_refused(&mut self, from: SocketAddr, failure: Failure) {
-        // One line for each stranger would fill a log at their wish.
+        // One line for each unauthenticated initiator would fill a log at their wish.
         tracing::debug!("{from} was refused: {}", failure.cause);
         if let Some(listener) = &self.listener {
             // Nobody asks, or not fast enough: it is in the log.
@@ -289,7 +289,7 @@ impl Driver {
         Ok(())
     }
 
-    /// The door is closed; sessions that are there go on.
+    /// The listener is closed; sessions that are there go on.
     pub(super) fn stop_accepting(&mut self) {
         self.listener = None;
         let free: Vec<PeerId> = self.entries.iter().filter(|(_, entry)| entry.link.is_none()).map(|(id, _)| *id).collect();

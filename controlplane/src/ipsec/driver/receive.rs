@@ -23,10 +23,10 @@ pub struct InboundSa {
     /// The outbound SA of the same pair, once it is installed.
     pub outbound: Option<Spi>,
     /// What the engine was told last.
-    pub told: Usage,
+    pub reported: Usage,
     pub pace: Pace,
     /// Its successor was asked for because its numbers run out.
-    pub worn: bool,
+    pub sequence_soft_limit: bool,
 }
 
 impl Driver {
@@ -71,7 +71,7 @@ impl Driver {
             }
         };
         deliver(one, opened);
-        let reported = (one.told.inbound_packets, one.told.inbound_bytes);
+        let reported = (one.reported.inbound_packets, one.reported.inbound_bytes);
         let due = one.pace.is_due((one.sa.packets, one.sa.bytes), reported);
         let (news, moved) = (due || one.sa.packets == 1, one.path.remote != from);
         if moved {
@@ -93,13 +93,13 @@ impl Driver {
     fn usage_of(&mut self, spi: Spi) -> Option<(Spi, Usage)> {
         let one = self.inbound.get_mut(&spi)?;
         let (outbound_packets, outbound_bytes, _) = one.outbound.and_then(|spi| one.link.usage(spi)).unwrap_or((
-            one.told.outbound_packets,
-            one.told.outbound_bytes,
+            one.reported.outbound_packets,
+            one.reported.outbound_bytes,
             false,
         ));
         let usage = Usage { inbound_bytes: one.sa.bytes, inbound_packets: one.sa.packets, outbound_bytes, outbound_packets };
-        let news = usage != one.told;
-        one.told = usage;
+        let news = usage != one.reported;
+        one.reported = usage;
         news.then_some((spi, usage))
     }
 
@@ -108,14 +108,15 @@ impl Driver {
         let spis: Vec<Spi> = self.inbound.keys().copied().collect();
         let usage: BTreeMap<Spi, Usage> = spis.iter().filter_map(|spi| self.usage_of(*spi)).collect();
         self.endpoint.handle_usage(now(), &usage);
-        let mut worn: Vec<PeerId> = Vec::new();
-        for one in self.inbound.values_mut().filter(|one| !one.worn) {
-            one.worn = one.outbound.and_then(|spi| one.link.usage(spi)).is_some_and(|(_, _, worn)| worn);
-            worn.extend(one.worn.then_some(one.link.peer));
+        let mut to_rekey: Vec<PeerId> = Vec::new();
+        for one in self.inbound.values_mut().filter(|one| !one.sequence_soft_limit) {
+            one.sequence_soft_limit =
+                one.outbound.and_then(|spi| one.link.usage(spi)).is_some_and(|(_, _, soft_limit)| soft_limit);
+            to_rekey.extend(one.sequence_soft_limit.then_some(one.link.peer));
         }
-        for peer in worn {
+        for peer in to_rekey {
             // Not connected: then it goes anyhow.
-            let _ = self.endpoint.rekey_children(now(), peer);
+            let _ = self.endpoint.rekey(now(), peer);
         }
     }
 }

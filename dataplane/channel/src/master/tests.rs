@@ -11,11 +11,11 @@ use crate::layout::Sizes;
 fn attach_to(fds: &[BorrowedFd]) -> Result<Master, AttachError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
-    let door = fd::listen(&path).unwrap();
-    door.set_nonblocking(false).unwrap();
+    let listener = fd::listen(&path).unwrap();
+    listener.set_nonblocking(false).unwrap();
     std::thread::scope(|scope| {
         let attaching = scope.spawn(|| Master::attach(&path));
-        let (socket, _) = door.accept().unwrap();
+        let (socket, _) = listener.accept().unwrap();
         let greeting = Greeting::Welcome { layout: LAYOUT_VERSION, workers: 1 }.encode();
         fd::send_with_fds(socket.as_fd(), &greeting, fds).unwrap();
         attaching.join().unwrap()

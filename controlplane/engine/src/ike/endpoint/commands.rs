@@ -1,4 +1,4 @@
-//! What the shell orders: peers, connect, disconnect, rekey, addresses; and what the data plane reports.
+//! What the shell commands: peers, connect, disconnect, rekey, addresses; and what the data plane reports.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ use super::super::session::Task;
 use super::super::trust::Trust;
 use super::{Endpoint, Timer};
 
-/// A stranger that was refused.
+/// An unauthenticated initiator that was refused.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub from: SocketAddr,
@@ -216,29 +216,29 @@ impl Endpoint {
     /// # Errors
     /// The peer is not connected.
     pub fn rekey_ike(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
-        self.order(now, id, |session| session.want(Task::RekeyIke { method: None }))
+        self.command(now, id, |session| session.want(Task::RekeyIke { method: None }))
     }
 
     /// Replaces the keys of every Child SA now.
     ///
     /// # Errors
     /// The peer is not connected.
-    pub fn rekey_children(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
-        self.order(now, id, |session| {
+    pub fn rekey(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        self.command(now, id, |session| {
             let live: Vec<Spi> = session.children.iter().filter(|child| child.is_live()).map(|child| child.inbound).collect();
             live.into_iter().for_each(|inbound| session.want(Task::RekeyChild { inbound, method: None }));
         })
     }
 
-    /// Asks the peer for a sign of life now.
+    /// Probes the peer now (dead peer detection, DPD).
     ///
     /// # Errors
     /// The peer is not connected.
     pub fn check_liveness(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
-        self.order(now, id, |session| session.want(Task::Liveness))
+        self.command(now, id, |session| session.want(Task::Liveness))
     }
 
-    fn order(
+    fn command(
         &mut self,
         now: Now,
         id: PeerId,
@@ -261,7 +261,7 @@ impl Endpoint {
     /// The data plane has lost all SAs: every Child SA is made anew under the IKE SA that there is.
     pub fn data_plane_restarted(&mut self, now: Now) {
         let peers: Vec<PeerId> = self.shared.peers.keys().copied().collect();
-        peers.into_iter().for_each(|peer| drop(self.rekey_children(now, peer)));
+        peers.into_iter().for_each(|peer| drop(self.rekey(now, peer)));
     }
 
     /// Where a peer is, or where we are for it, has changed: a name resolves to another address, an interface has another one.
@@ -340,7 +340,7 @@ impl Endpoint {
     /// The peer is not connected.
     pub fn announce_addresses(&mut self, now: Now, id: PeerId, addresses: Vec<std::net::IpAddr>) -> Result<(), CommandError> {
         let mobike = self.current(id).ok().and_then(|current| self.sas.get(&current)).is_some_and(|sa| sa.features.mobike);
-        self.order(now, id, |session| {
+        self.command(now, id, |session| {
             session.mobike.own_addresses = addresses;
             if mobike {
                 session.want(Task::AnnounceAddresses);

@@ -18,7 +18,7 @@ use super::{Endpoint, init_digest};
 
 /// Longest request, in bytes: it is kept until the peer is authenticated, and cannot be fragmented.
 const REQUEST_LEN_MAX: usize = 4096;
-/// Strangers that are remembered for `explain`.
+/// Unauthenticated initiators that are remembered for `explain`.
 const REFUSALS_MAX: usize = 64;
 
 /// Where a half-open IKE SA came from: it counts against limits until it is authenticated or gone.
@@ -43,7 +43,7 @@ impl Endpoint {
             Ok(parts) => parts,
             Err(error) => {
                 self.shared.counters.dropped_malformed += 1;
-                return self.refuse_stranger(now, path, header, error, Vec::new());
+                return self.refuse_initiator(now, path, header, error, Vec::new());
             }
         };
         let Some(had_cookie) = self.admit(now, path, header, &parts) else { return };
@@ -57,7 +57,9 @@ impl Endpoint {
                 self.shared.admission.opened(source, had_cookie);
                 self.put_back(now, sa);
             }
-            Err(error) => self.refuse_stranger(now, path, header, error, explain::texts(parts.sa.as_deref().unwrap_or_default())),
+            Err(error) => {
+                self.refuse_initiator(now, path, header, error, explain::texts(parts.sa.as_deref().unwrap_or_default()))
+            }
         }
     }
 
@@ -96,15 +98,15 @@ impl Endpoint {
         None
     }
 
-    /// Tells a stranger why not, where that is safe, and remembers it for the operator.
-    fn refuse_stranger(&mut self, now: Now, path: Path, header: &Header, error: Error, theirs: Vec<String>) {
+    /// Tells an unauthenticated initiator why not, where that is safe, and remembers it for the operator.
+    fn refuse_initiator(&mut self, now: Now, path: Path, header: &Header, error: Error, theirs: Vec<String>) {
         let notify = error.notify();
-        let told = match notify.kind {
+        let reported = match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => true,
             // INVALID_SYNTAX is for encrypted answers only (RFC 7296 §3.10.1).
             _ => false,
         };
-        if told {
+        if reported {
             let payload: Payload = notify.into();
             self.answer_unprotected(now, path, header, vec![payload]);
         }
@@ -119,10 +121,10 @@ impl Endpoint {
     pub(super) fn note_refusal(&mut self, now: Now, refusal: Refusal) {
         self.shared.counters.refused(&refusal.why);
         if self.refusals_told.take(now.instant) {
-            let more = std::mem::take(&mut self.refusals_untold);
+            let more = std::mem::take(&mut self.refusals_unreported);
             self.shared.events.push_back(Event::Refused { from: refusal.from, why: refusal.why.clone(), more });
         } else {
-            self.refusals_untold += 1;
+            self.refusals_unreported += 1;
         }
         if self.refusals.len() == REFUSALS_MAX {
             self.refusals.pop_front();

@@ -15,7 +15,7 @@ use adit_proto::control::PeerId;
 use adit_proto::ike::Delete;
 use std::net::SocketAddr;
 
-/// Identities that a stranger's is compared with, for people.
+/// Identities that an unauthenticated initiator's is compared with, for people.
 const IDENTITIES_MAX: usize = 8;
 
 impl Endpoint {
@@ -107,13 +107,13 @@ impl Endpoint {
     }
 
     /// Child SAs and tasks go from one IKE SA to its successor.
-    pub(super) fn on_inherit(&mut self, now: Now, from: SaId, heir: SaId, then: Then) {
-        if self.sas.get(&heir).is_none_or(|sa| sa.session().is_none()) {
+    pub(super) fn on_inherit(&mut self, now: Now, from: SaId, successor: SaId, then: Then) {
+        if self.sas.get(&successor).is_none_or(|sa| sa.session().is_none()) {
             // The successor is gone already: what is left of the old one goes the same way.
             return self.run(now, from, |sa, ctx| match then {
                 Then::Stay => {
                     if let Some(session) = sa.session_mut() {
-                        session.heir = None;
+                        session.successor = None;
                     }
                 }
                 Then::Close | Then::End => sa.close(ctx, vec![Delete::ike().into()], Cause::PeerClosed),
@@ -121,13 +121,13 @@ impl Endpoint {
         }
         let Some(old) = self.sas.get_mut(&from) else { return };
         let (old_spis, peer_id) = (old.spis, old.peer);
-        let Some(estate) = old.bequeath() else { return };
-        self.run(now, heir, |sa, ctx| sa.inherit(ctx, estate));
+        let Some(handover) = old.hand_over() else { return };
+        self.run(now, successor, |sa, ctx| sa.inherit(ctx, handover));
         if let Some(peer_id) = peer_id {
             if self.shared.peers.get(&peer_id).is_some_and(|peer| peer.current == Some(from)) {
-                self.shared.set_current(peer_id, Some(heir));
+                self.shared.set_current(peer_id, Some(successor));
             }
-            if let Some(sa) = self.sas.get(&heir) {
+            if let Some(sa) = self.sas.get(&successor) {
                 let event = Event::IkeUp { peer: peer_id, spis: sa.spis, replaces: Some(old_spis) };
                 self.shared.events.push_back(event);
             }
@@ -137,19 +137,21 @@ impl Endpoint {
             Then::Close => sa.close(ctx, vec![Delete::ike().into()], Cause::Replaced),
             Then::End => sa.end(ctx, Cause::Replaced),
         });
-        self.run(now, heir, |sa, _| sa.want_missing_children());
+        self.run(now, successor, |sa, _| sa.want_missing_children());
     }
 
     /// The peer has settled two rekeys of one IKE SA before our own was answered.
-    pub(super) fn on_claim(&mut self, now: Now, heir: SaId, from: SaId) {
+    pub(super) fn on_claim(&mut self, now: Now, successor: SaId, from: SaId) {
         let named = |sa: &IkeSa| {
             let session = sa.session();
-            session.is_some_and(|one| one.heir.is_none() && one.rival.as_ref().is_some_and(|rival| rival.sa == Some(heir)))
+            session.is_some_and(|one| {
+                one.successor.is_none() && one.collision.as_ref().is_some_and(|collision| collision.sa == Some(successor))
+            })
         };
         if self.sas.get(&from).is_some_and(named) {
-            self.run(now, from, |sa, ctx| sa.leave_to(ctx, heir, Then::Stay));
+            self.run(now, from, |sa, ctx| sa.leave_to(ctx, successor, Then::Stay));
         }
-        self.run(now, heir, |sa, ctx| sa.resume_deferred(ctx));
+        self.run(now, successor, |sa, ctx| sa.resume_deferred(ctx));
     }
 
     pub(super) fn on_confirmed(&mut self, now: Now, id: SaId) {
@@ -187,7 +189,7 @@ impl Endpoint {
         let Some(sa) = self.sas.get(&id) else { return };
         let (spis, remote, claimed) = (sa.spis, sa.path.remote, sa.claimed.clone());
         let Some(peer_id) = sa.peer else {
-            return self.note_stranger(now, remote, claimed, cause);
+            return self.note_initiator(now, remote, claimed, cause);
         };
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         let was_attempt = peer.attempt == Some(id);
@@ -233,7 +235,7 @@ impl Endpoint {
         let peer = self.shared.peers.get(&peer)?;
         let usable = |id: &&SaId| {
             let session = self.sas.get(id).and_then(IkeSa::session);
-            **id != not && session.is_some_and(|session| session.heir.is_none())
+            **id != not && session.is_some_and(|session| session.successor.is_none())
         };
         peer.sas.iter().rev().find(usable).copied()
     }
@@ -258,7 +260,7 @@ impl Endpoint {
         }
     }
 
-    fn note_stranger(&mut self, now: Now, from: SocketAddr, claimed: Option<String>, cause: Cause) {
+    fn note_initiator(&mut self, now: Now, from: SocketAddr, claimed: Option<String>, cause: Cause) {
         // An initiator that went away after IKE_SA_INIT is no news: it may be a flood.
         if let Cause::Failed(why) = cause {
             // Which identities would have been known from there.

@@ -59,7 +59,7 @@ fn child(lane: u8, number: u32, state: ChildState) -> Child {
         superseded: false,
         granted_in: None,
         rekeying: false,
-        rival: None,
+        collision: None,
     }
 }
 
@@ -95,11 +95,11 @@ fn child_sas_have_a_limit_in_all_states_together() {
     }
     for number in 0..5 {
         assert_eq!(session.has_room(128, false), Ok(()));
-        session.lingering.push((instant(), Spi(2000 + number)));
+        session.draining_inbound.push((instant(), Spi(2000 + number)));
     }
     assert_eq!(session.has_room(128, false), Err(LocalFault::Busy));
     assert_eq!(session.has_room(1024, false), Err(LocalFault::Busy), "the lanes are the narrower limit");
-    session.lingering.clear();
+    session.draining_inbound.clear();
     assert_eq!((session.has_room(128, false), session.has_room(40, false)), (Ok(()), Err(LocalFault::Busy)));
 }
 
@@ -109,15 +109,15 @@ fn waits_grow_up_to_a_minute_and_are_forgotten() {
     let mut now = instant();
     let mut waits = Vec::new();
     for _ in 0..9 {
-        let until = session.set_back(now, (0, 0));
-        // The other half of the same SA is no other setback.
-        assert_eq!(session.set_back(now, (0, 0)), until);
-        assert!(session.is_set_back(now, (0, 0)) && !session.is_set_back(now, (0, 1)));
+        let until = session.back_off(now, (0, 0));
+        // The other half of the same SA does not count again.
+        assert_eq!(session.back_off(now, (0, 0)), until);
+        assert!(session.is_backing_off(now, (0, 0)) && !session.is_backing_off(now, (0, 1)));
         waits.push((until - now).as_secs());
         now = until;
-        assert!(!session.is_set_back(now, (0, 0)));
+        assert!(!session.is_backing_off(now, (0, 0)));
     }
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
     now += Duration::from_secs(181);
-    assert_eq!(session.set_back(now, (0, 0)) - now, Duration::from_secs(1));
+    assert_eq!(session.back_off(now, (0, 0)) - now, Duration::from_secs(1));
 }

@@ -7,7 +7,7 @@ use adit_proto::suite::Suite;
 
 use crate::crypto::{IkeKeys, KeyExchangeMethod, Prf, Secret};
 
-use super::super::child::{Child, ChildState, Limits, Parting, Sending, Usage};
+use super::super::child::{Child, ChildState, DrainingOutbound, Limits, Sending, Usage};
 use super::super::config::Mode;
 use super::super::context::Ctx;
 use super::super::event::IkeSpis;
@@ -17,7 +17,7 @@ use super::super::negotiate::Choice;
 use super::super::protect::Protection;
 use super::super::sa::{Features, IkeSa, Initiated, Role, SaId, Stage};
 use super::super::selectors::SelectorPair;
-use super::super::session::{IkeRival, Session, Task};
+use super::super::session::{IkeRekeyCollision, Session, Task};
 use super::super::trust::Trust;
 use super::super::window::Window;
 use super::BootClock;
@@ -87,7 +87,7 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
         }
         session.children.push(child);
     }
-    session.lingering.iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.id));
+    session.draining_inbound.iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.id));
     // Whatever was to be made, and was not, is noticed soon.
     session.create_at = Some(ctx.now.instant);
     sa.stage = Stage::Established(Box::new(session));
@@ -216,7 +216,7 @@ fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
     out.text(&session.remote_id);
     out.text(&session.proof);
     out.flag(session.uses_ppk);
-    out.flag(session.keeper);
+    out.flag(session.original_initiator);
     out.bytes(&session.lowest_nonce);
     out.time(clock, session.established);
     out.option(session.rekey_at, |out, at| out.time(clock, at));
@@ -224,27 +224,27 @@ fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
     out.u8(session.peer_lanes);
     out.u8(session.lanes_max);
     out.list(session.tokens.iter(), |out, token| out.bytes(token));
-    out.option(session.heir, |out, (heir, since)| {
-        out.u64(heir.0.0);
+    out.option(session.successor, |out, (successor, since)| {
+        out.u64(successor.0.0);
         out.time(clock, since);
     });
     out.option(session.redundant_since, |out, at| out.time(clock, at));
     out.option(session.silent_until, |out, at| out.time(clock, at));
     out.option(session.predecessor, |out, id| out.u64(id.0.0));
-    let rival = session.rival.as_ref().and_then(|rival| Some((rival.sa?, &rival.lowest_nonce)));
-    out.option(rival, |out, (id, lowest_nonce)| {
+    let collision = session.collision.as_ref().and_then(|collision| Some((collision.sa?, &collision.lowest_nonce)));
+    out.option(collision, |out, (id, lowest_nonce)| {
         out.u64(id.0.0);
         out.bytes(lowest_nonce);
     });
-    out.list(session.lingering.iter(), |out, (until, spi)| {
+    out.list(session.draining_inbound.iter(), |out, (until, spi)| {
         out.time(clock, *until);
         out.u64(spi.0.into());
     });
-    out.list(session.parting.iter(), |out, parting| {
-        out.time(clock, parting.until);
-        out.u32(parting.place.0);
-        out.u8(parting.place.1);
-        out.u64(parting.outbound.0.into());
+    out.list(session.draining_outbound.iter(), |out, draining| {
+        out.time(clock, draining.until);
+        out.u32(draining.place.0);
+        out.u8(draining.place.1);
+        out.u64(draining.outbound.0.into());
     });
     let orphans = session.tasks.iter().filter_map(|task| if let Task::DeleteOrphan(spi) = task { Some(*spi) } else { None });
     let orphans: Vec<Spi> = orphans.collect();
@@ -255,7 +255,7 @@ fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Deco
     session.remote_id = input.text()?;
     session.proof = input.text()?;
     session.uses_ppk = input.flag()?;
-    session.keeper = input.flag()?;
+    session.original_initiator = input.flag()?;
     session.lowest_nonce = input.bytes()?;
     session.established = input.time(clock)?;
     session.rekey_at = input.option(|input| input.time(clock))?;
@@ -263,19 +263,19 @@ fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Deco
     session.peer_lanes = input.u8()?;
     session.lanes_max = input.u8()?;
     session.tokens = input.list(In::bytes)?;
-    session.heir = input.option(|input| Ok((SaId(IkeSpi(input.u64()?)), input.time(clock)?)))?;
+    session.successor = input.option(|input| Ok((SaId(IkeSpi(input.u64()?)), input.time(clock)?)))?;
     session.redundant_since = input.option(|input| input.time(clock))?;
     session.silent_until = input.option(|input| input.time(clock))?;
     session.predecessor = input.option(|input| input.u64().map(|id| SaId(IkeSpi(id))))?;
-    session.rival = input.option(|input| {
+    session.collision = input.option(|input| {
         let sa = Some(SaId(IkeSpi(input.u64()?)));
-        Ok(IkeRival { sa, lowest_nonce: input.bytes()? })
+        Ok(IkeRekeyCollision { sa, lowest_nonce: input.bytes()? })
     })?;
-    session.lingering = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
-    session.parting = input.list(|input| {
+    session.draining_inbound = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
+    session.draining_outbound = input.list(|input| {
         let until = input.time(clock)?;
         let config = usize::try_from(input.u32()?).map_err(|_| DecodeError::BadValue("child"))?;
-        Ok(Parting { until, place: (config, input.u8()?), outbound: read_spi(input)? })
+        Ok(DrainingOutbound { until, place: (config, input.u8()?), outbound: read_spi(input)? })
     })?;
     for spi in input.list(read_spi)? {
         session.want(Task::DeleteOrphan(spi));
@@ -306,8 +306,8 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child, session: &Session
     out.flag(child.is_sending());
     out.option(child.replaces, |out, spi| out.u64(spi.0.into()));
     // A rekey of ours that is under way comes to nothing with this process, so the peer's of the same SA has its place.
-    let rival = child.rival.as_ref().and_then(|rival| session.child(rival.inbound)).filter(|_| child.is_live());
-    let state = rival.map_or(child.state, |by| ChildState::Replaced { by: by.inbound, since: by.born });
+    let collision = child.collision.as_ref().and_then(|collision| session.child(collision.inbound)).filter(|_| child.is_live());
+    let state = collision.map_or(child.state, |by| ChildState::Replaced { by: by.inbound, since: by.born });
     match state {
         ChildState::Live => out.u8(0),
         ChildState::Replaced { by, since } => {
@@ -317,7 +317,7 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child, session: &Session
         }
         ChildState::Closing => out.u8(2),
     }
-    out.flag(child.superseded || rival.is_some());
+    out.flag(child.superseded || collision.is_some());
     out.option(child.granted_in, |out, id| out.u64(id.into()));
 }
 
@@ -341,7 +341,7 @@ fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
     };
     let superseded = input.flag()?;
     let granted_in = input.option(|input| u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("message id")))?;
-    let (rekeying, rival) = (false, None);
+    let (rekeying, collision) = (false, None);
     Ok(Child {
         config,
         lane,
@@ -359,7 +359,7 @@ fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
         superseded,
         granted_in,
         rekeying,
-        rival,
+        collision,
     })
 }
 

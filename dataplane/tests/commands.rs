@@ -46,21 +46,21 @@ fn an_outbound_sa_is_refused_where_it_would_repeat_nonces() {
         let mut bed = Bed::start(2, "poll", 2);
         let other_worker = Command::OutboundSaInstall(outbound_sa(0));
         assert_eq!(bed.refused(1, &other_worker), Refusal::SpiInUse);
-        bed.order(0, &Command::SaRemove { peer: PEER, spi: out_spi(0), direction: Direction::Outbound });
+        bed.command(0, &Command::SaRemove { peer: PEER, spi: out_spi(0), direction: Direction::Outbound });
         // Worker 1 has an SA of its own; the refusal left it alone.
         assert_eq!(bed.master.counters(1).gauge(Gauge::OutboundSas), 1);
         assert_eq!(bed.refused(0, &Command::OutboundSaInstall(outbound_sa(1))), Refusal::SpiInUse);
-        bed.order(1, &other_worker);
+        bed.command(1, &other_worker);
         assert_eq!(bed.refused(0, &other_worker), Refusal::SpiInUse);
 
         // A peer with one lane has no SA on the second worker.
-        bed.order(1, &peer_set(PEER, TAG, 1));
+        bed.command(1, &peer_set(PEER, TAG, 1));
         assert_eq!(bed.refused(1, &Command::OutboundSaInstall(outbound_sa(2))), Refusal::WrongWorker);
         // The peer is gone on worker 1, and what it had claimed is free.
-        bed.order(1, &Command::PeerRemove { peer: PEER });
-        bed.order(0, &other_worker);
+        bed.command(1, &Command::PeerRemove { peer: PEER });
+        bed.command(0, &other_worker);
         let lower = OutboundSa { seq_next: 9, ..outbound_sa(0) };
-        bed.order(0, &Command::OutboundSaInstall(lower.clone()));
+        bed.command(0, &Command::OutboundSaInstall(lower.clone()));
         assert_eq!(bed.refused(0, &Command::OutboundSaInstall(OutboundSa { seq_next: 8, ..lower })), Refusal::BadValue);
     });
 }

@@ -129,7 +129,7 @@ impl Pair {
     /// Adit rekeys the Child SA; returns when it is done.
     fn rekey_child(&self) -> Result<()> {
         let (_, before) = self.spis();
-        self.adit.act(|endpoint, now| endpoint.rekey_children(now, gateway::PEER))?;
+        self.adit.act(|endpoint, now| endpoint.rekey(now, gateway::PEER))?;
         self.adit.wait_for("a new Child SA", SOON, |view| {
             let live = view.status().ike[0].children.iter().any(|one| one.inbound.0 != before && one.is_sending && !one.is_going);
             live.then_some(())

@@ -14,32 +14,32 @@ use super::session::Session;
 const WAIT: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// After so long without another one it is forgotten.
-const MEMORY: Duration = Duration::from_secs(180);
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(180);
 
 /// How often something went wrong with one child and lane, and until when nothing is tried.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Setback {
+pub(super) struct InstallBackoff {
     times: u32,
     pub until: Instant,
 }
 
 impl Session {
     /// Notes another one; says when to try again.
-    pub(super) fn set_back(&mut self, now: Instant, place: (usize, u8)) -> Instant {
-        let before = self.setbacks.get(&place).filter(|setback| now < setback.until + MEMORY);
-        if let Some(setback) = before.filter(|setback| now < setback.until) {
+    pub(super) fn back_off(&mut self, now: Instant, place: (usize, u8)) -> Instant {
+        let before = self.install_backoffs.get(&place).filter(|backoff| now < backoff.until + FORGOTTEN_AFTER);
+        if let Some(backoff) = before.filter(|backoff| now < backoff.until) {
             // Both halves of one SA, most likely.
-            return setback.until;
+            return backoff.until;
         }
-        let times = before.map_or(0, |setback| setback.times);
+        let times = before.map_or(0, |backoff| backoff.times);
         let until = now + WAIT.saturating_mul(1 << times.min(16)).min(WAIT_MAX);
-        self.setbacks.insert(place, Setback { times: times + 1, until });
+        self.install_backoffs.insert(place, InstallBackoff { times: times + 1, until });
         until
     }
 
     /// Whether a child and lane has to wait.
-    pub(super) fn is_set_back(&self, now: Instant, place: (usize, u8)) -> bool {
-        self.setbacks.get(&place).is_some_and(|setback| now < setback.until)
+    pub(super) fn is_backing_off(&self, now: Instant, place: (usize, u8)) -> bool {
+        self.install_backoffs.get(&place).is_some_and(|backoff| now < backoff.until)
     }
 }
 
@@ -50,7 +50,7 @@ impl IkeSa {
         let Some(session) = self.session_mut() else { return };
         let Some(place) = session.child(inbound).map(|child| child.place()) else { return };
         ctx.count(peer, |counters| counters.children_lost += 1);
-        session.set_back(now, place);
+        session.back_off(now, place);
         session.close_child(inbound);
     }
 
@@ -60,7 +60,7 @@ impl IkeSa {
 
     pub(super) fn lose_outbound(&mut self, ctx: &mut Ctx, outbound: Spi) {
         let Some(session) = self.session_mut() else { return };
-        session.parting.retain(|parting| parting.outbound != outbound);
+        session.draining_outbound.retain(|draining| draining.outbound != outbound);
         let child = session.children.iter_mut().find(|child| child.outbound == outbound && child.is_sending());
         let Some(child) = child else { return };
         child.sending = Sending::Lost;
@@ -75,7 +75,7 @@ impl IkeSa {
         let Some(child) = session.child(inbound) else { return };
         let (place, has_time) = (child.place(), child.is_live() && !child.rekeying);
         ctx.count(peer, |counters| counters.children_lost += 1);
-        let at = session.set_back(now, place);
+        let at = session.back_off(now, place);
         if let Some(child) = session.child_mut(inbound).filter(|_| has_time) {
             child.limits.rekey_at = Some(at);
         }

@@ -10,10 +10,10 @@ use anyhow::Context;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::told::reason;
+use super::log_dedup::reason;
 use super::{Gateway, Plane};
 use crate::api::types;
-use crate::ike::{Ike, Order};
+use crate::ike::{Ike, PeerCommand};
 
 /// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
 /// than the second.
@@ -34,7 +34,7 @@ pub enum Request {
 /// A request with where its answer goes.
 #[derive(Debug)]
 pub enum What {
-    Order(Order, oneshot::Sender<Result<(), RequestError>>),
+    Command(PeerCommand, oneshot::Sender<Result<(), RequestError>>),
     Explain(oneshot::Sender<Result<types::Explanation, RequestError>>),
 }
 
@@ -89,7 +89,7 @@ impl Gateway {
         if ike.take_going() {
             ike.measure(&self.view.with_master(|master| master.live_sas()).unwrap_or_default());
         }
-        plane.orders.extend(commands);
+        plane.command_queue.extend(commands);
         let news = ike.news();
         if let Some(files) = &mut self.key_log {
             // Before the first packet under them.
@@ -102,10 +102,10 @@ impl Gateway {
         }
         self.pump(plane)?;
         // The peer may use what our message promises as soon as it has it.
-        if plane.orders.settled() {
+        if plane.command_queue.settled() {
             self.send_waiting();
         }
-        news.iter().for_each(|event| self.tell(event));
+        news.iter().for_each(|event| self.report(event));
         Ok(())
     }
 
@@ -116,9 +116,9 @@ impl Gateway {
     }
 
     /// Takes what came to the port without NAT traversal.
-    pub(super) fn take_plain(&mut self) {
-        if let (Some(ike), Some(plain)) = (&mut self.ike, &mut self.plain) {
-            plain.take(|from, datagram| ike.receive_plain(from, datagram));
+    pub(super) fn take_port500(&mut self) {
+        if let (Some(ike), Some(port500)) = (&mut self.ike, &mut self.port500) {
+            port500.take(|from, datagram| ike.receive_port500(from, datagram));
         }
     }
 
@@ -146,12 +146,12 @@ impl Gateway {
     }
 
     fn send_waiting(&mut self) {
-        let (Some(ike), plain) = (&mut self.ike, &self.plain) else { return };
+        let (Some(ike), port500) = (&mut self.ike, &self.port500) else { return };
         self.view.with_master(|master| {
             while let Some(transmit) = ike.transmit() {
-                let sent = match plain {
-                    Some(plain) if transmit.local.port() == IKE_PORT => {
-                        plain.send(transmit.remote, &transmit.payload);
+                let sent = match port500 {
+                    Some(port500) if transmit.local.port() == IKE_PORT => {
+                        port500.send(transmit.remote, &transmit.payload);
                         true
                     }
                     _ => inject(master, &transmit),
@@ -177,12 +177,12 @@ impl Gateway {
             }
         };
         match what {
-            What::Order(order, reply) => {
+            What::Command(command, reply) => {
                 let answer = self.peer_of_ike(&peer).and_then(|id| {
-                    tracing::info!(peer, "ordered: {order:?}");
-                    self.told.forget(id);
+                    tracing::info!(peer, "command: {command:?}");
+                    self.log_dedup.forget(id);
                     let ike = self.ike.as_mut().ok_or(RequestError::NotReady)?;
-                    ike.order(id, order).map_err(|error| RequestError::Refused(format!("{peer}: {error}")))
+                    ike.command(id, command).map_err(|error| RequestError::Refused(format!("{peer}: {error}")))
                 });
                 // Nobody waits any more: nothing is lost.
                 let _ = reply.send(answer);
@@ -227,7 +227,7 @@ impl Gateway {
     }
 
     /// Writes into the log what has happened, each reason once.
-    fn tell(&mut self, event: &Event) {
+    fn report(&mut self, event: &Event) {
         let now = Instant::now();
         match event {
             Event::State { peer, state, cause, spis } => self.tell_state(now, *peer, *state, cause.as_ref(), *spis),
@@ -235,7 +235,7 @@ impl Gateway {
                 if let Some(ike) = &self.ike
                     && let Some(path) = ike.path(*peer)
                 {
-                    self.strangers.forget(path.remote.ip());
+                    self.initiators.forget(path.remote.ip());
                 }
                 match replaces {
                     Some(old) => self.detail(*peer, &format!("IKE SA {spis} takes the place of {old}")),
@@ -245,7 +245,7 @@ impl Gateway {
             Event::IkeDown { peer, spis, cause } => self.detail(*peer, &format!("IKE SA {spis} is gone: {cause}")),
             Event::ChildFailed { peer, spis, cause } => {
                 let line = format!("no SA for the traffic: {cause}");
-                let is_news = self.told.is_news(now, *peer, &reason(cause), None, true);
+                let is_news = self.log_dedup.is_news(now, *peer, &reason(cause), None, true);
                 let name = self.name_of(*peer);
                 if is_news {
                     tracing::warn!(peer = name, ike = %spis, "{line}. `adit explain {name}` says more");
@@ -259,7 +259,7 @@ impl Gateway {
             Event::RemoveOutbound { peer, spi } => self.detail(*peer, &format!("outbound SA {:08x} removed", spi.0)),
             Event::Path { peer, path, .. } => self.detail(*peer, &format!("is at {} (from {})", path.remote, path.local)),
             Event::Refused { from, why, more } => {
-                if let Some(line) = self.strangers.line(now, *from, why, *more) {
+                if let Some(line) = self.initiators.line(now, *from, why, *more) {
                     tracing::warn!("{line}");
                 }
             }
@@ -272,7 +272,7 @@ impl Gateway {
         let line = cause.map_or_else(|| state.name().to_owned(), |cause| format!("{}: {cause}", state.name()));
         // The same reason is the same news, whatever is done about it.
         let reason = cause.filter(|_| failure).map(reason);
-        let is_news = self.told.is_news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);
+        let is_news = self.log_dedup.is_news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);
         let name = self.name_of(peer);
         let ike = spis.map_or_else(|| "-".to_owned(), |spis| spis.to_string());
         match (is_news, failure) {
@@ -285,7 +285,7 @@ impl Gateway {
     /// What comes with every connection; while a peer does not come up for good, nobody wants to read it.
     fn detail(&self, peer: PeerId, line: &str) {
         let name = self.name_of(peer);
-        if self.told.is_failing(Instant::now(), peer) {
+        if self.log_dedup.is_failing(Instant::now(), peer) {
             tracing::debug!(peer = name, "{line}");
         } else {
             tracing::info!(peer = name, "{line}");

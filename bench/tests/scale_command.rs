@@ -1,4 +1,4 @@
-//! The command `adit-bench crowd` as a user calls it: a few hundred peers on one gateway, held across the death of its control plane.
+//! The command `adit-bench scale` as a user calls it: a few hundred peers on one gateway, held across the death of its control plane.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ fn hundreds_of_peers_connect_cost_little_and_outlive_the_control_plane() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("figures.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit-bench"));
-    command.args(["crowd", "--peers", "300", "--seconds", "3", "--json"]).arg(&file);
+    command.args(["scale", "--peers", "300", "--seconds", "3", "--json"]).arg(&file);
     let output = command.output().unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(output.status.success(), "{text}");

@@ -37,15 +37,15 @@ pub fn spis(gateway: &Gateway) -> Result<(String, Vec<String>)> {
 fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
     let lab = Lab::start(&LabOptions { workers: vec![2, 1], ..options(&[""]) })?;
     for (gateway, other) in [(lab.a(), "site-b"), (lab.b(), "site-a")] {
-        let told = ike(gateway)?;
-        let sa = &told["sas"][0];
-        ensure!(told["state"] == "established" && sa["remote_id"] == other && sa["post_quantum"] == true, "{told:#}");
-        ensure!(sa["suite"].as_str().is_some_and(|suite| suite.contains("ML_KEM_768")), "{told:#}");
+        let reported = ike(gateway)?;
+        let sa = &reported["sas"][0];
+        ensure!(reported["state"] == "established" && sa["remote_id"] == other && sa["post_quantum"] == true, "{reported:#}");
+        ensure!(sa["suite"].as_str().is_some_and(|suite| suite.contains("ML_KEM_768")), "{reported:#}");
         // One Child SA for each worker of the gateway that has more.
-        ensure!(sa["children"].as_array().is_some_and(|children| children.len() == 2), "{told:#}");
+        ensure!(sa["children"].as_array().is_some_and(|children| children.len() == 2), "{reported:#}");
         let metrics = gateway.metrics()?;
         let up = metrics.sum("adit_ike_state", &[("peer", other), ("state", "established")]);
-        ensure!(up == Some(1.0) && metrics.sum("adit_ike_handshakes_total", &[("peer", other)]) >= Some(1.0), "{told:#}");
+        ensure!(up == Some(1.0) && metrics.sum("adit_ike_handshakes_total", &[("peer", other)]) >= Some(1.0), "{reported:#}");
         let report = gateway.adit("status")?;
         ensure!(report.contains("established") && report.contains("post-quantum"), "{report}");
     }
@@ -58,9 +58,9 @@ fn keys_are_replaced_from_either_end_without_a_lost_ping() -> Result<()> {
     let lab = Lab::start(&options(&ROLES))?;
     let prober = lab.a().netns.enter(|| Prober::start(lab.b().inner().into(), Duration::from_millis(1)))?;
     for gateway in [lab.a(), lab.b()].repeat(5) {
-        for (order, ike_changes) in [("rekey", false), ("rekey --ike", true)] {
+        for (command, ike_changes) in [("rekey", false), ("rekey --ike", true)] {
             let before = spis(gateway)?;
-            gateway.adit(&format!("{order} {}", if gateway.number == 1 { "site-b" } else { "site-a" }))?;
+            gateway.adit(&format!("{command} {}", if gateway.number == 1 { "site-b" } else { "site-a" }))?;
             wait_until("the keys are others", SOON, || {
                 let now = spis(gateway)?;
                 Ok(if ike_changes { now.0 != before.0 } else { now.1 != before.1 && now.1.len() == before.1.len() })
@@ -134,8 +134,8 @@ fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<
     lab.gateways[1].start_control()?;
     wait_until("both know why", SOON, || {
         // It may not have begun to answer.
-        let told = |gateway: &Gateway, peer: &str| gateway.adit(&format!("explain {peer}")).unwrap_or_default();
-        let (here, there) = (told(lab.a(), "site-b"), told(lab.b(), "site-a"));
+        let reported = |gateway: &Gateway, peer: &str| gateway.adit(&format!("explain {peer}")).unwrap_or_default();
+        let (here, there) = (reported(lab.a(), "site-b"), reported(lab.b(), "site-a"));
         Ok(here.contains("AUTHENTICATION_FAILED") && there.contains("remedy:"))
     })
     .with_context(|| format!("{}\n{:?}\n{:?}", lab.logs(), lab.a().adit("explain site-b"), lab.b().adit("explain site-a")))?;
@@ -163,8 +163,8 @@ fn a_peer_whose_key_was_replaced_while_adit_was_away_has_to_prove_itself_anew() 
     lab.gateways[1].start_control()?;
     lab.b().wait_for_log("has to prove itself anew", SOON)?;
     wait_until("it cannot", SOON, || {
-        let gone = ike(lab.b()).is_ok_and(|told| told["sas"] == Value::Array(Vec::new()));
-        Ok(gone && lab.b().adit("explain site-a").is_ok_and(|told| told.contains("preshared key")))
+        let gone = ike(lab.b()).is_ok_and(|reported| reported["sas"] == Value::Array(Vec::new()));
+        Ok(gone && lab.b().adit("explain site-a").is_ok_and(|reported| reported.contains("preshared key")))
     })
     .with_context(|| lab.logs())?;
     ensure!(reaches(&lab.a().netns, lab.b().inner()).is_err(), "packets pass though the key was withdrawn");
@@ -179,9 +179,9 @@ fn a_peer_whose_key_was_replaced_while_adit_was_away_has_to_prove_itself_anew() 
 fn ip_packets_pass_by_ike_and_keys_are_replaced_without_a_lost_one() -> Result<()> {
     let lab = Lab::start(&LabOptions { ip_mode: true, workers: vec![2, 1], ..options(&ROLES) })?;
     let prober = lab.a().netns.enter(|| Prober::start(lab.b().inner().into(), Duration::from_millis(1)))?;
-    for order in ["rekey site-b", "rekey --ike site-b"].repeat(3) {
+    for command in ["rekey site-b", "rekey --ike site-b"].repeat(3) {
         let before = spis(lab.a())?;
-        lab.a().adit(order)?;
+        lab.a().adit(command)?;
         wait_until("the keys are others", SOON, || {
             let now = spis(lab.a())?;
             Ok(now != before && now.1.len() == before.1.len())

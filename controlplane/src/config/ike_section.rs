@@ -96,7 +96,7 @@ pub struct PeerIke {
     pub rekey_bytes: u64,
     pub rekey_packets: u64,
     pub ike_rekey_s: u32,
-    /// Silence after which the peer is asked for a sign of life, in seconds; 0: never.
+    /// Silence after which the peer is probed (dead peer detection, DPD), in seconds; 0: never.
     pub dpd_s: u32,
     /// Interval of NAT keepalives where a NAT is on our side, in seconds; 0: none.
     pub keepalive_s: u32,

@@ -14,7 +14,7 @@ fn name(number: usize) -> String {
     format!("c{number}.example.org")
 }
 
-fn crowd() -> Peer {
+fn any_client() -> Peer {
     client().remote_id("*.example.org").build().unwrap()
 }
 
@@ -24,7 +24,7 @@ async fn connect(server: &Server, name: &str, options: Options) -> Result<Client
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_clients_at_once_have_sessions_of_their_own() {
-    let server = Server::bind(any(), [crowd()]).await.unwrap();
+    let server = Server::bind(any(), [any_client()]).await.unwrap();
     let address = server.local_addr();
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -67,7 +67,7 @@ async fn fifty_clients_at_once_have_sessions_of_their_own() {
 
 #[tokio::test]
 async fn a_client_that_begins_anew_keeps_its_session_and_disturbs_no_other() {
-    let server = Server::bind(any(), [crowd()]).await.unwrap();
+    let server = Server::bind(any(), [any_client()]).await.unwrap();
     let other = connect(&server, &name(1), Options::default()).await.unwrap();
     let other_session = soon("a session", server.accept()).await.unwrap();
     // The first life ends without a word.
@@ -88,7 +88,7 @@ async fn a_client_that_begins_anew_keeps_its_session_and_disturbs_no_other() {
 
 #[tokio::test]
 async fn a_server_bears_so_many_sessions_and_no_more() {
-    let server = Server::bind_with(any(), [crowd()], Options { sessions: 2, ..Options::default() }).await.unwrap();
+    let server = Server::bind_with(any(), [any_client()], Options { sessions: 2, ..Options::default() }).await.unwrap();
     let options = || Options { connect_timeout: Duration::from_secs(2), ..impatient() };
     let first = connect(&server, &name(1), options()).await.unwrap();
     let _second = connect(&server, &name(2), options()).await.unwrap();
@@ -100,7 +100,7 @@ async fn a_server_bears_so_many_sessions_and_no_more() {
 
 #[tokio::test]
 async fn sessions_that_nobody_accepts_are_closed() {
-    let server = Server::bind_with(any(), [crowd()], Options { backlog: 1, ..Options::default() }).await.unwrap();
+    let server = Server::bind_with(any(), [any_client()], Options { backlog: 1, ..Options::default() }).await.unwrap();
     let kept = connect(&server, &name(1), Options::default()).await.unwrap();
     let peer = gateway().local_id(&name(2)).no_reconnect().build().unwrap();
     let closed = soon("a connection", Client::connect(server.local_addr(), peer)).await.unwrap();

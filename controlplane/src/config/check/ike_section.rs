@@ -8,7 +8,7 @@ use adit_engine::crypto::{PrivateKey, PublicKey};
 use adit_engine::identity::{Identity, Pattern};
 
 use super::Check;
-use crate::config::ike::{Ike, Loaded, OwnKey, PeerIke, Ppk, Proof, Role};
+use crate::config::ike_section::{Ike, Loaded, OwnKey, PeerIke, Ppk, Proof, Role};
 use crate::config::problem::Place;
 use crate::config::proposal::{self, ProposalFault};
 use crate::config::raw::{self, Text};

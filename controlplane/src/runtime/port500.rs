@@ -20,7 +20,7 @@ const RATE: u32 = 1000;
 const SHARE: u32 = 64;
 
 /// The socket.
-pub struct Plain {
+pub struct Port500 {
     socket: UdpSocket,
     buffer: Box<[u8]>,
     /// Datagrams that may be taken now.
@@ -28,16 +28,16 @@ pub struct Plain {
     filled: Instant,
 }
 
-impl Plain {
+impl Port500 {
     /// Opens it where it makes sense and is free.
-    pub async fn open(listen: SocketAddr, used: bool) -> Option<Plain> {
+    pub async fn open(listen: SocketAddr, used: bool) -> Option<Port500> {
         if !used || listen.port() != NAT_PORT {
             return None;
         }
         let address = SocketAddr::new(listen.ip(), IKE_PORT);
         match UdpSocket::bind(address).await {
             Ok(socket) => {
-                Some(Plain { socket, buffer: vec![0; DATAGRAM_MAX].into_boxed_slice(), left: RATE, filled: Instant::now() })
+                Some(Port500 { socket, buffer: vec![0; DATAGRAM_MAX].into_boxed_slice(), left: RATE, filled: Instant::now() })
             }
             Err(error) => {
                 let remedy = match error.kind() {
@@ -102,23 +102,23 @@ fn canonical(from: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    async fn plain(listen: &str) -> (Plain, SocketAddr) {
+    async fn port500(listen: &str) -> (Port500, SocketAddr) {
         let socket = UdpSocket::bind(listen).await.unwrap();
         let address = socket.local_addr().unwrap();
         let buffer = vec![0; DATAGRAM_MAX].into_boxed_slice();
-        (Plain { socket, buffer, left: RATE, filled: Instant::now() }, address)
+        (Port500 { socket, buffer, left: RATE, filled: Instant::now() }, address)
     }
 
     #[tokio::test]
     async fn an_ipv4_host_is_one_on_a_socket_for_both_versions() {
-        let (mut plain, address) = plain("[::]:0").await;
+        let (mut port500, address) = port500("[::]:0").await;
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.send_to(b"question", ("127.0.0.1", address.port())).unwrap();
-        plain.ready().await;
+        port500.ready().await;
         let mut came = Vec::new();
-        plain.take(|from, datagram| came.push((from, datagram.to_vec())));
+        port500.take(|from, datagram| came.push((from, datagram.to_vec())));
         assert_eq!(came, [(peer.local_addr().unwrap(), b"question".to_vec())]);
-        plain.send(came[0].0, b"answer");
+        port500.send(came[0].0, b"answer");
         peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut buffer = [0; 16];
         let (length, _) = peer.recv_from(&mut buffer).unwrap();
@@ -127,20 +127,20 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_taken_in_a_second_than_allowed() {
-        let (mut plain, address) = plain("127.0.0.1:0").await;
+        let (mut port500, address) = port500("127.0.0.1:0").await;
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        plain.left = 3;
+        port500.left = 3;
         for _ in 0..5 {
             peer.send_to(b"x", address).unwrap();
         }
         let mut came = 0;
-        plain.ready().await;
-        plain.take(|_, _| came += 1);
-        assert_eq!((came, plain.left), (3, 0));
+        port500.ready().await;
+        port500.take(|_, _| came += 1);
+        assert_eq!((came, port500.left), (3, 0));
         let began = Instant::now();
-        plain.ready().await;
-        assert!(plain.filled.elapsed() >= Duration::from_secs(1) && began.elapsed() < Duration::from_secs(5));
-        plain.take(|_, _| came += 1);
+        port500.ready().await;
+        assert!(port500.filled.elapsed() >= Duration::from_secs(1) && began.elapsed() < Duration::from_secs(5));
+        port500.take(|_, _| came += 1);
         assert_eq!(came, 5);
     }
 }

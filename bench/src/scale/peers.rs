@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::netns::Netns;
 
-pub const PSK: &str = "what everybody in the crowd knows, 0123456789";
+pub const PSK: &str = "what every peer knows, 0123456789";
 /// Who the gateway is.
 pub const HUB_ID: &str = "hub";
 /// The port of the first peer; the others follow.
@@ -27,7 +27,7 @@ const OTHER_FILES: u64 = 64;
 /// Datagrams taken from one socket before the others have their turn.
 const SHARE: usize = 8;
 
-/// The crowd.
+/// The peers.
 pub struct Peers {
     endpoint: Endpoint,
     sockets: Vec<UdpSocket>,
@@ -56,7 +56,7 @@ impl Peers {
         let bind = || -> Result<Vec<UdpSocket>> {
             (0..count).map(|n| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, FIRST_PORT + u16::try_from(n)?))?)).collect()
         };
-        let sockets = netns.enter(bind).context("sockets for the crowd")?;
+        let sockets = netns.enter(bind).context("sockets for the peers")?;
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (n, socket) in sockets.iter().enumerate() {
             socket.set_nonblocking(true)?;

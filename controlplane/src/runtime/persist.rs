@@ -10,7 +10,7 @@ use adit_proto::control::{Direction, PeerId, PeerTag};
 use super::{Gateway, clock_ns};
 use crate::dataplane::{self, Process};
 use crate::numbers::{NOBODY, Numbers, SaName};
-use crate::reconcile::Memory;
+use crate::reconcile::InstalledState;
 use crate::sequence;
 use crate::state::StateError;
 use crate::static_key::KeyId;
@@ -20,7 +20,7 @@ use crate::vault;
 #[derive(Default)]
 pub(super) struct Vault {
     /// As JSON; the IKE SAs are written behind it.
-    memory: Vec<u8>,
+    installed: Vec<u8>,
     /// It holds all of the IKE SAs, too; `None` when it was not written yet.
     is_whole: Option<bool>,
     /// Changes stand behind the snapshot, or wait for room.
@@ -29,21 +29,21 @@ pub(super) struct Vault {
 
 impl Gateway {
     /// What the next control plane has to know about a data plane that has all it should have.
-    pub(super) fn memory(&self, ids: &[PeerId]) -> Memory {
+    pub(super) fn installed_state(&self, ids: &[PeerId]) -> InstalledState {
         let view = &self.view;
-        Memory::of(&view.config, &view.wanted, dataplane::arguments(&view.config), ids)
+        InstalledState::of(&view.config, &view.wanted, dataplane::arguments(&view.config), ids)
     }
 
-    /// Leaves a memory in the vault, with the totals so far. Where there is no room, these go first.
-    pub(super) fn remember(&mut self, mut memory: Memory) {
-        memory.archive = Some(self.view.archive());
-        self.vault.memory = memory.to_vault();
+    /// Leaves the installed state in the vault, with the totals so far. Where there is no room, these go first.
+    pub(super) fn persist(&mut self, mut installed: InstalledState) {
+        installed.archive = Some(self.view.archive());
+        self.vault.installed = installed.to_vault();
         if !self.leave() {
-            memory.archive = None;
-            self.vault.memory = memory.to_vault();
+            installed.archive = None;
+            self.vault.installed = installed.to_vault();
             self.leave();
         }
-        self.tell_room();
+        self.report_room();
     }
 
     /// Leaves what has changed of the IKE SAs for the next control plane.
@@ -56,7 +56,7 @@ impl Gateway {
             self.vault.has_changes = true;
         } else {
             self.leave();
-            self.tell_room();
+            self.report_room();
         }
     }
 
@@ -64,11 +64,11 @@ impl Gateway {
     pub(super) fn tidy_vault(&mut self) {
         if self.vault.has_changes {
             self.leave();
-            self.tell_room();
+            self.report_room();
         }
     }
 
-    fn tell_room(&self) {
+    fn report_room(&self) {
         let fits = self.vault.is_whole != Some(false);
         if self.view.vault_full.swap(!fits, Ordering::Relaxed) == fits {
             if fits {
@@ -91,15 +91,15 @@ impl Gateway {
         fits
     }
 
-    /// Writes the vault: what was remembered last, and the IKE SAs as they are now. False when there is no room. Then it keeps
+    /// Writes the vault: what was persisted last, and the IKE SAs as they are now. False when there is no room. Then it keeps
     /// less, but never what was in it before: from an old snapshot keys would be used anew, from none the peers connect anew.
     fn leave(&mut self) -> bool {
         let ike = self.ike.as_mut().map(|ike| ike.snapshot()).unwrap_or_default();
-        let memory = &self.vault.memory;
-        let all = vault::join(memory, &ike);
+        let installed = &self.vault.installed;
+        let all = vault::join(installed, &ike);
         let write = |master: &mut Master| {
             let fits = master.vault_write(&all).is_ok();
-            if !fits && master.vault_write(&vault::join(memory, &[])).is_err() {
+            if !fits && master.vault_write(&vault::join(installed, &[])).is_err() {
                 // Nothing fits always.
                 let _ = master.vault_write(&[]);
             }
@@ -112,26 +112,26 @@ impl Gateway {
     }
 
     /// Ends a data plane that cannot be kept, and keeps what only its memory says.
-    pub(super) async fn retire(&mut self, master: Master, mut process: Process, memory: Memory) -> anyhow::Result<()> {
+    pub(super) async fn retire(&mut self, master: Master, mut process: Process, installed: InstalledState) -> anyhow::Result<()> {
         // Before its end, in case ours comes first; after it, because it has worked until then.
-        self.learn(&master.live_sas(), &memory);
+        self.learn(&master.live_sas(), &installed);
         self.save()?;
         process.stop().await;
-        self.learn(&master.live_sas(), &memory);
+        self.learn(&master.live_sas(), &installed);
         self.save()?;
-        if let Some(archive) = memory.archive.clone() {
+        if let Some(archive) = installed.archive.clone() {
             self.view.inherit(archive);
         }
-        self.view.add_totals(&Numbers::read(&master, &memory.peers().collect()));
+        self.view.add_totals(&Numbers::read(&master, &installed.peers().collect()));
         Ok(())
     }
 
-    /// Takes over what live SAs tell about keys whose marks or tops we may have lost. `memory` is what their control plane left.
-    pub(super) fn learn(&mut self, live: &[(u16, LiveSa)], memory: &Memory) {
+    /// Takes over what live SAs tell about keys whose marks or tops we may have lost. `installed` is what their control plane left.
+    pub(super) fn learn(&mut self, live: &[(u16, LiveSa)], installed: &InstalledState) {
         let view = self.view.clone();
-        let left: BTreeMap<SaName, KeyId> = memory.keys().collect();
+        let left: BTreeMap<SaName, KeyId> = installed.keys().collect();
         let mut peers: BTreeMap<PeerId, Vec<PeerTag>> = BTreeMap::new();
-        memory.peers().for_each(|(id, tag)| peers.entry(id).or_default().push(tag));
+        installed.peers().for_each(|(id, tag)| peers.entry(id).or_default().push(tag));
         let now = clock_ns();
         let mut strange = Vec::new();
         for (_, sa) in live {
@@ -165,7 +165,7 @@ impl Gateway {
     pub(super) fn save_tops(&mut self) -> Result<(), StateError> {
         let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
         let inbound: Vec<_> = live.into_iter().filter(|(_, sa)| sa.direction == Direction::Inbound).collect();
-        self.learn(&inbound, &Memory::default());
+        self.learn(&inbound, &InstalledState::default());
         self.save()
     }
 

@@ -1,7 +1,7 @@
-//! `adit-bench crowd`: thousands of peers on one gateway: how fast they connect, what each costs, and whether they stay.
+//! `adit-bench scale`: thousands of peers on one gateway: how fast they connect, what each costs, and whether they stay.
 //!
 //! ```text
-//! namespace hub: a real gateway, N peers that may come ── veth ── namespace crowd: N peers in one process (one engine, N sockets)
+//! namespace hub: a real gateway, N peers that may come ── veth ── namespace peers: N peers in one process (one engine, N sockets)
 //!
 //! connect all ─▶ hold them ─▶ ask for the status ─▶ kill -9 the control plane; the next one goes on ─▶ hold them
 //! ```
@@ -26,13 +26,13 @@ use peers::Peers;
 /// Address and port of the gateway.
 const HUB: &str = "192.0.2.1:4500";
 const HUB_ADDRESS: &str = "192.0.2.1/24";
-const CROWD_ADDRESS: &str = "192.0.2.2/24";
+const PEERS_ADDRESS: &str = "192.0.2.2/24";
 /// Without any news for so long, what is waited for does not come.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Thousands of peers on one gateway: handshakes, memory, whether they stay
 #[derive(Args, Clone, Debug)]
-pub struct CrowdArgs {
+pub struct ScaleArgs {
     /// Peers that connect
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     peers: u32,
@@ -68,7 +68,7 @@ struct Cost {
 }
 
 /// Runs the command; an error when not all peers could connect and stay.
-pub fn run(args: &CrowdArgs) -> Result<()> {
+pub fn run(args: &ScaleArgs) -> Result<()> {
     let mut report = Report::new();
     measure(args, &mut report)?;
     if let Some(file) = &args.json {
@@ -79,30 +79,30 @@ pub fn run(args: &CrowdArgs) -> Result<()> {
     Ok(())
 }
 
-fn measure(args: &CrowdArgs, report: &mut Report) -> Result<()> {
-    let dir = WorkDir::new("crowd")?;
-    let (netns, far) = (Netns::new("hub")?, Netns::new("crowd")?);
+fn measure(args: &ScaleArgs, report: &mut Report) -> Result<()> {
+    let dir = WorkDir::new("scale")?;
+    let (netns, far) = (Netns::new("hub")?, Netns::new("peers")?);
     let _cable = Veth::between(&netns, "wan0", &far, "wan0", 1500)?;
     netns.address("wan0", HUB_ADDRESS)?;
-    far.address("wan0", CROWD_ADDRESS)?;
+    far.address("wan0", PEERS_ADDRESS)?;
     let mut hub = Hub::start(netns, &dir, args)?;
-    let mut crowd = Peers::new(&far, HUB.parse()?, args.peers)?;
+    let mut peers = Peers::new(&far, HUB.parse()?, args.peers)?;
     let bar = progress(args.peers);
     let mut add = |work: &str, unit: &str, value: f64| report.add("adit", work, unit, value);
 
     let (before, began) = (hub.cost()?, Instant::now());
-    connect(&mut crowd, args, &bar)?;
+    connect(&mut peers, args, &bar)?;
     let (took, after) = (began.elapsed().as_secs_f64(), hub.cost()?);
-    let peers = f64::from(args.peers);
-    add("peers", "connected", f64::from(crowd.up));
-    add("handshakes", "1/s", peers / took);
-    add("control_cpu", "ms per handshake", (after.control_s - before.control_s) / peers * 1e3);
-    add("control_memory", "KiB per peer", (after.control_kib - before.control_kib) / peers);
-    add("data_memory", "KiB per peer", (after.data_kib - before.data_kib) / peers);
+    let count = f64::from(args.peers);
+    add("peers", "connected", f64::from(peers.up));
+    add("handshakes", "1/s", count / took);
+    add("control_cpu", "ms per handshake", (after.control_s - before.control_s) / count * 1e3);
+    add("control_memory", "KiB per peer", (after.control_kib - before.control_kib) / count);
+    add("data_memory", "KiB per peer", (after.data_kib - before.data_kib) / count);
 
-    hold(&mut crowd, &hub, args.seconds, "hold", &bar, &mut add)?;
+    hold(&mut peers, &hub, args.seconds, "hold", &bar, &mut add)?;
     let asked = Instant::now();
-    let status = crowd.beside(|| hub.status())?;
+    let status = peers.beside(|| hub.status())?;
     add("status", "ms", asked.elapsed().as_secs_f64() * 1e3);
     let established =
         status["peers"].as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["ike"]["state"] == "established").count());
@@ -111,28 +111,28 @@ fn measure(args: &CrowdArgs, report: &mut Report) -> Result<()> {
     bar.set_message("kill -9 of the control plane");
     let killed = Instant::now();
     hub.replace_control()?;
-    crowd.until("the next control plane goes on with all IKE SAs", |_| Ok(hub.log()?.contains("IKE SAs: ")))?;
+    peers.until("the next control plane goes on with all IKE SAs", |_| Ok(hub.log()?.contains("IKE SAs: ")))?;
     add("takeover", "ms", killed.elapsed().as_secs_f64() * 1e3);
-    hold(&mut crowd, &hub, args.seconds, "hold_after_kill", &bar, &mut add)?;
-    ensure!(crowd.handshakes == args.peers, "{} handshakes for {} peers", crowd.handshakes, args.peers);
+    hold(&mut peers, &hub, args.seconds, "hold_after_kill", &bar, &mut add)?;
+    ensure!(peers.handshakes == args.peers, "{} handshakes for {} peers", peers.handshakes, args.peers);
     bar.finish_and_clear();
     hub.control.terminate(Duration::from_secs(60))?;
     Ok(())
 }
 
 /// Connects all peers, so many at once.
-fn connect(crowd: &mut Peers, args: &CrowdArgs, bar: &ProgressBar) -> Result<()> {
+fn connect(peers: &mut Peers, args: &ScaleArgs, bar: &ProgressBar) -> Result<()> {
     bar.set_message("connect");
     let (mut last, mut moved) = (0, Instant::now());
-    while crowd.up < args.peers {
-        crowd.connect(args.at_once)?;
-        crowd.turn(Duration::from_millis(100))?;
-        bar.set_position(crowd.up.into());
-        if crowd.up > last {
-            (last, moved) = (crowd.up, Instant::now());
+    while peers.up < args.peers {
+        peers.connect(args.at_once)?;
+        peers.turn(Duration::from_millis(100))?;
+        bar.set_position(peers.up.into());
+        if peers.up > last {
+            (last, moved) = (peers.up, Instant::now());
         }
         if moved.elapsed() > PATIENCE {
-            bail!("{} of {} peers connected, and then none for {PATIENCE:?}: {}", crowd.up, args.peers, crowd.complaint());
+            bail!("{} of {} peers connected, and then none for {PATIENCE:?}: {}", peers.up, args.peers, peers.complaint());
         }
     }
     Ok(())
@@ -140,7 +140,7 @@ fn connect(crowd: &mut Peers, args: &CrowdArgs, bar: &ProgressBar) -> Result<()>
 
 /// Keeps all peers for some seconds, in which none may be lost.
 fn hold(
-    crowd: &mut Peers,
+    peers: &mut Peers,
     hub: &Hub,
     seconds: u64,
     name: &str,
@@ -149,11 +149,11 @@ fn hold(
 ) -> Result<()> {
     bar.set_message(name.to_owned());
     let (before, until) = (hub.cost()?, Instant::now() + Duration::from_secs(seconds));
-    let all = crowd.up;
+    let all = peers.up;
     while Instant::now() < until {
-        crowd.turn(Duration::from_millis(100))?;
+        peers.turn(Duration::from_millis(100))?;
     }
-    ensure!(crowd.up == all && crowd.lost == 0, "{} of {all} peers were lost: {}", crowd.lost, crowd.complaint());
+    ensure!(peers.up == all && peers.lost == 0, "{} of {all} peers were lost: {}", peers.lost, peers.complaint());
     let after = hub.cost()?;
     add(&format!("{name}_control_cpu"), "% of a core", (after.control_s - before.control_s) / seconds as f64 * 100.0);
     add(&format!("{name}_data_cpu"), "% of a core", (after.data_s - before.data_s) / seconds as f64 * 100.0);
@@ -161,9 +161,9 @@ fn hold(
 }
 
 impl Hub {
-    fn start(netns: Netns, dir: &WorkDir, args: &CrowdArgs) -> Result<Hub> {
+    fn start(netns: Netns, dir: &WorkDir, args: &ScaleArgs) -> Result<Hub> {
         let (config, log) = (dir.path().join("hub.yaml"), dir.path().join("hub.log"));
-        let key = dir.path().join("crowd.psk");
+        let key = dir.path().join("scale.psk");
         fs::write(&key, peers::PSK)?;
         fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         fs::write(&config, configuration(args, &dir.path().display().to_string())?)?;
@@ -211,8 +211,8 @@ fn start(netns: &Netns, config: &std::path::Path, log: &std::path::Path) -> Resu
     Process::start(netns.command(binary("adit")?).arg("run").arg("-c").arg(config), log)
 }
 
-fn configuration(args: &CrowdArgs, dir: &str) -> Result<String> {
-    let peer = |n| format!("  - {{ name: {}, lanes: 1, ike: {{ psk_file: crowd.psk, role: responder }} }}\n", peers::name(n));
+fn configuration(args: &ScaleArgs, dir: &str) -> Result<String> {
+    let peer = |n| format!("  - {{ name: {}, lanes: 1, ike: {{ psk_file: scale.psk, role: responder }} }}\n", peers::name(n));
     let peers: String = (0..args.peers).map(peer).collect();
     Ok(format!(
         "name: {hub}\nlisten: {HUB}\ninterface: {{ name: adit0 }}\nruntime_dir: {dir}/run\nstate_dir: {dir}/state\n\

@@ -40,7 +40,7 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
     }
     let [packets, bytes] = volumes;
     let all = report.total.iter().map(|(event, count)| counter(&[("event", event)], count)).collect();
-    let strangers = metrics(&report.total, "adit_ike_refused_strangers_total", None);
+    let initiators = metrics(&report.total, "adit_ike_refused_initiators_total", None);
     let dropped = metrics(&report.total, "adit_ike_dropped_total", None);
     let half_open = gauge(&[], report.half_open as f64);
     vec![
@@ -59,20 +59,17 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             bytes,
         ),
         per_peer("adit_ike_handshakes_total", "IKE SAs that were authenticated."),
-        per_peer(
-            "adit_ike_failures_total",
-            "Handshakes and SAs of the traffic that failed, by cause; adit explain PEER says more.",
-        ),
+        per_peer("adit_ike_failures_total", "Handshakes and Child SAs that failed, by cause; adit explain PEER says more."),
         family(
             MetricType::COUNTER,
-            "adit_ike_refused_strangers_total",
+            "adit_ike_refused_initiators_total",
             "Requests to connect that were refused, by cause, before it was clear from which peer.",
-            strangers,
+            initiators,
         ),
-        per_peer("adit_ike_rekeys_total", "SAs that were replaced by new ones, of IKE and of the traffic."),
+        per_peer("adit_ike_rekeys_total", "IKE SAs and Child SAs that were replaced by new ones."),
         per_peer("adit_ike_dead_peers_total", "IKE SAs given up because the peer did not answer."),
         per_peer("adit_ike_crashes_total", "Peers that said with a token that they had lost their state (RFC 6290)."),
-        per_peer("adit_ike_liveness_checks_total", "Signs of life that were asked for."),
+        per_peer("adit_ike_dpd_requests_total", "Requests of dead peer detection (DPD) that were sent."),
         per_peer("adit_ike_retransmissions_total", "Requests of ours that were sent again."),
         per_peer("adit_ike_repeated_requests_total", "Requests of a peer that came again."),
         family(
@@ -81,7 +78,12 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             "Messages and fragments of a peer that had come before, or outside the window.",
             replays(report, name),
         ),
-        family(MetricType::COUNTER, "adit_ike_events_total", "All that IKE counts, over all peers and strangers.", all),
+        family(
+            MetricType::COUNTER,
+            "adit_ike_events_total",
+            "All that IKE counts, over all peers and unauthenticated initiators.",
+            all,
+        ),
         family(MetricType::COUNTER, "adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason.", dropped),
     ]
 }
@@ -111,7 +113,7 @@ fn named(name: &'static str, value: u64) -> Option<Named> {
         return Some(Named { family: "adit_ike_failures_total", label: Some(("cause", cause)), value });
     }
     if let Some(cause) = name.strip_prefix("refused_") {
-        return Some(Named { family: "adit_ike_refused_strangers_total", label: Some(("cause", cause)), value });
+        return Some(Named { family: "adit_ike_refused_initiators_total", label: Some(("cause", cause)), value });
     }
     if let Some(reason) = name.strip_prefix("dropped_") {
         return Some(Named { family: "adit_ike_dropped_total", label: Some(("reason", reason)), value });
@@ -122,7 +124,7 @@ fn named(name: &'static str, value: u64) -> Option<Named> {
         "child_rekeys" => ("adit_ike_rekeys_total", Some(("sa", "child"))),
         "dead_peers" => ("adit_ike_dead_peers_total", None),
         "crashes_detected" => ("adit_ike_crashes_total", None),
-        "liveness_checks" => ("adit_ike_liveness_checks_total", None),
+        "dpd_requests" => ("adit_ike_dpd_requests_total", None),
         "retransmissions" => ("adit_ike_retransmissions_total", None),
         "repeated_requests" => ("adit_ike_repeated_requests_total", None),
         _ => return None,

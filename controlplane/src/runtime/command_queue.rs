@@ -7,16 +7,16 @@ use adit_proto::control::{Command, Direction, Refusal};
 
 /// Commands not yet sent and not yet answered.
 #[derive(Debug)]
-pub struct Orders {
+pub struct CommandQueue {
     queue: VecDeque<(u16, Command)>,
     unanswered: BTreeMap<u32, (u16, Command)>,
     ticket: u32,
 }
 
-impl Orders {
+impl CommandQueue {
     /// `first_ticket` should differ from run to run: answers to a control plane before us may still come.
-    pub fn new(first_ticket: u32) -> Orders {
-        Orders { queue: VecDeque::new(), unanswered: BTreeMap::new(), ticket: first_ticket }
+    pub fn new(first_ticket: u32) -> CommandQueue {
+        CommandQueue { queue: VecDeque::new(), unanswered: BTreeMap::new(), ticket: first_ticket }
     }
 
     pub fn push(&mut self, worker: u16, command: Command) {
