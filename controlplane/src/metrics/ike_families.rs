@@ -4,6 +4,7 @@ use adit_engine::ike::{ConnectionState, Counters};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::{counter, family, gauge};
+use crate::api::types;
 use crate::config::Config;
 use crate::ike::report::Report;
 
@@ -17,14 +18,6 @@ struct Named {
 /// All families; there are as many whether or not a peer uses IKE.
 pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
     let name = |place: &usize| config.peers.get(*place).map_or("", |peer| peer.name.as_str());
-    let mut states = Vec::new();
-    for (place, ike) in &report.peers {
-        let one = |state: &ConnectionState| {
-            let is = f64::from(u8::from(ike.state == state.name()));
-            gauge(&[("peer", name(place)), ("state", state.name())], is)
-        };
-        states.extend(ConnectionState::ALL.iter().map(one));
-    }
     let of_peers = |wanted: &str| -> Vec<Metric> {
         let peers = report.counters.iter();
         peers.flat_map(|(place, counters)| metrics(counters, wanted, Some(name(place)))).collect()
@@ -48,7 +41,7 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             MetricType::GAUGE,
             "adit_ike_state",
             "1 for the state that the connection to a peer is in, 0 for the others.",
-            states,
+            states(report, name),
         ),
         family(MetricType::GAUGE, "adit_ike_half_open", "IKE SAs that peers began and have not authenticated.", vec![half_open]),
         family(MetricType::COUNTER, "adit_ike_packets_total", "Packets sealed or opened by the SAs of IKE with a peer.", packets),
@@ -86,6 +79,18 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
         ),
         family(MetricType::COUNTER, "adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason.", dropped),
     ]
+}
+
+/// A gauge for each state of each peer.
+fn states<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> Vec<Metric> {
+    let of_peer = |(place, ike): (&usize, &types::Ike)| {
+        let one = |state: &ConnectionState| {
+            let is = f64::from(u8::from(ike.state == state.name()));
+            gauge(&[("peer", name(place)), ("state", state.name())], is)
+        };
+        ConnectionState::ALL.iter().map(one).collect::<Vec<_>>()
+    };
+    report.peers.iter().flat_map(of_peer).collect()
 }
 
 /// What came again.
