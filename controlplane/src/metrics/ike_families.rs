@@ -71,12 +71,7 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             "Messages and fragments of a peer that had come before, or outside the window.",
             replays(report, name),
         ),
-        family(
-            MetricType::COUNTER,
-            "adit_ike_events_total",
-            "All that IKE counts, over all peers and unauthenticated initiators.",
-            all,
-        ),
+        family(MetricType::COUNTER, "adit_ike_events_total", "All that IKE counts, over all peers and initiators.", all),
         family(MetricType::COUNTER, "adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason.", dropped),
     ]
 }
