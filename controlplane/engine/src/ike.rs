@@ -27,6 +27,7 @@
 //! - Every table has a limit in [`Limits`] or beside its type.
 
 mod admission;
+mod agreed;
 mod auth;
 mod child;
 mod config;

@@ -16,6 +16,7 @@ use crate::auth::{AuthError, Authenticated, Claim, signed_octets};
 use crate::crypto::{AuthData, IkeKeys, Sender};
 use crate::identity::Identity;
 
+use super::agreed::Secrets;
 use super::config::PeerConfig;
 use super::context::{Action, Ctx, LANES_MAX};
 use super::crash;
@@ -91,7 +92,7 @@ impl IkeSa {
     pub(super) fn send_auth(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
         let (peer, config) = self.peer_config(ctx)?;
         let (id, auth_id) = (self.id, self.window.next_id());
-        let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
+        let Stage::Authenticating(handshake) = &self.stage else { return Ok(()) };
         let own_id = config.local_auth.identification(&config.local_id);
         let ppk = config.ppk.as_ref().filter(|_| self.features.ppk);
         let ppk_keys = ppk.map(|ppk| handshake.keys.with_ppk(&ppk.key));
@@ -194,7 +195,7 @@ impl IkeSa {
     fn accept_responder(&mut self, ctx: &mut Ctx, sent: Sent, parts: &Parts) -> Result<(), Error> {
         let (peer, config) = self.peer_config(ctx)?;
         let auth_id = self.window.next_id() - 1;
-        let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
+        let Stage::Authenticating(handshake) = &self.stage else { return Ok(()) };
         let uses_ppk = parts.has(NotifyType::PPK_IDENTITY);
         let keys = match (sent.ppk_keys, uses_ppk) {
             (Some(keys), true) => keys,
@@ -236,13 +237,15 @@ impl IkeSa {
         let inbound = plan.inbound;
         let choice = match parts.error() {
             Some(notify) => Err(Cause::Refused { exchange: EXCHANGE, notify: notify.kind }),
-            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, self.features.adit).map_err(Cause::Failed),
+            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, self.features.adit)
+                .and_then(|choice| Ok((Secrets::without_exchange(&choice)?, choice)))
+                .map_err(Cause::Failed),
         };
         match choice {
-            Ok(choice) => {
+            Ok((secrets, choice)) => {
                 ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));
                 let role = Role::Initiator;
-                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r, secrets: Vec::new() });
+                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
             }
             Err(cause) => {
                 let place = (plan.config, plan.lane);
@@ -263,7 +266,7 @@ impl IkeSa {
 
     /// From negotiation to session.
     fn establish(&mut self, ctx: &mut Ctx, peer: PeerId, admitted: Admitted, original_initiator: bool) {
-        let Stage::Negotiating(handshake) = &self.stage else { return };
+        let Stage::Authenticating(handshake) = &self.stage else { return };
         let (lowest_nonce, choice) = (handshake.lowest_nonce(), handshake.choice.clone());
         self.log_keys(ctx, &admitted.keys);
         let mut session = Session::new(ctx, peer, admitted.config, admitted.keys, choice);
@@ -315,7 +318,7 @@ impl IkeSa {
         ctx.record(Some(peer), |record| record.identities.chosen = Some(admitted.who.identity.to_string()));
 
         let (keys, uses_ppk) = (admitted.keys.clone(), admitted.uses_ppk);
-        let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
+        let Stage::Authenticating(handshake) = &self.stage else { return Ok(()) };
         let own_id = config.local_auth.identification(&config.local_id);
         let octets = handshake.octets(&keys, Sender::Responder, &own_id, auth_id);
         let AuthData { method, data } =
@@ -377,7 +380,7 @@ impl IkeSa {
 
     /// Whether the initiator is this peer.
     fn admit(&self, config: &Arc<PeerConfig>, parts: &Parts, unix: u64) -> Result<Admitted, Error> {
-        let Stage::Negotiating(handshake) = &self.stage else { return Err(LocalFault::Busy.into()) };
+        let Stage::Authenticating(handshake) = &self.stage else { return Err(LocalFault::Busy.into()) };
         let choice = handshake.choice.answer(ProtocolId::IKE, Vec::new());
         negotiate::choose(&negotiate::ike_alternatives(&config.proposals), &[choice], handshake.choice.key_exchange)
             .map_err(|_| Incompatibility::SuiteNotAllowed)?;
@@ -400,7 +403,7 @@ impl IkeSa {
         parts: &Parts,
     ) {
         let offered = negotiate::offer(&negotiate::ike_alternatives(&config.proposals), Vec::new());
-        let choice = if let Stage::Negotiating(handshake) = &self.stage { Some(handshake.choice.to_string()) } else { None };
+        let choice = if let Stage::Authenticating(handshake) = &self.stage { Some(handshake.choice.to_string()) } else { None };
         ctx.record(self.peer, |record| {
             record.begin_ike(Role::Responder, &offered);
             record.ike.chosen = choice;
@@ -454,10 +457,10 @@ impl IkeSa {
         let granted = plan::grant(config, parts, &asked, None).and_then(|granted| {
             let session = self.session().ok_or(LocalFault::Busy)?;
             session.may_have(ctx.now.instant, (granted.config, granted.lane))?;
-            Ok(granted)
+            Ok((Secrets::without_exchange(&granted.choice)?, granted))
         });
         match granted {
-            Ok(granted) => {
+            Ok((secrets, granted)) => {
                 let inbound = ctx.shared.spis.allocate(ctx.random, id, granted.lane);
                 let plan::Granted { config, lane, mode, selectors, choice } = granted;
                 let plan = Plan { config, lane, mode, inbound, replaces: None, selectors, overtaken: false };
@@ -465,7 +468,7 @@ impl IkeSa {
                 let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, adit);
                 ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));
                 let role = Role::Responder;
-                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r, secrets: Vec::new() });
+                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
                 payloads
             }
             Err(error) => {

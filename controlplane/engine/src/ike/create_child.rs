@@ -9,6 +9,7 @@ use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType, Pr
 use crate::crypto::key_exchange;
 use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
+use super::agreed::{Progress, Secrets};
 use super::child::{ChildState, RekeyCollision};
 use super::context::{Action, Ctx};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
@@ -122,12 +123,14 @@ impl IkeSa {
         let adit = self.features.adit;
         match sent.complete(&parts, adit) {
             Err(error) => self.discard_creation(ctx, sent.plan, error),
-            Ok(creation) if creation.choice.additional.is_empty() => self.finish_child(ctx, creation),
-            Ok(creation) if self.has_lost(&creation) => {
+            Ok(Progress::Complete(creation, secrets)) => self.finish_child(ctx, creation, &secrets),
+            Ok(Progress::Unfinished(unfinished)) if self.has_lost(&unfinished.creation) => {
                 // With additional key exchanges the loser just does not go on: there is no SA yet (RFC 9370 §2.2.4).
-                ctx.shared.spis.release(creation.plan.inbound);
+                ctx.shared.spis.release(unfinished.creation.plan.inbound);
             }
-            Ok(creation) => self.follow_up(ctx, followup::Goal::Child(Box::new(creation)), &parts),
+            Ok(Progress::Unfinished(unfinished)) => {
+                self.follow_up(ctx, followup::Goal::Child(Box::new(unfinished)), &parts);
+            }
         }
     }
 
@@ -159,11 +162,11 @@ impl IkeSa {
     }
 
     /// The initiator has the keys: switches over to the new Child SA, or gives it up for the peer's.
-    pub(super) fn finish_child(&mut self, ctx: &mut Ctx, creation: Creation) {
+    pub(super) fn finish_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
         let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, self.has_lost(&creation));
         let now = ctx.now.instant;
         ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-        self.install_child(ctx, creation);
+        self.install_child(ctx, creation, secrets);
         if lost {
             if let Some(session) = self.session_mut() {
                 session.close_child(inbound);
@@ -315,28 +318,29 @@ impl IkeSa {
         let plan = Plan { config, lane, mode, inbound, replaces: old, selectors, overtaken: false };
         let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
         let mut between = vec![Payload::Nonce(nonce_r.clone())];
-        let (public, secrets) = exchanged.map_or((None, Vec::new()), |(ke, secret)| (Some(ke), vec![secret]));
+        let (public, secret) = exchanged.unzip();
         between.extend(public);
         let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
         let mut payloads = plan::payloads(&plan, answer, between, Role::Responder, adit);
-        let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r, secrets };
+        let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r };
         if let Some(old) = old.and_then(|old| session.child_mut(old)) {
             old.collision = Some(RekeyCollision { inbound, lowest_nonce: creation.lowest_nonce() });
         }
-        if creation.choice.additional.is_empty() {
+        match Progress::begin(creation, secret)? {
             // Ready to receive before the answer invites the peer to send (RFC 7296 §2.8).
-            self.finish_granted_child(ctx, creation);
-        } else {
-            payloads.push(self.expect_follow_up(ctx, followup::Goal::Child(Box::new(creation))));
+            Progress::Complete(creation, secrets) => self.finish_granted_child(ctx, creation, &secrets),
+            Progress::Unfinished(unfinished) => {
+                payloads.push(self.expect_follow_up(ctx, followup::Goal::Child(Box::new(unfinished))));
+            }
         }
         self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
     }
 
     /// The responder has the keys: receives on the new Child SA, and goes on sending on the old one.
-    pub(super) fn finish_granted_child(&mut self, ctx: &mut Ctx, creation: Creation) {
+    pub(super) fn finish_granted_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
         let (inbound, replaces) = (creation.plan.inbound, creation.plan.replaces);
         ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-        self.install_child(ctx, creation);
+        self.install_child(ctx, creation, secrets);
         let (now, request) = (ctx.now.instant, self.window.expected_id());
         if let Some(child) = self.session_mut().and_then(|session| session.child_mut(inbound)) {
             // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
@@ -356,18 +360,18 @@ impl IkeSa {
 }
 
 impl Sent {
-    /// The answer with what we remember; all but the secrets of additional key exchanges.
-    fn complete(&mut self, parts: &Parts, adit: bool) -> Result<Creation, Error> {
+    /// The answer with what we remember.
+    fn complete(&mut self, parts: &Parts, adit: bool) -> Result<Progress<Creation>, Error> {
         let choice = plan::check_answer(&mut self.plan, &self.offered, parts, EXCHANGE, adit)?;
         let nonce_r = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
-        let mut secrets = Vec::new();
+        let mut secret = None;
         if let Some(method) = choice.key_exchange {
             let (id, data) = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE)?;
             let exchange = self.exchange.take().filter(|exchange| exchange.method() == method && method.id() == *id);
-            secrets.push(exchange.ok_or(Misbehaviour::OtherMethod(method))?.finish(data)?);
+            secret = Some(exchange.ok_or(Misbehaviour::OtherMethod(method))?.finish(data)?);
         }
         let (plan, nonce_i) = (self.plan.clone(), std::mem::take(&mut self.nonce));
-        Ok(Creation { plan, choice, role: Role::Initiator, nonce_i, nonce_r, secrets })
+        Progress::begin(Creation { plan, choice, role: Role::Initiator, nonce_i, nonce_r }, secret)
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Misbehaviour {
     Repeated(PayloadType),
     #[error("{0} where it does not belong")]
     OutOfPlace(ExchangeType),
+    #[error("it left out the key exchange in {0}, which was agreed")]
+    LeftOut(KeyExchangeMethod),
     #[error("{0}")]
     KeyExchange(#[from] KeyExchangeError),
     #[error("KE payload of another method than {0}, which was agreed")]

@@ -10,6 +10,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use crate::crypto::key_exchange;
 use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
+use super::agreed::{Progress, Secrets, Unfinished};
 use super::context::{Action, Ctx};
 use super::error::{Error, LocalFault, Misbehaviour};
 use super::event::Cause;
@@ -25,8 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the key exchanges are for.
 pub(super) enum Goal {
-    Child(Box<Creation>),
-    Ike(Box<IkeCreation>),
+    Child(Box<Unfinished<Creation>>),
+    Ike(Box<Unfinished<IkeCreation>>),
+}
+
+/// After one more key exchange: on to the next one, or the SA.
+enum Reached {
+    Next(Goal),
+    Child(Creation, Secrets),
+    Ike(IkeCreation, Secrets),
 }
 
 /// What the initiator remembers until the answer comes.
@@ -43,26 +51,31 @@ pub(super) struct Pending {
 }
 
 impl Goal {
-    /// The next key exchange: the first secret is that of CREATE_CHILD_SA, if it had one.
-    fn next_method(&self) -> Option<KeyExchangeMethod> {
-        let (choice, secrets) = match self {
-            Goal::Child(creation) => (&creation.choice, &creation.secrets),
-            Goal::Ike(creation) => (&creation.choice, &creation.secrets),
-        };
-        let done = secrets.len() - usize::from(choice.key_exchange.is_some());
-        choice.additional.get(done).copied()
+    /// The key exchange to be made now.
+    fn next(&self) -> KeyExchangeMethod {
+        match self {
+            Goal::Child(unfinished) => unfinished.next(),
+            Goal::Ike(unfinished) => unfinished.next(),
+        }
     }
 
-    fn add(&mut self, secret: Secret) {
+    /// That key exchange is made.
+    fn made(self, secret: Secret) -> Reached {
         match self {
-            Goal::Child(creation) => creation.secrets.push(secret),
-            Goal::Ike(creation) => creation.secrets.push(secret),
+            Goal::Child(unfinished) => match unfinished.made(secret) {
+                Progress::Unfinished(unfinished) => Reached::Next(Goal::Child(Box::new(unfinished))),
+                Progress::Complete(creation, secrets) => Reached::Child(creation, secrets),
+            },
+            Goal::Ike(unfinished) => match unfinished.made(secret) {
+                Progress::Unfinished(unfinished) => Reached::Next(Goal::Ike(Box::new(unfinished))),
+                Progress::Complete(creation, secrets) => Reached::Ike(creation, secrets),
+            },
         }
     }
 
     fn release(&self, ctx: &mut Ctx) {
-        if let Goal::Child(creation) = self {
-            ctx.shared.spis.release(creation.plan.inbound);
+        if let Goal::Child(unfinished) = self {
+            ctx.shared.spis.release(unfinished.creation.plan.inbound);
         }
     }
 }
@@ -71,7 +84,7 @@ impl Sent {
     /// Child and lane that are being made.
     pub(super) fn place(&self) -> Option<(usize, u8)> {
         match &self.goal {
-            Goal::Child(creation) => Some((creation.plan.config, creation.plan.lane)),
+            Goal::Child(unfinished) => Some((unfinished.creation.plan.config, unfinished.creation.plan.lane)),
             Goal::Ike(_) => None,
         }
     }
@@ -79,7 +92,7 @@ impl Sent {
     /// The plan of the Child SA that is being made.
     pub(super) fn plan_mut(&mut self) -> Option<&mut Plan> {
         match &mut self.goal {
-            Goal::Child(creation) => Some(&mut creation.plan),
+            Goal::Child(unfinished) => Some(&mut unfinished.creation.plan),
             Goal::Ike(_) => None,
         }
     }
@@ -87,7 +100,7 @@ impl Sent {
     /// Our SPI of the Child SA that is being made.
     pub(super) fn inbound(&self) -> Option<adit_proto::control::Spi> {
         match &self.goal {
-            Goal::Child(creation) => Some(creation.plan.inbound),
+            Goal::Child(unfinished) => Some(unfinished.creation.plan.inbound),
             Goal::Ike(_) => None,
         }
     }
@@ -116,8 +129,8 @@ impl Session {
         let Some(pending) = self.pending.take_if(|pending| pending.expires <= now) else { return };
         match &pending.goal {
             Goal::Ike(_) => self.collision = None,
-            Goal::Child(creation) => {
-                if let Some(old) = creation.plan.replaces.and_then(|old| self.child_mut(old)) {
+            Goal::Child(unfinished) => {
+                if let Some(old) = unfinished.creation.plan.replaces.and_then(|old| self.child_mut(old)) {
                     old.collision = None;
                 }
             }
@@ -130,10 +143,11 @@ impl IkeSa {
     /// The initiator goes on after an answer that asks for another key exchange.
     pub(super) fn follow_up(&mut self, ctx: &mut Ctx, goal: Goal, parts: &Parts) {
         let link = parts.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map(|notify| notify.data.clone());
-        let (Some(method), Some(link)) = (goal.next_method(), link) else {
+        let Some(link) = link else {
             let missing = Misbehaviour::Missing { exchange: EXCHANGE, payload: PayloadType::NOTIFY };
             return self.abandon(ctx, goal, &Cause::Failed(missing.into()));
         };
+        let method = goal.next();
         let started = KeyExchange::start(method).map_err(Error::from).and_then(|exchange| {
             let payloads = [
                 Payload::Ke { method: method.id(), data: exchange.public().to_vec() },
@@ -147,7 +161,7 @@ impl IkeSa {
     }
 
     pub(super) fn on_followup_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts) {
-        let Sent { mut goal, exchange } = sent;
+        let Sent { goal, exchange } = sent;
         if let Some(notify) = parts.error() {
             return self.abandon(ctx, goal, &Cause::Refused { exchange: EXCHANGE, notify: notify.kind });
         }
@@ -160,14 +174,11 @@ impl IkeSa {
         });
         match secret {
             Err(error) => self.abandon(ctx, goal, &error.into()),
-            Ok(secret) => {
-                goal.add(secret);
-                match goal {
-                    goal if goal.next_method().is_some() => self.follow_up(ctx, goal, &parts),
-                    Goal::Child(creation) => self.finish_child(ctx, *creation),
-                    Goal::Ike(creation) => self.finish_rekey_ike(ctx, *creation),
-                }
-            }
+            Ok(secret) => match goal.made(secret) {
+                Reached::Next(goal) => self.follow_up(ctx, goal, &parts),
+                Reached::Child(creation, secrets) => self.finish_child(ctx, creation, &secrets),
+                Reached::Ike(creation, secrets) => self.finish_rekey_ike(ctx, &creation, &secrets),
+            },
         }
     }
 
@@ -177,7 +188,7 @@ impl IkeSa {
         ctx.record(self.peer, |record| record.problem(cause));
         let Some(session) = self.session_mut() else { return };
         match goal {
-            Goal::Child(creation) => session.retry_creation(ctx, &creation.plan),
+            Goal::Child(unfinished) => session.retry_creation(ctx, &unfinished.creation.plan),
             Goal::Ike(_) => {
                 session.rekeying = false;
                 ctx.act(Action::Rekeying(false));
@@ -211,27 +222,19 @@ impl IkeSa {
         let Some(pending) = session.pending.take_if(|pending| verify_slices_are_equal(&pending.link, link).is_ok()) else {
             return Err(LocalFault::NoSuchExchange.into());
         };
-        let mut goal = pending.goal;
-        let exchanged = match goal.next_method() {
-            None => Err(LocalFault::NoSuchExchange.into()),
-            Some(method) => exchange_keys(parts, method),
-        };
-        let (ke, secret) = match exchanged {
+        let goal = pending.goal;
+        let (ke, secret) = match exchange_keys(parts, goal.next()) {
             Ok(exchanged) => exchanged,
             Err(error) => {
                 goal.release(ctx);
                 return Err(error);
             }
         };
-        goal.add(secret);
         let mut payloads = vec![ke];
-        if goal.next_method().is_some() {
-            payloads.push(self.expect_follow_up(ctx, goal));
-            return self.respond(ctx, EXCHANGE, &payloads).map(|_| ());
-        }
-        match goal {
-            Goal::Child(creation) => self.finish_granted_child(ctx, *creation),
-            Goal::Ike(creation) => payloads.extend(self.finish_granted_rekey_ike(ctx, *creation)),
+        match goal.made(secret) {
+            Reached::Next(goal) => payloads.push(self.expect_follow_up(ctx, goal)),
+            Reached::Child(creation, secrets) => self.finish_granted_child(ctx, creation, &secrets),
+            Reached::Ike(creation, secrets) => payloads.extend(self.finish_granted_rekey_ike(ctx, &creation, &secrets)),
         }
         self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
     }

@@ -1,10 +1,13 @@
 //! What both ends remember between IKE_SA_INIT and the end of IKE_AUTH.
 
+use std::ops::Deref;
+
 use adit_proto::ike::{CertEncoding, HashAlg};
 
 use crate::auth::IntAuth;
 use crate::crypto::{Exchanged, IkeKeys, KeyExchangeMethod, Secret};
 
+use super::agreed::Left;
 use super::event::IkeSpis;
 use super::negotiate::Choice;
 
@@ -19,30 +22,76 @@ pub(super) struct Handshake {
     pub keys: IkeKeys,
     /// The hash algorithms of signatures that the peer can verify (RFC 7427 §4).
     pub hashes: Vec<HashAlg>,
-    /// How many of the additional key exchanges have been made.
-    pub additional_done: usize,
     /// The chains over the messages of IKE_INTERMEDIATE (RFC 9242 §3.3.2).
     pub int_auth: IntAuth,
     /// The CERTREQ payloads of IKE_SA_INIT.
     pub cert_requests: Vec<(CertEncoding, Vec<u8>)>,
 }
 
-impl Handshake {
-    /// The next additional key exchange, if one is to come.
-    pub(super) fn next_additional(&self) -> Option<KeyExchangeMethod> {
-        self.choice.additional.get(self.additional_done).copied()
-    }
+/// A negotiation in which key exchanges that were agreed on are still to be made: nothing but IKE_INTERMEDIATE has a place in it.
+pub(super) struct Exchanging {
+    handshake: Handshake,
+    left: Left,
+}
 
+/// A negotiation in which every key exchange that was agreed on is made. Nothing else can be authenticated.
+pub(super) struct Keyed(Handshake);
+
+/// What comes after IKE_SA_INIT, and after each IKE_INTERMEDIATE.
+pub(super) enum Negotiation {
+    Exchanging(Exchanging),
+    Keyed(Keyed),
+}
+
+impl Handshake {
     /// The smaller nonce, by which simultaneous IKE SAs are told apart (RFC 7296 §2.8.2).
     pub(super) fn lowest_nonce(&self) -> Vec<u8> {
         self.nonce_i.as_slice().min(&self.nonce_r).to_vec()
     }
 
-    /// An IKE_INTERMEDIATE exchange is complete; a key exchange in it gives new keys.
-    pub(super) fn intermediate_done(&mut self, spis: IkeSpis, request: &[u8], response: &[u8], shared: &Secret) {
-        self.int_auth.add(&self.keys, request, response);
-        self.keys = self.keys.additional(shared, exchanged(&self.nonce_i, &self.nonce_r, spis));
-        self.additional_done += 1;
+    /// IKE_SA_INIT is over.
+    pub(super) fn begin(self) -> Negotiation {
+        let left = Left::of(&self.choice.additional);
+        Negotiation::after(self, left)
+    }
+}
+
+impl Negotiation {
+    fn after(handshake: Handshake, left: Option<Left>) -> Negotiation {
+        match left {
+            Some(left) => Negotiation::Exchanging(Exchanging { handshake, left }),
+            None => Negotiation::Keyed(Keyed(handshake)),
+        }
+    }
+
+    pub(super) fn keys(&self) -> &IkeKeys {
+        match self {
+            Negotiation::Exchanging(exchanging) => &exchanging.handshake.keys,
+            Negotiation::Keyed(Keyed(handshake)) => &handshake.keys,
+        }
+    }
+}
+
+impl Exchanging {
+    /// The key exchange to be made now.
+    pub(super) fn next(&self) -> KeyExchangeMethod {
+        self.left.next()
+    }
+
+    /// An IKE_INTERMEDIATE exchange is complete; the key exchange in it gives new keys.
+    pub(super) fn made(self, spis: IkeSpis, request: &[u8], response: &[u8], shared: &Secret) -> Negotiation {
+        let Exchanging { mut handshake, left } = self;
+        handshake.int_auth.add(&handshake.keys, request, response);
+        handshake.keys = handshake.keys.additional(shared, exchanged(&handshake.nonce_i, &handshake.nonce_r, spis));
+        Negotiation::after(handshake, left.made())
+    }
+}
+
+impl Deref for Keyed {
+    type Target = Handshake;
+
+    fn deref(&self) -> &Handshake {
+        &self.0
     }
 }
 

@@ -59,8 +59,8 @@ impl IkeSa {
     }
 
     pub(super) fn on_intermediate_request(&mut self, ctx: &mut Ctx, parts: Parts, opened: &Opened) {
-        let Stage::Negotiating(handshake) = &self.stage else { return };
-        let wanted = handshake.next_additional().filter(|method| fits(parts.ke.as_ref(), *method, Sender::Initiator));
+        let Stage::Exchanging(exchanging) = &self.stage else { return };
+        let wanted = Some(exchanging.next()).filter(|method| fits(parts.ke.as_ref(), *method, Sender::Initiator));
         let exchanged = wanted.and_then(|method| {
             let data = parts.ke.as_ref().map_or(&[][..], |(_, data)| data);
             Some((method, key_exchange::respond(method, data).ok()?))
@@ -81,13 +81,14 @@ impl IkeSa {
     }
 
     fn take_new_keys(&mut self, ctx: &mut Ctx, request: &[u8], response: &[u8], shared: &Secret) -> Result<(), Error> {
-        let (role, spis) = (self.role, self.spis);
-        let Stage::Negotiating(handshake) = &mut self.stage else {
+        // It has another stage in a moment, or ends.
+        let Stage::Exchanging(exchanging) = std::mem::replace(&mut self.stage, Stage::Beginning) else {
             return Err(LocalFault::NotConfigured("a negotiation").into());
         };
-        handshake.intermediate_done(spis, request, response, shared);
-        let protection = Protection::new(&handshake.keys, role, ctx.random);
+        let negotiation = exchanging.made(self.spis, request, response, shared);
+        let protection = Protection::new(negotiation.keys(), self.role, ctx.random);
         self.former = self.protection.replace(protection);
+        self.stage = negotiation.into();
         Ok(())
     }
 }

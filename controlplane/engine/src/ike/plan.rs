@@ -5,8 +5,9 @@
 use adit_proto::control::Spi;
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType};
 
-use crate::crypto::{KeyExchangeMethod, Secret};
+use crate::crypto::KeyExchangeMethod;
 
+use super::agreed::{Creating, Secrets};
 use super::child::ChildState;
 use super::child::{Child, Limits, Sending, Usage};
 use super::config::{ChildConfig, Mode, PeerConfig};
@@ -43,8 +44,12 @@ pub(super) struct Creation {
     pub role: Role,
     pub nonce_i: Vec<u8>,
     pub nonce_r: Vec<u8>,
-    /// Of its key exchanges, in their order.
-    pub secrets: Vec<Secret>,
+}
+
+impl Creating for Creation {
+    fn choice(&self) -> &Choice {
+        &self.choice
+    }
 }
 
 impl Creation {
@@ -201,12 +206,12 @@ pub(super) fn check_answer(
 
 impl IkeSa {
     /// Makes the Child SA: it can receive from now on, and the keys to send are kept with it.
-    pub(super) fn install_child(&mut self, ctx: &mut Ctx, creation: Creation) {
+    pub(super) fn install_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
         let Some(route) = self.route() else { return };
         let Stage::Established(session) = &mut self.stage else { return };
-        let Creation { plan, choice, role, nonce_i, nonce_r, secrets } = creation;
+        let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
         let Some(outbound) = choice.child_spi() else { return };
-        let keys = session.keys.child(choice.suite, &secrets, &nonce_i, &nonce_r);
+        let keys = session.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
         let (outbound_key, inbound_key) = match role {
             Role::Initiator => (keys.from_initiator.clone(), keys.from_responder.clone()),
             Role::Responder => (keys.from_responder.clone(), keys.from_initiator.clone()),

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use adit_proto::control::Spi;
 use adit_proto::ike::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 
-use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
+use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
+use super::agreed::{Creating, Progress, Secrets};
 use super::child::{Child, ChildState, DrainingOutbound};
 use super::context::{Action, Ctx, Then, fresh_ike_spi};
 use super::crash;
@@ -51,7 +52,12 @@ pub(super) struct IkeCreation {
     spis: IkeSpis,
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
-    pub secrets: Vec<Secret>,
+}
+
+impl Creating for IkeCreation {
+    fn choice(&self) -> &Choice {
+        &self.choice
+    }
 }
 
 impl IkeCreation {
@@ -90,10 +96,12 @@ impl IkeSa {
                 // The peer has made an IKE SA that we cannot follow into: nothing is left but to begin anew.
                 self.close_after_failure(ctx, error);
             }
-            Ok(creation) if creation.choice.additional.is_empty() => self.finish_rekey_ike(ctx, creation),
+            Ok(Progress::Complete(creation, secrets)) => self.finish_rekey_ike(ctx, &creation, &secrets),
             // With additional key exchanges the loser just does not go on (RFC 9370 §2.2.4).
-            Ok(creation) if self.has_lost_ike(&creation) => self.yield_to_collision(ctx),
-            Ok(creation) => self.follow_up(ctx, followup::Goal::Ike(Box::new(creation)), &parts),
+            Ok(Progress::Unfinished(unfinished)) if self.has_lost_ike(&unfinished.creation) => self.yield_to_collision(ctx),
+            Ok(Progress::Unfinished(unfinished)) => {
+                self.follow_up(ctx, followup::Goal::Ike(Box::new(unfinished)), &parts);
+            }
         }
     }
 
@@ -126,9 +134,9 @@ impl IkeSa {
     }
 
     /// The initiator has the keys of the new IKE SA.
-    pub(super) fn finish_rekey_ike(&mut self, ctx: &mut Ctx, creation: IkeCreation) {
-        let lost = self.has_lost_ike(&creation);
-        let Some(successor) = self.successor(ctx, &creation) else { return };
+    pub(super) fn finish_rekey_ike(&mut self, ctx: &mut Ctx, creation: &IkeCreation, secrets: &Secrets) {
+        let lost = self.has_lost_ike(creation);
+        let Some(successor) = self.successor(ctx, creation, secrets) else { return };
         let successor_id = successor.id;
         ctx.act(Action::Successor(Box::new(successor)));
         if lost {
@@ -207,19 +215,22 @@ impl IkeSa {
         let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
         let mut payloads =
             vec![Payload::Sa(vec![choice.answer(ProtocolId::IKE, spis.responder)]), Payload::Nonce(nonce_r.clone()), ke];
-        let creation = IkeCreation { choice, role: Role::Responder, spis, nonce_i, nonce_r, secrets: vec![secret] };
+        let creation = IkeCreation { choice, role: Role::Responder, spis, nonce_i, nonce_r };
         session.collision = Some(IkeRekeyCollision { lowest_nonce: creation.lowest_nonce(), sa: None });
-        if creation.choice.additional.is_empty() {
-            payloads.extend(self.finish_granted_rekey_ike(ctx, creation));
-        } else {
-            payloads.push(self.expect_follow_up(ctx, followup::Goal::Ike(Box::new(creation))));
+        match Progress::begin(creation, Some(secret))? {
+            Progress::Complete(creation, secrets) => {
+                payloads.extend(self.finish_granted_rekey_ike(ctx, &creation, &secrets));
+            }
+            Progress::Unfinished(unfinished) => {
+                payloads.push(self.expect_follow_up(ctx, followup::Goal::Ike(Box::new(unfinished))));
+            }
         }
         self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
     }
 
     /// The responder has the keys of the new IKE SA; gives what its last answer carries besides.
-    pub(super) fn finish_granted_rekey_ike(&mut self, ctx: &mut Ctx, creation: IkeCreation) -> Vec<Payload> {
-        let Some(successor) = self.successor(ctx, &creation) else { return Vec::new() };
+    pub(super) fn finish_granted_rekey_ike(&mut self, ctx: &mut Ctx, creation: &IkeCreation, secrets: &Secrets) -> Vec<Payload> {
+        let Some(successor) = self.successor(ctx, creation, secrets) else { return Vec::new() };
         let (successor_id, token) = (successor.id, crash::token(ctx, successor.spis));
         ctx.act(Action::Successor(Box::new(successor)));
         let Some(session) = self.session_mut() else { return Vec::new() };
@@ -233,11 +244,11 @@ impl IkeSa {
     }
 
     /// The new IKE SA, with all that does not change in a rekey.
-    fn successor(&self, ctx: &mut Ctx, creation: &IkeCreation) -> Option<IkeSa> {
+    fn successor(&self, ctx: &mut Ctx, creation: &IkeCreation, secrets: &Secrets) -> Option<IkeSa> {
         let old = self.session()?;
         let choice = creation.choice.clone();
         let exchanged = exchanged(&creation.nonce_i, &creation.nonce_r, creation.spis);
-        let keys = old.keys.rekeyed(choice.prf?, choice.suite, &creation.secrets, exchanged);
+        let keys = old.keys.rekeyed(choice.prf?, choice.suite, secrets.all(), exchanged);
         let mut sa = IkeSa::new(ctx.now.instant, creation.role, creation.spis, self.path);
         sa.peer = self.peer;
         sa.nat = self.nat;
@@ -357,7 +368,7 @@ pub(super) struct HandoverState {
 }
 
 impl Sent {
-    fn complete(self, parts: &Parts) -> Result<IkeCreation, Error> {
+    fn complete(self, parts: &Parts) -> Result<Progress<IkeCreation>, Error> {
         let proposals = needed(parts.sa.as_deref(), EXCHANGE, PayloadType::SA)?;
         let choice = negotiate::confirm(&self.offered, proposals).map_err(Misbehaviour::NotOffered)?;
         let responder = choice.ike_spi().ok_or(Misbehaviour::BadSpi)?;
@@ -367,8 +378,9 @@ impl Sent {
         if *id != method.id() || choice.key_exchange != Some(method) {
             return Err(Misbehaviour::OtherMethod(method).into());
         }
-        let secrets = vec![self.exchange.finish(data)?];
+        let secret = self.exchange.finish(data)?;
         let spis = IkeSpis { initiator: self.spi, responder };
-        Ok(IkeCreation { choice, role: Role::Initiator, spis, nonce_i: self.nonce, nonce_r, secrets })
+        let creation = IkeCreation { choice, role: Role::Initiator, spis, nonce_i: self.nonce, nonce_r };
+        Progress::begin(creation, Some(secret))
     }
 }

@@ -19,7 +19,7 @@ use super::error::{Error, LocalFault, Misbehaviour};
 use super::event::{Cause, Event, IkeSpis};
 use super::followup;
 use super::fragment::Reassembly;
-use super::handshake::Handshake;
+use super::handshake::{Exchanging, Keyed, Negotiation};
 use super::informational::{self, Orphan};
 use super::intermediate;
 use super::key_log::KeyLog;
@@ -62,8 +62,10 @@ pub(super) struct Features {
 pub(super) enum Stage {
     /// IKE_SA_INIT has been sent.
     Beginning,
-    /// There are keys; IKE_INTERMEDIATE or IKE_AUTH come next.
-    Negotiating(Box<Handshake>),
+    /// There are keys; further key exchanges that were agreed on come next, in IKE_INTERMEDIATE.
+    Exchanging(Box<Exchanging>),
+    /// Every key exchange is made; IKE_AUTH comes next.
+    Authenticating(Box<Keyed>),
     Established(Box<Session>),
     /// Our last request is under way, or waits for the answer to the one before: Delete, or the news of a failure.
     Closing {
@@ -71,6 +73,22 @@ pub(super) enum Stage {
     },
     /// Over; only the last answer is repeated where it was lost.
     Closed,
+}
+
+impl Stage {
+    /// Whether there are keys, and nobody is believed yet.
+    pub(super) fn is_negotiating(&self) -> bool {
+        matches!(self, Stage::Exchanging(_) | Stage::Authenticating(_))
+    }
+}
+
+impl From<Negotiation> for Stage {
+    fn from(negotiation: Negotiation) -> Stage {
+        match negotiation {
+            Negotiation::Exchanging(exchanging) => Stage::Exchanging(Box::new(exchanging)),
+            Negotiation::Keyed(keyed) => Stage::Authenticating(Box::new(keyed)),
+        }
+    }
 }
 
 /// What a request of ours needs when its answer comes.
@@ -165,14 +183,14 @@ impl IkeSa {
     pub(super) fn session(&self) -> Option<&Session> {
         match &self.stage {
             Stage::Established(session) => Some(session),
-            Stage::Beginning | Stage::Negotiating(_) | Stage::Closing { .. } | Stage::Closed => None,
+            Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) | Stage::Closing { .. } | Stage::Closed => None,
         }
     }
 
     pub(super) fn session_mut(&mut self) -> Option<&mut Session> {
         match &mut self.stage {
             Stage::Established(session) => Some(session),
-            Stage::Beginning | Stage::Negotiating(_) | Stage::Closing { .. } | Stage::Closed => None,
+            Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) | Stage::Closing { .. } | Stage::Closed => None,
         }
     }
 
@@ -222,7 +240,7 @@ impl IkeSa {
         }
         let Some(opened) = self.open(ctx, sealed, message) else { return };
         let parts = decode_payloads(opened.first, &opened.inner).map_err(Error::from).and_then(Parts::sort);
-        let negotiating = matches!(self.stage, Stage::Negotiating(_));
+        let negotiating = self.stage.is_negotiating();
         match parts {
             // Before IKE_AUTH nothing says who sent it: an honest answer may follow.
             Err(_) if negotiating && header.exchange == ExchangeType::IKE_INTERMEDIATE => {
@@ -319,12 +337,16 @@ impl IkeSa {
     }
 
     fn dispatch_request(&mut self, ctx: &mut Ctx, exchange: ExchangeType, parts: Parts, opened: &Opened) {
-        let awaits_peer = matches!(self.stage, Stage::Negotiating(_)) && self.role == Role::Responder;
+        let awaits_peer = self.stage.is_negotiating() && self.role == Role::Responder;
         match (&self.stage, exchange) {
-            (Stage::Negotiating(_), ExchangeType::IKE_INTERMEDIATE) if awaits_peer => {
+            (Stage::Exchanging(_), ExchangeType::IKE_INTERMEDIATE) if awaits_peer => {
                 self.on_intermediate_request(ctx, parts, opened);
             }
-            (Stage::Negotiating(_), ExchangeType::IKE_AUTH) if awaits_peer => self.on_auth_request(ctx, parts),
+            (Stage::Authenticating(_), ExchangeType::IKE_AUTH) if awaits_peer => self.on_auth_request(ctx, parts),
+            (Stage::Exchanging(exchanging), ExchangeType::IKE_AUTH) if awaits_peer => {
+                let error = Misbehaviour::LeftOut(exchanging.next()).into();
+                self.on_malformed_request(ctx, exchange, error);
+            }
             (Stage::Established(_), ExchangeType::CREATE_CHILD_SA) => {
                 self.follow(ctx, self.reply_path);
                 self.on_create_child_request(ctx, parts);
@@ -344,7 +366,7 @@ impl IkeSa {
             (Stage::Closing { .. }, ExchangeType::CREATE_CHILD_SA | ExchangeType::IKE_FOLLOWUP_KE) => {
                 self.refuse(ctx, exchange, &LocalFault::Busy.into());
             }
-            (Stage::Beginning | Stage::Negotiating(_) | Stage::Closing { .. } | Stage::Closed, _) => {
+            (Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) | Stage::Closing { .. } | Stage::Closed, _) => {
                 ctx.count(self.peer, |counters| counters.dropped_out_of_place += 1);
             }
         }
@@ -354,12 +376,12 @@ impl IkeSa {
     /// that we do not know.
     fn on_malformed_request(&mut self, ctx: &mut Ctx, exchange: ExchangeType, error: Error) {
         ctx.count(self.peer, |counters| counters.dropped_malformed += 1);
-        if matches!(self.stage, Stage::Negotiating(_)) && exchange != ExchangeType::IKE_AUTH {
+        if self.stage.is_negotiating() && exchange != ExchangeType::IKE_AUTH {
             return;
         }
         self.refuse(ctx, exchange, &error);
         let harmless = error.notify().kind == NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD;
-        if !harmless || matches!(self.stage, Stage::Negotiating(_)) {
+        if !harmless || self.stage.is_negotiating() {
             self.end(ctx, error.into());
         }
     }

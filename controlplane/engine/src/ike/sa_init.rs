@@ -191,8 +191,7 @@ impl IkeSa {
         self.last_heard = ctx.now.instant;
         let (request, response, nonce_i) = (sent.request, message.to_vec(), sent.nonce);
         let (hashes, cert_requests, int_auth) = (hashes(parts), cert_requests(parts), IntAuth::default());
-        let handshake =
-            Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, additional_done: 0, int_auth, cert_requests };
+        let handshake = Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, int_auth, cert_requests };
         self.negotiate(ctx, handshake);
         self.continue_negotiation(ctx)
     }
@@ -200,15 +199,15 @@ impl IkeSa {
     /// There are keys: messages are protected from here on.
     fn negotiate(&mut self, ctx: &mut Ctx, handshake: Handshake) {
         self.protection = Some(Protection::new(&handshake.keys, self.role, ctx.random));
-        self.stage = Stage::Negotiating(Box::new(handshake));
+        self.stage = handshake.begin().into();
     }
 
     /// The initiator's next step: another additional key exchange, or IKE_AUTH.
     pub(super) fn continue_negotiation(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
-        let Stage::Negotiating(handshake) = &self.stage else { return Ok(()) };
-        match handshake.next_additional() {
-            Some(method) => self.send_intermediate(ctx, method),
-            None => self.send_auth(ctx),
+        match &self.stage {
+            Stage::Exchanging(exchanging) => self.send_intermediate(ctx, exchanging.next()),
+            Stage::Authenticating(_) => self.send_auth(ctx),
+            Stage::Beginning | Stage::Established(_) | Stage::Closing { .. } | Stage::Closed => Ok(()),
         }
     }
 }
@@ -316,8 +315,7 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
     let prf = choice.prf.ok_or(LocalFault::NotConfigured("a PRF"))?;
     let keys = IkeKeys::initial(prf, choice.suite, &shared, exchanged(&nonce_i, &nonce_r, spis));
     let (request, hashes, int_auth, cert_requests) = (request.to_vec(), hashes(parts), IntAuth::default(), Vec::new());
-    let handshake =
-        Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, additional_done: 0, int_auth, cert_requests };
+    let handshake = Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, int_auth, cert_requests };
     sa.negotiate(ctx, handshake);
     Ok(sa)
 }

@@ -33,8 +33,8 @@ impl IkeSa {
         at(self.reassembly_deadline());
         match &self.stage {
             Stage::Beginning | Stage::Closing { .. } => {}
-            Stage::Negotiating(_) if self.role == Role::Initiator => {}
-            Stage::Negotiating(_) => at(Some(self.created + HALF_OPEN_LIFETIME)),
+            Stage::Exchanging(_) | Stage::Authenticating(_) if self.role == Role::Initiator => {}
+            Stage::Exchanging(_) | Stage::Authenticating(_) => at(Some(self.created + HALF_OPEN_LIFETIME)),
             Stage::Closed => at(Some(self.gone_at())),
             Stage::Established(session) => {
                 at(session.deadline());
@@ -76,7 +76,7 @@ impl IkeSa {
         }
         match &self.stage {
             Stage::Beginning | Stage::Closing { .. } | Stage::Closed => {}
-            Stage::Negotiating(_) => {
+            Stage::Exchanging(_) | Stage::Authenticating(_) => {
                 if self.role == Role::Responder && self.created + HALF_OPEN_LIFETIME <= now {
                     let exchange = adit_proto::ike::ExchangeType::IKE_AUTH;
                     self.end(ctx, Cause::Unanswered { exchange, times: 1 });

@@ -8,6 +8,7 @@ mod flood;
 mod handshake;
 mod hostile;
 mod insider;
+mod left_out;
 mod many;
 mod paths;
 mod restart;

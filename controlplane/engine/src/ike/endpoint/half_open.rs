@@ -11,7 +11,7 @@ use super::super::error::{Error, Incompatibility};
 use super::super::event::Event;
 use super::super::nat::Path;
 use super::super::parts::Parts;
-use super::super::sa::{SaId, Stage};
+use super::super::sa::SaId;
 use super::super::{explain, sa_init};
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
@@ -66,7 +66,7 @@ impl Endpoint {
     /// The initiator has not got our answer, unless it has already gone on (RFC 7296 §2.1).
     fn repeat_init_answer(&mut self, now: Now, path: Path, id: SaId) {
         let Some(sa) = self.sas.get(&id) else { return };
-        if !matches!(sa.stage, Stage::Negotiating(_)) || sa.window.expected_id() != 1 {
+        if !sa.stage.is_negotiating() || sa.window.expected_id() != 1 {
             return;
         }
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
