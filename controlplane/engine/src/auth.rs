@@ -9,8 +9,10 @@ pub mod certificate;
 pub mod chain;
 mod error;
 pub mod octets;
+pub mod own;
 pub mod psk;
 
+use std::cell::{OnceCell, RefCell};
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,9 +22,10 @@ use crate::crypto::{AuthData, KeyError, Prf, PrivateKey, PublicKey, SignError, S
 use crate::identity::{Identity, Pattern};
 
 pub use certificate::{Certificate, CertificateError};
-pub use chain::TrustAnchors;
+pub use chain::{TrustAnchors, Verified};
 pub use error::AuthError;
 pub use octets::{IntAuth, signed_octets};
+pub use own::{Finding, Severity, judge_own};
 pub use psk::Psk;
 
 /// Most certificates of a peer that are looked at: a chain has two or three.
@@ -73,8 +76,32 @@ pub struct Claim<'a> {
     pub method: AuthMethod,
     /// Of the AUTH payload; with RFC 8784 perhaps that of NO_PPK_AUTH.
     pub data: &'a [u8],
-    /// The CERT payloads in their order.
-    pub certificates: &'a [(CertEncoding, Vec<u8>)],
+    pub presented: &'a Presented,
+}
+
+/// The CERT payloads of a message, and what has been found out about them: the peer's own is read, and a signature verified with its
+/// key, once for all the peers that it may be. (They differ in what is signed only with a post-quantum pre-shared key.)
+#[derive(Debug, Default)]
+pub struct Presented {
+    /// In their order.
+    certificates: Vec<(CertEncoding, Vec<u8>)>,
+    own: OnceCell<Result<Certificate, CertificateError>>,
+    signed: RefCell<Vec<Signed>>,
+}
+
+/// A signature that was verified: over what, its AUTH data, and whether it is good.
+#[derive(Debug)]
+struct Signed {
+    octets: Vec<u8>,
+    method: AuthMethod,
+    data: Vec<u8>,
+    outcome: Result<(), VerifyError>,
+}
+
+impl From<Vec<(CertEncoding, Vec<u8>)>> for Presented {
+    fn from(certificates: Vec<(CertEncoding, Vec<u8>)>) -> Presented {
+        Presented { certificates, ..Presented::default() }
+    }
 }
 
 /// A peer that has proved who it is.
@@ -94,6 +121,8 @@ pub enum Proof {
         issuer: String,
         /// End of its validity, in seconds since 1970 UTC.
         not_after: u64,
+        /// The same of the whole chain up to the trusted CA: what was proved ends then.
+        until: u64,
     },
 }
 
@@ -127,6 +156,11 @@ impl LocalKey {
     /// The certificate of the key, if it has one.
     pub fn certificate(&self) -> Option<&Certificate> {
         self.chain.first()
+    }
+
+    /// The certificate of the key and those of its issuers, as they are sent.
+    pub fn chain(&self) -> &[Certificate] {
+        &self.chain
     }
 }
 
@@ -251,7 +285,10 @@ fn verify_pinned(keys: &[PublicKey], claim: &Claim, octets: &[u8]) -> Result<Pro
     }
     // Nothing below convinces; it only finds the words for why not.
     match presented_key(claim) {
-        Some(key) if keys.contains(&key) => Err(signature_error(&key, algorithm, octets, signature)),
+        Some(key) if keys.contains(&key) => {
+            let error = key.verify(algorithm, octets, signature).err().unwrap_or(VerifyError::BadSignature);
+            Err(signature_error(&key, error))
+        }
         presented => Err(AuthError::UnknownKey {
             presented: presented.map(|key| key.to_string()),
             algorithm,
@@ -262,7 +299,7 @@ fn verify_pinned(keys: &[PublicKey], claim: &Claim, octets: &[u8]) -> Result<Pro
 
 /// The key that the peer's first CERT payload is about.
 fn presented_key(claim: &Claim) -> Option<PublicKey> {
-    claim.certificates.iter().find_map(|(encoding, data)| match *encoding {
+    claim.presented.certificates.iter().find_map(|(encoding, data)| match *encoding {
         CertEncoding::RAW_PUBLIC_KEY => PublicKey::from_spki(data).ok(),
         CertEncoding::X509_SIGNATURE => Certificate::from_der(data).ok()?.public_key().ok().cloned(),
         _ => None,
@@ -277,30 +314,43 @@ fn verify_certified(
     now: u64,
 ) -> Result<Proof, AuthError> {
     let (algorithm, signature) = SignatureAlgorithm::read(claim.method, claim.data)?;
-    let x509 = claim.certificates.iter().filter(|(encoding, _)| *encoding == CertEncoding::X509_SIGNATURE);
+    let x509 = claim.presented.certificates.iter().filter(|(encoding, _)| *encoding == CertEncoding::X509_SIGNATURE);
     let chain: Vec<&[u8]> = x509.map(|(_, data)| data.as_slice()).collect();
     if chain.len() > CERTIFICATES_MAX {
         return Err(AuthError::TooManyCertificates(chain.len()));
     }
     // The first is for the key that signed (RFC 7296 §3.6).
-    let Some(own) = chain.first() else { return Err(AuthError::NoCertificate) };
-    let own = Certificate::from_der(own)?;
+    let Some((own, above)) = chain.split_first() else { return Err(AuthError::NoCertificate) };
+    let own = claim.presented.own.get_or_init(|| Certificate::from_der(own)).as_ref().map_err(Clone::clone)?;
     if !own.names(identity) {
         let (identity, names) = (identity.clone(), own.all_names());
         return Err(CertificateError::NotForIdentity { subject: own.subject().to_owned(), identity, names }.into());
     }
-    let issuer = anchors.verify(&chain, now)?;
+    // The signature first: who cannot make one costs no more than this, whatever certificates it sends.
     let key = own.public_key().map_err(CertificateError::from)?;
-    if key.verify(algorithm, octets, signature).is_err() {
-        return Err(signature_error(key, algorithm, octets, signature));
-    }
-    Ok(Proof::Certificate { subject: own.subject().to_owned(), issuer, not_after: own.not_after() })
+    let good = claim.signature(octets, || key.verify(algorithm, octets, signature));
+    good.map_err(|error| signature_error(key, error))?;
+    let Verified { issuer, until } = anchors.verify(own, above, now)?;
+    Ok(Proof::Certificate { subject: own.subject().to_owned(), issuer, not_after: own.not_after(), until })
 }
 
-fn signature_error(key: &PublicKey, algorithm: SignatureAlgorithm, octets: &[u8], signature: &[u8]) -> AuthError {
-    match key.verify(algorithm, octets, signature) {
-        Err(VerifyError::OtherKind { key, algorithm }) => AuthError::KeyKind { key, algorithm },
+fn signature_error(key: &PublicKey, error: VerifyError) -> AuthError {
+    match error {
+        VerifyError::OtherKind { key, algorithm } => AuthError::KeyKind { key, algorithm },
         _ => AuthError::BadSignature { key: key.to_string() },
+    }
+}
+
+impl Claim<'_> {
+    /// The outcome of the verification of the signature with the key in the certificate; it may have been made before.
+    fn signature(&self, octets: &[u8], verify: impl FnOnce() -> Result<(), VerifyError>) -> Result<(), VerifyError> {
+        let same = |one: &&Signed| one.octets == octets && one.method == self.method && one.data == self.data;
+        let known = self.presented.signed.borrow().iter().find(same).map(|one| one.outcome);
+        known.unwrap_or_else(|| {
+            let (octets, method, data, outcome) = (octets.to_vec(), self.method, self.data.to_vec(), verify());
+            self.presented.signed.borrow_mut().push(Signed { octets, method, data, outcome });
+            outcome
+        })
     }
 }
 
@@ -321,7 +371,7 @@ impl fmt::Display for Proof {
         match self {
             Proof::Psk => f.write_str("preshared key"),
             Proof::PinnedKey(key) => write!(f, "pinned key {key}"),
-            Proof::Certificate { subject, issuer, not_after } => {
+            Proof::Certificate { subject, issuer, not_after, .. } => {
                 write!(f, "certificate {subject} of {issuer}, valid until {}", certificate::date(*not_after))
             }
         }

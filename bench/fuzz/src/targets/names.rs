@@ -55,7 +55,9 @@ pub fn certificate(data: &[u8]) {
     }
     let anchors = TrustAnchors::from_pem(CA).expect("a CA");
     let ders: Vec<&[u8]> = certificates.iter().map(|(_, der)| der.as_slice()).collect();
-    if let Err(error) = anchors.verify(&ders, NOW) {
+    let read = ders.first().map(|own| Certificate::from_der(own)).transpose();
+    let verified = read.and_then(|own| own.map(|own| anchors.verify(&own, &ders[1..], NOW)).transpose());
+    if let Err(error) = verified {
         assert!(!error.to_string().is_empty() && !error.remedy().is_empty() && !error.code().is_empty());
     }
     for der in &ders {
@@ -67,7 +69,7 @@ pub fn certificate(data: &[u8]) {
         let _ = (PublicKey::from_spki(der), PublicKey::from_pem(der), PrivateKey::from_pem(der), TrustAnchors::from_pem(der));
     }
     let identification = "gw.example.org".parse::<Identity>().expect("an identity").to_payload();
-    let claim = Claim { identification: &identification, method, data: &signature, certificates: &certificates };
+    let claim = Claim { identification: &identification, method, data: &signature, presented: &certificates.into() };
     let by_ca = RemoteAuth::Ca(std::sync::Arc::new(anchors));
     by_ca.verify(&Pattern::Any, &claim, Prf::HmacSha256, b"octets", NOW).expect_err("nobody has signed this");
 }

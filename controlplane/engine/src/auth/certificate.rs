@@ -7,7 +7,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_cert::der::{DateTime, Decode, Encode};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, SubjectAltName};
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAltName};
 
 use crate::crypto::{KeyError, PublicKey};
 use crate::identity::{DistinguishedName, Identity};
@@ -18,6 +18,8 @@ pub struct Certificate {
     der: Vec<u8>,
     subject: String,
     issuer: String,
+    /// The two names in DER, by which one certificate is found to be that of another's issuer.
+    names_der: [Vec<u8>; 2],
     /// The subjectAltNames that can be identities, and the subject if it is not empty.
     names: Vec<Identity>,
     not_before: u64,
@@ -25,6 +27,8 @@ pub struct Certificate {
     key: Result<PublicKey, KeyError>,
     key_hash: [u8; 20],
     usage: Option<KeyUsage>,
+    /// What it is for, as dotted object identifiers; `None`: for anything.
+    purposes: Option<Vec<String>>,
     /// Whether it is a CA's, and if so how many CAs may come below it.
     ca: Option<Option<u8>>,
 }
@@ -155,6 +159,8 @@ impl Certificate {
         let alternative = tbs.get_extension::<SubjectAltName>().map_err(malformed)?;
         let constraints = tbs.get_extension::<BasicConstraints>().map_err(malformed)?;
         let usage = tbs.get_extension::<KeyUsage>().map_err(malformed)?;
+        let purposes = tbs.get_extension::<ExtendedKeyUsage>().map_err(malformed)?;
+        let names_der = [tbs.subject(), tbs.issuer()].map(|name| name.to_der().unwrap_or_default());
         let spki = tbs.subject_public_key_info();
         let key_hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &spki.to_der().map_err(malformed)?);
 
@@ -170,12 +176,14 @@ impl Certificate {
             der: der.to_vec(),
             subject: shown,
             issuer: DistinguishedName::from_name(tbs.issuer()).map_or("nobody".to_owned(), |issuer| issuer.to_string()),
+            names_der,
             names: alternative.into_iter().chain(subject.map(Identity::Dn)).collect(),
             not_before: tbs.validity().not_before.to_unix_duration().as_secs(),
             not_after: tbs.validity().not_after.to_unix_duration().as_secs(),
             key: PublicKey::from_certificate(&parsed),
             key_hash: key_hash.as_ref().try_into().unwrap_or([0; 20]),
             usage: usage.map(|(_, usage)| usage),
+            purposes: purposes.map(|(_, purposes)| purposes.0.iter().map(ToString::to_string).collect()),
             ca: constraints.filter(|(_, constraints)| constraints.ca).map(|(_, constraints)| constraints.path_len_constraint),
         })
     }
@@ -270,6 +278,21 @@ impl Certificate {
     /// Whether it may sign AUTH payloads (RFC 4945 §5.1.3.2).
     pub(super) fn may_sign(&self) -> bool {
         self.usage.is_none_or(|usage| usage.digital_signature() || usage.non_repudiation())
+    }
+
+    /// Whether it is a CA's.
+    pub(super) fn is_ca(&self) -> bool {
+        self.ca.is_some()
+    }
+
+    /// What it is for, as dotted object identifiers; `None`: for anything (RFC 5280 §4.2.1.12).
+    pub(super) fn purposes(&self) -> Option<&[String]> {
+        self.purposes.as_deref()
+    }
+
+    /// Subject and issuer in DER.
+    pub(super) fn names_der(&self) -> (&[u8], &[u8]) {
+        (&self.names_der[0], &self.names_der[1])
     }
 
     /// How many CAs may come below this one.

@@ -1,7 +1,8 @@
 //! From a peer's certificate to a trusted CA (RFC 5280 §6).
 //!
-//! Path building, signatures, dates, basic constraints and name constraints are rustls-webpki's work. What differs for IKE is
-//! decided here: which extended key usages are good (peers' certificates are often made for TLS, or have none), the key usages,
+//! Signatures, dates, basic constraints and name constraints are rustls-webpki's work. It looks at one path only, the chain as it
+//! was sent, in which no name comes twice: among certificates of one name it would try every way through them, and anybody can send
+//! such. What differs for IKE is decided here: which extended key usages are good (peers' certificates are often made for TLS, or have none), the key usages,
 //! the dates and the path length of the trusted CA itself; subjectAltNames are compared with IKE identities in
 //! [`super::certificate`]. Revocation is not checked.
 
@@ -48,6 +49,15 @@ const GOOD_USAGES: &[&[usize]] = &[
     &[1, 3, 6, 1, 5, 5, 8, 2, 2], // iKEIntermediate: some clients insist on it
 ];
 
+/// A chain that leads to a trusted CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The name of that CA.
+    pub issuer: String,
+    /// The end of the validity of the first one of its certificates to end, that of the CA included, in seconds since 1970 UTC.
+    pub until: u64,
+}
+
 /// CAs whose word is taken. They need not be roots.
 #[derive(Clone, Debug)]
 pub struct TrustAnchors {
@@ -77,31 +87,32 @@ impl TrustAnchors {
         self.certificates.iter().flat_map(|certificate| *certificate.key_hash()).collect()
     }
 
-    /// Verifies a chain of certificates in DER, the peer's own first, and returns the name of the trusted CA that stands for
-    /// it. `now` is in seconds since 1970 UTC.
+    /// Verifies a chain of certificates, the peer's own and those above it in DER. `now` is in seconds since 1970 UTC. Costs a
+    /// signature for each certificate at most, and one for each trusted CA of the right name.
     ///
     /// # Errors
     /// Nothing trusted leads to it, or not at this time, or not for this use.
-    pub fn verify(&self, chain: &[&[u8]], now: u64) -> Result<String, CertificateError> {
-        let Some((own_der, above)) = chain.split_first() else {
-            return Err(CertificateError::Malformed("no certificate".to_owned()));
-        };
-        let own = Certificate::from_der(own_der)?;
-        let own_der = CertificateDer::from(*own_der);
-        let above: Vec<CertificateDer> = above.iter().map(|der| CertificateDer::from(*der)).collect();
-        let explain = |error: Error| self.explain(&own, &above, error, now);
+    pub fn verify(&self, own: &Certificate, above: &[&[u8]], now: u64) -> Result<Verified, CertificateError> {
+        let own_der = CertificateDer::from(own.der());
+        let path = path_above(own, above.iter().filter_map(|der| Certificate::from_der(der).ok()).collect());
+        let above: Vec<CertificateDer> = path.iter().map(|certificate| CertificateDer::from(certificate.der())).collect();
+        let explain = |error: Error| self.explain(own, &path, error, now);
         let peer = EndEntityCert::try_from(&own_der).map_err(explain)?;
         let time = UnixTime::since_unix_epoch(Duration::from_secs(now));
         let check = |path: &webpki::VerifiedPath| {
             let between: Vec<Vec<u8>> = path.intermediate_certificates().map(|ca| ca.der().to_vec()).collect();
             self.check_path(path.anchor(), &between, now)
         };
-        let path =
+        let verified =
             peer.verify_for_usage(ALGORITHMS, &self.anchors, &above, time, IkeUsage, None, Some(&check)).map_err(explain)?;
         if !own.may_sign() {
             return Err(CertificateError::KeyUsage { subject: own.subject().to_owned() });
         }
-        Ok(self.certificate_of(path.anchor()).map_or_else(String::new, |ca| ca.subject().to_owned()))
+        let ca = self.certificate_of(verified.anchor());
+        let used = |certificate: &&Certificate| verified.intermediate_certificates().any(|one| *one.der() == *certificate.der());
+        let all = std::iter::once(own).chain(path.iter().filter(used)).chain(ca);
+        let until = all.map(Certificate::not_after).min().unwrap_or(0);
+        Ok(Verified { issuer: ca.map_or_else(String::new, |ca| ca.subject().to_owned()), until })
     }
 
     fn certificate_of(&self, anchor: &TrustAnchor) -> Option<&Certificate> {
@@ -142,23 +153,22 @@ impl TrustAnchors {
     }
 
     /// The library's error with the certificate that it is about.
-    fn explain(&self, own: &Certificate, above: &[CertificateDer], error: Error, now: u64) -> CertificateError {
-        let above: Vec<Certificate> = above.iter().filter_map(|der| Certificate::from_der(der).ok()).collect();
+    fn explain(&self, own: &Certificate, above: &[Certificate], error: Error, now: u64) -> CertificateError {
         let subject = own.subject().to_owned();
         match error {
             Error::CertExpired { .. } | Error::CertNotValidYet { .. } => {
                 // One of them is out of date, and it is the first that is found to be on the way up.
                 let out_of_date = |certificate: &Certificate| certificate.check_dates(now).err();
-                let all = std::iter::once(own).chain(&above).chain(&self.certificates);
+                let all = std::iter::once(own).chain(above).chain(&self.certificates);
                 all.into_iter().find_map(out_of_date).unwrap_or(CertificateError::Chain { subject, fault: format!("{error:?}") })
             }
             Error::UnknownIssuer => {
-                let (subject, issuer) = self.top(own, &above);
+                let (subject, issuer) = self.top(own, above);
                 let trusted = self.certificates.iter().map(|ca| ca.subject().to_owned()).collect();
                 CertificateError::UnknownIssuer { subject, issuer, trusted }
             }
             Error::InvalidSignatureForPublicKey => {
-                let (subject, issuer) = self.top(own, &above);
+                let (subject, issuer) = self.top(own, above);
                 CertificateError::BadSignature { subject, issuer }
             }
             Error::UnsupportedSignatureAlgorithmContext(_) | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
@@ -177,6 +187,43 @@ impl TrustAnchors {
             Error::EmptyEkuExtension => CertificateError::ExtendedKeyUsage { subject, usages: Vec::new() },
             other => CertificateError::Chain { subject, fault: format!("{other:?}") },
         }
+    }
+}
+
+/// The way up from a certificate through those that were sent with it, in any order. No name comes twice, so it has no branches and
+/// no circles.
+fn path_above(own: &Certificate, mut sent: Vec<Certificate>) -> Vec<Certificate> {
+    let (subject, issuer) = own.names_der();
+    let (mut seen, mut wanted) = (vec![subject.to_vec()], issuer.to_vec());
+    let mut path = Vec::new();
+    while !seen.contains(&wanted)
+        && let Some(index) = sent.iter().position(|certificate| certificate.names_der().0 == wanted)
+    {
+        let next = sent.remove(index);
+        seen.push(std::mem::replace(&mut wanted, next.names_der().1.to_vec()));
+        path.push(next);
+    }
+    path
+}
+
+/// Whether a gateway may prove itself with this certificate, whoever issued it.
+///
+/// # Errors
+/// It is a CA's, or not for signatures, or not for IKE.
+pub(super) fn check_use(own: &Certificate) -> Result<(), CertificateError> {
+    let subject = own.subject().to_owned();
+    if own.is_ca() {
+        return Err(CertificateError::CaAsGateway { subject });
+    }
+    if !own.may_sign() {
+        return Err(CertificateError::KeyUsage { subject });
+    }
+    let is_good = |purpose: &String| GOOD_USAGES.iter().any(|good| dotted(good) == *purpose);
+    match own.purposes() {
+        Some(purposes) if !purposes.iter().any(is_good) => {
+            Err(CertificateError::ExtendedKeyUsage { subject, usages: purposes.to_vec() })
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use adit_proto::control::PeerId;
 use adit_proto::ike::registry::PpkIdType;
 use adit_proto::ike::{ExchangeType, Identification, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 
-use crate::auth::{AuthError, Authenticated, Claim, signed_octets};
+use crate::auth::{AuthError, Authenticated, Claim, Presented, signed_octets};
 use crate::crypto::{AuthData, IkeKeys, Sender};
 use crate::identity::Identity;
 
@@ -211,7 +211,7 @@ impl IkeSa {
             });
         }
         let octets = handshake.octets(&keys, Sender::Responder, id_r, auth_id);
-        let claim = Claim { identification: id_r, method: *method, data, certificates: &parts.certs };
+        let claim = Claim { identification: id_r, method: *method, data, presented: &parts.certs.clone().into() };
         let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix);
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
         ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
@@ -364,10 +364,10 @@ impl IkeSa {
     /// The first of the candidates for whom the proof is good. If it is so for none: the error of the likeliest, and the peer
     /// only where there is no doubt who it would be.
     fn admit_one(&self, ctx: &Ctx, candidates: Candidates, parts: &Parts) -> Result<(PeerId, Admitted), (Option<PeerId>, Error)> {
-        let mut refused = None;
+        let (mut refused, presented) = (None, parts.certs.clone().into());
         for id in candidates.all {
             let Some(peer) = ctx.shared.peers.get(&id) else { continue };
-            match self.admit(&peer.config, parts, ctx.now.unix) {
+            match self.admit(&peer.config, parts, &presented, ctx.now.unix) {
                 Ok(admitted) => return Ok((id, admitted)),
                 Err(error) => {
                     refused.get_or_insert((id, error));
@@ -379,7 +379,7 @@ impl IkeSa {
     }
 
     /// Whether the initiator is this peer.
-    fn admit(&self, config: &Arc<PeerConfig>, parts: &Parts, unix: u64) -> Result<Admitted, Error> {
+    fn admit(&self, config: &Arc<PeerConfig>, parts: &Parts, presented: &Presented, unix: u64) -> Result<Admitted, Error> {
         let Stage::Authenticating(handshake) = &self.stage else { return Err(LocalFault::Busy.into()) };
         let choice = handshake.choice.answer(ProtocolId::IKE, Vec::new());
         negotiate::choose(&negotiate::ike_alternatives(&config.proposals), &[choice], handshake.choice.key_exchange)
@@ -388,7 +388,7 @@ impl IkeSa {
         let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
         let (keys, data, uses_ppk) = self.ppk_decision(config, handshake, parts, data)?;
         let octets = handshake.octets(&keys, Sender::Initiator, id_i, self.window.expected_id());
-        let claim = Claim { identification: id_i, method: *method, data, certificates: &parts.certs };
+        let claim = Claim { identification: id_i, method: *method, data, presented };
         let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix);
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
         Ok(Admitted { config: config.clone(), keys, who, uses_ppk })

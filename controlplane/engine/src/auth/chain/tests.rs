@@ -10,9 +10,13 @@ use rcgen::{
 use super::*;
 use crate::auth::testing::{Issued, NOW, ca_params, named, params, with};
 
+fn verify_der(anchors: &TrustAnchors, chain: &[&[u8]], now: u64) -> Result<Verified, CertificateError> {
+    anchors.verify(&Certificate::from_der(chain[0])?, &chain[1..], now)
+}
+
 fn verify(anchors: &TrustAnchors, chain: &[&Issued]) -> Result<String, CertificateError> {
     let chain: Vec<&[u8]> = chain.iter().map(|issued| issued.der.as_slice()).collect();
-    anchors.verify(&chain, NOW)
+    verify_der(anchors, &chain, NOW).map(|verified| verified.issuer)
 }
 
 fn error(anchors: &TrustAnchors, chain: &[&Issued]) -> CertificateError {
@@ -109,7 +113,7 @@ fn dates_are_checked_on_the_whole_way_up() {
 fn the_last_second_of_validity_counts() {
     let root = Issued::root("Root");
     let gateway = root.issue(params("gw"));
-    let at = |now| root.anchors().verify(&[&gateway.der], now);
+    let at = |now| verify_der(&root.anchors(), &[&gateway.der], now);
     assert!(at(1_798_761_600).is_ok() && at(1_830_297_600).is_ok());
     assert!(matches!(at(1_798_761_599), Err(CertificateError::NotYetValid { .. })));
     assert!(matches!(at(1_830_297_601), Err(CertificateError::Expired { .. })));
@@ -234,9 +238,9 @@ proptest! {
         changed[at % len] = value;
         changed.truncate(len - cut / 8);
         if changed != gateway {
-            prop_assert!(root.verify(&[&changed], NOW).is_err());
+            prop_assert!(verify_der(&root, &[&changed], NOW).is_err());
         }
-        prop_assert!(root.verify(&[&gateway, &changed], NOW).is_ok());
+        prop_assert!(verify_der(&root, &[&gateway, &changed], NOW).is_ok());
     }
 
     #[test]
@@ -251,4 +255,46 @@ thread_local! {
         let gateway = root.issue(named("gw", &["gw.example.org", "192.0.2.1", "ops@example.org"]));
         (root, gateway)
     };
+}
+
+#[test]
+fn the_first_certificate_to_end_ends_the_chain() {
+    let until = |year| with(ca_params("Root", None), |params| params.not_after = date_time_ymd(year, 1, 1));
+    for (root_year, sub_year, own_year, first) in [(2029, 2030, 2031, 0), (2031, 2029, 2030, 1), (2031, 2030, 2029, 2)] {
+        let root = Issued::by_itself(until(root_year), &PKCS_ECDSA_P256_SHA256);
+        let sub =
+            root.issue(with(until(sub_year), |params| params.distinguished_name = ca_params("Sub", None).distinguished_name));
+        let own = sub.issue(with(params("gw"), |params| params.not_after = date_time_ymd(own_year, 1, 1)));
+        let ends = [&root, &sub, &own].map(|one| Certificate::from_der(&one.der).unwrap().not_after());
+        let verified = verify_der(&root.anchors(), &[&own.der, &sub.der], NOW).unwrap();
+        assert_eq!(verified.until, ends[first]);
+        // One that is not on the way does not count.
+        let aside = root.issue(with(params("aside"), |params| params.not_after = date_time_ymd(2028, 1, 1)));
+        let verified = verify_der(&root.anchors(), &[&own.der, &aside.der, &sub.der], NOW).unwrap();
+        assert_eq!(verified.until, ends[first]);
+    }
+}
+
+/// Anybody can make certificates of one name, each of which could have issued each other one.
+#[test]
+fn forged_certificates_of_one_name_are_one_way_up() {
+    let root = Issued::root("Root");
+    for name in ["Root", "Forged"] {
+        let forged: Vec<Issued> = (0..7).map(|_| Issued::root(name)).collect();
+        let own = forged[6].issue(params("gw"));
+        let above: Vec<Certificate> = forged.iter().map(|one| Certificate::from_der(&one.der).unwrap()).collect();
+        let own = Certificate::from_der(&own.der).unwrap();
+        assert_eq!(path_above(&own, above).len(), 1);
+        let above: Vec<&[u8]> = forged.iter().map(|one| one.der.as_slice()).collect();
+        assert!(root.anchors().verify(&own, &above, NOW).is_err());
+    }
+    // In a circle of two names.
+    let (one, other) = (Issued::root("One"), Issued::root("Other"));
+    let (crossed, back) = (one.issue(ca_params("Other", None)), other.issue(ca_params("One", None)));
+    let own = crossed.issue(params("gw"));
+    let path = path_above(
+        &Certificate::from_der(&own.der).unwrap(),
+        [crossed, back, one, other].iter().map(|one| Certificate::from_der(&one.der).unwrap()).collect(),
+    );
+    assert_eq!(path.len(), 2);
 }
