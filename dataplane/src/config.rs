@@ -50,7 +50,7 @@ pub const BATCHES_OUTBOUND: usize = 32;
 /// Hand-off batches of a worker for datagrams on their way to other workers, at least.
 pub const BATCHES_INBOUND: usize = 16;
 /// Learned addresses taken from other workers in one turn.
-pub const LESSONS_PER_TURN: usize = 64;
+pub const MAC_UPDATES_PER_TURN: usize = 64;
 /// Learned addresses that may wait in front of a worker.
 pub const MAC_UPDATES_RING: usize = 256;
 

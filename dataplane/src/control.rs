@@ -9,8 +9,8 @@ use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
 use crate::sa::Path;
+use crate::state::{Environment, State};
 use crate::udp::Endpoint;
-use crate::worker::{Environment, State};
 
 /// Longest datagram that the control plane may inject, in bytes.
 const INJECT_MAX: usize = 2048;

@@ -2,7 +2,7 @@
 //!
 //! Frames of peers teach where their source address is (never addresses of groups); what is not heard of ages; pinned
 //! entries do neither. Frames go from the TAP to peers and from peers to the TAP, never from peer to peer (split horizon),
-//! so a mesh cannot loop. What goes to all peers is limited by a token bucket.
+//! so a mesh cannot loop.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -329,38 +329,6 @@ impl Hash {
     }
 }
 
-/// Limits the frames that go to all peers: a bucket of one second's worth.
-pub struct FloodLimit {
-    per_second: i64,
-    /// In millionths of a frame. Below zero after a super-frame of more frames than there were tokens.
-    tokens: i64,
-    filled_us: u64,
-}
-
-/// A token, in millionths.
-const TOKEN: i64 = 1_000_000;
-
-impl FloodLimit {
-    pub fn new(per_second: u32) -> FloodLimit {
-        let per_second = i64::from(per_second.max(1));
-        FloodLimit { per_second, tokens: per_second * TOKEN, filled_us: 0 }
-    }
-
-    /// Whether a read that is so many frames may go. A super-frame goes whole, and what it took too much is paid back before
-    /// the next one goes.
-    pub fn take(&mut self, frames: u64, now_us: u64) -> bool {
-        let passed_us = i64::try_from(now_us.saturating_sub(self.filled_us)).unwrap_or(i64::MAX);
-        self.filled_us = now_us;
-        let more = passed_us.saturating_mul(self.per_second);
-        self.tokens = self.tokens.saturating_add(more).min(self.per_second * TOKEN);
-        let allowed = self.tokens >= TOKEN;
-        if allowed {
-            self.tokens -= frames as i64 * TOKEN;
-        }
-        allowed
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -429,23 +397,6 @@ mod tests {
         assert_eq!(table.route(mac(1), 10_000), Route::Peer(PeerId(1)));
         table.unpin(mac(1));
         assert!(table.is_empty());
-    }
-
-    #[test]
-    fn the_flood_limit_lets_a_seconds_worth_through_and_then_its_rate() {
-        let mut limit = FloodLimit::new(100);
-        assert_eq!((0..150).filter(|_| limit.take(1, 5_000_000)).count(), 100);
-        assert_eq!((0..150).filter(|_| limit.take(1, 5_500_000)).count(), 50);
-        assert_eq!((0..150).filter(|_| limit.take(1, 9_000_000)).count(), 100);
-    }
-
-    #[test]
-    fn a_super_frame_is_charged_for_each_of_its_frames() {
-        let mut limit = FloodLimit::new(100);
-        assert_eq!((0..10).filter(|_| limit.take(40, 5_000_000)).count(), 3, "the third has tokens, but not for all of it");
-        assert!(!limit.take(1, 5_200_000), "the twenty too many are paid back first");
-        assert!(limit.take(1, 5_220_000));
-        assert!(limit.take(1, u64::MAX), "however long it was silent");
     }
 
     #[test]

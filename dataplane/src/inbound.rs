@@ -23,15 +23,16 @@ use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::config::{PUNTS_PER_S, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
-use crate::forward::{FloodLimit, Learned};
+use crate::forward::Learned;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::handover::{BatchBuilder, MacUpdate};
 use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
+use crate::rate_limit::RateLimit;
+use crate::state::{Environment, State};
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
 use crate::udp::{Endpoint, Received};
-use crate::worker::{Environment, State};
 
 /// The inbound half of a worker.
 pub struct Inbound {
@@ -42,7 +43,7 @@ pub struct Inbound {
     overflows_counted: u32,
     /// Datagrams whose SA another worker has.
     builder: BatchBuilder,
-    punts: FloodLimit,
+    punts: RateLimit,
     /// What was received since `done` was asked last.
     work: Work,
 }
@@ -75,7 +76,7 @@ impl Inbound {
             learned_last: None,
             overflows_counted: 0,
             builder: BatchBuilder::new(env.id, Direction::Inbound, env.handover.workers()),
-            punts: FloodLimit::new(PUNTS_PER_S),
+            punts: RateLimit::new(PUNTS_PER_S),
             work: Work::default(),
         }
     }

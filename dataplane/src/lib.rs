@@ -3,8 +3,8 @@
 //! The files in the order in which a frame meets them (a packet of IP mode meets [`policy`] where a frame meets [`forward`]):
 //! outbound [`tap`] → [`tap::split`] → [`forward`] → [`seal`] → [`train`] → [`udp`];
 //! inbound [`udp`] → demux → [`open`] → [`policy`] → [`tap::coalesce`] → [`tap`].
-//! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`io`] is how it waits
-//! and writes; [`handover`] and [`registry`] join the workers; [`control`] applies the commands of the control plane.
+//! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`state`] is what it owns;
+//! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`control`] applies the commands of the control plane.
 //!
 //! What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
 
@@ -20,10 +20,12 @@ pub mod open;
 pub mod outbound;
 pub mod policy;
 pub mod pool;
+pub mod rate_limit;
 pub mod registry;
 pub mod sa;
 pub mod seal;
 pub mod start;
+pub mod state;
 pub mod tap;
 pub mod train;
 pub mod udp;

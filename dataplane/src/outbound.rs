@@ -28,11 +28,11 @@ use crate::io::Work;
 use crate::pool::frame_buffer;
 use crate::sa::Peer;
 use crate::seal::{Inner, seal};
+use crate::state::{Environment, State};
 use crate::tap::headers::ETHERNET;
 use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};
 use crate::train::Train;
-use crate::worker::{Environment, State};
 use send::send;
 
 /// The outbound half of a worker.

@@ -25,9 +25,10 @@ use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
 use crate::pool::pool_bytes;
 use crate::registry::Registry;
+use crate::state::{Environment, State};
 use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
-use crate::worker::{Environment, State, Worker};
+use crate::worker::Worker;
 
 /// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);

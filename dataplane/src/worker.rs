@@ -3,88 +3,21 @@
 //! A worker owns all it touches on a packet: its TAP queue, its socket, its pool, its SAs, its copy of the forwarding table.
 //! It sleeps only when both directions were empty, the control plane wants nothing and no other worker has given it anything.
 
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-use adit_channel::{EventFd, Port};
-use adit_proto::control::{Event, Mode, Place};
-use adit_proto::esp::{self, Header};
+use adit_channel::EventFd;
+use adit_proto::control::{Event, Place};
 use adit_proto::stats::{Count, Gauge};
 
-use crate::aead::Backend;
-use crate::config::{Config, LESSONS_PER_TURN, TAKEOVERS_PER_TURN};
+use crate::config::{MAC_UPDATES_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::control;
-use crate::forward::{FloodLimit, ForwardingTable};
+use crate::handover::MacUpdate;
 use crate::handover::batch::Direction;
-use crate::handover::{Handover, MacUpdate};
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
 use crate::outbound::Outbound;
-use crate::policy::PolicyTable;
-use crate::registry::Registry;
-use crate::sa::Tables;
-use crate::tap::TapQueue;
-use crate::udp::UdpSocket;
-
-/// How often trains are tried again with peers to which none could go, in seconds.
-const RETRY_TRAINS_S: u32 = 60;
-
-/// What a worker talks to.
-pub struct Environment {
-    pub id: usize,
-    pub mode: Mode,
-    pub tap: TapQueue,
-    pub udp: UdpSocket,
-    pub port: Port,
-    pub handover: Arc<Handover>,
-    pub registry: Arc<Registry>,
-}
-
-impl Environment {
-    fn descriptors(&self) -> Descriptors {
-        Descriptors { tap: self.tap.raw_fd(), udp: self.udp.raw_fd(), wake: self.port.wake_fd().as_raw_fd() }
-    }
-
-    /// The other worker that owns the SPI of a packet, if it may have the SA. What nobody has is not copied for anybody.
-    #[inline]
-    pub fn other_that_opens(&self, header: &Header) -> Option<usize> {
-        let owner = esp::worker_of(header.spi, self.handover.workers());
-        (owner != self.id && self.registry.may_open(owner, header.spi)).then_some(owner)
-    }
-}
-
-/// What a worker knows.
-pub struct State {
-    pub tables: Tables,
-    pub fdb: ForwardingTable,
-    /// Empty but in IP mode.
-    pub policy: PolicyTable,
-    pub flood: FloodLimit,
-    /// Seconds since the worker began, read once per turn.
-    pub now_s: u32,
-    began: Instant,
-    retry_trains_s: u32,
-}
-
-impl State {
-    pub fn new(config: &Config, backend: Backend) -> State {
-        State {
-            tables: Tables::new(config.max_peers, config.sa_slots, backend),
-            fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
-            policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }),
-            flood: FloodLimit::new(config.flood_pps),
-            now_s: 0,
-            began: Instant::now(),
-            retry_trains_s: RETRY_TRAINS_S,
-        }
-    }
-
-    pub fn now_us(&self) -> u64 {
-        self.began.elapsed().as_micros() as u64
-    }
-}
+use crate::state::{Environment, State};
 
 /// One worker, to be run on its own pinned thread.
 pub struct Worker {
@@ -120,9 +53,9 @@ impl Worker {
     }
 
     fn forward(&mut self, io: &mut impl Io, stop: &AtomicBool) -> Result<(), Failure> {
-        let (mut tap_more, mut udp_more, mut orders_more) = (true, true, true);
+        let (mut tap_more, mut udp_more, mut commands_more) = (true, true, true);
         while !stop.load(Ordering::Relaxed) {
-            let busy = tap_more || udp_more || orders_more || !self.env.handover.may_sleep(self.env.id);
+            let busy = tap_more || udp_more || commands_more || !self.env.handover.may_sleep(self.env.id);
             let wait = if busy { Wait::Look } else { Wait::Sleep(self.outbound.done().and(self.inbound.done())) };
             let ready = io.wait(wait, &mut self.env.port)?;
             self.env.handover.awake(self.env.id);
@@ -133,8 +66,8 @@ impl Worker {
             if ready.wake {
                 self.env.port.acknowledge();
             }
-            self.housekeeping();
-            orders_more = control::apply(&mut self.state, &mut self.env);
+            self.state.keep_time(&mut self.env.port);
+            commands_more = control::apply(&mut self.state, &mut self.env);
 
             if tap_more {
                 tap_more = self.outbound.turn(&mut self.state, &mut self.env).map_err(Failure::at(Place::TapRead))?;
@@ -171,27 +104,12 @@ impl Worker {
     }
 
     fn learn_from_others(&mut self) {
-        for _ in 0..LESSONS_PER_TURN {
+        for _ in 0..MAC_UPDATES_PER_TURN {
             let Some(MacUpdate { mac, peer, tag }) = self.env.handover.take_mac_update(self.env.id) else { return };
             if self.state.tables.has(peer, tag) {
                 self.state.fdb.hear(mac, peer, self.state.now_s);
                 self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
             }
-        }
-    }
-
-    /// The clock of the tables, and what goes by it.
-    fn housekeeping(&mut self) {
-        let state = &mut self.state;
-        state.now_s = state.began.elapsed().as_secs() as u32;
-        let aged = state.fdb.age(state.now_s);
-        if aged > 0 {
-            self.env.port.count(Count::FdbAged, aged as u64);
-            self.env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
-        }
-        if state.now_s >= state.retry_trains_s {
-            state.retry_trains_s = state.now_s + RETRY_TRAINS_S;
-            state.tables.retry_trains();
         }
     }
 }

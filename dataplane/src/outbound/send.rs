@@ -6,8 +6,8 @@ use std::io;
 use adit_proto::control::PeerId;
 use adit_proto::stats::{Count, Drop, Gauge};
 
+use crate::state::Environment;
 use crate::train::Train;
-use crate::worker::Environment;
 
 /// Segments per train that every kernel with `UDP_SEGMENT` takes; since Linux 6.9 it is 128.
 const SEGMENTS_ALWAYS: usize = 64;

@@ -1,0 +1,55 @@
+//! Token buckets of the packet path: what goes to all peers, and what goes up to the control plane, has a rate.
+
+/// A bucket of one second's worth, one per worker: plain integers.
+pub struct RateLimit {
+    per_second: i64,
+    /// In millionths of a frame. Below zero after a super-frame of more frames than there were tokens.
+    tokens: i64,
+    filled_us: u64,
+}
+
+/// A token, in millionths.
+const TOKEN: i64 = 1_000_000;
+
+impl RateLimit {
+    pub fn new(per_second: u32) -> RateLimit {
+        let per_second = i64::from(per_second.max(1));
+        RateLimit { per_second, tokens: per_second * TOKEN, filled_us: 0 }
+    }
+
+    /// Whether a read that is so many frames may go. A super-frame goes whole, and what it took too much is paid back before
+    /// the next one goes.
+    pub fn take(&mut self, frames: u64, now_us: u64) -> bool {
+        let passed_us = i64::try_from(now_us.saturating_sub(self.filled_us)).unwrap_or(i64::MAX);
+        self.filled_us = now_us;
+        let more = passed_us.saturating_mul(self.per_second);
+        self.tokens = self.tokens.saturating_add(more).min(self.per_second * TOKEN);
+        let allowed = self.tokens >= TOKEN;
+        if allowed {
+            self.tokens -= frames as i64 * TOKEN;
+        }
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_lets_a_seconds_worth_through_and_then_its_rate() {
+        let mut limit = RateLimit::new(100);
+        assert_eq!((0..150).filter(|_| limit.take(1, 5_000_000)).count(), 100);
+        assert_eq!((0..150).filter(|_| limit.take(1, 5_500_000)).count(), 50);
+        assert_eq!((0..150).filter(|_| limit.take(1, 9_000_000)).count(), 100);
+    }
+
+    #[test]
+    fn a_super_frame_is_charged_for_each_of_its_frames() {
+        let mut limit = RateLimit::new(100);
+        assert_eq!((0..10).filter(|_| limit.take(40, 5_000_000)).count(), 3, "the third has tokens, but not for all of it");
+        assert!(!limit.take(1, 5_200_000), "the twenty too many are paid back first");
+        assert!(limit.take(1, 5_220_000));
+        assert!(limit.take(1, u64::MAX), "however long it was silent");
+    }
+}

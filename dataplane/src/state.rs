@@ -1,0 +1,94 @@
+//! What a worker owns: what it talks to, and what it knows. The two flows and the commands get both; nobody else has them.
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use adit_channel::Port;
+use adit_proto::control::Mode;
+use adit_proto::esp::{self, Header};
+use adit_proto::stats::{Count, Gauge};
+
+use crate::aead::Backend;
+use crate::config::Config;
+use crate::forward::ForwardingTable;
+use crate::handover::Handover;
+use crate::io::Descriptors;
+use crate::policy::PolicyTable;
+use crate::rate_limit::RateLimit;
+use crate::registry::Registry;
+use crate::sa::Tables;
+use crate::tap::TapQueue;
+use crate::udp::UdpSocket;
+
+/// How often trains are tried again with peers to which none could go, in seconds.
+const RETRY_TRAINS_S: u32 = 60;
+
+/// What a worker talks to.
+pub struct Environment {
+    pub id: usize,
+    pub mode: Mode,
+    pub tap: TapQueue,
+    pub udp: UdpSocket,
+    pub port: Port,
+    pub handover: Arc<Handover>,
+    pub registry: Arc<Registry>,
+}
+
+impl Environment {
+    pub fn descriptors(&self) -> Descriptors {
+        Descriptors { tap: self.tap.raw_fd(), udp: self.udp.raw_fd(), wake: self.port.wake_fd().as_raw_fd() }
+    }
+
+    /// The other worker that owns the SPI of a packet, if it may have the SA. What nobody has is not copied for anybody.
+    #[inline]
+    pub fn other_that_opens(&self, header: &Header) -> Option<usize> {
+        let owner = esp::worker_of(header.spi, self.handover.workers());
+        (owner != self.id && self.registry.may_open(owner, header.spi)).then_some(owner)
+    }
+}
+
+/// What a worker knows.
+pub struct State {
+    pub tables: Tables,
+    pub fdb: ForwardingTable,
+    /// Empty but in IP mode.
+    pub policy: PolicyTable,
+    pub flood: RateLimit,
+    /// Seconds since the worker began, read once per turn.
+    pub now_s: u32,
+    began: Instant,
+    retry_trains_s: u32,
+}
+
+impl State {
+    pub fn new(config: &Config, backend: Backend) -> State {
+        State {
+            tables: Tables::new(config.max_peers, config.sa_slots, backend),
+            fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
+            policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }),
+            flood: RateLimit::new(config.flood_pps),
+            now_s: 0,
+            began: Instant::now(),
+            retry_trains_s: RETRY_TRAINS_S,
+        }
+    }
+
+    pub fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
+    /// The clock of the tables, once per turn, and what goes by it.
+    pub fn keep_time(&mut self, port: &mut Port) {
+        self.now_s = self.began.elapsed().as_secs() as u32;
+        let aged = self.fdb.age(self.now_s);
+        if aged > 0 {
+            port.count(Count::FdbAged, aged as u64);
+            port.gauge(Gauge::FdbEntries, self.fdb.len() as i64);
+        }
+        if self.now_s >= self.retry_trains_s {
+            self.retry_trains_s = self.now_s + RETRY_TRAINS_S;
+            self.tables.retry_trains();
+        }
+    }
+}
