@@ -12,6 +12,7 @@
 //! (default: the cache that `deploy/bench-peers.sh` fills).
 
 mod adit;
+mod ground;
 mod nebula;
 mod openvpn;
 mod plain;
@@ -27,11 +28,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 pub use adit::AditOptions;
+pub use ground::Ground;
 
-use crate::netns::{Netns, Veth};
+use crate::netns::Netns;
 use crate::process::{Process, Usage};
 use crate::rtt;
 use crate::workdir::WorkDir;
+use ground::Laid;
 
 /// The peers that are measured when nothing else is asked for, as far as they are installed.
 pub const PEERS: [&str; 5] = ["wireguard-go", "gotatun", "boringtun", "nebula", "openvpn"];
@@ -57,17 +60,22 @@ pub trait System {
     /// What the program calls itself.
     fn version(&self) -> String;
 
+    /// Whether it carries Ethernet frames, and so can be a port of a bridge.
+    fn carries_ethernet(&self) -> bool {
+        false
+    }
+
     /// Starts both gateways and returns when both are configured (the handshake may still go on).
     fn start(&self, underlay: &Underlay) -> Result<Tunnel>;
 }
 
-/// Two namespaces joined by a cable, and a place for the files of one run.
+/// Two namespaces with a network between them, and a place for the files of one run.
 pub struct Underlay {
     pub a: Netns,
     pub b: Netns,
     pub mtu: u32,
     dir: WorkDir,
-    _veth: Veth,
+    laid: Laid,
 }
 
 /// A tunnel that is up.
@@ -107,14 +115,20 @@ pub fn find(name: &str, options: &Options) -> Result<Box<dyn System>> {
 }
 
 impl Underlay {
-    /// Makes fresh namespaces with a cable of this MTU.
-    pub fn new(mtu: u32) -> Result<Underlay> {
+    /// Makes fresh namespaces, whose links to each other have this MTU.
+    pub fn new(ground: Ground, mtu: u32) -> Result<Underlay> {
         let (a, b) = (Netns::new("bench-a")?, Netns::new("bench-b")?);
-        let veth = Veth::between(&a, "eth0", &b, "eth0", mtu)?;
-        for (netns, address) in [&a, &b].into_iter().zip(OUTER) {
-            netns.address("eth0", &format!("{address}/24"))?;
-        }
-        Ok(Underlay { a, b, mtu, dir: WorkDir::new("bench")?, _veth: veth })
+        let laid = ground.lay(&a, &b, mtu)?;
+        Ok(Underlay { a, b, mtu, dir: WorkDir::new("bench")?, laid })
+    }
+
+    pub fn ground(&self) -> Ground {
+        self.laid.ground()
+    }
+
+    /// Where traffic begins and ends: the gateways themselves, or hosts behind them.
+    pub fn ends(&self) -> (&Netns, &Netns) {
+        self.laid.hosts().unwrap_or((&self.a, &self.b))
     }
 
     /// A path in the directory of this run, which goes away with it.
@@ -142,7 +156,7 @@ impl Underlay {
 
     /// Waits until an echo comes back through the tunnel.
     pub fn wait_until_up(&self, tunnel: &mut Tunnel) -> Result<()> {
-        let prober = self.a.enter(|| rtt::Prober::start(tunnel.target, Duration::from_millis(20)))?;
+        let prober = self.ends().0.enter(|| rtt::Prober::start(tunnel.target, Duration::from_millis(20)))?;
         let answered = wait_for(HANDSHAKE, || {
             if let Some(process) = tunnel.processes.iter_mut().find_map(|process| (!process.is_running()).then_some(process)) {
                 bail!("a gateway ended by itself:\n{}", process.log());

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::peers::{self, AditOptions, Options, PEERS, System, Underlay};
+use crate::peers::{self, AditOptions, Ground, Options, PEERS, System, Underlay};
 use crate::report::{Report, SystemFacts};
 use crate::work::{Place, Step};
 
@@ -31,6 +31,10 @@ Works (each also yields the ones in parentheses):
   udp_alternating  the same with payloads of 18 and 1350 bytes in turn (udp_alternating_reordered)
   udp_flows        the same with 18 bytes from 64 source ports in turn (udp_flows_reordered)
   rtt_loaded_us    round-trip time beside one TCP stream, p99 (rtt_loaded_p50_us, rtt_loaded_p999_us, rtt_loaded_lost)
+  mtu1400          TCP over two routers with a link of MTU 1400 between them, an error if it stands still
+                   (mtu1400_reverse; mtu1400_udp_loss: datagrams of 1472 bytes)
+  bridge1500       TCP from host to host, on LANs of 1500 bytes whose bridges the tunnel joins; plain and Adit only
+                   (bridge1500_reverse, bridge1500_udp_loss)
 
 Variants of Adit, in any combination: adit-1w (workers), adit-ike, adit-poll, adit-uring, adit-chacha, adit-aes256, adit-rustcrypto.
 Every system may end in -mtuN for another MTU outside, e.g. adit-chacha-1w-mtu9000, wireguard-go-mtu9000.";
@@ -95,8 +99,15 @@ pub fn run(args: &TunnelArgs) -> Result<()> {
                     eprintln!("round {round}/{} {} {text}", args.rounds, system.name());
                 }
             };
-            let outcome = measure(system.as_ref(), &steps, Duration::from_secs(args.seconds), &mut report, &mut show, &bar);
-            for failure in outcome {
+            let turn = Turn {
+                system: system.as_ref(),
+                time: Duration::from_secs(args.seconds),
+                report: &mut report,
+                show: &mut show,
+                bar: &bar,
+                failures: Vec::new(),
+            };
+            for failure in turn.measure(&steps) {
                 bar.suspend(|| eprintln!("adit-bench: round {round}, {}: {failure}", system.name()));
                 failures.push((system.name().to_owned(), failure));
             }
@@ -114,49 +125,61 @@ pub fn run(args: &TunnelArgs) -> Result<()> {
     Ok(())
 }
 
-/// Starts one system and takes all steps; what fails is returned and does not stop the others.
-fn measure(
-    system: &dyn System,
-    steps: &[Step],
+/// One system in one round; what fails is kept and does not stop the rest.
+struct Turn<'a> {
+    system: &'a dyn System,
     time: Duration,
-    report: &mut Report,
-    show: &mut dyn FnMut(&str),
-    bar: &ProgressBar,
-) -> Vec<String> {
-    let mut failures = Vec::new();
-    let mut done = 0;
-    show("start");
-    let outcome = start(system).and_then(|(underlay, tunnel)| {
-        report.describe(SystemFacts {
-            system: system.name().to_owned(),
-            version: system.version(),
-            cipher: system.cipher().to_owned(),
-            outer_mtu: system.outer_mtu(),
+    report: &'a mut Report,
+    show: &'a mut dyn FnMut(&str),
+    bar: &'a ProgressBar,
+    failures: Vec<String>,
+}
+
+impl Turn<'_> {
+    /// Takes all steps, with the system started anew for each kind of ground.
+    fn measure(mut self, steps: &[Step]) -> Vec<String> {
+        for ground in [Ground::Cable, Ground::Routed, Ground::Bridged] {
+            let steps: Vec<Step> = steps.iter().copied().filter(|step| step.ground() == ground).collect();
+            let end = self.bar.position() + steps.len() as u64;
+            if !steps.is_empty() && (ground != Ground::Bridged || self.system.carries_ethernet()) {
+                self.measure_over(ground, &steps).unwrap_or_else(|error| self.failures.push(format!("{error:#}")));
+            }
+            self.bar.set_position(end);
+        }
+        self.failures
+    }
+
+    fn measure_over(&mut self, ground: Ground, steps: &[Step]) -> Result<()> {
+        (self.show)("start");
+        let (underlay, tunnel) = start(self.system, ground).with_context(|| format!("{ground:?}"))?;
+        self.report.describe(SystemFacts {
+            system: self.system.name().to_owned(),
+            version: self.system.version(),
+            cipher: self.system.cipher().to_owned(),
+            outer_mtu: self.system.outer_mtu(),
             inner_mtu: underlay.inner_mtu(&tunnel)?,
         });
         let place = Place { underlay: &underlay, tunnel: &tunnel };
-        show("warm-up");
-        place.warm_up().context("warm-up")?;
+        if ground == Ground::Cable {
+            (self.show)("warm-up");
+            place.warm_up().context("warm-up")?;
+        }
         for step in steps {
-            show(step.works()[0]);
-            match step.measure(&place, time) {
-                Ok(figures) => figures.into_iter().for_each(|(work, unit, value)| report.add(system.name(), work, unit, value)),
-                Err(error) => failures.push(format!("{}: {error:#}", step.works()[0])),
+            (self.show)(step.works()[0]);
+            match step.measure(&place, self.time) {
+                Ok(figures) => {
+                    figures.into_iter().for_each(|(work, unit, value)| self.report.add(self.system.name(), work, unit, value))
+                }
+                Err(error) => self.failures.push(format!("{}: {error:#}", step.works()[0])),
             }
-            done += 1;
-            bar.inc(1);
+            self.bar.inc(1);
         }
         Ok(())
-    });
-    if let Err(error) = outcome {
-        failures.push(format!("{error:#}"));
     }
-    bar.inc((steps.len() - done) as u64);
-    failures
 }
 
-fn start(system: &dyn System) -> Result<(Underlay, peers::Tunnel)> {
-    let underlay = Underlay::new(system.outer_mtu())?;
+fn start(system: &dyn System, ground: Ground) -> Result<(Underlay, peers::Tunnel)> {
+    let underlay = Underlay::new(ground, system.outer_mtu())?;
     let mut tunnel = system.start(&underlay)?;
     underlay.wait_until_up(&mut tunnel)?;
     Ok((underlay, tunnel))

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::load::{self, Offer};
 use crate::netns::Netns;
-use crate::peers::{Tunnel, Underlay};
+use crate::peers::{Ground, Tunnel, Underlay};
 use crate::process::{Process, connections};
 use crate::rtt::Prober;
 
@@ -28,6 +28,12 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(2);
 const IPERF_PORT: u16 = 5201;
 /// How long a stream that is there as a load goes on before anything is measured beside it.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// What fills an Ethernet frame: 1500 bytes with the headers of IPv4 and UDP.
+const FULL_PAYLOAD: usize = 1472;
+/// A rate at which no full packet is lost for want of room, however it is cut up.
+const FULL_PPS: f64 = 1000.0;
+/// TCP gets its first segments into a black hole, some 15 kB, and some repeated ones.
+const BLACK_HOLE_GBIT: f64 = 0.001;
 /// Source ports of `udp_flows`.
 const FLOWS: usize = 64;
 
@@ -50,10 +56,14 @@ pub enum Step {
     RttIdle,
     /// Beside one TCP stream.
     RttLoaded,
+    /// Over a path whose MTU neither gateway can see.
+    Mtu1400,
+    /// From host to host, on LANs of 1500 bytes with the tunnel between their bridges.
+    Bridge1500,
 }
 
 impl Step {
-    pub const ALL: [Step; 10] = [
+    pub const ALL: [Step; 12] = [
         Step::RttIdle,
         Step::Tcp1,
         Step::Tcp4,
@@ -64,6 +74,8 @@ impl Step {
         Step::UdpAlternating,
         Step::UdpFlows,
         Step::RttLoaded,
+        Step::Mtu1400,
+        Step::Bridge1500,
     ];
 
     /// The works that the step measures; the first is its name.
@@ -79,6 +91,17 @@ impl Step {
             Step::UdpFlows => &["udp_flows", "udp_flows_reordered"],
             Step::RttIdle => &["rtt_idle_us", "rtt_idle_p99_us", "rtt_idle_p999_us"],
             Step::RttLoaded => &["rtt_loaded_us", "rtt_loaded_p50_us", "rtt_loaded_p999_us", "rtt_loaded_lost"],
+            Step::Mtu1400 => &["mtu1400", "mtu1400_reverse", "mtu1400_udp_loss"],
+            Step::Bridge1500 => &["bridge1500", "bridge1500_reverse", "bridge1500_udp_loss"],
+        }
+    }
+
+    /// What it has to be measured over.
+    pub fn ground(self) -> Ground {
+        match self {
+            Step::Mtu1400 => Ground::Routed,
+            Step::Bridge1500 => Ground::Bridged,
+            _ => Ground::Cable,
         }
     }
 
@@ -136,6 +159,7 @@ impl Step {
                 figures.push((names[3], "% of probes", percent(probes.lost, probes.sent)));
                 Ok(figures)
             }
+            Step::Mtu1400 | Step::Bridge1500 => place.full_packets(names, time),
         }
     }
 }
@@ -171,7 +195,26 @@ impl Place<'_> {
     }
 
     fn near(&self) -> &Netns {
-        &self.underlay.a
+        self.underlay.ends().0
+    }
+
+    fn far(&self) -> &Netns {
+        self.underlay.ends().1
+    }
+
+    /// TCP both ways and UDP, all in packets of 1500 bytes if nobody says no. An error when they vanish.
+    fn full_packets(&self, names: &[&'static str], time: Duration) -> Result<Vec<Figure>> {
+        let mut figures = Vec::new();
+        for (name, reverse) in [(names[0], false), (names[1], true)] {
+            let run = self.tcp(1, reverse, time).context("a black hole? TCP stands still")?;
+            ensure!(run.gbit > BLACK_HOLE_GBIT, "a black hole: {:.0} bytes of TCP in {time:?}", run.gbit / 8.0 * 1e9);
+            figures.push((name, "Gbit/s", run.gbit_s));
+        }
+        let offer = Offer { sizes: vec![FULL_PAYLOAD], flows: 1, rate: FULL_PPS, duration: time };
+        let lost = load::measure(self.near(), self.far(), self.target(), &offer)?.lost;
+        ensure!(lost < 0.5, "a black hole: {:.0} % of the datagrams of {FULL_PAYLOAD} bytes are lost", 100.0 * lost);
+        figures.push((names[2], "% lost of 1 kpps", 100.0 * lost));
+        Ok(figures)
     }
 
     fn prober(&self) -> Result<Prober> {
@@ -183,7 +226,7 @@ impl Place<'_> {
         for log in logs.iter().filter(|log| log.exists()) {
             std::fs::remove_file(log)?;
         }
-        let mut server = Process::start(self.underlay.b.command("iperf3").args(["-s", "-1"]), &logs[0])?;
+        let mut server = Process::start(self.far().command("iperf3").args(["-s", "-1"]), &logs[0])?;
         server.wait_for_port(IPERF_PORT, Duration::from_secs(5)).context("iperf3 -s")?;
         let mut command = self.near().command("iperf3");
         command.args(["-J", "--connect-timeout", "3000", "-c", &self.target().to_string()]);
@@ -201,7 +244,7 @@ impl Place<'_> {
     fn udp(&self, names: &[&'static str], sizes: &[usize], flows: usize, duration: Duration) -> Result<Vec<Figure>> {
         let measure = |rate| {
             let offer = Offer { sizes: sizes.to_vec(), flows, rate, duration };
-            load::measure(&self.underlay.a, &self.underlay.b, self.target(), &offer)
+            load::measure(self.near(), self.far(), self.target(), &offer)
         };
         let flood = measure(FLOOD_PPS)?;
         let tally = flood.tally;

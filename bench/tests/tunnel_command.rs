@@ -36,6 +36,20 @@ fn plain_veth_is_measured_and_reported() {
 }
 
 #[test]
+fn narrow_paths_and_bridges_are_measured_and_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("figures.json");
+    let works = "--works mtu1400,bridge1500 --rounds 1 --seconds 1";
+    let (success, text) = tunnel(&format!("--systems plain {works} --json {}", file.display()));
+    assert!(success, "{text}");
+    let report: Report = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for work in ["mtu1400", "mtu1400_reverse", "bridge1500", "bridge1500_reverse"] {
+        assert!(report.median("plain", work).is_some_and(|gbits| gbits > 0.0), "{work}: {text}");
+    }
+    assert!(report.median("plain", "bridge1500_udp_loss").is_some_and(|lost| lost < 50.0), "{text}");
+}
+
+#[test]
 fn unknown_systems_and_works_are_refused_with_the_known_ones() {
     let (success, text) = tunnel("--systems wiregard");
     assert!(!success && text.contains("wireguard-go"), "{text}");

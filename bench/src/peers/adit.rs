@@ -10,7 +10,8 @@ use std::time::Duration;
 use adit_proto::suite::Suite;
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{INNER, OUTER, System, Tunnel, Underlay, places, version_of};
+use super::ground::BRIDGE;
+use super::{Ground, INNER, OUTER, System, Tunnel, Underlay, places, version_of};
 use crate::process::Process;
 
 const PORT: u16 = 4500;
@@ -112,15 +113,18 @@ impl Adit {
         let AditOptions { workers, io, crypto, .. } = &self.options;
         let dir = underlay.file("");
         let dir = dir.display();
+        let inside = match underlay.ground() {
+            Ground::Bridged => format!("bridge: {BRIDGE}"),
+            Ground::Cable | Ground::Routed => format!("addresses: [{}/24]", INNER[this]),
+        };
         Ok(format!(
             "name: {side}\nlisten: {}:{PORT}\nunderlay_mtu: {}\n\
-             interface: {{ name: adit0, addresses: [{}/24] }}\n\
+             interface: {{ name: adit0, {inside} }}\n\
              dataplane: {{ binary: {}, workers: {workers}, cores: [{}], io: {io}, crypto: {crypto} }}\n\
              peers: [{{ name: {}, endpoint: \"{}:{PORT}\", {} }}]\n\
              runtime_dir: {dir}run-{side}\nstate_dir: {dir}state-{side}\n",
             OUTER[this],
             self.outer_mtu,
-            INNER[this],
             self.dataplane.display(),
             self.cores(this)?,
             if side == 'a' { 'b' } else { 'a' },
@@ -147,6 +151,10 @@ impl System for Adit {
         version_of(&self.adit, "--version")
     }
 
+    fn carries_ethernet(&self) -> bool {
+        true
+    }
+
     fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
         self.make_keys(underlay)?;
         let mut processes = Vec::new();
@@ -157,7 +165,11 @@ impl System for Adit {
             processes.push(Process::start(&mut command, underlay.file(&format!("gateway-{side}.log")))?);
         }
         for (process, (netns, ..)) in processes.iter_mut().zip(underlay.sides()) {
-            let up = |_: &Process| netns.run("ip -br address show dev adit0 up").is_ok_and(|text| text.contains("10.77."));
+            let (line, word) = match underlay.ground() {
+                Ground::Bridged => (format!("ip -br link show master {BRIDGE} up"), "adit0"),
+                Ground::Cable | Ground::Routed => ("ip -br address show dev adit0 up".to_owned(), "10.77."),
+            };
+            let up = |_: &Process| netns.run(&line).is_ok_and(|text| text.contains(word));
             process.wait_until("brings adit0 up", Duration::from_secs(10), up)?;
         }
         Ok(Tunnel { processes, target: INNER[1].into(), link: "adit0".into() })

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use super::{OUTER, System, Tunnel, Underlay};
+use super::ground::BRIDGE;
+use super::{Ground, INNER, OUTER, System, Tunnel, Underlay};
 
 pub struct Plain {
     pub name: String,
@@ -26,7 +27,17 @@ impl System for Plain {
         format!("Linux {}", std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim())
     }
 
-    fn start(&self, _: &Underlay) -> Result<Tunnel> {
+    fn carries_ethernet(&self) -> bool {
+        true
+    }
+
+    fn start(&self, underlay: &Underlay) -> Result<Tunnel> {
+        if underlay.ground() == Ground::Bridged {
+            for netns in [&underlay.a, &underlay.b] {
+                netns.run(&format!("ip link set eth0 master {BRIDGE}"))?;
+            }
+            return Ok(Tunnel { processes: Vec::new(), target: INNER[1].into(), link: "eth0".into() });
+        }
         Ok(Tunnel { processes: Vec::new(), target: OUTER[1].into(), link: "eth0".into() })
     }
 }
