@@ -105,11 +105,12 @@ impl Probes {
     }
 }
 
-/// Probes for some time and returns the result.
+/// Probes for some time and returns the result. Late answers are waited for, but not for long where none has come.
 pub fn probe(target: IpAddr, interval: Duration, duration: Duration) -> Result<Probes> {
     let prober = Prober::start(target, interval)?;
     thread::sleep(duration);
-    prober.stop(Duration::from_secs(1))
+    let grace = if prober.so_far().1 == 0 { 1 } else { 5 };
+    prober.stop(Duration::from_secs(grace))
 }
 
 fn send(socket: &Socket, target: &SockAddr, echo: Echo, interval: Duration, shared: &Shared) -> io::Result<()> {

@@ -1,10 +1,9 @@
 //! A gateway is run again with a changed configuration while its data plane forwards: only what changed is touched.
 
 use std::fs;
-use std::time::Duration;
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
-use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, TAP, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 
@@ -21,8 +20,7 @@ fn edited(lab: &mut Lab, edit: impl FnOnce(&str) -> String) -> Result<()> {
     let ready = |lab: &Lab| lab.a().log().matches(" ready ").count();
     let before = ready(lab);
     lab.gateways[0].start_control()?;
-    wait_until("the new control plane is ready", Duration::from_secs(10), || Ok(ready(lab) > before))
-        .with_context(|| lab.a().log())
+    wait_until("the new control plane is ready", SOON, || Ok(ready(lab) > before)).with_context(|| lab.a().log())
 }
 
 /// The same text without the last gateway's peer.
@@ -44,7 +42,7 @@ fn opened_alone(lab: &mut Lab, from: usize) -> Result<Vec<Datagram>> {
     let sealed = |datagram: &Datagram| {
         *datagram.from.ip() == source && *datagram.to.ip() == target && datagram.to.port() == PORT && datagram.payload.len() > 60
     };
-    let found = capture.collect(COUNT, Duration::from_secs(5), sealed)?;
+    let found = capture.collect(COUNT, SOON, sealed)?;
     ensure!(found.len() == COUNT, "captured {} datagrams instead of {COUNT}", found.len());
     Ok(found)
 }
@@ -61,7 +59,7 @@ fn refuses_replays(lab: &Lab, from: usize, datagrams: &[Datagram]) -> Result<()>
         link.send(datagram)?;
     }
     let all = datagrams.len() as u64;
-    wait_until("all are opened or dropped", Duration::from_secs(5), || {
+    wait_until("all are opened or dropped", SOON, || {
         let now = numbers()?;
         Ok(now.0 + now.1 >= opened + dropped + all)
     })?;
@@ -117,7 +115,7 @@ fn counters_never_go_back_whichever_plane_is_restarted() -> Result<()> {
     ensure!(first >= 200, "only {first} packets");
     let ready = lab.a().log().matches(" ready ").count();
     lab.a().kill_data_plane()?;
-    wait_until("it is back", Duration::from_secs(5), || Ok(lab.a().log().matches(" ready ").count() > ready))?;
+    wait_until("it is back", SOON, || Ok(lab.a().log().matches(" ready ").count() > ready))?;
     let second = opened(&lab)?;
     ensure!(second >= first, "{second} after {first} when the data plane was restarted");
     edited(&mut lab, |text| text.to_owned() + "# edited\n")?;
@@ -135,9 +133,7 @@ fn a_peer_that_is_taken_out_of_the_file_is_cut_off_and_comes_back() -> Result<()
     edited(&mut lab, without_c)?;
     let now = status(lab.a())?;
     ensure!(now["peers"].as_array().is_some_and(|peers| peers.len() == 1), "{now}");
-    wait_until("its SAs are gone", Duration::from_secs(5), || {
-        Ok(lab.a().metrics_page()?.contains("adit_peers{worker=\"0\"} 1\n"))
-    })?;
+    wait_until("its SAs are gone", SOON, || Ok(lab.a().metrics_page()?.contains("adit_peers{worker=\"0\"} 1\n")))?;
     ensure!(lab.gateways[2].netns.run(&format!("ping -n -c1 -W1 {}", lab.a().inner())).is_err(), "the peer still gets through");
     lab.b().netns.run(&format!("ping -n -c1 -W2 {}", lab.a().inner()))?;
     edited(&mut lab, |_| whole)?;

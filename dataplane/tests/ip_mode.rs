@@ -178,7 +178,7 @@ fn a_peer_that_sends_from_elsewhere_is_followed_once_its_packet_is_authentic_and
         let mut bed = Bed::start_ip(1, "io_uring", 1);
         let mut seals = peer_seals(0);
         let elsewhere = UdpSocket::bind("127.0.0.1:4599").unwrap();
-        elsewhere.set_read_timeout(Some(std::time::Duration::from_secs(10))).unwrap();
+        elsewhere.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
         let (there, back) = (ip_packet(false, (1, 1), (11, 1), &[]), ip_packet(false, (11, 1), (1, 1), &[]));
         let follow = |follow| match peer_set(PEER, TAG, 1) {
             Command::PeerSet { peer, tag, endpoint, path_mtu, lanes, .. } => {

@@ -199,7 +199,7 @@ fn tcp_super_frames_arrive_in_a_socket_and_come_from_one() {
         assert_eq!(host.write_train(open, true), [20]);
         assert_eq!(host.write_train(verified, false), [25]);
         let (mut stream, _) = listener.accept().expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         let mut received = vec![0; whole.payload.len()];
         stream.read_exact(&mut received).expect("all bytes");
         assert_eq!(received, whole.payload);
@@ -226,7 +226,7 @@ fn udp_super_frames_arrive_in_a_socket_and_come_from_one() {
             return eprintln!("this kernel takes no UDP super-frames (Linux 6.2)");
         }
         let socket = UdpSocket::bind(host.address()).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         for (count, size, open) in
             [(limits.uso_frames, 18, false), (limits.uso_frames, 18, true), (46, 1400, false), (2, 1, true)]
         {
@@ -264,7 +264,7 @@ fn udp_super_frames_arrive_in_a_socket_and_come_from_one() {
 fn an_open_checksum_of_a_single_frame_is_taken_and_a_wrong_one_is_not_repaired() {
     both(false, |host| {
         let socket = UdpSocket::bind(host.address()).expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         let segments: Vec<Segment> = [b"broken", b"opened", b"verify"]
             .map(|payload| Segment { identification: 1, sequence: 0, flags: 0, payload: payload.to_vec() })
             .into();

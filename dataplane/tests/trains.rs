@@ -17,7 +17,7 @@ fn only_the_peer_whose_trains_are_refused_gets_its_packets_one_by_one() {
     in_namespace(|| {
         let mut bed = Bed::start(1, "poll", 1);
         let other = UdpSocket::bind("127.0.0.1:4502").unwrap();
-        other.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        other.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let endpoint = other.local_addr().unwrap();
         bed.command(0, &Command::PeerSet { peer: OTHER, tag: PeerTag(9), endpoint, path_mtu: 1500, lanes: 1, follow: false });
         bed.command(0, &Command::OutboundSaInstall(OutboundSa { peer: OTHER, spi: out_spi(64), ..outbound_sa(0) }));

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::time::Duration;
 
 use adit_proto::stats::{Count, Drop, Gauge};
 use anyhow::{Context, Result, ensure};
@@ -13,7 +12,7 @@ use crate::netns::Netns;
 /// Fetches `path` from 127.0.0.1 inside the namespace and returns the body.
 pub fn fetch(netns: &Netns, port: u16, path: &str) -> Result<String> {
     let mut stream = netns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port))).context("cannot connect")?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(super::SOON))?;
     // Version 1.0: the end of the body is the end of the connection, and there are no chunks.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: adit\r\n\r\n")?;
     let mut answer = String::new();

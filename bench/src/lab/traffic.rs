@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use aws_lc_rs::digest::{self, SHA256};
 
+use super::SOON;
 use crate::netns::Netns;
 
 const BLOCK: usize = 256 * 1024;
 /// A transfer in which nothing moves for so long has failed.
-const STALL: Duration = Duration::from_secs(20);
+const STALL: Duration = SOON;
 
 /// What came of a transfer.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,9 +58,8 @@ pub fn transfer(from: &Netns, to: &Netns, address: IpAddr, bytes: u64) -> Result
 pub fn start(from: &Netns, to: &Netns, address: IpAddr, bytes: u64) -> Result<Running> {
     let listener = to.enter(|| TcpListener::bind((address, 0))).with_context(|| format!("cannot listen on {address}"))?;
     let target: SocketAddr = listener.local_addr()?;
-    let to_server = from
-        .enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(10)))
-        .with_context(|| format!("cannot connect to {target}"))?;
+    let to_server =
+        from.enter(|| TcpStream::connect_timeout(&target, SOON)).with_context(|| format!("cannot connect to {target}"))?;
     let (to_client, _) = listener.accept()?;
     for stream in [&to_server, &to_client] {
         stream.set_read_timeout(Some(STALL))?;

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -13,7 +13,6 @@ use crate::{edit, reaches};
 
 const TOKEN: &str = "3f786850e387550fdab836ed7e6dc881de23001b";
 const PORT: u16 = 9465;
-const SOON: Duration = Duration::from_secs(10);
 
 /// What came back: status, header fields and body.
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 
 use std::process::Output;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, at_one_moment, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, SOON, ike, options, spis};
+use crate::ike_tunnel::{ROLES, ike, listed, options, spis};
 use crate::reaches;
 
 /// All commands about a peer.
@@ -93,7 +93,8 @@ fn status_shows_every_sa_with_suite_ages_counters_and_path() -> Result<()> {
     reaches(&lab.a().netns, lab.b().inner())?;
     lab.a().adit("rekey site-b")?;
     wait_until("the rekey is counted", SOON, || Ok(ike(lab.a())?["counters"]["child_rekeys"] == 1))?;
-    let reported = ike(lab.a())?;
+    // The old Child SA is given up while we look.
+    let (_, (reported, report)) = at_one_moment(|| listed(lab.a()), || Ok((ike(lab.a())?, lab.a().adit("status")?)))?;
     let (sa, child) = (&reported["sas"][0], &reported["sas"][0]["children"][0]);
     for field in ["age_s", "idle_s", "rekey_in_s"] {
         ensure!(sa[field].is_u64(), "{field} of the IKE SA: {reported:#}");
@@ -101,7 +102,6 @@ fn status_shows_every_sa_with_suite_ages_counters_and_path() -> Result<()> {
     for field in ["age_s", "rekey_in_s"] {
         ensure!(child[field].is_u64() && child["sent"]["packets"].is_u64(), "{field} of the Child SA: {reported:#}");
     }
-    let report = lab.a().adit("status")?;
     let expected = [
         sa["initiator_spi"].as_str(),
         sa["responder_spi"].as_str(),

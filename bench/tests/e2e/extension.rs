@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use adit_bench::lab::{Lab, LabOptions};
+use adit_bench::lab::{Lab, LabOptions, SOON};
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -48,7 +48,7 @@ fn udp_behind_destination_options_passes_unharmed() -> Result<()> {
     let lab = Lab::start(&LabOptions::default())?;
     let (from, to) = (lab.a().inner6(), lab.b().inner6());
     let sink = lab.b().netns.enter(|| UdpSocket::bind((to, 7000)))?;
-    sink.set_read_timeout(Some(Duration::from_secs(3)))?;
+    sink.set_read_timeout(Some(SOON))?;
     let raw = lab
         .a()
         .netns
@@ -76,7 +76,7 @@ fn a_wrong_inner_checksum_stays_wrong() -> Result<()> {
     let lab = Lab::start(&LabOptions::default())?;
     let (from, to) = (lab.a().inner(), lab.b().inner());
     let sink = lab.b().netns.enter(|| UdpSocket::bind((to, 7000)))?;
-    sink.set_read_timeout(Some(Duration::from_secs(3)))?;
+    sink.set_read_timeout(Some(SOON))?;
     let raw = lab.a().netns.enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)))?;
     let target = SocketAddr::from((to, 0)).into();
     // Equal sizes of one flow, so that they would be merged, and merging must not repair the broken ones.

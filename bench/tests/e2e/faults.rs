@@ -4,10 +4,9 @@ use std::fs;
 use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
-use std::time::Duration;
 
 use adit_bench::lab::surroundings::{without_tun, wrapped};
-use adit_bench::lab::{Lab, LabOptions, PORT};
+use adit_bench::lab::{Lab, LabOptions, PORT, SOON};
 use anyhow::{Result, ensure};
 
 use crate::edit;
@@ -17,7 +16,7 @@ const NOBODY: u32 = 65534;
 /// Starts gateway a by this command; it must end by itself, with an error that has all of these words in it.
 fn fails_with(lab: &mut Lab, command: &mut Command, words: &[&str]) -> Result<()> {
     lab.gateways[0].start(command)?;
-    let status = lab.gateways[0].control()?.wait(Duration::from_secs(15))?;
+    let status = lab.gateways[0].control()?.wait(SOON)?;
     let log = lab.a().log();
     ensure!(!status.success(), "it ended well:\n{log}");
     ensure!(!log.contains("panicked"), "{log}");

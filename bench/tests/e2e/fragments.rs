@@ -1,9 +1,8 @@
 //! IP fragments: datagrams longer than the MTU of the TAP, cut by the sender's kernel and put together by the receiver's.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
-use adit_bench::lab::{Lab, LabOptions};
+use adit_bench::lab::{Lab, LabOptions, SOON};
 use anyhow::{Context, Result, ensure};
 
 use crate::echoes;
@@ -25,7 +24,7 @@ fn long_udp_datagrams_arrive_byte_for_byte() -> Result<()> {
     let targets: [IpAddr; 2] = [lab.b().inner().into(), lab.b().inner6().into()];
     for target in targets {
         let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
-        sink.set_read_timeout(Some(Duration::from_secs(3)))?;
+        sink.set_read_timeout(Some(SOON))?;
         let any: SocketAddr = if target.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
         let source = lab.a().netns.enter(|| UdpSocket::bind(any))?;
         let mut buffer = vec![0; 1 << 16];
@@ -45,7 +44,7 @@ fn fragments_between_other_datagrams_of_their_flow_are_not_merged_with_them() ->
     let lab = Lab::start(&LabOptions::default())?;
     let target = lab.b().inner();
     let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
-    sink.set_read_timeout(Some(Duration::from_secs(3)))?;
+    sink.set_read_timeout(Some(SOON))?;
     let source = lab.a().netns.enter(|| UdpSocket::bind("0.0.0.0:0"))?;
     let contents: Vec<Vec<u8>> = (0..400usize)
         .map(|number| {

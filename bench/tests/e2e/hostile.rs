@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
 use adit_bench::lab::traffic::start;
-use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, WAN, wait_until};
-use adit_bench::rtt::Prober;
+use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, WAN, wait_until};
 use adit_proto::demux::STUN_COOKIE;
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-use crate::{GIB, reaches};
+use crate::{GIB, Pings, reaches};
 
 /// Shortest ESP packet: header, IV, one word of ciphertext, tag.
 const ESP_MIN: usize = 8 + 8 + 4 + 16;
@@ -44,7 +43,7 @@ fn is_tunnel(from: &Gateway, to: &Gateway) -> impl Fn(&Datagram) -> bool {
 fn valid(lab: &Lab, count: usize) -> Result<Vec<Datagram>> {
     let mut capture = Capture::open(&lab.b().netns, WAN)?;
     lab.b().netns.run(&format!("ping -n -q -c{count} -i0.001 -W2 {}", lab.a().inner()))?;
-    let found = capture.collect(count, Duration::from_secs(5), is_tunnel(lab.b(), lab.a()))?;
+    let found = capture.collect(count, SOON, is_tunnel(lab.b(), lab.a()))?;
     ensure!(found.len() == count, "captured {} datagrams instead of {count}", found.len());
     Ok(found)
 }
@@ -107,7 +106,7 @@ fn expect_drops(lab: &Lab, link: &Injector, what: &str, name: Drop, datagrams: &
     }
     let count = datagrams.len() as u64;
     let mut seen = 0;
-    wait_until(&format!("{count} datagrams are dropped as {}", name.label()), Duration::from_secs(5), || {
+    wait_until(&format!("{count} datagrams are dropped as {}", name.label()), SOON, || {
         seen = lab.a().metrics()?.dropped(name) - before.dropped(name);
         Ok(seen >= count)
     })
@@ -209,7 +208,7 @@ fn datagrams_of_64_kib_are_dropped_and_counted() -> Result<()> {
         let new = |name: Drop| now.dropped(name) - before.dropped(name);
         Ok(new(Drop::BadTag) + new(Drop::TooLong))
     };
-    wait_until("100 long datagrams are dropped", Duration::from_secs(5), || Ok(dropped()? >= 100))?;
+    wait_until("100 long datagrams are dropped", SOON, || Ok(dropped()? >= 100))?;
     ensure!(dropped()? == 100);
     ensure_no_answer(&lab)?;
     reaches(&lab.a().netns, lab.b().inner())
@@ -220,7 +219,7 @@ fn a_bad_datagram_in_the_middle_of_a_train_does_not_harm_the_others() -> Result<
     let lab = Lab::start(&LabOptions::default())?;
     let (a, b) = (lab.a(), lab.b());
     let sink = a.netns.enter(|| UdpSocket::bind((a.inner(), 7000)))?;
-    sink.set_read_timeout(Some(Duration::from_secs(3)))?;
+    sink.set_read_timeout(Some(SOON))?;
     let source = b.netns.enter(|| UdpSocket::bind((b.inner(), 0)))?;
     source.send_to(&[0xEE; 40], (a.inner(), 7000))?;
     let mut buffer = [0; 2048];
@@ -234,9 +233,7 @@ fn a_bad_datagram_in_the_middle_of_a_train_does_not_harm_the_others() -> Result<
     for number in 0..20u8 {
         source.send_to(&[number; 700], (a.inner(), 7000))?;
     }
-    let held = capture.collect(20, Duration::from_secs(5), |datagram| {
-        is_tunnel(b, a)(datagram) && (700..900).contains(&datagram.payload.len())
-    })?;
+    let held = capture.collect(20, SOON, |datagram| is_tunnel(b, a)(datagram) && (700..900).contains(&datagram.payload.len()))?;
     ensure!(held.len() == 20, "captured {}", held.len());
     a.netns.run("nft delete table ip hold")?;
 
@@ -319,7 +316,7 @@ fn ten_thousand_mutated_datagrams_under_load_have_no_effect() -> Result<()> {
     let link = Injector::open(&b.netns, WAN)?;
     let there = start(&a.netns, &b.netns, b.inner().into(), 2 * GIB)?;
     let back = start(&b.netns, &a.netns, a.inner().into(), 2 * GIB)?;
-    let prober = a.netns.enter(|| Prober::start(b.inner().into(), Duration::from_millis(5)))?;
+    let pings = Pings::start(&lab, a, b.inner(), Duration::from_millis(5))?;
 
     let mut dice = Dice(0xADD1);
     let mut sent = 0;
@@ -334,7 +331,7 @@ fn ten_thousand_mutated_datagrams_under_load_have_no_effect() -> Result<()> {
         train[2] = flipped(&good[2], 20, 1);
         link.send_train(&train)?;
         // Spread over the transfers: they go on before the next fifty.
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + SOON;
         while back.is_running() && back.moved() < mark + (4 << 20) {
             ensure!(Instant::now() < deadline, "the transfer stalled after {sent} datagrams");
             std::thread::sleep(Duration::from_millis(1));
@@ -344,7 +341,6 @@ fn ten_thousand_mutated_datagrams_under_load_have_no_effect() -> Result<()> {
     let (there, back) = (there.finish()?, back.finish()?);
     there.verify(2 * GIB)?;
     back.verify(2 * GIB)?;
-    let probes = prober.stop(Duration::from_secs(2))?;
     ensure_no_answer(&lab)?;
 
     let after = a.metrics()?;
@@ -354,7 +350,7 @@ fn ten_thousand_mutated_datagrams_under_load_have_no_effect() -> Result<()> {
             Drop::ALL.iter().map(|name| (name.label(), metrics.dropped(*name))).filter(|(_, count)| *count > 0).collect();
         println!("{}: {drops:?}", gateway.name);
     }
-    ensure!(probes.lost == 0, "{} of {} pings lost", probes.lost, probes.sent);
+    pings.none_lost(&lab, 1)?;
     let new = |name: Drop| after.dropped(name) - before.dropped(name);
     // What repeats an old sequence number is dropped before its tag is looked at.
     for (name, at_least) in
@@ -389,7 +385,7 @@ fn gateways_with_keys_of_different_suites_exchange_nothing_and_say_why() -> Resu
     }
     let (a, b) = (lab.a(), lab.b());
     for gateway in [a, b] {
-        wait_until("the gateway serves metrics", Duration::from_secs(10), || {
+        wait_until("the gateway serves metrics", SOON, || {
             Ok(gateway
                 .metrics()
                 .is_ok_and(|metrics| metrics.gauge(0, adit_proto::stats::Gauge::OutboundSas).unwrap_or(0.0) > 0.0))

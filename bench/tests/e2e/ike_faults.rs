@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use adit_bench::lab::interop::pki::{Authority, Credential, KeyKind, Subject, Validity};
-use adit_bench::lab::{Gateway, Lab, LabOptions, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{SOON, ike, options};
+use crate::ike_tunnel::{ike, options};
 use crate::{edit, reaches};
 
 /// For several tries with growing waits between them.

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
-use adit_bench::lab::{Gateway, Lab, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, SOON, WAN, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, SOON, options, spis};
+use crate::ike_tunnel::{ROLES, options, spis};
 
 /// Until a peer that is gone is given up.
 const GIVEN_UP: Duration = Duration::from_secs(40);

@@ -3,16 +3,14 @@
 
 use std::time::Duration;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, wait_until};
-use adit_bench::rtt::Prober;
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::reaches;
+use crate::{Pings, reaches};
 
 /// One end connects, so that there is one handshake.
 pub const ROLES: [&str; 2] = ["role: initiator, dpd_s: 1", "role: responder, dpd_s: 1"];
-pub const SOON: Duration = Duration::from_secs(10);
 
 pub fn options(ike: &[&str]) -> LabOptions {
     LabOptions { ike: ike.iter().map(|more| (*more).to_owned()).collect(), ..LabOptions::default() }
@@ -33,6 +31,18 @@ pub fn spis(gateway: &Gateway) -> Result<(String, Vec<String>)> {
     Ok((text(&sa["initiator_spi"]) + &text(&sa["responder_spi"]), children.collect()))
 }
 
+/// The SPIs of everything that is listed, also of what is about to go.
+pub fn listed(gateway: &Gateway) -> Result<Vec<Value>> {
+    let sas = ike(gateway)?["sas"].take();
+    let sas = sas.as_array().context("no IKE SAs")?;
+    let of = |sa: &Value| {
+        let children: Vec<Value> =
+            sa["children"].as_array().into_iter().flatten().map(|child| child["inbound_spi"].clone()).collect();
+        Value::Array([vec![sa["initiator_spi"].clone(), sa["responder_spi"].clone()], children].concat())
+    };
+    Ok(sas.iter().map(of).collect())
+}
+
 #[test]
 fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
     let lab = Lab::start(&LabOptions { workers: vec![2, 1], ..options(&[""]) })?;
@@ -42,7 +52,7 @@ fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
         ensure!(reported["state"] == "established" && sa["remote_id"] == other && sa["post_quantum"] == true, "{reported:#}");
         ensure!(sa["suite"].as_str().is_some_and(|suite| suite.contains("ML_KEM_768")), "{reported:#}");
         // One Child SA for each worker of the gateway that has more.
-        ensure!(sa["children"].as_array().is_some_and(|children| children.len() == 2), "{reported:#}");
+        wait_until("there are two Child SAs", SOON, || Ok(spis(gateway)?.1.len() == 2)).with_context(|| lab.logs())?;
         let metrics = gateway.metrics()?;
         let up = metrics.sum("adit_ike_state", &[("peer", other), ("state", "established")]);
         ensure!(up == Some(1.0) && metrics.sum("adit_ike_handshakes_total", &[("peer", other)]) >= Some(1.0), "{reported:#}");
@@ -56,7 +66,7 @@ fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
 #[test]
 fn keys_are_replaced_from_either_end_without_a_lost_ping() -> Result<()> {
     let lab = Lab::start(&options(&ROLES))?;
-    let prober = lab.a().netns.enter(|| Prober::start(lab.b().inner().into(), Duration::from_millis(1)))?;
+    let pings = Pings::start(&lab, lab.a(), lab.b().inner(), Duration::from_millis(1))?;
     for gateway in [lab.a(), lab.b()].repeat(5) {
         for (command, ike_changes) in [("rekey", false), ("rekey --ike", true)] {
             let before = spis(gateway)?;
@@ -68,15 +78,13 @@ fn keys_are_replaced_from_either_end_without_a_lost_ping() -> Result<()> {
             .with_context(|| lab.logs())?;
         }
     }
-    let probes = prober.stop(Duration::from_secs(2))?;
-    ensure!(probes.sent > 100 && probes.lost == 0, "{} of {} pings lost\n{}", probes.lost, probes.sent, lab.logs());
-    Ok(())
+    pings.none_lost(&lab, 100).map(drop)
 }
 
 #[test]
 fn the_next_control_plane_goes_on_with_the_same_ike_sas() -> Result<()> {
     let mut lab = Lab::start(&options(&ROLES))?;
-    let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
+    let pings = Pings::start(&lab, lab.b(), lab.a().inner(), Duration::from_millis(1))?;
     let before = spis(lab.a())?;
     for round in 0..3 {
         lab.gateways[0].kill_control()?;
@@ -89,9 +97,7 @@ fn the_next_control_plane_goes_on_with_the_same_ike_sas() -> Result<()> {
         wait_until("the peer rekeys with it", SOON, || Ok(spis(lab.b())?.1 != old)).with_context(|| lab.logs())?;
     }
     ensure!(spis(lab.a())?.0 == before.0 && spis(lab.b())?.0 == before.0, "a new handshake\n{}", lab.logs());
-    let probes = prober.stop(Duration::from_secs(2))?;
-    ensure!(probes.sent > 100 && probes.lost == 0, "{} of {} pings lost\n{}", probes.lost, probes.sent, lab.logs());
-    Ok(())
+    pings.none_lost(&lab, 100).map(drop)
 }
 
 #[test]
@@ -142,7 +148,7 @@ fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<
     std::fs::write(&key, right)?;
     lab.gateways[1].stop()?;
     lab.gateways[1].start_control()?;
-    wait_until("the right key helps", Duration::from_secs(40), || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
+    wait_until("the right key helps", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
         .with_context(|| lab.logs())?;
     lab.a().adit("disconnect site-b")?;
     wait_until("it is idle", SOON, || Ok(ike(lab.a())?["state"] == "idle"))?;
@@ -171,14 +177,13 @@ fn a_peer_whose_key_was_replaced_while_adit_was_away_has_to_prove_itself_anew() 
     std::fs::write(&key, right)?;
     lab.gateways[1].kill_control()?;
     lab.gateways[1].start_control()?;
-    wait_until("the right key helps", Duration::from_secs(40), || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
-        .with_context(|| lab.logs())
+    wait_until("the right key helps", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
 }
 
 #[test]
 fn ip_packets_pass_by_ike_and_keys_are_replaced_without_a_lost_one() -> Result<()> {
     let lab = Lab::start(&LabOptions { ip_mode: true, workers: vec![2, 1], ..options(&ROLES) })?;
-    let prober = lab.a().netns.enter(|| Prober::start(lab.b().inner().into(), Duration::from_millis(1)))?;
+    let pings = Pings::start(&lab, lab.a(), lab.b().inner(), Duration::from_millis(1))?;
     for command in ["rekey site-b", "rekey --ike site-b"].repeat(3) {
         let before = spis(lab.a())?;
         lab.a().adit(command)?;
@@ -189,7 +194,6 @@ fn ip_packets_pass_by_ike_and_keys_are_replaced_without_a_lost_one() -> Result<(
         .with_context(|| lab.logs())?;
         std::thread::sleep(Duration::from_millis(50));
     }
-    let probes = prober.stop(Duration::from_secs(2))?;
-    ensure!(probes.sent > 100 && probes.lost == 0, "{} of {} pings lost\n{}", probes.lost, probes.sent, lab.logs());
+    pings.none_lost(&lab, 100)?;
     reaches(&lab.b().netns, lab.a().inner6())
 }

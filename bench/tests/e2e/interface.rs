@@ -1,8 +1,6 @@
 //! The interface in the kernel: a port of a bridge after every restart, and routes that belong to others are left to them.
 
-use std::time::Duration;
-
-use adit_bench::lab::{Gateway, Lab, LabOptions, TAP, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, wait_until};
 use anyhow::{Result, ensure};
 
 use crate::edit;
@@ -15,7 +13,7 @@ fn a_port_of_a_bridge_is_one_again_after_every_restart() -> Result<()> {
     let netns = lab.a().netns.clone();
     edit(lab.a(), ADDRESSES, "bridge: br0")?;
     lab.gateways[0].start_control()?;
-    let status = lab.gateways[0].control()?.wait(Duration::from_secs(15))?;
+    let status = lab.gateways[0].control()?.wait(SOON)?;
     let log = lab.a().log();
     ensure!(!status.success() && log.contains("joining the bridge") || log.contains("ip link add NAME type bridge"), "{log}");
     netns.run("ip link add br0 type bridge forward_delay 0 stp_state 0")?;
@@ -28,14 +26,14 @@ fn a_port_of_a_bridge_is_one_again_after_every_restart() -> Result<()> {
     lab.wait_until_up()?;
     let ready = lab.a().log().matches(" ready ").count();
     lab.a().kill_data_plane()?;
-    wait_until("the data plane is back", Duration::from_secs(5), || Ok(lab.a().log().matches(" ready ").count() > ready))?;
+    wait_until("the data plane is back", SOON, || Ok(lab.a().log().matches(" ready ").count() > ready))?;
     ensure!(netns.run("ip link show master br0")?.contains(TAP), "{TAP} is no port of the bridge any more");
     lab.wait_until_up()?;
     // Taken out of the file, it is taken out of the bridge.
     lab.gateways[0].kill_control()?;
     edit(lab.a(), ", bridge: br0", "")?;
     lab.gateways[0].start_control()?;
-    wait_until("it has left the bridge", Duration::from_secs(5), || Ok(!netns.run("ip link show master br0")?.contains(TAP)))
+    wait_until("it has left the bridge", SOON, || Ok(!netns.run("ip link show master br0")?.contains(TAP)))
 }
 
 /// The interfaces through which a gateway's routes to these networks lead.
@@ -51,7 +49,7 @@ fn a_route_of_another_interface_is_left_to_it() -> Result<()> {
         netns.run(&format!("ip route add {foreign}"))?;
         edit(lab.a(), ADDRESSES, &format!("{ADDRESSES}, routes: [{{ to: \"{network}\" }}]"))?;
         lab.gateways[0].start_control()?;
-        let status = lab.gateways[0].control()?.wait(Duration::from_secs(15))?;
+        let status = lab.gateways[0].control()?.wait(SOON)?;
         let log = lab.a().log();
         ensure!(!status.success() && log.contains(&format!("{network}: the interface {WAN} has a route to it")), "{log}");
         ensure!(routes(lab.a())?.contains(WAN), "the route was stolen: {}", routes(lab.a())?);
@@ -65,11 +63,11 @@ fn a_route_of_another_interface_is_left_to_it() -> Result<()> {
         // Somebody takes the network away. A restart leaves it to him, and the rest of the tunnel is there.
         netns.run(&format!("ip route replace {foreign}"))?;
         lab.a().kill_data_plane()?;
-        lab.a().wait_for_log("It is tried again", Duration::from_secs(10))?;
+        lab.a().wait_for_log("It is tried again", SOON)?;
         lab.wait_until_up()?;
         ensure!(routes(lab.a())?.contains(WAN), "the route was stolen: {}", routes(lab.a())?);
         netns.run(&format!("ip route del {foreign}"))?;
-        wait_until("the route is there again", Duration::from_secs(20), || Ok(routes(lab.a())?.contains(TAP)))?;
+        wait_until("the route is there again", SOON, || Ok(routes(lab.a())?.contains(TAP)))?;
     }
     Ok(())
 }

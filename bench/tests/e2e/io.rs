@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use adit_bench::lab::surroundings::without_io_uring;
 use adit_bench::lab::traffic::{start, transfer};
-use adit_bench::lab::{Lab, LabOptions};
-use adit_bench::rtt::probe;
+use adit_bench::lab::{Lab, LabOptions, SOON, wait_until};
 use adit_proto::stats::Gauge;
 use anyhow::{Result, ensure};
 
-use crate::{QUARTER_GIB, echoes};
+use crate::{Pings, QUARTER_GIB, echoes};
 
 /// Ping, both directions at once, both IP versions.
 fn works(lab: &Lab) -> Result<()> {
     let (a, b) = (lab.a(), lab.b());
-    let probes = a.netns.enter(|| probe(b.inner6().into(), Duration::from_millis(1), Duration::from_millis(300)))?;
-    ensure!(probes.sent > 100 && probes.lost == 0, "{} of {} lost", probes.lost, probes.sent);
+    let pings = Pings::start(lab, a, b.inner6(), Duration::from_millis(1))?;
+    wait_until("pings were sent", SOON, || Ok(pings.so_far().0 > 300))?;
+    pings.none_lost(lab, 300)?;
     let there = start(&a.netns, &b.netns, b.inner().into(), QUARTER_GIB)?;
     let back = start(&b.netns, &a.netns, a.inner6().into(), QUARTER_GIB)?;
     there.finish()?.verify(QUARTER_GIB)?;
@@ -52,7 +52,7 @@ fn where_io_uring_is_forbidden_the_gateway_runs_on_poll_and_says_so() -> Result<
     forbidden[0].start(&mut command)?;
     allowed[0].start_control()?;
     lab.wait_until_up()?;
-    let line = lab.a().wait_for_log("not on io_uring", Duration::from_secs(30))?;
+    let line = lab.a().wait_for_log("not on io_uring", SOON)?;
     ensure!(line.contains("WARN") && line.contains("running on poll"), "{line}");
     ensure!(lab.a().metrics()?.gauge(0, Gauge::IoUring) == Some(0.0));
     ensure!(lab.b().metrics()?.gauge(0, Gauge::IoUring) == Some(1.0));
@@ -66,7 +66,7 @@ fn io_uring_demanded_but_forbidden_is_an_error_with_a_remedy() -> Result<()> {
     let mut command = lab.a().command()?;
     without_io_uring(&mut command);
     lab.gateways[0].start(&mut command)?;
-    let status = lab.gateways[0].control()?.wait(Duration::from_secs(10))?;
+    let status = lab.gateways[0].control()?.wait(SOON)?;
     let log = lab.a().log();
     ensure!(!status.success(), "it ended well:\n{log}");
     ensure!(log.contains("io_uring") && log.contains("poll"), "the log names neither cause nor remedy:\n{log}");

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use adit_bench::lab::capture::Capture;
 use adit_bench::lab::tshark::{Analysis, KEY_FILES};
-use adit_bench::lab::{Lab, WAN, binary, wait_until};
+use adit_bench::lab::{Lab, SOON, WAN, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, SOON, options, spis};
+use crate::ike_tunnel::{ROLES, options, spis};
 use crate::{edit, reaches};
 
 const IKE_AUTH: &str = "isakmp.exchangetype == 35";

@@ -35,9 +35,10 @@ mod vlan;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use adit_bench::lab::Gateway;
+use adit_bench::lab::{Gateway, Lab, SOON, wait_until};
 use adit_bench::netns::Netns;
-use adit_bench::rtt::probe;
+use adit_bench::rtt::{Prober, Probes, probe};
+use adit_proto::stats::Drop;
 use anyhow::{Result, ensure};
 
 /// Bytes of the transfers whose size is not the point.
@@ -48,9 +49,52 @@ const GIB: u64 = 1 << 30;
 /// request once it had an early one.)
 fn reaches(from: &Netns, target: impl Into<IpAddr>) -> Result<()> {
     let target = target.into();
+    // While a neighbour is looked up, the kernel keeps a few packets for it only.
+    from.run(&format!("ping -n -c1 -W2 {target}"))?;
     let probes = from.enter(|| probe(target, Duration::from_millis(1), Duration::from_millis(100)))?;
     ensure!(probes.sent > 20 && probes.lost == 0, "{target}: {} of {} probes lost", probes.lost, probes.sent);
     Ok(())
+}
+
+/// Probes at 1 ms through the tunnel, of which none may be lost, unless a data plane says that it was for want of a core: a worker
+/// that does not run for longer than the buffers between workers last drops with a reason of its own.
+struct Pings {
+    prober: Prober,
+    starved: u64,
+}
+
+impl Pings {
+    fn start(lab: &Lab, from: &Gateway, target: impl Into<IpAddr>, interval: Duration) -> Result<Pings> {
+        let target = target.into();
+        wait_until("the neighbour is known", SOON, || Ok(from.netns.run(&format!("ping -n -c1 -W1 {target}")).is_ok()))?;
+        let starved = starved(lab)?;
+        Ok(Pings { prober: from.netns.enter(|| Prober::start(target, interval))?, starved })
+    }
+
+    /// Sent and answered.
+    fn so_far(&self) -> (u64, u64) {
+        self.prober.so_far()
+    }
+
+    /// An error when one was lost, or fewer than `least` were sent.
+    fn none_lost(self, lab: &Lab, least: u64) -> Result<Probes> {
+        let probes = self.prober.stop(SOON)?;
+        let starved = if probes.lost == 0 { 0 } else { starved(lab)?.saturating_sub(self.starved) };
+        ensure!(probes.sent >= least, "only {} pings were sent", probes.sent);
+        ensure!(
+            probes.lost <= starved,
+            "{} of {} pings lost, {starved} for want of a core\n{}",
+            probes.lost,
+            probes.sent,
+            lab.logs()
+        );
+        Ok(probes)
+    }
+}
+
+/// Packets that a worker could not give to the one that owns them. Nothing of a gateway that does not run.
+fn starved(lab: &Lab) -> Result<u64> {
+    lab.gateways.iter().filter_map(|gateway| gateway.metrics().ok()).map(|metrics| Ok(metrics.dropped(Drop::HandoverFull))).sum()
 }
 
 /// An error unless this many echo requests of `size` bytes come back whole; `ping` compares their content.

@@ -1,10 +1,10 @@
 //! Three gateways on one outer network, each a peer of both others: one Ethernet segment for those behind them.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_bench::lab::traffic::{start, transfer};
-use adit_bench::lab::{Gateway, Lab, LabOptions, TAP, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, wait_until};
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 
@@ -19,7 +19,7 @@ fn mesh() -> LabOptions {
 
 fn listener(gateway: &Gateway, port: u16) -> Result<UdpSocket> {
     let socket = gateway.netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.set_read_timeout(Some(SOON))?;
     Ok(socket)
 }
 
@@ -131,11 +131,8 @@ fn plug_in(gateway: &Gateway) -> Result<()> {
 fn traffic_follows_an_address_that_moves_behind_another_gateway() -> Result<()> {
     let lab = Lab::start(&mesh())?;
     let [a, b, c] = &lab.gateways[..] else { unreachable!("three gateways") };
-    let reach = || {
-        wait_until("the station answers", Duration::from_secs(5), || {
-            Ok(a.netns.run(&format!("ping -n -c1 -W1 {STATION_ADDRESS}")).is_ok())
-        })
-    };
+    let reach =
+        || wait_until("the station answers", SOON, || Ok(a.netns.run(&format!("ping -n -c1 -W1 {STATION_ADDRESS}")).is_ok()));
     plug_in(b)?;
     reach()?;
     let before = a.metrics()?.count(Count::FdbMoved);
@@ -159,6 +156,7 @@ fn floods_are_limited_and_the_excess_is_counted() -> Result<()> {
     let sinks = [listener(lab.b(), 7000)?, listener(&lab.gateways[2], 7000)?];
     let source = lab.a().netns.enter(|| UdpSocket::bind((lab.a().inner(), 0)))?;
     source.set_broadcast(true)?;
+    let began = Instant::now();
     for number in 1..=2000 {
         source.send_to(&[1; 50], (Ipv4Addr::new(10, 77, 0, 255), 7000))?;
         if number % 100 == 0 {
@@ -166,15 +164,17 @@ fn floods_are_limited_and_the_excess_is_counted() -> Result<()> {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+    // What the limit lets pass while all that is sent, and a second more.
+    let most = 100 * (2 + began.elapsed().as_secs());
     let limited = || anyhow::Ok(lab.a().metrics()?.dropped(Drop::FloodLimit) - before.dropped(Drop::FloodLimit));
-    wait_until("1500 floods are refused", Duration::from_secs(5), || Ok(limited()? > 1500))?;
+    wait_until("most floods are refused", SOON, || Ok(limited()? + most > 1800))?;
     for sink in &sinks {
         sink.set_read_timeout(Some(Duration::from_millis(300)))?;
-        let mut arrived = 0;
+        let mut arrived = 0_u64;
         while sink.recv(&mut [0; 100]).is_ok() {
             arrived += 1;
         }
-        ensure!((1..500).contains(&arrived), "{arrived} of 2000 broadcasts arrived under a limit of 100 per second");
+        ensure!((1..most + 200).contains(&arrived), "{arrived} of 2000 broadcasts arrived under a limit of 100 per second");
     }
     // Unicast does not suffer from the limit.
     reaches(&lab.a().netns, lab.b().inner())

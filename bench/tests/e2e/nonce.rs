@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::Capture;
-use adit_bench::lab::{Lab, LabOptions, PORT, WAN, wait_until};
+use adit_bench::lab::{Lab, LabOptions, PORT, SOON, WAN, wait_until};
 use anyhow::{Result, anyhow, ensure};
 
 use crate::reaches;
@@ -30,9 +30,7 @@ fn watch(mut capture: Capture, from: std::net::IpAddr, stop: &AtomicBool) -> Res
 
 fn flow(lab: &Lab) -> Result<()> {
     let from = lab.a();
-    wait_until("the tunnel is back", Duration::from_secs(5), || {
-        Ok(from.netns.run(&format!("ping -n -c1 -W1 {}", lab.b().inner())).is_ok())
-    })?;
+    wait_until("the tunnel is back", SOON, || Ok(from.netns.run(&format!("ping -n -c1 -W1 {}", lab.b().inner())).is_ok()))?;
     for _ in 0..3 {
         reaches(&from.netns, lab.b().inner())?;
     }
@@ -54,7 +52,7 @@ fn restarts_of_every_kind_never_repeat_a_nonce_and_the_peer_follows() -> Result<
     flow(&lab)?;
     // The data plane dies and is started again by the control plane.
     let old = lab.a().kill_data_plane()?;
-    wait_until("there is a new data plane", Duration::from_secs(5), || Ok(lab.a().data_plane().is_some_and(|pid| pid != old)))?;
+    wait_until("there is a new data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|pid| pid != old)))?;
     flow(&lab)?;
     // The control plane dies alone and comes back.
     lab.gateways[0].kill_control()?;
@@ -64,14 +62,14 @@ fn restarts_of_every_kind_never_repeat_a_nonce_and_the_peer_follows() -> Result<
     // Both die, as in a power cut.
     lab.gateways[0].kill_control()?;
     lab.a().kill_data_plane()?;
-    wait_until("the data plane is gone", Duration::from_secs(5), || Ok(lab.a().data_plane().is_none()))?;
+    wait_until("the data plane is gone", SOON, || Ok(lab.a().data_plane().is_none()))?;
     lab.gateways[0].start_control()?;
     flow(&lab)?;
     // And the data plane dies while nobody is there to start it again.
     lab.gateways[0].kill_control()?;
     flow(&lab)?;
     lab.a().kill_data_plane()?;
-    wait_until("the data plane is gone", Duration::from_secs(5), || Ok(lab.a().data_plane().is_none()))?;
+    wait_until("the data plane is gone", SOON, || Ok(lab.a().data_plane().is_none()))?;
     lab.gateways[0].start_control()?;
     flow(&lab)?;
 

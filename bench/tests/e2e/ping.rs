@@ -1,20 +1,21 @@
 //! Echo requests of both IP versions, of every size that fits one frame.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use adit_bench::lab::{Lab, LabOptions};
-use adit_bench::rtt::probe;
-use anyhow::{Result, ensure};
+use adit_bench::lab::{Lab, LabOptions, SOON, wait_until};
+use anyhow::{Context, Result, ensure};
 
-use crate::echoes;
+use crate::{Pings, echoes, reaches};
 
 #[test]
 fn ping_and_ping6_pass_without_loss_both_ways() -> Result<()> {
     let lab = Lab::start(&LabOptions::default())?;
     for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
-        for target in [to.inner().into(), to.inner6().into()] {
-            let probes = from.netns.enter(|| probe(target, Duration::from_millis(1), Duration::from_millis(500)))?;
-            ensure!(probes.sent > 200 && probes.lost == 0, "{target}: {} of {} lost", probes.lost, probes.sent);
+        for target in [IpAddr::from(to.inner()), to.inner6().into()] {
+            let pings = Pings::start(&lab, from, target, Duration::from_millis(1))?;
+            wait_until("pings were sent", SOON, || Ok(pings.so_far().0 > 500))?;
+            pings.none_lost(&lab, 500).with_context(|| target.to_string())?;
         }
     }
     Ok(())
@@ -44,8 +45,7 @@ fn a_router_option_of_ipv4_passes() -> Result<()> {
 #[test]
 fn the_tunnel_runs_over_ipv6_too() -> Result<()> {
     let lab = Lab::start(&LabOptions { outer_ipv6: true, ..LabOptions::default() })?;
-    let probes = lab.a().netns.enter(|| probe(lab.b().inner().into(), Duration::from_millis(1), Duration::from_millis(300)))?;
-    ensure!(probes.sent > 100 && probes.lost == 0, "{probes:?}");
+    reaches(&lab.a().netns, lab.b().inner())?;
     // The largest frame still fits: the outer header is 20 bytes longer.
     let mtu = lab.a().netns.run("ip -o link show dev adit0")?;
     let mtu: usize = mtu.split(" mtu ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default().parse()?;

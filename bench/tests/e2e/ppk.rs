@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
-use adit_bench::lab::{Gateway, Lab, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, SOON, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, SOON, ike, options};
+use crate::ike_tunnel::{ROLES, ike, options};
 use crate::{edit, reaches};
 
 const RIGHT: &str = "a post-quantum pre-shared key of 256 bits or more";
@@ -73,8 +72,7 @@ fn fails_and_comes_right(ends: [Option<(&str, &str)>; 2], words: [&str; 2], mend
     lab.gateways[1].stop()?;
     mend(&lab)?;
     lab.gateways[1].start_control()?;
-    wait_until("it connects", Duration::from_secs(40), || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
-        .with_context(|| lab.logs())
+    wait_until("it connects", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
 }
 
 #[test]

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use adit_bench::lab::traffic::start;
-use adit_bench::lab::{Lab, LabOptions, wait_until};
-use adit_bench::rtt::Prober;
+use adit_bench::lab::{Lab, LabOptions, SOON, wait_until};
 use adit_channel::{AttachError, Master};
 use adit_proto::stats::Count;
 use anyhow::{Context, Result, ensure};
 
-use crate::{GIB, reaches};
+use crate::{GIB, Pings, reaches};
 
 #[test]
 fn the_control_plane_is_killed_and_restarted_under_load_without_a_lost_ping() -> Result<()> {
@@ -17,17 +16,17 @@ fn the_control_plane_is_killed_and_restarted_under_load_without_a_lost_ping() ->
     let plane = lab.a().data_plane().context("a data plane")?;
     let bytes = 4 * GIB;
     let transfer = start(&lab.b().netns, &lab.a().netns, lab.a().inner().into(), bytes)?;
-    let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
-    wait_until("the transfer runs", Duration::from_secs(5), || Ok(transfer.moved() > 1 << 20))?;
+    let pings = Pings::start(&lab, lab.b(), lab.a().inner(), Duration::from_millis(1))?;
+    wait_until("the transfer runs", SOON, || Ok(transfer.moved() > 1 << 20))?;
     for round in 1..=2 {
         let sealed = lab.a().metrics()?.count(Count::Opened);
         lab.gateways[0].kill_control()?;
         ensure!(lab.a().metrics().is_err(), "somebody answers for the dead control plane");
         // Alone for a while: a share of the load passes without any control plane.
         let mark = transfer.moved();
-        wait_until("the data plane forwards alone", Duration::from_secs(10), || Ok(transfer.moved() > mark + bytes / 10))?;
+        wait_until("the data plane forwards alone", SOON, || Ok(transfer.moved() > mark + bytes / 10))?;
         lab.gateways[0].start_control()?;
-        wait_until("the new control plane serves metrics", Duration::from_secs(10), || Ok(lab.a().metrics().is_ok()))
+        wait_until("the new control plane serves metrics", SOON, || Ok(lab.a().metrics().is_ok()))
             .with_context(|| lab.a().log())?;
         ensure!(lab.a().data_plane() == Some(plane), "round {round}: the data plane is another one");
         // It reads what the data plane has counted all the while.
@@ -36,9 +35,8 @@ fn the_control_plane_is_killed_and_restarted_under_load_without_a_lost_ping() ->
     }
     ensure!(transfer.is_running(), "the transfer was over before the second restart was");
     transfer.finish()?.verify(bytes)?;
-    let probes = prober.stop(Duration::from_secs(2))?;
+    let probes = pings.none_lost(&lab, 1000)?;
     println!("{} pings, p99 {:.0} µs", probes.sent, probes.quantile_us(0.99));
-    ensure!(probes.sent > 1000 && probes.lost == 0, "{} of {} pings lost", probes.lost, probes.sent);
     Ok(())
 }
 
@@ -65,16 +63,14 @@ fn a_data_plane_that_was_left_behind_on_purpose_is_taken_over() -> Result<()> {
     lab.gateways[1].start_control()?;
     lab.wait_until_up()?;
     let plane = lab.a().data_plane().context("a data plane")?;
-    let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
-    let status = lab.gateways[0].control()?.terminate(Duration::from_secs(10))?;
+    let pings = Pings::start(&lab, lab.b(), lab.a().inner(), Duration::from_millis(1))?;
+    let status = lab.gateways[0].control()?.terminate(SOON)?;
     ensure!(status.success(), "{status}");
     ensure!(lab.a().data_plane() == Some(plane), "the data plane was not left");
     lab.gateways[0].start_control()?;
-    wait_until("the new control plane serves metrics", Duration::from_secs(10), || Ok(lab.a().metrics().is_ok()))?;
+    wait_until("the new control plane serves metrics", SOON, || Ok(lab.a().metrics().is_ok()))?;
     ensure!(lab.a().data_plane() == Some(plane), "the data plane is another one");
-    let probes = prober.stop(Duration::from_secs(1))?;
-    ensure!(probes.lost == 0, "{} of {} pings lost", probes.lost, probes.sent);
-    Ok(())
+    pings.none_lost(&lab, 1).map(drop)
 }
 
 #[test]
@@ -89,7 +85,7 @@ fn a_data_plane_without_descriptors_forwards_on_and_lets_the_next_control_plane_
     ensure!(lab.a().data_plane() == Some(plane), "the data plane ended");
     lab.a().netns.run(&format!("prlimit --pid {plane} --nofile=1024:"))?;
     lab.gateways[0].start_control()?;
-    wait_until("the new control plane serves metrics", Duration::from_secs(10), || Ok(lab.a().metrics().is_ok()))?;
+    wait_until("the new control plane serves metrics", SOON, || Ok(lab.a().metrics().is_ok()))?;
     ensure!(lab.a().data_plane() == Some(plane), "the data plane is another one");
     let log = lab.a().log();
     let fault = std::fs::read_to_string(lab.dir().join("run-site-a/dataplane.log"))?;

@@ -21,7 +21,7 @@ use adit_bench::lab::interop::nat::NatSites;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, LINK, Proof, Site, Sites, pair};
 use adit_bench::lab::interop::{Config, Guest, Release, StrongSwan};
 use adit_bench::lab::traffic::{kernel_counter, transfer};
-use adit_bench::lab::{binary, wait_until};
+use adit_bench::lab::{SOON, binary, wait_until};
 use adit_bench::netns::Netns;
 use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
@@ -29,8 +29,6 @@ use serde_json::Value;
 
 use adit::{Adit, Place};
 
-/// For what takes milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(40);
 const MIB: u64 = 1 << 20;
 /// After what may lose some.
 const PINGS_AFTERWARDS: u64 = 200;
@@ -221,7 +219,7 @@ impl Pair {
         work(self)?;
         let enough = prober.so_far().0 + PINGS_AFTERWARDS;
         wait_until("some more pings were sent", SOON, || Ok(prober.so_far().0 >= enough))?;
-        let probes = prober.stop(Duration::from_secs(10))?;
+        let probes = prober.stop(SOON)?;
         let starved = if probes.lost == 0 { 0 } else { self.starved()?.saturating_sub(before) };
         ensure!(probes.lost <= starved, "{} of {} pings lost: {}", probes.lost, probes.sent, self.said());
         let why = if starved == 0 { "" } else { " for want of a core" };

@@ -19,8 +19,8 @@ mod life;
 mod traffic;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
+use adit_bench::lab::SOON;
 use adit_bench::lab::interop::engine as peer;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site, Sites, pair};
 use adit_bench::lab::interop::{Config, Release, StrongSwan};
@@ -28,9 +28,6 @@ use adit_engine::ike::{ConnectionState, EndpointConfig, PeerConfig};
 use anyhow::{Context, Result, ensure};
 
 use gateway::{Gateway, View};
-
-/// For what takes milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(30);
 
 /// Adit on host a, strongSwan on host b.
 struct Pair {

@@ -3,12 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use adit_bench::lab::interop::Release::{Swan5, Swan6};
 use adit_bench::lab::interop::sites::{Proof, Sites, pair};
 use adit_bench::lab::interop::{Guest, StrongSwan};
-use adit_bench::lab::wait_until;
+use adit_bench::lab::{SOON, wait_until};
 use adit_bench::netns::{Netns, Signal};
 use adit_bench::process::{Process, describe, is_running};
 use anyhow::{Context, Result, ensure};
@@ -20,7 +19,7 @@ const READY_FILE: &str = "ADIT_LEAKS_READY";
 fn wait_until_gone(pids: &[u32]) -> Result<()> {
     ensure!(pids.len() >= 4, "two daemons and a guest are more than {pids:?}");
     let left = || pids.iter().copied().filter(|pid| is_running(*pid)).collect::<Vec<u32>>();
-    wait_until("all daemons and guests have ended", Duration::from_secs(60), || Ok(left().is_empty()))
+    wait_until("all daemons and guests have ended", SOON, || Ok(left().is_empty()))
         .with_context(|| format!("still there: {}", describe(&left())))
 }
 
@@ -71,11 +70,11 @@ fn a_killed_test_leaves_no_process() -> Result<()> {
         text.ends_with('\n').then(|| text.split_whitespace().map(|pid| pid.parse().ok()).collect::<Option<Vec<u32>>>())
     };
     let mut pids = None;
-    copy.wait_until("started everything", Duration::from_secs(120), |_| {
+    copy.wait_until("started everything", SOON, |_| {
         pids = fs::read_to_string(&ready).ok().and_then(|text| reported(&text)).flatten();
         pids.is_some()
     })?;
     copy.signal(Signal::Kill)?;
-    copy.wait(Duration::from_secs(10))?;
+    copy.wait(SOON)?;
     wait_until_gone(&pids.context("the list of processes")?)
 }

@@ -131,10 +131,9 @@ async fn as_client(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver
 }
 
 async fn as_server(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver<Order>) -> Result<()> {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
     let server = Server::bind_with(SocketAddr::from((Site::A.outer(), PORT)), [peer], options()).await?;
     ready.send(())?;
-    let session = tokio::time::timeout(PATIENCE, server.accept()).await??;
+    let session = tokio::time::timeout(SOON, server.accept()).await??;
     serve(&Box::new(session), inbox).await?;
     server.shutdown().await;
     Ok(())

@@ -10,14 +10,10 @@ mod leaks;
 mod library;
 mod pair;
 
-use std::time::Duration;
-
+use adit_bench::lab::SOON;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Site, Sites};
 use adit_bench::lab::interop::{Config, Release, StrongSwan};
 use anyhow::Result;
-
-/// For what takes milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(30);
 
 /// Two daemons that have not spoken yet.
 fn start(sites: &Sites, releases: [Release; 2], configs: &(Config, Config)) -> Result<(StrongSwan, StrongSwan)> {

@@ -89,10 +89,10 @@ async fn a_client_that_begins_anew_keeps_its_session_and_disturbs_no_other() {
 #[tokio::test]
 async fn a_server_bears_so_many_sessions_and_no_more() {
     let server = Server::bind_with(any(), [any_client()], Options { sessions: 2, ..Options::default() }).await.unwrap();
-    let options = || Options { connect_timeout: Duration::from_secs(2), ..impatient() };
-    let first = connect(&server, &name(1), options()).await.unwrap();
-    let _second = connect(&server, &name(2), options()).await.unwrap();
-    let error = connect(&server, &name(3), options()).await.unwrap_err();
+    let first = connect(&server, &name(1), Options::default()).await.unwrap();
+    let _second = connect(&server, &name(2), Options::default()).await.unwrap();
+    let options = Options { connect_timeout: Duration::from_secs(2), ..impatient() };
+    let error = connect(&server, &name(3), options).await.unwrap_err();
     assert!(["unanswered", "timeout"].contains(&error.code()), "{error}");
     soon("the goodbye", first.shutdown()).await;
     connect(&server, &name(3), Options::default()).await.unwrap();

@@ -32,7 +32,7 @@ pub const TAG: PeerTag = PeerTag(1);
 const SUITE: Suite = Suite::Aes128Gcm;
 
 /// How long to wait for what must happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running data plane and its surroundings.
 pub struct Bed {

@@ -26,6 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 
 use super::releases::{self, Release};
+use crate::lab::SOON;
 use crate::netns::{Netns, Veth};
 use crate::process::Process;
 use crate::workdir::WorkDir;
@@ -34,7 +35,7 @@ use crate::workdir::WorkDir;
 const INIT: &str = include_str!("guest/init.sh");
 const MEMORY_MIB: u64 = 128;
 const BOOTED_WITHIN: Duration = Duration::from_secs(90);
-const COMMAND_WITHIN: Duration = Duration::from_secs(60);
+const COMMAND_WITHIN: Duration = SOON;
 /// Where the guest's memory is best put: as a file that is never written to a disk.
 const SHARED_MEMORY: &str = "/dev/shm";
 /// Longest output of a command, in bytes.

@@ -21,14 +21,14 @@ use super::config::Config;
 use super::guest::Guest;
 use super::releases::Release;
 use super::status::{ChildSa, IkeSa, Listed};
-use crate::lab::wait_until;
+use crate::lab::{SOON, wait_until};
 use crate::netns::{Netns, Signal};
 use host::{Host, InGuest, InNamespace};
 
 /// How long the daemon may take for a command besides what the command waits for.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+const ANSWER_WITHIN: Duration = SOON;
 /// How long a negotiation that a test asks for may take.
-const NEGOTIATED_WITHIN: Duration = Duration::from_secs(30);
+const NEGOTIATED_WITHIN: Duration = SOON;
 /// Lines of the log that an error shows.
 const LOG_LINES: usize = 40;
 

@@ -30,7 +30,7 @@ const EVENT: u8 = 7;
 /// The daemon's own limit of a packet, in bytes.
 const PACKET_MAX: u32 = 512 * 1024;
 /// How long connecting may take.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
 
 trait Stream: Read + Write + Send {
     fn limit(&self, wait: Duration) -> std::io::Result<()>;

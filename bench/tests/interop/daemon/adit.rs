@@ -4,7 +4,6 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use adit_bench::lab::binary;
 use adit_bench::lab::interop::Config;
@@ -142,7 +141,7 @@ impl Adit {
     pub fn kill_control(&mut self) -> Result<()> {
         let mut control = self.control.take().context("no control plane runs")?;
         control.signal(Signal::Kill)?;
-        control.wait(Duration::from_secs(5))?;
+        control.wait(SOON)?;
         self.next_log(control.pid());
         Ok(())
     }

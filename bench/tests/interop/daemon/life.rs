@@ -78,7 +78,6 @@ fn fragments(release: Release, adit_begins: bool) -> Result<Seen> {
 fn signs_of_life(release: Release, adit_asks: bool) -> Result<Seen> {
     let more = format!("role: initiator, dpd_s: {}", if adit_asks { 1 } else { 0 });
     let pair = Pair::new(release, Proof::Psk, &more, |swan| {
-        swan.daemon.retransmit = Some(IMPATIENT);
         swan.connections[0].dpd_delay = (!adit_asks).then_some(Duration::from_secs(1));
     })?;
     pair.connect(true)?;

@@ -23,12 +23,9 @@ const IMPATIENT: Retransmit = Retransmit { timeout: Duration::from_millis(200), 
 fn signs_of_life_are_asked_for_and_given_at_both_ends() -> Result<()> {
     // One end asks at a time: an end that was just asked has no reason to ask.
     for (release, adit_asks) in Release::ALL.into_iter().flat_map(|release| [(release, false), (release, true)]) {
-        let pair = Pair::with(release, Proof::Psk, impatient(), |config, swan| {
-            swan.daemon.retransmit = Some(IMPATIENT);
-            match adit_asks {
-                true => config.dpd = Duration::from_secs(1),
-                false => swan.connections[0].dpd_delay = Some(Duration::from_secs(1)),
-            }
+        let pair = Pair::with(release, Proof::Psk, EndpointConfig::default(), |config, swan| match adit_asks {
+            true => config.dpd = Duration::from_secs(1),
+            false => swan.connections[0].dpd_delay = Some(Duration::from_secs(1)),
         })?;
         pair.connect()?;
         let spis = pair.spis();

@@ -14,15 +14,15 @@ use super::super::config::{Esp, Place};
 use super::super::guest::Guest;
 use super::super::releases::{LAB_INSIDE, Release};
 use super::super::vici::Vici;
-use crate::lab::wait_until;
+use crate::lab::{SOON, wait_until};
 use crate::netns::{Netns, Signal};
 use crate::process::Process;
 use crate::workdir::WorkDir;
 
 const DAEMON: &str = "charon-systemd";
-const STARTED_WITHIN: Duration = Duration::from_secs(30);
+const STARTED_WITHIN: Duration = SOON;
 /// A daemon that stops waits a while for its peers' answers.
-const ENDED_WITHIN: Duration = Duration::from_secs(30);
+const ENDED_WITHIN: Duration = SOON;
 /// The table of routes and the rule for it that a daemon makes.
 const ROUTE_TABLE: u8 = 220;
 
