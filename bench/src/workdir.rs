@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_of_the_dead_are_removed_and_those_of_the_living_and_of_strangers_stay() {
+    fn folders_of_the_dead_go_and_those_of_the_living_and_of_strangers_stay() {
         let parent = tempfile::tempdir().unwrap();
         let path = |name: &str| parent.path().join(name);
         let living = WorkDir::new_in(parent.path(), "lab").unwrap();

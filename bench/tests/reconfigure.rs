@@ -154,7 +154,7 @@ fn what_a_data_plane_received_alone_is_not_received_again_by_the_next_one() -> R
 }
 
 #[test]
-fn what_a_peer_sent_before_it_left_the_file_is_not_received_again_when_it_is_back() -> Result<()> {
+fn what_a_peer_sent_before_it_left_the_file_is_a_replay_when_it_is_back() -> Result<()> {
     let mut lab = Lab::start(&LabOptions { gateways: 3, ..LabOptions::default() })?;
     let whole = fs::read_to_string(&lab.a().config)?;
     // The data plane stays.

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
+/// A longer name of a test is no fact any more but a paragraph.
+const NAME_LETTERS_MAX: usize = 70;
 
 /// All that may lie at the top of the tree, besides names that begin with a dot and what the build makes.
 const TOP: &[&str] = &[
@@ -123,6 +125,21 @@ fn functions_fit_a_screen() {
             let length = lines[start..].iter().position(|line| *line == closing).map_or(0, |last| last + 1);
             if length > FUNCTION_LINES_MAX {
                 faults.push(format!("{name}:{}: a function of {length} lines, more than {FUNCTION_LINES_MAX}", start + 1));
+            }
+        }
+    }
+    complain(faults);
+}
+
+#[test]
+fn names_of_tests_are_short() {
+    let mut faults = Vec::new();
+    for (file, text) in sources() {
+        for (number, line) in text.lines().enumerate() {
+            let words = code(line).split_whitespace().skip_while(|word| *word != "fn").nth(1);
+            let name = words.and_then(|word| word.split(['(', '<']).next()).unwrap_or_default();
+            if name.len() > NAME_LETTERS_MAX {
+                faults.push(format!("{file}:{}: a name of {} letters, more than {NAME_LETTERS_MAX}", number + 1, name.len()));
             }
         }
     }

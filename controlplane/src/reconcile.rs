@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_keep_their_ids_when_the_file_is_reordered_and_new_ones_get_free_ones() {
+    fn peers_keep_their_ids_in_a_reordered_file_and_new_ones_get_free_ones() {
         let before = config(&["b", "c"], "");
         let ids = [PeerId(0), PeerId(1)];
         let after = config(&["d", "c"], "");

@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pinned_address_neither_moves_nor_ages_and_a_full_table_learns_nothing() {
+    fn a_pinned_address_neither_moves_nor_ages_and_a_full_table_stays() {
         let mut table = ForwardingTable::new(2, 300, 4);
         table.pin(mac(1), PeerId(1)).unwrap();
         assert_eq!(table.learn(mac(1), PeerId(2), 0), Learned::Known);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn one_peer_of_several_fills_half_the_table_and_moves_count_for_the_new_one() {
+    fn one_peer_fills_half_the_table_and_moves_count_for_the_new_one() {
         let mut table = ForwardingTable::new(8, 300, 4);
         table.share_among(2);
         let learned = |table: &mut ForwardingTable, range: std::ops::Range<u8>, peer: u16| {

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ip_packet_agrees_with_its_next_header_and_what_follows_it_is_cut_off() {
+    fn an_ip_packet_agrees_with_its_next_header_and_loses_what_follows() {
         let (mut out, mut inn) = pair(Suite::Aes256Gcm, 1, 0, false);
         for (v6, next_header) in [(false, esp::NEXT_HEADER_IPV4), (true, esp::NEXT_HEADER_IPV6)] {
             for hidden in [0, 1, 200] {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn without_extended_numbers_the_high_half_is_not_covered_and_the_last_number_is_the_last() {
+    fn without_esn_the_high_half_is_not_covered_and_the_last_number_ends_it() {
         let last = u64::from(u32::MAX);
         let (mut out, mut inn) = pair(Suite::Aes128Gcm, last - 1, last - 2, false);
         (out.esn, out.seq_end, inn.esn) = (false, last + 1, false);

@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_outbound_sa_takes_the_place_and_the_slot_of_the_old_one_even_in_a_full_table() {
+    fn a_new_outbound_sa_takes_the_slot_of_the_old_one_in_a_full_table() {
         let mut tables = tables();
         let slot = tables.install_outbound(&outbound(0x4000_0001)).unwrap();
         for n in 0..7 {

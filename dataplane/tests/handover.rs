@@ -12,7 +12,7 @@ use support::{
 };
 
 #[test]
-fn datagrams_in_a_train_that_belong_to_the_other_worker_are_opened_there_in_order() {
+fn datagrams_of_the_other_worker_in_a_train_are_opened_there_in_order() {
     in_namespace(|| {
         for io in ["io_uring", "poll"] {
             let mut bed = Bed::start(2, io, 2);

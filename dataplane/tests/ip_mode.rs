@@ -114,7 +114,7 @@ fn the_most_specific_selector_names_the_peer_and_goes_with_it() {
 }
 
 #[test]
-fn both_directions_of_a_flow_have_one_lane_and_flows_spread_over_the_lanes() {
+fn a_flow_has_one_lane_both_ways_and_flows_spread_over_the_lanes() {
     in_namespace(|| {
         let mut bed = Bed::start_ip(2, "io_uring", 2);
         for worker in 0..2 {
@@ -173,7 +173,7 @@ fn paths(bed: &mut Bed) -> Vec<(usize, Event)> {
 }
 
 #[test]
-fn a_peer_that_sends_from_elsewhere_is_followed_once_its_packet_is_authentic_and_new() {
+fn a_peer_that_sends_from_elsewhere_is_followed_by_authentic_new_packets() {
     in_namespace(|| {
         let mut bed = Bed::start_ip(1, "io_uring", 1);
         let mut seals = peer_seals(0);

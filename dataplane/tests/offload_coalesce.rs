@@ -299,7 +299,7 @@ fn udp_without_a_checksum_keeps_it_so() {
 }
 
 #[test]
-fn padding_options_fragments_and_extension_headers_send_the_flow_off_and_pass() {
+fn padding_options_fragments_and_extensions_flush_the_flow_and_pass() {
     for (tcp, mode) in [true, false].into_iter().flat_map(|tcp| Mode::ALL.map(|mode| (tcp, mode))) {
         let flow = Flow::simple(false, tcp).in_mode(mode);
         let segment = segments(&flow, 1, 300)[0].clone();
@@ -436,7 +436,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn splitting_and_coalescing_give_the_same_frames_in_order_inside_each_flow(
+    fn splitting_and_coalescing_give_the_same_frames_in_order_per_flow(
         flows in prop::collection::vec((simple_flow(), prop::collection::vec(step(), 1..6)), 1..6),
         turns in prop::collection::vec((any::<u8>(), 1_usize..20), 100),
         mode in offload::modes(),

@@ -261,7 +261,7 @@ fn udp_super_frames_arrive_in_a_socket_and_come_from_one() {
 }
 
 #[test]
-fn an_open_checksum_of_a_single_frame_is_taken_and_a_wrong_one_is_not_repaired() {
+fn an_open_checksum_is_taken_and_a_wrong_one_is_not_repaired() {
     both(false, |host| {
         let socket = UdpSocket::bind(host.address()).expect("a socket");
         socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");

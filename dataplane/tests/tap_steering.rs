@@ -36,7 +36,7 @@ fn lane(bed: &mut Bed, frame: &[u8]) -> u32 {
 }
 
 #[test]
-fn both_directions_of_a_flow_have_one_lane_and_flows_spread_over_the_lanes() {
+fn a_flow_has_one_lane_both_ways_and_flows_spread_over_the_lanes() {
     in_namespace(|| {
         let mut bed = Bed::start(2, "io_uring", 2);
         for worker in 0..2 {

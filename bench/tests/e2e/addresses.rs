@@ -47,7 +47,7 @@ fn path(gateway: &Gateway) -> Result<[String; 2]> {
 }
 
 #[test]
-fn a_gateway_that_gets_another_address_keeps_its_ike_sa_and_tells_its_peer() -> Result<()> {
+fn a_gateway_with_another_address_keeps_its_ike_sa_and_tells_its_peer() -> Result<()> {
     let lab = lab("")?;
     let before = [spis(lab.a())?.0, spis(lab.b())?.0];
     ensure!(ike(lab.a())?["sas"][0]["mobike"] == true, "{:#}", ike(lab.a())?);

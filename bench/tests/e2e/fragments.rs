@@ -40,7 +40,7 @@ fn long_udp_datagrams_arrive_byte_for_byte() -> Result<()> {
 }
 
 #[test]
-fn fragments_between_other_datagrams_of_their_flow_are_not_merged_with_them() -> Result<()> {
+fn fragments_are_not_merged_with_other_datagrams_of_their_flow() -> Result<()> {
     let lab = Lab::start(&LabOptions::default())?;
     let target = lab.b().inner();
     let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;

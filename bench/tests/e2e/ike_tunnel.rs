@@ -159,7 +159,7 @@ fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<
 }
 
 #[test]
-fn a_peer_whose_key_was_replaced_while_adit_was_away_has_to_prove_itself_anew() -> Result<()> {
+fn a_peer_whose_key_was_replaced_has_to_prove_itself_anew() -> Result<()> {
     let mut lab = Lab::start(&options(&ROLES))?;
     let key = lab.dir().join("site-a-site-b.psk");
     let right = std::fs::read(&key)?;

@@ -74,7 +74,7 @@ fn fragments_and_long_datagrams_arrive_byte_for_byte() -> Result<()> {
 }
 
 #[test]
-fn three_gateways_reach_each_others_networks_over_routes_made_by_themselves() -> Result<()> {
+fn three_gateways_reach_each_others_networks_over_their_own_routes() -> Result<()> {
     let lab = Lab::start(&LabOptions { gateways: 3, ..options() })?;
     for from in &lab.gateways {
         for to in lab.gateways.iter().filter(|to| to.number != from.number) {
@@ -161,7 +161,7 @@ fn either_plane_may_be_killed() -> Result<()> {
 }
 
 #[test]
-fn selectors_that_change_take_effect_without_a_new_data_plane_and_routes_go_with_them() -> Result<()> {
+fn changed_selectors_need_no_new_data_plane_and_take_their_routes_along() -> Result<()> {
     let mut lab = Lab::start(&options())?;
     let plane = lab.a().data_plane();
     for (gateway, old, new) in [

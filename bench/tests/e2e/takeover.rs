@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{GIB, Pings, reaches};
 
 #[test]
-fn the_control_plane_is_killed_and_restarted_under_load_without_a_lost_ping() -> Result<()> {
+fn the_control_plane_is_replaced_under_load_without_a_lost_ping() -> Result<()> {
     let mut lab = Lab::start(&LabOptions { workers: vec![2, 1], ..LabOptions::default() })?;
     let plane = lab.a().data_plane().context("a data plane")?;
     let bytes = 4 * GIB;
@@ -74,7 +74,7 @@ fn a_data_plane_that_was_left_behind_on_purpose_is_taken_over() -> Result<()> {
 }
 
 #[test]
-fn a_data_plane_without_descriptors_forwards_on_and_lets_the_next_control_plane_in_later() -> Result<()> {
+fn a_data_plane_without_descriptors_forwards_on_and_is_attached_to_later() -> Result<()> {
     let mut lab = Lab::start(&LabOptions::default())?;
     let plane = lab.a().data_plane().context("a data plane")?;
     lab.gateways[0].kill_control()?;

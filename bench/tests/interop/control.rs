@@ -30,7 +30,7 @@ fn a_killed_daemon_comes_back_without_its_sas_and_connects_again() -> Result<()>
 }
 
 #[test]
-fn a_peer_behind_a_cut_cable_is_found_dead_and_the_settings_of_the_daemon_count() -> Result<()> {
+fn a_peer_behind_a_cut_cable_is_found_dead_as_fast_as_was_set() -> Result<()> {
     let sites = Sites::new()?;
     let mut configs = pair(Proof::Psk)?;
     for config in [&mut configs.0, &mut configs.1] {
@@ -49,7 +49,7 @@ fn a_peer_behind_a_cut_cable_is_found_dead_and_the_settings_of_the_daemon_count(
 }
 
 #[test]
-fn a_child_that_starts_at_once_needs_no_command_and_short_lifetimes_rekey_by_themselves() -> Result<()> {
+fn a_child_starts_without_a_command_and_rekeys_by_its_short_lifetime() -> Result<()> {
     let sites = Sites::new()?;
     let mut configs = pair(Proof::Psk)?;
     configs.0.connections[0].children[0].start = Start::AtOnce;

@@ -7,7 +7,7 @@ use adit_bench::netns::Netns;
 use anyhow::{Result, ensure};
 
 #[test]
-fn the_esp_of_a_guest_kernel_and_that_of_strongswan_itself_understand_each_other() -> Result<()> {
+fn the_esp_of_a_guest_kernel_and_that_of_strongswan_understand_each_other() -> Result<()> {
     let a = Netns::new("swan-a")?;
     let guest = Guest::boot("guest-b", Swan5)?;
     guest.plug(&a, LINK)?;
@@ -46,7 +46,7 @@ fn a_guest_has_random_ivs_without_jitterentropy() -> Result<()> {
 }
 
 #[test]
-fn a_guest_answers_commands_with_status_and_output_and_cannot_change_its_root() -> Result<()> {
+fn a_guest_answers_commands_and_cannot_change_its_root() -> Result<()> {
     let guest = Guest::boot("guest", Swan5)?;
     ensure!(guest.run("echo one; echo two >&2")? == "one\ntwo\n", "output");
     ensure!(guest.run("seq 1 20000")?.lines().count() == 20000, "a long output is cut short");

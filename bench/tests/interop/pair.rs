@@ -18,7 +18,7 @@ fn prefer_ml_kem(config: &mut Config) {
 }
 
 #[test]
-fn a_tunnel_between_two_of_the_older_release_comes_up_is_rekeyed_from_both_ends_and_goes_down() -> Result<()> {
+fn two_of_the_older_release_connect_rekey_from_both_ends_and_disconnect() -> Result<()> {
     let sites = Sites::new()?;
     let (a, b) = start(&sites, [Swan5, Swan5], &pair(Proof::Psk)?)?;
     connect(&sites, &a)?;
@@ -46,7 +46,7 @@ fn a_tunnel_between_two_of_the_older_release_comes_up_is_rekeyed_from_both_ends_
 }
 
 #[test]
-fn two_of_the_newer_release_agree_on_ml_kem_in_an_intermediate_exchange_and_in_rekeying() -> Result<()> {
+fn two_of_the_newer_release_agree_on_ml_kem_at_first_and_in_rekeying() -> Result<()> {
     let sites = Sites::new()?;
     let mut configs = pair(Proof::RawKeys(KeyKind::Ed25519))?;
     prefer_ml_kem(&mut configs.0);

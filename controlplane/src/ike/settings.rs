@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn no_peer_takes_the_places_of_another_one_and_each_has_enough_for_a_rekey() {
+    fn no_peer_takes_the_places_of_another_and_each_has_enough_to_rekey() {
         assert_eq!(children_max(&gateway(1, "lanes: 4")), 128);
         for (peers, lanes) in [(200, 4), (1000, 1), (1000, 8), (100, 64)] {
             let config = gateway(peers, &format!("lanes: {lanes}"));

@@ -159,7 +159,7 @@ async fn packets_outside_of_the_agreed_traffic_are_refused_and_dropped() {
 }
 
 #[tokio::test]
-async fn a_packet_that_the_path_does_not_take_is_refused_with_the_longest_that_it_does() {
+async fn a_packet_too_long_for_the_path_is_refused_with_the_longest_that_fits() {
     for path_mtu in [576, 1280, 1500, 9000] {
         let pair = pair_with(gateway(), client(), Options { path_mtu, ..Options::default() }).await;
         let mtu = pair.client.mtu();

@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use crate::support::*;
 
 #[tokio::test]
-async fn a_preshared_key_and_ml_kem_make_a_tunnel_with_extended_sequence_numbers() {
+async fn a_preshared_key_and_ml_kem_make_a_tunnel_with_esn() {
     let pair = pair(gateway(), client()).await;
     pair.check().await;
     let algorithms = pair.client.algorithms();

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_one_behind_is_seen_at_the_public_address_and_at_another_port_afterwards() {
+    fn the_one_behind_is_seen_at_a_public_port_and_at_another_afterwards() {
         let sites = NatSites::new(Site::A).unwrap();
         let inside = sites.a.enter(|| UdpSocket::bind((PRIVATE, 4500))).unwrap();
         let outside = sites.b.enter(|| UdpSocket::bind((Site::B.outer(), 4500))).unwrap();

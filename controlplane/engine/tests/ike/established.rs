@@ -358,7 +358,7 @@ fn a_data_plane_that_restarted_gets_new_keys_under_the_same_ike_sa() {
 }
 
 #[test]
-fn a_child_that_the_data_plane_refused_is_asked_for_again_by_whoever_connected() {
+fn a_child_that_the_data_plane_refused_is_asked_for_by_who_connected() {
     for node in [A, B] {
         let mut world = pair(16, |_, _| {});
         world.connect_pair();

@@ -185,7 +185,7 @@ fn another_version_is_told_and_nothing_else() {
 }
 
 #[test]
-fn an_unknown_ike_sa_is_told_at_a_limited_rate_and_proof_is_only_given_for_the_dead() {
+fn an_unknown_ike_sa_is_said_at_a_limited_rate_and_proven_for_the_dead() {
     let limits = Limits { unprotected_replies: 5, ..Limits::default() };
     let mut world = pair_with(8, |_| EndpointConfig { limits, ..endpoint_config(1) }, |_, _| {});
     world.connect_pair();
@@ -214,7 +214,7 @@ fn an_unknown_ike_sa_is_told_at_a_limited_rate_and_proof_is_only_given_for_the_d
 }
 
 #[test]
-fn a_wrong_preshared_key_is_explained_at_both_ends_and_comes_right_by_itself() {
+fn a_wrong_preshared_key_is_explained_at_both_ends_and_heals() {
     let mut world = pair(9, |node, config| {
         if node == B {
             (config.local_auth, config.remote_auth) = psk("quite another secret for this test");
@@ -287,7 +287,7 @@ fn algorithms_without_common_ground_are_shown_side_by_side() {
 }
 
 #[test]
-fn selectors_without_common_ground_leave_the_ike_sa_and_come_right_by_themselves() {
+fn selectors_without_common_ground_leave_the_ike_sa_and_heal() {
     let mut world = pair(13, |node, config| {
         if node == B {
             config.children[0].local = vec![net("172.16.0.0/12")];
@@ -310,7 +310,7 @@ fn selectors_without_common_ground_leave_the_ike_sa_and_come_right_by_themselves
 }
 
 #[test]
-fn a_post_quantum_key_of_the_right_name_and_the_wrong_contents_is_suspected() {
+fn a_post_quantum_key_with_the_wrong_contents_is_suspected() {
     let mut world = pair(14, |node, config| {
         let key = adit_engine::crypto::Secret::copy_of(&[node as u8; 32]);
         config.ppk = Some(adit_engine::ike::Ppk { id: b"ppk-1".to_vec(), key, mandatory: true });

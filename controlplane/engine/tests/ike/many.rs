@@ -57,7 +57,7 @@ fn many(psk_of_a: &str) -> World {
 }
 
 #[test]
-fn of_several_peers_with_one_identity_the_one_connects_whose_proof_is_good() {
+fn of_peers_with_one_identity_the_one_connects_whose_proof_is_good() {
     for (secret, up) in [(SECRET, 2), ("another secret", 1), ("one secret", 0)] {
         let world = many(secret);
         for number in 0..3 {
@@ -75,7 +75,7 @@ fn of_several_peers_with_one_identity_the_one_connects_whose_proof_is_good() {
 }
 
 #[test]
-fn a_peer_that_rekeys_without_end_gets_no_more_than_its_share_of_the_tables() {
+fn a_peer_that_rekeys_without_end_gets_only_its_share_of_the_tables() {
     let mut world = pair(3, |_, config| config.children = vec![ethernet()]);
     world.connect_pair();
     let mut most = 0;

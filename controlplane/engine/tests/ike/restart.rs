@@ -124,7 +124,7 @@ fn half_rekeyed(seed: u64) -> (World, Rc<Cell<bool>>) {
 }
 
 #[test]
-fn an_outbound_key_is_not_used_again_after_a_vault_that_could_not_be_written() {
+fn an_outbound_key_is_not_used_again_after_a_vault_was_not_written() {
     let (mut world, held) = half_rekeyed(11);
     world.nodes[B].vault_stuck = true;
     held.set(false);
@@ -146,7 +146,7 @@ fn an_outbound_key_is_not_used_again_after_a_vault_that_could_not_be_written() {
 }
 
 #[test]
-fn a_process_that_dies_between_grant_and_use_leaves_a_way_for_every_packet() {
+fn a_process_that_dies_between_grant_and_use_strands_no_packet() {
     let (mut world, held) = half_rekeyed(12);
     let mut config = peer(B);
     config.children = vec![ethernet()];

@@ -298,7 +298,7 @@ fn trace() -> bool {
 }
 
 #[test]
-fn rekeys_and_successors_on_a_bad_network_lose_no_packet_and_leave_nothing() {
+fn rekeys_and_successors_on_a_bad_network_lose_and_leave_nothing() {
     with_seeds(0, FAILED_ONCE, |seed| {
         let mut run = Run::new(seed);
         run.world.trace = trace();

@@ -17,7 +17,7 @@ fn texts(additional: &[&[Option<KeyExchangeMethod>]]) -> Vec<String> {
 }
 
 #[test]
-fn optional_key_exchanges_are_offered_once_more_without_them_for_peers_that_know_none() {
+fn optional_key_exchanges_are_left_out_of_a_second_offer() {
     let plain = "IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519";
     assert_eq!(texts(&[]), [plain]);
     assert_eq!(texts(&[&[Some(MlKem768)]]), [format!("{plain}/ADDKE1_ML_KEM_768")]);
