@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use adit_dataplane::aead::{Aead, Backend, cpu_features};
+use adit_esp::aead::{Aead, Backend, cpu_features};
 use adit_proto::control::Spi;
 use adit_proto::esp;
 use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};

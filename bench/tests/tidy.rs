@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
@@ -39,6 +40,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/channel/src/fd.rs",
     "dataplane/channel/src/ring.rs",
     "dataplane/channel/src/shm.rs",
+    "dataplane/esp/tests/aead_no_allocation.rs",
     "dataplane/src/inbound.rs",
     "dataplane/src/io.rs",
     "dataplane/src/io/poll.rs",
@@ -47,7 +49,6 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/tap.rs",
     "dataplane/src/tap/steering.rs",
     "dataplane/src/udp.rs",
-    "dataplane/tests/aead_no_allocation.rs",
     "dataplane/tests/no_allocation.rs",
     "dataplane/tests/offload_kernel.rs",
     "dataplane/tests/support/mod.rs",
@@ -57,10 +58,12 @@ const UNSAFE: &[&str] = &[
 const LAYERS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("dataplane/channel", &["adit-proto"]),
-    ("dataplane", &["adit-proto", "adit-channel"]),
+    ("dataplane/esp", &["adit-proto"]),
+    ("dataplane", &["adit-proto", "adit-channel", "adit-esp"]),
     ("controlplane/engine", &["adit-proto"]),
     ("controlplane", &["adit-proto", "adit-channel", "adit-engine"]),
-    ("bench", &["adit-proto", "adit-channel", "adit-dataplane", "adit-engine", "adit-controlplane"]),
+    ("controlplane/ipsec", &["adit-proto", "adit-engine", "adit-esp"]),
+    ("bench", &["adit-proto", "adit-channel", "adit-esp", "adit-dataplane", "adit-engine", "adit-ipsec", "adit-controlplane"]),
 ];
 
 fn root() -> PathBuf {
@@ -157,7 +160,8 @@ fn unsafe_lives_in_the_listed_files_only() {
     let found: BTreeSet<String> =
         sources().into_iter().filter(|(_, text)| text.lines().any(is_unsafe)).map(|(name, _)| name).collect();
     complain(found.iter().filter(|name| !UNSAFE.contains(&name.as_str())).map(|name| format!("{name}: {word}")).collect());
-    let pure = ["proto/src/lib.rs", "controlplane/engine/src/lib.rs"];
+    let pure =
+        ["proto/src/lib.rs", "dataplane/esp/src/lib.rs", "controlplane/engine/src/lib.rs", "controlplane/ipsec/src/lib.rs"];
     for (name, text) in sources().iter().filter(|(name, _)| pure.contains(&name.as_str())) {
         assert!(text.contains(&format!("forbid({word}_code)")), "{name} does not forbid {word} code");
     }
@@ -177,6 +181,35 @@ fn layers_point_one_way() {
         }
     }
     complain(faults);
+}
+
+/// Who uses the library builds no web server, no command line, no metrics and no netlink.
+#[test]
+fn the_library_stays_small() {
+    const CRATES_MAX: usize = 90;
+    let tree = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "--package",
+            "adit-ipsec",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("cargo can be run");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8_lossy(&tree.stdout);
+    let crates: BTreeSet<&str> = text.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(crates.contains("adit-engine") && crates.len() < CRATES_MAX, "{} crates: {crates:?}", crates.len());
+    let banned = ["axum", "clap", "prometheus", "rtnetlink", "hyper", "adit-controlplane", "adit-channel"];
+    complain(banned.iter().filter(|name| crates.contains(**name)).map(|name| format!("adit-ipsec builds {name}")).collect());
 }
 
 #[test]

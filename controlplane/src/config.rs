@@ -4,7 +4,6 @@
 mod check;
 pub mod ike_section;
 mod problem;
-pub mod proposal;
 mod raw;
 mod show;
 

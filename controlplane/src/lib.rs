@@ -17,7 +17,6 @@ pub mod config;
 pub mod dataplane;
 pub mod explain;
 pub mod ike;
-pub mod ipsec;
 pub mod key_file;
 pub mod metrics;
 pub mod netlink;

@@ -331,9 +331,9 @@ impl Inbound {
 /// Publishes the counters of an SA after its packets of a batch, and notes where they came from.
 fn update(index: Option<usize>, from: &Endpoint, state: &mut State, env: &mut Environment) {
     let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) else { return };
-    env.port.sa_update(sa.slot, sa.window.top(), sa.packets, sa.bytes);
+    env.port.sa_update(sa.slot, sa.esp.window.top(), sa.esp.packets, sa.bytes);
     // What repeats or is late proves nothing about where the peer is now.
-    if std::mem::take(&mut sa.advanced) {
+    if std::mem::take(&mut sa.esp.advanced) {
         let peer = sa.peer;
         if state.tables.found_at(peer, from, state.now_s, |event| env.port.emit(event)) {
             env.port.count(Count::PathChanges, 1);

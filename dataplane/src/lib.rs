@@ -6,9 +6,8 @@
 //! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`state`] is what it owns;
 //! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`control`] applies the commands of the control plane.
 //!
-//! What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
+//! Keys, sealing and opening are `adit_esp`. What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
 
-pub mod aead;
 pub mod checksum;
 pub mod config;
 pub mod control;

@@ -1,14 +1,12 @@
-//! Opens one ESP packet in place: cheap checks first, then the tag, and only then the replay window (RFC 4303 §3.4).
+//! Opens one ESP packet in place and finds the frame or packet in it: EtherIP (RFC 3378) or IP.
 
 use std::ops::Range;
 
 use adit_proto::control::Mode;
-use adit_proto::esp::{self, Aad, Header};
+use adit_proto::esp::{self, Header};
 use adit_proto::etherip;
 use adit_proto::packet;
-use adit_proto::replay::Verdict;
 use adit_proto::stats::Drop;
-use adit_proto::suite::TAG_LEN;
 
 use crate::sa::InboundSa;
 use crate::tap::headers::ETHERNET;
@@ -34,21 +32,12 @@ pub enum Opened {
 /// Opens the packet, whose header the caller has parsed; ranges count from the start of `packet`.
 #[inline]
 pub fn open(mode: Mode, sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Opened, Drop> {
-    if packet.len() < esp::PACKET_LEN_MIN {
-        return Err(Drop::TooShort);
-    }
-    let (body, tag) = packet.split_last_chunk_mut::<TAG_LEN>().ok_or(Drop::TooShort)?;
-    let (_, sealed) = body.split_at_mut(esp::CIPHERTEXT_AT);
-    let (seq, resynced) = verify(sa, header, sealed, tag)?;
-    sa.advanced |= seq > sa.window.top();
-    sa.window.accept(seq);
-    sa.packets += 1;
-
-    let (len, next_header) = esp::strip_trailer(sealed).map_err(|_| Drop::BadPadding)?;
+    let adit_esp::Opened { payload, next_header, resynced } = sa.esp.open(header, packet)?;
     if next_header == esp::NEXT_HEADER_NONE {
         return Ok(Opened::Dummy { resynced });
     }
-    let payload = sealed.get(..len).ok_or(Drop::BadPadding)?;
+    let start = payload.start;
+    let payload = packet.get(payload).ok_or(Drop::BadPadding)?;
     let (place, open_checksum) = match (mode, next_header) {
         (Mode::Ethernet, esp::NEXT_HEADER_ETHERIP) => frame_in(payload)?,
         (Mode::Ip, esp::NEXT_HEADER_IPV4) => (packet_in(payload, false)?, false),
@@ -56,7 +45,6 @@ pub fn open(mode: Mode, sa: &mut InboundSa, header: &Header, packet: &mut [u8]) 
         _ => return Err(Drop::BadNextHeader),
     };
     sa.bytes += place.len() as u64;
-    let start = esp::CIPHERTEXT_AT;
     Ok(Opened::Frame { frame: start + place.start..start + place.end, open_checksum, resynced })
 }
 
@@ -80,33 +68,17 @@ fn packet_in(payload: &[u8], v6: bool) -> Result<Range<usize>, Drop> {
     }
 }
 
-/// Checks window and tag; returns the sequence number, and whether it was a jump.
-#[inline]
-fn verify(sa: &mut InboundSa, header: &Header, sealed: &mut [u8], tag: &[u8; TAG_LEN]) -> Result<(u64, bool), Drop> {
-    let inferred =
-        if sa.esn { esp::infer_seq(sa.window.top(), sa.window.size(), header.seq_lo) } else { u64::from(header.seq_lo) };
-    // An Adit peer writes the whole sequence number into the IV. That is a hint that anyone can bend; the number is in the AAD,
-    // so the tag decides whether it is true. What others write there means nothing.
-    let told = u64::from_be_bytes(header.iv);
-    let seq = if sa.resync && told as u32 == header.seq_lo { told } else { inferred };
-    sa.window.check(seq).map_err(|verdict| match verdict {
-        Verdict::Seen => Drop::Replay,
-        Verdict::Old => Drop::ReplayOld,
-    })?;
-    let nonce = esp::nonce(sa.salt, header.iv);
-    sa.aead.open(&nonce, Aad::new(header.spi, seq, sa.esn).as_ref(), sealed, tag).map_err(|_| Drop::BadTag)?;
-    Ok((seq, seq != inferred))
-}
-
 #[cfg(test)]
 mod tests {
+    use adit_esp::aead::{Aead, Backend};
+    use adit_esp::{Opener, Sealer};
     use adit_proto::control::{PeerId, Spi};
+    use adit_proto::esp::Aad;
     use adit_proto::replay::Window;
     use adit_proto::suite::Suite;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::aead::{Aead, Backend};
     use crate::sa::OutboundSa;
     use crate::seal::{Inner, seal};
 
@@ -114,24 +86,13 @@ mod tests {
 
     fn pair(suite: Suite, seq_next: u64, seq_top: u64, resync: bool) -> (OutboundSa, InboundSa) {
         let aead = || Aead::new(Backend::AwsLc, suite, &[3; 32][..suite.key_len()]).unwrap();
-        let (spi, salt, slot, packets, bytes, esn) = (SPI, [9; 4], 0, 0, 0, true);
-        let limits = (u64::MAX, u64::MAX, true);
-        let (seq_end, seq_halfway, defer_checksums) = limits;
+        let (spi, salt, slot, packets, bytes, esn) = (SPI, [9; 4].into(), 0, 0, 0, true);
+        let sealer = Sealer { spi, seq_next, seq_end: u64::MAX, aead: aead(), salt, esn, packets };
+        let window = Window::new(64, seq_top).unwrap();
+        let opener = Opener { spi, window, aead: aead(), salt: [9; 4].into(), resync, esn, advanced: false, packets };
         (
-            OutboundSa { spi, seq_next, seq_end, aead: aead(), salt, defer_checksums, esn, seq_halfway, slot, packets, bytes },
-            InboundSa {
-                spi,
-                peer: PeerId(0),
-                window: Window::new(64, seq_top).unwrap(),
-                aead: aead(),
-                salt,
-                resync,
-                esn,
-                advanced: false,
-                slot,
-                packets,
-                bytes,
-            },
+            OutboundSa { esp: sealer, defer_checksums: true, seq_halfway: u64::MAX, slot, bytes },
+            InboundSa { esp: opener, peer: PeerId(0), slot, bytes },
         )
     }
 
@@ -163,7 +124,7 @@ mod tests {
                 assert_eq!(packet.len() % 4, 0, "RFC 4303 §2.4: the trailer ends on a four-byte boundary");
                 assert_eq!(opened(&mut inn, &packet).unwrap(), frame);
             }
-            assert_eq!((out.packets, inn.packets), (186, 186));
+            assert_eq!((out.esp.packets, inn.esp.packets), (186, 186));
         }
     }
 
@@ -185,7 +146,7 @@ mod tests {
             let (mut out, mut inn) = pair(Suite::ChaCha20Poly1305, far, 3, resync);
             let packet = sealed(&mut out, &[1; 60], false);
             assert_eq!(opened(&mut inn, &packet).is_ok(), expected);
-            assert_eq!(inn.window.top() == far, expected);
+            assert_eq!(inn.esp.window.top() == far, expected);
             if resync {
                 assert_eq!(opened(&mut inn, &packet), Err(Drop::Replay));
             }
@@ -197,12 +158,18 @@ mod tests {
         let pad = esp::pad_len(payload.len());
         let plain = [payload, &[1, 2, 3][..pad], &[pad as u8, next_header]].concat();
         let mut packet = vec![0; esp::sealed_len(payload.len())];
-        let seq = sa.seq_next;
-        sa.seq_next += 1;
+        let seq = sa.esp.seq_next;
+        sa.esp.seq_next += 1;
         let (head, rest) = packet.split_first_chunk_mut().unwrap();
-        Header { iv: [0xa5; 8], ..Header::for_seq(sa.spi, seq) }.write(head);
+        Header { iv: [0xa5; 8], ..Header::for_seq(sa.esp.spi, seq) }.write(head);
         let (sealed, tag) = rest.split_last_chunk_mut().unwrap();
-        sa.aead.seal(&esp::nonce(sa.salt, [0xa5; 8]), Aad::new(sa.spi, seq, sa.esn).as_ref(), &plain, sealed, tag);
+        sa.esp.aead.seal(
+            &esp::nonce(*sa.esp.salt, [0xa5; 8]),
+            Aad::new(sa.esp.spi, seq, sa.esp.esn).as_ref(),
+            &plain,
+            sealed,
+            tag,
+        );
         packet
     }
 
@@ -249,14 +216,14 @@ mod tests {
         let frame = [&[0x30, 0][..], &[1; 60]].concat();
         assert_eq!(opened_ip(&mut inn, &forged(&mut out, &frame, esp::NEXT_HEADER_ETHERIP)), Err(Drop::BadNextHeader));
         assert_eq!(opened_ip(&mut inn, &forged(&mut out, &[], esp::NEXT_HEADER_NONE)), Ok(Vec::new()));
-        assert!(inn.advanced);
+        assert!(inn.esp.advanced);
     }
 
     #[test]
     fn what_is_sealed_in_ip_mode_opens_and_has_no_etherip_header() {
         for esn in [true, false] {
             let (mut out, mut inn) = pair(Suite::ChaCha20Poly1305, 1, 0, false);
-            (out.esn, inn.esn) = (esn, esn);
+            (out.esp.esn, inn.esp.esn) = (esn, esn);
             for (v6, len) in (40..120).flat_map(|len| [(false, len), (true, len)]) {
                 let packet = ip(v6, len);
                 let mut buffer = [&[0xee; 64], &packet[..], &[0xdd; 64]].concat();
@@ -272,7 +239,7 @@ mod tests {
     fn without_esn_the_high_half_is_not_covered_and_the_last_number_ends_it() {
         let last = u64::from(u32::MAX);
         let (mut out, mut inn) = pair(Suite::Aes128Gcm, last - 1, last - 2, false);
-        (out.esn, out.seq_end, inn.esn) = (false, last + 1, false);
+        (out.esp.esn, out.esp.seq_end, inn.esp.esn) = (false, last + 1, false);
         let packets = [sealed(&mut out, &[1; 60], false), sealed(&mut out, &[2; 60], false)];
         let mut packet = vec![0; esp::sealed_len(62)];
         let mut buffer = vec![0; 256];
@@ -282,34 +249,34 @@ mod tests {
             assert!(opened(&mut inn, packet).is_ok());
             assert_eq!(opened(&mut inn, packet), Err(Drop::Replay));
         }
-        assert_eq!(inn.window.top(), last);
+        assert_eq!(inn.esp.window.top(), last);
         // A number beyond the end would look like 0 or 1, far left of the window. It is never taken for a higher one.
-        out.seq_end = u64::MAX;
+        out.esp.seq_end = u64::MAX;
         for _ in 0..3 {
             assert_eq!(opened(&mut inn, &sealed(&mut out, &[3; 60], false)), Err(Drop::ReplayOld));
         }
         // The two kinds do not open each other's packets.
         let (mut long, mut short) = pair(Suite::Aes128Gcm, 1, 0, false);
-        short.esn = false;
+        short.esp.esn = false;
         assert_eq!(opened(&mut short, &sealed(&mut long, &[1; 60], false)), Err(Drop::BadTag));
     }
 
     #[test]
     fn nothing_is_read_into_the_ivs_of_strangers() {
         let (mut out, mut inn) = pair(Suite::Aes128Gcm, 1, 0, false);
-        let mut peer = InboundSa { resync: true, ..pair(Suite::Aes128Gcm, 1, 0, true).1 };
+        let mut peer = pair(Suite::Aes128Gcm, 1, 0, true).1;
         for _ in 0..10 {
             let packet = forged(&mut out, &ip(false, 60), esp::NEXT_HEADER_IPV4);
             assert!(opened_ip(&mut inn, &packet).is_ok());
             assert!(opened_ip(&mut peer, &packet).is_ok(), "an IV that is no number says nothing");
         }
-        assert_eq!((inn.window.top(), peer.window.top()), (10, 10));
+        assert_eq!((inn.esp.window.top(), peer.esp.window.top()), (10, 10));
     }
 
     #[test]
     fn sequence_numbers_end_at_their_limit() {
         let (mut out, _) = pair(Suite::Aes256Gcm, 7, 0, false);
-        out.seq_end = 8;
+        out.esp.seq_end = 8;
         let mut buffer = vec![0; 256];
         let mut packet = vec![0; esp::sealed_len(62)];
         assert_eq!(seal(&mut out, &mut buffer, 64..124, Inner::Ethernet { open_checksum: false }, &mut packet), Ok(()));
@@ -325,14 +292,14 @@ mod tests {
             byte in 0usize..120, bit in 0u8..8, cut in 0usize..120, resync: bool,
         ) {
             let (mut out, mut inn) = pair(Suite::Aes128Gcm, 1 << 32, 1 << 32 | 5, resync);
-            out.seq_next = 1 << 32 | 10;
+            out.esp.seq_next = 1 << 32 | 10;
             let packet = sealed(&mut out, &[7; 70], true);
             let mut bent = packet.clone();
             let byte = byte % bent.len();
             bent[byte] ^= 1 << bit;
             prop_assert!(opened(&mut inn, &bent).is_err());
             prop_assert!(opened(&mut inn, &packet[..cut.min(packet.len() - 1)]).is_err());
-            prop_assert_eq!(inn.window.top(), 1 << 32 | 5);
+            prop_assert_eq!(inn.esp.window.top(), 1 << 32 | 5);
             prop_assert!(opened(&mut inn, &packet).is_ok());
         }
     }

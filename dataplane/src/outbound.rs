@@ -279,7 +279,7 @@ impl Outbound {
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
         let segments_max = if peer.gso_disabled { 1 } else { env.udp.segments_max };
         let count = plan.segments();
-        let (packets, bytes) = (sa.packets, sa.bytes);
+        let (packets, bytes) = (sa.esp.packets, sa.bytes);
         let mut deferred = 0;
         for k in 0..count {
             let (frame, open) = plan.segment(k, &mut self.buffer, checksums);
@@ -300,7 +300,7 @@ impl Outbound {
             }
             deferred += u64::from(open);
         }
-        let sealed = sa.packets - packets;
+        let sealed = sa.esp.packets - packets;
         self.packets += count;
         if plan.needs_checksum() {
             env.port.count(Count::ChecksumsDeferred, deferred);
@@ -311,9 +311,9 @@ impl Outbound {
         }
         env.port.count(Count::Sealed, sealed);
         env.port.count(Count::SealedBytes, sa.bytes - bytes);
-        env.port.sa_update(sa.slot, sa.seq_next - 1, sa.packets, sa.bytes);
+        env.port.sa_update(sa.slot, sa.esp.seq_next - 1, sa.esp.packets, sa.bytes);
         // Asked for again with the next frame when the ring to the control plane is full.
-        if sa.seq_next > sa.seq_halfway && env.port.emit(&Event::SeqHalfway { peer: id, spi: sa.spi }) {
+        if sa.esp.seq_next > sa.seq_halfway && env.port.emit(&Event::SeqHalfway { peer: id, spi: sa.esp.spi }) {
             sa.seq_halfway = u64::MAX;
         }
     }

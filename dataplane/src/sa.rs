@@ -3,11 +3,12 @@
 //! An SA has one owner, so its sequence number and its window are plain integers. What every packet touches lies in
 //! [`OutboundSa`] and [`InboundSa`]; what the control plane installs is [`adit_proto::control`]'s.
 
+use adit_esp::aead::{Aead, Backend};
+use adit_esp::{Opener, Sealer};
 use adit_proto::control::{self, Direction, Event, Feature, PeerId, PeerTag, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::replay::Window;
 
-use crate::aead::{Aead, Backend};
 use crate::udp::Endpoint;
 
 /// Whether the control plane knows from where the packets of a peer came last.
@@ -23,34 +24,19 @@ enum Told {
 
 /// What this worker needs to seal to one peer.
 pub struct OutboundSa {
-    pub spi: Spi,
-    pub seq_next: u64,
-    /// No packet is sealed with this number or one above, so `seq_next` cannot wrap.
-    pub seq_end: u64,
-    pub aead: Aead,
-    pub salt: [u8; 4],
+    pub esp: Sealer,
     pub defer_checksums: bool,
-    pub esn: bool,
-    /// `Event::SeqHalfway` is due when `seq_next` gets here.
+    /// `Event::SeqHalfway` is due when the next number gets here.
     pub seq_halfway: u64,
     pub slot: u32,
-    pub packets: u64,
     pub bytes: u64,
 }
 
 /// What this worker needs to open what one peer sealed on one lane.
 pub struct InboundSa {
-    pub spi: Spi,
+    pub esp: Opener,
     pub peer: PeerId,
-    pub window: Window,
-    pub aead: Aead,
-    pub salt: [u8; 4],
-    pub resync: bool,
-    pub esn: bool,
-    /// The window has moved forward since this was looked at last.
-    pub advanced: bool,
     pub slot: u32,
-    pub packets: u64,
     pub bytes: u64,
 }
 
@@ -156,7 +142,7 @@ impl Tables {
     fn place(&self, spi: Spi) -> usize {
         let mask = self.by_spi.len() - 1;
         let mut at = hash(spi) & mask;
-        while self.by_spi[at] != EMPTY && self.inbound[self.by_spi[at] as usize].spi != spi {
+        while self.by_spi[at] != EMPTY && self.inbound[self.by_spi[at] as usize].esp.spi != spi {
             at = (at + 1) & mask;
         }
         at
@@ -227,9 +213,9 @@ impl Tables {
         self.present.retain(|present| *present != id);
         if let Some(sa) = peer.outbound {
             self.free_slots.push(sa.slot);
-            gone(Direction::Outbound, sa.spi, sa.slot);
+            gone(Direction::Outbound, sa.esp.spi, sa.slot);
         }
-        while let Some(spi) = self.inbound.iter().find(|sa| sa.peer == id).map(|sa| sa.spi) {
+        while let Some(spi) = self.inbound.iter().find(|sa| sa.peer == id).map(|sa| sa.esp.spi) {
             let slot = self.remove_inbound(id, spi)?;
             gone(Direction::Inbound, spi, slot);
         }
@@ -245,21 +231,23 @@ impl Tables {
         let peer = self.peers.get_mut(usize::from(sa.peer.0)).and_then(Option::as_mut).ok_or(Refusal::NoSuchPeer)?;
         let slot = match &peer.outbound {
             // The same SPI stands for the same key, under which no number may come twice.
-            Some(old) if old.spi == sa.spi && sa.seq_next < old.seq_next => return Err(Refusal::BadValue),
+            Some(old) if old.esp.spi == sa.spi && sa.seq_next < old.esp.seq_next => return Err(Refusal::BadValue),
             Some(old) => old.slot,
             None => self.free_slots.pop().ok_or(Refusal::SaTableFull)?,
         };
         peer.outbound = Some(Box::new(OutboundSa {
-            spi: sa.spi,
-            seq_next: sa.seq_next,
-            seq_end: end_of(sa.seq_limit),
-            aead,
-            salt: sa.key.salt,
+            esp: Sealer {
+                spi: sa.spi,
+                seq_next: sa.seq_next,
+                seq_end: end_of(sa.seq_limit),
+                aead,
+                salt: sa.key.salt.into(),
+                esn: sa.esn,
+                packets: 0,
+            },
             defer_checksums: sa.defer_checksums,
-            esn: sa.esn,
             seq_halfway: halfway(sa.seq_next, sa.seq_limit),
             slot,
-            packets: 0,
             bytes: 0,
         }));
         Ok(slot)
@@ -280,16 +268,18 @@ impl Tables {
         let slot = self.free_slots.pop().ok_or(Refusal::SaTableFull)?;
         self.index(sa.spi, self.inbound.len());
         self.inbound.push(InboundSa {
-            spi: sa.spi,
+            esp: Opener {
+                spi: sa.spi,
+                window,
+                aead,
+                salt: sa.key.salt.into(),
+                resync: sa.resync,
+                esn: sa.esn,
+                advanced: false,
+                packets: 0,
+            },
             peer: sa.peer,
-            window,
-            aead,
-            salt: sa.key.salt,
-            resync: sa.resync,
-            esn: sa.esn,
-            advanced: false,
             slot,
-            packets: 0,
             bytes: 0,
         });
         Ok(slot)
@@ -302,8 +292,8 @@ impl Tables {
         let last = self.inbound.len() - 1;
         if index != last {
             // The last one moves into its place.
-            self.unindex(self.inbound[last].spi);
-            self.index(self.inbound[last].spi, index);
+            self.unindex(self.inbound[last].esp.spi);
+            self.index(self.inbound[last].esp.spi, index);
         }
         let sa = self.inbound.swap_remove(index);
         self.free_slots.push(sa.slot);
@@ -313,21 +303,21 @@ impl Tables {
     /// Removes the peer's outbound SA with this SPI; returns its slot.
     pub fn remove_outbound(&mut self, peer: PeerId, spi: Spi) -> Result<u32, Refusal> {
         let outbound = self.peer(peer).map(|peer| &mut peer.outbound).ok_or(Refusal::NoSuchSa)?;
-        let sa = outbound.take_if(|sa| sa.spi == spi).ok_or(Refusal::NoSuchSa)?;
+        let sa = outbound.take_if(|sa| sa.esp.spi == spi).ok_or(Refusal::NoSuchSa)?;
         self.free_slots.push(sa.slot);
         Ok(sa.slot)
     }
 
     /// Lets the peer's outbound SA go on to a new limit; returns its slot.
     pub fn extend_outbound(&mut self, peer: PeerId, spi: Spi, seq_limit: u64) -> Result<u32, Refusal> {
-        let sa = self.peer(peer).and_then(|peer| peer.outbound.as_mut()).filter(|sa| sa.spi == spi);
+        let sa = self.peer(peer).and_then(|peer| peer.outbound.as_mut()).filter(|sa| sa.esp.spi == spi);
         let sa = sa.ok_or(Refusal::NoSuchSa)?;
         let end = end_of(seq_limit);
-        if end < sa.seq_end || !is_seq(seq_limit, sa.esn) {
+        if end < sa.esp.seq_end || !is_seq(seq_limit, sa.esp.esn) {
             return Err(Refusal::BadValue);
         }
-        sa.seq_end = end;
-        sa.seq_halfway = halfway(sa.seq_next, seq_limit);
+        sa.esp.seq_end = end;
+        sa.seq_halfway = halfway(sa.esp.seq_next, seq_limit);
         Ok(sa.slot)
     }
 
@@ -347,7 +337,7 @@ impl Tables {
         let mut gap = self.place(spi);
         let mut next = (gap + 1) & mask;
         while self.by_spi[next] != EMPTY {
-            let home = hash(self.inbound[self.by_spi[next] as usize].spi) & mask;
+            let home = hash(self.inbound[self.by_spi[next] as usize].esp.spi) & mask;
             if next.wrapping_sub(home) & mask >= next.wrapping_sub(gap) & mask {
                 self.by_spi[gap] = self.by_spi[next];
                 gap = next;
@@ -446,7 +436,7 @@ mod tests {
                     let spi = Spi(0x4000_0000 + (n << 20));
                     let found = tables.find_inbound(spi);
                     prop_assert_eq!(found.is_some(), model.contains(&spi.0));
-                    prop_assert!(found.is_none_or(|index| tables.inbound[index].spi == spi));
+                    prop_assert!(found.is_none_or(|index| tables.inbound[index].esp.spi == spi));
                 }
             }
         }
@@ -476,7 +466,7 @@ mod tests {
         });
         tables.install_inbound(&inbound(0x4000_0002)).unwrap();
         assert_eq!(tables.extend_outbound(PeerId(2), Spi(0x4000_0001), 20), Ok(slots[1]));
-        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().seq_end, 10);
+        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end, 10);
         assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x4000_0001)), Ok(slots[1]));
         assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x4000_0001)), Err(Refusal::NoSuchSa));
         assert_eq!(tables.remove_inbound(PeerId(2), Spi(0x4000_0002)), Err(Refusal::NoSuchSa));
@@ -490,7 +480,7 @@ mod tests {
         let slot = tables.install_outbound(&from(100)).unwrap();
         assert_eq!(tables.install_outbound(&from(99)), Err(Refusal::BadValue));
         assert_eq!(tables.install_outbound(&from(100)), Ok(slot));
-        let end = tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().seq_end;
+        let end = tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end;
         assert_eq!(end, u64::MAX, "the last number is left unused, so that the next one exists");
         // Another SPI is another key.
         assert_eq!(tables.install_outbound(&outbound(0x4000_0002)), Ok(slot));
@@ -503,7 +493,7 @@ mod tests {
         let short = |seq_limit| control::OutboundSa { seq_limit, esn: false, ..outbound(0x4000_0001) };
         assert_eq!(tables.install_outbound(&short(last + 1)), Err(Refusal::BadValue));
         tables.install_outbound(&short(last)).unwrap();
-        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().seq_end, last + 1);
+        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end, last + 1);
         assert_eq!(tables.extend_outbound(PeerId(1), Spi(0x4000_0001), last + 1), Err(Refusal::BadValue));
         let short = |seq_top, resync| control::InboundSa { seq_top, resync, esn: false, ..inbound(0x4000_0002) };
         assert_eq!(tables.install_inbound(&short(last + 1, false)), Err(Refusal::BadValue));

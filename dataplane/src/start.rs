@@ -17,7 +17,6 @@ use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
 use core_affinity::CoreId;
 
-use crate::aead::{Backend, cpu_features};
 use crate::config::{Config, CryptoChoice, IoChoice};
 use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
@@ -29,6 +28,7 @@ use crate::state::{Environment, State};
 use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
 use crate::worker::Worker;
+use adit_esp::aead::{Backend, cpu_features};
 
 /// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);

@@ -9,7 +9,6 @@ use adit_proto::control::Mode;
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Gauge};
 
-use crate::aead::Backend;
 use crate::config::Config;
 use crate::forward::ForwardingTable;
 use crate::handover::Handover;
@@ -20,6 +19,7 @@ use crate::registry::Registry;
 use crate::sa::Tables;
 use crate::tap::TapQueue;
 use crate::udp::UdpSocket;
+use adit_esp::aead::Backend;
 
 /// How often trains are tried again with peers to which none could go, in seconds.
 const RETRY_TRAINS_S: u32 = 60;

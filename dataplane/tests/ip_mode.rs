@@ -5,7 +5,6 @@ mod support;
 
 use std::net::UdpSocket;
 
-use adit_dataplane::sa::OutboundSa as Sealer;
 use adit_proto::control::{Command, Event, Mode, OutboundSa, PeerId, PeerTag, Refusal, Selector};
 use adit_proto::ike::PortRange;
 use adit_proto::stats::{Count, Drop, Gauge};
@@ -149,7 +148,8 @@ fn a_train_of_one_flow_becomes_a_super_frame_and_is_what_it_was() {
             let any = if v6 { adit_proto::ike::AddressRange::ANY_V6 } else { adit_proto::ike::AddressRange::ANY_V4 };
             bed.command(0, &Command::SelectorAdd { peer: PEER, selector: Selector::any_of(any, any) });
             let whole = Segment { identification: 9, sequence: 77, flags: ACK, payload: pattern(20 * 1000, 3) };
-            let mut seals = Sealer { seq_next: 1 + bed.count(Count::Opened), ..peer_seals(0) };
+            let mut seals = peer_seals(0);
+            seals.esp.seq_next = 1 + bed.count(Count::Opened);
             let segments = flow.segments(&whole, 1000);
             let train: Vec<u8> = segments.iter().flat_map(|segment| sealed_ip(&mut seals, &flow.wire(segment))).collect();
             bed.send_train(&train, train.len() / 20);

@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use adit_controlplane::config::proposal;
 use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
 use adit_engine::identity::Identity;
+use adit_engine::ike::proposal_words;
 use adit_engine::ike::{
     Backoff, Cause, ChildConfig, ConnectionState, Endpoint, EndpointConfig, Event, Lifetime, Mode, Now, Path, PeerConfig, PeerId,
 };
@@ -174,13 +174,14 @@ fn peer(n: u32, hub: SocketAddr) -> Result<PeerConfig> {
     let child = ChildConfig {
         name: "ethernet".to_owned(),
         mode: Mode::Ethernet,
-        proposals: vec![proposal::esp(proposal::ESP_DEFAULT[0]).map_err(|fault| anyhow::anyhow!("{fault:?}"))?],
+        proposals: vec![proposal_words::esp(proposal_words::ESP_DEFAULT[0]).map_err(|fault| anyhow::anyhow!("{fault:?}"))?],
         local: Vec::new(),
         remote: Vec::new(),
         lifetime: Lifetime::CHILD,
         lanes: 1,
     };
-    let proposals = proposal::IKE_DEFAULT.iter().map(|text| proposal::ike(text).map_err(|fault| anyhow::anyhow!("{fault:?}")));
+    let proposals =
+        proposal_words::IKE_DEFAULT.iter().map(|text| proposal_words::ike(text).map_err(|fault| anyhow::anyhow!("{fault:?}")));
     Ok(PeerConfig {
         name: HUB_ID.to_owned(),
         initiate: true,

@@ -15,7 +15,7 @@ use adit_bench::lab::interop::config::{LocalAuth, RemoteAuth};
 use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site, Sites, pair};
 use adit_bench::lab::interop::{Config, StrongSwan};
-use adit_controlplane::ipsec::{Client, Error, Options, Peer, PeerBuilder, Retransmission, Server, Session};
+use adit_ipsec::{Client, Error, Options, Peer, PeerBuilder, Retransmission, Server, Session};
 use anyhow::{Context, Result, ensure};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 

@@ -17,7 +17,7 @@
 //! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
 //! | `child` | what the data plane learns, and when; `install_backoff`: what it refuses or loses |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
-//! | `connection` | the state towards one peer; `trust`; `config`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
+//! | `connection` | the state towards one peer; `trust`; `config`, `proposal_words`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
 //!
 //! # Rules
 //! - A message changes nothing before its tag has been verified and its message id is the one that is due.
@@ -53,6 +53,7 @@ mod nat;
 pub mod negotiate;
 mod parts;
 mod plan;
+pub mod proposal_words;
 mod protect;
 mod rekey_ike;
 mod sa;

@@ -12,12 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_channel::Master;
-use adit_dataplane::aead::{Aead, Backend};
 use adit_dataplane::config::Config;
 use adit_dataplane::open::{Opened, open};
 use adit_dataplane::sa;
 use adit_dataplane::seal::{Inner, seal};
 use adit_dataplane::start::{Plane, Running};
+use adit_esp::aead::{Aead, Backend};
+use adit_esp::{Opener, Sealer};
 use adit_proto::control::{Command, Event, InboundSa, Mode, OutboundSa, PeerId, PeerTag, Refusal, SaKey, Selector, Spi};
 use adit_proto::esp::{self, Header};
 use adit_proto::ike::AddressRange;
@@ -269,39 +270,17 @@ pub fn outbound_sa(lane: u32) -> OutboundSa {
 
 /// The SA with which the peer seals for lane `lane` of the data plane.
 pub fn peer_seals(lane: u32) -> sa::OutboundSa {
-    let (spi, salt, aead) = (in_spi(lane), [9; 4], aead());
-    let (seq_end, seq_halfway) = (u64::MAX, u64::MAX);
-    sa::OutboundSa {
-        spi,
-        seq_next: 1,
-        seq_end,
-        aead,
-        salt,
-        defer_checksums: false,
-        esn: true,
-        seq_halfway,
-        slot: 0,
-        packets: 0,
-        bytes: 0,
-    }
+    let (spi, salt, aead) = (in_spi(lane), [9; 4].into(), aead());
+    let esp = Sealer { spi, seq_next: 1, seq_end: u64::MAX, aead, salt, esn: true, packets: 0 };
+    sa::OutboundSa { esp, defer_checksums: false, seq_halfway: u64::MAX, slot: 0, bytes: 0 }
 }
 
 /// The SA with which the peer opens what lane `lane` of the data plane seals.
 pub fn peer_opens(lane: u32) -> sa::InboundSa {
     let window = Window::new(4096, 0).unwrap();
-    sa::InboundSa {
-        spi: out_spi(lane),
-        peer: PEER,
-        window,
-        aead: aead(),
-        salt: [9; 4],
-        resync: true,
-        esn: true,
-        advanced: false,
-        slot: 0,
-        packets: 0,
-        bytes: 0,
-    }
+    let (spi, salt, aead) = (out_spi(lane), [9; 4].into(), aead());
+    let esp = Opener { spi, window, aead, salt, resync: true, esn: true, advanced: false, packets: 0 };
+    sa::InboundSa { esp, peer: PEER, slot: 0, bytes: 0 }
 }
 
 fn aead() -> Aead {

@@ -1,10 +1,10 @@
 //! Frames and packets of hosts, of guests of the TAP, and of peers.
 
-use adit_controlplane::ipsec::fuzzing::Flow;
 use adit_dataplane::tap::coalesce::{Coalescer, Emit, FRAMES_MAX, Limits, Sink};
 use adit_dataplane::tap::headers::{self, Layers};
 use adit_dataplane::tap::split::{Checksums, Plan};
 use adit_dataplane::tap::vnet::{self, VnetHeader};
+use adit_ipsec::fuzzing::Flow;
 use adit_proto::control::Mode;
 use adit_proto::packet::{Packet, Port, ip_len};
 

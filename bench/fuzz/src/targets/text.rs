@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use adit_controlplane::config::{Config, Machine};
-use adit_controlplane::ipsec::Peer;
+use adit_ipsec::Peer;
 
 /// A configuration that is good is shown as one that is the same; a bad one is refused in words, at places that there are.
 pub fn config(data: &[u8]) {

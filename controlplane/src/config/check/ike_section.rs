@@ -6,11 +6,11 @@ use std::sync::Arc;
 use adit_engine::auth::{LocalKey, Psk, TrustAnchors};
 use adit_engine::crypto::{PrivateKey, PublicKey};
 use adit_engine::identity::{Identity, Pattern};
+use adit_engine::ike::proposal_words::{self, ProposalFault};
 
 use super::Check;
 use crate::config::ike_section::{Ike, Loaded, OwnKey, PeerIke, Ppk, Proof, Role};
 use crate::config::problem::Place;
-use crate::config::proposal::{self, ProposalFault};
 use crate::config::raw::{self, Text};
 use crate::key_file::{self, Readers};
 
@@ -95,8 +95,8 @@ impl Check<'_> {
             );
         }
         let role = self.choice("role", raw.role, &Role::ALL, Role::name);
-        let proposals = self.proposals("proposals", raw.proposals, &proposal::IKE_DEFAULT, proposal::ike);
-        let esp_proposals = self.proposals("esp_proposals", raw.esp_proposals, &proposal::ESP_DEFAULT, proposal::esp);
+        let proposals = self.proposals("proposals", raw.proposals, &proposal_words::IKE_DEFAULT, proposal_words::ike);
+        let esp_proposals = self.proposals("esp_proposals", raw.esp_proposals, &proposal_words::ESP_DEFAULT, proposal_words::esp);
         Some(PeerIke {
             role,
             id: id?,

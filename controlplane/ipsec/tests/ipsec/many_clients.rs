@@ -1,0 +1,134 @@
+//! Many clients on one server.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use adit_ipsec::{Client, Options, Peer, Server};
+use tokio::task::JoinSet;
+
+use crate::support::*;
+
+const CLIENTS: usize = 50;
+
+fn name(number: usize) -> String {
+    format!("c{number}.example.org")
+}
+
+fn any_client() -> Peer {
+    client().remote_id("*.example.org").build().unwrap()
+}
+
+async fn connect(server: &Server, name: &str, options: Options) -> Result<Client, adit_ipsec::Error> {
+    soon("a connection", Client::connect_with(server.local_addr(), gateway().local_id(name).build().unwrap(), options)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_clients_at_once_have_sessions_of_their_own() {
+    let server = Server::bind(any(), [any_client()]).await.unwrap();
+    let address = server.local_addr();
+    let mut clients = JoinSet::new();
+    for number in 0..CLIENTS {
+        clients.spawn(async move {
+            let peer = gateway().local_id(&name(number)).build().unwrap();
+            let client = soon("a connection", Client::connect(address, peer)).await.unwrap();
+            let packet = udp(CLIENT_ADDRESS, SERVER_ADDRESS, name(number).as_bytes());
+            for round in 0..20 {
+                client.send_packet(&packet).await.unwrap();
+                assert_eq!(soon("an echo", client.recv_packet()).await.unwrap(), packet);
+                if round == 10 {
+                    soon("a rekey", client.rekey()).await.unwrap();
+                }
+            }
+            client
+        });
+    }
+    let mut sessions = JoinSet::new();
+    let mut names = BTreeSet::new();
+    for _ in 0..CLIENTS {
+        let session = soon("a session", server.accept()).await.unwrap();
+        assert!(names.insert(session.peer_id()), "{} twice", session.peer_id());
+        sessions.spawn(async move {
+            while let Ok(packet) = session.recv_packet().await {
+                assert!(packet.ends_with(session.peer_id().as_bytes()), "another client's packet");
+                session.send_packet(&packet).await.unwrap();
+            }
+            session.peer_id()
+        });
+    }
+    assert_eq!(names, (0..CLIENTS).map(name).collect());
+    let clients = soon("all clients", clients.join_all()).await;
+    drop(clients);
+    assert_eq!(soon("all goodbyes", sessions.join_all()).await.len(), CLIENTS);
+    // All places are free again.
+    let client = connect(&server, "again.example.org", Options::default()).await.unwrap();
+    assert_eq!(soon("a session", server.accept()).await.unwrap().peer_id(), "again.example.org");
+    drop(client);
+}
+
+#[tokio::test]
+async fn a_client_that_begins_anew_keeps_its_session_and_disturbs_no_other() {
+    let server = Server::bind(any(), [any_client()]).await.unwrap();
+    let other = connect(&server, &name(1), Options::default()).await.unwrap();
+    let other_session = soon("a session", server.accept()).await.unwrap();
+    // The first life ends without a word.
+    let life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (address, peer) = (server.local_addr(), gateway().local_id(&name(2)).build().unwrap());
+    let first = life.spawn(Client::connect(address, peer)).await.unwrap().unwrap();
+    let session = soon("a session", server.accept()).await.unwrap();
+    crate::faults::die(life).await;
+    drop(first);
+    let second = connect(&server, &name(2), Options::default()).await.unwrap();
+    let packet = udp(CLIENT_ADDRESS, SERVER_ADDRESS, b"again");
+    second.send_packet(&packet).await.unwrap();
+    assert_eq!(soon("a packet", session.recv_packet()).await.unwrap(), packet);
+    other.send_packet(&packet).await.unwrap();
+    assert_eq!(soon("a packet", other_session.recv_packet()).await.unwrap(), packet);
+    assert_eq!((session.peer_id(), other_session.peer_id()), (name(2), name(1)));
+}
+
+#[tokio::test]
+async fn a_server_bears_so_many_sessions_and_no_more() {
+    let server = Server::bind_with(any(), [any_client()], Options { sessions: 2, ..Options::default() }).await.unwrap();
+    let first = connect(&server, &name(1), Options::default()).await.unwrap();
+    let _second = connect(&server, &name(2), Options::default()).await.unwrap();
+    let options = Options { connect_timeout: Duration::from_secs(2), ..impatient() };
+    let error = connect(&server, &name(3), options).await.unwrap_err();
+    assert!(["unanswered", "timeout"].contains(&error.code()), "{error}");
+    soon("the goodbye", first.shutdown()).await;
+    connect(&server, &name(3), Options::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn sessions_that_nobody_accepts_are_closed() {
+    let server = Server::bind_with(any(), [any_client()], Options { backlog: 1, ..Options::default() }).await.unwrap();
+    let kept = connect(&server, &name(1), Options::default()).await.unwrap();
+    let peer = gateway().local_id(&name(2)).no_reconnect().build().unwrap();
+    let closed = soon("a connection", Client::connect(server.local_addr(), peer)).await.unwrap();
+    let error = soon("the end", closed.recv_packet()).await.unwrap_err();
+    assert_eq!(error.failure().map(|failure| failure.code()), Some("closed_by_peer"));
+    assert_eq!(soon("a session", server.accept()).await.unwrap().peer_id(), name(1));
+    drop(kept);
+}
+
+#[tokio::test]
+async fn each_peer_of_several_has_a_key_of_its_own() {
+    let peers = [("*.branch.example.org", "branch"), ("*@example.org", "people"), ("a.branch.example.org", "a alone")]
+        .map(|(id, key)| client().remote_id(id).psk(key).build().unwrap());
+    let server = Server::bind(any(), peers).await.unwrap();
+    for (id, key, works) in [
+        ("b.branch.example.org", "branch", true),
+        ("ann@example.org", "people", true),
+        ("bob@example.org", "branch", false),
+        ("a.branch.example.org", "a alone", true),
+        ("c.branch.example.org", "branch", true),
+    ] {
+        let peer = gateway().local_id(id).psk(key).build().unwrap();
+        let connected = soon("a connection", Client::connect(server.local_addr(), peer)).await;
+        assert_eq!(connected.is_ok(), works, "{id}");
+        if works {
+            assert_eq!(soon("a session", server.accept()).await.unwrap().peer_id(), id);
+        } else {
+            assert_eq!(soon("the refusal", server.refused()).await.unwrap().error.code(), "wrong_psk");
+        }
+    }
+}
