@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use adit_channel::LiveSa;
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{BootClock, CommandError, Endpoint, Event, IKE_PORT, LANES_MAX, Now, Path, Restored, Transmit, Usage};
-use adit_proto::control::{Command, Direction, PeerId, Spi};
+use adit_proto::control::{Command, Direction, LocalEnd, PeerId, PuntHeader, Spi, UdpHop};
 use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
@@ -157,9 +157,9 @@ impl Ike {
         }
     }
 
-    /// The data plane opened packets of a peer that came from elsewhere than before.
-    pub fn moved(&mut self, peer: PeerId, from: SocketAddr) {
-        let Some(local) = settings::local_address(self.listen, from) else { return };
+    /// The data plane opened packets of a peer that came another way than those before.
+    pub fn moved(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd) {
+        let local = SocketAddr::new(to.address, self.listen.port());
         if let Some(inbound) = self.sas.inbound_of(peer) {
             self.endpoint.handle_esp_path(now(), inbound, Path { local, remote: from });
         }
@@ -181,10 +181,10 @@ impl Ike {
         self.endpoint.start(now());
     }
 
-    /// A datagram that came to the gateway's port.
-    pub fn receive(&mut self, from: SocketAddr, datagram: &[u8]) {
-        let Some(local) = settings::local_address(self.listen, from) else { return };
-        self.endpoint.handle_message(now(), Path { local, remote: from }, datagram);
+    /// A datagram that came to the gateway's port. The answer leaves from the address that it came to.
+    pub fn receive(&mut self, came: &PuntHeader, datagram: &[u8]) {
+        let local = SocketAddr::new(came.to.address, self.listen.port());
+        self.endpoint.handle_message(now(), Path { local, remote: came.from }, datagram);
     }
 
     /// A datagram that came to the port on which IKE has no marker.
@@ -323,7 +323,7 @@ impl Ike {
                 Event::RemoveInbound { .. } | Event::RemoveOutbound { .. } => true,
                 _ => false,
             };
-            commands.extend(self.sas.apply(&event));
+            commands.extend(self.sas.apply(&event, |path| hop(self.listen, path)));
             self.news.push(event);
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
@@ -374,6 +374,14 @@ impl Ike {
     pub fn report(&self) -> Report {
         report::of(&self.endpoint, &self.places, &self.meter, now().instant)
     }
+}
+
+/// How the data plane reaches the other end of a path: from the address that the peer knows, where the kernel would choose another.
+fn hop(listen: SocketAddr, path: &Path) -> UdpHop {
+    let local = path.local.ip();
+    let chosen = settings::local_address(listen, path.remote).map(|address| address.ip());
+    let local = (chosen != Some(local) && !local.is_unspecified()).then_some(local);
+    UdpHop { local, ..UdpHop::to(path.remote) }
 }
 
 fn now() -> Now {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag, Selector, Spi};
+use adit_proto::control::{Command, Direction, Hop, Mac, PathId, PeerId, PeerTag, Selector, Spi, UdpHop};
 use adit_proto::ike::{AddressRange, PortRange};
 use serde::{Deserialize, Serialize};
 
@@ -250,11 +250,12 @@ pub fn changes(
         changes.before.extend(every(Command::PeerSet {
             peer: ids[index],
             tag: tag(&peer.name),
-            endpoint,
-            path_mtu: config.underlay_mtu,
             lanes: wanted::outbound_lanes(config, index),
-            follow: false,
+            echo: false,
         }));
+        let (peer_id, path, hop) = (ids[index], PathId::FIRST, Hop::Udp(UdpHop::to(endpoint)));
+        changes.before.extend(every(Command::PathSet { peer: peer_id, path, hop, mtu: config.underlay_mtu }));
+        changes.before.extend(every(Command::PathUse { peer: peer_id, path }));
         // The new ones first, so that no packet that is in both is without a peer in between.
         for selector in &peer.selectors {
             changes.before.extend(every(Command::SelectorAdd { peer: ids[index], selector: *selector }));
@@ -385,6 +386,11 @@ mod tests {
         changes.before.iter().filter(|(_, command)| test(command)).count()
     }
 
+    /// Whether it says that a peer is there and how it is reached, which is said every time.
+    fn is_about_the_peer(command: &Command) -> bool {
+        matches!(command, Command::PeerSet { .. } | Command::PathSet { .. } | Command::PathUse { .. })
+    }
+
     #[test]
     fn an_empty_data_plane_gets_everything() {
         let config = config(&["b", "c"], "forwarding: { static: [{ mac: \"02:00:00:00:00:0c\", peer: c }] }");
@@ -395,7 +401,8 @@ mod tests {
         assert_eq!(changes.ids, [PeerId(0), PeerId(1)]);
         assert_eq!(changes.install, (0..8).collect::<Vec<_>>());
         assert_eq!(count(&changes, |command| matches!(command, Command::PeerSet { lanes: 2, .. })), 4);
-        assert_eq!(changes.before.len(), 4);
+        assert_eq!(count(&changes, is_about_the_peer), 12, "each is set, gets a path and goes by it, on two workers");
+        assert_eq!(changes.before.len(), 12);
         let pin = Command::FdbPin { mac: [2, 0, 0, 0, 0, 0x0c], peer: PeerId(1) };
         assert_eq!(changes.pins, [(0, pin.clone()), (1, pin)]);
     }
@@ -408,7 +415,7 @@ mod tests {
             let changes = judge(&config, &sas(&config), &live_of(&config, &ids), &installed);
             assert!(changes.install.is_empty());
             assert_eq!(changes.keep.len(), 8);
-            assert_eq!(count(&changes, |command| !matches!(command, Command::PeerSet { .. })), 0);
+            assert_eq!(count(&changes, |command| !is_about_the_peer(command)), 0);
         }
     }
 
@@ -549,7 +556,7 @@ mod tests {
         let selectors = |installed: &InstalledState| {
             let changes = judge(&after, &sas(&after), &live_of(&after, &ids), installed);
             let of_first = changes.changes.before.into_iter().filter(|(worker, _)| *worker == 0);
-            of_first.map(|(_, command)| command).filter(|command| !matches!(command, Command::PeerSet { .. })).collect::<Vec<_>>()
+            of_first.map(|(_, command)| command).filter(|command| !is_about_the_peer(command)).collect::<Vec<_>>()
         };
         let (peer, new) = (PeerId(0), &after.peers[0].selectors);
         let add = |selector| Command::SelectorAdd { peer, selector };

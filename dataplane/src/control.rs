@@ -3,14 +3,14 @@
 //! Every command is checked against the tables and answered, applied or refused: the control plane is not trusted.
 
 use adit_channel::LiveSa;
-use adit_proto::control::{self, Command, Direction, Event, Mode, PeerId, Refusal, Spi};
+use adit_proto::control::{self, Command, Direction, Event, Hop, Mode, PeerId, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
-use crate::sa::Path;
+use crate::path::Path;
 use crate::state::{Environment, State};
-use crate::udp::Endpoint;
+use crate::udp;
 
 /// Longest datagram that the control plane may inject, in bytes.
 const INJECT_MAX: usize = 2048;
@@ -44,25 +44,26 @@ fn commands(state: &mut State, env: &mut Environment) -> bool {
 
 fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match *command {
-        Command::PeerSet { peer, tag, endpoint, path_mtu, lanes, follow } => {
-            if lanes == 0 || usize::from(lanes) > WORKERS_MAX || path_mtu < PATH_MTU_MIN {
-                return Err(Refusal::BadValue);
-            }
-            let ipv6_outer = endpoint.is_ipv6();
-            if ipv6_outer && !env.udp.mapped {
+        Command::PeerSet { peer, tag, lanes, echo } => {
+            if lanes == 0 || usize::from(lanes) > WORKERS_MAX {
                 return Err(Refusal::BadValue);
             }
             // What the one before had learned and was given must not serve the one that comes.
             if state.tables.peer(peer).is_some_and(|before| before.tag != tag) {
                 remove_peer(peer, state, env)?;
             }
-            let frame_max = esp::frame_len_max(env.mode, path_mtu, ipv6_outer);
-            let path = Path { endpoint: Endpoint::new(endpoint, env.udp.mapped), frame_max, lanes, follow };
-            state.tables.set_peer(peer, tag, path)?;
+            state.tables.set_peer(peer, tag, lanes, echo)?;
             state.fdb.share_among(state.tables.peer_count());
             Ok(())
         }
         Command::PeerRemove { peer } => remove_peer(peer, state, env),
+        Command::PathSet { peer, path, hop, mtu } => {
+            let new = path_of(&hop, mtu, env)?;
+            state.tables.peer(peer).ok_or(Refusal::NoSuchPeer)?.paths.set(path, new);
+            Ok(())
+        }
+        Command::PathUse { peer, path } => state.tables.peer(peer).ok_or(Refusal::NoSuchPeer)?.paths.put_to_use(path),
+        Command::PathRemove { peer, path } => state.tables.peer(peer).ok_or(Refusal::NoSuchPeer)?.paths.remove(path),
         Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
         Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
         Command::SaRemove { peer, spi, direction } => remove_sa(peer, spi, direction, state, env),
@@ -86,6 +87,17 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
     }
 }
 
+/// A path as it is ordered, if this gateway can send that way. Whether trains go there is found out anew.
+fn path_of(hop: &Hop, mtu: u16, env: &Environment) -> Result<Path, Refusal> {
+    let Hop::Udp(hop) = hop;
+    if hop.socket != 0 || mtu < PATH_MTU_MIN {
+        return Err(Refusal::BadValue);
+    }
+    let kernel_hop = udp::Hop::of(hop, env.udp.mapped).ok_or(Refusal::BadValue)?;
+    let frame_max = esp::frame_len_max(env.mode, mtu, hop.remote.ip().to_canonical().is_ipv6()) as u16;
+    Ok(Path { hop: kernel_hop, mtu, frame_max, gso_disabled: false })
+}
+
 fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match env.mode {
         Mode::Ethernet => state.fdb.forget_peer(peer),
@@ -103,7 +115,7 @@ fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Envir
     if sa.defer_checksums && env.mode != Mode::Ethernet {
         return Err(Refusal::WrongMode);
     }
-    if env.id >= usize::from(peer.path.lanes) {
+    if !peer.has_lane(env.id) {
         return Err(Refusal::WrongWorker);
     }
     let claim = env.registry.claim_outbound(env.id, sa.peer, sa.spi).ok_or(Refusal::SpiInUse)?;
@@ -197,10 +209,9 @@ fn inject(env: &mut Environment) -> bool {
 fn inject_some(env: &mut Environment) -> bool {
     let mut datagram = [0; INJECT_MAX];
     for _ in 0..INJECTS_PER_TURN {
-        let Some((to, len)) = env.port.next_inject(&mut datagram) else { break };
-        let reachable = to.is_ipv4() || env.udp.mapped;
-        let to = Endpoint::new(to, env.udp.mapped);
-        if reachable && env.udp.send(&to, &datagram[..len], len).is_ok() {
+        let Some((header, len)) = env.port.next_inject(&mut datagram) else { break };
+        let hop = udp::Hop::new(header.to, header.local, header.interface, env.udp.mapped);
+        if hop.is_some_and(|hop| env.udp.send(&hop, header.class, &datagram[..len], len).is_ok()) {
             env.port.count(Count::Injected, 1);
         } else {
             env.port.drop(Drop::InjectBad, 1);

@@ -204,7 +204,10 @@ impl BatchBuilder {
 
 #[cfg(test)]
 mod tests {
+    use adit_proto::control::LocalEnd;
+
     use super::*;
+    use crate::udp::{Arrival, Endpoint};
 
     fn handover(workers: usize) -> Handover {
         Handover::new((0..workers).map(|_| Arc::new(EventFd::new().unwrap())).collect())
@@ -214,7 +217,9 @@ mod tests {
     fn batches_arrive_in_order_and_return_to_their_owner() {
         let handover = handover(3);
         let mut builder = BatchBuilder::new(0, Direction::Inbound, 3);
-        let header = RecordHeader::Datagrams { segment: 30_000, from: crate::udp::Endpoint::default() };
+        let to = LocalEnd { address: [192, 0, 2, 1].into(), interface: 1 };
+        let arrival = Arrival { from: Endpoint::default(), to, class: 0 };
+        let header = RecordHeader::Datagrams { segment: 30_000, arrival };
         let packed = (0u8..).take_while(|&n| builder.add(&handover, 1 + usize::from(n % 2), header, &[n; 30_000], 1)).count();
         assert_eq!(packed, 2 * BATCHES_INBOUND, "two records of this length fit a batch");
         // The buffers of other directions and workers are untouched.

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_channel::{Port, PuntError};
-use adit_proto::control::{Mac, Mode, PeerId, Place};
+use adit_proto::control::{Mac, Mode, PeerId, Place, PuntHeader};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::packet::Packet;
@@ -32,7 +32,7 @@ use crate::pool::Arena;
 use crate::rate_limit::RateLimit;
 use crate::state::{Environment, State};
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
-use crate::udp::{Endpoint, Received};
+use crate::udp::{Arrival, Received};
 
 /// The inbound half of a worker.
 pub struct Inbound {
@@ -138,10 +138,10 @@ impl Inbound {
         let mut at = whole.start;
         while let Some((header, place)) = record(&self.arena.bytes()[..whole.end], at) {
             at = place.end;
-            let RecordHeader::Datagrams { segment, from } = header else { continue };
+            let RecordHeader::Datagrams { segment, arrival } = header else { continue };
             let segment = (segment as usize).max(1);
             env.port.count(Count::TakenOver, place.len().div_ceil(segment) as u64);
-            self.datagrams(place, segment, &from, state, env, io)?;
+            self.datagrams(place, segment, &arrival, state, env, io)?;
         }
         Ok(())
     }
@@ -173,14 +173,14 @@ impl Inbound {
             return Ok(());
         }
         let place = self.arena.keep(received.len);
-        self.datagrams(place, received.segment, &received.from, state, env, io)
+        self.datagrams(place, received.segment, &received.arrival, state, env, io)
     }
 
     fn datagrams<I: Io>(
         &mut self,
         place: Range<usize>,
         segment: usize,
-        from: &Endpoint,
+        arrival: &Arrival,
         state: &mut State,
         env: &mut Environment,
         io: &mut I,
@@ -195,14 +195,14 @@ impl Inbound {
                     match header.map(|header| (state.tables.find_inbound(header.spi), header)) {
                         Some((Some(index), header)) => {
                             if touched != Some(index) {
-                                update(touched, from, state, env);
+                                update(touched, arrival, state, env);
                                 touched = Some(index);
                             }
                             self.packet(index, &header, start..end, state, env, io)?;
                         }
                         Some((None, header)) if env.other_that_opens(&header).is_some() => {
                             let run = self.run_of(&header, start..place.end, segment, env);
-                            self.hand_over(run.clone(), segment, from, env);
+                            self.hand_over(run.clone(), segment, arrival, env);
                             start = run.end;
                             continue;
                         }
@@ -212,13 +212,13 @@ impl Inbound {
                 }
                 Kind::Keepalive => env.port.count(Count::Keepalives, 1),
                 Kind::Ike | Kind::Stun if !self.punts.take(1, state.now_us()) => env.port.drop(Drop::PuntLimit, 1),
-                Kind::Ike | Kind::Stun => punt(&self.arena.bytes()[start..end], from, env),
+                Kind::Ike | Kind::Stun => punt(&self.arena.bytes()[start..end], arrival, env),
                 Kind::TooShort => env.port.drop(Drop::TooShort, 1),
                 Kind::Unknown => env.port.drop(Drop::Unclassified, 1),
             }
             start = end;
         }
-        update(touched, from, state, env);
+        update(touched, arrival, state, env);
         Ok(())
     }
 
@@ -238,11 +238,11 @@ impl Inbound {
         place.start..end
     }
 
-    fn hand_over(&mut self, run: Range<usize>, segment: usize, from: &Endpoint, env: &mut Environment) {
+    fn hand_over(&mut self, run: Range<usize>, segment: usize, arrival: &Arrival, env: &mut Environment) {
         let bytes = &self.arena.bytes()[run];
         let count = bytes.len().div_ceil(segment.max(1)) as u64;
         let Some(owner) = Header::parse(bytes).and_then(|header| env.other_that_opens(&header)) else { return };
-        let header = RecordHeader::Datagrams { segment: segment as u32, from: *from };
+        let header = RecordHeader::Datagrams { segment: segment as u32, arrival: *arrival };
         if self.builder.add(&env.handover, owner, header, bytes, count) {
             env.port.count(Count::HandedOver, count);
         } else {
@@ -329,13 +329,13 @@ impl Inbound {
 }
 
 /// Publishes the counters of an SA after its packets of a batch, and notes where they came from.
-fn update(index: Option<usize>, from: &Endpoint, state: &mut State, env: &mut Environment) {
+fn update(index: Option<usize>, arrival: &Arrival, state: &mut State, env: &mut Environment) {
     let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) else { return };
     env.port.sa_update(sa.slot, sa.esp.window.top(), sa.esp.packets, sa.bytes);
     // What repeats or is late proves nothing about where the peer is now.
     if std::mem::take(&mut sa.esp.advanced) {
         let peer = sa.peer;
-        if state.tables.found_at(peer, from, state.now_s, |event| env.port.emit(event)) {
+        if state.tables.found_at(peer, arrival, state.now_s, |event| env.port.emit(event)) {
             env.port.count(Count::PathChanges, 1);
         }
     }
@@ -348,9 +348,10 @@ fn count_resync(resynced: bool, env: &Environment) {
     }
 }
 
-fn punt(datagram: &[u8], from: &Endpoint, env: &mut Environment) {
-    let Some(from) = from.address() else { return env.port.drop(Drop::Unclassified, 1) };
-    match env.port.punt(from, datagram) {
+fn punt(datagram: &[u8], arrival: &Arrival, env: &mut Environment) {
+    let Some(from) = arrival.from.address() else { return env.port.drop(Drop::Unclassified, 1) };
+    let header = PuntHeader { from, to: arrival.to, class: arrival.class };
+    match env.port.punt(&header, datagram) {
         Ok(()) => env.port.count(Count::Punted, 1),
         Err(PuntError::Full) => env.port.drop(Drop::PuntFull, 1),
         Err(PuntError::NoMaster) => env.port.drop(Drop::PuntNoMaster, 1),

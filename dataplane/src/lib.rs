@@ -17,6 +17,7 @@ pub mod inbound;
 pub mod io;
 pub mod open;
 pub mod outbound;
+pub mod path;
 pub mod policy;
 pub mod pool;
 pub mod rate_limit;

@@ -82,7 +82,7 @@ mod tests {
     use crate::sa::OutboundSa;
     use crate::seal::{Inner, seal};
 
-    const SPI: Spi = Spi(0x4000_0040);
+    const SPI: Spi = Spi(0x5000_0040);
 
     fn pair(suite: Suite, seq_next: u64, seq_top: u64, resync: bool) -> (OutboundSa, InboundSa) {
         let aead = || Aead::new(Backend::AwsLc, suite, &[3; 32][..suite.key_len()]).unwrap();

@@ -25,6 +25,7 @@ use crate::forward::Route;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::io::Work;
+use crate::path::Path;
 use crate::pool::frame_buffer;
 use crate::sa::Peer;
 use crate::seal::{Inner, seal};
@@ -32,7 +33,7 @@ use crate::state::{Environment, State};
 use crate::tap::headers::ETHERNET;
 use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};
-use crate::train::Train;
+use crate::train::{Lot, Train};
 use send::send;
 
 /// The outbound half of a worker.
@@ -44,8 +45,8 @@ pub struct Outbound {
     builder: BatchBuilder,
     /// Packets made in this batch: one frame can make many, by its segments and by the number of peers.
     packets: usize,
-    /// A peer to which trains cannot go.
-    gso_disabled: Option<PeerId>,
+    /// The path on which trains cannot go.
+    gso_disabled: Option<Lot>,
     /// What was read from the TAP since `done` was asked last.
     work: Work,
 }
@@ -135,8 +136,8 @@ impl Outbound {
         self.send(env);
         self.builder.send_off(&env.handover);
         self.packets = 0;
-        if let Some(peer) = self.gso_disabled.take() {
-            state.tables.send_alone(peer, |event| env.port.emit(event));
+        if let Some(lot) = self.gso_disabled.take() {
+            state.tables.disable_gso(lot.peer, lot.path, |event| env.port.emit(event));
         }
     }
 
@@ -199,7 +200,7 @@ impl Outbound {
         let mut peers_of = [0; WORKERS_MAX];
         for n in 0..state.tables.peer_count() {
             if let Some(peer) = state.tables.nth_peer(n).and_then(|id| state.tables.peer(id)) {
-                peers_of[peer.path.sealer_for(env.id)] += 1;
+                peers_of[peer.sealer_for(env.id)] += 1;
             }
         }
         for (owner, peers) in peers_of.into_iter().enumerate() {
@@ -219,7 +220,7 @@ impl Outbound {
         let mut intact = true;
         for n in 0..peers {
             let Some(id) = state.tables.nth_peer(n) else { continue };
-            if state.tables.peer(id).is_none_or(|peer| peer.path.sealer_for(reader) != env.id) {
+            if state.tables.peer(id).is_none_or(|peer| peer.sealer_for(reader) != env.id) {
                 continue;
             }
             if !intact {
@@ -234,7 +235,7 @@ impl Outbound {
     fn unicast(&mut self, id: PeerId, len: usize, state: &mut State, env: &mut Environment) {
         let Some(peer) = state.tables.peer(id) else { return self.lose(Drop::NoPeer, len, env) };
         if peer.outbound.is_none() {
-            let owner = peer.path.sealer_for(env.id);
+            let owner = peer.sealer_for(env.id);
             let header = RecordHeader::Frame { peer: id, tag: peer.tag };
             let frames = self.frames(len);
             return if owner == env.id {
@@ -243,9 +244,10 @@ impl Outbound {
                 self.hand_over(owner, header, len, frames, env)
             };
         }
+        let Some((path_id, &path)) = peer.paths.used() else { return self.lose(Drop::NoPath, len, env) };
         match self.plan(len, env.mode) {
-            Ok(plan) if plan.longest() > peer.path.frame_max => env.port.drop(Drop::PathMtu, plan.segments() as u64),
-            Ok(plan) => self.segments(&plan, id, peer, env),
+            Ok(plan) if plan.longest() > usize::from(path.frame_max) => env.port.drop(Drop::PathMtu, plan.segments() as u64),
+            Ok(plan) => self.segments(&plan, Lot { peer: id, path: path_id, class: 0 }, &path, peer, env),
             Err(why) => env.port.drop(why, 1),
         }
     }
@@ -274,10 +276,10 @@ impl Outbound {
         Plan::new(mode, &VnetHeader::parse(header), frame, FRAME_HEADROOM)
     }
 
-    fn segments(&mut self, plan: &Plan, id: PeerId, peer: &mut Peer, env: &mut Environment) {
+    fn segments(&mut self, plan: &Plan, lot: Lot, path: &Path, peer: &mut Peer, env: &mut Environment) {
         let Some(sa) = peer.outbound.as_deref_mut() else { return };
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
-        let segments_max = if peer.gso_disabled { 1 } else { env.udp.segments_max };
+        let segments_max = if path.gso_disabled { 1 } else { env.udp.segments_max };
         let count = plan.segments();
         let (packets, bytes) = (sa.esp.packets, sa.bytes);
         let mut deferred = 0;
@@ -288,11 +290,11 @@ impl Outbound {
                 Mode::Ip => (Inner::ip(self.buffer[frame.start]), esp::inner_header_len(Mode::Ip)),
             };
             let len = esp::sealed_len(header_len + frame.len());
-            if !self.train.takes(&peer.path.endpoint, len, segments_max) {
+            if !self.train.takes(lot, len, segments_max) {
                 self.send(env);
             }
             match seal(sa, &mut self.buffer, frame, inner, self.train.reserve(len)) {
-                Ok(()) => self.train.commit(&peer.path.endpoint, id, len),
+                Ok(()) => self.train.commit(&path.hop, lot, len),
                 Err(why) => {
                     env.port.drop(why, (count - k) as u64);
                     break;
@@ -313,14 +315,14 @@ impl Outbound {
         env.port.count(Count::SealedBytes, sa.bytes - bytes);
         env.port.sa_update(sa.slot, sa.esp.seq_next - 1, sa.esp.packets, sa.bytes);
         // Asked for again with the next frame when the ring to the control plane is full.
-        if sa.esp.seq_next > sa.seq_halfway && env.port.emit(&Event::SeqHalfway { peer: id, spi: sa.esp.spi }) {
+        if sa.esp.seq_next > sa.seq_halfway && env.port.emit(&Event::SeqHalfway { peer: lot.peer, spi: sa.esp.spi }) {
             sa.seq_halfway = u64::MAX;
         }
     }
 
     fn send(&mut self, env: &mut Environment) {
-        if let Some(peer) = send(&mut self.train, env) {
-            self.gso_disabled = Some(peer);
+        if let Some(lot) = send(&mut self.train, env) {
+            self.gso_disabled = Some(lot);
         }
     }
 }

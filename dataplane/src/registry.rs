@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn an_spi_to_a_peer_has_one_worker_at_a_time() {
         let registry = Registry::new(3, 2, 8);
-        let (first, second) = (Spi(0x4000_0001), Spi(0x4000_0002));
+        let (first, second) = (Spi(0x5000_0001), Spi(0x5000_0002));
         assert!(registry.claim_outbound(0, PeerId(0), first).is_some());
         assert!(registry.claim_outbound(0, PeerId(0), first).is_some(), "its own again");
         assert!(registry.claim_outbound(1, PeerId(0), first).is_none());
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn every_spi_that_is_there_is_found_and_few_others() {
         let registry = Registry::new(2, 1, 256);
-        let spis = |from: u32| (from..from + 256).map(|n| Spi(0x4000_0000 + 64 * n));
+        let spis = |from: u32| (from..from + 256).map(|n| Spi(0x5000_0000 + 64 * n));
         spis(0).for_each(|spi| registry.add_inbound(1, spi));
         assert!(spis(0).all(|spi| registry.may_open(1, spi) && !registry.may_open(0, spi)));
         let false_finds = spis(100_000).filter(|spi| registry.may_open(1, *spi)).count();
@@ -129,6 +129,6 @@ mod tests {
         assert!(registry.may_open(1, spis(255).next().unwrap()));
         spis(255).take(1).for_each(|spi| registry.remove_inbound(1, spi));
         assert!(spis(0).chain(spis(100_000)).all(|spi| !registry.may_open(1, spi)));
-        assert!(!registry.may_open(2, Spi(0x4000_0000)), "no such worker");
+        assert!(!registry.may_open(2, Spi(0x5000_0000)), "no such worker");
     }
 }

@@ -5,22 +5,12 @@
 
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
-use adit_proto::control::{self, Direction, Event, Feature, PeerId, PeerTag, Refusal, Spi};
+use adit_proto::control::{self, Direction, Event, Feature, PathId, PeerId, PeerTag, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::replay::Window;
 
-use crate::udp::Endpoint;
-
-/// Whether the control plane knows from where the packets of a peer came last.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    /// It does, or nothing has changed.
-    Yes,
-    /// The ring was full.
-    No,
-    /// It was told in this second of an address to which the endpoint did not move.
-    At(u32),
-}
+use crate::path::Paths;
+use crate::udp::Arrival;
 
 /// What this worker needs to seal to one peer.
 pub struct OutboundSa {
@@ -40,38 +30,31 @@ pub struct InboundSa {
     pub bytes: u64,
 }
 
-/// How a peer is reached.
-#[derive(Clone, Copy)]
-pub struct Path {
-    pub endpoint: Endpoint,
-    /// Longest Ethernet frame or IP packet that fits, in bytes.
-    pub frame_max: usize,
+/// A peer as this worker sees it.
+pub struct Peer {
+    pub paths: Paths,
+    /// Differs from that of any other peer that has had this id or will have it.
+    pub tag: PeerTag,
     /// Workers 0 to `lanes` − 1 have an outbound SA.
-    pub lanes: u16,
-    /// Authentic packets move the endpoint.
-    pub follow: bool,
+    lanes: u16,
+    /// It understands sealed echoes.
+    pub echo: bool,
+    /// The control plane was told that trains do not go on one of its paths.
+    gso_disabled_reported: bool,
+    pub outbound: Option<Box<OutboundSa>>,
 }
 
-impl Path {
+impl Peer {
     /// The worker that seals what worker `reader` has read for this peer.
     #[inline]
     pub fn sealer_for(&self, reader: usize) -> usize {
         reader % usize::from(self.lanes.max(1))
     }
-}
 
-/// A peer as this worker sees it.
-pub struct Peer {
-    pub path: Path,
-    /// Differs from that of any other peer that has had this id or will have it.
-    pub tag: PeerTag,
-    /// `UDP_SEGMENT` does not work on the path: packets go one by one until this is looked into again.
-    pub gso_disabled: bool,
-    /// The control plane was told so.
-    gso_disabled_reported: bool,
-    /// The control plane was not told where the peer was found, or not for all of a second.
-    path_reported: Told,
-    pub outbound: Option<Box<OutboundSa>>,
+    /// Whether a worker may have an outbound SA.
+    pub fn has_lane(&self, worker: usize) -> bool {
+        worker < usize::from(self.lanes)
+    }
 }
 
 /// Peers and SAs of one worker; as many as start-up said, no more.
@@ -153,57 +136,49 @@ impl Tables {
         self.inbound.get_mut(index)
     }
 
-    /// Adds a peer, or changes the path of the one that has the id.
-    pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, path: Path) -> Result<(), Refusal> {
+    /// Adds a peer, or changes the one that has the id. What it was found to send from is told again: who orders this may be new.
+    pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, lanes: u16, echo: bool) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         match place {
-            Some(peer) => (peer.path, peer.tag, peer.gso_disabled) = (path, tag, false),
+            Some(peer) => {
+                (peer.tag, peer.lanes, peer.echo) = (tag, lanes, echo);
+                peer.paths.tell_anew();
+            }
             None => {
-                let path_reported = Told::Yes;
-                *place =
-                    Some(Peer { path, tag, gso_disabled: false, gso_disabled_reported: false, path_reported, outbound: None });
+                let paths = Paths::default();
+                *place = Some(Peer { paths, tag, lanes, echo, gso_disabled_reported: false, outbound: None });
                 self.present.push(id);
             }
         }
         Ok(())
     }
 
-    /// Sends the packets of a peer one by one from here on; says so once.
-    pub fn send_alone(&mut self, id: PeerId, emit: impl FnOnce(&Event) -> bool) {
-        if let Some(peer) = self.peer(id) {
-            peer.gso_disabled = true;
+    /// Sends the packets on a path one by one from here on; says so once for each peer.
+    pub fn disable_gso(&mut self, id: PeerId, path: PathId, emit: impl FnOnce(&Event) -> bool) {
+        let Some(peer) = self.peer(id) else { return };
+        if let Some(path) = peer.paths.get_mut(path) {
+            path.gso_disabled = true;
             peer.gso_disabled_reported = peer.gso_disabled_reported || emit(&Event::Degraded { what: Feature::UdpSegment });
         }
     }
 
-    /// An authentic packet, newer than all before, came from `from`. Follows the peer there if it is to be followed, and tells the
-    /// control plane: again when its ring was full; once a second when the endpoint stays. True when it is elsewhere than before.
-    pub fn found_at(&mut self, id: PeerId, from: &Endpoint, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {
+    /// An authentic packet of a peer, newer than all before, came this way. Tells the control plane if that is news, again when its
+    /// ring was full. True when packets came another way before.
+    #[inline]
+    pub fn found_at(&mut self, id: PeerId, arrival: &Arrival, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {
         let Some(peer) = self.peer(id) else { return false };
-        let moved = peer.path.endpoint != *from;
-        if !moved && peer.path_reported != Told::No {
-            return false;
+        let Some(sighting) = peer.paths.sighting(&arrival.from, &arrival.to, now_s) else { return false };
+        let Some(from) = arrival.from.address() else { return false };
+        let told = emit(&Event::PathSeen { peer: id, tag: peer.tag, path: sighting.path, from, to: arrival.to });
+        if told {
+            peer.paths.told(&arrival.from, &arrival.to, now_s, sighting);
         }
-        if moved && !peer.path.follow && peer.path_reported == Told::At(now_s) {
-            return false;
-        }
-        let Some(address) = from.address() else { return false };
-        if moved && peer.path.follow {
-            // Whether trains work there is found out anew.
-            (peer.path.endpoint, peer.gso_disabled) = (*from, false);
-        }
-        let reported = emit(&Event::PeerPath { peer: id, tag: peer.tag, from: address });
-        peer.path_reported = match (reported, peer.path.follow) {
-            (true, true) => Told::Yes,
-            (true, false) => Told::At(now_s),
-            (false, _) => Told::No,
-        };
-        moved
+        told && sighting.is_change
     }
 
-    /// Tries trains with every peer again: routes and devices change.
-    pub fn retry_trains(&mut self) {
-        self.peers.iter_mut().flatten().for_each(|peer| peer.gso_disabled = false);
+    /// Tries trains on every path of every peer again: routes and devices change.
+    pub fn retry_gso(&mut self) {
+        self.peers.iter_mut().flatten().for_each(|peer| peer.paths.retry_gso());
     }
 
     /// Removes a peer and its SAs; `gone` is told direction, SPI and slot of each.
@@ -372,17 +347,16 @@ pub fn hash(spi: Spi) -> usize {
 mod tests {
     use std::collections::BTreeSet;
 
-    use adit_proto::control::SaKey;
+    use adit_proto::control::{LocalEnd, SaKey};
     use adit_proto::suite::Suite;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::udp::Endpoint;
 
     fn tables() -> Tables {
         let mut tables = Tables::new(4, 8, Backend::AwsLc);
-        tables
-            .set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1, follow: false })
-            .unwrap();
+        tables.set_peer(PeerId(1), PeerTag(7), 1, false).unwrap();
         tables
     }
 
@@ -404,14 +378,14 @@ mod tests {
     fn every_sa_is_found_and_none_that_was_removed() {
         let mut tables = tables();
         for n in 0..8 {
-            tables.install_inbound(&inbound(0x4000_0000 + 64 * n)).unwrap();
+            tables.install_inbound(&inbound(0x5000_0000 + 64 * n)).unwrap();
         }
-        assert_eq!(tables.install_inbound(&inbound(0x5000_0000)), Err(Refusal::SaTableFull));
+        assert_eq!(tables.install_inbound(&inbound(0x5000_f000)), Err(Refusal::SaTableFull));
         for n in (0..8).step_by(2) {
-            tables.remove_inbound(PeerId(1), Spi(0x4000_0000 + 64 * n)).unwrap();
+            tables.remove_inbound(PeerId(1), Spi(0x5000_0000 + 64 * n)).unwrap();
         }
         for n in 0..8 {
-            let found = tables.find_inbound(Spi(0x4000_0000 + 64 * n));
+            let found = tables.find_inbound(Spi(0x5000_0000 + 64 * n));
             assert_eq!(found.is_some(), n % 2 == 1, "SPI number {n}");
         }
         assert_eq!((tables.inbound_count(), tables.outbound_count()), (4, 0));
@@ -421,11 +395,11 @@ mod tests {
         #[test]
         fn the_index_of_spis_agrees_with_a_set(steps in prop::collection::vec((0u32..40, any::<bool>()), 1..300)) {
             let mut tables = Tables::new(4, 64, Backend::AwsLc);
-            tables.set_peer(PeerId(1), PeerTag(7), Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1, follow: false }).unwrap();
+            tables.set_peer(PeerId(1), PeerTag(7), 1, false).unwrap();
             let mut model = BTreeSet::new();
             for (n, install) in steps {
                 // Many share the low bits, so that runs in the index are long.
-                let spi = 0x4000_0000 + (n << 20);
+                let spi = 0x5000_0000 + (n << 20);
                 if install {
                     prop_assert_eq!(tables.install_inbound(&inbound(spi)).is_ok(), model.insert(spi));
                 } else {
@@ -433,7 +407,7 @@ mod tests {
                 }
                 prop_assert_eq!(tables.inbound_count(), model.len());
                 for n in 0..40 {
-                    let spi = Spi(0x4000_0000 + (n << 20));
+                    let spi = Spi(0x5000_0000 + (n << 20));
                     let found = tables.find_inbound(spi);
                     prop_assert_eq!(found.is_some(), model.contains(&spi.0));
                     prop_assert!(found.is_none_or(|index| tables.inbound[index].esp.spi == spi));
@@ -445,57 +419,56 @@ mod tests {
     #[test]
     fn a_new_outbound_sa_takes_the_slot_of_the_old_one_in_a_full_table() {
         let mut tables = tables();
-        let slot = tables.install_outbound(&outbound(0x4000_0001)).unwrap();
+        let slot = tables.install_outbound(&outbound(0x5000_0001)).unwrap();
         for n in 0..7 {
-            tables.install_inbound(&inbound(0x5000_0000 + n)).unwrap();
+            tables.install_inbound(&inbound(0x5000_1000 + n)).unwrap();
         }
-        assert_eq!(tables.install_outbound(&outbound(0x4000_0002)), Ok(slot));
-        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x4000_0001)), Err(Refusal::NoSuchSa));
-        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x4000_0002)), Ok(slot));
+        assert_eq!(tables.install_outbound(&outbound(0x5000_0002)), Ok(slot));
+        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x5000_0001)), Err(Refusal::NoSuchSa));
+        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x5000_0002)), Ok(slot));
         assert_eq!(tables.outbound_count(), 0);
     }
 
     #[test]
     fn an_sa_is_named_by_peer_and_spi_so_that_no_peer_can_touch_another_ones() {
         let mut tables = tables();
-        let path = Path { endpoint: Endpoint::default(), frame_max: 1400, lanes: 1, follow: false };
-        tables.set_peer(PeerId(2), PeerTag(8), path).unwrap();
+        tables.set_peer(PeerId(2), PeerTag(8), 1, false).unwrap();
         let slots = [1, 2].map(|peer| {
-            let sa = control::OutboundSa { peer: PeerId(peer), ..outbound(0x4000_0001) };
+            let sa = control::OutboundSa { peer: PeerId(peer), ..outbound(0x5000_0001) };
             tables.install_outbound(&sa).unwrap()
         });
-        tables.install_inbound(&inbound(0x4000_0002)).unwrap();
-        assert_eq!(tables.extend_outbound(PeerId(2), Spi(0x4000_0001), 20), Ok(slots[1]));
+        tables.install_inbound(&inbound(0x5000_0002)).unwrap();
+        assert_eq!(tables.extend_outbound(PeerId(2), Spi(0x5000_0001), 20), Ok(slots[1]));
         assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end, 10);
-        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x4000_0001)), Ok(slots[1]));
-        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x4000_0001)), Err(Refusal::NoSuchSa));
-        assert_eq!(tables.remove_inbound(PeerId(2), Spi(0x4000_0002)), Err(Refusal::NoSuchSa));
+        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x5000_0001)), Ok(slots[1]));
+        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x5000_0001)), Err(Refusal::NoSuchSa));
+        assert_eq!(tables.remove_inbound(PeerId(2), Spi(0x5000_0002)), Err(Refusal::NoSuchSa));
         assert_eq!((tables.inbound_count(), tables.outbound_count()), (1, 1));
     }
 
     #[test]
     fn numbers_under_one_key_only_rise() {
         let mut tables = tables();
-        let from = |seq_next| control::OutboundSa { seq_next, seq_limit: u64::MAX, ..outbound(0x4000_0001) };
+        let from = |seq_next| control::OutboundSa { seq_next, seq_limit: u64::MAX, ..outbound(0x5000_0001) };
         let slot = tables.install_outbound(&from(100)).unwrap();
         assert_eq!(tables.install_outbound(&from(99)), Err(Refusal::BadValue));
         assert_eq!(tables.install_outbound(&from(100)), Ok(slot));
         let end = tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end;
         assert_eq!(end, u64::MAX, "the last number is left unused, so that the next one exists");
         // Another SPI is another key.
-        assert_eq!(tables.install_outbound(&outbound(0x4000_0002)), Ok(slot));
+        assert_eq!(tables.install_outbound(&outbound(0x5000_0002)), Ok(slot));
     }
 
     #[test]
     fn without_extended_numbers_no_sa_has_numbers_beyond_32_bits() {
         let mut tables = tables();
         let last = u64::from(u32::MAX);
-        let short = |seq_limit| control::OutboundSa { seq_limit, esn: false, ..outbound(0x4000_0001) };
+        let short = |seq_limit| control::OutboundSa { seq_limit, esn: false, ..outbound(0x5000_0001) };
         assert_eq!(tables.install_outbound(&short(last + 1)), Err(Refusal::BadValue));
         tables.install_outbound(&short(last)).unwrap();
         assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end, last + 1);
-        assert_eq!(tables.extend_outbound(PeerId(1), Spi(0x4000_0001), last + 1), Err(Refusal::BadValue));
-        let short = |seq_top, resync| control::InboundSa { seq_top, resync, esn: false, ..inbound(0x4000_0002) };
+        assert_eq!(tables.extend_outbound(PeerId(1), Spi(0x5000_0001), last + 1), Err(Refusal::BadValue));
+        let short = |seq_top, resync| control::InboundSa { seq_top, resync, esn: false, ..inbound(0x5000_0002) };
         assert_eq!(tables.install_inbound(&short(last + 1, false)), Err(Refusal::BadValue));
         assert_eq!(tables.install_inbound(&short(0, true)), Err(Refusal::BadValue), "no high half to follow");
         assert!(tables.install_inbound(&short(last, false)).is_ok());
@@ -505,45 +478,40 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_moved_is_followed_where_it_may_be_and_told_of_once() {
+    fn where_a_peer_sends_from_is_told_until_it_was_heard() {
         let mut tables = tables();
-        let endpoint = |port| Endpoint::new(([192, 0, 2, 9], port).into(), false);
-        let set = |tables: &mut Tables, follow| {
-            let path = Path { endpoint: endpoint(4500), frame_max: 1400, lanes: 1, follow };
-            tables.set_peer(PeerId(1), PeerTag(7), path).unwrap();
+        let arrival = |port| Arrival {
+            from: Endpoint::new(([192, 0, 2, 9], port).into(), false),
+            to: LocalEnd { address: [198, 51, 100, 1].into(), interface: 2 },
+            class: 0,
         };
-        // Sends a packet from a port in a second; says whether it was told of, and where the peer is now.
+        // Sees a packet; says whether that was told, and whether it was a change.
         let found = |tables: &mut Tables, port, now_s, room| {
-            let mut reported = None;
-            tables.found_at(PeerId(1), &endpoint(port), now_s, |event| {
-                reported = Some(*event);
+            let mut told = false;
+            let changed = tables.found_at(PeerId(1), &arrival(port), now_s, |event| {
+                let from = ([192, 0, 2, 9], port).into();
+                assert_eq!(*event, Event::PathSeen { peer: PeerId(1), tag: PeerTag(7), path: None, from, to: arrival(port).to });
+                told = true;
                 room
             });
-            let now = tables.peer(PeerId(1)).unwrap().path.endpoint.address().unwrap().port();
-            (reported.is_some(), now)
+            (told, changed)
         };
-        set(&mut tables, true);
-        assert_eq!(found(&mut tables, 4500, 1, true), (false, 4500));
-        assert_eq!(found(&mut tables, 9, 1, false), (true, 9), "the ring is full");
-        assert_eq!(found(&mut tables, 9, 1, true), (true, 9), "so it is told again");
-        assert_eq!(found(&mut tables, 9, 1, true), (false, 9));
-        assert_eq!(found(&mut tables, 4500, 1, true), (true, 4500));
-        set(&mut tables, false);
-        for (now_s, reported) in [(1, true), (1, false), (2, true), (2, false)] {
-            assert_eq!(found(&mut tables, 9, now_s, true), (reported, 4500));
-        }
-        assert_eq!(found(&mut tables, 9, 3, false), (true, 4500));
-        assert_eq!(found(&mut tables, 9, 3, true), (true, 4500), "the ring was full");
-        let moved = tables.found_at(PeerId(3), &endpoint(9), 1, |_| panic!("nobody is told of a peer that is not there"));
-        assert!(!moved);
+        assert_eq!(found(&mut tables, 9, 1, false), (true, false), "the ring is full");
+        assert_eq!(found(&mut tables, 9, 1, true), (true, false), "so it is told again");
+        assert_eq!(found(&mut tables, 9, 1, true), (false, false));
+        assert_eq!(found(&mut tables, 8, 2, true), (true, true));
+        tables.set_peer(PeerId(1), PeerTag(7), 1, false).unwrap();
+        assert_eq!(found(&mut tables, 8, 3, true), (true, false), "a new control plane has not heard of it");
+        let changed = tables.found_at(PeerId(3), &arrival(9), 1, |_| panic!("nobody is told of a peer that is not there"));
+        assert!(!changed);
     }
 
     #[test]
     fn removing_a_peer_frees_all_its_slots() {
         let mut tables = tables();
-        tables.install_outbound(&outbound(0x4000_0001)).unwrap();
-        tables.install_inbound(&inbound(0x4000_0002)).unwrap();
-        tables.install_inbound(&inbound(0x4000_0003)).unwrap();
+        tables.install_outbound(&outbound(0x5000_0001)).unwrap();
+        tables.install_inbound(&inbound(0x5000_0002)).unwrap();
+        tables.install_inbound(&inbound(0x5000_0003)).unwrap();
         let mut slots = Vec::new();
         tables.remove_peer(PeerId(1), |_, _, slot| slots.push(slot)).unwrap();
         assert_eq!(slots.len(), 3);
@@ -556,16 +524,16 @@ mod tests {
         let mut tables = tables();
         for bad in [63, 100, 0] {
             assert_eq!(
-                tables.install_inbound(&control::InboundSa { window: bad, ..inbound(0x4000_0001) }),
+                tables.install_inbound(&control::InboundSa { window: bad, ..inbound(0x5000_0001) }),
                 Err(Refusal::BadValue)
             );
         }
-        assert_eq!(tables.install_inbound(&inbound(0x3fff_ffff)), Err(Refusal::BadValue));
+        assert_eq!(tables.install_inbound(&inbound(0x4fff_ffff)), Err(Refusal::BadValue));
         assert_eq!(
-            tables.install_outbound(&control::OutboundSa { seq_next: 0, ..outbound(0x4000_0001) }),
+            tables.install_outbound(&control::OutboundSa { seq_next: 0, ..outbound(0x5000_0001) }),
             Err(Refusal::BadValue)
         );
-        let stranger = control::OutboundSa { peer: PeerId(2), ..outbound(0x4000_0001) };
+        let stranger = control::OutboundSa { peer: PeerId(2), ..outbound(0x5000_0001) };
         assert_eq!(tables.install_outbound(&stranger), Err(Refusal::NoSuchPeer));
     }
 }

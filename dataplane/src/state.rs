@@ -88,7 +88,7 @@ impl State {
         }
         if self.now_s >= self.retry_trains_s {
             self.retry_trains_s = self.now_s + RETRY_TRAINS_S;
-            self.tables.retry_trains();
+            self.tables.retry_gso();
         }
     }
 }

@@ -1,19 +1,29 @@
-//! A train: sealed packets of equal length for one destination, sent by one call with `UDP_SEGMENT`.
+//! A train: sealed packets of equal length on one path of one peer, sent by one call with `UDP_SEGMENT`.
 //!
 //! `reserve` gives the place at the tail to seal into, `commit` keeps it. A packet joins only the train under construction;
 //! when it does not fit the train is sent first. So packets leave in the order in which they were sealed.
 
-use adit_proto::control::PeerId;
+use adit_proto::control::{PathId, PeerId};
 
 use crate::config::TRAIN_BYTES_MAX;
 use crate::pool::TRAIN_BUFFER;
-use crate::udp::Endpoint;
+use crate::udp::{Endpoint, Hop};
+
+/// What the packets of a train have in common. Peers behind one address have trains of their own, so that what is wrong with one
+/// receiver spoils no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lot {
+    pub peer: PeerId,
+    pub path: PathId,
+    /// Traffic class of the outer packets.
+    pub class: u8,
+}
 
 /// The train under construction.
 pub struct Train {
     bytes: Box<[u8]>,
-    to: Endpoint,
-    peer: PeerId,
+    hop: Hop,
+    lot: Lot,
     len: usize,
     segment: usize,
     count: usize,
@@ -25,8 +35,8 @@ impl Default for Train {
     fn default() -> Train {
         Train {
             bytes: vec![0; TRAIN_BUFFER].into_boxed_slice(),
-            to: Endpoint::default(),
-            peer: PeerId(0),
+            hop: Hop::to(Endpoint::default()),
+            lot: Lot { peer: PeerId(0), path: PathId::FIRST, class: 0 },
             len: 0,
             segment: 0,
             count: 0,
@@ -36,15 +46,15 @@ impl Default for Train {
 }
 
 impl Train {
-    /// Whether a packet of `len` bytes to `to` may join; an empty train takes any packet.
+    /// Whether a packet of `len` bytes may join; an empty train takes any packet.
     #[inline]
-    pub fn takes(&self, to: &Endpoint, len: usize, segments_max: usize) -> bool {
+    pub fn takes(&self, lot: Lot, len: usize, segments_max: usize) -> bool {
         self.count == 0
             || (!self.closed
                 && len <= self.segment
                 && self.count < segments_max
                 && self.len + len <= TRAIN_BYTES_MAX
-                && self.to == *to)
+                && self.lot == lot)
     }
 
     /// The place for a packet of `len` bytes. The caller has asked `takes`.
@@ -55,10 +65,10 @@ impl Train {
 
     /// Keeps the packet that was sealed into the place reserved last.
     #[inline]
-    pub fn commit(&mut self, to: &Endpoint, peer: PeerId, len: usize) {
+    pub fn commit(&mut self, hop: &Hop, lot: Lot, len: usize) {
         if self.count == 0 {
-            self.to = *to;
-            self.peer = peer;
+            self.hop = *hop;
+            self.lot = lot;
             self.segment = len;
         }
         self.closed = len < self.segment;
@@ -80,13 +90,12 @@ impl Train {
         self.segment
     }
 
-    pub fn to(&self) -> &Endpoint {
-        &self.to
+    pub fn hop(&self) -> &Hop {
+        &self.hop
     }
 
-    /// The peer of its first packet; peers at one address may share a train.
-    pub fn peer(&self) -> PeerId {
-        self.peer
+    pub fn lot(&self) -> Lot {
+        self.lot
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -103,36 +112,39 @@ impl Train {
 mod tests {
     use super::*;
 
-    fn endpoint(port: u16) -> Endpoint {
-        Endpoint::new(([192, 0, 2, 1], port).into(), false)
+    fn lot(peer: u16, path: u8, class: u8) -> Lot {
+        Lot { peer: PeerId(peer), path: PathId::new(path).unwrap(), class }
     }
 
-    fn join(train: &mut Train, to: &Endpoint, len: usize) {
-        assert!(train.takes(to, len, 64));
+    fn join(train: &mut Train, len: usize) {
+        let hop = Hop::to(Endpoint::new(([192, 0, 2, 1], 4500).into(), false));
+        assert!(train.takes(lot(0, 0, 0), len, 64));
         train.reserve(len).fill(1);
-        train.commit(to, PeerId(0), len);
+        train.commit(&hop, lot(0, 0, 0), len);
     }
 
     #[test]
     fn equal_packets_join_and_a_shorter_one_ends_the_train() {
-        let (mut train, to) = (Train::default(), endpoint(4500));
-        join(&mut train, &to, 1000);
-        join(&mut train, &to, 1000);
-        assert!(!train.takes(&to, 1001, 64), "a longer one never joins");
-        join(&mut train, &to, 999);
-        assert!(!train.takes(&to, 999, 64), "nothing follows the shorter one");
+        let mut train = Train::default();
+        join(&mut train, 1000);
+        join(&mut train, 1000);
+        assert!(!train.takes(lot(0, 0, 0), 1001, 64), "a longer one never joins");
+        join(&mut train, 999);
+        assert!(!train.takes(lot(0, 0, 0), 999, 64), "nothing follows the shorter one");
         assert_eq!((train.count(), train.segment(), train.bytes().len()), (3, 1000, 2999));
     }
 
     #[test]
-    fn another_destination_too_many_segments_and_too_many_bytes_do_not_join() {
-        let (mut train, to) = (Train::default(), endpoint(4500));
-        join(&mut train, &to, 1400);
-        assert!(!train.takes(&endpoint(4501), 1400, 64));
-        assert!(!train.takes(&to, 1400, 1));
-        for _ in 1..46 {
-            join(&mut train, &to, 1400);
+    fn another_lot_too_many_segments_and_too_many_bytes_do_not_join() {
+        let mut train = Train::default();
+        join(&mut train, 1400);
+        for other in [lot(1, 0, 0), lot(0, 1, 0), lot(0, 0, 0xb8)] {
+            assert!(!train.takes(other, 1400, 64), "{other:?}: another peer, path or class");
         }
-        assert!(!train.takes(&to, 1400, 64), "47 × 1400 bytes exceed a datagram");
+        assert!(!train.takes(lot(0, 0, 0), 1400, 1));
+        for _ in 1..46 {
+            join(&mut train, 1400);
+        }
+        assert!(!train.takes(lot(0, 0, 0), 1400, 64), "47 × 1400 bytes exceed a datagram");
     }
 }

@@ -2,18 +2,24 @@
 //!
 //! unsafe here: socket options and messages that socket2 has no words for.
 
+mod hop;
+
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
 
+use adit_proto::control::LocalEnd;
 use adit_proto::esp::{LANE_MASK, SPI_MIN};
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::TRAIN_SEGMENTS_MAX;
+use hop::SourceKind;
 
-/// Where datagrams go: an address in the form that the kernel takes.
+pub use hop::{Hop, Source};
+
+/// The other end of datagrams: an address in the form that the kernel takes.
 #[derive(Clone, Copy, Default, Eq)]
 pub struct Endpoint {
     raw: [u8; mem::size_of::<libc::sockaddr_in6>()],
@@ -33,7 +39,18 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
+/// What stands for a local address of which the kernel said nothing.
+const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 impl Endpoint {
+    /// Whether packets to it are IPv4.
+    #[inline]
+    fn is_v4(&self) -> bool {
+        // sin6_addr begins at byte 8 of a sockaddr_in6.
+        let mapped = self.raw[8..18] == [0; 10] && self.raw[18..20] == [0xff, 0xff];
+        usize::from(self.len) < self.raw.len() || mapped
+    }
+
     /// Length of [`Endpoint::to_bytes`].
     pub const LEN: usize = mem::size_of::<libc::sockaddr_in6>() + 1;
 
@@ -86,11 +103,21 @@ impl Endpoint {
     }
 }
 
+/// How a datagram came, or all of a train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    pub from: Endpoint,
+    /// The address that it was sent to, and the interface; unspecified and 0 when the kernel did not say.
+    pub to: LocalEnd,
+    /// Traffic class: DSCP and ECN.
+    pub class: u8,
+}
+
 /// What one receive call brought: a datagram, or a train of datagrams of `segment` bytes (the last may be shorter).
 pub struct Received {
     pub len: usize,
     pub segment: usize,
-    pub from: Endpoint,
+    pub arrival: Arrival,
     /// The kernel cut it off: it was longer than the window.
     pub truncated: bool,
 }
@@ -162,6 +189,7 @@ fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
     let mapped = listen.is_ipv6();
     let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
     set_option(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).context("SO_RXQ_OVFL")?;
+    ask_for_local_end(&socket, listen)?;
     // The kernel reserves twice what is asked for, and answers with that (socket(7)).
     let receive_buffer = socket.recv_buffer_size().unwrap_or(0) / 2;
     let segments_max = probe_segments(&socket);
@@ -191,6 +219,21 @@ fn set_path_options(socket: &Socket, listen: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// Has the kernel say with every datagram to which address it was sent, by which interface it came, and in which traffic class.
+fn ask_for_local_end(socket: &Socket, listen: SocketAddr) -> Result<()> {
+    if listen.is_ipv6() {
+        // For IPv4 packets on this socket, too.
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1).context("IPV6_RECVPKTINFO")?;
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1).context("IPV6_RECVTCLASS")?;
+    } else {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1).context("IP_PKTINFO")?;
+    }
+    if listen.is_ipv4() || listen.ip().is_unspecified() {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1).context("IP_RECVTOS")?;
+    }
+    Ok(())
+}
+
 /// The kernel says through the option whether it knows `UDP_SEGMENT`; how many segments it takes shows at the first send.
 fn probe_segments(socket: &Socket) -> usize {
     match set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0) {
@@ -208,7 +251,8 @@ fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: lib
 }
 
 /// Classic BPF over the UDP payload: word 0 is the SPI. ESP goes to socket `(SPI & 63) % workers`, all else to socket 0
-/// (IKE starts with four zero bytes, STUN with two zero bits; a load beyond a short packet also answers 0).
+/// (IKE starts with four zero bytes, STUN with two zero bits, ChannelData with a word below all SPIs of ours; a load beyond a short
+/// packet also answers 0).
 fn steer_by_spi(socket: &Socket, workers: usize) -> io::Result<()> {
     let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
@@ -235,7 +279,68 @@ fn steer_by_spi(socket: &Socket, workers: usize) -> io::Result<()> {
 
 /// Room for the control messages of one call, aligned as the kernel wants them.
 #[repr(C, align(8))]
-struct Control([u8; 64]);
+struct Control([u8; CONTROL]);
+
+/// Enough for what is asked for: segment size, overflows, the longer of both kinds of PKTINFO, and traffic class of both versions.
+const CONTROL: usize = 160;
+
+/// Puts control messages one after the other.
+struct ControlWriter<'a> {
+    control: &'a mut Control,
+    len: usize,
+}
+
+impl ControlWriter<'_> {
+    /// Appends one; the caller puts no more than fit.
+    #[inline]
+    fn push<T: Copy>(&mut self, level: libc::c_int, kind: libc::c_int, value: T) {
+        let size = size_of::<T>() as u32;
+        // SAFETY: CMSG_SPACE and CMSG_LEN only compute. `len` is a sum of CMSG_SPACEs, so the header is aligned as `Control` is; the
+        // assertion keeps header and value inside of it, and nothing is read.
+        unsafe {
+            let space = libc::CMSG_SPACE(size) as usize;
+            assert!(self.len + space <= CONTROL);
+            let item = self.control.0.as_mut_ptr().add(self.len).cast::<libc::cmsghdr>();
+            (*item).cmsg_level = level;
+            (*item).cmsg_type = kind;
+            (*item).cmsg_len = libc::CMSG_LEN(size) as usize;
+            libc::CMSG_DATA(item).cast::<T>().write_unaligned(value);
+            self.len += space;
+        }
+    }
+
+    #[inline]
+    fn source(&mut self, source: &Source) {
+        let [.., a, b, c, d] = source.address;
+        match source.kind {
+            SourceKind::Any => {}
+            SourceKind::V4 => {
+                let spec_dst = libc::in_addr { s_addr: u32::from_ne_bytes([a, b, c, d]) };
+                let ipi_ifindex = source.interface as libc::c_int;
+                let info = libc::in_pktinfo { ipi_ifindex, ipi_spec_dst: spec_dst, ipi_addr: libc::in_addr { s_addr: 0 } };
+                self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
+            SourceKind::V6 => {
+                let ipi6_addr = libc::in6_addr { s6_addr: source.address };
+                let info = libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: source.interface };
+                self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
+            }
+        }
+    }
+
+    #[inline]
+    fn class(&mut self, class: u8, to: &Endpoint) {
+        if class == 0 {
+            return;
+        }
+        let value = libc::c_int::from(class);
+        if to.is_v4() {
+            self.push(libc::IPPROTO_IP, libc::IP_TOS, value);
+        } else {
+            self.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, value);
+        }
+    }
+}
 
 impl UdpSocket {
     pub fn raw_fd(&self) -> RawFd {
@@ -246,7 +351,7 @@ impl UdpSocket {
     #[inline]
     pub fn receive(&mut self, window: &mut [u8]) -> io::Result<Received> {
         let mut from = Endpoint::default();
-        let mut control = Control([0; 64]);
+        let mut control = Control([0; CONTROL]);
         let mut iov = libc::iovec { iov_base: window.as_mut_ptr().cast(), iov_len: window.len() };
         // SAFETY: all-zero is a valid msghdr.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -263,7 +368,8 @@ impl UdpSocket {
         }
         from.len = message.msg_namelen.min(28) as u8;
         let len = len as usize;
-        let mut received = Received { len, segment: len, from, truncated: message.msg_flags & libc::MSG_TRUNC != 0 };
+        let arrival = Arrival { from, to: LocalEnd { address: UNKNOWN, interface: 0 }, class: 0 };
+        let mut received = Received { len, segment: len, arrival, truncated: message.msg_flags & libc::MSG_TRUNC != 0 };
         self.read_control(&message, &mut received);
         Ok(received)
     }
@@ -282,6 +388,20 @@ impl UdpSocket {
                             received.segment = segment as usize;
                         }
                     }
+                    (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                        let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                        let address = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                        received.arrival.to = LocalEnd { address: address.into(), interface: info.ipi_ifindex as u32 };
+                    }
+                    (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                        let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                        let address = IpAddr::from(info.ipi6_addr.s6_addr).to_canonical();
+                        received.arrival.to = LocalEnd { address, interface: info.ipi6_ifindex };
+                    }
+                    (libc::IPPROTO_IP, libc::IP_TOS) => received.arrival.class = data.read(),
+                    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                        received.arrival.class = data.cast::<libc::c_int>().read_unaligned() as u8;
+                    }
                     (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => self.overflows = data.cast::<u32>().read_unaligned(),
                     _ => {}
                 }
@@ -295,28 +415,27 @@ impl UdpSocket {
         self.overflows
     }
 
-    /// Sends `bytes` as datagrams of `segment` bytes each, the last may be shorter.
+    /// Sends `bytes` as datagrams of `segment` bytes each, the last may be shorter, in packets of this traffic class.
     #[inline]
-    pub fn send(&self, to: &Endpoint, bytes: &[u8], segment: usize) -> io::Result<()> {
-        let mut control = Control([0; 64]);
+    pub fn send(&self, hop: &Hop, class: u8, bytes: &[u8], segment: usize) -> io::Result<()> {
+        let mut control = Control([0; CONTROL]);
+        let mut writer = ControlWriter { control: &mut control, len: 0 };
+        if segment < bytes.len() {
+            writer.push(libc::SOL_UDP, libc::UDP_SEGMENT, segment as u16);
+        }
+        writer.source(&hop.source);
+        writer.class(class, &hop.to);
+        let control_len = writer.len;
         let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         // SAFETY: all-zero is a valid msghdr.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
-        message.msg_name = to.raw.as_ptr().cast_mut().cast();
-        message.msg_namelen = to.len.into();
+        message.msg_name = hop.to.raw.as_ptr().cast_mut().cast();
+        message.msg_namelen = hop.to.len.into();
         message.msg_iov = &raw mut iov;
         message.msg_iovlen = 1;
-        if segment < bytes.len() {
+        if control_len > 0 {
             message.msg_control = control.0.as_mut_ptr().cast();
-            // SAFETY: CMSG_SPACE(2) is 24 bytes, within the 64 of `control`; the header is written before it is read.
-            unsafe {
-                message.msg_controllen = libc::CMSG_SPACE(2) as usize;
-                let item = libc::CMSG_FIRSTHDR(&raw const message);
-                (*item).cmsg_level = libc::SOL_UDP;
-                (*item).cmsg_type = libc::UDP_SEGMENT;
-                (*item).cmsg_len = libc::CMSG_LEN(2) as usize;
-                libc::CMSG_DATA(item).cast::<u16>().write_unaligned(segment as u16);
-            }
+            message.msg_controllen = control_len;
         }
         // SAFETY: name, iovec and control point to live buffers of the lengths given; the kernel only reads them.
         let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, 0) };
@@ -343,7 +462,7 @@ mod tests {
         let address = sockets[0].socket.local_addr().unwrap().as_socket().unwrap();
         let to = Endpoint::new(address, false);
         assert_eq!(to.address(), Some(address));
-        sockets[0].send(&to, &[7; 2900], 1000).unwrap();
+        sockets[0].send(&Hop::to(to), 0, &[7; 2900], 1000).unwrap();
         assert_eq!(drain(&mut sockets[0]), [(2900, 1000)]);
         let mapped = Endpoint::new(address, true);
         assert_eq!(mapped.address(), Some(address), "mapped addresses are shown as IPv4");
@@ -356,6 +475,44 @@ mod tests {
         let asked = 128 << 10;
         let sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, asked).unwrap();
         assert_eq!(sockets[0].receive_buffer, asked);
+    }
+
+    /// Sends a train to a socket's own address as said; says what arrived.
+    fn to_itself(listen: &str, remote: &str, local: Option<&str>, class: u8) -> (Received, SocketAddr) {
+        let mut sockets = bind_group(listen.parse().unwrap(), 1, 1 << 20).unwrap();
+        let port = sockets[0].socket.local_addr().unwrap().as_socket().unwrap().port();
+        let to = SocketAddr::new(remote.parse().unwrap(), port);
+        let hop = Hop::new(to, local.map(|local| local.parse().unwrap()), 0, sockets[0].mapped).unwrap();
+        sockets[0].send(&hop, class, &[7; 2900], 1000).unwrap();
+        let received = sockets[0].receive(&mut vec![0; 65_536]).unwrap();
+        let from = received.arrival.from.address().unwrap();
+        (received, SocketAddr::new(from.ip(), if from.port() == port { 0 } else { from.port() }))
+    }
+
+    #[test]
+    fn datagrams_leave_from_the_source_named_and_arrive_with_their_end() {
+        for (listen, remote, local) in [
+            ("0.0.0.0:0", "127.0.0.1", "127.0.0.9"),
+            ("[::]:0", "127.0.0.1", "127.0.0.9"),
+            ("[::]:0", "::1", "::1"),
+            ("127.0.0.1:0", "127.0.0.1", "127.0.0.1"),
+        ] {
+            for class in [0, 0b1010_1110] {
+                let (received, from) = to_itself(listen, remote, Some(local), class);
+                assert_eq!(from, SocketAddr::new(local.parse().unwrap(), 0), "{listen}");
+                assert_eq!(
+                    (received.arrival.to.address, received.arrival.to.interface),
+                    (remote.parse().unwrap(), 1),
+                    "{listen}: loopback"
+                );
+                assert_eq!((received.arrival.class, received.len, received.segment), (class, 2900, 1000), "{listen}");
+            }
+        }
+        let (received, from) = to_itself("0.0.0.0:0", "127.0.0.7", None, 0);
+        assert_eq!(
+            (received.arrival.to.address, from.ip()),
+            ("127.0.0.7".parse().unwrap(), "127.0.0.1".parse::<IpAddr>().unwrap())
+        );
     }
 
     #[test]
@@ -371,7 +528,9 @@ mod tests {
         for odd in [&[0xff][..], &[0, 0, 0, 0, 9, 9], &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], &[0x3f, 0xff, 0xff, 0xff]] {
             send(odd);
         }
+        // ChannelData of TURN on a channel whose lowest bits would name another worker.
+        send(&[0x40, 0x01, 0, 1, 7, 0, 0, 0]);
         let counts: Vec<usize> = sockets.iter_mut().map(|socket| drain(socket).len()).collect();
-        assert_eq!(counts, [2 + 4, 2, 2]);
+        assert_eq!(counts, [2 + 5, 2, 2]);
     }
 }

@@ -2,9 +2,9 @@
 
 mod support;
 
-use adit_proto::control::{Command, Direction, Event, OutboundSa, Refusal};
+use adit_proto::control::{Command, Direction, Event, InjectHeader, OutboundSa, Refusal};
 use adit_proto::stats::{Count, Gauge};
-use support::{Bed, PEER, TAG, eventually, in_namespace, out_spi, outbound_sa, peer_set};
+use support::{Bed, PEER, TAG, eventually, in_namespace, out_spi, outbound_sa};
 
 #[test]
 fn an_idle_worker_does_all_that_one_signal_announced() {
@@ -27,7 +27,7 @@ fn an_idle_worker_does_all_that_one_signal_announced() {
 
             let peer = bed.peer.local_addr().unwrap();
             for number in 0..50u8 {
-                bed.master.inject(0, peer, &[0, 0, 0, 0, number]).unwrap();
+                bed.master.inject(0, &InjectHeader::to(peer), &[0, 0, 0, 0, number]).unwrap();
             }
             bed.master.flush();
             for number in 0..50u8 {
@@ -54,7 +54,7 @@ fn an_outbound_sa_is_refused_where_it_would_repeat_nonces() {
         assert_eq!(bed.refused(0, &other_worker), Refusal::SpiInUse);
 
         // A peer with one lane has no SA on the second worker.
-        bed.command(1, &peer_set(PEER, TAG, 1));
+        bed.set_peer(1, PEER, TAG, 1);
         assert_eq!(bed.refused(1, &Command::OutboundSaInstall(outbound_sa(2))), Refusal::WrongWorker);
         // The peer is gone on worker 1, and what it had claimed is free.
         bed.command(1, &Command::PeerRemove { peer: PEER });

@@ -4,7 +4,7 @@ mod support;
 
 use adit_proto::control::{Command, OutboundSa, PeerId, PeerTag};
 use adit_proto::stats::{Count, Drop};
-use support::{Bed, broadcast, eventually, in_namespace, out_spi, outbound_sa, peer_set};
+use support::{Bed, broadcast, eventually, in_namespace, out_spi, outbound_sa};
 
 const LIMIT: u64 = 50;
 const SENT: u64 = 200;
@@ -27,7 +27,7 @@ fn each_worker_floods_as_many_frames_as_the_limit_says() {
         let mut bed = Bed::start_with(2, "poll", 2, &["--flood-pps", &limit]);
         assert_eq!(flood(&mut bed), SENT, "to the only peer everything goes: nothing is multiplied");
         for worker in 0..2u32 {
-            bed.command(worker as usize, &peer_set(PeerId(1), PeerTag(2), 2));
+            bed.set_peer(worker as usize, PeerId(1), PeerTag(2), 2);
             let sa = OutboundSa { peer: PeerId(1), spi: out_spi(64 + worker), ..outbound_sa(0) };
             bed.command(worker as usize, &Command::OutboundSaInstall(sa));
         }

@@ -8,7 +8,7 @@ use adit_proto::control::{Command, OutboundSa, PeerId, PeerTag};
 use adit_proto::esp::Header;
 use adit_proto::stats::{Count, Drop};
 use support::{
-    Bed, PEER, broadcast, eventually, frame, in_namespace, opened, out_spi, outbound_sa, peer_opens, peer_seals, peer_set, sealed,
+    Bed, PEER, broadcast, eventually, frame, in_namespace, opened, out_spi, outbound_sa, peer_opens, peer_seals, sealed,
 };
 
 #[test]
@@ -80,7 +80,7 @@ fn a_broadcast_reaches_every_peer_though_another_worker_seals_it() {
         let mut bed = Bed::start(2, "poll", 1);
         for id in 1..200 {
             for worker in 0..2 {
-                bed.command(worker, &peer_set(PeerId(id), PeerTag(id.into()), 1));
+                bed.set_peer(worker, PeerId(id), PeerTag(id.into()), 1);
             }
             let sa = OutboundSa { peer: PeerId(id), spi: out_spi(64 * u32::from(id)), ..outbound_sa(0) };
             bed.command(0, &Command::OutboundSaInstall(sa));

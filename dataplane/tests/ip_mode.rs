@@ -3,24 +3,14 @@
 mod offload;
 mod support;
 
-use std::net::UdpSocket;
-
-use adit_proto::control::{Command, Event, Mode, OutboundSa, PeerId, PeerTag, Refusal, Selector};
+use adit_proto::control::{Command, Mode, OutboundSa, PeerId, PeerTag, Refusal, Selector};
 use adit_proto::ike::PortRange;
 use adit_proto::stats::{Count, Drop, Gauge};
 use offload::{ACK, Flow, Segment, pattern};
 use support::{
-    Bed, PEER, TAG, eventually, frame, hosts, in_namespace, ip_packet, opened_ip, out_spi, outbound_sa, peer_opens, peer_seals,
-    peer_set, sealed, sealed_ip,
+    Bed, PEER, eventually, frame, hosts, in_namespace, ip_packet, opened_ip, out_spi, outbound_sa, peer_opens, peer_seals,
+    received, sealed, sealed_ip,
 };
-
-/// The next datagram that the data plane sends to the peer.
-fn received(socket: &UdpSocket) -> Vec<u8> {
-    let mut datagram = vec![0; 2048];
-    let (len, _) = socket.recv_from(&mut datagram).expect("a datagram arrives");
-    datagram.truncate(len);
-    datagram
-}
 
 #[test]
 fn packets_of_both_ip_versions_pass_both_ways_whole_and_bare() {
@@ -78,7 +68,7 @@ fn the_most_specific_selector_names_the_peer_and_goes_with_it() {
         let narrow = Selector { protocol: 17, remote_ports: ports, ..Selector::any_of(hosts(false, 1, 9), hosts(false, 12, 12)) };
         for worker in 0..2 {
             assert_eq!(bed.refused(worker, &Command::SelectorAdd { peer: other, selector: narrow }), Refusal::NoSuchPeer);
-            bed.command(worker, &peer_set(other, tag, 1));
+            bed.set_peer(worker, other, tag, 1);
             bed.command(worker, &Command::SelectorAdd { peer: other, selector: narrow });
         }
         bed.command(0, &Command::OutboundSaInstall(OutboundSa { peer: other, spi: out_spi(64), ..outbound_sa(0) }));
@@ -158,88 +148,5 @@ fn a_train_of_one_flow_becomes_a_super_frame_and_is_what_it_was() {
             assert_eq!(super_frame[flow.payload()..], whole.payload[..]);
         }
         assert_eq!(bed.drops(), []);
-    });
-}
-
-/// The path events that came until now.
-fn paths(bed: &mut Bed) -> Vec<(usize, Event)> {
-    let mut found = Vec::new();
-    while let Some((worker, event)) = bed.master.poll_event() {
-        if matches!(event, Event::PeerPath { .. }) {
-            found.push((worker.into(), event));
-        }
-    }
-    found
-}
-
-#[test]
-fn a_peer_that_sends_from_elsewhere_is_followed_by_authentic_new_packets() {
-    in_namespace(|| {
-        let mut bed = Bed::start_ip(1, "io_uring", 1);
-        let mut seals = peer_seals(0);
-        let elsewhere = UdpSocket::bind("127.0.0.1:4599").unwrap();
-        elsewhere.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
-        let (there, back) = (ip_packet(false, (1, 1), (11, 1), &[]), ip_packet(false, (11, 1), (1, 1), &[]));
-        let follow = |follow| match peer_set(PEER, TAG, 1) {
-            Command::PeerSet { peer, tag, endpoint, path_mtu, lanes, .. } => {
-                Command::PeerSet { peer, tag, endpoint, path_mtu, lanes, follow }
-            }
-            other => other,
-        };
-        // Told of, not followed.
-        let first = sealed_ip(&mut seals, &back);
-        elsewhere.send_to(&first, "127.0.0.1:4500").unwrap();
-        bed.tap.receive();
-        let reported = Event::PeerPath { peer: PEER, tag: TAG, from: "127.0.0.1:4599".parse().unwrap() };
-        let mut events = Vec::new();
-        eventually("the control plane is told", || {
-            events.extend(paths(&mut bed));
-            events == [(0, reported)]
-        });
-        bed.tap.send(&there);
-        assert_ne!(received(&bed.peer), [0; 0]);
-        // Neither a replay nor a forgery moves anything.
-        bed.command(0, &follow(true));
-        elsewhere.send_to(&first, "127.0.0.1:4500").unwrap();
-        let mut forged = sealed_ip(&mut seals, &back);
-        forged[20] ^= 1;
-        elsewhere.send_to(&forged, "127.0.0.1:4500").unwrap();
-        eventually("both are dropped", || bed.dropped(Drop::Replay) + bed.dropped(Drop::BadTag) == 2);
-        bed.tap.send(&there);
-        received(&bed.peer);
-        // Late packets, within the window, do not either: the peer may have moved back meanwhile.
-        let late = sealed_ip(&mut seals, &back);
-        bed.send(&sealed_ip(&mut seals, &back));
-        bed.tap.receive();
-        elsewhere.send_to(&late, "127.0.0.1:4500").unwrap();
-        bed.tap.receive();
-        assert_eq!(paths(&mut bed), []);
-        // An authentic one that is new does.
-        elsewhere.send_to(&sealed_ip(&mut seals, &back), "127.0.0.1:4500").unwrap();
-        bed.tap.receive();
-        bed.tap.send(&there);
-        received(&elsewhere);
-        let mut events = Vec::new();
-        eventually("the control plane is told", || {
-            events.extend(paths(&mut bed));
-            events == [(0, reported)]
-        });
-        assert_eq!(bed.count(Count::PathChanges), 2);
-    });
-}
-
-#[test]
-fn a_datagram_that_went_to_another_worker_still_tells_where_it_came_from() {
-    in_namespace(|| {
-        let mut bed = Bed::start_ip(2, "poll", 2);
-        let mut lanes = [peer_seals(0), peer_seals(1)];
-        let back = ip_packet(false, (11, 1), (1, 1), &[]);
-        let mut train = sealed_ip(&mut lanes[0], &back);
-        train.extend(sealed_ip(&mut lanes[1], &back));
-        bed.send_train(&train, train.len() / 2);
-        bed.tap.receive();
-        bed.tap.receive();
-        eventually("one went over", || bed.count(Count::TakenOver) == 1);
-        assert_eq!((paths(&mut bed), bed.count(Count::PathChanges)), (vec![], 0), "it came from where the peer is");
     });
 }

@@ -4,7 +4,7 @@ mod support;
 
 use adit_proto::control::{Command, PeerId, PeerTag};
 use adit_proto::stats::{Count, Drop, Gauge};
-use support::{Bed, PEER, TAG, broadcast, eventually, frame, in_namespace, peer_seals, peer_set, sealed};
+use support::{Bed, PEER, TAG, broadcast, eventually, frame, in_namespace, peer_seals, sealed};
 
 const OTHER: PeerTag = PeerTag(2);
 
@@ -18,10 +18,10 @@ fn a_peer_that_takes_over_an_id_inherits_neither_addresses_nor_sas() {
         bed.tap.receive();
         eventually("both know the address", || (0..2).all(|worker| gauge(&bed, worker, Gauge::FdbEntries) == 1));
         // The same peer on another path keeps everything.
-        bed.command(0, &peer_set(PEER, TAG, 2));
+        bed.set_peer(0, PEER, TAG, 2);
         assert_eq!((gauge(&bed, 0, Gauge::FdbEntries), gauge(&bed, 0, Gauge::InboundSas)), (1, 2));
 
-        bed.command(0, &peer_set(PEER, OTHER, 2));
+        bed.set_peer(0, PEER, OTHER, 2);
         let all = [Gauge::FdbEntries, Gauge::InboundSas, Gauge::OutboundSas, Gauge::Peers];
         assert_eq!(all.map(|which| gauge(&bed, 0, which)), [0, 0, 0, 1]);
         assert_eq!(bed.master.live_sas().iter().filter(|(worker, _)| *worker == 0).count(), 0);
@@ -33,7 +33,7 @@ fn a_peer_that_takes_over_an_id_inherits_neither_addresses_nor_sas() {
         turn(&mut bed);
         assert_eq!(gauge(&bed, 0, Gauge::FdbEntries), 0);
         // Both agree again: what one learns of the new peer, the other takes.
-        bed.command(1, &peer_set(PEER, OTHER, 2));
+        bed.set_peer(1, PEER, OTHER, 2);
         assert_eq!(gauge(&bed, 1, Gauge::FdbEntries), 0);
         assert_eq!(bed.drops(), []);
     });
@@ -46,7 +46,7 @@ fn frames_given_for_a_peer_that_is_gone_are_dropped_by_name() {
         let station = [2, 0, 0, 0, 0, 9];
         bed.command(1, &Command::FdbPin { mac: station, peer: PEER });
         bed.command(0, &Command::PeerRemove { peer: PEER });
-        bed.command(0, &peer_set(PEER, OTHER, 1));
+        bed.set_peer(0, PEER, OTHER, 1);
         // Worker 1 still hands all of the old peer's frames over to worker 0.
         let mut sent = 0;
         while bed.count(Count::TakenOver) == 0 {
@@ -74,7 +74,7 @@ fn a_peer_with_neighbours_fills_half_of_the_table_and_alone_all_of_it() {
             eventually("all have been looked at", || bed.count(Count::FdbLearned) + bed.count(Count::FdbFull) == before + count);
             bed.count(Count::FdbLearned)
         };
-        bed.command(0, &peer_set(PeerId(1), OTHER, 1));
+        bed.set_peer(0, PeerId(1), OTHER, 1);
         assert_eq!(teach(&bed, 0..16), 8);
         bed.command(0, &Command::PeerRemove { peer: PeerId(1) });
         assert_eq!(teach(&bed, 16..32), 16);

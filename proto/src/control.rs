@@ -2,6 +2,7 @@
 //!
 //! The other plane is a stranger: records are copied out of shared memory first and then parsed like a packet.
 
+mod path;
 mod wire;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::ike::{AddressRange, IpSelector, PortRange};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
+pub use path::{Hop, InjectHeader, LocalEnd, PATHS_MAX, PathId, PuntHeader, UdpHop};
 pub use wire::RECORD_LEN_MAX;
 
 /// Index of a peer in the tables of both planes; chosen by the control plane, below the data plane's `max_peers`.
@@ -153,20 +155,34 @@ impl fmt::Display for Selector {
 /// A change that the control plane orders. A worker applies commands between batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Adds a peer or changes its path; a peer of another tag that has the id is removed first. Goes to every worker.
+    /// Adds a peer or changes it; a peer of another tag that has the id is removed first. Goes to every worker.
     PeerSet {
         peer: PeerId,
         tag: PeerTag,
-        endpoint: SocketAddr,
-        /// Largest outer IP packet on the path, in bytes.
-        path_mtu: u16,
         /// Outbound SAs that are (or will be) installed: on workers 0 to `lanes` − 1. The others hand their frames over.
         lanes: u16,
-        /// When an authentic packet that is newer than all before comes from elsewhere, send there from then on. Without it that
-        /// is only reported.
-        follow: bool,
+        /// The peer has announced that it understands sealed echoes ([`crate::echo`]): its requests are answered.
+        echo: bool,
     },
-    /// Removes a peer, its SAs on this worker, its learned addresses and its selectors. Goes to every worker.
+    /// Adds a path to a peer or changes it. Nothing is sent on it before it is in use. Goes to every worker.
+    PathSet {
+        peer: PeerId,
+        path: PathId,
+        hop: Hop,
+        /// Largest outer IP packet on the path, in bytes.
+        mtu: u16,
+    },
+    /// From here on what is sent to the peer goes by this path, which has been set before. Goes to every worker.
+    PathUse {
+        peer: PeerId,
+        path: PathId,
+    },
+    /// Removes a path. When it is the one in use, nothing goes to the peer until another is. Goes to every worker.
+    PathRemove {
+        peer: PeerId,
+        path: PathId,
+    },
+    /// Removes a peer, its paths, its SAs on this worker, its learned addresses and its selectors. Goes to every worker.
     PeerRemove {
         peer: PeerId,
     },
@@ -234,6 +250,8 @@ pub enum Refusal {
     NoSuchSelector = 11,
     /// The command is for a data plane of the other mode.
     WrongMode = 12,
+    /// The peer has no such path.
+    NoSuchPath = 13,
 }
 
 /// What a worker reports.
@@ -247,9 +265,17 @@ pub enum Event {
     SeqHalfway { peer: PeerId, spi: Spi },
     /// A feature was switched off at run time (for instance UDP_SEGMENT after EIO).
     Degraded { what: Feature },
-    /// An authentic packet, newer than all before, came from elsewhere than where the peer is set to be. This worker sends there
-    /// now if the peer is to be followed; the others have to be told.
-    PeerPath { peer: PeerId, tag: PeerTag, from: SocketAddr },
+    /// An authentic packet, newer than all before it, came another way than the one before. Told once a second at most for each path
+    /// while ways alternate, and for all that belong to no path together. Nothing is sent elsewhere for that: it is the control
+    /// plane that decides paths.
+    PathSeen {
+        peer: PeerId,
+        tag: PeerTag,
+        /// The path with this remote end, if there is one.
+        path: Option<PathId>,
+        from: SocketAddr,
+        to: LocalEnd,
+    },
     /// The worker stopped; the process is about to end.
     WorkerFailed { errno: i32, at: Place },
 }

@@ -30,7 +30,8 @@ pub enum Kind {
 
 /// Says what a UDP payload is.
 ///
-/// Our SPIs are 0x4000_0000 and above, so that no ESP packet of ours begins like STUN or like the zero marker.
+/// Our SPIs are 0x5000_0000 and above, so that no ESP packet of ours begins like STUN, like ChannelData of TURN (0x4000 to 0x4FFF) or
+/// like the zero marker.
 #[inline]
 pub fn classify(datagram: &[u8]) -> Kind {
     let Some(first) = datagram.first_chunk::<4>() else {
@@ -66,20 +67,23 @@ mod tests {
     #[test]
     fn every_kind_is_told_apart() {
         assert_eq!(classify(&[0xff]), Kind::Keepalive);
-        assert_eq!(classify(&datagram(&[0x40, 0, 0, 0], PACKET_LEN_MIN)), Kind::Esp);
+        assert_eq!(classify(&datagram(&[0x50, 0, 0, 0], PACKET_LEN_MIN)), Kind::Esp);
         assert_eq!(classify(&datagram(&[0xff, 0xff, 0xff, 0xff], 1400)), Kind::Esp);
         assert_eq!(classify(&datagram(&[0, 0, 0, 0, 1], 32)), Kind::Ike);
         assert_eq!(classify(&datagram(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], 20)), Kind::Stun);
         assert_eq!(classify(&datagram(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x43], 20)), Kind::Unknown);
         assert_eq!(classify(&datagram(&[0x3f, 0xff, 0xff, 0xff], 100)), Kind::Unknown);
+        // ChannelData, which no server was asked for.
+        assert_eq!(classify(&datagram(&[0x40, 0, 0, 96], 100)), Kind::Unknown);
+        assert_eq!(classify(&datagram(&[0x4f, 0xff, 0, 96], 100)), Kind::Unknown);
     }
 
     #[test]
     fn short_ones_are_too_short() {
-        for short in [&[][..], &[0], &[0xfe], &[0xff, 0xff], &[0x40, 0, 0], &[0, 0, 0, 0]] {
+        for short in [&[][..], &[0], &[0xfe], &[0xff, 0xff], &[0x50, 0, 0], &[0, 0, 0, 0]] {
             assert_eq!(classify(short), Kind::TooShort, "{short:x?}");
         }
-        assert_eq!(classify(&datagram(&[0x40], PACKET_LEN_MIN - 1)), Kind::TooShort);
+        assert_eq!(classify(&datagram(&[0x50], PACKET_LEN_MIN - 1)), Kind::TooShort);
         assert_eq!(classify(&datagram(&[0, 0, 0, 0, 1], 31)), Kind::TooShort);
         assert_eq!(classify(&datagram(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], 19)), Kind::TooShort);
     }
@@ -88,7 +92,7 @@ mod tests {
         #[test]
         fn any_bytes_have_a_kind(bytes: Vec<u8>) {
             let esp = classify(&bytes) == Kind::Esp;
-            prop_assert_eq!(esp, bytes.len() >= PACKET_LEN_MIN && bytes[0] >= 0x40);
+            prop_assert_eq!(esp, bytes.len() >= PACKET_LEN_MIN && bytes[0] >= 0x50);
         }
     }
 }

@@ -34,8 +34,9 @@ pub const AAD_LEN_MAX: usize = 12;
 pub const SEQ_MAX_32: u64 = u32::MAX as u64;
 /// These bits of an SPI of ours are the lane.
 pub const LANE_MASK: u32 = 63;
-/// Our SPIs begin here, so that ESP is never taken for STUN, IKE or a reserved SPI.
-pub const SPI_MIN: u32 = 0x4000_0000;
+/// Our SPIs begin here, so that ESP is never taken for STUN, IKE, a reserved SPI or ChannelData of TURN, which begins with a channel
+/// number between 0x4000 and 0x4FFF (RFC 8656 §12).
+pub const SPI_MIN: u32 = 0x5000_0000;
 /// SPIs up to this one are reserved (RFC 4303 §2.1). What a peer chooses for itself is above, and may be below ours.
 pub const SPI_RESERVED_MAX: u32 = 255;
 /// Next header: an IPv4 packet (RFC 4303 §2.6).
@@ -199,10 +200,10 @@ mod tests {
 
     #[test]
     fn the_header_is_big_endian_and_comes_back() {
-        let header = Header::for_seq(Spi(0x4000_0102), 0x0102_0304_0506_0708);
+        let header = Header::for_seq(Spi(0x5000_0102), 0x0102_0304_0506_0708);
         let mut out = [0; CIPHERTEXT_AT];
         header.write(&mut out);
-        assert_eq!(out, [0x40, 0, 1, 2, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(out, [0x50, 0, 1, 2, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(Header::parse(&out), Some(header));
         assert_eq!(Header::parse(&out[..15]), None);
     }

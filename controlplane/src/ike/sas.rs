@@ -4,12 +4,11 @@
 //! once. Inbound SAs stand beside each other for as long as late packets may come.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use adit_channel::LiveSa;
 use adit_engine::ike::selectors::{SelectorPair, narrow};
-use adit_engine::ike::{ChildKeys, Event};
-use adit_proto::control::{Command, Direction, InboundSa, Mac, OutboundSa, PeerId, PeerTag, Selector, Spi};
+use adit_engine::ike::{ChildKeys, Event, Path};
+use adit_proto::control::{Command, Direction, Hop, InboundSa, Mac, OutboundSa, PathId, PeerId, PeerTag, Selector, Spi, UdpHop};
 use adit_proto::esp;
 use adit_proto::ike::IpSelector;
 
@@ -45,8 +44,8 @@ pub struct PeerTerms {
 #[derive(Debug)]
 struct Peer {
     terms: PeerTerms,
-    /// Address and number of lanes that the data plane knows.
-    reported: Option<(SocketAddr, u16)>,
+    /// Path and number of lanes that the data plane knows.
+    reported: Option<(UdpHop, u16)>,
     /// With the selectors that were agreed for each.
     inbound: BTreeMap<Spi, Vec<Selector>>,
     /// Selectors that the data plane has.
@@ -134,13 +133,15 @@ impl Sas {
     }
 
     /// The commands that an event asks for, each with its worker.
-    pub fn apply(&mut self, event: &Event) -> Vec<(u16, Command)> {
+    ///
+    /// `hop_of` says how the data plane reaches the other end of a path.
+    pub fn apply(&mut self, event: &Event, hop_of: impl Fn(&Path) -> UdpHop) -> Vec<(u16, Command)> {
         match event {
-            Event::InstallInbound(keys) => self.install_inbound(keys),
-            Event::InstallOutbound(keys) => self.install_outbound(keys),
+            Event::InstallInbound(keys) => self.install_inbound(keys, hop_of),
+            Event::InstallOutbound(keys) => self.install_outbound(keys, hop_of),
             Event::RemoveInbound { peer, spi } => self.remove_inbound(*peer, *spi),
             Event::RemoveOutbound { peer, spi } => self.remove_outbound(*peer, *spi),
-            Event::Path { peer, path, .. } => self.set(*peer, path.remote),
+            Event::Path { peer, path, .. } => self.set(*peer, hop_of(path)),
             Event::State { .. }
             | Event::IkeUp { .. }
             | Event::IkeDown { .. }
@@ -151,18 +152,23 @@ impl Sas {
     }
 
     /// Tells the data plane where a peer is and on how many lanes it can be reached, if that is news.
-    fn set(&mut self, id: PeerId, endpoint: SocketAddr) -> Vec<(u16, Command)> {
+    fn set(&mut self, id: PeerId, hop: UdpHop) -> Vec<(u16, Command)> {
         let Terms { workers, path_mtu, .. } = self.terms;
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
         // Frames of a worker without a lane go to one that has one: those below the number of lanes must all be there.
         let lanes = (0..).take_while(|lane| peer.outbound.contains_key(lane)).count().clamp(1, workers.into()) as u16;
-        if peer.reported.replace((endpoint, lanes)) == Some((endpoint, lanes)) {
-            return Vec::new();
+        let before = peer.reported.replace((hop, lanes));
+        let mut commands = Vec::new();
+        if before.is_none_or(|(_, known)| known != lanes) {
+            // Addresses are pinned again with every change; that changes nothing.
+            commands.push(Command::PeerSet { peer: id, tag: peer.terms.tag, lanes, echo: false });
+            commands.extend(peer.terms.pins.iter().map(|mac| Command::FdbPin { mac: *mac, peer: id }));
         }
-        // Addresses are pinned again with every change; that changes nothing.
-        let set = Command::PeerSet { peer: id, tag: peer.terms.tag, endpoint, path_mtu, lanes, follow: false };
-        let pins = peer.terms.pins.iter().map(|mac| Command::FdbPin { mac: *mac, peer: id });
-        let commands: Vec<Command> = std::iter::once(set).chain(pins).collect();
+        if before.is_none_or(|(known, _)| known != hop) {
+            let path = PathId::FIRST;
+            commands.push(Command::PathSet { peer: id, path, hop: Hop::Udp(hop), mtu: path_mtu });
+            commands.push(Command::PathUse { peer: id, path });
+        }
         (0..workers).flat_map(|worker| commands.iter().map(move |command| (worker, command.clone()))).collect()
     }
 
@@ -186,9 +192,9 @@ impl Sas {
         commands.iter().flat_map(|command| (0..workers).map(move |worker| (worker, command.clone()))).collect()
     }
 
-    fn install_inbound(&mut self, keys: &ChildKeys) -> Vec<(u16, Command)> {
-        let known = self.peers.get(&keys.peer).and_then(|peer| peer.reported).map(|(endpoint, _)| endpoint);
-        let mut commands = self.set(keys.peer, known.unwrap_or(keys.path.remote));
+    fn install_inbound(&mut self, keys: &ChildKeys, hop_of: impl Fn(&Path) -> UdpHop) -> Vec<(u16, Command)> {
+        let known = self.peers.get(&keys.peer).and_then(|peer| peer.reported).map(|(hop, _)| hop);
+        let mut commands = self.set(keys.peer, known.unwrap_or_else(|| hop_of(&keys.path)));
         let Some(peer) = self.peers.get_mut(&keys.peer) else { return Vec::new() };
         peer.inbound.insert(keys.spi, peer.terms.agreed(&keys.selectors));
         commands.extend(self.tell_selectors(keys.peer));
@@ -207,7 +213,7 @@ impl Sas {
         commands
     }
 
-    fn install_outbound(&mut self, keys: &ChildKeys) -> Vec<(u16, Command)> {
+    fn install_outbound(&mut self, keys: &ChildKeys, hop_of: impl Fn(&Path) -> UdpHop) -> Vec<(u16, Command)> {
         // The peer has more lanes than we have workers: what it receives on the others, nobody sends.
         if u16::from(keys.lane) >= self.terms.workers {
             return Vec::new();
@@ -224,7 +230,7 @@ impl Sas {
             defer_checksums: peer.terms.defer_checksums,
             esn: keys.esn,
         };
-        let mut commands = self.set(keys.peer, keys.path.remote);
+        let mut commands = self.set(keys.peer, hop_of(&keys.path));
         commands.push((keys.lane.into(), Command::OutboundSaInstall(sa)));
         commands
     }
@@ -243,9 +249,9 @@ impl Sas {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
         let Some(lane) = peer.outbound.iter().find(|(_, one)| **one == spi).map(|(lane, _)| *lane) else { return Vec::new() };
         peer.outbound.remove(&lane);
-        let endpoint = peer.reported.map(|(endpoint, _)| endpoint);
+        let hop = peer.reported.map(|(hop, _)| hop);
         // The others take the lane's frames before it is gone.
-        let mut commands = endpoint.map(|endpoint| self.set(id, endpoint)).unwrap_or_default();
+        let mut commands = hop.map(|hop| self.set(id, hop)).unwrap_or_default();
         commands.push((lane.into(), Command::SaRemove { peer: id, spi, direction: Direction::Outbound }));
         commands
     }

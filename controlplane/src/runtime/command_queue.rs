@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use adit_channel::{Master, SendError};
-use adit_proto::control::{Command, Direction, Refusal};
+use adit_proto::control::{Command, Direction, Hop, Refusal};
 
 /// Commands not yet sent and not yet answered.
 #[derive(Debug)]
@@ -75,7 +75,12 @@ impl CommandQueue {
 fn describe(command: &Command) -> String {
     let way = |direction: &Direction| if *direction == Direction::Inbound { "inbound" } else { "outbound" };
     match command {
-        Command::PeerSet { peer, endpoint, .. } => format!("set peer {} at {endpoint}", peer.0),
+        Command::PeerSet { peer, .. } => format!("set peer {}", peer.0),
+        Command::PathSet { peer, path, hop: Hop::Udp(hop), .. } => {
+            format!("set path {} of peer {} to {}", path.index(), peer.0, hop.remote)
+        }
+        Command::PathUse { peer, path } => format!("use path {} of peer {}", path.index(), peer.0),
+        Command::PathRemove { peer, path } => format!("remove path {} of peer {}", path.index(), peer.0),
         Command::PeerRemove { peer } => format!("remove peer {}", peer.0),
         Command::OutboundSaInstall(sa) => format!("install the outbound SA {:#010x}", sa.spi.0),
         Command::InboundSaInstall(sa) => format!("install the inbound SA {:#010x}", sa.spi.0),
@@ -102,5 +107,6 @@ fn reason(why: Refusal) -> &'static str {
         Refusal::PolicyOverlap => "too many selectors overlap in their remote addresses",
         Refusal::NoSuchSelector => "the peer has no such selector",
         Refusal::WrongMode => "it runs in the other mode",
+        Refusal::NoSuchPath => "the peer has no such path",
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IKE_PORT, IkeSpis, Transmit};
-use adit_proto::control::PeerId;
+use adit_proto::control::{InjectHeader, PeerId};
 use anyhow::Context;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -305,5 +305,7 @@ fn installed(direction: &str, keys: &ChildKeys) -> String {
 /// Sends from the port that the data uses. False when there is no room now.
 fn inject(master: &mut adit_channel::Master, transmit: &Transmit) -> bool {
     // What is too long for the ring can never be sent; what finds it full, later.
-    !matches!(master.inject(0, transmit.remote, &transmit.payload), Err(adit_channel::SendError::Full))
+    let local = Some(transmit.local.ip()).filter(|local| !local.is_unspecified());
+    let header = InjectHeader { local, ..InjectHeader::to(transmit.remote) };
+    !matches!(master.inject(0, &header, &transmit.payload), Err(adit_channel::SendError::Full))
 }

@@ -1,13 +1,12 @@
 //! The time in which all is well: events, punts and deadlines of an attached data plane, until it dies or we are stopped.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use adit_channel::Master;
-use adit_proto::control::{Event, Feature, Place};
+use adit_proto::control::{Event, Feature, Place, PuntHeader};
 use adit_proto::demux::{self, Kind};
 use anyhow::Context;
 use tokio::io::unix::AsyncFd;
@@ -146,12 +145,12 @@ impl Gateway {
         let taken = view.with_master(|master| {
             master.acknowledge();
             let events: Vec<(u16, Event)> = std::iter::from_fn(|| master.poll_event()).take(SHARE).collect();
-            let punts = std::iter::from_fn(|| master.poll_punt(&mut buf).map(|(_, from)| (from, buf.clone())));
+            let punts = std::iter::from_fn(|| master.poll_punt(&mut buf).map(|(_, came)| (came, buf.clone())));
             (events, punts.take(SHARE).collect::<Vec<_>>())
         });
         let (events, punts) = taken.unwrap_or_default();
         let more = punts.len() == SHARE || events.len() == SHARE;
-        punts.iter().for_each(|(from, datagram)| take_punt(view, ike, *from, datagram));
+        punts.iter().for_each(|(came, datagram)| take_punt(view, ike, came, datagram));
         for (worker, event) in events {
             self.event(plane, worker, event);
         }
@@ -177,10 +176,10 @@ impl Gateway {
                     ike.sequence_soft_limit(peer);
                 }
             }
-            Event::PeerPath { peer, from, .. } => {
-                tracing::debug!("worker {worker}: peer {} sends from {from} now", peer.0);
+            Event::PathSeen { peer, from, to, .. } => {
+                tracing::debug!("worker {worker}: peer {} sends from {from} to {} now", peer.0, to.address);
                 if let Some(ike) = &mut self.ike {
-                    ike.moved(peer, from);
+                    ike.moved(peer, from, to);
                 }
             }
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
@@ -201,9 +200,9 @@ impl Gateway {
 }
 
 /// Gives a datagram to whom it is for; counts it when nothing here answers it.
-fn take_punt(view: &View, ike: &mut Option<Ike>, from: SocketAddr, datagram: &[u8]) {
+fn take_punt(view: &View, ike: &mut Option<Ike>, came: &PuntHeader, datagram: &[u8]) {
     let counter: &AtomicU64 = match (demux::classify(datagram), ike) {
-        (Kind::Ike, Some(ike)) if ike.is_used() => return ike.receive(from, datagram),
+        (Kind::Ike, Some(ike)) if ike.is_used() => return ike.receive(came, datagram),
         (Kind::Ike, _) => &view.ignored_ike,
         (Kind::Stun, _) => &view.ignored_stun,
         (Kind::Esp | Kind::Keepalive | Kind::Unknown | Kind::TooShort, _) => &view.ignored_other,

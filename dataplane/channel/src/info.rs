@@ -1,9 +1,9 @@
-//! What the data plane says about itself, and the addresses of datagrams, as bytes.
+//! What the data plane says about itself as bytes, and the headers of datagrams as words.
 
 use std::net::SocketAddr;
 
 use adit_proto::codec::{DecodeError, Reader, Writer};
-use adit_proto::control::{Mac, Mode};
+use adit_proto::control::{InjectHeader, Mac, Mode, PuntHeader};
 
 /// What the data plane says about itself once, at its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,22 +68,22 @@ impl PlaneInfo {
     }
 }
 
-/// Words that hold an address before a datagram.
-pub const ADDR_WORDS: usize = 4;
+/// Words that hold the header of a datagram, punted or injected.
+pub const HEADER_WORDS: usize = 7;
 
-/// An address as the prefix of a record.
-pub fn addr_to_words(addr: SocketAddr) -> [u64; ADDR_WORDS] {
-    let mut bytes = [0; ADDR_WORDS * 8];
-    Writer::new(&mut bytes).addr(addr);
+const _: () = assert!(PuntHeader::LEN_MAX == HEADER_WORDS * 8 && InjectHeader::LEN_MAX == HEADER_WORDS * 8);
+
+/// A header as the prefix of a record.
+pub fn to_words(bytes: &[u8; HEADER_WORDS * 8]) -> [u64; HEADER_WORDS] {
     let (words, _) = bytes.as_chunks::<8>();
     std::array::from_fn(|i| u64::from_le_bytes(words[i]))
 }
 
-/// The address in the prefix of a record.
-pub fn addr_from_words(words: &[u64; ADDR_WORDS]) -> Result<SocketAddr, DecodeError> {
-    let mut bytes = [0; ADDR_WORDS * 8];
+/// The prefix of a record as a header.
+pub fn to_bytes(words: &[u64; HEADER_WORDS]) -> [u8; HEADER_WORDS * 8] {
+    let mut bytes = [0; HEADER_WORDS * 8];
     bytes.as_chunks_mut::<8>().0.iter_mut().zip(words).for_each(|(chunk, word)| *chunk = word.to_le_bytes());
-    Reader::new(&bytes).addr()
+    bytes
 }
 
 #[cfg(test)]
@@ -129,10 +129,8 @@ mod tests {
         }
 
         #[test]
-        fn addresses_come_back(ip: std::net::IpAddr, port: u16, junk: [u64; ADDR_WORDS]) {
-            let addr = SocketAddr::new(ip, port);
-            prop_assert_eq!(addr_from_words(&addr_to_words(addr)), Ok(addr));
-            let _ = addr_from_words(&junk);
+        fn headers_come_back(words: [u64; HEADER_WORDS]) {
+            prop_assert_eq!(to_words(&to_bytes(&words)), words);
         }
     }
 }

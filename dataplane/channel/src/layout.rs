@@ -27,7 +27,7 @@ use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 /// Most workers of a data plane: as many as there are lanes.
 pub const WORKERS_MAX: u16 = 64;
 

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use adit_proto::control::{Command, Event, RECORD_LEN_MAX};
+use adit_proto::control::{Command, Event, InjectHeader, PuntHeader, RECORD_LEN_MAX};
 use adit_proto::histogram::BUCKETS;
 use adit_proto::stats::Latency;
 use socket2::Socket;
@@ -15,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::counters::{CounterBlock, Counters};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
-use crate::info::{ADDR_WORDS, PlaneInfo, addr_from_words, addr_to_words};
+use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock, load_bytes};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
@@ -315,13 +314,15 @@ impl Master {
         Ok(())
     }
 
-    /// Has a worker send a datagram to `dst`. [`Master::flush`] wakes it.
-    pub fn inject(&mut self, worker: u16, dst: SocketAddr, bytes: &[u8]) -> Result<(), SendError> {
+    /// Has a worker send a datagram. [`Master::flush`] wakes it.
+    pub fn inject(&mut self, worker: u16, header: &InjectHeader, bytes: &[u8]) -> Result<(), SendError> {
         if bytes.len() > DATAGRAM_LEN_MAX {
             return Err(SendError::TooLong);
         }
         let link = self.link(worker)?;
-        link.injects.push(0, &addr_to_words(dst), bytes)?;
+        let mut encoded = [0; InjectHeader::LEN_MAX];
+        header.encode(&mut encoded);
+        link.injects.push(0, &to_words(&encoded), bytes)?;
         link.unflushed = true;
         Ok(())
     }
@@ -355,18 +356,18 @@ impl Master {
         None
     }
 
-    /// The next datagram that a worker handed up, in `buf`: the worker and the sender.
-    pub fn poll_punt(&mut self, buf: &mut Vec<u8>) -> Option<(u16, SocketAddr)> {
-        let mut addr = [0; ADDR_WORDS];
+    /// The next datagram that a worker handed up, in `buf`: the worker, and how it came.
+    pub fn poll_punt(&mut self, buf: &mut Vec<u8>) -> Option<(u16, PuntHeader)> {
+        let mut prefix = [0; HEADER_WORDS];
         for (worker, link) in (0..).zip(&mut self.workers) {
             for _ in 0..BAD_RECORDS_MAX {
-                match link.punts.take(&mut addr, &mut self.scratch) {
+                match link.punts.take(&mut prefix, &mut self.scratch) {
                     Next::Empty | Next::Corrupt => break,
                     Next::Record { len, .. } => {
-                        if let Ok(src) = addr_from_words(&addr) {
+                        if let Ok(header) = PuntHeader::decode(&to_bytes(&prefix)) {
                             buf.clear();
                             buf.extend_from_slice(&self.scratch[..len]);
-                            return Some((worker, src));
+                            return Some((worker, header));
                         }
                     }
                     Next::Skipped { .. } => {}

@@ -3,20 +3,19 @@
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use adit_proto::codec::DecodeError;
-use adit_proto::control::{Command, Event, RECORD_LEN_MAX};
+use adit_proto::control::{Command, Event, InjectHeader, PuntHeader, RECORD_LEN_MAX};
 use adit_proto::histogram::{BUCKETS, bucket_of};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use zeroize::Zeroizing;
 
 use crate::counters::{CounterBlock, add};
 use crate::fd::EventFd;
-use crate::info::{ADDR_WORDS, PlaneInfo, addr_from_words, addr_to_words};
+use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{Layout, Sizes, WorkerBlock, store_bytes};
 use crate::live::{LiveSa, LiveTable};
 use crate::ring::{Consumer, Next, Producer, PushError};
@@ -170,12 +169,14 @@ impl Port {
         self.after_push(pushed, Ring::Events).is_ok()
     }
 
-    /// Hands a datagram that came from `src` up to the master.
-    pub fn punt(&mut self, src: SocketAddr, bytes: &[u8]) -> Result<(), PuntError> {
+    /// Hands a datagram up to the master.
+    pub fn punt(&mut self, header: &PuntHeader, bytes: &[u8]) -> Result<(), PuntError> {
         if !self.attached.is_set() {
             return Err(PuntError::NoMaster);
         }
-        let pushed = self.punts.push(0, &addr_to_words(src), bytes);
+        let mut encoded = [0; PuntHeader::LEN_MAX];
+        header.encode(&mut encoded);
+        let pushed = self.punts.push(0, &to_words(&encoded), bytes);
         self.after_push(pushed, Ring::Punts)
     }
 
@@ -205,17 +206,17 @@ impl Port {
         ready
     }
 
-    /// The next datagram that the master wants sent: where to, and its length in `buf`. One load when there is none.
+    /// The next datagram that the master wants sent: how, and its length in `buf`. One load when there is none.
     /// Datagrams without a meaning or longer than `buf` are counted as [`Drop::InjectBad`] and passed over.
     #[inline]
-    pub fn next_inject(&mut self, buf: &mut [u8]) -> Option<(SocketAddr, usize)> {
-        let mut addr = [0; ADDR_WORDS];
+    pub fn next_inject(&mut self, buf: &mut [u8]) -> Option<(InjectHeader, usize)> {
+        let mut prefix = [0; HEADER_WORDS];
         for _ in 0..BAD_INJECTS_MAX {
-            match self.injects.take(&mut addr, buf) {
+            match self.injects.take(&mut prefix, buf) {
                 Next::Empty => return None,
                 Next::Record { len, .. } => {
-                    if let Ok(dst) = addr_from_words(&addr) {
-                        return Some((dst, len));
+                    if let Ok(header) = InjectHeader::decode(&to_bytes(&prefix)) {
+                        return Some((header, len));
                     }
                 }
                 Next::Skipped { .. } => {}

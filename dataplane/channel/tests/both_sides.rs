@@ -1,14 +1,15 @@
 //! Both sides of the channel in one process: what one writes, the other reads, with all their limits.
 #![cfg(not(loom))]
 
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use adit_channel::{
     AttachError, DATAGRAM_LEN_MAX, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SendError, Sizes,
 };
-use adit_proto::control::{Command, Direction, Event, Feature, OutboundSa, PeerId, SaKey, Spi};
+use adit_proto::control::{
+    Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
+};
 use adit_proto::histogram::{BUCKETS, bucket_of};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use adit_proto::suite::Suite;
@@ -147,29 +148,35 @@ fn keys_do_not_stay_in_the_memory() {
 fn datagrams_go_both_ways() {
     let mut plane = Plane::new(sizes(1));
     let port = &mut plane.ports[0];
-    let v4: SocketAddr = "198.51.100.7:500".parse().unwrap();
-    let v6: SocketAddr = "[2001:db8::7]:4500".parse().unwrap();
-    assert_eq!(port.punt(v4, b"early"), Err(PuntError::NoMaster));
+    let header = InjectHeader {
+        to: "198.51.100.7:500".parse().unwrap(),
+        local: Some("192.0.2.1".parse().unwrap()),
+        interface: 3,
+        class: 0xb8,
+    };
+    let to = LocalEnd { address: "2001:db8::1".parse().unwrap(), interface: 7 };
+    let came = PuntHeader { from: "[2001:db8::7]:4500".parse().unwrap(), to, class: 3 };
+    assert_eq!(port.punt(&came, b"early"), Err(PuntError::NoMaster));
     assert!(!port.has_master());
     let mut master = plane.master();
     let port = &mut plane.ports[0];
     assert!(port.has_master());
     for len in [0, 1, 7, 8, 9, 1400, DATAGRAM_LEN_MAX] {
         let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
-        port.punt(v6, &bytes).unwrap();
+        port.punt(&came, &bytes).unwrap();
         let mut punted = vec![1, 2, 3];
-        assert_eq!(master.poll_punt(&mut punted), Some((0, v6)));
+        assert_eq!(master.poll_punt(&mut punted), Some((0, came)));
         assert_eq!(punted, bytes);
-        master.inject(0, v4, &bytes).unwrap();
+        master.inject(0, &header, &bytes).unwrap();
         let mut buf = vec![0; DATAGRAM_LEN_MAX];
-        assert_eq!(port.next_inject(&mut buf), Some((v4, len)));
+        assert_eq!(port.next_inject(&mut buf), Some((header, len)));
         assert_eq!(buf[..len], bytes);
     }
-    assert_eq!(master.inject(0, v4, &[0; DATAGRAM_LEN_MAX + 1]), Err(SendError::TooLong));
-    assert_eq!(master.inject(1, v4, &[]), Err(SendError::NoSuchWorker));
-    master.inject(0, v4, &[0; 100]).unwrap();
-    master.inject(0, v4, b"next").unwrap();
-    assert_eq!(port.next_inject(&mut [0; 50]), Some((v4, 4)), "what is longer than the buffer is passed over");
+    assert_eq!(master.inject(0, &header, &[0; DATAGRAM_LEN_MAX + 1]), Err(SendError::TooLong));
+    assert_eq!(master.inject(1, &header, &[]), Err(SendError::NoSuchWorker));
+    master.inject(0, &header, &[0; 100]).unwrap();
+    master.inject(0, &header, b"next").unwrap();
+    assert_eq!(port.next_inject(&mut [0; 50]), Some((header, 4)), "what is longer than the buffer is passed over");
     assert_eq!(master.counters(0).drop(Drop::InjectBad), 1);
 }
 
@@ -187,9 +194,10 @@ fn full_rings_say_so_and_drain() {
     let emitted = (0..).take_while(|&ticket| port.emit(&Event::Applied { ticket })).count();
     assert!(!port.emit(&Event::Applied { ticket: 0 }));
     assert!((0..emitted as u32).all(|ticket| master.poll_event() == Some((0, Event::Applied { ticket }))));
-    let src = "192.0.2.9:1".parse().unwrap();
-    let punted = (0..).take_while(|_| port.punt(src, &[7; 1000]).is_ok()).count();
-    assert_eq!(port.punt(src, &[7; 1000]), Err(PuntError::Full));
+    let to = LocalEnd { address: "192.0.2.1".parse().unwrap(), interface: 1 };
+    let came = PuntHeader { from: "192.0.2.9:1".parse().unwrap(), to, class: 0 };
+    let punted = (0..).take_while(|_| port.punt(&came, &[7; 1000]).is_ok()).count();
+    assert_eq!(port.punt(&came, &[7; 1000]), Err(PuntError::Full));
     let mut buf = Vec::new();
     assert_eq!(std::iter::from_fn(|| master.poll_punt(&mut buf)).count(), punted);
     assert!(!master.is_corrupt());

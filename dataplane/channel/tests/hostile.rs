@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_channel::{AttachError, Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
-use adit_proto::control::{Command, Direction, Event, PeerId, Spi};
+use adit_proto::control::{Command, Direction, Event, InjectHeader, LocalEnd, PeerId, PuntHeader, Spi};
 use adit_proto::stats::{Count, Latency};
 use adit_proto::suite::Suite;
 use proptest::prelude::*;
@@ -94,7 +94,8 @@ fn work(port: &mut Port) {
         if let Some((_, len)) = port.next_inject(&mut buf) {
             assert!(len <= buf.len());
         }
-        let _ = port.punt("192.0.2.7:7".parse().unwrap(), &buf[..turn]);
+        let to = LocalEnd { address: "192.0.2.1".parse().unwrap(), interface: 1 };
+        let _ = port.punt(&PuntHeader { from: "192.0.2.7:7".parse().unwrap(), to, class: 0 }, &buf[..turn]);
         port.count(Count::Turns, 1);
         port.latency(Latency::Inbound, turn as u64);
         port.sa_update(turn as u32 % 9, 1, 2, 3);
@@ -106,7 +107,7 @@ fn rule(master: &mut Master) {
     let mut buf = Vec::new();
     for ticket in 0..600 {
         let _ = master.send(0, ticket, &Command::PeerRemove { peer: PeerId(1) });
-        let _ = master.inject(0, "192.0.2.7:7".parse().unwrap(), &[7; 700]);
+        let _ = master.inject(0, &InjectHeader::to("192.0.2.7:7".parse().unwrap()), &[7; 700]);
         let _ = master.poll_event();
         if master.poll_punt(&mut buf).is_some() {
             assert!(buf.len() <= 65535);

@@ -11,7 +11,7 @@ use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use adit_channel::{AttachError, Listener, LiveSa, Master, Notice, PlaneInfo, Port, Region, Sizes};
-use adit_proto::control::{Command, Direction, Event, OutboundSa, PeerId, SaKey, Spi};
+use adit_proto::control::{Command, Direction, Event, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi};
 use adit_proto::stats::Count;
 use adit_proto::suite::Suite;
 
@@ -107,7 +107,7 @@ fn run_master(socket: &Path, epoch: u32) {
         let ticket = epoch << 24 | commands;
         commands += u32::from(master.send(0, ticket, &command(ticket)).is_ok());
         let number = epoch << 24 | injects;
-        injects += u32::from(master.inject(0, address(), &datagram(number)).is_ok());
+        injects += u32::from(master.inject(0, &InjectHeader::to(address()), &datagram(number)).is_ok());
         master.flush();
         while master.poll_event().is_some() {}
         while master.poll_punt(&mut buf).is_some() {
@@ -176,10 +176,11 @@ fn masters_killed_in_the_middle_leave_consistent_rings() {
             commands.next(ticket);
             port.emit(&Event::Applied { ticket });
         }
-        while let Some((to, len)) = port.next_inject(&mut buf) {
-            assert_eq!(to, address());
+        while let Some((header, len)) = port.next_inject(&mut buf) {
+            assert_eq!(header.to, address());
             injects.next(number_of(&buf[..len]));
-            let _ = port.punt(to, &buf[..len]);
+            let to = LocalEnd { address: header.to.ip(), interface: header.interface };
+            let _ = port.punt(&PuntHeader { from: header.to, to, class: header.class }, &buf[..len]);
         }
         commands.seen
     };

@@ -1,24 +1,25 @@
 //! Frames or datagrams for one other worker, packed into one buffer: one entry of a ring and one wake-up carry many of them.
 //!
 //! ```text
-//!  0        4                40
+//!  0        4                64
 //!  ┌────────┬────────────────┬──────────────┐ ┌────────┬─…
 //!  │ length │ header         │ bytes        │ │ length │
 //!  └────────┴────────────────┴──────────────┘ └────────┴─…
 //! ```
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 
-use adit_proto::control::{PeerId, PeerTag};
+use adit_proto::control::{LocalEnd, PeerId, PeerTag};
 
-use crate::udp::Endpoint;
+use crate::udp::{Arrival, Endpoint};
 
 /// Bytes of a hand-off batch: room for the longest frame with its head.
-pub const BATCH_BYTES: usize = 65_664;
+pub const BATCH_BYTES: usize = 65_728;
 /// Packets that one batch may bring about; a frame that goes to many peers counts for each. It bounds a turn of the taker.
 const PACKETS_MAX: u64 = 1024;
 
-const HEADER: usize = 36;
+const HEADER: usize = 60;
 const RECORD_HEAD: usize = 4 + HEADER;
 
 /// What a record of a hand-off batch is.
@@ -29,8 +30,8 @@ pub enum RecordHeader {
     Frame { peer: PeerId, tag: PeerTag },
     /// A frame from the TAP for all peers whose frames the giver has the taker seal.
     Flood,
-    /// Datagrams of `segment` bytes, the last may be shorter, and where they came from.
-    Datagrams { segment: u32, from: Endpoint },
+    /// Datagrams of `segment` bytes, the last may be shorter, and how they came.
+    Datagrams { segment: u32, arrival: Arrival },
 }
 
 impl RecordHeader {
@@ -42,8 +43,8 @@ impl RecordHeader {
                 (0u32, u32::from(peer.0))
             }
             RecordHeader::Flood => (1, 0),
-            RecordHeader::Datagrams { segment, from } => {
-                bytes[4..4 + Endpoint::LEN].copy_from_slice(&from.to_bytes());
+            RecordHeader::Datagrams { segment, arrival } => {
+                bytes[4..].copy_from_slice(&encode_arrival(&arrival));
                 (2, segment)
             }
         };
@@ -57,10 +58,35 @@ impl RecordHeader {
         Some(match kind {
             0 => RecordHeader::Frame { peer: PeerId(number as u16), tag: PeerTag(u64::from_le_bytes(*rest.first_chunk()?)) },
             1 => RecordHeader::Flood,
-            2 => RecordHeader::Datagrams { segment: number, from: Endpoint::from_bytes(rest.first_chunk()?) },
+            2 => RecordHeader::Datagrams { segment: number, arrival: decode_arrival(rest.first_chunk()?) },
             _ => return None,
         })
     }
+}
+
+const ARRIVAL: usize = HEADER - 4;
+
+fn encode_arrival(arrival: &Arrival) -> [u8; ARRIVAL] {
+    let mut bytes = [0; ARRIVAL];
+    let address = match arrival.to.address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    bytes[..16].copy_from_slice(&address.octets());
+    bytes[16..20].copy_from_slice(&arrival.to.interface.to_le_bytes());
+    bytes[20] = arrival.class;
+    bytes[21..21 + Endpoint::LEN].copy_from_slice(&arrival.from.to_bytes());
+    bytes
+}
+
+fn decode_arrival(bytes: &[u8; ARRIVAL]) -> Arrival {
+    const FROM_END: usize = 21 + Endpoint::LEN;
+    let (address, rest) = bytes.split_first_chunk::<16>().expect("the length is constant");
+    let (interface, rest) = rest.split_first_chunk::<4>().expect("the length is constant");
+    let interface = u32::from_le_bytes(*interface);
+    let to = LocalEnd { address: IpAddr::V6(Ipv6Addr::from(*address)).to_canonical(), interface };
+    let from = bytes[21..FROM_END].first_chunk().expect("the length is constant");
+    Arrival { from: Endpoint::from_bytes(from), to, class: rest[0] }
 }
 
 /// In which direction the content of a hand-off batch goes.
@@ -131,12 +157,18 @@ mod tests {
     use super::*;
     use crate::pool::FRAME_BUFFER;
 
+    fn arrival(to: &str) -> Arrival {
+        let from = Endpoint::new(([192, 0, 2, 1], 4500).into(), true);
+        Arrival { from, to: LocalEnd { address: to.parse().unwrap(), interface: u32::MAX }, class: 0xbb }
+    }
+
     #[test]
     fn records_come_out_as_they_went_in_until_the_batch_is_full() {
         let headers = [
             RecordHeader::Frame { peer: PeerId(u16::MAX), tag: PeerTag(u64::MAX) },
             RecordHeader::Flood,
-            RecordHeader::Datagrams { segment: 65_507, from: Endpoint::new(([192, 0, 2, 1], 4500).into(), true) },
+            RecordHeader::Datagrams { segment: 65_507, arrival: arrival("198.51.100.1") },
+            RecordHeader::Datagrams { segment: 1, arrival: arrival("2001:db8::1") },
             RecordHeader::Frame { peer: PeerId(0), tag: PeerTag(7) },
         ];
         let mut batch = Batch::new(0, Direction::Outbound);

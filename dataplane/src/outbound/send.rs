@@ -1,24 +1,23 @@
 //! Sends trains. When the kernel refuses one, it goes in parts, and what the parts show says who is to blame: the kernel, which
-//! takes fewer segments, or the path of one peer, on which `UDP_SEGMENT` does not work.
+//! takes fewer segments, or one path of one peer, on which `UDP_SEGMENT` does not work.
 
 use std::io;
 
-use adit_proto::control::PeerId;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::state::Environment;
-use crate::train::Train;
+use crate::train::{Lot, Train};
 
 /// Segments per train that every kernel with `UDP_SEGMENT` takes; since Linux 6.9 it is 128.
 const SEGMENTS_ALWAYS: usize = 64;
 
-/// Sends the train under construction, if there is one. Returns its peer when no train can go that way.
-pub fn send(train: &mut Train, env: &mut Environment) -> Option<PeerId> {
+/// Sends the train under construction, if there is one. Returns its lot when no train can go on that path.
+pub fn send(train: &mut Train, env: &mut Environment) -> Option<Lot> {
     if train.is_empty() {
         return None;
     }
     env.port.count(Count::UdpSends, 1);
-    let gso_disabled = match env.udp.send(train.to(), train.bytes(), train.segment()) {
+    let gso_disabled = match give(train, train.bytes(), env) {
         Ok(()) => {
             sent(train.count(), train.bytes(), env);
             false
@@ -26,7 +25,12 @@ pub fn send(train: &mut Train, env: &mut Environment) -> Option<PeerId> {
         Err(error) => refused(train, &error, env),
     };
     train.clear();
-    gso_disabled.then_some(train.peer())
+    gso_disabled.then_some(train.lot())
+}
+
+/// Gives some packets of the train to the kernel, in one call.
+fn give(train: &Train, bytes: &[u8], env: &Environment) -> io::Result<()> {
+    env.udp.send(train.hop(), train.lot().class, bytes, train.segment())
 }
 
 fn sent(count: usize, bytes: &[u8], env: &Environment) {
@@ -51,7 +55,7 @@ fn refused(train: &Train, error: &io::Error, env: &mut Environment) -> bool {
 /// Tries as many segments as every kernel takes. When that works, the kernel's limit is what was in the way.
 fn fewer(train: &Train, env: &mut Environment) -> bool {
     let (first, rest) = train.bytes().split_at(SEGMENTS_ALWAYS * train.segment());
-    if env.udp.send(train.to(), first, train.segment()).is_err() {
+    if give(train, first, env).is_err() {
         return false;
     }
     sent(SEGMENTS_ALWAYS, first, env);
@@ -59,7 +63,7 @@ fn fewer(train: &Train, env: &mut Environment) -> bool {
     env.port.gauge(Gauge::UdpSegmentMax, SEGMENTS_ALWAYS as i64);
     for part in rest.chunks(SEGMENTS_ALWAYS * train.segment()) {
         let count = part.len().div_ceil(train.segment());
-        match env.udp.send(train.to(), part, train.segment()) {
+        match give(train, part, env) {
             Ok(()) => sent(count, part, env),
             Err(error) => env.port.drop(send_failure(&error), count as u64),
         }
@@ -72,7 +76,7 @@ fn fewer(train: &Train, env: &mut Environment) -> bool {
 fn one_by_one(train: &Train, env: &mut Environment) -> bool {
     let mut full_went = false;
     for packet in train.bytes().chunks(train.segment()) {
-        match env.udp.send(train.to(), packet, packet.len()) {
+        match give(train, packet, env) {
             Ok(()) => {
                 sent(1, packet, env);
                 full_went |= packet.len() == train.segment();

@@ -19,7 +19,9 @@ use adit_dataplane::seal::{Inner, seal};
 use adit_dataplane::start::{Plane, Running};
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
-use adit_proto::control::{Command, Event, InboundSa, Mode, OutboundSa, PeerId, PeerTag, Refusal, SaKey, Selector, Spi};
+use adit_proto::control::{
+    Command, Event, Hop, InboundSa, Mode, OutboundSa, PathId, PeerId, PeerTag, Refusal, SaKey, Selector, Spi, UdpHop,
+};
 use adit_proto::esp::{self, Header};
 use adit_proto::ike::AddressRange;
 use adit_proto::replay::Window;
@@ -75,6 +77,11 @@ impl Bed {
 
     /// The same with more arguments for the data plane.
     pub fn start_with(workers: usize, io: &str, lanes: u16, more: &[&str]) -> Bed {
+        Bed::start_at("127.0.0.1:4500", workers, io, lanes, more)
+    }
+
+    /// The same at another address.
+    pub fn start_at(listen: &str, workers: usize, io: &str, lanes: u16, more: &[&str]) -> Bed {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let socket = std::env::temp_dir().join(format!("adit-bed-{}-{number}.sock", std::process::id()));
@@ -89,7 +96,7 @@ impl Bed {
             "--tap-mac",
             "02:00:00:00:00:01",
             "--listen",
-            "127.0.0.1:4500",
+            listen,
             "--workers",
             &workers_text,
             "--cores",
@@ -124,7 +131,7 @@ impl Bed {
 
     fn install(&mut self, workers: usize, lanes: u16) {
         for worker in 0..workers {
-            self.command(worker, &peer_set(PEER, TAG, lanes));
+            self.set_peer(worker, PEER, TAG, lanes);
         }
         for lane in 0..u32::from(lanes) {
             self.command(lane as usize, &Command::OutboundSaInstall(outbound_sa(lane)));
@@ -154,6 +161,13 @@ impl Bed {
             bed.command(worker, &Command::SelectorAdd { peer: PEER, selector });
         }
         bed
+    }
+
+    /// Sets a peer which is reached where the peer of every test is.
+    pub fn set_peer(&mut self, worker: usize, peer: PeerId, tag: PeerTag, lanes: u16) {
+        self.command(worker, &Command::PeerSet { peer, tag, lanes, echo: false });
+        self.command(worker, &path_set(peer, PathId::FIRST, UdpHop::to("127.0.0.1:4501".parse().unwrap())));
+        self.command(worker, &Command::PathUse { peer, path: PathId::FIRST });
     }
 
     /// Sends a command and waits until the worker has applied it.
@@ -256,10 +270,17 @@ impl PacketSocket {
     }
 }
 
-/// The command that sets a peer which is reached where the peer of every test is.
-pub fn peer_set(peer: PeerId, tag: PeerTag, lanes: u16) -> Command {
-    let endpoint: SocketAddr = "127.0.0.1:4501".parse().unwrap();
-    Command::PeerSet { peer, tag, endpoint, path_mtu: 1500, lanes, follow: false }
+/// The next datagram that the data plane sends to the peer.
+pub fn received(socket: &UdpSocket) -> Vec<u8> {
+    let mut datagram = vec![0; 2048];
+    let (len, _) = socket.recv_from(&mut datagram).expect("a datagram arrives");
+    datagram.truncate(len);
+    datagram
+}
+
+/// The command that sets a path on which outer packets of 1500 bytes go.
+pub fn path_set(peer: PeerId, path: PathId, hop: UdpHop) -> Command {
+    Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu: 1500 }
 }
 
 /// The SA with which lane `lane` of the data plane seals.

@@ -5,7 +5,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Command, Direction, Event, Feature, InboundSa, Mode, OutboundSa, PeerId, PeerTag, Place, Refusal, SaKey, Selector, Spi,
+    Command, Direction, Event, Feature, Hop, InboundSa, LocalEnd, Mode, OutboundSa, PathId, PeerId, PeerTag, Place, Refusal,
+    SaKey, Selector, Spi,
 };
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::ike::{AddressRange, PortRange};
@@ -25,6 +26,9 @@ mod command {
     pub const SEQ_LIMIT: u8 = 8;
     pub const SELECTOR_ADD: u8 = 9;
     pub const SELECTOR_REMOVE: u8 = 10;
+    pub const PATH_SET: u8 = 11;
+    pub const PATH_USE: u8 = 12;
+    pub const PATH_REMOVE: u8 = 13;
 }
 
 mod event {
@@ -33,7 +37,7 @@ mod event {
     pub const SEQ_HALFWAY: u8 = 3;
     pub const DEGRADED: u8 = 4;
     pub const WORKER_FAILED: u8 = 5;
-    pub const PEER_PATH: u8 = 6;
+    pub const PATH_SEEN: u8 = 6;
 }
 
 /// Finds the variant whose code a record has.
@@ -56,7 +60,7 @@ impl Mode {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 12] = [
+    const ALL: [Refusal; 13] = [
         Refusal::Malformed,
         Refusal::NoSuchPeer,
         Refusal::NoSuchSa,
@@ -69,6 +73,7 @@ impl Refusal {
         Refusal::PolicyOverlap,
         Refusal::NoSuchSelector,
         Refusal::WrongMode,
+        Refusal::NoSuchPath,
     ];
 }
 
@@ -172,9 +177,15 @@ impl Command {
     pub fn encode(&self, out: &mut [u8; RECORD_LEN_MAX]) -> usize {
         let mut writer = Writer::new(out);
         match self {
-            Command::PeerSet { peer, tag, endpoint, path_mtu, lanes, follow } => {
-                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).addr(*endpoint).u16(*path_mtu).u16(*lanes).flag(*follow);
+            Command::PeerSet { peer, tag, lanes, echo } => {
+                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).u16(*lanes).flag(*echo);
             }
+            Command::PathSet { peer, path, hop, mtu } => {
+                path.write(writer.u8(command::PATH_SET).u16(peer.0));
+                hop.write(writer.u16(*mtu));
+            }
+            Command::PathUse { peer, path } => path.write(writer.u8(command::PATH_USE).u16(peer.0)),
+            Command::PathRemove { peer, path } => path.write(writer.u8(command::PATH_REMOVE).u16(peer.0)),
             Command::PeerRemove { peer } => {
                 writer.u8(command::PEER_REMOVE).u16(peer.0);
             }
@@ -205,11 +216,15 @@ impl Command {
             command::PEER_SET => Command::PeerSet {
                 peer: PeerId(reader.u16()?),
                 tag: PeerTag(reader.u64()?),
-                endpoint: reader.addr()?,
-                path_mtu: reader.u16()?,
                 lanes: reader.u16()?,
-                follow: reader.flag("follow")?,
+                echo: reader.flag("echo")?,
             },
+            command::PATH_SET => {
+                let (peer, path, mtu) = (PeerId(reader.u16()?), PathId::read(&mut reader)?, reader.u16()?);
+                Command::PathSet { peer, path, hop: Hop::read(&mut reader)?, mtu }
+            }
+            command::PATH_USE => Command::PathUse { peer: PeerId(reader.u16()?), path: PathId::read(&mut reader)? },
+            command::PATH_REMOVE => Command::PathRemove { peer: PeerId(reader.u16()?), path: PathId::read(&mut reader)? },
             command::PEER_REMOVE => Command::PeerRemove { peer: PeerId(reader.u16()?) },
             command::OUTBOUND_SA_INSTALL => Command::OutboundSaInstall(OutboundSa::read(&mut reader)?),
             command::INBOUND_SA_INSTALL => Command::InboundSaInstall(InboundSa::read(&mut reader)?),
@@ -243,7 +258,11 @@ impl Event {
             Event::Refused { ticket, why } => writer.u8(event::REFUSED).u32(*ticket).u8(*why as u8),
             Event::SeqHalfway { peer, spi } => writer.u8(event::SEQ_HALFWAY).u16(peer.0).u32(spi.0),
             Event::Degraded { what } => writer.u8(event::DEGRADED).u8(*what as u8),
-            Event::PeerPath { peer, tag, from } => writer.u8(event::PEER_PATH).u16(peer.0).u64(tag.0).addr(*from),
+            Event::PathSeen { peer, tag, path, from, to } => {
+                PathId::write_option(*path, writer.u8(event::PATH_SEEN).u16(peer.0).u64(tag.0));
+                to.write(writer.addr(*from));
+                &mut writer
+            }
             Event::WorkerFailed { errno, at } => writer.u8(event::WORKER_FAILED).i32(*errno).u8(*at as u8),
         }
         .finish()
@@ -260,9 +279,13 @@ impl Event {
             }
             event::SEQ_HALFWAY => Event::SeqHalfway { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?) },
             event::DEGRADED => Event::Degraded { what: by_code(&Feature::ALL, reader.u8()?, |w| w as u8, "feature")? },
-            event::PEER_PATH => {
-                Event::PeerPath { peer: PeerId(reader.u16()?), tag: PeerTag(reader.u64()?), from: reader.addr()? }
-            }
+            event::PATH_SEEN => Event::PathSeen {
+                peer: PeerId(reader.u16()?),
+                tag: PeerTag(reader.u64()?),
+                path: PathId::read_option(&mut reader)?,
+                from: reader.addr()?,
+                to: LocalEnd::read(&mut reader)?,
+            },
             event::WORKER_FAILED => {
                 Event::WorkerFailed { errno: reader.i32()?, at: by_code(&Place::ALL, reader.u8()?, |p| p as u8, "place")? }
             }
@@ -277,7 +300,9 @@ impl Event {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::{SocketAddr, SocketAddrV6};
+    use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+
+    use crate::control::UdpHop;
 
     fn suites() -> impl Strategy<Value = Suite> {
         prop::sample::select(Suite::ALL.to_vec())
@@ -288,6 +313,15 @@ mod tests {
             any::<(std::net::Ipv4Addr, u16)>().prop_map(SocketAddr::from),
             any::<(std::net::Ipv6Addr, u16, u32, u32)>().prop_map(|(ip, port, f, s)| SocketAddrV6::new(ip, port, f, s).into()),
         ]
+    }
+
+    fn paths() -> impl Strategy<Value = PathId> {
+        prop::sample::select(PathId::all().collect::<Vec<_>>())
+    }
+
+    fn hops() -> impl Strategy<Value = Hop> {
+        (any::<(u8, Option<IpAddr>, u32)>(), addrs())
+            .prop_map(|((socket, local, interface), remote)| Hop::Udp(UdpHop { socket, local, interface, remote }))
     }
 
     fn keys() -> impl Strategy<Value = SaKey> {
@@ -325,11 +359,16 @@ mod tests {
 
     fn commands() -> impl Strategy<Value = Command> {
         prop_oneof![
-            (any::<(u16, u64)>(), addrs(), any::<(u16, u16, bool)>()).prop_map(
-                |((peer, tag), endpoint, (path_mtu, lanes, follow))| {
-                    Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), endpoint, path_mtu, lanes, follow }
-                }
-            ),
+            any::<(u16, u64, u16, bool)>()
+                .prop_map(|(peer, tag, lanes, echo)| { Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), lanes, echo } }),
+            (any::<u16>(), paths(), hops(), any::<u16>()).prop_map(|(peer, path, hop, mtu)| Command::PathSet {
+                peer: PeerId(peer),
+                path,
+                hop,
+                mtu
+            }),
+            (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathUse { peer: PeerId(peer), path }),
+            (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathRemove { peer: PeerId(peer), path }),
             any::<u16>().prop_map(|peer| Command::PeerRemove { peer: PeerId(peer) }),
             (any::<(u32, u16, u64, u64, bool, bool)>(), suites(), keys()).prop_map(
                 |((spi, peer, seq_next, seq_limit, defer, esn), suite, key)| {
@@ -372,11 +411,12 @@ mod tests {
             (any::<u32>(), prop::sample::select(Refusal::ALL.to_vec())).prop_map(|(ticket, why)| Event::Refused { ticket, why }),
             any::<(u16, u32)>().prop_map(|(peer, spi)| Event::SeqHalfway { peer: PeerId(peer), spi: Spi(spi) }),
             prop::sample::select(Feature::ALL.to_vec()).prop_map(|what| Event::Degraded { what }),
-            (any::<(u16, u64)>(), addrs()).prop_map(|((peer, tag), from)| Event::PeerPath {
-                peer: PeerId(peer),
-                tag: PeerTag(tag),
-                from
-            }),
+            (any::<(u16, u64)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
+                |((peer, tag), path, from, (address, interface))| {
+                    let to = LocalEnd { address, interface };
+                    Event::PathSeen { peer: PeerId(peer), tag: PeerTag(tag), path, from, to }
+                }
+            ),
             (any::<i32>(), prop::sample::select(Place::ALL.to_vec())).prop_map(|(errno, at)| Event::WorkerFailed { errno, at }),
         ]
     }
@@ -423,7 +463,7 @@ mod tests {
         }
 
         #[test]
-        fn what_decodes_encodes_to_the_same_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_LEN_MAX), tag in 0u8..12) {
+        fn what_decodes_encodes_to_the_same_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_LEN_MAX), tag in 0u8..20) {
             if let Some(first) = bytes.first_mut() {
                 *first = tag;
             }

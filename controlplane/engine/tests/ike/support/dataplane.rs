@@ -38,7 +38,7 @@ impl DataPlane {
     pub fn apply(&mut self, event: &Event) {
         match event {
             Event::InstallInbound(keys) => {
-                assert!(keys.spi.0 >= 0x4000_0000, "an SPI that could be STUN: {:08x}", keys.spi.0);
+                assert!(keys.spi.0 >= adit_proto::esp::SPI_MIN, "an SPI that could be STUN or ChannelData: {:08x}", keys.spi.0);
                 assert_eq!(keys.spi.0 & 0x3f, u32::from(keys.lane), "the SPI names the lane");
                 let before = self.inbound.insert(keys.spi, (**keys).clone());
                 assert!(before.is_none(), "inbound SA {:08x} installed twice", keys.spi.0);
