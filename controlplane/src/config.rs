@@ -20,8 +20,7 @@ pub use problem::{Place, Problem, Problems};
 
 use crate::static_key::Secret;
 
-/// Most workers of a data plane: the lane number in an SPI has six bits.
-pub const WORKERS_MAX: u16 = 64;
+pub use adit_proto::limits::WORKERS_MAX;
 /// Most peers of a gateway.
 pub const PEERS_MAX: usize = 16_384;
 /// What is to be known by whoever has the keys logged.

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use adit_proto::control::{SaKey, Spi};
 use adit_proto::esp;
+use adit_proto::limits::LANE_BITS;
 use adit_proto::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Prk, Salt};
 use base64::Engine;
@@ -26,7 +27,6 @@ pub const SECRET_LEN: usize = 32;
 const FILE_BYTES_MAX: u64 = 4096;
 /// SPIs that are ours begin here. What is derived from the key fills the bits below.
 const SPI_BASE: u32 = esp::SPI_MIN;
-const LANE_BITS: u32 = 6;
 
 const _: () = assert!(SPI_BASE & 0x0fff_ffff == 0, "22 bits for the flow and six for the lane");
 

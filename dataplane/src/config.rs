@@ -9,8 +9,8 @@ use clap::{Parser, ValueEnum};
 
 use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
 
-/// Most workers: the lane field of an SPI has six bits.
-pub const WORKERS_MAX: usize = 64;
+/// Most workers.
+pub const WORKERS_MAX: usize = adit_proto::limits::WORKERS_MAX as usize;
 /// Most peers: a peer id is below this.
 pub const PEERS_MAX: u16 = 32_768;
 /// Longest UDP payload in bytes: 65535 less the IPv4 and UDP headers, which the kernel counts over a whole train.
@@ -21,8 +21,7 @@ pub const TRAIN_SEGMENTS_MAX: usize = 128;
 pub const FRAME_HEADROOM: usize = 64;
 /// Bytes behind a frame: the ESP trailer is written there and what stood there is put back.
 pub const FRAME_TAILROOM: usize = 64;
-/// Most selectors of a policy table.
-pub const SELECTORS_MAX: u32 = 1 << 18;
+pub use adit_proto::limits::SELECTORS_OF_TABLE_MAX as SELECTORS_MAX;
 /// Longest frame that the TAP gives or takes: an IP packet of 65535 bytes, the Ethernet header and two VLAN tags.
 pub const FRAME_BYTES_MAX: usize = 65_535 + ETHERNET + TAGS_MAX * TAG;
 /// Reads from the TAP in one turn; then the other direction has its turn.

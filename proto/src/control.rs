@@ -111,8 +111,7 @@ pub struct InboundSa {
     pub esn: bool,
 }
 
-/// Most selectors that may have a remote address in common: a look-up for it looks at no more.
-pub const SELECTOR_OVERLAPS_MAX: u8 = 64;
+pub use crate::limits::SELECTOR_OVERLAPS_MAX;
 
 /// Which packets belong to a peer in IP mode (RFC 4301 §4.4.1.1, RFC 7296 §2.9), seen from this gateway: the source of what we send
 /// is `local`, the source of what we receive is `remote`.

@@ -33,7 +33,7 @@ pub const AAD_LEN_MAX: usize = 12;
 /// The last sequence number that is not extended (RFC 4303 §3.3.3).
 pub const SEQ_MAX_32: u64 = u32::MAX as u64;
 /// These bits of an SPI of ours are the lane.
-pub const LANE_MASK: u32 = 63;
+pub const LANE_MASK: u32 = (1 << crate::limits::LANE_BITS) - 1;
 /// Our SPIs begin here, so that ESP is never taken for STUN, IKE, a reserved SPI or ChannelData of TURN, which begins with a channel
 /// number between 0x4000 and 0x4FFF (RFC 8656 §12).
 pub const SPI_MIN: u32 = 0x5000_0000;

@@ -11,6 +11,7 @@ use adit_engine::ike::{ChildKeys, Event, Path};
 use adit_proto::control::{Command, Direction, Hop, InboundSa, Mac, OutboundSa, PathId, PeerId, PeerTag, Selector, Spi, UdpHop};
 use adit_proto::esp;
 use adit_proto::ike::IpSelector;
+use adit_proto::limits::SELECTORS_OF_PEER_MAX as SELECTORS_MAX;
 
 /// Sequence numbers end here without ESN (RFC 4303 §2.2: they must not cycle), and with it.
 const SEQ_LIMIT_32: u64 = u32::MAX as u64;
@@ -25,9 +26,6 @@ pub struct Terms {
     /// Largest outer IP packet, in bytes.
     pub path_mtu: u16,
 }
-
-/// Selectors of one peer that the data plane gets at most.
-const SELECTORS_MAX: usize = 1024;
 
 /// What the configuration says of a peer.
 #[derive(Clone, Debug)]

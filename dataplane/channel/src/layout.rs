@@ -28,8 +28,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
 pub const LAYOUT_VERSION: u32 = 4;
-/// Most workers of a data plane: as many as there are lanes.
-pub const WORKERS_MAX: u16 = 64;
+pub use adit_proto::limits::WORKERS_MAX;
 
 /// "ADITCHAN".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ADITCHAN");

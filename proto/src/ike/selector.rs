@@ -7,8 +7,7 @@ use super::cursor::{Cursor, fit, with_length};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::registry::{PayloadType, TsType};
 
-/// Most selectors in one payload: the field has one byte.
-pub const SELECTORS_MAX: usize = 255;
+pub use crate::limits::SELECTORS_OF_PAYLOAD_MAX as SELECTORS_MAX;
 
 /// Ports, or type and code of ICMP (RFC 7296 §3.13.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -23,9 +23,8 @@ use super::trust::Trust;
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
 const ESP_SPI_MIN: u32 = adit_proto::esp::SPI_MIN;
 /// The low bits of an inbound SPI name the lane.
-const LANE_MASK: u32 = 0x3f;
-/// Lanes that an SPI can name.
-pub const LANES_MAX: u8 = LANE_MASK as u8 + 1;
+const LANE_MASK: u32 = adit_proto::esp::LANE_MASK;
+pub use adit_proto::limits::LANES_MAX;
 
 /// A configured peer and what there is of it.
 pub(super) struct Peer {

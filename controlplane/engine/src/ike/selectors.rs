@@ -4,8 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_proto::ike::{AddressRange, IpSelector, PortRange, TrafficSelector};
 
-/// Most selectors of one side of a Child SA.
-pub const SELECTORS_MAX: usize = 64;
+pub use adit_proto::limits::SELECTORS_OF_CHILD_MAX as SELECTORS_MAX;
 
 /// EtherIP (RFC 3378), what a Child SA in Ethernet mode carries.
 const ETHERIP: u8 = 97;

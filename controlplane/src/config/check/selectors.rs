@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use adit_proto::control::{Mode, SELECTOR_OVERLAPS_MAX, Selector};
+use adit_proto::control::{Mode, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
+use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX as SELECTORS_MAX};
 use ipnet::IpNet;
 use serde_saphyr::Spanned;
 
@@ -18,8 +19,6 @@ pub const PROTOCOLS: [(&str, u8); 7] =
     [("any", 0), ("icmp", 1), ("tcp", 6), ("udp", 17), ("gre", 47), ("icmpv6", 58), ("sctp", 132)];
 /// Those with ports.
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
-/// Most selectors of a peer: as many as a TS payload of IKE holds.
-const SELECTORS_MAX: usize = 255;
 const EXAMPLE: &str = "selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]";
 
 /// The name of a peer, one of its selectors, and where that stands.

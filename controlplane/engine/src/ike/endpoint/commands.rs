@@ -372,7 +372,7 @@ fn check(config: &PeerConfig) -> Result<(), CommandError> {
             return wrong("a child without a suite");
         }
         if child.lanes == 0 || child.lanes > LANES_MAX {
-            return wrong("a child with no lanes, or more than 64");
+            return wrong("a child with no lanes, or more than an SPI can name");
         }
     }
     Ok(())

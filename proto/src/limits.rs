@@ -1,0 +1,21 @@
+//! Limits that more than one crate stands on, each written once. What concerns one crate alone is beside its type there.
+
+/// Bits of an SPI of ours that name the lane.
+pub const LANE_BITS: u32 = 6;
+/// Most lanes of a peer: as many as an SPI can name.
+pub const LANES_MAX: u8 = 1 << LANE_BITS;
+/// Most workers of a data plane: each has a lane of its own.
+pub const WORKERS_MAX: u16 = LANES_MAX as u16;
+
+/// Most selectors in one TS payload: the field has one byte (RFC 7296 §3.13).
+pub const SELECTORS_OF_PAYLOAD_MAX: usize = 255;
+/// Most selectors of one side of a Child SA, after both ends have narrowed.
+pub const SELECTORS_OF_CHILD_MAX: usize = 64;
+/// Most selectors of a peer in the configuration: as many as it can ask for in one request.
+pub const SELECTORS_OF_CONFIG_MAX: usize = SELECTORS_OF_PAYLOAD_MAX;
+/// Most pairs of selectors of a peer that the data plane gets, over all of its Child SAs.
+pub const SELECTORS_OF_PEER_MAX: usize = 1024;
+/// Most selectors of a policy table, over all peers.
+pub const SELECTORS_OF_TABLE_MAX: u32 = 1 << 18;
+/// Most selectors that may have a remote address in common: a look-up for it looks at no more.
+pub const SELECTOR_OVERLAPS_MAX: u8 = 64;
