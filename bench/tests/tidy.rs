@@ -54,13 +54,15 @@ const UNSAFE: &[&str] = &[
     "dataplane/tests/support/mod.rs",
 ];
 
-/// What each crate may depend on among ours. Never controlplane → dataplane, never anything → bench.
+/// What each crate may depend on among ours, its tests included: `adit-sim` is for tests alone. Never controlplane → dataplane, never
+/// anything → bench.
 const LAYERS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("dataplane/channel", &["adit-proto"]),
     ("dataplane/esp", &["adit-proto"]),
     ("dataplane", &["adit-proto", "adit-channel", "adit-esp"]),
-    ("controlplane/engine", &["adit-proto"]),
+    ("controlplane/engine", &["adit-proto", "adit-sim"]),
+    ("controlplane/engine/sim", &["adit-proto", "adit-engine"]),
     ("controlplane", &["adit-proto", "adit-channel", "adit-engine"]),
     ("controlplane/ipsec", &["adit-proto", "adit-engine", "adit-esp"]),
     ("bench", &["adit-proto", "adit-channel", "adit-esp", "adit-dataplane", "adit-engine", "adit-ipsec", "adit-controlplane"]),

@@ -8,7 +8,7 @@ use adit_engine::ike::{Cause, Error, Incompatibility, PeerConfig};
 use adit_proto::ike::{ExchangeType, NotifyType};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ED25519, date_time_ymd};
 
-use crate::support::*;
+use adit_sim::*;
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,

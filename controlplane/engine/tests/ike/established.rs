@@ -5,7 +5,7 @@ use std::time::Duration;
 use adit_engine::ike::{Cause, ChildProposal, ConnectionState, Event, IkeProposal, Lifetime, Usage};
 use adit_proto::control::Spi;
 
-use crate::support::*;
+use adit_sim::*;
 
 /// Packets in both directions all the time while `time` passes; every one must arrive.
 fn run_with_traffic(world: &mut World, time: Duration) {

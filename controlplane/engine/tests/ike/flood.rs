@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use adit_engine::ike::Event;
 
-use crate::support::*;
+use adit_sim::*;
 
 /// A gateway B to which A is to come, and a genuine request of A as template for a flood.
 fn waiting(seed: u64) -> (World, Vec<u8>) {

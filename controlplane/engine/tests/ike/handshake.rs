@@ -7,7 +7,7 @@ use adit_engine::ike::{Cause, ChildConfig, ConnectionState, EndpointConfig, EsnP
 use adit_proto::ike::{ExchangeType, NotifyType};
 use adit_proto::suite::Suite;
 
-use crate::support::*;
+use adit_sim::*;
 
 #[test]
 fn two_gateways_with_a_preshared_key_make_a_tunnel() {

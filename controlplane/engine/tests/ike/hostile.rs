@@ -6,7 +6,7 @@ use std::time::Duration;
 use adit_engine::ike::{Cause, ConnectionState, EndpointConfig, Error, Event, Incompatibility, Limits};
 use adit_proto::ike::{ExchangeType, Flags, Header, IkeSpi, KeId, Message, Notify, NotifyType, Payload, Version};
 
-use crate::support::*;
+use adit_sim::*;
 
 fn address(node: usize) -> SocketAddr {
     peer(node).local.expect("an address")

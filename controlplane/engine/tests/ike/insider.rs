@@ -8,7 +8,7 @@ use adit_proto::ike::{
     Delete, ExchangeType, Flags, Header, Notify, NotifyType, Payload, PayloadType, decode_payloads, encode_payloads,
 };
 
-use crate::support::*;
+use adit_sim::*;
 
 /// In the place of gateway A, with its keys.
 struct Insider {

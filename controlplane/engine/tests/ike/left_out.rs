@@ -14,7 +14,7 @@ use adit_proto::ike::{
 };
 use adit_proto::suite::Suite;
 
-use crate::support::*;
+use adit_sim::*;
 
 /// Somebody with A's preshared key, in A's place.
 struct Rogue {

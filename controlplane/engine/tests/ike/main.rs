@@ -13,4 +13,3 @@ mod many;
 mod paths;
 mod restart;
 mod simulation;
-mod support;

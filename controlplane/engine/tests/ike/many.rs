@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use adit_engine::ike::{ConnectionState, PeerConfig, PeerId};
 
-use crate::support::*;
+use adit_sim::*;
 
 #[expect(clippy::disallowed_methods, reason = "how long the machine takes, not how long the protocol does")]
 fn took(act: impl FnOnce()) -> Duration {

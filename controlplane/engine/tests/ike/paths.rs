@@ -5,19 +5,24 @@ use std::time::Duration;
 
 use adit_engine::ike::{Event, NatStatus, Path, PeerConfig};
 
-use crate::support::*;
+use adit_sim::*;
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-/// Gateway A begins from port 500, behind a NAT with `outside` if that is given. B does not know where A is.
-fn begin(seed: u64, outside: Option<&str>, change: impl Fn(usize, &mut PeerConfig)) -> World {
+/// Maps port 500 to this one, and what comes next to the next one.
+fn counting(outside: &str) -> NatConfig {
+    NatConfig::counting(address(outside).ip(), address(outside).port())
+}
+
+/// Gateway A begins from port 500, perhaps behind a NAT. B does not know where A is.
+fn begin(seed: u64, nat: Option<NatConfig>, change: impl Fn(usize, &mut PeerConfig)) -> World {
     let mut world = World::new(seed);
     for node in [A, B] {
         world.add(&peer(node).local.expect("an address").to_string(), endpoint_config(node as u8 + 1));
     }
-    world.nodes[A].outside = outside.map(address);
+    world.nodes[A].nat = nat.map(|nat| world.add_nat(nat));
     for node in [B, A] {
         let mut config = peer(node);
         for address in [&mut config.local, &mut config.remote].into_iter().flatten() {
@@ -71,7 +76,7 @@ fn a_claimed_nat_puts_esp_into_udp_at_both_ends_whoever_claims_it() {
 
 #[test]
 fn behind_a_nat_both_ends_go_to_port_4500_and_the_mapping_is_kept_open() {
-    let mut world = begin(3, Some("198.51.100.1:40000"), |_, config| config.dpd = Duration::ZERO);
+    let mut world = begin(3, Some(counting("198.51.100.1:40000")), |_, config| config.dpd = Duration::ZERO);
     assert_eq!(reported(&world, A), (path("192.0.2.1:4500", "192.0.2.2:4500"), true));
     assert_eq!(reported(&world, B), (path("192.0.2.2:4500", "198.51.100.1:40001"), true));
     world.check_traffic();
@@ -85,21 +90,39 @@ fn behind_a_nat_both_ends_go_to_port_4500_and_the_mapping_is_kept_open() {
 #[test]
 fn a_nat_that_maps_anew_is_followed() {
     for mobike in [false, true] {
-        let mut world = begin(4, Some("198.51.100.1:40000"), |_, config| {
+        let mut world = begin(4, Some(counting("198.51.100.1:40000")), |_, config| {
             config.mobike = mobike;
             config.dpd = Duration::from_secs(5);
         });
         let spis = world.ike(A).spis;
         for outside in ["198.51.100.1:50000", "198.51.100.77:1000"] {
-            world.nodes[A].outside = Some(address(outside));
+            world.nodes[A].nat = Some(world.add_nat(counting(outside)));
             // Only A can find B again: by a DPD probe, or its own packets.
-            let mapped = SocketAddr::new(address(outside).ip(), address(outside).port() + 1);
+            let mapped = address(outside);
             assert!(
                 world.run_until(Duration::from_secs(30), |world| reported(world, B).0.remote == mapped),
                 "MOBIKE {mobike}: {outside}"
             );
             world.check_traffic();
             assert_eq!(world.ike(B).spis, spis);
+        }
+    }
+}
+
+#[test]
+fn a_symmetric_nat_that_forgets_every_minute_is_followed() {
+    for mobike in [false, true] {
+        let lifetime = Some(Duration::from_secs(60));
+        let nat = NatConfig { lifetime, ..NatConfig::symmetric([198, 51, 100, 9].into()) };
+        let mut world = begin(6, Some(nat), |_, config| {
+            config.mobike = mobike;
+            config.dpd = Duration::from_secs(5);
+        });
+        for round in 0..4 {
+            let before = reported(&world, B).0.remote;
+            let moved = world.run_until(Duration::from_secs(120), |world| reported(world, B).0.remote != before);
+            assert!(moved && world.is_up(A, PEER) && world.is_up(B, PEER), "MOBIKE {mobike}, round {round}");
+            world.check_traffic();
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use adit_engine::ike::{Cause, ConnectionState, Event, PeerConfig};
 
-use crate::support::*;
+use adit_sim::*;
 
 fn restarted(world: &mut World, config: PeerConfig) -> adit_engine::ike::Restored {
     world.succeed(B, endpoint_config(2), &[(PEER, config)])

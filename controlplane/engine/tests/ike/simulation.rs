@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use adit_engine::ike::{Cause, ChildProposal, EndpointConfig, Event, IkeProposal, Lifetime, PeerConfig, Retransmission, Sizes};
 
-use crate::support::*;
+use adit_sim::*;
 
 /// Runs of each kind.
 const RUNS: u64 = 1500;

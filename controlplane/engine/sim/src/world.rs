@@ -1,9 +1,4 @@
-//! A world in virtual time: gateways with the real engine, a network that loses, repeats, delays and reorders, NATs, and a
-//! model of the data plane that complains about everything that would lose packets or repeat a nonce.
-
-pub mod config;
-pub mod dataplane;
-pub mod rng;
+//! Gateways with the real engine on links with weather, behind NATs, in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -16,9 +11,10 @@ use adit_engine::ike::{
 };
 use zeroize::Zeroizing;
 
-pub use config::*;
-pub use dataplane::{DataPlane, Esp};
-pub use rng::Rng;
+use crate::config::{A, B, PEER, endpoint_config, peer};
+use crate::dataplane::{DataPlane, Esp};
+use crate::nat::{Nat, NatConfig};
+use crate::rng::Rng;
 
 /// Bytes of a vault behind which no changes are put any more.
 const VAULT_MAX: usize = 16 << 10;
@@ -45,6 +41,38 @@ pub enum Load {
     Esp(Esp),
 }
 
+/// A link that takes IP packets of so many bytes and no longer ones.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkMtu {
+    pub bytes: usize,
+    /// Whether whoever sent a longer one hears of it (ICMP); else it just vanishes.
+    pub says_so: bool,
+}
+
+/// What ICMP would have told a gateway: a packet of its own was longer than a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooBig {
+    pub node: usize,
+    pub to: SocketAddr,
+    /// Bytes of the packet, and of the longest that the link takes.
+    pub len: usize,
+    pub mtu: usize,
+}
+
+/// Headers of IP and UDP around a payload, in bytes.
+fn headers(to: SocketAddr) -> usize {
+    if to.is_ipv4() { 28 } else { 48 }
+}
+
+impl Load {
+    fn len(&self) -> usize {
+        match self {
+            Load::Ike(payload) => payload.len(),
+            Load::Esp(esp) => esp.len,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Datagram {
     from: SocketAddr,
@@ -56,8 +84,10 @@ struct Datagram {
 pub struct Node {
     pub endpoint: Endpoint,
     pub address: SocketAddr,
-    /// The address that the world sees, if there is a NAT in front of it: this port stands for 500, the next for all others.
-    pub outside: Option<SocketAddr>,
+    /// Index of the NAT in front of it, if there is one.
+    pub nat: Option<usize>,
+    /// The link of this gateway, both ways. `None`: takes everything.
+    pub mtu: Option<LinkMtu>,
     /// What the engine wants to be kept for its successor, as it was before the last datagram was sent.
     pub vault: Zeroizing<Vec<u8>>,
     pub data: DataPlane,
@@ -80,6 +110,9 @@ pub struct World {
     pub rng: Rng,
     pub net: Net,
     pub nodes: Vec<Node>,
+    pub nats: Vec<Nat>,
+    /// In the order in which they came.
+    pub too_big: Vec<TooBig>,
     flying: BinaryHeap<Reverse<(Instant, u64)>>,
     cargo: BTreeMap<u64, Datagram>,
     next: u64,
@@ -116,6 +149,8 @@ impl World {
             rng: Rng::new(seed),
             net: Net::GOOD,
             nodes: Vec::new(),
+            nats: Vec::new(),
+            too_big: Vec::new(),
             flying: BinaryHeap::new(),
             cargo: BTreeMap::new(),
             next: 0,
@@ -136,7 +171,8 @@ impl World {
         self.nodes.push(Node {
             endpoint,
             address,
-            outside: None,
+            nat: None,
+            mtu: None,
             data,
             events: Vec::new(),
             vault: Zeroizing::default(),
@@ -145,6 +181,12 @@ impl World {
             on: true,
         });
         self.nodes.len() - 1
+    }
+
+    /// Adds a NAT; gives its index, for [`Node::nat`]. Several gateways can be behind one.
+    pub fn add_nat(&mut self, config: NatConfig) -> usize {
+        self.nats.push(Nat::new(config));
+        self.nats.len() - 1
     }
 
     fn fresh_endpoint(&mut self, config: EndpointConfig) -> Endpoint {
@@ -246,8 +288,9 @@ impl World {
         }
     }
 
-    fn send_ike(&mut self, from: SocketAddr, to: SocketAddr, mut payload: Vec<u8>) {
-        let from = self.outside_of(from);
+    fn send_ike(&mut self, local: SocketAddr, to: SocketAddr, mut payload: Vec<u8>) {
+        let len = payload.len() + headers(to);
+        let Some(from) = self.leave(local, to, len) else { return };
         if self.filter.as_mut().is_some_and(|filter| !filter(from, to, &mut payload)) {
             return;
         }
@@ -261,12 +304,26 @@ impl World {
         self.launch(at, Datagram { from, to, load: Load::Ike(payload) });
     }
 
-    fn outside_of(&self, from: SocketAddr) -> SocketAddr {
-        let node = self.nodes.iter().find(|node| node.address.ip() == from.ip());
-        match node.and_then(|node| node.outside) {
-            Some(outside) => SocketAddr::new(outside.ip(), outside.port() + u16::from(from.port() != 500)),
-            None => from,
+    /// A packet of `len` bytes leaves a gateway, by its link and its NAT: the source that others see. `None`: it got no further.
+    fn leave(&mut self, local: SocketAddr, to: SocketAddr, len: usize) -> Option<SocketAddr> {
+        let now = self.now;
+        let Some(node) = self.nodes.iter().position(|node| node.address.ip() == local.ip()) else { return Some(local) };
+        if !self.link_takes(node, node, to, len) {
+            return None;
         }
+        match self.nodes[node].nat {
+            Some(nat) => self.nats[nat].outbound(now, local, to, &mut self.rng),
+            None => Some(local),
+        }
+    }
+
+    /// Whether the link of a gateway takes a packet of `sender`; who sent it may hear that it does not.
+    fn link_takes(&mut self, node: usize, sender: usize, to: SocketAddr, len: usize) -> bool {
+        let Some(mtu) = self.nodes[node].mtu.filter(|mtu| len > mtu.bytes) else { return true };
+        if mtu.says_so {
+            self.too_big.push(TooBig { node: sender, to, len, mtu: mtu.bytes });
+        }
+        false
     }
 
     pub fn fly(&mut self, from: SocketAddr, to: SocketAddr, load: Load) {
@@ -351,8 +408,10 @@ impl World {
 
     fn deliver(&mut self, datagram: Datagram) {
         let now = self.now();
-        let Some((index, local)) = self.receiver(datagram.to) else { return };
-        if !self.nodes[index].on {
+        let Some((index, local)) = self.receiver(datagram.from, datagram.to) else { return };
+        let len = headers(datagram.to) + datagram.load.len();
+        let sender = self.nodes.iter().position(|node| node.address.ip() == datagram.from.ip());
+        if !self.nodes[index].on || !self.link_takes(index, sender.unwrap_or(index), datagram.to, len) {
             return;
         }
         match datagram.load {
@@ -366,26 +425,28 @@ impl World {
         }
     }
 
-    fn receiver(&self, to: SocketAddr) -> Option<(usize, SocketAddr)> {
-        self.nodes.iter().enumerate().find_map(|(index, node)| match node.outside {
-            None if node.address.ip() == to.ip() => Some((index, to)),
-            Some(outside) if outside.ip() == to.ip() => {
-                let port = match to.port().checked_sub(outside.port())? {
-                    0 => 500,
-                    1 => node.address.port(),
-                    _ => return None,
-                };
-                Some((index, SocketAddr::new(node.address.ip(), port)))
-            }
-            None | Some(_) => None,
-        })
+    /// Who has an address: a gateway, or one behind the NAT that has it.
+    fn receiver(&mut self, from: SocketAddr, to: SocketAddr) -> Option<(usize, SocketAddr)> {
+        let open = self.nodes.iter().position(|node| node.nat.is_none() && node.address.ip() == to.ip());
+        if let Some(index) = open {
+            return Some((index, to));
+        }
+        let now = self.now;
+        // One that nobody is behind any more has given its address away.
+        let mut used = self.nodes.iter().filter_map(|node| node.nat);
+        let nat = used.find(|nat| self.nats[*nat].config.outside == to.ip())?;
+        let inside = self.nats[nat].inbound(now, from, to.port())?;
+        let index = self.nodes.iter().position(|node| node.address.ip() == inside.ip())?;
+        Some((index, inside))
     }
 
     /// Sends one packet of ESP on every lane that a node has, to all peers.
     pub fn send_esp(&mut self, node: usize) {
         for (esp, path) in self.nodes[node].data.seal_one_each() {
-            let from = self.outside_of(path.local);
-            self.fly(from, path.remote, Load::Esp(esp));
+            let len = headers(path.remote) + esp.len;
+            if let Some(from) = self.leave(path.local, path.remote, len) {
+                self.fly(from, path.remote, Load::Esp(esp));
+            }
         }
     }
 

@@ -10,10 +10,15 @@ use adit_proto::suite::Suite;
 #[derive(Clone, Debug)]
 pub struct Esp {
     pub spi: Spi,
+    /// Bytes of the packet, without the headers of IP and UDP.
+    pub len: usize,
     suite: Suite,
     key: SaKey,
     esn: bool,
 }
+
+/// Bytes of every packet.
+const PACKET_LEN: usize = 100;
 
 #[derive(Default)]
 pub struct DataPlane {
@@ -86,7 +91,7 @@ impl DataPlane {
     pub fn seal_one_each(&self) -> Vec<(Esp, Path)> {
         let seal = |keys: &ChildKeys| {
             let path = self.paths.get(&keys.peer).expect("a path comes before the first SA").0;
-            (Esp { spi: keys.spi, suite: keys.suite, key: keys.key.clone(), esn: keys.esn }, path)
+            (Esp { spi: keys.spi, len: PACKET_LEN, suite: keys.suite, key: keys.key.clone(), esn: keys.esn }, path)
         };
         self.active().into_iter().map(seal).collect()
     }
@@ -117,7 +122,7 @@ impl DataPlane {
                 self.opened += 1;
                 let usage = self.usage.entry(esp.spi).or_default();
                 usage.inbound_packets += 1;
-                usage.inbound_bytes += 100;
+                usage.inbound_bytes += PACKET_LEN as u64;
             }
             None => self.lost.push(esp.spi),
         }
