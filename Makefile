@@ -1,7 +1,10 @@
 # What people and CI run. Every target installs by apt what it lacks (as root) and says so.
 #
 #   make demo    two gateways in two network namespaces, ping and TCP through the tunnel, figures, clean-up
-#   make test    every test: units, vectors, models, loom, end to end in namespaces, a part of the interoperability tests
+#   make quick   no root, minutes: units, vectors, properties and simulations in a reduced share, the style of the tree
+#   make test    every test: units, vectors, models, loom, end to end in namespaces, a part of what costs much
+#   make test-full  the same with all seeds, cases and interoperability tests
+#   make test-soak  RUNS=10 times all tests beside a second load; can be interrupted and goes on where it was
 #   make interop all interoperability tests: strongSwan of two releases, the ESP of a Linux kernel; writes docs/interop.md
 #   make check   formatting, lints with warnings denied, licences and advisories
 #   make build   the release binaries in target/release
@@ -12,7 +15,19 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
-.PHONY: build demo test interop check bench fuzz loom deny
+# How much runs of what costs much: quick, part or full. This is the one place that says what each of them means.
+ADIT_TEST ?= $(if $(filter quick,$(MAKECMDGOALS)),quick,$(if $(filter test-full,$(MAKECMDGOALS)),full,part))
+export ADIT_TEST
+ifeq ($(ADIT_TEST),quick)
+export SIM_RUNS ?= 100
+export PROPTEST_CASES ?= 32
+else ifeq ($(ADIT_TEST),full)
+export SIM_RUNS ?= 10000
+export PROPTEST_CASES ?= 4096
+export FUZZ_SECONDS ?= 20
+endif
+RUNS ?= 10
+.PHONY: build demo quick test test-full test-soak interop check bench fuzz loom deny
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -45,7 +60,9 @@ test:
 	{
 	    run $(CARGO) test --locked --workspace --doc
 	    run env $(LOOM)
-	    run env ADIT_BIN_DIR="$$(realpath $(TARGET)/release)" $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast
+	    export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)"
+	    run env ADIT_TEST=part $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast
+	    if [ $(ADIT_TEST) = full ]; then run $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX); fi
 	} 2>&1 | tee $(TARGET)/test.log
 	awk -v seconds=$$((SECONDS - started)) '
 	    /^test result:/ { passed += $$4; failed += $$6; ignored += $$8; binaries++ }
@@ -53,13 +70,28 @@ test:
 	' $(TARGET)/test.log
 	if [ -e $(TARGET)/test.failed ]; then grep -E '^(test .* FAILED|error: |error\[)' $(TARGET)/test.log || true; exit 1; fi
 
+test-full: test
+
+# What needs neither namespaces nor another user. The executables by name: the others of their crates want root.
+QUICK := ring_model hostile both_sides aead_backends_agree aead_no_allocation offload_coalesce offload_split policy vectors_esp \
+    vectors_wycheproof ike config numbers openapi cli ipsec corpora tidy
+quick:
+	@deploy/install-deps.sh build
+	$(CARGO) test --locked --workspace --exclude adit-bench --lib -- --skip whoever_asks_for_short_slices --skip of_another_user
+	$(CARGO) test --locked --workspace $(addprefix --test ,$(QUICK))
+
+test-soak:
+	@deploy/install-deps.sh test
+	$(CARGO) build --locked --release --workspace --bins
+	ADIT_BIN_DIR="$$(realpath $(TARGET)/release)" deploy/soak.sh $(RUNS)
+
 interop:
 	@deploy/install-deps.sh interop
 	$(CARGO) build --locked --release --workspace --bins
 	export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)"
 	failed=0
 	$(CARGO) test --locked -p adit-bench --test interop || failed=1
-	ADIT_INTEROP=full $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX) || failed=1
+	ADIT_TEST=full $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX) || failed=1
 	exit $$failed
 
 loom:

@@ -253,10 +253,11 @@ impl Gateway {
         self.netns.processes().into_iter().find(is_data_plane)
     }
 
-    /// Kills the data plane with SIGKILL and returns the process id that it had.
+    /// Kills the data plane with SIGKILL and returns the process id that it had, once its sockets are free.
     pub fn kill_data_plane(&self) -> Result<u32> {
         let pid = self.data_plane().with_context(|| format!("{} has no data plane", self.name))?;
         signal(pid, Signal::Kill)?;
+        wait_until("the data plane ends", SOON, || Ok(!is_running(pid)))?;
         Ok(pid)
     }
 

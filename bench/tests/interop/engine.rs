@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use adit_bench::lab::SOON;
 use adit_bench::lab::interop::engine as peer;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site, Sites, pair};
-use adit_bench::lab::interop::{Config, Release, StrongSwan};
+use adit_bench::lab::interop::{Config, IkeSa, Release, StrongSwan};
 use adit_engine::ike::{ConnectionState, EndpointConfig, PeerConfig};
 use anyhow::{Context, Result, ensure};
 
@@ -73,7 +73,10 @@ impl Pair {
     fn connected(&self) -> Result<()> {
         self.adit.wait_for("a connection with a Child SA", SOON, |view| {
             (view.status().state == ConnectionState::Established && view.data.pairs() == 1).then_some(())
-        })
+        })?;
+        // Its last message may be here before it has noted whom it is connected to.
+        let noted = |sas: &[IkeSa]| sas.iter().any(|sa| sa.name == CONNECTION && sa.is_established()).then_some(());
+        self.swan.wait_for("the connection", SOON, noted)
     }
 
     /// Both ends have the same IKE SA and the same Child SA, and packets go through it in both directions.

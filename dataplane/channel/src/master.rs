@@ -220,6 +220,8 @@ impl Master {
         let mut greeting = [0; GREETING_LEN];
         let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => AttachError::Silent { pid: peer.pid },
+            // It ended while we waited at its door.
+            io::ErrorKind::ConnectionReset => AttachError::Absent(path.to_owned()),
             _ => AttachError::Io(error),
         })?;
         if len == 0 {

@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use adit_bench::lab::binary;
 use adit_bench::lab::interop::Config;
 use adit_bench::lab::interop::config::{LocalAuth, RemoteAuth};
 use adit_bench::lab::interop::nat;
 use adit_bench::lab::interop::sites::Site;
+use adit_bench::lab::{binary, wait_until};
 use adit_bench::netns::{Netns, Signal, signal};
-use adit_bench::process::Process;
+use adit_bench::process::{Process, is_running};
 use adit_bench::workdir::WorkDir;
 use anyhow::{Context, Result};
 
@@ -159,6 +159,7 @@ impl Adit {
     pub fn kill_data_plane(netns: &Netns) -> Result<()> {
         let is_it = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "adit-dataplane");
         let pid = netns.processes().into_iter().find(is_it).context("no data plane runs")?;
-        Ok(signal(pid, Signal::Kill)?)
+        signal(pid, Signal::Kill)?;
+        wait_until("the data plane ends", SOON, || Ok(!is_running(pid)))
     }
 }

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs every test many times beside a second load, and goes on where it was interrupted.
+#
+#   deploy/soak.sh [RUNS]            default: 10
+#
+# target/soak.log gets a line for each test executable of each run: COMMIT RUN EXECUTABLE passed|failed SECONDS. What has passed or
+# failed at this commit is not run again: delete its line, or the file, to repeat it. What an executable wrote is in target/soak/.
+# ADIT_BIN_DIR names the programs that are driven. Ends with 1 when a line of this commit says failed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+runs=${1:-10}
+target=${CARGO_TARGET_DIR:-target}
+log=$target/soak.log
+commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo -dirty)
+mkdir -p "$target/soak"
+touch "$log"
+
+# The folder of its crate, where cargo would start it, and the executable.
+mapfile -t tests < <(cargo test --locked --workspace --lib --bins --tests --no-run --message-format=json |
+    sed -nE 's/.*"manifest_path":"([^"]*)\/Cargo.toml".*"test":true\}.*"executable":"([^"]+)".*/\1 \2/p')
+[ ${#tests[@]} -gt 20 ] || { echo "only ${#tests[@]} test executables were found" >&2; exit 1; }
+
+# The second load: as many as there are cores, each no more than half of one while the tests want it.
+load=()
+trap 'kill "${load[@]}" 2>/dev/null || true' EXIT
+for _ in $(seq "$(nproc)"); do
+    (while :; do :; done) &
+    load+=($!)
+done
+
+for run in $(seq "$runs"); do
+    for entry in "${tests[@]}"; do
+        folder=${entry%% *} test=${entry#* }
+        name=$(basename "$test")
+        grep -q "^$commit $run $name " "$log" && continue
+        started=$SECONDS outcome=passed
+        (cd "$folder" && "$test") >"$target/soak/$run-$name.log" 2>&1 </dev/null || outcome=failed
+        echo "$commit $run $name $outcome $((SECONDS - started))" | tee -a "$log"
+    done
+done
+failed=$(grep -c "^$commit .* failed " "$log" || true)
+echo "soak: $(grep -c "^$commit .* passed " "$log" || true) passed, $failed failed at $commit"
+[ "$failed" -eq 0 ]
