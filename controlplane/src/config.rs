@@ -1,11 +1,13 @@
-//! The configuration of a gateway: YAML text → [`raw`] (as written, with places) → [`check`] (what it means, every mistake
+//! The configuration of a gateway: YAML text → [`tree`] (with places) → [`raw`] (the keys that there are) → [`check`] (what it means, every mistake
 //! found) → [`Config`] (nothing left to doubt). [`show`] writes a `Config` back as YAML, with every default filled in.
 
 mod check;
+mod foreign;
 pub mod ike_section;
 mod problem;
 mod raw;
 mod show;
+mod tree;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +18,7 @@ use adit_proto::control::{Mac, Mode, Selector};
 use adit_proto::esp;
 use ipnet::IpNet;
 
+pub use check::SELECTORS_ALL_MAX;
 pub use problem::{Place, Problem, Problems};
 
 use crate::static_key::Secret;
@@ -26,8 +29,10 @@ pub const PEERS_MAX: usize = 16_384;
 /// What is to be known by whoever has the keys logged.
 pub const KEY_LOG_WARNING: &str =
     "who can read them reads all that was captured or will be. Take ike.key_log_dir out when the analysis is done";
-/// Longest configuration file, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest configuration file, in bytes: [`PEERS_MAX`] peers with ten lines each.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+/// The shortest configuration that does something.
+const EXAMPLE: &str = "name: site-a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\npeers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: site-b.psk } }";
 /// Longest path of a Unix socket, in bytes (sockaddr_un without the final zero).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -217,8 +222,8 @@ impl Config {
     /// Every mistake in it; when the YAML itself is broken, the first.
     pub fn load(file: &Path, machine: &Machine) -> Result<Config, Problems> {
         let fail = |what: String, write: String| {
-            let expected = "a readable file of UTF-8 text, at most 1 MiB".to_owned();
-            Problems::new(file.to_owned(), "", vec![Problem { at: Place::FILE, what, expected, write }])
+            let expected = format!("a readable file of UTF-8 text, at most {} MiB", FILE_BYTES_MAX >> 20);
+            Problems::new(file.to_owned(), "", vec![Problem::new(Place::FILE, what, expected, write)])
         };
         let unreadable =
             |error: std::io::Error| fail(format!("the file cannot be read: {error}"), "the path of a file that exists".into());
@@ -240,8 +245,24 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_yaml(source: &str, directory: &Path, machine: &Machine) -> Result<Config, Vec<Problem>> {
-        let root = raw::parse(source).map_err(|problem| vec![problem])?;
-        check::Check::new(directory, machine).root(root)
+        let tabs = raw::tabs(source);
+        if !tabs.is_empty() {
+            return Err(tabs);
+        }
+        let tree = tree::parse(source).map_err(|problem| vec![problem])?;
+        if matches!(tree.value, tree::Value::Nothing) {
+            let expected = "a configuration with at least the keys name, listen, interface and peers";
+            return Err(vec![Problem::new(Place::FILE, "the file is empty", expected, EXAMPLE)]);
+        }
+        let (root, read) = raw::read(&tree);
+        check::Check::new(directory, machine, read).root(root).map_err(|mut problems| {
+            let paths = tree::paths(&tree);
+            for problem in &mut problems {
+                let path = paths.get(&(problem.at.line, problem.at.column)).map_or("", String::as_str);
+                problem.key = if problem.key.is_empty() { path.to_owned() } else { tree::joined(path, &problem.key) };
+            }
+            problems
+        })
     }
 
     /// The whole configuration as YAML that `load` reads back to the same value. Keys of ciphers are never part of it.
@@ -284,7 +305,7 @@ impl Config {
     /// Selectors that a policy table of the data plane has room for: twice what is configured, for changes while it runs.
     pub fn max_selectors(&self) -> u32 {
         let need: usize = self.peers.iter().map(|peer| peer.selectors.len()).sum();
-        u32::try_from((need * 2).next_power_of_two().max(1024)).unwrap_or(u32::MAX).min(1 << 18)
+        u32::try_from((need * 2).next_power_of_two().max(1024)).unwrap_or(u32::MAX).min(2 * SELECTORS_ALL_MAX as u32)
     }
 
     /// Peers that the tables of the data plane have room for: twice what is configured, for changes while it runs.
@@ -303,6 +324,11 @@ impl Config {
 /// together may have [`SA_SLOTS_MAX`].
 fn worker_sas(lanes: u16, workers: u16) -> u32 {
     u32::from(lanes.div_ceil(workers)) + 1
+}
+
+/// Every key that there is, by the block that it belongs to: `("peers[].ike", ["id", …])`. The block at the top has no name.
+pub fn keys() -> &'static [(&'static str, &'static [&'static str])] {
+    raw::ALL
 }
 
 /// The place of the runtime directory when the file names none.

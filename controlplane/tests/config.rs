@@ -158,6 +158,13 @@ mistakes! {
     unknown_key_with_a_near_name: with("endpoint", "endpiont");
     unknown_key_in_a_block: and("dataplane:\n  replay-window: 4096");
     unknown_key_without_a_near_name: and("colour: green");
+    keys_that_other_programs_have: with("static_key_file: site-b.key", "psk: hunter2\n    AllowedIPs: 10.2.0.0/24\n    left: 192.0.2.1")
+        + "PrivateKey: abc=\nmtu: 1400\n";
+    key_of_another_block: and("    psk_file: site-b.psk") + "bridge: br0\n";
+    list_with_an_item_of_another_shape: with("[10.1.0.1/24]", "[10.1.0.1/24, [10.2.0.1/24]]");
+    alias_that_unfolds_into_too_much: (0..40).fold("a0: &a0 [x, x, x, x, x, x]\n".to_owned(), |file, level| {
+        format!("{file}a{}: &a{} [{}]\n", level + 1, level + 1, vec![format!("*a{level}"); 6].join(", "))
+    });
     key_given_twice: and("name: site-c");
     text_where_a_block_belongs: with("{ name: adit0, addresses: [10.1.0.1/24] }", "adit0");
     text_where_a_list_belongs: with("[10.1.0.1/24]", "10.1.0.1/24");
@@ -205,6 +212,7 @@ mistakes! {
     workers_for_which_there_are_no_cores: and("dataplane: { workers: 5 }");
     cores_of_another_number: and("dataplane: { workers: 2, cores: [0] }");
     core_that_does_not_exist: and("dataplane: { workers: 2, cores: [0, 99] }");
+    cores_none_of_which_exists: and("dataplane: { cores: [7] }");
     core_given_twice: and("dataplane: { workers: 2, cores: [1, 1] }");
     io_that_does_not_exist: and("dataplane: { io: uring }");
     replay_window_no_power_of_two: and("dataplane: { replay_window: 5000 }");
@@ -323,6 +331,30 @@ fn relative_paths_start_at_the_directory_of_the_file() {
     assert_eq!(config.runtime_dir, place.path("./run"));
     assert_eq!(config.dataplane.binary.unwrap(), place.path("../bin/adit-dataplane"));
     assert!(matches!(&config.peers[0].keys, Keys::Static { file, .. } if *file == place.path("site-b.key")));
+}
+
+#[test]
+fn peers_can_share_what_an_anchor_names() {
+    let peers = "  - &usual { name: site-b, endpoint: 192.0.2.2:4500, static_key_file: site-b.key, lanes: 2 }\n  \
+                 - { <<: *usual, name: site-c, endpoint: 192.0.2.3:4500 }\n";
+    let config = Place::new().load(&format!("{}{peers}", &GOOD[..GOOD.find("  - ").unwrap()])).unwrap();
+    let peers: Vec<_> = config.peers.iter().map(|peer| (peer.name.as_str(), peer.lanes)).collect();
+    assert_eq!(peers, [("site-b", 2), ("site-c", 2)]);
+}
+
+#[test]
+fn the_manual_names_every_key() {
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config.md")).unwrap();
+    let tables: String = manual.lines().filter(|line| line.starts_with("| `") || line.starts_with('#')).collect();
+    for (block, keys) in adit_controlplane::config::keys() {
+        for key in *keys {
+            let path = format!("{block}.{key}").replace("peers[].", "").replace("interface.routes[].", "");
+            let named =
+                [path.as_str(), path.trim_start_matches('.'), key].iter().any(|name| tables.contains(&format!("`{name}`")));
+            let shown = manual.contains(&format!("{{ {key}: ")) || manual.contains(&format!(", {key}: "));
+            assert!(named || shown, "`{path}` is not in docs/config.md");
+        }
+    }
 }
 
 #[test]

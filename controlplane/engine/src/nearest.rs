@@ -1,7 +1,14 @@
 //! The word that somebody meant: for messages about a word that is not known.
 
+/// Longest word that is looked for, in bytes.
+const WORD_LEN_MAX: usize = 80;
+
 /// The name out of `known` that `wrong` was probably meant to be: at most a third of its letters (and at least one) differ.
 pub fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Nobody means a word by a text of that length; and the table below would have as many rows.
+    if wrong.len() > WORD_LEN_MAX {
+        return None;
+    }
     let wrong = wrong.to_lowercase().replace('-', "_");
     let limit = (wrong.chars().count() / 3).max(1);
     known.iter().map(|name| (edits(&wrong, name), *name)).filter(|(distance, _)| *distance <= limit).min().map(|(_, name)| name)

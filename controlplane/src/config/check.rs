@@ -5,6 +5,9 @@ mod network;
 mod peers;
 mod selectors;
 
+pub use selectors::SELECTORS_ALL_MAX;
+
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,7 +16,7 @@ use adit_proto::control::Mode;
 
 use super::ike_section::Loaded;
 use super::problem::{Place, Problem};
-use super::raw::{self, Text};
+use super::raw::{self, Spanned, Text};
 use super::{Api, Config, Crypto, Dataplane, Io, Machine, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir};
 
 use crate::api::Token;
@@ -28,26 +31,29 @@ pub struct Check<'a> {
     directory: &'a Path,
     machine: &'a Machine,
     problems: Vec<Problem>,
+    /// Keys that are there, though what they say could not be read, by the place of their block.
+    given: BTreeSet<(Place, &'static str)>,
     /// The selectors of the peers read so far.
     selectors: Vec<selectors::Placed>,
 }
 
 impl<'a> Check<'a> {
-    pub fn new(directory: &'a Path, machine: &'a Machine) -> Check<'a> {
-        Check { directory, machine, problems: Vec::new(), selectors: Vec::new() }
+    /// Goes on from where the reader found out what it could.
+    pub fn new(directory: &'a Path, machine: &'a Machine, read: raw::Reader) -> Check<'a> {
+        Check { directory, machine, problems: read.problems, given: read.given, selectors: Vec::new() }
     }
 
     /// Judges the whole file.
     pub fn root(mut self, mut root: raw::Root) -> Result<Config, Vec<Problem>> {
-        let top = Place { line: 1, column: 1, width: 1 };
+        let top = Place::TOP;
         let mode = self.choice("mode", root.mode.take(), &Mode::ALL, Mode::name);
         if mode == Mode::Ip {
             self.ethernet_only(&root);
         }
-        let name_at = root.name.as_ref().map(|name| Place::from(name.referenced));
+        let name_at = root.name.as_ref().map(|name| name.at);
         let name = self.required(root.name, top, "name", "the name of this gateway, as its peers write it", "name: site-a");
         let name = name.and_then(|name| self.gateway_name("name", name)).unwrap_or_default();
-        let listen_at = root.listen.as_ref().map_or(top, |listen| listen.referenced.into());
+        let listen_at = root.listen.as_ref().map_or(top, |listen| listen.at);
         let listen = self.listen(root.listen, top);
         let underlay_mtu = self.underlay_mtu(root.underlay_mtu);
         let dataplane = self.dataplane(root.dataplane.unwrap_or_default());
@@ -59,7 +65,7 @@ impl<'a> Check<'a> {
                 Vec::new()
             }
         };
-        let own_key = root.ike.as_ref().and_then(|ike| ike.key_file.as_ref()).map(|text| Place::from(text.referenced));
+        let own_key = root.ike.as_ref().and_then(|ike| ike.key_file.as_ref()).map(|text| text.at);
         let ike = self.ike(root.ike.unwrap_or_default(), &name);
         let listen_with_place = listen.map(|listen| (listen, listen_at));
         let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers: dataplane.workers, mode };
@@ -68,7 +74,7 @@ impl<'a> Check<'a> {
         let interface = self.interface(root.interface, top, &name, (mode, underlay_mtu), &peers);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {
-            let at = metrics.referenced.into();
+            let at = metrics.at;
             let expected = "the address and TCP port of the metrics page";
             let text = self.required(metrics.value.listen, at, "listen", expected, "listen: 127.0.0.1:9464")?;
             self.socket_address("listen", &text, "an IP address and a TCP port from 1 to 65535", "127.0.0.1:9464")
@@ -96,8 +102,8 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn api(&mut self, raw: serde_saphyr::Spanned<raw::Api>) -> Option<Api> {
-        let at = Place::from(raw.referenced);
+    fn api(&mut self, raw: Spanned<raw::Api>) -> Option<Api> {
+        let at = raw.at;
         let expected = "the address and TCP port of the API";
         let listen = self.required(raw.value.listen, at, "listen", expected, "listen: 127.0.0.1:9465");
         let expected = "an IP address and a TCP port from 1 to 65535";
@@ -109,7 +115,7 @@ impl<'a> Check<'a> {
         let Some(value) = Token::from_file(&bytes) else {
             let what = format!("{}: a token has at least 20 printable ASCII characters", file.display());
             let write = format!("run: umask 077; openssl rand -hex 32 >{}", file.display());
-            self.fail(text.referenced.into(), what, expected.to_owned(), write);
+            self.fail(text.at, what, expected.to_owned(), write);
             return None;
         };
         Some(Api { listen: listen?, token: Loaded { file, value } })
@@ -117,7 +123,7 @@ impl<'a> Check<'a> {
 
     fn dataplane(&mut self, raw: raw::Dataplane) -> Dataplane {
         let workers_default = self.machine.cores.len().clamp(1, WORKERS_DEFAULT_MAX) as u64;
-        let workers_at = raw.workers.as_ref().map(|text| Place::from(text.referenced));
+        let workers_at = raw.workers.as_ref().map(|text| text.at);
         let workers_known = workers_at.is_some();
         let workers = self.number("workers", raw.workers, 1..=u64::from(WORKERS_MAX), "workers", workers_default) as u16;
         let have = self.machine.cores.len();
@@ -130,7 +136,7 @@ impl<'a> Check<'a> {
             );
         }
         let cores = raw.cores.and_then(|cores| self.cores(cores, workers, workers_known));
-        let window_at = raw.replay_window.as_ref().map(|text| Place::from(text.referenced));
+        let window_at = raw.replay_window.as_ref().map(|text| text.at);
         let window = self.number("replay_window", raw.replay_window, 64..=16384, "packets", 4096);
         if let Some(at) = window_at.filter(|_| !window.is_power_of_two()) {
             let (below, above) = (1u64 << window.ilog2(), window.next_power_of_two());
@@ -154,12 +160,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn cores(&mut self, cores: serde_saphyr::Spanned<Vec<Text>>, workers: u16, workers_known: bool) -> Option<Vec<usize>> {
-        let at = Place::from(cores.referenced);
+    fn cores(&mut self, cores: Spanned<Vec<Text>>, workers: u16, workers_known: bool) -> Option<Vec<usize>> {
+        let at = cores.at;
         let (first, have) = (self.machine.cores.first().copied().unwrap_or(0), self.machine.cores.len());
+        let faults = self.problems.len();
         let mut list = Vec::new();
         for text in &cores.value {
-            let place = Place::from(text.referenced);
+            let place = text.at;
             let core = match text.value.parse::<usize>() {
                 Ok(core) if self.machine.cores.contains(&core) => core,
                 Ok(core) => {
@@ -186,11 +193,11 @@ impl<'a> Check<'a> {
             self.fail(at, what, "one core per worker, in their order".into(), format!("cores: {suggestion:?}"));
             return None;
         }
-        Some(list)
+        (self.problems.len() == faults).then_some(list)
     }
 
     fn runtime_dir(&mut self, text: Option<Text>, name: &str, name_at: Place) -> PathBuf {
-        let at = text.as_ref().map_or(name_at, |text| text.referenced.into());
+        let at = text.as_ref().map_or(name_at, |text| text.at);
         let dir = text.map_or_else(|| default_runtime_dir(name), |text| self.path(&text));
         let length = dir.join("dataplane.sock").as_os_str().len();
         if length > SOCKET_PATH_MAX {
@@ -219,7 +226,7 @@ impl<'a> Check<'a> {
         let kept: String = text.chars().map(|c| if good(c) { c } else { '-' }).take(NAME_LEN_MAX).collect();
         let kept = kept.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
         self.fail(
-            name.referenced.into(),
+            name.at,
             format!("`{text}` cannot be the name of a gateway"),
             format!("1 to {NAME_LEN_MAX} letters, digits, `-`, `_` and `.`, with a letter or digit first"),
             format!("{key}: {}", if kept.is_empty() { "site-a" } else { kept }),
@@ -230,11 +237,13 @@ impl<'a> Check<'a> {
     // The tools that all of the above use.
 
     fn fail(&mut self, at: Place, what: String, expected: String, write: String) {
-        self.problems.push(Problem { at, what, expected, write });
+        self.problems.push(Problem::new(at, what, expected, write));
     }
 
     fn missing(&mut self, at: Place, key: &str, expected: &str, write: &str) {
-        self.fail(at, format!("the key `{key}` is missing"), expected.to_owned(), write.to_owned());
+        if !self.given.iter().any(|(block, given)| *block == at && *given == key) {
+            self.problems.push(Problem::new(at, format!("the key `{key}` is missing"), expected, write).of(key));
+        }
     }
 
     fn required(&mut self, text: Option<Text>, at: Place, key: &str, expected: &str, write: &str) -> Option<Text> {
@@ -255,7 +264,7 @@ impl<'a> Check<'a> {
             Ok(number) => (format!("`{key}` is {number}, out of range"), number.clamp(low, high)),
             Err(_) => (format!("`{key}` is `{}`, not a whole number", text.value), default),
         };
-        self.fail(text.referenced.into(), what, format!("a number of {unit} from {low} to {high}"), format!("{key}: {near}"));
+        self.fail(text.at, what, format!("a number of {unit} from {low} to {high}"), format!("{key}: {near}"));
         default
     }
 
@@ -268,7 +277,7 @@ impl<'a> Check<'a> {
         let names: Vec<&str> = all.iter().map(|one| name(*one)).collect();
         let guess = super::problem::nearest(&text.value, &names).unwrap_or(names[0]);
         let what = format!("`{}` is no value of `{key}`", text.value);
-        self.fail(text.referenced.into(), what, format!("one of {}", names.join(", ")), format!("{key}: {guess}"));
+        self.fail(text.at, what, format!("one of {}", names.join(", ")), format!("{key}: {guess}"));
         all[0]
     }
 
@@ -276,7 +285,7 @@ impl<'a> Check<'a> {
     fn parsed<T: FromStr>(&mut self, text: &Text, what: &str, expected: &str, write: &str) -> Option<T> {
         let parsed = text.value.parse().ok();
         if parsed.is_none() {
-            self.fail(text.referenced.into(), format!("`{}` is not {what}", text.value), expected.to_owned(), write.to_owned());
+            self.fail(text.at, format!("`{}` is not {what}", text.value), expected.to_owned(), write.to_owned());
         }
         parsed
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 pub use adit_engine::nearest::nearest;
 
+use super::foreign;
+
 /// A stretch of one line of the file. Line and column count from 1, in characters; line 0 means the file as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -18,25 +20,33 @@ pub struct Place {
 impl Place {
     /// The file as a whole.
     pub const FILE: Place = Place { line: 0, column: 0, width: 1 };
-}
-
-impl From<serde_saphyr::Location> for Place {
-    fn from(at: serde_saphyr::Location) -> Place {
-        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        Place { line: number(at.line()), column: number(at.column()), width: number(at.span().len()).max(1) }
-    }
+    /// Where the file begins: what is missing at the top is missed there.
+    pub const TOP: Place = Place { line: 1, column: 1, width: 1 };
 }
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub at: Place,
+    /// The key in the file, `peers[0].endpoint`; empty where it is about the whole.
+    pub key: String,
     /// What is wrong: one clause, without a full stop.
     pub what: String,
     /// What was expected in its place.
     pub expected: String,
     /// What to write or to run instead.
     pub write: String,
+}
+
+impl Problem {
+    pub fn new(at: Place, what: impl Into<String>, expected: impl Into<String>, write: impl Into<String>) -> Problem {
+        Problem { at, key: String::new(), what: what.into(), expected: expected.into(), write: write.into() }
+    }
+
+    /// About a key of the block at this place.
+    pub(super) fn of(self, key: &str) -> Problem {
+        Problem { key: key.to_owned(), ..self }
+    }
 }
 
 /// All mistakes of a file, in the order of their lines.
@@ -69,6 +79,9 @@ impl fmt::Display for Problems {
                 _ => writeln!(f, "{}:{line}:{column}: {}", self.file.display(), problem.what)?,
             }
             self.excerpt(f, problem.at)?;
+            if !problem.key.is_empty() {
+                writeln!(f, "  key:      {}", problem.key)?;
+            }
             writeln!(f, "  expected: {}", problem.expected)?;
             writeln!(f, "  write:    {}", problem.write.replace('\n', "\n            "))?;
         }
@@ -85,6 +98,7 @@ impl Problems {
             return Ok(());
         };
         // A tab would shift the mark, a control character could play with the terminal.
+        let line = foreign::without_secret(line);
         let shown: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let before = at.column.saturating_sub(1);
         let width = at.width.min(shown.chars().count().saturating_sub(before)).max(1);

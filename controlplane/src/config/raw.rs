@@ -1,146 +1,300 @@
-//! The file as it is written: every key optional, every value with its place. What a value means is judged in `check`,
-//! so that one run finds every mistake.
+//! The file as it is written: every key optional, every value with its place. What a value means is judged in `check`; here
+//! is found what has no meaning at all, keys that there are not and values of the wrong shape. One run finds every mistake.
 
-use serde::Deserialize;
-use serde_saphyr::Spanned;
+use std::collections::BTreeSet;
 
+use super::foreign;
 use super::problem::{Place, Problem, nearest};
+use super::tree::{Entry, Node, Value, joined};
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub struct Spanned<T> {
+    pub at: Place,
+    pub value: T,
+}
 
 /// A scalar in its own spelling, whatever YAML would take it for.
 pub type Text = Spanned<String>;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename = "the configuration")]
-pub struct Root {
-    pub name: Option<Text>,
-    pub listen: Option<Text>,
-    pub interface: Option<Spanned<Interface>>,
-    pub underlay_mtu: Option<Text>,
-    pub mode: Option<Text>,
-    pub dataplane: Option<Dataplane>,
-    pub forwarding: Option<Forwarding>,
-    pub ike: Option<Ike>,
-    pub peers: Option<Vec<Spanned<Peer>>>,
-    pub metrics: Option<Spanned<Metrics>>,
-    pub api: Option<Spanned<Api>>,
-    pub runtime_dir: Option<Text>,
-    pub state_dir: Option<Text>,
+/// Collects what is wrong while the tree is read.
+#[derive(Debug, Default)]
+pub struct Reader {
+    pub problems: Vec<Problem>,
+    /// Keys that were given, so that nobody complains that they are missing, by the place of their block.
+    pub given: BTreeSet<(Place, &'static str)>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Interface {
-    pub name: Option<Text>,
-    pub mtu: Option<Text>,
-    pub bridge: Option<Text>,
-    pub addresses: Option<Vec<Text>>,
-    pub routes: Option<Vec<Spanned<Route>>>,
-    pub mac: Option<Text>,
+/// What can be read from a node. `None` where it has another shape, and then the reader has said so.
+trait Read: Sized {
+    fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<Self>;
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    pub to: Option<Text>,
-    pub via: Option<Text>,
+impl Read for String {
+    fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<String> {
+        if let Value::Text(text) = &node.value {
+            return Some(text.clone());
+        }
+        let example = VALUES.iter().find(|(name, _)| *name == key).map(|(_, example)| format!("{key}: {example}"));
+        // An item of a list is shown with its list.
+        let list =
+            || BLOCKS.iter().find(|(name, ..)| *name == key).map_or(format!("{key}: VALUE"), |(_, _, write)| (*write).to_owned());
+        let what = format!("`{key}` is not one plain value");
+        reader.problems.push(Problem::new(node.at, what, "a word, a number or text in quotes", example.unwrap_or_else(list)));
+        None
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Dataplane {
-    pub binary: Option<Text>,
-    pub workers: Option<Text>,
-    pub cores: Option<Spanned<Vec<Text>>>,
-    pub io: Option<Text>,
-    pub crypto: Option<Text>,
-    pub replay_window: Option<Text>,
-    pub socket_buffer: Option<Text>,
-    pub busy_poll_us: Option<Text>,
+impl Read for bool {
+    fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<bool> {
+        match &node.value {
+            Value::Text(text) if text == "true" => Some(true),
+            Value::Text(text) if text == "false" => Some(false),
+            _ => {
+                let what = format!("`{key}` is neither true nor false");
+                reader.problems.push(Problem::new(node.at, what, "true or false", format!("{key}: true")));
+                None
+            }
+        }
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Forwarding {
-    pub ageing_s: Option<Text>,
-    pub max_entries: Option<Text>,
-    pub flood_pps: Option<Text>,
-    #[serde(rename = "static")]
-    pub pinned: Option<Vec<Spanned<Pin>>>,
+impl<T: Read> Read for Vec<T> {
+    fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<Vec<T>> {
+        match &node.value {
+            Value::List(list) => Some(list.iter().filter_map(|node| T::read(node, key, reader)).collect()),
+            _ => {
+                reader.shape(node.at, key);
+                None
+            }
+        }
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pin {
-    pub mac: Option<Text>,
-    pub peer: Option<Text>,
+impl<T: Read> Read for Spanned<T> {
+    fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<Spanned<T>> {
+        Some(Spanned { at: node.at, value: T::read(node, key, reader)? })
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Peer {
-    pub name: Option<Text>,
-    pub endpoint: Option<Text>,
-    pub static_key_file: Option<Text>,
-    pub ike: Option<Spanned<PeerIke>>,
-    pub lanes: Option<Text>,
-    pub selectors: Option<Spanned<Vec<Spanned<Selector>>>>,
-    pub defer_checksums: Option<Spanned<bool>>,
+impl Reader {
+    /// The entries of a block, each key once.
+    fn block<'a>(&mut self, node: &'a Node, key: &'static str) -> Option<Vec<&'a Entry>> {
+        let Value::Block(entries) = &node.value else {
+            self.shape(node.at, key);
+            return None;
+        };
+        let mut seen = BTreeSet::new();
+        let mut list = Vec::new();
+        for entry in entries {
+            if seen.insert(entry.key.as_str()) {
+                list.push(entry);
+                continue;
+            }
+            let what = format!("`{}` is given twice", entry.key);
+            let write = format!("one of the two `{}`, and remove the other", entry.key);
+            self.problems.push(Problem::new(entry.key_at, what, "each key once", write).of(&entry.key));
+        }
+        Some(list)
+    }
+
+    fn value<T: Read>(&mut self, block: Place, key: &'static str, node: &Node) -> Option<T> {
+        if matches!(node.value, Value::Nothing) {
+            return None;
+        }
+        let value = T::read(node, key, self);
+        if value.is_none() {
+            self.given.insert((block, key));
+        }
+        value
+    }
+
+    /// A value of another shape than its key wants: text where a list belongs, a list where a block belongs.
+    fn shape(&mut self, at: Place, key: &'static str) {
+        let (_, expected, write) = BLOCKS.iter().find(|(name, ..)| *name == key).copied().unwrap_or(BLOCKS[0]);
+        self.problems.push(Problem::new(at, format!("`{key}` is not {expected}"), expected, write));
+    }
+
+    /// A key that this block has not: one of another block, one of another program, or a slip of the pen.
+    fn unknown(&mut self, block: Place, within: &str, keys: &'static [&'static str], entry: &Entry) {
+        let key = entry.key.as_str();
+        let shown: String = key.chars().take(60).flat_map(char::escape_debug).collect();
+        let expected = format!("one of {}", keys.join(", "));
+        let guess = nearest(key, keys);
+        let (what, write) = if let Some(remedy) = foreign::remedy(within, key) {
+            (format!("there is no key `{shown}` here: {}", remedy.what), remedy.write.to_owned())
+        } else if let Some(guess) = guess {
+            self.given.insert((block, guess));
+            let what = format!("there is no key `{shown}` here; did you mean `{guess}`?");
+            let write = match &entry.value.value {
+                Value::Text(text) => format!("{guess}: {}", quoted(text)),
+                _ => format!("{guess}:"),
+            };
+            (what, write)
+        } else if let Some(path) = elsewhere(within, key) {
+            (format!("there is no key `{shown}` here; it belongs into another block"), format!("{path}, where {key} belongs"))
+        } else {
+            (format!("there is no key `{shown}` here"), format!("nothing: remove `{shown}`"))
+        };
+        self.problems.push(Problem::new(entry.key_at, what, expected, write).of(key));
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Selector {
-    pub local: Option<Text>,
-    pub remote: Option<Text>,
-    pub protocol: Option<Text>,
-    pub local_ports: Option<Text>,
-    pub remote_ports: Option<Text>,
+/// Text as it can be written in YAML.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    if !text.is_empty() && text.chars().all(plain) && !text.starts_with([':', '-']) {
+        text.to_owned()
+    } else {
+        format!("{text:?}")
+    }
 }
 
-/// What concerns IKEv2 with every peer.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ike {
-    pub id: Option<Text>,
-    pub key_file: Option<Text>,
-    pub certificate_file: Option<Text>,
-    pub key_log_dir: Option<Text>,
+/// The block in which there is such a key, nearest to the one where it was written.
+fn elsewhere(within: &str, key: &str) -> Option<String> {
+    let with = ALL.iter().filter(|(_, keys)| keys.contains(&key));
+    // Below where it stands, then above.
+    let path = with.max_by_key(|(path, _)| (path.starts_with(within), std::cmp::Reverse(path.len())))?;
+    Some(joined(path.0, key))
 }
 
-/// IKEv2 with one peer.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PeerIke {
-    pub id: Option<Text>,
-    pub psk_file: Option<Text>,
-    pub public_key_file: Option<Text>,
-    pub ca_file: Option<Text>,
-    pub role: Option<Text>,
-    pub proposals: Option<Vec<Text>>,
-    pub esp_proposals: Option<Vec<Text>>,
-    pub rekey_s: Option<Text>,
-    pub rekey_bytes: Option<Text>,
-    pub rekey_packets: Option<Text>,
-    pub ike_rekey_s: Option<Text>,
-    pub dpd_s: Option<Text>,
-    pub keepalive_s: Option<Text>,
-    pub mobike: Option<Spanned<bool>>,
-    pub ppk_file: Option<Text>,
-    pub ppk_id: Option<Text>,
-    pub ppk_required: Option<Spanned<bool>>,
+macro_rules! blocks {
+    ($($(#[doc = $doc:literal])* $name:ident at $path:literal { $($key:ident: $kind:ty,)* })*) => {
+        $(
+            $(#[doc = $doc])*
+            #[derive(Clone, Debug, Default)]
+            pub struct $name {
+                $(pub $key: Option<$kind>,)*
+            }
+
+            impl Read for $name {
+                fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<$name> {
+                    const KEYS: &[&str] = &[$(name_of!($key),)*];
+                    let mut block = $name::default();
+                    for entry in reader.block(node, key)? {
+                        match entry.key.as_str() {
+                            $(name_of!($key) => block.$key = reader.value(node.at, name_of!($key), &entry.value),)*
+                            _ => reader.unknown(node.at, $path, KEYS, entry),
+                        }
+                    }
+                    Some(block)
+                }
+            }
+        )*
+
+        /// Every block: its path, and its keys.
+        pub const ALL: &[(&str, &[&str])] = &[$(($path, &[$(name_of!($key),)*]),)*];
+    };
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Api {
-    pub listen: Option<Text>,
-    pub token_file: Option<Text>,
+/// `static` is a word of the language.
+macro_rules! name_of {
+    (pinned) => {
+        "static"
+    };
+    ($key:ident) => {
+        stringify!($key)
+    };
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Metrics {
-    pub listen: Option<Text>,
+blocks! {
+    Root at "" {
+        name: Text,
+        listen: Text,
+        interface: Spanned<Interface>,
+        underlay_mtu: Text,
+        mode: Text,
+        dataplane: Dataplane,
+        forwarding: Forwarding,
+        ike: Ike,
+        peers: Vec<Spanned<Peer>>,
+        metrics: Spanned<Metrics>,
+        api: Spanned<Api>,
+        runtime_dir: Text,
+        state_dir: Text,
+    }
+    Interface at "interface" {
+        name: Text,
+        mtu: Text,
+        bridge: Text,
+        addresses: Vec<Text>,
+        routes: Vec<Spanned<Route>>,
+        mac: Text,
+    }
+    Route at "interface.routes[]" {
+        to: Text,
+        via: Text,
+    }
+    Dataplane at "dataplane" {
+        binary: Text,
+        workers: Text,
+        cores: Spanned<Vec<Text>>,
+        io: Text,
+        crypto: Text,
+        replay_window: Text,
+        socket_buffer: Text,
+        busy_poll_us: Text,
+    }
+    Forwarding at "forwarding" {
+        ageing_s: Text,
+        max_entries: Text,
+        flood_pps: Text,
+        pinned: Vec<Spanned<Pin>>,
+    }
+    Pin at "forwarding.static[]" {
+        mac: Text,
+        peer: Text,
+    }
+    Peer at "peers[]" {
+        name: Text,
+        endpoint: Text,
+        static_key_file: Text,
+        ike: Spanned<PeerIke>,
+        lanes: Text,
+        selectors: Spanned<Vec<Spanned<Selector>>>,
+        defer_checksums: Spanned<bool>,
+    }
+    Selector at "peers[].selectors[]" {
+        local: Text,
+        remote: Text,
+        protocol: Text,
+        local_ports: Text,
+        remote_ports: Text,
+    }
+    /// What concerns IKEv2 with every peer.
+    Ike at "ike" {
+        id: Text,
+        key_file: Text,
+        certificate_file: Text,
+        key_log_dir: Text,
+    }
+    /// IKEv2 with one peer.
+    PeerIke at "peers[].ike" {
+        id: Text,
+        psk_file: Text,
+        public_key_file: Text,
+        ca_file: Text,
+        role: Text,
+        proposals: Vec<Text>,
+        esp_proposals: Vec<Text>,
+        rekey_s: Text,
+        rekey_bytes: Text,
+        rekey_packets: Text,
+        ike_rekey_s: Text,
+        dpd_s: Text,
+        keepalive_s: Text,
+        mobike: Spanned<bool>,
+        ppk_file: Text,
+        ppk_id: Text,
+        ppk_required: Spanned<bool>,
+    }
+    Api at "api" {
+        listen: Text,
+        token_file: Text,
+    }
+    Metrics at "metrics" {
+        listen: Text,
+    }
 }
 
 /// Keys whose value is a block or a list, and how such a value is written.
@@ -215,128 +369,28 @@ const VALUES: &[(&str, &str)] = &[
     ("ppk_required", "true"),
 ];
 
-/// Keys whose value is true or false.
-const BOOLEANS: &[&str] = &["defer_checksums", "mobike", "ppk_required"];
-
-/// Reads the text of a file.
-///
-/// # Errors
-/// The first fault in the YAML itself, or a value of the wrong shape, an unknown key, a key given twice.
-pub fn parse(source: &str) -> Result<Root, Problem> {
-    if let Some(problem) = tabs(source) {
-        return Err(problem);
+/// Reads the tree of a file.
+pub fn read(root: &Node) -> (Root, Reader) {
+    let mut reader = Reader::default();
+    let top = Node { at: Place::TOP, value: root.value.clone() };
+    let read = if let Value::Block(_) = root.value { Root::read(&top, "", &mut reader) } else { None };
+    if read.is_none() {
+        let what = "the file is not a block of keys";
+        let expected = "a configuration with at least the keys name, listen, interface and peers";
+        reader.problems.push(Problem::new(root.at, what, expected, super::EXAMPLE));
     }
-    let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
-    if source.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#') || line.trim() == "---") {
-        return Err(Problem {
-            at: Place::FILE,
-            what: "the file is empty".into(),
-            expected: "a configuration with at least the keys name, listen, interface and peers".into(),
-            write: "name: site-a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\npeers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: site-b.psk } }".into(),
-        });
-    }
-    serde_saphyr::from_str_with_options(source, options).map_err(|error| explain(source, &error))
+    (read.unwrap_or_default(), reader)
 }
 
 /// YAML forbids tabs as indentation, and parsers complain about them in the strangest places.
-fn tabs(source: &str) -> Option<Problem> {
-    source.lines().enumerate().find_map(|(index, line)| {
+pub fn tabs(source: &str) -> Vec<Problem> {
+    let tab = |(index, line): (usize, &str)| {
         let column = line.find(|c: char| c != ' ').filter(|at| line[*at..].starts_with('\t'))?;
-        (!line.trim().is_empty()).then(|| Problem {
-            at: Place { line: index + 1, column: column + 1, width: 1 },
-            what: "the line is indented with a tab".into(),
-            expected: "spaces: YAML does not allow tabs as indentation".into(),
-            write: format!("{}{}", " ".repeat(column + 2), line.trim_start()),
+        (!line.trim().is_empty()).then(|| {
+            let at = Place { line: index + 1, column: column + 1, width: 1 };
+            let write = format!("{}{}", " ".repeat(column + 2), line.trim_start());
+            Problem::new(at, "the line is indented with a tab", "spaces: YAML does not allow tabs as indentation", write)
         })
-    })
-}
-
-fn explain(source: &str, error: &serde_saphyr::Error) -> Problem {
-    use serde_saphyr::Error as E;
-    let at = error.location().map_or(Place::FILE, Place::from);
-    let line = at.line.checked_sub(1).and_then(|index| source.lines().nth(index)).unwrap_or_default();
-    let problem = |what: String, expected: String, write: String| Problem { at, what, expected, write };
-    match error.without_snippet() {
-        E::SerdeUnknownField { field, expected, .. } => {
-            let at = Place { width: field.chars().count().max(1), ..at };
-            let guess = nearest(field, expected);
-            let what = match guess {
-                Some(guess) => format!("there is no key `{field}` here; did you mean `{guess}`?"),
-                None => format!("there is no key `{field}` here"),
-            };
-            let write = match guess {
-                Some(guess) => line.replacen(field.as_str(), guess, 1).trim_start().trim_start_matches("- ").to_owned(),
-                None => format!("nothing: remove `{field}`"),
-            };
-            Problem { at, what, expected: format!("one of {}", expected.join(", ")), write }
-        }
-        E::DuplicateMappingKey { key, .. } => {
-            let key = key.as_deref().unwrap_or("this key");
-            problem(
-                format!("`{key}` is given twice"),
-                "each key once".into(),
-                format!("one of the two `{key}`, and remove the other"),
-            )
-        }
-        E::InvalidBooleanStrict { .. } | E::SerdeInvalidType { .. } | E::InvalidScalar { .. }
-            if boolean_of(source, at).is_some() =>
-        {
-            let key = boolean_of(source, at).unwrap_or_default();
-            problem(format!("`{key}` is neither true nor false"), "true or false".into(), format!("{key}: true"))
-        }
-        E::MultipleDocuments { .. } => problem(
-            "a second document begins here".into(),
-            "one configuration per file".into(),
-            "nothing: remove the line `---` and what follows, or move it to a file of its own".into(),
-        ),
-        E::ExternalMessage { msg, .. } => problem(
-            format!("this is not YAML: {msg}"),
-            "keys and values as `key: value`, blocks indented by two spaces, text with special characters in double quotes"
-                .into(),
-            "the line so that brackets, quotes and indentation close".into(),
-        ),
-        _ => shape(source, at, error),
-    }
-}
-
-/// The key whose value begins at a place, if it takes true or false.
-fn boolean_of(source: &str, at: Place) -> Option<&str> {
-    key_of(source, at).filter(|key| BOOLEANS.contains(key))
-}
-
-/// A value of another shape than its key wants: a block where text belongs, text where a list belongs.
-fn shape(source: &str, at: Place, error: &serde_saphyr::Error) -> Problem {
-    let key = key_of(source, at).unwrap_or_default();
-    if let Some((_, expected, write)) = BLOCKS.iter().find(|(name, ..)| *name == key) {
-        let what = format!("`{key}` is not {expected}");
-        return Problem { at, what, expected: (*expected).to_owned(), write: (*write).to_owned() };
-    }
-    match VALUES.iter().find(|(name, _)| *name == key) {
-        Some((_, example)) => {
-            let what = format!("`{key}` is not one plain value");
-            Problem { at, what, expected: "a word, a number or text in quotes".into(), write: format!("{key}: {example}") }
-        }
-        None => Problem {
-            at,
-            what: format!("the value does not fit: {}", error.without_snippet()),
-            expected: "what the key takes".into(),
-            write: "the value as `adit config show` prints such values".into(),
-        },
-    }
-}
-
-/// The key whose value begins at a place: before it on its line, or at the end of an earlier, less indented line.
-fn key_of(source: &str, at: Place) -> Option<&str> {
-    fn ends_in_key(text: &str) -> Option<&str> {
-        let text = text.trim_end().strip_suffix(':')?;
-        let start = text.rfind(|c: char| !(c.is_ascii_lowercase() || c == '_')).map_or(0, |index| index + 1);
-        Some(&text[start..])
-    }
-    let lines: Vec<&str> = source.lines().take(at.line).collect();
-    let (line, above) = lines.split_last()?;
-    let before = line.char_indices().nth(at.column.saturating_sub(1)).map_or(*line, |(index, _)| &line[..index]);
-    ends_in_key(before).or_else(|| {
-        let indent = before.len() - before.trim_start().len();
-        above.iter().rev().filter(|line| line.len() - line.trim_start().len() <= indent).find_map(|line| ends_in_key(line))
-    })
+    };
+    source.lines().enumerate().filter_map(tab).collect()
 }

@@ -32,7 +32,7 @@ impl Check<'_> {
             Some(text) => self.identity(text),
             None => gateway.parse().ok(),
         };
-        let certificate_at = raw.certificate_file.as_ref().map(|text| Place::from(text.referenced));
+        let certificate_at = raw.certificate_file.as_ref().map(|text| text.at);
         let key = raw.key_file.and_then(|text| self.own_key(&text, raw.certificate_file.as_ref()));
         if let Some(at) = certificate_at.filter(|_| key.is_none() && self.problems.is_empty()) {
             let expected = "the private key of the certificate beside it".to_owned();
@@ -57,7 +57,7 @@ impl Check<'_> {
         let key = match PrivateKey::from_pem(&pem) {
             Ok(key) => key,
             Err(error) => {
-                self.fail(text.referenced.into(), format!("{}: {error}", file.display()), expected.to_owned(), write);
+                self.fail(text.at, format!("{}: {error}", file.display()), expected.to_owned(), write);
                 return None;
             }
         };
@@ -72,7 +72,7 @@ impl Check<'_> {
             Ok(local) => Some(OwnKey { key: Loaded { file, value: Arc::new(local) }, certificate_file: Some(chain_file) }),
             Err(error) => {
                 let what = format!("{}: {error}", chain_file.display());
-                self.fail(certificate.referenced.into(), what, expected.to_owned(), "certificate_file: site-a.crt".to_owned());
+                self.fail(certificate.at, what, expected.to_owned(), "certificate_file: site-a.crt".to_owned());
                 None
             }
         }
@@ -122,7 +122,7 @@ impl Check<'_> {
                 if let Some(required) = &raw.ppk_required {
                     let expected = "ppk_file and ppk_id beside it".to_owned();
                     let what = "`ppk_required` without a post-quantum pre-shared key".to_owned();
-                    self.fail(required.referenced.into(), what, expected, "nothing: remove ppk_required".to_owned());
+                    self.fail(required.at, what, expected, "nothing: remove ppk_required".to_owned());
                 }
                 return None;
             }
@@ -140,7 +140,7 @@ impl Check<'_> {
         if id.value.is_empty() || id.value.len() > PPK_ID_LEN_MAX || !id.value.bytes().all(|byte| byte.is_ascii_graphic()) {
             let what = "`ppk_id` is no name of a post-quantum pre-shared key".to_owned();
             let expected = format!("1 to {PPK_ID_LEN_MAX} printable ASCII characters without spaces");
-            self.fail(id.referenced.into(), what, expected, "ppk_id: site-a-site-b".to_owned());
+            self.fail(id.at, what, expected, "ppk_id: site-a-site-b".to_owned());
             return None;
         }
         let expected = "a file with a post-quantum pre-shared key of 256 bits, that only its owner can read";
@@ -190,7 +190,7 @@ impl Check<'_> {
             Ok(Err(error)) => format!("{}: {error}", file.display()),
             Err(_) => format!("{}: the {name} is not text; write binary keys as 0x… or 0s…", file.display()),
         };
-        self.fail(text.referenced.into(), what, expected.to_owned(), write);
+        self.fail(text.at, what, expected.to_owned(), write);
         None
     }
 
@@ -224,7 +224,7 @@ impl Check<'_> {
         match value {
             Ok(value) => Some(Loaded { file, value }),
             Err(error) => {
-                self.fail(text.referenced.into(), format!("{}: {error}", file.display()), expected.to_owned(), write);
+                self.fail(text.at, format!("{}: {error}", file.display()), expected.to_owned(), write);
                 None
             }
         }
@@ -241,7 +241,7 @@ impl Check<'_> {
         match key_file::read(file, readers) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
-                self.fail(text.referenced.into(), error.to_string(), expected.to_owned(), error.remedy());
+                self.fail(text.at, error.to_string(), expected.to_owned(), error.remedy());
                 None
             }
         }
@@ -260,7 +260,7 @@ impl Check<'_> {
             Ok(named) => Some(named),
             Err(error) => {
                 let expected = "a domain name, an e-mail address, an IP address, a distinguished name or keyid:HEX".to_owned();
-                self.fail(text.referenced.into(), error.to_string(), expected, write.to_owned());
+                self.fail(text.at, error.to_string(), expected, write.to_owned());
                 None
             }
         }
@@ -277,7 +277,7 @@ impl Check<'_> {
         if let Some(extra) = texts.get(PROPOSALS_MAX) {
             let what = format!("`{key}` lists {} proposals", texts.len());
             let expected = format!("at most {PROPOSALS_MAX}: a proposal can hold several algorithms of each kind");
-            self.fail(extra.referenced.into(), what, expected, format!("{key}: [{}]", default[0]));
+            self.fail(extra.at, what, expected, format!("{key}: [{}]", default[0]));
         }
         if texts.is_empty() {
             return default.iter().filter_map(|text| Some(((*text).to_owned(), read(text).ok()?))).collect();
@@ -286,7 +286,7 @@ impl Check<'_> {
         for text in texts.into_iter().take(PROPOSALS_MAX) {
             match read(&text.value) {
                 Ok(proposal) => list.push((text.value, proposal)),
-                Err(fault) => self.fail(text.referenced.into(), fault.what, fault.expected, format!("{key}: [{}]", default[0])),
+                Err(fault) => self.fail(text.at, fault.what, fault.expected, format!("{key}: [{}]", default[0])),
             }
         }
         list

@@ -6,11 +6,10 @@ use std::net::SocketAddr;
 use adit_proto::control::{Mac, Mode};
 use adit_proto::esp;
 use ipnet::IpNet;
-use serde_saphyr::Spanned;
 
 use super::Check;
 use crate::config::problem::Place;
-use crate::config::raw::{self, Text};
+use crate::config::raw::{self, Spanned, Text};
 use crate::config::{Forwarding, Interface, MacText, Peer, Route, default_mac};
 
 /// Longest name of an interface (IFNAMSIZ without the final zero).
@@ -33,7 +32,7 @@ impl Check<'_> {
 
     /// `ADDRESS:PORT`, with the usual slips explained.
     pub(super) fn socket_address(&mut self, key: &str, text: &Text, expected: &str, example: &str) -> Option<SocketAddr> {
-        let (at, value) = (Place::from(text.referenced), text.value.as_str());
+        let (at, value) = (text.at, text.value.as_str());
         let port = example.rsplit(':').next().unwrap_or_default();
         let (what, write) = match value.parse::<SocketAddr>() {
             Ok(address) if address.port() != 0 => return Some(address),
@@ -67,7 +66,7 @@ impl Check<'_> {
             self.missing(top, "interface", "the TAP interface that joins the networks", write);
             return None;
         };
-        let (at, raw) = (Place::from(raw.referenced), raw.value);
+        let (at, raw) = (raw.at, raw.value);
         let name = self.required(raw.name, at, "name", "the name of the TAP interface", "name: adit0");
         let name = name.and_then(|name| self.interface_name("name", "adit0", &name));
         // One IPv6 path is enough to leave room for its longer header.
@@ -75,7 +74,7 @@ impl Check<'_> {
         // No frame may be longer than what one datagram of the underlay carries: tunnels do not fragment.
         let (link_len, tag_len) = if mode == Mode::Ethernet { (ETHERNET_LEN, VLAN_LEN as u64) } else { (0, 0) };
         let most = (esp::frame_len_max(mode, underlay_mtu, ipv6_outer) - link_len) as u64;
-        let mtu_at = raw.mtu.as_ref().map(|text| Place::from(text.referenced));
+        let mtu_at = raw.mtu.as_ref().map(|text| text.at);
         let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", most - tag_len);
         if let Some(at) = mtu_at.filter(|_| mtu > most) {
             let best = most - tag_len;
@@ -109,7 +108,7 @@ impl Check<'_> {
             None => return Some(value.to_owned()),
         };
         let expected = format!("1 to {INTERFACE_NAME_LEN_MAX} letters, digits, `-`, `_` and `.`");
-        self.fail(text.referenced.into(), what, expected, format!("{key}: {example}"));
+        self.fail(text.at, what, expected, format!("{key}: {example}"));
         None
     }
 
@@ -123,10 +122,10 @@ impl Check<'_> {
         let bridge = self.interface_name("bridge", "br0", text)?;
         if own_name == Some(bridge.as_str()) {
             let what = format!("the interface {bridge} cannot be a bridge and a port of it");
-            self.fail(text.referenced.into(), what, "the name of a bridge that exists".into(), "bridge: br0".into());
+            self.fail(text.at, what, "the name of a bridge that exists".into(), "bridge: br0".into());
         }
-        let address = addresses.iter().flatten().next().map(|address| address.referenced);
-        if let Some(at) = address.or_else(|| routes.iter().flatten().next().map(|route| route.referenced)) {
+        let address = addresses.iter().flatten().next().map(|address| address.at);
+        if let Some(at) = address.or_else(|| routes.iter().flatten().next().map(|route| route.at)) {
             self.fail(
                 at.into(),
                 format!("an interface in the bridge {bridge} receives nothing for addresses of its own"),
@@ -142,7 +141,7 @@ impl Check<'_> {
         if let Ok(alone) = text.value.parse::<std::net::IpAddr>() {
             let length = if alone.is_ipv4() { 24 } else { 64 };
             let what = format!("the address `{alone}` has no prefix length");
-            self.fail(text.referenced.into(), what, "an address and a prefix length".into(), format!("{alone}/{length}"));
+            self.fail(text.at, what, "an address and a prefix length".into(), format!("{alone}/{length}"));
             return None;
         }
         let net: IpNet =
@@ -151,7 +150,7 @@ impl Check<'_> {
         let mut endpoints = peers.iter().filter_map(|(peer, _)| Some((peer, peer.endpoint?.ip())));
         if let Some((peer, endpoint)) = endpoints.find(|(_, endpoint)| net.contains(endpoint)) {
             self.fail(
-                text.referenced.into(),
+                text.at,
                 format!(
                     "{} leads into the tunnel and contains {}, where the peer `{}` receives",
                     net.trunc(),
@@ -166,18 +165,13 @@ impl Check<'_> {
     }
 
     fn route(&mut self, route: Spanned<raw::Route>, peers: &[(Peer, Place)]) -> Option<Route> {
-        let at = Place::from(route.referenced);
+        let at = route.at;
         let to = self.required(route.value.to, at, "to", "the network that the route leads to", "to: 10.9.0.0/16");
         let to = to.and_then(|to| {
             let net = self.prefix(&to, "to: 10.9.0.0/16", peers)?;
             if net.trunc() != net {
                 let what = format!("`{net}` is an address inside of a network");
-                self.fail(
-                    to.referenced.into(),
-                    what,
-                    "a network: the bits behind the prefix are zero".into(),
-                    format!("to: {}", net.trunc()),
-                );
+                self.fail(to.at, what, "a network: the bits behind the prefix are zero".into(), format!("to: {}", net.trunc()));
                 return None;
             }
             Some(net)
@@ -188,12 +182,7 @@ impl Check<'_> {
                     self.parsed::<std::net::IpAddr>(&via, "an IP address", "the address of the next router", "via: 10.1.0.2")?;
                 if to.is_some_and(|to| to.addr().is_ipv4() != gateway.is_ipv4()) {
                     let what = "`via` and `to` are of different IP versions".to_owned();
-                    self.fail(
-                        via.referenced.into(),
-                        what,
-                        "both IPv4 or both IPv6".into(),
-                        "via: an address like that in `to`".into(),
-                    );
+                    self.fail(via.at, what, "both IPv4 or both IPv6".into(), "via: an address like that in `to`".into());
                 }
                 Some(gateway)
             }
@@ -212,13 +201,13 @@ impl Check<'_> {
         let Some(mac) = octets.and_then(|octets| Mac::try_from(octets).ok()) else {
             let what = format!("`{}` is not a MAC address", text.value);
             let expected = "six bytes in hexadecimal with colons between them, in double quotes";
-            self.fail(text.referenced.into(), what, expected.into(), write);
+            self.fail(text.at, what, expected.into(), write);
             return None;
         };
         if mac[0] & 1 == 1 || mac == [0; 6] {
             let what = format!("{} is not the address of one station", MacText(mac));
             let expected = "a unicast address: the first byte is even, and not all bytes are zero";
-            self.fail(text.referenced.into(), what, expected.into(), write);
+            self.fail(text.at, what, expected.into(), write);
             return None;
         }
         Some(mac)
@@ -229,9 +218,9 @@ impl Check<'_> {
         let mut seen = BTreeSet::new();
         let mut pinned = Vec::new();
         for pin in raw.pinned.unwrap_or_default() {
-            let (at, pin) = (Place::from(pin.referenced), pin.value);
+            let (at, pin) = (pin.at, pin.value);
             let mac = self.required(pin.mac, at, "mac", "the address to pin", "mac: \"02:00:00:00:00:0b\"");
-            let mac = mac.and_then(|text| Some((self.mac("mac", &text)?, Place::from(text.referenced))));
+            let mac = mac.and_then(|text| Some((self.mac("mac", &text)?, text.at)));
             if let Some((mac, place)) = mac.filter(|(mac, _)| !seen.insert(*mac)) {
                 let what = format!("{} is pinned twice", MacText(mac));
                 self.fail(place, what, "every address once".into(), "nothing: remove one of the two lines".into());
@@ -249,7 +238,7 @@ impl Check<'_> {
                     let guess = crate::config::problem::nearest(&peer.value, &names).unwrap_or(known);
                     let what = format!("there is no peer `{}`", peer.value);
                     let expected = format!("the name of a peer of this file: {}", names.join(", "));
-                    self.fail(peer.referenced.into(), what, expected, format!("peer: {guess}"));
+                    self.fail(peer.at, what, expected, format!("peer: {guess}"));
                 }
             }
         }

@@ -5,12 +5,11 @@ use std::net::SocketAddr;
 
 use adit_channel::SA_SLOTS_MAX;
 use adit_proto::control::Mode;
-use serde_saphyr::Spanned;
 
 use super::Check;
 use crate::config::ike_section::Role;
 use crate::config::problem::Place;
-use crate::config::raw;
+use crate::config::raw::{self, Spanned};
 use crate::config::{Keys, PEERS_MAX, Peer, WORKERS_MAX, worker_sas};
 use crate::static_key::{Flow, Secret};
 
@@ -34,22 +33,17 @@ impl Check<'_> {
     pub(super) fn peers(&mut self, raw: Vec<Spanned<raw::Peer>>, around: Around<'_>) -> Vec<(Peer, Place)> {
         if let Some(extra) = raw.get(PEERS_MAX) {
             let what = format!("{} peers are listed", raw.len());
-            self.fail(
-                extra.referenced.into(),
-                what,
-                format!("at most {PEERS_MAX} peers"),
-                "the others in a second gateway".into(),
-            );
+            self.fail(extra.at, what, format!("at most {PEERS_MAX} peers"), "the others in a second gateway".into());
         }
         let mut names: BTreeMap<String, Place> = BTreeMap::new();
         let mut endpoints: BTreeMap<SocketAddr, String> = BTreeMap::new();
         let mut peers = Vec::new();
         let (mut sas, mut sas_full_at) = (0, None);
         for peer in raw.into_iter().take(PEERS_MAX) {
-            let at = Place::from(peer.referenced);
-            let name_at = peer.value.name.as_ref().map_or(at, |name| name.referenced.into());
-            let endpoint_at = peer.value.endpoint.as_ref().map_or(at, |endpoint| endpoint.referenced.into());
-            let lanes_at = peer.value.lanes.as_ref().map_or(name_at, |lanes| lanes.referenced.into());
+            let at = peer.at;
+            let name_at = peer.value.name.as_ref().map_or(at, |name| name.at);
+            let endpoint_at = peer.value.endpoint.as_ref().map_or(at, |endpoint| endpoint.at);
+            let lanes_at = peer.value.lanes.as_ref().map_or(name_at, |lanes| lanes.at);
             let Some(peer) = self.peer(peer.value, at, around) else { continue };
             sas += worker_sas(peer.lanes, around.workers);
             if sas > SA_SLOTS_MAX {
@@ -122,12 +116,12 @@ impl Check<'_> {
             (static_key, None) => self.static_key(static_key, at),
             (None, Some(ike)) => {
                 let name = name.as_deref().unwrap_or_default();
-                self.peer_ike(ike.value, ike.referenced.into(), name, around.own_key).map(|ike| Keys::Ike(Box::new(ike)))
+                self.peer_ike(ike.value, ike.at, name, around.own_key).map(|ike| Keys::Ike(Box::new(ike)))
             }
             (Some(static_key), Some(_)) => {
                 let what = "the peer has a static key and IKE".to_owned();
                 let expected = "one of static_key_file and ike".to_owned();
-                self.fail(static_key.referenced.into(), what, expected, "nothing: remove static_key_file".to_owned());
+                self.fail(static_key.at, what, expected, "nothing: remove static_key_file".to_owned());
                 None
             }
         };
@@ -157,7 +151,7 @@ impl Check<'_> {
             Ok(secret) => Some(Keys::Static { file, secret }),
             Err(error) => {
                 let expected = "a key file that only its owner can read, made by `adit keygen`".to_owned();
-                self.fail(text.referenced.into(), error.to_string(), expected, error.remedy());
+                self.fail(text.at, error.to_string(), expected, error.remedy());
                 None
             }
         }
@@ -165,7 +159,7 @@ impl Check<'_> {
 
     fn endpoint(&mut self, text: &raw::Text, listen: Option<(SocketAddr, Place)>) -> Option<SocketAddr> {
         let endpoint = self.socket_address("endpoint", text, "an IP address and a UDP port from 1 to 65535", "192.0.2.2:4500")?;
-        let at = Place::from(text.referenced);
+        let at = text.at;
         if endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
             let what = format!("nobody can be reached at {endpoint}");
             self.fail(at, what, "the address of one gateway".into(), "endpoint: \"192.0.2.2:4500\"".into());

@@ -7,18 +7,19 @@ use adit_proto::control::{Mode, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
 use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX as SELECTORS_MAX};
 use ipnet::IpNet;
-use serde_saphyr::Spanned;
 
 use super::Check;
 use crate::config::Peer;
 use crate::config::problem::Place;
-use crate::config::raw::{self, Text};
+use crate::config::raw::{self, Spanned, Text};
 
 /// Protocols by name.
 pub const PROTOCOLS: [(&str, u8); 7] =
     [("any", 0), ("icmp", 1), ("tcp", 6), ("udp", 17), ("gre", 47), ("icmpv6", 58), ("sctp", 132)];
 /// Those with ports.
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
+/// Most selectors of all peers: half of what a table of the data plane can hold, for changes while it runs.
+pub const SELECTORS_ALL_MAX: usize = 1 << 17;
 const EXAMPLE: &str = "selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]";
 
 /// The name of a peer, one of its selectors, and where that stands.
@@ -36,8 +37,8 @@ impl Check<'_> {
             ("flood_pps", root.forwarding.as_ref().and_then(|forwarding| forwarding.flood_pps.as_ref())),
         ];
         let pin = root.forwarding.as_ref().and_then(|forwarding| forwarding.pinned.as_ref()?.first());
-        let places = keys.into_iter().filter_map(|(key, text)| Some((key, Place::from(text?.referenced))));
-        let all: Vec<_> = places.chain(pin.map(|pin| ("static", Place::from(pin.referenced)))).collect();
+        let places = keys.into_iter().filter_map(|(key, text)| Some((key, text?.at)));
+        let all: Vec<_> = places.chain(pin.map(|pin| ("static", pin.at))).collect();
         for (key, at) in all {
             let what = format!("`{key}` is about Ethernet frames, and with `mode: ip` there are none");
             let expected = "only keys that concern IP packets".to_owned();
@@ -51,7 +52,7 @@ impl Check<'_> {
             (Mode::Ethernet, Some(selectors)) => {
                 let what = "the peer has selectors, and this gateway carries Ethernet frames".to_owned();
                 let write = "mode: ip, at the top of the file; or nothing: remove selectors".to_owned();
-                self.fail(selectors.referenced.into(), what, "selectors only with `mode: ip`".to_owned(), write);
+                self.fail(selectors.at, what, "selectors only with `mode: ip`".to_owned(), write);
             }
             (Mode::Ip, selectors) if selectors.as_ref().is_none_or(|list| list.value.is_empty()) => {
                 self.missing(at, "selectors", "which packets belong to this peer", EXAMPLE);
@@ -62,7 +63,7 @@ impl Check<'_> {
         if let Some(defer) = raw.defer_checksums.as_ref().filter(|defer| defer.value) {
             let what = "checksums cannot stay open: an IP packet in ESP has no place to say so".to_owned();
             let write = "nothing: remove defer_checksums".to_owned();
-            self.fail(defer.referenced.into(), what, "nothing, or false, with `mode: ip`".to_owned(), write);
+            self.fail(defer.at, what, "nothing, or false, with `mode: ip`".to_owned(), write);
         }
     }
 
@@ -70,11 +71,11 @@ impl Check<'_> {
     pub(super) fn selectors(&mut self, peer: &str, raw: Vec<Spanned<raw::Selector>>) -> Vec<Selector> {
         if let Some(extra) = raw.get(SELECTORS_MAX) {
             let (what, expected) = (format!("{} selectors are listed", raw.len()), format!("at most {SELECTORS_MAX} of a peer"));
-            self.fail(extra.referenced.into(), what, expected, "larger networks, or a second gateway".to_owned());
+            self.fail(extra.at, what, expected, "larger networks, or a second gateway".to_owned());
         }
         let mut list: Vec<Selector> = Vec::new();
         for one in raw.into_iter().take(SELECTORS_MAX) {
-            let at = Place::from(one.referenced);
+            let at = one.at;
             let Some(selector) = self.selector(one.value, at) else { continue };
             if list.contains(&selector) {
                 let what = format!("the selector {selector} is given twice");
@@ -92,11 +93,11 @@ impl Check<'_> {
         let local = self.required(raw.local, at, "local", expected, "local: 10.1.0.0/24");
         let expected = "the network on the peer's side";
         let remote = self.required(raw.remote, at, "remote", expected, "remote: 10.2.0.0/24");
-        let remote_at = remote.as_ref().map(|text| Place::from(text.referenced));
+        let remote_at = remote.as_ref().map(|text| text.at);
         let local = local.and_then(|text| self.network("local", &text, "10.1.0.0/24"));
         let remote = remote.and_then(|text| self.network("remote", &text, "10.2.0.0/24"));
         let (protocol_at, ports_at) = (raw.protocol.is_some(), raw.local_ports.as_ref().or(raw.remote_ports.as_ref()));
-        let ports_at = ports_at.map(|text| Place::from(text.referenced));
+        let ports_at = ports_at.map(|text| text.at);
         let protocol = raw.protocol.map_or(0, |text| self.protocol(&text));
         let local_ports = self.ports("local_ports", raw.local_ports);
         let remote_ports = self.ports("remote_ports", raw.remote_ports);
@@ -126,7 +127,7 @@ impl Check<'_> {
         if net.trunc() != net {
             let what = format!("`{net}` is an address inside of a network");
             let expected = "a network: the bits behind the prefix are zero".to_owned();
-            self.fail(text.referenced.into(), what, expected, format!("{key}: {}", net.trunc()));
+            self.fail(text.at, what, expected, format!("{key}: {}", net.trunc()));
         }
         Some(net.trunc())
     }
@@ -140,7 +141,7 @@ impl Check<'_> {
         let guess = crate::config::problem::nearest(&text.value, &names).unwrap_or("tcp");
         let what = format!("`{}` is no protocol", text.value);
         let expected = format!("{}, or a protocol number up to 255", names.join(", "));
-        self.fail(text.referenced.into(), what, expected, format!("protocol: {guess}"));
+        self.fail(text.at, what, expected, format!("protocol: {guess}"));
         0
     }
 
@@ -155,13 +156,18 @@ impl Check<'_> {
         }
         let what = format!("`{}` is neither a port nor a range of ports", text.value);
         let expected = "a port from 0 to 65535, or two, the lower one first, with `-` between them".to_owned();
-        self.fail(text.referenced.into(), what, expected, format!("{key}: 1000-2000"));
+        self.fail(text.at, what, expected, format!("{key}: 1000-2000"));
         PortRange::ANY
     }
 
     /// What the selectors of all peers must not do together.
     pub(super) fn judge_selectors(&mut self, peers: &[(Peer, Place)]) {
         let selectors = std::mem::take(&mut self.selectors);
+        if let Some((.., at)) = selectors.get(SELECTORS_ALL_MAX) {
+            let what = format!("all peers together have {} selectors", selectors.len());
+            let expected = format!("at most {SELECTORS_ALL_MAX}: the data plane's table has room for twice as many");
+            self.fail(*at, what, expected, "larger networks, or some peers in a second gateway".to_owned());
+        }
         let mut by_remote: BTreeMap<(IpAddr, IpAddr), Vec<&Placed>> = BTreeMap::new();
         for entry in &selectors {
             let (_, selector, at) = entry;
