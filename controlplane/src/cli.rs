@@ -13,10 +13,16 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::api::client::{self, Gateway};
 use crate::config::{Config, Machine, default_runtime_dir};
 use crate::explain;
+use crate::keygen;
 use crate::private;
 use crate::runtime::{self, Options};
-use crate::static_key::Secret;
 use crate::status;
+use crate::survey::{self, Surroundings, Verdict};
+
+/// What went wrong has been printed already.
+#[derive(Debug, thiserror::Error)]
+#[error("told")]
+struct Told;
 
 /// Joins networks through an encrypted tunnel.
 #[derive(Debug, Parser)]
@@ -65,9 +71,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Makes a static key for a pair of gateways (labs and benches only)
+    /// Makes a key: a preshared one, a key pair, or a static one for labs
     Keygen {
-        /// aes-128-gcm, aes-256-gcm or chacha20-poly1305
+        /// What kind of key
+        #[arg(value_enum, default_value = "static")]
+        kind: keygen::Kind,
+        /// Of a static key: aes-128-gcm, aes-256-gcm or chacha20-poly1305
         #[arg(long, default_value = "aes-128-gcm", value_parser = suite)]
         suite: Suite,
         /// The file to write, readable by its owner only; never overwrites. Without it the key goes to standard output
@@ -103,10 +112,20 @@ struct OfPeer {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Checks a file and the key files that it names, and says what a gateway would do with it
-    Check { file: PathBuf },
+    /// Checks a file, the key files that it names and what it counts on of this machine, and says what a gateway would do with it.
+    /// Exit code 0: it can be run, perhaps with warnings; 1: mistakes; 2: the command was not understood
+    Check {
+        /// The file, `-` for standard input
+        file: PathBuf,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the whole configuration with every default filled in, as YAML
-    Show { file: PathBuf },
+    Show {
+        /// The file, `-` for standard input
+        file: PathBuf,
+    },
 }
 
 fn suite(name: &str) -> Result<Suite, String> {
@@ -118,6 +137,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Told>() => ExitCode::FAILURE,
         Err(error) => {
             // Nothing better can be done when standard error is closed.
             let _ = writeln!(std::io::stderr(), "{}", format!("{error:#}").trim_end());
@@ -134,11 +154,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Disconnect(of) => command_peer(of, "disconnect"),
         Command::Rekey { of, ike } => command_peer(of, if ike { "rekey-ike" } else { "rekey" }),
         Command::Explain { of, json } => explain(of, json),
-        Command::Keygen { suite, output } => keygen(suite, output.as_deref()),
-        Command::Config { command: ConfigCommand::Check { file } } => {
-            let config = Config::load(&file, &Machine::here())?;
-            print(&format!("ok\n{config}"))
-        }
+        Command::Keygen { kind, suite, output } => print(&keygen::run(kind, suite, output.as_deref())?),
+        Command::Config { command: ConfigCommand::Check { file, json } } => check(&file, json),
         Command::Config { command: ConfigCommand::Show { file } } => print(&Config::load(&file, &Machine::here())?.to_yaml()?),
     }
 }
@@ -161,6 +178,24 @@ fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
     // One thread for the loop, one for the API: the cores are for the data plane.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(runtime::run(config, options))
+}
+
+fn check(file: &Path, json: bool) -> anyhow::Result<()> {
+    let loaded = Config::load(file, &Machine::here());
+    let verdict = match &loaded {
+        Ok(config) => Verdict::of(file.display().to_string(), survey::judge(config, &Surroundings::here(config))),
+        Err(problems) => Verdict::refused(problems),
+    };
+    if json {
+        print(&(serde_json::to_string_pretty(&verdict)? + "\n"))?;
+        return if verdict.ok { Ok(()) } else { Err(Told.into()) };
+    }
+    let config = loaded?;
+    if !verdict.ok {
+        print(&verdict.warnings_text())?;
+        bail!(verdict.problems_text());
+    }
+    print(&format!("ok\n{config}{}", verdict.warnings_text()))
 }
 
 fn asking() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -204,17 +239,5 @@ fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
         _ => Ok(()),
-    }
-}
-
-fn keygen(suite: Suite, output: Option<&Path>) -> anyhow::Result<()> {
-    let secret = Secret::generate(suite)?;
-    let Some(path) = output else { return print(&secret.to_file_text()) };
-    match secret.create_file(path) {
-        Ok(()) => print(&format!("wrote {} ({suite}); copy it to the other gateway, mode 0600\n", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            bail!("{0} exists and is not overwritten: name another file, or move it away: mv {0} {0}.old", path.display())
-        }
-        Err(error) => Err(error).with_context(|| format!("the key file {} cannot be written", path.display())),
     }
 }

@@ -10,6 +10,7 @@ mod show;
 mod tree;
 
 use std::fmt;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -216,7 +217,7 @@ impl Machine {
 }
 
 impl Config {
-    /// Reads and judges the file, and the key files that it names.
+    /// Reads and judges the file, and the key files that it names. `-` is standard input.
     ///
     /// # Errors
     /// Every mistake in it; when the YAML itself is broken, the first.
@@ -227,11 +228,17 @@ impl Config {
         };
         let unreadable =
             |error: std::io::Error| fail(format!("the file cannot be read: {error}"), "the path of a file that exists".into());
-        let length = std::fs::metadata(file).map_err(unreadable)?.len();
-        if length > FILE_BYTES_MAX {
-            return Err(fail(format!("the file is {length} bytes long"), "a shorter file".into()));
+        let mut bytes = Vec::new();
+        let most = FILE_BYTES_MAX + 1;
+        if file == Path::new("-") {
+            std::io::stdin().take(most).read_to_end(&mut bytes).map_err(unreadable)?;
+        } else {
+            let opened = std::fs::File::open(file).map_err(unreadable)?;
+            opened.take(most).read_to_end(&mut bytes).map_err(unreadable)?;
         }
-        let bytes = std::fs::read(file).map_err(unreadable)?;
+        if bytes.len() as u64 == most {
+            return Err(fail("the file is too long".to_owned(), "a shorter file".into()));
+        }
         let source = String::from_utf8(bytes).map_err(|error| {
             fail(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()), "the file in UTF-8 encoding".into())
         })?;
@@ -315,15 +322,22 @@ impl Config {
 
     /// SAs that one worker has room for: twice what it needs, for changes while it runs, as far as there can be so many.
     pub fn sa_slots(&self) -> u32 {
-        let need: u32 = self.peers.iter().map(|peer| worker_sas(peer.lanes, self.dataplane.workers)).sum();
+        let need: u32 = self.peers.iter().map(|peer| worker_sas(peer, self.dataplane.workers)).sum();
         (need * 2).next_power_of_two().clamp(256, SA_SLOTS_MAX)
     }
 }
 
-/// SAs with a peer of so many lanes that a worker has at most: its share of the inbound ones, and one to send with. All peers
-/// together may have [`SA_SLOTS_MAX`].
-fn worker_sas(lanes: u16, workers: u16) -> u32 {
-    u32::from(lanes.div_ceil(workers)) + 1
+/// Child SAs with a peer that agrees on them by IKE that there must be room for: one in each state of a rekey.
+pub const CHILDREN_MIN: u16 = 4;
+
+/// SAs with a peer that a worker has at most: its share of the inbound ones, and one to send with. By IKE there are twice as many
+/// lanes during a rekey. All peers together may have [`SA_SLOTS_MAX`]: the one limit on peers, lanes and Child SAs.
+fn worker_sas(peer: &Peer, workers: u16) -> u32 {
+    let inbound = match peer.keys {
+        Keys::Static { .. } => peer.lanes,
+        Keys::Ike(_) => (2 * peer.lanes).max(CHILDREN_MIN),
+    };
+    u32::from(inbound.div_ceil(workers)) + 1
 }
 
 /// Every key that there is, by the block that it belongs to: `("peers[].ike", ["id", …])`. The block at the top has no name.

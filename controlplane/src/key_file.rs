@@ -1,8 +1,8 @@
 //! Reading files with keys: secret ones only when nobody else can read them.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -51,6 +51,22 @@ impl KeyFileError {
             KeyFileError::ForeignOwner(file, _) => format!("run: chown root {file}"),
         }
     }
+}
+
+/// Writes a new file that only its owner can read, or for one that is no secret everybody. Never overwrites, and leaves no half
+/// of a file.
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn create(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
+    let mode = if readers == Readers::OwnerOnly { 0o600 } else { 0o644 };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // It is ours: it was made above. What matters to the caller is why it could not be written.
+        let _ = std::fs::remove_file(path);
+    }
+    written
 }
 
 /// Reads a file.

@@ -193,6 +193,31 @@ impl Netlink {
             .map_err(failed(format!("setting the MTU {mtu} and bringing the interface up")))
     }
 
+    /// The addresses of all interfaces, each with the name of its interface.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn addresses(&self) -> Result<Vec<(String, IpNet)>, NetlinkError> {
+        let mut all = self.handle.address().get().execute();
+        let mut list = Vec::new();
+        while let Some(message) = all.try_next().await.map_err(failed("reading the addresses".to_owned()))? {
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            // IPv6 has the one attribute only, IPv4 at a point-to-point link the peer in it.
+            let any = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            let Some(net) = local.or(any).and_then(|address| IpNet::new(address, message.header.prefix_len).ok()) else {
+                continue;
+            };
+            list.push((self.name_of(Some(message.header.index)).await, net));
+        }
+        Ok(list)
+    }
+
     /// Gives the interface an address, or does nothing when it has it.
     ///
     /// # Errors

@@ -6,9 +6,9 @@
 //! sequence number; that is what [`crate::sequence`] is for.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use adit_proto::control::{SaKey, Spi};
@@ -20,6 +20,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::key_file::{self, Readers};
 
 /// Length of the secret, in bytes.
 pub const SECRET_LEN: usize = 32;
@@ -169,13 +171,7 @@ impl Secret {
     /// # Errors
     /// The file exists or cannot be written.
     pub fn create_file(&self, path: &Path) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        let written = file.write_all(self.to_file_text().as_bytes()).and_then(|()| file.sync_all());
-        if written.is_err() {
-            // It is ours: it was made above. What matters to the caller is why it could not be written.
-            let _ = std::fs::remove_file(path);
-        }
-        written
+        key_file::create(path, self.to_file_text().as_bytes(), Readers::OwnerOnly)
     }
 
     /// Reads a key file.

@@ -33,6 +33,36 @@ fn keygen_makes_a_private_file_once() {
 }
 
 #[test]
+fn keygen_makes_the_keys_that_ike_wants() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, out, err) = said(&adit(dir.path(), "keygen psk -o b.psk"));
+    assert!(code == 0 && out.starts_with("wrote b.psk; copy it"), "{out}{err}");
+    let (code, out, err) = said(&adit(dir.path(), "keygen ed25519 -o own.key"));
+    assert!(code == 0 && out.contains("-----BEGIN PUBLIC KEY-----"), "{out}{err}");
+    let mode = |name: &str| dir.path().join(name).metadata().unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("b.psk"), mode("own.key"), mode("own.pub")), (0o600, 0o600, 0o644));
+    assert!(out.ends_with(&std::fs::read_to_string(dir.path().join("own.pub")).unwrap()), "{out}");
+    let (code, _, err) = said(&adit(dir.path(), "keygen ed25519 -o own.key"));
+    assert!(code == 1 && err.contains("own.key exists and is not overwritten"), "{err}");
+    let (code, _, err) = said(&adit(dir.path(), "keygen psk -o b.psk"));
+    assert!(code == 1 && err.contains("b.psk exists"), "{err}");
+    std::fs::remove_file(dir.path().join("own.key")).unwrap();
+    let (code, _, err) = said(&adit(dir.path(), "keygen ed25519 -o own.key"));
+    assert!(code == 1 && err.contains("own.pub exists") && !dir.path().join("own.key").exists(), "{err}");
+    // What they are for: a gateway that proves itself with one, and peers that prove themselves with the others.
+    std::fs::remove_file(dir.path().join("own.pub")).unwrap();
+    for name in ["own", "peer"] {
+        assert_eq!(said(&adit(dir.path(), &format!("keygen ed25519 -o {name}.key"))).0, 0);
+    }
+    let yaml = "name: a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0 }\ndataplane: { workers: 1 }\nike: { key_file: own.key }\npeers:\n  \
+        - { name: b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: b.psk, ppk_file: b.psk, ppk_id: ab } }\n  \
+        - { name: c, endpoint: \"192.0.2.3:4500\", ike: { public_key_file: peer.pub } }\n";
+    std::fs::write(dir.path().join("a.yaml"), yaml).unwrap();
+    let (code, out, err) = said(&adit(dir.path(), "config check a.yaml"));
+    assert_eq!(code, 0, "{out}{err}");
+}
+
+#[test]
 fn keygen_leaves_no_half_of_a_key_on_a_full_disk() {
     let dir = tempfile::tempdir().unwrap();
     // A limit of no blocks for files stands for the full disk.
@@ -61,6 +91,40 @@ fn config_check_says_ok_with_a_summary_or_everything_that_is_wrong() {
     assert!(err.starts_with("b.yaml:2:9: ") && err.ends_with("2 problems in b.yaml\n"), "{err}");
     let (code, _, err) = said(&adit(dir.path(), "run -c b.yaml"));
     assert!(code == 1 && err.ends_with("2 problems in b.yaml\n"), "run judges the file too: {err}");
+}
+
+#[test]
+fn config_check_speaks_to_programs_and_reads_standard_input() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let check = |yaml: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_adit"))
+            .args(["config", "check", "--json", "-"])
+            .current_dir(dir.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(yaml.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), verdict)
+    };
+    assert_eq!(said(&adit(dir.path(), "keygen psk -o b.psk")).0, 0);
+    let yaml = "name: a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0, bridge: no-such-bridge }\ndataplane: { workers: 1 }\npeers:\n  \
+        - { name: b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: b.psk } }\n";
+    let (code, verdict) = check(yaml);
+    assert_eq!((code, &verdict["ok"], &verdict["file"]), (0, &true.into(), &"-".into()));
+    let warnings = verdict["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|one| one["key"] == "interface.bridge"), "{verdict}");
+    let (code, verdict) = check(&yaml.replace("b.psk", "c.psk").replace("workers: 1", "wrokers: 1"));
+    assert_eq!((code, &verdict["ok"]), (1, &false.into()));
+    let keys: Vec<_> =
+        verdict["problems"].as_array().unwrap().iter().map(|one| (one["line"].as_u64(), one["key"].as_str())).collect();
+    assert_eq!(keys, [(Some(4), Some("dataplane.wrokers")), (Some(6), Some("peers[0].ike.psk_file"))]);
+    let loopback = yaml.replace("bridge: no-such-bridge", "addresses: [127.0.0.9/24]");
+    let (code, verdict) = check(&loopback);
+    assert_eq!((code, &verdict["problems"][0]["key"]), (1, &"interface.addresses[0]".into()), "{verdict}");
 }
 
 #[test]

@@ -302,6 +302,16 @@ fn more_sas_than_a_worker_can_have() {
 }
 
 #[test]
+fn with_ike_there_must_be_room_for_a_rekey_of_every_lane() {
+    let place = Place::new();
+    let by_ike = |peers| with_peers(peers).replace("static_key_file: site-b.key", "ike: { psk_file: site-b.psk }");
+    assert_eq!(place.load(&by_ike(508)).unwrap().sa_slots(), adit_channel::SA_SLOTS_MAX);
+    let error = place.error(&by_ike(509));
+    assert!(error.contains("509 peers with so many lanes need 65661 SAs of each worker"), "{error}");
+    assert!(error.contains("lanes: 63, for all peers"), "{error}");
+}
+
+#[test]
 fn a_file_that_does_not_exist_or_is_no_text_is_named() {
     let place = Place::new();
     let machine = Machine { cores: vec![0] };

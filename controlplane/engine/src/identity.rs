@@ -7,6 +7,9 @@
 //! | `C=CH, O=Example, CN=gw` | a distinguished name, [`dn`] |
 //! | `keyid:6f707320` | opaque bytes, in hexadecimal digits |
 //! | `gw.example.org` | any other: a domain name |
+//! | `fqdn:`, `email:`, `ip:`, `dn:` and text | that type, whatever the text looks like: `fqdn:192.0.2.2` |
+//!
+//! A name is shown with its type where it would be read as something else without it.
 //!
 //! What a peer may be is a [`Pattern`]: one identity, all under a domain, or anybody.
 
@@ -26,8 +29,6 @@ pub use pattern::Pattern;
 
 /// Longest identity that is accepted, in bytes. It goes into logs and answers, and no name in use comes near.
 pub const IDENTITY_LEN_MAX: usize = 1024;
-
-const KEY_ID_PREFIX: &str = "keyid:";
 
 /// An identity. Two are equal when they name the same peer: the case of domains and of the text in distinguished names does
 /// not matter.
@@ -50,6 +51,10 @@ pub enum IdentityError {
     TooLong(usize),
     #[error("{character:?} in the domain name {name:?}; ASCII letters, digits, '-', '_' and '.' may stand there")]
     FqdnCharacter { name: String, character: char },
+    #[error("{0:?} after ip:; an IPv4 or IPv6 address must stand there")]
+    Ip(String),
+    #[error("{0:?} after fqdn:; ASCII characters that show, without white space, must stand there")]
+    TypedFqdn(String),
     #[error("the e-mail address {0:?}; it must have one '@' with text on both sides, and no white space")]
     Email(String),
     #[error("{0:?} after keyid:; an even number of hexadecimal digits must stand there")]
@@ -142,17 +147,17 @@ impl FromStr for Identity {
             len if len > IDENTITY_LEN_MAX => return Err(IdentityError::TooLong(len)),
             _ => {}
         }
-        if let Some(digits) = text.strip_prefix(KEY_ID_PREFIX) {
-            let bytes = hex::decode(digits).filter(|bytes| !bytes.is_empty());
-            return bytes.map(Identity::KeyId).ok_or_else(|| IdentityError::KeyId(digits.to_owned()));
+        if let Some((id_type, name)) =
+            text.split_once(':').and_then(|(id_type, name)| Some((Typed::of(id_type)?, name.trim_start())))
+        {
+            return id_type.read(name);
         }
         if let Ok(address) = text.parse() {
             return Ok(Identity::Ip(address));
         }
         // Before the '@': emailAddress=ops@example.org is a name with an attribute.
         if text.contains('=') {
-            let dn = text.parse().map_err(|fault| IdentityError::Dn { name: text.to_owned(), fault })?;
-            return Ok(Identity::Dn(dn));
+            return Typed::Dn.read(text);
         }
         if text.contains('@') {
             return email(text);
@@ -184,11 +189,13 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Identity::Ip(address) => address.fmt(f),
-            Identity::Fqdn(name) => f.write_str(name),
-            Identity::Email(address) => f.write_str(address),
+            Identity::Fqdn(name) if untyped(name).as_ref() == Some(self) => f.write_str(name),
+            Identity::Fqdn(name) => write!(f, "fqdn:{name}"),
+            Identity::Email(address) if untyped(address).as_ref() == Some(self) => f.write_str(address),
+            Identity::Email(address) => write!(f, "email:{address}"),
             Identity::Dn(dn) => dn.fmt(f),
             Identity::KeyId(bytes) => {
-                f.write_str(KEY_ID_PREFIX)?;
+                f.write_str("keyid:")?;
                 bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
         }
@@ -205,6 +212,52 @@ impl From<Ipv6Addr> for Identity {
     fn from(address: Ipv6Addr) -> Identity {
         Identity::Ip(address.into())
     }
+}
+
+/// A type that was written in front of an identity.
+#[derive(Clone, Copy)]
+enum Typed {
+    Ip,
+    Fqdn,
+    Email,
+    Dn,
+    KeyId,
+}
+
+impl Typed {
+    /// strongSwan's words for them are accepted, too.
+    fn of(word: &str) -> Option<Typed> {
+        Some(match word {
+            "ip" | "ipv4" | "ipv6" => Typed::Ip,
+            "fqdn" | "dns" => Typed::Fqdn,
+            "email" | "rfc822" | "userfqdn" => Typed::Email,
+            "dn" | "asn1dn" => Typed::Dn,
+            "keyid" => Typed::KeyId,
+            _ => return None,
+        })
+    }
+
+    fn read(self, text: &str) -> Result<Identity, IdentityError> {
+        match self {
+            _ if text.is_empty() => Err(IdentityError::Empty),
+            Typed::Ip => text.parse().map(Identity::Ip).map_err(|_| IdentityError::Ip(text.to_owned())),
+            Typed::Fqdn if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Identity::Fqdn(text.to_owned())),
+            Typed::Fqdn => Err(IdentityError::TypedFqdn(text.to_owned())),
+            Typed::Email if is_clean(text) => Ok(Identity::Email(text.to_owned())),
+            Typed::Email => Err(IdentityError::Email(text.to_owned())),
+            Typed::Dn => text.parse().map(Identity::Dn).map_err(|fault| IdentityError::Dn { name: text.to_owned(), fault }),
+            Typed::KeyId => {
+                let bytes = hex::decode(text).filter(|bytes| !bytes.is_empty());
+                bytes.map(Identity::KeyId).ok_or_else(|| IdentityError::KeyId(text.to_owned()))
+            }
+        }
+    }
+}
+
+/// What a name is read as without its type.
+fn untyped(name: &str) -> Option<Identity> {
+    // Patterns have meanings of their own, and white space around a name would not stay.
+    (!name.starts_with(['*', '%'])).then(|| name.parse().ok()).flatten()
 }
 
 fn email(text: &str) -> Result<Identity, IdentityError> {

@@ -11,13 +11,11 @@ use adit_proto::control::{self, Selector};
 use adit_proto::ike::{AddressRange, IpSelector, PortRange};
 
 use crate::config::ike_section::{PeerIke, Proof, Role};
-use crate::config::{Config, Peer};
+use crate::config::{CHILDREN_MIN, Config, Peer};
 
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
 const HARD_PERCENT: u32 = 120;
 const JITTER_PERCENT: u32 = 10;
-/// Child SAs with a peer that there must be room for: one in each state of a rekey.
-const CHILDREN_MIN: usize = 4;
 
 /// What concerns the gateway as a whole.
 pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
@@ -37,7 +35,7 @@ pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
 fn children_max(config: &Config) -> usize {
     let peers = config.peers.len().max(1);
     let places = (config.sa_slots() as usize).saturating_sub(peers) * usize::from(config.dataplane.workers);
-    (places / peers).clamp(CHILDREN_MIN, Limits::default().children)
+    (places / peers).clamp(usize::from(CHILDREN_MIN), Limits::default().children)
 }
 
 /// What concerns a peer; `None` for one with a static key, or when a key is missing that the check of the file asks for.

@@ -64,6 +64,32 @@ fn what_is_no_identity_is_refused_with_its_reason() {
 }
 
 #[test]
+fn a_type_in_front_holds_whatever_the_text_looks_like() {
+    let cases = [
+        ("fqdn:192.0.2.2", "fqdn:192.0.2.2", "domain name"),
+        ("dns: gw.example.org", "gw.example.org", "domain name"),
+        ("fqdn:any/thing:goes", "fqdn:any/thing:goes", "domain name"),
+        ("fqdn:*.example.org", "fqdn:*.example.org", "domain name"),
+        ("fqdn:keyid:00", "fqdn:keyid:00", "domain name"),
+        ("email:ops", "email:ops", "e-mail address"),
+        ("email:ops@example.org", "ops@example.org", "e-mail address"),
+        ("email:a=b@example.org", "email:a=b@example.org", "e-mail address"),
+        ("ip:2001:db8::1", "2001:db8::1", "IPv6 address"),
+        ("dn:CN=a", "CN=a", "distinguished name"),
+        ("keyid:00ff", "keyid:00ff", "key id"),
+    ];
+    for (text, shown, kind) in cases {
+        let identity = id(text);
+        assert_eq!((identity.to_string().as_str(), identity.kind()), (shown, kind), "{text}");
+        assert_eq!(pattern(shown), Pattern::One(identity), "what is shown can be written");
+    }
+    assert_ne!(id("fqdn:192.0.2.2"), id("192.0.2.2"));
+    for text in ["ip:gw", "ip:", "fqdn:", "fqdn:a b", "email:", "email:a b", "dn:a", "keyid:zz"] {
+        assert!(text.parse::<Identity>().is_err(), "{text}");
+    }
+}
+
+#[test]
 fn the_case_of_domains_does_not_matter_that_of_users_does() {
     assert_eq!(id("GW.Example.org"), id("gw.example.ORG"));
     assert_eq!(id("ops@EXAMPLE.org"), id("ops@example.org"));
@@ -192,6 +218,9 @@ proptest! {
         let payload = Identification { id_type: IdType(id_type), data };
         if let Ok(identity) = Identity::from_payload(&payload) {
             prop_assert!(identity.to_string().chars().all(super::shows));
+            if !matches!(identity, Identity::Dn(_)) {
+                prop_assert_eq!(identity.to_string().parse::<Pattern>(), Ok(Pattern::One(identity.clone())));
+            }
             prop_assert_eq!(identity.to_payload(), payload);
         }
     }

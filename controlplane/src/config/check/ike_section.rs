@@ -12,7 +12,7 @@ use super::Check;
 use crate::config::ike_section::{Ike, Loaded, OwnKey, PeerIke, Ppk, Proof, Role};
 use crate::config::problem::Place;
 use crate::config::raw::{self, Text};
-use crate::key_file::{self, Readers};
+use crate::key_file::{self, KeyFileError, Readers};
 
 /// A preshared key shorter than this can be guessed by who records one handshake.
 const PSK_LEN_MIN: usize = 16;
@@ -51,8 +51,7 @@ impl Check<'_> {
         let expected = "a private key in PEM, Ed25519 or ECDSA on P-256 or P-384, that only its owner can read";
         // A file of another name: what is there may be a key that somebody needs.
         let other = file.with_extension("ed25519.key");
-        let write =
-            format!("run: openssl genpkey -algorithm ed25519 -out {0} && chmod 600 {0}, and name that file", other.display());
+        let write = format!("run: adit keygen ed25519 -o {}, and name that file", other.display());
         let pem = self.bytes(text, &file, Readers::OwnerOnly, expected)?;
         let key = match PrivateKey::from_pem(&pem) {
             Ok(key) => key,
@@ -180,7 +179,13 @@ impl Check<'_> {
     /// A secret that both ends have in a file, of so many bytes at least.
     fn shared_secret(&mut self, text: &Text, expected: &str, least: usize, name: &str) -> Option<Loaded<Psk>> {
         let file = self.path(text);
-        let write = format!("run: umask 077; openssl rand -base64 32 >{}      (and copy it to the peer)", file.display());
+        let make = |new: &Path| format!("run: adit keygen psk -o {}      (and copy the file to the peer)", new.display());
+        if matches!(file.try_exists(), Ok(false)) {
+            self.fail(text.at, KeyFileError::Missing(file.display().to_string()).to_string(), expected.to_owned(), make(&file));
+            return None;
+        }
+        // A file of another name: what is there may be a key that somebody needs.
+        let write = make(&file.with_extension("new.psk")) + ", and name that file";
         let bytes = self.bytes(text, &file, Readers::OwnerOnly, expected)?;
         let what = match std::str::from_utf8(&bytes).map(|key| Psk::from_text(key.trim_end_matches(['\r', '\n']))) {
             Ok(Ok(psk)) if psk.len() >= least => return Some(Loaded { file, value: psk }),
@@ -259,7 +264,7 @@ impl Check<'_> {
         match text.value.parse() {
             Ok(named) => Some(named),
             Err(error) => {
-                let expected = "a domain name, an e-mail address, an IP address, a distinguished name or keyid:HEX".to_owned();
+                let expected = "a domain name, an e-mail address, an IP address, a distinguished name or keyid:HEX, or one with its type before it: fqdn:, email:, ip:, dn:".to_owned();
                 self.fail(text.at, error.to_string(), expected, write.to_owned());
                 None
             }

@@ -45,7 +45,7 @@ impl Check<'_> {
             let endpoint_at = peer.value.endpoint.as_ref().map_or(at, |endpoint| endpoint.at);
             let lanes_at = peer.value.lanes.as_ref().map_or(name_at, |lanes| lanes.at);
             let Some(peer) = self.peer(peer.value, at, around) else { continue };
-            sas += worker_sas(peer.lanes, around.workers);
+            sas += worker_sas(&peer, around.workers);
             if sas > SA_SLOTS_MAX {
                 sas_full_at = sas_full_at.or(Some(lanes_at));
             }
@@ -72,7 +72,7 @@ impl Check<'_> {
         }
         self.identities(&peers);
         if let Some(at) = sas_full_at {
-            self.too_many_sas(at, sas, peers.len() as u32, around.workers);
+            self.too_many_sas(at, sas, &peers, around.workers);
         }
         self.spis(&peers, around.name);
         peers
@@ -94,13 +94,18 @@ impl Check<'_> {
         }
     }
 
-    fn too_many_sas(&mut self, at: Place, sas: u32, peers: u32, workers: u16) {
-        let lanes = (SA_SLOTS_MAX / peers).saturating_sub(1) * u32::from(workers);
+    fn too_many_sas(&mut self, at: Place, sas: u32, peers: &[(Peer, Place)], workers: u16) {
+        let ike = peers.iter().any(|(peer, _)| peer.ike().is_some());
+        let peers = peers.len() as u32;
+        // By IKE there are twice as many during a rekey.
+        let lanes = (SA_SLOTS_MAX / peers).saturating_sub(1) * u32::from(workers) / if ike { 2 } else { 1 };
+        let lanes = lanes.clamp(1, u32::from(WORKERS_MAX));
         self.fail(
             at,
             format!("{peers} peers with so many lanes need {sas} SAs of each worker ({workers} in all)"),
             format!(
-                "at most {SA_SLOTS_MAX} SAs of a worker: for each peer its lanes, divided by the workers, and one to send with"
+                "at most {SA_SLOTS_MAX} SAs of a worker: for each peer its lanes (twice with IKE, for a rekey), divided by the \
+                 workers, and one to send with"
             ),
             format!("lanes: {lanes}, for all peers and at both ends, or more workers, or some peers in a second gateway"),
         );

@@ -1,0 +1,195 @@
+//! What `adit config check` looks at beside the file: whether the machine has what the configuration counts on.
+//!
+//! [`Surroundings::here`] asks the machine, [`judge`] is pure.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::config::{Config, Problems};
+use crate::dataplane;
+use crate::netlink::Netlink;
+
+/// Own certificates are warned of so long before they end: enough to order a new one.
+const CERTIFICATE_DAYS: u64 = 30;
+const DAY_S: u64 = 86_400;
+
+/// Facts about the machine that the configuration of a gateway meets.
+#[derive(Debug, Default)]
+pub struct Surroundings {
+    /// Whether there is an interface with the name of the bridge that the file names, and it is one.
+    pub bridge: bool,
+    /// The addresses of all interfaces.
+    pub addresses: Vec<(String, IpNet)>,
+    /// Why the program of the data plane cannot be started, if so.
+    pub program: Option<String>,
+    /// Seconds since 1970 UTC.
+    pub now: u64,
+}
+
+/// Something that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The key in the file.
+    pub key: String,
+    pub what: String,
+    /// What to write or to run.
+    pub write: String,
+    /// Nothing works as it is; otherwise something may be about to come, or to end.
+    #[serde(skip)]
+    pub fatal: bool,
+}
+
+impl Surroundings {
+    /// Asks this machine. What it does not tell is left out.
+    pub fn here(config: &Config) -> Surroundings {
+        let addresses = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            runtime.block_on(async { Netlink::open().ok()?.addresses().await.ok() })
+        };
+        let is_bridge = |name: &String| Path::new("/sys/class/net").join(name).join("bridge").is_dir();
+        Surroundings {
+            bridge: config.interface.bridge.as_ref().is_none_or(is_bridge),
+            addresses: addresses().unwrap_or_default(),
+            program: dataplane::find_program(config).err().map(|error| error.to_string()),
+            now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        }
+    }
+}
+
+/// What does not fit between a configuration and the machine.
+pub fn judge(config: &Config, around: &Surroundings) -> Vec<Finding> {
+    let mut findings = overlaps(config, around);
+    findings.extend(certificate(config, around.now));
+    if let Some(bridge) = config.interface.bridge.as_ref().filter(|_| !around.bridge) {
+        findings.push(Finding {
+            key: "interface.bridge".to_owned(),
+            what: format!("there is no bridge {bridge} on this machine yet"),
+            write: format!("run: ip link add {bridge} type bridge; ip link set {bridge} up"),
+            fatal: false,
+        });
+    }
+    findings.extend(around.program.as_ref().map(|what| Finding {
+        key: "dataplane.binary".to_owned(),
+        what: what.clone(),
+        write: "binary: /usr/local/sbin/adit-dataplane, or install it".to_owned(),
+        fatal: false,
+    }));
+    findings
+}
+
+/// Inner networks in which this machine is with another interface: its packets to them would not take the tunnel, or would no
+/// longer take the cable.
+fn overlaps(config: &Config, around: &Surroundings) -> Vec<Finding> {
+    let own = config.interface.addresses.iter().enumerate().map(|(index, net)| (format!("interface.addresses[{index}]"), *net));
+    let routes =
+        config.interface.routes.iter().enumerate().map(|(index, route)| (format!("interface.routes[{index}]"), route.to));
+    let remote = config.peers.iter().enumerate().flat_map(|(place, peer)| {
+        let nets = peer.selectors.iter().enumerate();
+        nets.filter_map(move |(index, selector)| {
+            let prefix = selector.remote.prefix_len().and_then(|len| u8::try_from(len).ok())?;
+            let net = IpNet::new(selector.remote.first(), prefix).ok()?;
+            Some((format!("peers[{place}].selectors[{index}].remote"), net))
+        })
+    });
+    let others: Vec<_> = around.addresses.iter().filter(|(name, _)| *name != config.interface.name).collect();
+    let mut findings = Vec::new();
+    for (key, inner) in own.chain(routes).chain(remote) {
+        // A wider network, up to 0.0.0.0/0, is no conflict: what the other interface has is more specific and stays there.
+        let Some((name, address)) = others.iter().find(|(_, address)| address.trunc().contains(&inner.trunc())) else { continue };
+        findings.push(Finding {
+            key,
+            what: format!("{} leads into the tunnel, and this machine has {address} in it on {name}", inner.trunc()),
+            write: format!("another network, or take {address} from {name}: ip address del {address} dev {name}"),
+            fatal: true,
+        });
+    }
+    findings
+}
+
+/// Whether our certificate is good for what our peers are told to expect.
+fn certificate(config: &Config, now: u64) -> Vec<Finding> {
+    let Some(certificate) = config.ike.key.as_ref().and_then(|own| own.key.value.certificate()) else { return Vec::new() };
+    let finding =
+        |what: String, write: String, fatal: bool| Finding { key: "ike.certificate_file".to_owned(), what, write, fatal };
+    let mut findings = Vec::new();
+    if let Err(error) = certificate.check_dates(now) {
+        findings.push(finding(error.to_string(), error.remedy(), true));
+    } else if certificate.not_after() < now + CERTIFICATE_DAYS * DAY_S {
+        let days = (certificate.not_after() - now) / DAY_S;
+        let what = format!("the certificate {} ends in {days} days", certificate.subject());
+        findings.push(finding(what, "a new certificate in this file".to_owned(), false));
+    }
+    let id = &config.ike.id;
+    if !certificate.names(id) {
+        let names = certificate.all_names().join(", ");
+        let what = format!("the certificate {} is not for {id} ({}); it names {names}", certificate.subject(), id.kind());
+        let write = match certificate.all_names().first() {
+            Some(name) => format!("id: {name}      (in `ike` at the top), or a certificate with the subjectAltName {id}"),
+            None => format!("a certificate with the subjectAltName {id}"),
+        };
+        findings.push(finding(what, write, true));
+    }
+    findings
+}
+
+/// The verdict on a file, for programs.
+#[derive(Debug, Serialize)]
+pub struct Verdict {
+    pub file: String,
+    /// Whether a gateway could run with it.
+    pub ok: bool,
+    pub problems: Vec<Fault>,
+    pub warnings: Vec<Finding>,
+}
+
+/// A mistake. Line and column count from 1; those of what is not in the file are 0.
+#[derive(Debug, Serialize)]
+pub struct Fault {
+    pub line: usize,
+    pub column: usize,
+    pub key: String,
+    pub what: String,
+    pub expected: String,
+    pub write: String,
+}
+
+impl Verdict {
+    /// Of a file that cannot be used.
+    pub fn refused(problems: &Problems) -> Verdict {
+        let fault = |problem: &crate::config::Problem| Fault {
+            line: problem.at.line,
+            column: problem.at.column,
+            key: problem.key.clone(),
+            what: problem.what.clone(),
+            expected: problem.expected.clone(),
+            write: problem.write.clone(),
+        };
+        let file = problems.file.display().to_string();
+        Verdict { file, ok: false, problems: problems.list.iter().map(fault).collect(), warnings: Vec::new() }
+    }
+
+    /// Of a file that is good in itself.
+    pub fn of(file: String, findings: Vec<Finding>) -> Verdict {
+        let (fatal, warnings): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.fatal);
+        let fault = |finding: Finding| {
+            let Finding { key, what, write, .. } = finding;
+            Fault { line: 0, column: 0, key, what, expected: "what fits this machine".to_owned(), write }
+        };
+        Verdict { file, ok: fatal.is_empty(), problems: fatal.into_iter().map(fault).collect(), warnings }
+    }
+
+    /// The warnings, for people.
+    pub fn warnings_text(&self) -> String {
+        let warning = |one: &Finding| format!("warning: {}: {}\n  write:    {}\n", one.key, one.what, one.write);
+        self.warnings.iter().map(warning).collect()
+    }
+
+    /// The problems of a file that is good in itself, for people.
+    pub fn problems_text(&self) -> String {
+        let fault = |one: &Fault| format!("{}: {}: {}\n  write:    {}\n", self.file, one.key, one.what, one.write);
+        self.problems.iter().map(fault).collect()
+    }
+}
