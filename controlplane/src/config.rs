@@ -297,13 +297,15 @@ impl Config {
         for peer in &self.peers {
             let ipv6_outer = peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6());
             let most = esp::frame_len_max(Mode::Ip, self.underlay_mtu, ipv6_outer);
-            let mtu = u16::try_from(most).unwrap_or(u16::MAX).min(self.interface.mtu);
+            let fits = u16::try_from(most).unwrap_or(u16::MAX).min(self.interface.mtu);
             for selector in &peer.selectors {
                 let (first, prefix) =
                     (selector.remote.first(), selector.remote.prefix_len().and_then(|len| u8::try_from(len).ok()));
                 let to = prefix.and_then(|len| IpNet::new(first, len).ok());
                 let new = to.filter(|to| routes.iter().all(|route: &Route| route.to != *to));
-                routes.extend(new.map(|to| Route { to, via: None, mtu: Some(mtu) }));
+                // No route of IPv6 takes less (RFC 8200 §5).
+                let least = if first.is_ipv6() { 1280 } else { 0 };
+                routes.extend(new.map(|to| Route { to, via: None, mtu: Some(fits.max(least)) }));
             }
         }
         routes

@@ -122,7 +122,6 @@ mistakes! {
         "selectors:\n      - {{ local: 10.1.0.0/24, remote: 10.2.0.0/16 }}\n{}",
         (1..=64).map(|port| format!("      - {{ local: 10.1.0.0/24, remote: 10.2.0.0/24, protocol: tcp, remote_ports: {port} }}\n")).collect::<String>()
     ));
-    ip_mtu_that_does_not_fit: selector("remote: 10.2.0.0/24").replace("addresses:", "mtu: 1439, addresses:");
     ike_without_a_proof: by_ike("role: both");
     ike_with_two_proofs: by_ike("psk_file: site-b.psk, public_key_file: ed25519.pub");
     ike_beside_a_static_key: and("    ike: { psk_file: site-b.psk }");
@@ -203,7 +202,6 @@ mistakes! {
     interface_name_too_long: with("adit0", "adit-to-the-other-site");
     interface_name_with_a_slash: with("adit0", "adit/0");
     mtu_too_small: with("name: adit0,", "name: adit0, mtu: 576,");
-    mtu_too_large_for_the_underlay: with("name: adit0,", "name: adit0, mtu: 1500,");
     underlay_mtu_out_of_range: and("underlay_mtu: 70000");
     mac_that_is_none: with("name: adit0,", "name: adit0, mac: 02:00:00:00:00,");
     mac_of_a_group: with("name: adit0,", "name: adit0, mac: \"01:00:5e:00:00:01\",");
@@ -325,7 +323,7 @@ fn a_file_that_does_not_exist_or_is_no_text_is_named() {
 #[test]
 fn defaults_are_filled_in() {
     let config = Place::new().load(GOOD).unwrap();
-    assert_eq!(config.interface.mtu, 1418, "1500 outside, IPv4, with room for a VLAN tag");
+    assert_eq!(config.interface.mtu, 1500, "that of the networks to be joined");
     assert_eq!((config.dataplane.workers, config.dataplane.replay_window), (4, 4096));
     assert_eq!(config.runtime_dir, Path::new("/run/adit/site-a"));
     assert_eq!(config.state_dir, Path::new("/var/lib/adit/site-a"));

@@ -108,7 +108,7 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t = CryptoChoice::Auto)]
     pub crypto: CryptoChoice,
     /// Largest inner IP packet in bytes.
-    #[arg(long, default_value_t = 1418, value_parser = clap::value_parser!(u16).range(576..=65_535))]
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=65_535))]
     pub mtu: u16,
     /// Peers that there can be.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=PEERS_MAX as i64))]

@@ -17,6 +17,7 @@ pub mod inbound;
 pub mod io;
 pub mod open;
 pub mod outbound;
+pub mod oversize;
 pub mod path;
 pub mod policy;
 pub mod pool;

@@ -3,13 +3,14 @@
 //! 1. read a frame or packet, or a super-frame.
 //! 2. forward: the destination address names a peer, or all of them. In IP mode the policy table names one.
 //! 3. what another worker must seal goes over to it whole, in a hand-off batch.
-//! 4. plan: how the super-frame splits.
+//! 4. plan: how the super-frame splits; what is too long for the path is re-cut, fragmented or answered (`oversize`).
 //! 5. split: segment by segment, each made in place in the read buffer.
 //! 6. `seal` each out of place into the train.
 //! 7. send the train when the next packet does not fit, and at the end of the turn.
 //!
 //! Functions follow in this order. An error of one frame ends that frame, never the batch.
 
+mod oversize;
 mod send;
 
 use std::io;
@@ -245,9 +246,10 @@ impl Outbound {
             };
         }
         let Some((path_id, &path)) = peer.paths.used() else { return self.lose(Drop::NoPath, len, env) };
+        let lot = Lot { peer: id, path: path_id, class: 0 };
         match self.plan(len, env.mode) {
-            Ok(plan) if plan.longest() > usize::from(path.frame_max) => env.port.drop(Drop::PathMtu, plan.segments() as u64),
-            Ok(plan) => self.segments(&plan, Lot { peer: id, path: path_id, class: 0 }, &path, peer, env),
+            Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, lot, &path, len, state, env),
+            Ok(plan) => self.segments(&plan, lot, &path, peer, env),
             Err(why) => env.port.drop(why, 1),
         }
     }

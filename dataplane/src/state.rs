@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::forward::ForwardingTable;
 use crate::handover::Handover;
 use crate::io::Descriptors;
+use crate::oversize::Answers;
 use crate::policy::PolicyTable;
 use crate::rate_limit::RateLimit;
 use crate::registry::Registry;
@@ -55,6 +56,8 @@ pub struct State {
     /// Empty but in IP mode.
     pub policy: PolicyTable,
     pub flood: RateLimit,
+    /// ICMP messages to senders of what does not fit.
+    pub answers: Answers,
     /// Seconds since the worker began, read once per turn.
     pub now_s: u32,
     began: Instant,
@@ -68,6 +71,7 @@ impl State {
             fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
             policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }),
             flood: RateLimit::new(config.flood_pps),
+            answers: Answers::default(),
             now_s: 0,
             began: Instant::now(),
             retry_trains_s: RETRY_TRAINS_S,

@@ -1,7 +1,7 @@
 //! The TAP, or the TUN that takes its place in IP mode: one queue per worker, super-frames both ways.
 //!
 //! tun-rs creates the interface and switches the offloads on; a worker reads and writes the queue's descriptor itself,
-//! because io_uring needs it raw. unsafe here: that read, and the kernel's version.
+//! because io_uring needs it raw. unsafe here: that read and its counterpart, and the kernel's version.
 
 pub mod coalesce;
 pub mod headers;
@@ -127,6 +127,13 @@ impl TapQueue {
         // SAFETY: pointer and length describe `buffer`.
         let len = unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
         if len < 0 { Err(io::Error::last_os_error()) } else { Ok(len as usize) }
+    }
+
+    /// Writes one frame at once, virtio-net header first: for the few that do not come from a peer.
+    pub fn write(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: pointer and length describe `frame`.
+        let len = unsafe { libc::write(self.fd.as_raw_fd(), frame.as_ptr().cast(), frame.len()) };
+        if len < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 

@@ -22,6 +22,7 @@ mod jumbo;
 mod key_log;
 mod mesh;
 mod metrics;
+mod mtu;
 mod nonce;
 mod ping;
 mod ppk;

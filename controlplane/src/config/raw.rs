@@ -328,7 +328,7 @@ const VALUES: &[(&str, &str)] = &[
     ("remote_ports", "1000-2000"),
     ("runtime_dir", "/run/adit/site-a"),
     ("state_dir", "/var/lib/adit/site-a"),
-    ("mtu", "1418"),
+    ("mtu", "1500"),
     ("bridge", "br0"),
     ("mac", "\"02:00:00:00:00:01\""),
     ("to", "10.9.0.0/16"),

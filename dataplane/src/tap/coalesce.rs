@@ -504,7 +504,7 @@ fn is_good(frame: &[u8], layers: &Transport, pseudo: u16, open: bool) -> bool {
 
 /// The pseudo-header sum without the length; `ip` begins with the IP header.
 #[inline(always)]
-fn pseudo(ip: &[u8], layers: &Transport) -> u16 {
+pub fn pseudo(ip: &[u8], layers: &Transport) -> u16 {
     checksum::add(checksum::sum(addresses(ip, layers.v6)), u16::from(layers.protocol()))
 }
 

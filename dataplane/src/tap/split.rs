@@ -91,29 +91,35 @@ pub struct Plan {
 const _: () = assert!(size_of::<Plan>() <= 48);
 
 impl Plan {
-    /// Plans for `frame`, an Ethernet frame or an IP packet, which begins at `frame_start` of the buffer that [`Plan::segment`] will be given.
-    /// [`Drop::BadOffload`] when the header does not fit the frame.
-    #[inline]
-    pub fn new(mode: Mode, header: &VnetHeader, frame: &[u8], frame_start: usize) -> Result<Plan, Drop> {
-        let whole = Plan {
+    /// The plan for what stands at `place` of the buffer and goes as it is.
+    pub fn whole(place: Range<usize>) -> Plan {
+        Plan {
             kind: Kind::Whole,
             v6: false,
             deferrable: false,
             flags: 0,
-            start: frame_start as u32,
-            len: frame.len() as u32,
+            start: place.start as u32,
+            len: place.len() as u32,
             segments: 1,
             sequence: 0,
             size: 0,
             l3: 0,
-            l4: header.csum_start,
+            l4: 0,
             payload: 0,
-            offset: header.csum_offset,
+            offset: 0,
             ip_sum: 0,
             identification: 0,
             pseudo: 0,
             l4_sum: 0,
-        };
+        }
+    }
+
+    /// Plans for `frame`, an Ethernet frame or an IP packet, which begins at `frame_start` of the buffer that [`Plan::segment`] will be given.
+    /// [`Drop::BadOffload`] when the header does not fit the frame.
+    #[inline]
+    pub fn new(mode: Mode, header: &VnetHeader, frame: &[u8], frame_start: usize) -> Result<Plan, Drop> {
+        let place = frame_start..frame_start + frame.len();
+        let whole = Plan { l4: header.csum_start, offset: header.csum_offset, ..Plan::whole(place) };
         let plan = match header.gso_type & !vnet::GSO_ECN {
             vnet::GSO_NONE if !header.needs_csum() => return Ok(whole),
             vnet::GSO_NONE => whole.open_checksum(mode, header, frame),
@@ -203,6 +209,28 @@ impl Plan {
             }
             self.ip_sum = sum;
         }
+    }
+
+    /// The same super-frame in segments of at most `longest` bytes. `None` when it is none, when its headers leave no room, or when
+    /// it would become too many.
+    pub fn shortened(&self, longest: usize) -> Option<Plan> {
+        let (len, payload) = (self.len as usize, usize::from(self.payload));
+        if matches!(self.kind, Kind::Whole | Kind::Open) {
+            return None;
+        }
+        let size = longest.checked_sub(payload).filter(|size| *size > 0)?.min(self.size.into());
+        let segments = (len - payload).div_ceil(size).max(1);
+        (segments <= SEGMENTS_MAX).then(|| Plan { size: size as u16, segments: segments as u32, ..self.clone() })
+    }
+
+    /// The TCP header of a super-frame of TCP, options included.
+    pub fn tcp_header<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
+        if self.kind == Kind::Tcp { frame.get(self.l4.into()..self.payload.into()) } else { None }
+    }
+
+    /// True when the kernel says that there is more than one frame.
+    pub fn is_super_frame(&self) -> bool {
+        matches!(self.kind, Kind::Tcp | Kind::Udp)
     }
 
     /// How many wire frames come of it; at least 1.

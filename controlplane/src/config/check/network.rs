@@ -14,14 +14,12 @@ use crate::config::{Forwarding, Interface, MacText, Peer, Route, default_mac};
 
 /// Longest name of an interface (IFNAMSIZ without the final zero).
 const INTERFACE_NAME_LEN_MAX: usize = 15;
-/// An Ethernet header, in bytes.
-const ETHERNET_LEN: usize = 14;
-/// A VLAN tag, in bytes: the default MTU leaves room for one.
-const VLAN_LEN: usize = 4;
+/// The MTU in Ethernet mode: that of the networks to be joined, whatever the underlay takes.
+const ETHERNET_MTU: u64 = 1500;
 /// Smallest MTU that IPv6 works with (RFC 8200 §5), and that is still worth a tunnel.
 const INNER_MTU_MIN: u64 = 1280;
-/// Smallest MTU outside: the smallest inside with our headers around it, rounded up.
-const UNDERLAY_MTU_MIN: u64 = 1400;
+/// Smallest MTU outside: tunnels in tunnels come down to it.
+const UNDERLAY_MTU_MIN: u64 = 1124;
 
 impl Check<'_> {
     pub(super) fn listen(&mut self, text: Option<Text>, top: Place) -> Option<SocketAddr> {
@@ -71,21 +69,12 @@ impl Check<'_> {
         let name = name.and_then(|name| self.interface_name("name", "adit0", &name));
         // One IPv6 path is enough to leave room for its longer header.
         let ipv6_outer = peers.iter().any(|(peer, _)| peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6()));
-        // No frame may be longer than what one datagram of the underlay carries: tunnels do not fragment.
-        let (link_len, tag_len) = if mode == Mode::Ethernet { (ETHERNET_LEN, VLAN_LEN as u64) } else { (0, 0) };
-        let most = (esp::frame_len_max(mode, underlay_mtu, ipv6_outer) - link_len) as u64;
-        let mtu_at = raw.mtu.as_ref().map(|text| text.at);
-        let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", most - tag_len);
-        if let Some(at) = mtu_at.filter(|_| mtu > most) {
-            let best = most - tag_len;
-            let with_tag = if tag_len > 0 { format!(", or {best} with room for a VLAN tag") } else { String::new() };
-            self.fail(
-                at,
-                format!("the MTU {mtu} inside the tunnel does not fit into the underlay_mtu of {underlay_mtu}"),
-                format!("at most {most} bytes{with_tag}; left out, it is computed"),
-                format!("mtu: {best}"),
-            );
-        }
+        // What is longer than one datagram of the underlay carries is cut or answered by the data plane, so any MTU will do.
+        let default = match mode {
+            Mode::Ethernet => ETHERNET_MTU,
+            Mode::Ip => INNER_MTU_MIN.max(esp::frame_len_max(mode, underlay_mtu, ipv6_outer) as u64),
+        };
+        let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", default);
         let bridge = raw.bridge.and_then(|text| self.bridge(&text, name.as_deref(), &raw.addresses, &raw.routes));
         let addresses = raw.addresses.unwrap_or_default();
         let addresses = addresses.iter().filter_map(|text| self.prefix(text, "10.1.0.1/24", peers)).collect();

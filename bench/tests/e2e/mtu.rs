@@ -1,0 +1,146 @@
+//! What does not fit the line between the gateways: LANs of 1500 bytes over lines of 1500 and less, and lines of every length.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use adit_bench::lab::tagger::Tagger;
+use adit_bench::lab::traffic::transfer;
+use adit_bench::lab::{Lab, LabOptions, TAP, WAN, wait_until};
+use adit_bench::netns::{Netns, Veth};
+use adit_proto::stats::{Count, Drop};
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use crate::{echoes, edit};
+
+const MIB: u64 = 1 << 20;
+
+/// Two LANs, each a host with an MTU of 1500 on a bridge with the gateway's interface. Dropped in this order.
+struct Lans {
+    lab: Lab,
+    _cables: Vec<Veth>,
+    hosts: Vec<Netns>,
+}
+
+impl Lans {
+    fn start(options: &LabOptions) -> Result<Lans> {
+        let mut lab = Lab::prepare(options)?;
+        let (mut cables, mut hosts) = (Vec::new(), Vec::new());
+        for gateway in &mut lab.gateways {
+            let number = gateway.number;
+            let addresses = format!("addresses: [10.77.0.{number}/24, \"fd77::{number}/64\"]");
+            edit(gateway, &addresses, "bridge: br0")?;
+            let host = Netns::new(&format!("host-{number}"))?;
+            cables.push(Veth::between(&gateway.netns, "lan0", &host, "lan0", 1500)?);
+            gateway.netns.run("ip link add br0 type bridge forward_delay 0 stp_state 0")?;
+            gateway.netns.run("ip link set lan0 master br0")?;
+            gateway.netns.run("ip link set br0 up")?;
+            host.address("lan0", &format!("{}/24", v4(number)))?;
+            host.address("lan0", &format!("{}/64", v6(number)))?;
+            hosts.push(host);
+            gateway.start_control()?;
+        }
+        let lans = Lans { lab, _cables: cables, hosts };
+        for target in [IpAddr::from(v4(2)), v6(2).into()] {
+            wait_until("the LANs are one", Duration::from_secs(20), || {
+                Ok(lans.hosts[0].run(&format!("ping -n -c1 -W1 {target}")).is_ok())
+            })?;
+        }
+        Ok(lans)
+    }
+
+    fn sum(&self, count: Count) -> Result<u64> {
+        self.lab.gateways.iter().map(|gateway| Ok(gateway.metrics()?.count(count))).sum()
+    }
+
+    /// TCP both ways, and whether it was cut on the way.
+    fn tcp_passes(&self) -> Result<()> {
+        let before = self.sum(Count::RecutSegments)?;
+        for target in [IpAddr::from(v4(2)), v6(2).into()] {
+            transfer(&self.hosts[0], &self.hosts[1], target, 32 * MIB)?.verify(32 * MIB)?;
+        }
+        for target in [IpAddr::from(v4(1)), v6(1).into()] {
+            transfer(&self.hosts[1], &self.hosts[0], target, 32 * MIB)?.verify(32 * MIB)?;
+        }
+        ensure!(self.sum(Count::RecutSegments)? > before, "nothing was too long");
+        Ok(())
+    }
+
+    /// The first host is told what fits, and keeps to it.
+    fn host_is_told(&self, mtu: usize) -> Result<()> {
+        let before = self.lab.a().metrics()?;
+        for (target, size) in [(IpAddr::from(v4(2)), 1472), (v6(2).into(), 1452)] {
+            let args = ["-n", "-c1", "-W1", "-M", "do", "-s", &size.to_string(), &target.to_string()];
+            let said = self.hosts[0].command("ping").args(args).output()?;
+            let said = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+            let words = [format!("mtu = {mtu}"), format!("mtu={mtu}")];
+            ensure!(words.iter().any(|words| said.contains(words.as_str())), "{target} is not told {mtu}: {said}");
+            let route = self.hosts[0].run(&format!("ip route get {target}"))?;
+            ensure!(route.contains(&format!("mtu {mtu}")), "the kernel does not believe it: {route}");
+        }
+        let after = self.lab.a().metrics()?;
+        let new = after.dropped(Drop::TooBig) - before.dropped(Drop::TooBig);
+        ensure!(new >= 2 && after.count(Count::TooBigAnswers) >= 2, "{new} were answered");
+        Ok(())
+    }
+}
+
+fn v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 5, 0, number)
+}
+
+fn v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd05, 0, 0, 0, 0, 0, 0, number.into())
+}
+
+#[test]
+fn bridged_lans_of_1500_bytes_work_over_a_line_of_1500() -> Result<()> {
+    let lans = Lans::start(&LabOptions::default())?;
+    let link = lans.lab.a().netns.run(&format!("ip -o link show dev {TAP}"))?;
+    ensure!(link.contains(" mtu 1500 "), "{link}");
+    lans.tcp_passes()?;
+    // 1500 less IP, UDP, ESP, padding, EtherIP and the Ethernet header inside.
+    lans.host_is_told(1422)?;
+    // What may be fragmented arrives whole, also what was a fragment before.
+    for size in [1400, 1472, 4000, 20_000] {
+        echoes(&lans.hosts[0], 2, size, "-M dont", v4(2))?;
+        echoes(&lans.hosts[1], 2, size, "-M dont", v4(1))?;
+    }
+    ensure!(lans.sum(Count::Fragmented)? > 0, "nothing was fragmented");
+    for gateway in &lans.lab.gateways {
+        ensure!(gateway.metrics()?.dropped(Drop::PathMtu) == 0, "something vanished in silence");
+    }
+    Ok(())
+}
+
+#[test]
+fn tagged_frames_are_cut_and_answered_with_their_tags() -> Result<()> {
+    let lans = Lans::start(&LabOptions { outer_mtu: 1400, ..LabOptions::default() })?;
+    let _tags: Vec<Tagger> = lans.hosts.iter().map(|host| Tagger::attach(host, "lan0", &[(0x8100, 7)])).collect::<Result<_>>()?;
+    echoes(&lans.hosts[0], 2, 100, "", v4(2))?;
+    echoes(&lans.hosts[0], 2, 100, "", v6(2))?;
+    lans.tcp_passes()?;
+    lans.host_is_told(1422 - 100 - 4)?;
+    echoes(&lans.hosts[0], 2, 1472, "-M dont", v4(2))
+}
+
+#[test]
+fn lines_from_1124_to_9000_bytes_carry_tcp_in_both_modes() -> Result<()> {
+    for (ip_mode, outer_mtu) in [false, true].into_iter().flat_map(|mode| [1124_u16, 1280, 1400, 9000].map(|mtu| (mode, mtu))) {
+        let mut lab = Lab::prepare(&LabOptions { ip_mode, outer_mtu: outer_mtu.max(1280), ..LabOptions::default() })?;
+        for gateway in &mut lab.gateways {
+            edit(gateway, &format!("underlay_mtu: {}\n", outer_mtu.max(1280)), &format!("underlay_mtu: {outer_mtu}\n"))?;
+            gateway.netns.run(&format!("ip link set {WAN} mtu {outer_mtu}"))?;
+            gateway.start_control()?;
+        }
+        lab.wait_until_up()?;
+        let (a, b) = (lab.a(), lab.b());
+        for target in [IpAddr::from(b.inner()), b.inner6().into()] {
+            transfer(&a.netns, &b.netns, target, 8 * MIB)?.verify(8 * MIB)?;
+        }
+        transfer(&b.netns, &a.netns, a.inner().into(), 8 * MIB)?.verify(8 * MIB)?;
+        echoes(&a.netns, 2, 3000, "-M dont", b.inner())?;
+        let lost = a.metrics()?.dropped(Drop::PathMtu);
+        ensure!(lost == 0, "{lost} packets vanished on a line of {outer_mtu} bytes, IP mode {ip_mode}");
+    }
+    Ok(())
+}
