@@ -6,6 +6,7 @@
 //!                                 └▶ datagrams ──────────────────────────────▶ inject ◀── only then ──┘
 //! ```
 
+mod expiry;
 pub mod key_log;
 pub mod report;
 mod sas;
@@ -14,9 +15,11 @@ mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_channel::LiveSa;
+use adit_engine::auth::LocalKey;
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{BootClock, CommandError, Endpoint, Event, IKE_PORT, LANES_MAX, Now, Path, Restored, Transmit, Usage};
 use adit_proto::control::{Command, Direction, LocalEnd, PeerId, PuntHeader, Spi, UdpHop};
@@ -27,6 +30,7 @@ use zeroize::Zeroizing;
 use crate::api::types::Explanation;
 use crate::config::Config;
 use crate::wanted;
+use expiry::Ending;
 use report::Report;
 use sas::{PeerTerms, Sas, Terms};
 use traffic::Meter;
@@ -52,6 +56,9 @@ pub struct Ike {
     going: bool,
     /// Sent nothing since the vault was written last.
     saved: bool,
+    /// What we prove ourselves with, and what was said about its end and that of the peers' certificates.
+    own_key: Option<Arc<LocalKey>>,
+    expiry: expiry::Warnings,
 }
 
 /// What a person commands of a peer.
@@ -97,6 +104,8 @@ impl Ike {
             first: Vec::new(),
             going: false,
             saved: true,
+            own_key: config.ike.key.as_ref().map(|own| own.key.value.clone()),
+            expiry: expiry::Warnings::default(),
         })
     }
 
@@ -368,6 +377,24 @@ impl Ike {
     /// Whether datagrams wait.
     pub fn waits(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Lines for the log about certificates that end soon; to be asked for now and then.
+    pub fn expiring(&mut self, config: &Config) -> Vec<String> {
+        let unix = now().unix;
+        if !self.expiry.is_due(unix) {
+            return Vec::new();
+        }
+        let own = self.own_key.iter().flat_map(|key| key.chain()).map(|certificate| Ending {
+            whose: format!("our certificate {}", certificate.subject()),
+            until: certificate.not_after(),
+        });
+        let of_peer = |(id, place): (&PeerId, &usize)| {
+            let until = self.endpoint.status(*id)?.ike.first()?.peer_certificate_until?;
+            Some(Ending { whose: format!("the certificate of the peer {}", config.peers.get(*place)?.name), until })
+        };
+        let all = own.chain(self.places.iter().filter_map(of_peer)).collect();
+        self.expiry.lines(unix, all)
     }
 
     /// What there is, for people and programs.

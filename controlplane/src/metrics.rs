@@ -1,5 +1,6 @@
 //! Prometheus metrics: a collector that reads the shared memory when it is asked, and the text page. Nothing is counted twice.
 
+mod certificates;
 mod ike_families;
 
 use std::collections::{BTreeMap, HashMap};
@@ -59,7 +60,9 @@ impl Collector for Gateway {
         families.extend(self.sas(&numbers));
         families.extend(self.gateway());
         families.extend(self.health());
-        families.extend(ike_families::families(&self.view.config, &self.view.ike()));
+        let ike = self.view.ike();
+        families.extend(certificates::families(&self.view.certificates(), &self.view.config, &ike));
+        families.extend(ike_families::families(&self.view.config, &ike));
         families
     }
 }

@@ -4,6 +4,8 @@ mod connections;
 
 use std::fmt::Write;
 
+use adit_engine::auth::own::WARN_BEFORE;
+
 use crate::api::types::{Peer, Status, Traffic};
 use crate::config::KEY_LOG_WARNING;
 
@@ -64,7 +66,20 @@ fn head(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     let interface = &status.interface;
     let addresses = interface.addresses.iter().fold(String::new(), |text, address| text + ", " + address);
-    writeln!(out, "interface      {}, MTU {}, MAC {}{addresses}", interface.name, interface.mtu, interface.mac)
+    writeln!(out, "interface      {}, MTU {}, MAC {}{addresses}", interface.name, interface.mtu, interface.mac)?;
+    for certificate in &status.certificates {
+        writeln!(out, "certificate    {}, {}", certificate.subject, validity(certificate.remaining_s))?;
+    }
+    Ok(())
+}
+
+/// How long a certificate is still good, for people.
+fn validity(remaining_s: i64) -> String {
+    match u64::try_from(remaining_s) {
+        Ok(left) if left < WARN_BEFORE => format!("ENDS in {}: renew it", duration(left)),
+        Ok(left) => format!("valid for {}", duration(left)),
+        Err(_) => format!("EXPIRED {} ago: renew it", duration(remaining_s.unsigned_abs())),
+    }
 }
 
 fn peers(peers: &[Peer]) -> String {

@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use adit_channel::{Master, PlaneInfo};
+use adit_engine::auth::Certificate;
 use adit_proto::control::{Direction, Spi};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
@@ -225,6 +226,7 @@ impl View {
                 mtu: interface.mtu,
                 addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             },
+            certificates: self.certificates(),
             peers: peers
                 .enumerate()
                 .map(|(place, (peer, sas))| {
@@ -235,6 +237,20 @@ impl View {
             drops: drops(&numbers),
             latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
         }
+    }
+
+    /// Our own certificates.
+    pub fn certificates(&self) -> Vec<types::Certificate> {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let chain = self.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
+        let one = |certificate: &Certificate| types::Certificate {
+            subject: certificate.subject().to_owned(),
+            issuer: certificate.issuer().to_owned(),
+            until: certificate.not_after(),
+            remaining_s: certificate.not_after().saturating_sub(unix) as i64
+                - unix.saturating_sub(certificate.not_after()) as i64,
+        };
+        chain.iter().map(one).collect()
     }
 
     fn data_plane(&self) -> Option<types::DataPlane> {

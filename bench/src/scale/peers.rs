@@ -195,6 +195,7 @@ fn peer(n: u32, hub: SocketAddr) -> Result<PeerConfig> {
         proposals: proposals.collect::<Result<_>>()?,
         children: vec![child],
         ike_lifetime: Lifetime::IKE,
+        reauth_after: Duration::ZERO,
         ppk: None,
         // The gateway asks.
         dpd: Duration::from_secs(60),

@@ -177,6 +177,14 @@ impl LocalAuth {
         }
     }
 
+    /// When the certificate ends that a peer with these CERTREQ payloads looks at, in seconds since 1970 UTC. One that asks for raw
+    /// keys alone looks at none.
+    pub fn shown_until(&self, requests: &[(CertEncoding, Vec<u8>)]) -> Option<u64> {
+        let LocalAuth::Key(local) = self else { return None };
+        let looks = requests.is_empty() || requests.iter().any(|(encoding, _)| *encoding == CertEncoding::X509_SIGNATURE);
+        local.certificate().filter(|_| looks).map(Certificate::not_after)
+    }
+
     /// All that decides how we prove ourselves; of a private key the public one.
     pub(crate) fn material(&self) -> Vec<&[u8]> {
         match self {
@@ -363,6 +371,16 @@ impl From<Psk> for LocalAuth {
 impl From<LocalKey> for LocalAuth {
     fn from(key: LocalKey) -> LocalAuth {
         LocalAuth::Key(Arc::new(key))
+    }
+}
+
+impl Proof {
+    /// When that ends which was proved, in seconds since 1970 UTC.
+    pub fn until(&self) -> Option<u64> {
+        match self {
+            Proof::Psk | Proof::PinnedKey(_) => None,
+            Proof::Certificate { until, .. } => Some(*until),
+        }
     }
 }
 

@@ -130,6 +130,8 @@ impl Failure {
     /// | `refused` | the peer answered with another error |
     /// | `closed_here`, `closed_by_peer` | closed on purpose |
     /// | `peer_restarted`, `expired`, `replaced` | the peer began anew; a lifetime was over; another IKE SA has its place |
+    /// | `certificate_expired`, `not_reauthenticated` | nobody authenticated anew before a certificate ended, or in the time that was given |
+    /// | `wants_childless` | the peer wants an IKE SA without a Child SA first (RFC 6023); it is asked again at once |
     /// | `trust_changed` | identity or keys in the configuration are others than the connection was made with |
     pub fn code(&self) -> &'static str {
         match &self.cause {
@@ -144,6 +146,9 @@ impl Failure {
             Cause::Replaced | Cause::Redundant => "replaced",
             Cause::PeerCrashed | Cause::PeerRestarted => "peer_restarted",
             Cause::Expired => "expired",
+            Cause::CertificateExpired { .. } => "certificate_expired",
+            Cause::NotReauthenticated => "not_reauthenticated",
+            Cause::WantsChildless => "wants_childless",
             Cause::TrustChanged => "trust_changed",
         }
     }

@@ -342,6 +342,7 @@ impl PeerBuilder {
             proposals: self.proposals,
             children: vec![child],
             ike_lifetime: ike,
+            reauth_after: Duration::ZERO,
             ppk: self.ppk,
             dpd,
             keepalive,

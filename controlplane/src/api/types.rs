@@ -19,11 +19,24 @@ pub struct Status {
     #[serde(default)]
     pub key_log_dir: Option<String>,
     pub interface: Interface,
+    /// The gateway's own certificates, that of its key first; none where it has none.
+    #[serde(default)]
+    pub certificates: Vec<Certificate>,
     pub peers: Vec<Peer>,
     pub workers: Vec<Worker>,
     /// Reasons that occurred at least once, summed over workers and restarts.
     pub drops: Vec<Drop>,
     pub latencies: Vec<Latency>,
+}
+
+/// A certificate of the gateway's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Certificate {
+    pub subject: String,
+    pub issuer: String,
+    /// The end of its validity, in seconds since 1970 UTC, and how long that is from now; negative when it is over.
+    pub until: u64,
+    pub remaining_s: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -109,6 +122,15 @@ pub struct IkeSa {
     /// Since the peer was last heard.
     pub idle_s: u64,
     pub rekey_in_s: Option<u64>,
+    /// When both ends are to authenticate anew; `null` while nothing limits the authentication.
+    #[serde(default)]
+    pub reauth_in_s: Option<u64>,
+    /// When what the peer proved ends: its certificate or one above it, in seconds since 1970 UTC; `null` without certificates.
+    #[serde(default)]
+    pub peer_certificate_until: Option<u64>,
+    /// The same of our own certificate, where the peer looks at it.
+    #[serde(default)]
+    pub own_certificate_until: Option<u64>,
     pub local: String,
     pub remote: String,
     /// On which side there is a NAT; the peer's claim that there is one counts.

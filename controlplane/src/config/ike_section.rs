@@ -96,6 +96,8 @@ pub struct PeerIke {
     pub rekey_bytes: u64,
     pub rekey_packets: u64,
     pub ike_rekey_s: u32,
+    /// After this time both ends prove anew who they are, in seconds; 0: only before a certificate ends.
+    pub reauth_s: u32,
     /// Silence after which the peer is probed (dead peer detection, DPD), in seconds; 0: never.
     pub dpd_s: u32,
     /// Interval of NAT keepalives where a NAT is on our side, in seconds; 0: none.

@@ -74,6 +74,7 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         proposals: ike.proposals.iter().map(|(_, proposal)| proposal.clone()).collect(),
         children: vec![child],
         ike_lifetime: lifetime(ike.ike_rekey_s, 0, 0),
+        reauth_after: Duration::from_secs(ike.reauth_s.into()),
         ppk: ike.ppk.as_ref().map(|ppk| Ppk {
             id: ppk.id.clone().into_bytes(),
             key: ppk.key.value.clone(),

@@ -269,7 +269,12 @@ impl Gateway {
 
     fn tell_state(&mut self, now: Instant, peer: PeerId, state: ConnectionState, cause: Option<&Cause>, spis: Option<IkeSpis>) {
         let failure = cause.is_some_and(|cause| !matches!(cause, Cause::Command | Cause::Replaced | Cause::Removed));
-        let line = cause.map_or_else(|| state.name().to_owned(), |cause| format!("{}: {cause}", state.name()));
+        let line = match cause {
+            // What there is goes on.
+            Some(cause) if failure && state.is_up() => format!("could not be authenticated anew: {cause}"),
+            Some(cause) => format!("{}: {cause}", state.name()),
+            None => state.name().to_owned(),
+        };
         // The same reason is the same news, whatever is done about it.
         let reason = cause.filter(|_| failure).map(reason);
         let is_news = self.log_dedup.is_news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);

@@ -195,6 +195,7 @@ impl Gateway {
         let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
         if let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) {
             ike.count(&live);
+            ike.expiring(&self.view.config).iter().for_each(|line| tracing::warn!("{line}"));
         }
     }
 }

@@ -10,7 +10,7 @@ pub fn report(peers: &[Peer]) -> String {
         return String::new();
     }
     let mut rows = vec![row(["name", "state", "for", "proved to be", "by", "cause"])];
-    let mut sas = vec![row(["name", "SPIs", "role", "algorithms", "age", "rekey in", "heard", "path", ""])];
+    let mut sas = vec![row(["name", "SPIs", "role", "algorithms", "age", "rekey in", "reauth in", "heard", "path", ""])];
     let mut counts = vec![row(["name", "counted"])];
     let mut children = vec![row(["name", "lane", "in", "out", "suite", "age", "rekey in", "received", "sent", ""])];
     for (name, ike) in by_ike {
@@ -51,6 +51,7 @@ fn ike_sa(name: &str, sa: &IkeSa) -> Vec<String> {
         algorithms(sa),
         duration(sa.age_s),
         remaining(sa.rekey_in_s),
+        remaining(sa.reauth_in_s),
         format!("{} ago", duration(sa.idle_s)),
         path(sa),
         if sa.going { "going" } else { "" }.to_owned(),

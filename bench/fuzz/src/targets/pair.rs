@@ -107,6 +107,7 @@ impl Kind {
                 lanes: self.lanes(),
             }],
             ike_lifetime: Lifetime::IKE,
+            reauth_after: Duration::ZERO,
             ppk: None,
             dpd: Duration::from_secs(30),
             keepalive: Duration::from_secs(20),

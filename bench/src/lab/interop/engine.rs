@@ -38,6 +38,7 @@ pub fn config(site: Site, connection: &Connection) -> Result<PeerConfig> {
             lanes: 1,
         }],
         ike_lifetime: Lifetime::IKE,
+        reauth_after: Duration::ZERO,
         ppk: None,
         dpd: Duration::ZERO,
         keepalive: Duration::from_secs(20),

@@ -101,6 +101,7 @@ pub fn peer(node: usize) -> PeerConfig {
         proposals: vec![classic()],
         children: vec![tunnel(node)],
         ike_lifetime: Lifetime::IKE,
+        reauth_after: Duration::ZERO,
         ppk: None,
         dpd: Duration::from_secs(30),
         keepalive: Duration::from_secs(20),

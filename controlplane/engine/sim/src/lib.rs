@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 pub mod config;
 pub mod dataplane;
 pub mod nat;

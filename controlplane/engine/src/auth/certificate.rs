@@ -75,7 +75,7 @@ fn join(names: &[String]) -> String {
 }
 
 /// Seconds since 1970 UTC as people read them.
-pub(super) fn date(unix: u64) -> String {
+pub(crate) fn date(unix: u64) -> String {
     match DateTime::from_unix_duration(Duration::from_secs(unix)) {
         Ok(date) => date.to_string(),
         Err(_) => format!("{unix} seconds after 1970"),

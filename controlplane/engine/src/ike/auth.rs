@@ -28,8 +28,10 @@ use super::mobike;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Plan};
+use super::reauth::Standing;
 use super::sa::{IkeSa, Initiated, Role, Stage};
 use super::session::Session;
+use super::trust::OwnProof;
 use super::vendor;
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_AUTH;
@@ -70,6 +72,8 @@ struct Admitted {
     keys: IkeKeys,
     who: Authenticated,
     uses_ppk: bool,
+    /// When our certificate ends, if the peer looks at it.
+    own_until: Option<u64>,
 }
 
 impl Handshake {
@@ -112,7 +116,8 @@ impl IkeSa {
         payloads.push(Payload::Auth { method, data });
         payloads.extend(crash::token(ctx, self.spis));
         let mut sent = Sent { plan: None, offered: Vec::new(), ppk_keys };
-        if let Some(child) = config.children.first() {
+        let childless = self.features.childless && ctx.shared.peers.get(&peer).is_some_and(|peer| peer.childless);
+        if let Some(child) = config.children.first().filter(|_| !childless) {
             let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
             let plan = Plan {
                 config: 0,
@@ -173,16 +178,27 @@ impl IkeSa {
     }
 
     pub(super) fn on_auth_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts) {
-        let refused = parts.error().filter(|_| parts.auth.is_none()).map(|notify| notify.kind);
-        if let Some(notify) = refused {
+        // An error beside AUTH is about the Child SA, but for those that end the IKE SA whatever is beside them (§2.21.2, §2.21.3).
+        let refused = parts.error().map(|notify| notify.kind);
+        if let Some(notify) = refused.filter(|kind| parts.auth.is_none() || *kind == NotifyType::INVALID_SYNTAX) {
             self.give_back(ctx, sent.plan.as_ref());
-            return self.end(ctx, Cause::Refused { exchange: EXCHANGE, notify });
+            let cause = Cause::Refused { exchange: EXCHANGE, notify };
+            let childless = self.features.childless && sent.plan.is_some() && notify == NotifyType::INVALID_SYNTAX;
+            let news = childless && self.learn_childless(ctx);
+            return self.end(ctx, if news { Cause::WantsChildless } else { cause });
         }
         let inbound = sent.plan.clone();
         if let Err(error) = self.accept_responder(ctx, sent, &parts) {
             self.give_back(ctx, inbound.as_ref());
             self.close_after_failure(ctx, error);
         }
+    }
+
+    /// A responder that supports it may insist on an IKE SA without a Child SA (RFC 6023; strongSwan: `childless = force`). Says whether
+    /// that is news.
+    fn learn_childless(&mut self, ctx: &mut Ctx) -> bool {
+        let peer = self.peer.and_then(|peer| ctx.shared.peers.get_mut(&peer));
+        peer.is_some_and(|peer| !std::mem::replace(&mut peer.childless, true))
     }
 
     fn give_back(&mut self, ctx: &mut Ctx, plan: Option<&Plan>) {
@@ -216,8 +232,12 @@ impl IkeSa {
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
         ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
         let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
-        self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk }, true);
+        let own_until = config.local_auth.shown_until(&handshake.cert_requests);
+        self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk, own_until }, true);
         self.take_extras(&config, parts);
+        if let Some(session) = self.session_mut() {
+            session.take_auth_lifetime(ctx.now, parts);
+        }
         self.watch_nat();
         self.accept_first_child(ctx, sent.plan, &sent.offered, parts, nonces);
         ctx.act(Action::Established { initial_contact: parts.has(NotifyType::INITIAL_CONTACT) });
@@ -275,6 +295,13 @@ impl IkeSa {
         session.uses_ppk = admitted.uses_ppk;
         session.lowest_nonce = lowest_nonce;
         session.original_initiator = original_initiator;
+        session.standing = Standing {
+            peer_until: admitted.who.by.until(),
+            own_until: admitted.own_until,
+            own: Some(OwnProof::of(&session.config)),
+            ..Standing::default()
+        };
+        session.begin_standing(ctx);
         self.peer = Some(peer);
         self.stage = Stage::Established(Box::new(session));
     }
@@ -333,6 +360,7 @@ impl IkeSa {
         payloads.extend(crash::token(ctx, self.spis));
         payloads.extend(self.grant_first_child(ctx, &config, parts, nonces));
         payloads.extend(self.extras(&config));
+        payloads.extend(self.session().and_then(|session| session.auth_lifetime(ctx.now)).map(Payload::from));
         if uses_ppk {
             payloads.push(Notify::new(NotifyType::PPK_IDENTITY).into());
         }
@@ -391,7 +419,8 @@ impl IkeSa {
         let claim = Claim { identification: id_i, method: *method, data, presented };
         let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix);
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
-        Ok(Admitted { config: config.clone(), keys, who, uses_ppk })
+        let own_until = config.local_auth.shown_until(&parts.cert_reqs);
+        Ok(Admitted { config: config.clone(), keys, who, uses_ppk, own_until })
     }
 
     fn record_request(
@@ -449,7 +478,8 @@ impl IkeSa {
         parts: &Parts,
         (nonce_i, nonce_r): (Vec<u8>, Vec<u8>),
     ) -> Vec<Payload> {
-        if parts.sa.is_none() {
+        if parts.sa.is_none() && parts.ts_i.is_none() && parts.ts_r.is_none() {
+            // Childless (RFC 6023): Child SAs come later, if at all.
             return Vec::new();
         }
         let (id, adit) = (self.id, self.features.adit);

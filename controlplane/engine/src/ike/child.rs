@@ -369,7 +369,7 @@ impl IkeSa {
     /// Every Child SA that has waited for it is used for sending from now on.
     pub(super) fn activate_children(&mut self, ctx: &mut Ctx) {
         let waits = |child: &&Child| child.is_live() && child.replaces.is_none();
-        let Some(session) = self.session() else { return };
+        let Some(session) = self.session().filter(|session| session.beside.hold_until.is_none()) else { return };
         let spis: Vec<Spi> = session.children.iter().filter(waits).map(|child| child.inbound).collect();
         spis.into_iter().for_each(|inbound| self.activate_child(ctx, inbound));
     }
@@ -381,12 +381,16 @@ impl IkeSa {
         let heard = usage.inbound_packets > child.usage.inbound_packets;
         child.usage = usage;
         let proven = heard && !child.is_sending() && child.replaces.is_some() && child.is_live();
+        let heard_on_new = heard && child.usage.inbound_packets > 0;
         if heard {
             // An authentic packet of ESP is proof of life as good as any (RFC 7296 §2.4).
             self.last_heard = now;
         }
         if proven {
             self.activate_child(ctx, inbound);
+        }
+        if heard_on_new {
+            self.end_hold(ctx);
         }
         self.on_children_timeout(ctx);
     }

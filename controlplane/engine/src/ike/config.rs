@@ -240,6 +240,9 @@ pub struct PeerConfig {
     /// The first is made with the IKE SA, the others after it.
     pub children: Vec<ChildConfig>,
     pub ike_lifetime: Lifetime,
+    /// After this time both ends authenticate anew, as initiator we see to it, as responder we say so and insist (RFC 4478); zero:
+    /// only before a certificate ends.
+    pub reauth_after: Duration,
     pub ppk: Option<Ppk>,
     /// Silence after which the peer is probed (dead peer detection, DPD); zero: never.
     pub dpd: Duration,

@@ -19,6 +19,9 @@ use crate::random::Random;
 use super::config::Backoff;
 use super::event::Cause;
 
+/// A connection that was in its state for so long does not come and go.
+const STEADY: Duration = Duration::from_secs(10);
+
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectionState {
@@ -27,7 +30,7 @@ pub enum ConnectionState {
     /// An IKE SA is being negotiated, begun by us.
     Connecting,
     Established,
-    /// Established, and a rekey begun by us is under way.
+    /// Established, and a rekey or a new authentication begun by us is under way.
     Rekeying,
     /// Down; the next attempt follows by itself.
     Reconnecting,
@@ -126,14 +129,21 @@ impl Connection {
             _ => ConnectionState::Failed,
         };
         let delay = match cause {
+            Cause::WantsChildless => Duration::ZERO,
             // The peer is there and waits: nothing is won by waiting, too.
             Cause::PeerCrashed | Cause::Expired if self.attempts == 0 => Duration::ZERO,
+            // One that authenticates anew by closing first, as some do (RFC 7296 §2.8.3 allows it), but not again and again.
+            Cause::PeerClosed if self.attempts == 0 && self.was_up_for(now, STEADY) => Duration::ZERO,
             _ => wait(backoff, self.attempts, random),
         };
         if state == ConnectionState::Reconnecting {
             self.retry_at = Some(now + delay);
         }
         state
+    }
+
+    fn was_up_for(&self, now: Instant, time: Duration) -> bool {
+        self.state.is_up() && now.saturating_duration_since(self.since) >= time
     }
 
     /// Whether the next attempt is due.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use adit_proto::control::{PeerId, Spi};
 use adit_proto::ike::IkeSpi;
@@ -36,6 +37,8 @@ pub(super) struct Peer {
     pub local: Option<SocketAddr>,
     /// The IKE SA that has the Child SAs.
     pub current: Option<SaId>,
+    /// It wants to be begun with without a Child SA (RFC 6023).
+    pub childless: bool,
     /// Who the peer proved to be in it, or in the last one.
     pub connected_as: String,
     /// The IKE SA that we are negotiating.
@@ -119,6 +122,12 @@ pub(super) enum Action {
     Ended(Cause),
     /// A rekey begun by us is under way, or is not any more.
     Rekeying(bool),
+    /// This IKE SA is to be authenticated anew, if we can reach the peer.
+    Reauthenticate,
+    /// This IKE SA, made in a reauthentication, has all its Child SAs: that one is to be deleted at that time.
+    Superseded { sa: SaId, at: Instant },
+    /// This IKE SA has been authenticated anew: what is late on its Child SAs is for that one, which is used from now on.
+    GiveWay { to: SaId, then: Then },
 }
 
 /// What becomes of an IKE SA that has nothing left.

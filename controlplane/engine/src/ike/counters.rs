@@ -107,6 +107,7 @@ fn class(cause: &Cause) -> Class {
             | Incompatibility::Ppk => Class::Authentication,
             Incompatibility::Refused(notify) => class_of_refusal(*notify),
         },
+        Cause::CertificateExpired { .. } => Class::Authentication,
         Cause::Failed(_)
         | Cause::Command
         | Cause::PeerClosed
@@ -115,6 +116,8 @@ fn class(cause: &Cause) -> Class {
         | Cause::PeerCrashed
         | Cause::PeerRestarted
         | Cause::Expired
+        | Cause::WantsChildless
+        | Cause::NotReauthenticated
         | Cause::Removed
         | Cause::TrustChanged => Class::Other,
     }

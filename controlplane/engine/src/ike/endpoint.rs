@@ -6,6 +6,7 @@
 mod commands;
 mod half_open;
 mod lifecycle;
+mod reauth;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -212,6 +213,9 @@ impl Endpoint {
                 Action::ExpectClosed { sa } => self.expect_closed(now, sa),
                 Action::Ended(cause) => self.on_ended(now, id, cause),
                 Action::Rekeying(under_way) => self.on_rekeying(now, id, under_way),
+                Action::Reauthenticate => self.on_reauthenticate(now, id),
+                Action::Superseded { sa, at } => self.on_superseded(now, sa, at),
+                Action::GiveWay { to, then } => self.on_give_way(now, id, to, then),
             }
         }
     }

@@ -90,6 +90,22 @@ pub struct ChildKeys {
     pub encapsulate: bool,
 }
 
+/// On which side something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Whose {
+    Own,
+    Peer,
+}
+
+impl std::fmt::Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Whose::Own => "our",
+            Whose::Peer => "the peer's",
+        })
+    }
+}
+
 /// Why an SA ended or a connection is down.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
@@ -114,8 +130,15 @@ pub enum Cause {
     PeerRestarted,
     #[error("its lifetime is over")]
     Expired,
+    /// Nobody authenticated anew before that, in seconds since 1970 UTC.
+    #[error("{whose} certificate, or one above it, was valid until {}", crate::auth::certificate::date(*not_after))]
+    CertificateExpired { whose: Whose, not_after: u64 },
+    #[error("the peer did not authenticate anew in the time that it was given (AUTH_LIFETIME)")]
+    NotReauthenticated,
     #[error("the peer's configuration was removed")]
     Removed,
     #[error("the peer's credentials or identities were changed")]
     TrustChanged,
+    #[error("the peer wants an IKE SA without a Child SA first (RFC 6023)")]
+    WantsChildless,
 }

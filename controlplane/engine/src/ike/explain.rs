@@ -6,7 +6,7 @@ use adit_proto::ike::{NotifyType, Proposal};
 
 use super::config::PeerConfig;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::event::Cause;
+use super::event::{Cause, Whose};
 use super::negotiate::{self, Choice};
 use super::parts::Parts;
 use super::plan;
@@ -185,8 +185,14 @@ fn plain_remedy(cause: &Cause) -> &'static str {
         Cause::Refused { notify, .. } => remedy_of_refusal(*notify),
         Cause::Failed(error) => remedy_of_error(error),
         Cause::Replaced | Cause::Redundant => "nothing: another IKE SA with this peer is up",
+        Cause::WantsChildless => "nothing: it is asked again, and the Child SA comes later",
         Cause::PeerCrashed | Cause::PeerRestarted => "nothing: the connection is made anew",
         Cause::TrustChanged => "nothing: the peer authenticates anew; see that the other end has the new credentials, too",
+        Cause::CertificateExpired { whose: Whose::Own, .. } => "renew the certificate of this gateway, and reload",
+        Cause::CertificateExpired { whose: Whose::Peer, .. } => {
+            "renew the certificate at the peer; if it is not that old, set the clock of this gateway"
+        }
+        Cause::NotReauthenticated => "see why the peer did not: its log may say more; or raise `reauth_s` here",
         Cause::Expired => "see why the rekey failed before the lifetime was over; the peer may refuse CREATE_CHILD_SA",
     }
 }

@@ -101,6 +101,9 @@ impl IkeSa {
         }
         let mut answer = self.delete_for_peer(ctx, &parts);
         self.take_token(&parts);
+        if let Some(session) = self.session_mut() {
+            session.take_auth_lifetime(ctx.now, &parts);
+        }
         answer.extend(self.answer_mobike(&parts));
         if let Err(error) = self.respond(ctx, EXCHANGE, &answer) {
             return self.end(ctx, error.into());
@@ -128,7 +131,13 @@ impl IkeSa {
                 ctx.act(Action::Rekeying(false));
                 self.leave_to(ctx, successor, Then::End);
             }
-            (None, None) => self.end_after_answer(ctx, Cause::PeerClosed),
+            (None, None) => match session.beside.after {
+                Some(to) => {
+                    let _ = self.respond(ctx, EXCHANGE, &[]);
+                    ctx.act(Action::GiveWay { to, then: Then::End });
+                }
+                None => self.end_after_answer(ctx, Cause::PeerClosed),
+            },
         }
     }
 

@@ -260,6 +260,7 @@ impl IkeSa {
         session.remote_id = old.remote_id.clone();
         session.proof = old.proof.clone();
         session.uses_ppk = old.uses_ppk;
+        session.standing = old.standing.clone();
         session.original_initiator = old.original_initiator;
         session.lowest_nonce = creation.lowest_nonce();
         session.peer_lanes = old.peer_lanes;

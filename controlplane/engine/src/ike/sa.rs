@@ -56,6 +56,8 @@ pub(super) struct Features {
     pub adit: bool,
     /// RFC 4555, wanted by both.
     pub mobike: bool,
+    /// RFC 6023, said by the responder only.
+    pub childless: bool,
 }
 
 /// How far an IKE SA is.
@@ -311,6 +313,7 @@ impl IkeSa {
         if let Some(session) = self.session_mut() {
             session.silent_until = None;
         }
+        self.end_hold(ctx);
         match self.predecessor_to_claim(exchange, &parts) {
             Some(from) => {
                 self.deferred = Some((exchange, parts));

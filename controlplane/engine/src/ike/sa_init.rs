@@ -308,6 +308,8 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
     let requests = ctx.shared.directory.candidates(path.remote.ip()).certificate_requests();
     payloads.extend(auth::certificate_requests(requests));
     payloads.extend(abilities(features.intermediate, features.ppk));
+    // Said by the responder alone (RFC 6023 §3).
+    payloads.push(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED).into());
     let flags = Flags { initiator: false, response: true, version: false };
     let response = Message { header: Header::new(spis.initiator, spis.responder, EXCHANGE, flags, 0), payloads }.encode()?;
     ctx.transmit(&path, None, &response);
@@ -341,6 +343,7 @@ fn features(parts: &Parts, ppk: bool) -> Features {
         ppk: ppk && parts.has(NotifyType::USE_PPK),
         adit: parts.vendors.iter().any(|vendor| vendor == vendor::ADIT),
         mobike: false,
+        childless: parts.has(NotifyType::CHILDLESS_IKEV2_SUPPORTED),
     }
 }
 

@@ -18,8 +18,9 @@ use super::followup::Pending;
 use super::install_backoff::InstallBackoff;
 use super::mobike::Mobike;
 use super::negotiate::Choice;
+use super::reauth::{Beside, Standing};
 use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
-use super::trust::Trust;
+use super::trust::{OwnProof, Trust};
 use super::window::jittered;
 
 /// After TEMPORARY_FAILURE: how long to wait, and for how long to try (RFC 7296 §2.25).
@@ -65,7 +66,7 @@ pub(super) enum Task {
 
 impl Task {
     /// Whether it makes a Child SA or an IKE SA: such requests wait after TEMPORARY_FAILURE.
-    fn creates(&self) -> bool {
+    pub(super) fn creates(&self) -> bool {
         match self {
             Task::CreateChild { .. } | Task::RekeyChild { .. } | Task::RekeyIke { .. } => true,
             Task::DeleteChildren(_)
@@ -100,6 +101,10 @@ pub(super) struct Session {
     /// And how.
     pub proof: String,
     pub uses_ppk: bool,
+    /// Until when that holds.
+    pub standing: Standing,
+    /// With the IKE SA before or after this one, while there are two.
+    pub beside: Beside,
     /// Whether we look after the Child SAs: we began the connection.
     pub original_initiator: bool,
     /// The smaller nonce of its making.
@@ -159,6 +164,8 @@ impl Session {
             remote_id: String::new(),
             proof: String::new(),
             uses_ppk: false,
+            standing: Standing::default(),
+            beside: Beside::default(),
             original_initiator: false,
             lowest_nonce: Vec::new(),
             established: now,
@@ -268,7 +275,8 @@ impl Session {
     /// Asks for every Child SA that is configured and not there, where that is our business.
     pub(super) fn want_missing_children(&mut self, is_adit: bool, under_way: Option<(usize, u8)>) {
         // The Child SAs of a predecessor are still to come.
-        if !self.original_initiator || self.successor.is_some() || self.predecessor.is_some() {
+        let goes = self.successor.is_some() || self.beside.after.is_some();
+        if !self.original_initiator || goes || self.predecessor.is_some() {
             return;
         }
         for config in 0..self.config.children.len() {
@@ -300,6 +308,7 @@ impl IkeSa {
             return self.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged);
         }
         if let Some(session) = self.session_mut() {
+            session.reconsider(ctx, OwnProof::of(&config));
             session.reconfigure(config);
             self.want_missing_children();
         }
@@ -335,7 +344,7 @@ impl IkeSa {
     pub(super) fn start_next(&mut self, ctx: &mut Ctx) {
         while self.window.is_idle() {
             let Stage::Established(session) = &mut self.stage else { return };
-            let Some(task) = session.next_task(ctx.now.instant) else { return };
+            let Some(task) = session.next_task(ctx.now.instant) else { return self.finish_beside(ctx) };
             let started = match task {
                 Task::CreateChild { config, lane, method } => self.send_create_child(ctx, config, lane, method),
                 Task::RekeyChild { inbound, method } => self.send_rekey_child(ctx, inbound, method),

@@ -50,6 +50,11 @@ pub struct IkeStatus {
     pub established: Instant,
     pub last_heard: Instant,
     pub rekey_at: Option<Instant>,
+    /// When both ends are to authenticate anew, if something limits that.
+    pub reauth_at: Option<Instant>,
+    /// When what the peer proved with certificates ends, in seconds since 1970 UTC; and our own, where the peer looks at it.
+    pub peer_certificate_until: Option<u64>,
+    pub own_certificate_until: Option<u64>,
     pub path: Path,
     pub nat: NatStatus,
     pub mobike: bool,
@@ -209,6 +214,9 @@ fn ike_status(sa: &IkeSa) -> Option<IkeStatus> {
         established: session.established,
         last_heard: sa.last_heard,
         rekey_at: session.rekey_at,
+        reauth_at: session.standing.reauth_at,
+        peer_certificate_until: session.standing.peer_until,
+        own_certificate_until: session.standing.own_until,
         path: sa.path,
         nat: sa.nat,
         mobike: sa.features.mobike,

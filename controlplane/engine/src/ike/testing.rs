@@ -30,6 +30,7 @@ pub(super) fn peer_config() -> PeerConfig {
         proposals: Vec::new(),
         children: Vec::new(),
         ike_lifetime: Lifetime::IKE,
+        reauth_after: Duration::ZERO,
         ppk: None,
         dpd: Duration::ZERO,
         keepalive: Duration::ZERO,

@@ -107,7 +107,7 @@ impl IkeSa {
             }
         }
         if let Stage::Established(session) = &self.stage {
-            if session.successor.is_some() {
+            if session.successor.is_some() || session.beside.after.is_some() {
                 cause = Cause::Replaced;
             } else if let Some(successor) = session.collision.as_ref().and_then(|collision| collision.sa) {
                 // The peer's new IKE SA may be alive though this one is not.
@@ -133,7 +133,11 @@ impl IkeSa {
             return self.close(ctx, delete, Cause::Replaced);
         }
         if session.redundant_since.is_some_and(|since| since + REPLACED_PATIENCE <= now) {
-            return self.close(ctx, delete, Cause::Redundant);
+            session.redundant_since = None;
+            return match session.beside.after {
+                Some(to) => ctx.act(Action::GiveWay { to, then: Then::Close }),
+                None => self.close(ctx, delete, Cause::Redundant),
+            };
         }
         if session.successor.is_some() {
             return;
@@ -141,6 +145,10 @@ impl IkeSa {
         if is_due(session.expire_at) {
             return self.close(ctx, delete, Cause::Expired);
         }
+        if self.on_reauth_timeout(ctx) {
+            return;
+        }
+        let Stage::Established(session) = &mut self.stage else { return };
         if is_due(session.rekey_at) || self.window.is_exhausted() {
             session.rekey_at = Some(now + REKEY_RETRY);
             session.want(Task::RekeyIke { method: None });
@@ -229,6 +237,8 @@ impl Session {
         if self.successor.is_none() {
             at(self.expire_at);
             at(self.rekey_at);
+            at(self.standing.deadline().filter(|_| self.beside.after.is_none()));
+            at(self.beside.deadline());
             at(self.create_at);
             at(self.silent_until);
             at(self.resume_at);

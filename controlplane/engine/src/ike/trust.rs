@@ -1,11 +1,13 @@
 //! What the trust in a peer rests on, as one value.
 //!
 //! An IKE SA is authenticated once, and then goes on through rekeys and restarts. So it carries what it was authenticated
-//! under: where the configuration says something else by now, it ends.
+//! under: where the configuration says something else by now, it ends. With what *we* prove ourselves is apart: where that is
+//! another key or certificate by now, the peer is still who it was, and a new authentication is made beside the old one.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA256};
 
+use crate::auth::LocalAuth;
 use crate::identity::Pattern;
 
 use super::config::PeerConfig;
@@ -17,8 +19,23 @@ type Digest = [u8; 32];
 pub(super) struct Trust {
     /// Of the peer's name.
     pub name: Digest,
-    /// Of name, identities and credentials of both ends.
+    /// Of name, identities, the peer's credentials and what both share.
     pub all: Digest,
+}
+
+/// With which key and certificates we prove ourselves, where that is our business alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OwnProof(pub Digest);
+
+impl OwnProof {
+    pub(super) fn of(config: &PeerConfig) -> OwnProof {
+        let fields = Fields::new(b"Adit: our own proof, 1");
+        OwnProof(match &config.local_auth {
+            // Both ends have it: it is part of the trust.
+            LocalAuth::Psk(_) => fields.finish(),
+            LocalAuth::Key(_) => fields.list(&config.local_auth.material()).finish(),
+        })
+    }
 }
 
 /// A hash over fields that cannot run into each other: each has its length in front.
@@ -55,11 +72,15 @@ impl Trust {
             let duty: &[u8] = if ppk.mandatory { b"mandatory" } else { b"optional" };
             vec![ppk.id.as_slice(), ppk.key.expose(), duty]
         });
-        let all = Fields::new(b"Adit: trust in a peer, 1")
+        let shared = match &config.local_auth {
+            LocalAuth::Psk(_) => config.local_auth.material(),
+            LocalAuth::Key(_) => vec![b"key".as_slice()],
+        };
+        let all = Fields::new(b"Adit: trust in a peer, 2")
             .with(name)
             .list(&[[local_id.id_type.0].as_slice(), &local_id.data])
             .list(&pattern(&config.remote_id))
-            .list(&config.local_auth.material())
+            .list(&shared)
             .list(&config.remote_auth.material())
             .list(&ppk);
         Trust { name: Fields::new(b"Adit: name of a peer, 1").with(name).finish(), all: all.finish() }
@@ -95,7 +116,7 @@ fn pattern(pattern: &Pattern) -> [Vec<u8>; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{LocalAuth, Psk, RemoteAuth};
+    use crate::auth::{Psk, RemoteAuth};
     use crate::crypto::Secret;
     use crate::ike::config::Ppk;
     use crate::ike::testing::peer_config as config;

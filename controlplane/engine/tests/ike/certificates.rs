@@ -1,44 +1,10 @@
 //! Certificates that are not good: refused as RFC 7296 §2.21.2 says, told to the peer in one word, explained here, and put right.
 
-use std::sync::Arc;
-
-use adit_engine::auth::{LocalAuth, LocalKey, RemoteAuth, TrustAnchors};
-use adit_engine::crypto::PrivateKey;
 use adit_engine::ike::{Cause, Error, Incompatibility, PeerConfig};
 use adit_proto::ike::{ExchangeType, NotifyType};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ED25519, date_time_ymd};
 
+use adit_sim::certificates::Authority;
 use adit_sim::*;
-
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("a certificate").pem();
-        Authority { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// Valid from 2026 to the end of a year.
-    fn issue(&self, name: &str, last_year: i32) -> LocalAuth {
-        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(last_year, 12, 31));
-        let pem = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
-        let private = PrivateKey::from_pkcs8(key.serialized_der()).expect("a key");
-        LocalAuth::Key(Arc::new(LocalKey::certified(private, pem.as_bytes()).expect("a certificate of its key")))
-    }
-
-    fn trusted(&self) -> RemoteAuth {
-        RemoteAuth::Ca(Arc::new(TrustAnchors::from_pem(self.pem.as_bytes()).expect("a CA")))
-    }
-}
 
 /// A is the initiator; what B holds against it, by its code.
 fn refused_by_b(change: impl Fn(usize, &mut PeerConfig)) -> (World, &'static str) {

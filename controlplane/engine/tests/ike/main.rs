@@ -11,5 +11,6 @@ mod insider;
 mod left_out;
 mod many;
 mod paths;
+mod reauth;
 mod restart;
 mod simulation;

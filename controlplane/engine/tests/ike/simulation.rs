@@ -323,6 +323,34 @@ fn rekeys_and_successors_on_a_bad_network_lose_and_leave_nothing() {
 }
 
 #[test]
+fn new_authentications_on_a_bad_network_leave_nothing() {
+    with_seeds(3_000_000, &[], |seed| {
+        let mut run = Run::new(seed);
+        run.world.trace = trace();
+        let lanes = run.lanes();
+        run.world.run_until(Duration::from_secs(600), |world| {
+            world.nodes.iter().all(|node| node.data.has_pairs(lanes) && node.endpoint.sizes().ike_sas == 1)
+        });
+        run.world.run_for(Duration::from_secs(1));
+        for _ in 0..run.world.rng.below(8) {
+            let node = run.world.rng.below(2) as usize;
+            match run.world.rng.below(4) {
+                0 => drop(run.world.act(node, |endpoint, now| endpoint.reauthenticate(now, PEER))),
+                1 => {
+                    [A, B]
+                        .into_iter()
+                        .for_each(|node| drop(run.world.act(node, |endpoint, now| endpoint.reauthenticate(now, PEER))));
+                }
+                _ => run.gentle_event(),
+            }
+            let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
+            run.pass(time);
+        }
+        run.check(seed);
+    });
+}
+
+#[test]
 fn crashes_cuts_moves_and_hang_ups_heal() {
     with_seeds(1_000_000, FAILED_ONCE_ROUGH, |seed| {
         let mut run = Run::new(seed);

@@ -107,6 +107,7 @@ impl Check<'_> {
             rekey_bytes: self.number("rekey_bytes", raw.rekey_bytes, 0..=u64::MAX, "bytes, 0 for no limit,", 0),
             rekey_packets: self.number("rekey_packets", raw.rekey_packets, 0..=u64::MAX, "packets, 0 for no limit,", 1 << 36),
             ike_rekey_s: self.seconds("ike_rekey_s", raw.ike_rekey_s, 4 * 3600),
+            reauth_s: self.seconds("reauth_s", raw.reauth_s, 0),
             dpd_s: self.seconds("dpd_s", raw.dpd_s, 10),
             keepalive_s: self.seconds("keepalive_s", raw.keepalive_s, 20),
             mobike: raw.mobike.is_none_or(|mobike| mobike.value),

@@ -80,6 +80,7 @@ impl Endpoint {
                     config,
                     trust,
                     current: None,
+                    childless: false,
                     connected_as: String::new(),
                     attempt: None,
                     sas: Vec::new(),
@@ -191,15 +192,20 @@ impl Endpoint {
 
     /// Begins an attempt to connect.
     pub(super) fn begin(&mut self, now: Now, id: PeerId) {
-        let Some(peer) = self.shared.peers.get_mut(&id) else { return };
-        let Some(remote) = peer.remote else { return };
-        let unspecified = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-        let port = self.shared.config.nat_port;
-        let local = peer.local.unwrap_or(SocketAddr::new(unspecified, port));
+        let Some(peer) = self.shared.peers.get(&id) else { return };
+        let current = peer.current.and_then(|current| self.sas.get(&current)).map(|sa| sa.path);
+        let configured = peer.remote.map(|remote| {
+            let unspecified = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+            let local = peer.local.unwrap_or(SocketAddr::new(unspecified, self.shared.config.nat_port));
+            Path { local, remote }
+        });
+        // A peer that is connected is where it was heard last.
+        let Some(path) = current.or(configured) else { return };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-        let begun = sa_init::begin(&mut ctx, id, Path { local, remote });
+        let begun = sa_init::begin(&mut ctx, id, path);
         let spis = begun.as_ref().ok().map(|sa| sa.spis);
-        self.shared.enter(now, id, ConnectionState::Connecting, None, spis);
+        let state = if current.is_some() { ConnectionState::Rekeying } else { ConnectionState::Connecting };
+        self.shared.enter(now, id, state, None, spis);
         match begun {
             Ok(sa) => {
                 if let Some(peer) = self.shared.peers.get_mut(&id) {
@@ -207,6 +213,7 @@ impl Endpoint {
                 }
                 self.put_back(now, sa);
             }
+            Err(error) if current.is_some() => self.beside_failed(now, id, error.into()),
             Err(error) => self.lost(now, id, error.into(), None),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! In the end a peer has one IKE SA. Where there are two, both ends must let the same one stay:
 //! 1. a rekey: the nonces of the two exchanges decide (RFC 7296 §2.8.2, in `rekey_ike`);
-//! 2. a new one when the other was established before: the new one stays (the peer restarted, or authenticates again);
+//! 2. a new one when the other was established before: the new one stays (the peer restarted, or authenticates anew: `reauth`);
 //! 3. both ends connected at once: the one with the lowest of the four nonces goes, closed by the end that began it.
 
 use super::super::config::Now;
@@ -10,6 +10,7 @@ use super::super::connection::ConnectionState;
 use super::super::context::Then;
 use super::super::event::{Cause, Event, IkeSpis};
 use super::super::sa::{IkeSa, Initiated, Role, SaId, Stage};
+use super::super::session::Session;
 use super::{Endpoint, Refusal, Timer};
 use adit_proto::control::PeerId;
 use adit_proto::ike::Delete;
@@ -49,18 +50,23 @@ impl Endpoint {
         let (Some(new_sa), Some(old_sa)) = (self.sas.get(&new), self.sas.get(&old)) else {
             return self.make_current(now, peer, new);
         };
-        let one_after_the_other = old_sa.session().is_none_or(|session| session.established < new_sa.created);
+        // A rekey of the old one in between makes no difference.
+        let since = |session: &Session| session.standing.since.unwrap_or(session.established);
+        let one_after_the_other = old_sa.session().is_none_or(|session| since(session) < new_sa.created);
         let new_stays = one_after_the_other || lowest_nonce(new_sa) > lowest_nonce(old_sa);
         let (stays, goes) = if new_stays { (new, old) } else { (old, new) };
+        if one_after_the_other && !initial_contact {
+            return self.succeed(now, peer, new, old);
+        }
         if new_stays {
             self.make_current(now, peer, stays);
         }
+        self.pass_on(now, peer, goes, stays);
         if one_after_the_other && initial_contact {
             // The peer says that it has forgotten all others (RFC 7296 §2.4).
             return self.run(now, goes, |sa, ctx| sa.end(ctx, Cause::PeerRestarted));
         }
-        let ours = self.sas.get(&goes).is_some_and(IkeSa::is_initiator);
-        if ours && !one_after_the_other {
+        if self.sas.get(&goes).is_some_and(IkeSa::is_initiator) {
             self.close_redundant(now, goes);
         } else {
             self.expect_closed(now, goes);
@@ -68,7 +74,7 @@ impl Endpoint {
     }
 
     /// The IKE SA whose Child SAs are used for sending.
-    fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
+    pub(super) fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
         self.shared.set_current(peer, Some(id));
         let identity = self.sas.get(&id).and_then(IkeSa::session).map(|session| session.remote_id.clone());
         if let Some(peer) = self.shared.peers.get_mut(&peer) {
@@ -121,8 +127,10 @@ impl Endpoint {
         }
         let Some(old) = self.sas.get_mut(&from) else { return };
         let (old_spis, peer_id) = (old.spis, old.peer);
+        let beside = old.session_mut().map(|session| std::mem::take(&mut session.beside)).unwrap_or_default();
         let Some(handover) = old.hand_over() else { return };
         self.run(now, successor, |sa, ctx| sa.inherit(ctx, handover));
+        self.inherit_beside(now, from, successor, beside);
         if let Some(peer_id) = peer_id {
             if self.shared.peers.get(&peer_id).is_some_and(|peer| peer.current == Some(from)) {
                 self.shared.set_current(peer_id, Some(successor));
@@ -213,9 +221,15 @@ impl Endpoint {
             self.shared.set_current(peer_id, None);
             if let Some(next) = self.another_session(peer_id, id) {
                 self.make_current(now, peer_id, next);
-                return self.run(now, next, |sa, _| sa.inherit_nothing(id));
+                return self.run(now, next, |sa, _| {
+                    sa.stand_alone(id);
+                    sa.inherit_nothing(id);
+                });
             }
             return self.lost(now, peer_id, cause, Some(spis));
+        }
+        if was_attempt && peer.current.is_some() && peer.connection.state == ConnectionState::Rekeying {
+            return self.beside_failed(now, peer_id, cause);
         }
         if peer.current.is_none() && !was_up {
             // A peer that was refused does not stop us from trying ourselves.

@@ -15,10 +15,11 @@ use super::super::informational::{Orphan, Sent};
 use super::super::nat::{NatStatus, Path};
 use super::super::negotiate::Choice;
 use super::super::protect::Protection;
+use super::super::reauth::Standing;
 use super::super::sa::{Features, IkeSa, Initiated, Role, SaId, Stage};
 use super::super::selectors::SelectorPair;
 use super::super::session::{IkeRekeyCollision, Session, Task};
-use super::super::trust::Trust;
+use super::super::trust::{OwnProof, Trust};
 use super::super::window::Window;
 use super::BootClock;
 use super::bytes::{In, Out};
@@ -40,7 +41,8 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
     for flag in [sa.nat.supported, sa.nat.here, sa.nat.there, sa.nat.claimed] {
         out.flag(flag);
     }
-    let Features { fragmentation, intermediate, ppk, adit, mobike } = sa.features;
+    // Whether it is childless matters in IKE_AUTH only.
+    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _ } = sa.features;
     for flag in [fragmentation, intermediate, ppk, adit, mobike] {
         out.flag(flag);
     }
@@ -70,6 +72,9 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     let mut session = Session::new(ctx, peer, config, keys, choice);
     session.trust = trust;
     read_session(&mut input, clock, &mut session).ok()?;
+    session.standing.plan(ctx.now, session.original_initiator);
+    let own = OwnProof::of(&session.config);
+    session.reconsider(ctx, own);
     let children = input.list(|input| read_child(input, clock)).ok()?;
     input.finish().ok()?;
     for mut child in children {
@@ -107,6 +112,7 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<IkeSa> {
         ppk: input.flag()?,
         adit: input.flag()?,
         mobike: input.flag()?,
+        childless: false,
     };
     sa.created = input.time(clock)?;
     Ok(sa)
@@ -212,10 +218,29 @@ fn read_choice(input: &mut In) -> Decoded<Choice> {
     Ok(choice)
 }
 
+/// Times of the wall clock as they are; what follows from them is worked out anew.
+fn write_standing(out: &mut Out, clock: BootClock, standing: &Standing) {
+    out.option(standing.peer_until, Out::u64);
+    out.option(standing.own_until, Out::u64);
+    for at in [standing.since, standing.asked, standing.granted, standing.wanted] {
+        out.option(at, |out, at| out.time(clock, at));
+    }
+    out.option(standing.own.as_ref(), |out, own| out.raw(&own.0));
+}
+
+fn read_standing(input: &mut In, clock: BootClock) -> Decoded<Standing> {
+    let (peer_until, own_until) = (input.option(In::u64)?, input.option(In::u64)?);
+    let mut time = || input.option(|input| input.time(clock));
+    let (since, asked, granted, wanted) = (time()?, time()?, time()?, time()?);
+    let own = input.option(|input| Ok(OwnProof(input.array()?)))?;
+    Ok(Standing { since, peer_until, own_until, asked, granted, wanted, own, ..Standing::default() })
+}
+
 fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
     out.text(&session.remote_id);
     out.text(&session.proof);
     out.flag(session.uses_ppk);
+    write_standing(out, clock, &session.standing);
     out.flag(session.original_initiator);
     out.bytes(&session.lowest_nonce);
     out.time(clock, session.established);
@@ -255,6 +280,7 @@ fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Deco
     session.remote_id = input.text()?;
     session.proof = input.text()?;
     session.uses_ppk = input.flag()?;
+    session.standing = read_standing(input, clock)?;
     session.original_initiator = input.flag()?;
     session.lowest_nonce = input.bytes()?;
     session.established = input.time(clock)?;

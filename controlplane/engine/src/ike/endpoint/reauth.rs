@@ -1,0 +1,154 @@
+//! One IKE SA of a peer beside the one before it: authenticated anew, the new one takes over without losing a packet, and the old one
+//! goes (RFC 7296 §2.8.3). What each of the two does is in [`super::super::reauth`].
+
+use std::time::Instant;
+
+use adit_proto::control::PeerId;
+use adit_proto::ike::Delete;
+
+use super::super::config::Now;
+use super::super::connection::ConnectionState;
+use super::super::context::{Ctx, Then};
+use super::super::event::Cause;
+use super::super::reauth::Beside;
+use super::super::sa::{IkeSa, SaId};
+use super::Endpoint;
+use super::commands::CommandError;
+
+impl Endpoint {
+    /// Authenticates a peer anew, and ourselves: a new IKE SA with new Child SAs takes the place of the one that there is, without a
+    /// packet lost in between.
+    ///
+    /// # Errors
+    /// The peer is not connected.
+    pub fn reauthenticate(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
+        let peer = self.shared.peers.get(&id).ok_or(CommandError::NoSuchPeer)?;
+        let current = peer.current.ok_or(CommandError::NotConnected)?;
+        self.begin_beside(now, id, current);
+        Ok(())
+    }
+
+    /// The time of an IKE SA is almost over. Where we cannot reach the peer, it has to come to us.
+    pub(super) fn on_reauthenticate(&mut self, now: Now, id: SaId) {
+        let Some(peer_id) = self.sas.get(&id).and_then(|sa| sa.peer) else { return };
+        let reachable = |peer: &super::super::context::Peer| peer.begins_by_itself() || peer.connection.wanted;
+        if self.shared.peers.get(&peer_id).is_some_and(reachable) {
+            self.begin_beside(now, peer_id, id);
+        }
+    }
+
+    fn begin_beside(&mut self, now: Now, peer: PeerId, current: SaId) {
+        let free = |peer: &super::super::context::Peer| peer.current == Some(current) && peer.attempt.is_none();
+        if self.shared.peers.get(&peer).is_some_and(free) {
+            self.begin(now, peer);
+        }
+    }
+
+    /// An attempt to authenticate anew came to nothing; what there is goes on.
+    pub(super) fn beside_failed(&mut self, now: Now, peer: PeerId, cause: Cause) {
+        let current = self.shared.peers.get(&peer).and_then(|peer| peer.current).and_then(|id| self.sas.get(&id));
+        let spis = current.map(|sa| sa.spis);
+        self.shared.enter(now, peer, ConnectionState::Established, Some(cause), spis);
+    }
+
+    /// The peer was authenticated while there was an IKE SA with it. That one goes on until the new one has all its Child SAs.
+    pub(super) fn succeed(&mut self, now: Now, peer: PeerId, new: SaId, old: SaId) {
+        let ours = self.sas.get(&new).is_some_and(IkeSa::is_initiator);
+        let sends = |sa: &IkeSa| sa.session().is_some_and(|session| session.children.iter().any(|child| child.is_sending()));
+        let hold = !ours && self.sas.get(&old).is_some_and(sends);
+        self.run(now, new, |sa, ctx| {
+            if hold {
+                sa.hold(ctx);
+            }
+            if let Some(session) = sa.session_mut().filter(|_| ours) {
+                session.beside.before = Some(old);
+            }
+        });
+        self.run(now, old, |sa, _| {
+            if let Some(session) = sa.session_mut() {
+                session.beside.after = Some(new);
+                session.redundant_since = Some(now.instant);
+            }
+        });
+        self.make_current(now, peer, new);
+    }
+
+    /// An IKE SA was rekeyed while another one takes its place, or while it takes the place of another one.
+    pub(super) fn inherit_beside(&mut self, now: Now, from: SaId, successor: SaId, beside: Beside) {
+        if beside.after.is_some() || beside.before.is_some() || beside.hold_until.is_some() {
+            self.run(now, successor, |sa, _| {
+                if let Some(session) = sa.session_mut() {
+                    session.beside = beside;
+                    session.redundant_since = beside.after.map(|_| now.instant);
+                }
+            });
+        }
+        self.rename(from, successor);
+    }
+
+    /// Of two IKE SAs that both were to take the place of a third one, this one stays.
+    pub(super) fn pass_on(&mut self, now: Now, peer: PeerId, goes: SaId, stays: SaId) {
+        let sas = self.shared.peers.get(&peer).map(|peer| peer.sas.clone()).unwrap_or_default();
+        let after = |id: &SaId| self.sas.get(id).and_then(IkeSa::session).and_then(|session| session.beside.after);
+        let old = sas.into_iter().find(|id| *id != stays && after(id) == Some(goes));
+        self.rename(goes, stays);
+        let ours = self.sas.get(&stays).is_some_and(IkeSa::is_initiator);
+        self.run(now, stays, |sa, _| {
+            if let Some(session) = sa.session_mut().filter(|_| ours) {
+                session.beside.before = session.beside.before.or(old);
+            }
+        });
+    }
+
+    /// Who refers to one IKE SA as the one before or after refers to another one from now on.
+    fn rename(&mut self, from: SaId, to: SaId) {
+        for (id, session) in self.sas.iter_mut().filter_map(|(id, sa)| Some((*id, sa.session_mut()?))) {
+            let renamed = |one: Option<SaId>| if one == Some(from) { Some(to).filter(|to| *to != id) } else { one };
+            session.beside.before = renamed(session.beside.before);
+            session.beside.after = renamed(session.beside.after);
+        }
+    }
+
+    /// Everything is there to take the place of an IKE SA.
+    pub(super) fn on_superseded(&mut self, now: Now, id: SaId, at: Instant) {
+        self.run(now, id, |sa, _| {
+            if let Some(session) = sa.session_mut() {
+                session.beside.delete_at = Some(at);
+            }
+        });
+    }
+
+    /// The end of an IKE SA that was authenticated anew: first the new one sends, then the old one stops; what is late still arrives.
+    pub(super) fn on_give_way(&mut self, now: Now, old: SaId, new: SaId, then: Then) {
+        let usable = |id: &SaId| *id != old && self.sas.get(id).is_some_and(|sa| sa.session().is_some());
+        let current = self.sas.get(&old).and_then(|sa| self.shared.peers.get(&sa.peer?)?.current);
+        let found = [Some(new), current].into_iter().flatten().find(usable);
+        let (new, there) = (found.unwrap_or(new), found.is_some());
+        if there {
+            self.run(now, new, |sa, ctx| sa.end_hold(ctx));
+            let mut draining = Vec::new();
+            if let Some(sa) = self.sas.get_mut(&old) {
+                draining = sa.retire(&mut Ctx::new(now, &mut *self.random, &mut self.shared));
+            }
+            self.run(now, new, |sa, ctx| sa.drain(ctx, draining));
+        }
+        let cause = if there { Cause::Replaced } else { Cause::PeerClosed };
+        match (then, there) {
+            (Then::End, _) => self.run(now, old, |sa, ctx| sa.end(ctx, cause)),
+            (Then::Close, true) => self.run(now, old, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], cause)),
+            // The new one is gone: the old one is all that there is.
+            (Then::Close | Then::Stay, _) => self.run(now, old, |sa, _| sa.stand_alone(new)),
+        }
+    }
+}
+
+impl IkeSa {
+    /// The one that was to take the place of this one is gone.
+    pub(super) fn stand_alone(&mut self, without: SaId) {
+        if let Some(session) = self.session_mut().filter(|session| session.beside.after == Some(without)) {
+            session.beside.after = None;
+            session.beside.delete_at = None;
+            session.redundant_since = None;
+        }
+    }
+}

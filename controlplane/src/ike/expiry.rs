@@ -1,0 +1,96 @@
+//! Certificates that end soon: said in the log, once a day. Pure.
+
+use std::collections::BTreeMap;
+
+use adit_engine::auth::own::WARN_BEFORE;
+
+const DAY: u64 = 24 * 3600;
+/// Between two looks, in seconds: it is about days.
+const LOOK_EVERY: u64 = 60;
+
+/// A certificate, or a chain of them, in use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ending {
+    /// Whose, for people: `our certificate CN=a`.
+    pub whose: String,
+    /// Its end, in seconds since 1970 UTC.
+    pub until: u64,
+}
+
+/// What has been said.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    looked: Option<u64>,
+    /// When each was warned of last.
+    said: BTreeMap<Ending, u64>,
+}
+
+impl Warnings {
+    /// Whether it is time to look again. `now` is in seconds since 1970 UTC.
+    pub fn is_due(&mut self, now: u64) -> bool {
+        let due = self.looked.is_none_or(|looked| now.abs_diff(looked) >= LOOK_EVERY);
+        if due {
+            self.looked = Some(now);
+        }
+        due
+    }
+
+    /// The lines for the log, of all certificates that are in use.
+    pub fn lines(&mut self, now: u64, all: Vec<Ending>) -> Vec<String> {
+        self.said.retain(|known, _| all.contains(known));
+        let soon = all.into_iter().filter(|ending| ending.until < now.saturating_add(WARN_BEFORE));
+        let mut lines = Vec::new();
+        for ending in soon {
+            if self.said.get(&ending).is_some_and(|said| now.abs_diff(*said) < DAY) {
+                continue;
+            }
+            lines.push(line(&ending, now));
+            self.said.insert(ending, now);
+        }
+        lines
+    }
+}
+
+fn line(Ending { whose, until }: &Ending, now: u64) -> String {
+    match until.checked_sub(now).map(|left| (left / DAY, left / 3600)) {
+        None => format!("{whose} has expired: renew it and reload"),
+        Some((0, hours)) => format!("{whose} ends in {hours} hours: renew it and reload"),
+        Some((1, _)) => format!("{whose} ends in a day: renew it and reload"),
+        Some((days, _)) => format!("{whose} ends in {days} days: renew it and reload"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours(until: u64) -> Vec<Ending> {
+        vec![Ending { whose: "our certificate CN=a".to_owned(), until }]
+    }
+
+    #[test]
+    fn each_certificate_is_warned_of_once_a_day_from_a_month_before() {
+        let (mut warnings, until) = (Warnings::default(), 100 * DAY);
+        let mut lines = Vec::new();
+        // Every minute for the last forty days and one day after.
+        for now in (60 * DAY..101 * DAY).step_by(60) {
+            assert!(warnings.is_due(now));
+            lines.extend(warnings.lines(now, ours(until)).into_iter().map(|line| (now / DAY, line)));
+        }
+        let days: Vec<u64> = lines.iter().map(|(day, _)| *day).collect();
+        assert_eq!(days, (70..=100).collect::<Vec<u64>>());
+        assert_eq!(lines[0].1, "our certificate CN=a ends in 29 days: renew it and reload");
+        assert_eq!(lines[29].1, "our certificate CN=a ends in 23 hours: renew it and reload");
+        assert_eq!(lines[30].1, "our certificate CN=a has expired: renew it and reload");
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_a_new_one_and_looks_are_far_apart() {
+        let mut warnings = Warnings::default();
+        assert!(warnings.is_due(0) && !warnings.is_due(59) && warnings.is_due(60));
+        assert_eq!(warnings.lines(0, ours(DAY)).len(), 1);
+        assert_eq!(warnings.lines(60, ours(DAY)).len(), 0);
+        assert_eq!(warnings.lines(120, ours(400 * DAY)).len(), 0);
+        assert_eq!(warnings.lines(180, ours(2 * DAY)).len(), 1);
+    }
+}
