@@ -194,6 +194,12 @@ pub enum Signal {
     Stop,
     /// Go on after [`Signal::Stop`].
     Continue,
+    /// Read the configuration again.
+    Hangup,
+    User1,
+    User2,
+    Alarm,
+    Pipe,
 }
 
 /// Sends a signal to one process.
@@ -204,6 +210,11 @@ pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
         Signal::Kill => libc::SIGKILL,
         Signal::Stop => libc::SIGSTOP,
         Signal::Continue => libc::SIGCONT,
+        Signal::Hangup => libc::SIGHUP,
+        Signal::User1 => libc::SIGUSR1,
+        Signal::User2 => libc::SIGUSR2,
+        Signal::Alarm => libc::SIGALRM,
+        Signal::Pipe => libc::SIGPIPE,
     };
     let pid = libc::pid_t::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
     if pid <= 0 {

@@ -4,6 +4,7 @@ use std::fs;
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
+use adit_bench::netns::Signal;
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 
@@ -34,6 +35,8 @@ fn without_c(text: &str) -> String {
 fn opened_alone(lab: &mut Lab, from: usize) -> Result<Vec<Datagram>> {
     const COUNT: usize = 200;
     lab.gateways[0].kill_control()?;
+    // Nothing else is to come from there: its control plane would bring the interface up again.
+    lab.gateways[from].control()?.signal(Signal::Stop)?;
     let (sender, receiver) = (&lab.gateways[from], lab.a());
     let mut capture = Capture::open(&sender.netns, WAN)?;
     sender.netns.run(&format!("ping -n -q -c{COUNT} -i0.002 -W2 {}", receiver.inner()))?;
@@ -48,7 +51,7 @@ fn opened_alone(lab: &mut Lab, from: usize) -> Result<Vec<Datagram>> {
 }
 
 /// An error unless gateway a drops all of these, which gateway `from` sent before, as replays.
-fn refuses_replays(lab: &Lab, from: usize, datagrams: &[Datagram]) -> Result<()> {
+fn refuses_replays(lab: &mut Lab, from: usize, datagrams: &[Datagram]) -> Result<()> {
     let link = Injector::open(&lab.gateways[from].netns, WAN)?;
     let numbers = || -> Result<(u64, u64)> {
         let metrics = lab.a().metrics()?;
@@ -65,7 +68,8 @@ fn refuses_replays(lab: &Lab, from: usize, datagrams: &[Datagram]) -> Result<()>
     })?;
     let now = numbers()?;
     ensure!(now == (opened, dropped + all), "{} of {all} replayed datagrams were opened", now.0 - opened);
-    lab.gateways[from].netns.run(&format!("ip link set {TAP} up")).map(drop)
+    lab.gateways[from].netns.run(&format!("ip link set {TAP} up"))?;
+    lab.gateways[from].control()?.signal(Signal::Continue)
 }
 
 fn status(gateway: &Gateway) -> Result<serde_json::Value> {
@@ -146,7 +150,7 @@ fn what_a_data_plane_received_alone_is_not_received_again_by_the_next_one() -> R
     let mut lab = Lab::start(&LabOptions::default())?;
     let heard = opened_alone(&mut lab, 1)?;
     edited(&mut lab, |text| text.replace("workers: 1", "workers: 2"))?;
-    refuses_replays(&lab, 1, &heard)?;
+    refuses_replays(&mut lab, 1, &heard)?;
     // Its totals are not lost either.
     let opened = lab.a().metrics()?.count(Count::Opened);
     ensure!(opened >= heard.len() as u64, "{opened} packets opened, of {} before the data plane was replaced", heard.len());
@@ -161,12 +165,12 @@ fn what_a_peer_sent_before_it_left_the_file_is_a_replay_when_it_is_back() -> Res
     let heard = opened_alone(&mut lab, 2)?;
     edited(&mut lab, without_c)?;
     edited(&mut lab, |_| whole.clone())?;
-    refuses_replays(&lab, 2, &heard)?;
+    refuses_replays(&mut lab, 2, &heard)?;
     lab.wait_until_up()?;
     // The data plane is replaced at the same time.
     let heard = opened_alone(&mut lab, 2)?;
     edited(&mut lab, |text| without_c(text).replace("workers: 1", "workers: 2"))?;
     edited(&mut lab, |_| whole.clone())?;
-    refuses_replays(&lab, 2, &heard)?;
+    refuses_replays(&mut lab, 2, &heard)?;
     lab.wait_until_up()
 }

@@ -12,10 +12,11 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::client::{self, Gateway};
 use crate::config::{Config, Machine, default_runtime_dir};
+use crate::desired::Desired;
 use crate::explain;
+use crate::gateway::{self, Options};
 use crate::keygen;
 use crate::private;
-use crate::runtime::{self, Options};
 use crate::status;
 use crate::survey::{self, Surroundings, Verdict};
 
@@ -47,6 +48,20 @@ enum Command {
     Status {
         #[command(flatten)]
         of: Of,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Has a running gateway read its configuration again: what has changed is changed while packets flow
+    Reload {
+        #[command(flatten)]
+        of: Of,
+        /// Say what would change, and which tunnels it interrupts, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do also what needs another data plane: all tunnels stand still for a moment
+        #[arg(long)]
+        restart_dataplane: bool,
         /// As JSON, for programs
         #[arg(long)]
         json: bool,
@@ -150,6 +165,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane }),
         Command::Status { of, json } => show_status(of, json),
+        Command::Reload { of, dry_run, restart_dataplane, json } => reload(of, dry_run, restart_dataplane, json),
         Command::Connect(of) => command_peer(of, "connect"),
         Command::Disconnect(of) => command_peer(of, "disconnect"),
         Command::Rekey { of, ike } => command_peer(of, if ike { "rekey-ike" } else { "rekey" }),
@@ -174,10 +190,10 @@ fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
         .init();
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
-    let config = Config::load(file, &Machine::here())?;
+    let desired = Desired::read(file, &Machine::here())?;
     // One thread for the loop, one for the API: the cores are for the data plane.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(runtime::run(config, options))
+    runtime.block_on(gateway::run(desired, options))
 }
 
 fn check(file: &Path, json: bool) -> anyhow::Result<()> {
@@ -205,19 +221,35 @@ fn asking() -> anyhow::Result<tokio::runtime::Runtime> {
 /// The gateway that is meant.
 async fn gateway(of: Of) -> anyhow::Result<Gateway> {
     if let Some(file) = of.config {
-        let config = Config::load(&file, &Machine::here()).map_err(|problems| {
-            let error = anyhow::Error::from(problems);
-            let hint = "this command reads the configuration and asks the gateway, which the user that runs it can, and root";
-            if rustix::process::geteuid().is_root() { error } else { error.context(hint) }
-        })?;
         let start = format!("adit run -c {}", file.display());
-        return Ok(Gateway { socket: config.api_socket(), name: config.name, start });
+        return match Config::load(&file, &Machine::here()) {
+            Ok(config) => Ok(Gateway { socket: config.api_socket(), name: config.name, start }),
+            // One that runs can be asked while its file is being edited.
+            Err(problems) => match place_in(&file).filter(|(_, socket)| socket.exists()) {
+                Some((name, socket)) => Ok(Gateway { socket, name, start }),
+                None => {
+                    let error = anyhow::Error::from(problems);
+                    let hint =
+                        "this command reads the configuration and asks the gateway, which the user that runs it can, and root";
+                    Err(if rustix::process::geteuid().is_root() { error } else { error.context(hint) })
+                }
+            },
+        };
     }
     let name = match of.name {
         Some(name) => name,
         None => client::only_gateway(&default_runtime_dir("")).await?,
     };
     Ok(Gateway { socket: client::usual_socket(&name), name, start: "adit run -c FILE".to_owned() })
+}
+
+/// The name and the socket of a gateway, where a file that does not check says at least that.
+fn place_in(file: &Path) -> Option<(String, PathBuf)> {
+    let root: serde_yaml::Mapping = serde_yaml::from_str(&std::fs::read_to_string(file).ok()?).ok()?;
+    let name = root.get("name")?.as_str()?.to_owned();
+    let named = root.get("runtime_dir").and_then(serde_yaml::Value::as_str);
+    let dir = named.map_or_else(|| default_runtime_dir(&name), |dir| file.parent().unwrap_or(Path::new("")).join(dir));
+    Some((name, dir.join("api.sock")))
 }
 
 fn show_status(of: Of, json: bool) -> anyhow::Result<()> {
@@ -227,6 +259,11 @@ fn show_status(of: Of, json: bool) -> anyhow::Result<()> {
 
 fn command_peer(of: OfPeer, command: &str) -> anyhow::Result<()> {
     asking()?.block_on(async { gateway(of.of).await?.command(&of.peer, command).await })
+}
+
+fn reload(of: Of, dry_run: bool, restart_dataplane: bool, json: bool) -> anyhow::Result<()> {
+    let report = asking()?.block_on(async { gateway(of).await?.reload(dry_run, restart_dataplane).await })?;
+    print(&if json { serde_json::to_string_pretty(&report)? + "\n" } else { status::reload(&report) })
 }
 
 fn explain(of: OfPeer, json: bool) -> anyhow::Result<()> {

@@ -198,7 +198,7 @@ impl Peer {
 pub struct Api {
     pub listen: SocketAddr,
     /// Who has it may do everything.
-    pub token: ike_section::Loaded<crate::api::Token>,
+    pub token: ike_section::Loaded<crate::token::Token>,
 }
 
 /// Facts about the machine that a configuration is judged against.

@@ -63,6 +63,29 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
     list.into_iter().map(|(flag, value)| (flag.to_owned(), value)).collect()
 }
 
+/// Flags that say how large a table is.
+const CAPACITIES: &[&str] = &["--max-peers", "--sa-slots", "--selectors"];
+
+/// In what a data plane that was started with `running` does not fit a configuration, for people. A table that would be chosen twice
+/// as large has room enough: it is chosen with room for twice as much as is needed.
+pub fn misfits(running: &[(String, String)], config: &Config) -> Vec<String> {
+    let mut wanted = arguments(config);
+    for (flag, value) in wanted.iter_mut().filter(|(flag, _)| CAPACITIES.contains(&flag.as_str())) {
+        let number = |text: &str| text.parse::<u64>().unwrap_or(0);
+        let Some((_, now)) = running.iter().find(|(other, _)| other == flag) else { continue };
+        if number(now) * 2 >= number(value) {
+            value.clone_from(now);
+        }
+    }
+    differences(running, &wanted)
+}
+
+/// Ids of peers that a data plane with these arguments has room for.
+pub fn max_peers(arguments: &[(String, String)]) -> u16 {
+    let value = arguments.iter().find(|(flag, _)| flag == "--max-peers").and_then(|(_, value)| value.parse().ok());
+    value.unwrap_or(u16::MAX)
+}
+
 /// What differs between two command lines, for people; empty when nothing does.
 pub fn differences(running: &[(String, String)], wanted: &[(String, String)]) -> Vec<String> {
     let value =
@@ -247,6 +270,23 @@ mod tests {
         let wanted = list(&[("--workers", "2"), ("--listen", "0.0.0.0:4500"), ("--io", "poll")]);
         assert_eq!(differences(&running, &wanted), ["cores 0 → unset", "io unset → poll", "workers 1 → 2"]);
         assert!(differences(&wanted, &wanted).is_empty());
+    }
+
+    #[test]
+    fn a_table_with_room_enough_fits() {
+        let yaml = "name: a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0 }\npeers: []\n";
+        let machine = crate::config::Machine { cores: vec![0] };
+        let config = Config::from_yaml(yaml, Path::new("/"), &machine).unwrap();
+        let with = |flag: &str, value: &str| {
+            let mut list = arguments(&config);
+            list.iter_mut().filter(|(name, _)| name == flag).for_each(|(_, text)| *text = value.to_owned());
+            list
+        };
+        assert!(misfits(&with("--max-peers", "32"), &config).is_empty(), "{}", config.max_peers());
+        assert!(misfits(&with("--sa-slots", "4096"), &config).is_empty());
+        assert_eq!(misfits(&with("--max-peers", "16"), &config), ["max-peers 16 → 64"]);
+        assert_eq!(misfits(&with("--workers", "7"), &config).len(), 1);
+        assert_eq!((max_peers(&with("--max-peers", "32")), max_peers(&[])), (32, u16::MAX));
     }
 
     #[tokio::test]

@@ -28,8 +28,9 @@ use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
 use crate::api::types::Explanation;
-use crate::config::Config;
-use crate::wanted;
+use crate::config::{Config, Peer};
+use crate::desired::static_key;
+use crate::request::PeerCommand;
 use expiry::Ending;
 use report::Report;
 use sas::{PeerTerms, Sas, Terms};
@@ -45,6 +46,10 @@ pub struct Ike {
     listen: SocketAddr,
     /// Place in the configuration.
     places: BTreeMap<PeerId, usize>,
+    /// The names of these peers, and of those that were removed until all of it is done.
+    names: BTreeMap<PeerId, String>,
+    /// It has had peers: then it may have something to do.
+    used: bool,
     waiting: VecDeque<Transmit>,
     news: Vec<Event>,
     meter: Meter,
@@ -61,16 +66,6 @@ pub struct Ike {
     expiry: expiry::Warnings,
 }
 
-/// What a person commands of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerCommand {
-    Connect,
-    Disconnect,
-    /// The keys of all Child SAs.
-    Rekey,
-    RekeyIke,
-}
-
 impl Ike {
     /// The IKE of a gateway whose peers have these ids in the data plane. Nothing is sent before [`Ike::start`].
     ///
@@ -83,20 +78,22 @@ impl Ike {
         let terms = Terms { workers: dataplane.workers, window: dataplane.replay_window, path_mtu: config.underlay_mtu };
         let mut sas = Sas::new(terms);
         let mut places = BTreeMap::new();
+        let mut names = BTreeMap::new();
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
             let Some(settings) = settings::peer(config, peer) else { continue };
             endpoint.set_peer(now(), *id, settings)?;
-            let pins = config.forwarding.pinned.iter().filter(|(_, pinned)| *pinned == place).map(|(mac, _)| *mac).collect();
-            let (tag, selectors) = (wanted::tag(&peer.name), peer.selectors.clone());
-            sas.add_peer(*id, PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins });
+            sas.set_peer(*id, terms_of(config, place));
             places.insert(*id, place);
+            names.insert(*id, peer.name.clone());
         }
         let (waiting, news) = (VecDeque::new(), Vec::new());
         Ok(Ike {
             endpoint,
             sas,
             listen: config.listen,
+            used: !places.is_empty(),
             places,
+            names,
             waiting,
             news,
             meter: Meter::default(),
@@ -104,14 +101,66 @@ impl Ike {
             first: Vec::new(),
             going: false,
             saved: true,
-            own_key: config.ike.key.as_ref().map(|own| own.key.value.clone()),
+            own_key: own_key(config),
             expiry: expiry::Warnings::default(),
         })
     }
 
-    /// Whether any peer uses it.
+    /// Whether any peer uses it, or has.
     pub fn is_used(&self) -> bool {
-        !self.places.is_empty()
+        self.used
+    }
+
+    /// Changes what a reload has changed; `touched` are the names of the peers that it concerns. Nobody else's SAs are touched. Both
+    /// configurations come with the ids of their peers. What makes no sense to the engine comes back.
+    pub fn reconfigure(
+        &mut self,
+        (old, old_ids): (&Config, &[PeerId]),
+        (new, ids): (&Config, &[PeerId]),
+        touched: &BTreeSet<String>,
+    ) -> Vec<String> {
+        let mut problems = Vec::new();
+        let by_ike = |(place, id): (usize, &PeerId)| new.peers[place].ike().map(|_| (*id, place));
+        self.places = ids.iter().enumerate().filter_map(by_ike).collect();
+        self.used |= !self.places.is_empty();
+        self.own_key = own_key(new);
+        for id in old_ids.iter().filter(|id| !self.places.contains_key(id)) {
+            // One with a static key is none of the engine's.
+            let _ = self.endpoint.remove_peer(now(), *id);
+        }
+        self.first.extend(self.sas.set_path_mtu(new.underlay_mtu));
+        let before: BTreeMap<PeerId, &Peer> = old_ids.iter().copied().zip(&old.peers).collect();
+        for (id, place) in &self.places {
+            let peer = &new.peers[*place];
+            self.sas.set_peer(*id, terms_of(new, *place));
+            self.names.insert(*id, peer.name.clone());
+            if !touched.contains(&peer.name) {
+                continue;
+            }
+            let Some(settings) = settings::peer(new, peer) else { continue };
+            let addresses = (settings.local, settings.remote);
+            if let Err(error) = self.endpoint.set_peer(now(), *id, settings) {
+                problems.push(format!("peer {}: {error}", peer.name));
+                continue;
+            }
+            let Some(before) = before.get(id) else { continue };
+            if before.endpoint != peer.endpoint {
+                // One that was not connected goes there with its next attempt.
+                let _ = self.endpoint.set_addresses(now(), *id, addresses.0, addresses.1);
+            }
+            if child_differs(before, peer) {
+                // One that is not connected asks for the new ones anyhow.
+                let _ = self.endpoint.rekey(now(), *id);
+            }
+        }
+        problems
+    }
+
+    /// All commands about peers that were removed have been taken.
+    pub fn forget_removed(&mut self) {
+        self.names.retain(|id, _| self.places.contains_key(id));
+        self.sas.retain(|id| self.places.contains_key(&id));
+        self.meter.retain(|id| self.places.contains_key(&id));
     }
 
     /// Goes on with the IKE SAs of the process before this one, over the data plane that has these SAs.
@@ -282,9 +331,9 @@ impl Ike {
         moved
     }
 
-    /// The place of a peer in the configuration.
-    pub fn place(&self, peer: PeerId) -> Option<usize> {
-        self.places.get(&peer).copied()
+    /// The name of a peer.
+    pub fn name(&self, peer: PeerId) -> Option<&str> {
+        self.names.get(&peer).map(String::as_str)
     }
 
     /// The way to a peer, if one is known.
@@ -403,12 +452,35 @@ impl Ike {
     }
 }
 
+/// What we prove ourselves with, where that is a key.
+fn own_key(config: &Config) -> Option<Arc<LocalKey>> {
+    config.ike.key.as_ref().map(|own| own.key.value.clone())
+}
+
 /// How the data plane reaches the other end of a path: from the address that the peer knows, where the kernel would choose another.
 fn hop(listen: SocketAddr, path: &Path) -> UdpHop {
     let local = path.local.ip();
     let chosen = settings::local_address(listen, path.remote).map(|address| address.ip());
     let local = (chosen != Some(local) && !local.is_unspecified()).then_some(local);
     UdpHop { local, ..UdpHop::to(path.remote) }
+}
+
+/// What the data plane is told of a peer, by its place in the configuration.
+fn terms_of(config: &Config, place: usize) -> PeerTerms {
+    let peer = &config.peers[place];
+    let pins = config.forwarding.pinned.iter().filter(|(_, pinned)| *pinned == place).map(|(mac, _)| *mac).collect();
+    let (tag, selectors) = (static_key::tag(&peer.name), peer.selectors.clone());
+    PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins }
+}
+
+/// Whether Child SAs would be negotiated in another way.
+fn child_differs(before: &Peer, after: &Peer) -> bool {
+    let of = |peer: &Peer| {
+        let ike = peer.ike();
+        let terms = ike.map(|ike| (ike.esp_proposals.clone(), ike.rekey_s, ike.rekey_bytes, ike.rekey_packets));
+        (terms, peer.selectors.clone(), peer.lanes, peer.defer_checksums)
+    };
+    of(before) != of(after)
 }
 
 fn now() -> Now {

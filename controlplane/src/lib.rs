@@ -4,7 +4,7 @@
 //!   file ─▶ config ─▶ wanted (SAs) ─▶ reconcile ◀─ live SAs, vault
 //!             │                          │ commands
 //!             ▼                          ▼
-//!   static_key, sequence, state ─▶ runtime ─▶ channel ─▶ data plane (dataplane: the process, its log)
+//!   static_key, sequence, state ─▶ gateway ─▶ channel ─▶ data plane (dataplane: the process, its log)
 //!                                     │  ▲
 //!                         netlink ◀───┘  └── counters, SAs ─▶ numbers ─▶ view ─▶ api, metrics ─▶ status, Prometheus
 //! ```
@@ -15,7 +15,9 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod desired;
 pub mod explain;
+pub mod gateway;
 pub mod ike;
 pub mod key_file;
 pub mod keygen;
@@ -24,13 +26,13 @@ pub mod netlink;
 pub mod numbers;
 pub mod private;
 pub mod reconcile;
-pub mod runtime;
+pub mod request;
 pub mod sequence;
 pub mod state;
 pub mod static_key;
 pub mod status;
 pub mod survey;
 pub mod system;
+pub mod token;
 pub mod vault;
 pub mod view;
-pub mod wanted;

@@ -60,9 +60,9 @@ impl Collector for Gateway {
         families.extend(self.sas(&numbers));
         families.extend(self.gateway());
         families.extend(self.health());
-        let ike = self.view.ike();
-        families.extend(certificates::families(&self.view.certificates(), &self.view.config, &ike));
-        families.extend(ike_families::families(&self.view.config, &ike));
+        let (desired, ike) = (self.view.desired(), self.view.ike());
+        families.extend(certificates::families(&self.view.certificates(), &desired.config, &ike));
+        families.extend(ike_families::families(&desired.config, &ike));
         families
     }
 }
@@ -177,10 +177,11 @@ fn latency(buckets: &[u64]) -> Histogram {
 impl Gateway {
     fn sas(&self, numbers: &Numbers) -> [MetricFamily; 3] {
         let (mut packets, mut bytes, mut installed) = (Vec::new(), Vec::new(), Vec::new());
-        for want in &self.view.wanted {
+        let desired = self.view.desired();
+        for want in &desired.sas {
             let sa = numbers.sas.get(&want.name()).copied().unwrap_or_default();
             let (spi, lane) = (format!("{:#010x}", want.spi.0), want.lane.to_string());
-            let peer = self.view.config.peers[want.peer].name.as_str();
+            let peer = desired.config.peers[want.peer].name.as_str();
             let pairs = [("direction", direction_label(want.direction)), ("lane", &lane), ("peer", peer), ("spi", &spi)];
             packets.push(counter(&pairs, sa.packets));
             bytes.push(counter(&pairs, sa.bytes));
@@ -206,16 +207,16 @@ impl Gateway {
         [
             family(MetricType::COUNTER, "adit_dataplane_restarts_total", "Restarts of the data plane after it died.", restarts),
             family(MetricType::GAUGE, "adit_vault_full", full, switch(view.vault_full.load(Ordering::Relaxed))),
-            family(MetricType::GAUGE, "adit_key_log", key_log, switch(view.config.ike.key_log_dir.is_some())),
+            family(MetricType::GAUGE, "adit_key_log", key_log, switch(view.desired().config.ike.key_log_dir.is_some())),
         ]
     }
 
     /// What is true of the gateway as a whole.
     fn gateway(&self) -> Vec<MetricFamily> {
-        let view = &self.view;
+        let (view, desired) = (&self.view, self.view.desired());
         let info = view.info();
         let up = f64::from(u8::from(info.is_some()));
-        let peers = view.config.peers.iter().map(|peer| {
+        let peers = desired.config.peers.iter().map(|peer| {
             let endpoint = peer.endpoint_text();
             gauge(
                 &[
@@ -232,7 +233,7 @@ impl Gateway {
                 ("crypto", info.crypto.as_str()),
                 ("io", info.io.as_str()),
                 ("listen", &info.listen.to_string()),
-                ("name", view.config.name.as_str()),
+                ("name", desired.config.name.as_str()),
                 ("version", info.version.as_str()),
             ];
             gauge(&pairs, 1.0)

@@ -1,29 +1,28 @@
-//! What the kernel is told about the TAP interface: MTU, up, bridge, addresses, routes. Everything can be said twice without
-//! harm, so it does not matter whether the interface is new or was left by an earlier run. What belongs to other interfaces is
-//! left to them.
+//! What the kernel is asked and told about the interface of the tunnel: [`look`] asks, [`news`] hears of changes, [`Netlink::apply`]
+//! does one step. Everything can be said twice without harm, so it does not matter whether the interface is new or was left by an
+//! earlier run. What belongs to other interfaces is left to them.
 //!
-//! The only file that speaks rtnetlink; that crate changes its interface every few weeks.
+//! The only files that speak rtnetlink; that crate changes its interface every few weeks.
+
+mod look;
+mod news;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{Stream, StreamExt, TryStreamExt};
+use adit_proto::control::Mac;
+use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric};
-use rtnetlink::{Error, Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol};
+use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
-use tokio::sync::Notify;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 
-use crate::config::Route;
-
-/// How long to wait before the kernel is asked for its news again.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+use crate::config::{MacText, Route};
+use crate::reconcile::interface::Step;
+pub use news::News;
 
 /// A request that the kernel refused: what was asked, why not, and what usually helps.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +41,8 @@ const BRIDGE_REMEDY: &str =
     "; interface.bridge must name a bridge that exists: ip link add NAME type bridge, ip link set NAME up";
 /// The metric that the kernel gives to IPv6 routes for which none is asked (IP6_RT_PRIO_USER). For IPv4 it is 0.
 const IPV6_METRIC: u32 = 1024;
+/// And to those that it makes with an address (IP6_RT_PRIO_ADDRCONF).
+const IPV6_METRIC_CONNECTED: u32 = 256;
 
 /// A connection to the kernel, in the network namespace that the calling thread was in when it was opened.
 pub struct Netlink {
@@ -53,80 +54,6 @@ impl Drop for Netlink {
     fn drop(&mut self) {
         self.connection.abort();
     }
-}
-
-/// Hears of every change of an address or a route.
-pub struct AddressWatch {
-    changed: Arc<Notify>,
-    listener: JoinHandle<()>,
-}
-
-/// A socket that hears of them, and what keeps it going.
-struct Source {
-    messages: Pin<Box<dyn Stream<Item = ()> + Send>>,
-    /// Ends with it.
-    _connection: JoinSet<()>,
-    _handle: Handle,
-}
-
-impl Source {
-    fn open() -> std::io::Result<Source> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route};
-        let groups = [Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(connection);
-        Ok(Source { messages: messages.map(|_| ()).boxed(), _connection: tasks, _handle: handle })
-    }
-}
-
-impl AddressWatch {
-    /// Begins to listen; needs a tokio runtime.
-    ///
-    /// # Errors
-    /// The kernel has no sockets left.
-    pub fn open() -> std::io::Result<AddressWatch> {
-        let changed = Arc::new(Notify::new());
-        let listener = tokio::spawn(listen(Source::open()?, changed.clone()));
-        Ok(AddressWatch { changed, listener })
-    }
-
-    /// Waits until something has changed since this was last asked.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
-    }
-}
-
-/// What has changed does not matter, nor how often: nothing is kept but that something has.
-async fn listen(mut source: Source, news: Arc<Notify>) {
-    loop {
-        while source.messages.next().await.is_some() {
-            news.notify_one();
-        }
-        tracing::warn!("the kernel's news of addresses and routes have ended; they are asked for anew");
-        source = loop {
-            tokio::time::sleep(LISTEN_AGAIN).await;
-            if let Ok(source) = Source::open() {
-                break source;
-            }
-        };
-        // Something may have changed meanwhile.
-        news.notify_one();
-    }
-}
-
-impl Drop for AddressWatch {
-    fn drop(&mut self) {
-        self.listener.abort();
-    }
-}
-
-/// How an interface is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    pub index: u32,
-    pub mtu: u32,
-    pub up: bool,
 }
 
 fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> NetlinkError {
@@ -145,6 +72,10 @@ fn is(error: &Error, reason: Errno) -> bool {
 }
 
 impl NetlinkError {
+    fn not_found(name: &str) -> NetlinkError {
+        NetlinkError { what: format!("looking for the interface {name}"), cause: "not found".into(), remedy: "" }
+    }
+
     fn with_remedy(self, remedy: &'static str) -> NetlinkError {
         NetlinkError { remedy, ..self }
     }
@@ -156,41 +87,33 @@ impl Netlink {
     /// # Errors
     /// The kernel has no sockets left.
     pub fn open() -> std::io::Result<Netlink> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
+        // With the strict check the kernel honours the filters of a dump.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         Ok(Netlink { handle, connection: tokio::spawn(connection) })
     }
 
-    /// The interface with this name.
-    ///
-    /// # Errors
-    /// There is none.
-    pub async fn link(&self, name: &str) -> Result<Link, NetlinkError> {
-        let mut links = self.handle.link().get().match_name(name).execute();
-        let found: Option<LinkMessage> = links.try_next().await.map_err(failed(format!("looking for the interface {name}")))?;
-        let found = found.ok_or_else(|| NetlinkError {
-            what: format!("looking for the interface {name}"),
-            cause: "not found".into(),
-            remedy: "",
-        })?;
-        let mtu = found.attributes.iter().find_map(|attribute| match attribute {
-            LinkAttribute::Mtu(mtu) => Some(*mtu),
-            _ => None,
-        });
-        Ok(Link { index: found.header.index, mtu: mtu.unwrap_or(0), up: found.header.flags.contains(LinkFlags::Up) })
+    /// Whether there is an interface with this name.
+    pub async fn has_link(&self, name: &str) -> bool {
+        self.find(name).await.is_ok_and(|found| found.is_some())
     }
 
-    /// Sets the MTU and brings the interface up.
+    /// Does one step at the interface with this index.
     ///
     /// # Errors
-    /// The kernel refuses, for instance an MTU that the device does not take.
-    pub async fn set_up(&self, index: u32, mtu: u16) -> Result<(), NetlinkError> {
-        let message = LinkUnspec::new_with_index(index).mtu(mtu.into()).up().build();
-        self.handle
-            .link()
-            .set(message)
-            .execute()
-            .await
-            .map_err(failed(format!("setting the MTU {mtu} and bringing the interface up")))
+    /// The kernel refuses.
+    pub async fn apply(&self, index: u32, step: &Step) -> Result<(), NetlinkError> {
+        match step {
+            Step::Mtu(mtu) => self.set_mtu(index, *mtu).await,
+            Step::Mac(mac) => self.set_mac(index, *mac).await,
+            Step::Up => self.set_up(index).await,
+            Step::Join(name, bridge) => self.join_bridge(index, name, *bridge).await,
+            Step::Leave => self.leave_bridge(index).await,
+            Step::AddAddress(address) => self.add_address(index, *address).await,
+            Step::RemoveAddress(address) => self.remove_address(index, *address).await,
+            Step::Connect(address) => self.connect(index, *address).await,
+            Step::SetRoute(route, source) => self.set_route(index, route, *source).await,
+            Step::RemoveRoute(route) => self.remove_route(index, route).await,
+        }
     }
 
     /// The addresses of all interfaces, each with the name of its interface.
@@ -218,11 +141,23 @@ impl Netlink {
         Ok(list)
     }
 
-    /// Gives the interface an address, or does nothing when it has it.
-    ///
-    /// # Errors
-    /// The kernel refuses, for instance IPv6 where it is switched off.
-    pub async fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
+    async fn set_mtu(&self, index: u32, mtu: u16) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).mtu(mtu.into()).build();
+        self.handle.link().set(message).execute().await.map_err(failed(format!("setting the MTU {mtu}")))
+    }
+
+    async fn set_mac(&self, index: u32, mac: Mac) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).address(mac.to_vec()).build();
+        let what = || format!("setting the MAC address {}", MacText(mac));
+        self.handle.link().set(message).execute().await.map_err(failed(what()))
+    }
+
+    async fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        self.handle.link().set(message).execute().await.map_err(failed("bringing the interface up"))
+    }
+
+    async fn add_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         let mut request = self.handle.address().add(index, address.addr(), address.prefix_len()).replace();
         if address.addr().is_ipv6() {
             // Without it the address could not be used for a second or more after every restart of the data plane.
@@ -232,11 +167,7 @@ impl Netlink {
         added.map_err(|error| error.with_remedy(if address.addr().is_ipv6() { IPV6_REMEDY } else { "" }))
     }
 
-    /// Takes an address from the interface; it may be gone already.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn remove_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
+    async fn remove_address(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
         let found: Vec<AddressMessage> = self
             .handle
             .address()
@@ -254,34 +185,36 @@ impl Netlink {
         Ok(())
     }
 
-    /// Puts the interface into a bridge.
-    ///
-    /// # Errors
-    /// There is no such bridge, or the kernel refuses.
-    pub async fn join_bridge(&self, index: u32, bridge: &str) -> Result<(), NetlinkError> {
-        let found = self.link(bridge).await.map_err(|error| error.with_remedy(BRIDGE_REMEDY))?;
-        let message = LinkUnspec::new_with_index(index).controller(found.index).build();
+    async fn join_bridge(&self, index: u32, name: &str, bridge: u32) -> Result<(), NetlinkError> {
+        let message = LinkUnspec::new_with_index(index).controller(bridge).build();
         let joined = self.handle.link().set(message).execute().await;
-        joined.map_err(failed(format!("joining the bridge {bridge}"))).map_err(|error| error.with_remedy(BRIDGE_REMEDY))
+        joined.map_err(failed(format!("joining the bridge {name}"))).map_err(|error| error.with_remedy(BRIDGE_REMEDY))
     }
 
-    /// Takes the interface out of the bridge that it is in, if it is in one.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn leave_bridge(&self, index: u32) -> Result<(), NetlinkError> {
+    async fn leave_bridge(&self, index: u32) -> Result<(), NetlinkError> {
         let message = LinkUnspec::new_with_index(index).nocontroller().build();
         self.handle.link().set(message).execute().await.map_err(failed("leaving the bridge"))
     }
 
-    /// Adds a route through the interface, or changes the one that the interface has to the same network.
-    ///
-    /// # Errors
-    /// Another interface has a route to the same network, which stays; or the kernel refuses, for instance a router that is
-    /// not in a network of the interface.
-    pub async fn add_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
+    /// Adds the route that the kernel makes with an address.
+    async fn connect(&self, index: u32, address: IpNet) -> Result<(), NetlinkError> {
+        let route = Route { to: address.trunc(), via: None, mtu: None };
+        // Where the kernel gives none, IPv6 chooses by itself.
+        let source = Some(address.addr()).filter(IpAddr::is_ipv4);
+        let mut message = route_message(index, &route, source);
+        message.header.protocol = RouteProtocol::Kernel;
+        if address.addr().is_ipv6() {
+            message.attributes.push(RouteAttribute::Priority(IPV6_METRIC_CONNECTED));
+        }
+        let added = self.handle.route().add(message).replace().execute().await;
+        added.map_err(failed(format!("adding the route to {}", route.to)))
+    }
+
+    /// Adds a route through the interface, or changes the one that the interface has to the same network. One of another
+    /// interface stays.
+    async fn set_route(&self, index: u32, route: &Route, source: Option<IpAddr>) -> Result<(), NetlinkError> {
         let what = || format!("adding the route to {}", route.to);
-        let message = route_message(index, route);
+        let message = route_message(index, route, source);
         let mut added = self.handle.route().add(message.clone()).execute().await;
         if added.as_ref().is_err_and(|error| is(error, Errno::EXIST)) {
             let through = self.interfaces_to(&message).await.map_err(failed(what()))?;
@@ -323,12 +256,8 @@ impl Netlink {
         format!("the interface {}", name.unwrap_or_else(|| index.to_string()))
     }
 
-    /// Removes a route; it may be gone already.
-    ///
-    /// # Errors
-    /// The kernel refuses for another reason.
-    pub async fn remove_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
-        match self.handle.route().del(route_message(index, route)).execute().await {
+    async fn remove_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {
+        match self.handle.route().del(route_message(index, &Route { mtu: None, ..route.clone() }, None)).execute().await {
             Err(error) if is(&error, Errno::SRCH) => Ok(()),
             removed => removed.map_err(failed(format!("removing the route to {}", route.to))),
         }
@@ -353,8 +282,9 @@ fn identity(route: &RouteMessage) -> (Option<&RouteAddress>, u8, u32, u32) {
     (network.filter(|_| length > 0), length, table, metric)
 }
 
-fn route_message(index: u32, route: &Route) -> RouteMessage {
+fn route_message(index: u32, route: &Route, source: Option<IpAddr>) -> RouteMessage {
     let mut message = plain_route_message(index, route);
+    message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
     if let Some(mtu) = route.mtu {
         // The kernel then tells senders of longer packets itself (ICMP: fragmentation needed, packet too big).
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.into())]));

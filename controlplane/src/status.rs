@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use adit_engine::auth::own::WARN_BEFORE;
 
-use crate::api::types::{Peer, Status, Traffic};
+use crate::api::types::{Peer, Reload, Status, Traffic};
 use crate::config::KEY_LOG_WARNING;
 
 /// The whole report.
@@ -41,6 +41,34 @@ pub fn report(status: &Status) -> String {
     out
 }
 
+/// What a reload has done, or would do.
+pub fn reload(report: &Reload) -> String {
+    let mut out = String::new();
+    let (title, none) = if report.done { ("changed", "nothing has changed") } else { ("would change", "nothing would change") };
+    if report.changes.is_empty() {
+        out.push_str(none);
+        out.push('\n');
+    } else {
+        let _ = writeln!(out, "{title}");
+        for line in &report.changes {
+            let _ = writeln!(out, "  {line}");
+        }
+    }
+    let verb = if report.done { "began anew or ended" } else { "would begin anew or end" };
+    if report.replaces_dataplane {
+        let verb = if report.done { "is" } else { "would be" };
+        let _ = writeln!(out, "the data plane {verb} replaced: all tunnels stand still for a moment");
+    } else if report.interrupted.is_empty() {
+        let _ = writeln!(out, "no tunnel is interrupted");
+    } else {
+        let _ = writeln!(out, "tunnels that {verb}: {}", report.interrupted.join(", "));
+    }
+    for problem in &report.problems {
+        let _ = writeln!(out, "NOT YET        {problem}");
+    }
+    out
+}
+
 fn head(out: &mut String, status: &Status) -> std::fmt::Result {
     let control = &status.control_plane;
     writeln!(out, "gateway        {}", status.name)?;
@@ -63,6 +91,15 @@ fn head(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     if status.data_plane_restarts > 0 {
         writeln!(out, "               restarted {} times", status.data_plane_restarts)?;
+    }
+    if let Some(configuration) = &status.configuration {
+        writeln!(out, "configuration  {}, read {} ago", configuration.file, duration(configuration.read_s))?;
+        if configuration.newer {
+            writeln!(out, "               the file is newer than what runs: adit reload --dry-run says what would change")?;
+        }
+        for line in &configuration.pending {
+            writeln!(out, "               not done yet: {line}")?;
+        }
     }
     let interface = &status.interface;
     let addresses = interface.addresses.iter().fold(String::new(), |text, address| text + ", " + address);

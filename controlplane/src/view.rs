@@ -3,20 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use adit_channel::{Master, PlaneInfo};
 use adit_engine::auth::Certificate;
-use adit_proto::control::{Direction, Spi};
+use adit_proto::control::Direction;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::api::types;
-use crate::config::{Config, MacText, Peer};
+use crate::config::{MacText, Peer};
+use crate::desired::Desired;
+use crate::desired::static_key::WantedSa;
 use crate::ike::report::Report;
 use crate::numbers::{Archive, Numbers, Peers, SaName, SaNumbers};
-use crate::static_key::KeyId;
-use crate::wanted::{self, WantedSa};
 
 /// The data plane that is attached.
 #[derive(Debug)]
@@ -59,10 +59,7 @@ struct SaMotion {
 /// Shared between the loop and the API.
 #[derive(Debug)]
 pub struct View {
-    pub config: Config,
-    pub wanted: Vec<WantedSa>,
-    /// The keys of all wanted SAs of a direction with an SPI: several, where peers chose the same.
-    keys: BTreeMap<(u8, Spi), Vec<KeyId>>,
+    desired: Mutex<Arc<Desired>>,
     pub restarts: AtomicU64,
     pub ignored_ike: AtomicU64,
     /// What the next control plane needs of IKE does not fit the vault.
@@ -81,14 +78,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl View {
-    pub fn new(config: Config) -> View {
-        let wanted = wanted::sas(&config);
-        let mut keys: BTreeMap<(u8, Spi), Vec<KeyId>> = BTreeMap::new();
-        wanted.iter().for_each(|want| keys.entry((want.direction as u8, want.spi)).or_default().push(want.key_id));
+    pub fn new(desired: Arc<Desired>) -> View {
         View {
-            wanted,
-            keys,
-            config,
+            desired: Mutex::new(desired),
             restarts: AtomicU64::new(0),
             ignored_ike: AtomicU64::new(0),
             vault_full: AtomicBool::new(false),
@@ -101,9 +93,17 @@ impl View {
         }
     }
 
-    /// The keys of the wanted SAs with this SPI: outbound, one for each peer that chose it.
-    pub fn wanted_keys(&self, direction: Direction, spi: Spi) -> &[KeyId] {
-        self.keys.get(&(direction as u8, spi)).map_or(&[], Vec::as_slice)
+    /// What should be.
+    pub fn desired(&self) -> Arc<Desired> {
+        lock(&self.desired).clone()
+    }
+
+    /// From now on this should be, by these peers.
+    pub fn set_desired(&self, desired: Arc<Desired>, peers: Peers) {
+        if let Some(attached) = &mut lock(&self.planes).attached {
+            attached.peers = peers;
+        }
+        *lock(&self.desired) = desired;
     }
 
     /// From now on this is the data plane.
@@ -205,13 +205,15 @@ impl View {
         let data_plane = self.data_plane();
         let ike = self.ike();
         let sampler = lock(&self.sampler);
-        let interface = &self.config.interface;
-        let mut sas: Vec<Vec<&WantedSa>> = vec![Vec::new(); self.config.peers.len()];
-        self.wanted.iter().for_each(|want| sas[want.peer].push(want));
-        let peers = self.config.peers.iter().zip(&sas);
+        let desired = self.desired();
+        let Desired { config, sas: wanted, .. } = &*desired;
+        let interface = &config.interface;
+        let mut sas: Vec<Vec<&WantedSa>> = vec![Vec::new(); config.peers.len()];
+        wanted.iter().for_each(|want| sas[want.peer].push(want));
+        let peers = config.peers.iter().zip(&sas);
         types::Status {
             version: 1,
-            name: self.config.name.clone(),
+            name: config.name.clone(),
             control_plane: types::ControlPlane {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -219,7 +221,8 @@ impl View {
             },
             data_plane,
             data_plane_restarts: self.restarts.load(Ordering::Relaxed),
-            key_log_dir: self.config.ike.key_log_dir.as_ref().map(|dir| dir.display().to_string()),
+            key_log_dir: config.ike.key_log_dir.as_ref().map(|dir| dir.display().to_string()),
+            configuration: configuration(&desired),
             interface: types::Interface {
                 name: interface.name.clone(),
                 mac: MacText(interface.mac).to_string(),
@@ -242,7 +245,8 @@ impl View {
     /// Our own certificates.
     pub fn certificates(&self) -> Vec<types::Certificate> {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let chain = self.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
+        let desired = self.desired();
+        let chain = desired.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
         let one = |certificate: &Certificate| types::Certificate {
             subject: certificate.subject().to_owned(),
             issuer: certificate.issuer().to_owned(),
@@ -269,6 +273,16 @@ impl View {
             memory_bytes: info.memory_bytes,
         })
     }
+}
+
+fn configuration(desired: &Desired) -> Option<types::Configuration> {
+    let source = desired.source.as_ref()?;
+    Some(types::Configuration {
+        file: source.file.display().to_string(),
+        read_s: source.read_at.elapsed().unwrap_or_default().as_secs(),
+        newer: desired.is_outdated(),
+        pending: desired.pending.clone(),
+    })
 }
 
 /// How the IKE of a peer does, and what it has sent and received; nothing for one with a static key.

@@ -181,7 +181,7 @@ fn judge(source: &str, dir: &Path) {
                 config.dataplane.workers > 0 && config.sa_slots() > 0 && config.max_peers() > 0 && config.max_selectors() > 0
             );
             let _ = (config.routes(), config.to_string());
-            let wanted = adit_controlplane::wanted::sas(&config);
+            let wanted = adit_controlplane::desired::static_key::sas(&config);
             assert_eq!(wanted.is_empty(), config.peers.iter().all(|peer| peer.secret().is_none()));
         }
         Err(problems) => {

@@ -11,9 +11,10 @@ use std::time::Instant;
 use adit_channel::{Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
 use adit_controlplane::api::types::Status;
 use adit_controlplane::config::{Config, Machine, Peer};
+use adit_controlplane::desired::Desired;
+use adit_controlplane::desired::static_key::WantedSa;
 use adit_controlplane::static_key::{SECRET_LEN, Secret};
 use adit_controlplane::view::{Attached, View};
-use adit_controlplane::wanted::WantedSa;
 use adit_controlplane::{metrics, status};
 use adit_proto::control::{Direction, PeerId};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -26,7 +27,8 @@ fn view(dir: &Path) -> Arc<View> {
     let yaml = "name: site-a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\n\
         dataplane: { workers: 2 }\npeers:\n  \
         - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: pair.key, lanes: 2 }\n";
-    Arc::new(View::new(Config::from_yaml(yaml, dir, &Machine { cores: vec![0, 1] }).unwrap()))
+    let config = Config::from_yaml(yaml, dir, &Machine { cores: vec![0, 1] }).unwrap();
+    Arc::new(View::new(Arc::new(Desired::new(config))))
 }
 
 /// The data plane's end of a channel, and a control plane's end attached to it.
@@ -43,8 +45,8 @@ impl Plane {
             version: "0.1.0".into(),
             tap: "adit0".into(),
             mode: adit_proto::control::Mode::Ethernet,
-            tap_mac: view.config.interface.mac,
-            listen: view.config.listen,
+            tap_mac: view.desired().config.interface.mac,
+            listen: view.desired().config.listen,
             workers: WORKERS,
             max_peers: 64,
             sa_slots: 16,
@@ -65,7 +67,7 @@ impl Plane {
             }
             attaching.join().unwrap()
         });
-        let peers = view.wanted.iter().map(|want| (PeerId(want.peer as u16), want.tag)).collect();
+        let peers = view.desired().sas.iter().map(|want| (PeerId(want.peer as u16), want.tag)).collect();
         view.attach(Attached { master, since: Instant::now(), started_here: true, peers });
         Plane { ports, _listener: listener, _region: region }
     }
@@ -78,7 +80,8 @@ impl Plane {
             port.gauge(Gauge::IoUring, 1);
             port.gauge(Gauge::Core, id as i64);
             (0..packets).for_each(|n| port.latency(Latency::Inbound, 1_000 + n * 10));
-            let own = view.wanted.iter().filter(|want| usize::from(want.worker) == id);
+            let desired = view.desired();
+            let own = desired.sas.iter().filter(|want| usize::from(want.worker) == id);
             for (slot, want) in own.enumerate() {
                 let window = if want.direction == Direction::Inbound { 4096 } else { 0 };
                 let sa = LiveSa {
@@ -168,14 +171,15 @@ fn counters_go_on_when_the_data_plane_is_replaced() {
 #[test]
 fn sas_of_two_peers_with_one_spi_are_counted_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let mut config = view(dir.path()).config.clone();
+    let mut config = view(dir.path()).desired().config.clone();
     config.peers.push(Peer { name: "site-c".into(), ..config.peers[0].clone() });
-    let mut view = View::new(config);
+    let mut desired = Desired::new(config);
     let (same, others): (Vec<WantedSa>, Vec<WantedSa>) =
-        view.wanted.iter().partition(|want| want.direction == Direction::Outbound);
+        desired.sas.iter().partition(|want| want.direction == Direction::Outbound);
     let both = same.len() / 2;
     let wanted = same.iter().enumerate().map(|(place, want)| WantedSa { spi: same[place % both].spi, ..*want });
-    view.wanted = wanted.chain(others).collect();
+    desired.sas = wanted.chain(others).collect();
+    let view = View::new(Arc::new(desired));
     for packets in [2, 5] {
         let plane = Plane::start(&view, dir.path());
         plane.work(&view, packets);
@@ -184,7 +188,7 @@ fn sas_of_two_peers_with_one_spi_are_counted_apart() {
         }
     }
     let numbers = view.numbers();
-    let names: BTreeSet<_> = view.wanted.iter().map(WantedSa::name).collect();
+    let names: BTreeSet<_> = view.desired().sas.iter().map(WantedSa::name).collect();
     assert_eq!((names.len(), numbers.sas.keys().copied().collect::<BTreeSet<_>>()), (8, names));
     assert!(numbers.sas.values().all(|sa| sa.packets == 7), "{:?}", numbers.sas);
 }

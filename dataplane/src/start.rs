@@ -329,6 +329,13 @@ struct ControlListener {
 }
 
 impl ControlListener {
+    /// Once a second: the socket is there again soon after somebody has removed it. What fails is tried again.
+    fn keep_socket(&mut self) {
+        if matches!(self.listener.keep_socket(), Ok(true)) {
+            eprintln!("the socket for the control plane was removed, and is there again");
+        }
+    }
+
     fn serve(&mut self) {
         match self.listener.serve() {
             Ok(notices) => {
@@ -361,6 +368,7 @@ fn supervise(running: Running, listener: Listener, signals: &OwnedFd) -> Result<
         if Instant::now() >= tick_at {
             running.tick();
             tick_at = Instant::now() + TICK;
+            control_listener.keep_socket();
         }
         if fds[0].revents != 0 {
             running.stop();
@@ -440,15 +448,22 @@ fn close_memory() -> io::Result<()> {
     if closed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Blocks the signals that end a process by default. The descriptor hears of those that are to end this one; the others end nothing,
+/// also where somebody signals both planes by the beginning of their names.
 fn block_signals() -> io::Result<OwnedFd> {
-    // SAFETY: the set is initialised by sigemptyset before it is used; the descriptor returned is ours alone.
+    // SAFETY: the sets are initialised by sigemptyset before they are used; the descriptor returned is ours alone.
     unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
+        let (mut set, mut blocked): (libc::sigset_t, libc::sigset_t) = (std::mem::zeroed(), std::mem::zeroed());
         libc::sigemptyset(&raw mut set);
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        libc::sigemptyset(&raw mut blocked);
+        for signal in [libc::SIGTERM, libc::SIGINT] {
             libc::sigaddset(&raw mut set, signal);
+            libc::sigaddset(&raw mut blocked, signal);
         }
-        if libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
+        for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM, libc::SIGPIPE] {
+            libc::sigaddset(&raw mut blocked, signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &raw const blocked, std::ptr::null_mut()) != 0 {
             return Err(io::Error::last_os_error());
         }
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);

@@ -68,18 +68,6 @@ fn a_deleted_tap_is_reported_and_made_anew() -> Result<()> {
 }
 
 #[test]
-fn a_tap_that_is_down_for_a_while_carries_on_when_it_is_up_again() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
-    let old = lab.a().data_plane();
-    lab.a().netns.run(&format!("ip link set {TAP} down"))?;
-    ensure!(lab.b().netns.run(&format!("ping -n -c3 -i0.05 -W1 {}", lab.a().inner())).is_err());
-    lab.a().netns.run(&format!("ip link set {TAP} up"))?;
-    wait_until("pings are answered", SOON, || Ok(lab.b().netns.run(&format!("ping -n -c1 -W1 {}", lab.a().inner())).is_ok()))?;
-    ensure!(lab.a().data_plane() == old, "the data plane was restarted for nothing");
-    Ok(())
-}
-
-#[test]
 fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
     let mut lab = Lab::start(&LabOptions::default())?;
     lab.gateways[0].stop()?;

@@ -13,10 +13,12 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{Explanation, Outcome, Status};
+use super::types::{Explanation, Outcome, Reload, Status};
 
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(5);
+/// How long a reload may take: it waits while a data plane is being started.
+const RELOAD_WITHIN: Duration = Duration::from_secs(60);
 
 /// A gateway to be asked: where its API listens; its name, and how it is started, for the message when nobody answers.
 #[derive(Clone, Debug)]
@@ -43,6 +45,15 @@ impl Gateway {
         self.ask::<Outcome>(Method::POST, &format!("/v1/peers/{}/{command}", escaped(peer))).await.map(drop)
     }
 
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// As [`Gateway::status`]; or the file does not check, or it cannot be done: the message says what is wrong.
+    pub async fn reload(&self, dry_run: bool, restart_dataplane: bool) -> anyhow::Result<Reload> {
+        let path = format!("/v1/reload?dry_run={dry_run}&restart_dataplane={restart_dataplane}");
+        self.ask_within(RELOAD_WITHIN, Method::POST, &path).await
+    }
+
     /// Why the last negotiation with a peer came to nothing.
     ///
     /// # Errors
@@ -52,6 +63,10 @@ impl Gateway {
     }
 
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> anyhow::Result<T> {
+        self.ask_within(WITHIN, method, path).await
+    }
+
+    async fn ask_within<T: DeserializeOwned>(&self, within: Duration, method: Method, path: &str) -> anyhow::Result<T> {
         let Gateway { socket, name, start } = self;
         let connection = match UnixStream::connect(socket).await {
             Ok(connection) => connection,
@@ -63,8 +78,8 @@ impl Gateway {
             }
             Err(error) => return Err(error).with_context(|| format!("connecting to {}", socket.display())),
         };
-        let answer = tokio::time::timeout(WITHIN, exchange(connection, method, path)).await;
-        let (status, body) = answer.with_context(|| format!("{name} did not answer within {} s", WITHIN.as_secs()))??;
+        let answer = tokio::time::timeout(within, exchange(connection, method, path)).await;
+        let (status, body) = answer.with_context(|| format!("{name} did not answer within {} s", within.as_secs()))??;
         if !status.is_success() {
             match serde_json::from_slice::<Outcome>(&body) {
                 Ok(outcome) => bail!("{}", outcome.error),

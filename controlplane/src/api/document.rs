@@ -12,6 +12,7 @@ use super::peers;
         super::health,
         super::status,
         super::peer_list,
+        peers::reload,
         peers::connect,
         peers::disconnect,
         peers::rekey,

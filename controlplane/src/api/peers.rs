@@ -1,21 +1,23 @@
-//! What can be asked and ordered about a peer.
+//! What can be asked and ordered about a peer, and of the gateway as a whole.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
+use utoipa::IntoParams;
 
-use super::types::{Explanation, Outcome};
-use crate::ike::PeerCommand;
-use crate::runtime::{Request, RequestError, What};
+use super::types::{Explanation, Outcome, Reload};
+use crate::request::{PeerCommand, ReloadOptions, Request, RequestError, What};
 
 type Requests = mpsc::Sender<Request>;
 
 /// The routes.
 pub fn routes(requests: Requests) -> Router {
     Router::new()
+        .route("/v1/reload", post(reload))
         .route("/v1/peers/{peer}/connect", post(connect))
         .route("/v1/peers/{peer}/disconnect", post(disconnect))
         .route("/v1/peers/{peer}/rekey", post(rekey))
@@ -62,6 +64,34 @@ pub async fn explain(State(requests): State<Requests>, Path(peer): Path<String>)
     }
 }
 
+/// How the configuration is read again.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ReloadQuery {
+    /// Say what would change, and change nothing.
+    #[serde(default)]
+    dry_run: bool,
+    /// Do also what needs another data plane: all tunnels stand still for a moment.
+    #[serde(default)]
+    restart_dataplane: bool,
+}
+
+/// Reads the configuration again and does what it says. With a file that does not check, nothing is changed.
+#[utoipa::path(post, path = "/v1/reload", params(ReloadQuery),
+    responses((status = 200, body = Reload), (status = 409, body = Outcome), (status = 422, body = Outcome)))]
+pub async fn reload(State(requests): State<Requests>, Query(query): Query<ReloadQuery>) -> Response {
+    let options = ReloadOptions { dry_run: query.dry_run, restart_dataplane: query.restart_dataplane };
+    let (reply, answer) = oneshot::channel();
+    // It ends when the gateway does.
+    let sent = requests.send(Request::Reload(options, reply)).await;
+    let answer = if sent.is_ok() { answer.await.unwrap_or(Err(RequestError::NotReady)) } else { Err(RequestError::NotReady) };
+    match answer {
+        Ok(report) => Json(report).into_response(),
+        Err(error) => refusal(&error),
+    }
+}
+
 async fn carry_out(requests: Requests, peer: String, command: PeerCommand) -> Response {
     match ask(requests, peer, |reply| What::Command(command, reply)).await {
         Ok(()) => Json(Outcome { ok: true, error: String::new() }).into_response(),
@@ -84,6 +114,7 @@ fn refusal(error: &RequestError) -> Response {
     let status = match error {
         RequestError::NoSuchPeer(..) => StatusCode::NOT_FOUND,
         RequestError::StaticKey(_) | RequestError::Refused(_) => StatusCode::CONFLICT,
+        RequestError::Unchecked(_) => StatusCode::UNPROCESSABLE_ENTITY,
         RequestError::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, Json(Outcome { ok: false, error: error.to_string() })).into_response()

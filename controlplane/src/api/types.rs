@@ -18,6 +18,9 @@ pub struct Status {
     /// Where the keys of all SAs are written for a protocol analyser; `null` as it should be.
     #[serde(default)]
     pub key_log_dir: Option<String>,
+    /// `null` when it was not read from a file.
+    #[serde(default)]
+    pub configuration: Option<Configuration>,
     pub interface: Interface,
     /// The gateway's own certificates, that of its key first; none where it has none.
     #[serde(default)]
@@ -235,6 +238,33 @@ pub struct Outcome {
     pub ok: bool,
     /// What is wrong; empty when nothing is.
     pub error: String,
+}
+
+/// The answer to `POST /v1/reload`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reload {
+    /// Whether it was done, or only told.
+    pub done: bool,
+    /// What differs from what ran, one line each; what is not done now says so.
+    pub changes: Vec<String>,
+    /// Peers whose tunnel begins anew or ends; all others lose no packet.
+    pub interrupted: Vec<String>,
+    /// Whether the data plane is replaced for it: then all tunnels stand still for a moment.
+    pub replaces_dataplane: bool,
+    /// What could not be done at once, and is tried again.
+    pub problems: Vec<String>,
+}
+
+/// The file of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Configuration {
+    pub file: String,
+    /// Since it was read.
+    pub read_s: u64,
+    /// Whether the file has been changed since then.
+    pub newer: bool,
+    /// What it says and is not done yet.
+    pub pending: Vec<String>,
 }
 
 /// What went one way.

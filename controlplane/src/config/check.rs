@@ -19,8 +19,8 @@ use super::problem::{Place, Problem};
 use super::raw::{self, Spanned, Text};
 use super::{Api, Config, Crypto, Dataplane, Io, Machine, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir};
 
-use crate::api::Token;
 use crate::key_file::Readers;
+use crate::token::Token;
 
 /// Workers when the file does not say: more than four rarely help one pair of gateways.
 const WORKERS_DEFAULT_MAX: usize = 4;

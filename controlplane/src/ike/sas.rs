@@ -64,10 +64,29 @@ impl Sas {
         Sas { terms, peers: BTreeMap::new() }
     }
 
-    /// Adds a peer of which the data plane knows nothing.
-    pub fn add_peer(&mut self, id: PeerId, terms: PeerTerms) {
+    /// Adds a peer of which the data plane knows nothing, or changes what the configuration says of one.
+    pub fn set_peer(&mut self, id: PeerId, terms: PeerTerms) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.terms = terms;
+            return;
+        }
         let (inbound, outbound) = (BTreeMap::new(), BTreeMap::new());
         self.peers.insert(id, Peer { terms, reported: None, inbound, selectors: Vec::new(), outbound });
+    }
+
+    /// Forgets the peers that are not to stay.
+    pub fn retain(&mut self, stays: impl Fn(PeerId) -> bool) {
+        self.peers.retain(|id, _| stays(*id));
+    }
+
+    /// The largest outer packet is another one now: the commands that say so.
+    pub fn set_path_mtu(&mut self, path_mtu: u16) -> Vec<(u16, Command)> {
+        if std::mem::replace(&mut self.terms.path_mtu, path_mtu) == path_mtu {
+            return Vec::new();
+        }
+        let told = self.peers.iter_mut().filter_map(|(id, peer)| Some((*id, peer.reported.take()?.0)));
+        let peers: Vec<_> = told.collect();
+        peers.into_iter().flat_map(|(id, endpoint)| self.set(id, endpoint)).collect()
     }
 
     /// Begins again with an empty data plane.

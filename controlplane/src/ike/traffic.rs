@@ -31,6 +31,11 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// Forgets the peers that are not to stay.
+    pub fn retain(&mut self, stays: impl Fn(PeerId) -> bool) {
+        self.flows.retain(|(_, id), _| stays(*id));
+    }
+
     /// Looks at the SAs for which `is_ours` is true; to be called about once a second, and before SAs are removed.
     pub fn count(&mut self, now: Instant, live: &[(u16, LiveSa)], is_ours: impl Fn(&LiveSa) -> bool) {
         let ms = self.looked.map_or(0, |before| now.saturating_duration_since(before).as_millis()).max(1) as u64;

@@ -160,6 +160,24 @@ impl Listener {
         Ok(notices)
     }
 
+    /// Listens at the same place again where somebody has removed the socket: without it, no control plane would find us. To be called
+    /// now and then; true when it was done. Where the directory is gone, too, there is nothing to be done.
+    pub fn keep_socket(&mut self) -> io::Result<bool> {
+        match file_id(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Ours; or somebody else's, who then has the name.
+            _ => return Ok(false),
+        }
+        match fd::listen(&self.path) {
+            Ok(socket) => {
+                (self.socket, self.file) = (socket, file_id(&self.path)?);
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn notice_end(&mut self, notices: &mut Vec<Notice>) {
         if let Some((_, pid)) = self.master.take_if(|(socket, _)| fd::is_closed(socket.as_fd())) {
             self.attached.set(0);

@@ -301,6 +301,21 @@ fn only_a_stale_socket_is_replaced() {
 }
 
 #[test]
+fn a_socket_that_was_removed_is_there_again() {
+    let mut plane = Plane::new(sizes(1));
+    let path = plane.dir.path().join("sock");
+    assert!(!plane.listener.keep_socket().unwrap(), "it is there");
+    std::fs::remove_file(&path).unwrap();
+    assert!(plane.listener.keep_socket().unwrap());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!plane.listener.keep_socket().unwrap());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "mine").unwrap();
+    assert!(!plane.listener.keep_socket().unwrap(), "what has the name now is left alone");
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+}
+
+#[test]
 fn a_data_plane_that_does_not_answer_is_reported_as_hanging() {
     let mut plane = Plane::new(sizes(1));
     let path = plane.dir.path().join("sock");

@@ -83,7 +83,9 @@ impl IkeSa {
             return Ok(());
         }
         child.rekeying = true;
-        let (config, lane, mode, selectors) = (child.config, child.lane, child.mode, child.selectors.clone());
+        let (config, lane, mode, agreed) = (child.config, child.lane, child.mode, child.selectors.clone());
+        // What the configuration says by now, not what it said when the old one was made (RFC 7296 §2.9.2).
+        let selectors = session.config.children.get(config).map_or(agreed, plan::policy);
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
         ctx.act(Action::Rekeying(true));
         self.ask(ctx, Plan { config, lane, mode, inbound, replaces: Some(old), selectors, overtaken: false }, method)

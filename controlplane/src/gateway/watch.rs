@@ -12,11 +12,10 @@ use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::port500::Port500;
 use super::watchdog::Watchdog;
-use super::{Ended, Gateway, Plane, engine_loop, stopped};
+use super::{Ended, Gateway, Plane, engine_loop, interface, stopped};
 use crate::ike::Ike;
-use crate::netlink::AddressWatch;
+use crate::netlink::News;
 use crate::system;
 use crate::view::View;
 
@@ -63,7 +62,7 @@ impl Gateway {
     async fn watch_plane(&mut self, plane: &mut Plane) -> anyhow::Result<Ended> {
         let channel = self.channel()?;
         let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
-        let (mut settled, mut more, mut watchdog) = (false, false, Watchdog::default());
+        let (mut more, mut watchdog) = (false, Watchdog::default());
         loop {
             self.drive_ike(plane)?;
             let waits = plane.command_queue.waits() || self.ike_waits(plane);
@@ -92,17 +91,23 @@ impl Gateway {
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
                 () = engine_loop::due(due) => self.tick_ike(),
-                () = addresses_changed(self.addresses.as_ref()) => self.addresses_changed(),
+                () = underlay_news(self.news.as_ref()) => self.addresses_changed(),
+                () = interface::news(self.news.as_ref()) => self.upkeep.news(),
+                () = engine_loop::due(self.upkeep.due()) => self.tend_interface().await,
                 () = engine_loop::due(self.look_at_addresses_at) => self.look_at_addresses(),
-                () = port500_ready(self.port500.as_ref()) => self.take_port500(),
-                Some(request) = self.requests.recv() => self.answer(request),
+                () = self.port500.ready() => self.take_port500(),
+                Some(request) = self.requests.recv() => {
+                    if self.answer(Some(plane), request).await {
+                        return Ok(Ended::Replaced);
+                    }
+                }
+                _ = self.hangups.recv() => {
+                    if self.reload_by_signal(Some(plane)).await {
+                        return Ok(Ended::Replaced);
+                    }
+                }
                 _ = look.tick() => {
-                    self.view.sample();
-                    self.count_ike();
-                    self.tidy_vault();
-                    self.extend_all(plane);
-                    self.pump(plane)?;
-                    anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
+                    self.look(plane).await?;
                     if self.is_hung(plane, &mut watchdog) {
                         // It would not hear a request to end.
                         plane.process.kill().await;
@@ -110,18 +115,31 @@ impl Gateway {
                     }
                 }
                 _ = save.tick() => {
-                    self.mend_interface(plane).await;
-                    if let Err(error) = self.save_tops() {
-                        tracing::error!("{error}");
-                    }
+                    self.tend_interface().await;
+                    self.save_tops_or_say();
                 }
                 _ = log.tick() => plane.log.forward(),
             }
-            if !settled && plane.command_queue.settled() {
-                settled = true;
+            if !plane.settled && plane.command_queue.settled() {
                 self.settled(plane);
             }
         }
+    }
+
+    /// What is done once a second.
+    async fn look(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
+        self.view.sample();
+        self.count_ike();
+        self.tidy_vault();
+        self.extend_all(plane);
+        self.pump(plane)?;
+        anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
+        self.runtime_dir.keep();
+        let desired = self.desired.clone();
+        self.listeners.keep(&desired.config).await;
+        self.port500.keep(&desired.config).await;
+        self.retry_reload(plane).await;
+        Ok(())
     }
 
     /// Whether a datagram of IKE found the ring full.
@@ -195,7 +213,7 @@ impl Gateway {
         let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
         if let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) {
             ike.count(&live);
-            ike.expiring(&self.view.config).iter().for_each(|line| tracing::warn!("{line}"));
+            ike.expiring(&self.view.desired().config).iter().for_each(|line| tracing::warn!("{line}"));
         }
     }
 }
@@ -211,18 +229,10 @@ fn take_punt(view: &View, ike: &mut Option<Ike>, came: &PuntHeader, datagram: &[
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Waits for something on the port without NAT traversal; for ever, when it is not open.
-async fn port500_ready(port500: Option<&Port500>) {
-    match port500 {
-        Some(port500) => port500.ready().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until an address of this machine changes; for ever, when that does not matter.
-async fn addresses_changed(addresses: Option<&AddressWatch>) {
-    match addresses {
-        Some(addresses) => addresses.changed().await,
+/// Waits until an address or a route of this machine changes; for ever, where nobody listens to the kernel.
+async fn underlay_news(news: Option<&News>) {
+    match news {
+        Some(news) => news.underlay().await,
         None => std::future::pending().await,
     }
 }

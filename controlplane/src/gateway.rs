@@ -4,6 +4,7 @@
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs, [`persist`] saves what must outlive it. The API reads the shared [`View`] beside it.
 
+mod answer;
 mod command_queue;
 mod engine_loop;
 mod install;
@@ -11,39 +12,41 @@ mod interface;
 mod log_dedup;
 mod persist;
 mod port500;
+mod reload;
+mod runtime_dir;
 mod start;
 mod watch;
 mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, TryLockError};
-use std::io::Write;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_proto::control::{PeerId, Spi};
-use anyhow::{Context, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 use zeroize::Zeroizing;
 
-use crate::api;
+use crate::api::Listeners;
 use crate::config::{Config, KEY_LOG_WARNING};
 use crate::dataplane::Process;
 use crate::dataplane::log::Tail;
+use crate::desired::Desired;
 use crate::ike::Ike;
 use crate::ike::key_log::KeyLogFiles;
-use crate::netlink::AddressWatch;
-use crate::private;
+use crate::netlink::News;
 use crate::reconcile::InstalledState;
+use crate::request::Request;
 use crate::state::State;
+use crate::static_key::KeyId;
 use crate::view::View;
 use command_queue::CommandQueue;
-pub use engine_loop::{Request, RequestError, What};
+use interface::Upkeep;
 use log_dedup::{InitiatorLog, LogDedup};
 use port500::Port500;
+use runtime_dir::RuntimeDir;
 
 /// Deaths in a row after which restarts begin to wait.
 const FAST_RESTARTS: u32 = 5;
@@ -64,6 +67,8 @@ pub struct Options {
 
 /// A gateway and what it holds while it runs.
 pub struct Gateway {
+    /// What should be.
+    desired: Arc<Desired>,
     view: Arc<View>,
     state: State,
     options: Options,
@@ -74,13 +79,18 @@ pub struct Gateway {
     up_before: bool,
     /// The id of every peer of the configuration, as soon as a data plane has had them.
     ids: Vec<PeerId>,
+    /// The command line of the data plane that is attached; empty while none is.
+    arguments: Vec<(String, String)>,
     ike: Option<Ike>,
+    listeners: Listeners,
     /// The port on which IKE begins without NAT traversal.
-    port500: Option<Port500>,
+    port500: Port500,
     initiators: InitiatorLog,
     log_dedup: LogDedup,
-    /// Says when an address of this machine, or a route, has changed; only where that can change where we send from.
-    addresses: Option<AddressWatch>,
+    /// What the kernel says of links, addresses and routes.
+    news: Option<News>,
+    /// The interface in the kernel.
+    upkeep: Upkeep,
     /// When that is to be looked at, and was looked at last.
     look_at_addresses_at: Option<Instant>,
     looked_at_addresses: Option<Instant>,
@@ -88,8 +98,12 @@ pub struct Gateway {
     key_log: Option<KeyLogFiles>,
     /// What the API wants.
     requests: mpsc::Receiver<Request>,
+    /// Signals that ask for the configuration to be read again.
+    hangups: Signal,
     vault: persist::Vault,
-    _lock: File,
+    /// Why the state could not be saved, once that was said.
+    save_complaint: Option<String>,
+    runtime_dir: RuntimeDir,
 }
 
 /// A data plane that is attached and watched. The channel itself is in the view.
@@ -97,22 +111,23 @@ struct Plane {
     process: Process,
     log: Tail,
     command_queue: CommandQueue,
-    /// The id of every peer of the configuration.
-    ids: Vec<PeerId>,
     /// What every outbound SA may use. The peer belongs to the name: the SPI is its choice.
     granted: BTreeMap<(PeerId, Spi), Granted>,
     /// SAs that want more numbers and have not got them, because the disk did not take the mark.
     to_extend: BTreeSet<(PeerId, Spi)>,
-    /// The kernel refused a part of what the configuration says about the interface.
-    interface_incomplete: bool,
+    /// Everything was sent and answered: it has what it should have. And it was so at least once.
+    settled: bool,
+    was_ready: bool,
+    /// A reload could not do all of it.
+    incomplete: bool,
     since: Instant,
 }
 
 /// The sequence numbers that an outbound SA may use.
 #[derive(Clone, Copy)]
 struct Granted {
-    /// Place in the list of wanted SAs.
-    place: usize,
+    key_id: KeyId,
+    worker: u16,
     /// The first number that it may not use.
     end: u64,
 }
@@ -125,10 +140,11 @@ impl Plane {
             log,
             // Tickets differ from run to run: answers to a control plane before us may still come.
             command_queue: CommandQueue::new(std::process::id().wrapping_mul(1 << 16)),
-            ids: Vec::new(),
             granted: BTreeMap::new(),
             to_extend: BTreeSet::new(),
-            interface_incomplete: false,
+            settled: false,
+            was_ready: false,
+            incomplete: false,
             since: Instant::now(),
         }
     }
@@ -141,6 +157,8 @@ struct Found {
     log: Tail,
     /// What an earlier control plane left; `None` for a data plane that we started.
     installed: Option<InstalledState>,
+    /// Its command line.
+    arguments: Vec<(String, String)>,
     /// The IKE SAs that it left.
     ike: Zeroizing<Vec<u8>>,
 }
@@ -148,6 +166,8 @@ struct Found {
 /// Why the watch over a data plane ended.
 enum Ended {
     Stop,
+    /// A reload needs another one.
+    Replaced,
     Died(String),
 }
 
@@ -155,71 +175,96 @@ enum Ended {
 ///
 /// # Errors
 /// It could not be started; later faults are repaired and logged.
-pub async fn run(config: Config, options: Options) -> anyhow::Result<()> {
+pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
     let stop = stop_signals()?;
-    let lock = lock_runtime_dir(&config.runtime_dir)?;
+    let hangups = reload_signals()?;
+    let desired = Arc::new(desired);
+    let config = &desired.config;
+    let runtime_dir = RuntimeDir::hold(&config.runtime_dir)?;
     let state = State::open(&config.state_dir)?;
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
-    let view = Arc::new(View::new(config));
-    let key_log = open_key_log(&view.config)?;
-    let listeners = api::open(&view.config).await?;
-    let port500 = Port500::open(view.config.listen, view.config.peers.iter().any(|peer| peer.ike().is_some())).await;
+    let view = Arc::new(View::new(desired.clone()));
+    let key_log = open_key_log(config)?;
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let addresses = watch_addresses(&view.config);
-    let (ids, vault, initiators) = (Vec::new(), persist::Vault::default(), InitiatorLog::default());
+    let listeners = Listeners::open(&view, &sender).await?;
     let mut gateway = Gateway {
+        port500: Port500::default(),
+        desired: desired.clone(),
         view,
         state,
         options,
         stop,
         deaths: 0,
         up_before: false,
-        ids,
+        ids: Vec::new(),
+        arguments: Vec::new(),
         ike: None,
-        port500,
-        initiators,
+        listeners,
+        initiators: InitiatorLog::default(),
         log_dedup: LogDedup::default(),
-        addresses,
+        news: listen_to_kernel(),
+        upkeep: Upkeep::default(),
         // They may have changed while no control plane was there.
         look_at_addresses_at: Some(Instant::now()),
         looked_at_addresses: None,
         key_log,
         requests,
-        vault,
-        _lock: lock,
+        hangups,
+        vault: persist::Vault::default(),
+        save_complaint: None,
+        runtime_dir,
     };
-    let result = gateway.run(listeners, &sender).await;
+    gateway.port500.keep(config).await;
+    let result = gateway.run().await;
     // It may be gone already; a left file would be replaced by the next run.
-    let _ = std::fs::remove_file(gateway.view.config.api_socket());
+    let _ = std::fs::remove_file(config.api_socket());
     result
 }
 
 impl Gateway {
-    async fn run(&mut self, listeners: api::Listeners, requests: &mpsc::Sender<Request>) -> anyhow::Result<()> {
-        let mut listeners = Some(listeners);
-        let mut servers = None;
+    async fn run(&mut self) -> anyhow::Result<()> {
         loop {
             match self.bring_up().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(mut plane)) => {
                     self.up_before = true;
-                    if let Some(listeners) = listeners.take() {
-                        servers = Some(listeners.serve(&self.view, requests)?);
-                    }
+                    self.listeners.serve();
                     match self.watch(&mut plane).await {
                         Ended::Stop => return self.finish(plane).await,
+                        Ended::Replaced => {
+                            self.replace(plane).await;
+                            continue;
+                        }
                         Ended::Died(how) => self.bury(plane, &how),
                     }
                 }
                 // What cannot be started at all the first time is for people to repair.
-                Err(error) if servers.is_none() => return Err(error),
+                Err(error) if !self.up_before => return Err(error),
                 Err(error) => {
                     self.deaths += 1;
                     tracing::error!("the data plane could not be started again: {error:#}");
                 }
             }
-            if !self.pause().await {
+            let wait = restart_wait(self.deaths);
+            if !wait.is_zero() {
+                tracing::warn!("the data plane died {} times in a row: the next start is in {} s", self.deaths, wait.as_secs());
+            }
+            if !self.rest(wait).await {
                 return Ok(());
+            }
+        }
+    }
+
+    /// Waits while no data plane is attached, and answers meanwhile; false when told to stop.
+    async fn rest(&mut self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => return false,
+                Some(request) = self.requests.recv() => drop(self.answer(None, request).await),
+                _ = self.hangups.recv() => drop(self.reload_by_signal(None).await),
+                () = tokio::time::sleep_until(until.into()) => return true,
             }
         }
     }
@@ -244,24 +289,27 @@ impl Gateway {
     fn bury(&mut self, mut plane: Plane, how: &str) {
         plane.log.forward();
         tracing::error!("{how}; the tunnel is down until it is back");
-        if let Err(error) = self.save_tops() {
-            tracing::error!("{error}");
-        }
+        self.save_tops_or_say();
         self.view.detach();
+        self.arguments.clear();
         self.view.restarts.fetch_add(1, Ordering::Relaxed);
         self.deaths = if plane.since.elapsed() >= HEALTHY { 1 } else { self.deaths + 1 };
     }
 
-    /// Waits before the next restart; false when told to stop meanwhile.
-    async fn pause(&mut self) -> bool {
-        let wait = restart_wait(self.deaths);
-        if !wait.is_zero() {
-            tracing::warn!("the data plane died {} times in a row: the next start is in {} s", self.deaths, wait.as_secs());
-        }
-        tokio::select! {
-            () = stopped(&mut self.stop) => false,
-            () = tokio::time::sleep(wait) => true,
-        }
+    /// Ends a data plane because a reload needs another one.
+    async fn replace(&mut self, mut plane: Plane) {
+        tracing::info!(
+            "the data plane (process {}) is replaced: all tunnels stand still until the next one is up",
+            plane.process.pid
+        );
+        self.save_tops_or_say();
+        plane.process.stop().await;
+        // After its end, the last numbers are in the memory that we still have.
+        self.save_tops_or_say();
+        plane.log.forward();
+        self.view.detach();
+        self.arguments.clear();
+        self.deaths = 0;
     }
 
     /// The end: saves what must be saved, stops the data plane or leaves it.
@@ -282,7 +330,7 @@ impl Gateway {
         plane.log.forward();
         self.view.detach();
         // It removes its socket itself, unless it had to be killed.
-        let _ = std::fs::remove_file(self.view.config.channel_socket());
+        let _ = std::fs::remove_file(self.desired.config.channel_socket());
         // Whoever waits for our end may want to use the interface or the port again.
         if let Err(error) = self.wait_until_free().await {
             tracing::warn!("the data plane {ending}, but {error}");
@@ -300,15 +348,12 @@ fn open_key_log(config: &Config) -> anyhow::Result<Option<KeyLogFiles>> {
     Ok(Some(files))
 }
 
-/// Listens for changes of addresses where they may move SAs. Without it, peers are found again by their own means.
-fn watch_addresses(config: &Config) -> Option<AddressWatch> {
-    if !config.listen.ip().is_unspecified() || config.peers.iter().all(|peer| peer.ike().is_none()) {
-        return None;
-    }
-    match AddressWatch::open() {
-        Ok(watch) => Some(watch),
+/// Listens to the kernel. Without it, changes are found a little later.
+fn listen_to_kernel() -> Option<News> {
+    match News::open() {
+        Ok(news) => Some(news),
         Err(error) => {
-            tracing::warn!("changes of this machine's addresses cannot be watched: {error}");
+            tracing::warn!("the kernel's news of links, addresses and routes cannot be heard: {error}");
             None
         }
     }
@@ -334,6 +379,17 @@ async fn stopped(stop: &mut channel::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// Signals that ask for the configuration to be read again. Others that would end a process by default end nothing here.
+fn reload_signals() -> anyhow::Result<Signal> {
+    // Once there is a handler, the default is gone for good; nobody has to listen.
+    for (kind, name) in
+        [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2"), (SignalKind::alarm(), "SIGALRM")]
+    {
+        drop(signal(kind).with_context(|| format!("catching {name}"))?);
+    }
+    signal(SignalKind::hangup()).context("catching SIGHUP")
+}
+
 fn stop_signals() -> anyhow::Result<channel::Receiver<bool>> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
@@ -349,32 +405,6 @@ fn stop_signals() -> anyhow::Result<channel::Receiver<bool>> {
     Ok(receiver)
 }
 
-/// One gateway per runtime directory.
-fn lock_runtime_dir(dir: &Path) -> anyhow::Result<File> {
-    let remedy = "make it writable for the user who runs adit (root, usually), and for nobody else, or name another one: runtime_dir: PATH";
-    let context = || format!("the runtime directory {} cannot be used; {remedy}", dir.display());
-    private::directory(dir).with_context(context)?;
-    let path = dir.join("lock");
-    let mut lock = private::file().write(true).create(true).open(&path).with_context(context)?;
-    match lock.try_lock() {
-        Ok(()) => {
-            // For the message below; the lock counts, not what is written.
-            lock.set_len(0).with_context(context)?;
-            writeln!(lock, "{}", std::process::id()).with_context(context)?;
-            Ok(lock)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let holder = std::fs::read_to_string(&path).unwrap_or_default();
-            bail!(
-                "another adit (process {}) runs in {}: stop it first, or name another runtime_dir (`adit status` shows what runs)",
-                holder.trim(),
-                dir.display()
-            )
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(context),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,15 +414,5 @@ mod tests {
         let waits: Vec<u64> = (1..=13).map(|deaths| restart_wait(deaths).as_secs()).collect();
         assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 30, 30, 30]);
         assert_eq!(restart_wait(u32::MAX), RESTART_WAIT_MAX);
-    }
-
-    #[test]
-    fn a_runtime_directory_is_held_by_one_gateway() {
-        let dir = tempfile::tempdir().unwrap();
-        let held = lock_runtime_dir(&dir.path().join("a/b")).unwrap();
-        let error = lock_runtime_dir(&dir.path().join("a/b")).unwrap_err();
-        assert!(error.to_string().contains(&format!("another adit (process {}) runs in", std::process::id())), "{error}");
-        drop(held);
-        assert!(lock_runtime_dir(&dir.path().join("a/b")).is_ok());
     }
 }

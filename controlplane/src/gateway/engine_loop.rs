@@ -7,13 +7,11 @@ use adit_engine::crypto::Secret;
 use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IKE_PORT, IkeSpis, Transmit};
 use adit_proto::control::{InjectHeader, PeerId};
 use anyhow::Context;
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::log_dedup::reason;
 use super::{Gateway, Plane};
-use crate::api::types;
-use crate::ike::{Ike, PeerCommand};
+use crate::ike::Ike;
 
 /// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
 /// than the second.
@@ -21,37 +19,6 @@ const SETTLE: Duration = Duration::from_millis(100);
 const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
 /// How long the peers are told goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
-
-/// What the API wants to know, or to have done.
-#[derive(Debug)]
-pub enum Request {
-    /// The view is to show how IKE does now.
-    Look(oneshot::Sender<()>),
-    /// Something about a peer.
-    Peer(String, What),
-}
-
-/// A request with where its answer goes.
-#[derive(Debug)]
-pub enum What {
-    Command(PeerCommand, oneshot::Sender<Result<(), RequestError>>),
-    Explain(oneshot::Sender<Result<types::Explanation, RequestError>>),
-}
-
-/// Why a request cannot be answered.
-#[derive(Debug, thiserror::Error)]
-pub enum RequestError {
-    #[error("there is no peer {0}; the peers are {1}")]
-    NoSuchPeer(String, String),
-    #[error(
-        "the peer {0} has a static key: there is nothing to negotiate. For IKE, replace static_key_file by ike: in the configuration"
-    )]
-    StaticKey(String),
-    #[error("{0}")]
-    Refused(String),
-    #[error("the gateway is starting: try again in a moment")]
-    NotReady,
-}
 
 /// Waits until IKE has something to do.
 pub(super) async fn due(at: Option<Instant>) {
@@ -63,18 +30,13 @@ pub(super) async fn due(at: Option<Instant>) {
 
 impl Gateway {
     /// Makes the engine ready for a data plane: the first time from what a predecessor left, then with nothing installed.
-    pub(super) fn ready_ike(
-        &mut self,
-        ids: &[PeerId],
-        live: &[(u16, adit_channel::LiveSa)],
-        left: &Zeroizing<Vec<u8>>,
-    ) -> anyhow::Result<()> {
+    pub(super) fn ready_ike(&mut self, live: &[(u16, adit_channel::LiveSa)], left: &Zeroizing<Vec<u8>>) -> anyhow::Result<()> {
         if let Some(ike) = &mut self.ike {
             ike.data_plane_restarted();
             return Ok(());
         }
         let secret = Secret::copy_of(&self.state.crash_secret()?);
-        let mut ike = Ike::new(&self.view.config, ids, secret).context("the configuration of IKE")?;
+        let mut ike = Ike::new(&self.desired.config, &self.ids, secret).context("the configuration of IKE")?;
         if !left.is_empty() {
             ike.restore(left, live);
         }
@@ -117,8 +79,8 @@ impl Gateway {
 
     /// Takes what came to the port without NAT traversal.
     pub(super) fn take_port500(&mut self) {
-        if let (Some(ike), Some(port500)) = (&mut self.ike, &mut self.port500) {
-            port500.take(|from, datagram| ike.receive_port500(from, datagram));
+        if let Some(ike) = &mut self.ike {
+            self.port500.take(|from, datagram| ike.receive_port500(from, datagram));
         }
     }
 
@@ -149,13 +111,8 @@ impl Gateway {
         let (Some(ike), port500) = (&mut self.ike, &self.port500) else { return };
         self.view.with_master(|master| {
             while let Some(transmit) = ike.transmit() {
-                let sent = match port500 {
-                    Some(port500) if transmit.local.port() == IKE_PORT => {
-                        port500.send(transmit.remote, &transmit.payload);
-                        true
-                    }
-                    _ => inject(master, &transmit),
-                };
+                let by_port500 = transmit.local.port() == IKE_PORT && port500.send(transmit.remote, &transmit.payload);
+                let sent = by_port500 || inject(master, &transmit);
                 if !sent {
                     ike.keep(transmit);
                     break;
@@ -163,49 +120,6 @@ impl Gateway {
             }
             master.flush();
         });
-    }
-
-    /// Answers the API.
-    pub(super) fn answer(&mut self, request: Request) {
-        let (peer, what) = match request {
-            Request::Peer(peer, what) => (peer, what),
-            Request::Look(reply) => {
-                self.publish_ike();
-                // Nobody waits any more: nothing is lost.
-                let _ = reply.send(());
-                return;
-            }
-        };
-        match what {
-            What::Command(command, reply) => {
-                let answer = self.peer_of_ike(&peer).and_then(|id| {
-                    tracing::info!(peer, "command: {command:?}");
-                    self.log_dedup.forget(id);
-                    let ike = self.ike.as_mut().ok_or(RequestError::NotReady)?;
-                    ike.command(id, command).map_err(|error| RequestError::Refused(format!("{peer}: {error}")))
-                });
-                // Nobody waits any more: nothing is lost.
-                let _ = reply.send(answer);
-            }
-            What::Explain(reply) => {
-                let answer = self
-                    .peer_of_ike(&peer)
-                    .and_then(|id| self.ike.as_ref().and_then(|ike| ike.explain(id)).ok_or(RequestError::NotReady));
-                let _ = reply.send(answer);
-            }
-        }
-    }
-
-    fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {
-        let peers = &self.view.config.peers;
-        let Some(place) = peers.iter().position(|peer| peer.name == name) else {
-            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
-            return Err(RequestError::NoSuchPeer(name.to_owned(), names.join(", ")));
-        };
-        if peers[place].ike().is_none() {
-            return Err(RequestError::StaticKey(name.to_owned()));
-        }
-        self.ids.get(place).copied().ok_or(RequestError::NotReady)
     }
 
     /// Tells all peers that we go, so that they need not find out.
@@ -298,8 +212,7 @@ impl Gateway {
     }
 
     fn name_of(&self, id: PeerId) -> &str {
-        let place = self.ike.as_ref().and_then(|ike| ike.place(id));
-        place.and_then(|place| self.view.config.peers.get(place)).map_or("?", |peer| peer.name.as_str())
+        self.ike.as_ref().and_then(|ike| ike.name(id)).unwrap_or("?")
     }
 }
 

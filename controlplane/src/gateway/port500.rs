@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use adit_engine::ike::IKE_PORT;
 use tokio::net::UdpSocket;
 
+use crate::config::Config;
+
 /// The usual port of a gateway; only beside it does the one without NAT traversal make sense.
 const NAT_PORT: u16 = 4500;
 /// Longest datagram of IKE that is taken here.
@@ -19,8 +21,18 @@ const RATE: u32 = 1000;
 /// Datagrams taken in one turn of the loop.
 const SHARE: u32 = 64;
 
-/// The socket.
+/// The port as the configuration wants it: open, or tried again.
+#[derive(Default)]
 pub struct Port500 {
+    open: Option<Open>,
+    /// Where it is open, or should be.
+    address: Option<SocketAddr>,
+    /// Why it is not open, once that was said.
+    complaint: Option<String>,
+}
+
+/// The socket.
+struct Open {
     socket: UdpSocket,
     buffer: Box<[u8]>,
     /// Datagrams that may be taken now.
@@ -29,15 +41,20 @@ pub struct Port500 {
 }
 
 impl Port500 {
-    /// Opens it where it makes sense and is free.
-    pub async fn open(listen: SocketAddr, used: bool) -> Option<Port500> {
-        if !used || listen.port() != NAT_PORT {
-            return None;
+    /// Opens it where it makes sense and is free, and closes it where it makes none. What cannot be done is said once.
+    pub async fn keep(&mut self, config: &Config) {
+        let used = config.listen.port() == NAT_PORT && config.peers.iter().any(|peer| peer.ike().is_some());
+        let address = used.then(|| SocketAddr::new(config.listen.ip(), IKE_PORT));
+        if self.address != address {
+            *self = Port500 { address, ..Port500::default() };
         }
-        let address = SocketAddr::new(listen.ip(), IKE_PORT);
+        let Some(address) = self.address.filter(|_| self.open.is_none()) else { return };
         match UdpSocket::bind(address).await {
             Ok(socket) => {
-                Some(Port500 { socket, buffer: vec![0; DATAGRAM_MAX].into_boxed_slice(), left: RATE, filled: Instant::now() })
+                if self.complaint.take().is_some() {
+                    tracing::info!("UDP {address} is open");
+                }
+                self.open = Some(Open::new(socket));
             }
             Err(error) => {
                 let remedy = match error.kind() {
@@ -45,17 +62,46 @@ impl Port500 {
                     std::io::ErrorKind::AddrNotAvailable => "No interface of this machine has the address in `listen`",
                     _ => "Ports below 1024 need root, or the capability CAP_NET_BIND_SERVICE",
                 };
-                tracing::warn!(
+                let line = format!(
                     "UDP {address} cannot be opened ({error}): peers that begin on port 500, as strongSwan does unless told \
                      otherwise, cannot connect to us. {remedy}"
                 );
-                None
+                if self.complaint.as_ref() != Some(&line) {
+                    tracing::warn!("{line}");
+                }
+                self.complaint = Some(line);
             }
         }
     }
 
-    /// Waits until something can be taken.
+    /// Waits until something can be taken; for ever, while it is not open.
     pub async fn ready(&self) {
+        match &self.open {
+            Some(open) => open.ready().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes what has come, no more than a share of it.
+    pub fn take(&mut self, each: impl FnMut(SocketAddr, &[u8])) {
+        if let Some(open) = &mut self.open {
+            open.take(each);
+        }
+    }
+
+    /// Sends a datagram; false where it is not open. A lost one is sent again.
+    pub fn send(&self, remote: SocketAddr, payload: &[u8]) -> bool {
+        self.open.as_ref().map(|open| open.send(remote, payload)).is_some()
+    }
+}
+
+impl Open {
+    fn new(socket: UdpSocket) -> Open {
+        Open { socket, buffer: vec![0; DATAGRAM_MAX].into_boxed_slice(), left: RATE, filled: Instant::now() }
+    }
+
+    /// Waits until something can be taken.
+    async fn ready(&self) {
         if self.left == 0 {
             tokio::time::sleep_until((self.filled + Duration::from_secs(1)).into()).await;
         }
@@ -64,7 +110,7 @@ impl Port500 {
     }
 
     /// Takes what has come, no more than a share of it.
-    pub fn take(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) {
+    fn take(&mut self, mut each: impl FnMut(SocketAddr, &[u8])) {
         if self.filled.elapsed() >= Duration::from_secs(1) {
             (self.left, self.filled) = (RATE, Instant::now());
         }
@@ -80,7 +126,7 @@ impl Port500 {
     }
 
     /// Sends a datagram. A lost one is sent again.
-    pub fn send(&self, remote: SocketAddr, payload: &[u8]) {
+    fn send(&self, remote: SocketAddr, payload: &[u8]) {
         let is_ipv6 = self.socket.local_addr().is_ok_and(|local| local.is_ipv6());
         let remote = match remote.ip() {
             IpAddr::V4(ip) if is_ipv6 => SocketAddr::new(ip.to_ipv6_mapped().into(), remote.port()),
@@ -102,11 +148,10 @@ fn canonical(from: SocketAddr) -> SocketAddr {
 mod tests {
     use super::*;
 
-    async fn port500(listen: &str) -> (Port500, SocketAddr) {
+    async fn port500(listen: &str) -> (Open, SocketAddr) {
         let socket = UdpSocket::bind(listen).await.unwrap();
         let address = socket.local_addr().unwrap();
-        let buffer = vec![0; DATAGRAM_MAX].into_boxed_slice();
-        (Port500 { socket, buffer, left: RATE, filled: Instant::now() }, address)
+        (Open::new(socket), address)
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use adit_channel::{LiveSa, Master};
 use adit_proto::control::{Direction, PeerId, PeerTag};
 
 use super::{Gateway, clock_ns};
-use crate::dataplane::{self, Process};
+use crate::dataplane::Process;
 use crate::numbers::{NOBODY, Numbers, SaName};
 use crate::reconcile::InstalledState;
 use crate::sequence;
@@ -19,8 +19,10 @@ use crate::vault;
 /// What was left in the vault last.
 #[derive(Default)]
 pub(super) struct Vault {
-    /// As JSON; the IKE SAs are written behind it.
-    installed: Vec<u8>,
+    /// What is installed, or on the way to it.
+    pub(super) installed: InstalledState,
+    /// The same as JSON, with the totals; the IKE SAs are written behind it.
+    bytes: Vec<u8>,
     /// It holds all of the IKE SAs, too; `None` when it was not written yet.
     is_whole: Option<bool>,
     /// Changes stand behind the snapshot, or wait for room.
@@ -29,20 +31,21 @@ pub(super) struct Vault {
 
 impl Gateway {
     /// What the next control plane has to know about a data plane that has all it should have.
-    pub(super) fn installed_state(&self, ids: &[PeerId]) -> InstalledState {
-        let view = &self.view;
-        InstalledState::of(&view.config, &view.wanted, dataplane::arguments(&view.config), ids)
+    pub(super) fn installed_state(&self) -> InstalledState {
+        InstalledState::of(&self.desired, self.arguments.clone(), &self.ids)
     }
 
     /// Leaves the installed state in the vault, with the totals so far. Where there is no room, these go first.
     pub(super) fn persist(&mut self, mut installed: InstalledState) {
         installed.archive = Some(self.view.archive());
-        self.vault.installed = installed.to_vault();
+        self.vault.bytes = installed.to_vault();
         if !self.leave() {
             installed.archive = None;
-            self.vault.installed = installed.to_vault();
+            self.vault.bytes = installed.to_vault();
             self.leave();
         }
+        installed.archive = None;
+        self.vault.installed = installed;
         self.report_room();
     }
 
@@ -95,7 +98,7 @@ impl Gateway {
     /// less, but never what was in it before: from an old snapshot keys would be used anew, from none the peers connect anew.
     fn leave(&mut self) -> bool {
         let ike = self.ike.as_mut().map(|ike| ike.snapshot()).unwrap_or_default();
-        let installed = &self.vault.installed;
+        let installed = &self.vault.bytes;
         let all = vault::join(installed, &ike);
         let write = |master: &mut Master| {
             let fits = master.vault_write(&all).is_ok();
@@ -128,7 +131,7 @@ impl Gateway {
 
     /// Takes over what live SAs tell about keys whose marks or tops we may have lost. `installed` is what their control plane left.
     pub(super) fn learn(&mut self, live: &[(u16, LiveSa)], installed: &InstalledState) {
-        let view = self.view.clone();
+        let desired = self.desired.clone();
         let left: BTreeMap<SaName, KeyId> = installed.keys().collect();
         let mut peers: BTreeMap<PeerId, Vec<PeerTag>> = BTreeMap::new();
         installed.peers().for_each(|(id, tag)| peers.entry(id).or_default().push(tag));
@@ -141,7 +144,7 @@ impl Gateway {
             let mut ids: Vec<KeyId> = named.copied().collect();
             if ids.is_empty() {
                 // Nobody says whose it is, so it counts for every key that it may have. A number too high does no harm.
-                ids.extend(view.wanted_keys(sa.direction, sa.spi));
+                ids.extend(desired.keys(sa.direction, sa.spi));
             }
             // One of IKE has no key with a name, and its limit is no mark.
             if !ids.is_empty() && !sequence::believable(number, now) {
@@ -167,6 +170,18 @@ impl Gateway {
         let inbound: Vec<_> = live.into_iter().filter(|(_, sa)| sa.direction == Direction::Inbound).collect();
         self.learn(&inbound, &InstalledState::default());
         self.save()
+    }
+
+    /// The same; that it cannot be done is said once.
+    pub(super) fn save_tops_or_say(&mut self) {
+        let complaint = self.save_tops().err().map(|error| error.to_string());
+        if let Some(line) = complaint.as_ref().filter(|line| self.save_complaint.as_ref() != Some(line)) {
+            tracing::error!("{line}. It is tried again");
+        }
+        if complaint.is_none() && self.save_complaint.is_some() {
+            tracing::info!("the state directory can be written again");
+        }
+        self.save_complaint = complaint;
     }
 
     pub(super) fn save(&mut self) -> Result<(), StateError> {

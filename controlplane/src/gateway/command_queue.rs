@@ -64,7 +64,12 @@ impl CommandQueue {
     pub fn refused(&mut self, ticket: u32, why: Refusal) -> Option<(Command, String)> {
         let (worker, command) = self.unanswered.remove(&ticket)?;
         // What should be gone is gone: it may have been removed before our time.
-        if matches!((&command, why), (Command::SelectorRemove { .. }, Refusal::NoSuchSelector)) {
+        let is_gone = matches!(
+            (&command, why),
+            (Command::SelectorRemove { .. }, Refusal::NoSuchSelector | Refusal::NoSuchPeer)
+                | (Command::SaRemove { .. }, Refusal::NoSuchSa | Refusal::NoSuchPeer)
+        );
+        if is_gone {
             return None;
         }
         let what = format!("the data plane refused to {} on worker {worker}: {}", describe(&command), reason(why));

@@ -1,5 +1,6 @@
 //! Bringing a data plane up: attach to the one that runs, when it runs as we would have started it; start one otherwise.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,13 +22,15 @@ use crate::vault::{self, Left};
 const START_WITHIN: Duration = Duration::from_secs(10);
 /// How long the kernel may take to release interface and port of a data plane that ended.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether the address to listen at has come.
+const LOOK_FOR_ADDRESS_EVERY: Duration = Duration::from_millis(500);
 /// How often its socket is tried until then.
 const TRY_EVERY: Duration = Duration::from_millis(2);
 
 impl Gateway {
     /// A data plane that runs as the configuration says. `None` when told to stop meanwhile.
     pub(super) async fn find(&mut self) -> anyhow::Result<Option<Found>> {
-        let socket = self.view.config.channel_socket();
+        let socket = self.desired.config.channel_socket();
         let mut left = Zeroizing::default();
         let attached = match Master::attach(&socket) {
             // It, or we, may have been stopped for a while.
@@ -39,13 +42,19 @@ impl Gateway {
                 let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
                 let process = Process::watch(pid).context("watching the data plane")?;
                 let Left { installed, ike } = vault::split(&Zeroizing::new(master.vault_read()));
-                match differences(&self.view.config, installed.as_ref(), master.info()) {
+                match differences(&self.desired.config, installed.as_ref(), master.info()) {
                     Ok(installed) => return Ok(Some(self.adopt(master, process, installed.clone(), ike))),
                     Err(differences) => {
                         tracing::warn!("a data plane (process {pid}) runs with other settings ({differences}); it is restarted");
                         let installed = installed.unwrap_or_default();
                         // The IKE SAs go on, under the ids that they know.
-                        self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &[], &installed);
+                        self.ids = reconcile::peer_ids(
+                            &self.desired,
+                            &[],
+                            &installed,
+                            &BTreeSet::new(),
+                            self.desired.config.max_peers(),
+                        );
                         self.retire(master, process, installed).await?;
                         left = ike;
                     }
@@ -68,32 +77,60 @@ impl Gateway {
 
     fn adopt(&self, master: Master, process: Process, installed: InstalledState, ike: Zeroizing<Vec<u8>>) -> Found {
         tracing::info!("attached to the data plane that runs (process {}, version {})", process.pid, master.info().version);
-        Found { master, process, log: Tail::from_end(&self.log_path()), installed: Some(installed), ike }
+        let arguments = installed.arguments.clone();
+        Found { master, process, log: Tail::from_end(&self.log_path()), installed: Some(installed), arguments, ike }
     }
 
     fn log_path(&self) -> PathBuf {
-        self.view.config.runtime_dir.join("dataplane.log")
+        self.desired.config.runtime_dir.join("dataplane.log")
     }
 
     /// Waits until interface and port are free. The kernel may release those of a killed data plane a little late.
     pub(super) async fn wait_until_free(&self) -> anyhow::Result<()> {
         let began = Instant::now();
-        while let Some(held) = holder(&self.view.config).await {
+        while let Some(held) = holder(&self.desired.config).await {
             anyhow::ensure!(began.elapsed() < RELEASE_WITHIN, "{held}");
             tokio::time::sleep(TRY_EVERY).await;
         }
         Ok(())
     }
 
+    /// Waits until an interface of this machine has the address in `listen`; false when told to stop meanwhile.
+    async fn wait_for_address(&mut self) -> bool {
+        let mut said = false;
+        loop {
+            let listen = self.desired.config.listen;
+            match std::net::UdpSocket::bind(listen) {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+                // Other faults the data plane explains itself.
+                _ => return true,
+            }
+            if !std::mem::replace(&mut said, true) {
+                let address = listen.ip();
+                tracing::warn!(
+                    "no interface of this machine has the address {address} (listen): it is waited for. Is it misspelt?"
+                );
+                self.listeners.serve();
+            }
+            if !self.rest(LOOK_FOR_ADDRESS_EVERY).await {
+                return false;
+            }
+        }
+    }
+
     async fn start(&mut self, left: Zeroizing<Vec<u8>>) -> anyhow::Result<Option<Found>> {
-        let config = &self.view.config;
+        if !self.wait_for_address().await {
+            return Ok(None);
+        }
+        let config = &self.desired.config;
         let socket = config.channel_socket();
         let program = dataplane::find_program(config)?;
         self.wait_until_free().await?;
-        let config = &self.view.config;
+        let config = &self.desired.config;
         let mut log = Tail::from_end(&self.log_path());
         let began = Instant::now();
-        let mut process = Process::spawn(&program, &dataplane::arguments(config), &self.log_path())
+        let arguments = dataplane::arguments(config);
+        let mut process = Process::spawn(&program, &arguments, &self.log_path())
             .with_context(|| format!("the data plane {} cannot be started", program.display()))?;
         loop {
             log.forward();
@@ -101,7 +138,7 @@ impl Gateway {
                 Ok(master) => {
                     let ms = began.elapsed().as_millis();
                     tracing::info!("started the data plane {} (process {}) in {ms} ms", program.display(), process.pid);
-                    return Ok(Some(Found { master, process, log, installed: None, ike: left }));
+                    return Ok(Some(Found { master, process, log, installed: None, arguments, ike: left }));
                 }
                 Err(AttachError::Absent(_)) if began.elapsed() < START_WITHIN => {}
                 Err(error) => {
@@ -129,7 +166,7 @@ impl Gateway {
 async fn holder(config: &Config) -> Option<String> {
     let name = &config.interface.name;
     if let Ok(netlink) = Netlink::open()
-        && netlink.link(name).await.is_ok()
+        && netlink.has_link(name).await
     {
         return Some(format!(
             "the interface {name} exists already: another program made it. Stop that, remove it (ip link del {name}), or \
@@ -165,7 +202,7 @@ fn differences<'a>(
     let Some(installed) = installed else {
         return Err("nobody knows which: its control plane died before it could tell".to_owned());
     };
-    let mut differences = dataplane::differences(&installed.arguments, &dataplane::arguments(config));
+    let mut differences = dataplane::misfits(&installed.arguments, config);
     if differences.is_empty() {
         differences = contradictions(config, info);
     }

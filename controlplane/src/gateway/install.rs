@@ -1,6 +1,7 @@
 //! Filling a data plane: peers, keys, pinned addresses, and the interface in the kernel. The order is such that nothing is
 //! used before it may be used: inbound SAs first, outbound ones once their sequence numbers are durable.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
@@ -8,7 +9,8 @@ use adit_proto::control::{Command, Direction};
 use anyhow::Context;
 
 use super::{Found, Gateway, Granted, Plane, clock_ns};
-use crate::dataplane::Process;
+use crate::dataplane::{self, Process};
+use crate::desired::static_key::WantedSa;
 use crate::reconcile::{self, Changes, InstalledState};
 use crate::sequence::{self, Grant};
 use crate::view::Attached;
@@ -19,91 +21,107 @@ const BEHIND_WARN_NS: u64 = 1_000_000_000;
 impl Gateway {
     /// Gives a data plane what the configuration says. On failure the process comes back, to be stopped or left.
     pub(super) async fn fill(&mut self, found: Found) -> Result<Plane, (Process, anyhow::Error)> {
-        let Found { master, process, log, installed, ike } = found;
+        let Found { master, process, log, installed, arguments, ike } = found;
         let started_here = installed.is_none();
         let installed = installed.unwrap_or_default();
         let live = master.live_sas();
+        self.arguments = arguments;
         // The engine knows the peers by their ids: they stay for as long as we run.
         if self.ids.is_empty() {
-            self.ids = reconcile::peer_ids(&self.view.config, &self.view.wanted, &live, &installed);
+            self.ids =
+                reconcile::peer_ids(&self.desired, &live, &installed, &BTreeSet::new(), dataplane::max_peers(&self.arguments));
         }
-        let ids = self.ids.clone();
-        if let Err(error) = self.ready_ike(&ids, &live, &ike) {
+        if let Err(error) = self.ready_ike(&live, &ike) {
             return Err((process, error));
         }
-        let ike = self.ike.as_ref();
-        let owned = |sa: &LiveSa| ike.is_some_and(|ike| ike.has(sa));
-        let changes = reconcile::changes(&self.view.config, &self.view.wanted, &live, &installed, &ids, owned);
-        self.view.attach(Attached { master, since: Instant::now(), started_here, peers: changes.peers.clone() });
+        let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);
+        self.view.attach(Attached { master, since: Instant::now(), started_here, peers });
         let mut plane = Plane::new(process, log);
-        match self.fill_plane(&mut plane, changes, &live, &installed).await {
+        match self.fill_plane(&mut plane, &live, &installed).await {
             Ok(()) => Ok(plane),
             Err(error) => Err((plane.process, error)),
         }
     }
 
-    async fn fill_plane(
+    async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], installed: &InstalledState) -> anyhow::Result<()> {
+        if let Some(archive) = installed.archive.clone() {
+            self.view.inherit(archive);
+        }
+        let (new, kept) = self.bring_plane(plane, live, installed).await?;
+        self.set_up_interface().await?;
+        if let Some(ike) = &mut self.ike {
+            ike.start();
+        }
+        self.drive_ike(plane)?;
+        self.publish_ike();
+        tracing::info!("peers: {}; SAs: {new} installed, {kept} left as they were", self.desired.config.peers.len());
+        Ok(())
+    }
+
+    /// Brings a data plane from what is installed there to what should be; what is already as it should be is not touched. Gives the
+    /// number of SAs that are new, and of those that stay. The order is such that nothing is used before it may be used.
+    pub(super) async fn bring_plane(
         &mut self,
         plane: &mut Plane,
-        changes: Changes,
         live: &[(u16, LiveSa)],
         installed: &InstalledState,
-    ) -> anyhow::Result<()> {
-        let view = self.view.clone();
-        if let Some(archive) = installed.archive.clone() {
-            view.inherit(archive);
-        }
-        let ids = self.ids.clone();
-        let Changes { before, install, keep, pins, .. } = changes;
+    ) -> anyhow::Result<(usize, usize)> {
+        let (desired, ids) = (self.desired.clone(), self.ids.clone());
+        let ike = self.ike.as_ref();
+        let owned = |sa: &LiveSa| ike.is_some_and(|ike| ike.has(sa));
+        let Changes { before, install, keep, pins } = reconcile::changes(&desired, live, installed, &ids, owned);
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
-        self.persist(self.installed_state(&ids).on_the_way_from(installed));
+        plane.settled = false;
+        self.persist(self.installed_state().on_the_way_from(installed));
+        self.upkeep.replaces(installed.interface());
         self.learn(live, installed);
-        plane.ids.clone_from(&ids);
         plane.command_queue.extend(before);
-        for want in install.iter().map(|place| view.wanted[*place]).filter(|want| want.direction == Direction::Inbound) {
-            let sa = want.inbound(&view.config, ids[want.peer], self.state.top(want.key_id));
+        for want in install.iter().map(|place| desired.sas[*place]).filter(|want| want.direction == Direction::Inbound) {
+            let sa = want.inbound(&desired.config, ids[want.peer], self.state.top(want.key_id));
             plane.command_queue.push(want.worker, Command::InboundSaInstall(sa));
         }
         self.pump(plane)?;
 
-        let outbound: Vec<_> = install.iter().filter(|place| view.wanted[**place].direction == Direction::Outbound).collect();
+        plane.granted.clear();
+        plane.to_extend.clear();
+        let new = install.iter().map(|place| desired.sas[*place]);
+        let outbound: Vec<WantedSa> = new.filter(|want| want.direction == Direction::Outbound).collect();
         let grants = self.grant(&outbound).await?;
-        for (place, grant) in outbound.iter().zip(grants) {
-            let want = view.wanted[**place];
-            plane.granted.insert((ids[want.peer], want.spi), Granted { place: **place, end: grant.end });
-            plane.command_queue.push(want.worker, Command::OutboundSaInstall(want.outbound(&view.config, ids[want.peer], grant)));
+        for (want, grant) in outbound.iter().zip(grants) {
+            let granted = Granted { key_id: want.key_id, worker: want.worker, end: grant.end };
+            plane.granted.insert((ids[want.peer], want.spi), granted);
+            plane
+                .command_queue
+                .push(want.worker, Command::OutboundSaInstall(want.outbound(&desired.config, ids[want.peer], grant)));
         }
         for (place, sa) in keep.iter().filter(|(_, sa)| sa.direction == Direction::Outbound) {
+            let want = desired.sas[*place];
             // A limit that is not believed is left out: the mark says how far it goes.
             let end = Some(sa.seq_limit.saturating_add(1)).filter(|end| sequence::believable(*end, clock_ns()));
-            plane.granted.insert((sa.peer, sa.spi), Granted { place: *place, end: end.unwrap_or(0) });
+            let granted = Granted { key_id: want.key_id, worker: want.worker, end: end.unwrap_or(0) };
+            plane.granted.insert((sa.peer, sa.spi), granted);
             // The request for more may have been made while nobody listened.
             plane.to_extend.insert((sa.peer, sa.spi));
         }
         self.extend_all(plane);
         plane.command_queue.extend(pins);
         self.pump(plane)?;
-        self.set_up_interface(plane, installed).await?;
-        let (new, kept) = (install.len(), keep.len());
-        if let Some(ike) = &mut self.ike {
-            ike.start();
-        }
-        self.drive_ike(plane)?;
-        self.publish_ike();
-        tracing::info!("peers: {}; SAs: {new} installed, {kept} left as they were", view.config.peers.len());
-        Ok(())
+        Ok((install.len(), keep.len()))
     }
 
     /// Everything was sent and answered: the data plane has what it should have, and nothing else.
-    pub(super) fn settled(&mut self, plane: &Plane) {
-        tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
-        self.persist(self.installed_state(&plane.ids.clone()));
+    pub(super) fn settled(&mut self, plane: &mut Plane) {
+        plane.settled = true;
+        if !std::mem::replace(&mut plane.was_ready, true) {
+            tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
+        }
+        self.persist(self.installed_state());
     }
 
     /// Sequence numbers for new outbound SAs, durable when this returns.
-    async fn grant(&mut self, places: &[&usize]) -> anyhow::Result<Vec<Grant>> {
+    async fn grant(&mut self, wanted: &[WantedSa]) -> anyhow::Result<Vec<Grant>> {
         let now = clock_ns();
-        let ids: Vec<_> = places.iter().map(|place| self.view.wanted[**place].key_id).collect();
+        let ids: Vec<_> = wanted.iter().map(|want| want.key_id).collect();
         let grants: Vec<Grant> = ids.iter().map(|id| sequence::first(self.state.mark(*id), now)).collect();
         let wait = grants.iter().map(|grant| grant.wait_ns(now)).max().unwrap_or(0);
         tokio::time::sleep(Duration::from_nanos(wait)).await;
@@ -111,7 +129,7 @@ impl Gateway {
             tracing::warn!(
                 "the clock is {} s behind the sequence numbers in {}: it was set back. Do not lose that directory before it has caught up",
                 behind / 1_000_000_000,
-                self.view.config.state_dir.display()
+                self.desired.config.state_dir.display()
             );
         }
         for (id, grant) in ids.iter().zip(&grants) {
@@ -130,9 +148,8 @@ impl Gateway {
         let mut limits = Vec::new();
         for name in &plane.to_extend {
             let Some(granted) = plane.granted.get(name) else { continue };
-            let id = self.view.wanted[granted.place].key_id;
-            let end = sequence::extend(granted.end, self.state.mark(id), now);
-            self.state.raise_mark(id, end);
+            let end = sequence::extend(granted.end, self.state.mark(granted.key_id), now);
+            self.state.raise_mark(granted.key_id, end);
             limits.push((*name, Granted { end, ..*granted }));
         }
         if let Err(error) = self.save() {
@@ -142,8 +159,7 @@ impl Gateway {
         plane.to_extend.clear();
         for ((peer, spi), granted) in limits {
             plane.granted.insert((peer, spi), granted);
-            let worker = self.view.wanted[granted.place].worker;
-            plane.command_queue.push(worker, Command::SeqLimit { peer, spi, seq_limit: granted.end - 1 });
+            plane.command_queue.push(granted.worker, Command::SeqLimit { peer, spi, seq_limit: granted.end - 1 });
         }
     }
 

@@ -1,0 +1,202 @@
+//! Whatever is done to the interface of the tunnel from outside is put right within two seconds and said once; what is not there yet
+//! is waited for.
+
+use std::fs;
+use std::time::Duration;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, wait_until};
+use adit_bench::netns::Netns;
+use anyhow::{Context, Result, ensure};
+
+use crate::{edit, reaches};
+
+/// How long it may take until all is as it was.
+const RIGHT_WITHIN: Duration = Duration::from_secs(2);
+const SAID: &str = "was not as configured and was put right";
+
+/// All that can be changed about the interface from outside, in the order in which `ip` prints it, without what changes by itself.
+fn shape(netns: &Netns) -> Result<String> {
+    let link = netns.run(&format!("ip -o link show {TAP}"))?;
+    let flags = link.split('<').nth(1).and_then(|rest| rest.split('>').next()).unwrap_or_default();
+    let up = flags.split(',').any(|flag| flag == "UP");
+    let word = |name: &str| link.split_whitespace().skip_while(|word| *word != name).nth(1).unwrap_or("-").to_owned();
+    let (mtu, master, mac) = (word("mtu"), word("master"), word("link/ether"));
+    let mut lines: Vec<String> = Vec::new();
+    for show in ["ip -o addr show dev", "ip route show dev", "ip -6 route show dev"] {
+        let text = netns.run(&format!("{show} {TAP}"))?;
+        // An IPv6 address that the kernel made for the link, and routes that it made for addresses, come and go with the link.
+        let ours = text.lines().filter(|line| !line.contains("fe80") && !line.contains("proto kernel"));
+        lines.extend(
+            ours.map(|line| line.split_whitespace().skip_while(|word| word.ends_with(':')).collect::<Vec<_>>().join(" ")),
+        );
+    }
+    lines.sort();
+    Ok(format!("up {up}, mtu {mtu}, master {master}, mac {mac}\n{}", lines.join("\n")))
+}
+
+/// Does something to the interface of the first gateway: it is as before within two seconds, and carries packets.
+fn put_right(lab: &Lab, what: &str) -> Result<()> {
+    let netns = &lab.a().netns;
+    let before = shape(netns)?;
+    let said = lab.a().log().matches(SAID).count();
+    for line in what.split("; ") {
+        netns.run(line)?;
+    }
+    wait_until(&format!("`{what}` is put right"), RIGHT_WITHIN, || Ok(shape(netns)? == before))
+        .with_context(|| format!("before:\n{before}\nnow:\n{}\n{}", shape(netns).unwrap_or_default(), lab.a().log()))?;
+    wait_until(&format!("`{what}` is said"), SOON, || Ok(lab.a().log().contains(SAID)))?;
+    reaches(netns, lab.b().inner()).with_context(|| format!("after `{what}`"))?;
+    let all = lab.a().log().matches(SAID).count() - said;
+    // Some of it is done by the kernel in two steps.
+    ensure!(all <= 2, "`{what}` was said {all} times:\n{}", lab.a().log());
+    Ok(())
+}
+
+fn data_plane_stays(lab: &Lab, plane: Option<u32>) -> Result<()> {
+    ensure!(lab.a().data_plane() == plane, "the data plane was restarted: {}", lab.a().log());
+    Ok(())
+}
+
+#[test]
+fn a_tap_that_others_changed_is_put_right() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let addresses = "addresses: [10.77.0.1/24, \"fd77::1/64\"]";
+    let routes = "routes: [{ to: 10.98.0.0/16, via: 10.77.0.2 }, { to: \"fd98::/48\", via: \"fd77::2\" }]";
+    edit(lab.a(), addresses, &format!("{addresses}, {routes}"))?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let plane = lab.a().data_plane();
+    for what in [
+        format!("ip link set {TAP} down"),
+        format!("ip addr flush dev {TAP}"),
+        format!("ip addr del 10.77.0.1/24 dev {TAP}"),
+        format!("ip -6 addr flush dev {TAP}"),
+        format!("ip route flush dev {TAP}"),
+        format!("ip -6 route del fd98::/48 dev {TAP}"),
+        format!("ip link set {TAP} mtu 1300"),
+        format!("ip link set {TAP} address 02:00:00:00:00:99"),
+        format!("ip link set {TAP} down; ip link set {TAP} mtu 1400; ip addr flush dev {TAP}"),
+    ] {
+        put_right(&lab, &what)?;
+    }
+    data_plane_stays(&lab, plane)?;
+    // What somebody else adds is theirs.
+    let netns = &lab.a().netns;
+    netns.run(&format!("ip addr add 10.66.0.1/24 dev {TAP}"))?;
+    netns.run(&format!("ip route add 10.65.0.0/16 via 10.66.0.2 dev {TAP}"))?;
+    put_right(&lab, &format!("ip addr del 10.77.0.1/24 dev {TAP}"))?;
+    ensure!(shape(netns)?.contains("10.66.0.1/24") && shape(netns)?.contains("10.65.0.0/16"), "{}", shape(netns)?);
+    Ok(())
+}
+
+#[test]
+fn a_tun_that_others_changed_is_put_right() -> Result<()> {
+    let lab = Lab::start(&LabOptions { ip_mode: true, ..LabOptions::default() })?;
+    let plane = lab.a().data_plane();
+    for what in [
+        format!("ip link set {TAP} down"),
+        format!("ip addr flush dev {TAP}"),
+        format!("ip route flush dev {TAP}"),
+        format!("ip -6 route flush dev {TAP}"),
+        format!("ip link set {TAP} mtu 1300"),
+    ] {
+        put_right(&lab, &what)?;
+    }
+    data_plane_stays(&lab, plane)
+}
+
+#[test]
+fn a_bridge_is_waited_for_and_joined_again_when_it_is_made_anew() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    edit(lab.a(), "addresses: [10.77.0.1/24, \"fd77::1/64\"]", "bridge: br0")?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.a().wait_for_log("there is no bridge br0", SOON)?;
+    let netns = lab.a().netns.clone();
+    let bridge = |netns: &Netns, gateway: &Gateway| -> Result<()> {
+        netns.run("ip link add br0 type bridge forward_delay 0 stp_state 0")?;
+        netns.run("ip link set br0 up")?;
+        // The address of the bridge is reached through its port, the tunnel.
+        netns.address("br0", &format!("{}/24", gateway.inner()))
+    };
+    let joined = |netns: &Netns| Ok(netns.run("ip link show master br0").is_ok_and(|ports| ports.contains(TAP)));
+    bridge(&netns, lab.a())?;
+    wait_until("the bridge that came is joined", RIGHT_WITHIN, || joined(&netns))?;
+    lab.wait_until_up()?;
+    let plane = lab.a().data_plane();
+    put_right(&lab, &format!("ip link set {TAP} nomaster"))?;
+    netns.run("ip link del br0")?;
+    bridge(&netns, lab.a())?;
+    wait_until("the bridge that was made anew is joined", RIGHT_WITHIN, || joined(&netns))?;
+    lab.wait_until_up()?;
+    data_plane_stays(&lab, plane)?;
+    let waits = lab.a().log().matches("there is no bridge br0").count();
+    ensure!(waits <= 2, "said {waits} times:\n{}", lab.a().log());
+    Ok(())
+}
+
+#[test]
+fn packets_of_the_gateway_itself_have_a_source_that_the_far_end_takes() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ..LabOptions::default() })?;
+    // The gateway has no address on the interface, only on its LAN.
+    let text = fs::read_to_string(&lab.a().config)?;
+    let start = text.find("addresses: [").context("addresses")?;
+    let end = start + text[start..].find(']').context("their end")?;
+    fs::write(&lab.a().config, format!("{}addresses: [{}", &text[..start], &text[end..]))?;
+    let netns = lab.a().netns.clone();
+    netns.run("ip link add lan0 type bridge")?;
+    netns.run("ip link set lan0 up")?;
+    netns.address("lan0", &format!("{}/32", lab.a().inner()))?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let route = |to: &str| netns.run(&format!("ip route get {to}"));
+    let to_b = lab.b().inner().to_string();
+    ensure!(route(&to_b)?.contains(&format!("src {}", lab.a().inner())), "{}", route(&to_b)?);
+    // The LAN gets its address late, or another one.
+    netns.run("ip addr flush dev lan0")?;
+    netns.address("lan0", "10.78.1.5/24")?;
+    wait_until("the new address is the source", RIGHT_WITHIN, || Ok(route("10.78.2.1")?.contains("src 10.78.1.5")))
+        .with_context(|| format!("{}{}", netns.run("ip route").unwrap_or_default(), lab.a().log()))
+}
+
+#[test]
+fn an_address_to_listen_at_is_waited_for() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let own = lab.a().outer();
+    let netns = lab.a().netns.clone();
+    netns.run(&format!("ip addr flush dev {WAN}"))?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.a().wait_for_log(&format!("no interface of this machine has the address {own}"), SOON)?;
+    let status = lab.a().adit("status")?;
+    ensure!(status.contains("DOWN"), "{status}");
+    netns.address(WAN, &format!("{own}/24"))?;
+    lab.wait_until_up()?;
+    let said = lab.a().log().matches("no interface of this machine has the address").count();
+    ensure!(said == 1, "said {said} times:\n{}", lab.a().log());
+    Ok(())
+}
+
+#[test]
+fn a_runtime_directory_that_was_removed_is_made_again() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::default())?;
+    let text = fs::read_to_string(&lab.a().config)?;
+    let dir =
+        text.lines().find_map(|line| line.strip_prefix("runtime_dir: ")).context("runtime_dir")?.trim_matches('"').to_owned();
+    fs::remove_dir_all(&dir)?;
+    wait_until("it is there again and answers", RIGHT_WITHIN, || Ok(lab.a().adit("status").is_ok()))
+        .with_context(|| lab.a().log())?;
+    let mut second = lab.a().netns.command(adit_bench::lab::binary("adit")?);
+    let output = second.args(["run", "-c"]).arg(&lab.a().config).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(said.contains("another adit (process"), "a second one is kept away: {said}");
+    lab.a().kill_data_plane()?;
+    wait_until("the data plane is back", SOON, || Ok(lab.a().data_plane().is_some()))?;
+    lab.wait_until_up()
+}

@@ -1,0 +1,259 @@
+//! A configuration that is read again while packets flow: what changed changes, and nobody else loses a packet.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, wait_until};
+use adit_bench::netns::{Signal, signal};
+use anyhow::{Context, Result, ensure};
+
+use crate::{Pings, edit, reaches};
+
+fn ike(gateways: usize) -> LabOptions {
+    LabOptions { gateways, ike: vec![String::new()], ..LabOptions::default() }
+}
+
+fn status(gateway: &Gateway) -> Result<serde_json::Value> {
+    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
+}
+
+/// The line of a peer in a configuration, and the text without it.
+fn without(text: &str, peer: &str) -> Result<(String, String)> {
+    let head = format!("  - {{ name: {peer},");
+    let line = text.lines().find(|line| line.starts_with(&head)).with_context(|| format!("{peer} in\n{text}"))?;
+    Ok((line.to_owned(), text.replace(&format!("{line}\n"), "")))
+}
+
+/// Does something while a probe every millisecond goes from the first gateway to the second: none is lost.
+fn without_loss(lab: &Lab, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let pings = Pings::start(lab, lab.a(), lab.b().inner(), Duration::from_millis(1))?;
+    work()?;
+    // What is lost a little later counts, too.
+    thread::sleep(Duration::from_millis(300));
+    pings.none_lost(lab, 300).map(drop)
+}
+
+fn write(gateway: &Gateway, text: &str) -> Result<()> {
+    Ok(fs::write(&gateway.config, text)?)
+}
+
+/// A peer comes, changes and goes on gateway a while packets go between a and b.
+fn others_lose_nothing(options: &LabOptions) -> Result<()> {
+    let lab = Lab::start(options)?;
+    let (a, c) = (lab.a(), &lab.gateways[2]);
+    let plane = a.data_plane();
+    let whole = fs::read_to_string(&a.config)?;
+    let (line, rest) = without(&whole, "site-c")?;
+    let reload = |text: &str, expect: &str| -> Result<()> {
+        write(a, text)?;
+        ensure!(status(a)?["configuration"]["newer"] == true, "the file is newer");
+        let said = a.adit("reload")?;
+        ensure!(said.contains(expect), "`{expect}` is not in:\n{said}");
+        ensure!(status(a)?["configuration"]["newer"] == false, "the file was read");
+        Ok(())
+    };
+    without_loss(&lab, || {
+        reload(&rest, "peer site-c is gone")?;
+        let peers = status(a)?["peers"].as_array().map_or(0, Vec::len);
+        ensure!(peers == 1, "{peers} peers");
+        wait_until("the peer is cut off", SOON, || Ok(c.netns.run(&format!("ping -n -c1 -W1 {}", a.inner())).is_err()))?;
+        reload(&whole, "peer site-c is new")?;
+        wait_until("the peer is back", SOON, || Ok(c.netns.run(&format!("ping -n -c1 -W1 {}", a.inner())).is_ok()))?;
+        let changed = line.replace("name: site-c,", "name: site-c, defer_checksums: false,");
+        reload(&whole.replace(&line, &changed), "peer site-c: defer_checksums true → false")?;
+        wait_until("the peer that was changed is there", SOON, || {
+            Ok(c.netns.run(&format!("ping -n -c1 -W1 {}", a.inner())).is_ok())
+        })?;
+        // Twice in a row, one right behind the other.
+        write(a, &rest)?;
+        a.adit("reload")?;
+        write(a, &whole)?;
+        a.adit("reload").map(drop)
+    })
+    .with_context(|| a.log())?;
+    ensure!(a.data_plane() == plane, "the data plane was restarted:\n{}", a.log());
+    wait_until("all is as before", SOON, || Ok(reaches(&a.netns, c.inner()).is_ok()))?;
+    reaches(&a.netns, lab.b().inner())?;
+    let faults: Vec<String> = a.log().lines().filter(|line| line.contains("ERROR")).map(str::to_owned).collect();
+    ensure!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}
+
+#[test]
+fn a_peer_with_a_static_key_changes_and_others_lose_nothing() -> Result<()> {
+    others_lose_nothing(&LabOptions { gateways: 3, ..LabOptions::default() })
+}
+
+#[test]
+fn a_peer_with_ike_changes_and_others_lose_nothing() -> Result<()> {
+    others_lose_nothing(&ike(3))
+}
+
+#[test]
+fn in_ip_mode_selectors_and_routes_change_and_others_lose_nothing() -> Result<()> {
+    let lab = Lab::start(&LabOptions { ip_mode: true, ..ike(3) })?;
+    let (a, c) = (lab.a(), &lab.gateways[2]);
+    let more = |own: u8, other: u8| format!("{{ local: 10.79.{own}.0/24, remote: 10.79.{other}.0/24 }}, ");
+    for (gateway, other, peer) in [(a, 3, "site-c"), (c, 1, "site-a")] {
+        gateway.netns.address("lo", &format!("10.79.{}.1/32", gateway.number))?;
+        let text = fs::read_to_string(&gateway.config)?;
+        let (line, _) = without(&text, peer)?;
+        let new = line.replace("selectors: [", &format!("selectors: [{}", more(gateway.number, other)));
+        write(gateway, &text.replace(&line, &new))?;
+    }
+    without_loss(&lab, || {
+        a.adit("reload")?;
+        c.adit("reload")?;
+        wait_until("the new network is reached", SOON, || Ok(a.netns.run("ping -n -c1 -W1 -I 10.79.1.1 10.79.3.1").is_ok()))
+    })
+    .with_context(|| format!("{}\n{}", a.log(), a.netns.run("ip route").unwrap_or_default()))?;
+    ensure!(a.netns.run("ip route")?.contains("10.79.3.0/24"), "{}", a.netns.run("ip route")?);
+    reaches(&a.netns, c.inner())
+}
+
+#[test]
+fn addresses_routes_and_listeners_change_without_a_lost_packet() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    let a = lab.a();
+    let show = || Ok::<_, anyhow::Error>(a.netns.run(&format!("ip addr show dev {TAP}"))? + &a.netns.run("ip route")?);
+    without_loss(&lab, || {
+        edit(a, "addresses: [", "routes: [{ to: 10.98.0.0/16, via: 10.77.0.2 }], addresses: [10.99.0.1/24, ")?;
+        edit(a, "127.0.0.1:9464", "127.0.0.1:9465")?;
+        let said = a.adit("reload")?;
+        ensure!(said.contains("interface.addresses + 10.99.0.1/24") && said.contains("no tunnel is interrupted"), "{said}");
+        ensure!(show()?.contains("10.99.0.1/24") && show()?.contains("10.98.0.0/16 via"), "{}", show()?);
+        let page = adit_bench::lab::metrics::fetch(&a.netns, 9465, "/metrics")?;
+        ensure!(page.contains("adit_"), "{page}");
+        ensure!(a.metrics_page().is_err(), "the old address is still open");
+        edit(a, "10.99.0.1/24, ", "")?;
+        edit(a, "10.98.0.0/16", "10.97.0.0/16")?;
+        a.adit("reload")?;
+        let now = show()?;
+        ensure!(!now.contains("10.99.0.1") && !now.contains("10.98.") && now.contains("10.97.0.0/16"), "{now}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_file_with_mistakes_changes_nothing_and_all_are_told() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    let a = lab.a();
+    let before = status(a)?["peers"].clone();
+    let whole = fs::read_to_string(&a.config)?;
+    write(a, &whole.replace("endpoint: ", "endpiont: ").replace("mode: ethernet", "mode: token-ring"))?;
+    let said = format!("{:#}", a.adit("reload").err().context("it was taken")?);
+    ensure!(said.contains("endpiont") && said.contains("nothing was changed"), "{said}");
+    let old = lab.a().log().len();
+    let pid = lab.gateways[0].netns.processes();
+    signal(control(&lab)?, Signal::Hangup)?;
+    wait_until("the mistakes are logged", SOON, || Ok(a.log()[old..].contains("nothing was changed")))?;
+    ensure!(lab.gateways[0].netns.processes() == pid, "a process ended");
+    ensure!(status(a)?["peers"].as_array().map(Vec::len) == before.as_array().map(Vec::len));
+    ensure!(status(a)?["configuration"]["newer"] == true);
+    reaches(&a.netns, lab.b().inner())
+}
+
+/// The control plane of the first gateway.
+fn control(lab: &Lab) -> Result<u32> {
+    let named = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "adit");
+    lab.a().netns.processes().into_iter().find(named).context("a control plane")
+}
+
+#[test]
+fn signals_end_nothing_and_sighup_reloads() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    let (a, pid) = (lab.a(), control(&lab)?);
+    let plane = a.data_plane().context("a data plane")?;
+    for which in [Signal::User1, Signal::User2, Signal::Alarm, Signal::Pipe, Signal::Hangup] {
+        signal(pid, which)?;
+        signal(plane, which)?;
+    }
+    thread::sleep(Duration::from_millis(200));
+    ensure!(a.data_plane() == Some(plane) && control(&lab)? == pid, "a process ended:\n{}", a.log());
+    edit(a, "addresses: [", "addresses: [10.99.0.1/24, ")?;
+    signal(pid, Signal::Hangup)?;
+    wait_until("the address is there", SOON, || Ok(a.netns.run(&format!("ip addr show dev {TAP}"))?.contains("10.99.0.1/24")))?;
+    reaches(&a.netns, lab.b().inner())
+}
+
+#[test]
+fn a_dry_run_tells_and_changes_nothing() -> Result<()> {
+    let lab = Lab::start(&ike(2))?;
+    let a = lab.a();
+    let whole = fs::read_to_string(&a.config)?;
+    let (_, rest) = without(&whole, "site-b")?;
+    write(a, &rest.replace("peers:\n", "peers: []\n"))?;
+    let said = a.adit("reload --dry-run")?;
+    ensure!(said.contains("peer site-b is gone") && said.contains("would begin anew or end: site-b"), "{said}");
+    reaches(&a.netns, lab.b().inner())?;
+    ensure!(status(a)?["peers"].as_array().map(Vec::len) == Some(1));
+    Ok(())
+}
+
+#[test]
+fn what_needs_another_data_plane_waits_until_it_is_asked_for() -> Result<()> {
+    let mut lab = Lab::start(&ike(2))?;
+    let plane = lab.a().data_plane();
+    edit(lab.a(), "workers: 1", "workers: 2")?;
+    let said = lab.a().adit("reload")?;
+    ensure!(said.contains("dataplane.workers 1 → 2: not now"), "{said}");
+    ensure!(lab.a().data_plane() == plane, "the data plane was restarted");
+    let pending = status(lab.a())?["configuration"]["pending"].to_string();
+    ensure!(pending.contains("dataplane.workers"), "{pending}");
+    let said = lab.a().adit("reload --restart-dataplane")?;
+    ensure!(said.contains("all tunnels stand still"), "{said}");
+    wait_until("another data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|now| Some(now) != plane)))?;
+    lab.wait_until_up()?;
+    ensure!(lab.a().metrics_page()?.contains("worker=\"1\""), "it has two workers");
+    ensure!(!lab.a().log().contains("ERROR"), "{}", lab.a().log());
+    Ok(())
+}
+
+#[test]
+fn a_key_that_was_changed_in_its_file_begins_its_tunnel_anew() -> Result<()> {
+    let lab = Lab::start(&ike(3))?;
+    let (a, c) = (lab.a(), &lab.gateways[2]);
+    let key = lab.dir().join("site-a-site-c.psk");
+    without_loss(&lab, || {
+        fs::write(&key, "another secret that both of them have")?;
+        for gateway in [a, c] {
+            let said = gateway.adit("reload")?;
+            ensure!(said.contains("ike.psk_file: the file has another content"), "{said}");
+        }
+        wait_until("the tunnel is up with the new key", SOON, || Ok(reaches(&a.netns, c.inner()).is_ok()))?;
+        Ok(())
+    })?;
+    reaches(&a.netns, c.inner())
+}
+
+#[test]
+fn a_reload_while_a_handshake_is_under_way_harms_neither() -> Result<()> {
+    let mut lab = Lab::prepare(&ike(3))?;
+    lab.gateways[0].start_control()?;
+    lab.a().wait_for_log(" ready ", SOON)?;
+    // Nobody answers yet: both handshakes are under way, and reloads come in between.
+    let whole = fs::read_to_string(&lab.a().config)?;
+    for round in 0..4 {
+        write(lab.a(), &whole.replace("addresses: [", &format!("addresses: [10.99.0.{}/32, ", round + 1)))?;
+        lab.a().adit("reload")?;
+    }
+    lab.gateways[1].start_control()?;
+    lab.gateways[2].start_control()?;
+    write(lab.a(), &whole)?;
+    lab.a().adit("reload")?;
+    lab.wait_until_up()
+}
+
+#[test]
+fn a_reload_while_the_data_plane_is_being_restarted_is_done_then() -> Result<()> {
+    let mut lab = Lab::start(&ike(2))?;
+    lab.a().kill_data_plane()?;
+    edit(lab.a(), "addresses: [", "addresses: [10.99.0.1/24, ")?;
+    lab.a().adit("reload")?;
+    wait_until("the address is there", SOON, || {
+        Ok(lab.a().netns.run(&format!("ip addr show dev {TAP}")).is_ok_and(|text| text.contains("10.99.0.1/24")))
+    })
+    .with_context(|| lab.a().log())?;
+    lab.wait_until_up()
+}

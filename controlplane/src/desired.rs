@@ -1,0 +1,147 @@
+//! What should be: one model, derived from one reading of the configuration, that everybody works from. A reload makes another one
+//! and puts it in its place as a whole, so that nobody sees half of a change.
+//!
+//! [`static_key`] derives the SAs of static keys; those of IKE are what both ends agree on ([`crate::ike`]).
+
+pub mod difference;
+pub mod reload;
+pub mod static_key;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use adit_proto::control::{Direction, Spi};
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::config::ike_section::Proof;
+use crate::config::{Config, Keys, Machine, Problems};
+use crate::static_key::KeyId;
+use static_key::WantedSa;
+
+/// Readings of a configuration whose files change meanwhile.
+const READINGS_MAX: usize = 3;
+
+type Digest = [u8; 32];
+
+/// The model.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    pub config: Config,
+    /// The SAs of all peers with static keys.
+    pub sas: Vec<WantedSa>,
+    /// Their keys by direction and SPI: several, where peers chose the same.
+    keys: BTreeMap<(u8, Spi), Vec<KeyId>>,
+    /// Where it was read; nowhere in a test.
+    pub source: Option<Source>,
+    /// What the file says and is not done yet, because it needs another data plane or another start of adit.
+    pub pending: Vec<String>,
+}
+
+/// The file of a configuration, as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub file: PathBuf,
+    pub read_at: SystemTime,
+    digest: Option<Digest>,
+    /// The files that it names, with what was in them: keys, certificates and the token.
+    contents: BTreeMap<PathBuf, Option<Digest>>,
+}
+
+impl Desired {
+    pub fn new(config: Config) -> Desired {
+        let sas = static_key::sas(&config);
+        let mut keys: BTreeMap<(u8, Spi), Vec<KeyId>> = BTreeMap::new();
+        sas.iter().for_each(|want| keys.entry((want.direction as u8, want.spi)).or_default().push(want.key_id));
+        Desired { config, sas, keys, source: None, pending: Vec::new() }
+    }
+
+    /// Reads the file, and the files that it names.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn read(file: &Path, machine: &Machine) -> Result<Desired, Problems> {
+        // It is read again later, from wherever we are then.
+        let file = &std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let mut config = Config::load(file, machine)?;
+        let mut source = Source::of(file, &config);
+        for _ in 1..READINGS_MAX {
+            // What was read is what the digests are of only if nothing has changed between two looks.
+            config = Config::load(file, machine)?;
+            let again = Source::of(file, &config);
+            let same = (again.digest, &again.contents) == (source.digest, &source.contents);
+            source = again;
+            if same {
+                break;
+            }
+        }
+        Ok(Desired { source: Some(source), ..Desired::new(config) })
+    }
+
+    /// The keys of the SAs with this SPI: outbound, one for each peer that chose it.
+    pub fn keys(&self, direction: Direction, spi: Spi) -> &[KeyId] {
+        self.keys.get(&(direction as u8, spi)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the file has been changed since it was read.
+    pub fn is_outdated(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| content(&source.file) != source.digest)
+    }
+}
+
+impl Source {
+    fn of(file: &Path, config: &Config) -> Source {
+        let contents = files(config).into_iter().map(|file| (file.to_owned(), content(file))).collect();
+        Source { file: file.to_owned(), read_at: SystemTime::now(), digest: content(file), contents }
+    }
+
+    /// Whether a file that both name has the same content in both.
+    fn agrees_on(&self, other: &Source, file: &Path) -> bool {
+        match (self.contents.get(file), other.contents.get(file)) {
+            (Some(one), Some(two)) => one == two,
+            _ => true,
+        }
+    }
+}
+
+/// A hash of a file's content; `None` when it cannot be read.
+fn content(file: &Path) -> Option<Digest> {
+    let read: io::Result<Vec<u8>> = std::fs::read(file);
+    let bytes = zeroize::Zeroizing::new(read.ok()?);
+    digest(&SHA256, &bytes).as_ref().try_into().ok()
+}
+
+/// All files that a configuration names.
+fn files(config: &Config) -> Vec<&Path> {
+    let mut files: Vec<&Path> = gateway_files(config).into_iter().map(|(_, file)| file).collect();
+    files.extend(config.peers.iter().flat_map(|peer| peer_files(&peer.keys)).map(|(_, file)| file));
+    files
+}
+
+/// The files that concern the gateway as a whole, by their keys in the configuration.
+fn gateway_files(config: &Config) -> Vec<(&'static str, &Path)> {
+    let mut files: Vec<(&str, &Path)> = Vec::new();
+    if let Some(own) = &config.ike.key {
+        files.push(("ike.key_file", &own.key.file));
+        files.extend(own.certificate_file.as_deref().map(|file| ("ike.certificate_file", file)));
+    }
+    files.extend(config.api.as_ref().map(|api| ("api.token_file", api.token.file.as_path())));
+    files
+}
+
+/// The files of one peer, likewise.
+fn peer_files(keys: &Keys) -> Vec<(&'static str, &Path)> {
+    match keys {
+        Keys::Static { file, .. } => vec![("static_key_file", file)],
+        Keys::Ike(ike) => {
+            let proof: (&str, &Path) = match &ike.proof {
+                Proof::Psk(psk) => ("ike.psk_file", &psk.file),
+                Proof::PublicKey(key) => ("ike.public_key_file", &key.file),
+                Proof::Ca(anchors) => ("ike.ca_file", &anchors.file),
+            };
+            let ppk = ike.ppk.as_ref().map(|ppk| ("ike.ppk.file", ppk.key.file.as_path()));
+            [proof].into_iter().chain(ppk).collect()
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What the API asks the loop for.
+
+use adit_proto::control::PeerId;
+
+use super::{Gateway, Plane};
+use crate::request::{Request, RequestError, What};
+
+impl Gateway {
+    /// Answers the API.
+    /// True when the data plane is to be replaced.
+    pub(super) async fn answer(&mut self, plane: Option<&mut Plane>, request: Request) -> bool {
+        // Where nobody waits for an answer any more, nothing is lost.
+        match request {
+            Request::Peer(peer, what) => self.answer_about(peer, what),
+            Request::Look(reply) => {
+                self.publish_ike();
+                let _ = reply.send(());
+            }
+            Request::Reload(options, reply) => {
+                let answer = self.reload(plane, options).await;
+                let replaces = answer.as_ref().is_ok_and(|done| done.done && done.replaces_dataplane);
+                let _ = reply.send(answer);
+                return replaces;
+            }
+        }
+        false
+    }
+
+    fn answer_about(&mut self, peer: String, what: What) {
+        match what {
+            What::Command(command, reply) => {
+                let answer = self.peer_of_ike(&peer).and_then(|id| {
+                    tracing::info!(peer, "command: {command:?}");
+                    self.log_dedup.forget(id);
+                    let ike = self.ike.as_mut().ok_or(RequestError::NotReady)?;
+                    ike.command(id, command).map_err(|error| RequestError::Refused(format!("{peer}: {error}")))
+                });
+                let _ = reply.send(answer);
+            }
+            What::Explain(reply) => {
+                let answer = self
+                    .peer_of_ike(&peer)
+                    .and_then(|id| self.ike.as_ref().and_then(|ike| ike.explain(id)).ok_or(RequestError::NotReady));
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {
+        let peers = &self.desired.config.peers;
+        let Some(place) = peers.iter().position(|peer| peer.name == name) else {
+            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
+            return Err(RequestError::NoSuchPeer(name.to_owned(), names.join(", ")));
+        };
+        if peers[place].ike().is_none() {
+            return Err(RequestError::StaticKey(name.to_owned()));
+        }
+        self.ids.get(place).copied().ok_or(RequestError::NotReady)
+    }
+}

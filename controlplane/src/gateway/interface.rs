@@ -1,0 +1,217 @@
+//! The interface in the kernel, kept as the configuration says: set up at the start, and put right whenever somebody has changed it.
+//! What is not there yet, a bridge for example, is waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::Gateway;
+use crate::netlink::{Netlink, NetlinkError, News};
+use crate::reconcile::interface::{self, Installed, Step, Wanted};
+
+/// Several changes come at once: so long after the first one the interface is looked at, and no more often than the second.
+const SETTLE: Duration = Duration::from_millis(50);
+const NO_MORE_OFTEN: Duration = Duration::from_millis(250);
+/// Looks until nothing is left to do: the kernel takes away routes with an address, and addresses with another one.
+const PASSES: usize = 4;
+/// What was put right is told again after so long, if it is the same again.
+const TOLD_FOR: Duration = Duration::from_secs(60);
+/// Lines that are remembered.
+const TOLD_MAX: usize = 64;
+
+/// What is known of the interface between two looks.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// What configurations before this one have put there.
+    installed: Installed,
+    /// What cannot be done now, in words: said once, and tried again.
+    complaints: BTreeSet<String>,
+    waits_for_bridge: bool,
+    /// What was put right, and when that was said.
+    told: BTreeMap<String, Instant>,
+    look_at: Option<Instant>,
+    looked: Option<Instant>,
+}
+
+/// What came of bringing the interface to where it should be.
+#[derive(Debug, Default)]
+struct Outcome {
+    done: Vec<Step>,
+    failed: Vec<(Step, NetlinkError)>,
+    missing_bridge: Option<String>,
+}
+
+impl Upkeep {
+    /// When the interface is to be looked at, if the kernel had news of it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// The kernel has news.
+    pub(super) fn news(&mut self) {
+        let soon = Instant::now() + SETTLE;
+        let at = self.looked.map_or(soon, |looked| soon.max(looked + NO_MORE_OFTEN));
+        self.look_at.get_or_insert(at);
+    }
+
+    /// What an earlier configuration may have put there goes, where this one does not want it.
+    pub(super) fn replaces(&mut self, earlier: Installed) {
+        self.installed.addresses.extend(earlier.addresses);
+        self.installed.routes.extend(earlier.routes);
+        self.installed.in_bridge |= earlier.in_bridge;
+    }
+
+    /// Whether a line is to be said: not when it was said a short while ago.
+    fn is_news(&mut self, line: &str, now: Instant) -> bool {
+        self.told.retain(|_, at| now.saturating_duration_since(*at) < TOLD_FOR);
+        let is_news = self.told.len() < TOLD_MAX && !self.told.contains_key(line);
+        if is_news {
+            self.told.insert(line.to_owned(), now);
+        }
+        is_news
+    }
+
+    /// Says what cannot be done, each thing once, and when all is well again.
+    fn complain(&mut self, interface: &str, outcome: &Outcome) {
+        let bridge = outcome.missing_bridge.iter().map(|bridge| {
+            format!(
+                "there is no bridge {bridge} for the interface {interface}: it is waited for. Is it misspelt? {}",
+                interface::BRIDGE_REMEDY
+            )
+        });
+        let failed =
+            outcome.failed.iter().map(|(_, error)| format!("configuring the interface {interface}: {error}. It is tried again"));
+        let complaints: BTreeSet<String> = bridge.chain(failed).collect();
+        complaints.difference(&self.complaints).for_each(|line| tracing::warn!("{line}"));
+        if complaints.is_empty() && !self.complaints.is_empty() {
+            tracing::info!("the interface {interface} is complete");
+        }
+        self.waits_for_bridge = outcome.missing_bridge.is_some();
+        self.complaints = complaints;
+    }
+}
+
+impl Gateway {
+    /// Sets the interface up. Where that fails at a restart, the gateway is better off without a part of it than down: then
+    /// [`Gateway::tend_interface`] tries again.
+    ///
+    /// # Errors
+    /// At the first start, the first request that the kernel refused.
+    pub(super) async fn set_up_interface(&mut self) -> anyhow::Result<()> {
+        let outcome = self.bring_interface().await;
+        let name = self.desired.config.interface.name.clone();
+        let mut outcome = outcome.with_context(|| format!("configuring the interface {name}"))?;
+        if !self.up_before && !outcome.failed.is_empty() {
+            let (_, error) = outcome.failed.swap_remove(0);
+            return Err(error).with_context(|| format!("configuring the interface {name}"));
+        }
+        self.upkeep.complain(&name, &outcome);
+        Ok(())
+    }
+
+    /// Brings the interface to where a reload wants it. What cannot be done comes back, and is tried again.
+    pub(super) async fn reload_interface(&mut self) -> Vec<String> {
+        let name = self.desired.config.interface.name.clone();
+        match self.bring_interface().await {
+            Ok(outcome) => {
+                self.upkeep.complain(&name, &outcome);
+                self.upkeep.complaints.iter().cloned().collect()
+            }
+            Err(error) => vec![format!("configuring the interface {name}: {error:#}")],
+        }
+    }
+
+    /// Looks at the interface and puts right what others have changed.
+    pub(super) async fn tend_interface(&mut self) {
+        self.upkeep.look_at = None;
+        // It is gone with the data plane, which has a watch of its own.
+        let waited = self.upkeep.waits_for_bridge;
+        let Ok(outcome) = self.bring_interface().await else { return };
+        let name = self.desired.config.interface.name.clone();
+        // A bridge that was waited for and came is no fault.
+        let is_fault = |step: &&Step| !(waited && matches!(step, Step::Join(..)));
+        let faults: Vec<Step> = outcome.done.iter().filter(is_fault).cloned().collect();
+        if !faults.is_empty() {
+            let line = format!("the interface {name} was not as configured and was put right: {}", interface::summary(&faults));
+            if self.upkeep.is_news(&line, Instant::now()) {
+                tracing::warn!("{line}");
+            } else {
+                tracing::debug!("{line}");
+            }
+        }
+        self.upkeep.complain(&name, &outcome);
+    }
+
+    /// Does everything that can be done.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel does not talk to us.
+    async fn bring_interface(&mut self) -> anyhow::Result<Outcome> {
+        let wanted = Wanted::of(&self.desired.config);
+        let netlink = Netlink::open().context("opening a netlink socket")?;
+        let mut outcome = Outcome::default();
+        for _ in 0..PASSES {
+            let (index, actual) = netlink.look(&wanted.name, wanted.bridge.as_deref()).await?;
+            if let Some(news) = &self.news {
+                news.about(index);
+            }
+            let plan = interface::plan(&wanted, &actual, &self.upkeep.installed);
+            outcome.missing_bridge = plan.missing_bridge;
+            let mut steps = plan.steps;
+            steps.retain(|step| !outcome.failed.iter().any(|(failed, _)| failed == step));
+            if steps.is_empty() {
+                break;
+            }
+            for step in steps {
+                match netlink.apply(index, &step).await {
+                    Ok(()) => outcome.done.push(step),
+                    Err(error) => outcome.failed.push((step, error)),
+                }
+            }
+        }
+        self.upkeep.looked = Some(Instant::now());
+        if outcome.failed.is_empty() {
+            // Nothing of ours is left there that is not wanted; what somebody adds from now on is theirs.
+            self.upkeep.installed = Installed::default();
+        }
+        Ok(outcome)
+    }
+}
+
+/// Waits for news of the kernel about the interface; for ever, where nobody listens.
+pub(super) async fn news(news: Option<&News>) {
+    match news {
+        Some(news) => news.interface().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_line_is_said_once_a_minute_and_lines_are_bounded() {
+        let (mut upkeep, start) = (Upkeep::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        assert!(upkeep.is_news("it was down", at(0)) && !upkeep.is_news("it was down", at(59)));
+        assert!(upkeep.is_news("it was down", at(60)));
+        let lines = (0..1000).filter(|n| upkeep.is_news(&n.to_string(), at(61))).count();
+        assert_eq!(lines, TOLD_MAX - 1);
+    }
+
+    #[test]
+    fn the_interface_is_looked_at_soon_and_not_too_often() {
+        let mut upkeep = Upkeep::default();
+        assert_eq!(upkeep.due(), None);
+        upkeep.news();
+        let first = upkeep.due().unwrap();
+        upkeep.news();
+        assert_eq!(upkeep.due(), Some(first), "more news wait for the look that is due");
+        upkeep.look_at = None;
+        upkeep.looked = Some(Instant::now());
+        upkeep.news();
+        assert!(upkeep.due().unwrap() >= upkeep.looked.unwrap() + NO_MORE_OFTEN);
+    }
+}

@@ -1,0 +1,176 @@
+//! The configuration is read again while packets flow: first it is judged as a whole, then the new model takes the place of the old
+//! one, and everything is brought there. A file that does not check changes nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::{Gateway, Plane};
+use crate::api::types;
+use crate::config::Machine;
+use crate::dataplane;
+use crate::desired::Desired;
+use crate::desired::reload::{self, Reload};
+use crate::reconcile::{self, InstalledState};
+use crate::request::{ReloadOptions, RequestError};
+
+/// How long commands of before may take until a reload begins.
+const SETTLE_WITHIN: Duration = Duration::from_secs(2);
+
+impl Gateway {
+    /// Reloads because a signal asks for it. True when the data plane is to be replaced.
+    pub(super) async fn reload_by_signal(&mut self, plane: Option<&mut Plane>) -> bool {
+        match self.reload(plane, ReloadOptions::default()).await {
+            Ok(done) => done.replaces_dataplane,
+            Err(error) => {
+                tracing::error!("SIGHUP: {error}");
+                false
+            }
+        }
+    }
+
+    /// Reads the configuration again, and does what it says unless only that is to be told.
+    ///
+    /// # Errors
+    /// It does not check, or cannot be done without what was not asked for: nothing was changed.
+    pub(super) async fn reload(
+        &mut self,
+        plane: Option<&mut Plane>,
+        options: ReloadOptions,
+    ) -> Result<types::Reload, RequestError> {
+        let Some(source) = &self.desired.source else {
+            return Err(RequestError::Refused("the configuration was not read from a file".to_owned()));
+        };
+        let file = source.file.clone();
+        let read = tokio::task::spawn_blocking(move || Desired::read(&file, &Machine::here()));
+        let read = read.await.map_err(|error| RequestError::Refused(format!("the configuration cannot be read: {error}")))?;
+        let read = read.map_err(|problems| RequestError::Unchecked(problems.to_string()))?;
+        let reload = reload::plan(&self.desired, read, &self.arguments, options.restart_dataplane);
+        let reload = reload.map_err(|refused| RequestError::Refused(refused.to_string()))?;
+        let mut report = types::Reload {
+            done: !options.dry_run,
+            changes: reload.changes.clone(),
+            interrupted: reload.interrupted.iter().cloned().collect(),
+            replaces_dataplane: reload.replaces_dataplane,
+            problems: Vec::new(),
+        };
+        if options.dry_run {
+            return Ok(report);
+        }
+        tracing::info!("reload: {}", summary(&report));
+        report.problems = self.put_in_place(plane, reload).await;
+        report.problems.iter().for_each(|problem| tracing::warn!("reload: {problem}"));
+        Ok(report)
+    }
+
+    /// Puts another model in the place of the one before. What cannot be done at once comes back, and is tried again.
+    async fn put_in_place(&mut self, mut plane: Option<&mut Plane>, reload: Reload) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(plane) = &mut plane {
+            // What was on its way when the reload came is there before the next looks what is there.
+            self.settle(plane).await;
+        }
+        let (old, old_ids) = (self.desired.clone(), self.ids.clone());
+        let new = Arc::new(reload.desired);
+        let installed = match &plane {
+            Some(_) => self.vault.installed.clone(),
+            None => InstalledState::of(&old, Vec::new(), &old_ids),
+        };
+        if !old_ids.is_empty() {
+            let known = installed.without(&other_keys(&old, &new));
+            let used: BTreeSet<_> = old_ids.iter().copied().collect();
+            self.ids = reconcile::peer_ids(&new, &[], &known, &used, dataplane::max_peers(&self.arguments));
+        }
+        if let Some(ike) = &mut self.ike {
+            problems.extend(ike.reconfigure((&old.config, &old_ids), (&new.config, &self.ids), &reload.touched));
+            // A person has changed something of them: what follows is news.
+            old_ids.iter().chain(&self.ids).for_each(|id| self.log_dedup.forget(*id));
+        }
+        self.desired = new;
+        let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);
+        self.view.set_desired(self.desired.clone(), peers);
+        if let Some(plane) = plane.as_deref_mut()
+            && let Err(error) = self.bring_reloaded(plane, &installed).await
+        {
+            plane.incomplete = true;
+            problems.push(format!("{error:#}. It is tried again"));
+        }
+        if plane.is_some() && !reload.replaces_dataplane {
+            problems.extend(self.reload_interface().await);
+        }
+        let desired = self.desired.clone();
+        problems.extend(self.listeners.keep(&desired.config).await);
+        self.port500.keep(&desired.config).await;
+        self.publish_ike();
+        problems
+    }
+
+    async fn bring_reloaded(&mut self, plane: &mut Plane, installed: &InstalledState) -> anyhow::Result<()> {
+        // The SAs of peers that are gone first, then the peers.
+        self.drive_ike(plane)?;
+        if let Some(ike) = &mut self.ike {
+            ike.forget_removed();
+        }
+        let live = self.view.with_master(|master| master.live_sas()).context("no data plane is attached")?;
+        let (new, kept) = self.bring_plane(plane, &live, installed).await?;
+        if let Some(ike) = &mut self.ike {
+            ike.start();
+        }
+        self.drive_ike(plane)?;
+        let peers = self.desired.config.peers.len();
+        tracing::info!("reloaded. Peers: {peers}; SAs of static keys: {new} installed, {kept} left as they were");
+        Ok(())
+    }
+
+    /// Tries again what a reload could not do.
+    pub(super) async fn retry_reload(&mut self, plane: &mut Plane) {
+        if !plane.incomplete || !plane.command_queue.settled() {
+            return;
+        }
+        let installed = self.vault.installed.clone();
+        match self.bring_reloaded(plane, &installed).await {
+            Ok(()) => plane.incomplete = false,
+            Err(error) => tracing::debug!("{error:#}"),
+        }
+    }
+
+    /// Waits until the data plane has answered everything.
+    async fn settle(&mut self, plane: &mut Plane) {
+        let until = Instant::now() + SETTLE_WITHIN;
+        while !plane.command_queue.settled() && Instant::now() < until {
+            if self.pump(plane).is_err() {
+                return;
+            }
+            self.drain(plane);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if plane.command_queue.settled() {
+            self.settled(plane);
+        }
+    }
+}
+
+/// Peers whose keys come from elsewhere than before: by IKE instead of from a file, or the other way round. They begin anew.
+fn other_keys(old: &Desired, new: &Desired) -> BTreeSet<String> {
+    let by_ike: BTreeSet<(&str, bool)> = old.config.peers.iter().map(|peer| (peer.name.as_str(), peer.ike().is_some())).collect();
+    let changed = new.config.peers.iter().filter(|peer| by_ike.contains(&(peer.name.as_str(), peer.ike().is_none())));
+    changed.map(|peer| peer.name.clone()).collect()
+}
+
+/// One line for the log.
+fn summary(report: &types::Reload) -> String {
+    const NAMED: usize = 5;
+    if report.changes.is_empty() {
+        return "nothing has changed".to_owned();
+    }
+    let mut line = report.changes.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if report.changes.len() > NAMED {
+        line.push_str(&format!("; and {} more changes", report.changes.len() - NAMED));
+    }
+    if !report.interrupted.is_empty() {
+        line.push_str(&format!(". Tunnels that begin anew or end: {}", report.interrupted.join(", ")));
+    }
+    line
+}

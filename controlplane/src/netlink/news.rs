@@ -1,0 +1,133 @@
+//! News from the kernel: that links, addresses or routes have changed. What has changed does not matter, nor how often: who hears
+//! it looks at how things are.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::{Handle, MulticastGroup};
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// How long to wait before the kernel is asked for its news again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// Who wants to hear what.
+#[derive(Debug, Default)]
+struct Heard {
+    /// Addresses and routes: where our packets leave may have changed.
+    underlay: Notify,
+    /// Links, addresses, and routes through the interface of the tunnel.
+    interface: Notify,
+    /// The index of that interface; 0 while it is not known.
+    index: AtomicU32,
+}
+
+/// Hears of every change of a link, an address or a route.
+pub struct News {
+    heard: Arc<Heard>,
+    listener: JoinHandle<()>,
+}
+
+/// A socket that hears of them, and what keeps it going.
+struct Source {
+    messages: Pin<Box<dyn Stream<Item = NetlinkPayload<RouteNetlinkMessage>> + Send>>,
+    /// Ends with it.
+    _connection: JoinSet<()>,
+    _handle: Handle,
+}
+
+impl Source {
+    fn open() -> std::io::Result<Source> {
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link};
+        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        Ok(Source { messages: messages.map(|(message, _)| message.payload).boxed(), _connection: tasks, _handle: handle })
+    }
+}
+
+impl News {
+    /// Begins to listen; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel has no sockets left.
+    pub fn open() -> std::io::Result<News> {
+        let heard = Arc::new(Heard::default());
+        let listener = tokio::spawn(listen(Source::open()?, heard.clone()));
+        Ok(News { heard, listener })
+    }
+
+    /// The interface of the tunnel has this index now.
+    pub fn about(&self, index: u32) {
+        self.heard.index.store(index, Ordering::Relaxed);
+    }
+
+    /// Waits until an address or a route of this machine has changed since this was last asked.
+    pub async fn underlay(&self) {
+        self.heard.underlay.notified().await;
+    }
+
+    /// Waits until something has changed that the interface of the tunnel may depend on.
+    pub async fn interface(&self) {
+        self.heard.interface.notified().await;
+    }
+}
+
+impl Drop for News {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl Heard {
+    fn tell(&self, payload: &NetlinkPayload<RouteNetlinkMessage>) {
+        use RouteNetlinkMessage::{DelLink, DelRoute, NewLink, NewRoute};
+        let (underlay, interface) = match payload {
+            NetlinkPayload::InnerMessage(NewLink(_) | DelLink(_)) => (false, true),
+            NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => {
+                (true, through(route).is_none_or(|index| index == self.index.load(Ordering::Relaxed)))
+            }
+            // An address; or something was lost, which may have been anything.
+            _ => (true, true),
+        };
+        if underlay {
+            self.underlay.notify_one();
+        }
+        if interface {
+            self.interface.notify_one();
+        }
+    }
+}
+
+/// The interface through which a route leads; `None` when it leads through several.
+fn through(route: &RouteMessage) -> Option<u32> {
+    route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+async fn listen(mut source: Source, heard: Arc<Heard>) {
+    loop {
+        while let Some(payload) = source.messages.next().await {
+            heard.tell(&payload);
+        }
+        tracing::warn!("the kernel's news of links, addresses and routes have ended; they are asked for anew");
+        source = loop {
+            tokio::time::sleep(LISTEN_AGAIN).await;
+            if let Ok(source) = Source::open() {
+                break source;
+            }
+        };
+        // Something may have changed meanwhile.
+        heard.underlay.notify_one();
+        heard.interface.notify_one();
+    }
+}
