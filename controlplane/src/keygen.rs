@@ -44,7 +44,7 @@ fn make(kind: Kind, suite: Suite) -> anyhow::Result<Key> {
         Kind::Psk => {
             let mut bytes = Zeroizing::new([0; PSK_LEN]);
             aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| anyhow!("the random number generator failed"))?;
-            let text = Zeroizing::new(BASE64.encode(&*bytes));
+            let text = Zeroizing::new(BASE64.encode(bytes.as_slice()));
             private_only(Zeroizing::new(format!("{}\n", *text)))
         }
         Kind::Ed25519 => {

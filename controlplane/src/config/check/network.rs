@@ -116,7 +116,7 @@ impl Check<'_> {
         let address = addresses.iter().flatten().next().map(|address| address.at);
         if let Some(at) = address.or_else(|| routes.iter().flatten().next().map(|route| route.at)) {
             self.fail(
-                at.into(),
+                at,
                 format!("an interface in the bridge {bridge} receives nothing for addresses of its own"),
                 "neither addresses nor routes beside `bridge`: the bridge itself can have them".into(),
                 format!("nothing here; and on the machine: ip address add ADDRESS dev {bridge}"),
