@@ -57,11 +57,15 @@ impl Desired {
         Desired { config, sas, keys, source: None, pending: Vec::new() }
     }
 
-    /// Reads the file, and the files that it names.
+    /// Reads the file, and the files that it names. What came by standard input (`-`) cannot be read again: it has no source.
     ///
     /// # Errors
     /// Every mistake in it.
     pub fn read(file: &Path, machine: &Machine) -> Result<Desired, Problems> {
+        if file == Path::new("-") {
+            // Standard input comes once.
+            return Config::load(file, machine).map(Desired::new);
+        }
         // It is read again later, from wherever we are then.
         let file = &std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let mut config = Config::load(file, machine)?;

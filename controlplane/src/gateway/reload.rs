@@ -41,7 +41,9 @@ impl Gateway {
         options: ReloadOptions,
     ) -> Result<types::Reload, RequestError> {
         let Some(source) = &self.desired.source else {
-            return Err(RequestError::Refused("the configuration was not read from a file".to_owned()));
+            return Err(RequestError::Refused(
+                "the configuration came by standard input and cannot be read again: start adit with a file".to_owned(),
+            ));
         };
         let file = source.file.clone();
         let read = tokio::task::spawn_blocking(move || Desired::read(&file, &Machine::here()));
