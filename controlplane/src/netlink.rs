@@ -136,7 +136,7 @@ impl Netlink {
             let Some(net) = local.or(any).and_then(|address| IpNet::new(address, message.header.prefix_len).ok()) else {
                 continue;
             };
-            list.push((self.name_of(Some(message.header.index)).await, net));
+            list.push((self.name_of(message.header.index).await, net));
         }
         Ok(list)
     }
@@ -219,7 +219,10 @@ impl Netlink {
         if added.as_ref().is_err_and(|error| is(error, Errno::EXIST)) {
             let through = self.interfaces_to(&message).await.map_err(failed(what()))?;
             if let Some(other) = through.iter().find(|other| **other != Some(index)) {
-                let cause = format!("{} has a route to it", self.name_of(*other).await);
+                let cause = match other {
+                    Some(other) => format!("the interface {} has a route to it", self.name_of(*other).await),
+                    None => "another interface has a route to it".to_owned(),
+                };
                 return Err(NetlinkError { what: what(), cause, remedy: FOREIGN_ROUTE_REMEDY });
             }
             added = self.handle.route().add(message).replace().execute().await;
@@ -244,8 +247,7 @@ impl Netlink {
     }
 
     /// The name of an interface, for people.
-    async fn name_of(&self, index: Option<u32>) -> String {
-        let Some(index) = index else { return "another interface".to_owned() };
+    async fn name_of(&self, index: u32) -> String {
         let link = self.handle.link().get().match_index(index).execute().try_next().await.ok().flatten();
         let name = link.and_then(|link| {
             link.attributes.into_iter().find_map(|attribute| match attribute {
@@ -253,7 +255,7 @@ impl Netlink {
                 _ => None,
             })
         });
-        format!("the interface {}", name.unwrap_or_else(|| index.to_string()))
+        name.unwrap_or_else(|| index.to_string())
     }
 
     async fn remove_route(&self, index: u32, route: &Route) -> Result<(), NetlinkError> {

@@ -37,14 +37,6 @@ fn the_address_is_in_use() -> Result<()> {
 }
 
 #[test]
-fn the_address_is_not_ours() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
-    edit(lab.a(), "192.0.2.1:4500", "192.0.2.77:4500")?;
-    let mut command = lab.a().command()?;
-    fails_with(&mut lab, &mut command, &["192.0.2.77:4500", "address"])
-}
-
-#[test]
 fn there_is_no_dev_net_tun() -> Result<()> {
     let mut lab = Lab::prepare(&LabOptions::default())?;
     let mut command = without_tun(lab.a().netns.command("unshare"), &lab.a().command()?);

@@ -232,7 +232,7 @@ impl IkeSa {
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
         ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
         let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
-        let own_until = config.local_auth.shown_until(&handshake.cert_requests);
+        let own_until = still_ahead(ctx.now.unix, config.local_auth.shown_until(&handshake.cert_requests));
         self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk, own_until }, true);
         self.take_extras(&config, parts);
         if let Some(session) = self.session_mut() {
@@ -419,7 +419,7 @@ impl IkeSa {
         let claim = Claim { identification: id_i, method: *method, data, presented };
         let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix);
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
-        let own_until = config.local_auth.shown_until(&parts.cert_reqs);
+        let own_until = still_ahead(unix, config.local_auth.shown_until(&parts.cert_reqs));
         Ok(Admitted { config: config.clone(), keys, who, uses_ppk, own_until })
     }
 
@@ -531,4 +531,9 @@ fn certificates(certificates: Vec<(adit_proto::ike::CertEncoding, Vec<u8>)>) -> 
 
 pub(super) fn certificate_requests(requests: Vec<(adit_proto::ike::CertEncoding, Vec<u8>)>) -> impl Iterator<Item = Payload> {
     requests.into_iter().map(|(encoding, data)| Payload::CertReq { encoding, data })
+}
+
+/// The end of our own certificate, unless it is over: then the peer, which looks at it, has the word.
+fn still_ahead(unix: u64, until: Option<u64>) -> Option<u64> {
+    until.filter(|until| *until > unix)
 }
