@@ -121,7 +121,8 @@ fn a_host_behind_a_gateway_is_told_what_fits() -> Result<()> {
     let host = Netns::new("host")?;
     let _cable = Veth::between(&lab.a().netns, "lan0", &host, "lan0", 1500)?;
     // The network is on the link to the host; the gateway has had it on its tunnel.
-    lab.a().netns.run(&format!("ip address del 10.78.1.1/24 dev {TAP}"))?;
+    edit(lab.a(), ", 10.78.1.1/24", "")?;
+    lab.a().adit("reload")?;
     lab.a().netns.address("lan0", "10.78.1.1/24")?;
     lab.a().netns.run("sysctl -qw net.ipv4.ip_forward=1")?;
     host.address("lan0", "10.78.1.2/24")?;
