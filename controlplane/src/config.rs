@@ -159,6 +159,8 @@ pub struct Peer {
     pub lanes: u16,
     /// Only with Ethernet.
     pub defer_checksums: bool,
+    /// With a static key: the other end answers sealed echoes. By IKE it says so itself.
+    pub echo: bool,
     /// Which packets are for it, in IP mode.
     pub selectors: Vec<Selector>,
 }

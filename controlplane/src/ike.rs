@@ -1,4 +1,4 @@
-//! IKEv2 in the daemon: the shell around the pure engine of `adit-engine`. Datagrams that the data plane hands up, and time, go
+//! IKEv2 and paths in the daemon: the shell around the pure engine of `adit-engine`. Datagrams that the data plane hands up, and time, go
 //! in; commands for the data plane and datagrams to be sent come out, in this order.
 //!
 //! ```text
@@ -14,15 +14,16 @@ mod settings;
 mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use adit_channel::LiveSa;
+use adit_channel::{LiveSa, PathCounters};
 use adit_engine::auth::LocalKey;
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{BootClock, CommandError, Endpoint, Event, IKE_PORT, LANES_MAX, Now, Path, Restored, Transmit, Usage};
-use adit_proto::control::{Command, Direction, LocalEnd, PeerId, PuntHeader, Spi, UdpHop};
+use adit_engine::ike::{After, BootClock, CommandError, Endpoint, Event, LANES_MAX, Now, Restored, Transmit, Usage};
+use adit_engine::path::{self, Arrival, Follow, Hop, IKE_PORT, Underlay};
+use adit_proto::control::{Command, Direction, LocalEnd, PathId, PeerId, PuntHeader, Spi};
 use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
@@ -39,7 +40,7 @@ use traffic::Meter;
 /// Datagrams that wait until the data plane has done what they promise. What is dropped above that is sent again.
 const WAITING_MAX: usize = 4096;
 
-/// The IKE of a gateway.
+/// The engine of a gateway: its peers and their paths, and IKE with those that use it.
 pub struct Ike {
     endpoint: Endpoint,
     sas: Sas,
@@ -50,11 +51,15 @@ pub struct Ike {
     names: BTreeMap<PeerId, String>,
     /// It has had peers: then it may have something to do.
     used: bool,
+    /// Datagrams that wait for nothing but room, and those that wait for the data plane.
+    ready: VecDeque<Transmit>,
     waiting: VecDeque<Transmit>,
     news: Vec<Event>,
     meter: Meter,
     /// What the engine was told last, by inbound SPI.
     usage: BTreeMap<Spi, Usage>,
+    /// Packets sent to each peer, when the paths were looked at last.
+    sent: BTreeMap<PeerId, u64>,
     /// For the data plane, before anything else.
     first: Vec<(u16, Command)>,
     /// SAs of the data plane are about to go.
@@ -71,18 +76,26 @@ impl Ike {
     ///
     /// # Errors
     /// A peer's configuration makes no sense.
-    pub fn new(config: &Config, ids: &[PeerId], crash_secret: Secret) -> Result<Ike, CommandError> {
+    pub fn new(
+        config: &Config,
+        ids: &[PeerId],
+        crash_secret: Secret,
+        underlay: Box<dyn Underlay + Send>,
+    ) -> Result<Ike, CommandError> {
         let random = |out: &mut [u8]| aws_lc_rs::rand::fill(out).expect("the system's generator cannot fail once it is seeded");
-        let mut endpoint = Endpoint::new(settings::endpoint(config, crash_secret), Box::new(random));
+        let mut endpoint = Endpoint::new(settings::endpoint(config, crash_secret), Box::new(random)).with_underlay(underlay);
         let dataplane = &config.dataplane;
-        let terms = Terms { workers: dataplane.workers, window: dataplane.replay_window, path_mtu: config.underlay_mtu };
-        let mut sas = Sas::new(terms);
+        let mut sas = Sas::new(Terms { workers: dataplane.workers, window: dataplane.replay_window });
+        endpoint.set_mtu_max(now(), config.underlay_mtu);
         let mut places = BTreeMap::new();
         let mut names = BTreeMap::new();
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
-            let Some(settings) = settings::peer(config, peer) else { continue };
-            endpoint.set_peer(now(), *id, settings)?;
             sas.set_peer(*id, terms_of(config, place));
+            let Some(settings) = settings::peer(config, peer) else {
+                set_static_path(&mut endpoint, config, *id, peer);
+                continue;
+            };
+            endpoint.set_peer(now(), *id, settings)?;
             places.insert(*id, place);
             names.insert(*id, peer.name.clone());
         }
@@ -94,10 +107,12 @@ impl Ike {
             used: !places.is_empty(),
             places,
             names,
+            ready: VecDeque::new(),
             waiting,
             news,
             meter: Meter::default(),
             usage: BTreeMap::new(),
+            sent: BTreeMap::new(),
             first: Vec::new(),
             going: false,
             saved: true,
@@ -128,11 +143,16 @@ impl Ike {
             // One with a static key is none of the engine's.
             let _ = self.endpoint.remove_peer(now(), *id);
         }
-        self.first.extend(self.sas.set_path_mtu(new.underlay_mtu));
+        self.endpoint.set_mtu_max(now(), new.underlay_mtu);
         let before: BTreeMap<PeerId, &Peer> = old_ids.iter().copied().zip(&old.peers).collect();
+        for (place, (id, peer)) in ids.iter().zip(&new.peers).enumerate() {
+            self.first.extend(self.sas.set_peer(*id, terms_of(new, place)));
+            if peer.ike().is_none() {
+                set_static_path(&mut self.endpoint, new, *id, peer);
+            }
+        }
         for (id, place) in &self.places {
             let peer = &new.peers[*place];
-            self.sas.set_peer(*id, terms_of(new, *place));
             self.names.insert(*id, peer.name.clone());
             if !touched.contains(&peer.name) {
                 continue;
@@ -156,10 +176,10 @@ impl Ike {
         problems
     }
 
-    /// All commands about peers that were removed have been taken.
-    pub fn forget_removed(&mut self) {
+    /// All commands about peers that were removed have been taken; these are left.
+    pub fn forget_removed(&mut self, ids: &[PeerId]) {
+        self.sas.retain(|id| ids.contains(&id));
         self.names.retain(|id, _| self.places.contains_key(id));
-        self.sas.retain(|id| self.places.contains_key(&id));
         self.meter.retain(|id| self.places.contains_key(&id));
     }
 
@@ -191,9 +211,17 @@ impl Ike {
                 self.first.extend(self.sas.adopt_selectors(*id, child.inbound, &child.selectors));
             }
         }
+        self.tell_ike_sas();
         if restored.ike_sas + restored.forgotten > 0 {
             tracing::info!("IKE SAs: {} go on, {} forgotten", restored.ike_sas, restored.forgotten);
         }
+    }
+
+    /// Tells a data plane whose knowledge is another's, or none, of which IKE SAs messages come up first.
+    fn tell_ike_sas(&mut self) {
+        self.first.push((0, Command::IkeSasClear));
+        let peers = self.places.keys().filter_map(|id| self.endpoint.status(*id));
+        self.first.extend(peers.flat_map(|status| status.ike).map(|ike| sas::know(&ike.spis)));
     }
 
     /// Tells the engine which of the SAs that it goes on with the data plane does not have: only these are made anew.
@@ -216,11 +244,40 @@ impl Ike {
     }
 
     /// The data plane opened packets of a peer that came another way than those before.
-    pub fn moved(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd) {
-        let local = SocketAddr::new(to.address, self.listen.port());
-        if let Some(inbound) = self.sas.inbound_of(peer) {
-            self.endpoint.handle_esp_path(now(), inbound, Path { local, remote: from });
+    pub fn path_seen(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd) {
+        let came = self.arrival(from, to);
+        self.endpoint.handle_path_seen(now(), peer, came);
+    }
+
+    /// A sealed echo of ours came back; `rtt` as the data plane measured it.
+    pub fn echo_reply(&mut self, peer: PeerId, id: u64, from: SocketAddr, to: LocalEnd, rtt: Duration) {
+        let came = self.arrival(from, to);
+        self.endpoint.handle_echo_reply(now(), peer, id, came, rtt);
+    }
+
+    /// The kernel did not send an echo, or packets: they are longer than what it knows of the route by now.
+    pub fn unsent(&mut self, peer: PeerId) {
+        self.endpoint.handle_unsent(now(), peer);
+    }
+
+    /// Where packets of tunnels go to is watched closely. To be called about twice in a second, with the counters of all paths.
+    pub fn watch_traffic(&mut self, counters: &BTreeMap<(PeerId, PathId), PathCounters>) {
+        let mut sent: BTreeMap<PeerId, u64> = BTreeMap::new();
+        for ((peer, _), path) in counters {
+            *sent.entry(*peer).or_default() += path.sent_packets;
         }
+        // A new data plane begins at nothing.
+        let moved = |(peer, packets): &(&PeerId, &u64)| **packets > 0 && self.sent.get(peer) != Some(packets);
+        let busy: Vec<PeerId> = sent.iter().filter(moved).map(|(peer, _)| *peer).collect();
+        self.sent = sent;
+        if !busy.is_empty() {
+            self.endpoint.handle_traffic(now(), busy);
+        }
+    }
+
+    fn arrival(&self, from: SocketAddr, to: LocalEnd) -> Arrival {
+        let local = SocketAddr::new(to.address, self.listen.port());
+        Arrival { interface: to.interface, ..Arrival::new(local, from) }
     }
 
     /// Whether an SA of the data plane belongs to an IKE SA.
@@ -232,6 +289,7 @@ impl Ike {
     pub fn data_plane_restarted(&mut self) {
         self.sas.clear();
         self.endpoint.data_plane_restarted(now());
+        self.tell_ike_sas();
     }
 
     /// Connects to the peers to which we go.
@@ -241,15 +299,15 @@ impl Ike {
 
     /// A datagram that came to the gateway's port. The answer leaves from the address that it came to.
     pub fn receive(&mut self, came: &PuntHeader, datagram: &[u8]) {
-        let local = SocketAddr::new(came.to.address, self.listen.port());
-        self.endpoint.handle_message(now(), Path { local, remote: came.from }, datagram);
+        let arrival = Arrival { class: came.class, ..self.arrival(came.from, came.to) };
+        self.endpoint.handle_message(now(), arrival, datagram);
     }
 
     /// A datagram that came to the port on which IKE has no marker.
     pub fn receive_port500(&mut self, from: SocketAddr, datagram: &[u8]) {
         let Some(mut local) = settings::local_address(self.listen, from) else { return };
         local.set_port(IKE_PORT);
-        self.endpoint.handle_message(now(), Path { local, remote: from }, datagram);
+        self.endpoint.handle_message(now(), Arrival::new(local, from), datagram);
     }
 
     /// When [`Ike::tick`] is due.
@@ -313,22 +371,10 @@ impl Ike {
     /// Our addresses or routes have changed: what goes to a peer may leave from another address now. SAs move there, and the peer
     /// is told (RFC 4555). Gives the number of peers concerned.
     pub fn readdress(&mut self) -> usize {
-        // With an address in the configuration, the port is bound to it, whatever else there is.
-        if !self.listen.ip().is_unspecified() {
-            return 0;
-        }
-        let mut ways: HashMap<IpAddr, Option<IpAddr>> = HashMap::new();
-        let mut moved = 0;
-        for id in self.places.keys() {
-            let Some(path) = self.endpoint.path(*id) else { continue };
-            let way = ways.entry(path.remote.ip());
-            let way = way.or_insert_with(|| settings::local_address(self.listen, path.remote).map(|local| local.ip()));
-            // Without a way there is nothing to be said, until there is one.
-            let Some(local) = way.filter(|local| *local != path.local.ip()) else { continue };
-            let local = SocketAddr::new(local, path.local.port());
-            moved += usize::from(self.endpoint.set_addresses(now(), *id, Some(local), None).is_ok());
-        }
-        moved
+        let hops = |ike: &Ike| -> Vec<Option<Hop>> { ike.places.keys().map(|id| ike.endpoint.hop(*id)).collect() };
+        let before = hops(self);
+        self.endpoint.underlay_changed(now());
+        hops(self).iter().zip(&before).filter(|(now, before)| now != before).count()
     }
 
     /// The name of a peer.
@@ -337,8 +383,8 @@ impl Ike {
     }
 
     /// The way to a peer, if one is known.
-    pub fn path(&self, peer: PeerId) -> Option<Path> {
-        self.endpoint.path(peer)
+    pub fn hop(&self, peer: PeerId) -> Option<Hop> {
+        self.endpoint.hop(peer)
     }
 
     /// Whether nothing is left of any connection.
@@ -381,12 +427,13 @@ impl Ike {
                 Event::RemoveInbound { .. } | Event::RemoveOutbound { .. } => true,
                 _ => false,
             };
-            commands.extend(self.sas.apply(&event, |path| hop(self.listen, path)));
+            commands.extend(self.sas.apply(&event));
             self.news.push(event);
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
-            if self.waiting.len() < WAITING_MAX {
-                self.waiting.push_back(transmit);
+            let queue = if transmit.after == After::Barrier { &mut self.waiting } else { &mut self.ready };
+            if queue.len() < WAITING_MAX {
+                queue.push_back(transmit);
             }
         }
         self.saved &= !self.endpoint.take_changed();
@@ -413,19 +460,20 @@ impl Ike {
         self.endpoint.changes()
     }
 
-    /// The next datagram that may be sent, once the data plane has applied all commands.
-    pub fn transmit(&mut self) -> Option<Transmit> {
-        self.waiting.pop_front()
+    /// The next datagram that may be sent: `settled` says whether the data plane has applied all commands.
+    pub fn transmit(&mut self, settled: bool) -> Option<Transmit> {
+        self.ready.pop_front().or_else(|| self.waiting.pop_front_if(|_| settled))
     }
 
     /// A datagram that could not be sent now.
     pub fn keep(&mut self, transmit: Transmit) {
-        self.waiting.push_front(transmit);
+        let queue = if transmit.after == After::Barrier { &mut self.waiting } else { &mut self.ready };
+        queue.push_front(transmit);
     }
 
     /// Whether datagrams wait.
     pub fn waits(&self) -> bool {
-        !self.waiting.is_empty()
+        !(self.ready.is_empty() && self.waiting.is_empty())
     }
 
     /// Lines for the log about certificates that end soon; to be asked for now and then.
@@ -457,12 +505,19 @@ fn own_key(config: &Config) -> Option<Arc<LocalKey>> {
     config.ike.key.as_ref().map(|own| own.key.value.clone())
 }
 
-/// How the data plane reaches the other end of a path: from the address that the peer knows, where the kernel would choose another.
-fn hop(listen: SocketAddr, path: &Path) -> UdpHop {
-    let local = path.local.ip();
-    let chosen = settings::local_address(listen, path.remote).map(|address| address.ip());
-    let local = (chosen != Some(local) && !local.is_unspecified()).then_some(local);
-    UdpHop { local, ..UdpHop::to(path.remote) }
+/// A peer with a static key is where the configuration says, and follows to where its echoes come back from.
+fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &Peer) {
+    let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
+    let local_fixed = !config.listen.ip().is_unspecified();
+    let terms = path::Terms { echo: peer.echo, ike: false, follow, local_fixed };
+    let hop = peer.endpoint.map(|remote| Hop::new(settings::listen_at(config.listen, remote), remote));
+    if let Err(why) = endpoint.set_static_path(now(), id, hop, terms) {
+        tracing::warn!(
+            peer = peer.name,
+            "nothing can be sent to {}: {why}",
+            peer.endpoint.map_or("-".into(), |to| to.to_string())
+        );
+    }
 }
 
 /// What the data plane is told of a peer, by its place in the configuration.
@@ -470,7 +525,8 @@ fn terms_of(config: &Config, place: usize) -> PeerTerms {
     let peer = &config.peers[place];
     let pins = config.forwarding.pinned.iter().filter(|(_, pinned)| *pinned == place).map(|(mac, _)| *mac).collect();
     let (tag, selectors) = (static_key::tag(&peer.name), peer.selectors.clone());
-    PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins }
+    let static_lanes = peer.ike().is_none().then(|| static_key::outbound_lanes(config, place));
+    PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins, static_lanes }
 }
 
 /// Whether Child SAs would be negotiated in another way.

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod ike_families;
+mod paths;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -58,6 +59,7 @@ impl Collector for Gateway {
         families.push(drops(&numbers));
         families.push(latencies(&numbers));
         families.extend(self.sas(&numbers));
+        families.extend(paths::families(&self.view));
         families.extend(self.gateway());
         families.extend(self.health());
         let (desired, ike) = (self.view.desired(), self.view.ike());

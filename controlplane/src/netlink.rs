@@ -2,10 +2,11 @@
 //! does one step. Everything can be said twice without harm, so it does not matter whether the interface is new or was left by an
 //! earlier run. What belongs to other interfaces is left to them.
 //!
-//! The only files that speak rtnetlink; that crate changes its interface every few weeks.
+//! The only files that speak rtnetlink are this one and those below it; that crate changes its interface every few weeks.
 
 mod look;
 mod news;
+mod underlay;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use crate::config::{MacText, Route};
 use crate::reconcile::interface::Step;
 pub use news::News;
+pub use underlay::KernelUnderlay;
 
 /// A request that the kernel refused: what was asked, why not, and what usually helps.
 #[derive(Debug, thiserror::Error)]

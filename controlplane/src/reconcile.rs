@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, Hop, Mac, PathId, PeerId, PeerTag, Selector, Spi, UdpHop};
+use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag, Selector, Spi};
 use adit_proto::ike::{AddressRange, PortRange};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Route};
 use crate::desired::Desired;
-use crate::desired::static_key::{self, WantedSa, tag};
+use crate::desired::static_key::{WantedSa, tag};
 use crate::numbers::{Archive, Peers, SaName};
 use crate::static_key::KeyId;
 
@@ -177,14 +177,12 @@ impl InstalledState {
 /// What has to be done.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Removals, then peers, each with the worker that it is for. In this order.
+    /// Removals, then the selectors of peers with static keys, each with the worker that it is for. In this order.
     pub before: Vec<(u16, Command)>,
     /// Places in the list of wanted SAs that have to be installed.
     pub install: Vec<usize>,
     /// Live SAs that stay, with their places in the list of wanted SAs.
     pub keep: Vec<(usize, LiveSa)>,
-    /// Pinned addresses, after the peers that they belong to.
-    pub pins: Vec<(u16, Command)>,
 }
 
 /// What is known about a data plane, by name: with thousands of SAs, nothing may be looked for in a list for each of them.
@@ -257,17 +255,10 @@ pub fn changes(
         changes.before.extend(every(Command::FdbUnpin { mac: *mac }));
     }
     for (index, peer) in config.peers.iter().enumerate() {
-        // Where a peer of IKE is, its messages say.
-        let Some(endpoint) = peer.endpoint.filter(|_| peer.secret().is_some()) else { continue };
-        changes.before.extend(every(Command::PeerSet {
-            peer: ids[index],
-            tag: tag(&peer.name),
-            lanes: static_key::outbound_lanes(config, index),
-            echo: false,
-        }));
-        let (peer_id, path, hop) = (ids[index], PathId::FIRST, Hop::Udp(UdpHop::to(endpoint)));
-        changes.before.extend(every(Command::PathSet { peer: peer_id, path, hop, mtu: config.underlay_mtu }));
-        changes.before.extend(every(Command::PathUse { peer: peer_id, path }));
+        // What is agreed for a peer of IKE, IKE says. The peers themselves and their paths come from the engine.
+        if peer.secret().is_none() {
+            continue;
+        }
         // The new ones first, so that no packet that is in both is without a peer in between.
         for selector in &peer.selectors {
             changes.before.extend(every(Command::SelectorAdd { peer: ids[index], selector: *selector }));
@@ -278,10 +269,6 @@ pub fn changes(
         for selector in stale {
             changes.before.extend(every(Command::SelectorRemove { peer: ids[index], selector }));
         }
-    }
-    // A peer of IKE is not there before it is connected; its addresses are pinned then.
-    for (mac, peer) in config.forwarding.pinned.iter().filter(|(_, peer)| config.peers[*peer].secret().is_some()) {
-        changes.pins.extend(every(Command::FdbPin { mac: *mac, peer: ids[*peer] }));
     }
     changes
 }

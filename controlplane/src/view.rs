@@ -1,20 +1,20 @@
 //! What the control plane knows, shared between the loop that runs it and the API that tells it: the configuration, the
 //! attached data plane, the totals of those before, and a short memory for rates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use adit_channel::{Master, PlaneInfo};
+use adit_channel::{Master, PathCounters, PlaneInfo};
 use adit_engine::auth::Certificate;
-use adit_proto::control::Direction;
+use adit_proto::control::{Direction, PeerTag};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::api::types;
 use crate::config::{MacText, Peer};
 use crate::desired::Desired;
-use crate::desired::static_key::WantedSa;
+use crate::desired::static_key::{WantedSa, tag};
 use crate::ike::report::Report;
 use crate::numbers::{Archive, Numbers, Peers, SaName, SaNumbers};
 
@@ -114,6 +114,18 @@ impl View {
     /// Does something with the channel to the attached data plane, if there is one.
     pub fn with_master<T>(&self, work: impl FnOnce(&mut Master) -> T) -> Option<T> {
         lock(&self.planes).attached.as_mut().map(|attached| work(&mut attached.master))
+    }
+
+    /// What has gone over each path of the peers of the configuration, by name and number of the path.
+    pub fn paths(&self) -> Vec<(String, String, PathCounters)> {
+        let desired = self.desired();
+        let names: HashMap<PeerTag, &str> =
+            desired.config.peers.iter().map(|peer| (tag(&peer.name), peer.name.as_str())).collect();
+        let planes = lock(&self.planes);
+        let Some(attached) = &planes.attached else { return Vec::new() };
+        let name_of = |id| attached.peers.get(&id).and_then(|tag| names.get(tag));
+        let all = attached.master.path_counters().into_iter();
+        all.filter_map(|((id, path), counters)| Some(((*name_of(id)?).to_owned(), path.index().to_string(), counters))).collect()
     }
 
     /// How IKE does.

@@ -40,10 +40,23 @@ pub const TAKEOVER_BYTES_PER_TURN: usize = 64 * 1024;
 pub const COMMANDS_PER_TURN: usize = 16;
 /// Datagrams of the control plane sent in one turn.
 pub const INJECTS_PER_TURN: usize = 8;
-/// Datagrams that a worker hands up to the control plane in a second: thousands of handshakes, and no flood takes its processor.
-pub const PUNTS_PER_S: u32 = 5000;
+/// Messages of IKE SAs that there are which a worker hands up in a second, whatever strangers send.
+pub const KNOWN_IKE_PER_S: u32 = 5000;
+/// Messages of IKE strangers that a worker hands up in a second: thousands of handshakes, and no flood takes the control plane's
+/// processor.
+pub const STRANGERS_PER_S: u32 = 3000;
+/// And of those, what one network may have.
+pub const STRANGERS_PER_NETWORK_S: u32 = 500;
+/// STUN messages that a worker hands up in a second.
+pub const STUN_PER_S: u32 = 500;
+/// IKE SAs for each peer that there can be: one in use, and those that replace it or go.
+pub const IKE_SAS_PER_PEER: usize = 4;
 /// Hand-off batches taken from other workers in one turn.
 pub const TAKEOVERS_PER_TURN: usize = 16;
+/// Longest outer packet of a sealed echo, in bytes: what the largest usual frames carry.
+pub const ECHO_SIZE_MAX: u16 = 9216;
+/// Sealed echoes of one peer that a worker looks at in a second.
+pub const ECHOES_PER_S: u32 = 100;
 /// Hand-off batches of a worker for frames from the TAP on their way to other workers, at least.
 pub const BATCHES_OUTBOUND: usize = 32;
 /// Hand-off batches of a worker for datagrams on their way to other workers, at least.

@@ -3,12 +3,13 @@
 //! Every command is checked against the tables and answered, applied or refused: the control plane is not trusted.
 
 use adit_channel::LiveSa;
-use adit_proto::control::{self, Command, Direction, Event, Hop, Mode, PeerId, Refusal, Spi};
+use adit_proto::control::{self, Command, Direction, Event, Hop, Mode, PathId, PeerId, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
-use crate::path::Path;
+use crate::echo::Asked;
+use crate::path::{NO_SLOT, Path};
 use crate::state::{Environment, State};
 use crate::udp;
 
@@ -56,14 +57,32 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             state.fdb.share_among(state.tables.peer_count());
             Ok(())
         }
+        Command::IkeSaAdd { initiator, responder } => state.punts.know(initiator, responder),
+        Command::IkeSaRemove { initiator, responder } => {
+            state.punts.forget(initiator, responder);
+            Ok(())
+        }
+        Command::IkeSasClear => {
+            state.punts.forget_all();
+            Ok(())
+        }
+        Command::Echo { peer, path, id, size, answer } => {
+            let now_ns = state.now_ns();
+            state.echoes.request(&Asked { peer, path, id, size, answer }, now_ns, &mut state.tables, env)
+        }
         Command::PeerRemove { peer } => remove_peer(peer, state, env),
         Command::PathSet { peer, path, hop, mtu } => {
-            let new = path_of(&hop, mtu, env)?;
-            state.tables.peer(peer).ok_or(Refusal::NoSuchPeer)?.paths.set(path, new);
+            let (slot, is_new) = state.tables.set_path(peer, path, path_of(&hop, mtu, env)?)?;
+            if is_new {
+                env.port.path_install(slot, peer, path);
+            }
             Ok(())
         }
         Command::PathUse { peer, path } => state.tables.peer(peer).ok_or(Refusal::NoSuchPeer)?.paths.put_to_use(path),
-        Command::PathRemove { peer, path } => state.tables.peer(peer).ok_or(Refusal::NoSuchPeer)?.paths.remove(path),
+        Command::PathRemove { peer, path } => {
+            env.port.path_remove(state.tables.remove_path(peer, path)?);
+            Ok(())
+        }
         Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
         Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
         Command::SaRemove { peer, spi, direction } => remove_sa(peer, spi, direction, state, env),
@@ -95,13 +114,16 @@ fn path_of(hop: &Hop, mtu: u16, env: &Environment) -> Result<Path, Refusal> {
     }
     let kernel_hop = udp::Hop::of(hop, env.udp.mapped).ok_or(Refusal::BadValue)?;
     let frame_max = esp::frame_len_max(env.mode, mtu, hop.remote.ip().to_canonical().is_ipv6()) as u16;
-    Ok(Path { hop: kernel_hop, mtu, frame_max, gso_disabled: false })
+    Ok(Path { hop: kernel_hop, mtu, frame_max, slot: NO_SLOT, gso_disabled: false })
 }
 
 fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match env.mode {
         Mode::Ethernet => state.fdb.forget_peer(peer),
         Mode::Ip => state.policy.forget_peer(peer),
+    }
+    for slot in PathId::all().filter_map(|path| state.tables.remove_path(peer, path).ok()) {
+        env.port.path_remove(slot);
     }
     state.tables.remove_peer(peer, |direction, spi, slot| forget_sa(peer, spi, direction, slot, env))?;
     state.fdb.share_among(state.tables.peer_count());

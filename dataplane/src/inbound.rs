@@ -22,14 +22,13 @@ use adit_proto::esp::{self, Header};
 use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
-use crate::config::{PUNTS_PER_S, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
+use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::forward::Learned;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::handover::{BatchBuilder, MacUpdate};
 use crate::io::{Failure, Io, TapWrite, Work};
 use crate::open::{Opened, open};
 use crate::pool::Arena;
-use crate::rate_limit::RateLimit;
 use crate::state::{Environment, State};
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
 use crate::udp::{Arrival, Received};
@@ -43,9 +42,15 @@ pub struct Inbound {
     overflows_counted: u32,
     /// Datagrams whose SA another worker has.
     builder: BatchBuilder,
-    punts: RateLimit,
     /// What was received since `done` was asked last.
     work: Work,
+}
+
+/// An ESP packet in the arena.
+struct Datagram<'a> {
+    header: &'a Header,
+    place: Range<usize>,
+    arrival: &'a Arrival,
 }
 
 /// Gives super-frames to the worker's I/O.
@@ -76,7 +81,6 @@ impl Inbound {
             learned_last: None,
             overflows_counted: 0,
             builder: BatchBuilder::new(env.id, Direction::Inbound, env.handover.workers()),
-            punts: RateLimit::new(PUNTS_PER_S),
             work: Work::default(),
         }
     }
@@ -198,7 +202,8 @@ impl Inbound {
                                 update(touched, arrival, state, env);
                                 touched = Some(index);
                             }
-                            self.packet(index, &header, start..end, state, env, io)?;
+                            let datagram = Datagram { header: &header, place: start..end, arrival };
+                            self.packet(index, datagram, state, env, io)?;
                         }
                         Some((None, header)) if env.other_that_opens(&header).is_some() => {
                             let run = self.run_of(&header, start..place.end, segment, env);
@@ -211,8 +216,7 @@ impl Inbound {
                     }
                 }
                 Kind::Keepalive => env.port.count(Count::Keepalives, 1),
-                Kind::Ike | Kind::Stun if !self.punts.take(1, state.now_us()) => env.port.drop(Drop::PuntLimit, 1),
-                Kind::Ike | Kind::Stun => punt(&self.arena.bytes()[start..end], arrival, env),
+                kind @ (Kind::Ike | Kind::Stun) => punt(kind, &self.arena.bytes()[start..end], arrival, state, env),
                 Kind::TooShort => env.port.drop(Drop::TooShort, 1),
                 Kind::Unknown => env.port.drop(Drop::Unclassified, 1),
             }
@@ -254,15 +258,18 @@ impl Inbound {
     fn packet<I: Io>(
         &mut self,
         index: usize,
-        header: &Header,
-        place: Range<usize>,
+        datagram: Datagram<'_>,
         state: &mut State,
         env: &mut Environment,
         io: &mut I,
     ) -> Result<(), Failure> {
         let Some(sa) = state.tables.inbound_at(index) else { return Ok(()) };
-        let peer = sa.peer;
-        match open(env.mode, sa, header, &mut self.arena.bytes()[place.clone()]) {
+        let (peer, Datagram { header, place, arrival }) = (sa.peer, datagram);
+        let opened = open(env.mode, sa, header, &mut self.arena.bytes()[place.clone()]);
+        if opened.is_ok() {
+            sa.uncounted = (sa.uncounted.0 + 1, sa.uncounted.1 + place.len() as u64);
+        }
+        match opened {
             Ok(Opened::Frame { frame, open_checksum, resynced }) => {
                 count_resync(resynced, env);
                 env.port.count(Count::Opened, 1);
@@ -280,9 +287,12 @@ impl Inbound {
                 self.coalescer.push(self.arena.bytes(), frame, open_checksum, &mut sink);
                 sink.result
             }
-            Ok(Opened::Dummy { resynced }) => {
+            Ok(Opened::Dummy { payload, resynced }) => {
                 count_resync(resynced, env);
                 env.port.count(Count::DummyPackets, 1);
+                let payload = &self.arena.bytes()[place.start + payload.start..place.start + payload.end];
+                let now_ns = state.now_ns();
+                state.echoes.opened(payload, peer, arrival, now_ns, &mut state.tables, env);
                 Ok(())
             }
             Err(why) => {
@@ -328,16 +338,17 @@ impl Inbound {
     }
 }
 
-/// Publishes the counters of an SA after its packets of a batch, and notes where they came from.
+/// Publishes the counters of an SA and of the path after the packets of a batch, and notes where they came from.
 fn update(index: Option<usize>, arrival: &Arrival, state: &mut State, env: &mut Environment) {
     let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) else { return };
     env.port.sa_update(sa.slot, sa.esp.window.top(), sa.esp.packets, sa.bytes);
+    let (peer, advanced, (packets, bytes)) = (sa.peer, std::mem::take(&mut sa.esp.advanced), std::mem::take(&mut sa.uncounted));
+    if packets > 0 {
+        env.port.path_received(state.tables.path_slot(peer, arrival), packets, bytes, state.turn_ns);
+    }
     // What repeats or is late proves nothing about where the peer is now.
-    if std::mem::take(&mut sa.esp.advanced) {
-        let peer = sa.peer;
-        if state.tables.found_at(peer, arrival, state.now_s, |event| env.port.emit(event)) {
-            env.port.count(Count::PathChanges, 1);
-        }
+    if advanced && state.tables.found_at(peer, arrival, state.now_s, |event| env.port.emit(event)) {
+        env.port.count(Count::PathChanges, 1);
     }
 }
 
@@ -348,7 +359,11 @@ fn count_resync(resynced: bool, env: &Environment) {
     }
 }
 
-fn punt(datagram: &[u8], arrival: &Arrival, env: &mut Environment) {
+fn punt(kind: Kind, datagram: &[u8], arrival: &Arrival, state: &mut State, env: &mut Environment) {
+    let now_us = state.now_us();
+    if let Err(why) = state.punts.admit(kind, datagram, &arrival.from, now_us) {
+        return env.port.drop(why, 1);
+    }
     let Some(from) = arrival.from.address() else { return env.port.drop(Drop::Unclassified, 1) };
     let header = PuntHeader { from, to: arrival.to, class: arrival.class };
     match env.port.punt(&header, datagram) {

@@ -11,6 +11,7 @@
 pub mod checksum;
 pub mod config;
 pub mod control;
+pub mod echo;
 pub mod forward;
 pub mod handover;
 pub mod inbound;
@@ -21,6 +22,7 @@ pub mod oversize;
 pub mod path;
 pub mod policy;
 pub mod pool;
+pub mod punt;
 pub mod rate_limit;
 pub mod registry;
 pub mod sa;

@@ -22,8 +22,9 @@ pub enum Opened {
         /// The SA followed a jump of the peer's sequence numbers.
         resynced: bool,
     },
-    /// A dummy packet (RFC 4303 §2.6).
+    /// A dummy packet (RFC 4303 §2.6), and where its payload is.
     Dummy {
+        payload: Range<usize>,
         /// As for a frame.
         resynced: bool,
     },
@@ -34,7 +35,7 @@ pub enum Opened {
 pub fn open(mode: Mode, sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Opened, Drop> {
     let adit_esp::Opened { payload, next_header, resynced } = sa.esp.open(header, packet)?;
     if next_header == esp::NEXT_HEADER_NONE {
-        return Ok(Opened::Dummy { resynced });
+        return Ok(Opened::Dummy { payload, resynced });
     }
     let start = payload.start;
     let payload = packet.get(payload).ok_or(Drop::BadPadding)?;
@@ -92,7 +93,7 @@ mod tests {
         let opener = Opener { spi, window, aead: aead(), salt: [9; 4].into(), resync, esn, advanced: false, packets };
         (
             OutboundSa { esp: sealer, defer_checksums: true, seq_halfway: u64::MAX, slot, bytes },
-            InboundSa { esp: opener, peer: PeerId(0), slot, bytes },
+            InboundSa { esp: opener, peer: PeerId(0), slot, bytes, uncounted: (0, 0) },
         )
     }
 

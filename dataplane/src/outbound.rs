@@ -296,7 +296,7 @@ impl Outbound {
                 self.send(env);
             }
             match seal(sa, &mut self.buffer, frame, inner, self.train.reserve(len)) {
-                Ok(()) => self.train.commit(&path.hop, lot, len),
+                Ok(()) => self.train.commit(path, lot, len),
                 Err(why) => {
                     env.port.drop(why, (count - k) as u64);
                     break;

@@ -8,6 +8,9 @@ use crate::udp::{Endpoint, Hop};
 /// Paths that lie in the table of peers itself: few peers have more.
 const INLINE: usize = 4;
 
+/// The slot of a path that is not counted.
+pub const NO_SLOT: u16 = u16::MAX;
+
 /// One path of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
@@ -16,6 +19,8 @@ pub struct Path {
     pub mtu: u16,
     /// Longest Ethernet frame or IP packet that fits, in bytes.
     pub frame_max: u16,
+    /// Where it is counted; [`NO_SLOT`] when there was no room.
+    pub slot: u16,
     /// `UDP_SEGMENT` does not work on it: packets go one by one until this is looked into again.
     pub gso_disabled: bool,
 }
@@ -96,14 +101,15 @@ impl Paths {
         Ok(())
     }
 
-    pub fn remove(&mut self, id: PathId) -> Result<(), Refusal> {
+    /// Removes a path and says what it was.
+    pub fn remove(&mut self, id: PathId) -> Result<Path, Refusal> {
         let place = match self.first.get_mut(id.index()) {
             Some(place) => Some(place),
             None => self.more.as_mut().map(|more| &mut more[id.index() - INLINE]),
         };
-        place.and_then(Option::take).ok_or(Refusal::NoSuchPath)?;
+        let path = place.and_then(Option::take).ok_or(Refusal::NoSuchPath)?;
         self.in_use = self.in_use.filter(|used| *used != id);
-        Ok(())
+        Ok(path)
     }
 
     /// The path on which something came from `from` to `to`; of several, the one in use.
@@ -155,7 +161,7 @@ mod tests {
     }
 
     fn path(port: u16) -> Path {
-        Path { hop: hop(port), mtu: 1500, frame_max: 1400, gso_disabled: false }
+        Path { hop: hop(port), mtu: 1500, frame_max: 1400, slot: NO_SLOT, gso_disabled: false }
     }
 
     fn id(number: u8) -> PathId {
@@ -170,7 +176,8 @@ mod tests {
     fn all_eight_paths_can_be_set_used_and_removed() {
         let mut paths = Paths::default();
         assert_eq!(paths.used(), None);
-        assert_eq!([paths.put_to_use(id(7)), paths.remove(id(7))], [Err(Refusal::NoSuchPath); 2]);
+        assert_eq!(paths.put_to_use(id(7)), Err(Refusal::NoSuchPath));
+        assert_eq!(paths.remove(id(7)), Err(Refusal::NoSuchPath));
         PathId::all().for_each(|id| paths.set(id, path(1000 + id.index() as u16)));
         for id in PathId::all() {
             let expected = path(1000 + id.index() as u16);
@@ -182,7 +189,7 @@ mod tests {
         paths.retry_gso();
         assert!(PathId::all().all(|id| paths.get(id).is_some_and(|path| !path.gso_disabled)));
         for id in PathId::all() {
-            paths.remove(id).unwrap();
+            assert_eq!(paths.remove(id).map(|path| path.hop), Ok(hop(1000 + id.index() as u16)));
             assert_eq!(paths.get(id), None);
             assert_eq!(paths.remove(id), Err(Refusal::NoSuchPath));
         }

@@ -1,7 +1,7 @@
 //! The frame pool of a worker: all memory that packets pass through, allocated once, never grown.
 //!
 //! Receive arena (one slab, filled from the front in every turn so that it stays in the cache) · read buffer of the TAP ·
-//! scratch for a frame that goes to several peers · train under construction.
+//! scratch for a frame that goes to several peers · train under construction · room for one sealed echo.
 
 use std::ops::Range;
 
@@ -9,6 +9,7 @@ use crate::config::{
     FRAME_BYTES_MAX, FRAME_HEADROOM, FRAME_TAILROOM, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN,
     TAKEOVERS_PER_TURN, TRAIN_BYTES_MAX,
 };
+use crate::echo::ECHO_BYTES;
 use crate::handover::batch::BATCH_BYTES;
 
 /// Room for one read from the TAP.
@@ -23,7 +24,7 @@ const SLACK: usize = 64 * (RECEIVES_PER_TURN + TAKEOVERS_PER_TURN);
 
 /// Memory of one worker's pool in bytes: the sum that start-up prints.
 pub const fn pool_bytes() -> usize {
-    ARENA + 2 * FRAME_BUFFER + TRAIN_BUFFER
+    ARENA + 2 * FRAME_BUFFER + TRAIN_BUFFER + ECHO_BYTES
 }
 
 /// A train, with room for the rounding of its last block.

@@ -3,13 +3,16 @@
 //! An SA has one owner, so its sequence number and its window are plain integers. What every packet touches lies in
 //! [`OutboundSa`] and [`InboundSa`]; what the control plane installs is [`adit_proto::control`]'s.
 
+use adit_channel::{PATH_SLOTS_MAX, PATH_SLOTS_UNIT};
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
-use adit_proto::control::{self, Direction, Event, Feature, PathId, PeerId, PeerTag, Refusal, Spi};
+use adit_proto::control::{self, Direction, Event, Feature, PATHS_MAX, PathId, PeerId, PeerTag, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::replay::Window;
 
-use crate::path::Paths;
+use crate::config::ECHOES_PER_S;
+use crate::path::{NO_SLOT, Path, Paths};
+use crate::rate_limit::RateLimit;
 use crate::udp::Arrival;
 
 /// What this worker needs to seal to one peer.
@@ -28,6 +31,8 @@ pub struct InboundSa {
     pub peer: PeerId,
     pub slot: u32,
     pub bytes: u64,
+    /// Packets, and bytes of UDP payload, that are not yet counted for the path on which they came.
+    pub uncounted: (u64, u64),
 }
 
 /// A peer as this worker sees it.
@@ -39,6 +44,8 @@ pub struct Peer {
     lanes: u16,
     /// It understands sealed echoes.
     pub echo: bool,
+    /// How many of its echoes are looked at.
+    pub echoes: RateLimit,
     /// The control plane was told that trains do not go on one of its paths.
     gso_disabled_reported: bool,
     pub outbound: Option<Box<OutboundSa>>,
@@ -67,6 +74,8 @@ pub struct Tables {
     by_spi: Box<[u32]>,
     free_slots: Vec<u32>,
     sa_slots: usize,
+    /// Slots for counters of paths that nobody has.
+    free_path_slots: Vec<u16>,
     backend: Backend,
 }
 
@@ -81,6 +90,7 @@ impl Tables {
             by_spi: vec![EMPTY; (2 * sa_slots as usize).next_power_of_two()].into_boxed_slice(),
             free_slots: (0..sa_slots).rev().collect(),
             sa_slots: sa_slots as usize,
+            free_path_slots: (0..path_slots(max_peers)).rev().collect(),
             backend,
         }
     }
@@ -146,11 +156,37 @@ impl Tables {
             }
             None => {
                 let paths = Paths::default();
-                *place = Some(Peer { paths, tag, lanes, echo, gso_disabled_reported: false, outbound: None });
+                *place = Some(Peer {
+                    paths,
+                    tag,
+                    lanes,
+                    echo,
+                    echoes: RateLimit::new(ECHOES_PER_S),
+                    gso_disabled_reported: false,
+                    outbound: None,
+                });
                 self.present.push(id);
             }
         }
         Ok(())
+    }
+
+    /// Adds a path to a peer, or changes it; then it keeps its slot. Returns the slot.
+    pub fn set_path(&mut self, id: PeerId, path_id: PathId, path: Path) -> Result<(u16, bool), Refusal> {
+        let peer = self.peers.get_mut(usize::from(id.0)).and_then(Option::as_mut).ok_or(Refusal::NoSuchPeer)?;
+        let before = peer.paths.get(path_id).map(|before| before.slot);
+        let slot = before.or_else(|| self.free_path_slots.pop()).unwrap_or(NO_SLOT);
+        peer.paths.set(path_id, Path { slot, ..path });
+        Ok((slot, before.is_none()))
+    }
+
+    /// Removes a path of a peer; returns its slot.
+    pub fn remove_path(&mut self, id: PeerId, path: PathId) -> Result<u16, Refusal> {
+        let slot = self.peer(id).ok_or(Refusal::NoSuchPeer)?.paths.remove(path)?.slot;
+        if slot != NO_SLOT {
+            self.free_path_slots.push(slot);
+        }
+        Ok(slot)
     }
 
     /// Sends the packets on a path one by one from here on; says so once for each peer.
@@ -160,6 +196,14 @@ impl Tables {
             path.gso_disabled = true;
             peer.gso_disabled_reported = peer.gso_disabled_reported || emit(&Event::Degraded { what: Feature::UdpSegment });
         }
+    }
+
+    /// The slot in which is counted what came this way from a peer.
+    #[inline]
+    pub fn path_slot(&mut self, id: PeerId, arrival: &Arrival) -> u16 {
+        let Some(peer) = self.peer(id) else { return NO_SLOT };
+        let path = peer.paths.of(&arrival.from, &arrival.to).and_then(|path| peer.paths.get(path));
+        path.map_or(NO_SLOT, |path| path.slot)
     }
 
     /// An authentic packet of a peer, newer than all before, came this way. Tells the control plane if that is news, again when its
@@ -256,6 +300,7 @@ impl Tables {
             peer: sa.peer,
             slot,
             bytes: 0,
+            uncounted: (0, 0),
         });
         Ok(slot)
     }
@@ -321,6 +366,11 @@ impl Tables {
         }
         self.by_spi[gap] = EMPTY;
     }
+}
+
+/// Slots for the paths of so many peers: all that they can have, where they are few.
+pub fn path_slots(max_peers: u16) -> u16 {
+    max_peers.saturating_mul(PATHS_MAX as u16).min(PATH_SLOTS_MAX).next_multiple_of(PATH_SLOTS_UNIT)
 }
 
 /// Whether a number exists: without extended ones the last is 2^32 − 1 (RFC 4303 §3.3.3).

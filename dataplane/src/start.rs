@@ -1,7 +1,7 @@
 //! Start-up and supervision: everything is opened, probed and allocated before the first packet; then the main thread only
 //! serves the channel's socket, ticks once a second and waits for a signal or a worker's failure.
 //!
-//! unsafe here: signalfd and poll.
+//! unsafe here: signalfd, poll and the monotonic clock.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -24,7 +24,8 @@ use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
 use crate::pool::pool_bytes;
 use crate::registry::Registry;
-use crate::state::{Environment, State};
+use crate::sa::path_slots;
+use crate::state::{Clock, Environment, State};
 use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
 use crate::worker::Worker;
@@ -80,8 +81,13 @@ impl Plane {
         let tap = tap::create(config.mode, &config.tap, config.tap_mac, config.mtu, workers)?;
         let sockets = udp::bind_group(config.listen, workers, buffer)?;
         let info = describe(config, &tap, &io, backend);
-        let sizes =
-            Sizes { workers: config.workers, sa_slots: config.sa_slots, vault_bytes: vault_bytes(config), ..Sizes::default() };
+        let sizes = Sizes {
+            workers: config.workers,
+            sa_slots: config.sa_slots,
+            path_slots: path_slots(config.max_peers),
+            vault_bytes: vault_bytes(config),
+            ..Sizes::default()
+        };
         let (region, ports) = Region::create(&sizes, &info).context("cannot create the channel's shared memory")?;
         let listener = Listener::bind(&config.socket, &region)
             .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
@@ -233,13 +239,22 @@ fn build_workers(
     let handover = Arc::new(Handover::new(ports.iter().map(Port::waker).collect()));
     let registry = Arc::new(Registry::new(ports.len(), config.max_peers, config.sa_slots));
     let mut workers = Vec::new();
+    let clock = clock();
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
         let mut env =
             Environment { id, mode: config.mode, tap, udp, port, handover: handover.clone(), registry: registry.clone() };
         show(&mut env, io, backend, core);
-        workers.push(Worker::new(env, State::new(config, backend)));
+        workers.push(Worker::new(env, State::new(config, backend, clock)));
     }
     workers
+}
+
+/// The clock of all workers, in the form in which other processes read it, too.
+fn clock() -> Clock {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that the call fills; with this clock it cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Clock { began: Instant::now(), began_ns: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 }
 }
 
 /// What start-up decided, as gauges.

@@ -9,12 +9,14 @@ use adit_proto::control::Mode;
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Gauge};
 
-use crate::config::Config;
+use crate::config::{Config, IKE_SAS_PER_PEER};
+use crate::echo::Echoes;
 use crate::forward::ForwardingTable;
 use crate::handover::Handover;
 use crate::io::Descriptors;
 use crate::oversize::Answers;
 use crate::policy::PolicyTable;
+use crate::punt::Punts;
 use crate::rate_limit::RateLimit;
 use crate::registry::Registry;
 use crate::sa::Tables;
@@ -49,6 +51,14 @@ impl Environment {
     }
 }
 
+/// When the workers began: as [`Instant`], and as its clock reads in every process.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub began: Instant,
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub began_ns: u64,
+}
+
 /// What a worker knows.
 pub struct State {
     pub tables: Tables,
@@ -58,33 +68,47 @@ pub struct State {
     pub flood: RateLimit,
     /// ICMP messages to senders of what does not fit.
     pub answers: Answers,
+    pub echoes: Echoes,
+    pub punts: Punts,
     /// Seconds since the worker began, read once per turn.
     pub now_s: u32,
-    began: Instant,
+    /// When this turn began, in nanoseconds of CLOCK_MONOTONIC.
+    pub turn_ns: u64,
+    clock: Clock,
     retry_trains_s: u32,
 }
 
 impl State {
-    pub fn new(config: &Config, backend: Backend) -> State {
+    /// The clock is the same for all workers of a process: what one has stamped another may read.
+    pub fn new(config: &Config, backend: Backend, clock: Clock) -> State {
         State {
             tables: Tables::new(config.max_peers, config.sa_slots, backend),
             fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
             policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }),
             flood: RateLimit::new(config.flood_pps),
             answers: Answers::default(),
+            echoes: Echoes::default(),
+            punts: Punts::new(IKE_SAS_PER_PEER * usize::from(config.max_peers)),
             now_s: 0,
-            began: Instant::now(),
+            turn_ns: 0,
+            clock,
             retry_trains_s: RETRY_TRAINS_S,
         }
     }
 
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub fn now_ns(&self) -> u64 {
+        self.clock.began_ns + self.clock.began.elapsed().as_nanos() as u64
+    }
+
     pub fn now_us(&self) -> u64 {
-        self.began.elapsed().as_micros() as u64
+        self.clock.began.elapsed().as_micros() as u64
     }
 
     /// The clock of the tables, once per turn, and what goes by it.
     pub fn keep_time(&mut self, port: &mut Port) {
-        self.now_s = self.began.elapsed().as_secs() as u32;
+        let elapsed = self.clock.began.elapsed();
+        (self.now_s, self.turn_ns) = (elapsed.as_secs() as u32, self.clock.began_ns + elapsed.as_nanos() as u64);
         let aged = self.fdb.age(self.now_s);
         if aged > 0 {
             port.count(Count::FdbAged, aged as u64);

@@ -6,6 +6,7 @@
 use adit_proto::control::{PathId, PeerId};
 
 use crate::config::TRAIN_BYTES_MAX;
+use crate::path::{NO_SLOT, Path};
 use crate::pool::TRAIN_BUFFER;
 use crate::udp::{Endpoint, Hop};
 
@@ -24,6 +25,8 @@ pub struct Train {
     bytes: Box<[u8]>,
     hop: Hop,
     lot: Lot,
+    /// Where its path is counted.
+    slot: u16,
     len: usize,
     segment: usize,
     count: usize,
@@ -37,6 +40,7 @@ impl Default for Train {
             bytes: vec![0; TRAIN_BUFFER].into_boxed_slice(),
             hop: Hop::to(Endpoint::default()),
             lot: Lot { peer: PeerId(0), path: PathId::FIRST, class: 0 },
+            slot: NO_SLOT,
             len: 0,
             segment: 0,
             count: 0,
@@ -65,9 +69,10 @@ impl Train {
 
     /// Keeps the packet that was sealed into the place reserved last.
     #[inline]
-    pub fn commit(&mut self, hop: &Hop, lot: Lot, len: usize) {
+    pub fn commit(&mut self, path: &Path, lot: Lot, len: usize) {
         if self.count == 0 {
-            self.hop = *hop;
+            self.hop = path.hop;
+            self.slot = path.slot;
             self.lot = lot;
             self.segment = len;
         }
@@ -94,6 +99,11 @@ impl Train {
         &self.hop
     }
 
+    /// Where its path is counted.
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
     pub fn lot(&self) -> Lot {
         self.lot
     }
@@ -118,9 +128,10 @@ mod tests {
 
     fn join(train: &mut Train, len: usize) {
         let hop = Hop::to(Endpoint::new(([192, 0, 2, 1], 4500).into(), false));
+        let path = Path { hop, mtu: 1500, frame_max: 1400, slot: NO_SLOT, gso_disabled: false };
         assert!(train.takes(lot(0, 0, 0), len, 64));
         train.reserve(len).fill(1);
-        train.commit(&hop, lot(0, 0, 0), len);
+        train.commit(&path, lot(0, 0, 0), len);
     }
 
     #[test]

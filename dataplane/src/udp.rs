@@ -45,7 +45,7 @@ const UNKNOWN: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 impl Endpoint {
     /// Whether packets to it are IPv4.
     #[inline]
-    fn is_v4(&self) -> bool {
+    pub fn is_v4(&self) -> bool {
         // sin6_addr begins at byte 8 of a sockaddr_in6.
         let mapped = self.raw[8..18] == [0; 10] && self.raw[18..20] == [0xff, 0xff];
         usize::from(self.len) < self.raw.len() || mapped

@@ -8,8 +8,10 @@ use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use adit_proto::control::Command;
+use adit_proto::echo::{Answer, Echo, Kind};
 use adit_proto::stats::Count;
-use support::{Bed, eventually, frame, in_namespace, ip_packet, peer_seals, sealed, sealed_ip};
+use support::{Bed, PEER, TAG, dummy, eventually, frame, in_namespace, ip_packet, peer_seals, sealed, sealed_ip};
 
 static COUNTING: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -84,6 +86,9 @@ fn a_worker_under_traffic_allocates_nothing() {
     in_namespace(|| {
         for io in ["io_uring", "poll"] {
             let bed = &mut Bed::start(2, io, 2);
+            for worker in 0..2 {
+                bed.command(worker, &Command::PeerSet { peer: PEER, tag: TAG, lanes: 2, echo: true });
+            }
             let lanes = &mut [peer_seals(0), peer_seals(1)];
             traffic(bed, lanes, 1);
             CALLS.store(0, Ordering::SeqCst);
@@ -161,6 +166,9 @@ fn traffic(bed: &mut Bed, lanes: &mut [adit_dataplane::sa::OutboundSa; 2], stati
         train.extend(sealed(&mut lanes[number % 2], &frame(station, number as u32, 300)));
     }
     bed.send_train(&train, train.len() / 20);
+    let (mut echo, answered) = ([0; 200], bed.count(Count::EchoesAnswered) + 2);
+    Echo { kind: Kind::Request, answer: Answer::AsItCame, size: 262, id: 7, stamp: 7 }.encode(&mut echo);
+    lanes.iter_mut().for_each(|lane| bed.send(&dummy(lane, &echo)));
     let mut forged = train[..train.len() / 20].to_vec();
     bed.send(&forged);
     forged[12] ^= 1;
@@ -172,7 +180,8 @@ fn traffic(bed: &mut Bed, lanes: &mut [adit_dataplane::sa::OutboundSa; 2], stati
     bed.send(&[0x50, 0]);
     bed.send(&[0x30; 50]);
     eventually("the train and what follows it are through", || {
-        bed.count(Count::Opened) >= opened && bed.dropped(adit_proto::stats::Drop::Unclassified) >= u64::from(station > 0)
+        let unclassified = bed.dropped(adit_proto::stats::Drop::Unclassified) >= u64::from(station > 0);
+        bed.count(Count::Opened) >= opened && unclassified && bed.count(Count::EchoesAnswered) >= answered
     });
     let sent = bed.count(Count::Sealed) + 10;
     for number in 0..10 {

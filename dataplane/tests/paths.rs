@@ -11,7 +11,8 @@ use adit_proto::control::{
 use adit_proto::demux::STUN_COOKIE;
 use adit_proto::stats::{Count, Drop};
 use support::{
-    Bed, PEER, TAG, eventually, in_namespace, ip_packet, out_spi, outbound_sa, path_set, peer_seals, received, sealed_ip, set_int,
+    Bed, PEER, TAG, eventually, in_namespace, ip_packet, monotonic_ns, out_spi, outbound_sa, path_set, peer_seals, received,
+    sealed_ip, set_int,
 };
 
 const SECOND: PathId = PathId::new(1).unwrap();
@@ -196,5 +197,46 @@ fn a_datagram_that_went_to_another_worker_still_tells_where_it_came_from() {
         let expected = sighting(Some(PathId::FIRST), "127.0.0.1:4501", "127.0.0.1");
         events.sort_by_key(|(worker, _)| *worker);
         assert_eq!(events, [(0, expected), (1, expected)]);
+    });
+}
+
+#[test]
+fn what_goes_over_a_path_is_counted_for_it_over_all_workers() {
+    in_namespace(|| {
+        let mut bed = Bed::start_ip(2, "io_uring", 2);
+        let elsewhere = socket("127.0.0.1:4599");
+        let hop = UdpHop::to("127.0.0.1:4599".parse().unwrap());
+        (0..2).for_each(|worker| bed.command(worker, &path_set(PEER, SECOND, hop)));
+        let mut lanes = [peer_seals(0), peer_seals(1)];
+        let back = ip_packet(false, (11, 1), (1, 1), &[7; 100]);
+        let before = monotonic_ns();
+        let mut bytes = 0;
+        for lane in &mut lanes {
+            let datagram = sealed_ip(lane, &back);
+            bytes += datagram.len() as u64;
+            bed.send(&datagram);
+            bed.send(&datagram);
+            elsewhere.send_to(&sealed_ip(lane, &back), "127.0.0.1:4500").unwrap();
+        }
+        eventually("all came", || bed.count(Count::Opened) == 4 && bed.dropped(Drop::Replay) == 2);
+        bed.tap.send(&ip_packet(false, (1, 1), (11, 1), &[]));
+        let sent = received(&bed.peer).len() as u64;
+        eventually("it is counted", || bed.count(Count::UdpSentDatagrams) == 1);
+        let all = bed.master.path_counters();
+        let [first, second] = [PathId::FIRST, SECOND].map(|path| all[&(PEER, path)]);
+        assert_eq!((first.sent_packets, first.sent_bytes, second.sent_packets), (1, sent, 0));
+        for path in [first, second] {
+            assert_eq!((path.received_packets, path.received_bytes), (2, bytes), "neither replays nor the other path");
+            assert!((before - 2_000_000_000..=monotonic_ns()).contains(&path.received_at_ns), "the time of the turn");
+        }
+        // A path that is changed goes on counting; one that is set anew begins again.
+        (0..2).for_each(|worker| bed.command(worker, &path_set(PEER, SECOND, hop)));
+        assert_eq!(bed.master.path_counters()[&(PEER, SECOND)], second);
+        (0..2).for_each(|worker| bed.command(worker, &Command::PathRemove { peer: PEER, path: SECOND }));
+        assert_eq!(bed.master.path_counters().len(), 1);
+        (0..2).for_each(|worker| bed.command(worker, &path_set(PEER, SECOND, hop)));
+        assert_eq!(bed.master.path_counters()[&(PEER, SECOND)], Default::default());
+        (0..2).for_each(|worker| bed.command(worker, &Command::PeerRemove { peer: PEER }));
+        assert!(bed.master.path_counters().is_empty());
     });
 }

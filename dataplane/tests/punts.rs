@@ -1,11 +1,13 @@
-//! A flood of datagrams for the control plane is cut off in the data plane, under a name of its own.
+//! Floods of datagrams for the control plane are cut off in the data plane, each kind under a name of its own, and crowd out no other.
 
 mod support;
 
 use std::time::Instant;
 
-use adit_dataplane::config::PUNTS_PER_S;
+use adit_dataplane::config::STUN_PER_S;
+use adit_proto::control::Command;
 use adit_proto::demux::STUN_COOKIE;
+use adit_proto::ike::IkeSpi;
 use adit_proto::stats::{Count, Drop};
 use support::{Bed, eventually, in_namespace};
 
@@ -36,10 +38,55 @@ fn a_worker_hands_up_a_seconds_worth_and_then_its_rate() {
             let dropped: u64 = bed.drops().into_iter().map(|(_, count)| count).sum();
             bed.count(Count::Punted) + dropped == sent
         });
-        let most = u64::from(PUNTS_PER_S) * (2 + began.elapsed().as_secs());
+        let most = u64::from(STUN_PER_S) * (2 + began.elapsed().as_secs());
         let punted = bed.count(Count::Punted);
         assert!(punted > 0 && punted <= most, "{punted} of {sent} punted, {most} are allowed");
-        assert!(bed.dropped(Drop::PuntLimit) >= sent - most - bed.dropped(Drop::UdpOverflow), "{:?}", bed.drops());
+        assert!(bed.dropped(Drop::PuntStunLimit) >= sent - most - bed.dropped(Drop::UdpOverflow), "{:?}", bed.drops());
         assert!(taken <= punted);
+    });
+}
+
+/// A message of these SPIs with nothing in it, behind the marker.
+fn ike(initiator: u64, responder: u64) -> Vec<u8> {
+    let spis = [initiator.to_be_bytes(), responder.to_be_bytes()].concat();
+    [&[0; 4][..], &spis, &[46, 0x20, 34, 8, 0, 0, 0, 0], &28u32.to_be_bytes()].concat()
+}
+
+#[test]
+fn messages_of_known_ike_sas_pass_while_strangers_and_junk_flood() {
+    in_namespace(|| {
+        let mut bed = Bed::start(1, "io_uring", 1);
+        let (initiator, responder) = (IkeSpi(0x1234), IkeSpi(0x5678));
+        bed.command(0, &Command::IkeSaAdd { initiator, responder });
+        let (strange, junk, known) = (ike(7, 8), [0; 32], ike(initiator.0, responder.0));
+        let mut taken = Vec::new();
+        let (mut sent, mut buffer) = (0u64, Vec::new());
+        for _ in 0..200 {
+            for flood in [&strange[..], &junk] {
+                bed.send_train(&flood.repeat(PER_TRAIN), flood.len());
+            }
+            bed.send(&known);
+            sent += 2 * PER_TRAIN as u64 + 1;
+            eventually("all are judged", || {
+                while bed.master.poll_punt(&mut buffer).is_some() {
+                    taken.push(buffer.clone());
+                }
+                bed.count(Count::Punted) + bed.drops().into_iter().map(|(_, count)| count).sum::<u64>() >= sent
+            });
+        }
+        eventually("all are here", || {
+            while bed.master.poll_punt(&mut buffer).is_some() {
+                taken.push(buffer.clone());
+            }
+            taken.len() as u64 == bed.count(Count::Punted)
+        });
+        assert_eq!(taken.iter().filter(|message| **message == known).count(), 200, "{:?}", bed.drops());
+        assert_eq!(bed.dropped(Drop::BadIke), 200 * PER_TRAIN as u64, "junk is charged to nobody");
+        assert!(bed.dropped(Drop::PuntNetworkLimit) > 0 && !taken.contains(&junk.to_vec()));
+        // One that is gone is strange.
+        bed.command(0, &Command::IkeSasClear);
+        let limited = bed.dropped(Drop::PuntNetworkLimit);
+        bed.send_train(&known.repeat(PER_TRAIN), known.len());
+        eventually("it is limited", || bed.dropped(Drop::PuntNetworkLimit) > limited);
     });
 }

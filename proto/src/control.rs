@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::ike::{AddressRange, IpSelector, PortRange};
+use crate::echo::Answer;
+use crate::ike::{AddressRange, IkeSpi, IpSelector, PortRange};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
 pub use path::{Hop, InjectHeader, LocalEnd, PATHS_MAX, PathId, PuntHeader, UdpHop};
@@ -181,6 +182,27 @@ pub enum Command {
         peer: PeerId,
         path: PathId,
     },
+    /// Sends a sealed echo request ([`crate::echo`]) on a path, in use or not. To a worker that has an outbound SA of the peer.
+    Echo {
+        peer: PeerId,
+        path: PathId,
+        /// 64 random bits.
+        id: u64,
+        /// Length of the outer IP packet, in bytes.
+        size: u16,
+        answer: Answer,
+    },
+    /// Messages of this IKE SA go up before those of strangers. Goes to worker 0, which gets all of IKE.
+    IkeSaAdd {
+        initiator: IkeSpi,
+        responder: IkeSpi,
+    },
+    IkeSaRemove {
+        initiator: IkeSpi,
+        responder: IkeSpi,
+    },
+    /// All of them, for instance those of a control plane that is gone.
+    IkeSasClear,
     /// Removes a peer, its paths, its SAs on this worker, its learned addresses and its selectors. Goes to every worker.
     PeerRemove {
         peer: PeerId,
@@ -251,6 +273,8 @@ pub enum Refusal {
     WrongMode = 12,
     /// The peer has no such path.
     NoSuchPath = 13,
+    /// The table of IKE SAs is full: messages of this one go up with those of strangers.
+    IkeSasFull = 14,
 }
 
 /// What a worker reports.
@@ -275,6 +299,22 @@ pub enum Event {
         from: SocketAddr,
         to: LocalEnd,
     },
+    /// A peer answered a sealed echo. Told at a limited rate for each peer.
+    EchoReply {
+        peer: PeerId,
+        tag: PeerTag,
+        id: u64,
+        /// What was asked for, not what the reply had.
+        size: u16,
+        /// From the request to this, in microseconds.
+        rtt_us: u32,
+        /// How the reply came: the path with this remote end, if there is one.
+        path: Option<PathId>,
+        from: SocketAddr,
+        to: LocalEnd,
+    },
+    /// The kernel did not send an echo: it is longer than the device takes, or there is no way.
+    EchoUnsent { peer: PeerId, tag: PeerTag, id: u64 },
     /// The worker stopped; the process is about to end.
     WorkerFailed { errno: i32, at: Place },
 }

@@ -155,6 +155,12 @@ pub const fn frame_len_max(mode: Mode, path_mtu: u16, ipv6_outer: bool) -> usize
     ciphertext.saturating_sub(TRAILER_LEN + inner_header_len(mode))
 }
 
+/// Length of the outer IP packet in which a payload of this length travels, in bytes.
+pub const fn outer_len(payload_len: usize, ipv6_outer: bool) -> usize {
+    let ip = if ipv6_outer { IPV6_HEADER_LEN } else { IPV4_HEADER_LEN };
+    ip + UDP_HEADER_LEN + sealed_len(payload_len)
+}
+
 /// What is wrong at the end of an opened packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrailerError {

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{ConnectionState, Endpoint, EndpointConfig, Event, Limits, Now, Path, PeerConfig, PeerId};
+use adit_engine::ike::{ConnectionState, Endpoint, EndpointConfig, Event, Limits, Now, PeerConfig, PeerId};
+use adit_engine::path::Arrival;
 use anyhow::{Context, Result, ensure};
 
 use super::cpu;
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct End {
     endpoint: Endpoint,
     socket: UdpSocket,
-    path: Path,
+    came: Arrival,
     buffer: Vec<u8>,
 }
 
@@ -80,7 +81,7 @@ impl End {
             };
             endpoint.set_peer(now(), PeerId(number), config)?;
         }
-        Ok(End { endpoint, socket, path: Path { local, remote }, buffer: vec![0; 65_536] })
+        Ok(End { endpoint, socket, came: Arrival::new(local, remote), buffer: vec![0; 65_536] })
     }
 
     /// The responder: answers until it is stopped; gives its processor time.
@@ -120,7 +121,7 @@ impl End {
     /// Waits for a datagram, or a while, and does what follows.
     fn turn(&mut self, look: impl FnMut(Event)) -> Result<()> {
         match self.socket.recv(&mut self.buffer) {
-            Ok(length) => self.endpoint.handle_message(now(), self.path, &self.buffer[..length]),
+            Ok(length) => self.endpoint.handle_message(now(), self.came, &self.buffer[..length]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error).context("cannot receive"),
         }

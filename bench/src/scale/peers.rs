@@ -9,8 +9,9 @@ use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
 use adit_engine::identity::Identity;
 use adit_engine::ike::proposal_words;
 use adit_engine::ike::{
-    Backoff, Cause, ChildConfig, ConnectionState, Endpoint, EndpointConfig, Event, Lifetime, Mode, Now, Path, PeerConfig, PeerId,
+    Backoff, Cause, ChildConfig, ConnectionState, Endpoint, EndpointConfig, Event, Lifetime, Mode, Now, PeerConfig, PeerId,
 };
+use adit_engine::path::Arrival;
 use anyhow::{Context, Result, ensure};
 use rustix::event::{Timespec, epoll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -130,7 +131,7 @@ impl Peers {
         let Some(socket) = self.sockets.get(n) else { return Ok(()) };
         for _ in 0..SHARE {
             match socket.recv_from(&mut buffer) {
-                Ok((len, remote)) => self.endpoint.handle_message(now(), Path { local: local(n as u32), remote }, &buffer[..len]),
+                Ok((len, remote)) => self.endpoint.handle_message(now(), Arrival::new(local(n as u32), remote), &buffer[..len]),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => break,
                 // What ICMP said of an earlier datagram.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}

@@ -15,6 +15,7 @@
 //! | `rekey_ike` | a new IKE SA in place of the old one |
 //! | `followup` | additional key exchanges of the two before |
 //! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
+//! | `evidence` | what exchanges say of paths, and what these ask for |
 //! | `child` | what the data plane learns, and when; `install_backoff`: what it refuses or loses |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
 //! | `connection` | the state towards one peer; `trust`; `config`, `proposal_words`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
@@ -40,6 +41,7 @@ mod directory;
 mod endpoint;
 mod error;
 mod event;
+mod evidence;
 mod explain;
 mod followup;
 mod fragment;
@@ -66,7 +68,6 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod timeouts;
-mod timer;
 mod trust;
 mod vendor;
 mod window;
@@ -81,10 +82,10 @@ pub use context::LANES_MAX;
 pub use counters::Counters;
 pub use endpoint::{CommandError, Endpoint, Refusal};
 pub use error::{Error, Incompatibility, LocalFault, Misbehaviour};
-pub use event::{Cause, ChildKeys, Event, IkeSpis, Transmit, Whose};
+pub use event::{After, Cause, ChildKeys, Event, IkeSpis, Transmit, Whose};
 pub use explain::{Difference, Offers, Problem, Record};
 pub use key_log::{KeyLog, KeyLogFile};
-pub use nat::{IKE_PORT, NatStatus, Path};
+pub use nat::NatStatus;
 pub use sa::Role;
 pub use snapshot::{BootClock, RestoreError, Restored};
 pub use status::{ChildStatus, Explanation, IkeStatus, PeerStatus, Sizes};

@@ -1,6 +1,16 @@
-//! What several unit tests share: hexadecimal digits and PEM.
+//! What several unit tests share: an instant, hexadecimal digits and PEM.
+
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use base64::Engine;
+
+/// Some instant, the same in every call.
+#[expect(clippy::disallowed_methods, reason = "a test needs one instant to count from, and there is no other way to get one")]
+pub fn instant() -> Instant {
+    static START: OnceLock<Instant> = OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
 
 /// The bytes that hexadecimal digits with any white space between them stand for.
 pub fn unhex(text: &str) -> Vec<u8> {

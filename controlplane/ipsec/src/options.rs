@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use adit_engine::ike::{EndpointConfig, IKE_PORT, Limits, Retransmission};
+use adit_engine::ike::{EndpointConfig, Limits, Retransmission};
+use adit_engine::path::IKE_PORT;
 use adit_proto::replay;
 
 use super::error::Error;

@@ -253,6 +253,7 @@ blocks! {
         lanes: Text,
         selectors: Spanned<Vec<Spanned<Selector>>>,
         defer_checksums: Spanned<bool>,
+        echo: Spanned<bool>,
     }
     Selector at "peers[].selectors[]" {
         local: Text,
@@ -367,6 +368,7 @@ const VALUES: &[(&str, &str)] = &[
     ("keepalive_s", "20"),
     ("lanes", "4"),
     ("defer_checksums", "true"),
+    ("echo", "true"),
     ("mobike", "true"),
     ("ppk_required", "true"),
 ];

@@ -90,6 +90,8 @@ struct Peer<'a> {
     lanes: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     defer_checksums: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    echo: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     selectors: Vec<Selector>,
 }
@@ -227,6 +229,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             ike: peer.ike().map(peer_ike).transpose()?,
             lanes: peer.lanes,
             defer_checksums: ethernet.then_some(peer.defer_checksums),
+            echo: peer.secret().map(|_| peer.echo),
             selectors: peer.selectors.iter().map(Selector::from).collect(),
         })
     });

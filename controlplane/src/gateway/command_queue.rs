@@ -84,6 +84,12 @@ fn describe(command: &Command) -> String {
         Command::PathSet { peer, path, hop: Hop::Udp(hop), .. } => {
             format!("set path {} of peer {} to {}", path.index(), peer.0, hop.remote)
         }
+        Command::Echo { peer, path, size, .. } => {
+            format!("send an echo of {size} bytes on path {} of peer {}", path.index(), peer.0)
+        }
+        Command::IkeSaAdd { .. } => "know an IKE SA".to_owned(),
+        Command::IkeSaRemove { .. } => "forget an IKE SA".to_owned(),
+        Command::IkeSasClear => "forget all IKE SAs".to_owned(),
         Command::PathUse { peer, path } => format!("use path {} of peer {}", path.index(), peer.0),
         Command::PathRemove { peer, path } => format!("remove path {} of peer {}", path.index(), peer.0),
         Command::PeerRemove { peer } => format!("remove peer {}", peer.0),
@@ -113,5 +119,6 @@ fn reason(why: Refusal) -> &'static str {
         Refusal::NoSuchSelector => "the peer has no such selector",
         Refusal::WrongMode => "it runs in the other mode",
         Refusal::NoSuchPath => "the peer has no such path",
+        Refusal::IkeSasFull => "its table of IKE SAs is full",
     }
 }

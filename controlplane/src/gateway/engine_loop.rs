@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IKE_PORT, IkeSpis, Transmit};
+use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IkeSpis, Transmit};
+use adit_engine::path::{IKE_PORT, PathEvent};
 use adit_proto::control::{InjectHeader, PeerId};
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -12,6 +13,7 @@ use zeroize::Zeroizing;
 use super::log_dedup::reason;
 use super::{Gateway, Plane};
 use crate::ike::Ike;
+use crate::netlink::KernelUnderlay;
 
 /// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
 /// than the second.
@@ -36,7 +38,9 @@ impl Gateway {
             return Ok(());
         }
         let secret = Secret::copy_of(&self.state.crash_secret()?);
-        let mut ike = Ike::new(&self.desired.config, &self.ids, secret).context("the configuration of IKE")?;
+        let underlay = KernelUnderlay::open(&self.desired.config.interface.name).context("a netlink socket to ask for routes")?;
+        let mut ike =
+            Ike::new(&self.desired.config, &self.ids, secret, Box::new(underlay)).context("the configuration of IKE")?;
         if !left.is_empty() {
             ike.restore(left, live);
         }
@@ -46,7 +50,7 @@ impl Gateway {
 
     /// Carries out what the engine wants, as far as that is possible now.
     pub(super) fn drive_ike(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
-        let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) else { return Ok(()) };
+        let Some(ike) = &mut self.ike else { return Ok(()) };
         let commands = ike.commands();
         if ike.take_going() {
             ike.measure(&self.view.with_master(|master| master.live_sas()).unwrap_or_default());
@@ -64,9 +68,7 @@ impl Gateway {
         }
         self.pump(plane)?;
         // The peer may use what our message promises as soon as it has it.
-        if plane.command_queue.settled() {
-            self.send_waiting();
-        }
+        self.send_waiting(plane.command_queue.settled());
         news.iter().for_each(|event| self.report(event));
         Ok(())
     }
@@ -107,10 +109,10 @@ impl Gateway {
         }
     }
 
-    fn send_waiting(&mut self) {
+    fn send_waiting(&mut self, settled: bool) {
         let (Some(ike), port500) = (&mut self.ike, &self.port500) else { return };
         self.view.with_master(|master| {
-            while let Some(transmit) = ike.transmit() {
+            while let Some(transmit) = ike.transmit(settled) {
                 let by_port500 = transmit.local.port() == IKE_PORT && port500.send(transmit.remote, &transmit.payload);
                 let sent = by_port500 || inject(master, &transmit);
                 if !sent {
@@ -147,9 +149,9 @@ impl Gateway {
             Event::State { peer, state, cause, spis } => self.tell_state(now, *peer, *state, cause.as_ref(), *spis),
             Event::IkeUp { peer, spis, replaces } => {
                 if let Some(ike) = &self.ike
-                    && let Some(path) = ike.path(*peer)
+                    && let Some(hop) = ike.hop(*peer)
                 {
-                    self.initiators.forget(path.remote.ip());
+                    self.initiators.forget(hop.remote.ip());
                 }
                 match replaces {
                     Some(old) => self.detail(*peer, &format!("IKE SA {spis} takes the place of {old}")),
@@ -171,7 +173,23 @@ impl Gateway {
             Event::InstallOutbound(keys) => self.detail(keys.peer, &installed("outbound", keys)),
             Event::RemoveInbound { peer, spi } => self.detail(*peer, &format!("inbound SA {:08x} removed", spi.0)),
             Event::RemoveOutbound { peer, spi } => self.detail(*peer, &format!("outbound SA {:08x} removed", spi.0)),
-            Event::Path { peer, path, .. } => self.detail(*peer, &format!("is at {} (from {})", path.remote, path.local)),
+            Event::Path(PathEvent::Set { peer, hop, mtu, .. }) => {
+                self.detail(
+                    *peer,
+                    &format!("can be reached at {} (from {}), with packets of {mtu} bytes", hop.remote, hop.local),
+                );
+            }
+            Event::Path(PathEvent::Use { peer, path }) => {
+                self.detail(*peer, &format!("is reached by path {} now", path.index()));
+            }
+            Event::Path(PathEvent::BlackHole { peer, mtu, .. }) => {
+                let name = self.name_of(*peer);
+                tracing::warn!(
+                    peer = name,
+                    "packets above {mtu} bytes vanish on the way, smaller ones arrive: only these are sent from now on"
+                );
+            }
+            Event::Path(PathEvent::Peer { .. } | PathEvent::Remove { .. } | PathEvent::Echo { .. }) => {}
             Event::Refused { from, why, more } => {
                 if let Some(line) = self.initiators.line(now, *from, why, *more) {
                     tracing::warn!("{line}");

@@ -69,12 +69,16 @@ impl Gateway {
         let (desired, ids) = (self.desired.clone(), self.ids.clone());
         let ike = self.ike.as_ref();
         let owned = |sa: &LiveSa| ike.is_some_and(|ike| ike.has(sa));
-        let Changes { before, install, keep, pins } = reconcile::changes(&desired, live, installed, &ids, owned);
+        let Changes { before, install, keep } = reconcile::changes(&desired, live, installed, &ids, owned);
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
         plane.settled = false;
         self.persist(self.installed_state().on_the_way_from(installed));
         self.upkeep.replaces(installed.interface());
         self.learn(live, installed);
+        // Peers and paths first: SAs and selectors belong to a peer.
+        if let Some(ike) = &mut self.ike {
+            plane.command_queue.extend(ike.commands());
+        }
         plane.command_queue.extend(before);
         for want in install.iter().map(|place| desired.sas[*place]).filter(|want| want.direction == Direction::Inbound) {
             let sa = want.inbound(&desired.config, ids[want.peer], self.state.top(want.key_id));
@@ -104,7 +108,6 @@ impl Gateway {
             plane.to_extend.insert((sa.peer, sa.spi));
         }
         self.extend_all(plane);
-        plane.command_queue.extend(pins);
         self.pump(plane)?;
         Ok((install.len(), keep.len()))
     }

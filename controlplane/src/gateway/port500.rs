@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use adit_engine::ike::IKE_PORT;
+use adit_engine::path::IKE_PORT;
 use tokio::net::UdpSocket;
 
 use crate::config::Config;

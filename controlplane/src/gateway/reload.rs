@@ -113,7 +113,7 @@ impl Gateway {
         // The SAs of peers that are gone first, then the peers.
         self.drive_ike(plane)?;
         if let Some(ike) = &mut self.ike {
-            ike.forget_removed();
+            ike.forget_removed(&self.ids);
         }
         let live = self.view.with_master(|master| master.live_sas()).context("no data plane is attached")?;
         let (new, kept) = self.bring_plane(plane, &live, installed).await?;

@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often the log of the data plane is read.
 const LOG_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked which paths carry packets: a black hole must be noticed within two seconds.
+const WATCH_TRAFFIC_EVERY: Duration = Duration::from_millis(500);
 /// How often commands are tried again that found a ring full.
 const RETRY_AFTER: Duration = Duration::from_millis(2);
 /// Events, and datagrams, taken from the data plane in one go.
@@ -62,6 +64,7 @@ impl Gateway {
     async fn watch_plane(&mut self, plane: &mut Plane) -> anyhow::Result<Ended> {
         let channel = self.channel()?;
         let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
+        let mut traffic = timer(WATCH_TRAFFIC_EVERY);
         let (mut more, mut watchdog) = (false, Watchdog::default());
         loop {
             self.drive_ike(plane)?;
@@ -119,6 +122,7 @@ impl Gateway {
                     self.save_tops_or_say();
                 }
                 _ = log.tick() => plane.log.forward(),
+                _ = traffic.tick() => self.watch_traffic(),
             }
             if !plane.settled && plane.command_queue.settled() {
                 self.settled(plane);
@@ -197,7 +201,17 @@ impl Gateway {
             Event::PathSeen { peer, from, to, .. } => {
                 tracing::debug!("worker {worker}: peer {} sends from {from} to {} now", peer.0, to.address);
                 if let Some(ike) = &mut self.ike {
-                    ike.moved(peer, from, to);
+                    ike.path_seen(peer, from, to);
+                }
+            }
+            Event::EchoReply { peer, id, from, to, rtt_us, .. } => {
+                if let Some(ike) = &mut self.ike {
+                    ike.echo_reply(peer, id, from, to, Duration::from_micros(rtt_us.into()));
+                }
+            }
+            Event::EchoUnsent { peer, .. } => {
+                if let Some(ike) = &mut self.ike {
+                    ike.unsent(peer);
                 }
             }
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
@@ -205,6 +219,14 @@ impl Gateway {
                 let cause = std::io::Error::from_raw_os_error(errno);
                 tracing::error!("worker {worker} failed {}: {cause}", place(at));
             }
+        }
+    }
+
+    /// Tells the engine which paths carry packets.
+    fn watch_traffic(&mut self) {
+        let counters = self.view.with_master(|master| master.path_counters());
+        if let (Some(ike), Some(counters)) = (&mut self.ike, counters) {
+            ike.watch_traffic(&counters);
         }
     }
 

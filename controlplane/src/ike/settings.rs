@@ -26,6 +26,7 @@ pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
         retransmission: Retransmission { tries: 5, max: Duration::from_secs(4), ..Retransmission::default() },
         nat_port: config.listen.port(),
         crash_secrets: vec![crash_secret],
+        echo: true,
         ..EndpointConfig::default()
     }
 }
@@ -65,7 +66,7 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         name: peer.name.clone(),
         initiate: ike.role != Role::Responder,
         respond: ike.role != Role::Initiator,
-        local: peer.endpoint.and_then(|remote| local_address(config.listen, remote)),
+        local: Some(config.listen).filter(|listen| !listen.ip().is_unspecified()),
         remote: peer.endpoint,
         local_id: config.ike.id.clone(),
         remote_id: ike.id.clone(),
@@ -109,6 +110,12 @@ fn proofs(config: &Config, ike: &PeerIke) -> Option<(LocalAuth, RemoteAuth)> {
         Proof::PublicKey(key) => (own()?, RemoteAuth::PinnedKeys(vec![key.value.clone()])),
         Proof::Ca(anchors) => (own()?, RemoteAuth::Ca(anchors.value.clone())),
     })
+}
+
+/// Our end of a path to `remote`, as far as the configuration says: the kernel chooses the address where it does not.
+pub fn listen_at(listen: SocketAddr, remote: SocketAddr) -> SocketAddr {
+    let any = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    if listen.ip().is_unspecified() { SocketAddr::new(any, listen.port()) } else { listen }
 }
 
 /// The address of ours from which a datagram to `remote` goes. The kernel knows: it depends on the route.

@@ -13,6 +13,7 @@
 //!  │   counters        data                   status word, counts, drops, gauges
 //!  │   latencies       data                   histograms of 1024 buckets
 //!  │   live SAs        data                   `sa_slots` × 128 bytes, each a seqlock
+//!  │   paths           data                   `path_slots` × 64 bytes: counters of the paths of each peer
 //!  …                 vault   control          one word that says which half holds, then two halves of `vault_bytes`
 //! ```
 //! A word is eight bytes in the byte order of the machine; offsets below are in words.
@@ -27,7 +28,7 @@ use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 pub use adit_proto::limits::WORKERS_MAX;
 
 /// "ADITCHAN".
@@ -42,6 +43,10 @@ const TOTAL_BYTES_MAX: usize = 1 << 30;
 const LINE_WORDS: usize = 16;
 /// Most live SAs of a worker.
 pub const SA_SLOTS_MAX: u32 = 65536;
+/// Most paths of a worker that are counted: with as many peers as there can be, one each.
+pub const PATH_SLOTS_MAX: u16 = 32768;
+/// Paths are counted by the page, so that no two numbers of slots make up the same memory.
+pub const PATH_SLOTS_UNIT: u16 = 64;
 const RING_BYTES_MIN: u32 = 4096;
 /// A ring of datagrams holds at least two of the longest.
 const DATAGRAM_RING_BYTES_MIN: u32 = 256 * 1024;
@@ -54,6 +59,8 @@ pub struct Sizes {
     pub workers: u16,
     /// Live SAs per worker, 1 to 65536.
     pub sa_slots: u32,
+    /// Paths per worker that are counted, up to 32768: whole pages, 64 at a time.
+    pub path_slots: u16,
     /// Bytes of the command ring of each worker, 4 KiB to 64 MiB.
     pub command_bytes: u32,
     /// Bytes of the event ring of each worker, 4 KiB to 64 MiB.
@@ -71,6 +78,7 @@ impl Default for Sizes {
         Sizes {
             workers: 1,
             sa_slots: 256,
+            path_slots: 256,
             command_bytes: 64 << 10,
             event_bytes: 64 << 10,
             punt_bytes: 1 << 20,
@@ -87,7 +95,7 @@ impl Sizes {
         if self.workers == 0 || self.workers > WORKERS_MAX || self.sa_slots == 0 || self.sa_slots > SA_SLOTS_MAX {
             return None;
         }
-        if self.vault_bytes > BYTES_MAX {
+        if self.vault_bytes > BYTES_MAX || self.path_slots > PATH_SLOTS_MAX || !self.path_slots.is_multiple_of(PATH_SLOTS_UNIT) {
             return None;
         }
         Some(Sizes {
@@ -110,6 +118,7 @@ pub struct WorkerBlock {
     pub counters: Range<usize>,
     pub latencies: Range<usize>,
     pub live: Range<usize>,
+    pub paths: Range<usize>,
 }
 
 /// The whole layout, computed from sizes and kept in private memory.
@@ -160,6 +169,7 @@ impl Layout {
             counters: placer.place(crate::counters::WORDS, LINE_WORDS),
             latencies: placer.place(Latency::COUNT * BUCKETS, LINE_WORDS),
             live: placer.place(sizes.sa_slots as usize * SLOT_WORDS, LINE_WORDS),
+            paths: placer.place(usize::from(sizes.path_slots) * crate::paths::SLOT_WORDS, LINE_WORDS),
         });
         let workers = workers.collect();
         let half = words(sizes.vault_bytes.next_multiple_of(8));
@@ -177,8 +187,9 @@ impl Layout {
     /// Writes the header, magic last. `words` is at least a page.
     pub fn write_header(&self, words: &[AtomicU64], info_len: usize) {
         let s = &self.sizes;
+        let (workers, path_slots) = (u32::from(s.workers), u32::from(s.path_slots));
         let sizes =
-            [u32::from(s.workers), s.sa_slots, s.command_bytes, s.event_bytes, s.punt_bytes, s.inject_bytes, s.vault_bytes];
+            [workers, s.sa_slots, path_slots, s.command_bytes, s.event_bytes, s.punt_bytes, s.inject_bytes, s.vault_bytes];
         let fields = [u64::from(LAYOUT_VERSION), fingerprint()].into_iter().chain(sizes.map(u64::from)).chain([info_len as u64]);
         for (word, value) in words[1..].iter().zip(fields) {
             word.store(value, Ordering::Relaxed);
@@ -202,14 +213,15 @@ impl Layout {
         let sizes = Sizes {
             workers: u16::try_from(field(3)).map_err(|_| HeaderError::Sizes)?,
             sa_slots: size(4)?,
-            command_bytes: size(5)?,
-            event_bytes: size(6)?,
-            punt_bytes: size(7)?,
-            inject_bytes: size(8)?,
-            vault_bytes: size(9)?,
+            path_slots: u16::try_from(field(5)).map_err(|_| HeaderError::Sizes)?,
+            command_bytes: size(6)?,
+            event_bytes: size(7)?,
+            punt_bytes: size(8)?,
+            inject_bytes: size(9)?,
+            vault_bytes: size(10)?,
         };
         let layout = Layout::new(sizes).filter(|layout| layout.sizes == sizes).ok_or(HeaderError::Sizes)?;
-        let info_len = usize::try_from(field(10)).map_err(|_| HeaderError::Sizes)?;
+        let info_len = usize::try_from(field(11)).map_err(|_| HeaderError::Sizes)?;
         if layout.bytes() as u64 != bytes || info_len > layout.info.len() * size_of::<u64>() {
             return Err(HeaderError::Sizes);
         }
@@ -262,8 +274,16 @@ mod tests {
         let mut end = layout.info.end;
         for block in &layout.workers {
             assert_eq!(block.commands.start % PAGE_WORDS, 0);
-            let parts =
-                [&block.commands, &block.injects, &block.events, &block.punts, &block.counters, &block.latencies, &block.live];
+            let parts = [
+                &block.commands,
+                &block.injects,
+                &block.events,
+                &block.punts,
+                &block.counters,
+                &block.latencies,
+                &block.live,
+                &block.paths,
+            ];
             for part in parts {
                 assert!(part.start >= end && part.start % LINE_WORDS == 0 && part.end > part.start);
                 end = part.end;
@@ -281,6 +301,8 @@ mod tests {
             Sizes { workers: 65, ..good },
             Sizes { sa_slots: 0, ..good },
             Sizes { sa_slots: 65537, ..good },
+            Sizes { path_slots: 32769, ..good },
+            Sizes { path_slots: 65, ..good },
             Sizes { command_bytes: 4095, ..good },
             Sizes { punt_bytes: 65536, ..good },
             Sizes { inject_bytes: u32::MAX, ..good },
@@ -290,6 +312,7 @@ mod tests {
         let max = Sizes {
             workers: 64,
             sa_slots: 65536,
+            path_slots: PATH_SLOTS_MAX,
             command_bytes: BYTES_MAX,
             event_bytes: BYTES_MAX,
             punt_bytes: BYTES_MAX,
@@ -297,7 +320,7 @@ mod tests {
             vault_bytes: BYTES_MAX,
         };
         assert_eq!(Layout::new(max), None, "more than a machine can spare");
-        let most = Sizes { workers: 64, sa_slots: 65536, vault_bytes: BYTES_MAX, ..good };
+        let most = Sizes { workers: 64, sa_slots: 65536, path_slots: PATH_SLOTS_MAX, vault_bytes: BYTES_MAX, ..good };
         assert!(Layout::new(most).is_some(), "a data plane with as many SAs as there can be");
     }
 
@@ -314,7 +337,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_header_gives_the_same_layout_or_an_error(at in 0usize..11, value in prop_oneof![any::<u64>(), 0u64..1 << 27]) {
+        fn a_changed_header_gives_the_same_layout_or_an_error(at in 0usize..12, value in prop_oneof![any::<u64>(), 0u64..1 << 27]) {
             let layout = Layout::new(Sizes::default()).unwrap();
             let words = header_of(&layout);
             words[at].store(value, Ordering::Relaxed);

@@ -35,6 +35,8 @@ mod listener;
 #[cfg(not(loom))]
 mod master;
 #[cfg(not(loom))]
+mod paths;
+#[cfg(not(loom))]
 mod plane;
 #[cfg(not(loom))]
 mod shm;
@@ -48,9 +50,10 @@ pub use {
     counters::Counters,
     fd::EventFd,
     info::PlaneInfo,
-    layout::{LAYOUT_VERSION, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
+    layout::{LAYOUT_VERSION, PATH_SLOTS_MAX, PATH_SLOTS_UNIT, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
     listener::{Listener, Notice},
     master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError},
+    paths::{PathCount, PathCounters},
     plane::{Port, PuntError, Region},
     vault::VaultTooSmall,
 };

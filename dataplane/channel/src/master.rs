@@ -1,12 +1,12 @@
 //! The control plane's side: attaches to a running data plane, orders, listens, and reads its numbers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use adit_proto::control::{Command, Event, InjectHeader, PuntHeader, RECORD_LEN_MAX};
+use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PuntHeader, RECORD_LEN_MAX};
 use adit_proto::histogram::BUCKETS;
 use adit_proto::stats::Latency;
 use socket2::Socket;
@@ -18,6 +18,7 @@ use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock, load_bytes};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
+use crate::paths::{PathCounters, PathTable};
 use crate::ring::{Consumer, Corrupt, Next, Producer, PushError};
 use crate::shm::{self, Mapping, Words};
 use crate::sync::Ordering;
@@ -167,6 +168,7 @@ struct WorkerLink {
     counters: CounterBlock<Words>,
     latencies: Words,
     live: LiveTable<Words>,
+    paths: PathTable<Words>,
     wake: EventFd,
     /// Something was sent since the last flush.
     unflushed: bool,
@@ -184,6 +186,7 @@ impl WorkerLink {
             counters: CounterBlock::new(part(block.counters)),
             latencies: part(block.latencies),
             live: LiveTable::new(part(block.live)),
+            paths: PathTable::new(part(block.paths)),
             wake,
             // The master before may have died between sending and signalling.
             unflushed: true,
@@ -408,6 +411,13 @@ impl Master {
     pub fn live_sas(&self) -> Vec<(u16, LiveSa)> {
         let workers = (0..).zip(&self.workers);
         workers.flat_map(|(worker, link)| link.live.snapshot().into_iter().map(move |sa| (worker, sa))).collect()
+    }
+
+    /// What has gone over each path of each peer, over all workers. A path for which the table had no room is missing.
+    pub fn path_counters(&self) -> BTreeMap<(PeerId, PathId), PathCounters> {
+        let mut sum = BTreeMap::new();
+        self.workers.iter().for_each(|link| link.paths.sum_into(&mut sum));
+        sum
     }
 
     /// What this master or one before it left in the vault.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use adit_proto::codec::DecodeError;
-use adit_proto::control::{Command, Event, InjectHeader, PuntHeader, RECORD_LEN_MAX};
+use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PuntHeader, RECORD_LEN_MAX};
 use adit_proto::histogram::{BUCKETS, bucket_of};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use zeroize::Zeroizing;
@@ -18,6 +18,7 @@ use crate::fd::EventFd;
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{Layout, Sizes, WorkerBlock, store_bytes};
 use crate::live::{LiveSa, LiveTable};
+use crate::paths::{PathCount, PathTable};
 use crate::ring::{Consumer, Next, Producer, PushError};
 use crate::shm::{self, Mapping, Words};
 
@@ -116,6 +117,7 @@ pub struct Port {
     counters: CounterBlock<Words>,
     latencies: Words,
     live: LiveTable<Words>,
+    paths: PathTable<Words>,
     attached: Arc<Attached>,
     up: Arc<EventFd>,
     down: Arc<EventFd>,
@@ -134,6 +136,7 @@ impl Port {
             counters: CounterBlock::new(part(block.counters.clone())),
             latencies: part(block.latencies.clone()),
             live: LiveTable::new(part(block.live.clone())),
+            paths: PathTable::new(part(block.paths.clone())),
             attached: Arc::clone(&region.attached),
             up: Arc::clone(&region.up),
             down: Arc::clone(down),
@@ -293,6 +296,28 @@ impl Port {
     /// Shows a new limit of the sequence numbers of a slot.
     pub fn sa_limit(&self, slot: u32, seq_limit: u64) {
         self.live.set_limit(slot, seq_limit);
+    }
+
+    /// Begins to count for a path in a slot below `path_slots`; without one nothing is counted.
+    pub fn path_install(&self, slot: u16, peer: PeerId, path: PathId) {
+        self.paths.install(slot, peer, path);
+    }
+
+    /// Ends counting in a slot.
+    pub fn path_remove(&self, slot: u16) {
+        self.paths.remove(slot);
+    }
+
+    /// Counts for the path of a slot.
+    #[inline]
+    pub fn path_count(&self, slot: u16, count: PathCount, n: u64) {
+        self.paths.add(slot, count, n);
+    }
+
+    /// Counts authentic packets on the path of a slot, at a time in nanoseconds of CLOCK_MONOTONIC.
+    #[inline]
+    pub fn path_received(&self, slot: u16, packets: u64, bytes: u64, now_ns: u64) {
+        self.paths.received(slot, packets, bytes, now_ns);
     }
 
     /// Empties a slot.

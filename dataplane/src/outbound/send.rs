@@ -3,6 +3,7 @@
 
 use std::io;
 
+use adit_channel::PathCount;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::state::Environment;
@@ -19,7 +20,7 @@ pub fn send(train: &mut Train, env: &mut Environment) -> Option<Lot> {
     env.port.count(Count::UdpSends, 1);
     let gso_disabled = match give(train, train.bytes(), env) {
         Ok(()) => {
-            sent(train.count(), train.bytes(), env);
+            sent(train, train.count(), train.bytes(), env);
             false
         }
         Err(error) => refused(train, &error, env),
@@ -33,7 +34,9 @@ fn give(train: &Train, bytes: &[u8], env: &Environment) -> io::Result<()> {
     env.udp.send(train.hop(), train.lot().class, bytes, train.segment())
 }
 
-fn sent(count: usize, bytes: &[u8], env: &Environment) {
+fn sent(train: &Train, count: usize, bytes: &[u8], env: &Environment) {
+    env.port.path_count(train.slot(), PathCount::SentPackets, count as u64);
+    env.port.path_count(train.slot(), PathCount::SentBytes, bytes.len() as u64);
     env.port.count(Count::UdpSentDatagrams, count as u64);
     env.port.count(Count::UdpSentBytes, bytes.len() as u64);
 }
@@ -58,13 +61,13 @@ fn fewer(train: &Train, env: &mut Environment) -> bool {
     if give(train, first, env).is_err() {
         return false;
     }
-    sent(SEGMENTS_ALWAYS, first, env);
+    sent(train, SEGMENTS_ALWAYS, first, env);
     env.udp.segments_max = SEGMENTS_ALWAYS;
     env.port.gauge(Gauge::UdpSegmentMax, SEGMENTS_ALWAYS as i64);
     for part in rest.chunks(SEGMENTS_ALWAYS * train.segment()) {
         let count = part.len().div_ceil(train.segment());
         match give(train, part, env) {
-            Ok(()) => sent(count, part, env),
+            Ok(()) => sent(train, count, part, env),
             Err(error) => env.port.drop(send_failure(&error), count as u64),
         }
     }
@@ -78,7 +81,7 @@ fn one_by_one(train: &Train, env: &mut Environment) -> bool {
     for packet in train.bytes().chunks(train.segment()) {
         match give(train, packet, env) {
             Ok(()) => {
-                sent(1, packet, env);
+                sent(train, 1, packet, env);
                 full_went |= packet.len() == train.segment();
             }
             Err(error) => env.port.drop(send_failure(&error), 1),

@@ -301,7 +301,7 @@ pub fn peer_opens(lane: u32) -> sa::InboundSa {
     let window = Window::new(4096, 0).unwrap();
     let (spi, salt, aead) = (out_spi(lane), [9; 4].into(), aead());
     let esp = Opener { spi, window, aead, salt, resync: true, esn: true, advanced: false, packets: 0 };
-    sa::InboundSa { esp, peer: PEER, slot: 0, bytes: 0 }
+    sa::InboundSa { esp, peer: PEER, slot: 0, bytes: 0, uncounted: (0, 0) }
 }
 
 fn aead() -> Aead {
@@ -328,6 +328,22 @@ pub fn broadcast(flow: u8) -> Vec<u8> {
     frame[14..34].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
     frame[34..40].copy_from_slice(&[0x30, flow, 0x40, 0, 0, 26]);
     frame
+}
+
+/// A dummy packet with this payload.
+pub fn dummy(sa: &mut sa::OutboundSa, payload: &[u8]) -> Vec<u8> {
+    let mut buffer = [payload, &[0; 64]].concat();
+    let mut packet = vec![0; esp::sealed_len(payload.len())];
+    sa.esp.seal(&mut buffer, 0..payload.len(), esp::NEXT_HEADER_NONE, &mut packet).unwrap();
+    packet
+}
+
+/// As `std::time::Instant` reads.
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec that the call fills.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) }, 0);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// A datagram with this frame in it.

@@ -6,13 +6,13 @@ use adit_proto::ike::encrypted::{ICV_LEN, IV_LEN, strip_padding};
 use adit_proto::ike::{
     Flags, Header, IkeDecodeError, IkeSpi, Message, Payload, PayloadType, Sealed, decode_payloads, encode_payloads,
 };
-use adit_proto::{demux, esp, etherip};
+use adit_proto::{demux, echo, esp, etherip};
 
 /// A target by its name, which is also that of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 8] = [
+pub const ALL: [Target; 9] = [
     ("ike_message", ike_message),
     ("ike_payload", ike_payload),
     ("ike_inner", ike_inner),
@@ -21,6 +21,7 @@ pub const ALL: [Target; 8] = [
     ("esp", esp),
     ("etherip", etherip),
     ("control", control),
+    ("echo", echo),
 ];
 
 /// A message that decodes is written with the same length and decodes to the same value; an error lies within the bytes.
@@ -149,6 +150,15 @@ pub fn etherip(data: &[u8]) {
         etherip::write(&mut out, open_checksum);
         assert_eq!(out, *header);
     }
+}
+
+/// What is an echo is written as it was read, but for the filling.
+pub fn echo(data: &[u8]) {
+    let Some(echo) = echo::Echo::decode(data) else { return };
+    let mut again = vec![0xee; data.len()];
+    assert!(echo.encode(&mut again));
+    assert_eq!(again[..echo::LEN], data[..echo::LEN]);
+    assert!(again[echo::LEN..].iter().all(|byte| *byte == 0));
 }
 
 /// There is one encoding per record.

@@ -9,7 +9,8 @@ use super::{
     SaKey, Selector, Spi,
 };
 use crate::codec::{DecodeError, Reader, Writer};
-use crate::ike::{AddressRange, PortRange};
+use crate::echo::Answer;
+use crate::ike::{AddressRange, IkeSpi, PortRange};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
 /// Room for any command or event, in bytes.
@@ -29,6 +30,10 @@ mod command {
     pub const PATH_SET: u8 = 11;
     pub const PATH_USE: u8 = 12;
     pub const PATH_REMOVE: u8 = 13;
+    pub const ECHO: u8 = 14;
+    pub const IKE_SA_ADD: u8 = 15;
+    pub const IKE_SA_REMOVE: u8 = 16;
+    pub const IKE_SAS_CLEAR: u8 = 17;
 }
 
 mod event {
@@ -38,6 +43,8 @@ mod event {
     pub const DEGRADED: u8 = 4;
     pub const WORKER_FAILED: u8 = 5;
     pub const PATH_SEEN: u8 = 6;
+    pub const ECHO_REPLY: u8 = 7;
+    pub const ECHO_UNSENT: u8 = 8;
 }
 
 /// Finds the variant whose code a record has.
@@ -60,7 +67,7 @@ impl Mode {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 13] = [
+    const ALL: [Refusal; 14] = [
         Refusal::Malformed,
         Refusal::NoSuchPeer,
         Refusal::NoSuchSa,
@@ -74,6 +81,7 @@ impl Refusal {
         Refusal::NoSuchSelector,
         Refusal::WrongMode,
         Refusal::NoSuchPath,
+        Refusal::IkeSasFull,
     ];
 }
 
@@ -186,6 +194,19 @@ impl Command {
             }
             Command::PathUse { peer, path } => path.write(writer.u8(command::PATH_USE).u16(peer.0)),
             Command::PathRemove { peer, path } => path.write(writer.u8(command::PATH_REMOVE).u16(peer.0)),
+            Command::IkeSaAdd { initiator, responder } => {
+                writer.u8(command::IKE_SA_ADD).u64(initiator.0).u64(responder.0);
+            }
+            Command::IkeSaRemove { initiator, responder } => {
+                writer.u8(command::IKE_SA_REMOVE).u64(initiator.0).u64(responder.0);
+            }
+            Command::IkeSasClear => {
+                writer.u8(command::IKE_SAS_CLEAR);
+            }
+            Command::Echo { peer, path, id, size, answer } => {
+                path.write(writer.u8(command::ECHO).u16(peer.0));
+                writer.u64(*id).u16(*size).u8(*answer as u8);
+            }
             Command::PeerRemove { peer } => {
                 writer.u8(command::PEER_REMOVE).u16(peer.0);
             }
@@ -224,6 +245,16 @@ impl Command {
                 Command::PathSet { peer, path, hop: Hop::read(&mut reader)?, mtu }
             }
             command::PATH_USE => Command::PathUse { peer: PeerId(reader.u16()?), path: PathId::read(&mut reader)? },
+            command::IKE_SA_ADD => Command::IkeSaAdd { initiator: IkeSpi(reader.u64()?), responder: IkeSpi(reader.u64()?) },
+            command::IKE_SA_REMOVE => Command::IkeSaRemove { initiator: IkeSpi(reader.u64()?), responder: IkeSpi(reader.u64()?) },
+            command::IKE_SAS_CLEAR => Command::IkeSasClear,
+            command::ECHO => Command::Echo {
+                peer: PeerId(reader.u16()?),
+                path: PathId::read(&mut reader)?,
+                id: reader.u64()?,
+                size: reader.u16()?,
+                answer: Answer::from_code(reader.u8()?).ok_or(DecodeError::BadValue("answer"))?,
+            },
             command::PATH_REMOVE => Command::PathRemove { peer: PeerId(reader.u16()?), path: PathId::read(&mut reader)? },
             command::PEER_REMOVE => Command::PeerRemove { peer: PeerId(reader.u16()?) },
             command::OUTBOUND_SA_INSTALL => Command::OutboundSaInstall(OutboundSa::read(&mut reader)?),
@@ -263,6 +294,13 @@ impl Event {
                 to.write(writer.addr(*from));
                 &mut writer
             }
+            Event::EchoReply { peer, tag, id, size, rtt_us, path, from, to } => {
+                writer.u8(event::ECHO_REPLY).u16(peer.0).u64(tag.0).u64(*id).u16(*size).u32(*rtt_us);
+                PathId::write_option(*path, &mut writer);
+                to.write(writer.addr(*from));
+                &mut writer
+            }
+            Event::EchoUnsent { peer, tag, id } => writer.u8(event::ECHO_UNSENT).u16(peer.0).u64(tag.0).u64(*id),
             Event::WorkerFailed { errno, at } => writer.u8(event::WORKER_FAILED).i32(*errno).u8(*at as u8),
         }
         .finish()
@@ -286,6 +324,19 @@ impl Event {
                 from: reader.addr()?,
                 to: LocalEnd::read(&mut reader)?,
             },
+            event::ECHO_REPLY => Event::EchoReply {
+                peer: PeerId(reader.u16()?),
+                tag: PeerTag(reader.u64()?),
+                id: reader.u64()?,
+                size: reader.u16()?,
+                rtt_us: reader.u32()?,
+                path: PathId::read_option(&mut reader)?,
+                from: reader.addr()?,
+                to: LocalEnd::read(&mut reader)?,
+            },
+            event::ECHO_UNSENT => {
+                Event::EchoUnsent { peer: PeerId(reader.u16()?), tag: PeerTag(reader.u64()?), id: reader.u64()? }
+            }
             event::WORKER_FAILED => {
                 Event::WorkerFailed { errno: reader.i32()?, at: by_code(&Place::ALL, reader.u8()?, |p| p as u8, "place")? }
             }
@@ -369,6 +420,11 @@ mod tests {
             }),
             (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathUse { peer: PeerId(peer), path }),
             (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathRemove { peer: PeerId(peer), path }),
+            any::<(u64, u64)>().prop_map(|(i, r)| Command::IkeSaAdd { initiator: IkeSpi(i), responder: IkeSpi(r) }),
+            any::<(u64, u64)>().prop_map(|(i, r)| Command::IkeSaRemove { initiator: IkeSpi(i), responder: IkeSpi(r) }),
+            Just(Command::IkeSasClear),
+            (any::<(u16, u64, u16)>(), paths(), prop::sample::select(Answer::ALL.to_vec()))
+                .prop_map(|((peer, id, size), path, answer)| Command::Echo { peer: PeerId(peer), path, id, size, answer }),
             any::<u16>().prop_map(|peer| Command::PeerRemove { peer: PeerId(peer) }),
             (any::<(u32, u16, u64, u64, bool, bool)>(), suites(), keys()).prop_map(
                 |((spi, peer, seq_next, seq_limit, defer, esn), suite, key)| {
@@ -417,6 +473,13 @@ mod tests {
                     Event::PathSeen { peer: PeerId(peer), tag: PeerTag(tag), path, from, to }
                 }
             ),
+            (any::<(u16, u64, u64, u16, u32)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
+                |((peer, tag, id, size, rtt_us), path, from, (address, interface))| {
+                    let to = LocalEnd { address, interface };
+                    Event::EchoReply { peer: PeerId(peer), tag: PeerTag(tag), id, size, rtt_us, path, from, to }
+                }
+            ),
+            any::<(u16, u64, u64)>().prop_map(|(peer, tag, id)| Event::EchoUnsent { peer: PeerId(peer), tag: PeerTag(tag), id }),
             (any::<i32>(), prop::sample::select(Place::ALL.to_vec())).prop_map(|(errno, at)| Event::WorkerFailed { errno, at }),
         ]
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use adit_engine::crypto::aead::IkeAead;
 use adit_engine::crypto::keys::{Exchanged, IkeKeys};
 use adit_engine::crypto::{KeyExchange, KeyExchangeMethod, Prf};
-use adit_engine::ike::{Event, IkeSpis, KeyLog, Path};
+use adit_engine::ike::{Event, IkeSpis, KeyLog};
+use adit_engine::path::Arrival;
 use adit_proto::control::Spi;
 use adit_proto::ike::encrypted::Unsealed;
 use adit_proto::ike::{
@@ -79,7 +80,7 @@ pub fn engine_inside(data: &[u8]) {
         if stage == 0 {
             let believed = |event: &Event| match event {
                 Event::State { state, .. } => state.is_up(),
-                Event::IkeUp { .. } | Event::InstallInbound(_) | Event::InstallOutbound(_) | Event::Path { .. } => true,
+                Event::IkeUp { .. } | Event::InstallInbound(_) | Event::InstallOutbound(_) | Event::Path(_) => true,
                 _ => false,
             };
             assert!(!pair.events[victim].iter().any(believed), "a stranger is believed");
@@ -224,7 +225,7 @@ fn survive(pair: &mut Pair, kind: Kind, victim: usize) {
     for seconds in 0..100 {
         let instant = now.instant + Duration::from_secs(seconds * 5);
         successor.handle_timeout(adit_engine::ike::Now { instant, ..now });
-        let path = Path { local: address(victim), remote: address(1 - victim) };
+        let path = Arrival::new(address(victim), address(1 - victim));
         successor.handle_message(now, path, &[0; 40]);
         while successor.poll_event().is_some() || successor.poll_transmit().is_some() {}
     }

@@ -9,8 +9,9 @@ use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
 use adit_engine::crypto::{KeyExchangeMethod, Prf, Secret};
 use adit_engine::ike::{
     Backoff, BootClock, ChildConfig, ChildProposal, Endpoint, EndpointConfig, EsnPolicy, Event, IkeProposal, Lifetime, Mode, Now,
-    Path, PeerConfig, PeerId,
+    PeerConfig, PeerId,
 };
+use adit_engine::path::Arrival;
 use adit_proto::ike::{AddressRange, ExchangeType, Header, IpSelector};
 use adit_proto::suite::Suite;
 
@@ -233,7 +234,7 @@ impl Pair {
     pub fn hand(&mut self, datagram: &Datagram) -> Option<usize> {
         let node = [A, B].into_iter().find(|node| address(*node).ip() == datagram.to.ip())?;
         let now = self.now();
-        let path = Path { local: datagram.to, remote: datagram.from };
+        let path = Arrival::new(datagram.to, datagram.from);
         self.ends[node].handle_message(now, path, &datagram.payload);
         Some(node)
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use adit_engine::ike::{Now, Path, Usage};
+use adit_engine::ike::{Now, Usage};
+use adit_engine::path::Arrival;
 
 use super::pair::{A, Kind, PEER, Pair, address, fresh};
 
@@ -44,7 +45,7 @@ pub fn engine_snapshot(data: &[u8]) {
             7 => endpoint.set_addresses(now, PEER, Some(address(A)), None),
             _ => Ok(()),
         };
-        endpoint.handle_message(now, Path { local: address(A), remote: address(1 - A) }, &[0; 40]);
+        endpoint.handle_message(now, Arrival::new(address(A), address(1 - A)), &[0; 40]);
         while endpoint.poll_event().is_some() || endpoint.poll_transmit().is_some() {}
         instant = endpoint.poll_timeout().unwrap_or(instant).clamp(instant, instant + Duration::from_secs(600));
         endpoint.handle_timeout(Now { instant, ..now });

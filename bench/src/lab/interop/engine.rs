@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use adit_engine::auth::{LocalAuth, LocalKey, Psk, RemoteAuth, TrustAnchors};
 use adit_engine::crypto::{KeyExchangeMethod, Prf, PrivateKey, PublicKey};
-use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, EsnPolicy, IKE_PORT, IkeProposal, Lifetime, Mode, PeerConfig};
+use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, EsnPolicy, IkeProposal, Lifetime, Mode, PeerConfig};
+use adit_engine::path::IKE_PORT;
 use adit_proto::ike::{AddressRange, IpSelector};
 use adit_proto::suite::Suite;
 use anyhow::Result;

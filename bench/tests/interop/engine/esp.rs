@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use adit_engine::ike::{ChildKeys, Event, Path, Usage};
+use adit_engine::ike::{ChildKeys, Event, Usage};
+use adit_engine::path::{Hop, PathEvent, PathId};
 use adit_proto::control::{PeerId, Spi};
 use adit_proto::esp::{CIPHERTEXT_AT, Header};
 use adit_proto::ike::AddressRange;
@@ -25,7 +26,10 @@ pub struct DataPlane {
     pub inbound: BTreeMap<Spi, ChildKeys>,
     /// In the order in which they were installed: the last one is used.
     pub outbound: Vec<Outbound>,
-    pub paths: BTreeMap<PeerId, (Path, bool)>,
+    hops: BTreeMap<(PeerId, PathId), (Hop, bool)>,
+    /// Which way ESP goes, and whether in UDP.
+    pub paths: BTreeMap<PeerId, (Hop, bool)>,
+    used: BTreeMap<PeerId, PathId>,
     /// By inbound SPI, for the engine.
     pub usage: BTreeMap<Spi, Usage>,
     /// Datagrams that were sent back.
@@ -73,15 +77,30 @@ impl DataPlane {
                     self.faults.push(format!("outbound SA {:08x} removed that is not there", spi.0));
                 }
             }
-            Event::Path { peer, path, encapsulate } => {
-                self.paths.insert(*peer, (*path, *encapsulate));
-            }
+            Event::Path(event) => self.apply_path(event),
             Event::State { .. }
             | Event::IkeUp { .. }
             | Event::IkeDown { .. }
             | Event::ChildFailed { .. }
             | Event::Refused { .. }
             | Event::KeyLog(_) => {}
+        }
+    }
+
+    fn apply_path(&mut self, event: &PathEvent) {
+        let peer = match event {
+            PathEvent::Set { peer, path, hop, encapsulate, .. } => {
+                self.hops.insert((*peer, *path), (*hop, *encapsulate));
+                *peer
+            }
+            PathEvent::Use { peer, path } => {
+                self.used.insert(*peer, *path);
+                *peer
+            }
+            PathEvent::Peer { .. } | PathEvent::Remove { .. } | PathEvent::Echo { .. } | PathEvent::BlackHole { .. } => return,
+        };
+        if let Some(way) = self.used.get(&peer).and_then(|path| self.hops.get(&(peer, *path))) {
+            self.paths.insert(peer, *way);
         }
     }
 

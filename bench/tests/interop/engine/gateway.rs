@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_bench::lab::interop::sites::LINK;
 use adit_bench::netns::Netns;
-use adit_engine::ike::{BootClock, Endpoint, EndpointConfig, Event, IKE_PORT, Now, Path, PeerConfig, PeerId, PeerStatus};
+use adit_engine::ike::{BootClock, Endpoint, EndpointConfig, Event, Now, PeerConfig, PeerId, PeerStatus};
+use adit_engine::path::{Arrival, IKE_PORT};
 use adit_proto::demux::{Kind, classify};
 use anyhow::{Context, Result, anyhow};
 
@@ -195,7 +196,7 @@ impl Inside {
         let mut buffer = vec![0; 65_536];
         while !self.stopped.load(Ordering::Relaxed) {
             let datagram = match socket.recv_from(&mut buffer) {
-                Ok((len, remote)) => Some((&buffer[..len], Path { local, remote })),
+                Ok((len, remote)) => Some((&buffer[..len], Arrival::new(local, remote))),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
                     None
                 }
@@ -204,8 +205,8 @@ impl Inside {
                 Err(error) => panic!("cannot receive at {local}: {error}"),
             };
             let mut view = self.lock();
-            if let Some((payload, path)) = datagram.filter(|_| !view.cut) {
-                self.receive(&mut view, payload, path);
+            if let Some((payload, came)) = datagram.filter(|_| !view.cut) {
+                self.receive(&mut view, payload, came);
             }
             if view.endpoint.poll_timeout().is_some_and(|at| at <= Instant::now()) {
                 view.endpoint.handle_timeout(now());
@@ -216,16 +217,16 @@ impl Inside {
         }
     }
 
-    fn receive(&self, view: &mut View, payload: &[u8], path: Path) {
+    fn receive(&self, view: &mut View, payload: &[u8], came: Arrival) {
         match classify(payload) {
-            Kind::Esp if path.local.port() == NAT_PORT => {
+            Kind::Esp if came.local.port() == NAT_PORT => {
                 if let Some((remote, packet)) = view.data.receive(payload) {
-                    self.send(path.local, remote, &packet);
+                    self.send(came.local, remote, &packet);
                 }
             }
             Kind::Keepalive => {}
             _ if view.is_lost() => {}
-            _ => view.endpoint.handle_message(now(), path, payload),
+            _ => view.endpoint.handle_message(now(), came, payload),
         }
     }
 

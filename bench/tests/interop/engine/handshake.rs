@@ -6,7 +6,8 @@ use adit_bench::lab::interop::Release::{self, Swan5, Swan6};
 use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site};
 use adit_engine::crypto::KeyExchangeMethod::{EcpP256, EcpP384, MlKem512, MlKem768, MlKem1024, X25519};
-use adit_engine::ike::{ChildProposal, EndpointConfig, IKE_PORT, IkeProposal, Limits, PeerConfig};
+use adit_engine::ike::{ChildProposal, EndpointConfig, IkeProposal, Limits, PeerConfig};
+use adit_engine::path::IKE_PORT;
 use anyhow::{Context, Result, ensure};
 
 use super::gateway::{PEER, fresh_endpoint, now};

@@ -8,7 +8,7 @@ use adit_bench::lab::interop::config::{Child, Retransmit};
 use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, LINK, Proof, Site};
 use adit_engine::crypto::KeyExchangeMethod::{EcpP384, MlKem768, X25519};
-use adit_engine::ike::{Cause, ChildConfig, ChildProposal, ConnectionState, EndpointConfig, Event, Lifetime, Retransmission};
+use adit_engine::ike::{Cause, ChildConfig, ChildProposal, ConnectionState, EndpointConfig, Lifetime, Retransmission};
 use adit_proto::ike::{AddressRange, IpSelector};
 use anyhow::{Context, Result, ensure};
 
@@ -261,8 +261,8 @@ fn strongswan_moves_to_another_address() -> Result<()> {
         pair.sites.b.address(LINK, "192.0.2.102/25")?;
         pair.sites.b.run(&format!("ip address delete {}/24 dev {LINK}", Site::B.outer()))?;
         pair.adit.wait_for("the new path", SOON, |view| {
-            let there = |path: &adit_engine::ike::Path| path.remote == SocketAddr::from(([192, 0, 2, 102], NAT_PORT));
-            view.events.iter().any(|event| matches!(event, Event::Path { path, .. } if there(path))).then_some(())
+            let there = SocketAddr::from(([192, 0, 2, 102], NAT_PORT));
+            view.data.paths.values().any(|(hop, _)| hop.remote == there).then_some(())
         })?;
         pair.check().with_context(|| format!("{release:?}"))?;
     }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adit_engine::ike::{ChildKeys, Event, Path, Restored, Usage};
+use adit_engine::ike::{ChildKeys, Event, Restored, Usage};
+use adit_engine::path::{Hop, PathEvent, PathId};
 use adit_proto::control::{PeerId, SaKey, Spi};
 use adit_proto::suite::Suite;
 
@@ -15,6 +16,8 @@ pub struct Esp {
     suite: Suite,
     key: SaKey,
     esn: bool,
+    /// Later ones have higher numbers, over all SAs.
+    number: u64,
 }
 
 /// Bytes of every packet.
@@ -27,7 +30,12 @@ pub struct DataPlane {
     pub outbound: Vec<ChildKeys>,
     /// By inbound SPI.
     pub usage: BTreeMap<Spi, Usage>,
-    paths: BTreeMap<PeerId, (Path, bool)>,
+    paths: BTreeMap<(PeerId, PathId), (Hop, bool)>,
+    used: BTreeMap<PeerId, PathId>,
+    sealed: u64,
+    /// The newest packet of each SA, and where the newest of a peer came from.
+    newest: BTreeMap<Spi, u64>,
+    seen: BTreeMap<PeerId, Hop>,
     /// Every outbound SA that ever was, by its key: one that comes again would repeat nonces.
     ever: Vec<[u8; 32]>,
     /// Inbound SAs that the engine was told it has no more.
@@ -62,9 +70,18 @@ impl DataPlane {
                 let index = self.outbound.iter().position(|keys| keys.spi == *spi && keys.peer == *peer);
                 self.outbound.remove(index.unwrap_or_else(|| panic!("outbound SA {:08x} removed that is not there", spi.0)));
             }
-            Event::Path { peer, path, encapsulate } => {
-                self.paths.insert(*peer, (*path, *encapsulate));
+            Event::Path(PathEvent::Set { peer, path, hop, encapsulate, .. }) => {
+                self.paths.insert((*peer, *path), (*hop, *encapsulate));
             }
+            Event::Path(PathEvent::Use { peer, path }) => {
+                assert!(self.paths.contains_key(&(*peer, *path)), "a path is set before it is used");
+                self.used.insert(*peer, *path);
+            }
+            Event::Path(PathEvent::Remove { peer, path }) => {
+                assert_ne!(self.used.get(peer), Some(path), "the path in use is gone");
+                self.paths.remove(&(*peer, *path)).expect("a path that was set");
+            }
+            Event::Path(PathEvent::Peer { .. } | PathEvent::Echo { .. } | PathEvent::BlackHole { .. }) => {}
             Event::State { .. }
             | Event::IkeUp { .. }
             | Event::IkeDown { .. }
@@ -88,10 +105,18 @@ impl DataPlane {
         last.into_values().collect()
     }
 
-    pub fn seal_one_each(&self) -> Vec<(Esp, Path)> {
+    /// Which way ESP goes to a peer, and whether in UDP.
+    pub fn way(&self, peer: PeerId) -> (Hop, bool) {
+        let used = self.used.get(&peer).expect("a path is in use before the first SA");
+        self.paths[&(peer, *used)]
+    }
+
+    pub fn seal_one_each(&mut self) -> Vec<(Esp, Hop)> {
+        self.sealed += 1;
+        let number = self.sealed;
         let seal = |keys: &ChildKeys| {
-            let path = self.paths.get(&keys.peer).expect("a path comes before the first SA").0;
-            (Esp { spi: keys.spi, len: PACKET_LEN, suite: keys.suite, key: keys.key.clone(), esn: keys.esn }, path)
+            let hop = self.way(keys.peer).0;
+            (Esp { spi: keys.spi, len: PACKET_LEN, suite: keys.suite, key: keys.key.clone(), esn: keys.esn, number }, hop)
         };
         self.active().into_iter().map(seal).collect()
     }
@@ -111,20 +136,29 @@ impl DataPlane {
         self.outbound.retain(|keys| keys.spi != spi);
     }
 
-    pub fn receive(&mut self, esp: &Esp) {
+    /// Gives the peer whose newest packet came another way than the one before.
+    pub fn receive(&mut self, esp: &Esp, came: Hop) -> Option<PeerId> {
         match self.inbound.get(&esp.spi) {
             Some(keys) => {
                 let opens = keys.suite == esp.suite && keys.key == esp.key && keys.esn == esp.esn;
                 if !opens && self.out_of_step {
-                    return self.lost.push(esp.spi);
+                    self.lost.push(esp.spi);
+                    return None;
                 }
                 assert!(opens, "SA {:08x} has another key, suite or sequence number at the other end", esp.spi.0);
                 self.opened += 1;
                 let usage = self.usage.entry(esp.spi).or_default();
                 usage.inbound_packets += 1;
                 usage.inbound_bytes += PACKET_LEN as u64;
+                let newest = self.newest.entry(esp.spi).or_default();
+                let is_newest = esp.number > std::mem::replace(newest, esp.number.max(*newest));
+                let peer = keys.peer;
+                (is_newest && self.seen.insert(peer, came) != Some(came)).then_some(peer)
             }
-            None => self.lost.push(esp.spi),
+            None => {
+                self.lost.push(esp.spi);
+                None
+            }
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use adit_engine::ike::{
-    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, Path, PeerConfig, PeerId, Restored,
+    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, PeerConfig, PeerId, Restored,
 };
+use adit_engine::path::{Arrival, Route, Underlay};
 use zeroize::Zeroizing;
 
 use crate::config::{A, B, PEER, endpoint_config, peer};
@@ -84,6 +85,8 @@ struct Datagram {
 pub struct Node {
     pub endpoint: Endpoint,
     pub address: SocketAddr,
+    /// Further addresses of it.
+    pub others: Vec<IpAddr>,
     /// Index of the NAT in front of it, if there is one.
     pub nat: Option<usize>,
     /// The link of this gateway, both ways. `None`: takes everything.
@@ -121,10 +124,26 @@ pub struct World {
     steps_total: u32,
     /// When everything between these two is lost.
     pub cut: bool,
+    /// Addresses from which and to which nothing gets through.
+    pub dead: Vec<IpAddr>,
     pub filter: Option<Filter>,
     /// IKE datagrams in the order in which they were sent.
     pub log: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     pub trace: bool,
+}
+
+/// An underlay in which every address reaches every other one, the first by default.
+struct Addresses(Vec<IpAddr>);
+
+impl Underlay for Addresses {
+    fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, _: u32) -> Route {
+        let own_address = self.0.contains(&remote.ip());
+        Route { reachable: true, own_address, source: local.or(self.0.first().copied()), mtu: Some(1500), ..Route::default() }
+    }
+
+    fn addresses(&mut self) -> Vec<IpAddr> {
+        self.0.clone()
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "virtual time has to begin at some instant, and there is no other way to get one")]
@@ -157,6 +176,7 @@ impl World {
             steps: (now, 0),
             steps_total: 0,
             cut: false,
+            dead: Vec::new(),
             filter: None,
             log: Vec::new(),
             trace: false,
@@ -171,6 +191,7 @@ impl World {
         self.nodes.push(Node {
             endpoint,
             address,
+            others: Vec::new(),
             nat: None,
             mtu: None,
             data,
@@ -187,6 +208,14 @@ impl World {
     pub fn add_nat(&mut self, config: NatConfig) -> usize {
         self.nats.push(Nat::new(config));
         self.nats.len() - 1
+    }
+
+    /// A gateway with several addresses, of which the engine is told. To be called before its peers are set.
+    pub fn add_addresses(&mut self, node: usize, config: EndpointConfig, others: &[&str]) {
+        let others: Vec<IpAddr> = others.iter().map(|address| address.parse().expect("an address")).collect();
+        let all = std::iter::once(self.nodes[node].address.ip()).chain(others.iter().copied()).collect();
+        self.nodes[node].endpoint = self.fresh_endpoint(config).with_underlay(Box::new(Addresses(all)));
+        self.nodes[node].others = others;
     }
 
     fn fresh_endpoint(&mut self, config: EndpointConfig) -> Endpoint {
@@ -327,7 +356,8 @@ impl World {
     }
 
     pub fn fly(&mut self, from: SocketAddr, to: SocketAddr, load: Load) {
-        if self.cut || self.rng.below(1000) < self.net.loss {
+        let dead = [from.ip(), to.ip()].iter().any(|address| self.dead.contains(address));
+        if self.cut || dead || self.rng.below(1000) < self.net.loss {
             return;
         }
         let copies = if self.rng.below(1000) < self.net.duplication { 2 } else { 1 };
@@ -417,17 +447,25 @@ impl World {
         match datagram.load {
             Load::Ike(payload) if payload.len() == 1 => {}
             Load::Ike(payload) => {
-                let path = Path { local, remote: datagram.from };
-                self.nodes[index].endpoint.handle_message(now, path, &payload);
+                self.nodes[index].endpoint.handle_message(now, Arrival::new(local, datagram.from), &payload);
                 self.settle();
             }
-            Load::Esp(esp) => self.nodes[index].data.receive(&esp),
+            Load::Esp(esp) => {
+                let came = Arrival::new(local, datagram.from);
+                if let Some(peer) = self.nodes[index].data.receive(&esp, came.hop()) {
+                    self.nodes[index].endpoint.handle_path_seen(now, peer, came);
+                    self.settle();
+                }
+            }
         }
     }
 
     /// Who has an address: a gateway, or one behind the NAT that has it.
     fn receiver(&mut self, from: SocketAddr, to: SocketAddr) -> Option<(usize, SocketAddr)> {
-        let open = self.nodes.iter().position(|node| node.nat.is_none() && node.address.ip() == to.ip());
+        let open = self
+            .nodes
+            .iter()
+            .position(|node| node.nat.is_none() && (node.address.ip() == to.ip() || node.others.contains(&to.ip())));
         if let Some(index) = open {
             return Some((index, to));
         }

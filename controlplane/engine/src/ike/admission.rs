@@ -12,6 +12,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use crate::crypto::{Prf, Secret};
 use crate::random::Random;
+use crate::rate_limit::Bucket;
 
 use super::config::Limits;
 
@@ -49,36 +50,6 @@ impl Tally {
             0 | 1 => drop(self.0.remove(&address)),
             count => drop(self.0.insert(address, count - 1)),
         }
-    }
-}
-
-/// A right that is earned with time: so many in a second, and as many at once.
-#[derive(Debug)]
-pub(super) struct Bucket {
-    rate: u64,
-    /// In billionths, so that none is lost between two looks however close they are.
-    credit: u64,
-    at: Option<Instant>,
-}
-
-/// The right to one.
-const ONE: u64 = 1_000_000_000;
-
-impl Bucket {
-    pub(super) fn new(rate: u32) -> Bucket {
-        Bucket { rate: rate.into(), credit: u64::from(rate) * ONE, at: None }
-    }
-
-    /// Uses the right once, if there is one now.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        let since = self.at.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        let earned = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.rate);
-        self.credit = self.credit.saturating_add(earned).min(self.rate * ONE);
-        let may = self.credit >= ONE;
-        if may {
-            self.credit -= ONE;
-        }
-        may
     }
 }
 
@@ -350,14 +321,6 @@ mod tests {
         let cookie = admission.cookie(start, &mut random, b"nonce", ip("192.0.2.1"), IkeSpi(7));
         let later = start + Duration::from_secs(3600);
         assert!(!admission.is_cookie(later, &mut random, &cookie, b"nonce", ip("192.0.2.1"), IkeSpi(7)));
-    }
-
-    #[test]
-    fn a_flood_does_not_starve_what_is_earned_with_time() {
-        let mut bucket = Bucket::new(3);
-        let start = crate::ike::testing::instant();
-        let taken = (0..1_000_000).filter(|tick| bucket.take(start + Duration::from_micros(tick * 10))).count();
-        assert_eq!(taken, 3 + 29);
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl IkeSa {
             payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), Vec::new(), Role::Initiator, self.features.adit));
             sent.plan = Some(plan);
         }
-        payloads.extend(self.extras(&config));
+        payloads.extend(self.extras(ctx, &config));
         if let Some(ppk) = ppk {
             payloads.push(Notify::ppk_identity(PpkIdType::FIXED, &ppk.id).into());
             if !ppk.mandatory {
@@ -151,10 +151,14 @@ impl IkeSa {
     }
 
     /// What goes into both messages besides proof and Child SA.
-    fn extras(&self, config: &PeerConfig) -> Vec<Payload> {
+    fn extras(&self, ctx: &mut Ctx, config: &PeerConfig) -> Vec<Payload> {
         let mut out: Vec<Payload> = Vec::new();
         if config.mobike {
             out.push(Notify::new(NotifyType::MOBIKE_SUPPORTED).into());
+            out.extend(self.additional_addresses(ctx));
+        }
+        if self.features.adit && ctx.shared.config.echo {
+            out.push(Notify::new(vendor::ECHO).into());
         }
         if self.features.adit {
             let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
@@ -164,7 +168,8 @@ impl IkeSa {
     }
 
     /// What the peer says in its message besides proof and Child SA.
-    fn take_extras(&mut self, config: &PeerConfig, parts: &Parts) {
+    fn take_extras(&mut self, ctx: &mut Ctx, config: &PeerConfig, parts: &Parts) {
+        self.features.echo = self.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
         self.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
         let lanes = parts.notify(vendor::LANES).and_then(|notify| notify.data.first().copied());
         let addresses = mobike::additional_addresses(parts);
@@ -175,6 +180,8 @@ impl IkeSa {
             session.mobike.peer_addresses = addresses;
         }
         self.take_token(parts);
+        self.establish_path(ctx);
+        self.note_addresses(ctx);
     }
 
     pub(super) fn on_auth_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts) {
@@ -234,7 +241,7 @@ impl IkeSa {
         let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
         let own_until = still_ahead(ctx.now.unix, config.local_auth.shown_until(&handshake.cert_requests));
         self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk, own_until }, true);
-        self.take_extras(&config, parts);
+        self.take_extras(ctx, &config, parts);
         if let Some(session) = self.session_mut() {
             session.take_auth_lifetime(ctx.now, parts);
         }
@@ -307,7 +314,7 @@ impl IkeSa {
     }
 
     pub(super) fn on_auth_request(&mut self, ctx: &mut Ctx, parts: Parts) {
-        self.path = self.reply_path;
+        self.hop = self.reply_hop;
         if let Err(error) = self.accept_initiator(ctx, &parts) {
             self.refuse(ctx, EXCHANGE, &error);
             self.end(ctx, error.into());
@@ -352,14 +359,14 @@ impl IkeSa {
             config.local_auth.sign(keys.prf(), &handshake.hashes, &octets).map_err(LocalFault::Sign)?;
         let nonces = (handshake.nonce_i.clone(), handshake.nonce_r.clone());
         self.establish(ctx, peer, admitted, false);
-        self.take_extras(&config, parts);
+        self.take_extras(ctx, &config, parts);
 
         let mut payloads = vec![Payload::IdR(own_id)];
         payloads.extend(certificates(config.local_auth.certificates(&parts.cert_reqs)));
         payloads.push(Payload::Auth { method, data });
         payloads.extend(crash::token(ctx, self.spis));
         payloads.extend(self.grant_first_child(ctx, &config, parts, nonces));
-        payloads.extend(self.extras(&config));
+        payloads.extend(self.extras(ctx, &config));
         payloads.extend(self.session().and_then(|session| session.auth_lifetime(ctx.now)).map(Payload::from));
         if uses_ppk {
             payloads.push(Notify::new(NotifyType::PPK_IDENTITY).into());
@@ -372,7 +379,7 @@ impl IkeSa {
     /// identity, then those with a pattern; in each first the ones that the peer calls us by the right name for, and of these the
     /// one that this identity is connected with, then those that nobody is: so that a pattern on several peers lets several in.
     fn find_peers(&self, ctx: &Ctx, identity: &Identity, asked_for: Option<&Identity>) -> Result<Candidates, Error> {
-        let [mut exact, mut covering] = ctx.shared.directory.candidates(self.path.remote.ip()).with_identity(identity);
+        let [mut exact, mut covering] = ctx.shared.directory.candidates(self.hop.remote.ip()).with_identity(identity);
         let calls_us = |id: &PeerId| {
             asked_for.is_none_or(|asked_for| ctx.shared.peers.get(id).is_some_and(|peer| peer.config.local_id == *asked_for))
         };

@@ -13,7 +13,6 @@ use super::config::{Lifetime, Mode};
 use super::context::Ctx;
 use super::event::{ChildKeys, Event};
 use super::key_log::KeyLog;
-use super::nat::Path;
 use super::negotiate::Choice;
 use super::sa::IkeSa;
 use super::selectors::SelectorPair;
@@ -115,14 +114,6 @@ pub(super) struct DrainingOutbound {
     pub outbound: Spi,
 }
 
-/// Where the packets of a Child SA go.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Route {
-    pub peer: PeerId,
-    pub path: Path,
-    pub encapsulate: bool,
-}
-
 impl Limits {
     /// From a configured lifetime; the soft ones come a little earlier by chance (RFC 7296 §2.8.1).
     pub(super) fn new(now: Instant, lifetime: &Lifetime, random: &mut dyn Random) -> Limits {
@@ -183,9 +174,9 @@ impl Child {
         (self.config, self.lane)
     }
 
-    fn keys(&self, route: &Route, spi: Spi, key: SaKey, replaces: Option<Spi>) -> Box<ChildKeys> {
+    fn keys(&self, peer: PeerId, spi: Spi, key: SaKey, replaces: Option<Spi>) -> Box<ChildKeys> {
         Box::new(ChildKeys {
-            peer: route.peer,
+            peer,
             child: self.config,
             lane: self.lane,
             spi,
@@ -195,8 +186,6 @@ impl Child {
             mode: self.mode,
             selectors: self.selectors.clone(),
             replaces,
-            path: route.path,
-            encapsulate: route.encapsulate,
         })
     }
 }
@@ -222,33 +211,36 @@ impl Session {
     }
 
     /// Takes a Child SA in, ready to receive.
-    pub(super) fn add_child(&mut self, ctx: &mut Ctx, route: &Route, child: Child, inbound_key: SaKey) {
-        ctx.count(Some(route.peer), |counters| counters.children_created += 1);
-        if ctx.shared.config.key_log {
+    pub(super) fn add_child(&mut self, ctx: &mut Ctx, child: Child, inbound_key: SaKey) {
+        ctx.count(Some(self.peer), |counters| counters.children_created += 1);
+        if ctx.shared.config.key_log
+            && let Some(hop) = ctx.shared.paths.esp_hop(self.peer)
+        {
             let (suite, esn) = (child.choice.suite, child.choice.esn);
             let log = |from, to, spi, key| Event::KeyLog(Box::new(KeyLog::Esp { from, to, spi, suite, key, esn }));
-            ctx.event(log(route.path.remote, route.path.local, child.inbound, inbound_key.clone()));
+            ctx.event(log(hop.remote, hop.local, child.inbound, inbound_key.clone()));
             if let Sending::Waits(key) = &child.sending {
-                ctx.event(log(route.path.local, route.path.remote, child.outbound, (**key).clone()));
+                ctx.event(log(hop.local, hop.remote, child.outbound, (**key).clone()));
             }
         }
-        ctx.event(Event::InstallInbound(child.keys(route, child.inbound, inbound_key, child.replaces)));
+        ctx.event(Event::InstallInbound(child.keys(self.peer, child.inbound, inbound_key, child.replaces)));
         self.children.push(child);
     }
 
     /// Installs the outbound SA of a Child SA, once. One that cannot be is replaced.
-    pub(super) fn activate(&mut self, ctx: &mut Ctx, route: &Route, inbound: Spi) {
+    pub(super) fn activate(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let replaced = self.child(inbound).and_then(|child| child.replaces);
         let replaces = replaced.and_then(|spi| self.child(spi)).map(|old| old.outbound);
         // Its turn may come only after that of the one that took its place.
         if self.is_overtaken(inbound) {
             return;
         }
+        let peer = self.peer;
         let Some(child) = self.child_mut(inbound) else { return };
         match std::mem::replace(&mut child.sending, Sending::Installed) {
             Sending::Installed => {}
             Sending::Waits(key) => {
-                let (keys, place) = (child.keys(route, child.outbound, *key, replaces), child.place());
+                let (keys, place) = (child.keys(peer, child.outbound, *key, replaces), child.place());
                 ctx.event(Event::InstallOutbound(keys));
                 self.part(ctx, |draining| draining.place == place);
             }

@@ -90,6 +90,8 @@ pub struct EndpointConfig {
     /// Secrets of the tokens of quick crash detection (RFC 6290 §5.1), the current one first, at most four. They
     /// outlive the process. Empty: no tokens are made; those of peers are still taken.
     pub crash_secrets: Vec<Secret>,
+    /// Whether the data plane answers sealed echoes. Said to peers that are Adit.
+    pub echo: bool,
     /// Whether the keys of every SA are told in events, for a protocol analyser. Never in production.
     pub key_log: bool,
 }
@@ -102,6 +104,7 @@ impl Default for EndpointConfig {
             datagram_max: 1280,
             nat_port: 4500,
             crash_secrets: Vec::new(),
+            echo: false,
             key_log: false,
         }
     }

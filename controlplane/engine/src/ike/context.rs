@@ -15,11 +15,11 @@ use super::config::{EndpointConfig, Now, PeerConfig};
 use super::connection::{Connection, ConnectionState};
 use super::counters::Counters;
 use super::directory::Directory;
-use super::event::{Cause, Event, IkeSpis, Transmit};
+use super::event::{After, Cause, Event, IkeSpis, Transmit};
 use super::explain::Record;
-use super::nat::Path;
 use super::sa::{IkeSa, SaId};
 use super::trust::Trust;
+use crate::path::{Hop, Paths};
 
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
 const ESP_SPI_MIN: u32 = adit_proto::esp::SPI_MIN;
@@ -147,6 +147,7 @@ pub(super) struct Shared {
     pub peers: BTreeMap<PeerId, Peer>,
     pub directory: Directory,
     pub spis: SpiTable,
+    pub paths: Paths,
     pub admission: Admission,
     pub transmits: VecDeque<Transmit>,
     pub events: VecDeque<Event>,
@@ -170,13 +171,12 @@ impl<'a> Ctx<'a> {
     }
 
     pub(super) fn event(&mut self, event: Event) {
-        self.shared.events.push_back(event);
+        self.shared.event(event);
     }
 
     /// Queues an IKE message.
-    pub(super) fn transmit(&mut self, path: &Path, peer: Option<PeerId>, message: &[u8]) {
-        let payload = path.frame(message);
-        self.shared.transmits.push_back(Transmit { local: path.local, remote: path.remote, payload, peer });
+    pub(super) fn transmit(&mut self, hop: &Hop, peer: Option<PeerId>, message: &[u8], after: After) {
+        self.shared.transmit(hop, peer, hop.frame(message), after);
     }
 
     /// Counts in the total and, if the peer is known, in its share.
@@ -211,6 +211,25 @@ impl Shared {
         }
     }
 
+    /// Queues an event behind those about paths, which what follows builds upon.
+    pub(super) fn event(&mut self, event: Event) {
+        self.take_path_events();
+        self.events.push_back(event);
+    }
+
+    pub(super) fn take_path_events(&mut self) {
+        while let Some(event) = self.paths.poll_event() {
+            self.events.push_back(Event::Path(event));
+        }
+    }
+
+    /// Queues a datagram.
+    pub(super) fn transmit(&mut self, hop: &Hop, peer: Option<PeerId>, payload: Vec<u8>, after: After) {
+        let path = peer.and_then(|peer| self.paths.find(peer, *hop));
+        let (local, interface, remote) = (hop.local, hop.interface, hop.remote);
+        self.transmits.push_back(Transmit { peer, path, local, interface, remote, payload, after });
+    }
+
     /// The IKE SA that has the Child SAs of a peer is another one, or there is none.
     pub(super) fn set_current(&mut self, id: PeerId, current: Option<SaId>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -222,7 +241,7 @@ impl Shared {
     pub(super) fn enter(&mut self, now: Now, id: PeerId, state: ConnectionState, cause: Option<Cause>, spis: Option<IkeSpis>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.connection.enter(now.instant, state, cause.clone()) || cause.is_some() {
-            self.events.push_back(Event::State { peer: id, state, cause, spis });
+            self.event(Event::State { peer: id, state, cause, spis });
         }
     }
 }

@@ -6,6 +6,7 @@
 mod commands;
 mod half_open;
 mod lifecycle;
+mod paths;
 mod reauth;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,19 +16,20 @@ use adit_proto::control::PeerId;
 use adit_proto::ike::{ExchangeType, Flags, Header, IkeFault, IkeSpi, Message, Notify, NotifyType, Payload, Version};
 use aws_lc_rs::digest;
 
+use crate::path::{AnyUnderlay, Arrival, Hop, Paths, Underlay};
 use crate::random::Random;
+use crate::rate_limit::Bucket;
 
-use super::admission::{Admission, Bucket};
+use super::admission::Admission;
 use super::config::{EndpointConfig, Now};
 use super::context::{Action, Ctx, Shared, SpiTable};
 use super::counters::Counters;
 use super::crash;
 use super::directory::Directory;
-use super::event::{Event, IkeSpis, Transmit};
-use super::nat::Path;
+use super::event::{After, Event, IkeSpis, Transmit};
 use super::sa::{IkeSa, SaId};
 use super::snapshot::Kept;
-use super::timer::Timers;
+use crate::timer::{Timers, earlier};
 
 pub use commands::{CommandError, Refusal};
 
@@ -74,6 +76,7 @@ impl Endpoint {
             peers: BTreeMap::new(),
             directory: Directory::default(),
             spis: SpiTable::default(),
+            paths: Paths::new(Box::new(AnyUnderlay)),
             admission,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
@@ -95,10 +98,21 @@ impl Endpoint {
         }
     }
 
+    /// With what the underlay says of routes and addresses; without it every address is tried.
+    pub fn with_underlay(mut self, underlay: Box<dyn Underlay + Send>) -> Endpoint {
+        self.shared.paths.set_underlay(underlay);
+        self
+    }
+
     /// A datagram from a port of ours for IKE: the UDP payload, with its marker where the port has one.
-    pub fn handle_message(&mut self, now: Now, path: Path, datagram: &[u8]) {
+    pub fn handle_message(&mut self, now: Now, came: Arrival, datagram: &[u8]) {
+        self.take_message(now, came.hop(), datagram);
+        self.serve_paths(now);
+    }
+
+    fn take_message(&mut self, now: Now, hop: Hop, datagram: &[u8]) {
         self.refresh_directory();
-        let Some(message) = path.unframe(datagram) else {
+        let Some(message) = hop.unframe(datagram) else {
             self.shared.counters.dropped_malformed += 1;
             return;
         };
@@ -107,23 +121,23 @@ impl Endpoint {
             Err(error) => {
                 self.shared.counters.dropped_malformed += 1;
                 if let IkeFault::MajorVersion(major) = error.fault {
-                    self.answer_version(now, path, message, major);
+                    self.answer_version(now, hop, message, major);
                 }
                 return;
             }
         };
         let (from_initiator, response) = (header.flags.initiator, header.flags.response);
         if header.exchange == ExchangeType::IKE_SA_INIT && from_initiator && !response && header.responder_spi.is_zero() {
-            return self.on_init_request(now, path, &header, message);
+            return self.on_init_request(now, hop, &header, message);
         }
         // Whoever began the IKE SA sends our SPI second (RFC 7296 §2.6).
         let ours = SaId(if from_initiator { header.responder_spi } else { header.initiator_spi });
         if self.sas.contains_key(&ours) {
-            self.run(now, ours, |sa, ctx| sa.receive(ctx, path, &header, message));
+            self.run(now, ours, |sa, ctx| sa.receive(ctx, hop, &header, message));
         } else {
             self.shared.counters.dropped_unknown_spi += 1;
             if !response && header.exchange != ExchangeType::IKE_SA_INIT {
-                self.answer_unknown(now, path, &header);
+                self.answer_unknown(now, hop, &header);
             }
         }
     }
@@ -131,9 +145,12 @@ impl Endpoint {
     /// To be called when the time of [`Endpoint::poll_timeout`] has come; earlier does no harm.
     pub fn handle_timeout(&mut self, now: Now) {
         for _ in 0..ROUNDS_MAX {
+            if self.shared.paths.poll_timeout().is_some_and(|at| at <= now.instant) {
+                self.shared.paths.handle_timeout(now.instant, &mut *self.random);
+            }
             let due = self.timers.take_due(now.instant);
             if due.is_empty() {
-                return;
+                return self.serve_paths(now);
             }
             for timer in due {
                 match timer {
@@ -147,6 +164,7 @@ impl Endpoint {
 
     /// The next event; see [`Event`] for what has to be done before the next datagram is sent.
     pub fn poll_event(&mut self) -> Option<Event> {
+        self.shared.take_path_events();
         self.shared.events.pop_front()
     }
 
@@ -157,13 +175,13 @@ impl Endpoint {
 
     /// When [`Endpoint::handle_timeout`] is to be called, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        earlier(self.timers.next(), self.shared.paths.poll_timeout())
     }
 
     /// Whether there is something for the vault since this was last asked: something that a successor needs. What went through
     /// an SA, or a message that changed nothing, is not.
     pub fn take_changed(&mut self) -> bool {
-        self.kept.refresh(&self.sas)
+        self.kept.refresh(&self.sas, &self.shared.paths)
     }
 
     /// Lets an IKE SA do something, and does what follows from it.
@@ -221,7 +239,7 @@ impl Endpoint {
     }
 
     /// A request for an IKE SA that we do not have: perhaps we have lost it, and can prove that (RFC 7296 §2.21.4, RFC 6290 §4.5).
-    fn answer_unknown(&mut self, now: Now, path: Path, header: &Header) {
+    fn answer_unknown(&mut self, now: Now, hop: Hop, header: &Header) {
         // The proof must never be made for an IKE SA that is alive, whichever way round its SPIs are given.
         let alive = [header.initiator_spi, header.responder_spi].into_iter().any(|spi| self.sas.contains_key(&SaId(spi)));
         if alive || header.initiator_spi.is_zero() || header.responder_spi.is_zero() {
@@ -230,34 +248,33 @@ impl Endpoint {
         let spis = IkeSpis { initiator: header.initiator_spi, responder: header.responder_spi };
         let mut payloads: Vec<Payload> = vec![Notify::new(NotifyType::INVALID_IKE_SPI).into()];
         payloads.extend(crash::proof(&self.shared.config.crash_secrets, spis));
-        self.answer_unprotected(now, path, header, payloads);
+        self.answer_unprotected(now, hop, header, payloads);
     }
 
-    fn answer_version(&mut self, now: Now, path: Path, message: &[u8], major: u8) {
+    fn answer_version(&mut self, now: Now, hop: Hop, message: &[u8], major: u8) {
         // IKEv1 would not understand the answer (RFC 7296 §2.5 is about higher versions).
         let Ok(header) = Header::decode(message) else { return };
         if major > Version::V2.major() && !header.flags.response {
-            self.answer_unprotected(now, path, &header, vec![Notify::new(NotifyType::INVALID_MAJOR_VERSION).into()]);
+            self.answer_unprotected(now, hop, &header, vec![Notify::new(NotifyType::INVALID_MAJOR_VERSION).into()]);
         }
     }
 
     /// One answer to a request that nothing protects, at a limited rate.
-    fn answer_unprotected(&mut self, now: Now, path: Path, request: &Header, payloads: Vec<Payload>) {
+    fn answer_unprotected(&mut self, now: Now, hop: Hop, request: &Header, payloads: Vec<Payload>) {
         if !self.shared.admission.may_answer_unprotected(now.instant) {
             self.shared.counters.dropped_rate += 1;
             return;
         }
-        self.send_unprotected(path, request, payloads);
+        self.send_unprotected(hop, request, payloads);
     }
 
     /// An answer in the clear to a request, with its SPIs and message id (RFC 7296 §1.5).
-    fn send_unprotected(&mut self, path: Path, request: &Header, payloads: Vec<Payload>) {
+    fn send_unprotected(&mut self, hop: Hop, request: &Header, payloads: Vec<Payload>) {
         let flags = Flags { initiator: !request.flags.initiator, response: true, version: false };
         let (initiator, responder): (IkeSpi, IkeSpi) = (request.initiator_spi, request.responder_spi);
         let header = Header::new(initiator, responder, request.exchange, flags, request.message_id);
         if let Ok(message) = (Message { header, payloads }).encode() {
-            let payload = path.frame(&message);
-            self.shared.transmits.push_back(Transmit { local: path.local, remote: path.remote, payload, peer: None });
+            self.shared.transmit(&hop, None, hop.frame(&message), After::Nothing);
         }
     }
 }

@@ -1,9 +1,12 @@
 //! What goes wrong, by who is to blame: that decides what the peer is told and what the operator can do.
 
+use std::net::SocketAddr;
+
 use adit_proto::ike::{ExchangeType, IkeDecodeError, IkeEncodeError, Notify, NotifyType, PayloadType};
 
 use crate::auth::AuthError;
 use crate::crypto::{AeadError, KeyExchangeError, KeyExchangeMethod, SignError};
+use crate::path::Unfit;
 
 use super::negotiate::Mismatch;
 
@@ -118,6 +121,8 @@ pub enum LocalFault {
     Encode(#[from] IkeEncodeError),
     #[error("our own AUTH cannot be made: {0}")]
     Sign(#[from] SignError),
+    #[error("nothing can be sent to {0}: {1}")]
+    Address(SocketAddr, Unfit),
     #[error("the peer is configured without {0}")]
     NotConfigured(&'static str),
 }
@@ -174,9 +179,11 @@ impl Error {
                 LocalFault::NoSuchExchange => NotifyType::STATE_NOT_FOUND,
                 LocalFault::Sessions | LocalFault::Children => NotifyType::NO_ADDITIONAL_SAS,
                 LocalFault::Sign(_) => NotifyType::AUTHENTICATION_FAILED,
-                LocalFault::KeyExchange(_) | LocalFault::Aead(_) | LocalFault::Encode(_) | LocalFault::NotConfigured(_) => {
-                    NotifyType::NO_PROPOSAL_CHOSEN
-                }
+                LocalFault::KeyExchange(_)
+                | LocalFault::Aead(_)
+                | LocalFault::Encode(_)
+                | LocalFault::Address(..)
+                | LocalFault::NotConfigured(_) => NotifyType::NO_PROPOSAL_CHOSEN,
             }),
         }
     }

@@ -10,22 +10,36 @@ use super::config::Mode;
 use super::connection::ConnectionState;
 use super::error::Error;
 use super::key_log::KeyLog;
-use super::nat::Path;
 use super::selectors::SelectorPair;
+use crate::path::{PathEvent, PathId};
 
 /// A datagram to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transmit {
+    /// Whose it is, and which of its paths, when that is known.
+    pub peer: Option<PeerId>,
+    pub path: Option<PathId>,
+    /// The address that it is to come from; with an unspecified one the kernel chooses. The port says from which socket.
     pub local: SocketAddr,
+    /// Index of the interface by which it is to leave; 0 is any.
+    pub interface: u32,
     pub remote: SocketAddr,
     /// The UDP payload, with the non-ESP marker where the port asks for one.
     pub payload: Vec<u8>,
-    /// Whose it is, when that is known.
-    pub peer: Option<PeerId>,
+    pub after: After,
 }
 
-/// What happened. Events are to be taken, and what they ask of the data plane to be in force, before the next
-/// [`Transmit`] is sent: then the gateway can always open what its messages invite the peer to send.
+/// What a datagram has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Nothing,
+    /// All that the events before it ask of the data plane must be in force: it invites the peer to send what only then can be
+    /// opened.
+    Barrier,
+}
+
+/// What happened. Events are to be taken before the next [`Transmit`]; where that one is behind a [`After::Barrier`], what they ask
+/// of the data plane has to be in force: then the gateway can always open what its messages invite the peer to send.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A connection changed its state; the cause says why, when it went down. The SPIs are those of the IKE SA that it is about, if
@@ -45,8 +59,8 @@ pub enum Event {
     RemoveInbound { peer: PeerId, spi: Spi },
     /// The SA is not to be used any more. An `InstallOutbound` in its place has come before, if there is one.
     RemoveOutbound { peer: PeerId, spi: Spi },
-    /// ESP to this peer goes this way from now on. Comes before the first `InstallOutbound`, and whenever it changes.
-    Path { peer: PeerId, path: Path, encapsulate: bool },
+    /// Where the peer is, and which way ESP goes to it. A path in use comes before the first `InstallOutbound`.
+    Path(PathEvent),
     /// Somebody wanted to connect and was refused: nobody we know, or not the peer that is connected. Anybody can cause it, so it comes at a limited rate
     /// ([`Limits::refusals`](super::config::Limits)); `more` were refused since the last one and are only counted.
     Refused { from: SocketAddr, why: Error, more: u64 },
@@ -85,9 +99,6 @@ pub struct ChildKeys {
     pub selectors: SelectorPair,
     /// The SA in the same direction whose place it takes.
     pub replaces: Option<Spi>,
-    pub path: Path,
-    /// Whether ESP has to go in UDP.
-    pub encapsulate: bool,
 }
 
 /// On which side something is.

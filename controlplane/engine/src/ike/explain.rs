@@ -240,6 +240,9 @@ fn remedy_of_error(error: &Error) -> &'static str {
         },
         Error::Local(fault) => match fault {
             LocalFault::Sessions | LocalFault::Children => "raise the limit, or disconnect peers that are not needed",
+            LocalFault::Address(..) => {
+                "give the peer's `endpoint` an address outside the tunnel to which there is a route, or wait until there is one"
+            }
             LocalFault::NotConfigured(_) => "complete the configuration of the peer",
             LocalFault::Busy | LocalFault::NoSuchChild | LocalFault::NoSuchExchange => "nothing: it is tried again",
             LocalFault::Sign(_) => "use a kind of key that the peer can verify, or upgrade the peer",

@@ -10,6 +10,7 @@ use super::mobike;
 use super::parts::Parts;
 use super::sa::{IkeSa, Initiated};
 use super::session::Session;
+use crate::path::Hop;
 
 const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -46,7 +47,7 @@ impl IkeSa {
     /// Probes the peer (dead peer detection, RFC 7296 §2.4); behind a NAT also whether it still maps us as before (RFC 4555 §3.8).
     pub(super) fn send_liveness(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
         ctx.count(self.peer, |counters| counters.dpd_requests += 1);
-        let payloads = self.liveness_payloads();
+        let payloads = self.liveness_payloads(ctx);
         self.send_informational(ctx, &payloads, Sent::Liveness)
     }
 
@@ -57,8 +58,15 @@ impl IkeSa {
         }
     }
 
-    pub(super) fn send_addresses(&mut self, ctx: &mut Ctx, payloads: &[Payload], sent: mobike::Sent) -> Result<(), Error> {
-        self.send_informational(ctx, payloads, Sent::Addresses(sent))
+    pub(super) fn send_addresses(
+        &mut self,
+        ctx: &mut Ctx,
+        payloads: &[Payload],
+        sent: mobike::Sent,
+        hop: Hop,
+    ) -> Result<(), Error> {
+        let context = Initiated::Informational(Sent::Addresses(sent));
+        self.request_to(ctx, EXCHANGE, payloads, context, hop).map(|_| ())
     }
 
     /// Deletes those of the Child SAs that are still there.
@@ -104,7 +112,7 @@ impl IkeSa {
         if let Some(session) = self.session_mut() {
             session.take_auth_lifetime(ctx.now, &parts);
         }
-        answer.extend(self.answer_mobike(&parts));
+        answer.extend(self.answer_mobike(ctx, &parts));
         if let Err(error) = self.respond(ctx, EXCHANGE, &answer) {
             return self.end(ctx, error.into());
         }

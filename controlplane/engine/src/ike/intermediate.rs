@@ -69,7 +69,7 @@ impl IkeSa {
             return ctx.count(self.peer, |counters| counters.dropped_malformed += 1);
         };
         // The first IKE_AUTH or IKE_INTERMEDIATE request comes from where the peer will stay (RFC 4555 §3.3).
-        self.path = self.reply_path;
+        self.hop = self.reply_hop;
         let payload = Payload::Ke { method: method.id(), data: public.into_vec() };
         let done = self.respond(ctx, EXCHANGE, &[payload]).and_then(|response| {
             let response = response.int_auth();

@@ -1,27 +1,29 @@
-//! Moving to other addresses (RFC 4555). Whoever began the connection decides; the other end checks that the way back works.
+//! MOBIKE (RFC 4555) on the wire: what requests and answers say of addresses. What follows from it is decided in [`crate::path`];
+//! whoever began the connection says where it goes, the other end checks that the way back works.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use adit_proto::ike::{Notify, NotifyType, Payload};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::context::Ctx;
 use super::error::{Error, Misbehaviour};
-use super::event::Event;
-use super::nat::{self, Path};
+use super::event::Cause;
+use super::nat;
 use super::parts::Parts;
 use super::sa::{IkeSa, Stage};
 use super::session::Task;
+use crate::path::{Hop, Moves};
 
-/// Most addresses of a peer that are remembered.
-const ADDRESSES_MAX: usize = 16;
+/// Most addresses of a peer that are remembered, and of ours that it is told.
+const ADDRESSES_MAX: usize = 8;
 
 /// What an IKE SA knows about addresses.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mobike {
     /// Other addresses of the peer (§3.4).
     pub peer_addresses: Vec<IpAddr>,
-    /// Other addresses of ours, for the next announcement.
+    /// Other addresses of ours, as the peer was told.
     pub own_addresses: Vec<IpAddr>,
     /// The hash of our address as the peer saw it last (§3.8).
     seen: Option<[u8; 20]>,
@@ -31,10 +33,10 @@ pub(super) struct Mobike {
 #[derive(Debug)]
 pub(super) struct Sent {
     kind: Kind,
-    /// COOKIE2 (§3.7).
-    cookie: [u8; 16],
-    /// The path on which it was sent first: an answer to a request that was repeated elsewhere proves nothing.
-    path: Path,
+    /// COOKIE2 (§3.7); empty towards a peer without MOBIKE.
+    cookie: Vec<u8>,
+    /// Where it was sent first.
+    hop: Hop,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,159 +48,156 @@ enum Kind {
 
 impl Sent {
     /// What has to be done again where the answer cannot come.
-    pub(super) fn task(&self) -> Task {
+    pub(super) fn task(&self) -> Option<Task> {
         match self.kind {
-            Kind::Update => Task::UpdateAddresses,
-            Kind::Announce => Task::AnnounceAddresses,
-            Kind::RouteCheck => Task::CheckRoute,
+            Kind::Update => Some(Task::UpdateAddresses),
+            Kind::Announce => Some(Task::AnnounceAddresses),
+            // The path asks again.
+            Kind::RouteCheck => None,
         }
     }
 }
 
 impl IkeSa {
-    /// Whether we are the initiator in the sense of RFC 4555 §1.2: of the first IKE SA, whoever has rekeyed it since.
-    pub(super) fn decides_path(&self) -> bool {
-        self.session().is_some_and(|session| session.original_initiator)
-    }
-
-    fn spi_pair(&self) -> (adit_proto::ike::IkeSpi, adit_proto::ike::IkeSpi) {
-        (self.spis.initiator, self.spis.responder)
-    }
-
-    fn forces_encapsulation(&self) -> bool {
-        self.session().is_some_and(|session| session.config.force_encapsulation)
-    }
-
-    fn detection(&self, path: &Path) -> [Payload; 2] {
-        nat::detection(self.spi_pair(), path, self.forces_encapsulation())
-    }
-
-    /// Our address has changed, or the peer's other address is to be used: everything moves, and the peer is told (§3.5).
-    pub(super) fn change_path(&mut self, ctx: &mut Ctx, local: SocketAddr, remote: SocketAddr) {
-        let path = Path { local, remote };
-        if path == self.path {
-            return;
-        }
-        self.move_to(ctx, path);
-        let task = match (self.features.mobike, self.decides_path()) {
-            (true, true) => Task::UpdateAddresses,
-            (true, false) => Task::AnnounceAddresses,
-            // The peer follows what is authentic (RFC 7296 §2.23).
-            (false, _) => Task::Liveness,
-        };
-        if let Some(session) = self.session_mut() {
-            session.want(task);
-        }
-        self.start_next(ctx);
-    }
-
-    /// What the process before this one asked about addresses, or was about to ask, is asked again: the data plane may still
-    /// send where the peer was before it moved, or the peer where we were.
+    /// What the process before this one said about addresses, or was about to say, is said again.
     pub(super) fn confirm_path(&mut self) {
-        let task = if self.decides_path() { Task::UpdateAddresses } else { Task::CheckRoute };
-        let mobike = self.features.mobike;
-        if let Some(session) = self.session_mut().filter(|_| mobike) {
-            session.want(task);
+        let says = self.features.mobike && self.decides_path();
+        if let Some(session) = self.session_mut().filter(|_| says) {
+            session.want(Task::UpdateAddresses);
         }
     }
 
     pub(super) fn send_update_addresses(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
         let mut payloads: Vec<Payload> = vec![Notify::new(NotifyType::UPDATE_SA_ADDRESSES).into()];
+        let hop = self.hop(ctx);
         if self.nat.supported {
-            payloads.extend(self.detection(&self.path.clone()));
+            payloads.extend(self.detection(&hop));
         }
-        self.send_about_addresses(ctx, Kind::Update, payloads)
+        payloads.extend(self.additional_addresses(ctx));
+        self.note_addresses(ctx);
+        self.send_about_addresses(ctx, Kind::Update, payloads, hop)
     }
 
     pub(super) fn send_additional_addresses(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
-        let own = self.session().map(|session| session.mobike.own_addresses.clone()).unwrap_or_default();
-        let payloads = match own.as_slice() {
+        let payloads = self.additional_addresses(ctx);
+        self.note_addresses(ctx);
+        let hop = self.hop(ctx);
+        self.send_about_addresses(ctx, Kind::Announce, payloads, hop)
+    }
+
+    /// Asks for an answer from there. A peer without MOBIKE gets an empty request, which is as good a question.
+    pub(super) fn send_route_check(&mut self, ctx: &mut Ctx, hop: Hop) -> Result<(), Error> {
+        self.send_about_addresses(ctx, Kind::RouteCheck, Vec::new(), hop)
+    }
+
+    /// Our addresses at which the peer can reach us, too (§3.4, §3.6).
+    pub(super) fn additional_addresses(&self, ctx: &mut Ctx) -> Vec<Payload> {
+        match self.own_addresses(ctx).as_slice() {
             [] => vec![Notify::new(NotifyType::NO_ADDITIONAL_ADDRESSES).into()],
             own => own.iter().map(|address| Notify::additional_address(*address).into()).collect(),
-        };
-        self.send_about_addresses(ctx, Kind::Announce, payloads)
+        }
     }
 
-    pub(super) fn send_route_check(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
-        self.send_about_addresses(ctx, Kind::RouteCheck, Vec::new())
+    fn own_addresses(&self, ctx: &mut Ctx) -> Vec<IpAddr> {
+        let hop = self.hop(ctx);
+        let mut own = ctx.shared.paths.other_addresses(hop);
+        own.truncate(ADDRESSES_MAX);
+        own
     }
 
-    fn send_about_addresses(&mut self, ctx: &mut Ctx, kind: Kind, mut payloads: Vec<Payload>) -> Result<(), Error> {
-        let cookie: [u8; 16] = ctx.bytes();
-        payloads.push(Notify::new(NotifyType::COOKIE2).with_data(cookie).into());
-        let sent = Sent { kind, cookie, path: self.path };
-        self.send_addresses(ctx, &payloads, sent)
+    /// This is what the peer has been told.
+    pub(super) fn note_addresses(&mut self, ctx: &mut Ctx) {
+        let own = self.own_addresses(ctx);
+        if let Some(session) = self.session_mut() {
+            session.mobike.own_addresses = own;
+        }
+    }
+
+    /// Our addresses have changed: the peer is told if its list is another one now.
+    pub(super) fn announce_addresses(&mut self, ctx: &mut Ctx) {
+        let own = self.own_addresses(ctx);
+        let mobike = self.features.mobike;
+        if let Some(session) = self.session_mut().filter(|session| mobike && session.mobike.own_addresses != own) {
+            session.want(Task::AnnounceAddresses);
+        }
+    }
+
+    fn send_about_addresses(&mut self, ctx: &mut Ctx, kind: Kind, mut payloads: Vec<Payload>, hop: Hop) -> Result<(), Error> {
+        let mut cookie = Vec::new();
+        if self.features.mobike {
+            cookie = ctx.bytes::<16>().to_vec();
+            payloads.push(Notify::new(NotifyType::COOKIE2).with_data(cookie.clone()).into());
+        }
+        self.send_addresses(ctx, &payloads, Sent { kind, cookie, hop }, hop)
     }
 
     pub(super) fn on_addresses_answer(&mut self, ctx: &mut Ctx, sent: Sent, parts: &Parts) {
         let cookie = parts.notify(NotifyType::COOKIE2).map_or(&[][..], |notify| &notify.data);
-        if verify_slices_are_equal(cookie, &sent.cookie).is_err() {
+        if !sent.cookie.is_empty() && verify_slices_are_equal(cookie, &sent.cookie).is_err() {
             // RFC 4555 §3.7: then the IKE SA must be closed.
             return self.close_after_failure(ctx, Misbehaviour::OtherCookie2.into());
         }
-        let moved_on = sent.path != self.path;
+        let here = self.hop(ctx);
         let Stage::Established(session) = &mut self.stage else { return };
         match sent.kind {
-            Kind::Announce => {}
+            Kind::Announce | Kind::RouteCheck => {}
             // The answer says nothing about the newest path.
-            Kind::Update if moved_on => session.want(Task::UpdateAddresses),
-            Kind::RouteCheck if moved_on => session.want(Task::CheckRoute),
-            Kind::RouteCheck => self.announce_path(ctx),
+            Kind::Update if !sent.hop.is_same(&here) => session.want(Task::UpdateAddresses),
             Kind::Update => {
                 session.mobike.seen = nat::seen_destination(parts.notifies.iter());
-                let refused = parts.has(NotifyType::UNACCEPTABLE_ADDRESSES) || parts.has(NotifyType::UNEXPECTED_NAT_DETECTED);
-                let nat = nat::detect((self.spis.initiator, self.spis.responder), &self.path, parts.notifies.iter());
-                if nat.supported && !refused {
-                    self.nat = nat.claiming(self.nat.claimed);
+                let refusals = [NotifyType::UNACCEPTABLE_ADDRESSES, NotifyType::UNEXPECTED_NAT_DETECTED];
+                if let Some(notify) = refusals.into_iter().find(|refusal| parts.has(*refusal)) {
+                    let cause = Cause::Refused { exchange: adit_proto::ike::ExchangeType::INFORMATIONAL, notify };
+                    return ctx.record(self.peer, |record| record.problem(&cause));
                 }
-                self.announce_path(ctx);
+                let nat = nat::detect((self.spis.initiator, self.spis.responder), &here, parts.notifies.iter());
+                if nat.supported {
+                    self.nat = nat.claiming(self.nat.claimed);
+                    self.agree_on_paths(ctx);
+                }
             }
-        }
-    }
-
-    /// Tells the shell where ESP goes.
-    pub(super) fn announce_path(&mut self, ctx: &mut Ctx) {
-        if let Some(peer) = self.peer {
-            ctx.event(Event::Path { peer, path: self.path, encapsulate: self.nat.is_between() });
         }
     }
 
     /// What an INFORMATIONAL request says about addresses; gives what the answer says.
-    pub(super) fn answer_mobike(&mut self, parts: &Parts) -> Vec<Payload> {
+    pub(super) fn answer_mobike(&mut self, ctx: &mut Ctx, parts: &Parts) -> Vec<Payload> {
         let mut answer: Vec<Payload> = Vec::new();
         if !self.features.mobike {
             return answer;
         }
-        let addresses: Vec<IpAddr> = parts
-            .notifies
-            .iter()
-            .filter(|notify| [NotifyType::ADDITIONAL_IP4_ADDRESS, NotifyType::ADDITIONAL_IP6_ADDRESS].contains(&notify.kind))
-            .filter_map(Notify::address)
-            .take(ADDRESSES_MAX)
-            .collect();
+        let addresses = additional_addresses(parts);
         let said = !addresses.is_empty() || parts.has(NotifyType::NO_ADDITIONAL_ADDRESSES);
         if let Some(session) = self.session_mut().filter(|_| said) {
             session.mobike.peer_addresses = addresses;
         }
-        if said && self.decides_path() && self.reply_path != self.path {
-            // The responder can be reached here now, and only we may move (§3.6).
-            self.path = self.reply_path;
-            if let Some(session) = self.session_mut() {
-                session.want(Task::UpdateAddresses);
-            }
+        let (came, bytes) = (self.reply_hop, self.reply_bytes);
+        let moved = !came.is_same(&self.hop(ctx));
+        let (now, decides) = (ctx.now.instant, self.decides_path());
+        if said
+            && decides
+            && moved
+            && let Some(peer) = self.peer
+        {
+            // The responder can be reached here now, and only we may move (§3.6). One that is not taken is counted.
+            let _ = ctx.shared.paths.candidate(now, peer, came, Moves::Both, bytes);
         }
-        if parts.has(NotifyType::UPDATE_SA_ADDRESSES) && !self.decides_path() {
-            self.path = self.reply_path;
-            let nat = nat::detect(self.spi_pair(), &self.path, parts.notifies.iter());
-            if nat.supported {
-                self.nat = nat.claiming(self.nat.claimed);
-            }
-            if let Some(session) = self.session_mut() {
-                session.want(Task::CheckRoute);
+        if parts.has(NotifyType::UPDATE_SA_ADDRESSES)
+            && !decides
+            && let Some(peer) = self.peer
+        {
+            match ctx.shared.paths.candidate(now, peer, came, Moves::Both, bytes) {
+                Ok(()) => {
+                    let nat = nat::detect((self.spis.initiator, self.spis.responder), &came, parts.notifies.iter());
+                    if nat.supported {
+                        self.nat = nat.claiming(self.nat.claimed);
+                        self.agree_on_paths(ctx);
+                    }
+                }
+                Err(_) => answer.push(Notify::new(NotifyType::UNACCEPTABLE_ADDRESSES).into()),
             }
         }
         if parts.has(NotifyType::NAT_DETECTION_SOURCE_IP) {
-            answer.extend(self.detection(&self.reply_path.clone()));
+            answer.extend(self.detection(&came));
         }
         answer.extend(parts.notify(NotifyType::COOKIE2).cloned().map(Payload::from));
         answer
@@ -217,9 +216,9 @@ impl IkeSa {
         }
     }
 
-    /// The peer is probed (DPD) together with how the peer sees us, where a NAT might have changed its mind.
-    pub(super) fn liveness_payloads(&self) -> Vec<Payload> {
-        if self.watches_nat() { self.detection(&self.path).into() } else { Vec::new() }
+    /// Proof of life is asked for together with how the peer sees us, where a NAT might have changed its mind.
+    pub(super) fn liveness_payloads(&self, ctx: &Ctx) -> Vec<Payload> {
+        if self.watches_nat() { self.detection(&self.hop(ctx)).into() } else { Vec::new() }
     }
 
     pub(super) fn on_liveness_answer(&mut self, parts: &Parts) {
@@ -231,7 +230,7 @@ impl IkeSa {
     }
 }
 
-/// The addresses in the notifications of IKE_AUTH (§3.4).
+/// The other addresses that a message names (§3.4).
 pub(super) fn additional_addresses(parts: &Parts) -> Vec<IpAddr> {
     let kinds = [NotifyType::ADDITIONAL_IP4_ADDRESS, NotifyType::ADDITIONAL_IP6_ADDRESS];
     parts.notifies.iter().filter(|one| kinds.contains(&one.kind)).filter_map(Notify::address).take(ADDRESSES_MAX).collect()

@@ -1,4 +1,4 @@
-//! NAT detection (RFC 7296 §2.23) and where messages go: the addresses of an IKE SA and the marker of port 4500.
+//! NAT detection (RFC 7296 §2.23).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,52 +6,7 @@ use adit_proto::ike::{IkeSpi, Notify, NotifyType, Payload};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
-/// The port on which IKE has no marker and ESP is not encapsulated.
-pub const IKE_PORT: u16 = 500;
-/// In front of IKE on every other port (RFC 3948 §2.2).
-const MARKER: [u8; 4] = [0; 4];
-
-/// The two addresses between which the messages of an IKE SA go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Path {
-    pub local: SocketAddr,
-    pub remote: SocketAddr,
-}
-
-impl Path {
-    /// Whether messages carry the marker that tells them from ESP.
-    fn is_marked(&self) -> bool {
-        self.local.port() != IKE_PORT
-    }
-
-    /// The UDP payload for an IKE message.
-    pub(super) fn frame(&self, message: &[u8]) -> Vec<u8> {
-        if self.is_marked() { [&MARKER, message].concat() } else { message.to_vec() }
-    }
-
-    /// The IKE message in a UDP payload.
-    pub(super) fn unframe<'a>(&self, datagram: &'a [u8]) -> Option<&'a [u8]> {
-        if self.is_marked() { datagram.strip_prefix(&MARKER) } else { Some(datagram) }
-    }
-
-    /// Bytes of an IP packet around an IKE message on this path.
-    pub(super) fn overhead(&self) -> usize {
-        let ip = if self.remote.is_ipv4() { 20 } else { 40 };
-        ip + 8 + if self.is_marked() { MARKER.len() } else { 0 }
-    }
-
-    /// The path on the port of NAT traversal: what was on port 500 moves there.
-    pub(super) fn floated(&self, nat_port: u16) -> Path {
-        let mut path = *self;
-        if path.local.port() == IKE_PORT {
-            path.local.set_port(nat_port);
-        }
-        if path.remote.port() == IKE_PORT {
-            path.remote.set_port(4500);
-        }
-        path
-    }
-}
+use crate::path::Hop;
 
 /// What the detection found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,26 +48,25 @@ fn digest(spis: (IkeSpi, IkeSpi), address: SocketAddr) -> [u8; 20] {
     out
 }
 
-/// The two notifications of a message that is sent on `path`. With `force` the source is a lie, so that the peer sees a NAT.
-pub(super) fn detection(spis: (IkeSpi, IkeSpi), path: &Path, force: bool) -> [Payload; 2] {
-    let mut source = digest(spis, path.local);
+/// The two notifications of a message that is sent this way. With `force` the source is a lie, so that the peer sees a NAT.
+pub(super) fn detection(spis: (IkeSpi, IkeSpi), hop: &Hop, force: bool) -> [Payload; 2] {
+    let mut source = digest(spis, hop.local);
     if force {
         source.iter_mut().for_each(|byte| *byte = !*byte);
     }
     [
         Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP).with_data(source).into(),
-        Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP).with_data(digest(spis, path.remote)).into(),
+        Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP).with_data(digest(spis, hop.remote)).into(),
     ]
 }
 
-/// What the notifications of a message that came on `path` say.
-pub(super) fn detect<'a>(spis: (IkeSpi, IkeSpi), path: &Path, notifies: impl Iterator<Item = &'a Notify> + Clone) -> NatStatus {
+/// What the notifications of a message that came this way say.
+pub(super) fn detect<'a>(spis: (IkeSpi, IkeSpi), hop: &Hop, notifies: impl Iterator<Item = &'a Notify> + Clone) -> NatStatus {
     let of = |kind: NotifyType| notifies.clone().filter(move |notify| notify.kind == kind);
     let matches = |notify: &Notify, address| verify_slices_are_equal(&notify.data, &digest(spis, address)).is_ok();
     // A peer that does not know its address may send several sources; one that fits is enough.
-    let source = of(NotifyType::NAT_DETECTION_SOURCE_IP).map(|notify| matches(notify, path.remote)).reduce(|a, b| a || b);
-    let destination =
-        of(NotifyType::NAT_DETECTION_DESTINATION_IP).map(|notify| matches(notify, path.local)).reduce(|a, b| a || b);
+    let source = of(NotifyType::NAT_DETECTION_SOURCE_IP).map(|notify| matches(notify, hop.remote)).reduce(|a, b| a || b);
+    let destination = of(NotifyType::NAT_DETECTION_DESTINATION_IP).map(|notify| matches(notify, hop.local)).reduce(|a, b| a || b);
     NatStatus {
         supported: source.is_some() && destination.is_some(),
         here: destination == Some(false),
@@ -133,8 +87,8 @@ mod tests {
 
     const SPIS: (IkeSpi, IkeSpi) = (IkeSpi(1), IkeSpi(2));
 
-    fn path(local: &str, remote: &str) -> Path {
-        Path { local: local.parse().unwrap(), remote: remote.parse().unwrap() }
+    fn path(local: &str, remote: &str) -> Hop {
+        Hop::new(local.parse().unwrap(), remote.parse().unwrap())
     }
 
     fn notifies(payloads: &[Payload]) -> Vec<Notify> {
@@ -164,18 +118,5 @@ mod tests {
     fn forcing_claims_a_nat_at_the_sender() {
         let sent = notifies(&detection(SPIS, &path("10.0.0.2:500", "192.0.2.1:500"), true));
         assert!(detect(SPIS, &path("192.0.2.1:500", "10.0.0.2:500"), sent.iter()).there);
-    }
-
-    #[test]
-    fn the_marker_is_on_every_port_but_500() {
-        let plain = path("10.0.0.1:500", "10.0.0.2:500");
-        assert_eq!(plain.frame(b"ike"), b"ike");
-        assert_eq!(plain.unframe(b"ike"), Some(&b"ike"[..]));
-        let marked = plain.floated(4500);
-        assert_eq!(marked, path("10.0.0.1:4500", "10.0.0.2:4500"));
-        assert_eq!(marked.frame(b"ike"), b"\0\0\0\0ike");
-        assert_eq!(marked.unframe(b"\0\0\0\0ike"), Some(&b"ike"[..]));
-        assert_eq!(marked.unframe(b"\0\0\0"), None);
-        assert_eq!(path("10.0.0.1:4501", "10.0.0.2:7777").floated(4500), path("10.0.0.1:4501", "10.0.0.2:7777"));
     }
 }

@@ -207,7 +207,6 @@ pub(super) fn check_answer(
 impl IkeSa {
     /// Makes the Child SA: it can receive from now on, and the keys to send are kept with it.
     pub(super) fn install_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
-        let Some(route) = self.route() else { return };
         let Stage::Established(session) = &mut self.stage else { return };
         let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
         let Some(outbound) = choice.child_spi() else { return };
@@ -238,14 +237,13 @@ impl IkeSa {
             collision: None,
         };
         session.create_refusals = 0;
-        session.add_child(ctx, &route, child, inbound_key);
+        session.add_child(ctx, child, inbound_key);
     }
 
     /// What is sent on a Child SA's lane goes with it from now on.
     pub(super) fn activate_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let Some(route) = self.route() else { return };
         if let Stage::Established(session) = &mut self.stage {
-            session.activate(ctx, &route, inbound);
+            session.activate(ctx, inbound);
         }
     }
 }

@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 use adit_proto::control::Spi;
 use adit_proto::ike::{Notify, NotifyType};
 
+use crate::timer::earlier;
+
 use super::config::Now;
 use super::context::{Action, Ctx, Then};
 use super::event::{Cause, Event, Whose};
 use super::parts::Parts;
 use super::sa::{IkeSa, SaId};
 use super::session::Session;
-use super::timer::earlier;
 use super::trust::OwnProof;
 use super::window::jittered;
 

@@ -21,7 +21,7 @@ use super::followup;
 use super::handshake::exchanged;
 use super::informational::{self, Orphan};
 use super::install_backoff::InstallBackoff;
-use super::nat::{NatStatus, Path};
+use super::nat::NatStatus;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
@@ -249,7 +249,7 @@ impl IkeSa {
         let choice = creation.choice.clone();
         let exchanged = exchanged(&creation.nonce_i, &creation.nonce_r, creation.spis);
         let keys = old.keys.rekeyed(choice.prf?, choice.suite, secrets.all(), exchanged);
-        let mut sa = IkeSa::new(ctx.now.instant, creation.role, creation.spis, self.path);
+        let mut sa = IkeSa::new(ctx.now.instant, creation.role, creation.spis, self.hop(ctx));
         sa.peer = self.peer;
         sa.nat = self.nat;
         sa.features = self.features;
@@ -295,16 +295,15 @@ impl IkeSa {
     pub(super) fn hand_over(&mut self) -> Option<HandoverState> {
         let unfinished = match self.window.outstanding().map(|outstanding| &outstanding.context) {
             // Its answer would say to this one where ESP goes.
-            Some(Initiated::Informational(informational::Sent::Addresses(sent))) => Some(sent.task()),
+            Some(Initiated::Informational(informational::Sent::Addresses(sent))) => sent.task(),
             Some(_) | None => None,
         };
         let session = self.session_mut()?;
         let tasks = unfinished.into_iter().chain(session.tasks.drain(..));
         let tasks = tasks.filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect();
-        let (path, nat, last_heard) = (self.path, self.nat, self.last_heard);
+        let (nat, last_heard) = (self.nat, self.last_heard);
         let session = self.session_mut()?;
         Some(HandoverState {
-            path,
             nat,
             last_heard,
             children: std::mem::take(&mut session.children),
@@ -329,7 +328,7 @@ impl IkeSa {
         let id = self.id;
         if handover.last_heard > self.last_heard {
             // The peer has moved since this one was made.
-            (self.path, self.nat) = (handover.path, handover.nat);
+            self.nat = handover.nat;
         }
         let Some(session) = self.session_mut() else { return };
         session.predecessor = None;
@@ -357,7 +356,6 @@ impl IkeSa {
 
 /// What an IKE SA leaves to its successor.
 pub(super) struct HandoverState {
-    path: Path,
     nat: NatStatus,
     last_heard: Instant,
     children: Vec<Child>,

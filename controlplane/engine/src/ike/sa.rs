@@ -16,21 +16,22 @@ use super::auth;
 use super::context::{Action, Ctx};
 use super::create_child;
 use super::error::{Error, LocalFault, Misbehaviour};
-use super::event::{Cause, Event, IkeSpis};
+use super::event::{After, Cause, Event, IkeSpis};
 use super::followup;
 use super::fragment::Reassembly;
 use super::handshake::{Exchanging, Keyed, Negotiation};
 use super::informational::{self, Orphan};
 use super::intermediate;
 use super::key_log::KeyLog;
-use super::nat::{NatStatus, Path};
+use super::nat::NatStatus;
 use super::parts::Parts;
 use super::protect::{Message, Protection};
 use super::rekey_ike;
 use super::sa_init;
 use super::session::Session;
-use super::timer::earlier;
 use super::window::{Outstanding, Place, Window};
+use crate::path::Hop;
+use crate::timer::earlier;
 
 /// An IKE SA of this gateway: our SPI of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +59,8 @@ pub(super) struct Features {
     pub mobike: bool,
     /// RFC 6023, said by the responder only.
     pub childless: bool,
+    /// Both data planes answer sealed echoes.
+    pub echo: bool,
 }
 
 /// How far an IKE SA is.
@@ -113,7 +116,8 @@ pub(super) struct IkeSa {
     pub spis: IkeSpis,
     /// Known from the start by the initiator, from IKE_AUTH on by the responder.
     pub peer: Option<PeerId>,
-    pub path: Path,
+    /// Where it is negotiated. Once the peer is authenticated [`crate::path`] knows better.
+    pub hop: Hop,
     pub nat: NatStatus,
     pub features: Features,
     pub window: Window<Initiated>,
@@ -128,8 +132,9 @@ pub(super) struct IkeSa {
     pub last_heard: Instant,
     /// When the last message was sent.
     pub last_sent: Instant,
-    /// Where the request that is being answered came from.
-    pub reply_path: Path,
+    /// The way that the request that is being answered came, and its size, in bytes.
+    pub reply_hop: Hop,
+    pub reply_bytes: usize,
     /// The responder's: which request began it.
     pub init_digest: Option<[u8; 32]>,
     /// The responder's: who an initiator says it is that was not let in, for people.
@@ -156,14 +161,14 @@ impl Opened {
 }
 
 impl IkeSa {
-    pub(super) fn new(now: Instant, role: Role, spis: IkeSpis, path: Path) -> IkeSa {
+    pub(super) fn new(now: Instant, role: Role, spis: IkeSpis, hop: Hop) -> IkeSa {
         let id = SaId(if role == Role::Initiator { spis.initiator } else { spis.responder });
         IkeSa {
             id,
             role,
             spis,
             peer: None,
-            path,
+            hop,
             nat: NatStatus::default(),
             features: Features::default(),
             window: Window::new(),
@@ -175,7 +180,8 @@ impl IkeSa {
             created: now,
             last_heard: now,
             last_sent: now,
-            reply_path: path,
+            reply_hop: hop,
+            reply_bytes: 0,
             init_digest: None,
             claimed: None,
             deferred: None,
@@ -197,7 +203,7 @@ impl IkeSa {
     }
 
     /// A message whose header names our SPI.
-    pub(super) fn receive(&mut self, ctx: &mut Ctx, path: Path, header: &Header, message: &[u8]) {
+    pub(super) fn receive(&mut self, ctx: &mut Ctx, hop: Hop, header: &Header, message: &[u8]) {
         let names_us = match self.role {
             Role::Initiator => header.initiator_spi == self.spis.initiator,
             Role::Responder => header.responder_spi == self.spis.responder,
@@ -209,33 +215,33 @@ impl IkeSa {
             return ctx.count(self.peer, |counters| counters.dropped_unknown_spi += 1);
         }
         match Sealed::parse(message) {
-            Ok(Some(sealed)) if header.flags.response => self.receive_response(ctx, path, &sealed, message),
-            Ok(Some(sealed)) => self.receive_request(ctx, path, &sealed, message),
-            Ok(None) if header.flags.response && begins => self.on_sa_init_response(ctx, path, header, message),
+            Ok(Some(sealed)) if header.flags.response => self.receive_response(ctx, hop, &sealed, message),
+            Ok(Some(sealed)) => self.receive_request(ctx, hop, &sealed, message),
+            Ok(None) if header.flags.response && begins => self.on_sa_init_response(ctx, hop, header, message),
             Ok(None) if header.flags.response => self.on_unprotected_response(ctx, header, message),
             Ok(None) => ctx.count(self.peer, |counters| counters.dropped_unprotected += 1),
             Err(_) => ctx.count(self.peer, |counters| counters.dropped_malformed += 1),
         }
     }
 
-    fn receive_request(&mut self, ctx: &mut Ctx, path: Path, sealed: &Sealed, message: &[u8]) {
+    fn receive_request(&mut self, ctx: &mut Ctx, hop: Hop, sealed: &Sealed, message: &[u8]) {
         let header = *sealed.header();
         match self.window.place(header.message_id) {
             Place::Outside => ctx.count(self.peer, |counters| counters.dropped_outside_window += 1),
-            Place::Repeated => self.repeat_answer(ctx, path, sealed),
+            Place::Repeated => self.repeat_answer(ctx, hop, sealed),
             Place::Expected => {
                 if matches!(self.stage, Stage::Closed | Stage::Beginning) {
                     return ctx.count(self.peer, |counters| counters.dropped_out_of_place += 1);
                 }
                 if let Some(opened) = self.open(ctx, sealed, message) {
-                    self.reply_path = path;
+                    (self.reply_hop, self.reply_bytes) = (hop, message.len() + hop.overhead());
                     self.on_request(ctx, header.exchange, &opened);
                 }
             }
         }
     }
 
-    fn receive_response(&mut self, ctx: &mut Ctx, path: Path, sealed: &Sealed, message: &[u8]) {
+    fn receive_response(&mut self, ctx: &mut Ctx, hop: Hop, sealed: &Sealed, message: &[u8]) {
         let header = *sealed.header();
         if !self.window.awaits(header.message_id, header.exchange) {
             return ctx.count(self.peer, |counters| counters.dropped_outside_window += 1);
@@ -257,7 +263,7 @@ impl IkeSa {
             }
             Ok(parts) => {
                 self.last_heard = ctx.now.instant;
-                self.follow(ctx, path);
+                self.heard_response(ctx, hop, message.len() + hop.overhead());
                 self.on_response(ctx, parts, &opened);
             }
         }
@@ -285,7 +291,7 @@ impl IkeSa {
     }
 
     /// A request that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1).
-    fn repeat_answer(&mut self, ctx: &mut Ctx, path: Path, sealed: &Sealed) {
+    fn repeat_answer(&mut self, ctx: &mut Ctx, hop: Hop, sealed: &Sealed) {
         if sealed.fragment().is_some_and(|fragment| fragment.number != 1) {
             return;
         }
@@ -296,7 +302,7 @@ impl IkeSa {
         }
         ctx.count(self.peer, |counters| counters.repeated_requests += 1);
         for datagram in self.window.last_answer() {
-            ctx.transmit(&path, self.peer, datagram);
+            ctx.transmit(&hop, self.peer, datagram, self.window.answer_after());
         }
     }
 
@@ -351,15 +357,15 @@ impl IkeSa {
                 self.on_malformed_request(ctx, exchange, error);
             }
             (Stage::Established(_), ExchangeType::CREATE_CHILD_SA) => {
-                self.follow(ctx, self.reply_path);
+                self.heard_request(ctx, self.reply_hop, self.reply_bytes);
                 self.on_create_child_request(ctx, parts);
             }
             (Stage::Established(_), ExchangeType::IKE_FOLLOWUP_KE) => {
-                self.follow(ctx, self.reply_path);
+                self.heard_request(ctx, self.reply_hop, self.reply_bytes);
                 self.on_followup_request(ctx, parts);
             }
             (Stage::Established(_), ExchangeType::INFORMATIONAL) => {
-                self.follow(ctx, self.reply_path);
+                self.heard_request(ctx, self.reply_hop, self.reply_bytes);
                 self.on_informational_request(ctx, parts);
             }
             (Stage::Established(_), _) => {
@@ -429,14 +435,38 @@ impl IkeSa {
         payloads: &[Payload],
         context: Initiated,
     ) -> Result<Message, Error> {
+        let hop = self.hop(ctx);
+        self.request_to(ctx, exchange, payloads, context, hop)
+    }
+
+    /// Sends a request another way than that of the others.
+    ///
+    /// # Errors
+    /// As [`IkeSa::request`].
+    pub(super) fn request_to(
+        &mut self,
+        ctx: &mut Ctx,
+        exchange: ExchangeType,
+        payloads: &[Payload],
+        context: Initiated,
+        hop: Hop,
+    ) -> Result<Message, Error> {
         let header = self.header(exchange, false, self.window.next_id());
         let message = self.seal(ctx, &header, payloads)?;
-        for datagram in &message.datagrams {
-            ctx.transmit(&self.path, self.peer, datagram);
+        let after = invites(exchange, false, payloads);
+        let bytes = message.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
+        if self.peer.is_none_or(|peer| ctx.shared.paths.may_send(peer, hop, bytes)) {
+            for datagram in &message.datagrams {
+                ctx.transmit(&hop, self.peer, datagram, after);
+            }
         }
         self.last_sent = ctx.now.instant;
         let policy = ctx.shared.config.retransmission;
         self.window.sent(ctx.now.instant, exchange, message.datagrams.clone(), context, &policy);
+        if let Some(outstanding) = self.window.outstanding_mut() {
+            outstanding.after = after;
+            outstanding.sent_to(hop);
+        }
         Ok(message)
     }
 
@@ -447,11 +477,12 @@ impl IkeSa {
     pub(super) fn respond(&mut self, ctx: &mut Ctx, exchange: ExchangeType, payloads: &[Payload]) -> Result<Message, Error> {
         let header = self.header(exchange, true, self.window.expected_id());
         let message = self.seal(ctx, &header, payloads)?;
+        let after = invites(exchange, true, payloads);
         for datagram in &message.datagrams {
-            ctx.transmit(&self.reply_path, self.peer, datagram);
+            ctx.transmit(&self.reply_hop, self.peer, datagram, after);
         }
         self.last_sent = ctx.now.instant;
-        self.window.answer(message.datagrams.clone());
+        self.window.answer(message.datagrams.clone(), after);
         Ok(message)
     }
 
@@ -468,7 +499,7 @@ impl IkeSa {
     }
 
     fn seal(&mut self, ctx: &Ctx, header: &Header, payloads: &[Payload]) -> Result<Message, Error> {
-        let max = usize::from(ctx.shared.config.datagram_max).saturating_sub(self.path.overhead());
+        let max = usize::from(ctx.shared.config.datagram_max).saturating_sub(self.hop(ctx).overhead());
         let fragment_above = self.features.fragmentation.then_some(max);
         let protection = self.protection.as_mut().ok_or(LocalFault::NotConfigured("keys"))?;
         protection.seal(header, payloads, fragment_above)
@@ -540,22 +571,14 @@ impl IkeSa {
             ctx.event(Event::KeyLog(Box::new(KeyLog::Ike { spis, suite, initiator, responder })));
         }
     }
+}
 
-    /// Follows the peer to another address after a fresh, authentic message (RFC 7296 §2.23), unless it says itself when it
-    /// moves (RFC 4555 §3.8), or a NAT is on our side.
-    fn follow(&mut self, ctx: &mut Ctx, path: Path) {
-        if path != self.path && !self.features.mobike && !self.nat.here && matches!(self.stage, Stage::Established(_)) {
-            self.move_to(ctx, path);
-        }
-    }
-
-    /// Uses another path from now on, for ESP as well.
-    pub(super) fn move_to(&mut self, ctx: &mut Ctx, path: Path) {
-        self.path = path;
-        if let (Some(peer), Stage::Established(_)) = (self.peer, &self.stage) {
-            ctx.event(Event::Path { peer, path, encapsulate: self.nat.is_between() });
-        }
-    }
+/// Whether a message invites the peer to send what the data plane must be able to open by then: it makes a Child SA, or ends one
+/// that another has the place of.
+fn invites(exchange: ExchangeType, response: bool, payloads: &[Payload]) -> After {
+    let makes = response && payloads.iter().any(|payload| payload.kind() == PayloadType::SA || payload.kind() == PayloadType::KE);
+    let ends = exchange == ExchangeType::INFORMATIONAL && payloads.iter().any(|payload| payload.kind() == PayloadType::DELETE);
+    if makes || ends { After::Barrier } else { After::Nothing }
 }
 
 /// Gives back what a request of ours has reserved that came to nothing.

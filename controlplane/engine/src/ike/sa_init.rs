@@ -17,14 +17,15 @@ use crate::crypto::{IkeKeys, KeyExchange, KeyExchangeError, KeyExchangeMethod, S
 use super::auth;
 use super::context::{Ctx, fresh_ike_spi};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::event::IkeSpis;
+use super::event::{After, IkeSpis};
 use super::handshake::{Handshake, exchanged};
-use super::nat::{self, Path};
+use super::nat;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
 use super::sa::{Features, IkeSa, Initiated, Role, Stage};
 use super::vendor;
+use crate::path::Hop;
 
 /// Long enough for every PRF that we offer: half of 512 bits (RFC 7296 §2.10).
 const NONCE_LEN: usize = 32;
@@ -58,14 +59,14 @@ pub(super) struct Sent {
 ///
 /// # Errors
 /// The configuration offers nothing, or the library makes no key.
-pub(super) fn begin(ctx: &mut Ctx, peer: PeerId, path: Path) -> Result<IkeSa, Error> {
+pub(super) fn begin(ctx: &mut Ctx, peer: PeerId, hop: Hop) -> Result<IkeSa, Error> {
     let config = ctx.shared.peers.get(&peer).map(|peer| peer.config.clone());
     let config = config.ok_or(LocalFault::NotConfigured("a peer"))?;
     let offered = negotiate::ike_alternatives(&config.proposals);
     let method = offered.first().and_then(|alternative| alternative.key_exchanges().first().copied());
     let method = method.ok_or(LocalFault::NotConfigured("an IKE proposal with a key exchange"))?;
     let spis = IkeSpis { initiator: fresh_ike_spi(ctx.random), responder: IkeSpi::ZERO };
-    let mut sa = IkeSa::new(ctx.now.instant, Role::Initiator, spis, path);
+    let mut sa = IkeSa::new(ctx.now.instant, Role::Initiator, spis, hop);
     sa.peer = Some(peer);
     ctx.record(Some(peer), |record| record.begin_ike(Role::Initiator, &negotiate::offer(&offered, Vec::new())));
     let nonce = ctx.bytes::<NONCE_LEN>().to_vec();
@@ -93,12 +94,12 @@ impl IkeSa {
         payloads.push(Payload::Sa(negotiate::offer(&sent.offered, Vec::new())));
         payloads.push(Payload::Ke { method: sent.exchange.method().id(), data: sent.exchange.public().to_vec() });
         payloads.push(Payload::Nonce(sent.nonce.clone()));
-        payloads.extend(nat::detection((self.spis.initiator, IkeSpi::ZERO), &self.path, config.force_encapsulation));
+        payloads.extend(nat::detection((self.spis.initiator, IkeSpi::ZERO), &self.hop, config.force_encapsulation));
         payloads.extend(abilities(config.proposals.iter().any(|proposal| !proposal.additional.is_empty()), config.ppk.is_some()));
         let flags = Flags { initiator: true, response: false, version: false };
         let header = Header::new(self.spis.initiator, IkeSpi::ZERO, EXCHANGE, flags, 0);
         sent.request = Message { header, payloads }.encode()?;
-        ctx.transmit(&self.path, self.peer, &sent.request);
+        ctx.transmit(&self.hop, self.peer, &sent.request, After::Nothing);
         self.last_sent = ctx.now.instant;
         let (datagrams, policy) = (vec![sent.request.clone()], ctx.shared.config.retransmission);
         self.window.sent(ctx.now.instant, EXCHANGE, datagrams, Initiated::SaInit(sent), &policy);
@@ -106,7 +107,7 @@ impl IkeSa {
     }
 
     /// The answer of a responder, or of anybody who has seen our request.
-    pub(super) fn on_sa_init_response(&mut self, ctx: &mut Ctx, path: Path, header: &Header, message: &[u8]) {
+    pub(super) fn on_sa_init_response(&mut self, ctx: &mut Ctx, hop: Hop, header: &Header, message: &[u8]) {
         let parts = Message::decode(message).map_err(Error::from).and_then(|message| Parts::sort(message.payloads));
         let Ok(parts) = parts else {
             return ctx.count(self.peer, |counters| counters.dropped_malformed += 1);
@@ -117,7 +118,7 @@ impl IkeSa {
         let Some(outstanding) = self.window.outstanding_mut() else { return };
         let Initiated::SaInit(sent) = &mut outstanding.context else { return };
         let retry = match parts.error().or(parts.notify(NotifyType::COOKIE)) {
-            None => return self.on_sa_init_accepted(ctx, path, header, message, &parts),
+            None => return self.on_sa_init_accepted(ctx, hop, header, message, &parts),
             Some(notify) => sent.prepare_retry(notify),
         };
         match retry {
@@ -136,7 +137,7 @@ impl IkeSa {
         }
     }
 
-    fn on_sa_init_accepted(&mut self, ctx: &mut Ctx, path: Path, header: &Header, message: &[u8], parts: &Parts) {
+    fn on_sa_init_accepted(&mut self, ctx: &mut Ctx, hop: Hop, header: &Header, message: &[u8], parts: &Parts) {
         let Some(Initiated::SaInit(sent)) = self.window.outstanding().map(|outstanding| &outstanding.context) else { return };
         let answer = match sent.check(header, parts) {
             Ok(answer) => answer,
@@ -151,7 +152,7 @@ impl IkeSa {
         };
         let Some(withdrawn) = self.window.answered() else { return };
         let Initiated::SaInit(sent) = withdrawn.context else { return };
-        if let Err(error) = self.agree(ctx, path, header, message, *sent, answer, parts) {
+        if let Err(error) = self.agree(ctx, hop, header, message, *sent, answer, parts) {
             self.end(ctx, error.into());
         }
     }
@@ -161,7 +162,7 @@ impl IkeSa {
     fn agree(
         &mut self,
         ctx: &mut Ctx,
-        path: Path,
+        hop: Hop,
         header: &Header,
         message: &[u8],
         sent: Sent,
@@ -181,9 +182,9 @@ impl IkeSa {
             return Err(Incompatibility::NoIntermediate.into());
         }
         let spis = (self.spis.initiator, self.spis.responder);
-        self.nat = nat::detect(spis, &path, parts.notifies.iter()).claiming(config.force_encapsulation);
+        self.nat = nat::detect(spis, &hop, parts.notifies.iter()).claiming(config.force_encapsulation);
         if self.nat.supported && (self.nat.is_between() || config.mobike) {
-            self.path = self.path.floated(ctx.shared.config.nat_port);
+            self.hop = self.hop.floated(ctx.shared.config.nat_port);
         }
         let prf = choice.prf.ok_or(LocalFault::NotConfigured("a PRF"))?;
         let keys = IkeKeys::initial(prf, choice.suite, &shared, exchanged(&sent.nonce, &nonce_r, self.spis));
@@ -269,12 +270,12 @@ impl Sent {
 ///
 /// # Errors
 /// There is no common ground, or the request is not what it should be: whoever calls decides whether that is answered.
-pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8], parts: &Parts) -> Result<IkeSa, Error> {
+pub(super) fn respond(ctx: &mut Ctx, hop: Hop, header: &Header, request: &[u8], parts: &Parts) -> Result<IkeSa, Error> {
     let proposals = needed(parts.sa.as_deref(), EXCHANGE, PayloadType::SA)?;
     let (sent_method, data) = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE)?;
     let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
     let sent = KeyExchangeMethod::from_id(*sent_method);
-    let candidates = ctx.shared.directory.candidates(path.remote.ip());
+    let candidates = ctx.shared.directory.candidates(hop.remote.ip());
     if candidates.is_empty() {
         return Err(Incompatibility::UnknownAddress.into());
     }
@@ -292,10 +293,10 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
     let (public, shared) = key_exchange::respond(method, data)?;
 
     let spis = IkeSpis { initiator: header.initiator_spi, responder: fresh_ike_spi(ctx.random) };
-    let mut sa = IkeSa::new(ctx.now.instant, Role::Responder, spis, path);
+    let mut sa = IkeSa::new(ctx.now.instant, Role::Responder, spis, hop);
     sa.features = features;
     let claims = candidates.force_encapsulation();
-    sa.nat = nat::detect((spis.initiator, IkeSpi::ZERO), &path, parts.notifies.iter()).claiming(claims);
+    sa.nat = nat::detect((spis.initiator, IkeSpi::ZERO), &hop, parts.notifies.iter()).claiming(claims);
     let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
     let mut payloads = vec![
         Payload::Sa(vec![choice.answer(ProtocolId::IKE, Vec::new())]),
@@ -303,17 +304,17 @@ pub(super) fn respond(ctx: &mut Ctx, path: Path, header: &Header, request: &[u8]
         Payload::Nonce(nonce_r.clone()),
     ];
     if sa.nat.supported {
-        payloads.extend(nat::detection((spis.initiator, spis.responder), &path, claims));
+        payloads.extend(nat::detection((spis.initiator, spis.responder), &hop, claims));
     }
-    let requests = ctx.shared.directory.candidates(path.remote.ip()).certificate_requests();
+    let requests = ctx.shared.directory.candidates(hop.remote.ip()).certificate_requests();
     payloads.extend(auth::certificate_requests(requests));
     payloads.extend(abilities(features.intermediate, features.ppk));
     // Said by the responder alone (RFC 6023 §3).
     payloads.push(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED).into());
     let flags = Flags { initiator: false, response: true, version: false };
     let response = Message { header: Header::new(spis.initiator, spis.responder, EXCHANGE, flags, 0), payloads }.encode()?;
-    ctx.transmit(&path, None, &response);
-    sa.window.answer(vec![response.clone()]);
+    ctx.transmit(&hop, None, &response, After::Nothing);
+    sa.window.answer(vec![response.clone()], After::Nothing);
     let prf = choice.prf.ok_or(LocalFault::NotConfigured("a PRF"))?;
     let keys = IkeKeys::initial(prf, choice.suite, &shared, exchanged(&nonce_i, &nonce_r, spis));
     let (request, hashes, int_auth, cert_requests) = (request.to_vec(), hashes(parts), IntAuth::default(), Vec::new());
@@ -344,6 +345,7 @@ fn features(parts: &Parts, ppk: bool) -> Features {
         adit: parts.vendors.iter().any(|vendor| vendor == vendor::ADIT),
         mobike: false,
         childless: parts.has(NotifyType::CHILDLESS_IKEV2_SUPPORTED),
+        echo: false,
     }
 }
 

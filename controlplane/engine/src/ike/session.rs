@@ -9,7 +9,7 @@ use adit_proto::ike::Delete;
 
 use crate::crypto::{IkeKeys, KeyExchangeMethod};
 
-use super::child::{Child, ChildState, DrainingOutbound, Route};
+use super::child::{Child, ChildState, DrainingOutbound};
 use super::config::PeerConfig;
 use super::context::{Ctx, LANES_MAX};
 use super::error::LocalFault;
@@ -60,8 +60,6 @@ pub(super) enum Task {
     AnnounceAddresses,
     /// The new IKE SA has another crash token (RFC 6290 §4.3).
     SendToken,
-    /// Whether the peer receives at the address that it gave (RFC 4555 §3.7).
-    CheckRoute,
 }
 
 impl Task {
@@ -74,8 +72,7 @@ impl Task {
             | Task::Liveness
             | Task::UpdateAddresses
             | Task::AnnounceAddresses
-            | Task::SendToken
-            | Task::CheckRoute => false,
+            | Task::SendToken => false,
         }
     }
 }
@@ -203,9 +200,14 @@ impl Session {
         }
     }
 
+    /// Whether the peer has this IKE SA, and it is not on its way out.
+    pub(super) fn may_speak(&self, now: Instant) -> bool {
+        self.successor.is_none() && self.silent_until.is_none_or(|until| until <= now)
+    }
+
     /// The next request that may be sent now.
     fn next_task(&mut self, now: Instant) -> Option<Task> {
-        if self.successor.is_some() || self.silent_until.is_some_and(|until| until > now) {
+        if !self.may_speak(now) {
             return None;
         }
         let waits = self.resume_at.is_some_and(|at| at > now);
@@ -314,11 +316,6 @@ impl IkeSa {
         }
     }
 
-    /// Where ESP of this IKE SA's children goes.
-    pub(super) fn route(&self) -> Option<Route> {
-        Some(Route { peer: self.peer?, path: self.path, encapsulate: self.nat.is_between() })
-    }
-
     /// Asks for the Child SAs that are missing.
     pub(super) fn want_missing_children(&mut self) {
         let under_way = match self.window.outstanding().map(|outstanding| &outstanding.context) {
@@ -355,7 +352,6 @@ impl IkeSa {
                 Task::UpdateAddresses => self.send_update_addresses(ctx),
                 Task::AnnounceAddresses => self.send_additional_addresses(ctx),
                 Task::SendToken => self.send_token(ctx),
-                Task::CheckRoute => self.send_route_check(ctx),
             };
             if let Err(error) = started {
                 return self.close_after_failure(ctx, error);

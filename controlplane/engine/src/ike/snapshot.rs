@@ -30,6 +30,7 @@ use super::context::{Ctx, Peer};
 use super::endpoint::Endpoint;
 use super::event::Cause;
 use super::sa::{IkeSa, SaId};
+use crate::path::Paths;
 use bytes::Out;
 use contents::{Change, Contents, PeerMark};
 
@@ -130,11 +131,11 @@ impl Kept {
         }
     }
 
-    fn write(&self, sa: &IkeSa) -> Option<Zeroizing<Vec<u8>>> {
+    fn write(&self, sa: &IkeSa, paths: &Paths) -> Option<Zeroizing<Vec<u8>>> {
         let clock = BootClock::new(self.epoch?, EPOCH_MS);
         (sa.session().is_some() && sa.peer.is_some()).then(|| {
             let mut out = Out::new();
-            record::write(&mut out, clock, sa);
+            record::write(&mut out, clock, sa, paths);
             out.finish()
         })
     }
@@ -148,9 +149,9 @@ impl Kept {
     }
 
     /// Writes anew what was touched; says whether anything is another than when this was asked last.
-    pub(super) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>) -> bool {
+    pub(super) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>, paths: &Paths) -> bool {
         for id in std::mem::take(&mut self.touched) {
-            match sas.get(&id).and_then(|sa| self.write(sa)) {
+            match sas.get(&id).and_then(|sa| self.write(sa, paths)) {
                 Some(record) if self.records.get(&id) == Some(&record) => continue,
                 Some(record) => drop(self.records.insert(id, record)),
                 None if self.records.remove(&id).is_some() => {}
@@ -172,7 +173,7 @@ impl Endpoint {
             self.kept.touched = self.sas.keys().copied().collect();
         }
         self.kept.epoch.get_or_insert(clock.now);
-        self.kept.refresh(&self.sas);
+        self.kept.refresh(&self.sas, &self.shared.paths);
         self.kept.unwritten = Default::default();
         let size: usize = self.kept.records.values().map(|record| record.len() + 16).sum();
         let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 40);
@@ -188,7 +189,7 @@ impl Endpoint {
     /// What is another than in the snapshot, or the changes, that were asked for last. To be put behind them, instead of a new
     /// snapshot: it costs as much as has changed, and not as much as there is. `None` before the first snapshot.
     pub fn changes(&mut self) -> Option<Zeroizing<Vec<u8>>> {
-        self.kept.refresh(&self.sas);
+        self.kept.refresh(&self.sas, &self.shared.paths);
         let (sas, peers) = std::mem::take(&mut self.kept.unwritten);
         if !self.kept.begun {
             return None;

@@ -12,9 +12,10 @@ use super::endpoint::{Endpoint, Refusal};
 use super::error::{Error, Incompatibility};
 use super::event::{Cause, IkeSpis};
 use super::explain::Record;
-use super::nat::{NatStatus, Path};
+use super::nat::NatStatus;
 use super::sa::{IkeSa, Role};
 use super::selectors::SelectorPair;
+use crate::path::Hop;
 
 /// One peer.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ pub struct IkeStatus {
     /// When what the peer proved with certificates ends, in seconds since 1970 UTC; and our own, where the peer looks at it.
     pub peer_certificate_until: Option<u64>,
     pub own_certificate_until: Option<u64>,
-    pub path: Path,
+    pub hop: Hop,
     pub nat: NatStatus,
     pub mobike: bool,
     /// The peer is Adit.
@@ -122,7 +123,8 @@ impl Endpoint {
     pub fn status(&self, id: PeerId) -> Option<PeerStatus> {
         let peer = self.shared.peers.get(&id)?;
         let connection = &peer.connection;
-        let mut ike: Vec<IkeStatus> = peer.sas.iter().filter_map(|id| ike_status(self.sas.get(id)?)).collect();
+        let used = self.shared.paths.ike_hop(id);
+        let mut ike: Vec<IkeStatus> = peer.sas.iter().filter_map(|id| ike_status(self.sas.get(id)?, used)).collect();
         ike.sort_by_key(|ike| (ike.is_going, ike.established));
         Some(PeerStatus {
             name: peer.config.name.clone(),
@@ -137,10 +139,9 @@ impl Endpoint {
     }
 
     /// The way to a peer that is connected, or the one that is known for it.
-    pub fn path(&self, id: PeerId) -> Option<Path> {
+    pub fn hop(&self, id: PeerId) -> Option<Hop> {
         let peer = self.shared.peers.get(&id)?;
-        let current = peer.current.and_then(|current| self.sas.get(&current));
-        current.map(|sa| sa.path).or_else(|| Some(Path { local: peer.local?, remote: peer.remote? }))
+        self.shared.paths.ike_hop(id).or_else(|| Some(Hop::new(peer.local?, peer.remote?)))
     }
 
     /// The Child SAs of all peers, by inbound and outbound SPI.
@@ -200,7 +201,7 @@ impl Endpoint {
     }
 }
 
-fn ike_status(sa: &IkeSa) -> Option<IkeStatus> {
+fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
     let session = sa.session()?;
     let methods = session.choice.key_exchange.iter().chain(&session.choice.additional);
     Some(IkeStatus {
@@ -217,7 +218,7 @@ fn ike_status(sa: &IkeSa) -> Option<IkeStatus> {
         reauth_at: session.standing.reauth_at,
         peer_certificate_until: session.standing.peer_until,
         own_certificate_until: session.standing.own_until,
-        path: sa.path,
+        hop: used.unwrap_or(sa.hop),
         nat: sa.nat,
         mobike: sa.features.mobike,
         adit: sa.features.adit,

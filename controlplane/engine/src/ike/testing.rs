@@ -1,18 +1,12 @@
 //! What unit tests of this module share.
 
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::auth::{LocalAuth, Psk, RemoteAuth};
 
-use super::config::{Backoff, Lifetime, PeerConfig};
+pub(super) use crate::testing::instant;
 
-/// Some instant, the same in every call.
-#[expect(clippy::disallowed_methods, reason = "a test needs one instant to count from, and there is no other way to get one")]
-pub(super) fn instant() -> Instant {
-    static START: OnceLock<Instant> = OnceLock::new();
-    *START.get_or_init(Instant::now)
-}
+use super::config::{Backoff, Lifetime, PeerConfig};
 
 /// A peer with a preshared key, and nothing to negotiate.
 pub(super) fn peer_config() -> PeerConfig {

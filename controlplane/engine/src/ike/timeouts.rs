@@ -8,11 +8,11 @@ use adit_proto::ike::{Delete, Payload};
 use super::child::{Child, ChildState};
 use super::context::{Action, Ctx, Then};
 use super::create_child::UNCONFIRMED_WAIT;
-use super::event::{Cause, Transmit};
+use super::event::{After, Cause};
 use super::sa::{IkeSa, Initiated, Role, Stage};
 use super::session::{Session, Task};
-use super::timer::earlier;
 use super::window::Due;
+use crate::timer::earlier;
 
 /// How long a peer may take from IKE_SA_INIT to the end of IKE_AUTH.
 const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
@@ -87,10 +87,7 @@ impl IkeSa {
     }
 
     fn send_again(&mut self, ctx: &mut Ctx) {
-        let Some(outstanding) = self.window.outstanding() else { return };
-        for datagram in &outstanding.datagrams {
-            ctx.transmit(&self.path, self.peer, datagram);
-        }
+        self.repeat_request(ctx);
         self.last_sent = ctx.now.instant;
         ctx.count(self.peer, |counters| counters.retransmissions += 1);
     }
@@ -172,8 +169,8 @@ impl IkeSa {
     }
 
     fn send_keepalive(&mut self, ctx: &mut Ctx) {
-        let (local, remote, peer) = (self.path.local, self.path.remote, self.peer);
-        ctx.shared.transmits.push_back(Transmit { local, remote, payload: vec![KEEPALIVE], peer });
+        let hop = self.hop(ctx);
+        ctx.shared.transmit(&hop, self.peer, vec![KEEPALIVE], After::Nothing);
         self.last_sent = ctx.now.instant;
     }
 

@@ -10,3 +10,6 @@ pub(super) const ETHERNET: NotifyType = NotifyType::ADIT_ETHERNET;
 
 /// Status, in IKE_AUTH: with how many Child SAs of the same kind the sender can do something; one byte.
 pub(super) const LANES: NotifyType = NotifyType(44312);
+
+/// Status, in IKE_AUTH: the sender's data plane answers sealed echoes (ESP dummy packets with a request in them).
+pub(super) const ECHO: NotifyType = NotifyType(44313);

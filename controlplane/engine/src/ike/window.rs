@@ -10,6 +10,11 @@ use adit_proto::ike::ExchangeType;
 use crate::random::Random;
 
 use super::config::Retransmission;
+use super::event::After;
+use crate::path::{Hop, PATHS_MAX};
+
+/// Places that one request is sent to at most.
+const HOPS_MAX: usize = 2 * PATHS_MAX;
 
 /// A request that waits for its answer. `X` is what the exchange needs to go on.
 #[derive(Debug)]
@@ -19,12 +24,25 @@ pub(super) struct Outstanding<X> {
     /// The message, or its fragments.
     pub datagrams: Vec<Vec<u8>>,
     pub context: X,
+    /// Where it was sent.
+    pub hops: Vec<Hop>,
+    /// What it had to wait for.
+    pub after: After,
     /// How often it has been sent again.
     pub repeated: u32,
     tries: u32,
     next: Instant,
     /// A fixed interval, where there is a reason not to wait ever longer.
     interval: Option<Duration>,
+}
+
+impl<X> Outstanding<X> {
+    /// It was sent there as well.
+    pub(super) fn sent_to(&mut self, hop: Hop) {
+        if self.hops.len() < HOPS_MAX && !self.hops.contains(&hop) {
+            self.hops.push(hop);
+        }
+    }
 }
 
 /// What a request's message id says.
@@ -53,18 +71,19 @@ pub(super) struct Window<X> {
     /// Of the peer's next request.
     expected_id: u32,
     outstanding: Option<Outstanding<X>>,
-    /// The answer to request `expected_id − 1`, as it was sent.
+    /// The answer to request `expected_id − 1`, as it was sent, and what it had to wait for.
     answer: Vec<Vec<u8>>,
+    answer_after: After,
 }
 
 impl<X> Window<X> {
     pub(super) fn new() -> Window<X> {
-        Window { next_id: 0, expected_id: 0, outstanding: None, answer: Vec::new() }
+        Window { next_id: 0, expected_id: 0, outstanding: None, answer: Vec::new(), answer_after: After::Nothing }
     }
 
     /// A window that goes on where another process left it.
     pub(super) fn resumed(next_id: u32, expected_id: u32, answer: Vec<Vec<u8>>) -> Window<X> {
-        Window { next_id, expected_id, outstanding: None, answer }
+        Window { next_id, expected_id, outstanding: None, answer, answer_after: After::Barrier }
     }
 
     pub(super) fn next_id(&self) -> u32 {
@@ -105,7 +124,9 @@ impl<X> Window<X> {
         let next = now + policy.first;
         let id = self.next_id;
         let tries = policy.tries;
-        self.outstanding = Some(Outstanding { id, exchange, datagrams, context, repeated: 0, tries, next, interval: None });
+        let (hops, after) = (Vec::new(), After::Nothing);
+        self.outstanding =
+            Some(Outstanding { id, exchange, datagrams, context, hops, after, repeated: 0, tries, next, interval: None });
     }
 
     /// Repeats sooner and gives up earlier: not more than `tries` more, at a fixed interval.
@@ -146,14 +167,19 @@ impl<X> Window<X> {
     }
 
     /// Registers the answer to the request that was expected.
-    pub(super) fn answer(&mut self, datagrams: Vec<Vec<u8>>) {
-        self.answer = datagrams;
+    pub(super) fn answer(&mut self, datagrams: Vec<Vec<u8>>, after: After) {
+        (self.answer, self.answer_after) = (datagrams, after);
         self.expected_id += 1;
     }
 
     /// The last answer, to be sent again.
     pub(super) fn last_answer(&self) -> &[Vec<u8>] {
         &self.answer
+    }
+
+    /// What it has to wait for.
+    pub(super) fn answer_after(&self) -> After {
+        self.answer_after
     }
 
     /// When [`Window::due`] is to be asked.
@@ -213,10 +239,10 @@ mod tests {
     fn only_the_next_id_and_the_last_one_have_a_place() {
         let mut window: Window<()> = Window::new();
         assert_eq!((window.place(0), window.place(1), window.place(u32::MAX)), (Place::Expected, Place::Outside, Place::Outside));
-        window.answer(vec![vec![7]]);
+        window.answer(vec![vec![7]], After::Nothing);
         assert_eq!((window.place(0), window.place(1), window.place(2)), (Place::Repeated, Place::Expected, Place::Outside));
         assert_eq!(window.last_answer(), [vec![7]]);
-        window.answer(vec![vec![8]]);
+        window.answer(vec![vec![8]], After::Nothing);
         assert_eq!((window.place(0), window.place(1)), (Place::Outside, Place::Repeated));
     }
 

@@ -1,9 +1,11 @@
 //! Addresses: a NAT in front of a gateway, one that changes its mind, a claimed one, a gateway that moves.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_engine::ike::{Event, NatStatus, Path, PeerConfig};
+use adit_engine::ike::{NatStatus, PeerConfig};
+use adit_engine::path::Hop;
 
 use adit_sim::*;
 
@@ -38,14 +40,13 @@ fn begin(seed: u64, nat: Option<NatConfig>, change: impl Fn(usize, &mut PeerConf
     world
 }
 
-/// The path that the data plane of a gateway was told last, and whether ESP has to go in UDP.
-fn reported(world: &World, node: usize) -> (Path, bool) {
-    let path = |event: &Event| if let Event::Path { path, encapsulate, .. } = event { Some((*path, *encapsulate)) } else { None };
-    world.nodes[node].events.iter().rev().find_map(path).expect("a path")
+/// The way that the data plane of a gateway sends ESP, and whether in UDP.
+fn reported(world: &World, node: usize) -> (Hop, bool) {
+    world.nodes[node].data.way(PEER)
 }
 
-fn path(local: &str, remote: &str) -> Path {
-    Path { local: address(local), remote: address(remote) }
+fn path(local: &str, remote: &str) -> Hop {
+    Hop::new(address(local), address(remote))
 }
 
 #[test]
@@ -145,4 +146,85 @@ fn a_gateway_that_moves_says_so_and_its_peer_looks_whether_that_is_true() {
         assert_eq!((world.ike(A).spis, world.ike(B).spis), (spis, spis));
         world.check_traffic();
     }
+}
+
+/// Two gateways with two addresses each, that speak MOBIKE. A began.
+fn with_two_addresses(seed: u64, dead: &[&str]) -> World {
+    let mut world = World::new(seed);
+    world.dead = dead.iter().map(|text| text.parse().expect("an address")).collect();
+    for node in [A, B] {
+        let config = || endpoint_config(node as u8 + 1);
+        world.add(&peer(node).local.expect("an address").to_string(), config());
+        world.add_addresses(node, config(), &[["198.51.100.1", "198.51.100.2"][node]]);
+    }
+    for node in [B, A] {
+        let config = PeerConfig { mobike: true, local: None, dpd: Duration::from_secs(2), ..peer(node) };
+        world.set_peer(node, PEER, config);
+    }
+    world
+}
+
+#[test]
+fn another_address_is_used_when_the_first_is_dead_at_either_end() {
+    for (dead, way) in
+        [("192.0.2.2", path("192.0.2.1:4500", "198.51.100.2:4500")), ("192.0.2.1", path("198.51.100.1:4500", "192.0.2.2:4500"))]
+    {
+        let mut world = with_two_addresses(6, &[]);
+        world.connect_pair();
+        let spis = world.ike(A).spis;
+        world.dead = vec![dead.parse().expect("an address")];
+        let moved = world.run_until(Duration::from_secs(12), |world| reported(world, A).0 == way);
+        assert!(moved, "{dead} is dead: {:?}", reported(&world, A));
+        world.run_for(Duration::from_secs(3));
+        assert_eq!(reported(&world, B).0, Hop::new(way.remote, way.local), "{dead} is dead");
+        assert_eq!((world.ike(A).spis, world.ike(B).spis), (spis, spis));
+        world.check_traffic();
+    }
+}
+
+#[test]
+fn a_packet_with_a_forged_source_moves_nothing() {
+    for mobike in [false, true] {
+        let mut world = begin(7, None, |_, config| config.mobike = mobike);
+        let before = [A, B].map(|node| reported(&world, node));
+        let nobody = address("203.0.113.9:4500");
+        for node in [A, B] {
+            for _ in 0..5 {
+                let local = before[node].0.local;
+                let came = adit_engine::path::Arrival::new(local, nobody);
+                world.act(node, |endpoint, now| endpoint.handle_path_seen(now, PEER, came));
+                world.run_for(Duration::from_secs(1));
+            }
+        }
+        world.run_for(Duration::from_secs(30));
+        assert_eq!([A, B].map(|node| reported(&world, node)), before, "MOBIKE {mobike}");
+        let there: usize = world.log.iter().filter(|(_, to, _)| *to == nobody).map(|(_, _, payload)| payload.len() + 28).sum();
+        // Five packets of 60 bytes at each end, and what is asked once for each of a few proofs.
+        assert!(there <= 2 * 5 * 140, "{there} bytes went to somebody who has sent nothing");
+        world.check_traffic();
+    }
+}
+
+#[test]
+fn a_forged_source_of_ike_moves_nothing_before_it_answers() {
+    let mut world = begin(8, None, |_, config| config.dpd = Duration::from_secs(3));
+    let (before, nobody) = (reported(&world, B), address("203.0.113.9:4500"));
+    // Somebody on the way holds a request of A back, and sends it on with another source.
+    let held: Arc<Mutex<Option<Vec<u8>>>> = Arc::default();
+    let hold = held.clone();
+    world.filter = Some(Box::new(move |from, _, payload| {
+        let mut held = hold.lock().expect("one thread");
+        let take = held.is_none() && from.ip() == before.0.remote.ip();
+        if take {
+            *held = Some(payload.clone());
+        }
+        !take
+    }));
+    world.run_for(Duration::from_millis(3100));
+    let request = held.lock().expect("one thread").take().expect("a request");
+    world.filter = None;
+    world.inject(nobody, before.0.local, request);
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(reported(&world, B), before);
+    world.check_traffic();
 }

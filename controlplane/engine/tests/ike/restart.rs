@@ -227,8 +227,8 @@ fn nothing_is_written_for_what_a_successor_does_not_need() {
     for at in 4..genuine.len() {
         let mut changed = genuine.clone();
         changed[at] ^= 1;
-        let path = adit_engine::ike::Path { local: b, remote: a };
-        world.nodes[B].endpoint.handle_message(now, path, &changed);
+        let came = adit_engine::path::Arrival::new(b, a);
+        world.nodes[B].endpoint.handle_message(now, came, &changed);
         while world.nodes[B].endpoint.poll_event().is_some() {}
         while world.nodes[B].endpoint.poll_transmit().is_some() {}
         assert!(!world.nodes[B].endpoint.take_changed(), "byte {at}");

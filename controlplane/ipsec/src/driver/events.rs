@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, PeerConfig, Usage};
+use adit_engine::path::PathEvent;
 use adit_proto::control::{PeerId, Spi};
 
 use super::receive::InboundSa;
@@ -45,13 +46,18 @@ impl Driver {
                     link.remove(spi);
                 }
             }
-            Event::Path { peer, path, .. } => {
-                tracing::debug!(peer = peer.0, "is at {}", path.remote);
-                let remote = self.on_the_wire(path.remote);
+            Event::Path(PathEvent::Set { peer, .. } | PathEvent::Use { peer, .. }) => {
+                let Some(hop) = self.endpoint.all_paths().esp_hop(peer) else { return };
+                tracing::debug!(peer = peer.0, "is at {}", hop.remote);
+                let remote = self.on_the_wire(hop.remote);
                 if let Some(link) = self.link_or_new(peer) {
                     link.set_remote(remote);
                 }
             }
+            // Without echoes announced there are none.
+            Event::Path(
+                PathEvent::Peer { .. } | PathEvent::Remove { .. } | PathEvent::Echo { .. } | PathEvent::BlackHole { .. },
+            ) => {}
             Event::Refused { from, why, .. } => {
                 let cause = Cause::Failed(why);
                 self.tell_refused(from, Failure::plain(from.to_string(), cause, ""));
@@ -82,8 +88,8 @@ impl Driver {
             Ok(sa) => {
                 tracing::debug!("inbound SA {:08x} ({}) installed", keys.spi.0, keys.suite);
                 let pace = self.entries.get(&keys.peer).map(|entry| entry.pace).unwrap_or_default();
-                let (path, reported) = (keys.path, Usage::default());
-                let one = InboundSa { sa, link, path, outbound: None, reported, pace, sequence_soft_limit: false };
+                let reported = Usage::default();
+                let one = InboundSa { sa, link, from: None, outbound: None, reported, pace, sequence_soft_limit: false };
                 self.inbound.insert(keys.spi, one);
             }
             // The engine makes keys as long as the suite asks for.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use adit_engine::ike::Path;
 use adit_engine::ike::{PeerId, Usage};
+use adit_engine::path::Arrival;
 use adit_proto::control::Spi;
 use adit_proto::demux::{Kind, classify};
 use adit_proto::esp::{Header, NEXT_HEADER_NONE};
@@ -19,7 +19,8 @@ use crate::packet::Flow;
 pub struct InboundSa {
     pub sa: Inbound,
     pub link: Arc<Link>,
-    pub path: Path,
+    /// Where the last packet came from.
+    pub from: Option<SocketAddr>,
     /// The outbound SA of the same pair, once it is installed.
     pub outbound: Option<Spi>,
     /// What the engine was told last.
@@ -54,7 +55,7 @@ impl Driver {
     fn receive_ike(&mut self, from: SocketAddr, datagram: &[u8]) {
         let Ok(local) = local_address(self.local, from) else { return };
         self.from = Some(from);
-        self.endpoint.handle_message(now(), Path { local, remote: from }, datagram);
+        self.endpoint.handle_message(now(), Arrival::new(local, from), datagram);
     }
 
     fn receive_esp(&mut self, from: SocketAddr, packet: &mut [u8]) {
@@ -73,12 +74,11 @@ impl Driver {
         deliver(one, opened);
         let reported = (one.reported.inbound_packets, one.reported.inbound_bytes);
         let due = one.pace.is_due((one.sa.packets(), one.sa.bytes), reported);
-        let (news, moved) = (due || one.sa.packets() == 1, one.path.remote != from);
-        if moved {
+        let peer = one.link.peer;
+        let (news, moved) = (due || one.sa.packets() == 1, one.from.replace(from) != Some(from));
+        if moved && let Ok(local) = local_address(self.local, from) {
             // Authentic and new: the peer is there now (RFC 7296 §2.23). The engine decides whether we follow.
-            one.path.remote = from;
-            let path = one.path;
-            self.endpoint.handle_esp_path(now(), header.spi, path);
+            self.endpoint.handle_path_seen(now(), peer, Arrival::new(local, from));
         }
         if news {
             // With the first one the peer sends on it, so it can receive on its other half: the engine waits for that.

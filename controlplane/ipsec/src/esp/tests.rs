@@ -1,13 +1,11 @@
 //! Tests of the two directions of a Child SA.
 
-use adit_engine::ike::Path;
 use adit_proto::control::{PeerId, SaKey};
 use adit_proto::suite::Suite;
 
 use super::*;
 
 fn keys(suite: Suite, esn: bool) -> ChildKeys {
-    let address = "127.0.0.1:4500".parse().unwrap();
     let mut key = [0; 32];
     key[..suite.key_len()].fill(7);
     ChildKeys {
@@ -21,8 +19,6 @@ fn keys(suite: Suite, esn: bool) -> ChildKeys {
         mode: adit_engine::ike::Mode::Tunnel,
         selectors: SelectorPair::default(),
         replaces: None,
-        path: Path { local: address, remote: address },
-        encapsulate: true,
     }
 }
 

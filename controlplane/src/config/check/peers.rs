@@ -137,12 +137,18 @@ impl Check<'_> {
         }
         let lanes = self.number("lanes", raw.lanes, 1..=u64::from(WORKERS_MAX), "lanes", LANES_DEFAULT) as u16;
         let defer_checksums = around.mode == Mode::Ethernet && raw.defer_checksums.is_none_or(|defer| defer.value);
+        if let (Some(echo), Some(Keys::Ike(_))) = (&raw.echo, &keys) {
+            let what = "echo is given for a peer with IKE".to_owned();
+            let expected = "echo only beside static_key_file: by IKE both ends say whether they answer sealed echoes".to_owned();
+            self.fail(echo.at, what, expected, "nothing: remove echo".to_owned());
+        }
+        let echo = matches!(keys, Some(Keys::Static { .. })) && raw.echo.is_none_or(|echo| echo.value);
         let endpoint = match endpoint {
             None if !waits => return None,
             None => None,
             Some(endpoint) => Some(endpoint?),
         };
-        Some(Peer { name: name?, endpoint, keys: keys?, lanes, defer_checksums, selectors: selectors.unwrap_or_default() })
+        Some(Peer { name: name?, endpoint, keys: keys?, lanes, defer_checksums, echo, selectors: selectors.unwrap_or_default() })
     }
 
     fn static_key(&mut self, text: Option<raw::Text>, at: Place) -> Option<Keys> {

@@ -13,15 +13,17 @@ use super::super::connection::{Connection, ConnectionState};
 use super::super::context::{Ctx, LANES_MAX, Peer};
 use super::super::counters::Counters;
 use super::super::directory::Directory;
-use super::super::error::Error;
+use super::super::error::{Error, LocalFault};
 use super::super::event::Cause;
+use super::super::evidence;
 use super::super::explain::Record;
-use super::super::nat::{NatStatus, Path};
+use super::super::nat::NatStatus;
 use super::super::sa::{SaId, Stage};
 use super::super::sa_init;
 use super::super::session::Task;
 use super::super::trust::Trust;
 use super::{Endpoint, Timer};
+use crate::path::Hop;
 
 /// An unauthenticated initiator that was refused.
 #[derive(Clone, Debug)]
@@ -109,10 +111,13 @@ impl Endpoint {
         if let Some(peer) = self.shared.peers.remove(&id) {
             for sa in peer.sas {
                 if let Some(sa) = self.sas.get_mut(&sa) {
+                    // What is still repeated goes where the peer was.
+                    sa.hop = self.shared.paths.ike_hop(id).unwrap_or(sa.hop);
                     sa.peer = None;
                 }
             }
         }
+        self.shared.paths.remove(id);
         self.timers.set(Timer::Peer(id), None);
         self.directory_is_stale = true;
         Ok(())
@@ -192,17 +197,18 @@ impl Endpoint {
 
     /// Begins an attempt to connect.
     pub(super) fn begin(&mut self, now: Now, id: PeerId) {
-        let Some(peer) = self.shared.peers.get(&id) else { return };
-        let current = peer.current.and_then(|current| self.sas.get(&current)).map(|sa| sa.path);
-        let configured = peer.remote.map(|remote| {
-            let unspecified = if remote.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-            let local = peer.local.unwrap_or(SocketAddr::new(unspecified, self.shared.config.nat_port));
-            Path { local, remote }
-        });
+        let Some(peer) = self.shared.peers.get_mut(&id) else { return };
         // A peer that is connected is where it was heard last.
-        let Some(path) = current.or(configured) else { return };
+        let current = peer.current;
+        let known = current.and_then(|_| self.shared.paths.ike_hop(id));
+        let configured = peer.remote.map(|remote| {
+            let local = peer.local.unwrap_or(evidence::unspecified(remote, self.shared.config.nat_port));
+            Hop::new(local, remote)
+        });
+        let Some(hop) = known.or(configured) else { return };
+        let fit = self.shared.paths.judge(hop).map_err(|why| LocalFault::Address(hop.remote, why).into());
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-        let begun = sa_init::begin(&mut ctx, id, path);
+        let begun = fit.and_then(|hop| sa_init::begin(&mut ctx, id, hop));
         let spis = begun.as_ref().ok().map(|sa| sa.spis);
         let state = if current.is_some() { ConnectionState::Rekeying } else { ConnectionState::Connecting };
         self.shared.enter(now, id, state, None, spis);
@@ -267,6 +273,7 @@ impl Endpoint {
 
     /// The data plane has lost all SAs: every Child SA is made anew under the IKE SA that there is.
     pub fn data_plane_restarted(&mut self, now: Now) {
+        self.shared.paths.data_plane_restarted();
         let peers: Vec<PeerId> = self.shared.peers.keys().copied().collect();
         peers.into_iter().for_each(|peer| drop(self.rekey(now, peer)));
     }
@@ -286,26 +293,10 @@ impl Endpoint {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         (peer.local, peer.remote) = (local.or(peer.local), remote.or(peer.remote));
         if let Some(current) = peer.current {
-            self.run(now, current, |sa, ctx| {
-                let (local, remote) = (local.unwrap_or(sa.path.local), remote.unwrap_or(sa.path.remote));
-                sa.change_path(ctx, local, remote);
-            });
+            self.run(now, current, |sa, ctx| sa.change_path(ctx, local, remote));
         }
+        self.serve_paths(now);
         Ok(())
-    }
-
-    /// The data plane opened packets of this inbound SA that came another way than before.
-    ///
-    /// They are authentic and new, so the peer has moved, or its NAT has (RFC 7296 §2.23; with MOBIKE RFC 4555 §3.8 leaves it
-    /// to us for ESP).
-    pub fn handle_esp_path(&mut self, now: Now, inbound: Spi, path: Path) {
-        let Some(owner) = self.shared.spis.owner(inbound) else { return };
-        self.run(now, owner, |sa, ctx| {
-            let stays = sa.nat.here || (sa.features.mobike && sa.decides_path());
-            if !stays && path != sa.path && sa.session().is_some() {
-                sa.move_to(ctx, path);
-            }
-        });
     }
 
     /// What has gone through the SAs, as totals since they were installed, by inbound SPI.
@@ -339,20 +330,6 @@ impl Endpoint {
         for id in peer.sas.clone() {
             self.run(now, id, |sa, ctx| sa.lose_outbound(ctx, outbound));
         }
-    }
-
-    /// Tells a peer with MOBIKE which other addresses we have (RFC 4555 §3.6).
-    ///
-    /// # Errors
-    /// The peer is not connected.
-    pub fn announce_addresses(&mut self, now: Now, id: PeerId, addresses: Vec<std::net::IpAddr>) -> Result<(), CommandError> {
-        let mobike = self.current(id).ok().and_then(|current| self.sas.get(&current)).is_some_and(|sa| sa.features.mobike);
-        self.command(now, id, |session| {
-            session.mobike.own_addresses = addresses;
-            if mobike {
-                session.want(Task::AnnounceAddresses);
-            }
-        })
     }
 
     /// What is found wrong with the NAT detection of the current IKE SA, for `/nat`.

@@ -9,12 +9,12 @@ use super::super::config::Now;
 use super::super::context::Ctx;
 use super::super::error::{Error, Incompatibility};
 use super::super::event::Event;
-use super::super::nat::Path;
 use super::super::parts::Parts;
 use super::super::sa::SaId;
 use super::super::{explain, sa_init};
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
+use crate::path::Hop;
 
 /// Longest request, in bytes: it is kept until the peer is authenticated, and cannot be fragmented.
 const REQUEST_LEN_MAX: usize = 4096;
@@ -29,42 +29,40 @@ pub(super) struct HalfOpen {
 }
 
 impl Endpoint {
-    pub(super) fn on_init_request(&mut self, now: Now, path: Path, header: &Header, message: &[u8]) {
+    pub(super) fn on_init_request(&mut self, now: Now, hop: Hop, header: &Header, message: &[u8]) {
         if header.message_id != 0 || header.initiator_spi.is_zero() || message.len() > REQUEST_LEN_MAX {
             self.shared.counters.dropped_malformed += 1;
             return;
         }
         let digest = init_digest(message);
         if let Some(id) = self.inits.get(&digest).copied() {
-            return self.repeat_init_answer(now, path, id);
+            return self.repeat_init_answer(now, hop, id);
         }
         let parts = Message::decode(message).map_err(Error::from).and_then(|message| Parts::sort(message.payloads));
         let parts = match parts {
             Ok(parts) => parts,
             Err(error) => {
                 self.shared.counters.dropped_malformed += 1;
-                return self.refuse_initiator(now, path, header, error, Vec::new());
+                return self.refuse_initiator(now, hop, header, error, Vec::new());
             }
         };
-        let Some(had_cookie) = self.admit(now, path, header, &parts) else { return };
+        let Some(had_cookie) = self.admit(now, hop, header, &parts) else { return };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-        match sa_init::respond(&mut ctx, path, header, message, &parts) {
+        match sa_init::respond(&mut ctx, hop, header, message, &parts) {
             Ok(mut sa) => {
                 sa.init_digest = Some(digest);
                 self.inits.insert(digest, sa.id);
-                let source = path.remote.ip();
+                let source = hop.remote.ip();
                 self.half_open.insert(sa.id, HalfOpen { source, had_cookie });
                 self.shared.admission.opened(source, had_cookie);
                 self.put_back(now, sa);
             }
-            Err(error) => {
-                self.refuse_initiator(now, path, header, error, explain::texts(parts.sa.as_deref().unwrap_or_default()))
-            }
+            Err(error) => self.refuse_initiator(now, hop, header, error, explain::texts(parts.sa.as_deref().unwrap_or_default())),
         }
     }
 
     /// The initiator has not got our answer, unless it has already gone on (RFC 7296 §2.1).
-    fn repeat_init_answer(&mut self, now: Now, path: Path, id: SaId) {
+    fn repeat_init_answer(&mut self, now: Now, hop: Hop, id: SaId) {
         let Some(sa) = self.sas.get(&id) else { return };
         if !sa.stage.is_negotiating() || sa.window.expected_id() != 1 {
             return;
@@ -72,13 +70,13 @@ impl Endpoint {
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         ctx.count(None, |counters| counters.repeated_requests += 1);
         for datagram in sa.window.last_answer() {
-            ctx.transmit(&path, None, datagram);
+            ctx.transmit(&hop, None, datagram, sa.window.answer_after());
         }
     }
 
     /// Whether a request is let in, and then whether it had a cookie; if it is not, it may be told to come again with one.
-    fn admit(&mut self, now: Now, path: Path, header: &Header, parts: &Parts) -> Option<bool> {
-        let (source, spi) = (path.remote.ip(), header.initiator_spi);
+    fn admit(&mut self, now: Now, hop: Hop, header: &Header, parts: &Parts) -> Option<bool> {
+        let (source, spi) = (hop.remote.ip(), header.initiator_spi);
         let nonce = parts.nonce.as_deref().unwrap_or_default();
         let (admission, random) = (&mut self.shared.admission, &mut *self.random);
         let given = parts.notify(NotifyType::COOKIE).map(|notify| notify.data.as_slice());
@@ -91,7 +89,7 @@ impl Endpoint {
                 let cookie = admission.cookie(now.instant, &mut *self.random, nonce, source, spi);
                 self.shared.counters.cookies_demanded += 1;
                 // It is shorter than the request, and keeps nothing: no rate needed.
-                self.send_unprotected(path, header, vec![Notify::new(NotifyType::COOKIE).with_data(cookie).into()]);
+                self.send_unprotected(hop, header, vec![Notify::new(NotifyType::COOKIE).with_data(cookie).into()]);
             }
             Verdict::Admit | Verdict::DemandCookie | Verdict::Refuse => self.shared.counters.dropped_limit += 1,
         }
@@ -99,7 +97,7 @@ impl Endpoint {
     }
 
     /// Tells an unauthenticated initiator why not, where that is safe, and remembers it for the operator.
-    fn refuse_initiator(&mut self, now: Now, path: Path, header: &Header, error: Error, theirs: Vec<String>) {
+    fn refuse_initiator(&mut self, now: Now, hop: Hop, header: &Header, error: Error, theirs: Vec<String>) {
         let notify = error.notify();
         let reported = match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => true,
@@ -108,13 +106,13 @@ impl Endpoint {
         };
         if reported {
             let payload: Payload = notify.into();
-            self.answer_unprotected(now, path, header, vec![payload]);
+            self.answer_unprotected(now, hop, header, vec![payload]);
         }
         if matches!(error, Error::Incompatible(Incompatibility::KeyExchange(_))) {
             return;
         }
-        let ours = self.shared.directory.candidates(path.remote.ip()).offers();
-        self.note_refusal(now, Refusal { from: path.remote, at: now.unix, why: error, ours, theirs });
+        let ours = self.shared.directory.candidates(hop.remote.ip()).offers();
+        self.note_refusal(now, Refusal { from: hop.remote, at: now.unix, why: error, ours, theirs });
     }
 
     /// Keeps the last refusals, and says a few.
@@ -122,7 +120,7 @@ impl Endpoint {
         self.shared.counters.refused(&refusal.why);
         if self.refusals_told.take(now.instant) {
             let more = std::mem::take(&mut self.refusals_unreported);
-            self.shared.events.push_back(Event::Refused { from: refusal.from, why: refusal.why.clone(), more });
+            self.shared.event(Event::Refused { from: refusal.from, why: refusal.why.clone(), more });
         } else {
             self.refusals_unreported += 1;
         }

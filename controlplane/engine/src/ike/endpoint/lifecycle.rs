@@ -36,7 +36,7 @@ impl Endpoint {
             None => self.make_current(now, peer_id, id),
         }
         let replaces = other.and_then(|other| self.sas.get(&other)).map(|other| other.spis);
-        self.shared.events.push_back(Event::IkeUp { peer: peer_id, spis, replaces });
+        self.shared.event(Event::IkeUp { peer: peer_id, spis, replaces });
         if let Some(attempt) = attempt {
             self.give_up_attempt(peer_id, attempt);
         }
@@ -81,7 +81,7 @@ impl Endpoint {
             peer.connected_as = identity.unwrap_or_default();
         }
         self.run(now, id, |sa, ctx| {
-            sa.announce_path(ctx);
+            sa.agree_on_paths(ctx);
             sa.activate_children(ctx);
         });
     }
@@ -137,7 +137,7 @@ impl Endpoint {
             }
             if let Some(sa) = self.sas.get(&successor) {
                 let event = Event::IkeUp { peer: peer_id, spis: sa.spis, replaces: Some(old_spis) };
-                self.shared.events.push_back(event);
+                self.shared.event(event);
             }
         }
         self.run(now, from, |sa, ctx| match then {
@@ -195,7 +195,7 @@ impl Endpoint {
     pub(super) fn on_ended(&mut self, now: Now, id: SaId, cause: Cause) {
         self.no_longer_half_open(id);
         let Some(sa) = self.sas.get(&id) else { return };
-        let (spis, remote, claimed) = (sa.spis, sa.path.remote, sa.claimed.clone());
+        let (spis, remote, claimed) = (sa.spis, sa.hop.remote, sa.claimed.clone());
         let Some(peer_id) = sa.peer else {
             return self.note_initiator(now, remote, claimed, cause);
         };
@@ -207,7 +207,7 @@ impl Endpoint {
         let was_up = peer.sas.contains(&id);
         if was_up {
             let event = Event::IkeDown { peer: peer_id, spis, cause: cause.clone() };
-            self.shared.events.push_back(event);
+            self.shared.event(event);
         }
         // An initiator that does not accept us says so when we have let it in (RFC 7296 §2.21.2).
         if !was_up || matches!(cause, Cause::Refused { .. } | Cause::Failed(_)) {

@@ -12,7 +12,7 @@ use super::super::config::Mode;
 use super::super::context::Ctx;
 use super::super::event::IkeSpis;
 use super::super::informational::{Orphan, Sent};
-use super::super::nat::{NatStatus, Path};
+use super::super::nat::NatStatus;
 use super::super::negotiate::Choice;
 use super::super::protect::Protection;
 use super::super::reauth::Standing;
@@ -23,12 +23,16 @@ use super::super::trust::{OwnProof, Trust};
 use super::super::window::Window;
 use super::BootClock;
 use super::bytes::{In, Out};
+use crate::path::{Hop, Moves, Paths};
+
+/// What may be sent to where the peer was seen last: one request for a proof, as it had asked for with what it sent then.
+const PROOF_CREDIT: usize = 160;
 
 type Decoded<T> = Result<T, DecodeError>;
 
 /// Writes an established IKE SA: only what a successor cannot find out. What has gone through the SAs is counted by the data
 /// plane, and when the peer was heard last is asked anew.
-pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
+pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) {
     let (Some(session), Some(peer)) = (sa.session(), sa.peer) else { return };
     out.u16(peer.0);
     out.raw(&session.trust.name);
@@ -36,14 +40,19 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa) {
     out.u64(sa.spis.initiator.0);
     out.u64(sa.spis.responder.0);
     out.flag(sa.role == Role::Initiator);
-    out.addr(sa.path.local);
-    out.addr(sa.path.remote);
+    let (hop, latest, mtu) = paths.kept(peer).unwrap_or((sa.hop, sa.hop, 0));
+    for hop in [hop, latest] {
+        out.addr(hop.local);
+        out.addr(hop.remote);
+        out.u64(hop.interface.into());
+    }
+    out.u16(mtu);
     for flag in [sa.nat.supported, sa.nat.here, sa.nat.there, sa.nat.claimed] {
         out.flag(flag);
     }
     // Whether it is childless matters in IKE_AUTH only.
-    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _ } = sa.features;
-    for flag in [fragmentation, intermediate, ppk, adit, mobike] {
+    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo } = sa.features;
+    for flag in [fragmentation, intermediate, ppk, adit, mobike, echo] {
         out.flag(flag);
     }
     out.time(clock, sa.created);
@@ -62,7 +71,7 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     let trust = Trust { name: input.array().ok()?, all: input.array().ok()? };
     let configured = ctx.shared.peers.get(&peer).filter(|configured| configured.trust.is_same_peer(&trust))?;
     let config = configured.config.clone();
-    let mut sa = read_sa(ctx, clock, &mut input).ok()?;
+    let (mut sa, places) = read_sa(ctx, clock, &mut input).ok()?;
     sa.peer = Some(peer);
     let window = read_window(&mut input).ok()?;
     let choice = read_choice(&mut input).ok()?;
@@ -97,14 +106,20 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     session.create_at = Some(ctx.now.instant);
     sa.stage = Stage::Established(Box::new(session));
     restore_window(ctx, &mut sa, window);
+    restore_path(ctx, &sa, peer, places);
     Some(sa)
 }
 
-fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<IkeSa> {
+fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<(IkeSa, Places)> {
     let spis = IkeSpis { initiator: IkeSpi(input.u64()?), responder: IkeSpi(input.u64()?) };
     let role = if input.flag()? { Role::Initiator } else { Role::Responder };
-    let path = Path { local: input.addr()?, remote: input.addr()? };
-    let mut sa = IkeSa::new(ctx.now.instant, role, spis, path);
+    let hop = |input: &mut In| -> Decoded<Hop> {
+        let (local, remote) = (input.addr()?, input.addr()?);
+        let interface = u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("interface"))?;
+        Ok(Hop { local, interface, remote })
+    };
+    let places = Places { used: hop(input)?, latest: hop(input)?, mtu: input.u16()? };
+    let mut sa = IkeSa::new(ctx.now.instant, role, spis, places.used);
     sa.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()?, claimed: input.flag()? };
     sa.features = Features {
         fragmentation: input.flag()?,
@@ -113,9 +128,29 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<IkeSa> {
         adit: input.flag()?,
         mobike: input.flag()?,
         childless: false,
+        echo: input.flag()?,
     };
     sa.created = input.time(clock)?;
-    Ok(sa)
+    Ok((sa, places))
+}
+
+/// Where the peer is, where it was seen last, and how large a packet was proven to get there.
+struct Places {
+    used: Hop,
+    latest: Hop,
+    mtu: u16,
+}
+
+/// The path that was in use is used again; where the peer was seen last it is asked for a proof again.
+fn restore_path(ctx: &mut Ctx, sa: &IkeSa, peer: PeerId, places: Places) {
+    if places.mtu > 0 {
+        ctx.shared.paths.remember_size(peer, places.used.remote.ip(), places.mtu);
+    }
+    sa.establish_path(ctx);
+    if places.latest != places.used {
+        // One that is not taken is counted.
+        let _ = ctx.shared.paths.candidate(ctx.now.instant, peer, places.latest, Moves::Both, PROOF_CREDIT);
+    }
 }
 
 /// A request that was under way, and what it would have made.

@@ -5,18 +5,18 @@ use std::time::Instant;
 
 /// At most one deadline for each key.
 #[derive(Debug)]
-pub(super) struct Timers<K> {
+pub(crate) struct Timers<K> {
     due: BTreeSet<(Instant, K)>,
     of: BTreeMap<K, Instant>,
 }
 
 impl<K: Ord + Copy> Timers<K> {
-    pub(super) fn new() -> Timers<K> {
+    pub(crate) fn new() -> Timers<K> {
         Timers { due: BTreeSet::new(), of: BTreeMap::new() }
     }
 
     /// Sets, moves or (with `None`) removes the deadline of a key.
-    pub(super) fn set(&mut self, key: K, at: Option<Instant>) {
+    pub(crate) fn set(&mut self, key: K, at: Option<Instant>) {
         if self.of.get(&key).copied() == at {
             return;
         }
@@ -30,12 +30,12 @@ impl<K: Ord + Copy> Timers<K> {
     }
 
     /// The earliest deadline.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
     /// Removes and returns the keys whose deadlines are not after `now`, the earliest first.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<K> {
+    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<K> {
         let mut keys = Vec::new();
         while let Some((_, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.pop_first();
@@ -47,7 +47,7 @@ impl<K: Ord + Copy> Timers<K> {
 }
 
 /// The earlier of two deadlines, where there may be none.
-pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

@@ -1,0 +1,92 @@
+//! Paths in the endpoint: what the data plane and the underlay say of them, and what they ask of IKE.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use adit_proto::control::PeerId;
+
+use super::super::config::Now;
+use super::Endpoint;
+use crate::path::{Arrival, Hop, PathStatus, Paths, Terms, Unfit, Wish};
+
+impl Endpoint {
+    /// The data plane opened a new, authentic packet of a peer that came another way than the one before.
+    pub fn handle_path_seen(&mut self, now: Now, peer: PeerId, came: Arrival) {
+        self.with_paths(now, |paths| paths.handle_path_seen(now.instant, peer, came));
+    }
+
+    /// A sealed echo of ours came back this way; `rtt` as the data plane measured it.
+    pub fn handle_echo_reply(&mut self, now: Now, peer: PeerId, id: u64, came: Arrival, rtt: Duration) {
+        self.with_paths(now, |paths| paths.handle_echo_reply(now.instant, peer, id, came, rtt));
+    }
+
+    /// Packets of the tunnel went to these peers since this was called last: so often that a path is watched closely.
+    pub fn handle_traffic(&mut self, now: Now, peers: impl IntoIterator<Item = PeerId>) {
+        self.with_paths(now, |paths| peers.into_iter().for_each(|peer| paths.handle_traffic(now.instant, peer)));
+    }
+
+    /// A router says that a packet to this peer, which quotes a live SPI of ours, was too big: at most `mtu` bytes pass.
+    pub fn handle_too_big(&mut self, now: Now, peer: PeerId, remote: IpAddr, mtu: u16) {
+        self.with_paths(now, |paths| paths.handle_too_big(now.instant, peer, remote, mtu));
+    }
+
+    /// The kernel did not send something to the peer, an echo or a packet: too big for what it knows of the route by now.
+    pub fn handle_unsent(&mut self, now: Now, peer: PeerId) {
+        self.with_paths(now, |paths| paths.handle_unsent(now.instant, peer));
+    }
+
+    /// Nothing longer than so many bytes is sent from now on, as an outer IP packet.
+    pub fn set_mtu_max(&mut self, now: Now, mtu_max: u16) {
+        self.with_paths(now, |paths| paths.set_mtu_max(now.instant, mtu_max));
+    }
+
+    /// Addresses or routes of this machine have changed: what goes to a peer may leave from another address now, and peers are told
+    /// our other addresses.
+    pub fn underlay_changed(&mut self, now: Now) {
+        self.with_paths(now, |paths| paths.underlay_changed(now.instant));
+        let current: Vec<_> = self.shared.peers.values().filter_map(|peer| peer.current).collect();
+        current.into_iter().for_each(|sa| self.run(now, sa, |sa, ctx| sa.announce_addresses(ctx)));
+    }
+
+    /// A peer with a static key is there. Without a proof of its own it is followed where its newest authentic packet comes from.
+    ///
+    /// # Errors
+    /// Nothing may go there.
+    pub fn set_static_path(&mut self, now: Now, peer: PeerId, hop: Option<Hop>, terms: Terms) -> Result<(), Unfit> {
+        self.shared.paths.set_terms(now.instant, peer, terms);
+        match hop {
+            Some(hop) => self.shared.paths.establish(now.instant, peer, hop, true).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// The paths of a peer, for people and programs.
+    pub fn paths(&self, peer: PeerId) -> Vec<PathStatus> {
+        self.shared.paths.status(peer)
+    }
+
+    /// All paths.
+    pub fn all_paths(&self) -> &Paths {
+        &self.shared.paths
+    }
+
+    fn with_paths(&mut self, now: Now, act: impl FnOnce(&mut Paths)) {
+        act(&mut self.shared.paths);
+        self.serve_paths(now);
+    }
+
+    /// Does what the paths ask of IKE.
+    pub(super) fn serve_paths(&mut self, now: Now) {
+        while let Some(wish) = self.shared.paths.poll_wish() {
+            let (peer, hop) = match wish {
+                Wish::Prove { peer, hop } => (peer, Some(hop)),
+                Wish::Moved { peer } => (peer, None),
+            };
+            let Some(current) = self.shared.peers.get(&peer).and_then(|peer| peer.current) else { continue };
+            self.run(now, current, |sa, ctx| match hop {
+                Some(hop) => sa.prove(ctx, hop),
+                None => sa.on_moved(ctx),
+            });
+        }
+    }
+}

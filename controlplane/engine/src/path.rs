@@ -1,0 +1,519 @@
+//! By which way a peer is reached: for IKE and for ESP, for peers with IKE and with static keys. Usable without IKE.
+//!
+//! ```text
+//!  configuration ┐
+//!  IKE, MOBIKE   ├─▶ judge ─▶ candidate ─▶ proof ─▶ proven path ─▶ in use      (PathSet, PathUse for the data plane)
+//!  PathSeen, ESP ┘   │          │            │
+//!                    ▼          ▼            └ a sealed echo, or an answered IKE request that was sent there
+//!                 refused   at most as many bytes go there as came from there
+//! ```
+//! One function, [`judge`], says whether datagrams may go somewhere at all, whoever said that the peer is there. What is judged good
+//! is a candidate until the peer has answered from there. Candidates have limits: three of a peer, a few proofs in a second.
+//! IKE gives evidence ([`Paths::heard`], [`Paths::candidate`], [`Paths::answered`]) and does what [`Wish`] asks of it; it decides
+//! nothing here. Whether a packet of ESP may move IKE as well is in the peer's [`Terms`].
+
+mod hop;
+mod judge;
+mod mtu;
+mod peer;
+mod proof;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use adit_proto::control::PeerId;
+pub use adit_proto::control::{PATHS_MAX, PathId};
+
+use crate::random::Random;
+use crate::rate_limit::Bucket;
+use crate::timer::Timers;
+
+pub use hop::{Arrival, Hop, IKE_PORT};
+pub use judge::{AnyUnderlay, Route, Underlay, Unfit};
+
+pub(crate) use judge::{Fit, judge};
+pub(crate) use peer::Moves;
+
+use mtu::Mtu;
+use peer::{Entry, PeerPaths, Proof};
+
+/// Requests for a proof in a second, to all peers.
+const PROOFS_PER_SECOND: u32 = 200;
+/// What a packet of ESP gives in credit: the shortest there is.
+const ESP_LEN_MIN: u32 = 60;
+
+/// What is agreed with a peer about paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// It has announced that it answers sealed echoes.
+    pub echo: bool,
+    /// There is an IKE SA with it, whose requests can prove an address.
+    pub ike: bool,
+    /// What an authentic message or packet from another address moves there, once it is proven.
+    pub follow: Follow,
+    /// Our address is configured: the kernel's routes do not change it.
+    pub local_fixed: bool,
+}
+
+/// What follows a peer to where it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    /// Nothing: we say where the connection goes (RFC 4555 §1.2), or a NAT is on our side (RFC 7296 §2.23).
+    Nothing,
+    /// ESP. For IKE the peer says itself when it moves (RFC 4555 §3.8).
+    Esp,
+    Both,
+}
+
+/// For the data plane, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathEvent {
+    /// There is this peer, or what was agreed with it is another thing now: whether it answers sealed echoes.
+    Peer { peer: PeerId, echo: bool },
+    /// There is this path, or it is another one now. `mtu` is the largest outer IP packet, in bytes.
+    Set { peer: PeerId, path: PathId, hop: Hop, mtu: u16, encapsulate: bool },
+    /// What goes to the peer goes this way from now on.
+    Use { peer: PeerId, path: PathId },
+    /// The path is gone.
+    Remove { peer: PeerId, path: PathId },
+    /// A sealed echo is to be sent on this path, as an IP packet of `size` bytes; to be answered as it came.
+    Echo { peer: PeerId, path: PathId, id: u64, size: u16 },
+    /// Large packets were lost on this path and small ones were not: from now on they are `mtu` bytes at most.
+    BlackHole { peer: PeerId, path: PathId, mtu: u16 },
+}
+
+/// What only IKE can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// A request is to be sent there and answered from there.
+    Prove { peer: PeerId, hop: Hop },
+    /// Another path is in use, which the peer has not asked for.
+    Moved { peer: PeerId },
+}
+
+/// One path, for people and programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    pub path: PathId,
+    pub hop: Hop,
+    pub proven: bool,
+    /// ESP goes this way; IKE does.
+    pub in_use: bool,
+    pub ike: bool,
+    /// Largest outer IP packet, in bytes, and what an echo has proven of it.
+    pub mtu: u16,
+    pub mtu_proven: Option<u16>,
+    pub rtt: Option<Duration>,
+    pub black_holes: u64,
+}
+
+/// The paths of all peers.
+pub struct Paths {
+    underlay: Box<dyn Underlay + Send>,
+    peers: BTreeMap<PeerId, PeerPaths>,
+    /// Sizes that were proven by a process before this one.
+    proven: BTreeMap<(PeerId, IpAddr), u16>,
+    events: VecDeque<PathEvent>,
+    wishes: VecDeque<Wish>,
+    proofs: Bucket,
+    timers: Timers<PeerId>,
+    /// Nothing longer is ever sent, whatever a route would carry: bytes of an outer IP packet.
+    mtu_max: u16,
+    /// Addresses that were not taken, by why; and proofs that nobody gave.
+    pub refused: u64,
+    pub unproven: u64,
+}
+
+impl Paths {
+    pub fn new(underlay: Box<dyn Underlay + Send>) -> Paths {
+        Paths {
+            underlay,
+            peers: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            events: VecDeque::new(),
+            wishes: VecDeque::new(),
+            proofs: Bucket::new(PROOFS_PER_SECOND),
+            timers: Timers::new(),
+            mtu_max: u16::MAX,
+            refused: 0,
+            unproven: 0,
+        }
+    }
+
+    pub(crate) fn set_underlay(&mut self, underlay: Box<dyn Underlay + Send>) {
+        self.underlay = underlay;
+    }
+
+    /// Nothing longer than so many bytes is sent from now on, as an outer IP packet.
+    pub fn set_mtu_max(&mut self, now: Instant, mtu_max: u16) {
+        if std::mem::replace(&mut self.mtu_max, mtu_max) != mtu_max {
+            self.underlay_changed(now);
+        }
+    }
+
+    fn fit(&mut self, hop: Hop) -> Result<Fit, Unfit> {
+        let fit = judge(&mut *self.underlay, hop)?;
+        Ok(Fit { mtu: fit.mtu.or((self.mtu_max < u16::MAX).then_some(self.mtu_max)).map(|mtu| mtu.min(self.mtu_max)), ..fit })
+    }
+
+    /// Whether datagrams may go this way, with the source that they would have.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn judge(&mut self, hop: Hop) -> Result<Hop, Unfit> {
+        self.fit(hop).map(|fit| fit.hop)
+    }
+
+    /// Our addresses from which a peer can be reached, beside the one in use.
+    pub(crate) fn other_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
+        let addresses = self.underlay.addresses();
+        let usable = |address: &IpAddr| {
+            let local = SocketAddr::new(*address, used.local.port());
+            let other = *address != used.local.ip() && address.is_ipv4() == used.remote.is_ipv4();
+            other && judge(&mut *self.underlay, Hop { local, ..used }).is_ok()
+        };
+        addresses.into_iter().filter(usable).collect()
+    }
+
+    /// The path of IKE with a peer.
+    pub fn ike_hop(&self, peer: PeerId) -> Option<Hop> {
+        let peer = self.peers.get(&peer)?;
+        Some(peer.get(peer.ike?)?.hop)
+    }
+
+    /// The path of ESP with a peer.
+    pub fn esp_hop(&self, peer: PeerId) -> Option<Hop> {
+        let peer = self.peers.get(&peer)?;
+        Some(peer.get(peer.esp?)?.hop)
+    }
+
+    /// Which of a peer's paths a hop is.
+    pub fn find(&self, peer: PeerId, hop: Hop) -> Option<PathId> {
+        self.peers.get(&peer)?.find(hop.normal())
+    }
+
+    /// The paths that the peer has answered from, without the one in use for IKE.
+    pub(crate) fn alternatives(&self, peer: PeerId) -> Vec<Hop> {
+        let Some(peer) = self.peers.get(&peer) else { return Vec::new() };
+        peer.iter().filter(|(id, entry)| entry.is_proven() && peer.ike != Some(*id)).map(|(_, entry)| entry.hop).collect()
+    }
+
+    /// All paths of a peer.
+    pub fn status(&self, peer: PeerId) -> Vec<PathStatus> {
+        let Some(peer) = self.peers.get(&peer) else { return Vec::new() };
+        let status = |(path, entry): (PathId, &Entry)| PathStatus {
+            path,
+            hop: entry.hop,
+            proven: entry.is_proven(),
+            in_use: peer.esp == Some(path),
+            ike: peer.ike == Some(path),
+            mtu: entry.mtu.size(),
+            mtu_proven: entry.mtu.proven(),
+            rtt: entry.mtu.rtt(),
+            black_holes: entry.mtu.black_holes,
+        };
+        peer.iter().map(status).collect()
+    }
+
+    /// What was agreed with a peer; it is known from now on.
+    pub fn set_terms(&mut self, now: Instant, id: PeerId, terms: Terms) {
+        let is_new = !self.peers.contains_key(&id);
+        let peer = self.peers.entry(id).or_insert_with(|| PeerPaths::new(terms));
+        if is_new || peer.terms.echo != terms.echo {
+            self.events.push_back(PathEvent::Peer { peer: id, echo: terms.echo });
+        }
+        if peer.terms.echo != terms.echo {
+            for path in PathId::all() {
+                if let Some(entry) = peer.get_mut(path) {
+                    entry.mtu.set_echoes(terms.echo);
+                }
+            }
+        }
+        peer.terms = terms;
+        self.tell(id);
+        self.set_timer(now, id);
+    }
+
+    /// The peer has proven that it is there, or the configuration says so: it is used from now on.
+    ///
+    /// # Errors
+    /// Nothing may go there.
+    pub fn establish(&mut self, now: Instant, id: PeerId, hop: Hop, encapsulate: bool) -> Result<PathId, Unfit> {
+        let path = self.enter(now, id, hop, Proof::Proven, 0)?;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.encapsulate = encapsulate;
+            peer.latest = Some(path);
+        }
+        self.use_path(now, id, path, Moves::Both);
+        Ok(path)
+    }
+
+    /// Whether ESP has to go in UDP.
+    pub(crate) fn set_encapsulate(&mut self, id: PeerId, encapsulate: bool) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.encapsulate = encapsulate;
+            self.tell(id);
+        }
+    }
+
+    /// Our side decides that everything moves: an address of ours is another one, or the peer's other one is to be used.
+    ///
+    /// # Errors
+    /// Nothing may go there.
+    pub(crate) fn decide(&mut self, now: Instant, id: PeerId, hop: Hop) -> Result<(), Unfit> {
+        let path = self.enter(now, id, hop, Proof::Proven, 0)?;
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.latest = Some(path);
+        }
+        self.use_path(now, id, path, Moves::Both);
+        Ok(())
+    }
+
+    /// The data plane opened a new, authentic packet that came another way than the one before.
+    pub fn handle_path_seen(&mut self, now: Instant, id: PeerId, came: Arrival) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let hop = came.hop();
+        if let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) {
+            entry.heard = now;
+        }
+        let moves = match peer.terms.follow {
+            Follow::Nothing => return,
+            Follow::Esp => Moves::Esp,
+            Follow::Both => Moves::Both,
+        };
+        if peer.esp.and_then(|path| peer.get(path)).is_some_and(|entry| entry.hop == hop) {
+            peer.latest = peer.esp;
+            return;
+        }
+        // One that is not taken is counted.
+        let _ = self.candidate(now, id, hop, moves, ESP_LEN_MIN as usize);
+    }
+
+    /// An echo came back, this way. `rtt` is what the data plane measured.
+    pub fn handle_echo_reply(&mut self, now: Instant, id: PeerId, echo: u64, came: Arrival, rtt: Duration) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let hop = came.hop();
+        for path in PathId::all() {
+            let Some(entry) = peer.get_mut(path) else { continue };
+            if entry.mtu.answered(now, echo, rtt) {
+                entry.heard = now;
+                self.tell(id);
+                return self.set_timer(now, id);
+            }
+            let asked = matches!(entry.proof, Proof::Waits { echo: Some(asked), .. } if asked == echo);
+            if asked && entry.hop.remote == hop.remote {
+                self.prove(now, id, path);
+                return;
+            }
+        }
+    }
+
+    /// Packets of the tunnel went by the path in use.
+    pub fn handle_traffic(&mut self, now: Instant, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Some(entry) = peer.esp.and_then(|path| peer.get_mut(path)) {
+            entry.mtu.is_active(now);
+            self.set_timer(now, id);
+        }
+    }
+
+    /// A router says that a packet with a live SPI of ours to this peer was too big: at most `mtu` bytes pass.
+    pub fn handle_too_big(&mut self, now: Instant, id: PeerId, remote: IpAddr, mtu: u16) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for path in PathId::all() {
+            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.remote.ip() == remote) {
+                entry.mtu.too_big(now, mtu);
+            }
+        }
+        self.tell(id);
+        self.set_timer(now, id);
+    }
+
+    /// Addresses or routes of this machine have changed.
+    pub fn underlay_changed(&mut self, now: Instant) {
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.look_again(now, id));
+    }
+
+    fn look_again(&mut self, now: Instant, id: PeerId) {
+        self.look_at_routes(now, id);
+        let Some(peer) = self.peers.get(&id) else { return };
+        let used = peer.ike.or(peer.esp);
+        let hop = used.and_then(|path| peer.get(path)).map(|entry| entry.hop);
+        if let (Some(hop), false) = (hop, peer.terms.local_fixed) {
+            let unspecified = if hop.remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+            let free = Hop { local: SocketAddr::new(unspecified, hop.local.port()), ..hop };
+            // Without a way there is nothing to be said, until there is one.
+            if let Ok(fit) = self.fit(free)
+                && fit.hop != hop
+                && !fit.hop.local.ip().is_unspecified()
+                && self.decide(now, id, fit.hop).is_ok()
+            {
+                self.wishes.push_back(Wish::Moved { peer: id });
+            }
+        }
+        self.tell(id);
+        self.set_timer(now, id);
+    }
+
+    /// Asks again what the kernel knows of the MTU of a peer's paths: a router may have said something.
+    fn look_at_routes(&mut self, now: Instant, id: PeerId) {
+        for path in PathId::all() {
+            let Some(hop) = self.peers.get(&id).and_then(|peer| peer.get(path)).map(|entry| entry.hop) else { continue };
+            let Ok(fit) = self.fit(hop) else { continue };
+            if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
+                entry.mtu.set_route(now, fit.mtu);
+            }
+        }
+    }
+
+    /// The kernel did not send something to the peer, an echo or a packet: too big for what it knows of the route by now.
+    pub fn handle_unsent(&mut self, now: Instant, id: PeerId) {
+        self.look_at_routes(now, id);
+        self.tell(id);
+        self.set_timer(now, id);
+    }
+
+    /// Nothing is left of a peer. The data plane forgets its paths with it.
+    pub fn remove(&mut self, id: PeerId) {
+        self.peers.remove(&id);
+        self.timers.set(id, None);
+    }
+
+    /// The data plane is another one: it is told everything anew.
+    pub fn data_plane_restarted(&mut self) {
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            PathId::all().for_each(|path| {
+                if let Some(entry) = peer.get_mut(path) {
+                    entry.told = None;
+                }
+            });
+            let (esp, echo) = (peer.esp, peer.terms.echo);
+            self.events.push_back(PathEvent::Peer { peer: id, echo });
+            self.tell(id);
+            self.events.extend(esp.map(|path| PathEvent::Use { peer: id, path }));
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant, random: &mut dyn Random) {
+        for id in self.timers.take_due(now) {
+            self.ask_for_proofs(now, id, random);
+            self.measure(now, id, random);
+            self.tell(id);
+            self.set_timer(now, id);
+        }
+    }
+
+    /// When [`Paths::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    pub fn poll_event(&mut self) -> Option<PathEvent> {
+        self.events.pop_front()
+    }
+
+    pub(crate) fn poll_wish(&mut self) -> Option<Wish> {
+        self.wishes.pop_front()
+    }
+
+    /// What the process after this one needs: the path in use, where the peer was seen last, and the size that was proven.
+    pub(crate) fn kept(&self, id: PeerId) -> Option<(Hop, Hop, u16)> {
+        let peer = self.peers.get(&id)?;
+        let used = peer.get(peer.ike.or(peer.esp)?)?;
+        let latest = peer.latest.and_then(|path| peer.get(path)).unwrap_or(used);
+        Some((used.hop, latest.hop, used.mtu.proven().unwrap_or(0)))
+    }
+
+    /// The size that a process before this one has proven.
+    pub(crate) fn remember_size(&mut self, id: PeerId, remote: IpAddr, size: u16) {
+        self.proven.insert((id, remote), size);
+    }
+
+    /// Takes a path in, or finds it; a proof that it already has is not lost.
+    fn enter(&mut self, now: Instant, id: PeerId, hop: Hop, proof: Proof, credit: u32) -> Result<PathId, Unfit> {
+        let fit = self.fit(hop)?;
+        let v6 = fit.hop.remote.is_ipv6();
+        let known = self.proven.get(&(id, fit.hop.remote.ip())).copied();
+        let Some(peer) = self.peers.get_mut(&id) else { return Err(Unfit::Unreachable) };
+        if let Some(path) = peer.find(fit.hop) {
+            if let Some(entry) = peer.get_mut(path) {
+                (entry.hop, entry.heard) = (fit.hop, now);
+                entry.credit = entry.credit.saturating_add(credit);
+                if proof == Proof::Proven || entry.is_proven() {
+                    entry.proof = proof;
+                }
+            }
+            return Ok(path);
+        }
+        // The size that another way to the same address carries is a good guess.
+        let same = peer.iter().find(|(_, entry)| entry.hop.remote.ip() == fit.hop.remote.ip());
+        let known = same.and_then(|(_, entry)| entry.mtu.proven()).or(known);
+        let path = peer.place(proof == Proof::Proven).ok_or(Unfit::Unreachable)?;
+        if peer.take(path).is_some_and(|entry| entry.told.is_some()) {
+            self.events.push_back(PathEvent::Remove { peer: id, path });
+        }
+        let mtu = Mtu::new(v6, fit.mtu, known, peer.terms.echo);
+        peer.put(path, Entry { hop: fit.hop, proof, credit, heard: now, mtu, told: None });
+        Ok(path)
+    }
+
+    fn use_path(&mut self, now: Instant, id: PeerId, path: PathId, moves: Moves) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if moves == Moves::Both {
+            peer.ike = Some(path);
+            peer.wanted = None;
+        }
+        let moved = moves != Moves::Nothing && peer.esp.replace(path) != Some(path);
+        self.tell(id);
+        if moved {
+            self.events.push_back(PathEvent::Use { peer: id, path });
+        }
+        self.set_timer(now, id);
+    }
+
+    /// Tells the data plane what it does not know yet: the paths that are used, and those on which an echo is to be sent.
+    fn tell(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let (encapsulate, esp, echo) = (peer.encapsulate, peer.esp, peer.terms.echo);
+        for path in PathId::all() {
+            let Some(entry) = peer.get_mut(path) else { continue };
+            let asked = echo && matches!(entry.proof, Proof::Waits { echo: Some(_), .. });
+            if esp != Some(path) && !asked && entry.told.is_none() {
+                continue;
+            }
+            let (hop, mtu) = (entry.hop, entry.mtu.size());
+            if entry.told.replace((hop, mtu, encapsulate)) != Some((hop, mtu, encapsulate)) {
+                self.events.push_back(PathEvent::Set { peer: id, path, hop, mtu, encapsulate });
+            }
+        }
+    }
+
+    fn set_timer(&mut self, _now: Instant, id: PeerId) {
+        let at = self.peers.get(&id).and_then(PeerPaths::deadline);
+        self.timers.set(id, at);
+    }
+
+    /// Sends the echoes that find out what the path in use carries.
+    fn measure(&mut self, now: Instant, id: PeerId, random: &mut dyn Random) {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.terms.echo) else { return };
+        let Some(path) = peer.esp else { return };
+        let Some(entry) = peer.get_mut(path) else { return };
+        let holes = entry.mtu.black_holes;
+        for size in entry.mtu.due(now) {
+            let echo = random.u64();
+            entry.mtu.sent(now, echo, size);
+            self.events.push_back(PathEvent::Echo { peer: id, path, id: echo, size });
+        }
+        if entry.mtu.black_holes > holes {
+            self.events.push_back(PathEvent::BlackHole { peer: id, path, mtu: entry.mtu.size() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

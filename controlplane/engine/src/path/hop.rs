@@ -1,0 +1,150 @@
+//! How a datagram goes: between which two addresses, and over which interface where that is not clear from them.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// The port on which IKE has no marker and ESP is not encapsulated.
+pub const IKE_PORT: u16 = 500;
+/// In front of IKE on every other port (RFC 3948 §2.2).
+const MARKER: [u8; 4] = [0; 4];
+
+/// Where datagrams leave from and where they go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Hop {
+    /// Our end. An unspecified address leaves the choice to the kernel; the port says from which socket.
+    pub local: SocketAddr,
+    /// Index of the interface; 0 is any. Only link-local addresses need one.
+    pub interface: u32,
+    pub remote: SocketAddr,
+}
+
+/// Where a datagram came to and from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Arrival {
+    pub local: SocketAddr,
+    /// Index of the interface; 0 is unknown.
+    pub interface: u32,
+    pub remote: SocketAddr,
+    /// Its traffic class: DSCP and ECN (RFC 2474, RFC 3168).
+    pub class: u8,
+}
+
+impl Arrival {
+    /// With nothing known beyond the addresses.
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> Arrival {
+        Arrival { local, interface: 0, remote, class: 0 }
+    }
+
+    /// The way back.
+    pub fn hop(&self) -> Hop {
+        Hop { local: self.local, interface: self.interface, remote: self.remote }.normal()
+    }
+}
+
+impl Hop {
+    pub fn new(local: SocketAddr, remote: SocketAddr) -> Hop {
+        Hop { local, interface: 0, remote }.normal()
+    }
+
+    /// Equal hops look equal: by which interface something came matters for link-local addresses alone, since routes need not be
+    /// symmetric.
+    pub(crate) fn normal(mut self) -> Hop {
+        if let SocketAddr::V6(remote) = &mut self.remote {
+            if self.interface == 0 {
+                self.interface = remote.scope_id();
+            }
+            remote.set_scope_id(0);
+            remote.set_flowinfo(0);
+        }
+        if let SocketAddr::V6(local) = &mut self.local {
+            local.set_scope_id(0);
+            local.set_flowinfo(0);
+        }
+        if !is_link_local(self.remote.ip()) {
+            self.interface = 0;
+        }
+        self
+    }
+
+    /// Whether it is the same way, as far as both say: a source that was left to the kernel is any.
+    pub(crate) fn is_same(&self, other: &Hop) -> bool {
+        let open = self.local.ip().is_unspecified() || other.local.ip().is_unspecified();
+        let far = (self.remote, self.interface) == (other.remote, other.interface);
+        far && self.local.port() == other.local.port() && (open || self.local.ip() == other.local.ip())
+    }
+
+    /// Whether messages carry the marker that tells them from ESP.
+    fn is_marked(&self) -> bool {
+        self.local.port() != IKE_PORT
+    }
+
+    /// The UDP payload for an IKE message.
+    pub(crate) fn frame(&self, message: &[u8]) -> Vec<u8> {
+        if self.is_marked() { [&MARKER, message].concat() } else { message.to_vec() }
+    }
+
+    /// The IKE message in a UDP payload.
+    pub(crate) fn unframe<'a>(&self, datagram: &'a [u8]) -> Option<&'a [u8]> {
+        if self.is_marked() { datagram.strip_prefix(&MARKER) } else { Some(datagram) }
+    }
+
+    /// Bytes of an IP packet around an IKE message.
+    pub(crate) fn overhead(&self) -> usize {
+        self.headers() + if self.is_marked() { MARKER.len() } else { 0 }
+    }
+
+    /// Bytes of the IP and UDP headers.
+    pub(crate) fn headers(&self) -> usize {
+        if self.remote.is_ipv4() { 20 + 8 } else { 40 + 8 }
+    }
+
+    /// The same on the port of NAT traversal: what was on port 500 moves there.
+    pub(crate) fn floated(&self, nat_port: u16) -> Hop {
+        let mut hop = *self;
+        if hop.local.port() == IKE_PORT {
+            hop.local.set_port(nat_port);
+        }
+        if hop.remote.port() == IKE_PORT {
+            hop.remote.set_port(4500);
+        }
+        hop
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hop(local: &str, remote: &str) -> Hop {
+        Hop::new(local.parse().unwrap(), remote.parse().unwrap())
+    }
+
+    #[test]
+    fn the_marker_is_on_every_port_but_500() {
+        let unmarked = hop("10.0.0.1:500", "10.0.0.2:500");
+        assert_eq!(unmarked.frame(b"ike"), b"ike");
+        assert_eq!(unmarked.unframe(b"ike"), Some(&b"ike"[..]));
+        let marked = unmarked.floated(4500);
+        assert_eq!(marked, hop("10.0.0.1:4500", "10.0.0.2:4500"));
+        assert_eq!(marked.frame(b"ike"), b"\0\0\0\0ike");
+        assert_eq!(marked.unframe(b"\0\0\0\0ike"), Some(&b"ike"[..]));
+        assert_eq!(marked.unframe(b"\0\0\0"), None);
+        assert_eq!(hop("10.0.0.1:4501", "10.0.0.2:7777").floated(4500), hop("10.0.0.1:4501", "10.0.0.2:7777"));
+    }
+
+    #[test]
+    fn the_interface_tells_link_local_neighbours_apart_and_nothing_else() {
+        let came = |interface, remote: &str| {
+            Arrival { interface, ..Arrival::new("[::]:4500".parse().unwrap(), remote.parse().unwrap()) }.hop()
+        };
+        assert_ne!(came(2, "[fe80::1]:4500"), came(3, "[fe80::1]:4500"));
+        assert_eq!(came(2, "[2001:db8::1]:4500"), came(3, "[2001:db8::1]:4500"));
+        assert_eq!(came(2, "[fe80::1]:4500"), came(0, "[fe80::1%2]:4500"));
+    }
+}

@@ -1,0 +1,393 @@
+//! The largest packet that a path carries (RFC 8899, DPLPMTUD). Sizes are those of the outer IP packet, in bytes.
+//!
+//! ```text
+//!            nothing answered: again, ever more rarely
+//!            ┌───┐
+//!            ▼   │        answered                  nothing left to try
+//!   ┌──────▶ Start ───────────────────▶ Searching ─────────────────────▶ Settled ◀──┐ the size in use was answered,
+//!   │                                      ▲  ▲                           │  │  │    │ or nothing was
+//!   │                                      │  └──── time to try more ─────┘  │  │    │
+//!   │                                      └── large lost, small answered ── Suspect ┘
+//!   └── never leaves without a proof          (a black hole)              ▲     │
+//!                                                                         └─────┘ an echo of the size in use was lost
+//! ```
+//! It begins with the size last proven here, or the route's, with 1280 and with the smallest, all at once. It shrinks at once and
+//! grows after three echoes. That large ones are lost *and* small ones confirmed makes a black hole; loss alone makes none.
+//! Towards peers without echoes there is only what the kernel knows and what routers say.
+
+use std::time::{Duration, Instant};
+
+/// What a path is taken to carry until an echo was answered: so much every path of today does.
+const BASE_V4: u16 = 1100;
+const BASE_V6: u16 = 1280;
+/// Below this no router is believed (RFC 791, RFC 8200 §5).
+const FLOOR_V4: u16 = 576;
+const FLOOR_V6: u16 = 1280;
+/// Tried at once together with what is hoped for: the least that IPv6 carries, and so most tunnels on the way.
+const COMMON: u16 = 1280;
+/// Without a route that knows better.
+const ETHERNET: u16 = 1500;
+/// Largest packet that is looked for.
+const CEILING: u16 = 9216;
+/// Sizes that links have: tried before the range is halved.
+const LIKELY: [u16; 9] = [1400, 1420, 1440, 1452, 1472, 1480, 1492, 1500, 9000];
+/// A range that is smaller than this is not searched any further.
+const GRAIN: u16 = 8;
+
+/// How long an answer may take: three round trips, within these.
+const WAIT_MIN: Duration = Duration::from_millis(200);
+const WAIT_MAX: Duration = Duration::from_secs(2);
+const WAIT_FIRST: Duration = Duration::from_millis(300);
+/// Echoes of one size before it counts as carried.
+const GROW_ECHOES: u8 = 3;
+/// Rounds of a search step and of a start, and of a suspicion.
+const ROUNDS: u8 = 3;
+const SUSPECT_ROUNDS: u8 = 4;
+/// Pause after a start to which nobody answered: doubled each time, at most so long.
+const RESTART_MAX: Duration = Duration::from_secs(60);
+/// More is tried again after this time (RFC 8899 §5.1.1: PMTU_RAISE_TIMER).
+const RAISE_AFTER: Duration = Duration::from_secs(600);
+/// The size in use is confirmed so often: while there is traffic, so that a black hole is noticed within two seconds, and without.
+const CONFIRM_ACTIVE: Duration = Duration::from_millis(500);
+const CONFIRM_IDLE: Duration = Duration::from_secs(30);
+/// For so long after the last packet there is traffic.
+const ACTIVE_FOR: Duration = Duration::from_secs(2);
+/// Echoes that wait for an answer at most.
+const PENDING_MAX: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The peer answers no echoes.
+    Told,
+    Start {
+        round: u8,
+        pause: Duration,
+    },
+    /// `size` is being tried; `answered` of it were.
+    Searching {
+        size: u16,
+        answered: u8,
+        round: u8,
+    },
+    Settled,
+    /// Echoes of the size in use, and small ones, of which so many came back.
+    Suspect {
+        round: u8,
+        small: u8,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    id: u64,
+    size: u16,
+    at: Instant,
+}
+
+/// What is known of one path.
+#[derive(Clone, Debug)]
+pub(crate) struct Mtu {
+    v6: bool,
+    phase: Phase,
+    /// What may be sent.
+    size: u16,
+    /// The largest that an echo has proven; 0: none yet.
+    confirmed: u16,
+    /// Where it is begun.
+    hint: u16,
+    /// The route's MTU, above which nothing can go.
+    ceiling: u16,
+    /// Known not to be carried; above the ceiling where nothing is.
+    too_large: u16,
+    pending: Vec<Pending>,
+    /// When the next thing is due: an answer overdue, or the next echo.
+    next: Option<Instant>,
+    raise_at: Option<Instant>,
+    active_until: Option<Instant>,
+    rtt: Option<Duration>,
+    /// How often a black hole was found.
+    pub black_holes: u64,
+}
+
+impl Mtu {
+    /// A path of which the kernel knows `route`, and that once carried `proven`.
+    pub(crate) fn new(v6: bool, route: Option<u16>, proven: Option<u16>, echoes: bool) -> Mtu {
+        let mut mtu = Mtu {
+            v6,
+            phase: Phase::Told,
+            size: 0,
+            confirmed: 0,
+            hint: 0,
+            ceiling: 0,
+            too_large: 0,
+            pending: Vec::new(),
+            next: None,
+            raise_at: None,
+            active_until: None,
+            rtt: None,
+            black_holes: 0,
+        };
+        mtu.ceiling = mtu.ceiling_of(route);
+        mtu.too_large = mtu.ceiling.saturating_add(1);
+        mtu.hint = proven.unwrap_or(mtu.ceiling).clamp(mtu.base(), mtu.ceiling.max(mtu.base()));
+        mtu.size = if echoes { mtu.base() } else { mtu.ceiling };
+        if echoes {
+            mtu.phase = Phase::Start { round: 0, pause: Duration::ZERO };
+        }
+        mtu
+    }
+
+    fn base(&self) -> u16 {
+        if self.v6 { BASE_V6 } else { BASE_V4 }
+    }
+
+    fn floor(&self) -> u16 {
+        if self.v6 { FLOOR_V6 } else { FLOOR_V4 }
+    }
+
+    fn ceiling_of(&self, route: Option<u16>) -> u16 {
+        route.unwrap_or(ETHERNET).clamp(self.floor(), CEILING)
+    }
+
+    /// The largest outer packet that may be sent now.
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// The largest that an echo has proven.
+    pub(crate) fn proven(&self) -> Option<u16> {
+        (self.confirmed > 0).then_some(self.confirmed)
+    }
+
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt
+    }
+
+    /// The peer answers echoes, or does not: what is known of it came after the path.
+    pub(crate) fn set_echoes(&mut self, echoes: bool) {
+        match (echoes, self.phase) {
+            (true, Phase::Told) => {
+                self.phase = Phase::Start { round: 0, pause: Duration::ZERO };
+                (self.size, self.next) = (self.base(), None);
+            }
+            (false, phase) if phase != Phase::Told => {
+                (self.phase, self.size, self.next) = (Phase::Told, self.ceiling, None);
+                self.pending.clear();
+            }
+            _ => {}
+        }
+    }
+
+    /// The route has another MTU: below what is in use it holds at once, above it there is something to look for.
+    pub(crate) fn set_route(&mut self, now: Instant, route: Option<u16>) {
+        let ceiling = self.ceiling_of(route);
+        if ceiling == self.ceiling {
+            return;
+        }
+        let grows = ceiling > self.ceiling;
+        (self.ceiling, self.too_large) = (ceiling, ceiling.saturating_add(1));
+        if self.phase == Phase::Told {
+            self.size = ceiling;
+        } else if ceiling < self.size {
+            (self.size, self.confirmed) = (ceiling, self.confirmed.min(ceiling));
+            self.settle(now);
+        } else if grows && self.phase == Phase::Settled {
+            self.search(now);
+        }
+    }
+
+    /// A router says that it could not pass on a packet of ours. The shell has seen that it quotes a live SPI. Says whether less is
+    /// sent from now on.
+    pub(crate) fn too_big(&mut self, now: Instant, mtu: u16) -> bool {
+        let least = if self.phase == Phase::Told { self.floor() } else { self.base() };
+        let mtu = mtu.max(least);
+        if mtu >= self.size {
+            return false;
+        }
+        (self.size, self.confirmed, self.too_large) = (mtu, self.confirmed.min(mtu), mtu.saturating_add(1));
+        if self.phase != Phase::Told {
+            self.settle(now);
+        }
+        true
+    }
+
+    /// Packets of tunnels go this way now.
+    pub(crate) fn is_active(&mut self, now: Instant) {
+        let was = self.active_until.replace(now + ACTIVE_FOR).is_some_and(|until| until > now);
+        if !was && self.phase == Phase::Settled {
+            self.next = self.next.map(|at| at.min(now + CONFIRM_ACTIVE));
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+
+    fn wait(&self) -> Duration {
+        self.rtt.map_or(WAIT_FIRST, |rtt| (3 * rtt).clamp(WAIT_MIN, WAIT_MAX))
+    }
+
+    /// The sizes of which an echo is to be sent now. The path has keys.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<u16> {
+        if self.phase == Phase::Told || self.next.is_some_and(|at| at > now) {
+            return Vec::new();
+        }
+        let wait = self.wait();
+        // What is longer on its way than the rounds take is lost.
+        self.pending.retain(|pending| now.saturating_duration_since(pending.at) < wait * u32::from(ROUNDS));
+        match self.phase {
+            Phase::Told => Vec::new(),
+            Phase::Start { round, pause } if round < ROUNDS => {
+                (self.phase, self.next) = (Phase::Start { round: round + 1, pause }, Some(now + wait));
+                let mut sizes = vec![self.hint, COMMON.clamp(self.base(), self.hint), self.base()];
+                sizes.dedup();
+                sizes
+            }
+            Phase::Start { pause, .. } if self.confirmed == 0 => {
+                let pause = (pause * 2).clamp(Duration::from_secs(1), RESTART_MAX);
+                (self.phase, self.next) = (Phase::Start { round: 0, pause }, Some(now + pause));
+                Vec::new()
+            }
+            Phase::Start { .. } => {
+                self.search(now);
+                Vec::new()
+            }
+            Phase::Searching { size, answered, round } => self.search_on(now, size, answered, round),
+            Phase::Settled => self.confirm(now),
+            Phase::Suspect { round, small } => self.suspect_on(now, round, small),
+        }
+    }
+
+    pub(crate) fn sent(&mut self, now: Instant, id: u64, size: u16) {
+        if self.pending.len() == PENDING_MAX {
+            self.pending.remove(0);
+        }
+        self.pending.push(Pending { id, size, at: now });
+    }
+
+    /// An echo came back; `rtt` as the data plane measured it. Says whether it is one of these.
+    pub(crate) fn answered(&mut self, now: Instant, id: u64, rtt: Duration) -> bool {
+        let Some(index) = self.pending.iter().position(|pending| pending.id == id) else { return false };
+        let size = self.pending.remove(index).size;
+        self.rtt = Some(self.rtt.map_or(rtt, |before| (before * 7 + rtt) / 8));
+        match &mut self.phase {
+            Phase::Told => {}
+            Phase::Start { .. } => {
+                self.confirmed = self.confirmed.max(size);
+                self.size = self.size.max(self.confirmed);
+                if self.confirmed >= self.hint {
+                    self.search(now);
+                }
+            }
+            Phase::Searching { size: tried, answered, .. } if size == *tried => {
+                *answered += 1;
+                if *answered >= GROW_ECHOES {
+                    (self.confirmed, self.size) = (size, size);
+                    self.search(now);
+                }
+            }
+            Phase::Settled | Phase::Searching { .. } => {
+                // Counted as proof of what is in use.
+                if size >= self.size {
+                    self.confirmed = self.size;
+                }
+                if self.phase == Phase::Settled && self.pending.is_empty() {
+                    self.next = Some(now + self.pace(now));
+                }
+            }
+            Phase::Suspect { small, .. } => {
+                if size >= self.size {
+                    self.settle(now);
+                } else {
+                    *small += 1;
+                }
+            }
+        }
+        true
+    }
+
+    /// Looks for more than what is confirmed: the next size, or none.
+    fn search(&mut self, now: Instant) {
+        let (low, high) = (self.confirmed.max(self.base()), self.too_large.min(self.ceiling.saturating_add(1)));
+        if low.saturating_add(GRAIN) >= high && high <= self.ceiling || low >= self.ceiling {
+            return self.settle(now);
+        }
+        // First all at once, then what links have, then the middle.
+        let whole = (high > self.ceiling).then_some(self.ceiling);
+        let likely =
+            LIKELY.iter().rev().copied().find(|size| *size > low && *size < high && *size - low <= (high - low) / 2 + 64);
+        let size = whole.or(likely).unwrap_or(low + (high - low) / 2);
+        self.phase = Phase::Searching { size, answered: 0, round: 0 };
+        self.next = Some(now);
+    }
+
+    fn search_on(&mut self, now: Instant, size: u16, answered: u8, round: u8) -> Vec<u16> {
+        if round >= ROUNDS || round >= 2 && answered == 0 {
+            self.too_large = self.too_large.min(size);
+            self.search(now);
+            return Vec::new();
+        }
+        self.phase = Phase::Searching { size, answered, round: round + 1 };
+        self.next = Some(now + self.wait());
+        vec![size; usize::from(GROW_ECHOES - answered.min(GROW_ECHOES - 1))]
+    }
+
+    fn settle(&mut self, now: Instant) {
+        self.phase = Phase::Settled;
+        self.pending.clear();
+        self.raise_at = (self.size < self.ceiling).then(|| now + RAISE_AFTER);
+        self.next = Some(now + self.pace(now));
+    }
+
+    fn pace(&self, now: Instant) -> Duration {
+        if self.active_until.is_some_and(|until| until > now) { CONFIRM_ACTIVE } else { CONFIRM_IDLE }
+    }
+
+    /// Whether the size in use still passes.
+    fn confirm(&mut self, now: Instant) -> Vec<u16> {
+        if self.raise_at.is_some_and(|at| at <= now) {
+            self.too_large = self.ceiling.saturating_add(1);
+            self.search(now);
+            return Vec::new();
+        }
+        let wait = self.wait();
+        if self.pending.iter().any(|pending| pending.at + wait <= now) {
+            self.pending.clear();
+            self.phase = Phase::Suspect { round: 0, small: 0 };
+            return self.suspect_on(now, 0, 0);
+        }
+        if let Some(pending) = self.pending.first() {
+            self.next = Some(pending.at + wait);
+            return Vec::new();
+        }
+        if self.size > self.base() {
+            // Its answer is looked for when it should be there; once it is, the next echo comes after the pace.
+            self.next = Some(now + wait);
+            return vec![self.size];
+        }
+        self.next = Some(now + self.pace(now));
+        Vec::new()
+    }
+
+    fn suspect_on(&mut self, now: Instant, round: u8, small: u8) -> Vec<u16> {
+        if round < SUSPECT_ROUNDS {
+            self.phase = Phase::Suspect { round: round + 1, small };
+            self.next = Some(now + self.wait());
+            return vec![self.size, self.base()];
+        }
+        if small >= 2 {
+            self.black_holes += 1;
+            self.too_large = self.size;
+            (self.size, self.confirmed) = (self.base(), self.base());
+            self.pending.clear();
+            self.search(now);
+        } else {
+            // Nothing at all comes back: that says nothing of sizes.
+            self.settle(now);
+        }
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

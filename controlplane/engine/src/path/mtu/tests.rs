@@ -1,0 +1,194 @@
+//! The search for the largest packet against paths that change under it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::testing::instant;
+
+/// A path of virtual time: what it carries changes, and some is lost.
+struct Line {
+    mtu: Mtu,
+    now: Instant,
+    rtt: Duration,
+    carries: u16,
+    /// Of a thousand.
+    loss: u64,
+    random: u64,
+    next_id: u64,
+    flying: Vec<(Instant, u64)>,
+    echoes: u64,
+}
+
+impl Line {
+    fn new(mtu: Mtu, carries: u16, rtt_ms: u64) -> Line {
+        let now = instant();
+        Line {
+            mtu,
+            now,
+            rtt: Duration::from_millis(rtt_ms),
+            carries,
+            loss: 0,
+            random: 7,
+            next_id: 1,
+            flying: Vec::new(),
+            echoes: 0,
+        }
+    }
+
+    fn chance(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % 1000
+    }
+
+    fn run(&mut self, time: Duration, active: bool) {
+        let end = self.now + time;
+        for _ in 0..1_000_000 {
+            if active {
+                self.mtu.is_active(self.now);
+            }
+            for size in self.mtu.due(self.now) {
+                self.mtu.sent(self.now, self.next_id, size);
+                self.echoes += 1;
+                if size <= self.carries && self.chance() >= self.loss {
+                    self.flying.push((self.now + self.rtt, self.next_id));
+                }
+                self.next_id += 1;
+            }
+            let arrival = self.flying.iter().map(|(at, _)| *at).min();
+            let due = self.mtu.deadline().unwrap_or(self.now);
+            let next = arrival.map_or(due, |at| at.min(due)).max(self.now);
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = next;
+            let (here, flying): (Vec<_>, Vec<_>) = self.flying.drain(..).partition(|(at, _)| *at <= next);
+            self.flying = flying;
+            for (_, id) in here {
+                self.mtu.answered(next, id, self.rtt);
+            }
+        }
+        panic!("it never rests");
+    }
+}
+
+fn line(carries: u16) -> Line {
+    Line::new(Mtu::new(false, Some(1500), None, true), carries, 20)
+}
+
+#[test]
+fn until_an_echo_is_answered_little_is_sent() {
+    let mut line = line(0);
+    for _ in 0..5 {
+        line.run(Duration::from_secs(10), true);
+        assert_eq!((line.mtu.size(), line.mtu.proven(), line.mtu.black_holes), (1100, None, 0));
+    }
+    assert!(line.echoes < 200, "a dead path is asked ever more rarely: {}", line.echoes);
+    assert_eq!(Mtu::new(true, Some(1500), None, true).size(), 1280);
+}
+
+#[test]
+fn a_whole_path_is_known_after_one_round_trip() {
+    let mut line = line(1500);
+    line.run(Duration::from_millis(25), false);
+    assert_eq!(line.mtu.size(), 1500);
+}
+
+#[test]
+fn what_was_proven_before_is_tried_first() {
+    let mut line = Line::new(Mtu::new(false, Some(9000), Some(4000), true), 4000, 50);
+    line.run(Duration::from_millis(60), false);
+    assert_eq!(line.mtu.size(), 4000);
+}
+
+#[test]
+fn a_black_hole_is_noticed_within_two_seconds() {
+    for carries in [1100, 1280, 1400, 1492] {
+        let mut line = line(1500);
+        line.run(Duration::from_secs(30), true);
+        assert_eq!(line.mtu.size(), 1500);
+        line.carries = carries;
+        line.run(Duration::from_secs(2), true);
+        assert_eq!(line.mtu.black_holes, 1, "{carries}");
+        assert!(line.mtu.size() <= carries, "{carries}: {}", line.mtu.size());
+        line.run(Duration::from_secs(10), true);
+        assert!(line.mtu.size() + GRAIN >= carries && line.mtu.size() <= carries, "{carries}: {}", line.mtu.size());
+    }
+}
+
+#[test]
+fn a_path_that_is_dead_is_no_black_hole() {
+    let mut line = line(1500);
+    line.run(Duration::from_secs(30), true);
+    line.carries = 0;
+    line.run(Duration::from_secs(60), true);
+    assert_eq!((line.mtu.size(), line.mtu.black_holes), (1500, 0));
+}
+
+#[test]
+fn loss_alone_is_no_black_hole() {
+    let mut line = line(1500);
+    line.loss = 50;
+    line.run(Duration::from_secs(3600), true);
+    assert_eq!((line.mtu.size(), line.mtu.black_holes), (1500, 0));
+}
+
+#[test]
+fn a_path_that_carries_more_again_is_used_again() {
+    let mut line = line(1400);
+    line.run(Duration::from_secs(10), false);
+    assert_eq!(line.mtu.size(), 1400);
+    line.carries = 1500;
+    line.run(Duration::from_secs(700), false);
+    assert_eq!(line.mtu.size(), 1500);
+}
+
+#[test]
+fn the_route_bounds_it_at_once_and_opens_it_again() {
+    let mut line = line(1500);
+    line.run(Duration::from_secs(5), false);
+    line.mtu.set_route(line.now, Some(1300));
+    assert_eq!(line.mtu.size(), 1300);
+    line.mtu.set_route(line.now, Some(1500));
+    line.run(Duration::from_secs(5), false);
+    assert_eq!(line.mtu.size(), 1500);
+}
+
+#[test]
+fn towards_peers_without_echoes_kernel_and_routers_are_believed() {
+    let mut mtu = Mtu::new(false, Some(1500), None, false);
+    let now = instant();
+    assert_eq!((mtu.size(), mtu.deadline(), mtu.due(now)), (1500, None, Vec::new()));
+    assert!(mtu.too_big(now, 1380));
+    assert_eq!(mtu.size(), 1380);
+    assert!(!mtu.too_big(now, 1400), "nobody makes it larger so");
+    assert!(mtu.too_big(now, 68));
+    assert_eq!(mtu.size(), 576);
+    let mut v6 = Mtu::new(true, Some(1500), None, false);
+    assert!(v6.too_big(now, 68));
+    assert_eq!(v6.size(), 1280);
+}
+
+#[test]
+fn a_silent_tunnel_costs_little() {
+    let mut line = line(1500);
+    line.run(Duration::from_secs(5), false);
+    let before = line.echoes;
+    line.run(Duration::from_secs(3600), false);
+    assert!(line.echoes - before <= 130, "{} echoes in an hour", line.echoes - before);
+}
+
+proptest! {
+    /// Whatever a path carries, it is found, and never more than it carries is believed for long.
+    #[test]
+    fn every_size_is_found(carries in 1100_u16..9217, route in 1100_u16..=9216, rtt in 1_u64..600, loss in 0_u64..20) {
+        let mut line = Line::new(Mtu::new(false, Some(route), None, true), carries, rtt);
+        line.loss = loss;
+        line.run(Duration::from_secs(300), true);
+        let most = carries.min(route);
+        prop_assert!(line.mtu.size() <= most, "{} of {most}", line.mtu.size());
+        if loss == 0 {
+            prop_assert!(line.mtu.size() + GRAIN >= most, "{} of {most}", line.mtu.size());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The paths of one peer: up to eight, each proven or on the way to it; one is used for ESP and one for IKE, most often the same.
+
+use std::time::{Duration, Instant};
+
+use crate::rate_limit::Bucket;
+
+use super::hop::Hop;
+use super::mtu::Mtu;
+use super::{PATHS_MAX, PathId, Terms};
+
+/// Paths that wait for a proof, of one peer.
+const UNPROVEN_MAX: usize = 3;
+/// Requests for a proof to one peer in a second.
+const PROOFS_PER_SECOND: u32 = 4;
+/// How often a proof is asked for, and after which time again; each time twice as long.
+pub(super) const PROOF_TRIES: u8 = 4;
+pub(super) const PROOF_WAIT: Duration = Duration::from_millis(400);
+/// A path that nothing came by for so long has to be proven again before anything moves to it: its address may be another's now.
+const PROOF_HOLDS: Duration = Duration::from_secs(30);
+
+/// What moves to a path once it is proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Moves {
+    Nothing,
+    Esp,
+    Both,
+}
+
+/// Whether the peer has shown that it receives there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    Proven,
+    Waits {
+        moves: Moves,
+        /// Nothing came from there: we look for the peer, because it has named the address and does not answer where it was.
+        ours: bool,
+        tries: u8,
+        /// When it is asked for again, or given up.
+        next: Instant,
+        /// The last echo that asked for it.
+        echo: Option<u64>,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub hop: Hop,
+    pub proof: Proof,
+    /// Bytes that came from there, less those that were sent there: what may still be sent while nothing is proven.
+    pub credit: u32,
+    pub heard: Instant,
+    pub mtu: Mtu,
+    /// As the data plane was told last.
+    pub told: Option<(Hop, u16, bool)>,
+}
+
+impl Entry {
+    pub(super) fn is_proven(&self) -> bool {
+        self.proof == Proof::Proven
+    }
+}
+
+/// Where the peer said that it is, without proof so far: it did not answer in time, or could not be asked because too little had come
+/// from there. With the next authentic message from there it is asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub hop: Hop,
+    pub moves: Moves,
+    /// See [`Entry::credit`].
+    pub credit: u32,
+}
+
+/// All that there is of one peer.
+#[derive(Debug)]
+pub(super) struct PeerPaths {
+    pub terms: Terms,
+    /// Whether ESP has to go in UDP.
+    pub encapsulate: bool,
+    entries: [Option<Entry>; PATHS_MAX],
+    /// Which ESP goes by, and which IKE.
+    pub esp: Option<PathId>,
+    pub ike: Option<PathId>,
+    /// Where the peer was seen last: an older sign that is proven late moves nothing.
+    pub latest: Option<PathId>,
+    pub wanted: Option<Wanted>,
+    pub proofs: Bucket,
+}
+
+impl PeerPaths {
+    pub(super) fn new(terms: Terms) -> PeerPaths {
+        PeerPaths {
+            terms,
+            encapsulate: true,
+            entries: Default::default(),
+            esp: None,
+            ike: None,
+            latest: None,
+            wanted: None,
+            proofs: Bucket::new(PROOFS_PER_SECOND),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PathId, &Entry)> {
+        PathId::all().filter_map(|id| Some((id, self.get(id)?)))
+    }
+
+    pub(super) fn get(&self, id: PathId) -> Option<&Entry> {
+        self.entries[id.index()].as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, id: PathId) -> Option<&mut Entry> {
+        self.entries[id.index()].as_mut()
+    }
+
+    pub(super) fn take(&mut self, id: PathId) -> Option<Entry> {
+        for place in [&mut self.esp, &mut self.ike, &mut self.latest] {
+            *place = place.filter(|used| *used != id);
+        }
+        self.entries[id.index()].take()
+    }
+
+    pub(super) fn put(&mut self, id: PathId, entry: Entry) {
+        self.entries[id.index()] = Some(entry);
+    }
+
+    pub(super) fn find(&self, hop: Hop) -> Option<PathId> {
+        let by = |same: fn(&Hop, &Hop) -> bool| self.iter().find(|(_, one)| same(&one.hop, &hop)).map(|(id, _)| id);
+        // A source that was left to the kernel is whichever it took.
+        by(|one, other| one == other).or_else(|| by(Hop::is_same))
+    }
+
+    /// A place for one more, and what has to go for it: of too many that wait for a proof the oldest, of the others the one that
+    /// was not heard for the longest time. The ones in use stay.
+    pub(super) fn place(&self, proven: bool) -> Option<PathId> {
+        let waiting = self.iter().filter(|(_, entry)| !entry.is_proven()).count();
+        let full = !proven && waiting >= UNPROVEN_MAX;
+        if !full && let Some(free) = PathId::all().find(|id| self.get(*id).is_none()) {
+            return Some(free);
+        }
+        let spare = |id: PathId| self.esp != Some(id) && self.ike != Some(id);
+        let of_kind = self.iter().filter(|(id, entry)| spare(*id) && (!full || !entry.is_proven()));
+        of_kind.min_by_key(|(_, entry)| (entry.is_proven(), entry.heard)).map(|(id, _)| id)
+    }
+
+    /// Whether what is there has to be proven again before anything moves to it.
+    pub(super) fn is_fresh(&self, id: PathId, now: Instant) -> bool {
+        let used = self.esp == Some(id) || self.ike == Some(id);
+        self.get(id).is_some_and(|entry| entry.is_proven() && (used || now.saturating_duration_since(entry.heard) < PROOF_HOLDS))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let waits = self.iter().filter_map(|(_, entry)| match entry.proof {
+            Proof::Waits { next, .. } => Some(next),
+            Proof::Proven => None,
+        });
+        let mtu = self.esp.and_then(|id| self.get(id)).filter(|_| self.terms.echo);
+        let mtu = mtu.map(|entry| entry.mtu.deadline().unwrap_or(entry.heard));
+        waits.chain(mtu).min()
+    }
+}

@@ -1,0 +1,202 @@
+//! What the kernel knows of the way to a peer, for the engine: asked and answered at once, on a netlink socket of its own. The
+//! kernel answers such a request before the call that sends it returns, so nothing waits here.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use adit_engine::path::{Route, Underlay};
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_ROUTE};
+
+/// The interface that holds loopback addresses, in every namespace.
+const LOOPBACK: u32 = 1;
+/// Parts of a listing that are read at most: a kernel that never ends one is none to wait for.
+const PARTS_MAX: usize = 1024;
+
+/// The kernel's routes and addresses, in the network namespace that the calling thread was in when it was opened.
+pub struct KernelUnderlay {
+    socket: Socket,
+    /// The tunnel's own interface.
+    tunnel: String,
+    sequence: u32,
+}
+
+impl KernelUnderlay {
+    /// # Errors
+    /// There is no netlink socket to be had.
+    pub fn open(tunnel: &str) -> io::Result<KernelUnderlay> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&NetlinkAddress::new(0, 0))?;
+        Ok(KernelUnderlay { socket, tunnel: tunnel.to_owned(), sequence: 0 })
+    }
+
+    fn ask(&mut self, request: RouteNetlinkMessage, dump: bool) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | if dump { NLM_F_DUMP } else { 0 };
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut answers = Vec::new();
+        for _ in 0..PARTS_MAX {
+            let (part, _) = self.socket.recv_from_full()?;
+            let mut rest = part.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
+                let length = message.header.length as usize;
+                let ours = message.header.sequence_number == self.sequence;
+                rest = rest.get(length.next_multiple_of(4).max(1)..).unwrap_or_default();
+                match message.payload {
+                    // What an earlier request left, that was given up.
+                    _ if !ours => {}
+                    NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => return Ok(answers),
+                }
+            }
+            if !dump && !answers.is_empty() {
+                return Ok(answers);
+            }
+        }
+        Ok(answers)
+    }
+
+    fn link(&mut self, index: u32, name: Option<&str>) -> Option<LinkMessage> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.extend(name.map(|name| LinkAttribute::IfName(name.to_owned())));
+        let answers = self.ask(RouteNetlinkMessage::GetLink(message), false).ok()?;
+        answers.into_iter().find_map(|answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None })
+    }
+
+    /// The tunnel's interface and the bridge that it is a port of.
+    fn own_interfaces(&mut self) -> BTreeSet<u32> {
+        let tunnel = self.tunnel.clone();
+        let Some(link) = self.link(0, Some(&tunnel)) else { return BTreeSet::new() };
+        let bridge =
+            link.attributes.iter().find_map(|one| if let LinkAttribute::Controller(index) = one { Some(*index) } else { None });
+        std::iter::once(link.header.index).chain(bridge).collect()
+    }
+
+    fn look_up(&mut self, local: Option<IpAddr>, remote: IpAddr, interface: u32) -> io::Result<Option<RouteMessage>> {
+        let mut message = RouteMessage::default();
+        let bits = if remote.is_ipv4() { 32 } else { 128 };
+        message.header.address_family = if remote.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.destination_prefix_length = bits;
+        message.attributes.push(RouteAttribute::Destination(address(remote)));
+        if let Some(local) = local.filter(|local| local.is_ipv4() == remote.is_ipv4()) {
+            message.header.source_prefix_length = bits;
+            message.attributes.push(RouteAttribute::Source(address(local)));
+        }
+        if interface != 0 {
+            message.attributes.push(RouteAttribute::Oif(interface));
+        }
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), false)?;
+        Ok(answers
+            .into_iter()
+            .find_map(|answer| if let RouteNetlinkMessage::NewRoute(route) = answer { Some(route) } else { None }))
+    }
+}
+
+impl Underlay for KernelUnderlay {
+    fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, interface: u32) -> Route {
+        // A route that the kernel has not is answered by an error.
+        let Ok(Some(found)) = self.look_up(local, remote.ip(), interface) else { return Route::default() };
+        let mut route = Route { reachable: true, source: local, ..Route::default() };
+        let mut leaves_by = None;
+        for attribute in &found.attributes {
+            match attribute {
+                RouteAttribute::Oif(index) => leaves_by = Some(*index),
+                RouteAttribute::PrefSource(source) => route.source = route.source.or(ip(source)),
+                RouteAttribute::Metrics(metrics) => {
+                    let mtu = metrics.iter().find_map(|one| if let RouteMetric::Mtu(mtu) = one { Some(*mtu) } else { None });
+                    route.mtu = mtu.filter(|mtu| *mtu > 0).map(|mtu| mtu.try_into().unwrap_or(u16::MAX));
+                }
+                _ => {}
+            }
+        }
+        route.own_address = found.header.kind == RouteType::Local;
+        route.reachable = matches!(found.header.kind, RouteType::Unicast | RouteType::Local);
+        if let Some(index) = leaves_by {
+            route.through_tunnel = self.own_interfaces().contains(&index);
+            let of_link = |link: LinkMessage| {
+                link.attributes.iter().find_map(|one| if let LinkAttribute::Mtu(mtu) = one { Some(*mtu) } else { None })
+            };
+            if route.mtu.is_none() {
+                route.mtu = self.link(index, None).and_then(of_link).map(|mtu| mtu.try_into().unwrap_or(u16::MAX));
+            }
+        }
+        route
+    }
+
+    fn addresses(&mut self) -> Vec<IpAddr> {
+        let own = self.own_interfaces();
+        let answers = self.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), true).unwrap_or_default();
+        let unsettled = AddressHeaderFlags::Tentative | AddressHeaderFlags::Deprecated | AddressHeaderFlags::Dadfailed;
+        let usable = |message: &AddressMessage| {
+            let header = &message.header;
+            let elsewhere = header.index != LOOPBACK && !own.contains(&header.index);
+            elsewhere && header.scope == AddressScope::Universe && !header.flags.intersects(unsettled)
+        };
+        let mut found = Vec::new();
+        for answer in answers {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+            if !usable(&message) {
+                continue;
+            }
+            // The address itself is in `Local` where that differs from `Address`, as on point-to-point links.
+            let local =
+                message.attributes.iter().find_map(|one| if let AddressAttribute::Local(ip) = one { Some(*ip) } else { None });
+            let any =
+                message.attributes.iter().find_map(|one| if let AddressAttribute::Address(ip) = one { Some(*ip) } else { None });
+            found.extend(local.or(any));
+        }
+        found
+    }
+}
+
+fn address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_which_addresses_are_our_own() {
+        let mut underlay = KernelUnderlay::open("no-such-tunnel").unwrap();
+        let route = underlay.route(None, "127.0.0.1:4500".parse().unwrap(), 0);
+        assert!(route.reachable && route.own_address && !route.through_tunnel, "{route:?}");
+        assert!(route.mtu.is_some_and(|mtu| mtu >= 1280), "{route:?}");
+        assert!(!underlay.addresses().iter().any(IpAddr::is_loopback));
+        let tunnel = KernelUnderlay::open("lo").unwrap().route(None, "127.0.0.1:4500".parse().unwrap(), 0);
+        assert!(tunnel.through_tunnel, "{tunnel:?}");
+    }
+
+    #[test]
+    fn nowhere_is_not_reachable() {
+        let mut underlay = KernelUnderlay::open("no-such-tunnel").unwrap();
+        assert!(!underlay.route(Some([192, 0, 2, 200].into()), "198.51.100.1:4500".parse().unwrap(), 0).reachable);
+    }
+}
