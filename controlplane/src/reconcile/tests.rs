@@ -237,7 +237,7 @@ fn selectors_that_changed_are_added_before_the_old_ones_go() {
     let selectors = |installed: &InstalledState| {
         let changes = judge(&after, &sas(&after), &live_of(&after, &ids), installed);
         let of_first = changes.changes.before.into_iter().filter(|(worker, _)| *worker == 0);
-        of_first.map(|(_, command)| command).filter(|command| !is_about_the_peer(command)).collect::<Vec<_>>()
+        of_first.map(|(_, command)| command).collect::<Vec<_>>()
     };
     let (peer, new) = (PeerId(0), &after.peers[0].selectors);
     let add = |selector| Command::SelectorAdd { peer, selector };
