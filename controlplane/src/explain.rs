@@ -38,7 +38,13 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     if let Some(remedy) = &explanation.remedy {
         writeln!(out, "remedy:  {remedy}")?;
     }
-    let quiet = explanation.differences.is_empty() && explanation.problem.is_none() && explanation.unauthenticated.is_empty();
+    for path in &explanation.paths {
+        writeln!(out, "path:    {path}")?;
+    }
+    let quiet = explanation.paths.is_empty()
+        && explanation.differences.is_empty()
+        && explanation.problem.is_none()
+        && explanation.unauthenticated.is_empty();
     if quiet && (up || explanation.cause.is_none()) {
         writeln!(out, "{}", waiting(&explanation.state))?;
     }

@@ -45,7 +45,9 @@ pub struct Ike {
     endpoint: Endpoint,
     sas: Sas,
     listen: SocketAddr,
-    /// Place in the configuration.
+    /// All peers, in the order of the configuration.
+    ids: Vec<PeerId>,
+    /// Places in the configuration of those that use IKE.
     places: BTreeMap<PeerId, usize>,
     /// The names of these peers, and of those that were removed until all of it is done.
     names: BTreeMap<PeerId, String>,
@@ -105,6 +107,7 @@ impl Ike {
             sas,
             listen: config.listen,
             used: !places.is_empty(),
+            ids: ids.to_vec(),
             places,
             names,
             ready: VecDeque::new(),
@@ -137,6 +140,7 @@ impl Ike {
         let mut problems = Vec::new();
         let by_ike = |(place, id): (usize, &PeerId)| new.peers[place].ike().map(|_| (*id, place));
         self.places = ids.iter().enumerate().filter_map(by_ike).collect();
+        self.ids = ids.to_vec();
         self.used |= !self.places.is_empty();
         self.own_key = own_key(new);
         for id in old_ids.iter().filter(|id| !self.places.contains_key(id)) {
@@ -394,7 +398,9 @@ impl Ike {
 
     /// Why the last negotiation with a peer came to nothing.
     pub fn explain(&self, peer: PeerId) -> Option<Explanation> {
-        self.endpoint.explain(peer, now().instant).map(|explanation| report::explanation(&explanation))
+        self.endpoint
+            .explain(peer, now().instant)
+            .map(|explanation| report::explanation(&explanation, &self.endpoint.paths(peer)))
     }
 
     /// Half of the sequence numbers of an outbound SA are used.
@@ -496,7 +502,7 @@ impl Ike {
 
     /// What there is, for people and programs.
     pub fn report(&self) -> Report {
-        report::of(&self.endpoint, &self.places, &self.meter, now().instant)
+        report::of(&self.endpoint, &self.ids, &self.places, &self.meter, now().instant)
     }
 }
 

@@ -59,10 +59,10 @@ impl Collector for Gateway {
         families.push(drops(&numbers));
         families.push(latencies(&numbers));
         families.extend(self.sas(&numbers));
-        families.extend(paths::families(&self.view));
         families.extend(self.gateway());
         families.extend(self.health());
         let (desired, ike) = (self.view.desired(), self.view.ike());
+        families.extend(paths::families(&self.view, &ike));
         families.extend(certificates::families(&self.view.certificates(), &desired.config, &ike));
         families.extend(ike_families::families(&desired.config, &ike));
         families

@@ -17,6 +17,10 @@ pub fn report(status: &Status) -> String {
     out.push_str("\npeers\n");
     out.push_str(&peers(&status.peers));
     out.push_str(&connections::report(&status.peers));
+    if status.peers.iter().any(|peer| !peer.paths.is_empty()) {
+        out.push_str("\npaths\n");
+        out.push_str(&paths(&status.peers));
+    }
     if !status.workers.is_empty() {
         out.push_str("\nworkers\n");
         out.push_str(&workers(status));
@@ -152,6 +156,31 @@ fn peers(peers: &[Peer]) -> String {
         };
         rows.push(one("out", &peer.sent, [&peer.name, &peer.endpoint, &peer.suite]));
         rows.push(one("in", &peer.received, ["", "", ""]));
+    }
+    table(&rows)
+}
+
+fn paths(peers: &[Peer]) -> String {
+    let mut rows = vec![row(["name", "path", "from", "to", "packets up to", "round trip", "sent", "received", ""])];
+    for (peer, path) in peers.iter().flat_map(|peer| peer.paths.iter().map(move |path| (peer, path))) {
+        let mut says = vec![match (path.in_use, path.ike, path.proven) {
+            (true, ..) => "in use",
+            (false, true, _) => "in use for IKE",
+            (false, false, true) => "proven",
+            (false, false, false) => "not proven",
+        }];
+        if path.black_holes > 0 && path.mtu < path.mtu_route {
+            says.push("LARGER PACKETS VANISH");
+        }
+        let mut cells = row([&peer.name, &path.id.to_string(), &path.local, &path.remote]);
+        cells.extend([
+            format!("{} B", path.mtu),
+            path.rtt_us.map_or("-".to_owned(), |rtt| micros(rtt as f64)),
+            bytes(path.sent.bytes),
+            bytes(path.received.bytes),
+            says.join(", "),
+        ]);
+        rows.push(cells);
     }
     table(&rows)
 }

@@ -8,7 +8,8 @@ use std::time::{Instant, SystemTime};
 
 use adit_channel::{Master, PathCounters, PlaneInfo};
 use adit_engine::auth::Certificate;
-use adit_proto::control::{Direction, PeerTag};
+use adit_engine::path::PathStatus;
+use adit_proto::control::{Direction, PathId, PeerTag};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::api::types;
@@ -116,16 +117,16 @@ impl View {
         lock(&self.planes).attached.as_mut().map(|attached| work(&mut attached.master))
     }
 
-    /// What has gone over each path of the peers of the configuration, by name and number of the path.
-    pub fn paths(&self) -> Vec<(String, String, PathCounters)> {
+    /// What has gone over each path of the peers of the configuration, by the peer's name.
+    pub fn paths(&self) -> BTreeMap<(String, PathId), PathCounters> {
         let desired = self.desired();
         let names: HashMap<PeerTag, &str> =
             desired.config.peers.iter().map(|peer| (tag(&peer.name), peer.name.as_str())).collect();
         let planes = lock(&self.planes);
-        let Some(attached) = &planes.attached else { return Vec::new() };
+        let Some(attached) = &planes.attached else { return BTreeMap::new() };
         let name_of = |id| attached.peers.get(&id).and_then(|tag| names.get(tag));
         let all = attached.master.path_counters().into_iter();
-        all.filter_map(|((id, path), counters)| Some(((*name_of(id)?).to_owned(), path.index().to_string(), counters))).collect()
+        all.filter_map(|((id, path), counters)| Some((((*name_of(id)?).to_owned(), path), counters))).collect()
     }
 
     /// How IKE does.
@@ -216,6 +217,7 @@ impl View {
         let numbers = self.numbers();
         let data_plane = self.data_plane();
         let ike = self.ike();
+        let counters = self.paths();
         let sampler = lock(&self.sampler);
         let desired = self.desired();
         let Desired { config, sas: wanted, .. } = &*desired;
@@ -245,7 +247,12 @@ impl View {
             peers: peers
                 .enumerate()
                 .map(|(place, (peer, sas))| {
-                    peer_status(peer, sas, &numbers, &sampler, (ike.peers.get(&place), ike.traffic.get(&place).copied()))
+                    let by_ike = (ike.peers.get(&place), ike.traffic.get(&place).copied());
+                    let mut status = peer_status(peer, sas, &numbers, &sampler, by_ike);
+                    let paths = ike.paths.get(&place).into_iter().flatten();
+                    let of_path = |path: &PathStatus| counters.get(&(peer.name.clone(), path.path)).copied().unwrap_or_default();
+                    status.paths = paths.map(|path| peer_path(path, of_path(path))).collect();
+                    status
                 })
                 .collect(),
             workers: workers(&numbers, &sampler),
@@ -336,7 +343,26 @@ fn peer_status(
         sent,
         received,
         sas,
+        paths: Vec::new(),
         ike: ike.cloned(),
+    }
+}
+
+fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
+    types::PeerPath {
+        id: path.path.index() as u8,
+        local: path.hop.local.to_string(),
+        remote: path.hop.remote.to_string(),
+        in_use: path.in_use,
+        ike: path.ike,
+        proven: path.proven,
+        mtu: path.mtu,
+        mtu_proven: path.mtu_proven,
+        mtu_route: path.mtu_route,
+        rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        black_holes: path.black_holes,
+        sent: types::Volume { packets: counters.sent_packets, bytes: counters.sent_bytes },
+        received: types::Volume { packets: counters.received_packets, bytes: counters.received_bytes },
     }
 }
 

@@ -101,9 +101,10 @@ pub struct PathStatus {
     /// ESP goes this way; IKE does.
     pub in_use: bool,
     pub ike: bool,
-    /// Largest outer IP packet, in bytes, and what an echo has proven of it.
+    /// Largest outer IP packet, in bytes; what an echo has proven of it, and what the route would carry.
     pub mtu: u16,
     pub mtu_proven: Option<u16>,
+    pub mtu_route: u16,
     pub rtt: Option<Duration>,
     pub black_holes: u64,
 }
@@ -210,6 +211,7 @@ impl Paths {
             ike: peer.ike == Some(path),
             mtu: entry.mtu.size(),
             mtu_proven: entry.mtu.proven(),
+            mtu_route: entry.mtu.route(),
             rtt: entry.mtu.rtt(),
             black_holes: entry.mtu.black_holes,
         };

@@ -82,9 +82,37 @@ pub struct Peer {
     pub sent: Traffic,
     pub received: Traffic,
     pub sas: Vec<Sa>,
+    /// By which ways it is reached, and what they carry.
+    #[serde(default)]
+    pub paths: Vec<PeerPath>,
     /// How IKE does; `null` with a static key.
     #[serde(default)]
     pub ike: Option<Ike>,
+}
+
+/// One way to a peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PeerPath {
+    /// 0 to 7.
+    pub id: u8,
+    pub local: String,
+    pub remote: String,
+    /// Whether what we send goes this way, and whether IKE does.
+    pub in_use: bool,
+    pub ike: bool,
+    /// Whether the peer has answered from there.
+    pub proven: bool,
+    /// Largest outer IP packet that is sent, in bytes; what an echo has proven of it, and what the route would carry.
+    pub mtu: u16,
+    pub mtu_proven: Option<u16>,
+    pub mtu_route: u16,
+    /// Round trip of a sealed echo.
+    pub rtt_us: Option<u64>,
+    /// How often large packets were found to vanish while small ones arrive.
+    pub black_holes: u64,
+    pub sent: Volume,
+    /// Authentic and new.
+    pub received: Volume,
 }
 
 /// The IKE connection to a peer.
@@ -190,6 +218,9 @@ pub struct Explanation {
     pub differences: Vec<Difference>,
     /// Everything that was offered.
     pub offers: Vec<Offers>,
+    /// What is to be said of the ways to the peer.
+    #[serde(default)]
+    pub paths: Vec<String>,
     /// Attempts from the peer's address that could not be told to be this peer's.
     pub unauthenticated: Vec<UnauthenticatedInitiator>,
 }

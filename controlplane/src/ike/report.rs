@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit_engine::ike::{ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Offers, PeerStatus, Refusal, Role};
+use adit_engine::path::PathStatus;
 use adit_proto::control::{Direction, PeerId};
 
 use super::traffic::Meter;
 use crate::api::types;
 
-/// The state of all peers that use IKE.
+/// The state of all peers.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// By place in the configuration.
+    /// By place in the configuration: the paths of all peers, and the IKE of those that use it.
+    pub paths: BTreeMap<usize, Vec<PathStatus>>,
     pub peers: BTreeMap<usize, types::Ike>,
     /// Likewise.
     pub counters: BTreeMap<usize, Counters>,
@@ -23,8 +25,10 @@ pub struct Report {
     pub total: Counters,
 }
 
-pub fn of(endpoint: &Endpoint, places: &BTreeMap<PeerId, usize>, meter: &Meter, now: Instant) -> Report {
+/// `ids` are those of all peers, `places` those of the ones that use IKE.
+pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>, meter: &Meter, now: Instant) -> Report {
     let mut report = Report { half_open: endpoint.half_open(), total: endpoint.counters(), ..Report::default() };
+    report.paths = ids.iter().enumerate().map(|(place, id)| (place, endpoint.paths(*id))).collect();
     for (id, place) in places {
         if let Some(status) = endpoint.status(*id) {
             let traffic = |direction| meter.traffic(now, *id, direction);
@@ -97,8 +101,21 @@ fn child_sa(child: &ChildStatus, now: Instant) -> types::ChildSa {
     }
 }
 
-/// Why the last negotiation with a peer came to nothing.
-pub fn explanation(explanation: &Explanation) -> types::Explanation {
+/// What is wrong with the way to a peer, for a person.
+fn about_path(path: &PathStatus) -> Option<String> {
+    let PathStatus { mtu, mtu_route, black_holes, hop, .. } = path;
+    (path.in_use && mtu < mtu_route).then(|| {
+        let why = match black_holes {
+            0 => "larger ones do not arrive, or were not tried yet".to_owned(),
+            1 => "larger ones vanished once, and nobody said so".to_owned(),
+            times => format!("larger ones vanished {times} times, and nobody said so"),
+        };
+        format!("the way to {} carries packets of {mtu} bytes, though the route says {mtu_route}: {why}", hop.remote)
+    })
+}
+
+/// Why the last negotiation with a peer came to nothing, and what is to be said of its paths.
+pub fn explanation(explanation: &Explanation, paths: &[PathStatus]) -> types::Explanation {
     let record = &explanation.record;
     let offers = |what: &str, offers: &Offers| types::Offers {
         what: what.to_owned(),
@@ -129,6 +146,7 @@ pub fn explanation(explanation: &Explanation) -> types::Explanation {
             .map(|one| types::Difference { what: one.what.to_owned(), ours: one.ours.clone(), theirs: one.theirs.clone() })
             .collect(),
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
+        paths: paths.iter().filter_map(about_path).collect(),
         unauthenticated: unauthenticated(&explanation.unauthenticated),
     }
 }

@@ -1,10 +1,13 @@
 //! What has gone over each path of each peer.
 
 use adit_channel::PathCounters;
+use adit_engine::path::PathStatus;
+use adit_proto::control::PathId;
 use prometheus::proto::{MetricFamily, MetricType};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{counter, family, gauge};
+use crate::ike::report::Report;
 use crate::view::View;
 
 /// A number of a path that only grows: name of its family, help, and how it is read.
@@ -19,25 +22,63 @@ const COUNTERS: [Number; 6] = [
     ("adit_path_echo_replies_total", "Answers to sealed echo requests that came on a path.", |path| path.echo_replies),
 ];
 
+/// A number of a path that goes up and down, or is the engine's: likewise; where nothing is known there is no sample.
+type Known = (&'static str, &'static str, MetricType, fn(&PathStatus) -> Option<f64>);
+
+const KNOWN: [Known; 4] = [
+    ("adit_path_in_use", "Whether what is sent to the peer goes by this path.", MetricType::GAUGE, |path| {
+        Some(f64::from(u8::from(path.in_use)))
+    }),
+    ("adit_path_mtu_bytes", "Largest outer IP packet that is sent on a path.", MetricType::GAUGE, |path| {
+        Some(f64::from(path.mtu))
+    }),
+    (
+        "adit_path_rtt_seconds",
+        "Round trip of sealed echoes on a path; none before the first answer.",
+        MetricType::GAUGE,
+        |path| path.rtt.map(|rtt| rtt.as_secs_f64()),
+    ),
+    (
+        "adit_path_black_holes_total",
+        "How often large packets were found to vanish on a path while small ones arrived.",
+        MetricType::COUNTER,
+        |path| Some(path.black_holes as f64),
+    ),
+];
+
 /// The families of all paths that are set.
-pub fn families(view: &View) -> Vec<MetricFamily> {
+pub fn families(view: &View, report: &Report) -> Vec<MetricFamily> {
     let (paths, now_ns) = (view.paths(), monotonic_ns());
     let mut families: Vec<MetricFamily> = COUNTERS
         .iter()
         .map(|(name, help, read)| {
-            let one = |(peer, path, counters): &(String, String, PathCounters)| {
-                counter(&[("path", path), ("peer", peer)], read(counters))
+            let one = |((peer, path), counters): (&(String, PathId), &PathCounters)| {
+                counter(&[("path", &path.index().to_string()), ("peer", peer)], read(counters))
             };
             family(MetricType::COUNTER, *name, help, paths.iter().map(one).collect())
         })
         .collect();
-    let heard = paths.iter().filter(|(_, _, counters)| counters.received_at_ns > 0);
-    let silent = heard.map(|(peer, path, counters)| {
+    let heard = paths.iter().filter(|(_, counters)| counters.received_at_ns > 0);
+    let silent = heard.map(|((peer, path), counters)| {
         let silent_ns = now_ns.saturating_sub(counters.received_at_ns);
-        gauge(&[("path", path), ("peer", peer)], silent_ns as f64 / 1e9)
+        gauge(&[("path", &path.index().to_string()), ("peer", peer)], silent_ns as f64 / 1e9)
     });
     let help = "Seconds since the last authentic packet came on a path; none before the first one.";
     families.push(family(MetricType::GAUGE, "adit_path_silent_seconds", help, silent.collect()));
+    let desired = view.desired();
+    let peers = || {
+        let named =
+            report.paths.iter().filter_map(|(place, paths)| Some((desired.config.peers.get(*place)?.name.as_str(), paths)));
+        named.flat_map(|(peer, paths)| paths.iter().map(move |path| (peer, path)))
+    };
+    families.extend(KNOWN.iter().map(|(name, help, kind, read)| {
+        let one = |(peer, path): (&str, &PathStatus)| {
+            let (number, value) = (path.path.index().to_string(), read(path)?);
+            let labels = [("path", number.as_str()), ("peer", peer)];
+            Some(if *kind == MetricType::COUNTER { counter(&labels, value as u64) } else { gauge(&labels, value) })
+        };
+        family(*kind, *name, help, peers().filter_map(one).collect())
+    }));
     families
 }
 

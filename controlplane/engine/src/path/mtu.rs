@@ -159,6 +159,11 @@ impl Mtu {
         (self.confirmed > 0).then_some(self.confirmed)
     }
 
+    /// What the route would carry.
+    pub(crate) fn route(&self) -> u16 {
+        self.ceiling
+    }
+
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
