@@ -25,6 +25,7 @@ mod mesh;
 mod metrics;
 mod mtu;
 mod nonce;
+mod paths;
 mod ping;
 mod ppk;
 mod reload;

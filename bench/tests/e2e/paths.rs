@@ -1,0 +1,89 @@
+//! What a path carries is found by echoes, and what it no longer carries is noticed and said.
+
+use std::time::{Duration, Instant};
+
+use adit_bench::lab::traffic::{start, transfer};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::echoes;
+
+const MIB: u64 = 1 << 20;
+
+/// The path that what is sent to the only peer goes by, as the API tells it.
+fn path_in_use(gateway: &Gateway) -> Result<Value> {
+    let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    let paths = status["peers"][0]["paths"].as_array().context("a peer with paths")?;
+    paths.iter().find(|path| path["in_use"] == true).cloned().context("a path in use")
+}
+
+/// Waits until the path in use carries packets of so many bytes.
+fn wait_for_mtu(gateway: &Gateway, mtu: u64) -> Result<()> {
+    let mut last = Value::Null;
+    wait_until(&format!("packets of {mtu} bytes are sent"), SOON, || {
+        last = path_in_use(gateway)?;
+        Ok(last["mtu"] == mtu && last["mtu_proven"] == mtu)
+    })
+    .with_context(|| format!("{last}\n{}", gateway.log()))
+}
+
+#[test]
+fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
+    for ike in [Vec::new(), vec![String::new()]] {
+        let lab = Lab::start(&LabOptions { ip_mode: true, ike: ike.clone(), ..LabOptions::default() })?;
+        let (a, b) = (lab.a(), lab.b());
+        wait_for_mtu(a, 1500)?;
+        let rtt = path_in_use(a)?["rtt_us"].as_u64().context("a round trip that was measured")?;
+        ensure!(rtt < 5_000_000, "{rtt} us");
+        let traffic = start(&a.netns, &b.netns, b.inner().into(), 4096 * MIB)?;
+        std::thread::sleep(Duration::from_secs(1));
+        // A cable whose far end takes less drops what is longer, and tells nobody.
+        let began = Instant::now();
+        b.netns.run(&format!("ip link set {WAN} mtu 1300"))?;
+        let line = a.wait_for_log("vanish on the way", SOON)?;
+        let took = began.elapsed();
+        ensure!(took < Duration::from_secs(4), "it took {took:?}: {line}");
+        drop(traffic);
+        let path = path_in_use(a)?;
+        ensure!(path["black_holes"].as_u64() >= Some(1) && path["mtu"].as_u64() < Some(1304), "{path}");
+        let page = a.metrics_page()?;
+        ensure!(page.contains("adit_path_black_holes_total{path=\"0\",peer=\"site-b\"} 1"), "{page}");
+        ensure!(a.adit("status")?.contains("LARGER PACKETS VANISH"), "{}", a.adit("status")?);
+        if !ike.is_empty() {
+            let explained = a.adit("explain site-b")?;
+            ensure!(explained.contains("though the route says 1500"), "{explained}");
+        }
+        // What does not fit is cut or fragmented, and arrives.
+        transfer(&a.netns, &b.netns, b.inner().into(), 16 * MIB)?.verify(16 * MIB)?;
+        echoes(&a.netns, 2, 1400, "-M dont", b.inner())?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_line_that_is_narrow_from_the_start_needs_no_setting() -> Result<()> {
+    for ip_mode in [false, true] {
+        let lab = Lab::prepare(&LabOptions { ip_mode, ike: vec![String::new()], ..LabOptions::default() })?;
+        // Only the far end knows: from here the line looks like any other.
+        lab.b().netns.run(&format!("ip link set {WAN} mtu 1400"))?;
+        let mut lab = lab;
+        lab.gateways.iter_mut().try_for_each(Gateway::start_control)?;
+        lab.wait_until_up()?;
+        let (a, b) = (lab.a(), lab.b());
+        transfer(&a.netns, &b.netns, b.inner().into(), 16 * MIB)?.verify(16 * MIB)?;
+        transfer(&b.netns, &a.netns, a.inner().into(), 16 * MIB)?.verify(16 * MIB)?;
+        wait_until("the size is found", SOON, || {
+            let mtu = path_in_use(a)?["mtu"].as_u64();
+            Ok(mtu > Some(1380) && mtu <= Some(1404))
+        })?;
+        wait_for_mtu(b, 1400)?;
+        // Towards the peer itself the size is kept by the next process.
+        lab.gateways[0].kill_control()?;
+        lab.gateways[0].start_control()?;
+        let found = path_in_use(lab.b())?["mtu"].clone();
+        wait_for_mtu(lab.b(), found.as_u64().context("an MTU")?)?;
+        echoes(&lab.a().netns, 2, 1450, "-M dont", lab.b().inner())?;
+    }
+    Ok(())
+}
