@@ -31,8 +31,9 @@ use crate::udp::{self, UdpSocket};
 use crate::worker::Worker;
 use adit_esp::aead::{Backend, cpu_features};
 
-/// How long to wait until what a dead data plane held is free. What is still taken then is somebody else's.
-const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
+/// How long to wait until what a dead data plane held is free: RCU and the lock of all network interfaces are waited for, each of
+/// them for hundreds of milliseconds on a busy host. What is still taken then is somebody else's.
+const PREDECESSOR_GRACE: Duration = Duration::from_secs(3);
 /// How long to wait before a control plane that could not be let in is tried again.
 const LISTENER_PAUSE: Duration = Duration::from_millis(100);
 /// How often every worker is made to look at its clock.
@@ -77,9 +78,10 @@ impl Plane {
         let io = choose_io(config.io)?;
         let backend = choose_crypto(config.crypto);
         let (workers, buffer) = (usize::from(config.workers), config.socket_buffer as usize);
-        await_predecessor(config);
+        let until = Instant::now() + PREDECESSOR_GRACE;
+        await_predecessor(&config.tap, until);
         let tap = tap::create(config.mode, &config.tap, config.tap_mac, config.mtu, workers)?;
-        let sockets = udp::bind_group(config.listen, workers, buffer)?;
+        let sockets = udp::bind_group(config.listen, workers, buffer, until)?;
         let info = describe(config, &tap, &io, backend);
         let sizes = Sizes {
             workers: config.workers,
@@ -110,10 +112,9 @@ impl Plane {
     }
 }
 
-/// The kernel takes a dead process's ring apart a little after its end, and until then TAP and port are still there.
-fn await_predecessor(config: &Config) {
-    let end = Instant::now() + PREDECESSOR_GRACE;
-    while (tap::exists(&config.tap) || !udp::is_free(config.listen)) && Instant::now() < end {
+/// The kernel takes the ring of a process that was killed apart a little after its end, and until then its interface is still there.
+fn await_predecessor(interface: &str, until: Instant) {
+    while tap::exists(interface) && Instant::now() < until {
         thread::sleep(Duration::from_millis(5));
     }
 }

@@ -8,6 +8,8 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use adit_proto::control::LocalEnd;
 use adit_proto::esp::{LANE_MASK, SPI_MIN};
@@ -143,47 +145,66 @@ pub struct UdpSocket {
     overflows: u32,
 }
 
-/// Binds one socket per worker to the same address and steers ESP to the worker that the SPI names.
-pub fn bind_group(listen: SocketAddr, workers: usize, buffer: usize) -> Result<Vec<UdpSocket>> {
-    // A group could be joined by a second process of the same user; without SO_REUSEPORT the address must be free.
-    drop(bound(listen, false)?);
-    let sockets: Vec<UdpSocket> = (0..workers).map(|_| bind_one(listen, buffer)).collect::<Result<_>>()?;
+/// Binds one socket per worker to the same address and steers ESP to the worker that the SPI names. An address that somebody has
+/// is waited for until `until`.
+pub fn bind_group(listen: SocketAddr, workers: usize, buffer: usize, until: Instant) -> Result<Vec<UdpSocket>> {
+    let first = bind_first(listen, until)?;
+    let listen = first.local_addr().context("the address of a socket")?.as_socket().context("the address of a UDP socket")?;
+    let others = (1..workers).map(|_| bind_next(listen));
+    let sockets: Vec<UdpSocket> =
+        std::iter::once(Ok(first)).chain(others).map(|socket| prepare(socket?, listen, buffer)).collect::<Result<_>>()?;
     if let (Some(first), true) = (sockets.first(), workers > 1) {
         steer_by_spi(&first.socket, workers).context("cannot attach the program that steers datagrams by SPI")?;
     }
     Ok(sockets)
 }
 
-/// Whether nobody has the address.
-pub fn is_free(listen: SocketAddr) -> bool {
-    bound(listen, false).is_ok()
+/// A group could be joined by a second process of the same user; without SO_REUSEPORT the address must be nobody's. The socket that
+/// shows it becomes the first of the group, so that nobody comes in between.
+fn bind_first(listen: SocketAddr, until: Instant) -> Result<Socket> {
+    let socket = unbound(listen)?;
+    while let Err(error) = socket.bind(&listen.into()) {
+        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= until {
+            bail!(explain(listen, &error));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    socket.set_reuse_port(true).context("SO_REUSEPORT")?;
+    Ok(socket)
 }
 
-fn bound(listen: SocketAddr, reuse_port: bool) -> Result<Socket> {
+fn bind_next(listen: SocketAddr) -> Result<Socket> {
+    let socket = unbound(listen)?;
+    socket.set_reuse_port(true).context("SO_REUSEPORT")?;
+    socket.bind(&listen.into()).map_err(|error| anyhow::anyhow!(explain(listen, &error)))?;
+    Ok(socket)
+}
+
+fn unbound(listen: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
         .context("cannot create a UDP socket")?;
-    socket.set_reuse_port(reuse_port).context("SO_REUSEPORT")?;
     if listen.is_ipv6() {
         // With [::] the socket takes IPv4 too; a specific address is what it says.
         socket.set_only_v6(listen.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED)).context("IPV6_V6ONLY")?;
     }
-    if let Err(error) = socket.bind(&listen.into()) {
-        bail!(match error.raw_os_error() {
-            Some(libc::EADDRINUSE) => format!(
-                "cannot bind UDP {listen}: the address is in use; stop the process that has it (ss -ulpn shows it) or choose \
-                 another port with `listen`"
-            ),
-            Some(libc::EADDRNOTAVAIL) =>
-                format!("cannot bind UDP {listen}: no interface has this address; add it or listen on 0.0.0.0 or [::]"),
-            Some(libc::EACCES) => format!("cannot bind UDP {listen}: not permitted; ports below 1024 need root"),
-            _ => format!("cannot bind UDP {listen}: {error}"),
-        });
-    }
     Ok(socket)
 }
 
-fn bind_one(listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
-    let socket = bound(listen, true)?;
+fn explain(listen: SocketAddr, error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => format!(
+            "cannot bind UDP {listen}: the address is in use; stop the process that has it (ss -ulpn shows it) or choose \
+             another port with `listen`"
+        ),
+        Some(libc::EADDRNOTAVAIL) => {
+            format!("cannot bind UDP {listen}: no interface has this address; add it or listen on 0.0.0.0 or [::]")
+        }
+        Some(libc::EACCES) => format!("cannot bind UDP {listen}: not permitted; ports below 1024 need root"),
+        _ => format!("cannot bind UDP {listen}: {error}"),
+    }
+}
+
+fn prepare(socket: Socket, listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
     force_buffers(&socket, buffer);
     set_path_options(&socket, listen)?;
     let mapped = listen.is_ipv6();
@@ -458,7 +479,7 @@ mod tests {
 
     #[test]
     fn a_train_arrives_whole_and_an_endpoint_survives_the_round_trip() {
-        let mut sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, 1 << 20).unwrap();
+        let mut sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, 1 << 20, Instant::now()).unwrap();
         let address = sockets[0].socket.local_addr().unwrap().as_socket().unwrap();
         let to = Endpoint::new(address, false);
         assert_eq!(to.address(), Some(address));
@@ -473,13 +494,13 @@ mod tests {
     #[test]
     fn the_receive_buffer_is_told_as_it_was_asked_for() {
         let asked = 128 << 10;
-        let sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, asked).unwrap();
+        let sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, asked, Instant::now()).unwrap();
         assert_eq!(sockets[0].receive_buffer, asked);
     }
 
     /// Sends a train to a socket's own address as said; says what arrived.
     fn to_itself(listen: &str, remote: &str, local: Option<&str>, class: u8) -> (Received, SocketAddr) {
-        let mut sockets = bind_group(listen.parse().unwrap(), 1, 1 << 20).unwrap();
+        let mut sockets = bind_group(listen.parse().unwrap(), 1, 1 << 20, Instant::now()).unwrap();
         let port = sockets[0].socket.local_addr().unwrap().as_socket().unwrap().port();
         let to = SocketAddr::new(remote.parse().unwrap(), port);
         let hop = Hop::new(to, local.map(|local| local.parse().unwrap()), 0, sockets[0].mapped).unwrap();
@@ -517,11 +538,10 @@ mod tests {
 
     #[test]
     fn datagrams_are_steered_by_the_low_bits_of_the_spi() {
-        let mut first = bind_group("127.0.0.1:0".parse().unwrap(), 1, 1 << 20).unwrap();
-        let free = first.pop().unwrap().socket.local_addr().unwrap().as_socket().unwrap();
-        let mut sockets = bind_group(free, 3, 1 << 20).unwrap();
+        let mut sockets = bind_group("127.0.0.1:0".parse().unwrap(), 3, 1 << 20, Instant::now()).unwrap();
         let sender = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-        let send = |bytes: &[u8]| sender.send_to(bytes, &free.into()).unwrap();
+        let target = sockets[0].socket.local_addr().unwrap();
+        let send = |bytes: &[u8]| sender.send_to(bytes, &target).unwrap();
         for lane in 0..6u32 {
             send(&[&(SPI_MIN | 0x1240 | lane).to_be_bytes()[..], &[0; 40]].concat());
         }
@@ -532,5 +552,18 @@ mod tests {
         send(&[0x40, 0x01, 0, 1, 7, 0, 0, 0]);
         let counts: Vec<usize> = sockets.iter_mut().map(|socket| drain(socket).len()).collect();
         assert_eq!(counts, [2 + 5, 2, 2]);
+    }
+
+    #[test]
+    fn an_address_of_somebody_else_is_waited_for_and_never_shared() {
+        let theirs = bind_group("127.0.0.1:0".parse().unwrap(), 2, 1 << 20, Instant::now()).unwrap();
+        let listen = theirs[1].socket.local_addr().unwrap().as_socket().unwrap();
+        let refused = bind_group(listen, 2, 1 << 20, Instant::now()).err().unwrap();
+        assert!(refused.to_string().contains("in use"), "{refused}");
+        let waiting = thread::spawn(move || bind_group(listen, 2, 1 << 20, Instant::now() + Duration::from_secs(60)));
+        thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished());
+        drop(theirs);
+        assert_eq!(waiting.join().unwrap().unwrap().len(), 2);
     }
 }

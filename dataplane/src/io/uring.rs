@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_channel::Port;
@@ -65,6 +66,15 @@ pub struct UringIo {
 
 /// Why io_uring cannot be used here, for people; `None` when it can.
 pub fn obstacle() -> Option<String> {
+    // On a thread that ends: the kernel interrupts whatever the maker of a ring waits in, some time after the ring was closed.
+    match thread::Builder::new().spawn(obstacle_here).map(thread::JoinHandle::join) {
+        Ok(Ok(obstacle)) => obstacle,
+        Ok(Err(_)) => Some("the attempt panicked".into()),
+        Err(error) => Some(format!("no thread can be made to try it: {error}")),
+    }
+}
+
+fn obstacle_here() -> Option<String> {
     let error = match build(8) {
         Ok(ring) => return missing_operation(&ring),
         Err(error) => error,
@@ -247,6 +257,18 @@ impl UringIo {
             return Err(Failure { at, error: io::Error::from_raw_os_error(-entry.result()) });
         }
         self.arm(descriptor)
+    }
+}
+
+impl std::ops::Drop for UringIo {
+    /// A ring takes itself apart some time after it was closed, in a thread of the kernel that waits for RCU, and holds interface
+    /// and port for as long. What comes next may want them at once, so they are let go of here.
+    fn drop(&mut self) {
+        let submitter = self.ring.submitter();
+        // What fails here is only done later, by the kernel.
+        let _ = submitter.register_sync_cancel(Some(types::Timespec::new().sec(1)), types::CancelBuilder::any());
+        let _ = self.submit(0);
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 
