@@ -226,7 +226,7 @@ impl Sink {
         socket.bind(&address.into())?;
         // Bounds the time until the thread sees that it is to stop.
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        large_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
+        large_receive_buffer(&socket);
         set_option(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)?;
         let shared = Arc::new(Shared::default());
         let inner = shared.clone();
@@ -405,6 +405,11 @@ fn connected(target: SocketAddr) -> io::Result<Socket> {
     socket.connect(&target.into())?;
     large_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
     Ok(socket)
+}
+
+/// Room for what arrives while the receiver waits for a core.
+pub(crate) fn large_receive_buffer(socket: &Socket) {
+    large_buffer(socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
 }
 
 /// Sets a large buffer, beyond the system's limit where that is allowed.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::load::large_receive_buffer;
 use crate::netns::Netns;
 
 const VNET_HEADER: usize = 10;
@@ -21,8 +22,6 @@ const FRAME_MAX: usize = 1 << 17;
 /// `struct virtio_net_hdr` (linux/virtio_net.h).
 const NEEDS_CSUM: u8 = 1;
 const GSO_UDP_L4: u8 = 5;
-/// Room for what arrives while the reader is busy, in bytes.
-const BUFFER: usize = 64 << 20;
 
 /// A socket that sees all that passes on one link, both ways.
 #[derive(Debug)]
@@ -64,7 +63,7 @@ impl Capture {
     /// Opens the socket on a link of the namespace. Needs CAP_NET_RAW.
     pub fn open(netns: &Netns, link: &str) -> Result<Capture> {
         let socket = open(netns, link, libc::ETH_P_ALL as u16)?;
-        socket.set_recv_buffer_size(BUFFER)?;
+        large_receive_buffer(&socket);
         Ok(Capture { socket, buffer: vec![0; FRAME_MAX] })
     }
 

@@ -10,6 +10,7 @@ use adit_bench::lab::capture::{Capture, Datagram, Injector};
 use adit_bench::lab::traffic::start;
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, WAN, wait_until};
 use adit_proto::demux::STUN_COOKIE;
+use adit_proto::esp::sealed_len;
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -18,6 +19,8 @@ use crate::{GIB, Pings, reaches};
 
 /// Shortest ESP packet: header, IV, one word of ciphertext, tag.
 const ESP_MIN: usize = 8 + 8 + 4 + 16;
+/// The datagram in which an echo request as `ping` sends it travels: EtherIP, Ethernet, IPv4 with 64 bytes of ICMP.
+const ECHO_LEN: usize = sealed_len(2 + 14 + 20 + 64);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 66);
 
 /// A small generator of numbers, so that a failure can be repeated (xorshift64).
@@ -39,11 +42,13 @@ fn is_tunnel(from: &Gateway, to: &Gateway) -> impl Fn(&Datagram) -> bool {
     }
 }
 
-/// Valid datagrams from b to a that a has received and accepted.
+/// Valid datagrams from b to a that a has received and accepted, each with an echo request: whatever else the hosts say, as when they
+/// look for each other, has another length.
 fn valid(lab: &Lab, count: usize) -> Result<Vec<Datagram>> {
     let mut capture = Capture::open(&lab.b().netns, WAN)?;
     lab.b().netns.run(&format!("ping -n -q -c{count} -i0.001 -W2 {}", lab.a().inner()))?;
-    let found = capture.collect(count, SOON, is_tunnel(lab.b(), lab.a()))?;
+    let found =
+        capture.collect(count, SOON, |datagram| is_tunnel(lab.b(), lab.a())(datagram) && datagram.payload.len() == ECHO_LEN)?;
     ensure!(found.len() == count, "captured {} datagrams instead of {count}", found.len());
     Ok(found)
 }

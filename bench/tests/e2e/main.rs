@@ -87,9 +87,10 @@ impl Pings {
         ensure!(probes.sent >= least, "only {} pings were sent", probes.sent);
         ensure!(
             probes.lost <= starved,
-            "{} of {} pings lost, {starved} for want of a core\n{}",
+            "{} of {} pings lost, {starved} for want of a core; the longest outage was {:?}\n{}",
             probes.lost,
             probes.sent,
+            probes.longest_outage,
             lab.logs()
         );
         Ok(probes)
