@@ -15,10 +15,10 @@ pub const NO_SLOT: u16 = u16::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
     pub hop: Hop,
-    /// Largest outer IP packet, in bytes.
-    pub mtu: u16,
-    /// Longest Ethernet frame or IP packet that fits, in bytes.
+    /// Longest Ethernet frame or IP packet that fits, in bytes: what is longer is cut, or fragmented inside.
     pub frame_max: u16,
+    /// The same for what can neither be cut nor fragmented, and what its senders are told.
+    pub frame_told: u16,
     /// Where it is counted; [`NO_SLOT`] when there was no room.
     pub slot: u16,
     /// `UDP_SEGMENT` does not work on it: packets go one by one until this is looked into again.
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn path(port: u16) -> Path {
-        Path { hop: hop(port), mtu: 1500, frame_max: 1400, slot: NO_SLOT, gso_disabled: false }
+        Path { hop: hop(port), frame_max: 1400, frame_told: 1400, slot: NO_SLOT, gso_disabled: false }
     }
 
     fn id(number: u8) -> PathId {

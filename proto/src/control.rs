@@ -169,8 +169,11 @@ pub enum Command {
         peer: PeerId,
         path: PathId,
         hop: Hop,
-        /// Largest outer IP packet on the path, in bytes.
+        /// Largest outer IP packet on the path that is known to arrive, in bytes: what is longer is cut or fragmented inside.
         mtu: u16,
+        /// What senders are told that fits, where nothing can be cut. Above `mtu` while the size is being looked for: a host would
+        /// remember the smaller one for minutes. What is in between goes out as it is.
+        mtu_told: u16,
     },
     /// From here on what is sent to the peer goes by this path, which has been set before. Goes to every worker.
     PathUse {

@@ -71,8 +71,9 @@ pub enum Follow {
 pub enum PathEvent {
     /// There is this peer, or what was agreed with it is another thing now: whether it answers sealed echoes.
     Peer { peer: PeerId, echo: bool },
-    /// There is this path, or it is another one now. `mtu` is the largest outer IP packet, in bytes.
-    Set { peer: PeerId, path: PathId, hop: Hop, mtu: u16, encapsulate: bool },
+    /// There is this path, or it is another one now. `mtu` is the largest outer IP packet that is known to arrive, in bytes, and
+    /// `mtu_told` what hosts are told: more, while it is being looked for what arrives.
+    Set { peer: PeerId, path: PathId, hop: Hop, mtu: u16, mtu_told: u16, encapsulate: bool },
     /// What goes to the peer goes this way from now on.
     Use { peer: PeerId, path: PathId },
     /// The path is gone.
@@ -488,9 +489,11 @@ impl Paths {
             if esp != Some(path) && !asked && entry.told.is_none() {
                 continue;
             }
-            let (hop, mtu) = (entry.hop, entry.mtu.size());
-            if entry.told.replace((hop, mtu, encapsulate)) != Some((hop, mtu, encapsulate)) {
-                self.events.push_back(PathEvent::Set { peer: id, path, hop, mtu, encapsulate });
+            let (hop, mtu, mtu_told) = (entry.hop, entry.mtu.size(), entry.mtu.told());
+            let news = Some((hop, [mtu, mtu_told], encapsulate));
+            if entry.told != news {
+                entry.told = news;
+                self.events.push_back(PathEvent::Set { peer: id, path, hop, mtu, mtu_told, encapsulate });
             }
         }
     }

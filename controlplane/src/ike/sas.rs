@@ -169,10 +169,10 @@ impl Sas {
                 }
                 return self.tell_peer(peer);
             }
-            PathEvent::Set { peer, path, hop, mtu, .. } => {
+            PathEvent::Set { peer, path, hop, mtu, mtu_told, .. } => {
                 let (local, interface) = (Some(hop.local.ip()).filter(|local| !local.is_unspecified()), hop.interface);
                 let hop = UdpHop { local, interface, ..UdpHop::to(hop.remote) };
-                Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu }
+                Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu, mtu_told }
             }
             PathEvent::Use { peer, path } => Command::PathUse { peer, path },
             PathEvent::Remove { peer, path } => Command::PathRemove { peer, path },
@@ -356,9 +356,10 @@ mod tests {
         assert_eq!(of_worker(1, told), [set.clone(), pin]);
         let (local, remote) = ("192.0.2.1:4500".parse().unwrap(), "192.0.2.2:4500".parse().unwrap());
         let (path, hop) = (PathId::FIRST, adit_engine::path::Hop::new(local, remote));
-        let told = sas.apply(&Event::Path(PathEvent::Set { peer: PEER, path, hop, mtu: 1400, encapsulate: true }));
+        let told =
+            sas.apply(&Event::Path(PathEvent::Set { peer: PEER, path, hop, mtu: 1400, mtu_told: 1500, encapsulate: true }));
         let hop = Hop::Udp(UdpHop { local: Some([192, 0, 2, 1].into()), ..UdpHop::to(remote) });
-        assert_eq!(of_worker(1, told), [Command::PathSet { peer: PEER, path, hop, mtu: 1400 }]);
+        assert_eq!(of_worker(1, told), [Command::PathSet { peer: PEER, path, hop, mtu: 1400, mtu_told: 1500 }]);
         // The same once more is no news; another pin is.
         assert_eq!(sas.set_peer(PEER, terms(Some(2))), []);
         let more = PeerTerms { pins: vec![[4; 6]], ..terms(Some(2)) };

@@ -33,10 +33,12 @@ impl Outbound {
                     self.fragments(packet, lot, path, peer, env);
                 }
             }
+            // Perhaps it fits, and a host that is told otherwise believes it for minutes.
+            Remedy::Answer if plan.longest() <= usize::from(path.frame_told) => self.segments(plan, lot, path, peer, env),
             Remedy::Answer => {
                 // What is quoted is a packet as it would have been sent.
                 let (packet, _) = plan.segment(0, &mut self.buffer, Checksums::Fill);
-                env.port.drop(self.answer(packet, fits, state, env), plan.segments() as u64);
+                env.port.drop(self.answer(packet, path.frame_told.into(), state, env), plan.segments() as u64);
             }
         }
     }

@@ -280,7 +280,7 @@ pub fn received(socket: &UdpSocket) -> Vec<u8> {
 
 /// The command that sets a path on which outer packets of 1500 bytes go.
 pub fn path_set(peer: PeerId, path: PathId, hop: UdpHop) -> Command {
-    Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu: 1500 }
+    Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu: 1500, mtu_told: 1500 }
 }
 
 /// The SA with which lane `lane` of the data plane seals.

@@ -188,9 +188,9 @@ impl Command {
             Command::PeerSet { peer, tag, lanes, echo } => {
                 writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).u16(*lanes).flag(*echo);
             }
-            Command::PathSet { peer, path, hop, mtu } => {
+            Command::PathSet { peer, path, hop, mtu, mtu_told } => {
                 path.write(writer.u8(command::PATH_SET).u16(peer.0));
-                hop.write(writer.u16(*mtu));
+                hop.write(writer.u16(*mtu).u16(*mtu_told));
             }
             Command::PathUse { peer, path } => path.write(writer.u8(command::PATH_USE).u16(peer.0)),
             Command::PathRemove { peer, path } => path.write(writer.u8(command::PATH_REMOVE).u16(peer.0)),
@@ -241,8 +241,9 @@ impl Command {
                 echo: reader.flag("echo")?,
             },
             command::PATH_SET => {
-                let (peer, path, mtu) = (PeerId(reader.u16()?), PathId::read(&mut reader)?, reader.u16()?);
-                Command::PathSet { peer, path, hop: Hop::read(&mut reader)?, mtu }
+                let (peer, path) = (PeerId(reader.u16()?), PathId::read(&mut reader)?);
+                let (mtu, mtu_told) = (reader.u16()?, reader.u16()?);
+                Command::PathSet { peer, path, hop: Hop::read(&mut reader)?, mtu, mtu_told }
             }
             command::PATH_USE => Command::PathUse { peer: PeerId(reader.u16()?), path: PathId::read(&mut reader)? },
             command::IKE_SA_ADD => Command::IkeSaAdd { initiator: IkeSpi(reader.u64()?), responder: IkeSpi(reader.u64()?) },
@@ -412,11 +413,12 @@ mod tests {
         prop_oneof![
             any::<(u16, u64, u16, bool)>()
                 .prop_map(|(peer, tag, lanes, echo)| { Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), lanes, echo } }),
-            (any::<u16>(), paths(), hops(), any::<u16>()).prop_map(|(peer, path, hop, mtu)| Command::PathSet {
+            (any::<u16>(), paths(), hops(), any::<[u16; 2]>()).prop_map(|(peer, path, hop, [mtu, mtu_told])| Command::PathSet {
                 peer: PeerId(peer),
                 path,
                 hop,
-                mtu
+                mtu,
+                mtu_told
             }),
             (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathUse { peer: PeerId(peer), path }),
             (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathRemove { peer: PeerId(peer), path }),

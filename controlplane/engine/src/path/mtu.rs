@@ -100,6 +100,8 @@ pub(crate) struct Mtu {
     /// Known not to be carried; above the ceiling where nothing is.
     too_large: u16,
     pending: Vec<Pending>,
+    /// Nothing is settled since the path began, or since it turned out to carry less.
+    is_open: bool,
     /// When the next thing is due: an answer overdue, or the next echo.
     next: Option<Instant>,
     raise_at: Option<Instant>,
@@ -121,6 +123,7 @@ impl Mtu {
             ceiling: 0,
             too_large: 0,
             pending: Vec::new(),
+            is_open: echoes,
             next: None,
             raise_at: None,
             active_until: None,
@@ -154,6 +157,12 @@ impl Mtu {
         self.size
     }
 
+    /// What hosts are told that fits. While it is not known yet what does, all that may: they would remember less for minutes.
+    pub(crate) fn told(&self) -> u16 {
+        let may = if self.is_open { self.ceiling.min(self.too_large.saturating_sub(1)) } else { 0 };
+        self.size.max(may)
+    }
+
     /// The largest that an echo has proven.
     pub(crate) fn proven(&self) -> Option<u16> {
         (self.confirmed > 0).then_some(self.confirmed)
@@ -172,11 +181,12 @@ impl Mtu {
     pub(crate) fn set_echoes(&mut self, echoes: bool) {
         match (echoes, self.phase) {
             (true, Phase::Told) => {
-                self.phase = Phase::Start { round: 0, pause: Duration::ZERO };
+                (self.phase, self.is_open) = (Phase::Start { round: 0, pause: Duration::ZERO }, true);
                 (self.size, self.next) = (self.base(), None);
             }
             (false, phase) if phase != Phase::Told => {
                 (self.phase, self.size, self.next) = (Phase::Told, self.ceiling, None);
+                self.is_open = false;
                 self.pending.clear();
             }
             _ => {}
@@ -338,7 +348,7 @@ impl Mtu {
     }
 
     fn settle(&mut self, now: Instant) {
-        self.phase = Phase::Settled;
+        (self.phase, self.is_open) = (Phase::Settled, false);
         self.pending.clear();
         self.raise_at = (self.size < self.ceiling).then(|| now + RAISE_AFTER);
         self.next = Some(now + self.pace(now));
@@ -382,7 +392,7 @@ impl Mtu {
         }
         if small >= 2 {
             self.black_holes += 1;
-            self.too_large = self.size;
+            (self.too_large, self.is_open) = (self.size, true);
             (self.size, self.confirmed) = (self.base(), self.base());
             self.pending.clear();
             self.search(now);

@@ -51,7 +51,7 @@ pub(super) struct Entry {
     pub heard: Instant,
     pub mtu: Mtu,
     /// As the data plane was told last.
-    pub told: Option<(Hop, u16, bool)>,
+    pub told: Option<(Hop, [u16; 2], bool)>,
 }
 
 impl Entry {

@@ -92,7 +92,7 @@ fn a_peer_moves_only_once_it_has_answered_from_there() {
     assert!(world.paths.answered(world.now, PEER, hop(B)));
     assert_eq!(world.used(), both(B));
     let path = world.paths.find(PEER, hop(B)).unwrap();
-    let set = PathEvent::Set { peer: PEER, path, hop: hop(B), mtu: 1500, encapsulate: true };
+    let set = PathEvent::Set { peer: PEER, path, hop: hop(B), mtu: 1500, mtu_told: 1500, encapsulate: true };
     assert_eq!(world.run(Duration::ZERO), [set, PathEvent::Use { peer: PEER, path }]);
 }
 

@@ -90,8 +90,10 @@ fn until_an_echo_is_answered_little_is_sent() {
 #[test]
 fn a_whole_path_is_known_after_one_round_trip() {
     let mut line = line(1500);
+    // Hosts must not remember what is only not known yet.
+    assert_eq!((line.mtu.size(), line.mtu.told()), (1100, 1500));
     line.run(Duration::from_millis(25), false);
-    assert_eq!(line.mtu.size(), 1500);
+    assert_eq!((line.mtu.size(), line.mtu.told()), (1500, 1500));
 }
 
 #[test]
