@@ -21,6 +21,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
 use crate::config::{Config, MacText};
+use crate::reconcile::rule;
 use crate::{private, system};
 
 /// The name of the program.
@@ -46,6 +47,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--sa-slots", config.sa_slots().to_string()),
         ("--socket-buffer", plane.socket_buffer.to_string()),
         ("--busy-poll-us", plane.busy_poll_us.to_string()),
+        ("--mark", rule::MARK.to_string()),
     ];
     match config.mode {
         Mode::Ethernet => list.extend([

@@ -36,7 +36,7 @@ use crate::dataplane::log::Tail;
 use crate::desired::Desired;
 use crate::ike::Ike;
 use crate::ike::key_log::KeyLogFiles;
-use crate::netlink::News;
+use crate::netlink::{Netlink, News};
 use crate::reconcile::InstalledState;
 use crate::request::Request;
 use crate::state::State;
@@ -331,6 +331,9 @@ impl Gateway {
         self.view.detach();
         // It removes its socket itself, unless it had to be killed.
         let _ = std::fs::remove_file(self.desired.config.channel_socket());
+        if let Ok(netlink) = Netlink::open() {
+            netlink.remove_rules().await;
+        }
         // Whoever waits for our end may want to use the interface or the port again.
         if let Err(error) = self.wait_until_free().await {
             tracing::warn!("the data plane {ending}, but {error}");

@@ -6,6 +6,7 @@
 
 mod look;
 mod news;
+mod rules;
 mod underlay;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{MacText, Route};
 use crate::reconcile::interface::Step;
+use crate::reconcile::rule;
 pub use news::News;
 pub use underlay::KernelUnderlay;
 
@@ -115,6 +117,8 @@ impl Netlink {
             Step::Connect(address) => self.connect(index, *address).await,
             Step::SetRoute(route, source) => self.set_route(index, route, *source).await,
             Step::RemoveRoute(route) => self.remove_route(index, route).await,
+            Step::AddRule(rule) => self.add_rule(rule).await,
+            Step::RemoveRule(rule) => self.remove_rule(rule).await,
         }
     }
 
@@ -297,6 +301,16 @@ fn route_message(index: u32, route: &Route, source: Option<IpAddr>) -> RouteMess
 }
 
 fn plain_route_message(index: u32, route: &Route) -> RouteMessage {
+    let mut message = route_to(index, route);
+    if rule::is_default(&route.to) {
+        // Beside the default route of the machine, not in its place.
+        message.header.table = 0;
+        message.attributes.push(RouteAttribute::Table(rule::TABLE));
+    }
+    message
+}
+
+fn route_to(index: u32, route: &Route) -> RouteMessage {
     let (prefix, length) = (route.to.addr(), route.to.prefix_len());
     match prefix {
         IpAddr::V4(prefix) => {

@@ -4,6 +4,7 @@
 //! control plane remembers in the vault of the channel what it installed beside SAs.
 
 pub mod interface;
+pub mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

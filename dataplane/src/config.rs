@@ -147,6 +147,9 @@ pub struct Config {
     /// Receive and send buffer of each UDP socket in bytes.
     #[arg(long, default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
     pub socket_buffer: u32,
+    /// Mark of the packets outside (SO_MARK), by which rules keep them out of the tunnel; 0 for none.
+    #[arg(long, default_value_t = 0)]
+    pub mark: u32,
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {

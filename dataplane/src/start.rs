@@ -82,6 +82,10 @@ impl Plane {
         await_predecessor(&config.tap, until);
         let tap = tap::create(config.mode, &config.tap, config.tap_mac, config.mtu, workers)?;
         let sockets = udp::bind_group(config.listen, workers, buffer, until)?;
+        if config.mark != 0 {
+            let marked = sockets.iter().try_for_each(|socket| socket.set_mark(config.mark));
+            marked.context("cannot mark the packets outside: SO_MARK needs the capability CAP_NET_ADMIN")?;
+        }
         let info = describe(config, &tap, &io, backend);
         let sizes = Sizes {
             workers: config.workers,

@@ -364,6 +364,11 @@ impl ControlWriter<'_> {
 }
 
 impl UdpSocket {
+    /// Marks what is sent, for the rules of the machine's routing.
+    pub fn set_mark(&self, mark: u32) -> io::Result<()> {
+        self.socket.set_mark(mark)
+    }
+
     pub fn raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }

@@ -8,9 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_engine::path::IKE_PORT;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 use crate::config::Config;
+use crate::reconcile::rule;
 
 /// The usual port of a gateway; only beside it does the one without NAT traversal make sense.
 const NAT_PORT: u16 = 4500;
@@ -51,6 +53,10 @@ impl Port500 {
         let Some(address) = self.address.filter(|_| self.open.is_none()) else { return };
         match UdpSocket::bind(address).await {
             Ok(socket) => {
+                // What it sends must not go into a full tunnel.
+                if let Err(error) = SockRef::from(&socket).set_mark(rule::MARK) {
+                    tracing::warn!("UDP {address}: its packets cannot be marked: {error}");
+                }
                 if self.complaint.take().is_some() {
                     tracing::info!("UDP {address} is open");
                 }

@@ -9,9 +9,11 @@ use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Limits, M
 
 use adit_proto::control::{self, Selector};
 use adit_proto::ike::{AddressRange, IpSelector, PortRange};
+use socket2::SockRef;
 
 use crate::config::ike_section::{PeerIke, Proof, Role};
 use crate::config::{CHILDREN_MIN, Config, Peer};
+use crate::reconcile::rule;
 
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
 const HARD_PERCENT: u32 = 120;
@@ -125,6 +127,8 @@ pub fn local_address(listen: SocketAddr, remote: SocketAddr) -> Option<SocketAdd
     }
     let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
+    // As the data plane's sockets are; without the capability there is no tunnel either.
+    let _ = SockRef::from(&socket).set_mark(rule::MARK);
     // Sends nothing.
     socket.connect(remote).ok()?;
     Some(SocketAddr::new(socket.local_addr().ok()?.ip(), listen.port()))

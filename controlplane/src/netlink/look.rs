@@ -14,6 +14,7 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, 
 use super::{Netlink, NetlinkError, failed};
 use crate::config::Route;
 use crate::reconcile::interface::{Actual, ActualRoute};
+use crate::reconcile::rule;
 
 impl Netlink {
     /// The interface with this name, by its index, and how the kernel has it. `bridge` is the bridge that it should be in.
@@ -45,6 +46,7 @@ impl Netlink {
             let routes = self.routes_through(index, family).await;
             actual.routes.extend(routes.map_err(what())?.iter().filter_map(route));
         }
+        actual.rules = self.rules().await.map_err(what())?;
         Ok((index, actual))
     }
 
@@ -83,7 +85,7 @@ fn address(message: &AddressMessage) -> Option<IpNet> {
     IpNet::new(address?, message.header.prefix_len).ok()
 }
 
-/// A route of the main table.
+/// A route of the main table, or of that of a full tunnel.
 fn route(message: &RouteMessage) -> Option<ActualRoute> {
     let ip = |address: &RouteAddress| match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
@@ -109,6 +111,6 @@ fn route(message: &RouteMessage) -> Option<ActualRoute> {
         }
     }
     let to = IpNet::new(to, message.header.destination_prefix_length).ok()?;
-    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-    is_main.then_some(ActualRoute { route: Route { to, via, mtu }, source })
+    let is_seen = table == if rule::is_default(&to) { rule::TABLE } else { u32::from(RouteHeader::RT_TABLE_MAIN) };
+    is_seen.then_some(ActualRoute { route: Route { to, via, mtu }, source })
 }

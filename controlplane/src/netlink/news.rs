@@ -44,8 +44,8 @@ struct Source {
 
 impl Source {
     fn open() -> std::io::Result<Source> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link};
-        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
+        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(connection);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::reconcile::rule::MARK;
 use adit_engine::path::{Route, Underlay};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
@@ -97,6 +98,7 @@ impl KernelUnderlay {
             message.header.source_prefix_length = bits;
             message.attributes.push(RouteAttribute::Source(address(local)));
         }
+        message.attributes.push(RouteAttribute::Mark(MARK));
         if interface != 0 {
             message.attributes.push(RouteAttribute::Oif(interface));
         }

@@ -10,6 +10,7 @@ use adit_proto::control::{Mac, Mode};
 use adit_proto::ike::AddressRange;
 use ipnet::IpNet;
 
+use super::rule::{self, Rule};
 use crate::config::{Config, MacText, Route};
 
 /// What helps where the bridge is missing.
@@ -26,6 +27,8 @@ pub struct Wanted {
     pub bridge: Option<String>,
     pub addresses: Vec<IpNet>,
     pub routes: Vec<WantedRoute>,
+    /// What leads into the tunnel where everything is to go there.
+    pub rules: Vec<Rule>,
 }
 
 /// A route through the interface.
@@ -39,7 +42,9 @@ pub struct WantedRoute {
 impl Wanted {
     pub fn of(config: &Config) -> Wanted {
         let interface = &config.interface;
-        let routes = config.routes().into_iter().map(|route| WantedRoute { locals: locals(config, route.to), route });
+        let routes = config.routes();
+        let rules = rule::rules(&routes, config.listen.port());
+        let routes = routes.into_iter().map(|route| WantedRoute { locals: locals(config, route.to), route });
         Wanted {
             name: interface.name.clone(),
             mtu: interface.mtu,
@@ -47,6 +52,7 @@ impl Wanted {
             bridge: interface.bridge.clone(),
             addresses: interface.addresses.clone(),
             routes: routes.collect(),
+            rules,
         }
     }
 }
@@ -73,6 +79,8 @@ pub struct Actual {
     pub bridge: Option<u32>,
     pub addresses: Vec<IpNet>,
     pub routes: Vec<ActualRoute>,
+    /// Rules with priorities of ours; those that are not as we make them are not in it.
+    pub rules: Vec<Rule>,
     /// Addresses of all interfaces of this machine that others can reach, those of this interface first.
     pub own: Vec<IpAddr>,
 }
@@ -108,6 +116,8 @@ pub enum Step {
     /// Adds a route with this source, or changes the one that the interface has to the same network.
     SetRoute(Route, Option<IpAddr>),
     RemoveRoute(Route),
+    AddRule(Rule),
+    RemoveRule(Rule),
 }
 
 /// What has to be done, and what has to be waited for.
@@ -151,6 +161,9 @@ pub fn plan(wanted: &Wanted, actual: &Actual, installed: &Installed) -> Plan {
             steps.push(Step::SetRoute(route.clone(), source));
         }
     }
+    // The table is full before anything is looked up in it.
+    steps.extend(wanted.rules.iter().filter(|rule| !actual.rules.contains(rule)).map(|rule| Step::AddRule(*rule)));
+    steps.extend(actual.rules.iter().filter(|rule| !wanted.rules.contains(rule)).map(|rule| Step::RemoveRule(*rule)));
     // What is stale goes after what is new has come, so that no packet is without a way in between.
     let same = |one: &Route, other: &Route| (one.to, one.via) == (other.to, other.via);
     let stale = installed.routes.iter().filter(|old| {
@@ -190,6 +203,8 @@ impl fmt::Display for Step {
             Step::Connect(address) => write!(f, "the route to {} was missing", address.trunc()),
             Step::SetRoute(route, _) => write!(f, "the route to {} was missing or another one", route.to),
             Step::RemoveRoute(route) => write!(f, "the route to {} was still there", route.to),
+            Step::AddRule(rule) => write!(f, "the routing rule {} was missing", rule.priority()),
+            Step::RemoveRule(rule) => write!(f, "the routing rule {} was still there", rule.priority()),
         }
     }
 }
@@ -225,6 +240,7 @@ mod tests {
             bridge: None,
             addresses: vec![net("10.1.1.1/24"), net("fd00::1/64")],
             routes: vec![WantedRoute { route: route("10.2.0.0/16"), locals }],
+            rules: vec![Rule { v6: false, kind: rule::Kind::Rest }],
         }
     }
 
@@ -253,6 +269,8 @@ mod tests {
                     actual.routes.push(ActualRoute { route, source });
                 }
                 Step::RemoveRoute(route) => actual.routes.retain(|one| one.route.to != route.to),
+                Step::AddRule(rule) => actual.rules.push(rule),
+                Step::RemoveRule(rule) => actual.rules.retain(|one| *one != rule),
             }
         }
     }
@@ -264,7 +282,7 @@ mod tests {
         let mut whole = bare.clone();
         apply(&mut whole, &plan(&wanted, &bare, &Installed::default()).steps);
         assert_eq!(plan(&wanted, &whole, &Installed::default()), Plan::default());
-        let damages: [fn(&mut Actual); 9] = [
+        let damages: [fn(&mut Actual); 11] = [
             |is| is.up = false,
             |is| is.mtu = 1300,
             |is| is.mac = None,
@@ -274,6 +292,8 @@ mod tests {
             |is| is.routes.retain(|one| one.route.to != net("10.1.1.0/24")),
             |is| is.routes.retain(|one| one.route.to != net("10.2.0.0/16")),
             |is| is.routes.iter_mut().for_each(|one| one.source = None),
+            |is| is.rules.clear(),
+            |is| is.rules.push(Rule { v6: true, kind: rule::Kind::Specific }),
         ];
         for damage in damages {
             let mut damaged = whole.clone();
