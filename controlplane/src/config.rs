@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use adit_channel::SA_SLOTS_MAX;
+use adit_engine::path::Origin;
 use adit_proto::control::{Mac, Mode, Selector};
 use adit_proto::esp;
 use ipnet::IpNet;
@@ -154,6 +155,8 @@ pub struct Peer {
     pub name: String,
     /// Where it receives. Only a peer that comes to us by IKE may do without.
     pub endpoint: Option<SocketAddr>,
+    /// From where it may come and to where it may move, beside that.
+    pub from: Origin,
     pub keys: Keys,
     /// SAs in each direction. With a static key, the same number at both ends; with IKE, the most that we ask for.
     pub lanes: u16,
@@ -409,7 +412,14 @@ impl fmt::Display for Config {
             writeln!(f, "{} pinned addresses, {} learned at most", forwarding.pinned.len(), forwarding.max_entries)?;
         }
         for peer in &self.peers {
-            let at = peer.endpoint_text();
+            let at = match &peer.from {
+                Origin::Anywhere => peer.endpoint_text(),
+                Origin::Endpoints => format!("{} and nowhere else", peer.endpoint_text()),
+                Origin::Networks(networks) => {
+                    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+                    format!("{} or from {}", peer.endpoint_text(), networks.join(", "))
+                }
+            };
             match &peer.keys {
                 Keys::Static { secret, .. } => {
                     writeln!(f, "peer {} at {at}, {} lanes of {}", peer.name, peer.lanes, secret.suite())?

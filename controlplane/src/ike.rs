@@ -517,7 +517,7 @@ fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &
     let local_fixed = !config.listen.ip().is_unspecified();
     let terms = path::Terms { echo: peer.echo, ike: false, follow, local_fixed };
     let hop = peer.endpoint.map(|remote| Hop::new(settings::listen_at(config.listen, remote), remote));
-    if let Err(why) = endpoint.set_static_path(now(), id, hop, terms) {
+    if let Err(why) = endpoint.set_static_path(now(), id, hop, (terms, peer.from.clone())) {
         tracing::warn!(
             peer = peer.name,
             "nothing can be sent to {}: {why}",

@@ -62,6 +62,7 @@ impl Surroundings {
 /// What does not fit between a configuration and the machine.
 pub fn judge(config: &Config, around: &Surroundings) -> Vec<Finding> {
     let mut findings = overlaps(config, around);
+    findings.extend(endpoints_inside(config, around));
     findings.extend(certificate(config, around.now));
     if let Some(bridge) = config.interface.bridge.as_ref().filter(|_| !around.bridge) {
         findings.push(Finding {
@@ -105,6 +106,32 @@ fn overlaps(config: &Config, around: &Surroundings) -> Vec<Finding> {
             write: format!("another network, or take {address} from {name}: ip address del {address} dev {name}"),
             fatal: true,
         });
+    }
+    findings
+}
+
+/// Networks that lead into the tunnel and hold the endpoint of a peer: it can be reached as long as a more specific route leads there
+/// outside, as that of a network in which this machine is.
+fn endpoints_inside(config: &Config, around: &Surroundings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let routes: Vec<IpNet> = config.routes().into_iter().map(|route| route.to).collect();
+    for (place, peer) in config.peers.iter().enumerate() {
+        let Some(endpoint) = peer.endpoint.map(|endpoint| endpoint.ip()) else { continue };
+        let inner = config.interface.addresses.iter().chain(&routes).filter(|net| net.contains(&endpoint));
+        let Some(inner) = inner.max_by_key(|net| net.prefix_len()) else { continue };
+        let outside = |(name, address): &(String, IpNet)| {
+            *name != config.interface.name && address.contains(&endpoint) && address.prefix_len() > inner.prefix_len()
+        };
+        if !around.addresses.iter().any(outside) {
+            findings.push(Finding {
+                key: format!("peers[{place}].endpoint"),
+                what: format!("{endpoint} is in {}, which leads into the tunnel: its own packets cannot go there", inner.trunc()),
+                write: format!(
+                    "run: ip route add {endpoint} via ROUTER dev INTERFACE, outside the tunnel; or other networks inside"
+                ),
+                fatal: false,
+            });
+        }
     }
     findings
 }

@@ -102,6 +102,11 @@ fn by_ike(block: &str) -> String {
 }
 
 mistakes! {
+    from_a_word_that_is_none: and("    from: endpiont");
+    from_a_network_with_host_bits: and("    from: [203.0.113.7/24, nowhere]");
+    from_no_network: and("    from: []");
+    from_an_endpoint_that_there_is_not: by_ike("psk_file: site-b.psk, role: responder")
+        .replace("    endpoint: 192.0.2.2:4500\n", "    from: endpoint\n");
     mode_that_is_none: and("mode: ipsec");
     selectors_without_ip_mode: and("    selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]");
     ip_mode_without_selectors: and("mode: ip");
@@ -114,7 +119,6 @@ mistakes! {
     selector_with_a_misspelt_protocol: selector("remote: 10.2.0.0/24, protocol: tpc");
     selector_with_ports_but_no_protocol: selector("remote: 10.2.0.0/24, remote_ports: 443");
     selector_with_ports_that_fall: selector("remote: 10.2.0.0/24, protocol: udp, local_ports: 2000-1000");
-    selector_that_contains_the_endpoint: selector("remote: 192.0.2.0/24");
     selector_given_twice: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }, { local: 10.1.0.0/24, remote: 10.2.0.0/24 }]");
     one_network_behind_two_peers: selector("remote: 10.2.0.0/24").replace("mode: ip\n",
         "  - { name: site-c, endpoint: 192.0.2.3:4500, static_key_file: site-b.key, selectors: [{ local: 0.0.0.0/0, remote: 10.2.0.0/24 }] }\nmode: ip\n");
@@ -194,8 +198,6 @@ mistakes! {
     address_that_is_none: with("10.1.0.1/24", "10.1.0.256/24");
     route_to_an_address: with("addresses: [10.1.0.1/24]", "routes: [{ to: 10.9.0.1/16, via: 10.1.0.2 }]");
     route_of_mixed_ip_versions: with("addresses: [10.1.0.1/24]", "routes: [{ to: 10.9.0.0/16, via: \"fd00::2\" }]");
-    route_that_contains_the_endpoint: with("addresses: [10.1.0.1/24]", "routes: [{ to: 192.0.0.0/16 }]");
-    address_whose_network_contains_the_endpoint: with("10.1.0.1/24", "192.0.2.77/24");
     bridge_that_is_the_interface: with("name: adit0, addresses: [10.1.0.1/24]", "name: adit0, bridge: adit0");
     bridge_with_addresses: with("name: adit0,", "name: adit0, bridge: br0,");
     bridge_with_a_bad_name: with("addresses: [10.1.0.1/24]", "bridge: a/b");
@@ -466,4 +468,34 @@ fn what_show_prints_loads_to_the_same_configuration_and_holds_no_key() {
     let config = place.load(IKE).unwrap();
     insta::assert_snapshot!("ike_in_words", config.to_string().replace(place.dir.path().to_str().unwrap(), "DIR"));
     insta::assert_snapshot!("ike_as_yaml", config.to_yaml().unwrap().replace(place.dir.path().to_str().unwrap(), "DIR"));
+}
+
+#[test]
+fn an_endpoint_inside_the_tunnel_is_no_reason_to_refuse() {
+    for yaml in [
+        selector("remote: 192.0.2.0/24"),
+        with("addresses: [10.1.0.1/24]", "routes: [{ to: 192.0.0.0/16 }]"),
+        with("10.1.0.1/24", "192.0.2.77/24"),
+    ] {
+        assert!(Place::new().load(&yaml).is_ok(), "{yaml}");
+    }
+}
+
+#[test]
+fn where_a_peer_may_come_from_is_read_and_shown() {
+    use adit_engine::path::Origin;
+    let networks = |list: &[&str]| Origin::Networks(list.iter().map(|net| net.parse().unwrap()).collect());
+    for (from, expected) in [
+        ("", Origin::Anywhere),
+        ("    from: any\n", Origin::Anywhere),
+        ("    from: endpoint\n", Origin::Endpoints),
+        ("    from: 203.0.113.0/24\n", networks(&["203.0.113.0/24"])),
+        ("    from: [203.0.113.0/24, \"2001:db8::1\"]\n", networks(&["203.0.113.0/24", "2001:db8::1/128"])),
+    ] {
+        let place = Place::new();
+        let config = place.load(&and(from)).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(config.peers[0].from, expected);
+        let again = place.load(&config.to_yaml().unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(again.peers[0].from, expected);
+    }
 }

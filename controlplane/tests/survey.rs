@@ -87,3 +87,21 @@ fn a_bridge_that_is_not_there_yet_is_warned_of() {
     assert_eq!(found(&judge(&config, &Surroundings { now: NOW, ..Surroundings::default() })), [("interface.bridge", false)]);
     assert_eq!(judge(&config, &Surroundings { now: NOW, bridge: true, ..Surroundings::default() }), []);
 }
+
+#[test]
+fn an_endpoint_inside_the_tunnel_is_warned_of_unless_reached_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    let selectors = ", selectors: [{ local: 10.1.0.0/24, remote: 192.0.0.0/16 }]";
+    let config = config(dir.path(), "mode: ip\ninterface: { name: adit0, addresses: [10.9.0.1/32] }", selectors);
+    for (address, name, warned) in [
+        ("192.0.2.1/24", "eth0", false),
+        ("192.0.3.1/24", "eth0", true),
+        ("192.0.2.1/24", "adit0", true),
+        ("10.0.0.1/8", "eth0", true),
+    ] {
+        let addresses = vec![(name.to_owned(), address.parse().unwrap())];
+        let findings = judge(&config, &Surroundings { addresses, bridge: true, now: NOW, ..Surroundings::default() });
+        let found = found(&findings).into_iter().filter(|(key, _)| *key == "peers[0].endpoint").collect::<Vec<_>>();
+        assert_eq!(found, if warned { vec![("peers[0].endpoint", false)] } else { Vec::new() }, "{address} on {name}");
+    }
+}

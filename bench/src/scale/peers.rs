@@ -189,6 +189,7 @@ fn peer(n: u32, hub: SocketAddr) -> Result<PeerConfig> {
         respond: false,
         local: Some(local(n)),
         remote: Some(hub),
+        from: adit_engine::path::Origin::Anywhere,
         local_id: Identity::Fqdn(name(n)),
         remote_id: Identity::Fqdn(HUB_ID.to_owned()).into(),
         local_auth: LocalAuth::Psk(psk.clone()),

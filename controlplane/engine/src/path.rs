@@ -15,6 +15,7 @@
 mod hop;
 mod judge;
 mod mtu;
+mod origin;
 mod peer;
 mod proof;
 
@@ -31,6 +32,8 @@ use crate::timer::Timers;
 
 pub use hop::{Arrival, Hop, IKE_PORT};
 pub use judge::{AnyUnderlay, Route, Underlay, Unfit};
+
+pub use origin::Origin;
 
 pub(crate) use judge::{Fit, judge};
 pub(crate) use peer::Moves;
@@ -238,6 +241,13 @@ impl Paths {
         self.set_timer(now, id);
     }
 
+    /// From where a peer may come that we look for at these addresses. What it uses already stays.
+    pub(crate) fn set_origin(&mut self, id: PeerId, origin: Origin, endpoints: Vec<IpAddr>) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            (peer.origin, peer.endpoints) = (origin, endpoints);
+        }
+    }
+
     /// The peer has proven that it is there, or the configuration says so: it is used from now on.
     ///
     /// # Errors
@@ -443,6 +453,9 @@ impl Paths {
         let v6 = fit.hop.remote.is_ipv6();
         let known = self.proven.get(&(id, fit.hop.remote.ip())).copied();
         let Some(peer) = self.peers.get_mut(&id) else { return Err(Unfit::Unreachable) };
+        if proof != Proof::Proven && !peer.origin.allows(fit.hop.remote.ip(), &peer.endpoints) {
+            return Err(Unfit::NotAllowed);
+        }
         if let Some(path) = peer.find(fit.hop) {
             if let Some(entry) = peer.get_mut(path) {
                 (entry.hop, entry.heard) = (fit.hop, now);

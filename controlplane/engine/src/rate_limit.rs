@@ -19,12 +19,22 @@ impl Bucket {
         Bucket { rate: rate.into(), credit: u64::from(rate) * ONE, at: None }
     }
 
-    /// Uses the right once, if there is one now.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
+    /// Whether nothing of it was used lately.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.at.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1))
+    }
+
+    /// Whether there is the right now.
+    pub(crate) fn has(&mut self, now: Instant) -> bool {
         let since = self.at.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
         let earned = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.rate);
         self.credit = self.credit.saturating_add(earned).min(self.rate * ONE);
-        let may = self.credit >= ONE;
+        self.credit >= ONE
+    }
+
+    /// Uses the right once, if there is one now.
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
+        let may = self.has(now);
         if may {
             self.credit -= ONE;
         }

@@ -168,7 +168,7 @@ fn code_of_incompatibility(incompatibility: &Incompatibility) -> &'static str {
     match incompatibility {
         Incompatibility::IkeProposal(_)
         | Incompatibility::ChildProposal(_)
-        | Incompatibility::SuiteNotAllowed
+        | Incompatibility::SuiteNotAllowed(_)
         | Incompatibility::NoIntermediate => "no_proposal_chosen",
         Incompatibility::KeyExchange(_) => "invalid_ke_payload",
         Incompatibility::Selectors => "ts_unacceptable",

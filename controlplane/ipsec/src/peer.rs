@@ -10,6 +10,7 @@ use adit_engine::crypto::{PrivateKey, PublicKey, Secret};
 use adit_engine::identity::{Identity, Pattern};
 use adit_engine::ike::proposal_words;
 use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, IkeProposal, Lifetime, Mode, PeerConfig, Ppk};
+use adit_engine::path::Origin;
 use adit_proto::ike::{AddressRange, IpSelector};
 
 use super::error::Error;
@@ -335,6 +336,7 @@ impl PeerBuilder {
             respond: false,
             local: None,
             remote: None,
+            from: Origin::Anywhere,
             local_id,
             remote_id,
             local_auth,

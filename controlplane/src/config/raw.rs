@@ -71,6 +71,22 @@ impl<T: Read> Read for Vec<T> {
     }
 }
 
+/// One value, or a list of them.
+#[derive(Clone, Debug)]
+pub struct Several {
+    pub at: Place,
+    pub values: Vec<Text>,
+    pub is_list: bool,
+}
+
+impl Read for Several {
+    fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<Several> {
+        let is_list = matches!(node.value, Value::List(_));
+        let values = if is_list { Read::read(node, key, reader)? } else { vec![Read::read(node, key, reader)?] };
+        Some(Several { at: node.at, values, is_list })
+    }
+}
+
 impl<T: Read> Read for Spanned<T> {
     fn read(node: &Node, key: &'static str, reader: &mut Reader) -> Option<Spanned<T>> {
         Some(Spanned { at: node.at, value: T::read(node, key, reader)? })
@@ -248,6 +264,7 @@ blocks! {
     Peer at "peers[]" {
         name: Text,
         endpoint: Text,
+        from: Several,
         static_key_file: Text,
         ike: Spanned<PeerIke>,
         lanes: Text,
@@ -347,6 +364,7 @@ const VALUES: &[(&str, &str)] = &[
     ("flood_pps", "1000"),
     ("peer", "site-b"),
     ("endpoint", "\"192.0.2.2:4500\""),
+    ("from", "any"),
     ("static_key_file", "site-b.key"),
     ("id", "site-b.example.org"),
     ("key_file", "site-a.key"),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use adit_engine::path::Origin;
 use adit_proto::control::Mode;
 use adit_proto::ike::PortRange;
 use anyhow::Context;
@@ -83,6 +84,7 @@ struct Peer<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint: Option<String>,
+    from: Several,
     #[serde(skip_serializing_if = "Option::is_none")]
     static_key_file: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +96,24 @@ struct Peer<'a> {
     echo: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     selectors: Vec<Selector>,
+}
+
+/// One value, or a list of them.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Several {
+    One(String),
+    List(Vec<String>),
+}
+
+impl From<&Origin> for Several {
+    fn from(origin: &Origin) -> Several {
+        match origin {
+            Origin::Anywhere => Several::One("any".to_owned()),
+            Origin::Endpoints => Several::One("endpoint".to_owned()),
+            Origin::Networks(networks) => Several::List(networks.iter().map(ToString::to_string).collect()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -222,6 +242,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
         Ok(Peer {
             name: &peer.name,
             endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+            from: Several::from(&peer.from),
             static_key_file: match &peer.keys {
                 Keys::Static { file, .. } => Some(text(file)?),
                 Keys::Ike(_) => None,

@@ -70,6 +70,7 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         respond: ike.role != Role::Initiator,
         local: Some(config.listen).filter(|listen| !listen.ip().is_unspecified()),
         remote: peer.endpoint,
+        from: peer.from.clone(),
         local_id: config.ike.id.clone(),
         remote_id: ike.id.clone(),
         local_auth,

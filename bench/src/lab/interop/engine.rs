@@ -24,6 +24,7 @@ pub fn config(site: Site, connection: &Connection) -> Result<PeerConfig> {
         respond: true,
         local: Some(address(site)),
         remote: Some(address(site.other())),
+        from: adit_engine::path::Origin::Anywhere,
         local_id: connection.local.id.parse()?,
         remote_id: connection.remote.id.parse()?,
         local_auth: local_auth(connection)?,

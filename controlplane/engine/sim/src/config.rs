@@ -7,6 +7,7 @@ use adit_engine::crypto::{KeyExchangeMethod, Prf, Secret};
 use adit_engine::ike::{
     Backoff, ChildConfig, ChildProposal, EndpointConfig, EsnPolicy, IkeProposal, Lifetime, Mode, PeerConfig, PeerId,
 };
+use adit_engine::path::Origin;
 use adit_proto::ike::{AddressRange, IpSelector};
 use adit_proto::suite::Suite;
 
@@ -94,6 +95,7 @@ pub fn peer(node: usize) -> PeerConfig {
         respond: true,
         local: Some(addresses[node].parse().expect("an address")),
         remote: Some(addresses[1 - node].parse().expect("an address")),
+        from: Origin::Anywhere,
         local_id: names[node].parse().expect("an identity"),
         remote_id: names[1 - node].parse().expect("an identity"),
         local_auth,

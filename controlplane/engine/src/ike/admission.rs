@@ -19,8 +19,10 @@ use super::config::Limits;
 /// How long a cookie secret makes new cookies; its cookies are taken for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_secs(60);
 const SECRET_LEN: usize = 32;
-/// One network has at most this part of the half-open IKE SAs.
+/// One network has at most this part of the half-open IKE SAs, and of the unprotected answers.
 const NETWORK_SHARE: usize = 4;
+/// Networks whose answers are counted at a time: more than get one in a second.
+const NETWORKS_MAX: usize = 1024;
 
 /// What becomes of a request to begin an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub(super) struct Admission {
     secrets: [Secret; 2],
     secret_since: Option<Instant>,
     unprotected: Bucket,
+    /// The same for each network that was answered lately: whoever floods from one leaves the answers of others alone.
+    unprotected_of: BTreeMap<IpAddr, Bucket>,
 }
 
 impl Admission {
@@ -83,6 +87,7 @@ impl Admission {
             secrets: [fresh_secret(random), fresh_secret(random)],
             secret_since: None,
             unprotected: Bucket::new(limits.unprotected_replies),
+            unprotected_of: BTreeMap::new(),
         }
     }
 
@@ -155,9 +160,21 @@ impl Admission {
         verify_slices_are_equal(given, &self.compute(generation, secret, nonce, source, spi)).is_ok()
     }
 
-    /// Takes the right to one unprotected answer, if there is one now.
-    pub(super) fn may_answer_unprotected(&mut self, now: Instant) -> bool {
-        self.unprotected.take(now)
+    /// Takes the right to one unprotected answer to somebody there, if there is one now.
+    pub(super) fn may_answer_unprotected(&mut self, now: Instant, source: IpAddr) -> bool {
+        let network = network(source);
+        if !self.unprotected.has(now) {
+            return false;
+        }
+        if self.unprotected_of.len() >= NETWORKS_MAX && !self.unprotected_of.contains_key(&network) {
+            self.unprotected_of.retain(|_, bucket| !bucket.is_full(now));
+            if self.unprotected_of.len() >= NETWORKS_MAX {
+                return false;
+            }
+        }
+        let share = self.limits.unprotected_replies.div_ceil(NETWORK_SHARE as u32);
+        let bucket = self.unprotected_of.entry(network).or_insert_with(|| Bucket::new(share));
+        bucket.take(now) && self.unprotected.take(now)
     }
 
     fn rotate(&mut self, now: Instant, random: &mut dyn Random) {
@@ -327,7 +344,26 @@ mod tests {
     fn unprotected_answers_have_a_rate() {
         let mut admission = Admission::new(limits(), &mut counting());
         let start = crate::ike::testing::instant();
-        let mut burst = |at: Duration| (0..100).filter(|_| admission.may_answer_unprotected(start + at)).count();
+        let mut burst = |at: Duration| {
+            // From a hundred networks.
+            (0..100).filter(|n| admission.may_answer_unprotected(start + at, ip(&format!("10.0.{n}.1")))).count()
+        };
         assert_eq!((burst(Duration::ZERO), burst(Duration::from_millis(500)), burst(Duration::from_secs(60))), (10, 5, 10));
+    }
+
+    #[test]
+    fn a_flood_from_one_network_leaves_the_answers_of_others_alone() {
+        let mut admission = Admission::new(limits(), &mut counting());
+        let start = crate::ike::testing::instant();
+        let from = |n: u32| ip(&format!("192.0.2.{}", n % 256));
+        assert_eq!((0..1000).filter(|n| admission.may_answer_unprotected(start, from(*n))).count(), 3);
+        assert!(admission.may_answer_unprotected(start, ip("198.51.100.1")));
+        // What is counted for each network does not grow without bound.
+        let later = start + Duration::from_secs(1);
+        for n in 0..10_000u32 {
+            admission.may_answer_unprotected(later, Ipv4Addr::from_bits(n << 8).into());
+        }
+        assert!(admission.unprotected_of.len() <= NETWORKS_MAX);
+        assert!(admission.may_answer_unprotected(later + Duration::from_secs(2), ip("203.0.113.1")));
     }
 }

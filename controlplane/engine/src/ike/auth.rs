@@ -340,8 +340,12 @@ impl IkeSa {
                 // Nobody is named who may have nothing to do with it.
                 self.peer = suspect;
                 self.claimed = Some(explain::shortened(identity.to_string()));
-                if let Ok((_, config)) = self.peer_config(ctx) {
+                if let Ok((peer, config)) = self.peer_config(ctx) {
                     self.record_request(ctx, &config, &identity, asked_for.as_ref(), parts);
+                    if let Error::Incompatible(Incompatibility::SuiteNotAllowed(agreed)) = &error {
+                        ctx.shared.directory.remember(self.hop.remote.ip(), peer, &config);
+                        ctx.record(self.peer, |record| record.agreed_too_early(agreed));
+                    }
                 }
                 return Err(error);
             }
@@ -404,6 +408,8 @@ impl IkeSa {
             let Some(peer) = ctx.shared.peers.get(&id) else { continue };
             match self.admit(&peer.config, parts, &presented, ctx.now.unix) {
                 Ok(admitted) => return Ok((id, admitted)),
+                // It has proven that it is this one.
+                Err(error @ Error::Incompatible(Incompatibility::SuiteNotAllowed(_))) => return Err((Some(id), error)),
                 Err(error) => {
                     refused.get_or_insert((id, error));
                 }
@@ -416,9 +422,6 @@ impl IkeSa {
     /// Whether the initiator is this peer.
     fn admit(&self, config: &Arc<PeerConfig>, parts: &Parts, presented: &Presented, unix: u64) -> Result<Admitted, Error> {
         let Stage::Authenticating(handshake) = &self.stage else { return Err(LocalFault::Busy.into()) };
-        let choice = handshake.choice.answer(ProtocolId::IKE, Vec::new());
-        negotiate::choose(&negotiate::ike_alternatives(&config.proposals), &[choice], handshake.choice.key_exchange)
-            .map_err(|_| Incompatibility::SuiteNotAllowed)?;
         let id_i = needed(parts.id_i.as_ref(), EXCHANGE, PayloadType::ID_I)?;
         let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
         let (keys, data, uses_ppk) = self.ppk_decision(config, handshake, parts, data)?;
@@ -426,6 +429,10 @@ impl IkeSa {
         let claim = Claim { identification: id_i, method: *method, data, presented };
         let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix);
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
+        // Chosen before it was known with whom: of what those may have who come from there.
+        let choice = handshake.choice.answer(ProtocolId::IKE, Vec::new());
+        negotiate::choose(&negotiate::ike_alternatives(&config.proposals), &[choice], handshake.choice.key_exchange)
+            .map_err(|_| Incompatibility::SuiteNotAllowed(handshake.choice.to_string()))?;
         let own_until = still_ahead(unix, config.local_auth.shown_until(&parts.cert_reqs));
         Ok(Admitted { config: config.clone(), keys, who, uses_ppk, own_until })
     }

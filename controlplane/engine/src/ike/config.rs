@@ -13,6 +13,8 @@ use adit_proto::ike::IpSelector;
 
 pub use adit_proto::control::PeerId;
 
+use crate::path::Origin;
+
 /// One moment, on both clocks that IKE needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -233,8 +235,10 @@ pub struct PeerConfig {
     pub respond: bool,
     /// Where we send from; the address is what a NAT is detected against (RFC 7296 §2.23).
     pub local: Option<SocketAddr>,
-    /// Where the peer is; `None`: it comes to us from anywhere.
+    /// Where we look for the peer; `None`: it comes to us.
     pub remote: Option<SocketAddr>,
+    /// From where it may come to us and move to, beside that.
+    pub from: Origin,
     pub local_id: Identity,
     pub remote_id: Pattern,
     pub local_auth: LocalAuth,

@@ -1,7 +1,7 @@
 //! What the code of an IKE SA may touch beyond itself: time, randomness, the tables of the gateway, and what goes out.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +50,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// The addresses at which we look for it.
+    pub(super) fn endpoints(&self) -> Vec<IpAddr> {
+        self.remote.iter().map(SocketAddr::ip).collect()
+    }
+
     /// Whether we are to connect without being told.
     pub(super) fn begins_by_itself(&self) -> bool {
         self.config.initiate && self.remote.is_some() && !self.connection.held

@@ -97,7 +97,7 @@ fn class(cause: &Cause) -> Class {
             Incompatibility::IkeProposal(_)
             | Incompatibility::ChildProposal(_)
             | Incompatibility::KeyExchange(_)
-            | Incompatibility::SuiteNotAllowed
+            | Incompatibility::SuiteNotAllowed(_)
             | Incompatibility::NoIntermediate => Class::Proposal,
             Incompatibility::Selectors | Incompatibility::Mode => Class::Selectors,
             Incompatibility::Auth(_)

@@ -1,10 +1,15 @@
 //! Which configured peer may be behind an address, before it says who it is, and then by its identity.
+//!
+//! A peer is admitted by what it proves, so it may come from anywhere unless its configuration says otherwise ([`Origin`](crate::path::Origin)). Where we
+//! look for it, its proposals go first; from elsewhere those of all who may come from there, and what was chosen is compared with the
+//! peer's own once it is known. One that was refused for that is remembered with its address, and goes first there the next time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use adit_proto::control::PeerId;
 use adit_proto::ike::{CertEncoding, Proposal};
+use ipnet::IpNet;
 
 use crate::crypto::KeyExchangeMethod;
 use crate::identity::{Identity, Pattern};
@@ -14,8 +19,10 @@ use super::negotiate::{self, Alternative, Choice, Mismatch};
 
 /// They go into IKE_SA_INIT, which cannot be fragmented (RFC 7383 §2.2).
 const CERTIFICATE_REQUESTS_MAX: usize = 4;
+/// Addresses at which it is remembered whose proposals go first.
+const REMEMBERED_MAX: usize = 64;
 
-/// Peers that may come from one address.
+/// Peers that may come from one address or network.
 #[derive(Debug, Default)]
 struct Group {
     /// Every list of proposals that some of them have, once.
@@ -32,70 +39,99 @@ struct Group {
 /// All peers that may connect to us.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    by_address: BTreeMap<IpAddr, Group>,
-    anywhere: Group,
+    /// By the addresses where we look for them.
+    at: BTreeMap<IpAddr, Group>,
+    /// By the networks that they may come from; all of IPv4 and of IPv6 is anywhere.
+    from: BTreeMap<IpNet, Group>,
+    /// The lengths of these networks, longest first.
+    lengths: BTreeSet<std::cmp::Reverse<u8>>,
+    /// Peers that proved themselves at an address where something was agreed that they may not use, the newest last.
+    remembered: VecDeque<(IpAddr, PeerId, Vec<Alternative>)>,
 }
 
-/// Those that may come from one address: the ones with this address first.
-#[derive(Clone, Copy, Debug)]
+/// Those that may come from one address: the ones that we look for there first, then those from the smallest network.
+#[derive(Clone, Debug)]
 pub(super) struct Candidates<'a> {
-    here: Option<&'a Group>,
-    anywhere: &'a Group,
+    remembered: Vec<&'a [Alternative]>,
+    groups: Vec<&'a Group>,
+}
+
+impl Group {
+    fn add(&mut self, id: PeerId, config: &PeerConfig) {
+        let alternatives = negotiate::ike_alternatives(&config.proposals);
+        if !self.proposals.contains(&alternatives) {
+            self.proposals.push(alternatives);
+        }
+        self.ppk |= config.ppk.is_some();
+        self.force_encapsulation |= config.force_encapsulation;
+        for request in config.remote_auth.certificate_requests() {
+            if !self.certificate_requests.contains(&request) {
+                self.certificate_requests.push(request);
+            }
+        }
+        match config.remote_id.exact().and_then(key) {
+            Some(key) => self.by_name.entry(key).or_default().push(id),
+            None => self.others.push((id, config.remote_id.clone())),
+        }
+    }
 }
 
 impl Directory {
-    /// Builds it anew from all configurations.
-    pub(super) fn of<'a>(peers: impl Iterator<Item = (PeerId, &'a PeerConfig)>) -> Directory {
+    /// Builds it anew from all peers: their configurations, and the addresses where they are looked for.
+    pub(super) fn of<'a, A>(peers: impl Iterator<Item = (PeerId, &'a PeerConfig, A)>) -> Directory
+    where
+        A: IntoIterator<Item = IpAddr>,
+    {
         let mut directory = Directory::default();
-        peers.for_each(|(id, config)| directory.add(id, config));
+        peers.for_each(|(id, config, at)| directory.add(id, config, at));
         directory
     }
 
     /// Adds a peer, in a time that does not depend on how many there are.
-    pub(super) fn add(&mut self, id: PeerId, config: &PeerConfig) {
+    pub(super) fn add(&mut self, id: PeerId, config: &PeerConfig, at: impl IntoIterator<Item = IpAddr>) {
         if !config.respond {
             return;
         }
-        let group = match config.remote {
-            Some(remote) => self.by_address.entry(remote.ip()).or_default(),
-            None => &mut self.anywhere,
-        };
-        let alternatives = negotiate::ike_alternatives(&config.proposals);
-        if !group.proposals.contains(&alternatives) {
-            group.proposals.push(alternatives);
-        }
-        group.ppk |= config.ppk.is_some();
-        group.force_encapsulation |= config.force_encapsulation;
-        for request in config.remote_auth.certificate_requests() {
-            if !group.certificate_requests.contains(&request) {
-                group.certificate_requests.push(request);
-            }
-        }
-        match config.remote_id.exact().and_then(key) {
-            Some(key) => group.by_name.entry(key).or_default().push(id),
-            None => group.others.push((id, config.remote_id.clone())),
+        let at: BTreeSet<IpAddr> = at.into_iter().collect();
+        at.into_iter().for_each(|address| self.at.entry(address).or_default().add(id, config));
+        let networks: BTreeSet<IpNet> = config.from.networks().collect();
+        for network in networks {
+            self.lengths.insert(std::cmp::Reverse(network.prefix_len()));
+            self.from.entry(network).or_default().add(id, config);
         }
     }
 
     pub(super) fn candidates(&self, address: IpAddr) -> Candidates<'_> {
-        Candidates { here: self.by_address.get(&address), anywhere: &self.anywhere }
+        let network = |length: &std::cmp::Reverse<u8>| self.from.get(&IpNet::new(address, length.0).ok()?.trunc());
+        let remembered = self.remembered.iter().rev().filter(|(at, ..)| *at == address);
+        Candidates {
+            remembered: remembered.map(|(_, _, alternatives)| alternatives.as_slice()).collect(),
+            groups: self.at.get(&address).into_iter().chain(self.lengths.iter().filter_map(network)).collect(),
+        }
+    }
+
+    /// A peer has proven who it is at an address where something was chosen that it may not use: the next time its own proposals go
+    /// first there.
+    pub(super) fn remember(&mut self, address: IpAddr, id: PeerId, config: &PeerConfig) {
+        self.remembered.retain(|(_, known, _)| *known != id);
+        if self.remembered.len() == REMEMBERED_MAX {
+            self.remembered.pop_front();
+        }
+        self.remembered.push_back((address, id, negotiate::ike_alternatives(&config.proposals)));
     }
 }
 
 impl<'a> Candidates<'a> {
-    fn groups(self) -> impl Iterator<Item = &'a Group> {
-        self.here.into_iter().chain([self.anywhere])
-    }
-
     /// Whether nobody may come from there.
-    pub(super) fn is_empty(self) -> bool {
-        self.groups().all(|group| group.proposals.is_empty())
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
     }
 
     /// The choice of IKE algorithms that some of them agrees to.
-    pub(super) fn choose(self, theirs: &[Proposal], sent: Option<KeyExchangeMethod>) -> Result<Choice, Mismatch> {
+    pub(super) fn choose(&self, theirs: &[Proposal], sent: Option<KeyExchangeMethod>) -> Result<Choice, Mismatch> {
         let mut refusal = Mismatch { lacking: None };
-        for alternatives in self.groups().flat_map(|group| &group.proposals) {
+        let proposals = self.groups.iter().flat_map(|group| &group.proposals).map(Vec::as_slice);
+        for alternatives in self.remembered.iter().copied().chain(proposals) {
             match negotiate::choose(alternatives, theirs, sent) {
                 Ok(choice) => return Ok(choice),
                 Err(mismatch) => refusal.lacking = refusal.lacking.max(mismatch.lacking),
@@ -105,44 +141,60 @@ impl<'a> Candidates<'a> {
     }
 
     /// What any of them would accept, for people.
-    pub(super) fn offers(self) -> Vec<String> {
-        self.groups()
-            .flat_map(|group| &group.proposals)
-            .flat_map(|alternatives| super::explain::texts(&negotiate::offer(alternatives, Vec::new())))
-            .take(8)
-            .collect()
+    pub(super) fn offers(&self) -> Vec<String> {
+        let alternatives = self.groups.iter().flat_map(|group| &group.proposals);
+        let texts = alternatives.flat_map(|alternatives| super::explain::texts(&negotiate::offer(alternatives, Vec::new())));
+        first_ones(texts, 8)
     }
 
     /// All of them.
-    pub(super) fn peers(self) -> impl Iterator<Item = PeerId> {
-        let named = |group: &'a Group| group.by_name.values().flatten().copied();
-        self.groups().flat_map(move |group| named(group).chain(group.others.iter().map(|(id, _)| *id)))
+    pub(super) fn peers(&self) -> impl Iterator<Item = PeerId> {
+        let mut seen = BTreeSet::new();
+        let named = |group: &&'a Group| group.by_name.values().flatten().copied().chain(group.others.iter().map(|(id, _)| *id));
+        self.groups.iter().flat_map(named).filter(move |id| seen.insert(*id))
     }
 
     /// The CERTREQ payloads for all of them, a few at most.
-    pub(super) fn certificate_requests(self) -> Vec<(CertEncoding, Vec<u8>)> {
-        self.groups().flat_map(|group| &group.certificate_requests).take(CERTIFICATE_REQUESTS_MAX).cloned().collect()
+    pub(super) fn certificate_requests(&self) -> Vec<(CertEncoding, Vec<u8>)> {
+        first_ones(self.groups.iter().flat_map(|group| &group.certificate_requests).cloned(), CERTIFICATE_REQUESTS_MAX)
     }
 
     /// Whether some of them has a post-quantum pre-shared key.
-    pub(super) fn with_ppk(self) -> bool {
-        self.groups().any(|group| group.ppk)
+    pub(super) fn with_ppk(&self) -> bool {
+        self.groups.iter().any(|group| group.ppk)
     }
 
-    pub(super) fn force_encapsulation(self) -> bool {
-        self.groups().any(|group| group.force_encapsulation)
+    pub(super) fn force_encapsulation(&self) -> bool {
+        self.groups.iter().any(|group| group.force_encapsulation)
     }
 
     /// The peers that may have this identity: those with exactly this one, and those with a pattern that covers it; in each
-    /// the ones with the address first.
-    pub(super) fn with_identity(self, identity: &Identity) -> [Vec<PeerId>; 2] {
+    /// the ones that we look for at the address first.
+    pub(super) fn with_identity(&self, identity: &Identity) -> [Vec<PeerId>; 2] {
         let name = key(identity);
-        let named = |group: &'a Group| name.as_ref().and_then(|name| group.by_name.get(name)).into_iter().flatten().copied();
+        let named = |group: &&'a Group| name.as_ref().and_then(|name| group.by_name.get(name)).into_iter().flatten().copied();
         let fits = |(id, pattern): &(PeerId, Pattern)| pattern.matches(identity).then_some((*id, pattern.exact().is_some()));
-        let others: Vec<(PeerId, bool)> = self.groups().flat_map(|group| group.others.iter().filter_map(fits)).collect();
+        let others: Vec<(PeerId, bool)> = self.groups.iter().flat_map(|group| group.others.iter().filter_map(fits)).collect();
         let of = |exact: bool| others.iter().filter(move |(_, one)| *one == exact).map(|(id, _)| *id);
-        [self.groups().flat_map(named).chain(of(true)).collect(), of(false).collect()]
+        let mut seen = BTreeSet::new();
+        let mut once = |id: &PeerId| seen.insert(*id);
+        let exact = self.groups.iter().flat_map(named).chain(of(true)).filter(&mut once).collect();
+        [exact, of(false).filter(&mut once).collect()]
     }
+}
+
+/// At most so many of them, each once.
+fn first_ones<T: PartialEq>(all: impl Iterator<Item = T>, most: usize) -> Vec<T> {
+    let mut list = Vec::new();
+    for one in all {
+        if list.len() == most {
+            break;
+        }
+        if !list.contains(&one) {
+            list.push(one);
+        }
+    }
+    list
 }
 
 /// What identities that are equal have in common; `None` where comparing takes more.
@@ -154,4 +206,39 @@ fn key(identity: &Identity) -> Option<Vec<u8>> {
         Identity::Dn(_) => return None,
     };
     Some([&[payload.id_type.0], data.as_slice()].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::peer_config;
+    use super::*;
+    use crate::path::Origin;
+
+    fn names(candidates: &Candidates, identity: &str) -> Vec<u16> {
+        candidates.with_identity(&identity.parse().unwrap()).concat().into_iter().map(|id| id.0).collect()
+    }
+
+    #[test]
+    fn who_may_come_from_where_and_who_goes_first_there() {
+        let mut directory = Directory::default();
+        let of = |from: Origin| PeerConfig { from, ..peer_config() };
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let listed = Origin::Networks(vec!["198.51.100.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
+        directory.add(PeerId(1), &of(Origin::Anywhere), [at("192.0.2.1")]);
+        directory.add(PeerId(2), &of(Origin::Endpoints), [at("192.0.2.2")]);
+        directory.add(PeerId(3), &of(listed), [at("192.0.2.3")]);
+        directory.add(PeerId(4), &of(Origin::Anywhere), [at("192.0.2.4"), at("192.0.2.4")]);
+        let from = |address: &str| names(&directory.candidates(at(address)), "a.example.org");
+        assert_eq!(from("192.0.2.1"), [1, 4]);
+        assert_eq!(from("192.0.2.2"), [2, 1, 4]);
+        assert_eq!(from("192.0.2.3"), [3, 1, 4]);
+        assert_eq!(from("192.0.2.4"), [4, 1]);
+        assert_eq!(from("198.51.100.77"), [3, 1, 4]);
+        assert_eq!(from("2001:db8::1"), [3, 1, 4]);
+        assert_eq!((from("203.0.113.1"), from("2001:db9::1")), (vec![1, 4], vec![1, 4]));
+        assert_eq!(directory.candidates(at("192.0.2.4")).peers().count(), 2);
+        let mut strict = Directory::default();
+        strict.add(PeerId(2), &of(Origin::Endpoints), [at("192.0.2.2")]);
+        assert!(strict.candidates(at("192.0.2.9")).is_empty() && !strict.candidates(at("192.0.2.2")).is_empty());
+    }
 }

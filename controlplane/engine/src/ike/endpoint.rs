@@ -261,7 +261,7 @@ impl Endpoint {
 
     /// One answer to a request that nothing protects, at a limited rate.
     fn answer_unprotected(&mut self, now: Now, hop: Hop, request: &Header, payloads: Vec<Payload>) {
-        if !self.shared.admission.may_answer_unprotected(now.instant) {
+        if !self.shared.admission.may_answer_unprotected(now.instant, hop.remote.ip()) {
             self.shared.counters.dropped_rate += 1;
             return;
         }

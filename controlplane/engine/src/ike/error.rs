@@ -89,8 +89,9 @@ pub enum Incompatibility {
     UnknownPeer,
     #[error("no peer that may connect to us has this address")]
     UnknownAddress,
-    #[error("this identity may not use the algorithms that were agreed for its address")]
-    SuiteNotAllowed,
+    /// Found out when it has proven who it is.
+    #[error("{0} was agreed before it was known who this is, and its own `proposals` do not allow it")]
+    SuiteNotAllowed(String),
     #[error("a post-quantum pre-shared key is mandatory, and the peer has none or another")]
     Ppk,
     #[error("additional key exchanges were agreed, and the peer does not support IKE_INTERMEDIATE")]
@@ -163,13 +164,13 @@ impl Error {
                 Incompatibility::Auth(_)
                 | Incompatibility::AuthOrPpk(_)
                 | Incompatibility::UnknownPeer
-                | Incompatibility::SuiteNotAllowed
                 | Incompatibility::Ppk => NotifyType::AUTHENTICATION_FAILED,
                 // Nothing is agreed before it is known with whom: there is no proposal to choose.
                 Incompatibility::UnknownAddress
                 | Incompatibility::IkeProposal(_)
                 | Incompatibility::ChildProposal(_)
                 | Incompatibility::KeyExchange(_)
+                | Incompatibility::SuiteNotAllowed(_)
                 | Incompatibility::NoIntermediate
                 | Incompatibility::Refused(_) => NotifyType::NO_PROPOSAL_CHOSEN,
             }),

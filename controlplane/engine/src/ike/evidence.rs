@@ -43,6 +43,8 @@ impl IkeSa {
         let terms = Terms { echo: self.features.echo, ike: true, follow, local_fixed };
         ctx.shared.paths.set_terms(ctx.now.instant, peer, terms);
         ctx.shared.paths.set_encapsulate(peer, self.nat.is_between());
+        let endpoints = ctx.shared.peers.get(&peer).map(super::context::Peer::endpoints).unwrap_or_default();
+        ctx.shared.paths.set_origin(peer, session.config.from.clone(), endpoints);
     }
 
     /// This IKE SA is the one that has the Child SAs: what was found out with it holds.

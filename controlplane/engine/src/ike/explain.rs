@@ -74,6 +74,11 @@ impl Record {
         self.ike.chosen = Some(choice.to_string());
     }
 
+    /// The algorithms that were agreed when it was not known yet with whom: not what this peer may have.
+    pub(super) fn agreed_too_early(&mut self, agreed: &str) {
+        (self.ike.theirs, self.ike.chosen) = (vec![agreed.to_owned()], None);
+    }
+
     pub(super) fn begin_child(&mut self, role: Role, ours: &[Proposal], selectors: &SelectorPair) {
         self.role = Some(role);
         self.child = Offers { ours: texts(ours), ..Offers::default() };
@@ -228,11 +233,11 @@ fn remedy_of_error(error: &Error) -> &'static str {
                 "compare keys, certificates, identities and clocks of both ends"
             }
             Incompatibility::UnknownAddress => {
-                "correct the `endpoint` of the peer, or leave it out, with `role: responder`, for one that may come from anywhere"
+                "correct the `endpoint` of the peer, or let it come from elsewhere: `from: any`, or a list of networks"
             }
             Incompatibility::UnknownPeer => "configure a peer with this identity, or correct the identity at the other end",
-            Incompatibility::SuiteNotAllowed => {
-                "give peers that connect from the same address the same IKE proposals, or pin their addresses"
+            Incompatibility::SuiteNotAllowed(_) => {
+                "nothing, if the peer tries again: its own `proposals` go first at its address now. If it fails again, make them overlap"
             }
             Incompatibility::Ppk => "install the same post-quantum pre-shared key with the same name at both ends",
             Incompatibility::NoIntermediate => "take the additional key exchanges out of the proposal, or upgrade the peer",

@@ -179,11 +179,13 @@ impl Endpoint {
     /// The last negotiation with a peer, for `explain`.
     pub fn explain(&self, id: PeerId, now: Instant) -> Option<Explanation> {
         let peer = self.shared.peers.get(&id)?;
-        // One that is where nobody is expected may be this peer, as long as it is not connected.
-        let lost = !peer.connection.state.is_up();
+        // One that comes from elsewhere may be this peer, as long as it is not connected.
+        let endpoints = peer.endpoints();
+        let lost = !peer.connection.state.is_up() || endpoints.is_empty();
         let nowhere = |refusal: &Refusal| matches!(refusal.why, Error::Incompatible(Incompatibility::UnknownAddress));
         let from_there = |refusal: &&Refusal| {
-            peer.config.remote.is_none_or(|remote| remote.ip() == refusal.from.ip()) || lost && nowhere(refusal)
+            let from = refusal.from.ip();
+            endpoints.contains(&from) || lost && (peer.config.from.allows(from, &endpoints) || nowhere(refusal))
         };
         Some(Explanation {
             peer: peer.config.name.clone(),

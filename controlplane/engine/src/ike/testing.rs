@@ -7,6 +7,7 @@ use crate::auth::{LocalAuth, Psk, RemoteAuth};
 pub(super) use crate::testing::instant;
 
 use super::config::{Backoff, Lifetime, PeerConfig};
+use crate::path::Origin;
 
 /// A peer with a preshared key, and nothing to negotiate.
 pub(super) fn peer_config() -> PeerConfig {
@@ -17,6 +18,7 @@ pub(super) fn peer_config() -> PeerConfig {
         respond: true,
         local: None,
         remote: None,
+        from: Origin::Anywhere,
         local_id: "b.example.org".parse().unwrap(),
         remote_id: "a.example.org".parse().unwrap(),
         local_auth: LocalAuth::Psk(psk.clone()),

@@ -55,6 +55,9 @@ pub enum Unfit {
     ThroughTunnel,
     #[error("there is no route to it")]
     Unreachable,
+    /// Of a peer that may not be everywhere.
+    #[error("the configuration does not let the peer come from there")]
+    NotAllowed,
 }
 
 /// An address that datagrams may go to.

@@ -1,11 +1,13 @@
 //! The paths of one peer: up to eight, each proven or on the way to it; one is used for ESP and one for IKE, most often the same.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::rate_limit::Bucket;
 
 use super::hop::Hop;
 use super::mtu::Mtu;
+use super::origin::Origin;
 use super::{PATHS_MAX, PathId, Terms};
 
 /// Paths that wait for a proof, of one peer.
@@ -74,6 +76,9 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct PeerPaths {
     pub terms: Terms,
+    /// From where it may come, beside the addresses where we look for it.
+    pub origin: Origin,
+    pub endpoints: Vec<IpAddr>,
     /// Whether ESP has to go in UDP.
     pub encapsulate: bool,
     entries: [Option<Entry>; PATHS_MAX],
@@ -90,6 +95,8 @@ impl PeerPaths {
     pub(super) fn new(terms: Terms) -> PeerPaths {
         PeerPaths {
             terms,
+            origin: Origin::Anywhere,
+            endpoints: Vec::new(),
             encapsulate: true,
             entries: Default::default(),
             esp: None,

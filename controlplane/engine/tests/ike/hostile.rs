@@ -207,7 +207,7 @@ fn an_unknown_ike_sa_is_said_at_a_limited_rate_and_proven_for_the_dead() {
     assert_eq!(world.log.len(), count);
     (1..100).for_each(|spi| ask(&mut world, IkeSpi(spi), IkeSpi(spi + 1000), true));
     let answers = &world.log[count..];
-    assert_eq!(answers.len(), 5);
+    assert_eq!(answers.len(), 2, "a quarter of it for one network");
     let first = Message::decode(&answers[0].2[4..]).expect("an answer");
     assert_eq!(first.payloads[0], Notify::new(NotifyType::INVALID_IKE_SPI).into());
     assert_eq!((first.payloads.len(), first.header.message_id), (2, 3));

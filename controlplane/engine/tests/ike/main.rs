@@ -2,6 +2,7 @@
 //!
 //! A run that depends on chance prints its seed when it fails; `SIM_SEED=… cargo test` repeats it alone.
 
+mod admission;
 mod certificates;
 mod established;
 mod flood;

@@ -77,8 +77,8 @@ impl Check<'_> {
         let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", default);
         let bridge = raw.bridge.and_then(|text| self.bridge(&text, name.as_deref(), &raw.addresses, &raw.routes));
         let addresses = raw.addresses.unwrap_or_default();
-        let addresses = addresses.iter().filter_map(|text| self.prefix(text, "10.1.0.1/24", peers)).collect();
-        let routes = raw.routes.unwrap_or_default().into_iter().filter_map(|route| self.route(route, peers)).collect();
+        let addresses = addresses.iter().filter_map(|text| self.prefix(text, "10.1.0.1/24")).collect();
+        let routes = raw.routes.unwrap_or_default().into_iter().filter_map(|route| self.route(route)).collect();
         let mac = raw.mac.and_then(|text| self.mac("mac", &text));
         let name = name?;
         let mac = mac.unwrap_or_else(|| default_mac(gateway, &name));
@@ -126,7 +126,7 @@ impl Check<'_> {
     }
 
     /// An address or network that leads into the tunnel.
-    fn prefix(&mut self, text: &Text, example: &str, peers: &[(Peer, Place)]) -> Option<IpNet> {
+    fn prefix(&mut self, text: &Text, example: &str) -> Option<IpNet> {
         if let Ok(alone) = text.value.parse::<std::net::IpAddr>() {
             let length = if alone.is_ipv4() { 24 } else { 64 };
             let what = format!("the address `{alone}` has no prefix length");
@@ -135,29 +135,14 @@ impl Check<'_> {
         }
         let net: IpNet =
             self.parsed(text, "an address with a prefix length", "an IPv4 or IPv6 address and a prefix length", example)?;
-        // The packets of the tunnel would go into the tunnel.
-        let mut endpoints = peers.iter().filter_map(|(peer, _)| Some((peer, peer.endpoint?.ip())));
-        if let Some((peer, endpoint)) = endpoints.find(|(_, endpoint)| net.contains(endpoint)) {
-            self.fail(
-                text.at,
-                format!(
-                    "{} leads into the tunnel and contains {}, where the peer `{}` receives",
-                    net.trunc(),
-                    endpoint,
-                    peer.name
-                ),
-                "a network behind the tunnel, in which no peer receives".into(),
-                format!("{example}, or several networks that leave {endpoint} out"),
-            );
-        }
         Some(net)
     }
 
-    fn route(&mut self, route: Spanned<raw::Route>, peers: &[(Peer, Place)]) -> Option<Route> {
+    fn route(&mut self, route: Spanned<raw::Route>) -> Option<Route> {
         let at = route.at;
         let to = self.required(route.value.to, at, "to", "the network that the route leads to", "to: 10.9.0.0/16");
         let to = to.and_then(|to| {
-            let net = self.prefix(&to, "to: 10.9.0.0/16", peers)?;
+            let net = self.prefix(&to, "to: 10.9.0.0/16")?;
             if net.trunc() != net {
                 let what = format!("`{net}` is an address inside of a network");
                 self.fail(to.at, what, "a network: the bits behind the prefix are zero".into(), format!("to: {}", net.trunc()));

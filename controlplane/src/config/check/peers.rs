@@ -117,6 +117,7 @@ impl Check<'_> {
         let name = name.and_then(|name| self.gateway_name("name", name));
         let selectors = raw.selectors.map(|list| self.selectors(name.as_deref().unwrap_or_default(), list.value));
         let endpoint = raw.endpoint.map(|text| self.endpoint(&text, around.listen));
+        let from = self.origin(raw.from, endpoint.is_some());
         let keys = match (raw.static_key_file, raw.ike) {
             (static_key, None) => self.static_key(static_key, at),
             (None, Some(ike)) => {
@@ -148,7 +149,8 @@ impl Check<'_> {
             None => None,
             Some(endpoint) => Some(endpoint?),
         };
-        Some(Peer { name: name?, endpoint, keys: keys?, lanes, defer_checksums, echo, selectors: selectors.unwrap_or_default() })
+        let selectors = selectors.unwrap_or_default();
+        Some(Peer { name: name?, endpoint, from, keys: keys?, lanes, defer_checksums, echo, selectors })
     }
 
     fn static_key(&mut self, text: Option<raw::Text>, at: Place) -> Option<Keys> {

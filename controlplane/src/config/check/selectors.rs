@@ -9,7 +9,6 @@ use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX as SELEC
 use ipnet::IpNet;
 
 use super::Check;
-use crate::config::Peer;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned, Text};
 
@@ -118,7 +117,7 @@ impl Check<'_> {
     }
 
     /// A network, or one address.
-    fn network(&mut self, key: &str, text: &Text, example: &str) -> Option<IpNet> {
+    pub(super) fn network(&mut self, key: &str, text: &Text, example: &str) -> Option<IpNet> {
         if let Ok(host) = text.value.parse::<IpAddr>() {
             return Some(IpNet::from(host));
         }
@@ -161,7 +160,7 @@ impl Check<'_> {
     }
 
     /// What the selectors of all peers must not do together.
-    pub(super) fn judge_selectors(&mut self, peers: &[(Peer, Place)]) {
+    pub(super) fn judge_selectors(&mut self) {
         let selectors = std::mem::take(&mut self.selectors);
         if let Some((.., at)) = selectors.get(SELECTORS_ALL_MAX) {
             let what = format!("all peers together have {} selectors", selectors.len());
@@ -184,17 +183,6 @@ impl Check<'_> {
                 );
             }
             same.push(entry);
-            let within = |endpoint: IpAddr| {
-                endpoint.is_ipv4() == selector.remote.first().is_ipv4()
-                    && (selector.remote.first()..=selector.remote.last()).contains(&endpoint)
-            };
-            let mut endpoints = peers.iter().filter_map(|(peer, _)| Some((peer, peer.endpoint?.ip())));
-            if let Some((peer, endpoint)) = endpoints.find(|(_, endpoint)| within(*endpoint)) {
-                // A route into the tunnel is made for it: the packets of the tunnel would go into the tunnel.
-                let what = format!("{} contains {endpoint}, where the peer `{}` receives", selector.remote, peer.name);
-                let expected = "networks behind the tunnel, in which no peer receives".to_owned();
-                self.fail(*at, what, expected, format!("several selectors that leave {endpoint} out"));
-            }
         }
         self.too_many_overlap(selectors);
     }

@@ -89,7 +89,7 @@ impl Endpoint {
                     record: Record::default(),
                     counters: Counters::default(),
                 };
-                self.shared.directory.add(id, &peer.config);
+                self.shared.directory.add(id, &peer.config, peer.endpoints());
                 self.shared.peers.insert(id, peer);
             }
         }
@@ -126,7 +126,8 @@ impl Endpoint {
     /// Brings the directory up to date when it is needed, not for each of a thousand changes.
     pub(super) fn refresh_directory(&mut self) {
         if std::mem::take(&mut self.directory_is_stale) {
-            self.shared.directory = Directory::of(self.shared.peers.iter().map(|(id, peer)| (*id, &*peer.config)));
+            self.shared.directory =
+                Directory::of(self.shared.peers.iter().map(|(id, peer)| (*id, &*peer.config, peer.endpoints())));
         }
     }
 
@@ -292,6 +293,7 @@ impl Endpoint {
     ) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         (peer.local, peer.remote) = (local.or(peer.local), remote.or(peer.remote));
+        self.directory_is_stale = true;
         if let Some(current) = peer.current {
             self.run(now, current, |sa, ctx| sa.change_path(ctx, local, remote));
         }

@@ -278,7 +278,8 @@ impl Endpoint {
         // An initiator that went away after IKE_SA_INIT is no news: it may be a flood.
         if let Cause::Failed(why) = cause {
             // Which identities would have been known from there.
-            let peers = self.shared.directory.candidates(from.ip()).peers().take(IDENTITIES_MAX);
+            let candidates = self.shared.directory.candidates(from.ip());
+            let peers = candidates.peers().take(IDENTITIES_MAX);
             let ours = peers.filter_map(|id| Some(self.shared.peers.get(&id)?.config.remote_id.to_string())).collect();
             let theirs = claimed.into_iter().collect();
             self.note_refusal(now, Refusal { from, at: now.unix, why, ours, theirs });

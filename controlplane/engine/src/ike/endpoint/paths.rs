@@ -7,7 +7,7 @@ use adit_proto::control::PeerId;
 
 use super::super::config::Now;
 use super::Endpoint;
-use crate::path::{Arrival, Hop, PathStatus, Paths, Terms, Unfit, Wish};
+use crate::path::{Arrival, Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
 
 impl Endpoint {
     /// The data plane opened a new, authentic packet of a peer that came another way than the one before.
@@ -52,8 +52,15 @@ impl Endpoint {
     ///
     /// # Errors
     /// Nothing may go there.
-    pub fn set_static_path(&mut self, now: Now, peer: PeerId, hop: Option<Hop>, terms: Terms) -> Result<(), Unfit> {
+    pub fn set_static_path(
+        &mut self,
+        now: Now,
+        peer: PeerId,
+        hop: Option<Hop>,
+        (terms, from): (Terms, Origin),
+    ) -> Result<(), Unfit> {
         self.shared.paths.set_terms(now.instant, peer, terms);
+        self.shared.paths.set_origin(peer, from, hop.iter().map(|hop| hop.remote.ip()).collect());
         match hop {
             Some(hop) => self.shared.paths.establish(now.instant, peer, hop, true).map(|_| ()),
             None => Ok(()),
