@@ -93,13 +93,13 @@ impl Ike {
         let mut names = BTreeMap::new();
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
             sas.set_peer(*id, terms_of(config, place));
+            names.insert(*id, peer.name.clone());
             let Some(settings) = settings::peer(config, peer) else {
                 set_static_path(&mut endpoint, config, *id, peer);
                 continue;
             };
             endpoint.set_peer(now(), *id, settings)?;
             places.insert(*id, place);
-            names.insert(*id, peer.name.clone());
         }
         let (waiting, news) = (VecDeque::new(), Vec::new());
         Ok(Ike {
@@ -144,20 +144,23 @@ impl Ike {
         self.used |= !self.places.is_empty();
         self.own_key = own_key(new);
         for id in old_ids.iter().filter(|id| !self.places.contains_key(id)) {
-            // One with a static key is none of the engine's.
+            // Of one with a static key it knows the paths alone.
             let _ = self.endpoint.remove_peer(now(), *id);
+            if !ids.contains(id) {
+                self.endpoint.remove_static_path(*id);
+            }
         }
         self.endpoint.set_mtu_max(now(), new.underlay_mtu);
         let before: BTreeMap<PeerId, &Peer> = old_ids.iter().copied().zip(&old.peers).collect();
         for (place, (id, peer)) in ids.iter().zip(&new.peers).enumerate() {
             self.first.extend(self.sas.set_peer(*id, terms_of(new, place)));
+            self.names.insert(*id, peer.name.clone());
             if peer.ike().is_none() {
                 set_static_path(&mut self.endpoint, new, *id, peer);
             }
         }
         for (id, place) in &self.places {
             let peer = &new.peers[*place];
-            self.names.insert(*id, peer.name.clone());
             if !touched.contains(&peer.name) {
                 continue;
             }
@@ -183,7 +186,7 @@ impl Ike {
     /// All commands about peers that were removed have been taken; these are left.
     pub fn forget_removed(&mut self, ids: &[PeerId]) {
         self.sas.retain(|id| ids.contains(&id));
-        self.names.retain(|id, _| self.places.contains_key(id));
+        self.names.retain(|id, _| ids.contains(id));
         self.meter.retain(|id| self.places.contains_key(&id));
     }
 
@@ -389,6 +392,11 @@ impl Ike {
     /// The way to a peer, if one is known.
     pub fn hop(&self, peer: PeerId) -> Option<Hop> {
         self.endpoint.hop(peer)
+    }
+
+    /// One of the paths of a peer.
+    pub fn path(&self, peer: PeerId, path: PathId) -> Option<Hop> {
+        self.endpoint.paths(peer).into_iter().find(|one| one.path == path).map(|one| one.hop)
     }
 
     /// Whether nothing is left of any connection.

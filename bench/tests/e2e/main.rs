@@ -10,6 +10,7 @@ mod extension;
 mod faults;
 mod flood;
 mod fragments;
+mod full_tunnel;
 mod hostile;
 mod hung;
 mod ike_faults;

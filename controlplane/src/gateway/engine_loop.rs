@@ -173,14 +173,19 @@ impl Gateway {
             Event::InstallOutbound(keys) => self.detail(keys.peer, &installed("outbound", keys)),
             Event::RemoveInbound { peer, spi } => self.detail(*peer, &format!("inbound SA {:08x} removed", spi.0)),
             Event::RemoveOutbound { peer, spi } => self.detail(*peer, &format!("outbound SA {:08x} removed", spi.0)),
-            Event::Path(PathEvent::Set { peer, hop, mtu, .. }) => {
-                self.detail(
-                    *peer,
-                    &format!("can be reached at {} (from {}), with packets of {mtu} bytes", hop.remote, hop.local),
+            Event::Path(PathEvent::Set { peer, path, hop, mtu, .. }) => {
+                let (name, path) = (self.name_of(*peer), path.index());
+                tracing::debug!(
+                    peer = name,
+                    "path {path} leads to {} from {}, with packets of {mtu} bytes",
+                    hop.remote,
+                    hop.local
                 );
             }
             Event::Path(PathEvent::Use { peer, path }) => {
-                self.detail(*peer, &format!("is reached by path {} now", path.index()));
+                let hop = self.ike.as_ref().and_then(|ike| ike.path(*peer, *path));
+                let to = hop.map_or(String::new(), |hop| format!(": at {} from {}", hop.remote, hop.local));
+                self.detail(*peer, &format!("is reached by path {} now{to}", path.index()));
             }
             Event::Path(PathEvent::BlackHole { peer, mtu, .. }) => {
                 let name = self.name_of(*peer);

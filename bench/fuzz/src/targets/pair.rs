@@ -93,6 +93,7 @@ impl Kind {
             respond: true,
             local: Some(address(node)),
             remote: Some(address(1 - node)),
+            from: adit_engine::path::Origin::Anywhere,
             local_id: NAMES[node].parse().expect("an identity"),
             remote_id: NAMES[1 - node].parse().expect("an identity"),
             local_auth: LocalAuth::Psk(psk.clone()),

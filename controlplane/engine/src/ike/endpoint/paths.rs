@@ -67,6 +67,11 @@ impl Endpoint {
         }
     }
 
+    /// A peer with a static key is no more. The data plane forgets its paths with it.
+    pub fn remove_static_path(&mut self, peer: PeerId) {
+        self.shared.paths.remove(peer);
+    }
+
     /// The paths of a peer, for people and programs.
     pub fn paths(&self, peer: PeerId) -> Vec<PathStatus> {
         self.shared.paths.status(peer)

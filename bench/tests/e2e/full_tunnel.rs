@@ -1,0 +1,99 @@
+//! Everything goes through the tunnel, but what the gateway itself sends outside: beside a default route, with a strict check of
+//! sources, in both families, and whatever somebody does to the rules.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
+use anyhow::{Context, Result, ensure};
+
+use crate::{echoes, edit};
+
+/// Hosts of the wide world, which only the second gateway reaches.
+const FAR: [&str; 2] = ["198.18.0.1", "2001:db8:99::1"];
+/// What others may do to the rules at any time is mended in this time.
+const PUT_RIGHT: Duration = Duration::from_secs(2);
+
+fn selectors(number: u8, peer: u8) -> String {
+    format!(
+        ", selectors: [{{ local: 10.77.0.{number}, remote: 10.77.0.{peer} }}, {{ local: 10.78.{number}.0/24, remote: 10.78.{peer}.0/24 }}, \
+         {{ local: \"fd77::{number}/128\", remote: \"fd77::{peer}/128\" }}]"
+    )
+}
+
+fn start(ike: Vec<String>) -> Result<Lab> {
+    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ike, ..LabOptions::default() })?;
+    let pairs = |of: fn(&str, &str) -> String| {
+        let four = of("10.77.0.1/32", "0.0.0.0/0");
+        let six = of("\"fd77::1/128\"", "\"::/0\"");
+        format!(", selectors: [{four}, {six}]")
+    };
+    let inside = pairs(|host, all| format!("{{ local: {host}, remote: {all} }}"));
+    let outside = pairs(|host, all| format!("{{ local: {all}, remote: {host} }}"));
+    edit(lab.a(), &selectors(1, 2), &inside)?;
+    edit(lab.b(), &selectors(2, 1), &outside)?;
+    let (a, b) = (&lab.a().netns, &lab.b().netns);
+    for far in FAR {
+        b.run(&format!("ip addr add {far} dev lo"))?;
+    }
+    // The machine has default routes of its own, and is strict about where packets come from.
+    a.run(&format!("ip route add default via 192.0.2.254 dev {WAN}"))?;
+    a.run(&format!("ip -6 route add default via 2001:db8::fe dev {WAN}"))?;
+    for interface in ["all", WAN] {
+        a.run(&format!("sysctl -qw net.ipv4.conf.{interface}.rp_filter=1"))?;
+    }
+    lab.gateways.iter_mut().try_for_each(Gateway::start_control)?;
+    lab.wait_until_up()?;
+    Ok(lab)
+}
+
+fn far_is_reached(a: &Gateway) -> Result<()> {
+    for far in FAR {
+        echoes(&a.netns, 3, 100, "", far.parse::<IpAddr>()?)?;
+        let route = a.netns.run(&format!("ip route get {far}"))?;
+        ensure!(route.contains("dev adit0"), "{route}");
+    }
+    Ok(())
+}
+
+fn rules(a: &Gateway) -> Result<Vec<String>> {
+    let both = [a.netns.run("ip -4 rule")?, a.netns.run("ip -6 rule")?].concat();
+    Ok(both.lines().filter(|line| line.starts_with("325")).map(str::to_owned).collect())
+}
+
+#[test]
+fn everything_goes_through_it_beside_a_default_route() -> Result<()> {
+    for ike in [Vec::new(), vec![String::new()]] {
+        let mut lab = start(ike)?;
+        far_is_reached(lab.a())?;
+        // What is nearer than a default route stays where it is.
+        let near = lab.a().netns.run("ip route get 192.0.2.77")?;
+        ensure!(near.contains(&format!("dev {WAN}")), "{near}");
+        let before = rules(lab.a())?;
+        ensure!(before.len() == 5, "{before:?}");
+        for damage in ["ip -4 rule del priority 32502", "ip -6 rule flush", "ip route flush table 44311"] {
+            lab.a().netns.run(damage)?;
+            wait_until("it is put right", PUT_RIGHT + Duration::from_secs(2), || {
+                let full = lab.a().netns.run("ip route show table 44311")?;
+                Ok(rules(lab.a())? == before && full.contains("default"))
+            })
+            .with_context(|| format!("after `{damage}`: {:?}\n{}", rules(lab.a()), lab.a().log()))?;
+            if damage.contains("-6 rule flush") {
+                // Whoever flushes these takes the table of the machine with them.
+                lab.a().netns.run("ip -6 rule add from all lookup main priority 32766")?;
+            }
+            far_is_reached(lab.a())?;
+        }
+        // The next control plane finds it as it is.
+        lab.gateways[0].kill_control()?;
+        far_is_reached(lab.a())?;
+        lab.gateways[0].start_control()?;
+        lab.wait_until_up()?;
+        far_is_reached(lab.a())?;
+        lab.gateways[0].stop()?;
+        wait_until("the rules are gone", SOON, || Ok(rules(lab.a())?.is_empty()))?;
+        let route = lab.a().netns.run(&format!("ip route get {}", FAR[0]))?;
+        ensure!(route.contains("via 192.0.2.254"), "{route}");
+    }
+    Ok(())
+}
