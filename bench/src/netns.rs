@@ -19,6 +19,7 @@ mod warden;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -106,6 +107,13 @@ impl Netns {
         let program = words.next().context("an empty command line")?;
         let output = self.command(program).args(words).output().with_context(|| format!("cannot start `{program}`"))?;
         stdout_of(output).with_context(|| format!("`{line}` in {}", self.name()))
+    }
+
+    /// The MTU that the kernel has learnt for the path to an address, as by ICMP; `None` where it knows of no other than the link's.
+    pub fn path_mtu(&self, to: IpAddr) -> Result<Option<u64>> {
+        let said: serde_json::Value = serde_json::from_str(&self.run(&format!("ip -j route get {to}"))?)?;
+        let route = said.get(0).with_context(|| format!("no route to {to}"))?;
+        Ok(route["metrics"].as_array().into_iter().flatten().find_map(|metric| metric["mtu"].as_u64()))
     }
 
     /// Runs `work` on a fresh thread inside the namespace and waits for it. A panic of `work` goes on in the caller.
@@ -342,7 +350,7 @@ mod tests {
     #[test]
     fn a_command_that_fails_tells_its_own_words() {
         let netns = Netns::new("words").unwrap();
-        let error = format!("{:#}", netns.run("ip link show nosuchlink").unwrap_err());
-        assert!(error.contains("nosuchlink") && error.contains("does not exist"), "{error}");
+        let error = format!("{:#}", netns.run("cat /no/such/file").unwrap_err());
+        assert!(error.contains("`cat /no/such/file` in words") && error.contains("cat: "), "{error}");
     }
 }

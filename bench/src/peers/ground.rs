@@ -105,17 +105,8 @@ fn bridged(a: &Netns, b: &Netns, mtu: u32) -> Result<Laid> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
     use crate::lab::{SOON, wait_until};
-
-    /// What the kernel has learnt about the path by ICMP; `None` where it knows of no other MTU than the link's.
-    fn path_mtu(from: &Netns, to: Ipv4Addr) -> Option<u64> {
-        let routes: serde_json::Value = serde_json::from_str(&from.run(&format!("ip -j route get {to}")).unwrap()).unwrap();
-        assert_eq!(routes[0]["dst"], to.to_string(), "{routes}");
-        routes[0]["metrics"][0]["mtu"].as_u64()
-    }
 
     #[test]
     fn the_narrow_link_is_seen_by_nobody_but_who_asks() {
@@ -124,14 +115,14 @@ mod tests {
         for (from, to) in [(&a, OUTER[1]), (&b, OUTER[0])] {
             from.run(&format!("ping -n -c1 -W5 -s 1372 -M do {to}")).unwrap();
             assert!(from.run("ip link show eth0").unwrap().contains("mtu 1500"));
-            assert_eq!(path_mtu(from, to), None);
+            assert_eq!(from.path_mtu(to.into()).unwrap(), None);
             // Linux answers one packet a second that is too long, and what was learnt stays in the route's cache for minutes.
             wait_until("the router tells its MTU", SOON, || {
                 let _lost = from.run(&format!("ping -n -c1 -W1 -s 1373 -M do {to}"));
-                Ok(path_mtu(from, to).is_some())
+                Ok(from.path_mtu(to.into())?.is_some())
             })
             .unwrap();
-            assert_eq!(path_mtu(from, to), Some(NARROW.into()));
+            assert_eq!(from.path_mtu(to.into()).unwrap(), Some(NARROW.into()));
         }
     }
 }

@@ -103,12 +103,13 @@ fn starved(lab: &Lab) -> Result<u64> {
     lab.gateways.iter().filter_map(|gateway| gateway.metrics().ok()).map(|metrics| Ok(metrics.dropped(Drop::HandoverFull))).sum()
 }
 
-/// An error unless this many echo requests of `size` bytes come back whole; `ping` compares their content.
+/// An error unless this many echo requests of `size` bytes come back whole; `ping` compares their content, and ends well if an answer
+/// came.
 fn echoes(from: &Netns, count: usize, size: usize, options: &str, target: impl Into<IpAddr>) -> Result<()> {
     let target = target.into();
     for _ in 0..count {
         let output = from.run(&format!("ping -n -c1 -W2 -s {size} {options} {target}"))?;
-        ensure!(output.contains(" 0% packet loss") && !output.contains("wrong data"), "{output}");
+        ensure!(!output.contains("wrong data"), "{output}");
     }
     Ok(())
 }

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_bench::lab::tagger::Tagger;
 use adit_bench::lab::traffic::transfer;
-use adit_bench::lab::{Lab, LabOptions, TAP, WAN, wait_until};
+use adit_bench::lab::{Lab, LabOptions, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::{Netns, Veth};
 use adit_proto::stats::{Count, Drop};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 
 use crate::{echoes, edit};
@@ -66,16 +66,15 @@ impl Lans {
     }
 
     /// The first host is told what fits, and keeps to it.
-    fn host_is_told(&self, mtu: usize) -> Result<()> {
+    fn host_is_told(&self, mtu: u64) -> Result<()> {
         let before = self.lab.a().metrics()?;
         for (target, size) in [(IpAddr::from(v4(2)), 1472), (v6(2).into(), 1452)] {
-            let args = ["-n", "-c1", "-W1", "-M", "do", "-s", &size.to_string(), &target.to_string()];
-            let said = self.hosts[0].command("ping").args(args).output()?;
-            let said = [said.stdout, said.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-            let words = [format!("mtu = {mtu}"), format!("mtu={mtu}")];
-            ensure!(words.iter().any(|words| said.contains(words.as_str())), "{target} is not told {mtu}: {said}");
-            let route = self.hosts[0].run(&format!("ip route get {target}"))?;
-            ensure!(route.contains(&format!("mtu {mtu}")), "the kernel does not believe it: {route}");
+            wait_until("the kernel believes what fits", SOON, || {
+                let passes = self.hosts[0].run(&format!("ping -n -c1 -W1 -M do -s {size} {target}")).is_ok();
+                ensure!(!passes, "{size} bytes reach {target} whole");
+                Ok(self.hosts[0].path_mtu(target)? == Some(mtu))
+            })
+            .with_context(|| format!("{target} is not told {mtu}: {:?}", self.hosts[0].path_mtu(target)))?;
         }
         let after = self.lab.a().metrics()?;
         let new = after.dropped(Drop::TooBig) - before.dropped(Drop::TooBig);
