@@ -277,6 +277,9 @@ impl Ike {
         let moved = |(peer, packets): &(&PeerId, &u64)| **packets > 0 && self.sent.get(peer) != Some(packets);
         let busy: Vec<PeerId> = sent.iter().filter(moved).map(|(peer, _)| *peer).collect();
         self.sent = sent;
+        // Who answers no echoes: only the kernel hears that something was too long for the way.
+        let deaf: Vec<PeerId> = busy.iter().copied().filter(|peer| !self.endpoint.all_paths().answers_echoes(*peer)).collect();
+        deaf.into_iter().for_each(|peer| self.endpoint.handle_unsent(now(), peer));
         if !busy.is_empty() {
             self.endpoint.handle_traffic(now(), busy);
         }

@@ -5,16 +5,13 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use adit_engine::auth::{self, Severity, judge_own};
 use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::config::{Config, Problems};
 use crate::dataplane;
 use crate::netlink::Netlink;
-
-/// Own certificates are warned of so long before they end: enough to order a new one.
-const CERTIFICATE_DAYS: u64 = 30;
-const DAY_S: u64 = 86_400;
 
 /// Facts about the machine that the configuration of a gateway meets.
 #[derive(Debug, Default)]
@@ -136,30 +133,18 @@ fn endpoints_inside(config: &Config, around: &Surroundings) -> Vec<Finding> {
     findings
 }
 
-/// Whether our certificate is good for what our peers are told to expect.
+/// What a peer that looks at our certificates would object to, now or soon.
 fn certificate(config: &Config, now: u64) -> Vec<Finding> {
-    let Some(certificate) = config.ike.key.as_ref().and_then(|own| own.key.value.certificate()) else { return Vec::new() };
-    let finding =
-        |what: String, write: String, fatal: bool| Finding { key: "ike.certificate_file".to_owned(), what, write, fatal };
-    let mut findings = Vec::new();
-    if let Err(error) = certificate.check_dates(now) {
-        findings.push(finding(error.to_string(), error.remedy(), true));
-    } else if certificate.not_after() < now + CERTIFICATE_DAYS * DAY_S {
-        let days = (certificate.not_after() - now) / DAY_S;
-        let what = format!("the certificate {} ends in {days} days", certificate.subject());
-        findings.push(finding(what, "a new certificate in this file".to_owned(), false));
-    }
-    let id = &config.ike.id;
-    if !certificate.names(id) {
-        let names = certificate.all_names().join(", ");
-        let what = format!("the certificate {} is not for {id} ({}); it names {names}", certificate.subject(), id.kind());
-        let write = match certificate.all_names().first() {
-            Some(name) => format!("id: {name}      (in `ike` at the top), or a certificate with the subjectAltName {id}"),
-            None => format!("a certificate with the subjectAltName {id}"),
-        };
-        findings.push(finding(what, write, true));
-    }
-    findings
+    let Some(own) = &config.ike.key else { return Vec::new() };
+    let key = &own.key.value;
+    let findings = judge_own(key.chain(), key.public(), &config.ike.id, now);
+    let finding = |found: &auth::Finding| Finding {
+        key: "ike.certificate_file".to_owned(),
+        what: found.to_string(),
+        write: found.remedy(),
+        fatal: found.severity() == Severity::Error,
+    };
+    findings.iter().map(finding).collect()
 }
 
 /// The verdict on a file, for programs.

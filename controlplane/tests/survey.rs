@@ -72,7 +72,7 @@ fn our_certificate_is_judged_by_its_dates_and_names() {
     let month_before = date_time_ymd(2027, 12, 10).unix_timestamp() as u64;
     let warned = at(&good, month_before);
     assert_eq!(found(&warned), [("ike.certificate_file", false)]);
-    assert!(warned[0].what.contains("ends in 22 days"), "{warned:?}");
+    assert!(warned[0].what.contains("for 22 more days"), "{warned:?}");
     assert_eq!(found(&at(&good, month_before + 30 * 86_400)), [("ike.certificate_file", true)]);
     assert_eq!(found(&at(&good, NOW - 365 * 86_400)), [("ike.certificate_file", true)]);
     let other = at(&own("b.example.org"), NOW);

@@ -159,7 +159,8 @@ impl Paths {
 
     fn fit(&mut self, hop: Hop) -> Result<Fit, Unfit> {
         let fit = judge(&mut *self.underlay, hop)?;
-        Ok(Fit { mtu: fit.mtu.or((self.mtu_max < u16::MAX).then_some(self.mtu_max)).map(|mtu| mtu.min(self.mtu_max)), ..fit })
+        let least = |mtu: Option<u16>| Some(mtu.unwrap_or(self.mtu_max).min(self.mtu_max)).filter(|mtu| *mtu < u16::MAX);
+        Ok(Fit { mtu: least(fit.mtu), link_mtu: least(fit.link_mtu), ..fit })
     }
 
     /// Whether datagrams may go this way, with the source that they would have.
@@ -191,6 +192,11 @@ impl Paths {
     pub fn esp_hop(&self, peer: PeerId) -> Option<Hop> {
         let peer = self.peers.get(&peer)?;
         Some(peer.get(peer.esp?)?.hop)
+    }
+
+    /// Whether a peer answers sealed echoes.
+    pub fn answers_echoes(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.terms.echo)
     }
 
     /// Which of a peer's paths a hop is.
@@ -376,7 +382,7 @@ impl Paths {
             let Some(hop) = self.peers.get(&id).and_then(|peer| peer.get(path)).map(|entry| entry.hop) else { continue };
             let Ok(fit) = self.fit(hop) else { continue };
             if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
-                entry.mtu.set_route(now, fit.mtu);
+                entry.mtu.set_route(now, fit.mtu, fit.link_mtu);
             }
         }
     }
@@ -473,7 +479,7 @@ impl Paths {
         if peer.take(path).is_some_and(|entry| entry.told.is_some()) {
             self.events.push_back(PathEvent::Remove { peer: id, path });
         }
-        let mtu = Mtu::new(v6, fit.mtu, known, peer.terms.echo);
+        let mtu = Mtu::new(v6, [fit.mtu, fit.link_mtu], known, peer.terms.echo);
         peer.put(path, Entry { hop: fit.hop, proof, credit, heard: now, mtu, told: None });
         Ok(path)
     }

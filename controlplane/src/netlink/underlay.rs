@@ -133,9 +133,8 @@ impl Underlay for KernelUnderlay {
             let of_link = |link: LinkMessage| {
                 link.attributes.iter().find_map(|one| if let LinkAttribute::Mtu(mtu) = one { Some(*mtu) } else { None })
             };
-            if route.mtu.is_none() {
-                route.mtu = self.link(index, None).and_then(of_link).map(|mtu| mtu.try_into().unwrap_or(u16::MAX));
-            }
+            route.link_mtu = self.link(index, None).and_then(of_link).map(|mtu| mtu.try_into().unwrap_or(u16::MAX));
+            route.mtu = route.mtu.or(route.link_mtu);
         }
         route
     }

@@ -42,7 +42,7 @@ pub enum CertificateError {
     Malformed(String),
     #[error("the key in the certificate: {0}")]
     Key(#[from] KeyError),
-    #[error("the certificate {subject} is not for {identity}; it is for {}", join(names))]
+    #[error("the certificate {subject} is not for {identity} ({}); it is for {}", identity.kind(), join(names))]
     NotForIdentity { subject: String, identity: Identity, names: Vec<String> },
     #[error("the certificate {subject} has expired: it was valid until {}, now is {}", date(*not_after), date(*now))]
     Expired { subject: String, not_after: u64, now: u64 },

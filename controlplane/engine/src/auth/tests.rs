@@ -178,7 +178,7 @@ fn the_names_in_a_certificate_are_told_when_none_fits() {
     let error = check(&local, &ca(&root), "moon.example.org").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the certificate C=CH, CN=gw is not for moon.example.org; it is for gw.example.org; 192.0.2.1; C=CH, CN=gw"
+        "the certificate C=CH, CN=gw is not for moon.example.org (domain name); it is for gw.example.org; 192.0.2.1; C=CH, CN=gw"
     );
     assert_eq!(
         error.remedy(),

@@ -17,6 +17,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The largest IP packet, in bytes, as far as the kernel knows: the interface's, or what a router has said.
     pub mtu: Option<u16>,
+    /// The same without what routers have said, which nobody vouches for.
+    pub link_mtu: Option<u16>,
 }
 
 /// What lies under the tunnel. Asked synchronously, as [`Random`](crate::random::Random) is; the shell asks the kernel.
@@ -66,6 +68,7 @@ pub(crate) struct Fit {
     /// With the source that the kernel has for it.
     pub hop: Hop,
     pub mtu: Option<u16>,
+    pub link_mtu: Option<u16>,
 }
 
 /// Whether datagrams may go this way. Being inside a selector, or on our own network, is no reason against it.
@@ -93,7 +96,7 @@ pub(crate) fn judge(underlay: &mut dyn Underlay, hop: Hop) -> Result<Fit, Unfit>
     if let (None, Some(source)) = (local, route.source) {
         hop.local.set_ip(source);
     }
-    Ok(Fit { hop, mtu: route.mtu })
+    Ok(Fit { hop, mtu: route.mtu, link_mtu: route.link_mtu.or(route.mtu) })
 }
 
 #[cfg(test)]

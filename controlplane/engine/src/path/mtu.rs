@@ -95,7 +95,10 @@ pub(crate) struct Mtu {
     confirmed: u16,
     /// Where it is begun.
     hint: u16,
-    /// The route's MTU, above which nothing can go.
+    /// Above which nothing is sent: what the kernel says of the link, and with what routers have said. Those are believed only where
+    /// nothing better can be asked, since anybody may speak in their name.
+    link: u16,
+    route: u16,
     ceiling: u16,
     /// Known not to be carried; above the ceiling where nothing is.
     too_large: u16,
@@ -112,14 +115,16 @@ pub(crate) struct Mtu {
 }
 
 impl Mtu {
-    /// A path of which the kernel knows `route`, and that once carried `proven`.
-    pub(crate) fn new(v6: bool, route: Option<u16>, proven: Option<u16>, echoes: bool) -> Mtu {
+    /// A path of which the kernel knows `route` with what routers have said, and `link` without, and that once carried `proven`.
+    pub(crate) fn new(v6: bool, [route, link]: [Option<u16>; 2], proven: Option<u16>, echoes: bool) -> Mtu {
         let mut mtu = Mtu {
             v6,
             phase: Phase::Told,
             size: 0,
             confirmed: 0,
             hint: 0,
+            link: 0,
+            route: 0,
             ceiling: 0,
             too_large: 0,
             pending: Vec::new(),
@@ -130,9 +135,10 @@ impl Mtu {
             rtt: None,
             black_holes: 0,
         };
-        mtu.ceiling = mtu.ceiling_of(route);
+        (mtu.link, mtu.route) = (mtu.clamped(link), mtu.clamped(route));
+        mtu.ceiling = if echoes { mtu.link } else { mtu.route };
         mtu.too_large = mtu.ceiling.saturating_add(1);
-        mtu.hint = proven.unwrap_or(mtu.ceiling).clamp(mtu.base(), mtu.ceiling.max(mtu.base()));
+        mtu.hint = proven.unwrap_or(mtu.route).clamp(mtu.base(), mtu.ceiling.max(mtu.base()));
         mtu.size = if echoes { mtu.base() } else { mtu.ceiling };
         if echoes {
             mtu.phase = Phase::Start { round: 0, pause: Duration::ZERO };
@@ -148,8 +154,8 @@ impl Mtu {
         if self.v6 { FLOOR_V6 } else { FLOOR_V4 }
     }
 
-    fn ceiling_of(&self, route: Option<u16>) -> u16 {
-        route.unwrap_or(ETHERNET).clamp(self.floor(), CEILING)
+    fn clamped(&self, mtu: Option<u16>) -> u16 {
+        mtu.unwrap_or(ETHERNET).clamp(self.floor(), CEILING)
     }
 
     /// The largest outer packet that may be sent now.
@@ -182,10 +188,12 @@ impl Mtu {
         match (echoes, self.phase) {
             (true, Phase::Told) => {
                 (self.phase, self.is_open) = (Phase::Start { round: 0, pause: Duration::ZERO }, true);
+                (self.ceiling, self.too_large, self.hint) = (self.link, self.link.saturating_add(1), self.route.max(self.base()));
                 (self.size, self.next) = (self.base(), None);
             }
             (false, phase) if phase != Phase::Told => {
-                (self.phase, self.size, self.next) = (Phase::Told, self.ceiling, None);
+                (self.phase, self.size, self.next) = (Phase::Told, self.route, None);
+                self.ceiling = self.route;
                 self.is_open = false;
                 self.pending.clear();
             }
@@ -194,8 +202,9 @@ impl Mtu {
     }
 
     /// The route has another MTU: below what is in use it holds at once, above it there is something to look for.
-    pub(crate) fn set_route(&mut self, now: Instant, route: Option<u16>) {
-        let ceiling = self.ceiling_of(route);
+    pub(crate) fn set_route(&mut self, now: Instant, route: Option<u16>, link: Option<u16>) {
+        (self.route, self.link) = (self.clamped(route), self.clamped(link));
+        let ceiling = if self.phase == Phase::Told { self.route } else { self.link };
         if ceiling == self.ceiling {
             return;
         }

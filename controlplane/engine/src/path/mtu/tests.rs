@@ -73,7 +73,7 @@ impl Line {
 }
 
 fn line(carries: u16) -> Line {
-    Line::new(Mtu::new(false, Some(1500), None, true), carries, 20)
+    Line::new(Mtu::new(false, [Some(1500); 2], None, true), carries, 20)
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn until_an_echo_is_answered_little_is_sent() {
         assert_eq!((line.mtu.size(), line.mtu.proven(), line.mtu.black_holes), (1100, None, 0));
     }
     assert!(line.echoes < 200, "a dead path is asked ever more rarely: {}", line.echoes);
-    assert_eq!(Mtu::new(true, Some(1500), None, true).size(), 1280);
+    assert_eq!(Mtu::new(true, [Some(1500); 2], None, true).size(), 1280);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_whole_path_is_known_after_one_round_trip() {
 
 #[test]
 fn what_was_proven_before_is_tried_first() {
-    let mut line = Line::new(Mtu::new(false, Some(9000), Some(4000), true), 4000, 50);
+    let mut line = Line::new(Mtu::new(false, [Some(9000); 2], Some(4000), true), 4000, 50);
     line.run(Duration::from_millis(60), false);
     assert_eq!(line.mtu.size(), 4000);
 }
@@ -149,16 +149,16 @@ fn a_path_that_carries_more_again_is_used_again() {
 fn the_route_bounds_it_at_once_and_opens_it_again() {
     let mut line = line(1500);
     line.run(Duration::from_secs(5), false);
-    line.mtu.set_route(line.now, Some(1300));
+    line.mtu.set_route(line.now, Some(1300), Some(1300));
     assert_eq!(line.mtu.size(), 1300);
-    line.mtu.set_route(line.now, Some(1500));
+    line.mtu.set_route(line.now, Some(1500), Some(1500));
     line.run(Duration::from_secs(5), false);
     assert_eq!(line.mtu.size(), 1500);
 }
 
 #[test]
 fn towards_peers_without_echoes_kernel_and_routers_are_believed() {
-    let mut mtu = Mtu::new(false, Some(1500), None, false);
+    let mut mtu = Mtu::new(false, [Some(1500); 2], None, false);
     let now = instant();
     assert_eq!((mtu.size(), mtu.deadline(), mtu.due(now)), (1500, None, Vec::new()));
     assert!(mtu.too_big(now, 1380));
@@ -166,7 +166,7 @@ fn towards_peers_without_echoes_kernel_and_routers_are_believed() {
     assert!(!mtu.too_big(now, 1400), "nobody makes it larger so");
     assert!(mtu.too_big(now, 68));
     assert_eq!(mtu.size(), 576);
-    let mut v6 = Mtu::new(true, Some(1500), None, false);
+    let mut v6 = Mtu::new(true, [Some(1500); 2], None, false);
     assert!(v6.too_big(now, 68));
     assert_eq!(v6.size(), 1280);
 }
@@ -184,7 +184,7 @@ proptest! {
     /// Whatever a path carries, it is found, and never more than it carries is believed for long.
     #[test]
     fn every_size_is_found(carries in 1100_u16..9217, route in 1100_u16..=9216, rtt in 1_u64..600, loss in 0_u64..20) {
-        let mut line = Line::new(Mtu::new(false, Some(route), None, true), carries, rtt);
+        let mut line = Line::new(Mtu::new(false, [Some(route); 2], None, true), carries, rtt);
         line.loss = loss;
         line.run(Duration::from_secs(300), true);
         let most = carries.min(route);
@@ -193,4 +193,19 @@ proptest! {
             prop_assert!(line.mtu.size() + GRAIN >= most, "{} of {most}", line.mtu.size());
         }
     }
+}
+
+#[test]
+fn what_routers_say_is_where_the_search_begins_and_no_bound() {
+    // Somebody forged it: the path carries more.
+    let mut line = Line::new(Mtu::new(false, [Some(576), Some(1500)], None, true), 1500, 20);
+    assert_eq!(line.mtu.told(), 1500);
+    line.run(Duration::from_secs(5), true);
+    assert_eq!(line.mtu.size(), 1500);
+    line.mtu.set_route(line.now, Some(600), Some(1500));
+    line.run(Duration::from_secs(5), true);
+    assert_eq!((line.mtu.size(), line.mtu.black_holes), (1500, 0));
+    // A peer that answers no echoes leaves nothing better to believe.
+    assert_eq!(Mtu::new(false, [Some(1400), Some(1500)], None, false).size(), 1400);
+    assert_eq!(Mtu::new(false, [Some(100), Some(1500)], None, false).size(), 576);
 }
