@@ -298,11 +298,16 @@ impl Config {
     /// Routes through the interface: those of the file, and in IP mode one to each remote network of a peer, connected or not, with
     /// the length of the packets that fit the way to that peer.
     pub fn routes(&self) -> Vec<Route> {
+        self.routes_where(|_| None)
+    }
+
+    /// The same, with the longest packet that fits the way to a peer where that is known, by the peer's place.
+    pub fn routes_where(&self, known: impl Fn(usize) -> Option<u16>) -> Vec<Route> {
         let mut routes = self.interface.routes.clone();
-        for peer in &self.peers {
+        for (place, peer) in self.peers.iter().enumerate() {
             let ipv6_outer = peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6());
-            let most = esp::frame_len_max(Mode::Ip, self.underlay_mtu, ipv6_outer);
-            let fits = u16::try_from(most).unwrap_or(u16::MAX).min(self.interface.mtu);
+            let most = || u16::try_from(esp::frame_len_max(Mode::Ip, self.underlay_mtu, ipv6_outer)).unwrap_or(u16::MAX);
+            let fits = known(place).unwrap_or_else(most).min(self.interface.mtu);
             for selector in &peer.selectors {
                 let (first, prefix) =
                     (selector.remote.first(), selector.remote.prefix_len().and_then(|len| u8::try_from(len).ok()));

@@ -23,7 +23,7 @@ use adit_engine::auth::LocalKey;
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{After, BootClock, CommandError, Endpoint, Event, LANES_MAX, Now, Restored, Transmit, Usage};
 use adit_engine::path::{self, Arrival, Follow, Hop, IKE_PORT, Underlay};
-use adit_proto::control::{Command, Direction, LocalEnd, PathId, PeerId, PuntHeader, Spi};
+use adit_proto::control::{Command, Direction, LocalEnd, Mode, PathId, PeerId, PuntHeader, Spi};
 use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
@@ -395,6 +395,13 @@ impl Ike {
     /// The way to a peer, if one is known.
     pub fn hop(&self, peer: PeerId) -> Option<Hop> {
         self.endpoint.hop(peer)
+    }
+
+    /// The longest inner IP packet that fits the way to a peer, by its place in the configuration.
+    pub fn inner_mtu(&self, place: usize) -> Option<u16> {
+        let paths = self.endpoint.paths(*self.ids.get(place)?);
+        let used = paths.iter().find(|path| path.in_use)?;
+        u16::try_from(esp::frame_len_max(Mode::Ip, used.mtu_told, used.hop.remote.is_ipv6())).ok()
     }
 
     /// One of the paths of a peer.

@@ -54,6 +54,17 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
             let explained = a.adit("explain site-b")?;
             ensure!(explained.contains("though the route says 1500"), "{explained}");
         }
+        // The routes follow, so that hosts are told by the kernel itself.
+        let route = |mtu: u64| -> Result<bool> {
+            let said = a.netns.run("ip route show 10.78.2.0/24")?;
+            Ok(said.contains(&format!("mtu {mtu}")))
+        };
+        wait_until("the route has another MTU", SOON, || {
+            let outer = path_in_use(a)?["mtu"].as_u64().unwrap_or(0);
+            Ok(outer < 1304 && route(adit_proto::esp::frame_len_max(adit_proto::control::Mode::Ip, outer as u16, false) as u64)?)
+        })
+        .with_context(|| a.netns.run("ip route").unwrap_or_default())?;
+        ensure!(!a.log().contains("was not as configured"), "a path that carries less is no fault of anybody: {}", a.log());
         // What does not fit is cut or fragmented, and arrives.
         transfer(&a.netns, &b.netns, b.inner().into(), 16 * MIB)?.verify(16 * MIB)?;
         echoes(&a.netns, 2, 1400, "-M dont", b.inner())?;

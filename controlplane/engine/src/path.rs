@@ -109,6 +109,8 @@ pub struct PathStatus {
     pub mtu: u16,
     pub mtu_proven: Option<u16>,
     pub mtu_route: u16,
+    /// What hosts are told that fits, as an outer packet.
+    pub mtu_told: u16,
     pub rtt: Option<Duration>,
     pub black_holes: u64,
 }
@@ -222,6 +224,7 @@ impl Paths {
             mtu: entry.mtu.size(),
             mtu_proven: entry.mtu.proven(),
             mtu_route: entry.mtu.route(),
+            mtu_told: entry.mtu.told(),
             rtt: entry.mtu.rtt(),
             black_holes: entry.mtu.black_holes,
         };

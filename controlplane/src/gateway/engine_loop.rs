@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IkeSpis, Transmit};
 use adit_engine::path::{IKE_PORT, PathEvent};
-use adit_proto::control::{InjectHeader, PeerId};
+use adit_proto::control::{InjectHeader, Mode, PeerId};
 use anyhow::Context;
 use zeroize::Zeroizing;
 
@@ -70,6 +70,9 @@ impl Gateway {
         // The peer may use what our message promises as soon as it has it.
         self.send_waiting(plane.command_queue.settled());
         news.iter().for_each(|event| self.report(event));
+        if self.desired.config.mode == Mode::Ip && news.iter().any(|event| matches!(event, Event::Path(PathEvent::Set { .. }))) {
+            self.upkeep.paths_changed();
+        }
         Ok(())
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Upkeep {
     /// What cannot be done now, in words: said once, and tried again.
     complaints: BTreeSet<String>,
     waits_for_bridge: bool,
+    /// Routes may be others now since a path carries another size: no fault of anybody.
+    paths_changed: bool,
     /// What was put right, and when that was said.
     told: BTreeMap<String, Instant>,
     look_at: Option<Instant>,
@@ -53,6 +55,12 @@ impl Upkeep {
         let soon = Instant::now() + SETTLE;
         let at = self.looked.map_or(soon, |looked| soon.max(looked + NO_MORE_OFTEN));
         self.look_at.get_or_insert(at);
+    }
+
+    /// A path carries packets of another size: routes follow.
+    pub(super) fn paths_changed(&mut self) {
+        self.paths_changed = true;
+        self.news();
     }
 
     /// What an earlier configuration may have put there goes, where this one does not want it.
@@ -127,10 +135,12 @@ impl Gateway {
         self.upkeep.look_at = None;
         // It is gone with the data plane, which has a watch of its own.
         let waited = self.upkeep.waits_for_bridge;
+        let follows = std::mem::take(&mut self.upkeep.paths_changed);
         let Ok(outcome) = self.bring_interface().await else { return };
         let name = self.desired.config.interface.name.clone();
         // A bridge that was waited for and came is no fault.
-        let is_fault = |step: &&Step| !(waited && matches!(step, Step::Join(..)));
+        let expected = |step: &Step| waited && matches!(step, Step::Join(..)) || follows && matches!(step, Step::SetRoute(..));
+        let is_fault = |step: &&Step| !expected(step);
         let faults: Vec<Step> = outcome.done.iter().filter(is_fault).cloned().collect();
         if !faults.is_empty() {
             let line = format!("the interface {name} was not as configured and was put right: {}", interface::summary(&faults));
@@ -148,7 +158,7 @@ impl Gateway {
     /// # Errors
     /// There is no such interface, or the kernel does not talk to us.
     async fn bring_interface(&mut self) -> anyhow::Result<Outcome> {
-        let wanted = Wanted::of(&self.desired.config);
+        let wanted = Wanted::of(&self.desired.config, |place| self.ike.as_ref().and_then(|ike| ike.inner_mtu(place)));
         let netlink = Netlink::open().context("opening a netlink socket")?;
         let mut outcome = Outcome::default();
         for _ in 0..PASSES {

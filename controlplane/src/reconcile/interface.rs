@@ -40,9 +40,10 @@ pub struct WantedRoute {
 }
 
 impl Wanted {
-    pub fn of(config: &Config) -> Wanted {
+    /// `fits` is the longest packet that fits the way to a peer, by its place, where that is known.
+    pub fn of(config: &Config, fits: impl Fn(usize) -> Option<u16>) -> Wanted {
         let interface = &config.interface;
-        let routes = config.routes();
+        let routes = config.routes_where(fits);
         let rules = rule::rules(&routes, config.listen.port());
         let routes = routes.into_iter().map(|route| WantedRoute { locals: locals(config, route.to), route });
         Wanted {
