@@ -47,7 +47,6 @@ box() {
     cat >"/run/$1/adit.yaml" <<END
 name: $1
 listen: 0.0.0.0:4500
-underlay_mtu: 1400
 interface: { name: adit0, $4 }
 peers:
   - { name: $2, endpoint: "$3:4500", ike: { psk_file: /run/psk } }
@@ -187,7 +186,6 @@ networks() {
     cat >/run/a/adit.yaml <<END
 name: a
 listen: 0.0.0.0:4500
-underlay_mtu: 1400
 mode: ip
 interface: { name: adit0, addresses: [10.1.0.1/24] }
 peers:
