@@ -7,6 +7,8 @@ use adit_engine::path::{Hop, PathEvent, PathId};
 use adit_proto::control::{PeerId, SaKey, Spi};
 use adit_proto::suite::Suite;
 
+use crate::link::Asked;
+
 /// A packet, as far as the test needs it: it opens where the same SPI, suite, key and kind of sequence number are installed.
 #[derive(Clone, Debug)]
 pub struct Esp {
@@ -45,6 +47,8 @@ pub struct DataPlane {
     pub out_of_step: bool,
     pub opened: u64,
     pub lost: Vec<Spi>,
+    /// Echoes to be sent.
+    pub(crate) asked: Vec<Asked>,
 }
 
 impl DataPlane {
@@ -81,7 +85,11 @@ impl DataPlane {
                 assert_ne!(self.used.get(peer), Some(path), "the path in use is gone");
                 self.paths.remove(&(*peer, *path)).expect("a path that was set");
             }
-            Event::Path(PathEvent::Peer { .. } | PathEvent::Echo { .. } | PathEvent::BlackHole { .. }) => {}
+            Event::Path(PathEvent::Echo { peer, path, id, size }) => {
+                assert!(self.paths.contains_key(&(*peer, *path)), "a path is set before an echo goes by it");
+                self.asked.push(Asked { peer: *peer, path: *path, id: *id, size: *size });
+            }
+            Event::Path(PathEvent::Peer { .. } | PathEvent::BlackHole { .. }) => {}
             Event::State { .. }
             | Event::IkeUp { .. }
             | Event::IkeDown { .. }
@@ -103,6 +111,25 @@ impl DataPlane {
             last.insert((keys.peer, keys.child, keys.lane), keys);
         }
         last.into_values().collect()
+    }
+
+    /// The peers that there is something to send to with.
+    pub(crate) fn peers(&self) -> BTreeSet<PeerId> {
+        self.outbound.iter().map(|keys| keys.peer).collect()
+    }
+
+    /// A path, if it is set.
+    pub(crate) fn hop(&self, peer: PeerId, path: PathId) -> Option<Hop> {
+        self.paths.get(&(peer, path)).map(|(hop, _)| *hop)
+    }
+
+    /// An SA to a peer, and whose an inbound one is.
+    pub(crate) fn seals_to(&self, peer: PeerId) -> Option<Spi> {
+        self.outbound.iter().rev().find(|keys| keys.peer == peer).map(|keys| keys.spi)
+    }
+
+    pub(crate) fn opens_from(&self, spi: Spi) -> Option<PeerId> {
+        self.inbound.get(&spi).map(|keys| keys.peer)
     }
 
     /// Which way ESP goes to a peer, and whether in UDP.

@@ -10,12 +10,14 @@
 pub mod certificates;
 pub mod config;
 pub mod dataplane;
+pub mod link;
 pub mod nat;
 pub mod rng;
 pub mod world;
 
 pub use config::*;
 pub use dataplane::{DataPlane, Esp};
+pub use link::{LinkMtu, TooBig};
 pub use nat::{Allocation, Behaviour, Nat, NatConfig};
 pub use rng::Rng;
 pub use world::*;

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{A, B, PEER, endpoint_config, peer};
 use crate::dataplane::{DataPlane, Esp};
+use crate::link::{Echo, LinkMtu, TooBig, headers};
 use crate::nat::{Nat, NatConfig};
 use crate::rng::Rng;
 
@@ -40,29 +41,7 @@ impl Net {
 pub enum Load {
     Ike(Vec<u8>),
     Esp(Esp),
-}
-
-/// A link that takes IP packets of so many bytes and no longer ones.
-#[derive(Clone, Copy, Debug)]
-pub struct LinkMtu {
-    pub bytes: usize,
-    /// Whether whoever sent a longer one hears of it (ICMP); else it just vanishes.
-    pub says_so: bool,
-}
-
-/// What ICMP would have told a gateway: a packet of its own was longer than a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooBig {
-    pub node: usize,
-    pub to: SocketAddr,
-    /// Bytes of the packet, and of the longest that the link takes.
-    pub len: usize,
-    pub mtu: usize,
-}
-
-/// Headers of IP and UDP around a payload, in bytes.
-fn headers(to: SocketAddr) -> usize {
-    if to.is_ipv4() { 28 } else { 48 }
+    Echo(Echo),
 }
 
 impl Load {
@@ -70,6 +49,7 @@ impl Load {
         match self {
             Load::Ike(payload) => payload.len(),
             Load::Esp(esp) => esp.len,
+            Load::Echo(echo) => echo.len,
         }
     }
 }
@@ -314,6 +294,7 @@ impl World {
                 }
                 self.send_ike(local, remote, payload);
             }
+            self.send_echoes(index);
         }
     }
 
@@ -334,7 +315,7 @@ impl World {
     }
 
     /// A packet of `len` bytes leaves a gateway, by its link and its NAT: the source that others see. `None`: it got no further.
-    fn leave(&mut self, local: SocketAddr, to: SocketAddr, len: usize) -> Option<SocketAddr> {
+    pub(crate) fn leave(&mut self, local: SocketAddr, to: SocketAddr, len: usize) -> Option<SocketAddr> {
         let now = self.now;
         let Some(node) = self.nodes.iter().position(|node| node.address.ip() == local.ip()) else { return Some(local) };
         if !self.link_takes(node, node, to, len) {
@@ -450,6 +431,7 @@ impl World {
                 self.nodes[index].endpoint.handle_message(now, Arrival::new(local, datagram.from), &payload);
                 self.settle();
             }
+            Load::Echo(echo) => self.receive_echo(index, Arrival::new(local, datagram.from), echo),
             Load::Esp(esp) => {
                 let came = Arrival::new(local, datagram.from);
                 if let Some(peer) = self.nodes[index].data.receive(&esp, came.hop()) {
@@ -480,6 +462,8 @@ impl World {
 
     /// Sends one packet of ESP on every lane that a node has, to all peers.
     pub fn send_esp(&mut self, node: usize) {
+        let (now, peers) = (self.now(), self.nodes[node].data.peers());
+        self.nodes[node].endpoint.handle_traffic(now, peers);
         for (esp, path) in self.nodes[node].data.seal_one_each() {
             let len = headers(path.remote) + esp.len;
             if let Some(from) = self.leave(path.local, path.remote, len) {

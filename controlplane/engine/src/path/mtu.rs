@@ -52,6 +52,8 @@ const CONFIRM_ACTIVE: Duration = Duration::from_millis(500);
 const CONFIRM_IDLE: Duration = Duration::from_secs(30);
 /// For so long after the last packet there is traffic.
 const ACTIVE_FOR: Duration = Duration::from_secs(2);
+/// Things that end and begin at one moment.
+const STEPS_MAX: usize = 8;
 /// Echoes that wait for an answer at most.
 const PENDING_MAX: usize = 8;
 
@@ -253,9 +255,20 @@ impl Mtu {
 
     /// The sizes of which an echo is to be sent now. The path has keys.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<u16> {
-        if self.phase == Phase::Told || self.next.is_some_and(|at| at > now) {
-            return Vec::new();
+        // One thing may end and the next begin at once: a few times, never for ever.
+        for _ in 0..STEPS_MAX {
+            if self.phase == Phase::Told || self.next.is_some_and(|at| at > now) {
+                break;
+            }
+            let sizes = self.step(now);
+            if !sizes.is_empty() {
+                return sizes;
+            }
         }
+        Vec::new()
+    }
+
+    fn step(&mut self, now: Instant) -> Vec<u16> {
         let wait = self.wait();
         // What is longer on its way than the rounds take is lost.
         self.pending.retain(|pending| now.saturating_duration_since(pending.at) < wait * u32::from(ROUNDS));

@@ -15,3 +15,4 @@ mod paths;
 mod reauth;
 mod restart;
 mod simulation;
+mod sizes;

@@ -1,0 +1,129 @@
+//! What a path carries is found, whatever happens to links, addresses, keys and processes meanwhile; and a size that is no longer
+//! carried is noticed within two seconds while packets flow.
+
+use std::time::Duration;
+
+use adit_engine::ike::EndpointConfig;
+use adit_engine::path::PathStatus;
+use adit_sim::*;
+
+/// Runs, unless the environment says otherwise.
+const RUNS: u64 = 300;
+/// A size is found up to so many bytes.
+const GRAIN: usize = 8;
+/// After so long a size that is too small is tried to be raised.
+const RAISED_AFTER: Duration = Duration::from_secs(660);
+
+fn endpoint(node: usize) -> EndpointConfig {
+    EndpointConfig { echo: true, ..endpoint_config(node as u8 + 1) }
+}
+
+struct Run {
+    world: World,
+    configs: [adit_engine::ike::PeerConfig; 2],
+}
+
+impl Run {
+    fn new(seed: u64) -> Run {
+        let mut world = World::new(seed);
+        let mobike = world.rng.below(2) == 0;
+        let configs = [A, B].map(|node| {
+            let mut config = peer(node);
+            (config.mobike, config.dpd) = (mobike, Duration::from_secs(10));
+            config
+        });
+        world.net.delay = (Duration::from_millis(1), Duration::from_millis(u64::from(1 + world.rng.below(60))));
+        for (node, config) in configs.iter().enumerate() {
+            world.add(&config.local.expect("an address").to_string(), endpoint(node));
+        }
+        for (node, config) in configs.iter().enumerate() {
+            world.set_peer(node, PEER, config.clone());
+        }
+        Run { world, configs }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.world.now + time;
+        while self.world.now < end {
+            [A, B].into_iter().for_each(|node| self.world.send_esp(node));
+            self.world.run_for(Duration::from_millis(400));
+        }
+    }
+
+    /// The longest packet that both links take, up to what the routes say.
+    fn carried(&self) -> usize {
+        self.world.nodes.iter().filter_map(|node| node.mtu).map(|mtu| mtu.bytes).chain([1500]).min().expect("a link")
+    }
+
+    fn in_use(&self, node: usize) -> PathStatus {
+        let paths = self.world.nodes[node].endpoint.paths(PEER);
+        paths.into_iter().find(|path| path.in_use).expect("a path in use")
+    }
+
+    fn sizes(&self) -> [usize; 2] {
+        [A, B].map(|node| self.in_use(node).mtu.into())
+    }
+
+    fn event(&mut self) {
+        let node = self.world.rng.below(2) as usize;
+        match self.world.rng.below(5) {
+            0 | 1 => {
+                let bytes = 1280 + self.world.rng.below(221) as usize;
+                self.world.nodes[node].mtu = Some(LinkMtu { bytes, says_so: false });
+            }
+            2 => drop(self.world.act(node, |endpoint, now| endpoint.rekey_ike(now, PEER))),
+            3 => drop(self.world.act(node, |endpoint, now| endpoint.rekey(now, PEER))),
+            _ => {
+                let config = self.configs[node].clone();
+                self.world.succeed(node, endpoint(node), &[(PEER, config)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn sizes_follow_their_links_whatever_else_happens() {
+    for seed in seeds(RUNS) {
+        let mut run = Run::new(seed);
+        assert!(
+            run.world.run_until(Duration::from_secs(60), |world| world.is_up(A, PEER) && world.is_up(B, PEER)),
+            "seed {seed}"
+        );
+        run.pass(Duration::from_secs(3));
+        assert_eq!(run.sizes(), [1500; 2], "seed {seed}: nothing is in the way");
+        for _ in 0..run.world.rng.below(8) {
+            run.event();
+            run.pass(Duration::from_millis(2400));
+            let carried = run.carried();
+            assert!(run.sizes().iter().all(|size| *size <= carried), "seed {seed}: {:?} on a path of {carried}", run.sizes());
+            let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
+            run.pass(time);
+        }
+        run.pass(RAISED_AFTER);
+        let carried = run.carried();
+        let found = |size: &usize| *size <= carried && *size + GRAIN >= carried;
+        assert!(run.sizes().iter().all(found), "seed {seed}: {:?} on a path of {carried}", run.sizes());
+    }
+}
+
+#[test]
+fn loss_is_no_reason_to_send_less() {
+    for seed in seeds(RUNS / 3) {
+        let mut run = Run::new(seed);
+        assert!(
+            run.world.run_until(Duration::from_secs(60), |world| world.is_up(A, PEER) && world.is_up(B, PEER)),
+            "seed {seed}"
+        );
+        run.pass(Duration::from_secs(3));
+        run.world.net.loss = run.world.rng.below(30);
+        run.pass(Duration::from_secs(300));
+        let holes = [A, B].map(|node| run.in_use(node).black_holes);
+        assert_eq!((run.sizes(), holes), ([1500; 2], [0; 2]), "seed {seed}");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "how many runs there are is for whoever starts the tests to say")]
+fn seeds(runs: u64) -> std::ops::Range<u64> {
+    let given = std::env::var("SIM_RUNS").ok().and_then(|runs| runs.parse::<u64>().ok());
+    7_000_000..7_000_000 + given.map_or(runs, |given| given / 5)
+}
