@@ -55,7 +55,7 @@ const ACTIVE_FOR: Duration = Duration::from_secs(2);
 /// Things that end and begin at one moment.
 const STEPS_MAX: usize = 8;
 /// Echoes that wait for an answer at most.
-const PENDING_MAX: usize = 8;
+const PENDING_MAX: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -410,7 +410,8 @@ impl Mtu {
         if round < SUSPECT_ROUNDS {
             self.phase = Phase::Suspect { round: round + 1, small };
             self.next = Some(now + self.wait());
-            return vec![self.size, self.base()];
+            // Two of the large ones, so that loss seldom takes all of them.
+            return vec![self.size, self.size, self.base()];
         }
         if small >= 2 {
             self.black_holes += 1;
