@@ -42,7 +42,7 @@ const WAIT_FIRST: Duration = Duration::from_millis(300);
 const GROW_ECHOES: u8 = 3;
 /// Rounds of a search step and of a start, and of a suspicion.
 const ROUNDS: u8 = 3;
-const SUSPECT_ROUNDS: u8 = 4;
+const SUSPECT_ROUNDS: u8 = 3;
 /// Pause after a start to which nobody answered: doubled each time, at most so long.
 const RESTART_MAX: Duration = Duration::from_secs(60);
 /// More is tried again after this time (RFC 8899 §5.1.1: PMTU_RAISE_TIMER).
