@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 use crate::api::types::Explanation;
 use crate::config::{Config, Peer};
 use crate::desired::static_key;
+use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
 use expiry::Ending;
 use report::Report;
@@ -91,8 +92,9 @@ impl Ike {
         endpoint.set_mtu_max(now(), config.underlay_mtu);
         let mut places = BTreeMap::new();
         let mut names = BTreeMap::new();
+        let mut first = Vec::new();
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
-            sas.set_peer(*id, terms_of(config, place));
+            first.extend(sas.set_peer(*id, terms_of(config, place)));
             names.insert(*id, peer.name.clone());
             let Some(settings) = settings::peer(config, peer) else {
                 set_static_path(&mut endpoint, config, *id, peer);
@@ -116,7 +118,7 @@ impl Ike {
             meter: Meter::default(),
             usage: BTreeMap::new(),
             sent: BTreeMap::new(),
-            first: Vec::new(),
+            first,
             going: false,
             saved: true,
             own_key: own_key(config),
@@ -190,6 +192,13 @@ impl Ike {
         self.meter.retain(|id| self.places.contains_key(&id));
     }
 
+    /// What a process before this one, or this one before a reload, may have told the data plane of what peers own.
+    pub fn remember(&mut self, installed: &InstalledState) {
+        for (id, selectors) in installed.selectors() {
+            self.first.extend(self.sas.remember(id, &selectors));
+        }
+    }
+
     /// Goes on with the IKE SAs of the process before this one, over the data plane that has these SAs.
     pub fn restore(&mut self, snapshot: &[u8], live: &[(u16, LiveSa)]) {
         let restored = match self.endpoint.restore(now(), boot_clock(), snapshot) {
@@ -201,10 +210,11 @@ impl Ike {
         };
         let inbound: BTreeSet<Spi> = restored.inbound.iter().copied().collect();
         let outbound: BTreeSet<(PeerId, Spi)> = restored.outbound.iter().copied().collect();
-        self.sas.adopt(live, |sa| match sa.direction {
+        let gone = self.sas.adopt(live, |sa| match sa.direction {
             Direction::Inbound => inbound.contains(&sa.spi),
             Direction::Outbound => outbound.contains(&(sa.peer, sa.spi)),
         });
+        self.first.extend(gone);
         self.report_lost(&restored, live);
         for peer in restored.revoked.iter().filter_map(|id| self.endpoint.status(*id)) {
             tracing::warn!(
@@ -215,7 +225,7 @@ impl Ike {
         for id in self.places.keys() {
             let Some(status) = self.endpoint.status(*id) else { continue };
             for child in status.ike.iter().flat_map(|ike| &ike.children) {
-                self.first.extend(self.sas.adopt_selectors(*id, child.inbound, &child.selectors));
+                self.first.extend(self.sas.adopt_selectors(*id, child.id, child.inbound, &child.selectors));
             }
         }
         self.tell_ike_sas();
@@ -297,7 +307,7 @@ impl Ike {
 
     /// The data plane is another one and has no SAs.
     pub fn data_plane_restarted(&mut self) {
-        self.sas.clear();
+        self.first = self.sas.clear();
         self.endpoint.data_plane_restarted(now());
         self.tell_ike_sas();
     }

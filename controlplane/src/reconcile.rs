@@ -144,6 +144,11 @@ impl InstalledState {
         self.peers.iter().map(|peer| (PeerId(peer.id), tag(&peer.name)))
     }
 
+    /// What peers were told to own. Those that have gone from the configuration are removed with all that is theirs.
+    pub fn selectors(&self) -> impl Iterator<Item = (PeerId, Vec<Selector>)> + '_ {
+        self.peers.iter().map(|peer| (PeerId(peer.id), peer.selectors.iter().filter_map(MemorySelector::selector).collect()))
+    }
+
     /// What a predecessor left; nothing when it left nothing that can be read.
     pub fn from_vault(bytes: &[u8]) -> Option<InstalledState> {
         serde_json::from_slice::<InstalledState>(bytes).ok().filter(|installed| installed.version == VERSION)
@@ -178,7 +183,7 @@ impl InstalledState {
 /// What has to be done.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Removals, then the selectors of peers with static keys, each with the worker that it is for. In this order.
+    /// Removals, each with the worker that it is for. In this order.
     pub before: Vec<(u16, Command)>,
     /// Places in the list of wanted SAs that have to be installed.
     pub install: Vec<usize>,
@@ -254,22 +259,6 @@ pub fn changes(
     let wanted_pins: BTreeSet<Mac> = config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect();
     for mac in installed.pins.iter().filter(|mac| !wanted_pins.contains(*mac)) {
         changes.before.extend(every(Command::FdbUnpin { mac: *mac }));
-    }
-    for (index, peer) in config.peers.iter().enumerate() {
-        // What is agreed for a peer of IKE, IKE says. The peers themselves and their paths come from the engine.
-        if peer.secret().is_none() {
-            continue;
-        }
-        // The new ones first, so that no packet that is in both is without a peer in between.
-        for selector in &peer.selectors {
-            changes.before.extend(every(Command::SelectorAdd { peer: ids[index], selector: *selector }));
-        }
-        let known = known.remembered(&peer.name).iter().filter(|old| PeerId(old.id) == ids[index]);
-        let known: BTreeSet<&MemorySelector> = known.flat_map(|old| &old.selectors).collect();
-        let stale = known.into_iter().filter_map(MemorySelector::selector).filter(|old| !peer.selectors.contains(old));
-        for selector in stale {
-            changes.before.extend(every(Command::SelectorRemove { peer: ids[index], selector }));
-        }
     }
     changes
 }

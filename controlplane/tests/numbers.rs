@@ -16,7 +16,7 @@ use adit_controlplane::desired::static_key::WantedSa;
 use adit_controlplane::static_key::{SECRET_LEN, Secret};
 use adit_controlplane::view::{Attached, View};
 use adit_controlplane::{metrics, status};
-use adit_proto::control::{Direction, PeerId};
+use adit_proto::control::{ChildId, Direction, PeerId};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use adit_proto::suite::Suite;
 
@@ -88,6 +88,7 @@ impl Plane {
                     spi: want.spi,
                     direction: want.direction,
                     peer: PeerId(want.peer as u16),
+                    child: ChildId::ONLY,
                     suite: Suite::Aes256Gcm,
                     window,
                     seq: 1000 + packets,

@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use adit_dataplane::policy::PolicyTable;
-use adit_proto::control::{PeerId, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
+use adit_proto::control::{ChildId, PeerId, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
 use adit_proto::packet::Packet;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -41,22 +41,24 @@ fn policy(criterion: &mut Criterion) {
         let name = if v6 { "v6" } else { "v4" };
         let any = if v6 { AddressRange::ANY_V6 } else { AddressRange::ANY_V4 };
         for selectors in [1, 100, 10_000] {
-            let mut table = PolicyTable::new(selectors + 1);
+            let mut table = PolicyTable::new(selectors + 1, u16::MAX);
             for n in 0..selectors {
                 // Some /24 come twice; the second is another peer's then.
-                table.add(PeerId(n as u16), &Selector::any_of(any, network(v6, n))).expect("room");
+                let selector = Selector::any_of(any, network(v6, n));
+                table.add(PeerId(n as u16), &selector).expect("room");
+                table.add_to_child(PeerId(n as u16), ChildId::ONLY, &selector).expect("room");
             }
             let packets: Vec<Packet> = (0..selectors).map(|n| packet_to(network(v6, n))).collect();
             let mut turn = packets.iter().cycle();
             criterion.bench_function(&format!("policy/{name}/{selectors}"), |bencher| {
-                bencher.iter(|| black_box(table.route(turn.next().expect("endless"))));
+                bencher.iter(|| black_box(table.route(turn.next().expect("endless"), |_, _| true)));
             });
             criterion.bench_function(&format!("policy/{name}/{selectors}/same flow"), |bencher| {
-                bencher.iter(|| black_box(table.route(black_box(&packets[0]))));
+                bencher.iter(|| black_box(table.route(black_box(&packets[0]), |_, _| true)));
             });
         }
         // As many as may overlap, none of which matches: the dearest look-up that can be installed.
-        let mut table = PolicyTable::new(20_000);
+        let mut table = PolicyTable::new(20_000, u16::MAX);
         for n in 0..10_000 {
             let _ = table.add(PeerId(1), &Selector::any_of(any, network(v6, n)));
         }
@@ -68,9 +70,21 @@ fn policy(criterion: &mut Criterion) {
         assert!(added.count() > usize::from(OVERLAPS_MAX) / 2);
         let packet = packet_to(network(v6, 10_001));
         criterion.bench_function(&format!("policy/{name}/worst"), |bencher| {
-            bencher.iter(|| black_box(table.route(black_box(&packet))));
+            bencher.iter(|| black_box(table.route(black_box(&packet), |_, _| true)));
         });
     }
+    // As many Child SAs as a peer may have, each flow by another one.
+    let mut table = PolicyTable::new(256, 1);
+    for n in 0..255 {
+        let selector = Selector::any_of(AddressRange::ANY_V4, network(false, n));
+        table.add(PeerId(0), &selector).expect("room");
+        table.add_to_child(PeerId(0), ChildId(n as u16), &selector).expect("room");
+    }
+    let packets: Vec<Packet> = (0..255).map(|n| packet_to(network(false, n))).collect();
+    let mut turn = packets.iter().cycle();
+    criterion.bench_function("policy/v4/255 Child SAs of a peer", |bencher| {
+        bencher.iter(|| black_box(table.route(turn.next().expect("endless"), |_, _| true)));
+    });
     let mut bytes = vec![0; 60];
     bytes[..10].copy_from_slice(&[0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 17]);
     criterion.bench_function("policy/parse/v4", |bencher| bencher.iter(|| black_box(Packet::parse(black_box(&bytes)))));

@@ -3,13 +3,14 @@
 //! Every command is checked against the tables and answered, applied or refused: the control plane is not trusted.
 
 use adit_channel::LiveSa;
-use adit_proto::control::{self, Command, Direction, Event, Hop, Mode, PathId, PeerId, Refusal, Spi};
+use adit_proto::control::{self, ChildId, Command, Direction, Event, Hop, Mode, PathId, PeerId, Refusal, Spi};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
 use crate::echo::Asked;
 use crate::path::{NO_SLOT, Path};
+use crate::registry::Claim;
 use crate::state::{Environment, State};
 use crate::udp;
 
@@ -29,6 +30,8 @@ fn commands(state: &mut State, env: &mut Environment) -> bool {
     for _ in 0..COMMANDS_PER_TURN {
         let Some((ticket, command)) = env.port.next_command() else { return false };
         let result = command.map_err(|_| Refusal::Malformed).and_then(|command| one(&command, state, env));
+        // By which Child SA a packet goes depends on all of this.
+        state.policy.forget_last();
         match result {
             Ok(()) => {
                 env.port.count(Count::CommandsApplied, 1);
@@ -45,15 +48,12 @@ fn commands(state: &mut State, env: &mut Environment) -> bool {
 
 fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match *command {
-        Command::PeerSet { peer, tag, lanes, echo } => {
-            if lanes == 0 || usize::from(lanes) > WORKERS_MAX {
-                return Err(Refusal::BadValue);
-            }
+        Command::PeerSet { peer, tag, echo } => {
             // What the one before had learned and was given must not serve the one that comes.
             if state.tables.peer(peer).is_some_and(|before| before.tag != tag) {
                 remove_peer(peer, state, env)?;
             }
-            state.tables.set_peer(peer, tag, lanes, echo)?;
+            state.tables.set_peer(peer, tag, echo)?;
             state.fdb.share_among(state.tables.peer_count());
             Ok(())
         }
@@ -87,13 +87,12 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
         Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
         Command::SaRemove { peer, spi, direction } => remove_sa(peer, spi, direction, state, env),
         Command::FdbPin { .. } | Command::FdbUnpin { .. } if env.mode != Mode::Ethernet => Err(Refusal::WrongMode),
-        Command::SelectorAdd { .. } | Command::SelectorRemove { .. } if env.mode != Mode::Ip => Err(Refusal::WrongMode),
         Command::FdbPin { mac, peer } => pin(mac, peer, state),
-        Command::SelectorAdd { peer, ref selector } => match state.tables.peer(peer) {
-            Some(_) => state.policy.add(peer, selector),
-            None => Err(Refusal::NoSuchPeer),
-        },
-        Command::SelectorRemove { peer, ref selector } => state.policy.remove(peer, selector),
+        Command::ChildSet { .. } | Command::ChildRemove { .. } => child(command, state, env),
+        Command::SelectorAdd { .. }
+        | Command::SelectorRemove { .. }
+        | Command::ChildSelectorAdd { .. }
+        | Command::ChildSelectorRemove { .. } => selector(command, state, env),
         Command::FdbUnpin { mac } => {
             state.fdb.unpin(mac);
             Ok(())
@@ -103,6 +102,42 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             env.port.sa_limit(slot, seq_limit);
             Ok(())
         }
+    }
+}
+
+/// Child SAs of peers; what there is of their SAs goes with them.
+fn child(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
+    match *command {
+        Command::ChildSet { lanes, .. } if usize::from(lanes) > WORKERS_MAX => Err(Refusal::BadValue),
+        Command::ChildSet { child, .. } if env.mode == Mode::Ethernet && child != ChildId::ONLY => Err(Refusal::WrongMode),
+        Command::ChildSet { peer, child, lanes } => state.tables.set_child(peer, child, lanes),
+        Command::ChildRemove { peer, child } => {
+            state.policy.forget_child(peer, child);
+            state.tables.remove_child(peer, child, |direction, spi, slot| forget_sa(peer, spi, direction, slot, env))
+        }
+        // The caller knows which commands come here.
+        _ => Err(Refusal::Malformed),
+    }
+}
+
+/// What belongs to whom, and goes by which Child SA.
+fn selector(command: &Command, state: &mut State, env: &Environment) -> Result<(), Refusal> {
+    if env.mode != Mode::Ip {
+        return Err(Refusal::WrongMode);
+    }
+    match *command {
+        Command::SelectorAdd { peer, ref selector } => match state.tables.peer(peer) {
+            Some(_) => state.policy.add(peer, selector),
+            None => Err(Refusal::NoSuchPeer),
+        },
+        Command::SelectorRemove { peer, ref selector } => state.policy.remove(peer, selector),
+        Command::ChildSelectorAdd { peer, child, ref selector } => {
+            state.tables.peer(peer).ok_or(Refusal::NoSuchPeer)?.child(child).ok_or(Refusal::NoSuchChild)?;
+            state.policy.add_to_child(peer, child, selector)
+        }
+        Command::ChildSelectorRemove { peer, child, ref selector } => state.policy.remove_from_child(peer, child, selector),
+        // The caller knows which commands come here.
+        _ => Err(Refusal::Malformed),
     }
 }
 
@@ -133,19 +168,26 @@ fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result
 
 /// The SPI is the peer's choice and says nothing about our workers; which of them has the SA is the control plane's choice, once.
 fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
-    let peer = state.tables.peer(sa.peer).ok_or(Refusal::NoSuchPeer)?;
+    let child = state.tables.peer(sa.peer).ok_or(Refusal::NoSuchPeer)?.child(sa.child).ok_or(Refusal::NoSuchChild)?;
     // Only the EtherIP header has a bit that says that a checksum is open.
     if sa.defer_checksums && env.mode != Mode::Ethernet {
         return Err(Refusal::WrongMode);
     }
-    if !peer.has_lane(env.id) {
+    if !child.has_lane(env.id) {
         return Err(Refusal::WrongWorker);
     }
-    let claim = env.registry.claim_outbound(env.id, sa.peer, sa.spi).ok_or(Refusal::SpiInUse)?;
+    let claim = env.registry.claim_outbound(env.id, sa.peer, sa.spi)?;
     let slot = match state.tables.install_outbound(sa) {
-        Ok(slot) => slot,
+        Ok((slot, before)) => {
+            if let Some(before) = before.filter(|before| *before != sa.spi) {
+                env.registry.release_outbound(env.id, sa.peer, before);
+            }
+            slot
+        }
         Err(why) => {
-            env.registry.unclaim_outbound(env.id, sa.peer, claim);
+            if claim == Claim::New {
+                env.registry.release_outbound(env.id, sa.peer, sa.spi);
+            }
             return Err(why);
         }
     };
@@ -155,6 +197,7 @@ fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Envir
             spi: sa.spi,
             direction: Direction::Outbound,
             peer: sa.peer,
+            child: sa.child,
             suite: sa.suite,
             window: 0,
             seq: sa.seq_next - 1,
@@ -178,6 +221,7 @@ fn install_inbound(sa: &control::InboundSa, state: &mut State, env: &mut Environ
             spi: sa.spi,
             direction: Direction::Inbound,
             peer: sa.peer,
+            child: sa.child,
             suite: sa.suite,
             window: sa.window,
             seq: sa.seq_top,
@@ -203,7 +247,7 @@ fn forget_sa(peer: PeerId, spi: Spi, direction: Direction, slot: u32, env: &Envi
     env.port.sa_remove(slot);
     match direction {
         Direction::Inbound => env.registry.remove_inbound(env.id, spi),
-        Direction::Outbound => env.registry.release_outbound(env.id, peer),
+        Direction::Outbound => env.registry.release_outbound(env.id, peer, spi),
     }
 }
 

@@ -52,7 +52,8 @@ impl Echoes {
         let Path { hop, slot, .. } = *peer.paths.get(asked.path).ok_or(Refusal::NoSuchPath)?;
         let len = echo::payload_len(asked.size, !hop.to.is_v4()).filter(|_| asked.size <= ECHO_SIZE_MAX);
         let len = len.filter(|_| peer.echo).ok_or(Refusal::BadValue)?;
-        let sa = peer.outbound.as_deref_mut().ok_or(Refusal::NoSuchSa)?;
+        let tag = peer.tag;
+        let sa = peer.sealing().ok_or(Refusal::NoSuchSa)?;
         let echo = Echo { kind: Kind::Request, answer: asked.answer, size: asked.size, id: asked.id, stamp: now_ns };
         match self.send(&echo, len, sa, &hop, env) {
             Ok(Ok(())) => {
@@ -61,7 +62,7 @@ impl Echoes {
             }
             Ok(Err(_)) => {
                 env.port.drop(Drop::EchoUnsent, 1);
-                env.port.emit(&Event::EchoUnsent { peer: asked.peer, tag: peer.tag, id: asked.id });
+                env.port.emit(&Event::EchoUnsent { peer: asked.peer, tag, id: asked.id });
             }
             Err(why) => env.port.drop(why, 1),
         }
@@ -90,7 +91,7 @@ impl Echoes {
                     Answer::PathInUse => peer.paths.used().map(|(_, path)| path.hop),
                 };
                 let Some(hop) = hop else { return env.port.drop(Drop::NoPath, 1) };
-                let Some(sa) = peer.outbound.as_deref_mut() else { return env.port.drop(Drop::NoSa, 1) };
+                let Some(sa) = peer.sealing() else { return env.port.drop(Drop::NoSa, 1) };
                 // No longer than the request, also where the way back has longer headers.
                 let came = esp::outer_len(payload.len(), !arrival.from.is_v4()).min(ECHO_SIZE_MAX.into());
                 let len = echo::payload_len(came as u16, !hop.to.is_v4());

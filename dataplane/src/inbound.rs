@@ -3,7 +3,7 @@
 //! 1. `receive`: a datagram or a train from the socket, into the arena.
 //! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
 //! 3. find the SA; what another worker owns goes over its ring, in batches.
-//! 4. `open` in place; learn where the source address is, or check in IP mode that the peer may send it.
+//! 4. `open` in place; learn where the source address is, or check in IP mode that the peer may send it by this SA.
 //! 5. coalesce frames of one flow into super-frames, as pieces of the arena.
 //! 6. write to the TAP.
 //!
@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_channel::{Port, PuntError};
-use adit_proto::control::{Mac, Mode, PeerId, Place, PuntHeader};
+use adit_proto::control::{ChildId, Mac, Mode, PeerId, Place, PuntHeader};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::packet::Packet;
@@ -264,7 +264,7 @@ impl Inbound {
         io: &mut I,
     ) -> Result<(), Failure> {
         let Some(sa) = state.tables.inbound_at(index) else { return Ok(()) };
-        let (peer, Datagram { header, place, arrival }) = (sa.peer, datagram);
+        let (peer, child, Datagram { header, place, arrival }) = (sa.peer, sa.child, datagram);
         let opened = open(env.mode, sa, header, &mut self.arena.bytes()[place.clone()]);
         if opened.is_ok() {
             sa.uncounted = (sa.uncounted.0 + 1, sa.uncounted.1 + place.len() as u64);
@@ -277,7 +277,7 @@ impl Inbound {
                 let frame = place.start + frame.start..place.start + frame.end;
                 match env.mode {
                     Mode::Ethernet => self.learn(&frame, peer, state, env),
-                    Mode::Ip if self.is_admitted(&frame, peer, state) => {}
+                    Mode::Ip if self.is_admitted(&frame, peer, child, state) => {}
                     Mode::Ip => {
                         env.port.drop(Drop::PolicyMismatch, 1);
                         return Ok(());
@@ -302,10 +302,12 @@ impl Inbound {
         }
     }
 
-    /// Whether the packet is one that its peer may send.
+    /// Whether the packet is one that its peer may send by this Child SA.
     #[inline]
-    fn is_admitted(&mut self, packet: &Range<usize>, peer: PeerId, state: &mut State) -> bool {
-        Packet::parse(&self.arena.bytes()[packet.clone()]).is_some_and(|packet| state.policy.admits(&packet, peer))
+    fn is_admitted(&mut self, place: &Range<usize>, peer: PeerId, child: ChildId, state: &mut State) -> bool {
+        let bytes = &self.arena.bytes()[place.clone()];
+        let Some(packet) = Packet::parse(bytes) else { return false };
+        state.policy.admits(&packet, peer, child) || state.policy.admits_error(&packet, bytes, peer, child)
     }
 
     #[inline]

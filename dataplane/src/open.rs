@@ -73,7 +73,7 @@ fn packet_in(payload: &[u8], v6: bool) -> Result<Range<usize>, Drop> {
 mod tests {
     use adit_esp::aead::{Aead, Backend};
     use adit_esp::{Opener, Sealer};
-    use adit_proto::control::{PeerId, Spi};
+    use adit_proto::control::{ChildId, PeerId, Spi};
     use adit_proto::esp::Aad;
     use adit_proto::replay::Window;
     use adit_proto::suite::Suite;
@@ -93,7 +93,7 @@ mod tests {
         let opener = Opener { spi, window, aead: aead(), salt: [9; 4].into(), resync, esn, advanced: false, packets };
         (
             OutboundSa { esp: sealer, defer_checksums: true, seq_halfway: u64::MAX, slot, bytes },
-            InboundSa { esp: opener, peer: PeerId(0), slot, bytes, uncounted: (0, 0) },
+            InboundSa { esp: opener, peer: PeerId(0), child: ChildId::ONLY, slot, bytes, uncounted: (0, 0) },
         )
     }
 

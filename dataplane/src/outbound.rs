@@ -1,7 +1,7 @@
 //! From the TAP or TUN to peers.
 //!
 //! 1. read a frame or packet, or a super-frame.
-//! 2. forward: the destination address names a peer, or all of them. In IP mode the policy table names one.
+//! 2. forward: the destination address names a peer, or all of them. In IP mode the policy table names one, and its Child SA.
 //! 3. what another worker must seal goes over to it whole, in a hand-off batch.
 //! 4. plan: how the super-frame splits; what is too long for the path is re-cut, fragmented or answered (`oversize`).
 //! 5. split: segment by segment, each made in place in the read buffer.
@@ -16,19 +16,20 @@ mod send;
 use std::io;
 use std::time::Instant;
 
-use adit_proto::control::{Event, Mode, PeerId};
+use adit_proto::control::{ChildId, Event, Mode, PeerId};
 use adit_proto::esp;
 use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN, WORKERS_MAX};
-use crate::forward::Route;
+use crate::forward;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::io::Work;
 use crate::path::Path;
+use crate::policy;
 use crate::pool::frame_buffer;
-use crate::sa::Peer;
+use crate::sa::OutboundSa;
 use crate::seal::{Inner, seal};
 use crate::state::{Environment, State};
 use crate::tap::headers::ETHERNET;
@@ -50,6 +51,14 @@ pub struct Outbound {
     gso_disabled: Option<Lot>,
     /// What was read from the TAP since `done` was asked last.
     work: Work,
+}
+
+/// The way of a packet to a peer.
+#[derive(Clone, Copy)]
+struct Way {
+    lot: Lot,
+    child: ChildId,
+    path: Path,
 }
 
 /// Where the virtio-net header of a read goes: the frame then starts at `FRAME_HEADROOM`.
@@ -124,7 +133,11 @@ impl Outbound {
             self.buffer[READ_AT..READ_AT + read.len()].copy_from_slice(read);
             env.port.count(Count::TakenOver, self.frames(read.len()));
             match header {
-                RecordHeader::Frame { peer, tag } if state.tables.has(peer, tag) => self.unicast(peer, read.len(), state, env),
+                RecordHeader::Frame { peer, tag, child } if state.tables.has(peer, tag) => match env.mode {
+                    // It may have gone since: then another one carries the packet.
+                    Mode::Ip if !state.tables.is_usable(peer, child, env.id) => self.route(read.len(), state, env),
+                    Mode::Ip | Mode::Ethernet => self.unicast(peer, child, read.len(), state, env),
+                },
                 RecordHeader::Frame { .. } => self.lose(Drop::NoPeer, read.len(), env),
                 RecordHeader::Flood => self.seal_flood(batch.from, read.len(), state, env),
                 RecordHeader::Datagrams { .. } => {}
@@ -158,20 +171,27 @@ impl Outbound {
     fn switch(&mut self, len: usize, state: &mut State, env: &mut Environment) {
         let Some(&destination) = self.buffer[FRAME_HEADROOM..].first_chunk::<6>() else { return };
         match state.fdb.route(destination, state.now_s) {
-            Route::Peer(peer) => self.unicast(peer, len, state, env),
-            Route::Flood => self.flood(len, state, env),
+            forward::Route::Peer(peer) => self.unicast(peer, ChildId::ONLY, len, state, env),
+            forward::Route::Flood => self.flood(len, state, env),
         }
     }
 
     /// The read buffer holds an IP packet.
     #[inline]
     fn route(&mut self, len: usize, state: &mut State, env: &mut Environment) {
-        let Some(packet) = Packet::parse(&self.buffer[FRAME_HEADROOM..READ_AT + len.max(vnet::LEN)]) else {
+        let bytes = &self.buffer[FRAME_HEADROOM..READ_AT + len.max(vnet::LEN)];
+        let Some(packet) = Packet::parse(bytes) else {
             return env.port.drop(Drop::BadPacket, 1);
         };
-        match state.policy.route(&packet) {
-            Some(peer) => self.unicast(peer, len, state, env),
-            None => self.lose(Drop::NoPolicy, len, env),
+        let usable = |peer, child| state.tables.is_usable(peer, child, env.id);
+        let mut route = state.policy.route(&packet, usable);
+        if !matches!(route, policy::Route::To(..)) {
+            route = state.policy.route_error(&packet, bytes, route, usable);
+        }
+        match route {
+            policy::Route::To(peer, child) => self.unicast(peer, child, len, state, env),
+            policy::Route::NoChild(_) => self.lose(Drop::NoChildSa, len, env),
+            policy::Route::Nowhere => self.lose(Drop::NoPolicy, len, env),
         }
     }
 
@@ -200,8 +220,9 @@ impl Outbound {
     fn delegate_flood(&mut self, len: usize, frames: u64, state: &mut State, env: &mut Environment) {
         let mut peers_of = [0; WORKERS_MAX];
         for n in 0..state.tables.peer_count() {
-            if let Some(peer) = state.tables.nth_peer(n).and_then(|id| state.tables.peer(id)) {
-                peers_of[peer.sealer_for(env.id)] += 1;
+            let peer = state.tables.nth_peer(n).and_then(|id| state.tables.peer(id));
+            if let Some(child) = peer.and_then(|peer| peer.child(ChildId::ONLY)) {
+                peers_of[child.sealer_for(env.id)] += 1;
             }
         }
         for (owner, peers) in peers_of.into_iter().enumerate() {
@@ -221,35 +242,39 @@ impl Outbound {
         let mut intact = true;
         for n in 0..peers {
             let Some(id) = state.tables.nth_peer(n) else { continue };
-            if state.tables.peer(id).is_none_or(|peer| peer.sealer_for(reader) != env.id) {
+            let child = state.tables.peer(id).and_then(|peer| peer.child(ChildId::ONLY));
+            // One without any is counted where it was read.
+            if child.map_or(reader, |child| child.sealer_for(reader)) != env.id {
                 continue;
             }
             if !intact {
                 self.buffer[whole.clone()].copy_from_slice(&self.copy[whole.clone()]);
             }
             intact = false;
-            self.unicast(id, len, state, env);
+            self.unicast(id, ChildId::ONLY, len, state, env);
         }
     }
 
-    /// The read buffer holds a frame for this peer; `len` counts the virtio-net header too.
-    fn unicast(&mut self, id: PeerId, len: usize, state: &mut State, env: &mut Environment) {
+    /// The read buffer holds a frame for this Child SA of this peer; `len` counts the virtio-net header too.
+    fn unicast(&mut self, id: PeerId, child_id: ChildId, len: usize, state: &mut State, env: &mut Environment) {
         let Some(peer) = state.tables.peer(id) else { return self.lose(Drop::NoPeer, len, env) };
-        if peer.outbound.is_none() {
-            let owner = peer.sealer_for(env.id);
-            let header = RecordHeader::Frame { peer: id, tag: peer.tag };
+        let (tag, used) = (peer.tag, peer.paths.used().map(|(path_id, path)| (path_id, *path)));
+        let Some(child) = peer.child(child_id) else { return self.lose(Drop::NoSa, len, env) };
+        let owner = child.sealer_for(env.id);
+        let Some(sa) = child.outbound.as_deref_mut() else {
+            let header = RecordHeader::Frame { peer: id, tag, child: child_id };
             let frames = self.frames(len);
             return if owner == env.id {
                 self.lose(Drop::NoSa, len, env)
             } else {
                 self.hand_over(owner, header, len, frames, env)
             };
-        }
-        let Some((path_id, &path)) = peer.paths.used() else { return self.lose(Drop::NoPath, len, env) };
-        let lot = Lot { peer: id, path: path_id, class: 0 };
+        };
+        let Some((path_id, path)) = used else { return self.lose(Drop::NoPath, len, env) };
+        let way = Way { lot: Lot { peer: id, path: path_id, class: 0 }, child: child_id, path };
         match self.plan(len, env.mode) {
-            Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, lot, &path, len, state, env),
-            Ok(plan) => self.segments(&plan, lot, &path, peer, env),
+            Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, &way, len, state, env),
+            Ok(plan) => self.segments(&plan, &way, sa, env),
             Err(why) => env.port.drop(why, 1),
         }
     }
@@ -278,8 +303,8 @@ impl Outbound {
         Plan::new(mode, &VnetHeader::parse(header), frame, FRAME_HEADROOM)
     }
 
-    fn segments(&mut self, plan: &Plan, lot: Lot, path: &Path, peer: &mut Peer, env: &mut Environment) {
-        let Some(sa) = peer.outbound.as_deref_mut() else { return };
+    fn segments(&mut self, plan: &Plan, way: &Way, sa: &mut OutboundSa, env: &mut Environment) {
+        let Way { lot, ref path, .. } = *way;
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
         let segments_max = if path.gso_disabled { 1 } else { env.udp.segments_max };
         let count = plan.segments();

@@ -6,8 +6,9 @@
 use adit_channel::{PATH_SLOTS_MAX, PATH_SLOTS_UNIT};
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
-use adit_proto::control::{self, Direction, Event, Feature, PATHS_MAX, PathId, PeerId, PeerTag, Refusal, Spi};
+use adit_proto::control::{self, ChildId, Direction, Event, Feature, PATHS_MAX, PathId, PeerId, PeerTag, Refusal, Spi};
 use adit_proto::esp;
+use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 use adit_proto::replay::Window;
 
 use crate::config::ECHOES_PER_S;
@@ -29,6 +30,7 @@ pub struct OutboundSa {
 pub struct InboundSa {
     pub esp: Opener,
     pub peer: PeerId,
+    pub child: ChildId,
     pub slot: u32,
     pub bytes: u64,
     /// Packets, and bytes of UDP payload, that are not yet counted for the path on which they came.
@@ -40,19 +42,45 @@ pub struct Peer {
     pub paths: Paths,
     /// Differs from that of any other peer that has had this id or will have it.
     pub tag: PeerTag,
-    /// Workers 0 to `lanes` − 1 have an outbound SA.
-    lanes: u16,
     /// It understands sealed echoes.
     pub echo: bool,
     /// How many of its echoes are looked at.
     pub echoes: RateLimit,
     /// The control plane was told that trains do not go on one of its paths.
     gso_disabled_reported: bool,
+    /// Few: what is looked for in them is looked for one by one.
+    children: Vec<Child>,
+}
+
+/// A Child SA of a peer as this worker sees it.
+pub struct Child {
+    id: ChildId,
+    /// Workers 0 to `lanes` − 1 have an outbound SA.
+    lanes: u16,
+    /// Inbound SAs on this worker.
+    inbound: u32,
     pub outbound: Option<Box<OutboundSa>>,
 }
 
 impl Peer {
-    /// The worker that seals what worker `reader` has read for this peer.
+    #[inline]
+    pub fn child(&mut self, id: ChildId) -> Option<&mut Child> {
+        self.children.iter_mut().find(|child| child.id == id)
+    }
+
+    /// Any SA that this worker can seal to the peer with.
+    pub fn sealing(&mut self) -> Option<&mut OutboundSa> {
+        self.children.iter_mut().find_map(|child| child.outbound.as_deref_mut())
+    }
+
+    /// The outbound SA with this SPI: the peer's choice, once among all of its Child SAs.
+    fn outbound(&mut self, spi: Spi) -> Option<&mut OutboundSa> {
+        self.children.iter_mut().filter_map(|child| child.outbound.as_deref_mut()).find(|sa| sa.esp.spi == spi)
+    }
+}
+
+impl Child {
+    /// The worker that seals what worker `reader` has read for this Child SA.
     #[inline]
     pub fn sealer_for(&self, reader: usize) -> usize {
         reader % usize::from(self.lanes.max(1))
@@ -61,6 +89,12 @@ impl Peer {
     /// Whether a worker may have an outbound SA.
     pub fn has_lane(&self, worker: usize) -> bool {
         worker < usize::from(self.lanes)
+    }
+
+    /// Whether what worker `reader` has read can be sent by it: sealed there, or by another one as far as is known there.
+    #[inline]
+    fn is_usable(&self, reader: usize) -> bool {
+        self.outbound.is_some() || (self.lanes > 0 && self.sealer_for(reader) != reader)
     }
 }
 
@@ -106,6 +140,13 @@ impl Tables {
         self.peers.get(usize::from(id.0)).and_then(Option::as_ref).is_some_and(|peer| peer.tag == tag)
     }
 
+    /// Whether what worker `reader` has read for a peer can be sent by this Child SA now.
+    #[inline]
+    pub fn is_usable(&self, id: PeerId, child: ChildId, reader: usize) -> bool {
+        let peer = self.peers.get(usize::from(id.0)).and_then(Option::as_ref);
+        peer.is_some_and(|peer| peer.children.iter().any(|one| one.id == child && one.is_usable(reader)))
+    }
+
     /// The n-th of the peers that are set.
     pub fn nth_peer(&self, n: usize) -> Option<PeerId> {
         self.present.get(n).copied()
@@ -147,11 +188,11 @@ impl Tables {
     }
 
     /// Adds a peer, or changes the one that has the id. What it was found to send from is told again: who orders this may be new.
-    pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, lanes: u16, echo: bool) -> Result<(), Refusal> {
+    pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, echo: bool) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         match place {
             Some(peer) => {
-                (peer.tag, peer.lanes, peer.echo) = (tag, lanes, echo);
+                (peer.tag, peer.echo) = (tag, echo);
                 peer.paths.tell_anew();
             }
             None => {
@@ -159,14 +200,45 @@ impl Tables {
                 *place = Some(Peer {
                     paths,
                     tag,
-                    lanes,
                     echo,
                     echoes: RateLimit::new(ECHOES_PER_S),
                     gso_disabled_reported: false,
-                    outbound: None,
+                    children: Vec::new(),
                 });
                 self.present.push(id);
             }
+        }
+        Ok(())
+    }
+
+    /// Adds a Child SA to a peer, or changes it.
+    pub fn set_child(&mut self, id: PeerId, child: ChildId, lanes: u16) -> Result<(), Refusal> {
+        let peer = self.peer(id).ok_or(Refusal::NoSuchPeer)?;
+        if let Some(child) = peer.child(child) {
+            child.lanes = lanes;
+            return Ok(());
+        }
+        if peer.children.len() >= CHILDREN_OF_PEER_MAX {
+            return Err(Refusal::ChildrenFull);
+        }
+        peer.children.push(Child { id: child, lanes, inbound: 0, outbound: None });
+        Ok(())
+    }
+
+    /// Removes a Child SA and its SAs; `gone` is told direction, SPI and slot of each.
+    pub fn remove_child(&mut self, id: PeerId, child: ChildId, mut gone: impl FnMut(Direction, Spi, u32)) -> Result<(), Refusal> {
+        let children = &mut self.peer(id).ok_or(Refusal::NoSuchPeer)?.children;
+        let place = children.iter().position(|one| one.id == child).ok_or(Refusal::NoSuchChild)?;
+        let removed = children.remove(place);
+        if let Some(sa) = removed.outbound {
+            self.free_slots.push(sa.slot);
+            gone(Direction::Outbound, sa.esp.spi, sa.slot);
+        }
+        for _ in 0..removed.inbound {
+            let sa = self.inbound.iter().find(|sa| (sa.peer, sa.child) == (id, child)).map(|sa| sa.esp.spi);
+            let Some(spi) = sa else { break };
+            let slot = self.remove_inbound(id, spi)?;
+            gone(Direction::Inbound, spi, slot);
         }
         Ok(())
     }
@@ -228,33 +300,39 @@ impl Tables {
     /// Removes a peer and its SAs; `gone` is told direction, SPI and slot of each.
     pub fn remove_peer(&mut self, id: PeerId, mut gone: impl FnMut(Direction, Spi, u32)) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
-        let peer = place.take().ok_or(Refusal::NoSuchPeer)?;
+        let children: Vec<ChildId> = place.as_ref().ok_or(Refusal::NoSuchPeer)?.children.iter().map(|child| child.id).collect();
+        for child in children {
+            self.remove_child(id, child, &mut gone)?;
+        }
+        self.peers[usize::from(id.0)] = None;
         self.present.retain(|present| *present != id);
-        if let Some(sa) = peer.outbound {
-            self.free_slots.push(sa.slot);
-            gone(Direction::Outbound, sa.esp.spi, sa.slot);
-        }
-        while let Some(spi) = self.inbound.iter().find(|sa| sa.peer == id).map(|sa| sa.esp.spi) {
-            let slot = self.remove_inbound(id, spi)?;
-            gone(Direction::Inbound, spi, slot);
-        }
         Ok(())
     }
 
-    /// Installs the SA to seal to a peer, in the place and the slot of the one that was there; returns the slot.
-    pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<u32, Refusal> {
+    /// Installs the SA to seal with on a lane of a Child SA, in the place and the slot of the one that was there; returns the slot,
+    /// and the SPI of that one.
+    pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<(u32, Option<Spi>), Refusal> {
         if sa.seq_next == 0 || sa.seq_limit < sa.seq_next || !is_seq(sa.seq_limit, sa.esn) || sa.spi.0 <= esp::SPI_RESERVED_MAX {
             return Err(Refusal::BadValue);
         }
         let aead = self.key(sa.suite, &sa.key)?;
         let peer = self.peers.get_mut(usize::from(sa.peer.0)).and_then(Option::as_mut).ok_or(Refusal::NoSuchPeer)?;
-        let slot = match &peer.outbound {
+        if peer
+            .children
+            .iter()
+            .any(|child| child.id != sa.child && child.outbound.as_ref().is_some_and(|one| one.esp.spi == sa.spi))
+        {
+            return Err(Refusal::SpiInUse);
+        }
+        let child = peer.child(sa.child).ok_or(Refusal::NoSuchChild)?;
+        let before = child.outbound.as_ref().map(|old| old.esp.spi);
+        let slot = match &child.outbound {
             // The same SPI stands for the same key, under which no number may come twice.
             Some(old) if old.esp.spi == sa.spi && sa.seq_next < old.esp.seq_next => return Err(Refusal::BadValue),
             Some(old) => old.slot,
             None => self.free_slots.pop().ok_or(Refusal::SaTableFull)?,
         };
-        peer.outbound = Some(Box::new(OutboundSa {
+        child.outbound = Some(Box::new(OutboundSa {
             esp: Sealer {
                 spi: sa.spi,
                 seq_next: sa.seq_next,
@@ -269,7 +347,7 @@ impl Tables {
             slot,
             bytes: 0,
         }));
-        Ok(slot)
+        Ok((slot, before))
     }
 
     pub fn install_inbound(&mut self, sa: &control::InboundSa) -> Result<u32, Refusal> {
@@ -280,11 +358,12 @@ impl Tables {
         if self.find_inbound(sa.spi).is_some() {
             return Err(Refusal::SpiInUse);
         }
-        if self.peer(sa.peer).is_none() {
-            return Err(Refusal::NoSuchPeer);
-        }
+        self.peer(sa.peer).ok_or(Refusal::NoSuchPeer)?.child(sa.child).ok_or(Refusal::NoSuchChild)?;
         let aead = self.key(sa.suite, &sa.key)?;
         let slot = self.free_slots.pop().ok_or(Refusal::SaTableFull)?;
+        if let Some(child) = self.peer(sa.peer).and_then(|peer| peer.child(sa.child)) {
+            child.inbound += 1;
+        }
         self.index(sa.spi, self.inbound.len());
         self.inbound.push(InboundSa {
             esp: Opener {
@@ -298,6 +377,7 @@ impl Tables {
                 packets: 0,
             },
             peer: sa.peer,
+            child: sa.child,
             slot,
             bytes: 0,
             uncounted: (0, 0),
@@ -316,21 +396,25 @@ impl Tables {
             self.index(self.inbound[last].esp.spi, index);
         }
         let sa = self.inbound.swap_remove(index);
+        if let Some(child) = self.peer(peer).and_then(|peer| peer.child(sa.child)) {
+            child.inbound -= 1;
+        }
         self.free_slots.push(sa.slot);
         Ok(sa.slot)
     }
 
     /// Removes the peer's outbound SA with this SPI; returns its slot.
     pub fn remove_outbound(&mut self, peer: PeerId, spi: Spi) -> Result<u32, Refusal> {
-        let outbound = self.peer(peer).map(|peer| &mut peer.outbound).ok_or(Refusal::NoSuchSa)?;
-        let sa = outbound.take_if(|sa| sa.esp.spi == spi).ok_or(Refusal::NoSuchSa)?;
+        let children = self.peer(peer).map(|peer| &mut peer.children).ok_or(Refusal::NoSuchSa)?;
+        let taken = children.iter_mut().find_map(|child| child.outbound.take_if(|sa| sa.esp.spi == spi));
+        let sa = taken.ok_or(Refusal::NoSuchSa)?;
         self.free_slots.push(sa.slot);
         Ok(sa.slot)
     }
 
     /// Lets the peer's outbound SA go on to a new limit; returns its slot.
     pub fn extend_outbound(&mut self, peer: PeerId, spi: Spi, seq_limit: u64) -> Result<u32, Refusal> {
-        let sa = self.peer(peer).and_then(|peer| peer.outbound.as_mut()).filter(|sa| sa.esp.spi == spi);
+        let sa = self.peer(peer).and_then(|peer| peer.outbound(spi));
         let sa = sa.ok_or(Refusal::NoSuchSa)?;
         let end = end_of(seq_limit);
         if end < sa.esp.seq_end || !is_seq(seq_limit, sa.esp.esn) {
@@ -394,196 +478,4 @@ pub fn hash(spi: Spi) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use adit_proto::control::{LocalEnd, SaKey};
-    use adit_proto::suite::Suite;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::udp::Endpoint;
-
-    fn tables() -> Tables {
-        let mut tables = Tables::new(4, 8, Backend::AwsLc);
-        tables.set_peer(PeerId(1), PeerTag(7), 1, false).unwrap();
-        tables
-    }
-
-    fn key() -> SaKey {
-        SaKey { key: [7; 32], salt: [1; 4] }
-    }
-
-    fn inbound(spi: u32) -> control::InboundSa {
-        let (suite, spi, peer) = (Suite::Aes128Gcm, Spi(spi), PeerId(1));
-        control::InboundSa { spi, peer, suite, key: key(), window: 64, seq_top: 0, resync: false, esn: true }
-    }
-
-    fn outbound(spi: u32) -> control::OutboundSa {
-        let (suite, spi, peer) = (Suite::Aes128Gcm, Spi(spi), PeerId(1));
-        control::OutboundSa { spi, peer, suite, key: key(), seq_next: 1, seq_limit: 9, defer_checksums: false, esn: true }
-    }
-
-    #[test]
-    fn every_sa_is_found_and_none_that_was_removed() {
-        let mut tables = tables();
-        for n in 0..8 {
-            tables.install_inbound(&inbound(0x5000_0000 + 64 * n)).unwrap();
-        }
-        assert_eq!(tables.install_inbound(&inbound(0x5000_f000)), Err(Refusal::SaTableFull));
-        for n in (0..8).step_by(2) {
-            tables.remove_inbound(PeerId(1), Spi(0x5000_0000 + 64 * n)).unwrap();
-        }
-        for n in 0..8 {
-            let found = tables.find_inbound(Spi(0x5000_0000 + 64 * n));
-            assert_eq!(found.is_some(), n % 2 == 1, "SPI number {n}");
-        }
-        assert_eq!((tables.inbound_count(), tables.outbound_count()), (4, 0));
-    }
-
-    proptest! {
-        #[test]
-        fn the_index_of_spis_agrees_with_a_set(steps in prop::collection::vec((0u32..40, any::<bool>()), 1..300)) {
-            let mut tables = Tables::new(4, 64, Backend::AwsLc);
-            tables.set_peer(PeerId(1), PeerTag(7), 1, false).unwrap();
-            let mut model = BTreeSet::new();
-            for (n, install) in steps {
-                // Many share the low bits, so that runs in the index are long.
-                let spi = 0x5000_0000 + (n << 20);
-                if install {
-                    prop_assert_eq!(tables.install_inbound(&inbound(spi)).is_ok(), model.insert(spi));
-                } else {
-                    prop_assert_eq!(tables.remove_inbound(PeerId(1), Spi(spi)).is_ok(), model.remove(&spi));
-                }
-                prop_assert_eq!(tables.inbound_count(), model.len());
-                for n in 0..40 {
-                    let spi = Spi(0x5000_0000 + (n << 20));
-                    let found = tables.find_inbound(spi);
-                    prop_assert_eq!(found.is_some(), model.contains(&spi.0));
-                    prop_assert!(found.is_none_or(|index| tables.inbound[index].esp.spi == spi));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_new_outbound_sa_takes_the_slot_of_the_old_one_in_a_full_table() {
-        let mut tables = tables();
-        let slot = tables.install_outbound(&outbound(0x5000_0001)).unwrap();
-        for n in 0..7 {
-            tables.install_inbound(&inbound(0x5000_1000 + n)).unwrap();
-        }
-        assert_eq!(tables.install_outbound(&outbound(0x5000_0002)), Ok(slot));
-        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x5000_0001)), Err(Refusal::NoSuchSa));
-        assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x5000_0002)), Ok(slot));
-        assert_eq!(tables.outbound_count(), 0);
-    }
-
-    #[test]
-    fn an_sa_is_named_by_peer_and_spi_so_that_no_peer_can_touch_another_ones() {
-        let mut tables = tables();
-        tables.set_peer(PeerId(2), PeerTag(8), 1, false).unwrap();
-        let slots = [1, 2].map(|peer| {
-            let sa = control::OutboundSa { peer: PeerId(peer), ..outbound(0x5000_0001) };
-            tables.install_outbound(&sa).unwrap()
-        });
-        tables.install_inbound(&inbound(0x5000_0002)).unwrap();
-        assert_eq!(tables.extend_outbound(PeerId(2), Spi(0x5000_0001), 20), Ok(slots[1]));
-        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end, 10);
-        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x5000_0001)), Ok(slots[1]));
-        assert_eq!(tables.remove_outbound(PeerId(2), Spi(0x5000_0001)), Err(Refusal::NoSuchSa));
-        assert_eq!(tables.remove_inbound(PeerId(2), Spi(0x5000_0002)), Err(Refusal::NoSuchSa));
-        assert_eq!((tables.inbound_count(), tables.outbound_count()), (1, 1));
-    }
-
-    #[test]
-    fn numbers_under_one_key_only_rise() {
-        let mut tables = tables();
-        let from = |seq_next| control::OutboundSa { seq_next, seq_limit: u64::MAX, ..outbound(0x5000_0001) };
-        let slot = tables.install_outbound(&from(100)).unwrap();
-        assert_eq!(tables.install_outbound(&from(99)), Err(Refusal::BadValue));
-        assert_eq!(tables.install_outbound(&from(100)), Ok(slot));
-        let end = tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end;
-        assert_eq!(end, u64::MAX, "the last number is left unused, so that the next one exists");
-        // Another SPI is another key.
-        assert_eq!(tables.install_outbound(&outbound(0x5000_0002)), Ok(slot));
-    }
-
-    #[test]
-    fn without_extended_numbers_no_sa_has_numbers_beyond_32_bits() {
-        let mut tables = tables();
-        let last = u64::from(u32::MAX);
-        let short = |seq_limit| control::OutboundSa { seq_limit, esn: false, ..outbound(0x5000_0001) };
-        assert_eq!(tables.install_outbound(&short(last + 1)), Err(Refusal::BadValue));
-        tables.install_outbound(&short(last)).unwrap();
-        assert_eq!(tables.peer(PeerId(1)).unwrap().outbound.as_ref().unwrap().esp.seq_end, last + 1);
-        assert_eq!(tables.extend_outbound(PeerId(1), Spi(0x5000_0001), last + 1), Err(Refusal::BadValue));
-        let short = |seq_top, resync| control::InboundSa { seq_top, resync, esn: false, ..inbound(0x5000_0002) };
-        assert_eq!(tables.install_inbound(&short(last + 1, false)), Err(Refusal::BadValue));
-        assert_eq!(tables.install_inbound(&short(0, true)), Err(Refusal::BadValue), "no high half to follow");
-        assert!(tables.install_inbound(&short(last, false)).is_ok());
-        // A peer may choose any SPI that is not reserved.
-        assert_eq!(tables.install_outbound(&outbound(255)), Err(Refusal::BadValue));
-        assert!(tables.install_outbound(&outbound(256)).is_ok());
-    }
-
-    #[test]
-    fn where_a_peer_sends_from_is_told_until_it_was_heard() {
-        let mut tables = tables();
-        let arrival = |port| Arrival {
-            from: Endpoint::new(([192, 0, 2, 9], port).into(), false),
-            to: LocalEnd { address: [198, 51, 100, 1].into(), interface: 2 },
-            class: 0,
-        };
-        // Sees a packet; says whether that was told, and whether it was a change.
-        let found = |tables: &mut Tables, port, now_s, room| {
-            let mut told = false;
-            let changed = tables.found_at(PeerId(1), &arrival(port), now_s, |event| {
-                let from = ([192, 0, 2, 9], port).into();
-                assert_eq!(*event, Event::PathSeen { peer: PeerId(1), tag: PeerTag(7), path: None, from, to: arrival(port).to });
-                told = true;
-                room
-            });
-            (told, changed)
-        };
-        assert_eq!(found(&mut tables, 9, 1, false), (true, false), "the ring is full");
-        assert_eq!(found(&mut tables, 9, 1, true), (true, false), "so it is told again");
-        assert_eq!(found(&mut tables, 9, 1, true), (false, false));
-        assert_eq!(found(&mut tables, 8, 2, true), (true, true));
-        tables.set_peer(PeerId(1), PeerTag(7), 1, false).unwrap();
-        assert_eq!(found(&mut tables, 8, 3, true), (true, false), "a new control plane has not heard of it");
-        let changed = tables.found_at(PeerId(3), &arrival(9), 1, |_| panic!("nobody is told of a peer that is not there"));
-        assert!(!changed);
-    }
-
-    #[test]
-    fn removing_a_peer_frees_all_its_slots() {
-        let mut tables = tables();
-        tables.install_outbound(&outbound(0x5000_0001)).unwrap();
-        tables.install_inbound(&inbound(0x5000_0002)).unwrap();
-        tables.install_inbound(&inbound(0x5000_0003)).unwrap();
-        let mut slots = Vec::new();
-        tables.remove_peer(PeerId(1), |_, _, slot| slots.push(slot)).unwrap();
-        assert_eq!(slots.len(), 3);
-        assert_eq!((tables.peer_count(), tables.inbound_count(), tables.outbound_count()), (0, 0, 0));
-        assert_eq!(tables.remove_peer(PeerId(1), |_, _, _| ()), Err(Refusal::NoSuchPeer));
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        let mut tables = tables();
-        for bad in [63, 100, 0] {
-            assert_eq!(
-                tables.install_inbound(&control::InboundSa { window: bad, ..inbound(0x5000_0001) }),
-                Err(Refusal::BadValue)
-            );
-        }
-        assert_eq!(tables.install_inbound(&inbound(0x4fff_ffff)), Err(Refusal::BadValue));
-        assert_eq!(
-            tables.install_outbound(&control::OutboundSa { seq_next: 0, ..outbound(0x5000_0001) }),
-            Err(Refusal::BadValue)
-        );
-        let stranger = control::OutboundSa { peer: PeerId(2), ..outbound(0x5000_0001) };
-        assert_eq!(tables.install_outbound(&stranger), Err(Refusal::NoSuchPeer));
-    }
-}
+mod tests;

@@ -242,7 +242,7 @@ fn build_workers(
     cores: &[CoreId],
 ) -> Vec<Worker> {
     let handover = Arc::new(Handover::new(ports.iter().map(Port::waker).collect()));
-    let registry = Arc::new(Registry::new(ports.len(), config.max_peers, config.sa_slots));
+    let registry = Arc::new(Registry::new(ports.len(), config.sa_slots));
     let mut workers = Vec::new();
     let clock = clock();
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {

@@ -84,7 +84,7 @@ impl State {
         State {
             tables: Tables::new(config.max_peers, config.sa_slots, backend),
             fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
-            policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }),
+            policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }, config.max_peers),
             flood: RateLimit::new(config.flood_pps),
             answers: Answers::default(),
             echoes: Echoes::default(),

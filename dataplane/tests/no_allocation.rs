@@ -87,7 +87,7 @@ fn a_worker_under_traffic_allocates_nothing() {
         for io in ["io_uring", "poll"] {
             let bed = &mut Bed::start(2, io, 2);
             for worker in 0..2 {
-                bed.command(worker, &Command::PeerSet { peer: PEER, tag: TAG, lanes: 2, echo: true });
+                bed.command(worker, &Command::PeerSet { peer: PEER, tag: TAG, echo: true });
             }
             let lanes = &mut [peer_seals(0), peer_seals(1)];
             traffic(bed, lanes, 1);

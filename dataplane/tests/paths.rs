@@ -76,7 +76,7 @@ fn where_authentic_new_packets_come_from_is_told_and_moves_nothing() {
         bed.tap.send(&there);
         received(&elsewhere);
         // A new control plane hears of it again.
-        bed.command(0, &Command::PeerSet { peer: PEER, tag: TAG, lanes: 1, echo: false });
+        bed.command(0, &Command::PeerSet { peer: PEER, tag: TAG, echo: false });
         elsewhere.send_to(&sealed_ip(&mut seals, &back), "127.0.0.1:4500").unwrap();
         assert_eq!(next_seen(&mut bed), sighting(Some(SECOND), "127.0.0.1:4599", "127.0.0.1"));
     });
@@ -89,7 +89,7 @@ fn a_path_leaves_from_its_address_and_without_one_nothing_goes() {
             let mut bed = Bed::start_at(listen, 1, "poll", 1, &["--mode", "ip"]);
             let any = adit_proto::ike::AddressRange::ANY_V4;
             let selector = adit_proto::control::Selector::any_of(any, any);
-            bed.command(0, &Command::SelectorAdd { peer: PEER, selector });
+            bed.own(0, PEER, selector);
             let there = ip_packet(false, (1, 1), (11, 1), &[]);
             let from = |bed: &mut Bed| {
                 bed.tap.send(&there);

@@ -1,16 +1,22 @@
-//! The policy table against a plain list that is searched from its beginning.
+//! The policy table against plain lists that are searched from their beginning.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use adit_dataplane::policy::PolicyTable;
-use adit_proto::control::{PeerId, Refusal, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
+use adit_dataplane::policy::{PolicyTable, Route};
+use adit_proto::control::{ChildId, PeerId, Refusal, SELECTOR_OVERLAPS_MAX as OVERLAPS_MAX, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
 use adit_proto::packet::Packet;
 use proptest::prelude::*;
 
-/// Selectors in the order in which they were added.
+/// What is configured, in the order in which it was added, and Child SAs, in the order in which they were made.
 #[derive(Default)]
-struct Model(Vec<(PeerId, Selector)>);
+struct Model {
+    rules: Vec<(PeerId, Selector)>,
+    children: Vec<(PeerId, ChildId, Vec<Selector>)>,
+}
+
+/// By this one nothing can be sent.
+const SILENT: ChildId = ChildId(2);
 
 fn number(address: IpAddr) -> u128 {
     match address {
@@ -84,15 +90,40 @@ impl Sample {
 }
 
 impl Model {
-    fn route(&self, sample: &Sample) -> Option<PeerId> {
+    fn owner(&self, sample: &Sample, outbound: bool) -> Option<PeerId> {
         let width = |selector: &Selector| number(selector.remote.last()) - number(selector.remote.first());
-        let matching = self.0.iter().filter(|(_, selector)| sample.is_in(selector, true));
-        // The first of equal ones: min_by_key keeps it.
-        matching.min_by_key(|(_, selector)| width(selector)).map(|(peer, _)| *peer)
+        let matching: Vec<_> = self.rules.iter().filter(|(_, selector)| sample.is_in(selector, outbound)).collect();
+        let least = matching.iter().map(|(_, selector)| width(selector)).min()?;
+        let best: Vec<PeerId> = matching.iter().filter(|(_, one)| width(one) == least).map(|(peer, _)| *peer).collect();
+        let claims = |(peer, _, selectors): &&(PeerId, ChildId, Vec<Selector>)| {
+            best.contains(peer) && selectors.iter().any(|selector| sample.is_in(selector, outbound))
+        };
+        let is_tie = best.iter().any(|peer| *peer != best[0]);
+        let first = self.children.iter().find(claims).filter(|_| is_tie).map(|(peer, ..)| *peer);
+        first.or(best.first().copied())
     }
 
-    fn admits(&self, sample: &Sample, peer: PeerId) -> bool {
-        self.0.iter().any(|(owner, selector)| *owner == peer && sample.is_in(selector, false))
+    fn carries(&self, sample: &Sample, peer: PeerId, outbound: bool) -> Vec<ChildId> {
+        let theirs = self.children.iter().filter(|(one, ..)| *one == peer);
+        theirs.filter(|(.., all)| all.iter().any(|one| sample.is_in(one, outbound))).map(|(_, id, _)| *id).collect()
+    }
+
+    fn route(&self, sample: &Sample) -> Route {
+        let Some(peer) = self.owner(sample, true) else { return Route::Nowhere };
+        let usable = self.carries(sample, peer, true).into_iter().filter(|id| *id != SILENT);
+        usable.last().map_or(Route::NoChild(peer), |child| Route::To(peer, child))
+    }
+
+    fn admits(&self, sample: &Sample, peer: PeerId, child: ChildId) -> bool {
+        self.owner(sample, false) == Some(peer) && self.carries(sample, peer, false).contains(&child)
+    }
+
+    fn add_to_child(&mut self, peer: PeerId, id: ChildId, selector: Selector) {
+        match self.children.iter_mut().find(|(one, other, _)| (*one, *other) == (peer, id)) {
+            Some((.., all)) if all.contains(&selector) => {}
+            Some((.., all)) => all.push(selector),
+            None => self.children.push((peer, id, vec![selector])),
+        }
     }
 }
 
@@ -129,6 +160,11 @@ enum Step {
     Again(prop::sample::Index),
     Remove(prop::sample::Index),
     Forget(u16),
+    AddToChild(u16, u16, Selector),
+    /// A configured one, as an end that narrows nothing grants it.
+    GrantToChild(u16, prop::sample::Index),
+    RemoveFromChild(prop::sample::Index, prop::sample::Index),
+    ForgetChild(u16, u16),
     Look(Sample),
 }
 
@@ -138,6 +174,10 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => any::<prop::sample::Index>().prop_map(Step::Again),
         2 => any::<prop::sample::Index>().prop_map(Step::Remove),
         1 => (0u16..5).prop_map(Step::Forget),
+        3 => (0u16..5, 0u16..4, selectors()).prop_map(|(peer, child, selector)| Step::AddToChild(peer, child, selector)),
+        5 => (0u16..4, any::<prop::sample::Index>()).prop_map(|(child, index)| Step::GrantToChild(child, index)),
+        1 => any::<(prop::sample::Index, prop::sample::Index)>().prop_map(|(child, rule)| Step::RemoveFromChild(child, rule)),
+        1 => (0u16..5, 0u16..4).prop_map(|(peer, child)| Step::ForgetChild(peer, child)),
         12 => samples().prop_map(Step::Look),
     ]
 }
@@ -148,23 +188,23 @@ const CAPACITY: usize = 40;
 proptest! {
     #[test]
     fn the_table_answers_like_a_list(steps in prop::collection::vec(steps(), 1..250)) {
-        let (mut table, mut model) = (PolicyTable::new(CAPACITY as u32), Model::default());
+        let (mut table, mut model) = (PolicyTable::new(CAPACITY as u32, 5), Model::default());
         for step in steps {
             match step {
                 Step::Add(peer, selector) => {
-                    let (peer, known) = (PeerId(peer), model.0.contains(&(PeerId(peer), selector)));
-                    let expected = if known || model.0.len() < CAPACITY { Ok(()) } else { Err(Refusal::PolicyFull) };
+                    let (peer, known) = (PeerId(peer), model.rules.contains(&(PeerId(peer), selector)));
+                    let expected = if known || model.rules.len() < CAPACITY { Ok(()) } else { Err(Refusal::PolicyFull) };
                     prop_assert_eq!(table.add(peer, &selector), expected);
                     if !known && expected.is_ok() {
-                        model.0.push((peer, selector));
+                        model.rules.push((peer, selector));
                     }
                 }
-                Step::Again(index) if !model.0.is_empty() => {
-                    let (peer, selector) = model.0[index.index(model.0.len())];
+                Step::Again(index) if !model.rules.is_empty() => {
+                    let (peer, selector) = model.rules[index.index(model.rules.len())];
                     prop_assert_eq!(table.add(peer, &selector), Ok(()));
                 }
-                Step::Remove(index) if !model.0.is_empty() => {
-                    let (peer, selector) = model.0.remove(index.index(model.0.len()));
+                Step::Remove(index) if !model.rules.is_empty() => {
+                    let (peer, selector) = model.rules.remove(index.index(model.rules.len()));
                     prop_assert_eq!(table.remove(PeerId(peer.0 + 100), &selector), Err(Refusal::NoSuchSelector));
                     prop_assert_eq!(table.remove(peer, &selector), Ok(()));
                     prop_assert_eq!(table.remove(peer, &selector), Err(Refusal::NoSuchSelector));
@@ -172,20 +212,46 @@ proptest! {
                 Step::Again(_) | Step::Remove(_) => {}
                 Step::Forget(peer) => {
                     table.forget_peer(PeerId(peer));
-                    model.0.retain(|(owner, _)| owner.0 != peer);
+                    model.rules.retain(|(owner, _)| owner.0 != peer);
+                    model.children.retain(|(owner, ..)| owner.0 != peer);
+                }
+                Step::AddToChild(peer, child, selector) => {
+                    let (peer, child) = (PeerId(peer), ChildId(child));
+                    prop_assert_eq!(table.add_to_child(peer, child, &selector), Ok(()));
+                    model.add_to_child(peer, child, selector);
+                }
+                Step::GrantToChild(child, index) if !model.rules.is_empty() => {
+                    let (peer, selector) = model.rules[index.index(model.rules.len())];
+                    prop_assert_eq!(table.add_to_child(peer, ChildId(child), &selector), Ok(()));
+                    model.add_to_child(peer, ChildId(child), selector);
+                }
+                Step::RemoveFromChild(child, rule) if !model.children.is_empty() => {
+                    let (count, at) = (model.children.len(), child);
+                    let (peer, child, all) = &mut model.children[at.index(count)];
+                    if !all.is_empty() {
+                        let selector = all.remove(rule.index(all.len()));
+                        prop_assert_eq!(table.remove_from_child(*peer, *child, &selector), Ok(()));
+                        prop_assert_eq!(table.remove_from_child(*peer, *child, &selector), Err(Refusal::NoSuchSelector));
+                    }
+                }
+                Step::GrantToChild(..) | Step::RemoveFromChild(..) => {}
+                Step::ForgetChild(peer, child) => {
+                    table.forget_child(PeerId(peer), ChildId(child));
+                    model.children.retain(|(owner, id, _)| (owner.0, id.0) != (peer, child));
                 }
                 Step::Look(sample) => {
                     let packet = sample.packet();
                     // Twice: the second answer comes from memory.
                     for _ in 0..2 {
-                        prop_assert_eq!(table.route(&packet), model.route(&sample), "{:?}", &sample);
-                        for peer in (0..5).map(PeerId) {
-                            prop_assert_eq!(table.admits(&packet, peer), model.admits(&sample, peer), "{:?}", &sample);
+                        prop_assert_eq!(table.route(&packet, |_, id| id != SILENT), model.route(&sample), "{:?}", &sample);
+                        for (peer, child) in (0..5).flat_map(|peer| (0..4).map(move |child| (PeerId(peer), ChildId(child)))) {
+                            let admits = model.admits(&sample, peer, child);
+                            prop_assert_eq!(table.admits(&packet, peer, child), admits, "{:?}", &sample);
                         }
                     }
                 }
             }
-            prop_assert_eq!(table.len(), model.0.len());
+            prop_assert_eq!(table.len(), model.rules.len());
         }
     }
 }
@@ -196,7 +262,7 @@ fn v4(first: u32, last: u32) -> AddressRange {
 
 #[test]
 fn no_address_is_in_more_selectors_than_a_look_up_may_look_at() {
-    let mut table = PolicyTable::new(1000);
+    let mut table = PolicyTable::new(1000, 5);
     let nested = |n: u32| Selector::any_of(AddressRange::ANY_V4, v4(1000 - n, 1000 + n));
     for n in 0..u32::from(OVERLAPS_MAX) {
         assert_eq!(table.add(PeerId(1), &nested(n)), Ok(()));
@@ -216,7 +282,7 @@ fn no_address_is_in_more_selectors_than_a_look_up_may_look_at() {
 
 #[test]
 fn ten_thousand_selectors_come_and_go() {
-    let mut table = PolicyTable::new(10_000);
+    let mut table = PolicyTable::new(10_000, 100);
     let selector = |n: u32| Selector::any_of(AddressRange::ANY_V4, v4(n << 8, n << 8 | 0xff));
     for n in 0..10_000_u32 {
         table.add(PeerId((n % 100) as u16), &selector(n.wrapping_mul(7919) % 10_000)).unwrap();
@@ -226,4 +292,16 @@ fn ten_thousand_selectors_come_and_go() {
         table.forget_peer(PeerId(peer));
         assert_eq!(table.len(), 9900 - usize::from(peer) * 100);
     }
+}
+
+#[test]
+fn what_one_peer_negotiates_takes_no_room_of_others() {
+    let mut table = PolicyTable::new(16, 2);
+    let selector = |n: u32| Selector::any_of(AddressRange::ANY_V4, v4(n, n));
+    let added = (0..).take_while(|n| table.add_to_child(PeerId(0), ChildId(*n as u16 % 8), &selector(*n)).is_ok()).count();
+    assert_eq!(added, adit_proto::limits::SELECTORS_OF_PEER_MAX);
+    assert_eq!(table.add_to_child(PeerId(0), ChildId(9), &selector(5000)), Err(Refusal::ChildrenFull));
+    assert_eq!(table.add_to_child(PeerId(1), ChildId(0), &selector(1)), Ok(()));
+    table.forget_child(PeerId(0), ChildId(1));
+    assert_eq!(table.add_to_child(PeerId(0), ChildId(9), &selector(5000)), Ok(()));
 }

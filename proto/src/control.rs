@@ -21,12 +21,22 @@ pub use wire::RECORD_LEN_MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u16);
 
+/// A Child SA of a peer: all its lanes, through all its rekeys. Local to the peer, chosen by the control plane; a gateway of Ethernet
+/// frames has [`ChildId::ONLY`] alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChildId(pub u16);
+
+impl ChildId {
+    /// That of a peer with a static key, and of one that carries Ethernet frames.
+    pub const ONLY: ChildId = ChildId(0);
+}
+
 /// Tells apart the peers that have one id one after the other. The control plane derives it from the peer's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerTag(pub u64);
 
 /// Security parameters index (RFC 4303 §2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Spi(pub u32);
 
 /// A MAC address.
@@ -82,6 +92,7 @@ impl fmt::Debug for SaKey {
 pub struct OutboundSa {
     pub spi: Spi,
     pub peer: PeerId,
+    pub child: ChildId,
     pub suite: Suite,
     pub key: SaKey,
     /// Sequence number of the first packet to be sealed, at least 1.
@@ -99,6 +110,7 @@ pub struct OutboundSa {
 pub struct InboundSa {
     pub spi: Spi,
     pub peer: PeerId,
+    pub child: ChildId,
     pub suite: Suite,
     pub key: SaKey,
     /// Size of the replay window in packets: a power of two, 64 to 16384.
@@ -159,8 +171,6 @@ pub enum Command {
     PeerSet {
         peer: PeerId,
         tag: PeerTag,
-        /// Outbound SAs that are (or will be) installed: on workers 0 to `lanes` − 1. The others hand their frames over.
-        lanes: u16,
         /// The peer has announced that it understands sealed echoes ([`crate::echo`]): its requests are answered.
         echo: bool,
     },
@@ -206,9 +216,22 @@ pub enum Command {
     },
     /// All of them, for instance those of a control plane that is gone.
     IkeSasClear,
-    /// Removes a peer, its paths, its SAs on this worker, its learned addresses and its selectors. Goes to every worker.
+    /// Removes a peer, its paths, its Child SAs, its learned addresses and its selectors. Goes to every worker.
     PeerRemove {
         peer: PeerId,
+    },
+    /// Adds a Child SA to a peer or changes it. SAs and selectors belong to one. Goes to every worker.
+    ChildSet {
+        peer: PeerId,
+        child: ChildId,
+        /// Outbound SAs that are (or will be) installed: on workers 0 to `lanes` − 1. The others hand their frames over. With none
+        /// it only receives.
+        lanes: u16,
+    },
+    /// Removes a Child SA with its selectors and what there is of its SAs on this worker. Goes to every worker.
+    ChildRemove {
+        peer: PeerId,
+        child: ChildId,
     },
     /// Goes to the worker that has the lane's number, and to no other: two that sealed with one key would repeat nonces.
     OutboundSaInstall(OutboundSa),
@@ -234,7 +257,8 @@ pub enum Command {
         spi: Spi,
         seq_limit: u64,
     },
-    /// Adds a selector to a peer; one that the peer has changes nothing. IP mode only. Goes to every worker.
+    /// What is configured: packets of this selector belong to the peer, to and from it. Of all peers the most specific one decides
+    /// whose an address is. One that the peer has changes nothing. IP mode only. Goes to every worker.
     SelectorAdd {
         peer: PeerId,
         selector: Selector,
@@ -242,6 +266,19 @@ pub enum Command {
     /// Removes the selector of exactly this value. Goes to every worker.
     SelectorRemove {
         peer: PeerId,
+        selector: Selector,
+    },
+    /// What was negotiated: the Child SA carries packets of this selector, as far as they belong to the peer. One that it has changes
+    /// nothing. IP mode only. Goes to every worker.
+    ChildSelectorAdd {
+        peer: PeerId,
+        child: ChildId,
+        selector: Selector,
+    },
+    /// Removes the selector of exactly this value. Goes to every worker.
+    ChildSelectorRemove {
+        peer: PeerId,
+        child: ChildId,
         selector: Selector,
     },
 }
@@ -270,7 +307,7 @@ pub enum Refusal {
     PolicyFull = 9,
     /// Too many selectors overlap in their remote addresses: a look-up would take too long.
     PolicyOverlap = 10,
-    /// The peer has no such selector.
+    /// The peer, or its Child SA, has no such selector.
     NoSuchSelector = 11,
     /// The command is for a data plane of the other mode.
     WrongMode = 12,
@@ -278,6 +315,10 @@ pub enum Refusal {
     NoSuchPath = 13,
     /// The table of IKE SAs is full: messages of this one go up with those of strangers.
     IkeSasFull = 14,
+    /// The peer has no such Child SA.
+    NoSuchChild = 15,
+    /// The peer has as many Child SAs as it may, or they as many selectors.
+    ChildrenFull = 16,
 }
 
 /// What a worker reports.

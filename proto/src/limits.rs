@@ -15,6 +15,8 @@ pub const SELECTORS_OF_CHILD_MAX: usize = 64;
 pub const SELECTORS_OF_CONFIG_MAX: usize = SELECTORS_OF_PAYLOAD_MAX;
 /// Most pairs of selectors of a peer that the data plane gets, over all of its Child SAs.
 pub const SELECTORS_OF_PEER_MAX: usize = 1024;
+/// Most Child SAs of a peer, each with all its lanes: one for every selector that it can be configured with.
+pub const CHILDREN_OF_PEER_MAX: usize = 256;
 /// Most selectors of a policy table, over all peers.
 pub const SELECTORS_OF_TABLE_MAX: u32 = 1 << 18;
 /// Most selectors that may have a remote address in common: a look-up for it looks at no more.

@@ -19,6 +19,13 @@ const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 
+/// Bytes of ICMP before the packet that an error encloses (RFC 792, RFC 4443 §3).
+const ICMP_HEADER: usize = 8;
+/// Destination unreachable, source quench, redirect, time exceeded, parameter problem.
+const ICMP_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
+/// Destination unreachable, packet too big, time exceeded, parameter problem.
+const ICMPV6_ERRORS: [u8; 4] = [1, 2, 3, 4];
+
 /// Source and destination, protocol and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
@@ -81,6 +88,30 @@ impl Packet {
             6 => ipv6(bytes),
             _ => None,
         }
+    }
+}
+
+impl Packet {
+    /// What an ICMP error is about, as if it went the way of the error: the packet that it encloses, with its ends exchanged. So an
+    /// error passes where the answer to that packet would (RFC 4301 §6). `bytes` are those that gave this packet. None where it is no
+    /// error, encloses nothing, or goes elsewhere than to the sender of what it encloses.
+    pub fn enclosed(&self, bytes: &[u8]) -> Option<Packet> {
+        let kind = match self.source.port {
+            Port::Number(kind_and_code) => (kind_and_code >> 8) as u8,
+            Port::Hidden | Port::Open => return None,
+        };
+        let errors = if self.v6 { &ICMPV6_ERRORS[..] } else { &ICMP_ERRORS[..] };
+        if self.protocol != Some(if self.v6 { ICMPV6 } else { ICMP }) || !errors.contains(&kind) {
+            return None;
+        }
+        let upper = if self.v6 {
+            follow(*bytes.get(6)?, bytes.get(IPV6..)?).1?
+        } else {
+            bytes.get(usize::from(bytes.first()? & 0x0f) * 4..)?
+        };
+        let about = Packet::parse(upper.get(ICMP_HEADER..)?)?;
+        let returns = about.v6 == self.v6 && about.source.address == self.destination.address;
+        returns.then_some(Packet { source: about.destination, destination: about.source, ..about })
     }
 }
 
@@ -236,6 +267,35 @@ mod tests {
     }
 
     #[test]
+    fn an_icmp_error_is_about_the_answer_to_what_it_encloses() {
+        // 10.0.0.2 had sent TCP from port 9 to port 80 of 10.0.0.3; somebody on the way says that it does not get there.
+        let mut about = v4(6, 0x4000, &[0, 9, 0, 80, 0, 0, 0, 0]);
+        (about[15], about[19]) = (2, 3);
+        let error = |kind: u8, about: &[u8]| v4(1, 0, &[&[kind, 4, 0, 0, 0, 0, 5, 0], about].concat());
+        for kind in [3, 4, 5, 11, 12] {
+            let bytes = error(kind, &about);
+            let enclosed = Packet::parse(&bytes).unwrap().enclosed(&bytes).unwrap();
+            assert_eq!((enclosed.source.address, enclosed.source.port), (0x0a00_0003, Port::Number(80)));
+            assert_eq!((enclosed.destination.address, enclosed.destination.port), (0x0a00_0002, Port::Number(9)));
+            assert_eq!(enclosed.protocol, Some(6));
+        }
+        let none = |bytes: &[u8]| Packet::parse(bytes).unwrap().enclosed(bytes).is_none();
+        assert!(none(&error(8, &about)) && none(&error(0, &about)), "echoes enclose nothing");
+        assert!(none(&error(3, &about[..19])), "too little to know");
+        about[15] = 7;
+        assert!(none(&error(3, &about)), "it goes to another than the sender");
+        let mut about = v6(58, &[128, 0, 0, 0, 0, 0, 0, 0]);
+        (about[23], about[39]) = (2, 3);
+        for (kind, is_error) in [(1, true), (2, true), (3, true), (4, true), (5, false), (128, false)] {
+            let bytes = v6(60, &[&[58, 0, 1, 4, 0, 0, 0, 0, kind, 0, 0, 0, 0, 0, 5, 0], &about[..]].concat());
+            let enclosed = Packet::parse(&bytes).unwrap().enclosed(&bytes);
+            assert_eq!(enclosed.is_some(), is_error, "type {kind}");
+            // The type of the echo stands at our side, whose it was.
+            assert!(enclosed.is_none_or(|one| (one.source.port, one.destination.port) == (Port::Open, Port::Number(0x8000))));
+        }
+    }
+
+    #[test]
     fn chains_without_end_hide_their_protocol() {
         let chain: Vec<u8> = (0..20).flat_map(|_| [60, 0, 0, 0, 0, 0, 0, 0]).collect();
         assert_eq!(seen(&v6(60, &chain)), (None, HIDDEN, HIDDEN));
@@ -251,7 +311,10 @@ mod tests {
                 *first = version;
             }
             let enough = bytes.len() >= if version >> 4 == 6 { IPV6 } else { IPV4 };
-            prop_assert_eq!(Packet::parse(&bytes).is_some(), enough && version != 0);
+            let packet = Packet::parse(&bytes);
+            prop_assert_eq!(packet.is_some(), enough && version != 0);
+            let enclosed = packet.and_then(|packet| packet.enclosed(&bytes));
+            prop_assert!(enclosed.is_none_or(|enclosed| Some(enclosed.v6) == packet.map(|packet| packet.v6)));
         }
     }
 }

@@ -178,6 +178,7 @@ fn peer(n: u32, hub: SocketAddr) -> Result<PeerConfig> {
         proposals: vec![proposal_words::esp(proposal_words::ESP_DEFAULT[0]).map_err(|fault| anyhow::anyhow!("{fault:?}"))?],
         local: Vec::new(),
         remote: Vec::new(),
+        pairs: Vec::new(),
         lifetime: Lifetime::CHILD,
         lanes: 1,
     };

@@ -31,6 +31,7 @@ mod admission;
 mod agreed;
 mod auth;
 mod child;
+mod child_ids;
 mod config;
 mod connection;
 mod context;
@@ -71,6 +72,7 @@ mod timeouts;
 mod trust;
 mod vendor;
 mod window;
+mod wishes;
 
 pub use child::Usage;
 pub use config::{
@@ -88,4 +90,5 @@ pub use key_log::{KeyLog, KeyLogFile};
 pub use nat::NatStatus;
 pub use sa::Role;
 pub use snapshot::{BootClock, RestoreError, Restored};
-pub use status::{ChildStatus, Explanation, IkeStatus, PeerStatus, Sizes};
+pub use status::{ChildStatus, Explanation, IkeStatus, Missing, PeerStatus, Sizes};
+pub use wishes::Wish;

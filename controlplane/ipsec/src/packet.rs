@@ -12,6 +12,8 @@ use adit_proto::packet::{Packet, Side, ip_len};
 pub struct Flow {
     /// What selectors look at.
     pub packet: Packet,
+    /// What an ICMP error is about, as if it went the way of the error (RFC 4301 §6).
+    about: Option<Packet>,
     /// Length of the packet by its own header, in bytes: what follows is padding (RFC 4303 §2.7).
     pub len: usize,
 }
@@ -29,7 +31,9 @@ impl Flow {
             None => return Err("it is empty"),
         };
         let (len, _) = ip_len(bytes).ok_or(short)?;
-        Ok(Flow { packet: Packet::parse(&bytes[..len]).ok_or(short)?, len })
+        let bytes = &bytes[..len];
+        let packet = Packet::parse(bytes).ok_or(short)?;
+        Ok(Flow { packet, about: packet.enclosed(bytes), len })
     }
 
     pub fn source(&self) -> IpAddr {
@@ -45,21 +49,24 @@ impl Flow {
         if self.packet.v6 { NEXT_HEADER_IPV6 } else { NEXT_HEADER_IPV4 }
     }
 
-    /// Whether the selectors are for it when it goes from this side to that one.
+    /// Whether the selectors are for it when it goes from this side to that one; or, of an ICMP error, for the answers to what it
+    /// encloses.
     pub fn is_covered(&self, from: &[IpSelector], to: &[IpSelector]) -> bool {
-        from.iter().any(|one| self.matches(one, &self.packet.source))
-            && to.iter().any(|one| self.matches(one, &self.packet.destination))
-    }
-
-    fn matches(&self, selector: &IpSelector, side: &Side) -> bool {
-        side.is_among(self.packet.v6, &selector.addresses)
-            && side.port.is_in(selector.ports)
-            && (selector.protocol == 0 || Some(selector.protocol) == self.packet.protocol)
+        [Some(self.packet), self.about].into_iter().flatten().any(|packet| {
+            from.iter().any(|one| matches(&packet, one, &packet.source))
+                && to.iter().any(|one| matches(&packet, one, &packet.destination))
+        })
     }
 
     fn address(&self, side: &Side) -> IpAddr {
         if self.packet.v6 { Ipv6Addr::from_bits(side.address).into() } else { Ipv4Addr::from_bits(side.address as u32).into() }
     }
+}
+
+fn matches(packet: &Packet, selector: &IpSelector, side: &Side) -> bool {
+    side.is_among(packet.v6, &selector.addresses)
+        && side.port.is_in(selector.ports)
+        && (selector.protocol == 0 || Some(selector.protocol) == packet.protocol)
 }
 
 #[cfg(test)]

@@ -9,9 +9,11 @@ use adit_engine::auth::{LocalAuth, LocalKey, Psk, RemoteAuth, TrustAnchors};
 use adit_engine::crypto::{PrivateKey, PublicKey, Secret};
 use adit_engine::identity::{Identity, Pattern};
 use adit_engine::ike::proposal_words;
+use adit_engine::ike::selectors::pair_of;
 use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, IkeProposal, Lifetime, Mode, PeerConfig, Ppk};
 use adit_engine::path::Origin;
 use adit_proto::ike::{AddressRange, IpSelector};
+use adit_proto::limits::SELECTORS_OF_CONFIG_MAX;
 
 use super::error::Error;
 use super::esp::Pace;
@@ -321,12 +323,16 @@ impl PeerBuilder {
             if side.is_empty() { all() } else { side }
         };
         let Timing { child, ike, dpd, keepalive, backoff, reconnect } = self.timing;
+        // What was said is wanted, all of it; of what was not, whatever the peer grants.
+        let between = |local| self.remote.iter().filter_map(move |remote| pair_of(local, remote));
+        let pairs = self.local.iter().flat_map(between).take(SELECTORS_OF_CONFIG_MAX).collect();
         let child = ChildConfig {
             name: CHILD.to_owned(),
             mode: Mode::Tunnel,
             proposals: self.esp_proposals,
             local: or_all(self.local),
             remote: or_all(self.remote),
+            pairs,
             lifetime: child,
             lanes: 1,
         };

@@ -1,6 +1,6 @@
 //! The SAs that a configuration asks for. Pure: both gateways of a pair come to matching lists without talking.
 
-use adit_proto::control::{Direction, InboundSa, OutboundSa, PeerId, PeerTag, Spi};
+use adit_proto::control::{ChildId, Direction, InboundSa, OutboundSa, PeerId, PeerTag, Spi};
 use adit_proto::esp;
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -83,6 +83,7 @@ impl WantedSa {
         InboundSa {
             spi: self.spi,
             peer: peer_id,
+            child: ChildId::ONLY,
             suite: self.secret(config).suite(),
             key: self.secret(config).sa_key(flow(config, self.direction, self.peer), self.lane),
             window: config.dataplane.replay_window,
@@ -99,6 +100,7 @@ impl WantedSa {
         OutboundSa {
             spi: self.spi,
             peer: peer_id,
+            child: ChildId::ONLY,
             suite: self.secret(config).suite(),
             key: self.secret(config).sa_key(flow(config, self.direction, self.peer), self.lane),
             seq_next: grant.next,

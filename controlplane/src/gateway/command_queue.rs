@@ -67,6 +67,10 @@ impl CommandQueue {
         let is_gone = matches!(
             (&command, why),
             (Command::SelectorRemove { .. }, Refusal::NoSuchSelector | Refusal::NoSuchPeer)
+                | (
+                    Command::ChildSelectorRemove { .. } | Command::ChildRemove { .. },
+                    Refusal::NoSuchSelector | Refusal::NoSuchChild | Refusal::NoSuchPeer
+                )
                 | (Command::SaRemove { .. }, Refusal::NoSuchSa | Refusal::NoSuchPeer)
         );
         if is_gone {
@@ -100,6 +104,14 @@ fn describe(command: &Command) -> String {
         Command::FdbUnpin { mac } => format!("unpin {}", crate::config::MacText(*mac)),
         Command::SelectorAdd { peer, selector } => format!("add the selector {selector} to peer {}", peer.0),
         Command::SelectorRemove { peer, selector } => format!("remove the selector {selector} from peer {}", peer.0),
+        Command::ChildSet { peer, child, .. } => format!("set Child SA {} of peer {}", child.0, peer.0),
+        Command::ChildRemove { peer, child } => format!("remove Child SA {} of peer {}", child.0, peer.0),
+        Command::ChildSelectorAdd { peer, child, selector } => {
+            format!("add the selector {selector} to Child SA {} of peer {}", child.0, peer.0)
+        }
+        Command::ChildSelectorRemove { peer, child, selector } => {
+            format!("remove the selector {selector} from Child SA {} of peer {}", child.0, peer.0)
+        }
         Command::SeqLimit { spi, .. } => format!("raise the sequence limit of the SA {:#010x}", spi.0),
     }
 }
@@ -107,6 +119,8 @@ fn describe(command: &Command) -> String {
 fn reason(why: Refusal) -> &'static str {
     match why {
         Refusal::Malformed => "it could not parse the record",
+        Refusal::NoSuchChild => "the peer has no such Child SA",
+        Refusal::ChildrenFull => "the peer has as many Child SAs, or selectors of them, as it may",
         Refusal::NoSuchPeer => "it has no such peer, or no room for its number",
         Refusal::NoSuchSa => "it has no such SA",
         Refusal::SaTableFull => "its table of SAs is full",

@@ -77,6 +77,7 @@ impl Gateway {
         self.learn(live, installed);
         // Peers and paths first: SAs and selectors belong to a peer.
         if let Some(ike) = &mut self.ike {
+            ike.remember(installed);
             plane.command_queue.extend(ike.commands());
         }
         plane.command_queue.extend(before);

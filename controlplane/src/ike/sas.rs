@@ -1,16 +1,19 @@
 //! What the data plane has been told of peers, their paths, and the SAs that IKE made: events of the engine in, commands out. Pure.
 //! Peers with static keys are peers and have paths like the others; their SAs come from [`crate::desired::static_key`].
 //!
-//! A worker holds one outbound SA to a peer, that of the lane with its number, and a new one takes the place of the old one at
-//! once. Inbound SAs stand beside each other for as long as late packets may come.
+//! A worker holds one outbound SA for each Child SA of a peer, that of the lane with its number, and a new one takes the place of the
+//! old one at once. Inbound SAs stand beside each other for as long as late packets may come. Whose an address is follows from the
+//! configuration alone, also while nobody is connected; what was negotiated says by which Child SA a packet goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use adit_channel::LiveSa;
 use adit_engine::ike::selectors::{SelectorPair, narrow};
 use adit_engine::ike::{ChildKeys, Event, IkeSpis};
 use adit_engine::path::PathEvent;
-use adit_proto::control::{Command, Direction, Hop, InboundSa, Mac, OutboundSa, PathId, PeerId, PeerTag, Selector, Spi, UdpHop};
+use adit_proto::control::{
+    ChildId, Command, Direction, Hop, InboundSa, Mac, OutboundSa, PathId, PeerId, PeerTag, Selector, Spi, UdpHop,
+};
 use adit_proto::echo::Answer;
 use adit_proto::esp;
 use adit_proto::ike::IpSelector;
@@ -33,7 +36,7 @@ pub struct Terms {
 pub struct PeerTerms {
     pub tag: PeerTag,
     pub defer_checksums: bool,
-    /// Which packets may be the peer's at most; in Ethernet mode none.
+    /// Which packets are the peer's; in Ethernet mode none.
     pub selectors: Vec<Selector>,
     /// Addresses that always live behind it.
     pub pins: Vec<Mac>,
@@ -41,20 +44,45 @@ pub struct PeerTerms {
     pub static_lanes: Option<u16>,
 }
 
-/// The SAs of one peer.
+/// A peer, and its SAs.
 #[derive(Debug)]
 struct Peer {
     terms: PeerTerms,
     /// Whether it answers sealed echoes, once that is agreed.
     echo: Option<bool>,
-    /// The lanes and whether it answers echoes, as the data plane was told.
-    told: Option<(u16, bool)>,
+    /// As agreed by IKE.
+    children: BTreeMap<ChildId, Child>,
+    told: Told,
+}
+
+/// The SAs of a Child SA.
+#[derive(Debug, Default)]
+struct Child {
     /// With the selectors that were agreed for each.
     inbound: BTreeMap<Spi, Vec<Selector>>,
-    /// Selectors that the data plane has.
-    selectors: Vec<Selector>,
     /// By lane.
     outbound: BTreeMap<u8, Spi>,
+}
+
+/// What a data plane was told of a peer.
+#[derive(Debug, Default)]
+struct Told {
+    echo: Option<bool>,
+    owned: Selectors,
+    children: BTreeMap<ChildId, ToldChild>,
+}
+
+#[derive(Debug, Default)]
+struct ToldChild {
+    lanes: Option<u16>,
+    selectors: Selectors,
+}
+
+/// Selectors that a data plane has, and those that a process before us may have given it.
+#[derive(Debug, Default)]
+struct Selectors {
+    there: Vec<Selector>,
+    perhaps: Vec<Selector>,
 }
 
 /// The SAs of all peers that use IKE.
@@ -64,24 +92,40 @@ pub struct Sas {
     peers: BTreeMap<PeerId, Peer>,
 }
 
+type Commands = Vec<(u16, Command)>;
+
 impl Sas {
     pub fn new(terms: Terms) -> Sas {
         Sas { terms, peers: BTreeMap::new() }
     }
 
-    /// Adds a peer of which the data plane knows nothing, or changes what the configuration says of one: the commands that this asks
-    /// for.
-    pub fn set_peer(&mut self, id: PeerId, terms: PeerTerms) -> Vec<(u16, Command)> {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            if peer.terms.tag != terms.tag || peer.terms.pins != terms.pins {
-                peer.told = None;
+    /// Adds a peer, or changes what the configuration says of one: the commands that this asks for.
+    pub fn set_peer(&mut self, id: PeerId, terms: PeerTerms) -> Commands {
+        match self.peers.get_mut(&id) {
+            Some(peer) => {
+                if peer.terms.tag != terms.tag {
+                    peer.told = Told::default();
+                } else if peer.terms.pins != terms.pins {
+                    peer.told.echo = None;
+                }
+                peer.terms = terms;
             }
-            peer.terms = terms;
-            return self.tell_peer(id);
+            None => {
+                let (children, told) = (BTreeMap::new(), Told::default());
+                self.peers.insert(id, Peer { terms, echo: None, children, told });
+            }
         }
-        let (inbound, outbound) = (BTreeMap::new(), BTreeMap::new());
-        self.peers.insert(id, Peer { terms, echo: None, told: None, inbound, selectors: Vec::new(), outbound });
-        Vec::new()
+        self.tell(id)
+    }
+
+    /// Selectors that a process before us may have given the data plane: those that are not wanted go, the others are told again.
+    pub fn remember(&mut self, id: PeerId, selectors: &[Selector]) -> Commands {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        peer.told.owned.perhaps = selectors.to_vec();
+        if peer.terms.static_lanes.is_some() {
+            peer.told.children.entry(ChildId::ONLY).or_default().selectors.perhaps = selectors.to_vec();
+        }
+        self.tell(id)
     }
 
     /// Forgets the peers that are not to stay.
@@ -89,37 +133,45 @@ impl Sas {
         self.peers.retain(|id, _| stays(*id));
     }
 
-    /// Begins again with an empty data plane.
-    pub fn clear(&mut self) {
+    /// Begins again with an empty data plane: what it has to be told at once.
+    pub fn clear(&mut self) -> Commands {
         for peer in self.peers.values_mut() {
-            peer.told = None;
-            peer.selectors.clear();
-            peer.inbound.clear();
-            peer.outbound.clear();
+            peer.told = Told::default();
+            peer.children.clear();
         }
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        ids.into_iter().flat_map(|id| self.tell(id)).collect()
     }
 
-    /// Takes over what a data plane has, as far as `owned` says that it is still in use.
-    pub fn adopt(&mut self, live: &[(u16, LiveSa)], owned: impl Fn(&LiveSa) -> bool) {
+    /// Takes over what a data plane has, as far as `owned` says that it is still in use. Child SAs of which nothing is go.
+    pub fn adopt(&mut self, live: &[(u16, LiveSa)], owned: impl Fn(&LiveSa) -> bool) -> Commands {
         for (worker, sa) in live.iter().filter(|(_, sa)| owned(sa)) {
             let Some(peer) = self.peers.get_mut(&sa.peer) else { continue };
+            let child = peer.children.entry(sa.child).or_default();
             match sa.direction {
-                Direction::Inbound => drop(peer.inbound.insert(sa.spi, Vec::new())),
-                Direction::Outbound => drop(peer.outbound.insert(*worker as u8, sa.spi)),
+                Direction::Inbound => drop(child.inbound.insert(sa.spi, Vec::new())),
+                Direction::Outbound => drop(child.outbound.insert(*worker as u8, sa.spi)),
             }
         }
+        let gone = |(_, sa): &&(u16, LiveSa)| {
+            let peer = self.peers.get(&sa.peer).filter(|peer| peer.terms.static_lanes.is_none());
+            peer.is_some_and(|peer| !peer.children.contains_key(&sa.child))
+        };
+        let gone: BTreeSet<(PeerId, ChildId)> = live.iter().filter(gone).map(|(_, sa)| (sa.peer, sa.child)).collect();
+        let remove = |(peer, child)| Command::ChildRemove { peer, child };
+        self.every(&gone.into_iter().map(remove).collect::<Vec<_>>())
     }
 
     /// What was agreed for an inbound SA that was taken over. The data plane is told again: it has these selectors, unless the
     /// process before us died on the way.
-    pub fn adopt_selectors(&mut self, id: PeerId, inbound: Spi, agreed: &SelectorPair) -> Vec<(u16, Command)> {
+    pub fn adopt_selectors(&mut self, id: PeerId, child: ChildId, inbound: Spi, agreed: &SelectorPair) -> Commands {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
         let selectors = peer.terms.agreed(agreed);
-        match peer.inbound.get_mut(&inbound) {
+        match peer.children.get_mut(&child).and_then(|child| child.inbound.get_mut(&inbound)) {
             Some(known) => *known = selectors,
             None => return Vec::new(),
         }
-        self.tell_selectors(id)
+        self.tell(id)
     }
 
     pub fn workers(&self) -> u16 {
@@ -128,24 +180,25 @@ impl Sas {
 
     /// Whether it is an SA of ours that the data plane has.
     pub fn has(&self, peer: PeerId, direction: Direction, spi: Spi) -> bool {
-        self.peers.get(&peer).is_some_and(|peer| match direction {
-            Direction::Inbound => peer.inbound.contains_key(&spi),
-            Direction::Outbound => peer.outbound.values().any(|one| *one == spi),
+        let mut children = self.peers.get(&peer).into_iter().flat_map(|peer| peer.children.values());
+        children.any(|child| match direction {
+            Direction::Inbound => child.inbound.contains_key(&spi),
+            Direction::Outbound => child.outbound.values().any(|one| *one == spi),
         })
     }
 
     /// The data plane refused to install an SA.
     pub fn refused(&mut self, peer: PeerId, direction: Direction, spi: Spi) {
-        if let Some(peer) = self.peers.get_mut(&peer) {
+        for child in self.peers.get_mut(&peer).into_iter().flat_map(|peer| peer.children.values_mut()) {
             match direction {
-                Direction::Inbound => drop(peer.inbound.remove(&spi)),
-                Direction::Outbound => peer.outbound.retain(|_, one| *one != spi),
+                Direction::Inbound => drop(child.inbound.remove(&spi)),
+                Direction::Outbound => child.outbound.retain(|_, one| *one != spi),
             }
         }
     }
 
     /// The commands that an event asks for, each with its worker.
-    pub fn apply(&mut self, event: &Event) -> Vec<(u16, Command)> {
+    pub fn apply(&mut self, event: &Event) -> Commands {
         match event {
             Event::InstallInbound(keys) => self.install_inbound(keys),
             Event::InstallOutbound(keys) => self.install_outbound(keys),
@@ -161,13 +214,13 @@ impl Sas {
     }
 
     /// What the engine says of the paths of a peer.
-    fn path(&mut self, event: &PathEvent) -> Vec<(u16, Command)> {
+    fn path(&mut self, event: &PathEvent) -> Commands {
         let command = match *event {
             PathEvent::Peer { peer, echo } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
                     peer.echo = Some(echo);
                 }
-                return self.tell_peer(peer);
+                return self.tell(peer);
             }
             PathEvent::Set { peer, path, hop, mtu, mtu_told, .. } => {
                 let (local, interface) = (Some(hop.local.ip()).filter(|local| !local.is_unspecified()), hop.interface);
@@ -182,64 +235,82 @@ impl Sas {
         self.every(&[command])
     }
 
-    /// An echo is sealed by the SA of the first lane, on its worker. Without one, nothing can be asked yet.
-    fn echo(&self, id: PeerId, path: PathId, echo: u64, size: u16) -> Vec<(u16, Command)> {
+    /// An echo is sealed by an SA of the first lane that there is, on its worker. Without one, nothing can be asked yet.
+    fn echo(&self, id: PeerId, path: PathId, echo: u64, size: u16) -> Commands {
         let Some(peer) = self.peers.get(&id) else { return Vec::new() };
-        let lane = peer.terms.static_lanes.map(|_| 0).or_else(|| peer.outbound.keys().next().copied());
+        let by_ike = || peer.children.values().filter_map(|child| child.outbound.keys().next().copied()).min();
+        let lane = peer.terms.static_lanes.map(|_| 0).or_else(by_ike);
         let command = Command::Echo { peer: id, path, id: echo, size, answer: Answer::AsItCame };
         lane.map(|lane| (lane.into(), command)).into_iter().collect()
     }
 
-    /// Tells the data plane of a peer and on how many lanes it can be reached, if that is news.
-    fn tell_peer(&mut self, id: PeerId) -> Vec<(u16, Command)> {
-        let workers = self.terms.workers;
-        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        let Some(echo) = peer.echo else { return Vec::new() };
-        // Frames of a worker without a lane go to one that has one: those below the number of lanes must all be there.
-        let by_ike = (0..).take_while(|lane| peer.outbound.contains_key(lane)).count().clamp(1, workers.into()) as u16;
-        let lanes = peer.terms.static_lanes.unwrap_or(by_ike);
-        if peer.told.replace((lanes, echo)) == Some((lanes, echo)) {
-            return Vec::new();
-        }
-        // Addresses are pinned again with every change; that changes nothing.
-        let mut commands = vec![Command::PeerSet { peer: id, tag: peer.terms.tag, lanes, echo }];
-        commands.extend(peer.terms.pins.iter().map(|mac| Command::FdbPin { mac: *mac, peer: id }));
-        self.every(&commands)
-    }
-
     /// For all workers.
-    fn every(&self, commands: &[Command]) -> Vec<(u16, Command)> {
+    fn every(&self, commands: &[Command]) -> Commands {
         (0..self.terms.workers).flat_map(|worker| commands.iter().map(move |command| (worker, command.clone()))).collect()
     }
 
-    /// Brings the selectors of a peer in the data plane to what its inbound SAs were agreed for. New ones come before old ones go,
-    /// so that no packet that both have is without a peer in between.
-    fn tell_selectors(&mut self, id: PeerId) -> Vec<(u16, Command)> {
+    /// Brings what the data plane knows of a peer and its Child SAs to what should be, but for SAs. What is new comes before what is
+    /// old goes, so that no packet that is in both is without a way in between.
+    fn tell(&mut self, id: PeerId) -> Commands {
+        let mut commands = self.tell_new(id);
+        commands.extend(self.tell_old(id));
+        commands
+    }
+
+    fn tell_new(&mut self, id: PeerId) -> Commands {
+        let workers = self.terms.workers;
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        let mut wanted: Vec<Selector> = Vec::new();
-        for selector in peer.inbound.values().flatten() {
-            if wanted.len() < SELECTORS_MAX && !wanted.contains(selector) {
-                wanted.push(*selector);
-            }
+        // Who is configured with selectors owns them from the start; one without is nothing before it can be reached.
+        let Some(echo) = peer.echo.or((!peer.terms.selectors.is_empty()).then_some(false)) else { return Vec::new() };
+        let mut commands = Vec::new();
+        if peer.told.echo.replace(echo) != Some(echo) {
+            // Addresses are pinned again with every change; that changes nothing.
+            commands.push(Command::PeerSet { peer: id, tag: peer.terms.tag, echo });
+            commands.extend(peer.terms.pins.iter().map(|mac| Command::FdbPin { mac: *mac, peer: id }));
         }
-        let add = |selector: &Selector| Command::SelectorAdd { peer: id, selector: *selector };
-        let remove = |selector: &Selector| Command::SelectorRemove { peer: id, selector: *selector };
-        let new = wanted.iter().filter(|selector| !peer.selectors.contains(selector)).map(add);
-        let old = peer.selectors.iter().filter(|selector| !wanted.contains(selector)).map(remove);
-        let commands: Vec<Command> = new.chain(old).collect();
-        peer.selectors = wanted;
+        let new = peer.told.owned.add(&peer.terms.selectors);
+        commands.extend(new.into_iter().map(|selector| Command::SelectorAdd { peer: id, selector }));
+        for (child, wanted) in peer.wanted(workers) {
+            let told = peer.told.children.entry(child).or_default();
+            if told.lanes.replace(wanted.lanes) != Some(wanted.lanes) {
+                commands.push(Command::ChildSet { peer: id, child, lanes: wanted.lanes });
+            }
+            let new = told.selectors.add(&wanted.selectors);
+            commands.extend(new.into_iter().map(|selector| Command::ChildSelectorAdd { peer: id, child, selector }));
+        }
         self.every(&commands)
     }
 
-    fn install_inbound(&mut self, keys: &ChildKeys) -> Vec<(u16, Command)> {
+    fn tell_old(&mut self, id: PeerId) -> Commands {
+        let workers = self.terms.workers;
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.told.echo.is_some()) else { return Vec::new() };
         let mut commands = Vec::new();
+        let wanted = peer.wanted(workers);
+        for (child, told) in &mut peer.told.children {
+            match wanted.get(child) {
+                Some(wanted) => {
+                    let old = told.selectors.remove(&wanted.selectors).into_iter();
+                    commands.extend(old.map(|selector| Command::ChildSelectorRemove { peer: id, child: *child, selector }));
+                }
+                None => commands.push(Command::ChildRemove { peer: id, child: *child }),
+            }
+        }
+        peer.told.children.retain(|child, _| wanted.contains_key(child));
+        let old = peer.told.owned.remove(&peer.terms.selectors).into_iter();
+        commands.extend(old.map(|selector| Command::SelectorRemove { peer: id, selector }));
+        self.every(&commands)
+    }
+
+    fn install_inbound(&mut self, keys: &ChildKeys) -> Commands {
         let Some(peer) = self.peers.get_mut(&keys.peer) else { return Vec::new() };
-        peer.inbound.insert(keys.spi, peer.terms.agreed(&keys.selectors));
-        commands.extend(self.tell_selectors(keys.peer));
+        let selectors = peer.terms.agreed(&keys.selectors);
+        peer.children.entry(keys.child).or_default().inbound.insert(keys.spi, selectors);
+        let mut commands = self.tell(keys.peer);
         let worker = esp::worker_of(keys.spi, self.terms.workers.into()) as u16;
         let sa = InboundSa {
             spi: keys.spi,
             peer: keys.peer,
+            child: keys.child,
             suite: keys.suite,
             key: keys.key.clone(),
             window: self.terms.window,
@@ -251,16 +322,17 @@ impl Sas {
         commands
     }
 
-    fn install_outbound(&mut self, keys: &ChildKeys) -> Vec<(u16, Command)> {
+    fn install_outbound(&mut self, keys: &ChildKeys) -> Commands {
         // The peer has more lanes than we have workers: what it receives on the others, nobody sends.
         if u16::from(keys.lane) >= self.terms.workers {
             return Vec::new();
         }
         let Some(peer) = self.peers.get_mut(&keys.peer) else { return Vec::new() };
-        peer.outbound.insert(keys.lane, keys.spi);
+        peer.children.entry(keys.child).or_default().outbound.insert(keys.lane, keys.spi);
         let sa = OutboundSa {
             spi: keys.spi,
             peer: keys.peer,
+            child: keys.child,
             suite: keys.suite,
             key: keys.key.clone(),
             seq_next: 1,
@@ -268,29 +340,93 @@ impl Sas {
             defer_checksums: peer.terms.defer_checksums,
             esn: keys.esn,
         };
-        let mut commands = self.tell_peer(keys.peer);
+        let mut commands = self.tell(keys.peer);
         commands.push((keys.lane.into(), Command::OutboundSaInstall(sa)));
         commands
     }
 
-    fn remove_inbound(&mut self, id: PeerId, spi: Spi) -> Vec<(u16, Command)> {
-        if self.peers.get_mut(&id).and_then(|peer| peer.inbound.remove(&spi)).is_none() {
+    fn remove_inbound(&mut self, id: PeerId, spi: Spi) -> Commands {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        if !peer.children.values_mut().any(|child| child.inbound.remove(&spi).is_some()) {
             return Vec::new();
         }
+        peer.forget_empty();
         let worker = esp::worker_of(spi, self.terms.workers.into()) as u16;
         let mut commands = vec![(worker, Command::SaRemove { peer: id, spi, direction: Direction::Inbound })];
-        commands.extend(self.tell_selectors(id));
+        commands.extend(self.tell(id));
         commands
     }
 
-    fn remove_outbound(&mut self, id: PeerId, spi: Spi) -> Vec<(u16, Command)> {
+    fn remove_outbound(&mut self, id: PeerId, spi: Spi) -> Commands {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        let Some(lane) = peer.outbound.iter().find(|(_, one)| **one == spi).map(|(lane, _)| *lane) else { return Vec::new() };
-        peer.outbound.remove(&lane);
+        let mut lanes = peer.children.values_mut().filter_map(|child| {
+            let lane = child.outbound.iter().find(|(_, one)| **one == spi).map(|(lane, _)| *lane)?;
+            child.outbound.remove(&lane);
+            Some(lane)
+        });
+        let Some(lane) = lanes.next() else { return Vec::new() };
+        drop(lanes);
         // The others take the lane's frames before it is gone.
-        let mut commands = self.tell_peer(id);
+        let mut commands = self.tell_new(id);
         commands.push((lane.into(), Command::SaRemove { peer: id, spi, direction: Direction::Outbound }));
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.forget_empty();
+        }
+        commands.extend(self.tell_old(id));
         commands
+    }
+}
+
+/// What a data plane should know of a Child SA.
+struct WantedChild {
+    lanes: u16,
+    selectors: Vec<Selector>,
+}
+
+impl Peer {
+    fn forget_empty(&mut self) {
+        self.children.retain(|_, child| !(child.inbound.is_empty() && child.outbound.is_empty()));
+    }
+
+    /// The Child SAs as the data plane should know them.
+    fn wanted(&self, workers: u16) -> BTreeMap<ChildId, WantedChild> {
+        if let Some(lanes) = self.terms.static_lanes {
+            return BTreeMap::from([(ChildId::ONLY, WantedChild { lanes, selectors: self.terms.selectors.clone() })]);
+        }
+        let mut room = SELECTORS_MAX;
+        let wanted = |(id, child): (&ChildId, &Child)| {
+            // Frames of a worker without a lane go to one that has one: those below the number of lanes must all be there.
+            let lanes = (0..).take_while(|lane| child.outbound.contains_key(lane)).count().min(workers.into()) as u16;
+            let mut selectors: Vec<Selector> = Vec::new();
+            for selector in child.inbound.values().flatten() {
+                if selectors.len() < room && !selectors.contains(selector) {
+                    selectors.push(*selector);
+                }
+            }
+            room -= selectors.len();
+            (*id, WantedChild { lanes, selectors })
+        };
+        self.children.iter().map(wanted).collect()
+    }
+}
+
+impl Selectors {
+    /// Takes in what is wanted; gives what the data plane is to be told.
+    fn add(&mut self, wanted: &[Selector]) -> Vec<Selector> {
+        let new: Vec<Selector> = wanted.iter().filter(|one| !self.there.contains(one)).copied().collect();
+        self.there.extend(&new);
+        new
+    }
+
+    /// Takes out what is not wanted; gives what the data plane is to be told.
+    fn remove(&mut self, wanted: &[Selector]) -> Vec<Selector> {
+        let mut old: Vec<Selector> = self.there.extract_if(.., |one| !wanted.contains(one)).collect();
+        for one in std::mem::take(&mut self.perhaps) {
+            if !wanted.contains(&one) && !old.contains(&one) {
+                old.push(one);
+            }
+        }
+        old
     }
 }
 
@@ -332,47 +468,4 @@ impl PeerTerms {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PEER: PeerId = PeerId(7);
-
-    fn terms(static_lanes: Option<u16>) -> PeerTerms {
-        PeerTerms { tag: PeerTag(9), defer_checksums: false, selectors: Vec::new(), pins: vec![[2; 6]], static_lanes }
-    }
-
-    fn of_worker(worker: u16, commands: Vec<(u16, Command)>) -> Vec<Command> {
-        commands.into_iter().filter(|(one, _)| *one == worker).map(|(_, command)| command).collect()
-    }
-
-    #[test]
-    fn a_peer_with_a_static_key_has_its_lanes_pins_and_paths_at_once() {
-        let mut sas = Sas::new(Terms { workers: 2, window: 64 });
-        assert_eq!(sas.set_peer(PEER, terms(Some(2))), []);
-        let told = sas.apply(&Event::Path(PathEvent::Peer { peer: PEER, echo: true }));
-        let set = Command::PeerSet { peer: PEER, tag: PeerTag(9), lanes: 2, echo: true };
-        let pin = Command::FdbPin { mac: [2; 6], peer: PEER };
-        assert_eq!(of_worker(0, told.clone()), [set.clone(), pin.clone()]);
-        assert_eq!(of_worker(1, told), [set.clone(), pin]);
-        let (local, remote) = ("192.0.2.1:4500".parse().unwrap(), "192.0.2.2:4500".parse().unwrap());
-        let (path, hop) = (PathId::FIRST, adit_engine::path::Hop::new(local, remote));
-        let told =
-            sas.apply(&Event::Path(PathEvent::Set { peer: PEER, path, hop, mtu: 1400, mtu_told: 1500, encapsulate: true }));
-        let hop = Hop::Udp(UdpHop { local: Some([192, 0, 2, 1].into()), ..UdpHop::to(remote) });
-        assert_eq!(of_worker(1, told), [Command::PathSet { peer: PEER, path, hop, mtu: 1400, mtu_told: 1500 }]);
-        // The same once more is no news; another pin is.
-        assert_eq!(sas.set_peer(PEER, terms(Some(2))), []);
-        let more = PeerTerms { pins: vec![[4; 6]], ..terms(Some(2)) };
-        assert_eq!(of_worker(0, sas.set_peer(PEER, more)), [set, Command::FdbPin { mac: [4; 6], peer: PEER }]);
-    }
-
-    #[test]
-    fn an_echo_goes_by_a_worker_that_can_seal_it() {
-        let mut sas = Sas::new(Terms { workers: 2, window: 64 });
-        let echo = Event::Path(PathEvent::Echo { peer: PEER, path: PathId::FIRST, id: 5, size: 1280 });
-        sas.set_peer(PEER, terms(None));
-        assert_eq!(sas.apply(&echo), [], "no SA yet");
-        sas.set_peer(PEER, terms(Some(1)));
-        assert_eq!(sas.apply(&echo).len(), 1);
-    }
-}
+mod tests;

@@ -61,6 +61,7 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         proposals: ike.esp_proposals.iter().map(|(_, proposal)| proposal.clone()).collect(),
         local: side(peer, |selector| (selector.local, selector.local_ports)),
         remote: side(peer, |selector| (selector.remote, selector.remote_ports)),
+        pairs: peer.selectors.clone(),
         lifetime: lifetime(ike.rekey_s, ike.rekey_bytes, ike.rekey_packets),
         lanes: peer.lanes.min(config.dataplane.workers).try_into().unwrap_or(u8::MAX),
     };

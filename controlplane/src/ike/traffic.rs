@@ -83,6 +83,7 @@ impl Meter {
 mod tests {
     use std::time::Duration;
 
+    use adit_proto::control::ChildId;
     use adit_proto::suite::Suite;
 
     use super::*;
@@ -92,7 +93,21 @@ mod tests {
     fn live(spi: u32, packets: u64) -> (u16, LiveSa) {
         let (direction, suite) = (Direction::Inbound, Suite::Aes128Gcm);
         let (seq, bytes) = (packets, packets * 100);
-        (0, LiveSa { spi: Spi(spi), direction, peer: PEER, suite, window: 64, seq, seq_limit: 0, packets, bytes })
+        (
+            0,
+            LiveSa {
+                spi: Spi(spi),
+                direction,
+                peer: PEER,
+                child: ChildId::ONLY,
+                suite,
+                window: 64,
+                seq,
+                seq_limit: 0,
+                packets,
+                bytes,
+            },
+        )
     }
 
     #[test]

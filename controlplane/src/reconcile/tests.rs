@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use adit_proto::control::ChildId;
 use adit_proto::suite::Suite;
 
 use super::*;
@@ -38,6 +39,7 @@ fn installed_as(config: &Config, wanted: &[WantedSa], ids: &[PeerId]) -> Vec<(u1
         spi: want.spi,
         direction: want.direction,
         peer: ids[want.peer],
+        child: ChildId::ONLY,
         suite: Suite::Aes128Gcm,
         window: if want.direction == Direction::Inbound { config.dataplane.replay_window } else { 0 },
         seq: 77,
@@ -222,35 +224,6 @@ fn thousands_of_sas_are_adopted_at_once() {
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     // Of a thousand flows with 22 bits each, some may have the same SPIs.
     assert!(changes.keep.len() > 9_900, "{} of {} SAs are kept", changes.keep.len(), live.len());
-}
-
-#[test]
-fn selectors_that_changed_are_added_before_the_old_ones_go() {
-    let with = |remotes: &[[u8; 4]]| {
-        let mut config = config(&["b"], "");
-        let host = |address: [u8; 4]| AddressRange::host(IpAddr::from(address));
-        config.peers[0].selectors = remotes.iter().map(|remote| Selector::any_of(AddressRange::ANY_V4, host(*remote))).collect();
-        config
-    };
-    let (before, after) = (with(&[[10, 0, 0, 1], [10, 0, 0, 2]]), with(&[[10, 0, 0, 2], [10, 0, 0, 3]]));
-    let ids = [PeerId(0)];
-    let selectors = |installed: &InstalledState| {
-        let changes = judge(&after, &sas(&after), &live_of(&after, &ids), installed);
-        let of_first = changes.changes.before.into_iter().filter(|(worker, _)| *worker == 0);
-        of_first.map(|(_, command)| command).collect::<Vec<_>>()
-    };
-    let (peer, new) = (PeerId(0), &after.peers[0].selectors);
-    let add = |selector| Command::SelectorAdd { peer, selector };
-    let remove = Command::SelectorRemove { peer, selector: before.peers[0].selectors[0] };
-    assert_eq!(selectors(&installed_state(&before, &ids)), [add(new[0]), add(new[1]), remove.clone()]);
-    assert_eq!(selectors(&installed_state(&after, &ids)), [add(new[0]), add(new[1])], "what is there may be added again");
-    // After a death on the way, both may be there.
-    let way = installed_state(&after, &ids).on_the_way_from(&installed_state(&before, &ids));
-    assert_eq!(selectors(&way), [add(new[0]), add(new[1]), remove]);
-    // Another peer that takes over the id begins without any: the data plane forgets those of the one before.
-    let mut other = installed_state(&before, &ids);
-    other.peers[0].name = "z".into();
-    assert_eq!(selectors(&other), [add(new[0]), add(new[1])]);
 }
 
 #[test]

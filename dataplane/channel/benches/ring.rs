@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use adit_channel::ring::{Consumer, HEAD_WORDS, Producer};
 use adit_channel::{AtomicU64, LiveSa, PlaneInfo, Port, Region, Sizes};
-use adit_proto::control::{Direction, PeerId, Spi};
+use adit_proto::control::{ChildId, Direction, PeerId, Spi};
 use adit_proto::stats::{Count, Latency};
 use adit_proto::suite::Suite;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -61,6 +61,7 @@ fn worker(c: &mut Criterion) {
         spi: Spi(0x4000_0000),
         direction: Direction::Outbound,
         peer: PeerId(0),
+        child: ChildId::ONLY,
         suite: Suite::Aes128Gcm,
         window: 0,
         seq: 1,

@@ -1,14 +1,14 @@
 //! The table of live SAs: the owning worker writes, the master reads a snapshot at any time (a seqlock per slot).
 //!
 //! ```text
-//!  slot of 16 words: │ version, odd while written │ SPI, peer, suite, direction │ window │ seq │ limit │ packets │ bytes │ … │
+//!  slot of 16 words: │ version, odd while written │ SPI, peer, suite, direction │ window, child │ seq │ limit │ packets │ bytes │ … │
 //! ```
 //! A slot whose second word is zero is empty. The reader copies a slot between two looks at the version and keeps the copy
 //! only when both were the same even number.
 
 use std::ops::Deref;
 
-use adit_proto::control::{Direction, PeerId, Spi};
+use adit_proto::control::{ChildId, Direction, PeerId, Spi};
 use adit_proto::suite::Suite;
 
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -26,6 +26,7 @@ pub struct LiveSa {
     pub spi: Spi,
     pub direction: Direction,
     pub peer: PeerId,
+    pub child: ChildId,
     pub suite: Suite,
     /// Size of the replay window in packets; 0 for an outbound SA.
     pub window: u16,
@@ -43,7 +44,7 @@ impl LiveSa {
     fn to_words(self) -> [u64; FIELDS] {
         let kind = u64::from(self.direction as u8) | u64::from(self.suite as u8) << 8 | u64::from(self.peer.0) << 16;
         let identity = kind | u64::from(self.spi.0) << 32;
-        [identity, u64::from(self.window), self.seq, self.seq_limit, self.packets, self.bytes]
+        [identity, u64::from(self.window) | u64::from(self.child.0) << 16, self.seq, self.seq_limit, self.packets, self.bytes]
     }
 
     fn from_words([identity, window, seq, seq_limit, packets, bytes]: [u64; FIELDS]) -> Option<LiveSa> {
@@ -51,8 +52,9 @@ impl LiveSa {
             spi: Spi((identity >> 32) as u32),
             direction: Direction::from_code(identity as u8).ok()?,
             peer: PeerId((identity >> 16) as u16),
+            child: ChildId(u16::try_from(window >> 16).ok()?),
             suite: Suite::from_code((identity >> 8) as u8)?,
-            window: u16::try_from(window).ok()?,
+            window: window as u16,
             seq,
             seq_limit,
             packets,
@@ -173,6 +175,7 @@ mod tests {
             spi: Spi(n as u32),
             direction: if n.is_multiple_of(2) { Direction::Inbound } else { Direction::Outbound },
             peer: PeerId(n as u16),
+            child: ChildId(n as u16 + 1),
             suite: Suite::ALL[n as usize % 3],
             window: n as u16,
             seq: n,

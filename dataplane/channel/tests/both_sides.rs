@@ -8,7 +8,7 @@ use adit_channel::{
     AttachError, DATAGRAM_LEN_MAX, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SendError, Sizes,
 };
 use adit_proto::control::{
-    Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
+    ChildId, Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
 };
 use adit_proto::histogram::{BUCKETS, bucket_of};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -74,6 +74,7 @@ fn outbound(n: u32) -> Command {
     Command::OutboundSaInstall(OutboundSa {
         spi: Spi(0x4000_0000 + n),
         peer: PeerId(3),
+        child: ChildId::ONLY,
         suite: Suite::Aes256Gcm,
         key: SaKey { key: [0xa5; 32], salt: [0x5a; 4] },
         seq_next: 1,
@@ -88,6 +89,7 @@ fn live(n: u32) -> LiveSa {
         spi: Spi(0x4000_0000 + n),
         direction: Direction::Inbound,
         peer: PeerId(1),
+        child: ChildId::ONLY,
         suite: Suite::ChaCha20Poly1305,
         window: 4096,
         seq: 9,

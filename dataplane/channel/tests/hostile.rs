@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_channel::{AttachError, Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
-use adit_proto::control::{Command, Direction, Event, InjectHeader, LocalEnd, PeerId, PuntHeader, Spi};
+use adit_proto::control::{ChildId, Command, Direction, Event, InjectHeader, LocalEnd, PeerId, PuntHeader, Spi};
 use adit_proto::stats::{Count, Latency};
 use adit_proto::suite::Suite;
 use proptest::prelude::*;
@@ -293,6 +293,7 @@ fn nonsense_in_the_table_of_sas_is_left_out() {
         spi: Spi(0x4000_0001),
         direction: Direction::Inbound,
         peer: PeerId(1),
+        child: ChildId::ONLY,
         suite: Suite::Aes128Gcm,
         window: 64,
         seq: 1,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adit_channel::live::{LiveTable, SLOT_WORDS};
 use adit_channel::ring::{Consumer, HEAD_WORDS, Next, Producer, PushError};
 use adit_channel::{AtomicU64, LiveSa};
-use adit_proto::control::{Direction, PeerId, Spi};
+use adit_proto::control::{ChildId, Direction, PeerId, Spi};
 use adit_proto::suite::Suite;
 
 type Memory = Arc<[AtomicU64]>;
@@ -126,6 +126,7 @@ fn sa(n: u64) -> LiveSa {
         spi: Spi(n as u32),
         direction: Direction::Inbound,
         peer: PeerId(n as u16),
+        child: ChildId::ONLY,
         suite: Suite::Aes128Gcm,
         window: n as u16,
         seq: n,

@@ -11,7 +11,9 @@ use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use adit_channel::{AttachError, Listener, LiveSa, Master, Notice, PlaneInfo, Port, Region, Sizes};
-use adit_proto::control::{Command, Direction, Event, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi};
+use adit_proto::control::{
+    ChildId, Command, Direction, Event, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
+};
 use adit_proto::stats::Count;
 use adit_proto::suite::Suite;
 
@@ -68,6 +70,7 @@ fn command(ticket: u32) -> Command {
     Command::OutboundSaInstall(OutboundSa {
         spi: Spi(ticket),
         peer: PeerId(1),
+        child: ChildId::ONLY,
         suite: Suite::Aes128Gcm,
         key: SaKey { key: [ticket as u8; 32], salt: [7; 4] },
         seq_next: u64::from(ticket),
@@ -125,6 +128,7 @@ fn run_plane(socket: &Path) {
         spi: Spi(1),
         direction: Direction::Outbound,
         peer: PeerId(0),
+        child: ChildId::ONLY,
         suite: Suite::Aes128Gcm,
         window: 0,
         seq: 0,

@@ -10,7 +10,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 
-use adit_proto::control::{LocalEnd, PeerId, PeerTag};
+use adit_proto::control::{ChildId, LocalEnd, PeerId, PeerTag};
 
 use crate::udp::{Arrival, Endpoint};
 
@@ -25,9 +25,9 @@ const RECORD_HEAD: usize = 4 + HEADER;
 /// What a record of a hand-off batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordHeader {
-    /// A frame from the TAP, virtio-net header first, for a peer. It is meant for the peer with this tag: the taker may have
-    /// removed that one since, or given its id to another.
-    Frame { peer: PeerId, tag: PeerTag },
+    /// A frame from the TAP, virtio-net header first, for a Child SA of a peer. It is meant for the peer with this tag: the taker may
+    /// have removed that one since, or given its id to another.
+    Frame { peer: PeerId, tag: PeerTag, child: ChildId },
     /// A frame from the TAP for all peers whose frames the giver has the taker seal.
     Flood,
     /// Datagrams of `segment` bytes, the last may be shorter, and how they came.
@@ -38,8 +38,9 @@ impl RecordHeader {
     fn encode(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         let (kind, number) = match self {
-            RecordHeader::Frame { peer, tag } => {
+            RecordHeader::Frame { peer, tag, child } => {
                 bytes[4..12].copy_from_slice(&tag.0.to_le_bytes());
+                bytes[12..14].copy_from_slice(&child.0.to_le_bytes());
                 (0u32, u32::from(peer.0))
             }
             RecordHeader::Flood => (1, 0),
@@ -56,7 +57,11 @@ impl RecordHeader {
         let [n0, n1, n2, kind, rest @ ..] = bytes;
         let number = u32::from_le_bytes([n0, n1, n2, 0]);
         Some(match kind {
-            0 => RecordHeader::Frame { peer: PeerId(number as u16), tag: PeerTag(u64::from_le_bytes(*rest.first_chunk()?)) },
+            0 => {
+                let (tag, rest) = rest.split_first_chunk()?;
+                let (tag, child) = (PeerTag(u64::from_le_bytes(*tag)), ChildId(u16::from_le_bytes(*rest.first_chunk()?)));
+                RecordHeader::Frame { peer: PeerId(number as u16), tag, child }
+            }
             1 => RecordHeader::Flood,
             2 => RecordHeader::Datagrams { segment: number, arrival: decode_arrival(rest.first_chunk()?) },
             _ => return None,
@@ -165,11 +170,11 @@ mod tests {
     #[test]
     fn records_come_out_as_they_went_in_until_the_batch_is_full() {
         let headers = [
-            RecordHeader::Frame { peer: PeerId(u16::MAX), tag: PeerTag(u64::MAX) },
+            RecordHeader::Frame { peer: PeerId(u16::MAX), tag: PeerTag(u64::MAX), child: ChildId(u16::MAX) },
             RecordHeader::Flood,
             RecordHeader::Datagrams { segment: 65_507, arrival: arrival("198.51.100.1") },
             RecordHeader::Datagrams { segment: 1, arrival: arrival("2001:db8::1") },
-            RecordHeader::Frame { peer: PeerId(0), tag: PeerTag(7) },
+            RecordHeader::Frame { peer: PeerId(0), tag: PeerTag(7), child: ChildId(3) },
         ];
         let mut batch = Batch::new(0, Direction::Outbound);
         let mut expected = Vec::new();

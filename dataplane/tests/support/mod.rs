@@ -20,7 +20,7 @@ use adit_dataplane::start::{Plane, Running};
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
 use adit_proto::control::{
-    Command, Event, Hop, InboundSa, Mode, OutboundSa, PathId, PeerId, PeerTag, Refusal, SaKey, Selector, Spi, UdpHop,
+    ChildId, Command, Event, Hop, InboundSa, Mode, OutboundSa, PathId, PeerId, PeerTag, Refusal, SaKey, Selector, Spi, UdpHop,
 };
 use adit_proto::esp::{self, Header};
 use adit_proto::ike::AddressRange;
@@ -137,19 +137,7 @@ impl Bed {
             self.command(lane as usize, &Command::OutboundSaInstall(outbound_sa(lane)));
         }
         for lane in 0..4 {
-            self.command(
-                lane as usize % workers,
-                &Command::InboundSaInstall(InboundSa {
-                    spi: in_spi(lane),
-                    peer: PEER,
-                    suite: SUITE,
-                    key: key(),
-                    window: 4096,
-                    seq_top: 0,
-                    resync: true,
-                    esn: true,
-                }),
-            );
+            self.command(lane as usize % workers, &Command::InboundSaInstall(inbound_sa(lane)));
         }
     }
 
@@ -158,14 +146,21 @@ impl Bed {
         let mut bed = Bed::start_with(workers, io, lanes, &["--mode", "ip", "--selectors", "64"]);
         for (worker, v6) in (0..workers).flat_map(|worker| [(worker, false), (worker, true)]) {
             let selector = Selector::any_of(hosts(v6, 1, 9), hosts(v6, 11, 19));
-            bed.command(worker, &Command::SelectorAdd { peer: PEER, selector });
+            bed.own(worker, PEER, selector);
         }
         bed
     }
 
+    /// A selector that is a peer's, and that its only Child SA carries.
+    pub fn own(&mut self, worker: usize, peer: PeerId, selector: Selector) {
+        self.command(worker, &Command::SelectorAdd { peer, selector });
+        self.command(worker, &Command::ChildSelectorAdd { peer, child: ChildId::ONLY, selector });
+    }
+
     /// Sets a peer which is reached where the peer of every test is.
     pub fn set_peer(&mut self, worker: usize, peer: PeerId, tag: PeerTag, lanes: u16) {
-        self.command(worker, &Command::PeerSet { peer, tag, lanes, echo: false });
+        self.command(worker, &Command::PeerSet { peer, tag, echo: false });
+        self.command(worker, &Command::ChildSet { peer, child: ChildId::ONLY, lanes });
         self.command(worker, &path_set(peer, PathId::FIRST, UdpHop::to("127.0.0.1:4501".parse().unwrap())));
         self.command(worker, &Command::PathUse { peer, path: PathId::FIRST });
     }
@@ -286,7 +281,14 @@ pub fn path_set(peer: PeerId, path: PathId, hop: UdpHop) -> Command {
 /// The SA with which lane `lane` of the data plane seals.
 pub fn outbound_sa(lane: u32) -> OutboundSa {
     let (spi, seq_limit) = (out_spi(lane), u64::MAX);
-    OutboundSa { spi, peer: PEER, suite: SUITE, key: key(), seq_next: 1, seq_limit, defer_checksums: false, esn: true }
+    let child = ChildId::ONLY;
+    OutboundSa { spi, peer: PEER, child, suite: SUITE, key: key(), seq_next: 1, seq_limit, defer_checksums: false, esn: true }
+}
+
+/// The SA with which lane `lane` of the data plane opens.
+pub fn inbound_sa(lane: u32) -> InboundSa {
+    let (spi, peer, child, suite) = (in_spi(lane), PEER, ChildId::ONLY, SUITE);
+    InboundSa { spi, peer, child, suite, key: key(), window: 4096, seq_top: 0, resync: true, esn: true }
 }
 
 /// The SA with which the peer seals for lane `lane` of the data plane.
@@ -301,7 +303,7 @@ pub fn peer_opens(lane: u32) -> sa::InboundSa {
     let window = Window::new(4096, 0).unwrap();
     let (spi, salt, aead) = (out_spi(lane), [9; 4].into(), aead());
     let esp = Opener { spi, window, aead, salt, resync: true, esn: true, advanced: false, packets: 0 };
-    sa::InboundSa { esp, peer: PEER, slot: 0, bytes: 0, uncounted: (0, 0) }
+    sa::InboundSa { esp, peer: PEER, child: ChildId::ONLY, slot: 0, bytes: 0, uncounted: (0, 0) }
 }
 
 fn aead() -> Aead {

@@ -5,8 +5,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    Command, Direction, Event, Feature, Hop, InboundSa, LocalEnd, Mode, OutboundSa, PathId, PeerId, PeerTag, Place, Refusal,
-    SaKey, Selector, Spi,
+    ChildId, Command, Direction, Event, Feature, Hop, InboundSa, LocalEnd, Mode, OutboundSa, PathId, PeerId, PeerTag, Place,
+    Refusal, SaKey, Selector, Spi,
 };
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::echo::Answer;
@@ -34,6 +34,10 @@ mod command {
     pub const IKE_SA_ADD: u8 = 15;
     pub const IKE_SA_REMOVE: u8 = 16;
     pub const IKE_SAS_CLEAR: u8 = 17;
+    pub const CHILD_SET: u8 = 18;
+    pub const CHILD_REMOVE: u8 = 19;
+    pub const CHILD_SELECTOR_ADD: u8 = 20;
+    pub const CHILD_SELECTOR_REMOVE: u8 = 21;
 }
 
 mod event {
@@ -67,7 +71,7 @@ impl Mode {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 14] = [
+    const ALL: [Refusal; 16] = [
         Refusal::Malformed,
         Refusal::NoSuchPeer,
         Refusal::NoSuchSa,
@@ -82,6 +86,8 @@ impl Refusal {
         Refusal::WrongMode,
         Refusal::NoSuchPath,
         Refusal::IkeSasFull,
+        Refusal::NoSuchChild,
+        Refusal::ChildrenFull,
     ];
 }
 
@@ -104,7 +110,7 @@ fn read_key(reader: &mut Reader) -> Result<SaKey, DecodeError> {
 
 impl OutboundSa {
     fn write(&self, writer: &mut Writer) {
-        writer.u32(self.spi.0).u16(self.peer.0).u8(self.suite as u8).bytes(&self.key.key).bytes(&self.key.salt);
+        writer.u32(self.spi.0).u16(self.peer.0).u16(self.child.0).u8(self.suite as u8).bytes(&self.key.key).bytes(&self.key.salt);
         writer.u64(self.seq_next).u64(self.seq_limit).flag(self.defer_checksums).flag(self.esn);
     }
 
@@ -112,6 +118,7 @@ impl OutboundSa {
         Ok(OutboundSa {
             spi: Spi(reader.u32()?),
             peer: PeerId(reader.u16()?),
+            child: ChildId(reader.u16()?),
             suite: read_suite(reader)?,
             key: read_key(reader)?,
             seq_next: reader.u64()?,
@@ -124,7 +131,7 @@ impl OutboundSa {
 
 impl InboundSa {
     fn write(&self, writer: &mut Writer) {
-        writer.u32(self.spi.0).u16(self.peer.0).u8(self.suite as u8).bytes(&self.key.key).bytes(&self.key.salt);
+        writer.u32(self.spi.0).u16(self.peer.0).u16(self.child.0).u8(self.suite as u8).bytes(&self.key.key).bytes(&self.key.salt);
         writer.u16(self.window).u64(self.seq_top).flag(self.resync).flag(self.esn);
     }
 
@@ -132,6 +139,7 @@ impl InboundSa {
         Ok(InboundSa {
             spi: Spi(reader.u32()?),
             peer: PeerId(reader.u16()?),
+            child: ChildId(reader.u16()?),
             suite: read_suite(reader)?,
             key: read_key(reader)?,
             window: reader.u16()?,
@@ -140,6 +148,10 @@ impl InboundSa {
             esn: reader.flag("esn")?,
         })
     }
+}
+
+fn read_child(reader: &mut Reader) -> Result<(PeerId, ChildId), DecodeError> {
+    Ok((PeerId(reader.u16()?), ChildId(reader.u16()?)))
 }
 
 fn write_range(writer: &mut Writer, range: &AddressRange) {
@@ -185,8 +197,14 @@ impl Command {
     pub fn encode(&self, out: &mut [u8; RECORD_LEN_MAX]) -> usize {
         let mut writer = Writer::new(out);
         match self {
-            Command::PeerSet { peer, tag, lanes, echo } => {
-                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).u16(*lanes).flag(*echo);
+            Command::PeerSet { peer, tag, echo } => {
+                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).flag(*echo);
+            }
+            Command::ChildSet { peer, child, lanes } => {
+                writer.u8(command::CHILD_SET).u16(peer.0).u16(child.0).u16(*lanes);
+            }
+            Command::ChildRemove { peer, child } => {
+                writer.u8(command::CHILD_REMOVE).u16(peer.0).u16(child.0);
             }
             Command::PathSet { peer, path, hop, mtu, mtu_told } => {
                 path.write(writer.u8(command::PATH_SET).u16(peer.0));
@@ -226,6 +244,12 @@ impl Command {
             }
             Command::SelectorAdd { peer, selector } => selector.write(writer.u8(command::SELECTOR_ADD).u16(peer.0)),
             Command::SelectorRemove { peer, selector } => selector.write(writer.u8(command::SELECTOR_REMOVE).u16(peer.0)),
+            Command::ChildSelectorAdd { peer, child, selector } => {
+                selector.write(writer.u8(command::CHILD_SELECTOR_ADD).u16(peer.0).u16(child.0));
+            }
+            Command::ChildSelectorRemove { peer, child, selector } => {
+                selector.write(writer.u8(command::CHILD_SELECTOR_REMOVE).u16(peer.0).u16(child.0));
+            }
         }
         writer.finish().expect("RECORD_LEN_MAX holds every command")
     }
@@ -234,12 +258,25 @@ impl Command {
     pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
         let mut reader = Reader::new(bytes);
         let command = match reader.u8()? {
-            command::PEER_SET => Command::PeerSet {
-                peer: PeerId(reader.u16()?),
-                tag: PeerTag(reader.u64()?),
-                lanes: reader.u16()?,
-                echo: reader.flag("echo")?,
-            },
+            command::PEER_SET => {
+                Command::PeerSet { peer: PeerId(reader.u16()?), tag: PeerTag(reader.u64()?), echo: reader.flag("echo")? }
+            }
+            command::CHILD_SET => {
+                let (peer, child) = read_child(&mut reader)?;
+                Command::ChildSet { peer, child, lanes: reader.u16()? }
+            }
+            command::CHILD_REMOVE => {
+                let (peer, child) = read_child(&mut reader)?;
+                Command::ChildRemove { peer, child }
+            }
+            command::CHILD_SELECTOR_ADD => {
+                let (peer, child) = read_child(&mut reader)?;
+                Command::ChildSelectorAdd { peer, child, selector: Selector::read(&mut reader)? }
+            }
+            command::CHILD_SELECTOR_REMOVE => {
+                let (peer, child) = read_child(&mut reader)?;
+                Command::ChildSelectorRemove { peer, child, selector: Selector::read(&mut reader)? }
+            }
             command::PATH_SET => {
                 let (peer, path) = (PeerId(reader.u16()?), PathId::read(&mut reader)?);
                 let (mtu, mtu_told) = (reader.u16()?, reader.u16()?);
@@ -349,206 +386,4 @@ impl Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-
-    use crate::control::UdpHop;
-
-    fn suites() -> impl Strategy<Value = Suite> {
-        prop::sample::select(Suite::ALL.to_vec())
-    }
-
-    fn addrs() -> impl Strategy<Value = SocketAddr> {
-        prop_oneof![
-            any::<(std::net::Ipv4Addr, u16)>().prop_map(SocketAddr::from),
-            any::<(std::net::Ipv6Addr, u16, u32, u32)>().prop_map(|(ip, port, f, s)| SocketAddrV6::new(ip, port, f, s).into()),
-        ]
-    }
-
-    fn paths() -> impl Strategy<Value = PathId> {
-        prop::sample::select(PathId::all().collect::<Vec<_>>())
-    }
-
-    fn hops() -> impl Strategy<Value = Hop> {
-        (any::<(u8, Option<IpAddr>, u32)>(), addrs())
-            .prop_map(|((socket, local, interface), remote)| Hop::Udp(UdpHop { socket, local, interface, remote }))
-    }
-
-    fn keys() -> impl Strategy<Value = SaKey> {
-        any::<([u8; KEY_LEN_MAX], [u8; SALT_LEN])>().prop_map(|(key, salt)| SaKey { key, salt })
-    }
-
-    fn selectors() -> impl Strategy<Value = Selector> {
-        fn sorted<T: Ord>(a: T, b: T) -> (T, T) {
-            if a <= b { (a, b) } else { (b, a) }
-        }
-        let v4 = any::<(u32, u32)>().prop_map(|(a, b)| {
-            let (first, last) = sorted(a, b);
-            AddressRange::V4 { first: first.into(), last: last.into() }
-        });
-        let v6 = any::<(u128, u128)>().prop_map(|(a, b)| {
-            let (first, last) = sorted(a, b);
-            AddressRange::V6 { first: first.into(), last: last.into() }
-        });
-        let ports = || {
-            let some = any::<(u16, u16)>().prop_map(|(a, b)| {
-                let (first, last) = sorted(a, b);
-                PortRange { first, last }
-            });
-            prop_oneof![some, Just(PortRange::ANY), Just(PortRange::OPAQUE)]
-        };
-        let ranges = prop_oneof![(v4.clone(), v4), (v6.clone(), v6)];
-        (ranges, any::<u8>(), ports(), ports()).prop_map(|((local, remote), protocol, local_ports, remote_ports)| Selector {
-            local,
-            remote,
-            protocol,
-            local_ports,
-            remote_ports,
-        })
-    }
-
-    fn commands() -> impl Strategy<Value = Command> {
-        prop_oneof![
-            any::<(u16, u64, u16, bool)>()
-                .prop_map(|(peer, tag, lanes, echo)| { Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), lanes, echo } }),
-            (any::<u16>(), paths(), hops(), any::<[u16; 2]>()).prop_map(|(peer, path, hop, [mtu, mtu_told])| Command::PathSet {
-                peer: PeerId(peer),
-                path,
-                hop,
-                mtu,
-                mtu_told
-            }),
-            (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathUse { peer: PeerId(peer), path }),
-            (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathRemove { peer: PeerId(peer), path }),
-            any::<(u64, u64)>().prop_map(|(i, r)| Command::IkeSaAdd { initiator: IkeSpi(i), responder: IkeSpi(r) }),
-            any::<(u64, u64)>().prop_map(|(i, r)| Command::IkeSaRemove { initiator: IkeSpi(i), responder: IkeSpi(r) }),
-            Just(Command::IkeSasClear),
-            (any::<(u16, u64, u16)>(), paths(), prop::sample::select(Answer::ALL.to_vec()))
-                .prop_map(|((peer, id, size), path, answer)| Command::Echo { peer: PeerId(peer), path, id, size, answer }),
-            any::<u16>().prop_map(|peer| Command::PeerRemove { peer: PeerId(peer) }),
-            (any::<(u32, u16, u64, u64, bool, bool)>(), suites(), keys()).prop_map(
-                |((spi, peer, seq_next, seq_limit, defer, esn), suite, key)| {
-                    let (spi, peer) = (Spi(spi), PeerId(peer));
-                    Command::OutboundSaInstall(OutboundSa {
-                        spi,
-                        peer,
-                        suite,
-                        key,
-                        seq_next,
-                        seq_limit,
-                        defer_checksums: defer,
-                        esn,
-                    })
-                }
-            ),
-            (any::<(u32, u16, u16, u64, bool, bool)>(), suites(), keys()).prop_map(
-                |((spi, peer, window, seq_top, resync, esn), suite, key)| {
-                    let (spi, peer) = (Spi(spi), PeerId(peer));
-                    Command::InboundSaInstall(InboundSa { spi, peer, suite, key, window, seq_top, resync, esn })
-                }
-            ),
-            (any::<u16>(), selectors()).prop_map(|(peer, selector)| Command::SelectorAdd { peer: PeerId(peer), selector }),
-            (any::<u16>(), selectors()).prop_map(|(peer, selector)| Command::SelectorRemove { peer: PeerId(peer), selector }),
-            (any::<(u16, u32)>(), prop::sample::select(vec![Direction::Inbound, Direction::Outbound]))
-                .prop_map(|((peer, spi), direction)| Command::SaRemove { peer: PeerId(peer), spi: Spi(spi), direction }),
-            any::<([u8; 6], u16)>().prop_map(|(mac, peer)| Command::FdbPin { mac, peer: PeerId(peer) }),
-            any::<[u8; 6]>().prop_map(|mac| Command::FdbUnpin { mac }),
-            any::<(u16, u32, u64)>().prop_map(|(peer, spi, seq_limit)| Command::SeqLimit {
-                peer: PeerId(peer),
-                spi: Spi(spi),
-                seq_limit
-            }),
-        ]
-    }
-
-    fn events() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            any::<u32>().prop_map(|ticket| Event::Applied { ticket }),
-            (any::<u32>(), prop::sample::select(Refusal::ALL.to_vec())).prop_map(|(ticket, why)| Event::Refused { ticket, why }),
-            any::<(u16, u32)>().prop_map(|(peer, spi)| Event::SeqHalfway { peer: PeerId(peer), spi: Spi(spi) }),
-            prop::sample::select(Feature::ALL.to_vec()).prop_map(|what| Event::Degraded { what }),
-            (any::<(u16, u64)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
-                |((peer, tag), path, from, (address, interface))| {
-                    let to = LocalEnd { address, interface };
-                    Event::PathSeen { peer: PeerId(peer), tag: PeerTag(tag), path, from, to }
-                }
-            ),
-            (any::<(u16, u64, u64, u16, u32)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
-                |((peer, tag, id, size, rtt_us), path, from, (address, interface))| {
-                    let to = LocalEnd { address, interface };
-                    Event::EchoReply { peer: PeerId(peer), tag: PeerTag(tag), id, size, rtt_us, path, from, to }
-                }
-            ),
-            any::<(u16, u64, u64)>().prop_map(|(peer, tag, id)| Event::EchoUnsent { peer: PeerId(peer), tag: PeerTag(tag), id }),
-            (any::<i32>(), prop::sample::select(Place::ALL.to_vec())).prop_map(|(errno, at)| Event::WorkerFailed { errno, at }),
-        ]
-    }
-
-    #[test]
-    fn selectors_that_match_nothing_are_refused() {
-        let v4 = |first: u8, last: u8| AddressRange::V4 { first: [10, 0, 0, first].into(), last: [10, 0, 0, last].into() };
-        let good = Selector::any_of(v4(1, 9), v4(20, 20));
-        let ports = PortRange { first: 9, last: 8 };
-        let bad = [
-            Selector { remote: v4(20, 19), ..good },
-            Selector { local: v4(2, 1), ..good },
-            Selector { remote: AddressRange::ANY_V6, ..good },
-            Selector { local_ports: ports, ..good },
-            Selector { remote_ports: ports, ..good },
-        ];
-        for selector in bad {
-            let mut out = [0; RECORD_LEN_MAX];
-            let len = Command::SelectorAdd { peer: PeerId(1), selector }.encode(&mut out);
-            assert!(Command::decode(&out[..len]).is_err(), "{selector}");
-        }
-        assert_eq!(good.to_string(), "10.0.0.1-10.0.0.9 <> 10.0.0.20/32");
-    }
-
-    proptest! {
-        #[test]
-        fn commands_come_back(command in commands()) {
-            let mut out = [0; RECORD_LEN_MAX];
-            let len = command.encode(&mut out);
-            prop_assert_eq!(Command::decode(&out[..len]), Ok(command));
-            for short in 0..len {
-                prop_assert_eq!(Command::decode(&out[..short]), Err(DecodeError::Truncated));
-            }
-        }
-
-        #[test]
-        fn events_come_back(event in events()) {
-            let mut out = [0; RECORD_LEN_MAX];
-            let len = event.encode(&mut out);
-            prop_assert_eq!(Event::decode(&out[..len]), Ok(event));
-            for short in 0..len {
-                prop_assert_eq!(Event::decode(&out[..short]), Err(DecodeError::Truncated));
-            }
-        }
-
-        #[test]
-        fn what_decodes_encodes_to_the_same_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_LEN_MAX), tag in 0u8..20) {
-            if let Some(first) = bytes.first_mut() {
-                *first = tag;
-            }
-            let mut out = [0; RECORD_LEN_MAX];
-            if let Ok(command) = Command::decode(&bytes) {
-                let len = command.encode(&mut out);
-                prop_assert_eq!(&out[..len], &bytes[..]);
-            }
-            if let Ok(event) = Event::decode(&bytes) {
-                let len = event.encode(&mut out);
-                prop_assert_eq!(&out[..len], &bytes[..]);
-            }
-        }
-
-        #[test]
-        fn one_changed_byte_never_panics(command in commands(), at in 0usize..RECORD_LEN_MAX, value: u8) {
-            let mut out = [0; RECORD_LEN_MAX];
-            let len = command.encode(&mut out);
-            out[at % len] = value;
-            let _ = Command::decode(&out[..len]);
-        }
-    }
-}
+mod tests;

@@ -105,6 +105,7 @@ impl Kind {
                 proposals: vec![esp],
                 local,
                 remote,
+                pairs: Vec::new(),
                 lifetime: Lifetime::CHILD,
                 lanes: self.lanes(),
             }],

@@ -36,6 +36,7 @@ pub fn config(site: Site, connection: &Connection) -> Result<PeerConfig> {
             proposals: vec![esp()],
             local: vec![network(site)],
             remote: vec![network(site.other())],
+            pairs: Vec::new(),
             lifetime: Lifetime::CHILD,
             lanes: 1,
         }],

@@ -68,6 +68,7 @@ pub fn tunnel(node: usize) -> ChildConfig {
         proposals: vec![esp()],
         local: vec![local],
         remote: vec![remote],
+        pairs: Vec::new(),
         lifetime: Lifetime::CHILD,
         lanes: 1,
     }

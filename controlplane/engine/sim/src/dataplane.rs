@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use adit_engine::ike::{ChildKeys, Event, Restored, Usage};
 use adit_engine::path::{Hop, PathEvent, PathId};
-use adit_proto::control::{PeerId, SaKey, Spi};
+use adit_proto::control::{ChildId, PeerId, SaKey, Spi};
 use adit_proto::suite::Suite;
 
 use crate::link::Asked;
@@ -106,7 +106,7 @@ impl DataPlane {
 
     /// The outbound SAs that are used: one for each peer, child and lane.
     pub fn active(&self) -> Vec<&ChildKeys> {
-        let mut last: BTreeMap<(PeerId, usize, u8), &ChildKeys> = BTreeMap::new();
+        let mut last: BTreeMap<(PeerId, ChildId, u8), &ChildKeys> = BTreeMap::new();
         for keys in &self.outbound {
             last.insert((keys.peer, keys.child, keys.lane), keys);
         }

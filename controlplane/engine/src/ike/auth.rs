@@ -119,15 +119,8 @@ impl IkeSa {
         let childless = self.features.childless && ctx.shared.peers.get(&peer).is_some_and(|peer| peer.childless);
         if let Some(child) = config.children.first().filter(|_| !childless) {
             let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
-            let plan = Plan {
-                config: 0,
-                lane: 0,
-                mode: child.mode,
-                inbound,
-                replaces: None,
-                selectors: plan::policy(child),
-                overtaken: false,
-            };
+            let (mode, selectors, pairs) = (child.mode, plan::policy(child), child.pairs.clone());
+            let plan = Plan { mode, inbound, selectors, pairs, ..Plan::default() };
             sent.offered = negotiate::child_alternatives(&child.proposals, true);
             let proposals = negotiate::offer(&sent.offered, inbound.0.to_be_bytes());
             ctx.record(Some(peer), |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
@@ -275,11 +268,19 @@ impl IkeSa {
                 self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
             }
             Err(cause) => {
-                let place = (plan.config, plan.lane);
                 let made_by_peer = parts.error().is_none();
-                self.child_failed(ctx, cause);
+                self.child_failed(ctx, cause.clone());
                 if let Some(session) = self.session_mut() {
-                    session.create_later(ctx, place);
+                    match &cause {
+                        Cause::Refused { notify: NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED, .. }
+                            if plan.pairs.len() > 1 =>
+                        {
+                            // Perhaps it grants single pairs alone.
+                            session.narrows = true;
+                            session.create_at = Some(ctx.now.instant);
+                        }
+                        cause => session.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
+                    }
                     if made_by_peer {
                         session.want(super::session::Task::DeleteOrphan(inbound));
                     }
@@ -500,14 +501,14 @@ impl IkeSa {
         let asked = Asked { exchange: EXCHANGE, first: true, old: None, adit };
         let granted = plan::grant(config, parts, &asked, None).and_then(|granted| {
             let session = self.session().ok_or(LocalFault::Busy)?;
-            session.may_have(ctx.now.instant, (granted.config, granted.lane))?;
-            Ok((Secrets::without_exchange(&granted.choice)?, granted))
+            let id = session.may_have(ctx.now.instant, (granted.config, granted.lane), &granted.selectors)?;
+            Ok((Secrets::without_exchange(&granted.choice)?, granted, id))
         });
         match granted {
-            Ok((secrets, granted)) => {
+            Ok((secrets, granted, child)) => {
                 let inbound = ctx.shared.spis.allocate(ctx.random, id, granted.lane);
                 let plan::Granted { config, lane, mode, selectors, choice } = granted;
-                let plan = Plan { config, lane, mode, inbound, replaces: None, selectors, overtaken: false };
+                let plan = Plan { id: child, config, lane, mode, inbound, selectors, ..Plan::default() };
                 let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
                 let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, adit);
                 ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));

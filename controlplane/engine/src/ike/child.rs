@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use adit_proto::control::{PeerId, SaKey, Spi};
+use adit_proto::control::{ChildId, PeerId, SaKey, Spi};
 
 use crate::random::Random;
 
-use super::config::{Lifetime, Mode};
+use super::config::{ChildConfig, Lifetime, Mode};
 use super::context::Ctx;
 use super::event::{ChildKeys, Event};
 use super::key_log::KeyLog;
@@ -18,6 +18,7 @@ use super::sa::IkeSa;
 use super::selectors::SelectorPair;
 use super::session::{Session, Task};
 use super::window::jittered;
+use super::wishes::Wish;
 
 /// After this time the peer has asked again for an answer that was lost, or has given up.
 const SURELY_KNOWN: Duration = Duration::from_secs(180);
@@ -82,6 +83,8 @@ pub(super) struct Limits {
 /// A pair of SAs.
 #[derive(Debug)]
 pub(super) struct Child {
+    /// All lanes have it, and what takes its place in a rekey.
+    pub id: ChildId,
     /// Index in the peer's configured children.
     pub config: usize,
     pub lane: u8,
@@ -110,7 +113,7 @@ pub(super) struct Child {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DrainingOutbound {
     pub until: Instant,
-    pub place: (usize, u8),
+    pub place: (ChildId, u8),
     pub outbound: Spi,
 }
 
@@ -170,14 +173,33 @@ impl Child {
         matches!(self.sending, Sending::Installed)
     }
 
-    pub(super) fn place(&self) -> (usize, u8) {
+    pub(super) fn place(&self) -> (ChildId, u8) {
+        (self.id, self.lane)
+    }
+
+    /// Where it is counted what the data plane refuses.
+    pub(super) fn slot(&self) -> (usize, u8) {
         (self.config, self.lane)
+    }
+
+    /// What is wanted again when it is gone.
+    pub(super) fn wishes(&self, config: Option<&ChildConfig>) -> Vec<Wish> {
+        if self.lane > 0 {
+            return vec![Wish::Lane(self.id, self.lane)];
+        }
+        match config {
+            Some(config) if !config.pairs.is_empty() => {
+                let had = config.pairs.iter().filter(|pair| self.selectors.touches(pair));
+                had.map(|pair| Wish::Selector(self.config, *pair)).collect()
+            }
+            Some(_) | None => vec![Wish::Any(self.config)],
+        }
     }
 
     fn keys(&self, peer: PeerId, spi: Spi, key: SaKey, replaces: Option<Spi>) -> Box<ChildKeys> {
         Box::new(ChildKeys {
             peer,
-            child: self.config,
+            child: self.id,
             lane: self.lane,
             spi,
             suite: self.choice.suite,
@@ -304,15 +326,15 @@ impl Session {
     }
 
     /// Takes both halves out; the SPI stays reserved until the peer has answered our Delete.
-    /// Gives the place that is empty now, unless another SA has it.
-    pub(super) fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) -> Option<(usize, u8)> {
+    /// Gives what has no SA now, unless another one has its place.
+    pub(super) fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) -> Option<Child> {
         let index = self.children.iter().position(|child| child.inbound == inbound)?;
         let child = self.children.remove(index);
         if child.is_sending() {
             ctx.event(Event::RemoveOutbound { peer: self.peer, spi: child.outbound });
         }
         ctx.event(Event::RemoveInbound { peer: self.peer, spi: inbound });
-        (!child.superseded).then_some((child.config, child.lane))
+        (!child.superseded).then_some(child)
     }
 
     pub(super) fn remove_all_children(&mut self, ctx: &mut Ctx) {

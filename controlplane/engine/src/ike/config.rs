@@ -9,6 +9,7 @@ use crate::auth::{LocalAuth, RemoteAuth};
 use crate::crypto::{KeyExchangeMethod, Prf, Secret};
 use crate::identity::{Identity, Pattern};
 
+use adit_proto::control::Selector;
 use adit_proto::ike::IpSelector;
 
 pub use adit_proto::control::PeerId;
@@ -143,11 +144,12 @@ pub struct ChildProposal {
 }
 
 /// What a Child SA carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Ethernet frames in EtherIP, between Adit gateways.
     Ethernet,
     /// IP packets, in tunnel mode.
+    #[default]
     Tunnel,
 }
 
@@ -196,6 +198,9 @@ pub struct ChildConfig {
     pub local: Vec<IpSelector>,
     /// The peer's side of it.
     pub remote: Vec<IpSelector>,
+    /// Which of both sides are wanted together: as many Child SAs are made as it takes to have something of each. Empty: one Child
+    /// SA, with what the peer grants of both sides.
+    pub pairs: Vec<Selector>,
     pub lifetime: Lifetime,
     /// SAs with the same selectors, one for each worker, with a peer that is Adit, too (RFC 9611). At least 1.
     pub lanes: u8,
@@ -244,7 +249,7 @@ pub struct PeerConfig {
     pub local_auth: LocalAuth,
     pub remote_auth: RemoteAuth,
     pub proposals: Vec<IkeProposal>,
-    /// The first is made with the IKE SA, the others after it.
+    /// The first is made with the IKE SA, the others, and what the peer left out of the first, after it.
     pub children: Vec<ChildConfig>,
     pub ike_lifetime: Lifetime,
     /// After this time both ends authenticate anew, as initiator we see to it, as responder we say so and insist (RFC 4478); zero:

@@ -11,6 +11,7 @@ use adit_proto::ike::IkeSpi;
 use crate::random::Random;
 
 use super::admission::Admission;
+use super::child_ids::ChildIds;
 use super::config::{EndpointConfig, Now, PeerConfig};
 use super::connection::{Connection, ConnectionState};
 use super::counters::Counters;
@@ -65,6 +66,8 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(super) struct SpiTable {
     esp: BTreeMap<Spi, SaId>,
+    /// Of which Child SAs they are.
+    pub children: ChildIds,
 }
 
 impl SpiTable {
@@ -81,10 +84,12 @@ impl SpiTable {
 
     pub(super) fn assign(&mut self, spi: Spi, owner: SaId) {
         self.esp.insert(spi, owner);
+        self.children.assign(spi, owner);
     }
 
     pub(super) fn release(&mut self, spi: Spi) {
         self.esp.remove(&spi);
+        self.children.release(spi);
     }
 
     pub(super) fn owner(&self, spi: Spi) -> Option<SaId> {

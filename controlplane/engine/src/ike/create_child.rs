@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit_proto::control::Spi;
+use adit_proto::control::{ChildId, Spi};
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 
 use crate::crypto::key_exchange;
@@ -20,6 +20,7 @@ use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
 use super::sa::{IkeSa, Initiated, Role, Stage};
 use super::session::{Session, Task};
+use super::wishes;
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 pub(super) const NONCE_LEN: usize = 32;
@@ -37,43 +38,55 @@ pub(super) struct Sent {
 }
 
 impl Sent {
-    /// Child and lane that are being made.
-    pub(super) fn place(&self) -> (usize, u8) {
-        (self.plan.config, self.plan.lane)
-    }
-
     pub(super) fn inbound(&self) -> Spi {
         self.plan.inbound
     }
 }
 
 impl IkeSa {
-    /// Asks for a new Child SA.
+    /// Asks for a new Child SA, for what is missing of a configured one.
     pub(super) fn send_create_child(
         &mut self,
         ctx: &mut Ctx,
         config: usize,
+        method: Option<KeyExchangeMethod>,
+    ) -> Result<(), Error> {
+        let (id, adit, Some(session)) = (self.id, self.features.adit, self.session_mut()) else { return Ok(()) };
+        let Some(child) = session.config.children.get(config) else { return Ok(()) };
+        let (mode, pairs) = (child.mode, session.to_ask_for(config, adit));
+        let selectors = match pairs.as_slice() {
+            // It has come in the meantime, from the IKE SA before this one or by the peer.
+            [] if !session.lacks(config) => return Ok(()),
+            [] => plan::policy(child),
+            pairs => wishes::sides(pairs),
+        };
+        let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
+        let plan = Plan { config, mode, inbound, selectors, pairs, ..Plan::default() };
+        self.ask(ctx, plan, method)
+    }
+
+    /// Asks for one more lane of a Child SA.
+    pub(super) fn send_create_lane(
+        &mut self,
+        ctx: &mut Ctx,
+        child: ChildId,
         lane: u8,
         method: Option<KeyExchangeMethod>,
     ) -> Result<(), Error> {
         let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
-        if lane > 0 && !session.has_place((config, lane - 1)) {
-            // It comes after the ones below, which are asked for again.
-            return Ok(());
-        }
-        if session.has_place((config, lane)) {
-            // It has come in the meantime, from the IKE SA before this one or by the peer.
-            return Ok(());
-        }
-        let Some(child) = session.config.children.get(config) else { return Ok(()) };
-        let (mode, selectors) = (child.mode, plan::policy(child));
+        // It comes after the ones below, which are asked for again.
+        let in_order = (0..lane).all(|below| session.has_lane(child, below));
+        let first = session.children.iter().find(|one| one.place() == (child, 0) && one.state != ChildState::Closing);
+        let Some(first) = first.filter(|_| in_order && !session.has_lane(child, lane)) else { return Ok(()) };
+        let (config, mode, selectors) = (first.config, first.mode, first.selectors.clone());
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
-        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: None, selectors, overtaken: false }, method)
+        self.ask(ctx, Plan { id: Some(child), config, lane, mode, inbound, selectors, ..Plan::default() }, method)
     }
 
     /// Asks for a Child SA in the place of one that there is.
     pub(super) fn send_rekey_child(&mut self, ctx: &mut Ctx, old: Spi, method: Option<KeyExchangeMethod>) -> Result<(), Error> {
         let (id, expected_id, now) = (self.id, self.window.expected_id(), ctx.now.instant);
+        let adit = self.features.adit;
         let Some(session) = self.session_mut() else { return Ok(()) };
         let Some(child) = session.child_mut(old).filter(|child| child.is_live() && child.collision.is_none()) else {
             return Ok(());
@@ -83,12 +96,15 @@ impl IkeSa {
             return Ok(());
         }
         child.rekeying = true;
-        let (config, lane, mode, agreed) = (child.config, child.lane, child.mode, child.selectors.clone());
-        // What the configuration says by now, not what it said when the old one was made (RFC 7296 §2.9.2).
-        let selectors = session.config.children.get(config).map_or(agreed, plan::policy);
+        let (child_id, config, lane, mode) = (Some(child.id), child.config, child.lane, child.mode);
+        let Some(child) = session.child(old) else { return Ok(()) };
+        let selectors = session.to_rekey_for(child, adit);
+        let at_least = child.selectors.narrow(&selectors).unwrap_or_default();
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
         ctx.act(Action::Rekeying(true));
-        self.ask(ctx, Plan { config, lane, mode, inbound, replaces: Some(old), selectors, overtaken: false }, method)
+        let plan =
+            Plan { id: child_id, config, lane, mode, inbound, replaces: Some(old), selectors, at_least, ..Plan::default() };
+        self.ask(ctx, plan, method)
     }
 
     fn ask(&mut self, ctx: &mut Ctx, plan: Plan, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
@@ -198,10 +214,11 @@ impl IkeSa {
 
     /// What the peer granted is not what we asked for: what it has made is deleted again.
     fn discard_creation(&mut self, ctx: &mut Ctx, plan: Plan, error: Error) {
-        self.child_failed(ctx, Cause::Failed(error));
+        let cause = Cause::Failed(error);
         let Some(session) = self.session_mut() else { return };
         session.want(Task::DeleteOrphan(plan.inbound));
-        session.retry_creation(ctx, &plan);
+        session.retry_creation(ctx, &plan, &cause);
+        self.child_failed(ctx, cause);
     }
 
     /// The peer refused with an error.
@@ -218,7 +235,10 @@ impl IkeSa {
         let Some(session) = self.session_mut() else { return };
         let again = |method| match plan.replaces {
             Some(inbound) => Task::RekeyChild { inbound, method },
-            None => Task::CreateChild { config: plan.config, lane: plan.lane, method },
+            None => match plan.id {
+                Some(child) => Task::CreateLane { child, lane: plan.lane, method },
+                None => Task::CreateChild { config: plan.config, method },
+            },
         };
         // The old one may have gone, or have been rekeyed by the peer, while our request was on its way.
         let old = plan.replaces.map(|old| session.child(old));
@@ -230,7 +250,7 @@ impl IkeSa {
                 let method = method.filter(|method| offered.iter().any(|one| one.key_exchanges().contains(method)));
                 match method {
                     Some(method) if !corrected => session.tasks.push_front(again(Some(method))),
-                    _ => session.retry_creation(ctx, plan),
+                    _ => session.retry_creation(ctx, plan, &refused),
                 }
             }
             NotifyType::TEMPORARY_FAILURE => {
@@ -248,8 +268,13 @@ impl IkeSa {
             NotifyType::NO_ADDITIONAL_SAS | NotifyType::TS_MAX_QUEUE if plan.replaces.is_none() && plan.lane > 0 => {
                 session.lanes_max = session.lanes_max.min(plan.lane);
             }
+            NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED if plan.pairs.len() > 1 && !session.narrows => {
+                // Perhaps it grants single pairs alone.
+                session.narrows = true;
+                session.want(again(None));
+            }
             _ => {
-                session.retry_creation(ctx, plan);
+                session.retry_creation(ctx, plan, &refused);
                 self.child_failed(ctx, refused);
             }
         }
@@ -308,16 +333,17 @@ impl IkeSa {
         let granted = plan::grant(&session.config, parts, &asked, sent);
         ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
         let Granted { config, lane, mode, selectors, choice } = granted?;
-        if old.is_none() {
-            session.may_have(now, (config, lane))?;
-        }
+        let child_id = match asked.old {
+            Some(old) => Some(old.id),
+            None => session.may_have(now, (config, lane), &selectors)?,
+        };
         let exchanged = exchange_keys(parts, &choice)?;
 
         if let Some(pending) = session.pending.take() {
             pending.release(ctx);
         }
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
-        let plan = Plan { config, lane, mode, inbound, replaces: old, selectors, overtaken: false };
+        let plan = Plan { id: child_id, config, lane, mode, inbound, replaces: old, selectors, ..Plan::default() };
         let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
         let mut between = vec![Payload::Nonce(nonce_r.clone())];
         let (public, secret) = exchanged.unzip();
@@ -429,13 +455,13 @@ impl Session {
     }
 
     /// Tries again later: a rekey before the hard limit, a new one after a wait.
-    pub(super) fn retry_creation(&mut self, ctx: &mut Ctx, plan: &Plan) {
+    pub(super) fn retry_creation(&mut self, ctx: &mut Ctx, plan: &Plan, cause: &Cause) {
         match plan.replaces.and_then(|old| self.child_mut(old)) {
             Some(old) => {
                 let wait = super::window::jittered(Duration::from_secs(30), 50, ctx.random);
                 old.limits.rekey_at = Some(ctx.now.instant + wait);
             }
-            None => self.create_later(ctx, (plan.config, plan.lane)),
+            None => self.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use adit_proto::control::{PeerId, SaKey, Spi};
+use adit_proto::control::{ChildId, PeerId, SaKey, Spi};
 use adit_proto::ike::{ExchangeType, IkeSpi, NotifyType};
 use adit_proto::suite::Suite;
 
@@ -85,8 +85,9 @@ impl std::fmt::Display for IkeSpis {
 #[derive(Clone, Debug)]
 pub struct ChildKeys {
     pub peer: PeerId,
-    /// Index in the peer's configured children.
-    pub child: usize,
+    /// Which Child SA of the peer it is: one for all of its lanes and rekeys. Another IKE SA with the peer that makes the same one, as a
+    /// new authentication does, gives it the same id.
+    pub child: ChildId,
     /// Which worker's SA it is (RFC 9611). Our inbound SPI has it in its low bits.
     pub lane: u8,
     /// The SPI of the packets in this direction.

@@ -81,14 +81,6 @@ impl Goal {
 }
 
 impl Sent {
-    /// Child and lane that are being made.
-    pub(super) fn place(&self) -> Option<(usize, u8)> {
-        match &self.goal {
-            Goal::Child(unfinished) => Some((unfinished.creation.plan.config, unfinished.creation.plan.lane)),
-            Goal::Ike(_) => None,
-        }
-    }
-
     /// The plan of the Child SA that is being made.
     pub(super) fn plan_mut(&mut self) -> Option<&mut Plan> {
         match &mut self.goal {
@@ -188,7 +180,7 @@ impl IkeSa {
         ctx.record(self.peer, |record| record.problem(cause));
         let Some(session) = self.session_mut() else { return };
         match goal {
-            Goal::Child(unfinished) => session.retry_creation(ctx, &unfinished.creation.plan),
+            Goal::Child(unfinished) => session.retry_creation(ctx, &unfinished.creation.plan, cause),
             Goal::Ike(_) => {
                 session.rekeying = false;
                 ctx.act(Action::Rekeying(false));

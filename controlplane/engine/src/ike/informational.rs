@@ -218,10 +218,11 @@ impl IkeSa {
 impl Session {
     /// Takes out a Child SA that was deleted. Where none has its place, and that is our business, it is asked for again later.
     fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let place = self.child(inbound).map(|child| (child.config, child.lane));
+        let gone = self.child(inbound).map(|child| (child.slot(), child.wishes(self.config.children.get(child.config))));
         self.remove_child(ctx, inbound);
-        if let Some(place) = place.filter(|place| self.original_initiator && !self.has_place(*place)) {
-            self.create_later(ctx, place);
+        if let Some((slot, wishes)) = gone.filter(|_| self.original_initiator) {
+            let missing = wishes.into_iter().filter(|wish| !self.has(wish)).collect();
+            self.create_later(ctx, missing, slot, None);
         }
     }
 

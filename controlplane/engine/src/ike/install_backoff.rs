@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use adit_proto::control::Spi;
 
-use super::child::Sending;
+use super::child::{Child, Sending};
 use super::context::Ctx;
 use super::sa::IkeSa;
 use super::session::Session;
@@ -48,7 +48,7 @@ impl IkeSa {
     pub(super) fn refuse_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let (now, peer) = (ctx.now.instant, self.peer);
         let Some(session) = self.session_mut() else { return };
-        let Some(place) = session.child(inbound).map(|child| child.place()) else { return };
+        let Some(place) = session.child(inbound).map(Child::slot) else { return };
         ctx.count(peer, |counters| counters.children_lost += 1);
         session.back_off(now, place);
         session.close_child(inbound);
@@ -73,7 +73,7 @@ impl IkeSa {
         let (now, peer) = (ctx.now.instant, self.peer);
         let Some(session) = self.session_mut() else { return };
         let Some(child) = session.child(inbound) else { return };
-        let (place, has_time) = (child.place(), child.is_live() && !child.rekeying);
+        let (place, has_time) = (child.slot(), child.is_live() && !child.rekeying);
         ctx.count(peer, |counters| counters.children_lost += 1);
         let at = session.back_off(now, place);
         if let Some(child) = session.child_mut(inbound).filter(|_| has_time) {

@@ -2,7 +2,7 @@
 //!
 //! IKE_AUTH and CREATE_CHILD_SA carry the same payloads for it, so both come here.
 
-use adit_proto::control::Spi;
+use adit_proto::control::{ChildId, Selector, Spi};
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType};
 
 use crate::crypto::KeyExchangeMethod;
@@ -18,10 +18,13 @@ use super::parts::{Parts, needed};
 use super::sa::{IkeSa, Role, Stage};
 use super::selectors::{self, SelectorPair};
 use super::vendor;
+use super::wishes::Wish;
 
 /// A Child SA that we want, or are about to grant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Plan {
+    /// The Child SA of which it is to be a lane, or that is to be rekeyed; another one is given its id when it is made.
+    pub id: Option<ChildId>,
     /// Index in the peer's configured children.
     pub config: usize,
     pub lane: u8,
@@ -32,6 +35,10 @@ pub(super) struct Plan {
     pub replaces: Option<Spi>,
     /// What we offered, or what was agreed.
     pub selectors: SelectorPair,
+    /// The configured selectors that it is asked for.
+    pub pairs: Vec<Selector>,
+    /// What a rekey must not leave out (RFC 7296 §2.9.2).
+    pub at_least: SelectorPair,
     /// The peer's rekey of the same Child SA has been completed meanwhile.
     pub overtaken: bool,
 }
@@ -197,7 +204,7 @@ pub(super) fn check_answer(
     if granted.local.is_empty() || granted.remote.is_empty() || !plan.selectors.covers(&granted) {
         return Err(Misbehaviour::WiderSelectors.into());
     }
-    if plan.replaces.is_some() && !granted.covers(&plan.selectors) {
+    if !granted.covers(&plan.at_least) {
         return Err(Misbehaviour::NarrowerSelectors.into());
     }
     plan.selectors = granted;
@@ -209,6 +216,7 @@ impl IkeSa {
     pub(super) fn install_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
         let Stage::Established(session) = &mut self.stage else { return };
         let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
+        let (peer, sa) = (session.peer, self.id);
         let Some(outbound) = choice.child_spi() else { return };
         let keys = session.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
         let (outbound_key, inbound_key) = match role {
@@ -217,7 +225,9 @@ impl IkeSa {
         };
         let lifetime = session.config.children[plan.config].lifetime;
         let now = ctx.now.instant;
+        let id = ctx.shared.spis.children.hold(peer, (sa, plan.inbound), plan.id, (plan.config, plan.mode, &plan.selectors));
         let child = Child {
+            id,
             config: plan.config,
             lane: plan.lane,
             mode: plan.mode,
@@ -236,8 +246,15 @@ impl IkeSa {
             rekeying: false,
             collision: None,
         };
-        session.create_refusals = 0;
         session.add_child(ctx, child, inbound_key);
+        let left: Vec<Wish> =
+            plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.has(wish)).collect();
+        match left.len() {
+            0 => {}
+            // It was asked for that alone: to ask again at once would bring the same.
+            1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), None),
+            _ => session.narrows = true,
+        }
     }
 
     /// What is sent on a Child SA's lane goes with it from now on.

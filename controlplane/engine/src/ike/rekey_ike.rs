@@ -28,6 +28,7 @@ use super::protect::Protection;
 use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
 use super::session::{IkeRekeyCollision, Session, Task};
 use super::window::jittered;
+use super::wishes::Refused;
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 /// How long the responder sends no request on the new IKE SA unless the peer has shown that it has it.
@@ -311,6 +312,8 @@ impl IkeSa {
             draining_outbound: std::mem::take(&mut session.draining_outbound),
             install_backoffs: std::mem::take(&mut session.install_backoffs),
             tasks,
+            refused: std::mem::take(&mut session.refused),
+            narrows: session.narrows,
             create_at: session.create_at.take(),
         })
     }
@@ -339,6 +342,8 @@ impl IkeSa {
         session.draining_inbound.extend(handover.draining_inbound);
         session.draining_outbound.extend(handover.draining_outbound);
         session.install_backoffs.extend(handover.install_backoffs);
+        session.refused = handover.refused;
+        session.narrows = handover.narrows;
         session.create_at = handover.create_at;
         let closing: Vec<Spi> =
             session.children.iter().filter(|child| child.state == ChildState::Closing).map(|child| child.inbound).collect();
@@ -363,6 +368,8 @@ pub(super) struct HandoverState {
     draining_outbound: Vec<DrainingOutbound>,
     install_backoffs: BTreeMap<(usize, u8), InstallBackoff>,
     tasks: Vec<Task>,
+    refused: Vec<Refused>,
+    narrows: bool,
     create_at: Option<Instant>,
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use adit_proto::control::Selector;
 use adit_proto::ike::{AddressRange, IpSelector, PortRange, TrafficSelector};
 
 pub use adit_proto::limits::SELECTORS_OF_CHILD_MAX as SELECTORS_MAX;
@@ -30,11 +31,36 @@ impl SelectorPair {
         covers(&self.local, &inner.local) && covers(&self.remote, &inner.remote)
     }
 
+    /// Whether anything is in a pair of both.
+    pub fn touches(&self, pair: &Selector) -> bool {
+        let (local, remote) = sides_of(pair);
+        let any = |side: &[IpSelector], one: &IpSelector| side.iter().any(|other| intersect(other, one).is_some());
+        any(&self.local, &local) && any(&self.remote, &remote)
+    }
+
     /// What both pairs allow; `None` if that is nothing on either side.
     pub fn narrow(&self, policy: &SelectorPair) -> Option<SelectorPair> {
         let pair = SelectorPair { local: narrow(&self.local, &policy.local), remote: narrow(&self.remote, &policy.remote) };
         (!pair.local.is_empty() && !pair.remote.is_empty()).then_some(pair)
     }
+}
+
+/// The two sides of a pair.
+pub fn sides_of(pair: &Selector) -> (IpSelector, IpSelector) {
+    let side = |addresses, ports| IpSelector { protocol: pair.protocol, ports, addresses };
+    (side(pair.local, pair.local_ports), side(pair.remote, pair.remote_ports))
+}
+
+/// The pair that two sides are; `None` if nothing goes between them. A side that names a protocol speaks for both.
+pub fn pair_of(local: &IpSelector, remote: &IpSelector) -> Option<Selector> {
+    let protocol = match (local.protocol, remote.protocol) {
+        (0, protocol) | (protocol, 0) => protocol,
+        (one, other) if one == other => one,
+        _ => return None,
+    };
+    let (local_ports, remote_ports) = (local.ports, remote.ports);
+    let pair = Selector { local: local.addresses, remote: remote.addresses, protocol, local_ports, remote_ports };
+    pair.is_valid().then_some(pair)
 }
 
 /// What both lists allow, in the order of the first, so that the initiator's first choice stays first (RFC 7296 §2.9).

@@ -1,16 +1,16 @@
 //! An established IKE SA: what it has and what it is going to do. One request at a time is under way; the rest waits here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_proto::control::{PeerId, Spi};
+use adit_proto::control::{ChildId, PeerId, Spi};
 use adit_proto::ike::Delete;
 
 use crate::crypto::{IkeKeys, KeyExchangeMethod};
 
 use super::child::{Child, ChildState, DrainingOutbound};
-use super::config::PeerConfig;
+use super::config::{ChildConfig, PeerConfig};
 use super::context::{Ctx, LANES_MAX};
 use super::error::LocalFault;
 use super::event::Cause;
@@ -19,18 +19,17 @@ use super::install_backoff::InstallBackoff;
 use super::mobike::Mobike;
 use super::negotiate::Choice;
 use super::reauth::{Beside, Standing};
-use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
+use super::sa::{IkeSa, Role, SaId, Stage};
+use super::selectors::SelectorPair;
 use super::trust::{OwnProof, Trust};
 use super::window::jittered;
+use super::wishes::Refused;
 
 /// After TEMPORARY_FAILURE: how long to wait, and for how long to try (RFC 7296 §2.25).
 const TEMPORARY_WAIT: Duration = Duration::from_secs(3);
 pub(super) const TEMPORARY_PATIENCE: Duration = Duration::from_secs(180);
 /// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.
 const CHILDREN_SPARE: usize = 12;
-/// How long to wait before a Child SA that is wanted and was refused is asked for again, at first and at most.
-const CREATE_WAIT: Duration = Duration::from_secs(5);
-const CREATE_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// A request that waits for its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +37,10 @@ pub(super) enum Task {
     /// `method`: the key exchange that the peer asked for when it refused another one.
     CreateChild {
         config: usize,
+        method: Option<KeyExchangeMethod>,
+    },
+    CreateLane {
+        child: ChildId,
         lane: u8,
         method: Option<KeyExchangeMethod>,
     },
@@ -66,7 +69,7 @@ impl Task {
     /// Whether it makes a Child SA or an IKE SA: such requests wait after TEMPORARY_FAILURE.
     pub(super) fn creates(&self) -> bool {
         match self {
-            Task::CreateChild { .. } | Task::RekeyChild { .. } | Task::RekeyIke { .. } => true,
+            Task::CreateChild { .. } | Task::CreateLane { .. } | Task::RekeyChild { .. } | Task::RekeyIke { .. } => true,
             Task::DeleteChildren(_)
             | Task::DeleteOrphan(_)
             | Task::Liveness
@@ -119,11 +122,12 @@ pub(super) struct Session {
     pub temporary_since: Option<Instant>,
     /// When Child SAs that are missing are asked for again.
     pub create_at: Option<Instant>,
-    pub create_refusals: u32,
     /// What the data plane refused or lost, by child and lane.
     pub install_backoffs: BTreeMap<(usize, u8), InstallBackoff>,
-    /// Children and lanes that are not asked for before that.
-    pub refused: Vec<(usize, u8)>,
+    /// What the peer has refused, or is not there any more.
+    pub refused: Vec<Refused>,
+    /// The peer leaves pairs out where it is asked for several.
+    pub narrows: bool,
     /// With how many lanes the peer can do something; 1 if it did not say.
     pub peer_lanes: u8,
     /// The peer wants no more lanes than this (RFC 9611: TS_MAX_QUEUE).
@@ -176,9 +180,9 @@ impl Session {
             resume_at: None,
             temporary_since: None,
             create_at: None,
-            create_refusals: 0,
             install_backoffs: BTreeMap::new(),
             refused: Vec::new(),
+            narrows: false,
             peer_lanes: 1,
             lanes_max: LANES_MAX,
             rekeying: false,
@@ -224,25 +228,8 @@ impl Session {
         now.saturating_duration_since(since) < TEMPORARY_PATIENCE
     }
 
-    /// A Child SA could not be made: asks again later, ever more rarely.
-    pub(super) fn create_later(&mut self, ctx: &mut Ctx, place: (usize, u8)) {
-        if !self.refused.contains(&place) {
-            self.refused.push(place);
-        }
-        let wait = CREATE_WAIT.saturating_mul(1 << self.create_refusals.min(8)).min(CREATE_WAIT_MAX);
-        self.create_refusals = self.create_refusals.saturating_add(1);
-        let at = ctx.now.instant + jittered(wait, 25, ctx.random);
-        let backoff = self.install_backoffs.get(&place).map(|backoff| backoff.until);
-        self.create_at = backoff.max(Some(at));
-    }
-
-    /// Whether there is a Child SA for a child and lane that is to stay.
-    pub(super) fn has_place(&self, (config, lane): (usize, u8)) -> bool {
-        self.children.iter().any(|child| child.config == config && child.lane == lane && child.state != ChildState::Closing)
-    }
-
     /// Lanes of a child: as many as the end with more workers wants.
-    fn lanes(&self, config: usize) -> u8 {
+    pub(super) fn lanes(&self, config: usize) -> u8 {
         self.config.children.get(config).map_or(1, |child| child.lanes.max(self.peer_lanes))
     }
 
@@ -252,7 +239,9 @@ impl Session {
     /// # Errors
     /// There are too many, for good or until some are gone.
     pub(super) fn has_room(&self, limit: usize, is_new: bool) -> Result<(), LocalFault> {
-        let places: usize = (0..self.config.children.len()).map(|config| usize::from(self.lanes(config))).sum();
+        // A peer may make one for each pair of networks.
+        let of = |(config, child): (usize, &ChildConfig)| usize::from(self.lanes(config)) + child.pairs.len().saturating_sub(1);
+        let places: usize = self.config.children.iter().enumerate().map(of).sum();
         let live_max = (4 * places + CHILDREN_SPARE).min(limit / 2).max(1);
         let live = self.children.iter().filter(|child| child.is_live()).count();
         if is_new && live >= live_max {
@@ -261,35 +250,40 @@ impl Session {
         if self.children.len() + self.draining_inbound.len() >= 2 * live_max { Err(LocalFault::Busy) } else { Ok(()) }
     }
 
-    /// Whether the peer may have a new Child SA for this child and lane. Lanes come one after the other, so that there is a
-    /// worker for each.
+    /// Whether the peer may have a new Child SA with these selectors for this child and lane. Lanes come one after the other, so that
+    /// there is a worker for each. Gives the Child SA whose lane it is, where it is not the first.
     ///
     /// # Errors
     /// There is no such lane, those below it are not there yet, or the data plane has refused it a moment ago.
-    pub(super) fn may_have(&self, now: Instant, (config, lane): (usize, u8)) -> Result<(), LocalFault> {
+    pub(super) fn may_have(
+        &self,
+        now: Instant,
+        (config, lane): (usize, u8),
+        selectors: &SelectorPair,
+    ) -> Result<Option<ChildId>, LocalFault> {
         if lane >= self.lanes(config) {
             return Err(LocalFault::Children);
         }
-        let in_order = (0..lane).all(|below| self.has_place((config, below)));
-        if !in_order || self.is_backing_off(now, (config, lane)) { Err(LocalFault::Busy) } else { Ok(()) }
+        if self.is_backing_off(now, (config, lane)) {
+            return Err(LocalFault::Busy);
+        }
+        if lane == 0 {
+            return Ok(None);
+        }
+        let id = self.with_selectors(config, lane, selectors).ok_or(LocalFault::Busy)?;
+        let in_order = (0..lane).all(|below| self.has_lane(id, below));
+        if in_order { Ok(Some(id)) } else { Err(LocalFault::Busy) }
     }
 
-    /// Asks for every Child SA that is configured and not there, where that is our business.
-    pub(super) fn want_missing_children(&mut self, is_adit: bool, under_way: Option<(usize, u8)>) {
-        // The Child SAs of a predecessor are still to come.
-        let goes = self.successor.is_some() || self.beside.after.is_some();
-        if !self.original_initiator || goes || self.predecessor.is_some() {
-            return;
-        }
-        for config in 0..self.config.children.len() {
-            let lanes = if is_adit { self.lanes(config) } else { 1 };
-            for lane in 0..lanes.clamp(1, self.lanes_max.max(1)) {
-                let waits = under_way == Some((config, lane)) || self.refused.contains(&(config, lane));
-                if !self.has_place((config, lane)) && !waits {
-                    self.want(Task::CreateChild { config, lane, method: None });
-                }
-            }
-        }
+    /// The Child SA with these selectors, or else with some of them; first those without this lane.
+    fn with_selectors(&self, config: usize, lane: u8, selectors: &SelectorPair) -> Option<ChildId> {
+        let first = |child: &&Child| child.config == config && child.lane == 0 && child.state != ChildState::Closing;
+        let rank = |child: &Child| {
+            let same = child.selectors.covers(selectors) && selectors.covers(&child.selectors);
+            (!same, self.has_lane(child.id, lane))
+        };
+        let fits = |child: &&Child| child.selectors.narrow(selectors).is_some();
+        self.children.iter().filter(first).filter(fits).min_by_key(|child| rank(child)).map(|child| child.id)
     }
 }
 
@@ -300,6 +294,8 @@ impl Session {
         let gone = |child: &&Child| name(&config, child.config) != name(&self.config, child.config);
         let spis: Vec<Spi> = self.children.iter().filter(gone).map(|child| child.inbound).collect();
         self.config = config;
+        let unwanted = self.children.iter().filter(|child| child.is_live() && self.is_unwanted(child)).map(|child| child.inbound);
+        let spis: BTreeSet<Spi> = spis.into_iter().chain(unwanted).collect();
         spis.into_iter().for_each(|inbound| self.close_child(inbound));
     }
 }
@@ -318,22 +314,9 @@ impl IkeSa {
 
     /// Asks for the Child SAs that are missing.
     pub(super) fn want_missing_children(&mut self) {
-        let under_way = match self.window.outstanding().map(|outstanding| &outstanding.context) {
-            Some(Initiated::CreateChild(sent)) => Some(sent.place()),
-            Some(Initiated::FollowUp(sent)) => sent.place(),
-            Some(
-                Initiated::SaInit(_)
-                | Initiated::Intermediate(_)
-                | Initiated::Auth(_)
-                | Initiated::RekeyIke(_)
-                | Initiated::Informational(_)
-                | Initiated::Orphan(_),
-            )
-            | None => None,
-        };
         let is_adit = self.features.adit;
         if let Some(session) = self.session_mut() {
-            session.want_missing_children(is_adit, under_way);
+            session.want_missing_children(is_adit);
         }
     }
 
@@ -343,7 +326,8 @@ impl IkeSa {
             let Stage::Established(session) = &mut self.stage else { return };
             let Some(task) = session.next_task(ctx.now.instant) else { return self.finish_beside(ctx) };
             let started = match task {
-                Task::CreateChild { config, lane, method } => self.send_create_child(ctx, config, lane, method),
+                Task::CreateChild { config, method } => self.send_create_child(ctx, config, method),
+                Task::CreateLane { child, lane, method } => self.send_create_lane(ctx, child, lane, method),
                 Task::RekeyChild { inbound, method } => self.send_rekey_child(ctx, inbound, method),
                 Task::RekeyIke { method } => self.send_rekey_ike(ctx, method),
                 Task::DeleteChildren(spis) => self.send_delete_children(ctx, spis),

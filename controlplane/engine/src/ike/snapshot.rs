@@ -35,7 +35,7 @@ use bytes::Out;
 use contents::{Change, Contents, PeerMark};
 
 /// The first bytes, and the version of what follows.
-const MAGIC: &[u8; 8] = b"ADITIKE\x05";
+const MAGIC: &[u8; 8] = b"ADITIKE\x06";
 
 /// The monotonic clock, as a number that outlives the process.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit_proto::control::{PeerId, Spi};
+use adit_proto::control::{ChildId, PeerId, Spi};
 
 use super::child::{Child, ChildState, Usage};
 use super::config::Mode;
@@ -15,6 +15,7 @@ use super::explain::Record;
 use super::nat::NatStatus;
 use super::sa::{IkeSa, Role};
 use super::selectors::SelectorPair;
+use super::wishes::{Refused, Wish};
 use crate::path::Hop;
 
 /// One peer.
@@ -64,11 +65,24 @@ pub struct IkeStatus {
     /// Another one has taken its place, or it is being closed.
     pub is_going: bool,
     pub children: Vec<ChildStatus>,
+    /// What is configured and no Child SA carries.
+    pub missing: Vec<Missing>,
+}
+
+/// Something that is configured and no Child SA carries.
+#[derive(Clone, Debug)]
+pub struct Missing {
+    pub wish: Wish,
+    /// Why the peer refused it, and when it is asked for again.
+    pub cause: Option<Cause>,
+    pub retry_at: Option<Instant>,
 }
 
 /// One pair of Child SAs.
 #[derive(Clone, Debug)]
 pub struct ChildStatus {
+    /// By which the data plane knows it: one for all lanes and rekeys.
+    pub id: ChildId,
     /// Index in the peer's configured children, and its name.
     pub child: usize,
     pub name: String,
@@ -226,11 +240,18 @@ fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
         adit: sa.features.adit,
         is_going: session.successor.is_some() || session.redundant_since.is_some(),
         children: session.children.iter().map(|child| child_status(child, &session.config.children)).collect(),
+        missing: session.missing().into_iter().map(|(wish, refused)| missing(wish, refused)).collect(),
     })
+}
+
+fn missing(wish: Wish, refused: Option<&Refused>) -> Missing {
+    let (cause, retry_at) = (refused.and_then(|refused| refused.cause.clone()), refused.map(|refused| refused.until));
+    Missing { wish, cause, retry_at }
 }
 
 fn child_status(child: &Child, configs: &[super::config::ChildConfig]) -> ChildStatus {
     ChildStatus {
+        id: child.id,
         child: child.config,
         name: configs.get(child.config).map(|config| config.name.clone()).unwrap_or_default(),
         lane: child.lane,

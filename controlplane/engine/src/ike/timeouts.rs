@@ -153,8 +153,7 @@ impl IkeSa {
         self.on_children_timeout(ctx);
         let Stage::Established(session) = &mut self.stage else { return };
         if is_due(session.create_at) {
-            session.create_at = None;
-            session.refused.clear();
+            session.ask_again(now);
             self.want_missing_children();
         }
         let Stage::Established(session) = &self.stage else { return };
@@ -216,8 +215,10 @@ impl IkeSa {
     fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let Some(session) = self.session_mut() else { return };
         session.want(Task::DeleteOrphan(inbound));
-        if let Some(place) = session.expire_child(ctx, inbound).filter(|_| session.original_initiator) {
-            session.create_later(ctx, place);
+        let expired = session.expire_child(ctx, inbound).filter(|_| session.original_initiator);
+        if let Some(child) = expired {
+            let wishes = child.wishes(session.config.children.get(child.config));
+            session.create_later(ctx, wishes, child.slot(), Some(&Cause::Expired));
         }
     }
 }

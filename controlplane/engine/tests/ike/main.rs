@@ -16,3 +16,4 @@ mod reauth;
 mod restart;
 mod simulation;
 mod sizes;
+mod subnets;

@@ -4,7 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use adit_engine::ike::{Cause, ChildProposal, EndpointConfig, Event, IkeProposal, Lifetime, PeerConfig, Retransmission, Sizes};
+use adit_engine::ike::{
+    Cause, ChildConfig, ChildProposal, EndpointConfig, Event, IkeProposal, Lifetime, PeerConfig, Retransmission, Sizes, selectors,
+};
 
 use adit_sim::*;
 
@@ -91,9 +93,36 @@ impl Run {
         Run { world, configs, rough: false }
     }
 
+    /// A has several pairs of networks, and B a Child SA for each of them, or the other way round.
+    fn with_networks(seed: u64) -> Run {
+        let mut run = Run::new(seed);
+        let networks = 2 + seed as usize % 2;
+        let split = if seed / 2 % 2 == 0 { A } else { B };
+        for node in [A, B] {
+            let site = |node: usize, n: usize| net(&format!("10.{}.{n}.0/24", node + 1));
+            let child = run.configs[node].children[0].clone();
+            let single = |n: usize| {
+                let (local, remote) = (site(node, n), site(1 - node, n));
+                let pairs = selectors::pair_of(&local, &remote).into_iter().collect();
+                ChildConfig { name: format!("net{n}"), local: vec![local], remote: vec![remote], pairs, ..child.clone() }
+            };
+            let all: Vec<ChildConfig> = (1..=networks).map(single).collect();
+            let joined = || ChildConfig {
+                local: all.iter().flat_map(|one| one.local.clone()).collect(),
+                remote: all.iter().flat_map(|one| one.remote.clone()).collect(),
+                pairs: all.iter().flat_map(|one| one.pairs.clone()).collect(),
+                ..child.clone()
+            };
+            run.configs[node].children = if node == split { all.clone() } else { vec![joined()] };
+            run.world.set_peer(node, PEER, run.configs[node].clone());
+        }
+        run
+    }
+
     /// Pairs of SAs that there are when all is well.
     fn lanes(&self) -> usize {
-        usize::from(self.configs[A].children[0].lanes.max(self.configs[B].children[0].lanes))
+        let lanes = usize::from(self.configs[A].children[0].lanes.max(self.configs[B].children[0].lanes));
+        lanes * self.configs[A].children.len().max(self.configs[B].children.len())
     }
 
     /// Packets in both directions while time passes.
@@ -320,6 +349,43 @@ fn rekeys_and_successors_on_a_bad_network_lose_and_leave_nothing() {
         }
         if !run.died() {
             run.check_nothing_was_lost(seed);
+        }
+        run.check(seed);
+    });
+}
+
+#[test]
+fn several_child_sas_on_a_bad_network_lose_and_leave_nothing() {
+    with_seeds(4_000_000, &[], |seed| {
+        let mut run = Run::with_networks(seed);
+        run.world.trace = trace();
+        let lanes = run.lanes();
+        run.world.run_until(Duration::from_secs(600), |world| {
+            world.nodes.iter().all(|node| node.data.has_pairs(lanes) && node.endpoint.sizes().ike_sas == 1)
+        });
+        run.world.run_for(Duration::from_secs(1));
+        [A, B].iter().for_each(|node| run.world.nodes[*node].data.lost.clear());
+        for _ in 0..run.world.rng.below(8) {
+            run.gentle_event();
+            let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
+            run.pass(time);
+        }
+        if !run.died() {
+            run.check_nothing_was_lost(seed);
+        }
+        run.check(seed);
+    });
+}
+
+#[test]
+fn several_child_sas_heal_after_crashes_cuts_and_hang_ups() {
+    with_seeds(5_000_000, &[], |seed| {
+        let mut run = Run::with_networks(seed);
+        run.world.trace = trace();
+        for _ in 0..run.world.rng.below(6) {
+            let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
+            run.pass(time);
+            if run.world.rng.below(2) == 0 { run.rough_event() } else { run.gentle_event() }
         }
         run.check(seed);
     });

@@ -1,6 +1,6 @@
 //! Tests of the two directions of a Child SA.
 
-use adit_proto::control::{PeerId, SaKey};
+use adit_proto::control::{ChildId, PeerId, SaKey};
 use adit_proto::suite::Suite;
 
 use super::*;
@@ -10,7 +10,7 @@ fn keys(suite: Suite, esn: bool) -> ChildKeys {
     key[..suite.key_len()].fill(7);
     ChildKeys {
         peer: PeerId(0),
-        child: 0,
+        child: ChildId(0),
         lane: 0,
         spi: Spi(esp::SPI_MIN + 64),
         suite,

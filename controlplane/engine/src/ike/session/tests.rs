@@ -31,7 +31,8 @@ fn session(lanes: u8) -> Session {
     let mut ctx = Ctx::new(Now { instant: instant(), unix: 0 }, &mut random, &mut endpoint.shared);
     let name = "lan".into();
     let (proposals, local, remote) = (Vec::new(), Vec::new(), Vec::new());
-    let child = ChildConfig { name, mode: Mode::Ethernet, proposals, local, remote, lifetime: Lifetime::CHILD, lanes };
+    let (mode, lifetime, pairs) = (Mode::Ethernet, Lifetime::CHILD, Vec::new());
+    let child = ChildConfig { name, mode, proposals, local, remote, pairs, lifetime, lanes };
     let config = PeerConfig { children: vec![child], ..peer_config() };
     let material = Secret::copy_of(&[7; MATERIAL_LEN]);
     let keys = IkeKeys::from_material(Prf::HmacSha256, Suite::Aes128Gcm, material).expect("the length");
@@ -43,6 +44,7 @@ const MATERIAL_LEN: usize = 3 * 32 + 2 * 20;
 
 fn child(lane: u8, number: u32, state: ChildState) -> Child {
     Child {
+        id: ChildId::ONLY,
         config: 0,
         lane,
         mode: Mode::Ethernet,
@@ -68,16 +70,17 @@ fn lanes_come_in_order_and_no_more_than_agreed() {
     let now = instant();
     let mut session = session(2);
     session.peer_lanes = 3;
-    let may = |session: &Session, lane| session.may_have(now, (0, lane));
-    assert_eq!((may(&session, 0), may(&session, 1)), (Ok(()), Err(LocalFault::Busy)));
+    let ethernet = SelectorPair::ethernet();
+    let may = |session: &Session, lane| session.may_have(now, (0, lane), &ethernet);
+    assert_eq!((may(&session, 0), may(&session, 1)), (Ok(None), Err(LocalFault::Busy)));
     session.children.push(child(0, 1, ChildState::Live));
-    assert_eq!((may(&session, 1), may(&session, 2)), (Ok(()), Err(LocalFault::Busy)));
+    assert_eq!((may(&session, 1), may(&session, 2)), (Ok(Some(ChildId::ONLY)), Err(LocalFault::Busy)));
     session.children.push(child(1, 2, ChildState::Live));
-    assert_eq!((may(&session, 2), may(&session, 3)), (Ok(()), Err(LocalFault::Children)));
+    assert_eq!((may(&session, 2), may(&session, 3)), (Ok(Some(ChildId::ONLY)), Err(LocalFault::Children)));
     // A lane that is about to go is none to build on.
     session.close_child(Spi(1));
     assert_eq!(may(&session, 2), Err(LocalFault::Busy));
-    assert_eq!(session.may_have(now, (1, 1)), Err(LocalFault::Children), "there is no such child");
+    assert_eq!(session.may_have(now, (1, 1), &ethernet), Err(LocalFault::Children), "there is no such child");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! One IKE SA in a snapshot: what is written, and how it is put together again.
 
 use adit_proto::codec::DecodeError;
-use adit_proto::control::{PeerId, Spi};
+use adit_proto::control::{ChildId, PeerId, Spi};
 use adit_proto::ike::{AddressRange, ExchangeType, IkeSpi, IpSelector, KeId, PortRange, PrfId};
 use adit_proto::suite::Suite;
 
@@ -93,10 +93,12 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
             child.limits.rekey_at = Some(ctx.now.instant);
         }
         ctx.shared.spis.assign(child.inbound, sa.id);
+        let what = (child.config, child.mode, &child.selectors);
+        ctx.shared.spis.children.hold(peer, (sa.id, child.inbound), Some(child.id), what);
         match child.state {
             // Not configured any more, or about to be deleted before.
             ChildState::Closing => session.want(Task::DeleteChildren(vec![child.inbound])),
-            _ if child.config >= session.config.children.len() => session.want(Task::DeleteChildren(vec![child.inbound])),
+            _ if session.is_unwanted(&child) => session.want(Task::DeleteChildren(vec![child.inbound])),
             ChildState::Live | ChildState::Replaced { .. } => {}
         }
         session.children.push(child);
@@ -302,7 +304,7 @@ fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
     });
     out.list(session.draining_outbound.iter(), |out, draining| {
         out.time(clock, draining.until);
-        out.u32(draining.place.0);
+        out.u16(draining.place.0.0);
         out.u8(draining.place.1);
         out.u64(draining.outbound.0.into());
     });
@@ -335,8 +337,8 @@ fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Deco
     session.draining_inbound = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
     session.draining_outbound = input.list(|input| {
         let until = input.time(clock)?;
-        let config = usize::try_from(input.u32()?).map_err(|_| DecodeError::BadValue("child"))?;
-        Ok(DrainingOutbound { until, place: (config, input.u8()?), outbound: read_spi(input)? })
+        let child = ChildId(input.u16()?);
+        Ok(DrainingOutbound { until, place: (child, input.u8()?), outbound: read_spi(input)? })
     })?;
     for spi in input.list(read_spi)? {
         session.want(Task::DeleteOrphan(spi));
@@ -349,6 +351,7 @@ fn read_spi(input: &mut In) -> Decoded<Spi> {
 }
 
 fn write_child(out: &mut Out, clock: BootClock, child: &Child, session: &Session) {
+    out.u16(child.id.0);
     out.u32(child.config);
     out.u8(child.lane);
     out.flag(child.mode == Mode::Ethernet);
@@ -383,6 +386,7 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child, session: &Session
 }
 
 fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
+    let id = ChildId(input.u16()?);
     let config = usize::try_from(input.u32()?).map_err(|_| DecodeError::BadValue("child"))?;
     let lane = input.u8()?;
     let mode = if input.flag()? { Mode::Ethernet } else { Mode::Tunnel };
@@ -404,6 +408,7 @@ fn read_child(input: &mut In, clock: BootClock) -> Decoded<Child> {
     let granted_in = input.option(|input| u32::try_from(input.u64()?).map_err(|_| DecodeError::BadValue("message id")))?;
     let (rekeying, collision) = (false, None);
     Ok(Child {
+        id,
         config,
         lane,
         mode,
