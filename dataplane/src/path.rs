@@ -41,6 +41,9 @@ pub struct Paths {
 struct Seen {
     /// The way of the packets, as it was told last.
     last: Option<(Endpoint, LocalEnd)>,
+    /// That is the path in use: there is nothing to say as long as it stays so. Any other way is told again every second, for what
+    /// came of it may have been forgotten.
+    is_used: bool,
     /// The second in which it was last told of each path, and of ways that are none.
     told_s: [u32; PATHS_MAX + 1],
 }
@@ -59,7 +62,12 @@ pub struct Sighting {
 
 impl Default for Paths {
     fn default() -> Paths {
-        Paths { first: [None; INLINE], more: None, in_use: None, seen: Seen { last: None, told_s: [NEVER; PATHS_MAX + 1] } }
+        Paths {
+            first: [None; INLINE],
+            more: None,
+            in_use: None,
+            seen: Seen { last: None, is_used: false, told_s: [NEVER; PATHS_MAX + 1] },
+        }
     }
 }
 
@@ -98,6 +106,7 @@ impl Paths {
     pub fn put_to_use(&mut self, id: PathId) -> Result<(), Refusal> {
         self.get(id).ok_or(Refusal::NoSuchPath)?;
         self.in_use = Some(id);
+        self.seen.is_used = false;
         Ok(())
     }
 
@@ -120,13 +129,18 @@ impl Paths {
 
     /// An authentic packet, newer than all before, came this way: whether the control plane is to be told.
     #[inline]
-    pub fn sighting(&self, from: &Endpoint, to: &LocalEnd, now_s: u32) -> Option<Sighting> {
-        if self.seen.last == Some((*from, *to)) {
+    pub fn sighting(&mut self, from: &Endpoint, to: &LocalEnd, now_s: u32) -> Option<Sighting> {
+        let is_same = self.seen.last == Some((*from, *to));
+        if is_same && self.seen.is_used {
             return None;
         }
         let path = self.of(from, to);
+        self.seen.is_used = path.is_some() && path == self.in_use;
+        if is_same && self.seen.is_used {
+            return None;
+        }
         let due = self.seen.told_s[seen_at(path)] != now_s;
-        due.then_some(Sighting { path, is_change: self.seen.last.is_some() })
+        due.then_some(Sighting { path, is_change: self.seen.last.is_some() && !is_same })
     }
 
     /// The control plane has been told.
@@ -238,7 +252,7 @@ mod tests {
 
     #[test]
     fn what_could_not_be_told_stays_news() {
-        let paths = Paths::default();
+        let mut paths = Paths::default();
         let sighting = Some(Sighting { path: None, is_change: false });
         assert_eq!(paths.sighting(&hop(9).to, &end(1), 5), sighting);
         assert_eq!(paths.sighting(&hop(9).to, &end(1), 5), sighting);

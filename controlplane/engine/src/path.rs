@@ -44,7 +44,7 @@ use peer::{Entry, PeerPaths, Proof};
 /// Requests for a proof in a second, to all peers.
 const PROOFS_PER_SECOND: u32 = 200;
 /// What a packet of ESP gives in credit: the shortest there is.
-const ESP_LEN_MIN: u32 = 60;
+const ESP_LEN_MIN: u32 = 84;
 
 /// What is agreed with a peer about paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -175,7 +175,7 @@ mod tests {
             spi: Spi(n as u32),
             direction: if n.is_multiple_of(2) { Direction::Inbound } else { Direction::Outbound },
             peer: PeerId(n as u16),
-            child: ChildId(n as u16 + 1),
+            child: ChildId((n as u16).wrapping_add(1)),
             suite: Suite::ALL[n as usize % 3],
             window: n as u16,
             seq: n,

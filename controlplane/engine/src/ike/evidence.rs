@@ -94,7 +94,8 @@ impl IkeSa {
 
     /// Sends the request under way also there, as far as that is allowed before there is a proof.
     fn repeat_to(&mut self, ctx: &mut Ctx, hop: Hop) {
-        let Some(peer) = self.peer else { return };
+        // A way that was given up is none any more.
+        let Some(peer) = self.peer.filter(|peer| ctx.shared.paths.find(*peer, hop).is_some()) else { return };
         let Some(outstanding) = self.window.outstanding_mut() else { return };
         let after = outstanding.after;
         let sizes: usize = outstanding.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();

@@ -11,7 +11,7 @@ use super::{Follow, PathEvent, PathId, Paths, Wish};
 use crate::random::Random;
 
 /// The echo that asks for a proof is an IP packet of this size.
-const PROOF_ECHO: u16 = 128;
+const PROOF_ECHO: u16 = 88;
 /// For so long an address is tried at which the peer may be, too.
 const LOOKED_FOR: Duration = Duration::from_secs(30);
 
@@ -161,7 +161,9 @@ impl Paths {
                 continue;
             }
             let hop = entry.hop;
-            if terms.echo {
+            let paid = entry.credit.checked_sub(PROOF_ECHO.into());
+            if let (true, Some(left)) = (terms.echo, paid) {
+                entry.credit = left;
                 let asked = random.u64();
                 if let Proof::Waits { echo, .. } = &mut entry.proof {
                     *echo = Some(asked);
