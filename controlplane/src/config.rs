@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use adit_channel::SA_SLOTS_MAX;
 use adit_engine::path::Origin;
+use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode, Selector};
 use adit_proto::esp;
 use ipnet::IpNet;
@@ -48,6 +49,8 @@ pub struct Config {
     pub underlay_mtu: u16,
     /// What it carries.
     pub mode: Mode,
+    /// What the outer headers say of the class of what is carried.
+    pub dscp: Dscp,
     pub dataplane: Dataplane,
     pub forwarding: Forwarding,
     pub ike: ike_section::Ike,

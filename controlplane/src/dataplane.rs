@@ -42,6 +42,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--workers", plane.workers.to_string()),
         ("--io", plane.io.name().to_owned()),
         ("--crypto", plane.crypto.name().to_owned()),
+        ("--dscp", config.dscp.to_string()),
         ("--mtu", config.interface.mtu.to_string()),
         ("--max-peers", config.max_peers().to_string()),
         ("--sa-slots", config.sa_slots().to_string()),

@@ -108,6 +108,7 @@ mistakes! {
     from_an_endpoint_that_there_is_not: by_ike("psk_file: site-b.psk, role: responder")
         .replace("    endpoint: 192.0.2.2:4500\n", "    from: endpoint\n");
     mode_that_is_none: and("mode: ipsec");
+    dscp_that_is_none: and("dscp: 64");
     selectors_without_ip_mode: and("    selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]");
     ip_mode_without_selectors: and("mode: ip");
     ip_mode_with_what_is_about_ethernet: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]\n    defer_checksums: true")
@@ -383,6 +384,7 @@ interface:
   routes: [{ to: 10.9.0.0/16, via: 10.1.0.2 }, { to: \"fd00:9::/48\" }]
   mac: \"02:00:00:00:00:01\"
 underlay_mtu: 9000
+dscp: ef
 dataplane: { binary: /opt/adit-dataplane, workers: 2, cores: [0, 1], io: poll, crypto: rustcrypto, replay_window: 64, socket_buffer: 65536, busy_poll_us: 0 }
 forwarding: { ageing_s: 30, max_entries: 16, flood_pps: 1, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-c }] }
 peers:

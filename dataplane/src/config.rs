@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use adit_channel::SA_SLOTS_MAX;
+use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode};
 use clap::{Parser, ValueEnum};
 
@@ -120,6 +121,9 @@ pub struct Config {
     /// Which library seals and opens.
     #[arg(long, value_enum, default_value_t = CryptoChoice::Auto)]
     pub crypto: CryptoChoice,
+    /// The DSCP of the outer header: as in the inner one, 0, or always the same. ECN is always that of the inner one.
+    #[arg(long, value_name = "copy|clear|DSCP", default_value_t = Dscp::Copy)]
+    pub dscp: Dscp,
     /// Largest inner IP packet in bytes.
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=65_535))]
     pub mtu: u16,

@@ -3,7 +3,8 @@
 //! 1. `receive`: a datagram or a train from the socket, into the arena.
 //! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
 //! 3. find the SA; what another worker owns goes over its ring, in batches.
-//! 4. `open` in place; learn where the source address is, or check in IP mode that the peer may send it by this SA.
+//! 4. `open` in place; take over ECN marks of the outer header; learn where the source address is, or check in IP mode that the peer
+//!    may send it by this SA.
 //! 5. coalesce frames of one flow into super-frames, as pieces of the arena.
 //! 6. write to the TAP.
 //!
@@ -22,6 +23,7 @@ use adit_proto::esp::{self, Header};
 use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
+use crate::class;
 use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::forward::Learned;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
@@ -275,6 +277,14 @@ impl Inbound {
                 env.port.count(Count::Opened, 1);
                 env.port.count(Count::OpenedBytes, frame.len() as u64);
                 let frame = place.start + frame.start..place.start + frame.end;
+                match class::mark(env.mode, &mut self.arena.bytes()[frame.clone()], arrival.class) {
+                    Ok(false) => {}
+                    Ok(true) => env.port.count(Count::CeMarks, 1),
+                    Err(why) => {
+                        env.port.drop(why, 1);
+                        return Ok(());
+                    }
+                }
                 match env.mode {
                     Mode::Ethernet => self.learn(&frame, peer, state, env),
                     Mode::Ip if self.is_admitted(&frame, peer, child, state) => {}

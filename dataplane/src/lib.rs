@@ -9,6 +9,7 @@
 //! Keys, sealing and opening are `adit_esp`. What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
 
 pub mod checksum;
+pub mod class;
 pub mod config;
 pub mod control;
 pub mod echo;

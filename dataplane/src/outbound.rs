@@ -21,6 +21,7 @@ use adit_proto::esp;
 use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Latency};
 
+use crate::class;
 use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN, WORKERS_MAX};
 use crate::forward;
 use crate::handover::BatchBuilder;
@@ -271,7 +272,8 @@ impl Outbound {
             };
         };
         let Some((path_id, path)) = used else { return self.lose(Drop::NoPath, len, env) };
-        let way = Way { lot: Lot { peer: id, path: path_id, class: 0 }, child: child_id, path };
+        let class = env.dscp.outer(class::of(env.mode, &self.buffer[FRAME_HEADROOM..READ_AT + len.max(vnet::LEN)]));
+        let way = Way { lot: Lot { peer: id, path: path_id, class }, child: child_id, path };
         match self.plan(len, env.mode) {
             Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, &way, len, state, env),
             Ok(plan) => self.segments(&plan, &way, sa, env),

@@ -246,8 +246,8 @@ fn build_workers(
     let mut workers = Vec::new();
     let clock = clock();
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
-        let mut env =
-            Environment { id, mode: config.mode, tap, udp, port, handover: handover.clone(), registry: registry.clone() };
+        let (handover, registry) = (handover.clone(), registry.clone());
+        let mut env = Environment { id, mode: config.mode, dscp: config.dscp, tap, udp, port, handover, registry };
         show(&mut env, io, backend, core);
         workers.push(Worker::new(env, State::new(config, backend, clock)));
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use adit_channel::Port;
+use adit_proto::class::Dscp;
 use adit_proto::control::Mode;
 use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Gauge};
@@ -31,6 +32,7 @@ const RETRY_TRAINS_S: u32 = 60;
 pub struct Environment {
     pub id: usize,
     pub mode: Mode,
+    pub dscp: Dscp,
     pub tap: TapQueue,
     pub udp: UdpSocket,
     pub port: Port,

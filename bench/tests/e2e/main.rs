@@ -5,6 +5,7 @@
 
 mod addresses;
 mod api;
+mod class;
 mod commands;
 mod extension;
 mod faults;

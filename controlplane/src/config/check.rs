@@ -5,6 +5,7 @@ mod network;
 mod origin;
 mod peers;
 mod selectors;
+mod traffic;
 
 pub use selectors::SELECTORS_ALL_MAX;
 
@@ -57,6 +58,7 @@ impl<'a> Check<'a> {
         let listen_at = root.listen.as_ref().map_or(top, |listen| listen.at);
         let listen = self.listen(root.listen, top);
         let underlay_mtu = self.underlay_mtu(root.underlay_mtu);
+        let dscp = self.dscp(root.dscp);
         let dataplane = self.dataplane(root.dataplane.unwrap_or_default());
         let raw_peers = match root.peers {
             Some(peers) => peers,
@@ -90,6 +92,7 @@ impl<'a> Check<'a> {
                 interface,
                 underlay_mtu,
                 mode,
+                dscp,
                 dataplane,
                 forwarding,
                 ike,

@@ -18,6 +18,7 @@ struct Root<'a> {
     interface: Interface<'a>,
     underlay_mtu: u16,
     mode: &'static str,
+    dscp: String,
     dataplane: Dataplane<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarding: Option<Forwarding<'a>>,
@@ -273,6 +274,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
         },
         underlay_mtu: config.underlay_mtu,
         mode: config.mode.name(),
+        dscp: config.dscp.to_string(),
         dataplane: Dataplane {
             binary: dataplane.binary.as_deref().map(text).transpose()?,
             workers: dataplane.workers,

@@ -14,6 +14,7 @@ const OF_THE_PROCESS: &[&str] = &["runtime_dir", "state_dir", "ike.key_log_dir"]
 const OF_THE_DATA_PLANE: &[&str] = &[
     "listen",
     "mode",
+    "dscp",
     "interface.name",
     "interface.mtu",
     "interface.mac",
@@ -165,6 +166,7 @@ fn keep_of_process(config: &mut Config, running: &Config) {
 
 fn keep_of_dataplane(config: &mut Config, running: &Config) {
     config.listen = running.listen;
+    config.dscp = running.dscp;
     config.interface.name.clone_from(&running.interface.name);
     config.interface.mtu = running.interface.mtu;
     config.interface.mac = running.interface.mac;
