@@ -51,6 +51,8 @@ pub struct Config {
     pub mode: Mode,
     /// What the outer headers say of the class of what is carried.
     pub dscp: Dscp,
+    /// The MSS in SYNs is brought down to what the path takes. Only in IP mode.
+    pub mss_clamp: MssClamp,
     pub dataplane: Dataplane,
     pub forwarding: Forwarding,
     pub ike: ike_section::Ike,
@@ -99,6 +101,24 @@ pub struct Dataplane {
     pub socket_buffer: u32,
     /// For how long an idle worker looks for an answer before it sleeps, in microseconds.
     pub busy_poll_us: u32,
+}
+
+/// Whether the MSS in SYNs is brought down to what the path takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MssClamp {
+    Auto,
+    Off,
+}
+
+impl MssClamp {
+    pub const ALL: [MssClamp; 2] = [MssClamp::Auto, MssClamp::Off];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            MssClamp::Auto => "auto",
+            MssClamp::Off => "off",
+        }
+    }
 }
 
 /// How workers wait for packets.

@@ -57,7 +57,8 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
             ("--fdb-ageing-s", forwarding.ageing_s.to_string()),
             ("--flood-pps", forwarding.flood_pps.to_string()),
         ]),
-        Mode::Ip => list.push(("--selectors", config.max_selectors().to_string())),
+        Mode::Ip => list
+            .extend([("--selectors", config.max_selectors().to_string()), ("--mss-clamp", config.mss_clamp.name().to_owned())]),
     }
     if let Some(cores) = &plane.cores {
         let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();

@@ -109,6 +109,8 @@ mistakes! {
         .replace("    endpoint: 192.0.2.2:4500\n", "    from: endpoint\n");
     mode_that_is_none: and("mode: ipsec");
     dscp_that_is_none: and("dscp: 64");
+    mss_clamp_without_ip_mode: and("mss_clamp: auto");
+    mss_clamp_that_is_none: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]") + "mss_clamp: 1400\n";
     selectors_without_ip_mode: and("    selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]");
     ip_mode_without_selectors: and("mode: ip");
     ip_mode_with_what_is_about_ethernet: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]\n    defer_checksums: true")
@@ -426,6 +428,7 @@ const IP: &str = "\
 name: site-a
 listen: \"[::]:4501\"
 mode: ip
+mss_clamp: off
 interface: { name: adit1, addresses: [10.1.0.1/32], routes: [{ to: 10.2.0.0/24 }] }
 peers:
   - name: site-b

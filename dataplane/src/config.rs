@@ -79,6 +79,13 @@ pub enum IoChoice {
     Poll,
 }
 
+/// Whether the MSS in SYNs is brought down to what the path takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MssClamp {
+    Auto,
+    Off,
+}
+
 /// Which library seals and opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CryptoChoice {
@@ -124,6 +131,9 @@ pub struct Config {
     /// The DSCP of the outer header: as in the inner one, 0, or always the same. ECN is always that of the inner one.
     #[arg(long, value_name = "copy|clear|DSCP", default_value_t = Dscp::Copy)]
     pub dscp: Dscp,
+    /// Whether the MSS in SYNs is brought down to what the path takes (mode ip).
+    #[arg(long, value_enum, default_value_t = MssClamp::Auto)]
+    pub mss_clamp: MssClamp,
     /// Largest inner IP packet in bytes.
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=65_535))]
     pub mtu: u16,

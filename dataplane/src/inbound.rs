@@ -29,6 +29,7 @@ use crate::forward::Learned;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::handover::{BatchBuilder, MacUpdate};
 use crate::io::{Failure, Io, TapWrite, Work};
+use crate::mss;
 use crate::open::{Opened, open};
 use crate::pool::Arena;
 use crate::state::{Environment, State};
@@ -287,7 +288,7 @@ impl Inbound {
                 }
                 match env.mode {
                     Mode::Ethernet => self.learn(&frame, peer, state, env),
-                    Mode::Ip if self.is_admitted(&frame, peer, child, state) => {}
+                    Mode::Ip if self.is_admitted(&frame, peer, child, state) => self.clamp_mss(&frame, peer, state, env),
                     Mode::Ip => {
                         env.port.drop(Drop::PolicyMismatch, 1);
                         return Ok(());
@@ -318,6 +319,18 @@ impl Inbound {
         let bytes = &self.arena.bytes()[place.clone()];
         let Some(packet) = Packet::parse(bytes) else { return false };
         state.policy.admits(&packet, peer, child) || state.policy.admits_error(&packet, bytes, peer, child)
+    }
+
+    /// Brings down the MSS of a packet that opens a connection to what the way back takes.
+    #[inline]
+    fn clamp_mss(&mut self, packet: &Range<usize>, peer: PeerId, state: &mut State, env: &Environment) {
+        if !env.clamps_mss {
+            return;
+        }
+        let fits = || state.tables.peer(peer)?.paths.used().map(|(_, path)| path.frame_told.into());
+        if mss::clamp(&mut self.arena.bytes()[packet.clone()], false, fits) {
+            env.port.count(Count::MssClamped, 1);
+        }
     }
 
     #[inline]

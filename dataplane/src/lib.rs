@@ -17,6 +17,7 @@ pub mod forward;
 pub mod handover;
 pub mod inbound;
 pub mod io;
+pub mod mss;
 pub mod open;
 pub mod outbound;
 pub mod oversize;

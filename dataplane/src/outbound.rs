@@ -27,6 +27,7 @@ use crate::forward;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::io::Work;
+use crate::mss;
 use crate::path::Path;
 use crate::policy;
 use crate::pool::frame_buffer;
@@ -64,6 +65,13 @@ struct Way {
 
 /// Where the virtio-net header of a read goes: the frame then starts at `FRAME_HEADROOM`.
 const READ_AT: usize = FRAME_HEADROOM - vnet::LEN;
+
+/// Brings down the MSS of a packet that opens a connection; in front of it stands its virtio-net header.
+#[inline]
+fn clamp_mss(read: &mut [u8], path: &Path) -> bool {
+    let Some((header, packet)) = read.split_first_chunk_mut() else { return false };
+    mss::clamp(packet, VnetHeader::parse(header).needs_csum(), || Some(path.frame_told.into()))
+}
 
 impl Outbound {
     pub fn new(env: &Environment) -> Outbound {
@@ -274,6 +282,9 @@ impl Outbound {
         let Some((path_id, path)) = used else { return self.lose(Drop::NoPath, len, env) };
         let class = env.dscp.outer(class::of(env.mode, &self.buffer[FRAME_HEADROOM..READ_AT + len.max(vnet::LEN)]));
         let way = Way { lot: Lot { peer: id, path: path_id, class }, child: child_id, path };
+        if env.clamps_mss && clamp_mss(&mut self.buffer[READ_AT..READ_AT + len], &path) {
+            env.port.count(Count::MssClamped, 1);
+        }
         match self.plan(len, env.mode) {
             Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, &way, len, state, env),
             Ok(plan) => self.segments(&plan, &way, sa, env),

@@ -12,12 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_channel::{EventFd, Listener, PlaneInfo, Port, Region, Sizes};
-use adit_proto::control::Place;
+use adit_proto::control::{Mode, Place};
 use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
 use core_affinity::CoreId;
 
-use crate::config::{Config, CryptoChoice, IoChoice};
+use crate::config::{Config, CryptoChoice, IoChoice, MssClamp};
 use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
 use crate::io::poll::PollIo;
@@ -247,7 +247,8 @@ fn build_workers(
     let clock = clock();
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
         let (handover, registry) = (handover.clone(), registry.clone());
-        let mut env = Environment { id, mode: config.mode, dscp: config.dscp, tap, udp, port, handover, registry };
+        let clamps_mss = config.mode == Mode::Ip && config.mss_clamp == MssClamp::Auto;
+        let mut env = Environment { id, mode: config.mode, dscp: config.dscp, clamps_mss, tap, udp, port, handover, registry };
         show(&mut env, io, backend, core);
         workers.push(Worker::new(env, State::new(config, backend, clock)));
     }

@@ -33,6 +33,8 @@ pub struct Environment {
     pub id: usize,
     pub mode: Mode,
     pub dscp: Dscp,
+    /// The MSS in SYNs is brought down to what the path takes.
+    pub clamps_mss: bool,
     pub tap: TapQueue,
     pub udp: UdpSocket,
     pub port: Port,

@@ -37,6 +37,7 @@ numbers! {
         SplitSegments "split_segments" "Segments cut out of super-frames from the TAP.",
         RecutSegments "recut_segments" "TCP segments that were too long for the path and were cut into shorter ones.",
         Fragmented "fragmented_packets" "IPv4 packets that were too long for the path, allowed it, and were fragmented inside the tunnel.",
+        MssClamped "mss_clamped" "SYNs of either direction whose MSS was more than the path to the peer takes, and was brought down (IP mode).",
         TooBigAnswers "too_big_answers" "ICMP messages that told a sender how much the path to a peer takes.",
         ChecksumsFilled "checksums_filled" "Checksums that the kernel left open and the data plane filled in.",
         ChecksumsDeferred "checksums_deferred" "Checksums that the kernel left open and that were sent on open, marked so.",

@@ -25,6 +25,7 @@ mod jumbo;
 mod key_log;
 mod mesh;
 mod metrics;
+mod mss;
 mod mtu;
 mod nonce;
 mod paths;

@@ -59,6 +59,7 @@ impl<'a> Check<'a> {
         let listen = self.listen(root.listen, top);
         let underlay_mtu = self.underlay_mtu(root.underlay_mtu);
         let dscp = self.dscp(root.dscp);
+        let mss_clamp = self.mss_clamp(root.mss_clamp, mode);
         let dataplane = self.dataplane(root.dataplane.unwrap_or_default());
         let raw_peers = match root.peers {
             Some(peers) => peers,
@@ -93,6 +94,7 @@ impl<'a> Check<'a> {
                 underlay_mtu,
                 mode,
                 dscp,
+                mss_clamp,
                 dataplane,
                 forwarding,
                 ike,

@@ -19,6 +19,8 @@ struct Root<'a> {
     underlay_mtu: u16,
     mode: &'static str,
     dscp: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mss_clamp: Option<&'static str>,
     dataplane: Dataplane<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarding: Option<Forwarding<'a>>,
@@ -275,6 +277,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
         underlay_mtu: config.underlay_mtu,
         mode: config.mode.name(),
         dscp: config.dscp.to_string(),
+        mss_clamp: (!ethernet).then(|| config.mss_clamp.name()),
         dataplane: Dataplane {
             binary: dataplane.binary.as_deref().map(text).transpose()?,
             workers: dataplane.workers,

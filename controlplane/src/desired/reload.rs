@@ -15,6 +15,7 @@ const OF_THE_DATA_PLANE: &[&str] = &[
     "listen",
     "mode",
     "dscp",
+    "mss_clamp",
     "interface.name",
     "interface.mtu",
     "interface.mac",
@@ -167,6 +168,7 @@ fn keep_of_process(config: &mut Config, running: &Config) {
 fn keep_of_dataplane(config: &mut Config, running: &Config) {
     config.listen = running.listen;
     config.dscp = running.dscp;
+    config.mss_clamp = running.mss_clamp;
     config.interface.name.clone_from(&running.interface.name);
     config.interface.mtu = running.interface.mtu;
     config.interface.mac = running.interface.mac;

@@ -17,7 +17,7 @@ const RST: u8 = 0x04;
 const URG: u8 = 0x20;
 
 /// Options that sign the segment as it is: TCP-MD5 (RFC 2385) and TCP-AO (RFC 5925).
-const SIGNATURES: [u8; 2] = [19, 29];
+pub const SIGNATURES: [u8; 2] = [19, 29];
 
 /// Whether the segment with this TCP header, options included, may become several: they repeat the options, so none may speak of
 /// this one segment alone.

@@ -143,7 +143,13 @@ impl Bed {
 
     /// A data plane in IP mode with one peer: hosts 1 to 9 of both IP versions are here, hosts 11 to 19 there.
     pub fn start_ip(workers: usize, io: &str, lanes: u16) -> Bed {
-        let mut bed = Bed::start_with(workers, io, lanes, &["--mode", "ip", "--selectors", "64"]);
+        Bed::start_ip_with(workers, io, lanes, &[])
+    }
+
+    /// The same with more arguments for the data plane.
+    pub fn start_ip_with(workers: usize, io: &str, lanes: u16, more: &[&str]) -> Bed {
+        let arguments = [&["--mode", "ip", "--selectors", "64"], more].concat();
+        let mut bed = Bed::start_with(workers, io, lanes, &arguments);
         for (worker, v6) in (0..workers).flat_map(|worker| [(worker, false), (worker, true)]) {
             let selector = Selector::any_of(hosts(v6, 1, 9), hosts(v6, 11, 19));
             bed.own(worker, PEER, selector);
