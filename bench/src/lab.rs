@@ -67,6 +67,8 @@ pub struct LabOptions {
     pub inner_mtu: Option<u16>,
     /// The gateways talk over IPv6.
     pub outer_ipv6: bool,
+    /// The first gateway is a hub, and the others know only it.
+    pub star: bool,
     /// Flooded frames per second.
     pub flood_pps: Option<u32>,
     /// Whether inner checksums may stay open between the gateways; the program's own choice when left out.
@@ -89,6 +91,7 @@ impl Default for LabOptions {
             outer_mtu: 1500,
             inner_mtu: None,
             outer_ipv6: false,
+            star: false,
             flood_pps: None,
             defer_checksums: None,
             ike: Vec::new(),
@@ -447,7 +450,7 @@ fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path
     let lanes = optional("lanes", options.lanes.map(|lanes| lanes.to_string()));
     let defer = optional("defer_checksums", options.defer_checksums.map(|defer| defer.to_string()));
     let peers: String = (1..=names.len())
-        .filter(|peer| *peer != number)
+        .filter(|peer| *peer != number && (!options.star || *peer == 1 || number == 1))
         .map(|peer| {
             let endpoint = std::net::SocketAddr::new(outer(peer as u8, options.outer_ipv6), PORT);
             let key = key_file(dir, name, names[peer - 1]);
@@ -460,7 +463,10 @@ fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path
             format!("  - {{ name: {}, endpoint: \"{endpoint}\", {keys}{lanes}{defer}{selectors} }}\n", names[peer - 1])
         })
         .collect();
-    let flood = options.flood_pps.map(|pps| format!("forwarding: {{ flood_pps: {pps} }}\n")).unwrap_or_default();
+    let flood = options.flood_pps.map(|pps| format!("flood_pps: {pps}"));
+    let hub = (options.star && number == 1).then(|| "forward: true".to_owned());
+    let forwarding: Vec<String> = flood.into_iter().chain(hub).collect();
+    let forwarding = if forwarding.is_empty() { String::new() } else { format!("forwarding: {{ {} }}\n", forwarding.join(", ")) };
     Ok(format!(
         "name: {name}\n\
          listen: \"{listen}\"\n\
@@ -468,7 +474,7 @@ fn configuration(options: &LabOptions, names: &[&str], number: usize, dir: &Path
          mode: {mode}\n\
          interface: {{ name: {TAP}, {addresses}{mtu} }}\n\
          dataplane: {{ binary: {dataplane}, workers: {workers}, io: {io}, crypto: {crypto} }}\n\
-         {flood}peers:\n{peers}\
+         {forwarding}peers:\n{peers}\
          metrics: {{ listen: 127.0.0.1:{METRICS_PORT} }}\n\
          runtime_dir: {dir}/run-{name}\n\
          state_dir: {dir}/state-{name}\n",

@@ -168,6 +168,8 @@ pub struct Forwarding {
     pub max_entries: u32,
     /// Flooded frames per second and worker.
     pub flood_pps: u32,
+    /// Frames go on from peer to peer.
+    pub forward: bool,
     /// Addresses that always live behind one peer, which is named by its place in the list of peers.
     pub pinned: Vec<(Mac, usize)>,
 }

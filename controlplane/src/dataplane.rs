@@ -56,6 +56,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
             ("--fdb-entries", forwarding.max_entries.to_string()),
             ("--fdb-ageing-s", forwarding.ageing_s.to_string()),
             ("--flood-pps", forwarding.flood_pps.to_string()),
+            ("--forward", forwarding.forward.to_string()),
         ]),
         Mode::Ip => list
             .extend([("--selectors", config.max_selectors().to_string()), ("--mss-clamp", config.mss_clamp.name().to_owned())]),

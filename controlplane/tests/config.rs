@@ -115,7 +115,7 @@ mistakes! {
     ip_mode_without_selectors: and("mode: ip");
     ip_mode_with_what_is_about_ethernet: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]\n    defer_checksums: true")
         .replace("addresses:", "mac: \"02:00:00:00:00:01\", addresses:")
-        + "forwarding: { ageing_s: 30, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-b }] }\n";
+        + "forwarding: { ageing_s: 30, forward: true, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-b }] }\n";
     selector_without_a_remote_network: selector("protocol: tcp");
     selector_of_two_ip_versions: selector("remote: \"fd00:2::/64\"");
     selector_with_host_bits: selector("remote: 10.2.0.7/24");
@@ -388,7 +388,7 @@ interface:
 underlay_mtu: 9000
 dscp: ef
 dataplane: { binary: /opt/adit-dataplane, workers: 2, cores: [0, 1], io: poll, crypto: rustcrypto, replay_window: 64, socket_buffer: 65536, busy_poll_us: 0 }
-forwarding: { ageing_s: 30, max_entries: 16, flood_pps: 1, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-c }] }
+forwarding: { ageing_s: 30, max_entries: 16, flood_pps: 1, forward: true, static: [{ mac: \"02:00:00:00:00:0b\", peer: site-c }] }
 peers:
   - { name: site-b, endpoint: \"[2001:db8::2]:4500\", static_key_file: site-b.key, lanes: 1, defer_checksums: false }
   - { name: site-c, endpoint: \"[2001:db8::3]:4500\", static_key_file: site-b.key, lanes: 64 }

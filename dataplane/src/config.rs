@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use adit_channel::SA_SLOTS_MAX;
 use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode};
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
 
@@ -62,6 +62,8 @@ pub const ECHOES_PER_S: u32 = 100;
 pub const BATCHES_OUTBOUND: usize = 32;
 /// Hand-off batches of a worker for datagrams on their way to other workers, at least.
 pub const BATCHES_INBOUND: usize = 16;
+/// Hand-off batches of a worker of a hub for frames from peer to peer, at least.
+pub const BATCHES_BETWEEN: usize = 16;
 /// Learned addresses taken from other workers in one turn.
 pub const MAC_UPDATES_PER_TURN: usize = 64;
 /// Learned addresses that may wait in front of a worker.
@@ -155,6 +157,9 @@ pub struct Config {
     /// Frames per second that each worker may send to all peers, when there are several.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub flood_pps: u32,
+    /// Hand on frames between peers: this gateway is the hub of a star (mode ethernet).
+    #[arg(long, default_value_t = false, action = ArgAction::Set, value_name = "true|false")]
+    pub forward: bool,
     /// Microseconds for which an idle worker looks for an answer before it sleeps again (io_uring only); 0 turns it off.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     pub busy_poll_us: u32,
@@ -164,6 +169,13 @@ pub struct Config {
     /// Mark of the packets outside (SO_MARK), by which rules keep them out of the tunnel; 0 for none.
     #[arg(long, default_value_t = 0)]
     pub mark: u32,
+}
+
+impl Config {
+    /// Whether frames are handed on between peers.
+    pub fn is_hub(&self) -> bool {
+        self.forward && self.mode == Mode::Ethernet
+    }
 }
 
 fn parse_mode(text: &str) -> Result<Mode, String> {

@@ -3,10 +3,15 @@
 //! Frames of peers teach where their source address is (never addresses of groups); what is not heard of ages; pinned
 //! entries do neither. Frames go from the TAP to peers and from peers to the TAP, never from peer to peer (split horizon),
 //! so a mesh cannot loop.
+//!
+//! But a hub hands on frames between its peers ([`crate::hub`]). Its table knows the stations behind the TAP too, as those of
+//! [`HERE`], and damps: an address that moves to and fro, as every address does in a loop, is in dispute for some seconds.
 
 use std::hash::{BuildHasher, RandomState};
 
 use adit_proto::control::{Mac, PeerId, Refusal};
+
+use crate::config::PEERS_MAX;
 
 /// What a look-up says about a frame from the TAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,10 @@ pub enum Learned {
     Unreported,
     New,
     Moved,
+    /// It moves to and fro, and stays where it is. Only in a table that damps.
+    Disputed,
+    /// It is pinned to another peer.
+    Elsewhere,
     /// The table is full, or the peer has taught as many as it may.
     Full,
     /// A group address cannot be a source.
@@ -42,7 +51,37 @@ struct Entry {
     unreported: bool,
     /// The second in which it was reported to them last, less what does not fit.
     reported_s: u8,
+    moves: Moves,
     heard_s: u32,
+}
+
+/// How often an address has moved in a stretch of [`DISPUTE_S`] seconds: the number of the stretch, less what does not fit, and the
+/// count in the low three bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Moves(u8);
+
+impl Moves {
+    /// Forgets what is of another stretch.
+    #[inline]
+    fn keep(&mut self, now_s: u32) {
+        let stretch = Moves::stretch(now_s);
+        if self.0 & !7 != stretch {
+            self.0 = stretch;
+        }
+    }
+
+    /// One more. To be called behind `keep`.
+    fn add(&mut self) {
+        self.0 += u8::from(self.0 & 7 < 7);
+    }
+
+    fn are_too_many(self) -> bool {
+        self.0 & 7 >= MOVES_MAX
+    }
+
+    fn stretch(now_s: u32) -> u8 {
+        ((now_s / DISPUTE_S) as u8) << 3
+    }
 }
 
 const _: () = assert!(size_of::<Entry>() == 16, "four to a cache line");
@@ -54,7 +93,17 @@ enum State {
     Pinned,
 }
 
-const FREE: Entry = Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, unreported: false, reported_s: 0, heard_s: 0 };
+const FREE: Entry =
+    Entry { mac: [0; 6], peer: PeerId(0), state: State::Free, unreported: false, reported_s: 0, moves: Moves(0), heard_s: 0 };
+
+/// Stands for the side of the TAP in the table of a hub. No peer has this id.
+pub const HERE: PeerId = PeerId(u16::MAX);
+const _: () = assert!(PEERS_MAX <= HERE.0, "ids of peers are below");
+
+/// Moves of one address in [`DISPUTE_S`] seconds after which it is in dispute: a station that really goes elsewhere moves once.
+const MOVES_MAX: u8 = 4;
+/// A dispute ends with the stretch of so many seconds in which it began.
+const DISPUTE_S: u32 = 8;
 
 /// Places that are looked at for an address, at most. In a half-full table with a good hash a search this long is rarer than one
 /// in a hundred thousand; an address that would need a longer one is not learned.
@@ -70,7 +119,9 @@ pub struct ForwardingTable {
     limit: usize,
     ageing_s: u32,
     hash: Hash,
-    /// Addresses learned from each peer.
+    /// Addresses that move to and fro come into dispute.
+    damps: bool,
+    /// Addresses learned from each peer, and behind them those of [`HERE`].
     learned_from: Box<[u32]>,
     /// What one peer may teach.
     quota: usize,
@@ -90,12 +141,18 @@ impl ForwardingTable {
             limit: limit as usize,
             ageing_s,
             hash: Hash::new(size),
-            learned_from: vec![0; max_peers.into()].into_boxed_slice(),
+            damps: false,
+            learned_from: vec![0; usize::from(max_peers) + 1].into_boxed_slice(),
             quota: limit as usize,
             sweep_at: 0,
             sweep_left: 0,
             swept_s: 0,
         }
+    }
+
+    /// The same table for a hub: it damps.
+    pub fn damping(self) -> ForwardingTable {
+        ForwardingTable { damps: true, ..self }
     }
 
     /// Says how many peers there are. When there are several, one may teach half of what fits: none can fill the table alone.
@@ -126,9 +183,15 @@ impl ForwardingTable {
         let Some(at) = self.place(source) else { return Learned::Full };
         let refresh_s = self.ageing_s / 4;
         let entry = &mut self.entries[at];
+        if self.damps {
+            entry.moves.keep(now_s);
+        }
         match entry.state {
+            State::Pinned if entry.peer != peer => Learned::Elsewhere,
             State::Pinned => Learned::Known,
+            State::Learned if self.damps && entry.moves.are_too_many() => Learned::Disputed,
             State::Learned if entry.peer != peer => {
+                entry.moves.add();
                 let before = std::mem::replace(&mut entry.peer, peer);
                 (entry.heard_s, entry.unreported) = (now_s, true);
                 self.count_learned(before, -1);
@@ -150,7 +213,8 @@ impl ForwardingTable {
             return Learned::Full;
         }
         let reported_s = now_s.wrapping_sub(1) as u8;
-        self.entries[at] = Entry { mac, peer, state: State::Learned, unreported: true, reported_s, heard_s: now_s };
+        self.entries[at] =
+            Entry { mac, peer, state: State::Learned, unreported: true, reported_s, moves: Moves(0), heard_s: now_s };
         self.used += 1;
         self.count_learned(peer, 1);
         Learned::New
@@ -287,11 +351,15 @@ impl ForwardingTable {
     }
 
     fn learned_from(&self, peer: PeerId) -> usize {
-        self.learned_from.get(usize::from(peer.0)).map_or(0, |count| *count as usize)
+        self.learned_from.get(self.count_at(peer)).map_or(0, |count| *count as usize)
+    }
+
+    fn count_at(&self, peer: PeerId) -> usize {
+        if peer == HERE { self.learned_from.len() - 1 } else { peer.0.into() }
     }
 
     fn count_learned(&mut self, peer: PeerId, change: i32) {
-        if let Some(count) = self.learned_from.get_mut(usize::from(peer.0)) {
+        if let Some(count) = self.learned_from.get_mut(self.count_at(peer)) {
             *count = count.saturating_add_signed(change);
         }
     }
@@ -386,10 +454,41 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_moves_to_and_fro_is_in_dispute_for_a_while() {
+        let mut table = ForwardingTable::new(4, 300, 4).damping();
+        table.learn(mac(1), PeerId(0), 16);
+        for n in 0..MOVES_MAX {
+            let peer = if n % 2 == 0 { HERE } else { PeerId(0) };
+            assert_eq!(table.learn(mac(1), peer, 16), Learned::Moved);
+        }
+        for peer in [PeerId(0), PeerId(1), HERE] {
+            assert_eq!(table.learn(mac(1), peer, 23), Learned::Disputed, "whoever says it");
+        }
+        assert_eq!(table.route(mac(1), 23), Route::Peer(PeerId(0)), "it stays where it was");
+        assert_ne!(table.learn(mac(1), PeerId(0), 24), Learned::Disputed, "until the stretch ends");
+        assert_ne!(table.learn(mac(1), PeerId(0), 16 + 256), Learned::Disputed, "and it is forgotten");
+        assert_eq!(table.learn(mac(1), PeerId(3), 16 + 256), Learned::Moved, "one move is a move");
+        let mut plain = ForwardingTable::new(4, 300, 4);
+        assert!((0..100).all(|n| plain.learn(mac(1), PeerId(n % 2), 16) != Learned::Disputed), "only a hub damps");
+    }
+
+    #[test]
+    fn stations_of_this_side_have_their_share_of_the_table_too() {
+        let mut table = ForwardingTable::new(4, 300, 2).damping();
+        table.share_among(2);
+        assert_eq!([1, 2, 3].map(|n| table.learn(mac(n), HERE, 0)), [Learned::New, Learned::New, Learned::Full]);
+        assert_eq!(table.route(mac(1), 0), Route::Peer(HERE));
+        assert_eq!(table.learn(mac(4), PeerId(1), 0), Learned::New);
+        assert_eq!(table.learn(mac(1), PeerId(0), 0), Learned::Moved);
+        assert_eq!(table.learn(mac(5), HERE, 0), Learned::New, "what moved away makes room");
+    }
+
+    #[test]
     fn a_pinned_address_neither_moves_nor_ages_and_a_full_table_stays() {
         let mut table = ForwardingTable::new(2, 300, 4);
         table.pin(mac(1), PeerId(1)).unwrap();
-        assert_eq!(table.learn(mac(1), PeerId(2), 0), Learned::Known);
+        assert_eq!(table.learn(mac(1), PeerId(2), 0), Learned::Elsewhere);
+        assert_eq!(table.learn(mac(1), PeerId(1), 0), Learned::Known);
         assert_eq!(table.learn(mac(2), PeerId(2), 0), Learned::New);
         assert_eq!(table.learn(mac(3), PeerId(2), 0), Learned::Full);
         assert_eq!(table.pin(mac(3), PeerId(2)), Err(Refusal::FdbFull));

@@ -3,7 +3,8 @@
 //! Frames and datagrams go in hand-off batches: a worker fills one for each other worker and sends it off when it is full or the turn
 //! ends. A worker has one inbox, a lock-free ring for batches and one for MAC-learning updates, so that neither crowds out the other. Buffers
 //! go back to the worker that they belong to, which has some for frames from the TAP and some for datagrams from outside: what a
-//! stranger sends cannot use up what another direction or another worker needs.
+//! stranger sends cannot use up what another direction or another worker needs. A worker of a hub has some for frames from peer to
+//! peer, too, and gives them over to itself as well: so opening and sealing know nothing of each other.
 //!
 //! A worker that is about to sleep says so; whoever then puts something into its inbox wakes it. No buffer means drop and count.
 
@@ -17,7 +18,7 @@ use adit_proto::control::{Mac, PeerId, PeerTag};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::config::{BATCHES_INBOUND, BATCHES_OUTBOUND, MAC_UPDATES_RING};
+use crate::config::{BATCHES_BETWEEN, BATCHES_INBOUND, BATCHES_OUTBOUND, MAC_UPDATES_RING};
 use batch::{BATCH_BYTES, Batch, Direction, RecordHeader};
 
 /// An address that the frame of a peer taught a worker. The tag is that of the peer when it did.
@@ -39,15 +40,15 @@ struct Inbox {
 pub struct Handover {
     inboxes: Vec<CachePadded<Inbox>>,
     /// Empty batches of each worker, by direction.
-    empty: Vec<[ArrayQueue<Batch>; 2]>,
+    empty: Vec<[ArrayQueue<Batch>; 3]>,
 }
 
 impl Handover {
-    /// One inbox for each worker, which `wakes` wakes. A single worker needs no batches.
-    pub fn new(wakes: Vec<Arc<EventFd>>) -> Handover {
+    /// One inbox for each worker, which `wakes` wakes. A single worker needs no batches but those of a hub.
+    pub fn new(wakes: Vec<Arc<EventFd>>, hub: bool) -> Handover {
         let workers = wakes.len();
         let fill = |from: usize, direction: Direction| {
-            let count = batches(workers, direction);
+            let count = batches(workers, direction, hub);
             let queue = ArrayQueue::new(count.max(1));
             (0..count).for_each(|_| drop(queue.push(Batch::new(from, direction))));
             queue
@@ -55,7 +56,7 @@ impl Handover {
         let inbox = |wake| {
             CachePadded::new(Inbox {
                 // As many as there are: a ring for batches is never full.
-                batches: ArrayQueue::new(batches_of_all(workers).max(1)),
+                batches: ArrayQueue::new(batches_of_all(workers, hub).max(1)),
                 mac_updates: ArrayQueue::new(MAC_UPDATES_RING),
                 asleep: AtomicBool::new(false),
                 wake,
@@ -63,9 +64,7 @@ impl Handover {
         };
         Handover {
             inboxes: wakes.into_iter().map(inbox).collect(),
-            empty: (0..workers)
-                .map(|from| [Direction::Outbound, Direction::Inbound].map(|direction| fill(from, direction)))
-                .collect(),
+            empty: (0..workers).map(|from| DIRECTIONS.map(|direction| fill(from, direction))).collect(),
         }
     }
 
@@ -145,19 +144,26 @@ impl Inbox {
     }
 }
 
+/// In the order of their numbers.
+const DIRECTIONS: [Direction; 3] = [Direction::Outbound, Direction::Inbound, Direction::Between];
+
 /// Hand-off batches of one worker for one direction: each other worker can have one open.
-fn batches(workers: usize, direction: Direction) -> usize {
-    let count = if direction == Direction::Outbound { BATCHES_OUTBOUND } else { BATCHES_INBOUND };
-    if workers > 1 { count.max(workers) } else { 0 }
+fn batches(workers: usize, direction: Direction, hub: bool) -> usize {
+    match direction {
+        Direction::Outbound if workers > 1 => BATCHES_OUTBOUND.max(workers),
+        Direction::Inbound if workers > 1 => BATCHES_INBOUND.max(workers),
+        Direction::Between if hub => BATCHES_BETWEEN.max(workers),
+        _ => 0,
+    }
 }
 
-fn batches_of_all(workers: usize) -> usize {
-    workers * (batches(workers, Direction::Outbound) + batches(workers, Direction::Inbound))
+fn batches_of_all(workers: usize, hub: bool) -> usize {
+    workers * DIRECTIONS.map(|direction| batches(workers, direction, hub)).iter().sum::<usize>()
 }
 
 /// Memory of the batches between `workers` workers, in bytes.
-pub fn handover_bytes(workers: usize) -> usize {
-    batches_of_all(workers) * BATCH_BYTES
+pub fn handover_bytes(workers: usize, hub: bool) -> usize {
+    batches_of_all(workers, hub) * BATCH_BYTES
 }
 
 /// The batches that a worker fills for the others, in one direction.
@@ -210,7 +216,7 @@ mod tests {
     use crate::udp::{Arrival, Endpoint};
 
     fn handover(workers: usize) -> Handover {
-        Handover::new((0..workers).map(|_| Arc::new(EventFd::new().unwrap())).collect())
+        Handover::new((0..workers).map(|_| Arc::new(EventFd::new().unwrap())).collect(), false)
     }
 
     #[test]
@@ -253,7 +259,7 @@ mod tests {
         assert!(!handover.announce(0, update), "worker 2 has no room");
         assert_eq!(handover.take_mac_update(1), Some(update), "worker 1 had");
         let mut builder = BatchBuilder::new(0, Direction::Outbound, 3);
-        assert!(builder.add(&handover, 2, RecordHeader::Flood, &[1; 60], 1));
+        assert!(builder.add(&handover, 2, RecordHeader::Flood { except: None }, &[1; 60], 1));
         builder.send_off(&handover);
         assert!(handover.take(2).is_some());
         assert!(!handover.may_sleep(2) && handover.may_sleep(1));

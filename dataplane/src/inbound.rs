@@ -4,13 +4,15 @@
 //! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
 //! 3. find the SA; what another worker owns goes over its ring, in batches.
 //! 4. `open` in place; take over ECN marks of the outer header; learn where the source address is, or check in IP mode that the peer
-//!    may send it by this SA.
+//!    may send it by this SA. In a hub, frames for other peers go on to them (`relay`).
 //! 5. coalesce frames of one flow into super-frames, as pieces of the arena.
 //! 6. write to the TAP.
 //!
 //! Functions follow in this order. An error of one packet ends that packet, never the batch.
 //!
 //! unsafe here: the call that lends the arena to the I/O until a write is done.
+
+mod relay;
 
 use std::io;
 use std::ops::Range;
@@ -21,13 +23,14 @@ use adit_proto::control::{ChildId, Mac, Mode, PeerId, Place, PuntHeader};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::packet::Packet;
-use adit_proto::stats::{Count, Drop, Gauge, Latency};
+use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::class;
 use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::forward::Learned;
+use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
-use crate::handover::{BatchBuilder, MacUpdate};
+use crate::hub;
 use crate::io::{Failure, Io, TapWrite, Work};
 use crate::mss;
 use crate::open::{Opened, open};
@@ -45,6 +48,8 @@ pub struct Inbound {
     overflows_counted: u32,
     /// Datagrams whose SA another worker has.
     builder: BatchBuilder,
+    /// Frames that go on to other peers, in a hub.
+    relayed: BatchBuilder,
     /// What was received since `done` was asked last.
     work: Work,
 }
@@ -84,6 +89,7 @@ impl Inbound {
             learned_last: None,
             overflows_counted: 0,
             builder: BatchBuilder::new(env.id, Direction::Inbound, env.handover.workers()),
+            relayed: BatchBuilder::new(env.id, Direction::Between, env.handover.workers()),
             work: Work::default(),
         }
     }
@@ -156,6 +162,7 @@ impl Inbound {
     /// Ends a batch: every super-frame under construction is written, every batch sent off.
     pub fn flush<I: Io>(&mut self, env: &mut Environment, io: &mut I) -> Result<(), Failure> {
         self.builder.send_off(&env.handover);
+        self.relayed.send_off(&env.handover);
         let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
         self.coalescer.flush(self.arena.bytes(), &mut sink);
         sink.result
@@ -287,7 +294,12 @@ impl Inbound {
                     }
                 }
                 match env.mode {
-                    Mode::Ethernet => self.learn(&frame, peer, state, env),
+                    Mode::Ethernet => {
+                        let learned = self.learn(&frame, peer, state, env);
+                        if state.hub.is_some() && !self.relay((&frame, open_checksum), peer, learned, state, env) {
+                            return Ok(());
+                        }
+                    }
                     Mode::Ip if self.is_admitted(&frame, peer, child, state) => self.clamp_mss(&frame, peer, state, env),
                     Mode::Ip => {
                         env.port.drop(Drop::PolicyMismatch, 1);
@@ -334,24 +346,16 @@ impl Inbound {
     }
 
     #[inline]
-    fn learn(&mut self, frame: &Range<usize>, peer: PeerId, state: &mut State, env: &mut Environment) {
-        let Some(&mac) = self.arena.bytes()[frame.start + 6..frame.end].first_chunk::<6>() else { return };
-        let now_s = state.now_s;
-        if self.learned_last == Some((mac, peer, now_s)) {
-            return;
+    fn learn(&mut self, frame: &Range<usize>, peer: PeerId, state: &mut State, env: &mut Environment) -> Learned {
+        let Some(&mac) = self.arena.bytes()[frame.start + 6..frame.end].first_chunk::<6>() else { return Learned::Group };
+        let lesson = Some((mac, peer, state.now_s));
+        if self.learned_last == lesson {
+            return Learned::Known;
         }
-        self.learned_last = Some((mac, peer, now_s));
-        match state.fdb.learn(mac, peer, now_s) {
-            Learned::Known | Learned::Group => return,
-            Learned::Refreshed | Learned::Unreported => {}
-            Learned::New => env.port.count(Count::FdbLearned, 1),
-            Learned::Moved => env.port.count(Count::FdbMoved, 1),
-            Learned::Full => return env.port.count(Count::FdbFull, 1),
-        }
-        env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
-        if let Some(tag) = state.tables.peer(peer).map(|peer| peer.tag) {
-            state.fdb.report(mac, now_s, || env.handover.announce(env.id, MacUpdate { mac, peer, tag }));
-        }
+        let learned = hub::learn(mac, peer, state, env);
+        let is_odd = matches!(learned, Learned::Disputed | Learned::Elsewhere | Learned::Group);
+        self.learned_last = if is_odd { None } else { lesson };
+        learned
     }
 
     fn count_overflows(&mut self, env: &mut Environment) {

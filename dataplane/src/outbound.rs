@@ -10,6 +10,7 @@
 //!
 //! Functions follow in this order. An error of one frame ends that frame, never the batch.
 
+mod here;
 mod oversize;
 mod send;
 
@@ -22,10 +23,11 @@ use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::class;
-use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN, WORKERS_MAX};
+use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN};
 use crate::forward;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
+use crate::hub;
 use crate::io::Work;
 use crate::mss;
 use crate::path::Path;
@@ -148,7 +150,7 @@ impl Outbound {
                     Mode::Ip | Mode::Ethernet => self.unicast(peer, child, read.len(), state, env),
                 },
                 RecordHeader::Frame { .. } => self.lose(Drop::NoPeer, read.len(), env),
-                RecordHeader::Flood => self.seal_flood(batch.from, read.len(), state, env),
+                RecordHeader::Flood { except } => self.seal_flood(batch.from, read.len(), except, state, env),
                 RecordHeader::Datagrams { .. } => {}
             }
         }
@@ -179,6 +181,9 @@ impl Outbound {
     #[inline]
     fn switch(&mut self, len: usize, state: &mut State, env: &mut Environment) {
         let Some(&destination) = self.buffer[FRAME_HEADROOM..].first_chunk::<6>() else { return };
+        if state.hub.is_some() && !self.is_from_here(len, destination, state, env) {
+            return;
+        }
         match state.fdb.route(destination, state.now_s) {
             forward::Route::Peer(peer) => self.unicast(peer, ChildId::ONLY, len, state, env),
             forward::Route::Flood => self.flood(len, state, env),
@@ -222,27 +227,21 @@ impl Outbound {
         if env.handover.workers() > 1 {
             self.delegate_flood(len, frames, state, env);
         }
-        self.seal_flood(env.id, len, state, env);
+        self.seal_flood(env.id, len, None, state, env);
     }
 
     /// Gives a frame once to each worker that seals it for some of the peers.
     fn delegate_flood(&mut self, len: usize, frames: u64, state: &mut State, env: &mut Environment) {
-        let mut peers_of = [0; WORKERS_MAX];
-        for n in 0..state.tables.peer_count() {
-            let peer = state.tables.nth_peer(n).and_then(|id| state.tables.peer(id));
-            if let Some(child) = peer.and_then(|peer| peer.child(ChildId::ONLY)) {
-                peers_of[child.sealer_for(env.id)] += 1;
-            }
-        }
-        for (owner, peers) in peers_of.into_iter().enumerate() {
+        for (owner, peers) in hub::sealers(env.id, None, &mut state.tables).into_iter().enumerate() {
             if owner != env.id && peers > 0 {
-                self.hand_over(owner, RecordHeader::Flood, len, peers * frames, env);
+                self.hand_over(owner, RecordHeader::Flood { except: None }, len, peers * frames, env);
             }
         }
     }
 
-    /// The read buffer holds a frame that worker `reader` read; it goes to all peers for whom this worker seals what that one has.
-    fn seal_flood(&mut self, reader: usize, len: usize, state: &mut State, env: &mut Environment) {
+    /// The read buffer holds a frame that worker `reader` has; it goes to all peers, but `except`, for whom this worker seals what that
+    /// one has.
+    fn seal_flood(&mut self, reader: usize, len: usize, except: Option<PeerId>, state: &mut State, env: &mut Environment) {
         let whole = READ_AT..READ_AT + len;
         let peers = state.tables.peer_count();
         if peers > 1 {
@@ -253,7 +252,7 @@ impl Outbound {
             let Some(id) = state.tables.nth_peer(n) else { continue };
             let child = state.tables.peer(id).and_then(|peer| peer.child(ChildId::ONLY));
             // One without any is counted where it was read.
-            if child.map_or(reader, |child| child.sealer_for(reader)) != env.id {
+            if Some(id) == except || child.map_or(reader, |child| child.sealer_for(reader)) != env.id {
                 continue;
             }
             if !intact {

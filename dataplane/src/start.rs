@@ -194,7 +194,7 @@ fn vault_bytes(config: &Config) -> u32 {
 
 /// What packets can ever occupy, in bytes: the pools of the workers and the buffers between them.
 fn memory_bytes(config: &Config) -> usize {
-    usize::from(config.workers) * pool_bytes() + handover_bytes(config.workers.into())
+    usize::from(config.workers) * pool_bytes() + handover_bytes(config.workers.into(), config.is_hub())
 }
 
 fn report(config: &Config, info: &PlaneInfo, io: &IoDecision, sockets: &[UdpSocket]) {
@@ -212,7 +212,7 @@ fn report(config: &Config, info: &PlaneInfo, io: &IoDecision, sockets: &[UdpSock
         "memory for packets: {} workers × {} KiB + {} KiB between them = {} KiB, fixed",
         info.workers,
         pool_bytes() / 1024,
-        handover_bytes(config.workers.into()) / 1024,
+        handover_bytes(config.workers.into(), config.is_hub()) / 1024,
         info.memory_bytes / 1024
     );
     match &io.obstacle {
@@ -241,7 +241,7 @@ fn build_workers(
     ports: Vec<Port>,
     cores: &[CoreId],
 ) -> Vec<Worker> {
-    let handover = Arc::new(Handover::new(ports.iter().map(Port::waker).collect()));
+    let handover = Arc::new(Handover::new(ports.iter().map(Port::waker).collect(), config.is_hub()));
     let registry = Arc::new(Registry::new(ports.len(), config.sa_slots));
     let mut workers = Vec::new();
     let clock = clock();

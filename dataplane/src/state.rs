@@ -14,6 +14,7 @@ use crate::config::{Config, IKE_SAS_PER_PEER};
 use crate::echo::Echoes;
 use crate::forward::ForwardingTable;
 use crate::handover::Handover;
+use crate::hub::Shares;
 use crate::io::Descriptors;
 use crate::oversize::Answers;
 use crate::policy::PolicyTable;
@@ -70,6 +71,8 @@ pub struct State {
     /// Empty but in IP mode.
     pub policy: PolicyTable,
     pub flood: RateLimit,
+    /// What peers may send to all others, if this is a hub.
+    pub hub: Option<Shares>,
     /// ICMP messages to senders of what does not fit.
     pub answers: Answers,
     pub echoes: Echoes,
@@ -85,11 +88,13 @@ pub struct State {
 impl State {
     /// The clock is the same for all workers of a process: what one has stamped another may read.
     pub fn new(config: &Config, backend: Backend, clock: Clock) -> State {
+        let fdb = ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers);
         State {
             tables: Tables::new(config.max_peers, config.sa_slots, backend),
-            fdb: ForwardingTable::new(config.fdb_entries, config.fdb_ageing_s, config.max_peers),
+            fdb: if config.is_hub() { fdb.damping() } else { fdb },
             policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }, config.max_peers),
             flood: RateLimit::new(config.flood_pps),
+            hub: config.is_hub().then(|| Shares::new(config.flood_pps, config.max_peers)),
             answers: Answers::default(),
             echoes: Echoes::default(),
             punts: Punts::new(IKE_SAS_PER_PEER * usize::from(config.max_peers)),

@@ -12,6 +12,7 @@ use adit_proto::stats::{Count, Gauge};
 
 use crate::config::{MAC_UPDATES_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::control;
+use crate::forward::HERE;
 use crate::handover::MacUpdate;
 use crate::handover::batch::Direction;
 use crate::inbound::Inbound;
@@ -91,7 +92,7 @@ impl Worker {
             let Some(batch) = self.env.handover.take(self.env.id) else { break };
             taken += 1;
             match batch.direction {
-                Direction::Outbound => self.outbound.take_over(&batch, &mut self.state, &mut self.env),
+                Direction::Outbound | Direction::Between => self.outbound.take_over(&batch, &mut self.state, &mut self.env),
                 Direction::Inbound => self.inbound.take_over(&batch, &mut self.state, &mut self.env, io)?,
             }
             self.env.handover.give_back(batch);
@@ -106,7 +107,7 @@ impl Worker {
     fn learn_from_others(&mut self) {
         for _ in 0..MAC_UPDATES_PER_TURN {
             let Some(MacUpdate { mac, peer, tag }) = self.env.handover.take_mac_update(self.env.id) else { return };
-            if self.state.tables.has(peer, tag) {
+            if peer == HERE || self.state.tables.has(peer, tag) {
                 self.state.fdb.hear(mac, peer, self.state.now_s);
                 self.env.port.gauge(Gauge::FdbEntries, self.state.fdb.len() as i64);
             }

@@ -8,10 +8,12 @@ use std::cell::Cell;
 use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use adit_proto::control::Command;
+use adit_proto::control::{Command, OutboundSa, PeerId, PeerTag};
 use adit_proto::echo::{Answer, Echo, Kind};
 use adit_proto::stats::Count;
-use support::{Bed, PEER, TAG, dummy, eventually, frame, in_namespace, ip_packet, peer_seals, sealed, sealed_ip};
+use support::{
+    Bed, PEER, TAG, dummy, eventually, frame, in_namespace, ip_packet, out_spi, outbound_sa, peer_seals, sealed, sealed_ip,
+};
 
 static COUNTING: AtomicBool = AtomicBool::new(false);
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -121,6 +123,7 @@ fn a_worker_under_traffic_allocates_nothing() {
             assert_eq!(drops, ["bad_next_header", "no_policy", "policy_mismatch"], "the odd part was seen on {io}");
             assert!(bed.count(Count::HandedOver) > 0, "the rings were used on {io}");
         }
+        hub_traffic();
         // The counter works: a thread that is named like a worker and allocates is seen.
         COUNTING.store(true, Ordering::SeqCst);
         let like_a_worker = std::thread::Builder::new().name("worker-x".into());
@@ -128,6 +131,30 @@ fn a_worker_under_traffic_allocates_nothing() {
         COUNTING.store(false, Ordering::SeqCst);
         assert!(CALLS.load(Ordering::SeqCst) > 0, "an allocation would have been seen");
     });
+}
+
+/// Frames for one other peer and for all, for both workers.
+fn hub_traffic() {
+    let bed = &mut Bed::start_with(2, "poll", 2, &["--forward", "true", "--flood-pps", "1000000"]);
+    let (other, station) = (PeerId(1), [2, 0, 0, 0, 9, 9]);
+    for worker in 0..2 {
+        bed.set_peer(worker, other, PeerTag(9), 1);
+        bed.command(worker, &Command::FdbPin { mac: station, peer: other });
+    }
+    bed.command(0, &Command::OutboundSaInstall(OutboundSa { peer: other, spi: out_spi(64), ..outbound_sa(0) }));
+    let lanes = &mut [peer_seals(0), peer_seals(1)];
+    COUNTING.store(true, Ordering::SeqCst);
+    for from in 0..40 {
+        let relayed = bed.count(Count::Relayed) + 4;
+        for (lane, to) in [(0, station), (1, station), (0, [0xff; 6]), (1, [0xff; 6])] {
+            let mut frame = frame(from, 0, 300);
+            frame[..6].copy_from_slice(&to);
+            bed.send(&sealed(&mut lanes[lane], &frame));
+        }
+        eventually("they are handed on", || bed.count(Count::Relayed) >= relayed);
+    }
+    COUNTING.store(false, Ordering::SeqCst);
+    assert_eq!(CALLS.load(Ordering::SeqCst), 0, "calls of malloc in a hub");
 }
 
 /// Both ways in IP mode, for both workers, with packets among them that nobody may send.

@@ -13,6 +13,7 @@ mod flood;
 mod fragments;
 mod full_tunnel;
 mod hostile;
+mod hub;
 mod hung;
 mod ike_faults;
 mod ike_metrics;

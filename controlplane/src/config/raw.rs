@@ -257,6 +257,7 @@ blocks! {
         ageing_s: Text,
         max_entries: Text,
         flood_pps: Text,
+        forward: Spanned<bool>,
         pinned: Vec<Spanned<Pin>>,
     }
     Pin at "forwarding.static[]" {
@@ -366,6 +367,7 @@ const VALUES: &[(&str, &str)] = &[
     ("ageing_s", "300"),
     ("max_entries", "4096"),
     ("flood_pps", "1000"),
+    ("forward", "true"),
     ("peer", "site-b"),
     ("endpoint", "\"192.0.2.2:4500\""),
     ("from", "any"),

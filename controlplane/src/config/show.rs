@@ -72,6 +72,7 @@ struct Forwarding<'a> {
     ageing_s: u32,
     max_entries: u32,
     flood_pps: u32,
+    forward: bool,
     #[serde(rename = "static")]
     pinned: Vec<Pin<'a>>,
 }
@@ -292,6 +293,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             ageing_s: forwarding.ageing_s,
             max_entries: forwarding.max_entries,
             flood_pps: forwarding.flood_pps,
+            forward: forwarding.forward,
             pinned: pinned.collect(),
         }),
         ike: own_ike(&config.ike)?,

@@ -23,6 +23,7 @@ const OF_THE_DATA_PLANE: &[&str] = &[
     "forwarding.ageing_s",
     "forwarding.max_entries",
     "forwarding.flood_pps",
+    "forwarding.forward",
 ];
 /// Keys that an SA stands on: with others, a peer has to prove itself anew.
 const OF_TRUST: &[&str] = &["ike.id", "ike.psk_file", "ike.public_key_file", "ike.ca_file", "ike.ppk", "static_key_file"];
@@ -176,6 +177,7 @@ fn keep_of_dataplane(config: &mut Config, running: &Config) {
     config.forwarding.ageing_s = running.forwarding.ageing_s;
     config.forwarding.max_entries = running.forwarding.max_entries;
     config.forwarding.flood_pps = running.forwarding.flood_pps;
+    config.forwarding.forward = running.forwarding.forward;
 }
 
 #[cfg(test)]

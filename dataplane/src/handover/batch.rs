@@ -28,8 +28,8 @@ pub enum RecordHeader {
     /// A frame from the TAP, virtio-net header first, for a Child SA of a peer. It is meant for the peer with this tag: the taker may
     /// have removed that one since, or given its id to another.
     Frame { peer: PeerId, tag: PeerTag, child: ChildId },
-    /// A frame from the TAP for all peers whose frames the giver has the taker seal.
-    Flood,
+    /// A frame for all peers, but perhaps one, whose frames the giver has the taker seal.
+    Flood { except: Option<PeerId> },
     /// Datagrams of `segment` bytes, the last may be shorter, and how they came.
     Datagrams { segment: u32, arrival: Arrival },
 }
@@ -43,7 +43,7 @@ impl RecordHeader {
                 bytes[12..14].copy_from_slice(&child.0.to_le_bytes());
                 (0u32, u32::from(peer.0))
             }
-            RecordHeader::Flood => (1, 0),
+            RecordHeader::Flood { except } => (1, except.map_or(0, |peer| u32::from(peer.0) + 1)),
             RecordHeader::Datagrams { segment, arrival } => {
                 bytes[4..].copy_from_slice(&encode_arrival(&arrival));
                 (2, segment)
@@ -62,7 +62,7 @@ impl RecordHeader {
                 let (tag, child) = (PeerTag(u64::from_le_bytes(*tag)), ChildId(u16::from_le_bytes(*rest.first_chunk()?)));
                 RecordHeader::Frame { peer: PeerId(number as u16), tag, child }
             }
-            1 => RecordHeader::Flood,
+            1 => RecordHeader::Flood { except: number.checked_sub(1).map(|id| PeerId(id as u16)) },
             2 => RecordHeader::Datagrams { segment: number, arrival: decode_arrival(rest.first_chunk()?) },
             _ => return None,
         })
@@ -101,6 +101,8 @@ pub enum Direction {
     Outbound = 0,
     /// Datagrams from the socket.
     Inbound = 1,
+    /// Frames from one peer to another.
+    Between = 2,
 }
 
 /// A buffer on its way between workers.
@@ -171,7 +173,9 @@ mod tests {
     fn records_come_out_as_they_went_in_until_the_batch_is_full() {
         let headers = [
             RecordHeader::Frame { peer: PeerId(u16::MAX), tag: PeerTag(u64::MAX), child: ChildId(u16::MAX) },
-            RecordHeader::Flood,
+            RecordHeader::Flood { except: None },
+            RecordHeader::Flood { except: Some(PeerId(0)) },
+            RecordHeader::Flood { except: Some(PeerId(u16::MAX)) },
             RecordHeader::Datagrams { segment: 65_507, arrival: arrival("198.51.100.1") },
             RecordHeader::Datagrams { segment: 1, arrival: arrival("2001:db8::1") },
             RecordHeader::Frame { peer: PeerId(0), tag: PeerTag(7), child: ChildId(3) },
@@ -203,14 +207,14 @@ mod tests {
         let mut batch = Batch::new(0, Direction::Outbound);
         assert!(batch.has_room(FRAME_BUFFER - 2 * 64 + crate::tap::vnet::LEN));
         assert!(batch.has_room(65_535));
-        batch.push(RecordHeader::Flood, &[0; 60], PACKETS_MAX);
+        batch.push(RecordHeader::Flood { except: None }, &[0; 60], PACKETS_MAX);
         assert!(!batch.has_room(60));
     }
 
     #[test]
     fn a_record_that_is_cut_off_is_none() {
         let mut batch = Batch::new(0, Direction::Inbound);
-        batch.push(RecordHeader::Flood, &[1; 60], 1);
+        batch.push(RecordHeader::Flood { except: None }, &[1; 60], 1);
         for short in 0..batch.bytes().len() {
             assert!(record(&batch.bytes()[..short], 0).is_none());
         }

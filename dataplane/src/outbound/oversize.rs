@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 
+use adit_proto::control::ChildId;
 use adit_proto::stats::{Count, Drop};
 
 use super::{Outbound, READ_AT, Way};
 use crate::config::FRAME_HEADROOM;
+use crate::hub;
 use crate::oversize::fragment::Fragments;
 use crate::oversize::{Remedy, icmp, remedy};
 use crate::sa::OutboundSa;
@@ -37,7 +39,8 @@ impl Outbound {
             Remedy::Answer => {
                 // What is quoted is a packet as it would have been sent.
                 let (packet, _) = plan.segment(0, &mut self.buffer, Checksums::Fill);
-                env.port.drop(self.answer(packet, way.path.frame_told.into(), state, env), plan.segments() as u64);
+                let why = self.answer(packet, way.path.frame_told.into(), state, env);
+                env.port.drop(why, plan.segments() as u64);
             }
         }
     }
@@ -59,15 +62,24 @@ impl Outbound {
     }
 
     /// Tells the sender of a packet what fits; returns under what name the packet is dropped.
-    fn answer(&self, packet: Range<usize>, fits: usize, state: &mut State, env: &Environment) -> Drop {
+    fn answer(&mut self, packet: Range<usize>, fits: usize, state: &mut State, env: &mut Environment) -> Drop {
         let packet = &self.buffer[packet];
         // A virtio-net header that says nothing, then the answer.
         let mut out = [0; vnet::LEN + icmp::ANSWER_MAX];
         let len = out[vnet::LEN..].first_chunk_mut().and_then(|out| icmp::answer(env.mode, packet, fits, out));
         let (Some(len), Some(sender)) = (len, icmp::sender(env.mode, packet)) else { return Drop::PathMtu };
-        let now_us = state.now_us();
-        if !state.answers.take(sender, now_us) || env.tap.write(&out[..vnet::LEN + len]).is_err() {
+        let (now_us, out) = (state.now_us(), &out[..vnet::LEN + len]);
+        if !state.answers.take(sender, now_us) {
             return Drop::TooBigUntold;
+        }
+        match hub::peer_behind(&out[vnet::LEN..], state) {
+            // The packet has been dropped: its place is free. No answer is answered, so this goes one step deep.
+            Some(peer) => {
+                self.buffer[READ_AT..READ_AT + out.len()].copy_from_slice(out);
+                self.unicast(peer, ChildId::ONLY, out.len(), state, env);
+            }
+            None if env.tap.write(out).is_err() => return Drop::TooBigUntold,
+            None => {}
         }
         env.port.count(Count::TooBigAnswers, 1);
         Drop::TooBig

@@ -220,6 +220,7 @@ impl Check<'_> {
             ageing_s: self.number("ageing_s", raw.ageing_s, 1..=86_400, "seconds", 300) as u32,
             max_entries,
             flood_pps: self.number("flood_pps", raw.flood_pps, 1..=10_000_000, "frames per second", 1000) as u32,
+            forward: raw.forward.is_some_and(|forward| forward.value),
             pinned,
         }
     }

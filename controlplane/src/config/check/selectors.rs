@@ -36,8 +36,10 @@ impl Check<'_> {
             ("flood_pps", root.forwarding.as_ref().and_then(|forwarding| forwarding.flood_pps.as_ref())),
         ];
         let pin = root.forwarding.as_ref().and_then(|forwarding| forwarding.pinned.as_ref()?.first());
+        let forward = root.forwarding.as_ref().and_then(|forwarding| forwarding.forward.as_ref());
         let places = keys.into_iter().filter_map(|(key, text)| Some((key, text?.at)));
-        let all: Vec<_> = places.chain(pin.map(|pin| ("static", pin.at))).collect();
+        let others = pin.map(|pin| ("static", pin.at)).into_iter().chain(forward.map(|forward| ("forward", forward.at)));
+        let all: Vec<_> = places.chain(others).collect();
         for (key, at) in all {
             let what = format!("`{key}` is about Ethernet frames, and with `mode: ip` there are none");
             let expected = "only keys that concern IP packets".to_owned();
