@@ -193,7 +193,10 @@ fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
     let desired = Desired::read(file, &Machine::here())?;
     // One thread for the loop, one for the API: the cores are for the data plane.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    runtime.block_on(gateway::run(desired, options))
+    let result = runtime.block_on(gateway::run(desired, options));
+    // A name server that is silent may hold a thread.
+    runtime.shutdown_background();
+    result
 }
 
 fn check(file: &Path, json: bool) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 //! found) → [`Config`] (nothing left to doubt). [`show`] writes a `Config` back as YAML, with every default filled in.
 
 mod check;
+pub mod endpoint;
 mod foreign;
 pub mod ike_section;
 mod problem;
@@ -22,6 +23,7 @@ use adit_proto::esp;
 use ipnet::IpNet;
 
 pub use check::SELECTORS_ALL_MAX;
+pub use endpoint::Endpoint;
 pub use problem::{Place, Problem, Problems};
 
 use crate::static_key::Secret;
@@ -43,7 +45,10 @@ const SOCKET_PATH_MAX: usize = 107;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub name: String,
+    /// The port is 0 where the system is to choose one.
     pub listen: SocketAddr,
+    /// The interface of a link-local address in it.
+    pub listen_interface: Option<String>,
     pub interface: Interface,
     /// Largest outer IP packet on the way to the peers, in bytes.
     pub underlay_mtu: u16,
@@ -178,8 +183,8 @@ pub struct Forwarding {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
     pub name: String,
-    /// Where it receives. Only a peer that comes to us by IKE may do without.
-    pub endpoint: Option<SocketAddr>,
+    /// Where it receives, the preferred one first. Only a peer that comes to us by IKE may do without.
+    pub endpoints: Vec<Endpoint>,
     /// From where it may come and to where it may move, beside that.
     pub from: Origin,
     pub keys: Keys,
@@ -217,9 +222,17 @@ impl Peer {
         }
     }
 
-    /// Its address, for people.
+    /// Its addresses and names, for people.
     pub fn endpoint_text(&self) -> String {
-        self.endpoint.map_or_else(|| "any".to_owned(), |endpoint| endpoint.to_string())
+        if self.endpoints.is_empty() {
+            return "any".to_owned();
+        }
+        self.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether it may be reached over IPv6: one such way is enough to leave room for the longer header.
+    fn may_be_ipv6(&self, listen: SocketAddr) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.is_ipv6().unwrap_or(listen.is_ipv6()))
     }
 }
 
@@ -310,6 +323,25 @@ impl Config {
         show::to_yaml(self)
     }
 
+    /// What `listen` is now: a link-local address has the index that its interface has. `None` while there is no such interface.
+    pub fn listen_now(&self) -> Option<SocketAddr> {
+        match (self.listen, &self.listen_interface) {
+            (SocketAddr::V6(listen), Some(interface)) => {
+                let index = crate::resolve::index_of(interface)?;
+                Some(std::net::SocketAddrV6::new(*listen.ip(), listen.port(), 0, index).into())
+            }
+            (listen, _) => Some(listen),
+        }
+    }
+
+    /// `listen` as it is written.
+    pub fn listen_text(&self) -> String {
+        match &self.listen_interface {
+            Some(interface) => format!("[{}%{interface}]:{}", self.listen.ip(), self.listen.port()),
+            None => self.listen.to_string(),
+        }
+    }
+
     /// The socket over which the planes meet.
     pub fn channel_socket(&self) -> PathBuf {
         self.runtime_dir.join("dataplane.sock")
@@ -330,7 +362,7 @@ impl Config {
     pub fn routes_where(&self, known: impl Fn(usize) -> Option<u16>) -> Vec<Route> {
         let mut routes = self.interface.routes.clone();
         for (place, peer) in self.peers.iter().enumerate() {
-            let ipv6_outer = peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6());
+            let ipv6_outer = peer.may_be_ipv6(self.listen);
             let most = || u16::try_from(esp::frame_len_max(Mode::Ip, self.underlay_mtu, ipv6_outer)).unwrap_or(u16::MAX);
             let fits = known(place).unwrap_or_else(most).min(self.interface.mtu);
             for selector in &peer.selectors {
@@ -414,7 +446,7 @@ impl fmt::Display for MacText {
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Config { interface, dataplane, forwarding, .. } = self;
-        writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen)?;
+        writeln!(f, "gateway {} receives on UDP {}", self.name, self.listen_text())?;
         if let Some(dir) = &self.ike.key_log_dir {
             writeln!(f, "WARNING: the keys of every SA go to {}: {KEY_LOG_WARNING}", dir.display())?;
         }

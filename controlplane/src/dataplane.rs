@@ -38,7 +38,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--socket", config.channel_socket().display().to_string()),
         ("--mode", config.mode.name().to_owned()),
         ("--tap", config.interface.name.clone()),
-        ("--listen", config.listen.to_string()),
+        ("--listen", config.listen_now().unwrap_or(config.listen).to_string()),
         ("--workers", plane.workers.to_string()),
         ("--io", plane.io.name().to_owned()),
         ("--crypto", plane.crypto.name().to_owned()),

@@ -10,6 +10,8 @@ mod engine_loop;
 mod install;
 mod interface;
 mod log_dedup;
+mod names;
+mod own_port;
 mod persist;
 mod port500;
 mod reload;
@@ -39,6 +41,7 @@ use crate::ike::key_log::KeyLogFiles;
 use crate::netlink::{Netlink, News};
 use crate::reconcile::InstalledState;
 use crate::request::Request;
+use crate::resolve::Resolver;
 use crate::state::State;
 use crate::static_key::KeyId;
 use crate::view::View;
@@ -83,8 +86,12 @@ pub struct Gateway {
     arguments: Vec<(String, String)>,
     ike: Option<Ike>,
     listeners: Listeners,
+    /// The configuration leaves the port to the system.
+    port_is_chosen: bool,
     /// The port on which IKE begins without NAT traversal.
     port500: Port500,
+    /// What the names of endpoints stand for.
+    resolver: Resolver,
     initiators: InitiatorLog,
     log_dedup: LogDedup,
     /// What the kernel says of links, addresses and routes.
@@ -178,10 +185,12 @@ enum Ended {
 pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
     let stop = stop_signals()?;
     let hangups = reload_signals()?;
+    let mut desired = desired;
+    let runtime_dir = RuntimeDir::hold(&desired.config.runtime_dir)?;
+    let state = State::open(&desired.config.state_dir)?;
+    let port_is_chosen = own_port::settle(&mut desired.config, &state)?;
     let desired = Arc::new(desired);
     let config = &desired.config;
-    let runtime_dir = RuntimeDir::hold(&config.runtime_dir)?;
-    let state = State::open(&config.state_dir)?;
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(desired.clone()));
     let key_log = open_key_log(config)?;
@@ -189,6 +198,7 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
     let listeners = Listeners::open(&view, &sender).await?;
     let mut gateway = Gateway {
         port500: Port500::default(),
+        port_is_chosen,
         desired: desired.clone(),
         view,
         state,
@@ -200,6 +210,7 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
         arguments: Vec::new(),
         ike: None,
         listeners,
+        resolver: Resolver::default(),
         initiators: InitiatorLog::default(),
         log_dedup: LogDedup::default(),
         news: listen_to_kernel(),
@@ -215,6 +226,7 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
         runtime_dir,
     };
     gateway.port500.keep(config).await;
+    gateway.resolver.keep(config);
     let result = gateway.run().await;
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(config.api_socket());

@@ -22,7 +22,7 @@ use adit_channel::{LiveSa, PathCounters};
 use adit_engine::auth::LocalKey;
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{After, BootClock, CommandError, Endpoint, Event, LANES_MAX, Now, Restored, Transmit, Usage};
-use adit_engine::path::{self, Arrival, Follow, Hop, IKE_PORT, Underlay};
+use adit_engine::path::{self, Arrival, Follow, Hop, Underlay};
 use adit_proto::control::{Command, Direction, LocalEnd, Mode, PathId, PeerId, PuntHeader, Spi};
 use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
@@ -33,6 +33,7 @@ use crate::config::{Config, Peer};
 use crate::desired::static_key;
 use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
+use crate::resolve::Known;
 use expiry::Ending;
 use report::Report;
 use sas::{PeerTerms, Sas, Terms};
@@ -48,6 +49,8 @@ pub struct Ike {
     listen: SocketAddr,
     /// All peers, in the order of the configuration.
     ids: Vec<PeerId>,
+    /// Where each peer is looked for.
+    remotes: BTreeMap<PeerId, Vec<SocketAddr>>,
     /// Places in the configuration of those that use IKE.
     places: BTreeMap<PeerId, usize>,
     /// The names of these peers, and of those that were removed until all of it is done.
@@ -81,7 +84,7 @@ impl Ike {
     /// A peer's configuration makes no sense.
     pub fn new(
         config: &Config,
-        ids: &[PeerId],
+        (ids, known): (&[PeerId], &Known),
         crash_secret: Secret,
         underlay: Box<dyn Underlay + Send>,
     ) -> Result<Ike, CommandError> {
@@ -92,12 +95,14 @@ impl Ike {
         endpoint.set_mtu_max(now(), config.underlay_mtu);
         let mut places = BTreeMap::new();
         let mut names = BTreeMap::new();
-        let mut first = Vec::new();
+        let (mut first, mut remotes) = (Vec::new(), BTreeMap::new());
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
             first.extend(sas.set_peer(*id, terms_of(config, place)));
             names.insert(*id, peer.name.clone());
-            let Some(settings) = settings::peer(config, peer) else {
-                set_static_path(&mut endpoint, config, *id, peer);
+            let addresses = known.addresses(config.listen, peer);
+            remotes.insert(*id, addresses.clone());
+            let Some(settings) = settings::peer(config, peer, known) else {
+                set_static_path(&mut endpoint, config, *id, peer, &addresses);
                 continue;
             };
             endpoint.set_peer(now(), *id, settings)?;
@@ -108,6 +113,7 @@ impl Ike {
             endpoint,
             sas,
             listen: config.listen,
+            remotes,
             used: !places.is_empty(),
             ids: ids.to_vec(),
             places,
@@ -137,7 +143,7 @@ impl Ike {
         &mut self,
         (old, old_ids): (&Config, &[PeerId]),
         (new, ids): (&Config, &[PeerId]),
-        touched: &BTreeSet<String>,
+        (touched, known): (&BTreeSet<String>, &Known),
     ) -> Vec<String> {
         let mut problems = Vec::new();
         let by_ike = |(place, id): (usize, &PeerId)| new.peers[place].ike().map(|_| (*id, place));
@@ -157,25 +163,32 @@ impl Ike {
         for (place, (id, peer)) in ids.iter().zip(&new.peers).enumerate() {
             self.first.extend(self.sas.set_peer(*id, terms_of(new, place)));
             self.names.insert(*id, peer.name.clone());
-            if peer.ike().is_none() {
-                set_static_path(&mut self.endpoint, new, *id, peer);
+            let addresses = known.addresses(new.listen, peer);
+            let before = self.remotes.insert(*id, addresses.clone());
+            if peer.ike().is_none() && (before.as_ref() != Some(&addresses) || touched.contains(&peer.name)) {
+                set_static_path(&mut self.endpoint, new, *id, peer, &addresses);
             }
         }
+        self.remotes.retain(|id, _| ids.contains(id));
         for (id, place) in &self.places {
             let peer = &new.peers[*place];
             if !touched.contains(&peer.name) {
                 continue;
             }
-            let Some(settings) = settings::peer(new, peer) else { continue };
-            let addresses = (settings.local, settings.remote);
+            let Some(settings) = settings::peer(new, peer, known) else { continue };
+            let (local, first) = (settings.local, settings.remotes.first().copied());
             if let Err(error) = self.endpoint.set_peer(now(), *id, settings) {
                 problems.push(format!("peer {}: {error}", peer.name));
                 continue;
             }
             let Some(before) = before.get(id) else { continue };
-            if before.endpoint != peer.endpoint {
+            let there = self.endpoint.hop(*id).map(|hop| hop.remote);
+            let stays = there.is_some_and(|there| self.remotes.get(id).is_some_and(|remotes| remotes.contains(&there)));
+            if before.endpoints != peer.endpoints && !stays && first.is_some() {
                 // One that was not connected goes there with its next attempt.
-                let _ = self.endpoint.set_addresses(now(), *id, addresses.0, addresses.1);
+                let _ = self.endpoint.set_addresses(now(), *id, local, first);
+                let all = self.remotes.get(id).cloned().unwrap_or_default();
+                let _ = self.endpoint.set_remotes(now(), *id, all);
             }
             if child_differs(before, peer) {
                 // One that is not connected asks for the new ones anyhow.
@@ -260,6 +273,26 @@ impl Ike {
         }
     }
 
+    /// Peers are where their names say now, and neighbours on the interfaces that there are now. Gives how many are looked for
+    /// elsewhere than before.
+    pub fn look_for(&mut self, (config, ids): (&Config, &[PeerId]), known: &Known) -> usize {
+        let mut moved = 0;
+        for (id, peer) in ids.iter().zip(&config.peers) {
+            let addresses = known.addresses(config.listen, peer);
+            if self.remotes.insert(*id, addresses.clone()).as_ref() == Some(&addresses) {
+                continue;
+            }
+            moved += 1;
+            if peer.ike().is_none() {
+                set_static_path(&mut self.endpoint, config, *id, peer, &addresses);
+            } else {
+                // Its number is that of a peer that there is.
+                let _ = self.endpoint.set_remotes(now(), *id, addresses);
+            }
+        }
+        moved
+    }
+
     /// The data plane opened packets of a peer that came another way than those before.
     pub fn path_seen(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd) {
         let came = self.arrival(from, to);
@@ -324,10 +357,8 @@ impl Ike {
     }
 
     /// A datagram that came to the port on which IKE has no marker.
-    pub fn receive_port500(&mut self, from: SocketAddr, datagram: &[u8]) {
-        let Some(mut local) = settings::local_address(self.listen, from) else { return };
-        local.set_port(IKE_PORT);
-        self.endpoint.handle_message(now(), Arrival::new(local, from), datagram);
+    pub fn receive_port500(&mut self, came: Arrival, datagram: &[u8]) {
+        self.endpoint.handle_message(now(), came, datagram);
     }
 
     /// When [`Ike::tick`] is due.
@@ -540,17 +571,22 @@ fn own_key(config: &Config) -> Option<Arc<LocalKey>> {
 }
 
 /// A peer with a static key is where the configuration says, and follows to where its echoes come back from.
-fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &Peer) {
+fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &Peer, addresses: &[SocketAddr]) {
     let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
     let local_fixed = !config.listen.ip().is_unspecified();
     let terms = path::Terms { echo: peer.echo, ike: false, follow, local_fixed };
-    let hop = peer.endpoint.map(|remote| Hop::new(settings::listen_at(config.listen, remote), remote));
-    if let Err(why) = endpoint.set_static_path(now(), id, hop, (terms, peer.from.clone())) {
-        tracing::warn!(
-            peer = peer.name,
-            "nothing can be sent to {}: {why}",
-            peer.endpoint.map_or("-".into(), |to| to.to_string())
-        );
+    let mut fault = None;
+    let hops = addresses.iter().map(|remote| Some(Hop::new(settings::listen_at(config.listen, *remote), *remote)));
+    // Without an address it is known at least, until there is one.
+    let hops: Vec<Option<Hop>> = if addresses.is_empty() { vec![None] } else { hops.collect() };
+    for hop in hops {
+        match endpoint.set_static_path(now(), id, hop, (terms, peer.from.clone())) {
+            Ok(()) => return,
+            Err(why) => fault = fault.or(Some(why)),
+        }
+    }
+    if let Some(why) = fault {
+        tracing::warn!(peer = peer.name, "nothing can be sent to {}: {why}", peer.endpoint_text());
     }
 }
 

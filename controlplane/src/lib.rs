@@ -27,6 +27,7 @@ pub mod numbers;
 pub mod private;
 pub mod reconcile;
 pub mod request;
+pub mod resolve;
 pub mod sequence;
 pub mod state;
 pub mod static_key;

@@ -19,6 +19,8 @@ const FILE: &str = "sequence.json";
 const VERSION: u32 = 1;
 /// A file beside it.
 const CRASH_SECRET: &str = "ike-crash-secret";
+/// The file in it with the port that the system has chosen.
+const PORT: &str = "port";
 const CRASH_SECRET_LEN: usize = 32;
 
 /// Why the state cannot be kept. The message names the remedy.
@@ -113,6 +115,21 @@ impl State {
         Ok(secret)
     }
 
+    /// The port that was chosen for `listen`, if one was.
+    pub fn port(&self) -> Option<u16> {
+        let text = std::fs::read_to_string(self.dir.join(PORT)).ok()?;
+        text.trim().parse().ok().filter(|port| *port != 0)
+    }
+
+    /// Keeps the port that was chosen for `listen`.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn keep_port(&self, port: u16) -> Result<(), StateError> {
+        let kept = self.replace(PORT, format!("{port}\n").as_bytes());
+        kept.map_err(|cause| StateError::Unwritable { dir: self.dir.clone(), cause })
+    }
+
     /// The end of the numbers ever granted to an outbound key.
     pub fn mark(&self, id: KeyId) -> Option<u64> {
         self.contents.outbound.get(&id.to_string()).copied()
@@ -186,6 +203,18 @@ mod tests {
         drop(state);
         let state = State::open(dir.path()).unwrap();
         assert_eq!((state.mark(ID), state.top(ID), state.mark(KeyId([1; 16]))), (Some(u64::MAX - 1), 70, None));
+    }
+
+    #[test]
+    fn the_port_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        assert_eq!(state.port(), None);
+        state.keep_port(40_404).unwrap();
+        drop(state);
+        assert_eq!(State::open(dir.path()).unwrap().port(), Some(40_404));
+        std::fs::write(dir.path().join(PORT), "none").unwrap();
+        assert_eq!(State::open(dir.path()).unwrap().port(), None);
     }
 
     #[test]

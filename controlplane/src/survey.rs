@@ -9,7 +9,7 @@ use adit_engine::auth::{self, Severity, judge_own};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::config::{Config, Problems};
+use crate::config::{Config, Endpoint, Problems};
 use crate::dataplane;
 use crate::netlink::Netlink;
 
@@ -113,7 +113,7 @@ fn endpoints_inside(config: &Config, around: &Surroundings) -> Vec<Finding> {
     let mut findings = Vec::new();
     let routes: Vec<IpNet> = config.routes().into_iter().map(|route| route.to).collect();
     for (place, peer) in config.peers.iter().enumerate() {
-        let Some(endpoint) = peer.endpoint.map(|endpoint| endpoint.ip()) else { continue };
+        let Some(endpoint) = peer.endpoints.iter().find_map(Endpoint::address).map(|endpoint| endpoint.ip()) else { continue };
         let inner = config.interface.addresses.iter().chain(&routes).filter(|net| net.contains(&endpoint));
         let Some(inner) = inner.max_by_key(|net| net.prefix_len()) else { continue };
         let outside = |(name, address): &(String, IpNet)| {

@@ -187,7 +187,13 @@ mistakes! {
     address_without_port: with("192.0.2.2:4500", "192.0.2.2");
     ipv6_address_without_port: with("0.0.0.0:4500", "\"::\"");
     port_alone: with("0.0.0.0:4500", ":4500");
-    port_zero: with("0.0.0.0:4500", "0.0.0.0:0");
+    port_zero: with("192.0.2.2:4500", "192.0.2.2:0");
+    listen_on_port_500: with("0.0.0.0:4500", "0.0.0.0:500");
+    listen_on_a_link_without_its_name: with("0.0.0.0:4500", "\"[fe80::1]:4500\"");
+    endpoint_on_a_link_without_its_name: with("192.0.2.2:4500", "\"[fe80::2]:4500\"").replace("0.0.0.0:4500", "\"[::]:4500\"");
+    endpoint_that_is_neither_address_nor_name: with("192.0.2.2:4500", "[\"site b\", 192.0.2.300:4500, \"[2001:db8::2%eth0]:4500\"]");
+    endpoint_given_twice: with("192.0.2.2:4500", "[site-b.example.org, site-b.example.org:4500]");
+    endpoints_none: with("192.0.2.2:4500", "[]");
     port_too_large: with("192.0.2.2:4500", "192.0.2.2:70000");
     endpoint_that_nobody_has: with("192.0.2.2:4500", "0.0.0.0:4500");
     endpoint_of_another_ip_version: with("192.0.2.2:4500", "\"[2001:db8::2]:4500\"");
@@ -503,4 +509,24 @@ fn where_a_peer_may_come_from_is_read_and_shown() {
         let again = place.load(&config.to_yaml().unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
         assert_eq!(again.peers[0].from, expected);
     }
+}
+
+#[test]
+fn endpoints_are_names_addresses_and_neighbours_and_shown_as_they_are() {
+    let list =
+        "[site-b.example.org, \"site-b.example.net:4501\", 192.0.2.2:500, \"[2001:db8::2]:4500\", \"[fe80::2%eth0]:4500\"]";
+    let place = Place::new();
+    let yaml = with("0.0.0.0:4500", "\"[::]:0\"").replacen("192.0.2.2:4500", list, 1);
+    let config = place.load(&yaml).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(
+        config.peers[0].endpoint_text(),
+        "site-b.example.org:4500, site-b.example.net:4501, 192.0.2.2:500, [2001:db8::2]:4500, [fe80::2%eth0]:4500"
+    );
+    let again = place.load(&config.to_yaml().unwrap()).unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!((again.peers[0].endpoints.clone(), again.listen), (config.peers[0].endpoints.clone(), config.listen));
+    let link = place.load(&with("0.0.0.0:4500", "\"[fe80::1%lo]:4500\"").replace("192.0.2.2:4500", "\"[fe80::2%lo]:4500\""));
+    let link = link.unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(link.listen_interface.as_deref(), Some("lo"));
+    assert!(link.listen_now().is_some_and(|listen| listen.to_string().starts_with("[fe80::1%")));
+    assert!(link.to_yaml().unwrap().contains("[fe80::1%lo]:4500"));
 }

@@ -62,7 +62,7 @@ fn connect(initiator: &mut End, responder: &mut End, peers: Range<u16>, done: &m
 
 impl End {
     fn new(netns: &Netns, config: PeerConfig, site: Site, peers: u16) -> Result<End> {
-        let (local, remote) = (config.local.context("our address")?, config.remote.context("the other's address")?);
+        let (local, remote) = (config.local.context("our address")?, *config.remotes.first().context("the other's address")?);
         let socket = netns.enter(|| UdpSocket::bind(local)).with_context(|| format!("cannot bind {local}"))?;
         socket.set_read_timeout(Some(TICK))?;
         let random = |out: &mut [u8]| aws_lc_rs::rand::fill(out).expect("random numbers of the system");

@@ -7,6 +7,7 @@ mod addresses;
 mod api;
 mod class;
 mod commands;
+mod endpoints;
 mod extension;
 mod faults;
 mod flood;

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod life;
 pub mod matrix;
 pub mod nat;
+pub mod ports;
 pub mod rate;
 pub mod window;
 

@@ -60,6 +60,7 @@ pub mod proposal_words;
 mod protect;
 mod reauth;
 mod rekey_ike;
+mod remotes;
 mod sa;
 mod sa_init;
 pub mod selectors;

@@ -173,7 +173,7 @@ impl Driver {
         let local = local_address(self.local, remote).map_err(|error| Error::io(format!("find a way to {remote}"), error))?;
         let id = PeerId(0);
         let pace = peer.pace();
-        let config = PeerConfig { initiate: true, local: Some(local), remote: Some(remote), ..peer.config };
+        let config = PeerConfig { initiate: true, local: Some(local), remotes: vec![remote], ..peer.config };
         self.endpoint.set_peer(now(), id, config).map_err(refused_settings)?;
         let link = self.new_link(id, pace);
         let entry = Entry { configured: 0, pace, link: Some(link.clone()), announced: true, waiters: Vec::new() };

@@ -1,5 +1,6 @@
 //! What the file means: every value judged, every default filled in, every mistake collected before anything is refused.
 
+mod endpoints;
 mod ike_section;
 mod network;
 mod origin;
@@ -56,7 +57,7 @@ impl<'a> Check<'a> {
         let name = self.required(root.name, top, "name", "the name of this gateway, as its peers write it", "name: site-a");
         let name = name.and_then(|name| self.gateway_name("name", name)).unwrap_or_default();
         let listen_at = root.listen.as_ref().map_or(top, |listen| listen.at);
-        let listen = self.listen(root.listen, top);
+        let (listen, listen_interface) = self.listen(root.listen, top).unzip();
         let underlay_mtu = self.underlay_mtu(root.underlay_mtu);
         let dscp = self.dscp(root.dscp);
         let mss_clamp = self.mss_clamp(root.mss_clamp, mode);
@@ -75,7 +76,7 @@ impl<'a> Check<'a> {
         let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers: dataplane.workers, mode };
         let peers = self.peers(raw_peers, around);
         self.judge_selectors();
-        let interface = self.interface(root.interface, top, &name, (mode, underlay_mtu), &peers);
+        let interface = self.interface(root.interface, top, &name, (mode, underlay_mtu, listen), &peers);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {
             let at = metrics.at;
@@ -90,6 +91,7 @@ impl<'a> Check<'a> {
             (true, Some(listen), Some(interface)) => Ok(Config {
                 name,
                 listen,
+                listen_interface: listen_interface.flatten(),
                 interface,
                 underlay_mtu,
                 mode,

@@ -266,7 +266,7 @@ blocks! {
     }
     Peer at "peers[]" {
         name: Text,
-        endpoint: Text,
+        endpoint: Several,
         from: Several,
         static_key_file: Text,
         ike: Spanned<PeerIke>,

@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use super::ike_section::{self, Proof};
-use super::{Config, Keys, MacText};
+use super::{Config, Endpoint, Keys, MacText};
 
 #[derive(Serialize)]
 struct Root<'a> {
@@ -87,7 +87,7 @@ struct Pin<'a> {
 struct Peer<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    endpoint: Option<String>,
+    endpoint: Option<Several>,
     from: Several,
     #[serde(skip_serializing_if = "Option::is_none")]
     static_key_file: Option<&'a str>,
@@ -108,6 +108,15 @@ struct Peer<'a> {
 enum Several {
     One(String),
     List(Vec<String>),
+}
+
+/// One as it is usually written, without a list.
+fn endpoints(endpoints: &[Endpoint]) -> Option<Several> {
+    match endpoints {
+        [] => None,
+        [one] => Some(Several::One(one.to_string())),
+        several => Some(Several::List(several.iter().map(ToString::to_string).collect())),
+    }
 }
 
 impl From<&Origin> for Several {
@@ -245,7 +254,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
     let peers = config.peers.iter().map(|peer| {
         Ok(Peer {
             name: &peer.name,
-            endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+            endpoint: endpoints(&peer.endpoints),
             from: Several::from(&peer.from),
             static_key_file: match &peer.keys {
                 Keys::Static { file, .. } => Some(text(file)?),
@@ -266,7 +275,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
     });
     let root = Root {
         name: &config.name,
-        listen: config.listen.to_string(),
+        listen: config.listen_text(),
         interface: Interface {
             name: &interface.name,
             mtu: interface.mtu,

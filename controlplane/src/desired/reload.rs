@@ -168,6 +168,7 @@ fn keep_of_process(config: &mut Config, running: &Config) {
 
 fn keep_of_dataplane(config: &mut Config, running: &Config) {
     config.listen = running.listen;
+    config.listen_interface.clone_from(&running.listen_interface);
     config.dscp = running.dscp;
     config.mss_clamp = running.mss_clamp;
     config.interface.name.clone_from(&running.interface.name);

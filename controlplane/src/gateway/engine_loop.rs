@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IkeSpis, Transmit};
-use adit_engine::path::{IKE_PORT, PathEvent};
+use adit_engine::path::{Hop, IKE_PORT, PathEvent};
 use adit_proto::control::{InjectHeader, Mode, PeerId};
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -39,8 +39,8 @@ impl Gateway {
         }
         let secret = Secret::copy_of(&self.state.crash_secret()?);
         let underlay = KernelUnderlay::open(&self.desired.config.interface.name).context("a netlink socket to ask for routes")?;
-        let mut ike =
-            Ike::new(&self.desired.config, &self.ids, secret, Box::new(underlay)).context("the configuration of IKE")?;
+        let mut ike = Ike::new(&self.desired.config, (&self.ids, self.resolver.known()), secret, Box::new(underlay))
+            .context("the configuration of IKE")?;
         if !left.is_empty() {
             ike.restore(left, live);
         }
@@ -69,7 +69,10 @@ impl Gateway {
         self.pump(plane)?;
         // The peer may use what our message promises as soon as it has it.
         self.send_waiting(plane.command_queue.settled());
-        news.iter().for_each(|event| self.report(event));
+        news.iter().for_each(|event| {
+            self.report(event);
+            self.look_again(event);
+        });
         if self.desired.config.mode == Mode::Ip && news.iter().any(|event| matches!(event, Event::Path(PathEvent::Set { .. }))) {
             self.upkeep.paths_changed();
         }
@@ -85,7 +88,7 @@ impl Gateway {
     /// Takes what came to the port without NAT traversal.
     pub(super) fn take_port500(&mut self) {
         if let Some(ike) = &mut self.ike {
-            self.port500.take(|from, datagram| ike.receive_port500(from, datagram));
+            self.port500.take(|came, datagram| ike.receive_port500(came, datagram));
         }
     }
 
@@ -99,6 +102,7 @@ impl Gateway {
     /// Moves the SAs whose packets leave from another address now.
     pub(super) fn look_at_addresses(&mut self) {
         (self.look_at_addresses_at, self.looked_at_addresses) = (None, Some(Instant::now()));
+        self.look_for_peers();
         let moved = self.ike.as_mut().map_or(0, Ike::readdress);
         if moved > 0 {
             tracing::info!("the way to {moved} peers begins at another address of ours now: they are told");
@@ -116,9 +120,10 @@ impl Gateway {
         let (Some(ike), port500) = (&mut self.ike, &self.port500) else { return };
         self.view.with_master(|master| {
             while let Some(transmit) = ike.transmit(settled) {
-                let by_port500 = transmit.local.port() == IKE_PORT && port500.send(transmit.remote, &transmit.payload);
-                let sent = by_port500 || inject(master, &transmit);
-                if !sent {
+                if transmit.local.port() == IKE_PORT {
+                    let hop = Hop { local: transmit.local, interface: transmit.interface, remote: transmit.remote };
+                    port500.send(&hop, &transmit.payload);
+                } else if !inject(master, &transmit) {
                     ike.keep(transmit);
                     break;
                 }
@@ -250,6 +255,6 @@ fn installed(direction: &str, keys: &ChildKeys) -> String {
 fn inject(master: &mut adit_channel::Master, transmit: &Transmit) -> bool {
     // What is too long for the ring can never be sent; what finds it full, later.
     let local = Some(transmit.local.ip()).filter(|local| !local.is_unspecified());
-    let header = InjectHeader { local, ..InjectHeader::to(transmit.remote) };
+    let header = InjectHeader { local, interface: transmit.interface, ..InjectHeader::to(transmit.remote) };
     !matches!(master.inject(0, &header, &transmit.payload), Err(adit_channel::SendError::Full))
 }

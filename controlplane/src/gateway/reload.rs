@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::{Gateway, Plane};
+use super::{Gateway, Plane, own_port};
 use crate::api::types;
 use crate::config::Machine;
 use crate::dataplane;
@@ -48,7 +48,9 @@ impl Gateway {
         let file = source.file.clone();
         let read = tokio::task::spawn_blocking(move || Desired::read(&file, &Machine::here()));
         let read = read.await.map_err(|error| RequestError::Refused(format!("the configuration cannot be read: {error}")))?;
-        let read = read.map_err(|problems| RequestError::Unchecked(problems.to_string()))?;
+        let mut read = read.map_err(|problems| RequestError::Unchecked(problems.to_string()))?;
+        let port_is_chosen = own_port::settle(&mut read.config, &self.state);
+        let port_is_chosen = port_is_chosen.map_err(|error| RequestError::Refused(format!("{error:#}")))?;
         let reload = reload::plan(&self.desired, read, &self.arguments, options.restart_dataplane);
         let reload = reload.map_err(|refused| RequestError::Refused(refused.to_string()))?;
         let mut report = types::Reload {
@@ -61,6 +63,7 @@ impl Gateway {
         if options.dry_run {
             return Ok(report);
         }
+        self.port_is_chosen = port_is_chosen;
         tracing::info!("reload: {}", summary(&report));
         report.problems = self.put_in_place(plane, reload).await;
         report.problems.iter().for_each(|problem| tracing::warn!("reload: {problem}"));
@@ -86,7 +89,11 @@ impl Gateway {
             self.ids = reconcile::peer_ids(&new, &[], &known, &used, dataplane::max_peers(&self.arguments));
         }
         if let Some(ike) = &mut self.ike {
-            problems.extend(ike.reconfigure((&old.config, &old_ids), (&new.config, &self.ids), &reload.touched));
+            problems.extend(ike.reconfigure(
+                (&old.config, &old_ids),
+                (&new.config, &self.ids),
+                (&reload.touched, self.resolver.known()),
+            ));
             // A person has changed something of them: what follows is news.
             old_ids.iter().chain(&self.ids).for_each(|id| self.log_dedup.forget(*id));
         }
@@ -105,6 +112,7 @@ impl Gateway {
         let desired = self.desired.clone();
         problems.extend(self.listeners.keep(&desired.config).await);
         self.port500.keep(&desired.config).await;
+        self.resolver.keep(&desired.config);
         self.publish_ike();
         problems
     }

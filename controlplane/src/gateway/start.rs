@@ -99,14 +99,17 @@ impl Gateway {
     async fn wait_for_address(&mut self) -> bool {
         let mut said = false;
         loop {
-            let listen = self.desired.config.listen;
-            match std::net::UdpSocket::bind(listen) {
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            let config = &self.desired.config;
+            let missing = match config.listen_now().map(std::net::UdpSocket::bind) {
+                None => true,
+                Some(bound) => bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable),
+            };
+            if !missing {
                 // Other faults the data plane explains itself.
-                _ => return true,
+                return true;
             }
             if !std::mem::replace(&mut said, true) {
-                let address = listen.ip();
+                let address = config.listen_text();
                 tracing::warn!(
                     "no interface of this machine has the address {address} (listen): it is waited for. Is it misspelt?"
                 );
@@ -125,7 +128,10 @@ impl Gateway {
         let config = &self.desired.config;
         let socket = config.channel_socket();
         let program = dataplane::find_program(config)?;
-        self.wait_until_free().await?;
+        match self.wait_until_free().await {
+            Err(error) if !self.choose_another_port()? => return Err(error),
+            _ => {}
+        }
         let config = &self.desired.config;
         let mut log = Tail::from_end(&self.log_path());
         let began = Instant::now();
@@ -173,7 +179,7 @@ async fn holder(config: &Config) -> Option<String> {
              choose another interface.name"
         ));
     }
-    match std::net::UdpSocket::bind(config.listen) {
+    match std::net::UdpSocket::bind(config.listen_now()?) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Some(format!(
             "the UDP address {} is in use: stop the program that has it (ss -ulnp shows it), or choose another port in listen",
             config.listen
@@ -222,7 +228,7 @@ fn contradictions(config: &Config, info: &PlaneInfo) -> Vec<String> {
     if config.mode == Mode::Ethernet {
         check("tap-mac", MacText(info.tap_mac).to_string(), MacText(config.interface.mac).to_string());
     }
-    check("listen", info.listen.to_string(), config.listen.to_string());
+    check("listen", info.listen.to_string(), config.listen_now().unwrap_or(config.listen).to_string());
     check("workers", info.workers.to_string(), config.dataplane.workers.to_string());
     list
 }

@@ -99,6 +99,7 @@ impl Gateway {
                 () = engine_loop::due(self.upkeep.due()) => self.tend_interface().await,
                 () = engine_loop::due(self.look_at_addresses_at) => self.look_at_addresses(),
                 () = self.port500.ready() => self.take_port500(),
+                () = self.resolver.news() => self.look_for_peers(),
                 Some(request) = self.requests.recv() => {
                     if self.answer(Some(plane), request).await {
                         return Ok(Ended::Replaced);
@@ -110,11 +111,8 @@ impl Gateway {
                     }
                 }
                 _ = look.tick() => {
-                    self.look(plane).await?;
-                    if self.is_hung(plane, &mut watchdog) {
-                        // It would not hear a request to end.
-                        plane.process.kill().await;
-                        return Ok(Ended::Died(format!("the data plane (process {}) hung and was killed", plane.process.pid)));
+                    if let Some(ended) = self.look(plane, &mut watchdog).await? {
+                        return Ok(ended);
                     }
                 }
                 _ = save.tick() => {
@@ -130,8 +128,8 @@ impl Gateway {
         }
     }
 
-    /// What is done once a second.
-    async fn look(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
+    /// What is done once a second; and whether this data plane has to go.
+    async fn look(&mut self, plane: &mut Plane, watchdog: &mut Watchdog) -> anyhow::Result<Option<Ended>> {
         self.view.sample();
         self.count_ike();
         self.tidy_vault();
@@ -143,7 +141,16 @@ impl Gateway {
         self.listeners.keep(&desired.config).await;
         self.port500.keep(&desired.config).await;
         self.retry_reload(plane).await;
-        Ok(())
+        if self.listen_has_moved() {
+            tracing::warn!("the interface in `listen` was made anew");
+            return Ok(Some(Ended::Replaced));
+        }
+        if self.is_hung(plane, watchdog) {
+            // It would not hear a request to end.
+            plane.process.kill().await;
+            return Ok(Some(Ended::Died(format!("the data plane (process {}) hung and was killed", plane.process.pid))));
+        }
+        Ok(None)
     }
 
     /// Whether a datagram of IKE found the ring full.

@@ -1,6 +1,6 @@
 //! From the configuration to what the engine wants to know.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_engine::auth::{LocalAuth, RemoteAuth};
@@ -9,11 +9,10 @@ use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Limits, M
 
 use adit_proto::control::{self, Selector};
 use adit_proto::ike::{AddressRange, IpSelector, PortRange};
-use socket2::SockRef;
 
 use crate::config::ike_section::{PeerIke, Proof, Role};
 use crate::config::{CHILDREN_MIN, Config, Peer};
-use crate::reconcile::rule;
+use crate::resolve::{self, Known};
 
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
 const HARD_PERCENT: u32 = 120;
@@ -42,7 +41,7 @@ fn children_max(config: &Config) -> usize {
 }
 
 /// What concerns a peer; `None` for one with a static key, or when a key is missing that the check of the file asks for.
-pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
+pub fn peer(config: &Config, peer: &Peer, known: &Known) -> Option<PeerConfig> {
     let ike = peer.ike()?;
     let (local_auth, remote_auth) = proofs(config, ike)?;
     let lifetime = |after: u32, bytes, packets| Lifetime {
@@ -70,7 +69,8 @@ pub fn peer(config: &Config, peer: &Peer) -> Option<PeerConfig> {
         initiate: ike.role != Role::Responder,
         respond: ike.role != Role::Initiator,
         local: Some(config.listen).filter(|listen| !listen.ip().is_unspecified()),
-        remote: peer.endpoint,
+        remotes: known.addresses(config.listen, peer),
+        awaits_remotes: resolve::awaits(peer),
         from: peer.from.clone(),
         local_id: config.ike.id.clone(),
         remote_id: ike.id.clone(),
@@ -120,20 +120,6 @@ fn proofs(config: &Config, ike: &PeerIke) -> Option<(LocalAuth, RemoteAuth)> {
 pub fn listen_at(listen: SocketAddr, remote: SocketAddr) -> SocketAddr {
     let any = if remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     if listen.ip().is_unspecified() { SocketAddr::new(any, listen.port()) } else { listen }
-}
-
-/// The address of ours from which a datagram to `remote` goes. The kernel knows: it depends on the route.
-pub fn local_address(listen: SocketAddr, remote: SocketAddr) -> Option<SocketAddr> {
-    if !listen.ip().is_unspecified() {
-        return Some(listen);
-    }
-    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = UdpSocket::bind(any).ok()?;
-    // As the data plane's sockets are; without the capability there is no tunnel either.
-    let _ = SockRef::from(&socket).set_mark(rule::MARK);
-    // Sends nothing.
-    socket.connect(remote).ok()?;
-    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), listen.port()))
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ fn a_preshared_key_makes_a_tunnel_whoever_begins() -> Result<()> {
 #[test]
 fn adit_begins_on_the_port_of_nat_traversal() -> Result<()> {
     let pair = Pair::new(Swan5, Proof::Psk, |config, _| {
-        for address in [&mut config.local, &mut config.remote].into_iter().flatten() {
+        for address in config.local.iter_mut().chain(&mut config.remotes) {
             address.set_port(4500);
         }
     })?;
@@ -51,7 +51,7 @@ fn ipv6_is_between_the_ends() -> Result<()> {
         from_both_ends(release, Proof::Psk, |config, swan| {
             let [ours, theirs] = [Site::A, Site::B].map(|site| IpAddr::V6(site.outer6()));
             config.local = Some(SocketAddr::new(ours, IKE_PORT));
-            config.remote = Some(SocketAddr::new(theirs, IKE_PORT));
+            config.remotes = vec![SocketAddr::new(theirs, IKE_PORT)];
             (swan.connections[0].local_address, swan.connections[0].remote_address) = (Some(theirs), Some(ours));
         })?;
     }

@@ -35,8 +35,7 @@ fn two_gateways_behind_one_nat_meet_where_it_has_a_hairpin() {
             let local = world.nodes[node].address;
             let mut config = peer(node);
             // B's mapping is the first, for it sends first.
-            config.remote =
-                Some(format!("198.51.100.1:{}", if node == A { 40_000 } else { 40_001 }).parse().expect("an address"));
+            config.remotes = vec![([198, 51, 100, 1], if node == A { 40_000 } else { 40_001 }).into()];
             (config.local, config.initiate) = (Some(local), true);
             world.set_peer(node, PEER, config);
         }

@@ -240,8 +240,11 @@ pub struct PeerConfig {
     pub respond: bool,
     /// Where we send from; the address is what a NAT is detected against (RFC 7296 §2.23).
     pub local: Option<SocketAddr>,
-    /// Where we look for the peer; `None`: it comes to us.
-    pub remote: Option<SocketAddr>,
+    /// Where we look for the peer, the first one first; none: it comes to us. The scope of a link-local address is the index of its
+    /// interface.
+    pub remotes: Vec<SocketAddr>,
+    /// More addresses may follow by [`Endpoint::set_remotes`](super::Endpoint::set_remotes): names are being looked up.
+    pub awaits_remotes: bool,
     /// From where it may come to us and move to, beside that.
     pub from: Origin,
     pub local_id: Identity,

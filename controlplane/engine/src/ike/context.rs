@@ -18,6 +18,7 @@ use super::counters::Counters;
 use super::directory::Directory;
 use super::event::{After, Cause, Event, IkeSpis, Transmit};
 use super::explain::Record;
+use super::remotes::Remotes;
 use super::sa::{IkeSa, SaId};
 use super::trust::Trust;
 use crate::path::{Hop, Paths};
@@ -33,8 +34,8 @@ pub(super) struct Peer {
     pub config: Arc<PeerConfig>,
     pub trust: Trust,
     pub connection: Connection,
-    /// Where the peer is, if that is known: configured, or changed by a command.
-    pub remote: Option<SocketAddr>,
+    /// Where we look for it: configured, or changed by a command.
+    pub remotes: Remotes,
     pub local: Option<SocketAddr>,
     /// The IKE SA that has the Child SAs.
     pub current: Option<SaId>,
@@ -53,12 +54,17 @@ pub(super) struct Peer {
 impl Peer {
     /// The addresses at which we look for it.
     pub(super) fn endpoints(&self) -> Vec<IpAddr> {
-        self.remote.iter().map(SocketAddr::ip).collect()
+        self.remotes.all().iter().map(SocketAddr::ip).collect()
+    }
+
+    /// Whether there is an address where it may be, or one may come.
+    pub(super) fn is_looked_for(&self) -> bool {
+        self.config.awaits_remotes || !self.remotes.all().is_empty()
     }
 
     /// Whether we are to connect without being told.
     pub(super) fn begins_by_itself(&self) -> bool {
-        self.config.initiate && self.remote.is_some() && !self.connection.held
+        self.config.initiate && self.is_looked_for() && !self.connection.held
     }
 }
 

@@ -124,6 +124,8 @@ pub enum LocalFault {
     Sign(#[from] SignError),
     #[error("nothing can be sent to {0}: {1}")]
     Address(SocketAddr, Unfit),
+    #[error("its endpoint has no address so far: the name is not known yet, or the interface is not there")]
+    NoAddress,
     #[error("the peer is configured without {0}")]
     NotConfigured(&'static str),
 }
@@ -184,6 +186,7 @@ impl Error {
                 | LocalFault::Aead(_)
                 | LocalFault::Encode(_)
                 | LocalFault::Address(..)
+                | LocalFault::NoAddress
                 | LocalFault::NotConfigured(_) => NotifyType::NO_PROPOSAL_CHOSEN,
             }),
         }

@@ -7,7 +7,7 @@ use super::event::After;
 use super::nat;
 use super::sa::{IkeSa, Stage};
 use super::session::Task;
-use crate::path::{Follow, Hop, Moves, Terms};
+use crate::path::{Follow, Hop, IKE_PORT, Moves, Terms};
 
 /// A request that was repeated so often without an answer is tried elsewhere, too.
 const SILENT_AFTER: u32 = 2;
@@ -128,6 +128,13 @@ impl IkeSa {
     fn look_elsewhere(&mut self, ctx: &mut Ctx, here: Hop) {
         let (Some(peer), Some(session)) = (self.peer, self.session()) else { return };
         let mut others = ctx.shared.paths.alternatives(peer);
+        let configured = ctx.shared.peers.get(&peer).map(|peer| peer.remotes.all().to_vec()).unwrap_or_default();
+        for remote in configured {
+            let hop = goes_on(here, Hop::new(unspecified(remote, here.local.port()), remote), ctx.shared.config.nat_port);
+            if hop.remote != here.remote || hop.interface != here.interface {
+                others.push(hop);
+            }
+        }
         if self.features.mobike && self.decides_path() {
             let remotes = session.mobike.peer_addresses.iter().map(|address| SocketAddr::new(*address, here.remote.port()));
             for remote in remotes.filter(|remote| remote.ip() != here.remote.ip()) {
@@ -160,6 +167,7 @@ impl IkeSa {
     pub(super) fn change_path(&mut self, ctx: &mut Ctx, local: Option<SocketAddr>, remote: Option<SocketAddr>) {
         let (Some(peer), here) = (self.peer, self.hop(ctx)) else { return };
         let hop = Hop::new(local.unwrap_or(here.local), remote.unwrap_or(here.remote));
+        let hop = goes_on(here, hop, ctx.shared.config.nat_port);
         if !hop.is_same(&here) && ctx.shared.paths.decide(ctx.now.instant, peer, hop).is_ok() {
             self.on_moved(ctx);
         }
@@ -170,6 +178,11 @@ impl IkeSa {
         let force = self.session().is_some_and(|session| session.config.force_encapsulation);
         nat::detection((self.spis.initiator, self.spis.responder), hop, force)
     }
+}
+
+/// Where an IKE SA goes on that has left port 500: there is nothing for it to go back to.
+fn goes_on(here: Hop, hop: Hop, nat_port: u16) -> Hop {
+    if here.local.port() == IKE_PORT { hop } else { hop.floated(nat_port) }
 }
 
 /// No address of ours in particular.

@@ -248,6 +248,9 @@ fn remedy_of_error(error: &Error) -> &'static str {
             LocalFault::Address(..) => {
                 "give the peer's `endpoint` an address outside the tunnel to which there is a route, or wait until there is one"
             }
+            LocalFault::NoAddress => {
+                "correct the name, or see why the name server does not answer (getent ahosts NAME); it is looked up again by itself"
+            }
             LocalFault::NotConfigured(_) => "complete the configuration of the peer",
             LocalFault::Busy | LocalFault::NoSuchChild | LocalFault::NoSuchExchange => "nothing: it is tried again",
             LocalFault::Sign(_) => "use a kind of key that the peer can verify, or upgrade the peer",

@@ -35,6 +35,9 @@ const COOKIES_MAX: u32 = 4;
 const TRIES_AFTER_REFUSAL: u32 = 2;
 const INTERVAL_AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
+/// How often the first request is repeated where the peer has other addresses, too: for about four seconds.
+const TRIES_WITH_OTHERS: u32 = 2;
+
 /// CERTREQ payloads of a peer that are looked at.
 const CERT_REQUESTS_MAX: usize = 8;
 
@@ -101,7 +104,12 @@ impl IkeSa {
         sent.request = Message { header, payloads }.encode()?;
         ctx.transmit(&self.hop, self.peer, &sent.request, After::Nothing);
         self.last_sent = ctx.now.instant;
-        let (datagrams, policy) = (vec![sent.request.clone()], ctx.shared.config.retransmission);
+        let mut policy = ctx.shared.config.retransmission;
+        if self.peer.and_then(|peer| ctx.shared.peers.get(&peer)).is_some_and(|peer| peer.remotes.all().len() > 1) {
+            // There is another address to try.
+            policy.tries = policy.tries.min(TRIES_WITH_OTHERS);
+        }
+        let datagrams = vec![sent.request.clone()];
         self.window.sent(ctx.now.instant, EXCHANGE, datagrams, Initiated::SaInit(sent), &policy);
         Ok(())
     }

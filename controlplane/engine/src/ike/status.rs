@@ -155,7 +155,7 @@ impl Endpoint {
     /// The way to a peer that is connected, or the one that is known for it.
     pub fn hop(&self, id: PeerId) -> Option<Hop> {
         let peer = self.shared.peers.get(&id)?;
-        self.shared.paths.ike_hop(id).or_else(|| Some(Hop::new(peer.local?, peer.remote?)))
+        self.shared.paths.ike_hop(id).or_else(|| Some(Hop::new(peer.local?, peer.remotes.in_turn().next()?)))
     }
 
     /// The Child SAs of all peers, by inbound and outbound SPI.

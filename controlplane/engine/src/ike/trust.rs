@@ -152,7 +152,7 @@ mod tests {
             seen.push(trust);
         }
         let mut same = config();
-        (same.mobike, same.remote, same.initiate) = (true, Some("192.0.2.1:500".parse().unwrap()), false);
+        (same.mobike, same.remotes, same.initiate) = (true, vec!["192.0.2.1:500".parse().unwrap()], false);
         assert_eq!(Trust::of(&same), seen[0]);
     }
 }

@@ -103,11 +103,12 @@ fn a_peer_with_other_proposals_than_its_neighbour_gets_its_own() {
         config.proposals = if node == GATEWAY { only(KeyExchangeMethod::X25519) } else { both() };
     });
     let remote_id = "c.example.org".parse().expect("an identity");
-    let other = PeerConfig { name: "c".into(), remote_id, remote: None, proposals: only(KeyExchangeMethod::EcpP256), ..peer(B) };
+    let other =
+        PeerConfig { name: "c".into(), remote_id, remotes: Vec::new(), proposals: only(KeyExchangeMethod::EcpP256), ..peer(B) };
     world.act(GATEWAY, |endpoint, now| endpoint.remove_peer(now, PEER)).expect("it is there");
     world.set_peer(GATEWAY, OTHER, other);
     let own = PeerConfig { initiate: false, proposals: only(KeyExchangeMethod::X25519), ..peer(B) };
-    world.set_peer(GATEWAY, PEER, PeerConfig { from: Origin::Anywhere, remote: None, ..own });
+    world.set_peer(GATEWAY, PEER, PeerConfig { from: Origin::Anywhere, remotes: Vec::new(), ..own });
     world.run_until(Duration::from_secs(5), |world| world.state(GUEST, PEER) == ConnectionState::Reconnecting);
     let refused = Cause::Refused { exchange: adit_proto::ike::ExchangeType::IKE_AUTH, notify: NotifyType::NO_PROPOSAL_CHOSEN };
     assert_eq!(world.nodes[GUEST].endpoint.status(PEER).expect("a peer").cause, Some(refused));
@@ -133,7 +134,8 @@ fn at_the_endpoint_of_a_peer_its_own_proposals_go_first() {
     let gateway = world.add("192.0.2.2:4500", endpoint_config(2));
     let guest = world.add("192.0.2.1:4500", endpoint_config(1));
     let remote_id = "c.example.org".parse().expect("an identity");
-    let other = PeerConfig { name: "c".into(), remote_id, remote: None, proposals: only(KeyExchangeMethod::EcpP256), ..peer(B) };
+    let other =
+        PeerConfig { name: "c".into(), remote_id, remotes: Vec::new(), proposals: only(KeyExchangeMethod::EcpP256), ..peer(B) };
     world.set_peer(gateway, PeerId(1), PeerConfig { initiate: false, ..other });
     world.set_peer(gateway, PEER, PeerConfig { initiate: false, proposals: only(KeyExchangeMethod::X25519), ..peer(B) });
     world.set_peer(guest, PEER, PeerConfig { proposals: both(), ..peer(A) });

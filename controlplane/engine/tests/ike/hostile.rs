@@ -73,7 +73,7 @@ fn a_flood_of_requests_to_begin_costs_bounded_memory_and_disturbs_nobody() {
         |_| EndpointConfig { limits, ..endpoint_config(1) },
         |node, config| {
             if node == B {
-                config.remote = None;
+                config.remotes.clear();
             }
         },
     );

@@ -13,6 +13,7 @@ mod left_out;
 mod many;
 mod paths;
 mod reauth;
+mod remotes;
 mod restart;
 mod simulation;
 mod sizes;

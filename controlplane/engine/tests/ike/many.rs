@@ -16,7 +16,7 @@ fn took(act: impl FnOnce()) -> Duration {
 fn named(number: u16) -> PeerConfig {
     let name = format!("peer-{number}.example.org");
     let remote_id = name.parse().expect("an identity");
-    PeerConfig { remote: None, name, remote_id, ..peer(B) }
+    PeerConfig { remotes: Vec::new(), name, remote_id, ..peer(B) }
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn many(psk_of_a: &str) -> World {
     {
         let (local_auth, remote_auth) = psk(secret);
         let (name, remote_id) = (format!("site-{number}"), name.parse().expect("a pattern"));
-        let config = PeerConfig { name, remote_id, local_auth, remote_auth, remote: None, ..peer(B) };
+        let config = PeerConfig { name, remote_id, local_auth, remote_auth, remotes: Vec::new(), ..peer(B) };
         world.set_peer(gateway, PeerId(number as u16), config);
     }
     let node = world.add("192.0.2.1:4500", endpoint_config(1));

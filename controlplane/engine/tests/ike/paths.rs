@@ -27,11 +27,11 @@ fn begin(seed: u64, nat: Option<NatConfig>, change: impl Fn(usize, &mut PeerConf
     world.nodes[A].nat = nat.map(|nat| world.add_nat(nat));
     for node in [B, A] {
         let mut config = peer(node);
-        for address in [&mut config.local, &mut config.remote].into_iter().flatten() {
+        for address in config.local.iter_mut().chain(&mut config.remotes) {
             address.set_port(500);
         }
         if node == B {
-            config.remote = None;
+            config.remotes.clear();
         }
         change(node, &mut config);
         world.set_peer(node, PEER, config);

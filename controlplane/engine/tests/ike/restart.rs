@@ -24,7 +24,7 @@ fn another_peer_with_the_same_number_inherits_nothing() {
         let mut other = peer(B);
         other.name = "d".into();
         if !rename_only {
-            (other.remote, other.remote_id) = (None, "d.example.org".parse().expect("an identity"));
+            (other.remotes, other.remote_id) = (Vec::new(), "d.example.org".parse().expect("an identity"));
             other_secret(&mut other);
         }
         let restored = restarted(&mut world, other);

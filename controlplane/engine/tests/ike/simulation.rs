@@ -217,7 +217,7 @@ impl Run {
                 self.world.nodes[A].address = address;
                 drop(self.world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, Some(address), None)));
                 self.configs[A].local = Some(address);
-                self.configs[B].remote = None;
+                self.configs[B].remotes.clear();
                 let config = self.configs[B].clone();
                 let now = self.world.now();
                 self.world.nodes[B].endpoint.set_peer(now, PEER, config).expect("a good configuration");

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use adit_engine::path::IKE_PORT;
 use adit_proto::control::{Mac, Mode};
 use adit_proto::esp;
 use ipnet::IpNet;
 
 use super::Check;
+use crate::config::endpoint::{Endpoint, EndpointFault, Host};
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned, Text};
 use crate::config::{Forwarding, Interface, MacText, Peer, Route, default_mac};
@@ -22,10 +24,32 @@ const INNER_MTU_MIN: u64 = 1280;
 const UNDERLAY_MTU_MIN: u64 = 1124;
 
 impl Check<'_> {
-    pub(super) fn listen(&mut self, text: Option<Text>, top: Place) -> Option<SocketAddr> {
+    /// Where this gateway receives, and the interface of a link-local address.
+    pub(super) fn listen(&mut self, text: Option<Text>, top: Place) -> Option<(SocketAddr, Option<String>)> {
         let expected = "the address and UDP port that this gateway receives on";
         let text = self.required(text, top, "listen", expected, "listen: 0.0.0.0:4500")?;
-        self.socket_address("listen", &text, "an IP address and a UDP port from 1 to 65535", "0.0.0.0:4500")
+        let expected = "an IP address and a UDP port from 0 to 65535; 0 lets the system choose one, and keeps it";
+        let listen = match text.value.parse::<Endpoint>() {
+            Ok(Endpoint { host: Host::LinkLocal(ip, interface), port }) => {
+                Some((SocketAddr::new(ip.into(), port), Some(interface)))
+            }
+            Err(EndpointFault::NoInterface(ip)) => {
+                let what = format!("`listen` has a link-local address without its interface: {ip} is on every link");
+                self.fail(text.at, what, expected.to_owned(), format!("listen: \"[{ip}%eth0]:4500\""));
+                None
+            }
+            // Of any other kind: the port may be 0.
+            _ => match text.value.parse::<SocketAddr>() {
+                Ok(listen) => Some((listen, None)),
+                Err(_) => self.socket_address("listen", &text, expected, "0.0.0.0:4500").map(|listen| (listen, None)),
+            },
+        };
+        if let Some((listen, _)) = listen.as_ref().filter(|(listen, _)| listen.port() == IKE_PORT) {
+            let what = "UDP port 500 carries IKE alone: what runs through the tunnel has no place there (RFC 3948)".to_owned();
+            let expected = "another port: beside 4500, port 500 is opened by itself for peers that begin there".to_owned();
+            self.fail(text.at, what, expected, format!("listen: \"{}\"", SocketAddr::new(listen.ip(), 4500)));
+        }
+        listen
     }
 
     /// `ADDRESS:PORT`, with the usual slips explained.
@@ -56,7 +80,7 @@ impl Check<'_> {
         raw: Option<Spanned<raw::Interface>>,
         top: Place,
         gateway: &str,
-        (mode, underlay_mtu): (Mode, u16),
+        (mode, underlay_mtu, listen): (Mode, u16, Option<SocketAddr>),
         peers: &[(Peer, Place)],
     ) -> Option<Interface> {
         let Some(raw) = raw else {
@@ -68,7 +92,7 @@ impl Check<'_> {
         let name = self.required(raw.name, at, "name", "the name of the TAP interface", "name: adit0");
         let name = name.and_then(|name| self.interface_name("name", "adit0", &name));
         // One IPv6 path is enough to leave room for its longer header.
-        let ipv6_outer = peers.iter().any(|(peer, _)| peer.endpoint.is_some_and(|endpoint| endpoint.is_ipv6()));
+        let ipv6_outer = peers.iter().any(|(peer, _)| peer.may_be_ipv6(listen.unwrap_or(([0, 0, 0, 0], 0).into())));
         // What is longer than one datagram of the underlay carries is cut or answered by the data plane, so any MTU will do.
         let default = match mode {
             Mode::Ethernet => ETHERNET_MTU,

@@ -10,7 +10,7 @@ use super::Check;
 use crate::config::ike_section::Role;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned};
-use crate::config::{Keys, PEERS_MAX, Peer, WORKERS_MAX, worker_sas};
+use crate::config::{Endpoint, Keys, PEERS_MAX, Peer, WORKERS_MAX, worker_sas};
 use crate::static_key::{Flow, Secret};
 
 /// SAs in each direction when the file does not say. Both ends must agree, so this cannot depend on the machine.
@@ -36,7 +36,7 @@ impl Check<'_> {
             self.fail(extra.at, what, format!("at most {PEERS_MAX} peers"), "the others in a second gateway".into());
         }
         let mut names: BTreeMap<String, Place> = BTreeMap::new();
-        let mut endpoints: BTreeMap<SocketAddr, String> = BTreeMap::new();
+        let mut endpoints: BTreeMap<Endpoint, String> = BTreeMap::new();
         let mut peers = Vec::new();
         let (mut sas, mut sas_full_at) = (0, None);
         for peer in raw.into_iter().take(PEERS_MAX) {
@@ -57,8 +57,8 @@ impl Check<'_> {
                 let what = format!("the peer `{}` is listed twice, first in line {}", peer.name, first.line);
                 self.fail(name_at, what, "every peer once".into(), "another name, or remove one of the two".into());
             }
-            let endpoint = peer.endpoint.filter(|_| peer.secret().is_some());
-            let other = endpoint.and_then(|endpoint| endpoints.insert(endpoint, peer.name.clone()));
+            let own = peer.endpoints.iter().filter(|_| peer.secret().is_some());
+            let other = own.filter_map(|endpoint| endpoints.insert(endpoint.clone(), peer.name.clone())).next();
             if let Some(other) = other.filter(|other| *other != peer.name) {
                 let what = format!("the peers `{other}` and `{}` have the same endpoint", peer.name);
                 self.fail(
@@ -85,7 +85,8 @@ impl Check<'_> {
             let Some(identity) = peer.ike().and_then(|ike| ike.id.exact()) else { continue };
             // Domain names and e-mail addresses have no case.
             let Some(first) = known.insert(identity.to_string().to_lowercase(), peer) else { continue };
-            if first.endpoint.is_some() && peer.endpoint.is_some() && first.endpoint != peer.endpoint {
+            let apart = first.endpoints.iter().all(|endpoint| !peer.endpoints.contains(endpoint));
+            if apart && !first.endpoints.is_empty() && !peer.endpoints.is_empty() {
                 continue;
             }
             let what = format!("the peers `{}` and `{}` have the same identity, {identity}", first.name, peer.name);
@@ -116,8 +117,10 @@ impl Check<'_> {
         let name = self.required(raw.name, at, "name", "the `name` that the other gateway has in its own file", "name: site-b");
         let name = name.and_then(|name| self.gateway_name("name", name));
         let selectors = raw.selectors.map(|list| self.selectors(name.as_deref().unwrap_or_default(), list.value));
-        let endpoint = raw.endpoint.map(|text| self.endpoint(&text, around.listen));
-        let from = self.origin(raw.from, endpoint.is_some());
+        let (has_endpoint, faults) = (raw.endpoint.is_some(), self.problems.len());
+        let endpoints = raw.endpoint.map_or_else(Vec::new, |texts| self.endpoints(&texts, around.listen));
+        let endpoints_fail = self.problems.len() > faults;
+        let from = self.origin(raw.from, has_endpoint);
         let keys = match (raw.static_key_file, raw.ike) {
             (static_key, None) => self.static_key(static_key, at),
             (None, Some(ike)) => {
@@ -132,7 +135,7 @@ impl Check<'_> {
             }
         };
         let waits = matches!(&keys, Some(Keys::Ike(ike)) if ike.role == Role::Responder);
-        if endpoint.is_none() && !waits {
+        if !has_endpoint && !waits {
             let expected = "the address and UDP port that the other gateway receives on";
             self.missing(at, "endpoint", expected, "endpoint: \"192.0.2.2:4500\"");
         }
@@ -144,13 +147,11 @@ impl Check<'_> {
             self.fail(echo.at, what, expected, "nothing: remove echo".to_owned());
         }
         let echo = matches!(keys, Some(Keys::Static { .. })) && raw.echo.is_none_or(|echo| echo.value);
-        let endpoint = match endpoint {
-            None if !waits => return None,
-            None => None,
-            Some(endpoint) => Some(endpoint?),
-        };
+        if endpoints_fail || !has_endpoint && !waits {
+            return None;
+        }
         let selectors = selectors.unwrap_or_default();
-        Some(Peer { name: name?, endpoint, from, keys: keys?, lanes, defer_checksums, echo, selectors })
+        Some(Peer { name: name?, endpoints, from, keys: keys?, lanes, defer_checksums, echo, selectors })
     }
 
     fn static_key(&mut self, text: Option<raw::Text>, at: Place) -> Option<Keys> {
@@ -168,35 +169,6 @@ impl Check<'_> {
                 None
             }
         }
-    }
-
-    fn endpoint(&mut self, text: &raw::Text, listen: Option<(SocketAddr, Place)>) -> Option<SocketAddr> {
-        let endpoint = self.socket_address("endpoint", text, "an IP address and a UDP port from 1 to 65535", "192.0.2.2:4500")?;
-        let at = text.at;
-        if endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
-            let what = format!("nobody can be reached at {endpoint}");
-            self.fail(at, what, "the address of one gateway".into(), "endpoint: \"192.0.2.2:4500\"".into());
-            return None;
-        }
-        // A socket on [::] reaches IPv4 too; one on an address reaches its own IP version.
-        let reaches = |listen: SocketAddr| match listen {
-            SocketAddr::V6(v6) if v6.ip().is_unspecified() => true,
-            _ => listen.is_ipv4() == endpoint.is_ipv4(),
-        };
-        if let Some((listen, listen_at)) = listen.filter(|(listen, _)| !reaches(*listen)) {
-            let (ours, theirs) = if listen.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-            self.fail(
-                at,
-                format!("the endpoint {endpoint} is {theirs}, but `listen` in line {} is {ours}", listen_at.line),
-                "an endpoint that `listen` can reach: [::] reaches IPv6 and IPv4, an address its own IP version".into(),
-                format!("listen: \"[::]:{}\", or an {ours} endpoint", listen.port()),
-            );
-        }
-        if let Some((listen, _)) = listen.filter(|(listen, _)| *listen == endpoint) {
-            let what = format!("the endpoint {listen} is the address that this gateway listens on");
-            self.fail(at, what, "the address of the other gateway".into(), "endpoint: \"192.0.2.2:4500\"".into());
-        }
-        Some(endpoint)
     }
 
     /// Two flows with the same 22 bits cannot live in one gateway. One pair in four million meets this.

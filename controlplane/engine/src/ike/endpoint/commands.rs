@@ -18,12 +18,13 @@ use super::super::event::Cause;
 use super::super::evidence;
 use super::super::explain::Record;
 use super::super::nat::NatStatus;
+use super::super::remotes::Remotes;
 use super::super::sa::{SaId, Stage};
 use super::super::sa_init;
 use super::super::session::Task;
 use super::super::trust::Trust;
 use super::{Endpoint, Timer};
-use crate::path::Hop;
+use crate::path::{Hop, IKE_PORT};
 
 /// An unauthenticated initiator that was refused.
 #[derive(Clone, Debug)]
@@ -65,7 +66,8 @@ impl Endpoint {
         let (trust, config) = (Trust::of(&config), Arc::new(config));
         match self.shared.peers.get_mut(&id) {
             Some(peer) => {
-                (peer.remote, peer.local) = (config.remote, config.local);
+                peer.remotes.replace(config.remotes.clone());
+                peer.local = config.local;
                 (peer.config, peer.trust) = (config.clone(), trust);
                 let sas = peer.sas.clone();
                 for sa in sas {
@@ -77,7 +79,7 @@ impl Endpoint {
             None => {
                 let peer = Peer {
                     connection: Connection::new(now.instant),
-                    remote: config.remote,
+                    remotes: Remotes::new(config.remotes.clone()),
                     local: config.local,
                     config,
                     trust,
@@ -137,7 +139,7 @@ impl Endpoint {
     /// There is no such peer, or it has no address.
     pub fn connect(&mut self, now: Now, id: PeerId) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
-        if peer.remote.is_none() {
+        if !peer.is_looked_for() {
             return Err(CommandError::NoAddress);
         }
         if !peer.connection.wanted || peer.connection.held {
@@ -202,12 +204,13 @@ impl Endpoint {
         // A peer that is connected is where it was heard last.
         let current = peer.current;
         let known = current.and_then(|_| self.shared.paths.ike_hop(id));
-        let configured = peer.remote.map(|remote| {
-            let local = peer.local.unwrap_or(evidence::unspecified(remote, self.shared.config.nat_port));
-            Hop::new(local, remote)
-        });
-        let Some(hop) = known.or(configured) else { return };
-        let fit = self.shared.paths.judge(hop).map_err(|why| LocalFault::Address(hop.remote, why).into());
+        if known.is_none() && !peer.is_looked_for() {
+            return;
+        }
+        let fit = match known {
+            Some(hop) => self.shared.paths.judge(hop).map_err(|why| LocalFault::Address(hop.remote, why).into()),
+            None => self.first_fit(id),
+        };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         let begun = fit.and_then(|hop| sa_init::begin(&mut ctx, id, hop));
         let spis = begun.as_ref().ok().map(|sa| sa.spis);
@@ -223,6 +226,30 @@ impl Endpoint {
             Err(error) if current.is_some() => self.beside_failed(now, id, error.into()),
             Err(error) => self.lost(now, id, error.into(), None),
         }
+    }
+
+    /// The first of the addresses of a peer to which something can be sent; that is where we begin.
+    fn first_fit(&mut self, id: PeerId) -> Result<Hop, Error> {
+        let mut why = LocalFault::NoAddress;
+        let Some(peer) = self.shared.peers.get_mut(&id) else { return Err(why.into()) };
+        let remotes: Vec<SocketAddr> = peer.remotes.in_turn().collect();
+        for remote in remotes {
+            let local = peer.local.filter(|local| local.is_ipv4() == remote.is_ipv4());
+            let mut local = local.unwrap_or(evidence::unspecified(remote, self.shared.config.nat_port));
+            if remote.port() == IKE_PORT {
+                // IKE has no marker there, and answers come back to the same port; both ends go on at 4500 (RFC 7296 §2.23).
+                local.set_port(IKE_PORT);
+            }
+            match self.shared.paths.judge(Hop::new(local, remote)) {
+                Ok(hop) => {
+                    peer.remotes.began_at(remote);
+                    return Ok(hop);
+                }
+                Err(unfit) if why == LocalFault::NoAddress => why = LocalFault::Address(remote, unfit),
+                Err(_) => {}
+            }
+        }
+        Err(why.into())
     }
 
     /// Replaces the keys of the IKE SA now.
@@ -292,10 +319,43 @@ impl Endpoint {
         remote: Option<SocketAddr>,
     ) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
-        (peer.local, peer.remote) = (local.or(peer.local), remote.or(peer.remote));
+        peer.local = local.or(peer.local);
+        if let Some(remote) = remote {
+            peer.remotes.replace(vec![remote]);
+        }
         self.directory_is_stale = true;
         if let Some(current) = peer.current {
             self.run(now, current, |sa, ctx| sa.change_path(ctx, local, remote));
+        }
+        self.serve_paths(now);
+        Ok(())
+    }
+
+    /// The peer is to be looked for at these addresses from now on, the first one first: its name stands for others, or an interface
+    /// of ours has another index. What there is stays where the peer answers; it is looked for there as soon as it does not.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn set_remotes(&mut self, now: Now, id: PeerId, remotes: Vec<SocketAddr>) -> Result<(), CommandError> {
+        let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
+        if !peer.remotes.replace(remotes) {
+            return Ok(());
+        }
+        self.directory_is_stale = true;
+        let (current, endpoints) = (peer.current, peer.endpoints());
+        let waits = peer.connection.wanted && current.is_none() && peer.attempt.is_none() && !endpoints.is_empty();
+        let (from, all) = (peer.config.from.clone(), peer.remotes.all().to_vec());
+        self.shared.paths.set_origin(id, from, endpoints);
+        if waits {
+            self.begin(now, id);
+        }
+        if let (Some(current), Some(hop)) = (current, self.shared.paths.ike_hop(id)) {
+            // The same neighbour, on an interface that was made anew.
+            let moved = all.iter().map(|remote| Hop::new(evidence::unspecified(*remote, hop.local.port()), *remote));
+            let moved = moved.zip(&all).find(|(other, _)| other.remote == hop.remote && other.interface != hop.interface);
+            if let Some((other, remote)) = moved {
+                self.run(now, current, |sa, ctx| sa.change_path(ctx, Some(other.local), Some(*remote)));
+            }
         }
         self.serve_paths(now);
         Ok(())

@@ -28,6 +28,7 @@ impl Endpoint {
         if peer.attempt == Some(id) {
             peer.attempt = None;
         }
+        peer.remotes.succeeded();
         let other = peer.current.filter(|other| *other != id);
         let attempt = peer.attempt;
         self.shared.count(Some(peer_id), |counters| counters.handshakes += 1);
@@ -261,7 +262,12 @@ impl Endpoint {
             return self.shared.enter(now, peer_id, ConnectionState::Connecting, Some(cause), spis);
         }
         let backoff = peer.config.backoff;
+        // Nobody let us in where we looked: the next address is tried at once, unless all of them were.
+        let next = peer.connection.state == ConnectionState::Connecting && peer.remotes.failed();
         let state = peer.connection.lost(now.instant, &cause, &backoff, &mut *self.random);
+        if next && state == ConnectionState::Reconnecting {
+            peer.connection.retry_at = Some(now.instant);
+        }
         let retry_at = peer.connection.retry_at;
         self.shared.enter(now, peer_id, state, Some(cause), spis);
         self.timers.set(Timer::Peer(peer_id), retry_at.filter(|_| state == ConnectionState::Reconnecting));

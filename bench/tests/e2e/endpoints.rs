@@ -1,0 +1,109 @@
+//! Where a gateway looks for its peer: names that are not there yet and stand for something else later, several addresses of which one
+//! is dead, neighbours on a link that is made anew.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use adit_bench::lab::{Gateway, Lab, SOON, WAN, wait_until};
+use adit_bench::netns::Veth;
+use anyhow::{Context, Result, ensure};
+
+use crate::ike_tunnel::{ike, options};
+use crate::{edit, reaches};
+
+/// The first gateway connects, the second one answers.
+fn prepared(more: &str) -> Result<Lab> {
+    let roles = ["initiator", "responder"].map(|role| format!("role: {role}, dpd_s: 2{more}"));
+    Lab::prepare(&options(&[&roles[0], &roles[1]]))
+}
+
+/// Starts a gateway that has this file as `/etc/hosts`.
+fn start_with_hosts(gateway: &mut Gateway, hosts: &std::path::Path) -> Result<()> {
+    let own = gateway.command()?;
+    let words: Vec<String> =
+        [own.get_program()].into_iter().chain(own.get_args()).map(|word| word.display().to_string()).collect();
+    let line = format!("mount --bind {} /etc/hosts && exec {}", hosts.display(), words.join(" "));
+    let mut command = gateway.netns.command("unshare");
+    command.args(["--mount", "sh", "-c", &line]);
+    gateway.start(&mut command)
+}
+
+fn is_up(gateway: &Gateway) -> Result<bool> {
+    Ok(ike(gateway)?["sas"][0]["local"].is_string())
+}
+
+fn remote(gateway: &Gateway) -> Result<String> {
+    Ok(ike(gateway)?["sas"][0]["remote"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_name_is_waited_for_and_followed_when_it_stands_for_another_address() -> Result<()> {
+    let mut lab = prepared("")?;
+    let hosts = lab.dir().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n")?;
+    edit(lab.a(), "\"192.0.2.2:4500\"", "site-b.test")?;
+    edit(lab.b(), "listen: \"192.0.2.2:4500\"", "listen: \"0.0.0.0:4500\"")?;
+    start_with_hosts(&mut lab.gateways[0], &hosts)?;
+    lab.gateways[1].start_control()?;
+    lab.a().wait_for_log("site-b.test cannot be looked up", SOON)?;
+    let explained = lab.a().adit("explain site-b")?;
+    ensure!(explained.contains("has no address so far"), "{explained}");
+    fs::write(&hosts, "127.0.0.1 localhost\n192.0.2.2 site-b.test\n")?;
+    lab.wait_until_up()?;
+    ensure!(remote(lab.a())? == "192.0.2.2:4500");
+    // The peer moves without a word, and its name follows.
+    lab.gateways[1].kill_control()?;
+    lab.b().kill_data_plane()?;
+    lab.b().netns.run(&format!("ip address del 192.0.2.2/24 dev {WAN}"))?;
+    lab.b().netns.address(WAN, "192.0.2.44/24")?;
+    fs::write(&hosts, "127.0.0.1 localhost\n192.0.2.44 site-b.test\n")?;
+    lab.gateways[1].start_control()?;
+    wait_until("it is found at its new address", SOON, || Ok(remote(lab.a())? == "192.0.2.44:4500"))
+        .with_context(|| lab.logs())?;
+    wait_until("packets pass", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
+}
+
+#[test]
+fn the_next_address_is_tried_when_the_first_one_is_dead() -> Result<()> {
+    let mut lab = prepared("")?;
+    edit(lab.a(), "endpoint: \"192.0.2.2:4500\"", "endpoint: [\"192.0.2.99:4500\", \"192.0.2.2:4500\"]")?;
+    lab.gateways[1].start_control()?;
+    let began = Instant::now();
+    lab.gateways[0].start_control()?;
+    lab.wait_until_up()?;
+    ensure!(remote(lab.a())? == "192.0.2.2:4500", "{}", lab.logs());
+    // One address alone is given up after twelve seconds.
+    ensure!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    Ok(())
+}
+
+#[test]
+fn neighbours_by_link_local_addresses_survive_a_link_that_is_made_anew() -> Result<()> {
+    let mut lab = prepared("")?;
+    let neighbours = |lab: &Lab| -> Result<()> {
+        for gateway in &lab.gateways {
+            gateway.netns.run(&format!("ip address add fe80::{}/64 dev {WAN} nodad", gateway.number))?;
+        }
+        Ok(())
+    };
+    neighbours(&lab)?;
+    for gateway in &lab.gateways {
+        let other = 3 - gateway.number;
+        edit(gateway, &format!("listen: \"192.0.2.{}:4500\"", gateway.number), "listen: \"[::]:4500\"")?;
+        edit(gateway, &format!("\"192.0.2.{other}:4500\""), &format!("\"[fe80::{other}%{WAN}]:4500\""))?;
+    }
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    ensure!(remote(lab.a())?.starts_with("[fe80::2"), "{}", remote(lab.a())?);
+    lab.a().netns.run(&format!("ip link del {WAN}"))?;
+    // Another interface takes the number.
+    lab.a().netns.run("ip link add spare0 type dummy")?;
+    let _cable = Veth::between(&lab.a().netns, WAN, &lab.b().netns, WAN, 1500)?;
+    neighbours(&lab)?;
+    wait_until("packets pass again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
+        .with_context(|| lab.logs())?;
+    ensure!(is_up(lab.a())? && is_up(lab.b())?, "{}", lab.logs());
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Ports and addresses with strongSwan: an endpoint on port 500, as every manual of IPsec says, and answers from the address that was
+//! asked, where a gateway has several.
+
+use std::net::IpAddr;
+
+use adit_bench::lab::interop::Release::{self, Swan5};
+use adit_bench::lab::interop::sites::{CONNECTION, LINK, Proof, Site};
+use adit_bench::lab::interop::table::Seen;
+use anyhow::{Result, ensure};
+
+use super::matrix::role;
+use super::{MIB, Pair};
+
+/// Adit with another text in its configuration, started again.
+fn changed(mut pair: Pair, from: &str, to: &str) -> Result<Pair> {
+    pair.adit.stop()?;
+    pair.adit.change(from, to)?;
+    let Pair { adit, ground, .. } = &mut pair;
+    adit.start(ground.here())?;
+    Ok(pair)
+}
+
+/// IKE begins at port 500, without the marker, and both ends go on at 4500, or at the port that Adit listens on.
+fn from_500(release: Release, adit_begins: bool, listen: u16) -> Result<Seen> {
+    let more = format!("role: {}", role(adit_begins));
+    let pair = Pair::new(release, Proof::Psk, &more, |_| {})?;
+    let there = Site::B.outer();
+    let pair = changed(pair, &format!("endpoint: {there}:4500"), &format!("endpoint: {there}:500"))?;
+    let pair = changed(pair, &format!("listen: {}:4500", Site::A.outer()), &format!("listen: {}:{listen}", Site::A.outer()))?;
+    pair.connect(adit_begins)?;
+    pair.transfers(MIB)?;
+    let sa = pair.peer()?["ike"]["sas"][0].clone();
+    let expected = (format!("{}:{listen}", Site::A.outer()), format!("{there}:4500"));
+    ensure!((sa["local"] == expected.0.as_str(), sa["remote"] == expected.1.as_str()) == (true, true), "{sa}");
+    pair.rekey(4)?;
+    Ok(vec!["on to 4500, 4 rekeys, 1 MiB each way".to_owned()])
+}
+
+/// Adit has two addresses and receives on any; strongSwan knows the second one, and believes no other.
+fn second_address(release: Release) -> Result<Seen> {
+    let second: IpAddr = [192, 0, 2, 22].into();
+    let pair = Pair::new(release, Proof::Psk, "role: responder", |swan| swan.connections[0].remote_address = Some(second))?;
+    pair.ground.here().address(LINK, &format!("{second}/24"))?;
+    let pair = changed(pair, &format!("listen: {}:4500", Site::A.outer()), "listen: 0.0.0.0:4500")?;
+    pair.connect(false)?;
+    pair.transfers(MIB)?;
+    ensure!(pair.swan.established(CONNECTION)?.remote.ip() == second, "{}", pair.said());
+    ensure!(pair.peer()?["ike"]["sas"][0]["local"] == format!("{second}:4500").as_str(), "{}", pair.said());
+    Ok(vec!["answered from there".to_owned()])
+}
+
+#[test]
+fn an_endpoint_on_port_500_goes_on_at_4500() -> Result<()> {
+    from_500(Swan5, true, 4500)?;
+    from_500(Swan5, false, 4500)?;
+    from_500(Swan5, true, 51820).map(drop)
+}
+
+#[test]
+fn what_comes_to_the_second_address_is_answered_from_there() -> Result<()> {
+    second_address(Swan5).map(drop)
+}

@@ -1,0 +1,76 @@
+//! `listen` with port 0: the system chooses a port once, and it is kept in the state directory, so that it is the same after every
+//! restart of either plane, as long as nobody else takes it.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::Gateway;
+use crate::config::Config;
+use crate::state::State;
+
+/// Puts the port that was kept, or a new one, in the place of 0. Says whether it was 0.
+///
+/// # Errors
+/// The system has none, or it cannot be kept.
+pub(super) fn settle(config: &mut Config, state: &State) -> anyhow::Result<bool> {
+    if config.listen.port() != 0 {
+        return Ok(false);
+    }
+    let port = match state.port() {
+        Some(port) => port,
+        None => choose(config, state)?,
+    };
+    config.listen.set_port(port);
+    Ok(true)
+}
+
+/// Another one than any that is in use now.
+fn choose(config: &Config, state: &State) -> anyhow::Result<u16> {
+    let mut listen = config.listen_now().unwrap_or(config.listen);
+    listen.set_port(0);
+    let port = match UdpSocket::bind(listen) {
+        // An address that is not there yet: any port that is free will be free there.
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => UdpSocket::bind("0.0.0.0:0"),
+        bound => bound,
+    };
+    let port = port.and_then(|socket| socket.local_addr()).context("finding a free UDP port for `listen`")?.port();
+    state.keep_port(port)?;
+    tracing::info!("the system has chosen UDP port {port} (listen: port 0); it is kept");
+    Ok(port)
+}
+
+impl Gateway {
+    /// The port that was kept is another program's now: takes another one, where the configuration leaves that to the system and no
+    /// peer knows the old one from us.
+    pub(super) fn choose_another_port(&mut self) -> anyhow::Result<bool> {
+        let config = &self.desired.config;
+        let taken = config
+            .listen_now()
+            .is_some_and(|listen| UdpSocket::bind(listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
+        if !self.port_is_chosen || !taken || self.ike.is_some() {
+            return Ok(false);
+        }
+        let port = choose(config, &self.state)?;
+        let mut desired = (*self.desired).clone();
+        desired.config.listen.set_port(port);
+        self.set_desired(desired);
+        Ok(true)
+    }
+
+    /// The running configuration with what was found out about it.
+    fn set_desired(&mut self, desired: crate::desired::Desired) {
+        self.desired = Arc::new(desired);
+        self.view.set_desired(self.desired.clone(), std::collections::BTreeMap::new());
+    }
+
+    /// Whether `listen` is on an interface that has another index by now: only another data plane can be there.
+    pub(super) fn listen_has_moved(&self) -> bool {
+        let config = &self.desired.config;
+        let running = self.arguments.iter().find(|(flag, _)| flag == "--listen");
+        let now = config.listen_interface.as_ref().and_then(|_| config.listen_now());
+        matches!((running, now), (Some((_, running)), Some(now)) if *running != now.to_string())
+    }
+}
