@@ -294,9 +294,9 @@ impl Ike {
     }
 
     /// The data plane opened packets of a peer that came another way than those before.
-    pub fn path_seen(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd) {
+    pub fn path_seen(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd, bytes: u32) {
         let came = self.arrival(from, to);
-        self.endpoint.handle_path_seen(now(), peer, came);
+        self.endpoint.handle_path_seen(now(), peer, came, bytes);
     }
 
     /// A sealed echo of ours came back; `rtt` as the data plane measured it.

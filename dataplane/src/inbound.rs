@@ -376,7 +376,7 @@ fn update(index: Option<usize>, arrival: &Arrival, state: &mut State, env: &mut 
         env.port.path_received(state.tables.path_slot(peer, arrival), packets, bytes, state.turn_ns);
     }
     // What repeats or is late proves nothing about where the peer is now.
-    if advanced && state.tables.found_at(peer, arrival, state.now_s, |event| env.port.emit(event)) {
+    if advanced && state.tables.found_at(peer, arrival, bytes, state.now_s, |event| env.port.emit(event)) {
         env.port.count(Count::PathChanges, 1);
     }
 }

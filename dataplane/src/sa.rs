@@ -278,14 +278,16 @@ impl Tables {
         path.map_or(NO_SLOT, |path| path.slot)
     }
 
-    /// An authentic packet of a peer, newer than all before, came this way. Tells the control plane if that is news, again when its
+    /// Authentic packets of a peer, newer than all before, came this way, with so many bytes. Tells the control plane if that is news, again when its
     /// ring was full. True when packets came another way before.
     #[inline]
-    pub fn found_at(&mut self, id: PeerId, arrival: &Arrival, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {
+    pub fn found_at(&mut self, id: PeerId, arrival: &Arrival, bytes: u64, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {
         let Some(peer) = self.peer(id) else { return false };
         let Some(sighting) = peer.paths.sighting(&arrival.from, &arrival.to, now_s) else { return false };
         let Some(from) = arrival.from.address() else { return false };
-        let told = emit(&Event::PathSeen { peer: id, tag: peer.tag, path: sighting.path, from, to: arrival.to });
+        let (tag, path, to) = (peer.tag, sighting.path, arrival.to);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let told = emit(&Event::PathSeen { peer: id, tag, path, from, to, bytes });
         if told {
             peer.paths.told(&arrival.from, &arrival.to, now_s, sighting);
         }

@@ -30,13 +30,16 @@ fn next_seen(bed: &mut Bed) -> Event {
         !events.is_empty()
     });
     assert_eq!((events.len(), events[0].0), (1, 0));
+    // As much as came just now.
+    let Event::PathSeen { bytes, .. } = &mut events[0].1 else { panic!("no sighting") };
+    assert!(std::mem::take(bytes) > 0);
     events[0].1
 }
 
 fn sighting(path: Option<PathId>, from: &str, to: &str) -> Event {
     // The loopback interface is always the first.
     let to = LocalEnd { address: to.parse().unwrap(), interface: 1 };
-    Event::PathSeen { peer: PEER, tag: TAG, path, from: from.parse().unwrap(), to }
+    Event::PathSeen { peer: PEER, tag: TAG, path, from: from.parse().unwrap(), to, bytes: 0 }
 }
 
 fn socket(address: &str) -> UdpSocket {

@@ -332,8 +332,8 @@ pub enum Event {
     SeqHalfway { peer: PeerId, spi: Spi },
     /// A feature was switched off at run time (for instance UDP_SEGMENT after EIO).
     Degraded { what: Feature },
-    /// An authentic packet, newer than all before it, came another way than the one before. Told once a second at most for each path
-    /// while ways alternate, and for all that belong to no path together. Nothing is sent elsewhere for that: it is the control
+    /// Authentic packets, newer than all before them, came another way than by the path in use. Told at once when that begins, and
+    /// once a second at most for each path as long as it goes on, and for all that belong to no path together. Nothing is sent elsewhere for that: it is the control
     /// plane that decides paths.
     PathSeen {
         peer: PeerId,
@@ -342,6 +342,8 @@ pub enum Event {
         path: Option<PathId>,
         from: SocketAddr,
         to: LocalEnd,
+        /// Bytes of UDP payload that came this way just now: no more may be sent there before it is proven.
+        bytes: u32,
     },
     /// A peer answered a sealed echo. Told at a limited rate for each peer.
     EchoReply {

@@ -43,8 +43,6 @@ use peer::{Entry, PeerPaths, Proof};
 
 /// Requests for a proof in a second, to all peers.
 const PROOFS_PER_SECOND: u32 = 200;
-/// What a packet of ESP gives in credit: the shortest there is.
-const ESP_LEN_MIN: u32 = 84;
 
 /// What is agreed with a peer about paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,7 +291,7 @@ impl Paths {
     }
 
     /// The data plane opened a new, authentic packet that came another way than the one before.
-    pub fn handle_path_seen(&mut self, now: Instant, id: PeerId, came: Arrival) {
+    pub fn handle_path_seen(&mut self, now: Instant, id: PeerId, came: Arrival, bytes: u32) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let hop = came.hop();
         if let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) {
@@ -309,7 +307,7 @@ impl Paths {
             return;
         }
         // One that is not taken is counted.
-        let _ = self.candidate(now, id, hop, moves, ESP_LEN_MIN as usize);
+        let _ = self.candidate(now, id, hop, moves, bytes as usize);
     }
 
     /// An echo came back, this way. `rtt` is what the data plane measured.

@@ -205,10 +205,10 @@ impl Gateway {
                     ike.sequence_soft_limit(peer);
                 }
             }
-            Event::PathSeen { peer, from, to, .. } => {
+            Event::PathSeen { peer, from, to, bytes, .. } => {
                 tracing::debug!("worker {worker}: peer {} sends from {from} to {} now", peer.0, to.address);
                 if let Some(ike) = &mut self.ike {
-                    ike.path_seen(peer, from, to);
+                    ike.path_seen(peer, from, to, bytes);
                 }
             }
             Event::EchoReply { peer, id, from, to, rtt_us, .. } => {

@@ -159,9 +159,12 @@ fn where_a_peer_sends_from_is_told_until_it_was_heard() {
     // Sees a packet; says whether that was told, and whether it was a change.
     let found = |tables: &mut Tables, port, now_s, room| {
         let mut told = false;
-        let changed = tables.found_at(PeerId(1), &arrival(port), now_s, |event| {
+        let changed = tables.found_at(PeerId(1), &arrival(port), 99, now_s, |event| {
             let from = ([192, 0, 2, 9], port).into();
-            assert_eq!(*event, Event::PathSeen { peer: PeerId(1), tag: PeerTag(7), path: None, from, to: arrival(port).to });
+            assert_eq!(
+                *event,
+                Event::PathSeen { peer: PeerId(1), tag: PeerTag(7), path: None, from, to: arrival(port).to, bytes: 99 }
+            );
             told = true;
             room
         });
@@ -173,7 +176,7 @@ fn where_a_peer_sends_from_is_told_until_it_was_heard() {
     assert_eq!(found(&mut tables, 8, 2, true), (true, true));
     set(&mut tables, 1);
     assert_eq!(found(&mut tables, 8, 3, true), (true, false), "a new control plane has not heard of it");
-    let changed = tables.found_at(PeerId(3), &arrival(9), 1, |_| panic!("nobody is told of a peer that is not there"));
+    let changed = tables.found_at(PeerId(3), &arrival(9), 99, 1, |_| panic!("nobody is told of a peer that is not there"));
     assert!(!changed);
 }
 

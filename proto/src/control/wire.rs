@@ -327,10 +327,10 @@ impl Event {
             Event::Refused { ticket, why } => writer.u8(event::REFUSED).u32(*ticket).u8(*why as u8),
             Event::SeqHalfway { peer, spi } => writer.u8(event::SEQ_HALFWAY).u16(peer.0).u32(spi.0),
             Event::Degraded { what } => writer.u8(event::DEGRADED).u8(*what as u8),
-            Event::PathSeen { peer, tag, path, from, to } => {
+            Event::PathSeen { peer, tag, path, from, to, bytes } => {
                 PathId::write_option(*path, writer.u8(event::PATH_SEEN).u16(peer.0).u64(tag.0));
                 to.write(writer.addr(*from));
-                &mut writer
+                writer.u32(*bytes)
             }
             Event::EchoReply { peer, tag, id, size, rtt_us, path, from, to } => {
                 writer.u8(event::ECHO_REPLY).u16(peer.0).u64(tag.0).u64(*id).u16(*size).u32(*rtt_us);
@@ -361,6 +361,7 @@ impl Event {
                 path: PathId::read_option(&mut reader)?,
                 from: reader.addr()?,
                 to: LocalEnd::read(&mut reader)?,
+                bytes: reader.u32()?,
             },
             event::ECHO_REPLY => Event::EchoReply {
                 peer: PeerId(reader.u16()?),

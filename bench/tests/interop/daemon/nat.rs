@@ -50,17 +50,20 @@ fn port_changes(release: Release, behind: Site, mobike: bool, sign: Sign) -> Res
         let probe = format!("ping -n -c1 -W0.3 -I {} {}", behind.inner(), behind.other().inner());
         let netns = if adit_begins { &sites.a } else { &sites.b };
         // The first may still go the old way: the kernel forgets a little later than it is told.
+        // With MOBIKE, IKE goes on where it was until the peer says otherwise, or does not answer there (RFC 4555 §3.8).
         let heard = || {
             let _ = netns.run(&probe);
-            is_public(&pair, behind, &OTHER_PORTS)
+            Ok(is_public(&pair, behind, &OTHER_PORTS)?
+                || !adit_begins && path_in_use(&pair)?.ip() == PUBLIC && OTHER_PORTS.contains(&path_in_use(&pair)?.port()))
         };
         wait_until("what comes through the NAT is heard at another port", SOON, heard).with_context(|| pair.said())?;
     }
     pair.up().context("after the NAT forgot")?;
     let took = began.elapsed();
-    wait_until("IKE is at the new port, too", SOON, || is_public(&pair, behind, &OTHER_PORTS)).with_context(|| pair.said())?;
     ensure!(pair.spis()?.0 == before.0, "another IKE SA: {}", pair.said());
     pair.rekey(4)?;
+    wait_until("IKE is at the new port, too", SOON, || is_public(&pair, behind, &OTHER_PORTS)).with_context(|| pair.said())?;
+    ensure!(pair.spis()?.0 == before.0, "another IKE SA: {}", pair.said());
     pair.transfers(MIB)?;
     Ok(vec![format!("packets again after {}, the same IKE SA, 4 rekeys, 1 MiB each way before and after", seconds(took))])
 }
@@ -72,6 +75,14 @@ fn is_public(pair: &Pair, behind: Site, ports: &RangeInclusive<u16>) -> Result<b
         Site::B => pair.peer()?["ike"]["sas"][0]["remote"].as_str().context("no path")?.parse()?,
     };
     Ok(remote.ip() == PUBLIC && ports.contains(&remote.port()) && pair.swan.child(CONNECTION, CHILD)?.in_udp)
+}
+
+/// Where Adit sends packets of the tunnel.
+fn path_in_use(pair: &Pair) -> Result<std::net::SocketAddr> {
+    let peer = pair.peer()?;
+    let paths = peer["paths"].as_array().context("no paths")?;
+    let used = paths.iter().find(|path| path["in_use"] == true).context("no path in use")?;
+    Ok(used["remote"].as_str().context("no remote end")?.parse()?)
 }
 
 /// Both ends behind it, with and without MOBIKE. strongSwan's own ESP does not follow Adit's, so that only Adit's DPD tells it.

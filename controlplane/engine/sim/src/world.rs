@@ -435,7 +435,7 @@ impl World {
             Load::Esp(esp) => {
                 let came = Arrival::new(local, datagram.from);
                 if let Some(peer) = self.nodes[index].data.receive(&esp, came.hop()) {
-                    self.nodes[index].endpoint.handle_path_seen(now, peer, came);
+                    self.nodes[index].endpoint.handle_path_seen(now, peer, came, esp.len as u32);
                     self.settle();
                 }
             }

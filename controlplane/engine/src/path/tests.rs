@@ -85,7 +85,7 @@ fn both(remote: &str) -> (String, String) {
 fn a_peer_moves_only_once_it_has_answered_from_there() {
     let mut world = World::new(terms(false, true, Follow::Both));
     world.run(Duration::ZERO);
-    world.paths.handle_path_seen(world.now, PEER, came(B));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
     assert_eq!(world.run(Duration::from_millis(100)), [], "nothing moves before");
     assert_eq!(world.wishes(), [Wish::Prove { peer: PEER, hop: hop(B) }]);
     assert_eq!(world.used(), both(A));
@@ -100,7 +100,7 @@ fn a_peer_moves_only_once_it_has_answered_from_there() {
 fn an_echo_from_there_is_a_proof_and_one_from_elsewhere_is_none() {
     let mut world = World::new(terms(true, false, Follow::Both));
     world.run(Duration::from_millis(10));
-    world.paths.handle_path_seen(world.now, PEER, came(B));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
     let path = world.paths.find(PEER, hop(B)).unwrap();
     let events = world.run(Duration::from_millis(10));
     let asked = events.iter().find_map(|event| match event {
@@ -123,12 +123,12 @@ fn an_echo_from_there_is_a_proof_and_one_from_elsewhere_is_none() {
 #[test]
 fn under_mobike_a_packet_of_esp_moves_esp_alone() {
     let mut world = World::new(terms(false, true, Follow::Esp));
-    world.paths.handle_path_seen(world.now, PEER, came(B));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
     world.run(Duration::from_millis(10));
     world.paths.answered(world.now, PEER, hop(B));
     assert_eq!(world.used(), (A.to_owned(), B.to_owned()));
     let mut fixed = World::new(terms(false, true, Follow::Nothing));
-    fixed.paths.handle_path_seen(fixed.now, PEER, came(B));
+    fixed.paths.handle_path_seen(fixed.now, PEER, came(B), 100);
     fixed.run(Duration::from_millis(10));
     assert_eq!((fixed.wishes(), fixed.used()), (vec![], both(A)));
 }
@@ -137,7 +137,7 @@ fn under_mobike_a_packet_of_esp_moves_esp_alone() {
 fn what_is_not_proven_is_given_up_and_costs_little() {
     let mut world = World::new(terms(true, true, Follow::Both));
     for n in 0..200 {
-        world.paths.handle_path_seen(world.now, PEER, came(&format!("203.0.113.{n}:4500")));
+        world.paths.handle_path_seen(world.now, PEER, came(&format!("203.0.113.{n}:4500")), 100);
         assert!(world.paths.status(PEER).iter().filter(|path| !path.proven).count() <= 3);
         world.run(Duration::from_millis(5));
     }
@@ -185,9 +185,9 @@ fn where_the_peer_said_it_is_it_is_asked_again_once_enough_came() {
 fn a_proof_that_comes_late_does_not_undo_a_newer_move() {
     let mut world = World::new(terms(false, true, Follow::Both));
     let c = "198.51.100.3:4500";
-    world.paths.handle_path_seen(world.now, PEER, came(B));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
     world.run(Duration::from_millis(10));
-    world.paths.handle_path_seen(world.now, PEER, came(c));
+    world.paths.handle_path_seen(world.now, PEER, came(c), 100);
     world.run(Duration::from_millis(10));
     world.paths.answered(world.now, PEER, hop(c));
     world.paths.answered(world.now, PEER, hop(B));
@@ -207,7 +207,7 @@ fn where_nothing_may_go_nothing_moves_whoever_says_so() {
         assert_eq!(paths.candidate(now, PEER, hop(remote), Moves::Both, 100), Err(why));
         assert_eq!(paths.decide(now, PEER, hop(remote)), Err(why));
         assert_eq!(paths.try_also(now, PEER, [hop(remote)]), []);
-        paths.handle_path_seen(now, PEER, came(remote));
+        paths.handle_path_seen(now, PEER, came(remote), 100);
         assert_eq!(paths.status(PEER), []);
     }
 }

@@ -192,7 +192,7 @@ fn a_packet_with_a_forged_source_moves_nothing() {
             for _ in 0..5 {
                 let local = before[node].0.local;
                 let came = adit_engine::path::Arrival::new(local, nobody);
-                world.act(node, |endpoint, now| endpoint.handle_path_seen(now, PEER, came));
+                world.act(node, |endpoint, now| endpoint.handle_path_seen(now, PEER, came, 100));
                 world.run_for(Duration::from_secs(1));
             }
         }

@@ -59,6 +59,7 @@ impl Driver {
     }
 
     fn receive_esp(&mut self, from: SocketAddr, packet: &mut [u8]) {
+        let bytes = u32::try_from(packet.len()).unwrap_or(u32::MAX);
         let Some(header) = Header::parse(packet) else { return };
         let Some(one) = self.inbound.get_mut(&header.spi) else { return };
         let opened = match one.sa.open(packet) {
@@ -78,7 +79,7 @@ impl Driver {
         let (news, moved) = (due || one.sa.packets() == 1, one.from.replace(from) != Some(from));
         if moved && let Ok(local) = local_address(self.local, from) {
             // Authentic and new: the peer is there now (RFC 7296 §2.23). The engine decides whether we follow.
-            self.endpoint.handle_path_seen(now(), peer, Arrival::new(local, from));
+            self.endpoint.handle_path_seen(now(), peer, Arrival::new(local, from), bytes);
         }
         if news {
             // With the first one the peer sends on it, so it can receive on its other half: the engine waits for that.

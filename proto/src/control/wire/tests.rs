@@ -132,10 +132,10 @@ fn events() -> impl Strategy<Value = Event> {
         (any::<u32>(), prop::sample::select(Refusal::ALL.to_vec())).prop_map(|(ticket, why)| Event::Refused { ticket, why }),
         any::<(u16, u32)>().prop_map(|(peer, spi)| Event::SeqHalfway { peer: PeerId(peer), spi: Spi(spi) }),
         prop::sample::select(Feature::ALL.to_vec()).prop_map(|what| Event::Degraded { what }),
-        (any::<(u16, u64)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
-            |((peer, tag), path, from, (address, interface))| {
+        (any::<(u16, u64, u32)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
+            |((peer, tag, bytes), path, from, (address, interface))| {
                 let to = LocalEnd { address, interface };
-                Event::PathSeen { peer: PeerId(peer), tag: PeerTag(tag), path, from, to }
+                Event::PathSeen { peer: PeerId(peer), tag: PeerTag(tag), path, from, to, bytes }
             }
         ),
         (any::<(u16, u64, u64, u16, u32)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(

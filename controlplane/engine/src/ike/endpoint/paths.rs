@@ -10,9 +10,9 @@ use super::Endpoint;
 use crate::path::{Arrival, Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
 
 impl Endpoint {
-    /// The data plane opened a new, authentic packet of a peer that came another way than the one before.
-    pub fn handle_path_seen(&mut self, now: Now, peer: PeerId, came: Arrival) {
-        self.with_paths(now, |paths| paths.handle_path_seen(now.instant, peer, came));
+    /// The data plane opened new, authentic packets of a peer that came another way than by the path in use, with so many bytes.
+    pub fn handle_path_seen(&mut self, now: Now, peer: PeerId, came: Arrival, bytes: u32) {
+        self.with_paths(now, |paths| paths.handle_path_seen(now.instant, peer, came, bytes));
     }
 
     /// A sealed echo of ours came back this way; `rtt` as the data plane measured it.
