@@ -98,7 +98,7 @@ const FREE: Entry =
 
 /// Stands for the side of the TAP in the table of a hub. No peer has this id.
 pub const HERE: PeerId = PeerId(u16::MAX);
-const _: () = assert!(PEERS_MAX <= HERE.0, "ids of peers are below");
+const _: () = assert!(PEERS_MAX < HERE.0, "ids of peers are below");
 
 /// Moves of one address in [`DISPUTE_S`] seconds after which it is in dispute: a station that really goes elsewhere moves once.
 const MOVES_MAX: u8 = 4;

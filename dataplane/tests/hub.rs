@@ -189,6 +189,23 @@ fn an_address_that_comes_from_both_sides_stops_circling() {
 }
 
 #[test]
+fn a_frame_that_circles_one_way_only_is_dropped_too() {
+    in_namespace(|| {
+        let mut star = Star::start(1, "true", &[]);
+        for _ in 0..100 {
+            star.send(0, &between(10, EVERYONE, 7));
+        }
+        eventually("what circles is dropped", || star.bed.dropped(Drop::Circling) + star.bed.count(Count::Relayed) == 100);
+        assert!(star.bed.dropped(Drop::Circling) > 0);
+        for _ in 0..star.bed.count(Count::Relayed) {
+            star.next();
+        }
+        star.send(0, &between(10, EVERYONE, 8));
+        assert_eq!(star.next(), (1, between(10, EVERYONE, 8)), "another frame of that station");
+    });
+}
+
+#[test]
 fn one_spoke_can_neither_flood_the_others_nor_take_a_pinned_address() {
     in_namespace(|| {
         let mut star = Star::start(1, "true", &["--flood-pps", "40"]);

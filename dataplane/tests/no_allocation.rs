@@ -147,7 +147,7 @@ fn hub_traffic() {
     for from in 0..40 {
         let relayed = bed.count(Count::Relayed) + 4;
         for (lane, to) in [(0, station), (1, station), (0, [0xff; 6]), (1, [0xff; 6])] {
-            let mut frame = frame(from, 0, 300);
+            let mut frame = frame(from, from.into(), 300);
             frame[..6].copy_from_slice(&to);
             bed.send(&sealed(&mut lanes[lane], &frame));
         }

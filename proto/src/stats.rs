@@ -104,6 +104,7 @@ numbers! {
         FloodLimit "flood_limit" "More frames for several peers than the limit allows.",
         SameSide "same_side" "The frame is for a station on the side that it came from (forwarding.forward).",
         MacDisputed "mac_disputed" "A frame for all whose source address comes from several sides by turns, as it does in a loop, or is that of a group (forwarding.forward).",
+        Circling "circling" "The same frame for all came again and again within a second, as it does when it circles in a loop (forwarding.forward).",
         MacElsewhere "mac_elsewhere" "The source address is pinned to another peer (forwarding.forward).",
         HandoverFull "handover_full" "No buffer was free to give the frame or datagram to the worker that owns it.",
         BadIke "bad_ike" "Behind the marker of IKE stands no message, or one of another length than it says.",

@@ -34,8 +34,12 @@ impl Inbound {
                 return false;
             }
             (_, Route::Flood) => {
-                self.relay_to_all(from, frame, open_checksum, state, env);
-                return true;
+                let circles = state.hub.as_mut().is_some_and(|hub| hub.circles(&self.arena.bytes()[frame.clone()], state.now_s));
+                if !circles {
+                    self.relay_to_all(from, frame, open_checksum, state, env);
+                    return true;
+                }
+                Drop::Circling
             }
         };
         env.port.drop(why, 1);

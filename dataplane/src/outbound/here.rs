@@ -3,7 +3,7 @@
 use adit_proto::control::Mac;
 use adit_proto::stats::Drop;
 
-use super::Outbound;
+use super::{Outbound, READ_AT};
 use crate::config::FRAME_HEADROOM;
 use crate::forward::{HERE, Learned, Route};
 use crate::hub;
@@ -19,9 +19,15 @@ impl Outbound {
             (Learned::Elsewhere, _) => Drop::MacElsewhere,
             (Learned::Disputed | Learned::Group, Route::Flood) => Drop::MacDisputed,
             (_, Route::Peer(HERE)) => Drop::SameSide,
+            (_, Route::Flood) if self.circles(len, state) => Drop::Circling,
             _ => return true,
         };
         self.lose(why, len, env);
         false
+    }
+
+    fn circles(&self, len: usize, state: &mut State) -> bool {
+        let frame = &self.buffer[FRAME_HEADROOM..READ_AT + len];
+        state.hub.as_mut().is_some_and(|hub| hub.circles(frame, state.now_s))
     }
 }
