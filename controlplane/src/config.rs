@@ -391,7 +391,7 @@ impl Config {
 
     /// SAs that one worker has room for: twice what it needs, for changes while it runs, as far as there can be so many.
     pub fn sa_slots(&self) -> u32 {
-        let need: u32 = self.peers.iter().map(|peer| worker_sas(peer, self.dataplane.workers)).sum();
+        let need: u32 = self.peers.iter().map(|peer| worker_sas(peer, self.dataplane.workers) + spare_sas(peer)).sum();
         (need * 2).next_power_of_two().clamp(256, SA_SLOTS_MAX)
     }
 }
@@ -407,6 +407,13 @@ fn worker_sas(peer: &Peer, workers: u16) -> u32 {
         Keys::Ike(_) => (2 * peer.lanes).max(CHILDREN_MIN),
     };
     u32::from(inbound.div_ceil(workers)) + 1
+}
+
+/// SAs that a peer needs on top where it is of another make, and makes a Child SA for each selector: all of these are on one worker, one to
+/// send with and, during a rekey, two to receive with. Room is made for them as far as there is any; between Adit gateways none is needed.
+fn spare_sas(peer: &Peer) -> u32 {
+    let more = if peer.ike().is_some() { peer.selectors.len().saturating_sub(1) } else { 0 };
+    3 * u32::try_from(more).unwrap_or(0)
 }
 
 /// Every key that there is, by the block that it belongs to: `("peers[].ike", ["id", …])`. The block at the top has no name.

@@ -41,10 +41,13 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     for path in &explanation.paths {
         writeln!(out, "path:    {path}")?;
     }
-    let quiet = explanation.paths.is_empty()
-        && explanation.differences.is_empty()
-        && explanation.problem.is_none()
-        && explanation.unauthenticated.is_empty();
+    for missing in &explanation.missing {
+        let why = missing.cause.as_deref().unwrap_or("nobody has asked for it yet");
+        let again = missing.retry_in_s.map(|retry| format!("; again in {retry} s")).unwrap_or_default();
+        writeln!(out, "no Child SA for {}: {why}{again}", missing.selector)?;
+    }
+    let said = explanation.unauthenticated.is_empty() && explanation.missing.is_empty() && explanation.paths.is_empty();
+    let quiet = explanation.differences.is_empty() && explanation.problem.is_none() && said;
     if quiet && (up || explanation.cause.is_none()) {
         writeln!(out, "{}", waiting(&explanation.state))?;
     }

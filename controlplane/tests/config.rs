@@ -466,6 +466,28 @@ fn in_ip_mode_every_remote_network_has_a_route_with_what_fits_the_way() {
 }
 
 #[test]
+fn clients_of_one_pattern_may_share_their_networks() {
+    let clients = |ids: [&str; 2]| {
+        let client = |(number, id): (usize, &str)| {
+            format!(
+                "  - {{ name: c{number}, selectors: [{{ local: 10.9.0.0/24, remote: 10.8.0.0/16 }}], \
+                 ike: {{ id: \"{id}\", psk_file: site-b.psk, role: responder }} }}\n"
+            )
+        };
+        let peers: String = ids.into_iter().enumerate().map(client).collect();
+        format!(
+            "name: a\nlisten: 0.0.0.0:4500\nmode: ip\ninterface: {{ name: adit0 }}\nike: {{ id: a.example.org }}\npeers:\n{peers}"
+        )
+    };
+    let place = Place::new();
+    assert!(place.load(&clients(["*.example.org", "*.example.org"])).is_ok());
+    for others in [["*.example.org", "*.example.net"], ["c0.example.org", "c1.example.org"]] {
+        let problems = place.load(&clients(others)).expect_err("they are not the same").to_string();
+        assert!(problems.contains("both have packets to"), "{problems}");
+    }
+}
+
+#[test]
 fn what_show_prints_loads_to_the_same_configuration_and_holds_no_key() {
     let place = Place::new();
     for yaml in [GOOD, FULL, IKE, IP, &with("addresses: [10.1.0.1/24]", "bridge: br0")] {

@@ -110,8 +110,8 @@ impl Model {
 
     fn route(&self, sample: &Sample) -> Route {
         let Some(peer) = self.owner(sample, true) else { return Route::Nowhere };
-        let usable = self.carries(sample, peer, true).into_iter().filter(|id| *id != SILENT);
-        usable.last().map_or(Route::NoChild(peer), |child| Route::To(peer, child))
+        let last = self.carries(sample, peer, true).into_iter().rfind(|id| *id != SILENT);
+        last.map_or(Route::NoChild(peer), |child| Route::To(peer, child))
     }
 
     fn admits(&self, sample: &Sample, peer: PeerId, child: ChildId) -> bool {

@@ -30,6 +30,7 @@ mod metrics;
 mod mss;
 mod mtu;
 mod nonce;
+mod owners;
 mod paths;
 mod ping;
 mod ppk;

@@ -13,6 +13,7 @@ pub mod matrix;
 pub mod nat;
 pub mod ports;
 pub mod rate;
+pub mod subnets;
 pub mod window;
 
 use std::fs;

@@ -173,12 +173,34 @@ pub struct IkeSa {
     /// Whether another one has taken its place, or it is being closed.
     pub going: bool,
     pub children: Vec<ChildSa>,
+    /// Configured selectors of which no Child SA carries anything.
+    #[serde(default)]
+    pub missing: Vec<MissingSelector>,
+}
+
+/// A configured selector of which no Child SA carries anything.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MissingSelector {
+    /// Local, then remote.
+    pub selector: String,
+    /// Why the peer refused it; `null` while it has not.
+    pub cause: Option<String>,
+    /// When it is asked for again; `null` where that is the peer's business, or due.
+    pub retry_in_s: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChildSa {
     pub name: String,
+    /// One for all lanes of a Child SA, through all its rekeys.
+    #[serde(default)]
+    pub id: u16,
     pub lane: u8,
+    /// The traffic selectors that were agreed; none where it carries Ethernet frames.
+    #[serde(default)]
+    pub local: Vec<String>,
+    #[serde(default)]
+    pub remote: Vec<String>,
     /// SPIs in hexadecimal.
     pub inbound_spi: String,
     pub outbound_spi: String,
@@ -221,6 +243,9 @@ pub struct Explanation {
     /// What is to be said of the ways to the peer.
     #[serde(default)]
     pub paths: Vec<String>,
+    /// Configured selectors of which no Child SA carries anything, while the peer is connected.
+    #[serde(default)]
+    pub missing: Vec<MissingSelector>,
     /// Attempts from the peer's address that could not be told to be this peer's.
     pub unauthenticated: Vec<UnauthenticatedInitiator>,
 }

@@ -75,7 +75,7 @@ impl<'a> Check<'a> {
         let listen_with_place = listen.map(|listen| (listen, listen_at));
         let around = peers::Around { name: &name, listen: listen_with_place, own_key, workers: dataplane.workers, mode };
         let peers = self.peers(raw_peers, around);
-        self.judge_selectors();
+        self.judge_selectors(&peers);
         let interface = self.interface(root.interface, top, &name, (mode, underlay_mtu, listen), &peers);
         let forwarding = self.forwarding(root.forwarding.unwrap_or_default(), &peers);
         let metrics_listen = root.metrics.and_then(|metrics| {

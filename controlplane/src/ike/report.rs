@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use adit_engine::ike::{ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Offers, PeerStatus, Refusal, Role};
+use adit_engine::ike::{
+    ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Missing, Mode, Offers, PeerStatus, Refusal, Role, Wish,
+};
 use adit_engine::path::PathStatus;
 use adit_proto::control::{Direction, PeerId};
+use adit_proto::ike::IpSelector;
 
 use super::traffic::Meter;
 use crate::api::types;
@@ -81,13 +84,34 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
         adit: ike.adit,
         going: ike.is_going,
         children: ike.children.iter().map(|child| child_sa(child, now)).collect(),
+        missing: missing(ike, now),
     }
 }
 
+/// What is missing is so only in the IKE SA that has the Child SAs.
+fn missing(ike: &IkeStatus, now: Instant) -> Vec<types::MissingSelector> {
+    let of = |one: &Missing| match &one.wish {
+        Wish::Selector(_, selector) => Some(types::MissingSelector {
+            selector: selector.to_string(),
+            cause: one.cause.as_ref().map(ToString::to_string),
+            retry_in_s: one.retry_at.filter(|at| *at > now).map(|at| ahead(at, now)),
+        }),
+        Wish::Any(_) | Wish::Lane(..) => None,
+    };
+    if ike.is_going { Vec::new() } else { ike.missing.iter().filter_map(of).collect() }
+}
+
 fn child_sa(child: &ChildStatus, now: Instant) -> types::ChildSa {
+    let side = |side: &[IpSelector]| match child.mode {
+        Mode::Ethernet => Vec::new(),
+        Mode::Tunnel => side.iter().map(ToString::to_string).collect(),
+    };
     types::ChildSa {
         name: child.name.clone(),
+        id: child.id.0,
         lane: child.lane,
+        local: side(&child.selectors.local),
+        remote: side(&child.selectors.remote),
         inbound_spi: format!("{:#010x}", child.inbound.0),
         outbound_spi: format!("{:#010x}", child.outbound.0),
         suite: child.suite.clone(),
@@ -114,8 +138,13 @@ fn about_path(path: &PathStatus) -> Option<String> {
     })
 }
 
-/// Why the last negotiation with a peer came to nothing, and what is to be said of its paths.
-pub fn explanation(explanation: &Explanation, paths: &[PathStatus]) -> types::Explanation {
+/// Why the last negotiation with a peer came to nothing, and what is to be said of its Child SAs and paths.
+pub fn explanation(
+    explanation: &Explanation,
+    status: Option<&PeerStatus>,
+    paths: &[PathStatus],
+    now: Instant,
+) -> types::Explanation {
     let record = &explanation.record;
     let offers = |what: &str, offers: &Offers| types::Offers {
         what: what.to_owned(),
@@ -147,6 +176,7 @@ pub fn explanation(explanation: &Explanation, paths: &[PathStatus]) -> types::Ex
             .collect(),
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
         paths: paths.iter().filter_map(about_path).collect(),
+        missing: status.and_then(|status| status.ike.first()).map(|ike| missing(ike, now)).unwrap_or_default(),
         unauthenticated: unauthenticated(&explanation.unauthenticated),
     }
 }

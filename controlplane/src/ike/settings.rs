@@ -9,6 +9,7 @@ use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Limits, M
 
 use adit_proto::control::{self, Selector};
 use adit_proto::ike::{AddressRange, IpSelector, PortRange};
+use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 
 use crate::config::ike_section::{PeerIke, Proof, Role};
 use crate::config::{CHILDREN_MIN, Config, Peer};
@@ -37,7 +38,10 @@ pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
 fn children_max(config: &Config) -> usize {
     let peers = config.peers.len().max(1);
     let places = (config.sa_slots() as usize).saturating_sub(peers) * usize::from(config.dataplane.workers);
-    (places / peers).clamp(usize::from(CHILDREN_MIN), Limits::default().children)
+    // One for each selector, and another one during a rekey, is what a peer of another make may need.
+    let selectors = config.peers.iter().map(|peer| peer.selectors.len()).max().unwrap_or(0);
+    let most = Limits::default().children.max(3 * selectors).min(2 * CHILDREN_OF_PEER_MAX);
+    (places / peers).clamp(usize::from(CHILDREN_MIN), most)
 }
 
 /// What concerns a peer; `None` for one with a static key, or when a key is missing that the check of the file asks for.

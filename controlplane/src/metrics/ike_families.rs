@@ -44,6 +44,8 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             states(report, name),
         ),
         family(MetricType::GAUGE, "adit_ike_half_open", "IKE SAs that peers began and have not authenticated.", vec![half_open]),
+        child_sas(report, name),
+        missing_selectors(report, name),
         family(MetricType::COUNTER, "adit_ike_packets_total", "Packets sealed or opened by the SAs of IKE with a peer.", packets),
         family(
             MetricType::COUNTER,
@@ -74,6 +76,26 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
         family(MetricType::COUNTER, "adit_ike_events_total", "All that IKE counts, over all peers and initiators.", all),
         family(MetricType::COUNTER, "adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason.", dropped),
     ]
+}
+
+fn child_sas<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> MetricFamily {
+    let help = "Child SAs with a peer, each lane for itself, without those that are being replaced.";
+    let count = |sa: &types::IkeSa| sa.children.iter().filter(|child| !child.going).count();
+    family(MetricType::GAUGE, "adit_ike_child_sas", help, of_sa_in_use(report, name, count))
+}
+
+fn missing_selectors<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> MetricFamily {
+    let help = "Configured selectors of a connected peer of which no Child SA carries anything; adit explain PEER says why.";
+    family(MetricType::GAUGE, "adit_ike_missing_selectors", help, of_sa_in_use(report, name, |sa| sa.missing.len()))
+}
+
+/// A number of the IKE SA in use with each peer; 0 without one.
+fn of_sa_in_use<'a>(report: &Report, name: impl Fn(&usize) -> &'a str, count: impl Fn(&types::IkeSa) -> usize) -> Vec<Metric> {
+    let of_peer = |(place, ike): (&usize, &types::Ike)| {
+        let number = ike.sas.iter().find(|sa| !sa.going).map_or(0, &count);
+        gauge(&[("peer", name(place))], number as f64)
+    };
+    report.peers.iter().map(of_peer).collect()
 }
 
 /// A gauge for each state of each peer.

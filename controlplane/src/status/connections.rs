@@ -1,7 +1,7 @@
 //! The IKE part of `adit status`: how each peer is connected, its SAs and their algorithms.
 
 use super::{bytes, duration, grouped, row, table};
-use crate::api::types::{ChildSa, Ike, IkeSa, Peer};
+use crate::api::types::{ChildSa, Ike, IkeSa, MissingSelector, Peer};
 
 /// All of it; nothing when no peer uses IKE.
 pub fn report(peers: &[Peer]) -> String {
@@ -12,15 +12,19 @@ pub fn report(peers: &[Peer]) -> String {
     let mut rows = vec![row(["name", "state", "for", "proved to be", "by", "cause"])];
     let mut sas = vec![row(["name", "SPIs", "role", "algorithms", "age", "rekey in", "reauth in", "heard", "path", ""])];
     let mut counts = vec![row(["name", "counted"])];
-    let mut children = vec![row(["name", "lane", "in", "out", "suite", "age", "rekey in", "received", "sent", ""])];
+    let mut children = vec![row(["name", "lane", "in", "out", "suite", "age", "rekey in", "received", "sent", "selectors", ""])];
+    let mut missing = vec![row(["name", "selector", "cause"])];
     for (name, ike) in by_ike {
         rows.push(connection(name, ike));
         sas.extend(ike.sas.iter().map(|sa| ike_sa(name, sa)));
         children.extend(ike.sas.iter().flat_map(|sa| &sa.children).map(|sa| child(name, sa)));
+        missing.extend(ike.sas.iter().flat_map(|sa| &sa.missing).map(|one| not_carried(name, one)));
         counts.extend(counted(name, ike));
     }
     let mut out = format!("\nIKE\n{}", table(&rows));
-    for (title, rows) in [("IKE SAs", sas), ("SAs of IKE", children), ("events of IKE", counts)] {
+    for (title, rows) in
+        [("IKE SAs", sas), ("SAs of IKE", children), ("selectors without a Child SA", missing), ("events of IKE", counts)]
+    {
         if rows.len() > 1 {
             out += &format!("\n{title}\n{}", table(&rows));
         }
@@ -90,8 +94,27 @@ fn child(name: &str, sa: &ChildSa) -> Vec<String> {
         remaining(sa.rekey_in_s),
         volume(sa.received.packets, sa.received.bytes),
         volume(sa.sent.packets, sa.sent.bytes),
+        selectors(sa),
         if sa.going { "going" } else { "" }.to_owned(),
     ]
+}
+
+/// A few of them; the API has all.
+fn selectors(sa: &ChildSa) -> String {
+    let side = |side: &[String]| match side {
+        [] => "-".to_owned(),
+        [one] => one.clone(),
+        [one, rest @ ..] => format!("{one} and {} more", rest.len()),
+    };
+    if sa.local.is_empty() { String::new() } else { format!("{} <> {}", side(&sa.local), side(&sa.remote)) }
+}
+
+fn not_carried(name: &str, missing: &MissingSelector) -> Vec<String> {
+    let mut cause = missing.cause.clone().unwrap_or_default();
+    if let Some(retry) = missing.retry_in_s {
+        cause += &format!("; again in {retry} s");
+    }
+    vec![name.to_owned(), missing.selector.clone(), cause]
 }
 
 fn remaining(seconds: Option<u64>) -> String {

@@ -97,7 +97,7 @@ impl Run {
     fn with_networks(seed: u64) -> Run {
         let mut run = Run::new(seed);
         let networks = 2 + seed as usize % 2;
-        let split = if seed / 2 % 2 == 0 { A } else { B };
+        let split = if (seed / 2).is_multiple_of(2) { A } else { B };
         for node in [A, B] {
             let site = |node: usize, n: usize| net(&format!("10.{}.{n}.0/24", node + 1));
             let child = run.configs[node].children[0].clone();

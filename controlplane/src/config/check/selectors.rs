@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use adit_engine::identity::Pattern;
 use adit_proto::control::{Mode, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
 use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX as SELECTORS_MAX};
 use ipnet::IpNet;
 
 use super::Check;
+use crate::config::Peer;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned, Text};
 
@@ -162,24 +164,31 @@ impl Check<'_> {
     }
 
     /// What the selectors of all peers must not do together.
-    pub(super) fn judge_selectors(&mut self) {
+    pub(super) fn judge_selectors(&mut self, peers: &[(Peer, Place)]) {
         let selectors = std::mem::take(&mut self.selectors);
         if let Some((.., at)) = selectors.get(SELECTORS_ALL_MAX) {
             let what = format!("all peers together have {} selectors", selectors.len());
             let expected = format!("at most {SELECTORS_ALL_MAX}: the data plane's table has room for twice as many");
             self.fail(*at, what, expected, "larger networks, or some peers in a second gateway".to_owned());
         }
+        // Clients of one pattern may share their networks: the first that is connected with a part of it has that part.
+        let patterns: BTreeMap<&str, &Pattern> = peers
+            .iter()
+            .filter_map(|(peer, _)| Some((peer.name.as_str(), &peer.ike()?.id)))
+            .filter(|(_, id)| id.exact().is_none())
+            .collect();
+        let share = |one: &str, other: &str| patterns.get(one).is_some_and(|pattern| patterns.get(other) == Some(pattern));
         let mut by_remote: BTreeMap<(IpAddr, IpAddr), Vec<&Placed>> = BTreeMap::new();
         for entry in &selectors {
             let (_, selector, at) = entry;
             let same = by_remote.entry((selector.remote.first(), selector.remote.last())).or_default();
-            if let Some((other, theirs, first)) = same.iter().find(|(peer, theirs, _)| *peer != entry.0 && meet(theirs, selector))
-            {
+            let conflict = |(peer, theirs, _): &&&Placed| *peer != entry.0 && meet(theirs, selector) && !share(peer, &entry.0);
+            if let Some((other, theirs, first)) = same.iter().find(conflict) {
                 self.fail(
                     *at,
                     format!("the peers `{other}` (line {}) and `{}` both have packets to {}", first.line, entry.0, theirs.remote),
-                    "every remote network at one peer, or selectors that differ in `local`, protocol or ports; of two networks \
-                     that lie in each other the smaller one holds"
+                    "every remote network at one peer, or selectors that differ in `local`, protocol or ports, or peers with the same \
+                     pattern as `ike.id`; of two networks that lie in each other the smaller one holds"
                         .to_owned(),
                     "remote: another network, or remove one of the two".to_owned(),
                 );

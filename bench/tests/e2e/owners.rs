@@ -1,0 +1,61 @@
+//! Whose an address is follows from the configuration alone, and ICMP errors go where the packets went that they are about.
+
+use std::time::Duration;
+
+use adit_bench::lab::{Lab, LabOptions, SOON, TAP, wait_until};
+use adit_proto::stats::Drop;
+use anyhow::{Context, Result, ensure};
+
+use crate::{edit, reaches};
+
+fn options(gateways: usize) -> LabOptions {
+    LabOptions { ip_mode: true, gateways, ..LabOptions::default() }
+}
+
+#[test]
+fn no_peer_sends_from_an_address_of_another_one() -> Result<()> {
+    let mut lab = Lab::prepare(&options(3))?;
+    // b believes that it has the network of c; a knows whose it is.
+    edit(lab.b(), "selectors: [", "selectors: [{ local: 10.78.3.0/24, remote: 10.77.0.1 }, ")?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let (a, b, c) = (&lab.gateways[0], &lab.gateways[1], &lab.gateways[2]);
+    b.netns.run("ip address add 10.78.3.77/32 dev lo")?;
+    let before = a.metrics()?.dropped(Drop::PolicyMismatch);
+    ensure!(b.netns.run(&format!("ping -n -c3 -i0.05 -W1 -I 10.78.3.77 {}", a.inner())).is_err());
+    ensure!(a.metrics()?.dropped(Drop::PolicyMismatch) == before + 3, "{}", lab.logs());
+    // Both have what is theirs, and c gets what is for it.
+    reaches(&b.netns, a.inner())?;
+    a.netns.run("ping -n -c3 -i0.05 -w5 -I 10.78.1.1 10.78.3.1").with_context(|| lab.logs())?;
+    reaches(&c.netns, a.inner())
+}
+
+#[test]
+fn an_icmp_error_of_a_router_in_no_selector_arrives() -> Result<()> {
+    let lab = Lab::start(&options(2))?;
+    let (a, b) = (lab.a(), lab.b());
+    // Behind b nothing has this address, and who says so has one of its own that is in no selector.
+    for line in [
+        "ip route add unreachable 10.78.2.9/32",
+        "ip address add 172.16.0.9/32 dev lo",
+        "ip rule add pref 10 to 10.78.1.0/24 lookup 77",
+        &format!("ip route add 10.78.1.0/24 dev {TAP} src 172.16.0.9 table 77"),
+        "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.icmp_ratelimit=0",
+    ] {
+        b.netns.run(line)?;
+    }
+    a.netns.run("sysctl -qw net.ipv4.conf.all.rp_filter=0")?;
+    a.netns.run(&format!("sysctl -qw net.ipv4.conf.{TAP}.rp_filter=0"))?;
+    wait_until("the sender is told", SOON, || {
+        std::thread::sleep(Duration::from_millis(100));
+        // It ends with an error, for nothing answers.
+        let output = a.netns.command("ping").args("-n -c1 -W1 -I 10.78.1.1 10.78.2.9".split(' ')).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).contains("From 172.16.0.9"))
+    })
+    .with_context(|| lab.logs())?;
+    let drops = [a, b].map(|gateway| gateway.metrics().map(|metrics| metrics.dropped(Drop::PolicyMismatch)));
+    ensure!(drops.into_iter().collect::<Result<Vec<_>>>()? == [0, 0], "{}", lab.logs());
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Paths in the shell of the engine: what the data plane, the kernel and names say of where peers are.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adit_channel::PathCounters;
+use adit_engine::ike::Endpoint;
+use adit_engine::path::{self, Arrival, Follow, Hop};
+use adit_proto::control::{LocalEnd, Mode, PathId, PeerId};
+use adit_proto::esp;
+
+use super::{Ike, now, settings};
+use crate::config::{Config, Peer};
+use crate::resolve::Known;
+
+impl Ike {
+    /// Peers are where their names say now, and neighbours on the interfaces that there are now. Gives how many are looked for
+    /// elsewhere than before.
+    pub fn look_for(&mut self, (config, ids): (&Config, &[PeerId]), known: &Known) -> usize {
+        let mut moved = 0;
+        for (id, peer) in ids.iter().zip(&config.peers) {
+            let addresses = known.addresses(config.listen, peer);
+            if self.remotes.insert(*id, addresses.clone()).as_ref() == Some(&addresses) {
+                continue;
+            }
+            moved += 1;
+            if peer.ike().is_none() {
+                set_static_path(&mut self.endpoint, config, *id, peer, &addresses);
+            } else {
+                // Its number is that of a peer that there is.
+                let _ = self.endpoint.set_remotes(now(), *id, addresses);
+            }
+        }
+        moved
+    }
+
+    /// The data plane opened packets of a peer that came another way than those before.
+    pub fn path_seen(&mut self, peer: PeerId, from: SocketAddr, to: LocalEnd, bytes: u32) {
+        let came = self.arrival(from, to);
+        self.endpoint.handle_path_seen(now(), peer, came, bytes);
+    }
+
+    /// A sealed echo of ours came back; `rtt` as the data plane measured it.
+    pub fn echo_reply(&mut self, peer: PeerId, id: u64, from: SocketAddr, to: LocalEnd, rtt: Duration) {
+        let came = self.arrival(from, to);
+        self.endpoint.handle_echo_reply(now(), peer, id, came, rtt);
+    }
+
+    /// The kernel did not send an echo, or packets: they are longer than what it knows of the route by now.
+    pub fn unsent(&mut self, peer: PeerId) {
+        self.endpoint.handle_unsent(now(), peer);
+    }
+
+    /// Where packets of tunnels go to is watched closely. To be called about twice in a second, with the counters of all paths.
+    pub fn watch_traffic(&mut self, counters: &BTreeMap<(PeerId, PathId), PathCounters>) {
+        let mut sent: BTreeMap<PeerId, u64> = BTreeMap::new();
+        for ((peer, _), path) in counters {
+            *sent.entry(*peer).or_default() += path.sent_packets;
+        }
+        // A new data plane begins at nothing.
+        let moved = |(peer, packets): &(&PeerId, &u64)| **packets > 0 && self.sent.get(peer) != Some(packets);
+        let busy: Vec<PeerId> = sent.iter().filter(moved).map(|(peer, _)| *peer).collect();
+        self.sent = sent;
+        // Who answers no echoes: only the kernel hears that something was too long for the way.
+        let deaf: Vec<PeerId> = busy.iter().copied().filter(|peer| !self.endpoint.all_paths().answers_echoes(*peer)).collect();
+        deaf.into_iter().for_each(|peer| self.endpoint.handle_unsent(now(), peer));
+        if !busy.is_empty() {
+            self.endpoint.handle_traffic(now(), busy);
+        }
+    }
+
+    pub(super) fn arrival(&self, from: SocketAddr, to: LocalEnd) -> Arrival {
+        let local = SocketAddr::new(to.address, self.listen.port());
+        Arrival { interface: to.interface, ..Arrival::new(local, from) }
+    }
+
+    /// Our addresses or routes have changed: what goes to a peer may leave from another address now. SAs move there, and the peer
+    /// is told (RFC 4555). Gives the number of peers concerned.
+    pub fn readdress(&mut self) -> usize {
+        let hops = |ike: &Ike| -> Vec<Option<Hop>> { ike.places.keys().map(|id| ike.endpoint.hop(*id)).collect() };
+        let before = hops(self);
+        self.endpoint.underlay_changed(now());
+        hops(self).iter().zip(&before).filter(|(now, before)| now != before).count()
+    }
+
+    /// The way to a peer, if one is known.
+    pub fn hop(&self, peer: PeerId) -> Option<Hop> {
+        self.endpoint.hop(peer)
+    }
+
+    /// The longest inner IP packet that fits the way to a peer, by its place in the configuration.
+    pub fn inner_mtu(&self, place: usize) -> Option<u16> {
+        let paths = self.endpoint.paths(*self.ids.get(place)?);
+        let used = paths.iter().find(|path| path.in_use)?;
+        u16::try_from(esp::frame_len_max(Mode::Ip, used.mtu_told, used.hop.remote.is_ipv6())).ok()
+    }
+
+    /// One of the paths of a peer.
+    pub fn path(&self, peer: PeerId, path: PathId) -> Option<Hop> {
+        self.endpoint.paths(peer).into_iter().find(|one| one.path == path).map(|one| one.hop)
+    }
+}
+
+/// A peer with a static key is where the configuration says, and follows to where its echoes come back from.
+pub(super) fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &Peer, addresses: &[SocketAddr]) {
+    let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
+    let local_fixed = !config.listen.ip().is_unspecified();
+    let terms = path::Terms { echo: peer.echo, ike: false, follow, local_fixed };
+    let mut fault = None;
+    let hops = addresses.iter().map(|remote| Some(Hop::new(settings::listen_at(config.listen, *remote), *remote)));
+    // Without an address it is known at least, until there is one.
+    let hops: Vec<Option<Hop>> = if addresses.is_empty() { vec![None] } else { hops.collect() };
+    for hop in hops {
+        match endpoint.set_static_path(now(), id, hop, (terms, peer.from.clone())) {
+            Ok(()) => return,
+            Err(why) => fault = fault.or(Some(why)),
+        }
+    }
+    if let Some(why) = fault {
+        tracing::warn!(peer = peer.name, "nothing can be sent to {}: {why}", peer.endpoint_text());
+    }
+}
