@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Installs by apt the Debian packages that a make target needs and that are missing, and says which.
 #
-#   deploy/install-deps.sh build|demo|test|interop|bench|fuzz
+#   deploy/install-deps.sh build|quick|demo|test|interop|bench|fuzz
 #
 # Nothing is touched when nothing is missing. As another user than root it only says what to install. The IPsec products that `test`
 # and `interop` want are not installed: deploy/interop-peers.sh unpacks them into a folder.
 set -euo pipefail
 
 usage() {
-    echo "usage: $0 build|demo|test|interop|bench|fuzz" >&2
+    echo "usage: $0 build|quick|demo|test|interop|bench|fuzz" >&2
     exit 2
 }
 
 # command:package, for each purpose; a purpose includes the ones before it.
 build=(cc:gcc ld:binutils)
+quick=("${build[@]}" promtool:prometheus)
 demo=("${build[@]}" ip:iproute2 ping:iputils-ping iperf3:iperf3)
 test=("${demo[@]}" curl:curl nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark)
 interop=("${test[@]}")
@@ -23,6 +24,7 @@ fuzz=("${build[@]}" c++:g++ xxd:xxd)
 
 case "${1:-}" in
 build) wanted=("${build[@]}") ;;
+quick) wanted=("${quick[@]}") ;;
 demo) wanted=("${demo[@]}") ;;
 test) wanted=("${test[@]}") ;;
 interop) wanted=("${interop[@]}") ;;
