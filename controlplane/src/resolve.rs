@@ -166,7 +166,7 @@ impl Resolver {
                 let line = error.to_string();
                 if task.complaint.as_ref() != Some(&line) {
                     let goes_on =
-                        if self.known.0.contains_key(&name) { "what it stood for is used on" } else { "it is waited for" };
+                        if self.known.0.contains_key(&name) { "What it stood for is used on" } else { "It is waited for" };
                     tracing::warn!("{name} cannot be looked up: {line}. {goes_on}, and it is looked up again by itself");
                 }
                 task.complaint = Some(line);

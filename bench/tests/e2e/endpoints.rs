@@ -99,7 +99,7 @@ fn neighbours_by_link_local_addresses_survive_a_link_that_is_made_anew() -> Resu
     ensure!(remote(lab.a())?.starts_with("[fe80::2"), "{}", remote(lab.a())?);
     lab.a().netns.run(&format!("ip link del {WAN}"))?;
     // Another interface takes the number.
-    lab.a().netns.run("ip link add spare0 type dummy")?;
+    lab.a().netns.run("ip link add spare0 type bridge")?;
     let _cable = Veth::between(&lab.a().netns, WAN, &lab.b().netns, WAN, 1500)?;
     neighbours(&lab)?;
     wait_until("packets pass again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))

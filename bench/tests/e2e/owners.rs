@@ -16,7 +16,8 @@ fn options(gateways: usize) -> LabOptions {
 fn no_peer_sends_from_an_address_of_another_one() -> Result<()> {
     let mut lab = Lab::prepare(&options(3))?;
     // b believes that it has the network of c; a knows whose it is.
-    edit(lab.b(), "selectors: [", "selectors: [{ local: 10.78.3.0/24, remote: 10.77.0.1 }, ")?;
+    let to_a = "{ local: 10.77.0.2, remote: 10.77.0.1 }";
+    edit(lab.b(), to_a, &format!("{to_a}, {{ local: 10.78.3.0/24, remote: 10.77.0.1 }}"))?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;
     }

@@ -128,9 +128,13 @@ impl IkeSa {
     fn look_elsewhere(&mut self, ctx: &mut Ctx, here: Hop) {
         let (Some(peer), Some(session)) = (self.peer, self.session()) else { return };
         let mut others = ctx.shared.paths.alternatives(peer);
-        let configured = ctx.shared.peers.get(&peer).map(|peer| peer.remotes.all().to_vec()).unwrap_or_default();
+        let known = ctx.shared.peers.get(&peer).map(|peer| (peer.local, peer.remotes.all().to_vec()));
+        let (local, configured) = known.unwrap_or_default();
         for remote in configured {
-            let hop = goes_on(here, Hop::new(unspecified(remote, here.local.port()), remote), ctx.shared.config.nat_port);
+            let local = local.filter(|local| local.is_ipv4() == remote.is_ipv4()).map(|local| local.ip());
+            let any = unspecified(remote, here.local.port());
+            let local = SocketAddr::new(local.unwrap_or(any.ip()), any.port());
+            let hop = goes_on(here, Hop::new(local, remote), ctx.shared.config.nat_port);
             if hop.remote != here.remote || hop.interface != here.interface {
                 others.push(hop);
             }

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit_proto::control::{ChildId, Selector};
+use adit_proto::control::{ChildId, Selector, Spi};
 use adit_proto::ike::IpSelector;
 use adit_proto::limits::SELECTORS_OF_CHILD_MAX;
 
@@ -189,6 +189,7 @@ impl Session {
             return;
         }
         self.forget_what_came();
+        self.close_headless_lanes();
         for config in 0..self.config.children.len() {
             if self.lacks(config) || !self.to_ask_for(config, is_adit).is_empty() {
                 self.want(Task::CreateChild { config, method: None });
@@ -202,6 +203,22 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Deletes lanes whose first lane is gone, once a Child SA that was made in its place has them, too.
+    fn close_headless_lanes(&mut self) {
+        let is_there = |id: ChildId, lane: u8| {
+            let it = |one: &&Child| one.id == id && one.lane == lane && one.state != ChildState::Closing;
+            self.children.iter().any(|one| it(&one))
+        };
+        let headless = self.children.iter().filter(|one| one.is_live() && one.lane > 0 && !is_there(one.id, 0));
+        let has_place = |one: &&Child| {
+            let same = |other: &Child| other.id != one.id && other.config == one.config && other.selectors == one.selectors;
+            let whole = |other: &Child| same(other) && other.is_live() && other.lane == one.lane && is_there(other.id, 0);
+            self.children.iter().any(whole)
+        };
+        let spare: Vec<Spi> = headless.filter(has_place).map(|one| one.inbound).collect();
+        spare.into_iter().for_each(|inbound| self.close_child(inbound));
     }
 
     /// What is there, or not configured any more, was refused for the last time.
