@@ -221,7 +221,7 @@ impl Paths {
             ike: peer.ike == Some(path),
             mtu: entry.mtu.size(),
             mtu_proven: entry.mtu.proven(),
-            mtu_route: entry.mtu.route(),
+            mtu_route: entry.mtu.ceiling(),
             mtu_told: entry.mtu.told(),
             rtt: entry.mtu.rtt(),
             black_holes: entry.mtu.black_holes,

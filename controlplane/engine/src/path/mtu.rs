@@ -177,7 +177,7 @@ impl Mtu {
     }
 
     /// What the route would carry.
-    pub(crate) fn route(&self) -> u16 {
+    pub(crate) fn ceiling(&self) -> u16 {
         self.ceiling
     }
 
