@@ -92,7 +92,19 @@ impl Paths {
     /// An IKE request that was sent this way was answered from there. Gives whether that is news: something may have moved.
     pub(crate) fn answered(&mut self, now: Instant, id: PeerId, hop: Hop) -> bool {
         let Some(path) = self.find(id, hop) else { return false };
-        self.prove(now, id, path)
+        self.prove(now, id, path) || self.found_elsewhere(now, id, path)
+    }
+
+    /// It was answered from a path that was proven before, not from the one that IKE goes by, where nothing came back: IKE goes on
+    /// there, too.
+    fn found_elsewhere(&mut self, now: Instant, id: PeerId, path: PathId) -> bool {
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.ike.is_some_and(|used| used != path)) else { return false };
+        peer.latest = Some(path);
+        if peer.terms.follow == Follow::Nothing {
+            self.wishes.push_back(Wish::Moved { peer: id });
+        }
+        self.use_path(now, id, path, Moves::Both);
+        true
     }
 
     /// Whether so many bytes may go there: always where the peer is proven, elsewhere at most as many as came.

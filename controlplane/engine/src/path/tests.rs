@@ -222,6 +222,17 @@ fn where_the_peer_was_looked_for_it_is_used_once_it_answers() {
 }
 
 #[test]
+fn where_an_unanswered_request_is_answered_ike_goes_on() {
+    let mut world = World::new(terms(false, true, Follow::Esp));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
+    assert!(world.paths.answered(world.now, PEER, hop(B)));
+    assert_eq!(world.used(), (A.to_owned(), B.to_owned()), "that was the proof for ESP");
+    assert!(world.paths.answered(world.now, PEER, hop(B)), "this a request of IKE that had to be repeated there");
+    assert_eq!(world.used(), both(B));
+    assert!(!world.paths.answered(world.now, PEER, hop(B)), "no news any more");
+}
+
+#[test]
 fn our_other_addresses_are_those_that_reach_the_peer() {
     let mut world = World::new(terms(true, true, Follow::Both));
     assert_eq!(world.paths.other_addresses(hop(A)), [IpAddr::from([192, 0, 2, 7]), IpAddr::from([10, 1, 0, 1])]);
