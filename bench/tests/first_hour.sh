@@ -233,7 +233,7 @@ change() {
     cp /run/a/adit.yaml /run/a/good.yaml
     sed -i 's|10.9.0.1/24|10.9.0.1/240|' /run/a/adit.yaml
     at a adit reload -c /run/a/adit.yaml >/run/said 2>&1 && exit 1
-    grep -F /run/a/adit.yaml:4: /run/said
+    grep -F /run/a/adit.yaml:3: /run/said
     ip -n a address show dev adit0 | grep -F 10.9.0.1
     mv /run/a/good.yaml /run/a/adit.yaml
     at a adit reload -c /run/a/adit.yaml
