@@ -3,6 +3,7 @@
 //! The test program runs itself a second time, as the other plane (`child_process` with a role in the environment).
 #![cfg(not(loom))]
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -231,7 +232,17 @@ fn spawn_stranger(role: &str, dir: &Path, socket: &Path) -> Child {
     }
     let mut stranger = Process::new(&program);
     stranger.args(["--exact", "child_process"]).env(ROLE, role).env(SOCKET, socket).stdout(Stdio::null());
-    stranger.uid(STRANGER).spawn().expect("only root can become another user: run the tests as root")
+    stranger.uid(STRANGER);
+    let started = Instant::now();
+    loop {
+        match stranger.spawn() {
+            // Another test that started a process just then has the copy open for writing for a moment, until its own program runs.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            spawned => return spawned.expect("only root can become another user: run the tests as root"),
+        }
+    }
 }
 
 #[test]
