@@ -46,7 +46,8 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
         ensure!(took < Duration::from_secs(4), "it took {took:?}: {line}");
         drop(traffic);
         let path = path_in_use(a)?;
-        ensure!(path["black_holes"].as_u64() >= Some(1) && path["mtu"].as_u64() < Some(1304), "{path}");
+        let (holes, mtu) = (path["black_holes"].as_u64(), path["mtu"].as_u64());
+        ensure!(holes.is_some_and(|holes| holes >= 1) && mtu.is_some_and(|mtu| mtu < 1304), "{path}");
         let page = a.metrics_page()?;
         ensure!(page.contains("adit_path_black_holes_total{path=\"0\",peer=\"site-b\"} 1"), "{page}");
         ensure!(a.adit("status")?.contains("LARGER PACKETS VANISH"), "{}", a.adit("status")?);
@@ -60,7 +61,7 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
             Ok(said.contains(&format!("mtu {mtu}")))
         };
         wait_until("the route has another MTU", SOON, || {
-            let outer = path_in_use(a)?["mtu"].as_u64().unwrap_or(0);
+            let outer = path_in_use(a)?["mtu"].as_u64().context("an MTU")?;
             Ok(outer < 1304 && route(adit_proto::esp::frame_len_max(adit_proto::control::Mode::Ip, outer as u16, false) as u64)?)
         })
         .with_context(|| a.netns.run("ip route").unwrap_or_default())?;
@@ -86,7 +87,7 @@ fn a_line_that_is_narrow_from_the_start_needs_no_setting() -> Result<()> {
         transfer(&b.netns, &a.netns, a.inner().into(), 16 * MIB)?.verify(16 * MIB)?;
         wait_until("the size is found", SOON, || {
             let mtu = path_in_use(a)?["mtu"].as_u64();
-            Ok(mtu > Some(1380) && mtu <= Some(1404))
+            Ok(mtu.is_some_and(|mtu| mtu > 1380 && mtu <= 1404))
         })?;
         wait_for_mtu(b, 1400)?;
         // Towards the peer itself the size is kept by the next process.

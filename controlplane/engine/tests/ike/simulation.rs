@@ -234,6 +234,27 @@ impl Run {
         self.world.set_peer(node, PEER, config);
     }
 
+    /// Rekeys and successors, fewer than `most`, lose no packet once both ends have everything.
+    fn lose_nothing(&mut self, seed: u64, most: u32) {
+        // The answer that grants a lane may be lost: only when both ends have all of them is there nothing to be lost.
+        let lanes = self.lanes();
+        // The same goes for an attempt of the other end that is seen through though both are connected.
+        self.world.run_until(Duration::from_secs(600), |world| {
+            world.nodes.iter().all(|node| node.data.has_pairs(lanes) && node.endpoint.sizes().ike_sas == 1)
+        });
+        self.world.run_for(Duration::from_secs(1));
+        [A, B].iter().for_each(|node| self.world.nodes[*node].data.lost.clear());
+        for _ in 0..self.world.rng.below(most) {
+            self.gentle_event();
+            let time = Duration::from_millis(u64::from(self.world.rng.below(20_000)));
+            self.pass(time);
+        }
+        if !self.died() {
+            self.check_nothing_was_lost(seed);
+        }
+        self.check(seed);
+    }
+
     /// Everything is as if nothing had happened.
     fn check(&mut self, seed: u64) {
         let world = &mut self.world;
@@ -334,23 +355,7 @@ fn rekeys_and_successors_on_a_bad_network_lose_and_leave_nothing() {
     with_seeds(0, FAILED_ONCE, |seed| {
         let mut run = Run::new(seed);
         run.world.trace = trace();
-        // The answer that grants a lane may be lost: only when both ends have all of them is there nothing to be lost.
-        let lanes = run.lanes();
-        // The same goes for an attempt of the other end that is seen through though both are connected.
-        run.world.run_until(Duration::from_secs(600), |world| {
-            world.nodes.iter().all(|node| node.data.has_pairs(lanes) && node.endpoint.sizes().ike_sas == 1)
-        });
-        run.world.run_for(Duration::from_secs(1));
-        [A, B].iter().for_each(|node| run.world.nodes[*node].data.lost.clear());
-        for _ in 0..run.world.rng.below(12) {
-            run.gentle_event();
-            let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
-            run.pass(time);
-        }
-        if !run.died() {
-            run.check_nothing_was_lost(seed);
-        }
-        run.check(seed);
+        run.lose_nothing(seed, 12);
     });
 }
 
@@ -359,21 +364,7 @@ fn several_child_sas_on_a_bad_network_lose_and_leave_nothing() {
     with_seeds(4_000_000, &[], |seed| {
         let mut run = Run::with_networks(seed);
         run.world.trace = trace();
-        let lanes = run.lanes();
-        run.world.run_until(Duration::from_secs(600), |world| {
-            world.nodes.iter().all(|node| node.data.has_pairs(lanes) && node.endpoint.sizes().ike_sas == 1)
-        });
-        run.world.run_for(Duration::from_secs(1));
-        [A, B].iter().for_each(|node| run.world.nodes[*node].data.lost.clear());
-        for _ in 0..run.world.rng.below(8) {
-            run.gentle_event();
-            let time = Duration::from_millis(u64::from(run.world.rng.below(20_000)));
-            run.pass(time);
-        }
-        if !run.died() {
-            run.check_nothing_was_lost(seed);
-        }
-        run.check(seed);
+        run.lose_nothing(seed, 8);
     });
 }
 
