@@ -2,33 +2,39 @@
 //! it dies, stop it at the end.
 //!
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
-//! [`watch`] is the time in between, [`watchdog`] finds one that hangs, [`persist`] saves what must outlive it. The API reads the shared [`View`] beside it.
+//! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
+//! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
+//! [`interface`] the interface in the kernel, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
+//! dead data plane is started again, [`peer_log`] what the log says of peers. The API reads the shared [`View`] beside it.
 
 mod answer;
 mod command_queue;
+mod durable;
 mod engine_loop;
 mod install;
 mod interface;
 mod log_dedup;
 mod names;
+mod orders;
 mod own_port;
+mod peer_log;
 mod persist;
 mod port500;
 mod reload;
+mod restarts;
 mod runtime_dir;
 mod start;
+mod underlay;
 mod watch;
 mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use adit_proto::control::{PeerId, Spi};
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch as channel};
 use zeroize::Zeroizing;
 
 use crate::api::Listeners;
@@ -38,28 +44,20 @@ use crate::dataplane::log::Tail;
 use crate::desired::Desired;
 use crate::ike::Ike;
 use crate::ike::key_log::KeyLogFiles;
-use crate::netlink::{Netlink, News};
+use crate::netlink::Netlink;
 use crate::reconcile::InstalledState;
-use crate::request::Request;
-use crate::resolve::Resolver;
 use crate::state::State;
 use crate::static_key::KeyId;
 use crate::view::View;
 use command_queue::CommandQueue;
-use interface::Upkeep;
-use log_dedup::{InitiatorLog, LogDedup};
-use port500::Port500;
+use durable::Durable;
+use interface::{Should, Upkeep};
+use orders::{Orders, stopped};
+use peer_log::PeerLog;
+use persist::Vault;
+use restarts::Restarts;
 use runtime_dir::RuntimeDir;
-
-/// Deaths in a row after which restarts begin to wait.
-const FAST_RESTARTS: u32 = 5;
-/// Longest wait between restarts.
-const RESTART_WAIT_MAX: Duration = Duration::from_secs(30);
-/// A data plane that lived this long is taken for healthy: the next death counts as the first.
-const HEALTHY: Duration = Duration::from_secs(60);
-
-/// Requests of the API that may wait; more wait in their connections.
-const REQUESTS_MAX: usize = 64;
+use underlay::Underlay;
 
 /// How a gateway is run.
 #[derive(Clone, Copy, Debug)]
@@ -73,43 +71,25 @@ pub struct Gateway {
     /// What should be.
     desired: Arc<Desired>,
     view: Arc<View>,
-    state: State,
+    /// What must outlive a crash of the machine.
+    durable: Durable,
     options: Options,
-    stop: channel::Receiver<bool>,
-    /// Deaths of the data plane in a row.
-    deaths: u32,
-    /// A data plane was up and filled in this run.
-    up_before: bool,
+    restarts: Restarts,
     /// The id of every peer of the configuration, as soon as a data plane has had them.
     ids: Vec<PeerId>,
-    /// The command line of the data plane that is attached; empty while none is.
-    arguments: Vec<(String, String)>,
     ike: Option<Ike>,
     listeners: Listeners,
     /// The configuration leaves the port to the system.
     port_is_chosen: bool,
-    /// The port on which IKE begins without NAT traversal.
-    port500: Port500,
-    /// What the names of endpoints stand for.
-    resolver: Resolver,
-    initiators: InitiatorLog,
-    log_dedup: LogDedup,
-    /// What the kernel says of links, addresses and routes.
-    news: Option<News>,
+    underlay: Underlay,
+    peer_log: PeerLog,
     /// The interface in the kernel.
     upkeep: Upkeep,
-    /// When that is to be looked at, and was looked at last.
-    look_at_addresses_at: Option<Instant>,
-    looked_at_addresses: Option<Instant>,
     /// Where the keys are written, if somebody analyses.
     key_log: Option<KeyLogFiles>,
-    /// What the API wants.
-    requests: mpsc::Receiver<Request>,
-    /// Signals that ask for the configuration to be read again.
-    hangups: Signal,
-    vault: persist::Vault,
-    /// Why the state could not be saved, once that was said.
-    save_complaint: Option<String>,
+    orders: Orders,
+    /// What the next control plane has to know.
+    vault: Vault,
     runtime_dir: RuntimeDir,
 }
 
@@ -117,6 +97,8 @@ pub struct Gateway {
 struct Plane {
     process: Process,
     log: Tail,
+    /// Its command line.
+    arguments: Vec<(String, String)>,
     command_queue: CommandQueue,
     /// What every outbound SA may use. The peer belongs to the name: the SPI is its choice.
     granted: BTreeMap<(PeerId, Spi), Granted>,
@@ -141,10 +123,11 @@ struct Granted {
 
 impl Plane {
     /// A data plane that nothing was sent to yet.
-    fn new(process: Process, log: Tail) -> Plane {
+    fn new(process: Process, log: Tail, arguments: Vec<(String, String)>) -> Plane {
         Plane {
             process,
             log,
+            arguments,
             // Tickets differ from run to run: answers to a control plane before us may still come.
             command_queue: CommandQueue::new(std::process::id().wrapping_mul(1 << 16)),
             granted: BTreeMap::new(),
@@ -183,8 +166,7 @@ enum Ended {
 /// # Errors
 /// It could not be started; later faults are repaired and logged.
 pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
-    let stop = stop_signals()?;
-    let hangups = reload_signals()?;
+    let (orders, sender) = Orders::open()?;
     let mut desired = desired;
     let runtime_dir = RuntimeDir::hold(&desired.config.runtime_dir)?;
     let state = State::open(&desired.config.state_dir)?;
@@ -194,39 +176,26 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
     tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(desired.clone()));
     let key_log = open_key_log(config)?;
-    let (sender, requests) = mpsc::channel(REQUESTS_MAX);
     let listeners = Listeners::open(&view, &sender).await?;
+    let underlay = Underlay::open(config).await;
     let mut gateway = Gateway {
-        port500: Port500::default(),
-        port_is_chosen,
         desired: desired.clone(),
         view,
-        state,
         options,
-        stop,
-        deaths: 0,
-        up_before: false,
+        orders,
+        restarts: Restarts::default(),
+        durable: Durable::new(state),
+        vault: Vault::default(),
         ids: Vec::new(),
-        arguments: Vec::new(),
         ike: None,
-        listeners,
-        resolver: Resolver::default(),
-        initiators: InitiatorLog::default(),
-        log_dedup: LogDedup::default(),
-        news: listen_to_kernel(),
-        upkeep: Upkeep::default(),
-        // They may have changed while no control plane was there.
-        look_at_addresses_at: Some(Instant::now()),
-        looked_at_addresses: None,
         key_log,
-        requests,
-        hangups,
-        vault: persist::Vault::default(),
-        save_complaint: None,
+        peer_log: PeerLog::default(),
+        underlay,
+        port_is_chosen,
+        upkeep: Upkeep::default(),
+        listeners,
         runtime_dir,
     };
-    gateway.port500.keep(config).await;
-    gateway.resolver.keep(config);
     let result = gateway.run().await;
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(config.api_socket());
@@ -239,7 +208,7 @@ impl Gateway {
             match self.bring_up().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(mut plane)) => {
-                    self.up_before = true;
+                    self.restarts.up();
                     self.listeners.serve();
                     match self.watch(&mut plane).await {
                         Ended::Stop => return self.finish(plane).await,
@@ -251,17 +220,13 @@ impl Gateway {
                     }
                 }
                 // What cannot be started at all the first time is for people to repair.
-                Err(error) if !self.up_before => return Err(error),
+                Err(error) if !self.restarts.up_before() => return Err(error),
                 Err(error) => {
-                    self.deaths += 1;
+                    self.restarts.failed();
                     tracing::error!("the data plane could not be started again: {error:#}");
                 }
             }
-            let wait = restart_wait(self.deaths);
-            if !wait.is_zero() {
-                tracing::warn!("the data plane died {} times in a row: the next start is in {} s", self.deaths, wait.as_secs());
-            }
-            if !self.rest(wait).await {
+            if !self.rest(self.restarts.wait()).await {
                 return Ok(());
             }
         }
@@ -273,9 +238,9 @@ impl Gateway {
         loop {
             tokio::select! {
                 biased;
-                () = stopped(&mut self.stop) => return false,
-                Some(request) = self.requests.recv() => drop(self.answer(None, request).await),
-                _ = self.hangups.recv() => drop(self.reload_by_signal(None).await),
+                () = stopped(&mut self.orders.stop) => return false,
+                Some(request) = self.orders.requests.recv() => drop(self.answer(None, request).await),
+                _ = self.orders.hangups.recv() => drop(self.reload_by_signal(None).await),
                 () = tokio::time::sleep_until(until.into()) => return true,
             }
         }
@@ -297,15 +262,20 @@ impl Gateway {
         }
     }
 
+    /// The interface in the kernel, and what it should be like.
+    fn interface(&mut self) -> (&mut Upkeep, Should<'_>) {
+        let should = Should { config: &self.desired.config, ike: self.ike.as_ref(), news: self.underlay.news.as_ref() };
+        (&mut self.upkeep, should)
+    }
+
     /// Keeps the numbers of a data plane that died.
     fn bury(&mut self, mut plane: Plane, how: &str) {
         plane.log.forward();
         tracing::error!("{how}; the tunnel is down until it is back");
-        self.save_tops_or_say();
+        self.durable.note_tops_or_say(&self.view);
         self.view.detach();
-        self.arguments.clear();
         self.view.restarts.fetch_add(1, Ordering::Relaxed);
-        self.deaths = if plane.since.elapsed() >= HEALTHY { 1 } else { self.deaths + 1 };
+        self.restarts.died(plane.since.elapsed());
     }
 
     /// Ends a data plane because a reload needs another one.
@@ -314,14 +284,13 @@ impl Gateway {
             "the data plane (process {}) is replaced: all tunnels stand still until the next one is up",
             plane.process.pid
         );
-        self.save_tops_or_say();
+        self.durable.note_tops_or_say(&self.view);
         plane.process.stop().await;
         // After its end, the last numbers are in the memory that we still have.
-        self.save_tops_or_say();
+        self.durable.note_tops_or_say(&self.view);
         plane.log.forward();
         self.view.detach();
-        self.arguments.clear();
-        self.deaths = 0;
+        self.restarts.replaced();
     }
 
     /// The end: saves what must be saved, stops the data plane or leaves it.
@@ -329,7 +298,7 @@ impl Gateway {
         if !self.options.leave_dataplane {
             self.say_goodbye(&mut plane).await;
         }
-        let saved = self.save_tops();
+        let saved = self.durable.note_tops(&self.view);
         if self.options.leave_dataplane {
             self.view.detach();
             tracing::info!("stopped; the data plane (process {}) goes on without us", plane.process.pid);
@@ -338,7 +307,7 @@ impl Gateway {
         tracing::info!("stopping the data plane (process {})", plane.process.pid);
         let ending = plane.process.stop().await;
         // After its end, the last numbers are in the memory that we still have.
-        let saved = saved.and(self.save_tops());
+        let saved = saved.and(self.durable.note_tops(&self.view));
         plane.log.forward();
         self.view.detach();
         // It removes its socket itself, unless it had to be killed.
@@ -361,73 +330,4 @@ fn open_key_log(config: &Config) -> anyhow::Result<Option<KeyLogFiles>> {
     let files = KeyLogFiles::open(dir).context("ike.key_log_dir")?;
     tracing::warn!("KEY LOG: the keys of every SA are written to {}: {KEY_LOG_WARNING}", dir.display());
     Ok(Some(files))
-}
-
-/// Listens to the kernel. Without it, changes are found a little later.
-fn listen_to_kernel() -> Option<News> {
-    match News::open() {
-        Ok(news) => Some(news),
-        Err(error) => {
-            tracing::warn!("the kernel's news of links, addresses and routes cannot be heard: {error}");
-            None
-        }
-    }
-}
-
-/// How long to wait before a restart after so many deaths in a row.
-fn restart_wait(deaths: u32) -> Duration {
-    match deaths.checked_sub(FAST_RESTARTS) {
-        None | Some(0) => Duration::ZERO,
-        Some(slow) => Duration::from_secs(1 << (slow - 1).min(10)).min(RESTART_WAIT_MAX),
-    }
-}
-
-/// Nanoseconds since 1970, for [`crate::sequence`].
-fn clock_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Completes when told to stop.
-async fn stopped(stop: &mut channel::Receiver<bool>) {
-    // The sender lives as long as the runtime; if it were gone, stopping would be right too.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Signals that ask for the configuration to be read again. Others that would end a process by default end nothing here.
-fn reload_signals() -> anyhow::Result<Signal> {
-    // Once there is a handler, the default is gone for good; nobody has to listen.
-    for (kind, name) in
-        [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2"), (SignalKind::alarm(), "SIGALRM")]
-    {
-        drop(signal(kind).with_context(|| format!("catching {name}"))?);
-    }
-    signal(SignalKind::hangup()).context("catching SIGHUP")
-}
-
-fn stop_signals() -> anyhow::Result<channel::Receiver<bool>> {
-    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
-    let (sender, receiver) = channel::channel(false);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        sender.send_replace(true);
-        sender.closed().await;
-    });
-    Ok(receiver)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn restarts_are_fast_five_times_and_then_wait_up_to_thirty_seconds() {
-        let waits: Vec<u64> = (1..=13).map(|deaths| restart_wait(deaths).as_secs()).collect();
-        assert_eq!(waits, [0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 30, 30, 30]);
-        assert_eq!(restart_wait(u32::MAX), RESTART_WAIT_MAX);
-    }
 }

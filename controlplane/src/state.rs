@@ -96,6 +96,10 @@ impl State {
         Ok(state)
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The secret from which the tokens of quick crash detection are made (RFC 6290 §5.1); made when there is none.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ impl Gateway {
             What::Command(command, reply) => {
                 let answer = self.peer_of_ike(&peer).and_then(|id| {
                     tracing::info!(peer, "command: {command:?}");
-                    self.log_dedup.forget(id);
+                    self.peer_log.forget(id);
                     let ike = self.ike.as_mut().ok_or(RequestError::NotReady)?;
                     ike.command(id, command).map_err(|error| RequestError::Refused(format!("{peer}: {error}")))
                 });

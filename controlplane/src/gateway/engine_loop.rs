@@ -4,21 +4,16 @@
 use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IkeSpis, Transmit};
+use adit_engine::ike::{Event, Transmit};
 use adit_engine::path::{Hop, IKE_PORT, PathEvent};
-use adit_proto::control::{InjectHeader, Mode, PeerId};
+use adit_proto::control::{InjectHeader, Mode};
 use anyhow::Context;
 use zeroize::Zeroizing;
 
-use super::log_dedup::reason;
 use super::{Gateway, Plane};
 use crate::ike::Ike;
 use crate::netlink::KernelUnderlay;
 
-/// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
-/// than the second.
-const SETTLE: Duration = Duration::from_millis(100);
-const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
 /// How long the peers are told goodbye at the end.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -37,9 +32,9 @@ impl Gateway {
             ike.data_plane_restarted();
             return Ok(());
         }
-        let secret = Secret::copy_of(&self.state.crash_secret()?);
+        let secret = Secret::copy_of(&self.durable.state().crash_secret()?);
         let underlay = KernelUnderlay::open(&self.desired.config.interface.name).context("a netlink socket to ask for routes")?;
-        let mut ike = Ike::new(&self.desired.config, (&self.ids, self.resolver.known()), secret, Box::new(underlay))
+        let mut ike = Ike::new(&self.desired.config, (&self.ids, self.underlay.resolver.known()), secret, Box::new(underlay))
             .context("the configuration of IKE")?;
         if !left.is_empty() {
             ike.restore(left, live);
@@ -64,15 +59,17 @@ impl Gateway {
                 .for_each(|log| files.add(log));
         }
         if ike.unsaved() {
-            self.save_ike();
+            self.vault.save_ike(&self.view, ike);
         }
         self.pump(plane)?;
         // The peer may use what our message promises as soon as it has it.
         self.send_waiting(plane.command_queue.settled());
-        news.iter().for_each(|event| {
-            self.report(event);
+        for event in &news {
+            if let Some(ike) = &self.ike {
+                self.peer_log.tell(event, ike);
+            }
             self.look_again(event);
-        });
+        }
         if self.desired.config.mode == Mode::Ip && news.iter().any(|event| matches!(event, Event::Path(PathEvent::Set { .. }))) {
             self.upkeep.paths_changed();
         }
@@ -88,20 +85,13 @@ impl Gateway {
     /// Takes what came to the port without NAT traversal.
     pub(super) fn take_port500(&mut self) {
         if let Some(ike) = &mut self.ike {
-            self.port500.take(|came, datagram| ike.receive_port500(came, datagram));
+            self.underlay.port500.take(|came, datagram| ike.receive_port500(came, datagram));
         }
-    }
-
-    /// When the addresses of this machine are to be looked at, if they have changed.
-    pub(super) fn addresses_changed(&mut self) {
-        let soon = Instant::now() + SETTLE;
-        let at = self.looked_at_addresses.map_or(soon, |looked| soon.max(looked + ADDRESSES_EVERY));
-        self.look_at_addresses_at.get_or_insert(at);
     }
 
     /// Moves the SAs whose packets leave from another address now.
     pub(super) fn look_at_addresses(&mut self) {
-        (self.look_at_addresses_at, self.looked_at_addresses) = (None, Some(Instant::now()));
+        self.underlay.looked();
         self.look_for_peers();
         let moved = self.ike.as_mut().map_or(0, Ike::readdress);
         if moved > 0 {
@@ -117,7 +107,7 @@ impl Gateway {
     }
 
     fn send_waiting(&mut self, settled: bool) {
-        let (Some(ike), port500) = (&mut self.ike, &self.port500) else { return };
+        let (Some(ike), port500) = (&mut self.ike, &self.underlay.port500) else { return };
         self.view.with_master(|master| {
             while let Some(transmit) = ike.transmit(settled) {
                 if transmit.local.port() == IKE_PORT {
@@ -149,106 +139,6 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-
-    /// Writes into the log what has happened, each reason once.
-    fn report(&mut self, event: &Event) {
-        let now = Instant::now();
-        match event {
-            Event::State { peer, state, cause, spis } => self.tell_state(now, *peer, *state, cause.as_ref(), *spis),
-            Event::IkeUp { peer, spis, replaces } => {
-                if let Some(ike) = &self.ike
-                    && let Some(hop) = ike.hop(*peer)
-                {
-                    self.initiators.forget(hop.remote.ip());
-                }
-                match replaces {
-                    Some(old) => self.detail(*peer, &format!("IKE SA {spis} takes the place of {old}")),
-                    None => self.detail(*peer, &format!("IKE SA {spis} is up")),
-                }
-            }
-            Event::IkeDown { peer, spis, cause } => self.detail(*peer, &format!("IKE SA {spis} is gone: {cause}")),
-            Event::ChildFailed { peer, spis, cause } => {
-                let line = format!("no SA for the traffic: {cause}");
-                let is_news = self.log_dedup.is_news(now, *peer, &reason(cause), None, true);
-                let name = self.name_of(*peer);
-                if is_news {
-                    tracing::warn!(peer = name, ike = %spis, "{line}. `adit explain {name}` says more");
-                } else {
-                    tracing::debug!(peer = name, ike = %spis, "{line}");
-                }
-            }
-            Event::InstallInbound(keys) => self.detail(keys.peer, &installed("inbound", keys)),
-            Event::InstallOutbound(keys) => self.detail(keys.peer, &installed("outbound", keys)),
-            Event::RemoveInbound { peer, spi } => self.detail(*peer, &format!("inbound SA {:08x} removed", spi.0)),
-            Event::RemoveOutbound { peer, spi } => self.detail(*peer, &format!("outbound SA {:08x} removed", spi.0)),
-            Event::Path(PathEvent::Set { peer, path, hop, mtu, .. }) => {
-                let (name, path) = (self.name_of(*peer), path.index());
-                tracing::debug!(
-                    peer = name,
-                    "path {path} leads to {} from {}, with packets of {mtu} bytes",
-                    hop.remote,
-                    hop.local
-                );
-            }
-            Event::Path(PathEvent::Use { peer, path }) => {
-                let hop = self.ike.as_ref().and_then(|ike| ike.path(*peer, *path));
-                let to = hop.map_or(String::new(), |hop| format!(": at {} from {}", hop.remote, hop.local));
-                self.detail(*peer, &format!("is reached by path {} now{to}", path.index()));
-            }
-            Event::Path(PathEvent::BlackHole { peer, mtu, .. }) => {
-                let name = self.name_of(*peer);
-                tracing::warn!(
-                    peer = name,
-                    "packets above {mtu} bytes vanish on the way, smaller ones arrive: only these are sent from now on"
-                );
-            }
-            Event::Path(PathEvent::Peer { .. } | PathEvent::Remove { .. } | PathEvent::Echo { .. }) => {}
-            Event::Refused { from, why, more } => {
-                if let Some(line) = self.initiators.line(now, *from, why, *more) {
-                    tracing::warn!("{line}");
-                }
-            }
-            Event::KeyLog(_) => {}
-        }
-    }
-
-    fn tell_state(&mut self, now: Instant, peer: PeerId, state: ConnectionState, cause: Option<&Cause>, spis: Option<IkeSpis>) {
-        let failure = cause.is_some_and(|cause| !matches!(cause, Cause::Command | Cause::Replaced | Cause::Removed));
-        let line = match cause {
-            // What there is goes on.
-            Some(cause) if failure && state.is_up() => format!("could not be authenticated anew: {cause}"),
-            Some(cause) => format!("{}: {cause}", state.name()),
-            None => state.name().to_owned(),
-        };
-        // The same reason is the same news, whatever is done about it.
-        let reason = cause.filter(|_| failure).map(reason);
-        let is_news = self.log_dedup.is_news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);
-        let name = self.name_of(peer);
-        let ike = spis.map_or_else(|| "-".to_owned(), |spis| spis.to_string());
-        match (is_news, failure) {
-            (true, true) => tracing::warn!(peer = name, ike, "{line}. `adit explain {name}` says more"),
-            (true, false) => tracing::info!(peer = name, ike, "{line}"),
-            (false, _) => tracing::debug!(peer = name, ike, "{line}"),
-        }
-    }
-
-    /// What comes with every connection; while a peer does not come up for good, nobody wants to read it.
-    fn detail(&self, peer: PeerId, line: &str) {
-        let name = self.name_of(peer);
-        if self.log_dedup.is_failing(Instant::now(), peer) {
-            tracing::debug!(peer = name, "{line}");
-        } else {
-            tracing::info!(peer = name, "{line}");
-        }
-    }
-
-    fn name_of(&self, id: PeerId) -> &str {
-        self.ike.as_ref().and_then(|ike| ike.name(id)).unwrap_or("?")
-    }
-}
-
-fn installed(direction: &str, keys: &ChildKeys) -> String {
-    format!("{direction} SA {:08x} ({}) installed on lane {}", keys.spi.0, keys.suite, keys.lane)
 }
 
 /// Sends from the port that the data uses. False when there is no room now.

@@ -2,21 +2,19 @@
 //! used before it may be used: inbound SAs first, outbound ones once their sequence numbers are durable.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction};
+use adit_proto::control::{Command, Direction, PeerId, Spi};
 use anyhow::Context;
 
-use super::{Found, Gateway, Granted, Plane, clock_ns};
+use super::durable::clock_ns;
+use super::{Found, Gateway, Granted, Plane};
 use crate::dataplane::{self, Process};
 use crate::desired::static_key::WantedSa;
 use crate::reconcile::{self, Changes, InstalledState};
-use crate::sequence::{self, Grant};
+use crate::sequence;
 use crate::view::Attached;
-
-/// A clock that is behind the mark by more than this is worth a warning.
-const BEHIND_WARN_NS: u64 = 1_000_000_000;
 
 impl Gateway {
     /// Gives a data plane what the configuration says. On failure the process comes back, to be stopped or left.
@@ -25,18 +23,16 @@ impl Gateway {
         let started_here = installed.is_none();
         let installed = installed.unwrap_or_default();
         let live = master.live_sas();
-        self.arguments = arguments;
         // The engine knows the peers by their ids: they stay for as long as we run.
         if self.ids.is_empty() {
-            self.ids =
-                reconcile::peer_ids(&self.desired, &live, &installed, &BTreeSet::new(), dataplane::max_peers(&self.arguments));
+            self.ids = reconcile::peer_ids(&self.desired, &live, &installed, &BTreeSet::new(), dataplane::max_peers(&arguments));
         }
         if let Err(error) = self.ready_ike(&live, &ike) {
             return Err((process, error));
         }
         let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);
         self.view.attach(Attached { master, since: Instant::now(), started_here, peers });
-        let mut plane = Plane::new(process, log);
+        let mut plane = Plane::new(process, log, arguments);
         match self.fill_plane(&mut plane, &live, &installed).await {
             Ok(()) => Ok(plane),
             Err(error) => Err((plane.process, error)),
@@ -44,11 +40,13 @@ impl Gateway {
     }
 
     async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], installed: &InstalledState) -> anyhow::Result<()> {
+        let is_restart = self.restarts.up_before();
         if let Some(archive) = installed.archive.clone() {
             self.view.inherit(archive);
         }
         let (new, kept) = self.bring_plane(plane, live, installed).await?;
-        self.set_up_interface().await?;
+        let (upkeep, should) = self.interface();
+        upkeep.set_up(&should, is_restart).await?;
         if let Some(ike) = &mut self.ike {
             ike.start();
         }
@@ -72,9 +70,9 @@ impl Gateway {
         let Changes { before, install, keep } = reconcile::changes(&desired, live, installed, &ids, owned);
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
         plane.settled = false;
-        self.persist(self.installed_state().on_the_way_from(installed));
+        self.leave(self.installed_state(plane).on_the_way_from(installed));
         self.upkeep.replaces(installed.interface());
-        self.learn(live, installed);
+        self.durable.learn(&desired, live, installed);
         // Peers and paths first: SAs and selectors belong to a peer.
         if let Some(ike) = &mut self.ike {
             ike.remember(installed);
@@ -82,7 +80,7 @@ impl Gateway {
         }
         plane.command_queue.extend(before);
         for want in install.iter().map(|place| desired.sas[*place]).filter(|want| want.direction == Direction::Inbound) {
-            let sa = want.inbound(&desired.config, ids[want.peer], self.state.top(want.key_id));
+            let sa = want.inbound(&desired.config, ids[want.peer], self.durable.top(want.key_id));
             plane.command_queue.push(want.worker, Command::InboundSaInstall(sa));
         }
         self.pump(plane)?;
@@ -91,7 +89,7 @@ impl Gateway {
         plane.to_extend.clear();
         let new = install.iter().map(|place| desired.sas[*place]);
         let outbound: Vec<WantedSa> = new.filter(|want| want.direction == Direction::Outbound).collect();
-        let grants = self.grant(&outbound).await?;
+        let grants = self.durable.grant(&outbound).await?;
         for (want, grant) in outbound.iter().zip(grants) {
             let granted = Granted { key_id: want.key_id, worker: want.worker, end: grant.end };
             plane.granted.insert((ids[want.peer], want.spi), granted);
@@ -119,52 +117,36 @@ impl Gateway {
         if !std::mem::replace(&mut plane.was_ready, true) {
             tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
         }
-        self.persist(self.installed_state());
-    }
-
-    /// Sequence numbers for new outbound SAs, durable when this returns.
-    async fn grant(&mut self, wanted: &[WantedSa]) -> anyhow::Result<Vec<Grant>> {
-        let now = clock_ns();
-        let ids: Vec<_> = wanted.iter().map(|want| want.key_id).collect();
-        let grants: Vec<Grant> = ids.iter().map(|id| sequence::first(self.state.mark(*id), now)).collect();
-        let wait = grants.iter().map(|grant| grant.wait_ns(now)).max().unwrap_or(0);
-        tokio::time::sleep(Duration::from_nanos(wait)).await;
-        if let Some(behind) = grants.iter().map(|grant| grant.clock_behind_ns).max().filter(|behind| *behind > BEHIND_WARN_NS) {
-            tracing::warn!(
-                "the clock is {} s behind the sequence numbers in {}: it was set back. Do not lose that directory before it has caught up",
-                behind / 1_000_000_000,
-                self.desired.config.state_dir.display()
-            );
-        }
-        for (id, grant) in ids.iter().zip(&grants) {
-            self.state.raise_mark(*id, grant.end);
-        }
-        self.save()?;
-        Ok(grants)
+        self.leave(self.installed_state(plane));
     }
 
     /// Grants more numbers to all SAs that asked for them. One that cannot get them now is tried again later.
     pub(super) fn extend_all(&mut self, plane: &mut Plane) {
-        if plane.to_extend.is_empty() {
-            return;
+        let asking: Vec<((PeerId, Spi), Granted)> =
+            plane.to_extend.iter().filter_map(|name| Some((*name, *plane.granted.get(name)?))).collect();
+        if asking.is_empty() {
+            return plane.to_extend.clear();
         }
-        let now = clock_ns();
-        let mut limits = Vec::new();
-        for name in &plane.to_extend {
-            let Some(granted) = plane.granted.get(name) else { continue };
-            let end = sequence::extend(granted.end, self.state.mark(granted.key_id), now);
-            self.state.raise_mark(granted.key_id, end);
-            limits.push((*name, Granted { end, ..*granted }));
-        }
-        if let Err(error) = self.save() {
-            tracing::error!("no more sequence numbers can be granted: {error}");
-            return;
-        }
+        let ends = asking.iter().map(|(_, granted)| (granted.key_id, granted.end));
+        let ends = match self.durable.extend(ends) {
+            Ok(ends) => ends,
+            Err(error) => return tracing::error!("no more sequence numbers can be granted: {error}"),
+        };
         plane.to_extend.clear();
-        for ((peer, spi), granted) in limits {
-            plane.granted.insert((peer, spi), granted);
-            plane.command_queue.push(granted.worker, Command::SeqLimit { peer, spi, seq_limit: granted.end - 1 });
+        for (((peer, spi), granted), end) in asking.into_iter().zip(ends) {
+            plane.granted.insert((peer, spi), Granted { end, ..granted });
+            plane.command_queue.push(granted.worker, Command::SeqLimit { peer, spi, seq_limit: end - 1 });
         }
+    }
+
+    /// What the next control plane has to know about a data plane that has all it should have.
+    fn installed_state(&self, plane: &Plane) -> InstalledState {
+        InstalledState::of(&self.desired, plane.arguments.clone(), &self.ids)
+    }
+
+    /// Leaves that for it.
+    fn leave(&mut self, installed: InstalledState) {
+        self.vault.persist(installed, &self.view, self.ike.as_mut());
     }
 
     /// Sends what the rings take.

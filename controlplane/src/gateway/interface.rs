@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::Gateway;
+use crate::config::Config;
+use crate::ike::Ike;
 use crate::netlink::{Netlink, NetlinkError, News};
 use crate::reconcile::interface::{self, Installed, Step, Wanted};
 
@@ -34,6 +35,14 @@ pub(super) struct Upkeep {
     told: BTreeMap<String, Instant>,
     look_at: Option<Instant>,
     looked: Option<Instant>,
+}
+
+/// What the interface should be like, and who is to hear of it.
+pub(super) struct Should<'a> {
+    pub config: &'a Config,
+    /// Knows the sizes that the routes have.
+    pub ike: Option<&'a Ike>,
+    pub news: Option<&'a News>,
 }
 
 /// What came of bringing the interface to where it should be.
@@ -98,75 +107,73 @@ impl Upkeep {
         self.waits_for_bridge = outcome.missing_bridge.is_some();
         self.complaints = complaints;
     }
-}
 
-impl Gateway {
     /// Sets the interface up. Where that fails at a restart, the gateway is better off without a part of it than down: then
-    /// [`Gateway::tend_interface`] tries again.
+    /// [`Upkeep::tend`] tries again.
     ///
     /// # Errors
     /// At the first start, the first request that the kernel refused.
-    pub(super) async fn set_up_interface(&mut self) -> anyhow::Result<()> {
-        let outcome = self.bring_interface().await;
-        let name = self.desired.config.interface.name.clone();
+    pub(super) async fn set_up(&mut self, should: &Should<'_>, is_restart: bool) -> anyhow::Result<()> {
+        let name = &should.config.interface.name;
+        let outcome = self.bring(should).await;
         let mut outcome = outcome.with_context(|| format!("configuring the interface {name}"))?;
-        if !self.up_before && !outcome.failed.is_empty() {
+        if !is_restart && !outcome.failed.is_empty() {
             let (_, error) = outcome.failed.swap_remove(0);
             return Err(error).with_context(|| format!("configuring the interface {name}"));
         }
-        self.upkeep.complain(&name, &outcome);
+        self.complain(name, &outcome);
         Ok(())
     }
 
     /// Brings the interface to where a reload wants it. What cannot be done comes back, and is tried again.
-    pub(super) async fn reload_interface(&mut self) -> Vec<String> {
-        let name = self.desired.config.interface.name.clone();
-        match self.bring_interface().await {
+    pub(super) async fn reload(&mut self, should: &Should<'_>) -> Vec<String> {
+        let name = &should.config.interface.name;
+        match self.bring(should).await {
             Ok(outcome) => {
-                self.upkeep.complain(&name, &outcome);
-                self.upkeep.complaints.iter().cloned().collect()
+                self.complain(name, &outcome);
+                self.complaints.iter().cloned().collect()
             }
             Err(error) => vec![format!("configuring the interface {name}: {error:#}")],
         }
     }
 
     /// Looks at the interface and puts right what others have changed.
-    pub(super) async fn tend_interface(&mut self) {
-        self.upkeep.look_at = None;
+    pub(super) async fn tend(&mut self, should: &Should<'_>) {
+        self.look_at = None;
         // It is gone with the data plane, which has a watch of its own.
-        let waited = self.upkeep.waits_for_bridge;
-        let follows = std::mem::take(&mut self.upkeep.paths_changed);
-        let Ok(outcome) = self.bring_interface().await else { return };
-        let name = self.desired.config.interface.name.clone();
+        let waited = self.waits_for_bridge;
+        let follows = std::mem::take(&mut self.paths_changed);
+        let Ok(outcome) = self.bring(should).await else { return };
+        let name = &should.config.interface.name;
         // A bridge that was waited for and came is no fault.
         let expected = |step: &Step| waited && matches!(step, Step::Join(..)) || follows && matches!(step, Step::SetRoute(..));
         let is_fault = |step: &&Step| !expected(step);
         let faults: Vec<Step> = outcome.done.iter().filter(is_fault).cloned().collect();
         if !faults.is_empty() {
             let line = format!("the interface {name} was not as configured and was put right: {}", interface::summary(&faults));
-            if self.upkeep.is_news(&line, Instant::now()) {
+            if self.is_news(&line, Instant::now()) {
                 tracing::warn!("{line}");
             } else {
                 tracing::debug!("{line}");
             }
         }
-        self.upkeep.complain(&name, &outcome);
+        self.complain(name, &outcome);
     }
 
     /// Does everything that can be done.
     ///
     /// # Errors
     /// There is no such interface, or the kernel does not talk to us.
-    async fn bring_interface(&mut self) -> anyhow::Result<Outcome> {
-        let wanted = Wanted::of(&self.desired.config, |place| self.ike.as_ref().and_then(|ike| ike.inner_mtu(place)));
+    async fn bring(&mut self, should: &Should<'_>) -> anyhow::Result<Outcome> {
+        let wanted = Wanted::of(should.config, |place| should.ike.and_then(|ike| ike.inner_mtu(place)));
         let netlink = Netlink::open().context("opening a netlink socket")?;
         let mut outcome = Outcome::default();
         for _ in 0..PASSES {
             let (index, actual) = netlink.look(&wanted.name, wanted.bridge.as_deref()).await?;
-            if let Some(news) = &self.news {
+            if let Some(news) = should.news {
                 news.about(index);
             }
-            let plan = interface::plan(&wanted, &actual, &self.upkeep.installed);
+            let plan = interface::plan(&wanted, &actual, &self.installed);
             outcome.missing_bridge = plan.missing_bridge;
             let mut steps = plan.steps;
             steps.retain(|step| !outcome.failed.iter().any(|(failed, _)| failed == step));
@@ -180,20 +187,12 @@ impl Gateway {
                 }
             }
         }
-        self.upkeep.looked = Some(Instant::now());
+        self.looked = Some(Instant::now());
         if outcome.failed.is_empty() {
             // Nothing of ours is left there that is not wanted; what somebody adds from now on is theirs.
-            self.upkeep.installed = Installed::default();
+            self.installed = Installed::default();
         }
         Ok(outcome)
-    }
-}
-
-/// Waits for news of the kernel about the interface; for ever, where nobody listens.
-pub(super) async fn news(news: Option<&News>) {
-    match news {
-        Some(news) => news.interface().await,
-        None => std::future::pending().await,
     }
 }
 

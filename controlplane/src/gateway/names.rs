@@ -11,7 +11,7 @@ impl Gateway {
     pub(super) fn look_for_peers(&mut self) {
         let config = &self.desired.config;
         if let Some(ike) = &mut self.ike {
-            let moved = ike.look_for((config, &self.ids), self.resolver.known());
+            let moved = ike.look_for((config, &self.ids), self.underlay.resolver.known());
             if moved > 0 {
                 tracing::debug!("{moved} peers are looked for at other addresses now");
             }
@@ -23,7 +23,7 @@ impl Gateway {
         if let Event::State { peer, state: ConnectionState::Reconnecting, cause: Some(_), .. } = event
             && let Some(place) = self.place_of(*peer)
         {
-            self.resolver.again(&self.desired.config.peers[place]);
+            self.underlay.resolver.again(&self.desired.config.peers[place]);
         }
     }
 

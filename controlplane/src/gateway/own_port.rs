@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::Gateway;
+use super::{Gateway, Plane};
 use crate::config::Config;
 use crate::state::State;
 
@@ -53,7 +53,7 @@ impl Gateway {
         if !self.port_is_chosen || !taken || self.ike.is_some() {
             return Ok(false);
         }
-        let port = choose(config, &self.state)?;
+        let port = choose(config, self.durable.state())?;
         let mut desired = (*self.desired).clone();
         desired.config.listen.set_port(port);
         self.set_desired(desired);
@@ -67,9 +67,9 @@ impl Gateway {
     }
 
     /// Whether `listen` is on an interface that has another index by now: only another data plane can be there.
-    pub(super) fn listen_has_moved(&self) -> bool {
+    pub(super) fn listen_has_moved(&self, plane: &Plane) -> bool {
         let config = &self.desired.config;
-        let running = self.arguments.iter().find(|(flag, _)| flag == "--listen");
+        let running = plane.arguments.iter().find(|(flag, _)| flag == "--listen");
         let now = config.listen_interface.as_ref().and_then(|_| config.listen_now());
         matches!((running, now), (Some((_, running)), Some(now)) if *running != now.to_string())
     }

@@ -49,9 +49,10 @@ impl Gateway {
         let read = tokio::task::spawn_blocking(move || Desired::read(&file, &Machine::here()));
         let read = read.await.map_err(|error| RequestError::Refused(format!("the configuration cannot be read: {error}")))?;
         let mut read = read.map_err(|problems| RequestError::Unchecked(problems.to_string()))?;
-        let port_is_chosen = own_port::settle(&mut read.config, &self.state);
+        let port_is_chosen = own_port::settle(&mut read.config, self.durable.state());
         let port_is_chosen = port_is_chosen.map_err(|error| RequestError::Refused(format!("{error:#}")))?;
-        let reload = reload::plan(&self.desired, read, &self.arguments, options.restart_dataplane);
+        let arguments = plane.as_deref().map_or(&[][..], |plane| &plane.arguments);
+        let reload = reload::plan(&self.desired, read, arguments, options.restart_dataplane);
         let reload = reload.map_err(|refused| RequestError::Refused(refused.to_string()))?;
         let mut report = types::Reload {
             done: !options.dry_run,
@@ -80,22 +81,23 @@ impl Gateway {
         let (old, old_ids) = (self.desired.clone(), self.ids.clone());
         let new = Arc::new(reload.desired);
         let installed = match &plane {
-            Some(_) => self.vault.installed.clone(),
+            Some(_) => self.vault.installed().clone(),
             None => InstalledState::of(&old, Vec::new(), &old_ids),
         };
         if !old_ids.is_empty() {
+            let arguments = plane.as_deref().map_or(&[][..], |plane| &plane.arguments);
             let known = installed.without(&other_keys(&old, &new));
             let used: BTreeSet<_> = old_ids.iter().copied().collect();
-            self.ids = reconcile::peer_ids(&new, &[], &known, &used, dataplane::max_peers(&self.arguments));
+            self.ids = reconcile::peer_ids(&new, &[], &known, &used, dataplane::max_peers(arguments));
         }
         if let Some(ike) = &mut self.ike {
             problems.extend(ike.reconfigure(
                 (&old.config, &old_ids),
                 (&new.config, &self.ids),
-                (&reload.touched, self.resolver.known()),
+                (&reload.touched, self.underlay.resolver.known()),
             ));
             // A person has changed something of them: what follows is news.
-            old_ids.iter().chain(&self.ids).for_each(|id| self.log_dedup.forget(*id));
+            old_ids.iter().chain(&self.ids).for_each(|id| self.peer_log.forget(*id));
         }
         self.desired = new;
         let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);
@@ -107,12 +109,12 @@ impl Gateway {
             problems.push(format!("{error:#}. It is tried again"));
         }
         if plane.is_some() && !reload.replaces_dataplane {
-            problems.extend(self.reload_interface().await);
+            let (upkeep, should) = self.interface();
+            problems.extend(upkeep.reload(&should).await);
         }
         let desired = self.desired.clone();
         problems.extend(self.listeners.keep(&desired.config).await);
-        self.port500.keep(&desired.config).await;
-        self.resolver.keep(&desired.config);
+        self.underlay.keep(&desired.config).await;
         self.publish_ike();
         problems
     }
@@ -139,7 +141,7 @@ impl Gateway {
         if !plane.incomplete || !plane.command_queue.settled() {
             return;
         }
-        let installed = self.vault.installed.clone();
+        let installed = self.vault.installed().clone();
         match self.bring_reloaded(plane, &installed).await {
             Ok(()) => plane.incomplete = false,
             Err(error) => tracing::debug!("{error:#}"),

@@ -10,11 +10,13 @@ use adit_proto::control::Mode;
 use anyhow::{Context, bail};
 use zeroize::Zeroizing;
 
-use super::{Found, Gateway, stopped};
+use super::orders::stopped;
+use super::{Found, Gateway};
 use crate::config::{Config, MacText};
 use crate::dataplane::log::Tail;
 use crate::dataplane::{self, Ending, Process};
 use crate::netlink::Netlink;
+use crate::numbers::Numbers;
 use crate::reconcile::{self, InstalledState};
 use crate::vault::{self, Left};
 
@@ -73,6 +75,21 @@ impl Gateway {
             Err(error) => return Err(error.into()),
         }
         self.start(left).await
+    }
+
+    /// Ends a data plane that cannot be kept, and keeps what only its memory says.
+    async fn retire(&mut self, master: Master, mut process: Process, installed: InstalledState) -> anyhow::Result<()> {
+        // Before its end, in case ours comes first; after it, because it has worked until then.
+        self.durable.learn(&self.desired, &master.live_sas(), &installed);
+        self.durable.save()?;
+        process.stop().await;
+        self.durable.learn(&self.desired, &master.live_sas(), &installed);
+        self.durable.save()?;
+        if let Some(archive) = installed.archive.clone() {
+            self.view.inherit(archive);
+        }
+        self.view.add_totals(&Numbers::read(&master, &installed.peers().collect()));
+        Ok(())
     }
 
     fn adopt(&self, master: Master, process: Process, installed: InstalledState, ike: Zeroizing<Vec<u8>>) -> Found {
@@ -158,7 +175,7 @@ impl Gateway {
                     log.forward();
                     bail!("{}", cause(&log, ending));
                 }
-                () = stopped(&mut self.stop) => {
+                () = stopped(&mut self.orders.stop) => {
                     process.stop().await;
                     return Ok(None);
                 }

@@ -12,10 +12,10 @@ use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::orders::stopped;
 use super::watchdog::Watchdog;
-use super::{Ended, Gateway, Plane, engine_loop, interface, stopped};
+use super::{Ended, Gateway, Plane, engine_loop, underlay};
 use crate::ike::Ike;
-use crate::netlink::News;
 use crate::system;
 use crate::view::View;
 
@@ -71,7 +71,7 @@ impl Gateway {
             let waits = plane.command_queue.waits() || self.ike_waits(plane);
             let due = self.ike.as_ref().and_then(|ike| ike.due());
             tokio::select! {
-                () = stopped(&mut self.stop) => return Ok(Ended::Stop),
+                () = stopped(&mut self.orders.stop) => return Ok(Ended::Stop),
                 ending = plane.process.ended() => {
                     return Ok(Ended::Died(format!("the data plane (process {}) {ending}", plane.process.pid)));
                 }
@@ -94,18 +94,18 @@ impl Gateway {
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
                 () = engine_loop::due(due) => self.tick_ike(),
-                () = underlay_news(self.news.as_ref()) => self.addresses_changed(),
-                () = interface::news(self.news.as_ref()) => self.upkeep.news(),
+                () = underlay::address_news(self.underlay.news.as_ref()) => self.underlay.changed(),
+                () = underlay::interface_news(self.underlay.news.as_ref()) => self.upkeep.news(),
                 () = engine_loop::due(self.upkeep.due()) => self.tend_interface().await,
-                () = engine_loop::due(self.look_at_addresses_at) => self.look_at_addresses(),
-                () = self.port500.ready() => self.take_port500(),
-                () = self.resolver.news() => self.look_for_peers(),
-                Some(request) = self.requests.recv() => {
+                () = engine_loop::due(self.underlay.due()) => self.look_at_addresses(),
+                () = self.underlay.port500.ready() => self.take_port500(),
+                () = self.underlay.resolver.news() => self.look_for_peers(),
+                Some(request) = self.orders.requests.recv() => {
                     if self.answer(Some(plane), request).await {
                         return Ok(Ended::Replaced);
                     }
                 }
-                _ = self.hangups.recv() => {
+                _ = self.orders.hangups.recv() => {
                     if self.reload_by_signal(Some(plane)).await {
                         return Ok(Ended::Replaced);
                     }
@@ -117,7 +117,7 @@ impl Gateway {
                 }
                 _ = save.tick() => {
                     self.tend_interface().await;
-                    self.save_tops_or_say();
+                    self.durable.note_tops_or_say(&self.view);
                 }
                 _ = log.tick() => plane.log.forward(),
                 _ = traffic.tick() => self.watch_traffic(),
@@ -132,16 +132,16 @@ impl Gateway {
     async fn look(&mut self, plane: &mut Plane, watchdog: &mut Watchdog) -> anyhow::Result<Option<Ended>> {
         self.view.sample();
         self.count_ike();
-        self.tidy_vault();
+        self.vault.tidy(&self.view, self.ike.as_mut());
         self.extend_all(plane);
         self.pump(plane)?;
         anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
         self.runtime_dir.keep();
         let desired = self.desired.clone();
         self.listeners.keep(&desired.config).await;
-        self.port500.keep(&desired.config).await;
+        self.underlay.port500.keep(&desired.config).await;
         self.retry_reload(plane).await;
-        if self.listen_has_moved() {
+        if self.listen_has_moved(plane) {
             tracing::warn!("the interface in `listen` was made anew");
             return Ok(Some(Ended::Replaced));
         }
@@ -151,6 +151,11 @@ impl Gateway {
             return Ok(Some(Ended::Died(format!("the data plane (process {}) hung and was killed", plane.process.pid))));
         }
         Ok(None)
+    }
+
+    async fn tend_interface(&mut self) {
+        let (upkeep, should) = self.interface();
+        upkeep.tend(&should).await;
     }
 
     /// Whether a datagram of IKE found the ring full.
@@ -256,14 +261,6 @@ fn take_punt(view: &View, ike: &mut Option<Ike>, came: &PuntHeader, datagram: &[
         (Kind::Esp | Kind::Keepalive | Kind::Unknown | Kind::TooShort, _) => &view.ignored_other,
     };
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Waits until an address or a route of this machine changes; for ever, where nobody listens to the kernel.
-async fn underlay_news(news: Option<&News>) {
-    match news {
-        Some(news) => news.underlay().await,
-        None => std::future::pending().await,
-    }
 }
 
 fn timer(period: Duration) -> Interval {

@@ -1,0 +1,62 @@
+//! What people want of a running gateway: by signals, and through the API.
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch as channel};
+
+use crate::request::Request;
+
+/// Requests of the API that may wait; more wait in their connections.
+const REQUESTS_MAX: usize = 64;
+
+/// What was asked for and is not done yet.
+pub(super) struct Orders {
+    pub stop: channel::Receiver<bool>,
+    /// What the API wants.
+    pub requests: mpsc::Receiver<Request>,
+    /// Signals that ask for the configuration to be read again.
+    pub hangups: Signal,
+}
+
+impl Orders {
+    /// Catches the signals; requests come by the sender.
+    ///
+    /// # Errors
+    /// The system does not let signals be caught.
+    pub(super) fn open() -> anyhow::Result<(Orders, mpsc::Sender<Request>)> {
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        Ok((Orders { stop: stop_signals()?, requests, hangups: reload_signals()? }, sender))
+    }
+}
+
+/// Completes when told to stop.
+pub(super) async fn stopped(stop: &mut channel::Receiver<bool>) {
+    // The sender lives as long as the runtime; if it were gone, stopping would be right too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Signals that ask for the configuration to be read again. Others that would end a process by default end nothing here.
+fn reload_signals() -> anyhow::Result<Signal> {
+    // Once there is a handler, the default is gone for good; nobody has to listen.
+    for (kind, name) in
+        [(SignalKind::user_defined1(), "SIGUSR1"), (SignalKind::user_defined2(), "SIGUSR2"), (SignalKind::alarm(), "SIGALRM")]
+    {
+        drop(signal(kind).with_context(|| format!("catching {name}"))?);
+    }
+    signal(SignalKind::hangup()).context("catching SIGHUP")
+}
+
+fn stop_signals() -> anyhow::Result<channel::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
+    let (sender, receiver) = channel::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        sender.send_replace(true);
+        sender.closed().await;
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,130 @@
+//! What the log says of the peers: each reason once, and what comes with every connection only while all is well.
+
+use std::time::Instant;
+
+use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IkeSpis};
+use adit_engine::path::PathEvent;
+use adit_proto::control::PeerId;
+
+use super::log_dedup::{InitiatorLog, LogDedup, reason};
+use crate::ike::Ike;
+
+/// What was said of the peers, and of those who are none.
+#[derive(Debug, Default)]
+pub struct PeerLog {
+    said: LogDedup,
+    initiators: InitiatorLog,
+}
+
+impl PeerLog {
+    /// Writes into the log what has happened, each reason once.
+    pub fn tell(&mut self, event: &Event, ike: &Ike) {
+        let now = Instant::now();
+        match event {
+            Event::State { peer, state, cause, spis } => {
+                self.tell_state(now, (*peer, name_of(ike, *peer)), *state, cause.as_ref(), *spis)
+            }
+            Event::IkeUp { peer, spis, replaces } => {
+                if let Some(hop) = ike.hop(*peer) {
+                    self.initiators.forget(hop.remote.ip());
+                }
+                match replaces {
+                    Some(old) => self.detail(now, *peer, ike, &format!("IKE SA {spis} takes the place of {old}")),
+                    None => self.detail(now, *peer, ike, &format!("IKE SA {spis} is up")),
+                }
+            }
+            Event::IkeDown { peer, spis, cause } => self.detail(now, *peer, ike, &format!("IKE SA {spis} is gone: {cause}")),
+            Event::ChildFailed { peer, spis, cause } => {
+                let line = format!("no SA for the traffic: {cause}");
+                let is_news = self.said.is_news(now, *peer, &reason(cause), None, true);
+                let name = name_of(ike, *peer);
+                if is_news {
+                    tracing::warn!(peer = name, ike = %spis, "{line}. `adit explain {name}` says more");
+                } else {
+                    tracing::debug!(peer = name, ike = %spis, "{line}");
+                }
+            }
+            Event::InstallInbound(keys) => self.detail(now, keys.peer, ike, &installed("inbound", keys)),
+            Event::InstallOutbound(keys) => self.detail(now, keys.peer, ike, &installed("outbound", keys)),
+            Event::RemoveInbound { peer, spi } => self.detail(now, *peer, ike, &format!("inbound SA {:08x} removed", spi.0)),
+            Event::RemoveOutbound { peer, spi } => self.detail(now, *peer, ike, &format!("outbound SA {:08x} removed", spi.0)),
+            Event::Path(PathEvent::Set { peer, path, hop, mtu, .. }) => {
+                let (name, path) = (name_of(ike, *peer), path.index());
+                tracing::debug!(
+                    peer = name,
+                    "path {path} leads to {} from {}, with packets of {mtu} bytes",
+                    hop.remote,
+                    hop.local
+                );
+            }
+            Event::Path(PathEvent::Use { peer, path }) => {
+                let hop = ike.path(*peer, *path);
+                let to = hop.map_or(String::new(), |hop| format!(": at {} from {}", hop.remote, hop.local));
+                self.detail(now, *peer, ike, &format!("is reached by path {} now{to}", path.index()));
+            }
+            Event::Path(PathEvent::BlackHole { peer, mtu, .. }) => {
+                let name = name_of(ike, *peer);
+                tracing::warn!(
+                    peer = name,
+                    "packets above {mtu} bytes vanish on the way, smaller ones arrive: only these are sent from now on"
+                );
+            }
+            Event::Path(PathEvent::Peer { .. } | PathEvent::Remove { .. } | PathEvent::Echo { .. }) => {}
+            Event::Refused { from, why, more } => {
+                if let Some(line) = self.initiators.line(now, *from, why, *more) {
+                    tracing::warn!("{line}");
+                }
+            }
+            Event::KeyLog(_) => {}
+        }
+    }
+
+    fn tell_state(
+        &mut self,
+        now: Instant,
+        (peer, name): (PeerId, &str),
+        state: ConnectionState,
+        cause: Option<&Cause>,
+        spis: Option<IkeSpis>,
+    ) {
+        let failure = cause.is_some_and(|cause| !matches!(cause, Cause::Command | Cause::Replaced | Cause::Removed));
+        let line = match cause {
+            // What there is goes on.
+            Some(cause) if failure && state.is_up() => format!("could not be authenticated anew: {cause}"),
+            Some(cause) => format!("{}: {cause}", state.name()),
+            None => state.name().to_owned(),
+        };
+        // The same reason is the same news, whatever is done about it.
+        let reason = cause.filter(|_| failure).map(reason);
+        let is_news = self.said.is_news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);
+        let ike = spis.map_or_else(|| "-".to_owned(), |spis| spis.to_string());
+        match (is_news, failure) {
+            (true, true) => tracing::warn!(peer = name, ike, "{line}. `adit explain {name}` says more"),
+            (true, false) => tracing::info!(peer = name, ike, "{line}"),
+            (false, _) => tracing::debug!(peer = name, ike, "{line}"),
+        }
+    }
+
+    /// What comes with every connection; while a peer does not come up for good, nobody wants to read it.
+    fn detail(&self, now: Instant, peer: PeerId, ike: &Ike, line: &str) {
+        let name = name_of(ike, peer);
+        if self.said.is_failing(now, peer) {
+            tracing::debug!(peer = name, "{line}");
+        } else {
+            tracing::info!(peer = name, "{line}");
+        }
+    }
+
+    /// A person has given a command about the peer, or changed it: what follows is news.
+    pub fn forget(&mut self, peer: PeerId) {
+        self.said.forget(peer);
+    }
+}
+
+fn name_of(ike: &Ike, id: PeerId) -> &str {
+    ike.name(id).unwrap_or("?")
+}
+
+fn installed(direction: &str, keys: &ChildKeys) -> String {
+    format!("{direction} SA {:08x} ({}) installed on lane {}", keys.spi.0, keys.suite, keys.lane)
+}

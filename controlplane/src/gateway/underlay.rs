@@ -1,0 +1,91 @@
+//! The network around the gateway: what the kernel says of it, what the names of endpoints stand for, and the port on which IKE may
+//! begin.
+
+use std::time::{Duration, Instant};
+
+use super::port500::Port500;
+use crate::config::Config;
+use crate::netlink::News;
+use crate::resolve::Resolver;
+
+/// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
+/// than the second.
+const SETTLE: Duration = Duration::from_millis(100);
+const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
+/// What is heard of the network, and what is open there besides the port of the data.
+pub(super) struct Underlay {
+    /// What the kernel says of links, addresses and routes.
+    pub news: Option<News>,
+    /// What the names of endpoints stand for.
+    pub resolver: Resolver,
+    /// The port on which IKE begins without NAT traversal.
+    pub port500: Port500,
+    /// When the addresses are to be looked at, and were looked at last.
+    look_at: Option<Instant>,
+    looked: Option<Instant>,
+}
+
+impl Underlay {
+    /// Begins to listen. Addresses may have changed while no control plane was there: they are looked at first.
+    pub(super) async fn open(config: &Config) -> Underlay {
+        let mut underlay = Underlay {
+            news: listen_to_kernel(),
+            resolver: Resolver::default(),
+            port500: Port500::default(),
+            look_at: Some(Instant::now()),
+            looked: None,
+        };
+        underlay.keep(config).await;
+        underlay
+    }
+
+    /// As the configuration wants it.
+    pub(super) async fn keep(&mut self, config: &Config) {
+        self.port500.keep(config).await;
+        self.resolver.keep(config);
+    }
+
+    /// When the addresses of this machine are to be looked at, if they have changed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// The kernel has news of them.
+    pub(super) fn changed(&mut self) {
+        let soon = Instant::now() + SETTLE;
+        let at = self.looked.map_or(soon, |looked| soon.max(looked + ADDRESSES_EVERY));
+        self.look_at.get_or_insert(at);
+    }
+
+    /// They are looked at now.
+    pub(super) fn looked(&mut self) {
+        (self.look_at, self.looked) = (None, Some(Instant::now()));
+    }
+}
+
+/// Listens to the kernel. Without it, changes are found a little later.
+fn listen_to_kernel() -> Option<News> {
+    match News::open() {
+        Ok(news) => Some(news),
+        Err(error) => {
+            tracing::warn!("the kernel's news of links, addresses and routes cannot be heard: {error}");
+            None
+        }
+    }
+}
+
+/// Waits until an address or a route of this machine changes; for ever, where nobody listens to the kernel.
+pub(super) async fn address_news(news: Option<&News>) {
+    match news {
+        Some(news) => news.underlay().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for news of the kernel about the interface; for ever, where nobody listens.
+pub(super) async fn interface_news(news: Option<&News>) {
+    match news {
+        Some(news) => news.interface().await,
+        None => std::future::pending().await,
+    }
+}
