@@ -21,14 +21,3 @@ pub use private_key::{AuthData, PrivateKey, SignError};
 pub use public_key::{KeyError, KeyKind, PublicKey, VerifyError};
 pub use secret::Secret;
 pub use signature::{SignatureAlgorithm, SignatureDataError};
-
-/// Why a computation of our own came to nothing: no fault of the peer's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CryptoError {
-    #[error(transparent)]
-    KeyExchange(#[from] KeyExchangeError),
-    #[error(transparent)]
-    Aead(#[from] AeadError),
-    #[error(transparent)]
-    Sign(#[from] SignError),
-}

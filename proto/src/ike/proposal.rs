@@ -99,11 +99,6 @@ impl Transform {
         }
     }
 
-    /// Whether it has an attribute other than one key length: then it is not to be chosen (RFC 7296 §3.3.6).
-    pub fn has_unknown_attributes(&self) -> bool {
-        !self.attributes.is_empty() && self.key_bits().is_none()
-    }
-
     /// The name of the algorithm, without its attributes.
     pub fn id_name(&self) -> Option<&'static str> {
         match self.kind {

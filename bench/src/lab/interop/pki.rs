@@ -9,9 +9,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, PublicKeyData, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose, SanType};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -120,11 +118,6 @@ impl SigningKey {
     /// PKCS #8, PEM.
     pub fn private_pem(&self) -> String {
         self.0.serialize_pem()
-    }
-
-    /// SubjectPublicKeyInfo, DER: what RFC 7670 sends as a raw public key.
-    pub fn public_der(&self) -> Vec<u8> {
-        self.0.subject_public_key_info()
     }
 
     /// SubjectPublicKeyInfo, PEM.

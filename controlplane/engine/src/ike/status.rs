@@ -110,8 +110,6 @@ pub struct Sizes {
     pub half_open: usize,
     /// Installed, about to be, or draining.
     pub inbound_spis: usize,
-    /// IKE_SA_INIT requests that would be recognised if they came again.
-    pub remembered_requests: usize,
     pub refusals: usize,
 }
 
@@ -185,7 +183,6 @@ impl Endpoint {
             ike_sas: self.sas.len(),
             half_open: self.half_open(),
             inbound_spis: self.shared.spis.iter().count(),
-            remembered_requests: self.inits.len(),
             refusals: self.refusals.len(),
         }
     }

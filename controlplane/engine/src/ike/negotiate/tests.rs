@@ -1,5 +1,7 @@
 //! Tests of the choice of algorithms.
 
+use adit_proto::ike::{Attribute, AttributeType, AttributeValue};
+
 use super::*;
 use crate::crypto::KeyExchangeMethod::{EcpP384, MlKem768, X25519};
 
@@ -40,4 +42,22 @@ fn whoever_can_do_without_takes_either() {
     assert_eq!(chosen(&[proposal(&[&[Some(MlKem768)]])]), [MlKem768]);
     assert_eq!(chosen(&[proposal(&[&[Some(MlKem768), None]])]), [MlKem768]);
     assert_eq!(chosen(&[proposal(&[&[Some(EcpP384), None]])]), []);
+}
+
+/// RFC 7296 §3.3.6: a transform with an attribute that we do not know is not chosen.
+#[test]
+fn an_attribute_that_nobody_knows_spoils_its_transform_alone() {
+    let ours = ike_alternatives(&[proposal(&[])]);
+    let mut theirs = offer(&ours, Vec::new());
+    let attribute = Attribute { kind: AttributeType(13), value: AttributeValue::Short(7) };
+    for place in 0..theirs[0].transforms.len() {
+        let plain = theirs[0].transforms[place].clone();
+        theirs[0].transforms[place].attributes.push(attribute.clone());
+        assert!(choose(&ours, &theirs, Some(X25519)).is_err(), "{}", theirs[0]);
+        theirs[0].transforms.push(plain.clone());
+        let chosen = choose(&ours, &theirs, Some(X25519)).expect("one without it is offered, too");
+        assert!(chosen.transforms.iter().all(|transform| !transform.attributes.contains(&attribute)));
+        theirs[0].transforms.pop();
+        theirs[0].transforms[place] = plain;
+    }
 }
