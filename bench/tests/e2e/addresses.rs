@@ -19,14 +19,20 @@ const OUTAGE_MAX: Duration = Duration::from_secs(10);
 
 /// Two gateways that send from whatever address they have; the first one connects. Without dead peer detection, which would show a
 /// change as well.
-fn lab(more: &str) -> Result<Lab> {
+fn prepared(more: &str) -> Result<Lab> {
     let roles = ["initiator", "responder"].map(|role| format!("role: {role}, dpd_s: 0{more}"));
-    let mut lab = Lab::prepare(&options(&[&roles[0], &roles[1]]))?;
+    let lab = Lab::prepare(&options(&[&roles[0], &roles[1]]))?;
     for gateway in &lab.gateways {
         edit(gateway, &format!("listen: \"192.0.2.{}:4500\"", gateway.number), "listen: 0.0.0.0:4500")?;
     }
     let keys = lab.dir().join("keys");
     edit(lab.a(), "peers:\n", &format!("ike: {{ key_log_dir: {} }}\npeers:\n", keys.display()))?;
+    Ok(lab)
+}
+
+/// They are connected.
+fn lab(more: &str) -> Result<Lab> {
+    let mut lab = prepared(more)?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;
     }
@@ -103,4 +109,32 @@ fn without_mobike_a_sign_of_life_shows_the_new_address() -> Result<()> {
     wait_until("packets pass", SOON, || Ok(reaches(&lab.b().netns, lab.a().inner()).is_ok())).with_context(|| lab.logs())?;
     ensure!([spis(lab.a())?.0, spis(lab.b())?.0] == before, "another IKE SA\n{}", lab.logs());
     Ok(())
+}
+
+#[test]
+fn answers_stay_at_the_address_that_was_hit() -> Result<()> {
+    let mut lab = prepared("")?;
+    // The kernel of the second gateway prefers its first address; its peer knows the second one alone.
+    lab.b().netns.address(WAN, "192.0.2.22/24")?;
+    edit(lab.a(), "\"192.0.2.2:4500\"", "\"192.0.2.22:4500\"")?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let prober = lab.a().netns.enter(|| Prober::start(lab.b().inner().into(), Duration::from_millis(10)))?;
+    for number in 1..=3 {
+        // News of addresses makes a gateway look at its paths again.
+        lab.b().netns.run(&format!("ip address add 198.18.0.{number}/32 dev lo"))?;
+        let answered = prober.so_far().1;
+        wait_until("a second of pings", SOON, || Ok(prober.so_far().1 > answered + 100)).with_context(|| lab.logs())?;
+        ensure!(path(lab.a())? == ["192.0.2.1:4500", "192.0.2.22:4500"], "{:?}\n{}", path(lab.a())?, lab.logs());
+        ensure!(path(lab.b())? == ["192.0.2.22:4500", "192.0.2.1:4500"], "{:?}\n{}", path(lab.b())?, lab.logs());
+    }
+    ensure!(prober.stop(Duration::from_secs(2))?.longest_outage < Duration::from_secs(1), "{}", lab.logs());
+    // Once it is gone the other one is used.
+    lab.b().netns.run(&format!("ip address del 192.0.2.22/24 dev {WAN}"))?;
+    wait_until("both know the way", SOON, || {
+        Ok(path(lab.a())? == ["192.0.2.1:4500", "192.0.2.2:4500"] && path(lab.b())? == ["192.0.2.2:4500", "192.0.2.1:4500"])
+    })
+    .with_context(|| lab.logs())
 }

@@ -18,6 +18,7 @@ mod mtu;
 mod origin;
 mod peer;
 mod proof;
+mod routes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -350,51 +351,6 @@ impl Paths {
         self.set_timer(now, id);
     }
 
-    /// Addresses or routes of this machine have changed.
-    pub fn underlay_changed(&mut self, now: Instant) {
-        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.look_again(now, id));
-    }
-
-    fn look_again(&mut self, now: Instant, id: PeerId) {
-        self.look_at_routes(now, id);
-        let Some(peer) = self.peers.get(&id) else { return };
-        let used = peer.ike.or(peer.esp);
-        let hop = used.and_then(|path| peer.get(path)).map(|entry| entry.hop);
-        if let (Some(hop), false) = (hop, peer.terms.local_fixed) {
-            let unspecified = if hop.remote.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
-            let free = Hop { local: SocketAddr::new(unspecified, hop.local.port()), ..hop };
-            // Without a way there is nothing to be said, until there is one.
-            if let Ok(fit) = self.fit(free)
-                && fit.hop != hop
-                && !fit.hop.local.ip().is_unspecified()
-                && self.decide(now, id, fit.hop).is_ok()
-            {
-                self.wishes.push_back(Wish::Moved { peer: id });
-            }
-        }
-        self.tell(id);
-        self.set_timer(now, id);
-    }
-
-    /// Asks again what the kernel knows of the MTU of a peer's paths: a router may have said something.
-    fn look_at_routes(&mut self, now: Instant, id: PeerId) {
-        for path in PathId::all() {
-            let Some(hop) = self.peers.get(&id).and_then(|peer| peer.get(path)).map(|entry| entry.hop) else { continue };
-            let Ok(fit) = self.fit(hop) else { continue };
-            if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
-                entry.mtu.set_route(now, fit.mtu, fit.link_mtu);
-            }
-        }
-    }
-
-    /// The kernel did not send something to the peer, an echo or a packet: too big for what it knows of the route by now.
-    pub fn handle_unsent(&mut self, now: Instant, id: PeerId) {
-        self.look_at_routes(now, id);
-        self.tell(id);
-        self.set_timer(now, id);
-    }
-
     /// Nothing is left of a peer. The data plane forgets its paths with it.
     pub fn remove(&mut self, id: PeerId) {
         self.peers.remove(&id);
@@ -490,7 +446,9 @@ impl Paths {
         if moves == Moves::Both {
             peer.ike = Some(path);
             peer.wanted = None;
+            self.note_choice(id);
         }
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let moved = moves != Moves::Nothing && peer.esp.replace(path) != Some(path);
         self.tell(id);
         if moved {

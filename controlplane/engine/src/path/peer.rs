@@ -88,7 +88,16 @@ pub(super) struct PeerPaths {
     /// Where the peer was seen last: an older sign that is proven late moves nothing.
     pub latest: Option<PathId>,
     pub wanted: Option<Wanted>,
+    /// The source that the kernel would choose for the way that IKE goes by, and towards whom, as it was looked up last.
+    pub choice: Option<Choice>,
     pub proofs: Bucket,
+}
+
+/// What the kernel chooses where nobody says from which address a datagram is to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Choice {
+    pub remote: IpAddr,
+    pub source: IpAddr,
 }
 
 impl PeerPaths {
@@ -103,6 +112,7 @@ impl PeerPaths {
             ike: None,
             latest: None,
             wanted: None,
+            choice: None,
             proofs: Bucket::new(PROOFS_PER_SECOND),
         }
     }
