@@ -5,11 +5,13 @@
 //! | `192.0.2.1`, `2001:db8::1` | an address |
 //! | `ops@example.org` | an e-mail address |
 //! | `C=CH, O=Example, CN=gw` | a distinguished name, [`dn`] |
-//! | `keyid:6f707320` | opaque bytes, in hexadecimal digits |
+//! | `keyid:00ff20`, `keyid:0x00ff20` | opaque bytes, in hexadecimal digits |
+//! | `keyid:branch-7` | the bytes of that text, where it is no number of pairs of hexadecimal digits |
 //! | `gw.example.org` | any other: a domain name |
 //! | `fqdn:`, `email:`, `ip:`, `dn:` and text | that type, whatever the text looks like: `fqdn:192.0.2.2` |
+//! | `@gw`, `@@ops@example.org`, `@#00ff20` | `fqdn:`, `email:` and `keyid:`, as strongSwan writes them |
 //!
-//! A name is shown with its type where it would be read as something else without it.
+//! A name is shown with its type where it would be read as something else without it; what is shown can be written.
 //!
 //! What a peer may be is a [`Pattern`]: one identity, all under a domain, or anybody.
 
@@ -29,6 +31,8 @@ pub use pattern::Pattern;
 
 /// Longest identity that is accepted, in bytes. It goes into logs and answers, and no name in use comes near.
 pub const IDENTITY_LEN_MAX: usize = 1024;
+/// Longest text of one: what does not show takes a few characters for each byte.
+const TEXT_LEN_MAX: usize = 4 * IDENTITY_LEN_MAX;
 
 /// An identity. Two are equal when they name the same peer: the case of domains and of the text in distinguished names does
 /// not matter.
@@ -57,8 +61,10 @@ pub enum IdentityError {
     TypedFqdn(String),
     #[error("the e-mail address {0:?}; it must have one '@' with text on both sides, and no white space")]
     Email(String),
-    #[error("{0:?} after keyid:; an even number of hexadecimal digits must stand there")]
+    #[error("{0:?} after keyid:; text without white space, or an even number of hexadecimal digits, must stand there")]
     KeyId(String),
+    #[error("an odd number of hexadecimal digits after keyid:; for the text {text:?} write keyid:{digits}")]
+    OddKeyId { text: String, digits: String },
     #[error("the distinguished name {name:?}: {fault}")]
     Dn { name: String, fault: dn::DnFault },
     /// Of an ID payload.
@@ -144,29 +150,37 @@ impl FromStr for Identity {
         let text = text.trim();
         match text.len() {
             0 => return Err(IdentityError::Empty),
-            len if len > IDENTITY_LEN_MAX => return Err(IdentityError::TooLong(len)),
+            len if len > TEXT_LEN_MAX => return Err(IdentityError::TooLong(len)),
             _ => {}
         }
-        if let Some((id_type, name)) =
-            text.split_once(':').and_then(|(id_type, name)| Some((Typed::of(id_type)?, name.trim_start())))
-        {
-            return id_type.read(name);
+        let identity = read(text)?;
+        match identity.to_payload().data.len() {
+            len if len > IDENTITY_LEN_MAX => Err(IdentityError::TooLong(len)),
+            _ => Ok(identity),
         }
-        if let Ok(address) = text.parse() {
-            return Ok(Identity::Ip(address));
-        }
-        // Before the '@': emailAddress=ops@example.org is a name with an attribute.
-        if text.contains('=') {
-            return Typed::Dn.read(text);
-        }
-        if text.contains('@') {
-            return email(text);
-        }
-        let allowed = |character: &char| character.is_ascii_alphanumeric() || "-_.".contains(*character);
-        match text.chars().find(|character| !allowed(character)) {
-            Some(character) => Err(IdentityError::FqdnCharacter { name: text.to_owned(), character }),
-            None => Ok(Identity::Fqdn(text.to_owned())),
-        }
+    }
+}
+
+/// Reads what is neither empty nor too long.
+fn read(text: &str) -> Result<Identity, IdentityError> {
+    let typed = text.split_once(':').and_then(|(word, name)| Some((Typed::of(word)?, name.trim_start())));
+    if let Some((id_type, name)) = typed.or_else(|| Typed::of_strongswan(text)) {
+        return id_type.read(name);
+    }
+    if let Ok(address) = text.parse() {
+        return Ok(Identity::Ip(address));
+    }
+    // Before the '@': emailAddress=ops@example.org is a name with an attribute.
+    if text.contains('=') {
+        return Typed::Dn.read(text);
+    }
+    if text.contains('@') {
+        return email(text);
+    }
+    let allowed = |character: &char| character.is_ascii_alphanumeric() || "-_.".contains(*character);
+    match text.chars().find(|character| !allowed(character)) {
+        Some(character) => Err(IdentityError::FqdnCharacter { name: text.to_owned(), character }),
+        None => Ok(Identity::Fqdn(text.to_owned())),
     }
 }
 
@@ -196,6 +210,9 @@ impl fmt::Display for Identity {
             Identity::Dn(dn) => dn.fmt(f),
             Identity::KeyId(bytes) => {
                 f.write_str("keyid:")?;
+                if let Some(text) = std::str::from_utf8(bytes).ok().filter(|text| key_id(text).as_ref() == Ok(self)) {
+                    return f.write_str(text);
+                }
                 bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
             }
         }
@@ -246,12 +263,38 @@ impl Typed {
             Typed::Email if is_clean(text) => Ok(Identity::Email(text.to_owned())),
             Typed::Email => Err(IdentityError::Email(text.to_owned())),
             Typed::Dn => text.parse().map(Identity::Dn).map_err(|fault| IdentityError::Dn { name: text.to_owned(), fault }),
-            Typed::KeyId => {
-                let bytes = hex::decode(text).filter(|bytes| !bytes.is_empty());
-                bytes.map(Identity::KeyId).ok_or_else(|| IdentityError::KeyId(text.to_owned()))
-            }
+            Typed::KeyId => key_id(text),
         }
     }
+
+    /// `@`, `@@` and `@#` in front of a name say its type.
+    fn of_strongswan(text: &str) -> Option<(Typed, &str)> {
+        let name = text.strip_prefix('@')?;
+        Some(match (name.strip_prefix('@'), name.strip_prefix('#')) {
+            (Some(address), _) => (Typed::Email, address),
+            // With the sign, which says that these are digits.
+            (_, Some(_)) => (Typed::KeyId, name),
+            (None, None) => (Typed::Fqdn, name),
+        })
+    }
+}
+
+/// Digits, marked as such or an even number of them; otherwise the bytes of the text.
+fn key_id(text: &str) -> Result<Identity, IdentityError> {
+    let fault = || IdentityError::KeyId(text.to_owned());
+    let marked = ["0x", "0X", "#"].iter().find_map(|mark| text.strip_prefix(mark));
+    let digits = marked.unwrap_or(text);
+    if let Some(bytes) = hex::decode(digits).filter(|bytes| !bytes.is_empty()) {
+        return Ok(Identity::KeyId(bytes));
+    }
+    if marked.is_some() || text.is_empty() || !is_clean(text) {
+        return Err(fault());
+    }
+    if text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let digits = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        return Err(IdentityError::OddKeyId { text: text.to_owned(), digits });
+    }
+    Ok(Identity::KeyId(text.as_bytes().to_vec()))
 }
 
 /// What a name is read as without its type.

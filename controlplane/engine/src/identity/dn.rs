@@ -2,6 +2,16 @@
 //!
 //! Written with the widest part first, as certificates hold them and `openssl x509 -subject` shows them. A name in the other
 //! order (RFC 4514) is the same name when a peer's is compared with it, but would be sent in the order in which it is written.
+//!
+//! | written | means |
+//! |---|---|
+//! | `O=Example\, Inc.`, `O="Example, Inc."` | a value with a separator in it (RFC 4514 §2.4, RFC 2253 §4) |
+//! | `CN=Z\C3\BCrich` | bytes of UTF-8 |
+//! | `2.5.4.20=#0c023432` | any value, as its DER |
+//! | `CN=*` | any value, of a pattern; the character itself is `\2A` |
+//! | `/C=CH/O=Example/CN=gw` | the same as `C=CH, O=Example, CN=gw` |
+//!
+//! What is shown can be written.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,6 +20,8 @@ use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::der::asn1::{Any, ObjectIdentifier, SetOfVec};
 use x509_cert::der::{Decode, Encode, Tag, Tagged};
 use x509_cert::name::{Name, RdnSequence, RelativeDistinguishedName};
+
+use crate::hex;
 
 const COUNTRY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.6");
 const SERIAL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.5");
@@ -29,7 +41,11 @@ const ATTRIBUTES: &[(&str, ObjectIdentifier)] = &[
     ("O", ObjectIdentifier::new_unwrap("2.5.4.10")),
     ("OU", ObjectIdentifier::new_unwrap("2.5.4.11")),
     ("T", ObjectIdentifier::new_unwrap("2.5.4.12")),
+    ("title", ObjectIdentifier::new_unwrap("2.5.4.12")),
     ("GN", ObjectIdentifier::new_unwrap("2.5.4.42")),
+    ("G", ObjectIdentifier::new_unwrap("2.5.4.42")),
+    ("postalCode", ObjectIdentifier::new_unwrap("2.5.4.17")),
+    ("pseudonym", ObjectIdentifier::new_unwrap("2.5.4.65")),
     ("DC", DOMAIN_COMPONENT),
     ("UID", ObjectIdentifier::new_unwrap("0.9.2342.19200300.100.1.1")),
     ("emailAddress", EMAIL_ADDRESS),
@@ -55,6 +71,8 @@ struct Attribute {
 #[derive(Clone, Debug)]
 enum Value {
     Text(String),
+    /// `*` in what a person wrote: stands for any value.
+    Any,
     /// Of a type that is no text: its DER.
     Other(Vec<u8>),
 }
@@ -64,18 +82,27 @@ enum Value {
 pub enum DnFault {
     #[error("it has no parts")]
     Empty,
-    #[error("its part {0:?} has no '='")]
+    #[error("its part {0:?} has no '='; a comma that belongs to a value is written \\,")]
     NoEquals(String),
-    #[error("its part {0:?} has no value")]
+    #[error("its part {0:?} has no value; write \"\" behind the '=' if it is really empty")]
     NoValue(String),
     #[error(
-        "{0:?} is no attribute type; one of C, ST, L, O, OU, CN, DC, UID, E, serialNumber or dotted numbers must stand there"
+        "{0:?} is no attribute type; one of C, ST, L, O, OU, CN, DC, UID, E, serialNumber or dotted numbers must stand there. \
+         A comma that belongs to a value is written \\,"
     )]
     UnknownType(String),
     #[error("the value {0:?} cannot be encoded: a country has two ASCII letters, DC and E are ASCII, and every character shows")]
     Value(String),
     #[error("it ends within an escape")]
     Escape,
+    #[error(
+        "{0:?} is no value in quotes; they must be closed, with nothing behind them, and one that belongs to the value is \\\""
+    )]
+    Quotes(String),
+    #[error(
+        "the value {0:?}: what stands behind # must be the DER of one value in hexadecimal digits; a # of its own is written \\#"
+    )]
+    Hex(String),
     #[error("the bytes are no DER of a name")]
     Der,
 }
@@ -95,8 +122,7 @@ impl DistinguishedName {
             return Err(DnFault::Empty);
         }
         let der = name.to_der().map_err(|_| DnFault::Der)?;
-        let attribute = |attribute: &AttributeTypeAndValue| Attribute { kind: attribute.oid, value: Value::of(&attribute.value) };
-        let parts = name.iter_rdn().map(|part| part.iter().map(attribute).collect()).collect();
+        let parts = name.iter_rdn().map(|part| part.iter().map(|one| Attribute::of(one, false)).collect()).collect();
         Ok(DistinguishedName { der, parts })
     }
 
@@ -132,6 +158,11 @@ impl PartialEq for DistinguishedName {
 impl Eq for DistinguishedName {}
 
 impl Attribute {
+    fn of(attribute: &AttributeTypeAndValue, is_any: bool) -> Attribute {
+        let value = if is_any { Value::Any } else { Value::of(&attribute.value) };
+        Attribute { kind: attribute.oid, value }
+    }
+
     fn covers(&self, other: &Attribute) -> bool {
         self.kind == other.kind && (self.value.is_wildcard() || self.value == other.value)
     }
@@ -166,13 +197,14 @@ impl Value {
     }
 
     fn is_wildcard(&self) -> bool {
-        matches!(self, Value::Text(text) if text == "*")
+        matches!(self, Value::Any)
     }
 
     /// Text as it is compared: without case, with single spaces (RFC 5280 §7.1).
     fn folded(&self) -> Option<String> {
         match self {
             Value::Text(text) => Some(text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ")),
+            Value::Any => Some("*".to_owned()),
             Value::Other(_) => None,
         }
     }
@@ -204,70 +236,123 @@ impl Ord for Value {
 impl FromStr for DistinguishedName {
     type Err = DnFault;
 
-    /// Parts are separated by commas; several attributes of one part by `+`. A backslash escapes the character behind it.
+    /// See the table at the top of the module.
     fn from_str(text: &str) -> Result<DistinguishedName, DnFault> {
-        let mut name = RdnSequence::default();
-        for part in split(text, ',')? {
-            let attributes = split(part, '+')?.into_iter().map(read_attribute).collect::<Result<Vec<_>, _>>()?;
-            let attributes = SetOfVec::try_from(attributes).map_err(|_| DnFault::Value(part.to_owned()))?;
+        // As OpenSSL shows names, and strongSwan takes them.
+        let (text, separator) = text.strip_prefix('/').map_or((text, ','), |text| (text, '/'));
+        let (mut name, mut parts) = (RdnSequence::default(), Vec::new());
+        for part in split(text, separator)? {
+            let read = part.iter().copied().map(read_attribute).collect::<Result<Vec<_>, _>>()?;
+            parts.push(read.iter().map(|(attribute, is_any)| Attribute::of(attribute, *is_any)).collect());
+            let attributes: Vec<_> = read.into_iter().map(|(attribute, _)| attribute).collect();
+            let attributes = SetOfVec::try_from(attributes).map_err(|_| DnFault::Value(part.join("+")))?;
             name.push(RelativeDistinguishedName::from(attributes));
         }
-        DistinguishedName::from_der(&name.to_der().map_err(|_| DnFault::Value(text.to_owned()))?)
+        let der = name.to_der().map_err(|_| DnFault::Value(text.to_owned()))?;
+        Ok(DistinguishedName { der, parts })
     }
 }
 
-/// The stretches of text between the separators that no backslash escapes.
-fn split(text: &str, separator: char) -> Result<Vec<&str>, DnFault> {
-    let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
+/// The attributes of each part: stretches of text between separators that are neither escaped nor in quotes.
+fn split(text: &str, separator: char) -> Result<Vec<Vec<&str>>, DnFault> {
+    // Elsewhere than at the beginning of a value a quotation mark is a character like others.
+    let opens = |so_far: &str| so_far.trim_end().strip_suffix('=').is_some_and(|kind| !kind.contains('='));
+    let (mut parts, mut start, mut escaped, mut quoted) = (vec![Vec::new()], 0, false, false);
     for (at, character) in text.char_indices() {
+        let so_far = &text[start..at];
         if escaped {
             escaped = false;
         } else if character == '\\' {
             escaped = true;
-        } else if character == separator {
-            parts.push(text[start..at].trim());
+        } else if character == '"' && (quoted || opens(so_far)) {
+            quoted = !quoted;
+        } else if !quoted && (character == separator || character == '+') {
+            parts.last_mut().expect("one at least").push(so_far);
             start = at + character.len_utf8();
+            if character == separator {
+                parts.push(Vec::new());
+            }
         }
     }
-    if escaped {
-        return Err(DnFault::Escape);
+    match (escaped, quoted) {
+        (true, _) => Err(DnFault::Escape),
+        (_, true) => Err(DnFault::Quotes(text[start..].trim().to_owned())),
+        (false, false) => {
+            parts.last_mut().expect("one at least").push(&text[start..]);
+            Ok(parts)
+        }
     }
-    parts.push(text[start..].trim());
-    Ok(parts)
 }
 
-fn read_attribute(text: &str) -> Result<AttributeTypeAndValue, DnFault> {
-    let (kind, value) = text.split_once('=').ok_or_else(|| DnFault::NoEquals(text.to_owned()))?;
-    let (kind, value) = (kind.trim(), value.trim());
+/// An attribute, and whether its value stands for any.
+fn read_attribute(text: &str) -> Result<(AttributeTypeAndValue, bool), DnFault> {
+    let (kind, value) = text.split_once('=').ok_or_else(|| DnFault::NoEquals(text.trim().to_owned()))?;
+    let (kind, value) = (kind.trim(), trim_end(value.trim_start()));
     if value.is_empty() {
-        return Err(DnFault::NoValue(text.to_owned()));
+        return Err(DnFault::NoValue(text.trim().to_owned()));
     }
     let named = ATTRIBUTES.iter().find(|(name, _)| name.eq_ignore_ascii_case(kind)).map(|(_, oid)| *oid);
     let oid = named.or_else(|| ObjectIdentifier::new(kind).ok()).ok_or_else(|| DnFault::UnknownType(kind.to_owned()))?;
-    let value = unescape(value);
-    // RFC 5280 appendix A.1 says which strings these have; all others are UTF-8.
-    let (tag, fits) = match oid {
-        COUNTRY if value == "*" => (Tag::Utf8String, true),
-        COUNTRY => (Tag::PrintableString, value.len() == 2 && value.chars().all(|letter| letter.is_ascii_alphabetic())),
-        SERIAL_NUMBER => (Tag::PrintableString, value.is_ascii()),
-        DOMAIN_COMPONENT | EMAIL_ADDRESS => (Tag::Ia5String, value.is_ascii()),
-        _ => (Tag::Utf8String, true),
-    };
-    // What does not show could not be written again as it is shown.
-    let shows = value.chars().all(|character| character == ' ' || super::shows(character));
-    match Any::new(tag, value.as_bytes()) {
-        Ok(any) if fits && shows => Ok(AttributeTypeAndValue { oid, value: any }),
-        _ => Err(DnFault::Value(value)),
+    if let Some(digits) = value.strip_prefix('#') {
+        let any = hex::decode(digits).and_then(|der| Any::from_der(&der).ok());
+        let value = any.ok_or_else(|| DnFault::Hex(value.to_owned()))?;
+        return Ok((AttributeTypeAndValue { oid, value }, false));
+    }
+    let is_any = value == "*";
+    let text = if is_any { value.to_owned() } else { unescape(value)? };
+    match encode(oid, &text).or_else(|| Any::new(Tag::Utf8String, text.as_bytes()).ok().filter(|_| is_any)) {
+        Some(value) => Ok((AttributeTypeAndValue { oid, value }, is_any)),
+        None => Err(DnFault::Value(text)),
     }
 }
 
-fn unescape(text: &str) -> String {
-    let mut escaped = false;
-    let keep = |character: &char| {
-        escaped = *character == '\\' && !escaped;
-        !escaped
+/// The value of an attribute. RFC 5280 appendix A.1 says which strings these have; all others are UTF-8.
+fn encode(oid: ObjectIdentifier, text: &str) -> Option<Any> {
+    let (tag, fits) = match oid {
+        COUNTRY => (Tag::PrintableString, text.len() == 2 && text.chars().all(|letter| letter.is_ascii_alphabetic())),
+        SERIAL_NUMBER => (Tag::PrintableString, text.is_ascii()),
+        DOMAIN_COMPONENT | EMAIL_ADDRESS => (Tag::Ia5String, text.is_ascii()),
+        _ => (Tag::Utf8String, true),
     };
-    text.chars().filter(keep).collect()
+    Any::new(tag, text.as_bytes()).ok().filter(|_| fits)
+}
+
+/// Without the spaces at its end, but for one that is escaped.
+fn trim_end(text: &str) -> &str {
+    let trimmed = text.trim_end();
+    let escapes = trimmed.len() - trimmed.trim_end_matches('\\').len();
+    let kept = text[trimmed.len()..].chars().next().filter(|_| escapes % 2 == 1).map_or(0, char::len_utf8);
+    &text[..trimmed.len() + kept]
+}
+
+/// The text that a value stands for.
+fn unescape(value: &str) -> Result<String, DnFault> {
+    let (value, quoted) = value.strip_prefix('"').map_or((value, false), |value| (value, true));
+    let (mut bytes, mut rest, mut closed) = (Vec::new(), value, !quoted);
+    while let Some(character) = rest.chars().next() {
+        if quoted && closed {
+            return Err(DnFault::Quotes(format!("\"{value}")));
+        }
+        rest = &rest[character.len_utf8()..];
+        match character {
+            '"' if quoted => closed = true,
+            '\\' => match rest.get(..2).and_then(hex::decode) {
+                Some(byte) => {
+                    bytes.extend(byte);
+                    rest = &rest[2..];
+                }
+                None => {
+                    let literal = rest.chars().next().ok_or(DnFault::Escape)?;
+                    bytes.extend_from_slice(literal.encode_utf8(&mut [0; 4]).as_bytes());
+                    rest = &rest[literal.len_utf8()..];
+                }
+            },
+            // What does not show is not meant, unless it is written out.
+            character if character != ' ' && !super::shows(character) => return Err(DnFault::Value(value.to_owned())),
+            character => bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| DnFault::Value(value.to_owned()))
 }
 
 impl fmt::Display for DistinguishedName {
@@ -289,18 +374,38 @@ impl fmt::Display for Attribute {
             Some((name, _)) => write!(f, "{name}=")?,
             None => write!(f, "{}=", self.kind)?,
         }
+        let der = |f: &mut fmt::Formatter<'_>, der: &[u8]| {
+            f.write_str("#")?;
+            der.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        };
         match &self.value {
-            Value::Text(text) => text.chars().try_for_each(|character| match character {
-                ',' | '+' | '\\' => write!(f, "\\{character}"),
-                // A name goes into log lines.
-                ' ' => f.write_str(" "),
-                character if !super::shows(character) => write!(f, "{}", character.escape_unicode()),
-                character => write!(f, "{character}"),
-            }),
-            Value::Other(der) => {
-                f.write_str("#")?;
-                der.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            Value::Any => f.write_str("*"),
+            Value::Other(value) => der(f, value),
+            // It could not be encoded again from its text.
+            Value::Text(text) if encode(self.kind, text).is_none() => {
+                let any = Any::new(Tag::Utf8String, text.as_bytes()).and_then(|any| any.to_der());
+                der(f, &any.map_err(|_| fmt::Error)?)
             }
+            Value::Text(text) if text.is_empty() => f.write_str("\"\""),
+            Value::Text(text) if text == "*" => f.write_str("\\2A"),
+            Value::Text(text) => escape(f, text),
         }
     }
+}
+
+/// Text of a value as it can be written (RFC 4514 §2.4), on one line.
+fn escape(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let last = text.chars().count() - 1;
+    text.chars().enumerate().try_for_each(|(at, character)| match character {
+        ',' | '+' | '\\' => write!(f, "\\{character}"),
+        '#' | '"' if at == 0 => write!(f, "\\{character}"),
+        // At the end of a line the other way to write it would be lost.
+        ' ' if at == last => f.write_str("\\20"),
+        ' ' if at == 0 => f.write_str("\\ "),
+        ' ' => f.write_str(" "),
+        character if !super::shows(character) => {
+            character.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "\\{byte:02X}"))
+        }
+        character => write!(f, "{character}"),
+    })
 }

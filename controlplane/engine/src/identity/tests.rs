@@ -39,17 +39,34 @@ fn what_is_no_identity_is_refused_with_its_reason() {
         ("  ", "an empty identity; write a domain name, an e-mail address, an IP address, a distinguished name or keyid:"),
         ("10.0.0.0/8", "'/' in the domain name \"10.0.0.0/8\"; ASCII letters, digits, '-', '_' and '.' may stand there"),
         ("gw example", "' ' in the domain name \"gw example\"; ASCII letters, digits, '-', '_' and '.' may stand there"),
-        ("@example.org", "the e-mail address \"@example.org\"; it must have one '@' with text on both sides, and no white space"),
+        ("@", "an empty identity; write a domain name, an e-mail address, an IP address, a distinguished name or keyid:"),
+        ("ops@", "the e-mail address \"ops@\"; it must have one '@' with text on both sides, and no white space"),
         ("a@b@c", "the e-mail address \"a@b@c\"; it must have one '@' with text on both sides, and no white space"),
-        ("keyid:0", "\"0\" after keyid:; an even number of hexadecimal digits must stand there"),
-        ("keyid:+1", "\"+1\" after keyid:; an even number of hexadecimal digits must stand there"),
-        ("CN=a, b", "the distinguished name \"CN=a, b\": its part \"b\" has no '='"),
-        ("CN=", "the distinguished name \"CN=\": its part \"CN=\" has no value"),
+        (
+            "keyid:0xg",
+            "\"0xg\" after keyid:; text without white space, or an even number of hexadecimal digits, must stand there",
+        ),
+        ("keyid:b", "an odd number of hexadecimal digits after keyid:; for the text \"b\" write keyid:62"),
+        (
+            "CN=a, b",
+            "the distinguished name \"CN=a, b\": its part \"b\" has no '='; a comma that belongs to a value is written \\,",
+        ),
+        ("CN=", "the distinguished name \"CN=\": its part \"CN=\" has no value; write \"\" behind the '=' if it is really empty"),
+        (
+            "O=\"a, CN=b",
+            "the distinguished name \"O=\\\"a, CN=b\": \"O=\\\"a, CN=b\" is no value in quotes; they must be closed, with nothing \
+             behind them, and one that belongs to the value is \\\"",
+        ),
+        (
+            "CN=#zz",
+            "the distinguished name \"CN=#zz\": the value \"#zz\": what stands behind # must be the DER of one value in \
+             hexadecimal digits; a # of its own is written \\#",
+        ),
         ("CN=a\\", "the distinguished name \"CN=a\\\\\": it ends within an escape"),
         (
             "XX=a",
             "the distinguished name \"XX=a\": \"XX\" is no attribute type; one of C, ST, L, O, OU, CN, DC, UID, E, serialNumber \
-             or dotted numbers must stand there",
+             or dotted numbers must stand there. A comma that belongs to a value is written \\,",
         ),
         (
             "C=Switzerland",
@@ -77,6 +94,16 @@ fn a_type_in_front_holds_whatever_the_text_looks_like() {
         ("ip:2001:db8::1", "2001:db8::1", "IPv6 address"),
         ("dn:CN=a", "CN=a", "distinguished name"),
         ("keyid:00ff", "keyid:00ff", "key id"),
+        ("keyid:0x00FF", "keyid:00ff", "key id"),
+        ("@#00ff", "keyid:00ff", "key id"),
+        ("keyid:62656566", "keyid:62656566", "key id"),
+        ("keyid:6272616e63682d37", "keyid:branch-7", "key id"),
+        ("keyid:branch-7", "keyid:branch-7", "key id"),
+        ("@gw.example.org", "gw.example.org", "domain name"),
+        ("@192.0.2.2", "fqdn:192.0.2.2", "domain name"),
+        ("@@ops@example.org", "ops@example.org", "e-mail address"),
+        ("@@ops", "email:ops", "e-mail address"),
+        ("fqdn:@gw", "fqdn:@gw", "domain name"),
     ];
     for (text, shown, kind) in cases {
         let identity = id(text);
@@ -84,7 +111,7 @@ fn a_type_in_front_holds_whatever_the_text_looks_like() {
         assert_eq!(pattern(shown), Pattern::One(identity), "what is shown can be written");
     }
     assert_ne!(id("fqdn:192.0.2.2"), id("192.0.2.2"));
-    for text in ["ip:gw", "ip:", "fqdn:", "fqdn:a b", "email:", "email:a b", "dn:a", "keyid:zz"] {
+    for text in ["ip:gw", "ip:", "fqdn:", "fqdn:a b", "email:", "email:a b", "dn:a", "keyid:z z", "keyid:#z", "@#", "@@"] {
         assert!(text.parse::<Identity>().is_err(), "{text}");
     }
 }
@@ -139,8 +166,34 @@ fn separators_and_control_characters_in_names_are_escaped() {
     assert_eq!(identity.to_string(), r"O=Acme\, Inc., CN=a\+b\\c");
     assert_eq!(id(&identity.to_string()), identity);
     let der = unhex("300f310d300b06035504030c04610a620d");
-    assert_eq!(DistinguishedName::from_der(&der).unwrap().to_string(), r"CN=a\u{a}b\u{d}");
+    assert_eq!(DistinguishedName::from_der(&der).unwrap().to_string(), r"CN=a\0Ab\0D");
     assert_eq!(id("1.2.3.4=x").to_string(), "1.2.3.4=x");
+}
+
+#[test]
+fn a_name_is_its_decoded_parts_however_they_are_written() {
+    let same: [&[&str]; 5] = [
+        &[
+            r"C=CH, O=Example\, Inc., CN=b",
+            r#"C=CH, O="Example, Inc.", CN=b"#,
+            r"c=CH,o=Example\2c  Inc.,cn=B",
+            "/C=CH/O=Example, Inc./CN=b",
+        ],
+        &[r#"CN="a \"b\"""#, r#"CN=a "b""#, r"CN=a \22b\22"],
+        &["CN=Zürich", r"CN=Z\C3\BCrich", "CN=#0c075ac3bc72696368"],
+        &[r#"O="a, b"+OU="c+d", CN=e"#, r"OU=c\+d+O=a\, b, CN=e"],
+        &["CN=\"\"", "CN=#0c00"],
+    ];
+    for names in same {
+        let first = id(names[0]);
+        for name in names {
+            assert_eq!(id(name), first, "{name}");
+            assert_eq!(pattern(&id(name).to_string()), Pattern::One(first.clone()), "{name}");
+        }
+    }
+    // A star that a peer sends stands for itself.
+    let star = id(r"CN=\2A");
+    assert!(star.to_string() == r"CN=\2A" && pattern("CN=*").matches(&star) && !pattern(r"CN=\2A").matches(&id("CN=moon")));
 }
 
 #[test]
@@ -194,6 +247,7 @@ fn payloads_that_do_not_fit_their_type_are_refused() {
 
 #[test]
 fn what_cannot_be_seen_is_shown_in_names_and_refused_in_addresses() {
+    let escaped = |character: char| character.to_string().bytes().map(|byte| format!("\\{byte:02X}")).collect::<String>();
     let hidden =
         ['\u{202e}', '\u{2066}', '\u{200b}', '\u{200f}', '\u{feff}', '\u{ad}', '\u{e0041}', '\u{2028}', '\u{85}', '\u{a0}'];
     for character in hidden {
@@ -201,7 +255,7 @@ fn what_cannot_be_seen_is_shown_in_names_and_refused_in_addresses() {
         let wrap = |tag: u8, content: &[u8]| [&[tag, content.len() as u8], content].concat();
         let attribute = [&[6, 3, 0x55, 4, 3], wrap(0x0c, text.as_bytes()).as_slice()].concat();
         let name = DistinguishedName::from_der(&wrap(0x30, &wrap(0x31, &wrap(0x30, &attribute)))).unwrap();
-        assert_eq!(name.to_string(), format!("CN=a{}b", character.escape_unicode()));
+        assert_eq!(name.to_string(), format!("CN=a{}b", escaped(character)));
         assert!(format!("CN={text}").parse::<Identity>().is_err(), "nobody writes that on purpose");
         let address = Identification { id_type: IdType::RFC822_ADDR, data: format!("a{character}b@example.org").into_bytes() };
         assert_eq!(Identity::from_payload(&address), Err(IdentityError::Text(IdType::RFC822_ADDR)), "{character:?}");
@@ -218,9 +272,7 @@ proptest! {
         let payload = Identification { id_type: IdType(id_type), data };
         if let Ok(identity) = Identity::from_payload(&payload) {
             prop_assert!(identity.to_string().chars().all(super::shows));
-            if !matches!(identity, Identity::Dn(_)) {
-                prop_assert_eq!(identity.to_string().parse::<Pattern>(), Ok(Pattern::One(identity.clone())));
-            }
+            prop_assert_eq!(identity.to_string().parse::<Pattern>(), Ok(Pattern::One(identity.clone())));
             prop_assert_eq!(identity.to_payload(), payload);
         }
     }
@@ -228,7 +280,8 @@ proptest! {
     #[test]
     fn any_text_is_read_or_refused(text in ".{0,60}") {
         if let Ok(identity) = text.parse::<Identity>() {
-            prop_assert_eq!(Identity::from_payload(&identity.to_payload()).unwrap(), identity);
+            prop_assert_eq!(Identity::from_payload(&identity.to_payload()).unwrap(), identity.clone());
+            prop_assert_eq!(identity.to_string().parse::<Identity>(), Ok(identity));
         }
         let _ = text.parse::<Pattern>();
     }
@@ -242,6 +295,23 @@ proptest! {
         der.truncate(len - cut % len);
         if let Ok(dn) = DistinguishedName::from_der(&der) {
             prop_assert_eq!(dn.der(), der);
+            prop_assert_eq!(dn.to_string().parse(), Ok(dn));
+        }
+    }
+
+    /// Whatever is in a name, in whatever kind of string, what is shown can be written.
+    #[test]
+    fn any_name_that_is_shown_can_be_written(values in proptest::collection::vec((0usize..6, 0usize..4, r#"[ "=#,+*/\\a-cüA-F0-9\u{0}\u{202e}]{0,9}"#), 1..4)) {
+        let wrap = |tag: u8, content: Vec<u8>| [vec![tag, content.len() as u8], content].concat();
+        let part = |(kind, tag, text): &(usize, usize, String)| {
+            let oid = [&[0x55u8, 4, 3][..], &[0x55, 4, 6], &[0x55, 4, 5], &[0x55, 4, 10], &[0x2a, 3, 4], &[0x55, 4, 20]][*kind];
+            let value = wrap([0x0c, 0x13, 0x14, 0x04][*tag], text.clone().into_bytes());
+            wrap(0x31, wrap(0x30, [wrap(6, oid.to_vec()), value].concat()))
+        };
+        let der = wrap(0x30, values.iter().flat_map(part).collect());
+        if let Ok(dn) = DistinguishedName::from_der(&der) {
+            prop_assert!(dn.to_string().chars().all(super::shows), "{}", dn);
+            prop_assert_eq!(dn.to_string().parse::<Pattern>(), Ok(Pattern::One(Identity::Dn(dn))));
         }
     }
 }
