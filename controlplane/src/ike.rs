@@ -68,6 +68,8 @@ pub struct Ike {
     usage: BTreeMap<Spi, Usage>,
     /// Packets sent to each peer, when the paths were looked at last.
     sent: BTreeMap<PeerId, u64>,
+    /// Peers that had moved to another address of ours, when that was asked last.
+    readdressed: u64,
     /// For the data plane, before anything else.
     first: Vec<(u16, Command)>,
     /// SAs of the data plane are about to go.
@@ -126,6 +128,7 @@ impl Ike {
             meter: Meter::default(),
             usage: BTreeMap::new(),
             sent: BTreeMap::new(),
+            readdressed: 0,
             first,
             going: false,
             saved: true,

@@ -41,6 +41,7 @@ pub(crate) use peer::Moves;
 
 use mtu::Mtu;
 use peer::{Entry, PeerPaths, Proof};
+use routes::Looks;
 
 /// Requests for a proof in a second, to all peers.
 const PROOFS_PER_SECOND: u32 = 200;
@@ -93,6 +94,8 @@ pub(crate) enum Wish {
     Prove { peer: PeerId, hop: Hop },
     /// Another path is in use, which the peer has not asked for.
     Moved { peer: PeerId },
+    /// Our addresses may be others now: the peer is told.
+    Announce { peer: PeerId },
 }
 
 /// One path, for people and programs.
@@ -124,11 +127,14 @@ pub struct Paths {
     wishes: VecDeque<Wish>,
     proofs: Bucket,
     timers: Timers<PeerId>,
+    looks: Looks,
     /// Nothing longer is ever sent, whatever a route would carry: bytes of an outer IP packet.
     mtu_max: u16,
     /// Addresses that were not taken, by why; and proofs that nobody gave.
     pub refused: u64,
     pub unproven: u64,
+    /// Peers whose way begins at another address of ours since we looked at the routes again.
+    pub readdressed: u64,
 }
 
 impl Paths {
@@ -141,9 +147,11 @@ impl Paths {
             wishes: VecDeque::new(),
             proofs: Bucket::new(PROOFS_PER_SECOND),
             timers: Timers::new(),
+            looks: Looks::default(),
             mtu_max: u16::MAX,
             refused: 0,
             unproven: 0,
+            readdressed: 0,
         }
     }
 
@@ -355,6 +363,8 @@ impl Paths {
     pub fn remove(&mut self, id: PeerId) {
         self.peers.remove(&id);
         self.timers.set(id, None);
+        self.looks.forget(id);
+        self.proven.retain(|(peer, _), _| *peer != id);
     }
 
     /// The data plane is another one: it is told everything anew.
@@ -382,11 +392,17 @@ impl Paths {
             self.tell(id);
             self.set_timer(now, id);
         }
+        self.take_looks(now);
     }
 
     /// When [`Paths::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.looks.next()).min()
+    }
+
+    /// Peers whose routes are to be looked up again, and have not had their turn.
+    pub fn lookups_waiting(&self) -> usize {
+        self.looks.len()
     }
 
     pub fn poll_event(&mut self) -> Option<PathEvent> {

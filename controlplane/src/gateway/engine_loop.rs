@@ -80,6 +80,7 @@ impl Gateway {
         if let Some(ike) = &mut self.ike {
             ike.tick();
         }
+        self.report_moves();
     }
 
     /// Takes what came to the port without NAT traversal.
@@ -93,7 +94,14 @@ impl Gateway {
     pub(super) fn look_at_addresses(&mut self) {
         self.underlay.looked();
         self.look_for_peers();
-        let moved = self.ike.as_mut().map_or(0, Ike::readdress);
+        if let Some(ike) = &mut self.ike {
+            ike.readdress();
+        }
+        self.report_moves();
+    }
+
+    fn report_moves(&mut self) {
+        let moved = self.ike.as_mut().map_or(0, Ike::take_readdressed);
         if moved > 0 {
             tracing::info!("the way to {moved} peers begins at another address of ours now: they are told");
         }

@@ -76,12 +76,19 @@ impl Ike {
     }
 
     /// Our addresses or routes have changed: what goes to a peer may leave from another address now. SAs move there, and the peer
-    /// is told (RFC 4555). Gives the number of peers concerned.
-    pub fn readdress(&mut self) -> usize {
-        let hops = |ike: &Ike| -> Vec<Option<Hop>> { ike.places.keys().map(|id| ike.endpoint.hop(*id)).collect() };
-        let before = hops(self);
+    /// is told (RFC 4555). Of many peers some have their turn a little later.
+    pub fn readdress(&mut self) {
         self.endpoint.underlay_changed(now());
-        hops(self).iter().zip(&before).filter(|(now, before)| now != before).count()
+    }
+
+    /// The number of peers whose way begins at another address of ours since this was last asked; 0 while some still wait for
+    /// their turn.
+    pub fn take_readdressed(&mut self) -> u64 {
+        let paths = self.endpoint.all_paths();
+        if paths.lookups_waiting() > 0 {
+            return 0;
+        }
+        paths.readdressed - std::mem::replace(&mut self.readdressed, paths.readdressed)
     }
 
     /// The way to a peer, if one is known.

@@ -24,6 +24,8 @@ pub struct Report {
     /// Likewise: what was sent and received.
     pub traffic: BTreeMap<usize, (types::Traffic, types::Traffic)>,
     pub half_open: usize,
+    /// Peers whose routes are to be looked up again, and have not had their turn.
+    pub lookups_waiting: usize,
     /// Counts over all peers, and those that belong to none.
     pub total: Counters,
 }
@@ -31,6 +33,7 @@ pub struct Report {
 /// `ids` are those of all peers, `places` those of the ones that use IKE.
 pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>, meter: &Meter, now: Instant) -> Report {
     let mut report = Report { half_open: endpoint.half_open(), total: endpoint.counters(), ..Report::default() };
+    report.lookups_waiting = endpoint.all_paths().lookups_waiting();
     report.paths = ids.iter().enumerate().map(|(place, id)| (place, endpoint.paths(*id))).collect();
     for (id, place) in places {
         if let Some(status) = endpoint.status(*id) {

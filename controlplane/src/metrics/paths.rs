@@ -65,6 +65,9 @@ pub fn families(view: &View, report: &Report) -> Vec<MetricFamily> {
     });
     let help = "Seconds since the last authentic packet came on a path; none before the first one.";
     families.push(family(MetricType::GAUGE, "adit_path_silent_seconds", help, silent.collect()));
+    let help = "Peers whose routes are to be looked up again and have not had their turn.";
+    let waiting = vec![gauge(&[], report.lookups_waiting as f64)];
+    families.push(family(MetricType::GAUGE, "adit_route_lookups_waiting", help, waiting));
     let desired = view.desired();
     let peers = || {
         let named =

@@ -60,6 +60,9 @@ pub enum Unfit {
     /// Of a peer that may not be everywhere.
     #[error("the configuration does not let the peer come from there")]
     NotAllowed,
+    /// Each costs a look into the routes.
+    #[error("the peer was at too many addresses within a second")]
+    TooMany,
 }
 
 /// An address that datagrams may go to.

@@ -14,6 +14,8 @@ use super::{PATHS_MAX, PathId, Terms};
 const UNPROVEN_MAX: usize = 3;
 /// Requests for a proof to one peer in a second.
 const PROOFS_PER_SECOND: u32 = 4;
+/// Addresses that are looked up for one peer in a second.
+const LOOKS_PER_SECOND: u32 = 16;
 /// How often a proof is asked for, and after which time again; each time twice as long.
 pub(super) const PROOF_TRIES: u8 = 4;
 pub(super) const PROOF_WAIT: Duration = Duration::from_millis(400);
@@ -91,6 +93,7 @@ pub(super) struct PeerPaths {
     /// The source that the kernel would choose for the way that IKE goes by, and towards whom, as it was looked up last.
     pub choice: Option<Choice>,
     pub proofs: Bucket,
+    pub looks: Bucket,
 }
 
 /// What the kernel chooses where nobody says from which address a datagram is to leave.
@@ -114,6 +117,7 @@ impl PeerPaths {
             wanted: None,
             choice: None,
             proofs: Bucket::new(PROOFS_PER_SECOND),
+            looks: Bucket::new(LOOKS_PER_SECOND),
         }
     }
 

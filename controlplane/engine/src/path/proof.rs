@@ -61,6 +61,10 @@ impl Paths {
             }
             Some(_) | None => {}
         }
+        if !peer.looks.take(now) {
+            self.refused += 1;
+            return Err(Unfit::TooMany);
+        }
         let proof = Proof::Waits { moves, ours: false, tries: 0, next: now, echo: None };
         let path = self.enter(now, id, hop, proof, bytes).inspect_err(|_| self.refused += 1)?;
         if let Some(peer) = self.peers.get_mut(&id) {

@@ -3,9 +3,13 @@
 //! A path keeps the address of ours that it began with, which is the one that the peer has chosen to reach us at, though the kernel
 //! may prefer another one of ours for the same way. It moves when the kernel's preference becomes another one, since then something
 //! has happened to the way, or when its own address is of no use any more.
+//!
+//! Thousands of peers can ask for that at one moment, and the kernel is asked in the loop that does everything else. So peers wait
+//! in a line, each once whatever it has asked for, and a turn looks at a few paths ([`Looks`]).
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_proto::control::PeerId;
 
@@ -13,40 +17,120 @@ use super::hop::Hop;
 use super::peer::Choice;
 use super::{PathId, Paths, Wish};
 
+/// Routes that are looked up in one turn, about: a look-up takes some ten microseconds.
+const LOOKS_PER_TURN: usize = 64;
+/// From one turn to the next one, so that what else there is to do has most of the time.
+const TURN: Duration = Duration::from_millis(10);
+/// What looking at everything costs beside the paths: the choice, whether it can be used, and our other addresses.
+const ALL_COSTS: usize = 4;
+
+/// What is to be looked up for a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    /// How large a packet may be, on the paths in use.
+    Sizes,
+    /// That of all paths, and from which address of ours they begin.
+    All,
+}
+
+/// The peers whose routes are to be looked up: one after the other, none twice.
+#[derive(Debug, Default)]
+pub(super) struct Looks {
+    line: VecDeque<PeerId>,
+    wanted: BTreeMap<PeerId, Look>,
+    /// When the next turn is.
+    next: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Looks {
+    fn ask(&mut self, now: Instant, id: PeerId, look: Look) {
+        if let Some(wanted) = self.wanted.get_mut(&id) {
+            *wanted = look.max(*wanted);
+            return;
+        }
+        self.wanted.insert(id, look);
+        self.line.push_back(id);
+        let soonest = self.last.map_or(now, |last| now.max(last + TURN));
+        self.next.get_or_insert(soonest);
+    }
+
+    pub(super) fn forget(&mut self, id: PeerId) {
+        if self.wanted.remove(&id).is_some() {
+            self.line.retain(|one| *one != id);
+        }
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.line.len()
+    }
+}
+
 impl Paths {
-    /// Addresses or routes of this machine have changed.
+    /// Addresses or routes of this machine have changed: all paths are looked at again, a few at once. With each, its peer is told
+    /// our addresses.
     pub fn underlay_changed(&mut self, now: Instant) {
-        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.look_again(now, id));
+        self.peers.keys().for_each(|id| self.looks.ask(now, *id, Look::All));
+        self.take_looks(now);
     }
 
     /// The kernel did not send something to the peer, an echo or a packet: too big for what it knows of the route by now.
     pub fn handle_unsent(&mut self, now: Instant, id: PeerId) {
-        self.look_at_routes(now, id);
-        self.tell(id);
-        self.set_timer(now, id);
+        if self.peers.contains_key(&id) {
+            self.looks.ask(now, id, Look::Sizes);
+            self.take_looks(now);
+        }
+    }
+
+    /// One turn, if it is time for one.
+    pub(super) fn take_looks(&mut self, now: Instant) {
+        if self.looks.next.is_none_or(|next| next > now) {
+            return;
+        }
+        let mut left = LOOKS_PER_TURN;
+        while left > 0
+            && let Some(id) = self.looks.line.pop_front()
+        {
+            let look = self.looks.wanted.remove(&id).unwrap_or(Look::Sizes);
+            let looked = self.look_at_routes(now, id, look);
+            if look == Look::All {
+                self.look_again(now, id);
+            }
+            self.tell(id);
+            self.set_timer(now, id);
+            left = left.saturating_sub(if look == Look::All { looked + ALL_COSTS } else { looked.max(1) });
+        }
+        self.looks.last = Some(now);
+        self.looks.next = (!self.looks.line.is_empty()).then_some(now + TURN);
     }
 
     fn look_again(&mut self, now: Instant, id: PeerId) {
-        self.look_at_routes(now, id);
         if let Some(hop) = self.better_source(id)
             && self.decide(now, id, hop).is_ok()
         {
+            self.readdressed += 1;
             self.wishes.push_back(Wish::Moved { peer: id });
         }
-        self.tell(id);
-        self.set_timer(now, id);
+        self.wishes.push_back(Wish::Announce { peer: id });
     }
 
-    /// Asks again what the kernel knows of the MTU of a peer's paths: a router may have said something.
-    fn look_at_routes(&mut self, now: Instant, id: PeerId) {
-        for path in PathId::all() {
-            let Some(hop) = self.peers.get(&id).and_then(|peer| peer.get(path)).map(|entry| entry.hop) else { continue };
-            let Ok(fit) = self.fit(hop) else { continue };
-            if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
+    /// Asks again what the kernel knows of the MTU of a peer's paths: a router may have said something. Gives how many were looked at.
+    fn look_at_routes(&mut self, now: Instant, id: PeerId, look: Look) -> usize {
+        let Some(peer) = self.peers.get(&id) else { return 0 };
+        let used = |path: PathId| peer.esp == Some(path) || peer.ike == Some(path);
+        let wanted = peer.iter().filter(|(path, _)| look == Look::All || used(*path));
+        let hops: Vec<(PathId, Hop)> = wanted.map(|(path, entry)| (path, entry.hop)).collect();
+        for (path, hop) in &hops {
+            let Ok(fit) = self.fit(*hop) else { continue };
+            if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(*path)) {
                 entry.mtu.set_route(now, fit.mtu, fit.link_mtu);
             }
         }
+        hops.len()
     }
 
     /// The way in use from another address of ours, if that is the one to use now.
@@ -97,6 +181,7 @@ impl Paths {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
 
     use super::super::{Follow, Route, Terms, Underlay};
@@ -107,16 +192,22 @@ mod tests {
 
     /// A machine with these addresses, of which it prefers the first one for every way.
     #[derive(Clone, Default)]
-    struct Machine(Arc<Mutex<Vec<IpAddr>>>);
+    struct Machine(Arc<Mutex<Vec<IpAddr>>>, Arc<AtomicUsize>);
 
     impl Machine {
         fn has(&self, addresses: &[&str]) {
             *self.0.lock().unwrap() = addresses.iter().map(|address| address.parse().unwrap()).collect();
         }
+
+        /// How often it was asked for a route.
+        fn asked(&self) -> usize {
+            self.1.load(Ordering::Relaxed)
+        }
     }
 
     impl Underlay for Machine {
         fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, _: u32) -> Route {
+            self.1.fetch_add(1, Ordering::Relaxed);
             let addresses = self.addresses();
             let (own_address, source) = (addresses.contains(&remote.ip()), local.or(addresses.first().copied()));
             Route { reachable: source.is_some(), own_address, source, mtu: Some(1500), ..Route::default() }
@@ -136,9 +227,11 @@ mod tests {
         paths.set_terms(instant(), PEER, terms);
         let hop = Hop::new(format!("{at}:4500").parse().unwrap(), "198.51.100.1:4500".parse().unwrap());
         paths.establish(instant(), PEER, hop, true).unwrap();
+        let mut now = instant();
         let step = |addresses: &&[&str]| {
             machine.has(addresses);
-            paths.underlay_changed(instant());
+            now += Duration::from_secs(1);
+            paths.underlay_changed(now);
             let moved = std::iter::from_fn(|| paths.poll_wish()).any(|wish| wish == Wish::Moved { peer: PEER });
             (paths.ike_hop(PEER).unwrap().local.ip().to_string(), moved)
         };
@@ -166,7 +259,73 @@ mod tests {
         assert_eq!(sources(second, &[&[first, second], &[first]]), [at(second), moved_to(first)]);
         let steps: [&[&str]; 3] = [&[first, second], &[new, first, second], &[new, first, second]];
         assert_eq!(sources(second, &steps), [at(second), moved_to(new), at(new)]);
-        // Without any way it waits, and with it begins where it was.
+        // Without any way it waits, and with it goes on where it was.
         assert_eq!(sources(second, &[&[first, second], &[], &[first, second]]), [at(second), at(second), at(second)]);
+    }
+
+    /// A peer with so many paths on it, each on an address of its own.
+    fn with_paths(paths: &mut Paths, id: PeerId, number: u8) {
+        paths.set_terms(instant(), id, Terms { echo: false, ike: true, follow: Follow::Both, local_fixed: false });
+        for host in 0..number {
+            let remote = SocketAddr::from(([198, 51, (id.0 % 200) as u8, host + 1], 4500));
+            paths.establish(instant(), id, Hop::new("192.0.2.1:4500".parse().unwrap(), remote), true).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_thousand_peers_are_looked_at_in_turns_and_none_waits_for_another() {
+        let machine = Machine::default();
+        machine.has(&["192.0.2.1"]);
+        let mut paths = Paths::new(Box::new(machine.clone()));
+        (0..1000).for_each(|id| with_paths(&mut paths, PeerId(id), if id == 0 { 8 } else { 1 }));
+        let mut now = instant() + Duration::from_secs(1);
+        let (before, mut most) = (machine.asked(), 0);
+        (0..1000).for_each(|id| paths.handle_unsent(now, PeerId(id)));
+        assert!(machine.asked() - before <= LOOKS_PER_TURN + 8, "{} at once", machine.asked() - before);
+        let mut turns = 0;
+        // One peer asks ever again: it alone is left in the end.
+        while paths.lookups_waiting() > 1 {
+            let before = machine.asked();
+            paths.handle_unsent(now, PeerId(0));
+            let at = paths.poll_timeout().expect("they wait");
+            now = now.max(at);
+            paths.handle_timeout(now, &mut |out: &mut [u8]| out.fill(7));
+            most = most.max(machine.asked() - before);
+            turns += 1;
+        }
+        assert!(most <= LOOKS_PER_TURN + 8, "{most} at once");
+        assert!((10..40).contains(&turns), "{turns} turns");
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_leaves_nothing_behind() {
+        let machine = Machine::default();
+        machine.has(&["192.0.2.1"]);
+        let mut paths = Paths::new(Box::new(machine.clone()));
+        (0..200).for_each(|id| with_paths(&mut paths, PeerId(id), 1));
+        (0..200).for_each(|id| paths.remember_size(PeerId(id), [203, 0, 113, 1].into(), 1400));
+        paths.underlay_changed(instant());
+        assert!(paths.lookups_waiting() > 0);
+        (0..200).for_each(|id| paths.remove(PeerId(id)));
+        assert_eq!((paths.lookups_waiting(), paths.proven.len()), (0, 0));
+        paths.handle_unsent(instant(), PeerId(7));
+        assert_eq!(paths.lookups_waiting(), 0, "nobody is there");
+    }
+
+    #[test]
+    fn addresses_that_a_peer_invents_are_looked_up_at_a_limited_rate() {
+        let machine = Machine::default();
+        machine.has(&["192.0.2.1"]);
+        let mut paths = Paths::new(Box::new(machine.clone()));
+        with_paths(&mut paths, PEER, 1);
+        let before = machine.asked();
+        for host in 0..1000u16 {
+            let remote = SocketAddr::from(([203, 0, 113, (host % 250) as u8], 1024 + host));
+            let hop = Hop::new("192.0.2.1:4500".parse().unwrap(), remote);
+            // Most are refused, which is counted.
+            let _ = paths.candidate(instant(), PEER, hop, super::super::Moves::Both, 100);
+        }
+        assert!(machine.asked() - before < 50, "{}", machine.asked() - before);
+        assert!(paths.refused > 900, "{}", paths.refused);
     }
 }

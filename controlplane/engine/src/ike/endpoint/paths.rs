@@ -41,11 +41,9 @@ impl Endpoint {
     }
 
     /// Addresses or routes of this machine have changed: what goes to a peer may leave from another address now, and peers are told
-    /// our other addresses.
+    /// our other addresses. Of many peers some have their turn a little later.
     pub fn underlay_changed(&mut self, now: Now) {
         self.with_paths(now, |paths| paths.underlay_changed(now.instant));
-        let current: Vec<_> = self.shared.peers.values().filter_map(|peer| peer.current).collect();
-        current.into_iter().for_each(|sa| self.run(now, sa, |sa, ctx| sa.announce_addresses(ctx)));
     }
 
     /// A peer with a static key is there. Without a proof of its own it is followed where its newest authentic packet comes from.
@@ -90,14 +88,12 @@ impl Endpoint {
     /// Does what the paths ask of IKE.
     pub(super) fn serve_paths(&mut self, now: Now) {
         while let Some(wish) = self.shared.paths.poll_wish() {
-            let (peer, hop) = match wish {
-                Wish::Prove { peer, hop } => (peer, Some(hop)),
-                Wish::Moved { peer } => (peer, None),
-            };
+            let (Wish::Prove { peer, .. } | Wish::Moved { peer } | Wish::Announce { peer }) = wish;
             let Some(current) = self.shared.peers.get(&peer).and_then(|peer| peer.current) else { continue };
-            self.run(now, current, |sa, ctx| match hop {
-                Some(hop) => sa.prove(ctx, hop),
-                None => sa.on_moved(ctx),
+            self.run(now, current, |sa, ctx| match wish {
+                Wish::Prove { hop, .. } => sa.prove(ctx, hop),
+                Wish::Moved { .. } => sa.on_moved(ctx),
+                Wish::Announce { .. } => sa.announce_addresses(ctx),
             });
         }
     }
