@@ -275,26 +275,32 @@ impl ForwardingTable {
         }
     }
 
-    /// Forgets what has aged, a part of the table at a time; a round through all of it begins once a second. Returns how many.
+    /// Forgets what has aged, and reports to the others what they have not heard yet, as a station that moved twice within a second:
+    /// it may be silent from now on, and they would send to its old place. A part of the table at a time; a round through all of it
+    /// begins once a second. Returns how many were forgotten.
     #[inline]
-    pub fn age(&mut self, now_s: u32) -> usize {
+    pub fn age(&mut self, now_s: u32, announce: impl FnMut(Mac, PeerId) -> bool) -> usize {
         if self.sweep_left == 0 {
             if now_s == self.swept_s {
                 return 0;
             }
             (self.swept_s, self.sweep_left) = (now_s, self.entries.len());
         }
-        self.sweep(now_s)
+        self.sweep(now_s, announce)
     }
 
-    fn sweep(&mut self, now_s: u32) -> usize {
+    fn sweep(&mut self, now_s: u32, mut announce: impl FnMut(Mac, PeerId) -> bool) -> usize {
         let before = self.used;
         for _ in 0..AGED_PER_TURN.min(self.sweep_left) {
-            let entry = &self.entries[self.sweep_at];
+            let entry = &mut self.entries[self.sweep_at];
             if entry.state == State::Learned && now_s.saturating_sub(entry.heard_s) >= self.ageing_s {
                 // The entry that moves into the gap is looked at next.
                 self.delete(self.sweep_at);
             } else {
+                if entry.state == State::Learned && entry.unreported && entry.reported_s != now_s as u8 {
+                    entry.reported_s = now_s as u8;
+                    entry.unreported = !announce(entry.mac, entry.peer);
+                }
                 self.sweep_at = (self.sweep_at + 1) & (self.entries.len() - 1);
                 self.sweep_left -= 1;
             }
@@ -420,7 +426,7 @@ mod tests {
         assert_eq!(table.learn(mac(1), PeerId(2), 81), Learned::Moved);
         assert_eq!(table.route(mac(1), 380), Route::Peer(PeerId(2)));
         assert_eq!(table.route(mac(1), 381), Route::Flood, "aged, though not swept yet");
-        assert_eq!((table.age(381), table.len()), (1, 0));
+        assert_eq!((table.age(381, |_, _| true), table.len()), (1, 0));
         assert_eq!(table.learn([0xff; 6], PeerId(1), 0), Learned::Group);
         assert_eq!(table.route([1, 0, 0x5e, 0, 0, 1], 0), Route::Flood);
     }
@@ -451,6 +457,23 @@ mod tests {
         table.hear(mac(1), PeerId(1), 80);
         assert_eq!(reported(&mut table, 80, true), 0, "what others say is not reported back to them");
         assert_eq!(table.route(mac(1), 80), Route::Peer(PeerId(1)));
+    }
+
+    #[test]
+    fn a_station_that_moves_twice_in_a_second_and_is_silent_is_reported() {
+        let mut table = ForwardingTable::new(4, 300, 4);
+        table.learn(mac(1), PeerId(1), 5);
+        table.report(mac(1), 5, || true);
+        assert_eq!(table.learn(mac(1), PeerId(2), 5), Learned::Moved);
+        table.report(mac(1), 5, || unreachable!("once a second"));
+        let mut told = Vec::new();
+        for (now_s, heard) in [(5, true), (6, false), (6, true), (7, true), (8, true)] {
+            table.age(now_s, |mac, peer| {
+                told.push((now_s, mac, peer));
+                heard
+            });
+        }
+        assert_eq!(told, [(6, mac(1), PeerId(2)), (7, mac(1), PeerId(2))], "until all have heard it");
     }
 
     #[test]
@@ -492,7 +515,7 @@ mod tests {
         assert_eq!(table.learn(mac(2), PeerId(2), 0), Learned::New);
         assert_eq!(table.learn(mac(3), PeerId(2), 0), Learned::Full);
         assert_eq!(table.pin(mac(3), PeerId(2)), Err(Refusal::FdbFull));
-        table.age(10_000);
+        table.age(10_000, |_, _| true);
         assert_eq!(table.route(mac(1), 10_000), Route::Peer(PeerId(1)));
         table.unpin(mac(1));
         assert!(table.is_empty());
@@ -526,7 +549,7 @@ mod tests {
         let learned: Vec<u32> = (0..20_000).filter(|&n| table.learn(mac(n), PeerId(1), 0) == Learned::New).collect();
         assert!(learned.len() > 19_900, "{} of 20000 found a place near enough", learned.len());
         assert!(learned.iter().all(|&n| table.route(mac(n), 1) == Route::Peer(PeerId(1))));
-        let steps: Vec<usize> = std::iter::from_fn(|| Some(table.age(300)).filter(|_| !table.is_empty())).collect();
+        let steps: Vec<usize> = std::iter::from_fn(|| Some(table.age(300, |_, _| true)).filter(|_| !table.is_empty())).collect();
         assert!(steps.iter().all(|&aged| aged <= AGED_PER_TURN) && steps.len() > 20, "{steps:?}");
         assert_eq!(table.learned_from(PeerId(1)), 0);
     }

@@ -88,11 +88,16 @@ pub fn learn(mac: Mac, side: PeerId, state: &mut State, env: &mut Environment) -
         }
     }
     env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
-    let tag = if side == HERE { Some(PeerTag(0)) } else { state.tables.peer(side).map(|peer| peer.tag) };
-    if let Some(tag) = tag {
-        state.fdb.report(mac, now_s, || env.handover.announce(env.id, MacUpdate { mac, peer: side, tag }));
-    }
+    let tables = &mut state.tables;
+    state.fdb.report(mac, now_s, || announce(mac, side, tables, env));
     learned
+}
+
+/// Tells the other workers on which side a station is. False when one of them has no room for it.
+pub fn announce(mac: Mac, side: PeerId, tables: &mut Tables, env: &Environment) -> bool {
+    let tag = if side == HERE { Some(PeerTag(0)) } else { tables.peer(side).map(|peer| peer.tag) };
+    // Of a peer that is gone there is nothing to be said.
+    tag.is_none_or(|tag| env.handover.announce(env.id, MacUpdate { mac, peer: side, tag }))
 }
 
 /// How many peers, without `except`, each worker seals for of what worker `reader` has.

@@ -14,7 +14,7 @@ use crate::config::{Config, IKE_SAS_PER_PEER};
 use crate::echo::Echoes;
 use crate::forward::ForwardingTable;
 use crate::handover::Handover;
-use crate::hub::Shares;
+use crate::hub::{self, Shares};
 use crate::io::Descriptors;
 use crate::oversize::Answers;
 use crate::policy::PolicyTable;
@@ -115,13 +115,14 @@ impl State {
     }
 
     /// The clock of the tables, once per turn, and what goes by it.
-    pub fn keep_time(&mut self, port: &mut Port) {
+    pub fn keep_time(&mut self, env: &mut Environment) {
         let elapsed = self.clock.began.elapsed();
         (self.now_s, self.turn_ns) = (elapsed.as_secs() as u32, self.clock.began_ns + elapsed.as_nanos() as u64);
-        let aged = self.fdb.age(self.now_s);
+        let tables = &mut self.tables;
+        let aged = self.fdb.age(self.now_s, |mac, side| hub::announce(mac, side, tables, env));
         if aged > 0 {
-            port.count(Count::FdbAged, aged as u64);
-            port.gauge(Gauge::FdbEntries, self.fdb.len() as i64);
+            env.port.count(Count::FdbAged, aged as u64);
+            env.port.gauge(Gauge::FdbEntries, self.fdb.len() as i64);
         }
         if self.now_s >= self.retry_trains_s {
             self.retry_trains_s = self.now_s + RETRY_TRAINS_S;

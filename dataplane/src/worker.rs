@@ -67,7 +67,7 @@ impl Worker {
             if ready.wake {
                 self.env.port.acknowledge();
             }
-            self.state.keep_time(&mut self.env.port);
+            self.state.keep_time(&mut self.env);
             commands_more = control::apply(&mut self.state, &mut self.env);
 
             if tap_more {

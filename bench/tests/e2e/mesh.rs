@@ -120,11 +120,14 @@ fn three_transfers_around_the_triangle_keep_their_hashes() -> Result<()> {
     Ok(())
 }
 
-/// A host of its own behind a gateway: a MAC and an address on top of the TAP.
-fn plug_in(gateway: &Gateway) -> Result<()> {
+/// A host of its own behind a gateway: a MAC and an address on top of the TAP. It speaks first, to `neighbour`.
+fn plug_in(gateway: &Gateway, neighbour: IpAddr) -> Result<()> {
+    // The gateway has the address, too, and would answer for it with a MAC of its own, before the station does.
+    gateway.netns.run("sysctl -q -w net.ipv4.conf.all.arp_ignore=1")?;
     gateway.netns.run(&format!("ip link add link {TAP} name station address {STATION} type macvlan mode bridge"))?;
     gateway.netns.address("station", &format!("{STATION_ADDRESS}/24"))?;
-    gateway.netns.run("ip link set station up").map(drop)
+    gateway.netns.run("ip link set station up")?;
+    gateway.netns.run(&format!("ping -n -c1 -W2 -I station {neighbour}")).map(drop)
 }
 
 #[test]
@@ -133,13 +136,12 @@ fn traffic_follows_an_address_that_moves_behind_another_gateway() -> Result<()> 
     let [a, b, c] = &lab.gateways[..] else { unreachable!("three gateways") };
     let reach =
         || wait_until("the station answers", SOON, || Ok(a.netns.run(&format!("ping -n -c1 -W1 {STATION_ADDRESS}")).is_ok()));
-    plug_in(b)?;
+    plug_in(b, a.inner().into())?;
     reach()?;
     let before = a.metrics()?.count(Count::FdbMoved);
     b.netns.run("ip link del station")?;
-    plug_in(c)?;
-    // The station speaks first from its new place; its neighbours keep its address, only the place has changed.
-    c.netns.run(&format!("ping -n -c1 -W2 -I station {}", a.inner()))?;
+    // The neighbours of the station keep its address, only the place has changed.
+    plug_in(c, a.inner().into())?;
     let moved = a.metrics()?.count(Count::FdbMoved);
     ensure!(moved > before, "gateway a did not notice the move");
     let opened = b.metrics()?.count(Count::Opened);
