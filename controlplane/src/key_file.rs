@@ -35,6 +35,8 @@ pub enum KeyFileError {
     ForeignOwner(String, u32),
     #[error("the file {0} is longer than {FILE_BYTES_MAX} bytes")]
     TooLong(String),
+    #[error("the file {0} is text in UTF-16, as some editors save it")]
+    Utf16(String),
 }
 
 impl KeyFileError {
@@ -46,6 +48,11 @@ impl KeyFileError {
                 format!("run: ls -l {file} (and make the path readable for the user who runs adit)")
             }
             KeyFileError::NotAFile(_) | KeyFileError::TooLong(_) => "the path of another file".to_owned(),
+            KeyFileError::Utf16(file) => {
+                format!(
+                    "run: iconv -f UTF-16 -t UTF-8 {file} > {file}.utf8 && chmod --reference={file} {file}.utf8, and name that file"
+                )
+            }
             KeyFileError::TooOpen(file, _) => format!("run: chmod 600 {file}"),
             KeyFileError::Writable(file, _) => format!("run: chmod go-w {file}"),
             KeyFileError::ForeignOwner(file, _) => format!("run: chown root {file}"),
@@ -69,7 +76,11 @@ pub fn create(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
     written
 }
 
-/// Reads a file.
+/// What some editors put in front of text: in UTF-8 it says nothing, the others mean that each character has two bytes.
+const MARK_UTF8: &[u8] = b"\xef\xbb\xbf";
+const MARKS_UTF16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
+
+/// Reads a file, without the mark of UTF-8 in front of it.
 ///
 /// # Errors
 /// It cannot be read, or others can do with it what they should not.
@@ -100,5 +111,32 @@ pub fn read(path: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, KeyFile
     // Room for the whole file, so that no copy of a grown buffer stays behind in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(facts.len() as usize + 1));
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.starts_with(MARK_UTF8) {
+        bytes.drain(..MARK_UTF8.len());
+    }
+    if MARKS_UTF16.iter().any(|mark| bytes.starts_with(mark)) {
+        return Err(KeyFileError::Utf16(shown));
+    }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_editors_are_left_out_or_refused_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let read_back = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            create(&path, bytes, Readers::OwnerOnly).unwrap();
+            read(&path, Readers::OwnerOnly)
+        };
+        assert_eq!(**read_back("plain", b"a key\r\n").unwrap(), *b"a key\r\n");
+        assert_eq!(**read_back("marked", b"\xef\xbb\xbfa key\r\n").unwrap(), *b"a key\r\n");
+        for (name, bytes) in [("little", b"\xff\xfea\0"), ("big", b"\xfe\xff\0a")] {
+            let error = read_back(name, bytes).unwrap_err();
+            assert!(matches!(error, KeyFileError::Utf16(_)) && error.remedy().contains("iconv -f UTF-16"), "{error}");
+        }
+    }
 }
