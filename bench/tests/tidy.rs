@@ -273,3 +273,23 @@ fn the_top_of_the_tree_holds_the_agreed_names_only() {
     let strange = |name: &String| !name.starts_with('.') && name != "target" && !TOP.contains(&name.as_str());
     complain(names.filter(strange).map(|name| format!("{name} does not belong at the top")).collect());
 }
+
+#[test]
+fn the_files_that_the_docs_name_are_there() {
+    let sources = sources();
+    let docs = fs::read_dir(root().join("docs")).expect("docs").flatten().map(|entry| entry.path());
+    let pages = docs.chain([root().join("README.md")]).filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let in_path = |c: char| c.is_ascii_alphanumeric() || "_-/.".contains(c);
+    let (mut faults, mut named) = (Vec::new(), 0);
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("UTF-8");
+        for word in text.split(|c: char| !in_path(c)).filter(|word| word.ends_with(".rs") && !word.starts_with(['_', '.'])) {
+            named += 1;
+            if !sources.keys().any(|name| name == word || name.ends_with(&format!("/{word}"))) {
+                faults.push(format!("{}: there is no {word}", page.display()));
+            }
+        }
+    }
+    assert!(named > 50, "only {named} files are named");
+    complain(faults);
+}
