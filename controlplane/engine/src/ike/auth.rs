@@ -23,15 +23,18 @@ use super::crash;
 use super::error::{Error, Incompatibility, LocalFault};
 use super::event::Cause;
 use super::explain;
+use super::facts::Role;
 use super::handshake::Handshake;
+use super::lifetimes::Lifetimes;
 use super::mobike;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Plan};
-use super::reauth::Standing;
-use super::sa::{IkeSa, Initiated, Role, Stage};
-use super::session::Session;
-use super::trust::OwnProof;
+use super::proof::Proof;
+use super::sa::{IkeSa, Initiated, Stage};
+use super::session::{Made, Session};
+use super::standing::Standing;
+use super::trust::{OwnProof, Trust};
 use super::vendor;
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_AUTH;
@@ -169,10 +172,10 @@ impl IkeSa {
         if let Some(session) = self.session_mut() {
             let own = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
             let most = own.saturating_mul(4).clamp(PEER_LANES_MIN, LANES_MAX);
-            session.peer_lanes = lanes.unwrap_or(1).clamp(1, most);
-            session.mobike.peer_addresses = addresses;
+            session.wants.set_peer_lanes(lanes.unwrap_or(1).clamp(1, most));
+            session.mobike.set_peer_addresses(addresses);
+            session.tokens.take(parts);
         }
-        self.take_token(parts);
         self.establish_path(ctx);
         self.note_addresses(ctx);
     }
@@ -236,7 +239,7 @@ impl IkeSa {
         self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk, own_until }, true);
         self.take_extras(ctx, &config, parts);
         if let Some(session) = self.session_mut() {
-            session.take_auth_lifetime(ctx.now, parts);
+            session.proof.standing_mut().take_auth_lifetime(ctx.now, parts, session.original_initiator);
         }
         self.watch_nat();
         self.accept_first_child(ctx, sent.plan, &sent.offered, parts, nonces);
@@ -276,13 +279,13 @@ impl IkeSa {
                             if plan.pairs.len() > 1 =>
                         {
                             // Perhaps it grants single pairs alone.
-                            session.narrows = true;
-                            session.create_at = Some(ctx.now.instant);
+                            session.wants.note_narrowing();
+                            session.wants.look_at(ctx.now.instant);
                         }
                         cause => session.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
                     }
                     if made_by_peer {
-                        session.want(super::session::Task::DeleteOrphan(inbound));
+                        session.want(super::agenda::Task::DeleteOrphan(inbound));
                     }
                 }
                 if !made_by_peer {
@@ -297,19 +300,13 @@ impl IkeSa {
         let Stage::Authenticating(handshake) = &self.stage else { return };
         let (lowest_nonce, choice) = (handshake.lowest_nonce(), handshake.choice.clone());
         self.log_keys(ctx, &admitted.keys);
-        let mut session = Session::new(ctx, peer, admitted.config, admitted.keys, choice);
-        session.remote_id = admitted.who.identity.to_string();
-        session.proof = admitted.who.by.to_string();
-        session.uses_ppk = admitted.uses_ppk;
-        session.lowest_nonce = lowest_nonce;
-        session.original_initiator = original_initiator;
-        session.standing = Standing {
-            peer_until: admitted.who.by.until(),
-            own_until: admitted.own_until,
-            own: Some(OwnProof::of(&session.config)),
-            ..Standing::default()
-        };
-        session.begin_standing(ctx);
+        let Admitted { config, keys, who, uses_ppk, own_until } = admitted;
+        let mut standing = Standing::proven(who.by.until(), own_until, OwnProof::of(&config));
+        let made = Made { keys, choice, lowest_nonce };
+        let lifetimes = Lifetimes::new(ctx.now.instant, &config.ike_lifetime, ctx.random);
+        standing.begin(ctx.now, &config, original_initiator, ctx.random);
+        let proof = Proof::new(who.identity.to_string(), who.by.to_string(), uses_ppk, Trust::of(&config), standing);
+        let session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
         self.peer = Some(peer);
         self.stage = Stage::Established(Box::new(session));
     }
@@ -372,7 +369,7 @@ impl IkeSa {
         payloads.extend(crash::token(ctx, self.spis));
         payloads.extend(self.grant_first_child(ctx, &config, parts, nonces));
         payloads.extend(self.extras(ctx, &config));
-        payloads.extend(self.session().and_then(|session| session.auth_lifetime(ctx.now)).map(Payload::from));
+        payloads.extend(self.session().and_then(|session| session.proof.standing().auth_lifetime(ctx.now)).map(Payload::from));
         if uses_ppk {
             payloads.push(Notify::new(NotifyType::PPK_IDENTITY).into());
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use adit_proto::control::{ChildId, PeerId, Spi};
 
 use super::config::Mode;
-use super::sa::SaId;
+use super::facts::SaId;
 use super::selectors::SelectorPair;
 
 /// What every inbound SPI is of.

@@ -18,8 +18,9 @@ use super::counters::Counters;
 use super::directory::Directory;
 use super::event::{After, Cause, Event, IkeSpis, Transmit};
 use super::explain::Record;
+use super::facts::SaId;
 use super::remotes::Remotes;
-use super::sa::{IkeSa, SaId};
+use super::sa::IkeSa;
 use super::trust::Trust;
 use crate::path::{Hop, Paths};
 

@@ -9,11 +9,11 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use crate::crypto::{Prf, Secret};
 
+use super::agenda::Task;
 use super::context::Ctx;
 use super::event::{Cause, IkeSpis};
 use super::parts::Parts;
 use super::sa::{IkeSa, Stage};
-use super::session::Task;
 
 /// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).
 const TOKENS_MAX: usize = 4;
@@ -43,18 +43,39 @@ pub(super) fn proof(secrets: &[Secret], spis: IkeSpis) -> Vec<Payload> {
     secrets.iter().take(TOKENS_MAX).map(|secret| notify(compute(secret, spis))).collect()
 }
 
-impl IkeSa {
-    /// Keeps the token that the peer gave for this IKE SA.
-    pub(super) fn take_token(&mut self, parts: &Parts) {
-        let Some(session) = self.session_mut() else { return };
+/// The tokens that the peer gave for an IKE SA, the newest first.
+#[derive(Debug, Default)]
+pub(super) struct Tokens(Vec<Vec<u8>>);
+
+impl Tokens {
+    /// As they were written down.
+    pub(super) fn restored(tokens: Vec<Vec<u8>>) -> Tokens {
+        Tokens(tokens)
+    }
+
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Vec<u8>> {
+        self.0.iter()
+    }
+
+    /// Keeps what the peer gives.
+    pub(super) fn take(&mut self, parts: &Parts) {
         for notify in parts.notifies.iter().filter(|notify| notify.kind == NotifyType::QUICK_CRASH_DETECTION) {
-            if TOKEN_LEN.contains(&notify.data.len()) && !session.tokens.contains(&notify.data) {
-                session.tokens.insert(0, notify.data.clone());
-                session.tokens.truncate(TOKENS_MAX);
+            if TOKEN_LEN.contains(&notify.data.len()) && !self.0.contains(&notify.data) {
+                self.0.insert(0, notify.data.clone());
+                self.0.truncate(TOKENS_MAX);
             }
         }
     }
 
+    /// Whether a message has one of them.
+    fn are_shown(&self, parts: &Parts) -> bool {
+        let given = parts.notifies.iter().filter(|notify| notify.kind == NotifyType::QUICK_CRASH_DETECTION).take(TOKENS_MAX);
+        let known = |given: &Notify| self.0.iter().any(|token| verify_slices_are_equal(token, &given.data).is_ok());
+        given.into_iter().any(known)
+    }
+}
+
+impl IkeSa {
     /// A response in the clear. Only a token proves anything; that the peer does not know the IKE SA is a hint to look whether
     /// it is alive (RFC 7296 §2.21.4).
     pub(super) fn on_unprotected_response(&mut self, ctx: &mut Ctx, header: &Header, message: &[u8]) {
@@ -66,9 +87,7 @@ impl IkeSa {
         if !lost {
             return;
         }
-        let given = parts.notifies.iter().filter(|notify| notify.kind == NotifyType::QUICK_CRASH_DETECTION).take(TOKENS_MAX);
-        let known = |given: &Notify| session.tokens.iter().any(|token| verify_slices_are_equal(token, &given.data).is_ok());
-        if given.into_iter().any(known) {
+        if session.tokens.are_shown(&parts) {
             ctx.count(self.peer, |counters| counters.crashes_detected += 1);
             return self.end(ctx, Cause::PeerCrashed);
         }

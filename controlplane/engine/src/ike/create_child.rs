@@ -9,17 +9,20 @@ use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType, Pr
 use crate::crypto::key_exchange;
 use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
+use super::agenda::Task;
 use super::agreed::{Progress, Secrets};
-use super::child::{ChildState, RekeyCollision};
+use super::child::RekeyCollision;
+use super::children::Children;
 use super::context::{Action, Ctx};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, Event};
+use super::facts::Role;
 use super::followup;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
-use super::sa::{IkeSa, Initiated, Role, Stage};
-use super::session::{Session, Task};
+use super::sa::{IkeSa, Initiated, Stage};
+use super::session::Session;
 use super::wishes;
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
@@ -53,10 +56,10 @@ impl IkeSa {
     ) -> Result<(), Error> {
         let (id, adit, Some(session)) = (self.id, self.features.adit, self.session_mut()) else { return Ok(()) };
         let Some(child) = session.config.children.get(config) else { return Ok(()) };
-        let (mode, pairs) = (child.mode, session.to_ask_for(config, adit));
+        let (mode, pairs) = (child.mode, session.wants.to_ask_for(&session.config, &session.children, config, adit));
         let selectors = match pairs.as_slice() {
             // It has come in the meantime, from the IKE SA before this one or by the peer.
-            [] if !session.lacks(config) => return Ok(()),
+            [] if !session.wants.lacks(&session.config, &session.children, config) => return Ok(()),
             [] => plan::policy(child),
             pairs => wishes::sides(pairs),
         };
@@ -75,9 +78,9 @@ impl IkeSa {
     ) -> Result<(), Error> {
         let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
         // It comes after the ones below, which are asked for again.
-        let in_order = (0..lane).all(|below| session.has_lane(child, below));
-        let first = session.children.iter().find(|one| one.place() == (child, 0) && one.state != ChildState::Closing);
-        let Some(first) = first.filter(|_| in_order && !session.has_lane(child, lane)) else { return Ok(()) };
+        let in_order = (0..lane).all(|below| session.children.has_lane(child, below));
+        let first = session.children.staying().find(|one| one.place() == (child, 0));
+        let Some(first) = first.filter(|_| in_order && !session.children.has_lane(child, lane)) else { return Ok(()) };
         let (config, mode, selectors) = (first.config, first.mode, first.selectors.clone());
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
         self.ask(ctx, Plan { id: Some(child), config, lane, mode, inbound, selectors, ..Plan::default() }, method)
@@ -88,7 +91,7 @@ impl IkeSa {
         let (id, expected_id, now) = (self.id, self.window.expected_id(), ctx.now.instant);
         let adit = self.features.adit;
         let Some(session) = self.session_mut() else { return Ok(()) };
-        let Some(child) = session.child_mut(old).filter(|child| child.is_live() && child.collision.is_none()) else {
+        let Some(child) = session.children.get_mut(old).filter(|child| child.is_live() && child.collision.is_none()) else {
             return Ok(());
         };
         if !child.is_confirmed(now, expected_id) {
@@ -97,8 +100,8 @@ impl IkeSa {
         }
         child.rekeying = true;
         let (child_id, config, lane, mode) = (Some(child.id), child.config, child.lane, child.mode);
-        let Some(child) = session.child(old) else { return Ok(()) };
-        let selectors = session.to_rekey_for(child, adit);
+        let Some(child) = session.children.get(old) else { return Ok(()) };
+        let selectors = session.wants.to_rekey_for(&session.config, &session.children, child, adit);
         let at_least = child.selectors.narrow(&selectors).unwrap_or_default();
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
         ctx.act(Action::Rekeying(true));
@@ -132,7 +135,7 @@ impl IkeSa {
         if sent.plan.replaces.is_some() {
             ctx.act(Action::Rekeying(false));
         }
-        if let Some(old) = sent.plan.replaces.and_then(|old| self.session_mut()?.child_mut(old)) {
+        if let Some(old) = sent.plan.replaces.and_then(|old| self.session_mut()?.children.get_mut(old)) {
             old.rekeying = false;
         }
         if let Some(notify) = parts.error() {
@@ -154,7 +157,7 @@ impl IkeSa {
 
     /// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
     fn has_lost(&self, creation: &Creation) -> bool {
-        let old = creation.plan.replaces.and_then(|old| self.session()?.child(old));
+        let old = creation.plan.replaces.and_then(|old| self.session()?.children.get(old));
         let collision = old.and_then(|old| old.collision.as_ref());
         creation.plan.overtaken || collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
     }
@@ -193,20 +196,19 @@ impl IkeSa {
             self.activate_child(ctx, inbound);
         }
         let Some(session) = self.session_mut() else { return };
-        session.temporary_since = None;
+        session.agenda.created();
         let Some(replaces) = replaces else { return self.want_missing_children() };
         ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
-        let collision = session.child(replaces).and_then(|old| old.collision.as_ref()).map(|collision| collision.inbound);
-        match (lost, collision.filter(|collision| session.child(*collision).is_some())) {
-            (true, Some(by)) => session.replace_child(replaces, by, now),
+        match (lost, session.children.collision_of(replaces)) {
+            (true, Some(by)) => session.children.replace(replaces, by, now),
             // It waits for additional key exchanges.
             (true, None) => {}
             (false, collision) => {
-                session.replace_child(replaces, inbound, now);
+                session.children.replace(replaces, inbound, now);
                 session.close_child(replaces);
                 // The peer, which made it, is going to delete it.
                 if let Some(collision) = collision {
-                    session.replace_child(collision, inbound, now);
+                    session.children.replace(collision, inbound, now);
                 }
             }
         }
@@ -217,7 +219,7 @@ impl IkeSa {
         let cause = Cause::Failed(error);
         let Some(session) = self.session_mut() else { return };
         session.want(Task::DeleteOrphan(plan.inbound));
-        session.retry_creation(ctx, &plan, &cause);
+        retry(ctx, session, &plan, &cause);
         self.child_failed(ctx, cause);
     }
 
@@ -241,16 +243,16 @@ impl IkeSa {
             },
         };
         // The old one may have gone, or have been rekeyed by the peer, while our request was on its way.
-        let old = plan.replaces.map(|old| session.child(old));
+        let old = plan.replaces.map(|old| session.children.get(old));
         let overtaken = old.is_some_and(|old| old.is_none_or(|old| !old.is_live() || old.collision.is_some()));
         match notify.kind {
-            _ if overtaken => session.settle_collision(plan, ctx.now.instant),
+            _ if overtaken => settle_collision(&mut session.children, plan, ctx.now.instant),
             NotifyType::INVALID_KE_PAYLOAD => {
                 let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
                 let method = method.filter(|method| offered.iter().any(|one| one.key_exchanges().contains(method)));
                 match method {
-                    Some(method) if !corrected => session.tasks.push_front(again(Some(method))),
-                    _ => session.retry_creation(ctx, plan, &refused),
+                    Some(method) if !corrected => session.agenda.want_first(again(Some(method))),
+                    _ => retry(ctx, session, plan, &refused),
                 }
             }
             NotifyType::TEMPORARY_FAILURE => {
@@ -261,20 +263,22 @@ impl IkeSa {
             NotifyType::CHILD_SA_NOT_FOUND => {
                 // The peer has lost it: so do we (RFC 7296 §2.25), and ask for a new one.
                 if let Some(old) = plan.replaces {
-                    session.remove_child(ctx, old);
+                    session.children.remove(ctx, old);
                 }
                 self.want_missing_children();
             }
             NotifyType::NO_ADDITIONAL_SAS | NotifyType::TS_MAX_QUEUE if plan.replaces.is_none() && plan.lane > 0 => {
-                session.lanes_max = session.lanes_max.min(plan.lane);
+                session.wants.refuse_lane(plan.lane);
             }
-            NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED if plan.pairs.len() > 1 && !session.narrows => {
+            NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED
+                if plan.pairs.len() > 1 && !session.wants.narrows() =>
+            {
                 // Perhaps it grants single pairs alone.
-                session.narrows = true;
+                session.wants.note_narrowing();
                 session.want(again(None));
             }
             _ => {
-                session.retry_creation(ctx, plan, &refused);
+                retry(ctx, session, plan, &refused);
                 self.child_failed(ctx, refused);
             }
         }
@@ -321,15 +325,15 @@ impl IkeSa {
         let limit = ctx.shared.config.limits.children;
         let now = ctx.now.instant;
         let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
-        if session.rekeying || session.successor.is_some() {
+        if session.succession.is_rekeying() || session.succession.has_successor() {
             return Err(LocalFault::Busy.into());
         }
         let rekey = parts.notify(NotifyType::REKEY_SA);
-        let old = rekey.map(|rekey| session.rekeyable(rekey)).transpose()?;
+        let old = rekey.map(|rekey| session.children.rekeyable(rekey)).transpose()?;
         session.has_room(limit, old.is_none())?;
         let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
         let sent = parts.ke.as_ref().and_then(|(method, _)| KeyExchangeMethod::from_id(*method));
-        let asked = Asked { exchange: EXCHANGE, first: false, old: old.and_then(|old| session.child(old)), adit };
+        let asked = Asked { exchange: EXCHANGE, first: false, old: old.and_then(|old| session.children.get(old)), adit };
         let granted = plan::grant(&session.config, parts, &asked, sent);
         ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
         let Granted { config, lane, mode, selectors, choice } = granted?;
@@ -339,9 +343,7 @@ impl IkeSa {
         };
         let exchanged = exchange_keys(parts, &choice)?;
 
-        if let Some(pending) = session.pending.take() {
-            pending.release(ctx);
-        }
+        session.awaited.forget(ctx);
         let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
         let plan = Plan { id: child_id, config, lane, mode, inbound, replaces: old, selectors, ..Plan::default() };
         let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
@@ -351,14 +353,14 @@ impl IkeSa {
         let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
         let mut payloads = plan::payloads(&plan, answer, between, Role::Responder, adit);
         let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r };
-        if let Some(old) = old.and_then(|old| session.child_mut(old)) {
+        if let Some(old) = old.and_then(|old| session.children.get_mut(old)) {
             old.collision = Some(RekeyCollision { inbound, lowest_nonce: creation.lowest_nonce() });
         }
         match Progress::begin(creation, secret)? {
             // Ready to receive before the answer invites the peer to send (RFC 7296 §2.8).
             Progress::Complete(creation, secrets) => self.finish_granted_child(ctx, creation, &secrets),
             Progress::Unfinished(unfinished) => {
-                payloads.push(self.expect_follow_up(ctx, followup::Goal::Child(Box::new(unfinished))));
+                payloads.push(session.awaited.begin(ctx, followup::Goal::Child(Box::new(unfinished))));
             }
         }
         self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
@@ -370,7 +372,7 @@ impl IkeSa {
         ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
         self.install_child(ctx, creation, secrets);
         let (now, request) = (ctx.now.instant, self.window.expected_id());
-        if let Some(child) = self.session_mut().and_then(|session| session.child_mut(inbound)) {
+        if let Some(child) = self.session_mut().and_then(|session| session.children.get_mut(inbound)) {
             // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
             child.granted_in = Some(request);
         }
@@ -379,8 +381,8 @@ impl IkeSa {
             Some(old) => {
                 let Some(session) = self.session_mut() else { return };
                 // While our own rekey of it is under way, its answer decides.
-                if session.child(old).is_some_and(|old| !old.rekeying) {
-                    session.replace_child(old, inbound, now);
+                if session.children.get(old).is_some_and(|old| !old.rekeying) {
+                    session.children.replace(old, inbound, now);
                 }
             }
         }
@@ -418,50 +420,20 @@ pub(super) fn exchange_keys(parts: &Parts, choice: &Choice) -> Result<Option<(Pa
     Ok(Some((Payload::Ke { method: method.id(), data: public.into_vec() }, secret)))
 }
 
-impl Session {
-    /// The Child SA that a rekey request names, if it can be replaced now (RFC 7296 §2.25.1).
-    fn rekeyable(&self, rekey: &Notify) -> Result<Spi, Error> {
-        let old = rekey.child_spi().and_then(|outbound| self.child_by_outbound(outbound));
-        let old = old.filter(|_| rekey.protocol == ProtocolId::ESP).ok_or(LocalFault::NoSuchChild)?;
-        match old.state {
-            ChildState::Live => Ok(old.inbound),
-            ChildState::Replaced { .. } | ChildState::Closing => Err(LocalFault::Busy.into()),
-        }
+/// Our rekey came to nothing because the peer's was there first: that one has the place.
+fn settle_collision(children: &mut Children, plan: &Plan, now: Instant) {
+    if let Some((old, by)) = plan.replaces.and_then(|old| Some((old, children.collision_of(old)?))) {
+        children.replace(old, by, now);
     }
+}
 
-    /// Another one has the place of this one.
-    pub(super) fn replace_child(&mut self, old: Spi, by: Spi, since: Instant) {
-        if let Some(old) = self.child_mut(old).filter(|old| old.state != ChildState::Closing) {
-            old.state = ChildState::Replaced { by, since };
-            old.superseded = true;
+/// Tries again later: a rekey before the hard limit, a new one after a wait.
+pub(super) fn retry(ctx: &mut Ctx, session: &mut Session, plan: &Plan, cause: &Cause) {
+    match plan.replaces.and_then(|old| session.children.get_mut(old)) {
+        Some(old) => {
+            let wait = super::window::jittered(Duration::from_secs(30), 50, ctx.random);
+            old.limits.rekey_at = Some(ctx.now.instant + wait);
         }
-    }
-
-    /// This one is to be deleted by us.
-    pub(super) fn close_child(&mut self, inbound: Spi) {
-        if let Some(child) = self.child_mut(inbound) {
-            child.state = ChildState::Closing;
-            self.want(Task::DeleteChildren(vec![inbound]));
-        }
-    }
-
-    /// Our rekey came to nothing because the peer's was there first: that one has the place.
-    fn settle_collision(&mut self, plan: &Plan, now: Instant) {
-        let Some(old) = plan.replaces else { return };
-        let collision = self.child(old).and_then(|old| old.collision.as_ref()).map(|collision| collision.inbound);
-        if let Some(collision) = collision.filter(|collision| self.child(*collision).is_some()) {
-            self.replace_child(old, collision, now);
-        }
-    }
-
-    /// Tries again later: a rekey before the hard limit, a new one after a wait.
-    pub(super) fn retry_creation(&mut self, ctx: &mut Ctx, plan: &Plan, cause: &Cause) {
-        match plan.replaces.and_then(|old| self.child_mut(old)) {
-            Some(old) => {
-                let wait = super::window::jittered(Duration::from_secs(30), 50, ctx.random);
-                old.limits.rekey_at = Some(ctx.now.instant + wait);
-            }
-            None => self.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
-        }
+        None => session.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
     }
 }

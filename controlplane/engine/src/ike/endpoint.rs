@@ -27,7 +27,8 @@ use super::counters::Counters;
 use super::crash;
 use super::directory::Directory;
 use super::event::{After, Event, IkeSpis, Transmit};
-use super::sa::{IkeSa, SaId};
+use super::facts::SaId;
+use super::sa::IkeSa;
 use super::snapshot::Kept;
 use crate::timer::{Timers, earlier};
 

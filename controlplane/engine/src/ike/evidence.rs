@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
+use super::agenda::Task;
 use super::context::Ctx;
 use super::event::After;
 use super::nat;
 use super::sa::{IkeSa, Stage};
-use super::session::Task;
 use crate::path::{Follow, Hop, IKE_PORT, Moves, Terms};
 
 /// A request that was repeated so often without an answer is tried elsewhere, too.
@@ -83,7 +83,7 @@ impl IkeSa {
     /// A request is to be sent there and answered from there: the one under way, for the window may be full, or a new one.
     pub(super) fn prove(&mut self, ctx: &mut Ctx, hop: Hop) {
         if self.window.is_idle() {
-            let ready = matches!(&self.stage, Stage::Established(session) if session.may_speak(ctx.now.instant));
+            let ready = matches!(&self.stage, Stage::Established(session) if session.succession.may_speak(ctx.now.instant));
             if ready && self.send_route_check(ctx, hop).is_err() {
                 ctx.shared.paths.refused += 1;
             }
@@ -140,7 +140,7 @@ impl IkeSa {
             }
         }
         if self.features.mobike && self.decides_path() {
-            let remotes = session.mobike.peer_addresses.iter().map(|address| SocketAddr::new(*address, here.remote.port()));
+            let remotes = session.mobike.peer_addresses().iter().map(|address| SocketAddr::new(*address, here.remote.port()));
             for remote in remotes.filter(|remote| remote.ip() != here.remote.ip()) {
                 others.push(Hop::new(unspecified(remote, here.local.port()), remote));
             }

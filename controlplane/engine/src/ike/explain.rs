@@ -7,10 +7,10 @@ use adit_proto::ike::{NotifyType, Proposal};
 use super::config::PeerConfig;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, Whose};
+use super::facts::Role;
 use super::negotiate::{self, Choice};
 use super::parts::Parts;
 use super::plan;
-use super::sa::Role;
 use super::selectors::{self, SelectorPair};
 
 /// Proposals of a peer that are kept, and characters of each.

@@ -10,15 +10,17 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use crate::crypto::key_exchange;
 use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
+use super::agenda::Task;
 use super::agreed::{Progress, Secrets, Unfinished};
 use super::context::{Action, Ctx};
+use super::create_child;
 use super::error::{Error, LocalFault, Misbehaviour};
 use super::event::Cause;
 use super::parts::{Parts, needed};
 use super::plan::{Creation, Plan};
 use super::rekey_ike::IkeCreation;
 use super::sa::{IkeSa, Initiated, Stage};
-use super::session::{Session, Task};
+use super::session::Session;
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_FOLLOWUP_KE;
 /// How long the responder waits for the next one (RFC 9370 §2.2.4: 5 to 20 seconds).
@@ -44,10 +46,10 @@ pub(super) struct Sent {
 }
 
 /// What the responder remembers until the next request comes.
-pub(super) struct Pending {
+struct Pending {
     goal: Goal,
     link: [u8; 16],
-    pub expires: Instant,
+    expires: Instant,
 }
 
 impl Goal {
@@ -107,28 +109,53 @@ impl Sent {
     }
 }
 
-impl Pending {
-    /// Gives back what was reserved.
-    pub(super) fn release(self, ctx: &mut Ctx) {
-        self.goal.release(ctx);
+/// A creation by the peer that waits for additional key exchanges: one at most. What it has reserved is given back when it ends.
+#[derive(Default)]
+pub(super) struct Awaited(Option<Pending>);
+
+impl Awaited {
+    /// Waits for the next key exchange; gives the link that the answer carries.
+    pub(super) fn begin(&mut self, ctx: &mut Ctx, goal: Goal) -> Payload {
+        let link = ctx.bytes();
+        let expires = ctx.now.instant + PATIENCE;
+        self.forget(ctx);
+        self.0 = Some(Pending { goal, link, expires });
+        Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE).with_data(link).into()
+    }
+
+    /// The peer begins with something else.
+    pub(super) fn forget(&mut self, ctx: &mut Ctx) {
+        if let Some(pending) = self.0.take() {
+            pending.goal.release(ctx);
+        }
+    }
+
+    /// What the request with this link goes on with.
+    fn take(&mut self, link: &[u8]) -> Option<Goal> {
+        self.0.take_if(|pending| verify_slices_are_equal(&pending.link, link).is_ok()).map(|pending| pending.goal)
+    }
+
+    fn take_expired(&mut self, now: Instant) -> Option<Goal> {
+        self.0.take_if(|pending| pending.expires <= now).map(|pending| pending.goal)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.0.as_ref().map(|pending| pending.expires)
     }
 }
 
-impl Session {
-    /// Forgets a creation whose next key exchange did not come in time.
-    pub(super) fn expire_pending(&mut self, ctx: &mut Ctx) {
-        let now = ctx.now.instant;
-        let Some(pending) = self.pending.take_if(|pending| pending.expires <= now) else { return };
-        match &pending.goal {
-            Goal::Ike(_) => self.collision = None,
-            Goal::Child(unfinished) => {
-                if let Some(old) = unfinished.creation.plan.replaces.and_then(|old| self.child_mut(old)) {
-                    old.collision = None;
-                }
+/// Forgets a creation whose next key exchange did not come in time.
+pub(super) fn expire(ctx: &mut Ctx, session: &mut Session) {
+    let Some(goal) = session.awaited.take_expired(ctx.now.instant) else { return };
+    match &goal {
+        Goal::Ike(_) => drop(session.succession.end_collision()),
+        Goal::Child(unfinished) => {
+            if let Some(old) = unfinished.creation.plan.replaces.and_then(|old| session.children.get_mut(old)) {
+                old.collision = None;
             }
         }
-        pending.release(ctx);
     }
+    goal.release(ctx);
 }
 
 impl IkeSa {
@@ -180,26 +207,15 @@ impl IkeSa {
         ctx.record(self.peer, |record| record.problem(cause));
         let Some(session) = self.session_mut() else { return };
         match goal {
-            Goal::Child(unfinished) => session.retry_creation(ctx, &unfinished.creation.plan, cause),
+            Goal::Child(unfinished) => create_child::retry(ctx, session, &unfinished.creation.plan, cause),
             Goal::Ike(_) => {
-                session.rekeying = false;
+                session.succession.set_rekeying(false);
                 ctx.act(Action::Rekeying(false));
                 if !session.wait_after_temporary_failure(ctx, Task::RekeyIke { method: None }) {
                     self.close_after_failure(ctx, Misbehaviour::ForeverTemporary.into());
                 }
             }
         }
-    }
-
-    /// The responder waits for the next key exchange; gives the link that the answer carries.
-    pub(super) fn expect_follow_up(&mut self, ctx: &mut Ctx, goal: Goal) -> Payload {
-        let link = ctx.bytes();
-        let expires = ctx.now.instant + PATIENCE;
-        let pending = Pending { goal, link, expires };
-        if let Some(former) = self.session_mut().and_then(|session| session.pending.replace(pending)) {
-            former.release(ctx);
-        }
-        Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE).with_data(link).into()
     }
 
     pub(super) fn on_followup_request(&mut self, ctx: &mut Ctx, parts: Parts) {
@@ -211,10 +227,7 @@ impl IkeSa {
     fn answer_followup(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
         let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::NoSuchExchange.into()) };
         let link = parts.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map_or(&[][..], |notify| &notify.data);
-        let Some(pending) = session.pending.take_if(|pending| verify_slices_are_equal(&pending.link, link).is_ok()) else {
-            return Err(LocalFault::NoSuchExchange.into());
-        };
-        let goal = pending.goal;
+        let goal = session.awaited.take(link).ok_or(LocalFault::NoSuchExchange)?;
         let (ke, secret) = match exchange_keys(parts, goal.next()) {
             Ok(exchanged) => exchanged,
             Err(error) => {
@@ -224,7 +237,7 @@ impl IkeSa {
         };
         let mut payloads = vec![ke];
         match goal.made(secret) {
-            Reached::Next(goal) => payloads.push(self.expect_follow_up(ctx, goal)),
+            Reached::Next(goal) => payloads.push(session.awaited.begin(ctx, goal)),
             Reached::Child(creation, secrets) => self.finish_granted_child(ctx, creation, &secrets),
             Reached::Ike(creation, secrets) => payloads.extend(self.finish_granted_rekey_ike(ctx, &creation, &secrets)),
         }

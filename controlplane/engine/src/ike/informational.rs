@@ -9,7 +9,6 @@ use super::event::Cause;
 use super::mobike;
 use super::parts::Parts;
 use super::sa::{IkeSa, Initiated};
-use super::session::Session;
 use crate::path::Hop;
 
 const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -72,7 +71,7 @@ impl IkeSa {
     /// Deletes those of the Child SAs that are still there.
     pub(super) fn send_delete_children(&mut self, ctx: &mut Ctx, mut spis: Vec<Spi>) -> Result<(), Error> {
         let Some(session) = self.session_mut() else { return Ok(()) };
-        spis.retain(|spi| session.child(*spi).is_some());
+        spis.retain(|spi| session.children.get(*spi).is_some());
         if spis.is_empty() {
             return Ok(());
         }
@@ -108,9 +107,9 @@ impl IkeSa {
             return self.on_delete_ike(ctx);
         }
         let mut answer = self.delete_for_peer(ctx, &parts);
-        self.take_token(&parts);
         if let Some(session) = self.session_mut() {
-            session.take_auth_lifetime(ctx.now, &parts);
+            session.tokens.take(&parts);
+            session.proof.standing_mut().take_auth_lifetime(ctx.now, &parts, session.original_initiator);
         }
         answer.extend(self.answer_mobike(ctx, &parts));
         if let Err(error) = self.respond(ctx, EXCHANGE, &answer) {
@@ -127,9 +126,8 @@ impl IkeSa {
     /// The peer deletes this IKE SA: answered with nothing, and our own plans with it are forgotten (RFC 7296 §2.25.2).
     fn on_delete_ike(&mut self, ctx: &mut Ctx) {
         let Some(session) = self.session() else { return };
-        let collision = session.collision.as_ref().and_then(|collision| collision.sa);
-        match (session.successor, collision) {
-            (Some((successor, _)), _) => {
+        match (session.succession.successor(), session.succession.made_by_peer()) {
+            (Some(successor), _) => {
                 self.end_after_answer(ctx, Cause::Replaced);
                 ctx.act(Action::Confirmed { sa: successor });
             }
@@ -139,7 +137,7 @@ impl IkeSa {
                 ctx.act(Action::Rekeying(false));
                 self.leave_to(ctx, successor, Then::End);
             }
-            (None, None) => match session.beside.after {
+            (None, None) => match session.succession.next() {
                 Some(to) => {
                     let _ = self.respond(ctx, EXCHANGE, &[]);
                     ctx.act(Action::GiveWay { to, then: Then::End });
@@ -159,7 +157,7 @@ impl IkeSa {
         for delete in parts.deletes.iter().filter(|delete| delete.protocol == ProtocolId::ESP) {
             for outbound in &delete.spis {
                 let Some(inbound) =
-                    self.session().and_then(|session| session.child_by_outbound(*outbound)).map(|one| one.inbound)
+                    self.session().and_then(|session| session.children.by_outbound(*outbound)).map(|one| one.inbound)
                 else {
                     continue;
                 };
@@ -176,13 +174,13 @@ impl IkeSa {
     fn on_child_deleted(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let now = ctx.now.instant;
         let Some(session) = self.session_mut() else { return };
-        let Some(successor) = session.successor_of(inbound) else { return session.end_child(ctx, inbound) };
+        let Some(successor) = session.children.successor_of(inbound) else { return session.end_child(ctx, inbound) };
         // The peer has switched over, so it receives on the new one (RFC 7296 §2.8).
-        session.replace_child(inbound, successor, now);
+        session.children.replace(inbound, successor, now);
         self.overtake(inbound);
         self.activate_child(ctx, successor);
         if let Some(session) = self.session_mut() {
-            session.remove_child(ctx, inbound);
+            session.children.remove(ctx, inbound);
         }
     }
 
@@ -200,8 +198,8 @@ impl IkeSa {
         match orphan {
             Orphan::Child(spi) if granted => {
                 if let Some(session) = self.session_mut() {
-                    session.want(super::session::Task::DeleteOrphan(spi));
-                    session.create_at = Some(ctx.now.instant);
+                    session.want(super::agenda::Task::DeleteOrphan(spi));
+                    session.wants.look_at(ctx.now.instant);
                 }
             }
             Orphan::Child(spi) | Orphan::Deleted(spi) => ctx.shared.spis.release(spi),
@@ -212,28 +210,5 @@ impl IkeSa {
             Orphan::Ike => self.yield_to_collision(ctx),
             Orphan::Other => {}
         }
-    }
-}
-
-impl Session {
-    /// Takes out a Child SA that was deleted. Where none has its place, and that is our business, it is asked for again later.
-    fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let gone = self.child(inbound).map(|child| (child.slot(), child.wishes(self.config.children.get(child.config))));
-        self.remove_child(ctx, inbound);
-        if let Some((slot, wishes)) = gone.filter(|_| self.original_initiator) {
-            let missing = wishes.into_iter().filter(|wish| !self.has(wish)).collect();
-            self.create_later(ctx, missing, slot, None);
-        }
-    }
-
-    /// The Child SA that has, or is about to have, the place of this one.
-    fn successor_of(&self, inbound: Spi) -> Option<Spi> {
-        let old = self.child(inbound)?;
-        let named = match old.state {
-            super::child::ChildState::Replaced { by, .. } => Some(by),
-            super::child::ChildState::Live | super::child::ChildState::Closing => None,
-        };
-        let collision = old.collision.as_ref().map(|collision| collision.inbound);
-        named.or(collision).filter(|spi| self.child(*spi).is_some())
     }
 }

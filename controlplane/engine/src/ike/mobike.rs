@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use adit_proto::ike::{Notify, NotifyType, Payload};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use super::agenda::Task;
 use super::context::Ctx;
 use super::error::{Error, Misbehaviour};
 use super::event::Cause;
 use super::nat;
 use super::parts::Parts;
 use super::sa::{IkeSa, Stage};
-use super::session::Task;
 use crate::path::{Hop, Moves};
 
 /// Most addresses of a peer that are remembered, and of ours that it is told.
@@ -22,11 +22,22 @@ const ADDRESSES_MAX: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mobike {
     /// Other addresses of the peer (§3.4).
-    pub peer_addresses: Vec<IpAddr>,
+    peer_addresses: Vec<IpAddr>,
     /// Other addresses of ours, as the peer was told.
-    pub own_addresses: Vec<IpAddr>,
+    own_addresses: Vec<IpAddr>,
     /// The hash of our address as the peer saw it last (§3.8).
     seen: Option<[u8; 20]>,
+}
+
+impl Mobike {
+    pub(super) fn peer_addresses(&self) -> &[IpAddr] {
+        &self.peer_addresses
+    }
+
+    /// As the peer names them.
+    pub(super) fn set_peer_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.peer_addresses = addresses;
+    }
 }
 
 /// What a request about addresses was.

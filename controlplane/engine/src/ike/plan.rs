@@ -13,9 +13,10 @@ use super::child::{Child, Limits, Sending, Usage};
 use super::config::{ChildConfig, Mode, PeerConfig};
 use super::context::{Ctx, LANES_MAX};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
+use super::facts::Role;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
-use super::sa::{IkeSa, Role, Stage};
+use super::sa::{IkeSa, Stage};
 use super::selectors::{self, SelectorPair};
 use super::vendor;
 use super::wishes::Wish;
@@ -218,7 +219,7 @@ impl IkeSa {
         let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
         let (peer, sa) = (session.peer, self.id);
         let Some(outbound) = choice.child_spi() else { return };
-        let keys = session.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
+        let keys = session.made.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
         let (outbound_key, inbound_key) = match role {
             Role::Initiator => (keys.from_initiator.clone(), keys.from_responder.clone()),
             Role::Responder => (keys.from_responder.clone(), keys.from_initiator.clone()),
@@ -246,14 +247,14 @@ impl IkeSa {
             rekeying: false,
             collision: None,
         };
-        session.add_child(ctx, child, inbound_key);
+        session.children.add(ctx, child, inbound_key);
         let left: Vec<Wish> =
-            plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.has(wish)).collect();
+            plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.children.has(wish)).collect();
         match left.len() {
             0 => {}
             // It was asked for that alone: to ask again at once would bring the same.
             1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), None),
-            _ => session.narrows = true,
+            _ => session.wants.note_narrowing(),
         }
     }
 

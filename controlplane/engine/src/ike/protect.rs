@@ -10,7 +10,7 @@ use crate::crypto::{IkeAead, IkeKeys};
 use crate::random::Random;
 
 use super::error::{Error, LocalFault};
-use super::sa::Role;
+use super::facts::Role;
 
 /// The keys that protect the messages of an IKE SA at one time.
 pub(super) struct Protection {

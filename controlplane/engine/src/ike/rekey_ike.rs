@@ -2,39 +2,34 @@
 //!
 //! The new IKE SA is made here and handed to the endpoint; its Child SAs come when it is clear that it is the one to stay.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use adit_proto::control::Spi;
 use adit_proto::ike::{ExchangeType, IkeSpi, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 
 use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
+use super::agenda::Task;
 use super::agreed::{Creating, Progress, Secrets};
-use super::child::{Child, ChildState, DrainingOutbound};
 use super::context::{Action, Ctx, Then, fresh_ike_spi};
 use super::crash;
 use super::create_child::{NONCE_LEN, exchange_keys};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, IkeSpis};
+use super::facts::{Role, SaId};
 use super::followup;
 use super::handshake::exchanged;
 use super::informational::{self, Orphan};
-use super::install_backoff::InstallBackoff;
+use super::lifetimes::Lifetimes;
 use super::nat::NatStatus;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
-use super::sa::{IkeSa, Initiated, Role, SaId, Stage};
-use super::session::{IkeRekeyCollision, Session, Task};
-use super::window::jittered;
-use super::wishes::Refused;
+use super::sa::{IkeSa, Initiated, Stage};
+use super::session::{Estate, Made, Session};
+use super::succession::Succession;
+use super::wishes::Wants;
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
-/// How long the responder sends no request on the new IKE SA unless the peer has shown that it has it.
-const UNCONFIRMED_PATIENCE: Duration = Duration::from_secs(15);
-/// After a refusal that will not pass by itself.
-const RETRY: Duration = Duration::from_secs(60);
 
 /// What the initiator remembers until the answer comes.
 pub(super) struct Sent {
@@ -70,13 +65,13 @@ impl IkeCreation {
 impl IkeSa {
     pub(super) fn send_rekey_ike(&mut self, ctx: &mut Ctx, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
         let Some(session) = self.session_mut() else { return Ok(()) };
-        if session.successor.is_some() || session.collision.is_some() {
+        if !session.succession.may_rekey() {
             return Ok(());
         }
         let offered = negotiate::ike_alternatives(&session.config.proposals);
         let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
         let method = corrected.or(first).ok_or(LocalFault::NotConfigured("an IKE proposal with a key exchange"))?;
-        session.rekeying = true;
+        session.succession.set_rekeying(true);
         ctx.act(Action::Rekeying(true));
         let (spi, nonce, exchange) = (fresh_ike_spi(ctx.random), ctx.bytes::<NONCE_LEN>().to_vec(), KeyExchange::start(method)?);
         let payloads = [
@@ -108,7 +103,7 @@ impl IkeSa {
 
     /// Whether the peer's new IKE SA stays, because ours has the lowest of the four nonces.
     fn has_lost_ike(&self, creation: &IkeCreation) -> bool {
-        let collision = self.session().and_then(|session| session.collision.as_ref());
+        let collision = self.session().and_then(|session| session.succession.collision());
         collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
     }
 
@@ -116,11 +111,11 @@ impl IkeSa {
     pub(super) fn yield_to_collision(&mut self, ctx: &mut Ctx) {
         ctx.act(Action::Rekeying(false));
         let Some(session) = self.session_mut() else { return };
-        session.rekeying = false;
-        if session.successor.is_some() {
+        session.succession.set_rekeying(false);
+        if session.succession.has_successor() {
             return;
         }
-        if let Some(successor) = session.collision.as_ref().and_then(|collision| collision.sa) {
+        if let Some(successor) = session.succession.made_by_peer() {
             self.leave_to(ctx, successor, Then::Stay);
         }
     }
@@ -129,7 +124,7 @@ impl IkeSa {
     pub(super) fn leave_to(&mut self, ctx: &mut Ctx, successor: SaId, then: Then) {
         let now = ctx.now.instant;
         if let Some(session) = self.session_mut() {
-            session.successor = Some((successor, now));
+            session.succession.leave_to(successor, now);
             ctx.act(Action::Inherit { successor, then });
         }
     }
@@ -147,8 +142,8 @@ impl IkeSa {
         ctx.act(Action::Rekeying(false));
         ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
         if let Some(session) = self.session_mut() {
-            session.rekeying = false;
-            if let Some(collision) = session.collision.take().and_then(|collision| collision.sa) {
+            session.succession.set_rekeying(false);
+            if let Some(collision) = session.succession.end_collision() {
                 ctx.act(Action::ExpectClosed { sa: collision });
             }
         }
@@ -156,23 +151,21 @@ impl IkeSa {
     }
 
     fn on_rekey_ike_refused(&mut self, ctx: &mut Ctx, sent: &Sent, notify: &Notify) {
-        let collision_done =
-            self.session().and_then(|session| session.collision.as_ref()).is_some_and(|collision| collision.sa.is_some());
-        if collision_done {
+        if self.session().is_some_and(|session| session.succession.made_by_peer().is_some()) {
             // The peer had finished its own before it saw ours (RFC 7296 §2.8.2).
             return self.yield_to_collision(ctx);
         }
         ctx.act(Action::Rekeying(false));
         let Some(session) = self.session_mut() else { return };
-        session.rekeying = false;
+        session.succession.set_rekeying(false);
         match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD if !sent.corrected => {
                 let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
                 let method = method.filter(|method| sent.offered.iter().any(|one| one.key_exchanges().contains(method)));
                 if method.is_some() {
-                    session.tasks.push_front(Task::RekeyIke { method });
+                    session.agenda.want_first(Task::RekeyIke { method });
                 } else {
-                    session.rekey_at = Some(ctx.now.instant + jittered(RETRY, 25, ctx.random));
+                    session.lifetimes.rekey_later(ctx.now.instant, ctx.random);
                 }
             }
             NotifyType::TEMPORARY_FAILURE => {
@@ -181,7 +174,7 @@ impl IkeSa {
                 }
             }
             kind => {
-                session.rekey_at = Some(ctx.now.instant + jittered(RETRY, 25, ctx.random));
+                session.lifetimes.rekey_later(ctx.now.instant, ctx.random);
                 ctx.record(self.peer, |record| record.problem(&Cause::Refused { exchange: EXCHANGE, notify: kind }));
             }
         }
@@ -199,7 +192,7 @@ impl IkeSa {
             return Err(LocalFault::Busy.into());
         }
         let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
-        if session.successor.is_some() || session.collision.as_ref().is_some_and(|collision| collision.sa.is_some()) {
+        if session.succession.has_successor() || session.succession.made_by_peer().is_some() {
             return Err(LocalFault::Busy.into());
         }
         let proposals = needed(parts.sa.as_deref(), EXCHANGE, PayloadType::SA)?;
@@ -209,21 +202,19 @@ impl IkeSa {
         let choice = negotiate::choose(&alternatives, proposals, sent).map_err(Incompatibility::IkeProposal)?;
         let initiator = choice.ike_spi().ok_or(Misbehaviour::BadSpi)?;
         let (ke, secret) = exchange_keys(parts, &choice)?.ok_or(LocalFault::NotConfigured("a key exchange"))?;
-        if let Some(pending) = session.pending.take() {
-            pending.release(ctx);
-        }
+        session.awaited.forget(ctx);
         let spis = IkeSpis { initiator, responder: fresh_ike_spi(ctx.random) };
         let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
         let mut payloads =
             vec![Payload::Sa(vec![choice.answer(ProtocolId::IKE, spis.responder)]), Payload::Nonce(nonce_r.clone()), ke];
         let creation = IkeCreation { choice, role: Role::Responder, spis, nonce_i, nonce_r };
-        session.collision = Some(IkeRekeyCollision { lowest_nonce: creation.lowest_nonce(), sa: None });
+        session.succession.collide(creation.lowest_nonce(), None);
         match Progress::begin(creation, Some(secret))? {
             Progress::Complete(creation, secrets) => {
                 payloads.extend(self.finish_granted_rekey_ike(ctx, &creation, &secrets));
             }
             Progress::Unfinished(unfinished) => {
-                payloads.push(self.expect_follow_up(ctx, followup::Goal::Ike(Box::new(unfinished))));
+                payloads.push(session.awaited.begin(ctx, followup::Goal::Ike(Box::new(unfinished))));
             }
         }
         self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
@@ -235,9 +226,9 @@ impl IkeSa {
         let (successor_id, token) = (successor.id, crash::token(ctx, successor.spis));
         ctx.act(Action::Successor(Box::new(successor)));
         let Some(session) = self.session_mut() else { return Vec::new() };
-        session.collision = Some(IkeRekeyCollision { lowest_nonce: creation.lowest_nonce(), sa: Some(successor_id) });
+        session.succession.collide(creation.lowest_nonce(), Some(successor_id));
         // While our own rekey is under way, its answer decides.
-        if !session.rekeying {
+        if !session.succession.is_rekeying() {
             ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
             self.leave_to(ctx, successor_id, Then::Stay);
         }
@@ -249,30 +240,22 @@ impl IkeSa {
         let old = self.session()?;
         let choice = creation.choice.clone();
         let exchanged = exchanged(&creation.nonce_i, &creation.nonce_r, creation.spis);
-        let keys = old.keys.rekeyed(choice.prf?, choice.suite, secrets.all(), exchanged);
+        let keys = old.made.keys.rekeyed(choice.prf?, choice.suite, secrets.all(), exchanged);
         let mut sa = IkeSa::new(ctx.now.instant, creation.role, creation.spis, self.hop(ctx));
         sa.peer = self.peer;
         sa.nat = self.nat;
         sa.features = self.features;
         sa.protection = Some(Protection::new(&keys, creation.role, ctx.random));
         sa.log_keys(ctx, &keys);
-        let mut session = Session::new(ctx, old.peer, old.config.clone(), keys, choice);
-        session.trust = old.trust;
-        session.remote_id = old.remote_id.clone();
-        session.proof = old.proof.clone();
-        session.uses_ppk = old.uses_ppk;
-        session.standing = old.standing.clone();
-        session.original_initiator = old.original_initiator;
-        session.lowest_nonce = creation.lowest_nonce();
-        session.peer_lanes = old.peer_lanes;
-        session.lanes_max = old.lanes_max;
+        let made = Made { keys, choice, lowest_nonce: creation.lowest_nonce() };
+        let (config, proof) = (old.config.clone(), old.proof.clone());
+        let lifetimes = Lifetimes::new(ctx.now.instant, &config.ike_lifetime, ctx.random);
+        let mut session = Session::new(old.peer, config, old.original_initiator, made, proof, lifetimes);
+        session.wants = Wants::with_lanes(old.wants.peer_lanes());
         session.mobike = old.mobike.clone();
         match creation.role {
             Role::Initiator => session.want(Task::SendToken),
-            Role::Responder => {
-                session.predecessor = Some(self.id);
-                session.silent_until = Some(ctx.now.instant + UNCONFIRMED_PATIENCE);
-            }
+            Role::Responder => session.succession = Succession::after(self.id, ctx.now.instant),
         }
         sa.stage = Stage::Established(Box::new(session));
         Some(sa)
@@ -299,30 +282,17 @@ impl IkeSa {
             Some(Initiated::Informational(informational::Sent::Addresses(sent))) => sent.task(),
             Some(_) | None => None,
         };
-        let session = self.session_mut()?;
-        let tasks = unfinished.into_iter().chain(session.tasks.drain(..));
-        let tasks = tasks.filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect();
         let (nat, last_heard) = (self.nat, self.last_heard);
-        let session = self.session_mut()?;
-        Some(HandoverState {
-            nat,
-            last_heard,
-            children: std::mem::take(&mut session.children),
-            draining_inbound: std::mem::take(&mut session.draining_inbound),
-            draining_outbound: std::mem::take(&mut session.draining_outbound),
-            install_backoffs: std::mem::take(&mut session.install_backoffs),
-            tasks,
-            refused: std::mem::take(&mut session.refused),
-            narrows: session.narrows,
-            create_at: session.create_at.take(),
-        })
+        let estate = self.session_mut()?.hand_over(unfinished);
+        Some(HandoverState { nat, last_heard, estate })
     }
 
     /// The IKE SA before this one has ended with all that it had.
     pub(super) fn inherit_nothing(&mut self, from: SaId) {
-        if let Some(session) = self.session_mut().filter(|session| session.predecessor == Some(from)) {
-            session.predecessor = None;
-            self.want_missing_children();
+        let adit = self.features.adit;
+        if let Some(session) = self.session_mut().filter(|session| session.succession.predecessor() == Some(from)) {
+            session.succession.forget_predecessor();
+            session.want_missing_children(adit);
         }
     }
 
@@ -333,28 +303,8 @@ impl IkeSa {
             // The peer has moved since this one was made.
             self.nat = handover.nat;
         }
-        let Some(session) = self.session_mut() else { return };
-        session.predecessor = None;
-        let spis =
-            handover.children.iter().map(|child| child.inbound).chain(handover.draining_inbound.iter().map(|(_, spi)| *spi));
-        spis.for_each(|spi| ctx.shared.spis.assign(spi, id));
-        session.children.extend(handover.children);
-        session.draining_inbound.extend(handover.draining_inbound);
-        session.draining_outbound.extend(handover.draining_outbound);
-        session.install_backoffs.extend(handover.install_backoffs);
-        session.refused = handover.refused;
-        session.narrows = handover.narrows;
-        session.create_at = handover.create_at;
-        let closing: Vec<Spi> =
-            session.children.iter().filter(|child| child.state == ChildState::Closing).map(|child| child.inbound).collect();
-        closing.into_iter().for_each(|inbound| session.want(Task::DeleteChildren(vec![inbound])));
-        for child in &mut session.children {
-            // A rekey of it that was under way in the old IKE SA has been refused or answered by now.
-            child.rekeying = false;
-            child.granted_in = None;
-        }
-        for task in handover.tasks {
-            session.want(task);
+        if let Some(session) = self.session_mut() {
+            session.inherit(ctx, id, handover.estate);
         }
     }
 }
@@ -363,14 +313,7 @@ impl IkeSa {
 pub(super) struct HandoverState {
     nat: NatStatus,
     last_heard: Instant,
-    children: Vec<Child>,
-    draining_inbound: Vec<(Instant, Spi)>,
-    draining_outbound: Vec<DrainingOutbound>,
-    install_backoffs: BTreeMap<(usize, u8), InstallBackoff>,
-    tasks: Vec<Task>,
-    refused: Vec<Refused>,
-    narrows: bool,
-    create_at: Option<Instant>,
+    estate: Estate,
 }
 
 impl Sent {

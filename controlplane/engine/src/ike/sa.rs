@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use adit_proto::control::PeerId;
 use adit_proto::ike::encrypted::Sealed;
-use adit_proto::ike::{ExchangeType, Flags, Header, IkeSpi, Notify, NotifyType, Payload, PayloadType, decode_payloads};
+use adit_proto::ike::{ExchangeType, Flags, Header, Notify, NotifyType, Payload, PayloadType, decode_payloads};
 
 use zeroize::Zeroizing;
 
@@ -17,6 +17,7 @@ use super::context::{Action, Ctx};
 use super::create_child;
 use super::error::{Error, LocalFault, Misbehaviour};
 use super::event::{After, Cause, Event, IkeSpis};
+use super::facts::{Features, Role, SaId};
 use super::followup;
 use super::fragment::Reassembly;
 use super::handshake::{Exchanging, Keyed, Negotiation};
@@ -32,36 +33,6 @@ use super::session::Session;
 use super::window::{Outstanding, Place, Window};
 use crate::path::Hop;
 use crate::timer::earlier;
-
-/// An IKE SA of this gateway: our SPI of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct SaId(pub IkeSpi);
-
-/// Who began the IKE SA: the "original initiator" of RFC 7296 §2.2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    Initiator,
-    Responder,
-}
-
-/// What the peer's first message says that it can do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Features {
-    /// RFC 7383.
-    pub fragmentation: bool,
-    /// RFC 9242.
-    pub intermediate: bool,
-    /// RFC 8784, wanted by both.
-    pub ppk: bool,
-    /// It is one of us.
-    pub adit: bool,
-    /// RFC 4555, wanted by both.
-    pub mobike: bool,
-    /// RFC 6023, said by the responder only.
-    pub childless: bool,
-    /// Both data planes answer sealed echoes.
-    pub echo: bool,
-}
 
 /// How far an IKE SA is.
 pub(super) enum Stage {
@@ -317,7 +288,7 @@ impl IkeSa {
         };
         self.last_heard = ctx.now.instant;
         if let Some(session) = self.session_mut() {
-            session.silent_until = None;
+            session.succession.confirmed();
         }
         self.end_hold(ctx);
         match self.predecessor_to_claim(exchange, &parts) {
@@ -334,7 +305,7 @@ impl IkeSa {
     fn predecessor_to_claim(&mut self, exchange: ExchangeType, parts: &Parts) -> Option<SaId> {
         let about_children =
             exchange != ExchangeType::INFORMATIONAL || parts.deletes.iter().any(|delete| !delete.spis.is_empty());
-        self.session_mut().filter(|_| about_children)?.predecessor.take()
+        self.session_mut().filter(|_| about_children)?.succession.forget_predecessor()
     }
 
     /// Goes on with a request that had to wait for the Child SAs.
@@ -550,7 +521,7 @@ impl IkeSa {
 
     fn remove_children(&mut self, ctx: &mut Ctx) {
         if let Stage::Established(session) = &mut self.stage {
-            session.remove_all_children(ctx);
+            session.remove_all(ctx);
         }
     }
 

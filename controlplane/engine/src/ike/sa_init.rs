@@ -18,12 +18,13 @@ use super::auth;
 use super::context::{Ctx, fresh_ike_spi};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{After, IkeSpis};
+use super::facts::{Features, Role};
 use super::handshake::{Handshake, exchanged};
 use super::nat;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
-use super::sa::{Features, IkeSa, Initiated, Role, Stage};
+use super::sa::{IkeSa, Initiated, Stage};
 use super::vendor;
 use crate::path::Hop;
 

@@ -1,236 +1,101 @@
-//! An established IKE SA: what it has and what it is going to do. One request at a time is under way; the rest waits here.
+//! An established IKE SA: the parts that it has, and what one of them means for the others.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use adit_proto::control::{ChildId, PeerId, Spi};
-use adit_proto::ike::Delete;
 
-use crate::crypto::{IkeKeys, KeyExchangeMethod};
+use crate::crypto::IkeKeys;
 
-use super::child::{Child, ChildState, DrainingOutbound};
+use super::agenda::{Agenda, Task};
+use super::child::{Child, ChildState};
+use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
-use super::context::{Ctx, LANES_MAX};
+use super::context::Ctx;
+use super::crash::Tokens;
 use super::error::LocalFault;
 use super::event::Cause;
-use super::followup::Pending;
-use super::install_backoff::InstallBackoff;
+use super::followup::Awaited;
+use super::lifetimes::Lifetimes;
 use super::mobike::Mobike;
 use super::negotiate::Choice;
-use super::reauth::{Beside, Standing};
-use super::sa::{IkeSa, Role, SaId, Stage};
+use super::proof::Proof;
 use super::selectors::SelectorPair;
-use super::trust::{OwnProof, Trust};
-use super::window::jittered;
-use super::wishes::Refused;
+use super::succession::Succession;
+use super::wishes::{Refused, Wants, Wish};
 
-/// After TEMPORARY_FAILURE: how long to wait, and for how long to try (RFC 7296 §2.25).
-const TEMPORARY_WAIT: Duration = Duration::from_secs(3);
-pub(super) const TEMPORARY_PATIENCE: Duration = Duration::from_secs(180);
 /// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.
 const CHILDREN_SPARE: usize = 12;
 
-/// A request that waits for its turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Task {
-    /// `method`: the key exchange that the peer asked for when it refused another one.
-    CreateChild {
-        config: usize,
-        method: Option<KeyExchangeMethod>,
-    },
-    CreateLane {
-        child: ChildId,
-        lane: u8,
-        method: Option<KeyExchangeMethod>,
-    },
-    RekeyChild {
-        inbound: Spi,
-        method: Option<KeyExchangeMethod>,
-    },
-    RekeyIke {
-        method: Option<KeyExchangeMethod>,
-    },
-    /// By our inbound SPIs.
-    DeleteChildren(Vec<Spi>),
-    /// A Child SA that the peer has made and we have not.
-    DeleteOrphan(Spi),
-    /// A probe (DPD) is wanted.
-    Liveness,
-    /// Our address has changed (RFC 4555).
-    UpdateAddresses,
-    /// Our list of addresses has changed (RFC 4555 §3.6).
-    AnnounceAddresses,
-    /// The new IKE SA has another crash token (RFC 6290 §4.3).
-    SendToken,
-}
-
-impl Task {
-    /// Whether it makes a Child SA or an IKE SA: such requests wait after TEMPORARY_FAILURE.
-    pub(super) fn creates(&self) -> bool {
-        match self {
-            Task::CreateChild { .. } | Task::CreateLane { .. } | Task::RekeyChild { .. } | Task::RekeyIke { .. } => true,
-            Task::DeleteChildren(_)
-            | Task::DeleteOrphan(_)
-            | Task::Liveness
-            | Task::UpdateAddresses
-            | Task::AnnounceAddresses
-            | Task::SendToken => false,
-        }
-    }
-}
-
-/// The peer's rekey of an IKE SA that we are rekeying, too (RFC 7296 §2.8.2).
-#[derive(Debug)]
-pub(super) struct IkeRekeyCollision {
+/// What the exchange has made that began it.
+pub(super) struct Made {
+    pub keys: IkeKeys,
+    pub choice: Choice,
+    /// The smaller nonce, by which simultaneous IKE SAs are told apart (RFC 7296 §2.8.2).
     pub lowest_nonce: Vec<u8>,
-    /// The IKE SA that it made; `None` while additional key exchanges are under way.
-    pub sa: Option<SaId>,
 }
 
 /// What an IKE SA has once it is authenticated.
 pub(super) struct Session {
     pub peer: PeerId,
     pub config: Arc<PeerConfig>,
-    /// As it was when the peer was authenticated.
-    pub trust: Trust,
-    pub keys: IkeKeys,
-    pub choice: Choice,
-    /// Who the peer proved to be.
-    pub remote_id: String,
-    /// And how.
-    pub proof: String,
-    pub uses_ppk: bool,
-    /// Until when that holds.
-    pub standing: Standing,
-    /// With the IKE SA before or after this one, while there are two.
-    pub beside: Beside,
     /// Whether we look after the Child SAs: we began the connection.
     pub original_initiator: bool,
-    /// The smaller nonce of its making.
-    pub lowest_nonce: Vec<u8>,
-    pub established: Instant,
-    pub rekey_at: Option<Instant>,
-    pub expire_at: Option<Instant>,
-    pub children: Vec<Child>,
-    /// Inbound SAs that were replaced and still take late packets.
-    pub draining_inbound: Vec<(Instant, Spi)>,
-    pub draining_outbound: Vec<DrainingOutbound>,
-    pub tasks: VecDeque<Task>,
-    /// Before this nothing is created or rekeyed.
-    pub resume_at: Option<Instant>,
-    pub temporary_since: Option<Instant>,
-    /// When Child SAs that are missing are asked for again.
-    pub create_at: Option<Instant>,
-    /// What the data plane refused or lost, by child and lane.
-    pub install_backoffs: BTreeMap<(usize, u8), InstallBackoff>,
-    /// What the peer has refused, or is not there any more.
-    pub refused: Vec<Refused>,
-    /// The peer leaves pairs out where it is asked for several.
-    pub narrows: bool,
-    /// With how many lanes the peer can do something; 1 if it did not say.
-    pub peer_lanes: u8,
-    /// The peer wants no more lanes than this (RFC 9611: TS_MAX_QUEUE).
-    pub lanes_max: u8,
-    /// Our rekey of this IKE SA is under way.
-    pub rekeying: bool,
-    pub collision: Option<IkeRekeyCollision>,
-    /// The IKE SA that has taken over, and since when.
-    pub successor: Option<(SaId, Instant)>,
-    /// The peer may not have this IKE SA yet: it is not to be spoken to before.
-    pub silent_until: Option<Instant>,
-    /// The IKE SA whose Child SAs this one, made by the peer, inherits when it is clear that it stays.
-    pub predecessor: Option<SaId>,
-    /// Since when another IKE SA of the peer is the one to stay.
-    pub redundant_since: Option<Instant>,
+    pub made: Made,
+    pub proof: Proof,
+    pub lifetimes: Lifetimes,
+    pub succession: Succession,
+    pub children: Children,
+    pub wants: Wants,
+    pub agenda: Agenda,
     /// A creation by the peer that waits for additional key exchanges.
-    pub pending: Option<Pending>,
+    pub awaited: Awaited,
     /// With which the peer will say that it has crashed (RFC 6290).
-    pub tokens: Vec<Vec<u8>>,
+    pub tokens: Tokens,
     pub mobike: Mobike,
 }
 
 impl Session {
     /// A session without Child SAs and without anything to do.
-    pub(super) fn new(ctx: &mut Ctx, peer: PeerId, config: Arc<PeerConfig>, keys: IkeKeys, choice: Choice) -> Session {
-        let now = ctx.now.instant;
-        let lifetime = config.ike_lifetime;
-        let timed = !lifetime.rekey_after.is_zero();
-        let hard = lifetime.rekey_after.mul_f64(f64::from(lifetime.hard_percent.max(100)) / 100.0);
+    pub(super) fn new(
+        peer: PeerId,
+        config: Arc<PeerConfig>,
+        original_initiator: bool,
+        made: Made,
+        proof: Proof,
+        lifetimes: Lifetimes,
+    ) -> Session {
         Session {
             peer,
-            trust: Trust::of(&config),
-            keys,
-            choice,
-            remote_id: String::new(),
-            proof: String::new(),
-            uses_ppk: false,
-            standing: Standing::default(),
-            beside: Beside::default(),
-            original_initiator: false,
-            lowest_nonce: Vec::new(),
-            established: now,
-            rekey_at: timed.then(|| now + jittered(lifetime.rekey_after, lifetime.jitter_percent, ctx.random)),
-            expire_at: timed.then(|| now + hard),
             config,
-            children: Vec::new(),
-            draining_inbound: Vec::new(),
-            draining_outbound: Vec::new(),
-            tasks: VecDeque::new(),
-            resume_at: None,
-            temporary_since: None,
-            create_at: None,
-            install_backoffs: BTreeMap::new(),
-            refused: Vec::new(),
-            narrows: false,
-            peer_lanes: 1,
-            lanes_max: LANES_MAX,
-            rekeying: false,
-            collision: None,
-            successor: None,
-            silent_until: None,
-            predecessor: None,
-            redundant_since: None,
-            pending: None,
-            tokens: Vec::new(),
+            original_initiator,
+            made,
+            proof,
+            lifetimes,
+            succession: Succession::default(),
+            children: Children::new(peer),
+            wants: Wants::default(),
+            agenda: Agenda::default(),
+            awaited: Awaited::default(),
+            tokens: Tokens::default(),
             mobike: Mobike::default(),
         }
     }
 
     /// Adds a request to what is to be done, unless it is there.
     pub(super) fn want(&mut self, task: Task) {
-        if !self.tasks.contains(&task) {
-            self.tasks.push_back(task);
-        }
-    }
-
-    /// Whether the peer has this IKE SA, and it is not on its way out.
-    pub(super) fn may_speak(&self, now: Instant) -> bool {
-        self.successor.is_none() && self.silent_until.is_none_or(|until| until <= now)
+        self.agenda.want(task);
     }
 
     /// The next request that may be sent now.
-    fn next_task(&mut self, now: Instant) -> Option<Task> {
-        if !self.may_speak(now) {
-            return None;
-        }
-        let waits = self.resume_at.is_some_and(|at| at > now);
-        let index = self.tasks.iter().position(|task| !(waits && task.creates()))?;
-        self.tasks.remove(index)
+    pub(super) fn next_task(&mut self, now: Instant) -> Option<Task> {
+        if self.succession.may_speak(now) { self.agenda.next(now) } else { None }
     }
 
-    /// The peer asked for patience. Says whether there is any left (RFC 7296 §2.25).
-    pub(super) fn wait_after_temporary_failure(&mut self, ctx: &mut Ctx, again: Task) -> bool {
-        let now = ctx.now.instant;
-        let since = *self.temporary_since.get_or_insert(now);
-        self.resume_at = Some(now + jittered(TEMPORARY_WAIT, 50, ctx.random));
-        self.want(again);
-        now.saturating_duration_since(since) < TEMPORARY_PATIENCE
-    }
-
-    /// Lanes of a child: as many as the end with more workers wants.
-    pub(super) fn lanes(&self, config: usize) -> u8 {
-        self.config.children.get(config).map_or(1, |child| child.lanes.max(self.peer_lanes))
+    /// How a child is configured by now, if it is.
+    pub(super) fn child_config(&self, config: usize) -> Option<&ChildConfig> {
+        self.config.children.get(config)
     }
 
     /// Whether another Child SA may be made by the peer, as a new one or in a rekey. Those that are on their way out count: a
@@ -240,14 +105,14 @@ impl Session {
     /// There are too many, for good or until some are gone.
     pub(super) fn has_room(&self, limit: usize, is_new: bool) -> Result<(), LocalFault> {
         // A peer may make one for each pair of networks.
-        let of = |(config, child): (usize, &ChildConfig)| usize::from(self.lanes(config)) + child.pairs.len().saturating_sub(1);
-        let places: usize = self.config.children.iter().enumerate().map(of).sum();
+        let of = |child: &ChildConfig| usize::from(self.wants.lanes(Some(child))) + child.pairs.len().saturating_sub(1);
+        let places: usize = self.config.children.iter().map(of).sum();
         let live_max = (4 * places + CHILDREN_SPARE).min(limit / 2).max(1);
         let live = self.children.iter().filter(|child| child.is_live()).count();
         if is_new && live >= live_max {
             return Err(LocalFault::Children);
         }
-        if self.children.len() + self.draining_inbound.len() >= 2 * live_max { Err(LocalFault::Busy) } else { Ok(()) }
+        if self.children.len_with_draining() >= 2 * live_max { Err(LocalFault::Busy) } else { Ok(()) }
     }
 
     /// Whether the peer may have a new Child SA with these selectors for this child and lane. Lanes come one after the other, so that
@@ -261,92 +126,150 @@ impl Session {
         (config, lane): (usize, u8),
         selectors: &SelectorPair,
     ) -> Result<Option<ChildId>, LocalFault> {
-        if lane >= self.lanes(config) {
+        if lane >= self.wants.lanes(self.child_config(config)) {
             return Err(LocalFault::Children);
         }
-        if self.is_backing_off(now, (config, lane)) {
+        if self.wants.backoffs.is_backing_off(now, (config, lane)) {
             return Err(LocalFault::Busy);
         }
         if lane == 0 {
             return Ok(None);
         }
         let id = self.with_selectors(config, lane, selectors).ok_or(LocalFault::Busy)?;
-        let in_order = (0..lane).all(|below| self.has_lane(id, below));
+        let in_order = (0..lane).all(|below| self.children.has_lane(id, below));
         if in_order { Ok(Some(id)) } else { Err(LocalFault::Busy) }
     }
 
     /// The Child SA with these selectors, or else with some of them; first those without this lane.
     fn with_selectors(&self, config: usize, lane: u8, selectors: &SelectorPair) -> Option<ChildId> {
-        let first = |child: &&Child| child.config == config && child.lane == 0 && child.state != ChildState::Closing;
         let rank = |child: &Child| {
             let same = child.selectors.covers(selectors) && selectors.covers(&child.selectors);
-            (!same, self.has_lane(child.id, lane))
+            (!same, self.children.has_lane(child.id, lane))
         };
-        let fits = |child: &&Child| child.selectors.narrow(selectors).is_some();
-        self.children.iter().filter(first).filter(fits).min_by_key(|child| rank(child)).map(|child| child.id)
+        let first = self.children.staying().filter(|child| child.config == config && child.lane == 0);
+        let fits = first.filter(|child| child.selectors.narrow(selectors).is_some());
+        fits.min_by_key(|child| rank(child)).map(|child| child.id)
     }
-}
 
-impl Session {
+    /// Installs the outbound SA of a Child SA, once. One that cannot be is replaced.
+    pub(super) fn activate(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        if self.children.activate(ctx, inbound) {
+            self.want(Task::RekeyChild { inbound, method: None });
+        }
+    }
+
+    /// Every Child SA that has waited for it is used for sending from now on.
+    pub(super) fn activate_all(&mut self, ctx: &mut Ctx) {
+        if !self.succession.holds() {
+            self.children.to_activate().into_iter().for_each(|inbound| self.activate(ctx, inbound));
+        }
+    }
+
+    /// The peer has shown that it has this IKE SA, or has had the time: what it has is used for sending from now on.
+    pub(super) fn end_hold(&mut self, ctx: &mut Ctx) {
+        if self.succession.end_hold() {
+            self.activate_all(ctx);
+        }
+    }
+
+    /// This one is to be deleted by us.
+    pub(super) fn close_child(&mut self, inbound: Spi) {
+        if self.children.close(inbound) {
+            self.want(Task::DeleteChildren(vec![inbound]));
+        }
+    }
+
+    /// Takes out a Child SA that was deleted. Where none has its place, and that is our business, it is asked for again later.
+    pub(super) fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        let gone = self.children.get(inbound).map(|child| (child.slot(), child.wishes(self.child_config(child.config))));
+        self.children.remove(ctx, inbound);
+        if let Some((slot, wishes)) = gone.filter(|_| self.original_initiator) {
+            let missing = wishes.into_iter().filter(|wish| !self.children.has(wish)).collect();
+            self.create_later(ctx, missing, slot, None);
+        }
+    }
+
+    /// It must not be used any more (RFC 7296 §2.8), whether there is another one or not.
+    pub(super) fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        self.want(Task::DeleteOrphan(inbound));
+        let expired = self.children.expire(ctx, inbound).filter(|_| self.original_initiator);
+        if let Some(child) = expired {
+            let wishes = child.wishes(self.child_config(child.config));
+            self.create_later(ctx, wishes, child.slot(), Some(&Cause::Expired));
+        }
+    }
+
+    /// Takes out everything that the data plane or a table knows of.
+    pub(super) fn remove_all(&mut self, ctx: &mut Ctx) {
+        self.children.remove_all(ctx);
+        self.awaited.forget(ctx);
+        self.agenda.clear().for_each(|spi| ctx.shared.spis.release(spi));
+    }
+
+    /// Something could not be had, or is not there any more: asks again later.
+    pub(super) fn create_later(&mut self, ctx: &mut Ctx, wishes: Vec<Wish>, slot: (usize, u8), cause: Option<&Cause>) {
+        self.wants.create_later((ctx.now.instant, &mut *ctx.random), wishes, slot, cause);
+    }
+
+    /// The peer asked for patience. Says whether there is any left (RFC 7296 §2.25).
+    pub(super) fn wait_after_temporary_failure(&mut self, ctx: &mut Ctx, again: Task) -> bool {
+        self.agenda.wait_after_temporary_failure(ctx.now.instant, ctx.random, again)
+    }
+
+    /// What is configured and not there, whoever is to ask for it, with the reason why the peer refused it.
+    pub(super) fn missing(&self) -> Vec<(Wish, Option<&Refused>)> {
+        self.wants.missing(&self.config, &self.children)
+    }
+
+    /// Asks for every Child SA that is configured and not there, where that is our business.
+    pub(super) fn want_missing_children(&mut self, is_adit: bool) {
+        // The Child SAs of a predecessor are still to come.
+        let goes = self.succession.has_successor() || self.succession.next().is_some();
+        if !self.original_initiator || goes || self.succession.has_predecessor() {
+            return;
+        }
+        self.wants.forget_what_came(&self.config, &self.children);
+        self.children.headless_lanes().into_iter().for_each(|inbound| self.close_child(inbound));
+        let tasks = self.wants.tasks(&self.config, &self.children, is_adit);
+        tasks.into_iter().for_each(|task| self.want(task));
+    }
+
     /// Follows a changed configuration from the next exchange on.
-    fn reconfigure(&mut self, config: Arc<PeerConfig>) {
+    pub(super) fn reconfigure(&mut self, config: Arc<PeerConfig>) {
         let name = |config: &PeerConfig, index: usize| config.children.get(index).map(|child| child.name.clone());
         let gone = |child: &&Child| name(&config, child.config) != name(&self.config, child.config);
-        let spis: Vec<Spi> = self.children.iter().filter(gone).map(|child| child.inbound).collect();
+        let gone: Vec<Spi> = self.children.iter().filter(gone).map(|child| child.inbound).collect();
         self.config = config;
-        let unwanted = self.children.iter().filter(|child| child.is_live() && self.is_unwanted(child)).map(|child| child.inbound);
-        let spis: BTreeSet<Spi> = spis.into_iter().chain(unwanted).collect();
+        let unwanted = |child: &&Child| child.is_live() && child.is_unwanted(self.child_config(child.config));
+        let unwanted = self.children.iter().filter(unwanted).map(|child| child.inbound);
+        let spis: BTreeSet<Spi> = gone.into_iter().chain(unwanted).collect();
         spis.into_iter().for_each(|inbound| self.close_child(inbound));
+    }
+
+    /// Takes over Child SAs and what is wanted. What was closing is still to be deleted.
+    pub(super) fn inherit(&mut self, ctx: &mut Ctx, owner: super::facts::SaId, estate: Estate) {
+        let Estate { children, wants, tasks } = estate;
+        self.succession.forget_predecessor();
+        self.children.inherit(ctx, owner, children);
+        self.wants.inherit(wants);
+        let closing = self.children.iter().filter(|child| child.state == ChildState::Closing).map(|child| child.inbound);
+        let closing: Vec<Spi> = closing.collect();
+        closing.into_iter().for_each(|inbound| self.want(Task::DeleteChildren(vec![inbound])));
+        tasks.into_iter().for_each(|task| self.want(task));
+    }
+
+    /// Gives Child SAs and what is wanted away; `unfinished` is under way here and is begun anew there.
+    pub(super) fn hand_over(&mut self, unfinished: Option<Task>) -> Estate {
+        let tasks = unfinished.into_iter().chain(self.agenda.take()).collect();
+        Estate { children: self.children.take(), wants: self.wants.take(), tasks }
     }
 }
 
-impl IkeSa {
-    pub(super) fn reconfigure(&mut self, ctx: &mut Ctx, config: Arc<PeerConfig>, trust: &Trust) {
-        if self.session().is_some_and(|session| session.trust != *trust) {
-            return self.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged);
-        }
-        if let Some(session) = self.session_mut() {
-            session.reconsider(ctx, OwnProof::of(&config));
-            session.reconfigure(config);
-            self.want_missing_children();
-        }
-    }
-
-    /// Asks for the Child SAs that are missing.
-    pub(super) fn want_missing_children(&mut self) {
-        let is_adit = self.features.adit;
-        if let Some(session) = self.session_mut() {
-            session.want_missing_children(is_adit);
-        }
-    }
-
-    /// Sends the next request if none is under way.
-    pub(super) fn start_next(&mut self, ctx: &mut Ctx) {
-        while self.window.is_idle() {
-            let Stage::Established(session) = &mut self.stage else { return };
-            let Some(task) = session.next_task(ctx.now.instant) else { return self.finish_beside(ctx) };
-            let started = match task {
-                Task::CreateChild { config, method } => self.send_create_child(ctx, config, method),
-                Task::CreateLane { child, lane, method } => self.send_create_lane(ctx, child, lane, method),
-                Task::RekeyChild { inbound, method } => self.send_rekey_child(ctx, inbound, method),
-                Task::RekeyIke { method } => self.send_rekey_ike(ctx, method),
-                Task::DeleteChildren(spis) => self.send_delete_children(ctx, spis),
-                Task::DeleteOrphan(spi) => self.send_delete_orphan(ctx, spi),
-                Task::Liveness => self.send_liveness(ctx),
-                Task::UpdateAddresses => self.send_update_addresses(ctx),
-                Task::AnnounceAddresses => self.send_additional_addresses(ctx),
-                Task::SendToken => self.send_token(ctx),
-            };
-            if let Err(error) = started {
-                return self.close_after_failure(ctx, error);
-            }
-        }
-    }
-
-    /// Whether our original role in the IKE SA is that of the initiator.
-    pub(super) fn is_initiator(&self) -> bool {
-        self.role == Role::Initiator
-    }
+/// What an IKE SA leaves to its successor.
+pub(super) struct Estate {
+    children: Children,
+    wants: Wants,
+    tasks: Vec<Task>,
 }
 
 #[cfg(test)]

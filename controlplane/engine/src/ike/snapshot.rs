@@ -29,7 +29,8 @@ use super::connection::ConnectionState;
 use super::context::{Ctx, Peer};
 use super::endpoint::Endpoint;
 use super::event::Cause;
-use super::sa::{IkeSa, SaId};
+use super::facts::SaId;
+use super::sa::IkeSa;
 use crate::path::Paths;
 use bytes::Out;
 use contents::{Change, Contents, PeerMark};
@@ -247,9 +248,9 @@ impl Endpoint {
         }
         for session in self.sas.values().filter_map(IkeSa::session) {
             restored.inbound.extend(session.children.iter().map(|child| child.inbound));
-            restored.inbound.extend(session.draining_inbound.iter().map(|(_, spi)| *spi));
+            restored.inbound.extend(session.children.draining_inbound().iter().map(|(_, spi)| *spi));
             let sending = session.children.iter().filter(|child| child.is_sending()).map(|child| child.outbound);
-            let sending = sending.chain(session.draining_outbound.iter().map(|draining| draining.outbound));
+            let sending = sending.chain(session.children.draining_outbound().iter().map(|draining| draining.outbound));
             restored.outbound.extend(sending.map(|spi| (session.peer, spi)));
         }
         Ok(restored)
@@ -259,7 +260,7 @@ impl Endpoint {
     fn trusted(&self, sa: &IkeSa) -> Result<(), PeerId> {
         let Some(session) = sa.session() else { return Ok(()) };
         let trust = self.shared.peers.get(&session.peer).map(|peer| peer.trust);
-        if trust == Some(session.trust) { Ok(()) } else { Err(session.peer) }
+        if trust.as_ref() == Some(session.proof.trust()) { Ok(()) } else { Err(session.peer) }
     }
 
     fn adopt(&mut self, now: Now, sa: IkeSa) {
@@ -272,9 +273,7 @@ impl Endpoint {
     fn revoke(&mut self, now: Now, mut sa: IkeSa) {
         let id = sa.id;
         if let Some(session) = sa.session_mut() {
-            let children = session.children.drain(..).map(|child| child.inbound);
-            children.chain(session.draining_inbound.drain(..).map(|(_, spi)| spi)).for_each(|spi| self.shared.spis.release(spi));
-            session.draining_outbound.clear();
+            session.children.disown().into_iter().for_each(|spi| self.shared.spis.release(spi));
         }
         self.list(now, sa);
         self.run(now, id, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged));
@@ -291,22 +290,24 @@ impl Endpoint {
     fn forget_lost_predecessors(&mut self) {
         let there: Vec<SaId> = self.sas.keys().copied().collect();
         for session in self.sas.values_mut().filter_map(IkeSa::session_mut) {
-            session.predecessor = session.predecessor.filter(|id| there.binary_search(id).is_ok());
+            if session.succession.predecessor().is_some_and(|id| there.binary_search(&id).is_err()) {
+                session.succession.forget_predecessor();
+            }
         }
     }
 
     /// Every peer with an IKE SA is established.
     fn choose_current(&mut self, now: Now) {
         let rank = |id: &SaId| {
-            let session = self.sas.get(id)?.session().filter(|one| one.successor.is_none() && one.redundant_since.is_none())?;
-            Some((session.predecessor.is_none(), session.children.len(), session.established))
+            let session = self.sas.get(id)?.session().filter(|one| !one.succession.is_going())?;
+            Some((!session.succession.has_predecessor(), session.children.len(), session.lifetimes.established()))
         };
         let best = |peer: &Peer| peer.sas.iter().filter(|id| rank(id).is_some()).max_by_key(|id| rank(id)).copied();
         let chosen: Vec<_> = self.shared.peers.iter().filter_map(|(id, peer)| Some((*id, best(peer)?))).collect();
         for (peer, current) in chosen {
             self.shared.set_current(peer, Some(current));
             let spis = self.sas.get(&current).map(|sa| sa.spis);
-            let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.remote_id.clone());
+            let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.proof.remote_id().to_owned());
             if let Some(peer) = self.shared.peers.get_mut(&peer) {
                 peer.connected_as = identity.unwrap_or_default();
             }

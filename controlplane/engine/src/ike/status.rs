@@ -12,8 +12,9 @@ use super::endpoint::{Endpoint, Refusal};
 use super::error::{Error, Incompatibility};
 use super::event::{Cause, IkeSpis};
 use super::explain::Record;
+use super::facts::Role;
 use super::nat::NatStatus;
-use super::sa::{IkeSa, Role};
+use super::sa::IkeSa;
 use super::selectors::SelectorPair;
 use super::wishes::{Refused, Wish};
 use crate::path::Hop;
@@ -216,26 +217,26 @@ impl Endpoint {
 
 fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
     let session = sa.session()?;
-    let methods = session.choice.key_exchange.iter().chain(&session.choice.additional);
+    let methods = session.made.choice.key_exchange.iter().chain(&session.made.choice.additional);
     Some(IkeStatus {
         spis: sa.spis,
         role: sa.role,
-        suite: session.choice.to_string(),
-        post_quantum: session.uses_ppk || methods.into_iter().any(|method| method.is_post_quantum()),
-        ppk: session.uses_ppk,
-        remote_id: session.remote_id.clone(),
-        proof: session.proof.clone(),
-        established: session.established,
+        suite: session.made.choice.to_string(),
+        post_quantum: session.proof.uses_ppk() || methods.into_iter().any(|method| method.is_post_quantum()),
+        ppk: session.proof.uses_ppk(),
+        remote_id: session.proof.remote_id().to_owned(),
+        proof: session.proof.by().to_owned(),
+        established: session.lifetimes.established(),
         last_heard: sa.last_heard,
-        rekey_at: session.rekey_at,
-        reauth_at: session.standing.reauth_at,
-        peer_certificate_until: session.standing.peer_until,
-        own_certificate_until: session.standing.own_until,
+        rekey_at: session.lifetimes.rekey_at(),
+        reauth_at: session.proof.standing().reauth_at(),
+        peer_certificate_until: session.proof.standing().peer_until(),
+        own_certificate_until: session.proof.standing().own_until(),
         hop: used.unwrap_or(sa.hop),
         nat: sa.nat,
         mobike: sa.features.mobike,
         adit: sa.features.adit,
-        is_going: session.successor.is_some() || session.redundant_since.is_some(),
+        is_going: session.succession.is_going(),
         children: session.children.iter().map(|child| child_status(child, &session.config.children)).collect(),
         missing: session.missing().into_iter().map(|(wish, refused)| missing(wish, refused)).collect(),
     })

@@ -5,12 +5,16 @@ use std::time::{Duration, Instant};
 use adit_proto::control::Spi;
 use adit_proto::ike::{Delete, Payload};
 
-use super::child::{Child, ChildState};
+use super::agenda::Task;
+use super::child::ChildState;
 use super::context::{Action, Ctx, Then};
 use super::create_child::UNCONFIRMED_WAIT;
 use super::event::{After, Cause};
-use super::sa::{IkeSa, Initiated, Role, Stage};
-use super::session::{Session, Task};
+use super::facts::Role;
+use super::followup;
+use super::sa::{IkeSa, Initiated, Stage};
+use super::session::Session;
+use super::succession::REPLACED_PATIENCE;
 use super::window::Due;
 use crate::timer::earlier;
 
@@ -18,9 +22,7 @@ use crate::timer::earlier;
 const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
 /// How long an IKE SA that is over still repeats its last answer.
 const CLOSED_LINGER: Duration = Duration::from_secs(10);
-/// How long the other end may take to delete an SA that it has replaced, before we do it.
-const REPLACED_PATIENCE: Duration = Duration::from_secs(30);
-/// Before a rekey that came to nothing is tried again.
+/// Before a rekey of a Child SA that came to nothing is tried again.
 const REKEY_RETRY: Duration = Duration::from_secs(60);
 /// The only byte of a NAT keepalive (RFC 3948 §2.3).
 const KEEPALIVE: u8 = adit_proto::demux::KEEPALIVE;
@@ -56,13 +58,13 @@ impl IkeSa {
     }
 
     fn liveness_at(&self, session: &Session) -> Option<Instant> {
-        let quiet = self.window.is_idle() && session.tasks.is_empty() && session.successor.is_none();
+        let quiet = self.window.is_idle() && session.agenda.is_empty() && !session.succession.has_successor();
         (quiet && !session.config.dpd.is_zero()).then(|| self.last_heard + session.config.dpd)
     }
 
     fn keepalive_at(&self, session: &Session) -> Option<Instant> {
         let interval = session.config.keepalive;
-        (self.nat.here && !interval.is_zero() && session.successor.is_none()).then(|| self.last_sent + interval)
+        (self.nat.here && !interval.is_zero() && !session.succession.has_successor()).then(|| self.last_sent + interval)
     }
 
     pub(super) fn on_timeout(&mut self, ctx: &mut Ctx) {
@@ -104,9 +106,9 @@ impl IkeSa {
             }
         }
         if let Stage::Established(session) = &self.stage {
-            if session.successor.is_some() || session.beside.after.is_some() {
+            if session.succession.has_successor() || session.succession.next().is_some() {
                 cause = Cause::Replaced;
-            } else if let Some(successor) = session.collision.as_ref().and_then(|collision| collision.sa) {
+            } else if let Some(successor) = session.succession.made_by_peer() {
                 // The peer's new IKE SA may be alive though this one is not.
                 ctx.act(Action::Rekeying(false));
                 return self.leave_to(ctx, successor, Then::End);
@@ -121,40 +123,37 @@ impl IkeSa {
         let now = ctx.now.instant;
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let Stage::Established(session) = &mut self.stage else { return };
-        session.end_draining_inbound(ctx);
-        session.silent_until = session.silent_until.filter(|until| *until > now);
-        session.resume_at = session.resume_at.filter(|at| *at > now);
-        session.expire_pending(ctx);
+        session.children.end_draining(ctx);
+        session.succession.end_silence(now);
+        session.agenda.resume(now);
+        followup::expire(ctx, session);
         let delete: Vec<Payload> = vec![Delete::ike().into()];
-        if session.successor.is_some_and(|(_, since)| since + REPLACED_PATIENCE <= now) {
+        if session.succession.is_replaced_for_long(now) {
             return self.close(ctx, delete, Cause::Replaced);
         }
-        if session.redundant_since.is_some_and(|since| since + REPLACED_PATIENCE <= now) {
-            session.redundant_since = None;
-            return match session.beside.after {
+        if session.succession.take_redundant_for_long(now) {
+            return match session.succession.next() {
                 Some(to) => ctx.act(Action::GiveWay { to, then: Then::Close }),
                 None => self.close(ctx, delete, Cause::Redundant),
             };
         }
-        if session.successor.is_some() {
+        if session.succession.has_successor() {
             return;
         }
-        if is_due(session.expire_at) {
+        if session.lifetimes.is_over(now) {
             return self.close(ctx, delete, Cause::Expired);
         }
         if self.on_reauth_timeout(ctx) {
             return;
         }
         let Stage::Established(session) = &mut self.stage else { return };
-        if is_due(session.rekey_at) || self.window.is_exhausted() {
-            session.rekey_at = Some(now + REKEY_RETRY);
+        if session.lifetimes.take_rekey(now, self.window.is_exhausted()) {
             session.want(Task::RekeyIke { method: None });
         }
-        self.on_children_timeout(ctx);
-        let Stage::Established(session) = &mut self.stage else { return };
-        if is_due(session.create_at) {
-            session.ask_again(now);
-            self.want_missing_children();
+        session.on_children_timeout(ctx, self.window.expected_id());
+        if is_due(session.wants.deadline()) {
+            session.wants.ask_again(now);
+            session.want_missing_children(self.features.adit);
         }
         let Stage::Established(session) = &self.stage else { return };
         if is_due(self.keepalive_at(session)) {
@@ -172,30 +171,29 @@ impl IkeSa {
         ctx.shared.transmit(&hop, self.peer, vec![KEEPALIVE], After::Nothing);
         self.last_sent = ctx.now.instant;
     }
+}
 
-    pub(super) fn on_children_timeout(&mut self, ctx: &mut Ctx) {
-        let (now, expected_id) = (ctx.now.instant, self.window.expected_id());
-        let Stage::Established(session) = &mut self.stage else { return };
-        let spis: Vec<Spi> = session.children.iter().map(|child| child.inbound).collect();
+impl Session {
+    /// Replaces or ends Child SAs whose time has come. `expected_id` is that of the peer's next request.
+    pub(super) fn on_children_timeout(&mut self, ctx: &mut Ctx, expected_id: u32) {
+        let now = ctx.now.instant;
+        let spis: Vec<Spi> = self.children.iter().map(|child| child.inbound).collect();
         for inbound in spis {
-            let Stage::Established(session) = &mut self.stage else { return };
-            let Some(child) = session.child_mut(inbound) else { continue };
+            let Some(child) = self.children.get_mut(inbound) else { continue };
             let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             match child.state {
                 ChildState::Closing => {}
                 ChildState::Replaced { by, since } if since + REPLACED_PATIENCE <= now => {
-                    let known = session.child(by).is_none_or(|by| by.is_confirmed(now, expected_id));
+                    let known = self.children.get(by).is_none_or(|by| by.is_confirmed(now, expected_id));
                     if !known {
                         // The peer may still ask again for the answer that made the new one.
                         let overdue = now.saturating_duration_since(since).saturating_sub(REPLACED_PATIENCE);
-                        session.replace_child(inbound, by, since + overdue + UNCONFIRMED_WAIT);
+                        self.children.replace(inbound, by, since + overdue + UNCONFIRMED_WAIT);
                         continue;
                     }
                     // Whoever replaced it has forgotten it.
-                    self.activate_child(ctx, by);
-                    if let Some(session) = self.session_mut() {
-                        session.close_child(inbound);
-                    }
+                    self.activate(ctx, by);
+                    self.close_child(inbound);
                 }
                 ChildState::Live | ChildState::Replaced { .. } if is_due(child.limits.expire_at) || child.is_used_up() => {
                     self.expire_child(ctx, inbound);
@@ -203,7 +201,7 @@ impl IkeSa {
                 ChildState::Live if is_due(child.limits.rekey_at) || (child.is_worn() && !child.rekeying) => {
                     child.limits.rekey_at = Some(now + REKEY_RETRY);
                     if !child.rekeying && child.collision.is_none() {
-                        session.want(Task::RekeyChild { inbound, method: None });
+                        self.want(Task::RekeyChild { inbound, method: None });
                     }
                 }
                 ChildState::Live | ChildState::Replaced { .. } => {}
@@ -211,47 +209,17 @@ impl IkeSa {
         }
     }
 
-    /// It must not be used any more (RFC 7296 §2.8), whether there is another one or not.
-    fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let Some(session) = self.session_mut() else { return };
-        session.want(Task::DeleteOrphan(inbound));
-        let expired = session.expire_child(ctx, inbound).filter(|_| session.original_initiator);
-        if let Some(child) = expired {
-            let wishes = child.wishes(session.config.children.get(child.config));
-            session.create_later(ctx, wishes, child.slot(), Some(&Cause::Expired));
-        }
-    }
-}
-
-impl Session {
     fn deadline(&self) -> Option<Instant> {
-        let mut next = None;
+        let mut next = earlier(self.children.drained_at(), self.awaited.deadline());
         let mut at = |instant: Option<Instant>| next = earlier(next, instant);
-        self.draining_inbound.iter().for_each(|(until, _)| at(Some(*until)));
-        self.draining_outbound.iter().for_each(|draining| at(Some(draining.until)));
-        at(self.pending.as_ref().map(|pending| pending.expires));
-        at(self.successor.map(|(_, since)| since + REPLACED_PATIENCE));
-        at(self.redundant_since.map(|since| since + REPLACED_PATIENCE));
-        if self.successor.is_none() {
-            at(self.expire_at);
-            at(self.rekey_at);
-            at(self.standing.deadline().filter(|_| self.beside.after.is_none()));
-            at(self.beside.deadline());
-            at(self.create_at);
-            at(self.silent_until);
-            at(self.resume_at);
+        at(self.succession.deadline());
+        if !self.succession.has_successor() {
+            at(self.lifetimes.deadline());
+            at(self.proof.standing().deadline().filter(|_| self.succession.next().is_none()));
+            at(self.wants.deadline());
+            at(self.agenda.deadline());
             self.children.iter().for_each(|child| at(child.deadline()));
         }
         next
-    }
-}
-
-impl Child {
-    fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            ChildState::Live => earlier(self.limits.rekey_at, self.limits.expire_at),
-            ChildState::Replaced { since, .. } => earlier(Some(since + REPLACED_PATIENCE), self.limits.expire_at),
-            ChildState::Closing => None,
-        }
     }
 }

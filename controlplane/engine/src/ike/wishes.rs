@@ -8,14 +8,18 @@ use std::time::{Duration, Instant};
 
 use adit_proto::control::{ChildId, Selector, Spi};
 use adit_proto::ike::IpSelector;
-use adit_proto::limits::SELECTORS_OF_CHILD_MAX;
+use adit_proto::limits::{LANES_MAX, SELECTORS_OF_CHILD_MAX};
 
+use crate::random::Random;
+
+use super::agenda::Task;
 use super::child::{Child, ChildState};
-use super::context::Ctx;
+use super::children::Children;
+use super::config::{ChildConfig, PeerConfig};
 use super::event::Cause;
+use super::install_backoff::InstallBackoffs;
 use super::plan::{self, Plan};
 use super::selectors::{SelectorPair, sides_of};
-use super::session::{Session, Task};
 use super::window::jittered;
 
 /// How long to wait before something that is wanted and was refused is asked for again, at first and at most.
@@ -64,6 +68,14 @@ pub(super) fn sides<'a>(pairs: impl IntoIterator<Item = &'a Selector>) -> Select
 }
 
 impl Child {
+    /// Whether the configuration knows nothing any more of what it has.
+    pub(super) fn is_unwanted(&self, config: Option<&ChildConfig>) -> bool {
+        config.is_none_or(|config| {
+            let knows = config.pairs.is_empty() || config.pairs.iter().any(|pair| self.selectors.touches(pair));
+            config.mode != self.mode || !knows
+        })
+    }
+
     /// Whether it is there for a configured selector, or a part of it.
     fn has_of(&self, config: usize, pair: &Selector) -> bool {
         self.config == config && self.state != ChildState::Closing && self.selectors.touches(pair)
@@ -81,90 +93,158 @@ impl Plan {
     }
 }
 
-impl Session {
-    /// Whether there is a lane of a Child SA that is to stay.
-    pub(super) fn has_lane(&self, id: ChildId, lane: u8) -> bool {
-        self.children.iter().any(|child| child.place() == (id, lane) && child.state != ChildState::Closing)
+impl Children {
+    pub(super) fn has(&self, wish: &Wish) -> bool {
+        match wish {
+            Wish::Any(config) => self.staying().any(|child| child.config == *config && child.lane == 0),
+            Wish::Selector(config, pair) => self.iter().any(|child| child.has_of(*config, pair)),
+            Wish::Lane(id, lane) => self.has_lane(*id, *lane),
+        }
+    }
+
+    /// Lanes whose first lane is gone, where a Child SA that was made in its place has them, too.
+    pub(super) fn headless_lanes(&self) -> Vec<Spi> {
+        let headless = self.iter().filter(|one| one.is_live() && one.lane > 0 && !self.has_lane(one.id, 0));
+        let has_place = |one: &&Child| {
+            let same = |other: &Child| other.id != one.id && other.config == one.config && other.selectors == one.selectors;
+            let whole = |other: &Child| same(other) && other.is_live() && other.lane == one.lane && self.has_lane(other.id, 0);
+            self.iter().any(whole)
+        };
+        headless.filter(has_place).map(|one| one.inbound).collect()
+    }
+}
+
+/// What the peer has refused, and what it can do; what the data plane has refused.
+pub(super) struct Wants {
+    /// What the peer has refused, or is not there any more.
+    refused: Vec<Refused>,
+    /// When Child SAs that are missing are asked for again.
+    create_at: Option<Instant>,
+    /// The peer leaves pairs out where it is asked for several.
+    narrows: bool,
+    /// With how many lanes the peer can do something; 1 if it did not say.
+    peer_lanes: u8,
+    /// The peer wants no more lanes than this (RFC 9611: TS_MAX_QUEUE).
+    lanes_max: u8,
+    pub backoffs: InstallBackoffs,
+}
+
+impl Default for Wants {
+    fn default() -> Wants {
+        let (refused, backoffs) = (Vec::new(), InstallBackoffs::default());
+        Wants { refused, create_at: None, narrows: false, peer_lanes: 1, lanes_max: LANES_MAX, backoffs }
+    }
+}
+
+impl Wants {
+    /// What was known of the peer's lanes.
+    pub(super) fn with_lanes((peer_lanes, lanes_max): (u8, u8)) -> Wants {
+        Wants { peer_lanes, lanes_max, ..Wants::default() }
+    }
+
+    /// With how many lanes the peer can do something, and how many it wants at most.
+    pub(super) fn peer_lanes(&self) -> (u8, u8) {
+        (self.peer_lanes, self.lanes_max)
+    }
+
+    pub(super) fn set_peer_lanes(&mut self, lanes: u8) {
+        self.peer_lanes = lanes;
+    }
+
+    /// The peer does not want this lane.
+    pub(super) fn refuse_lane(&mut self, lane: u8) {
+        self.lanes_max = self.lanes_max.min(lane);
+    }
+
+    /// Lanes of a child: as many as the end with more workers wants.
+    pub(super) fn lanes(&self, config: Option<&ChildConfig>) -> u8 {
+        config.map_or(1, |child| child.lanes.max(self.peer_lanes))
+    }
+
+    /// Whether the peer is known to leave pairs out.
+    pub(super) fn narrows(&self) -> bool {
+        self.narrows
+    }
+
+    /// The peer left pairs out.
+    pub(super) fn note_narrowing(&mut self) {
+        self.narrows = true;
+    }
+
+    /// What is missing is looked for then.
+    pub(super) fn look_at(&mut self, at: Instant) {
+        self.create_at = Some(at);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.create_at
     }
 
     fn waits(&self, wish: &Wish) -> bool {
         self.refused.iter().any(|refused| refused.waits && refused.wish == *wish)
     }
 
-    pub(super) fn has(&self, wish: &Wish) -> bool {
-        match wish {
-            Wish::Any(config) => {
-                self.children.iter().any(|child| child.config == *config && child.lane == 0 && child.state != ChildState::Closing)
-            }
-            Wish::Selector(config, pair) => self.children.iter().any(|child| child.has_of(*config, pair)),
-            Wish::Lane(id, lane) => self.has_lane(*id, *lane),
-        }
-    }
-
     /// What is configured and not there, whoever is to ask for it, with the reason why the peer refused it.
-    pub(super) fn missing(&self) -> Vec<(Wish, Option<&Refused>)> {
+    pub(super) fn missing(&self, config: &PeerConfig, children: &Children) -> Vec<(Wish, Option<&Refused>)> {
         let mut missing = Vec::new();
-        for (config, child) in self.config.children.iter().enumerate() {
+        for (config, child) in config.children.iter().enumerate() {
             let any = child.pairs.is_empty().then_some(Wish::Any(config));
             let pairs = child.pairs.iter().map(|pair| Wish::Selector(config, *pair));
-            missing.extend(any.into_iter().chain(pairs).filter(|wish| !self.has(wish)));
+            missing.extend(any.into_iter().chain(pairs).filter(|wish| !children.has(wish)));
         }
         let why = |wish: &Wish| self.refused.iter().find(|refused| refused.wish == *wish);
         missing.into_iter().map(|wish| (why(&wish), wish)).map(|(why, wish)| (wish, why)).collect()
     }
 
     /// Whether any Child SA is to be asked for, whatever the peer grants.
-    pub(super) fn lacks(&self, config: usize) -> bool {
+    pub(super) fn lacks(&self, peer: &PeerConfig, children: &Children, config: usize) -> bool {
         let any = Wish::Any(config);
-        self.config.children.get(config).is_some_and(|child| child.pairs.is_empty()) && !self.has(&any) && !self.waits(&any)
+        peer.children.get(config).is_some_and(|child| child.pairs.is_empty()) && !children.has(&any) && !self.waits(&any)
     }
 
     /// The configured selectors to be asked for in the next Child SA.
-    pub(super) fn to_ask_for(&self, config: usize, is_adit: bool) -> Vec<Selector> {
-        let Some(child) = self.config.children.get(config) else { return Vec::new() };
+    pub(super) fn to_ask_for(&self, peer: &PeerConfig, children: &Children, config: usize, is_adit: bool) -> Vec<Selector> {
+        let Some(child) = peer.children.get(config) else { return Vec::new() };
         let together = if self.narrows && !is_adit { 1 } else { SELECTORS_OF_CHILD_MAX };
         let wanted = |pair: &Selector| {
             let wish = Wish::Selector(config, *pair);
-            !self.has(&wish) && !self.waits(&wish)
+            !children.has(&wish) && !self.waits(&wish)
         };
         child.pairs.iter().copied().filter(wanted).take(together).collect()
     }
 
     /// What a Child SA is to have after its rekey: what the configuration says by now of what it has (RFC 7296 §2.9.2), and of what none
     /// has, unless the peer grants single pairs alone.
-    pub(super) fn to_rekey_for(&self, old: &Child, is_adit: bool) -> SelectorPair {
-        let Some(child) = self.config.children.get(old.config) else { return old.selectors.clone() };
+    pub(super) fn to_rekey_for(&self, peer: &PeerConfig, children: &Children, old: &Child, is_adit: bool) -> SelectorPair {
+        let Some(child) = peer.children.get(old.config) else { return old.selectors.clone() };
         if child.pairs.is_empty() {
             return plan::policy(child);
         }
         let (config, alone) = (old.config, self.narrows && !is_adit);
-        let others =
-            |pair: &Selector| self.children.iter().any(|one| one.id != old.id && one.is_live() && one.has_of(config, pair));
+        let others = |pair: &Selector| children.iter().any(|one| one.id != old.id && one.is_live() && one.has_of(config, pair));
         let pairs: Vec<Selector> =
             child.pairs.iter().copied().filter(|pair| old.selectors.touches(pair) || (!alone && !others(pair))).collect();
         // Nothing that it has is configured any more: it is about to be deleted.
         if pairs.is_empty() { old.selectors.clone() } else { sides(&pairs) }
     }
 
-    /// Whether the configuration knows nothing any more of what a Child SA has.
-    pub(super) fn is_unwanted(&self, child: &Child) -> bool {
-        let config = self.config.children.get(child.config);
-        config.is_none_or(|config| {
-            let knows = config.pairs.is_empty() || config.pairs.iter().any(|pair| child.selectors.touches(pair));
-            config.mode != child.mode || !knows
-        })
-    }
-
-    /// Something could not be had, or is not there any more: asks again later.
-    pub(super) fn create_later(&mut self, ctx: &mut Ctx, wishes: Vec<Wish>, slot: (usize, u8), cause: Option<&Cause>) {
-        let backoff = self.install_backoffs.get(&slot).map(|backoff| backoff.until);
+    /// Something could not be had, or is not there any more: asks again later. `slot` is the child and lane for which the data
+    /// plane may want a wait of its own.
+    pub(super) fn create_later(
+        &mut self,
+        (now, random): (Instant, &mut dyn Random),
+        wishes: Vec<Wish>,
+        slot: (usize, u8),
+        cause: Option<&Cause>,
+    ) {
+        let backoff = self.backoffs.until(slot);
         let longest = WAIT_MAX.max(SPACING * u32::try_from(self.refused.len()).unwrap_or(u32::MAX).min(1024));
         for wish in wishes {
             let before =
                 self.refused.iter().position(|refused| refused.wish == wish).map(|place| self.refused.swap_remove(place));
             let times = before.as_ref().map_or(0, |before| before.times);
             let wait = WAIT.saturating_mul(1 << times.min(8)).min(longest);
-            let until = backoff.max(Some(ctx.now.instant + jittered(wait, 25, ctx.random))).unwrap_or(ctx.now.instant);
+            let until = backoff.max(Some(now + jittered(wait, 25, random))).unwrap_or(now);
             let cause = cause.cloned().or(before.and_then(|before| before.cause));
             self.refused.push(Refused { wish, cause, times: times.saturating_add(1), until, waits: true });
         }
@@ -181,57 +261,48 @@ impl Session {
         self.create_at = self.refused.iter().filter(|refused| refused.waits).map(|refused| refused.until).min();
     }
 
-    /// Asks for every Child SA that is configured and not there, where that is our business.
-    pub(super) fn want_missing_children(&mut self, is_adit: bool) {
-        // The Child SAs of a predecessor are still to come.
-        let goes = self.successor.is_some() || self.beside.after.is_some();
-        if !self.original_initiator || goes || self.predecessor.is_some() {
-            return;
-        }
-        self.forget_what_came();
-        self.close_headless_lanes();
-        for config in 0..self.config.children.len() {
-            if self.lacks(config) || !self.to_ask_for(config, is_adit).is_empty() {
-                self.want(Task::CreateChild { config, method: None });
+    /// The requests for all that is configured and not there.
+    pub(super) fn tasks(&self, peer: &PeerConfig, children: &Children, is_adit: bool) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for (config, child) in peer.children.iter().enumerate() {
+            if self.lacks(peer, children, config) || !self.to_ask_for(peer, children, config, is_adit).is_empty() {
+                tasks.push(Task::CreateChild { config, method: None });
             }
-            let lanes = if is_adit { self.lanes(config) } else { 1 }.clamp(1, self.lanes_max.max(1));
-            let first = |child: &&Child| child.config == config && child.lane == 0 && child.state != ChildState::Closing;
-            let ids: Vec<ChildId> = self.children.iter().filter(first).map(|child| child.id).collect();
-            for (child, lane) in ids.into_iter().flat_map(|id| (1..lanes).map(move |lane| (id, lane))) {
-                if !self.has_lane(child, lane) && !self.waits(&Wish::Lane(child, lane)) {
-                    self.want(Task::CreateLane { child, lane, method: None });
+            let lanes = if is_adit { self.lanes(Some(child)) } else { 1 }.clamp(1, self.lanes_max.max(1));
+            let ids = children.staying().filter(|child| child.config == config && child.lane == 0).map(|child| child.id);
+            for (child, lane) in ids.flat_map(|id| (1..lanes).map(move |lane| (id, lane))) {
+                if !children.has_lane(child, lane) && !self.waits(&Wish::Lane(child, lane)) {
+                    tasks.push(Task::CreateLane { child, lane, method: None });
                 }
             }
         }
-    }
-
-    /// Deletes lanes whose first lane is gone, once a Child SA that was made in its place has them, too.
-    fn close_headless_lanes(&mut self) {
-        let is_there = |id: ChildId, lane: u8| {
-            let it = |one: &&Child| one.id == id && one.lane == lane && one.state != ChildState::Closing;
-            self.children.iter().any(|one| it(&one))
-        };
-        let headless = self.children.iter().filter(|one| one.is_live() && one.lane > 0 && !is_there(one.id, 0));
-        let has_place = |one: &&Child| {
-            let same = |other: &Child| other.id != one.id && other.config == one.config && other.selectors == one.selectors;
-            let whole = |other: &Child| same(other) && other.is_live() && other.lane == one.lane && is_there(other.id, 0);
-            self.children.iter().any(whole)
-        };
-        let spare: Vec<Spi> = headless.filter(has_place).map(|one| one.inbound).collect();
-        spare.into_iter().for_each(|inbound| self.close_child(inbound));
+        tasks
     }
 
     /// What is there, or not configured any more, was refused for the last time.
-    fn forget_what_came(&mut self) {
-        let mut refused = std::mem::take(&mut self.refused);
-        refused.retain(|one| {
+    pub(super) fn forget_what_came(&mut self, config: &PeerConfig, children: &Children) {
+        self.refused.retain(|one| {
             let is_known = match &one.wish {
-                Wish::Any(config) => *config < self.config.children.len(),
-                Wish::Selector(config, pair) => self.config.children.get(*config).is_some_and(|child| child.pairs.contains(pair)),
-                Wish::Lane(id, _) => self.has_lane(*id, 0),
+                Wish::Any(index) => *index < config.children.len(),
+                Wish::Selector(index, pair) => config.children.get(*index).is_some_and(|child| child.pairs.contains(pair)),
+                Wish::Lane(id, _) => children.has_lane(*id, 0),
             };
-            is_known && !self.has(&one.wish)
+            is_known && !children.has(&one.wish)
         });
-        self.refused = refused;
+    }
+
+    /// Takes over what another IKE SA was refused; what the peer said of its lanes stays.
+    pub(super) fn inherit(&mut self, from: Wants) {
+        self.refused = from.refused;
+        self.narrows = from.narrows;
+        self.create_at = from.create_at;
+        self.backoffs.extend(from.backoffs);
+    }
+
+    /// Gives everything to the IKE SA that takes over, but for what the peer said of its lanes, which both know.
+    pub(super) fn take(&mut self) -> Wants {
+        let narrows = self.narrows;
+        let kept = Wants { narrows, ..Wants::with_lanes(self.peer_lanes()) };
+        std::mem::replace(self, kept)
     }
 }

@@ -9,7 +9,8 @@ use super::super::config::Now;
 use super::super::connection::ConnectionState;
 use super::super::context::Then;
 use super::super::event::{Cause, Event, IkeSpis};
-use super::super::sa::{IkeSa, Initiated, Role, SaId, Stage};
+use super::super::facts::{Role, SaId};
+use super::super::sa::{IkeSa, Initiated, Stage};
 use super::super::session::Session;
 use super::{Endpoint, Refusal, Timer};
 use adit_proto::control::PeerId;
@@ -52,7 +53,7 @@ impl Endpoint {
             return self.make_current(now, peer, new);
         };
         // A rekey of the old one in between makes no difference.
-        let since = |session: &Session| session.standing.since.unwrap_or(session.established);
+        let since = |session: &Session| session.proof.standing().since().unwrap_or(session.lifetimes.established());
         let one_after_the_other = old_sa.session().is_none_or(|session| since(session) < new_sa.created);
         let new_stays = one_after_the_other || lowest_nonce(new_sa) > lowest_nonce(old_sa);
         let (stays, goes) = if new_stays { (new, old) } else { (old, new) };
@@ -77,7 +78,7 @@ impl Endpoint {
     /// The IKE SA whose Child SAs are used for sending.
     pub(super) fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
         self.shared.set_current(peer, Some(id));
-        let identity = self.sas.get(&id).and_then(IkeSa::session).map(|session| session.remote_id.clone());
+        let identity = self.sas.get(&id).and_then(IkeSa::session).map(|session| session.proof.remote_id().to_owned());
         if let Some(peer) = self.shared.peers.get_mut(&peer) {
             peer.connected_as = identity.unwrap_or_default();
         }
@@ -120,7 +121,7 @@ impl Endpoint {
             return self.run(now, from, |sa, ctx| match then {
                 Then::Stay => {
                     if let Some(session) = sa.session_mut() {
-                        session.successor = None;
+                        session.succession.come_back();
                     }
                 }
                 Then::Close | Then::End => sa.close(ctx, vec![Delete::ike().into()], Cause::PeerClosed),
@@ -128,7 +129,7 @@ impl Endpoint {
         }
         let Some(old) = self.sas.get_mut(&from) else { return };
         let (old_spis, peer_id) = (old.spis, old.peer);
-        let beside = old.session_mut().map(|session| std::mem::take(&mut session.beside)).unwrap_or_default();
+        let beside = old.session_mut().map(|session| session.succession.take_beside()).unwrap_or_default();
         let Some(handover) = old.hand_over() else { return };
         self.run(now, successor, |sa, ctx| sa.inherit(ctx, handover));
         self.inherit_beside(now, from, successor, beside);
@@ -152,10 +153,8 @@ impl Endpoint {
     /// The peer has settled two rekeys of one IKE SA before our own was answered.
     pub(super) fn on_claim(&mut self, now: Now, successor: SaId, from: SaId) {
         let named = |sa: &IkeSa| {
-            let session = sa.session();
-            session.is_some_and(|one| {
-                one.successor.is_none() && one.collision.as_ref().is_some_and(|collision| collision.sa == Some(successor))
-            })
+            let succession = sa.session().map(|session| &session.succession);
+            succession.is_some_and(|one| !one.has_successor() && one.made_by_peer() == Some(successor))
         };
         if self.sas.get(&from).is_some_and(named) {
             self.run(now, from, |sa, ctx| sa.leave_to(ctx, successor, Then::Stay));
@@ -166,7 +165,7 @@ impl Endpoint {
     pub(super) fn on_confirmed(&mut self, now: Now, id: SaId) {
         self.run(now, id, |sa, _| {
             if let Some(session) = sa.session_mut() {
-                session.silent_until = None;
+                session.succession.confirmed();
             }
         });
     }
@@ -178,7 +177,7 @@ impl Endpoint {
     pub(super) fn expect_closed(&mut self, now: Now, id: SaId) {
         self.run(now, id, |sa, _| {
             if let Some(session) = sa.session_mut() {
-                session.redundant_since = Some(now.instant);
+                session.succession.be_redundant(now.instant);
             }
         });
     }
@@ -250,7 +249,7 @@ impl Endpoint {
         let peer = self.shared.peers.get(&peer)?;
         let usable = |id: &&SaId| {
             let session = self.sas.get(id).and_then(IkeSa::session);
-            **id != not && session.is_some_and(|session| session.successor.is_none())
+            **id != not && session.is_some_and(|session| !session.succession.has_successor())
         };
         peer.sas.iter().rev().find(usable).copied()
     }
@@ -294,5 +293,5 @@ impl Endpoint {
 }
 
 fn lowest_nonce(sa: &IkeSa) -> Option<&[u8]> {
-    sa.session().map(|session| session.lowest_nonce.as_slice())
+    sa.session().map(|session| session.made.lowest_nonce.as_slice())
 }

@@ -10,8 +10,9 @@ use super::super::config::Now;
 use super::super::connection::ConnectionState;
 use super::super::context::{Ctx, Then};
 use super::super::event::Cause;
-use super::super::reauth::Beside;
-use super::super::sa::{IkeSa, SaId};
+use super::super::facts::SaId;
+use super::super::sa::IkeSa;
+use super::super::succession::Beside;
 use super::Endpoint;
 use super::commands::CommandError;
 
@@ -61,13 +62,12 @@ impl Endpoint {
                 sa.hold(ctx);
             }
             if let Some(session) = sa.session_mut().filter(|_| ours) {
-                session.beside.before = Some(old);
+                session.succession.set_before(Some(old));
             }
         });
         self.run(now, old, |sa, _| {
             if let Some(session) = sa.session_mut() {
-                session.beside.after = Some(new);
-                session.redundant_since = Some(now.instant);
+                session.succession.give_place_to(new, now.instant);
             }
         });
         self.make_current(now, peer, new);
@@ -75,11 +75,10 @@ impl Endpoint {
 
     /// An IKE SA was rekeyed while another one takes its place, or while it takes the place of another one.
     pub(super) fn inherit_beside(&mut self, now: Now, from: SaId, successor: SaId, beside: Beside) {
-        if beside.after.is_some() || beside.before.is_some() || beside.hold_until.is_some() {
+        if !beside.is_alone() {
             self.run(now, successor, |sa, _| {
                 if let Some(session) = sa.session_mut() {
-                    session.beside = beside;
-                    session.redundant_since = beside.after.map(|_| now.instant);
+                    session.succession.inherit_beside(beside, now.instant);
                 }
             });
         }
@@ -89,13 +88,13 @@ impl Endpoint {
     /// Of two IKE SAs that both were to take the place of a third one, this one stays.
     pub(super) fn pass_on(&mut self, now: Now, peer: PeerId, goes: SaId, stays: SaId) {
         let sas = self.shared.peers.get(&peer).map(|peer| peer.sas.clone()).unwrap_or_default();
-        let after = |id: &SaId| self.sas.get(id).and_then(IkeSa::session).and_then(|session| session.beside.after);
+        let after = |id: &SaId| self.sas.get(id).and_then(IkeSa::session).and_then(|session| session.succession.next());
         let old = sas.into_iter().find(|id| *id != stays && after(id) == Some(goes));
         self.rename(goes, stays);
         let ours = self.sas.get(&stays).is_some_and(IkeSa::is_initiator);
         self.run(now, stays, |sa, _| {
             if let Some(session) = sa.session_mut().filter(|_| ours) {
-                session.beside.before = session.beside.before.or(old);
+                session.succession.set_before(session.succession.before().or(old));
             }
         });
     }
@@ -103,9 +102,7 @@ impl Endpoint {
     /// Who refers to one IKE SA as the one before or after refers to another one from now on.
     fn rename(&mut self, from: SaId, to: SaId) {
         for (id, session) in self.sas.iter_mut().filter_map(|(id, sa)| Some((*id, sa.session_mut()?))) {
-            let renamed = |one: Option<SaId>| if one == Some(from) { Some(to).filter(|to| *to != id) } else { one };
-            session.beside.before = renamed(session.beside.before);
-            session.beside.after = renamed(session.beside.after);
+            session.succession.rename(id, from, to);
         }
     }
 
@@ -113,7 +110,7 @@ impl Endpoint {
     pub(super) fn on_superseded(&mut self, now: Now, id: SaId, at: Instant) {
         self.run(now, id, |sa, _| {
             if let Some(session) = sa.session_mut() {
-                session.beside.delete_at = Some(at);
+                session.succession.delete_at(at);
             }
         });
     }
@@ -145,10 +142,8 @@ impl Endpoint {
 impl IkeSa {
     /// The one that was to take the place of this one is gone.
     pub(super) fn stand_alone(&mut self, without: SaId) {
-        if let Some(session) = self.session_mut().filter(|session| session.beside.after == Some(without)) {
-            session.beside.after = None;
-            session.beside.delete_at = None;
-            session.redundant_since = None;
+        if let Some(session) = self.session_mut() {
+            session.succession.stand_alone(without);
         }
     }
 }

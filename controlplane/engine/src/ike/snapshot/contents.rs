@@ -8,7 +8,7 @@ use adit_proto::ike::IkeSpi;
 use super::bytes::{In, Out};
 use super::{MAGIC, RestoreError};
 use crate::ike::context::Peer;
-use crate::ike::sa::SaId;
+use crate::ike::facts::SaId;
 
 /// One thing that a successor needs to know.
 pub(super) enum Change<'a> {

@@ -1,5 +1,7 @@
 //! One IKE SA in a snapshot: what is written, and how it is put together again.
 
+use std::sync::Arc;
+
 use adit_proto::codec::DecodeError;
 use adit_proto::control::{ChildId, PeerId, Spi};
 use adit_proto::ike::{AddressRange, ExchangeType, IkeSpi, IpSelector, KeId, PortRange, PrfId};
@@ -7,20 +9,28 @@ use adit_proto::suite::Suite;
 
 use crate::crypto::{IkeKeys, KeyExchangeMethod, Prf, Secret};
 
-use super::super::child::{Child, ChildState, DrainingOutbound, Limits, Sending, Usage};
-use super::super::config::Mode;
+use super::super::agenda::Task;
+use super::super::child::{Child, ChildState, Limits, Sending, Usage};
+use super::super::children::{Children, DrainingOutbound};
+use super::super::config::{Mode, PeerConfig};
 use super::super::context::Ctx;
+use super::super::crash::Tokens;
 use super::super::event::IkeSpis;
+use super::super::facts::{Features, Role, SaId};
 use super::super::informational::{Orphan, Sent};
+use super::super::lifetimes::Lifetimes;
 use super::super::nat::NatStatus;
 use super::super::negotiate::Choice;
+use super::super::proof::Proof;
 use super::super::protect::Protection;
-use super::super::reauth::Standing;
-use super::super::sa::{Features, IkeSa, Initiated, Role, SaId, Stage};
+use super::super::sa::{IkeSa, Initiated, Stage};
 use super::super::selectors::SelectorPair;
-use super::super::session::{IkeRekeyCollision, Session, Task};
+use super::super::session::{Made, Session};
+use super::super::standing::{Standing, StandingParts};
+use super::super::succession::{Succession, SuccessionParts};
 use super::super::trust::{OwnProof, Trust};
 use super::super::window::Window;
+use super::super::wishes::Wants;
 use super::BootClock;
 use super::bytes::{In, Out};
 use crate::path::{Hop, Moves, Paths};
@@ -35,8 +45,8 @@ type Decoded<T> = Result<T, DecodeError>;
 pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) {
     let (Some(session), Some(peer)) = (sa.session(), sa.peer) else { return };
     out.u16(peer.0);
-    out.raw(&session.trust.name);
-    out.raw(&session.trust.all);
+    out.raw(&session.proof.trust().name);
+    out.raw(&session.proof.trust().all);
     out.u64(sa.spis.initiator.0);
     out.u64(sa.spis.responder.0);
     out.flag(sa.role == Role::Initiator);
@@ -57,8 +67,8 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) 
     }
     out.time(clock, sa.created);
     write_window(out, sa);
-    write_choice(out, &session.choice);
-    out.bytes(session.keys.material().expose());
+    write_choice(out, &session.made.choice);
+    out.bytes(session.made.keys.material().expose());
     write_session(out, clock, session);
     out.list(session.children.iter(), |out, child| write_child(out, clock, child, session));
 }
@@ -78,16 +88,16 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     let material = Secret::copy_of(input.part().ok()?);
     let keys = IkeKeys::from_material(choice.prf?, choice.suite, material).ok()?;
     sa.protection = Some(Protection::new(&keys, sa.role, ctx.random));
-    let mut session = Session::new(ctx, peer, config, keys, choice);
-    session.trust = trust;
-    read_session(&mut input, clock, &mut session).ok()?;
-    session.standing.plan(ctx.now, session.original_initiator);
-    let own = OwnProof::of(&session.config);
-    session.reconsider(ctx, own);
+    let own = OwnProof::of(&config);
+    let mut session = read_session(&mut input, clock, (peer, config, trust), (keys, choice)).ok()?;
+    let original_initiator = session.original_initiator;
+    let standing = session.proof.standing_mut();
+    standing.plan(ctx.now, original_initiator);
+    standing.reconsider(ctx.now, own);
     let children = input.list(|input| read_child(input, clock)).ok()?;
     input.finish().ok()?;
     for mut child in children {
-        if !child.is_sending() && session.redundant_since.is_none() {
+        if !child.is_sending() && !session.succession.is_redundant() {
             // Perhaps it was: its key is not used again, and the peer waits for nothing else than another SA. (That of an IKE SA
             // which is to go has no turn.)
             child.limits.rekey_at = Some(ctx.now.instant);
@@ -98,14 +108,14 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
         match child.state {
             // Not configured any more, or about to be deleted before.
             ChildState::Closing => session.want(Task::DeleteChildren(vec![child.inbound])),
-            _ if session.is_unwanted(&child) => session.want(Task::DeleteChildren(vec![child.inbound])),
+            _ if child.is_unwanted(session.child_config(child.config)) => session.want(Task::DeleteChildren(vec![child.inbound])),
             ChildState::Live | ChildState::Replaced { .. } => {}
         }
-        session.children.push(child);
+        session.children.adopt(child);
     }
-    session.draining_inbound.iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.id));
+    session.children.draining_inbound().iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.id));
     // Whatever was to be made, and was not, is noticed soon.
-    session.create_at = Some(ctx.now.instant);
+    session.wants.look_at(ctx.now.instant);
     sa.stage = Stage::Established(Box::new(session));
     restore_window(ctx, &mut sa, window);
     restore_path(ctx, &sa, peer, places);
@@ -257,12 +267,13 @@ fn read_choice(input: &mut In) -> Decoded<Choice> {
 
 /// Times of the wall clock as they are; what follows from them is worked out anew.
 fn write_standing(out: &mut Out, clock: BootClock, standing: &Standing) {
-    out.option(standing.peer_until, Out::u64);
-    out.option(standing.own_until, Out::u64);
-    for at in [standing.since, standing.asked, standing.granted, standing.wanted] {
+    let StandingParts { since, peer_until, own_until, asked, granted, wanted, own } = standing.parts();
+    out.option(peer_until, Out::u64);
+    out.option(own_until, Out::u64);
+    for at in [since, asked, granted, wanted] {
         out.option(at, |out, at| out.time(clock, at));
     }
-    out.option(standing.own.as_ref(), |out, own| out.raw(&own.0));
+    out.option(own.as_ref(), |out, own| out.raw(&own.0));
 }
 
 fn read_standing(input: &mut In, clock: BootClock) -> Decoded<Standing> {
@@ -270,80 +281,100 @@ fn read_standing(input: &mut In, clock: BootClock) -> Decoded<Standing> {
     let mut time = || input.option(|input| input.time(clock));
     let (since, asked, granted, wanted) = (time()?, time()?, time()?, time()?);
     let own = input.option(|input| Ok(OwnProof(input.array()?)))?;
-    Ok(Standing { since, peer_until, own_until, asked, granted, wanted, own, ..Standing::default() })
+    Ok(Standing::of_parts(StandingParts { since, peer_until, own_until, asked, granted, wanted, own }))
 }
 
-fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
-    out.text(&session.remote_id);
-    out.text(&session.proof);
-    out.flag(session.uses_ppk);
-    write_standing(out, clock, &session.standing);
-    out.flag(session.original_initiator);
-    out.bytes(&session.lowest_nonce);
-    out.time(clock, session.established);
-    out.option(session.rekey_at, |out, at| out.time(clock, at));
-    out.option(session.expire_at, |out, at| out.time(clock, at));
-    out.u8(session.peer_lanes);
-    out.u8(session.lanes_max);
-    out.list(session.tokens.iter(), |out, token| out.bytes(token));
-    out.option(session.successor, |out, (successor, since)| {
+fn write_succession(out: &mut Out, clock: BootClock, succession: &Succession) {
+    let SuccessionParts { successor, redundant_since, silent_until, predecessor, collision } = succession.parts();
+    out.option(successor, |out, (successor, since)| {
         out.u64(successor.0.0);
         out.time(clock, since);
     });
-    out.option(session.redundant_since, |out, at| out.time(clock, at));
-    out.option(session.silent_until, |out, at| out.time(clock, at));
-    out.option(session.predecessor, |out, id| out.u64(id.0.0));
-    let collision = session.collision.as_ref().and_then(|collision| Some((collision.sa?, &collision.lowest_nonce)));
+    out.option(redundant_since, |out, at| out.time(clock, at));
+    out.option(silent_until, |out, at| out.time(clock, at));
+    out.option(predecessor, |out, id| out.u64(id.0.0));
     out.option(collision, |out, (id, lowest_nonce)| {
         out.u64(id.0.0);
-        out.bytes(lowest_nonce);
+        out.bytes(&lowest_nonce);
     });
-    out.list(session.draining_inbound.iter(), |out, (until, spi)| {
+}
+
+fn read_succession(input: &mut In, clock: BootClock) -> Decoded<Succession> {
+    let sa_id = |input: &mut In| input.u64().map(|id| SaId(IkeSpi(id)));
+    Ok(Succession::of_parts(SuccessionParts {
+        successor: input.option(|input| Ok((sa_id(input)?, input.time(clock)?)))?,
+        redundant_since: input.option(|input| input.time(clock))?,
+        silent_until: input.option(|input| input.time(clock))?,
+        predecessor: input.option(sa_id)?,
+        collision: input.option(|input| Ok((sa_id(input)?, input.bytes()?)))?,
+    }))
+}
+
+fn write_draining(out: &mut Out, clock: BootClock, children: &Children) {
+    out.list(children.draining_inbound().iter(), |out, (until, spi)| {
         out.time(clock, *until);
         out.u64(spi.0.into());
     });
-    out.list(session.draining_outbound.iter(), |out, draining| {
+    out.list(children.draining_outbound().iter(), |out, draining| {
         out.time(clock, draining.until);
         out.u16(draining.place.0.0);
         out.u8(draining.place.1);
         out.u64(draining.outbound.0.into());
     });
-    let orphans = session.tasks.iter().filter_map(|task| if let Task::DeleteOrphan(spi) = task { Some(*spi) } else { None });
-    let orphans: Vec<Spi> = orphans.collect();
-    out.list(orphans.iter(), |out, spi| out.u64(spi.0.into()));
 }
 
-fn read_session(input: &mut In, clock: BootClock, session: &mut Session) -> Decoded<()> {
-    session.remote_id = input.text()?;
-    session.proof = input.text()?;
-    session.uses_ppk = input.flag()?;
-    session.standing = read_standing(input, clock)?;
-    session.original_initiator = input.flag()?;
-    session.lowest_nonce = input.bytes()?;
-    session.established = input.time(clock)?;
-    session.rekey_at = input.option(|input| input.time(clock))?;
-    session.expire_at = input.option(|input| input.time(clock))?;
-    session.peer_lanes = input.u8()?;
-    session.lanes_max = input.u8()?;
-    session.tokens = input.list(In::bytes)?;
-    session.successor = input.option(|input| Ok((SaId(IkeSpi(input.u64()?)), input.time(clock)?)))?;
-    session.redundant_since = input.option(|input| input.time(clock))?;
-    session.silent_until = input.option(|input| input.time(clock))?;
-    session.predecessor = input.option(|input| input.u64().map(|id| SaId(IkeSpi(id))))?;
-    session.collision = input.option(|input| {
-        let sa = Some(SaId(IkeSpi(input.u64()?)));
-        Ok(IkeRekeyCollision { sa, lowest_nonce: input.bytes()? })
-    })?;
-    session.draining_inbound = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
-    session.draining_outbound = input.list(|input| {
+fn read_draining(input: &mut In, clock: BootClock, peer: PeerId) -> Decoded<Children> {
+    let inbound = input.list(|input| Ok((input.time(clock)?, read_spi(input)?)))?;
+    let outbound = input.list(|input| {
         let until = input.time(clock)?;
         let child = ChildId(input.u16()?);
         Ok(DrainingOutbound { until, place: (child, input.u8()?), outbound: read_spi(input)? })
     })?;
+    Ok(Children::restored(peer, inbound, outbound))
+}
+
+fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
+    out.text(session.proof.remote_id());
+    out.text(session.proof.by());
+    out.flag(session.proof.uses_ppk());
+    write_standing(out, clock, session.proof.standing());
+    out.flag(session.original_initiator);
+    out.bytes(&session.made.lowest_nonce);
+    out.time(clock, session.lifetimes.established());
+    out.option(session.lifetimes.rekey_at(), |out, at| out.time(clock, at));
+    out.option(session.lifetimes.expire_at(), |out, at| out.time(clock, at));
+    let (peer_lanes, lanes_max) = session.wants.peer_lanes();
+    out.u8(peer_lanes);
+    out.u8(lanes_max);
+    out.list(session.tokens.iter(), |out, token| out.bytes(token));
+    write_succession(out, clock, &session.succession);
+    write_draining(out, clock, &session.children);
+    let orphans: Vec<Spi> = session.agenda.orphans().collect();
+    out.list(orphans.iter(), |out, spi| out.u64(spi.0.into()));
+}
+
+fn read_session(
+    input: &mut In,
+    clock: BootClock,
+    (peer, config, trust): (PeerId, Arc<PeerConfig>, Trust),
+    (keys, choice): (IkeKeys, Choice),
+) -> Decoded<Session> {
+    let (remote_id, by, uses_ppk) = (input.text()?, input.text()?, input.flag()?);
+    let proof = Proof::new(remote_id, by, uses_ppk, trust, read_standing(input, clock)?);
+    let original_initiator = input.flag()?;
+    let made = Made { keys, choice, lowest_nonce: input.bytes()? };
+    let established = input.time(clock)?;
+    let (rekey_at, expire_at) = (input.option(|input| input.time(clock))?, input.option(|input| input.time(clock))?);
+    let lifetimes = Lifetimes::of_parts(established, rekey_at, expire_at);
+    let mut session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
+    session.wants = Wants::with_lanes((input.u8()?, input.u8()?));
+    session.tokens = Tokens::restored(input.list(In::bytes)?);
+    session.succession = read_succession(input, clock)?;
+    session.children = read_draining(input, clock, peer)?;
     for spi in input.list(read_spi)? {
         session.want(Task::DeleteOrphan(spi));
     }
-    Ok(())
+    Ok(session)
 }
 
 fn read_spi(input: &mut In) -> Decoded<Spi> {
@@ -370,7 +401,8 @@ fn write_child(out: &mut Out, clock: BootClock, child: &Child, session: &Session
     out.flag(child.is_sending());
     out.option(child.replaces, |out, spi| out.u64(spi.0.into()));
     // A rekey of ours that is under way comes to nothing with this process, so the peer's of the same SA has its place.
-    let collision = child.collision.as_ref().and_then(|collision| session.child(collision.inbound)).filter(|_| child.is_live());
+    let collision =
+        child.collision.as_ref().and_then(|collision| session.children.get(collision.inbound)).filter(|_| child.is_live());
     let state = collision.map_or(child.state, |by| ChildState::Replaced { by: by.inbound, since: by.born });
     match state {
         ChildState::Live => out.u8(0),

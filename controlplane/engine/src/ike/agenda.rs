@@ -1,0 +1,146 @@
+//! What an IKE SA is going to ask of its peer: one request at a time is under way, the rest waits here for its turn.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use adit_proto::control::{ChildId, Spi};
+
+use crate::crypto::KeyExchangeMethod;
+use crate::random::Random;
+
+use super::window::jittered;
+
+/// After TEMPORARY_FAILURE: how long to wait, and for how long to try (RFC 7296 §2.25).
+const TEMPORARY_WAIT: Duration = Duration::from_secs(3);
+const TEMPORARY_PATIENCE: Duration = Duration::from_secs(180);
+
+/// A request that waits for its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// `method`: the key exchange that the peer asked for when it refused another one.
+    CreateChild {
+        config: usize,
+        method: Option<KeyExchangeMethod>,
+    },
+    CreateLane {
+        child: ChildId,
+        lane: u8,
+        method: Option<KeyExchangeMethod>,
+    },
+    RekeyChild {
+        inbound: Spi,
+        method: Option<KeyExchangeMethod>,
+    },
+    RekeyIke {
+        method: Option<KeyExchangeMethod>,
+    },
+    /// By our inbound SPIs.
+    DeleteChildren(Vec<Spi>),
+    /// A Child SA that the peer has made and we have not.
+    DeleteOrphan(Spi),
+    /// A probe (DPD) is wanted.
+    Liveness,
+    /// Our address has changed (RFC 4555).
+    UpdateAddresses,
+    /// Our list of addresses has changed (RFC 4555 §3.6).
+    AnnounceAddresses,
+    /// The new IKE SA has another crash token (RFC 6290 §4.3).
+    SendToken,
+}
+
+impl Task {
+    /// Whether it makes a Child SA or an IKE SA: such requests wait after TEMPORARY_FAILURE.
+    fn creates(&self) -> bool {
+        match self {
+            Task::CreateChild { .. } | Task::CreateLane { .. } | Task::RekeyChild { .. } | Task::RekeyIke { .. } => true,
+            Task::DeleteChildren(_)
+            | Task::DeleteOrphan(_)
+            | Task::Liveness
+            | Task::UpdateAddresses
+            | Task::AnnounceAddresses
+            | Task::SendToken => false,
+        }
+    }
+
+    /// The SPI that is reserved for a Child SA which only the peer has.
+    fn orphan(&self) -> Option<Spi> {
+        if let Task::DeleteOrphan(spi) = self { Some(*spi) } else { None }
+    }
+}
+
+/// The requests to come, each once, and how long those that create something have to wait.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    tasks: VecDeque<Task>,
+    /// Before this nothing is created or rekeyed.
+    resume_at: Option<Instant>,
+    /// Since when the peer has asked for patience again and again.
+    temporary_since: Option<Instant>,
+}
+
+impl Agenda {
+    /// Adds a request to what is to be done, unless it is there.
+    pub(super) fn want(&mut self, task: Task) {
+        if !self.tasks.contains(&task) {
+            self.tasks.push_back(task);
+        }
+    }
+
+    /// The next thing to be done is this.
+    pub(super) fn want_first(&mut self, task: Task) {
+        self.tasks.push_front(task);
+    }
+
+    /// The next request that may be sent now.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Task> {
+        let waits = self.resume_at.is_some_and(|at| at > now);
+        let index = self.tasks.iter().position(|task| !(waits && task.creates()))?;
+        self.tasks.remove(index)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Whether something is still to be made or rekeyed.
+    pub(super) fn creates(&self) -> bool {
+        self.tasks.iter().any(Task::creates)
+    }
+
+    /// The peer asked for patience. Says whether there is any left (RFC 7296 §2.25).
+    pub(super) fn wait_after_temporary_failure(&mut self, now: Instant, random: &mut dyn Random, again: Task) -> bool {
+        let since = *self.temporary_since.get_or_insert(now);
+        self.resume_at = Some(now + jittered(TEMPORARY_WAIT, 50, random));
+        self.want(again);
+        now.saturating_duration_since(since) < TEMPORARY_PATIENCE
+    }
+
+    /// The peer has let something be made: its patience begins anew.
+    pub(super) fn created(&mut self) {
+        self.temporary_since = None;
+    }
+
+    /// The time may have come for what had to wait.
+    pub(super) fn resume(&mut self, now: Instant) {
+        self.resume_at = self.resume_at.filter(|at| *at > now);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.resume_at
+    }
+
+    /// The SPIs of Child SAs that only the peer has, and that are to be deleted.
+    pub(super) fn orphans(&self) -> impl Iterator<Item = Spi> {
+        self.tasks.iter().filter_map(Task::orphan)
+    }
+
+    /// Everything is given up; the SPIs that were reserved for it.
+    pub(super) fn clear(&mut self) -> impl Iterator<Item = Spi> {
+        self.tasks.drain(..).filter_map(|task| task.orphan())
+    }
+
+    /// What another IKE SA is to do in place of this one: all but what concerns this one alone.
+    pub(super) fn take(&mut self) -> Vec<Task> {
+        self.tasks.drain(..).filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect()
+    }
+}

@@ -1,0 +1,73 @@
+//! When an IKE SA was made, when it is to be rekeyed, and when it ends.
+
+use std::time::{Duration, Instant};
+
+use crate::random::Random;
+use crate::timer::earlier;
+
+use super::config::Lifetime;
+use super::window::jittered;
+
+/// Before a rekey of the IKE SA that came to nothing is tried again.
+const REKEY_RETRY: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lifetimes {
+    established: Instant,
+    rekey_at: Option<Instant>,
+    expire_at: Option<Instant>,
+}
+
+impl Lifetimes {
+    /// From a configured lifetime; without one it has no end. The rekey comes a little earlier by chance (RFC 7296 §2.8.1).
+    pub(super) fn new(now: Instant, lifetime: &Lifetime, random: &mut dyn Random) -> Lifetimes {
+        let after = lifetime.rekey_after;
+        let timed = !after.is_zero();
+        let hard = after.mul_f64(f64::from(lifetime.hard_percent.max(100)) / 100.0);
+        Lifetimes {
+            established: now,
+            rekey_at: timed.then(|| now + jittered(after, lifetime.jitter_percent, random)),
+            expire_at: timed.then(|| now + hard),
+        }
+    }
+
+    /// As it was written down.
+    pub(super) fn of_parts(established: Instant, rekey_at: Option<Instant>, expire_at: Option<Instant>) -> Lifetimes {
+        Lifetimes { established, rekey_at, expire_at }
+    }
+
+    pub(super) fn established(&self) -> Instant {
+        self.established
+    }
+
+    pub(super) fn rekey_at(&self) -> Option<Instant> {
+        self.rekey_at
+    }
+
+    pub(super) fn expire_at(&self) -> Option<Instant> {
+        self.expire_at
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        earlier(self.expire_at, self.rekey_at)
+    }
+
+    /// Whether it must not be used any more.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.expire_at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether it is to be rekeyed now, because it is time or `worn` out. Then it is not said again for a while.
+    pub(super) fn take_rekey(&mut self, now: Instant, worn: bool) -> bool {
+        let due = worn || self.rekey_at.is_some_and(|at| at <= now);
+        if due {
+            self.rekey_at = Some(now + REKEY_RETRY);
+        }
+        due
+    }
+
+    /// A rekey came to nothing, for a reason that does not pass by itself.
+    pub(super) fn rekey_later(&mut self, now: Instant, random: &mut dyn Random) {
+        self.rekey_at = Some(now + jittered(REKEY_RETRY, 25, random));
+    }
+}

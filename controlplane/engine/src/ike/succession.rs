@@ -1,0 +1,295 @@
+//! One IKE SA among those of its peer: what it follows, what follows it, and whether it may speak.
+//!
+//! There are two of them during a rekey (RFC 7296 §2.8), which both ends may begin at once (§2.8.2), and during a reauthentication
+//! (§2.8.3).
+
+use std::time::{Duration, Instant};
+
+use crate::timer::earlier;
+
+use super::facts::SaId;
+
+/// How long the other end may take to delete an SA that it has replaced, before we do it.
+pub(super) const REPLACED_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the responder sends no request on the new IKE SA unless the peer has shown that it has it.
+const UNCONFIRMED_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The peer's rekey of an IKE SA that we are rekeying, too (RFC 7296 §2.8.2).
+#[derive(Debug)]
+pub(super) struct IkeRekeyCollision {
+    pub lowest_nonce: Vec<u8>,
+    /// The IKE SA that it made; `None` while additional key exchanges are under way.
+    pub sa: Option<SaId>,
+}
+
+/// Two IKE SAs of one peer during a reauthentication.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beside {
+    /// The one before this one: to be deleted by us once this one has all its Child SAs.
+    before: Option<SaId>,
+    /// The one that has been authenticated after this one and takes its place.
+    after: Option<SaId>,
+    /// When this one is deleted by us.
+    delete_at: Option<Instant>,
+    /// Until then the one before this one is used for sending, unless the peer shows that it has this one.
+    hold_until: Option<Instant>,
+}
+
+impl Beside {
+    fn deadline(&self) -> Option<Instant> {
+        earlier(self.delete_at, self.hold_until)
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.after.is_none() && self.before.is_none() && self.hold_until.is_none()
+    }
+}
+
+/// What has become of an IKE SA with the others of its peer.
+#[derive(Debug, Default)]
+pub(super) struct Succession {
+    /// Our rekey of this IKE SA is under way.
+    rekeying: bool,
+    collision: Option<IkeRekeyCollision>,
+    /// The IKE SA that has taken over, and since when.
+    successor: Option<(SaId, Instant)>,
+    /// The peer may not have this IKE SA yet: it is not to be spoken to before.
+    silent_until: Option<Instant>,
+    /// The IKE SA whose Child SAs this one, made by the peer, inherits when it is clear that it stays.
+    predecessor: Option<SaId>,
+    /// Since when another IKE SA of the peer is the one to stay.
+    redundant_since: Option<Instant>,
+    beside: Beside,
+}
+
+/// What is written down of it, and read again.
+pub(super) struct SuccessionParts {
+    pub successor: Option<(SaId, Instant)>,
+    pub redundant_since: Option<Instant>,
+    pub silent_until: Option<Instant>,
+    pub predecessor: Option<SaId>,
+    pub collision: Option<(SaId, Vec<u8>)>,
+}
+
+impl Succession {
+    /// Of an IKE SA that the peer has made in a rekey of that one.
+    pub(super) fn after(predecessor: SaId, now: Instant) -> Succession {
+        let silent_until = Some(now + UNCONFIRMED_PATIENCE);
+        Succession { predecessor: Some(predecessor), silent_until, ..Succession::default() }
+    }
+
+    /// Without a rekey of ours that is under way, and without a reauthentication: who takes over begins these anew.
+    pub(super) fn parts(&self) -> SuccessionParts {
+        let collision = self.collision.as_ref().and_then(|collision| Some((collision.sa?, collision.lowest_nonce.clone())));
+        SuccessionParts {
+            successor: self.successor,
+            redundant_since: self.redundant_since,
+            silent_until: self.silent_until,
+            predecessor: self.predecessor,
+            collision,
+        }
+    }
+
+    pub(super) fn of_parts(parts: SuccessionParts) -> Succession {
+        Succession {
+            collision: parts.collision.map(|(sa, lowest_nonce)| IkeRekeyCollision { lowest_nonce, sa: Some(sa) }),
+            successor: parts.successor,
+            silent_until: parts.silent_until,
+            predecessor: parts.predecessor,
+            redundant_since: parts.redundant_since,
+            ..Succession::default()
+        }
+    }
+
+    /// Whether the peer has this IKE SA, and it is not on its way out.
+    pub(super) fn may_speak(&self, now: Instant) -> bool {
+        self.successor.is_none() && self.silent_until.is_none_or(|until| until <= now)
+    }
+
+    /// The peer has shown that it has this IKE SA.
+    pub(super) fn confirmed(&mut self) {
+        self.silent_until = None;
+    }
+
+    /// The time may have come to speak.
+    pub(super) fn end_silence(&mut self, now: Instant) {
+        self.silent_until = self.silent_until.filter(|until| *until > now);
+    }
+
+    pub(super) fn is_rekeying(&self) -> bool {
+        self.rekeying
+    }
+
+    /// Whether we may begin a rekey: nobody has yet.
+    pub(super) fn may_rekey(&self) -> bool {
+        self.successor.is_none() && self.collision.is_none()
+    }
+
+    pub(super) fn set_rekeying(&mut self, under_way: bool) {
+        self.rekeying = under_way;
+    }
+
+    pub(super) fn successor(&self) -> Option<SaId> {
+        self.successor.map(|(successor, _)| successor)
+    }
+
+    pub(super) fn has_successor(&self) -> bool {
+        self.successor.is_some()
+    }
+
+    /// From here on this one says nothing but its own end.
+    pub(super) fn leave_to(&mut self, successor: SaId, now: Instant) {
+        self.successor = Some((successor, now));
+    }
+
+    /// The IKE SA that had taken over is gone.
+    pub(super) fn come_back(&mut self) {
+        self.successor = None;
+    }
+
+    /// Whether the peer has had the time to delete this one.
+    pub(super) fn is_replaced_for_long(&self, now: Instant) -> bool {
+        self.successor.is_some_and(|(_, since)| since + REPLACED_PATIENCE <= now)
+    }
+
+    pub(super) fn collision(&self) -> Option<&IkeRekeyCollision> {
+        self.collision.as_ref()
+    }
+
+    /// The IKE SA that the peer's rekey has made.
+    pub(super) fn made_by_peer(&self) -> Option<SaId> {
+        self.collision.as_ref().and_then(|collision| collision.sa)
+    }
+
+    /// The peer rekeys this IKE SA, or has.
+    pub(super) fn collide(&mut self, lowest_nonce: Vec<u8>, sa: Option<SaId>) {
+        self.collision = Some(IkeRekeyCollision { lowest_nonce, sa });
+    }
+
+    /// The peer's rekey came to nothing, or has lost; the IKE SA that it made.
+    pub(super) fn end_collision(&mut self) -> Option<SaId> {
+        self.collision.take().and_then(|collision| collision.sa)
+    }
+
+    pub(super) fn predecessor(&self) -> Option<SaId> {
+        self.predecessor
+    }
+
+    /// Whether the Child SAs of the one before are still to come.
+    pub(super) fn has_predecessor(&self) -> bool {
+        self.predecessor.is_some()
+    }
+
+    /// What there was to inherit has come, or never will.
+    pub(super) fn forget_predecessor(&mut self) -> Option<SaId> {
+        self.predecessor.take()
+    }
+
+    pub(super) fn is_redundant(&self) -> bool {
+        self.redundant_since.is_some()
+    }
+
+    /// Another IKE SA of the peer is the one to stay: the other end has a while to close this one.
+    pub(super) fn be_redundant(&mut self, now: Instant) {
+        self.redundant_since = Some(now);
+    }
+
+    /// Whether the other end has not closed this one in time. Said once.
+    pub(super) fn take_redundant_for_long(&mut self, now: Instant) -> bool {
+        self.redundant_since.take_if(|since| *since + REPLACED_PATIENCE <= now).is_some()
+    }
+
+    /// Another one takes its place, or is about to.
+    pub(super) fn is_going(&self) -> bool {
+        self.successor.is_some() || self.redundant_since.is_some()
+    }
+
+    /// The one before that is to be deleted by us.
+    pub(super) fn set_before(&mut self, before: Option<SaId>) {
+        self.beside.before = before;
+    }
+
+    pub(super) fn before(&self) -> Option<SaId> {
+        self.beside.before
+    }
+
+    /// Everything is there to take the place of the one before: said once.
+    pub(super) fn take_before(&mut self) -> Option<SaId> {
+        self.beside.before.take()
+    }
+
+    /// The one that was authenticated after this one.
+    pub(super) fn next(&self) -> Option<SaId> {
+        self.beside.after
+    }
+
+    /// That one has been authenticated after this one.
+    pub(super) fn give_place_to(&mut self, next: SaId, now: Instant) {
+        self.beside.after = Some(next);
+        self.redundant_since = Some(now);
+    }
+
+    /// The one that was to take the place of this one is gone.
+    pub(super) fn stand_alone(&mut self, without: SaId) {
+        if self.beside.after == Some(without) {
+            self.beside.after = None;
+            self.beside.delete_at = None;
+            self.redundant_since = None;
+        }
+    }
+
+    /// It is deleted by us then.
+    pub(super) fn delete_at(&mut self, at: Instant) {
+        self.beside.delete_at = Some(at);
+    }
+
+    /// The one that takes its place, where the time has come to delete this one. Said once.
+    pub(super) fn take_delete(&mut self, now: Instant) -> Option<SaId> {
+        let after = self.beside.after?;
+        self.beside.delete_at.take_if(|at| *at <= now).map(|_| after)
+    }
+
+    /// Its Child SAs wait while those of the one before are used.
+    pub(super) fn hold(&mut self, until: Instant) {
+        self.beside.hold_until = Some(until);
+    }
+
+    pub(super) fn holds(&self) -> bool {
+        self.beside.hold_until.is_some()
+    }
+
+    /// Whether it has waited long enough.
+    pub(super) fn has_held(&self, now: Instant) -> bool {
+        self.beside.hold_until.is_some_and(|until| until <= now)
+    }
+
+    /// Says whether it had to wait.
+    pub(super) fn end_hold(&mut self) -> bool {
+        self.beside.hold_until.take().is_some()
+    }
+
+    /// Gives its part in a reauthentication to its successor.
+    pub(super) fn take_beside(&mut self) -> Beside {
+        std::mem::take(&mut self.beside)
+    }
+
+    /// Takes the part of the one before in a reauthentication.
+    pub(super) fn inherit_beside(&mut self, beside: Beside, now: Instant) {
+        self.beside = beside;
+        self.redundant_since = beside.after.map(|_| now);
+    }
+
+    /// Who referred to one IKE SA as the one before or after refers to another one; `own` is this one.
+    pub(super) fn rename(&mut self, own: SaId, from: SaId, to: SaId) {
+        let renamed = |one: Option<SaId>| if one == Some(from) { Some(to).filter(|to| *to != own) } else { one };
+        self.beside.before = renamed(self.beside.before);
+        self.beside.after = renamed(self.beside.after);
+    }
+
+    /// When something of it is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let end = self.successor.map(|(_, since)| since + REPLACED_PATIENCE);
+        let end = earlier(end, self.redundant_since.map(|since| since + REPLACED_PATIENCE));
+        if self.successor.is_some() { end } else { earlier(end, earlier(self.beside.deadline(), self.silent_until)) }
+    }
+}
