@@ -51,6 +51,7 @@ mod followup;
 mod fragment;
 mod handshake;
 mod informational;
+mod initiated;
 mod install_backoff;
 mod intermediate;
 mod key_log;
@@ -82,6 +83,7 @@ mod trust;
 mod usage;
 mod vendor;
 mod window;
+mod wire;
 mod wishes;
 
 pub use child::Usage;

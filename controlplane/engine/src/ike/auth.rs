@@ -25,13 +25,14 @@ use super::event::Cause;
 use super::explain;
 use super::facts::Role;
 use super::handshake::Handshake;
+use super::initiated::Initiated;
 use super::lifetimes::Lifetimes;
 use super::mobike;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Plan};
 use super::proof::Proof;
-use super::sa::{IkeSa, Initiated, Stage};
+use super::sa::{IkeSa, Stage};
 use super::session::{Made, Session};
 use super::standing::Standing;
 use super::trust::{OwnProof, Trust};
@@ -92,16 +93,16 @@ impl Handshake {
 
 impl IkeSa {
     fn peer_config(&self, ctx: &Ctx) -> Result<(PeerId, Arc<PeerConfig>), Error> {
-        let peer = self.peer.and_then(|id| Some((id, ctx.shared.peers.get(&id)?.config.clone())));
+        let peer = self.facts.peer.and_then(|id| Some((id, ctx.shared.peers.get(&id)?.config.clone())));
         peer.ok_or_else(|| LocalFault::NotConfigured("a peer").into())
     }
 
     pub(super) fn send_auth(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
         let (peer, config) = self.peer_config(ctx)?;
-        let (id, auth_id) = (self.id, self.window.next_id());
+        let (id, auth_id) = (self.facts.id, self.wire.window.next_id());
         let Stage::Authenticating(handshake) = &self.stage else { return Ok(()) };
         let own_id = config.local_auth.identification(&config.local_id);
-        let ppk = config.ppk.as_ref().filter(|_| self.features.ppk);
+        let ppk = config.ppk.as_ref().filter(|_| self.facts.features.ppk);
         let ppk_keys = ppk.map(|ppk| handshake.keys.with_ppk(&ppk.key));
         let sign = |keys: &IkeKeys| {
             let octets = handshake.octets(keys, Sender::Initiator, &own_id, auth_id);
@@ -117,9 +118,9 @@ impl IkeSa {
         payloads.extend(certificate_requests(config.remote_auth.certificate_requests()));
         payloads.extend(config.remote_id.exact().map(|id| Payload::IdR(id.to_payload())));
         payloads.push(Payload::Auth { method, data });
-        payloads.extend(crash::token(ctx, self.spis));
+        payloads.extend(crash::token(ctx, self.facts.spis));
         let mut sent = Sent { plan: None, offered: Vec::new(), ppk_keys };
-        let childless = self.features.childless && ctx.shared.peers.get(&peer).is_some_and(|peer| peer.childless);
+        let childless = self.facts.features.childless && ctx.shared.peers.get(&peer).is_some_and(|peer| peer.childless);
         if let Some(child) = config.children.first().filter(|_| !childless) {
             let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
             let (mode, selectors, pairs) = (child.mode, plan::policy(child), child.pairs.clone());
@@ -127,7 +128,7 @@ impl IkeSa {
             sent.offered = negotiate::child_alternatives(&child.proposals, true);
             let proposals = negotiate::offer(&sent.offered, inbound.0.to_be_bytes());
             ctx.record(Some(peer), |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
-            payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), Vec::new(), Role::Initiator, self.features.adit));
+            payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), Vec::new(), Role::Initiator, self.facts.features.adit));
             sent.plan = Some(plan);
         }
         payloads.extend(self.extras(ctx, &config));
@@ -153,10 +154,10 @@ impl IkeSa {
             out.push(Notify::new(NotifyType::MOBIKE_SUPPORTED).into());
             out.extend(self.additional_addresses(ctx));
         }
-        if self.features.adit && ctx.shared.config.echo {
+        if self.facts.features.adit && ctx.shared.config.echo {
             out.push(Notify::new(vendor::ECHO).into());
         }
-        if self.features.adit {
+        if self.facts.features.adit {
             let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
             out.push(Notify::new(vendor::LANES).with_data([lanes]).into());
         }
@@ -165,8 +166,8 @@ impl IkeSa {
 
     /// What the peer says in its message besides proof and Child SA.
     fn take_extras(&mut self, ctx: &mut Ctx, config: &PeerConfig, parts: &Parts) {
-        self.features.echo = self.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
-        self.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
+        self.facts.features.echo = self.facts.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
+        self.facts.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
         let lanes = parts.notify(vendor::LANES).and_then(|notify| notify.data.first().copied());
         let addresses = mobike::additional_addresses(parts);
         if let Some(session) = self.session_mut() {
@@ -186,7 +187,7 @@ impl IkeSa {
         if let Some(notify) = refused.filter(|kind| parts.auth.is_none() || *kind == NotifyType::INVALID_SYNTAX) {
             self.give_back(ctx, sent.plan.as_ref());
             let cause = Cause::Refused { exchange: EXCHANGE, notify };
-            let childless = self.features.childless && sent.plan.is_some() && notify == NotifyType::INVALID_SYNTAX;
+            let childless = self.facts.features.childless && sent.plan.is_some() && notify == NotifyType::INVALID_SYNTAX;
             let news = childless && self.learn_childless(ctx);
             return self.end(ctx, if news { Cause::WantsChildless } else { cause });
         }
@@ -200,7 +201,7 @@ impl IkeSa {
     /// A responder that supports it may insist on an IKE SA without a Child SA (RFC 6023; strongSwan: `childless = force`). Says whether
     /// that is news.
     fn learn_childless(&mut self, ctx: &mut Ctx) -> bool {
-        let peer = self.peer.and_then(|peer| ctx.shared.peers.get_mut(&peer));
+        let peer = self.facts.peer.and_then(|peer| ctx.shared.peers.get_mut(&peer));
         peer.is_some_and(|peer| !std::mem::replace(&mut peer.childless, true))
     }
 
@@ -213,7 +214,7 @@ impl IkeSa {
     /// The initiator believes the responder, or not.
     fn accept_responder(&mut self, ctx: &mut Ctx, sent: Sent, parts: &Parts) -> Result<(), Error> {
         let (peer, config) = self.peer_config(ctx)?;
-        let auth_id = self.window.next_id() - 1;
+        let auth_id = self.wire.window.next_id() - 1;
         let Stage::Authenticating(handshake) = &self.stage else { return Ok(()) };
         let uses_ppk = parts.has(NotifyType::PPK_IDENTITY);
         let keys = match (sent.ppk_keys, uses_ppk) {
@@ -260,13 +261,13 @@ impl IkeSa {
         let inbound = plan.inbound;
         let choice = match parts.error() {
             Some(notify) => Err(Cause::Refused { exchange: EXCHANGE, notify: notify.kind }),
-            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, self.features.adit)
+            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, self.facts.features.adit)
                 .and_then(|choice| Ok((Secrets::without_exchange(&choice)?, choice)))
                 .map_err(Cause::Failed),
         };
         match choice {
             Ok((secrets, choice)) => {
-                ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));
+                ctx.record(self.facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
                 let role = Role::Initiator;
                 self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
             }
@@ -307,12 +308,12 @@ impl IkeSa {
         standing.begin(ctx.now, &config, original_initiator, ctx.random);
         let proof = Proof::new(who.identity.to_string(), who.by.to_string(), uses_ppk, Trust::of(&config), standing);
         let session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
-        self.peer = Some(peer);
+        self.facts.peer = Some(peer);
         self.stage = Stage::Established(Box::new(session));
     }
 
     pub(super) fn on_auth_request(&mut self, ctx: &mut Ctx, parts: Parts) {
-        self.hop = self.reply_hop;
+        self.facts.hop = self.wire.came().hop;
         if let Err(error) = self.accept_initiator(ctx, &parts) {
             self.refuse(ctx, EXCHANGE, &error);
             self.end(ctx, error.into());
@@ -321,7 +322,7 @@ impl IkeSa {
 
     /// The responder believes the initiator, or not.
     fn accept_initiator(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
-        let auth_id = self.window.expected_id();
+        let auth_id = self.wire.window.expected_id();
         let id_i = needed(parts.id_i.as_ref(), EXCHANGE, PayloadType::ID_I)?;
         let identity = Identity::from_payload(id_i).map_err(|error| Incompatibility::Auth(error.into()))?;
         let asked_for = parts.id_r.as_ref().and_then(|id| Identity::from_payload(id).ok());
@@ -336,19 +337,19 @@ impl IkeSa {
             Ok(admitted) => admitted,
             Err((suspect, error)) => {
                 // Nobody is named who may have nothing to do with it.
-                self.peer = suspect;
+                self.facts.peer = suspect;
                 self.claimed = Some(explain::shortened(identity.to_string()));
                 if let Ok((peer, config)) = self.peer_config(ctx) {
                     self.record_request(ctx, &config, &identity, asked_for.as_ref(), parts);
                     if let Error::Incompatible(Incompatibility::SuiteNotAllowed(agreed)) = &error {
-                        ctx.shared.directory.remember(self.hop.remote.ip(), peer, &config);
-                        ctx.record(self.peer, |record| record.agreed_too_early(agreed));
+                        ctx.shared.directory.remember(self.facts.hop.remote.ip(), peer, &config);
+                        ctx.record(self.facts.peer, |record| record.agreed_too_early(agreed));
                     }
                 }
                 return Err(error);
             }
         };
-        self.peer = Some(peer);
+        self.facts.peer = Some(peer);
         let config = admitted.config.clone();
         self.record_request(ctx, &config, &identity, asked_for.as_ref(), parts);
         ctx.record(Some(peer), |record| record.identities.chosen = Some(admitted.who.identity.to_string()));
@@ -366,7 +367,7 @@ impl IkeSa {
         let mut payloads = vec![Payload::IdR(own_id)];
         payloads.extend(certificates(config.local_auth.certificates(&parts.cert_reqs)));
         payloads.push(Payload::Auth { method, data });
-        payloads.extend(crash::token(ctx, self.spis));
+        payloads.extend(crash::token(ctx, self.facts.spis));
         payloads.extend(self.grant_first_child(ctx, &config, parts, nonces));
         payloads.extend(self.extras(ctx, &config));
         payloads.extend(self.session().and_then(|session| session.proof.standing().auth_lifetime(ctx.now)).map(Payload::from));
@@ -381,7 +382,7 @@ impl IkeSa {
     /// identity, then those with a pattern; in each first the ones that the peer calls us by the right name for, and of these the
     /// one that this identity is connected with, then those that nobody is: so that a pattern on several peers lets several in.
     fn find_peers(&self, ctx: &Ctx, identity: &Identity, asked_for: Option<&Identity>) -> Result<Candidates, Error> {
-        let [mut exact, mut covering] = ctx.shared.directory.candidates(self.hop.remote.ip()).with_identity(identity);
+        let [mut exact, mut covering] = ctx.shared.directory.candidates(self.facts.hop.remote.ip()).with_identity(identity);
         let calls_us = |id: &PeerId| {
             asked_for.is_none_or(|asked_for| ctx.shared.peers.get(id).is_some_and(|peer| peer.config.local_id == *asked_for))
         };
@@ -423,7 +424,7 @@ impl IkeSa {
         let id_i = needed(parts.id_i.as_ref(), EXCHANGE, PayloadType::ID_I)?;
         let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
         let (keys, data, uses_ppk) = self.ppk_decision(config, handshake, parts, data)?;
-        let octets = handshake.octets(&keys, Sender::Initiator, id_i, self.window.expected_id());
+        let octets = handshake.octets(&keys, Sender::Initiator, id_i, self.wire.window.expected_id());
         let claim = Claim { identification: id_i, method: *method, data, presented };
         let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, unix);
         let who = who.map_err(|error| unproven(error, uses_ppk))?;
@@ -445,7 +446,7 @@ impl IkeSa {
     ) {
         let offered = negotiate::offer(&negotiate::ike_alternatives(&config.proposals), Vec::new());
         let choice = if let Stage::Authenticating(handshake) = &self.stage { Some(handshake.choice.to_string()) } else { None };
-        ctx.record(self.peer, |record| {
+        ctx.record(self.facts.peer, |record| {
             record.begin_ike(Role::Responder, &offered);
             record.ike.chosen = choice;
             record.identities.ours = vec![config.remote_id.to_string()];
@@ -468,7 +469,7 @@ impl IkeSa {
         data: &'a [u8],
     ) -> Result<(IkeKeys, &'a [u8], bool), Error> {
         let mandatory = config.ppk.as_ref().is_some_and(|ppk| ppk.mandatory);
-        if !self.features.ppk {
+        if !self.facts.features.ppk {
             return if mandatory { Err(Incompatibility::Ppk.into()) } else { Ok((handshake.keys.clone(), data, false)) };
         }
         let named = parts.notify(NotifyType::PPK_IDENTITY).ok_or(Incompatibility::Ppk)?;
@@ -494,7 +495,7 @@ impl IkeSa {
             // Childless (RFC 6023): Child SAs come later, if at all.
             return Vec::new();
         }
-        let (id, adit) = (self.id, self.features.adit);
+        let (id, adit) = (self.facts.id, self.facts.features.adit);
         let asked = Asked { exchange: EXCHANGE, first: true, old: None, adit };
         let granted = plan::grant(config, parts, &asked, None).and_then(|granted| {
             let session = self.session().ok_or(LocalFault::Busy)?;
@@ -508,7 +509,7 @@ impl IkeSa {
                 let plan = Plan { id: child, config, lane, mode, inbound, selectors, ..Plan::default() };
                 let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
                 let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, adit);
-                ctx.record(self.peer, |record| record.chosen_child(&choice, &plan.selectors));
+                ctx.record(self.facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
                 let role = Role::Responder;
                 self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
                 payloads

@@ -79,7 +79,7 @@ impl IkeSa {
     /// A response in the clear. Only a token proves anything; that the peer does not know the IKE SA is a hint to look whether
     /// it is alive (RFC 7296 §2.21.4).
     pub(super) fn on_unprotected_response(&mut self, ctx: &mut Ctx, header: &Header, message: &[u8]) {
-        ctx.count(self.peer, |counters| counters.dropped_unprotected += 1);
+        ctx.count(self.facts.peer, |counters| counters.dropped_unprotected += 1);
         let Ok(parts) = Message::decode(message).map(|message| Parts::sort(message.payloads)) else { return };
         let Ok(parts) = parts else { return };
         let lost = [NotifyType::INVALID_IKE_SPI, NotifyType::INVALID_SPI].iter().any(|kind| parts.has(*kind));
@@ -88,12 +88,12 @@ impl IkeSa {
             return;
         }
         if session.tokens.are_shown(&parts) {
-            ctx.count(self.peer, |counters| counters.crashes_detected += 1);
+            ctx.count(self.facts.peer, |counters| counters.crashes_detected += 1);
             return self.end(ctx, Cause::PeerCrashed);
         }
-        if self.window.awaits(header.message_id, header.exchange) {
-            self.window.hurry(ctx.now.instant, TRIES_AFTER_HINT, INTERVAL_AFTER_HINT);
-        } else if self.window.is_idle() {
+        if self.wire.window.awaits(header.message_id, header.exchange) {
+            self.wire.window.hurry(ctx.now.instant, TRIES_AFTER_HINT, INTERVAL_AFTER_HINT);
+        } else if self.wire.window.is_idle() {
             session.want(Task::Liveness);
             self.start_next(ctx);
         }

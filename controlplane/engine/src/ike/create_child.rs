@@ -18,10 +18,11 @@ use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, Event};
 use super::facts::Role;
 use super::followup;
+use super::initiated::Initiated;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
-use super::sa::{IkeSa, Initiated, Stage};
+use super::sa::{IkeSa, Stage};
 use super::session::Session;
 use super::wishes;
 
@@ -54,7 +55,7 @@ impl IkeSa {
         config: usize,
         method: Option<KeyExchangeMethod>,
     ) -> Result<(), Error> {
-        let (id, adit, Some(session)) = (self.id, self.features.adit, self.session_mut()) else { return Ok(()) };
+        let (id, adit, Some(session)) = (self.facts.id, self.facts.features.adit, self.session_mut()) else { return Ok(()) };
         let Some(child) = session.config.children.get(config) else { return Ok(()) };
         let (mode, pairs) = (child.mode, session.wants.to_ask_for(&session.config, &session.children, config, adit));
         let selectors = match pairs.as_slice() {
@@ -76,7 +77,7 @@ impl IkeSa {
         lane: u8,
         method: Option<KeyExchangeMethod>,
     ) -> Result<(), Error> {
-        let (id, Some(session)) = (self.id, self.session_mut()) else { return Ok(()) };
+        let (id, Some(session)) = (self.facts.id, self.session_mut()) else { return Ok(()) };
         // It comes after the ones below, which are asked for again.
         let in_order = (0..lane).all(|below| session.children.has_lane(child, below));
         let first = session.children.staying().find(|one| one.place() == (child, 0));
@@ -88,8 +89,8 @@ impl IkeSa {
 
     /// Asks for a Child SA in the place of one that there is.
     pub(super) fn send_rekey_child(&mut self, ctx: &mut Ctx, old: Spi, method: Option<KeyExchangeMethod>) -> Result<(), Error> {
-        let (id, expected_id, now) = (self.id, self.window.expected_id(), ctx.now.instant);
-        let adit = self.features.adit;
+        let (id, expected_id, now) = (self.facts.id, self.wire.window.expected_id(), ctx.now.instant);
+        let adit = self.facts.features.adit;
         let Some(session) = self.session_mut() else { return Ok(()) };
         let Some(child) = session.children.get_mut(old).filter(|child| child.is_live() && child.collision.is_none()) else {
             return Ok(());
@@ -111,14 +112,14 @@ impl IkeSa {
     }
 
     fn ask(&mut self, ctx: &mut Ctx, plan: Plan, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
-        let adit = self.features.adit;
+        let adit = self.facts.features.adit;
         let Some(session) = self.session_mut() else { return Ok(()) };
         let offered = negotiate::child_alternatives(&session.config.children[plan.config].proposals, false);
         let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
         let exchange = corrected.or(first).map(KeyExchange::start).transpose()?;
         let nonce = ctx.bytes::<NONCE_LEN>().to_vec();
         let proposals = negotiate::offer(&offered, plan.inbound.0.to_be_bytes());
-        ctx.record(self.peer, |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
+        ctx.record(self.facts.peer, |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
         let mut payloads: Vec<Payload> = Vec::new();
         if let Some(old) = plan.replaces {
             payloads.push(Notify::new(NotifyType::REKEY_SA).about(ProtocolId::ESP, old).into());
@@ -141,7 +142,7 @@ impl IkeSa {
         if let Some(notify) = parts.error() {
             return self.on_create_child_refused(ctx, &sent.plan, sent.offered, notify, sent.corrected);
         }
-        let adit = self.features.adit;
+        let adit = self.facts.features.adit;
         match sent.complete(&parts, adit) {
             Err(error) => self.discard_creation(ctx, sent.plan, error),
             Ok(Progress::Complete(creation, secrets)) => self.finish_child(ctx, creation, &secrets),
@@ -164,7 +165,7 @@ impl IkeSa {
 
     /// The peer has deleted what we are rekeying, and only the winner deletes it: ours has lost, whatever its answer says.
     pub(super) fn overtake(&mut self, old: Spi) {
-        let plan = match self.window.outstanding_mut().map(|outstanding| &mut outstanding.context) {
+        let plan = match self.wire.window.outstanding_mut().map(|outstanding| &mut outstanding.context) {
             Some(Initiated::CreateChild(sent)) => Some(&mut sent.plan),
             Some(Initiated::FollowUp(sent)) => sent.plan_mut(),
             Some(
@@ -186,7 +187,7 @@ impl IkeSa {
     pub(super) fn finish_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
         let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, self.has_lost(&creation));
         let now = ctx.now.instant;
-        ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
+        ctx.record(self.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
         self.install_child(ctx, creation, secrets);
         if lost {
             if let Some(session) = self.session_mut() {
@@ -311,17 +312,17 @@ impl IkeSa {
 
     /// A Child SA came to nothing, and not for a reason that passes in a moment: recorded, counted and reported.
     pub(super) fn child_failed(&self, ctx: &mut Ctx, cause: Cause) {
-        let Some(peer) = self.peer else { return };
+        let Some(peer) = self.facts.peer else { return };
         // With an SA for the traffic, one more that is refused is no reason why nothing comes through.
         if self.session().is_none_or(|session| session.children.is_empty()) {
             ctx.record(Some(peer), |record| record.problem(&cause));
         }
         ctx.count(Some(peer), |counters| counters.failed(&cause));
-        ctx.event(Event::ChildFailed { peer, spis: self.spis, cause });
+        ctx.event(Event::ChildFailed { peer, spis: self.facts.spis, cause });
     }
 
     fn grant_child(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
-        let (id, adit) = (self.id, self.features.adit);
+        let (id, adit) = (self.facts.id, self.facts.features.adit);
         let limit = ctx.shared.config.limits.children;
         let now = ctx.now.instant;
         let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
@@ -369,9 +370,9 @@ impl IkeSa {
     /// The responder has the keys: receives on the new Child SA, and goes on sending on the old one.
     pub(super) fn finish_granted_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
         let (inbound, replaces) = (creation.plan.inbound, creation.plan.replaces);
-        ctx.record(self.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
+        ctx.record(self.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
         self.install_child(ctx, creation, secrets);
-        let (now, request) = (ctx.now.instant, self.window.expected_id());
+        let (now, request) = (ctx.now.instant, self.wire.window.expected_id());
         if let Some(child) = self.session_mut().and_then(|session| session.children.get_mut(inbound)) {
             // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
             child.granted_in = Some(request);

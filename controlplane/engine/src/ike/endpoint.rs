@@ -198,7 +198,7 @@ impl Endpoint {
 
     /// Puts an IKE SA into the table, or forgets it when nothing is left of it.
     pub(super) fn put_back(&mut self, now: Now, sa: IkeSa) {
-        let id = sa.id;
+        let id = sa.facts.id;
         self.kept.touch(now, id);
         if sa.is_gone(now.instant) {
             self.timers.set(Timer::Sa(id), None);
@@ -211,12 +211,12 @@ impl Endpoint {
 
     /// Removes the traces of an IKE SA that is not in the table any more.
     fn forget(&mut self, sa: &IkeSa) {
-        self.no_longer_half_open(sa.id);
+        self.no_longer_half_open(sa.facts.id);
         if let Some(digest) = sa.init_digest {
             self.inits.remove(&digest);
         }
-        if let Some(peer) = sa.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
-            peer.sas.retain(|id| *id != sa.id);
+        if let Some(peer) = sa.facts.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
+            peer.sas.retain(|id| *id != sa.facts.id);
         }
     }
 

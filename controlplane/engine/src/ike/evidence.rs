@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use super::agenda::Task;
 use super::context::Ctx;
-use super::event::After;
 use super::nat;
 use super::sa::{IkeSa, Stage};
+use super::wire::Came;
 use crate::path::{Follow, Hop, IKE_PORT, Moves, Terms};
 
 /// A request that was repeated so often without an answer is tried elsewhere, too.
@@ -18,10 +18,10 @@ impl IkeSa {
     /// Where requests go: once the peer is authenticated, the path of IKE with it.
     pub(super) fn hop(&self, ctx: &Ctx) -> Hop {
         let known = match self.stage {
-            Stage::Established(_) | Stage::Closing { .. } | Stage::Closed => self.peer,
+            Stage::Established(_) | Stage::Closing { .. } | Stage::Closed => self.facts.peer,
             Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) => None,
         };
-        known.and_then(|peer| ctx.shared.paths.ike_hop(peer)).unwrap_or(self.hop)
+        known.and_then(|peer| ctx.shared.paths.ike_hop(peer)).unwrap_or(self.facts.hop)
     }
 
     /// Whether we say where the connection goes: we are the initiator in the sense of RFC 4555 §1.2, that of the first IKE SA,
@@ -32,36 +32,37 @@ impl IkeSa {
 
     /// The peer is authenticated: what follows it to other addresses, and what it can answer.
     pub(super) fn agree_on_paths(&self, ctx: &mut Ctx) {
-        let (Some(peer), Some(session)) = (self.peer, self.session()) else { return };
-        let follow = match (self.features.mobike, self.decides_path()) {
+        let (Some(peer), Some(session)) = (self.facts.peer, self.session()) else { return };
+        let follow = match (self.facts.features.mobike, self.decides_path()) {
             (true, true) => Follow::Nothing,
             (true, false) => Follow::Esp,
-            (false, _) if self.nat.here => Follow::Nothing,
+            (false, _) if self.facts.nat.here => Follow::Nothing,
             (false, _) => Follow::Both,
         };
         let local_fixed = session.config.local.is_some_and(|local| !local.ip().is_unspecified());
-        let terms = Terms { echo: self.features.echo, ike: true, follow, local_fixed };
+        let terms = Terms { echo: self.facts.features.echo, ike: true, follow, local_fixed };
         ctx.shared.paths.set_terms(ctx.now.instant, peer, terms);
-        ctx.shared.paths.set_encapsulate(peer, self.nat.is_between());
+        ctx.shared.paths.set_encapsulate(peer, self.facts.nat.is_between());
         let endpoints = ctx.shared.peers.get(&peer).map(super::context::Peer::endpoints).unwrap_or_default();
         ctx.shared.paths.set_origin(peer, session.config.from.clone(), endpoints);
     }
 
     /// This IKE SA is the one that has the Child SAs: what was found out with it holds.
     pub(super) fn establish_path(&self, ctx: &mut Ctx) {
-        let Some(peer) = self.peer else { return };
+        let Some(peer) = self.facts.peer else { return };
         self.agree_on_paths(ctx);
         // It has just answered from there. Where nothing may go the judge was asked before anything was sent.
-        let _ = ctx.shared.paths.establish(ctx.now.instant, peer, self.hop, self.nat.is_between());
+        let _ = ctx.shared.paths.establish(ctx.now.instant, peer, self.facts.hop, self.facts.nat.is_between());
     }
 
     /// A fresh, authentic request of `bytes` came this way. Without MOBIKE that is how the peer says that it has moved (RFC 7296
     /// §2.23), unless a NAT is on our side.
-    pub(super) fn heard_request(&self, ctx: &mut Ctx, hop: Hop, bytes: usize) {
-        let Some(peer) = self.peer.filter(|_| self.session().is_some()) else { return };
+    pub(super) fn heard_request(&self, ctx: &mut Ctx, came: Came) {
+        let Came { hop, bytes } = came;
+        let Some(peer) = self.facts.peer.filter(|_| self.session().is_some()) else { return };
         let now = ctx.now.instant;
         ctx.shared.paths.heard(now, peer, hop, bytes);
-        if !hop.is_same(&self.hop(ctx)) && !self.features.mobike && !self.nat.here {
+        if !hop.is_same(&self.hop(ctx)) && !self.facts.features.mobike && !self.facts.nat.here {
             // One that is not taken is counted there.
             let _ = ctx.shared.paths.candidate(now, peer, hop, Moves::Both, bytes);
         }
@@ -69,56 +70,32 @@ impl IkeSa {
 
     /// The answer to our request came this way: a proof if it was sent this way.
     pub(super) fn heard_response(&self, ctx: &mut Ctx, hop: Hop, bytes: usize) {
-        let Some(peer) = self.peer.filter(|_| self.session().is_some()) else { return };
-        let sent = self.window.outstanding().and_then(|request| request.hops.iter().find(|sent| sent.is_same(&hop)).copied());
-        match sent {
+        let Some(peer) = self.facts.peer.filter(|_| self.session().is_some()) else { return };
+        match self.wire.sent_this_way(&hop) {
             Some(sent) => {
                 ctx.shared.paths.heard(ctx.now.instant, peer, sent, bytes);
                 ctx.shared.paths.answered(ctx.now.instant, peer, sent);
             }
-            None => self.heard_request(ctx, hop, bytes),
+            None => self.heard_request(ctx, Came { hop, bytes }),
         }
     }
 
     /// A request is to be sent there and answered from there: the one under way, for the window may be full, or a new one.
     pub(super) fn prove(&mut self, ctx: &mut Ctx, hop: Hop) {
-        if self.window.is_idle() {
+        if self.wire.window.is_idle() {
             let ready = matches!(&self.stage, Stage::Established(session) if session.succession.may_speak(ctx.now.instant));
             if ready && self.send_route_check(ctx, hop).is_err() {
                 ctx.shared.paths.refused += 1;
             }
             return;
         }
-        self.repeat_to(ctx, hop);
-    }
-
-    /// Sends the request under way also there, as far as that is allowed before there is a proof.
-    fn repeat_to(&mut self, ctx: &mut Ctx, hop: Hop) {
-        // A way that was given up is none any more.
-        let Some(peer) = self.peer.filter(|peer| ctx.shared.paths.find(*peer, hop).is_some()) else { return };
-        let Some(outstanding) = self.window.outstanding_mut() else { return };
-        let after = outstanding.after;
-        let sizes: usize = outstanding.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
-        if !ctx.shared.paths.may_send(peer, hop, sizes) {
-            return;
-        }
-        for datagram in &outstanding.datagrams {
-            ctx.transmit(&hop, Some(peer), datagram, after);
-        }
-        outstanding.sent_to(hop);
+        self.wire.repeat_to(ctx, self.facts.peer, hop);
     }
 
     /// A request is repeated: where the peer is, where it is asked for a proof, and after a while everywhere it may be.
     pub(super) fn repeat_request(&mut self, ctx: &mut Ctx) {
         let here = self.hop(ctx);
-        let Some(outstanding) = self.window.outstanding_mut() else { return };
-        let (repeated, also) = (outstanding.repeated, outstanding.hops.clone());
-        for datagram in &outstanding.datagrams {
-            ctx.transmit(&here, self.peer, datagram, After::Nothing);
-        }
-        outstanding.sent_to(here);
-        also.into_iter().filter(|hop| *hop != here).for_each(|hop| self.repeat_to(ctx, hop));
-        if repeated >= SILENT_AFTER {
+        if self.wire.repeat(ctx, self.facts.peer, here) >= SILENT_AFTER {
             self.look_elsewhere(ctx, here);
         }
     }
@@ -126,7 +103,7 @@ impl IkeSa {
     /// The peer does not answer where it is: it may be at another address that it has named, or reach us at another of ours
     /// (RFC 4555 §3.5). What answers is used.
     fn look_elsewhere(&mut self, ctx: &mut Ctx, here: Hop) {
-        let (Some(peer), Some(session)) = (self.peer, self.session()) else { return };
+        let (Some(peer), Some(session)) = (self.facts.peer, self.session()) else { return };
         let mut others = ctx.shared.paths.alternatives(peer);
         let known = ctx.shared.peers.get(&peer).map(|peer| (peer.local, peer.remotes.all().to_vec()));
         let (local, configured) = known.unwrap_or_default();
@@ -139,7 +116,7 @@ impl IkeSa {
                 others.push(hop);
             }
         }
-        if self.features.mobike && self.decides_path() {
+        if self.facts.features.mobike && self.decides_path() {
             let remotes = session.mobike.peer_addresses().iter().map(|address| SocketAddr::new(*address, here.remote.port()));
             for remote in remotes.filter(|remote| remote.ip() != here.remote.ip()) {
                 others.push(Hop::new(unspecified(remote, here.local.port()), remote));
@@ -150,12 +127,12 @@ impl IkeSa {
         }
         others.truncate(ELSEWHERE_MAX);
         let tried = ctx.shared.paths.try_also(ctx.now.instant, peer, others);
-        tried.into_iter().filter(|hop| *hop != here).for_each(|hop| self.repeat_to(ctx, hop));
+        tried.into_iter().filter(|hop| *hop != here).for_each(|hop| self.wire.repeat_to(ctx, self.facts.peer, hop));
     }
 
     /// The path of IKE is another one, and the peer has not asked for that: it is told.
     pub(super) fn on_moved(&mut self, ctx: &mut Ctx) {
-        let task = match (self.features.mobike, self.decides_path()) {
+        let task = match (self.facts.features.mobike, self.decides_path()) {
             (true, true) => Task::UpdateAddresses,
             (true, false) => Task::AnnounceAddresses,
             // The peer follows what is authentic (RFC 7296 §2.23).
@@ -169,7 +146,7 @@ impl IkeSa {
 
     /// Our address has changed, or the peer's other address is to be used: everything moves, and the peer is told (RFC 4555 §3.5).
     pub(super) fn change_path(&mut self, ctx: &mut Ctx, local: Option<SocketAddr>, remote: Option<SocketAddr>) {
-        let (Some(peer), here) = (self.peer, self.hop(ctx)) else { return };
+        let (Some(peer), here) = (self.facts.peer, self.hop(ctx)) else { return };
         let hop = Hop::new(local.unwrap_or(here.local), remote.unwrap_or(here.remote));
         let hop = goes_on(here, hop, ctx.shared.config.nat_port);
         if !hop.is_same(&here) && ctx.shared.paths.decide(ctx.now.instant, peer, hop).is_ok() {
@@ -180,7 +157,7 @@ impl IkeSa {
     /// The hashes of NAT detection for a message that goes this way.
     pub(super) fn detection(&self, hop: &Hop) -> [adit_proto::ike::Payload; 2] {
         let force = self.session().is_some_and(|session| session.config.force_encapsulation);
-        nat::detection((self.spis.initiator, self.spis.responder), hop, force)
+        nat::detection((self.facts.spis.initiator, self.facts.spis.responder), hop, force)
     }
 }
 

@@ -1,6 +1,12 @@
-//! What an IKE SA is: its name, who began it, and what both ends can do.
+//! What an IKE SA is: its two ends, the way between them, and what both can do.
 
+use adit_proto::control::PeerId;
 use adit_proto::ike::IkeSpi;
+
+use crate::path::Hop;
+
+use super::event::IkeSpis;
+use super::nat::NatStatus;
 
 /// An IKE SA of this gateway: our SPI of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,4 +36,30 @@ pub(super) struct Features {
     pub childless: bool,
     /// Both data planes answer sealed echoes.
     pub echo: bool,
+}
+
+/// What the exchanges need to know of the IKE SA that they belong to.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub id: SaId,
+    pub role: Role,
+    pub spis: IkeSpis,
+    /// Known from the start by the initiator, from IKE_AUTH on by the responder.
+    pub peer: Option<PeerId>,
+    /// Where it is negotiated. Once the peer is authenticated [`crate::path`] knows better.
+    pub hop: Hop,
+    pub nat: NatStatus,
+    pub features: Features,
+}
+
+impl Facts {
+    pub(super) fn new(role: Role, spis: IkeSpis, hop: Hop) -> Facts {
+        let id = SaId(if role == Role::Initiator { spis.initiator } else { spis.responder });
+        Facts { id, role, spis, peer: None, hop, nat: NatStatus::default(), features: Features::default() }
+    }
+
+    /// Whether our original role in the IKE SA is that of the initiator.
+    pub(super) fn is_initiator(&self) -> bool {
+        self.role == Role::Initiator
+    }
 }

@@ -16,10 +16,11 @@ use super::context::{Action, Ctx};
 use super::create_child;
 use super::error::{Error, LocalFault, Misbehaviour};
 use super::event::Cause;
+use super::initiated::Initiated;
 use super::parts::{Parts, needed};
 use super::plan::{Creation, Plan};
 use super::rekey_ike::IkeCreation;
-use super::sa::{IkeSa, Initiated, Stage};
+use super::sa::{IkeSa, Stage};
 use super::session::Session;
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_FOLLOWUP_KE;
@@ -204,7 +205,7 @@ impl IkeSa {
     /// The key exchanges were not completed: there is no new SA at either end. It is tried again from the beginning.
     fn abandon(&mut self, ctx: &mut Ctx, goal: Goal, cause: &Cause) {
         goal.release(ctx);
-        ctx.record(self.peer, |record| record.problem(cause));
+        ctx.record(self.facts.peer, |record| record.problem(cause));
         let Some(session) = self.session_mut() else { return };
         match goal {
             Goal::Child(unfinished) => create_child::retry(ctx, session, &unfinished.creation.plan, cause),

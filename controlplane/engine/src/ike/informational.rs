@@ -6,9 +6,10 @@ use adit_proto::ike::{Delete, ExchangeType, NotifyType, Payload, ProtocolId};
 use super::context::{Action, Ctx, Then};
 use super::error::Error;
 use super::event::Cause;
+use super::initiated::Initiated;
 use super::mobike;
 use super::parts::Parts;
-use super::sa::{IkeSa, Initiated};
+use super::sa::IkeSa;
 use crate::path::Hop;
 
 const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
@@ -45,13 +46,13 @@ impl IkeSa {
 
     /// Probes the peer (dead peer detection, RFC 7296 §2.4); behind a NAT also whether it still maps us as before (RFC 4555 §3.8).
     pub(super) fn send_liveness(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
-        ctx.count(self.peer, |counters| counters.dpd_requests += 1);
+        ctx.count(self.facts.peer, |counters| counters.dpd_requests += 1);
         let payloads = self.liveness_payloads(ctx);
         self.send_informational(ctx, &payloads, Sent::Liveness)
     }
 
     pub(super) fn send_token(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
-        match super::crash::token(ctx, self.spis) {
+        match super::crash::token(ctx, self.facts.spis) {
             Some(token) => self.send_informational(ctx, &[token], Sent::Token),
             None => Ok(()),
         }
@@ -65,7 +66,8 @@ impl IkeSa {
         hop: Hop,
     ) -> Result<(), Error> {
         let context = Initiated::Informational(Sent::Addresses(sent));
-        self.request_to(ctx, EXCHANGE, payloads, context, hop).map(|_| ())
+        let here = self.hop(ctx);
+        self.wire.request(ctx, &self.facts, (here, hop), (EXCHANGE, payloads), context).map(|_| ())
     }
 
     /// Deletes those of the Child SAs that are still there.
@@ -149,7 +151,7 @@ impl IkeSa {
 
     /// Deletes what the peer deletes; gives the Delete payload for our halves (RFC 7296 §1.4.1).
     fn delete_for_peer(&mut self, ctx: &mut Ctx, parts: &Parts) -> Vec<Payload> {
-        let under_way = match self.window.outstanding().map(|outstanding| &outstanding.context) {
+        let under_way = match self.wire.window.outstanding().map(|outstanding| &outstanding.context) {
             Some(Initiated::Informational(Sent::DeleteChildren(spis))) => spis.clone(),
             Some(_) | None => Vec::new(),
         };

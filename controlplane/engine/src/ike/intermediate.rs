@@ -10,9 +10,11 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 use super::context::Ctx;
 use super::error::{Error, LocalFault};
 use super::event::Cause;
+use super::initiated::Initiated;
 use super::parts::Parts;
 use super::protect::Protection;
-use super::sa::{IkeSa, Initiated, Opened, Stage};
+use super::sa::{IkeSa, Stage};
+use super::wire::Opened;
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_INTERMEDIATE;
 
@@ -29,7 +31,9 @@ impl IkeSa {
         let payload = Payload::Ke { method: method.id(), data: exchange.public().to_vec() };
         let context = Initiated::Intermediate(Box::new(Sent { exchange, request: Vec::new() }));
         let request = self.request(ctx, EXCHANGE, &[payload], context)?.int_auth();
-        if let Some(Initiated::Intermediate(sent)) = self.window.outstanding_mut().map(|outstanding| &mut outstanding.context) {
+        if let Some(Initiated::Intermediate(sent)) =
+            self.wire.window.outstanding_mut().map(|outstanding| &mut outstanding.context)
+        {
             sent.request = request;
         }
         Ok(())
@@ -37,7 +41,7 @@ impl IkeSa {
 
     /// Whether an answer to IKE_INTERMEDIATE is one: the KE payload that was asked for, or an error.
     pub(super) fn is_intermediate_answer(&self, parts: &Parts) -> bool {
-        let Some(Initiated::Intermediate(sent)) = self.window.outstanding().map(|outstanding| &outstanding.context) else {
+        let Some(Initiated::Intermediate(sent)) = self.wire.window.outstanding().map(|outstanding| &outstanding.context) else {
             return true;
         };
         parts.error().is_some() || fits(parts.ke.as_ref(), sent.exchange.method(), Sender::Responder)
@@ -66,10 +70,10 @@ impl IkeSa {
             Some((method, key_exchange::respond(method, data).ok()?))
         });
         let (Some((method, (public, shared))), Some(request)) = (exchanged, opened.int_auth()) else {
-            return ctx.count(self.peer, |counters| counters.dropped_malformed += 1);
+            return ctx.count(self.facts.peer, |counters| counters.dropped_malformed += 1);
         };
         // The first IKE_AUTH or IKE_INTERMEDIATE request comes from where the peer will stay (RFC 4555 §3.3).
-        self.hop = self.reply_hop;
+        self.facts.hop = self.wire.came().hop;
         let payload = Payload::Ke { method: method.id(), data: public.into_vec() };
         let done = self.respond(ctx, EXCHANGE, &[payload]).and_then(|response| {
             let response = response.int_auth();
@@ -85,9 +89,9 @@ impl IkeSa {
         let Stage::Exchanging(exchanging) = std::mem::replace(&mut self.stage, Stage::Beginning) else {
             return Err(LocalFault::NotConfigured("a negotiation").into());
         };
-        let negotiation = exchanging.made(self.spis, request, response, shared);
-        let protection = Protection::new(negotiation.keys(), self.role, ctx.random);
-        self.former = self.protection.replace(protection);
+        let negotiation = exchanging.made(self.facts.spis, request, response, shared);
+        let protection = Protection::new(negotiation.keys(), self.facts.role, ctx.random);
+        self.wire.protect(protection);
         self.stage = negotiation.into();
         Ok(())
     }

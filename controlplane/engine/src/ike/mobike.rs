@@ -72,7 +72,7 @@ impl Sent {
 impl IkeSa {
     /// What the process before this one said about addresses, or was about to say, is said again.
     pub(super) fn confirm_path(&mut self) {
-        let says = self.features.mobike && self.decides_path();
+        let says = self.facts.features.mobike && self.decides_path();
         if let Some(session) = self.session_mut().filter(|_| says) {
             session.want(Task::UpdateAddresses);
         }
@@ -81,7 +81,7 @@ impl IkeSa {
     pub(super) fn send_update_addresses(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
         let mut payloads: Vec<Payload> = vec![Notify::new(NotifyType::UPDATE_SA_ADDRESSES).into()];
         let hop = self.hop(ctx);
-        if self.nat.supported {
+        if self.facts.nat.supported {
             payloads.extend(self.detection(&hop));
         }
         payloads.extend(self.additional_addresses(ctx));
@@ -127,7 +127,7 @@ impl IkeSa {
     /// Our addresses have changed: the peer is told if its list is another one now.
     pub(super) fn announce_addresses(&mut self, ctx: &mut Ctx) {
         let own = self.own_addresses(ctx);
-        let mobike = self.features.mobike;
+        let mobike = self.facts.features.mobike;
         if let Some(session) = self.session_mut().filter(|session| mobike && session.mobike.own_addresses != own) {
             session.want(Task::AnnounceAddresses);
         }
@@ -135,7 +135,7 @@ impl IkeSa {
 
     fn send_about_addresses(&mut self, ctx: &mut Ctx, kind: Kind, mut payloads: Vec<Payload>, hop: Hop) -> Result<(), Error> {
         let mut cookie = Vec::new();
-        if self.features.mobike {
+        if self.facts.features.mobike {
             cookie = ctx.bytes::<16>().to_vec();
             payloads.push(Notify::new(NotifyType::COOKIE2).with_data(cookie.clone()).into());
         }
@@ -159,11 +159,11 @@ impl IkeSa {
                 let refusals = [NotifyType::UNACCEPTABLE_ADDRESSES, NotifyType::UNEXPECTED_NAT_DETECTED];
                 if let Some(notify) = refusals.into_iter().find(|refusal| parts.has(*refusal)) {
                     let cause = Cause::Refused { exchange: adit_proto::ike::ExchangeType::INFORMATIONAL, notify };
-                    return ctx.record(self.peer, |record| record.problem(&cause));
+                    return ctx.record(self.facts.peer, |record| record.problem(&cause));
                 }
-                let nat = nat::detect((self.spis.initiator, self.spis.responder), &here, parts.notifies.iter());
+                let nat = nat::detect((self.facts.spis.initiator, self.facts.spis.responder), &here, parts.notifies.iter());
                 if nat.supported {
-                    self.nat = nat.claiming(self.nat.claimed);
+                    self.facts.nat = nat.claiming(self.facts.nat.claimed);
                     self.agree_on_paths(ctx);
                 }
             }
@@ -173,7 +173,7 @@ impl IkeSa {
     /// What an INFORMATIONAL request says about addresses; gives what the answer says.
     pub(super) fn answer_mobike(&mut self, ctx: &mut Ctx, parts: &Parts) -> Vec<Payload> {
         let mut answer: Vec<Payload> = Vec::new();
-        if !self.features.mobike {
+        if !self.facts.features.mobike {
             return answer;
         }
         let addresses = additional_addresses(parts);
@@ -181,26 +181,26 @@ impl IkeSa {
         if let Some(session) = self.session_mut().filter(|_| said) {
             session.mobike.peer_addresses = addresses;
         }
-        let (came, bytes) = (self.reply_hop, self.reply_bytes);
+        let (came, bytes) = (self.wire.came().hop, self.wire.came().bytes);
         let moved = !came.is_same(&self.hop(ctx));
         let (now, decides) = (ctx.now.instant, self.decides_path());
         if said
             && decides
             && moved
-            && let Some(peer) = self.peer
+            && let Some(peer) = self.facts.peer
         {
             // The responder can be reached here now, and only we may move (§3.6). One that is not taken is counted.
             let _ = ctx.shared.paths.candidate(now, peer, came, Moves::Both, bytes);
         }
         if parts.has(NotifyType::UPDATE_SA_ADDRESSES)
             && !decides
-            && let Some(peer) = self.peer
+            && let Some(peer) = self.facts.peer
         {
             match ctx.shared.paths.candidate(now, peer, came, Moves::Both, bytes) {
                 Ok(()) => {
-                    let nat = nat::detect((self.spis.initiator, self.spis.responder), &came, parts.notifies.iter());
+                    let nat = nat::detect((self.facts.spis.initiator, self.facts.spis.responder), &came, parts.notifies.iter());
                     if nat.supported {
-                        self.nat = nat.claiming(self.nat.claimed);
+                        self.facts.nat = nat.claiming(self.facts.nat.claimed);
                         self.agree_on_paths(ctx);
                     }
                 }
@@ -216,7 +216,7 @@ impl IkeSa {
 
     /// Whether a NAT is on our side that might change its mind, and it is our business to notice (§3.8).
     fn watches_nat(&self) -> bool {
-        self.features.mobike && self.decides_path() && self.nat.here
+        self.facts.features.mobike && self.decides_path() && self.facts.nat.here
     }
 
     /// Learns at once how the peer sees us, to compare with what it says later: the mapping of port 500 was another one.

@@ -217,7 +217,7 @@ impl IkeSa {
     pub(super) fn install_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
         let Stage::Established(session) = &mut self.stage else { return };
         let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
-        let (peer, sa) = (session.peer, self.id);
+        let (peer, sa) = (session.peer, self.facts.id);
         let Some(outbound) = choice.child_spi() else { return };
         let keys = session.made.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
         let (outbound_key, inbound_key) = match role {

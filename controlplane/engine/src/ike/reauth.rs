@@ -77,7 +77,7 @@ impl IkeSa {
 
     /// Takes what the IKE SA before this one gave away.
     pub(super) fn drain(&mut self, ctx: &mut Ctx, draining: Vec<(Instant, Spi)>) {
-        let id = self.id;
+        let id = self.facts.id;
         if let Some(session) = self.session_mut() {
             draining.iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, id));
             session.children.drain(draining);

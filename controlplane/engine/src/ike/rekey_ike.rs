@@ -19,12 +19,13 @@ use super::facts::{Role, SaId};
 use super::followup;
 use super::handshake::exchanged;
 use super::informational::{self, Orphan};
+use super::initiated::Initiated;
 use super::lifetimes::Lifetimes;
 use super::nat::NatStatus;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
-use super::sa::{IkeSa, Initiated, Stage};
+use super::sa::{IkeSa, Stage};
 use super::session::{Estate, Made, Session};
 use super::succession::Succession;
 use super::wishes::Wants;
@@ -133,14 +134,14 @@ impl IkeSa {
     pub(super) fn finish_rekey_ike(&mut self, ctx: &mut Ctx, creation: &IkeCreation, secrets: &Secrets) {
         let lost = self.has_lost_ike(creation);
         let Some(successor) = self.successor(ctx, creation, secrets) else { return };
-        let successor_id = successor.id;
+        let successor_id = successor.facts.id;
         ctx.act(Action::Successor(Box::new(successor)));
         if lost {
             ctx.act(Action::CloseRedundant { sa: successor_id });
             return self.yield_to_collision(ctx);
         }
         ctx.act(Action::Rekeying(false));
-        ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
+        ctx.count(self.facts.peer, |counters| counters.ike_rekeys += 1);
         if let Some(session) = self.session_mut() {
             session.succession.set_rekeying(false);
             if let Some(collision) = session.succession.end_collision() {
@@ -175,7 +176,7 @@ impl IkeSa {
             }
             kind => {
                 session.lifetimes.rekey_later(ctx.now.instant, ctx.random);
-                ctx.record(self.peer, |record| record.problem(&Cause::Refused { exchange: EXCHANGE, notify: kind }));
+                ctx.record(self.facts.peer, |record| record.problem(&Cause::Refused { exchange: EXCHANGE, notify: kind }));
             }
         }
     }
@@ -223,13 +224,13 @@ impl IkeSa {
     /// The responder has the keys of the new IKE SA; gives what its last answer carries besides.
     pub(super) fn finish_granted_rekey_ike(&mut self, ctx: &mut Ctx, creation: &IkeCreation, secrets: &Secrets) -> Vec<Payload> {
         let Some(successor) = self.successor(ctx, creation, secrets) else { return Vec::new() };
-        let (successor_id, token) = (successor.id, crash::token(ctx, successor.spis));
+        let (successor_id, token) = (successor.facts.id, crash::token(ctx, successor.facts.spis));
         ctx.act(Action::Successor(Box::new(successor)));
         let Some(session) = self.session_mut() else { return Vec::new() };
         session.succession.collide(creation.lowest_nonce(), Some(successor_id));
         // While our own rekey is under way, its answer decides.
         if !session.succession.is_rekeying() {
-            ctx.count(self.peer, |counters| counters.ike_rekeys += 1);
+            ctx.count(self.facts.peer, |counters| counters.ike_rekeys += 1);
             self.leave_to(ctx, successor_id, Then::Stay);
         }
         token.into_iter().collect()
@@ -242,10 +243,10 @@ impl IkeSa {
         let exchanged = exchanged(&creation.nonce_i, &creation.nonce_r, creation.spis);
         let keys = old.made.keys.rekeyed(choice.prf?, choice.suite, secrets.all(), exchanged);
         let mut sa = IkeSa::new(ctx.now.instant, creation.role, creation.spis, self.hop(ctx));
-        sa.peer = self.peer;
-        sa.nat = self.nat;
-        sa.features = self.features;
-        sa.protection = Some(Protection::new(&keys, creation.role, ctx.random));
+        sa.facts.peer = self.facts.peer;
+        sa.facts.nat = self.facts.nat;
+        sa.facts.features = self.facts.features;
+        sa.wire.protect(Protection::new(&keys, creation.role, ctx.random));
         sa.log_keys(ctx, &keys);
         let made = Made { keys, choice, lowest_nonce: creation.lowest_nonce() };
         let (config, proof) = (old.config.clone(), old.proof.clone());
@@ -255,7 +256,7 @@ impl IkeSa {
         session.mobike = old.mobike.clone();
         match creation.role {
             Role::Initiator => session.want(Task::SendToken),
-            Role::Responder => session.succession = Succession::after(self.id, ctx.now.instant),
+            Role::Responder => session.succession = Succession::after(self.facts.id, ctx.now.instant),
         }
         sa.stage = Stage::Established(Box::new(session));
         Some(sa)
@@ -263,7 +264,7 @@ impl IkeSa {
 
     /// Whether a Child SA is being made, rekeyed or deleted by us (RFC 7296 §2.25.1).
     fn is_busy_with_child(&self) -> bool {
-        match self.window.outstanding().map(|outstanding| &outstanding.context) {
+        match self.wire.window.outstanding().map(|outstanding| &outstanding.context) {
             Some(Initiated::CreateChild(_)) => true,
             Some(Initiated::FollowUp(sent)) => sent.is_for_child(),
             Some(Initiated::Informational(sent)) => {
@@ -277,19 +278,19 @@ impl IkeSa {
 
     /// Gives Child SAs and tasks away.
     pub(super) fn hand_over(&mut self) -> Option<HandoverState> {
-        let unfinished = match self.window.outstanding().map(|outstanding| &outstanding.context) {
+        let unfinished = match self.wire.window.outstanding().map(|outstanding| &outstanding.context) {
             // Its answer would say to this one where ESP goes.
             Some(Initiated::Informational(informational::Sent::Addresses(sent))) => sent.task(),
             Some(_) | None => None,
         };
-        let (nat, last_heard) = (self.nat, self.last_heard);
+        let (nat, last_heard) = (self.facts.nat, self.wire.last_heard());
         let estate = self.session_mut()?.hand_over(unfinished);
         Some(HandoverState { nat, last_heard, estate })
     }
 
     /// The IKE SA before this one has ended with all that it had.
     pub(super) fn inherit_nothing(&mut self, from: SaId) {
-        let adit = self.features.adit;
+        let adit = self.facts.features.adit;
         if let Some(session) = self.session_mut().filter(|session| session.succession.predecessor() == Some(from)) {
             session.succession.forget_predecessor();
             session.want_missing_children(adit);
@@ -298,10 +299,10 @@ impl IkeSa {
 
     /// Takes over Child SAs and tasks.
     pub(super) fn inherit(&mut self, ctx: &mut Ctx, handover: HandoverState) {
-        let id = self.id;
-        if handover.last_heard > self.last_heard {
+        let id = self.facts.id;
+        if handover.last_heard > self.wire.last_heard() {
             // The peer has moved since this one was made.
-            self.nat = handover.nat;
+            self.facts.nat = handover.nat;
         }
         if let Some(session) = self.session_mut() {
             session.inherit(ctx, id, handover.estate);

@@ -20,11 +20,12 @@ use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{After, IkeSpis};
 use super::facts::{Features, Role};
 use super::handshake::{Handshake, exchanged};
+use super::initiated::Initiated;
 use super::nat;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::protect::Protection;
-use super::sa::{IkeSa, Initiated, Stage};
+use super::sa::{IkeSa, Stage};
 use super::vendor;
 use crate::path::Hop;
 
@@ -71,7 +72,7 @@ pub(super) fn begin(ctx: &mut Ctx, peer: PeerId, hop: Hop) -> Result<IkeSa, Erro
     let method = method.ok_or(LocalFault::NotConfigured("an IKE proposal with a key exchange"))?;
     let spis = IkeSpis { initiator: fresh_ike_spi(ctx.random), responder: IkeSpi::ZERO };
     let mut sa = IkeSa::new(ctx.now.instant, Role::Initiator, spis, hop);
-    sa.peer = Some(peer);
+    sa.facts.peer = Some(peer);
     ctx.record(Some(peer), |record| record.begin_ike(Role::Initiator, &negotiate::offer(&offered, Vec::new())));
     let nonce = ctx.bytes::<NONCE_LEN>().to_vec();
     let sent = Sent {
@@ -90,7 +91,7 @@ pub(super) fn begin(ctx: &mut Ctx, peer: PeerId, hop: Hop) -> Result<IkeSa, Erro
 
 impl IkeSa {
     fn send_sa_init(&mut self, ctx: &mut Ctx, mut sent: Box<Sent>) -> Result<(), Error> {
-        let config = self.peer.and_then(|peer| ctx.shared.peers.get(&peer)).map(|peer| peer.config.clone());
+        let config = self.facts.peer.and_then(|peer| ctx.shared.peers.get(&peer)).map(|peer| peer.config.clone());
         let config = config.ok_or(LocalFault::NotConfigured("a peer"))?;
         let mut payloads: Vec<Payload> = Vec::new();
         // A cookie goes first, and into all further tries (RFC 7296 §2.6, §2.6.1).
@@ -98,20 +99,20 @@ impl IkeSa {
         payloads.push(Payload::Sa(negotiate::offer(&sent.offered, Vec::new())));
         payloads.push(Payload::Ke { method: sent.exchange.method().id(), data: sent.exchange.public().to_vec() });
         payloads.push(Payload::Nonce(sent.nonce.clone()));
-        payloads.extend(nat::detection((self.spis.initiator, IkeSpi::ZERO), &self.hop, config.force_encapsulation));
+        payloads.extend(nat::detection((self.facts.spis.initiator, IkeSpi::ZERO), &self.facts.hop, config.force_encapsulation));
         payloads.extend(abilities(config.proposals.iter().any(|proposal| !proposal.additional.is_empty()), config.ppk.is_some()));
         let flags = Flags { initiator: true, response: false, version: false };
-        let header = Header::new(self.spis.initiator, IkeSpi::ZERO, EXCHANGE, flags, 0);
+        let header = Header::new(self.facts.spis.initiator, IkeSpi::ZERO, EXCHANGE, flags, 0);
         sent.request = Message { header, payloads }.encode()?;
-        ctx.transmit(&self.hop, self.peer, &sent.request, After::Nothing);
-        self.last_sent = ctx.now.instant;
+        ctx.transmit(&self.facts.hop, self.facts.peer, &sent.request, After::Nothing);
+        self.wire.note_sent(ctx.now.instant);
         let mut policy = ctx.shared.config.retransmission;
-        if self.peer.and_then(|peer| ctx.shared.peers.get(&peer)).is_some_and(|peer| peer.remotes.all().len() > 1) {
+        if self.facts.peer.and_then(|peer| ctx.shared.peers.get(&peer)).is_some_and(|peer| peer.remotes.all().len() > 1) {
             // There is another address to try.
             policy.tries = policy.tries.min(TRIES_WITH_OTHERS);
         }
         let datagrams = vec![sent.request.clone()];
-        self.window.sent(ctx.now.instant, EXCHANGE, datagrams, Initiated::SaInit(sent), &policy);
+        self.wire.window.sent(ctx.now.instant, EXCHANGE, datagrams, Initiated::SaInit(sent), &policy);
         Ok(())
     }
 
@@ -119,12 +120,12 @@ impl IkeSa {
     pub(super) fn on_sa_init_response(&mut self, ctx: &mut Ctx, hop: Hop, header: &Header, message: &[u8]) {
         let parts = Message::decode(message).map_err(Error::from).and_then(|message| Parts::sort(message.payloads));
         let Ok(parts) = parts else {
-            return ctx.count(self.peer, |counters| counters.dropped_malformed += 1);
+            return ctx.count(self.facts.peer, |counters| counters.dropped_malformed += 1);
         };
-        if !self.window.awaits(header.message_id, header.exchange) {
-            return ctx.count(self.peer, |counters| counters.dropped_outside_window += 1);
+        if !self.wire.window.awaits(header.message_id, header.exchange) {
+            return ctx.count(self.facts.peer, |counters| counters.dropped_outside_window += 1);
         }
-        let Some(outstanding) = self.window.outstanding_mut() else { return };
+        let Some(outstanding) = self.wire.window.outstanding_mut() else { return };
         let Initiated::SaInit(sent) = &mut outstanding.context else { return };
         let retry = match parts.error().or(parts.notify(NotifyType::COOKIE)) {
             None => return self.on_sa_init_accepted(ctx, hop, header, message, &parts),
@@ -132,34 +133,38 @@ impl IkeSa {
         };
         match retry {
             Ok(()) => {
-                let Some(withdrawn) = self.window.withdrawn() else { return };
+                let Some(withdrawn) = self.wire.window.withdrawn() else { return };
                 let Initiated::SaInit(sent) = withdrawn.context else { return };
                 if let Err(error) = self.send_sa_init(ctx, sent) {
                     self.end(ctx, error.into());
                 }
             }
             Err(error) => {
-                ctx.record(self.peer, |record| record.hint(&error));
+                ctx.record(self.facts.peer, |record| record.hint(&error));
                 sent.refused = Some(error);
-                self.window.hurry(ctx.now.instant, TRIES_AFTER_REFUSAL, INTERVAL_AFTER_REFUSAL);
+                self.wire.window.hurry(ctx.now.instant, TRIES_AFTER_REFUSAL, INTERVAL_AFTER_REFUSAL);
             }
         }
     }
 
     fn on_sa_init_accepted(&mut self, ctx: &mut Ctx, hop: Hop, header: &Header, message: &[u8], parts: &Parts) {
-        let Some(Initiated::SaInit(sent)) = self.window.outstanding().map(|outstanding| &outstanding.context) else { return };
+        let Some(Initiated::SaInit(sent)) = self.wire.window.outstanding().map(|outstanding| &outstanding.context) else {
+            return;
+        };
         let answer = match sent.check(header, parts) {
             Ok(answer) => answer,
             Err(error) => {
                 // Somebody else's, or a responder that we cannot understand: wait for another one, then say this.
-                ctx.record(self.peer, |record| record.hint(&error));
-                if let Some(Initiated::SaInit(sent)) = self.window.outstanding_mut().map(|outstanding| &mut outstanding.context) {
+                ctx.record(self.facts.peer, |record| record.hint(&error));
+                if let Some(Initiated::SaInit(sent)) =
+                    self.wire.window.outstanding_mut().map(|outstanding| &mut outstanding.context)
+                {
                     sent.refused = Some(error);
                 }
-                return self.window.hurry(ctx.now.instant, TRIES_AFTER_REFUSAL, INTERVAL_AFTER_REFUSAL);
+                return self.wire.window.hurry(ctx.now.instant, TRIES_AFTER_REFUSAL, INTERVAL_AFTER_REFUSAL);
             }
         };
-        let Some(withdrawn) = self.window.answered() else { return };
+        let Some(withdrawn) = self.wire.window.answered() else { return };
         let Initiated::SaInit(sent) = withdrawn.context else { return };
         if let Err(error) = self.agree(ctx, hop, header, message, *sent, answer, parts) {
             self.end(ctx, error.into());
@@ -178,27 +183,27 @@ impl IkeSa {
         (choice, nonce_r): (Choice, Vec<u8>),
         parts: &Parts,
     ) -> Result<(), Error> {
-        let config = self.peer.and_then(|peer| ctx.shared.peers.get(&peer)).map(|peer| peer.config.clone());
+        let config = self.facts.peer.and_then(|peer| ctx.shared.peers.get(&peer)).map(|peer| peer.config.clone());
         let config = config.ok_or(LocalFault::NotConfigured("a peer"))?;
         let data = parts.ke.as_ref().map_or(&[][..], |(_, data)| data);
         let shared = sent.exchange.finish(data)?;
-        self.spis.responder = header.responder_spi;
-        self.features = features(parts, config.ppk.is_some());
-        if !self.features.ppk && config.ppk.as_ref().is_some_and(|ppk| ppk.mandatory) {
+        self.facts.spis.responder = header.responder_spi;
+        self.facts.features = features(parts, config.ppk.is_some());
+        if !self.facts.features.ppk && config.ppk.as_ref().is_some_and(|ppk| ppk.mandatory) {
             return Err(Incompatibility::Ppk.into());
         }
-        if !choice.additional.is_empty() && !self.features.intermediate {
+        if !choice.additional.is_empty() && !self.facts.features.intermediate {
             return Err(Incompatibility::NoIntermediate.into());
         }
-        let spis = (self.spis.initiator, self.spis.responder);
-        self.nat = nat::detect(spis, &hop, parts.notifies.iter()).claiming(config.force_encapsulation);
-        if self.nat.supported && (self.nat.is_between() || config.mobike) {
-            self.hop = self.hop.floated(ctx.shared.config.nat_port);
+        let spis = (self.facts.spis.initiator, self.facts.spis.responder);
+        self.facts.nat = nat::detect(spis, &hop, parts.notifies.iter()).claiming(config.force_encapsulation);
+        if self.facts.nat.supported && (self.facts.nat.is_between() || config.mobike) {
+            self.facts.hop = self.facts.hop.floated(ctx.shared.config.nat_port);
         }
         let prf = choice.prf.ok_or(LocalFault::NotConfigured("a PRF"))?;
-        let keys = IkeKeys::initial(prf, choice.suite, &shared, exchanged(&sent.nonce, &nonce_r, self.spis));
-        ctx.record(self.peer, |record| record.chosen_ike(&choice));
-        self.last_heard = ctx.now.instant;
+        let keys = IkeKeys::initial(prf, choice.suite, &shared, exchanged(&sent.nonce, &nonce_r, self.facts.spis));
+        ctx.record(self.facts.peer, |record| record.chosen_ike(&choice));
+        self.wire.note_heard(ctx.now.instant);
         let (request, response, nonce_i) = (sent.request, message.to_vec(), sent.nonce);
         let (hashes, cert_requests, int_auth) = (hashes(parts), cert_requests(parts), IntAuth::default());
         let handshake = Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, int_auth, cert_requests };
@@ -208,7 +213,7 @@ impl IkeSa {
 
     /// There are keys: messages are protected from here on.
     fn negotiate(&mut self, ctx: &mut Ctx, handshake: Handshake) {
-        self.protection = Some(Protection::new(&handshake.keys, self.role, ctx.random));
+        self.wire.protect(Protection::new(&handshake.keys, self.facts.role, ctx.random));
         self.stage = handshake.begin().into();
     }
 
@@ -303,16 +308,16 @@ pub(super) fn respond(ctx: &mut Ctx, hop: Hop, header: &Header, request: &[u8], 
 
     let spis = IkeSpis { initiator: header.initiator_spi, responder: fresh_ike_spi(ctx.random) };
     let mut sa = IkeSa::new(ctx.now.instant, Role::Responder, spis, hop);
-    sa.features = features;
+    sa.facts.features = features;
     let claims = candidates.force_encapsulation();
-    sa.nat = nat::detect((spis.initiator, IkeSpi::ZERO), &hop, parts.notifies.iter()).claiming(claims);
+    sa.facts.nat = nat::detect((spis.initiator, IkeSpi::ZERO), &hop, parts.notifies.iter()).claiming(claims);
     let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
     let mut payloads = vec![
         Payload::Sa(vec![choice.answer(ProtocolId::IKE, Vec::new())]),
         Payload::Ke { method: method.id(), data: public.into_vec() },
         Payload::Nonce(nonce_r.clone()),
     ];
-    if sa.nat.supported {
+    if sa.facts.nat.supported {
         payloads.extend(nat::detection((spis.initiator, spis.responder), &hop, claims));
     }
     let requests = ctx.shared.directory.candidates(hop.remote.ip()).certificate_requests();
@@ -323,7 +328,7 @@ pub(super) fn respond(ctx: &mut Ctx, hop: Hop, header: &Header, request: &[u8], 
     let flags = Flags { initiator: false, response: true, version: false };
     let response = Message { header: Header::new(spis.initiator, spis.responder, EXCHANGE, flags, 0), payloads }.encode()?;
     ctx.transmit(&hop, None, &response, After::Nothing);
-    sa.window.answer(vec![response.clone()], After::Nothing);
+    sa.wire.window.answer(vec![response.clone()], After::Nothing);
     let prf = choice.prf.ok_or(LocalFault::NotConfigured("a PRF"))?;
     let keys = IkeKeys::initial(prf, choice.suite, &shared, exchanged(&nonce_i, &nonce_r, spis));
     let (request, hashes, int_auth, cert_requests) = (request.to_vec(), hashes(parts), IntAuth::default(), Vec::new());

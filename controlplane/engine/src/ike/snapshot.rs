@@ -134,7 +134,7 @@ impl Kept {
 
     fn write(&self, sa: &IkeSa, paths: &Paths) -> Option<Zeroizing<Vec<u8>>> {
         let clock = BootClock::new(self.epoch?, EPOCH_MS);
-        (sa.session().is_some() && sa.peer.is_some()).then(|| {
+        (sa.session().is_some() && sa.facts.peer.is_some()).then(|| {
             let mut out = Out::new();
             record::write(&mut out, clock, sa, paths);
             out.finish()
@@ -264,14 +264,14 @@ impl Endpoint {
     }
 
     fn adopt(&mut self, now: Now, sa: IkeSa) {
-        let id = sa.id;
+        let id = sa.facts.id;
         self.list(now, sa);
         self.run(now, id, |sa, _| sa.confirm_path());
     }
 
     /// Takes an IKE SA back only to delete it. Its Child SAs have no owner any more.
     fn revoke(&mut self, now: Now, mut sa: IkeSa) {
-        let id = sa.id;
+        let id = sa.facts.id;
         if let Some(session) = sa.session_mut() {
             session.children.disown().into_iter().for_each(|spi| self.shared.spis.release(spi));
         }
@@ -280,8 +280,8 @@ impl Endpoint {
     }
 
     fn list(&mut self, now: Now, sa: IkeSa) {
-        if let Some(peer) = sa.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
-            peer.sas.push(sa.id);
+        if let Some(peer) = sa.facts.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
+            peer.sas.push(sa.facts.id);
         }
         self.put_back(now, sa);
     }
@@ -306,7 +306,7 @@ impl Endpoint {
         let chosen: Vec<_> = self.shared.peers.iter().filter_map(|(id, peer)| Some((*id, best(peer)?))).collect();
         for (peer, current) in chosen {
             self.shared.set_current(peer, Some(current));
-            let spis = self.sas.get(&current).map(|sa| sa.spis);
+            let spis = self.sas.get(&current).map(|sa| sa.facts.spis);
             let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.proof.remote_id().to_owned());
             if let Some(peer) = self.shared.peers.get_mut(&peer) {
                 peer.connected_as = identity.unwrap_or_default();

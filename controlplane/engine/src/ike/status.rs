@@ -160,7 +160,7 @@ impl Endpoint {
     /// The Child SAs of all peers, by inbound and outbound SPI.
     pub fn child_spis(&self) -> impl Iterator<Item = (PeerId, Spi, Spi)> {
         let children = |sa: &IkeSa| {
-            let (peer, session) = (sa.peer, sa.session());
+            let (peer, session) = (sa.facts.peer, sa.session());
             let spis =
                 session.map(|session| session.children.iter().map(|child| (child.inbound, child.outbound)).collect::<Vec<_>>());
             peer.zip(spis)
@@ -219,23 +219,23 @@ fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
     let session = sa.session()?;
     let methods = session.made.choice.key_exchange.iter().chain(&session.made.choice.additional);
     Some(IkeStatus {
-        spis: sa.spis,
-        role: sa.role,
+        spis: sa.facts.spis,
+        role: sa.facts.role,
         suite: session.made.choice.to_string(),
         post_quantum: session.proof.uses_ppk() || methods.into_iter().any(|method| method.is_post_quantum()),
         ppk: session.proof.uses_ppk(),
         remote_id: session.proof.remote_id().to_owned(),
         proof: session.proof.by().to_owned(),
         established: session.lifetimes.established(),
-        last_heard: sa.last_heard,
+        last_heard: sa.wire.last_heard(),
         rekey_at: session.lifetimes.rekey_at(),
         reauth_at: session.proof.standing().reauth_at(),
         peer_certificate_until: session.proof.standing().peer_until(),
         own_certificate_until: session.proof.standing().own_until(),
-        hop: used.unwrap_or(sa.hop),
-        nat: sa.nat,
-        mobike: sa.features.mobike,
-        adit: sa.features.adit,
+        hop: used.unwrap_or(sa.facts.hop),
+        nat: sa.facts.nat,
+        mobike: sa.facts.features.mobike,
+        adit: sa.facts.features.adit,
         is_going: session.succession.is_going(),
         children: session.children.iter().map(|child| child_status(child, &session.config.children)).collect(),
         missing: session.missing().into_iter().map(|(wish, refused)| missing(wish, refused)).collect(),

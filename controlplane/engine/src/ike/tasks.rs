@@ -8,7 +8,6 @@ use super::agenda::Task;
 use super::config::PeerConfig;
 use super::context::Ctx;
 use super::event::Cause;
-use super::facts::Role;
 use super::sa::{IkeSa, Stage};
 use super::trust::{OwnProof, Trust};
 
@@ -26,7 +25,7 @@ impl IkeSa {
 
     /// Asks for the Child SAs that are missing.
     pub(super) fn want_missing_children(&mut self) {
-        let is_adit = self.features.adit;
+        let is_adit = self.facts.features.adit;
         if let Some(session) = self.session_mut() {
             session.want_missing_children(is_adit);
         }
@@ -34,7 +33,7 @@ impl IkeSa {
 
     /// Sends the next request if none is under way.
     pub(super) fn start_next(&mut self, ctx: &mut Ctx) {
-        while self.window.is_idle() {
+        while self.wire.window.is_idle() {
             let Stage::Established(session) = &mut self.stage else { return };
             let Some(task) = session.next_task(ctx.now.instant) else { return self.finish_beside(ctx) };
             let started = match task {
@@ -53,10 +52,5 @@ impl IkeSa {
                 return self.close_after_failure(ctx, error);
             }
         }
-    }
-
-    /// Whether our original role in the IKE SA is that of the initiator.
-    pub(super) fn is_initiator(&self) -> bool {
-        self.role == Role::Initiator
     }
 }

@@ -12,7 +12,8 @@ use super::create_child::UNCONFIRMED_WAIT;
 use super::event::{After, Cause};
 use super::facts::Role;
 use super::followup;
-use super::sa::{IkeSa, Initiated, Stage};
+use super::initiated::Initiated;
+use super::sa::{IkeSa, Stage};
 use super::session::Session;
 use super::succession::REPLACED_PATIENCE;
 use super::window::Due;
@@ -30,12 +31,11 @@ const KEEPALIVE: u8 = adit_proto::demux::KEEPALIVE;
 impl IkeSa {
     /// When [`IkeSa::on_timeout`] is to be called.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let mut next = self.window.deadline();
+        let mut next = self.wire.deadline();
         let mut at = |instant: Option<Instant>| next = earlier(next, instant);
-        at(self.reassembly_deadline());
         match &self.stage {
             Stage::Beginning | Stage::Closing { .. } => {}
-            Stage::Exchanging(_) | Stage::Authenticating(_) if self.role == Role::Initiator => {}
+            Stage::Exchanging(_) | Stage::Authenticating(_) if self.facts.role == Role::Initiator => {}
             Stage::Exchanging(_) | Stage::Authenticating(_) => at(Some(self.created + HALF_OPEN_LIFETIME)),
             Stage::Closed => at(Some(self.gone_at())),
             Stage::Established(session) => {
@@ -49,7 +49,7 @@ impl IkeSa {
 
     /// When an IKE SA that is over can be forgotten.
     fn gone_at(&self) -> Instant {
-        self.last_sent.max(self.last_heard) + CLOSED_LINGER
+        self.wire.last_sent().max(self.wire.last_heard()) + CLOSED_LINGER
     }
 
     /// Whether nothing is left of it.
@@ -58,20 +58,20 @@ impl IkeSa {
     }
 
     fn liveness_at(&self, session: &Session) -> Option<Instant> {
-        let quiet = self.window.is_idle() && session.agenda.is_empty() && !session.succession.has_successor();
-        (quiet && !session.config.dpd.is_zero()).then(|| self.last_heard + session.config.dpd)
+        let quiet = self.wire.window.is_idle() && session.agenda.is_empty() && !session.succession.has_successor();
+        (quiet && !session.config.dpd.is_zero()).then(|| self.wire.last_heard() + session.config.dpd)
     }
 
     fn keepalive_at(&self, session: &Session) -> Option<Instant> {
         let interval = session.config.keepalive;
-        (self.nat.here && !interval.is_zero() && !session.succession.has_successor()).then(|| self.last_sent + interval)
+        (self.facts.nat.here && !interval.is_zero() && !session.succession.has_successor())
+            .then(|| self.wire.last_sent() + interval)
     }
 
     pub(super) fn on_timeout(&mut self, ctx: &mut Ctx) {
         let now = ctx.now.instant;
-        self.expire_reassembly(now);
         let policy = ctx.shared.config.retransmission;
-        match self.window.due(now, &policy, ctx.random) {
+        match self.wire.due(now, &policy, ctx.random) {
             Due::NotYet => {}
             Due::SendAgain => self.send_again(ctx),
             Due::GiveUp => return self.on_unanswered(ctx),
@@ -79,7 +79,7 @@ impl IkeSa {
         match &self.stage {
             Stage::Beginning | Stage::Closing { .. } | Stage::Closed => {}
             Stage::Exchanging(_) | Stage::Authenticating(_) => {
-                if self.role == Role::Responder && self.created + HALF_OPEN_LIFETIME <= now {
+                if self.facts.role == Role::Responder && self.created + HALF_OPEN_LIFETIME <= now {
                     let exchange = adit_proto::ike::ExchangeType::IKE_AUTH;
                     self.end(ctx, Cause::Unanswered { exchange, times: 1 });
                 }
@@ -90,13 +90,13 @@ impl IkeSa {
 
     fn send_again(&mut self, ctx: &mut Ctx) {
         self.repeat_request(ctx);
-        self.last_sent = ctx.now.instant;
-        ctx.count(self.peer, |counters| counters.retransmissions += 1);
+        self.wire.note_sent(ctx.now.instant);
+        ctx.count(self.facts.peer, |counters| counters.retransmissions += 1);
     }
 
     /// The peer does not answer any more (RFC 7296 §2.4).
     fn on_unanswered(&mut self, ctx: &mut Ctx) {
-        let Some(outstanding) = self.window.outstanding() else { return };
+        let Some(outstanding) = self.wire.window.outstanding() else { return };
         let (exchange, times) = (outstanding.exchange, outstanding.repeated + 1);
         let mut cause = Cause::Unanswered { exchange, times };
         if let Initiated::SaInit(sent) = &outstanding.context {
@@ -113,7 +113,7 @@ impl IkeSa {
                 ctx.act(Action::Rekeying(false));
                 return self.leave_to(ctx, successor, Then::End);
             } else {
-                ctx.count(self.peer, |counters| counters.dead_peers += 1);
+                ctx.count(self.facts.peer, |counters| counters.dead_peers += 1);
             }
         }
         self.end(ctx, cause);
@@ -147,13 +147,13 @@ impl IkeSa {
             return;
         }
         let Stage::Established(session) = &mut self.stage else { return };
-        if session.lifetimes.take_rekey(now, self.window.is_exhausted()) {
+        if session.lifetimes.take_rekey(now, self.wire.window.is_exhausted()) {
             session.want(Task::RekeyIke { method: None });
         }
-        session.on_children_timeout(ctx, self.window.expected_id());
+        session.on_children_timeout(ctx, self.wire.window.expected_id());
         if is_due(session.wants.deadline()) {
             session.wants.ask_again(now);
-            session.want_missing_children(self.features.adit);
+            session.want_missing_children(self.facts.features.adit);
         }
         let Stage::Established(session) = &self.stage else { return };
         if is_due(self.keepalive_at(session)) {
@@ -168,8 +168,8 @@ impl IkeSa {
 
     fn send_keepalive(&mut self, ctx: &mut Ctx) {
         let hop = self.hop(ctx);
-        ctx.shared.transmit(&hop, self.peer, vec![KEEPALIVE], After::Nothing);
-        self.last_sent = ctx.now.instant;
+        ctx.shared.transmit(&hop, self.facts.peer, vec![KEEPALIVE], After::Nothing);
+        self.wire.note_sent(ctx.now.instant);
     }
 }
 

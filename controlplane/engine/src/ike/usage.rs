@@ -16,7 +16,7 @@ impl IkeSa {
 
     /// The data plane has counted. Replaces or ends what is worn out; and packets on a new SA prove that the peer sends on it.
     pub(super) fn take_usage(&mut self, ctx: &mut Ctx, inbound: Spi, usage: Usage) {
-        let expected_id = self.window.expected_id();
+        let expected_id = self.wire.window.expected_id();
         let Some(session) = self.session_mut() else { return };
         let Some(child) = session.children.get_mut(inbound) else { return };
         let heard = usage.inbound_packets > child.usage.inbound_packets;
@@ -30,13 +30,13 @@ impl IkeSa {
         session.on_children_timeout(ctx, expected_id);
         if heard {
             // An authentic packet of ESP is proof of life as good as any (RFC 7296 §2.4).
-            self.last_heard = ctx.now.instant;
+            self.wire.note_heard(ctx.now.instant);
         }
     }
 
     /// The inbound half cannot be installed: there is no use in it.
     pub(super) fn refuse_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let (now, peer) = (ctx.now.instant, self.peer);
+        let (now, peer) = (ctx.now.instant, self.facts.peer);
         let Some(session) = self.session_mut() else { return };
         let Some(place) = session.children.get(inbound).map(Child::slot) else { return };
         ctx.count(peer, |counters| counters.children_lost += 1);
@@ -46,7 +46,7 @@ impl IkeSa {
 
     /// The inbound half is not there any more: the Child SA is rekeyed when it is its turn.
     pub(super) fn lose_inbound(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let (now, peer) = (ctx.now.instant, self.peer);
+        let (now, peer) = (ctx.now.instant, self.facts.peer);
         let Some(session) = self.session_mut() else { return };
         let Some(child) = session.children.get_mut(inbound) else { return };
         ctx.count(peer, |counters| counters.children_lost += 1);

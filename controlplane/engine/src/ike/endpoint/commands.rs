@@ -115,8 +115,8 @@ impl Endpoint {
             for sa in peer.sas {
                 if let Some(sa) = self.sas.get_mut(&sa) {
                     // What is still repeated goes where the peer was.
-                    sa.hop = self.shared.paths.ike_hop(id).unwrap_or(sa.hop);
-                    sa.peer = None;
+                    sa.facts.hop = self.shared.paths.ike_hop(id).unwrap_or(sa.facts.hop);
+                    sa.facts.peer = None;
                 }
             }
         }
@@ -180,11 +180,11 @@ impl Endpoint {
         self.kept.touch_peer(id);
         let about = peer.current.or(peer.attempt);
         let (sas, attempt) = (peer.sas.clone(), peer.attempt.take());
-        let spis = about.and_then(|id| self.sas.get(&id)).map(|sa| sa.spis);
+        let spis = about.and_then(|id| self.sas.get(&id)).map(|sa| sa.facts.spis);
         if let Some(mut sa) = attempt.and_then(|attempt| self.sas.remove(&attempt)) {
             let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
             sa.end(&mut ctx, cause.clone());
-            self.timers.set(Timer::Sa(sa.id), None);
+            self.timers.set(Timer::Sa(sa.facts.id), None);
             self.forget(&sa);
         }
         for sa in sas {
@@ -214,13 +214,13 @@ impl Endpoint {
         };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         let begun = fit.and_then(|hop| sa_init::begin(&mut ctx, id, hop));
-        let spis = begun.as_ref().ok().map(|sa| sa.spis);
+        let spis = begun.as_ref().ok().map(|sa| sa.facts.spis);
         let state = if current.is_some() { ConnectionState::Rekeying } else { ConnectionState::Connecting };
         self.shared.enter(now, id, state, None, spis);
         match begun {
             Ok(sa) => {
                 if let Some(peer) = self.shared.peers.get_mut(&id) {
-                    peer.attempt = Some(sa.id);
+                    peer.attempt = Some(sa.facts.id);
                 }
                 self.put_back(now, sa);
             }
@@ -398,7 +398,7 @@ impl Endpoint {
     /// What is found wrong with the NAT detection of the current IKE SA, for `/nat`.
     pub fn nat_status(&self, id: PeerId) -> Option<NatStatus> {
         let current = self.current(id).ok()?;
-        self.sas.get(&current).map(|sa| sa.nat)
+        self.sas.get(&current).map(|sa| sa.facts.nat)
     }
 }
 

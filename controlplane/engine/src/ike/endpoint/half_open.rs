@@ -51,9 +51,9 @@ impl Endpoint {
         match sa_init::respond(&mut ctx, hop, header, message, &parts) {
             Ok(mut sa) => {
                 sa.init_digest = Some(digest);
-                self.inits.insert(digest, sa.id);
+                self.inits.insert(digest, sa.facts.id);
                 let source = hop.remote.ip();
-                self.half_open.insert(sa.id, HalfOpen { source, had_cookie });
+                self.half_open.insert(sa.facts.id, HalfOpen { source, had_cookie });
                 self.shared.admission.opened(source, had_cookie);
                 self.put_back(now, sa);
             }
@@ -64,13 +64,13 @@ impl Endpoint {
     /// The initiator has not got our answer, unless it has already gone on (RFC 7296 §2.1).
     fn repeat_init_answer(&mut self, now: Now, hop: Hop, id: SaId) {
         let Some(sa) = self.sas.get(&id) else { return };
-        if !sa.stage.is_negotiating() || sa.window.expected_id() != 1 {
+        if !sa.stage.is_negotiating() || sa.wire.window.expected_id() != 1 {
             return;
         }
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         ctx.count(None, |counters| counters.repeated_requests += 1);
-        for datagram in sa.window.last_answer() {
-            ctx.transmit(&hop, None, datagram, sa.window.answer_after());
+        for datagram in sa.wire.window.last_answer() {
+            ctx.transmit(&hop, None, datagram, sa.wire.window.answer_after());
         }
     }
 

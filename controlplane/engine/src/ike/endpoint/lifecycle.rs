@@ -10,7 +10,8 @@ use super::super::connection::ConnectionState;
 use super::super::context::Then;
 use super::super::event::{Cause, Event, IkeSpis};
 use super::super::facts::{Role, SaId};
-use super::super::sa::{IkeSa, Initiated, Stage};
+use super::super::initiated::Initiated;
+use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
 use super::{Endpoint, Refusal, Timer};
 use adit_proto::control::PeerId;
@@ -23,7 +24,10 @@ const IDENTITIES_MAX: usize = 8;
 impl Endpoint {
     pub(super) fn on_established(&mut self, now: Now, id: SaId, initial_contact: bool) {
         self.no_longer_half_open(id);
-        let Some((peer_id, spis, role)) = self.sas.get(&id).and_then(|sa| Some((sa.peer?, sa.spis, sa.role))) else { return };
+        let Some((peer_id, spis, role)) = self.sas.get(&id).and_then(|sa| Some((sa.facts.peer?, sa.facts.spis, sa.facts.role)))
+        else {
+            return;
+        };
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         peer.sas.push(id);
         if peer.attempt == Some(id) {
@@ -37,7 +41,7 @@ impl Endpoint {
             Some(other) => self.settle(now, peer_id, id, other, initial_contact && role == Role::Responder),
             None => self.make_current(now, peer_id, id),
         }
-        let replaces = other.and_then(|other| self.sas.get(&other)).map(|other| other.spis);
+        let replaces = other.and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
         self.shared.event(Event::IkeUp { peer: peer_id, spis, replaces });
         if let Some(attempt) = attempt {
             self.give_up_attempt(peer_id, attempt);
@@ -68,7 +72,7 @@ impl Endpoint {
             // The peer says that it has forgotten all others (RFC 7296 §2.4).
             return self.run(now, goes, |sa, ctx| sa.end(ctx, Cause::PeerRestarted));
         }
-        if self.sas.get(&goes).is_some_and(IkeSa::is_initiator) {
+        if self.sas.get(&goes).is_some_and(|sa| sa.facts.is_initiator()) {
             self.close_redundant(now, goes);
         } else {
             self.expect_closed(now, goes);
@@ -92,7 +96,7 @@ impl Endpoint {
     /// believe us already.
     fn give_up_attempt(&mut self, peer: PeerId, attempt: SaId) {
         let committed = self.sas.get(&attempt).is_some_and(|sa| {
-            matches!(sa.window.outstanding().map(|outstanding| &outstanding.context), Some(Initiated::Auth(_)))
+            matches!(sa.wire.window.outstanding().map(|outstanding| &outstanding.context), Some(Initiated::Auth(_)))
         });
         if committed {
             return;
@@ -108,8 +112,8 @@ impl Endpoint {
     }
 
     pub(super) fn on_successor(&mut self, now: Now, sa: IkeSa) {
-        if let Some(peer) = sa.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
-            peer.sas.push(sa.id);
+        if let Some(peer) = sa.facts.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
+            peer.sas.push(sa.facts.id);
         }
         self.put_back(now, sa);
     }
@@ -128,7 +132,7 @@ impl Endpoint {
             });
         }
         let Some(old) = self.sas.get_mut(&from) else { return };
-        let (old_spis, peer_id) = (old.spis, old.peer);
+        let (old_spis, peer_id) = (old.facts.spis, old.facts.peer);
         let beside = old.session_mut().map(|session| session.succession.take_beside()).unwrap_or_default();
         let Some(handover) = old.hand_over() else { return };
         self.run(now, successor, |sa, ctx| sa.inherit(ctx, handover));
@@ -138,7 +142,7 @@ impl Endpoint {
                 self.shared.set_current(peer_id, Some(successor));
             }
             if let Some(sa) = self.sas.get(&successor) {
-                let event = Event::IkeUp { peer: peer_id, spis: sa.spis, replaces: Some(old_spis) };
+                let event = Event::IkeUp { peer: peer_id, spis: sa.facts.spis, replaces: Some(old_spis) };
                 self.shared.event(event);
             }
         }
@@ -183,7 +187,7 @@ impl Endpoint {
     }
 
     pub(super) fn on_rekeying(&mut self, now: Now, id: SaId, under_way: bool) {
-        let Some((peer_id, spis)) = self.sas.get(&id).and_then(|sa| Some((sa.peer?, sa.spis))) else { return };
+        let Some((peer_id, spis)) = self.sas.get(&id).and_then(|sa| Some((sa.facts.peer?, sa.facts.spis))) else { return };
         let up = self.shared.peers.get(&peer_id).is_some_and(|peer| peer.connection.state.is_up());
         if up {
             let state = if under_way { ConnectionState::Rekeying } else { ConnectionState::Established };
@@ -195,8 +199,8 @@ impl Endpoint {
     pub(super) fn on_ended(&mut self, now: Now, id: SaId, cause: Cause) {
         self.no_longer_half_open(id);
         let Some(sa) = self.sas.get(&id) else { return };
-        let (spis, remote, claimed) = (sa.spis, sa.hop.remote, sa.claimed.clone());
-        let Some(peer_id) = sa.peer else {
+        let (spis, remote, claimed) = (sa.facts.spis, sa.facts.hop.remote, sa.claimed.clone());
+        let Some(peer_id) = sa.facts.peer else {
             return self.note_initiator(now, remote, claimed, cause);
         };
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };

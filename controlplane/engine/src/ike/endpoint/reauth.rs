@@ -31,7 +31,7 @@ impl Endpoint {
 
     /// The time of an IKE SA is almost over. Where we cannot reach the peer, it has to come to us.
     pub(super) fn on_reauthenticate(&mut self, now: Now, id: SaId) {
-        let Some(peer_id) = self.sas.get(&id).and_then(|sa| sa.peer) else { return };
+        let Some(peer_id) = self.sas.get(&id).and_then(|sa| sa.facts.peer) else { return };
         let reachable = |peer: &super::super::context::Peer| peer.begins_by_itself() || peer.connection.wanted;
         if self.shared.peers.get(&peer_id).is_some_and(reachable) {
             self.begin_beside(now, peer_id, id);
@@ -48,13 +48,13 @@ impl Endpoint {
     /// An attempt to authenticate anew came to nothing; what there is goes on.
     pub(super) fn beside_failed(&mut self, now: Now, peer: PeerId, cause: Cause) {
         let current = self.shared.peers.get(&peer).and_then(|peer| peer.current).and_then(|id| self.sas.get(&id));
-        let spis = current.map(|sa| sa.spis);
+        let spis = current.map(|sa| sa.facts.spis);
         self.shared.enter(now, peer, ConnectionState::Established, Some(cause), spis);
     }
 
     /// The peer was authenticated while there was an IKE SA with it. That one goes on until the new one has all its Child SAs.
     pub(super) fn succeed(&mut self, now: Now, peer: PeerId, new: SaId, old: SaId) {
-        let ours = self.sas.get(&new).is_some_and(IkeSa::is_initiator);
+        let ours = self.sas.get(&new).is_some_and(|sa| sa.facts.is_initiator());
         let sends = |sa: &IkeSa| sa.session().is_some_and(|session| session.children.iter().any(|child| child.is_sending()));
         let hold = !ours && self.sas.get(&old).is_some_and(sends);
         self.run(now, new, |sa, ctx| {
@@ -91,7 +91,7 @@ impl Endpoint {
         let after = |id: &SaId| self.sas.get(id).and_then(IkeSa::session).and_then(|session| session.succession.next());
         let old = sas.into_iter().find(|id| *id != stays && after(id) == Some(goes));
         self.rename(goes, stays);
-        let ours = self.sas.get(&stays).is_some_and(IkeSa::is_initiator);
+        let ours = self.sas.get(&stays).is_some_and(|sa| sa.facts.is_initiator());
         self.run(now, stays, |sa, _| {
             if let Some(session) = sa.session_mut().filter(|_| ours) {
                 session.succession.set_before(session.succession.before().or(old));
@@ -118,7 +118,7 @@ impl Endpoint {
     /// The end of an IKE SA that was authenticated anew: first the new one sends, then the old one stops; what is late still arrives.
     pub(super) fn on_give_way(&mut self, now: Now, old: SaId, new: SaId, then: Then) {
         let usable = |id: &SaId| *id != old && self.sas.get(id).is_some_and(|sa| sa.session().is_some());
-        let current = self.sas.get(&old).and_then(|sa| self.shared.peers.get(&sa.peer?)?.current);
+        let current = self.sas.get(&old).and_then(|sa| self.shared.peers.get(&sa.facts.peer?)?.current);
         let found = [Some(new), current].into_iter().flatten().find(usable);
         let (new, there) = (found.unwrap_or(new), found.is_some());
         if there {

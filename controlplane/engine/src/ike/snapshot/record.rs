@@ -18,12 +18,13 @@ use super::super::crash::Tokens;
 use super::super::event::IkeSpis;
 use super::super::facts::{Features, Role, SaId};
 use super::super::informational::{Orphan, Sent};
+use super::super::initiated::Initiated;
 use super::super::lifetimes::Lifetimes;
 use super::super::nat::NatStatus;
 use super::super::negotiate::Choice;
 use super::super::proof::Proof;
 use super::super::protect::Protection;
-use super::super::sa::{IkeSa, Initiated, Stage};
+use super::super::sa::{IkeSa, Stage};
 use super::super::selectors::SelectorPair;
 use super::super::session::{Made, Session};
 use super::super::standing::{Standing, StandingParts};
@@ -43,25 +44,25 @@ type Decoded<T> = Result<T, DecodeError>;
 /// Writes an established IKE SA: only what a successor cannot find out. What has gone through the SAs is counted by the data
 /// plane, and when the peer was heard last is asked anew.
 pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) {
-    let (Some(session), Some(peer)) = (sa.session(), sa.peer) else { return };
+    let (Some(session), Some(peer)) = (sa.session(), sa.facts.peer) else { return };
     out.u16(peer.0);
     out.raw(&session.proof.trust().name);
     out.raw(&session.proof.trust().all);
-    out.u64(sa.spis.initiator.0);
-    out.u64(sa.spis.responder.0);
-    out.flag(sa.role == Role::Initiator);
-    let (hop, latest, mtu) = paths.kept(peer).unwrap_or((sa.hop, sa.hop, 0));
+    out.u64(sa.facts.spis.initiator.0);
+    out.u64(sa.facts.spis.responder.0);
+    out.flag(sa.facts.role == Role::Initiator);
+    let (hop, latest, mtu) = paths.kept(peer).unwrap_or((sa.facts.hop, sa.facts.hop, 0));
     for hop in [hop, latest] {
         out.addr(hop.local);
         out.addr(hop.remote);
         out.u64(hop.interface.into());
     }
     out.u16(mtu);
-    for flag in [sa.nat.supported, sa.nat.here, sa.nat.there, sa.nat.claimed] {
+    for flag in [sa.facts.nat.supported, sa.facts.nat.here, sa.facts.nat.there, sa.facts.nat.claimed] {
         out.flag(flag);
     }
     // Whether it is childless matters in IKE_AUTH only.
-    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo } = sa.features;
+    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo } = sa.facts.features;
     for flag in [fragmentation, intermediate, ppk, adit, mobike, echo] {
         out.flag(flag);
     }
@@ -82,12 +83,12 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     let configured = ctx.shared.peers.get(&peer).filter(|configured| configured.trust.is_same_peer(&trust))?;
     let config = configured.config.clone();
     let (mut sa, places) = read_sa(ctx, clock, &mut input).ok()?;
-    sa.peer = Some(peer);
+    sa.facts.peer = Some(peer);
     let window = read_window(&mut input).ok()?;
     let choice = read_choice(&mut input).ok()?;
     let material = Secret::copy_of(input.part().ok()?);
     let keys = IkeKeys::from_material(choice.prf?, choice.suite, material).ok()?;
-    sa.protection = Some(Protection::new(&keys, sa.role, ctx.random));
+    sa.wire.protect(Protection::new(&keys, sa.facts.role, ctx.random));
     let own = OwnProof::of(&config);
     let mut session = read_session(&mut input, clock, (peer, config, trust), (keys, choice)).ok()?;
     let original_initiator = session.original_initiator;
@@ -102,9 +103,9 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
             // which is to go has no turn.)
             child.limits.rekey_at = Some(ctx.now.instant);
         }
-        ctx.shared.spis.assign(child.inbound, sa.id);
+        ctx.shared.spis.assign(child.inbound, sa.facts.id);
         let what = (child.config, child.mode, &child.selectors);
-        ctx.shared.spis.children.hold(peer, (sa.id, child.inbound), Some(child.id), what);
+        ctx.shared.spis.children.hold(peer, (sa.facts.id, child.inbound), Some(child.id), what);
         match child.state {
             // Not configured any more, or about to be deleted before.
             ChildState::Closing => session.want(Task::DeleteChildren(vec![child.inbound])),
@@ -113,7 +114,7 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
         }
         session.children.adopt(child);
     }
-    session.children.draining_inbound().iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.id));
+    session.children.draining_inbound().iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.facts.id));
     // Whatever was to be made, and was not, is noticed soon.
     session.wants.look_at(ctx.now.instant);
     sa.stage = Stage::Established(Box::new(session));
@@ -132,8 +133,8 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<(IkeSa, Place
     };
     let places = Places { used: hop(input)?, latest: hop(input)?, mtu: input.u16()? };
     let mut sa = IkeSa::new(ctx.now.instant, role, spis, places.used);
-    sa.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()?, claimed: input.flag()? };
-    sa.features = Features {
+    sa.facts.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()?, claimed: input.flag()? };
+    sa.facts.features = Features {
         fragmentation: input.flag()?,
         intermediate: input.flag()?,
         ppk: input.flag()?,
@@ -180,7 +181,7 @@ struct WindowRecord {
 }
 
 fn write_window(out: &mut Out, sa: &IkeSa) {
-    let window = &sa.window;
+    let window = &sa.wire.window;
     out.u64(window.next_id().into());
     out.u64(window.expected_id().into());
     out.list(window.last_answer().iter(), |out, datagram| out.bytes(datagram));
@@ -231,13 +232,13 @@ fn read_window(input: &mut In) -> Decoded<WindowRecord> {
 }
 
 fn restore_window(ctx: &mut Ctx, sa: &mut IkeSa, record: WindowRecord) {
-    sa.window = Window::resumed(record.next_id, record.expected_id, record.answer);
+    sa.wire.window = Window::resumed(record.next_id, record.expected_id, record.answer);
     if let Some(UnderWay { exchange, datagrams, orphan }) = record.under_way {
         if let Orphan::Child(spi) | Orphan::Deleted(spi) = orphan {
-            ctx.shared.spis.assign(spi, sa.id);
+            ctx.shared.spis.assign(spi, sa.facts.id);
         }
         let policy = ctx.shared.config.retransmission;
-        sa.window.sent(ctx.now.instant, exchange, datagrams, Initiated::Orphan(orphan), &policy);
+        sa.wire.window.sent(ctx.now.instant, exchange, datagrams, Initiated::Orphan(orphan), &policy);
     }
 }
 

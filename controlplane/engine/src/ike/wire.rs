@@ -1,0 +1,278 @@
+//! The messages of one IKE SA: is one new, is it authentic, and is all of it there; ours are sealed, sent, and sent again.
+//!
+//! What is in them is the business of the exchanges.
+
+use std::time::Instant;
+
+use adit_proto::control::PeerId;
+use adit_proto::ike::encrypted::Sealed;
+use adit_proto::ike::{ExchangeType, Flags, Header, Payload, PayloadType};
+
+use crate::path::Hop;
+use crate::random::Random;
+use crate::timer::earlier;
+
+use super::config::Retransmission;
+use super::context::Ctx;
+use super::error::{Error, LocalFault};
+use super::event::After;
+use super::facts::{Facts, Role};
+use super::fragment::Reassembly;
+use super::protect::{Message, Protection};
+use super::window::{Due, Window};
+
+/// A message that was opened.
+pub(super) struct Opened {
+    pub first: PayloadType,
+    pub inner: Vec<u8>,
+    /// The datagram, or the one of fragment 1.
+    datagram: Vec<u8>,
+}
+
+impl Opened {
+    /// A message of which nothing is left but what was in it.
+    pub(super) fn consumed() -> Opened {
+        Opened { first: PayloadType::NONE, inner: Vec::new(), datagram: Vec::new() }
+    }
+
+    /// What an IKE_INTERMEDIATE message of the peer contributes to AUTH (RFC 9242 §3.3.2).
+    pub(super) fn int_auth(&self) -> Option<Vec<u8>> {
+        let mut out = Sealed::parse(&self.datagram).ok()??.int_auth(self.inner.len());
+        out.extend_from_slice(&self.inner);
+        Some(out)
+    }
+}
+
+/// The way that a request came, and its size in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Came {
+    pub hop: Hop,
+    pub bytes: usize,
+}
+
+/// What it takes to exchange messages. `X` is what an exchange has to remember until the answer to its request comes.
+pub(super) struct Wire<X> {
+    pub window: Window<X>,
+    protection: Option<Protection>,
+    /// The keys before the last IKE_INTERMEDIATE: a request that is repeated comes under them.
+    former: Option<Protection>,
+    requests: Reassembly,
+    responses: Reassembly,
+    /// When the last fresh, authentic message came.
+    last_heard: Instant,
+    /// When the last message was sent.
+    last_sent: Instant,
+    /// The request that is being answered.
+    came: Came,
+}
+
+impl<X> Wire<X> {
+    pub(super) fn new(now: Instant, hop: Hop) -> Wire<X> {
+        Wire {
+            window: Window::new(),
+            protection: None,
+            former: None,
+            requests: Reassembly::default(),
+            responses: Reassembly::default(),
+            last_heard: now,
+            last_sent: now,
+            came: Came { hop, bytes: 0 },
+        }
+    }
+
+    /// The keys of messages from here on.
+    pub(super) fn protect(&mut self, protection: Protection) {
+        self.former = self.protection.replace(protection);
+    }
+
+    pub(super) fn came(&self) -> Came {
+        self.came
+    }
+
+    pub(super) fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    pub(super) fn last_sent(&self) -> Instant {
+        self.last_sent
+    }
+
+    /// Something fresh and authentic came.
+    pub(super) fn note_heard(&mut self, now: Instant) {
+        self.last_heard = now;
+    }
+
+    /// Something was sent.
+    pub(super) fn note_sent(&mut self, now: Instant) {
+        self.last_sent = now;
+    }
+
+    /// The sealed request that is expected: gives it if it is authentic and whole.
+    pub(super) fn take_request(
+        &mut self,
+        ctx: &mut Ctx,
+        peer: Option<PeerId>,
+        hop: Hop,
+        sealed: &Sealed,
+        message: &[u8],
+    ) -> Option<Opened> {
+        let opened = self.open(ctx, peer, sealed, message)?;
+        self.came = Came { hop, bytes: message.len() + hop.overhead() };
+        Some(opened)
+    }
+
+    /// Opens a message, or takes a fragment; gives the whole message if this was all that was missing.
+    pub(super) fn open(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, sealed: &Sealed, message: &[u8]) -> Option<Opened> {
+        let header = sealed.header();
+        let reassembly = if header.flags.response { &mut self.responses } else { &mut self.requests };
+        let fragment = sealed.fragment();
+        if fragment.is_some_and(|fragment| !reassembly.wants(header.message_id, fragment)) {
+            ctx.count(peer, |counters| counters.dropped_fragment_replay += 1);
+            return None;
+        }
+        let Some(inner) = self.protection.as_ref().and_then(|protection| protection.open(sealed)) else {
+            ctx.count(peer, |counters| counters.dropped_bad_tag += 1);
+            return None;
+        };
+        let Some(fragment) = fragment else {
+            return Some(Opened { first: sealed.first(), inner, datagram: message.to_vec() });
+        };
+        let whole = reassembly.take(ctx.now.instant, header.message_id, fragment, message, &inner)?;
+        let first = Sealed::parse(&whole.first).ok()??.first();
+        Some(Opened { first, inner: whole.inner, datagram: whole.first })
+    }
+
+    /// A request that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1).
+    pub(super) fn repeat_answer(&self, ctx: &mut Ctx, peer: Option<PeerId>, hop: Hop, sealed: &Sealed) {
+        if sealed.fragment().is_some_and(|fragment| fragment.number != 1) {
+            return;
+        }
+        let authentic =
+            [&self.protection, &self.former].into_iter().flatten().any(|protection| protection.open(sealed).is_some());
+        if !authentic {
+            return ctx.count(peer, |counters| counters.dropped_bad_tag += 1);
+        }
+        ctx.count(peer, |counters| counters.repeated_requests += 1);
+        for datagram in self.window.last_answer() {
+            ctx.transmit(&hop, peer, datagram, self.window.answer_after());
+        }
+    }
+
+    /// Sends a request under protection. `here` is where requests go, by which fragments are measured; `hop` where this one goes.
+    ///
+    /// # Errors
+    /// It cannot be encoded or sealed: our fault.
+    pub(super) fn request(
+        &mut self,
+        ctx: &mut Ctx,
+        facts: &Facts,
+        (here, hop): (Hop, Hop),
+        (exchange, payloads): (ExchangeType, &[Payload]),
+        context: X,
+    ) -> Result<Message, Error> {
+        let header = header(facts, exchange, false, self.window.next_id());
+        let message = self.seal(ctx, facts, here, &header, payloads)?;
+        let after = invites(exchange, false, payloads);
+        let bytes = message.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
+        if facts.peer.is_none_or(|peer| ctx.shared.paths.may_send(peer, hop, bytes)) {
+            for datagram in &message.datagrams {
+                ctx.transmit(&hop, facts.peer, datagram, after);
+            }
+        }
+        self.last_sent = ctx.now.instant;
+        let policy = ctx.shared.config.retransmission;
+        self.window.sent(ctx.now.instant, exchange, message.datagrams.clone(), context, &policy);
+        if let Some(outstanding) = self.window.outstanding_mut() {
+            outstanding.after = after;
+            outstanding.sent_to(hop);
+        }
+        Ok(message)
+    }
+
+    /// Answers the request that was expected, under protection, the way that it came.
+    ///
+    /// # Errors
+    /// As [`Wire::request`].
+    pub(super) fn respond(
+        &mut self,
+        ctx: &mut Ctx,
+        facts: &Facts,
+        here: Hop,
+        exchange: ExchangeType,
+        payloads: &[Payload],
+    ) -> Result<Message, Error> {
+        let header = header(facts, exchange, true, self.window.expected_id());
+        let message = self.seal(ctx, facts, here, &header, payloads)?;
+        let after = invites(exchange, true, payloads);
+        for datagram in &message.datagrams {
+            ctx.transmit(&self.came.hop, facts.peer, datagram, after);
+        }
+        self.last_sent = ctx.now.instant;
+        self.window.answer(message.datagrams.clone(), after);
+        Ok(message)
+    }
+
+    fn seal(&mut self, ctx: &Ctx, facts: &Facts, here: Hop, header: &Header, payloads: &[Payload]) -> Result<Message, Error> {
+        let max = usize::from(ctx.shared.config.datagram_max).saturating_sub(here.overhead());
+        let fragment_above = facts.features.fragmentation.then_some(max);
+        let protection = self.protection.as_mut().ok_or(LocalFault::NotConfigured("keys"))?;
+        protection.seal(header, payloads, fragment_above)
+    }
+
+    /// Sends the request under way also there, as far as that is allowed before there is a proof.
+    pub(super) fn repeat_to(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, hop: Hop) {
+        // A way that was given up is none any more.
+        let Some(peer) = peer.filter(|peer| ctx.shared.paths.find(*peer, hop).is_some()) else { return };
+        let Some(outstanding) = self.window.outstanding_mut() else { return };
+        let after = outstanding.after;
+        let sizes: usize = outstanding.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
+        if !ctx.shared.paths.may_send(peer, hop, sizes) {
+            return;
+        }
+        for datagram in &outstanding.datagrams {
+            ctx.transmit(&hop, Some(peer), datagram, after);
+        }
+        outstanding.sent_to(hop);
+    }
+
+    /// Sends the request under way again: where the peer is, and where it is asked for a proof. Says how often that has been done.
+    pub(super) fn repeat(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, here: Hop) -> u32 {
+        let Some(outstanding) = self.window.outstanding_mut() else { return 0 };
+        let (repeated, also) = (outstanding.repeated, outstanding.hops.clone());
+        for datagram in &outstanding.datagrams {
+            ctx.transmit(&here, peer, datagram, After::Nothing);
+        }
+        outstanding.sent_to(here);
+        also.into_iter().filter(|hop| *hop != here).for_each(|hop| self.repeat_to(ctx, peer, hop));
+        repeated
+    }
+
+    /// The request under way, if it went this way: what comes back this way is a proof.
+    pub(super) fn sent_this_way(&self, hop: &Hop) -> Option<Hop> {
+        self.window.outstanding().and_then(|request| request.hops.iter().find(|sent| sent.is_same(hop)).copied())
+    }
+
+    /// Whether the request under way is to be sent again.
+    pub(super) fn due(&mut self, now: Instant, policy: &Retransmission, random: &mut dyn Random) -> Due {
+        self.requests.expire(now);
+        self.responses.expire(now);
+        self.window.due(now, policy, random)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        earlier(self.window.deadline(), earlier(self.requests.deadline(), self.responses.deadline()))
+    }
+}
+
+fn header(facts: &Facts, exchange: ExchangeType, response: bool, id: u32) -> Header {
+    let flags = Flags { initiator: facts.role == Role::Initiator, response, version: false };
+    Header::new(facts.spis.initiator, facts.spis.responder, exchange, flags, id)
+}
+
+/// Whether a message invites the peer to send what the data plane must be able to open by then: it makes a Child SA, or ends one
+/// that another has the place of.
+fn invites(exchange: ExchangeType, response: bool, payloads: &[Payload]) -> After {
+    let makes = response && payloads.iter().any(|payload| payload.kind() == PayloadType::SA || payload.kind() == PayloadType::KE);
+    let ends = exchange == ExchangeType::INFORMATIONAL && payloads.iter().any(|payload| payload.kind() == PayloadType::DELETE);
+    if makes || ends { After::Barrier } else { After::Nothing }
+}
