@@ -16,21 +16,22 @@ use crate::auth::{AuthError, Authenticated, Claim, Presented, signed_octets};
 use crate::crypto::{AuthData, IkeKeys, Sender};
 use crate::identity::Identity;
 
-use super::agreed::Secrets;
 use super::config::PeerConfig;
 use super::context::{Action, Ctx, LANES_MAX};
 use super::crash;
 use super::error::{Error, Incompatibility, LocalFault};
 use super::event::Cause;
+use super::evidence;
 use super::explain;
 use super::facts::Role;
+use super::first_child;
 use super::handshake::Handshake;
 use super::initiated::Initiated;
 use super::lifetimes::Lifetimes;
 use super::mobike;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
-use super::plan::{self, Asked, Creation, Plan};
+use super::plan::Plan;
 use super::proof::Proof;
 use super::sa::{IkeSa, Stage};
 use super::session::{Made, Session};
@@ -99,7 +100,7 @@ impl IkeSa {
 
     pub(super) fn send_auth(&mut self, ctx: &mut Ctx) -> Result<(), Error> {
         let (peer, config) = self.peer_config(ctx)?;
-        let (id, auth_id) = (self.facts.id, self.wire.window.next_id());
+        let auth_id = self.wire.window.next_id();
         let Stage::Authenticating(handshake) = &self.stage else { return Ok(()) };
         let own_id = config.local_auth.identification(&config.local_id);
         let ppk = config.ppk.as_ref().filter(|_| self.facts.features.ppk);
@@ -122,13 +123,9 @@ impl IkeSa {
         let mut sent = Sent { plan: None, offered: Vec::new(), ppk_keys };
         let childless = self.facts.features.childless && ctx.shared.peers.get(&peer).is_some_and(|peer| peer.childless);
         if let Some(child) = config.children.first().filter(|_| !childless) {
-            let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
-            let (mode, selectors, pairs) = (child.mode, plan::policy(child), child.pairs.clone());
-            let plan = Plan { mode, inbound, selectors, pairs, ..Plan::default() };
-            sent.offered = negotiate::child_alternatives(&child.proposals, true);
-            let proposals = negotiate::offer(&sent.offered, inbound.0.to_be_bytes());
-            ctx.record(Some(peer), |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
-            payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), Vec::new(), Role::Initiator, self.facts.features.adit));
+            let (asked, plan, offered) = first_child::ask(ctx, &self.facts, child);
+            payloads.extend(asked);
+            sent.offered = offered;
             sent.plan = Some(plan);
         }
         payloads.extend(self.extras(ctx, &config));
@@ -152,7 +149,7 @@ impl IkeSa {
         let mut out: Vec<Payload> = Vec::new();
         if config.mobike {
             out.push(Notify::new(NotifyType::MOBIKE_SUPPORTED).into());
-            out.extend(self.additional_addresses(ctx));
+            out.extend(mobike::own_addresses_payloads(ctx, self.hop(ctx)));
         }
         if self.facts.features.adit && ctx.shared.config.echo {
             out.push(Notify::new(vendor::ECHO).into());
@@ -177,8 +174,10 @@ impl IkeSa {
             session.mobike.set_peer_addresses(addresses);
             session.tokens.take(parts);
         }
-        self.establish_path(ctx);
-        self.note_addresses(ctx);
+        if let Some((facts, session)) = self.facts_and_session() {
+            evidence::establish_path(ctx, facts, session);
+            mobike::note_addresses(ctx, facts, session);
+        }
     }
 
     pub(super) fn on_auth_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts) {
@@ -239,61 +238,15 @@ impl IkeSa {
         let own_until = still_ahead(ctx.now.unix, config.local_auth.shown_until(&handshake.cert_requests));
         self.establish(ctx, peer, Admitted { config: config.clone(), keys, who, uses_ppk, own_until }, true);
         self.take_extras(ctx, &config, parts);
-        if let Some(session) = self.session_mut() {
+        if let Some((facts, session)) = self.facts_and_session() {
             session.proof.standing_mut().take_auth_lifetime(ctx.now, parts, session.original_initiator);
+            mobike::watch_nat(facts, session);
         }
-        self.watch_nat();
-        self.accept_first_child(ctx, sent.plan, &sent.offered, parts, nonces);
+        if let (Some((facts, session)), Some(plan)) = (self.facts_and_session(), sent.plan) {
+            first_child::accept(ctx, facts, session, (plan, &sent.offered), parts, nonces);
+        }
         ctx.act(Action::Established { initial_contact: parts.has(NotifyType::INITIAL_CONTACT) });
         Ok(())
-    }
-
-    /// The Child SA that came with it. Without it the IKE SA stays, and it is asked for again later.
-    fn accept_first_child(
-        &mut self,
-        ctx: &mut Ctx,
-        plan: Option<Plan>,
-        offered: &[Alternative],
-        parts: &Parts,
-        (nonce_i, nonce_r): (Vec<u8>, Vec<u8>),
-    ) {
-        let Some(mut plan) = plan else { return };
-        let inbound = plan.inbound;
-        let choice = match parts.error() {
-            Some(notify) => Err(Cause::Refused { exchange: EXCHANGE, notify: notify.kind }),
-            None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, self.facts.features.adit)
-                .and_then(|choice| Ok((Secrets::without_exchange(&choice)?, choice)))
-                .map_err(Cause::Failed),
-        };
-        match choice {
-            Ok((secrets, choice)) => {
-                ctx.record(self.facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
-                let role = Role::Initiator;
-                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
-            }
-            Err(cause) => {
-                let made_by_peer = parts.error().is_none();
-                self.child_failed(ctx, cause.clone());
-                if let Some(session) = self.session_mut() {
-                    match &cause {
-                        Cause::Refused { notify: NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED, .. }
-                            if plan.pairs.len() > 1 =>
-                        {
-                            // Perhaps it grants single pairs alone.
-                            session.wants.note_narrowing();
-                            session.wants.look_at(ctx.now.instant);
-                        }
-                        cause => session.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
-                    }
-                    if made_by_peer {
-                        session.want(super::agenda::Task::DeleteOrphan(inbound));
-                    }
-                }
-                if !made_by_peer {
-                    ctx.shared.spis.release(inbound);
-                }
-            }
-        }
     }
 
     /// From negotiation to session.
@@ -368,7 +321,9 @@ impl IkeSa {
         payloads.extend(certificates(config.local_auth.certificates(&parts.cert_reqs)));
         payloads.push(Payload::Auth { method, data });
         payloads.extend(crash::token(ctx, self.facts.spis));
-        payloads.extend(self.grant_first_child(ctx, &config, parts, nonces));
+        if let Some((facts, session)) = self.facts_and_session() {
+            payloads.extend(first_child::grant(ctx, facts, session, parts, nonces));
+        }
         payloads.extend(self.extras(ctx, &config));
         payloads.extend(self.session().and_then(|session| session.proof.standing().auth_lifetime(ctx.now)).map(Payload::from));
         if uses_ppk {
@@ -480,45 +435,6 @@ impl IkeSa {
         match parts.notify(NotifyType::NO_PPK_AUTH) {
             Some(without) if !mandatory => Ok((handshake.keys.clone(), &without.data, false)),
             Some(_) | None => Err(Incompatibility::Ppk.into()),
-        }
-    }
-
-    /// The responder's answer about the first Child SA: the payloads of it, or an error that leaves the IKE SA alone.
-    fn grant_first_child(
-        &mut self,
-        ctx: &mut Ctx,
-        config: &PeerConfig,
-        parts: &Parts,
-        (nonce_i, nonce_r): (Vec<u8>, Vec<u8>),
-    ) -> Vec<Payload> {
-        if parts.sa.is_none() && parts.ts_i.is_none() && parts.ts_r.is_none() {
-            // Childless (RFC 6023): Child SAs come later, if at all.
-            return Vec::new();
-        }
-        let (id, adit) = (self.facts.id, self.facts.features.adit);
-        let asked = Asked { exchange: EXCHANGE, first: true, old: None, adit };
-        let granted = plan::grant(config, parts, &asked, None).and_then(|granted| {
-            let session = self.session().ok_or(LocalFault::Busy)?;
-            let id = session.may_have(ctx.now.instant, (granted.config, granted.lane), &granted.selectors)?;
-            Ok((Secrets::without_exchange(&granted.choice)?, granted, id))
-        });
-        match granted {
-            Ok((secrets, granted, child)) => {
-                let inbound = ctx.shared.spis.allocate(ctx.random, id, granted.lane);
-                let plan::Granted { config, lane, mode, selectors, choice } = granted;
-                let plan = Plan { id: child, config, lane, mode, inbound, selectors, ..Plan::default() };
-                let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
-                let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, adit);
-                ctx.record(self.facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
-                let role = Role::Responder;
-                self.install_child(ctx, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
-                payloads
-            }
-            Err(error) => {
-                let notify = error.notify();
-                self.child_failed(ctx, Cause::Failed(error));
-                vec![notify.into()]
-            }
         }
     }
 }

@@ -18,9 +18,8 @@ use super::counters::Counters;
 use super::directory::Directory;
 use super::event::{After, Cause, Event, IkeSpis, Transmit};
 use super::explain::Record;
-use super::facts::SaId;
+use super::facts::{Facts, SaId};
 use super::remotes::Remotes;
-use super::sa::IkeSa;
 use super::trust::Trust;
 use crate::path::{Hop, Paths};
 
@@ -123,8 +122,8 @@ pub(super) fn fresh_ike_spi(random: &mut dyn Random) -> IkeSpi {
 pub(super) enum Action {
     /// This IKE SA has just been authenticated.
     Established { initial_contact: bool },
-    /// A new IKE SA, made in a rekey of this one. It has no Child SAs yet.
-    Successor(Box<IkeSa>),
+    /// A new IKE SA, made in a rekey of this one, waits in it. It has no Child SAs yet.
+    Successor,
     /// The Child SAs and all that is to be done go to that IKE SA.
     Inherit { successor: SaId, then: Then },
     /// The peer has deleted the IKE SA before that one, so it has that one.
@@ -226,6 +225,11 @@ impl Shared {
         if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
             count(&mut peer.counters);
         }
+    }
+
+    /// Where requests of an authenticated IKE SA go: the path of IKE to the peer.
+    pub(super) fn hop_of(&self, facts: &Facts) -> Hop {
+        facts.peer.and_then(|peer| self.paths.ike_hop(peer)).unwrap_or(facts.hop)
     }
 
     /// Queues an event behind those about paths, which what follows builds upon.

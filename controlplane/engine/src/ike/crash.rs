@@ -4,24 +4,22 @@
 
 use std::time::Duration;
 
-use adit_proto::ike::{Header, Message, Notify, NotifyType, Payload, ProtocolId};
+use adit_proto::ike::{Message, Notify, NotifyType, Payload, ProtocolId};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use crate::crypto::{Prf, Secret};
 
-use super::agenda::Task;
 use super::context::Ctx;
-use super::event::{Cause, IkeSpis};
+use super::event::IkeSpis;
 use super::parts::Parts;
-use super::sa::{IkeSa, Stage};
 
 /// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).
 const TOKENS_MAX: usize = 4;
 /// RFC 6290 §5.
 const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 /// A peer that says it does not know us is asked so often, at this interval, before that is believed.
-const TRIES_AFTER_HINT: u32 = 4;
-const INTERVAL_AFTER_HINT: Duration = Duration::from_secs(1);
+pub(super) const TRIES_AFTER_HINT: u32 = 4;
+pub(super) const INTERVAL_AFTER_HINT: Duration = Duration::from_secs(1);
 
 /// The token of these SPIs under one secret (RFC 6290 §5.1).
 fn compute(secret: &Secret, spis: IkeSpis) -> Vec<u8> {
@@ -75,27 +73,23 @@ impl Tokens {
     }
 }
 
-impl IkeSa {
-    /// A response in the clear. Only a token proves anything; that the peer does not know the IKE SA is a hint to look whether
-    /// it is alive (RFC 7296 §2.21.4).
-    pub(super) fn on_unprotected_response(&mut self, ctx: &mut Ctx, header: &Header, message: &[u8]) {
-        ctx.count(self.facts.peer, |counters| counters.dropped_unprotected += 1);
-        let Ok(parts) = Message::decode(message).map(|message| Parts::sort(message.payloads)) else { return };
-        let Ok(parts) = parts else { return };
-        let lost = [NotifyType::INVALID_IKE_SPI, NotifyType::INVALID_SPI].iter().any(|kind| parts.has(*kind));
-        let Stage::Established(session) = &mut self.stage else { return };
-        if !lost {
-            return;
-        }
-        if session.tokens.are_shown(&parts) {
-            ctx.count(self.facts.peer, |counters| counters.crashes_detected += 1);
-            return self.end(ctx, Cause::PeerCrashed);
-        }
-        if self.wire.window.awaits(header.message_id, header.exchange) {
-            self.wire.window.hurry(ctx.now.instant, TRIES_AFTER_HINT, INTERVAL_AFTER_HINT);
-        } else if self.wire.window.is_idle() {
-            session.want(Task::Liveness);
-            self.start_next(ctx);
-        }
+/// What a response in the clear says of an IKE SA that we have.
+pub(super) enum Hint {
+    /// Nothing that we believe.
+    Nothing,
+    /// The peer says that it does not know the IKE SA: a reason to look whether it is alive (RFC 7296 §2.21.4).
+    Unknown,
+    /// The peer proves that it has lost it.
+    Crashed,
+}
+
+/// Only a token proves anything.
+pub(super) fn hint(tokens: &Tokens, message: &[u8]) -> Hint {
+    let Ok(Ok(parts)) = Message::decode(message).map(|message| Parts::sort(message.payloads)) else { return Hint::Nothing };
+    let lost = [NotifyType::INVALID_IKE_SPI, NotifyType::INVALID_SPI].iter().any(|kind| parts.has(*kind));
+    match (lost, tokens.are_shown(&parts)) {
+        (false, _) => Hint::Nothing,
+        (true, false) => Hint::Unknown,
+        (true, true) => Hint::Crashed,
     }
 }

@@ -16,17 +16,16 @@ use super::children::Children;
 use super::context::{Action, Ctx};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, Event};
-use super::facts::Role;
-use super::followup;
-use super::initiated::Initiated;
+use super::exchange::{Effect, Established, Refusal, Request};
+use super::facts::{Facts, Role};
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
-use super::sa::{IkeSa, Stage};
 use super::session::Session;
+use super::unfinished::Goal;
 use super::wishes;
 
-const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
+pub(super) const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 pub(super) const NONCE_LEN: usize = 32;
 /// Before it is looked again whether the peer knows of a Child SA, so that it can be rekeyed, or the one before it deleted.
 pub(super) const UNCONFIRMED_WAIT: Duration = Duration::from_secs(5);
@@ -45,348 +44,323 @@ impl Sent {
     pub(super) fn inbound(&self) -> Spi {
         self.plan.inbound
     }
+
+    pub(super) fn plan_mut(&mut self) -> &mut Plan {
+        &mut self.plan
+    }
 }
 
-impl IkeSa {
-    /// Asks for a new Child SA, for what is missing of a configured one.
-    pub(super) fn send_create_child(
-        &mut self,
-        ctx: &mut Ctx,
-        config: usize,
-        method: Option<KeyExchangeMethod>,
-    ) -> Result<(), Error> {
-        let (id, adit, Some(session)) = (self.facts.id, self.facts.features.adit, self.session_mut()) else { return Ok(()) };
-        let Some(child) = session.config.children.get(config) else { return Ok(()) };
-        let (mode, pairs) = (child.mode, session.wants.to_ask_for(&session.config, &session.children, config, adit));
-        let selectors = match pairs.as_slice() {
-            // It has come in the meantime, from the IKE SA before this one or by the peer.
-            [] if !session.wants.lacks(&session.config, &session.children, config) => return Ok(()),
-            [] => plan::policy(child),
-            pairs => wishes::sides(pairs),
-        };
-        let inbound = ctx.shared.spis.allocate(ctx.random, id, 0);
-        let plan = Plan { config, mode, inbound, selectors, pairs, ..Plan::default() };
-        self.ask(ctx, plan, method)
-    }
+/// Asks for a new Child SA, for what is missing of a configured one.
+///
+/// # Errors
+/// No key can be made.
+pub(super) fn ask_new(
+    ctx: &mut Ctx,
+    sa: &mut Established,
+    config: usize,
+    method: Option<KeyExchangeMethod>,
+) -> Result<Option<Request<Sent>>, Error> {
+    let (adit, session) = (sa.is_adit(), &*sa.session);
+    let Some(child) = session.child_config(config) else { return Ok(None) };
+    let pairs = session.wants.to_ask_for(&session.config, &session.children, config, adit);
+    let selectors = match pairs.as_slice() {
+        // It has come in the meantime, from the IKE SA before this one or by the peer.
+        [] if !session.wants.lacks(&session.config, &session.children, config) => return Ok(None),
+        [] => plan::policy(child),
+        pairs => wishes::sides(pairs),
+    };
+    let (mode, inbound) = (child.mode, ctx.shared.spis.allocate(ctx.random, sa.facts.id, 0));
+    let plan = Plan { config, mode, inbound, selectors, pairs, ..Plan::default() };
+    ask(ctx, sa, plan, method)
+}
 
-    /// Asks for one more lane of a Child SA.
-    pub(super) fn send_create_lane(
-        &mut self,
-        ctx: &mut Ctx,
-        child: ChildId,
-        lane: u8,
-        method: Option<KeyExchangeMethod>,
-    ) -> Result<(), Error> {
-        let (id, Some(session)) = (self.facts.id, self.session_mut()) else { return Ok(()) };
-        // It comes after the ones below, which are asked for again.
-        let in_order = (0..lane).all(|below| session.children.has_lane(child, below));
-        let first = session.children.staying().find(|one| one.place() == (child, 0));
-        let Some(first) = first.filter(|_| in_order && !session.children.has_lane(child, lane)) else { return Ok(()) };
-        let (config, mode, selectors) = (first.config, first.mode, first.selectors.clone());
-        let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
-        self.ask(ctx, Plan { id: Some(child), config, lane, mode, inbound, selectors, ..Plan::default() }, method)
-    }
+/// Asks for one more lane of a Child SA.
+///
+/// # Errors
+/// No key can be made.
+pub(super) fn ask_lane(
+    ctx: &mut Ctx,
+    sa: &mut Established,
+    (child, lane): (ChildId, u8),
+    method: Option<KeyExchangeMethod>,
+) -> Result<Option<Request<Sent>>, Error> {
+    let children = &sa.session.children;
+    // It comes after the ones below, which are asked for again.
+    let in_order = (0..lane).all(|below| children.has_lane(child, below));
+    let first = children.staying().find(|one| one.place() == (child, 0));
+    let Some(first) = first.filter(|_| in_order && !children.has_lane(child, lane)) else { return Ok(None) };
+    let (config, mode, selectors) = (first.config, first.mode, first.selectors.clone());
+    let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, lane);
+    ask(ctx, sa, Plan { id: Some(child), config, lane, mode, inbound, selectors, ..Plan::default() }, method)
+}
 
-    /// Asks for a Child SA in the place of one that there is.
-    pub(super) fn send_rekey_child(&mut self, ctx: &mut Ctx, old: Spi, method: Option<KeyExchangeMethod>) -> Result<(), Error> {
-        let (id, expected_id, now) = (self.facts.id, self.wire.window.expected_id(), ctx.now.instant);
-        let adit = self.facts.features.adit;
-        let Some(session) = self.session_mut() else { return Ok(()) };
-        let Some(child) = session.children.get_mut(old).filter(|child| child.is_live() && child.collision.is_none()) else {
-            return Ok(());
-        };
-        if !child.is_confirmed(now, expected_id) {
-            child.limits.rekey_at = Some(now + UNCONFIRMED_WAIT);
-            return Ok(());
-        }
-        child.rekeying = true;
-        let (child_id, config, lane, mode) = (Some(child.id), child.config, child.lane, child.mode);
-        let Some(child) = session.children.get(old) else { return Ok(()) };
-        let selectors = session.wants.to_rekey_for(&session.config, &session.children, child, adit);
-        let at_least = child.selectors.narrow(&selectors).unwrap_or_default();
-        let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
-        ctx.act(Action::Rekeying(true));
-        let plan =
-            Plan { id: child_id, config, lane, mode, inbound, replaces: Some(old), selectors, at_least, ..Plan::default() };
-        self.ask(ctx, plan, method)
+/// Asks for a Child SA in the place of one that there is.
+///
+/// # Errors
+/// No key can be made.
+pub(super) fn ask_rekey(
+    ctx: &mut Ctx,
+    sa: &mut Established,
+    old: Spi,
+    method: Option<KeyExchangeMethod>,
+) -> Result<Option<Request<Sent>>, Error> {
+    let (now, adit) = (ctx.now.instant, sa.is_adit());
+    let child = sa.session.children.get_mut(old).filter(|child| child.is_live() && child.collision.is_none());
+    let Some(child) = child else { return Ok(None) };
+    if !child.is_confirmed(now, sa.expected_id) {
+        child.limits.rekey_at = Some(now + UNCONFIRMED_WAIT);
+        return Ok(None);
     }
+    child.rekeying = true;
+    let (id, config, lane, mode) = (Some(child.id), child.config, child.lane, child.mode);
+    let session = &*sa.session;
+    let Some(child) = session.children.get(old) else { return Ok(None) };
+    let selectors = session.wants.to_rekey_for(&session.config, &session.children, child, adit);
+    let at_least = child.selectors.narrow(&selectors).unwrap_or_default();
+    let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, lane);
+    ctx.act(Action::Rekeying(true));
+    let plan = Plan { id, config, lane, mode, inbound, replaces: Some(old), selectors, at_least, ..Plan::default() };
+    ask(ctx, sa, plan, method)
+}
 
-    fn ask(&mut self, ctx: &mut Ctx, plan: Plan, corrected: Option<KeyExchangeMethod>) -> Result<(), Error> {
-        let adit = self.facts.features.adit;
-        let Some(session) = self.session_mut() else { return Ok(()) };
-        let offered = negotiate::child_alternatives(&session.config.children[plan.config].proposals, false);
-        let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
-        let exchange = corrected.or(first).map(KeyExchange::start).transpose()?;
-        let nonce = ctx.bytes::<NONCE_LEN>().to_vec();
-        let proposals = negotiate::offer(&offered, plan.inbound.0.to_be_bytes());
-        ctx.record(self.facts.peer, |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
-        let mut payloads: Vec<Payload> = Vec::new();
-        if let Some(old) = plan.replaces {
-            payloads.push(Notify::new(NotifyType::REKEY_SA).about(ProtocolId::ESP, old).into());
-        }
-        let mut between = vec![Payload::Nonce(nonce.clone())];
-        let ke = |exchange: &KeyExchange| Payload::Ke { method: exchange.method().id(), data: exchange.public().to_vec() };
-        between.extend(exchange.as_ref().map(ke));
-        payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), between, Role::Initiator, adit));
-        let sent = Sent { plan, offered, nonce, exchange, corrected: corrected.is_some() };
-        self.request(ctx, EXCHANGE, &payloads, Initiated::CreateChild(Box::new(sent))).map(|_| ())
+fn ask(
+    ctx: &mut Ctx,
+    sa: &mut Established,
+    plan: Plan,
+    corrected: Option<KeyExchangeMethod>,
+) -> Result<Option<Request<Sent>>, Error> {
+    let offered = negotiate::child_alternatives(&sa.session.config.children[plan.config].proposals, false);
+    let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
+    let exchange = corrected.or(first).map(KeyExchange::start).transpose()?;
+    let nonce = ctx.bytes::<NONCE_LEN>().to_vec();
+    let proposals = negotiate::offer(&offered, plan.inbound.0.to_be_bytes());
+    ctx.record(sa.facts.peer, |record| record.begin_child(Role::Initiator, &proposals, &plan.selectors));
+    let mut payloads: Vec<Payload> = Vec::new();
+    if let Some(old) = plan.replaces {
+        payloads.push(Notify::new(NotifyType::REKEY_SA).about(ProtocolId::ESP, old).into());
     }
+    let mut between = vec![Payload::Nonce(nonce.clone())];
+    let ke = |exchange: &KeyExchange| Payload::Ke { method: exchange.method().id(), data: exchange.public().to_vec() };
+    between.extend(exchange.as_ref().map(ke));
+    payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), between, Role::Initiator, sa.is_adit()));
+    let sent = Sent { plan, offered, nonce, exchange, corrected: corrected.is_some() };
+    Ok(Some(Request { exchange: EXCHANGE, payloads, sent }))
+}
 
-    pub(super) fn on_create_child_response(&mut self, ctx: &mut Ctx, mut sent: Sent, parts: Parts) {
-        if sent.plan.replaces.is_some() {
-            ctx.act(Action::Rekeying(false));
-        }
-        if let Some(old) = sent.plan.replaces.and_then(|old| self.session_mut()?.children.get_mut(old)) {
+/// The answer to a request of ours.
+pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, mut sent: Sent, parts: &Parts) -> Option<Effect> {
+    if let Some(old) = sent.plan.replaces {
+        ctx.act(Action::Rekeying(false));
+        if let Some(old) = sa.session.children.get_mut(old) {
             old.rekeying = false;
         }
-        if let Some(notify) = parts.error() {
-            return self.on_create_child_refused(ctx, &sent.plan, sent.offered, notify, sent.corrected);
+    }
+    if let Some(notify) = parts.error() {
+        return on_refused(ctx, sa, &sent, notify);
+    }
+    match sent.complete(parts, sa.is_adit()) {
+        Err(error) => discard(ctx, sa, &sent.plan, error),
+        Ok(Progress::Complete(creation, secrets)) => finish(ctx, sa, creation, &secrets),
+        Ok(Progress::Unfinished(unfinished)) if has_lost(sa.session, &unfinished.creation) => {
+            // With additional key exchanges the loser just does not go on: there is no SA yet (RFC 9370 §2.2.4).
+            ctx.shared.spis.release(unfinished.creation.plan.inbound);
         }
-        let adit = self.facts.features.adit;
-        match sent.complete(&parts, adit) {
-            Err(error) => self.discard_creation(ctx, sent.plan, error),
-            Ok(Progress::Complete(creation, secrets)) => self.finish_child(ctx, creation, &secrets),
-            Ok(Progress::Unfinished(unfinished)) if self.has_lost(&unfinished.creation) => {
-                // With additional key exchanges the loser just does not go on: there is no SA yet (RFC 9370 §2.2.4).
-                ctx.shared.spis.release(unfinished.creation.plan.inbound);
-            }
-            Ok(Progress::Unfinished(unfinished)) => {
-                self.follow_up(ctx, followup::Goal::Child(Box::new(unfinished)), &parts);
+        Ok(Progress::Unfinished(unfinished)) => {
+            return Some(Effect::FollowUp(Goal::Child(Box::new(unfinished)), parts.follow_up_link()));
+        }
+    }
+    None
+}
+
+/// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
+fn has_lost(session: &Session, creation: &Creation) -> bool {
+    let old = creation.plan.replaces.and_then(|old| session.children.get(old));
+    let collision = old.and_then(|old| old.collision.as_ref());
+    creation.plan.overtaken || collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
+}
+
+/// The initiator has the keys: switches over to the new Child SA, or gives it up for the peer's.
+pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
+    let (adit, session) = (sa.is_adit(), &mut *sa.session);
+    let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, has_lost(session, &creation));
+    let now = ctx.now.instant;
+    ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
+    plan::install(ctx, sa.facts.id, session, creation, secrets);
+    if lost {
+        session.close_child(inbound);
+    } else {
+        session.activate(ctx, inbound);
+    }
+    session.agenda.created();
+    let Some(replaces) = replaces else { return session.want_missing_children(adit) };
+    ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
+    match (lost, session.children.collision_of(replaces)) {
+        (true, Some(by)) => session.children.replace(replaces, by, now),
+        // It waits for additional key exchanges.
+        (true, None) => {}
+        (false, collision) => {
+            session.children.replace(replaces, inbound, now);
+            session.close_child(replaces);
+            // The peer, which made it, is going to delete it.
+            if let Some(collision) = collision {
+                session.children.replace(collision, inbound, now);
             }
         }
     }
+}
 
-    /// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
-    fn has_lost(&self, creation: &Creation) -> bool {
-        let old = creation.plan.replaces.and_then(|old| self.session()?.children.get(old));
-        let collision = old.and_then(|old| old.collision.as_ref());
-        creation.plan.overtaken || collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
-    }
+/// What the peer granted is not what we asked for: what it has made is deleted again.
+fn discard(ctx: &mut Ctx, sa: &mut Established, plan: &Plan, error: Error) {
+    let cause = Cause::Failed(error);
+    sa.session.want(Task::DeleteOrphan(plan.inbound));
+    retry(ctx, sa.session, plan, &cause);
+    failed(ctx, sa.facts, sa.session, cause);
+}
 
-    /// The peer has deleted what we are rekeying, and only the winner deletes it: ours has lost, whatever its answer says.
-    pub(super) fn overtake(&mut self, old: Spi) {
-        let plan = match self.wire.window.outstanding_mut().map(|outstanding| &mut outstanding.context) {
-            Some(Initiated::CreateChild(sent)) => Some(&mut sent.plan),
-            Some(Initiated::FollowUp(sent)) => sent.plan_mut(),
-            Some(
-                Initiated::SaInit(_)
-                | Initiated::Intermediate(_)
-                | Initiated::Auth(_)
-                | Initiated::RekeyIke(_)
-                | Initiated::Informational(_)
-                | Initiated::Orphan(_),
-            )
-            | None => None,
-        };
-        if let Some(plan) = plan.filter(|plan| plan.replaces == Some(old)) {
-            plan.overtaken = true;
-        }
-    }
-
-    /// The initiator has the keys: switches over to the new Child SA, or gives it up for the peer's.
-    pub(super) fn finish_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
-        let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, self.has_lost(&creation));
-        let now = ctx.now.instant;
-        ctx.record(self.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-        self.install_child(ctx, creation, secrets);
-        if lost {
-            if let Some(session) = self.session_mut() {
-                session.close_child(inbound);
+/// The peer refused with an error.
+fn on_refused(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, notify: &Notify) -> Option<Effect> {
+    let (adit, session, plan) = (sa.is_adit(), &mut *sa.session, &sent.plan);
+    ctx.shared.spis.release(plan.inbound);
+    let refused = Cause::Refused { exchange: EXCHANGE, notify: notify.kind };
+    // The old one may have gone, or have been rekeyed by the peer, while our request was on its way.
+    let old = plan.replaces.map(|old| session.children.get(old));
+    let overtaken = old.is_some_and(|old| old.is_none_or(|old| !old.is_live() || old.collision.is_some()));
+    match notify.kind {
+        _ if overtaken => settle_collision(&mut session.children, plan, ctx.now.instant),
+        NotifyType::INVALID_KE_PAYLOAD => {
+            let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
+            let method = method.filter(|method| sent.offered.iter().any(|one| one.key_exchanges().contains(method)));
+            match method {
+                Some(method) if !sent.corrected => session.agenda.want_first(again(plan, Some(method))),
+                _ => retry(ctx, session, plan, &refused),
             }
-        } else {
-            self.activate_child(ctx, inbound);
         }
-        let Some(session) = self.session_mut() else { return };
-        session.agenda.created();
-        let Some(replaces) = replaces else { return self.want_missing_children() };
-        ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
-        match (lost, session.children.collision_of(replaces)) {
-            (true, Some(by)) => session.children.replace(replaces, by, now),
-            // It waits for additional key exchanges.
-            (true, None) => {}
-            (false, collision) => {
-                session.children.replace(replaces, inbound, now);
-                session.close_child(replaces);
-                // The peer, which made it, is going to delete it.
-                if let Some(collision) = collision {
-                    session.children.replace(collision, inbound, now);
-                }
+        NotifyType::TEMPORARY_FAILURE => {
+            if !session.wait_after_temporary_failure(ctx, again(plan, None)) {
+                return Some(Effect::Fail(Misbehaviour::ForeverTemporary.into()));
             }
+        }
+        NotifyType::CHILD_SA_NOT_FOUND => {
+            // The peer has lost it: so do we (RFC 7296 §2.25), and ask for a new one.
+            if let Some(old) = plan.replaces {
+                session.children.remove(ctx, old);
+            }
+            session.want_missing_children(adit);
+        }
+        NotifyType::NO_ADDITIONAL_SAS | NotifyType::TS_MAX_QUEUE if plan.replaces.is_none() && plan.lane > 0 => {
+            session.wants.refuse_lane(plan.lane);
+        }
+        NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED if plan.pairs.len() > 1 && !session.wants.narrows() => {
+            // Perhaps it grants single pairs alone.
+            session.wants.note_narrowing();
+            session.want(again(plan, None));
+        }
+        _ => {
+            retry(ctx, session, plan, &refused);
+            failed(ctx, sa.facts, session, refused);
         }
     }
+    None
+}
 
-    /// What the peer granted is not what we asked for: what it has made is deleted again.
-    fn discard_creation(&mut self, ctx: &mut Ctx, plan: Plan, error: Error) {
-        let cause = Cause::Failed(error);
-        let Some(session) = self.session_mut() else { return };
-        session.want(Task::DeleteOrphan(plan.inbound));
-        retry(ctx, session, &plan, &cause);
-        self.child_failed(ctx, cause);
+/// The same request once more; `method`: the key exchange that the peer asked for.
+fn again(plan: &Plan, method: Option<KeyExchangeMethod>) -> Task {
+    match (plan.replaces, plan.id) {
+        (Some(inbound), _) => Task::RekeyChild { inbound, method },
+        (None, Some(child)) => Task::CreateLane { child, lane: plan.lane, method },
+        (None, None) => Task::CreateChild { config: plan.config, method },
     }
+}
 
-    /// The peer refused with an error.
-    pub(super) fn on_create_child_refused(
-        &mut self,
-        ctx: &mut Ctx,
-        plan: &Plan,
-        offered: Vec<Alternative>,
-        notify: &Notify,
-        corrected: bool,
-    ) {
-        ctx.shared.spis.release(plan.inbound);
-        let refused = Cause::Refused { exchange: EXCHANGE, notify: notify.kind };
-        let Some(session) = self.session_mut() else { return };
-        let again = |method| match plan.replaces {
-            Some(inbound) => Task::RekeyChild { inbound, method },
-            None => match plan.id {
-                Some(child) => Task::CreateLane { child, lane: plan.lane, method },
-                None => Task::CreateChild { config: plan.config, method },
-            },
-        };
-        // The old one may have gone, or have been rekeyed by the peer, while our request was on its way.
-        let old = plan.replaces.map(|old| session.children.get(old));
-        let overtaken = old.is_some_and(|old| old.is_none_or(|old| !old.is_live() || old.collision.is_some()));
-        match notify.kind {
-            _ if overtaken => settle_collision(&mut session.children, plan, ctx.now.instant),
-            NotifyType::INVALID_KE_PAYLOAD => {
-                let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
-                let method = method.filter(|method| offered.iter().any(|one| one.key_exchanges().contains(method)));
-                match method {
-                    Some(method) if !corrected => session.agenda.want_first(again(Some(method))),
-                    _ => retry(ctx, session, plan, &refused),
-                }
-            }
-            NotifyType::TEMPORARY_FAILURE => {
-                if !session.wait_after_temporary_failure(ctx, again(None)) {
-                    self.close_after_failure(ctx, Misbehaviour::ForeverTemporary.into());
-                }
-            }
-            NotifyType::CHILD_SA_NOT_FOUND => {
-                // The peer has lost it: so do we (RFC 7296 §2.25), and ask for a new one.
-                if let Some(old) = plan.replaces {
-                    session.children.remove(ctx, old);
-                }
-                self.want_missing_children();
-            }
-            NotifyType::NO_ADDITIONAL_SAS | NotifyType::TS_MAX_QUEUE if plan.replaces.is_none() && plan.lane > 0 => {
-                session.wants.refuse_lane(plan.lane);
-            }
-            NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED
-                if plan.pairs.len() > 1 && !session.wants.narrows() =>
-            {
-                // Perhaps it grants single pairs alone.
-                session.wants.note_narrowing();
-                session.want(again(None));
-            }
-            _ => {
-                retry(ctx, session, plan, &refused);
-                self.child_failed(ctx, refused);
-            }
+/// The peer wants a Child SA.
+///
+/// # Errors
+/// What it is told.
+pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Payload>, Refusal> {
+    grant(ctx, sa, parts).map_err(|error| {
+        match &error {
+            // These pass, and the peer tries again or knows better by now.
+            Error::Local(LocalFault::Busy | LocalFault::NoSuchChild) | Error::Incompatible(Incompatibility::KeyExchange(_)) => {}
+            error => failed(ctx, sa.facts, sa.session, Cause::Failed(error.clone())),
         }
+        match (&error, parts.notify(NotifyType::REKEY_SA)) {
+            // It says which one (RFC 7296 §2.25).
+            (Error::Local(LocalFault::NoSuchChild), Some(rekey)) => {
+                Refusal(Notify { protocol: rekey.protocol, spi: rekey.spi.clone(), ..error.notify() })
+            }
+            _ => error.into(),
+        }
+    })
+}
+
+/// A Child SA came to nothing, and not for a reason that passes in a moment: recorded, counted and reported.
+pub(super) fn failed(ctx: &mut Ctx, facts: &Facts, session: &Session, cause: Cause) {
+    let peer = session.peer;
+    // With an SA for the traffic, one more that is refused is no reason why nothing comes through.
+    if session.children.is_empty() {
+        ctx.record(Some(peer), |record| record.problem(&cause));
     }
+    ctx.count(Some(peer), |counters| counters.failed(&cause));
+    ctx.event(Event::ChildFailed { peer, spis: facts.spis, cause });
+}
 
-    /// The peer wants a Child SA, or a new IKE SA.
-    pub(super) fn on_create_child_request(&mut self, ctx: &mut Ctx, parts: Parts) {
-        let is_ike = parts.sa.as_ref().is_some_and(|proposals| proposals.iter().all(|one| one.protocol == ProtocolId::IKE));
-        if is_ike {
-            return self.on_rekey_ike_request(ctx, &parts);
-        }
-        if let Err(error) = self.grant_child(ctx, &parts) {
-            match &error {
-                // These pass, and the peer tries again or knows better by now.
-                Error::Local(LocalFault::Busy | LocalFault::NoSuchChild)
-                | Error::Incompatible(Incompatibility::KeyExchange(_)) => {}
-                error => self.child_failed(ctx, Cause::Failed(error.clone())),
-            }
-            let rekey = parts.notify(NotifyType::REKEY_SA);
-            let notify = match (&error, rekey) {
-                // It says which one (RFC 7296 §2.25).
-                (Error::Local(LocalFault::NoSuchChild), Some(rekey)) => {
-                    Notify { protocol: rekey.protocol, spi: rekey.spi.clone(), ..error.notify() }
-                }
-                _ => error.notify(),
-            };
-            self.refuse_with(ctx, EXCHANGE, notify);
-        }
+fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Payload>, Error> {
+    let (adit, session) = (sa.is_adit(), &mut *sa.session);
+    if session.succession.is_rekeying() || session.succession.has_successor() {
+        return Err(LocalFault::Busy.into());
     }
+    let rekey = parts.notify(NotifyType::REKEY_SA);
+    let old = rekey.map(|rekey| session.children.rekeyable(rekey)).transpose()?;
+    session.has_room(ctx.shared.config.limits.children, old.is_none())?;
+    let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
+    let sent = parts.ke.as_ref().and_then(|(method, _)| KeyExchangeMethod::from_id(*method));
+    let asked = Asked { exchange: EXCHANGE, first: false, old: old.and_then(|old| session.children.get(old)), adit };
+    let granted = plan::grant(&session.config, parts, &asked, sent);
+    ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
+    let Granted { config, lane, mode, selectors, choice } = granted?;
+    let id = match asked.old {
+        Some(old) => Some(old.id),
+        None => session.may_have(ctx.now.instant, (config, lane), &selectors)?,
+    };
+    let exchanged = exchange_keys(parts, &choice)?;
 
-    /// A Child SA came to nothing, and not for a reason that passes in a moment: recorded, counted and reported.
-    pub(super) fn child_failed(&self, ctx: &mut Ctx, cause: Cause) {
-        let Some(peer) = self.facts.peer else { return };
-        // With an SA for the traffic, one more that is refused is no reason why nothing comes through.
-        if self.session().is_none_or(|session| session.children.is_empty()) {
-            ctx.record(Some(peer), |record| record.problem(&cause));
-        }
-        ctx.count(Some(peer), |counters| counters.failed(&cause));
-        ctx.event(Event::ChildFailed { peer, spis: self.facts.spis, cause });
+    session.awaited.forget(ctx);
+    let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, lane);
+    let plan = Plan { id, config, lane, mode, inbound, replaces: old, selectors, ..Plan::default() };
+    let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
+    let mut between = vec![Payload::Nonce(nonce_r.clone())];
+    let (public, secret) = exchanged.unzip();
+    between.extend(public);
+    let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
+    let mut payloads = plan::payloads(&plan, answer, between, Role::Responder, adit);
+    let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r };
+    if let Some(old) = old.and_then(|old| session.children.get_mut(old)) {
+        old.collision = Some(RekeyCollision { inbound, lowest_nonce: creation.lowest_nonce() });
     }
-
-    fn grant_child(&mut self, ctx: &mut Ctx, parts: &Parts) -> Result<(), Error> {
-        let (id, adit) = (self.facts.id, self.facts.features.adit);
-        let limit = ctx.shared.config.limits.children;
-        let now = ctx.now.instant;
-        let Stage::Established(session) = &mut self.stage else { return Err(LocalFault::Busy.into()) };
-        if session.succession.is_rekeying() || session.succession.has_successor() {
-            return Err(LocalFault::Busy.into());
-        }
-        let rekey = parts.notify(NotifyType::REKEY_SA);
-        let old = rekey.map(|rekey| session.children.rekeyable(rekey)).transpose()?;
-        session.has_room(limit, old.is_none())?;
-        let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
-        let sent = parts.ke.as_ref().and_then(|(method, _)| KeyExchangeMethod::from_id(*method));
-        let asked = Asked { exchange: EXCHANGE, first: false, old: old.and_then(|old| session.children.get(old)), adit };
-        let granted = plan::grant(&session.config, parts, &asked, sent);
-        ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
-        let Granted { config, lane, mode, selectors, choice } = granted?;
-        let child_id = match asked.old {
-            Some(old) => Some(old.id),
-            None => session.may_have(now, (config, lane), &selectors)?,
-        };
-        let exchanged = exchange_keys(parts, &choice)?;
-
-        session.awaited.forget(ctx);
-        let inbound = ctx.shared.spis.allocate(ctx.random, id, lane);
-        let plan = Plan { id: child_id, config, lane, mode, inbound, replaces: old, selectors, ..Plan::default() };
-        let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
-        let mut between = vec![Payload::Nonce(nonce_r.clone())];
-        let (public, secret) = exchanged.unzip();
-        between.extend(public);
-        let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
-        let mut payloads = plan::payloads(&plan, answer, between, Role::Responder, adit);
-        let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r };
-        if let Some(old) = old.and_then(|old| session.children.get_mut(old)) {
-            old.collision = Some(RekeyCollision { inbound, lowest_nonce: creation.lowest_nonce() });
-        }
-        match Progress::begin(creation, secret)? {
-            // Ready to receive before the answer invites the peer to send (RFC 7296 §2.8).
-            Progress::Complete(creation, secrets) => self.finish_granted_child(ctx, creation, &secrets),
-            Progress::Unfinished(unfinished) => {
-                payloads.push(session.awaited.begin(ctx, followup::Goal::Child(Box::new(unfinished))));
-            }
-        }
-        self.respond(ctx, EXCHANGE, &payloads).map(|_| ())
+    match Progress::begin(creation, secret)? {
+        // Ready to receive before the answer invites the peer to send (RFC 7296 §2.8).
+        Progress::Complete(creation, secrets) => finish_granted(ctx, sa, creation, &secrets),
+        Progress::Unfinished(unfinished) => payloads.push(session.awaited.begin(ctx, Goal::Child(Box::new(unfinished)))),
     }
+    Ok(payloads)
+}
 
-    /// The responder has the keys: receives on the new Child SA, and goes on sending on the old one.
-    pub(super) fn finish_granted_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
-        let (inbound, replaces) = (creation.plan.inbound, creation.plan.replaces);
-        ctx.record(self.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-        self.install_child(ctx, creation, secrets);
-        let (now, request) = (ctx.now.instant, self.wire.window.expected_id());
-        if let Some(child) = self.session_mut().and_then(|session| session.children.get_mut(inbound)) {
-            // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
-            child.granted_in = Some(request);
+/// The responder has the keys: receives on the new Child SA, and goes on sending on the old one.
+pub(super) fn finish_granted(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
+    let (inbound, replaces, session) = (creation.plan.inbound, creation.plan.replaces, &mut *sa.session);
+    ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
+    plan::install(ctx, sa.facts.id, session, creation, secrets);
+    if let Some(child) = session.children.get_mut(inbound) {
+        // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
+        child.granted_in = Some(sa.expected_id);
+    }
+    match replaces {
+        None => session.activate(ctx, inbound),
+        // While our own rekey of it is under way, its answer decides.
+        Some(old) if session.children.get(old).is_some_and(|old| !old.rekeying) => {
+            session.children.replace(old, inbound, ctx.now.instant);
         }
-        match replaces {
-            None => self.activate_child(ctx, inbound),
-            Some(old) => {
-                let Some(session) = self.session_mut() else { return };
-                // While our own rekey of it is under way, its answer decides.
-                if session.children.get(old).is_some_and(|old| !old.rekeying) {
-                    session.children.replace(old, inbound, now);
-                }
-            }
-        }
+        Some(_) => {}
     }
 }
 

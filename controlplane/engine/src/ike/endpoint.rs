@@ -29,6 +29,7 @@ use super::directory::Directory;
 use super::event::{After, Event, IkeSpis, Transmit};
 use super::facts::SaId;
 use super::sa::IkeSa;
+use super::session::Session;
 use super::snapshot::Kept;
 use crate::timer::{Timers, earlier};
 
@@ -196,6 +197,15 @@ impl Endpoint {
         self.perform(now, id, actions);
     }
 
+    /// As [`Endpoint::run`], with what an established IKE SA has.
+    pub(super) fn with_session(&mut self, now: Now, id: SaId, act: impl FnOnce(&mut Session, &mut Ctx)) {
+        self.run(now, id, |sa, ctx| {
+            if let Some(session) = sa.session_mut() {
+                act(session, ctx);
+            }
+        });
+    }
+
     /// Puts an IKE SA into the table, or forgets it when nothing is left of it.
     pub(super) fn put_back(&mut self, now: Now, sa: IkeSa) {
         let id = sa.facts.id;
@@ -224,7 +234,7 @@ impl Endpoint {
         for action in actions {
             match action {
                 Action::Established { initial_contact } => self.on_established(now, id, initial_contact),
-                Action::Successor(sa) => self.on_successor(now, *sa),
+                Action::Successor => self.on_successor(now, id),
                 Action::Inherit { successor, then } => self.on_inherit(now, id, successor, then),
                 Action::Confirmed { sa } => self.on_confirmed(now, sa),
                 Action::Claim { from } => self.on_claim(now, id, from),

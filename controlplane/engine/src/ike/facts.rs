@@ -1,12 +1,12 @@
 //! What an IKE SA is: its two ends, the way between them, and what both can do.
 
 use adit_proto::control::PeerId;
-use adit_proto::ike::IkeSpi;
+use adit_proto::ike::{IkeSpi, Payload};
 
 use crate::path::Hop;
 
 use super::event::IkeSpis;
-use super::nat::NatStatus;
+use super::nat::{self, NatStatus};
 
 /// An IKE SA of this gateway: our SPI of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +56,11 @@ impl Facts {
     pub(super) fn new(role: Role, spis: IkeSpis, hop: Hop) -> Facts {
         let id = SaId(if role == Role::Initiator { spis.initiator } else { spis.responder });
         Facts { id, role, spis, peer: None, hop, nat: NatStatus::default(), features: Features::default() }
+    }
+
+    /// The hashes of NAT detection for a message that goes this way. With `force` the peer sees a NAT.
+    pub(super) fn detection(&self, hop: &Hop, force: bool) -> [Payload; 2] {
+        nat::detection((self.spis.initiator, self.spis.responder), hop, force)
     }
 
     /// Whether our original role in the IKE SA is that of the initiator.

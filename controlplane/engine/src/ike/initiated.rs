@@ -1,8 +1,10 @@
 //! What a request of ours needs when its answer comes, whichever exchange it is of.
 
+use super::agenda::Task;
 use super::auth;
 use super::context::Ctx;
 use super::create_child;
+use super::exchange::UnderWay;
 use super::followup;
 use super::informational::{self, Orphan};
 use super::intermediate;
@@ -22,6 +24,47 @@ pub(super) enum Initiated {
 }
 
 impl Initiated {
+    /// What it means for the exchanges that the peer begins meanwhile.
+    pub(super) fn seen(&mut self) -> UnderWay<'_> {
+        match self {
+            Initiated::CreateChild(sent) => UnderWay { plan: Some(sent.plan_mut()), is_about_child: true, ..UnderWay::default() },
+            Initiated::FollowUp(sent) => {
+                let plan = sent.plan_mut();
+                UnderWay { is_about_child: plan.is_some(), plan, deletes: &[] }
+            }
+            Initiated::Informational(informational::Sent::DeleteChildren(spis)) => {
+                UnderWay { plan: None, deletes: spis, is_about_child: true }
+            }
+            // Whether the peer has made it, or has it no more, is learned from the answer alone.
+            Initiated::Informational(informational::Sent::DeleteOrphan(_))
+            | Initiated::Orphan(Orphan::Child(_) | Orphan::Deleted(_)) => {
+                UnderWay { is_about_child: true, ..UnderWay::default() }
+            }
+            Initiated::SaInit(_)
+            | Initiated::Intermediate(_)
+            | Initiated::Auth(_)
+            | Initiated::RekeyIke(_)
+            | Initiated::Informational(_)
+            | Initiated::Orphan(Orphan::Ike | Orphan::Other) => UnderWay::default(),
+        }
+    }
+
+    /// What has to be done again in another IKE SA, where the answer cannot come any more.
+    pub(super) fn unfinished(&self) -> Option<Task> {
+        match self {
+            // Its answer would say to this one where ESP goes.
+            Initiated::Informational(informational::Sent::Addresses(sent)) => sent.task(),
+            Initiated::SaInit(_)
+            | Initiated::Intermediate(_)
+            | Initiated::Auth(_)
+            | Initiated::CreateChild(_)
+            | Initiated::RekeyIke(_)
+            | Initiated::FollowUp(_)
+            | Initiated::Informational(_)
+            | Initiated::Orphan(_) => None,
+        }
+    }
+
     /// Gives back what was reserved for a request that came to nothing.
     pub(super) fn release(&self, ctx: &mut Ctx) {
         match self {

@@ -65,6 +65,11 @@ impl Parts {
         self.notify(kind).is_some()
     }
 
+    /// The link to the next additional key exchange (RFC 9370 §2.2.4).
+    pub(super) fn follow_up_link(&self) -> Option<Vec<u8>> {
+        self.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map(|notify| notify.data.clone())
+    }
+
     /// The first notification that is an error: then the request has failed (RFC 7296 §3.10.1).
     pub(super) fn error(&self) -> Option<&Notify> {
         self.notifies.iter().find(|notify| notify.kind.is_error())

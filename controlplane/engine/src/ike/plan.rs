@@ -13,11 +13,11 @@ use super::child::{Child, Limits, Sending, Usage};
 use super::config::{ChildConfig, Mode, PeerConfig};
 use super::context::{Ctx, LANES_MAX};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::facts::Role;
+use super::facts::{Role, SaId};
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
-use super::sa::{IkeSa, Stage};
 use super::selectors::{self, SelectorPair};
+use super::session::Session;
 use super::vendor;
 use super::wishes::Wish;
 
@@ -212,56 +212,46 @@ pub(super) fn check_answer(
     Ok(choice)
 }
 
-impl IkeSa {
-    /// Makes the Child SA: it can receive from now on, and the keys to send are kept with it.
-    pub(super) fn install_child(&mut self, ctx: &mut Ctx, creation: Creation, secrets: &Secrets) {
-        let Stage::Established(session) = &mut self.stage else { return };
-        let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
-        let (peer, sa) = (session.peer, self.facts.id);
-        let Some(outbound) = choice.child_spi() else { return };
-        let keys = session.made.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
-        let (outbound_key, inbound_key) = match role {
-            Role::Initiator => (keys.from_initiator.clone(), keys.from_responder.clone()),
-            Role::Responder => (keys.from_responder.clone(), keys.from_initiator.clone()),
-        };
-        let lifetime = session.config.children[plan.config].lifetime;
-        let now = ctx.now.instant;
-        let id = ctx.shared.spis.children.hold(peer, (sa, plan.inbound), plan.id, (plan.config, plan.mode, &plan.selectors));
-        let child = Child {
-            id,
-            config: plan.config,
-            lane: plan.lane,
-            mode: plan.mode,
-            inbound: plan.inbound,
-            outbound,
-            choice,
-            selectors: plan.selectors,
-            born: now,
-            limits: Limits::new(now, &lifetime, ctx.random),
-            usage: Usage::default(),
-            sending: Sending::Waits(Box::new(outbound_key)),
-            replaces: plan.replaces,
-            state: ChildState::Live,
-            superseded: false,
-            granted_in: None,
-            rekeying: false,
-            collision: None,
-        };
-        session.children.add(ctx, child, inbound_key);
-        let left: Vec<Wish> =
-            plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.children.has(wish)).collect();
-        match left.len() {
-            0 => {}
-            // It was asked for that alone: to ask again at once would bring the same.
-            1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), None),
-            _ => session.wants.note_narrowing(),
-        }
-    }
-
-    /// What is sent on a Child SA's lane goes with it from now on.
-    pub(super) fn activate_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        if let Stage::Established(session) = &mut self.stage {
-            session.activate(ctx, inbound);
-        }
+/// Makes the Child SA under the IKE SA `sa`: it can receive from now on, and the keys to send are kept with it.
+pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: Creation, secrets: &Secrets) {
+    let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
+    let peer = session.peer;
+    let Some(outbound) = choice.child_spi() else { return };
+    let keys = session.made.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
+    let (outbound_key, inbound_key) = match role {
+        Role::Initiator => (keys.from_initiator.clone(), keys.from_responder.clone()),
+        Role::Responder => (keys.from_responder.clone(), keys.from_initiator.clone()),
+    };
+    let lifetime = session.config.children[plan.config].lifetime;
+    let now = ctx.now.instant;
+    let id = ctx.shared.spis.children.hold(peer, (sa, plan.inbound), plan.id, (plan.config, plan.mode, &plan.selectors));
+    let child = Child {
+        id,
+        config: plan.config,
+        lane: plan.lane,
+        mode: plan.mode,
+        inbound: plan.inbound,
+        outbound,
+        choice,
+        selectors: plan.selectors,
+        born: now,
+        limits: Limits::new(now, &lifetime, ctx.random),
+        usage: Usage::default(),
+        sending: Sending::Waits(Box::new(outbound_key)),
+        replaces: plan.replaces,
+        state: ChildState::Live,
+        superseded: false,
+        granted_in: None,
+        rekeying: false,
+        collision: None,
+    };
+    session.children.add(ctx, child, inbound_key);
+    let left: Vec<Wish> =
+        plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.children.has(wish)).collect();
+    match left.len() {
+        0 => {}
+        // It was asked for that alone: to ask again at once would bring the same.
+        1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), None),
+        _ => session.wants.note_narrowing(),
     }
 }

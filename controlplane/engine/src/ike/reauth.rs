@@ -13,10 +13,9 @@
 
 use std::time::{Duration, Instant};
 
-use adit_proto::control::Spi;
-
 use super::context::{Action, Ctx, Then};
-use super::sa::IkeSa;
+use super::event::Cause;
+use super::session::Session;
 
 /// How long the responder goes on sending on the old Child SAs, if it hears nothing on the new IKE SA: its answer may be lost a few
 /// times. An initiator that has lost the old ones says so (INITIAL_CONTACT), and then there is nothing to wait for.
@@ -24,63 +23,36 @@ const HOLD: Duration = Duration::from_secs(5);
 /// How long the initiator waits before the Delete of the old IKE SA, so that what is on the way on its Child SAs arrives.
 const DELETE_AFTER: Duration = Duration::from_secs(1);
 
-impl IkeSa {
-    /// The peer has shown that it has this IKE SA, or has had the time: what it has is used for sending from now on.
-    pub(super) fn end_hold(&mut self, ctx: &mut Ctx) {
-        if let Some(session) = self.session_mut() {
-            session.end_hold(ctx);
-        }
-    }
+/// The Child SAs of this new IKE SA wait while those of the one before are used.
+pub(super) fn hold(session: &mut Session, now: Instant) {
+    session.succession.hold(now + HOLD);
+}
 
-    /// The Child SAs of this new IKE SA wait while those of the one before are used.
-    pub(super) fn hold(&mut self, ctx: &Ctx) {
-        if let Some(session) = self.session_mut() {
-            session.succession.hold(ctx.now.instant + HOLD);
-        }
+/// If there is nothing left to be made, the IKE SA before this one can go.
+pub(super) fn finish(ctx: &mut Ctx, session: &mut Session) {
+    if session.agenda.creates() {
+        return;
     }
+    if let Some(before) = session.succession.take_before() {
+        ctx.act(Action::Superseded { sa: before, at: ctx.now.instant + DELETE_AFTER });
+    }
+}
 
-    /// There is nothing left to be made: the IKE SA before this one can go.
-    pub(super) fn finish_beside(&mut self, ctx: &mut Ctx) {
-        let Some(session) = self.session_mut().filter(|session| !session.agenda.creates()) else { return };
-        if let Some(before) = session.succession.take_before() {
-            ctx.act(Action::Superseded { sa: before, at: ctx.now.instant + DELETE_AFTER });
-        }
+/// What the time has come for. Says why the IKE SA is over, if it is.
+pub(super) fn on_timeout(ctx: &mut Ctx, session: &mut Session) -> Option<Cause> {
+    let now = ctx.now;
+    if session.succession.has_held(now.instant) {
+        session.end_hold(ctx);
     }
-
-    /// What the time has come for. Says whether the IKE SA is over.
-    pub(super) fn on_reauth_timeout(&mut self, ctx: &mut Ctx) -> bool {
-        let now = ctx.now;
-        let Some(session) = self.session_mut() else { return false };
-        if session.succession.has_held(now.instant) {
-            session.end_hold(ctx);
-        }
-        if let Some(after) = session.succession.take_delete(now.instant) {
-            ctx.act(Action::GiveWay { to: after, then: Then::Close });
-        }
-        if session.succession.next().is_some() {
-            return false;
-        }
-        if let Some(cause) = session.proof.standing_mut().over(now) {
-            self.close(ctx, vec![adit_proto::ike::Delete::ike().into()], cause);
-            return true;
-        }
-        if session.proof.standing_mut().take_reauth(now) {
-            ctx.act(Action::Reauthenticate);
-        }
-        false
+    if let Some(after) = session.succession.take_delete(now.instant) {
+        ctx.act(Action::GiveWay { to: after, then: Then::Close });
     }
-
-    /// Gives the inbound SAs away to drain; the IKE SA has no Child SA any more.
-    pub(super) fn retire(&mut self, ctx: &mut Ctx) -> Vec<(Instant, Spi)> {
-        self.session_mut().map(|session| session.children.retire(ctx)).unwrap_or_default()
+    if session.succession.next().is_some() {
+        return None;
     }
-
-    /// Takes what the IKE SA before this one gave away.
-    pub(super) fn drain(&mut self, ctx: &mut Ctx, draining: Vec<(Instant, Spi)>) {
-        let id = self.facts.id;
-        if let Some(session) = self.session_mut() {
-            draining.iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, id));
-            session.children.drain(draining);
-        }
+    let over = session.proof.standing_mut().over(now);
+    if over.is_none() && session.proof.standing_mut().take_reauth(now) {
+        ctx.act(Action::Reauthenticate);
     }
+    over
 }

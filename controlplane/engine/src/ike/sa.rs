@@ -2,28 +2,33 @@
 //!
 //! What the exchanges do with a message is in a file for each of them.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use adit_proto::ike::encrypted::Sealed;
-use adit_proto::ike::{ExchangeType, Header, Notify, NotifyType, Payload, decode_payloads};
+use adit_proto::ike::{Delete, ExchangeType, Header, Notify, NotifyType, Payload, ProtocolId, decode_payloads};
 
 use zeroize::Zeroizing;
 
 use crate::crypto::IkeKeys;
 
+use super::agenda::Task;
+use super::config::PeerConfig;
 use super::context::{Action, Ctx};
 use super::error::{Error, LocalFault, Misbehaviour};
 use super::event::{Cause, Event, IkeSpis};
+use super::exchange::Successor;
 use super::facts::{Facts, Role, SaId};
 use super::handshake::{Exchanging, Keyed, Negotiation};
-use super::informational;
 use super::initiated::Initiated;
 use super::key_log::KeyLog;
 use super::parts::Parts;
-use super::protect::Message;
+use super::protect::{Message, Protection};
 use super::session::Session;
+use super::trust::{OwnProof, Trust};
 use super::window::{Outstanding, Place};
-use super::wire::{Opened, Wire};
+use super::wire::{Came, Opened, Wire};
+use super::{crash, evidence, informational};
 use crate::path::Hop;
 
 /// How far an IKE SA is.
@@ -71,6 +76,8 @@ pub(super) struct IkeSa {
     pub claimed: Option<String>,
     /// A request that can be answered when the Child SAs have come.
     deferred: Option<(ExchangeType, Parts)>,
+    /// The IKE SA that was made in a rekey of this one, until the endpoint takes it.
+    offspring: Option<Box<IkeSa>>,
 }
 
 impl IkeSa {
@@ -83,6 +90,7 @@ impl IkeSa {
             init_digest: None,
             claimed: None,
             deferred: None,
+            offspring: None,
         }
     }
 
@@ -98,6 +106,61 @@ impl IkeSa {
             Stage::Established(session) => Some(session),
             Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) | Stage::Closing { .. } | Stage::Closed => None,
         }
+    }
+
+    /// What an established one is and has.
+    pub(super) fn facts_and_session(&mut self) -> Option<(&Facts, &mut Session)> {
+        match &mut self.stage {
+            Stage::Established(session) => Some((&self.facts, session)),
+            Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) | Stage::Closing { .. } | Stage::Closed => None,
+        }
+    }
+
+    /// Where requests go: once the peer is authenticated, the path of IKE with it.
+    pub(super) fn hop(&self, ctx: &Ctx) -> Hop {
+        match self.stage {
+            Stage::Established(_) | Stage::Closing { .. } | Stage::Closed => ctx.shared.hop_of(&self.facts),
+            Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) => self.facts.hop,
+        }
+    }
+
+    /// Follows a changed configuration, unless the trust is another one.
+    pub(super) fn reconfigure(&mut self, ctx: &mut Ctx, config: Arc<PeerConfig>, trust: &Trust) {
+        let adit = self.facts.features.adit;
+        match self.session_mut() {
+            Some(session) if session.proof.trust() != trust => {
+                self.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged);
+            }
+            Some(session) => {
+                session.proof.standing_mut().reconsider(ctx.now, OwnProof::of(&config));
+                session.reconfigure(config);
+                session.want_missing_children(adit);
+            }
+            None => {}
+        }
+    }
+
+    /// Asks for the Child SAs that are missing.
+    pub(super) fn want_missing_children(&mut self) {
+        if let Some((facts, session)) = self.facts_and_session() {
+            session.want_missing_children(facts.features.adit);
+        }
+    }
+
+    /// Keeps the IKE SA that takes the place of this one for the endpoint.
+    pub(super) fn bear(&mut self, ctx: &mut Ctx, new: Successor) {
+        let Successor { facts, session } = new;
+        let mut sa = IkeSa::new(ctx.now.instant, facts.role, facts.spis, facts.hop);
+        sa.wire.protect(Protection::new(&session.made.keys, facts.role, ctx.random));
+        sa.facts = facts;
+        sa.log_keys(ctx, &session.made.keys);
+        sa.stage = Stage::Established(Box::new(session));
+        self.offspring = Some(Box::new(sa));
+    }
+
+    /// Gives it to the endpoint.
+    pub(super) fn take_offspring(&mut self) -> Option<IkeSa> {
+        self.offspring.take().map(|sa| *sa)
     }
 
     /// A message whose header names our SPI.
@@ -161,7 +224,10 @@ impl IkeSa {
             }
             Ok(parts) => {
                 self.wire.note_heard(ctx.now.instant);
-                self.heard_response(ctx, hop, message.len() + hop.overhead());
+                if matches!(self.stage, Stage::Established(_)) {
+                    let came = Came { hop, bytes: message.len() + hop.overhead() };
+                    evidence::heard_answer(ctx, &self.facts, came, self.wire.sent_this_way(&hop));
+                }
                 self.on_response(ctx, parts, &opened);
             }
         }
@@ -179,8 +245,8 @@ impl IkeSa {
         self.wire.note_heard(ctx.now.instant);
         if let Some(session) = self.session_mut() {
             session.succession.confirmed();
+            session.end_hold(ctx);
         }
-        self.end_hold(ctx);
         match self.predecessor_to_claim(exchange, &parts) {
             Some(from) => {
                 self.deferred = Some((exchange, parts));
@@ -216,18 +282,10 @@ impl IkeSa {
                 let error = Misbehaviour::LeftOut(exchanging.next()).into();
                 self.on_malformed_request(ctx, exchange, error);
             }
-            (Stage::Established(_), ExchangeType::CREATE_CHILD_SA) => {
-                self.heard_request(ctx, self.wire.came());
-                self.on_create_child_request(ctx, parts);
-            }
-            (Stage::Established(_), ExchangeType::IKE_FOLLOWUP_KE) => {
-                self.heard_request(ctx, self.wire.came());
-                self.on_followup_request(ctx, parts);
-            }
-            (Stage::Established(_), ExchangeType::INFORMATIONAL) => {
-                self.heard_request(ctx, self.wire.came());
-                self.on_informational_request(ctx, parts);
-            }
+            (
+                Stage::Established(_),
+                ExchangeType::CREATE_CHILD_SA | ExchangeType::IKE_FOLLOWUP_KE | ExchangeType::INFORMATIONAL,
+            ) => self.on_established_request(ctx, exchange, &parts),
             (Stage::Established(_), _) => {
                 self.on_malformed_request(ctx, exchange, Misbehaviour::OutOfPlace(exchange).into());
             }
@@ -238,6 +296,36 @@ impl IkeSa {
             (Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) | Stage::Closing { .. } | Stage::Closed, _) => {
                 ctx.count(self.facts.peer, |counters| counters.dropped_out_of_place += 1);
             }
+        }
+    }
+
+    /// We have said our last word; the peer may still say its own.
+    fn on_informational_while_closing(&mut self, ctx: &mut Ctx, parts: &Parts) {
+        let _ = self.respond(ctx, ExchangeType::INFORMATIONAL, &[]);
+        if parts.deletes.iter().any(|delete| delete.protocol == ProtocolId::IKE) {
+            self.end(ctx, Cause::PeerClosed);
+        }
+    }
+
+    /// A response in the clear. Only a token proves anything; that the peer does not know the IKE SA is a hint to look whether it is
+    /// alive (RFC 7296 §2.21.4).
+    fn on_unprotected_response(&mut self, ctx: &mut Ctx, header: &Header, message: &[u8]) {
+        ctx.count(self.facts.peer, |counters| counters.dropped_unprotected += 1);
+        let Stage::Established(session) = &mut self.stage else { return };
+        match crash::hint(&session.tokens, message) {
+            crash::Hint::Nothing => {}
+            crash::Hint::Crashed => {
+                ctx.count(self.facts.peer, |counters| counters.crashes_detected += 1);
+                self.end(ctx, Cause::PeerCrashed);
+            }
+            crash::Hint::Unknown if self.wire.window.awaits(header.message_id, header.exchange) => {
+                self.wire.window.hurry(ctx.now.instant, crash::TRIES_AFTER_HINT, crash::INTERVAL_AFTER_HINT);
+            }
+            crash::Hint::Unknown if self.wire.window.is_idle() => {
+                session.want(Task::Liveness);
+                self.start_next(ctx);
+            }
+            crash::Hint::Unknown => {}
         }
     }
 
@@ -270,11 +358,11 @@ impl IkeSa {
             Initiated::SaInit(_) => {}
             Initiated::Intermediate(sent) => self.on_intermediate_response(ctx, *sent, parts, opened),
             Initiated::Auth(sent) => self.on_auth_response(ctx, *sent, parts),
-            Initiated::CreateChild(sent) => self.on_create_child_response(ctx, *sent, parts),
-            Initiated::RekeyIke(sent) => self.on_rekey_ike_response(ctx, *sent, parts),
-            Initiated::FollowUp(sent) => self.on_followup_response(ctx, *sent, parts),
-            Initiated::Informational(sent) => self.on_informational_response(ctx, sent, &parts),
-            Initiated::Orphan(orphan) => self.on_orphan_response(ctx, exchange, orphan, &parts),
+            context @ (Initiated::CreateChild(_)
+            | Initiated::RekeyIke(_)
+            | Initiated::FollowUp(_)
+            | Initiated::Informational(_)
+            | Initiated::Orphan(_)) => self.on_established_answer(ctx, exchange, context, &parts),
         }
         self.start_next(ctx);
     }
@@ -319,7 +407,7 @@ impl IkeSa {
     pub(super) fn close_after_failure(&mut self, ctx: &mut Ctx, error: Error) {
         let notify = match error.notify().kind {
             NotifyType::AUTHENTICATION_FAILED => Notify::new(NotifyType::AUTHENTICATION_FAILED).into(),
-            _ => adit_proto::ike::Delete::ike().into(),
+            _ => Delete::ike().into(),
         };
         self.close(ctx, vec![notify], error.into());
     }

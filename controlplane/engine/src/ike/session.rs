@@ -16,13 +16,14 @@ use super::context::Ctx;
 use super::crash::Tokens;
 use super::error::LocalFault;
 use super::event::Cause;
-use super::followup::Awaited;
+use super::facts::SaId;
 use super::lifetimes::Lifetimes;
 use super::mobike::Mobike;
 use super::negotiate::Choice;
 use super::proof::Proof;
 use super::selectors::SelectorPair;
 use super::succession::Succession;
+use super::unfinished::Awaited;
 use super::wishes::{Refused, Wants, Wish};
 
 /// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.
@@ -247,7 +248,7 @@ impl Session {
     }
 
     /// Takes over Child SAs and what is wanted. What was closing is still to be deleted.
-    pub(super) fn inherit(&mut self, ctx: &mut Ctx, owner: super::facts::SaId, estate: Estate) {
+    pub(super) fn inherit(&mut self, ctx: &mut Ctx, owner: SaId, estate: Estate) {
         let Estate { children, wants, tasks } = estate;
         self.succession.forget_predecessor();
         self.children.inherit(ctx, owner, children);
@@ -256,6 +257,14 @@ impl Session {
         let closing: Vec<Spi> = closing.collect();
         closing.into_iter().for_each(|inbound| self.want(Task::DeleteChildren(vec![inbound])));
         tasks.into_iter().for_each(|task| self.want(task));
+    }
+
+    /// The IKE SA before this one has ended with all that it had.
+    pub(super) fn inherit_nothing(&mut self, from: SaId, is_adit: bool) {
+        if self.succession.predecessor() == Some(from) {
+            self.succession.forget_predecessor();
+            self.want_missing_children(is_adit);
+        }
     }
 
     /// Gives Child SAs and what is wanted away; `unfinished` is under way here and is begun anew there.

@@ -30,6 +30,7 @@ use super::context::{Ctx, Peer};
 use super::endpoint::Endpoint;
 use super::event::Cause;
 use super::facts::SaId;
+use super::mobike;
 use super::sa::IkeSa;
 use crate::path::Paths;
 use bytes::Out;
@@ -266,7 +267,11 @@ impl Endpoint {
     fn adopt(&mut self, now: Now, sa: IkeSa) {
         let id = sa.facts.id;
         self.list(now, sa);
-        self.run(now, id, |sa, _| sa.confirm_path());
+        self.run(now, id, |sa, _| {
+            if let Some((facts, session)) = sa.facts_and_session() {
+                mobike::confirm_path(facts, session);
+            }
+        });
     }
 
     /// Takes an IKE SA back only to delete it. Its Child SAs have no owner any more.

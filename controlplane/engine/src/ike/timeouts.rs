@@ -11,12 +11,12 @@ use super::context::{Action, Ctx, Then};
 use super::create_child::UNCONFIRMED_WAIT;
 use super::event::{After, Cause};
 use super::facts::Role;
-use super::followup;
 use super::initiated::Initiated;
 use super::sa::{IkeSa, Stage};
 use super::session::Session;
 use super::succession::REPLACED_PATIENCE;
 use super::window::Due;
+use super::{evidence, followup, reauth, rekey_ike};
 use crate::timer::earlier;
 
 /// How long a peer may take from IKE_SA_INIT to the end of IKE_AUTH.
@@ -89,7 +89,13 @@ impl IkeSa {
     }
 
     fn send_again(&mut self, ctx: &mut Ctx) {
-        self.repeat_request(ctx);
+        let here = self.hop(ctx);
+        let repeated = self.wire.repeat(ctx, self.facts.peer, here);
+        if let (Stage::Established(session), true) = (&self.stage, repeated >= evidence::SILENT_AFTER) {
+            for hop in evidence::elsewhere(ctx, &self.facts, session, here) {
+                self.wire.repeat_to(ctx, self.facts.peer, hop);
+            }
+        }
         self.wire.note_sent(ctx.now.instant);
         ctx.count(self.facts.peer, |counters| counters.retransmissions += 1);
     }
@@ -105,13 +111,13 @@ impl IkeSa {
                 cause = error.clone().into();
             }
         }
-        if let Stage::Established(session) = &self.stage {
+        if let Stage::Established(session) = &mut self.stage {
             if session.succession.has_successor() || session.succession.next().is_some() {
                 cause = Cause::Replaced;
             } else if let Some(successor) = session.succession.made_by_peer() {
                 // The peer's new IKE SA may be alive though this one is not.
                 ctx.act(Action::Rekeying(false));
-                return self.leave_to(ctx, successor, Then::End);
+                return rekey_ike::leave_to(ctx, session, successor, Then::End);
             } else {
                 ctx.count(self.facts.peer, |counters| counters.dead_peers += 1);
             }
@@ -143,10 +149,9 @@ impl IkeSa {
         if session.lifetimes.is_over(now) {
             return self.close(ctx, delete, Cause::Expired);
         }
-        if self.on_reauth_timeout(ctx) {
-            return;
+        if let Some(cause) = reauth::on_timeout(ctx, session) {
+            return self.close(ctx, delete, cause);
         }
-        let Stage::Established(session) = &mut self.stage else { return };
         if session.lifetimes.take_rekey(now, self.wire.window.is_exhausted()) {
             session.want(Task::RekeyIke { method: None });
         }

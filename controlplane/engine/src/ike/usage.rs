@@ -4,61 +4,46 @@ use adit_proto::control::Spi;
 
 use super::child::{Child, Usage};
 use super::context::Ctx;
-use super::sa::IkeSa;
+use super::session::Session;
 
-impl IkeSa {
-    /// Every Child SA that has waited for it is used for sending from now on.
-    pub(super) fn activate_children(&mut self, ctx: &mut Ctx) {
-        if let Some(session) = self.session_mut() {
-            session.activate_all(ctx);
-        }
-    }
-
-    /// The data plane has counted. Replaces or ends what is worn out; and packets on a new SA prove that the peer sends on it.
-    pub(super) fn take_usage(&mut self, ctx: &mut Ctx, inbound: Spi, usage: Usage) {
-        let expected_id = self.wire.window.expected_id();
-        let Some(session) = self.session_mut() else { return };
-        let Some(child) = session.children.get_mut(inbound) else { return };
+impl Session {
+    /// The data plane has counted. Replaces or ends what is worn out; and packets on a new SA prove that the peer sends on it. Says
+    /// whether something has come since. `expected_id` is that of the peer's next request.
+    pub(super) fn take_usage(&mut self, ctx: &mut Ctx, inbound: Spi, usage: Usage, expected_id: u32) -> bool {
+        let Some(child) = self.children.get_mut(inbound) else { return false };
         let heard = usage.inbound_packets > child.usage.inbound_packets;
         child.usage = usage;
         if heard && !child.is_sending() && child.replaces.is_some() && child.is_live() {
-            session.activate(ctx, inbound);
+            self.activate(ctx, inbound);
         }
         if heard {
-            session.end_hold(ctx);
+            self.end_hold(ctx);
         }
-        session.on_children_timeout(ctx, expected_id);
-        if heard {
-            // An authentic packet of ESP is proof of life as good as any (RFC 7296 §2.4).
-            self.wire.note_heard(ctx.now.instant);
-        }
+        self.on_children_timeout(ctx, expected_id);
+        heard
     }
 
     /// The inbound half cannot be installed: there is no use in it.
     pub(super) fn refuse_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let (now, peer) = (ctx.now.instant, self.facts.peer);
-        let Some(session) = self.session_mut() else { return };
-        let Some(place) = session.children.get(inbound).map(Child::slot) else { return };
-        ctx.count(peer, |counters| counters.children_lost += 1);
-        session.wants.backoffs.back_off(now, place);
-        session.close_child(inbound);
+        let Some(place) = self.children.get(inbound).map(Child::slot) else { return };
+        ctx.count(Some(self.peer), |counters| counters.children_lost += 1);
+        self.wants.backoffs.back_off(ctx.now.instant, place);
+        self.close_child(inbound);
     }
 
     /// The inbound half is not there any more: the Child SA is rekeyed when it is its turn.
     pub(super) fn lose_inbound(&mut self, ctx: &mut Ctx, inbound: Spi) {
-        let (now, peer) = (ctx.now.instant, self.facts.peer);
-        let Some(session) = self.session_mut() else { return };
-        let Some(child) = session.children.get_mut(inbound) else { return };
-        ctx.count(peer, |counters| counters.children_lost += 1);
-        let at = session.wants.backoffs.back_off(now, child.slot());
+        let Some(child) = self.children.get_mut(inbound) else { return };
+        ctx.count(Some(self.peer), |counters| counters.children_lost += 1);
+        let at = self.wants.backoffs.back_off(ctx.now.instant, child.slot());
         if child.is_live() && !child.rekeying {
             child.limits.rekey_at = Some(at);
         }
     }
 
-    /// As [`IkeSa::lose_inbound`], for the other half.
+    /// As [`Session::lose_inbound`], for the other half.
     pub(super) fn lose_outbound(&mut self, ctx: &mut Ctx, outbound: Spi) {
-        if let Some(inbound) = self.session_mut().and_then(|session| session.children.lose_outbound(outbound)) {
+        if let Some(inbound) = self.children.lose_outbound(outbound) {
             self.lose_inbound(ctx, inbound);
         }
     }

@@ -23,6 +23,7 @@ use super::super::nat::NatStatus;
 use super::super::remotes::Remotes;
 use super::super::sa::Stage;
 use super::super::sa_init;
+use super::super::session::Session;
 use super::super::trust::Trust;
 use super::{Endpoint, Timer};
 use crate::path::{Hop, IKE_PORT};
@@ -280,19 +281,18 @@ impl Endpoint {
         self.command(now, id, |session| session.want(Task::Liveness))
     }
 
-    fn command(
-        &mut self,
-        now: Now,
-        id: PeerId,
-        order: impl FnOnce(&mut super::super::session::Session),
-    ) -> Result<(), CommandError> {
+    fn command(&mut self, now: Now, id: PeerId, order: impl FnOnce(&mut Session)) -> Result<(), CommandError> {
         let current = self.current(id)?;
-        self.run(now, current, |sa, _| {
-            if let Some(session) = sa.session_mut() {
-                order(session);
+        self.with_session(now, current, |session, _| order(session));
+        Ok(())
+    }
+
+    fn change_path(&mut self, now: Now, id: SaId, local: Option<SocketAddr>, remote: Option<SocketAddr>) {
+        self.run(now, id, |sa, ctx| {
+            if let Some((facts, session)) = sa.facts_and_session() {
+                evidence::change_path(ctx, facts, session, (local, remote));
             }
         });
-        Ok(())
     }
 
     fn current(&self, id: PeerId) -> Result<SaId, CommandError> {
@@ -326,7 +326,7 @@ impl Endpoint {
         }
         self.directory_is_stale = true;
         if let Some(current) = peer.current {
-            self.run(now, current, |sa, ctx| sa.change_path(ctx, local, remote));
+            self.change_path(now, current, local, remote);
         }
         self.serve_paths(now);
         Ok(())
@@ -355,7 +355,7 @@ impl Endpoint {
             let moved = all.iter().map(|remote| Hop::new(evidence::unspecified(*remote, hop.local.port()), *remote));
             let moved = moved.zip(&all).find(|(other, _)| other.remote == hop.remote && other.interface != hop.interface);
             if let Some((other, remote)) = moved {
-                self.run(now, current, |sa, ctx| sa.change_path(ctx, Some(other.local), Some(*remote)));
+                self.change_path(now, current, Some(other.local), Some(*remote));
             }
         }
         self.serve_paths(now);
@@ -366,7 +366,13 @@ impl Endpoint {
     pub fn handle_usage(&mut self, now: Now, usage: &BTreeMap<Spi, Usage>) {
         for (inbound, usage) in usage {
             let Some(owner) = self.shared.spis.owner(*inbound) else { continue };
-            self.run(now, owner, |sa, ctx| sa.take_usage(ctx, *inbound, *usage));
+            self.run(now, owner, |sa, ctx| {
+                let expected_id = sa.wire.window.expected_id();
+                // An authentic packet of ESP is proof of life as good as any (RFC 7296 §2.4).
+                if sa.session_mut().is_some_and(|session| session.take_usage(ctx, *inbound, *usage, expected_id)) {
+                    sa.wire.note_heard(ctx.now.instant);
+                }
+            });
         }
     }
 
@@ -375,14 +381,14 @@ impl Endpoint {
     /// refuses, it takes longer (1 s, 2 s, … 60 s), also where the peer asks. An SPI that is not known is ignored.
     pub fn close_child(&mut self, now: Now, inbound: Spi) {
         let Some(owner) = self.shared.spis.owner(inbound) else { return };
-        self.run(now, owner, |sa, ctx| sa.refuse_child(ctx, inbound));
+        self.with_session(now, owner, |session, ctx| session.refuse_child(ctx, inbound));
     }
 
     /// The data plane does not have this inbound SA: it was lost, with a worker for example. The Child SA, and no other, is
     /// rekeyed; with the same waits as [`Endpoint::close_child`]. An SPI that is not known is ignored.
     pub fn lost_inbound(&mut self, now: Now, inbound: Spi) {
         let Some(owner) = self.shared.spis.owner(inbound) else { return };
-        self.run(now, owner, |sa, ctx| sa.lose_inbound(ctx, inbound));
+        self.with_session(now, owner, |session, ctx| session.lose_inbound(ctx, inbound));
     }
 
     /// The data plane does not have this outbound SA of a peer: it was lost, or refused when it was to be installed. The Child
@@ -391,7 +397,7 @@ impl Endpoint {
     pub fn lost_outbound(&mut self, now: Now, peer: PeerId, outbound: Spi) {
         let Some(peer) = self.shared.peers.get(&peer) else { return };
         for id in peer.sas.clone() {
-            self.run(now, id, |sa, ctx| sa.lose_outbound(ctx, outbound));
+            self.with_session(now, id, |session, ctx| session.lose_outbound(ctx, outbound));
         }
     }
 

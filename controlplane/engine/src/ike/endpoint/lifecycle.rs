@@ -13,6 +13,7 @@ use super::super::facts::{Role, SaId};
 use super::super::initiated::Initiated;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
+use super::super::{evidence, rekey_ike};
 use super::{Endpoint, Refusal, Timer};
 use adit_proto::control::PeerId;
 use adit_proto::ike::Delete;
@@ -87,8 +88,10 @@ impl Endpoint {
             peer.connected_as = identity.unwrap_or_default();
         }
         self.run(now, id, |sa, ctx| {
-            sa.agree_on_paths(ctx);
-            sa.activate_children(ctx);
+            if let Some((facts, session)) = sa.facts_and_session() {
+                evidence::agree_on_paths(ctx, facts, session);
+                session.activate_all(ctx);
+            }
         });
     }
 
@@ -111,7 +114,9 @@ impl Endpoint {
         }
     }
 
-    pub(super) fn on_successor(&mut self, now: Now, sa: IkeSa) {
+    /// An IKE SA was made in a rekey of that one.
+    pub(super) fn on_successor(&mut self, now: Now, of: SaId) {
+        let Some(sa) = self.sas.get_mut(&of).and_then(IkeSa::take_offspring) else { return };
         if let Some(peer) = sa.facts.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
             peer.sas.push(sa.facts.id);
         }
@@ -133,9 +138,19 @@ impl Endpoint {
         }
         let Some(old) = self.sas.get_mut(&from) else { return };
         let (old_spis, peer_id) = (old.facts.spis, old.facts.peer);
-        let beside = old.session_mut().map(|session| session.succession.take_beside()).unwrap_or_default();
-        let Some(handover) = old.hand_over() else { return };
-        self.run(now, successor, |sa, ctx| sa.inherit(ctx, handover));
+        let (nat, last_heard) = (old.facts.nat, old.wire.last_heard());
+        let unfinished = old.wire.window.outstanding().and_then(|outstanding| outstanding.context.unfinished());
+        let Some(session) = old.session_mut() else { return };
+        let (beside, estate) = (session.succession.take_beside(), session.hand_over(unfinished));
+        self.run(now, successor, |sa, ctx| {
+            if last_heard > sa.wire.last_heard() {
+                // The peer has moved since this one was made.
+                sa.facts.nat = nat;
+            }
+            if let Some(session) = sa.session_mut() {
+                session.inherit(ctx, successor, estate);
+            }
+        });
         self.inherit_beside(now, from, successor, beside);
         if let Some(peer_id) = peer_id {
             if self.shared.peers.get(&peer_id).is_some_and(|peer| peer.current == Some(from)) {
@@ -161,7 +176,11 @@ impl Endpoint {
             succession.is_some_and(|one| !one.has_successor() && one.made_by_peer() == Some(successor))
         };
         if self.sas.get(&from).is_some_and(named) {
-            self.run(now, from, |sa, ctx| sa.leave_to(ctx, successor, Then::Stay));
+            self.run(now, from, |sa, ctx| {
+                if let Some(session) = sa.session_mut() {
+                    rekey_ike::leave_to(ctx, session, successor, Then::Stay);
+                }
+            });
         }
         self.run(now, successor, |sa, ctx| sa.resume_deferred(ctx));
     }
@@ -226,8 +245,10 @@ impl Endpoint {
             if let Some(next) = self.another_session(peer_id, id) {
                 self.make_current(now, peer_id, next);
                 return self.run(now, next, |sa, _| {
-                    sa.stand_alone(id);
-                    sa.inherit_nothing(id);
+                    if let Some((facts, session)) = sa.facts_and_session() {
+                        session.succession.stand_alone(id);
+                        session.inherit_nothing(id, facts.features.adit);
+                    }
                 });
             }
             return self.lost(now, peer_id, cause, Some(spis));

@@ -11,6 +11,7 @@ use super::super::connection::ConnectionState;
 use super::super::context::{Ctx, Then};
 use super::super::event::Cause;
 use super::super::facts::SaId;
+use super::super::reauth;
 use super::super::sa::IkeSa;
 use super::super::succession::Beside;
 use super::Endpoint;
@@ -58,10 +59,11 @@ impl Endpoint {
         let sends = |sa: &IkeSa| sa.session().is_some_and(|session| session.children.iter().any(|child| child.is_sending()));
         let hold = !ours && self.sas.get(&old).is_some_and(sends);
         self.run(now, new, |sa, ctx| {
+            let Some(session) = sa.session_mut() else { return };
             if hold {
-                sa.hold(ctx);
+                reauth::hold(session, ctx.now.instant);
             }
-            if let Some(session) = sa.session_mut().filter(|_| ours) {
+            if ours {
                 session.succession.set_before(Some(old));
             }
         });
@@ -122,28 +124,32 @@ impl Endpoint {
         let found = [Some(new), current].into_iter().flatten().find(usable);
         let (new, there) = (found.unwrap_or(new), found.is_some());
         if there {
-            self.run(now, new, |sa, ctx| sa.end_hold(ctx));
+            self.run(now, new, |sa, ctx| {
+                if let Some(session) = sa.session_mut() {
+                    session.end_hold(ctx);
+                }
+            });
             let mut draining = Vec::new();
-            if let Some(sa) = self.sas.get_mut(&old) {
-                draining = sa.retire(&mut Ctx::new(now, &mut *self.random, &mut self.shared));
+            if let Some(session) = self.sas.get_mut(&old).and_then(IkeSa::session_mut) {
+                draining = session.children.retire(&mut Ctx::new(now, &mut *self.random, &mut self.shared));
             }
-            self.run(now, new, |sa, ctx| sa.drain(ctx, draining));
+            self.run(now, new, |sa, ctx| {
+                if let Some(session) = sa.session_mut() {
+                    draining.iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, new));
+                    session.children.drain(draining);
+                }
+            });
         }
         let cause = if there { Cause::Replaced } else { Cause::PeerClosed };
         match (then, there) {
             (Then::End, _) => self.run(now, old, |sa, ctx| sa.end(ctx, cause)),
             (Then::Close, true) => self.run(now, old, |sa, ctx| sa.close(ctx, vec![Delete::ike().into()], cause)),
             // The new one is gone: the old one is all that there is.
-            (Then::Close | Then::Stay, _) => self.run(now, old, |sa, _| sa.stand_alone(new)),
-        }
-    }
-}
-
-impl IkeSa {
-    /// The one that was to take the place of this one is gone.
-    pub(super) fn stand_alone(&mut self, without: SaId) {
-        if let Some(session) = self.session_mut() {
-            session.succession.stand_alone(without);
+            (Then::Close | Then::Stay, _) => self.run(now, old, |sa, _| {
+                if let Some(session) = sa.session_mut() {
+                    session.succession.stand_alone(new);
+                }
+            }),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::super::config::{Mode, PeerConfig};
 use super::super::context::Ctx;
 use super::super::crash::Tokens;
 use super::super::event::IkeSpis;
+use super::super::evidence;
 use super::super::facts::{Features, Role, SaId};
 use super::super::informational::{Orphan, Sent};
 use super::super::initiated::Initiated;
@@ -159,7 +160,9 @@ fn restore_path(ctx: &mut Ctx, sa: &IkeSa, peer: PeerId, places: Places) {
     if places.mtu > 0 {
         ctx.shared.paths.remember_size(peer, places.used.remote.ip(), places.mtu);
     }
-    sa.establish_path(ctx);
+    if let Some(session) = sa.session() {
+        evidence::establish_path(ctx, &sa.facts, session);
+    }
     if places.latest != places.used {
         // One that is not taken is counted.
         let _ = ctx.shared.paths.candidate(ctx.now.instant, peer, places.latest, Moves::Both, PROOF_CREDIT);
