@@ -14,8 +14,6 @@ use crate::registry::Claim;
 use crate::state::{Environment, State};
 use crate::udp;
 
-/// Longest datagram that the control plane may inject, in bytes.
-const INJECT_MAX: usize = 2048;
 /// Shortest path MTU, in bytes: what every IPv4 host takes (RFC 1122 §3.3.2).
 const PATH_MTU_MIN: u16 = 576;
 
@@ -274,11 +272,15 @@ fn inject(env: &mut Environment) -> bool {
 }
 
 fn inject_some(env: &mut Environment) -> bool {
-    let mut datagram = [0; INJECT_MAX];
     for _ in 0..INJECTS_PER_TURN {
-        let Some((header, len)) = env.port.next_inject(&mut datagram) else { break };
+        let Some((header, len)) = env.port.next_inject(&mut env.inject) else { break };
         let hop = udp::Hop::new(header.to, header.local, header.interface, env.udp.mapped);
-        if hop.is_some_and(|hop| env.udp.send(&hop, header.class, &datagram[..len], len).is_ok()) {
+        let (class, datagram) = (header.class, &env.inject[..len]);
+        let sent = hop.is_some_and(|hop| match header.fragments {
+            true => env.udp.send_in_fragments(&hop, class, datagram).is_ok(),
+            false => env.udp.send(&hop, class, datagram, len).is_ok(),
+        });
+        if sent {
             env.port.count(Count::Injected, 1);
         } else {
             env.port.drop(Drop::InjectBad, 1);

@@ -1,7 +1,8 @@
 //! The frame pool of a worker: all memory that packets pass through, allocated once, never grown.
 //!
 //! Receive arena (one slab, filled from the front in every turn so that it stays in the cache) · read buffer of the TAP ·
-//! scratch for a frame that goes to several peers · train under construction · room for one sealed echo.
+//! scratch for a frame that goes to several peers · train under construction · room for one sealed echo and for one datagram of the
+//! control plane.
 
 use std::ops::Range;
 
@@ -24,8 +25,11 @@ const SLACK: usize = 64 * (RECEIVES_PER_TURN + TAKEOVERS_PER_TURN);
 
 /// Memory of one worker's pool in bytes: the sum that start-up prints.
 pub const fn pool_bytes() -> usize {
-    ARENA + 2 * FRAME_BUFFER + TRAIN_BUFFER + ECHO_BYTES
+    ARENA + 2 * FRAME_BUFFER + TRAIN_BUFFER + ECHO_BYTES + INJECT_BYTES
 }
+
+/// The longest UDP payload: a message of IKE may be as long, in IP fragments.
+pub const INJECT_BYTES: usize = TRAIN_BYTES_MAX;
 
 /// A train, with room for the rounding of its last block.
 pub const TRAIN_BUFFER: usize = (TRAIN_BYTES_MAX + 64).next_multiple_of(64);
@@ -70,6 +74,11 @@ impl Arena {
     pub fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
+}
+
+/// Room for one datagram of the control plane.
+pub fn inject_buffer() -> Box<[u8]> {
+    vec![0; INJECT_BYTES].into_boxed_slice()
 }
 
 /// A buffer for one frame with head- and tailroom.

@@ -22,7 +22,7 @@ use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
 use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
-use crate::pool::pool_bytes;
+use crate::pool::{inject_buffer, pool_bytes};
 use crate::registry::Registry;
 use crate::sa::path_slots;
 use crate::state::{Clock, Environment, State};
@@ -248,7 +248,9 @@ fn build_workers(
     for (id, (((tap, udp), port), core)) in tap.queues.into_iter().zip(sockets).zip(ports).zip(cores).enumerate() {
         let (handover, registry) = (handover.clone(), registry.clone());
         let clamps_mss = config.mode == Mode::Ip && config.mss_clamp == MssClamp::Auto;
-        let mut env = Environment { id, mode: config.mode, dscp: config.dscp, clamps_mss, tap, udp, port, handover, registry };
+        let inject = inject_buffer();
+        let mut env =
+            Environment { id, mode: config.mode, dscp: config.dscp, clamps_mss, tap, udp, port, inject, handover, registry };
         show(&mut env, io, backend, core);
         workers.push(Worker::new(env, State::new(config, backend, clock)));
     }

@@ -39,6 +39,8 @@ pub struct Environment {
     pub tap: TapQueue,
     pub udp: UdpSocket,
     pub port: Port,
+    /// Room for one datagram of the control plane.
+    pub inject: Box<[u8]>,
     pub handover: Arc<Handover>,
     pub registry: Arc<Registry>,
 }

@@ -2,6 +2,7 @@
 //!
 //! unsafe here: socket options and messages that socket2 has no words for.
 
+mod fragments;
 mod hop;
 
 use std::io;
@@ -228,14 +229,14 @@ fn force_buffers(socket: &Socket, bytes: usize) {
     }
 }
 
-/// DF on every outer packet, and no belief in ICMP that anyone can send: the path MTU is the control plane's to say.
+/// DF on every outer packet, and no belief in ICMP that anyone can send: the path MTU is the control plane's to say. What may leave
+/// as IP fragments has its own way ([`fragments`]).
 fn set_path_options(socket: &Socket, listen: SocketAddr) -> Result<()> {
     if listen.is_ipv6() {
-        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
-            .context("IPV6_MTU_DISCOVER")?;
+        fragments::forbid(socket, false).context("IPV6_MTU_DISCOVER")?;
     }
     if listen.is_ipv4() || listen.ip().is_unspecified() {
-        set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE).context("IP_MTU_DISCOVER")?;
+        fragments::forbid(socket, true).context("IP_MTU_DISCOVER")?;
     }
     Ok(())
 }

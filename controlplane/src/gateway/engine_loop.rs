@@ -153,6 +153,7 @@ impl Gateway {
 fn inject(master: &mut adit_channel::Master, transmit: &Transmit) -> bool {
     // What is too long for the ring can never be sent; what finds it full, later.
     let local = Some(transmit.local.ip()).filter(|local| !local.is_unspecified());
-    let header = InjectHeader { local, interface: transmit.interface, ..InjectHeader::to(transmit.remote) };
+    let (interface, fragments) = (transmit.interface, transmit.fragments);
+    let header = InjectHeader { local, interface, fragments, ..InjectHeader::to(transmit.remote) };
     !matches!(master.inject(0, &header, &transmit.payload), Err(adit_channel::SendError::Full))
 }

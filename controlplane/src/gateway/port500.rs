@@ -152,7 +152,8 @@ impl Open {
         }
     }
 
-    /// Sends a datagram, from the address that the hop says. A lost one is sent again.
+    /// Sends a datagram, from the address that the hop says. A lost one is sent again. What is longer than the kernel knows of the way
+    /// leaves in IP fragments (IP_PMTUDISC_WANT, which is what a socket begins with).
     fn send(&self, hop: &Hop, payload: &[u8]) {
         let to = match hop.remote {
             SocketAddr::V4(v4) if self.is_ipv6 => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into(),

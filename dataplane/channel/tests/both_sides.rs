@@ -155,6 +155,7 @@ fn datagrams_go_both_ways() {
         local: Some("192.0.2.1".parse().unwrap()),
         interface: 3,
         class: 0xb8,
+        fragments: true,
     };
     let to = LocalEnd { address: "2001:db8::1".parse().unwrap(), interface: 7 };
     let came = PuntHeader { from: "[2001:db8::7]:4500".parse().unwrap(), to, class: 3 };

@@ -84,12 +84,14 @@ pub struct InjectHeader {
     /// Index of the interface by which it leaves; 0 is any.
     pub interface: u32,
     pub class: u8,
+    /// It may leave as IP fragments: a message of IKE that its sender could not cut (RFC 7383), longer than every path carries.
+    pub fragments: bool,
 }
 
 impl InjectHeader {
     /// To this address, as the kernel's routes say.
     pub const fn to(to: SocketAddr) -> InjectHeader {
-        InjectHeader { to, local: None, interface: 0, class: 0 }
+        InjectHeader { to, local: None, interface: 0, class: 0, fragments: false }
     }
 }
 
@@ -181,7 +183,7 @@ impl InjectHeader {
     pub fn encode(&self, out: &mut [u8; InjectHeader::LEN_MAX]) {
         let mut writer = Writer::new(out);
         write_source(writer.addr(self.to), self.local, self.interface);
-        writer.u8(self.class).finish().expect("LEN_MAX holds every header");
+        writer.u8(self.class).flag(self.fragments).finish().expect("LEN_MAX holds every header");
     }
 
     /// Reads it from the beginning of bytes of which the rest means nothing.
@@ -189,7 +191,7 @@ impl InjectHeader {
         let mut reader = Reader::new(bytes);
         let to = reader.addr()?;
         let (local, interface) = read_source(&mut reader)?;
-        Ok(InjectHeader { to, local, interface, class: reader.u8()? })
+        Ok(InjectHeader { to, local, interface, class: reader.u8()?, fragments: reader.flag("fragments")? })
     }
 }
 
@@ -225,13 +227,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_come_back(ip: IpAddr, port: u16, own: IpAddr, any: bool, interface: u32, class: u8) {
+        fn headers_come_back(ip: IpAddr, port: u16, own: IpAddr, any: bool, interface: u32, class: u8, fragments: bool) {
             let (addr, local) = (SocketAddr::new(ip, port), any.then_some(own));
             let punt = PuntHeader { from: addr, to: LocalEnd { address: own, interface }, class };
             let mut out = [0xee; PuntHeader::LEN_MAX];
             punt.encode(&mut out);
             prop_assert_eq!(PuntHeader::decode(&out), Ok(punt));
-            let inject = InjectHeader { to: addr, local, interface, class };
+            let inject = InjectHeader { to: addr, local, interface, class, fragments };
             let mut out = [0xee; InjectHeader::LEN_MAX];
             inject.encode(&mut out);
             prop_assert_eq!(InjectHeader::decode(&out), Ok(inject));

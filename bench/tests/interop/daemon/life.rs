@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::interop::Release::{self, Swan5};
-use adit_bench::lab::interop::config::Retransmit;
+use adit_bench::lab::interop::config::{Fragmentation, Retransmit};
 use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, LINK, Proof, pair as configs};
 use adit_bench::lab::interop::table::{Case, Section, Seen, seconds};
+use adit_bench::lab::traffic::kernel_counter;
 use adit_bench::lab::wait_until;
 use adit_bench::netns::{Signal, signal};
 use anyhow::{Context, Result, ensure};
@@ -72,6 +73,29 @@ fn fragments(release: Release, adit_begins: bool) -> Result<Seen> {
     pair.connect(adit_begins)?;
     in_fragments(&pair, "IKE_AUTH", &["generating", "parsed"])?;
     seen("IKE_AUTH in fragments both ways")
+}
+
+/// The same over a line of 1400 bytes with a strongSwan that does not know RFC 7383: IP has to cut them, in both directions.
+fn ip_fragments(release: Release, adit_begins: bool) -> Result<Seen> {
+    let more = format!("role: {}", role(adit_begins));
+    let pair = Pair::new(release, Proof::LongChains(KeyKind::EcdsaP384), &more, |swan| {
+        swan.connections[0].fragmentation = Fragmentation::No;
+    })?;
+    for end in [pair.ground.here(), pair.ground.there()?] {
+        end.run(&format!("ip link set {LINK} mtu 1400"))?;
+    }
+    let here = pair.ground.here();
+    let count =
+        || -> Result<[u64; 2]> { Ok([kernel_counter(here, "Ip", "FragCreates")?, kernel_counter(here, "Ip", "ReasmOKs")?]) };
+    let before = count()?;
+    pair.connect(adit_begins)?;
+    let after = count()?;
+    let [made, joined] = [after[0] - before[0], after[1] - before[1]];
+    ensure!(made >= 2 && joined >= 1, "{made} IP fragments sent, {joined} messages joined\n{}", pair.said());
+    // ESP has no part in it.
+    pair.transfers(8 * MIB)?;
+    ensure!(count()? == after, "ESP in IP fragments\n{}", pair.said());
+    seen(format!("{made} IP fragments sent, {joined} messages joined"))
 }
 
 /// One end probes (dead peer detection) and the other answers.
@@ -238,6 +262,8 @@ pub fn section(release: Release, name: &str) -> Section {
         Case::new(["rekeys in a row under TCP"], move || rekeys_under_tcp(release, 50)),
         Case::new(["long certificate chains, Adit begins"], move || fragments(release, true)),
         Case::new(["long certificate chains, strongSwan begins"], move || fragments(release, false)),
+        Case::new(["the same without RFC 7383, Adit begins"], move || ip_fragments(release, true)),
+        Case::new(["the same without RFC 7383, strongSwan begins"], move || ip_fragments(release, false)),
         Case::new(["DPD: Adit asks"], move || signs_of_life(release, true)),
         Case::new(["DPD: strongSwan asks"], move || signs_of_life(release, false)),
         Case::new(["DPD: strongSwan is frozen"], move || frozen(release, false)),
@@ -280,6 +306,11 @@ fn fifty_rekeys_under_tcp_change_no_byte() -> Result<()> {
 #[test]
 fn certificates_that_are_too_long_for_a_datagram_go_in_fragments() -> Result<()> {
     fragments(Swan5, true).and_then(|_| fragments(Swan5, false)).map(drop)
+}
+
+#[test]
+fn to_who_does_not_know_rfc_7383_they_go_in_ip_fragments() -> Result<()> {
+    ip_fragments(Swan5, true).and_then(|_| ip_fragments(Swan5, false)).map(drop)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use adit_engine::ike::{
-    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, PeerConfig, PeerId, Restored,
+    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, PeerConfig, PeerId, Restored, Transmit,
 };
 use adit_engine::path::{Arrival, Route, Underlay};
 use zeroize::Zeroizing;
@@ -286,20 +286,21 @@ impl World {
             let mut out = Vec::new();
             while let Some(transmit) = node.endpoint.poll_transmit() {
                 node.sent += 1;
-                out.push((transmit.local, transmit.remote, transmit.payload));
+                out.push(transmit);
             }
-            for (local, remote, payload) in out {
+            for Transmit { local, remote, payload, fragments, .. } in out {
                 if self.trace {
                     println!("{:>10.3?} {index}: {local} > {remote} {}", self.now - self.start, describe(&payload));
                 }
-                self.send_ike(local, remote, payload);
+                self.send_ike(local, remote, payload, fragments);
             }
             self.send_echoes(index);
         }
     }
 
-    fn send_ike(&mut self, local: SocketAddr, to: SocketAddr, mut payload: Vec<u8>) {
-        let len = payload.len() + headers(to);
+    /// As IP fragments it passes every link: how many there are makes no difference here.
+    fn send_ike(&mut self, local: SocketAddr, to: SocketAddr, mut payload: Vec<u8>, fragments: bool) {
+        let len = if fragments { 0 } else { payload.len() + headers(to) };
         let Some(from) = self.leave(local, to, len) else { return };
         if self.filter.as_mut().is_some_and(|filter| !filter(from, to, &mut payload)) {
             return;

@@ -86,7 +86,8 @@ impl Default for Retransmission {
 pub struct EndpointConfig {
     pub limits: Limits,
     pub retransmission: Retransmission,
-    /// Largest IP packet of an IKE message, in bytes; what is longer is sent as fragments (RFC 7383 §2.5.1).
+    /// Largest IP packet of an IKE message, in bytes; what is longer is sent as fragments (RFC 7383 §2.5.1). Less, where less is
+    /// known of the way.
     pub datagram_max: u16,
     /// Our port for IKE and ESP in UDP. A peer met on port 500 is asked to come here (RFC 7296 §2.23).
     pub nat_port: u16,

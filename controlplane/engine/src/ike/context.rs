@@ -248,7 +248,14 @@ impl Shared {
     pub(super) fn transmit(&mut self, hop: &Hop, peer: Option<PeerId>, payload: Vec<u8>, after: After) {
         let path = peer.and_then(|peer| self.paths.find(peer, *hop));
         let (local, interface, remote) = (hop.local, hop.interface, hop.remote);
-        self.transmits.push_back(Transmit { peer, path, local, interface, remote, payload, after });
+        let fragments = hop.asks_for_ip_fragments(&payload);
+        self.transmits.push_back(Transmit { peer, path, local, interface, remote, payload, after, fragments });
+    }
+
+    /// The longest IKE message for a way to a peer, in bytes, before it is to be cut.
+    pub(super) fn message_max(&mut self, peer: Option<PeerId>, hop: &Hop) -> usize {
+        let datagram_max = self.config.datagram_max.min(self.paths.sure_size(peer, *hop));
+        usize::from(datagram_max).saturating_sub(hop.overhead())
     }
 
     /// The IKE SA that has the Child SAs of a peer is another one, or there is none.

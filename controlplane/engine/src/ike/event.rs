@@ -27,6 +27,8 @@ pub struct Transmit {
     /// The UDP payload, with the non-ESP marker where the port asks for one.
     pub payload: Vec<u8>,
     pub after: After,
+    /// It may leave as IP fragments: a message that we could not cut (RFC 7383), longer than every path carries.
+    pub fragments: bool,
 }
 
 /// What a datagram has to wait for.

@@ -45,15 +45,16 @@ impl Protection {
         }
     }
 
-    /// Seals payloads. What would be longer than `fragment_above` bytes is cut into fragments.
+    /// Seals payloads. Asked for the length of the whole, `cut_above` says above how many bytes it is cut into fragments, if at all.
     pub(super) fn seal(
         &mut self,
         header: &Header,
         payloads: &[Payload],
-        fragment_above: Option<usize>,
+        cut_above: impl FnOnce(usize) -> Option<usize>,
     ) -> Result<Message, Error> {
         let (first, inner) = encode_payloads(payloads)?;
-        let cut = fragment_above.filter(|max| inner.len() + SK_OVERHEAD > *max);
+        let len = inner.len() + SK_OVERHEAD;
+        let cut = cut_above(len).filter(|max| len > *max);
         let datagrams = match cut.and_then(|max| encrypted::fragments(&inner, max)) {
             Some(parts) => parts
                 .into_iter()

@@ -212,11 +212,11 @@ impl<X> Wire<X> {
         Ok(message)
     }
 
-    fn seal(&mut self, ctx: &Ctx, facts: &Facts, here: Hop, header: &Header, payloads: &[Payload]) -> Result<Message, Error> {
-        let max = usize::from(ctx.shared.config.datagram_max).saturating_sub(here.overhead());
-        let fragment_above = facts.features.fragmentation.then_some(max);
+    fn seal(&mut self, ctx: &mut Ctx, facts: &Facts, here: Hop, header: &Header, payloads: &[Payload]) -> Result<Message, Error> {
+        let can_cut = facts.features.fragmentation;
+        let sure = usize::from(ctx.shared.config.datagram_max.min(here.floor())).saturating_sub(here.overhead());
         let protection = self.protection.as_mut().ok_or(LocalFault::NotConfigured("keys"))?;
-        protection.seal(header, payloads, fragment_above)
+        protection.seal(header, payloads, |len| (can_cut && len > sure).then(|| ctx.shared.message_max(facts.peer, &here)))
     }
 
     /// Sends the request under way also there, as far as that is allowed before there is a proof.

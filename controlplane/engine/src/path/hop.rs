@@ -2,8 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use adit_proto::ike::PayloadType;
+
+use super::mtu;
+
 /// The port on which IKE has no marker and ESP is not encapsulated.
 pub const IKE_PORT: u16 = 500;
+/// Where the header of IKE says what comes first in the message (RFC 7296 §3.1).
+const NEXT_PAYLOAD_AT: usize = 16;
 /// In front of IKE on every other port (RFC 3948 §2.2).
 const MARKER: [u8; 4] = [0; 4];
 
@@ -97,6 +103,18 @@ impl Hop {
         if self.remote.is_ipv4() { 20 + 8 } else { 40 + 8 }
     }
 
+    /// What every path carries, as an IP packet, in bytes (RFC 791: every host takes as much; RFC 8200 §5).
+    pub(crate) fn floor(&self) -> u16 {
+        if self.remote.is_ipv4() { mtu::FLOOR_V4 } else { mtu::FLOOR_V6 }
+    }
+
+    /// Whether a UDP payload is a message of IKE that may be too long for the way, and is not one of the fragments that we cut others
+    /// into (RFC 7383), which know the way: then IP has to cut it.
+    pub(crate) fn asks_for_ip_fragments(&self, payload: &[u8]) -> bool {
+        let is_long = payload.len() + self.headers() > self.floor().into();
+        is_long && self.unframe(payload).is_some_and(|message| message.get(NEXT_PAYLOAD_AT) != Some(&PayloadType::SKF.0))
+    }
+
     /// The same on the port of NAT traversal: what was on port 500 moves there.
     pub(crate) fn floated(&self, nat_port: u16) -> Hop {
         let mut hop = *self;
@@ -136,6 +154,24 @@ mod tests {
         assert_eq!(marked.unframe(b"\0\0\0\0ike"), Some(&b"ike"[..]));
         assert_eq!(marked.unframe(b"\0\0\0"), None);
         assert_eq!(hop("10.0.0.1:4501", "10.0.0.2:7777").floated(4500), hop("10.0.0.1:4501", "10.0.0.2:7777"));
+    }
+
+    #[test]
+    fn only_what_was_not_cut_and_may_be_too_long_asks_for_ip_fragments() {
+        let of = |hop: Hop, first: PayloadType, len: usize| {
+            let mut message = vec![0; len - hop.overhead()];
+            message[NEXT_PAYLOAD_AT] = first.0;
+            hop.asks_for_ip_fragments(&hop.frame(&message))
+        };
+        for (ports, floor) in [("192.0.2.1:4500", 576), ("192.0.2.1:500", 576), ("[2001:db8::1]:4500", 1280)] {
+            let local = if ports.ends_with(":500") { "0.0.0.0:500" } else { "0.0.0.0:4500" };
+            let hop = hop(local, ports);
+            for first in [PayloadType::SK, PayloadType::SA] {
+                assert_eq!([floor, floor + 1, 9000].map(|len| of(hop, first, len)), [false, true, true], "{ports}");
+            }
+            assert!(!of(hop, PayloadType::SKF, 1281), "a fragment of ours: {ports}");
+        }
+        assert!(!hop("10.0.0.1:4500", "10.0.0.2:4500").asks_for_ip_fragments(&[0xff]), "a keepalive");
     }
 
     #[test]

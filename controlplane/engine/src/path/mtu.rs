@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 const BASE_V4: u16 = 1100;
 const BASE_V6: u16 = 1280;
 /// Below this no router is believed (RFC 791, RFC 8200 §5).
-const FLOOR_V4: u16 = 576;
-const FLOOR_V6: u16 = 1280;
+pub(crate) const FLOOR_V4: u16 = 576;
+pub(crate) const FLOOR_V6: u16 = 1280;
 /// Tried at once together with what is hoped for: the least that IPv6 carries, and so most tunnels on the way.
 const COMMON: u16 = 1280;
 /// Without a route that knows better.
@@ -84,6 +84,12 @@ struct Pending {
     id: u64,
     size: u16,
     at: Instant,
+}
+
+/// The largest packet that is sure to arrive where nothing has been proven, and the kernel knows this of the route.
+pub(crate) fn sure(v6: bool, route: Option<u16>) -> u16 {
+    let (base, floor) = if v6 { (BASE_V6, FLOOR_V6) } else { (BASE_V4, FLOOR_V4) };
+    route.unwrap_or(base).clamp(floor, base)
 }
 
 /// What is known of one path.
@@ -163,6 +169,11 @@ impl Mtu {
     /// The largest outer packet that may be sent now.
     pub(crate) fn size(&self) -> u16 {
         self.size
+    }
+
+    /// The largest outer packet that is sure to arrive, as far as can be known: for what must not be lost.
+    pub(crate) fn sure(&self) -> u16 {
+        if self.confirmed > 0 { self.size } else { sure(self.v6, Some(self.size.min(self.route))) }
     }
 
     /// What hosts are told that fits. While it is not known yet what does, all that may: they would remember less for minutes.

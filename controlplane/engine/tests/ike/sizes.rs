@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use adit_engine::ike::EndpointConfig;
 use adit_engine::path::PathStatus;
+use adit_sim::certificates::Authority;
 use adit_sim::*;
 
 /// Runs, unless the environment says otherwise.
@@ -105,6 +106,30 @@ fn sizes_follow_their_links_whatever_else_happens() {
         let carried = run.carried();
         let found = |size: &usize| *size <= carried && *size + GRAIN >= carried;
         assert!(run.sizes().iter().all(found), "seed {seed}: {:?} on a path of {carried}", run.sizes());
+    }
+}
+
+#[test]
+fn ike_connects_and_rekeys_over_a_short_line_that_says_nothing() {
+    for bytes in [1124, 1280] {
+        let mut world = World::new(u64::try_from(bytes).expect("small"));
+        let authority = Authority::new("Root");
+        for node in [A, B] {
+            let mut config = peer(node);
+            config.local_auth = authority.issue(["a.example.org", "b.example.org"][node], 2030);
+            config.remote_auth = authority.trusted();
+            config.proposals = vec![hybrid()];
+            world.add(&config.local.expect("an address").to_string(), endpoint(node));
+            world.nodes[node].mtu = Some(LinkMtu { bytes, says_so: false });
+            world.set_peer(node, PEER, config);
+        }
+        let is_up = |world: &World| world.is_up(A, PEER) && world.is_up(B, PEER);
+        assert!(world.run_until(Duration::from_secs(20), is_up), "a line of {bytes}");
+        world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("a connection");
+        world.run_for(Duration::from_secs(5));
+        world.check_traffic();
+        let longest = world.log.iter().map(|(_, _, payload)| payload.len() + 28).max();
+        assert!(longest.is_some_and(|len| len <= bytes && len > 1000), "{longest:?} on a line of {bytes}");
     }
 }
 
