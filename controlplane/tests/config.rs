@@ -552,3 +552,11 @@ fn endpoints_are_names_addresses_and_neighbours_and_shown_as_they_are() {
     assert!(link.listen_now().is_some_and(|listen| listen.to_string().starts_with("[fe80::1%")));
     assert!(link.to_yaml().unwrap().contains("[fe80::1%lo]:4500"));
 }
+
+#[test]
+fn several_endpoints_need_somebody_who_answers() {
+    let several = |more: &str| and(more).replacen("192.0.2.2:4500", "[\"192.0.2.2:4500\", \"192.0.2.3:4500\"]", 1);
+    assert!(Place::new().load(&several("")).is_ok());
+    let error = Place::new().error(&several("    echo: false\n"));
+    assert!(error.contains("several endpoints") && error.contains("echo: true, at both ends"), "{error}");
+}

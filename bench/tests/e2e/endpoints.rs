@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use adit_bench::lab::{Gateway, Lab, SOON, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
 use adit_bench::netns::Veth;
 use anyhow::{Context, Result, ensure};
 
@@ -74,6 +74,46 @@ fn the_next_address_is_tried_when_the_first_one_is_dead() -> Result<()> {
     ensure!(remote(lab.a())? == "192.0.2.2:4500", "{}", lab.logs());
     // One address alone is given up after twelve seconds.
     ensure!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    Ok(())
+}
+
+/// The remote address of the path in use to the only peer.
+fn way(gateway: &Gateway) -> Result<String> {
+    let status: serde_json::Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    let paths = status["peers"][0]["paths"].as_array().context("a peer with paths")?;
+    let used = paths.iter().find(|path| path["in_use"] == true).context("a path in use")?;
+    Ok(used["remote"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn with_a_static_key_the_next_address_is_tried_when_one_is_silent() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::default())?;
+    lab.b().netns.address(WAN, "192.0.2.22/24")?;
+    edit(lab.b(), "listen: \"192.0.2.2:4500\"", "listen: \"0.0.0.0:4500\"")?;
+    // Neither begins where the other is.
+    let all = "[\"192.0.2.99:4500\", \"192.0.2.2:4500\", \"192.0.2.22:4500\"]";
+    edit(lab.a(), "endpoint: \"192.0.2.2:4500\"", &format!("endpoint: {all}"))?;
+    edit(lab.b(), "endpoint: \"192.0.2.1:4500\"", "endpoint: [\"192.0.2.98:4500\", \"192.0.2.1:4500\"]")?;
+    lab.gateways.iter_mut().try_for_each(Gateway::start_control)?;
+    let reached = |lab: &Lab| Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok());
+    wait_until("packets pass", SOON, || reached(&lab)).with_context(|| lab.logs())?;
+    let first = way(lab.a())?;
+    ensure!(first == "192.0.2.2:4500" || first == "192.0.2.22:4500", "{first}");
+    // The address that is used falls silent, and no interface or route tells so.
+    let (host, other) = if first.starts_with("192.0.2.22:") { ("192.0.2.22", "192.0.2.2") } else { ("192.0.2.2", "192.0.2.22") };
+    for command in [
+        "add table ip f".to_owned(),
+        "add chain ip f in { type filter hook prerouting priority -300 ; }".to_owned(),
+        "add chain ip f out { type filter hook postrouting priority 300 ; }".to_owned(),
+        format!("add rule ip f in ip daddr {host} udp dport 4500 drop"),
+        format!("add rule ip f out ip saddr {host} udp sport 4500 drop"),
+    ] {
+        lab.b().netns.run(&format!("nft {command}"))?;
+    }
+    let began = Instant::now();
+    wait_until("packets pass by the other one", SOON, || Ok(reached(&lab)? && way(lab.a())? == format!("{other}:4500")))
+        .with_context(|| lab.logs())?;
+    ensure!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
     Ok(())
 }
 

@@ -19,8 +19,9 @@ mod origin;
 mod peer;
 mod proof;
 mod routes;
+mod spares;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -128,6 +129,8 @@ pub struct Paths {
     proofs: Bucket,
     timers: Timers<PeerId>,
     looks: Looks,
+    /// Peers with static keys of which other sizes may be proven by now.
+    sized: BTreeSet<PeerId>,
     /// Nothing longer is ever sent, whatever a route would carry: bytes of an outer IP packet.
     mtu_max: u16,
     /// Addresses that were not taken, by why; and proofs that nobody gave.
@@ -148,6 +151,7 @@ impl Paths {
             proofs: Bucket::new(PROOFS_PER_SECOND),
             timers: Timers::new(),
             looks: Looks::default(),
+            sized: BTreeSet::new(),
             mtu_max: u16::MAX,
             refused: 0,
             unproven: 0,
@@ -375,6 +379,7 @@ impl Paths {
         self.timers.set(id, None);
         self.looks.forget(id);
         self.proven.retain(|(peer, _), _| *peer != id);
+        self.sized.insert(id);
     }
 
     /// The data plane is another one: it is told everything anew.
@@ -399,6 +404,7 @@ impl Paths {
         for id in self.timers.take_due(now) {
             self.ask_for_proofs(now, id, random);
             self.measure(now, id, random);
+            self.try_next(now, id);
             self.tell(id);
             self.set_timer(now, id);
         }
@@ -431,9 +437,27 @@ impl Paths {
         Some((used.hop, latest.hop, used.mtu.proven().unwrap_or(0)))
     }
 
-    /// The size that a process before this one has proven.
+    /// The size that a process before this one has proven: where it is looked for first, on a path that there is already as well.
     pub(crate) fn remember_size(&mut self, id: PeerId, remote: IpAddr, size: u16) {
         self.proven.insert((id, remote), size);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        for path in PathId::all() {
+            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.remote.ip() == remote) {
+                entry.mtu.expect(size);
+            }
+        }
+    }
+
+    /// The size that is proven on the way to a peer with a static key.
+    pub(crate) fn static_size(&self, id: PeerId) -> Option<(IpAddr, u16)> {
+        let peer = self.peers.get(&id).filter(|peer| !peer.terms.ike)?;
+        let entry = peer.get(peer.esp?)?;
+        Some((entry.hop.remote.ip(), entry.mtu.proven()?))
+    }
+
+    /// The peers with static keys of which [`Paths::static_size`] may be another one since this was last asked.
+    pub(crate) fn take_sized(&mut self) -> BTreeSet<PeerId> {
+        std::mem::take(&mut self.sized)
     }
 
     /// Takes a path in, or finds it; a proof that it already has is not lost.
@@ -486,7 +510,7 @@ impl Paths {
     /// Tells the data plane what it does not know yet: the paths that are used, and those on which an echo is to be sent.
     fn tell(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let (encapsulate, esp, echo) = (peer.encapsulate, peer.esp, peer.terms.echo);
+        let (encapsulate, esp, Terms { echo, ike, .. }) = (peer.encapsulate, peer.esp, peer.terms);
         for path in PathId::all() {
             let Some(entry) = peer.get_mut(path) else { continue };
             let asked = echo && matches!(entry.proof, Proof::Waits { echo: Some(_), .. });
@@ -497,6 +521,9 @@ impl Paths {
             let news = Some((hop, [mtu, mtu_told], encapsulate));
             if entry.told != news {
                 entry.told = news;
+                if !ike {
+                    self.sized.insert(id);
+                }
                 self.events.push_back(PathEvent::Set { peer: id, path, hop, mtu, mtu_told, encapsulate });
             }
         }

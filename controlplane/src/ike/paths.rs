@@ -109,22 +109,13 @@ impl Ike {
     }
 }
 
-/// A peer with a static key is where the configuration says, and follows to where its echoes come back from.
+/// A peer with a static key is where the configuration says, and is followed to where its echoes come back from.
 pub(super) fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &Peer, addresses: &[SocketAddr]) {
     let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
     let local_fixed = !config.listen.ip().is_unspecified();
     let terms = path::Terms { echo: peer.echo, ike: false, follow, local_fixed };
-    let mut fault = None;
-    let hops = addresses.iter().map(|remote| Some(Hop::new(settings::listen_at(config.listen, *remote), *remote)));
-    // Without an address it is known at least, until there is one.
-    let hops: Vec<Option<Hop>> = if addresses.is_empty() { vec![None] } else { hops.collect() };
-    for hop in hops {
-        match endpoint.set_static_path(now(), id, hop, (terms, peer.from.clone())) {
-            Ok(()) => return,
-            Err(why) => fault = fault.or(Some(why)),
-        }
-    }
-    if let Some(why) = fault {
+    let hops = addresses.iter().map(|remote| Hop::new(settings::listen_at(config.listen, *remote), *remote)).collect();
+    if let Err(why) = endpoint.set_static_path(now(), id, hops, (terms, peer.from.clone())) {
         tracing::warn!(peer = peer.name, "nothing can be sent to {}: {why}", peer.endpoint_text());
     }
 }

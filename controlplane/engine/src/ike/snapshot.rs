@@ -9,6 +9,8 @@
 //! An outbound key is never kept, though one may still wait for its turn: a snapshot may be read again when the key has been
 //! used, and an SA begins at sequence number 1. Such a Child SA is rekeyed after a restart instead.
 //!
+//! Of peers with static keys the size that is proven on their path is kept: the next process begins there.
+//!
 //! `contents` and `record` say what is written, `bytes` how. Times are milliseconds since boot, so they mean the same in both processes.
 //! Records are kept as they were written: after one change only one is written anew.
 
@@ -17,6 +19,7 @@ mod contents;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use adit_proto::codec::DecodeError;
@@ -111,6 +114,9 @@ pub(super) struct Kept {
     touched: BTreeSet<SaId>,
     /// IKE SAs and peers that are not any more what was last written of them, by a snapshot or as changes.
     unwritten: (BTreeSet<SaId>, BTreeSet<PeerId>),
+    /// What is proven on the ways to peers with static keys, and which of it is likewise.
+    sizes: BTreeMap<PeerId, (IpAddr, u16)>,
+    unwritten_sizes: BTreeSet<PeerId>,
     /// There is a snapshot that changes can be put behind.
     begun: bool,
     /// Something is another than when `refresh` was asked last.
@@ -151,7 +157,15 @@ impl Kept {
     }
 
     /// Writes anew what was touched; says whether anything is another than when this was asked last.
-    pub(super) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>, paths: &Paths) -> bool {
+    pub(super) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>, paths: &mut Paths) -> bool {
+        for id in paths.take_sized() {
+            let size = paths.static_size(id);
+            let before = if let Some(size) = size { self.sizes.insert(id, size) } else { self.sizes.remove(&id) };
+            if before != size {
+                self.unwritten_sizes.insert(id);
+                self.news = true;
+            }
+        }
         for id in std::mem::take(&mut self.touched) {
             match sas.get(&id).and_then(|sa| self.write(sa, paths)) {
                 Some(record) if self.records.get(&id) == Some(&record) => continue,
@@ -175,14 +189,18 @@ impl Endpoint {
             self.kept.touched = self.sas.keys().copied().collect();
         }
         self.kept.epoch.get_or_insert(clock.now);
-        self.kept.refresh(&self.sas, &self.shared.paths);
+        self.kept.refresh(&self.sas, &mut self.shared.paths);
         self.kept.unwritten = Default::default();
+        self.kept.unwritten_sizes.clear();
         let size: usize = self.kept.records.values().map(|record| record.len() + 16).sum();
-        let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 40);
+        let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 40 + self.kept.sizes.len() * 32);
         out.raw(MAGIC);
         out.time(clock, self.kept.epoch.unwrap_or(clock.now));
         for mark in self.shared.peers.values().map(PeerMark::of).filter(|mark| mark.wanted || mark.held) {
             Change::Peer(mark).write(&mut out);
+        }
+        for (id, (remote, size)) in &self.kept.sizes {
+            Change::Size(*id, *remote, *size).write(&mut out);
         }
         self.kept.records.iter().for_each(|(id, record)| Change::Written(*id, record).write(&mut out));
         out.finish()
@@ -191,14 +209,20 @@ impl Endpoint {
     /// What is another than in the snapshot, or the changes, that were asked for last. To be put behind them, instead of a new
     /// snapshot: it costs as much as has changed, and not as much as there is. `None` before the first snapshot.
     pub fn changes(&mut self) -> Option<Zeroizing<Vec<u8>>> {
-        self.kept.refresh(&self.sas, &self.shared.paths);
+        self.kept.refresh(&self.sas, &mut self.shared.paths);
         let (sas, peers) = std::mem::take(&mut self.kept.unwritten);
+        let sizes = std::mem::take(&mut self.kept.unwritten_sizes);
         if !self.kept.begun {
             return None;
         }
         let mut out = Out::new();
         for mark in peers.iter().filter_map(|id| self.shared.peers.get(id)).map(PeerMark::of) {
             Change::Peer(mark).write(&mut out);
+        }
+        for id in sizes {
+            if let Some((remote, size)) = self.kept.sizes.get(&id) {
+                Change::Size(id, *remote, *size).write(&mut out);
+            }
         }
         for id in sas {
             match self.kept.records.get(&id) {
@@ -221,6 +245,10 @@ impl Endpoint {
             let Some(mark) = contents.peers.get(&peer.trust.name) else { continue };
             peer.connection.wanted |= mark.wanted;
             peer.connection.held |= mark.held;
+        }
+        for (peer, (remote, size)) in contents.sizes {
+            // It is a hint: what the path carries now is proven anew.
+            self.shared.paths.remember_size(peer, remote, size);
         }
         let mut restored = Restored::default();
         for bytes in contents.records.into_values() {
@@ -327,7 +355,9 @@ mod tests {
 
     use super::*;
     use crate::ike::config::EndpointConfig;
+    use crate::ike::event::Event;
     use crate::ike::testing::instant;
+    use crate::path::{Arrival, Follow, Hop, Origin, PathEvent, Terms};
 
     /// Ten thousand IKE SAs of which one has changed: they are only put one behind the other.
     #[test]
@@ -347,6 +377,70 @@ mod tests {
         assert!(endpoint.take_changed());
         assert_eq!(endpoint.changes().expect("a snapshot was made").len(), 1 + 8);
         assert!(endpoint.changes().expect("as before").is_empty() && !endpoint.take_changed());
+    }
+
+    /// Echoes of a peer with a static key for so many seconds, of which those up to `carries` bytes come back. Gives all sizes.
+    fn echoes(endpoint: &mut Endpoint, from_s: u64, seconds: u64, carries: u16) -> Vec<u16> {
+        let mut sizes = Vec::new();
+        for ms in (from_s * 1000..(from_s + seconds) * 1000).step_by(50) {
+            let now = at(ms);
+            endpoint.handle_timeout(now);
+            let events: Vec<Event> = std::iter::from_fn(|| endpoint.poll_event()).collect();
+            for event in events {
+                let Event::Path(PathEvent::Echo { peer, id, size, .. }) = event else { continue };
+                sizes.push(size);
+                if size <= carries {
+                    let came = Arrival::new(hop().local, hop().remote);
+                    endpoint.handle_echo_reply(now, peer, id, came, Duration::from_millis(10));
+                }
+            }
+        }
+        sizes
+    }
+
+    fn at(ms: u64) -> Now {
+        Now { instant: instant() + Duration::from_millis(ms), unix: 0 }
+    }
+
+    fn hop() -> Hop {
+        Hop::new(([192, 0, 2, 1], 4500).into(), ([198, 51, 100, 1], 4500).into())
+    }
+
+    #[test]
+    fn with_a_static_key_the_next_process_begins_at_the_size_proven() {
+        let clock = BootClock::new(instant(), 1_000_000);
+        let begun = || {
+            let mut number = 0_u64;
+            let random = move |out: &mut [u8]| {
+                number += 1;
+                out.iter_mut().zip(number.to_le_bytes().iter().cycle()).for_each(|(byte, digit)| *byte = *digit);
+            };
+            let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(random));
+            let terms = Terms { echo: true, ike: false, follow: Follow::Both, local_fixed: false };
+            endpoint.set_static_path(at(0), PeerId(3), vec![hop()], (terms, Origin::Anywhere)).expect("a way");
+            endpoint
+        };
+        let first_hope = |bytes: &[u8]| {
+            let mut next = begun();
+            assert_eq!(next.restore(at(0), clock, bytes), Ok(Restored::default()));
+            echoes(&mut next, 0, 1, 0)[0]
+        };
+        let mut endpoint = begun();
+        echoes(&mut endpoint, 0, 10, 1400);
+        assert!(endpoint.take_changed());
+        let snapshot = endpoint.snapshot(clock);
+        assert_eq!(first_hope(&snapshot), 1400);
+        assert!(!endpoint.take_changed());
+        // What it becomes later stands behind it.
+        let now = at(11_000);
+        endpoint.handle_too_big(now, PeerId(3), hop().remote.ip(), 1300);
+        echoes(&mut endpoint, 11, 10, 1300);
+        assert!(endpoint.take_changed());
+        let changes = endpoint.changes().expect("a snapshot was made");
+        assert_eq!(first_hope(&[snapshot.as_slice(), changes.as_slice()].concat()), 1300);
+        endpoint.remove_static_path(PeerId(3));
+        endpoint.take_changed();
+        assert_eq!(first_hope(&endpoint.snapshot(clock)), 1500);
     }
 
     #[test]

@@ -118,6 +118,10 @@ pub(crate) struct Mtu {
     raise_at: Option<Instant>,
     active_until: Option<Instant>,
     rtt: Option<Duration>,
+    /// None of the last echoes was answered, of whatever size.
+    silent: bool,
+    /// Whether that is looked for where the size in use is the least.
+    watched: bool,
     /// How often a black hole was found.
     pub black_holes: u64,
 }
@@ -141,6 +145,8 @@ impl Mtu {
             raise_at: None,
             active_until: None,
             rtt: None,
+            silent: false,
+            watched: false,
             black_holes: 0,
         };
         (mtu.link, mtu.route) = (mtu.clamped(link), mtu.clamped(route));
@@ -194,6 +200,23 @@ impl Mtu {
 
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.rtt
+    }
+
+    /// Whether nobody answers there.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
+    /// There is another way to the peer: whether this one is silent matters at every size.
+    pub(crate) fn watch(&mut self, watched: bool) {
+        self.watched = watched;
+    }
+
+    /// A process before this one has proven so much: it is tried first, if nothing is proven so far.
+    pub(crate) fn expect(&mut self, size: u16) {
+        if self.confirmed == 0 && self.phase != Phase::Told {
+            self.hint = size.clamp(self.base(), self.ceiling.max(self.base()));
+        }
     }
 
     /// The peer answers echoes, or does not: what is known of it came after the path.
@@ -293,6 +316,7 @@ impl Mtu {
             }
             Phase::Start { pause, .. } if self.confirmed == 0 => {
                 let pause = (pause * 2).clamp(Duration::from_secs(1), RESTART_MAX);
+                self.silent = true;
                 (self.phase, self.next) = (Phase::Start { round: 0, pause }, Some(now + pause));
                 Vec::new()
             }
@@ -317,6 +341,7 @@ impl Mtu {
     pub(crate) fn answered(&mut self, now: Instant, id: u64, rtt: Duration) -> bool {
         let Some(index) = self.pending.iter().position(|pending| pending.id == id) else { return false };
         let size = self.pending.remove(index).size;
+        self.silent = false;
         self.rtt = Some(self.rtt.map_or(rtt, |before| (before * 7 + rtt) / 8));
         match &mut self.phase {
             Phase::Told => {}
@@ -408,7 +433,7 @@ impl Mtu {
             self.next = Some(pending.at + wait);
             return Vec::new();
         }
-        if self.size > self.base() {
+        if self.size > self.base() || self.watched {
             // Its answer is looked for when it should be there; once it is, the next echo comes after the pace.
             self.next = Some(now + wait);
             return vec![self.size];
@@ -432,6 +457,7 @@ impl Mtu {
             self.search(now);
         } else {
             // Nothing at all comes back: that says nothing of sizes.
+            self.silent = small == 0;
             self.settle(now);
         }
         Vec::new()

@@ -8,6 +8,7 @@ use crate::rate_limit::Bucket;
 use super::hop::Hop;
 use super::mtu::Mtu;
 use super::origin::Origin;
+use super::spares::Spares;
 use super::{PATHS_MAX, PathId, Terms};
 
 /// Paths that wait for a proof, of one peer.
@@ -92,6 +93,8 @@ pub(super) struct PeerPaths {
     pub wanted: Option<Wanted>,
     /// The source that the kernel would choose for the way that IKE goes by, and towards whom, as it was looked up last.
     pub choice: Option<Choice>,
+    /// Where it may be, too, with a static key.
+    pub spares: Spares,
     pub proofs: Bucket,
     pub looks: Bucket,
 }
@@ -116,6 +119,7 @@ impl PeerPaths {
             latest: None,
             wanted: None,
             choice: None,
+            spares: Spares::default(),
             proofs: Bucket::new(PROOFS_PER_SECOND),
             looks: Bucket::new(LOOKS_PER_SECOND),
         }
@@ -175,7 +179,8 @@ impl PeerPaths {
             Proof::Proven => None,
         });
         let mtu = self.esp.and_then(|id| self.get(id)).filter(|_| self.terms.echo);
+        let silent = mtu.filter(|entry| entry.mtu.is_silent()).and_then(|entry| self.spares.due(entry.heard));
         let mtu = mtu.map(|entry| entry.mtu.deadline().unwrap_or(entry.heard));
-        waits.chain(mtu).min()
+        waits.chain(mtu).chain(silent).min()
     }
 }

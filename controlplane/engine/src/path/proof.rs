@@ -11,7 +11,7 @@ use super::{Follow, PathEvent, PathId, Paths, Wish};
 use crate::random::Random;
 
 /// The echo that asks for a proof is an IP packet of this size.
-const PROOF_ECHO: u16 = 88;
+pub(super) const PROOF_ECHO: u16 = 88;
 /// For so long an address is tried at which the peer may be, too.
 const LOOKED_FOR: Duration = Duration::from_secs(30);
 

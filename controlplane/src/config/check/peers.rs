@@ -118,6 +118,7 @@ impl Check<'_> {
         let name = name.and_then(|name| self.gateway_name("name", name));
         let selectors = raw.selectors.map(|list| self.selectors(name.as_deref().unwrap_or_default(), list.value));
         let (has_endpoint, faults) = (raw.endpoint.is_some(), self.problems.len());
+        let second = raw.endpoint.as_ref().and_then(|texts| texts.values.get(1)).map(|text| text.at);
         let endpoints = raw.endpoint.map_or_else(Vec::new, |texts| self.endpoints(&texts, around.listen));
         let endpoints_fail = self.problems.len() > faults;
         let from = self.origin(raw.from, has_endpoint);
@@ -147,6 +148,12 @@ impl Check<'_> {
             self.fail(echo.at, what, expected, "nothing: remove echo".to_owned());
         }
         let echo = matches!(keys, Some(Keys::Static { .. })) && raw.echo.is_none_or(|echo| echo.value);
+        if let (Some(at), Some(Keys::Static { .. }), false) = (second, &keys, echo) {
+            let what = "several endpoints of a peer that does not answer echoes".to_owned();
+            let expected =
+                "one endpoint: without echoes nobody notices that it is silent, so the others would never be tried".to_owned();
+            self.fail(at, what, expected, "echo: true, at both ends; or one endpoint; or IKE".to_owned());
+        }
         if endpoints_fail || !has_endpoint && !waits {
             return None;
         }

@@ -47,23 +47,22 @@ impl Endpoint {
         self.with_paths(now, |paths| paths.underlay_changed(now.instant));
     }
 
-    /// A peer with a static key is there. Without a proof of its own it is followed where its newest authentic packet comes from.
+    /// A peer with a static key is at one of these addresses, the preferred one first. With echoes the next one is tried when the
+    /// one in use is silent, and it is followed to where its echoes come back from.
     ///
     /// # Errors
-    /// Nothing may go there.
+    /// Nothing may go to any of them.
     pub fn set_static_path(
         &mut self,
         now: Now,
         peer: PeerId,
-        hop: Option<Hop>,
+        hops: Vec<Hop>,
         (terms, from): (Terms, Origin),
     ) -> Result<(), Unfit> {
-        self.shared.paths.set_terms(now.instant, peer, terms);
-        self.shared.paths.set_origin(peer, from, hop.iter().map(|hop| hop.remote.ip()).collect());
-        match hop {
-            Some(hop) => self.shared.paths.establish(now.instant, peer, hop, true).map(|_| ()),
-            None => Ok(()),
-        }
+        let endpoints = hops.iter().map(|hop| hop.remote.ip()).collect();
+        let set = self.shared.paths.set_static(now.instant, peer, terms, hops);
+        self.shared.paths.set_origin(peer, from, endpoints);
+        set
     }
 
     /// A peer with a static key is no more. The data plane forgets its paths with it.

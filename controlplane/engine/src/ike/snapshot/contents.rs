@@ -1,8 +1,10 @@
 //! What a snapshot consists of, and what may be put behind it: changes, of which the last word on something holds.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use adit_proto::codec::DecodeError;
+use adit_proto::control::PeerId;
 use adit_proto::ike::IkeSpi;
 
 use super::bytes::{In, Out};
@@ -15,6 +17,8 @@ pub(super) enum Change<'a> {
     Written(SaId, &'a [u8]),
     Gone(SaId),
     Peer(PeerMark),
+    /// What is proven on the way to a peer with a static key.
+    Size(PeerId, IpAddr, u16),
 }
 
 /// Whose connection is to be there, and whose is not.
@@ -57,6 +61,12 @@ impl<'a> Change<'a> {
                 out.u8(2);
                 mark.write(out);
             }
+            Change::Size(peer, remote, size) => {
+                out.u8(3);
+                out.u16(peer.0);
+                out.addr(SocketAddr::new(*remote, 0));
+                out.u16(*size);
+            }
         }
     }
 
@@ -65,6 +75,7 @@ impl<'a> Change<'a> {
             0 => Change::Written(SaId(IkeSpi(input.u64()?)), input.part()?),
             1 => Change::Gone(SaId(IkeSpi(input.u64()?))),
             2 => Change::Peer(PeerMark::read(input)?),
+            3 => Change::Size(PeerId(input.u16()?), input.addr()?.ip(), input.u16()?),
             _ => return Err(DecodeError::BadValue("kind of change")),
         })
     }
@@ -76,6 +87,7 @@ pub(super) struct Contents<'a> {
     pub epoch: u64,
     pub peers: BTreeMap<[u8; 32], PeerMark>,
     pub records: BTreeMap<SaId, &'a [u8]>,
+    pub sizes: BTreeMap<PeerId, (IpAddr, u16)>,
 }
 
 impl<'a> Contents<'a> {
@@ -85,12 +97,13 @@ impl<'a> Contents<'a> {
             return Err(RestoreError::OtherVersion);
         }
         let epoch = input.u64()?;
-        let mut contents = Contents { epoch, peers: BTreeMap::new(), records: BTreeMap::new() };
+        let mut contents = Contents { epoch, peers: BTreeMap::new(), records: BTreeMap::new(), sizes: BTreeMap::new() };
         while !input.is_empty() {
             match Change::read(&mut input)? {
                 Change::Written(id, record) => drop(contents.records.insert(id, record)),
                 Change::Gone(id) => drop(contents.records.remove(&id)),
                 Change::Peer(mark) => drop(contents.peers.insert(mark.name, mark)),
+                Change::Size(peer, remote, size) => drop(contents.sizes.insert(peer, (remote, size))),
             }
         }
         Ok(contents)
