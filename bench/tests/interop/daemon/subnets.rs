@@ -99,6 +99,16 @@ fn three_networks_work_with_a_child_sa_for_each() -> Result<()> {
 }
 
 #[test]
+fn what_strongswan_leaves_out_when_it_begins_is_asked_for() -> Result<()> {
+    let pair = start(Swan6, false)?;
+    pair.swan.initiate(CONNECTION, &child(1))?;
+    wait_until("all three networks work both ways", SOON, || Ok(children(&pair)?.0.len() == 3 && all_reach(&pair)?))
+        .with_context(|| pair.said())?;
+    ensure!(children(&pair)?.1 == 0, "selectors are missing: {}", pair.said());
+    Ok(())
+}
+
+#[test]
 fn one_child_sa_that_strongswan_ends_leaves_the_others() -> Result<()> {
     let pair = start(Swan6, false)?;
     NETWORKS.iter().try_for_each(|n| pair.swan.initiate(CONNECTION, &child(*n)))?;

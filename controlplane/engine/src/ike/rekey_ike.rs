@@ -224,7 +224,7 @@ fn successor(ctx: &mut Ctx, facts: &Facts, old: &Session, creation: &IkeCreation
     let (config, proof) = (old.config.clone(), old.proof.clone());
     let lifetimes = Lifetimes::new(ctx.now.instant, &config.ike_lifetime, ctx.random);
     let mut session = Session::new(old.peer, config, old.original_initiator, made, proof, lifetimes);
-    session.wants = Wants::with_lanes(old.wants.peer_lanes());
+    session.wants = Wants::new(old.original_initiator).with_lanes(old.wants.peer_lanes());
     session.mobike = old.mobike.clone();
     match creation.role {
         Role::Initiator => session.want(Task::SendToken),

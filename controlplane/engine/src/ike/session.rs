@@ -76,7 +76,7 @@ impl Session {
             lifetimes,
             succession: Succession::default(),
             children: Children::new(peer),
-            wants: Wants::default(),
+            wants: Wants::new(original_initiator),
             agenda: Agenda::default(),
             awaited: Awaited::default(),
             tokens: Tokens::default(),
@@ -184,9 +184,12 @@ impl Session {
     pub(super) fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let gone = self.children.get(inbound).map(|child| (child.slot(), child.wishes(self.child_config(child.config))));
         self.children.remove(ctx, inbound);
-        if let Some((slot, wishes)) = gone.filter(|_| self.original_initiator) {
-            let missing = wishes.into_iter().filter(|wish| !self.children.has(wish)).collect();
+        let Some((slot, wishes)) = gone else { return };
+        let missing = wishes.into_iter().filter(|wish| !self.children.has(wish)).collect();
+        if self.original_initiator {
             self.create_later(ctx, missing, slot, None);
+        } else {
+            self.wants.leave_to_peer(ctx.now.instant, missing);
         }
     }
 
@@ -226,12 +229,14 @@ impl Session {
     pub(super) fn want_missing_children(&mut self, is_adit: bool) {
         // The Child SAs of a predecessor are still to come.
         let goes = self.succession.has_successor() || self.succession.next().is_some();
-        if !self.original_initiator || goes || self.succession.has_predecessor() {
+        if goes || self.succession.has_predecessor() {
             return;
         }
         self.wants.forget_what_came(&self.config, &self.children);
-        self.children.headless_lanes().into_iter().for_each(|inbound| self.close_child(inbound));
-        let tasks = self.wants.tasks(&self.config, &self.children, is_adit);
+        if self.original_initiator {
+            self.children.headless_lanes().into_iter().for_each(|inbound| self.close_child(inbound));
+        }
+        let tasks = self.wants.tasks(&self.config, &self.children, is_adit, self.lifetimes.established());
         tasks.into_iter().for_each(|task| self.want(task));
     }
 

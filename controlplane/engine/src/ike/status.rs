@@ -243,7 +243,7 @@ fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
 }
 
 fn missing(wish: Wish, refused: Option<&Refused>) -> Missing {
-    let (cause, retry_at) = (refused.and_then(|refused| refused.cause.clone()), refused.map(|refused| refused.until));
+    let (cause, retry_at) = (refused.and_then(|refused| refused.cause.clone()), refused.and_then(Refused::retry_at));
     Missing { wish, cause, retry_at }
 }
 

@@ -157,8 +157,9 @@ impl IkeSa {
         }
         session.on_children_timeout(ctx, self.wire.window.expected_id());
         if is_due(session.wants.deadline()) {
-            session.wants.ask_again(now);
-            session.want_missing_children(self.facts.features.adit);
+            let is_adit = self.facts.features.adit;
+            session.wants.ask_again(now, &session.config, &session.children, is_adit);
+            session.want_missing_children(is_adit);
         }
         let Stage::Established(session) = &self.stage else { return };
         if is_due(self.keepalive_at(session)) {

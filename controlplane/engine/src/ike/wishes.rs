@@ -1,6 +1,9 @@
 //! Which Child SAs are wanted and not there: what is configured, selector by selector and lane by lane, less what there is. What
 //! the peer refuses is asked for again, each for itself and ever more rarely.
 //!
+//! Whoever began the connection asks. Towards other products we ask as well where they began it, after a pause for them to do it
+//! themselves, and only a few times: many a client wants less than what is configured, and what it ends stays ended.
+//!
 //! A peer may narrow what it is asked for (RFC 7296 §2.9), some to the first pair of networks alone. What no Child SA has anything
 //! of is then asked for in others: together from a peer that grants several pairs at once, from others one by one.
 
@@ -28,6 +31,10 @@ const WAIT_MAX: Duration = Duration::from_secs(120);
 /// Where much is refused, the waits are so long that there is no more than one request in this time.
 const SPACING: Duration = Duration::from_secs(10);
 
+/// For so long whoever began the connection may ask for what is configured here, before we do; and how often we do then.
+const LEFT_TO_PEER: Duration = Duration::from_secs(10);
+const TRIES_AS_RESPONDER: u32 = 3;
+
 /// Something that a Child SA is wanted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -39,16 +46,25 @@ pub enum Wish {
     Lane(ChildId, u8),
 }
 
-/// A wish that was refused.
+/// A wish that was refused, or that is the peer's to fulfil so far.
 #[derive(Clone, Debug)]
 pub(super) struct Refused {
     pub wish: Wish,
     /// Why; unknown where it was there and is not any more.
     pub cause: Option<Cause>,
     times: u32,
-    pub until: Instant,
+    until: Instant,
     /// It is not asked for before that.
     waits: bool,
+    /// It is not asked for at all: the peer began the connection, and has ended it or refused it often enough.
+    is_left: bool,
+}
+
+impl Refused {
+    /// When it is asked for again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        (!self.is_left).then_some(self.until)
+    }
 }
 
 /// The two sides of some configured selectors, each range once.
@@ -116,6 +132,8 @@ impl Children {
 
 /// What the peer has refused, and what it can do; what the data plane has refused.
 pub(super) struct Wants {
+    /// We began the connection: what is missing is ours to ask for.
+    asks: bool,
     /// What the peer has refused, or is not there any more.
     refused: Vec<Refused>,
     /// When Child SAs that are missing are asked for again.
@@ -129,17 +147,16 @@ pub(super) struct Wants {
     pub backoffs: InstallBackoffs,
 }
 
-impl Default for Wants {
-    fn default() -> Wants {
-        let (refused, backoffs) = (Vec::new(), InstallBackoffs::default());
-        Wants { refused, create_at: None, narrows: false, peer_lanes: 1, lanes_max: LANES_MAX, backoffs }
-    }
-}
-
 impl Wants {
-    /// What was known of the peer's lanes.
-    pub(super) fn with_lanes((peer_lanes, lanes_max): (u8, u8)) -> Wants {
-        Wants { peer_lanes, lanes_max, ..Wants::default() }
+    /// `asks`: we began the connection.
+    pub(super) fn new(asks: bool) -> Wants {
+        let (refused, backoffs) = (Vec::new(), InstallBackoffs::default());
+        Wants { asks, refused, create_at: None, narrows: false, peer_lanes: 1, lanes_max: LANES_MAX, backoffs }
+    }
+
+    /// With what was known of the peer's lanes.
+    pub(super) fn with_lanes(self, (peer_lanes, lanes_max): (u8, u8)) -> Wants {
+        Wants { peer_lanes, lanes_max, ..self }
     }
 
     /// With how many lanes the peer can do something, and how many it wants at most.
@@ -208,7 +225,9 @@ impl Wants {
         let together = if self.narrows && !is_adit { 1 } else { SELECTORS_OF_CHILD_MAX };
         let wanted = |pair: &Selector| {
             let wish = Wish::Selector(config, *pair);
-            !children.has(&wish) && !self.waits(&wish)
+            // What the one who began the connection was given time for.
+            let is_ours = self.asks || self.refused.iter().any(|refused| refused.wish == wish);
+            is_ours && !children.has(&wish) && !self.waits(&wish)
         };
         child.pairs.iter().copied().filter(wanted).take(together).collect()
     }
@@ -246,23 +265,62 @@ impl Wants {
             let wait = WAIT.saturating_mul(1 << times.min(8)).min(longest);
             let until = backoff.max(Some(now + jittered(wait, 25, random))).unwrap_or(now);
             let cause = cause.cloned().or(before.and_then(|before| before.cause));
-            self.refused.push(Refused { wish, cause, times: times.saturating_add(1), until, waits: true });
+            let times = times.saturating_add(1);
+            let is_left = !self.asks && times >= TRIES_AS_RESPONDER;
+            self.refused.push(Refused { wish, cause, times, until, waits: true, is_left });
         }
         self.plan_next();
     }
 
-    /// The time has come for some of what was refused.
-    pub(super) fn ask_again(&mut self, now: Instant) {
-        self.refused.iter_mut().for_each(|refused| refused.waits &= refused.until > now);
+    /// The peer, which began the connection, has ended what these stand for: it is not asked to have it again.
+    pub(super) fn leave_to_peer(&mut self, now: Instant, wishes: Vec<Wish>) {
+        self.refused.retain(|refused| !wishes.contains(&refused.wish));
+        let wishes = wishes.into_iter().filter(|wish| matches!(wish, Wish::Selector(..)));
+        let left = |wish| Refused { wish, cause: None, times: 0, until: now, waits: true, is_left: true };
+        self.refused.extend(wishes.map(left));
+    }
+
+    /// The time has come for some of what was refused, or left to the peer.
+    pub(super) fn ask_again(&mut self, now: Instant, peer: &PeerConfig, children: &Children, is_adit: bool) {
+        self.refused.iter_mut().for_each(|refused| refused.waits &= refused.is_left || refused.until > now);
+        if !self.asks && !is_adit {
+            let (left_out, until) = (self.left_out(peer, children), now + LEFT_TO_PEER);
+            let paused = |wish| Refused { wish, cause: None, times: 0, until, waits: true, is_left: false };
+            self.refused.extend(left_out.into_iter().map(paused));
+        }
         self.plan_next();
     }
 
     fn plan_next(&mut self) {
-        self.create_at = self.refused.iter().filter(|refused| refused.waits).map(|refused| refused.until).min();
+        let waiting = self.refused.iter().filter(|refused| refused.waits);
+        self.create_at = waiting.filter_map(Refused::retry_at).min();
     }
 
-    /// The requests for all that is configured and not there.
-    pub(super) fn tasks(&self, peer: &PeerConfig, children: &Children, is_adit: bool) -> Vec<Task> {
+    /// Configured selectors of which no Child SA has anything, and that nobody was given time for.
+    fn left_out(&self, peer: &PeerConfig, children: &Children) -> Vec<Wish> {
+        let missing = self.missing(peer, children).into_iter();
+        let selectors = missing.filter(|(wish, why)| why.is_none() && matches!(wish, Wish::Selector(..)));
+        selectors.map(|(wish, _)| wish).collect()
+    }
+
+    /// The requests for all that is configured and not there, where that is our business. What the peer has left out, another product
+    /// that began the connection, is looked at with the clock: `soon`.
+    pub(super) fn tasks(&mut self, peer: &PeerConfig, children: &Children, is_adit: bool, soon: Instant) -> Vec<Task> {
+        if self.asks {
+            return self.all_tasks(peer, children, is_adit);
+        }
+        // Another Adit asks itself.
+        if is_adit {
+            return Vec::new();
+        }
+        if !self.left_out(peer, children).is_empty() {
+            self.look_at(soon);
+        }
+        let children = (0..peer.children.len()).filter(|config| !self.to_ask_for(peer, children, *config, is_adit).is_empty());
+        children.map(|config| Task::CreateChild { config, method: None }).collect()
+    }
+
+    fn all_tasks(&self, peer: &PeerConfig, children: &Children, is_adit: bool) -> Vec<Task> {
         let mut tasks = Vec::new();
         for (config, child) in peer.children.iter().enumerate() {
             if self.lacks(peer, children, config) || !self.to_ask_for(peer, children, config, is_adit).is_empty() {
@@ -302,7 +360,7 @@ impl Wants {
     /// Gives everything to the IKE SA that takes over, but for what the peer said of its lanes, which both know.
     pub(super) fn take(&mut self) -> Wants {
         let narrows = self.narrows;
-        let kept = Wants { narrows, ..Wants::with_lanes(self.peer_lanes()) };
+        let kept = Wants { narrows, ..Wants::new(self.asks).with_lanes(self.peer_lanes()) };
         std::mem::replace(self, kept)
     }
 }

@@ -1,5 +1,7 @@
 //! What a peer may have of Child SAs.
 
+use adit_proto::control::Selector;
+use adit_proto::ike::{AddressRange, IpSelector};
 use adit_proto::suite::Suite;
 
 use super::*;
@@ -8,9 +10,11 @@ use crate::ike::child::{Limits, Sending, Usage};
 use crate::ike::config::{ChildConfig, EndpointConfig, Lifetime, Mode, Now};
 use crate::ike::context::Ctx;
 use crate::ike::endpoint::Endpoint;
+use crate::ike::selectors::{SelectorPair, pair_of};
 use crate::ike::standing::Standing;
 use crate::ike::testing::{instant, peer_config};
 use crate::ike::trust::Trust;
+use crate::ike::wishes;
 
 fn choice() -> Choice {
     let (suite, prf) = (Suite::Aes128Gcm, Some(Prf::HmacSha256));
@@ -109,4 +113,84 @@ fn child_sas_have_a_limit_in_all_states_together() {
     let mut random = |out: &mut [u8]| out.fill(7);
     session.children.end_draining(&mut Ctx::new(Now { instant: instant(), unix: 0 }, &mut random, &mut endpoint.shared));
     assert_eq!((session.has_room(128, false), session.has_room(40, false)), (Ok(()), Err(LocalFault::Busy)));
+}
+
+/// A connection that another product began, with three configured pairs of networks and a Child SA for the first of them.
+fn answered(pairs: &[Selector]) -> Session {
+    let mut session = session(1);
+    let mut config = (*session.config).clone();
+    (config.children[0].mode, config.children[0].pairs) = (Mode::Tunnel, pairs.to_vec());
+    session.config = Arc::new(config);
+    session.children.adopt(covering(&pairs[0], 1));
+    session
+}
+
+fn covering(pair: &Selector, number: u32) -> Child {
+    Child { mode: Mode::Tunnel, selectors: wishes::sides([pair]), ..child(0, number, ChildState::Live) }
+}
+
+fn three_pairs() -> Vec<Selector> {
+    let network = |site: u8, n: u8| {
+        IpSelector::any_of(AddressRange::V4 { first: [10, site, n, 0].into(), last: [10, site, n, 255].into() })
+    };
+    (1..=3).filter_map(|n| pair_of(&network(1, n), &network(2, n))).collect()
+}
+
+fn ask_again(session: &mut Session, now: Instant, is_adit: bool) {
+    session.wants.ask_again(now, &session.config, &session.children, is_adit);
+}
+
+fn to_ask_for(session: &Session) -> Vec<Selector> {
+    session.wants.to_ask_for(&session.config, &session.children, 0, false)
+}
+
+#[test]
+fn what_the_one_who_began_leaves_out_is_asked_for_after_a_pause() {
+    let (pairs, is_adit) = (three_pairs(), false);
+    let mut session = answered(&pairs);
+    session.want_missing_children(is_adit);
+    let mut now = instant();
+    assert!(session.agenda.is_empty() && session.wants.deadline().is_some_and(|at| at <= now), "the pause begins");
+    ask_again(&mut session, now, is_adit);
+    session.want_missing_children(is_adit);
+    assert!(session.agenda.is_empty());
+    // The peer makes another one itself meanwhile.
+    session.children.adopt(covering(&pairs[1], 2));
+    now = session.wants.deadline().expect("the end of the pause");
+    ask_again(&mut session, now, is_adit);
+    session.want_missing_children(is_adit);
+    assert_eq!(session.next_task(now), Some(Task::CreateChild { config: 0, method: None }));
+    assert_eq!(to_ask_for(&session), [pairs[2]]);
+    // To another Adit it is left for good.
+    let mut session = answered(&pairs);
+    session.want_missing_children(true);
+    ask_again(&mut session, now, true);
+    session.want_missing_children(true);
+    assert!(session.agenda.is_empty() && session.wants.deadline().is_none());
+}
+
+#[test]
+fn what_the_one_who_began_ends_or_refuses_stays_so() {
+    let pairs = three_pairs();
+    let mut session = answered(&pairs[..2]);
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(|out: &mut [u8]| out.fill(7)));
+    let mut now = instant();
+    session.wants.leave_to_peer(now, vec![Wish::Selector(0, pairs[0])]);
+    drop(session.children.take());
+    let mut asked = 0;
+    for _ in 0..100 {
+        session.want_missing_children(false);
+        let Some(at) = session.wants.deadline() else { break };
+        now = now.max(at);
+        ask_again(&mut session, now, false);
+        session.want_missing_children(false);
+        if session.next_task(now).is_some() {
+            asked += 1;
+            assert_eq!(to_ask_for(&session), [pairs[1]]);
+            let mut random = |out: &mut [u8]| out.fill(7);
+            let mut ctx = Ctx::new(Now { instant: now, unix: 0 }, &mut random, &mut endpoint.shared);
+            session.create_later(&mut ctx, vec![Wish::Selector(0, pairs[1])], (0, 0), None);
+        }
+    }
+    assert_eq!((asked, session.wants.deadline()), (3, None));
 }

@@ -371,7 +371,7 @@ fn read_session(
     let (rekey_at, expire_at) = (input.option(|input| input.time(clock))?, input.option(|input| input.time(clock))?);
     let lifetimes = Lifetimes::of_parts(established, rekey_at, expire_at);
     let mut session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
-    session.wants = Wants::with_lanes((input.u8()?, input.u8()?));
+    session.wants = Wants::new(original_initiator).with_lanes((input.u8()?, input.u8()?));
     session.tokens = Tokens::restored(input.list(In::bytes)?);
     session.succession = read_succession(input, clock)?;
     session.children = read_draining(input, clock, peer)?;
