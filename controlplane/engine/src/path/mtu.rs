@@ -11,8 +11,9 @@
 //!   └── never leaves without a proof          (a black hole)              ▲     │
 //!                                                                         └─────┘ an echo of the size in use was lost
 //! ```
-//! It begins with the size last proven here, or the route's, with 1280 and with the smallest, all at once. It shrinks at once and
-//! grows after three echoes. That large ones are lost *and* small ones confirmed makes a black hole; loss alone makes none.
+//! It begins with the size last proven here, or the route's, with 1280 and with the smallest, all at once; where the first is lost and
+//! another one is not, all sizes that links have follow at once, so that hosts are told soon. It shrinks at once and grows after
+//! three echoes. That large ones are lost *and* small ones confirmed makes a black hole; loss alone makes none.
 //! Towards peers without echoes there is only what the kernel knows and what routers say.
 
 use std::time::{Duration, Instant};
@@ -113,6 +114,8 @@ pub(crate) struct Mtu {
     pending: Vec<Pending>,
     /// Nothing is settled since the path began, or since it turned out to carry less.
     is_open: bool,
+    /// All sizes that links have were tried at once, after the first ones.
+    spread: bool,
     /// When the next thing is due: an answer overdue, or the next echo.
     next: Option<Instant>,
     raise_at: Option<Instant>,
@@ -141,6 +144,7 @@ impl Mtu {
             too_large: 0,
             pending: Vec::new(),
             is_open: echoes,
+            spread: false,
             next: None,
             raise_at: None,
             active_until: None,
@@ -308,20 +312,27 @@ impl Mtu {
         self.pending.retain(|pending| now.saturating_duration_since(pending.at) < wait * u32::from(ROUNDS));
         match self.phase {
             Phase::Told => Vec::new(),
+            Phase::Start { .. } if self.confirmed > 0 && self.spread => {
+                // What was hoped for was lost twice and smaller ones were not: from here on hosts are told what is known.
+                self.is_open = false;
+                self.search(now);
+                Vec::new()
+            }
+            Phase::Start { .. } if self.confirmed > 0 => {
+                (self.spread, self.next) = (true, Some(now + wait));
+                let likely = LIKELY.iter().rev().copied().filter(|size| *size > self.confirmed && *size < self.hint);
+                std::iter::once(self.hint).chain(likely).collect()
+            }
             Phase::Start { round, pause } if round < ROUNDS => {
                 (self.phase, self.next) = (Phase::Start { round: round + 1, pause }, Some(now + wait));
                 let mut sizes = vec![self.hint, COMMON.clamp(self.base(), self.hint), self.base()];
                 sizes.dedup();
                 sizes
             }
-            Phase::Start { pause, .. } if self.confirmed == 0 => {
+            Phase::Start { pause, .. } => {
                 let pause = (pause * 2).clamp(Duration::from_secs(1), RESTART_MAX);
                 self.silent = true;
                 (self.phase, self.next) = (Phase::Start { round: 0, pause }, Some(now + pause));
-                Vec::new()
-            }
-            Phase::Start { .. } => {
-                self.search(now);
                 Vec::new()
             }
             Phase::Searching { size, answered, round } => self.search_on(now, size, answered, round),

@@ -97,6 +97,27 @@ fn a_whole_path_is_known_after_one_round_trip() {
 }
 
 #[test]
+fn hosts_are_told_what_passes_within_half_a_second() {
+    for carries in [1280, 1400, 1452, 1492] {
+        let mut line = line(carries);
+        line.run(Duration::from_millis(550), true);
+        assert_eq!((line.mtu.told(), line.mtu.size()), (carries, carries));
+        line.run(Duration::from_secs(10), true);
+        assert_eq!(line.mtu.told(), carries, "and that stays");
+    }
+    // It is no likely one: what is told never shrinks again.
+    let (mut line, mut told) = (line(1337), 0);
+    for _ in 0..100 {
+        line.run(Duration::from_millis(100), true);
+        if line.now >= instant() + Duration::from_millis(550) {
+            assert!((told..=1337).contains(&line.mtu.told()), "{} after {told}", line.mtu.told());
+            told = line.mtu.told();
+        }
+    }
+    assert!(told + GRAIN >= 1337, "{told}");
+}
+
+#[test]
 fn what_was_proven_before_is_tried_first() {
     let mut line = Line::new(Mtu::new(false, [Some(9000); 2], Some(4000), true), 4000, 50);
     line.run(Duration::from_millis(60), false);
