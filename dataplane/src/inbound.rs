@@ -201,9 +201,13 @@ impl Inbound {
     ) -> Result<(), Failure> {
         let mut start = place.start;
         let mut touched = None;
+        let from_ike_port = arrival.from.port() == demux::IKE_PORT;
         while start < place.end {
             let end = place.end.min(start + segment);
             match demux::classify(&self.arena.bytes()[start..end]) {
+                Kind::Esp | Kind::Unknown if from_ike_port && demux::is_bare_ike(&self.arena.bytes()[start..end]) => {
+                    env.port.drop(Drop::NoMarker, 1);
+                }
                 Kind::Esp => {
                     let header = Header::parse(&self.arena.bytes()[start..end]);
                     match header.map(|header| (state.tables.find_inbound(header.spi), header)) {

@@ -54,6 +54,12 @@ impl Endpoint {
         usize::from(self.len) < self.raw.len() || mapped
     }
 
+    /// Its port, which both kinds of address have in the same place.
+    #[inline]
+    pub fn port(&self) -> u16 {
+        u16::from_be_bytes([self.raw[2], self.raw[3]])
+    }
+
     /// Length of [`Endpoint::to_bytes`].
     pub const LEN: usize = mem::size_of::<libc::sockaddr_in6>() + 1;
 

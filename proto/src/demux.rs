@@ -53,6 +53,18 @@ pub fn classify(datagram: &[u8]) -> Kind {
     if datagram[4..8] == STUN_COOKIE { Kind::Stun } else { Kind::Unknown }
 }
 
+/// The port from which no product sends ESP in UDP, and IKE without a marker (RFC 3948 §2.2, RFC 7296 §2.23).
+pub const IKE_PORT: u16 = 500;
+
+/// Whether a datagram from [`IKE_PORT`] to another port is IKE without the marker, by its version and length. strongSwan sends such
+/// to the `remote_port` that it was given, and then goes on at our port 4500: it has to be told to begin at its own port 4500.
+#[inline]
+pub fn is_bare_ike(datagram: &[u8]) -> bool {
+    let Some(header) = datagram.first_chunk::<IKE_HEADER_LEN>() else { return false };
+    let length = u32::from_be_bytes([header[24], header[25], header[26], header[27]]);
+    header[..4] != [0; NON_ESP_MARKER_LEN] && header[17] >> 4 == 2 && length as usize == datagram.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +98,17 @@ mod tests {
         assert_eq!(classify(&datagram(&[0x50], PACKET_LEN_MIN - 1)), Kind::TooShort);
         assert_eq!(classify(&datagram(&[0, 0, 0, 0, 1], 31)), Kind::TooShort);
         assert_eq!(classify(&datagram(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42], 19)), Kind::TooShort);
+    }
+
+    #[test]
+    fn ike_without_a_marker_is_known_by_its_version_and_length() {
+        let mut message = datagram(&[0x9a, 1, 2, 3, 4, 5, 6, 7], 40);
+        (message[17], message[27]) = (0x20, 40);
+        assert!(is_bare_ike(&message));
+        let marked = [&[0; 4], message.as_slice()].concat();
+        assert!(!is_bare_ike(&marked) && !is_bare_ike(&message[..39]) && !is_bare_ike(&message[..20]));
+        message[17] = 0x10;
+        assert!(!is_bare_ike(&message), "IKEv1");
     }
 
     proptest! {

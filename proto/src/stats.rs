@@ -108,6 +108,7 @@ numbers! {
         MacElsewhere "mac_elsewhere" "The source address is pinned to another peer (forwarding.forward).",
         HandoverFull "handover_full" "No buffer was free to give the frame or datagram to the worker that owns it.",
         BadIke "bad_ike" "Behind the marker of IKE stands no message, or one of another length than it says.",
+        NoMarker "no_marker" "IKE from port 500 to another port without the marker that belongs there (RFC 7296 section 2.23): the peer has to begin at its port 4500, with strongSwan by local_port = 4500 beside remote_port.",
         PuntKnownLimit "punt_known_limit" "More messages of IKE SAs that there are than a worker hands up.",
         PuntNetworkLimit "punt_network_limit" "More messages of IKE strangers in one network (/24, or /48 of IPv6) than its share.",
         PuntLimit "punt_limit" "More messages of IKE strangers than a worker hands up.",

@@ -36,6 +36,26 @@ fn from_500(release: Release, adit_begins: bool, listen: u16) -> Result<Seen> {
     Ok(vec!["on to 4500, 4 rekeys, 1 MiB each way".to_owned()])
 }
 
+/// Adit listens at a port of its own, and strongSwan begins, from its port 4500 or, without the marker, from 500.
+fn at_a_remote_port(release: Release) -> Result<Seen> {
+    let port = 51820;
+    let begin = |own: &str| -> Result<Pair> {
+        let lines = [format!("remote_port = {port}"), own.to_owned()];
+        let pair = Pair::new(release, Proof::Psk, "role: responder", |swan| swan.connections[0].extra.extend(lines))?;
+        changed(pair, &format!("listen: {}:4500", Site::A.outer()), &format!("listen: {}:{port}", Site::A.outer()))
+    };
+    let pair = begin("local_port = 4500")?;
+    pair.connect(false)?;
+    pair.transfers(MIB)?;
+    let local = format!("{}:{port}", Site::A.outer());
+    ensure!(pair.peer()?["ike"]["sas"][0]["local"] == local.as_str(), "{}", pair.said());
+    let pair = begin("local_port = 500")?;
+    // Nobody answers it; what was sent is counted under a name that says what to do.
+    ensure!(pair.swan.initiate(CONNECTION, "net").is_err(), "{}", pair.said());
+    ensure!(pair.lost().contains("no_marker"), "{}", pair.lost());
+    Ok(vec!["with local_port = 4500".to_owned()])
+}
+
 /// Adit has two addresses and receives on any; strongSwan knows the second one, and believes no other.
 fn second_address(release: Release) -> Result<Seen> {
     let second: IpAddr = [192, 0, 2, 22].into();
@@ -59,4 +79,9 @@ fn an_endpoint_on_port_500_goes_on_at_4500() -> Result<()> {
 #[test]
 fn what_comes_to_the_second_address_is_answered_from_there() -> Result<()> {
     second_address(Swan5).map(drop)
+}
+
+#[test]
+fn strongswan_with_a_remote_port_begins_at_its_own_port_4500() -> Result<()> {
+    at_a_remote_port(Swan5).map(drop)
 }
