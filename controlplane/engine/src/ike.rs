@@ -27,6 +27,7 @@
 //! - New SAs can receive before the peer learns of them, and the old ones go when the new ones work (§2.8).
 //! - Every table has a limit in [`Limits`] or beside its type.
 
+mod addresses;
 mod admission;
 mod agenda;
 mod agreed;
@@ -55,6 +56,7 @@ mod fragment;
 mod handshake;
 mod informational;
 mod initiated;
+mod install;
 mod install_backoff;
 mod intermediate;
 mod key_log;

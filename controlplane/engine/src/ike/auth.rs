@@ -171,7 +171,7 @@ impl IkeSa {
             let own = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
             let most = own.saturating_mul(4).clamp(PEER_LANES_MIN, LANES_MAX);
             session.wants.set_peer_lanes(lanes.unwrap_or(1).clamp(1, most));
-            session.mobike.set_peer_addresses(addresses);
+            session.addresses.set_of_peer(addresses);
             session.tokens.take(parts);
         }
         if let Some((facts, session)) = self.facts_and_session() {

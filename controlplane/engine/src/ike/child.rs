@@ -7,13 +7,12 @@ use adit_proto::control::{ChildId, PeerId, SaKey, Spi};
 use crate::random::Random;
 use crate::timer::earlier;
 
-use super::config::{ChildConfig, Lifetime, Mode};
+use super::config::{Lifetime, Mode};
 use super::event::ChildKeys;
 use super::negotiate::Choice;
 use super::selectors::SelectorPair;
 use super::succession::REPLACED_PATIENCE;
 use super::window::jittered;
-use super::wishes::Wish;
 
 /// After this time the peer has asked again for an answer that was lost, or has given up.
 const SURELY_KNOWN: Duration = Duration::from_secs(180);
@@ -161,20 +160,6 @@ impl Child {
     /// Where it is counted what the data plane refuses.
     pub(super) fn slot(&self) -> (usize, u8) {
         (self.config, self.lane)
-    }
-
-    /// What is wanted again when it is gone.
-    pub(super) fn wishes(&self, config: Option<&ChildConfig>) -> Vec<Wish> {
-        if self.lane > 0 {
-            return vec![Wish::Lane(self.id, self.lane)];
-        }
-        match config {
-            Some(config) if !config.pairs.is_empty() => {
-                let had = config.pairs.iter().filter(|pair| self.selectors.touches(pair));
-                had.map(|pair| Wish::Selector(self.config, *pair)).collect()
-            }
-            Some(_) | None => vec![Wish::Any(self.config)],
-        }
     }
 
     /// One half of it, for the data plane.

@@ -14,6 +14,7 @@ use adit_proto::ike::IpSelector;
 
 pub use adit_proto::control::PeerId;
 
+use super::selectors::SelectorPair;
 use crate::path::Origin;
 
 /// One moment, on both clocks that IKE needs.
@@ -205,6 +206,16 @@ pub struct ChildConfig {
     pub lifetime: Lifetime,
     /// SAs with the same selectors, one for each worker, with a peer that is Adit, too (RFC 9611). At least 1.
     pub lanes: u8,
+}
+
+impl ChildConfig {
+    /// The selectors of both sides.
+    pub(super) fn policy(&self) -> SelectorPair {
+        match self.mode {
+            Mode::Ethernet => SelectorPair::ethernet(),
+            Mode::Tunnel => SelectorPair { local: self.local.clone(), remote: self.remote.clone() },
+        }
+    }
 }
 
 /// A post-quantum pre-shared key (RFC 8784).

@@ -18,6 +18,7 @@ use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::{Cause, Event};
 use super::exchange::{Effect, Established, Refusal, Request};
 use super::facts::{Facts, Role};
+use super::install::install;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
@@ -66,7 +67,7 @@ pub(super) fn ask_new(
     let selectors = match pairs.as_slice() {
         // It has come in the meantime, from the IKE SA before this one or by the peer.
         [] if !session.wants.lacks(&session.config, &session.children, config) => return Ok(None),
-        [] => plan::policy(child),
+        [] => child.policy(),
         pairs => wishes::sides(pairs),
     };
     let (mode, inbound) = (child.mode, ctx.shared.spis.allocate(ctx.random, sa.facts.id, 0));
@@ -185,7 +186,7 @@ pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: Creation, se
     let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, has_lost(session, &creation));
     let now = ctx.now.instant;
     ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-    plan::install(ctx, sa.facts.id, session, creation, secrets);
+    install(ctx, sa.facts.id, session, creation, secrets);
     if lost {
         session.close_child(inbound);
     } else {
@@ -349,7 +350,7 @@ fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Paylo
 pub(super) fn finish_granted(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
     let (inbound, replaces, session) = (creation.plan.inbound, creation.plan.replaces, &mut *sa.session);
     ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-    plan::install(ctx, sa.facts.id, session, creation, secrets);
+    install(ctx, sa.facts.id, session, creation, secrets);
     if let Some(child) = session.children.get_mut(inbound) {
         // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
         child.granted_in = Some(sa.expected_id);

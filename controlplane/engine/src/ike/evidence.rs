@@ -78,7 +78,7 @@ pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, here: H
         }
     }
     if facts.features.mobike && session.original_initiator {
-        let remotes = session.mobike.peer_addresses().iter().map(|address| SocketAddr::new(*address, here.remote.port()));
+        let remotes = session.addresses.of_peer().iter().map(|address| SocketAddr::new(*address, here.remote.port()));
         for remote in remotes.filter(|remote| remote.ip() != here.remote.ip()) {
             others.push(Hop::new(unspecified(remote, here.local.port()), remote));
         }

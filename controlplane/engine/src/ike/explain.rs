@@ -10,7 +10,6 @@ use super::event::{Cause, Whose};
 use super::facts::Role;
 use super::negotiate::{self, Choice};
 use super::parts::Parts;
-use super::plan;
 use super::selectors::{self, SelectorPair};
 
 /// Proposals of a peer that are kept, and characters of each.
@@ -92,7 +91,7 @@ impl Record {
         for child in config.children.iter().take(PROPOSALS_MAX) {
             let alternatives = negotiate::child_alternatives(&child.proposals, false);
             self.child.ours.extend(texts(&negotiate::offer(&alternatives, Vec::new())));
-            self.selectors.ours.push(pair_text(&plan::policy(child)));
+            self.selectors.ours.push(pair_text(&child.policy()));
         }
         self.child.theirs = texts(parts.sa.as_deref().unwrap_or_default());
         let side = |side: &Option<Vec<_>>| selectors::known(side.as_deref().unwrap_or_default());

@@ -9,6 +9,7 @@ use super::create_child;
 use super::error::Error;
 use super::event::Cause;
 use super::facts::{Facts, Role};
+use super::install::install;
 use super::negotiate::{self, Alternative};
 use super::parts::Parts;
 use super::plan::{self, Asked, Creation, Granted, Plan};
@@ -22,7 +23,7 @@ pub(super) type Nonces = (Vec<u8>, Vec<u8>);
 /// What we ask for: the first child that is configured. Gives the payloads, the plan and the proposals in it.
 pub(super) fn ask(ctx: &mut Ctx, facts: &Facts, child: &super::config::ChildConfig) -> (Vec<Payload>, Plan, Vec<Alternative>) {
     let inbound = ctx.shared.spis.allocate(ctx.random, facts.id, 0);
-    let (mode, selectors, pairs) = (child.mode, plan::policy(child), child.pairs.clone());
+    let (mode, selectors, pairs) = (child.mode, child.policy(), child.pairs.clone());
     let plan = Plan { mode, inbound, selectors, pairs, ..Plan::default() };
     let offered = negotiate::child_alternatives(&child.proposals, true);
     let proposals = negotiate::offer(&offered, inbound.0.to_be_bytes());
@@ -52,7 +53,7 @@ pub(super) fn accept(
         Ok((secrets, choice)) => {
             ctx.record(facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
             let role = Role::Initiator;
-            return plan::install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
+            return install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
         }
         Err(cause) => cause,
     };
@@ -91,7 +92,7 @@ pub(super) fn grant(
             let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, facts.features.adit);
             ctx.record(facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
             let role = Role::Responder;
-            plan::install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
+            install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
             payloads
         }
         Err(error) => {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use super::addresses::ADDRESSES_MAX;
 use super::agenda::Task;
 use super::context::Ctx;
 use super::error::{Error, Misbehaviour};
@@ -18,31 +19,6 @@ use super::parts::Parts;
 use super::session::Session;
 use super::wire::Came;
 use crate::path::{Hop, Moves};
-
-/// Most addresses of a peer that are remembered, and of ours that it is told.
-const ADDRESSES_MAX: usize = 8;
-
-/// What an IKE SA knows about addresses.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Mobike {
-    /// Other addresses of the peer (§3.4).
-    peer_addresses: Vec<IpAddr>,
-    /// Other addresses of ours, as the peer was told.
-    own_addresses: Vec<IpAddr>,
-    /// The hash of our address as the peer saw it last (§3.8).
-    seen: Option<[u8; 20]>,
-}
-
-impl Mobike {
-    pub(super) fn peer_addresses(&self) -> &[IpAddr] {
-        &self.peer_addresses
-    }
-
-    /// As the peer names them.
-    pub(super) fn set_peer_addresses(&mut self, addresses: Vec<IpAddr>) {
-        self.peer_addresses = addresses;
-    }
-}
 
 /// What a request about addresses was.
 #[derive(Debug)]
@@ -88,7 +64,7 @@ pub(super) fn update(ctx: &mut Ctx, facts: &Facts, session: &mut Session) -> Req
         payloads.extend(facts.detection(&hop, session.config.force_encapsulation));
     }
     payloads.extend(own_addresses_payloads(ctx, hop));
-    session.mobike.own_addresses = own_addresses(ctx, hop);
+    session.addresses.told(own_addresses(ctx, hop));
     request(ctx, facts, Kind::Update, payloads, hop)
 }
 
@@ -96,7 +72,7 @@ pub(super) fn update(ctx: &mut Ctx, facts: &Facts, session: &mut Session) -> Req
 pub(super) fn announce(ctx: &mut Ctx, facts: &Facts, session: &mut Session) -> Request<Sent> {
     let hop = ctx.shared.hop_of(facts);
     let payloads = own_addresses_payloads(ctx, hop);
-    session.mobike.own_addresses = own_addresses(ctx, hop);
+    session.addresses.told(own_addresses(ctx, hop));
     request(ctx, facts, Kind::Announce, payloads, hop)
 }
 
@@ -122,14 +98,14 @@ fn own_addresses(ctx: &mut Ctx, here: Hop) -> Vec<IpAddr> {
 /// This is what the peer has been told.
 pub(super) fn note_addresses(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
     let hop = ctx.shared.hop_of(facts);
-    session.mobike.own_addresses = own_addresses(ctx, hop);
+    session.addresses.told(own_addresses(ctx, hop));
 }
 
 /// Our addresses have changed: the peer is told if its list is another one now.
 pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
     let hop = ctx.shared.hop_of(facts);
     let own = own_addresses(ctx, hop);
-    if facts.features.mobike && session.mobike.own_addresses != own {
+    if facts.features.mobike && !session.addresses.was_told(&own) {
         session.want(Task::AnnounceAddresses);
     }
 }
@@ -158,7 +134,7 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, parts:
         // The answer says nothing about the newest path.
         Kind::Update if !sent.hop.is_same(&here) => sa.session.want(Task::UpdateAddresses),
         Kind::Update => {
-            sa.session.mobike.seen = nat::seen_destination(parts.notifies.iter());
+            sa.session.addresses.set_seen(nat::seen_destination(parts.notifies.iter()));
             let refusals = [NotifyType::UNACCEPTABLE_ADDRESSES, NotifyType::UNEXPECTED_NAT_DETECTED];
             if let Some(notify) = refusals.into_iter().find(|refusal| parts.has(*refusal)) {
                 let cause = Cause::Refused { exchange: ExchangeType::INFORMATIONAL, notify };
@@ -190,7 +166,7 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Vec<
     let addresses = additional_addresses(parts);
     let said = !addresses.is_empty() || parts.has(NotifyType::NO_ADDITIONAL_ADDRESSES);
     if said {
-        sa.session.mobike.peer_addresses = addresses;
+        sa.session.addresses.set_of_peer(addresses);
     }
     let Came { hop: came, bytes } = sa.came;
     let moved = !came.is_same(&sa.hop(ctx.shared));
@@ -234,7 +210,7 @@ pub(super) fn liveness_payloads(ctx: &Ctx, facts: &Facts, session: &Session) -> 
 
 pub(super) fn on_liveness_answer(session: &mut Session, parts: &Parts) {
     let Some(seen) = nat::seen_destination(parts.notifies.iter()) else { return };
-    if session.mobike.seen.replace(seen).is_some_and(|before| before != seen) {
+    if session.addresses.take_seen(seen) {
         session.want(Task::UpdateAddresses);
     }
 }

@@ -7,19 +7,16 @@ use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType};
 
 use crate::crypto::KeyExchangeMethod;
 
-use super::agreed::{Creating, Secrets};
-use super::child::ChildState;
-use super::child::{Child, Limits, Sending, Usage};
+use super::agreed::Creating;
+use super::child::Child;
 use super::config::{ChildConfig, Mode, PeerConfig};
-use super::context::{Ctx, LANES_MAX};
+use super::context::LANES_MAX;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::facts::{Role, SaId};
+use super::facts::Role;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::selectors::{self, SelectorPair};
-use super::session::Session;
 use super::vendor;
-use super::wishes::Wish;
 
 /// A Child SA that we want, or are about to grant.
 #[derive(Clone, Debug, Default)]
@@ -85,14 +82,6 @@ pub(super) struct Granted {
     pub mode: Mode,
     pub selectors: SelectorPair,
     pub choice: Choice,
-}
-
-/// The selectors that a child is configured with.
-pub(super) fn policy(config: &ChildConfig) -> SelectorPair {
-    match config.mode {
-        Mode::Ethernet => SelectorPair::ethernet(),
-        Mode::Tunnel => SelectorPair { local: config.local.clone(), remote: config.remote.clone() },
-    }
 }
 
 /// The payloads that ask for a Child SA, or grant it. `sa` and `between` (nonce, key exchange) go where the RFC draws them.
@@ -169,8 +158,8 @@ pub(super) fn grant(
 
 /// What both ends allow. A rekey must not give less than there is (RFC 7296 §2.9.2).
 fn narrow(offered: &SelectorPair, child: &ChildConfig, old: Option<&Child>) -> Option<SelectorPair> {
-    let Some(old) = old else { return offered.narrow(&policy(child)) };
-    let narrowed = offered.narrow(&policy(child)).filter(|pair| pair.covers(&old.selectors));
+    let Some(old) = old else { return offered.narrow(&child.policy()) };
+    let narrowed = offered.narrow(&child.policy()).filter(|pair| pair.covers(&old.selectors));
     narrowed.or_else(|| offered.covers(&old.selectors).then(|| old.selectors.clone()))
 }
 
@@ -210,48 +199,4 @@ pub(super) fn check_answer(
     }
     plan.selectors = granted;
     Ok(choice)
-}
-
-/// Makes the Child SA under the IKE SA `sa`: it can receive from now on, and the keys to send are kept with it.
-pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: Creation, secrets: &Secrets) {
-    let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
-    let peer = session.peer;
-    let Some(outbound) = choice.child_spi() else { return };
-    let keys = session.made.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
-    let (outbound_key, inbound_key) = match role {
-        Role::Initiator => (keys.from_initiator.clone(), keys.from_responder.clone()),
-        Role::Responder => (keys.from_responder.clone(), keys.from_initiator.clone()),
-    };
-    let lifetime = session.config.children[plan.config].lifetime;
-    let now = ctx.now.instant;
-    let id = ctx.shared.spis.children.hold(peer, (sa, plan.inbound), plan.id, (plan.config, plan.mode, &plan.selectors));
-    let child = Child {
-        id,
-        config: plan.config,
-        lane: plan.lane,
-        mode: plan.mode,
-        inbound: plan.inbound,
-        outbound,
-        choice,
-        selectors: plan.selectors,
-        born: now,
-        limits: Limits::new(now, &lifetime, ctx.random),
-        usage: Usage::default(),
-        sending: Sending::Waits(Box::new(outbound_key)),
-        replaces: plan.replaces,
-        state: ChildState::Live,
-        superseded: false,
-        granted_in: None,
-        rekeying: false,
-        collision: None,
-    };
-    session.children.add(ctx, child, inbound_key);
-    let left: Vec<Wish> =
-        plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.children.has(wish)).collect();
-    match left.len() {
-        0 => {}
-        // It was asked for that alone: to ask again at once would bring the same.
-        1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), None),
-        _ => session.wants.note_narrowing(),
-    }
 }

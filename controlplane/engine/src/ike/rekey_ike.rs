@@ -225,7 +225,7 @@ fn successor(ctx: &mut Ctx, facts: &Facts, old: &Session, creation: &IkeCreation
     let lifetimes = Lifetimes::new(ctx.now.instant, &config.ike_lifetime, ctx.random);
     let mut session = Session::new(old.peer, config, old.original_initiator, made, proof, lifetimes);
     session.wants = Wants::new(old.original_initiator).with_lanes(old.wants.peer_lanes());
-    session.mobike = old.mobike.clone();
+    session.addresses = old.addresses.clone();
     match creation.role {
         Role::Initiator => session.want(Task::SendToken),
         Role::Responder => session.succession = Succession::after(facts.id, ctx.now.instant),

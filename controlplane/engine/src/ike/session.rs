@@ -8,6 +8,7 @@ use adit_proto::control::{ChildId, PeerId, Spi};
 
 use crate::crypto::IkeKeys;
 
+use super::addresses::Addresses;
 use super::agenda::{Agenda, Task};
 use super::child::{Child, ChildState};
 use super::children::Children;
@@ -18,7 +19,6 @@ use super::error::LocalFault;
 use super::event::Cause;
 use super::facts::SaId;
 use super::lifetimes::Lifetimes;
-use super::mobike::Mobike;
 use super::negotiate::Choice;
 use super::proof::Proof;
 use super::selectors::SelectorPair;
@@ -54,7 +54,7 @@ pub(super) struct Session {
     pub awaited: Awaited,
     /// With which the peer will say that it has crashed (RFC 6290).
     pub tokens: Tokens,
-    pub mobike: Mobike,
+    pub addresses: Addresses,
 }
 
 impl Session {
@@ -80,7 +80,7 @@ impl Session {
             agenda: Agenda::default(),
             awaited: Awaited::default(),
             tokens: Tokens::default(),
-            mobike: Mobike::default(),
+            addresses: Addresses::default(),
         }
     }
 

@@ -21,7 +21,7 @@ use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
 use super::event::Cause;
 use super::install_backoff::InstallBackoffs;
-use super::plan::{self, Plan};
+use super::plan::Plan;
 use super::selectors::{SelectorPair, sides_of};
 use super::window::jittered;
 
@@ -84,6 +84,20 @@ pub(super) fn sides<'a>(pairs: impl IntoIterator<Item = &'a Selector>) -> Select
 }
 
 impl Child {
+    /// What is wanted again when it is gone.
+    pub(super) fn wishes(&self, config: Option<&ChildConfig>) -> Vec<Wish> {
+        if self.lane > 0 {
+            return vec![Wish::Lane(self.id, self.lane)];
+        }
+        match config {
+            Some(config) if !config.pairs.is_empty() => {
+                let had = config.pairs.iter().filter(|pair| self.selectors.touches(pair));
+                had.map(|pair| Wish::Selector(self.config, *pair)).collect()
+            }
+            Some(_) | None => vec![Wish::Any(self.config)],
+        }
+    }
+
     /// Whether the configuration knows nothing any more of what it has.
     pub(super) fn is_unwanted(&self, config: Option<&ChildConfig>) -> bool {
         config.is_none_or(|config| {
@@ -237,7 +251,7 @@ impl Wants {
     pub(super) fn to_rekey_for(&self, peer: &PeerConfig, children: &Children, old: &Child, is_adit: bool) -> SelectorPair {
         let Some(child) = peer.children.get(old.config) else { return old.selectors.clone() };
         if child.pairs.is_empty() {
-            return plan::policy(child);
+            return child.policy();
         }
         let (config, alone) = (old.config, self.narrows && !is_adit);
         let others = |pair: &Selector| children.iter().any(|one| one.id != old.id && one.is_live() && one.has_of(config, pair));

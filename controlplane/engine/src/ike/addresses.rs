@@ -1,0 +1,46 @@
+//! What an IKE SA knows about addresses (RFC 4555): those of the peer, those of ours that it was told, and how it sees us.
+
+use std::net::IpAddr;
+
+/// Most addresses of a peer that are remembered, and of ours that it is told.
+pub(super) const ADDRESSES_MAX: usize = 8;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Addresses {
+    /// Other addresses of the peer (§3.4).
+    peer: Vec<IpAddr>,
+    /// Other addresses of ours, as the peer was told.
+    own: Vec<IpAddr>,
+    /// The hash of our address as the peer saw it last (§3.8).
+    seen: Option<[u8; 20]>,
+}
+
+impl Addresses {
+    pub(super) fn of_peer(&self) -> &[IpAddr] {
+        &self.peer
+    }
+
+    /// As the peer names them, instead of those that it named before.
+    pub(super) fn set_of_peer(&mut self, addresses: Vec<IpAddr>) {
+        self.peer = addresses;
+    }
+
+    /// The peer is told that these are ours.
+    pub(super) fn told(&mut self, own: Vec<IpAddr>) {
+        self.own = own;
+    }
+
+    pub(super) fn was_told(&self, own: &[IpAddr]) -> bool {
+        self.own == own
+    }
+
+    /// How the peer sees us, where it says so.
+    pub(super) fn set_seen(&mut self, seen: Option<[u8; 20]>) {
+        self.seen = seen;
+    }
+
+    /// The peer says how it sees us. Says whether it saw us at another address before.
+    pub(super) fn take_seen(&mut self, seen: [u8; 20]) -> bool {
+        self.seen.replace(seen).is_some_and(|before| before != seen)
+    }
+}

@@ -1,0 +1,53 @@
+//! A Child SA with its keys (RFC 7296 §2.17): it can receive before the peer learns of it.
+
+use super::agreed::Secrets;
+use super::child::{Child, ChildState, Limits, Sending, Usage};
+use super::context::Ctx;
+use super::facts::{Role, SaId};
+use super::plan::Creation;
+use super::session::Session;
+use super::wishes::Wish;
+
+/// Makes the Child SA under the IKE SA `sa`: it can receive from now on, and the keys to send are kept with it.
+pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: Creation, secrets: &Secrets) {
+    let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
+    let peer = session.peer;
+    let Some(outbound) = choice.child_spi() else { return };
+    let keys = session.made.keys.child(choice.suite, secrets.all(), &nonce_i, &nonce_r);
+    let (outbound_key, inbound_key) = match role {
+        Role::Initiator => (keys.from_initiator.clone(), keys.from_responder.clone()),
+        Role::Responder => (keys.from_responder.clone(), keys.from_initiator.clone()),
+    };
+    let lifetime = session.config.children[plan.config].lifetime;
+    let now = ctx.now.instant;
+    let id = ctx.shared.spis.children.hold(peer, (sa, plan.inbound), plan.id, (plan.config, plan.mode, &plan.selectors));
+    let child = Child {
+        id,
+        config: plan.config,
+        lane: plan.lane,
+        mode: plan.mode,
+        inbound: plan.inbound,
+        outbound,
+        choice,
+        selectors: plan.selectors,
+        born: now,
+        limits: Limits::new(now, &lifetime, ctx.random),
+        usage: Usage::default(),
+        sending: Sending::Waits(Box::new(outbound_key)),
+        replaces: plan.replaces,
+        state: ChildState::Live,
+        superseded: false,
+        granted_in: None,
+        rekeying: false,
+        collision: None,
+    };
+    session.children.add(ctx, child, inbound_key);
+    let left: Vec<Wish> =
+        plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.children.has(wish)).collect();
+    match left.len() {
+        0 => {}
+        // It was asked for that alone: to ask again at once would bring the same.
+        1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), None),
+        _ => session.wants.note_narrowing(),
+    }
+}
