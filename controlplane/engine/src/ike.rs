@@ -64,6 +64,7 @@ mod lifetimes;
 mod mobike;
 mod nat;
 pub mod negotiate;
+mod negotiation;
 mod parts;
 mod plan;
 mod proof;

@@ -8,6 +8,9 @@ use std::time::Instant;
 use adit_proto::control::{PeerId, Spi};
 use adit_proto::ike::IkeSpi;
 
+use zeroize::Zeroizing;
+
+use crate::crypto::IkeKeys;
 use crate::random::Random;
 
 use super::admission::Admission;
@@ -19,6 +22,7 @@ use super::directory::Directory;
 use super::event::{After, Cause, Event, IkeSpis, Transmit};
 use super::explain::Record;
 use super::facts::{Facts, SaId};
+use super::key_log::KeyLog;
 use super::remotes::Remotes;
 use super::trust::Trust;
 use crate::path::{Hop, Paths};
@@ -202,6 +206,15 @@ impl<'a> Ctx<'a> {
 
     pub(super) fn act(&mut self, action: Action) {
         self.actions.push(action);
+    }
+
+    /// Tells the keys of an IKE SA to a protocol analyser, where that was asked for.
+    pub(super) fn log_keys(&mut self, spis: IkeSpis, keys: &IkeKeys) {
+        if self.shared.config.key_log {
+            let [initiator, responder] = [keys.sk_ei(), keys.sk_er()].map(|key| Zeroizing::new(key.to_vec()));
+            let suite = keys.suite();
+            self.event(Event::KeyLog(Box::new(KeyLog::Ike { spis, suite, initiator, responder })));
+        }
     }
 
     /// What a peer's record of the current negotiation learns.

@@ -49,6 +49,11 @@ impl Handshake {
         self.nonce_i.as_slice().min(&self.nonce_r).to_vec()
     }
 
+    /// The nonces of both, the initiator's first.
+    pub(super) fn nonces(&self) -> (Vec<u8>, Vec<u8>) {
+        (self.nonce_i.clone(), self.nonce_r.clone())
+    }
+
     /// IKE_SA_INIT is over.
     pub(super) fn begin(self) -> Negotiation {
         let left = Left::of(&self.choice.additional);

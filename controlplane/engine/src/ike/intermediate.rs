@@ -7,16 +7,11 @@ use adit_proto::ike::{ExchangeType, KeId, Payload};
 use crate::crypto::key_exchange::{self, Sender};
 use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
-use super::context::Ctx;
-use super::error::{Error, LocalFault};
-use super::event::Cause;
-use super::initiated::Initiated;
+use super::error::Error;
+use super::exchange::Request;
 use super::parts::Parts;
-use super::protect::Protection;
-use super::sa::{IkeSa, Stage};
-use super::wire::Opened;
 
-const EXCHANGE: ExchangeType = ExchangeType::IKE_INTERMEDIATE;
+pub(super) const EXCHANGE: ExchangeType = ExchangeType::IKE_INTERMEDIATE;
 
 /// What the initiator remembers until the answer comes.
 pub(super) struct Sent {
@@ -25,76 +20,42 @@ pub(super) struct Sent {
     request: Vec<u8>,
 }
 
-impl IkeSa {
-    pub(super) fn send_intermediate(&mut self, ctx: &mut Ctx, method: KeyExchangeMethod) -> Result<(), Error> {
-        let exchange = KeyExchange::start(method)?;
-        let payload = Payload::Ke { method: method.id(), data: exchange.public().to_vec() };
-        let context = Initiated::Intermediate(Box::new(Sent { exchange, request: Vec::new() }));
-        let request = self.request(ctx, EXCHANGE, &[payload], context)?.int_auth();
-        if let Some(Initiated::Intermediate(sent)) =
-            self.wire.window.outstanding_mut().map(|outstanding| &mut outstanding.context)
-        {
-            sent.request = request;
-        }
-        Ok(())
+/// The initiator's request. What it contributes to AUTH is known once it is sealed: see [`Sent::was_sent`].
+///
+/// # Errors
+/// No key can be made.
+pub(super) fn ask(method: KeyExchangeMethod) -> Result<Request<Sent>, Error> {
+    let exchange = KeyExchange::start(method)?;
+    let payloads = vec![Payload::Ke { method: method.id(), data: exchange.public().to_vec() }];
+    Ok(Request { exchange: EXCHANGE, payloads, sent: Sent { exchange, request: Vec::new() } })
+}
+
+impl Sent {
+    /// `request`: what it contributes to AUTH.
+    pub(super) fn was_sent(&mut self, request: Vec<u8>) {
+        self.request = request;
     }
 
-    /// Whether an answer to IKE_INTERMEDIATE is one: the KE payload that was asked for, or an error.
-    pub(super) fn is_intermediate_answer(&self, parts: &Parts) -> bool {
-        let Some(Initiated::Intermediate(sent)) = self.wire.window.outstanding().map(|outstanding| &outstanding.context) else {
-            return true;
-        };
-        parts.error().is_some() || fits(parts.ke.as_ref(), sent.exchange.method(), Sender::Responder)
+    /// Whether an answer is one: the KE payload that was asked for, or an error.
+    pub(super) fn is_answered_by(&self, parts: &Parts) -> bool {
+        parts.error().is_some() || fits(parts.ke.as_ref(), self.exchange.method(), Sender::Responder)
     }
 
-    pub(super) fn on_intermediate_response(&mut self, ctx: &mut Ctx, sent: Sent, parts: Parts, opened: &Opened) {
-        if let Some(notify) = parts.error() {
-            return self.end(ctx, Cause::Refused { exchange: EXCHANGE, notify: notify.kind });
-        }
+    /// Gives what the request contributes to AUTH, and the secret.
+    ///
+    /// # Errors
+    /// The peer's key is none.
+    pub(super) fn finish(self, parts: Parts) -> Result<(Vec<u8>, Secret), Error> {
         let data = parts.ke.map(|(_, data)| data).unwrap_or_default();
-        let response = opened.int_auth().unwrap_or_default();
-        let done = sent.exchange.finish(&data).map_err(Error::from).and_then(|shared| {
-            self.take_new_keys(ctx, &sent.request, &response, &shared)?;
-            self.continue_negotiation(ctx)
-        });
-        if let Err(error) = done {
-            self.end(ctx, error.into());
-        }
+        Ok((self.request, self.exchange.finish(&data)?))
     }
+}
 
-    pub(super) fn on_intermediate_request(&mut self, ctx: &mut Ctx, parts: Parts, opened: &Opened) {
-        let Stage::Exchanging(exchanging) = &self.stage else { return };
-        let wanted = Some(exchanging.next()).filter(|method| fits(parts.ke.as_ref(), *method, Sender::Initiator));
-        let exchanged = wanted.and_then(|method| {
-            let data = parts.ke.as_ref().map_or(&[][..], |(_, data)| data);
-            Some((method, key_exchange::respond(method, data).ok()?))
-        });
-        let (Some((method, (public, shared))), Some(request)) = (exchanged, opened.int_auth()) else {
-            return ctx.count(self.facts.peer, |counters| counters.dropped_malformed += 1);
-        };
-        // The first IKE_AUTH or IKE_INTERMEDIATE request comes from where the peer will stay (RFC 4555 §3.3).
-        self.facts.hop = self.wire.came().hop;
-        let payload = Payload::Ke { method: method.id(), data: public.into_vec() };
-        let done = self.respond(ctx, EXCHANGE, &[payload]).and_then(|response| {
-            let response = response.int_auth();
-            self.take_new_keys(ctx, &request, &response, &shared)
-        });
-        if let Err(error) = done {
-            self.end(ctx, error.into());
-        }
-    }
-
-    fn take_new_keys(&mut self, ctx: &mut Ctx, request: &[u8], response: &[u8], shared: &Secret) -> Result<(), Error> {
-        // It has another stage in a moment, or ends.
-        let Stage::Exchanging(exchanging) = std::mem::replace(&mut self.stage, Stage::Beginning) else {
-            return Err(LocalFault::NotConfigured("a negotiation").into());
-        };
-        let negotiation = exchanging.made(self.facts.spis, request, response, shared);
-        let protection = Protection::new(negotiation.keys(), self.facts.role, ctx.random);
-        self.wire.protect(protection);
-        self.stage = negotiation.into();
-        Ok(())
-    }
+/// The responder's half, if that is the key exchange to be made now.
+pub(super) fn answer(method: KeyExchangeMethod, parts: &Parts) -> Option<(Payload, Secret)> {
+    let (_, data) = parts.ke.as_ref().filter(|_| fits(parts.ke.as_ref(), method, Sender::Initiator))?;
+    let (public, shared) = key_exchange::respond(method, data).ok()?;
+    Some((Payload::Ke { method: method.id(), data: public.into_vec() }, shared))
 }
 
 /// Whether a KE payload is of this method and has its length.

@@ -8,20 +8,15 @@ use std::time::Instant;
 use adit_proto::ike::encrypted::Sealed;
 use adit_proto::ike::{Delete, ExchangeType, Header, Notify, NotifyType, Payload, ProtocolId, decode_payloads};
 
-use zeroize::Zeroizing;
-
-use crate::crypto::IkeKeys;
-
 use super::agenda::Task;
 use super::config::PeerConfig;
 use super::context::{Action, Ctx};
 use super::error::{Error, LocalFault, Misbehaviour};
-use super::event::{Cause, Event, IkeSpis};
+use super::event::Cause;
 use super::exchange::Successor;
 use super::facts::{Facts, Role, SaId};
 use super::handshake::{Exchanging, Keyed, Negotiation};
 use super::initiated::Initiated;
-use super::key_log::KeyLog;
 use super::parts::Parts;
 use super::protect::{Message, Protection};
 use super::session::Session;
@@ -81,10 +76,10 @@ pub(super) struct IkeSa {
 }
 
 impl IkeSa {
-    pub(super) fn new(now: Instant, role: Role, spis: IkeSpis, hop: Hop) -> IkeSa {
+    pub(super) fn new(now: Instant, facts: Facts) -> IkeSa {
         IkeSa {
-            facts: Facts::new(role, spis, hop),
-            wire: Wire::new(now, hop),
+            wire: Wire::new(now, facts.hop),
+            facts,
             stage: Stage::Beginning,
             created: now,
             init_digest: None,
@@ -150,10 +145,9 @@ impl IkeSa {
     /// Keeps the IKE SA that takes the place of this one for the endpoint.
     pub(super) fn bear(&mut self, ctx: &mut Ctx, new: Successor) {
         let Successor { facts, session } = new;
-        let mut sa = IkeSa::new(ctx.now.instant, facts.role, facts.spis, facts.hop);
-        sa.wire.protect(Protection::new(&session.made.keys, facts.role, ctx.random));
-        sa.facts = facts;
-        sa.log_keys(ctx, &session.made.keys);
+        ctx.log_keys(facts.spis, &session.made.keys);
+        let mut sa = IkeSa::new(ctx.now.instant, facts);
+        sa.wire.protect(Protection::new(&session.made.keys, sa.facts.role, ctx.random));
         sa.stage = Stage::Established(Box::new(session));
         self.offspring = Some(Box::new(sa));
     }
@@ -275,9 +269,9 @@ impl IkeSa {
         let awaits_peer = self.stage.is_negotiating() && self.facts.role == Role::Responder;
         match (&self.stage, exchange) {
             (Stage::Exchanging(_), ExchangeType::IKE_INTERMEDIATE) if awaits_peer => {
-                self.on_intermediate_request(ctx, parts, opened);
+                self.on_intermediate_request(ctx, &parts, opened);
             }
-            (Stage::Authenticating(_), ExchangeType::IKE_AUTH) if awaits_peer => self.on_auth_request(ctx, parts),
+            (Stage::Authenticating(_), ExchangeType::IKE_AUTH) if awaits_peer => self.on_auth_request(ctx, &parts),
             (Stage::Exchanging(exchanging), ExchangeType::IKE_AUTH) if awaits_peer => {
                 let error = Misbehaviour::LeftOut(exchanging.next()).into();
                 self.on_malformed_request(ctx, exchange, error);
@@ -357,7 +351,7 @@ impl IkeSa {
         match context {
             Initiated::SaInit(_) => {}
             Initiated::Intermediate(sent) => self.on_intermediate_response(ctx, *sent, parts, opened),
-            Initiated::Auth(sent) => self.on_auth_response(ctx, *sent, parts),
+            Initiated::Auth(sent) => self.on_auth_response(ctx, *sent, &parts),
             context @ (Initiated::CreateChild(_)
             | Initiated::RekeyIke(_)
             | Initiated::FollowUp(_)
@@ -449,15 +443,6 @@ impl IkeSa {
     fn remove_children(&mut self, ctx: &mut Ctx) {
         if let Stage::Established(session) = &mut self.stage {
             session.remove_all(ctx);
-        }
-    }
-
-    /// Tells the keys to a protocol analyser, where that was asked for.
-    pub(super) fn log_keys(&self, ctx: &mut Ctx, keys: &IkeKeys) {
-        if ctx.shared.config.key_log {
-            let [initiator, responder] = [keys.sk_ei(), keys.sk_er()].map(|key| Zeroizing::new(key.to_vec()));
-            let (spis, suite) = (self.facts.spis, keys.suite());
-            ctx.event(Event::KeyLog(Box::new(KeyLog::Ike { spis, suite, initiator, responder })));
         }
     }
 }

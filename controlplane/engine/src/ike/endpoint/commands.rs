@@ -21,8 +21,7 @@ use super::super::explain::Record;
 use super::super::facts::SaId;
 use super::super::nat::NatStatus;
 use super::super::remotes::Remotes;
-use super::super::sa::Stage;
-use super::super::sa_init;
+use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
 use super::super::trust::Trust;
 use super::{Endpoint, Timer};
@@ -214,7 +213,7 @@ impl Endpoint {
             None => self.first_fit(id),
         };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-        let begun = fit.and_then(|hop| sa_init::begin(&mut ctx, id, hop));
+        let begun = fit.and_then(|hop| IkeSa::begin(&mut ctx, id, hop));
         let spis = begun.as_ref().ok().map(|sa| sa.facts.spis);
         let state = if current.is_some() { ConnectionState::Rekeying } else { ConnectionState::Connecting };
         self.shared.enter(now, id, state, None, spis);

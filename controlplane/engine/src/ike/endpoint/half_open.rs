@@ -9,9 +9,10 @@ use super::super::config::Now;
 use super::super::context::Ctx;
 use super::super::error::{Error, Incompatibility};
 use super::super::event::Event;
+use super::super::explain;
 use super::super::facts::SaId;
 use super::super::parts::Parts;
-use super::super::{explain, sa_init};
+use super::super::sa::IkeSa;
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
 use crate::path::Hop;
@@ -48,7 +49,7 @@ impl Endpoint {
         };
         let Some(had_cookie) = self.admit(now, hop, header, &parts) else { return };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-        match sa_init::respond(&mut ctx, hop, header, message, &parts) {
+        match IkeSa::respond_to(&mut ctx, hop, header, message, &parts) {
             Ok(mut sa) => {
                 sa.init_digest = Some(digest);
                 self.inits.insert(digest, sa.facts.id);

@@ -17,7 +17,7 @@ use super::super::context::Ctx;
 use super::super::crash::Tokens;
 use super::super::event::IkeSpis;
 use super::super::evidence;
-use super::super::facts::{Features, Role, SaId};
+use super::super::facts::{Facts, Features, Role, SaId};
 use super::super::informational::{Orphan, Sent};
 use super::super::initiated::Initiated;
 use super::super::lifetimes::Lifetimes;
@@ -133,7 +133,7 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<(IkeSa, Place
         Ok(Hop { local, interface, remote })
     };
     let places = Places { used: hop(input)?, latest: hop(input)?, mtu: input.u16()? };
-    let mut sa = IkeSa::new(ctx.now.instant, role, spis, places.used);
+    let mut sa = IkeSa::new(ctx.now.instant, Facts::new(role, spis, places.used));
     sa.facts.nat = NatStatus { supported: input.flag()?, here: input.flag()?, there: input.flag()?, claimed: input.flag()? };
     sa.facts.features = Features {
         fragmentation: input.flag()?,
