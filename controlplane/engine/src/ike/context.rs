@@ -265,10 +265,15 @@ impl Shared {
         self.transmits.push_back(Transmit { peer, path, local, interface, remote, payload, after, fragments });
     }
 
-    /// The longest IKE message for a way to a peer, in bytes, before it is to be cut.
-    pub(super) fn message_max(&mut self, peer: Option<PeerId>, hop: &Hop) -> usize {
-        let datagram_max = self.config.datagram_max.min(self.paths.sure_size(peer, *hop));
-        usize::from(datagram_max).saturating_sub(hop.overhead())
+    /// Above how many bytes an IKE message of `len` bytes is to be cut on its way to a peer. `None`: no way is too short for it.
+    pub(super) fn cut_above(&mut self, peer: Option<PeerId>, hop: &Hop, len: usize) -> Option<usize> {
+        let message = |datagram: u16| usize::from(datagram).saturating_sub(hop.overhead());
+        let most = self.config.datagram_max;
+        if len <= message(most.min(hop.floor())) {
+            return None;
+        }
+        // Now the kernel may have to be asked.
+        Some(message(most.min(self.paths.sure_size(peer, *hop))))
     }
 
     /// The IKE SA that has the Child SAs of a peer is another one, or there is none.

@@ -214,9 +214,8 @@ impl<X> Wire<X> {
 
     fn seal(&mut self, ctx: &mut Ctx, facts: &Facts, here: Hop, header: &Header, payloads: &[Payload]) -> Result<Message, Error> {
         let can_cut = facts.features.fragmentation;
-        let sure = usize::from(ctx.shared.config.datagram_max.min(here.floor())).saturating_sub(here.overhead());
         let protection = self.protection.as_mut().ok_or(LocalFault::NotConfigured("keys"))?;
-        protection.seal(header, payloads, |len| (can_cut && len > sure).then(|| ctx.shared.message_max(facts.peer, &here)))
+        protection.seal(header, payloads, |len| if can_cut { ctx.shared.cut_above(facts.peer, &here, len) } else { None })
     }
 
     /// Sends the request under way also there, as far as that is allowed before there is a proof.
