@@ -32,6 +32,7 @@ mod admission;
 mod agenda;
 mod agreed;
 mod auth;
+mod cause;
 mod child;
 mod child_ids;
 mod children;
@@ -93,6 +94,7 @@ mod window;
 mod wire;
 mod wishes;
 
+pub use cause::{Cause, Whose};
 pub use child::Usage;
 pub use config::{
     Backoff, ChildConfig, ChildProposal, EndpointConfig, EsnPolicy, IkeProposal, Lifetime, Limits, Mode, Now, PeerConfig, PeerId,
@@ -103,9 +105,9 @@ pub use context::LANES_MAX;
 pub use counters::Counters;
 pub use endpoint::{CommandError, Endpoint, Refusal};
 pub use error::{Error, Incompatibility, LocalFault, Misbehaviour};
-pub use event::{After, Cause, ChildKeys, Event, IkeSpis, Transmit, Whose};
+pub use event::{After, ChildKeys, Event, Transmit};
 pub use explain::{Difference, Offers, Problem, Record};
-pub use facts::Role;
+pub use facts::{IkeSpis, Role};
 pub use key_log::{KeyLog, KeyLogFile};
 pub use nat::NatStatus;
 pub use snapshot::{BootClock, RestoreError, Restored};

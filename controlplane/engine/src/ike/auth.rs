@@ -16,11 +16,11 @@ use crate::auth::{AuthError, Authenticated, Claim, Presented, signed_octets};
 use crate::crypto::{AuthData, IkeKeys, Sender};
 use crate::identity::Identity;
 
+use super::cause::Cause;
 use super::config::PeerConfig;
 use super::context::{Action, Ctx, LANES_MAX};
 use super::crash;
 use super::error::{Error, Incompatibility, LocalFault};
-use super::event::Cause;
 use super::evidence;
 use super::exchange::Request;
 use super::explain;

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::random::Random;
 
+use super::cause::Cause;
 use super::config::Backoff;
-use super::event::Cause;
 
 /// A connection that was in its state for so long does not come and go.
 const STEADY: Duration = Duration::from_secs(10);

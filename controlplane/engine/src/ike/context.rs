@@ -14,14 +14,15 @@ use crate::crypto::IkeKeys;
 use crate::random::Random;
 
 use super::admission::Admission;
+use super::cause::Cause;
 use super::child_ids::ChildIds;
 use super::config::{EndpointConfig, Now, PeerConfig};
 use super::connection::{Connection, ConnectionState};
 use super::counters::Counters;
 use super::directory::Directory;
-use super::event::{After, Cause, Event, IkeSpis, Transmit};
+use super::event::{After, Event, Transmit};
 use super::explain::Record;
-use super::facts::{Facts, SaId};
+use super::facts::{Facts, IkeSpis, SaId};
 use super::key_log::KeyLog;
 use super::remotes::Remotes;
 use super::trust::Trust;

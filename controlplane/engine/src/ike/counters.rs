@@ -2,8 +2,8 @@
 
 use adit_proto::ike::NotifyType;
 
+use super::cause::Cause;
 use super::error::{Error, Incompatibility};
-use super::event::Cause;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident,)*) => {

@@ -10,7 +10,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use crate::crypto::{Prf, Secret};
 
 use super::context::Ctx;
-use super::event::IkeSpis;
+use super::facts::IkeSpis;
 use super::parts::Parts;
 
 /// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).

@@ -11,11 +11,12 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
 use super::agenda::Task;
 use super::agreed::{Progress, Secrets};
+use super::cause::Cause;
 use super::child::RekeyCollision;
 use super::children::Children;
 use super::context::{Action, Ctx};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::event::{Cause, Event};
+use super::event::Event;
 use super::exchange::{Effect, Established, Refusal, Request};
 use super::facts::{Facts, Role};
 use super::install::install;

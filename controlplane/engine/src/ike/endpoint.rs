@@ -26,11 +26,11 @@ use super::context::{Action, Ctx, Shared, SpiTable};
 use super::counters::Counters;
 use super::crash;
 use super::directory::Directory;
-use super::event::{After, Event, IkeSpis, Transmit};
-use super::facts::SaId;
+use super::event::{After, Event, Transmit};
+use super::facts::{IkeSpis, SaId};
 use super::sa::IkeSa;
 use super::session::Session;
-use super::snapshot::Kept;
+use super::snapshot::kept::Kept;
 use crate::timer::{Timers, earlier};
 
 pub use commands::{CommandError, Refusal};

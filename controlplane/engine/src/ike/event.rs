@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use adit_proto::control::{ChildId, PeerId, SaKey, Spi};
-use adit_proto::ike::{ExchangeType, IkeSpi, NotifyType};
 use adit_proto::suite::Suite;
 
+use super::cause::Cause;
 use super::config::Mode;
 use super::connection::ConnectionState;
 use super::error::Error;
+use super::facts::IkeSpis;
 use super::key_log::KeyLog;
 use super::selectors::SelectorPair;
 use crate::path::{PathEvent, PathId};
@@ -70,19 +71,6 @@ pub enum Event {
     KeyLog(Box<KeyLog>),
 }
 
-/// The two SPIs of an IKE SA.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IkeSpis {
-    pub initiator: IkeSpi,
-    pub responder: IkeSpi,
-}
-
-impl std::fmt::Display for IkeSpis {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}_i {}_r", self.initiator, self.responder)
-    }
-}
-
 /// One direction of a Child SA, as the data plane needs it.
 #[derive(Clone, Debug)]
 pub struct ChildKeys {
@@ -102,57 +90,4 @@ pub struct ChildKeys {
     pub selectors: SelectorPair,
     /// The SA in the same direction whose place it takes.
     pub replaces: Option<Spi>,
-}
-
-/// On which side something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Whose {
-    Own,
-    Peer,
-}
-
-impl std::fmt::Display for Whose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Whose::Own => "our",
-            Whose::Peer => "the peer's",
-        })
-    }
-}
-
-/// Why an SA ended or a connection is down.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Cause {
-    #[error("disconnected by command")]
-    Command,
-    #[error("the peer closed the connection")]
-    PeerClosed,
-    #[error("{exchange} was not answered, sent {times} times")]
-    Unanswered { exchange: ExchangeType, times: u32 },
-    /// An error Notify in the answer.
-    #[error("the peer answered {exchange} with {notify}")]
-    Refused { exchange: ExchangeType, notify: NotifyType },
-    #[error("{0}")]
-    Failed(#[from] Error),
-    #[error("replaced by a new IKE SA")]
-    Replaced,
-    #[error("both ends connected at once; the other IKE SA stays")]
-    Redundant,
-    #[error("the peer lost its state and said so (RFC 6290)")]
-    PeerCrashed,
-    #[error("the peer began anew (INITIAL_CONTACT)")]
-    PeerRestarted,
-    #[error("its lifetime is over")]
-    Expired,
-    /// Nobody authenticated anew before that, in seconds since 1970 UTC.
-    #[error("{whose} certificate, or one above it, was valid until {}", crate::auth::certificate::date(*not_after))]
-    CertificateExpired { whose: Whose, not_after: u64 },
-    #[error("the peer did not authenticate anew in the time that it was given (AUTH_LIFETIME)")]
-    NotReauthenticated,
-    #[error("the peer's configuration was removed")]
-    Removed,
-    #[error("the peer's credentials or identities were changed")]
-    TrustChanged,
-    #[error("the peer wants an IKE SA without a Child SA first (RFC 6023)")]
-    WantsChildless,
 }

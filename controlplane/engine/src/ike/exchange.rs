@@ -4,9 +4,9 @@
 use adit_proto::control::Spi;
 use adit_proto::ike::{ExchangeType, Notify, Payload};
 
+use super::cause::Cause;
 use super::context::{Action, Shared};
 use super::error::Error;
-use super::event::Cause;
 use super::facts::Facts;
 use super::plan::Plan;
 use super::session::Session;

@@ -4,9 +4,9 @@ use std::fmt;
 
 use adit_proto::ike::{NotifyType, Proposal};
 
+use super::cause::{Cause, Whose};
 use super::config::PeerConfig;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::event::{Cause, Whose};
 use super::facts::Role;
 use super::negotiate::{self, Choice};
 use super::parts::Parts;

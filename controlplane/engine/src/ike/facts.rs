@@ -5,12 +5,24 @@ use adit_proto::ike::{IkeSpi, Payload};
 
 use crate::path::Hop;
 
-use super::event::IkeSpis;
 use super::nat::{self, NatStatus};
 
 /// An IKE SA of this gateway: our SPI of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SaId(pub IkeSpi);
+
+/// The two SPIs of an IKE SA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IkeSpis {
+    pub initiator: IkeSpi,
+    pub responder: IkeSpi,
+}
+
+impl std::fmt::Display for IkeSpis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_i {}_r", self.initiator, self.responder)
+    }
+}
 
 /// Who began the IKE SA: the "original initiator" of RFC 7296 §2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

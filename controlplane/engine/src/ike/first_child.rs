@@ -4,10 +4,10 @@ use adit_proto::ike::{ExchangeType, NotifyType, Payload, ProtocolId};
 
 use super::agenda::Task;
 use super::agreed::Secrets;
+use super::cause::Cause;
 use super::context::Ctx;
 use super::create_child;
 use super::error::Error;
-use super::event::Cause;
 use super::facts::{Facts, Role};
 use super::install::install;
 use super::negotiate::{self, Alternative};

@@ -9,9 +9,9 @@ use crate::crypto::key_exchange;
 use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
 use super::agenda::Task;
+use super::cause::Cause;
 use super::context::{Action, Ctx};
 use super::error::{Error, LocalFault, Misbehaviour};
-use super::event::Cause;
 use super::exchange::{Answer, Effect, Established, Request};
 use super::parts::{Parts, needed};
 use super::plan::Plan;

@@ -8,7 +8,7 @@ use crate::auth::IntAuth;
 use crate::crypto::{Exchanged, IkeKeys, KeyExchangeMethod, Secret};
 
 use super::agreed::Left;
-use super::event::IkeSpis;
+use super::facts::IkeSpis;
 use super::negotiate::Choice;
 
 /// The state of a negotiation after IKE_SA_INIT.

@@ -4,9 +4,9 @@ use adit_proto::control::Spi;
 use adit_proto::ike::{Delete, ExchangeType, NotifyType, Payload, ProtocolId};
 
 use super::agenda::Task;
+use super::cause::Cause;
 use super::context::{Action, Ctx, Then};
 use super::error::Error;
-use super::event::Cause;
 use super::exchange::{Answer, Effect, Established, Request};
 use super::facts::Facts;
 use super::parts::Parts;

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::hex;
 
-use super::event::IkeSpis;
+use super::facts::IkeSpis;
 
 /// Room for the longest line, so that no copy of a key stays behind in memory that was too small.
 const LINE_LEN_MAX: usize = 512;

@@ -8,9 +8,9 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::addresses::ADDRESSES_MAX;
 use super::agenda::Task;
+use super::cause::Cause;
 use super::context::Ctx;
 use super::error::{Error, Misbehaviour};
-use super::event::Cause;
 use super::evidence;
 use super::exchange::{Established, Request};
 use super::facts::Facts;

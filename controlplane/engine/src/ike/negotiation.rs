@@ -3,10 +3,11 @@
 use adit_proto::control::PeerId;
 use adit_proto::ike::{Header, IkeSpi, Message, Payload};
 
+use super::cause::Cause;
 use super::context::Ctx;
 use super::error::{Error, LocalFault};
-use super::event::{After, Cause, IkeSpis};
-use super::facts::{Facts, Role};
+use super::event::After;
+use super::facts::{Facts, IkeSpis, Role};
 use super::handshake::Handshake;
 use super::initiated::Initiated;
 use super::parts::Parts;

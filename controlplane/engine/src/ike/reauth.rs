@@ -13,8 +13,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::cause::Cause;
 use super::context::{Action, Ctx, Then};
-use super::event::Cause;
 use super::session::Session;
 
 /// How long the responder goes on sending on the old Child SAs, if it hears nothing on the new IKE SA: its answer may be lost a few

@@ -8,13 +8,13 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod};
 
 use super::agenda::Task;
 use super::agreed::{Progress, Secrets};
+use super::cause::Cause;
 use super::context::{Action, Ctx, Then, fresh_ike_spi};
 use super::crash;
 use super::create_child::{NONCE_LEN, exchange_keys};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::event::{Cause, IkeSpis};
 use super::exchange::{Answer, Effect, Established, Request, Successor};
-use super::facts::{Facts, Role, SaId};
+use super::facts::{Facts, IkeSpis, Role, SaId};
 use super::handshake::exchanged;
 use super::lifetimes::Lifetimes;
 use super::negotiate::{self, Alternative};

@@ -9,10 +9,10 @@ use adit_proto::ike::encrypted::Sealed;
 use adit_proto::ike::{Delete, ExchangeType, Header, Notify, NotifyType, Payload, ProtocolId, decode_payloads};
 
 use super::agenda::Task;
+use super::cause::Cause;
 use super::config::PeerConfig;
 use super::context::{Action, Ctx};
 use super::error::{Error, LocalFault, Misbehaviour};
-use super::event::Cause;
 use super::exchange::Successor;
 use super::facts::{Facts, Role, SaId};
 use super::handshake::{Exchanging, Keyed, Negotiation};

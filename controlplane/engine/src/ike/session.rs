@@ -10,13 +10,13 @@ use crate::crypto::IkeKeys;
 
 use super::addresses::Addresses;
 use super::agenda::{Agenda, Task};
+use super::cause::Cause;
 use super::child::{Child, ChildState};
 use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
 use super::context::Ctx;
 use super::crash::Tokens;
 use super::error::LocalFault;
-use super::event::Cause;
 use super::facts::SaId;
 use super::lifetimes::Lifetimes;
 use super::negotiate::Choice;

@@ -15,48 +15,27 @@
 //! Records are kept as they were written: after one change only one is written anew.
 
 mod bytes;
+mod clock;
 mod contents;
+pub(super) mod kept;
 mod record;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
-
-use adit_proto::codec::DecodeError;
 use adit_proto::control::Spi;
 use adit_proto::ike::Delete;
 use zeroize::Zeroizing;
 
+use super::cause::Cause;
 use super::config::{Now, PeerId};
 use super::connection::ConnectionState;
 use super::context::{Ctx, Peer};
 use super::endpoint::Endpoint;
-use super::event::Cause;
 use super::facts::SaId;
 use super::mobike;
 use super::sa::IkeSa;
-use crate::path::Paths;
-use bytes::Out;
-use contents::{Change, Contents, PeerMark};
+use contents::Contents;
 
-/// The first bytes, and the version of what follows.
-const MAGIC: &[u8; 8] = b"ADITIKE\x06";
-
-/// The monotonic clock, as a number that outlives the process.
-#[derive(Clone, Copy, Debug)]
-pub struct BootClock {
-    now: Instant,
-    boot_ms: u64,
-}
-
-/// Bytes of the vault that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RestoreError {
-    #[error("the vault holds no IKE state of this version")]
-    OtherVersion,
-    #[error("the IKE state in the vault is damaged: {0}")]
-    Damaged(#[from] DecodeError),
-}
+pub use clock::BootClock;
+pub use contents::RestoreError;
 
 /// What came back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,160 +56,18 @@ pub struct Restored {
     pub outbound: Vec<(PeerId, Spi)>,
 }
 
-impl BootClock {
-    /// `boot_ms` is the time since boot, in milliseconds, at `now`.
-    pub fn new(now: Instant, boot_ms: u64) -> BootClock {
-        BootClock { now, boot_ms }
-    }
-
-    fn to_ms(self, at: Instant) -> u64 {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        match at.checked_duration_since(self.now) {
-            Some(ahead) => self.boot_ms.saturating_add(millis(ahead)),
-            None => self.boot_ms.saturating_sub(millis(self.now.saturating_duration_since(at))),
-        }
-    }
-
-    /// The same clock, for times that were written relative to an epoch, given in milliseconds since boot.
-    fn since(self, epoch: u64) -> BootClock {
-        BootClock { now: self.now, boot_ms: EPOCH_MS.saturating_add(self.boot_ms).saturating_sub(epoch) }
-    }
-
-    /// An instant before this process began may not exist; then it is as early as can be.
-    fn instant(self, ms: u64) -> Instant {
-        match ms.checked_sub(self.boot_ms) {
-            Some(ahead) => self.now.checked_add(Duration::from_millis(ahead)).unwrap_or(self.now),
-            None => self.now.checked_sub(Duration::from_millis(self.boot_ms - ms)).unwrap_or(self.now),
-        }
-    }
-}
-
-/// The records of the IKE SAs as they were written last, so that a change of one does not cost all of them. Nothing is kept before
-/// the first snapshot: there are shells that never ask for one.
-#[derive(Default)]
-pub(super) struct Kept {
-    records: BTreeMap<SaId, Zeroizing<Vec<u8>>>,
-    /// Those whose record may be another one by now.
-    touched: BTreeSet<SaId>,
-    /// IKE SAs and peers that are not any more what was last written of them, by a snapshot or as changes.
-    unwritten: (BTreeSet<SaId>, BTreeSet<PeerId>),
-    /// What is proven on the ways to peers with static keys, and which of it is likewise.
-    sizes: BTreeMap<PeerId, (IpAddr, u16)>,
-    unwritten_sizes: BTreeSet<PeerId>,
-    /// There is a snapshot that changes can be put behind.
-    begun: bool,
-    /// Something is another than when `refresh` was asked last.
-    news: bool,
-    /// Times in records are relative to this instant, so that a record does not change while nothing happens.
-    epoch: Option<Instant>,
-}
-
-/// The epoch in a record: large enough for everything that was before it.
-const EPOCH_MS: u64 = 1 << 48;
-
-impl Kept {
-    /// An IKE SA did something, or is gone.
-    pub(super) fn touch(&mut self, now: Now, id: SaId) {
-        self.epoch.get_or_insert(now.instant);
-        if self.begun {
-            self.touched.insert(id);
-        } else {
-            self.news = true;
-        }
-    }
-
-    fn write(&self, sa: &IkeSa, paths: &Paths) -> Option<Zeroizing<Vec<u8>>> {
-        let clock = BootClock::new(self.epoch?, EPOCH_MS);
-        (sa.session().is_some() && sa.facts.peer.is_some()).then(|| {
-            let mut out = Out::new();
-            record::write(&mut out, clock, sa, paths);
-            out.finish()
-        })
-    }
-
-    /// Whether a peer is wanted or held is another than before.
-    pub(super) fn touch_peer(&mut self, id: PeerId) {
-        if self.begun {
-            self.unwritten.1.insert(id);
-        }
-        self.news = true;
-    }
-
-    /// Writes anew what was touched; says whether anything is another than when this was asked last.
-    pub(super) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>, paths: &mut Paths) -> bool {
-        for id in paths.take_sized() {
-            let size = paths.static_size(id);
-            let before = if let Some(size) = size { self.sizes.insert(id, size) } else { self.sizes.remove(&id) };
-            if before != size {
-                self.unwritten_sizes.insert(id);
-                self.news = true;
-            }
-        }
-        for id in std::mem::take(&mut self.touched) {
-            match sas.get(&id).and_then(|sa| self.write(sa, paths)) {
-                Some(record) if self.records.get(&id) == Some(&record) => continue,
-                Some(record) => drop(self.records.insert(id, record)),
-                None if self.records.remove(&id).is_some() => {}
-                None => continue,
-            }
-            self.unwritten.0.insert(id);
-            self.news = true;
-        }
-        std::mem::take(&mut self.news)
-    }
-}
-
 impl Endpoint {
     /// Everything that a successor needs, to be kept secret. To be written whenever [`Endpoint::take_changed`] says so, before
     /// the next datagram is sent. Where it cannot be written, an older one must not be left in its place: message ids and
     /// SAs would be out of step.
     pub fn snapshot(&mut self, clock: BootClock) -> Zeroizing<Vec<u8>> {
-        if !std::mem::replace(&mut self.kept.begun, true) {
-            self.kept.touched = self.sas.keys().copied().collect();
-        }
-        self.kept.epoch.get_or_insert(clock.now);
-        self.kept.refresh(&self.sas, &mut self.shared.paths);
-        self.kept.unwritten = Default::default();
-        self.kept.unwritten_sizes.clear();
-        let size: usize = self.kept.records.values().map(|record| record.len() + 16).sum();
-        let mut out = Out::with_capacity(size + 64 + self.shared.peers.len() * 40 + self.kept.sizes.len() * 32);
-        out.raw(MAGIC);
-        out.time(clock, self.kept.epoch.unwrap_or(clock.now));
-        for mark in self.shared.peers.values().map(PeerMark::of).filter(|mark| mark.wanted || mark.held) {
-            Change::Peer(mark).write(&mut out);
-        }
-        for (id, (remote, size)) in &self.kept.sizes {
-            Change::Size(*id, *remote, *size).write(&mut out);
-        }
-        self.kept.records.iter().for_each(|(id, record)| Change::Written(*id, record).write(&mut out));
-        out.finish()
+        self.kept.snapshot(clock, &self.sas, &mut self.shared)
     }
 
     /// What is another than in the snapshot, or the changes, that were asked for last. To be put behind them, instead of a new
     /// snapshot: it costs as much as has changed, and not as much as there is. `None` before the first snapshot.
     pub fn changes(&mut self) -> Option<Zeroizing<Vec<u8>>> {
-        self.kept.refresh(&self.sas, &mut self.shared.paths);
-        let (sas, peers) = std::mem::take(&mut self.kept.unwritten);
-        let sizes = std::mem::take(&mut self.kept.unwritten_sizes);
-        if !self.kept.begun {
-            return None;
-        }
-        let mut out = Out::new();
-        for mark in peers.iter().filter_map(|id| self.shared.peers.get(id)).map(PeerMark::of) {
-            Change::Peer(mark).write(&mut out);
-        }
-        for id in sizes {
-            if let Some((remote, size)) = self.kept.sizes.get(&id) {
-                Change::Size(id, *remote, *size).write(&mut out);
-            }
-        }
-        for id in sas {
-            match self.kept.records.get(&id) {
-                Some(record) => Change::Written(id, record).write(&mut out),
-                None => Change::Gone(id).write(&mut out),
-            }
-        }
-        Some(out.finish())
+        self.kept.changes(&self.sas, &mut self.shared)
     }
 
     /// Goes on where the process before this one was: `bytes` is a snapshot and all changes behind it. To be called once, after
@@ -351,33 +188,13 @@ impl Endpoint {
 
 #[cfg(test)]
 mod tests {
-    use adit_proto::ike::IkeSpi;
+    use std::time::Duration;
 
     use super::*;
     use crate::ike::config::EndpointConfig;
     use crate::ike::event::Event;
     use crate::ike::testing::instant;
     use crate::path::{Arrival, Follow, Hop, Origin, PathEvent, Terms};
-
-    /// Ten thousand IKE SAs of which one has changed: they are only put one behind the other.
-    #[test]
-    #[expect(clippy::disallowed_methods, reason = "how long the machine takes")]
-    fn a_snapshot_of_ten_thousand_costs_one_copy() {
-        let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(|out: &mut [u8]| out.fill(7)));
-        let record = Zeroizing::new(vec![1; 2048]);
-        endpoint.kept.records = (1..=10_000).map(|id| (SaId(IkeSpi(id)), record.clone())).collect();
-        let clock = BootClock::new(instant(), 1_000_000);
-        let began = Instant::now();
-        let snapshot = endpoint.snapshot(clock);
-        let took = began.elapsed();
-        assert_eq!(snapshot.len(), MAGIC.len() + 8 + 10_000 * (1 + 8 + 4 + 2048));
-        assert!(took < Duration::from_secs(2), "{took:?}");
-        // One that went: what is put behind the snapshot says only this.
-        endpoint.kept.touch(Now { instant: instant(), unix: 0 }, SaId(IkeSpi(7)));
-        assert!(endpoint.take_changed());
-        assert_eq!(endpoint.changes().expect("a snapshot was made").len(), 1 + 8);
-        assert!(endpoint.changes().expect("as before").is_empty() && !endpoint.take_changed());
-    }
 
     /// Echoes of a peer with a static key for so many seconds, of which those up to `carries` bytes come back. Gives all sizes.
     fn echoes(endpoint: &mut Endpoint, from_s: u64, seconds: u64, carries: u16) -> Vec<u16> {
@@ -441,21 +258,5 @@ mod tests {
         endpoint.remove_static_path(PeerId(3));
         endpoint.take_changed();
         assert_eq!(first_hope(&endpoint.snapshot(clock)), 1500);
-    }
-
-    #[test]
-    fn a_time_means_the_same_whenever_it_is_written_and_read() {
-        let epoch = instant() + Duration::from_secs(1000);
-        let at = epoch + Duration::from_secs(5);
-        let written = BootClock::new(epoch, EPOCH_MS).to_ms(at);
-        let header = BootClock::new(epoch + Duration::from_secs(60), 3_660_000).to_ms(epoch);
-        // The next process, on the same clock a minute later.
-        let later = BootClock::new(epoch + Duration::from_secs(120), 3_720_000);
-        let clock = later.since(header);
-        assert_eq!(clock.instant(written), at);
-        assert_eq!(
-            clock.instant(BootClock::new(epoch, EPOCH_MS).to_ms(epoch - Duration::from_secs(900))),
-            epoch - Duration::from_secs(900)
-        );
     }
 }

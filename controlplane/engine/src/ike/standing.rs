@@ -7,8 +7,8 @@ use adit_proto::ike::{Notify, NotifyType};
 use crate::random::Random;
 use crate::timer::earlier;
 
+use super::cause::{Cause, Whose};
 use super::config::{Now, PeerConfig};
-use super::event::{Cause, Whose};
 use super::parts::Parts;
 use super::trust::OwnProof;
 use super::window::jittered;

@@ -4,15 +4,15 @@ use std::time::{Duration, Instant};
 
 use adit_proto::control::{ChildId, PeerId, Spi};
 
+use super::cause::Cause;
 use super::child::{Child, ChildState, Usage};
 use super::config::Mode;
 use super::connection::ConnectionState;
 use super::counters::Counters;
 use super::endpoint::{Endpoint, Refusal};
 use super::error::{Error, Incompatibility};
-use super::event::{Cause, IkeSpis};
 use super::explain::Record;
-use super::facts::Role;
+use super::facts::{IkeSpis, Role};
 use super::nat::NatStatus;
 use super::sa::IkeSa;
 use super::selectors::SelectorPair;

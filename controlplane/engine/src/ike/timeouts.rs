@@ -6,10 +6,11 @@ use adit_proto::control::Spi;
 use adit_proto::ike::{Delete, Payload};
 
 use super::agenda::Task;
+use super::cause::Cause;
 use super::child::ChildState;
 use super::context::{Action, Ctx, Then};
 use super::create_child::UNCONFIRMED_WAIT;
-use super::event::{After, Cause};
+use super::event::After;
 use super::facts::Role;
 use super::initiated::Initiated;
 use super::sa::{IkeSa, Stage};

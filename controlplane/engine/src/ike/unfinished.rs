@@ -10,8 +10,7 @@ use crate::crypto::{KeyExchangeMethod, Secret};
 
 use super::agreed::{Creating, Progress, Secrets, Unfinished};
 use super::context::Ctx;
-use super::event::IkeSpis;
-use super::facts::Role;
+use super::facts::{IkeSpis, Role};
 use super::negotiate::Choice;
 use super::plan::{Creation, Plan};
 

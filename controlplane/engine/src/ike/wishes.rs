@@ -16,10 +16,10 @@ use adit_proto::limits::{LANES_MAX, SELECTORS_OF_CHILD_MAX};
 use crate::random::Random;
 
 use super::agenda::Task;
+use super::cause::Cause;
 use super::child::{Child, ChildState};
 use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
-use super::event::Cause;
 use super::install_backoff::InstallBackoffs;
 use super::plan::Plan;
 use super::selectors::{SelectorPair, sides_of};

@@ -8,6 +8,7 @@ use adit_proto::control::{PeerId, Spi};
 use adit_proto::ike::Delete;
 
 use super::super::agenda::Task;
+use super::super::cause::Cause;
 use super::super::child::Usage;
 use super::super::config::{Now, PeerConfig};
 use super::super::connection::{Connection, ConnectionState};
@@ -15,7 +16,6 @@ use super::super::context::{Ctx, LANES_MAX, Peer};
 use super::super::counters::Counters;
 use super::super::directory::Directory;
 use super::super::error::{Error, LocalFault};
-use super::super::event::Cause;
 use super::super::evidence;
 use super::super::explain::Record;
 use super::super::facts::SaId;

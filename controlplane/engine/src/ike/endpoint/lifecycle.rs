@@ -5,11 +5,12 @@
 //! 2. a new one when the other was established before: the new one stays (the peer restarted, or authenticates anew: `reauth`);
 //! 3. both ends connected at once: the one with the lowest of the four nonces goes, closed by the end that began it.
 
+use super::super::cause::Cause;
 use super::super::config::Now;
 use super::super::connection::ConnectionState;
 use super::super::context::Then;
-use super::super::event::{Cause, Event, IkeSpis};
-use super::super::facts::{Role, SaId};
+use super::super::event::Event;
+use super::super::facts::{IkeSpis, Role, SaId};
 use super::super::initiated::Initiated;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;

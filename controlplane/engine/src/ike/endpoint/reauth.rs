@@ -6,10 +6,10 @@ use std::time::Instant;
 use adit_proto::control::PeerId;
 use adit_proto::ike::Delete;
 
+use super::super::cause::Cause;
 use super::super::config::Now;
 use super::super::connection::ConnectionState;
 use super::super::context::{Ctx, Then};
-use super::super::event::Cause;
 use super::super::facts::SaId;
 use super::super::reauth;
 use super::super::sa::IkeSa;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use adit_proto::codec::{DecodeError, Reader};
 use zeroize::Zeroizing;
 
-use super::BootClock;
+use super::clock::BootClock;
 
 /// Most items of any list: a bound for damaged bytes.
 const ITEMS_MAX: u32 = 1 << 20;

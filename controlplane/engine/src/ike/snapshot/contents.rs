@@ -8,9 +8,20 @@ use adit_proto::control::PeerId;
 use adit_proto::ike::IkeSpi;
 
 use super::bytes::{In, Out};
-use super::{MAGIC, RestoreError};
 use crate::ike::context::Peer;
 use crate::ike::facts::SaId;
+
+/// The first bytes, and the version of what follows.
+pub(super) const MAGIC: &[u8; 8] = b"ADITIKE\x06";
+
+/// Bytes of the vault that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    #[error("the vault holds no IKE state of this version")]
+    OtherVersion,
+    #[error("the IKE state in the vault is damaged: {0}")]
+    Damaged(#[from] DecodeError),
+}
 
 /// One thing that a successor needs to know.
 pub(super) enum Change<'a> {

@@ -15,9 +15,8 @@ use super::super::children::{Children, DrainingOutbound};
 use super::super::config::{Mode, PeerConfig};
 use super::super::context::Ctx;
 use super::super::crash::Tokens;
-use super::super::event::IkeSpis;
 use super::super::evidence;
-use super::super::facts::{Facts, Features, Role, SaId};
+use super::super::facts::{Facts, Features, IkeSpis, Role, SaId};
 use super::super::informational::{Orphan, Sent};
 use super::super::initiated::Initiated;
 use super::super::lifetimes::Lifetimes;
@@ -33,8 +32,8 @@ use super::super::succession::{Succession, SuccessionParts};
 use super::super::trust::{OwnProof, Trust};
 use super::super::window::Window;
 use super::super::wishes::Wants;
-use super::BootClock;
 use super::bytes::{In, Out};
+use super::clock::BootClock;
 use crate::path::{Hop, Moves, Paths};
 
 /// What may be sent to where the peer was seen last: one request for a proof, as it had asked for with what it sent then.

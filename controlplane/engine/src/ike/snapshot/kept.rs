@@ -1,0 +1,170 @@
+//! The records of a snapshot as they were written last, so that a change of one IKE SA does not cost all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use super::bytes::Out;
+use super::clock::{BootClock, EPOCH_MS};
+use super::contents::{Change, MAGIC, PeerMark};
+use super::record;
+use crate::ike::config::{Now, PeerId};
+use crate::ike::context::Shared;
+use crate::ike::facts::SaId;
+use crate::ike::sa::IkeSa;
+use crate::path::Paths;
+
+/// The records of the IKE SAs as they were written last, so that a change of one does not cost all of them. Nothing is kept before
+/// the first snapshot: there are shells that never ask for one.
+#[derive(Default)]
+pub(in crate::ike) struct Kept {
+    records: BTreeMap<SaId, Zeroizing<Vec<u8>>>,
+    /// Those whose record may be another one by now.
+    touched: BTreeSet<SaId>,
+    /// IKE SAs and peers that are not any more what was last written of them, by a snapshot or as changes.
+    unwritten: (BTreeSet<SaId>, BTreeSet<PeerId>),
+    /// What is proven on the ways to peers with static keys, and which of it is likewise.
+    sizes: BTreeMap<PeerId, (IpAddr, u16)>,
+    unwritten_sizes: BTreeSet<PeerId>,
+    /// There is a snapshot that changes can be put behind.
+    begun: bool,
+    /// Something is another than when `refresh` was asked last.
+    news: bool,
+    /// Times in records are relative to this instant, so that a record does not change while nothing happens.
+    epoch: Option<Instant>,
+}
+
+impl Kept {
+    /// An IKE SA did something, or is gone.
+    pub(in crate::ike) fn touch(&mut self, now: Now, id: SaId) {
+        self.epoch.get_or_insert(now.instant);
+        if self.begun {
+            self.touched.insert(id);
+        } else {
+            self.news = true;
+        }
+    }
+
+    fn write(&self, sa: &IkeSa, paths: &Paths) -> Option<Zeroizing<Vec<u8>>> {
+        let clock = BootClock::new(self.epoch?, EPOCH_MS);
+        (sa.session().is_some() && sa.facts.peer.is_some()).then(|| {
+            let mut out = Out::new();
+            record::write(&mut out, clock, sa, paths);
+            out.finish()
+        })
+    }
+
+    /// Whether a peer is wanted or held is another than before.
+    pub(in crate::ike) fn touch_peer(&mut self, id: PeerId) {
+        if self.begun {
+            self.unwritten.1.insert(id);
+        }
+        self.news = true;
+    }
+
+    /// Writes anew what was touched; says whether anything is another than when this was asked last.
+    pub(in crate::ike) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>, paths: &mut Paths) -> bool {
+        for id in paths.take_sized() {
+            let size = paths.static_size(id);
+            let before = if let Some(size) = size { self.sizes.insert(id, size) } else { self.sizes.remove(&id) };
+            if before != size {
+                self.unwritten_sizes.insert(id);
+                self.news = true;
+            }
+        }
+        for id in std::mem::take(&mut self.touched) {
+            match sas.get(&id).and_then(|sa| self.write(sa, paths)) {
+                Some(record) if self.records.get(&id) == Some(&record) => continue,
+                Some(record) => drop(self.records.insert(id, record)),
+                None if self.records.remove(&id).is_some() => {}
+                None => continue,
+            }
+            self.unwritten.0.insert(id);
+            self.news = true;
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    /// Everything; from here on changes can be put behind it.
+    pub(super) fn snapshot(&mut self, clock: BootClock, sas: &BTreeMap<SaId, IkeSa>, shared: &mut Shared) -> Zeroizing<Vec<u8>> {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.touched = sas.keys().copied().collect();
+        }
+        let epoch = *self.epoch.get_or_insert(clock.now());
+        self.refresh(sas, &mut shared.paths);
+        self.unwritten = Default::default();
+        self.unwritten_sizes.clear();
+        let size: usize = self.records.values().map(|record| record.len() + 16).sum();
+        let mut out = Out::with_capacity(size + 64 + shared.peers.len() * 40 + self.sizes.len() * 32);
+        out.raw(MAGIC);
+        out.time(clock, epoch);
+        for mark in shared.peers.values().map(PeerMark::of).filter(|mark| mark.wanted || mark.held) {
+            Change::Peer(mark).write(&mut out);
+        }
+        for (id, (remote, size)) in &self.sizes {
+            Change::Size(*id, *remote, *size).write(&mut out);
+        }
+        self.records.iter().for_each(|(id, record)| Change::Written(*id, record).write(&mut out));
+        out.finish()
+    }
+
+    /// What is another than when a snapshot or changes were asked for last.
+    pub(super) fn changes(&mut self, sas: &BTreeMap<SaId, IkeSa>, shared: &mut Shared) -> Option<Zeroizing<Vec<u8>>> {
+        self.refresh(sas, &mut shared.paths);
+        let (sas, peers) = std::mem::take(&mut self.unwritten);
+        let sizes = std::mem::take(&mut self.unwritten_sizes);
+        if !self.begun {
+            return None;
+        }
+        let mut out = Out::new();
+        for mark in peers.iter().filter_map(|id| shared.peers.get(id)).map(PeerMark::of) {
+            Change::Peer(mark).write(&mut out);
+        }
+        for id in sizes {
+            if let Some((remote, size)) = self.sizes.get(&id) {
+                Change::Size(id, *remote, *size).write(&mut out);
+            }
+        }
+        for id in sas {
+            match self.records.get(&id) {
+                Some(record) => Change::Written(id, record).write(&mut out),
+                None => Change::Gone(id).write(&mut out),
+            }
+        }
+        Some(out.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use adit_proto::ike::IkeSpi;
+
+    use super::*;
+    use crate::ike::config::EndpointConfig;
+    use crate::ike::endpoint::Endpoint;
+    use crate::ike::testing::instant;
+
+    /// Ten thousand IKE SAs of which one has changed: they are only put one behind the other.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "how long the machine takes")]
+    fn a_snapshot_of_ten_thousand_costs_one_copy() {
+        let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(|out: &mut [u8]| out.fill(7)));
+        let record = Zeroizing::new(vec![1; 2048]);
+        endpoint.kept.records = (1..=10_000).map(|id| (SaId(IkeSpi(id)), record.clone())).collect();
+        let clock = BootClock::new(instant(), 1_000_000);
+        let began = Instant::now();
+        let snapshot = endpoint.snapshot(clock);
+        let took = began.elapsed();
+        assert_eq!(snapshot.len(), MAGIC.len() + 8 + 10_000 * (1 + 8 + 4 + 2048));
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        // One that went: what is put behind the snapshot says only this.
+        endpoint.kept.touch(Now { instant: instant(), unix: 0 }, SaId(IkeSpi(7)));
+        assert!(endpoint.take_changed());
+        assert_eq!(endpoint.changes().expect("a snapshot was made").len(), 1 + 8);
+        assert!(endpoint.changes().expect("as before").is_empty() && !endpoint.take_changed());
+    }
+}
