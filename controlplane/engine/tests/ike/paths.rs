@@ -63,14 +63,14 @@ fn a_claimed_nat_puts_esp_into_udp_at_both_ends_whoever_claims_it() {
         let mut world = begin(2, None, |node, config| config.force_encapsulation = node == claims);
         assert_eq!(reported(&world, A), (path("192.0.2.1:4500", "192.0.2.2:4500"), true), "claimed by {claims}");
         assert_eq!(reported(&world, B), (path("192.0.2.2:4500", "192.0.2.1:4500"), true), "claimed by {claims}");
-        let status = |node: usize| world.nodes[node].endpoint.nat_status(PEER).expect("a connection");
+        let nat = |world: &World, node: usize| world.nodes[node].endpoint.status(PEER).expect("a peer").ike[0].nat;
         let claimed = NatStatus { supported: true, claimed: true, ..NatStatus::default() };
         let seen = NatStatus { supported: true, there: true, ..NatStatus::default() };
-        assert_eq!((status(claims), status(1 - claims)), (claimed, seen));
+        assert_eq!((nat(&world, claims), nat(&world, 1 - claims)), (claimed, seen));
         world.check_traffic();
         world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
         world.run_for(Duration::from_secs(2));
-        assert!(world.nodes[A].endpoint.nat_status(PEER).is_some_and(|nat| nat.is_between()));
+        assert!(nat(&world, A).is_between());
         world.check_traffic();
     }
 }

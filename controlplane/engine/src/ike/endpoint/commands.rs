@@ -19,7 +19,6 @@ use super::super::error::{Error, LocalFault};
 use super::super::evidence;
 use super::super::explain::Record;
 use super::super::facts::SaId;
-use super::super::nat::NatStatus;
 use super::super::remotes::Remotes;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
@@ -398,12 +397,6 @@ impl Endpoint {
         for id in peer.sas.clone() {
             self.with_session(now, id, |session, ctx| session.lose_outbound(ctx, outbound));
         }
-    }
-
-    /// What is found wrong with the NAT detection of the current IKE SA, for `/nat`.
-    pub fn nat_status(&self, id: PeerId) -> Option<NatStatus> {
-        let current = self.current(id).ok()?;
-        self.sas.get(&current).map(|sa| sa.facts.nat)
     }
 }
 
