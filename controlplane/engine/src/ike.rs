@@ -6,26 +6,44 @@
 //! | file | does |
 //! |---|---|
 //! | `endpoint` | which IKE SA; unauthenticated initiators (`endpoint/half_open`, `admission`: cookies, limits); what one IKE SA means for the others (`endpoint/lifecycle`); commands |
-//! | `sa` | is it ours, new, authentic: `window` (message ids, retransmission), `protect` (seal, open), `fragment`, `parts` |
+//! | `sa` | is it ours; `wire`: is it new, authentic and whole, and what is sent again: `window` (message ids, retransmission), `protect` (seal, open), `fragment`, `parts` |
+//! | `negotiation` | before it is established: what the three exchanges of it make is sent |
 //! | `sa_init` | algorithms, first key exchange, NAT detection: `negotiate`, `nat`, `directory` (who may it be), `vendor` |
 //! | `intermediate` | additional key exchanges, ML-KEM; `handshake` is what is kept until |
-//! | `auth` | who is it; the first Child SA; PPK |
-//! | `session` | an established IKE SA and what waits to be sent |
-//! | `create_child`, `plan` | new Child SAs and their rekey; `selectors` |
+//! | `auth` | who is it; `first_child`; PPK |
+//! | `dispatch` | once it is established: which exchange a message is for, which request is next |
+//! | `create_child`, `plan`, `install` | new Child SAs and their rekey; `selectors` |
 //! | `rekey_ike` | a new IKE SA in place of the old one |
-//! | `followup` | additional key exchanges of the two before |
+//! | `followup`, `unfinished` | additional key exchanges of the two before |
 //! | `informational` | liveness, Delete, errors; `mobike`, `crash` |
 //! | `evidence` | what exchanges say of paths, and what these ask for |
-//! | `child` | what the data plane learns, and when; `install_backoff`: what it refuses or loses |
 //! | `timeouts` | everything that happens because time has passed; `timer` |
-//! | `connection` | the state towards one peer; `trust`; `config`, `proposal_words`, `event`, `key_log`, `error`, `counters`, `explain`, `status`, `snapshot` |
+//!
+//! An exchange is functions: `exchange` says what they are given and what they give back, `initiated` what is remembered of a request. Only
+//! `sa`, `negotiation`, `dispatch` and `timeouts` hold an IKE SA, and send, close and end.
+//!
+//! # What there is of an IKE SA
+//! | file | has |
+//! |---|---|
+//! | `facts` | its two ends, the way between them, what both can do |
+//! | `session` | once it is established, these parts and what one means for the others: |
+//! | `proof`, `standing` | who the peer proved to be, and until when that holds; `trust`; `reauth` |
+//! | `lifetimes` | when it is rekeyed, and ends |
+//! | `succession` | what it follows, what follows it, whether it may speak |
+//! | `children`, `child` | its Child SAs, and what the data plane learns of them, when; `usage`: what it says of them |
+//! | `wishes` | which are wanted and not there; `install_backoff`: what the data plane refuses or loses |
+//! | `agenda` | the requests to come |
+//! | `addresses` | those of the peer, and of ours that it knows |
+//!
+//! The rest: `connection` is the state towards one peer; `config`, `proposal_words`, `limits`; `event`, `cause`, `key_log`, `error`; `counters`, `explain`,
+//! `status`; `snapshot` for the next process.
 //!
 //! # Rules
 //! - A message changes nothing before its tag has been verified and its message id is the one that is due.
 //! - Before IKE_AUTH nobody is believed: what does not fit is dropped, what refuses is a hint.
 //! - One request at a time is under way in each direction (window 1, RFC 7296 §2.3).
 //! - New SAs can receive before the peer learns of them, and the old ones go when the new ones work (§2.8).
-//! - Every table has a limit in [`Limits`] or beside its type.
+//! - Every table has a limit: `limits`, or [`Limits`] where an operator may want another one.
 
 mod addresses;
 mod admission;
@@ -62,6 +80,7 @@ mod install_backoff;
 mod intermediate;
 mod key_log;
 mod lifetimes;
+mod limits;
 mod mobike;
 mod nat;
 pub mod negotiate;

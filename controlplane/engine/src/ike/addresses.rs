@@ -2,9 +2,6 @@
 
 use std::net::IpAddr;
 
-/// Most addresses of a peer that are remembered, and of ours that it is told.
-pub(super) const ADDRESSES_MAX: usize = 8;
-
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses {
     /// Other addresses of the peer (§3.4).

@@ -15,14 +15,13 @@ use crate::random::Random;
 use crate::rate_limit::Bucket;
 
 use super::config::Limits;
+use super::limits::NETWORKS_MAX;
 
 /// How long a cookie secret makes new cookies; its cookies are taken for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_secs(60);
 const SECRET_LEN: usize = 32;
 /// One network has at most this part of the half-open IKE SAs, and of the unprotected answers.
 const NETWORK_SHARE: usize = 4;
-/// Networks whose answers are counted at a time: more than get one in a second.
-const NETWORKS_MAX: usize = 1024;
 
 /// What becomes of a request to begin an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,7 @@ use super::facts::{Facts, Role};
 use super::first_child;
 use super::handshake::Handshake;
 use super::lifetimes::Lifetimes;
+use super::limits::{CANDIDATES_MAX, PEER_LANES_MIN};
 use super::mobike;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
@@ -40,8 +41,6 @@ use super::vendor;
 use crate::path::Hop;
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::IKE_AUTH;
-/// So many lanes a peer may have in any case, and four times as many as we have.
-const PEER_LANES_MIN: u8 = 8;
 
 /// What the initiator remembers until the answer comes.
 pub(super) struct Sent {
@@ -60,9 +59,6 @@ impl Sent {
         }
     }
 }
-
-/// Most configured peers that are tried for one identity: each may cost a signature check.
-const CANDIDATES_MAX: usize = 8;
 
 /// Who an initiator may be.
 struct Candidates {

@@ -11,10 +11,9 @@ use crate::crypto::{Prf, Secret};
 
 use super::context::Ctx;
 use super::facts::IkeSpis;
+use super::limits::TOKENS_MAX;
 use super::parts::Parts;
 
-/// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).
-const TOKENS_MAX: usize = 4;
 /// RFC 6290 §5.
 const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 /// A peer that says it does not know us is asked so often, at this interval, before that is believed.

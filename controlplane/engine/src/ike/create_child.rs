@@ -19,6 +19,7 @@ use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::Event;
 use super::exchange::{Effect, Established, Refusal, Request};
 use super::facts::{Facts, Role};
+use super::handshake::NONCE_LEN;
 use super::install::install;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
@@ -28,7 +29,6 @@ use super::unfinished::Goal;
 use super::wishes;
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
-pub(super) const NONCE_LEN: usize = 32;
 /// Before it is looked again whether the peer knows of a Child SA, so that it can be rekeyed, or the one before it deleted.
 pub(super) const UNCONFIRMED_WAIT: Duration = Duration::from_secs(5);
 

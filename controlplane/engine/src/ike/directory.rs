@@ -15,12 +15,8 @@ use crate::crypto::KeyExchangeMethod;
 use crate::identity::{Identity, Pattern};
 
 use super::config::PeerConfig;
+use super::limits::{CERTIFICATE_REQUESTS_MAX, REMEMBERED_MAX};
 use super::negotiate::{self, Alternative, Choice, Mismatch};
-
-/// They go into IKE_SA_INIT, which cannot be fragmented (RFC 7383 §2.2).
-const CERTIFICATE_REQUESTS_MAX: usize = 4;
-/// Addresses at which it is remembered whose proposals go first.
-const REMEMBERED_MAX: usize = 64;
 
 /// Peers that may come from one address or network.
 #[derive(Debug, Default)]

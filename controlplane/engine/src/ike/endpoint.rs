@@ -28,15 +28,13 @@ use super::crash;
 use super::directory::Directory;
 use super::event::{After, Event, Transmit};
 use super::facts::{IkeSpis, SaId};
+use super::limits::ROUNDS_MAX;
 use super::sa::IkeSa;
 use super::session::Session;
 use super::snapshot::kept::Kept;
 use crate::timer::{Timers, earlier};
 
 pub use commands::{CommandError, Refusal};
-
-/// How often in one call something may follow at once from what was due.
-const ROUNDS_MAX: u32 = 8;
 
 /// SHA-256 of an IKE_SA_INIT request, which tells a repetition from a new one (RFC 7296 §2.1).
 type InitDigest = [u8; 32];

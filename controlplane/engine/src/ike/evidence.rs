@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use super::agenda::Task;
 use super::context::Ctx;
 use super::facts::Facts;
+use super::limits::ELSEWHERE_MAX;
 use super::session::Session;
 use super::wire::Came;
 use crate::path::{Follow, Hop, IKE_PORT, Moves, Terms};
 
 /// A request that was repeated so often without an answer is tried elsewhere, too.
 pub(super) const SILENT_AFTER: u32 = 2;
-/// Other addresses that one repetition of a request goes to.
-const ELSEWHERE_MAX: usize = 6;
 
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.
 pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {

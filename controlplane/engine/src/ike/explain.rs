@@ -8,13 +8,10 @@ use super::cause::{Cause, Whose};
 use super::config::PeerConfig;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::facts::Role;
+use super::limits::{PROPOSALS_MAX, TEXT_MAX};
 use super::negotiate::{self, Choice};
 use super::parts::Parts;
 use super::selectors::{self, SelectorPair};
-
-/// Proposals of a peer that are kept, and characters of each.
-const PROPOSALS_MAX: usize = 12;
-const TEXT_MAX: usize = 400;
 
 /// What both ends offered of one thing, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use adit_proto::ike::encrypted::Fragment;
 
-/// Longest message that is put together, in bytes of inner payloads.
-const MESSAGE_LEN_MAX: usize = 65_535;
+use super::limits::MESSAGE_LEN_MAX;
+
 /// How long the missing fragments may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 

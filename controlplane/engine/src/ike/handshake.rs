@@ -11,6 +11,9 @@ use super::agreed::Left;
 use super::facts::IkeSpis;
 use super::negotiate::Choice;
 
+/// Of our nonces, in bytes. Long enough for every PRF that we offer: half of 512 bits (RFC 7296 §2.10).
+pub(super) const NONCE_LEN: usize = 32;
+
 /// The state of a negotiation after IKE_SA_INIT.
 pub(super) struct Handshake {
     /// IKE_SA_INIT as it was sent: AUTH signs it (RFC 7296 §2.15).

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
-use super::addresses::ADDRESSES_MAX;
 use super::agenda::Task;
 use super::cause::Cause;
 use super::context::Ctx;
@@ -14,6 +13,7 @@ use super::error::{Error, Misbehaviour};
 use super::evidence;
 use super::exchange::{Established, Request};
 use super::facts::Facts;
+use super::limits::ADDRESSES_MAX;
 use super::nat;
 use super::parts::Parts;
 use super::session::Session;

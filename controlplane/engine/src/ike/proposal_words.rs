@@ -6,11 +6,9 @@
 use adit_proto::suite::Suite;
 
 use super::config::{ChildProposal, EsnPolicy, IkeProposal};
+use super::limits::ADDITIONAL_MAX;
 use crate::crypto::{KeyExchangeMethod, Prf};
 use crate::nearest::nearest;
-
-/// Most additional key exchanges (RFC 9370 §2.2.1).
-const ADDITIONAL_MAX: usize = 7;
 
 const SUITES: [(&str, Suite); 5] = [
     ("aes128gcm16", Suite::Aes128Gcm),

@@ -19,26 +19,20 @@ use super::config::Retransmission;
 use super::context::{Ctx, fresh_ike_spi};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::facts::{Facts, Features, IkeSpis, Role};
-use super::handshake::{Handshake, exchanged};
+use super::handshake::{Handshake, NONCE_LEN, exchanged};
+use super::limits::{CERT_REQUESTS_MAX, COOKIES_MAX};
 use super::nat;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::vendor;
 use crate::path::Hop;
 
-/// Long enough for every PRF that we offer: half of 512 bits (RFC 7296 §2.10).
-const NONCE_LEN: usize = 32;
-/// Cookies that a responder may ask for in one negotiation.
-const COOKIES_MAX: u32 = 4;
 /// After a refusal that nothing authenticates: so many more requests, so far apart.
 pub(super) const TRIES_AFTER_REFUSAL: u32 = 2;
 pub(super) const INTERVAL_AFTER_REFUSAL: Duration = Duration::from_secs(1);
 
 /// How often the first request is repeated where the peer has other addresses, too: for about four seconds.
 const TRIES_WITH_OTHERS: u32 = 2;
-
-/// CERTREQ payloads of a peer that are looked at.
-const CERT_REQUESTS_MAX: usize = 8;
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::IKE_SA_INIT;
 

@@ -19,15 +19,13 @@ use super::crash::Tokens;
 use super::error::LocalFault;
 use super::facts::SaId;
 use super::lifetimes::Lifetimes;
+use super::limits::CHILDREN_SPARE;
 use super::negotiate::Choice;
 use super::proof::Proof;
 use super::selectors::SelectorPair;
 use super::succession::Succession;
 use super::unfinished::Awaited;
 use super::wishes::{Refused, Wants, Wish};
-
-/// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.
-const CHILDREN_SPARE: usize = 12;
 
 /// What the exchange has made that began it.
 pub(super) struct Made {

@@ -11,10 +11,8 @@ use crate::random::Random;
 
 use super::config::Retransmission;
 use super::event::After;
-use crate::path::{Hop, PATHS_MAX};
-
-/// Places that one request is sent to at most.
-const HOPS_MAX: usize = 2 * PATHS_MAX;
+use super::limits::HOPS_MAX;
+use crate::path::Hop;
 
 /// A request that waits for its answer. `X` is what the exchange needs to go on.
 #[derive(Debug)]

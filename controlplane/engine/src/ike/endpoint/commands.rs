@@ -19,6 +19,7 @@ use super::super::error::{Error, LocalFault};
 use super::super::evidence;
 use super::super::explain::Record;
 use super::super::facts::SaId;
+use super::super::limits::ADDITIONAL_MAX;
 use super::super::remotes::Remotes;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
@@ -409,7 +410,7 @@ fn check(config: &PeerConfig) -> Result<(), CommandError> {
     if config.proposals.is_empty() || !config.proposals.iter().all(complete) {
         return wrong("an IKE proposal without a suite, a PRF or a key exchange method");
     }
-    if config.proposals.iter().any(|proposal| proposal.additional.len() > 7) {
+    if config.proposals.iter().any(|proposal| proposal.additional.len() > ADDITIONAL_MAX) {
         return wrong("more than seven additional key exchanges");
     }
     for child in &config.children {

@@ -11,16 +11,12 @@ use super::super::error::{Error, Incompatibility};
 use super::super::event::Event;
 use super::super::explain;
 use super::super::facts::SaId;
+use super::super::limits::{REFUSALS_MAX, REQUEST_LEN_MAX};
 use super::super::parts::Parts;
 use super::super::sa::IkeSa;
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
 use crate::path::Hop;
-
-/// Longest request, in bytes: it is kept until the peer is authenticated, and cannot be fragmented.
-const REQUEST_LEN_MAX: usize = 4096;
-/// Unauthenticated initiators that are remembered for `explain`.
-const REFUSALS_MAX: usize = 64;
 
 /// Where a half-open IKE SA came from: it counts against limits until it is authenticated or gone.
 #[derive(Clone, Copy, Debug)]

@@ -12,6 +12,7 @@ use super::super::context::Then;
 use super::super::event::Event;
 use super::super::facts::{IkeSpis, Role, SaId};
 use super::super::initiated::Initiated;
+use super::super::limits::IDENTITIES_MAX;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
 use super::super::{evidence, rekey_ike};
@@ -19,9 +20,6 @@ use super::{Endpoint, Refusal, Timer};
 use adit_proto::control::PeerId;
 use adit_proto::ike::Delete;
 use std::net::SocketAddr;
-
-/// Identities that an unauthenticated initiator's is compared with, for people.
-const IDENTITIES_MAX: usize = 8;
 
 impl Endpoint {
     pub(super) fn on_established(&mut self, now: Now, id: SaId, initial_contact: bool) {

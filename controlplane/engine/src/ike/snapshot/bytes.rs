@@ -8,8 +8,7 @@ use zeroize::Zeroizing;
 
 use super::clock::BootClock;
 
-/// Most items of any list: a bound for damaged bytes.
-const ITEMS_MAX: u32 = 1 << 20;
+use super::super::limits::ITEMS_MAX;
 
 pub(super) struct Out(Zeroizing<Vec<u8>>);
 

@@ -1,0 +1,61 @@
+//! How much of everything there may be in IKE, each limit once. What an operator may want to change is in [`Limits`](super::config::Limits),
+//! what both planes stand on in `adit_proto::limits`; how long something takes or waits stands where it is used.
+
+use crate::path::PATHS_MAX;
+
+// What is read and kept of one message.
+
+/// Longest message that is put together from fragments, in bytes of inner payloads.
+pub(super) const MESSAGE_LEN_MAX: usize = 65_535;
+/// Longest IKE_SA_INIT request, in bytes: it is kept until the peer is authenticated, and cannot be fragmented.
+pub(super) const REQUEST_LEN_MAX: usize = 4096;
+/// CERTREQ payloads of a peer that are looked at.
+pub(super) const CERT_REQUESTS_MAX: usize = 8;
+/// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).
+pub(super) const TOKENS_MAX: usize = 4;
+/// Most addresses of a peer that are remembered, and of ours that it is told.
+pub(super) const ADDRESSES_MAX: usize = 8;
+
+// What one negotiation may cost.
+
+/// Cookies that a responder may ask for in one negotiation.
+pub(super) const COOKIES_MAX: u32 = 4;
+/// Most additional key exchanges (RFC 9370 §2.2.1).
+pub(super) const ADDITIONAL_MAX: usize = 7;
+/// CERTREQ payloads that we send. They go into IKE_SA_INIT, which cannot be fragmented (RFC 7383 §2.2).
+pub(super) const CERTIFICATE_REQUESTS_MAX: usize = 4;
+/// Most configured peers that are tried for one identity: each may cost a signature check.
+pub(super) const CANDIDATES_MAX: usize = 8;
+
+// What one peer may have.
+
+/// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.
+pub(super) const CHILDREN_SPARE: usize = 12;
+/// So many lanes a peer may have in any case, and four times as many as we have.
+pub(super) const PEER_LANES_MIN: u8 = 8;
+/// Places that one request is sent to at most.
+pub(super) const HOPS_MAX: usize = 2 * PATHS_MAX;
+/// Other addresses that one repetition of a request goes to.
+pub(super) const ELSEWHERE_MAX: usize = 6;
+
+// What is remembered of those who are not let in.
+
+/// Unauthenticated initiators that are remembered for `explain`.
+pub(super) const REFUSALS_MAX: usize = 64;
+/// Addresses at which it is remembered whose proposals go first.
+pub(super) const REMEMBERED_MAX: usize = 64;
+/// Networks whose unprotected answers are counted at a time: more than get one in a second.
+pub(super) const NETWORKS_MAX: usize = 1024;
+/// Identities that an unauthenticated initiator's is compared with, for people.
+pub(super) const IDENTITIES_MAX: usize = 8;
+/// Proposals of a peer that are kept.
+pub(super) const PROPOSALS_MAX: usize = 12;
+/// Characters that are kept of each.
+pub(super) const TEXT_MAX: usize = 400;
+
+// Bounds that only a fault would reach.
+
+/// How often in one call something may follow at once from what was due.
+pub(super) const ROUNDS_MAX: u32 = 8;
+/// Most items of any list in a snapshot: a bound for damaged bytes.
+pub(super) const ITEMS_MAX: u32 = 1 << 20;
