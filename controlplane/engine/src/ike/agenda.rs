@@ -144,3 +144,50 @@ impl Agenda {
         self.tasks.drain(..).filter(|task| !matches!(task, Task::RekeyIke { .. } | Task::SendToken)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::testing::instant;
+
+    fn zeros(out: &mut [u8]) {
+        out.fill(0);
+    }
+
+    const CREATE: Task = Task::CreateChild { config: 0, method: None };
+
+    #[test]
+    fn after_temporary_failure_only_what_creates_has_to_wait() {
+        let now = instant();
+        let mut agenda = Agenda::default();
+        assert!(agenda.wait_after_temporary_failure(now, &mut zeros, CREATE));
+        agenda.want(Task::Liveness);
+        agenda.want(Task::Liveness);
+        assert_eq!(agenda.next(now), Some(Task::Liveness));
+        assert_eq!((agenda.next(now), agenda.is_empty(), agenda.creates()), (None, false, true));
+        let resume = agenda.deadline().expect("a time");
+        assert_eq!((agenda.next(resume), agenda.is_empty()), (Some(CREATE), true));
+    }
+
+    #[test]
+    fn patience_ends_unless_the_peer_lets_something_be_made() {
+        let (mut agenda, began) = (Agenda::default(), instant());
+        assert!(agenda.wait_after_temporary_failure(began, &mut zeros, CREATE));
+        assert!(agenda.wait_after_temporary_failure(began + TEMPORARY_PATIENCE / 2, &mut zeros, CREATE));
+        assert!(!agenda.wait_after_temporary_failure(began + TEMPORARY_PATIENCE, &mut zeros, CREATE));
+        agenda.created();
+        assert!(agenda.wait_after_temporary_failure(began + TEMPORARY_PATIENCE, &mut zeros, CREATE));
+    }
+
+    #[test]
+    fn a_successor_gets_what_is_not_about_this_ike_sa_alone() {
+        let mut agenda = Agenda::default();
+        let orphan = Task::DeleteOrphan(Spi(7));
+        for task in [Task::RekeyIke { method: None }, orphan.clone(), Task::SendToken, CREATE] {
+            agenda.want(task);
+        }
+        assert_eq!(agenda.orphans().collect::<Vec<_>>(), [Spi(7)]);
+        assert_eq!(agenda.take(), [orphan, CREATE]);
+        assert_eq!(agenda.clear().count(), 0);
+    }
+}

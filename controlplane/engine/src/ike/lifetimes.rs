@@ -71,3 +71,27 @@ impl Lifetimes {
         self.rekey_at = Some(now + jittered(REKEY_RETRY, 25, random));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::testing::instant;
+
+    fn zeros(out: &mut [u8]) {
+        out.fill(0);
+    }
+
+    #[test]
+    fn a_rekey_is_asked_for_before_the_end_and_again_after_a_while() {
+        let (now, lifetime) = (instant(), Lifetime { rekey_after: Duration::from_secs(1000), ..Lifetime::IKE });
+        let mut lifetimes = Lifetimes::new(now, &lifetime, &mut zeros);
+        let rekey_at = lifetimes.deadline().expect("a time");
+        assert!(!lifetimes.take_rekey(now, false) && lifetimes.take_rekey(rekey_at, false));
+        assert!(!lifetimes.take_rekey(rekey_at, false), "once");
+        assert!(lifetimes.take_rekey(rekey_at, true) && lifetimes.take_rekey(rekey_at + REKEY_RETRY, false));
+        let end = lifetimes.expire_at().expect("an end");
+        assert!(end > rekey_at && !lifetimes.is_over(rekey_at) && lifetimes.is_over(end));
+        let endless = Lifetimes::new(now, &Lifetime { rekey_after: Duration::ZERO, ..lifetime }, &mut zeros);
+        assert_eq!(endless.deadline(), None);
+    }
+}

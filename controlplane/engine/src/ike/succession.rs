@@ -293,3 +293,62 @@ impl Succession {
         if self.successor.is_some() { end } else { earlier(end, earlier(self.beside.deadline(), self.silent_until)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adit_proto::ike::IkeSpi;
+
+    use super::*;
+    use crate::ike::testing::instant;
+
+    fn sa(number: u64) -> SaId {
+        SaId(IkeSpi(number))
+    }
+
+    #[test]
+    fn it_speaks_once_the_peer_has_it_and_until_another_one_took_over() {
+        let now = instant();
+        let mut succession = Succession::after(sa(1), now);
+        assert!(succession.has_predecessor() && !succession.may_speak(now));
+        let patient = succession.deadline().expect("a time");
+        assert!(succession.may_speak(patient));
+        succession.confirmed();
+        assert!(succession.may_speak(now));
+        succession.leave_to(sa(2), now);
+        assert!(!succession.may_speak(now) && succession.is_going() && !succession.may_rekey());
+        let over = succession.deadline().expect("a time");
+        assert!(!succession.is_replaced_for_long(now) && succession.is_replaced_for_long(over));
+        succession.come_back();
+        assert!(succession.may_speak(now) && succession.may_rekey());
+    }
+
+    #[test]
+    fn one_that_is_redundant_says_so_once_and_not_if_it_stands_alone_again() {
+        let now = instant();
+        let mut succession = Succession::default();
+        succession.give_place_to(sa(2), now);
+        let over = succession.deadline().expect("a time");
+        assert!(!succession.take_redundant_for_long(now) && succession.take_redundant_for_long(over));
+        assert!(!succession.take_redundant_for_long(over));
+        succession.give_place_to(sa(2), now);
+        succession.delete_at(now);
+        succession.stand_alone(sa(3));
+        assert_eq!(succession.next(), Some(sa(2)), "another one is gone");
+        succession.stand_alone(sa(2));
+        assert_eq!((succession.next(), succession.take_delete(now), succession.deadline()), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_written_down_is_read_again() {
+        let now = instant();
+        let mut succession = Succession::after(sa(1), now);
+        succession.set_rekeying(true);
+        succession.collide(vec![1, 2], None);
+        let read = Succession::of_parts(succession.parts());
+        assert_eq!((read.predecessor(), read.is_rekeying(), read.made_by_peer()), (Some(sa(1)), false, None));
+        assert!(read.collision().is_none(), "it has made no IKE SA yet");
+        succession.collide(vec![1, 2], Some(sa(4)));
+        let read = Succession::of_parts(succession.parts());
+        assert_eq!((read.made_by_peer(), read.deadline()), (Some(sa(4)), succession.deadline()));
+    }
+}
