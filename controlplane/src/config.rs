@@ -58,6 +58,8 @@ pub struct Config {
     pub dscp: Dscp,
     /// The MSS in SYNs is brought down to what the path takes. Only in IP mode.
     pub mss_clamp: MssClamp,
+    /// What becomes of what is too long for the path and cannot be cut.
+    pub oversize: Oversize,
     pub dataplane: Dataplane,
     pub forwarding: Forwarding,
     pub ike: ike_section::Ike,
@@ -122,6 +124,26 @@ impl MssClamp {
         match self {
             MssClamp::Auto => "auto",
             MssClamp::Off => "off",
+        }
+    }
+}
+
+/// What becomes of what is too long for the path and cannot be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oversize {
+    /// Its sender is told by ICMP what fits.
+    Icmp,
+    /// It goes in two sealed packets to peers that say the same, and to others as above.
+    Split,
+}
+
+impl Oversize {
+    pub const ALL: [Oversize; 2] = [Oversize::Icmp, Oversize::Split];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Oversize::Icmp => "icmp",
+            Oversize::Split => "split",
         }
     }
 }
@@ -194,6 +216,8 @@ pub struct Peer {
     pub defer_checksums: bool,
     /// With a static key: the other end answers sealed echoes. By IKE it says so itself.
     pub echo: bool,
+    /// With a static key: the other end has `oversize: split`. By IKE it says so itself.
+    pub split: bool,
     /// Which packets are for it, in IP mode.
     pub selectors: Vec<Selector>,
 }
@@ -350,6 +374,11 @@ impl Config {
     /// The socket of the API.
     pub fn api_socket(&self) -> PathBuf {
         self.runtime_dir.join("api.sock")
+    }
+
+    /// Whether what is too long goes to this peer, with a static key, in two packets.
+    pub fn splits(&self, peer: &Peer) -> bool {
+        self.oversize == Oversize::Split && peer.split
     }
 
     /// Routes through the interface: those of the file, and in IP mode one to each remote network of a peer, connected or not, with

@@ -30,7 +30,7 @@ use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
 use crate::api::types::Explanation;
-use crate::config::{Config, Peer};
+use crate::config::{Config, Oversize, Peer};
 use crate::desired::static_key;
 use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
@@ -164,13 +164,16 @@ impl Ike {
             }
         }
         self.endpoint.set_mtu_max(now(), new.underlay_mtu);
+        self.endpoint.set_split(new.oversize == Oversize::Split);
+        let other_oversize = old.oversize != new.oversize;
         let before: BTreeMap<PeerId, &Peer> = old_ids.iter().copied().zip(&old.peers).collect();
         for (place, (id, peer)) in ids.iter().zip(&new.peers).enumerate() {
             self.first.extend(self.sas.set_peer(*id, terms_of(new, place)));
             self.names.insert(*id, peer.name.clone());
             let addresses = known.addresses(new.listen, peer);
             let before = self.remotes.insert(*id, addresses.clone());
-            if peer.ike().is_none() && (before.as_ref() != Some(&addresses) || touched.contains(&peer.name)) {
+            let differs = before.as_ref() != Some(&addresses) || touched.contains(&peer.name) || other_oversize;
+            if peer.ike().is_none() && differs {
                 set_static_path(&mut self.endpoint, new, *id, peer, &addresses);
             }
         }

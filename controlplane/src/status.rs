@@ -174,7 +174,8 @@ fn paths(peers: &[Peer]) -> String {
         }
         let mut cells = row([&peer.name, &path.id.to_string(), &path.local, &path.remote]);
         cells.extend([
-            format!("{} B", path.mtu),
+            // What is longer goes in two.
+            format!("{}{} B", if path.split { "2 x " } else { "" }, path.mtu),
             path.rtt_us.map_or("-".to_owned(), |rtt| micros(rtt as f64)),
             bytes(path.sent.bytes),
             bytes(path.received.bytes),

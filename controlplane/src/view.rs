@@ -359,6 +359,7 @@ fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
         mtu: path.mtu,
         mtu_proven: path.mtu_proven,
         mtu_route: path.mtu_route,
+        split: path.split,
         rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         black_holes: path.black_holes,
         sent: types::Volume { packets: counters.sent_packets, bytes: counters.sent_bytes },

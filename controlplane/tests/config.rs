@@ -110,6 +110,8 @@ mistakes! {
     mode_that_is_none: and("mode: ipsec");
     dscp_that_is_none: and("dscp: 64");
     mss_clamp_without_ip_mode: and("mss_clamp: auto");
+    oversize_that_is_none: and("oversize: drop");
+    split_beside_ike: by_ike("psk_file: site-b.psk") + "    split: true\n";
     mss_clamp_that_is_none: in_ip_mode("selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]") + "mss_clamp: 1400\n";
     selectors_without_ip_mode: and("    selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]");
     ip_mode_without_selectors: and("mode: ip");

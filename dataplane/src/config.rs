@@ -172,6 +172,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// Longest Ethernet frame or IP packet that the interface takes, in bytes.
+    pub fn frame_max(&self) -> usize {
+        let link = if self.mode == Mode::Ethernet { ETHERNET + TAGS_MAX * TAG } else { 0 };
+        usize::from(self.mtu) + link
+    }
+
     /// Whether frames are handed on between peers.
     pub fn is_hub(&self) -> bool {
         self.forward && self.mode == Mode::Ethernet

@@ -46,12 +46,12 @@ fn commands(state: &mut State, env: &mut Environment) -> bool {
 
 fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match *command {
-        Command::PeerSet { peer, tag, echo } => {
+        Command::PeerSet { peer, tag, echo, split } => {
             // What the one before had learned and was given must not serve the one that comes.
             if state.tables.peer(peer).is_some_and(|before| before.tag != tag) {
                 remove_peer(peer, state, env)?;
             }
-            state.tables.set_peer(peer, tag, echo)?;
+            state.tables.set_peer(peer, tag, echo, split.then_some(env.frame_max))?;
             state.fdb.share_among(state.tables.peer_count());
             Ok(())
         }

@@ -3,7 +3,7 @@
 //! 1. `receive`: a datagram or a train from the socket, into the arena.
 //! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
 //! 3. find the SA; what another worker owns goes over its ring, in batches.
-//! 4. `open` in place; take over ECN marks of the outer header; learn where the source address is, or check in IP mode that the peer
+//! 4. `open` in place; join what came in halves (`halves`); take over ECN marks of the outer header; learn where the source address is, or check in IP mode that the peer
 //!    may send it by this SA. In a hub, frames for other peers go on to them (`relay`).
 //! 5. coalesce frames of one flow into super-frames, as pieces of the arena.
 //! 6. write to the TAP.
@@ -12,6 +12,7 @@
 //!
 //! unsafe here: the call that lends the arena to the I/O until a write is done.
 
+mod halves;
 mod relay;
 
 use std::io;
@@ -278,7 +279,7 @@ impl Inbound {
         io: &mut I,
     ) -> Result<(), Failure> {
         let Some(sa) = state.tables.inbound_at(index) else { return Ok(()) };
-        let (peer, child, Datagram { header, place, arrival }) = (sa.peer, sa.child, datagram);
+        let (owner, Datagram { header, place, arrival }) = ((sa.peer, sa.child), datagram);
         let opened = open(env.mode, sa, header, &mut self.arena.bytes()[place.clone()]);
         if opened.is_ok() {
             sa.uncounted = (sa.uncounted.0 + 1, sa.uncounted.1 + place.len() as u64);
@@ -289,44 +290,63 @@ impl Inbound {
                 env.port.count(Count::Opened, 1);
                 env.port.count(Count::OpenedBytes, frame.len() as u64);
                 let frame = place.start + frame.start..place.start + frame.end;
-                match class::mark(env.mode, &mut self.arena.bytes()[frame.clone()], arrival.class) {
-                    Ok(false) => {}
-                    Ok(true) => env.port.count(Count::CeMarks, 1),
-                    Err(why) => {
-                        env.port.drop(why, 1);
-                        return Ok(());
-                    }
-                }
-                match env.mode {
-                    Mode::Ethernet => {
-                        let learned = self.learn(&frame, peer, state, env);
-                        if state.hub.is_some() && !self.relay((&frame, open_checksum), peer, learned, state, env) {
-                            return Ok(());
-                        }
-                    }
-                    Mode::Ip if self.is_admitted(&frame, peer, child, state) => self.clamp_mss(&frame, peer, state, env),
-                    Mode::Ip => {
-                        env.port.drop(Drop::PolicyMismatch, 1);
-                        return Ok(());
-                    }
-                }
-                let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
-                self.coalescer.push(self.arena.bytes(), frame, open_checksum, &mut sink);
-                sink.result
+                self.deliver((frame, open_checksum, arrival.class), owner, state, env, io)
             }
-            Ok(Opened::Dummy { payload, resynced }) => {
+            Ok(Opened::Dummy { payload, seq, resynced }) => {
                 count_resync(resynced, env);
-                env.port.count(Count::DummyPackets, 1);
-                let payload = &self.arena.bytes()[place.start + payload.start..place.start + payload.end];
-                let now_ns = state.now_ns();
-                state.echoes.opened(payload, peer, arrival, now_ns, &mut state.tables, env);
-                Ok(())
+                let payload = place.start + payload.start..place.start + payload.end;
+                match self.dummy(payload, (header.spi, seq), owner.0, arrival, state, env) {
+                    Some((frame, class)) => {
+                        if let Some(sa) = state.tables.inbound_at(index) {
+                            sa.bytes += frame.len() as u64;
+                        }
+                        self.deliver((frame, false, class), owner, state, env, io)
+                    }
+                    None => Ok(()),
+                }
             }
             Err(why) => {
                 env.port.drop(why, 1);
                 Ok(())
             }
         }
+    }
+
+    /// A frame or packet that a peer sealed for a Child SA is at a place of the arena; whether its checksum is open, and the traffic class
+    /// of the outer packet. It goes to the TAP, if it may.
+    #[inline]
+    fn deliver<I: Io>(
+        &mut self,
+        (frame, open_checksum, class): (Range<usize>, bool, u8),
+        (peer, child): (PeerId, ChildId),
+        state: &mut State,
+        env: &mut Environment,
+        io: &mut I,
+    ) -> Result<(), Failure> {
+        match class::mark(env.mode, &mut self.arena.bytes()[frame.clone()], class) {
+            Ok(false) => {}
+            Ok(true) => env.port.count(Count::CeMarks, 1),
+            Err(why) => {
+                env.port.drop(why, 1);
+                return Ok(());
+            }
+        }
+        match env.mode {
+            Mode::Ethernet => {
+                let learned = self.learn(&frame, peer, state, env);
+                if state.hub.is_some() && !self.relay((&frame, open_checksum), peer, learned, state, env) {
+                    return Ok(());
+                }
+            }
+            Mode::Ip if self.is_admitted(&frame, peer, child, state) => self.clamp_mss(&frame, peer, state, env),
+            Mode::Ip => {
+                env.port.drop(Drop::PolicyMismatch, 1);
+                return Ok(());
+            }
+        }
+        let mut sink = TapSink { io, port: &mut env.port, result: Ok(()) };
+        self.coalescer.push(self.arena.bytes(), frame, open_checksum, &mut sink);
+        sink.result
     }
 
     /// Whether the packet is one that its peer may send by this Child SA.

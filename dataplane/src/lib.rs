@@ -18,6 +18,7 @@ pub mod handover;
 pub mod hub;
 pub mod inbound;
 pub mod io;
+pub mod join;
 pub mod mss;
 pub mod open;
 pub mod outbound;

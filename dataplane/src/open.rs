@@ -25,6 +25,8 @@ pub enum Opened {
     /// A dummy packet (RFC 4303 §2.6), and where its payload is.
     Dummy {
         payload: Range<usize>,
+        /// The sequence number of the packet.
+        seq: u64,
         /// As for a frame.
         resynced: bool,
     },
@@ -33,9 +35,9 @@ pub enum Opened {
 /// Opens the packet, whose header the caller has parsed; ranges count from the start of `packet`.
 #[inline]
 pub fn open(mode: Mode, sa: &mut InboundSa, header: &Header, packet: &mut [u8]) -> Result<Opened, Drop> {
-    let adit_esp::Opened { payload, next_header, resynced } = sa.esp.open(header, packet)?;
+    let adit_esp::Opened { payload, next_header, seq, resynced } = sa.esp.open(header, packet)?;
     if next_header == esp::NEXT_HEADER_NONE {
-        return Ok(Opened::Dummy { payload, resynced });
+        return Ok(Opened::Dummy { payload, seq, resynced });
     }
     let start = payload.start;
     let payload = packet.get(payload).ok_or(Drop::BadPadding)?;
@@ -47,6 +49,18 @@ pub fn open(mode: Mode, sa: &mut InboundSa, header: &Header, packet: &mut [u8]) 
     };
     sa.bytes += place.len() as u64;
     Ok(Opened::Frame { frame: start + place.start..start + place.end, open_checksum, resynced })
+}
+
+/// Whether what was joined out of two halves is what this gateway's mode carries, whole and nothing besides.
+pub fn check_joined(mode: Mode, bytes: &[u8]) -> Result<(), Drop> {
+    match mode {
+        Mode::Ethernet if bytes.len() < ETHERNET => Err(Drop::BadFrame),
+        Mode::Ethernet => Ok(()),
+        Mode::Ip => match packet::ip_len(bytes) {
+            Some((len, _)) if len == bytes.len() => Ok(()),
+            _ => Err(Drop::BadPacket),
+        },
+    }
 }
 
 /// Where the Ethernet frame of an EtherIP packet is, and whether its checksum is open.

@@ -15,6 +15,7 @@ mod oversize;
 mod send;
 
 use std::io;
+use std::ops::Range;
 use std::time::Instant;
 
 use adit_proto::control::{ChildId, Event, Mode, PeerId};
@@ -73,6 +74,24 @@ const READ_AT: usize = FRAME_HEADROOM - vnet::LEN;
 fn clamp_mss(read: &mut [u8], path: &Path) -> bool {
     let Some((header, packet)) = read.split_first_chunk_mut() else { return false };
     mss::clamp(packet, VnetHeader::parse(header).needs_csum(), || Some(path.frame_told.into()))
+}
+
+/// How many packets a train may have on this way.
+#[inline]
+fn segments_max(way: &Way, env: &Environment) -> usize {
+    if way.path.gso_disabled { 1 } else { env.udp.segments_max }
+}
+
+/// Counts what an SA has sealed since it had sealed so many packets and bytes.
+#[inline]
+fn account((packets, bytes): (u64, u64), peer: PeerId, sa: &mut OutboundSa, env: &mut Environment) {
+    env.port.count(Count::Sealed, sa.esp.packets - packets);
+    env.port.count(Count::SealedBytes, sa.bytes - bytes);
+    env.port.sa_update(sa.slot, sa.esp.seq_next - 1, sa.esp.packets, sa.bytes);
+    // Asked for again with the next frame when the ring to the control plane is full.
+    if sa.esp.seq_next > sa.seq_halfway && env.port.emit(&Event::SeqHalfway { peer, spi: sa.esp.spi }) {
+        sa.seq_halfway = u64::MAX;
+    }
 }
 
 impl Outbound {
@@ -316,32 +335,24 @@ impl Outbound {
     }
 
     fn segments(&mut self, plan: &Plan, way: &Way, sa: &mut OutboundSa, env: &mut Environment) {
-        let Way { lot, ref path, .. } = *way;
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
-        let segments_max = if path.gso_disabled { 1 } else { env.udp.segments_max };
+        let segments_max = segments_max(way, env);
         let count = plan.segments();
-        let (packets, bytes) = (sa.esp.packets, sa.bytes);
+        let before = (sa.esp.packets, sa.bytes);
         let mut deferred = 0;
         for k in 0..count {
             let (frame, open) = plan.segment(k, &mut self.buffer, checksums);
-            let (inner, header_len) = match env.mode {
-                Mode::Ethernet => (Inner::Ethernet { open_checksum: open }, esp::inner_header_len(Mode::Ethernet)),
-                Mode::Ip => (Inner::ip(self.buffer[frame.start]), esp::inner_header_len(Mode::Ip)),
+            let inner = match env.mode {
+                Mode::Ethernet => Inner::Ethernet { open_checksum: open },
+                Mode::Ip => Inner::ip(self.buffer[frame.start]),
             };
-            let len = esp::sealed_len(header_len + frame.len());
-            if !self.train.takes(lot, len, segments_max) {
-                self.send(env);
-            }
-            match seal(sa, &mut self.buffer, frame, inner, self.train.reserve(len)) {
-                Ok(()) => self.train.commit(path, lot, len),
-                Err(why) => {
-                    env.port.drop(why, (count - k) as u64);
-                    break;
-                }
+            if let Err(why) = self.add(frame, inner, way, segments_max, sa, env) {
+                env.port.drop(why, (count - k) as u64);
+                break;
             }
             deferred += u64::from(open);
         }
-        let sealed = sa.esp.packets - packets;
+        let sealed = sa.esp.packets - before.0;
         self.packets += count;
         if plan.needs_checksum() {
             env.port.count(Count::ChecksumsDeferred, deferred);
@@ -350,13 +361,27 @@ impl Outbound {
         if count > 1 {
             env.port.count(Count::SplitSegments, sealed);
         }
-        env.port.count(Count::Sealed, sealed);
-        env.port.count(Count::SealedBytes, sa.bytes - bytes);
-        env.port.sa_update(sa.slot, sa.esp.seq_next - 1, sa.esp.packets, sa.bytes);
-        // Asked for again with the next frame when the ring to the control plane is full.
-        if sa.esp.seq_next > sa.seq_halfway && env.port.emit(&Event::SeqHalfway { peer: lot.peer, spi: sa.esp.spi }) {
-            sa.seq_halfway = u64::MAX;
+        account(before, way.lot.peer, sa, env);
+    }
+
+    /// Seals what lies at `frame` of the read buffer into the train, which is sent first when it has no place for it.
+    #[inline]
+    fn add(
+        &mut self,
+        frame: Range<usize>,
+        inner: Inner,
+        way: &Way,
+        segments_max: usize,
+        sa: &mut OutboundSa,
+        env: &mut Environment,
+    ) -> Result<(), Drop> {
+        let len = esp::sealed_len(inner.header_len() + frame.len());
+        if !self.train.takes(way.lot, len, segments_max) {
+            self.send(env);
         }
+        seal(sa, &mut self.buffer, frame, inner, self.train.reserve(len))?;
+        self.train.commit(&way.path, way.lot, len);
+        Ok(())
     }
 
     fn send(&mut self, env: &mut Environment) {

@@ -2,7 +2,8 @@
 //!
 //! - TCP is cut into shorter segments ([`recut`]), a super-frame and a single segment alike;
 //! - IPv4 that allows it becomes fragments inside the tunnel ([`fragment`]);
-//! - the sender of any other IP packet is told what fits ([`icmp`]), as often as [`Answers`] allows.
+//! - whatever else there is goes as two sealed packets where both ends join them ([`adit_proto::half`]);
+//! - elsewhere the sender of any other IP packet is told what fits ([`icmp`]), as often as [`Answers`] allows.
 //!
 //! Everything here works on bytes in place, in bounded time, and allocates nothing.
 
@@ -36,7 +37,7 @@ pub enum Remedy {
     Recut(Plan),
     /// Seal the fragments of each segment.
     Fragment,
-    /// Tell the sender, if it may be told.
+    /// It cannot be cut: send it as two halves, or tell the sender, if it may be told.
     Answer,
 }
 

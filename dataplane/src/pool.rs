@@ -12,14 +12,15 @@ use crate::config::{
 };
 use crate::echo::ECHO_BYTES;
 use crate::handover::batch::BATCH_BYTES;
+use crate::tap::vnet;
 
 /// Room for one read from the TAP.
 pub const FRAME_BUFFER: usize = (FRAME_HEADROOM + FRAME_BYTES_MAX + FRAME_TAILROOM).next_multiple_of(64);
 /// A receive call is given this much, so that no train is cut off; a hand-off batch of another worker takes as much.
 pub const RECEIVE_WINDOW: usize = BATCH_BYTES;
 /// What other workers gave and what the socket brings have a budget each. The first can be overshot by one train less a byte, and
-/// the last receive call still needs its window.
-pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 2 * RECEIVE_WINDOW + SLACK;
+/// the last receive call still needs its window. Frames that are joined out of what one train brings take as much again.
+pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 3 * RECEIVE_WINDOW + SLACK;
 /// Rounding up to a cache line behind each train.
 const SLACK: usize = 64 * (RECEIVES_PER_TURN + TAKEOVERS_PER_TURN);
 
@@ -33,6 +34,10 @@ pub const INJECT_BYTES: usize = TRAIN_BYTES_MAX;
 
 /// A train, with room for the rounding of its last block.
 pub const TRAIN_BUFFER: usize = (TRAIN_BYTES_MAX + 64).next_multiple_of(64);
+
+/// Bytes in front of a frame that was put together: a hub writes the virtio-net header there.
+const ROOM_IN_FRONT: usize = 64;
+const _: () = assert!(ROOM_IN_FRONT >= vnet::LEN);
 
 /// The receive arena: a slab that is filled from the front and emptied all at once.
 pub struct Arena {
@@ -58,6 +63,19 @@ impl Arena {
         let end = start + len.min(RECEIVE_WINDOW);
         self.filled = end.next_multiple_of(64).min(self.bytes.len());
         start..end
+    }
+
+    /// A place for a frame of `len` bytes that is put together here, with [`ROOM_IN_FRONT`] of it; `None` when this turn has used up
+    /// what there is.
+    pub fn room(&mut self, len: usize) -> Option<Range<usize>> {
+        let start = self.filled + ROOM_IN_FRONT;
+        let end = start + len;
+        let filled = end.next_multiple_of(64);
+        if filled > self.bytes.len() {
+            return None;
+        }
+        self.filled = filled;
+        Some(start..end)
     }
 
     /// Bytes in use.

@@ -12,6 +12,7 @@ use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 use adit_proto::replay::Window;
 
 use crate::config::ECHOES_PER_S;
+use crate::join::Joiner;
 use crate::path::{NO_SLOT, Path, Paths};
 use crate::rate_limit::RateLimit;
 use crate::udp::Arrival;
@@ -46,6 +47,8 @@ pub struct Peer {
     pub echo: bool,
     /// How many of its echoes are looked at.
     pub echoes: RateLimit,
+    /// Where halves of its frames wait; none unless both ends join them.
+    pub joiner: Option<Box<Joiner>>,
     /// The control plane was told that trains do not go on one of its paths.
     gso_disabled_reported: bool,
     /// Few: what is looked for in them is looked for one by one.
@@ -188,11 +191,13 @@ impl Tables {
     }
 
     /// Adds a peer, or changes the one that has the id. What it was found to send from is told again: who orders this may be new.
-    pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, echo: bool) -> Result<(), Refusal> {
+    /// `joins`: both ends join halves, of frames of at most so many bytes.
+    pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, echo: bool, joins: Option<usize>) -> Result<(), Refusal> {
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         match place {
             Some(peer) => {
                 (peer.tag, peer.echo) = (tag, echo);
+                peer.joiner = joins.and_then(|whole_max| peer.joiner.take().or_else(|| Some(Box::new(Joiner::new(whole_max)))));
                 peer.paths.tell_anew();
             }
             None => {
@@ -202,6 +207,7 @@ impl Tables {
                     tag,
                     echo,
                     echoes: RateLimit::new(ECHOES_PER_S),
+                    joiner: joins.map(|whole_max| Box::new(Joiner::new(whole_max))),
                     gso_disabled_reported: false,
                     children: Vec::new(),
                 });

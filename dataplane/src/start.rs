@@ -249,8 +249,19 @@ fn build_workers(
         let (handover, registry) = (handover.clone(), registry.clone());
         let clamps_mss = config.mode == Mode::Ip && config.mss_clamp == MssClamp::Auto;
         let inject = inject_buffer();
-        let mut env =
-            Environment { id, mode: config.mode, dscp: config.dscp, clamps_mss, tap, udp, port, inject, handover, registry };
+        let mut env = Environment {
+            id,
+            mode: config.mode,
+            dscp: config.dscp,
+            frame_max: config.frame_max(),
+            clamps_mss,
+            tap,
+            udp,
+            port,
+            inject,
+            handover,
+            registry,
+        };
         show(&mut env, io, backend, core);
         workers.push(Worker::new(env, State::new(config, backend, clock)));
     }

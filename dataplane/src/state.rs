@@ -34,6 +34,8 @@ pub struct Environment {
     pub id: usize,
     pub mode: Mode,
     pub dscp: Dscp,
+    /// Longest frame or packet that the interface takes, in bytes.
+    pub frame_max: usize,
     /// The MSS in SYNs is brought down to what the path takes.
     pub clamps_mss: bool,
     pub tap: TapQueue,

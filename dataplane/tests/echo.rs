@@ -23,7 +23,7 @@ fn start(workers: usize, listen: &str) -> Bed {
 
 fn announce(bed: &mut Bed, workers: usize, echo: bool) {
     for worker in 0..workers {
-        bed.command(worker, &Command::PeerSet { peer: PEER, tag: TAG, echo });
+        bed.command(worker, &Command::PeerSet { peer: PEER, tag: TAG, echo, split: false });
     }
 }
 

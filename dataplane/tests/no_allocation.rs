@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use adit_proto::control::{Command, OutboundSa, PeerId, PeerTag};
 use adit_proto::echo::{Answer, Echo, Kind};
+use adit_proto::half::{Half, Which};
 use adit_proto::stats::Count;
 use support::{
     Bed, PEER, TAG, dummy, eventually, frame, in_namespace, ip_packet, out_spi, outbound_sa, peer_seals, sealed, sealed_ip,
@@ -89,7 +90,7 @@ fn a_worker_under_traffic_allocates_nothing() {
         for io in ["io_uring", "poll"] {
             let bed = &mut Bed::start(2, io, 2);
             for worker in 0..2 {
-                bed.command(worker, &Command::PeerSet { peer: PEER, tag: TAG, echo: true });
+                bed.command(worker, &Command::PeerSet { peer: PEER, tag: TAG, echo: true, split: true });
             }
             let lanes = &mut [peer_seals(0), peer_seals(1)];
             traffic(bed, lanes, 1);
@@ -196,6 +197,14 @@ fn traffic(bed: &mut Bed, lanes: &mut [adit_dataplane::sa::OutboundSa; 2], stati
     let (mut echo, answered) = ([0; 200], bed.count(Count::EchoesAnswered) + 2);
     Echo { kind: Kind::Request, answer: Answer::AsItCame, size: 262, id: 7, stamp: 7 }.encode(&mut echo);
     lanes.iter_mut().for_each(|lane| bed.send(&dummy(lane, &echo)));
+    let joined = bed.count(Count::Joined) + 2;
+    for lane in lanes.iter_mut() {
+        for (which, len) in [(Which::First, 757), (Which::Second, 757)] {
+            let payload = [&Half { which, whole: 1514 }.encode()[..], &frame(station, 0, len)].concat();
+            bed.send(&dummy(lane, &payload));
+        }
+    }
+    eventually("what came in halves is joined", || bed.count(Count::Joined) >= joined);
     let mut forged = train[..train.len() / 20].to_vec();
     bed.send(&forged);
     forged[12] ^= 1;
@@ -210,6 +219,11 @@ fn traffic(bed: &mut Bed, lanes: &mut [adit_dataplane::sa::OutboundSa; 2], stati
         let unclassified = bed.dropped(adit_proto::stats::Drop::Unclassified) >= u64::from(station > 0);
         bed.count(Count::Opened) >= opened && unclassified && bed.count(Count::EchoesAnswered) >= answered
     });
+    let halved = bed.count(Count::Halved) + 1;
+    let mut long = frame(1, 0, 1514);
+    long[..12].rotate_left(6);
+    bed.tap.send(&long);
+    eventually("what is too long is sent in halves", || bed.count(Count::Halved) >= halved);
     let sent = bed.count(Count::Sealed) + 10;
     for number in 0..10 {
         let mut out = frame(1, number, 200);

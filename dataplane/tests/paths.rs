@@ -82,7 +82,7 @@ fn where_authentic_new_packets_come_from_is_told_and_moves_nothing() {
         bed.tap.send(&there);
         received(&elsewhere);
         // A new control plane hears of it again.
-        bed.command(0, &Command::PeerSet { peer: PEER, tag: TAG, echo: false });
+        bed.command(0, &Command::PeerSet { peer: PEER, tag: TAG, echo: false, split: false });
         elsewhere.send_to(&sealed_ip(&mut seals, &back), "127.0.0.1:4500").unwrap();
         assert_eq!(next_seen(&mut bed), sighting(Some(SECOND), "127.0.0.1:4599", "127.0.0.1"));
     });

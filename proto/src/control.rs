@@ -173,6 +173,8 @@ pub enum Command {
         tag: PeerTag,
         /// The peer has announced that it understands sealed echoes ([`crate::echo`]): its requests are answered.
         echo: bool,
+        /// Both ends join halves ([`crate::half`]): what is too long for the path and cannot be cut goes as two of them.
+        split: bool,
     },
     /// Adds a path to a peer or changes it. Nothing is sent on it before it is in use. Goes to every worker.
     PathSet {

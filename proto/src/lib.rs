@@ -3,7 +3,7 @@
 //! Pure: no I/O, no clock, no allocation on the packet path. Every parser is total: any bytes give a value or a named error.
 //!
 //! In the order in which a datagram meets them: [`demux`] (what is it), [`esp`] (whose is it), [`replay`] (is it new),
-//! [`etherip`], [`packet`] and [`echo`] (what does it carry), [`class`] (how is it to be served). The key exchange: [`ike`]. Between the planes: [`control`]
+//! [`etherip`], [`packet`], [`half`] and [`echo`] (what does it carry), [`class`] (how is it to be served). The key exchange: [`ike`]. Between the planes: [`control`]
 //! (commands and events), [`stats`] (counters), [`histogram`] (latency buckets). Numbers on which all agree: [`limits`].
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod demux;
 pub mod echo;
 pub mod esp;
 pub mod etherip;
+pub mod half;
 pub mod histogram;
 pub mod ike;
 pub mod limits;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use adit_bench::lab::tagger::Tagger;
 use adit_bench::lab::traffic::transfer;
-use adit_bench::lab::{Lab, LabOptions, SOON, TAP, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::{Netns, Veth};
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
@@ -23,12 +23,18 @@ struct Lans {
 
 impl Lans {
     fn start(options: &LabOptions) -> Result<Lans> {
+        Lans::start_with(options, |_| Ok(()))
+    }
+
+    /// With a change of each configuration.
+    fn start_with(options: &LabOptions, change: impl Fn(&Gateway) -> Result<()>) -> Result<Lans> {
         let mut lab = Lab::prepare(options)?;
         let (mut cables, mut hosts) = (Vec::new(), Vec::new());
         for gateway in &mut lab.gateways {
             let number = gateway.number;
             let addresses = format!("addresses: [10.77.0.{number}/24, \"fd77::{number}/64\"]");
             edit(gateway, &addresses, "bridge: br0")?;
+            change(gateway)?;
             let host = Netns::new(&format!("host-{number}"))?;
             cables.push(Veth::between(&gateway.netns, "lan0", &host, "lan0", 1500)?);
             gateway.netns.run("ip link add br0 type bridge forward_delay 0 stp_state 0")?;
@@ -40,7 +46,7 @@ impl Lans {
             gateway.start_control()?;
         }
         let lans = Lans { lab, _cables: cables, hosts };
-        for target in [IpAddr::from(v4(2)), v6(2).into()] {
+        for target in (2..=lans.hosts.len() as u8).flat_map(|number| [IpAddr::from(v4(number)), v6(number).into()]) {
             wait_until("the LANs are one", Duration::from_secs(20), || {
                 Ok(lans.hosts[0].run(&format!("ping -n -c1 -W1 {target}")).is_ok())
             })?;
@@ -65,10 +71,10 @@ impl Lans {
         Ok(())
     }
 
-    /// The first host is told what fits, and keeps to it.
-    fn host_is_told(&self, mtu: u64) -> Result<()> {
+    /// The first host is told what fits on the way to this one, and keeps to it.
+    fn host_is_told(&self, number: u8, mtu: u64) -> Result<()> {
         let before = self.lab.a().metrics()?;
-        for (target, size) in [(IpAddr::from(v4(2)), 1472), (v6(2).into(), 1452)] {
+        for (target, size) in [(IpAddr::from(v4(number)), 1472), (v6(number).into(), 1452)] {
             wait_until("the kernel believes what fits", SOON, || {
                 let passes = self.hosts[0].run(&format!("ping -n -c1 -W1 -M do -s {size} {target}")).is_ok();
                 ensure!(!passes, "{size} bytes reach {target} whole");
@@ -98,7 +104,7 @@ fn bridged_lans_of_1500_bytes_work_over_a_line_of_1500() -> Result<()> {
     ensure!(link.contains(" mtu 1500 "), "{link}");
     lans.tcp_passes()?;
     // 1500 less IP, UDP, ESP, padding, EtherIP and the Ethernet header inside.
-    lans.host_is_told(1422)?;
+    lans.host_is_told(2, 1422)?;
     // What may be fragmented arrives whole, also what was a fragment before.
     for size in [1400, 1472, 4000, 20_000] {
         echoes(&lans.hosts[0], 2, size, "-M dont", v4(2))?;
@@ -112,13 +118,42 @@ fn bridged_lans_of_1500_bytes_work_over_a_line_of_1500() -> Result<()> {
 }
 
 #[test]
+fn where_both_ends_split_nothing_is_answered_and_all_arrives() -> Result<()> {
+    let options = LabOptions { gateways: 3, outer_mtu: 1400, ike: vec![String::new()], ..LabOptions::default() };
+    let lans = Lans::start_with(&options, |gateway| match gateway.number {
+        3 => Ok(()),
+        _ => edit(gateway, "mode: ethernet\n", "mode: ethernet\noversize: split\n"),
+    })?;
+    let (a, b) = (lans.lab.a(), lans.lab.b());
+    for (from, to) in [(&lans.hosts[0], 2), (&lans.hosts[1], 1)] {
+        echoes(from, 5, 1472, "-M do", v4(to))?;
+        echoes(from, 5, 1452, "-M do", v6(to))?;
+    }
+    lans.tcp_passes()?;
+    for (gateway, other) in [(a, b), (b, a)] {
+        let (seen, seen_there) = (gateway.metrics()?, other.metrics()?);
+        ensure!(seen.count(Count::TooBigAnswers) == 0, "gateway {} sent ICMP", gateway.number);
+        // Ten echoes, and five answers over IPv6: those over IPv4 may be fragmented.
+        let (halved, joined) = (seen.count(Count::Halved), seen_there.count(Count::Joined));
+        ensure!(halved >= 15 && joined >= 15, "gateway {}: {halved} in halves, {joined} joined", gateway.number);
+        let lost: u64 = [Drop::HalfBad, Drop::HalfLost, Drop::HalfExpired].map(|why| seen.dropped(why)).iter().sum();
+        ensure!(lost == 0, "{lost} halves were lost at gateway {}", gateway.number);
+    }
+    // The third one does not: beside it, it is as ever.
+    let halved = a.metrics()?.count(Count::Halved);
+    lans.host_is_told(3, 1422 - 100)?;
+    ensure!(a.metrics()?.count(Count::Halved) == halved, "halves for who does not join them");
+    lans.tcp_passes()
+}
+
+#[test]
 fn tagged_frames_are_cut_and_answered_with_their_tags() -> Result<()> {
     let lans = Lans::start(&LabOptions { outer_mtu: 1400, ..LabOptions::default() })?;
     let _tags: Vec<Tagger> = lans.hosts.iter().map(|host| Tagger::attach(host, "lan0", &[(0x8100, 7)])).collect::<Result<_>>()?;
     echoes(&lans.hosts[0], 2, 100, "", v4(2))?;
     echoes(&lans.hosts[0], 2, 100, "", v6(2))?;
     lans.tcp_passes()?;
-    lans.host_is_told(1422 - 100 - 4)?;
+    lans.host_is_told(2, 1422 - 100 - 4)?;
     echoes(&lans.hosts[0], 2, 1472, "-M dont", v4(2))
 }
 

@@ -52,6 +52,8 @@ const PROOFS_PER_SECOND: u32 = 200;
 pub struct Terms {
     /// It has announced that it answers sealed echoes.
     pub echo: bool,
+    /// What is too long for a path goes in two packets, at both ends.
+    pub split: bool,
     /// There is an IKE SA with it, whose requests can prove an address.
     pub ike: bool,
     /// What an authentic message or packet from another address moves there, once it is proven.
@@ -73,8 +75,9 @@ pub enum Follow {
 /// For the data plane, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathEvent {
-    /// There is this peer, or what was agreed with it is another thing now: whether it answers sealed echoes.
-    Peer { peer: PeerId, echo: bool },
+    /// There is this peer, or what was agreed with it is another thing now: whether it answers sealed echoes, and whether what is too
+    /// long goes in two packets.
+    Peer { peer: PeerId, echo: bool, split: bool },
     /// There is this path, or it is another one now. `mtu` is the largest outer IP packet that is known to arrive, in bytes, and
     /// `mtu_told` what hosts are told: more, while it is being looked for what arrives.
     Set { peer: PeerId, path: PathId, hop: Hop, mtu: u16, mtu_told: u16, encapsulate: bool },
@@ -114,6 +117,8 @@ pub struct PathStatus {
     pub mtu_route: u16,
     /// What hosts are told that fits, as an outer packet.
     pub mtu_told: u16,
+    /// What is longer, and cannot be cut, goes in two packets.
+    pub split: bool,
     pub rtt: Option<Duration>,
     pub black_holes: u64,
 }
@@ -246,6 +251,7 @@ impl Paths {
             mtu_proven: entry.mtu.proven(),
             mtu_route: entry.mtu.ceiling(),
             mtu_told: entry.mtu.told(),
+            split: peer.terms.split,
             rtt: entry.mtu.rtt(),
             black_holes: entry.mtu.black_holes,
         };
@@ -256,8 +262,8 @@ impl Paths {
     pub fn set_terms(&mut self, now: Instant, id: PeerId, terms: Terms) {
         let is_new = !self.peers.contains_key(&id);
         let peer = self.peers.entry(id).or_insert_with(|| PeerPaths::new(terms));
-        if is_new || peer.terms.echo != terms.echo {
-            self.events.push_back(PathEvent::Peer { peer: id, echo: terms.echo });
+        if is_new || (peer.terms.echo, peer.terms.split) != (terms.echo, terms.split) {
+            self.events.push_back(PathEvent::Peer { peer: id, echo: terms.echo, split: terms.split });
         }
         if peer.terms.echo != terms.echo {
             for path in PathId::all() {
@@ -392,8 +398,8 @@ impl Paths {
                     entry.told = None;
                 }
             });
-            let (esp, echo) = (peer.esp, peer.terms.echo);
-            self.events.push_back(PathEvent::Peer { peer: id, echo });
+            let (esp, Terms { echo, split, .. }) = (peer.esp, peer.terms);
+            self.events.push_back(PathEvent::Peer { peer: id, echo, split });
             self.tell(id);
             self.events.extend(esp.map(|path| PathEvent::Use { peer: id, path }));
         }

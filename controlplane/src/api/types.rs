@@ -106,6 +106,9 @@ pub struct PeerPath {
     pub mtu: u16,
     pub mtu_proven: Option<u16>,
     pub mtu_route: u16,
+    /// What is longer, and cannot be cut, goes in two packets: both ends have `oversize: split`.
+    #[serde(default)]
+    pub split: bool,
     /// Round trip of a sealed echo.
     pub rtt_us: Option<u64>,
     /// How often large packets were found to vanish while small ones arrive.

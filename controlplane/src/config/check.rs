@@ -20,7 +20,9 @@ use adit_proto::control::Mode;
 use super::ike_section::Loaded;
 use super::problem::{Place, Problem};
 use super::raw::{self, Spanned, Text};
-use super::{Api, Config, Crypto, Dataplane, Io, Machine, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir};
+use super::{
+    Api, Config, Crypto, Dataplane, Io, Machine, Oversize, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir,
+};
 
 use crate::key_file::Readers;
 use crate::token::Token;
@@ -61,6 +63,7 @@ impl<'a> Check<'a> {
         let underlay_mtu = self.underlay_mtu(root.underlay_mtu);
         let dscp = self.dscp(root.dscp);
         let mss_clamp = self.mss_clamp(root.mss_clamp, mode);
+        let oversize = self.choice("oversize", root.oversize, &Oversize::ALL, Oversize::name);
         let dataplane = self.dataplane(root.dataplane.unwrap_or_default());
         let raw_peers = match root.peers {
             Some(peers) => peers,
@@ -97,6 +100,7 @@ impl<'a> Check<'a> {
                 mode,
                 dscp,
                 mss_clamp,
+                oversize,
                 dataplane,
                 forwarding,
                 ike,

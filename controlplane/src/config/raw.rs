@@ -222,6 +222,7 @@ blocks! {
         mode: Text,
         dscp: Text,
         mss_clamp: Text,
+        oversize: Text,
         dataplane: Dataplane,
         forwarding: Forwarding,
         ike: Ike,
@@ -274,6 +275,7 @@ blocks! {
         selectors: Spanned<Vec<Spanned<Selector>>>,
         defer_checksums: Spanned<bool>,
         echo: Spanned<bool>,
+        split: Spanned<bool>,
     }
     Selector at "peers[].selectors[]" {
         local: Text,
@@ -345,6 +347,7 @@ const VALUES: &[(&str, &str)] = &[
     ("mode", "ip"),
     ("dscp", "copy"),
     ("mss_clamp", "auto"),
+    ("oversize", "icmp"),
     ("local", "10.1.0.0/24"),
     ("remote", "10.2.0.0/24"),
     ("protocol", "tcp"),
@@ -393,6 +396,7 @@ const VALUES: &[(&str, &str)] = &[
     ("lanes", "4"),
     ("defer_checksums", "true"),
     ("echo", "true"),
+    ("split", "true"),
     ("mobike", "true"),
     ("ppk_required", "true"),
 ];

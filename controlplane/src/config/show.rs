@@ -21,6 +21,7 @@ struct Root<'a> {
     dscp: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     mss_clamp: Option<&'static str>,
+    oversize: &'static str,
     dataplane: Dataplane<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     forwarding: Option<Forwarding<'a>>,
@@ -98,6 +99,8 @@ struct Peer<'a> {
     defer_checksums: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     echo: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    split: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     selectors: Vec<Selector>,
 }
@@ -247,8 +250,22 @@ fn peer_ike(ike: &ike_section::PeerIke) -> anyhow::Result<PeerIke<'_>> {
     })
 }
 
+fn interface(config: &Config) -> Interface<'_> {
+    let interface = &config.interface;
+    let routes =
+        interface.routes.iter().map(|route| Route { to: route.to.to_string(), via: route.via.map(|via| via.to_string()) });
+    Interface {
+        name: &interface.name,
+        mtu: interface.mtu,
+        bridge: interface.bridge.as_deref(),
+        addresses: interface.addresses.iter().map(ToString::to_string).collect(),
+        routes: routes.collect(),
+        mac: (config.mode == Mode::Ethernet).then(|| MacText(interface.mac).to_string()),
+    }
+}
+
 pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
-    let Config { interface, dataplane, forwarding, .. } = config;
+    let Config { dataplane, forwarding, .. } = config;
     // What a file in IP mode must not have is left out of it.
     let ethernet = config.mode == Mode::Ethernet;
     let peers = config.peers.iter().map(|peer| {
@@ -264,11 +281,10 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             lanes: peer.lanes,
             defer_checksums: ethernet.then_some(peer.defer_checksums),
             echo: peer.secret().map(|_| peer.echo),
+            split: peer.secret().map(|_| peer.split),
             selectors: peer.selectors.iter().map(Selector::from).collect(),
         })
     });
-    let routes =
-        interface.routes.iter().map(|route| Route { to: route.to.to_string(), via: route.via.map(|via| via.to_string()) });
     let pinned = forwarding.pinned.iter().filter_map(|(mac, peer)| {
         let peer = config.peers.get(*peer)?;
         Some(Pin { mac: MacText(*mac).to_string(), peer: &peer.name })
@@ -276,18 +292,12 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
     let root = Root {
         name: &config.name,
         listen: config.listen_text(),
-        interface: Interface {
-            name: &interface.name,
-            mtu: interface.mtu,
-            bridge: interface.bridge.as_deref(),
-            addresses: interface.addresses.iter().map(ToString::to_string).collect(),
-            routes: routes.collect(),
-            mac: ethernet.then(|| MacText(interface.mac).to_string()),
-        },
+        interface: interface(config),
         underlay_mtu: config.underlay_mtu,
         mode: config.mode.name(),
         dscp: config.dscp.to_string(),
         mss_clamp: (!ethernet).then(|| config.mss_clamp.name()),
+        oversize: config.oversize.name(),
         dataplane: Dataplane {
             binary: dataplane.binary.as_deref().map(text).transpose()?,
             workers: dataplane.workers,

@@ -8,7 +8,7 @@ use adit_channel::PathCounters;
 use adit_engine::ike::Endpoint;
 use adit_engine::path::{self, Arrival, Follow, Hop};
 use adit_proto::control::{LocalEnd, Mode, PathId, PeerId};
-use adit_proto::esp;
+use adit_proto::{esp, half};
 
 use super::{Ike, now, settings};
 use crate::config::{Config, Peer};
@@ -96,11 +96,13 @@ impl Ike {
         self.endpoint.hop(peer)
     }
 
-    /// The longest inner IP packet that fits the way to a peer, by its place in the configuration.
+    /// The longest inner IP packet that fits the way to a peer, whole or in two packets, by its place in the configuration.
     pub fn inner_mtu(&self, place: usize) -> Option<u16> {
         let paths = self.endpoint.paths(*self.ids.get(place)?);
         let used = paths.iter().find(|path| path.in_use)?;
-        u16::try_from(esp::frame_len_max(Mode::Ip, used.mtu_told, used.hop.remote.is_ipv6())).ok()
+        let whole = esp::frame_len_max(Mode::Ip, used.mtu_told, used.hop.remote.is_ipv6());
+        let fits = if used.split { 2 * whole.saturating_sub(half::LEN) } else { whole };
+        Some(u16::try_from(fits).unwrap_or(u16::MAX))
     }
 
     /// One of the paths of a peer.
@@ -113,7 +115,7 @@ impl Ike {
 pub(super) fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &Peer, addresses: &[SocketAddr]) {
     let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
     let local_fixed = !config.listen.ip().is_unspecified();
-    let terms = path::Terms { echo: peer.echo, ike: false, follow, local_fixed };
+    let terms = path::Terms { echo: peer.echo, split: config.splits(peer), ike: false, follow, local_fixed };
     let hops = addresses.iter().map(|remote| Hop::new(settings::listen_at(config.listen, *remote), *remote)).collect();
     if let Err(why) = endpoint.set_static_path(now(), id, hops, (terms, peer.from.clone())) {
         tracing::warn!(peer = peer.name, "nothing can be sent to {}: {why}", peer.endpoint_text());

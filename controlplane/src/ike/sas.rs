@@ -48,11 +48,20 @@ pub struct PeerTerms {
 #[derive(Debug)]
 struct Peer {
     terms: PeerTerms,
-    /// Whether it answers sealed echoes, once that is agreed.
-    echo: Option<bool>,
+    /// Once that is agreed.
+    agreed: Option<Agreed>,
     /// As agreed by IKE.
     children: BTreeMap<ChildId, Child>,
     told: Told,
+}
+
+/// What was agreed with a peer that its data plane has to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Agreed {
+    /// It answers sealed echoes.
+    echo: bool,
+    /// What is too long goes in two packets.
+    split: bool,
 }
 
 /// The SAs of a Child SA.
@@ -67,7 +76,7 @@ struct Child {
 /// What a data plane was told of a peer.
 #[derive(Debug, Default)]
 struct Told {
-    echo: Option<bool>,
+    agreed: Option<Agreed>,
     owned: Selectors,
     children: BTreeMap<ChildId, ToldChild>,
 }
@@ -106,13 +115,13 @@ impl Sas {
                 if peer.terms.tag != terms.tag {
                     peer.told = Told::default();
                 } else if peer.terms.pins != terms.pins {
-                    peer.told.echo = None;
+                    peer.told.agreed = None;
                 }
                 peer.terms = terms;
             }
             None => {
                 let (children, told) = (BTreeMap::new(), Told::default());
-                self.peers.insert(id, Peer { terms, echo: None, children, told });
+                self.peers.insert(id, Peer { terms, agreed: None, children, told });
             }
         }
         self.tell(id)
@@ -216,9 +225,9 @@ impl Sas {
     /// What the engine says of the paths of a peer.
     fn path(&mut self, event: &PathEvent) -> Commands {
         let command = match *event {
-            PathEvent::Peer { peer, echo } => {
+            PathEvent::Peer { peer, echo, split } => {
                 if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.echo = Some(echo);
+                    peer.agreed = Some(Agreed { echo, split });
                 }
                 return self.tell(peer);
             }
@@ -261,11 +270,12 @@ impl Sas {
         let workers = self.terms.workers;
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
         // Who is configured with selectors owns them from the start; one without is nothing before it can be reached.
-        let Some(echo) = peer.echo.or((!peer.terms.selectors.is_empty()).then_some(false)) else { return Vec::new() };
+        let known = peer.agreed.or((!peer.terms.selectors.is_empty()).then(Agreed::default));
+        let Some(agreed @ Agreed { echo, split }) = known else { return Vec::new() };
         let mut commands = Vec::new();
-        if peer.told.echo.replace(echo) != Some(echo) {
+        if peer.told.agreed.replace(agreed) != Some(agreed) {
             // Addresses are pinned again with every change; that changes nothing.
-            commands.push(Command::PeerSet { peer: id, tag: peer.terms.tag, echo });
+            commands.push(Command::PeerSet { peer: id, tag: peer.terms.tag, echo, split });
             commands.extend(peer.terms.pins.iter().map(|mac| Command::FdbPin { mac: *mac, peer: id }));
         }
         let new = peer.told.owned.add(&peer.terms.selectors);
@@ -283,7 +293,7 @@ impl Sas {
 
     fn tell_old(&mut self, id: PeerId) -> Commands {
         let workers = self.terms.workers;
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.told.echo.is_some()) else { return Vec::new() };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.told.agreed.is_some()) else { return Vec::new() };
         let mut commands = Vec::new();
         let wanted = peer.wanted(workers);
         for (child, told) in &mut peer.told.children {

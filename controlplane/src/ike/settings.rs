@@ -12,7 +12,7 @@ use adit_proto::ike::{AddressRange, IpSelector, PortRange};
 use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 
 use crate::config::ike_section::{PeerIke, Proof, Role};
-use crate::config::{CHILDREN_MIN, Config, Peer};
+use crate::config::{CHILDREN_MIN, Config, Oversize, Peer};
 use crate::resolve::{self, Known};
 
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
@@ -29,6 +29,7 @@ pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
         nat_port: config.listen.port(),
         crash_secrets: vec![crash_secret],
         echo: true,
+        split: config.oversize == Oversize::Split,
         ..EndpointConfig::default()
     }
 }

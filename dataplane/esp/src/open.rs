@@ -33,6 +33,8 @@ pub struct Opened {
     /// The place of the payload, from the start of the packet.
     pub payload: Range<usize>,
     pub next_header: u8,
+    /// Its sequence number, with both halves.
+    pub seq: u64,
     /// The SA followed a jump of the peer's sequence numbers.
     pub resynced: bool,
 }
@@ -56,7 +58,7 @@ impl Opener {
         self.packets += 1;
 
         let (len, next_header) = esp::strip_trailer(sealed).map_err(|_| Drop::BadPadding)?;
-        Ok(Opened { payload: esp::CIPHERTEXT_AT..esp::CIPHERTEXT_AT + len, next_header, resynced })
+        Ok(Opened { payload: esp::CIPHERTEXT_AT..esp::CIPHERTEXT_AT + len, next_header, seq, resynced })
     }
 
     /// Checks window and tag; returns the sequence number, and whether it was a jump.

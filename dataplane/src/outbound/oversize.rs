@@ -1,26 +1,35 @@
-//! What is longer than the path to its peer takes: re-cut, fragmented or answered, as [`crate::oversize`] says.
+//! What is longer than the path to its peer takes: re-cut, fragmented, sent as two halves or answered, as [`crate::oversize`] says.
 
 use std::ops::Range;
 
 use adit_proto::control::ChildId;
+use adit_proto::esp;
+use adit_proto::half::{self, Half, Which};
 use adit_proto::stats::{Count, Drop};
 
-use super::{Outbound, READ_AT, Way};
+use super::{Outbound, READ_AT, Way, account, segments_max};
 use crate::config::FRAME_HEADROOM;
 use crate::hub;
 use crate::oversize::fragment::Fragments;
 use crate::oversize::{Remedy, icmp, remedy};
 use crate::sa::OutboundSa;
+use crate::seal::Inner;
 use crate::state::{Environment, State};
 use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};
+
+/// Longest payload of an ESP packet on this way, in bytes.
+fn payload_max(way: &Way, env: &Environment) -> usize {
+    usize::from(way.path.frame_max) + esp::inner_header_len(env.mode)
+}
 
 impl Outbound {
     /// The read buffer holds a frame for this peer, of which a segment is too long; `len` counts the virtio-net header too.
     #[inline(never)]
     pub(super) fn oversize(&mut self, plan: &Plan, way: &Way, len: usize, state: &mut State, env: &mut Environment) {
-        let child = state.tables.peer(way.lot.peer).and_then(|peer| peer.child(way.child));
-        let Some(sa) = child.and_then(|child| child.outbound.as_deref_mut()) else { return };
+        let Some(peer) = state.tables.peer(way.lot.peer) else { return };
+        let splits = peer.joiner.is_some() && half::cut(plan.longest(), payload_max(way, env)).is_some();
+        let Some(sa) = peer.child(way.child).and_then(|child| child.outbound.as_deref_mut()) else { return };
         let fits = usize::from(way.path.frame_max);
         let Some((header, frame)) = self.buffer[READ_AT..READ_AT + len].split_first_chunk_mut() else { return };
         match remedy(env.mode, &VnetHeader::parse(header), plan, frame, FRAME_HEADROOM, fits) {
@@ -32,6 +41,12 @@ impl Outbound {
                 for k in 0..plan.segments() {
                     let (packet, _) = plan.segment(k, &mut self.buffer, Checksums::Fill);
                     self.fragments(packet, way, sa, env);
+                }
+            }
+            Remedy::Answer if splits => {
+                for k in 0..plan.segments() {
+                    let (frame, _) = plan.segment(k, &mut self.buffer, Checksums::Fill);
+                    self.halves(frame, way, sa, env);
                 }
             }
             // Perhaps it fits, and a host that is told otherwise believes it for minutes.
@@ -59,6 +74,29 @@ impl Outbound {
             self.segments(&Plan::whole(fragment), way, sa, env);
         }
         fragments.restore(&mut self.buffer);
+    }
+
+    /// Seals the frame or packet at `frame` of the buffer, as two packets where it is too long: with neighbouring sequence numbers,
+    /// for nothing else is sealed with this SA meanwhile.
+    fn halves(&mut self, frame: Range<usize>, way: &Way, sa: &mut OutboundSa, env: &mut Environment) {
+        if frame.len() <= usize::from(way.path.frame_max) {
+            return self.segments(&Plan::whole(frame), way, sa, env);
+        }
+        let Some(first) = half::cut(frame.len(), payload_max(way, env)) else { return env.port.drop(Drop::PathMtu, 1) };
+        let (before, whole, middle) = ((sa.esp.packets, sa.bytes), frame.len() as u16, frame.start + first);
+        self.packets += 2;
+        for (which, place) in [(Which::First, frame.start..middle), (Which::Second, middle..frame.end)] {
+            let front = place.start - half::LEN..place.start;
+            let behind: [u8; half::LEN] = self.buffer[front.clone()].try_into().unwrap_or_default();
+            let added = self.add(place, Inner::Half(Half { which, whole }), way, segments_max(way, env), sa, env);
+            self.buffer[front].copy_from_slice(&behind);
+            if let Err(why) = added {
+                env.port.drop(why, 1);
+                break;
+            }
+        }
+        env.port.count(Count::Halved, 1);
+        account(before, way.lot.peer, sa, env);
     }
 
     /// Tells the sender of a packet what fits; returns under what name the packet is dropped.

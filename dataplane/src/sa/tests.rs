@@ -10,7 +10,7 @@ use super::*;
 use crate::udp::Endpoint;
 
 fn set(tables: &mut Tables, peer: u16) {
-    tables.set_peer(PeerId(peer), PeerTag(6 + u64::from(peer)), false).unwrap();
+    tables.set_peer(PeerId(peer), PeerTag(6 + u64::from(peer)), false, None).unwrap();
     tables.set_child(PeerId(peer), ChildId::ONLY, 1).unwrap();
 }
 

@@ -165,7 +165,7 @@ impl Bed {
 
     /// Sets a peer which is reached where the peer of every test is.
     pub fn set_peer(&mut self, worker: usize, peer: PeerId, tag: PeerTag, lanes: u16) {
-        self.command(worker, &Command::PeerSet { peer, tag, echo: false });
+        self.command(worker, &Command::PeerSet { peer, tag, echo: false, split: false });
         self.command(worker, &Command::ChildSet { peer, child: ChildId::ONLY, lanes });
         self.command(worker, &path_set(peer, PathId::FIRST, UdpHop::to("127.0.0.1:4501".parse().unwrap())));
         self.command(worker, &Command::PathUse { peer, path: PathId::FIRST });

@@ -6,13 +6,13 @@ use adit_proto::ike::encrypted::{ICV_LEN, IV_LEN, strip_padding};
 use adit_proto::ike::{
     Flags, Header, IkeDecodeError, IkeSpi, Message, Payload, PayloadType, Sealed, decode_payloads, encode_payloads,
 };
-use adit_proto::{demux, echo, esp, etherip};
+use adit_proto::{demux, echo, esp, etherip, half};
 
 /// A target by its name, which is also that of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 9] = [
+pub const ALL: [Target; 10] = [
     ("ike_message", ike_message),
     ("ike_payload", ike_payload),
     ("ike_inner", ike_inner),
@@ -22,6 +22,7 @@ pub const ALL: [Target; 9] = [
     ("etherip", etherip),
     ("control", control),
     ("echo", echo),
+    ("half", half),
 ];
 
 /// A message that decodes is written with the same length and decodes to the same value; an error lies within the bytes.
@@ -159,6 +160,13 @@ pub fn echo(data: &[u8]) {
     assert!(echo.encode(&mut again));
     assert_eq!(again[..echo::LEN], data[..echo::LEN]);
     assert!(again[echo::LEN..].iter().all(|byte| *byte == 0));
+}
+
+/// A half is written as it was read, and has fewer bytes than the whole.
+pub fn half(data: &[u8]) {
+    let Ok(Some((half, bytes))) = half::Half::decode(data) else { return };
+    assert_eq!([&half.encode()[..], bytes].concat(), data);
+    assert!(!bytes.is_empty() && bytes.len() < usize::from(half.whole));
 }
 
 /// There is one encoding per record.

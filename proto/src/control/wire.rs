@@ -197,8 +197,8 @@ impl Command {
     pub fn encode(&self, out: &mut [u8; RECORD_LEN_MAX]) -> usize {
         let mut writer = Writer::new(out);
         match self {
-            Command::PeerSet { peer, tag, echo } => {
-                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).flag(*echo);
+            Command::PeerSet { peer, tag, echo, split } => {
+                writer.u8(command::PEER_SET).u16(peer.0).u64(tag.0).flag(*echo).flag(*split);
             }
             Command::ChildSet { peer, child, lanes } => {
                 writer.u8(command::CHILD_SET).u16(peer.0).u16(child.0).u16(*lanes);
@@ -258,9 +258,12 @@ impl Command {
     pub fn decode(bytes: &[u8]) -> Result<Command, DecodeError> {
         let mut reader = Reader::new(bytes);
         let command = match reader.u8()? {
-            command::PEER_SET => {
-                Command::PeerSet { peer: PeerId(reader.u16()?), tag: PeerTag(reader.u64()?), echo: reader.flag("echo")? }
-            }
+            command::PEER_SET => Command::PeerSet {
+                peer: PeerId(reader.u16()?),
+                tag: PeerTag(reader.u64()?),
+                echo: reader.flag("echo")?,
+                split: reader.flag("split")?,
+            },
             command::CHILD_SET => {
                 let (peer, child) = read_child(&mut reader)?;
                 Command::ChildSet { peer, child, lanes: reader.u16()? }

@@ -190,6 +190,9 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
     if facts.features.adit && ctx.shared.config.echo {
         out.push(Notify::new(vendor::ECHO).into());
     }
+    if facts.features.adit && ctx.shared.config.split {
+        out.push(Notify::new(vendor::SPLIT).into());
+    }
     if facts.features.adit {
         let lanes = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
         out.push(Notify::new(vendor::LANES).with_data([lanes]).into());
@@ -200,6 +203,7 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
 /// What the peer says in its message besides proof and Child SA.
 fn take_extras(ctx: &mut Ctx, facts: &mut Facts, session: &mut Session, parts: &Parts) {
     facts.features.echo = facts.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
+    facts.features.split = facts.features.adit && ctx.shared.config.split && parts.has(vendor::SPLIT);
     facts.features.mobike = session.config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
     let lanes = parts.notify(vendor::LANES).and_then(|notify| notify.data.first().copied());
     let own = session.config.children.iter().map(|child| child.lanes).max().unwrap_or(1);

@@ -97,6 +97,9 @@ pub struct EndpointConfig {
     pub crash_secrets: Vec<Secret>,
     /// Whether the data plane answers sealed echoes. Said to peers that are Adit.
     pub echo: bool,
+    /// Whether the data plane takes what is too long for a path in two packets, and sends so where the peer does. Said to peers that are
+    /// Adit.
+    pub split: bool,
     /// Whether the keys of every SA are told in events, for a protocol analyser. Never in production.
     pub key_log: bool,
 }
@@ -110,6 +113,7 @@ impl Default for EndpointConfig {
             nat_port: 4500,
             crash_secrets: Vec::new(),
             echo: false,
+            split: false,
             key_log: false,
         }
     }

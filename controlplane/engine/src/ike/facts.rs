@@ -46,8 +46,9 @@ pub(super) struct Features {
     pub mobike: bool,
     /// RFC 6023, said by the responder only.
     pub childless: bool,
-    /// Both data planes answer sealed echoes.
+    /// Both data planes answer sealed echoes; both take frames in two packets.
     pub echo: bool,
+    pub split: bool,
 }
 
 /// What the exchanges need to know of the IKE SA that they belong to.

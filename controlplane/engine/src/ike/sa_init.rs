@@ -299,6 +299,7 @@ fn features(parts: &Parts, ppk: bool) -> Features {
         mobike: false,
         childless: parts.has(NotifyType::CHILDLESS_IKEV2_SUPPORTED),
         echo: false,
+        split: false,
     }
 }
 

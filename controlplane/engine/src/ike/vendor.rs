@@ -13,3 +13,7 @@ pub(super) const LANES: NotifyType = NotifyType(44312);
 
 /// Status, in IKE_AUTH: the sender's data plane answers sealed echoes (ESP dummy packets with a request in them).
 pub(super) const ECHO: NotifyType = NotifyType(44313);
+
+/// Status, in IKE_AUTH: what is too long for the path may come to the sender in two sealed packets, and it sends so itself
+/// (`oversize: split`).
+pub(super) const SPLIT: NotifyType = NotifyType(44314);

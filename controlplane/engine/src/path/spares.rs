@@ -129,7 +129,7 @@ mod tests {
 
     fn world(echo: bool, alive: &[&'static str]) -> World {
         let mut paths = Paths::new(Box::new(AnyUnderlay));
-        let terms = Terms { echo, ike: false, follow: Follow::Both, local_fixed: false };
+        let terms = Terms { echo, split: false, ike: false, follow: Follow::Both, local_fixed: false };
         paths.set_static(instant(), PEER, terms, hops(&PLACES)).unwrap();
         World { paths, now: instant(), next: 1, alive: alive.to_vec() }
     }
@@ -201,7 +201,7 @@ mod tests {
     fn it_stays_where_it_is_when_the_list_changes_around_it() {
         let mut world = world(true, &PLACES[1..]);
         assert_eq!(world.run(Duration::from_secs(30)), PLACES[1]);
-        let terms = Terms { echo: true, ike: false, follow: Follow::Both, local_fixed: false };
+        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
         world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2], PLACES[1]])).unwrap();
         assert_eq!(world.run(Duration::ZERO), PLACES[1]);
         world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2]])).unwrap();

@@ -39,7 +39,7 @@ fn came(remote: &str) -> Arrival {
 }
 
 fn terms(echo: bool, ike: bool, follow: Follow) -> Terms {
-    Terms { echo, ike, follow, local_fixed: false }
+    Terms { echo, split: false, ike, follow, local_fixed: false }
 }
 
 impl World {

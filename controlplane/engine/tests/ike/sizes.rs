@@ -134,6 +134,23 @@ fn ike_connects_and_rekeys_over_a_short_line_that_says_nothing() {
 }
 
 #[test]
+fn frames_go_in_two_packets_only_where_both_ends_say_so() {
+    for says in [[true, true], [true, false], [false, true], [false, false]] {
+        let config = |node: usize| EndpointConfig { split: says[node], ..endpoint(node) };
+        let mut world = pair_with(1, config, |_, _| {});
+        world.connect_pair();
+        let splits = |world: &World| [A, B].map(|node| world.nodes[node].endpoint.paths(PEER)[0].split);
+        assert_eq!(splits(&world), [says == [true; 2]; 2], "{says:?}");
+        // A rekey and the next process change nothing about it.
+        world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("a connection");
+        world.run_for(Duration::from_secs(2));
+        world.succeed(B, config(B), &[(PEER, peer(B))]);
+        world.run_for(Duration::from_secs(2));
+        assert_eq!(splits(&world), [says == [true; 2]; 2], "{says:?}, later");
+    }
+}
+
+#[test]
 fn loss_is_no_reason_to_send_less() {
     for seed in seeds(RUNS / 3) {
         let mut run = Run::new(seed);

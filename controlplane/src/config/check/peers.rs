@@ -142,12 +142,7 @@ impl Check<'_> {
         }
         let lanes = self.number("lanes", raw.lanes, 1..=u64::from(WORKERS_MAX), "lanes", LANES_DEFAULT) as u16;
         let defer_checksums = around.mode == Mode::Ethernet && raw.defer_checksums.is_none_or(|defer| defer.value);
-        if let (Some(echo), Some(Keys::Ike(_))) = (&raw.echo, &keys) {
-            let what = "echo is given for a peer with IKE".to_owned();
-            let expected = "echo only beside static_key_file: by IKE both ends say whether they answer sealed echoes".to_owned();
-            self.fail(echo.at, what, expected, "nothing: remove echo".to_owned());
-        }
-        let echo = matches!(keys, Some(Keys::Static { .. })) && raw.echo.is_none_or(|echo| echo.value);
+        let [echo, split] = self.static_abilities([(raw.echo, true), (raw.split, false)], keys.as_ref());
         if let (Some(at), Some(Keys::Static { .. }), false) = (second, &keys, echo) {
             let what = "several endpoints of a peer that does not answer echoes".to_owned();
             let expected =
@@ -158,7 +153,23 @@ impl Check<'_> {
             return None;
         }
         let selectors = selectors.unwrap_or_default();
-        Some(Peer { name: name?, endpoints, from, keys: keys?, lanes, defer_checksums, echo, selectors })
+        Some(Peer { name: name?, endpoints, from, keys: keys?, lanes, defer_checksums, echo, split, selectors })
+    }
+
+    /// `echo` and `split`, each with its default: what the other end can do, where IKE does not say so.
+    fn static_abilities(&mut self, given: [(Option<Spanned<bool>>, bool); 2], keys: Option<&Keys>) -> [bool; 2] {
+        let is_static = matches!(keys, Some(Keys::Static { .. }));
+        let mut names = ["echo", "split"].into_iter();
+        given.map(|(given, default)| {
+            let name = names.next().unwrap_or_default();
+            if let (Some(given), Some(Keys::Ike(_))) = (&given, keys) {
+                let what = format!("{name} is given for a peer with IKE");
+                let does = if name == "echo" { "answer sealed echoes" } else { "have `oversize: split`" };
+                let expected = format!("{name} only beside static_key_file: by IKE both ends say whether they {does}");
+                self.fail(given.at, what, expected, format!("nothing: remove {name}"));
+            }
+            is_static && given.map_or(default, |given| given.value)
+        })
     }
 
     fn static_key(&mut self, text: Option<raw::Text>, at: Place) -> Option<Keys> {

@@ -21,8 +21,8 @@ fn of_worker(worker: u16, commands: Vec<(u16, Command)>) -> Vec<Command> {
 fn a_peer_with_a_static_key_has_its_lanes_pins_and_paths_at_once() {
     let mut sas = Sas::new(Terms { workers: 2, window: 64 });
     assert_eq!(sas.set_peer(PEER, terms(Some(2))), []);
-    let told = sas.apply(&Event::Path(PathEvent::Peer { peer: PEER, echo: true }));
-    let set = Command::PeerSet { peer: PEER, tag: PeerTag(9), echo: true };
+    let told = sas.apply(&Event::Path(PathEvent::Peer { peer: PEER, echo: true, split: true }));
+    let set = Command::PeerSet { peer: PEER, tag: PeerTag(9), echo: true, split: true };
     let child = Command::ChildSet { peer: PEER, child: ChildId::ONLY, lanes: 2 };
     let pin = Command::FdbPin { mac: [2; 6], peer: PEER };
     assert_eq!(of_worker(0, told.clone()), [set.clone(), pin.clone(), child.clone()]);

@@ -65,8 +65,8 @@ fn child_selectors() -> impl Strategy<Value = (PeerId, ChildId, Selector)> {
 
 fn commands() -> impl Strategy<Value = Command> {
     prop_oneof![
-        any::<(u16, u64, bool)>()
-            .prop_map(|(peer, tag, echo)| { Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), echo } }),
+        any::<(u16, u64, bool, bool)>()
+            .prop_map(|(peer, tag, echo, split)| { Command::PeerSet { peer: PeerId(peer), tag: PeerTag(tag), echo, split } }),
         any::<(u16, u16, u16)>().prop_map(|(peer, child, lanes)| Command::ChildSet {
             peer: PeerId(peer),
             child: ChildId(child),

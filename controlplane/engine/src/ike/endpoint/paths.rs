@@ -41,6 +41,11 @@ impl Endpoint {
         self.with_paths(now, |paths| paths.set_mtu_max(now.instant, mtu_max));
     }
 
+    /// Whether what is too long for a path may come in two packets: said to peers that are authenticated from now on.
+    pub fn set_split(&mut self, split: bool) {
+        self.shared.config.split = split;
+    }
+
     /// Addresses or routes of this machine have changed: what goes to a peer may leave from another address now, and peers are told
     /// our other addresses. Of many peers some have their turn a little later.
     pub fn underlay_changed(&mut self, now: Now) {

@@ -62,8 +62,8 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) 
         out.flag(flag);
     }
     // Whether it is childless matters in IKE_AUTH only.
-    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo } = sa.facts.features;
-    for flag in [fragmentation, intermediate, ppk, adit, mobike, echo] {
+    let Features { fragmentation, intermediate, ppk, adit, mobike, childless: _, echo, split } = sa.facts.features;
+    for flag in [fragmentation, intermediate, ppk, adit, mobike, echo, split] {
         out.flag(flag);
     }
     out.time(clock, sa.created);
@@ -142,6 +142,7 @@ fn read_sa(ctx: &Ctx, clock: BootClock, input: &mut In) -> Decoded<(IkeSa, Place
         mobike: input.flag()?,
         childless: false,
         echo: input.flag()?,
+        split: input.flag()?,
     };
     sa.created = input.time(clock)?;
     Ok((sa, places))
