@@ -7,6 +7,7 @@ use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::header::IkeSpi;
 use super::registry::{AttributeType, EncrId, EsnId, IntegId, KeId, PayloadType, PrfId, ProtocolId, TransformType};
 use crate::control::Spi;
+use crate::suite::Suite;
 
 /// Most proposals in one SA payload that are accepted. Known clients send fewer than thirty.
 pub const PROPOSALS_MAX: usize = 64;
@@ -68,6 +69,16 @@ impl Transform {
     pub fn encr(id: EncrId, key_bits: Option<u16>) -> Transform {
         let key_length = |bits| Attribute { kind: AttributeType::KEY_LENGTH, value: AttributeValue::Short(bits) };
         Transform { kind: TransformType::ENCR, id: id.0, attributes: key_bits.map(key_length).into_iter().collect() }
+    }
+
+    /// The encryption of a suite of ESP.
+    pub fn of_suite(suite: Suite) -> Transform {
+        match suite {
+            Suite::Aes128Gcm => Transform::encr(EncrId::AES_GCM_16, Some(128)),
+            Suite::Aes256Gcm => Transform::encr(EncrId::AES_GCM_16, Some(256)),
+            // Its key has one length, so there is no attribute (RFC 7634 §3).
+            Suite::ChaCha20Poly1305 => Transform::encr(EncrId::CHACHA20_POLY1305, None),
+        }
     }
 
     pub fn prf(id: PrfId) -> Transform {

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use adit_proto::control::Spi;
-use adit_proto::ike::{EncrId, EsnId, IkeSpi, IntegId, KeId, Proposal, ProtocolId, Transform, TransformType};
+use adit_proto::ike::{EsnId, IkeSpi, IntegId, KeId, Proposal, ProtocolId, Transform, TransformType};
 use adit_proto::suite::Suite;
 
 use crate::crypto::{KeyExchangeMethod, Prf};
@@ -40,7 +40,7 @@ impl Choice {
 
     /// Makes the transforms from the other fields, as they were chosen.
     pub(super) fn rebuild_transforms(&mut self) {
-        let mut transforms = vec![encr_transform(self.suite)];
+        let mut transforms = vec![Transform::of_suite(self.suite)];
         transforms.extend(self.prf.map(|prf| Transform::prf(prf.id())));
         transforms.extend(self.key_exchange.map(|method| Transform::ke(method.id())));
         if self.prf.is_none() {
@@ -208,7 +208,7 @@ impl Alternative {
     }
 
     fn transforms(&self) -> Vec<Transform> {
-        let mut out: Vec<Transform> = self.encr.iter().map(|suite| encr_transform(*suite)).collect();
+        let mut out: Vec<Transform> = self.encr.iter().map(|suite| Transform::of_suite(*suite)).collect();
         out.extend(self.prf.iter().map(|prf| Transform::prf(prf.id())));
         out.extend(self.ke.iter().map(|method| Transform::ke(method.id())));
         out.extend(self.esn.iter().map(|esn| Transform::esn(*esn)));
@@ -230,8 +230,8 @@ impl Alternative {
         let has = |kind| theirs.transforms.iter().any(|transform| transform.kind == kind);
         let first = |kind, wanted: Vec<Transform>| wanted.into_iter().find(&offers).ok_or(kind);
 
-        let suite = *self.encr.iter().find(|suite| offers(&encr_transform(**suite))).ok_or(TransformType::ENCR)?;
-        let mut transforms = vec![encr_transform(suite)];
+        let suite = *self.encr.iter().find(|suite| offers(&Transform::of_suite(**suite))).ok_or(TransformType::ENCR)?;
+        let mut transforms = vec![Transform::of_suite(suite)];
         let prf = self.prf.iter().copied().find(|prf| offers(&Transform::prf(prf.id())));
         match prf {
             Some(prf) => transforms.push(Transform::prf(prf.id())),
@@ -316,15 +316,6 @@ impl Alternative {
             chosen.truncate(position);
         }
         Err(failed_at)
-    }
-}
-
-fn encr_transform(suite: Suite) -> Transform {
-    match suite {
-        Suite::Aes128Gcm => Transform::encr(EncrId::AES_GCM_16, Some(128)),
-        Suite::Aes256Gcm => Transform::encr(EncrId::AES_GCM_16, Some(256)),
-        // Its key has one length, so there is no attribute (RFC 7634 §3).
-        Suite::ChaCha20Poly1305 => Transform::encr(EncrId::CHACHA20_POLY1305, None),
     }
 }
 
