@@ -105,7 +105,7 @@ fn measure(args: &ScaleArgs, report: &mut Report) -> Result<()> {
     let status = peers.beside(|| hub.status())?;
     add("status", "ms", asked.elapsed().as_secs_f64() * 1e3);
     let established =
-        status["peers"].as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["ike"]["state"] == "established").count());
+        status["peers"].as_array().map_or(0, |peers| peers.iter().filter(|peer| peer["state"] == "established").count());
     ensure!(established == args.peers as usize, "the status tells {established} of {} peers", args.peers);
 
     bar.set_message("kill -9 of the control plane");

@@ -89,7 +89,7 @@ async fn health(State(view): State<Arc<View>>) -> Response {
 /// The peers with their SAs.
 #[utoipa::path(get, path = "/v1/peers", responses((status = 200, body = Vec<types::Peer>)))]
 async fn peer_list(State(view): State<Arc<View>>) -> Json<Vec<types::Peer>> {
-    Json(view.status().peers)
+    Json(view.peers(&view.desired()).into_iter().map(|one| one.peer).collect())
 }
 
 /// Everything about the gateway.

@@ -246,6 +246,14 @@ impl Peer {
         }
     }
 
+    /// Where its keys come from, in the API and in metrics.
+    pub const fn keys_from(&self) -> &'static str {
+        match self.keys {
+            Keys::Static { .. } => "static_key",
+            Keys::Ike(_) => "ike",
+        }
+    }
+
     /// Its addresses and names, for people.
     pub fn endpoint_text(&self) -> String {
         if self.endpoints.is_empty() {

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use adit_proto::control::{Direction, Spi};
+use adit_proto::control::{Direction, PeerTag, Spi};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::ike_section::Proof;
@@ -29,6 +29,8 @@ type Digest = [u8; 32];
 #[derive(Clone, Debug)]
 pub struct Desired {
     pub config: Config,
+    /// What the peers are called where their names are too long.
+    pub tags: Vec<PeerTag>,
     /// The SAs of all peers with static keys.
     pub sas: Vec<WantedSa>,
     /// Their keys by direction and SPI: several, where peers chose the same.
@@ -51,10 +53,11 @@ pub struct Source {
 
 impl Desired {
     pub fn new(config: Config) -> Desired {
+        let tags = config.peers.iter().map(|peer| static_key::tag(&peer.name)).collect();
         let sas = static_key::sas(&config);
         let mut keys: BTreeMap<(u8, Spi), Vec<KeyId>> = BTreeMap::new();
         sas.iter().for_each(|want| keys.entry((want.direction as u8, want.spi)).or_default().push(want.key_id));
-        Desired { config, sas, keys, source: None, pending: Vec::new() }
+        Desired { config, tags, sas, keys, source: None, pending: Vec::new() }
     }
 
     /// Reads the file, and the files that it names. What came by standard input (`-`) cannot be read again: it has no source.

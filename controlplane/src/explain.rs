@@ -23,7 +23,8 @@ pub fn report(explanation: &Explanation) -> String {
 }
 
 fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
-    writeln!(out, "{}: {} for {} s", explanation.peer, explanation.state, explanation.since_s)?;
+    let since = explanation.since_s.map(|since| format!(" for {since} s")).unwrap_or_default();
+    writeln!(out, "{}: {}{since}", explanation.peer, explanation.state)?;
     // Of a connection that is up it says why it was down before.
     let up = matches!(explanation.state.as_str(), "established" | "rekeying");
     match (&explanation.problem, &explanation.cause) {

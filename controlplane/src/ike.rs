@@ -12,7 +12,6 @@ mod paths;
 pub mod report;
 mod sas;
 mod settings;
-mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -39,7 +38,6 @@ use expiry::Ending;
 use paths::set_static_path;
 use report::Report;
 use sas::{PeerTerms, Sas, Terms};
-use traffic::Meter;
 
 /// Datagrams that wait until the data plane has done what they promise. What is dropped above that is sent again.
 const WAITING_MAX: usize = 4096;
@@ -63,7 +61,6 @@ pub struct Ike {
     ready: VecDeque<Transmit>,
     waiting: VecDeque<Transmit>,
     news: Vec<Event>,
-    meter: Meter,
     /// What the engine was told last, by inbound SPI.
     usage: BTreeMap<Spi, Usage>,
     /// Packets sent to each peer, when the paths were looked at last.
@@ -125,7 +122,6 @@ impl Ike {
             ready: VecDeque::new(),
             waiting,
             news,
-            meter: Meter::default(),
             usage: BTreeMap::new(),
             sent: BTreeMap::new(),
             readdressed: 0,
@@ -210,7 +206,6 @@ impl Ike {
     pub fn forget_removed(&mut self, ids: &[PeerId]) {
         self.sas.retain(|id| ids.contains(&id));
         self.names.retain(|id, _| ids.contains(id));
-        self.meter.retain(|id| self.places.contains_key(&id));
     }
 
     /// What a process before this one, or this one before a reload, may have told the data plane of what peers own.
@@ -319,19 +314,13 @@ impl Ike {
         self.endpoint.handle_timeout(now());
     }
 
-    /// Adds up what has gone through the SAs; to be called before some are removed.
-    pub fn measure(&mut self, live: &[(u16, LiveSa)]) {
-        self.meter.count(Instant::now(), live, |sa| self.places.contains_key(&sa.peer));
-    }
-
     /// Whether the commands taken last remove SAs, with what they have counted.
     pub fn take_going(&mut self) -> bool {
         std::mem::take(&mut self.going)
     }
 
-    /// What has gone through the SAs so far.
-    pub fn count(&mut self, live: &[(u16, LiveSa)]) {
-        self.measure(live);
+    /// Tells the engine what has gone through the SAs so far: volumes end them.
+    pub fn use_up(&mut self, live: &[(u16, LiveSa)]) {
         let by_name: HashMap<(u8, PeerId, Spi), &LiveSa> =
             live.iter().map(|(_, sa)| ((sa.direction as u8, sa.peer, sa.spi), sa)).collect();
         let mut usage = BTreeMap::new();
@@ -483,7 +472,7 @@ impl Ike {
 
     /// What there is, for people and programs.
     pub fn report(&self) -> Report {
-        report::of(&self.endpoint, &self.ids, &self.places, &self.meter, now().instant)
+        report::of(&self.endpoint, &self.ids, &self.places, self.sas.workers(), now().instant)
     }
 }
 

@@ -1,17 +1,17 @@
 //! The control plane of Adit: process and command `adit`.
 //!
 //! ```text
-//!   file ─▶ config ─▶ wanted (SAs) ─▶ reconcile ◀─ live SAs, vault
+//!   file ─▶ config ─▶ desired ─▶ reconcile ◀─ live SAs, vault
 //!             │                          │ commands
 //!             ▼                          ▼
 //!   static_key, sequence, state ─▶ gateway ─▶ channel ─▶ data plane (dataplane: the process, its log)
 //!                                     │  ▲
-//!                         netlink ◀───┘  └── counters, SAs ─▶ numbers ─▶ view ─▶ api, metrics ─▶ status, Prometheus
+//!                         netlink ◀───┘  └── counters ─▶ numbers ─┐
+//!                                            SAs ─▶ meter, children ─▶ view ─▶ api, metrics ─▶ status, Prometheus
 //! ```
-//!
-//! Beside it, for programs that want IPsec without a daemon, a TAP device or root: [`ipsec`].
 
 pub mod api;
+pub mod children;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod ike;
 pub mod key_file;
 pub mod keygen;
+pub mod meter;
 pub mod metrics;
 pub mod netlink;
 pub mod numbers;

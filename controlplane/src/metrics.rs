@@ -3,6 +3,7 @@
 mod certificates;
 mod ike_families;
 mod paths;
+mod peers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use prometheus::proto::{Bucket, Counter, Gauge as GaugeValue, Histogram, LabelPa
 use prometheus::{Registry, TextEncoder};
 
 use crate::numbers::{Numbers, WorkerNumbers};
-use crate::view::{View, direction_label};
+use crate::view::View;
 
 /// Upper bounds of the latency histograms, in seconds: from below the fastest path to where TCP gives up hoping.
 const LATENCY_BOUNDS_S: [f64; 16] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0];
@@ -58,11 +59,11 @@ impl Collector for Gateway {
         families.extend(gauges(&numbers));
         families.push(drops(&numbers));
         families.push(latencies(&numbers));
-        families.extend(self.sas(&numbers));
         families.extend(self.gateway());
         families.extend(self.health());
         let (desired, ike) = (self.view.desired(), self.view.ike());
-        families.extend(paths::families(&self.view, &ike));
+        families.extend(peers::families(&self.view.peers(&desired)));
+        families.extend(paths::families(&self.view, &desired.config, &ike));
         families.extend(certificates::families(&self.view.certificates(), &desired.config, &ike));
         families.extend(ike_families::families(&desired.config, &ike));
         families
@@ -177,27 +178,6 @@ fn latency(buckets: &[u64]) -> Histogram {
 }
 
 impl Gateway {
-    fn sas(&self, numbers: &Numbers) -> [MetricFamily; 3] {
-        let (mut packets, mut bytes, mut installed) = (Vec::new(), Vec::new(), Vec::new());
-        let desired = self.view.desired();
-        for want in &desired.sas {
-            let sa = numbers.sas.get(&want.name()).copied().unwrap_or_default();
-            let (spi, lane) = (format!("{:#010x}", want.spi.0), want.lane.to_string());
-            let peer = desired.config.peers[want.peer].name.as_str();
-            let pairs = [("direction", direction_label(want.direction)), ("lane", &lane), ("peer", peer), ("spi", &spi)];
-            packets.push(counter(&pairs, sa.packets));
-            bytes.push(counter(&pairs, sa.bytes));
-            installed.push(gauge(&pairs, f64::from(u8::from(sa.seq.is_some()))));
-        }
-        // Sequence numbers are not here: as large as they are, a float64 has lost the last digits. `adit status` shows them.
-        let help = "1 while the data plane has the SA, 0 while it should have it and has not.";
-        [
-            family(MetricType::COUNTER, "adit_sa_packets_total", "Packets sealed or opened by an SA.", packets),
-            family(MetricType::COUNTER, "adit_sa_bytes_total", "Bytes of frames sealed or opened by an SA.", bytes),
-            family(MetricType::GAUGE, "adit_sa_installed", help, installed),
-        ]
-    }
-
     /// Whether something is not as it should be.
     fn health(&self) -> [MetricFamily; 3] {
         let view = &self.view;
@@ -218,17 +198,6 @@ impl Gateway {
         let (view, desired) = (&self.view, self.view.desired());
         let info = view.info();
         let up = f64::from(u8::from(info.is_some()));
-        let peers = desired.config.peers.iter().map(|peer| {
-            let endpoint = peer.endpoint_text();
-            gauge(
-                &[
-                    ("endpoint", &endpoint),
-                    ("peer", &peer.name),
-                    ("suite", peer.secret().map_or("ike", |secret| secret.suite().name())),
-                ],
-                1.0,
-            )
-        });
         let planes = info.iter().map(|info| {
             let pairs = [
                 ("cpu_features", info.cpu_features.as_str()),
@@ -260,7 +229,6 @@ impl Gateway {
                 "What the data plane is and runs on; the value is always 1.",
                 planes.collect(),
             ),
-            family(MetricType::GAUGE, "adit_peer_info", "Peers of the configuration; the value is always 1.", peers.collect()),
             family(
                 MetricType::COUNTER,
                 "adit_punts_ignored_total",

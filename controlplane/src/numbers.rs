@@ -1,14 +1,17 @@
-//! The numbers of the data plane as totals that never go back: what the shared memory says now, plus what the data planes
-//! before it had counted when they died.
+//! The numbers of the workers as totals that never go back: what the shared memory says now, plus what the data planes before had
+//! counted when they died. What went through SAs is added up by [`crate::meter`].
 
 use std::collections::BTreeMap;
 
 use adit_channel::Master;
-use adit_proto::control::{Direction, PeerId, PeerTag, Spi};
+use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
 use adit_proto::histogram;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::api::types::Volume;
+use crate::meter::Gone;
 
 /// The numbers of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,18 +45,9 @@ impl WorkerNumbers {
     }
 }
 
-/// The numbers of an SA.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SaNumbers {
-    /// Last sequence number used, or highest accepted; only of a live SA.
-    pub seq: Option<u64>,
-    pub packets: u64,
-    pub bytes: u64,
-}
-
-/// An SA among the numbers. The SPI of an inbound one is our choice and says all; that of an outbound one is its peer's choice, and
+/// What an SA is called. The SPI of an inbound one is our choice and says all; that of an outbound one is its peer's choice, and
 /// two peers may choose the same, so the peer belongs to the name: by its tag, for its id may change with the data plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SaName {
     /// It comes first so that lists are in order.
     direction: u8,
@@ -74,16 +68,15 @@ pub const NOBODY: PeerTag = PeerTag(0);
 /// Who has which id in a data plane.
 pub type Peers = BTreeMap<PeerId, PeerTag>;
 
-/// All numbers at one time.
+/// The numbers of all workers at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
     pub workers: Vec<WorkerNumbers>,
-    pub sas: BTreeMap<SaName, SaNumbers>,
 }
 
 impl Numbers {
     /// What the shared memory says now.
-    pub fn read(master: &Master, peers: &Peers) -> Numbers {
+    pub fn read(master: &Master) -> Numbers {
         let worker = |worker: u16| {
             let counters = master.counters(worker);
             WorkerNumbers {
@@ -93,12 +86,7 @@ impl Numbers {
                 latencies: std::array::from_fn(|index| master.latency(worker, Latency::ALL[index])),
             }
         };
-        let sas = master.live_sas().into_iter().map(|(_, sa)| {
-            let peer = peers.get(&sa.peer).copied().unwrap_or(NOBODY);
-            let name = SaName::new(sa.direction, peer, sa.spi);
-            (name, SaNumbers { seq: Some(sa.seq), packets: sa.packets, bytes: sa.bytes })
-        });
-        Numbers { workers: (0..master.workers()).map(worker).collect(), sas: sas.collect() }
+        Numbers { workers: (0..master.workers()).map(worker).collect() }
     }
 
     /// Adds the totals of another data plane; what is only true of a live one stays as it is here.
@@ -113,11 +101,6 @@ impl Numbers {
             sum(&mut worker.counts, &more.counts);
             sum(&mut worker.drops, &more.drops);
             worker.latencies.iter_mut().zip(&more.latencies).for_each(|(into, from)| sum(into, from));
-        }
-        for (name, more) in &other.sas {
-            let sa = self.sas.entry(*name).or_default();
-            sa.packets = sa.packets.wrapping_add(more.packets);
-            sa.bytes = sa.bytes.wrapping_add(more.bytes);
         }
     }
 
@@ -141,11 +124,13 @@ impl Numbers {
     }
 }
 
-/// Totals of data planes that are gone, in the form in which one control plane leaves them to the next.
+/// Totals of what is gone, in the form in which one control plane leaves them to the next: of data planes, and of SAs, also of the
+/// data plane that runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Archive {
     pub restarts: u64,
     pub numbers: Numbers,
+    pub gone: Vec<Gone>,
 }
 
 /// Only what is not zero, by name: the next control plane may be of another release.
@@ -153,8 +138,9 @@ pub struct Archive {
 struct ArchiveText {
     restarts: u64,
     workers: Vec<WorkerText>,
-    /// Direction, tag of the peer, SPI, packets, bytes.
-    sas: Vec<(u8, u64, u32, u64, u64)>,
+    /// Tag of the peer, id of the Child SA, direction, packets, bytes.
+    #[serde(default)]
+    gone: Vec<(u64, u16, u8, u64, u64)>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -180,8 +166,9 @@ impl Serialize for Archive {
                 .map(|one| (one.label().to_owned(), sparse(&worker.latencies[*one as usize])))
                 .collect(),
         };
-        let sas = self.numbers.sas.iter().map(|(name, sa)| (name.direction, name.peer, name.spi.0, sa.packets, sa.bytes));
-        ArchiveText { restarts: self.restarts, workers: self.numbers.workers.iter().map(worker).collect(), sas: sas.collect() }
+        let gone = self.gone.iter();
+        let gone = gone.map(|one| (one.peer.0, one.child.0, one.direction as u8, one.volume.packets, one.volume.bytes));
+        ArchiveText { restarts: self.restarts, workers: self.numbers.workers.iter().map(worker).collect(), gone: gone.collect() }
             .serialize(serializer)
     }
 }
@@ -206,14 +193,14 @@ impl<'de> Deserialize<'de> for Archive {
             }
             worker
         };
-        let sas = text.sas.iter();
-        let sas = sas.map(|(direction, peer, spi, packets, bytes)| {
-            let name = SaName { direction: *direction, peer: *peer, spi: Spi(*spi) };
-            (name, SaNumbers { seq: None, packets: *packets, bytes: *bytes })
+        let gone = text.gone.iter().filter_map(|(peer, child, direction, packets, bytes)| {
+            let direction = Direction::from_code(*direction).ok()?;
+            let volume = Volume { packets: *packets, bytes: *bytes };
+            Some(Gone { peer: PeerTag(*peer), child: ChildId(*child), direction, volume })
         });
         // More workers than there can be is no archive of ours.
         let workers = text.workers.iter().take(usize::from(crate::config::WORKERS_MAX)).map(worker).collect();
-        Ok(Archive { restarts: text.restarts, numbers: Numbers { workers, sas: sas.collect() } })
+        Ok(Archive { restarts: text.restarts, numbers: Numbers { workers }, gone: gone.collect() })
     }
 }
 
@@ -221,24 +208,21 @@ impl<'de> Deserialize<'de> for Archive {
 mod tests {
     use super::*;
 
-    fn numbers(sealed: u64, packets: u64) -> Numbers {
+    fn numbers(sealed: u64) -> Numbers {
         let mut worker = WorkerNumbers { gauges: Some([1; Gauge::COUNT]), ..WorkerNumbers::default() };
         worker.counts[Count::Sealed as usize] = sealed;
         worker.latencies[Latency::Inbound as usize][histogram::bucket_of(1000)] = sealed;
-        let name = SaName::new(Direction::Outbound, PeerTag(u64::MAX), Spi(0x4000_0000));
-        Numbers { workers: vec![worker], sas: [(name, SaNumbers { seq: Some(packets), packets, bytes: packets * 100 })].into() }
+        Numbers { workers: vec![worker] }
     }
 
     #[test]
     fn totals_add_up_over_data_planes_and_live_numbers_stay_live() {
-        let archive = numbers(5, 7).totals();
+        let archive = numbers(5).totals();
         assert_eq!(archive.workers[0].gauges, None);
-        let mut now = numbers(2, 3);
+        let mut now = numbers(2);
         now.add(&archive);
         assert_eq!(now.workers[0].count(Count::Sealed), 7);
         assert_eq!(now.workers[0].gauge(Gauge::IoUring), Some(1));
-        let sa = now.sas.values().next().unwrap();
-        assert_eq!((sa.seq, sa.packets, sa.bytes), (Some(3), 10, 1000));
         let mut fewer = Numbers::default();
         fewer.add(&archive);
         assert_eq!(fewer, archive, "a data plane that is down still counts");
@@ -246,17 +230,19 @@ mod tests {
 
     #[test]
     fn an_archive_is_left_and_inherited_whole() {
-        let archive = Archive { restarts: 3, numbers: numbers(5, 7).totals() };
+        let volume = Volume { packets: 7, bytes: 700 };
+        let one = Gone { peer: PeerTag(u64::MAX), child: ChildId(9), direction: Direction::Outbound, volume };
+        let archive = Archive { restarts: 3, numbers: numbers(5).totals(), gone: vec![one] };
         let text = serde_json::to_string(&archive).unwrap();
         assert_eq!(serde_json::from_str::<Archive>(&text).unwrap(), archive);
         assert!(text.len() < 1000, "zeros are left out: {text}");
-        let strange = r#"{"restarts":1,"workers":[{"counts":{"sealed_packets":9,"later":1},"drops":{},"latencies":{"inbound":[[99999,1]]}}],"sas":[]}"#;
+        let strange = r#"{"restarts":1,"workers":[{"counts":{"sealed_packets":9,"later":1},"drops":{},"latencies":{"inbound":[[99999,1]]}}],"sas":[[2,1,1,1,1]]}"#;
         assert_eq!(serde_json::from_str::<Archive>(strange).unwrap().numbers.workers[0].count(Count::Sealed), 9);
     }
 
     #[test]
     fn quantiles_come_from_the_shared_buckets() {
-        let mut numbers = numbers(0, 0);
+        let mut numbers = numbers(0);
         let buckets = &mut numbers.workers[0].latencies[Latency::Outbound as usize];
         buckets[histogram::bucket_of(10_000)] = 990;
         buckets[histogram::bucket_of(1_000_000)] = 10;

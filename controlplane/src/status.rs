@@ -1,5 +1,6 @@
 //! `adit status` for people: plain text, columns aligned, sizes with units.
 
+mod children;
 mod connections;
 
 use std::fmt::Write;
@@ -16,6 +17,7 @@ pub fn report(status: &Status) -> String {
     let _ = head(&mut out, status);
     out.push_str("\npeers\n");
     out.push_str(&peers(&status.peers));
+    out.push_str(&children::report(&status.peers));
     out.push_str(&connections::report(&status.peers));
     if status.peers.iter().any(|peer| !peer.paths.is_empty()) {
         out.push_str("\npaths\n");
@@ -125,39 +127,39 @@ fn validity(remaining_s: i64) -> String {
 
 fn peers(peers: &[Peer]) -> String {
     let mut rows =
-        vec![row(["name", "endpoint", "suite", "", "packets", "bytes", "rate", "last sequence", "last traffic", "SAs"])];
+        vec![row(["name", "endpoint", "keys", "state", "for", "", "packets", "bytes", "rate", "last traffic", "cause"])];
     for peer in peers {
-        let one = |direction: &str, traffic: &Traffic, name: [&str; 3]| {
-            let (live, all) = peer
-                .sas
-                .iter()
-                .filter(|sa| sa.direction == direction)
-                .fold((0, 0), |(live, all), sa| (live + u32::from(sa.live), all + 1));
-            let mut cells = row(name);
+        let one = |direction: &str, traffic: &Traffic, first: [&str; 5]| {
+            let mut cells = row(first);
+            let idle = |idle| if idle < 2 { "now".to_owned() } else { format!("{} ago", duration(idle)) };
             cells.extend([
                 direction.to_owned(),
                 grouped(traffic.packets),
                 bytes(traffic.bytes),
                 bit_rate(traffic.bits_per_s),
-                if traffic.last_sequence == 0 { "-".to_owned() } else { format!("{:#018x}", traffic.last_sequence) },
-                traffic
-                    .idle_s
-                    .map_or("-".to_owned(), |idle| if idle < 2 { "now".to_owned() } else { format!("{} ago", duration(idle)) }),
-                // SAs of IKE have a table of their own.
-                if all == 0 {
-                    "-".to_owned()
-                } else if live == all {
-                    all.to_string()
-                } else {
-                    format!("{live} of {all}")
-                },
+                traffic.idle_s.map_or("-".to_owned(), idle),
             ]);
             cells
         };
-        rows.push(one("out", &peer.sent, [&peer.name, &peer.endpoint, &peer.suite]));
-        rows.push(one("in", &peer.received, ["", "", ""]));
+        let since = peer.since_s.map_or("-".to_owned(), duration);
+        let keys = peer.keys.replace('_', " ");
+        let mut first = one("out", &peer.sent, [&peer.name, &peer.endpoint, &keys, &peer.state, &since]);
+        first.push(again(peer.cause.as_deref(), peer.ike.as_ref().and_then(|ike| ike.retry_in_s)));
+        rows.push(first);
+        rows.push(one("in", &peer.received, [""; 5]));
     }
     table(&rows)
+}
+
+/// A cause, with when it is tried again.
+fn again(cause: Option<&str>, retry_in_s: Option<u64>) -> String {
+    let retry = retry_in_s.map(|retry| format!("again in {retry} s"));
+    cause.map(str::to_owned).into_iter().chain(retry).collect::<Vec<_>>().join("; ")
+}
+
+/// How long until something comes, where it comes at all.
+fn remaining(seconds: Option<u64>) -> String {
+    seconds.map_or_else(|| "-".to_owned(), duration)
 }
 
 fn paths(peers: &[Peer]) -> String {

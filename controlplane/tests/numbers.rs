@@ -1,6 +1,5 @@
 //! Metrics and status over a real channel: this test plays the data plane's end of it.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,10 +12,13 @@ use adit_controlplane::api::types::Status;
 use adit_controlplane::config::{Config, Machine, Peer};
 use adit_controlplane::desired::Desired;
 use adit_controlplane::desired::static_key::WantedSa;
+use adit_controlplane::ike::report::Report;
 use adit_controlplane::static_key::{SECRET_LEN, Secret};
+use adit_controlplane::view::status::PeerView;
 use adit_controlplane::view::{Attached, View};
 use adit_controlplane::{metrics, status};
-use adit_proto::control::{ChildId, Direction, PeerId};
+use adit_engine::path::{Hop, PathStatus};
+use adit_proto::control::{ChildId, Direction, PathId, PeerId};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use adit_proto::suite::Suite;
 
@@ -102,10 +104,34 @@ impl Plane {
     }
 }
 
+/// The way to the peer.
+fn path() -> PathStatus {
+    let hop = Hop::new("192.0.2.1:4500".parse().unwrap(), "192.0.2.2:4500".parse().unwrap());
+    PathStatus {
+        path: PathId::FIRST,
+        hop,
+        proven: true,
+        in_use: true,
+        ike: false,
+        mtu: 1500,
+        mtu_proven: Some(1500),
+        mtu_route: 1500,
+        split: false,
+        mtu_told: 1500,
+        rtt: None,
+        black_holes: 0,
+    }
+}
+
 /// The value of a metric with these labels.
 fn value(page: &str, metric: &str) -> f64 {
     let line = page.lines().find(|line| line.starts_with(metric)).unwrap_or_else(|| panic!("no {metric} in\n{page}"));
     line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// The series of lanes of a peer in this state.
+fn lane_states(peer: &str, state: &str) -> String {
+    format!("adit_child_sa_lanes{{peer=\"{peer}\",state=\"{state}\"}}")
 }
 
 fn promtool(page: &str) {
@@ -153,19 +179,20 @@ fn counters_go_on_when_the_data_plane_is_replaced() {
     let view = view(dir.path());
     let registry = metrics::registry(view.clone()).unwrap();
     let sealed = "adit_sealed_packets_total{worker=\"0\"}";
-    let sa = "adit_sa_packets_total{direction=\"out\"";
+    let sent = "adit_child_sa_packets_total{child=\"0\",direction=\"out\",peer=\"site-b\"}";
     let plane = Plane::start(&view, dir.path());
     plane.work(&view, 50);
     assert!(view.detach().is_some());
     let between = metrics::page(&registry).unwrap();
-    assert_eq!((value(&between, sealed), value(&between, sa)), (50.0, 50.0));
-    let installed = "adit_sa_installed{direction=\"out\"";
-    assert_eq!(value(&between, installed), 0.0, "an SA that is gone");
+    assert_eq!((value(&between, sealed), value(&between, sent)), (50.0, 100.0), "both lanes are in it");
+    let lanes = |page: &str| ["live", "missing"].map(|state| value(page, &lane_states("site-b", state)));
+    assert_eq!(lanes(&between), [0.0, 2.0], "SAs that are gone");
     drop(plane);
     let plane = Plane::start(&view, dir.path());
     plane.work(&view, 7);
     let after = metrics::page(&registry).unwrap();
-    assert_eq!((value(&after, sealed), value(&after, sa), value(&after, installed)), (57.0, 57.0, 1.0));
+    assert_eq!((value(&after, sealed), value(&after, sent)), (57.0, 114.0));
+    assert_eq!(lanes(&after), [2.0, 0.0]);
     promtool(&after);
 }
 
@@ -188,10 +215,15 @@ fn sas_of_two_peers_with_one_spi_are_counted_apart() {
             view.detach();
         }
     }
-    let numbers = view.numbers();
-    let names: BTreeSet<_> = view.desired().sas.iter().map(WantedSa::name).collect();
-    assert_eq!((names.len(), numbers.sas.keys().copied().collect::<BTreeSet<_>>()), (8, names));
-    assert!(numbers.sas.values().all(|sa| sa.packets == 7), "{:?}", numbers.sas);
+    let peers = view.peers(&view.desired());
+    let spis = |peer: usize| -> Vec<String> {
+        peers[peer].peer.children.iter().filter_map(|child| child.outbound.as_ref()).map(|sa| sa.spi.clone()).collect()
+    };
+    assert_eq!((peers.len(), spis(0).len(), spis(0)), (2, 2, spis(1)));
+    for PeerView { peer, totals } in &peers {
+        assert_eq!((peer.sent.packets, peer.received.packets, totals.len()), (14, 14, 2), "{peer:?}");
+        assert!(peer.children.iter().all(|child| child.inbound.packets == 5), "{peer:?}");
+    }
 }
 
 #[test]
@@ -236,14 +268,19 @@ fn the_status_can_be_read_by_programs_and_by_people() {
     let view = view(dir.path());
     let down = view.status();
     assert!(status::report(&down).contains("DOWN"), "{}", status::report(&down));
+    assert_eq!((down.peers[0].state.as_str(), down.peers[0].cause.as_deref()), ("idle", Some("the data plane does not run")));
     let plane = Plane::start(&view, dir.path());
     view.sample();
+    let cause = |view: &View| view.status().peers[0].cause.clone().unwrap_or_default();
+    assert_eq!(cause(&view), "the data plane has 0 of 2 lanes");
     plane.work(&view, 50_000);
     view.sample();
+    assert_eq!(cause(&view), "no address is known that it can be reached at");
+    view.set_ike(Report { paths: [(0, vec![path()])].into(), ..Report::default() });
     let mut now: Status = serde_json::from_str(&serde_json::to_string(&view.status()).unwrap()).unwrap();
     assert_eq!(now.peers, view.status().peers);
     assert_eq!((now.peers[0].sent.packets, now.peers[0].received.bytes), (100_000, 10_000_000));
-    assert!(now.peers[0].sas.iter().all(|sa| sa.live) && now.peers[0].sas.len() == 4);
+    assert!(now.peers[0].children.iter().all(|child| child.inbound.live) && now.peers[0].children.len() == 2);
     // What depends on the moment.
     now.control_plane.pid = 4710;
     now.control_plane.uptime_s = 4000;

@@ -10,7 +10,7 @@ use adit_bench::lab::interop::pki::{Authority, Credential, KeyKind, Subject, Val
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ike, options};
+use crate::ike_tunnel::{ike, options, peer};
 use crate::{edit, reaches};
 
 /// For several tries with growing waits between them.
@@ -67,7 +67,7 @@ fn check(mut lab: Lab, says: [Says; 2], mend: impl FnOnce(&Lab) -> Result<()>) -
     for gateway in &lab.gateways {
         wait_until("nothing is wrong any more", SOON, || Ok(!explain(gateway)?.contains("remedy:")))
             .with_context(|| format!("{}: {}", gateway.name, explain(gateway).unwrap_or_default()))?;
-        ensure!(ike(gateway)?["state"] == "established", "{:#}", ike(gateway)?);
+        ensure!(peer(gateway)?["state"] == "established", "{:#}", peer(gateway)?);
     }
     Ok(())
 }

@@ -18,37 +18,40 @@ pub fn options(ike: &[&str]) -> LabOptions {
 
 /// What `adit status --json` says of the only peer's IKE.
 pub fn ike(gateway: &Gateway) -> Result<Value> {
-    let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
-    Ok(status["peers"][0]["ike"].clone())
+    Ok(peer(gateway)?["ike"].take())
+}
+
+/// What the gateway says of its first peer.
+pub fn peer(gateway: &Gateway) -> Result<Value> {
+    let mut status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    Ok(status["peers"][0].take())
 }
 
 /// The SPIs of the IKE SA in use, and the inbound ones of its Child SAs.
 pub fn spis(gateway: &Gateway) -> Result<(String, Vec<String>)> {
-    let sa = ike(gateway)?["sas"][0].clone();
+    let peer = peer(gateway)?;
+    let sa = &peer["ike"]["sas"][0];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let children = sa["children"].as_array().context("no children")?;
-    let children = children.iter().filter(|child| child["going"] == false).map(|child| text(&child["inbound_spi"]));
+    let children = peer["children"].as_array().context("no children")?;
+    let children = children.iter().filter(|child| child["going"] == false).map(|child| text(&child["inbound"]["spi"]));
     Ok((text(&sa["initiator_spi"]) + &text(&sa["responder_spi"]), children.collect()))
 }
 
 /// The SPIs of everything that is listed, also of what is about to go.
 pub fn listed(gateway: &Gateway) -> Result<Vec<Value>> {
-    let sas = ike(gateway)?["sas"].take();
-    let sas = sas.as_array().context("no IKE SAs")?;
-    let of = |sa: &Value| {
-        let children: Vec<Value> =
-            sa["children"].as_array().into_iter().flatten().map(|child| child["inbound_spi"].clone()).collect();
-        Value::Array([vec![sa["initiator_spi"].clone(), sa["responder_spi"].clone()], children].concat())
-    };
-    Ok(sas.iter().map(of).collect())
+    let peer = peer(gateway)?;
+    let sas = peer["ike"]["sas"].as_array().context("no IKE SAs")?.iter();
+    let sas = sas.flat_map(|sa| [sa["initiator_spi"].clone(), sa["responder_spi"].clone()]);
+    let children = peer["children"].as_array().context("no Child SAs")?.iter().map(|child| child["inbound"]["spi"].clone());
+    Ok(sas.chain(children).collect())
 }
 
 #[test]
 fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
     let lab = Lab::start(&LabOptions { workers: vec![2, 1], ..options(&[""]) })?;
     for (gateway, other) in [(lab.a(), "site-b"), (lab.b(), "site-a")] {
-        let reported = ike(gateway)?;
-        let sa = &reported["sas"][0];
+        let reported = peer(gateway)?;
+        let sa = &reported["ike"]["sas"][0];
         ensure!(reported["state"] == "established" && sa["remote_id"] == other && sa["post_quantum"] == true, "{reported:#}");
         ensure!(sa["suite"].as_str().is_some_and(|suite| suite.contains("ML_KEM_768")), "{reported:#}");
         // One Child SA for each worker of the gateway that has more.
@@ -119,7 +122,8 @@ fn a_gateway_that_crashed_or_stopped_is_connected_again_within_seconds() -> Resu
     let mut lab = Lab::start(&options(&["role: initiator, dpd_s: 2", "role: responder, dpd_s: 2"]))?;
     // A stop says goodbye; a crash does not.
     lab.gateways[1].stop()?;
-    wait_until("the other end has noticed", SOON, || Ok(ike(lab.a())?["state"] == "reconnecting")).with_context(|| lab.logs())?;
+    wait_until("the other end has noticed", SOON, || Ok(peer(lab.a())?["state"] == "reconnecting"))
+        .with_context(|| lab.logs())?;
     lab.gateways[1].start_control()?;
     wait_until("it is up again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())?;
     lab.gateways[1].kill_control()?;
@@ -151,7 +155,7 @@ fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<
     wait_until("the right key helps", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
         .with_context(|| lab.logs())?;
     lab.a().adit("disconnect site-b")?;
-    wait_until("it is idle", SOON, || Ok(ike(lab.a())?["state"] == "idle"))?;
+    wait_until("it is idle", SOON, || Ok(peer(lab.a())?["state"] == "idle"))?;
     let error = format!("{:#}", lab.a().adit("connect nobody").expect_err("there is no such peer"));
     ensure!(error.contains("there is no peer nobody; the peers are site-b"), "{error}");
     lab.b().adit("connect site-a")?;

@@ -4,6 +4,7 @@
 //! so the number of test threads does not matter.
 
 mod addresses;
+mod alike;
 mod api;
 mod class;
 mod commands;

@@ -159,7 +159,7 @@ impl Pair {
 
     /// `established`, `reconnecting` and so on.
     fn state(&self) -> Result<String> {
-        Ok(self.peer()?["ike"]["state"].as_str().unwrap_or_default().to_owned())
+        Ok(self.peer()?["state"].as_str().unwrap_or_default().to_owned())
     }
 
     /// Waits until the connection is in this state at Adit.
@@ -169,9 +169,10 @@ impl Pair {
 
     /// Our SPIs: those of the IKE SA, and the inbound one of the Child SA.
     fn spis(&self) -> Result<(String, String)> {
-        let sa = self.peer()?["ike"]["sas"][0].clone();
-        let children = sa["children"].as_array().context("no children")?;
-        let child = children.iter().find(|child| child["going"] == false).map(|child| child["inbound_spi"].to_string());
+        let peer = self.peer()?;
+        let sa = &peer["ike"]["sas"][0];
+        let children = peer["children"].as_array().context("no children")?;
+        let child = children.iter().find(|child| child["going"] == false).map(|child| child["inbound"]["spi"].to_string());
         Ok((format!("{} {}", sa["initiator_spi"], sa["responder_spi"]), child.unwrap_or_default()))
     }
 
@@ -179,7 +180,7 @@ impl Pair {
     fn suites(&self) -> Result<(String, String)> {
         let peer = self.peer()?;
         let sa = &peer["ike"]["sas"][0];
-        let child = sa["children"].as_array().and_then(|all| all.iter().find(|child| child["going"] == false));
+        let child = peer["children"].as_array().and_then(|all| all.iter().find(|child| child["going"] == false));
         let ike = sa["suite"].as_str().context("no IKE SA")?.to_owned();
         let esp = child.and_then(|child| child["suite"].as_str()).context("no Child SA")?.to_owned();
         let (theirs, their_child) =
@@ -246,7 +247,7 @@ impl Pair {
     fn lost(&self) -> String {
         let drops = self.order("status --json").ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
         let drops = drops.map(|status| status["drops"].to_string()).unwrap_or_default();
-        let children = self.peer().map(|peer| peer["ike"]["sas"][0]["children"].to_string()).unwrap_or_default();
+        let children = self.peer().map(|peer| peer["children"].to_string()).unwrap_or_default();
         let theirs: Vec<String> = self.swan.sas().into_iter().flatten().map(|sa| format!("{:?}", sa.children)).collect();
         let mut text = format!("drops of the data plane: {drops}\nChild SAs of Adit: {children}\nof strongSwan: {theirs:?}\n");
         let program =

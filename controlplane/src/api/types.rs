@@ -1,4 +1,4 @@
-//! The types of the API, version 1. A field may be added; a change of meaning makes a new version.
+//! The types of the API, version 2. A field may be added; a change of meaning, or a field that goes, makes a new version.
 
 use std::collections::BTreeMap;
 
@@ -73,20 +73,31 @@ pub struct Interface {
     pub addresses: Vec<String>,
 }
 
+/// A peer: the same whether its keys come from IKE or from a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Peer {
     pub name: String,
     pub endpoint: String,
-    pub suite: String,
+    /// Where its keys come from: `ike` or `static_key`.
+    pub keys: String,
     pub lanes: u16,
+    /// `idle`, `connecting`, `established`, `rekeying`, `reconnecting` or `failed`. With a static key nothing is negotiated: it is
+    /// `established` while the data plane has all of its SAs and an address to send to, else `idle`.
+    pub state: String,
+    /// Since it is in this state; `null` with a static key, whose state is looked up and not kept.
+    pub since_s: Option<u64>,
+    /// Why it is down, or why nothing comes through though it is up; `null` while all is well.
+    pub cause: Option<String>,
     pub sent: Traffic,
     pub received: Traffic,
-    pub sas: Vec<Sa>,
+    /// Its Child SAs, one for each lane; those of the IKE SA in use first.
+    pub children: Vec<ChildSa>,
+    /// Configured selectors of which no Child SA carries anything, while it is connected. None with a static key, whose Child SA has
+    /// all that are configured.
+    pub missing: Vec<MissingSelector>,
     /// By which ways it is reached, and what they carry.
-    #[serde(default)]
     pub paths: Vec<PeerPath>,
     /// How IKE does; `null` with a static key.
-    #[serde(default)]
     pub ike: Option<Ike>,
 }
 
@@ -121,12 +132,6 @@ pub struct PeerPath {
 /// The IKE connection to a peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Ike {
-    /// `idle`, `connecting`, `established`, `rekeying`, `reconnecting` or `failed`.
-    pub state: String,
-    /// Since it is in this state.
-    pub since_s: u64,
-    /// Why it is down, or why nothing comes through though it is up; `null` while all is well.
-    pub cause: Option<String>,
     /// Attempts since it was last up, and when the next one is due.
     pub attempts: u32,
     pub retry_in_s: Option<u64>,
@@ -175,10 +180,6 @@ pub struct IkeSa {
     pub adit: bool,
     /// Whether another one has taken its place, or it is being closed.
     pub going: bool,
-    pub children: Vec<ChildSa>,
-    /// Configured selectors of which no Child SA carries anything.
-    #[serde(default)]
-    pub missing: Vec<MissingSelector>,
 }
 
 /// A configured selector of which no Child SA carries anything.
@@ -192,45 +193,64 @@ pub struct MissingSelector {
     pub retry_in_s: Option<u64>,
 }
 
+/// One lane of a Child SA: an SA in each direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChildSa {
+    /// What it carries: `ethernet` or `ip`.
     pub name: String,
     /// One for all lanes of a Child SA, through all its rekeys.
-    #[serde(default)]
     pub id: u16,
     pub lane: u8,
-    /// The traffic selectors that were agreed; none where it carries Ethernet frames.
-    #[serde(default)]
+    /// The traffic selectors that were agreed, or are configured with a static key; none where it carries Ethernet frames.
     pub local: Vec<String>,
-    #[serde(default)]
     pub remote: Vec<String>,
-    /// SPIs in hexadecimal.
-    pub inbound_spi: String,
-    pub outbound_spi: String,
+    /// In the words of IKE.
     pub suite: String,
+    /// Whether sequence numbers have 64 bits.
     pub esn: bool,
-    pub age_s: u64,
+    pub inbound: Sa,
+    /// `null` where no worker of ours has the lane: what the peer receives on it, nobody sends.
+    pub outbound: Option<Sa>,
+    /// The SPIs of the IKE SA that it belongs to; `null` with a static key, which no IKE SA agreed on.
+    pub ike_sa: Option<String>,
+    /// Since its keys were agreed; `null` with a static key, which is as old as its file.
+    pub age_s: Option<u64>,
+    /// `null` where time sets no limit, as with a static key.
     pub rekey_in_s: Option<u64>,
-    /// Whether it is used for sending.
-    pub sending: bool,
+    /// Whether another one has taken its place, or it is being closed; never with a static key.
     pub going: bool,
-    pub sent: Volume,
-    pub received: Volume,
 }
 
-/// What has gone through an SA one way since it was installed.
+/// One direction of a lane of a Child SA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sa {
+    /// In hexadecimal.
+    pub spi: String,
+    pub worker: u16,
+    /// Whether the data plane has it now. By an outbound SA that it has, it sends.
+    pub live: bool,
+    /// The last number used, or the highest one accepted; 0 while it is not live.
+    pub sequence: u64,
+    /// Since it was installed.
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// What has gone one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Volume {
     pub packets: u64,
     pub bytes: u64,
 }
 
-/// The answer to `GET /v1/peers/NAME/explain`: why the last negotiation came to nothing, and what to change.
+/// The answer to `GET /v1/peers/NAME/explain`: why the last negotiation came to nothing, and what to change. With a static key
+/// nothing is negotiated: then it is the state, its cause and what is to be said of the paths.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     pub peer: String,
+    /// As in the list of peers.
     pub state: String,
-    pub since_s: u64,
+    pub since_s: Option<u64>,
     pub cause: Option<String>,
     /// What went wrong last, with the connection or with an SA of the traffic; `null` when it was put right.
     #[serde(default)]
@@ -326,31 +346,14 @@ pub struct Configuration {
     pub pending: Vec<String>,
 }
 
-/// What went one way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+/// What went one way between us and a peer, over all its Child SAs, those that are gone included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
     pub packets: u64,
     pub bytes: u64,
     pub bits_per_s: u64,
-    /// Highest sequence number of its SAs.
-    pub last_sequence: u64,
     /// Since the last packet; `null` when there was none.
     pub idle_s: Option<u64>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Sa {
-    /// `in` or `out`.
-    pub direction: String,
-    /// In hexadecimal.
-    pub spi: String,
-    pub lane: u8,
-    pub worker: u16,
-    /// Whether the data plane has it now.
-    pub live: bool,
-    pub sequence: u64,
-    pub packets: u64,
-    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -3,6 +3,8 @@
 use adit_proto::control::PeerId;
 
 use super::{Gateway, Plane};
+use crate::api::types::Explanation;
+use crate::ike::report;
 use crate::request::{Request, RequestError, What};
 
 impl Gateway {
@@ -38,23 +40,39 @@ impl Gateway {
                 let _ = reply.send(answer);
             }
             What::Explain(reply) => {
-                let answer = self
-                    .peer_of_ike(&peer)
-                    .and_then(|id| self.ike.as_ref().and_then(|ike| ike.explain(id)).ok_or(RequestError::NotReady));
+                let answer = self.explain(&peer);
                 let _ = reply.send(answer);
             }
         }
     }
 
+    /// What is to be said of a peer, whoever makes its keys.
+    fn explain(&self, name: &str) -> Result<Explanation, RequestError> {
+        let place = self.place_named(name)?;
+        if self.desired.config.peers[place].ike().is_some() {
+            let id = self.ids.get(place).copied();
+            return id.and_then(|id| self.ike.as_ref()?.explain(id)).ok_or(RequestError::NotReady);
+        }
+        self.publish_ike();
+        let peer = self.view.peer(&self.desired, place).ok_or(RequestError::NotReady)?.peer;
+        let ike = self.view.ike();
+        Ok(report::of_static_key(&peer, ike.paths.get(&place).map_or(&[], Vec::as_slice)))
+    }
+
     fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {
-        let peers = &self.desired.config.peers;
-        let Some(place) = peers.iter().position(|peer| peer.name == name) else {
-            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
-            return Err(RequestError::NoSuchPeer(name.to_owned(), names.join(", ")));
-        };
-        if peers[place].ike().is_none() {
+        let place = self.place_named(name)?;
+        if self.desired.config.peers[place].ike().is_none() {
             return Err(RequestError::StaticKey(name.to_owned()));
         }
         self.ids.get(place).copied().ok_or(RequestError::NotReady)
+    }
+
+    /// The place of a peer in the configuration.
+    fn place_named(&self, name: &str) -> Result<usize, RequestError> {
+        let peers = &self.desired.config.peers;
+        peers.iter().position(|peer| peer.name == name).ok_or_else(|| {
+            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
+            RequestError::NoSuchPeer(name.to_owned(), names.join(", "))
+        })
     }
 }

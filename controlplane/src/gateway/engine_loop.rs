@@ -48,7 +48,7 @@ impl Gateway {
         let Some(ike) = &mut self.ike else { return Ok(()) };
         let commands = ike.commands();
         if ike.take_going() {
-            ike.measure(&self.view.with_master(|master| master.live_sas()).unwrap_or_default());
+            self.view.count_sas();
         }
         plane.command_queue.extend(commands);
         let news = ike.news();

@@ -41,7 +41,7 @@ impl Gateway {
 
     async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], installed: &InstalledState) -> anyhow::Result<()> {
         let is_restart = self.restarts.up_before();
-        if let Some(archive) = installed.archive.clone() {
+        if let Some(archive) = &installed.archive {
             self.view.inherit(archive);
         }
         let (new, kept) = self.bring_plane(plane, live, installed).await?;

@@ -57,11 +57,11 @@ impl Vault {
         }
     }
 
-    /// Makes one snapshot of the changes that were put behind the one before: some were about keys that are gone.
+    /// Makes one snapshot of the changes that were put behind the one before: some were about keys that are gone, with SAs whose
+    /// totals are kept.
     pub(super) fn tidy(&mut self, view: &View, ike: Option<&mut Ike>) {
         if self.has_changes {
-            self.leave(view, ike);
-            self.report_room(view);
+            self.persist(self.installed.clone(), view, ike);
         }
     }
 

@@ -16,7 +16,6 @@ use crate::config::{Config, MacText};
 use crate::dataplane::log::Tail;
 use crate::dataplane::{self, Ending, Process};
 use crate::netlink::Netlink;
-use crate::numbers::Numbers;
 use crate::reconcile::{self, InstalledState};
 use crate::vault::{self, Left};
 
@@ -85,10 +84,10 @@ impl Gateway {
         process.stop().await;
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
         self.durable.save()?;
-        if let Some(archive) = installed.archive.clone() {
+        if let Some(archive) = &installed.archive {
             self.view.inherit(archive);
         }
-        self.view.add_totals(&Numbers::read(&master, &installed.peers().collect()));
+        self.view.add_totals(&master, &installed.peers().collect());
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use adit_channel::Master;
+use adit_channel::{LiveSa, Master};
 use adit_proto::control::{Event, Feature, Place, PuntHeader};
 use adit_proto::demux::{self, Kind};
 use anyhow::Context;
@@ -130,8 +130,8 @@ impl Gateway {
 
     /// What is done once a second; and whether this data plane has to go.
     async fn look(&mut self, plane: &mut Plane, watchdog: &mut Watchdog) -> anyhow::Result<Option<Ended>> {
-        self.view.sample();
-        self.count_ike();
+        let live = self.view.sample();
+        self.tell_usage(&live);
         self.vault.tidy(&self.view, self.ike.as_mut());
         self.extend_all(plane);
         self.pump(plane)?;
@@ -243,11 +243,10 @@ impl Gateway {
     }
 
     /// Tells the engine what has gone through its SAs.
-    fn count_ike(&mut self) {
-        let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
+    fn tell_usage(&mut self, live: &[(u16, LiveSa)]) {
         if let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) {
-            ike.count(&live);
-            ike.expiring(&self.view.desired().config).iter().for_each(|line| tracing::warn!("{line}"));
+            ike.use_up(live);
+            ike.expiring(&self.desired.config).iter().for_each(|line| tracing::warn!("{line}"));
         }
     }
 }

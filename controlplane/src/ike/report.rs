@@ -4,25 +4,21 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit_engine::ike::{
-    ChildStatus, Counters, Endpoint, Explanation, IkeStatus, Missing, Mode, Offers, PeerStatus, Refusal, Role, Wish,
+    ConnectionState, Counters, Endpoint, Explanation, IkeStatus, Missing, Offers, PeerStatus, Refusal, Role, Wish,
 };
 use adit_engine::path::PathStatus;
-use adit_proto::control::{Direction, PeerId};
-use adit_proto::ike::IpSelector;
+use adit_proto::control::PeerId;
 
-use super::traffic::Meter;
 use crate::api::types;
+use crate::children::{self, Pair};
 
-/// The state of all peers.
+/// What the engine knows of all peers, by their places in the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// By place in the configuration: the paths of all peers, and the IKE of those that use it.
+    /// Of all peers.
     pub paths: BTreeMap<usize, Vec<PathStatus>>,
-    pub peers: BTreeMap<usize, types::Ike>,
-    /// Likewise.
-    pub counters: BTreeMap<usize, Counters>,
-    /// Likewise: what was sent and received.
-    pub traffic: BTreeMap<usize, (types::Traffic, types::Traffic)>,
+    /// Of those that use IKE.
+    pub peers: BTreeMap<usize, ByIke>,
     pub half_open: usize,
     /// Peers whose routes are to be looked up again, and have not had their turn.
     pub lookups_waiting: usize,
@@ -30,36 +26,52 @@ pub struct Report {
     pub total: Counters,
 }
 
+/// A peer that uses IKE.
+#[derive(Clone, Debug)]
+pub struct ByIke {
+    pub state: ConnectionState,
+    /// Since it is in this state.
+    pub since: Instant,
+    pub cause: Option<String>,
+    pub children: Vec<Pair>,
+    pub missing: Vec<types::MissingSelector>,
+    pub ike: types::Ike,
+    pub counters: Counters,
+}
+
 /// `ids` are those of all peers, `places` those of the ones that use IKE.
-pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>, meter: &Meter, now: Instant) -> Report {
+pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>, workers: u16, now: Instant) -> Report {
     let mut report = Report { half_open: endpoint.half_open(), total: endpoint.counters(), ..Report::default() };
     report.lookups_waiting = endpoint.all_paths().lookups_waiting();
     report.paths = ids.iter().enumerate().map(|(place, id)| (place, endpoint.paths(*id))).collect();
     for (id, place) in places {
         if let Some(status) = endpoint.status(*id) {
-            let traffic = |direction| meter.traffic(now, *id, direction);
-            report.traffic.insert(*place, (traffic(Direction::Outbound), traffic(Direction::Inbound)));
-            report.counters.insert(*place, status.counters);
-            let mut ike = peer(&status, now);
-            if status.state.is_up() && status.ike.iter().all(|ike| ike.children.is_empty()) {
+            let mut by_ike = peer(&status, workers, now);
+            if status.state.is_up() && by_ike.children.is_empty() {
                 let problem = endpoint.explain(*id, now).and_then(|reported| reported.record.problem);
-                ike.cause = problem.map(|problem| format!("no SA for the traffic: {}", problem.cause));
+                by_ike.cause = problem.map(|problem| format!("no SA for the traffic: {}", problem.cause));
             }
-            report.peers.insert(*place, ike);
+            report.peers.insert(*place, by_ike);
         }
     }
     report
 }
 
-fn peer(status: &PeerStatus, now: Instant) -> types::Ike {
-    types::Ike {
-        state: status.state.name().to_owned(),
-        since_s: age(status.since, now),
+fn peer(status: &PeerStatus, workers: u16, now: Instant) -> ByIke {
+    let counters = status.counters.iter().filter(|(_, count)| *count > 0);
+    ByIke {
+        state: status.state,
+        since: status.since,
         cause: status.cause.as_ref().filter(|_| !status.state.is_up()).map(ToString::to_string),
-        attempts: status.attempts,
-        retry_in_s: status.retry_at.map(|at| ahead(at, now)),
-        sas: status.ike.iter().map(|ike| ike_sa(ike, now)).collect(),
-        counters: status.counters.iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect(),
+        children: status.ike.iter().flat_map(|ike| children::of_ike(ike, workers)).collect(),
+        missing: status.ike.iter().flat_map(|ike| missing(ike, now)).collect(),
+        ike: types::Ike {
+            attempts: status.attempts,
+            retry_in_s: status.retry_at.map(|at| ahead(at, now)),
+            sas: status.ike.iter().map(|ike| ike_sa(ike, now)).collect(),
+            counters: counters.map(|(name, count)| (name.to_owned(), count)).collect(),
+        },
+        counters: status.counters,
     }
 }
 
@@ -86,8 +98,6 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
         mobike: ike.mobike,
         adit: ike.adit,
         going: ike.is_going,
-        children: ike.children.iter().map(|child| child_sa(child, now)).collect(),
-        missing: missing(ike, now),
     }
 }
 
@@ -102,30 +112,6 @@ fn missing(ike: &IkeStatus, now: Instant) -> Vec<types::MissingSelector> {
         Wish::Any(_) | Wish::Lane(..) => None,
     };
     if ike.is_going { Vec::new() } else { ike.missing.iter().filter_map(of).collect() }
-}
-
-fn child_sa(child: &ChildStatus, now: Instant) -> types::ChildSa {
-    let side = |side: &[IpSelector]| match child.mode {
-        Mode::Ethernet => Vec::new(),
-        Mode::Tunnel => side.iter().map(ToString::to_string).collect(),
-    };
-    types::ChildSa {
-        name: child.name.clone(),
-        id: child.id.0,
-        lane: child.lane,
-        local: side(&child.selectors.local),
-        remote: side(&child.selectors.remote),
-        inbound_spi: format!("{:#010x}", child.inbound.0),
-        outbound_spi: format!("{:#010x}", child.outbound.0),
-        suite: child.suite.clone(),
-        esn: child.esn,
-        age_s: age(child.established, now),
-        rekey_in_s: child.rekey_at.map(|at| ahead(at, now)),
-        sending: child.is_sending,
-        going: child.is_going,
-        sent: types::Volume { packets: child.usage.outbound_packets, bytes: child.usage.outbound_bytes },
-        received: types::Volume { packets: child.usage.inbound_packets, bytes: child.usage.inbound_bytes },
-    }
 }
 
 /// What is wrong with the way to a peer, for a person.
@@ -167,7 +153,7 @@ pub fn explanation(
     types::Explanation {
         peer: explanation.peer.clone(),
         state: explanation.state.name().to_owned(),
-        since_s: explanation.in_state_for.as_secs(),
+        since_s: Some(explanation.in_state_for.as_secs()),
         cause: explanation.cause.as_ref().map(ToString::to_string),
         problem: record.problem.as_ref().map(|problem| problem.cause.to_string()),
         role: record.role.map(|one| role(one).to_owned()),
@@ -181,6 +167,25 @@ pub fn explanation(
         paths: paths.iter().filter_map(about_path).collect(),
         missing: status.and_then(|status| status.ike.first()).map(|ike| missing(ike, now)).unwrap_or_default(),
         unauthenticated: unauthenticated(&explanation.unauthenticated),
+    }
+}
+
+/// What is to be said of a peer with a static key.
+pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explanation {
+    types::Explanation {
+        peer: peer.name.clone(),
+        state: peer.state.clone(),
+        since_s: peer.since_s,
+        cause: peer.cause.clone(),
+        problem: None,
+        role: None,
+        hint: None,
+        remedy: None,
+        differences: Vec::new(),
+        offers: Vec::new(),
+        paths: paths.iter().filter_map(about_path).collect(),
+        missing: Vec::new(),
+        unauthenticated: Vec::new(),
     }
 }
 

@@ -5,13 +5,13 @@ use prometheus::proto::{MetricFamily, MetricType};
 use super::{family, gauge};
 use crate::api::types::Certificate;
 use crate::config::Config;
-use crate::ike::report::Report;
+use crate::ike::report::{ByIke, Report};
 
 /// Both families, with or without certificates.
 pub fn families(own: &[Certificate], config: &Config, report: &Report) -> [MetricFamily; 2] {
     let own = own.iter().map(|one| gauge(&[("subject", one.subject.as_str())], one.until as f64)).collect();
-    let of_peer = |(place, ike): (&usize, &crate::api::types::Ike)| {
-        let until = ike.sas.first()?.peer_certificate_until?;
+    let of_peer = |(place, peer): (&usize, &ByIke)| {
+        let until = peer.ike.sas.first()?.peer_certificate_until?;
         Some(gauge(&[("peer", config.peers.get(*place)?.name.as_str())], until as f64))
     };
     [

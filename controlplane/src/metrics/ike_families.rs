@@ -1,12 +1,11 @@
-//! The families of IKE: per peer and, where no peer can be named, in total.
+//! The families of IKE alone: per peer and, where no peer can be named, in total. What every peer has is in [`super::peers`].
 
 use adit_engine::ike::{ConnectionState, Counters};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::{counter, family, gauge};
-use crate::api::types;
 use crate::config::Config;
-use crate::ike::report::Report;
+use crate::ike::report::{ByIke, Report};
 
 /// What a counter of the engine is called here.
 struct Named {
@@ -19,19 +18,10 @@ struct Named {
 pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
     let name = |place: &usize| config.peers.get(*place).map_or("", |peer| peer.name.as_str());
     let of_peers = |wanted: &str| -> Vec<Metric> {
-        let peers = report.counters.iter();
-        peers.flat_map(|(place, counters)| metrics(counters, wanted, Some(name(place)))).collect()
+        let peers = report.peers.iter();
+        peers.flat_map(|(place, peer)| metrics(&peer.counters, wanted, Some(name(place)))).collect()
     };
     let per_peer = |wanted: &'static str, help| family(MetricType::COUNTER, wanted, help, of_peers(wanted));
-    let mut volumes = [Vec::new(), Vec::new()];
-    for (place, (sent, received)) in &report.traffic {
-        for (direction, traffic) in [("in", received), ("out", sent)] {
-            let pairs = [("direction", direction), ("peer", name(place))];
-            volumes[0].push(counter(&pairs, traffic.packets));
-            volumes[1].push(counter(&pairs, traffic.bytes));
-        }
-    }
-    let [packets, bytes] = volumes;
     let all = report.total.iter().map(|(event, count)| counter(&[("event", event)], count)).collect();
     let initiators = metrics(&report.total, "adit_ike_refused_initiators_total", None);
     let dropped = metrics(&report.total, "adit_ike_dropped_total", None);
@@ -44,15 +34,6 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             states(report, name),
         ),
         family(MetricType::GAUGE, "adit_ike_half_open", "IKE SAs that peers began and have not authenticated.", vec![half_open]),
-        child_sas(report, name),
-        missing_selectors(report, name),
-        family(MetricType::COUNTER, "adit_ike_packets_total", "Packets sealed or opened by the SAs of IKE with a peer.", packets),
-        family(
-            MetricType::COUNTER,
-            "adit_ike_bytes_total",
-            "Bytes of frames sealed or opened by the SAs of IKE with a peer.",
-            bytes,
-        ),
         per_peer("adit_ike_handshakes_total", "IKE SAs that were authenticated."),
         per_peer("adit_ike_failures_total", "Handshakes and Child SAs that failed, by cause; adit explain PEER says more."),
         family(
@@ -78,31 +59,11 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
     ]
 }
 
-fn child_sas<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> MetricFamily {
-    let help = "Child SAs with a peer, each lane for itself, without those that are being replaced.";
-    let count = |sa: &types::IkeSa| sa.children.iter().filter(|child| !child.going).count();
-    family(MetricType::GAUGE, "adit_ike_child_sas", help, of_sa_in_use(report, name, count))
-}
-
-fn missing_selectors<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> MetricFamily {
-    let help = "Configured selectors of a connected peer of which no Child SA carries anything; adit explain PEER says why.";
-    family(MetricType::GAUGE, "adit_ike_missing_selectors", help, of_sa_in_use(report, name, |sa| sa.missing.len()))
-}
-
-/// A number of the IKE SA in use with each peer; 0 without one.
-fn of_sa_in_use<'a>(report: &Report, name: impl Fn(&usize) -> &'a str, count: impl Fn(&types::IkeSa) -> usize) -> Vec<Metric> {
-    let of_peer = |(place, ike): (&usize, &types::Ike)| {
-        let number = ike.sas.iter().find(|sa| !sa.going).map_or(0, &count);
-        gauge(&[("peer", name(place))], number as f64)
-    };
-    report.peers.iter().map(of_peer).collect()
-}
-
 /// A gauge for each state of each peer.
 fn states<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> Vec<Metric> {
-    let of_peer = |(place, ike): (&usize, &types::Ike)| {
+    let of_peer = |(place, peer): (&usize, &ByIke)| {
         let one = |state: &ConnectionState| {
-            let is = f64::from(u8::from(ike.state == state.name()));
+            let is = f64::from(u8::from(peer.state == *state));
             gauge(&[("peer", name(place)), ("state", state.name())], is)
         };
         ConnectionState::ALL.iter().map(one).collect::<Vec<_>>()
@@ -112,11 +73,11 @@ fn states<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> Vec<Metric> 
 
 /// What came again.
 fn replays<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> Vec<Metric> {
-    let of_peer = |(place, counters): (&usize, &Counters)| {
+    let of_peer = |(place, ByIke { counters, .. }): (&usize, &ByIke)| {
         let kinds = [("fragment", counters.dropped_fragment_replay), ("message", counters.dropped_outside_window)];
         kinds.map(|(kind, count)| counter(&[("kind", kind), ("peer", name(place))], count))
     };
-    report.counters.iter().flat_map(of_peer).collect()
+    report.peers.iter().flat_map(of_peer).collect()
 }
 
 fn metrics(counters: &Counters, wanted: &str, peer: Option<&str>) -> Vec<Metric> {

@@ -7,6 +7,7 @@ use prometheus::proto::{MetricFamily, MetricType};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{counter, family, gauge};
+use crate::config::Config;
 use crate::ike::report::Report;
 use crate::view::View;
 
@@ -47,13 +48,14 @@ const KNOWN: [Known; 4] = [
 ];
 
 /// The families of all paths that are set.
-pub fn families(view: &View, report: &Report) -> Vec<MetricFamily> {
+pub fn families(view: &View, config: &Config, report: &Report) -> Vec<MetricFamily> {
     let (paths, now_ns) = (view.paths(), monotonic_ns());
+    let name_of = |place: &usize| config.peers.get(*place).map_or("", |peer| peer.name.as_str());
     let mut families: Vec<MetricFamily> = COUNTERS
         .iter()
         .map(|(name, help, read)| {
-            let one = |((peer, path), counters): (&(String, PathId), &PathCounters)| {
-                counter(&[("path", &path.index().to_string()), ("peer", peer)], read(counters))
+            let one = |((peer, path), counters): (&(usize, PathId), &PathCounters)| {
+                counter(&[("path", &path.index().to_string()), ("peer", name_of(peer))], read(counters))
             };
             family(MetricType::COUNTER, *name, help, paths.iter().map(one).collect())
         })
@@ -61,19 +63,14 @@ pub fn families(view: &View, report: &Report) -> Vec<MetricFamily> {
     let heard = paths.iter().filter(|(_, counters)| counters.received_at_ns > 0);
     let silent = heard.map(|((peer, path), counters)| {
         let silent_ns = now_ns.saturating_sub(counters.received_at_ns);
-        gauge(&[("path", &path.index().to_string()), ("peer", peer)], silent_ns as f64 / 1e9)
+        gauge(&[("path", &path.index().to_string()), ("peer", name_of(peer))], silent_ns as f64 / 1e9)
     });
     let help = "Seconds since the last authentic packet came on a path; none before the first one.";
     families.push(family(MetricType::GAUGE, "adit_path_silent_seconds", help, silent.collect()));
     let help = "Peers whose routes are to be looked up again and have not had their turn.";
     let waiting = vec![gauge(&[], report.lookups_waiting as f64)];
     families.push(family(MetricType::GAUGE, "adit_route_lookups_waiting", help, waiting));
-    let desired = view.desired();
-    let peers = || {
-        let named =
-            report.paths.iter().filter_map(|(place, paths)| Some((desired.config.peers.get(*place)?.name.as_str(), paths)));
-        named.flat_map(|(peer, paths)| paths.iter().map(move |path| (peer, path)))
-    };
+    let peers = || report.paths.iter().flat_map(|(place, paths)| paths.iter().map(move |path| (name_of(place), path)));
     families.extend(KNOWN.iter().map(|(name, help, kind, read)| {
         let one = |(peer, path): (&str, &PathStatus)| {
             let (number, value) = (path.path.index().to_string(), read(path)?);

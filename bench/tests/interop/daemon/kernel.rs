@@ -63,7 +63,7 @@ fn check(pair: &mut Pair, word: &str, esn: bool) -> Result<String> {
     let lost = pair.under_pings(|_| Ok(()))?;
     ensure_words(&pair.suites()?.1, &[word])?;
     let child = pair.swan.child(CONNECTION, CHILD)?;
-    let ours = pair.peer()?["ike"]["sas"][0]["children"][0]["esn"] == true;
+    let ours = pair.peer()?["children"][0]["esn"] == true;
     let states = pair.ground.run_there("ip xfrm state")?;
     ensure!(child.esn == esn && ours == esn && states.contains("esn") == esn, "ESN {esn} wanted: {child:?}, {ours}, {states}");
     ensure!(states.contains("espinudp"), "{states}");

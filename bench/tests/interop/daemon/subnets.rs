@@ -59,11 +59,11 @@ fn all_reach(pair: &Pair) -> Result<bool> {
 
 /// The inbound SPIs of the Child SAs in use, and how many configured selectors have none.
 fn children(pair: &Pair) -> Result<(Vec<String>, usize)> {
-    let sa = pair.peer()?["ike"]["sas"][0].clone();
-    let children = sa["children"].as_array().context("no children")?.iter().filter(|child| child["going"] == false);
-    let mut spis: Vec<String> = children.map(|child| child["inbound_spi"].to_string()).collect();
+    let peer = pair.peer()?;
+    let children = peer["children"].as_array().context("no children")?.iter().filter(|child| child["going"] == false);
+    let mut spis: Vec<String> = children.map(|child| child["inbound"]["spi"].to_string()).collect();
     spis.sort();
-    Ok((spis, sa["missing"].as_array().map_or(0, Vec::len)))
+    Ok((spis, peer["missing"].as_array().map_or(0, Vec::len)))
 }
 
 fn three_work(release: Release, adit_begins: bool) -> Result<()> {

@@ -1,0 +1,136 @@
+//! A peer looks the same to people, programs and Prometheus whether its keys come from IKE or from a file.
+
+use std::collections::BTreeSet;
+
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::ike_tunnel::{ROLES, options, peer};
+use crate::reaches;
+
+/// What a static key has not: nobody negotiates, agrees or replaces anything, and its file has no beginning.
+const IKE_ALONE: [&str; 5] = [".children.age_s", ".children.ike_sa", ".children.rekey_in_s", ".ike", ".since_s"];
+
+/// A pair with a static key, and one with IKE.
+fn both() -> [LabOptions; 2] {
+    [LabOptions::default(), options(&ROLES)].map(|options| LabOptions { workers: vec![2], lanes: Some(2), ..options })
+}
+
+fn status(gateway: &Gateway) -> Result<Value> {
+    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
+}
+
+/// Every field below a value that is not null; of a list, those of its first item.
+fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(all) if at != ".ike" => all.iter().for_each(|(name, value)| fields(value, &format!("{at}.{name}"), found)),
+        Value::Array(all) => all.iter().take(1).for_each(|value| fields(value, at, found)),
+        Value::Null => {}
+        Value::Object(_) | Value::Bool(_) | Value::Number(_) | Value::String(_) => drop(found.insert(at.to_owned())),
+    }
+}
+
+/// Fields of which the value is known for a peer.
+fn known(gateway: &Gateway) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    fields(&peer(gateway)?, "", &mut found);
+    Ok(found)
+}
+
+/// The series of a page about peers, but for those of IKE alone.
+fn series(gateway: &Gateway) -> Result<BTreeSet<String>> {
+    let page = gateway.metrics_page()?.replace("keys=\"ike\"", "keys=\"static_key\"");
+    let lines = page.lines().filter(|line| line.contains("peer=\"") && !line.starts_with("adit_ike_") && !line.starts_with('#'));
+    Ok(lines.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect())
+}
+
+/// The titles of the tables in `adit status`, but for drops, which there may be.
+fn tables(gateway: &Gateway) -> Result<BTreeSet<String>> {
+    let report = gateway.adit("status")?;
+    let titles =
+        report.lines().filter(|line| line.starts_with(char::is_alphabetic) && !line.contains("  ") && !line.contains("dropped"));
+    Ok(titles.map(str::to_owned).collect())
+}
+
+/// What a gateway shows of its peer: fields, series and tables.
+fn shown(options: &LabOptions) -> Result<[BTreeSet<String>; 3]> {
+    let lab = Lab::start(options)?;
+    let gateway = lab.a();
+    reaches(&gateway.netns, lab.b().inner())?;
+    let live = || Ok::<_, anyhow::Error>(gateway.metrics()?.sum("adit_child_sa_lanes", &[("state", "live")]) == Some(2.0));
+    wait_until("both lanes are there", SOON, live).with_context(|| lab.logs())?;
+    // Echoes take a moment, and what has passed is told a moment later.
+    let path = [".paths.rtt_us", ".paths.mtu_proven", ".sent.idle_s", ".received.idle_s"];
+    wait_until("the path is known", SOON, || {
+        Ok(path.iter().all(|field| known(gateway).is_ok_and(|known| known.contains(*field))))
+    })
+    .with_context(|| format!("{:?}", known(gateway)))?;
+    let metrics = gateway.metrics()?;
+    ensure!(metrics.sum("adit_peer_up", &[("peer", "site-b")]) == Some(1.0), "{}", gateway.metrics_page()?);
+    for direction in ["in", "out"] {
+        ensure!(metrics.sum("adit_child_sa_packets_total", &[("direction", direction)]) > Some(0.0), "{direction}");
+    }
+    let explained = gateway.adit("explain site-b")?;
+    ensure!(explained.starts_with("site-b: established") && explained.contains("nothing is wrong"), "{explained}");
+    Ok([known(gateway)?, series(gateway)?, tables(gateway)?])
+}
+
+#[test]
+fn static_keys_and_ike_show_the_same_fields_series_and_tables() -> Result<()> {
+    let [file, ike] = both();
+    let (file, ike) = (shown(&file)?, shown(&ike)?);
+    for ((file, ike), but) in file.iter().zip(&ike).zip([&IKE_ALONE[..], &[], &["IKE SAs", "events of IKE"]]) {
+        let more: Vec<&String> = ike.difference(file).collect();
+        ensure!(
+            file.is_subset(ike) && more == but,
+            "IKE has {more:?} more than {but:?}; a static key has {:?}",
+            file.difference(ike)
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn totals_never_go_back_and_rekeys_make_no_series() -> Result<()> {
+    for options in both() {
+        let mut lab = Lab::start(&options)?;
+        reaches(&lab.a().netns, lab.b().inner())?;
+        wait_until("both lanes are there", SOON, || {
+            Ok(lab.a().metrics()?.sum("adit_child_sa_lanes", &[("state", "live")]) == Some(2.0))
+        })?;
+        let total = |lab: &Lab| lab.a().metrics()?.sum("adit_child_sa_packets_total", &[]).context("no Child SA");
+        let (before, mut last) = (series(lab.a())?, total(&lab)?);
+        let mut goes_on = |lab: &Lab, what: &str| -> Result<()> {
+            reaches(&lab.a().netns, lab.b().inner()).with_context(|| lab.logs())?;
+            let now = total(lab)?;
+            ensure!(now > last, "{what}: {now} after {last}\n{}", lab.logs());
+            last = now;
+            Ok(())
+        };
+        for round in 0..if options.ike.is_empty() { 0 } else { 5 } {
+            let old = peer(lab.a())?["children"][0]["inbound"]["spi"].take();
+            lab.a().adit("rekey site-b")?;
+            wait_until("the keys are others", SOON, || {
+                let children = peer(lab.a())?["children"].take();
+                Ok(children.as_array().is_some_and(|all| all.iter().all(|child| child["inbound"]["spi"] != old)))
+            })?;
+            goes_on(&lab, &format!("rekey {round}"))?;
+        }
+        // What old SAs carried is left for the next control plane once a second.
+        let up = |lab: &Lab| Ok::<_, anyhow::Error>(status(lab.a())?["control_plane"]["uptime_s"].as_u64().unwrap_or(0));
+        let then = up(&lab)?;
+        wait_until("it has looked twice", SOON, || Ok(up(&lab)? >= then + 3))?;
+        lab.gateways[0].kill_control()?;
+        lab.gateways[0].start_control()?;
+        wait_until("the new control plane serves metrics", SOON, || Ok(lab.a().metrics().is_ok())).with_context(|| lab.logs())?;
+        goes_on(&lab, "another control plane")?;
+        lab.a().kill_data_plane()?;
+        wait_until("packets pass again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
+            .with_context(|| lab.logs())?;
+        goes_on(&lab, "another data plane")?;
+        wait_until("the series are those of the start", SOON, || Ok(series(lab.a())? == before))
+            .with_context(|| format!("{before:?}, {:?}", series(lab.a())))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! What has gone through the SAs of every peer, whoever made their keys: totals of each Child SA that go on while its SAs, data planes
+//! and control planes come and go, and the rates of peers and workers. Nothing else adds up or measures.
+//!
+//! A total is kept for each Child SA of a peer in each direction, not for each SPI: of these there are ever new ones.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Instant;
+
+use adit_channel::LiveSa;
+use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
+use adit_proto::limits::CHILDREN_OF_PEER_MAX;
+use adit_proto::stats::Count;
+
+use crate::api::types::{Traffic, Volume};
+use crate::numbers::{NOBODY, Numbers, Peers};
+
+/// Ids of Child SAs are the lowest that are free, so there are as many as Child SAs at one time, with those that take the place of
+/// others. A hostile data plane may name any.
+const CHILD_IDS_MAX: usize = 2 * CHILDREN_OF_PEER_MAX;
+
+/// An SA of the data plane that is attached: direction, peer and SPI.
+type SaKey = (u8, PeerId, Spi);
+/// One direction of a Child SA: peer, Child SA, direction.
+type FlowKey = (u64, ChildId, u8);
+
+/// Totals of one direction of a Child SA.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    total: Volume,
+    /// Bytes when the rate was measured last, and the rate.
+    rated_bytes: u64,
+    bits_per_s: u64,
+    moved: Option<Instant>,
+}
+
+/// What a control plane leaves to the next of one direction of a Child SA: what SAs carried that are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    pub peer: PeerTag,
+    pub child: ChildId,
+    pub direction: Direction,
+    pub volume: Volume,
+}
+
+/// Packets a second of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerRates {
+    pub sealed_per_s: u64,
+    pub opened_per_s: u64,
+}
+
+/// Adds up what the data plane says of its SAs.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// What every SA of the attached data plane had carried when it was looked at last, and whose it is.
+    seen: HashMap<SaKey, (FlowKey, Volume)>,
+    flows: BTreeMap<FlowKey, Flow>,
+    /// The attached data plane was looked at before.
+    looked: bool,
+    /// When rates were measured last, and what the workers had sealed and opened by then.
+    rated: Option<(Instant, Vec<[u64; 2]>)>,
+    workers: Vec<WorkerRates>,
+}
+
+impl Meter {
+    /// Looks at the SAs of the attached data plane: as often as anybody asks, and before SAs are removed. `started_here`: what has
+    /// moved by the first look has moved just now.
+    pub fn count(&mut self, now: Instant, live: &[(u16, LiveSa)], peers: &Peers, started_here: bool) {
+        let is_news = self.looked || started_here;
+        self.looked = true;
+        let mut seen = HashMap::with_capacity(live.len());
+        for (_, sa) in live {
+            let tag = peers.get(&sa.peer).copied().unwrap_or(NOBODY);
+            if tag == NOBODY || usize::from(sa.child.0) >= CHILD_IDS_MAX {
+                continue;
+            }
+            let (key, name) = ((sa.direction as u8, sa.peer, sa.spi), (tag.0, sa.child, sa.direction as u8));
+            let volume = Volume { packets: sa.packets, bytes: sa.bytes };
+            // One that has less than before was made anew.
+            let before =
+                self.seen.get(&key).filter(|(_, before)| before.packets <= volume.packets && before.bytes <= volume.bytes);
+            let before = before.map_or(Volume::default(), |(_, before)| *before);
+            let flow = self.flows.entry(name).or_default();
+            flow.total.packets = flow.total.packets.wrapping_add(volume.packets - before.packets);
+            flow.total.bytes = flow.total.bytes.wrapping_add(volume.bytes - before.bytes);
+            if volume.packets > before.packets && is_news {
+                flow.moved = Some(now);
+            }
+            seen.insert(key, (name, volume));
+        }
+        self.seen = seen;
+    }
+
+    /// Measures the rates since the last time; to be called about once a second, behind [`Meter::count`].
+    pub fn rate(&mut self, now: Instant, numbers: &Numbers) {
+        let counts = numbers.workers.iter().map(|worker| [worker.count(Count::Sealed), worker.count(Count::Opened)]).collect();
+        let Some((at, before)) = self.rated.replace((now, counts)) else {
+            self.flows.values_mut().for_each(|flow| flow.rated_bytes = flow.total.bytes);
+            return;
+        };
+        let ms = u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = |new: u64, old: u64| new.saturating_sub(old).saturating_mul(1000) / ms;
+        for flow in self.flows.values_mut() {
+            flow.bits_per_s = rate(flow.total.bytes, flow.rated_bytes).saturating_mul(8);
+            flow.rated_bytes = flow.total.bytes;
+        }
+        let counts = self.rated.iter().flat_map(|(_, counts)| counts);
+        let rates = counts
+            .zip(&before)
+            .map(|(new, old)| WorkerRates { sealed_per_s: rate(new[0], old[0]), opened_per_s: rate(new[1], old[1]) });
+        self.workers = rates.collect();
+    }
+
+    /// The data plane that was looked at is gone, and its SAs with it.
+    pub fn forget_sas(&mut self) {
+        self.seen.clear();
+        self.looked = false;
+        self.rated = None;
+        self.workers.clear();
+        self.flows.values_mut().for_each(|flow| flow.bits_per_s = 0);
+    }
+
+    /// Forgets the peers that are not to stay.
+    pub fn retain(&mut self, stay: &[PeerTag]) {
+        let stay: HashSet<u64> = stay.iter().map(|tag| tag.0).collect();
+        self.flows.retain(|(tag, ..), _| stay.contains(tag));
+    }
+
+    /// What SAs carried that are gone: with what live ones have it makes the totals.
+    pub fn gone(&self) -> Vec<Gone> {
+        let mut live: HashMap<FlowKey, Volume> = HashMap::new();
+        for (name, volume) in self.seen.values() {
+            add(live.entry(*name).or_default(), *volume);
+        }
+        let gone = self.flows.iter().filter_map(|(name, flow)| {
+            let live = live.get(name).copied().unwrap_or_default();
+            let volume = Volume {
+                packets: flow.total.packets.wrapping_sub(live.packets),
+                bytes: flow.total.bytes.wrapping_sub(live.bytes),
+            };
+            let (tag, child, direction) = *name;
+            let direction = Direction::from_code(direction).ok()?;
+            (volume != Volume::default()).then_some(Gone { peer: PeerTag(tag), child, direction, volume })
+        });
+        gone.collect()
+    }
+
+    /// Goes on with what a control plane before us had counted of SAs that are gone. What was seen of live ones is beside it.
+    pub fn inherit(&mut self, gone: &[Gone]) {
+        self.flows.clear();
+        let gone = gone.iter().map(|one| ((one.peer.0, one.child, one.direction as u8), one.volume));
+        for (name, volume) in gone.chain(self.seen.values().copied()) {
+            let flow = self.flows.entry(name).or_default();
+            add(&mut flow.total, volume);
+            flow.rated_bytes = flow.total.bytes;
+        }
+    }
+
+    /// What was sent to a peer and received from it, over all its Child SAs.
+    pub fn traffic(&self, now: Instant, peer: PeerTag) -> (Traffic, Traffic) {
+        let (mut sent, mut received) = (Traffic::default(), Traffic::default());
+        let all = self.flows.range((peer.0, ChildId(0), 0)..=(peer.0, ChildId(u16::MAX), u8::MAX));
+        for ((.., direction), flow) in all {
+            let into = if *direction == Direction::Outbound as u8 { &mut sent } else { &mut received };
+            into.packets = into.packets.wrapping_add(flow.total.packets);
+            into.bytes = into.bytes.wrapping_add(flow.total.bytes);
+            into.bits_per_s = into.bits_per_s.saturating_add(flow.bits_per_s);
+            let idle_s = flow.moved.map(|at| now.saturating_duration_since(at).as_secs());
+            into.idle_s = into.idle_s.into_iter().chain(idle_s).min();
+        }
+        (sent, received)
+    }
+
+    /// The totals of all Child SAs of a peer that there are, or were: in each direction.
+    pub fn totals(&self, peer: PeerTag) -> impl Iterator<Item = (ChildId, Direction, Volume)> + '_ {
+        let all = self.flows.range((peer.0, ChildId(0), 0)..=(peer.0, ChildId(u16::MAX), u8::MAX));
+        all.filter_map(|((_, child, direction), flow)| Some((*child, Direction::from_code(*direction).ok()?, flow.total)))
+    }
+
+    /// The rates of a worker.
+    pub fn worker(&self, worker: usize) -> WorkerRates {
+        self.workers.get(worker).copied().unwrap_or_default()
+    }
+}
+
+/// A hostile data plane may have written any numbers.
+fn add(into: &mut Volume, more: Volume) {
+    into.packets = into.packets.wrapping_add(more.packets);
+    into.bytes = into.bytes.wrapping_add(more.bytes);
+}
+
+#[cfg(test)]
+mod tests;

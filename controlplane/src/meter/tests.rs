@@ -1,0 +1,165 @@
+//! Totals and rates over SAs, data planes and control planes that come and go.
+
+use std::time::Duration;
+
+use adit_proto::suite::Suite;
+
+use super::*;
+use crate::numbers::WorkerNumbers;
+
+const ID: PeerId = PeerId(3);
+const TAG: PeerTag = PeerTag(77);
+
+fn peers() -> Peers {
+    Peers::from([(ID, TAG), (PeerId(4), PeerTag(78))])
+}
+
+fn sa(direction: Direction, spi: u32, packets: u64) -> LiveSa {
+    let (suite, window, bytes) = (Suite::Aes128Gcm, 64, packets * 100);
+    let (spi, child) = (Spi(spi), ChildId::ONLY);
+    LiveSa { spi, direction, peer: ID, child, suite, window, seq: packets, seq_limit: 0, packets, bytes }
+}
+
+fn inbound(spi: u32, packets: u64) -> (u16, LiveSa) {
+    (0, sa(Direction::Inbound, spi, packets))
+}
+
+/// A meter with a clock that goes on by a second with each look.
+struct Looks {
+    meter: Meter,
+    now: Instant,
+    numbers: Numbers,
+}
+
+impl Looks {
+    fn new() -> Looks {
+        Looks { meter: Meter::default(), now: Instant::now(), numbers: Numbers { workers: vec![WorkerNumbers::default()] } }
+    }
+
+    fn look(&mut self, live: &[(u16, LiveSa)]) {
+        self.now += Duration::from_secs(1);
+        self.meter.count(self.now, live, &peers(), true);
+        self.meter.rate(self.now, &self.numbers);
+    }
+
+    fn received(&self) -> Traffic {
+        self.meter.traffic(self.now, TAG).1
+    }
+}
+
+#[test]
+fn totals_go_on_when_sas_are_replaced() {
+    let mut looks = Looks::new();
+    looks.look(&[inbound(1, 10)]);
+    looks.look(&[inbound(1, 15), inbound(2, 5)]);
+    looks.look(&[inbound(2, 25)]);
+    let reported = looks.received();
+    assert_eq!((reported.packets, reported.bytes, reported.bits_per_s, reported.idle_s), (40, 4000, 16_000, Some(0)));
+    looks.look(&[]);
+    looks.look(&[]);
+    assert_eq!(looks.received(), Traffic { packets: 40, bytes: 4000, bits_per_s: 0, idle_s: Some(2) });
+    assert_eq!(looks.meter.traffic(looks.now, TAG).0, Traffic::default(), "the other direction");
+    assert_eq!(looks.meter.traffic(looks.now, PeerTag(78)).1, Traffic::default(), "another peer");
+}
+
+#[test]
+fn a_second_look_at_one_moment_counts_nothing_twice() {
+    let mut looks = Looks::new();
+    looks.look(&[inbound(1, 10)]);
+    for _ in 0..3 {
+        looks.meter.count(looks.now, &[inbound(1, 12)], &peers(), true);
+    }
+    assert_eq!(looks.received().packets, 12);
+    looks.look(&[inbound(1, 12)]);
+    assert_eq!(looks.received().bits_per_s, 1600, "what was counted between two measurements is in the rate");
+}
+
+#[test]
+fn totals_go_on_when_sas_and_data_planes_come_anew() {
+    let mut looks = Looks::new();
+    looks.look(&[inbound(1, 10)]);
+    looks.look(&[inbound(1, 3)]);
+    assert_eq!(looks.received().packets, 13, "removed and made anew under its SPI, as with a static key");
+    looks.meter.forget_sas();
+    assert_eq!((looks.received().packets, looks.received().bits_per_s), (13, 0));
+    looks.look(&[inbound(1, 4)]);
+    assert_eq!(looks.received().packets, 17, "in another data plane");
+}
+
+#[test]
+fn the_next_control_plane_goes_on_with_the_same_totals() {
+    let mut looks = Looks::new();
+    looks.look(&[inbound(1, 10), (0, sa(Direction::Outbound, 9, 4))]);
+    looks.look(&[inbound(2, 5), (0, sa(Direction::Outbound, 9, 6))]);
+    let gone = looks.meter.gone();
+    let volume = Volume { packets: 10, bytes: 1000 };
+    assert_eq!(gone, [Gone { peer: TAG, child: ChildId::ONLY, direction: Direction::Inbound, volume }]);
+    // It may look at the data plane before or after it has read what was left, and may fail and begin again.
+    for looks_first in [false, true] {
+        let mut next = Looks::new();
+        for _ in 0..2 {
+            if looks_first {
+                next.look(&[inbound(2, 6)]);
+            }
+            next.meter.inherit(&gone);
+            next.look(&[inbound(2, 7)]);
+            assert_eq!(next.received().packets, 17);
+            next.meter.forget_sas();
+        }
+    }
+}
+
+#[test]
+fn what_moved_before_we_came_moved_at_a_time_that_nobody_knows() {
+    let mut looks = Looks::new();
+    looks.meter.count(looks.now, &[inbound(1, 10)], &peers(), false);
+    assert_eq!((looks.received().packets, looks.received().idle_s), (10, None));
+    looks.look(&[inbound(1, 11)]);
+    assert_eq!(looks.received().idle_s, Some(0));
+}
+
+#[test]
+fn ten_thousand_rekeys_leave_two_totals() {
+    let mut looks = Looks::new();
+    for spi in 0..10_000 {
+        looks.look(&[inbound(spi, 1), (0, sa(Direction::Outbound, spi, 2))]);
+    }
+    assert_eq!((looks.meter.flows.len(), looks.meter.seen.len()), (2, 2));
+    let volume = |packets| Volume { packets, bytes: packets * 100 };
+    let totals: Vec<_> = looks.meter.totals(TAG).collect();
+    let [inbound, outbound] = [(Direction::Inbound, 10_000), (Direction::Outbound, 20_000)];
+    assert_eq!(totals, [inbound, outbound].map(|(direction, packets)| (ChildId::ONLY, direction, volume(packets))));
+}
+
+#[test]
+fn ids_that_no_child_sa_has_and_peers_that_nobody_knows_are_not_kept() {
+    let mut looks = Looks::new();
+    let wild = (0..u16::MAX).map(|id| (0, LiveSa { child: ChildId(id), ..sa(Direction::Inbound, id.into(), 1) }));
+    looks.look(&wild.collect::<Vec<_>>());
+    assert_eq!(looks.meter.flows.len(), CHILD_IDS_MAX);
+    looks.look(&[(0, LiveSa { peer: PeerId(9), ..sa(Direction::Inbound, 1, 1) })]);
+    assert_eq!(looks.meter.totals(NOBODY).count(), 0);
+    looks.meter.retain(&[PeerTag(78)]);
+    assert_eq!(looks.meter.flows.len(), 0, "a peer that was removed");
+}
+
+#[test]
+fn numbers_that_nobody_counts_to_break_nothing() {
+    let mut looks = Looks::new();
+    for packets in [u64::MAX, 0, u64::MAX - 1, 5] {
+        looks.look(&[(0, LiveSa { packets, bytes: u64::MAX - packets, ..sa(Direction::Inbound, 1, 0) })]);
+        looks.meter.gone();
+        looks.received();
+    }
+}
+
+#[test]
+fn workers_have_rates_from_their_second_measurement_on() {
+    let mut looks = Looks::new();
+    for sealed in [0, 500, 1500] {
+        looks.numbers.workers[0].counts[Count::Sealed as usize] = sealed;
+        looks.look(&[]);
+    }
+    assert_eq!(looks.meter.worker(0), WorkerRates { sealed_per_s: 1000, opened_per_s: 0 });
+    assert_eq!(looks.meter.worker(1), WorkerRates::default());
+}

@@ -1,0 +1,76 @@
+//! The families of peers and their Child SAs, the same whether keys come from IKE or from a file.
+//!
+//! What is counted is counted for each Child SA in each direction. Its id is the label, which stays through all rekeys and is given
+//! again when the Child SA has ended; an SPI would make new series for ever.
+
+use std::collections::BTreeSet;
+
+use adit_engine::ike::ConnectionState;
+use adit_proto::control::{ChildId, Direction};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+
+use super::{counter, family, gauge};
+use crate::api::types::Volume;
+use crate::children::LaneState;
+use crate::view::status::PeerView;
+
+/// States in which packets pass.
+const UP: [ConnectionState; 2] = [ConnectionState::Established, ConnectionState::Rekeying];
+
+/// All families; there are as many whoever is connected.
+pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
+    let of = |one: fn(&PeerView) -> f64| -> Vec<Metric> {
+        peers.iter().map(|view| gauge(&[("peer", view.peer.name.as_str())], one(view))).collect()
+    };
+    let info = peers.iter().map(|PeerView { peer, .. }| {
+        gauge(&[("endpoint", peer.endpoint.as_str()), ("keys", peer.keys.as_str()), ("peer", peer.name.as_str())], 1.0)
+    });
+    let up = of(|view| f64::from(u8::from(UP.iter().any(|state| view.peer.state == state.name()))));
+    let missing = of(|view| view.peer.missing.len() as f64);
+    let lanes =
+        "Lanes of the Child SAs with a peer: live in the data plane, missing there, or going because others have their place.";
+    let selectors = "Configured selectors of a connected peer of which no Child SA carries anything; adit explain PEER says why.";
+    vec![
+        family(MetricType::GAUGE, "adit_peer_info", "Peers of the configuration; the value is always 1.", info.collect()),
+        family(MetricType::GAUGE, "adit_peer_up", "1 while packets can be sent to a peer and received from it.", up),
+        family(MetricType::GAUGE, "adit_peer_missing_selectors", selectors, missing),
+        family(MetricType::GAUGE, "adit_child_sa_lanes", lanes, peers.iter().flat_map(lane_states).collect()),
+        family(
+            MetricType::COUNTER,
+            "adit_child_sa_packets_total",
+            "Packets sealed or opened by a Child SA, over its lanes and rekeys.",
+            volumes(peers, |volume| volume.packets),
+        ),
+        family(
+            MetricType::COUNTER,
+            "adit_child_sa_bytes_total",
+            "Bytes of frames sealed or opened by a Child SA, over its lanes and rekeys.",
+            volumes(peers, |volume| volume.bytes),
+        ),
+    ]
+}
+
+/// How many lanes of a peer are in each state.
+fn lane_states(view: &PeerView) -> Vec<Metric> {
+    let one = |state: &LaneState| {
+        let count = view.peer.children.iter().filter(|child| child.lane_state() == *state).count();
+        gauge(&[("peer", &view.peer.name), ("state", state.label())], count as f64)
+    };
+    LaneState::ALL.iter().map(one).collect()
+}
+
+/// A counter for each Child SA and direction. One that has carried nothing begins at 0.
+fn volumes(peers: &[PeerView], read: fn(Volume) -> u64) -> Vec<Metric> {
+    let of_peer = |view: &PeerView| {
+        let there = view.peer.children.iter().map(|child| ChildId(child.id));
+        let ids: BTreeSet<ChildId> = there.chain(view.totals.iter().map(|(id, ..)| *id)).collect();
+        let one = |id: ChildId, (direction, label): (Direction, &str)| {
+            let total = view.totals.iter().find(|(one, way, _)| (*one, *way) == (id, direction));
+            let value = total.map_or(0, |(.., volume)| read(*volume));
+            counter(&[("child", &id.0.to_string()), ("direction", label), ("peer", &view.peer.name)], value)
+        };
+        let both = [(Direction::Inbound, "in"), (Direction::Outbound, "out")];
+        ids.into_iter().flat_map(|id| both.map(|direction| one(id, direction))).collect::<Vec<_>>()
+    };
+    peers.iter().flat_map(of_peer).collect()
+}

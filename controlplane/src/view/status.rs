@@ -1,0 +1,251 @@
+//! Everything that the gateway knows, in the types of the API.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+
+use adit_channel::PathCounters;
+use adit_engine::auth::Certificate;
+use adit_engine::ike::ConnectionState;
+use adit_engine::path::PathStatus;
+use adit_proto::control::{ChildId, Direction};
+use adit_proto::stats::{Count, Drop, Gauge, Latency};
+
+use super::{View, lock};
+use crate::api::types;
+use crate::children::{self, LaneState, LiveSas};
+use crate::config::MacText;
+use crate::desired::Desired;
+use crate::desired::static_key::WantedSa;
+use crate::ike::report::{ByIke, Report};
+use crate::meter::WorkerRates;
+use crate::numbers::Numbers;
+
+/// The peers of the configuration with their Child SAs, and the totals of these: what the API, metrics and `explain` stand on.
+pub struct PeerView {
+    pub peer: types::Peer,
+    /// Of every Child SA that there is or was, in each direction.
+    pub totals: Vec<(ChildId, Direction, types::Volume)>,
+}
+
+/// One look at the data plane.
+struct Look {
+    is_attached: bool,
+    live: LiveSas,
+    now: Instant,
+}
+
+impl View {
+    /// Everything, for people and programs.
+    pub fn status(&self) -> types::Status {
+        let desired = self.desired();
+        let numbers = self.numbers();
+        let Desired { config, .. } = &*desired;
+        let interface = &config.interface;
+        types::Status {
+            version: 2,
+            name: config.name.clone(),
+            control_plane: types::ControlPlane {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                uptime_s: self.started.elapsed().as_secs(),
+            },
+            data_plane: self.data_plane(),
+            data_plane_restarts: self.restarts.load(Ordering::Relaxed),
+            key_log_dir: config.ike.key_log_dir.as_ref().map(|dir| dir.display().to_string()),
+            configuration: configuration(&desired),
+            interface: types::Interface {
+                name: interface.name.clone(),
+                mac: MacText(interface.mac).to_string(),
+                mtu: interface.mtu,
+                addresses: interface.addresses.iter().map(ToString::to_string).collect(),
+            },
+            certificates: self.certificates(),
+            peers: self.peers(&desired).into_iter().map(|one| one.peer).collect(),
+            workers: self.workers(&numbers),
+            drops: drops(&numbers),
+            latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
+        }
+    }
+
+    /// All peers, in the order of the configuration.
+    pub fn peers(&self, desired: &Desired) -> Vec<PeerView> {
+        self.peers_at(desired, 0..desired.config.peers.len())
+    }
+
+    /// The peer at a place in the configuration.
+    pub fn peer(&self, desired: &Desired, place: usize) -> Option<PeerView> {
+        self.peers_at(desired, place..place + 1).pop()
+    }
+
+    fn peers_at(&self, desired: &Desired, places: Range<usize>) -> Vec<PeerView> {
+        let ike = self.ike();
+        let counters = self.paths();
+        let mut wanted: Vec<Vec<&WantedSa>> = vec![Vec::new(); desired.config.peers.len()];
+        desired.sas.iter().for_each(|want| wanted[want.peer].push(want));
+        let now = Instant::now();
+        let mut planes = lock(&self.planes);
+        let live = planes.look();
+        let live = planes.attached.as_ref().map(|attached| children::live_sas(&live, &attached.peers));
+        let tags = desired.tags.iter().enumerate().filter(|(place, _)| places.contains(place));
+        let metered: Vec<_> =
+            tags.map(|(place, tag)| (place, planes.meter.traffic(now, *tag), planes.meter.totals(*tag).collect())).collect();
+        drop(planes);
+        let look = Look { is_attached: live.is_some(), live: live.unwrap_or_default(), now };
+        let peers = metered.into_iter().map(|(place, (sent, received), totals)| {
+            let mut peer = one_peer(desired, place, &wanted[place], &ike, &look);
+            (peer.sent, peer.received) = (sent, received);
+            let of_path = |path: &PathStatus| counters.get(&(place, path.path)).copied().unwrap_or_default();
+            peer.paths = ike.paths.get(&place).into_iter().flatten().map(|path| peer_path(path, of_path(path))).collect();
+            PeerView { peer, totals }
+        });
+        peers.collect()
+    }
+
+    fn workers(&self, numbers: &Numbers) -> Vec<types::Worker> {
+        let live = numbers.workers.iter().enumerate().filter(|(_, worker)| worker.gauges.is_some());
+        let planes = lock(&self.planes);
+        let worker = live.map(|(index, worker)| {
+            let WorkerRates { sealed_per_s, opened_per_s } = planes.meter.worker(index);
+            types::Worker {
+                id: index as u16,
+                core: worker.gauge(Gauge::Core).and_then(|core| u16::try_from(core).ok()),
+                io_uring: worker.gauge(Gauge::IoUring) == Some(1),
+                sealed_per_s,
+                opened_per_s,
+                sealed_packets: worker.count(Count::Sealed),
+                opened_packets: worker.count(Count::Opened),
+                dropped_packets: worker.drops.iter().fold(0, |sum, drops| sum.saturating_add(*drops)),
+                fdb_entries: worker.gauge(Gauge::FdbEntries).and_then(|entries| u64::try_from(entries).ok()).unwrap_or(0),
+            }
+        });
+        worker.collect()
+    }
+
+    /// Our own certificates.
+    pub fn certificates(&self) -> Vec<types::Certificate> {
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let desired = self.desired();
+        let chain = desired.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
+        let one = |certificate: &Certificate| types::Certificate {
+            subject: certificate.subject().to_owned(),
+            issuer: certificate.issuer().to_owned(),
+            until: certificate.not_after(),
+            remaining_s: certificate.not_after().saturating_sub(unix) as i64
+                - unix.saturating_sub(certificate.not_after()) as i64,
+        };
+        chain.iter().map(one).collect()
+    }
+
+    fn data_plane(&self) -> Option<types::DataPlane> {
+        let planes = lock(&self.planes);
+        let attached = planes.attached.as_ref()?;
+        let info = attached.master.info().clone();
+        Some(types::DataPlane {
+            pid: info.pid,
+            version: info.version,
+            uptime_s: attached.since.elapsed().as_secs(),
+            started_here: attached.started_here,
+            listen: info.listen.to_string(),
+            io: info.io,
+            crypto: info.crypto,
+            cpu_features: info.cpu_features,
+            memory_bytes: info.memory_bytes,
+        })
+    }
+}
+
+fn configuration(desired: &Desired) -> Option<types::Configuration> {
+    let source = desired.source.as_ref()?;
+    Some(types::Configuration {
+        file: source.file.display().to_string(),
+        read_s: source.read_at.elapsed().unwrap_or_default().as_secs(),
+        newer: desired.is_outdated(),
+        pending: desired.pending.clone(),
+    })
+}
+
+/// A peer of the configuration, but for what the meter and the paths say.
+fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report, look: &Look) -> types::Peer {
+    let (config, peer) = (&desired.config, &desired.config.peers[place]);
+    let by_ike = ike.peers.get(&place);
+    let pairs = match by_ike {
+        Some(by_ike) => by_ike.children.clone(),
+        None => children::of_static_key(config, wanted),
+    };
+    let of = (desired.tags[place], config.dataplane.workers);
+    let children: Vec<types::ChildSa> = pairs.iter().map(|pair| pair.show(of, &look.live, look.now)).collect();
+    let (state, since_s, cause) = match by_ike {
+        Some(ByIke { state, since, cause, .. }) => {
+            (state.name(), Some(look.now.saturating_duration_since(*since).as_secs()), cause.clone())
+        }
+        None if peer.ike().is_some() => (ConnectionState::Idle.name(), None, Some("the gateway is starting".to_owned())),
+        None => {
+            let cause = hindrance(&children, ike.paths.get(&place), look.is_attached);
+            (if cause.is_none() { ConnectionState::Established } else { ConnectionState::Idle }.name(), None, cause)
+        }
+    };
+    types::Peer {
+        name: peer.name.clone(),
+        endpoint: peer.endpoint_text(),
+        keys: peer.keys_from().to_owned(),
+        lanes: peer.lanes,
+        state: state.to_owned(),
+        since_s,
+        cause,
+        sent: types::Traffic::default(),
+        received: types::Traffic::default(),
+        children,
+        missing: by_ike.map(|by_ike| by_ike.missing.clone()).unwrap_or_default(),
+        paths: Vec::new(),
+        ike: by_ike.map(|by_ike| by_ike.ike.clone()),
+    }
+}
+
+/// Why nothing can be sent to a peer with a static key, or received from it.
+fn hindrance(children: &[types::ChildSa], paths: Option<&Vec<PathStatus>>, is_attached: bool) -> Option<String> {
+    let live = children.iter().filter(|child| child.lane_state() == LaneState::Live).count();
+    if !is_attached {
+        return Some("the data plane does not run".to_owned());
+    }
+    if live < children.len() {
+        return Some(format!("the data plane has {live} of {} lanes", children.len()));
+    }
+    let is_reachable = paths.is_some_and(|paths| paths.iter().any(|path| path.in_use));
+    (!is_reachable).then(|| "no address is known that it can be reached at".to_owned())
+}
+
+fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
+    types::PeerPath {
+        id: path.path.index() as u8,
+        local: path.hop.local.to_string(),
+        remote: path.hop.remote.to_string(),
+        in_use: path.in_use,
+        ike: path.ike,
+        proven: path.proven,
+        mtu: path.mtu,
+        mtu_proven: path.mtu_proven,
+        mtu_route: path.mtu_route,
+        split: path.split,
+        rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        black_holes: path.black_holes,
+        sent: types::Volume { packets: counters.sent_packets, bytes: counters.sent_bytes },
+        received: types::Volume { packets: counters.received_packets, bytes: counters.received_bytes },
+    }
+}
+
+fn drops(numbers: &Numbers) -> Vec<types::Drop> {
+    let sums = Drop::ALL
+        .iter()
+        .map(|drop| (drop, numbers.workers.iter().fold(0u64, |sum, worker| sum.saturating_add(worker.drop(*drop)))));
+    let occurred = sums.filter(|(_, packets)| *packets > 0);
+    occurred
+        .map(|(drop, packets)| types::Drop { reason: drop.label().to_owned(), packets, meaning: drop.help().to_owned() })
+        .collect()
+}
+
+fn latency(path: Latency, numbers: &Numbers) -> types::Latency {
+    let all = numbers.latency(path);
+    let us = |quantile: f64| if all.is_empty() { 0.0 } else { all.value_at_quantile(quantile) as f64 / 1000.0 };
+    types::Latency { path: path.label().to_owned(), count: all.len(), p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999) }
+}
