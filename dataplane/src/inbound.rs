@@ -284,32 +284,29 @@ impl Inbound {
         if opened.is_ok() {
             sa.uncounted = (sa.uncounted.0 + 1, sa.uncounted.1 + place.len() as u64);
         }
-        match opened {
+        let frame = match opened {
             Ok(Opened::Frame { frame, open_checksum, resynced }) => {
                 count_resync(resynced, env);
                 env.port.count(Count::Opened, 1);
                 env.port.count(Count::OpenedBytes, frame.len() as u64);
-                let frame = place.start + frame.start..place.start + frame.end;
-                self.deliver((frame, open_checksum, arrival.class), owner, state, env, io)
+                (place.start + frame.start..place.start + frame.end, open_checksum, arrival.class)
             }
             Ok(Opened::Dummy { payload, seq, resynced }) => {
                 count_resync(resynced, env);
                 let payload = place.start + payload.start..place.start + payload.end;
-                match self.dummy(payload, (header.spi, seq), owner.0, arrival, state, env) {
-                    Some((frame, class)) => {
-                        if let Some(sa) = state.tables.inbound_at(index) {
-                            sa.bytes += frame.len() as u64;
-                        }
-                        self.deliver((frame, false, class), owner, state, env, io)
-                    }
-                    None => Ok(()),
+                let joined = self.dummy(payload, (header.spi, seq), owner.0, arrival, state, env);
+                let Some((frame, class)) = joined else { return Ok(()) };
+                if let Some(sa) = state.tables.inbound_at(index) {
+                    sa.bytes += frame.len() as u64;
                 }
+                (frame, false, class)
             }
             Err(why) => {
                 env.port.drop(why, 1);
-                Ok(())
+                return Ok(());
             }
-        }
+        };
+        self.deliver(frame, owner, state, env, io)
     }
 
     /// A frame or packet that a peer sealed for a Child SA is at a place of the arena; whether its checksum is open, and the traffic class

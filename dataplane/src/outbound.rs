@@ -83,7 +83,7 @@ fn segments_max(way: &Way, env: &Environment) -> usize {
 }
 
 /// Counts what an SA has sealed since it had sealed so many packets and bytes.
-#[inline]
+#[inline(always)]
 fn account((packets, bytes): (u64, u64), peer: PeerId, sa: &mut OutboundSa, env: &mut Environment) {
     env.port.count(Count::Sealed, sa.esp.packets - packets);
     env.port.count(Count::SealedBytes, sa.bytes - bytes);
@@ -365,7 +365,7 @@ impl Outbound {
     }
 
     /// Seals what lies at `frame` of the read buffer into the train, which is sent first when it has no place for it.
-    #[inline]
+    #[inline(always)]
     fn add(
         &mut self,
         frame: Range<usize>,

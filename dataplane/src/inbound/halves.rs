@@ -18,6 +18,7 @@ use crate::udp::Arrival;
 impl Inbound {
     /// The payload of a dummy packet of a peer is at this place of the arena; it came with this SPI and sequence number. A whole frame,
     /// and the traffic class that it came in, when it was the half that had been missing.
+    #[inline(never)]
     pub(super) fn dummy(
         &mut self,
         payload: Range<usize>,

@@ -55,9 +55,6 @@ fn after_init(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> (World, Rog
             *data = exchange.public().to_vec();
         }
     }
-    // It reads whole messages only.
-    let cuts = |payload: &Payload| matches!(payload, Payload::Notify(notify) if notify.kind == NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
-    message.payloads.retain(|payload| !cuts(payload));
     let request = message.encode().expect("a message");
     world.inject(from, to, [&[0; 4], request.as_slice()].concat());
     world.run_for(Duration::from_millis(20));
@@ -85,15 +82,20 @@ impl Rogue {
         let [a, b] = [A, B].map(|node| peer(node).local.expect("an address"));
         world.inject(a, b, [&[0; 4], message.as_slice()].concat());
         world.run_for(Duration::from_millis(50));
-        world.log[before..].iter().find_map(|(_, _, payload)| {
+        // In fragments, one after the other, where it is long.
+        let parts = world.log[before..].iter().filter_map(|(_, _, payload)| {
             let sealed = Sealed::parse(&payload[4..]).ok()??;
             let (body, tag) = sealed.ciphertext_and_tag().split_last_chunk()?;
             let mut inner = body.to_vec();
             self.open.open(sealed.aad(), aead::Sealed { iv: sealed.iv(), tag: *tag }, &mut inner).ok()?;
             let is_answer = sealed.header().flags.response && sealed.header().message_id == id;
             let inner = encrypted::strip_padding(&inner).ok()?;
-            is_answer.then(|| decode_payloads(sealed.first(), inner).expect("payloads"))
-        })
+            is_answer.then(|| (sealed.first(), inner.to_vec()))
+        });
+        let parts: Vec<_> = parts.collect();
+        let first = parts.first()?.0;
+        let inner: Vec<u8> = parts.into_iter().flat_map(|(_, part)| part).collect();
+        Some(decode_payloads(first, &inner).expect("payloads"))
     }
 
     /// An IKE_AUTH request in which everything is right for somebody who has made no other key exchange.
