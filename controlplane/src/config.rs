@@ -20,9 +20,9 @@ use adit_engine::path::Origin;
 use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode, Selector};
 use adit_proto::esp;
+use adit_proto::limits::{IPV6_MTU_MIN, SELECTORS_OF_TABLE_MAX};
 use ipnet::IpNet;
 
-pub use check::SELECTORS_ALL_MAX;
 pub use endpoint::Endpoint;
 pub use problem::{Place, Problem, Problems};
 
@@ -407,8 +407,8 @@ impl Config {
                     (selector.remote.first(), selector.remote.prefix_len().and_then(|len| u8::try_from(len).ok()));
                 let to = prefix.and_then(|len| IpNet::new(first, len).ok());
                 let new = to.filter(|to| routes.iter().all(|route: &Route| route.to != *to));
-                // No route of IPv6 takes less (RFC 8200 §5).
-                let least = if first.is_ipv6() { 1280 } else { 0 };
+                // No route of IPv6 takes less.
+                let least = if first.is_ipv6() { IPV6_MTU_MIN } else { 0 };
                 routes.extend(new.map(|to| Route { to, via: None, mtu: Some(fits.max(least)) }));
             }
         }
@@ -418,7 +418,7 @@ impl Config {
     /// Selectors that a policy table of the data plane has room for: twice what is configured, for changes while it runs.
     pub fn max_selectors(&self) -> u32 {
         let need: usize = self.peers.iter().map(|peer| peer.selectors.len()).sum();
-        u32::try_from((need * 2).next_power_of_two().max(1024)).unwrap_or(u32::MAX).min(2 * SELECTORS_ALL_MAX as u32)
+        u32::try_from((need * 2).next_power_of_two().max(1024)).unwrap_or(u32::MAX).min(SELECTORS_OF_TABLE_MAX)
     }
 
     /// Peers that the tables of the data plane have room for: twice what is configured, for changes while it runs.

@@ -303,7 +303,9 @@ pub fn peer_ids(
     let mut all: Vec<PeerId> = (0..=u16::MAX).map(PeerId).filter(|id| !taken.contains_key(id)).collect();
     all.sort_by_key(|id| (id.0 >= max, used.contains(id), *id));
     let mut free = all.into_iter();
-    ids.into_iter().map(|id| id.or_else(|| free.next()).expect("there are 65536 ids and at most 1024 peers")).collect()
+    ids.into_iter()
+        .map(|id| id.or_else(|| free.next()).expect("there are 65536 ids, more than peers can be configured"))
+        .collect()
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use adit_channel::SA_SLOTS_MAX;
 use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode};
+use adit_proto::limits::IPV4_MTU_MIN;
 use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
@@ -137,7 +138,7 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t = MssClamp::Auto)]
     pub mss_clamp: MssClamp,
     /// Largest inner IP packet in bytes.
-    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=65_535))]
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(i64::from(IPV4_MTU_MIN)..=65_535))]
     pub mtu: u16,
     /// Peers that there can be.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=PEERS_MAX as i64))]

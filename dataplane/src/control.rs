@@ -5,6 +5,7 @@
 use adit_channel::LiveSa;
 use adit_proto::control::{self, ChildId, Command, Direction, Event, Hop, Mode, PathId, PeerId, Refusal, Spi};
 use adit_proto::esp;
+use adit_proto::limits::IPV4_MTU_MIN;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
@@ -14,8 +15,6 @@ use crate::registry::Claim;
 use crate::state::{Environment, State};
 use crate::udp;
 
-/// Shortest path MTU, in bytes: what every IPv4 host takes (RFC 1122 §3.3.2).
-const PATH_MTU_MIN: u16 = 576;
 
 /// Applies what waits, as much as one turn may. True when there may be more: nobody will signal again for that.
 #[inline]
@@ -142,7 +141,7 @@ fn selector(command: &Command, state: &mut State, env: &Environment) -> Result<(
 /// A path as it is ordered, if this gateway can send that way. Whether trains go there is found out anew.
 fn path_of(hop: &Hop, mtu: u16, mtu_told: u16, env: &Environment) -> Result<Path, Refusal> {
     let Hop::Udp(hop) = hop;
-    if hop.socket != 0 || mtu < PATH_MTU_MIN || mtu_told < mtu {
+    if hop.socket != 0 || mtu < IPV4_MTU_MIN || mtu_told < mtu {
         return Err(Refusal::BadValue);
     }
     let kernel_hop = udp::Hop::of(hop, env.udp.mapped).ok_or(Refusal::BadValue)?;

@@ -21,3 +21,8 @@ pub const CHILDREN_OF_PEER_MAX: usize = 256;
 pub const SELECTORS_OF_TABLE_MAX: u32 = 1 << 18;
 /// Most selectors that may have a remote address in common: a look-up for it looks at no more.
 pub const SELECTOR_OVERLAPS_MAX: u8 = 64;
+
+/// Shortest path MTU that is believed of IPv4, in bytes: what every host takes (RFC 791 §3.1, RFC 1122 §3.3.2).
+pub const IPV4_MTU_MIN: u16 = 576;
+/// What every link carries of IPv6, in bytes (RFC 8200 §5).
+pub const IPV6_MTU_MIN: u16 = 1280;

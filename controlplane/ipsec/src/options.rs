@@ -14,7 +14,7 @@ pub const SESSIONS_MAX: usize = 32_768;
 /// The longest queue of received packets that a session can be given, in packets.
 pub const RECEIVE_QUEUE_MAX: usize = 65_536;
 /// The smallest path MTU, in bytes: what every host takes (RFC 791 §3.1).
-pub const PATH_MTU_MIN: u16 = 576;
+pub const PATH_MTU_MIN: u16 = adit_proto::limits::IPV4_MTU_MIN;
 /// Refusals that are reported in a second; unauthenticated initiators can cause as many as they like.
 const REFUSALS_PER_SECOND: u32 = 64;
 /// Child SAs of one session in every state: those that were replaced a moment ago count, too.

@@ -8,14 +8,13 @@ mod peers;
 mod selectors;
 mod traffic;
 
-pub use selectors::SELECTORS_ALL_MAX;
-
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use adit_proto::control::Mode;
+use adit_proto::replay;
 
 use super::ike_section::Loaded;
 use super::problem::{Place, Problem};
@@ -30,6 +29,8 @@ use crate::token::Token;
 /// Workers when the file does not say: more than four rarely help one pair of gateways.
 const WORKERS_DEFAULT_MAX: usize = 4;
 const NAME_LEN_MAX: usize = 64;
+/// Sizes of a replay window, in packets.
+const WINDOWS: RangeInclusive<u64> = replay::SIZE_MIN as u64..=replay::SIZE_MAX as u64;
 
 /// The judge: collects problems while it reads.
 pub struct Check<'a> {
@@ -149,13 +150,13 @@ impl<'a> Check<'a> {
         }
         let cores = raw.cores.and_then(|cores| self.cores(cores, workers, workers_known));
         let window_at = raw.replay_window.as_ref().map(|text| text.at);
-        let window = self.number("replay_window", raw.replay_window, 64..=16384, "packets", 4096);
+        let window = self.number("replay_window", raw.replay_window, WINDOWS, "packets", 4096);
         if let Some(at) = window_at.filter(|_| !window.is_power_of_two()) {
-            let (below, above) = (1u64 << window.ilog2(), window.next_power_of_two());
+            let (below, above, least) = (1u64 << window.ilog2(), window.next_power_of_two(), WINDOWS.start());
             self.fail(
                 at,
                 format!("the replay window {window} is not a power of two"),
-                "64, 128, 256 and so on up to 16384 packets".into(),
+                format!("{0}, {1}, {2} and so on up to {3} packets", least, 2 * least, 4 * least, WINDOWS.end()),
                 format!("replay_window: {}", if window - below < above - window { below } else { above }),
             );
         }

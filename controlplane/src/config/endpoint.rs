@@ -11,7 +11,7 @@ pub const PORT_DEFAULT: u16 = 4500;
 const NAME_LEN_MAX: usize = 253;
 const LABEL_LEN_MAX: usize = 63;
 /// Longest name of an interface (IFNAMSIZ without the final zero).
-const INTERFACE_LEN_MAX: usize = 15;
+pub const INTERFACE_LEN_MAX: usize = 15;
 
 /// One place where a peer receives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,11 +16,10 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::config::endpoint::PORT_DEFAULT;
 use crate::config::{Config, Peer};
 use crate::reconcile::rule;
 
-/// The usual port of a gateway: who begins at 500 goes on there.
-const NAT_PORT: u16 = 4500;
 /// Longest datagram of IKE that is taken here.
 const DATAGRAM_MAX: usize = 65_536;
 /// Datagrams per second.
@@ -51,9 +50,10 @@ struct Open {
 impl Port500 {
     /// Opens it where it makes sense and is free, and closes it where it makes none. What cannot be done is said once.
     pub async fn keep(&mut self, config: &Config) {
+        // Who begins at 500 goes on at 4500 (RFC 7296 §2.23).
         let begins_here = |peer: &Peer| peer.endpoints.iter().any(|endpoint| endpoint.port == IKE_PORT);
         let mut by_ike = config.peers.iter().filter(|peer| peer.ike().is_some());
-        let used = by_ike.any(|peer| config.listen.port() == NAT_PORT || begins_here(peer));
+        let used = by_ike.any(|peer| config.listen.port() == PORT_DEFAULT || begins_here(peer));
         let address = used.then(|| SocketAddr::new(config.listen.ip(), IKE_PORT));
         if self.address != address {
             *self = Port500 { address, ..Port500::default() };

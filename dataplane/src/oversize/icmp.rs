@@ -4,6 +4,7 @@
 //! on that network, with the MAC addresses swapped and the VLAN tags kept.
 
 use adit_proto::control::Mode;
+use adit_proto::limits;
 
 use crate::checksum;
 use crate::tap::headers::{self, ETHERNET, IPV4, IPV6, TAG, TAGS_MAX, be16, put16};
@@ -12,7 +13,7 @@ use crate::tap::headers::{self, ETHERNET, IPV4, IPV6, TAG, TAGS_MAX, be16, put16
 pub const ANSWER_MAX: usize = ETHERNET + TAGS_MAX * TAG + IPV6_MTU_MIN;
 
 /// Every link carries this much of IPv6 (RFC 8200 §5); an answer is no longer (RFC 4443 §3.2) and names no less.
-const IPV6_MTU_MIN: usize = 1280;
+const IPV6_MTU_MIN: usize = limits::IPV6_MTU_MIN as usize;
 /// An answer over IPv4 is no longer (RFC 1812 §4.3.2.3).
 const IPV4_ANSWER_MAX: usize = 576;
 const ICMP: usize = 8;

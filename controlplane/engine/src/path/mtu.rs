@@ -18,14 +18,16 @@
 
 use std::time::{Duration, Instant};
 
+use adit_proto::limits;
+
 /// What a path is taken to carry until an echo was answered: so much every path of today does.
 const BASE_V4: u16 = 1100;
-const BASE_V6: u16 = 1280;
+const BASE_V6: u16 = limits::IPV6_MTU_MIN;
 /// Below this no router is believed (RFC 791, RFC 8200 §5).
-pub(crate) const FLOOR_V4: u16 = 576;
-pub(crate) const FLOOR_V6: u16 = 1280;
+pub(crate) const FLOOR_V4: u16 = limits::IPV4_MTU_MIN;
+pub(crate) const FLOOR_V6: u16 = limits::IPV6_MTU_MIN;
 /// Tried at once together with what is hoped for: the least that IPv6 carries, and so most tunnels on the way.
-const COMMON: u16 = 1280;
+const COMMON: u16 = limits::IPV6_MTU_MIN;
 /// Without a route that knows better.
 const ETHERNET: u16 = 1500;
 /// Largest packet that is looked for.

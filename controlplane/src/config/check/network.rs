@@ -6,20 +6,19 @@ use std::net::SocketAddr;
 use adit_engine::path::IKE_PORT;
 use adit_proto::control::{Mac, Mode};
 use adit_proto::esp;
+use adit_proto::limits::IPV6_MTU_MIN;
 use ipnet::IpNet;
 
 use super::Check;
-use crate::config::endpoint::{Endpoint, EndpointFault, Host};
+use crate::config::endpoint::{Endpoint, EndpointFault, Host, INTERFACE_LEN_MAX};
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned, Text};
 use crate::config::{Forwarding, Interface, MacText, Peer, Route, default_mac};
 
-/// Longest name of an interface (IFNAMSIZ without the final zero).
-const INTERFACE_NAME_LEN_MAX: usize = 15;
 /// The MTU in Ethernet mode: that of the networks to be joined, whatever the underlay takes.
 const ETHERNET_MTU: u64 = 1500;
-/// Smallest MTU that IPv6 works with (RFC 8200 §5), and that is still worth a tunnel.
-const INNER_MTU_MIN: u64 = 1280;
+/// Smallest MTU that IPv6 works with, and that is still worth a tunnel.
+const INNER_MTU_MIN: u64 = IPV6_MTU_MIN as u64;
 /// Smallest MTU outside: tunnels in tunnels come down to it.
 const UNDERLAY_MTU_MIN: u64 = 1124;
 
@@ -114,13 +113,13 @@ impl Check<'_> {
         let bad = value.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%') || !c.is_ascii());
         let what = match bad {
             Some(bad) => format!("the interface name `{value}` contains {bad:?}"),
-            None if value.len() > INTERFACE_NAME_LEN_MAX => {
+            None if value.len() > INTERFACE_LEN_MAX => {
                 format!("the interface name `{value}` is {} characters long", value.len())
             }
             None if matches!(value, "" | "." | "..") => format!("`{value}` cannot be the name of an interface"),
             None => return Some(value.to_owned()),
         };
-        let expected = format!("1 to {INTERFACE_NAME_LEN_MAX} letters, digits, `-`, `_` and `.`");
+        let expected = format!("1 to {INTERFACE_LEN_MAX} letters, digits, `-`, `_` and `.`");
         self.fail(text.at, what, expected, format!("{key}: {example}"));
         None
     }

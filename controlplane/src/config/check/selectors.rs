@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use adit_engine::identity::Pattern;
 use adit_proto::control::{Mode, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
-use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX as SELECTORS_MAX};
+use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX as SELECTORS_MAX, SELECTORS_OF_TABLE_MAX};
 use ipnet::IpNet;
 
 use super::Check;
@@ -20,7 +20,7 @@ pub const PROTOCOLS: [(&str, u8); 7] =
 /// Those with ports.
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 /// Most selectors of all peers: half of what a table of the data plane can hold, for changes while it runs.
-pub const SELECTORS_ALL_MAX: usize = 1 << 17;
+const SELECTORS_ALL_MAX: usize = SELECTORS_OF_TABLE_MAX as usize / 2;
 const EXAMPLE: &str = "selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]";
 
 /// The name of a peer, one of its selectors, and where that stands.
