@@ -277,6 +277,7 @@ fn the_status_can_be_read_by_programs_and_by_people() {
     view.sample();
     assert_eq!(cause(&view), "no address is known that it can be reached at");
     view.set_ike(Report { paths: [(0, vec![path()])].into(), ..Report::default() });
+    assert!(view.status().peers[0].up && !down.peers[0].up);
     let mut now: Status = serde_json::from_str(&serde_json::to_string(&view.status()).unwrap()).unwrap();
     assert_eq!(now.peers, view.status().peers);
     assert_eq!((now.peers[0].sent.packets, now.peers[0].received.bytes), (100_000, 10_000_000));

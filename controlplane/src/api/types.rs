@@ -84,6 +84,8 @@ pub struct Peer {
     /// `idle`, `connecting`, `established`, `rekeying`, `reconnecting` or `failed`. With a static key nothing is negotiated: it is
     /// `established` while the data plane has all of its SAs and an address to send to, else `idle`.
     pub state: String,
+    /// Whether packets can be sent to it and received from it.
+    pub up: bool,
     /// Since it is in this state; `null` with a static key, whose state is looked up and not kept.
     pub since_s: Option<u64>,
     /// Why it is down, or why nothing comes through though it is up; `null` while all is well.

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 
-use adit_engine::ike::ConnectionState;
 use adit_proto::control::{ChildId, Direction};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
@@ -13,9 +12,6 @@ use super::{counter, family, gauge};
 use crate::api::types::Volume;
 use crate::children::LaneState;
 use crate::view::status::PeerView;
-
-/// States in which packets pass.
-const UP: [ConnectionState; 2] = [ConnectionState::Established, ConnectionState::Rekeying];
 
 /// All families; there are as many whoever is connected.
 pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
@@ -25,7 +21,7 @@ pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
     let info = peers.iter().map(|PeerView { peer, .. }| {
         gauge(&[("endpoint", peer.endpoint.as_str()), ("keys", peer.keys.as_str()), ("peer", peer.name.as_str())], 1.0)
     });
-    let up = of(|view| f64::from(u8::from(UP.iter().any(|state| view.peer.state == state.name()))));
+    let up = of(|view| f64::from(u8::from(view.peer.up)));
     let missing = of(|view| view.peer.missing.len() as f64);
     let lanes =
         "Lanes of the Child SAs with a peer: live in the data plane, missing there, or going because others have their place.";

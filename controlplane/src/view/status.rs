@@ -177,20 +177,23 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
     let children: Vec<types::ChildSa> = pairs.iter().map(|pair| pair.show(of, &look.live, look.now)).collect();
     let (state, since_s, cause) = match by_ike {
         Some(ByIke { state, since, cause, .. }) => {
-            (state.name(), Some(look.now.saturating_duration_since(*since).as_secs()), cause.clone())
+            (*state, Some(look.now.saturating_duration_since(*since).as_secs()), cause.clone())
         }
-        None if peer.ike().is_some() => (ConnectionState::Idle.name(), None, Some("the gateway is starting".to_owned())),
+        None if peer.ike().is_some() => (ConnectionState::Idle, None, Some("the gateway is starting".to_owned())),
         None => {
             let cause = hindrance(&children, ike.paths.get(&place), look.is_attached);
-            (if cause.is_none() { ConnectionState::Established } else { ConnectionState::Idle }.name(), None, cause)
+            (if cause.is_none() { ConnectionState::Established } else { ConnectionState::Idle }, None, cause)
         }
     };
+    // Also by what is going: it is in the data plane until its successor is.
+    let passes = |child: &types::ChildSa| child.inbound.live && child.outbound.as_ref().is_some_and(|sa| sa.live);
     types::Peer {
         name: peer.name.clone(),
         endpoint: peer.endpoint_text(),
         keys: peer.keys_from().to_owned(),
         lanes: peer.lanes,
-        state: state.to_owned(),
+        state: state.name().to_owned(),
+        up: state.is_up() && children.iter().any(passes),
         since_s,
         cause,
         sent: types::Traffic::default(),
