@@ -15,7 +15,6 @@ use crate::registry::Claim;
 use crate::state::{Environment, State};
 use crate::udp;
 
-
 /// Applies what waits, as much as one turn may. True when there may be more: nobody will signal again for that.
 #[inline]
 pub fn apply(state: &mut State, env: &mut Environment) -> bool {

@@ -49,6 +49,7 @@ impl Gateway {
         let commands = ike.commands();
         if ike.take_going() {
             self.view.count_sas();
+            self.vault.sas_go();
         }
         plane.command_queue.extend(commands);
         let news = ike.news();

@@ -21,9 +21,16 @@ pub(super) struct Vault {
     is_whole: Option<bool>,
     /// Changes stand behind the snapshot, or wait for room.
     has_changes: bool,
+    /// How often the totals are still to be written because SAs go.
+    totals: u8,
 }
 
 impl Vault {
+    /// SAs go: what they have carried is to be written, and once more when they have gone for certain.
+    pub(super) fn sas_go(&mut self) {
+        self.totals = 2;
+    }
+
     /// What is installed, or on the way to it, as it was left last.
     pub(super) fn installed(&self) -> &InstalledState {
         &self.installed
@@ -57,11 +64,15 @@ impl Vault {
         }
     }
 
-    /// Makes one snapshot of the changes that were put behind the one before: some were about keys that are gone, with SAs whose
-    /// totals are kept.
+    /// Makes one snapshot of the changes that were put behind the one before: some were about keys that are gone. What their SAs
+    /// have carried is written with it.
     pub(super) fn tidy(&mut self, view: &View, ike: Option<&mut Ike>) {
-        if self.has_changes {
+        if self.totals > 0 {
+            self.totals -= 1;
             self.persist(self.installed.clone(), view, ike);
+        } else if self.has_changes {
+            self.leave(view, ike);
+            self.report_room(view);
         }
     }
 
