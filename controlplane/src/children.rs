@@ -61,9 +61,12 @@ pub fn live_sas(live: &[(u16, LiveSa)], peers: &Peers) -> LiveSas {
     live.iter().map(named).collect()
 }
 
-/// The Child SAs of an IKE SA.
-pub fn of_ike(ike: &IkeStatus, workers: u16) -> Vec<Pair> {
-    ike.children.iter().map(|child| agreed(ike, child, workers)).collect()
+/// The Child SAs of all IKE SAs of a peer; those that go come last.
+pub fn of_ike(sas: &[IkeStatus], workers: u16) -> Vec<Pair> {
+    let one = |ike| move |child| agreed(ike, child, workers);
+    let mut pairs: Vec<Pair> = sas.iter().flat_map(|ike| ike.children.iter().map(one(ike))).collect();
+    pairs.sort_by_key(|pair| pair.agreed.as_ref().is_some_and(|agreed| agreed.is_going));
+    pairs
 }
 
 fn agreed(ike: &IkeStatus, child: &ChildStatus, workers: u16) -> Pair {

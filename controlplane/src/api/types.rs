@@ -92,7 +92,7 @@ pub struct Peer {
     pub cause: Option<String>,
     pub sent: Traffic,
     pub received: Traffic,
-    /// Its Child SAs, one for each lane; those of the IKE SA in use first.
+    /// Its Child SAs, one for each lane; those that go come last.
     pub children: Vec<ChildSa>,
     /// Configured selectors of which no Child SA carries anything, while it is connected. None with a static key, whose Child SA has
     /// all that are configured.

@@ -89,7 +89,7 @@ fn live(child: &types::ChildSa) -> Vec<(u16, LiveSa)> {
 fn both_sources_of_keys_show_the_same_and_differ_where_the_api_says() {
     let (desired, now) = (desired(1, ""), Instant::now() + Duration::from_secs(10));
     let (tag, peers) = (desired.tags[0], Peers::from([(PeerId(0), desired.tags[0])]));
-    let agreed = of_ike(&agreed_pair(&desired, 0, now.checked_sub(Duration::from_secs(7)).unwrap()), 2);
+    let agreed = of_ike(&[agreed_pair(&desired, 0, now.checked_sub(Duration::from_secs(7)).unwrap())], 2);
     let shown = [agreed, static_pairs(&desired)].map(|pairs| {
         assert_eq!(pairs.len(), 1);
         let idle = pairs[0].show((tag, 2), &LiveSas::new(), now);
@@ -115,7 +115,7 @@ fn both_sources_of_keys_show_the_same_and_differ_where_the_api_says() {
 fn a_lane_without_a_worker_of_ours_is_received_on_only() {
     let desired = desired(3, "");
     let pairs = static_pairs(&desired);
-    let agreed = of_ike(&agreed_pair(&desired, 2, Instant::now()), 2);
+    let agreed = of_ike(&[agreed_pair(&desired, 2, Instant::now())], 2);
     assert_eq!(pairs.len(), 3);
     for pair in [&pairs[2], &agreed[0]] {
         let shown = pair.show((desired.tags[0], 2), &LiveSas::new(), Instant::now());
@@ -133,10 +133,13 @@ fn configured_selectors_are_those_of_a_static_key_each_once() {
 }
 
 #[test]
-fn what_is_closed_with_its_ike_sa_is_going() {
+fn what_is_closed_with_its_ike_sa_is_going_and_comes_last() {
     let desired = desired(1, "");
-    let mut ike = agreed_pair(&desired, 0, Instant::now());
-    ike.is_going = true;
-    let shown = of_ike(&ike, 2)[0].show((desired.tags[0], 2), &LiveSas::new(), Instant::now());
-    assert_eq!(shown.lane_state(), LaneState::Going);
+    let stays = agreed_pair(&desired, 1, Instant::now());
+    let mut goes = agreed_pair(&desired, 0, Instant::now());
+    goes.is_going = true;
+    let show = |pair: &Pair| pair.show((desired.tags[0], 2), &LiveSas::new(), Instant::now());
+    let shown: Vec<types::ChildSa> = of_ike(&[goes, stays], 2).iter().map(show).collect();
+    assert_eq!((shown[0].lane, shown[1].lane), (1, 0));
+    assert_eq!((shown[0].lane_state(), shown[1].lane_state()), (LaneState::Missing, LaneState::Going));
 }

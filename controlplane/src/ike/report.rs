@@ -63,7 +63,7 @@ fn peer(status: &PeerStatus, workers: u16, now: Instant) -> ByIke {
         state: status.state,
         since: status.since,
         cause: status.cause.as_ref().filter(|_| !status.state.is_up()).map(ToString::to_string),
-        children: status.ike.iter().flat_map(|ike| children::of_ike(ike, workers)).collect(),
+        children: children::of_ike(&status.ike, workers),
         missing: status.ike.iter().flat_map(|ike| missing(ike, now)).collect(),
         ike: types::Ike {
             attempts: status.attempts,
