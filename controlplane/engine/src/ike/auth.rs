@@ -91,20 +91,20 @@ impl Claimed {
     }
 
     fn stranger(&self, error: Error) -> Stranger {
-        Stranger { error, claimed: Some(explain::shortened(self.identity.to_string())) }
+        Stranger { error: Box::new(error), claimed: Some(explain::shortened(self.identity.to_string())) }
     }
 }
 
 /// An initiator that is not let in.
 pub(super) struct Stranger {
-    pub error: Error,
+    pub error: Box<Error>,
     /// Who it says it is, for people.
     pub claimed: Option<String>,
 }
 
 impl From<Error> for Stranger {
     fn from(error: Error) -> Stranger {
-        Stranger { error, claimed: None }
+        Stranger { error: Box::new(error), claimed: None }
     }
 }
 

@@ -195,7 +195,7 @@ impl IkeSa {
             }
             Err(auth::Stranger { error, claimed }) => {
                 self.claimed = claimed;
-                Err(error)
+                Err(*error)
             }
         };
         if let Err(error) = answered {
