@@ -9,7 +9,7 @@
 //! of the thread with the engine and of all threads of strongSwan's daemon, system calls included.
 
 mod adit;
-mod cpu;
+pub(crate) mod cpu;
 mod swan;
 
 use std::path::PathBuf;

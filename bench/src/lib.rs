@@ -11,6 +11,7 @@ pub mod process;
 pub mod report;
 pub mod rtt;
 pub mod scale;
+pub mod starvation;
 pub mod tunnel;
 pub mod work;
 pub mod workdir;
