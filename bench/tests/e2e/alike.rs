@@ -96,8 +96,10 @@ fn totals_never_go_back_and_rekeys_make_no_series() -> Result<()> {
     for options in both() {
         let mut lab = Lab::start(&options)?;
         reaches(&lab.a().netns, lab.b().inner())?;
-        wait_until("both lanes are there", SOON, || {
-            Ok(lab.a().metrics()?.sum("adit_child_sa_lanes", &[("state", "live")]) == Some(2.0))
+        wait_until("both lanes are there, and an echo was answered", SOON, || {
+            let metrics = lab.a().metrics()?;
+            let lanes = metrics.sum("adit_child_sa_lanes", &[("state", "live")]);
+            Ok(lanes == Some(2.0) && metrics.sum("adit_path_rtt_seconds", &[]).is_some())
         })?;
         let total = |lab: &Lab| lab.a().metrics()?.sum("adit_child_sa_packets_total", &[]).context("no Child SA");
         let (before, mut last) = (series(lab.a())?, total(&lab)?);
