@@ -37,7 +37,7 @@ pub struct Pair {
     suite: String,
     esn: bool,
     inbound: Spi,
-    /// `None` where no worker of ours has the lane.
+    /// `None` with a static key where no worker of ours has the lane.
     outbound: Option<Spi>,
     /// `None` with a static key.
     agreed: Option<Agreed>,
@@ -49,6 +49,7 @@ struct Agreed {
     ike_sa: String,
     since: Instant,
     rekey_at: Option<Instant>,
+    is_sending: bool,
     is_going: bool,
 }
 
@@ -62,14 +63,14 @@ pub fn live_sas(live: &[(u16, LiveSa)], peers: &Peers) -> LiveSas {
 }
 
 /// The Child SAs of all IKE SAs of a peer; those that go come last.
-pub fn of_ike(sas: &[IkeStatus], workers: u16) -> Vec<Pair> {
-    let one = |ike| move |child| agreed(ike, child, workers);
+pub fn of_ike(sas: &[IkeStatus]) -> Vec<Pair> {
+    let one = |ike| move |child| agreed(ike, child);
     let mut pairs: Vec<Pair> = sas.iter().flat_map(|ike| ike.children.iter().map(one(ike))).collect();
     pairs.sort_by_key(|pair| pair.agreed.as_ref().is_some_and(|agreed| agreed.is_going));
     pairs
 }
 
-fn agreed(ike: &IkeStatus, child: &ChildStatus, workers: u16) -> Pair {
+fn agreed(ike: &IkeStatus, child: &ChildStatus) -> Pair {
     let side = |side: &[IpSelector]| match child.mode {
         Mode::Ethernet => Vec::new(),
         Mode::Tunnel => side.iter().map(ToString::to_string).collect(),
@@ -83,11 +84,12 @@ fn agreed(ike: &IkeStatus, child: &ChildStatus, workers: u16) -> Pair {
         suite: child.suite.clone(),
         esn: child.esn,
         inbound: child.inbound,
-        outbound: Some(child.outbound).filter(|_| u16::from(child.lane) < workers),
+        outbound: Some(child.outbound),
         agreed: Some(Agreed {
             ike_sa: ike.spis.to_string(),
             since: child.established,
             rekey_at: child.rekey_at,
+            is_sending: child.is_sending,
             is_going: child.is_going || ike.is_going,
         }),
     }
@@ -140,7 +142,6 @@ impl Pair {
         let sa = |direction, spi: Spi, worker| {
             let sa = live.get(&SaName::new(direction, peer, spi));
             types::Sa {
-                spi: format!("{:#010x}", spi.0),
                 worker,
                 live: sa.is_some(),
                 sequence: sa.map_or(0, |sa| sa.seq),
@@ -149,6 +150,9 @@ impl Pair {
             }
         };
         let agreed = self.agreed.as_ref();
+        let hex = |spi: Spi| format!("{:#010x}", spi.0);
+        let has_worker = u16::from(self.lane) < workers;
+        let outbound = self.outbound.filter(|_| has_worker).map(|spi| sa(Direction::Outbound, spi, self.lane.into()));
         types::ChildSa {
             name: self.name.clone(),
             id: self.id.0,
@@ -157,8 +161,11 @@ impl Pair {
             remote: self.remote.clone(),
             suite: self.suite.clone(),
             esn: self.esn,
+            inbound_spi: hex(self.inbound),
+            outbound_spi: self.outbound.map(hex),
+            sending: outbound.as_ref().is_some_and(|sa| sa.live) && agreed.is_none_or(|agreed| agreed.is_sending),
             inbound: sa(Direction::Inbound, self.inbound, esp::worker_of(self.inbound, workers.into()) as u16),
-            outbound: self.outbound.map(|spi| sa(Direction::Outbound, spi, self.lane.into())),
+            outbound,
             ike_sa: agreed.map(|agreed| agreed.ike_sa.clone()),
             age_s: agreed.map(|agreed| now.saturating_duration_since(agreed.since).as_secs()),
             rekey_in_s: agreed.and_then(|agreed| Some(agreed.rekey_at?.saturating_duration_since(now).as_secs())),

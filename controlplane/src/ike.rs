@@ -472,7 +472,7 @@ impl Ike {
 
     /// What there is, for people and programs.
     pub fn report(&self) -> Report {
-        report::of(&self.endpoint, &self.ids, &self.places, self.sas.workers(), now().instant)
+        report::of(&self.endpoint, &self.ids, &self.places, now().instant)
     }
 }
 

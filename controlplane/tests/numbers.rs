@@ -217,7 +217,7 @@ fn sas_of_two_peers_with_one_spi_are_counted_apart() {
     }
     let peers = view.peers(&view.desired());
     let spis = |peer: usize| -> Vec<String> {
-        peers[peer].peer.children.iter().filter_map(|child| child.outbound.as_ref()).map(|sa| sa.spi.clone()).collect()
+        peers[peer].peer.children.iter().filter_map(|child| child.outbound_spi.clone()).collect()
     };
     assert_eq!((peers.len(), spis(0).len(), spis(0)), (2, 2, spis(1)));
     for PeerView { peer, totals } in &peers {

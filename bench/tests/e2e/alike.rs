@@ -111,11 +111,11 @@ fn totals_never_go_back_and_rekeys_make_no_series() -> Result<()> {
             Ok(())
         };
         for round in 0..if options.ike.is_empty() { 0 } else { 5 } {
-            let old = peer(lab.a())?["children"][0]["inbound"]["spi"].take();
+            let old = peer(lab.a())?["children"][0]["inbound_spi"].take();
             lab.a().adit("rekey site-b")?;
             wait_until("the keys are others", SOON, || {
                 let children = peer(lab.a())?["children"].take();
-                Ok(children.as_array().is_some_and(|all| all.iter().all(|child| child["inbound"]["spi"] != old)))
+                Ok(children.as_array().is_some_and(|all| all.iter().all(|child| child["inbound_spi"] != old)))
             })?;
             goes_on(&lab, &format!("rekey {round}"))?;
         }

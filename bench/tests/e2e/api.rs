@@ -172,7 +172,7 @@ fn keys_are_replaced_by_posts() -> Result<()> {
     let lab = lab(&["role: initiator", "role: responder"])?;
     let spis = || -> Result<(Value, Value)> {
         let peer = with_token(lab.a(), "GET", "/v1/peers")?.json()?[0].take();
-        Ok((peer["ike"]["sas"][0]["initiator_spi"].clone(), peer["children"][0]["inbound"]["spi"].clone()))
+        Ok((peer["ike"]["sas"][0]["initiator_spi"].clone(), peer["children"][0]["inbound_spi"].clone()))
     };
     let before = spis()?;
     with_token(lab.a(), "POST", "/v1/peers/site-b/rekey")?.expect(200, "true")?;

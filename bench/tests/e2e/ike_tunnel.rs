@@ -33,7 +33,7 @@ pub fn spis(gateway: &Gateway) -> Result<(String, Vec<String>)> {
     let sa = &peer["ike"]["sas"][0];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let children = peer["children"].as_array().context("no children")?;
-    let children = children.iter().filter(|child| child["going"] == false).map(|child| text(&child["inbound"]["spi"]));
+    let children = children.iter().filter(|child| child["going"] == false).map(|child| text(&child["inbound_spi"]));
     Ok((text(&sa["initiator_spi"]) + &text(&sa["responder_spi"]), children.collect()))
 }
 
@@ -42,7 +42,7 @@ pub fn listed(gateway: &Gateway) -> Result<Vec<Value>> {
     let peer = peer(gateway)?;
     let sas = peer["ike"]["sas"].as_array().context("no IKE SAs")?.iter();
     let sas = sas.flat_map(|sa| [sa["initiator_spi"].clone(), sa["responder_spi"].clone()]);
-    let children = peer["children"].as_array().context("no Child SAs")?.iter().map(|child| child["inbound"]["spi"].clone());
+    let children = peer["children"].as_array().context("no Child SAs")?.iter().map(|child| child["inbound_spi"].clone());
     Ok(sas.chain(children).collect())
 }
 

@@ -173,7 +173,7 @@ impl Pair {
         let peer = self.peer()?;
         let sa = &peer["ike"]["sas"][0];
         let children = peer["children"].as_array().context("no children")?;
-        let child = children.iter().find(|child| child["going"] == false).map(|child| child["inbound"]["spi"].to_string());
+        let child = children.iter().find(|child| child["going"] == false).map(|child| child["inbound_spi"].to_string());
         Ok((format!("{} {}", sa["initiator_spi"], sa["responder_spi"]), child.unwrap_or_default()))
     }
 

@@ -134,6 +134,8 @@ pub struct PeerPath {
 /// The IKE connection to a peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Ike {
+    /// That of the peer.
+    pub state: String,
     /// Attempts since it was last up, and when the next one is due.
     pub attempts: u32,
     pub retry_in_s: Option<u64>,
@@ -182,6 +184,8 @@ pub struct IkeSa {
     pub adit: bool,
     /// Whether another one has taken its place, or it is being closed.
     pub going: bool,
+    /// Those of the peer's Child SAs that name this IKE SA.
+    pub children: Vec<ChildSa>,
 }
 
 /// A configured selector of which no Child SA carries anything.
@@ -210,6 +214,9 @@ pub struct ChildSa {
     pub suite: String,
     /// Whether sequence numbers have 64 bits.
     pub esn: bool,
+    /// SPIs in hexadecimal; that of the outbound one is `null` with a static key where no worker of ours has the lane.
+    pub inbound_spi: String,
+    pub outbound_spi: Option<String>,
     pub inbound: Sa,
     /// `null` where no worker of ours has the lane: what the peer receives on it, nobody sends.
     pub outbound: Option<Sa>,
@@ -219,6 +226,8 @@ pub struct ChildSa {
     pub age_s: Option<u64>,
     /// `null` where time sets no limit, as with a static key.
     pub rekey_in_s: Option<u64>,
+    /// Whether it is used for sending.
+    pub sending: bool,
     /// Whether another one has taken its place, or it is being closed; never with a static key.
     pub going: bool,
 }
@@ -226,10 +235,8 @@ pub struct ChildSa {
 /// One direction of a lane of a Child SA.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Sa {
-    /// In hexadecimal.
-    pub spi: String,
     pub worker: u16,
-    /// Whether the data plane has it now. By an outbound SA that it has, it sends.
+    /// Whether the data plane has it now.
     pub live: bool,
     /// The last number used, or the highest one accepted; 0 while it is not live.
     pub sequence: u64,

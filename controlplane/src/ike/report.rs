@@ -40,13 +40,13 @@ pub struct ByIke {
 }
 
 /// `ids` are those of all peers, `places` those of the ones that use IKE.
-pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>, workers: u16, now: Instant) -> Report {
+pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>, now: Instant) -> Report {
     let mut report = Report { half_open: endpoint.half_open(), total: endpoint.counters(), ..Report::default() };
     report.lookups_waiting = endpoint.all_paths().lookups_waiting();
     report.paths = ids.iter().enumerate().map(|(place, id)| (place, endpoint.paths(*id))).collect();
     for (id, place) in places {
         if let Some(status) = endpoint.status(*id) {
-            let mut by_ike = peer(&status, workers, now);
+            let mut by_ike = peer(&status, now);
             if status.state.is_up() && by_ike.children.is_empty() {
                 let problem = endpoint.explain(*id, now).and_then(|reported| reported.record.problem);
                 by_ike.cause = problem.map(|problem| format!("no SA for the traffic: {}", problem.cause));
@@ -57,15 +57,16 @@ pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>,
     report
 }
 
-fn peer(status: &PeerStatus, workers: u16, now: Instant) -> ByIke {
+fn peer(status: &PeerStatus, now: Instant) -> ByIke {
     let counters = status.counters.iter().filter(|(_, count)| *count > 0);
     ByIke {
         state: status.state,
         since: status.since,
         cause: status.cause.as_ref().filter(|_| !status.state.is_up()).map(ToString::to_string),
-        children: children::of_ike(&status.ike, workers),
+        children: children::of_ike(&status.ike),
         missing: status.ike.iter().flat_map(|ike| missing(ike, now)).collect(),
         ike: types::Ike {
+            state: status.state.name().to_owned(),
             attempts: status.attempts,
             retry_in_s: status.retry_at.map(|at| ahead(at, now)),
             sas: status.ike.iter().map(|ike| ike_sa(ike, now)).collect(),
@@ -98,6 +99,8 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
         mobike: ike.mobike,
         adit: ike.adit,
         going: ike.is_going,
+        // What the data plane says of them is added where they are shown.
+        children: Vec::new(),
     }
 }
 

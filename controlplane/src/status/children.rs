@@ -28,9 +28,9 @@ pub fn report(peers: &[Peer]) -> String {
 
 fn child(name: &str, sa: &ChildSa) -> Vec<String> {
     let out = sa.outbound.as_ref();
-    let mut cells = row([name, &sa.id.to_string(), &sa.lane.to_string(), &sa.inbound.spi]);
+    let mut cells = row([name, &sa.id.to_string(), &sa.lane.to_string(), &sa.inbound_spi]);
     cells.extend([
-        out.map_or("-".to_owned(), |sa| sa.spi.clone()),
+        out.and(sa.outbound_spi.clone()).unwrap_or("-".to_owned()),
         sa.suite.clone(),
         sa.age_s.map_or("-".to_owned(), duration),
         remaining(sa.rekey_in_s),

@@ -185,6 +185,11 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
             (if cause.is_none() { ConnectionState::Established } else { ConnectionState::Idle }, None, cause)
         }
     };
+    let mut ike = by_ike.map(|by_ike| by_ike.ike.clone());
+    for sa in ike.iter_mut().flat_map(|ike| &mut ike.sas) {
+        let spis = format!("{}_i {}_r", sa.initiator_spi, sa.responder_spi);
+        sa.children = children.iter().filter(|child| child.ike_sa.as_ref() == Some(&spis)).cloned().collect();
+    }
     // Also by what is going: it is in the data plane until its successor is.
     let passes = |child: &types::ChildSa| child.inbound.live && child.outbound.as_ref().is_some_and(|sa| sa.live);
     types::Peer {
@@ -201,7 +206,7 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         children,
         missing: by_ike.map(|by_ike| by_ike.missing.clone()).unwrap_or_default(),
         paths: Vec::new(),
-        ike: by_ike.map(|by_ike| by_ike.ike.clone()),
+        ike,
     }
 }
 

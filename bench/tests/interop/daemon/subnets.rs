@@ -61,7 +61,7 @@ fn all_reach(pair: &Pair) -> Result<bool> {
 fn children(pair: &Pair) -> Result<(Vec<String>, usize)> {
     let peer = pair.peer()?;
     let children = peer["children"].as_array().context("no children")?.iter().filter(|child| child["going"] == false);
-    let mut spis: Vec<String> = children.map(|child| child["inbound"]["spi"].to_string()).collect();
+    let mut spis: Vec<String> = children.map(|child| child["inbound_spi"].to_string()).collect();
     spis.sort();
     Ok((spis, peer["missing"].as_array().map_or(0, Vec::len)))
 }
