@@ -35,7 +35,7 @@ use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
 use crate::resolve::Known;
 use expiry::Ending;
-use paths::set_static_path;
+use paths::{set_static_path, static_terms};
 use report::Report;
 use sas::{PeerTerms, Sas, Terms};
 
@@ -168,9 +168,12 @@ impl Ike {
             self.names.insert(*id, peer.name.clone());
             let addresses = known.addresses(new.listen, peer);
             let before = self.remotes.insert(*id, addresses.clone());
-            let differs = before.as_ref() != Some(&addresses) || touched.contains(&peer.name) || other_oversize;
-            if peer.ike().is_none() && differs {
-                set_static_path(&mut self.endpoint, new, *id, peer, &addresses);
+            let differs = before.as_ref() != Some(&addresses) || touched.contains(&peer.name);
+            match peer.ike() {
+                None if differs => set_static_path(&mut self.endpoint, new, *id, peer, &addresses),
+                // It stays where it is, also where it went by itself.
+                None if other_oversize => self.endpoint.set_static_terms(now(), *id, static_terms(new, peer)),
+                _ => {}
             }
         }
         self.remotes.retain(|id, _| ids.contains(id));

@@ -49,9 +49,7 @@ impl KeyFileError {
             }
             KeyFileError::NotAFile(_) | KeyFileError::TooLong(_) => "the path of another file".to_owned(),
             KeyFileError::Utf16(file) => {
-                format!(
-                    "run: iconv -f UTF-16 -t UTF-8 {file} > {file}.utf8 && chmod --reference={file} {file}.utf8, and name that file"
-                )
+                format!("run: (umask 077; iconv -f UTF-16 -t UTF-8 {file} > {file}.utf8), and name that file")
             }
             KeyFileError::TooOpen(file, _) => format!("run: chmod 600 {file}"),
             KeyFileError::Writable(file, _) => format!("run: chmod go-w {file}"),

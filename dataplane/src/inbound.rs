@@ -296,6 +296,8 @@ impl Inbound {
                 let payload = place.start + payload.start..place.start + payload.end;
                 let joined = self.dummy(payload, (header.spi, seq), owner.0, arrival, state, env);
                 let Some((frame, class)) = joined else { return Ok(()) };
+                // It was put together behind everything that was received, also what was not looked at yet.
+                self.coalescer.skip();
                 if let Some(sa) = state.tables.inbound_at(index) {
                     sa.bytes += frame.len() as u64;
                 }

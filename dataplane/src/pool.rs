@@ -19,8 +19,8 @@ pub const FRAME_BUFFER: usize = (FRAME_HEADROOM + FRAME_BYTES_MAX + FRAME_TAILRO
 /// A receive call is given this much, so that no train is cut off; a hand-off batch of another worker takes as much.
 pub const RECEIVE_WINDOW: usize = BATCH_BYTES;
 /// What other workers gave and what the socket brings have a budget each. The first can be overshot by one train less a byte, and
-/// the last receive call still needs its window. Frames that are joined out of what one train brings take as much again.
-pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 3 * RECEIVE_WINDOW + SLACK;
+/// the last receive call still needs its window. Frames that are joined out of what these two bring take as much again.
+pub const ARENA: usize = TAKEOVER_BYTES_PER_TURN + RECEIVE_BYTES_PER_TURN + 4 * RECEIVE_WINDOW + SLACK;
 /// Rounding up to a cache line behind each train.
 const SLACK: usize = 64 * (RECEIVES_PER_TURN + TAKEOVERS_PER_TURN);
 

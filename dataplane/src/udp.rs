@@ -278,6 +278,14 @@ fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: lib
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+#[cfg(test)]
+fn get_option(socket: &Socket, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let (mut value, mut len) = (0, mem::size_of::<libc::c_int>() as u32);
+    // SAFETY: the pointers are to a value and to its length, which outlive the call.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
+    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Classic BPF over the UDP payload: word 0 is the SPI. ESP goes to socket `(SPI & 63) % workers`, all else to socket 0
 /// (IKE starts with four zero bytes, STUN with two zero bits, ChannelData with a word below all SPIs of ours; a load beyond a short
 /// packet also answers 0).

@@ -61,6 +61,24 @@ fn coalesce_in(mode: Mode, limits: Limits, arrivals: &[Arrival]) -> Writes {
     out
 }
 
+#[test]
+fn a_frame_behind_others_that_are_to_come_leaves_them_as_they_are() {
+    let flow = Flow::simple(false, true);
+    let arrivals = train(&flow, 2, 1000, false);
+    let gap: Vec<u8> = (0..3000).map(|n| n as u8).collect();
+    let mut arena = [&[0xee; 26][..], &arrivals[0].frame, &gap, &arrivals[1].frame].concat();
+    let first = 26..26 + arrivals[0].frame.len();
+    let (between, second) = (first.end..first.end + gap.len(), first.end + gap.len()..arena.len());
+    let mut coalescer = Coalescer::new(mode_of(&arrivals[0].frame), ALL);
+    let mut out = Writes::default();
+    coalescer.push(&mut arena, first, false, &mut out);
+    coalescer.skip();
+    coalescer.push(&mut arena, second, false, &mut out);
+    assert_eq!(arena[between], gap);
+    coalescer.flush(&mut arena, &mut out);
+    assert_eq!(unpacked(&out), expected(&arrivals));
+}
+
 /// How many frames each write has.
 fn counts(out: &Writes) -> Vec<usize> {
     out.0.iter().map(|write| write.frames).collect()

@@ -94,7 +94,7 @@ numbers! {
         BadOffload "bad_offload" "The virtio-net header of a frame does not fit the frame.",
         HalfBad "half_bad" "Half a frame that is malformed, contradicts the other half, or is of more than the interface takes (oversize: split).",
         HalfExpired "half_expired" "Half a frame whose other half did not come in time (oversize: split).",
-        HalfLost "half_lost" "Half a frame that was given up before the other half came, for more of them waited than there is room for (oversize: split).",
+        HalfLost "half_lost" "Half a frame that was given up because more of them waited, or came in one turn, than there is room for (oversize: split).",
         CeNotEct "ce_not_ect" "A queue of the underlay marked the packet (ECN), and its sender does not understand marks (RFC 6040 section 4.2).",
         NoPolicy "no_policy" "No selector of a peer matches the packet.",
         NoChildSa "no_child_sa" "The packet belongs to a peer, and none of its Child SAs that are there carries it: not agreed, narrowed by the peer, or not made yet.",

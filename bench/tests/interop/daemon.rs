@@ -218,24 +218,26 @@ impl Pair {
     /// for want of a core: a worker that does not run for longer than the buffers between workers last (32 reads) drops with a reason
     /// of its own, and the queue of its socket overflows; that has nothing to do with what is tested.
     fn under_pings(&mut self, work: impl FnOnce(&mut Pair) -> Result<()>) -> Result<String> {
-        let (before, starvation) = (self.refused()?, Starvation::watch("adit-dataplane")?);
+        let (before, overflows, starvation) =
+            (self.drops("handover_full")?, self.drops("udp_overflow")?, Starvation::watch("adit-dataplane")?);
         let prober = self.ground.here().enter(|| Prober::start(Site::B.inner().into(), Duration::from_millis(1)))?;
         work(self)?;
         let enough = prober.so_far().0 + PINGS_AFTERWARDS;
         wait_until("some more pings were sent", SOON, || Ok(prober.so_far().0 >= enough))?;
         let probes = prober.stop(SOON)?;
         let starved = starvation.end().as_millis() as u64;
-        let refused = if probes.lost == 0 { 0 } else { self.refused()?.saturating_sub(before) };
-        ensure!(probes.lost <= refused + starved, "{} of {} pings lost: {}", probes.lost, probes.sent, self.said());
+        let refused = self.drops("handover_full")?.saturating_sub(before);
+        let in_queues = if self.drops("udp_overflow")? > overflows { starved } else { 0 };
+        ensure!(probes.lost <= refused + in_queues, "{} of {} pings lost: {}", probes.lost, probes.sent, self.said());
         let why = if probes.lost == 0 { "" } else { " for want of a core" };
         Ok(format!("{} of {} pings lost{why}", probes.lost, probes.sent))
     }
 
-    /// Packets that the data plane could not give to the worker that owns them.
-    fn refused(&self) -> Result<u64> {
+    /// Packets that the data plane has dropped for a reason.
+    fn drops(&self, reason: &str) -> Result<u64> {
         let status: Value = serde_json::from_str(&self.order("status --json")?)?;
         let drops = status["drops"].as_array().context("a list of drops")?;
-        Ok(drops.iter().filter(|one| one["reason"] == "handover_full").filter_map(|one| one["packets"].as_u64()).sum())
+        Ok(drops.iter().filter(|one| one["reason"] == reason).filter_map(|one| one["packets"].as_u64()).sum())
     }
 
     /// What both ends have to say when something went wrong.

@@ -466,7 +466,7 @@ impl Paths {
         std::mem::take(&mut self.sized)
     }
 
-    /// Takes a path in, or finds it; a proof that it already has is not lost.
+    /// Takes a path in, or finds it; where its proof is under way already, that goes on.
     fn enter(&mut self, now: Instant, id: PeerId, hop: Hop, proof: Proof, credit: u32) -> Result<PathId, Unfit> {
         let fit = self.fit(hop)?;
         let v6 = fit.hop.remote.is_ipv6();

@@ -188,6 +188,13 @@ pub struct IkeSa {
     pub children: Vec<ChildSa>,
 }
 
+impl IkeSa {
+    /// Both SPIs, as `ike_sa` of a Child SA names them.
+    pub fn spis(&self) -> String {
+        format!("{}_i {}_r", self.initiator_spi, self.responder_spi)
+    }
+}
+
 /// A configured selector of which no Child SA carries anything.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MissingSelector {

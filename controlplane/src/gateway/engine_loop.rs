@@ -71,7 +71,9 @@ impl Gateway {
             }
             self.look_again(event);
         }
-        if self.desired.config.mode == Mode::Ip && news.iter().any(|event| matches!(event, Event::Path(PathEvent::Set { .. }))) {
+        if self.desired.config.mode == Mode::Ip
+            && news.iter().any(|event| matches!(event, Event::Path(PathEvent::Set { .. } | PathEvent::Peer { .. })))
+        {
             self.upkeep.paths_changed();
         }
         Ok(())

@@ -113,11 +113,16 @@ impl Ike {
 
 /// A peer with a static key is where the configuration says, and is followed to where its echoes come back from.
 pub(super) fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: PeerId, peer: &Peer, addresses: &[SocketAddr]) {
-    let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
-    let local_fixed = !config.listen.ip().is_unspecified();
-    let terms = path::Terms { echo: peer.echo, split: config.splits(peer), ike: false, follow, local_fixed };
+    let terms = static_terms(config, peer);
     let hops = addresses.iter().map(|remote| Hop::new(settings::listen_at(config.listen, *remote), *remote)).collect();
     if let Err(why) = endpoint.set_static_path(now(), id, hops, (terms, peer.from.clone())) {
         tracing::warn!(peer = peer.name, "nothing can be sent to {}: {why}", peer.endpoint_text());
     }
+}
+
+/// What holds of a peer with a static key, wherever it is.
+pub(super) fn static_terms(config: &Config, peer: &Peer) -> path::Terms {
+    let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
+    let local_fixed = !config.listen.ip().is_unspecified();
+    path::Terms { echo: peer.echo, split: config.splits(peer), ike: false, follow, local_fixed }
 }

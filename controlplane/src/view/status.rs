@@ -185,10 +185,12 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
             (if cause.is_none() { ConnectionState::Established } else { ConnectionState::Idle }, None, cause)
         }
     };
+    let has_path = ike.paths.get(&place).is_some_and(|paths| paths.iter().any(|path| path.in_use));
+    let can_pass = if peer.ike().is_some() { state.is_up() } else { look.is_attached && has_path };
     let mut ike = by_ike.map(|by_ike| by_ike.ike.clone());
     for sa in ike.iter_mut().flat_map(|ike| &mut ike.sas) {
-        let spis = format!("{}_i {}_r", sa.initiator_spi, sa.responder_spi);
-        sa.children = children.iter().filter(|child| child.ike_sa.as_ref() == Some(&spis)).cloned().collect();
+        let is_its = |child: &&types::ChildSa| child.ike_sa.as_ref().is_some_and(|spis| *spis == sa.spis());
+        sa.children = children.iter().filter(is_its).cloned().collect();
     }
     // Also by what is going: it is in the data plane until its successor is.
     let passes = |child: &types::ChildSa| child.inbound.live && child.outbound.as_ref().is_some_and(|sa| sa.live);
@@ -198,7 +200,7 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         keys: peer.keys_from().to_owned(),
         lanes: peer.lanes,
         state: state.name().to_owned(),
-        up: state.is_up() && children.iter().any(passes),
+        up: can_pass && children.iter().any(passes),
         since_s,
         cause,
         sent: types::Traffic::default(),

@@ -78,7 +78,10 @@ impl Inbound {
             }
             Met::TooLong => Err(Drop::HalfBad),
             Met::Joins { other, class: others } => {
-                let room = self.arena.room(half.whole.into()).ok_or(Drop::HalfLost)?;
+                let Some(room) = self.arena.room(half.whole.into()) else {
+                    env.port.drop(Drop::HalfLost, 1);
+                    return Err(Drop::HalfLost);
+                };
                 // It lies behind everything that was received.
                 let (before, whole) = self.arena.bytes().split_at_mut(room.start);
                 let whole = &mut whole[..room.len()];

@@ -92,7 +92,7 @@ impl Outbound {
             self.buffer[front].copy_from_slice(&behind);
             if let Err(why) = added {
                 env.port.drop(why, 1);
-                break;
+                return account(before, way.lot.peer, sa, env);
             }
         }
         env.port.count(Count::Halved, 1);

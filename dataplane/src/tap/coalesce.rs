@@ -165,6 +165,11 @@ impl Coalescer {
         }
     }
 
+    /// The next frame lies behind others that are still to come: what is between it and the newest batch is needed.
+    pub fn skip(&mut self) {
+        self.newest = None;
+    }
+
     /// Takes the Ethernet frame or IP packet at `at`, in front of which ten bytes are free. Its bytes must stay where they are until the
     /// batch has gone out. `open_checksum`: the sender left the transport checksum open.
     #[inline]

@@ -1,5 +1,5 @@
-//! The one kind of datagram that may leave as IP fragments: a message of IKE that is too long for its way, and that the peer cannot
-//! take in pieces (RFC 7383).
+//! The one kind of datagram that may leave as IP fragments: a message of IKE that may be too long for its way, and is not cut into
+//! pieces by RFC 7383.
 //!
 //! Whether the kernel may cut is an option of a socket, not of a message. A socket of its own, on the same port, would be in the
 //! reuseport group and get a share of what comes; a raw one needs a privilege. So the option is changed for one call and put back
@@ -45,7 +45,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Instant;
 
-    use super::super::bind_group;
+    use super::super::{bind_group, get_option};
     use super::*;
 
     /// Longer than loopback carries in one packet (its MTU is 65536), with the headers.
@@ -64,6 +64,11 @@ mod tests {
                 let received = sockets[0].receive(&mut window).unwrap();
                 assert_eq!((&window[..received.len], received.truncated), (&bytes[..], false), "{listen} {remote}");
             }
+            let options = match remote {
+                "::1" => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+                _ => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+            };
+            assert_eq!(get_option(&sockets[0].socket, options.0, options.1).unwrap(), options.2, "{listen} {remote}: DF is back");
             if remote == "::1" {
                 // 65507 bytes, with both headers, are more than 65536: DF is back.
                 let refused = sockets[0].send(&hop, 0, &bytes, LONG).unwrap_err();

@@ -46,8 +46,9 @@ pub(super) struct Features {
     pub mobike: bool,
     /// RFC 6023, said by the responder only.
     pub childless: bool,
-    /// Both data planes answer sealed echoes; both take frames in two packets.
+    /// Both data planes answer sealed echoes.
     pub echo: bool,
+    /// Both take what is too long for the path in two packets.
     pub split: bool,
 }
 

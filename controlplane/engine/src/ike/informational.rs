@@ -75,7 +75,7 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: Sent, parts: 
     match sent {
         Sent::Liveness => mobike::on_liveness_answer(sa.session, parts),
         Sent::Last | Sent::Token => {}
-        Sent::DeleteChildren(spis) => spis.into_iter().for_each(|spi| sa.session.end_child(ctx, spi)),
+        Sent::DeleteChildren(spis) => spis.into_iter().for_each(|spi| sa.session.end_child(ctx, spi, false)),
         Sent::DeleteOrphan(spi) => ctx.shared.spis.release(spi),
         Sent::Addresses(sent) => return mobike::on_answer(ctx, sa, &sent, parts),
     }
@@ -144,7 +144,7 @@ fn delete_for_peer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Vec<Pa
 }
 
 fn on_child_deleted(ctx: &mut Ctx, sa: &mut Established, inbound: Spi) {
-    let Some(successor) = sa.session.children.successor_of(inbound) else { return sa.session.end_child(ctx, inbound) };
+    let Some(successor) = sa.session.children.successor_of(inbound) else { return sa.session.end_child(ctx, inbound, true) };
     // The peer has switched over, so it receives on the new one (RFC 7296 §2.8).
     sa.session.children.replace(inbound, successor, ctx.now.instant);
     // Only the winner deletes what both rekey: ours has lost, whatever its answer says.

@@ -381,8 +381,7 @@ impl IkeSa {
     /// # Errors
     /// As [`IkeSa::request`].
     pub(super) fn respond(&mut self, ctx: &mut Ctx, exchange: ExchangeType, payloads: &[Payload]) -> Result<Message, Error> {
-        let here = self.hop(ctx);
-        self.wire.respond(ctx, &self.facts, here, exchange, payloads)
+        self.wire.respond(ctx, &self.facts, exchange, payloads)
     }
 
     /// Answers a request with the error that it met.

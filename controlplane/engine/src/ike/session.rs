@@ -178,13 +178,14 @@ impl Session {
         }
     }
 
-    /// Takes out a Child SA that was deleted. Where none has its place, and that is our business, it is asked for again later.
-    pub(super) fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+    /// Takes out a Child SA that the peer has deleted, or we have. Where none has its place, and that is our business, it is asked for
+    /// again later.
+    pub(super) fn end_child(&mut self, ctx: &mut Ctx, inbound: Spi, by_peer: bool) {
         let gone = self.children.get(inbound).map(|child| (child.slot(), child.wishes(self.child_config(child.config))));
         self.children.remove(ctx, inbound);
         let Some((slot, wishes)) = gone else { return };
         let missing = wishes.into_iter().filter(|wish| !self.children.has(wish)).collect();
-        if self.original_initiator {
+        if self.original_initiator || !by_peer {
             self.create_later(ctx, missing, slot, None);
         } else {
             self.wants.leave_to_peer(ctx.now.instant, missing);

@@ -197,12 +197,11 @@ impl<X> Wire<X> {
         &mut self,
         ctx: &mut Ctx,
         facts: &Facts,
-        here: Hop,
         exchange: ExchangeType,
         payloads: &[Payload],
     ) -> Result<Message, Error> {
         let header = header(facts, exchange, true, self.window.expected_id());
-        let message = self.seal(ctx, facts, here, &header, payloads)?;
+        let message = self.seal(ctx, facts, self.came.hop, &header, payloads)?;
         let after = invites(exchange, true, payloads);
         for datagram in &message.datagrams {
             ctx.transmit(&self.came.hop, facts.peer, datagram, after);

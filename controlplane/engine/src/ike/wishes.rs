@@ -2,7 +2,8 @@
 //! the peer refuses is asked for again, each for itself and ever more rarely.
 //!
 //! Whoever began the connection asks. Towards other products we ask as well where they began it, after a pause for them to do it
-//! themselves, and only a few times: many a client wants less than what is configured, and what it ends stays ended.
+//! themselves, and only a few times: many a client wants less than what is configured, and what it ends stays
+//! ended, as long as the IKE SA lives and this process.
 //!
 //! A peer may narrow what it is asked for (RFC 7296 §2.9), some to the first pair of networks alone. What no Child SA has anything
 //! of is then asked for in others: together from a peer that grants several pairs at once, from others one by one.

@@ -34,6 +34,12 @@ impl Spares {
     }
 }
 
+/// Whether a path leads to the end of a hop, by the interface that it names: a link that is made anew has another index.
+fn is_there(hop: &Hop, path: &Hop) -> bool {
+    let hop = hop.normal();
+    (hop.remote, hop.interface) == (path.remote, path.interface)
+}
+
 impl Paths {
     /// A peer with a static key is at one of these addresses, the preferred one first. Where it is, it stays; otherwise the first to
     /// which there is a way is used.
@@ -43,8 +49,8 @@ impl Paths {
     pub fn set_static(&mut self, now: Instant, id: PeerId, terms: Terms, hops: Vec<Hop>) -> Result<(), Unfit> {
         self.set_terms(now, id, terms);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let used = peer.esp.and_then(|path| peer.get(path)).map(|entry| entry.hop.remote);
-        let stays = used.is_some_and(|used| hops.iter().any(|hop| hop.normal().remote == used));
+        let used = peer.esp.and_then(|path| peer.get(path)).map(|entry| entry.hop);
+        let stays = used.is_some_and(|used| hops.iter().any(|hop| is_there(hop, &used)));
         peer.spares = Spares { hops: hops.clone(), ..Spares::default() };
         let watched = terms.echo && hops.len() > 1;
         let mut fault = None;
@@ -80,7 +86,7 @@ impl Paths {
             return;
         }
         let Some(used) = peer.esp.and_then(|path| peer.get(path)).filter(|entry| entry.mtu.is_silent()) else { return };
-        let remote = used.hop.remote;
+        let used = used.hop;
         if peer.spares.due(now).is_none_or(|at| at > now) {
             return;
         }
@@ -89,7 +95,7 @@ impl Paths {
         let Some(hop) = (0..number).find_map(|_| {
             let hop = peer.spares.hops[peer.spares.turn % number];
             peer.spares.turn = (peer.spares.turn + 1) % number;
-            (hop.normal().remote != remote).then_some(hop)
+            (!is_there(&hop, &used)).then_some(hop)
         }) else {
             return;
         };

@@ -376,8 +376,8 @@ impl Endpoint {
     }
 
     /// Deletes a Child SA, by inbound SPI: the data plane has refused to install its inbound half, so that nothing that the peer
-    /// sends on it can be opened. Whoever began the connection asks for another one after a while; each time that the data plane
-    /// refuses, it takes longer (1 s, 2 s, … 60 s), also where the peer asks. An SPI that is not known is ignored.
+    /// sends on it can be opened. Whoever began the connection asks for another one after a while, and we also where another product did;
+    /// each time that the data plane refuses, it takes longer (1 s, 2 s, … 60 s), also where the peer asks. An SPI that is not known is ignored.
     pub fn close_child(&mut self, now: Now, inbound: Spi) {
         let Some(owner) = self.shared.spis.owner(inbound) else { return };
         self.with_session(now, owner, |session, ctx| session.refuse_child(ctx, inbound));
