@@ -59,7 +59,7 @@ impl Port500 {
             *self = Port500 { address, ..Port500::default() };
         }
         let Some(address) = self.address.filter(|_| self.open.is_none()) else { return };
-        match Open::bind(address) {
+        match Open::bind(address).and_then(Open::mark) {
             Ok(open) => {
                 if self.complaint.take().is_some() {
                     tracing::info!("UDP {address} is open");
@@ -112,8 +112,6 @@ impl Open {
     fn bind(address: SocketAddr) -> io::Result<Open> {
         let socket = std::net::UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
-        // What it sends must not go into a full tunnel.
-        SockRef::from(&socket).set_mark(rule::MARK)?;
         let is_ipv6 = address.is_ipv6();
         if is_ipv6 {
             // For IPv4 datagrams on this socket, too.
@@ -123,6 +121,12 @@ impl Open {
         }
         let buffer = vec![0; DATAGRAM_MAX].into_boxed_slice();
         Ok(Open { socket: UdpSocket::from_std(socket)?, is_ipv6, buffer, left: RATE, filled: Instant::now() })
+    }
+
+    /// What it sends must not go into a full tunnel.
+    fn mark(self) -> io::Result<Open> {
+        SockRef::from(&self.socket).set_mark(rule::MARK)?;
+        Ok(self)
     }
 
     /// Waits until something can be taken.
