@@ -3,8 +3,8 @@
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use proptest::prelude::*;
 use rcgen::{
-    ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
-    PKCS_ED25519, PublicKeyData, date_time_ymd,
+    CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, date_time_ymd,
 };
 
 use super::*;
@@ -66,6 +66,26 @@ fn usages_that_are_made_for_ike_or_for_tls_are_good() {
     for usage in [KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::ContentCommitment] {
         let key_usages = vec![usage, KeyUsagePurpose::KeyEncipherment];
         assert!(verify(&root.anchors(), &[&root.issue(with(params("gw"), |params| params.key_usages = key_usages))]).is_ok());
+    }
+}
+
+/// RFC 5280 §4.2: what is critical and not known makes a certificate useless.
+#[test]
+fn an_unknown_extension_is_refused_where_it_is_critical() {
+    let root = Issued::root("Root");
+    let verified = |critical: bool, at_ca: bool| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0x0c, 1, b'x']);
+        extension.set_criticality(critical);
+        let add = |wanted: bool, params: rcgen::CertificateParams| {
+            with(params, |params| params.custom_extensions.extend(wanted.then(|| extension.clone())))
+        };
+        let sub = root.issue(add(at_ca, ca_params("Sub", Some(0))));
+        let gateway = sub.issue(add(!at_ca, params("gw")));
+        verify(&root.anchors(), &[&gateway, &sub])
+    };
+    for at_ca in [false, true] {
+        assert_eq!(verified(false, at_ca), Ok(subject("Root")));
+        assert!(verified(true, at_ca).is_err(), "at the CA: {at_ca}");
     }
 }
 
