@@ -14,6 +14,7 @@ mod engine_loop;
 mod install;
 mod interface;
 mod log_dedup;
+mod look;
 mod names;
 mod orders;
 mod own_port;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::look::Look;
 use crate::config::Config;
 use crate::ike::Ike;
 use crate::netlink::{Netlink, NetlinkError, News};
@@ -33,8 +34,7 @@ pub(super) struct Upkeep {
     paths_changed: bool,
     /// What was put right, and when that was said.
     told: BTreeMap<String, Instant>,
-    look_at: Option<Instant>,
-    looked: Option<Instant>,
+    look: Look,
 }
 
 /// What the interface should be like, and who is to hear of it.
@@ -56,14 +56,12 @@ struct Outcome {
 impl Upkeep {
     /// When the interface is to be looked at, if the kernel had news of it.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.look_at
+        self.look.due()
     }
 
     /// The kernel has news.
     pub(super) fn news(&mut self) {
-        let soon = Instant::now() + SETTLE;
-        let at = self.looked.map_or(soon, |looked| soon.max(looked + NO_MORE_OFTEN));
-        self.look_at.get_or_insert(at);
+        self.look.news(SETTLE, NO_MORE_OFTEN);
     }
 
     /// A path carries packets of another size: routes follow.
@@ -139,7 +137,7 @@ impl Upkeep {
 
     /// Looks at the interface and puts right what others have changed.
     pub(super) async fn tend(&mut self, should: &Should<'_>) {
-        self.look_at = None;
+        self.look.done();
         // It is gone with the data plane, which has a watch of its own.
         let waited = self.waits_for_bridge;
         let follows = std::mem::take(&mut self.paths_changed);
@@ -187,7 +185,7 @@ impl Upkeep {
                 }
             }
         }
-        self.looked = Some(Instant::now());
+        self.look.done();
         if outcome.failed.is_empty() {
             // Nothing of ours is left there that is not wanted; what somebody adds from now on is theirs.
             self.installed = Installed::default();
@@ -208,19 +206,5 @@ mod tests {
         assert!(upkeep.is_news("it was down", at(60)));
         let lines = (0..1000).filter(|n| upkeep.is_news(&n.to_string(), at(61))).count();
         assert_eq!(lines, TOLD_MAX - 1);
-    }
-
-    #[test]
-    fn the_interface_is_looked_at_soon_and_not_too_often() {
-        let mut upkeep = Upkeep::default();
-        assert_eq!(upkeep.due(), None);
-        upkeep.news();
-        let first = upkeep.due().unwrap();
-        upkeep.news();
-        assert_eq!(upkeep.due(), Some(first), "more news wait for the look that is due");
-        upkeep.look_at = None;
-        upkeep.looked = Some(Instant::now());
-        upkeep.news();
-        assert!(upkeep.due().unwrap() >= upkeep.looked.unwrap() + NO_MORE_OFTEN);
     }
 }

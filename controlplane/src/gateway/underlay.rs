@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::look::Look;
 use super::port500::Port500;
 use crate::config::Config;
 use crate::netlink::News;
@@ -20,21 +21,15 @@ pub(super) struct Underlay {
     pub resolver: Resolver,
     /// The port on which IKE begins without NAT traversal.
     pub port500: Port500,
-    /// When the addresses are to be looked at, and were looked at last.
-    look_at: Option<Instant>,
-    looked: Option<Instant>,
+    /// At the addresses of this machine.
+    look: Look,
 }
 
 impl Underlay {
     /// Begins to listen. Addresses may have changed while no control plane was there: they are looked at first.
     pub(super) async fn open(config: &Config) -> Underlay {
-        let mut underlay = Underlay {
-            news: listen_to_kernel(),
-            resolver: Resolver::default(),
-            port500: Port500::default(),
-            look_at: Some(Instant::now()),
-            looked: None,
-        };
+        let mut underlay =
+            Underlay { news: listen_to_kernel(), resolver: Resolver::default(), port500: Port500::default(), look: Look::now() };
         underlay.keep(config).await;
         underlay
     }
@@ -47,19 +42,17 @@ impl Underlay {
 
     /// When the addresses of this machine are to be looked at, if they have changed.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.look_at
+        self.look.due()
     }
 
     /// The kernel has news of them.
     pub(super) fn changed(&mut self) {
-        let soon = Instant::now() + SETTLE;
-        let at = self.looked.map_or(soon, |looked| soon.max(looked + ADDRESSES_EVERY));
-        self.look_at.get_or_insert(at);
+        self.look.news(SETTLE, ADDRESSES_EVERY);
     }
 
     /// They are looked at now.
     pub(super) fn looked(&mut self) {
-        (self.look_at, self.looked) = (None, Some(Instant::now()));
+        self.look.done();
     }
 }
 
