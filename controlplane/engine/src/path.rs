@@ -213,12 +213,12 @@ impl Paths {
     }
 
     /// The largest IP packet that is sure to arrive this way, in bytes: what an echo has proven, else what every path of today carries,
-    /// and no more than the kernel knows of the route.
-    pub(crate) fn sure_size(&mut self, peer: Option<PeerId>, hop: Hop) -> u16 {
+    /// or `hoped` if that is more, and no more than the kernel knows of the route.
+    pub(crate) fn sure_size(&mut self, peer: Option<PeerId>, hop: Hop, hoped: u16) -> u16 {
         let known = peer.and_then(|peer| self.peers.get(&peer)).and_then(|peer| peer.get(peer.find(hop.normal())?));
         match known {
-            Some(entry) => entry.mtu.sure(),
-            None => mtu::sure(hop.remote.is_ipv6(), self.fit(hop).ok().and_then(|fit| fit.mtu)),
+            Some(entry) => entry.mtu.sure(hoped),
+            None => mtu::sure(hop.remote.is_ipv6(), self.fit(hop).ok().and_then(|fit| fit.mtu), hoped),
         }
     }
 

@@ -167,7 +167,7 @@ pub fn post_quantum() -> Section {
     Section {
         title: "strongSwan 6: ML-KEM".to_owned(),
         about: format!(
-            "strongSwan sends IKE in fragments of {SMALL} bytes, Adit of 1100; they were seen in IKE_INTERMEDIATE. Then, under a \
+            "strongSwan sends IKE in fragments of {SMALL} bytes, Adit of 1280; they were seen in IKE_INTERMEDIATE. Then, under a \
              ping every millisecond: two rekeys each of the Child SA and of the IKE SA by either end with ML-KEM, Adit's control plane killed \
              and started with proposals without it, the same eight rekeys again. 1 MiB of TCP each way at the end."
         ),

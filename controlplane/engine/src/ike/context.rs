@@ -26,6 +26,7 @@ use super::facts::{Facts, IkeSpis, SaId};
 use super::key_log::KeyLog;
 use super::remotes::Remotes;
 use super::trust::Trust;
+use super::window::Sent;
 use crate::path::{Hop, Paths};
 
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
@@ -200,6 +201,15 @@ impl<'a> Ctx<'a> {
         self.shared.transmit(hop, peer, hop.frame(message), after);
     }
 
+    /// Queues an IKE message that may have to be sent again. What we cut smaller ourselves when it does not arrive, nobody else cuts.
+    pub(super) fn transmit_all(&mut self, hop: &Hop, peer: Option<PeerId>, sent: &Sent, after: After) {
+        for datagram in &sent.datagrams {
+            let payload = hop.frame(datagram);
+            let fragments = sent.hopeful.is_none() && hop.asks_for_ip_fragments(&payload);
+            self.shared.queue(hop, peer, payload, after, fragments);
+        }
+    }
+
     /// Counts in the total and, if the peer is known, in its share.
     pub(super) fn count(&mut self, peer: Option<PeerId>, count: impl Fn(&mut Counters)) {
         self.shared.count(peer, count);
@@ -260,21 +270,26 @@ impl Shared {
 
     /// Queues a datagram.
     pub(super) fn transmit(&mut self, hop: &Hop, peer: Option<PeerId>, payload: Vec<u8>, after: After) {
+        let fragments = hop.asks_for_ip_fragments(&payload);
+        self.queue(hop, peer, payload, after, fragments);
+    }
+
+    fn queue(&mut self, hop: &Hop, peer: Option<PeerId>, payload: Vec<u8>, after: After, fragments: bool) {
         let path = peer.and_then(|peer| self.paths.find(peer, *hop));
         let (local, interface, remote) = (hop.local, hop.interface, hop.remote);
-        let fragments = hop.asks_for_ip_fragments(&payload);
         self.transmits.push_back(Transmit { peer, path, local, interface, remote, payload, after, fragments });
     }
 
-    /// Above how many bytes an IKE message of `len` bytes is to be cut on its way to a peer. `None`: no way is too short for it.
-    pub(super) fn cut_above(&mut self, peer: Option<PeerId>, hop: &Hop, len: usize) -> Option<usize> {
+    /// Above how many bytes an IKE message of `len` bytes is to be cut on its way to a peer, where IP packets of `hoped` bytes are
+    /// hoped to arrive. `None`: no way is too short for it.
+    pub(super) fn cut_above(&mut self, peer: Option<PeerId>, hop: &Hop, len: usize, hoped: u16) -> Option<usize> {
         let message = |datagram: u16| usize::from(datagram).saturating_sub(hop.overhead());
         let most = self.config.datagram_max;
         if len <= message(most.min(hop.floor())) {
             return None;
         }
         // Now the kernel may have to be asked.
-        Some(message(most.min(self.paths.sure_size(peer, *hop))))
+        Some(message(most.min(self.paths.sure_size(peer, *hop, hoped))))
     }
 
     /// The IKE SA that has the Child SAs of a peer is another one, or there is none.

@@ -24,6 +24,7 @@ struct Partial {
     len: usize,
     /// The datagram with fragment 1, which alone tells how the message begins (RFC 9242 §3.3.2 wants its header).
     first: Vec<u8>,
+    longest: usize,
     expires: Instant,
 }
 
@@ -32,6 +33,8 @@ struct Partial {
 pub(super) struct Whole {
     /// The datagram with fragment 1.
     pub first: Vec<u8>,
+    /// The length of its longest datagram.
+    pub longest: usize,
     /// The payloads inside, without padding.
     pub inner: Vec<u8>,
 }
@@ -56,7 +59,7 @@ impl Reassembly {
         let goes_on = |partial: &Partial| partial.id == id && partial.total == fragment.total;
         if !self.message.as_ref().is_some_and(goes_on) {
             let (parts, first, expires) = (BTreeMap::new(), Vec::new(), now + PATIENCE);
-            self.message = Some(Partial { id, total: fragment.total, parts, len: 0, first, expires });
+            self.message = Some(Partial { id, total: fragment.total, parts, len: 0, first, longest: 0, expires });
         }
         let partial = self.message.as_mut()?;
         if partial.len + part.len() > MESSAGE_LEN_MAX {
@@ -64,6 +67,7 @@ impl Reassembly {
             return None;
         }
         partial.len += part.len();
+        partial.longest = partial.longest.max(datagram.len());
         partial.parts.insert(fragment.number, part.to_vec());
         if fragment.number == 1 {
             partial.first = datagram.to_vec();
@@ -72,7 +76,7 @@ impl Reassembly {
             return None;
         }
         let partial = self.message.take()?;
-        Some(Whole { first: partial.first, inner: partial.parts.into_values().flatten().collect() })
+        Some(Whole { first: partial.first, longest: partial.longest, inner: partial.parts.into_values().flatten().collect() })
     }
 
     /// When [`Reassembly::expire`] is to be called.
@@ -106,7 +110,7 @@ mod tests {
         assert!(!reassembly.wants(1, fragment(3, 3)), "a replay");
         assert_eq!(reassembly.take(now, 1, fragment(3, 3), b"third", b"X"), None);
         let whole = reassembly.take(now, 1, fragment(2, 3), b"second", b"b");
-        assert_eq!(whole, Some(Whole { first: b"first".to_vec(), inner: b"abc".to_vec() }));
+        assert_eq!(whole, Some(Whole { first: b"first".to_vec(), longest: 6, inner: b"abc".to_vec() }));
         assert_eq!(reassembly.deadline(), None);
     }
 

@@ -40,7 +40,7 @@ impl IkeSa {
         let (facts, handshake) = sa_init::answer(ctx, hop, header, request, parts)?;
         ctx.transmit(&hop, None, &handshake.response, After::Nothing);
         let mut sa = IkeSa::new(ctx.now.instant, facts);
-        sa.wire.window.answer(vec![handshake.response.clone()], After::Nothing);
+        sa.wire.window.answer(vec![handshake.response.clone()].into(), After::Nothing);
         sa.negotiate(ctx, handshake);
         Ok(sa)
     }
@@ -50,7 +50,7 @@ impl IkeSa {
         ctx.transmit(&self.facts.hop, self.facts.peer, &request, After::Nothing);
         self.wire.note_sent(ctx.now.instant);
         let policy = sa_init::retransmission(ctx, &self.facts);
-        self.wire.window.sent(ctx.now.instant, sa_init::EXCHANGE, vec![request], Initiated::SaInit(sent), &policy);
+        self.wire.window.sent(ctx.now.instant, sa_init::EXCHANGE, vec![request].into(), Initiated::SaInit(sent), &policy);
         Ok(())
     }
 
@@ -107,7 +107,7 @@ impl IkeSa {
             Stage::Exchanging(exchanging) => {
                 let request = intermediate::ask(exchanging.next())?;
                 let context = Initiated::Intermediate(Box::new(request.sent));
-                let message = self.request(ctx, request.exchange, &request.payloads, context)?.int_auth();
+                let message = self.request(ctx, request.exchange, &request.payloads, context)?.plain.int_auth();
                 if let Some(Initiated::Intermediate(sent)) =
                     self.wire.window.outstanding_mut().map(|outstanding| &mut outstanding.context)
                 {
@@ -155,7 +155,7 @@ impl IkeSa {
         self.facts.hop = self.wire.came().hop;
         let payloads: [Payload; 1] = [ke];
         let done = self.respond(ctx, intermediate::EXCHANGE, &payloads).and_then(|response| {
-            let response = response.int_auth();
+            let response = response.plain.int_auth();
             self.take_new_keys(ctx, &request, &response, &shared)
         });
         if let Err(error) = done {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use adit_proto::ike::encrypted::{self, SK_OVERHEAD, Sealed, Unsealed};
+use adit_proto::ike::encrypted::{self, Fragment, SK_OVERHEAD, SKF_OVERHEAD, Sealed, Unsealed};
 use adit_proto::ike::{Header, Payload, PayloadType, encode_payloads};
 
 use crate::crypto::aead::{self, AeadError};
@@ -22,12 +22,18 @@ pub(super) struct Protection {
 pub(super) struct Message {
     /// One, or its fragments.
     pub datagrams: Vec<Vec<u8>>,
+    pub plain: Plain,
+}
+
+/// What was sealed into a message.
+#[derive(Clone)]
+pub(super) struct Plain {
     header: Header,
     first: PayloadType,
     inner: Vec<u8>,
 }
 
-impl Message {
+impl Plain {
     /// What an IKE_INTERMEDIATE message contributes to AUTH (RFC 9242 §3.3.2): IntAuth_A | IntAuth_P.
     pub(super) fn int_auth(&self) -> Vec<u8> {
         let mut out = encrypted::int_auth(&self.header, self.first, self.inner.len());
@@ -46,6 +52,9 @@ impl Protection {
     }
 
     /// Seals payloads. Asked for the length of the whole, `cut_above` says above how many bytes it is cut into fragments, if at all.
+    ///
+    /// # Errors
+    /// They cannot be encoded or sealed: our fault.
     pub(super) fn seal(
         &mut self,
         header: &Header,
@@ -53,16 +62,32 @@ impl Protection {
         cut_above: impl FnOnce(usize) -> Option<usize>,
     ) -> Result<Message, Error> {
         let (first, inner) = encode_payloads(payloads)?;
-        let len = inner.len() + SK_OVERHEAD;
+        let plain = Plain { header: *header, first, inner };
+        let len = plain.inner.len() + SK_OVERHEAD;
         let cut = cut_above(len).filter(|max| len > *max);
-        let datagrams = match cut.and_then(|max| encrypted::fragments(&inner, max)) {
-            Some(parts) => parts
-                .into_iter()
-                .map(|part| self.finish(Unsealed::skf(header, first, part, self.outbound.next_iv())?))
-                .collect::<Result<_, Error>>()?,
-            None => vec![self.finish(Unsealed::sk(header, first, &inner, self.outbound.next_iv())?)?],
+        let datagrams = match cut.and_then(|max| encrypted::fragments(&plain.inner, max)) {
+            Some(parts) => self.seal_parts(&plain, parts)?,
+            None => vec![self.finish(Unsealed::sk(header, first, &plain.inner, self.outbound.next_iv())?)?],
         };
-        Ok(Message { datagrams, header: *header, first, inner })
+        Ok(Message { datagrams, plain })
+    }
+
+    /// The same message once more, in fragments of at most `max` bytes, and in more than the `before` of last time, by which the
+    /// receiver tells the sets apart (RFC 7383 §2.5.2). `None`: it cannot be cut into so many.
+    ///
+    /// # Errors
+    /// It cannot be sealed: our fault.
+    pub(super) fn seal_smaller(&mut self, plain: &Plain, max: usize, before: usize) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        let part = plain.inner.len().div_ceil(before + 1);
+        match encrypted::fragments(&plain.inner, max.min(part + SKF_OVERHEAD)).filter(|parts| parts.len() > before) {
+            Some(parts) => self.seal_parts(plain, parts).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn seal_parts(&mut self, plain: &Plain, parts: Vec<(Fragment, &[u8])>) -> Result<Vec<Vec<u8>>, Error> {
+        let seal = |part| self.finish(Unsealed::skf(&plain.header, plain.first, part, self.outbound.next_iv())?);
+        parts.into_iter().map(seal).collect()
     }
 
     fn finish(&mut self, message: Unsealed) -> Result<Vec<u8>, Error> {
@@ -82,6 +107,12 @@ impl Protection {
         let len = encrypted::strip_padding(&inner).ok()?.len();
         inner.truncate(len);
         Some(inner)
+    }
+}
+
+impl fmt::Debug for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Plain({:?}, {} bytes)", self.header.exchange, self.inner.len())
     }
 }
 

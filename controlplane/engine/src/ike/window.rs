@@ -1,7 +1,8 @@
 //! Message ids and the window of one request in each direction (RFC 7296 §2.1 to §2.3).
 //!
 //! [`Window`] holds the request that is under way until its answer comes, with what the exchange has to remember, and the
-//! answer to the peer's last request until the next one comes. Both are sent again as the very same bytes.
+//! answer to the peer's last request until the next one comes. Both are sent again as the very same bytes, unless they may have been
+//! too long for the way: then once in smaller fragments (RFC 7383 §2.5.2).
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +13,31 @@ use crate::random::Random;
 use super::config::Retransmission;
 use super::event::After;
 use super::limits::HOPS_MAX;
+use super::protect::Plain;
 use crate::path::Hop;
+
+/// A message that may have to be sent again.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// It, or its fragments.
+    pub datagrams: Vec<Vec<u8>>,
+    /// What is in them, while they are longer than what is sure to arrive.
+    pub hopeful: Option<Plain>,
+}
+
+impl From<Vec<Vec<u8>>> for Sent {
+    /// As it stands.
+    fn from(datagrams: Vec<Vec<u8>>) -> Sent {
+        Sent { datagrams, hopeful: None }
+    }
+}
 
 /// A request that waits for its answer. `X` is what the exchange needs to go on.
 #[derive(Debug)]
 pub(super) struct Outstanding<X> {
     pub id: u32,
     pub exchange: ExchangeType,
-    /// The message, or its fragments.
-    pub datagrams: Vec<Vec<u8>>,
+    pub sent: Sent,
     pub context: X,
     /// Where it was sent.
     pub hops: Vec<Hop>,
@@ -70,18 +87,18 @@ pub(super) struct Window<X> {
     expected_id: u32,
     outstanding: Option<Outstanding<X>>,
     /// The answer to request `expected_id − 1`, as it was sent, and what it had to wait for.
-    answer: Vec<Vec<u8>>,
+    answer: Sent,
     answer_after: After,
 }
 
 impl<X> Window<X> {
     pub(super) fn new() -> Window<X> {
-        Window { next_id: 0, expected_id: 0, outstanding: None, answer: Vec::new(), answer_after: After::Nothing }
+        Window { next_id: 0, expected_id: 0, outstanding: None, answer: Sent::default(), answer_after: After::Nothing }
     }
 
     /// A window that goes on where another process left it.
     pub(super) fn resumed(next_id: u32, expected_id: u32, answer: Vec<Vec<u8>>) -> Window<X> {
-        Window { next_id, expected_id, outstanding: None, answer, answer_after: After::Barrier }
+        Window { next_id, expected_id, outstanding: None, answer: answer.into(), answer_after: After::Barrier }
     }
 
     pub(super) fn next_id(&self) -> u32 {
@@ -110,21 +127,14 @@ impl<X> Window<X> {
     }
 
     /// Registers a request that goes out now. The one before has been answered.
-    pub(super) fn sent(
-        &mut self,
-        now: Instant,
-        exchange: ExchangeType,
-        datagrams: Vec<Vec<u8>>,
-        context: X,
-        policy: &Retransmission,
-    ) {
+    pub(super) fn sent(&mut self, now: Instant, exchange: ExchangeType, sent: Sent, context: X, policy: &Retransmission) {
         debug_assert!(self.outstanding.is_none(), "the window is one request");
         let next = now + policy.first;
         let id = self.next_id;
         let tries = policy.tries;
         let (hops, after) = (Vec::new(), After::Nothing);
         self.outstanding =
-            Some(Outstanding { id, exchange, datagrams, context, hops, after, repeated: 0, tries, next, interval: None });
+            Some(Outstanding { id, exchange, sent, context, hops, after, repeated: 0, tries, next, interval: None });
     }
 
     /// Repeats sooner and gives up earlier: not more than `tries` more, at a fixed interval.
@@ -165,14 +175,18 @@ impl<X> Window<X> {
     }
 
     /// Registers the answer to the request that was expected.
-    pub(super) fn answer(&mut self, datagrams: Vec<Vec<u8>>, after: After) {
-        (self.answer, self.answer_after) = (datagrams, after);
+    pub(super) fn answer(&mut self, answer: Sent, after: After) {
+        (self.answer, self.answer_after) = (answer, after);
         self.expected_id += 1;
     }
 
     /// The last answer, to be sent again.
-    pub(super) fn last_answer(&self) -> &[Vec<u8>] {
+    pub(super) fn last_answer(&self) -> &Sent {
         &self.answer
+    }
+
+    pub(super) fn last_answer_mut(&mut self) -> &mut Sent {
+        &mut self.answer
     }
 
     /// What it has to wait for.
@@ -220,7 +234,7 @@ mod tests {
         let policy = Retransmission { first: Duration::from_secs(1), max: Duration::from_secs(5), tries: 4 };
         let start = crate::ike::testing::instant();
         let mut window = Window::new();
-        window.sent(start, ExchangeType::INFORMATIONAL, vec![vec![1]], (), &policy);
+        window.sent(start, ExchangeType::INFORMATIONAL, vec![vec![1]].into(), (), &policy);
         let mut at = Vec::new();
         let gave_up = (0..60).find(|second| match window.due(start + Duration::from_secs(*second), &policy, &mut zeros) {
             Due::NotYet => false,
@@ -237,10 +251,10 @@ mod tests {
     fn only_the_next_id_and_the_last_one_have_a_place() {
         let mut window: Window<()> = Window::new();
         assert_eq!((window.place(0), window.place(1), window.place(u32::MAX)), (Place::Expected, Place::Outside, Place::Outside));
-        window.answer(vec![vec![7]], After::Nothing);
+        window.answer(vec![vec![7]].into(), After::Nothing);
         assert_eq!((window.place(0), window.place(1), window.place(2)), (Place::Repeated, Place::Expected, Place::Outside));
-        assert_eq!(window.last_answer(), [vec![7]]);
-        window.answer(vec![vec![8]], After::Nothing);
+        assert_eq!(window.last_answer().datagrams, [vec![7]]);
+        window.answer(vec![vec![8]].into(), After::Nothing);
         assert_eq!((window.place(0), window.place(1)), (Place::Outside, Place::Repeated));
     }
 
@@ -249,7 +263,7 @@ mod tests {
         let policy = Retransmission::default();
         let now = crate::ike::testing::instant();
         let mut window = Window::new();
-        window.sent(now, ExchangeType::IKE_AUTH, vec![vec![1]], "context", &policy);
+        window.sent(now, ExchangeType::IKE_AUTH, vec![vec![1]].into(), "context", &policy);
         assert!(!window.awaits(1, ExchangeType::IKE_AUTH) && !window.awaits(0, ExchangeType::INFORMATIONAL));
         assert!(window.awaits(0, ExchangeType::IKE_AUTH));
         assert_eq!(window.answered().map(|outstanding| outstanding.context), Some("context"));

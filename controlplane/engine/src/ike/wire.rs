@@ -19,7 +19,10 @@ use super::event::After;
 use super::facts::{Facts, Role};
 use super::fragment::Reassembly;
 use super::protect::{Message, Protection};
-use super::window::{Due, Window};
+use super::window::{Due, Sent, Window};
+
+/// Requests are tried at this size of IP packets first (RFC 7383 §2.5.2: the search goes down): nearly every line of today carries it.
+const HOPED: u16 = 1280;
 
 /// A message that was opened.
 pub(super) struct Opened {
@@ -27,12 +30,14 @@ pub(super) struct Opened {
     pub inner: Vec<u8>,
     /// The datagram, or the one of fragment 1.
     datagram: Vec<u8>,
+    /// The length of its longest datagram.
+    longest: usize,
 }
 
 impl Opened {
     /// A message of which nothing is left but what was in it.
     pub(super) fn consumed() -> Opened {
-        Opened { first: PayloadType::NONE, inner: Vec::new(), datagram: Vec::new() }
+        Opened { first: PayloadType::NONE, inner: Vec::new(), datagram: Vec::new(), longest: 0 }
     }
 
     /// What an IKE_INTERMEDIATE message of the peer contributes to AUTH (RFC 9242 §3.3.2).
@@ -64,6 +69,10 @@ pub(super) struct Wire<X> {
     last_sent: Instant,
     /// The request that is being answered.
     came: Came,
+    /// The largest IP packet that it came in.
+    largest: u16,
+    /// What was hoped to arrive did not: messages are cut at once into what is sure to.
+    narrow: bool,
 }
 
 impl<X> Wire<X> {
@@ -77,6 +86,8 @@ impl<X> Wire<X> {
             last_heard: now,
             last_sent: now,
             came: Came { hop, bytes: 0 },
+            largest: 0,
+            narrow: false,
         }
     }
 
@@ -118,6 +129,7 @@ impl<X> Wire<X> {
     ) -> Option<Opened> {
         let opened = self.open(ctx, peer, sealed, message)?;
         self.came = Came { hop, bytes: message.len() + hop.overhead() };
+        self.largest = u16::try_from(opened.longest + hop.overhead()).unwrap_or(u16::MAX);
         Some(opened)
     }
 
@@ -135,27 +147,26 @@ impl<X> Wire<X> {
             return None;
         };
         let Some(fragment) = fragment else {
-            return Some(Opened { first: sealed.first(), inner, datagram: message.to_vec() });
+            return Some(Opened { first: sealed.first(), inner, datagram: message.to_vec(), longest: message.len() });
         };
         let whole = reassembly.take(ctx.now.instant, header.message_id, fragment, message, &inner)?;
         let first = Sealed::parse(&whole.first).ok()??.first();
-        Some(Opened { first, inner: whole.inner, datagram: whole.first })
+        Some(Opened { first, inner: whole.inner, datagram: whole.first, longest: whole.longest })
     }
 
-    /// A request that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1).
-    pub(super) fn repeat_answer(&self, ctx: &mut Ctx, peer: Option<PeerId>, hop: Hop, sealed: &Sealed) {
+    /// A request that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1), for its length too.
+    pub(super) fn repeat_answer(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, hop: Hop, sealed: &Sealed) {
         if sealed.fragment().is_some_and(|fragment| fragment.number != 1) {
             return;
         }
-        let authentic =
-            [&self.protection, &self.former].into_iter().flatten().any(|protection| protection.open(sealed).is_some());
-        if !authentic {
+        // The answer went under the keys of the request.
+        let mut keys = [&mut self.protection, &mut self.former].into_iter().flatten();
+        let Some(protection) = keys.find(|protection| protection.open(sealed).is_some()) else {
             return ctx.count(peer, |counters| counters.dropped_bad_tag += 1);
-        }
+        };
         ctx.count(peer, |counters| counters.repeated_requests += 1);
-        for datagram in self.window.last_answer() {
-            ctx.transmit(&hop, peer, datagram, self.window.answer_after());
-        }
+        cut_smaller(ctx, peer, hop, protection, self.window.last_answer_mut());
+        ctx.transmit_all(&hop, peer, self.window.last_answer(), self.window.answer_after());
     }
 
     /// Sends a request under protection. `here` is where requests go, by which fragments are measured; `hop` where this one goes.
@@ -171,17 +182,17 @@ impl<X> Wire<X> {
         context: X,
     ) -> Result<Message, Error> {
         let header = header(facts, exchange, false, self.window.next_id());
-        let message = self.seal(ctx, facts, here, &header, payloads)?;
+        let hoped = if self.narrow { 0 } else { HOPED };
+        let message = self.seal(ctx, facts, (here, hoped), &header, payloads)?;
         let after = invites(exchange, false, payloads);
-        let bytes = message.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
+        let sent = self.to_be_repeated(ctx, facts, here, &message);
+        let bytes = sent.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
         if facts.peer.is_none_or(|peer| ctx.shared.paths.may_send(peer, hop, bytes)) {
-            for datagram in &message.datagrams {
-                ctx.transmit(&hop, facts.peer, datagram, after);
-            }
+            ctx.transmit_all(&hop, facts.peer, &sent, after);
         }
         self.last_sent = ctx.now.instant;
         let policy = ctx.shared.config.retransmission;
-        self.window.sent(ctx.now.instant, exchange, message.datagrams.clone(), context, &policy);
+        self.window.sent(ctx.now.instant, exchange, sent, context, &policy);
         if let Some(outstanding) = self.window.outstanding_mut() {
             outstanding.after = after;
             outstanding.sent_to(hop);
@@ -201,20 +212,36 @@ impl<X> Wire<X> {
         payloads: &[Payload],
     ) -> Result<Message, Error> {
         let header = header(facts, exchange, true, self.window.expected_id());
-        let message = self.seal(ctx, facts, self.came.hop, &header, payloads)?;
+        // What came this way may go back this way (RFC 7383 §2.5.1).
+        let message = self.seal(ctx, facts, (self.came.hop, self.largest), &header, payloads)?;
         let after = invites(exchange, true, payloads);
-        for datagram in &message.datagrams {
-            ctx.transmit(&self.came.hop, facts.peer, datagram, after);
-        }
+        let sent = self.to_be_repeated(ctx, facts, self.came.hop, &message);
+        ctx.transmit_all(&self.came.hop, facts.peer, &sent, after);
         self.last_sent = ctx.now.instant;
-        self.window.answer(message.datagrams.clone(), after);
+        self.window.answer(sent, after);
         Ok(message)
     }
 
-    fn seal(&mut self, ctx: &mut Ctx, facts: &Facts, here: Hop, header: &Header, payloads: &[Payload]) -> Result<Message, Error> {
+    /// Seals a message for a hop that may carry IP packets of `hoped` bytes.
+    fn seal(
+        &mut self,
+        ctx: &mut Ctx,
+        facts: &Facts,
+        (here, hoped): (Hop, u16),
+        header: &Header,
+        payloads: &[Payload],
+    ) -> Result<Message, Error> {
         let can_cut = facts.features.fragmentation;
         let protection = self.protection.as_mut().ok_or(LocalFault::NotConfigured("keys"))?;
-        protection.seal(header, payloads, |len| if can_cut { ctx.shared.cut_above(facts.peer, &here, len) } else { None })
+        protection.seal(header, payloads, |len| if can_cut { ctx.shared.cut_above(facts.peer, &here, len, hoped) } else { None })
+    }
+
+    /// A message as it is kept: with what is in it, if it may have been too long for the way.
+    fn to_be_repeated(&self, ctx: &mut Ctx, facts: &Facts, here: Hop, message: &Message) -> Sent {
+        let longest = message.datagrams.iter().map(Vec::len).max().unwrap_or_default();
+        let sure = if facts.features.fragmentation { ctx.shared.cut_above(facts.peer, &here, longest, 0) } else { None };
+        let hopeful = sure.is_some_and(|sure| longest > sure).then(|| message.plain.clone());
+        Sent { datagrams: message.datagrams.clone(), hopeful }
     }
 
     /// Sends the request under way also there, as far as that is allowed before there is a proof.
@@ -223,13 +250,11 @@ impl<X> Wire<X> {
         let Some(peer) = peer.filter(|peer| ctx.shared.paths.find(*peer, hop).is_some()) else { return };
         let Some(outstanding) = self.window.outstanding_mut() else { return };
         let after = outstanding.after;
-        let sizes: usize = outstanding.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
+        let sizes: usize = outstanding.sent.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
         if !ctx.shared.paths.may_send(peer, hop, sizes) {
             return;
         }
-        for datagram in &outstanding.datagrams {
-            ctx.transmit(&hop, Some(peer), datagram, after);
-        }
+        ctx.transmit_all(&hop, Some(peer), &outstanding.sent, after);
         outstanding.sent_to(hop);
     }
 
@@ -237,9 +262,10 @@ impl<X> Wire<X> {
     pub(super) fn repeat(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, here: Hop) -> u32 {
         let Some(outstanding) = self.window.outstanding_mut() else { return 0 };
         let (repeated, also) = (outstanding.repeated, outstanding.hops.clone());
-        for datagram in &outstanding.datagrams {
-            ctx.transmit(&here, peer, datagram, After::Nothing);
+        if let Some(protection) = &mut self.protection {
+            self.narrow |= cut_smaller(ctx, peer, here, protection, &mut outstanding.sent);
         }
+        ctx.transmit_all(&here, peer, &outstanding.sent, After::Nothing);
         outstanding.sent_to(here);
         also.into_iter().filter(|hop| *hop != here).for_each(|hop| self.repeat_to(ctx, peer, hop));
         repeated
@@ -260,6 +286,16 @@ impl<X> Wire<X> {
     pub(super) fn deadline(&self) -> Option<Instant> {
         earlier(self.window.deadline(), earlier(self.requests.deadline(), self.responses.deadline()))
     }
+}
+
+/// Cuts what may have been too long for the way into what is sure to arrive. Says whether there was something to cut.
+fn cut_smaller(ctx: &mut Ctx, peer: Option<PeerId>, here: Hop, protection: &mut Protection, sent: &mut Sent) -> bool {
+    let Some(plain) = sent.hopeful.take() else { return false };
+    let Some(sure) = ctx.shared.cut_above(peer, &here, usize::MAX, 0) else { return false };
+    // What cannot be cut is sent as it was.
+    let Ok(Some(datagrams)) = protection.seal_smaller(&plain, sure, sent.datagrams.len()) else { return false };
+    sent.datagrams = datagrams;
+    true
 }
 
 fn header(facts: &Facts, exchange: ExchangeType, response: bool, id: u32) -> Header {

@@ -89,10 +89,12 @@ struct Pending {
     at: Instant,
 }
 
-/// The largest packet that is sure to arrive where nothing has been proven, and the kernel knows this of the route.
-pub(crate) fn sure(v6: bool, route: Option<u16>) -> u16 {
+/// The largest packet that is sure to arrive where nothing has been proven, or `hoped` if that is more, and the kernel knows this of
+/// the route.
+pub(crate) fn sure(v6: bool, route: Option<u16>, hoped: u16) -> u16 {
     let (base, floor) = if v6 { (BASE_V6, FLOOR_V6) } else { (BASE_V4, FLOOR_V4) };
-    route.unwrap_or(base).clamp(floor, base)
+    let most = base.max(hoped);
+    route.unwrap_or(most).clamp(floor, most)
 }
 
 /// What is known of one path.
@@ -183,9 +185,10 @@ impl Mtu {
         self.size
     }
 
-    /// The largest outer packet that is sure to arrive, as far as can be known: for what must not be lost.
-    pub(crate) fn sure(&self) -> u16 {
-        if self.confirmed > 0 { self.size } else { sure(self.v6, Some(self.size.min(self.route))) }
+    /// The largest outer packet that is sure to arrive, as far as can be known, for what must not be lost; `hoped` where nothing has
+    /// been proven and that is more.
+    pub(crate) fn sure(&self, hoped: u16) -> u16 {
+        if self.confirmed > 0 { self.size } else { sure(self.v6, Some(self.size.max(hoped).min(self.route)), hoped) }
     }
 
     /// What hosts are told that fits. While it is not known yet what does, all that may: they would remember less for minutes.

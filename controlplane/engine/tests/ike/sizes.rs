@@ -109,28 +109,62 @@ fn sizes_follow_their_links_whatever_else_happens() {
     }
 }
 
+/// Two nodes with certificates and ML-KEM: each sends what is longer than a line carries.
+fn with_long_messages(seed: u64) -> World {
+    let mut world = World::new(seed);
+    let authority = Authority::new("Root");
+    for node in [A, B] {
+        let mut config = peer(node);
+        config.local_auth = authority.issue(["a.example.org", "b.example.org"][node], 2030);
+        config.remote_auth = authority.trusted();
+        config.proposals = vec![hybrid()];
+        world.add(&config.local.expect("an address").to_string(), endpoint(node));
+        world.set_peer(node, PEER, config);
+    }
+    world
+}
+
+fn are_up(world: &World) -> bool {
+    world.is_up(A, PEER) && world.is_up(B, PEER)
+}
+
+/// How long a datagram is that a node sends to another, as an IP packet.
+fn longest(world: &World, from: usize) -> usize {
+    let from = world.nodes[from].address;
+    world.log.iter().filter(|(source, ..)| *source == from).map(|(.., payload)| payload.len() + 28).max().unwrap_or_default()
+}
+
 #[test]
 fn ike_connects_and_rekeys_over_a_short_line_that_says_nothing() {
-    for bytes in [1124, 1280] {
-        let mut world = World::new(u64::try_from(bytes).expect("small"));
-        let authority = Authority::new("Root");
-        for node in [A, B] {
-            let mut config = peer(node);
-            config.local_auth = authority.issue(["a.example.org", "b.example.org"][node], 2030);
-            config.remote_auth = authority.trusted();
-            config.proposals = vec![hybrid()];
-            world.add(&config.local.expect("an address").to_string(), endpoint(node));
-            world.nodes[node].mtu = Some(LinkMtu { bytes, says_so: false });
-            world.set_peer(node, PEER, config);
-        }
-        let is_up = |world: &World| world.is_up(A, PEER) && world.is_up(B, PEER);
-        assert!(world.run_until(Duration::from_secs(20), is_up), "a line of {bytes}");
+    // Also one that is short in one direction only.
+    for (number, bytes) in [[1124; 2], [1280; 2], [1124, 1500], [1500, 1124]].into_iter().enumerate() {
+        let mut world = with_long_messages(number as u64);
+        let first = world.nodes[A].address;
+        world.filter = Some(Box::new(move |from, _, payload| payload.len() + 28 <= bytes[usize::from(from != first)]));
+        assert!(world.run_until(Duration::from_secs(20), are_up), "lines of {bytes:?}");
         world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("a connection");
         world.run_for(Duration::from_secs(5));
         world.check_traffic();
-        let longest = world.log.iter().map(|(_, _, payload)| payload.len() + 28).max();
-        assert!(longest.is_some_and(|len| len <= bytes && len > 1000), "{longest:?} on a line of {bytes}");
     }
+}
+
+#[test]
+fn messages_of_ike_are_cut_smaller_once_one_is_lost_and_stay_so() {
+    let mut wide = with_long_messages(1);
+    assert!(wide.run_until(Duration::from_secs(20), are_up));
+    assert_eq!([A, B].map(|node| longest(&wide, node)), [1280, 1185], "what is hoped for; the answer in one datagram");
+
+    let mut short = with_long_messages(1);
+    for node in [A, B] {
+        short.nodes[node].mtu = Some(LinkMtu { bytes: 1124, says_so: false });
+    }
+    let lost = |world: &World| [A, B].map(|node| world.nodes[node].sent).iter().sum::<usize>() - world.log.len();
+    assert!(short.run_until(Duration::from_secs(20), are_up));
+    assert_eq!(lost(&short), 1, "the request of IKE_INTERMEDIATE showed it");
+    short.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("a connection");
+    short.run_for(Duration::from_secs(1));
+    assert!(longest(&short, A) > 1000, "another key exchange with ML-KEM");
+    assert_eq!(lost(&short), 1, "which was cut as the first one had to be");
 }
 
 #[test]

@@ -66,9 +66,7 @@ impl Endpoint {
         }
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         ctx.count(None, |counters| counters.repeated_requests += 1);
-        for datagram in sa.wire.window.last_answer() {
-            ctx.transmit(&hop, None, datagram, sa.wire.window.answer_after());
-        }
+        ctx.transmit_all(&hop, None, sa.wire.window.last_answer(), sa.wire.window.answer_after());
     }
 
     /// Whether a request is let in, and then whether it had a cookie; if it is not, it may be told to come again with one.

@@ -187,10 +187,10 @@ fn write_window(out: &mut Out, sa: &IkeSa) {
     let window = &sa.wire.window;
     out.u64(window.next_id().into());
     out.u64(window.expected_id().into());
-    out.list(window.last_answer().iter(), |out, datagram| out.bytes(datagram));
+    out.list(window.last_answer().datagrams.iter(), |out, datagram| out.bytes(datagram));
     out.option(window.outstanding(), |out, outstanding| {
         out.u8(outstanding.exchange.0);
-        out.list(outstanding.datagrams.iter(), |out, datagram| out.bytes(datagram));
+        out.list(outstanding.sent.datagrams.iter(), |out, datagram| out.bytes(datagram));
         let orphan = match &outstanding.context {
             Initiated::CreateChild(sent) => Orphan::Child(sent.inbound()),
             Initiated::FollowUp(sent) => sent.inbound().map_or(Orphan::Ike, Orphan::Child),
@@ -241,7 +241,7 @@ fn restore_window(ctx: &mut Ctx, sa: &mut IkeSa, record: WindowRecord) {
             ctx.shared.spis.assign(spi, sa.facts.id);
         }
         let policy = ctx.shared.config.retransmission;
-        sa.wire.window.sent(ctx.now.instant, exchange, datagrams, Initiated::Orphan(orphan), &policy);
+        sa.wire.window.sent(ctx.now.instant, exchange, datagrams.into(), Initiated::Orphan(orphan), &policy);
     }
 }
 

@@ -233,10 +233,11 @@ fn what_routers_say_is_where_the_search_begins_and_no_bound() {
 
 #[test]
 fn what_must_arrive_is_no_longer_than_what_is_known() {
-    assert_eq!([None, Some(1500), Some(1000), Some(100)].map(|route| sure(false, route)), [1100, 1100, 1000, 576]);
-    assert_eq!([None, Some(1500), Some(1000)].map(|route| sure(true, route)), [1280; 3]);
+    assert_eq!([None, Some(1500), Some(1000), Some(100)].map(|route| sure(false, route, 0)), [1100, 1100, 1000, 576]);
+    assert_eq!([None, Some(1500), Some(1000), Some(100)].map(|route| sure(false, route, 1280)), [1280, 1280, 1000, 576]);
+    assert_eq!([None, Some(1500), Some(1000)].map(|route| sure(true, route, 0)), [1280; 3]);
     for echoes in [false, true] {
-        let path = |route| Mtu::new(false, [Some(route), Some(1500)], None, echoes).sure();
+        let path = |route| Mtu::new(false, [Some(route), Some(1500)], None, echoes).sure(0);
         assert_eq!([1500, 1000].map(path), [1100, 1000], "with echoes: {echoes}");
     }
     let mut mtu = Mtu::new(false, [Some(1500); 2], None, true);
@@ -245,5 +246,5 @@ fn what_must_arrive_is_no_longer_than_what_is_known() {
     assert!(sizes.contains(&1500));
     mtu.sent(now, 1, 1500);
     assert!(mtu.answered(now, 1, Duration::from_millis(1)));
-    assert_eq!(mtu.sure(), 1500, "proven");
+    assert_eq!(mtu.sure(0), 1500, "proven");
 }
