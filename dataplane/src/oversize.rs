@@ -1,6 +1,7 @@
 //! What does not fit the path to a peer, by what it is:
 //!
-//! - TCP is cut into shorter segments ([`recut`]), a super-frame and a single segment alike;
+//! - TCP is cut into shorter segments ([`recut`]), a super-frame and a single segment alike; now and then its sender is told as well,
+//!   since two short packets cost more than one that fits;
 //! - IPv4 that allows it becomes fragments inside the tunnel ([`fragment`]);
 //! - whatever else there is goes as two sealed packets where both ends join them ([`adit_proto::half`]);
 //! - elsewhere the sender of any other IP packet is told what fits ([`icmp`]), as often as [`Answers`] allows.
@@ -22,8 +23,10 @@ use crate::tap::vnet::VnetHeader;
 
 /// ICMP messages that a worker sends in a second, and before that in a burst.
 pub const ANSWERS_PER_S: u32 = 1000;
-/// Of these, as many go to senders that fall into one place of the table.
+/// Of these, as many go to senders that fall into one place of the table,
 pub const ANSWERS_PER_SENDER_S: u8 = 10;
+/// and as many that only advise: what was too long has been cut.
+pub const ADVICE_PER_SENDER_S: u8 = 1;
 /// Places for senders; a power of two.
 const SENDERS: usize = 256;
 
@@ -64,21 +67,21 @@ fn may_be_fragmented(mode: Mode, frame: &[u8]) -> bool {
 /// others.
 pub struct Answers {
     all: RateLimit,
+    per_sender: u8,
     senders: Box<[(u32, u8)]>,
     hash: RandomState,
 }
 
-impl Default for Answers {
-    fn default() -> Answers {
+impl Answers {
+    pub fn new(per_sender: u8) -> Answers {
         Answers {
             all: RateLimit::new(ANSWERS_PER_S),
+            per_sender,
             senders: vec![(0, 0); SENDERS].into_boxed_slice(),
             hash: RandomState::new(),
         }
     }
-}
 
-impl Answers {
     /// Whether the sender with this address may be told something; then it counts as told.
     pub fn take(&mut self, sender: &[u8], now_us: u64) -> bool {
         let second = (now_us / 1_000_000) as u32;
@@ -86,7 +89,7 @@ impl Answers {
         if place.0 != second {
             *place = (second, 0);
         }
-        if place.1 >= ANSWERS_PER_SENDER_S || !self.all.take(1, now_us) {
+        if place.1 >= self.per_sender || !self.all.take(1, now_us) {
             return false;
         }
         place.1 += 1;
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn one_sender_gets_its_share_and_all_together_theirs() {
-        let mut answers = Answers::default();
+        let mut answers = Answers::new(ANSWERS_PER_SENDER_S);
         let told =
             |answers: &mut Answers, sender: u32, now_us| (0..100).filter(|_| answers.take(&sender.to_be_bytes(), now_us)).count();
         assert_eq!(told(&mut answers, 1, 5_000_000), 10);

@@ -16,7 +16,7 @@ use crate::forward::ForwardingTable;
 use crate::handover::Handover;
 use crate::hub::{self, Shares};
 use crate::io::Descriptors;
-use crate::oversize::Answers;
+use crate::oversize::{ADVICE_PER_SENDER_S, ANSWERS_PER_SENDER_S, Answers};
 use crate::policy::PolicyTable;
 use crate::punt::Punts;
 use crate::rate_limit::RateLimit;
@@ -79,6 +79,8 @@ pub struct State {
     pub hub: Option<Shares>,
     /// ICMP messages to senders of what does not fit.
     pub answers: Answers,
+    /// The same to senders whose TCP was cut.
+    pub advice: Answers,
     pub echoes: Echoes,
     pub punts: Punts,
     /// Seconds since the worker began, read once per turn.
@@ -99,7 +101,8 @@ impl State {
             policy: PolicyTable::new(if config.mode == Mode::Ip { config.selectors } else { 0 }, config.max_peers),
             flood: RateLimit::new(config.flood_pps),
             hub: config.is_hub().then(|| Shares::new(config.flood_pps, config.max_peers)),
-            answers: Answers::default(),
+            answers: Answers::new(ANSWERS_PER_SENDER_S),
+            advice: Answers::new(ADVICE_PER_SENDER_S),
             echoes: Echoes::default(),
             punts: Punts::new(IKE_SAS_PER_PEER * usize::from(config.max_peers)),
             now_s: 0,

@@ -59,8 +59,18 @@ impl Lans {
         self.lab.gateways.iter().map(|gateway| Ok(gateway.metrics()?.count(count))).sum()
     }
 
+    /// No host knows of a path that takes less than its link.
+    fn forget(&self) -> Result<()> {
+        for host in &self.hosts {
+            host.run("ip route flush cache")?;
+            host.run("ip -6 route flush cache")?;
+        }
+        Ok(())
+    }
+
     /// TCP both ways, and whether it was cut on the way.
     fn tcp_passes(&self) -> Result<()> {
+        self.forget()?;
         let before = self.sum(Count::RecutSegments)?;
         for target in [IpAddr::from(v4(2)), v6(2).into()] {
             transfer(&self.hosts[0], &self.hosts[1], target, 32 * MIB)?.verify(32 * MIB)?;
@@ -74,6 +84,7 @@ impl Lans {
 
     /// The first host is told what fits on the way to this one, and keeps to it.
     fn host_is_told(&self, number: u8, mtu: u64) -> Result<()> {
+        self.forget()?;
         let before = self.lab.a().metrics()?;
         for (target, size) in [(IpAddr::from(v4(number)), 1472), (v6(number).into(), 1452)] {
             wait_until("the kernel believes what fits", SOON, || {
@@ -104,6 +115,10 @@ fn bridged_lans_of_1500_bytes_work_over_a_line_of_1500() -> Result<()> {
     let link = lans.lab.a().netns.run(&format!("ip -o link show dev {TAP}"))?;
     ensure!(link.contains(" mtu 1500 "), "{link}");
     lans.tcp_passes()?;
+    // Its sender was told as well: the next stream fits, and nothing of it is cut.
+    let before = lans.sum(Count::RecutSegments)?;
+    transfer(&lans.hosts[0], &lans.hosts[1], v4(2).into(), 32 * MIB)?.verify(32 * MIB)?;
+    ensure!(lans.sum(Count::RecutSegments)? == before, "a host that was told sends what is too long");
     // 1500 less IP, UDP, ESP, padding, EtherIP and the Ethernet header inside.
     lans.host_is_told(2, 1422)?;
     // What may be fragmented arrives whole, also what was a fragment before.

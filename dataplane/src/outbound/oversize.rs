@@ -27,6 +27,7 @@ impl Outbound {
     /// The read buffer holds a frame for this peer, of which a segment is too long; `len` counts the virtio-net header too.
     #[inline(never)]
     pub(super) fn oversize(&mut self, plan: &Plan, way: &Way, len: usize, state: &mut State, env: &mut Environment) {
+        let now_us = state.now_us();
         let Some(peer) = state.tables.peer(way.lot.peer) else { return };
         let splits = peer.joiner.is_some() && half::cut(plan.longest(), payload_max(way, env)).is_some();
         let Some(sa) = peer.child(way.child).and_then(|child| child.outbound.as_deref_mut()) else { return };
@@ -35,7 +36,16 @@ impl Outbound {
         match remedy(env.mode, &VnetHeader::parse(header), plan, frame, FRAME_HEADROOM, fits) {
             Remedy::Recut(shorter) => {
                 env.port.count(Count::RecutSegments, plan.segments() as u64);
+                // A sender that knows makes fewer packets of it. Where everything passes in halves, nobody is told anything.
+                let told = usize::from(way.path.frame_told);
+                let advises = !splits && plan.longest() > told;
+                let sender = icmp::sender(env.mode, frame).filter(|_| advises);
+                let may_tell = sender.is_some_and(|sender| state.advice.take(sender, now_us));
+                let advice = if may_tell { icmp::Answer::new(env.mode, frame, told) } else { None };
                 self.segments(&shorter, way, sa, env);
+                if let Some(advice) = advice {
+                    self.tell(&advice, state, env);
+                }
             }
             Remedy::Fragment => {
                 for k in 0..plan.segments() {
@@ -102,24 +112,25 @@ impl Outbound {
     /// Tells the sender of a packet what fits; returns under what name the packet is dropped.
     fn answer(&mut self, packet: Range<usize>, fits: usize, state: &mut State, env: &mut Environment) -> Drop {
         let packet = &self.buffer[packet];
-        // A virtio-net header that says nothing, then the answer.
-        let mut out = [0; vnet::LEN + icmp::ANSWER_MAX];
-        let len = out[vnet::LEN..].first_chunk_mut().and_then(|out| icmp::answer(env.mode, packet, fits, out));
-        let (Some(len), Some(sender)) = (len, icmp::sender(env.mode, packet)) else { return Drop::PathMtu };
-        let (now_us, out) = (state.now_us(), &out[..vnet::LEN + len]);
-        if !state.answers.take(sender, now_us) {
-            return Drop::TooBigUntold;
-        }
+        let (answer, sender) = (icmp::Answer::new(env.mode, packet, fits), icmp::sender(env.mode, packet));
+        let (Some(answer), Some(sender)) = (answer, sender) else { return Drop::PathMtu };
+        let now_us = state.now_us();
+        if state.answers.take(sender, now_us) && self.tell(&answer, state, env) { Drop::TooBig } else { Drop::TooBigUntold }
+    }
+
+    /// Sends an answer to where the packet came from, which has been dealt with: its place in the buffer is free. No answer is
+    /// answered, so this goes one step deep. Says whether it was sent.
+    fn tell(&mut self, answer: &icmp::Answer, state: &mut State, env: &mut Environment) -> bool {
+        let out = answer.bytes();
         match hub::peer_behind(&out[vnet::LEN..], state) {
-            // The packet has been dropped: its place is free. No answer is answered, so this goes one step deep.
             Some(peer) => {
                 self.buffer[READ_AT..READ_AT + out.len()].copy_from_slice(out);
                 self.unicast(peer, ChildId::ONLY, out.len(), state, env);
             }
-            None if env.tap.write(out).is_err() => return Drop::TooBigUntold,
+            None if env.tap.write(out).is_err() => return false,
             None => {}
         }
         env.port.count(Count::TooBigAnswers, 1);
-        Drop::TooBig
+        true
     }
 }

@@ -8,6 +8,7 @@ use adit_proto::limits;
 
 use crate::checksum;
 use crate::tap::headers::{self, ETHERNET, IPV4, IPV6, TAG, TAGS_MAX, be16, put16};
+use crate::tap::vnet;
 
 /// Room for the longest answer, in bytes.
 pub const ANSWER_MAX: usize = ETHERNET + TAGS_MAX * TAG + IPV6_MTU_MIN;
@@ -20,6 +21,27 @@ const ICMP: usize = 8;
 const HOPS: u8 = 64;
 /// Extension headers that are looked through, at most.
 const EXTENSIONS_MAX: usize = 8;
+
+/// An answer as it is written to the TAP.
+pub struct Answer {
+    /// A virtio-net header that says nothing, then the frame or packet.
+    out: [u8; vnet::LEN + ANSWER_MAX],
+    len: usize,
+}
+
+impl Answer {
+    /// The answer to `frame`, which may be a super-frame; see [`answer`].
+    pub fn new(mode: Mode, frame: &[u8], fits: usize) -> Option<Answer> {
+        let mut out = [0; vnet::LEN + ANSWER_MAX];
+        let len = answer(mode, frame, fits, out[vnet::LEN..].first_chunk_mut()?)?;
+        Some(Answer { out, len: vnet::LEN + len })
+    }
+
+    /// The virtio-net header and what follows it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.out[..self.len]
+    }
+}
 
 /// Writes the answer to `frame` into `out`, and returns its length; `fits` is the longest frame that the path takes. `None` when there is
 /// nobody to tell, or nothing that would help (RFC 1122 §3.2.2, RFC 4443 §2.4).
