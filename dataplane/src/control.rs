@@ -27,7 +27,7 @@ fn commands(state: &mut State, env: &mut Environment) -> bool {
         let Some((ticket, command)) = env.port.next_command() else { return false };
         let result = command.map_err(|_| Refusal::Malformed).and_then(|command| one(&command, state, env));
         // By which Child SA a packet goes depends on all of this.
-        state.policy.forget_last();
+        state.policy.forget_recent();
         match result {
             Ok(()) => {
                 env.port.count(Count::CommandsApplied, 1);

@@ -12,6 +12,7 @@
 
 mod children;
 mod ranges;
+mod recent;
 
 use std::net::IpAddr;
 
@@ -21,6 +22,7 @@ use adit_proto::packet::{Packet, Side};
 
 use children::Children;
 use ranges::Ranges;
+use recent::Recent;
 
 /// A packet to be matched, and which of its sides is ours.
 struct Matched<'a> {
@@ -105,9 +107,9 @@ pub struct PolicyTable {
     /// Selectors that were ever added.
     added: u64,
     children: Children,
-    /// The packets looked up last, and for whom they are: packets of one flow come in runs.
-    sent: Option<(Packet, PeerId, ChildId)>,
-    received: Option<(Packet, PeerId, ChildId)>,
+    /// For whom the packets of the flows of late were, and from whom.
+    sent: Recent<(PeerId, ChildId)>,
+    received: Recent<(PeerId, ChildId)>,
 }
 
 /// A configured selector.
@@ -130,8 +132,8 @@ impl PolicyTable {
             free: Vec::with_capacity(capacity),
             added: 0,
             children: Children::new(max_peers),
-            sent: None,
-            received: None,
+            sent: Recent::new(),
+            received: Recent::new(),
         }
     }
 
@@ -144,12 +146,12 @@ impl PolicyTable {
     }
 
     /// Where a packet from here goes. `usable` says whether anything can be sent by a Child SA now; who changes that says
-    /// [`PolicyTable::forget_last`].
+    /// [`PolicyTable::forget_recent`].
     #[inline]
     pub fn route(&mut self, packet: &Packet, usable: impl Fn(PeerId, ChildId) -> bool) -> Route {
-        match &self.sent {
-            Some((last, peer, child)) if last == packet => Route::To(*peer, *child),
-            _ => self.find(packet, usable),
+        match self.sent.get(packet) {
+            Some((peer, child)) => Route::To(peer, child),
+            None => self.find(packet, usable),
         }
     }
 
@@ -157,7 +159,7 @@ impl PolicyTable {
         let matched = Matched::sent(packet);
         let Some(peer) = self.owner(&matched) else { return Route::Nowhere };
         let Some(child) = self.children.carrier(peer, &matched, |child| usable(peer, child)) else { return Route::NoChild(peer) };
-        self.sent = Some((*packet, peer, child));
+        self.sent.keep(packet, (peer, child));
         Route::To(peer, child)
     }
 
@@ -182,13 +184,13 @@ impl PolicyTable {
     /// Whether a packet may come from a peer by this Child SA.
     #[inline]
     pub fn admits(&mut self, packet: &Packet, peer: PeerId, child: ChildId) -> bool {
-        if self.received.as_ref().is_some_and(|(last, from, by)| last == packet && (*from, *by) == (peer, child)) {
+        if self.received.get(packet) == Some((peer, child)) {
             return true;
         }
         let matched = Matched::received(packet);
         let admitted = self.children.has(peer, child, &matched) && self.owner(&matched) == Some(peer);
         if admitted {
-            self.received = Some((*packet, peer, child));
+            self.received.keep(packet, (peer, child));
         }
         admitted
     }
@@ -253,19 +255,19 @@ impl PolicyTable {
         if !selector.is_valid() {
             return Err(Refusal::BadValue);
         }
-        self.forget_last();
+        self.forget_recent();
         self.children.add(peer, child, Rule::new(selector))
     }
 
     /// Removes the negotiated selector of this value.
     pub fn remove_from_child(&mut self, peer: PeerId, child: ChildId, selector: &Selector) -> Result<(), Refusal> {
-        self.forget_last();
+        self.forget_recent();
         self.children.remove(peer, child, &Rule::new(selector))
     }
 
     /// Removes every selector of a Child SA.
     pub fn forget_child(&mut self, peer: PeerId, child: ChildId) {
-        self.forget_last();
+        self.forget_recent();
         self.children.forget(peer, child);
     }
 
@@ -295,7 +297,7 @@ impl PolicyTable {
             Some(slot) => self.rules[slot as usize] = filled,
             None => self.rules.push(filled),
         }
-        self.forget_last();
+        self.forget_recent();
         Ok(())
     }
 
@@ -309,7 +311,7 @@ impl PolicyTable {
             self.v4.remove_if(|other| other == slot)
         }
         self.free.push(slot);
-        self.forget_last();
+        self.forget_recent();
         Ok(())
     }
 
@@ -326,7 +328,7 @@ impl PolicyTable {
         self.v4.remove_if(&mut is_theirs);
         self.v6.remove_if(&mut is_theirs);
         self.children.forget_peer(peer);
-        self.forget_last();
+        self.forget_recent();
     }
 
     /// The slot of a configured selector of this value.
@@ -347,9 +349,10 @@ impl PolicyTable {
         found
     }
 
-    /// What was found last may be another by now.
-    pub fn forget_last(&mut self) {
-        (self.sent, self.received) = (None, None);
+    /// What was found may be another by now.
+    pub fn forget_recent(&mut self) {
+        self.sent.forget();
+        self.received.forget();
     }
 }
 
