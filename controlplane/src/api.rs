@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod document;
+mod errors;
 mod listeners;
 mod peers;
 mod serve;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::extract::{self, State};
+use axum::extract::{self, Path, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::metrics;
-use crate::request::Request;
+use crate::request::{Request, RequestError, place_named};
 use crate::view::View;
 pub use listeners::Listeners;
 
@@ -42,11 +43,20 @@ impl Routers {
         let registry = metrics::registry(view.clone()).context("describing the metrics")?;
         let looks = from_fn_with_state(requests.clone(), look_first);
         let page = Router::new().route("/metrics", get(metrics_page)).with_state(registry).layer(looks.clone());
-        let reading = Router::new().route("/v1/status", get(status)).route("/v1/peers", get(peer_list)).layer(looks);
-        let health = Router::new().route("/v1/health", get(health));
-        let all = page.clone().merge(health.merge(reading).with_state(view.clone())).merge(peers::routes(requests.clone()));
+        let reading = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/health", get(health))
+            .route("/v1/peers", get(peer_list))
+            .route("/v1/peers/{peer}", get(one_peer))
+            .layer(looks);
+        let described = Router::new().route("/v1/openapi.json", get(document));
+        let all = page.clone().merge(reading.with_state(view.clone())).merge(peers::routes(requests.clone())).merge(described);
+        // Whether this program answers, for who has no token.
+        let live = Router::new().route("/v1/live", get(live));
+        let (all, page) = (errors::complete(all), errors::complete(page));
         let remote = all.clone().layer(from_fn_with_state(view.clone(), token_required));
-        Ok(Routers { local: all, metrics: page, remote })
+        let finish = |router: Router| errors::as_json(router.merge(live.clone()));
+        Ok(Routers { local: finish(all), metrics: finish(page), remote: finish(remote) })
     }
 }
 
@@ -61,7 +71,7 @@ async fn token_required(State(view): State<Arc<View>>, request: extract::Request
     }
     let error = "this API wants a token: send the header `Authorization: Bearer TOKEN` with the content of api.token_file";
     let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-    (StatusCode::UNAUTHORIZED, challenge, Json(types::Outcome { ok: false, error: error.to_owned() })).into_response()
+    (challenge, errors::refusal(StatusCode::UNAUTHORIZED, error.to_owned())).into_response()
 }
 
 /// Has the loop of the gateway tell how IKE does now, before the question is answered. While that loop starts a data plane, the
@@ -78,12 +88,34 @@ async fn look_first(State(requests): State<mpsc::Sender<Request>>, request: extr
     next.run(request).await
 }
 
-/// Whether the gateway carries packets.
+/// Whether this program answers. Nobody needs a token to ask.
+#[utoipa::path(get, path = "/v1/live", security(()), responses((status = 200, body = types::Live)))]
+async fn live() -> Json<types::Live> {
+    Json(types::Live { ok: true })
+}
+
+/// Whether all peers are up, and what is missing.
 #[utoipa::path(get, path = "/v1/health", responses((status = 200, body = types::Health), (status = 503, body = types::Health)))]
 async fn health(State(view): State<Arc<View>>) -> Response {
-    let ok = view.info().is_some();
-    let health = types::Health { ok, name: view.desired().config.name.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
-    (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(health)).into_response()
+    let health = view.health();
+    (if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(health)).into_response()
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "The OpenAPI document")))]
+async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document::json()).into_response()
+}
+
+/// One peer with its SAs.
+#[utoipa::path(get, path = "/v1/peers/{peer}", params(("peer" = String, Path, description = "The peer's name")),
+    responses((status = 200, body = types::Peer)))]
+async fn one_peer(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
+    let desired = view.desired();
+    match place_named(&desired.config, &name).and_then(|place| view.peer(&desired, place).ok_or(RequestError::NotReady)) {
+        Ok(one) => Json(one.peer).into_response(),
+        Err(error) => peers::refusal(&error),
+    }
 }
 
 /// The peers with their SAs.
@@ -101,6 +133,6 @@ async fn status(State(view): State<Arc<View>>) -> Json<types::Status> {
 async fn metrics_page(State(registry): State<Registry>) -> Response {
     match metrics::page(&registry) {
         Ok(page) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => errors::refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use adit_proto::suite::Suite;
 use anyhow::{Context, bail};
@@ -25,6 +26,14 @@ use crate::survey::{self, Surroundings, Verdict};
 #[error("told")]
 struct Told;
 
+/// What was asked about is not up; that was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("not up")]
+struct NotUp;
+
+/// The exit code of `adit status --check` where something is not up.
+const NOT_UP: u8 = 3;
+
 /// Joins networks through an encrypted tunnel.
 #[derive(Debug, Parser)]
 #[command(name = "adit", version, arg_required_else_help = true)]
@@ -44,13 +53,22 @@ enum Command {
         #[arg(long)]
         leave_dataplane: bool,
     },
-    /// Shows how a running gateway does
+    /// Shows how a running gateway does, or one of its peers in every detail
     Status {
+        /// The peer's name in the configuration; all of them where it is left out
+        peer: Option<String>,
         #[command(flatten)]
         of: Of,
         /// As JSON, for programs
         #[arg(long)]
         json: bool,
+        /// Again and again, every so many seconds, until it is interrupted
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+            value_parser = clap::value_parser!(u32).range(1..=3600))]
+        watch: Option<u32>,
+        /// Say by the exit code whether all that is shown is up: 0, or 3 when not; 1: it cannot be told
+        #[arg(long, conflicts_with = "watch")]
+        check: bool,
     },
     /// Has a running gateway read its configuration again: what has changed is changed while packets flow
     Reload {
@@ -147,12 +165,14 @@ fn suite(name: &str) -> Result<Suite, String> {
     name.parse().map_err(|_| format!("the suites are {}", Suite::ALL.map(Suite::name).join(", ")))
 }
 
-/// Runs the command line of this process; the exit code is 0 when it did what was asked, 1 when not, 2 when it was not understood.
+/// Runs the command line of this process; the exit code is 0 when it did what was asked, 1 when not, 2 when it was not understood,
+/// and 3 when `adit status --check` found something that is not up.
 pub fn main() -> ExitCode {
     let args = Args::parse();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Told>() => ExitCode::FAILURE,
+        Err(error) if error.is::<NotUp>() => ExitCode::from(NOT_UP),
         Err(error) => {
             // Nothing better can be done when standard error is closed.
             let _ = writeln!(std::io::stderr(), "{}", format!("{error:#}").trim_end());
@@ -164,7 +184,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane }),
-        Command::Status { of, json } => show_status(of, json),
+        Command::Status { peer, of, json, watch, check } => show_status(peer.as_deref(), of, json, (watch, check)),
         Command::Reload { of, dry_run, restart_dataplane, json } => reload(of, dry_run, restart_dataplane, json),
         Command::Connect(of) => command_peer(of, "connect"),
         Command::Disconnect(of) => command_peer(of, "disconnect"),
@@ -255,13 +275,42 @@ fn place_in(file: &Path) -> Option<(String, PathBuf)> {
     Some((name, dir.join("api.sock")))
 }
 
-fn show_status(of: Of, json: bool) -> anyhow::Result<()> {
-    let status = asking()?.block_on(async { gateway(of).await?.status().await })?;
-    print(&if json { serde_json::to_string_pretty(&status)? + "\n" } else { status::report(&status) })
+fn show_status(peer: Option<&str>, of: Of, json: bool, (watch, check): (Option<u32>, bool)) -> anyhow::Result<()> {
+    asking()?.block_on(async {
+        let gateway = gateway(of).await?;
+        loop {
+            let (text, all_up) = look(&gateway, peer, json).await?;
+            let Some(seconds) = watch else {
+                print(&text)?;
+                return if all_up || !check { Ok(()) } else { Err(NotUp.into()) };
+            };
+            // A terminal is cleared; whatever reads else gets one report after the other.
+            print(&if std::io::stdout().is_terminal() { format!("\x1b[H\x1b[2J{text}") } else { text })?;
+            tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+        }
+    })
+}
+
+/// What is to be shown, and whether all of it is up.
+async fn look(gateway: &Gateway, peer: Option<&str>, json: bool) -> anyhow::Result<(String, bool)> {
+    if let Some(name) = peer {
+        let peer = gateway.peer(name).await?;
+        return Ok((if json { serde_json::to_string_pretty(&peer)? + "\n" } else { status::of_peer(&peer) }, peer.up));
+    }
+    let status = gateway.status().await?;
+    let all_up = status.data_plane.is_some() && status.peers.iter().all(|peer| peer.up);
+    Ok((if json { serde_json::to_string_pretty(&status)? + "\n" } else { status::report(&status) }, all_up))
 }
 
 fn command_peer(of: OfPeer, command: &str) -> anyhow::Result<()> {
-    asking()?.block_on(async { gateway(of.of).await?.command(&of.peer, command).await })
+    let peer = of.peer;
+    asking()?.block_on(async { gateway(of.of).await?.command(&peer, command).await })?;
+    print(&match command {
+        "connect" => format!("connecting to {peer}: adit status {peer} says how it goes\n"),
+        "disconnect" => format!("disconnected from {peer}, until adit connect {peer} or the peer connects\n"),
+        "rekey-ike" => format!("new keys of the IKE SA are being agreed on with {peer}\n"),
+        _ => format!("new keys of the traffic are being agreed on with {peer}\n"),
+    })
 }
 
 fn reload(of: Of, dry_run: bool, restart_dataplane: bool, json: bool) -> anyhow::Result<()> {

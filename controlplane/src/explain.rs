@@ -5,13 +5,9 @@ use std::time::SystemTime;
 
 use crate::api::types::{Explanation, Offers};
 
-/// What is to be said of a state in which nothing has gone wrong.
-fn waiting(state: &str) -> &'static str {
-    match state {
-        "connecting" => "no answer yet",
-        "idle" => "it waits for the peer to connect, or for `adit connect`",
-        _ => "nothing is wrong",
-    }
+/// Whether what a peer lacks is said by another line as well.
+fn is_told(explanation: &Explanation, lack: &str) -> bool {
+    explanation.cause.as_deref() == Some(lack) || explanation.missing.iter().any(|one| lack.ends_with(&one.selector))
 }
 
 /// The whole text.
@@ -47,10 +43,16 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
         let again = missing.retry_in_s.map(|retry| format!("; again in {retry} s")).unwrap_or_default();
         writeln!(out, "no Child SA for {}: {why}{again}", missing.selector)?;
     }
+    // Why one is not connected is the cause.
+    if up || (explanation.cause.is_none() && explanation.problem.is_none()) {
+        for lack in explanation.lacks.iter().filter(|lack| !is_told(explanation, lack)) {
+            writeln!(out, "not up:  {lack}")?;
+        }
+    }
     let said = explanation.unauthenticated.is_empty() && explanation.missing.is_empty() && explanation.paths.is_empty();
-    let quiet = explanation.differences.is_empty() && explanation.problem.is_none() && said;
-    if quiet && (up || explanation.cause.is_none()) {
-        writeln!(out, "{}", waiting(&explanation.state))?;
+    let quiet = explanation.differences.is_empty() && explanation.problem.is_none() && said && explanation.lacks.is_empty();
+    if quiet && up {
+        writeln!(out, "nothing is wrong")?;
     }
     for difference in &explanation.differences {
         writeln!(out, "\nnot the same at both ends: {}", difference.what)?;

@@ -36,5 +36,6 @@ pub mod status;
 pub mod survey;
 pub mod system;
 pub mod token;
+pub mod up;
 pub mod vault;
 pub mod view;

@@ -1,50 +1,56 @@
-//! `adit status` for people: plain text, columns aligned, sizes with units.
+//! `adit status` for people: plain text in 80 columns, sizes with units. The gateway and a line for each peer; of one peer everything
+//! ([`peer`]).
 
-mod children;
-mod connections;
+mod peer;
+mod text;
 
 use std::fmt::Write;
 
 use adit_engine::auth::own::WARN_BEFORE;
 
-use crate::api::types::{Peer, Reload, Status, Traffic};
+use crate::api::types::{Drop, Latency, Peer, Reload, Status, Traffic, Worker};
 use crate::config::KEY_LOG_WARNING;
+pub use peer::report as of_peer;
+use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, wrapped};
+
+/// Longest name in the table of peers.
+const NAME_MAX: usize = 16;
 
 /// The whole report.
 pub fn report(status: &Status) -> String {
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = head(&mut out, status);
-    out.push_str("\npeers\n");
-    out.push_str(&peers(&status.peers));
-    out.push_str(&children::report(&status.peers));
-    out.push_str(&connections::report(&status.peers));
-    if status.peers.iter().any(|peer| !peer.paths.is_empty()) {
-        out.push_str("\npaths\n");
-        out.push_str(&paths(&status.peers));
-    }
+    let mut out = wrapped(&format!("{}: ", status.name), &verdict(&status.peers));
+    out += &gateway(status);
+    out += "\npeers\n";
+    out += &peers(&status.peers);
     if !status.workers.is_empty() {
-        out.push_str("\nworkers\n");
-        out.push_str(&workers(status));
+        out += "\nworkers\n";
+        out += &workers(&status.workers);
     }
-    let latencies: Vec<_> = status.latencies.iter().filter(|latency| latency.count > 0).collect();
-    if !latencies.is_empty() {
-        out.push_str("\nlatency of a batch\n");
-        let mut rows = vec![row(["path", "p50", "p99", "p99.9"])];
-        for latency in latencies {
-            rows.push(vec![latency.path.clone(), micros(latency.p50_us), micros(latency.p99_us), micros(latency.p999_us)]);
-        }
-        out.push_str(&table(&rows));
+    let timed: Vec<_> = status.latencies.iter().filter(|latency| latency.count > 0).collect();
+    if !timed.is_empty() {
+        out += "\nlatency of a batch\n";
+        out += &latencies(&timed);
     }
     if status.drops.is_empty() {
-        out.push_str("\nno packet was dropped\n");
+        out += "\nno packet was dropped\n";
     } else {
-        out.push_str("\ndropped packets\n");
-        let mut rows = vec![row(["reason", "packets", "meaning"])];
-        rows.extend(status.drops.iter().map(|drop| vec![drop.reason.clone(), grouped(drop.packets), drop.meaning.clone()]));
-        out.push_str(&table(&rows));
+        out += "\ndropped packets\n";
+        out += &drops(&status.drops);
     }
     out
+}
+
+/// Whether all peers are up, in a sentence.
+fn verdict(peers: &[Peer]) -> String {
+    let down = peers.iter().filter(|peer| !peer.up).count();
+    match (down, peers.len()) {
+        (_, 0) => "no peers are configured".to_owned(),
+        (0, 1) => "the peer is up".to_owned(),
+        (1, 1) => "the peer is NOT UP".to_owned(),
+        (0, all) => format!("all {all} peers are up"),
+        (1, all) => format!("1 of {all} peers is NOT UP"),
+        (down, all) => format!("{down} of {all} peers are NOT UP"),
+    }
 }
 
 /// What a reload has done, or would do.
@@ -75,45 +81,42 @@ pub fn reload(report: &Reload) -> String {
     out
 }
 
-fn head(out: &mut String, status: &Status) -> std::fmt::Result {
-    let control = &status.control_plane;
-    writeln!(out, "gateway        {}", status.name)?;
+fn gateway(status: &Status) -> String {
+    let mut out = String::new();
     if let Some(dir) = &status.key_log_dir {
-        writeln!(out, "KEY LOG        the keys of every SA go to {dir}: {KEY_LOG_WARNING}")?;
+        out += &fact("KEY LOG", &format!("the keys of every SA go to {dir}: {KEY_LOG_WARNING}"));
     }
-    writeln!(out, "control plane  process {}, version {}, up {}", control.pid, control.version, duration(control.uptime_s))?;
+    let control = &status.control_plane;
+    let process = |pid, version: &str, up: &str, s| format!("process {pid}, version {version}, {up} {}", duration(s));
+    out += &fact("control plane", &process(control.pid, &control.version, "up", control.uptime_s));
     match &status.data_plane {
         Some(plane) => {
             let up = if plane.started_here { "up" } else { "attached for" };
-            writeln!(out, "data plane     process {}, version {}, {up} {}", plane.pid, plane.version, duration(plane.uptime_s))?;
-            writeln!(
-                out,
-                "               UDP {}, I/O {}, crypto {} ({})",
-                plane.listen, plane.io, plane.crypto, plane.cpu_features
-            )?;
-            writeln!(out, "               {} of memory", bytes(plane.memory_bytes))?;
+            out += &fact("data plane", &process(plane.pid, &plane.version, up, plane.uptime_s));
+            out += &fact("", &format!("UDP {}, I/O {}, {} of memory", plane.listen, plane.io, bytes(plane.memory_bytes)));
+            out += &fact("", &format!("crypto {} ({})", plane.crypto, plane.cpu_features));
         }
-        None => writeln!(out, "data plane     DOWN: the tunnel carries nothing until it is back")?,
+        None => out += &fact("data plane", "DOWN: the tunnel carries nothing until it is back"),
     }
     if status.data_plane_restarts > 0 {
-        writeln!(out, "               restarted {} times", status.data_plane_restarts)?;
+        out += &fact("", &format!("restarted {} times", status.data_plane_restarts));
     }
     if let Some(configuration) = &status.configuration {
-        writeln!(out, "configuration  {}, read {} ago", configuration.file, duration(configuration.read_s))?;
+        out += &fact("configuration", &format!("{}, read {} ago", configuration.file, duration(configuration.read_s)));
         if configuration.newer {
-            writeln!(out, "               the file is newer than what runs: adit reload --dry-run says what would change")?;
+            out += &fact("", "the file is newer than what runs: adit reload --dry-run says what would change");
         }
         for line in &configuration.pending {
-            writeln!(out, "               not done yet: {line}")?;
+            out += &fact("", &format!("not done yet: {line}"));
         }
     }
     let interface = &status.interface;
     let addresses = interface.addresses.iter().fold(String::new(), |text, address| text + ", " + address);
-    writeln!(out, "interface      {}, MTU {}, MAC {}{addresses}", interface.name, interface.mtu, interface.mac)?;
+    out += &fact("interface", &format!("{}, MTU {}, MAC {}{addresses}", interface.name, interface.mtu, interface.mac));
     for certificate in &status.certificates {
-        writeln!(out, "certificate    {}, {}", certificate.subject, validity(certificate.remaining_s))?;
+        out += &fact("certificate", &format!("{}, {}", certificate.subject, validity(certificate.remaining_s)));
     }
-    Ok(())
+    out
 }
 
 /// How long a certificate is still good, for people.
@@ -125,30 +128,63 @@ fn validity(remaining_s: i64) -> String {
     }
 }
 
+/// A line for each peer, and below it what is to be said of it.
 fn peers(peers: &[Peer]) -> String {
-    let mut rows =
-        vec![row(["name", "endpoint", "keys", "state", "for", "", "packets", "bytes", "rate", "last traffic", "cause"])];
+    let mut rows = vec![row(["name", "state", "for", "out", "in", "last heard"])];
     for peer in peers {
-        let one = |direction: &str, traffic: &Traffic, first: [&str; 5]| {
-            let mut cells = row(first);
-            let idle = |idle| if idle < 2 { "now".to_owned() } else { format!("{} ago", duration(idle)) };
-            cells.extend([
-                direction.to_owned(),
-                grouped(traffic.packets),
-                bytes(traffic.bytes),
-                bit_rate(traffic.bits_per_s),
-                traffic.idle_s.map_or("-".to_owned(), idle),
-            ]);
-            cells
-        };
-        let since = peer.since_s.map_or("-".to_owned(), duration);
-        let keys = peer.keys.replace('_', " ");
-        let mut first = one("out", &peer.sent, [&peer.name, &peer.endpoint, &keys, &peer.state, &since]);
-        first.push(again(peer.cause.as_deref(), peer.ike.as_ref().and_then(|ike| ike.retry_in_s)));
-        rows.push(first);
-        rows.push(one("in", &peer.received, [""; 5]));
+        rows.push(vec![
+            if has_long_name(peer) { String::new() } else { peer.name.clone() },
+            state(peer),
+            peer.since_s.map_or("-".to_owned(), about),
+            bit_rate(peer.sent.bits_per_s),
+            bit_rate(peer.received.bits_per_s),
+            idle(&peer.received),
+        ]);
     }
-    table(&rows)
+    let lines = table(&rows);
+    let mut lines = lines.lines();
+    let mut out = lines.next().unwrap_or_default().to_owned() + "\n";
+    for (line, peer) in lines.zip(peers) {
+        if has_long_name(peer) {
+            out += &format!("  {}\n", peer.name);
+        }
+        out += line;
+        out.push('\n');
+        out.extend(remarks(peer).iter().map(|remark| wrapped("      ", remark)));
+    }
+    out
+}
+
+/// Whether the name has a line of its own, for the table would not fit otherwise.
+fn has_long_name(peer: &Peer) -> bool {
+    peer.name.chars().count() > NAME_MAX
+}
+
+/// The state in a word or two.
+fn state(peer: &Peer) -> String {
+    match peer.state.as_str() {
+        "established" if peer.up => "up".to_owned(),
+        "established" => "NOT UP".to_owned(),
+        state => state.to_owned(),
+    }
+}
+
+/// What is wrong with a peer, or worth a word: of several things that say the same, one.
+fn remarks(peer: &Peer) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let ready = matches!(peer.state.as_str(), "established" | "rekeying") || peer.ike.is_none();
+    match &peer.cause {
+        Some(cause) => remarks.push(again(Some(cause), peer.ike.as_ref().and_then(|ike| ike.retry_in_s))),
+        None if !ready => remarks.extend(peer.lacks.clone()),
+        None => {}
+    }
+    if ready {
+        remarks.extend(peer.lacks.iter().filter(|lack| peer.cause.as_ref() != Some(lack)).cloned());
+    }
+    for path in peer.paths.iter().filter(|path| path.in_use && path.black_holes > 0 && path.mtu < path.mtu_route) {
+        remarks.push(format!("LARGER PACKETS VANISH on the way to {}: adit explain {}", path.remote, peer.name));
+    }
+    remarks
 }
 
 /// A cause, with when it is tried again.
@@ -157,149 +193,45 @@ fn again(cause: Option<&str>, retry_in_s: Option<u64>) -> String {
     cause.map(str::to_owned).into_iter().chain(retry).collect::<Vec<_>>().join("; ")
 }
 
-/// How long until something comes, where it comes at all.
-fn remaining(seconds: Option<u64>) -> String {
-    seconds.map_or_else(|| "-".to_owned(), duration)
-}
-
-fn paths(peers: &[Peer]) -> String {
-    let mut rows = vec![row(["name", "path", "from", "to", "packets up to", "round trip", "sent", "received", ""])];
-    for (peer, path) in peers.iter().flat_map(|peer| peer.paths.iter().map(move |path| (peer, path))) {
-        let mut says = vec![match (path.in_use, path.ike, path.proven) {
-            (true, ..) => "in use",
-            (false, true, _) => "in use for IKE",
-            (false, false, true) => "proven",
-            (false, false, false) => "not proven",
-        }];
-        if path.black_holes > 0 && path.mtu < path.mtu_route {
-            says.push("LARGER PACKETS VANISH");
-        }
-        let mut cells = row([&peer.name, &path.id.to_string(), &path.local, &path.remote]);
-        cells.extend([
-            // What is longer goes in two.
-            format!("{}{} B", if path.split { "2 x " } else { "" }, path.mtu),
-            path.rtt_us.map_or("-".to_owned(), |rtt| micros(rtt as f64)),
-            bytes(path.sent.bytes),
-            bytes(path.received.bytes),
-            says.join(", "),
-        ]);
-        rows.push(cells);
+/// When the last packet passed.
+fn idle(traffic: &Traffic) -> String {
+    match traffic.idle_s {
+        None => "-".to_owned(),
+        Some(0 | 1) => "now".to_owned(),
+        Some(idle) => format!("{} ago", about(idle)),
     }
-    table(&rows)
 }
 
-fn workers(status: &Status) -> String {
-    let mut rows = vec![row(["worker", "core", "I/O", "sealed/s", "opened/s", "sealed", "opened", "dropped", "addresses"])];
-    for worker in &status.workers {
-        rows.push(vec![
+fn workers(workers: &[Worker]) -> String {
+    let mut rows = vec![row(["worker", "core", "I/O", "sealed/s", "opened/s", "dropped", "addresses"])];
+    rows.extend(workers.iter().map(|worker| {
+        vec![
             worker.id.to_string(),
             worker.core.map_or("-".to_owned(), |core| core.to_string()),
             if worker.io_uring { "io_uring" } else { "poll" }.to_owned(),
             grouped(worker.sealed_per_s),
             grouped(worker.opened_per_s),
-            grouped(worker.sealed_packets),
-            grouped(worker.opened_packets),
             grouped(worker.dropped_packets),
             grouped(worker.fdb_entries),
-        ]);
-    }
+        ]
+    }));
     table(&rows)
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).into()
+fn latencies(latencies: &[&Latency]) -> String {
+    let mut rows = vec![row(["path", "p50", "p99", "p99.9"])];
+    let of =
+        |latency: &&Latency| vec![latency.path.clone(), micros(latency.p50_us), micros(latency.p99_us), micros(latency.p999_us)];
+    rows.extend(latencies.iter().map(of));
+    table(&rows)
 }
 
-/// Columns as wide as their widest cell, two spaces apart; columns of numbers to the right.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let numeric = |column: usize| {
-        let mut cells = rows.iter().skip(1).filter_map(|row| row.get(column)).filter(|cell| !cell.is_empty()).peekable();
-        cells.peek().is_some()
-            && cells.all(|cell| cell.starts_with(|c: char| c.is_ascii_digit() || c == '-') && !cell.contains([':', 'x']))
-    };
-    let shape: Vec<(usize, bool)> = (0..columns).map(|column| (width(column), numeric(column))).collect();
-    let mut out = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&shape).map(|(cell, (width, right))| match right {
-            true => format!("{cell:>width$}"),
-            false => format!("{cell:<width$}"),
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        out.push_str("  ");
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
-}
-
-/// Digits in groups of three.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(' ');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-fn scaled(value: u64, step: f64, units: &[&str]) -> String {
-    let mut scaled = value as f64;
-    let mut unit = 0;
-    while scaled >= step && unit + 1 < units.len() {
-        scaled /= step;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value} {}", units[0]) } else { format!("{scaled:.1} {}", units[unit]) }
-}
-
-fn bytes(value: u64) -> String {
-    scaled(value, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
-}
-
-fn bit_rate(value: u64) -> String {
-    scaled(value, 1000.0, &["bit/s", "kbit/s", "Mbit/s", "Gbit/s", "Tbit/s"])
-}
-
-fn micros(us: f64) -> String {
-    if us < 1000.0 { format!("{us:.1} us") } else { format!("{:.2} ms", us / 1000.0) }
-}
-
-fn duration(s: u64) -> String {
-    let (days, hours, minutes) = (s / 86_400, s / 3600 % 24, s / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{s} s"),
-        (0, 0, _) => format!("{minutes} min {} s", s % 60),
-        (0, ..) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_for_people() {
-        assert_eq!(grouped(1_234_567), "1 234 567");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1 << 31), "2.0 GiB");
-        assert_eq!(bit_rate(11_200_000_000), "11.2 Gbit/s");
-        assert_eq!(micros(57.04), "57.0 us");
-        assert_eq!(micros(1500.0), "1.50 ms");
-        assert_eq!(duration(59), "59 s");
-        assert_eq!(duration(3_661), "1 h 1 min");
-        assert_eq!(duration(90_000), "1 d 1 h");
-    }
-
-    #[test]
-    fn columns_are_aligned_and_numbers_stand_to_the_right() {
-        let rows = [row(["name", "n", "text"]), row(["a", "5", "x"]), row(["long", "1 000", ""])];
-        assert_eq!(table(&rows), "  name      n  text\n  a         5  x\n  long  1 000\n");
-    }
+/// Reasons and how often; what a reason means goes on below where it is long.
+fn drops(drops: &[Drop]) -> String {
+    let mut rows = vec![row(["reason", "packets"])];
+    rows.extend(drops.iter().map(|drop| vec![drop.reason.clone(), grouped(drop.packets)]));
+    let lines = table(&rows);
+    let width = lines.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let meanings = std::iter::once("meaning").chain(drops.iter().map(|drop| drop.meaning.as_str()));
+    lines.lines().zip(meanings).map(|(line, meaning)| wrapped(&format!("{line:<width$}  "), meaning)).collect()
 }

@@ -118,6 +118,8 @@ fn path() -> PathStatus {
         mtu_route: 1500,
         split: false,
         mtu_told: 1500,
+        echo: true,
+        silent: false,
         rtt: None,
         black_holes: 0,
     }
@@ -292,4 +294,31 @@ fn the_status_can_be_read_by_programs_and_by_people() {
     now.peers[0].sent.bits_per_s = 9_600_000_000;
     now.peers[0].received.bits_per_s = 0;
     insta::assert_snapshot!(status::report(&now));
+    insta::assert_snapshot!(status::of_peer(&now.peers[0]));
+}
+
+#[test]
+fn the_status_fits_80_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let plane = Plane::start(&view, dir.path());
+    plane.work(&view, 50_000);
+    view.sample();
+    view.set_ike(Report { paths: [(0, vec![path()])].into(), ..Report::default() });
+    let mut status = view.status();
+    let peer = &mut status.peers[0];
+    "a-branch-with-a-name-that-nobody-types-twice".clone_into(&mut peer.name);
+    "reconnecting".clone_into(&mut peer.state);
+    peer.since_s = Some(3599);
+    (peer.sent.bits_per_s, peer.received.bits_per_s, peer.received.idle_s) = (999_900_000_000, 999_900_000_000, Some(3599));
+    peer.cause =
+        Some("the peer answered IKE_AUTH with AUTHENTICATION_FAILED, and that again and again for a long time".to_owned());
+    peer.lacks = vec!["no Child SA carries 2001:db8:1234:5678::/64 <> 2001:db8:9abc:def0::/64".to_owned()];
+    peer.paths[0].remote = "[2001:db8:1234:5678:9abc:def0:1234:5678]:4500".to_owned();
+    peer.paths[0].black_holes = 1;
+    peer.paths[0].mtu_route = 9000;
+    for text in [status::report(&status), status::of_peer(&status.peers[0])] {
+        let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{long:#?} in\n{text}");
+    }
 }

@@ -115,7 +115,8 @@ fn who_has_no_token_gets_nothing_over_tcp() -> Result<()> {
 #[test]
 fn the_same_is_told_over_tcp_and_over_the_socket() -> Result<()> {
     let lab = lab(&[])?;
-    for path in ["/v1/health", "/v1/status", "/v1/peers"] {
+    wait_until("all is up", SOON, || Ok(local(&lab, "/v1/health")?.status == 200))?;
+    for path in ["/v1/health", "/v1/live", "/v1/status", "/v1/peers", "/v1/peers/site-b", "/v1/openapi.json"] {
         let (near, far) = (local(&lab, path)?, with_token(lab.a(), "GET", path)?);
         ensure!(
             near.status == 200 && far.status == 200 && far.head.contains("content-type: application/json"),
@@ -130,10 +131,65 @@ fn the_same_is_told_over_tcp_and_over_the_socket() -> Result<()> {
 }
 
 #[test]
+fn every_error_is_json_and_in_the_document() -> Result<()> {
+    let lab = lab(&[])?;
+    let document = local(&lab, "/v1/openapi.json")?;
+    ensure!(document.status == 200 && document.head.contains("content-type: application/json"), "{document:?}");
+    let document = document.json()?;
+    ensure!(document["components"]["securitySchemes"]["token"]["scheme"] == "bearer", "{document:#}");
+    let wrong = [
+        (400, "POST", "/v1/reload?dry_run=perhaps", "/v1/reload"),
+        (404, "GET", "/v1/peers/nobody", "/v1/peers/{peer}"),
+        (404, "POST", "/v1/peers/nobody/connect", "/v1/peers/{peer}/connect"),
+        (404, "GET", "/v1/nothing", ""),
+        (405, "POST", "/v1/status", "/v1/status"),
+    ];
+    for (status, method, path, described) in wrong {
+        let answer = with_token(lab.a(), method, path)?;
+        answer.expect(status, "\"ok\":false")?;
+        let error = answer.json()?["error"].as_str().unwrap_or_default().len();
+        ensure!(error > 20 && answer.head.contains("content-type: application/json"), "{answer:?}");
+        let item = &document["paths"][described];
+        let documented =
+            item.as_object().is_none_or(|item| item.values().any(|one| !one["responses"][status.to_string()].is_null()));
+        ensure!(documented, "{status} of {described} is not in the document: {item:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn health_says_what_is_missing_and_life_needs_no_token() -> Result<()> {
+    let mut lab = lab(&[""])?;
+    let health = || with_token(lab.a(), "GET", "/v1/health");
+    wait_until("all is up", SOON, || Ok(health()?.status == 200)).with_context(|| format!("{:?}", health()))?;
+    let told = health()?.json()?;
+    ensure!(
+        told["ok"] == true && told["name"] == "site-a" && told["version"].is_string() && told["lacks"] == Value::Array(vec![]),
+        "{told}"
+    );
+    ensure!(lab.a().adit("status --check")?.starts_with("site-a: the peer is up"), "{}", lab.a().adit("status")?);
+    // Without its peer it lives, and is not well; and says so everywhere.
+    lab.gateways[1].stop()?;
+    let health = || with_token(lab.a(), "GET", "/v1/health");
+    wait_until("it is not healthy", SOON, || Ok(health()?.status == 503))?;
+    ensure!(health()?.json()?["lacks"][0]["peer"] == "site-b", "{:?}", health()?);
+    let live = curl(lab.a(), &[], &format!("http://127.0.0.1:{PORT}/v1/live"))?;
+    ensure!(live.status == 200 && !live.body.contains("site"), "{live:?}");
+    let check = lab.a().netns.command(binary("adit")?).args(["status", "--check", "-c"]).arg(&lab.a().config).output()?;
+    ensure!(check.status.code() == Some(3), "{check:?}");
+    ensure!(
+        lab.a().adit("status site-b")?.contains("not connected") || lab.a().adit("status")?.contains("NOT UP"),
+        "{}",
+        lab.a().adit("status")?
+    );
+    ensure!(lab.a().metrics()?.sum("adit_peer_up", &[]) == Some(0.0), "the metric says something else");
+    Ok(())
+}
+
+#[test]
 fn health_says_who_answers_and_whether_packets_are_carried() -> Result<()> {
     let lab = lab(&[])?;
-    let health = with_token(lab.a(), "GET", "/v1/health")?.json()?;
-    ensure!(health["ok"] == true && health["name"] == "site-a" && health["version"].is_string(), "{health}");
+    wait_until("it is healthy", SOON, || Ok(with_token(lab.a(), "GET", "/v1/health")?.status == 200))?;
     // Until a program is there again, there is no data plane.
     let program = lab.dir().join("adit-dataplane");
     fs::remove_file(&program)?;

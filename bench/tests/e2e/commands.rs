@@ -97,7 +97,7 @@ fn status_shows_every_sa_with_suite_ages_counters_and_path() -> Result<()> {
     lab.a().adit("rekey site-b")?;
     wait_until("the rekey is counted", SOON, || Ok(ike(lab.a())?["counters"]["child_rekeys"] == 1))?;
     // The old Child SA is given up while we look.
-    let (_, (reported, report)) = at_one_moment(|| listed(lab.a()), || Ok((peer(lab.a())?, lab.a().adit("status")?)))?;
+    let (_, (reported, report)) = at_one_moment(|| listed(lab.a()), || Ok((peer(lab.a())?, lab.a().adit("status site-b")?)))?;
     let (sa, child) = (&reported["ike"]["sas"][0], &reported["children"][0]);
     for field in ["age_s", "idle_s", "rekey_in_s"] {
         ensure!(sa[field].is_u64(), "{field} of the IKE SA: {reported:#}");

@@ -119,6 +119,9 @@ pub struct PathStatus {
     pub mtu_told: u16,
     /// What is longer, and cannot be cut, goes in two packets.
     pub split: bool,
+    /// Whether the peer answers echoes, and whether none of the last ones came back.
+    pub echo: bool,
+    pub silent: bool,
     pub rtt: Option<Duration>,
     pub black_holes: u64,
 }
@@ -252,6 +255,8 @@ impl Paths {
             mtu_route: entry.mtu.ceiling(),
             mtu_told: entry.mtu.told(),
             split: peer.terms.split,
+            echo: peer.terms.echo,
+            silent: entry.mtu.is_silent(),
             rtt: entry.mtu.rtt(),
             black_holes: entry.mtu.black_holes,
         };

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{Explanation, Outcome, Reload, Status};
+use super::types::{Explanation, Outcome, Peer, Reload, Status};
 
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -35,6 +35,14 @@ impl Gateway {
     /// None runs there, or it does not answer.
     pub async fn status(&self) -> anyhow::Result<Status> {
         self.ask(Method::GET, "/v1/status").await
+    }
+
+    /// How one of its peers does.
+    ///
+    /// # Errors
+    /// As [`Gateway::status`]; or there is no such peer.
+    pub async fn peer(&self, peer: &str) -> anyhow::Result<Peer> {
+        self.ask(Method::GET, &format!("/v1/peers/{}", escaped(peer))).await
     }
 
     /// Commands something about a peer: `connect`, `disconnect`, `rekey` or `rekey-ike`.

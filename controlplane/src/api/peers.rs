@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use utoipa::IntoParams;
 
+use super::errors;
 use super::types::{Explanation, Outcome, Reload};
 use crate::request::{PeerCommand, ReloadOptions, Request, RequestError, What};
 
@@ -110,12 +111,12 @@ async fn ask<T>(
     answer.await.map_err(|_| RequestError::NotReady)?
 }
 
-fn refusal(error: &RequestError) -> Response {
+pub fn refusal(error: &RequestError) -> Response {
     let status = match error {
         RequestError::NoSuchPeer(..) => StatusCode::NOT_FOUND,
         RequestError::StaticKey(_) | RequestError::Refused(_) => StatusCode::CONFLICT,
         RequestError::Unchecked(_) => StatusCode::UNPROCESSABLE_ENTITY,
         RequestError::NotReady => StatusCode::SERVICE_UNAVAILABLE,
     };
-    (status, Json(Outcome { ok: false, error: error.to_string() })).into_response()
+    errors::refusal(status, error.to_string())
 }

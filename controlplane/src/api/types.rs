@@ -84,8 +84,11 @@ pub struct Peer {
     /// `idle`, `connecting`, `established`, `rekeying`, `reconnecting` or `failed`. With a static key nothing is negotiated: it is
     /// `established` while the data plane has all of its SAs and an address to send to, else `idle`.
     pub state: String,
-    /// Whether packets can be sent to it and received from it.
+    /// Whether all that is configured works: every pair of selectors has a Child SA in use, the way is proven and what it takes known.
     pub up: bool,
+    /// What it lacks to be up, a sentence each; none when it is.
+    #[serde(default)]
+    pub lacks: Vec<String>,
     /// Since it is in this state; `null` with a static key, whose state is looked up and not kept.
     pub since_s: Option<u64>,
     /// Why it is down, or why nothing comes through though it is up; `null` while all is well.
@@ -122,6 +125,11 @@ pub struct PeerPath {
     /// What is longer, and cannot be cut, goes in two packets: both ends have `oversize: split`.
     #[serde(default)]
     pub split: bool,
+    /// Whether the peer answers sealed echoes, and whether none of the last ones came back.
+    #[serde(default)]
+    pub echo: bool,
+    #[serde(default)]
+    pub silent: bool,
     /// Round trip of a sealed echo.
     pub rtt_us: Option<u64>,
     /// How often large packets were found to vanish while small ones arrive.
@@ -279,6 +287,9 @@ pub struct Explanation {
     pub differences: Vec<Difference>,
     /// Everything that was offered.
     pub offers: Vec<Offers>,
+    /// What it lacks to be up, as in the list of peers.
+    #[serde(default)]
+    pub lacks: Vec<String>,
     /// What is to be said of the ways to the peer.
     #[serde(default)]
     pub paths: Vec<String>,
@@ -320,10 +331,28 @@ pub struct UnauthenticatedInitiator {
 /// The answer to `GET /v1/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Health {
-    /// Whether a data plane is attached: without one, the tunnel carries nothing.
+    /// Whether all peers are up.
     pub ok: bool,
     pub name: String,
     pub version: String,
+    /// What is missing; nothing when all is well.
+    #[serde(default)]
+    pub lacks: Vec<Lack>,
+}
+
+/// What a peer lacks to be up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Lack {
+    /// `null` where it is the gateway as a whole.
+    pub peer: Option<String>,
+    pub what: String,
+}
+
+/// The answer to `GET /v1/live`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Live {
+    /// Always true: this program answers.
+    pub ok: bool,
 }
 
 /// The answer to an order, and to anything that cannot be answered.

@@ -5,7 +5,7 @@ use adit_proto::control::PeerId;
 use super::{Gateway, Plane};
 use crate::api::types::Explanation;
 use crate::ike::report;
-use crate::request::{Request, RequestError, What};
+use crate::request::{Request, RequestError, What, place_named};
 
 impl Gateway {
     /// Answers the API.
@@ -48,31 +48,24 @@ impl Gateway {
 
     /// What is to be said of a peer, whoever makes its keys.
     fn explain(&self, name: &str) -> Result<Explanation, RequestError> {
-        let place = self.place_named(name)?;
-        if self.desired.config.peers[place].ike().is_some() {
-            let id = self.ids.get(place).copied();
-            return id.and_then(|id| self.ike.as_ref()?.explain(id)).ok_or(RequestError::NotReady);
-        }
+        let place = place_named(&self.desired.config, name)?;
         self.publish_ike();
         let peer = self.view.peer(&self.desired, place).ok_or(RequestError::NotReady)?.peer;
-        let ike = self.view.ike();
-        Ok(report::of_static_key(&peer, ike.paths.get(&place).map_or(&[], Vec::as_slice)))
+        let explanation = if self.desired.config.peers[place].ike().is_some() {
+            let id = self.ids.get(place).copied();
+            id.and_then(|id| self.ike.as_ref()?.explain(id)).ok_or(RequestError::NotReady)?
+        } else {
+            let ike = self.view.ike();
+            report::of_static_key(&peer, ike.paths.get(&place).map_or(&[], Vec::as_slice))
+        };
+        Ok(Explanation { lacks: peer.lacks, ..explanation })
     }
 
     fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {
-        let place = self.place_named(name)?;
+        let place = place_named(&self.desired.config, name)?;
         if self.desired.config.peers[place].ike().is_none() {
             return Err(RequestError::StaticKey(name.to_owned()));
         }
         self.ids.get(place).copied().ok_or(RequestError::NotReady)
-    }
-
-    /// The place of a peer in the configuration.
-    fn place_named(&self, name: &str) -> Result<usize, RequestError> {
-        let peers = &self.desired.config.peers;
-        peers.iter().position(|peer| peer.name == name).ok_or_else(|| {
-            let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).take(20).collect();
-            RequestError::NoSuchPeer(name.to_owned(), names.join(", "))
-        })
     }
 }

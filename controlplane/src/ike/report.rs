@@ -167,6 +167,7 @@ pub fn explanation(
             .map(|one| types::Difference { what: one.what.to_owned(), ours: one.ours.clone(), theirs: one.theirs.clone() })
             .collect(),
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
+        lacks: Vec::new(),
         paths: paths.iter().filter_map(about_path).collect(),
         missing: status.and_then(|status| status.ike.first()).map(|ike| missing(ike, now)).unwrap_or_default(),
         unauthenticated: unauthenticated(&explanation.unauthenticated),
@@ -186,6 +187,7 @@ pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explana
         remedy: None,
         differences: Vec::new(),
         offers: Vec::new(),
+        lacks: Vec::new(),
         paths: paths.iter().filter_map(about_path).collect(),
         missing: Vec::new(),
         unauthenticated: Vec::new(),

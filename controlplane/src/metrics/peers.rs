@@ -13,6 +13,9 @@ use crate::api::types::Volume;
 use crate::children::LaneState;
 use crate::view::status::PeerView;
 
+const UP: &str = "1 while every configured pair of selectors of a peer has a Child SA in use, the way to it is proven and what it takes \
+                  known; adit status says what is missing.";
+
 /// All families; there are as many whoever is connected.
 pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
     let of = |one: fn(&PeerView) -> f64| -> Vec<Metric> {
@@ -28,7 +31,7 @@ pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
     let selectors = "Configured selectors of a connected peer of which no Child SA carries anything; adit explain PEER says why.";
     vec![
         family(MetricType::GAUGE, "adit_peer_info", "Peers of the configuration; the value is always 1.", info.collect()),
-        family(MetricType::GAUGE, "adit_peer_up", "1 while packets can be sent to a peer and received from it.", up),
+        family(MetricType::GAUGE, "adit_peer_up", UP, up),
         family(MetricType::GAUGE, "adit_peer_missing_selectors", selectors, missing),
         family(MetricType::GAUGE, "adit_child_sa_lanes", lanes, peers.iter().flat_map(lane_states).collect()),
         family(

@@ -13,13 +13,14 @@ use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use super::{View, lock};
 use crate::api::types;
-use crate::children::{self, LaneState, LiveSas};
+use crate::children::{self, LiveSas};
 use crate::config::MacText;
 use crate::desired::Desired;
 use crate::desired::static_key::WantedSa;
 use crate::ike::report::{ByIke, Report};
 use crate::meter::WorkerRates;
 use crate::numbers::Numbers;
+use crate::up;
 
 /// The peers of the configuration with their Child SAs, and the totals of these: what the API, metrics and `explain` stand on.
 pub struct PeerView {
@@ -68,6 +69,21 @@ impl View {
         }
     }
 
+    /// Whether all peers are up, and what is missing.
+    pub fn health(&self) -> types::Health {
+        let desired = self.desired();
+        let name = desired.config.name.clone();
+        let lack = |peer: Option<&str>, what: &str| types::Lack { peer: peer.map(str::to_owned), what: what.to_owned() };
+        let lacks: Vec<types::Lack> = if self.info().is_none() {
+            vec![lack(None, "the data plane does not run")]
+        } else {
+            let peers = self.peers(&desired);
+            let of = |one: &PeerView| one.peer.lacks.iter().map(|what| lack(Some(&one.peer.name), what)).collect::<Vec<_>>();
+            peers.iter().flat_map(of).collect()
+        };
+        types::Health { ok: lacks.is_empty(), name, version: env!("CARGO_PKG_VERSION").to_owned(), lacks }
+    }
+
     /// All peers, in the order of the configuration.
     pub fn peers(&self, desired: &Desired) -> Vec<PeerView> {
         self.peers_at(desired, 0..desired.config.peers.len())
@@ -93,10 +109,17 @@ impl View {
         drop(planes);
         let look = Look { is_attached: live.is_some(), live: live.unwrap_or_default(), now };
         let peers = metered.into_iter().map(|(place, (sent, received), totals)| {
-            let mut peer = one_peer(desired, place, &wanted[place], &ike, &look);
+            let (mut peer, ready) = one_peer(desired, place, &wanted[place], &ike, &look);
             (peer.sent, peer.received) = (sent, received);
             let of_path = |path: &PathStatus| counters.get(&(place, path.path)).copied().unwrap_or_default();
             peer.paths = ike.paths.get(&place).into_iter().flatten().map(|path| peer_path(path, of_path(path))).collect();
+            peer.lacks = up::lacks(&peer, look.is_attached, ready);
+            peer.up = peer.lacks.is_empty();
+            if desired.config.peers[place].ike().is_none() {
+                peer.cause = peer.lacks.first().cloned();
+                let state = if peer.up { ConnectionState::Established } else { ConnectionState::Idle };
+                state.name().clone_into(&mut peer.state);
+            }
             PeerView { peer, totals }
         });
         peers.collect()
@@ -165,8 +188,8 @@ fn configuration(desired: &Desired) -> Option<types::Configuration> {
     })
 }
 
-/// A peer of the configuration, but for what the meter and the paths say.
-fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report, look: &Look) -> types::Peer {
+/// A peer of the configuration, but for what the meter and the paths say, and whether it is connected or needs no connection.
+fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report, look: &Look) -> (types::Peer, bool) {
     let (config, peer) = (&desired.config, &desired.config.peers[place]);
     let by_ike = ike.peers.get(&place);
     let pairs = match by_ike {
@@ -180,27 +203,22 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
             (*state, Some(look.now.saturating_duration_since(*since).as_secs()), cause.clone())
         }
         None if peer.ike().is_some() => (ConnectionState::Idle, None, Some("the gateway is starting".to_owned())),
-        None => {
-            let cause = hindrance(&children, ike.paths.get(&place), look.is_attached);
-            (if cause.is_none() { ConnectionState::Established } else { ConnectionState::Idle }, None, cause)
-        }
+        None => (ConnectionState::Idle, None, None),
     };
-    let has_path = ike.paths.get(&place).is_some_and(|paths| paths.iter().any(|path| path.in_use));
-    let can_pass = if peer.ike().is_some() { state.is_up() } else { look.is_attached && has_path };
+    let ready = peer.ike().is_none() || state.is_up();
     let mut ike = by_ike.map(|by_ike| by_ike.ike.clone());
     for sa in ike.iter_mut().flat_map(|ike| &mut ike.sas) {
         let is_its = |child: &&types::ChildSa| child.ike_sa.as_ref().is_some_and(|spis| *spis == sa.spis());
         sa.children = children.iter().filter(is_its).cloned().collect();
     }
-    // Also by what is going: it is in the data plane until its successor is.
-    let passes = |child: &types::ChildSa| child.inbound.live && child.outbound.as_ref().is_some_and(|sa| sa.live);
-    types::Peer {
+    let peer = types::Peer {
         name: peer.name.clone(),
         endpoint: peer.endpoint_text(),
         keys: peer.keys_from().to_owned(),
         lanes: peer.lanes,
         state: state.name().to_owned(),
-        up: can_pass && children.iter().any(passes),
+        up: false,
+        lacks: Vec::new(),
         since_s,
         cause,
         sent: types::Traffic::default(),
@@ -209,20 +227,8 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         missing: by_ike.map(|by_ike| by_ike.missing.clone()).unwrap_or_default(),
         paths: Vec::new(),
         ike,
-    }
-}
-
-/// Why nothing can be sent to a peer with a static key, or received from it.
-fn hindrance(children: &[types::ChildSa], paths: Option<&Vec<PathStatus>>, is_attached: bool) -> Option<String> {
-    let live = children.iter().filter(|child| child.lane_state() == LaneState::Live).count();
-    if !is_attached {
-        return Some("the data plane does not run".to_owned());
-    }
-    if live < children.len() {
-        return Some(format!("the data plane has {live} of {} lanes", children.len()));
-    }
-    let is_reachable = paths.is_some_and(|paths| paths.iter().any(|path| path.in_use));
-    (!is_reachable).then(|| "no address is known that it can be reached at".to_owned())
+    };
+    (peer, ready)
 }
 
 fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
@@ -237,6 +243,8 @@ fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
         mtu_proven: path.mtu_proven,
         mtu_route: path.mtu_route,
         split: path.split,
+        echo: path.echo,
+        silent: path.silent,
         rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         black_holes: path.black_holes,
         sent: types::Volume { packets: counters.sent_packets, bytes: counters.sent_bytes },
