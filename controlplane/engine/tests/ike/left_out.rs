@@ -3,128 +3,22 @@
 
 use std::time::Duration;
 
-use adit_engine::auth::{IntAuth, LocalAuth, Psk, signed_octets};
-use adit_engine::crypto::aead::{self, IkeAead};
-use adit_engine::crypto::{AuthData, Exchanged, IkeKeys, KeyExchange, KeyExchangeMethod, Prf, Sender, respond};
-use adit_engine::identity::Identity;
-use adit_engine::ike::{ConnectionState, Error, Event, Misbehaviour, PeerConfig};
-use adit_proto::ike::encrypted::{self, Sealed, Unsealed};
-use adit_proto::ike::{
-    ExchangeType, Flags, Header, KeId, Message, Notify, NotifyType, Payload, decode_payloads, encode_payloads,
-};
-use adit_proto::suite::Suite;
+use adit_engine::auth::IntAuth;
+use adit_engine::crypto::{KeyExchange, KeyExchangeMethod, respond};
+use adit_engine::ike::{ConnectionState, Error, Misbehaviour, PeerConfig};
+use adit_proto::ike::{ExchangeType, Header, KeId, Payload};
+use proptest::prelude::*;
 
+use super::rogue::{Rogue, after_init, has_auth, nobody_is_let_in, refused_syntax};
 use adit_sim::*;
-
-/// Somebody with A's preshared key, in A's place.
-struct Rogue {
-    keys: IkeKeys,
-    header: Header,
-    seal: IkeAead,
-    open: IkeAead,
-    request: Vec<u8>,
-    nonce_r: Vec<u8>,
-}
-
-fn ke(message: &Message) -> Vec<u8> {
-    let ke = |payload: &Payload| if let Payload::Ke { data, .. } = payload { Some(data.clone()) } else { None };
-    message.payloads.iter().find_map(ke).expect("a KE payload")
-}
-
-fn nonce(message: &Message) -> Vec<u8> {
-    let nonce = |payload: &Payload| if let Payload::Nonce(nonce) = payload { Some(nonce.clone()) } else { None };
-    message.payloads.iter().find_map(nonce).expect("a nonce")
-}
-
-/// B, which wants ML-KEM, and somebody who has done IKE_SA_INIT with it: A's own first message, but for the key.
-fn after_init(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> (World, Rogue) {
-    let mut world = pair(seed, |node, config| {
-        config.initiate = false;
-        config.proposals = vec![hybrid()];
-        change(node, config);
-    });
-    world.cut = true;
-    world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
-    world.nodes[A].on = false;
-    world.cut = false;
-    let (from, to, first) = world.log[0].clone();
-    let mut message = Message::decode(&first[4..]).expect("a message");
-    let exchange = KeyExchange::start(KeyExchangeMethod::X25519).expect("a key");
-    for payload in &mut message.payloads {
-        if let Payload::Ke { data, .. } = payload {
-            *data = exchange.public().to_vec();
-        }
-    }
-    let request = message.encode().expect("a message");
-    world.inject(from, to, [&[0; 4], request.as_slice()].concat());
-    world.run_for(Duration::from_millis(20));
-    let answer = Message::decode(&world.log.last().expect("an answer").2[4..]).expect("an answer");
-    let (nonce_i, nonce_r) = (nonce(&message), nonce(&answer));
-    let secret = exchange.finish(&ke(&answer)).expect("a secret");
-    let header = answer.header;
-    let (spi_i, spi_r) = (header.initiator_spi, header.responder_spi);
-    let exchanged = Exchanged { nonce_i: &nonce_i, nonce_r: &nonce_r, spi_i, spi_r };
-    let keys = IkeKeys::initial(Prf::HmacSha256, Suite::Aes256Gcm, &secret, exchanged);
-    let (seal, open) = (keys.initiator_aead(1), keys.responder_aead(1));
-    (world, Rogue { keys, header, seal, open, request, nonce_r })
-}
-
-impl Rogue {
-    /// Sends a request; what is answered under the same message id.
-    fn ask(&mut self, world: &mut World, kind: ExchangeType, id: u32, payloads: &[Payload]) -> Option<Vec<Payload>> {
-        let flags = Flags { initiator: true, response: false, version: false };
-        let header = Header::new(self.header.initiator_spi, self.header.responder_spi, kind, flags, id);
-        let (first, inner) = encode_payloads(payloads).expect("payloads");
-        let unsealed = Unsealed::sk(&header, first, &inner, self.seal.next_iv()).expect("a message");
-        let seal = |aad: &[u8], _, plain: &mut [u8]| self.seal.seal(aad, plain).map(|sealed| sealed.tag);
-        let message = unsealed.seal(seal).expect("a message");
-        let before = world.log.len();
-        let [a, b] = [A, B].map(|node| peer(node).local.expect("an address"));
-        world.inject(a, b, [&[0; 4], message.as_slice()].concat());
-        world.run_for(Duration::from_millis(50));
-        // In fragments, one after the other, where it is long.
-        let parts = world.log[before..].iter().filter_map(|(_, _, payload)| {
-            let sealed = Sealed::parse(&payload[4..]).ok()??;
-            let (body, tag) = sealed.ciphertext_and_tag().split_last_chunk()?;
-            let mut inner = body.to_vec();
-            self.open.open(sealed.aad(), aead::Sealed { iv: sealed.iv(), tag: *tag }, &mut inner).ok()?;
-            let is_answer = sealed.header().flags.response && sealed.header().message_id == id;
-            let inner = encrypted::strip_padding(&inner).ok()?;
-            is_answer.then(|| (sealed.first(), inner.to_vec()))
-        });
-        let parts: Vec<_> = parts.collect();
-        let first = parts.first()?.0;
-        let inner: Vec<u8> = parts.into_iter().flat_map(|(_, part)| part).collect();
-        Some(decode_payloads(first, &inner).expect("payloads"))
-    }
-
-    /// An IKE_AUTH request in which everything is right for somebody who has made no other key exchange.
-    fn authenticate(&mut self, world: &mut World, int_auth: &[u8]) -> Option<Vec<Payload>> {
-        let id = "a.example.org".parse::<Identity>().expect("an identity").to_payload();
-        let octets = signed_octets(&self.keys, Sender::Initiator, &self.request, &self.nonce_r, &id, int_auth);
-        let proof = LocalAuth::Psk(Psk::from_text(SECRET).expect("a key")).sign(self.keys.prf(), &[], &octets);
-        let AuthData { method, data } = proof.expect("a proof");
-        self.ask(world, ExchangeType::IKE_AUTH, 1, &[Payload::IdI(id), Payload::Auth { method, data }])
-    }
-}
-
-fn nobody_is_let_in(world: &World) {
-    let believed = |event: &Event| match event {
-        Event::State { state, .. } => state.is_up(),
-        Event::IkeUp { .. } | Event::InstallInbound(_) | Event::InstallOutbound(_) | Event::Path { .. } => true,
-        _ => false,
-    };
-    assert!(!world.nodes[B].events.iter().any(believed), "{:?}", world.nodes[B].events);
-    assert!(!world.is_up(B, PEER) && world.nodes[B].endpoint.status(PEER).is_some_and(|status| status.ike.is_empty()));
-}
 
 #[test]
 fn ike_auth_in_the_place_of_ml_kem_is_refused() {
     // With nothing signed for IKE_INTERMEDIATE, and with what is signed when there was one.
     for int_auth in [Vec::new(), IntAuth::default().octets(1)] {
         let (mut world, mut rogue) = after_init(1, |_, _| {});
-        let answer = rogue.authenticate(&mut world, &int_auth).expect("an answer");
-        assert_eq!(answer, [Notify::new(NotifyType::INVALID_SYNTAX).into()]);
+        let answer = rogue.authenticate(&mut world, Some(&int_auth)).expect("an answer");
+        assert_eq!(answer, refused_syntax());
         nobody_is_let_in(&world);
         // The half-open IKE SA is over: what comes now has no answer.
         let late = KeyExchange::start(KeyExchangeMethod::MlKem768).expect("a key");
@@ -146,13 +40,9 @@ fn no_other_exchange_takes_the_place_of_ml_kem() {
         // An IKE_INTERMEDIATE without the key exchange that is due is none.
         assert_eq!(rogue.ask(&mut world, ExchangeType::IKE_INTERMEDIATE, 1, &[]), None);
         nobody_is_let_in(&world);
-        assert!(rogue.authenticate(&mut world, &[]).is_some_and(|answer| !has_auth(&answer)));
+        assert!(rogue.authenticate(&mut world, None).is_some_and(|answer| !has_auth(&answer)));
         nobody_is_let_in(&world);
     }
-}
-
-fn has_auth(payloads: &[Payload]) -> bool {
-    payloads.iter().any(|payload| matches!(payload, Payload::Auth { .. }))
 }
 
 #[test]
@@ -226,4 +116,75 @@ fn a_follow_up_that_is_of_another_method_makes_no_sa() {
     let other = Payload::Ke { method: KeId::CURVE_25519, data: public.to_vec() };
     assert_eq!(rogue.ask(&mut world, ExchangeType::IKE_INTERMEDIATE, 1, &[other]), None);
     nobody_is_let_in(&world);
+}
+
+/// What an initiator may send next, once there are keys.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Exchange(KeyExchangeMethod),
+    /// The last one once more, under the same id.
+    Again,
+    Auth,
+    /// One of an established IKE SA.
+    Other(ExchangeType),
+    /// IKE_AUTH with the id of the step after this one.
+    AuthAhead,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let methods = [KeyExchangeMethod::MlKem768, KeyExchangeMethod::MlKem1024, KeyExchangeMethod::X25519];
+    let others = [ExchangeType::CREATE_CHILD_SA, ExchangeType::INFORMATIONAL, ExchangeType::IKE_FOLLOWUP_KE];
+    prop_oneof![
+        6 => proptest::sample::select(methods[..2].to_vec()).prop_map(Step::Exchange),
+        1 => proptest::sample::select(methods.to_vec()).prop_map(Step::Exchange),
+        3 => Just(Step::Auth),
+        1 => Just(Step::Again),
+        1 => Just(Step::AuthAhead),
+        1 => proptest::sample::select(others.to_vec()).prop_map(Step::Other),
+    ]
+}
+
+fn take(step: Step, world: &mut World, rogue: &mut Rogue) {
+    match step {
+        Step::Exchange(method) => drop(rogue.exchange_more(world, method)),
+        Step::Auth => drop(rogue.authenticate(world, None)),
+        Step::Other(kind) => drop(rogue.next(world, kind, &[])),
+        Step::Again => drop(rogue.ask(world, ExchangeType::IKE_INTERMEDIATE, rogue.next_id - 1, &[])),
+        Step::AuthAhead => {
+            rogue.next_id += 1;
+            let answer = rogue.authenticate(world, None);
+            assert_eq!(answer, None, "it is not due");
+            rogue.next_id -= 1;
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// ML-KEM-768, then ML-KEM-1024, then IKE_AUTH: whatever else is sent between, before or instead, who has made both is in after
+    /// the IKE_AUTH that follows, and who authenticates before is out for good.
+    #[test]
+    fn only_the_right_order_of_exchanges_establishes(seed: u64, steps in proptest::collection::vec(step(), 1..10)) {
+        let agreed = [KeyExchangeMethod::MlKem768, KeyExchangeMethod::MlKem1024];
+        let (mut world, mut rogue) = after_init(seed, |_, config| {
+            config.proposals[0].additional = agreed.map(|method| vec![Some(method)]).to_vec();
+        });
+        // How many were made; whether it ended.
+        let (mut made, mut is_in, mut is_out) = (0, false, false);
+        for step in steps {
+            match step {
+                Step::Exchange(method) if !is_out && agreed.get(made) == Some(&method) => made += 1,
+                Step::Auth if !is_out => (is_in, is_out) = (made == agreed.len(), made < agreed.len()),
+                _ => {}
+            }
+            take(step, &mut world, &mut rogue);
+            prop_assert_eq!(world.is_up(B, PEER), is_in, "after {:?}", step);
+            if is_in {
+                prop_assert!(world.ike(B).post_quantum);
+                break;
+            }
+            nobody_is_let_in(&world);
+        }
+    }
 }
