@@ -11,6 +11,7 @@ mod answer;
 mod command_queue;
 mod durable;
 mod engine_loop;
+mod icmp;
 mod install;
 mod interface;
 mod log_dedup;

@@ -36,6 +36,7 @@ pub mod status;
 pub mod survey;
 pub mod system;
 pub mod token;
+pub mod too_big;
 pub mod up;
 pub mod vault;
 pub mod view;

@@ -214,6 +214,8 @@ impl Gateway {
                 .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
                 .into();
         let punts = punts.iter().map(|(kind, count)| counter(&[("kind", kind)], *count));
+        let icmp = [("believed", &view.believed_icmp), ("ignored", &view.ignored_icmp)]
+            .map(|(verdict, count)| counter(&[("verdict", verdict)], count.load(Ordering::Relaxed)));
         let memory = info.as_ref().map(|info| gauge(&[], info.memory_bytes as f64));
         vec![
             family(MetricType::GAUGE, "adit_dataplane_up", "1 while a data plane is attached.", vec![gauge(&[], up)]),
@@ -234,6 +236,12 @@ impl Gateway {
                 "adit_punts_ignored_total",
                 "Datagrams beside ESP that nothing answers.",
                 punts.collect(),
+            ),
+            family(
+                MetricType::COUNTER,
+                "adit_icmp_too_big_total",
+                "Messages of routers that a packet of the gateway was too big: believed where they quote an SPI that lives.",
+                icmp.into(),
             ),
         ]
     }

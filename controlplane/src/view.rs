@@ -60,6 +60,9 @@ pub struct View {
     pub vault_full: AtomicBool,
     pub ignored_stun: AtomicU64,
     pub ignored_other: AtomicU64,
+    /// What routers said of packets that were too big, by whether it quotes an SPI that lives.
+    pub believed_icmp: AtomicU64,
+    pub ignored_icmp: AtomicU64,
     started: Instant,
     planes: Mutex<Planes>,
     ike: Mutex<Arc<Report>>,
@@ -79,6 +82,8 @@ impl View {
             vault_full: AtomicBool::new(false),
             ignored_stun: AtomicU64::new(0),
             ignored_other: AtomicU64::new(0),
+            believed_icmp: AtomicU64::new(0),
+            ignored_icmp: AtomicU64::new(0),
             started: Instant::now(),
             planes: Mutex::new(Planes::default()),
             ike: Mutex::new(Arc::default()),

@@ -37,6 +37,7 @@ mod ping;
 mod ppk;
 mod reload;
 mod restart;
+mod routers;
 mod secrets;
 mod steering;
 mod takeover;

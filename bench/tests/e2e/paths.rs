@@ -12,7 +12,7 @@ use crate::echoes;
 const MIB: u64 = 1 << 20;
 
 /// The path that what is sent to the only peer goes by, as the API tells it.
-fn path_in_use(gateway: &Gateway) -> Result<Value> {
+pub fn path_in_use(gateway: &Gateway) -> Result<Value> {
     let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
     let paths = status["peers"][0]["paths"].as_array().context("a peer with paths")?;
     paths.iter().find(|path| path["in_use"] == true).cloned().context("a path in use")

@@ -225,11 +225,6 @@ impl Paths {
         }
     }
 
-    /// Whether a peer answers sealed echoes.
-    pub fn answers_echoes(&self, peer: PeerId) -> bool {
-        self.peers.get(&peer).is_some_and(|peer| peer.terms.echo)
-    }
-
     /// Which of a peer's paths a hop is.
     pub fn find(&self, peer: PeerId, hop: Hop) -> Option<PathId> {
         self.peers.get(&peer)?.find(hop.normal())
@@ -372,16 +367,22 @@ impl Paths {
         }
     }
 
-    /// A router says that a packet with a live SPI of ours to this peer was too big: at most `mtu` bytes pass.
-    pub fn handle_too_big(&mut self, now: Instant, id: PeerId, remote: IpAddr, mtu: u16) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
+    /// A router says that a packet with a live SPI of this peer was too big on its way to `remote`: at most `mtu` bytes pass. Says
+    /// whether the peer has a path that leads there.
+    pub fn handle_too_big(&mut self, now: Instant, id: PeerId, remote: SocketAddr, mtu: u16) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let mut leads_there = false;
         for path in PathId::all() {
-            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.remote.ip() == remote) {
+            if let Some(entry) = peer.get_mut(path).filter(|entry| entry.hop.remote == remote) {
                 entry.mtu.too_big(now, mtu);
+                leads_there = true;
             }
         }
-        self.tell(id);
-        self.set_timer(now, id);
+        if leads_there {
+            self.tell(id);
+            self.set_timer(now, id);
+        }
+        leads_there
     }
 
     /// Nothing is left of a peer. The data plane forgets its paths with it.
@@ -547,7 +548,10 @@ impl Paths {
 
     /// Sends the echoes that find out what the path in use carries.
     fn measure(&mut self, now: Instant, id: PeerId, random: &mut dyn Random) {
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.terms.echo) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !peer.terms.echo {
+            return peer.each_mut(|entry| entry.mtu.forget_routers(now));
+        }
         let Some(path) = peer.esp else { return };
         let Some(entry) = peer.get_mut(path) else { return };
         let holes = entry.mtu.black_holes;

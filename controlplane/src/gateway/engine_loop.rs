@@ -1,12 +1,13 @@
 //! IKE in the loop of a gateway: what comes from the data plane goes to the engine, what the engine wants goes to the data plane,
 //! and what it sends goes out when the data plane can open the answers.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use adit_engine::crypto::Secret;
 use adit_engine::ike::{Event, Transmit};
 use adit_engine::path::{Hop, IKE_PORT, PathEvent};
-use adit_proto::control::{InjectHeader, Mode};
+use adit_proto::control::{Direction, InjectHeader, Mode, Spi};
 use anyhow::Context;
 use zeroize::Zeroizing;
 
@@ -91,6 +92,22 @@ impl Gateway {
         if let Some(ike) = &mut self.ike {
             self.underlay.port500.take(|came, datagram| ike.receive_port500(came, datagram));
         }
+    }
+
+    /// Takes what routers said of packets of ours, and counts whether it is believed.
+    pub(super) fn hear_routers(&mut self) {
+        let Some(ike) = &mut self.ike else { return };
+        let (sas, ids) = (&self.desired.sas, &self.ids);
+        let of_static_keys = |spi: Spi| {
+            let uses = sas.iter().filter(|sa| sa.direction == Direction::Outbound && sa.spi == spi);
+            uses.filter_map(|sa| ids.get(sa.peer).copied()).collect()
+        };
+        let [believed, ignored] = [&self.view.believed_icmp, &self.view.ignored_icmp];
+        self.underlay.icmp.take(|said| {
+            let is_believed = said.is_some_and(|said| ike.too_big(&said, of_static_keys));
+            let counter = if is_believed { believed } else { ignored };
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
     }
 
     /// Moves the SAs whose packets leave from another address now.

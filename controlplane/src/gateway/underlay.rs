@@ -1,8 +1,9 @@
-//! The network around the gateway: what the kernel says of it, what the names of endpoints stand for, and the port on which IKE may
-//! begin.
+//! The network around the gateway: what the kernel and routers say of it, what the names of endpoints stand for, and the port on which
+//! IKE may begin.
 
 use std::time::{Duration, Instant};
 
+use super::icmp::Icmp;
 use super::look::Look;
 use super::port500::Port500;
 use crate::config::Config;
@@ -21,6 +22,8 @@ pub(super) struct Underlay {
     pub resolver: Resolver,
     /// The port on which IKE begins without NAT traversal.
     pub port500: Port500,
+    /// What routers say of packets of ours.
+    pub icmp: Icmp,
     /// At the addresses of this machine.
     look: Look,
 }
@@ -28,8 +31,8 @@ pub(super) struct Underlay {
 impl Underlay {
     /// Begins to listen. Addresses may have changed while no control plane was there: they are looked at first.
     pub(super) async fn open(config: &Config) -> Underlay {
-        let mut underlay =
-            Underlay { news: listen_to_kernel(), resolver: Resolver::default(), port500: Port500::default(), look: Look::now() };
+        let (port500, icmp) = (Port500::default(), Icmp::default());
+        let mut underlay = Underlay { news: listen_to_kernel(), resolver: Resolver::default(), port500, icmp, look: Look::now() };
         underlay.keep(config).await;
         underlay
     }
@@ -37,6 +40,7 @@ impl Underlay {
     /// As the configuration wants it.
     pub(super) async fn keep(&mut self, config: &Config) {
         self.port500.keep(config).await;
+        self.icmp.keep(config);
         self.resolver.keep(config);
     }
 

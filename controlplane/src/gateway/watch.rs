@@ -99,6 +99,7 @@ impl Gateway {
                 () = engine_loop::due(self.upkeep.due()) => self.tend_interface().await,
                 () = engine_loop::due(self.underlay.due()) => self.look_at_addresses(),
                 () = self.underlay.port500.ready() => self.take_port500(),
+                () = self.underlay.icmp.ready() => self.hear_routers(),
                 () = self.underlay.resolver.news() => self.look_for_peers(),
                 Some(request) = self.orders.requests.recv() => {
                     if self.answer(Some(plane), request).await {

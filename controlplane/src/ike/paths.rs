@@ -7,12 +7,13 @@ use std::time::Duration;
 use adit_channel::PathCounters;
 use adit_engine::ike::Endpoint;
 use adit_engine::path::{self, Arrival, Follow, Hop};
-use adit_proto::control::{LocalEnd, Mode, PathId, PeerId};
+use adit_proto::control::{LocalEnd, Mode, PathId, PeerId, Spi};
 use adit_proto::{esp, half};
 
 use super::{Ike, now, settings};
 use crate::config::{Config, Peer};
 use crate::resolve::Known;
+use crate::too_big::{QuotedSpi, TooBig};
 
 impl Ike {
     /// Peers are where their names say now, and neighbours on the interfaces that there are now. Gives how many are looked for
@@ -52,6 +53,20 @@ impl Ike {
         self.endpoint.handle_unsent(now(), peer);
     }
 
+    /// A router says that a packet of ours was too big for the way to a peer. It is believed where the packet has an SPI of a peer that
+    /// lives, and was sent where this peer is; `static_peers` have keys of their own for this SPI. Says whether it is.
+    pub fn too_big(&mut self, said: &TooBig, static_peers: impl Fn(Spi) -> Vec<PeerId>) -> bool {
+        let peers: Vec<PeerId> = match said.spi {
+            QuotedSpi::Esp(spi) => {
+                let by_ike = self.endpoint.child_spis().filter(|(_, _, outbound)| *outbound == spi).map(|(peer, ..)| peer);
+                static_peers(spi).into_iter().chain(by_ike).collect()
+            }
+            QuotedSpi::Ike(spis) => self.endpoint.peer_of(spis).into_iter().collect(),
+        };
+        // An outbound SPI is the peer's choice, and several may have chosen the same.
+        peers.into_iter().fold(false, |any, peer| self.endpoint.handle_too_big(now(), peer, said.to, said.mtu) | any)
+    }
+
     /// Where packets of tunnels go to is watched closely. To be called about twice in a second, with the counters of all paths.
     pub fn watch_traffic(&mut self, counters: &BTreeMap<(PeerId, PathId), PathCounters>) {
         let mut sent: BTreeMap<PeerId, u64> = BTreeMap::new();
@@ -62,9 +77,6 @@ impl Ike {
         let moved = |(peer, packets): &(&PeerId, &u64)| **packets > 0 && self.sent.get(peer) != Some(packets);
         let busy: Vec<PeerId> = sent.iter().filter(moved).map(|(peer, _)| *peer).collect();
         self.sent = sent;
-        // Who answers no echoes: only the kernel hears that something was too long for the way.
-        let deaf: Vec<PeerId> = busy.iter().copied().filter(|peer| !self.endpoint.all_paths().answers_echoes(*peer)).collect();
-        deaf.into_iter().for_each(|peer| self.endpoint.handle_unsent(now(), peer));
         if !busy.is_empty() {
             self.endpoint.handle_traffic(now(), busy);
         }

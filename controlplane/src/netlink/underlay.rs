@@ -10,7 +10,7 @@ use adit_engine::path::{Route, Underlay};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_ROUTE};
 
@@ -88,8 +88,17 @@ impl KernelUnderlay {
         std::iter::once(link.header.index).chain(bridge).collect()
     }
 
-    fn look_up(&mut self, local: Option<IpAddr>, remote: IpAddr, interface: u32) -> io::Result<Option<RouteMessage>> {
+    /// The kernel's way to an address, or, with `configured`, the route that it follows: as it was set, without what the kernel has heard
+    /// of the way since.
+    fn look_up(
+        &mut self,
+        (local, remote, interface): (Option<IpAddr>, IpAddr, u32),
+        configured: bool,
+    ) -> io::Result<Option<RouteMessage>> {
         let mut message = RouteMessage::default();
+        if configured {
+            message.header.flags = RouteFlags::FibMatch;
+        }
         let bits = if remote.is_ipv4() { 32 } else { 128 };
         message.header.address_family = if remote.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.destination_prefix_length = bits;
@@ -112,17 +121,14 @@ impl KernelUnderlay {
 impl Underlay for KernelUnderlay {
     fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, interface: u32) -> Route {
         // A route that the kernel has not is answered by an error.
-        let Ok(Some(found)) = self.look_up(local, remote.ip(), interface) else { return Route::default() };
+        let way = (local, remote.ip(), interface);
+        let Ok(Some(found)) = self.look_up(way, false) else { return Route::default() };
         let mut route = Route { reachable: true, source: local, ..Route::default() };
         let mut leaves_by = None;
         for attribute in &found.attributes {
             match attribute {
                 RouteAttribute::Oif(index) => leaves_by = Some(*index),
                 RouteAttribute::PrefSource(source) => route.source = route.source.or(ip(source)),
-                RouteAttribute::Metrics(metrics) => {
-                    let mtu = metrics.iter().find_map(|one| if let RouteMetric::Mtu(mtu) = one { Some(*mtu) } else { None });
-                    route.mtu = mtu.filter(|mtu| *mtu > 0).map(|mtu| mtu.try_into().unwrap_or(u16::MAX));
-                }
                 _ => {}
             }
         }
@@ -133,8 +139,10 @@ impl Underlay for KernelUnderlay {
             let of_link = |link: LinkMessage| {
                 link.attributes.iter().find_map(|one| if let LinkAttribute::Mtu(mtu) = one { Some(*mtu) } else { None })
             };
-            route.link_mtu = self.link(index, None).and_then(of_link).map(|mtu| mtu.try_into().unwrap_or(u16::MAX));
-            route.mtu = route.mtu.or(route.link_mtu);
+            let link = self.link(index, None).and_then(of_link).map(|mtu| mtu.try_into().unwrap_or(u16::MAX));
+            let set = self.look_up(way, true).ok().flatten().as_ref().and_then(mtu_of);
+            route.link_mtu = link.into_iter().chain(set).min();
+            route.mtu = mtu_of(&found).or(route.link_mtu);
         }
         route
     }
@@ -163,6 +171,13 @@ impl Underlay for KernelUnderlay {
         }
         found
     }
+}
+
+/// The largest packet that a route is said to carry, where anything is said of it.
+fn mtu_of(route: &RouteMessage) -> Option<u16> {
+    let metrics = route.attributes.iter().filter_map(|one| if let RouteAttribute::Metrics(all) = one { Some(all) } else { None });
+    let mtu = metrics.flatten().find_map(|one| if let RouteMetric::Mtu(mtu) = one { Some(*mtu) } else { None });
+    mtu.filter(|mtu| *mtu > 0).map(|mtu| mtu.try_into().unwrap_or(u16::MAX))
 }
 
 fn address(address: IpAddr) -> RouteAddress {

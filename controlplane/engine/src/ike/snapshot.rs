@@ -250,7 +250,7 @@ mod tests {
         assert!(!endpoint.take_changed());
         // What it becomes later stands behind it.
         let now = at(11_000);
-        endpoint.handle_too_big(now, PeerId(3), hop().remote.ip(), 1300);
+        assert!(endpoint.handle_too_big(now, PeerId(3), hop().remote, 1300));
         echoes(&mut endpoint, 11, 10, 1300);
         assert!(endpoint.take_changed());
         let changes = endpoint.changes().expect("a snapshot was made");

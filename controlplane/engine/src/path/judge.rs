@@ -17,7 +17,7 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The largest IP packet, in bytes, as far as the kernel knows: the interface's, or what a router has said.
     pub mtu: Option<u16>,
-    /// The same without what routers have said, which nobody vouches for.
+    /// The same without what routers have said, which nobody vouches for: what the interface takes, and the route is set to.
     pub link_mtu: Option<u16>,
 }
 

@@ -14,7 +14,8 @@
 //! It begins with the size last proven here, or the route's, with 1280 and with the smallest, all at once; where the first is lost and
 //! another one is not, all sizes that links have follow at once, so that hosts are told soon. It shrinks at once and grows after
 //! three echoes. That large ones are lost *and* small ones confirmed makes a black hole; loss alone makes none.
-//! Towards peers without echoes there is only what the kernel knows and what routers say.
+//! Towards peers without echoes there is only what the link takes, and what routers say of packets that were seen to be ours: that is
+//! believed for ten minutes, then more is tried again (RFC 1191 §6.3, RFC 8201 §4).
 
 use std::time::{Duration, Instant};
 
@@ -108,8 +109,8 @@ pub(crate) struct Mtu {
     confirmed: u16,
     /// Where it is begun.
     hint: u16,
-    /// Above which nothing is sent: what the kernel says of the link, and with what routers have said. Those are believed only where
-    /// nothing better can be asked, since anybody may speak in their name.
+    /// Above which nothing is sent: what the kernel says of the link. What it has heard from routers, in whose name anybody may speak,
+    /// is only where a search begins.
     link: u16,
     route: u16,
     ceiling: u16,
@@ -158,7 +159,7 @@ impl Mtu {
             black_holes: 0,
         };
         (mtu.link, mtu.route) = (mtu.clamped(link), mtu.clamped(route));
-        mtu.ceiling = if echoes { mtu.link } else { mtu.route };
+        mtu.ceiling = mtu.link;
         mtu.too_large = mtu.ceiling.saturating_add(1);
         mtu.hint = proven.unwrap_or(mtu.route).clamp(mtu.base(), mtu.ceiling.max(mtu.base()));
         mtu.size = if echoes { mtu.base() } else { mtu.ceiling };
@@ -237,8 +238,8 @@ impl Mtu {
                 (self.size, self.next) = (self.base(), None);
             }
             (false, phase) if phase != Phase::Told => {
-                (self.phase, self.size, self.next) = (Phase::Told, self.route, None);
-                self.ceiling = self.route;
+                (self.phase, self.size, self.next) = (Phase::Told, self.link, None);
+                self.ceiling = self.link;
                 self.is_open = false;
                 self.pending.clear();
             }
@@ -249,14 +250,14 @@ impl Mtu {
     /// The route has another MTU: below what is in use it holds at once, above it there is something to look for.
     pub(crate) fn set_route(&mut self, now: Instant, route: Option<u16>, link: Option<u16>) {
         (self.route, self.link) = (self.clamped(route), self.clamped(link));
-        let ceiling = if self.phase == Phase::Told { self.route } else { self.link };
+        let ceiling = self.link;
         if ceiling == self.ceiling {
             return;
         }
         let grows = ceiling > self.ceiling;
         (self.ceiling, self.too_large) = (ceiling, ceiling.saturating_add(1));
         if self.phase == Phase::Told {
-            self.size = ceiling;
+            (self.size, self.next) = (ceiling, None);
         } else if ceiling < self.size {
             (self.size, self.confirmed) = (ceiling, self.confirmed.min(ceiling));
             self.settle(now);
@@ -265,8 +266,7 @@ impl Mtu {
         }
     }
 
-    /// A router says that it could not pass on a packet of ours. The shell has seen that it quotes a live SPI. Says whether less is
-    /// sent from now on.
+    /// A router says that it could not pass on a packet of ours, and quotes a live SPI. Says whether less is sent from now on.
     pub(crate) fn too_big(&mut self, now: Instant, mtu: u16) -> bool {
         let least = if self.phase == Phase::Told { self.floor() } else { self.base() };
         let mtu = mtu.max(least);
@@ -274,7 +274,9 @@ impl Mtu {
             return false;
         }
         (self.size, self.confirmed, self.too_large) = (mtu, self.confirmed.min(mtu), mtu.saturating_add(1));
-        if self.phase != Phase::Told {
+        if self.phase == Phase::Told {
+            self.next = Some(now + RAISE_AFTER);
+        } else {
             self.settle(now);
         }
         true
@@ -294,6 +296,13 @@ impl Mtu {
 
     fn wait(&self) -> Duration {
         self.rtt.map_or(WAIT_FIRST, |rtt| (3 * rtt).clamp(WAIT_MIN, WAIT_MAX))
+    }
+
+    /// Towards a peer without echoes: what routers have said is old, and all that the link takes is sent again.
+    pub(crate) fn forget_routers(&mut self, now: Instant) {
+        if self.phase == Phase::Told && self.next.is_some_and(|at| at <= now) {
+            (self.size, self.next, self.too_large) = (self.ceiling, None, self.ceiling.saturating_add(1));
+        }
     }
 
     /// The sizes of which an echo is to be sent now. The path has keys.

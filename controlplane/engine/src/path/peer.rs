@@ -137,6 +137,10 @@ impl PeerPaths {
         self.entries[id.index()].as_mut()
     }
 
+    pub(super) fn each_mut(&mut self, change: impl FnMut(&mut Entry)) {
+        self.entries.iter_mut().flatten().for_each(change);
+    }
+
     pub(super) fn take(&mut self, id: PathId) -> Option<Entry> {
         for place in [&mut self.esp, &mut self.ike, &mut self.latest] {
             *place = place.filter(|used| *used != id);
@@ -181,6 +185,7 @@ impl PeerPaths {
         let mtu = self.esp.and_then(|id| self.get(id)).filter(|_| self.terms.echo);
         let silent = mtu.filter(|entry| entry.mtu.is_silent()).and_then(|entry| self.spares.due(entry.heard));
         let mtu = mtu.map(|entry| entry.mtu.deadline().unwrap_or(entry.heard));
-        waits.chain(mtu).chain(silent).min()
+        let routers = self.iter().filter(|_| !self.terms.echo).filter_map(|(_, entry)| entry.mtu.deadline());
+        waits.chain(mtu).chain(silent).chain(routers).min()
     }
 }

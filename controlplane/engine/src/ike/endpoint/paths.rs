@@ -1,11 +1,12 @@
 //! Paths in the endpoint: what the data plane and the underlay say of them, and what they ask of IKE.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_proto::control::PeerId;
 
 use super::super::config::Now;
+use super::super::facts::{IkeSpis, SaId};
 use super::super::{evidence, mobike};
 use super::Endpoint;
 use crate::path::{Arrival, Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
@@ -26,9 +27,18 @@ impl Endpoint {
         self.with_paths(now, |paths| peers.into_iter().for_each(|peer| paths.handle_traffic(now.instant, peer)));
     }
 
-    /// A router says that a packet to this peer, which quotes a live SPI of ours, was too big: at most `mtu` bytes pass.
-    pub fn handle_too_big(&mut self, now: Now, peer: PeerId, remote: IpAddr, mtu: u16) {
-        self.with_paths(now, |paths| paths.handle_too_big(now.instant, peer, remote, mtu));
+    /// A router says that a packet of ours to `remote` was too big: at most `mtu` bytes pass. The caller has seen that it quotes an SPI
+    /// of this peer that lives, which nobody beside the way knows. Says whether the peer has a path that leads there.
+    pub fn handle_too_big(&mut self, now: Now, peer: PeerId, remote: SocketAddr, mtu: u16) -> bool {
+        let mut leads_there = false;
+        self.with_paths(now, |paths| leads_there = paths.handle_too_big(now.instant, peer, remote, mtu));
+        leads_there
+    }
+
+    /// The peer with whom there is an IKE SA that has both these SPIs.
+    pub fn peer_of(&self, spis: IkeSpis) -> Option<PeerId> {
+        let ours = [SaId(spis.initiator), SaId(spis.responder)];
+        ours.iter().filter_map(|id| self.sas.get(id)).find(|sa| sa.facts.spis == spis)?.facts.peer
     }
 
     /// The kernel did not send something to the peer, an echo or a packet: too big for what it knows of the route by now.

@@ -178,8 +178,9 @@ fn the_route_bounds_it_at_once_and_opens_it_again() {
 }
 
 #[test]
-fn towards_peers_without_echoes_kernel_and_routers_are_believed() {
-    let mut mtu = Mtu::new(false, [Some(1500); 2], None, false);
+fn towards_peers_without_echoes_link_and_routers_are_believed() {
+    // What the kernel has heard, from whomever, is 600.
+    let mut mtu = Mtu::new(false, [Some(600), Some(1500)], None, false);
     let now = instant();
     assert_eq!((mtu.size(), mtu.deadline(), mtu.due(now)), (1500, None, Vec::new()));
     assert!(mtu.too_big(now, 1380));
@@ -187,6 +188,15 @@ fn towards_peers_without_echoes_kernel_and_routers_are_believed() {
     assert!(!mtu.too_big(now, 1400), "nobody makes it larger so");
     assert!(mtu.too_big(now, 68));
     assert_eq!(mtu.size(), 576);
+    let old = mtu.deadline().unwrap();
+    assert!(old - now >= Duration::from_secs(300), "RFC 8201 section 4 asks for five minutes at least");
+    mtu.forget_routers(old - Duration::from_secs(1));
+    assert_eq!(mtu.size(), 576);
+    mtu.forget_routers(old);
+    assert_eq!((mtu.size(), mtu.deadline()), (1500, None));
+    assert!(mtu.too_big(old, 1380));
+    mtu.set_route(old, Some(600), Some(1400));
+    assert_eq!((mtu.size(), mtu.deadline()), (1400, None), "another link is another way");
     let mut v6 = Mtu::new(true, [Some(1500); 2], None, false);
     assert!(v6.too_big(now, 68));
     assert_eq!(v6.size(), 1280);
@@ -226,9 +236,7 @@ fn what_routers_say_is_where_the_search_begins_and_no_bound() {
     line.mtu.set_route(line.now, Some(600), Some(1500));
     line.run(Duration::from_secs(5), true);
     assert_eq!((line.mtu.size(), line.mtu.black_holes), (1500, 0));
-    // A peer that answers no echoes leaves nothing better to believe.
-    assert_eq!(Mtu::new(false, [Some(1400), Some(1500)], None, false).size(), 1400);
-    assert_eq!(Mtu::new(false, [Some(100), Some(1500)], None, false).size(), 576);
+    assert_eq!(Mtu::new(false, [Some(100); 2], None, false).size(), 576);
 }
 
 #[test]

@@ -1,0 +1,109 @@
+//! Where routers are heard: raw sockets for ICMP and ICMPv6, with filters in the kernel. The sockets that carry the tunnels are told
+//! nothing, so that no message from outside makes one of their calls fail.
+//!
+//! Nothing here is known of who sends, so no more is taken than so many messages in a second; routers say it again as long as packets are
+//! too big.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{MsgFlags, recv};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::config::Config;
+use crate::system;
+use crate::too_big::{self, TooBig};
+
+/// Messages per second, and in one turn of the loop. Each is compared with all SPIs.
+const RATE: u32 = 200;
+const SHARE: u32 = 32;
+/// More than a router quotes (RFC 1812 §4.3.2.3: 576 bytes; RFC 4443 §2.4: 1280).
+const MESSAGE_MAX: usize = 2048;
+
+/// The sockets, as far as they are open.
+pub struct Icmp {
+    port: u16,
+    v4: Option<AsyncFd<OwnedFd>>,
+    v6: Option<AsyncFd<OwnedFd>>,
+    /// Messages that may be taken now.
+    left: u32,
+    filled: Instant,
+}
+
+impl Default for Icmp {
+    fn default() -> Icmp {
+        Icmp { port: 0, v4: None, v6: None, left: RATE, filled: Instant::now() }
+    }
+}
+
+impl Icmp {
+    /// Listens for what is said of datagrams that leave from the gateway's port. That it cannot is said once.
+    pub fn keep(&mut self, config: &Config) {
+        let port = config.listen.port();
+        if self.port == port {
+            return;
+        }
+        let hear = |domain, protocol, filter: Vec<SockFilter>| match open(domain, protocol, &filter) {
+            Ok(socket) => Some(socket),
+            Err(error) => {
+                tracing::warn!(
+                    "ICMP cannot be heard ({error}): on the way to a peer that answers no sealed echoes (not Adit, or without \
+                     echo: true), packets vanish where a line takes less than ours. Run adit as root or with CAP_NET_RAW, or set \
+                     underlay_mtu to what all lines take"
+                );
+                None
+            }
+        };
+        let listen = config.listen.ip();
+        let (is_v4, is_v6) = (listen.is_ipv4() || listen.is_unspecified(), listen.is_ipv6());
+        let v4 = is_v4.then(|| hear(Domain::IPV4, Protocol::ICMPV4, too_big::filter_ipv4(port))).flatten();
+        let v6 = is_v6.then(|| hear(Domain::IPV6, Protocol::ICMPV6, too_big::filter_ipv6(port))).flatten();
+        *self = Icmp { port, v4, v6, ..Icmp::default() };
+    }
+
+    /// Waits until something can be taken; for ever, while nothing is open.
+    pub async fn ready(&self) {
+        if self.left == 0 {
+            tokio::time::sleep_until((self.filled + Duration::from_secs(1)).into()).await;
+        }
+        tokio::select! {
+            () = readable(self.v4.as_ref()) => {}
+            () = readable(self.v6.as_ref()) => {}
+        }
+    }
+
+    /// Takes what has come, no more than a share of it: what was read of each message, if it is of the kind.
+    pub fn take(&mut self, mut each: impl FnMut(Option<TooBig>)) {
+        if self.filled.elapsed() >= Duration::from_secs(1) {
+            (self.left, self.filled) = (RATE, Instant::now());
+        }
+        let mut buffer = [0; MESSAGE_MAX];
+        let kinds: [(_, fn(&[u8], u16) -> Option<TooBig>); 2] = [(&self.v4, too_big::of_ipv4), (&self.v6, too_big::of_ipv6)];
+        for (socket, read) in kinds {
+            let Some(socket) = socket else { continue };
+            for _ in 0..SHARE.min(self.left) {
+                let came = socket.try_io(Interest::READABLE, |fd| Ok(recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?));
+                let Ok(length) = came else { break };
+                self.left -= 1;
+                each(read(&buffer[..length], self.port));
+            }
+        }
+    }
+}
+
+fn open(domain: Domain, protocol: Protocol, filter: &[SockFilter]) -> io::Result<AsyncFd<OwnedFd>> {
+    let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+    socket.attach_filter(filter)?;
+    system::watch(socket.into())
+}
+
+async fn readable(socket: Option<&AsyncFd<OwnedFd>>) {
+    match socket {
+        // An error is found by who reads.
+        Some(socket) => drop(socket.readable().await),
+        None => std::future::pending().await,
+    }
+}
