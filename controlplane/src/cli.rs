@@ -8,8 +8,6 @@ use std::time::Duration;
 use adit_proto::suite::Suite;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::api::client::{self, Gateway};
 use crate::config::{Config, Machine, default_runtime_dir};
@@ -17,6 +15,7 @@ use crate::desired::Desired;
 use crate::explain;
 use crate::gateway::{self, Options};
 use crate::keygen;
+use crate::log;
 use crate::private;
 use crate::status;
 use crate::survey::{self, Surroundings, Verdict};
@@ -197,17 +196,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 }
 
 fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).with_env_var("ADIT_LOG").from_env();
-    let filter =
-        filter.context("the environment variable ADIT_LOG is no filter; examples: info, debug, adit_controlplane=debug")?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        // Our messages are no reason to end when nobody reads them any more.
-        .log_internal_errors(false)
-        .init();
+    log::init()?;
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
     let desired = Desired::read(file, &Machine::here())?;

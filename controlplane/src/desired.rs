@@ -98,6 +98,11 @@ impl Desired {
 }
 
 impl Source {
+    /// SHA-256 of the configuration file as it was read, in hexadecimal, as `sha256sum` prints it. `None`: it could not be read again.
+    pub fn digest(&self) -> Option<String> {
+        Some(self.digest?.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     fn of(file: &Path, config: &Config) -> Source {
         let contents = files(config).into_iter().map(|file| (file.to_owned(), content(file))).collect();
         Source { file: file.to_owned(), read_at: SystemTime::now(), digest: content(file), contents }

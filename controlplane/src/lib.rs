@@ -21,6 +21,7 @@ pub mod gateway;
 pub mod ike;
 pub mod key_file;
 pub mod keygen;
+pub mod log;
 pub mod meter;
 pub mod metrics;
 pub mod netlink;

@@ -8,13 +8,16 @@ mod peers;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use adit_proto::histogram;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge as GaugeValue, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Registry, TextEncoder};
 
+use crate::desired::Source;
 use crate::numbers::{Numbers, WorkerNumbers};
 use crate::view::View;
 
@@ -31,6 +34,8 @@ pub fn registry(view: Arc<View>) -> prometheus::Result<Registry> {
     gateway.descs = gateway.collect().iter().map(desc).collect::<prometheus::Result<_>>()?;
     let registry = Registry::new();
     registry.register(Box::new(gateway))?;
+    // Of this process: memory, descriptors, processor time.
+    registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
 }
 
@@ -61,6 +66,7 @@ impl Collector for Gateway {
         families.push(latencies(&numbers));
         families.extend(self.gateway());
         families.extend(self.health());
+        families.extend(self.configuration());
         let (desired, ike) = (self.view.desired(), self.view.ike());
         families.extend(peers::families(&self.view.peers(&desired)));
         families.extend(paths::families(&self.view, &desired.config, &ike));
@@ -83,9 +89,13 @@ fn labels(pairs: Labels<'_>) -> Vec<LabelPair> {
 }
 
 fn counter(pairs: Labels<'_>, value: u64) -> Metric {
+    fractional_counter(pairs, value as f64)
+}
+
+fn fractional_counter(pairs: Labels<'_>, value: f64) -> Metric {
     let mut metric = Metric::from_label(labels(pairs));
     let mut counter = Counter::default();
-    counter.set_value(value as f64);
+    counter.set_value(value);
     metric.set_counter(counter);
     metric
 }
@@ -117,7 +127,16 @@ fn counts(numbers: &Numbers) -> Vec<MetricFamily> {
         let metrics = each_worker(numbers).map(|(id, worker)| counter(&[("worker", &id)], worker.count(*count))).collect();
         family(MetricType::COUNTER, format!("adit_{}_total", count.label()), count.help(), metrics)
     };
-    Count::ALL.iter().map(one).collect()
+    let plain = Count::ALL.iter().filter(|count| **count != Count::BusyNs);
+    plain.map(one).chain([busy(numbers)]).collect()
+}
+
+/// Prometheus wants seconds.
+fn busy(numbers: &Numbers) -> MetricFamily {
+    let seconds = |worker: &WorkerNumbers| worker.count(Count::BusyNs) as f64 / 1e9;
+    let metrics = each_worker(numbers).map(|(id, worker)| fractional_counter(&[("worker", &id)], seconds(worker))).collect();
+    let help = "Seconds in which a worker did not wait in the kernel, looking for packets included.";
+    family(MetricType::COUNTER, "adit_worker_busy_seconds_total", help, metrics)
 }
 
 fn gauges(numbers: &Numbers) -> Vec<MetricFamily> {
@@ -190,6 +209,31 @@ impl Gateway {
             family(MetricType::COUNTER, "adit_dataplane_restarts_total", "Restarts of the data plane after it died.", restarts),
             family(MetricType::GAUGE, "adit_vault_full", full, switch(view.vault_full.load(Ordering::Relaxed))),
             family(MetricType::GAUGE, "adit_key_log", key_log, switch(view.desired().config.ike.key_log_dir.is_some())),
+        ]
+    }
+
+    /// Which program runs which configuration.
+    fn configuration(&self) -> Vec<MetricFamily> {
+        let desired = self.view.desired();
+        let build = vec![gauge(&[("version", env!("CARGO_PKG_VERSION"))], 1.0)];
+        let source = desired.source.as_ref();
+        let loaded = source.and_then(|source| source.read_at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let digest = source.and_then(Source::digest).map(|digest| gauge(&[("sha256", &digest)], 1.0));
+        let newer = vec![gauge(&[], f64::from(u8::from(desired.is_outdated())))];
+        let of = |name: &str, help: &str, metrics| family(MetricType::GAUGE, name, help, metrics);
+        vec![
+            of("adit_build_info", "The control plane; the value is always 1.", build),
+            of(
+                "adit_config_info",
+                "The configuration file that runs, by its digest; the value is always 1.",
+                digest.into_iter().collect(),
+            ),
+            of(
+                "adit_config_load_timestamp_seconds",
+                "When the configuration that runs was read, in seconds since 1970 UTC.",
+                loaded.map(|at| gauge(&[], at.as_secs_f64().floor())).into_iter().collect(),
+            ),
+            of("adit_config_outdated", "1 while the configuration file is newer than what runs: adit reload.", newer),
         ]
     }
 

@@ -167,7 +167,11 @@ fn the_metrics_page_is_clean_in_every_state() {
     assert_eq!(value(&up, "adit_drops_total{reason=\"bad_tag\",worker=\"0\"}"), 3.0);
     assert_eq!(value(&up, "adit_latency_seconds_count{path=\"inbound\",worker=\"0\"}"), 50.0);
     assert_eq!(value(&up, "adit_latency_seconds_bucket{path=\"inbound\",worker=\"0\",le=\"0.000002\"}"), 50.0);
-    for name in Count::ALL.iter().map(|count| format!("adit_{}_total", count.label())) {
+    let shown = |count: &Count| match count {
+        Count::BusyNs => "adit_worker_busy_seconds_total".to_owned(),
+        count => format!("adit_{}_total", count.label()),
+    };
+    for name in Count::ALL.iter().map(shown) {
         assert!(up.contains(&format!("# TYPE {name} counter")), "{name}");
     }
     for name in Gauge::ALL.iter().map(|gauge| format!("adit_{}", gauge.label())) {

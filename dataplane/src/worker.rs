@@ -58,6 +58,9 @@ impl Worker {
         while !stop.load(Ordering::Relaxed) {
             let busy = tap_more || udp_more || commands_more || !self.env.handover.may_sleep(self.env.id);
             let wait = if busy { Wait::Look } else { Wait::Sleep(self.outbound.done().and(self.inbound.done())) };
+            if !busy {
+                self.count_busy(self.state.now_ns());
+            }
             let ready = io.wait(wait, &mut self.env.port)?;
             self.env.handover.awake(self.env.id);
             self.env.port.count(Count::Turns, 1);
@@ -67,7 +70,11 @@ impl Worker {
             if ready.wake {
                 self.env.port.acknowledge();
             }
+            let turn_ns = self.state.turn_ns;
             self.state.keep_time(&mut self.env);
+            if busy && turn_ns > 0 {
+                self.env.port.count(Count::BusyNs, self.state.turn_ns - turn_ns);
+            }
             commands_more = control::apply(&mut self.state, &mut self.env);
 
             if tap_more {
@@ -82,6 +89,13 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// It has worked since the turn began, until now.
+    fn count_busy(&mut self, now_ns: u64) {
+        if self.state.turn_ns > 0 {
+            self.env.port.count(Count::BusyNs, now_ns.saturating_sub(self.state.turn_ns));
+        }
     }
 
     /// What other workers gave to this one.

@@ -74,6 +74,7 @@ numbers! {
         CommandsApplied "commands_applied" "Commands of the control plane applied.",
         Turns "turns" "Turns of the worker's loop.",
         Sleeps "sleeps" "Turns in which the worker waited in the kernel.",
+        BusyNs "worker_busy_ns" "Nanoseconds in which the worker did not wait in the kernel, looking for packets included.",
     }
 }
 

@@ -4,12 +4,13 @@
 //! again when the Child SA has ended; an SPI would make new series for ever.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
 use adit_proto::control::{ChildId, Direction};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::{counter, family, gauge};
-use crate::api::types::Volume;
+use crate::api::types::{Peer, Volume};
 use crate::children::LaneState;
 use crate::view::status::PeerView;
 
@@ -33,6 +34,24 @@ pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
         family(MetricType::GAUGE, "adit_peer_info", "Peers of the configuration; the value is always 1.", info.collect()),
         family(MetricType::GAUGE, "adit_peer_up", UP, up),
         family(MetricType::GAUGE, "adit_peer_missing_selectors", selectors, missing),
+        family(
+            MetricType::GAUGE,
+            "adit_peer_last_handshake_timestamp_seconds",
+            "When the peer was last authenticated, in seconds since 1970 UTC; no value while it is not, and with a static key.",
+            timestamps(peers, |peer| peer.ike.as_ref()?.sas.first().map(|sa| sa.age_s)),
+        ),
+        family(
+            MetricType::GAUGE,
+            "adit_peer_last_receive_timestamp_seconds",
+            "When the last authentic packet of a peer came, in seconds since 1970 UTC; no value before the first.",
+            timestamps(peers, |peer| peer.received.idle_s),
+        ),
+        family(
+            MetricType::COUNTER,
+            "adit_peer_bytes_total",
+            "Bytes of frames sealed for a peer or opened from it, over all its Child SAs.",
+            peers.iter().flat_map(bytes).collect(),
+        ),
         family(MetricType::GAUGE, "adit_child_sa_lanes", lanes, peers.iter().flat_map(lane_states).collect()),
         family(
             MetricType::COUNTER,
@@ -47,6 +66,19 @@ pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
             volumes(peers, |volume| volume.bytes),
         ),
     ]
+}
+
+/// What was so many seconds ago, as a time.
+fn timestamps(peers: &[PeerView], ago: impl Fn(&Peer) -> Option<u64>) -> Vec<Metric> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let one = |view: &PeerView| Some(gauge(&[("peer", &view.peer.name)], now.saturating_sub(ago(&view.peer)?) as f64));
+    peers.iter().filter_map(one).collect()
+}
+
+/// Both directions.
+fn bytes(view: &PeerView) -> [Metric; 2] {
+    [("in", view.peer.received.bytes), ("out", view.peer.sent.bytes)]
+        .map(|(direction, bytes)| counter(&[("direction", direction), ("peer", &view.peer.name)], bytes))
 }
 
 /// How many lanes of a peer are in each state.
