@@ -297,6 +297,14 @@ impl Config {
     /// # Errors
     /// Every mistake in it; when the YAML itself is broken, the first.
     pub fn load(file: &Path, machine: &Machine) -> Result<Config, Problems> {
+        Config::of_text(file, &Config::text(file)?, machine)
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no text.
+    pub fn text(file: &Path) -> Result<String, Problems> {
         let fail = |what: String, write: String| {
             let expected = format!("a readable file of UTF-8 text, at most {} MiB", FILE_BYTES_MAX >> 20);
             Problems::new(file.to_owned(), "", vec![Problem::new(Place::FILE, what, expected, write)])
@@ -314,12 +322,19 @@ impl Config {
         if bytes.len() as u64 == most {
             return Err(fail("the file is too long".to_owned(), "a shorter file".into()));
         }
-        let source = String::from_utf8(bytes).map_err(|error| {
+        String::from_utf8(bytes).map_err(|error| {
             fail(format!("byte {} is not UTF-8", error.utf8_error().valid_up_to()), "the file in UTF-8 encoding".into())
-        })?;
+        })
+    }
+
+    /// Judges the text of this file, and the files that it names.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn of_text(file: &Path, text: &str, machine: &Machine) -> Result<Config, Problems> {
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let directory = std::path::absolute(directory).map_err(unreadable)?;
-        Config::from_yaml(&source, &directory, machine).map_err(|list| Problems::new(file.to_owned(), &source, list))
+        let directory = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+        Config::from_yaml(text, &directory, machine).map_err(|list| Problems::new(file.to_owned(), text, list))
     }
 
     /// Judges the text of a file; relative paths in it start at `directory`.

@@ -7,9 +7,11 @@ pub mod difference;
 pub mod reload;
 pub mod static_key;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use adit_proto::control::{Direction, PeerTag, Spi};
@@ -47,8 +49,28 @@ pub struct Source {
     pub file: PathBuf,
     pub read_at: SystemTime,
     digest: Option<Digest>,
+    text: Arc<str>,
     /// The files that it names, with what was in them: keys, certificates and the token.
     contents: BTreeMap<PathBuf, Option<Digest>>,
+    /// How they looked from outside, before they were read.
+    stamps: Stamps,
+}
+
+/// How files look from outside: whether one is another one now, without reading it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stamps(Vec<Option<[i64; 7]>>);
+
+impl Stamps {
+    /// Of these files, in this order.
+    pub fn of<'a>(files: impl Iterator<Item = &'a Path>) -> Stamps {
+        let stamp = |file: &Path| {
+            let facts = std::fs::metadata(file).ok()?;
+            let changed = [facts.mtime(), facts.mtime_nsec(), facts.ctime(), facts.ctime_nsec()];
+            let [mtime, mtime_ns, ctime, ctime_ns] = changed;
+            Some([facts.dev() as i64, facts.ino() as i64, facts.size() as i64, mtime, mtime_ns, ctime, ctime_ns])
+        };
+        Stamps(files.map(stamp).collect())
+    }
 }
 
 impl Desired {
@@ -71,16 +93,34 @@ impl Desired {
         }
         // It is read again later, from wherever we are then.
         let file = &std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        let mut config = Config::load(file, machine)?;
-        let mut source = Source::of(file, &config);
-        for _ in 1..READINGS_MAX {
-            // What was read is what the digests are of only if nothing has changed between two looks.
-            config = Config::load(file, machine)?;
-            let again = Source::of(file, &config);
-            let same = (again.digest, &again.contents) == (source.digest, &source.contents);
-            source = again;
-            if same {
-                break;
+        let (config, source) = read_whole(|| {
+            let text = Config::text(file)?;
+            let config = Config::of_text(file, &text, machine)?;
+            let source = Source::of(file, text.into(), &config);
+            Ok((config, source))
+        })?;
+        Ok(Desired { source: Some(source), ..Desired::new(config) })
+    }
+
+    /// The same configuration, as it was read, with what is in the files that it names now; but for static keys, which stay.
+    ///
+    /// # Errors
+    /// Every mistake in these files.
+    pub fn renewed(&self, machine: &Machine) -> Result<Desired, Problems> {
+        let Some(before) = &self.source else { return Ok(self.clone()) };
+        let (mut config, mut source) = read_whole(|| {
+            let config = Config::of_text(&before.file, &before.text, machine)?;
+            let source = Source::of(&before.file, before.text.clone(), &config);
+            Ok((config, source))
+        })?;
+        (source.read_at, source.digest) = (before.read_at, before.digest);
+        let running: BTreeMap<&str, &Keys> = self.config.peers.iter().map(|peer| (peer.name.as_str(), &peer.keys)).collect();
+        for peer in &mut config.peers {
+            if let (Keys::Static { file, .. }, Some(keys @ Keys::Static { .. })) = (&peer.keys, running.get(peer.name.as_str())) {
+                if let Some(content) = before.contents.get(file) {
+                    source.contents.insert(file.clone(), *content);
+                }
+                peer.keys = (*keys).clone();
             }
         }
         Ok(Desired { source: Some(source), ..Desired::new(config) })
@@ -97,15 +137,43 @@ impl Desired {
     }
 }
 
+/// Reads until two readings in a row are of the same files: what was read is what the digests are of only if nothing has changed
+/// between two looks.
+fn read_whole(read: impl Fn() -> Result<(Config, Source), Problems>) -> Result<(Config, Source), Problems> {
+    let (mut config, mut source) = read()?;
+    for _ in 1..READINGS_MAX {
+        let (again, source_again) = read()?;
+        let same = (source_again.digest, &source_again.contents) == (source.digest, &source.contents);
+        (config, source) = (again, source_again);
+        if same {
+            break;
+        }
+    }
+    Ok((config, source))
+}
+
 impl Source {
-    /// SHA-256 of the configuration file as it was read, in hexadecimal, as `sha256sum` prints it. `None`: it could not be read again.
+    /// SHA-256 of the configuration file as it was read, in hexadecimal, as `sha256sum` prints it.
     pub fn digest(&self) -> Option<String> {
         Some(self.digest?.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    fn of(file: &Path, config: &Config) -> Source {
-        let contents = files(config).into_iter().map(|file| (file.to_owned(), content(file))).collect();
-        Source { file: file.to_owned(), read_at: SystemTime::now(), digest: content(file), contents }
+    fn of(file: &Path, text: Arc<str>, config: &Config) -> Source {
+        let files: BTreeSet<&Path> = files(config).into_iter().collect();
+        let stamps = Stamps::of(files.iter().copied());
+        let contents = files.into_iter().map(|file| (file.to_owned(), content(file))).collect();
+        let digest = digest_of(text.as_bytes());
+        Source { file: file.to_owned(), read_at: SystemTime::now(), digest, text, contents, stamps }
+    }
+
+    /// How the files that it names looked when they were read.
+    pub fn stamps(&self) -> &Stamps {
+        &self.stamps
+    }
+
+    /// How they look now.
+    pub fn stamps_now(&self) -> Stamps {
+        Stamps::of(self.contents.keys().map(PathBuf::as_path))
     }
 
     /// Whether a file that both name has the same content in both.
@@ -121,7 +189,11 @@ impl Source {
 fn content(file: &Path) -> Option<Digest> {
     let read: io::Result<Vec<u8>> = std::fs::read(file);
     let bytes = zeroize::Zeroizing::new(read.ok()?);
-    digest(&SHA256, &bytes).as_ref().try_into().ok()
+    digest_of(&bytes)
+}
+
+fn digest_of(bytes: &[u8]) -> Option<Digest> {
+    digest(&SHA256, bytes).as_ref().try_into().ok()
 }
 
 /// All files that a configuration names.

@@ -5,7 +5,7 @@
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
 //! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
 //! [`interface`] the interface in the kernel, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
-//! dead data plane is started again, [`peer_log`] what the log says of peers. The API reads the shared [`View`] beside it.
+//! dead data plane is started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log says of peers. The API reads the shared [`View`] beside it.
 
 mod answer;
 mod command_queue;
@@ -23,6 +23,7 @@ mod peer_log;
 mod persist;
 mod port500;
 mod reload;
+mod renewal;
 mod restarts;
 mod runtime_dir;
 mod start;
@@ -57,6 +58,7 @@ use interface::{Should, Upkeep};
 use orders::{Orders, stopped};
 use peer_log::PeerLog;
 use persist::Vault;
+use renewal::Renewal;
 use restarts::Restarts;
 use runtime_dir::RuntimeDir;
 use underlay::Underlay;
@@ -93,6 +95,7 @@ pub struct Gateway {
     /// What the next control plane has to know.
     vault: Vault,
     runtime_dir: RuntimeDir,
+    renewal: Renewal,
 }
 
 /// A data plane that is attached and watched. The channel itself is in the view.
@@ -197,6 +200,7 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
         upkeep: Upkeep::default(),
         listeners,
         runtime_dir,
+        renewal: Renewal::default(),
     };
     let result = gateway.run().await;
     // It may be gone already; a left file would be replaced by the next run.

@@ -139,12 +139,13 @@ impl Ike {
     }
 
     /// Changes what a reload has changed; `touched` are the names of the peers that it concerns. Nobody else's SAs are touched. Both
-    /// configurations come with the ids of their peers. What makes no sense to the engine comes back.
+    /// configurations come with the ids of their peers; `renewed` says that they differ in the content of files alone. What makes no sense to the engine comes back.
     pub fn reconfigure(
         &mut self,
         (old, old_ids): (&Config, &[PeerId]),
         (new, ids): (&Config, &[PeerId]),
         (touched, known): (&BTreeSet<String>, &Known),
+        renewed: bool,
     ) -> Vec<String> {
         let mut problems = Vec::new();
         let by_ike = |(place, id): (usize, &PeerId)| new.peers[place].ike().map(|_| (*id, place));
@@ -184,7 +185,8 @@ impl Ike {
             }
             let Some(settings) = settings::peer(new, peer, known) else { continue };
             let (local, first) = (settings.local, settings.remotes.first().copied());
-            if let Err(error) = self.endpoint.set_peer(now(), *id, settings) {
+            let set = if renewed { Endpoint::renew_peer } else { Endpoint::set_peer };
+            if let Err(error) = set(&mut self.endpoint, now(), *id, settings) {
                 problems.push(format!("peer {}: {error}", peer.name));
                 continue;
             }

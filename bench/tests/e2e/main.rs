@@ -36,6 +36,7 @@ mod paths;
 mod ping;
 mod ppk;
 mod reload;
+mod renewal;
 mod restart;
 mod routers;
 mod secrets;

@@ -42,6 +42,8 @@ pub struct Reload {
     pub interrupted: BTreeSet<String>,
     /// The data plane has to be replaced for it, and that was asked for.
     pub replaces_dataplane: bool,
+    /// The configuration is the same, and what is in its files was renewed.
+    pub renewed: bool,
 }
 
 /// Why nothing is done.
@@ -105,7 +107,19 @@ pub fn plan(
         return Err(Refused::NeedsDataPlane(misfits.join(", ")));
     }
     let desired = Desired { source: read.source, pending, ..Desired::new(config) };
-    Ok(Reload { desired, changes, touched, interrupted, replaces_dataplane: !misfits.is_empty() })
+    Ok(Reload { desired, changes, touched, interrupted, replaces_dataplane: !misfits.is_empty(), renewed: false })
+}
+
+/// What it comes to that files were renewed, of the configuration that runs: nothing is interrupted by that.
+///
+/// # Errors
+/// As of [`plan`].
+pub fn renewal(running: &Desired, read: Desired, arguments: &[(String, String)]) -> Result<Reload, Refused> {
+    let differences = contents(running, &read);
+    let reload = plan(running, read, arguments, false)?;
+    let changes = differences.iter().map(Difference::to_string).collect();
+    let touched = touched(&reload.desired.config, &differences);
+    Ok(Reload { changes, touched, interrupted: BTreeSet::new(), renewed: true, ..reload })
 }
 
 /// Whether a difference of the gateway as a whole is about one of these keys.
@@ -309,5 +323,31 @@ mod tests {
         std::fs::write(files.0.path().join("a.yaml"), files.yaml() + "# edited\n").unwrap();
         assert!(running.is_outdated());
         assert!(!Path::new("/nowhere").exists() && !Desired::new(running.config).is_outdated());
+    }
+
+    #[test]
+    fn renewed_files_are_taken_without_an_edited_configuration() {
+        let files = Files::new();
+        let running = files.read(&files.yaml());
+        let machine = Machine { cores: vec![0, 1] };
+        let seen = |running: &Desired| running.source.as_ref().map(|source| source.stamps_now() == *source.stamps());
+        assert_eq!(seen(&running), Some(true));
+        files.psk("e", "another preshared key that is long enough");
+        assert_eq!(seen(&running), Some(false));
+        std::fs::write(files.0.path().join("a.yaml"), "name: edited").unwrap();
+        std::fs::remove_file(files.0.path().join("c.key")).unwrap();
+        Secret::from_bytes(Suite::Aes128Gcm, [9; SECRET_LEN]).create_file(&files.0.path().join("c.key")).unwrap();
+        let arguments = dataplane::arguments(&running.config);
+        let done = renewal(&running, running.renewed(&machine).unwrap(), &arguments).unwrap();
+        assert_eq!(done.changes, ["peer e: ike.psk_file: the file has another content"]);
+        assert_eq!((names(&done.touched), done.interrupted.len(), done.renewed), (vec!["e"], 0, true));
+        assert!(done.desired.is_outdated() && done.desired.config.name == "a", "the file is still newer than what runs");
+        assert!(done.desired.config.peers[1].secret() == running.config.peers[1].secret());
+        // A reload that is asked for takes the rest.
+        let all = judge(&files, &done.desired, &files.yaml(), false).unwrap();
+        assert_eq!(all.changes, ["peer c: static_key_file: the file has another content"]);
+        // What is not whole yet changes nothing.
+        files.psk("d", "short");
+        assert!(running.renewed(&machine).is_err());
     }
 }

@@ -72,7 +72,7 @@ impl Gateway {
     }
 
     /// Puts another model in the place of the one before. What cannot be done at once comes back, and is tried again.
-    async fn put_in_place(&mut self, mut plane: Option<&mut Plane>, reload: Reload) -> Vec<String> {
+    pub(super) async fn put_in_place(&mut self, mut plane: Option<&mut Plane>, reload: Reload) -> Vec<String> {
         let mut problems = Vec::new();
         if let Some(plane) = &mut plane {
             // What was on its way when the reload came is there before the next looks what is there.
@@ -95,6 +95,7 @@ impl Gateway {
                 (&old.config, &old_ids),
                 (&new.config, &self.ids),
                 (&reload.touched, self.underlay.resolver.known()),
+                reload.renewed,
             ));
             // A person has changed something of them: what follows is news.
             old_ids.iter().chain(&self.ids).for_each(|id| self.peer_log.forget(*id));

@@ -21,7 +21,8 @@ use crate::view::View;
 
 /// How often rates are taken and unsettled things are tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How often the tops of the replay windows are saved: what an attacker could replay after a crash of the machine.
+/// How often the tops of the replay windows are saved: what an attacker could replay after a crash of the machine. And how often it is
+/// looked whether keys and certificates were renewed.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often the log of the data plane is read.
 const LOG_EVERY: Duration = Duration::from_millis(250);
@@ -118,6 +119,7 @@ impl Gateway {
                 }
                 _ = save.tick() => {
                     self.tend_interface().await;
+                    self.take_renewed(plane).await;
                     self.durable.note_tops_or_say(&self.view);
                 }
                 _ = log.tick() => plane.log.forward(),

@@ -20,7 +20,7 @@ use super::initiated::Initiated;
 use super::parts::Parts;
 use super::protect::{Message, Protection};
 use super::session::Session;
-use super::trust::{OwnProof, Trust};
+use super::trust::{Change, OwnProof, Trust};
 use super::window::{Outstanding, Place};
 use super::wire::{Came, Opened, Wire};
 use super::{crash, evidence, informational};
@@ -119,10 +119,15 @@ impl IkeSa {
         }
     }
 
-    /// Follows a changed configuration, unless the trust is another one.
-    pub(super) fn reconfigure(&mut self, ctx: &mut Ctx, config: Arc<PeerConfig>, trust: &Trust) {
+    /// Follows a changed configuration. Other credentials or identities end it at once, unless they are the renewed ones of the same peer.
+    pub(super) fn reconfigure(&mut self, ctx: &mut Ctx, config: Arc<PeerConfig>, trust: &Trust, change: Change) {
         let adit = self.facts.features.adit;
         match self.session_mut() {
+            Some(session) if session.proof.trust() != trust && change.keeps(session.proof.trust(), trust) => {
+                let began = session.original_initiator;
+                session.proof.standing_mut().renew(ctx.now, began);
+                session.reconfigure(config);
+            }
             Some(session) if session.proof.trust() != trust => {
                 self.close(ctx, vec![Delete::ike().into()], Cause::TrustChanged);
             }

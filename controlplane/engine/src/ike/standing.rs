@@ -19,6 +19,8 @@ const MARGIN_MAX: Duration = Duration::from_secs(3600);
 const APART_MIN: Duration = Duration::from_secs(5);
 /// Before one that failed is tried again: a quarter of the time that is left, at most this.
 const RETRY_MAX: Duration = Duration::from_secs(600);
+/// How long a peer may take until it has proven itself with credentials that were renewed: its own may be renewed a little later.
+const RENEW_WITHIN: Duration = Duration::from_secs(900);
 /// The wall clock may be set: what it says is looked at again after this time.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
@@ -138,6 +140,14 @@ impl Standing {
             self.wanted = Some(now.instant);
             self.reauth_at = Some(now.instant);
         }
+    }
+
+    /// What the peer has to prove itself with was renewed: it has some time for that, while all goes on. Whoever can begins.
+    pub(super) fn renew(&mut self, now: Now, original_initiator: bool) {
+        let end = now.instant + RENEW_WITHIN;
+        self.granted = Some(self.granted.map_or(end, |at| at.min(end)));
+        self.wanted = Some(now.instant);
+        self.plan(now, original_initiator);
     }
 
     /// Whether a new authentication is to begin now. It may fail: then the next one is due after a while.

@@ -23,6 +23,22 @@ pub(super) struct Trust {
     pub all: Digest,
 }
 
+/// What a changed configuration comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Somebody has written another one.
+    Configured,
+    /// The files that it names were renewed.
+    Renewed,
+}
+
+impl Change {
+    /// Whether an IKE SA that was authenticated under `before` goes on until it is authenticated under `now`.
+    pub(super) fn keeps(self, before: &Trust, now: &Trust) -> bool {
+        self == Change::Renewed && before.is_same_peer(now)
+    }
+}
+
 /// With which key and certificates we prove ourselves, where that is our business alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OwnProof(pub Digest);

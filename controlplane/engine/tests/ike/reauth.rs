@@ -256,3 +256,58 @@ fn a_successor_process_knows_when_it_ends() {
     assert!(world.is_up(A, PEER) && world.is_up(B, PEER));
     world.check_traffic();
 }
+
+#[test]
+fn renewed_credentials_are_proven_beside_what_there_is() {
+    let root = Authority::new("Root");
+    let mut world = pair(8, |node, config| {
+        (config.local_auth, config.remote_auth) = (certified(&root, node, 90 * DAY), root.trusted());
+        forever(config);
+    });
+    world.connect_pair();
+    let renewed = Authority::new("Renewed");
+    let renew = |world: &mut World, node: usize| {
+        let mut config = peer(node);
+        (config.local_auth, config.remote_auth) = (certified(&renewed, node, 90 * DAY), renewed.trusted());
+        forever(&mut config);
+        world.act(node, |endpoint, now| endpoint.renew_peer(now, PEER, config)).expect("a good configuration");
+    };
+    // One end is renewed a little before the other: what there is goes on, and then gives way.
+    let first = spis(&world);
+    renew(&mut world, A);
+    carry(&mut world, Duration::from_secs(10));
+    assert_eq!(spis(&world), first, "the other end does not believe the new one yet");
+    renew(&mut world, B);
+    // It is tried again after a quarter of the time that is left.
+    world.run_for(Duration::from_secs(210));
+    carry(&mut world, Duration::from_secs(30));
+    let last = spis(&world);
+    assert!(last[A] == last[B] && last[A] != first[A], "{first:?} {last:?}");
+    let down = |event: &Event| {
+        matches!(
+            event,
+            Event::State { state: ConnectionState::Reconnecting | ConnectionState::Failed | ConnectionState::Idle, .. }
+        )
+    };
+    assert!([A, B].iter().all(|node| !world.nodes[*node].events.iter().any(down)), "it was never down");
+    world.run_for(Duration::from_secs(3600));
+    assert_eq!(spis(&world), last, "that is all");
+}
+
+#[test]
+fn who_does_not_prove_itself_with_what_was_renewed_is_cut_off() {
+    let root = Authority::new("Root");
+    let mut world = pair(9, |node, config| {
+        (config.local_auth, config.remote_auth) = (certified(&root, node, 90 * DAY), root.trusted());
+        forever(config);
+    });
+    world.connect_pair();
+    let mut config = peer(B);
+    (config.local_auth, config.remote_auth) = (certified(&root, B, 90 * DAY), Authority::new("Another").trusted());
+    forever(&mut config);
+    world.act(B, |endpoint, now| endpoint.renew_peer(now, PEER, config)).expect("a good configuration");
+    world.run_for(Duration::from_secs(600));
+    assert!(world.is_up(B, PEER), "it has a quarter of an hour");
+    world.run_for(Duration::from_secs(400));
+    assert!(!world.is_up(B, PEER), "and no more");
+}

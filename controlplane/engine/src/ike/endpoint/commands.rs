@@ -23,7 +23,7 @@ use super::super::limits::ADDITIONAL_MAX;
 use super::super::remotes::Remotes;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
-use super::super::trust::Trust;
+use super::super::trust::{Change, Trust};
 use super::{Endpoint, Timer};
 use crate::path::{Hop, IKE_PORT};
 
@@ -63,6 +63,19 @@ impl Endpoint {
     /// # Errors
     /// The configuration makes no sense.
     pub fn set_peer(&mut self, now: Now, id: PeerId, config: PeerConfig) -> Result<(), CommandError> {
+        self.change_peer(now, id, config, Change::Configured)
+    }
+
+    /// The same peer, of which credentials were renewed, ours or its own: nothing ends. It is authenticated anew beside the IKE SA that
+    /// there is, which goes when the new one is complete; a peer that has not proven itself in a quarter of an hour is cut off.
+    ///
+    /// # Errors
+    /// The configuration makes no sense.
+    pub fn renew_peer(&mut self, now: Now, id: PeerId, config: PeerConfig) -> Result<(), CommandError> {
+        self.change_peer(now, id, config, Change::Renewed)
+    }
+
+    fn change_peer(&mut self, now: Now, id: PeerId, config: PeerConfig, change: Change) -> Result<(), CommandError> {
         check(&config)?;
         let (trust, config) = (Trust::of(&config), Arc::new(config));
         match self.shared.peers.get_mut(&id) {
@@ -73,7 +86,7 @@ impl Endpoint {
                 let sas = peer.sas.clone();
                 for sa in sas {
                     let config = config.clone();
-                    self.run(now, sa, |sa, ctx| sa.reconfigure(ctx, config, &trust));
+                    self.run(now, sa, |sa, ctx| sa.reconfigure(ctx, config, &trust, change));
                 }
                 self.directory_is_stale = true;
             }

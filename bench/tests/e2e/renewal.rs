@@ -1,0 +1,99 @@
+//! Certificates and keys that are renewed on disk are taken by themselves, and no packet is lost by it.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use adit_bench::lab::interop::pki::{Authority, Certificate, KeyKind, Subject};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::Pings;
+
+/// Puts a file in the place of another one, as tools that renew certificates do.
+fn replace(file: &Path, content: &str) -> Result<()> {
+    let new = file.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    let mut opened = options.write(true).create_new(true).mode(0o600).open(&new)?;
+    std::io::Write::write_all(&mut opened, content.as_bytes())?;
+    Ok(fs::rename(&new, file)?)
+}
+
+fn trust(lab: &Lab, anchors: &[&Certificate]) -> Result<()> {
+    let pem: Vec<&str> = anchors.iter().map(|anchor| anchor.pem()).collect();
+    replace(&lab.dir().join("ca.crt"), &pem.concat())
+}
+
+/// Two gateways that prove themselves with certificates of this authority.
+fn start(authority: &Authority) -> Result<Lab> {
+    let mut lab = Lab::prepare(&LabOptions { ike: vec![String::new()], ..LabOptions::default() })?;
+    trust(&lab, &[authority.certificate()])?;
+    let dir = lab.dir().to_owned();
+    for gateway in &mut lab.gateways {
+        let credential = authority.issue(&Subject::dns(&gateway.name), KeyKind::Ed25519)?;
+        replace(&dir.join(format!("{}.pem", gateway.name)), &credential.key.private_pem())?;
+        replace(&dir.join(format!("{}.crt", gateway.name)), credential.certificate.pem())?;
+        let text = fs::read_to_string(&gateway.config)?;
+        let (before, after) = text.split_once("psk_file: ").context("a peer with a preshared key")?;
+        let (_, after) = after.split_once(" }").context("the end of it")?;
+        let (name, dir) = (&gateway.name, dir.display());
+        let own = format!("ike: {{ key_file: {dir}/{name}.pem, certificate_file: {dir}/{name}.crt }}\n");
+        fs::write(&gateway.config, format!("{own}{before}ca_file: {dir}/ca.crt }}{after}"))?;
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    Ok(lab)
+}
+
+fn status(gateway: &Gateway) -> Result<Value> {
+    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
+}
+
+/// The common name of the certificate that runs.
+fn runs(gateway: &Gateway) -> Result<String> {
+    Ok(status(gateway)?["certificates"][0]["subject"].as_str().context("a certificate")?.to_owned())
+}
+
+fn spi(gateway: &Gateway) -> Result<Value> {
+    Ok(status(gateway)?["peers"][0]["ike"]["sas"][0]["initiator_spi"].clone())
+}
+
+#[test]
+fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()> {
+    let authority = Authority::root("Root", KeyKind::Ed25519)?;
+    let lab = start(&authority)?;
+    let (a, b) = (lab.a(), lab.b());
+    // An edited configuration stays the operator's to take.
+    let text = fs::read_to_string(&a.config)?;
+    fs::write(&a.config, text.replace("underlay_mtu: 1500", "underlay_mtu: 1400"))?;
+    let (old, first) = (runs(a)?, spi(a)?);
+    ensure!(!first.is_null() && !old.contains("renewed"), "{old}, {first}");
+    let pings = Pings::start(&lab, a, b.inner(), Duration::from_millis(2))?;
+
+    let subject = Subject { common_name: "renewed".to_owned(), ..Subject::dns(&a.name) };
+    let credential = authority.issue(&subject, KeyKind::Ed25519)?;
+    replace(&lab.dir().join("site-a.crt"), credential.certificate.pem())?;
+    a.wait_for_log("do not fit", SOON)?;
+    ensure!(runs(a)? == old && spi(a)? == first, "{}", a.log());
+    replace(&lab.dir().join("site-a.pem"), &credential.key.private_pem())?;
+    a.wait_for_log("renewed on disk, and taken", SOON)?;
+    ensure!(runs(a)?.contains("renewed"), "{}", a.adit("status")?);
+    wait_until("the peer has seen the new one", SOON, || Ok(spi(a)? != first && spi(a)? == spi(b)?))?;
+
+    // Another authority beside the old one, at both ends: nobody is cut off in between.
+    let other = Authority::root("Other", KeyKind::Ed25519)?;
+    let taken = || a.log().matches("ike.ca_file: the file has another content").count();
+    trust(&lab, &[authority.certificate(), other.certificate()])?;
+    wait_until("both authorities are believed", SOON, || Ok(taken() == 1))?;
+    b.wait_for_log("ike.ca_file: the file has another content", SOON)?;
+    std::thread::sleep(Duration::from_secs(2));
+    pings.none_lost(&lab, 300)?;
+    let status = status(a)?;
+    ensure!(status["configuration"]["newer"] == true, "{}", status["configuration"]);
+    ensure!(status["peers"][0]["state"] == "established", "{}", status["peers"][0]);
+    ensure!(a.log().matches("do not fit").count() == 1, "said once: {}", a.log());
+    ensure!(!a.log().contains("underlay_mtu"), "{}", a.log());
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Files of keys and certificates that are renewed on disk are taken by themselves, together and as a whole; the configuration that names
+//! them stays the one that runs, since a change of that is for people to ask for.
+//!
+//! A renewal is several files, one after the other. So they are taken once they have stood still between two looks, and where they do not
+//! fit each other yet (a key without its certificate) that is said once and the next change is waited for. Nothing ends by it: peers are
+//! authenticated anew beside the IKE SAs that there are. Static keys are not taken so: both ends must have the new one at one moment,
+//! which only people know.
+
+use super::{Gateway, Plane};
+use crate::config::Machine;
+use crate::desired::{Stamps, reload};
+
+/// What was seen of the files.
+#[derive(Default)]
+pub(super) struct Renewal {
+    /// At the last look.
+    seen: Option<Stamps>,
+    /// What was read last, and did not fit or was the same.
+    judged: Option<Stamps>,
+    /// What was said of files that do not fit.
+    complaint: Option<String>,
+}
+
+impl Renewal {
+    /// Whether the files are to be read again: they are others than when they were read, and have stood still since the last look.
+    fn is_due(&mut self, running: &Stamps, now: Stamps) -> bool {
+        let still = self.seen.as_ref() == Some(&now);
+        let due = still && now != *running && self.judged.as_ref() != Some(&now);
+        if due {
+            self.judged = Some(now.clone());
+        }
+        self.seen = Some(now);
+        due
+    }
+}
+
+impl Gateway {
+    /// Takes files that were renewed. To be called every few seconds.
+    pub(super) async fn take_renewed(&mut self, plane: &mut Plane) {
+        let running = self.desired.clone();
+        let Some(source) = running.source.as_ref().filter(|_| !plane.incomplete) else { return };
+        if !self.renewal.is_due(source.stamps(), source.stamps_now()) {
+            return;
+        }
+        let running = self.desired.clone();
+        let read = tokio::task::spawn_blocking(move || running.renewed(&Machine::here()));
+        let planned = match read.await {
+            Ok(Ok(read)) => reload::renewal(&self.desired, read, &plane.arguments).map_err(|refused| refused.to_string()),
+            Ok(Err(problems)) => Err(problems.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match planned {
+            Ok(reload) if reload.changes.is_empty() => {}
+            Ok(reload) => {
+                self.renewal.complaint = None;
+                tracing::info!("renewed on disk, and taken: {}", reload.changes.join("; "));
+                let problems = self.put_in_place(Some(plane), reload).await;
+                problems.iter().for_each(|problem| tracing::warn!("renewed on disk: {problem}"));
+            }
+            Err(why) => {
+                if self.renewal.complaint.as_ref() != Some(&why) {
+                    tracing::warn!("files were changed on disk that do not fit, so what was read before is used on: {why}");
+                }
+                self.renewal.complaint = Some(why);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn files_are_read_once_they_stand_still_and_not_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.crt");
+        fs::write(&file, "1").unwrap();
+        let files: Vec<PathBuf> = vec![file.clone(), dir.path().join("not-there")];
+        let look = || Stamps::of(files.iter().map(PathBuf::as_path));
+        let running = look();
+        let mut renewal = Renewal::default();
+        assert!(![0; 3].iter().any(|_| renewal.is_due(&running, look())), "nothing has changed");
+        fs::write(&file, "22").unwrap();
+        assert!(!renewal.is_due(&running, look()), "it may still be written");
+        assert!(renewal.is_due(&running, look()));
+        assert!(!renewal.is_due(&running, look()), "it did not fit");
+        // Another file in its place, of the same length.
+        fs::write(dir.path().join("new"), "33").unwrap();
+        fs::rename(dir.path().join("new"), &file).unwrap();
+        assert_eq!([0; 3].map(|_| renewal.is_due(&running, look())), [false, true, false]);
+        fs::remove_file(&file).unwrap();
+        assert_eq!([0; 3].map(|_| renewal.is_due(&running, look())), [false, true, false]);
+    }
+}
