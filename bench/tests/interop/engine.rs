@@ -155,7 +155,7 @@ fn compare(view: &View, sas: &[adit_bench::lab::interop::status::IkeSa]) -> Resu
     let [ours] = status.ike.as_slice() else { anyhow::bail!("{} IKE SAs at Adit", status.ike.len()) };
     ensure!((ours.spis.initiator.0, ours.spis.responder.0) == (theirs.spi_initiator, theirs.spi_responder), "SPIs of the IKE SA");
     ensure!(theirs.is_established() && theirs.remote_id == view.config.local_id.to_string(), "{theirs:?}");
-    ensure!(theirs.local_id == ours.remote_id, "{theirs:?}");
+    ensure!(ours.remote_id == theirs.local_id.as_str(), "{theirs:?}");
     let said = ours.suite.replace('/', " ");
     for word in [&theirs.algorithms.prf, &theirs.algorithms.key_exchange].into_iter().chain(&theirs.algorithms.additional) {
         ensure!(said.contains(word.as_str()), "strongSwan has {word}, Adit {said}");

@@ -20,6 +20,7 @@ use adit_proto::ike::{AuthMethod, CertEncoding, HashAlg, Identification};
 
 use crate::crypto::{AuthData, KeyError, Prf, PrivateKey, PublicKey, SignError, SignatureAlgorithm, VerifyError};
 use crate::identity::{Identity, Pattern};
+use crate::shown::Shown;
 
 pub use certificate::{Certificate, CertificateError};
 pub use chain::{TrustAnchors, Verified};
@@ -56,7 +57,7 @@ pub enum LocalKeyError {
     #[error(
         "the certificate {subject} is for another key ({certified}) than the private key's ({key}); the first certificate in the file must be the gateway's own"
     )]
-    OtherKey { subject: String, certified: String, key: String },
+    OtherKey { subject: Shown, certified: String, key: String },
 }
 
 /// How a peer has to prove who it is.
@@ -80,13 +81,18 @@ pub struct Claim<'a> {
 }
 
 /// The CERT payloads of a message, and what has been found out about them: the peer's own is read, and a signature verified with its
-/// key, once for all the peers that it may be. (They differ in what is signed only with a post-quantum pre-shared key.)
+/// key, and the chain with the same CAs, once for all the peers that it may be. (They differ in what is signed only with a post-quantum
+/// pre-shared key.)
 #[derive(Debug, Default)]
 pub struct Presented {
     /// In their order.
     certificates: Vec<(CertEncoding, Vec<u8>)>,
     own: OnceCell<Result<Certificate, CertificateError>>,
+    /// Those behind it that can be read.
+    above: OnceCell<Vec<Certificate>>,
     signed: RefCell<Vec<Signed>>,
+    /// What the chain is worth, with which CAs.
+    chains: RefCell<Vec<(Arc<TrustAnchors>, Result<Verified, CertificateError>)>>,
 }
 
 /// A signature that was verified: over what, its AUTH data, and whether it is good.
@@ -117,8 +123,8 @@ pub enum Proof {
     Psk,
     PinnedKey(PublicKey),
     Certificate {
-        subject: String,
-        issuer: String,
+        subject: Shown,
+        issuer: Shown,
         /// End of its validity, in seconds since 1970 UTC.
         not_after: u64,
         /// The same of the whole chain up to the trusted CA: what was proved ends then.
@@ -142,7 +148,7 @@ impl LocalKey {
             let certified = own.public_key().map_err(CertificateError::from)?;
             if certified != key.public() {
                 let (certified, key) = (certified.to_string(), key.public().to_string());
-                return Err(LocalKeyError::OtherKey { subject: own.subject().to_owned(), certified, key });
+                return Err(LocalKeyError::OtherKey { subject: own.subject().clone(), certified, key });
             }
         }
         Ok(LocalKey { key, chain })
@@ -298,9 +304,9 @@ fn verify_pinned(keys: &[PublicKey], claim: &Claim, octets: &[u8]) -> Result<Pro
             Err(signature_error(&key, error))
         }
         presented => Err(AuthError::UnknownKey {
-            presented: presented.map(|key| key.to_string()),
+            presented: presented.map(Shown::of),
             algorithm,
-            pinned: keys.iter().map(ToString::to_string).collect(),
+            pinned: keys.iter().map(Shown::of).collect(),
         }),
     }
 }
@@ -315,7 +321,7 @@ fn presented_key(claim: &Claim) -> Option<PublicKey> {
 }
 
 fn verify_certified(
-    anchors: &TrustAnchors,
+    anchors: &Arc<TrustAnchors>,
     identity: &Identity,
     claim: &Claim,
     octets: &[u8],
@@ -332,20 +338,37 @@ fn verify_certified(
     let own = claim.presented.own.get_or_init(|| Certificate::from_der(own)).as_ref().map_err(Clone::clone)?;
     if !own.names(identity) {
         let (identity, names) = (identity.clone(), own.all_names());
-        return Err(CertificateError::NotForIdentity { subject: own.subject().to_owned(), identity, names }.into());
+        return Err(CertificateError::NotForIdentity { subject: own.subject().clone(), identity, names }.into());
     }
     // The signature first: who cannot make one costs no more than this, whatever certificates it sends.
     let key = own.public_key().map_err(CertificateError::from)?;
     let good = claim.signature(octets, || key.verify(algorithm, octets, signature));
     good.map_err(|error| signature_error(key, error))?;
-    let Verified { issuer, until } = anchors.verify(own, above, now)?;
-    Ok(Proof::Certificate { subject: own.subject().to_owned(), issuer, not_after: own.not_after(), until })
+    let above = claim.presented.above.get_or_init(|| above.iter().filter_map(|der| Certificate::from_der(der).ok()).collect());
+    let Verified { issuer, until } = claim.presented.chain(anchors, || anchors.verify(own, above, now))?;
+    Ok(Proof::Certificate { subject: own.subject().clone(), issuer, not_after: own.not_after(), until })
 }
 
 fn signature_error(key: &PublicKey, error: VerifyError) -> AuthError {
     match error {
         VerifyError::OtherKind { key, algorithm } => AuthError::KeyKind { key, algorithm },
-        _ => AuthError::BadSignature { key: key.to_string() },
+        _ => AuthError::BadSignature { key: Shown::of(key) },
+    }
+}
+
+impl Presented {
+    /// What the chain is worth with these CAs; it may have been looked at before, for they are read once for each peer.
+    fn chain(
+        &self,
+        anchors: &Arc<TrustAnchors>,
+        verify: impl FnOnce() -> Result<Verified, CertificateError>,
+    ) -> Result<Verified, CertificateError> {
+        let known = self.chains.borrow().iter().find(|(known, _)| known.is_same(anchors)).map(|(_, outcome)| outcome.clone());
+        known.unwrap_or_else(|| {
+            let outcome = verify();
+            self.chains.borrow_mut().push((anchors.clone(), outcome.clone()));
+            outcome
+        })
     }
 }
 

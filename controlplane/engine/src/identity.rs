@@ -25,6 +25,7 @@ use std::str::FromStr;
 use adit_proto::ike::{IdType, Identification};
 
 use crate::hex;
+use crate::shown::{Shown, shows};
 
 pub use dn::DistinguishedName;
 pub use pattern::Pattern;
@@ -204,9 +205,10 @@ impl fmt::Display for Identity {
         match self {
             Identity::Ip(address) => address.fmt(f),
             Identity::Fqdn(name) if untyped(name).as_ref() == Some(self) => f.write_str(name),
-            Identity::Fqdn(name) => write!(f, "fqdn:{name}"),
+            // Who made it from something else than a payload or what a person wrote has not looked at it.
+            Identity::Fqdn(name) => write!(f, "fqdn:{}", Shown::of(name)),
             Identity::Email(address) if untyped(address).as_ref() == Some(self) => f.write_str(address),
-            Identity::Email(address) => write!(f, "email:{address}"),
+            Identity::Email(address) => write!(f, "email:{}", Shown::of(address)),
             Identity::Dn(dn) => dn.fmt(f),
             Identity::KeyId(bytes) => {
                 f.write_str("keyid:")?;
@@ -323,16 +325,6 @@ fn email_eq(a: &str, b: &str) -> bool {
 /// Whether text can go into a log line as it is.
 fn is_clean(text: &str) -> bool {
     text.chars().all(|character| shows(character) && !character.is_whitespace())
-}
-
-/// Whether a character shows as itself: no control character, and none of those that are not seen or turn the direction of
-/// what follows, so that a name looks like another one.
-pub(super) fn shows(character: char) -> bool {
-    // The standard library knows the categories, and escapes what has none that shows. Behind a letter, marks are let alone.
-    let mut buffer = [b'a'; 5];
-    let len = 1 + character.encode_utf8(&mut buffer[1..]).len();
-    let shown = std::str::from_utf8(&buffer[..len]).is_ok_and(|text| text.escape_debug().count() == 2);
-    shown || matches!(character, '"' | '\'' | '\\')
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Datagrams, time and random bytes go in; datagrams, events and the time of the next call come out. [`path`] decides by which way
 //! peers are reached, also those with static keys; [`ike`] gives it evidence. [`crypto`] and [`auth`] hold what IKE computes,
-//! [`identity`] who a peer says it is; [`nearest`] is for messages.
+//! [`identity`] who a peer says it is; [`nearest`] is for messages, [`shown`] for text in them that others have a hand in.
 #![forbid(unsafe_code)]
 #![deny(clippy::iter_over_hash_type)]
 
@@ -15,6 +15,7 @@ pub mod nearest;
 pub mod path;
 pub mod random;
 mod rate_limit;
+pub mod shown;
 #[cfg(test)]
 mod testing;
 mod timer;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use adit_engine::ike::selectors::SelectorPair;
 use adit_engine::ike::{IkeSpis, NatStatus, Role, Usage};
 use adit_engine::path::Hop;
+use adit_engine::shown::Shown;
 use adit_proto::control::PeerId;
 use adit_proto::ike::IkeSpi;
 use adit_proto::suite::Suite;
@@ -52,8 +53,8 @@ fn agreed_pair(desired: &Desired, lane: u8, established: Instant) -> IkeStatus {
         suite: String::new(),
         post_quantum: true,
         ppk: false,
-        remote_id: "b".into(),
-        proof: String::new(),
+        remote_id: Shown::of("b"),
+        proof: Shown::default(),
         established,
         last_heard: established,
         rekey_at: None,

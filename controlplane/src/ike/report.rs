@@ -7,6 +7,7 @@ use adit_engine::ike::{
     ConnectionState, Counters, Endpoint, Explanation, IkeStatus, Missing, Offers, PeerStatus, Refusal, Role, Wish,
 };
 use adit_engine::path::PathStatus;
+use adit_engine::shown::Shown;
 use adit_proto::control::PeerId;
 
 use crate::api::types;
@@ -84,8 +85,8 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
         suite: ike.suite.clone(),
         post_quantum: ike.post_quantum,
         ppk: ike.ppk,
-        remote_id: ike.remote_id.clone(),
-        proof: ike.proof.clone(),
+        remote_id: ike.remote_id.to_string(),
+        proof: ike.proof.to_string(),
         age_s: age(ike.established, now),
         idle_s: age(ike.last_heard, now),
         rekey_in_s: ike.rekey_at.map(|at| ahead(at, now)),
@@ -140,9 +141,9 @@ pub fn explanation(
     let record = &explanation.record;
     let offers = |what: &str, offers: &Offers| types::Offers {
         what: what.to_owned(),
-        ours: offers.ours.clone(),
-        theirs: offers.theirs.clone(),
-        chosen: offers.chosen.clone(),
+        ours: texts(&offers.ours),
+        theirs: texts(&offers.theirs),
+        chosen: offers.chosen.as_ref().map(ToString::to_string),
     };
     let all = [
         offers("IKE algorithms", &record.ike),
@@ -160,7 +161,7 @@ pub fn explanation(
         cause: explanation.cause.as_ref().map(ToString::to_string),
         problem: record.problem.as_ref().map(|problem| problem.cause.to_string()),
         role: record.role.map(|one| role(one).to_owned()),
-        hint: record.hint.clone(),
+        hint: record.hint.as_ref().map(ToString::to_string),
         remedy: record.problem.as_ref().map(|problem| problem.remedy.clone()),
         differences: differences
             .iter()
@@ -198,9 +199,8 @@ pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explana
 fn unauthenticated(refusals: &[Refusal]) -> Vec<types::UnauthenticatedInitiator> {
     let mut list: Vec<types::UnauthenticatedInitiator> = Vec::new();
     for refusal in refusals {
-        let (from, why) = (refusal.from.to_string(), refusal.why.to_string());
-        let same =
-            |one: &&mut types::UnauthenticatedInitiator| one.from == from && one.why == why && one.theirs == refusal.theirs;
+        let (from, why, theirs) = (refusal.from.to_string(), refusal.why.to_string(), texts(&refusal.theirs));
+        let same = |one: &&mut types::UnauthenticatedInitiator| one.from == from && one.why == why && one.theirs == theirs;
         match list.iter_mut().find(same) {
             Some(known) => (known.at, known.times) = (refusal.at, known.times + 1),
             None => list.push(types::UnauthenticatedInitiator {
@@ -208,12 +208,16 @@ fn unauthenticated(refusals: &[Refusal]) -> Vec<types::UnauthenticatedInitiator>
                 at: refusal.at,
                 times: 1,
                 why,
-                ours: refusal.ours.clone(),
-                theirs: refusal.theirs.clone(),
+                ours: texts(&refusal.ours),
+                theirs,
             }),
         }
     }
     list
+}
+
+fn texts(list: &[Shown]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }
 
 fn role(role: Role) -> &'static str {

@@ -151,8 +151,8 @@ impl View {
         let desired = self.desired();
         let chain = desired.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
         let one = |certificate: &Certificate| types::Certificate {
-            subject: certificate.subject().to_owned(),
-            issuer: certificate.issuer().to_owned(),
+            subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
             until: certificate.not_after(),
             remaining_s: certificate.not_after().saturating_sub(unix) as i64
                 - unix.saturating_sub(certificate.not_after()) as i64,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use adit_proto::ike::{IdType, Identification};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -11,13 +12,14 @@ use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, Subject
 
 use crate::crypto::{KeyError, PublicKey};
 use crate::identity::{DistinguishedName, Identity};
+use crate::shown::Shown;
 
 /// A certificate, taken apart. Nothing about it is verified.
 #[derive(Clone, Debug)]
 pub struct Certificate {
     der: Vec<u8>,
-    subject: String,
-    issuer: String,
+    subject: Shown,
+    issuer: Shown,
     /// The two names in DER, by which one certificate is found to be that of another's issuer.
     names_der: [Vec<u8>; 2],
     /// The subjectAltNames that can be identities, and the subject if it is not empty.
@@ -39,38 +41,38 @@ pub enum CertificateError {
     #[error("the file holds no CERTIFICATE in PEM")]
     NoPem,
     #[error("a certificate that cannot be read: {0}")]
-    Malformed(String),
+    Malformed(Shown),
     #[error("the key in the certificate: {0}")]
     Key(#[from] KeyError),
     #[error("the certificate {subject} is not for {identity} ({}); it is for {}", identity.kind(), join(names))]
-    NotForIdentity { subject: String, identity: Identity, names: Vec<String> },
+    NotForIdentity { subject: Shown, identity: Identity, names: Vec<Shown> },
     #[error("the certificate {subject} has expired: it was valid until {}, now is {}", date(*not_after), date(*now))]
-    Expired { subject: String, not_after: u64, now: u64 },
+    Expired { subject: Shown, not_after: u64, now: u64 },
     #[error("the certificate {subject} is not valid yet: it will be from {}, now is {}", date(*not_before), date(*now))]
-    NotYetValid { subject: String, not_before: u64, now: u64 },
+    NotYetValid { subject: Shown, not_before: u64, now: u64 },
     #[error("no trusted CA stands for the certificate {subject}, issued by {issuer}; trusted: {}", join(trusted))]
-    UnknownIssuer { subject: String, issuer: String, trusted: Vec<String> },
+    UnknownIssuer { subject: Shown, issuer: Shown, trusted: Vec<Shown> },
     #[error("the certificate {subject}, issued by {issuer}, bears a signature that is not the issuer's")]
-    BadSignature { subject: String, issuer: String },
+    BadSignature { subject: Shown, issuer: Shown },
     #[error("the certificate {subject} is signed with an algorithm that is not supported or not secure")]
-    SignatureAlgorithm { subject: String },
+    SignatureAlgorithm { subject: Shown },
     #[error("{subject} is a CA's certificate, not a gateway's")]
-    CaAsGateway { subject: String },
+    CaAsGateway { subject: Shown },
     #[error("{subject} is used as a CA, but its certificate does not allow that")]
-    NotCa { subject: String },
+    NotCa { subject: Shown },
     #[error("a CA above {subject} allows fewer CAs below it than there are")]
-    PathTooLong { subject: String },
+    PathTooLong { subject: Shown },
     #[error("a CA above {subject} may not stand for its names")]
-    NameConstraint { subject: String },
+    NameConstraint { subject: Shown },
     #[error("the key usage of the certificate {subject} does not include signatures")]
-    KeyUsage { subject: String },
+    KeyUsage { subject: Shown },
     #[error("the extended key usage of a certificate in the chain of {subject} is {}, none of which is for IKE", join(usages))]
-    ExtendedKeyUsage { subject: String, usages: Vec<String> },
+    ExtendedKeyUsage { subject: Shown, usages: Vec<Shown> },
     #[error("a certificate in the chain of {subject} cannot be accepted: {fault}")]
-    Chain { subject: String, fault: String },
+    Chain { subject: Shown, fault: Shown },
 }
 
-fn join(names: &[String]) -> String {
+fn join(names: &[Shown]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join("; ") }
 }
 
@@ -153,7 +155,7 @@ impl Certificate {
     /// # Errors
     /// `Malformed`.
     pub fn from_der(der: &[u8]) -> Result<Certificate, CertificateError> {
-        let malformed = |error: x509_cert::der::Error| CertificateError::Malformed(error.to_string());
+        let malformed = |error: x509_cert::der::Error| CertificateError::Malformed(Shown::of(error));
         let parsed = x509_cert::Certificate::from_der(der).map_err(malformed)?;
         let tbs = parsed.tbs_certificate();
         let alternative = tbs.get_extension::<SubjectAltName>().map_err(malformed)?;
@@ -168,14 +170,14 @@ impl Certificate {
         let alternative = alternative.map(|(_, names)| names.0).unwrap_or_default();
         let alternative: Vec<Identity> = alternative.iter().filter_map(identity).collect();
         let shown = match (&subject, alternative.first()) {
-            (Some(subject), _) => subject.to_string(),
-            (None, Some(name)) => name.to_string(),
-            (None, None) => "without a name".to_owned(),
+            (Some(subject), _) => Shown::of(subject),
+            (None, Some(name)) => Shown::of(name),
+            (None, None) => Shown::of("without a name"),
         };
         Ok(Certificate {
             der: der.to_vec(),
             subject: shown,
-            issuer: DistinguishedName::from_name(tbs.issuer()).map_or("nobody".to_owned(), |issuer| issuer.to_string()),
+            issuer: DistinguishedName::from_name(tbs.issuer()).map_or(Shown::of("nobody"), Shown::of),
             names_der,
             names: alternative.into_iter().chain(subject.map(Identity::Dn)).collect(),
             not_before: tbs.validity().not_before.to_unix_duration().as_secs(),
@@ -195,7 +197,7 @@ impl Certificate {
     pub fn all_from_pem(pem: &[u8]) -> Result<Vec<Certificate>, CertificateError> {
         let read = |section: Result<CertificateDer, rustls_pki_types::pem::Error>| match section {
             Ok(der) => Certificate::from_der(&der),
-            Err(error) => Err(CertificateError::Malformed(error.to_string())),
+            Err(error) => Err(CertificateError::Malformed(Shown::of(error))),
         };
         let all = CertificateDer::pem_slice_iter(pem).map(read).collect::<Result<Vec<_>, _>>()?;
         if all.is_empty() { Err(CertificateError::NoPem) } else { Ok(all) }
@@ -207,12 +209,12 @@ impl Certificate {
     }
 
     /// Whom it is for, for people.
-    pub fn subject(&self) -> &str {
+    pub fn subject(&self) -> &Shown {
         &self.subject
     }
 
     /// Who issued it, for people.
-    pub fn issuer(&self) -> &str {
+    pub fn issuer(&self) -> &Shown {
         &self.issuer
     }
 
@@ -246,8 +248,8 @@ impl Certificate {
     }
 
     /// Everything that [`Certificate::names`] says yes to, for people.
-    pub fn all_names(&self) -> Vec<String> {
-        self.names.iter().map(ToString::to_string).collect()
+    pub fn all_names(&self) -> Vec<Shown> {
+        Shown::list(&self.names)
     }
 
     /// Whether it is valid at a time, in seconds since 1970 UTC.
@@ -301,11 +303,12 @@ impl Certificate {
     }
 }
 
-/// The names that IKE knows, too.
+/// The names that IKE knows, too. What could not come in an ID payload is no name of anybody: with a line end in it, for example.
 fn identity(name: &GeneralName) -> Option<Identity> {
+    let of = |id_type, data: &[u8]| Identity::from_payload(&Identification { id_type, data: data.to_vec() }).ok();
     match name {
-        GeneralName::DnsName(name) => Some(Identity::Fqdn(name.as_str().to_owned())),
-        GeneralName::Rfc822Name(address) => Some(Identity::Email(address.as_str().to_owned())),
+        GeneralName::DnsName(name) => of(IdType::FQDN, name.as_bytes()),
+        GeneralName::Rfc822Name(address) => of(IdType::RFC822_ADDR, address.as_bytes()),
         GeneralName::DirectoryName(name) => DistinguishedName::from_name(name).ok().map(Identity::Dn),
         GeneralName::IpAddress(address) => {
             let bytes = address.as_bytes();

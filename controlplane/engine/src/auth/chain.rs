@@ -13,6 +13,7 @@ use webpki::aws_lc_rs as algorithms;
 use webpki::{EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext};
 
 use super::certificate::{Certificate, CertificateError};
+use crate::shown::Shown;
 
 /// Algorithms of signatures on certificates. None with SHA-1.
 const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
@@ -53,7 +54,7 @@ const GOOD_USAGES: &[&[usize]] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// The name of that CA.
-    pub issuer: String,
+    pub issuer: Shown,
     /// The end of the validity of the first one of its certificates to end, that of the CA included, in seconds since 1970 UTC.
     pub until: u64,
 }
@@ -87,14 +88,30 @@ impl TrustAnchors {
         self.certificates.iter().flat_map(|certificate| *certificate.key_hash()).collect()
     }
 
-    /// Verifies a chain of certificates, the peer's own and those above it in DER. `now` is in seconds since 1970 UTC. Costs a
-    /// signature for each certificate at most, and one for each trusted CA of the right name.
+    /// Whether they are the same CAs in the same order.
+    pub(super) fn is_same(&self, other: &TrustAnchors) -> bool {
+        self.certificates.iter().map(Certificate::der).eq(other.certificates.iter().map(Certificate::der))
+    }
+
+    /// Verifies a chain of certificates, the peer's own and those that it sent with it. `now` is in seconds since 1970 UTC. Costs a
+    /// signature for each certificate at most, and one for each trusted CA of the right name (two, where a certificate of that name was
+    /// sent as well); where the uppermost is forged, only the latter.
     ///
     /// # Errors
     /// Nothing trusted leads to it, or not at this time, or not for this use.
-    pub fn verify(&self, own: &Certificate, above: &[&[u8]], now: u64) -> Result<Verified, CertificateError> {
+    pub fn verify(&self, own: &Certificate, above: &[Certificate], now: u64) -> Result<Verified, CertificateError> {
+        self.verify_by(ALGORITHMS, own, above, now)
+    }
+
+    fn verify_by(
+        &self,
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+        own: &Certificate,
+        above: &[Certificate],
+        now: u64,
+    ) -> Result<Verified, CertificateError> {
         let own_der = CertificateDer::from(own.der());
-        let path = path_above(own, above.iter().filter_map(|der| Certificate::from_der(der).ok()).collect());
+        let path = path_above(own, above.to_vec());
         let above: Vec<CertificateDer> = path.iter().map(|certificate| CertificateDer::from(certificate.der())).collect();
         let explain = |error: Error| self.explain(own, &path, error, now);
         let peer = EndEntityCert::try_from(&own_der).map_err(explain)?;
@@ -104,15 +121,15 @@ impl TrustAnchors {
             self.check_path(path.anchor(), &between, now)
         };
         let verified =
-            peer.verify_for_usage(ALGORITHMS, &self.anchors, &above, time, IkeUsage, None, Some(&check)).map_err(explain)?;
+            peer.verify_for_usage(algorithms, &self.anchors, &above, time, IkeUsage, None, Some(&check)).map_err(explain)?;
         if !own.may_sign() {
-            return Err(CertificateError::KeyUsage { subject: own.subject().to_owned() });
+            return Err(CertificateError::KeyUsage { subject: own.subject().clone() });
         }
         let ca = self.certificate_of(verified.anchor());
         let used = |certificate: &&Certificate| verified.intermediate_certificates().any(|one| *one.der() == *certificate.der());
         let all = std::iter::once(own).chain(path.iter().filter(used)).chain(ca);
         let until = all.map(Certificate::not_after).min().unwrap_or(0);
-        Ok(Verified { issuer: ca.map_or_else(String::new, |ca| ca.subject().to_owned()), until })
+        Ok(Verified { issuer: ca.map_or_else(Shown::default, |ca| ca.subject().clone()), until })
     }
 
     fn certificate_of(&self, anchor: &TrustAnchor) -> Option<&Certificate> {
@@ -139,7 +156,7 @@ impl TrustAnchors {
     }
 
     /// Subject and issuer of the certificate at which the way up from the peer's own ends: below a trusted name, or nowhere.
-    fn top(&self, own: &Certificate, above: &[Certificate]) -> (String, String) {
+    fn top(&self, own: &Certificate, above: &[Certificate]) -> (Shown, Shown) {
         let mut top = own;
         // Each certificate takes the way one step up at most, so circles end as well.
         for _ in above {
@@ -149,22 +166,24 @@ impl TrustAnchors {
                 None => break,
             }
         }
-        (top.subject().to_owned(), top.issuer().to_owned())
+        (top.subject().clone(), top.issuer().clone())
     }
 
     /// The library's error with the certificate that it is about.
     fn explain(&self, own: &Certificate, above: &[Certificate], error: Error, now: u64) -> CertificateError {
-        let subject = own.subject().to_owned();
+        let subject = own.subject().clone();
         match error {
             Error::CertExpired { .. } | Error::CertNotValidYet { .. } => {
                 // One of them is out of date, and it is the first that is found to be on the way up.
                 let out_of_date = |certificate: &Certificate| certificate.check_dates(now).err();
                 let all = std::iter::once(own).chain(above).chain(&self.certificates);
-                all.into_iter().find_map(out_of_date).unwrap_or(CertificateError::Chain { subject, fault: format!("{error:?}") })
+                all.into_iter()
+                    .find_map(out_of_date)
+                    .unwrap_or(CertificateError::Chain { subject, fault: Shown::of(format_args!("{error:?}")) })
             }
             Error::UnknownIssuer => {
                 let (subject, issuer) = self.top(own, above);
-                let trusted = self.certificates.iter().map(|ca| ca.subject().to_owned()).collect();
+                let trusted = self.certificates.iter().map(|ca| ca.subject().clone()).collect();
                 CertificateError::UnknownIssuer { subject, issuer, trusted }
             }
             Error::InvalidSignatureForPublicKey => {
@@ -177,15 +196,15 @@ impl TrustAnchors {
             Error::CaUsedAsEndEntity => CertificateError::CaAsGateway { subject },
             Error::EndEntityUsedAsCa => {
                 let culprit = above.iter().find(|certificate| !certificate.may_certify());
-                CertificateError::NotCa { subject: culprit.unwrap_or(own).subject().to_owned() }
+                CertificateError::NotCa { subject: culprit.unwrap_or(own).subject().clone() }
             }
             Error::PathLenConstraintViolated => CertificateError::PathTooLong { subject },
             Error::NameConstraintViolation => CertificateError::NameConstraint { subject },
             Error::RequiredEkuNotFoundContext(context) => {
-                CertificateError::ExtendedKeyUsage { subject, usages: context.present.iter().map(|oid| dotted(oid)).collect() }
+                CertificateError::ExtendedKeyUsage { subject, usages: Shown::list(context.present.iter().map(|oid| dotted(oid))) }
             }
             Error::EmptyEkuExtension => CertificateError::ExtendedKeyUsage { subject, usages: Vec::new() },
-            other => CertificateError::Chain { subject, fault: format!("{other:?}") },
+            other => CertificateError::Chain { subject, fault: Shown::of(format_args!("{other:?}")) },
         }
     }
 }
@@ -211,7 +230,7 @@ fn path_above(own: &Certificate, mut sent: Vec<Certificate>) -> Vec<Certificate>
 /// # Errors
 /// It is a CA's, or not for signatures, or not for IKE.
 pub(super) fn check_use(own: &Certificate) -> Result<(), CertificateError> {
-    let subject = own.subject().to_owned();
+    let subject = own.subject().clone();
     if own.is_ca() {
         return Err(CertificateError::CaAsGateway { subject });
     }
@@ -221,7 +240,7 @@ pub(super) fn check_use(own: &Certificate) -> Result<(), CertificateError> {
     let is_good = |purpose: &String| GOOD_USAGES.iter().any(|good| dotted(good) == *purpose);
     match own.purposes() {
         Some(purposes) if !purposes.iter().any(is_good) => {
-            Err(CertificateError::ExtendedKeyUsage { subject, usages: purposes.to_vec() })
+            Err(CertificateError::ExtendedKeyUsage { subject, usages: Shown::list(purposes) })
         }
         Some(_) | None => Ok(()),
     }
@@ -229,12 +248,12 @@ pub(super) fn check_use(own: &Certificate) -> Result<(), CertificateError> {
 
 fn anchor(certificate: &Certificate) -> Result<TrustAnchor<'static>, CertificateError> {
     if !certificate.may_certify() {
-        return Err(CertificateError::NotCa { subject: certificate.subject().to_owned() });
+        return Err(CertificateError::NotCa { subject: certificate.subject().clone() });
     }
     let der = CertificateDer::from(certificate.der());
     match webpki::anchor_from_trusted_cert(&der) {
         Ok(anchor) => Ok(anchor.to_owned()),
-        Err(error) => Err(CertificateError::Malformed(format!("{error:?}"))),
+        Err(error) => Err(CertificateError::Malformed(Shown::of(format_args!("{error:?}")))),
     }
 }
 

@@ -5,6 +5,7 @@ use adit_proto::ike::AuthMethod;
 use super::certificate::CertificateError;
 use crate::crypto::{KeyKind, SignatureAlgorithm, SignatureDataError};
 use crate::identity::{Identity, IdentityError, Pattern};
+use crate::shown::Shown;
 
 /// Why a peer was not believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,12 +23,12 @@ pub enum AuthError {
     #[error("the peer signed with {}, pinned: {}", signer(presented, *algorithm), pinned.join(", "))]
     UnknownKey {
         /// The key in its CERT payload, if it sent one.
-        presented: Option<String>,
+        presented: Option<Shown>,
         algorithm: SignatureAlgorithm,
-        pinned: Vec<String>,
+        pinned: Vec<Shown>,
     },
     #[error("the signature was not made with {key}, or is over something else than was received")]
-    BadSignature { key: String },
+    BadSignature { key: Shown },
     #[error("the peer's key is of the kind {key}, but its signature is {algorithm}")]
     KeyKind { key: KeyKind, algorithm: SignatureAlgorithm },
     #[error("the peer sent no certificate")]
@@ -38,9 +39,9 @@ pub enum AuthError {
     Certificate(#[from] CertificateError),
 }
 
-fn signer(key: &Option<String>, algorithm: SignatureAlgorithm) -> String {
+fn signer(key: &Option<Shown>, algorithm: SignatureAlgorithm) -> String {
     match key {
-        Some(key) => key.clone(),
+        Some(key) => key.to_string(),
         None => format!("a key that it did not send ({algorithm})"),
     }
 }

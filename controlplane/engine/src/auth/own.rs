@@ -6,6 +6,7 @@ use super::certificate::{Certificate, CertificateError, date};
 use super::chain;
 use crate::crypto::PublicKey;
 use crate::identity::Identity;
+use crate::shown::Shown;
 
 /// How long before its end a certificate is worth a warning, in seconds.
 pub const WARN_BEFORE: u64 = 30 * 24 * 3600;
@@ -25,11 +26,11 @@ pub enum Finding {
     /// What a peer would say.
     Refused(CertificateError),
     /// The private key is another one.
-    OtherKey { subject: String, certified: String, key: String },
+    OtherKey { subject: Shown, certified: String, key: String },
     /// It is valid for less than [`WARN_BEFORE`].
-    ExpiresSoon { subject: String, not_after: u64, now: u64 },
+    ExpiresSoon { subject: Shown, not_after: u64, now: u64 },
     /// A certificate behind the first one is not of the CA that issued the one before it.
-    NotInChain { subject: String, issuer_of: String, issuer: String },
+    NotInChain { subject: Shown, issuer_of: Shown, issuer: Shown },
 }
 
 impl Finding {
@@ -90,12 +91,12 @@ pub fn judge_own(chain: &[Certificate], key: &PublicKey, identity: &Identity, no
         Err(error) => out.push(Finding::Refused(error.into())),
         Ok(certified) if certified != key => {
             let (certified, key) = (certified.to_string(), key.to_string());
-            out.push(Finding::OtherKey { subject: own.subject().to_owned(), certified, key });
+            out.push(Finding::OtherKey { subject: own.subject().clone(), certified, key });
         }
         Ok(_) => {}
     }
     if !own.names(identity) {
-        let (subject, names) = (own.subject().to_owned(), own.all_names());
+        let (subject, names) = (own.subject().clone(), own.all_names());
         out.push(Finding::Refused(CertificateError::NotForIdentity { subject, identity: identity.clone(), names }));
     }
     out.extend(chain::check_use(own).err().map(Finding::Refused));
@@ -103,7 +104,7 @@ pub fn judge_own(chain: &[Certificate], key: &PublicKey, identity: &Identity, no
         match certificate.check_dates(now) {
             Err(error) => out.push(Finding::Refused(error)),
             Ok(()) if certificate.not_after().saturating_sub(now) < WARN_BEFORE => {
-                let (subject, not_after) = (certificate.subject().to_owned(), certificate.not_after());
+                let (subject, not_after) = (certificate.subject().clone(), certificate.not_after());
                 out.push(Finding::ExpiresSoon { subject, not_after, now });
             }
             Ok(()) => {}
@@ -111,8 +112,7 @@ pub fn judge_own(chain: &[Certificate], key: &PublicKey, identity: &Identity, no
     }
     for (below, above) in chain.iter().zip(&chain[1..]) {
         if below.issuer() != above.subject() {
-            let (subject, issuer_of, issuer) =
-                (above.subject().to_owned(), below.subject().to_owned(), below.issuer().to_owned());
+            let (subject, issuer_of, issuer) = (above.subject().clone(), below.subject().clone(), below.issuer().clone());
             out.push(Finding::NotInChain { subject, issuer_of, issuer });
         }
     }

@@ -117,7 +117,7 @@ fn a_pinned_key_is_good_and_another_one_is_named() {
 
     let sent = Sent::by(&local, &pinned, &id("gw"));
     let error = pinned.verify(&Pattern::Any, &sent.claim(), PRF, b"other octets", NOW).unwrap_err();
-    assert_eq!(error, AuthError::BadSignature { key: public.to_string() });
+    assert_eq!(error, AuthError::BadSignature { key: Shown::of(&public) });
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_certificate_is_good_for_the_identities_in_it() {
         let local = root.issue_for(named("gw", &names), algorithm).local(&[]).into();
         for name in ["GW.example.org", "ops@EXAMPLE.org", "192.0.2.1", "2001:db8::1", "C=CH, CN=gw"] {
             let authenticated = check(&local, &ca(&root), name).unwrap();
-            let (subject, issuer) = ("C=CH, CN=gw".to_owned(), "C=CH, CN=Root".to_owned());
+            let (subject, issuer) = (Shown::of("C=CH, CN=gw"), Shown::of("C=CH, CN=Root"));
             assert_eq!(authenticated.by, Proof::Certificate { subject, issuer, not_after: 1_830_297_600, until: 1_830_297_600 });
         }
         for name in ["example.org", "x.gw.example.org", "Ops@example.org", "192.0.2.2", "gw", "keyid:00", "CN=gw, C=CH"] {
@@ -209,7 +209,7 @@ fn a_certificate_of_somebody_else_does_not_help() {
     let mut sent = Sent::by(&thief.local(&[]).into(), &ca(&root), &id("gw"));
     sent.presented = vec![(CertEncoding::X509_SIGNATURE, gateway.der.clone())].into();
     let error = ca(&root).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
-    assert_eq!(error, AuthError::BadSignature { key: gateway.private().public().to_string() });
+    assert_eq!(error, AuthError::BadSignature { key: Shown::of(gateway.private().public()) });
     // Only the first certificate is the peer's own.
     let both = [&thief, &gateway].map(|one| (CertEncoding::X509_SIGNATURE, one.der.clone()));
     sent.presented = both.to_vec().into();
@@ -269,7 +269,7 @@ fn a_key_and_a_certificate_that_do_not_belong_together_are_refused() {
     assert!(error.to_string().ends_with("the first certificate in the file must be the gateway's own"), "{error}");
     assert_eq!(LocalKey::certified(one.private(), b"").unwrap_err(), CertificateError::NoPem.into());
     let local = one.local(&[&root]);
-    assert_eq!(local.certificate().map(Certificate::subject), Some("C=CH, CN=one"));
+    assert_eq!(local.certificate().map(|one| one.subject().as_str()), Some("C=CH, CN=one"));
     assert_eq!(format!("{:?}", LocalAuth::from(psk("swordfish"))), "Psk(Psk(…))");
 }
 
@@ -310,4 +310,21 @@ fn a_forged_chain_costs_eight_candidates_less_than_a_millisecond() {
         .collect();
     times.sort();
     assert!(times[0] < std::time::Duration::from_millis(1), "{times:?}");
+}
+
+/// Who makes a key and certificates of his own signs rightly with it, so the chain is looked at: once for all peers of the same CAs,
+/// though these were read for each peer.
+#[test]
+fn a_chain_is_looked_at_once_for_all_candidates() {
+    let (root, impostor) = (Issued::root("Root"), Issued::root("Root"));
+    let peers: Vec<RemoteAuth> = (0..8).map(|_| ca(&root)).collect();
+    let own = impostor.issue(named("gw", &["gw"]));
+    let sent = Sent::by(&own.local(&[&impostor]).into(), &peers[0], &id("gw"));
+    for peer in &peers {
+        let error = peer.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
+        assert_eq!(error.code(), "certificate_bad_signature");
+    }
+    let other = ca(&Issued::root("Other")).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
+    assert_eq!(other.code(), "unknown_ca");
+    assert_eq!((sent.presented.signed.borrow().len(), sent.presented.chains.borrow().len()), (1, 2));
 }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::public_key::{KeyError, KeyKind, PublicKey, name_of};
 use super::signature::{Sha2, SignatureAlgorithm};
+use crate::shown::Shown;
 
 /// A private key. The library wipes it when it is dropped, and it is never printed.
 pub struct PrivateKey {
@@ -72,7 +73,7 @@ impl PrivateKey {
             match kind {
                 SectionKind::PrivateKey => return PrivateKey::from_pkcs8(&der),
                 SectionKind::EcPrivateKey => return PrivateKey::from_sec1(&der),
-                SectionKind::RsaPrivateKey => return Err(KeyError::Unsupported("RSA (private)".to_owned())),
+                SectionKind::RsaPrivateKey => return Err(KeyError::Unsupported(Shown::of("RSA (private)"))),
                 _ => {}
             }
         }
@@ -100,14 +101,14 @@ impl PrivateKey {
         }
         let read = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, der).ok();
         PrivateKey::ecdsa(read)?.ok_or_else(|| match pkcs8_algorithm(der) {
-            Some(oid) => KeyError::Unsupported(name_of(oid)),
+            Some(oid) => KeyError::Unsupported(Shown::of(name_of(oid))),
             None => KeyError::Malformed("private key"),
         })
     }
 
     fn from_sec1(der: &[u8]) -> Result<PrivateKey, KeyError> {
         let read = |algorithm| EcdsaKeyPair::from_private_key_der(algorithm, der).ok();
-        PrivateKey::ecdsa(read)?.ok_or(KeyError::Unsupported("ECDSA on another curve than P-256 and P-384".to_owned()))
+        PrivateKey::ecdsa(read)?.ok_or(KeyError::Unsupported(Shown::of("ECDSA on another curve than P-256 and P-384")))
     }
 
     fn ecdsa(read: impl Fn(&'static EcdsaSigningAlgorithm) -> Option<EcdsaKeyPair>) -> Result<Option<PrivateKey>, KeyError> {

@@ -17,6 +17,7 @@ use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use super::signature::{Sha2, SignatureAlgorithm};
+use crate::shown::Shown;
 
 const ID_ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 const ID_EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -64,7 +65,7 @@ pub enum KeyError {
     #[error("it is no valid DER of a {0}")]
     Malformed(&'static str),
     #[error("keys of the kind {0} are not supported; use Ed25519, or ECDSA with P-256 or P-384")]
-    Unsupported(String),
+    Unsupported(Shown),
     #[error("RSA keys of {0} bits are not accepted, only 2048 to 8192")]
     RsaLength(u32),
 }
@@ -94,8 +95,8 @@ impl PublicKey {
                 Some(P256) => KeyKind::EcdsaP256,
                 Some(P384) => KeyKind::EcdsaP384,
                 Some(P521) => KeyKind::EcdsaP521,
-                Some(other) => return Err(KeyError::Unsupported(format!("ECDSA on the curve {other}"))),
-                None => return Err(KeyError::Unsupported("ECDSA on a curve without a name".to_owned())),
+                Some(other) => return Err(KeyError::Unsupported(Shown::of(format_args!("ECDSA on the curve {other}")))),
+                None => return Err(KeyError::Unsupported(Shown::of("ECDSA on a curve without a name"))),
             },
             ID_RSA => {
                 let bits = RsaParameters::public_modulus_len(key).map_err(|_| malformed())?;
@@ -104,7 +105,7 @@ impl PublicKey {
                 }
                 KeyKind::Rsa { bits }
             }
-            other => return Err(KeyError::Unsupported(name_of(other))),
+            other => return Err(KeyError::Unsupported(Shown::of(name_of(other)))),
         };
         let parsed = ParsedPublicKey::new(kind.any_algorithm(), key).map_err(|_| malformed())?;
         let canonical: PublicKeyX509Der = parsed.as_der().map_err(|_| malformed())?;

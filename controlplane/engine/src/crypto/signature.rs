@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::shown::Shown;
 use adit_proto::ike::{AuthMethod, HashAlg};
 use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
 use x509_cert::der::{self, Decode, Reader, TagMode, TagNumber};
@@ -37,7 +38,7 @@ pub enum SignatureDataError {
     #[error("its algorithm identifier is cut off or is no DER")]
     Malformed,
     #[error("it is made with {0}, which is not supported")]
-    UnknownAlgorithm(String),
+    UnknownAlgorithm(Shown),
     #[error("it is made with SHA-1, which is not secure")]
     Sha1,
     #[error("it is of method {0}, which is no signature that is supported")]
@@ -155,7 +156,7 @@ impl SignatureAlgorithm {
             RSA_SHA512 => Ok(SignatureAlgorithm::RsaPkcs1(Sha2::Sha512)),
             RSA_PSS => pss(identifier.parameters),
             ECDSA_SHA1 | RSA_SHA1 => Err(SignatureDataError::Sha1),
-            other => Err(SignatureDataError::UnknownAlgorithm(format!("the algorithm {other}"))),
+            other => Err(SignatureDataError::UnknownAlgorithm(Shown::of(format_args!("the algorithm {other}")))),
         }
     }
 }
@@ -171,7 +172,7 @@ fn pss(parameters: Option<AnyRef>) -> Result<SignatureAlgorithm, SignatureDataEr
         Ok::<_, der::Error>((hash, mask, salt_len, trailer))
     });
     let (hash, mask, salt_len, trailer) = read.map_err(|_| SignatureDataError::Malformed)?;
-    let unknown = |what: String| SignatureDataError::UnknownAlgorithm(format!("RSASSA-PSS with {what}"));
+    let unknown = |what: String| SignatureDataError::UnknownAlgorithm(Shown::of(format_args!("RSASSA-PSS with {what}")));
     let (Some(hash), Some(mask)) = (hash, mask) else { return Err(SignatureDataError::Sha1) };
     let Some(sha2) = Sha2::from_oid(hash.oid) else { return Err(unknown(format!("the hash {}", hash.oid))) };
     let mask_hash = mask.parameters.and_then(|any| any.decode_as::<AlgorithmIdentifierRef>().ok());

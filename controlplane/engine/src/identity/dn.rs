@@ -22,6 +22,7 @@ use x509_cert::der::{Decode, Encode, Tag, Tagged};
 use x509_cert::name::{Name, RdnSequence, RelativeDistinguishedName};
 
 use crate::hex;
+use crate::shown::shows;
 
 const COUNTRY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.6");
 const SERIAL_NUMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.5");
@@ -348,7 +349,7 @@ fn unescape(value: &str) -> Result<String, DnFault> {
                 }
             },
             // What does not show is not meant, unless it is written out.
-            character if character != ' ' && !super::shows(character) => return Err(DnFault::Value(value.to_owned())),
+            character if character != ' ' && !shows(character) => return Err(DnFault::Value(value.to_owned())),
             character => bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
@@ -403,7 +404,7 @@ fn escape(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
         ' ' if at == last => f.write_str("\\20"),
         ' ' if at == 0 => f.write_str("\\ "),
         ' ' => f.write_str(" "),
-        character if !super::shows(character) => {
+        character if !shows(character) => {
             character.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "\\{byte:02X}"))
         }
         character => write!(f, "{character}"),

@@ -271,7 +271,7 @@ proptest! {
     fn any_payload_is_read_or_refused(id_type in 0u8..16, data in proptest::collection::vec(any::<u8>(), 0..200)) {
         let payload = Identification { id_type: IdType(id_type), data };
         if let Ok(identity) = Identity::from_payload(&payload) {
-            prop_assert!(identity.to_string().chars().all(super::shows));
+            prop_assert!(identity.to_string().chars().all(crate::shown::shows));
             prop_assert_eq!(identity.to_string().parse::<Pattern>(), Ok(Pattern::One(identity.clone())));
             prop_assert_eq!(identity.to_payload(), payload);
         }
@@ -310,7 +310,7 @@ proptest! {
         };
         let der = wrap(0x30, values.iter().flat_map(part).collect());
         if let Ok(dn) = DistinguishedName::from_der(&der) {
-            prop_assert!(dn.to_string().chars().all(super::shows), "{}", dn);
+            prop_assert!(dn.to_string().chars().all(crate::shown::shows), "{}", dn);
             prop_assert_eq!(dn.to_string().parse::<Pattern>(), Ok(Pattern::One(Identity::Dn(dn))));
         }
     }

@@ -23,7 +23,6 @@ use super::crash;
 use super::error::{Error, Incompatibility, LocalFault};
 use super::evidence;
 use super::exchange::Request;
-use super::explain;
 use super::facts::{Facts, Role};
 use super::first_child;
 use super::handshake::Handshake;
@@ -39,6 +38,7 @@ use super::standing::Standing;
 use super::trust::{OwnProof, Trust};
 use super::vendor;
 use crate::path::Hop;
+use crate::shown::Shown;
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::IKE_AUTH;
 
@@ -91,7 +91,7 @@ impl Claimed {
     }
 
     fn stranger(&self, error: Error) -> Stranger {
-        Stranger { error: Box::new(error), claimed: Some(explain::shortened(self.identity.to_string())) }
+        Stranger { error: Box::new(error), claimed: Some(Shown::of(&self.identity)) }
     }
 }
 
@@ -99,7 +99,7 @@ impl Claimed {
 pub(super) struct Stranger {
     pub error: Box<Error>,
     /// Who it says it is, for people.
-    pub claimed: Option<String>,
+    pub claimed: Option<Shown>,
 }
 
 impl From<Error> for Stranger {
@@ -174,7 +174,7 @@ pub(super) fn ask(ctx: &mut Ctx, facts: &Facts, handshake: &Handshake, auth_id: 
         }
     }
     ctx.record(Some(peer), |record| {
-        record.own_identity.ours = vec![config.local_id.to_string()];
+        record.own_identity.ours = vec![Shown::of(&config.local_id)];
         record.ppk.ours = ppk_name(&config).into_iter().collect();
     });
     Ok(Request { exchange: EXCHANGE, payloads, sent })
@@ -270,15 +270,15 @@ fn verify_responder(
     let (method, data) = needed(parts.auth.as_ref(), EXCHANGE, PayloadType::AUTH)?;
     if let Ok(identity) = Identity::from_payload(id_r) {
         ctx.record(Some(peer), |record| {
-            record.identities.ours = vec![config.remote_id.to_string()];
-            record.identities.theirs = vec![identity.to_string()];
+            record.identities.ours = vec![Shown::of(&config.remote_id)];
+            record.identities.theirs = vec![Shown::of(&identity)];
         });
     }
     let octets = handshake.octets(&keys, Sender::Responder, id_r, auth_id);
     let claim = Claim { identification: id_r, method: *method, data, presented: &parts.certs.clone().into() };
     let who = config.remote_auth.verify(&config.remote_id, &claim, keys.prf(), &octets, ctx.now.unix);
     let who = who.map_err(|error| unproven(error, uses_ppk))?;
-    ctx.record(Some(peer), |record| record.identities.chosen = Some(who.identity.to_string()));
+    ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&who.identity)));
     let own_until = still_ahead(ctx.now.unix, config.local_auth.shown_until(&handshake.cert_requests));
     Ok((peer, Admitted { config, keys, who, uses_ppk, own_until }))
 }
@@ -317,7 +317,7 @@ fn establish(
     let made = Made { keys, choice: handshake.choice.clone(), lowest_nonce: handshake.lowest_nonce() };
     let lifetimes = Lifetimes::new(ctx.now.instant, &config.ike_lifetime, ctx.random);
     standing.begin(ctx.now, &config, original_initiator, ctx.random);
-    let proof = Proof::new(who.identity.to_string(), who.by.to_string(), uses_ppk, Trust::of(&config), standing);
+    let proof = Proof::new(Shown::of(&who.identity), Shown::of(&who.by), uses_ppk, Trust::of(&config), standing);
     facts.peer = Some(peer);
     Session::new(peer, config, original_initiator, made, proof, lifetimes)
 }
@@ -352,7 +352,7 @@ pub(super) fn answer(
     };
     facts.peer = Some(peer);
     record_request(ctx, peer, handshake, &admitted.config, &claim, parts);
-    ctx.record(Some(peer), |record| record.identities.chosen = Some(admitted.who.identity.to_string()));
+    ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&admitted.who.identity)));
     Ok(let_in(ctx, facts, handshake, (peer, admitted), (auth_id, parts))?)
 }
 
@@ -396,7 +396,7 @@ fn find_peers(ctx: &Ctx, facts: &Facts, claim: &Claimed) -> Result<Candidates, E
     let calls_us = |id: &PeerId| {
         asked_for.as_ref().is_none_or(|asked_for| ctx.shared.peers.get(id).is_some_and(|peer| peer.config.local_id == *asked_for))
     };
-    let name = identity.to_string();
+    let name = Shown::of(identity);
     let rank = |id: &PeerId| match ctx.shared.peers.get(id) {
         Some(peer) if peer.current.is_some() && peer.connected_as.eq_ignore_ascii_case(&name) => 0,
         Some(peer) if peer.current.is_some() => 2,
@@ -459,17 +459,17 @@ fn admit(
 
 fn record_request(ctx: &mut Ctx, peer: PeerId, handshake: &Handshake, config: &PeerConfig, claim: &Claimed, parts: &Parts) {
     let offered = negotiate::offer(&negotiate::ike_alternatives(&config.proposals), Vec::new());
-    let choice = Some(handshake.choice.to_string());
+    let choice = Some(Shown::of(&handshake.choice));
     ctx.record(Some(peer), |record| {
         record.begin_ike(Role::Responder, &offered);
         record.ike.chosen = choice;
-        record.identities.ours = vec![config.remote_id.to_string()];
-        record.identities.theirs = vec![claim.identity.to_string()];
-        record.own_identity.ours = vec![config.local_id.to_string()];
-        record.own_identity.theirs = claim.asked_for.iter().map(ToString::to_string).collect();
+        record.identities.ours = vec![Shown::of(&config.remote_id)];
+        record.identities.theirs = vec![Shown::of(&claim.identity)];
+        record.own_identity.ours = vec![Shown::of(&config.local_id)];
+        record.own_identity.theirs = claim.asked_for.iter().map(Shown::of).collect();
         record.ppk.ours = ppk_name(config).into_iter().collect();
         let theirs = parts.notify(NotifyType::PPK_IDENTITY).and_then(Notify::ppk_id);
-        record.ppk.theirs = theirs.map(|(_, id)| explain::bytes_text(id)).into_iter().collect();
+        record.ppk.theirs = theirs.map(|(_, id)| Shown::bytes(id)).into_iter().collect();
         record.asked_child(config, parts);
     });
 }
@@ -508,8 +508,8 @@ fn unproven(error: AuthError, uses_ppk: bool) -> Incompatibility {
 }
 
 /// What our post-quantum pre-shared key is called, for people.
-fn ppk_name(config: &PeerConfig) -> Option<String> {
-    config.ppk.as_ref().map(|ppk| explain::bytes_text(&ppk.id))
+fn ppk_name(config: &PeerConfig) -> Option<Shown> {
+    config.ppk.as_ref().map(|ppk| Shown::bytes(&ppk.id))
 }
 
 fn certificates(certificates: Vec<(adit_proto::ike::CertEncoding, Vec<u8>)>) -> impl Iterator<Item = Payload> {

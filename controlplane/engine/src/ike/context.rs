@@ -28,6 +28,7 @@ use super::remotes::Remotes;
 use super::trust::Trust;
 use super::window::Sent;
 use crate::path::{Hop, Paths};
+use crate::shown::Shown;
 
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
 const ESP_SPI_MIN: u32 = adit_proto::esp::SPI_MIN;
@@ -48,7 +49,7 @@ pub(super) struct Peer {
     /// It wants to be begun with without a Child SA (RFC 6023).
     pub childless: bool,
     /// Who the peer proved to be in it, or in the last one.
-    pub connected_as: String,
+    pub connected_as: Shown,
     /// The IKE SA that we are negotiating.
     pub attempt: Option<SaId>,
     /// Every IKE SA of this peer, also those that are being replaced or closed.

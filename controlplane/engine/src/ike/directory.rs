@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::crypto::KeyExchangeMethod;
 use crate::identity::{Identity, Pattern};
+use crate::shown::Shown;
 
 use super::config::PeerConfig;
 use super::limits::{CERTIFICATE_REQUESTS_MAX, REMEMBERED_MAX};
@@ -137,7 +138,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// What any of them would accept, for people.
-    pub(super) fn offers(&self) -> Vec<String> {
+    pub(super) fn offers(&self) -> Vec<Shown> {
         let alternatives = self.groups.iter().flat_map(|group| &group.proposals);
         let texts = alternatives.flat_map(|alternatives| super::explain::texts(&negotiate::offer(alternatives, Vec::new())));
         first_ones(texts, 8)

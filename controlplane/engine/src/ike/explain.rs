@@ -8,17 +8,18 @@ use super::cause::{Cause, Whose};
 use super::config::PeerConfig;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::facts::Role;
-use super::limits::{PROPOSALS_MAX, TEXT_MAX};
+use super::limits::PROPOSALS_MAX;
 use super::negotiate::{self, Choice};
 use super::parts::Parts;
 use super::selectors::{self, SelectorPair};
+use crate::shown::Shown;
 
 /// What both ends offered of one thing, as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
-    pub ours: Vec<String>,
-    pub theirs: Vec<String>,
-    pub chosen: Option<String>,
+    pub ours: Vec<Shown>,
+    pub theirs: Vec<Shown>,
+    pub chosen: Option<Shown>,
 }
 
 /// The last negotiation with a peer.
@@ -39,7 +40,7 @@ pub struct Record {
     /// Names of post-quantum pre-shared keys (RFC 8784).
     pub ppk: Offers,
     /// What an answer said that nothing authenticates.
-    pub hint: Option<String>,
+    pub hint: Option<Shown>,
     pub problem: Option<Problem>,
 }
 
@@ -67,12 +68,12 @@ impl Record {
     }
 
     pub(super) fn chosen_ike(&mut self, choice: &Choice) {
-        self.ike.chosen = Some(choice.to_string());
+        self.ike.chosen = Some(Shown::of(choice));
     }
 
     /// The algorithms that were agreed when it was not known yet with whom: not what this peer may have.
     pub(super) fn agreed_too_early(&mut self, agreed: &str) {
-        (self.ike.theirs, self.ike.chosen) = (vec![agreed.to_owned()], None);
+        (self.ike.theirs, self.ike.chosen) = (vec![Shown::of(agreed)], None);
     }
 
     pub(super) fn begin_child(&mut self, role: Role, ours: &[Proposal], selectors: &SelectorPair) {
@@ -99,13 +100,13 @@ impl Record {
     pub(super) fn chosen_child(&mut self, choice: &Choice, selectors: &SelectorPair) {
         // What went wrong with it before is over.
         self.problem = None;
-        self.child.chosen = Some(choice.to_string());
+        self.child.chosen = Some(Shown::of(choice));
         self.selectors.chosen = Some(pair_text(selectors));
     }
 
     /// What nothing authenticates: shown, but not believed alone.
     pub(super) fn hint(&mut self, error: &Error) {
-        self.hint = Some(error.to_string());
+        self.hint = Some(Shown::of(error));
     }
 
     pub(super) fn problem(&mut self, cause: &Cause) {
@@ -143,26 +144,13 @@ impl fmt::Display for Difference {
     }
 }
 
-pub(super) fn texts(proposals: &[Proposal]) -> Vec<String> {
-    proposals.iter().take(PROPOSALS_MAX).map(|proposal| shortened(proposal.to_string())).collect()
+pub(super) fn texts(proposals: &[Proposal]) -> Vec<Shown> {
+    proposals.iter().take(PROPOSALS_MAX).map(|proposal| Shown::of(proposal)).collect()
 }
 
-fn pair_text(pair: &SelectorPair) -> String {
+fn pair_text(pair: &SelectorPair) -> Shown {
     let side = |side: &[adit_proto::ike::IpSelector]| side.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    shortened(format!("{} === {}", side(&pair.local), side(&pair.remote)))
-}
-
-/// Bytes that are text most of the time.
-pub(super) fn bytes_text(bytes: &[u8]) -> String {
-    shortened(bytes.escape_ascii().to_string())
-}
-
-pub(super) fn shortened(mut text: String) -> String {
-    if let Some((at, _)) = text.char_indices().nth(TEXT_MAX) {
-        text.truncate(at);
-        text.push('…');
-    }
-    text
+    Shown::of(format_args!("{} === {}", side(&pair.local), side(&pair.remote)))
 }
 
 /// What the operator can do.

@@ -50,8 +50,6 @@ pub(super) const NETWORKS_MAX: usize = 1024;
 pub(super) const IDENTITIES_MAX: usize = 8;
 /// Proposals of a peer that are kept.
 pub(super) const PROPOSALS_MAX: usize = 12;
-/// Characters that are kept of each.
-pub(super) const TEXT_MAX: usize = 400;
 
 // Bounds that only a fault would reach.
 

@@ -2,11 +2,12 @@
 
 use super::standing::Standing;
 use super::trust::Trust;
+use crate::shown::Shown;
 
 #[derive(Clone, Debug)]
 pub(super) struct Proof {
-    remote_id: String,
-    by: String,
+    remote_id: Shown,
+    by: Shown,
     uses_ppk: bool,
     trust: Trust,
     standing: Standing,
@@ -14,15 +15,15 @@ pub(super) struct Proof {
 
 impl Proof {
     /// `by` is how the peer proved it, for people; `trust` the one under which it was believed.
-    pub(super) fn new(remote_id: String, by: String, uses_ppk: bool, trust: Trust, standing: Standing) -> Proof {
+    pub(super) fn new(remote_id: Shown, by: Shown, uses_ppk: bool, trust: Trust, standing: Standing) -> Proof {
         Proof { remote_id, by, uses_ppk, trust, standing }
     }
 
-    pub(super) fn remote_id(&self) -> &str {
+    pub(super) fn remote_id(&self) -> &Shown {
         &self.remote_id
     }
 
-    pub(super) fn by(&self) -> &str {
+    pub(super) fn by(&self) -> &Shown {
         &self.by
     }
 

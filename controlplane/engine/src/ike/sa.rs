@@ -25,6 +25,7 @@ use super::window::{Outstanding, Place};
 use super::wire::{Came, Opened, Wire};
 use super::{crash, evidence, informational};
 use crate::path::Hop;
+use crate::shown::Shown;
 
 /// How far an IKE SA is.
 pub(super) enum Stage {
@@ -68,7 +69,7 @@ pub(super) struct IkeSa {
     /// The responder's: which request began it.
     pub init_digest: Option<[u8; 32]>,
     /// The responder's: who an initiator says it is that was not let in, for people.
-    pub claimed: Option<String>,
+    pub claimed: Option<Shown>,
     /// A request that can be answered when the Child SAs have come.
     deferred: Option<(ExchangeType, Parts)>,
     /// The IKE SA that was made in a rekey of this one, until the endpoint takes it.

@@ -177,7 +177,7 @@ impl Endpoint {
         for (peer, current) in chosen {
             self.shared.set_current(peer, Some(current));
             let spis = self.sas.get(&current).map(|sa| sa.facts.spis);
-            let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.proof.remote_id().to_owned());
+            let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.proof.remote_id().clone());
             if let Some(peer) = self.shared.peers.get_mut(&peer) {
                 peer.connected_as = identity.unwrap_or_default();
             }

@@ -18,6 +18,7 @@ use super::sa::IkeSa;
 use super::selectors::SelectorPair;
 use super::wishes::{Refused, Wish};
 use crate::path::Hop;
+use crate::shown::Shown;
 
 /// One peer.
 #[derive(Clone, Debug)]
@@ -48,8 +49,8 @@ pub struct IkeStatus {
     /// Whether a post-quantum pre-shared key is in its keys (RFC 8784).
     pub ppk: bool,
     /// Who the peer proved to be, and how.
-    pub remote_id: String,
-    pub proof: String,
+    pub remote_id: Shown,
+    pub proof: Shown,
     pub established: Instant,
     pub last_heard: Instant,
     pub rekey_at: Option<Instant>,
@@ -217,6 +218,7 @@ impl Endpoint {
 
 fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
     let session = sa.session()?;
+    // The keys are made of the secrets of all of these, or not at all ([`super::agreed`]).
     let methods = session.made.choice.key_exchange.iter().chain(&session.made.choice.additional);
     Some(IkeStatus {
         spis: sa.facts.spis,
@@ -224,8 +226,8 @@ fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
         suite: session.made.choice.to_string(),
         post_quantum: session.proof.uses_ppk() || methods.into_iter().any(|method| method.is_post_quantum()),
         ppk: session.proof.uses_ppk(),
-        remote_id: session.proof.remote_id().to_owned(),
-        proof: session.proof.by().to_owned(),
+        remote_id: session.proof.remote_id().clone(),
+        proof: session.proof.by().clone(),
         established: session.lifetimes.established(),
         last_heard: sa.wire.last_heard(),
         rekey_at: session.lifetimes.rekey_at(),

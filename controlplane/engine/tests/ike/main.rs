@@ -21,3 +21,4 @@ mod rogue;
 mod simulation;
 mod sizes;
 mod subnets;
+mod words;

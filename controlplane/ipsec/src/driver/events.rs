@@ -124,9 +124,9 @@ impl Driver {
             esp: child.map(|child| child.suite.clone()).unwrap_or_default(),
             extended_sequence_numbers: child.is_some_and(|child| child.esn),
             post_quantum: ike.post_quantum,
-            proof: ike.proof.clone(),
+            proof: ike.proof.to_string(),
         };
-        link.set_facts(ike.remote_id.clone(), algorithms);
+        link.set_facts(ike.remote_id.to_string(), algorithms);
     }
 
     /// New keys are in use.

@@ -1,20 +1,30 @@
 //! Chains as they should be, and every way in which they should not.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use proptest::prelude::*;
 use rcgen::{
     CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256,
-    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, date_time_ymd,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData, SanType, date_time_ymd,
 };
+
+use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature};
 
 use super::*;
 use crate::auth::testing::{Issued, NOW, ca_params, named, params, with};
+use crate::shown::shows;
 
 fn verify_der(anchors: &TrustAnchors, chain: &[&[u8]], now: u64) -> Result<Verified, CertificateError> {
-    anchors.verify(&Certificate::from_der(chain[0])?, &chain[1..], now)
+    anchors.verify(&Certificate::from_der(chain[0])?, &read(&chain[1..]), now)
 }
 
-fn verify(anchors: &TrustAnchors, chain: &[&Issued]) -> Result<String, CertificateError> {
+/// Those that can be read.
+fn read(chain: &[&[u8]]) -> Vec<Certificate> {
+    chain.iter().filter_map(|der| Certificate::from_der(der).ok()).collect()
+}
+
+fn verify(anchors: &TrustAnchors, chain: &[&Issued]) -> Result<Shown, CertificateError> {
     let chain: Vec<&[u8]> = chain.iter().map(|issued| issued.der.as_slice()).collect();
     verify_der(anchors, &chain, NOW).map(|verified| verified.issuer)
 }
@@ -23,8 +33,8 @@ fn error(anchors: &TrustAnchors, chain: &[&Issued]) -> CertificateError {
     verify(anchors, chain).expect_err("a chain that must not be accepted")
 }
 
-fn subject(common_name: &str) -> String {
-    format!("C=CH, CN={common_name}")
+fn subject(common_name: &str) -> Shown {
+    Shown::of(format_args!("C=CH, CN={common_name}"))
 }
 
 #[test]
@@ -94,7 +104,7 @@ fn usages_that_are_made_for_something_else_are_refused() {
     let root = Issued::root("Root");
     let extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning, ExtendedKeyUsagePurpose::TimeStamping];
     let gateway = root.issue(with(params("gw"), |params| params.extended_key_usages = extended_key_usages));
-    let usages = vec!["1.3.6.1.5.5.7.3.3".to_owned(), "1.3.6.1.5.5.7.3.8".to_owned()];
+    let usages = Shown::list(["1.3.6.1.5.5.7.3.3", "1.3.6.1.5.5.7.3.8"]);
     assert_eq!(error(&root.anchors(), &[&gateway]), CertificateError::ExtendedKeyUsage { subject: subject("gw"), usages });
 
     let key_usages = vec![KeyUsagePurpose::KeyEncipherment];
@@ -308,7 +318,7 @@ fn forged_certificates_of_one_name_are_one_way_up() {
         let own = Certificate::from_der(&own.der).unwrap();
         assert_eq!(path_above(&own, above).len(), 1);
         let above: Vec<&[u8]> = forged.iter().map(|one| one.der.as_slice()).collect();
-        assert!(root.anchors().verify(&own, &above, NOW).is_err());
+        assert!(root.anchors().verify(&own, &read(&above), NOW).is_err());
     }
     // In a circle of two names.
     let (one, other) = (Issued::root("One"), Issued::root("Other"));
@@ -319,4 +329,80 @@ fn forged_certificates_of_one_name_are_one_way_up() {
         [crossed, back, one, other].iter().map(|one| Certificate::from_der(&one.der).unwrap()).collect(),
     );
     assert_eq!(path.len(), 2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// What a stranger writes into a certificate reaches the log and `adit explain` before anything about it is verified.
+    #[test]
+    fn text_of_a_certificate_is_shown_on_one_line(
+        name in "\\PC{0,3}[\\x00-\\x1f\\x7f-\\x9f\u{202e}\u{2028}]\\PC{0,600}",
+        alternative in proptest::collection::vec("[\\x00-\\x7f]{1,30}", 0..20),
+    ) {
+        let sans = alternative.iter().enumerate().map(|(at, text)| {
+            let text = text.as_str().try_into().unwrap();
+            if at % 2 == 0 { SanType::DnsName(text) } else { SanType::Rfc822Name(text) }
+        });
+        let own = with(params(&name), |params| params.subject_alt_names = sans.collect());
+        let issuer = Issued::by_itself(ca_params(&name, None), &PKCS_ED25519);
+        let own = Certificate::from_der(&issuer.issue_for(own, &PKCS_ED25519).der).unwrap();
+        let trusted = FIXED.with(|(root, _)| root.anchors());
+        let unknown = trusted.verify(&own, &read(&[&issuer.der]), NOW).unwrap_err();
+        let identity = "gw.example.org".parse().unwrap();
+        let other = CertificateError::NotForIdentity { subject: own.subject().clone(), identity, names: own.all_names() };
+        let names: String = own.identities().iter().map(ToString::to_string).collect();
+        for text in [unknown.to_string(), unknown.remedy(), other.to_string(), other.remedy(), names] {
+            prop_assert!(text.chars().all(|character| shows(character) || character == ' '), "{text:?}");
+        }
+        prop_assert!(other.to_string().chars().count() < 20 * 400);
+    }
+}
+
+/// One that counts how often it is asked.
+#[derive(Debug)]
+struct Counting(&'static dyn SignatureVerificationAlgorithm, &'static AtomicUsize);
+
+impl SignatureVerificationAlgorithm for Counting {
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.verify_signature(key, message, signature)
+    }
+
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        self.0.public_key_alg_id()
+    }
+
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        self.0.signature_alg_id()
+    }
+}
+
+#[test]
+fn a_forged_chain_costs_two_signatures_at_most() {
+    static VERIFIED: AtomicUsize = AtomicUsize::new(0);
+    let counting: Vec<Counting> = ALGORITHMS.iter().map(|one| Counting(*one, &VERIFIED)).collect();
+    let algorithms: Vec<&dyn SignatureVerificationAlgorithm> = counting.iter().map(|one| one as _).collect();
+    let root = Issued::root("Root");
+    let cost = |own: &Issued, above: &[&Issued]| {
+        let before = VERIFIED.load(Ordering::Relaxed);
+        let above: Vec<&[u8]> = above.iter().map(|one| one.der.as_slice()).collect();
+        let own = Certificate::from_der(&own.der).unwrap();
+        let verified = root.anchors().verify_by(&algorithms, &own, &read(&above), NOW);
+        (VERIFIED.load(Ordering::Relaxed) - before, verified.is_ok())
+    };
+    // Six CAs below a root of the trusted one's name, each rightly issued by the one before; and seven that bear one name.
+    let forged = Issued::root("Root");
+    let mut chain = vec![forged.issue(ca_params("CA 0", None))];
+    (1..6).for_each(|at| chain.push(chain[at - 1].issue(ca_params(&format!("CA {at}"), None))));
+    let all: Vec<&Issued> = chain.iter().collect();
+    assert_eq!(cost(&chain[5].issue(params("gw")), &all), (1, false));
+    for name in ["Root", "x"] {
+        let crowd: Vec<Issued> = (0..7).map(|_| Issued::root(name)).collect();
+        let all: Vec<&Issued> = crowd.iter().collect();
+        let (count, good) = cost(&crowd[0].issue(params("gw")), &all);
+        // A certificate of the trusted CA's name may be for its next key, signed with the one before.
+        assert!(count <= 2 && !good, "{name}: {count}");
+    }
+    assert_eq!(cost(&root.issue(params("gw")), &[]), (1, true));
 }

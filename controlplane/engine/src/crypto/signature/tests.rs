@@ -58,7 +58,7 @@ fn weak_unknown_and_broken_identifiers_are_refused() {
     for identifier in ["", "30", "3005 0603 2b65", "3005 0603 2b65 70 00", "0603 2b65 70"] {
         assert_eq!(digital(identifier), Err(SignatureDataError::Malformed), "{identifier}");
     }
-    let unknown = |what: &str| Err(SignatureDataError::UnknownAlgorithm(what.to_owned()));
+    let unknown = |what: &str| Err(SignatureDataError::UnknownAlgorithm(Shown::of(what)));
     assert_eq!(digital("3005 0603 2b65 71"), unknown("the algorithm 1.3.101.113"));
     let pss = |salt: &str, mask: &str| {
         digital(&format!(

@@ -26,6 +26,7 @@ use super::super::session::Session;
 use super::super::trust::{Change, Trust};
 use super::{Endpoint, Timer};
 use crate::path::{Hop, IKE_PORT};
+use crate::shown::Shown;
 
 /// An unauthenticated initiator that was refused.
 #[derive(Clone, Debug)]
@@ -35,8 +36,8 @@ pub struct Refusal {
     pub at: u64,
     pub why: Error,
     /// What peers from there may use, and what this one offered, as text.
-    pub ours: Vec<String>,
-    pub theirs: Vec<String>,
+    pub ours: Vec<Shown>,
+    pub theirs: Vec<Shown>,
 }
 
 /// A command that cannot be carried out.
@@ -99,7 +100,7 @@ impl Endpoint {
                     trust,
                     current: None,
                     childless: false,
-                    connected_as: String::new(),
+                    connected_as: Shown::default(),
                     attempt: None,
                     sas: Vec::new(),
                     record: Record::default(),

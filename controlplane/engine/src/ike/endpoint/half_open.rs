@@ -17,6 +17,7 @@ use super::super::sa::IkeSa;
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
 use crate::path::Hop;
+use crate::shown::Shown;
 
 /// Where a half-open IKE SA came from: it counts against limits until it is authenticated or gone.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +93,7 @@ impl Endpoint {
     }
 
     /// Tells an unauthenticated initiator why not, where that is safe, and remembers it for the operator.
-    fn refuse_initiator(&mut self, now: Now, hop: Hop, header: &Header, error: Error, theirs: Vec<String>) {
+    fn refuse_initiator(&mut self, now: Now, hop: Hop, header: &Header, error: Error, theirs: Vec<Shown>) {
         let notify = error.notify();
         let reported = match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => true,

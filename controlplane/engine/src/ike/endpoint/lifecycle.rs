@@ -17,6 +17,7 @@ use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
 use super::super::{evidence, rekey_ike};
 use super::{Endpoint, Refusal, Timer};
+use crate::shown::Shown;
 use adit_proto::control::PeerId;
 use adit_proto::ike::Delete;
 use std::net::SocketAddr;
@@ -82,7 +83,7 @@ impl Endpoint {
     /// The IKE SA whose Child SAs are used for sending.
     pub(super) fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
         self.shared.set_current(peer, Some(id));
-        let identity = self.sas.get(&id).and_then(IkeSa::session).map(|session| session.proof.remote_id().to_owned());
+        let identity = self.sas.get(&id).and_then(IkeSa::session).map(|session| session.proof.remote_id().clone());
         if let Some(peer) = self.shared.peers.get_mut(&peer) {
             peer.connected_as = identity.unwrap_or_default();
         }
@@ -303,13 +304,13 @@ impl Endpoint {
         }
     }
 
-    fn note_initiator(&mut self, now: Now, from: SocketAddr, claimed: Option<String>, cause: Cause) {
+    fn note_initiator(&mut self, now: Now, from: SocketAddr, claimed: Option<Shown>, cause: Cause) {
         // An initiator that went away after IKE_SA_INIT is no news: it may be a flood.
         if let Cause::Failed(why) = cause {
             // Which identities would have been known from there.
             let candidates = self.shared.directory.candidates(from.ip());
             let peers = candidates.peers().take(IDENTITIES_MAX);
-            let ours = peers.filter_map(|id| Some(self.shared.peers.get(&id)?.config.remote_id.to_string())).collect();
+            let ours = peers.filter_map(|id| Some(Shown::of(&self.shared.peers.get(&id)?.config.remote_id))).collect();
             let theirs = claimed.into_iter().collect();
             self.note_refusal(now, Refusal { from, at: now.unix, why, ours, theirs });
         }

@@ -15,6 +15,7 @@ use crate::ike::standing::Standing;
 use crate::ike::testing::{instant, peer_config};
 use crate::ike::trust::Trust;
 use crate::ike::wishes;
+use crate::shown::Shown;
 
 fn choice() -> Choice {
     let (suite, prf) = (Suite::Aes128Gcm, Some(Prf::HmacSha256));
@@ -41,7 +42,7 @@ fn session(lanes: u8) -> Session {
     let material = Secret::copy_of(&[7; MATERIAL_LEN]);
     let keys = IkeKeys::from_material(Prf::HmacSha256, Suite::Aes128Gcm, material).expect("the length");
     let made = Made { keys, choice: choice(), lowest_nonce: Vec::new() };
-    let proof = Proof::new(String::new(), String::new(), false, Trust::of(&config), Standing::default());
+    let proof = Proof::new(Shown::default(), Shown::default(), false, Trust::of(&config), Standing::default());
     let lifetimes = Lifetimes::new(instant(), &config.ike_lifetime, &mut random);
     Session::new(PeerId(1), Arc::new(config), false, made, proof, lifetimes)
 }

@@ -35,6 +35,7 @@ use super::super::wishes::Wants;
 use super::bytes::{In, Out};
 use super::clock::BootClock;
 use crate::path::{Hop, Moves, Paths};
+use crate::shown::Shown;
 
 /// What may be sent to where the peer was seen last: one request for a proof, as it had asked for with what it sent then.
 const PROOF_CREDIT: usize = 160;
@@ -364,7 +365,7 @@ fn read_session(
     (keys, choice): (IkeKeys, Choice),
 ) -> Decoded<Session> {
     let (remote_id, by, uses_ppk) = (input.text()?, input.text()?, input.flag()?);
-    let proof = Proof::new(remote_id, by, uses_ppk, trust, read_standing(input, clock)?);
+    let proof = Proof::new(Shown::of(remote_id), Shown::of(by), uses_ppk, trust, read_standing(input, clock)?);
     let original_initiator = input.flag()?;
     let made = Made { keys, choice, lowest_nonce: input.bytes()? };
     let established = input.time(clock)?;

@@ -1,0 +1,156 @@
+//! Text for people that others have a hand in: names, certificates, what was offered.
+//!
+//! It goes into logs, `adit explain`, `adit status`, the API and terminals. So it is one line without control characters, without what
+//! turns or hides the characters beside it, and no longer than a few lines of a terminal: there is no other way to make a [`Shown`].
+
+use std::borrow::Borrow;
+use std::fmt::{self, Write};
+use std::ops::Deref;
+
+/// Characters that are kept of a text, before those that do not show are written in another way.
+pub const SHOWN_LEN_MAX: usize = 400;
+/// Items that are kept of a list.
+pub const SHOWN_ITEMS_MAX: usize = 8;
+
+/// Text that can be shown as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Shown(String);
+
+impl Shown {
+    /// What does not show is written as `\u{a}`; what is too long ends in `…`. Text that is shown already stays as it is.
+    pub fn of(text: impl fmt::Display) -> Shown {
+        let mut line = Line { text: String::new(), left: SHOWN_LEN_MAX };
+        // It stops only where enough was written.
+        let _ = write!(line, "{text}");
+        Shown(line.text)
+    }
+
+    /// The first of several, and how many more there are.
+    pub fn list<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> Vec<Shown> {
+        let mut items = items.into_iter();
+        let mut shown: Vec<Shown> = items.by_ref().take(SHOWN_ITEMS_MAX).map(Shown::of).collect();
+        match items.count() {
+            0 => {}
+            more => shown.push(Shown::of(format_args!("{more} more"))),
+        }
+        shown
+    }
+
+    /// Bytes that are text most of the time.
+    pub fn bytes(bytes: &[u8]) -> Shown {
+        Shown::of(bytes.escape_ascii())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A line in the making, with room for so many characters.
+struct Line {
+    text: String,
+    left: usize,
+}
+
+impl Write for Line {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if self.left == 0 {
+                // Once, for whoever formats stops here.
+                self.text.push('…');
+                return Err(fmt::Error);
+            }
+            self.left -= 1;
+            if shows(character) || character == ' ' {
+                self.text.push(character);
+            } else {
+                write!(self.text, "{}", character.escape_unicode())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Deref for Shown {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for Shown {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<Shown> for String {
+    fn from(shown: Shown) -> String {
+        shown.0
+    }
+}
+
+impl PartialEq<str> for Shown {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other
+    }
+}
+
+impl PartialEq<&str> for Shown {
+    fn eq(&self, other: &&str) -> bool {
+        self.0 == *other
+    }
+}
+
+/// Whether a character shows as itself: no control character, and none of those that are not seen or turn the direction of
+/// what follows, so that a name looks like another one.
+pub(crate) fn shows(character: char) -> bool {
+    // The standard library knows the categories, and escapes what has none that shows. Behind a letter, marks are let alone.
+    let mut buffer = [b'a'; 5];
+    let len = 1 + character.encode_utf8(&mut buffer[1..]).len();
+    let shown = std::str::from_utf8(&buffer[..len]).is_ok_and(|text| text.escape_debug().count() == 2);
+    shown || matches!(character, '"' | '\'' | '\\')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_show_is_written_out() {
+        let shown = |text: &str| Shown::of(text).to_string();
+        assert_eq!(shown("gw\n\x1b[2J\u{7}\u{202e}"), "gw\\u{a}\\u{1b}[2J\\u{7}\\u{202e}");
+        assert_eq!(shown("CN=Zürich \"Süd\" O'Hara, a\\,b"), "CN=Zürich \"Süd\" O'Hara, a\\,b");
+        assert_eq!(shown(&"x".repeat(SHOWN_LEN_MAX)).chars().count(), SHOWN_LEN_MAX);
+        assert_eq!(shown(&"x".repeat(SHOWN_LEN_MAX + 1)), "x".repeat(SHOWN_LEN_MAX) + "…");
+        assert_eq!(Shown::bytes(b"a\n\xff"), "a\\n\\xff");
+    }
+
+    #[test]
+    fn of_a_long_list_a_few_are_shown() {
+        assert_eq!(Shown::list(1..=3), ["1", "2", "3"]);
+        let many = Shown::list(1..=1000);
+        assert_eq!((many.len(), many.last().unwrap().as_str()), (SHOWN_ITEMS_MAX + 1, "992 more"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_line_that_shows(text: String) {
+            let shown = Shown::of(&text);
+            prop_assert!(shown.chars().all(|character| shows(character) || character == ' '), "{:?}", shown);
+            prop_assert_eq!(Shown::of(&shown), shown.clone(), "it is there already");
+            if text.chars().all(|character| shows(character) || character == ' ') && text.chars().count() <= SHOWN_LEN_MAX {
+                prop_assert_eq!(shown.as_str(), text);
+            }
+        }
+    }
+}
