@@ -69,6 +69,7 @@ mod evidence;
 mod exchange;
 mod explain;
 mod facts;
+mod failures;
 mod first_child;
 mod followup;
 mod fragment;

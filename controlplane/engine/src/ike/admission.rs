@@ -209,7 +209,7 @@ fn fresh_secret(random: &mut dyn Random) -> Secret {
 }
 
 /// What counts as one address: a /64 of IPv6 is one subscriber.
-fn scope(address: IpAddr) -> IpAddr {
+pub(super) fn scope(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
@@ -217,7 +217,7 @@ fn scope(address: IpAddr) -> IpAddr {
 }
 
 /// What one owner may have all of: a /24 of IPv4, a /48 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() >> 8 << 8)),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 80 << 80)),

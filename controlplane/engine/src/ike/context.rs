@@ -23,6 +23,8 @@ use super::directory::Directory;
 use super::event::{After, Event, Transmit};
 use super::explain::Record;
 use super::facts::{Facts, IkeSpis, SaId};
+use super::failures::Failures;
+use super::fragment::Unproven;
 use super::key_log::KeyLog;
 use super::remotes::Remotes;
 use super::trust::Trust;
@@ -172,6 +174,10 @@ pub(super) struct Shared {
     pub spis: SpiTable,
     pub paths: Paths,
     pub admission: Admission,
+    /// Those who could not prove who they are.
+    pub failures: Failures,
+    /// Fragments of those who are not authenticated.
+    pub unproven: Unproven,
     pub transmits: VecDeque<Transmit>,
     pub events: VecDeque<Event>,
     /// Totals; each peer has its own share as well.

@@ -28,6 +28,8 @@ use super::crash;
 use super::directory::Directory;
 use super::event::{After, Event, Transmit};
 use super::facts::{IkeSpis, SaId};
+use super::failures::Failures;
+use super::fragment::Unproven;
 use super::limits::ROUNDS_MAX;
 use super::sa::IkeSa;
 use super::session::Session;
@@ -78,6 +80,8 @@ impl Endpoint {
             spis: SpiTable::default(),
             paths: Paths::new(Box::new(AnyUnderlay)),
             admission,
+            failures: Failures::default(),
+            unproven: Unproven::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -220,6 +224,7 @@ impl Endpoint {
     /// Removes the traces of an IKE SA that is not in the table any more.
     fn forget(&mut self, sa: &IkeSa) {
         self.no_longer_half_open(sa.facts.id);
+        self.shared.unproven.forget(sa.facts.id);
         if let Some(digest) = sa.init_digest {
             self.inits.remove(&digest);
         }

@@ -7,6 +7,13 @@ use crate::path::PATHS_MAX;
 
 /// Longest message that is put together from fragments, in bytes of inner payloads.
 pub(super) const MESSAGE_LEN_MAX: usize = 65_535;
+/// The same before the peer is authenticated: eight certificates and what comes with them.
+pub(super) const UNPROVEN_LEN_MAX: usize = 32 << 10;
+/// Bytes of fragments that are kept for all IKE SAs whose peer is not authenticated, with what it takes to keep them. The allocator may
+/// double it.
+pub(super) const UNPROVEN_FRAGMENTS_MAX: usize = 8 << 20;
+/// What it takes to keep one fragment or one datagram, in bytes.
+pub(super) const FRAGMENT_COST: usize = 128;
 /// Longest IKE_SA_INIT request, in bytes: it is kept until the peer is authenticated, and cannot be fragmented.
 pub(super) const REQUEST_LEN_MAX: usize = 4096;
 /// CERTREQ payloads of a peer that are looked at.
@@ -26,6 +33,13 @@ pub(super) const ADDITIONAL_MAX: usize = 7;
 pub(super) const CERTIFICATE_REQUESTS_MAX: usize = 4;
 /// Most configured peers that are tried for one identity: each may cost a signature check.
 pub(super) const CANDIDATES_MAX: usize = 8;
+
+/// Proofs in a second that may be wrong, from one address (a /64 of IPv6).
+pub(super) const FAILURES_OF_ADDRESS: u32 = 4;
+/// The same for all addresses of one network that have failed lately (a /24 of IPv4, a /48 of IPv6).
+pub(super) const FAILURES_OF_NETWORK: u32 = 16;
+/// Addresses, and networks, of which that is remembered.
+pub(super) const FAILURES_REMEMBERED_MAX: usize = 4096;
 
 // What one peer may have.
 

@@ -178,7 +178,10 @@ impl IkeSa {
         let Stage::Authenticating(handshake) = &self.stage else { return };
         let auth_id = self.wire.window.next_id() - 1;
         match auth::on_answer(ctx, &mut self.facts, handshake, (auth_id, sent), parts) {
-            Ok(session) => self.stage = Stage::Established(Box::new(session)),
+            Ok(session) => {
+                self.wire.trust(ctx.shared, self.facts.id);
+                self.stage = Stage::Established(Box::new(session));
+            }
             Err(auth::Unwanted::ByPeer(cause)) => self.end(ctx, cause),
             Err(auth::Unwanted::ByUs(error)) => self.close_after_failure(ctx, error),
         }
@@ -186,14 +189,20 @@ impl IkeSa {
 
     pub(super) fn on_auth_request(&mut self, ctx: &mut Ctx, parts: &Parts) {
         let Stage::Authenticating(handshake) = &self.stage else { return };
+        let (now, source) = (ctx.now.instant, self.wire.came().hop.remote.ip());
+        if !ctx.shared.failures.may_try(now, source) {
+            return ctx.count(None, |counters| counters.dropped_rate += 1);
+        }
         self.facts.hop = self.wire.came().hop;
         let auth_id = self.wire.window.expected_id();
         let answered = match auth::answer(ctx, &mut self.facts, handshake, auth_id, parts) {
             Ok((session, payloads)) => {
+                self.wire.trust(ctx.shared, self.facts.id);
                 self.stage = Stage::Established(Box::new(session));
                 self.respond(ctx, auth::EXCHANGE, &payloads).map(|_| ())
             }
             Err(auth::Stranger { error, claimed }) => {
+                ctx.shared.failures.failed(now, source);
                 self.claimed = claimed;
                 Err(*error)
             }

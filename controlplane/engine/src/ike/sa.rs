@@ -153,6 +153,7 @@ impl IkeSa {
         let Successor { facts, session } = new;
         ctx.log_keys(facts.spis, &session.made.keys);
         let mut sa = IkeSa::new(ctx.now.instant, facts);
+        sa.wire.trust(ctx.shared, sa.facts.id);
         sa.wire.protect(Protection::new(&session.made.keys, sa.facts.role, ctx.random));
         sa.stage = Stage::Established(Box::new(session));
         self.offspring = Some(Box::new(sa));

@@ -13,10 +13,10 @@ use crate::random::Random;
 use crate::timer::earlier;
 
 use super::config::Retransmission;
-use super::context::Ctx;
+use super::context::{Ctx, Shared};
 use super::error::{Error, LocalFault};
 use super::event::After;
-use super::facts::{Facts, Role};
+use super::facts::{Facts, Role, SaId};
 use super::fragment::Reassembly;
 use super::protect::{Message, Protection};
 use super::window::{Due, Sent, Window};
@@ -55,14 +55,21 @@ pub(super) struct Came {
     pub bytes: usize,
 }
 
+/// Where messages are put together.
+enum Fragments {
+    /// In the place for all that are not authenticated, in `Shared`.
+    Unproven,
+    /// In places of its own.
+    Own { requests: Reassembly, responses: Reassembly },
+}
+
 /// What it takes to exchange messages. `X` is what an exchange has to remember until the answer to its request comes.
 pub(super) struct Wire<X> {
     pub window: Window<X>,
     protection: Option<Protection>,
     /// The keys before the last IKE_INTERMEDIATE: a request that is repeated comes under them.
     former: Option<Protection>,
-    requests: Reassembly,
-    responses: Reassembly,
+    fragments: Fragments,
     /// When the last fresh, authentic message came.
     last_heard: Instant,
     /// When the last message was sent.
@@ -81,14 +88,19 @@ impl<X> Wire<X> {
             window: Window::new(),
             protection: None,
             former: None,
-            requests: Reassembly::default(),
-            responses: Reassembly::default(),
+            fragments: Fragments::Unproven,
             last_heard: now,
             last_sent: now,
             came: Came { hop, bytes: 0 },
             largest: 0,
             narrow: false,
         }
+    }
+
+    /// The peer is authenticated: its messages have places of their own.
+    pub(super) fn trust(&mut self, shared: &mut Shared, sa: SaId) {
+        shared.unproven.forget(sa);
+        self.fragments = Fragments::Own { requests: Reassembly::default(), responses: Reassembly::default() };
     }
 
     /// The keys of messages from here on.
@@ -136,9 +148,13 @@ impl<X> Wire<X> {
     /// Opens a message, or takes a fragment; gives the whole message if this was all that was missing.
     pub(super) fn open(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, sealed: &Sealed, message: &[u8]) -> Option<Opened> {
         let header = sealed.header();
-        let reassembly = if header.flags.response { &mut self.responses } else { &mut self.requests };
-        let fragment = sealed.fragment();
-        if fragment.is_some_and(|fragment| !reassembly.wants(header.message_id, fragment)) {
+        let (fragment, id) = (sealed.fragment(), header.message_id);
+        let sa = SaId(if header.flags.initiator { header.responder_spi } else { header.initiator_spi });
+        let is_wanted = fragment.is_none_or(|fragment| match self.fragments.own(header.flags.response) {
+            Some(reassembly) => reassembly.wants(id, fragment),
+            None => ctx.shared.unproven.wants(sa, id, fragment),
+        });
+        if !is_wanted {
             ctx.count(peer, |counters| counters.dropped_fragment_replay += 1);
             return None;
         }
@@ -149,7 +165,10 @@ impl<X> Wire<X> {
         let Some(fragment) = fragment else {
             return Some(Opened { first: sealed.first(), inner, datagram: message.to_vec(), longest: message.len() });
         };
-        let whole = reassembly.take(ctx.now.instant, header.message_id, fragment, message, &inner)?;
+        let whole = match self.fragments.own(header.flags.response) {
+            Some(reassembly) => reassembly.take(ctx.now.instant, id, fragment, message, &inner)?,
+            None => ctx.shared.unproven.take(ctx.now.instant, (sa, id), fragment, message, &inner)?,
+        };
         let first = Sealed::parse(&whole.first).ok()??.first();
         Some(Opened { first, inner: whole.inner, datagram: whole.first, longest: whole.longest })
     }
@@ -278,13 +297,37 @@ impl<X> Wire<X> {
 
     /// Whether the request under way is to be sent again.
     pub(super) fn due(&mut self, now: Instant, policy: &Retransmission, random: &mut dyn Random) -> Due {
-        self.requests.expire(now);
-        self.responses.expire(now);
+        self.fragments.expire(now);
         self.window.due(now, policy, random)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        earlier(self.window.deadline(), earlier(self.requests.deadline(), self.responses.deadline()))
+        earlier(self.window.deadline(), self.fragments.deadline())
+    }
+}
+
+impl Fragments {
+    fn own(&mut self, response: bool) -> Option<&mut Reassembly> {
+        match self {
+            Fragments::Unproven => None,
+            Fragments::Own { responses, .. } if response => Some(responses),
+            Fragments::Own { requests, .. } => Some(requests),
+        }
+    }
+
+    /// An IKE SA whose peer is not authenticated in time is gone before its fragments are too old.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Fragments::Unproven => None,
+            Fragments::Own { requests, responses } => earlier(requests.deadline(), responses.deadline()),
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        if let Fragments::Own { requests, responses } = self {
+            requests.expire(now);
+            responses.expire(now);
+        }
     }
 }
 

@@ -89,6 +89,7 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
     let choice = read_choice(&mut input).ok()?;
     let material = Secret::copy_of(input.part().ok()?);
     let keys = IkeKeys::from_material(choice.prf?, choice.suite, material).ok()?;
+    sa.wire.trust(ctx.shared, sa.facts.id);
     sa.wire.protect(Protection::new(&keys, sa.facts.role, ctx.random));
     let own = OwnProof::of(&config);
     let mut session = read_session(&mut input, clock, (peer, config, trust), (keys, choice)).ok()?;
