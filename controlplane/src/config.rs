@@ -441,24 +441,33 @@ impl Config {
         u16::try_from((self.peers.len() * 2).next_power_of_two().max(64)).unwrap_or(u16::MAX)
     }
 
+    /// SAs that a peer needs in the table of a worker.
+    pub fn sas_of(&self, peer: &Peer) -> u32 {
+        worker_sas(peer, self.dataplane.workers) + spare_sas(peer)
+    }
+
+    /// SAs that all peers need in the table of a worker.
+    pub fn sas_needed(&self) -> u32 {
+        self.peers.iter().map(|peer| self.sas_of(peer)).sum()
+    }
+
     /// SAs that one worker has room for: twice what it needs, for changes while it runs, as far as there can be so many.
     pub fn sa_slots(&self) -> u32 {
-        let need: u32 = self.peers.iter().map(|peer| worker_sas(peer, self.dataplane.workers) + spare_sas(peer)).sum();
-        (need * 2).next_power_of_two().clamp(256, SA_SLOTS_MAX)
+        (self.sas_needed() * 2).next_power_of_two().clamp(256, SA_SLOTS_MAX)
     }
 }
 
-/// Child SAs with a peer that agrees on them by IKE that there must be room for: one in each state of a rekey.
-pub const CHILDREN_MIN: u16 = 4;
+/// SAs to receive by that a worker must have room for with a peer that agrees on them by IKE: one in each state of a rekey.
+const CHILDREN_MIN: u16 = 3;
 
 /// SAs with a peer that a worker has at most: its share of the inbound ones, and one to send with. By IKE there are twice as many
 /// lanes during a rekey. All peers together may have [`SA_SLOTS_MAX`]: the one limit on peers, lanes and Child SAs.
 fn worker_sas(peer: &Peer, workers: u16) -> u32 {
     let inbound = match peer.keys {
-        Keys::Static { .. } => peer.lanes,
-        Keys::Ike(_) => (2 * peer.lanes).max(CHILDREN_MIN),
+        Keys::Static { .. } => peer.lanes.div_ceil(workers),
+        Keys::Ike(_) => (2 * peer.lanes).div_ceil(workers).max(CHILDREN_MIN),
     };
-    u32::from(inbound.div_ceil(workers)) + 1
+    u32::from(inbound) + 1
 }
 
 /// SAs that a peer needs on top where it is of another make, and makes a Child SA for each selector: all of these are on one worker, one to

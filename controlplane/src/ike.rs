@@ -97,12 +97,13 @@ impl Ike {
         let mut places = BTreeMap::new();
         let mut names = BTreeMap::new();
         let (mut first, mut remotes) = (Vec::new(), BTreeMap::new());
+        let needed = config.sas_needed();
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
             first.extend(sas.set_peer(*id, terms_of(config, place)));
             names.insert(*id, peer.name.clone());
             let addresses = known.addresses(config.listen, peer);
             remotes.insert(*id, addresses.clone());
-            let Some(settings) = settings::peer(config, peer, known) else {
+            let Some(settings) = settings::peer(config, peer, known, needed) else {
                 set_static_path(&mut endpoint, config, *id, peer, &addresses);
                 continue;
             };
@@ -178,12 +179,13 @@ impl Ike {
             }
         }
         self.remotes.retain(|id, _| ids.contains(id));
+        let needed = new.sas_needed();
         for (id, place) in &self.places {
             let peer = &new.peers[*place];
             if !touched.contains(&peer.name) {
                 continue;
             }
-            let Some(settings) = settings::peer(new, peer, known) else { continue };
+            let Some(settings) = settings::peer(new, peer, known, needed) else { continue };
             let (local, first) = (settings.local, settings.remotes.first().copied());
             let set = if renewed { Endpoint::renew_peer } else { Endpoint::set_peer };
             if let Err(error) = set(&mut self.endpoint, now(), *id, settings) {
@@ -394,6 +396,12 @@ impl Ike {
             Command::OutboundSaInstall(sa) => {
                 self.sas.refused(sa.peer, Direction::Outbound, sa.spi);
                 self.endpoint.lost_outbound(now(), sa.peer, sa.spi);
+            }
+            // Without all of its selectors, or at all, it is none.
+            Command::ChildSelectorAdd { peer, child, .. } | Command::ChildSet { peer, child, .. } => {
+                for spi in self.sas.inbound_of(*peer, *child) {
+                    self.endpoint.close_child(now(), spi);
+                }
             }
             _ => {}
         }

@@ -51,8 +51,6 @@ pub const STRANGERS_PER_S: u32 = 3000;
 pub const STRANGERS_PER_NETWORK_S: u32 = 500;
 /// STUN messages that a worker hands up in a second.
 pub const STUN_PER_S: u32 = 500;
-/// IKE SAs for each peer that there can be: one in use, and those that replace it or go.
-pub const IKE_SAS_PER_PEER: usize = 4;
 /// Hand-off batches taken from other workers in one turn.
 pub const TAKEOVERS_PER_TURN: usize = 16;
 /// Longest outer packet of a sealed echo, in bytes: what the largest usual frames carry.

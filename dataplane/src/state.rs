@@ -8,9 +8,10 @@ use adit_channel::Port;
 use adit_proto::class::Dscp;
 use adit_proto::control::Mode;
 use adit_proto::esp::{self, Header};
+use adit_proto::limits::IKE_SAS_OF_PEER_MAX;
 use adit_proto::stats::{Count, Gauge};
 
-use crate::config::{Config, IKE_SAS_PER_PEER};
+use crate::config::Config;
 use crate::echo::Echoes;
 use crate::forward::ForwardingTable;
 use crate::handover::Handover;
@@ -104,7 +105,7 @@ impl State {
             answers: Answers::new(ANSWERS_PER_SENDER_S),
             advice: Answers::new(ADVICE_PER_SENDER_S),
             echoes: Echoes::default(),
-            punts: Punts::new(IKE_SAS_PER_PEER * usize::from(config.max_peers)),
+            punts: Punts::new(IKE_SAS_OF_PEER_MAX * usize::from(config.max_peers)),
             now_s: 0,
             turn_ns: 0,
             clock,

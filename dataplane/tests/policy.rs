@@ -305,3 +305,38 @@ fn what_one_peer_negotiates_takes_no_room_of_others() {
     table.forget_child(PeerId(0), ChildId(1));
     assert_eq!(table.add_to_child(PeerId(0), ChildId(9), &selector(5000)), Ok(()));
 }
+
+#[test]
+fn narrower_negotiated_selectors_take_nothing_of_another_peer() {
+    let (greedy, honest) = (PeerId(0), PeerId(1));
+    let to = |remote| Selector::any_of(AddressRange::ANY_V4, remote);
+    let net = |first: u32, last: u32| v4(0x0a00_0000 + first, 0x0a00_0000 + last);
+    let sent = |destination| Sample { v6: false, source: 1, destination, protocol: 17, ports: (7, 7), fragment: false }.packet();
+    let came = |source| Sample { v6: false, source, destination: 1, protocol: 17, ports: (7, 7), fragment: false }.packet();
+    for (wide, greedy_first) in
+        [(net(0, 255), true), (net(0, 255), false), (AddressRange::ANY_V4, true), (AddressRange::ANY_V4, false)]
+    {
+        let mut table = PolicyTable::new(16, 2);
+        let configured = [(greedy, to(wide)), (honest, to(net(128, 255)))];
+        for (peer, selector) in if greedy_first { configured } else { [configured[1], configured[0]] } {
+            table.add(peer, &selector).unwrap();
+        }
+        let take = |table: &mut PolicyTable| {
+            for (child, range) in [(3, net(128, 191)), (3, net(192, 255)), (4, net(200, 200)), (5, net(0, 127))] {
+                table.add_to_child(greedy, ChildId(child), &to(range)).unwrap();
+            }
+        };
+        if greedy_first {
+            take(&mut table);
+            assert_eq!(table.route(&sent(200), |_, _| true), Route::NoChild(honest), "it waits for its owner");
+        }
+        table.add_to_child(honest, ChildId(7), &to(net(128, 255))).unwrap();
+        if !greedy_first {
+            take(&mut table);
+        }
+        assert_eq!(table.route(&sent(200), |_, _| true), Route::To(honest, ChildId(7)));
+        assert_eq!(table.route(&sent(20), |_, _| true), Route::To(greedy, ChildId(5)), "what is its own it has");
+        assert!(table.admits(&came(200), honest, ChildId(7)) && table.admits(&came(20), greedy, ChildId(5)));
+        assert!([3, 4].iter().all(|child| !table.admits(&came(200), greedy, ChildId(*child))), "nor does it send from there");
+    }
+}

@@ -13,10 +13,13 @@ pub const SELECTORS_OF_PAYLOAD_MAX: usize = 255;
 pub const SELECTORS_OF_CHILD_MAX: usize = 64;
 /// Most selectors of a peer in the configuration: as many as it can ask for in one request.
 pub const SELECTORS_OF_CONFIG_MAX: usize = SELECTORS_OF_PAYLOAD_MAX;
-/// Most pairs of selectors of a peer that the data plane gets, over all of its Child SAs.
-pub const SELECTORS_OF_PEER_MAX: usize = 1024;
+/// Most pairs of selectors of a peer that the data plane gets, over all of its Child SAs: what it costs to look through them is what a
+/// packet of that peer costs at most.
+pub const SELECTORS_OF_PEER_MAX: usize = 512;
 /// Most Child SAs of a peer, each with all its lanes: one for every selector that it can be configured with.
 pub const CHILDREN_OF_PEER_MAX: usize = 256;
+/// Most IKE SAs of a peer: the one in use, those that are to take its place, and those that it has replaced.
+pub const IKE_SAS_OF_PEER_MAX: usize = 8;
 /// Most selectors of a policy table, over all peers.
 pub const SELECTORS_OF_TABLE_MAX: u32 = 1 << 18;
 /// Most selectors that may have a remote address in common: a look-up for it looks at no more.
@@ -26,3 +29,17 @@ pub const SELECTOR_OVERLAPS_MAX: u8 = 64;
 pub const IPV4_MTU_MIN: u16 = 576;
 /// What every link carries of IPv6, in bytes (RFC 8200 §5).
 pub const IPV6_MTU_MIN: u16 = 1280;
+
+/// Pairs of selectors that each peer may have, over all of its Child SAs, where there is room for so many peers: both planes go by this
+/// number, so that what one agrees on the other one installs. Never less than what a peer can be configured with.
+pub const fn selectors_of_peer(max_peers: u16) -> usize {
+    let peers = if max_peers == 0 { 1 } else { max_peers as usize };
+    let share = SELECTORS_OF_TABLE_MAX as usize / peers;
+    if share < SELECTORS_OF_CONFIG_MAX {
+        SELECTORS_OF_CONFIG_MAX
+    } else if share > SELECTORS_OF_PEER_MAX {
+        SELECTORS_OF_PEER_MAX
+    } else {
+        share
+    }
+}

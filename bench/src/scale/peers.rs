@@ -9,7 +9,7 @@ use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
 use adit_engine::identity::Identity;
 use adit_engine::ike::proposal_words;
 use adit_engine::ike::{
-    Backoff, Cause, ChildConfig, ConnectionState, Endpoint, EndpointConfig, Event, Lifetime, Mode, Now, PeerConfig, PeerId,
+    Backoff, Cause, ChildConfig, ConnectionState, Endpoint, EndpointConfig, Event, Lifetime, Mode, Now, PeerConfig, PeerId, Share,
 };
 use adit_engine::path::Arrival;
 use anyhow::{Context, Result, ensure};
@@ -207,6 +207,7 @@ fn peer(n: u32, hub: SocketAddr) -> Result<PeerConfig> {
         force_encapsulation: true,
         mobike: false,
         backoff: Backoff::default(),
+        share: Share::default(),
     })
 }
 

@@ -98,6 +98,7 @@ mod sa;
 mod sa_init;
 pub mod selectors;
 mod session;
+mod share;
 mod snapshot;
 mod standing;
 mod status;
@@ -118,7 +119,7 @@ pub use cause::{Cause, Whose};
 pub use child::Usage;
 pub use config::{
     Backoff, ChildConfig, ChildProposal, EndpointConfig, EsnPolicy, IkeProposal, Lifetime, Limits, Mode, Now, PeerConfig, PeerId,
-    Ppk, Retransmission,
+    Ppk, Retransmission, Share,
 };
 pub use connection::ConnectionState;
 pub use context::LANES_MAX;

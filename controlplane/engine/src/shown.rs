@@ -44,6 +44,11 @@ impl Shown {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether both are of the same name, in letters of either case. Of what was cut off nobody knows.
+    pub fn is_same_name(&self, other: &Shown) -> bool {
+        !self.0.ends_with('…') && self.0.eq_ignore_ascii_case(&other.0)
+    }
 }
 
 /// A line in the making, with room for so many characters.

@@ -125,6 +125,7 @@ impl Failure {
     /// | `authentication_failed` | the peer does not believe us, and does not say why |
     /// | `wrong_psk`, `wrong_identity`, `wrong_method`, `unknown_key`, `bad_signature`, `no_certificate`, … | we do not believe the peer: [`adit_engine::auth::AuthError::code`] |
     /// | `unknown_peer`, `ppk` | nobody with this identity is configured; the post-quantum preshared key is missing |
+    /// | `taken` | the only place for the peer's identity is another one's |
     /// | `ts_unacceptable`, `mode` | no traffic selectors in common; one end wants Ethernet |
     /// | `malformed`, `misbehaved`, `local` | the peer's message or behaviour is wrong; this end cannot |
     /// | `refused` | the peer answered with another error |
@@ -171,10 +172,11 @@ fn code_of_incompatibility(incompatibility: &Incompatibility) -> &'static str {
         | Incompatibility::SuiteNotAllowed(_)
         | Incompatibility::NoIntermediate => "no_proposal_chosen",
         Incompatibility::KeyExchange(_) => "invalid_ke_payload",
-        Incompatibility::Selectors => "ts_unacceptable",
+        Incompatibility::Selectors | Incompatibility::TooManySelectors => "ts_unacceptable",
         Incompatibility::Mode => "mode",
         Incompatibility::Auth(error) | Incompatibility::AuthOrPpk(error) => error.code(),
         Incompatibility::UnknownPeer | Incompatibility::UnknownAddress => "unknown_peer",
+        Incompatibility::Taken(_) => "taken",
         Incompatibility::Ppk => "ppk",
         Incompatibility::Refused(notify) => code_of_notify(*notify),
     }

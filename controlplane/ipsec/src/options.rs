@@ -97,8 +97,7 @@ impl Options {
             let fault = "on port 500 ESP cannot go in UDP (RFC 3948): take 4500, or any other port";
             return Err(Error::settings("bind", fault));
         }
-        let limits =
-            Limits { sessions: self.sessions, children: CHILDREN_MAX, refusals: REFUSALS_PER_SECOND, ..Limits::default() };
+        let limits = Limits { sessions: self.sessions, refusals: REFUSALS_PER_SECOND, ..Limits::default() };
         Ok(EndpointConfig { limits, retransmission: self.retransmission, nat_port: port, ..EndpointConfig::default() })
     }
 }

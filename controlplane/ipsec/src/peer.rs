@@ -10,13 +10,14 @@ use adit_engine::crypto::{PrivateKey, PublicKey, Secret};
 use adit_engine::identity::{Identity, Pattern};
 use adit_engine::ike::proposal_words;
 use adit_engine::ike::selectors::pair_of;
-use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, IkeProposal, Lifetime, Mode, PeerConfig, Ppk};
+use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, IkeProposal, Lifetime, Mode, PeerConfig, Ppk, Share};
 use adit_engine::path::Origin;
 use adit_proto::ike::{AddressRange, IpSelector};
 use adit_proto::limits::SELECTORS_OF_CONFIG_MAX;
 
 use super::error::Error;
 use super::esp::Pace;
+use super::options::CHILDREN_MAX;
 use super::selector;
 
 /// A hard limit is this many percent of the soft one.
@@ -359,6 +360,8 @@ impl PeerBuilder {
             force_encapsulation: true,
             mobike: true,
             backoff,
+            // One to receive by and one to send by.
+            share: Share { sas: 2 * CHILDREN_MAX, ..Share::default() },
         };
         Ok(Peer { config, reconnect })
     }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adit_channel::LiveSa;
-use adit_engine::ike::selectors::{SelectorPair, narrow};
+use adit_engine::ike::selectors::{SelectorPair, between};
 use adit_engine::ike::{ChildKeys, Event, IkeSpis};
 use adit_engine::path::PathEvent;
 use adit_proto::control::{
@@ -16,7 +16,6 @@ use adit_proto::control::{
 };
 use adit_proto::echo::Answer;
 use adit_proto::esp;
-use adit_proto::ike::IpSelector;
 use adit_proto::limits::SELECTORS_OF_PEER_MAX as SELECTORS_MAX;
 
 /// Sequence numbers end here without ESN (RFC 4303 §2.2: they must not cycle), and with it.
@@ -175,7 +174,7 @@ impl Sas {
     /// process before us died on the way.
     pub fn adopt_selectors(&mut self, id: PeerId, child: ChildId, inbound: Spi, agreed: &SelectorPair) -> Commands {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        let selectors = peer.terms.agreed(agreed);
+        let selectors = between(&peer.terms.selectors, agreed, SELECTORS_MAX);
         match peer.children.get_mut(&child).and_then(|child| child.inbound.get_mut(&inbound)) {
             Some(known) => *known = selectors,
             None => return Vec::new(),
@@ -194,6 +193,12 @@ impl Sas {
             Direction::Inbound => child.inbound.contains_key(&spi),
             Direction::Outbound => child.outbound.values().any(|one| *one == spi),
         })
+    }
+
+    /// The inbound SAs of a Child SA.
+    pub fn inbound_of(&self, peer: PeerId, child: ChildId) -> Vec<Spi> {
+        let child = self.peers.get(&peer).and_then(|peer| peer.children.get(&child));
+        child.into_iter().flat_map(|child| child.inbound.keys().copied()).collect()
     }
 
     /// The data plane refused to install an SA.
@@ -313,7 +318,7 @@ impl Sas {
 
     fn install_inbound(&mut self, keys: &ChildKeys) -> Commands {
         let Some(peer) = self.peers.get_mut(&keys.peer) else { return Vec::new() };
-        let selectors = peer.terms.agreed(&keys.selectors);
+        let selectors = between(&peer.terms.selectors, &keys.selectors, SELECTORS_MAX);
         peer.children.entry(keys.child).or_default().inbound.insert(keys.spi, selectors);
         let mut commands = self.tell(keys.peer);
         let worker = esp::worker_of(keys.spi, self.terms.workers.into()) as u16;
@@ -443,38 +448,6 @@ impl Selectors {
 /// Lets messages of this IKE SA come up before those of strangers.
 pub fn know(spis: &IkeSpis) -> (u16, Command) {
     (0, Command::IkeSaAdd { initiator: spis.initiator, responder: spis.responder })
-}
-
-impl PeerTerms {
-    /// What was agreed, as far as the configuration allows it: both ends agree on lists of local and of remote addresses, and the
-    /// configuration on pairs of them.
-    fn agreed(&self, pair: &SelectorPair) -> Vec<Selector> {
-        let mut agreed: Vec<Selector> = Vec::new();
-        for ours in &self.selectors {
-            let side = |addresses, ports| [IpSelector { protocol: ours.protocol, ports, addresses }];
-            let local = narrow(&pair.local, &side(ours.local, ours.local_ports));
-            let remote = narrow(&pair.remote, &side(ours.remote, ours.remote_ports));
-            for (local, remote) in local.iter().flat_map(|local| remote.iter().map(move |remote| (local, remote))) {
-                if agreed.len() == SELECTORS_MAX {
-                    return agreed;
-                }
-                // A side that names a protocol speaks for both.
-                let protocol = if local.protocol == 0 { remote.protocol } else { local.protocol };
-                let selector = Selector {
-                    local: local.addresses,
-                    remote: remote.addresses,
-                    protocol,
-                    local_ports: local.ports,
-                    remote_ports: remote.ports,
-                };
-                let fits = remote.protocol == 0 || remote.protocol == protocol;
-                if fits && selector.is_valid() && !agreed.contains(&selector) {
-                    agreed.push(selector);
-                }
-            }
-        }
-        agreed
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use adit_engine::auth::{LocalAuth, RemoteAuth};
 use adit_engine::crypto::Secret;
-use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Limits, Mode, PeerConfig, Ppk, Retransmission};
+use adit_engine::ike::{Backoff, ChildConfig, EndpointConfig, Lifetime, Limits, Mode, PeerConfig, Ppk, Retransmission, Share};
 
 use adit_proto::control::{self, Selector};
 use adit_proto::ike::{AddressRange, IpSelector, PortRange};
-use adit_proto::limits::CHILDREN_OF_PEER_MAX;
+use adit_proto::limits;
 
 use crate::config::ike_section::{PeerIke, Proof, Role};
-use crate::config::{CHILDREN_MIN, Config, Oversize, Peer};
+use crate::config::{Config, Oversize, Peer};
 use crate::resolve::{self, Known};
 
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
@@ -22,7 +22,7 @@ const JITTER_PERCENT: u32 = 10;
 /// What concerns the gateway as a whole.
 pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
     EndpointConfig {
-        limits: Limits { children: children_max(config), ..Limits::default() },
+        limits: Limits { workers: config.dataplane.workers, ..Limits::default() },
         key_log: config.ike.key_log_dir.is_some(),
         // Gives a peer up after about 12 s: with a tunnel, nobody waits longer.
         retransmission: Retransmission { tries: 5, max: Duration::from_secs(4), ..Retransmission::default() },
@@ -34,19 +34,15 @@ pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
     }
 }
 
-/// Child SAs that one peer may have at most: its share of the places in the tables of all workers, so that no peer takes those of
-/// another one. A place of each worker is for sending.
-fn children_max(config: &Config) -> usize {
-    let peers = config.peers.len().max(1);
-    let places = (config.sa_slots() as usize).saturating_sub(peers) * usize::from(config.dataplane.workers);
-    // One for each selector, and another one during a rekey, is what a peer of another make may need.
-    let selectors = config.peers.iter().map(|peer| peer.selectors.len()).max().unwrap_or(0);
-    let most = Limits::default().children.max(3 * selectors).min(2 * CHILDREN_OF_PEER_MAX);
-    (places / peers).clamp(usize::from(CHILDREN_MIN), most)
+/// What a peer may have of the tables of the data plane: a part of all places that is as large as what it needs is of what all need, so
+/// that no peer takes those of another one. `needed`: what all need on one worker.
+fn share(config: &Config, peer: &Peer, needed: u32) -> Share {
+    let places = u64::from(config.sa_slots()) * u64::from(config.sas_of(peer)) / u64::from(needed.max(1));
+    Share { sas: usize::try_from(places).unwrap_or(usize::MAX), selectors: limits::selectors_of_peer(config.max_peers()) }
 }
 
-/// What concerns a peer; `None` for one with a static key, or when a key is missing that the check of the file asks for.
-pub fn peer(config: &Config, peer: &Peer, known: &Known) -> Option<PeerConfig> {
+/// What concerns a peer, of whose worker's table all peers need so many places ([`Config::sas_needed`]); `None` for one with a static key, or when a key is missing that the check of the file asks for.
+pub fn peer(config: &Config, peer: &Peer, known: &Known, needed: u32) -> Option<PeerConfig> {
     let ike = peer.ike()?;
     let (local_auth, remote_auth) = proofs(config, ike)?;
     let lifetime = |after: u32, bytes, packets| Lifetime {
@@ -96,6 +92,7 @@ pub fn peer(config: &Config, peer: &Peer, known: &Known) -> Option<PeerConfig> {
         force_encapsulation: true,
         mobike: ike.mobike,
         backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) },
+        share: share(config, peer, needed),
     })
 }
 
@@ -153,13 +150,13 @@ mod tests {
 
     #[test]
     fn no_peer_takes_the_places_of_another_and_each_has_enough_to_rekey() {
-        assert_eq!(children_max(&gateway(1, "lanes: 4")), 128);
-        for (peers, lanes) in [(200, 4), (1000, 1), (1000, 8), (100, 64)] {
+        for (peers, lanes) in [(1, 4), (200, 4), (1000, 1), (1000, 8), (100, 64), (10_000, 1)] {
             let config = gateway(peers, &format!("lanes: {lanes}"));
-            let children = children_max(&config);
-            let places = (config.sa_slots() as usize - peers) * 4;
-            assert!(children * peers <= places, "{peers} peers with {lanes} lanes: {children} of {places}");
-            assert!(children >= 2 * lanes, "{peers} peers with {lanes} lanes: {children}");
+            let share = share(&config, &config.peers[0], config.sas_needed()).sas;
+            assert!(share * peers <= config.sa_slots() as usize, "{peers} peers with {lanes} lanes: {share}");
+            // On its worker each lane is there twice during a rekey, and once to send by; and one more is authenticated anew.
+            let lanes_here = usize::from(config.peers[0].lanes.min(config.dataplane.workers)).div_ceil(4);
+            assert!(share >= 5 * lanes_here, "{peers} peers with {lanes} lanes: {share}");
         }
     }
 }

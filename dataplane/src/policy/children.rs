@@ -2,7 +2,7 @@
 //! costs nobody else time or room.
 
 use adit_proto::control::{ChildId, PeerId, Refusal};
-use adit_proto::limits::{SELECTORS_OF_CONFIG_MAX, SELECTORS_OF_PEER_MAX, SELECTORS_OF_TABLE_MAX};
+use adit_proto::limits::selectors_of_peer;
 
 use super::{Matched, Rule};
 
@@ -33,12 +33,7 @@ impl Child {
 impl Children {
     /// For peers with ids below `max_peers`: their shares of the table, not less than what one can be configured with.
     pub fn new(max_peers: u16) -> Children {
-        let share = SELECTORS_OF_TABLE_MAX as usize / usize::from(max_peers.max(1));
-        Children {
-            of: (0..max_peers).map(|_| Vec::new()).collect(),
-            quota: share.clamp(SELECTORS_OF_CONFIG_MAX, SELECTORS_OF_PEER_MAX),
-            made: 0,
-        }
+        Children { of: (0..max_peers).map(|_| Vec::new()).collect(), quota: selectors_of_peer(max_peers), made: 0 }
     }
 
     /// The Child SA of a peer that carries a packet and is usable. Of several the one that was made last: the peer may have given

@@ -9,7 +9,7 @@ use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
 use adit_engine::crypto::{KeyExchangeMethod, Prf, Secret};
 use adit_engine::ike::{
     Backoff, BootClock, ChildConfig, ChildProposal, Endpoint, EndpointConfig, EsnPolicy, Event, IkeProposal, Lifetime, Mode, Now,
-    PeerConfig, PeerId,
+    PeerConfig, PeerId, Share,
 };
 use adit_engine::path::Arrival;
 use adit_proto::ike::{AddressRange, ExchangeType, Header, IpSelector};
@@ -118,6 +118,7 @@ impl Kind {
             force_encapsulation: false,
             mobike: self.mobike(),
             backoff: Backoff::default(),
+            share: Share::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use adit_engine::auth::{LocalAuth, LocalKey, Psk, RemoteAuth, TrustAnchors};
 use adit_engine::crypto::{KeyExchangeMethod, Prf, PrivateKey, PublicKey};
-use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, EsnPolicy, IkeProposal, Lifetime, Mode, PeerConfig};
+use adit_engine::ike::{Backoff, ChildConfig, ChildProposal, EsnPolicy, IkeProposal, Lifetime, Mode, PeerConfig, Share};
 use adit_engine::path::IKE_PORT;
 use adit_proto::ike::{AddressRange, IpSelector};
 use adit_proto::suite::Suite;
@@ -49,6 +49,7 @@ pub fn config(site: Site, connection: &Connection) -> Result<PeerConfig> {
         force_encapsulation: false,
         mobike: false,
         backoff: Backoff::default(),
+        share: Share::default(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
 use adit_engine::crypto::{KeyExchangeMethod, Prf, Secret};
 use adit_engine::ike::{
-    Backoff, ChildConfig, ChildProposal, EndpointConfig, EsnPolicy, IkeProposal, Lifetime, Mode, PeerConfig, PeerId,
+    Backoff, ChildConfig, ChildProposal, EndpointConfig, EsnPolicy, IkeProposal, Lifetime, Mode, PeerConfig, PeerId, Share,
 };
 use adit_engine::path::Origin;
 use adit_proto::ike::{AddressRange, IpSelector};
@@ -112,5 +112,6 @@ pub fn peer(node: usize) -> PeerConfig {
         force_encapsulation: false,
         mobike: false,
         backoff: Backoff::default(),
+        share: Share::default(),
     }
 }

@@ -34,6 +34,7 @@ use super::parts::{Parts, needed};
 use super::plan::Plan;
 use super::proof::Proof;
 use super::session::{Made, Session};
+use super::share;
 use super::standing::Standing;
 use super::trust::{OwnProof, Trust};
 use super::vendor;
@@ -211,7 +212,11 @@ fn take_extras(ctx: &mut Ctx, facts: &mut Facts, session: &mut Session, parts: &
     session.wants.set_peer_lanes(lanes.unwrap_or(1).clamp(1, most));
     session.addresses.set_of_peer(mobike::additional_addresses(parts));
     session.tokens.take(parts);
-    evidence::establish_path(ctx, facts, session);
+    // Beside another IKE SA nothing moves before the peer has shown that it has this one.
+    let beside = ctx.shared.peers.get(&session.peer).is_some_and(|peer| peer.current.is_some());
+    if session.original_initiator || !beside {
+        evidence::establish_path(ctx, facts, session);
+    }
     mobike::note_addresses(ctx, facts, session);
 }
 
@@ -340,7 +345,9 @@ pub(super) fn answer(
         Err((suspect, error)) => {
             // Nobody is named who may have nothing to do with it.
             facts.peer = suspect;
-            if let Ok((peer, config)) = peer_config(ctx, facts) {
+            // And what is known of a peer that is connected is not overwritten by what anybody may say in its name.
+            let connected = suspect.and_then(|id| ctx.shared.peers.get(&id)).is_some_and(|peer| peer.current.is_some());
+            if let (Ok((peer, config)), false) = (peer_config(ctx, facts), connected) {
                 record_request(ctx, peer, handshake, &config, &claim, parts);
                 if let Error::Incompatible(Incompatibility::SuiteNotAllowed(agreed)) = &error {
                     ctx.shared.directory.remember(facts.hop.remote.ip(), peer, &config);
@@ -350,6 +357,7 @@ pub(super) fn answer(
             return Err(claim.stranger(error));
         }
     };
+    share::may_connect(ctx, peer, &claim.identity).map_err(|error| claim.stranger(error))?;
     facts.peer = Some(peer);
     record_request(ctx, peer, handshake, &admitted.config, &claim, parts);
     ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&admitted.who.identity)));
@@ -398,7 +406,7 @@ fn find_peers(ctx: &Ctx, facts: &Facts, claim: &Claimed) -> Result<Candidates, E
     };
     let name = Shown::of(identity);
     let rank = |id: &PeerId| match ctx.shared.peers.get(id) {
-        Some(peer) if peer.current.is_some() && peer.connected_as.eq_ignore_ascii_case(&name) => 0,
+        Some(peer) if peer.current.is_some() && peer.connected_as.is_same_name(&name) => 0,
         Some(peer) if peer.current.is_some() => 2,
         Some(_) | None => 1,
     };

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adit_proto::control::{ChildId, PeerId, Spi};
+use adit_proto::esp;
 
 use super::config::Mode;
 use super::facts::SaId;
@@ -18,6 +19,13 @@ pub(super) struct ChildIds {
     peers: BTreeMap<Spi, PeerId>,
 }
 
+/// Places in the table of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Places {
+    pub receiving: usize,
+    pub sending: usize,
+}
+
 #[derive(Debug)]
 struct Held {
     id: ChildId,
@@ -25,6 +33,8 @@ struct Held {
     owner: SaId,
     config: usize,
     selectors: SelectorPair,
+    /// Places that they take in the policy table.
+    pairs: usize,
 }
 
 impl ChildIds {
@@ -35,19 +45,20 @@ impl ChildIds {
         (owner, inbound): (SaId, Spi),
         known: Option<ChildId>,
         (config, mode, selectors): (usize, Mode, &SelectorPair),
+        pairs: usize,
     ) -> ChildId {
-        let id = match (known, mode) {
-            (Some(id), _) => id,
-            (None, Mode::Ethernet) => ChildId::ONLY,
-            (None, Mode::Tunnel) => self.id_for(peer, owner, config, selectors),
-        };
-        self.held.insert((peer, inbound), Held { id, owner, config, selectors: selectors.clone() });
+        let id = known.unwrap_or_else(|| self.id_for(peer, owner, (config, mode, selectors)));
+        self.held.insert((peer, inbound), Held { id, owner, config, selectors: selectors.clone(), pairs });
         self.peers.insert(inbound, peer);
         id
     }
 
-    fn id_for(&self, peer: PeerId, owner: SaId, config: usize, selectors: &SelectorPair) -> ChildId {
-        let all = || self.held.range((peer, Spi(0))..=(peer, Spi(u32::MAX))).map(|(_, held)| held);
+    /// The id that another Child SA gets.
+    pub(super) fn id_for(&self, peer: PeerId, owner: SaId, (config, mode, selectors): (usize, Mode, &SelectorPair)) -> ChildId {
+        if mode == Mode::Ethernet {
+            return ChildId::ONLY;
+        }
+        let all = || self.of(peer).map(|(_, held)| held);
         let own: BTreeSet<ChildId> = all().filter(|held| held.owner == owner).map(|held| held.id).collect();
         let same = |held: &&Held| held.config == config && held.selectors == *selectors && !own.contains(&held.id);
         if let Some(held) = all().find(same) {
@@ -55,6 +66,40 @@ impl ChildIds {
         }
         let used: BTreeSet<ChildId> = all().map(|held| held.id).collect();
         (0..=u16::MAX).map(ChildId).find(|id| !used.contains(id)).unwrap_or_default()
+    }
+
+    /// Places that a peer has in the policy table once a Child SA with this id has these selectors, which take so many.
+    pub(super) fn pairs_with(&self, peer: PeerId, id: ChildId, selectors: &SelectorPair, pairs: usize) -> usize {
+        let mut all: Vec<(ChildId, &SelectorPair, usize)> = vec![(id, selectors, pairs)];
+        for (_, held) in self.of(peer) {
+            if !all.iter().any(|(id, selectors, _)| *id == held.id && **selectors == held.selectors) {
+                all.push((held.id, &held.selectors, held.pairs));
+            }
+        }
+        all.into_iter().map(|(_, _, pairs)| pairs).sum()
+    }
+
+    /// Child SAs of a peer, each with all its lanes.
+    pub(super) fn ids(&self, peer: PeerId) -> BTreeSet<ChildId> {
+        self.of(peer).map(|(_, held)| held.id).collect()
+    }
+
+    /// SAs of a peer in every state, to receive by.
+    pub(super) fn count(&self, peer: PeerId) -> usize {
+        self.of(peer).count()
+    }
+
+    /// SAs of a peer in the table of one of so many workers: to receive by, and for each lane of a Child SA one to send by.
+    pub(super) fn on_worker(&self, peer: PeerId, worker: usize, workers: usize) -> Places {
+        let here = self.of(peer).filter(|((_, spi), _)| esp::worker_of(*spi, workers) == worker);
+        let here: Vec<(ChildId, u32)> = here.map(|((_, spi), held)| (held.id, spi.0 & esp::LANE_MASK)).collect();
+        // On lanes that have no worker of their own nothing is sent.
+        let sending: BTreeSet<_> = here.iter().filter(|(_, lane)| (*lane as usize) < workers).collect();
+        Places { receiving: here.len(), sending: sending.len() }
+    }
+
+    fn of(&self, peer: PeerId) -> impl Iterator<Item = (&(PeerId, Spi), &Held)> {
+        self.held.range((peer, Spi(0))..=(peer, Spi(u32::MAX)))
     }
 
     /// The Child SA belongs to another IKE SA now.
@@ -88,7 +133,7 @@ mod tests {
         let mut ids = ChildIds::default();
         let (peer, one, two) = (PeerId(1), SaId(IkeSpi(1)), SaId(IkeSpi(2)));
         let make = |ids: &mut ChildIds, peer, sa, spi, known, last| {
-            ids.hold(peer, (sa, Spi(spi)), known, (0, Mode::Tunnel, &pair(last))).0
+            ids.hold(peer, (sa, Spi(spi)), known, (0, Mode::Tunnel, &pair(last)), 1).0
         };
         assert_eq!(make(&mut ids, peer, one, 1, None, 7), 0);
         assert_eq!(make(&mut ids, peer, one, 2, None, 8), 1, "other selectors");

@@ -68,11 +68,6 @@ impl Children {
         self.all.is_empty()
     }
 
-    /// Everything that takes a place in the tables that all peers share.
-    pub(super) fn len_with_draining(&self) -> usize {
-        self.all.len() + self.draining_inbound.len()
-    }
-
     pub(super) fn draining_inbound(&self) -> &[(Instant, Spi)] {
         &self.draining_inbound
     }
@@ -211,6 +206,35 @@ impl Children {
         };
         let collision = old.collision.as_ref().map(|collision| collision.inbound);
         named.or(collision).filter(|spi| self.get(*spi).is_some())
+    }
+
+    /// What has been replaced: since when, or until when what is late is taken, which comes first; and by our SPI.
+    pub(super) fn replaced(&self) -> impl Iterator<Item = (bool, Instant, Spi)> {
+        let draining = self.draining_inbound.iter().map(|(until, inbound)| (false, *until, *inbound));
+        draining.chain(self.all.iter().filter_map(|child| match child.state {
+            ChildState::Replaced { since, .. } => Some((true, since, child.inbound)),
+            ChildState::Live | ChildState::Closing => None,
+        }))
+    }
+
+    /// Takes out one that has been replaced, at once and whatever is still on its way.
+    pub(super) fn give_up(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        if let Some(place) = self.draining_inbound.iter().position(|(_, spi)| *spi == inbound) {
+            self.draining_inbound.remove(place);
+            return self.remove_inbound(ctx, inbound);
+        }
+        let successor = self.successor_of(inbound);
+        if self.expire(ctx, inbound).is_none() {
+            ctx.shared.spis.release(inbound);
+        }
+        // The one before it has the same successor.
+        for old in &mut self.all {
+            if let (ChildState::Replaced { by, since }, Some(successor)) = (old.state, successor)
+                && by == inbound
+            {
+                old.state = ChildState::Replaced { by: successor, since };
+            }
+        }
     }
 
     /// Those that wait for nothing else than that this IKE SA is used.

@@ -11,6 +11,7 @@ use crate::identity::{Identity, Pattern};
 
 use adit_proto::control::Selector;
 use adit_proto::ike::IpSelector;
+use adit_proto::limits::SELECTORS_OF_PEER_MAX;
 
 pub use adit_proto::control::PeerId;
 
@@ -40,9 +41,8 @@ pub struct Limits {
     pub cookie_threshold_per_address: usize,
     /// Established IKE SAs in total. One that replaces another (rekey) always fits.
     pub sessions: usize,
-    /// Child SAs of one IKE SA in every state, as far as the peer makes them; half of it, or less where few lanes are
-    /// configured, for those that are not on their way out. Each takes a place in a worker's table.
-    pub children: usize,
+    /// Workers of the data plane, among whom the lanes of a Child SA are dealt. Not zero.
+    pub workers: u16,
     /// Answers per second to messages that nothing protects (RFC 7296 §2.21.4).
     pub unprotected_replies: u32,
     /// Refused initiators per second that are reported one by one, as [`Event::Refused`](super::event::Event::Refused).
@@ -57,10 +57,26 @@ impl Default for Limits {
             cookie_threshold: 128,
             cookie_threshold_per_address: 4,
             sessions: 16384,
-            children: 128,
+            workers: 1,
             unprotected_replies: 200,
             refusals: 3,
         }
+    }
+}
+
+/// What one peer may have of the tables that all peers share, over all of its IKE SAs: reserved for it, and no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// SAs in the table of each worker, in every state: to receive by, and one to send by for each lane of a Child SA. At least 4,
+    /// so that one that is used can be rekeyed and authenticated anew.
+    pub sas: usize,
+    /// Pairs of a local and a remote selector in the policy table, over all of its Child SAs.
+    pub selectors: usize,
+}
+
+impl Default for Share {
+    fn default() -> Share {
+        Share { sas: 192, selectors: SELECTORS_OF_PEER_MAX }
     }
 }
 
@@ -284,4 +300,5 @@ pub struct PeerConfig {
     /// Offers to move the SAs to other addresses (RFC 4555).
     pub mobike: bool,
     pub backoff: Backoff,
+    pub share: Share,
 }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::IkeKeys;
 use crate::random::Random;
+use crate::rate_limit::Bucket;
 
 use super::admission::Admission;
 use super::cause::Cause;
@@ -58,6 +59,8 @@ pub(super) struct Peer {
     pub sas: Vec<SaId>,
     pub record: Record,
     pub counters: Counters,
+    /// IKE SAs that it may begin now.
+    pub handshakes: Bucket,
 }
 
 impl Peer {
@@ -149,6 +152,14 @@ pub(super) enum Action {
     Rekeying(bool),
     /// This IKE SA is to be authenticated anew, if we can reach the peer.
     Reauthenticate,
+    /// The peer has shown that it has this IKE SA, which it authenticated beside another one. `restarted`: it has forgotten that one.
+    Proven { restarted: bool },
+    /// The peer has deleted this IKE SA, which nothing has replaced so far.
+    Deleted,
+    /// Whether that peer is still there is to be found out.
+    Probe { peer: PeerId },
+    /// The peer has an SA more: what it has beyond its share goes.
+    Grown { peer: PeerId },
     /// This IKE SA, made in a reauthentication, has all its Child SAs: that one is to be deleted at that time.
     Superseded { sa: SaId, at: Instant },
     /// This IKE SA has been authenticated anew: what is late on its Child SAs is for that one, which is used from now on.

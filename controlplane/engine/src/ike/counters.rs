@@ -99,10 +99,11 @@ fn class(cause: &Cause) -> Class {
             | Incompatibility::KeyExchange(_)
             | Incompatibility::SuiteNotAllowed(_)
             | Incompatibility::NoIntermediate => Class::Proposal,
-            Incompatibility::Selectors | Incompatibility::Mode => Class::Selectors,
+            Incompatibility::Selectors | Incompatibility::TooManySelectors | Incompatibility::Mode => Class::Selectors,
             Incompatibility::Auth(_)
             | Incompatibility::AuthOrPpk(_)
             | Incompatibility::UnknownPeer
+            | Incompatibility::Taken(_)
             | Incompatibility::UnknownAddress
             | Incompatibility::Ppk => Class::Authentication,
             Incompatibility::Refused(notify) => class_of_refusal(*notify),

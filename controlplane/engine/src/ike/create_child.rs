@@ -25,6 +25,7 @@ use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
 use super::session::Session;
+use super::share;
 use super::unfinished::Goal;
 use super::wishes;
 
@@ -160,7 +161,13 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, mut sent: Sent, par
     if let Some(notify) = parts.error() {
         return on_refused(ctx, sa, &sent, notify);
     }
-    match sent.complete(parts, sa.is_adit()) {
+    let completed = sent.complete(parts, sa.is_adit()).and_then(|progress| {
+        // What a peer makes of what we ask for is limited as what it asks for.
+        let plan = &sent.plan;
+        share::has_room_for(ctx, sa.session, (sa.facts.id, plan.id), (plan.config, plan.mode, &plan.selectors))?;
+        Ok(progress)
+    });
+    match completed {
         Err(error) => discard(ctx, sa, &sent.plan, error),
         Ok(Progress::Complete(creation, secrets)) => finish(ctx, sa, creation, &secrets),
         Ok(Progress::Unfinished(unfinished)) if has_lost(sa.session, &unfinished.creation) => {
@@ -313,17 +320,18 @@ fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Paylo
     }
     let rekey = parts.notify(NotifyType::REKEY_SA);
     let old = rekey.map(|rekey| session.children.rekeyable(rekey)).transpose()?;
-    session.has_room(ctx.shared.config.limits.children, old.is_none())?;
     let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
     let sent = parts.ke.as_ref().and_then(|(method, _)| KeyExchangeMethod::from_id(*method));
     let asked = Asked { exchange: EXCHANGE, first: false, old: old.and_then(|old| session.children.get(old)), adit };
     let granted = plan::grant(&session.config, parts, &asked, sent);
     ctx.record(Some(session.peer), |record| record.asked_child(&session.config, parts));
     let Granted { config, lane, mode, selectors, choice } = granted?;
+    share::has_room(ctx, session, lane, old.is_none())?;
     let id = match asked.old {
         Some(old) => Some(old.id),
         None => session.may_have(ctx.now.instant, (config, lane), &selectors)?,
     };
+    share::has_room_for(ctx, session, (sa.facts.id, id), (config, mode, &selectors))?;
     let exchanged = exchange_keys(parts, &choice)?;
 
     session.awaited.forget(ctx);

@@ -8,6 +8,7 @@ mod half_open;
 mod lifecycle;
 mod paths;
 mod reauth;
+mod shares;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -234,10 +235,21 @@ impl Endpoint {
     }
 
     fn perform(&mut self, now: Now, id: SaId, actions: Vec<Action>) {
+        let mut grown = None;
         for action in actions {
             match action {
-                Action::Established { initial_contact } => self.on_established(now, id, initial_contact),
-                Action::Successor => self.on_successor(now, id),
+                Action::Grown { peer } => grown = Some(peer),
+                Action::Proven { restarted } => self.on_proven(now, id, restarted),
+                Action::Deleted => self.on_deleted(now, id),
+                Action::Probe { peer } => drop(self.check_liveness(now, peer)),
+                Action::Established { initial_contact } => {
+                    self.on_established(now, id, initial_contact);
+                    grown = self.sas.get(&id).and_then(|sa| sa.facts.peer);
+                }
+                Action::Successor => {
+                    self.on_successor(now, id);
+                    grown = self.sas.get(&id).and_then(|sa| sa.facts.peer);
+                }
                 Action::Inherit { successor, then } => self.on_inherit(now, id, successor, then),
                 Action::Confirmed { sa } => self.on_confirmed(now, sa),
                 Action::Claim { from } => self.on_claim(now, id, from),
@@ -249,6 +261,9 @@ impl Endpoint {
                 Action::Superseded { sa, at } => self.on_superseded(now, sa, at),
                 Action::GiveWay { to, then } => self.on_give_way(now, id, to, then),
             }
+        }
+        if let Some(peer) = grown {
+            self.keep_within_share(now, peer);
         }
     }
 

@@ -7,6 +7,7 @@ use adit_proto::ike::{ExchangeType, IkeDecodeError, IkeEncodeError, Notify, Noti
 use crate::auth::AuthError;
 use crate::crypto::{AeadError, KeyExchangeError, KeyExchangeMethod, SignError};
 use crate::path::Unfit;
+use crate::shown::Shown;
 
 use super::negotiate::Mismatch;
 
@@ -85,6 +86,12 @@ pub enum Incompatibility {
     /// With a post-quantum pre-shared key in the keys, a wrong one looks like any other wrong proof.
     #[error("{0}, or its post-quantum pre-shared key of the same name is another one")]
     AuthOrPpk(AuthError),
+    /// A place for one of many, and more than one wants it.
+    #[error("the only place for its identity is taken by {0}")]
+    Taken(Shown),
+    /// In the policy table each pair of a local and a remote selector takes a place.
+    #[error("its traffic selectors make more pairs than a peer may have")]
+    TooManySelectors,
     #[error("no configured peer has this identity")]
     UnknownPeer,
     #[error("no peer that may connect to us has this address")]
@@ -108,6 +115,10 @@ pub enum LocalFault {
     Sessions,
     #[error("the limit of Child SAs is reached")]
     Children,
+    #[error("the data plane refused to install it")]
+    DataPlane,
+    #[error("it connects more often than a peer may")]
+    TooOften,
     #[error("busy with an exchange that collides")]
     Busy,
     #[error("no such Child SA")]
@@ -162,10 +173,13 @@ impl Error {
             Error::PeerMisbehaved(_) => Notify::new(NotifyType::INVALID_SYNTAX),
             Error::Incompatible(Incompatibility::KeyExchange(method)) => Notify::invalid_ke(method.id()),
             Error::Incompatible(incompatibility) => Notify::new(match incompatibility {
-                Incompatibility::Selectors | Incompatibility::Mode => NotifyType::TS_UNACCEPTABLE,
+                Incompatibility::Selectors | Incompatibility::TooManySelectors | Incompatibility::Mode => {
+                    NotifyType::TS_UNACCEPTABLE
+                }
                 Incompatibility::Auth(_)
                 | Incompatibility::AuthOrPpk(_)
                 | Incompatibility::UnknownPeer
+                | Incompatibility::Taken(_)
                 | Incompatibility::Ppk => NotifyType::AUTHENTICATION_FAILED,
                 // Nothing is agreed before it is known with whom: there is no proposal to choose.
                 Incompatibility::UnknownAddress
@@ -177,7 +191,7 @@ impl Error {
                 | Incompatibility::Refused(_) => NotifyType::NO_PROPOSAL_CHOSEN,
             }),
             Error::Local(fault) => Notify::new(match fault {
-                LocalFault::Busy => NotifyType::TEMPORARY_FAILURE,
+                LocalFault::Busy | LocalFault::TooOften => NotifyType::TEMPORARY_FAILURE,
                 LocalFault::NoSuchChild => NotifyType::CHILD_SA_NOT_FOUND,
                 LocalFault::NoSuchExchange => NotifyType::STATE_NOT_FOUND,
                 LocalFault::Sessions | LocalFault::Children => NotifyType::NO_ADDITIONAL_SAS,
@@ -187,6 +201,7 @@ impl Error {
                 | LocalFault::Encode(_)
                 | LocalFault::Address(..)
                 | LocalFault::NoAddress
+                | LocalFault::DataPlane
                 | LocalFault::NotConfigured(_) => NotifyType::NO_PROPOSAL_CHOSEN,
             }),
         }

@@ -212,6 +212,10 @@ fn remedy_of_error(error: &Error) -> &'static str {
                 "make `proposals` of both ends overlap in every kind of algorithm"
             }
             Incompatibility::Selectors => "make `local` and `remote` traffic selectors of both ends overlap",
+            Incompatibility::TooManySelectors => "ask for fewer or wider traffic selectors at the other end",
+            Incompatibility::Taken(_) => {
+                "configure a peer for each of them; if the other one is gone, it is found out, and the place is free in half a minute"
+            }
             Incompatibility::Mode => "set the same mode at both ends: Ethernet is for two Adit gateways only",
             Incompatibility::Auth(_) | Incompatibility::AuthOrPpk(_) => {
                 "compare keys, certificates, identities and clocks of both ends"
@@ -236,6 +240,8 @@ fn remedy_of_error(error: &Error) -> &'static str {
                 "correct the name, or see why the name server does not answer (getent ahosts NAME); it is looked up again by itself"
             }
             LocalFault::NotConfigured(_) => "complete the configuration of the peer",
+            LocalFault::DataPlane => "see in the log of this gateway what was refused, and why",
+            LocalFault::TooOften => "see at the other end why it connects again and again",
             LocalFault::Busy | LocalFault::NoSuchChild | LocalFault::NoSuchExchange => "nothing: it is tried again",
             LocalFault::Sign(_) => "use a kind of key that the peer can verify, or upgrade the peer",
             LocalFault::KeyExchange(_) | LocalFault::Aead(_) | LocalFault::Encode(_) => "report it with the log of this gateway",

@@ -14,6 +14,7 @@ use super::negotiate::{self, Alternative};
 use super::parts::Parts;
 use super::plan::{self, Asked, Creation, Granted, Plan};
 use super::session::Session;
+use super::share;
 
 const EXCHANGE: ExchangeType = ExchangeType::IKE_AUTH;
 
@@ -46,6 +47,10 @@ pub(super) fn accept(
     let choice = match parts.error() {
         Some(notify) => Err(Cause::Refused { exchange: EXCHANGE, notify: notify.kind }),
         None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, facts.features.adit)
+            .and_then(|choice| {
+                share::has_room_for(ctx, session, (facts.id, plan.id), (plan.config, plan.mode, &plan.selectors))?;
+                Ok(choice)
+            })
             .and_then(|choice| Ok((Secrets::without_exchange(&choice)?, choice)))
             .map_err(Cause::Failed),
     };
@@ -106,7 +111,9 @@ pub(super) fn grant(
 fn decide(ctx: &mut Ctx, facts: &Facts, session: &Session, parts: &Parts) -> Result<(Secrets, Plan, negotiate::Choice), Error> {
     let asked = Asked { exchange: EXCHANGE, first: true, old: None, adit: facts.features.adit };
     let Granted { config, lane, mode, selectors, choice } = plan::grant(&session.config, parts, &asked, None)?;
+    share::has_room(ctx, session, lane, true)?;
     let id = session.may_have(ctx.now.instant, (config, lane), &selectors)?;
+    share::has_room_for(ctx, session, (facts.id, id), (config, mode, &selectors))?;
     let secrets = Secrets::without_exchange(&choice)?;
     let inbound = ctx.shared.spis.allocate(ctx.random, facts.id, lane);
     Ok((secrets, Plan { id, config, lane, mode, inbound, selectors, ..Plan::default() }, choice))

@@ -82,11 +82,19 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: Sent, parts: 
     Ok(())
 }
 
+/// Errors that end an IKE SA: the initiator could not accept us after all (RFC 7296 §2.21.2), or one of us speaks nonsense.
+const FATAL: [NotifyType; 3] =
+    [NotifyType::AUTHENTICATION_FAILED, NotifyType::INVALID_SYNTAX, NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD];
+
+/// Whether a message ends the IKE SA, so that it is no sign that the peer wants it.
+pub(super) fn is_farewell(parts: &Parts) -> bool {
+    parts.notifies.iter().any(|notify| FATAL.contains(&notify.kind))
+        || parts.deletes.iter().any(|delete| delete.protocol == ProtocolId::IKE)
+}
+
 /// What a request of the peer asks for, and tells.
 pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Answer {
-    let fatal = [NotifyType::AUTHENTICATION_FAILED, NotifyType::INVALID_SYNTAX, NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD];
-    // The initiator could not accept us after all (RFC 7296 §2.21.2), or one of us speaks nonsense.
-    if let Some(notify) = parts.notifies.iter().find(|notify| fatal.contains(&notify.kind)) {
+    if let Some(notify) = parts.notifies.iter().find(|notify| FATAL.contains(&notify.kind)) {
         return end(Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: notify.kind });
     }
     if parts.deletes.iter().any(|delete| delete.protocol == ProtocolId::IKE) {
@@ -122,7 +130,10 @@ fn delete_ike(ctx: &mut Ctx, session: &mut Session) -> Answer {
                 ctx.act(Action::GiveWay { to, then: Then::End });
                 Answer::default()
             }
-            None => end(Cause::PeerClosed),
+            None => {
+                ctx.act(Action::Deleted);
+                Answer::default()
+            }
         },
     }
 }

@@ -2,10 +2,11 @@
 
 use super::agreed::Secrets;
 use super::child::{Child, ChildState, Limits, Sending, Usage};
-use super::context::Ctx;
+use super::context::{Action, Ctx};
 use super::facts::{Role, SaId};
 use super::plan::Creation;
 use super::session::Session;
+use super::share;
 use super::wishes::Wish;
 
 /// Makes the Child SA under the IKE SA `sa`: it can receive from now on, and the keys to send are kept with it.
@@ -20,7 +21,9 @@ pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: 
     };
     let lifetime = session.config.children[plan.config].lifetime;
     let now = ctx.now.instant;
-    let id = ctx.shared.spis.children.hold(peer, (sa, plan.inbound), plan.id, (plan.config, plan.mode, &plan.selectors));
+    let pairs = share::pairs_of(session, plan.config, &plan.selectors);
+    let what = (plan.config, plan.mode, &plan.selectors);
+    let id = ctx.shared.spis.children.hold(peer, (sa, plan.inbound), plan.id, what, pairs);
     let child = Child {
         id,
         config: plan.config,
@@ -42,6 +45,7 @@ pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: 
         collision: None,
     };
     session.children.add(ctx, child, inbound_key);
+    ctx.act(Action::Grown { peer });
     let left: Vec<Wish> =
         plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.children.has(wish)).collect();
     match left.len() {

@@ -8,24 +8,27 @@
 //! ```text
 //! old  ───────────── reauth_at ───────────────────────────── delete_at ─▶ Delete; its inbound SAs drain in the new one
 //! new                  IKE_SA_INIT, IKE_AUTH ─▶ up ─▶ all Child SAs ─┘
-//!                                               responder: sends on the old ones until `hold_until`, or until it has heard of the new ones
+//!                                               responder: uses the old ones until it has heard something on the new IKE SA
 //! ```
+//!
+//! The responder takes nothing away from the old IKE SA before the initiator has shown that it has the new one: an initiator that does
+//! not accept our proof is gone by then, and who holds its credentials elsewhere leaves what is healthy alone. So it asks at once, with an
+//! empty INFORMATIONAL request; any protected message or packet is an answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::agenda::Task;
 use super::cause::Cause;
 use super::context::{Action, Ctx, Then};
 use super::session::Session;
 
-/// How long the responder goes on sending on the old Child SAs, if it hears nothing on the new IKE SA: its answer may be lost a few
-/// times. An initiator that has lost the old ones says so (INITIAL_CONTACT), and then there is nothing to wait for.
-const HOLD: Duration = Duration::from_secs(5);
 /// How long the initiator waits before the Delete of the old IKE SA, so that what is on the way on its Child SAs arrives.
 const DELETE_AFTER: Duration = Duration::from_secs(1);
 
-/// The Child SAs of this new IKE SA wait while those of the one before are used.
-pub(super) fn hold(session: &mut Session, now: Instant) {
-    session.succession.hold(now + HOLD);
+/// This new IKE SA waits for a sign of life, and asks for one. `restarted`: the peer has forgotten the one before it.
+pub(super) fn hold(session: &mut Session, restarted: bool) {
+    session.succession.hold(restarted);
+    session.want(Task::Liveness);
 }
 
 /// If there is nothing left to be made, the IKE SA before this one can go.
@@ -41,9 +44,6 @@ pub(super) fn finish(ctx: &mut Ctx, session: &mut Session) {
 /// What the time has come for. Says why the IKE SA is over, if it is.
 pub(super) fn on_timeout(ctx: &mut Ctx, session: &mut Session) -> Option<Cause> {
     let now = ctx.now;
-    if session.succession.has_held(now.instant) {
-        session.end_hold(ctx);
-    }
     if let Some(after) = session.succession.take_delete(now.instant) {
         ctx.act(Action::GiveWay { to: after, then: Then::Close });
     }

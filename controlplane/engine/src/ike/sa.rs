@@ -114,7 +114,9 @@ impl IkeSa {
 
     /// Where requests go: once the peer is authenticated, the path of IKE with it.
     pub(super) fn hop(&self, ctx: &Ctx) -> Hop {
-        match self.stage {
+        match &self.stage {
+            // Where the peer was before is not where it was authenticated, perhaps.
+            Stage::Established(session) if session.succession.holds() => self.facts.hop,
             Stage::Established(_) | Stage::Closing { .. } | Stage::Closed => ctx.shared.hop_of(&self.facts),
             Stage::Beginning | Stage::Exchanging(_) | Stage::Authenticating(_) => self.facts.hop,
         }
@@ -225,7 +227,10 @@ impl IkeSa {
             }
             Ok(parts) => {
                 self.wire.note_heard(ctx.now.instant);
-                if matches!(self.stage, Stage::Established(_)) {
+                if let Stage::Established(session) = &mut self.stage {
+                    if !parts.has(NotifyType::INVALID_SYNTAX) {
+                        session.end_hold(ctx);
+                    }
                     let came = Came { hop, bytes: message.len() + hop.overhead() };
                     evidence::heard_answer(ctx, &self.facts, came, self.wire.sent_this_way(&hop));
                 }
@@ -244,9 +249,12 @@ impl IkeSa {
             Err(error) => return self.on_malformed_request(ctx, exchange, error),
         };
         self.wire.note_heard(ctx.now.instant);
+        let farewell = informational::is_farewell(&parts);
         if let Some(session) = self.session_mut() {
             session.succession.confirmed();
-            session.end_hold(ctx);
+            if !farewell {
+                session.end_hold(ctx);
+            }
         }
         match self.predecessor_to_claim(exchange, &parts) {
             Some(from) => {

@@ -77,6 +77,25 @@ pub fn narrow(offered: &[IpSelector], policy: &[IpSelector]) -> Vec<IpSelector> 
     out
 }
 
+/// The pairs of selectors that two agreed sides stand for, `most` of them: what is in both of them and in a configured pair. Both ends
+/// agree on lists of local and of remote selectors, and the configuration on pairs of them.
+pub fn between(configured: &[Selector], agreed: &SelectorPair, most: usize) -> Vec<Selector> {
+    let mut pairs: Vec<Selector> = Vec::new();
+    for ours in configured {
+        let (local, remote) = sides_of(ours);
+        let (local, remote) = (narrow(&agreed.local, &[local]), narrow(&agreed.remote, &[remote]));
+        for pair in local.iter().flat_map(|local| remote.iter().filter_map(|remote| pair_of(local, remote))) {
+            if pairs.len() >= most {
+                return pairs;
+            }
+            if !pairs.contains(&pair) {
+                pairs.push(pair);
+            }
+        }
+    }
+    pairs
+}
+
 /// Whether everything in `inner` is in some selector of `outer`.
 pub fn covers(outer: &[IpSelector], inner: &[IpSelector]) -> bool {
     inner.iter().all(|one| outer.iter().any(|other| intersect(one, other) == Some(*one)))

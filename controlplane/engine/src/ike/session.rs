@@ -14,12 +14,11 @@ use super::cause::Cause;
 use super::child::{Child, ChildState};
 use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
-use super::context::Ctx;
+use super::context::{Action, Ctx};
 use super::crash::Tokens;
 use super::error::LocalFault;
 use super::facts::SaId;
 use super::lifetimes::Lifetimes;
-use super::limits::CHILDREN_SPARE;
 use super::negotiate::Choice;
 use super::proof::Proof;
 use super::selectors::SelectorPair;
@@ -97,23 +96,6 @@ impl Session {
         self.config.children.get(config)
     }
 
-    /// Whether another Child SA may be made by the peer, as a new one or in a rekey. Those that are on their way out count: a
-    /// peer that rekeys without end would fill the tables that all peers share.
-    ///
-    /// # Errors
-    /// There are too many, for good or until some are gone.
-    pub(super) fn has_room(&self, limit: usize, is_new: bool) -> Result<(), LocalFault> {
-        // A peer may make one for each pair of networks.
-        let of = |child: &ChildConfig| usize::from(self.wants.lanes(Some(child))) + child.pairs.len().saturating_sub(1);
-        let places: usize = self.config.children.iter().map(of).sum();
-        let live_max = (4 * places + CHILDREN_SPARE).min(limit / 2).max(1);
-        let live = self.children.iter().filter(|child| child.is_live()).count();
-        if is_new && live >= live_max {
-            return Err(LocalFault::Children);
-        }
-        if self.children.len_with_draining() >= 2 * live_max { Err(LocalFault::Busy) } else { Ok(()) }
-    }
-
     /// Whether the peer may have a new Child SA with these selectors for this child and lane. Lanes come one after the other, so that
     /// there is a worker for each. Gives the Child SA whose lane it is, where it is not the first.
     ///
@@ -164,10 +146,10 @@ impl Session {
         }
     }
 
-    /// The peer has shown that it has this IKE SA, or has had the time: what it has is used for sending from now on.
+    /// The peer has shown that it has this IKE SA: it is used from now on.
     pub(super) fn end_hold(&mut self, ctx: &mut Ctx) {
-        if self.succession.end_hold() {
-            self.activate_all(ctx);
+        if let Some(hold) = self.succession.end_hold() {
+            ctx.act(Action::Proven { restarted: hold.restarted });
         }
     }
 

@@ -31,17 +31,20 @@ pub(super) struct Beside {
     after: Option<SaId>,
     /// When this one is deleted by us.
     delete_at: Option<Instant>,
-    /// Until then the one before this one is used for sending, unless the peer shows that it has this one.
-    hold_until: Option<Instant>,
+    /// The peer has not shown yet that it has this one, and that it believes us: the one before it is used meanwhile.
+    hold: Option<Hold>,
+}
+
+/// What waits until the peer has shown that it has an IKE SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// The peer has forgotten all IKE SAs before this one (INITIAL_CONTACT, RFC 7296 §2.4).
+    pub restarted: bool,
 }
 
 impl Beside {
-    fn deadline(&self) -> Option<Instant> {
-        earlier(self.delete_at, self.hold_until)
-    }
-
     pub(super) fn is_alone(&self) -> bool {
-        self.after.is_none() && self.before.is_none() && self.hold_until.is_none()
+        self.after.is_none() && self.before.is_none() && self.hold.is_none()
     }
 }
 
@@ -249,23 +252,18 @@ impl Succession {
         self.beside.delete_at.take_if(|at| *at <= now).map(|_| after)
     }
 
-    /// Its Child SAs wait while those of the one before are used.
-    pub(super) fn hold(&mut self, until: Instant) {
-        self.beside.hold_until = Some(until);
+    /// Nothing of it is used before the peer has shown that it has it.
+    pub(super) fn hold(&mut self, restarted: bool) {
+        self.beside.hold = Some(Hold { restarted });
     }
 
     pub(super) fn holds(&self) -> bool {
-        self.beside.hold_until.is_some()
+        self.beside.hold.is_some()
     }
 
-    /// Whether it has waited long enough.
-    pub(super) fn has_held(&self, now: Instant) -> bool {
-        self.beside.hold_until.is_some_and(|until| until <= now)
-    }
-
-    /// Says whether it had to wait.
-    pub(super) fn end_hold(&mut self) -> bool {
-        self.beside.hold_until.take().is_some()
+    /// The peer has shown that it has it. Gives what had to wait for that.
+    pub(super) fn end_hold(&mut self) -> Option<Hold> {
+        self.beside.hold.take()
     }
 
     /// Gives its part in a reauthentication to its successor.
@@ -290,7 +288,7 @@ impl Succession {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let end = self.successor.map(|(_, since)| since + REPLACED_PATIENCE);
         let end = earlier(end, self.redundant_since.map(|since| since + REPLACED_PATIENCE));
-        if self.successor.is_some() { end } else { earlier(end, earlier(self.beside.deadline(), self.silent_until)) }
+        if self.successor.is_some() { end } else { earlier(end, earlier(self.beside.delete_at, self.silent_until)) }
     }
 }
 

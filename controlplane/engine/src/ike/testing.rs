@@ -6,7 +6,7 @@ use crate::auth::{LocalAuth, Psk, RemoteAuth};
 
 pub(super) use crate::testing::instant;
 
-use super::config::{Backoff, Lifetime, PeerConfig};
+use super::config::{Backoff, Lifetime, PeerConfig, Share};
 use crate::path::Origin;
 
 /// A peer with a preshared key, and nothing to negotiate.
@@ -34,5 +34,6 @@ pub(super) fn peer_config() -> PeerConfig {
         force_encapsulation: false,
         mobike: false,
         backoff: Backoff::default(),
+        share: Share::default(),
     }
 }

@@ -2,8 +2,10 @@
 
 use adit_proto::control::Spi;
 
+use super::cause::Cause;
 use super::child::{Child, Usage};
 use super::context::Ctx;
+use super::error::LocalFault;
 use super::session::Session;
 
 impl Session {
@@ -27,6 +29,7 @@ impl Session {
     pub(super) fn refuse_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         let Some(place) = self.children.get(inbound).map(Child::slot) else { return };
         ctx.count(Some(self.peer), |counters| counters.children_lost += 1);
+        ctx.record(Some(self.peer), |record| record.problem(&Cause::Failed(LocalFault::DataPlane.into())));
         self.wants.backoffs.back_off(ctx.now.instant, place);
         self.close_child(inbound);
     }

@@ -4,6 +4,7 @@
 
 mod admission;
 mod certificates;
+mod confirmed;
 mod established;
 mod flood;
 mod followups;
@@ -18,6 +19,7 @@ mod reauth;
 mod remotes;
 mod restart;
 mod rogue;
+mod shares;
 mod simulation;
 mod sizes;
 mod subnets;

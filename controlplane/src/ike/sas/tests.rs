@@ -2,7 +2,7 @@
 
 use adit_engine::ike::Mode;
 use adit_proto::control::SaKey;
-use adit_proto::ike::AddressRange;
+use adit_proto::ike::{AddressRange, IpSelector};
 use adit_proto::suite::Suite;
 
 use super::*;

@@ -23,9 +23,11 @@ use super::super::limits::ADDITIONAL_MAX;
 use super::super::remotes::Remotes;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
+use super::super::share::HANDSHAKES_PER_SECOND;
 use super::super::trust::{Change, Trust};
 use super::{Endpoint, Timer};
 use crate::path::{Hop, IKE_PORT};
+use crate::rate_limit::Bucket;
 use crate::shown::Shown;
 
 /// An unauthenticated initiator that was refused.
@@ -105,6 +107,7 @@ impl Endpoint {
                     sas: Vec::new(),
                     record: Record::default(),
                     counters: Counters::default(),
+                    handshakes: Bucket::new(HANDSHAKES_PER_SECOND),
                 };
                 self.shared.directory.add(id, &peer.config, peer.endpoints());
                 self.shared.peers.insert(id, peer);

@@ -80,14 +80,15 @@ impl Endpoint {
         let full = self.shared.connected >= self.shared.config.limits.sessions;
         let admission = &mut self.shared.admission;
         match admission.verdict(source, good) {
-            Verdict::Admit if !full => return Some(good),
-            Verdict::DemandCookie if !full => {
+            // Who is known may come back: that is clear when it has proven who it is. Strangers have to take more pains.
+            Verdict::Admit if good || !full => return Some(good),
+            Verdict::Admit | Verdict::DemandCookie => {
                 let cookie = admission.cookie(now.instant, &mut *self.random, nonce, source, spi);
                 self.shared.counters.cookies_demanded += 1;
                 // It is shorter than the request, and keeps nothing: no rate needed.
                 self.send_unprotected(hop, header, vec![Notify::new(NotifyType::COOKIE).with_data(cookie).into()]);
             }
-            Verdict::Admit | Verdict::DemandCookie | Verdict::Refuse => self.shared.counters.dropped_limit += 1,
+            Verdict::Refuse => self.shared.counters.dropped_limit += 1,
         }
         None
     }

@@ -35,14 +35,17 @@ impl Endpoint {
             peer.attempt = None;
         }
         peer.remotes.succeeded();
-        let other = peer.current.filter(|other| *other != id);
+        let current = peer.current.filter(|other| *other != id);
         let attempt = peer.attempt;
+        let other = self.rival_of(peer_id, id).or(current);
         self.shared.count(Some(peer_id), |counters| counters.handshakes += 1);
         match other {
             Some(other) => self.settle(now, peer_id, id, other, initial_contact && role == Role::Responder),
             None => self.make_current(now, peer_id, id),
         }
-        let replaces = other.and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
+        // It takes the place of another one when the peer has shown that it has it.
+        let holds = self.sas.get(&id).and_then(IkeSa::session).is_some_and(|session| session.succession.holds());
+        let replaces = other.filter(|_| !holds).and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
         self.shared.event(Event::IkeUp { peer: peer_id, spis, replaces });
         if let Some(attempt) = attempt {
             self.give_up_attempt(peer_id, attempt);
@@ -50,6 +53,16 @@ impl Endpoint {
         self.shared.enter(now, peer_id, ConnectionState::Established, None, Some(spis));
         self.timers.set(Timer::Peer(peer_id), None);
         self.run(now, id, |sa, _| sa.want_missing_children());
+    }
+
+    /// An IKE SA that the other end has begun while this one was made, and that waits for a sign of life.
+    fn rival_of(&self, peer: PeerId, id: SaId) -> Option<SaId> {
+        let (new, peer) = (self.sas.get(&id)?, self.shared.peers.get(&peer)?);
+        let is_rival = |other: &&SaId| {
+            let Some(sa) = self.sas.get(other).filter(|sa| sa.facts.role != new.facts.role) else { return false };
+            sa.session().is_some_and(|one| one.succession.holds() && one.lifetimes.established() >= new.created)
+        };
+        peer.sas.iter().rev().find(is_rival).copied()
     }
 
     /// Two IKE SAs of one peer: one stays.
@@ -62,22 +75,32 @@ impl Endpoint {
         let one_after_the_other = old_sa.session().is_none_or(|session| since(session) < new_sa.created);
         let new_stays = one_after_the_other || lowest_nonce(new_sa) > lowest_nonce(old_sa);
         let (stays, goes) = if new_stays { (new, old) } else { (old, new) };
-        if one_after_the_other && !initial_contact {
-            return self.succeed(now, peer, new, old);
+        if one_after_the_other {
+            return self.succeed(now, peer, (new, old), initial_contact);
         }
-        if new_stays {
-            self.make_current(now, peer, stays);
+        // That of both which stays may take the place of a third one.
+        let third = self.shared.peers.get(&peer).and_then(|peer| peer.current).filter(|id| ![new, old].contains(id));
+        match third.filter(|_| new_stays) {
+            Some(third) => self.succeed(now, peer, (new, third), initial_contact),
+            None if new_stays => self.take_over(now, peer, stays),
+            None => {}
         }
         self.pass_on(now, peer, goes, stays);
-        if one_after_the_other && initial_contact {
-            // The peer says that it has forgotten all others (RFC 7296 §2.4).
-            return self.run(now, goes, |sa, ctx| sa.end(ctx, Cause::PeerRestarted));
-        }
         if self.sas.get(&goes).is_some_and(|sa| sa.facts.is_initiator()) {
             self.close_redundant(now, goes);
         } else {
             self.expect_closed(now, goes);
         }
+    }
+
+    /// The peer is where it was authenticated last, and what it has there is used.
+    pub(super) fn take_over(&mut self, now: Now, peer: PeerId, id: SaId) {
+        self.run(now, id, |sa, ctx| {
+            if let Some((facts, session)) = sa.facts_and_session() {
+                evidence::establish_path(ctx, facts, session);
+            }
+        });
+        self.make_current(now, peer, id);
     }
 
     /// The IKE SA whose Child SAs are used for sending.
@@ -218,9 +241,9 @@ impl Endpoint {
     pub(super) fn on_ended(&mut self, now: Now, id: SaId, cause: Cause) {
         self.no_longer_half_open(id);
         let Some(sa) = self.sas.get(&id) else { return };
-        let (spis, remote, claimed) = (sa.facts.spis, sa.facts.hop.remote, sa.claimed.clone());
+        let (spis, remote, claimed_as) = (sa.facts.spis, sa.facts.hop.remote, sa.claimed.clone());
         let Some(peer_id) = sa.facts.peer else {
-            return self.note_initiator(now, remote, claimed, cause);
+            return self.note_initiator(now, remote, claimed_as, cause);
         };
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         let was_attempt = peer.attempt == Some(id);
@@ -237,7 +260,9 @@ impl Endpoint {
             self.shared.count(Some(peer_id), |counters| counters.failed(&cause));
         }
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
-        if !matches!(cause, Cause::Replaced | Cause::Redundant | Cause::Command | Cause::Removed) {
+        // What anybody may say in its name is not said of a peer that is connected.
+        let claimed = !was_up && !was_attempt && peer.current.is_some();
+        if !claimed && !matches!(cause, Cause::Replaced | Cause::Redundant | Cause::Command | Cause::Removed) {
             peer.record.problem(&cause);
         }
         if peer.current == Some(id) {
@@ -265,7 +290,9 @@ impl Endpoint {
         }
         if let (false, false, Cause::Failed(why)) = (was_up, was_attempt, cause) {
             // Somebody called itself as the peer does: what there is with the peer stays as it is.
-            self.note_refusal(now, Refusal { from: remote, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() });
+            let ours = self.shared.peers.get(&peer_id).map(|peer| Shown::of(&peer.config.remote_id)).into_iter().collect();
+            let theirs = claimed_as.into_iter().collect();
+            self.note_refusal(now, Refusal { from: remote, at: now.unix, why, ours, theirs });
         }
     }
 

@@ -10,6 +10,7 @@ use super::super::cause::Cause;
 use super::super::config::Now;
 use super::super::connection::ConnectionState;
 use super::super::context::{Ctx, Then};
+use super::super::event::Event;
 use super::super::facts::SaId;
 use super::super::reauth;
 use super::super::sa::IkeSa;
@@ -53,26 +54,61 @@ impl Endpoint {
         self.shared.enter(now, peer, ConnectionState::Established, Some(cause), spis);
     }
 
-    /// The peer was authenticated while there was an IKE SA with it. That one goes on until the new one has all its Child SAs.
-    pub(super) fn succeed(&mut self, now: Now, peer: PeerId, new: SaId, old: SaId) {
+    /// The peer was authenticated while there was an IKE SA with it. That one goes on until the new one has all its Child SAs, where we
+    /// began it; else until the peer has shown that it has the new one.
+    pub(super) fn succeed(&mut self, now: Now, peer: PeerId, (new, old): (SaId, SaId), restarted: bool) {
         let ours = self.sas.get(&new).is_some_and(|sa| sa.facts.is_initiator());
-        let sends = |sa: &IkeSa| sa.session().is_some_and(|session| session.children.iter().any(|child| child.is_sending()));
-        let hold = !ours && self.sas.get(&old).is_some_and(sends);
-        self.run(now, new, |sa, ctx| {
-            let Some(session) = sa.session_mut() else { return };
-            if hold {
-                reauth::hold(session, ctx.now.instant);
-            }
-            if ours {
-                session.succession.set_before(Some(old));
-            }
+        self.run(now, new, |sa, _| match sa.session_mut() {
+            Some(session) if ours => session.succession.set_before(Some(old)),
+            Some(session) => reauth::hold(session, restarted),
+            None => {}
         });
+        if ours {
+            self.give_place(now, old, new);
+            self.take_over(now, peer, new);
+        }
+    }
+
+    fn give_place(&mut self, now: Now, old: SaId, new: SaId) {
         self.run(now, old, |sa, _| {
             if let Some(session) = sa.session_mut() {
                 session.succession.give_place_to(new, now.instant);
             }
         });
-        self.make_current(now, peer, new);
+    }
+
+    /// The peer has shown that it has an IKE SA, so it takes the place of the one before, unless a later one has done that.
+    pub(super) fn on_proven(&mut self, now: Now, id: SaId, restarted: bool) {
+        let since = |id: SaId| {
+            let session = self.sas.get(&id).and_then(IkeSa::session)?;
+            session.proof.standing().since()
+        };
+        let Some(peer) = self.sas.get(&id).and_then(|sa| sa.facts.peer) else { return };
+        let old = self.shared.peers.get(&peer).and_then(|peer| peer.current).filter(|old| *old != id);
+        if let Some(old) = old.filter(|old| since(*old) > since(id)) {
+            return self.give_place(now, id, old);
+        }
+        if let Some(old) = old {
+            self.give_place(now, old, id);
+        }
+        self.take_over(now, peer, id);
+        let spis = |id: SaId| self.sas.get(&id).map(|sa| sa.facts.spis);
+        if let (Some(spis), Some(replaced)) = (spis(id), old.and_then(spis)) {
+            self.shared.event(Event::IkeUp { peer, spis, replaces: Some(replaced) });
+        }
+        if let Some(old) = old.filter(|_| restarted) {
+            self.run(now, old, |sa, ctx| sa.end(ctx, Cause::PeerRestarted));
+        }
+    }
+
+    /// The peer has deleted an IKE SA. If it has another one that was to take its place, that shows that it has that one.
+    pub(super) fn on_deleted(&mut self, now: Now, id: SaId) {
+        let peer = self.sas.get(&id).and_then(|sa| self.shared.peers.get(&sa.facts.peer?));
+        let holds = |id: &&SaId| self.sas.get(id).and_then(IkeSa::session).is_some_and(|session| session.succession.holds());
+        match peer.and_then(|peer| peer.sas.iter().rev().find(holds)).copied().filter(|new| *new != id) {
+            Some(new) => self.on_give_way(now, id, new, Then::End),
+            None => self.run(now, id, |sa, ctx| sa.end(ctx, Cause::PeerClosed)),
+        }
     }
 
     /// An IKE SA was rekeyed while another one takes its place, or while it takes the place of another one.

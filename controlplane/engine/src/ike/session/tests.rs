@@ -91,31 +91,6 @@ fn lanes_come_in_order_and_no_more_than_agreed() {
     assert_eq!(session.may_have(now, (1, 1), &ethernet), Err(LocalFault::Children), "there is no such child");
 }
 
-#[test]
-fn child_sas_have_a_limit_in_all_states_together() {
-    let mut session = session(4);
-    let live_max = 4 * 4 + CHILDREN_SPARE;
-    for number in 0..live_max as u32 {
-        assert_eq!(session.has_room(128, true), Ok(()));
-        session.children.adopt(child(0, number, ChildState::Live));
-    }
-    assert_eq!((session.has_room(128, true), session.has_room(128, false)), (Err(LocalFault::Children), Ok(())));
-    let by = Spi(0);
-    for number in 0..live_max as u32 - 5 {
-        session.children.adopt(child(0, 1000 + number, ChildState::Replaced { by, since: instant() }));
-    }
-    for number in 0..5 {
-        assert_eq!(session.has_room(128, false), Ok(()));
-        session.children.drain(vec![(instant(), Spi(2000 + number))]);
-    }
-    assert_eq!(session.has_room(128, false), Err(LocalFault::Busy));
-    assert_eq!(session.has_room(1024, false), Err(LocalFault::Busy), "the lanes are the narrower limit");
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(|out: &mut [u8]| out.fill(7)));
-    let mut random = |out: &mut [u8]| out.fill(7);
-    session.children.end_draining(&mut Ctx::new(Now { instant: instant(), unix: 0 }, &mut random, &mut endpoint.shared));
-    assert_eq!((session.has_room(128, false), session.has_room(40, false)), (Ok(()), Err(LocalFault::Busy)));
-}
-
 /// A connection that another product began, with three configured pairs of networks and a Child SA for the first of them.
 fn answered(pairs: &[Selector]) -> Session {
     let mut session = session(1);

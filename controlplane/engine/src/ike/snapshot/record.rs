@@ -27,6 +27,7 @@ use super::super::protect::Protection;
 use super::super::sa::{IkeSa, Stage};
 use super::super::selectors::SelectorPair;
 use super::super::session::{Made, Session};
+use super::super::share;
 use super::super::standing::{Standing, StandingParts};
 use super::super::succession::{Succession, SuccessionParts};
 use super::super::trust::{OwnProof, Trust};
@@ -107,7 +108,8 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
         }
         ctx.shared.spis.assign(child.inbound, sa.facts.id);
         let what = (child.config, child.mode, &child.selectors);
-        ctx.shared.spis.children.hold(peer, (sa.facts.id, child.inbound), Some(child.id), what);
+        let pairs = share::pairs_of(&session, child.config, &child.selectors);
+        ctx.shared.spis.children.hold(peer, (sa.facts.id, child.inbound), Some(child.id), what, pairs);
         match child.state {
             // Not configured any more, or about to be deleted before.
             ChildState::Closing => session.want(Task::DeleteChildren(vec![child.inbound])),

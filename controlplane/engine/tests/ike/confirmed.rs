@@ -1,0 +1,144 @@
+//! A new authentication beside a healthy session: that one goes on until the peer has shown that it has the new one. Whoever has the
+//! credentials, or says that it has, and does not get that far ends nothing.
+
+use std::time::Duration;
+
+use adit_engine::ike::{Cause, Error, Event, Incompatibility, PeerConfig};
+use adit_engine::shown::Shown;
+use adit_proto::ike::{ExchangeType, Header};
+
+use adit_sim::*;
+
+/// Two gateways that are connected.
+fn healthy(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> World {
+    let mut world = pair(seed, |node, config| {
+        config.dpd = Duration::from_secs(3600);
+        change(node, config);
+    });
+    world.connect_pair();
+    world
+}
+
+/// Somebody else who has what A has, at another address.
+fn another(world: &mut World, number: usize, change: impl FnOnce(&mut PeerConfig)) -> usize {
+    let address = format!("198.51.100.{number}:4500");
+    let node = world.add(&address, endpoint_config(9));
+    let mut config = PeerConfig { local: Some(address.parse().expect("an address")), ..peer(A) };
+    change(&mut config);
+    world.set_peer(node, PEER, config);
+    node
+}
+
+/// Packets of A and B go both ways for a time, and none is lost.
+fn carry(world: &mut World, time: Duration) {
+    let end = world.now + time;
+    while world.now < end {
+        for (from, to) in [(A, B), (B, A)] {
+            let before = world.nodes[to].data.opened;
+            world.send_esp(from);
+            world.run_for(Duration::from_millis(20));
+            assert_eq!(world.nodes[to].data.opened, before + 1, "from {from} at {:?}", world.elapsed());
+        }
+        world.report_usage(A);
+        world.report_usage(B);
+    }
+}
+
+fn spis_of(world: &World) -> String {
+    world.ike(A).spis.to_string()
+}
+
+#[test]
+fn a_client_that_fails_its_own_check_of_us_ends_nothing() {
+    let mut world = healthy(1, |_, _| {});
+    let before = spis_of(&world);
+    for number in 1..=3 {
+        // Good credentials, and somebody else whom it expects: it is let in, says that it has forgotten all, and then goes.
+        let node = another(&mut world, number, |config| config.remote_id = "x.example.org".parse().expect("an identity"));
+        carry(&mut world, Duration::from_millis(400));
+        assert!(!world.is_up(node, PEER));
+        world.nodes[node].on = false;
+    }
+    carry(&mut world, Duration::from_secs(20));
+    assert_eq!((spis_of(&world), world.ike(B).spis.to_string()), (before.clone(), before));
+    let down = |event: &Event| matches!(event, Event::State { state, .. } if !state.is_up());
+    let up = world.nodes[B].events.iter().position(|event| matches!(event, Event::IkeUp { .. })).expect("it came");
+    assert!(!world.nodes[B].events[up..].iter().any(down), "it was never down");
+}
+
+#[test]
+fn a_client_that_says_nothing_more_is_forgotten() {
+    let mut world = healthy(2, |_, _| {});
+    let before = spis_of(&world);
+    let node = another(&mut world, 1, |_| {});
+    // The answer to IKE_AUTH never comes, nor does anything else after it.
+    let begin = world.log.len();
+    world.run_until(Duration::from_secs(2), |world| {
+        world.log[begin..].iter().any(|(from, _, payload)| {
+            let header = Header::decode(&payload[4..]).expect("a message");
+            header.exchange == ExchangeType::IKE_AUTH && header.flags.response && *from == peer(B).local.expect("an address")
+        })
+    });
+    world.nodes[node].on = false;
+    carry(&mut world, Duration::from_secs(3));
+    assert_eq!(world.nodes[B].endpoint.status(PEER).expect("the peer").ike.len(), 2);
+    world.run_for(Duration::from_secs(100));
+    assert_eq!((spis_of(&world), world.ike(B).spis.to_string()), (before.clone(), before));
+    carry(&mut world, Duration::from_secs(1));
+}
+
+#[test]
+fn a_client_that_lost_everything_elsewhere_is_followed() {
+    let mut world = healthy(3, |_, _| {});
+    world.nodes[A].on = false;
+    let node = another(&mut world, 1, |_| {});
+    let there = |world: &World| {
+        let status = world.nodes[B].endpoint.status(PEER).expect("the peer");
+        world.is_up(node, PEER) && status.ike.len() == 1 && status.ike[0].hop.remote.ip().to_string() == "198.51.100.1"
+    };
+    assert!(world.run_until(Duration::from_secs(2), there), "within a round trip or two");
+    let ended = |event: &Event| matches!(event, Event::IkeDown { cause: Cause::PeerRestarted, .. });
+    assert!(world.nodes[B].events.iter().any(ended));
+    let before = world.nodes[node].data.opened;
+    world.send_esp(B);
+    world.run_for(Duration::from_millis(100));
+    assert_eq!(world.nodes[node].data.opened, before + 1);
+}
+
+#[test]
+fn a_second_client_of_a_pattern_does_not_end_the_session_of_the_first() {
+    let pattern = |node: usize, config: &mut PeerConfig| {
+        if node == B {
+            (config.remote_id, config.remotes) = ("*.example.org".parse().expect("a pattern"), Vec::new());
+        }
+    };
+    let mut world = healthy(4, pattern);
+    let before = spis_of(&world);
+    let second = another(&mut world, 1, |config| config.local_id = "c.example.org".parse().expect("an identity"));
+    carry(&mut world, Duration::from_secs(5));
+    assert_eq!((spis_of(&world), world.is_up(second, PEER)), (before, false));
+    let refusal = world.nodes[B].endpoint.refusals().last().expect("it is remembered").clone();
+    assert_eq!(refusal.why, Error::Incompatible(Incompatibility::Taken(Shown::of("a.example.org"))));
+    assert_eq!(refusal.theirs, ["c.example.org"]);
+    // The first one is gone, without a word: that is found out, and its place is free.
+    world.nodes[A].on = false;
+    assert!(world.run_until(Duration::from_secs(180), |world| world.is_up(second, PEER)));
+}
+
+#[test]
+fn what_is_explained_of_a_connected_peer_is_not_what_others_claim() {
+    let mut world = healthy(5, |_, _| {});
+    let explained = |world: &World| world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
+    let before = explained(&world);
+    let node = another(&mut world, 1, |config| {
+        (config.local_auth, config.remote_auth) = psk("not the secret of anybody here");
+        config.proposals = vec![classic()];
+    });
+    world.run_for(Duration::from_secs(3));
+    assert!(!world.is_up(node, PEER));
+    let after = explained(&world);
+    assert_eq!((after.record, after.cause), (before.record, before.cause));
+    let claim = world.nodes[B].endpoint.refusals().last().expect("it is remembered").clone();
+    assert_eq!((claim.from.ip().to_string(), claim.theirs), ("198.51.100.1".into(), vec![Shown::of("a.example.org")]));
+    carry(&mut world, Duration::from_millis(100));
+}

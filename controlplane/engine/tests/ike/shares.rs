@@ -1,0 +1,186 @@
+//! One peer with good credentials that wants too much, beside an honest one: it gets its share, and hurts itself alone.
+
+use std::time::Duration;
+
+use adit_engine::ike::{Cause, Error, Event, Incompatibility, LocalFault, PeerConfig, PeerId, Share};
+use adit_proto::ike::{ExchangeType, NotifyType};
+
+use adit_sim::*;
+
+const GATEWAY: usize = 0;
+const HONEST: usize = 1;
+/// The honest peer, as the gateway knows it.
+const GUEST: PeerId = PeerId(1);
+
+/// A gateway with an honest peer that is connected, and another one that is not there yet; what the gateway grants that one.
+fn gateway(seed: u64, change: impl FnOnce(&mut PeerConfig)) -> World {
+    let mut world = World::new(seed);
+    world.add("192.0.2.2:4500", endpoint_config(2));
+    world.add("192.0.2.3:4500", endpoint_config(3));
+    let mut greedy = PeerConfig { initiate: false, remotes: Vec::new(), ..peer(B) };
+    change(&mut greedy);
+    world.set_peer(GATEWAY, PEER, greedy);
+    let mut guest = PeerConfig { name: "c".into(), initiate: false, remotes: Vec::new(), ..peer(B) };
+    guest.remote_id = "c.example.org".parse().expect("an identity");
+    guest.children[0].remote = vec![net("10.3.0.0/16")];
+    world.set_peer(GATEWAY, GUEST, guest);
+    let mut own = PeerConfig { local_id: "c.example.org".parse().expect("an identity"), ..peer(A) };
+    own.local = Some("192.0.2.3:4500".parse().expect("an address"));
+    own.children[0].local = vec![net("10.3.0.0/16")];
+    world.set_peer(HONEST, PEER, own);
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(GATEWAY, GUEST) && world.is_up(HONEST, PEER)));
+    world
+}
+
+/// Another machine with the credentials of the other peer.
+fn greedy(world: &mut World, number: usize, change: impl FnOnce(&mut PeerConfig)) -> usize {
+    let address = format!("198.51.100.{number}:4500");
+    let node = world.add(&address, endpoint_config(7));
+    let mut config = PeerConfig { local: Some(address.parse().expect("an address")), ..peer(A) };
+    change(&mut config);
+    world.set_peer(node, PEER, config);
+    node
+}
+
+fn inbound_of(world: &World, peer: PeerId) -> usize {
+    world.nodes[GATEWAY].data.inbound.values().filter(|keys| keys.peer == peer).count()
+}
+
+/// The honest peer rekeys, and its packets go both ways.
+fn honest_goes_on(world: &mut World) {
+    world.act(HONEST, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
+    world.run_for(Duration::from_secs(1));
+    world.act(HONEST, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
+    world.run_for(Duration::from_secs(1));
+    let opened = [GATEWAY, HONEST].map(|node| world.nodes[node].data.opened);
+    world.send_esp(HONEST);
+    world.run_for(Duration::from_secs(1));
+    world.send_esp(GATEWAY);
+    world.run_for(Duration::from_secs(1));
+    assert!(world.nodes[GATEWAY].data.opened > opened[0] && world.nodes[HONEST].data.opened > opened[1]);
+    let down = |event: &Event| matches!(event, Event::State { peer: GUEST, state, .. } if !state.is_up());
+    let came = world.nodes[GATEWAY].events.iter().position(|event| matches!(event, Event::IkeUp { peer: GUEST, .. }));
+    assert!(!world.nodes[GATEWAY].events[came.expect("it came")..].iter().any(down), "it was never down");
+}
+
+#[test]
+fn ike_sas_without_end_of_one_peer_take_nothing_from_another() {
+    // Those that answer take each other's place; those that do not are never used.
+    for answers in [true, false] {
+        let mut world = gateway(1, |_| {});
+        let (mut most, mut ike) = (0, 0);
+        for number in 1..=60 {
+            let node = greedy(&mut world, number, |config| config.children[0].lanes = 2);
+            let up = |world: &World| world.is_up(node, PEER);
+            world.run_until(Duration::from_millis(150), up);
+            world.nodes[node].on = answers;
+            most = most.max(inbound_of(&world, PEER));
+            ike = ike.max(world.nodes[GATEWAY].endpoint.status(PEER).expect("the peer").ike.len());
+            assert_eq!(inbound_of(&world, GUEST), 1);
+        }
+        assert!((2..=64).contains(&most) && (2..=8).contains(&ike), "{most} SAs, {ike} IKE SAs");
+        honest_goes_on(&mut world);
+    }
+}
+
+#[test]
+fn a_peer_that_comes_too_often_is_told_to_wait() {
+    let mut world = gateway(2, |_| {});
+    let begun: Vec<usize> = (1..=20).map(|number| greedy(&mut world, number, |_| {})).collect();
+    world.run_for(Duration::from_millis(100));
+    let wait = Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: NotifyType::TEMPORARY_FAILURE };
+    let refused = begun.iter().filter(|node| {
+        let status = world.nodes[**node].endpoint.status(PEER).expect("the peer");
+        status.cause == Some(wait.clone())
+    });
+    assert_eq!(refused.count(), 20 - 8);
+    let last = world.nodes[GATEWAY].endpoint.refusals().last().expect("it is remembered").clone();
+    assert_eq!(last.why, Error::Local(LocalFault::TooOften));
+    honest_goes_on(&mut world);
+}
+
+#[test]
+fn child_sas_without_end_stop_at_the_share_of_the_peer() {
+    let share = Share { sas: 20, ..Share::default() };
+    let child = |number: u8, granted: bool| {
+        let mut child = tunnel(if granted { B } else { A });
+        child.name = format!("net-{number}");
+        let side = vec![net(&format!("10.1.{number}.0/24"))];
+        *(if granted { &mut child.remote } else { &mut child.local }) = side;
+        child
+    };
+    let mut world = gateway(3, |config| {
+        config.share = share;
+        config.children = (0..40).map(|number| child(number, true)).collect();
+    });
+    let node = greedy(&mut world, 1, |config| config.children = (0..40).map(|number| child(number, false)).collect());
+    world.run_for(Duration::from_secs(10));
+    let granted = inbound_of(&world, PEER);
+    assert!((4..=7).contains(&granted), "{granted}: each can be rekeyed");
+    let refused = Cause::Refused { exchange: ExchangeType::CREATE_CHILD_SA, notify: NotifyType::NO_ADDITIONAL_SAS };
+    let is_refusal = |event: &Event| matches!(event, Event::ChildFailed { cause, .. } if *cause == refused);
+    assert!(world.nodes[node].events.iter().any(is_refusal));
+    for _ in 0..20 {
+        drop(world.act(node, |endpoint, now| endpoint.rekey(now, PEER)));
+        world.run_for(Duration::from_millis(200));
+        let places = inbound_of(&world, PEER) + granted;
+        assert!(places <= share.sas, "{places}");
+    }
+    honest_goes_on(&mut world);
+}
+
+#[test]
+fn selectors_that_make_too_many_pairs_are_refused_before_the_answer() {
+    let side = |first: u8, count: u8| (0..count).map(|n| net(&format!("10.{first}.{n}.0/24"))).collect();
+    for (count, fits) in [(20, true), (30, false)] {
+        let mut world = gateway(4, |config| {
+            config.children[0].local = vec![net("10.2.0.0/16")];
+            config.children[0].remote = vec![net("10.1.0.0/16")];
+        });
+        let node = greedy(&mut world, 1, |config| {
+            (config.children[0].local, config.children[0].remote) = (side(1, count), side(2, count));
+        });
+        world.run_for(Duration::from_secs(2));
+        assert_eq!(inbound_of(&world, PEER), usize::from(fits), "{count} by {count}");
+        let refused = Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: NotifyType::TS_UNACCEPTABLE };
+        let told = |event: &Event| matches!(event, Event::ChildFailed { cause, .. } if *cause == refused);
+        assert_eq!(world.nodes[node].events.iter().any(told), !fits);
+        let explained = world.nodes[GATEWAY].endpoint.explain(PEER, world.now).expect("the peer");
+        let cause = explained.record.problem.map(|problem| problem.cause);
+        let too_many = Cause::Failed(Error::Incompatible(Incompatibility::TooManySelectors));
+        assert_eq!(cause, (!fits).then_some(too_many));
+        honest_goes_on(&mut world);
+    }
+}
+
+#[test]
+fn where_sessions_are_full_who_is_known_comes_back() {
+    let mut world = World::new(5);
+    let mut config = endpoint_config(2);
+    config.limits.sessions = 1;
+    let gateway = world.add("192.0.2.2:4500", config);
+    for id in [0, 1] {
+        let pattern = "*.example.org".parse().expect("a pattern");
+        let config = PeerConfig { initiate: false, remotes: Vec::new(), remote_id: pattern, ..peer(B) };
+        world.set_peer(gateway, PeerId(id), config);
+    }
+    let named =
+        PeerConfig { initiate: false, remotes: Vec::new(), remote_id: "n.example.org".parse().expect("a name"), ..peer(B) };
+    world.set_peer(gateway, PeerId(2), named);
+    let client = |world: &mut World, number, name: &str| {
+        greedy(world, number, |config| config.local_id = name.parse().expect("an identity"))
+    };
+    let first = client(&mut world, 1, "a.example.org");
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(first, PEER)));
+    let second = client(&mut world, 2, "b.example.org");
+    world.run_for(Duration::from_secs(5));
+    assert!(!world.is_up(second, PEER));
+    let why = world.nodes[gateway].endpoint.refusals().last().expect("a refusal").why.clone();
+    assert_eq!(why, Error::Local(LocalFault::Sessions));
+    // One that has crashed and comes back, and one that is configured by its own name.
+    world.nodes[first].on = false;
+    let back = client(&mut world, 3, "a.example.org");
+    let own = client(&mut world, 4, "n.example.org");
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(back, PEER) && world.is_up(own, PEER)));
+    assert!(!world.is_up(second, PEER));
+}
