@@ -512,6 +512,10 @@ impl Paths {
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let moved = moves != Moves::Nothing && peer.esp.replace(path) != Some(path);
+        let watched = peer.spares.watches();
+        if let Some(entry) = peer.get_mut(path) {
+            entry.mtu.watch(watched);
+        }
         self.tell(id);
         if moved {
             self.events.push_back(PathEvent::Use { peer: id, path });

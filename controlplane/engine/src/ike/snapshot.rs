@@ -255,8 +255,11 @@ mod tests {
         assert!(endpoint.take_changed());
         let changes = endpoint.changes().expect("a snapshot was made");
         assert_eq!(first_hope(&[snapshot.as_slice(), changes.as_slice()].concat()), 1300);
+        // That it is no more, too: whoever gets the number next begins as any other.
         endpoint.remove_static_path(PeerId(3));
-        endpoint.take_changed();
+        assert!(endpoint.take_changed());
+        let gone = endpoint.changes().expect("a snapshot was made");
+        assert_eq!(first_hope(&[snapshot.as_slice(), changes.as_slice(), gone.as_slice()].concat()), 1500);
         assert_eq!(first_hope(&endpoint.snapshot(clock)), 1500);
     }
 }

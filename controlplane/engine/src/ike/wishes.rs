@@ -169,6 +169,12 @@ impl Wants {
         Wants { asks, refused, create_at: None, narrows: false, peer_lanes: 1, lanes_max: LANES_MAX, backoffs }
     }
 
+    /// The configured selectors, by the index of their child, that are left to the peer because it has ended what was there for them.
+    pub(super) fn left(&self) -> Vec<(usize, Selector)> {
+        let left = self.refused.iter().filter(|one| one.is_left && one.times == 0);
+        left.filter_map(|one| if let Wish::Selector(child, pair) = one.wish { Some((child, pair)) } else { None }).collect()
+    }
+
     /// With what was known of the peer's lanes.
     pub(super) fn with_lanes(self, (peer_lanes, lanes_max): (u8, u8)) -> Wants {
         Wants { peer_lanes, lanes_max, ..self }

@@ -54,6 +54,8 @@ const RAISE_AFTER: Duration = Duration::from_secs(600);
 /// The size in use is confirmed so often: while there is traffic, so that a black hole is noticed within two seconds, and without.
 const CONFIRM_ACTIVE: Duration = Duration::from_millis(500);
 const CONFIRM_IDLE: Duration = Duration::from_secs(30);
+/// The same where there is another way to the peer, which is to be noticed within fifteen seconds.
+const CONFIRM_WATCHED: Duration = Duration::from_secs(5);
 /// For so long after the last packet there is traffic.
 const ACTIVE_FOR: Duration = Duration::from_secs(2);
 /// Things that end and begin at one moment.
@@ -438,7 +440,11 @@ impl Mtu {
     }
 
     fn pace(&self, now: Instant) -> Duration {
-        if self.active_until.is_some_and(|until| until > now) { CONFIRM_ACTIVE } else { CONFIRM_IDLE }
+        match self.active_until.is_some_and(|until| until > now) {
+            true => CONFIRM_ACTIVE,
+            false if self.watched => CONFIRM_WATCHED,
+            false => CONFIRM_IDLE,
+        }
     }
 
     /// Whether the size in use still passes.

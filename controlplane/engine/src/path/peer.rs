@@ -183,7 +183,10 @@ impl PeerPaths {
             Proof::Proven => None,
         });
         let mtu = self.esp.and_then(|id| self.get(id)).filter(|_| self.terms.echo);
-        let silent = mtu.filter(|entry| entry.mtu.is_silent()).and_then(|entry| self.spares.due(entry.heard));
+        let silent = mtu.and_then(|entry| match entry.mtu.is_silent() {
+            true => self.spares.due(entry.heard),
+            false => self.spares.look_back_at(),
+        });
         let mtu = mtu.map(|entry| entry.mtu.deadline().unwrap_or(entry.heard));
         let routers = self.iter().filter(|_| !self.terms.echo).filter_map(|(_, entry)| entry.mtu.deadline());
         waits.chain(mtu).chain(silent).chain(routers).min()

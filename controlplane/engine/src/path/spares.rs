@@ -1,4 +1,5 @@
-//! A peer with a static key that is looked for at several addresses: when the one in use stays silent, the next one is tried.
+//! A peer with a static key that is looked for at several addresses: when the one in use stays silent, the next one is tried, and when
+//! the preferred one answers again, it is used again.
 //!
 //! That it is silent show sealed echoes alone: none of a few is answered, of whatever size. So who answers no echoes stays where it
 //! is. An address is tried by the proof that every candidate has to give; nothing moves before it has answered.
@@ -14,6 +15,8 @@ use super::{PathId, Paths, Terms, Unfit};
 
 /// From the end of a trial to the next one, at least.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the preferred one answers again.
+const LOOK_BACK_EVERY: Duration = Duration::from_secs(10);
 
 /// Where a peer may be, too.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(super) struct Spares {
     hops: Vec<Hop>,
     turn: usize,
     not_before: Option<Instant>,
+    /// When the preferred one is tried again, while another one is in use.
+    look_back_at: Option<Instant>,
     /// The one that is being tried.
     trial: Option<PathId>,
 }
@@ -31,6 +36,25 @@ impl Spares {
     pub(super) fn due(&self, now_or_later: Instant) -> Option<Instant> {
         let can = self.hops.len() > 1 && self.trial.is_none();
         can.then(|| self.not_before.map_or(now_or_later, |at| at.max(now_or_later)))
+    }
+
+    /// When the preferred one is to be tried again, once that is planned.
+    pub(super) fn look_back_at(&self) -> Option<Instant> {
+        self.look_back_at.filter(|_| self.trial.is_none())
+    }
+
+    /// Whether a path in use is to be noticed when it is silent, however little it carries.
+    pub(super) fn watches(&self) -> bool {
+        self.hops.len() > 1
+    }
+
+    /// The preferred one, when it is time to try that again. A peer that was followed elsewhere stays there.
+    fn look_back(&mut self, now: Instant, used: &Hop) -> Option<Hop> {
+        let preferred = *self.hops.first()?;
+        let elsewhere = !is_there(&preferred, used) && self.hops.iter().any(|hop| is_there(hop, used));
+        let at = self.look_back_at.take().filter(|_| elsewhere);
+        self.look_back_at = elsewhere.then(|| at.filter(|at| *at > now).unwrap_or(now + LOOK_BACK_EVERY));
+        at.is_some_and(|at| at <= now).then_some(preferred)
     }
 }
 
@@ -52,7 +76,6 @@ impl Paths {
         let used = peer.esp.and_then(|path| peer.get(path)).map(|entry| entry.hop);
         let stays = used.is_some_and(|used| hops.iter().any(|hop| is_there(hop, &used)));
         peer.spares = Spares { hops: hops.clone(), ..Spares::default() };
-        let watched = terms.echo && hops.len() > 1;
         let mut fault = None;
         if !stays {
             for hop in &hops {
@@ -66,11 +89,8 @@ impl Paths {
             }
         }
         if let Some(peer) = self.peers.get_mut(&id) {
-            PathId::all().for_each(|path| {
-                if let Some(entry) = peer.get_mut(path) {
-                    entry.mtu.watch(watched);
-                }
-            });
+            let watched = peer.spares.watches();
+            peer.each_mut(|entry| entry.mtu.watch(watched));
         }
         fault.map_or(Ok(()), Err)
     }
@@ -85,8 +105,14 @@ impl Paths {
             }
             return;
         }
-        let Some(used) = peer.esp.and_then(|path| peer.get(path)).filter(|entry| entry.mtu.is_silent()) else { return };
-        let used = used.hop;
+        let Some(used) = peer.esp.and_then(|path| peer.get(path)) else { return };
+        let (used, is_silent) = (used.hop, used.mtu.is_silent());
+        if !is_silent {
+            if let Some(preferred) = peer.spares.look_back(now, &used) {
+                self.try_at(now, id, preferred);
+            }
+            return;
+        }
         if peer.spares.due(now).is_none_or(|at| at > now) {
             return;
         }
@@ -99,6 +125,12 @@ impl Paths {
         }) else {
             return;
         };
+        self.try_at(now, id, hop);
+    }
+
+    /// Asks for a proof there. What is in use stays until it is given.
+    fn try_at(&mut self, now: Instant, id: PeerId, hop: Hop) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let proof = Proof::Waits { moves: Moves::Both, ours: true, tries: 0, next: now, echo: None };
         // That it was proven once says nothing now.
         let known = peer.find(hop.normal());
@@ -109,9 +141,6 @@ impl Paths {
         let Ok(path) = self.enter(now, id, hop, proof, 8 * u32::from(PROOF_ECHO)) else { return };
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.spares.trial = Some(path);
-            if let Some(entry) = peer.get_mut(path) {
-                entry.mtu.watch(true);
-            }
         }
     }
 }
@@ -187,7 +216,13 @@ mod tests {
         let mut world = world(true, &PLACES);
         assert_eq!(world.run(Duration::from_secs(300)), PLACES[0]);
         world.alive = PLACES[1..].to_vec();
-        assert_eq!(world.run(Duration::from_secs(45)), PLACES[1]);
+        assert_eq!(world.run(Duration::from_secs(20)), PLACES[1]);
+        // The preferred one is used again when it answers again.
+        world.run(Duration::from_secs(100));
+        world.alive = PLACES.to_vec();
+        assert_eq!(world.run(Duration::from_secs(15)), PLACES[0]);
+        world.alive = PLACES[1..].to_vec();
+        assert_ne!(world.run(Duration::from_secs(20)), PLACES[0]);
         // With traffic it is noticed sooner.
         world.run(Duration::from_secs(100));
         world.alive = vec![PLACES[0]];

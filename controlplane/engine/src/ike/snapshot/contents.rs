@@ -12,7 +12,7 @@ use crate::ike::context::Peer;
 use crate::ike::facts::SaId;
 
 /// The first bytes, and the version of what follows.
-pub(super) const MAGIC: &[u8; 8] = b"ADITIKE\x07";
+pub(super) const MAGIC: &[u8; 8] = b"ADITIKE\x08";
 
 /// Bytes of the vault that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +30,8 @@ pub(super) enum Change<'a> {
     Peer(PeerMark),
     /// What is proven on the way to a peer with a static key.
     Size(PeerId, IpAddr, u16),
+    /// Nothing is proven on it any more.
+    SizeGone(PeerId),
 }
 
 /// Whose connection is to be there, and whose is not.
@@ -78,6 +80,10 @@ impl<'a> Change<'a> {
                 out.addr(SocketAddr::new(*remote, 0));
                 out.u16(*size);
             }
+            Change::SizeGone(peer) => {
+                out.u8(4);
+                out.u16(peer.0);
+            }
         }
     }
 
@@ -87,6 +93,7 @@ impl<'a> Change<'a> {
             1 => Change::Gone(SaId(IkeSpi(input.u64()?))),
             2 => Change::Peer(PeerMark::read(input)?),
             3 => Change::Size(PeerId(input.u16()?), input.addr()?.ip(), input.u16()?),
+            4 => Change::SizeGone(PeerId(input.u16()?)),
             _ => return Err(DecodeError::BadValue("kind of change")),
         })
     }
@@ -115,6 +122,7 @@ impl<'a> Contents<'a> {
                 Change::Gone(id) => drop(contents.records.remove(&id)),
                 Change::Peer(mark) => drop(contents.peers.insert(mark.name, mark)),
                 Change::Size(peer, remote, size) => drop(contents.sizes.insert(peer, (remote, size))),
+                Change::SizeGone(peer) => drop(contents.sizes.remove(&peer)),
             }
         }
         Ok(contents)

@@ -123,8 +123,9 @@ impl Kept {
             Change::Peer(mark).write(&mut out);
         }
         for id in sizes {
-            if let Some((remote, size)) = self.sizes.get(&id) {
-                Change::Size(id, *remote, *size).write(&mut out);
+            match self.sizes.get(&id) {
+                Some((remote, size)) => Change::Size(id, *remote, *size).write(&mut out),
+                None => Change::SizeGone(id).write(&mut out),
             }
         }
         for id in sas {

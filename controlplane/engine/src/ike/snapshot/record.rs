@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use adit_proto::codec::DecodeError;
-use adit_proto::control::{ChildId, PeerId, Spi};
+use adit_proto::control::{ChildId, PeerId, Selector, Spi};
 use adit_proto::ike::{AddressRange, ExchangeType, IkeSpi, IpSelector, KeId, PortRange, PrfId};
 use adit_proto::suite::Suite;
 
@@ -25,14 +25,14 @@ use super::super::negotiate::Choice;
 use super::super::proof::Proof;
 use super::super::protect::Protection;
 use super::super::sa::{IkeSa, Stage};
-use super::super::selectors::SelectorPair;
+use super::super::selectors::{SelectorPair, pair_of, sides_of};
 use super::super::session::{Made, Session};
 use super::super::share;
 use super::super::standing::{Standing, StandingParts};
 use super::super::succession::{Succession, SuccessionParts};
 use super::super::trust::{OwnProof, Trust};
 use super::super::window::Window;
-use super::super::wishes::Wants;
+use super::super::wishes::{Wants, Wish};
 use super::bytes::{In, Out};
 use super::clock::BootClock;
 use crate::path::{Hop, Moves, Paths};
@@ -354,6 +354,7 @@ fn write_session(out: &mut Out, clock: BootClock, session: &Session) {
     let (peer_lanes, lanes_max) = session.wants.peer_lanes();
     out.u8(peer_lanes);
     out.u8(lanes_max);
+    write_left(out, &session.wants.left());
     out.list(session.tokens.iter(), |out, token| out.bytes(token));
     write_succession(out, clock, &session.succession);
     write_draining(out, clock, &session.children);
@@ -376,6 +377,8 @@ fn read_session(
     let lifetimes = Lifetimes::of_parts(established, rekey_at, expire_at);
     let mut session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
     session.wants = Wants::new(original_initiator).with_lanes((input.u8()?, input.u8()?));
+    let left = read_left(input)?.into_iter().map(|(child, pair)| Wish::Selector(child, pair));
+    session.wants.leave_to_peer(established, left.collect());
     session.tokens = Tokens::restored(input.list(In::bytes)?);
     session.succession = read_succession(input, clock)?;
     session.children = read_draining(input, clock, peer)?;
@@ -383,6 +386,23 @@ fn read_session(
         session.want(Task::DeleteOrphan(spi));
     }
     Ok(session)
+}
+
+/// What the peer has ended: it is not asked to have it again.
+fn write_left(out: &mut Out, left: &[(usize, Selector)]) {
+    out.list(left.iter(), |out, (child, pair)| {
+        out.u16(u16::try_from(*child).unwrap_or(u16::MAX));
+        let (local, remote) = sides_of(pair);
+        write_selector(out, &local);
+        write_selector(out, &remote);
+    });
+}
+
+fn read_left(input: &mut In) -> Decoded<Vec<(usize, Selector)>> {
+    input.list(|input| {
+        let (child, local, remote) = (input.u16()?.into(), read_selector(input)?, read_selector(input)?);
+        Ok((child, pair_of(&local, &remote).ok_or(DecodeError::BadValue("selector"))?))
+    })
 }
 
 fn read_spi(input: &mut In) -> Decoded<Spi> {
@@ -489,4 +509,25 @@ fn read_selector(input: &mut In) -> Decoded<IpSelector> {
         },
     };
     Ok(IpSelector { protocol, ports, addresses })
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_proto::ike::AddressRange;
+
+    use super::*;
+
+    #[test]
+    fn what_the_peer_ended_is_read_as_it_was_written() {
+        let range = |first: [u8; 4], last: [u8; 4]| AddressRange::V4 { first: first.into(), last: last.into() };
+        let any = Selector::any_of(range([10, 1, 0, 0], [10, 1, 0, 255]), range([10, 2, 0, 0], [10, 2, 0, 255]));
+        let ports = PortRange { first: 80, last: 443 };
+        let left = vec![(0, any), (1, Selector { protocol: 6, remote_ports: ports, ..any })];
+        let mut out = Out::new();
+        write_left(&mut out, &left);
+        let bytes = out.finish();
+        let mut input = In::new(&bytes);
+        assert_eq!(read_left(&mut input), Ok(left));
+        assert!(input.is_empty());
+    }
 }
