@@ -56,6 +56,34 @@ fn a_flow_has_one_lane_both_ways_and_flows_spread_over_the_lanes() {
     });
 }
 
+/// The same with so many words of IPv4 options in front of the ports.
+fn with_options(mut frame: Vec<u8>, words: u8) -> Vec<u8> {
+    frame[14] += words;
+    frame[17] += 4 * words;
+    frame.splice(34..34, std::iter::repeat_n(1, 4 * usize::from(words)));
+    frame
+}
+
+#[test]
+fn packets_with_ipv4_options_stay_on_the_lane_of_their_flow() {
+    in_namespace(|| {
+        let mut bed = Bed::start(2, "io_uring", 2);
+        for worker in 0..2 {
+            bed.command(worker, &Command::FdbPin { mac: [2, 0, 0, 0, 0, 9], peer: PEER });
+        }
+        let mut of_lane = [0; 2];
+        for port in 0..32 {
+            let plain = frame(false, 0, (1, 40_000 + port), (2, 5201), false);
+            let expected = lane(&mut bed, &plain);
+            of_lane[expected as usize] += 1;
+            for words in [1, 5, 10] {
+                assert_eq!(lane(&mut bed, &with_options(plain.clone(), words)), expected, "port {port}, {words} words");
+            }
+        }
+        assert!(of_lane.iter().all(|flows| *flows > 4), "{of_lane:?}");
+    });
+}
+
 #[test]
 fn all_fragments_of_a_pair_of_hosts_have_one_lane() {
     in_namespace(|| {

@@ -36,16 +36,18 @@ struct Instruction {
     immediate: i32,
 }
 
-/// The context must be in register 6 for loads; they answer in register 0. The sum is in 7, 8 is scratch.
+/// The context must be in register 6 for loads; they answer in register 0. The sum is in 7, 8 is scratch, 9 the length of an IPv4 header.
 const CONTEXT: u8 = 6;
 const LOADED: u8 = 0;
 const SUM: u8 = 7;
 const SCRATCH: u8 = 8;
+const HEADER: u8 = 9;
 
 const MOVE: u32 = 0xb0;
 const XOR: u32 = 0xa0;
 const AND: u32 = 0x50;
 const SHIFT_RIGHT: u32 = 0x70;
+const SHIFT_LEFT: u32 = 0x60;
 const MULTIPLY: u32 = 0x20;
 
 /// `destination = destination op value`, 32 bits wide.
@@ -64,6 +66,11 @@ fn load(size: u32, at: i32) -> Instruction {
     Instruction { code: (libc::BPF_LD | libc::BPF_ABS | size) as u8, registers: 0, offset: 0, immediate: at }
 }
 
+/// Loads a word from the frame, as many bytes behind `at` as the IPv4 header is long.
+fn load_behind_header(at: i32) -> Instruction {
+    Instruction { code: (libc::BPF_LD | libc::BPF_IND | libc::BPF_W) as u8, registers: HEADER << 4, offset: 0, immediate: at }
+}
+
 /// Jumps `offset` instructions further when what was loaded compares so with `value`.
 fn jump(compare: u32, value: i32, offset: i16) -> Instruction {
     Instruction { code: (libc::BPF_JMP | compare) as u8, registers: LOADED, offset, immediate: value }
@@ -74,10 +81,10 @@ const NOT_EQUAL: u32 = 0x50;
 /// A jump that is to go to the end of the program.
 const TO_END: i16 = i16::MAX;
 
-/// Adds both ports, joined, to the sum.
-fn ports(at: i32) -> [Instruction; 6] {
+/// Adds both ports, joined, to the sum. `word` loads them.
+fn ports(word: Instruction) -> [Instruction; 6] {
     [
-        load(libc::BPF_W, at),
+        word,
         with_register(MOVE, SCRATCH, LOADED),
         with_value(SHIFT_RIGHT, SCRATCH, 16),
         with_value(AND, LOADED, 0xffff),
@@ -105,11 +112,12 @@ fn program(mode: Mode) -> Vec<Instruction> {
     for address in [l3 + 12, l3 + 16] {
         v4.extend([load(libc::BPF_W, address), with_register(XOR, SUM, LOADED)]);
     }
-    // Fragments have no ports but the first, and must stay together; options move the ports.
+    // Fragments have no ports but the first, and must stay together. Options move the ports, and are not in every packet of a flow.
     v4.extend([load(libc::BPF_H, l3 + 6), with_value(AND, LOADED, 0x3fff), jump(NOT_EQUAL, 0, TO_END)]);
-    v4.extend([load(libc::BPF_B, l3), jump(NOT_EQUAL, 0x45, TO_END)]);
+    v4.extend([load(libc::BPF_B, l3), with_value(AND, LOADED, 0x0f), with_value(SHIFT_LEFT, LOADED, 2)]);
+    v4.push(with_register(MOVE, HEADER, LOADED));
     v4.extend(has_ports(l3 + 9));
-    v4.extend(ports(l3 + 20));
+    v4.extend(ports(load_behind_header(l3)));
     v4.extend([with_value(MOVE, LOADED, 0), jump(EQUAL, 0, TO_END)]);
 
     let (load_version, ipv4, ipv6) = version(mode);
@@ -126,7 +134,7 @@ fn program(mode: Mode) -> Vec<Instruction> {
         all.extend([load(libc::BPF_W, l3 + 8 + 4 * word), with_register(XOR, SUM, LOADED)]);
     }
     all.extend(has_ports(l3 + 6));
-    all.extend(ports(l3 + 40));
+    all.extend(ports(load(libc::BPF_W, l3 + 40)));
 
     let end = all.len();
     for (at, instruction) in all.iter_mut().enumerate().filter(|(_, instruction)| instruction.offset == TO_END) {
