@@ -67,6 +67,7 @@ impl Collector for Gateway {
         families.extend(self.gateway());
         families.extend(self.health());
         families.extend(self.configuration());
+        families.push(self.interface());
         let (desired, ike) = (self.view.desired(), self.view.ike());
         families.extend(peers::families(&self.view.peers(&desired)));
         families.extend(paths::families(&self.view, &desired.config, &ike));
@@ -237,6 +238,15 @@ impl Gateway {
         ]
     }
 
+    /// What the kernel dropped before a worker could read it.
+    fn interface(&self) -> MetricFamily {
+        let name = self.view.desired().config.interface.name.clone();
+        let lost = std::fs::read_to_string("/proc/self/net/dev").ok().and_then(|text| sent_and_dropped(&text, &name));
+        let metrics = lost.map(|lost| counter(&[("interface", &name)], lost)).into_iter().collect();
+        let help = "Frames and packets for the tunnel that the kernel dropped because a queue of the interface was full.";
+        family(MetricType::COUNTER, "adit_interface_queue_drops_total", help, metrics)
+    }
+
     /// What is true of the gateway as a whole.
     fn gateway(&self) -> Vec<MetricFamily> {
         let (view, desired) = (&self.view, self.view.desired());
@@ -288,5 +298,25 @@ impl Gateway {
                 icmp.into(),
             ),
         ]
+    }
+}
+
+/// What the kernel counts as dropped on its way out through an interface (`/proc/net/dev`, proc_pid_net(5)): behind the name eight
+/// numbers of what was received, then bytes, packets, errors and drops of what was sent.
+fn sent_and_dropped(text: &str, interface: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'))?;
+    line.split_whitespace().nth(11)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_interface_dropped_is_read_by_its_name() {
+        let text = "Inter-|   Receive   |  Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed\n    lo: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n adit0: 1 2 3 4 5 6 7 8 9 10 11 77 13 14 15 16\nadit01:21 2 3 4 5 6 7 8 9 10 11 99 13 14 15 16\n";
+        let of = |name| sent_and_dropped(text, name);
+        assert_eq!((of("lo"), of("adit0"), of("adit01"), of("adit")), (Some(12), Some(77), Some(99), None));
+        assert_eq!(sent_and_dropped("adit0: 1 2", "adit0"), None);
     }
 }
