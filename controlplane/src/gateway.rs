@@ -278,7 +278,7 @@ impl Gateway {
     fn bury(&mut self, mut plane: Plane, how: &str) {
         plane.log.forward();
         tracing::error!("{how}; the tunnel is down until it is back");
-        self.durable.note_tops_or_say(&self.view);
+        self.durable.note_tops(&self.view);
         self.view.detach();
         self.view.restarts.fetch_add(1, Ordering::Relaxed);
         self.restarts.died(plane.since.elapsed());
@@ -290,10 +290,10 @@ impl Gateway {
             "the data plane (process {}) is replaced: all tunnels stand still until the next one is up",
             plane.process.pid
         );
-        self.durable.note_tops_or_say(&self.view);
+        self.durable.note_tops(&self.view);
         plane.process.stop().await;
         // After its end, the last numbers are in the memory that we still have.
-        self.durable.note_tops_or_say(&self.view);
+        self.durable.note_tops(&self.view);
         plane.log.forward();
         self.view.detach();
         self.restarts.replaced();
@@ -304,7 +304,8 @@ impl Gateway {
         if !self.options.leave_dataplane {
             self.say_goodbye(&mut plane).await;
         }
-        let saved = self.durable.note_tops(&self.view);
+        self.durable.note_tops(&self.view);
+        let saved = self.durable.save().await;
         if self.options.leave_dataplane {
             self.view.detach();
             tracing::info!("stopped; the data plane (process {}) goes on without us", plane.process.pid);
@@ -313,7 +314,8 @@ impl Gateway {
         tracing::info!("stopping the data plane (process {})", plane.process.pid);
         let ending = plane.process.stop().await;
         // After its end, the last numbers are in the memory that we still have.
-        let saved = saved.and(self.durable.note_tops(&self.view));
+        self.durable.note_tops(&self.view);
+        let saved = saved.and(self.durable.save().await);
         plane.log.forward();
         self.view.detach();
         // It removes its socket itself, unless it had to be killed.

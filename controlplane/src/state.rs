@@ -38,6 +38,10 @@ pub enum StateError {
          back, remove it: rm {file}"
     )]
     Damaged { file: PathBuf, cause: String },
+    #[error(
+        "the state directory {dir} has not answered for {seconds} s: its disk hangs. Mend it, or name another one: state_dir: PATH"
+    )]
+    Silent { dir: PathBuf, seconds: u64 },
     #[error("another adit uses the state directory {0}: two gateways must not share keys. Stop it, or name another state_dir")]
     InUse(PathBuf),
 }
@@ -92,7 +96,9 @@ impl State {
             Err(error) => return Err(unwritable(error)),
         };
         let mut state = State { dir: dir.to_owned(), saved: Contents::default(), contents, _lock: lock };
-        state.save()?;
+        if let Some(unsaved) = state.unsaved() {
+            state.saved(unsaved.save()?);
+        }
         Ok(state)
     }
 
@@ -115,7 +121,7 @@ impl State {
         }
         let mut secret = Zeroizing::new(vec![0; CRASH_SECRET_LEN]);
         aws_lc_rs::rand::fill(&mut secret).map_err(|_| unwritable(io::Error::other("the random number generator failed")))?;
-        self.replace(CRASH_SECRET, &secret).map_err(unwritable)?;
+        replace(&self.dir, CRASH_SECRET, &secret).map_err(unwritable)?;
         Ok(secret)
     }
 
@@ -130,7 +136,7 @@ impl State {
     /// # Errors
     /// The disk does not take it.
     pub fn keep_port(&self, port: u16) -> Result<(), StateError> {
-        let kept = self.replace(PORT, format!("{port}\n").as_bytes());
+        let kept = replace(&self.dir, PORT, format!("{port}\n").as_bytes());
         kept.map_err(|cause| StateError::Unwritable { dir: self.dir.clone(), cause })
     }
 
@@ -139,7 +145,7 @@ impl State {
         self.contents.outbound.get(&id.to_string()).copied()
     }
 
-    /// Notes a grant; not durable before [`State::save`]. The mark only ever rises.
+    /// Notes a grant; not durable before it was saved ([`State::unsaved`]). The mark only ever rises.
     pub fn raise_mark(&mut self, id: KeyId, end: u64) {
         let known = self.contents.outbound.entry(id.to_string()).or_insert(0);
         *known = end.max(*known);
@@ -156,33 +162,59 @@ impl State {
         *known = top.max(*known);
     }
 
-    /// Makes everything noted durable: temporary file, sync, rename, sync of the directory. Cheap when nothing changed.
+    /// What was noted and is not durable: nothing when all is.
+    pub fn unsaved(&self) -> Option<Unsaved> {
+        (self.contents != self.saved).then(|| Unsaved { dir: self.dir.clone(), contents: self.contents.clone() })
+    }
+
+    /// It is durable now.
+    pub fn saved(&mut self, Saved(contents): Saved) {
+        self.saved = contents;
+    }
+
+    /// The mark of an outbound key as it is on the disk.
+    pub fn saved_mark(&self, id: KeyId) -> Option<u64> {
+        self.saved.outbound.get(&id.to_string()).copied()
+    }
+}
+
+/// What was noted up to a moment.
+#[derive(Debug)]
+pub struct Unsaved {
+    dir: PathBuf,
+    contents: Contents,
+}
+
+/// What was made durable.
+#[derive(Debug)]
+pub struct Saved(Contents);
+
+impl Unsaved {
+    /// Makes it durable: temporary file, sync, rename, sync of the directory. Takes as long as the disk does.
     ///
     /// # Errors
     /// The disk does not take it; what was noted must not be used then.
-    pub fn save(&mut self) -> Result<(), StateError> {
-        if self.contents == self.saved {
-            return Ok(());
+    pub fn save(self) -> Result<Saved, StateError> {
+        match self.write() {
+            Ok(()) => Ok(Saved(self.contents)),
+            Err(cause) => Err(StateError::Unwritable { dir: self.dir, cause }),
         }
-        self.write().map_err(|cause| StateError::Unwritable { dir: self.dir.clone(), cause })?;
-        self.saved = self.contents.clone();
-        Ok(())
     }
 
     fn write(&self) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(&self.contents)?;
         text.push(b'\n');
-        self.replace(FILE, &text)
+        replace(&self.dir, FILE, &text)
     }
+}
 
-    fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.dir.join(format!("{name}.new"));
-        let mut file = private::file().write(true).create(true).truncate(true).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, self.dir.join(name))?;
-        File::open(&self.dir)?.sync_all()
-    }
+fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.new"));
+    let mut file = private::file().write(true).create(true).truncate(true).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, dir.join(name))?;
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -202,8 +234,10 @@ mod tests {
         state.raise_mark(ID, 5);
         state.raise_top(ID, 70);
         state.raise_top(ID, 60);
-        state.save().unwrap();
+        let unsaved = state.unsaved().unwrap();
         state.raise_mark(KeyId([1; 16]), 5);
+        state.saved(unsaved.save().unwrap());
+        assert_eq!((state.saved_mark(ID), state.saved_mark(KeyId([1; 16]))), (Some(u64::MAX - 1), None));
         drop(state);
         let state = State::open(dir.path()).unwrap();
         assert_eq!((state.mark(ID), state.top(ID), state.mark(KeyId([1; 16]))), (Some(u64::MAX - 1), 70, None));

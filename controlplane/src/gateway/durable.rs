@@ -6,29 +6,39 @@ use std::time::{Duration, SystemTime};
 
 use adit_channel::LiveSa;
 use adit_proto::control::{Direction, PeerId, PeerTag};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::desired::Desired;
 use crate::desired::static_key::WantedSa;
 use crate::numbers::{NOBODY, SaName};
 use crate::reconcile::InstalledState;
 use crate::sequence::{self, Grant};
-use crate::state::{State, StateError};
+use crate::state::{Saved, State, StateError};
 use crate::static_key::KeyId;
 use crate::view::View;
 
 /// A clock that is behind the mark by more than this is worth a warning.
 const BEHIND_WARN_NS: u64 = 1_000_000_000;
 
-/// The state directory, and what was said of it.
+/// How long an order waits for the disk, and a disk may be silent before that is said.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// The state directory, and what was said of it. What is written there is written by a thread of its own: a disk that is full or hangs
+/// keeps static keys from getting more numbers, and nothing else from anything.
 pub(super) struct Durable {
     state: State,
+    /// What is being written, and since when.
+    writing: Option<(Instant, JoinHandle<Result<Saved, StateError>>)>,
+    /// Ends of numbers that keys get as soon as they are durable.
+    promised: BTreeMap<KeyId, u64>,
     /// Why it could not be written, once that was said.
     complaint: Option<String>,
 }
 
 impl Durable {
     pub(super) fn new(state: State) -> Durable {
-        Durable { state, complaint: None }
+        Durable { state, writing: None, promised: BTreeMap::new(), complaint: None }
     }
 
     pub(super) fn state(&self) -> &State {
@@ -57,21 +67,25 @@ impl Durable {
         for (id, grant) in ids.iter().zip(&grants) {
             self.state.raise_mark(*id, grant.end);
         }
-        self.save()?;
+        self.save().await?;
         Ok(grants)
     }
 
-    /// More numbers for keys that have come so far; durable when this returns.
-    pub(super) fn extend(&mut self, keys: impl Iterator<Item = (KeyId, u64)>) -> Result<Vec<u64>, StateError> {
-        let now = clock_ns();
-        let mut ends = Vec::new();
-        for (id, end) in keys {
-            let end = sequence::extend(end, self.state.mark(id), now);
-            self.state.raise_mark(id, end);
-            ends.push(end);
+    /// The end of more numbers for a key that has come so far, once they are durable.
+    pub(super) fn extend(&mut self, id: KeyId, end: u64) -> Option<u64> {
+        let known = self.promised.get(&id).copied().filter(|promised| *promised > end);
+        let promised = known.unwrap_or_else(|| {
+            let more = sequence::extend(end, self.state.mark(id), clock_ns());
+            self.state.raise_mark(id, more);
+            self.promised.insert(id, more);
+            more
+        });
+        if self.state.saved_mark(id) >= Some(promised) {
+            self.promised.remove(&id);
+            return Some(promised);
         }
-        self.save()?;
-        Ok(ends)
+        self.begin();
+        None
     }
 
     /// Takes over what live SAs tell about keys whose marks or tops we may have lost. `installed` is what their control plane left.
@@ -108,19 +122,56 @@ impl Durable {
         }
     }
 
-    /// Notes the tops of all replay windows of the data plane that is attached, and makes them durable.
-    pub(super) fn note_tops(&mut self, view: &View) -> Result<(), StateError> {
+    /// Notes the tops of all replay windows of the data plane that is attached, and begins to write them.
+    pub(super) fn note_tops(&mut self, view: &View) {
         let live = view.with_master(|master| master.live_sas()).unwrap_or_default();
         let inbound: Vec<_> = live.into_iter().filter(|(_, sa)| sa.direction == Direction::Inbound).collect();
         self.learn(&view.desired(), &inbound, &InstalledState::default());
-        self.save()
+        self.begin();
     }
 
-    /// The same; that it cannot be done is said once.
-    pub(super) fn note_tops_or_say(&mut self, view: &View) {
-        let complaint = self.note_tops(view).err().map(|error| error.to_string());
+    /// Begins to write what was noted, unless something is being written.
+    fn begin(&mut self) {
+        if self.writing.is_none()
+            && let Some(unsaved) = self.state.unsaved()
+        {
+            self.writing = Some((Instant::now(), tokio::task::spawn_blocking(|| unsaved.save())));
+        }
+    }
+
+    /// What was being written is on the disk, or will not be. Never comes while nothing is.
+    async fn ended(&mut self) -> Result<(), StateError> {
+        let Some((_, writing)) = &mut self.writing else { return std::future::pending().await };
+        let outcome = writing.await;
+        self.writing = None;
+        // A thread that ends without an answer has saved nothing, and the next one tries again.
+        if let Ok(outcome) = outcome {
+            self.state.saved(outcome?);
+        }
+        Ok(())
+    }
+
+    /// As [`Durable::ended`]; what goes wrong is said once.
+    pub(super) async fn written(&mut self) {
+        let outcome = self.ended().await;
+        self.say(outcome.err());
+    }
+
+    /// Says once that the disk does not answer.
+    pub(super) fn watch(&mut self) {
+        if self.writing.as_ref().is_some_and(|(since, _)| since.elapsed() > ANSWER_WITHIN) && self.complaint.is_none() {
+            self.say(Some(self.silent()));
+        }
+    }
+
+    fn silent(&self) -> StateError {
+        StateError::Silent { dir: self.state.dir().to_owned(), seconds: ANSWER_WITHIN.as_secs() }
+    }
+
+    fn say(&mut self, error: Option<StateError>) {
+        let complaint = error.map(|error| error.to_string());
         if let Some(line) = complaint.as_ref().filter(|line| self.complaint.as_ref() != Some(line)) {
-            tracing::error!("{line}. It is tried again");
+            tracing::error!("{line}. It is tried again; IKE goes on meanwhile");
         }
         if complaint.is_none() && self.complaint.is_some() {
             tracing::info!("the state directory can be written again");
@@ -128,9 +179,22 @@ impl Durable {
         self.complaint = complaint;
     }
 
-    pub(super) fn save(&mut self) -> Result<(), StateError> {
-        // The disk may take its time; the API should not wait for it.
-        tokio::task::block_in_place(|| self.state.save())
+    /// Makes everything that was noted durable.
+    ///
+    /// # Errors
+    /// The disk does not take it, or not in time.
+    pub(super) async fn save(&mut self) -> Result<(), StateError> {
+        let by = Instant::now() + ANSWER_WITHIN;
+        loop {
+            self.begin();
+            if self.writing.is_none() {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(by, self.ended()).await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(self.silent()),
+            }
+        }
     }
 }
 
@@ -138,4 +202,59 @@ impl Durable {
 pub(super) fn clock_ns() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    const ID: KeyId = KeyId([9; 16]);
+
+    /// Waits for the disk as the loop does, and says what came of it.
+    async fn next_write(durable: &mut Durable) -> Option<String> {
+        durable.written().await;
+        durable.complaint.clone()
+    }
+
+    #[tokio::test]
+    async fn numbers_are_granted_once_they_are_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut durable = Durable::new(State::open(dir.path()).unwrap());
+        assert_eq!(durable.extend(ID, 7), None);
+        assert_eq!((durable.extend(ID, 7), next_write(&mut durable).await), (None, None));
+        let end = durable.extend(ID, 7).unwrap();
+        assert!(end > 7);
+        drop(durable);
+        assert_eq!(State::open(dir.path()).unwrap().mark(ID), Some(end), "it is what was granted");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_nobody_up_and_is_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut durable = Durable::new(State::open(dir.path()).unwrap());
+        // Who opens it to write waits until somebody reads, as a hanging disk lets wait.
+        let pipe = dir.path().join("sequence.json.new");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert_eq!(durable.extend(ID, 7), None);
+        durable.watch();
+        assert_eq!(durable.complaint, None, "it may still answer");
+        assert!(matches!(durable.save().await, Err(StateError::Silent { .. })));
+        assert_eq!(durable.extend(ID, 7), None, "nothing that is not on the disk is granted");
+        durable.watch();
+        let said = durable.complaint.clone().unwrap();
+        assert!(said.contains("has not answered for 2 s"), "{said}");
+
+        let reader = File::open(&pipe).unwrap();
+        std::fs::remove_file(&pipe).unwrap();
+        // What was under way is lost, the next one is not.
+        next_write(&mut durable).await;
+        drop(reader);
+        assert_eq!(durable.extend(ID, 7), None);
+        assert_eq!(next_write(&mut durable).await, None);
+        assert!(durable.extend(ID, 7).is_some());
+    }
 }

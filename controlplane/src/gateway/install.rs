@@ -120,20 +120,18 @@ impl Gateway {
         self.leave(self.installed_state(plane));
     }
 
-    /// Grants more numbers to all SAs that asked for them. One that cannot get them now is tried again later.
+    /// Grants more numbers to all SAs that asked for them, as far as these are durable. The others get theirs when they are.
     pub(super) fn extend_all(&mut self, plane: &mut Plane) {
         let asking: Vec<((PeerId, Spi), Granted)> =
             plane.to_extend.iter().filter_map(|name| Some((*name, *plane.granted.get(name)?))).collect();
         if asking.is_empty() {
             return plane.to_extend.clear();
         }
-        let ends = asking.iter().map(|(_, granted)| (granted.key_id, granted.end));
-        let ends = match self.durable.extend(ends) {
-            Ok(ends) => ends,
-            Err(error) => return tracing::error!("no more sequence numbers can be granted: {error}"),
-        };
-        plane.to_extend.clear();
-        for (((peer, spi), granted), end) in asking.into_iter().zip(ends) {
+        plane.to_extend.retain(|name| plane.granted.contains_key(name));
+        for ((peer, spi), granted) in asking {
+            // Once they are on the disk.
+            let Some(end) = self.durable.extend(granted.key_id, granted.end) else { continue };
+            plane.to_extend.remove(&(peer, spi));
             plane.granted.insert((peer, spi), Granted { end, ..granted });
             plane.command_queue.push(granted.worker, Command::SeqLimit { peer, spi, seq_limit: end - 1 });
         }

@@ -80,10 +80,10 @@ impl Gateway {
     async fn retire(&mut self, master: Master, mut process: Process, installed: InstalledState) -> anyhow::Result<()> {
         // Before its end, in case ours comes first; after it, because it has worked until then.
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
-        self.durable.save()?;
+        self.durable.save().await?;
         process.stop().await;
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
-        self.durable.save()?;
+        self.durable.save().await?;
         if let Some(archive) = &installed.archive {
             self.view.inherit(archive);
         }

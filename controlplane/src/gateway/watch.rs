@@ -120,7 +120,11 @@ impl Gateway {
                 _ = save.tick() => {
                     self.tend_interface().await;
                     self.take_renewed(plane).await;
-                    self.durable.note_tops_or_say(&self.view);
+                    self.durable.note_tops(&self.view);
+                }
+                () = self.durable.written() => {
+                    self.extend_all(plane);
+                    self.pump(plane)?;
                 }
                 _ = log.tick() => plane.log.forward(),
                 _ = traffic.tick() => self.watch_traffic(),
@@ -136,6 +140,7 @@ impl Gateway {
         let live = self.view.sample();
         self.tell_usage(&live);
         self.vault.tidy(&self.view, self.ike.as_mut());
+        self.durable.watch();
         self.extend_all(plane);
         self.pump(plane)?;
         anyhow::ensure!(!self.is_corrupt(), "a ring between the planes is corrupt");
