@@ -190,7 +190,7 @@ step "6. What the gateway says about itself"
 show ip netns exec $A "$bin/adit" status -c "$work/a.yaml"
 
 step "7. What the data plane of gateway A counted, over its workers (from http://127.0.0.1:9464/metrics)"
-metrics() { ip netns exec $A bash -c 'exec 3<>/dev/tcp/127.0.0.1/9464; printf "GET /metrics HTTP/1.0\r\nHost: adit\r\n\r\n" >&3; cat <&3'; }
+metrics() { ip netns exec $A bash -c 'exec 3<>/dev/tcp/127.0.0.1/9464; printf "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n" >&3; cat <&3'; }
 metrics | tr -d '\r' | awk '
     /^adit_drops_total/ { drops += $2; next }
     /^adit_[a-z_]+_total{worker=/ { name = $1; sub(/{.*/, "", name); sums[name] += $2 }

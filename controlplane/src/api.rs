@@ -1,10 +1,11 @@
 //! The API (`/v1/…`, [`document`]) and `GET /metrics` over a Unix socket that only our user reaches, and over TCP where
-//! the configuration says so ([`listeners`]): the API for who has the token. What is ordered ([`peers`]) goes to the loop of the
+//! the configuration says so ([`listeners`]), for who asks for us by a name of ours ([`host`]): the API for who has the token. What is ordered ([`peers`]) goes to the loop of the
 //! gateway.
 
 pub mod client;
 pub mod document;
 mod errors;
+mod host;
 mod listeners;
 mod peers;
 mod serve;
@@ -55,8 +56,9 @@ impl Routers {
         let live = Router::new().route("/v1/live", get(live));
         let (all, page) = (errors::complete(all), errors::complete(page));
         let remote = all.clone().layer(from_fn_with_state(view.clone(), token_required));
-        let finish = |router: Router| errors::as_json(router.merge(live.clone()));
-        Ok(Routers { local: finish(all), metrics: finish(page), remote: finish(remote) })
+        let host = from_fn_with_state(view.clone(), host::host_required);
+        let over_tcp = |router: Router| errors::as_json(router.merge(live.clone()).layer(host.clone()));
+        Ok(Routers { local: errors::as_json(all.merge(live.clone())), metrics: over_tcp(page), remote: over_tcp(remote) })
     }
 }
 

@@ -66,6 +66,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     pub metrics_listen: Option<SocketAddr>,
     pub api: Option<Api>,
+    /// DNS names under which metrics and API may be asked for over TCP, beside addresses and `localhost`.
+    pub http_names: Vec<String>,
     pub runtime_dir: PathBuf,
     pub state_dir: PathBuf,
 }

@@ -14,7 +14,7 @@ pub fn fetch(netns: &Netns, port: u16, path: &str) -> Result<String> {
     let mut stream = netns.enter(|| TcpStream::connect((Ipv4Addr::LOCALHOST, port))).context("cannot connect")?;
     stream.set_read_timeout(Some(super::SOON))?;
     // Version 1.0: the end of the body is the end of the connection, and there are no chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: adit\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("cannot read the answer")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no header")?;

@@ -33,11 +33,12 @@ struct Document;
 struct Everywhere;
 
 /// Errors that any request can get, by status.
-const ERRORS: [(&str, &str, &str); 4] = [
-    ("400", "BadRequest", "The request cannot be understood; or over TCP, its Host is not this gateway"),
+const ERRORS: [(&str, &str, &str); 5] = [
+    ("400", "BadRequest", "The request cannot be understood"),
     ("401", "Unauthorized", "Over TCP, without the token"),
     ("404", "NotFound", "There is nothing of this name"),
     ("405", "MethodNotAllowed", "The path is there, but not with this method"),
+    ("421", "MisdirectedRequest", "Over TCP, for a name that is not the gateway's: see http_names"),
 ];
 
 impl Modify for Everywhere {

@@ -13,6 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use adit_engine::identity::Identity;
 use adit_proto::control::Mode;
 use adit_proto::replay;
 
@@ -89,6 +90,7 @@ impl<'a> Check<'a> {
             self.socket_address("listen", &text, "an IP address and a TCP port from 1 to 65535", "127.0.0.1:9464")
         });
         let api = root.api.and_then(|api| self.api(api));
+        let http_names = self.http_names(root.http_names.unwrap_or_default());
         let runtime_dir = self.runtime_dir(root.runtime_dir, &name, name_at.unwrap_or(top));
         let state_dir = root.state_dir.map_or_else(|| default_state_dir(&name), |dir| self.path(&dir));
         match (self.problems.is_empty(), listen, interface) {
@@ -108,6 +110,7 @@ impl<'a> Check<'a> {
                 peers: peers.into_iter().map(|(peer, _)| peer).collect(),
                 metrics_listen,
                 api,
+                http_names,
                 runtime_dir,
                 state_dir,
             }),
@@ -132,6 +135,16 @@ impl<'a> Check<'a> {
             return None;
         };
         Some(Api { listen: listen?, token: Loaded { file, value } })
+    }
+
+    fn http_names(&mut self, raw: Vec<Text>) -> Vec<String> {
+        let is_name = |name: &str| name.parse().is_ok_and(|identity| matches!(identity, Identity::Fqdn(_)));
+        for text in raw.iter().filter(|text| !is_name(&text.value)) {
+            let what = format!("`{}` is no DNS name", text.value);
+            let expected = "a name under which this gateway is asked for over HTTP; addresses and localhost need none";
+            self.fail(text.at, what, expected.to_owned(), "http_names: [gw1.example.org]".to_owned());
+        }
+        raw.into_iter().map(|text| text.value).collect()
     }
 
     fn dataplane(&mut self, raw: raw::Dataplane) -> Dataplane {

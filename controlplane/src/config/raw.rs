@@ -229,6 +229,7 @@ blocks! {
         peers: Vec<Spanned<Peer>>,
         metrics: Spanned<Metrics>,
         api: Spanned<Api>,
+        http_names: Vec<Text>,
         runtime_dir: Text,
         state_dir: Text,
     }
@@ -328,6 +329,7 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ("forwarding", "a block of keys", "forwarding:\n  ageing_s: 300"),
     ("metrics", "a block of keys", "metrics:\n  listen: 127.0.0.1:9464"),
     ("api", "a block of keys", "api:\n  listen: 127.0.0.1:9465\n  token_file: api.token"),
+    ("http_names", "a list of DNS names", "http_names: [gw1.example.org]"),
     ("ike", "a block of keys", "ike:\n  psk_file: site-b.psk"),
     ("proposals", "a list of proposals", "proposals: [aes256gcm16-prfsha384-x25519-ke1_mlkem768]"),
     ("esp_proposals", "a list of proposals", "esp_proposals: [aes128gcm16]"),

@@ -31,6 +31,8 @@ struct Root<'a> {
     metrics: Option<Metrics>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api: Option<Api<'a>>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    http_names: &'a [String],
     runtime_dir: &'a str,
     state_dir: &'a str,
 }
@@ -322,6 +324,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             Some(api) => Some(Api { listen: api.listen.to_string(), token_file: text(&api.token.file)? }),
             None => None,
         },
+        http_names: &config.http_names,
         runtime_dir: text(&config.runtime_dir)?,
         state_dir: text(&config.state_dir)?,
     };
