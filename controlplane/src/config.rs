@@ -30,7 +30,7 @@ use crate::static_key::Secret;
 
 pub use adit_proto::limits::WORKERS_MAX;
 /// Most peers of a gateway.
-pub const PEERS_MAX: usize = 16_384;
+pub const PEERS_MAX: usize = adit_proto::limits::PEERS_MAX as usize;
 /// What is to be known by whoever has the keys logged.
 pub const KEY_LOG_WARNING: &str =
     "who can read them reads all that was captured or will be. Take ike.key_log_dir out when the analysis is done";

@@ -174,7 +174,7 @@ impl Ike {
             match peer.ike() {
                 None if differs => set_static_path(&mut self.endpoint, new, *id, peer, &addresses),
                 // It stays where it is, also where it went by itself.
-                None if other_oversize => self.endpoint.set_static_terms(now(), *id, static_terms(new, peer)),
+                None if other_oversize => self.endpoint.set_static_terms(*id, static_terms(new, peer)),
                 _ => {}
             }
         }

@@ -13,8 +13,8 @@ use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
 
 /// Most workers.
 pub const WORKERS_MAX: usize = adit_proto::limits::WORKERS_MAX as usize;
-/// Most peers: a peer id is below this.
-pub const PEERS_MAX: u16 = 32_768;
+/// A peer id is below this.
+pub const PEERS_MAX: u16 = adit_proto::limits::PEER_IDS_MAX;
 /// Longest UDP payload in bytes: 65535 less the IPv4 and UDP headers, which the kernel counts over a whole train.
 pub const TRAIN_BYTES_MAX: usize = 65_535 - 20 - 8;
 /// Segments that are tried first for `UDP_SEGMENT`; kernels before 6.10 take 64, later ones 128.

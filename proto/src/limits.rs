@@ -7,6 +7,13 @@ pub const LANES_MAX: u8 = 1 << LANE_BITS;
 /// Most workers of a data plane: each has a lane of its own.
 pub const WORKERS_MAX: u16 = LANES_MAX as u16;
 
+/// Most peers of a gateway.
+pub const PEERS_MAX: u16 = 16_384;
+/// Most ids of peers that a data plane tells apart: one that comes has an id that nobody had a moment ago.
+pub const PEER_IDS_MAX: u16 = 2 * PEERS_MAX;
+/// Most paths of a peer, and so most places where one can be looked for.
+pub const PATHS_MAX: usize = 8;
+
 /// Most selectors in one TS payload: the field has one byte (RFC 7296 §3.13).
 pub const SELECTORS_OF_PAYLOAD_MAX: usize = 255;
 /// Most selectors of one side of a Child SA, after both ends have narrowed.

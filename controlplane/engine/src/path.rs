@@ -259,7 +259,7 @@ impl Paths {
     }
 
     /// What was agreed with a peer; it is known from now on.
-    pub fn set_terms(&mut self, now: Instant, id: PeerId, terms: Terms) {
+    pub fn set_terms(&mut self, id: PeerId, terms: Terms) {
         let is_new = !self.peers.contains_key(&id);
         let peer = self.peers.entry(id).or_insert_with(|| PeerPaths::new(terms));
         if is_new || (peer.terms.echo, peer.terms.split) != (terms.echo, terms.split) {
@@ -274,7 +274,7 @@ impl Paths {
         }
         peer.terms = terms;
         self.tell(id);
-        self.set_timer(now, id);
+        self.set_timer(id);
     }
 
     /// From where a peer may come that we look for at these addresses. What it uses already stays.
@@ -294,7 +294,7 @@ impl Paths {
             peer.encapsulate = encapsulate;
             peer.latest = Some(path);
         }
-        self.use_path(now, id, path, Moves::Both);
+        self.use_path(id, path, Moves::Both);
         Ok(path)
     }
 
@@ -315,7 +315,7 @@ impl Paths {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.latest = Some(path);
         }
-        self.use_path(now, id, path, Moves::Both);
+        self.use_path(id, path, Moves::Both);
         Ok(())
     }
 
@@ -348,7 +348,7 @@ impl Paths {
             if entry.mtu.answered(now, echo, rtt) {
                 entry.heard = now;
                 self.tell(id);
-                return self.set_timer(now, id);
+                return self.set_timer(id);
             }
             let asked = matches!(entry.proof, Proof::Waits { echo: Some(asked), .. } if asked == echo);
             if asked && entry.hop.remote == hop.remote {
@@ -363,7 +363,7 @@ impl Paths {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if let Some(entry) = peer.esp.and_then(|path| peer.get_mut(path)) {
             entry.mtu.is_active(now);
-            self.set_timer(now, id);
+            self.set_timer(id);
         }
     }
 
@@ -380,7 +380,7 @@ impl Paths {
         }
         if leads_there {
             self.tell(id);
-            self.set_timer(now, id);
+            self.set_timer(id);
         }
         leads_there
     }
@@ -418,7 +418,7 @@ impl Paths {
             self.measure(now, id, random);
             self.try_next(now, id);
             self.tell(id);
-            self.set_timer(now, id);
+            self.set_timer(id);
         }
         self.take_looks(now);
     }
@@ -503,7 +503,7 @@ impl Paths {
         Ok(path)
     }
 
-    fn use_path(&mut self, now: Instant, id: PeerId, path: PathId, moves: Moves) {
+    fn use_path(&mut self, id: PeerId, path: PathId, moves: Moves) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if moves == Moves::Both {
             peer.ike = Some(path);
@@ -520,7 +520,7 @@ impl Paths {
         if moved {
             self.events.push_back(PathEvent::Use { peer: id, path });
         }
-        self.set_timer(now, id);
+        self.set_timer(id);
     }
 
     /// Tells the data plane what it does not know yet: the paths that are used, and those on which an echo is to be sent.
@@ -545,7 +545,7 @@ impl Paths {
         }
     }
 
-    fn set_timer(&mut self, _now: Instant, id: PeerId) {
+    fn set_timer(&mut self, id: PeerId) {
         let at = self.peers.get(&id).and_then(PeerPaths::deadline);
         self.timers.set(id, at);
     }

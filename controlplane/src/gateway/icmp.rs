@@ -23,6 +23,9 @@ const SHARE: u32 = 32;
 /// More than a router quotes (RFC 1812 §4.3.2.3: 576 bytes; RFC 4443 §2.4: 1280).
 const MESSAGE_MAX: usize = 2048;
 
+/// Reads a message about a packet from our port.
+type Read = fn(&[u8], u16) -> Option<TooBig>;
+
 /// The sockets, as far as they are open.
 pub struct Icmp {
     port: u16,
@@ -81,7 +84,7 @@ impl Icmp {
             (self.left, self.filled) = (RATE, Instant::now());
         }
         let mut buffer = [0; MESSAGE_MAX];
-        let kinds: [(_, fn(&[u8], u16) -> Option<TooBig>); 2] = [(&self.v4, too_big::of_ipv4), (&self.v6, too_big::of_ipv6)];
+        let kinds: [(_, Read); 2] = [(&self.v4, too_big::of_ipv4), (&self.v6, too_big::of_ipv6)];
         for (socket, read) in kinds {
             let Some(socket) = socket else { continue };
             for _ in 0..SHARE.min(self.left) {

@@ -4,8 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::codec::{DecodeError, Reader, Writer};
 
-/// Most paths of a peer.
-pub const PATHS_MAX: usize = 8;
+pub use crate::limits::PATHS_MAX;
 
 /// A path of a peer: 0 to [`PATHS_MAX`] − 1. It means nothing to the peer, nor beside the peer that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -24,7 +24,7 @@ pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     let (peer, paths) = (session.peer, &mut ctx.shared.paths);
     let local_fixed = session.config.local.is_some_and(|local| !local.ip().is_unspecified());
     let terms = Terms { echo: facts.features.echo, split: facts.features.split, ike: true, follow, local_fixed };
-    paths.set_terms(ctx.now.instant, peer, terms);
+    paths.set_terms(peer, terms);
     paths.set_encapsulate(peer, facts.nat.is_between());
     let endpoints = ctx.shared.peers.get(&peer).map(super::context::Peer::endpoints).unwrap_or_default();
     paths.set_origin(peer, session.config.from.clone(), endpoints);

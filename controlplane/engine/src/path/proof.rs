@@ -46,7 +46,7 @@ impl Paths {
         match known {
             Some(path) if peer.is_fresh(path, now) => {
                 peer.latest = Some(path);
-                self.use_path(now, id, path, moves);
+                self.use_path(id, path, moves);
                 return Ok(());
             }
             Some(path) if peer.get(path).is_some_and(|entry| !entry.is_proven()) => {
@@ -70,7 +70,7 @@ impl Paths {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.latest = Some(path);
         }
-        self.set_timer(now, id);
+        self.set_timer(id);
         Ok(())
     }
 
@@ -89,25 +89,25 @@ impl Paths {
             let Ok(path) = self.enter(now, id, hop, waits, 0) else { continue };
             tried.extend(self.peers.get(&id).and_then(|peer| peer.get(path)).map(|entry| entry.hop));
         }
-        self.set_timer(now, id);
+        self.set_timer(id);
         tried
     }
 
     /// An IKE request that was sent this way was answered from there. Gives whether that is news: something may have moved.
     pub(crate) fn answered(&mut self, now: Instant, id: PeerId, hop: Hop) -> bool {
         let Some(path) = self.find(id, hop) else { return false };
-        self.prove(now, id, path) || self.found_elsewhere(now, id, path)
+        self.prove(now, id, path) || self.found_elsewhere(id, path)
     }
 
     /// It was answered from a path that was proven before, not from the one that IKE goes by, where nothing came back: IKE goes on
     /// there, too.
-    fn found_elsewhere(&mut self, now: Instant, id: PeerId, path: PathId) -> bool {
+    fn found_elsewhere(&mut self, id: PeerId, path: PathId) -> bool {
         let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.ike.is_some_and(|used| used != path)) else { return false };
         peer.latest = Some(path);
         if peer.terms.follow == Follow::Nothing {
             self.wishes.push_back(Wish::Moved { peer: id });
         }
-        self.use_path(now, id, path, Moves::Both);
+        self.use_path(id, path, Moves::Both);
         true
     }
 
@@ -142,9 +142,9 @@ impl Paths {
             if peer.terms.follow == Follow::Nothing && peer.ike != Some(path) {
                 self.wishes.push_back(Wish::Moved { peer: id });
             }
-            self.use_path(now, id, path, moves);
+            self.use_path(id, path, moves);
         }
-        self.set_timer(now, id);
+        self.set_timer(id);
         true
     }
 

@@ -101,7 +101,7 @@ impl Paths {
                 self.look_again(now, id);
             }
             self.tell(id);
-            self.set_timer(now, id);
+            self.set_timer(id);
             left = left.saturating_sub(if look == Look::All { looked + ALL_COSTS } else { looked.max(1) });
         }
         self.looks.last = Some(now);
@@ -224,7 +224,7 @@ mod tests {
         machine.has(steps[0]);
         let mut paths = Paths::new(Box::new(machine.clone()));
         let terms = Terms { echo: false, split: false, ike: true, follow: Follow::Both, local_fixed: false };
-        paths.set_terms(instant(), PEER, terms);
+        paths.set_terms(PEER, terms);
         let hop = Hop::new(format!("{at}:4500").parse().unwrap(), "198.51.100.1:4500".parse().unwrap());
         paths.establish(instant(), PEER, hop, true).unwrap();
         let mut now = instant();
@@ -265,7 +265,7 @@ mod tests {
 
     /// A peer with so many paths on it, each on an address of its own.
     fn with_paths(paths: &mut Paths, id: PeerId, number: u8) {
-        paths.set_terms(instant(), id, Terms { echo: false, split: false, ike: true, follow: Follow::Both, local_fixed: false });
+        paths.set_terms(id, Terms { echo: false, split: false, ike: true, follow: Follow::Both, local_fixed: false });
         for host in 0..number {
             let remote = SocketAddr::from(([198, 51, (id.0 % 200) as u8, host + 1], 4500));
             paths.establish(instant(), id, Hop::new("192.0.2.1:4500".parse().unwrap(), remote), true).unwrap();

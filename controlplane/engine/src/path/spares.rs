@@ -71,7 +71,7 @@ impl Paths {
     /// # Errors
     /// Nothing may go to any of them: why to the first.
     pub fn set_static(&mut self, now: Instant, id: PeerId, terms: Terms, hops: Vec<Hop>) -> Result<(), Unfit> {
-        self.set_terms(now, id, terms);
+        self.set_terms(id, terms);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         let used = peer.esp.and_then(|path| peer.get(path)).map(|entry| entry.hop);
         let stays = used.is_some_and(|used| hops.iter().any(|hop| is_there(hop, &used)));

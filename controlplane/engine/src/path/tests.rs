@@ -45,7 +45,7 @@ fn terms(echo: bool, ike: bool, follow: Follow) -> Terms {
 impl World {
     fn new(terms: Terms) -> World {
         let mut paths = Paths::new(Box::new(Routes::default()));
-        paths.set_terms(instant(), PEER, terms);
+        paths.set_terms(PEER, terms);
         paths.establish(instant(), PEER, hop(A), true).unwrap();
         World { paths, now: instant(), next: 1 }
     }
@@ -201,7 +201,7 @@ fn where_nothing_may_go_nothing_moves_whoever_says_so() {
     });
     let mut paths = Paths::new(Box::new(Routes(routes.into())));
     let now = instant();
-    paths.set_terms(now, PEER, terms(true, true, Follow::Both));
+    paths.set_terms(PEER, terms(true, true, Follow::Both));
     for (remote, why) in [(B, Unfit::ThroughTunnel), ("198.51.100.3:4500", Unfit::OwnAddress)] {
         assert_eq!(paths.establish(now, PEER, hop(remote), true), Err(why));
         assert_eq!(paths.candidate(now, PEER, hop(remote), Moves::Both, 100), Err(why));

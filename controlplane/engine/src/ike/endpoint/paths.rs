@@ -81,8 +81,8 @@ impl Endpoint {
     }
 
     /// What holds of a peer with a static key has changed, and where it is has not.
-    pub fn set_static_terms(&mut self, now: Now, peer: PeerId, terms: Terms) {
-        self.shared.paths.set_terms(now.instant, peer, terms);
+    pub fn set_static_terms(&mut self, peer: PeerId, terms: Terms) {
+        self.shared.paths.set_terms(peer, terms);
     }
 
     /// A peer with a static key is no more. The data plane forgets its paths with it.
