@@ -182,7 +182,7 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
     let view = Arc::new(View::new(desired.clone()));
     let key_log = open_key_log(config)?;
     let listeners = Listeners::open(&view, &sender).await?;
-    let underlay = Underlay::open(config).await;
+    let underlay = Underlay::open(config, view.port500.clone()).await;
     let mut gateway = Gateway {
         desired: desired.clone(),
         view,

@@ -251,15 +251,16 @@ impl Ike {
                 self.first.extend(self.sas.adopt_selectors(*id, child.id, child.inbound, &child.selectors));
             }
         }
-        self.tell_ike_sas();
+        self.tell_known();
         if restored.ike_sas + restored.forgotten > 0 {
             tracing::info!("IKE SAs: {} go on, {} forgotten", restored.ike_sas, restored.forgotten);
         }
     }
 
-    /// Tells a data plane whose knowledge is another's, or none, of which IKE SAs messages come up first.
-    fn tell_ike_sas(&mut self) {
-        self.first.push((0, Command::IkeSasClear));
+    /// Tells a data plane whose knowledge is another's, or none, whose messages come up first.
+    fn tell_known(&mut self) {
+        self.first.push((0, Command::IkeKnownClear));
+        self.first.extend(self.endpoint.known_addresses().map(|address| (0, Command::IkeAddressAdd { address })));
         let peers = self.places.keys().filter_map(|id| self.endpoint.status(*id));
         self.first.extend(peers.flat_map(|status| status.ike).map(|ike| sas::know(&ike.spis)));
     }
@@ -292,7 +293,7 @@ impl Ike {
     pub fn data_plane_restarted(&mut self) {
         self.first = self.sas.clear();
         self.endpoint.data_plane_restarted(now());
-        self.tell_ike_sas();
+        self.tell_known();
     }
 
     /// Connects to the peers to which we go.

@@ -18,7 +18,7 @@ use prometheus::proto::{Bucket, Counter, Gauge as GaugeValue, Histogram, LabelPa
 use prometheus::{Registry, TextEncoder};
 
 use crate::desired::Source;
-use crate::numbers::{Numbers, WorkerNumbers};
+use crate::numbers::{Numbers, SocketNumbers, WorkerNumbers};
 use crate::view::View;
 
 /// Upper bounds of the latency histograms, in seconds: from below the fastest path to where TCP gives up hoping.
@@ -62,7 +62,7 @@ impl Collector for Gateway {
         let numbers = self.view.numbers();
         let mut families = counts(&numbers);
         families.extend(gauges(&numbers));
-        families.push(drops(&numbers));
+        families.push(drops(&numbers, &self.view.port500));
         families.push(latencies(&numbers));
         families.extend(self.gateway());
         families.extend(self.health());
@@ -149,13 +149,15 @@ fn gauges(numbers: &Numbers) -> Vec<MetricFamily> {
     Gauge::ALL.iter().map(one).collect()
 }
 
-fn drops(numbers: &Numbers) -> MetricFamily {
-    let one = |(id, worker): (String, &WorkerNumbers)| -> Vec<Metric> {
-        let reasons = Drop::ALL.iter();
-        reasons.map(|reason| counter(&[("reason", reason.label()), ("worker", &id)], worker.drop(*reason))).collect()
+/// What the workers have dropped, and the control plane on port 500 of UDP.
+fn drops(numbers: &Numbers, port500: &SocketNumbers) -> MetricFamily {
+    let all = |id: &str, of: &dyn Fn(Drop) -> u64| -> Vec<Metric> {
+        Drop::ALL.iter().map(|why| counter(&[("reason", why.label()), ("worker", id)], of(*why))).collect()
     };
-    let help = "Packets dropped, by reason; adit status says what each reason means.";
-    family(MetricType::COUNTER, "adit_drops_total", help, each_worker(numbers).flat_map(one).collect())
+    let workers = each_worker(numbers).flat_map(|(id, worker)| all(&id, &|why| worker.drop(why)));
+    let metrics = workers.chain(all("port500", &|why| port500.dropped(why))).collect();
+    let help = "Packets dropped, by reason, of each worker and on UDP port 500; adit status says what each reason means.";
+    family(MetricType::COUNTER, "adit_drops_total", help, metrics)
 }
 
 fn latencies(numbers: &Numbers) -> MetricFamily {
@@ -284,6 +286,12 @@ impl Gateway {
                 "adit_info",
                 "What the data plane is and runs on; the value is always 1.",
                 planes.collect(),
+            ),
+            family(
+                MetricType::COUNTER,
+                "adit_port500_datagrams_total",
+                "Datagrams of IKE that came to UDP port 500 and were let through.",
+                vec![counter(&[], view.port500.received_so_far())],
             ),
             family(
                 MetricType::COUNTER,

@@ -2,6 +2,7 @@
 //! counted when they died. What went through SAs is added up by [`crate::meter`].
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use adit_channel::Master;
 use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
@@ -12,6 +13,44 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::api::types::Volume;
 use crate::meter::Gone;
+
+/// The numbers of a socket of this process.
+#[derive(Debug)]
+pub struct SocketNumbers {
+    received: AtomicU64,
+    drops: [AtomicU64; Drop::COUNT],
+}
+
+impl Default for SocketNumbers {
+    fn default() -> SocketNumbers {
+        SocketNumbers { received: AtomicU64::new(0), drops: std::array::from_fn(|_| AtomicU64::new(0)) }
+    }
+}
+
+impl SocketNumbers {
+    /// So many datagrams were taken.
+    pub fn received(&self, count: u64) {
+        self.received.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// So many were dropped.
+    pub fn count_drop(&self, why: Drop, count: u64) {
+        self.drops[why as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn received_so_far(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub fn dropped(&self, why: Drop) -> u64 {
+        self.drops[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// What was taken and what was dropped.
+    pub fn all(&self) -> u64 {
+        self.received_so_far() + Drop::ALL.iter().map(|why| self.dropped(*why)).sum::<u64>()
+    }
+}
 
 /// The numbers of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use adit_proto::control::{PathId, PeerTag};
 use crate::desired::Desired;
 use crate::ike::report::Report;
 use crate::meter::Meter;
-use crate::numbers::{Archive, Numbers, Peers};
+use crate::numbers::{Archive, Numbers, Peers, SocketNumbers};
 
 /// The data plane that is attached.
 #[derive(Debug)]
@@ -63,6 +63,8 @@ pub struct View {
     /// What routers said of packets that were too big, by whether it quotes an SPI that lives.
     pub believed_icmp: AtomicU64,
     pub ignored_icmp: AtomicU64,
+    /// What came to UDP port 500.
+    pub port500: Arc<SocketNumbers>,
     started: Instant,
     planes: Mutex<Planes>,
     ike: Mutex<Arc<Report>>,
@@ -84,6 +86,7 @@ impl View {
             ignored_other: AtomicU64::new(0),
             believed_icmp: AtomicU64::new(0),
             ignored_icmp: AtomicU64::new(0),
+            port500: Arc::default(),
             started: Instant::now(),
             planes: Mutex::new(Planes::default()),
             ike: Mutex::new(Arc::default()),

@@ -42,15 +42,9 @@ pub const TAKEOVER_BYTES_PER_TURN: usize = 64 * 1024;
 pub const COMMANDS_PER_TURN: usize = 16;
 /// Datagrams of the control plane sent in one turn.
 pub const INJECTS_PER_TURN: usize = 8;
-/// Messages of IKE SAs that there are which a worker hands up in a second, whatever strangers send.
-pub const KNOWN_IKE_PER_S: u32 = 5000;
-/// Messages of IKE strangers that a worker hands up in a second: thousands of handshakes, and no flood takes the control plane's
-/// processor.
-pub const STRANGERS_PER_S: u32 = 3000;
-/// And of those, what one network may have.
-pub const STRANGERS_PER_NETWORK_S: u32 = 500;
 /// STUN messages that a worker hands up in a second.
 pub const STUN_PER_S: u32 = 500;
+pub use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
 /// Hand-off batches taken from other workers in one turn.
 pub const TAKEOVERS_PER_TURN: usize = 16;
 /// Longest outer packet of a sealed echo, in bytes: what the largest usual frames carry.

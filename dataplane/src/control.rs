@@ -53,15 +53,11 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             state.fdb.share_among(state.tables.peer_count());
             Ok(())
         }
-        Command::IkeSaAdd { initiator, responder } => state.punts.know(initiator, responder),
-        Command::IkeSaRemove { initiator, responder } => {
-            state.punts.forget(initiator, responder);
-            Ok(())
-        }
-        Command::IkeSasClear => {
-            state.punts.forget_all();
-            Ok(())
-        }
+        Command::IkeSaAdd { .. }
+        | Command::IkeSaRemove { .. }
+        | Command::IkeAddressAdd { .. }
+        | Command::IkeAddressRemove { .. }
+        | Command::IkeKnownClear => state.punts.apply(command).unwrap_or(Ok(())),
         Command::Echo { peer, path, id, size, answer } => {
             let now_ns = state.now_ns();
             state.echoes.request(&Asked { peer, path, id, size, answer }, now_ns, &mut state.tables, env)

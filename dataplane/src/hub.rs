@@ -18,9 +18,9 @@ use adit_proto::stats::{Count, Gauge};
 use crate::config::WORKERS_MAX;
 use crate::forward::{HERE, Learned, Route};
 use crate::handover::MacUpdate;
-use crate::rate_limit::RateLimit;
 use crate::sa::Tables;
 use crate::state::{Environment, State};
+use adit_proto::rate_limit::RateLimit;
 
 /// Frames for all that are remembered; one that comes to the place of another takes it.
 const RECENT: usize = 1024;

@@ -27,7 +27,6 @@ pub mod path;
 pub mod policy;
 pub mod pool;
 pub mod punt;
-pub mod rate_limit;
 pub mod registry;
 pub mod sa;
 pub mod seal;

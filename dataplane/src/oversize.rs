@@ -16,10 +16,10 @@ use std::hash::{BuildHasher, RandomState};
 
 use adit_proto::control::Mode;
 
-use crate::rate_limit::RateLimit;
 use crate::tap::headers::{self, be16};
 use crate::tap::split::Plan;
 use crate::tap::vnet::VnetHeader;
+use adit_proto::rate_limit::RateLimit;
 
 /// ICMP messages that a worker sends in a second, and before that in a burst.
 pub const ANSWERS_PER_S: u32 = 1000;

@@ -14,8 +14,8 @@ use adit_proto::replay::Window;
 use crate::config::ECHOES_PER_S;
 use crate::join::Joiner;
 use crate::path::{NO_SLOT, Path, Paths};
-use crate::rate_limit::RateLimit;
 use crate::udp::Arrival;
+use adit_proto::rate_limit::RateLimit;
 
 /// What this worker needs to seal to one peer.
 pub struct OutboundSa {

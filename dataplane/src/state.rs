@@ -8,7 +8,6 @@ use adit_channel::Port;
 use adit_proto::class::Dscp;
 use adit_proto::control::Mode;
 use adit_proto::esp::{self, Header};
-use adit_proto::limits::IKE_SAS_OF_PEER_MAX;
 use adit_proto::stats::{Count, Gauge};
 
 use crate::config::Config;
@@ -20,12 +19,12 @@ use crate::io::Descriptors;
 use crate::oversize::{ADVICE_PER_SENDER_S, ANSWERS_PER_SENDER_S, Answers};
 use crate::policy::PolicyTable;
 use crate::punt::Punts;
-use crate::rate_limit::RateLimit;
 use crate::registry::Registry;
 use crate::sa::Tables;
 use crate::tap::TapQueue;
 use crate::udp::UdpSocket;
 use adit_esp::aead::Backend;
+use adit_proto::rate_limit::RateLimit;
 
 /// How often trains are tried again with peers to which none could go, in seconds.
 const RETRY_TRAINS_S: u32 = 60;
@@ -105,7 +104,7 @@ impl State {
             answers: Answers::new(ANSWERS_PER_SENDER_S),
             advice: Answers::new(ADVICE_PER_SENDER_S),
             echoes: Echoes::default(),
-            punts: Punts::new(IKE_SAS_OF_PEER_MAX * usize::from(config.max_peers)),
+            punts: Punts::new(config.max_peers.into()),
             now_s: 0,
             turn_ns: 0,
             clock,

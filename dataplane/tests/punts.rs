@@ -84,7 +84,7 @@ fn messages_of_known_ike_sas_pass_while_strangers_and_junk_flood() {
         assert_eq!(bed.dropped(Drop::BadIke), 200 * PER_TRAIN as u64, "junk is charged to nobody");
         assert!(bed.dropped(Drop::PuntNetworkLimit) > 0 && !taken.contains(&junk.to_vec()));
         // One that is gone is strange.
-        bed.command(0, &Command::IkeSasClear);
+        bed.command(0, &Command::IkeKnownClear);
         let limited = bed.dropped(Drop::PuntNetworkLimit);
         bed.send_train(&known.repeat(PER_TRAIN), known.len());
         eventually("it is limited", || bed.dropped(Drop::PuntNetworkLimit) > limited);

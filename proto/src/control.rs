@@ -216,8 +216,16 @@ pub enum Command {
         initiator: IkeSpi,
         responder: IkeSpi,
     },
-    /// All of them, for instance those of a control plane that is gone.
-    IkeSasClear,
+    /// Messages from this address go up before those of strangers: a peer is looked for there, or has proven itself from there. With port 0
+    /// from all of it. Goes to worker 0.
+    IkeAddressAdd {
+        address: SocketAddr,
+    },
+    IkeAddressRemove {
+        address: SocketAddr,
+    },
+    /// All IKE SAs and addresses, for instance those of a control plane that is gone.
+    IkeKnownClear,
     /// Removes a peer, its paths, its Child SAs, its learned addresses and its selectors. Goes to every worker.
     PeerRemove {
         peer: PeerId,
@@ -321,6 +329,8 @@ pub enum Refusal {
     NoSuchChild = 15,
     /// The peer has as many Child SAs as it may, or they as many selectors.
     ChildrenFull = 16,
+    /// The table of known addresses is full: messages from this one go up with those of strangers.
+    IkeAddressesFull = 17,
 }
 
 /// What a worker reports.

@@ -3,7 +3,8 @@
 //! Pure: no I/O, no clock, no allocation on the packet path. Every parser is total: any bytes give a value or a named error.
 //!
 //! In the order in which a datagram meets them: [`demux`] (what is it), [`esp`] (whose is it), [`replay`] (is it new),
-//! [`etherip`], [`packet`], [`half`] and [`echo`] (what does it carry), [`class`] (how is it to be served). The key exchange: [`ike`]. Between the planes: [`control`]
+//! [`etherip`], [`packet`], [`half`] and [`echo`] (what does it carry), [`class`] (how is it to be served). The key exchange: [`ike`], and
+//! [`screen`] in front of it ([`rate_limit`]: how much of something). Between the planes: [`control`]
 //! (commands and events), [`stats`] (counters), [`histogram`] (latency buckets). Numbers on which all agree: [`limits`].
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,8 @@ pub mod histogram;
 pub mod ike;
 pub mod limits;
 pub mod packet;
+pub mod rate_limit;
 pub mod replay;
+pub mod screen;
 pub mod stats;
 pub mod suite;

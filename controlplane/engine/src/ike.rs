@@ -5,7 +5,7 @@
 //! # The way of a message
 //! | file | does |
 //! |---|---|
-//! | `endpoint` | which IKE SA; unauthenticated initiators (`endpoint/half_open`, `admission`: cookies, limits); what one IKE SA means for the others (`endpoint/lifecycle`); commands |
+//! | `endpoint` | which IKE SA; unauthenticated initiators (`endpoint/half_open`, `admission`: cookies, limits; `known`: who is no stranger); what one IKE SA means for the others (`endpoint/lifecycle`); commands |
 //! | `sa` | is it ours; `wire`: is it new, authentic and whole, and what is sent again: `window` (message ids, retransmission), `protect` (seal, open), `fragment`, `parts` |
 //! | `negotiation` | before it is established: what the three exchanges of it make is sent |
 //! | `sa_init` | algorithms, first key exchange, NAT detection: `negotiate`, `nat`, `directory` (who may it be), `vendor` |
@@ -80,6 +80,7 @@ mod install;
 mod install_backoff;
 mod intermediate;
 mod key_log;
+mod known;
 mod lifetimes;
 mod limits;
 mod mobike;

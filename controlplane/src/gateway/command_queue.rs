@@ -93,7 +93,9 @@ fn describe(command: &Command) -> String {
         }
         Command::IkeSaAdd { .. } => "know an IKE SA".to_owned(),
         Command::IkeSaRemove { .. } => "forget an IKE SA".to_owned(),
-        Command::IkeSasClear => "forget all IKE SAs".to_owned(),
+        Command::IkeAddressAdd { address } => format!("know the address {address}"),
+        Command::IkeAddressRemove { address } => format!("forget the address {address}"),
+        Command::IkeKnownClear => "forget all IKE SAs and addresses".to_owned(),
         Command::PathUse { peer, path } => format!("use path {} of peer {}", path.index(), peer.0),
         Command::PathRemove { peer, path } => format!("remove path {} of peer {}", path.index(), peer.0),
         Command::PeerRemove { peer } => format!("remove peer {}", peer.0),
@@ -134,5 +136,6 @@ fn reason(why: Refusal) -> &'static str {
         Refusal::WrongMode => "it runs in the other mode",
         Refusal::NoSuchPath => "the peer has no such path",
         Refusal::IkeSasFull => "its table of IKE SAs is full",
+        Refusal::IkeAddressesFull => "its table of known addresses is full",
     }
 }

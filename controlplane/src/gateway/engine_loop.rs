@@ -52,6 +52,7 @@ impl Gateway {
             self.view.count_sas();
             self.vault.sas_go();
         }
+        commands.iter().for_each(|(_, command)| self.underlay.port500.note(command));
         plane.command_queue.extend(commands);
         let news = ike.news();
         if let Some(files) = &mut self.key_log {

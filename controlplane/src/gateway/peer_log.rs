@@ -75,7 +75,7 @@ impl PeerLog {
                     tracing::warn!("{line}");
                 }
             }
-            Event::KeyLog(_) => {}
+            Event::Address { .. } | Event::KeyLog(_) => {}
         }
     }
 

@@ -1,35 +1,39 @@
 //! UDP port 500, on which IKE begins without NAT traversal, for peers that know no other one. Everything else goes through the
 //! port that the data plane owns.
 //!
-//! Nothing here is known of who sends, so that no more is taken than so many datagrams in a second. The rest waits in the socket,
-//! and is lost there.
+//! What comes is taken by a task of its own ([`receiver`]), which judges it as a worker does on the port of the data.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsRawFd, RawFd};
-use std::time::{Duration, Instant};
+mod receiver;
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use adit_engine::path::{Arrival, Hop, IKE_PORT};
+use adit_proto::control::Command;
 use nix::libc;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use self::receiver::{Datagram, Gate, Receiver};
+use crate::numbers::SocketNumbers;
 
 use crate::config::endpoint::PORT_DEFAULT;
 use crate::config::{Config, Peer};
 use crate::reconcile::rule;
 
-/// Longest datagram of IKE that is taken here.
-const DATAGRAM_MAX: usize = 65_536;
-/// Datagrams per second.
-const RATE: u32 = 1000;
 /// Datagrams taken in one turn of the loop.
-const SHARE: u32 = 64;
+const SHARE: usize = 64;
+/// Receive buffer in bytes, as far as the machine allows it: a tenth of a second of a flood of short datagrams.
+const BUFFER: usize = 4 << 20;
 
 /// The port as the configuration wants it: open, or tried again.
-#[derive(Default)]
 pub struct Port500 {
+    gate: Gate,
+    /// Taken when it was ready, and not looked at yet.
+    first: Option<Datagram>,
     open: Option<Open>,
     /// Where it is open, or should be.
     address: Option<SocketAddr>,
@@ -39,15 +43,22 @@ pub struct Port500 {
 
 /// The socket.
 struct Open {
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     is_ipv6: bool,
-    buffer: Box<[u8]>,
-    /// Datagrams that may be taken now.
-    left: u32,
-    filled: Instant,
+    receiver: Receiver,
 }
 
 impl Port500 {
+    /// One that is not open yet, for so many peers.
+    pub fn new(peers: usize, numbers: Arc<SocketNumbers>) -> Port500 {
+        Port500 { gate: Gate::new(peers, numbers), first: None, open: None, address: None, complaint: None }
+    }
+
+    /// The data plane is told whose messages come first; it is the same here.
+    pub fn note(&self, command: &Command) {
+        self.gate.note(command);
+    }
+
     /// Opens it where it makes sense and is free, and closes it where it makes none. What cannot be done is said once.
     pub async fn keep(&mut self, config: &Config) {
         // Who begins at 500 goes on at 4500 (RFC 7296 §2.23).
@@ -56,10 +67,10 @@ impl Port500 {
         let used = by_ike.any(|peer| config.listen.port() == PORT_DEFAULT || begins_here(peer));
         let address = used.then(|| SocketAddr::new(config.listen.ip(), IKE_PORT));
         if self.address != address {
-            *self = Port500 { address, ..Port500::default() };
+            (self.address, self.first, self.open, self.complaint) = (address, None, None, None);
         }
         let Some(address) = self.address.filter(|_| self.open.is_none()) else { return };
-        match Open::bind(address).and_then(Open::mark) {
+        match Open::bind(address, self.gate.clone()).and_then(Open::mark) {
             Ok(open) => {
                 if self.complaint.take().is_some() {
                     tracing::info!("UDP {address} is open");
@@ -85,18 +96,22 @@ impl Port500 {
     }
 
     /// Waits until something can be taken; for ever, while it is not open.
-    pub async fn ready(&self) {
-        match &self.open {
-            Some(open) => open.ready().await,
-            None => std::future::pending().await,
+    pub async fn ready(&mut self) {
+        if self.first.is_some() {
+            return;
         }
+        // The task ends with the socket alone.
+        self.first = match &mut self.open {
+            Some(open) => open.receiver.datagrams.recv().await,
+            None => std::future::pending().await,
+        };
     }
 
     /// Takes what has come, no more than a share of it.
-    pub fn take(&mut self, each: impl FnMut(Arrival, &[u8])) {
-        if let Some(open) = &mut self.open {
-            open.take(each);
-        }
+    pub fn take(&mut self, mut each: impl FnMut(Arrival, &[u8])) {
+        let open = &mut self.open;
+        let waiting = std::iter::from_fn(|| open.as_mut()?.receiver.datagrams.try_recv().ok());
+        self.first.take().into_iter().chain(waiting).take(SHARE).for_each(|(came, datagram)| each(came, &datagram));
     }
 
     /// Sends a datagram. One that is lost, or for which it is not open, is sent again.
@@ -109,7 +124,7 @@ impl Port500 {
 
 impl Open {
     /// Datagrams come with the address and interface that they were sent to, so that answers leave from there.
-    fn bind(address: SocketAddr) -> io::Result<Open> {
+    fn bind(address: SocketAddr, gate: Gate) -> io::Result<Open> {
         let socket = std::net::UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
         let is_ipv6 = address.is_ipv6();
@@ -119,41 +134,20 @@ impl Open {
         } else {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
-        let buffer = vec![0; DATAGRAM_MAX].into_boxed_slice();
-        Ok(Open { socket: UdpSocket::from_std(socket)?, is_ipv6, buffer, left: RATE, filled: Instant::now() })
+        setsockopt(&socket, sockopt::RxqOvfl, &1)?;
+        // With CAP_NET_ADMIN beyond net.core.rmem_max; without, up to it. It works with less.
+        if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
+            let _ = SockRef::from(&socket).set_recv_buffer_size(BUFFER);
+        }
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
+        let receiver = Receiver::start(socket.clone(), gate);
+        Ok(Open { socket, is_ipv6, receiver })
     }
 
     /// What it sends must not go into a full tunnel.
     fn mark(self) -> io::Result<Open> {
-        SockRef::from(&self.socket).set_mark(rule::MARK)?;
+        SockRef::from(&*self.socket).set_mark(rule::MARK)?;
         Ok(self)
-    }
-
-    /// Waits until something can be taken.
-    async fn ready(&self) {
-        if self.left == 0 {
-            tokio::time::sleep_until((self.filled + Duration::from_secs(1)).into()).await;
-        }
-        // An error is found by who reads.
-        let _ = self.socket.readable().await;
-    }
-
-    /// Takes what has come, no more than a share of it.
-    fn take(&mut self, mut each: impl FnMut(Arrival, &[u8])) {
-        if self.filled.elapsed() >= Duration::from_secs(1) {
-            (self.left, self.filled) = (RATE, Instant::now());
-        }
-        for _ in 0..SHARE.min(self.left) {
-            self.left -= 1;
-            let (socket, buffer) = (&self.socket, &mut self.buffer);
-            match socket.try_io(Interest::READABLE, || receive(socket.as_raw_fd(), buffer)) {
-                Ok(Some((came, length))) => each(came, &self.buffer[..length]),
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // What ICMP said of an earlier datagram of ours.
-                Err(_) => {}
-            }
-        }
     }
 
     /// Sends a datagram, from the address that the hop says. A lost one is sent again. What is longer than the kernel knows of the way
@@ -185,61 +179,55 @@ impl Open {
     }
 }
 
-/// Takes one datagram, and where it came from and to. `None` for one of which the kernel does not say that.
-fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<Option<(Arrival, usize)>> {
-    let mut control = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
-    let mut parts = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
-    let from = message.address.and_then(|from| {
-        let v4 = from.as_sockaddr_in().map(|from| SocketAddr::from((from.ip(), from.port())));
-        v4.or_else(|| from.as_sockaddr_in6().map(|from| SocketAddr::from(std::net::SocketAddrV6::from(*from))))
-    });
-    let to = message.cmsgs()?.find_map(|one| match one {
-        ControlMessageOwned::Ipv4PacketInfo(info) => {
-            let address = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
-            Some((IpAddr::V4(address), info.ipi_ifindex as u32))
-        }
-        ControlMessageOwned::Ipv6PacketInfo(info) => {
-            Some((Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical(), info.ipi6_ifindex))
-        }
-        _ => None,
-    });
-    let (Some(from), Some((address, interface))) = (from, to) else { return Ok(None) };
-    let local = SocketAddr::new(address, IKE_PORT);
-    Ok(Some((Arrival { interface, ..Arrival::new(local, canonical(from)) }, message.bytes)))
-}
-
-/// The address of an IPv4 host that an IPv6 socket names in its own way.
-fn canonical(from: SocketAddr) -> SocketAddr {
-    match from {
-        SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => SocketAddr::new(from.ip().to_canonical(), from.port()),
-        _ => from,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use adit_proto::ike::IkeSpi;
+    use adit_proto::stats::Drop;
+
     use super::*;
 
-    async fn port500(listen: &str) -> (Open, SocketAddr) {
-        let open = Open::bind(listen.parse().unwrap()).unwrap();
+    fn port500(listen: &str) -> (Port500, SocketAddr) {
+        let mut port500 = Port500::new(1, Arc::default());
+        let open = Open::bind(listen.parse().unwrap(), port500.gate.clone()).unwrap();
         let address = open.socket.local_addr().unwrap();
-        (open, address)
+        port500.open = Some(open);
+        (port500, address)
+    }
+
+    /// A message of these SPIs with nothing in it.
+    fn message(initiator: u64, responder: u64) -> Vec<u8> {
+        let spis = [initiator.to_be_bytes(), responder.to_be_bytes()].concat();
+        [&spis[..], &[46, 0x20, 34, 8, 0, 0, 0, 0], &28u32.to_be_bytes()].concat()
+    }
+
+    /// Waits until as many as were sent are counted one way or the other; gives those that came.
+    async fn all(port500: &mut Port500, numbers: &SocketNumbers, sent: u64) -> Vec<(Arrival, Vec<u8>)> {
+        let mut came = Vec::new();
+        let done = async {
+            while numbers.all() < sent || port500.first.is_some() || came.len() < numbers.received_so_far() as usize {
+                let _ = tokio::time::timeout(Duration::from_millis(20), port500.ready()).await;
+                port500.take(|arrival, datagram| came.push((arrival, datagram.to_vec())));
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+        came
     }
 
     #[tokio::test]
     async fn what_came_to_an_address_is_answered_from_there_over_both_versions() {
         for (listen, to) in [("[::]:0", "127.0.0.9"), ("0.0.0.0:0", "127.0.0.9"), ("[::]:0", "::1")] {
-            let (mut port500, address) = port500(listen).await;
+            let (mut port500, address) = port500(listen);
             let to: IpAddr = to.parse().unwrap();
             let any = if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
             let peer = std::net::UdpSocket::bind(any).unwrap();
-            peer.send_to(b"question", (to, address.port())).unwrap();
+            peer.send_to(&message(1, 0), (to, address.port())).unwrap();
             port500.ready().await;
             let mut came = Vec::new();
             port500.take(|arrival, datagram| came.push((arrival, datagram.to_vec())));
             let (arrival, datagram) = came.pop().unwrap();
-            assert_eq!((arrival.remote, datagram), (peer.local_addr().unwrap(), b"question".to_vec()));
+            assert_eq!((arrival.remote, datagram), (peer.local_addr().unwrap(), message(1, 0)));
             assert_eq!((arrival.local.ip(), arrival.interface), (to, crate::resolve::index_of("lo").unwrap()));
             port500.send(&arrival.hop(), b"answer");
             peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -250,21 +238,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_is_taken_in_a_second_than_allowed() {
-        let (mut port500, address) = port500("127.0.0.1:0").await;
+    async fn who_is_known_comes_beside_strangers_and_junk_and_all_is_counted() {
+        let (mut port500, address) = port500("127.0.0.1:0");
+        let numbers = port500.gate.numbers();
+        port500.note(&Command::IkeSaAdd { initiator: IkeSpi(1), responder: IkeSpi(2) });
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        port500.left = 3;
-        for _ in 0..5 {
-            peer.send_to(b"x", address).unwrap();
+        let (mut sent, mut came) = (0, Vec::new());
+        for _ in 0..20 {
+            for kind in [vec![0; 28], message(1, 3), message(1, 2)] {
+                for _ in 0..50 {
+                    peer.send_to(&kind, address).unwrap();
+                    sent += 1;
+                }
+            }
+            came.extend(all(&mut port500, &numbers, sent).await);
         }
-        let mut came = 0;
-        port500.ready().await;
-        port500.take(|_, _| came += 1);
-        assert_eq!((came, port500.left), (3, 0));
-        let began = Instant::now();
-        port500.ready().await;
-        assert!(port500.filled.elapsed() >= Duration::from_secs(1) && began.elapsed() < Duration::from_secs(5));
-        port500.take(|_, _| came += 1);
-        assert_eq!(came, 5);
+        let lost = numbers.dropped(Drop::UdpOverflow);
+        assert_eq!(came.iter().filter(|(_, datagram)| *datagram == message(1, 2)).count() as u64 + lost, 1000);
+        assert_eq!((numbers.dropped(Drop::BadIke) + lost, numbers.dropped(Drop::PuntKnownLimit)), (1000, 0));
+        let strangers = came.iter().filter(|(_, datagram)| *datagram == message(1, 3)).count() as u64;
+        assert_eq!(strangers + numbers.dropped(Drop::PuntNetworkLimit) + lost, 1000);
+        assert!(numbers.dropped(Drop::PuntNetworkLimit) > 0);
+    }
+
+    #[tokio::test]
+    async fn what_the_sockets_queue_loses_is_counted() {
+        let (mut port500, address) = port500("127.0.0.1:0");
+        let numbers = port500.gate.numbers();
+        let open = port500.open.as_ref().unwrap();
+        SockRef::from(&*open.socket).set_recv_buffer_size(4096).unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        // The task that takes them does not run meanwhile. The kernel tells of what it lost with the next one.
+        for _ in 0..1000 {
+            peer.send_to(&[0; 28], address).unwrap();
+        }
+        let junk = || numbers.dropped(Drop::BadIke);
+        while junk() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        peer.send_to(&[0; 28], address).unwrap();
+        all(&mut port500, &numbers, 1001).await;
+        assert!(numbers.dropped(Drop::UdpOverflow) > 100, "{}", numbers.dropped(Drop::UdpOverflow));
+        assert_eq!(junk() + numbers.dropped(Drop::UdpOverflow), 1001);
     }
 }

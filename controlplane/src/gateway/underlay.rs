@@ -1,6 +1,7 @@
 //! The network around the gateway: what the kernel and routers say of it, what the names of endpoints stand for, and the port on which
 //! IKE may begin.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::icmp::Icmp;
@@ -8,6 +9,7 @@ use super::look::Look;
 use super::port500::Port500;
 use crate::config::Config;
 use crate::netlink::News;
+use crate::numbers::SocketNumbers;
 use crate::resolve::Resolver;
 
 /// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
@@ -30,8 +32,8 @@ pub(super) struct Underlay {
 
 impl Underlay {
     /// Begins to listen. Addresses may have changed while no control plane was there: they are looked at first.
-    pub(super) async fn open(config: &Config) -> Underlay {
-        let (port500, icmp) = (Port500::default(), Icmp::default());
+    pub(super) async fn open(config: &Config, port500: Arc<SocketNumbers>) -> Underlay {
+        let (port500, icmp) = (Port500::new(config.max_peers().into(), port500), Icmp::default());
         let mut underlay = Underlay { news: listen_to_kernel(), resolver: Resolver::default(), port500, icmp, look: Look::now() };
         underlay.keep(config).await;
         underlay

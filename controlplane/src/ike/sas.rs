@@ -223,6 +223,8 @@ impl Sas {
                 vec![(0, Command::IkeSaRemove { initiator: *initiator, responder: *responder })]
             }
             Event::Path(event) => self.path(event),
+            Event::Address { address, known: true } => vec![(0, Command::IkeAddressAdd { address: *address })],
+            Event::Address { address, known: false } => vec![(0, Command::IkeAddressRemove { address: *address })],
             Event::State { .. } | Event::ChildFailed { .. } | Event::Refused { .. } | Event::KeyLog(_) => Vec::new(),
         }
     }

@@ -19,7 +19,7 @@ use crate::desired::Desired;
 use crate::desired::static_key::WantedSa;
 use crate::ike::report::{ByIke, Report};
 use crate::meter::WorkerRates;
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, SocketNumbers};
 use crate::up;
 
 /// The peers of the configuration with their Child SAs, and the totals of these: what the API, metrics and `explain` stand on.
@@ -64,7 +64,7 @@ impl View {
             certificates: self.certificates(),
             peers: self.peers(&desired).into_iter().map(|one| one.peer).collect(),
             workers: self.workers(&numbers),
-            drops: drops(&numbers),
+            drops: drops(&numbers, &self.port500),
             latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
         }
     }
@@ -252,10 +252,10 @@ fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
     }
 }
 
-fn drops(numbers: &Numbers) -> Vec<types::Drop> {
-    let sums = Drop::ALL
-        .iter()
-        .map(|drop| (drop, numbers.workers.iter().fold(0u64, |sum, worker| sum.saturating_add(worker.drop(*drop)))));
+fn drops(numbers: &Numbers, port500: &SocketNumbers) -> Vec<types::Drop> {
+    let sums = Drop::ALL.iter().map(|drop| {
+        (drop, numbers.workers.iter().fold(port500.dropped(*drop), |sum, worker| sum.saturating_add(worker.drop(*drop))))
+    });
     let occurred = sums.filter(|(_, packets)| *packets > 0);
     occurred
         .map(|(drop, packets)| types::Drop { reason: drop.label().to_owned(), packets, meaning: drop.help().to_owned() })

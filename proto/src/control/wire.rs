@@ -33,11 +33,13 @@ mod command {
     pub const ECHO: u8 = 14;
     pub const IKE_SA_ADD: u8 = 15;
     pub const IKE_SA_REMOVE: u8 = 16;
-    pub const IKE_SAS_CLEAR: u8 = 17;
+    pub const IKE_KNOWN_CLEAR: u8 = 17;
     pub const CHILD_SET: u8 = 18;
     pub const CHILD_REMOVE: u8 = 19;
     pub const CHILD_SELECTOR_ADD: u8 = 20;
     pub const CHILD_SELECTOR_REMOVE: u8 = 21;
+    pub const IKE_ADDRESS_ADD: u8 = 22;
+    pub const IKE_ADDRESS_REMOVE: u8 = 23;
 }
 
 mod event {
@@ -71,7 +73,7 @@ impl Mode {
 }
 
 impl Refusal {
-    const ALL: [Refusal; 16] = [
+    const ALL: [Refusal; 17] = [
         Refusal::Malformed,
         Refusal::NoSuchPeer,
         Refusal::NoSuchSa,
@@ -88,6 +90,7 @@ impl Refusal {
         Refusal::IkeSasFull,
         Refusal::NoSuchChild,
         Refusal::ChildrenFull,
+        Refusal::IkeAddressesFull,
     ];
 }
 
@@ -218,8 +221,14 @@ impl Command {
             Command::IkeSaRemove { initiator, responder } => {
                 writer.u8(command::IKE_SA_REMOVE).u64(initiator.0).u64(responder.0);
             }
-            Command::IkeSasClear => {
-                writer.u8(command::IKE_SAS_CLEAR);
+            Command::IkeAddressAdd { address } => {
+                writer.u8(command::IKE_ADDRESS_ADD).addr(*address);
+            }
+            Command::IkeAddressRemove { address } => {
+                writer.u8(command::IKE_ADDRESS_REMOVE).addr(*address);
+            }
+            Command::IkeKnownClear => {
+                writer.u8(command::IKE_KNOWN_CLEAR);
             }
             Command::Echo { peer, path, id, size, answer } => {
                 path.write(writer.u8(command::ECHO).u16(peer.0));
@@ -288,7 +297,9 @@ impl Command {
             command::PATH_USE => Command::PathUse { peer: PeerId(reader.u16()?), path: PathId::read(&mut reader)? },
             command::IKE_SA_ADD => Command::IkeSaAdd { initiator: IkeSpi(reader.u64()?), responder: IkeSpi(reader.u64()?) },
             command::IKE_SA_REMOVE => Command::IkeSaRemove { initiator: IkeSpi(reader.u64()?), responder: IkeSpi(reader.u64()?) },
-            command::IKE_SAS_CLEAR => Command::IkeSasClear,
+            command::IKE_ADDRESS_ADD => Command::IkeAddressAdd { address: reader.addr()? },
+            command::IKE_ADDRESS_REMOVE => Command::IkeAddressRemove { address: reader.addr()? },
+            command::IKE_KNOWN_CLEAR => Command::IkeKnownClear,
             command::ECHO => Command::Echo {
                 peer: PeerId(reader.u16()?),
                 path: PathId::read(&mut reader)?,

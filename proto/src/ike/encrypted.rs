@@ -188,6 +188,25 @@ impl Unsealed {
         Unsealed::new(header, PayloadType::SK, first, &[], inner, iv)
     }
 
+    /// Pads it until the whole message has `len` bytes, as far as padding can (RFC 7296 §3.14: at most 255 bytes). For a message with
+    /// SK alone: fragments are never short.
+    #[must_use]
+    pub fn padded_to(mut self, len: usize) -> Unsealed {
+        let pad = u8::try_from(len.saturating_sub(self.message.len() + ICV_LEN)).unwrap_or(u8::MAX);
+        let longer = self.message.len() + usize::from(pad) + ICV_LEN;
+        if let Ok(length) = u16::try_from(longer) {
+            // The last byte so far is the pad length, none: the padding takes its place and it goes behind.
+            self.message.extend(std::iter::repeat_n(0, pad.into()));
+            if let Some(last) = self.message.last_mut() {
+                *last = pad;
+            }
+            self.message[LENGTH_AT..IKE_HEADER_LEN].copy_from_slice(&u32::from(length).to_be_bytes());
+            let payload = length - IKE_HEADER_LEN as u16;
+            self.message[IKE_HEADER_LEN + 2..IKE_HEADER_LEN + PAYLOAD_HEADER_LEN].copy_from_slice(&payload.to_be_bytes());
+        }
+        self
+    }
+
     /// A message whose only payload is SKF, with one of the `parts` that [`fragments`] makes. Every one needs an IV of its own.
     ///
     /// # Errors

@@ -83,6 +83,7 @@ impl DataPlane {
             | Event::IkeDown { .. }
             | Event::ChildFailed { .. }
             | Event::Refused { .. }
+            | Event::Address { .. }
             | Event::KeyLog(_) => {}
         }
     }

@@ -95,6 +95,7 @@ impl DataPlane {
             | Event::IkeDown { .. }
             | Event::ChildFailed { .. }
             | Event::Refused { .. }
+            | Event::Address { .. }
             | Event::KeyLog(_) => {}
         }
     }

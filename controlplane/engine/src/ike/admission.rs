@@ -20,8 +20,23 @@ use super::limits::NETWORKS_MAX;
 /// How long a cookie secret makes new cookies; its cookies are taken for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_secs(60);
 const SECRET_LEN: usize = 32;
-/// One network has at most this part of the half-open IKE SAs, and of the unprotected answers.
+/// One network has at most this part of the half-open IKE SAs of strangers.
 const NETWORK_SHARE: usize = 4;
+/// This part of all places for half-open IKE SAs is kept for those who are known.
+const KNOWN_SHARE: usize = 4;
+/// One network, or one known address, has at most this part of the unprotected answers.
+const ANSWERS_SHARE: u32 = 16;
+
+/// Who asks to begin an IKE SA, as far as that can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// Without a cookie: anybody may have sent it from there.
+    Unproven,
+    /// With one: somebody there receives what we send.
+    Stranger,
+    /// With one, from where a peer is looked for or has proven itself before.
+    Known,
+}
 
 /// What becomes of a request to begin an IKE SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,20 +72,48 @@ impl Tally {
 #[derive(Debug)]
 pub(super) struct Admission {
     limits: Limits,
-    /// Half-open IKE SAs of requests without a cookie: anybody may have sent them from there.
+    /// Half-open IKE SAs of requests without a cookie.
     unproven: Tally,
     unproven_total: usize,
-    /// Those of requests with a cookie, by address and by network: somebody there receives what we send.
+    /// Those of requests with a cookie, by address.
     proven: Tally,
-    proven_nearby: Tally,
-    proven_total: usize,
+    /// And of those the ones of strangers, by network and in total, and the others.
+    strangers_nearby: Tally,
+    strangers: usize,
+    known: usize,
     /// The number of the current secret; the one before has the number before.
     generation: u8,
     secrets: [Secret; 2],
     secret_since: Option<Instant>,
-    unprotected: Bucket,
-    /// The same for each network that was answered lately: whoever floods from one leaves the answers of others alone.
-    unprotected_of: BTreeMap<IpAddr, Bucket>,
+    /// Unprotected answers to strangers, by network, and to known addresses.
+    answers: [Answers; 2],
+}
+
+/// The rate of unprotected answers: of all, and of each origin that was answered lately. Whoever floods from one leaves the answers of others
+/// alone.
+#[derive(Debug)]
+struct Answers {
+    all: Bucket,
+    of: BTreeMap<IpAddr, Bucket>,
+}
+
+impl Answers {
+    fn new(rate: u32) -> Answers {
+        Answers { all: Bucket::new(rate), of: BTreeMap::new() }
+    }
+
+    fn take(&mut self, now: Instant, origin: IpAddr, share: u32) -> bool {
+        if !self.all.has(now) {
+            return false;
+        }
+        if self.of.len() >= NETWORKS_MAX && !self.of.contains_key(&origin) {
+            self.of.retain(|_, bucket| !bucket.is_full(now));
+            if self.of.len() >= NETWORKS_MAX {
+                return false;
+            }
+        }
+        self.of.entry(origin).or_insert_with(|| Bucket::new(share)).take(now) && self.all.take(now)
+    }
 }
 
 impl Admission {
@@ -80,60 +123,68 @@ impl Admission {
             unproven: Tally::default(),
             unproven_total: 0,
             proven: Tally::default(),
-            proven_nearby: Tally::default(),
-            proven_total: 0,
+            strangers_nearby: Tally::default(),
+            strangers: 0,
+            known: 0,
             generation: 0,
             secrets: [fresh_secret(random), fresh_secret(random)],
             secret_since: None,
-            unprotected: Bucket::new(limits.unprotected_replies),
-            unprotected_of: BTreeMap::new(),
+            answers: [(); 2].map(|()| Answers::new(limits.unprotected_replies)),
         }
     }
 
     pub(super) fn half_open(&self) -> usize {
-        self.unproven_total + self.proven_total
+        self.unproven_total + self.strangers + self.known
     }
 
-    /// What to do with a request from this address, which brought a good cookie or not.
+    /// What to do with a request from this address.
     ///
-    /// Who brings one is never hindered by those who cannot: without a way back a flood under a peer's address makes only
-    /// cookies. Where many can bring one, an address and a network have their shares.
-    pub(super) fn verdict(&self, source: IpAddr, has_cookie: bool) -> Verdict {
+    /// Who brings a cookie is never hindered by those who cannot: without a way back a flood under a peer's address makes only
+    /// cookies. Where many can bring one, an address and a network have their shares, and strangers together leave a part to those who are
+    /// known.
+    pub(super) fn verdict(&self, source: IpAddr, asker: Asker) -> Verdict {
         let (limits, here) = (&self.limits, scope(source));
-        if !has_cookie {
+        if asker == Asker::Unproven {
             let from_here = self.unproven.of(here) + self.proven.of(here);
             let crowded = self.half_open() >= limits.cookie_threshold || from_here >= limits.cookie_threshold_per_address;
             return if crowded { Verdict::DemandCookie } else { Verdict::Admit };
         }
-        let share = (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address);
-        let full = self.proven_total >= limits.half_open
+        let of_network = (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address);
+        let of_strangers = limits.half_open - limits.half_open / KNOWN_SHARE;
+        let is_stranger = asker == Asker::Stranger;
+        let full = self.strangers + self.known >= limits.half_open
             || self.proven.of(here) >= limits.half_open_per_address
-            || self.proven_nearby.of(network(source)) >= share;
+            || is_stranger && (self.strangers >= of_strangers || self.strangers_nearby.of(network(source)) >= of_network);
         if full { Verdict::Refuse } else { Verdict::Admit }
     }
 
     /// An IKE SA of this address has become half-open.
-    pub(super) fn opened(&mut self, source: IpAddr, has_cookie: bool) {
-        if has_cookie {
-            self.proven_total += 1;
-            self.proven.add(scope(source));
-            self.proven_nearby.add(network(source));
-        } else {
-            self.unproven_total += 1;
-            self.unproven.add(scope(source));
+    pub(super) fn opened(&mut self, source: IpAddr, asker: Asker) {
+        let tally = if asker == Asker::Unproven { &mut self.unproven } else { &mut self.proven };
+        tally.add(scope(source));
+        match asker {
+            Asker::Unproven => self.unproven_total += 1,
+            Asker::Known => self.known += 1,
+            Asker::Stranger => {
+                self.strangers += 1;
+                self.strangers_nearby.add(network(source));
+            }
         }
     }
 
     /// It is authenticated, or gone.
-    pub(super) fn closed(&mut self, source: IpAddr, had_cookie: bool) {
-        if had_cookie {
-            self.proven_total = self.proven_total.saturating_sub(1);
-            self.proven.take(scope(source));
-            self.proven_nearby.take(network(source));
-        } else {
-            self.unproven_total = self.unproven_total.saturating_sub(1);
-            self.unproven.take(scope(source));
-        }
+    pub(super) fn closed(&mut self, source: IpAddr, asker: Asker) {
+        let tally = if asker == Asker::Unproven { &mut self.unproven } else { &mut self.proven };
+        tally.take(scope(source));
+        let total = match asker {
+            Asker::Unproven => &mut self.unproven_total,
+            Asker::Known => &mut self.known,
+            Asker::Stranger => {
+                self.strangers_nearby.take(network(source));
+                &mut self.strangers
+            }
+        };
+        *total = total.saturating_sub(1);
     }
 
     /// The cookie for a request: `generation | prf(secret, Ni | IPi | SPIi)`.
@@ -159,21 +210,11 @@ impl Admission {
         verify_slices_are_equal(given, &self.compute(generation, secret, nonce, source, spi)).is_ok()
     }
 
-    /// Takes the right to one unprotected answer to somebody there, if there is one now.
-    pub(super) fn may_answer_unprotected(&mut self, now: Instant, source: IpAddr) -> bool {
-        let network = network(source);
-        if !self.unprotected.has(now) {
-            return false;
-        }
-        if self.unprotected_of.len() >= NETWORKS_MAX && !self.unprotected_of.contains_key(&network) {
-            self.unprotected_of.retain(|_, bucket| !bucket.is_full(now));
-            if self.unprotected_of.len() >= NETWORKS_MAX {
-                return false;
-            }
-        }
-        let share = self.limits.unprotected_replies.div_ceil(NETWORK_SHARE as u32);
-        let bucket = self.unprotected_of.entry(network).or_insert_with(|| Bucket::new(share));
-        bucket.take(now) && self.unprotected.take(now)
+    /// Takes the right to one unprotected answer to somebody there, who is known or a stranger, if there is one now.
+    pub(super) fn may_answer_unprotected(&mut self, now: Instant, source: IpAddr, is_known: bool) -> bool {
+        let share = self.limits.unprotected_replies.div_ceil(ANSWERS_SHARE);
+        let origin = if is_known { scope(source) } else { network(source) };
+        self.answers[usize::from(is_known)].take(now, origin, share)
     }
 
     fn rotate(&mut self, now: Instant, random: &mut dyn Random) {
@@ -258,24 +299,27 @@ mod tests {
         let mut admission = Admission::new(limits(), &mut counting());
         let (one, other) = (ip("192.0.2.1"), ip("198.51.100.2"));
         for _ in 0..3 {
-            assert_eq!(admission.verdict(one, false), Verdict::Admit);
-            admission.opened(one, false);
+            assert_eq!(admission.verdict(one, Asker::Unproven), Verdict::Admit);
+            admission.opened(one, Asker::Unproven);
         }
+        let verdicts =
+            |admission: &Admission, source| [Asker::Unproven, Asker::Stranger].map(|asker| admission.verdict(source, asker));
         // Whatever comes without a cookie from there, it takes no place of those with one.
-        assert_eq!((admission.verdict(one, false), admission.verdict(one, true)), (Verdict::DemandCookie, Verdict::Admit));
-        assert_eq!(admission.verdict(other, false), Verdict::Admit);
-        (0..3).for_each(|_| admission.opened(other, false));
-        let third = ip("203.0.113.3");
-        assert_eq!((admission.verdict(third, false), admission.verdict(third, true)), (Verdict::DemandCookie, Verdict::Admit));
+        assert_eq!(verdicts(&admission, one), [Verdict::DemandCookie, Verdict::Admit]);
+        assert_eq!(admission.verdict(other, Asker::Unproven), Verdict::Admit);
+        (0..3).for_each(|_| admission.opened(other, Asker::Unproven));
+        assert_eq!(verdicts(&admission, ip("203.0.113.3")), [Verdict::DemandCookie, Verdict::Admit]);
         for _ in 0..2 {
-            assert_eq!(admission.verdict(one, true), Verdict::Admit);
-            admission.opened(one, true);
+            assert_eq!(admission.verdict(one, Asker::Stranger), Verdict::Admit);
+            admission.opened(one, Asker::Stranger);
         }
-        assert_eq!((admission.verdict(one, true), admission.verdict(other, true)), (Verdict::Refuse, Verdict::Admit));
-        for (address, had_cookie) in [(one, false), (other, false)].repeat(3).into_iter().chain([(one, true); 2]) {
-            admission.closed(address, had_cookie);
+        let with_cookie = [one, other].map(|source| admission.verdict(source, Asker::Stranger));
+        assert_eq!(with_cookie, [Verdict::Refuse, Verdict::Admit]);
+        let (unproven, stranger) = (Asker::Unproven, Asker::Stranger);
+        for (address, asker) in [(one, unproven), (other, unproven)].repeat(3).into_iter().chain([(one, stranger); 2]) {
+            admission.closed(address, asker);
         }
-        let left = [&admission.unproven, &admission.proven, &admission.proven_nearby].map(|tally| tally.0.len());
+        let left = [&admission.unproven, &admission.proven, &admission.strangers_nearby].map(|tally| tally.0.len());
         assert_eq!((admission.half_open(), left), (0, [0; 3]));
     }
 
@@ -287,23 +331,45 @@ mod tests {
             let mut opened = 0;
             for host in 1..=200 {
                 let source = ip(&if net.contains(':') { format!("{net}{host}::1") } else { format!("{net}{host}") });
-                while admission.verdict(source, true) == Verdict::Admit {
-                    admission.opened(source, true);
+                while admission.verdict(source, Asker::Stranger) == Verdict::Admit {
+                    admission.opened(source, Asker::Stranger);
                     opened += 1;
                 }
             }
-            assert_eq!((opened, admission.verdict(ip(outside), true)), (10, Verdict::Admit));
+            assert_eq!((opened, admission.verdict(ip(outside), Asker::Stranger)), (10, Verdict::Admit));
         }
+    }
+
+    #[test]
+    fn strangers_of_many_networks_leave_places_to_those_who_are_known() {
+        let limits = Limits { half_open: 40, ..limits() };
+        let mut admission = Admission::new(limits, &mut counting());
+        for host in 0..200 {
+            let source = ip(&format!("10.50.{host}.1"));
+            while admission.verdict(source, Asker::Stranger) == Verdict::Admit {
+                admission.opened(source, Asker::Stranger);
+            }
+        }
+        let known = ip("10.50.0.99");
+        assert_eq!((admission.half_open(), admission.verdict(known, Asker::Stranger)), (30, Verdict::Refuse));
+        for _ in 0..limits.half_open_per_address {
+            assert_eq!(admission.verdict(known, Asker::Known), Verdict::Admit);
+            admission.opened(known, Asker::Known);
+        }
+        assert_eq!(admission.verdict(known, Asker::Known), Verdict::Refuse, "an address has its share here, too");
+        assert_eq!(admission.verdict(ip("10.50.0.98"), Asker::Known), Verdict::Admit);
+        admission.closed(known, Asker::Known);
+        assert_eq!((admission.half_open(), admission.verdict(known, Asker::Known)), (31, Verdict::Admit));
     }
 
     #[test]
     fn one_subscriber_is_a_64_of_ipv6() {
         let mut admission = Admission::new(limits(), &mut counting());
         for last in 1..=2 {
-            admission.opened(ip(&format!("2001:db8::{last}")), true);
+            admission.opened(ip(&format!("2001:db8::{last}")), Asker::Stranger);
         }
-        assert_eq!(admission.verdict(ip("2001:db8::ffff"), true), Verdict::Refuse);
-        assert_eq!(admission.verdict(ip("2001:db8:1:1::1"), true), Verdict::Admit);
+        assert_eq!(admission.verdict(ip("2001:db8::ffff"), Asker::Stranger), Verdict::Refuse);
+        assert_eq!(admission.verdict(ip("2001:db8:1:1::1"), Asker::Stranger), Verdict::Admit);
     }
 
     #[test]
@@ -345,7 +411,7 @@ mod tests {
         let start = crate::ike::testing::instant();
         let mut burst = |at: Duration| {
             // From a hundred networks.
-            (0..100).filter(|n| admission.may_answer_unprotected(start + at, ip(&format!("10.0.{n}.1")))).count()
+            (0..100).filter(|n| admission.may_answer_unprotected(start + at, ip(&format!("10.0.{n}.1")), false)).count()
         };
         assert_eq!((burst(Duration::ZERO), burst(Duration::from_millis(500)), burst(Duration::from_secs(60))), (10, 5, 10));
     }
@@ -355,14 +421,16 @@ mod tests {
         let mut admission = Admission::new(limits(), &mut counting());
         let start = crate::ike::testing::instant();
         let from = |n: u32| ip(&format!("192.0.2.{}", n % 256));
-        assert_eq!((0..1000).filter(|n| admission.may_answer_unprotected(start, from(*n))).count(), 3);
-        assert!(admission.may_answer_unprotected(start, ip("198.51.100.1")));
+        assert_eq!((0..1000).filter(|n| admission.may_answer_unprotected(start, from(*n), false)).count(), 1);
+        assert!(admission.may_answer_unprotected(start, ip("198.51.100.1"), false));
+        assert!(admission.may_answer_unprotected(start, from(7), true), "a known address of the same network");
         // What is counted for each network does not grow without bound.
         let later = start + Duration::from_secs(1);
         for n in 0..10_000u32 {
-            admission.may_answer_unprotected(later, Ipv4Addr::from_bits(n << 8).into());
+            admission.may_answer_unprotected(later, Ipv4Addr::from_bits(n << 8).into(), false);
         }
-        assert!(admission.unprotected_of.len() <= NETWORKS_MAX);
-        assert!(admission.may_answer_unprotected(later + Duration::from_secs(2), ip("203.0.113.1")));
+        assert!(admission.answers[0].of.len() <= NETWORKS_MAX);
+        assert!(admission.may_answer_unprotected(later, from(8), true), "whatever strangers ask");
+        assert!(admission.may_answer_unprotected(later + Duration::from_secs(2), ip("203.0.113.1"), false));
     }
 }

@@ -30,8 +30,8 @@ pub struct Now {
 /// The most that one gateway bears; every table of the engine has its bound here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// IKE SAs that peers began with a cookie and have not authenticated. A quarter of it for one network (/24 of IPv4, /48 of
-    /// IPv6). Those without a cookie come on top, at most `cookie_threshold`.
+    /// IKE SAs that peers began with a cookie and have not authenticated. A quarter of it is kept for addresses where peers are looked for
+    /// or have proven themselves before; of strangers, one network (/24 of IPv4, /48 of IPv6) has a quarter of it at most. Those without a cookie come on top, at most `cookie_threshold`.
     pub half_open: usize,
     /// The same, from one address (one /64 of IPv6).
     pub half_open_per_address: usize,
@@ -43,7 +43,8 @@ pub struct Limits {
     pub sessions: usize,
     /// Workers of the data plane, among whom the lanes of a Child SA are dealt. Not zero.
     pub workers: u16,
-    /// Answers per second to messages that nothing protects (RFC 7296 §2.21.4).
+    /// Answers per second to messages that nothing protects (RFC 7296 §2.21.4), none longer than its question; to strangers, and as many to
+    /// known addresses. A sixteenth of it for one network, or one known address.
     pub unprotected_replies: u32,
     /// Refused initiators per second that are reported one by one, as [`Event::Refused`](super::event::Event::Refused).
     pub refusals: u32,
@@ -58,7 +59,7 @@ impl Default for Limits {
             cookie_threshold_per_address: 4,
             sessions: 16384,
             workers: 1,
-            unprotected_replies: 200,
+            unprotected_replies: 1000,
             refusals: 3,
         }
     }

@@ -27,10 +27,11 @@ use super::facts::{Facts, IkeSpis, SaId};
 use super::failures::Failures;
 use super::fragment::Unproven;
 use super::key_log::KeyLog;
+use super::known::Known;
 use super::remotes::Remotes;
 use super::trust::Trust;
 use super::window::Sent;
-use crate::path::{Hop, Paths};
+use crate::path::{Hop, PathEvent, Paths};
 use crate::shown::Shown;
 
 /// ESP SPIs of ours begin here, so that no packet is taken for STUN or IKE (see `adit_proto::demux`).
@@ -189,6 +190,8 @@ pub(super) struct Shared {
     pub failures: Failures,
     /// Fragments of those who are not authenticated.
     pub unproven: Unproven,
+    /// The addresses of those who are no strangers.
+    pub known: Known,
     pub transmits: VecDeque<Transmit>,
     pub events: VecDeque<Event>,
     /// Totals; each peer has its own share as well.
@@ -282,7 +285,18 @@ impl Shared {
 
     pub(super) fn take_path_events(&mut self) {
         while let Some(event) = self.paths.poll_event() {
+            if let PathEvent::Use { peer, .. } = event {
+                self.note_proven(peer);
+            }
             self.events.push_back(Event::Path(event));
+        }
+    }
+
+    /// A peer of IKE has another path, which is proven.
+    fn note_proven(&mut self, peer: PeerId) {
+        if self.peers.contains_key(&peer) {
+            let hops = [self.paths.esp_hop(peer), self.paths.ike_hop(peer)];
+            hops.into_iter().flatten().for_each(|hop| self.known.prove(peer, hop.remote));
         }
     }
 

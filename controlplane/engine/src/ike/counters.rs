@@ -53,6 +53,8 @@ counters! {
     /// Requests of a peer that came again and were answered again.
     repeated_requests,
     cookies_demanded,
+    /// Initiators that were told to come again with another key exchange (INVALID_KE_PAYLOAD, RFC 7296 §1.2).
+    key_exchanges_demanded,
     /// Refused without it being clear which peer it would be, by cause: no proposal in common.
     refused_proposal,
     /// Secret, signature, certificate or identity.
@@ -77,6 +79,10 @@ counters! {
     dropped_limit,
     /// Dropped: an answer without protection, or a proof from where others have just failed, above the rate.
     dropped_rate,
+    /// Dropped: what nothing protects, shorter than its answer would be.
+    dropped_short,
+    /// Dropped: a repeated request that was answered often enough, or came from elsewhere.
+    dropped_repeat,
 }
 
 /// What a failure is counted as.

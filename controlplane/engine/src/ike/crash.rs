@@ -14,6 +14,10 @@ use super::facts::IkeSpis;
 use super::limits::TOKENS_MAX;
 use super::parts::Parts;
 
+/// Length of the message that proves that we have lost an IKE SA, in bytes: header, INVALID_IKE_SPI and one token. A request that is
+/// shorter is not answered with a proof, since no stranger gets more than it sent.
+pub(super) const PROOF_LEN: usize = 28 + 8 + 8 + 32;
+
 /// RFC 6290 §5.
 const TOKEN_LEN: std::ops::RangeInclusive<usize> = 16..=128;
 /// A peer that says it does not know us is asked so often, at this interval, before that is believed.

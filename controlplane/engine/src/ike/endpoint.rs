@@ -11,6 +11,7 @@ mod reauth;
 mod shares;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_proto::control::PeerId;
@@ -31,6 +32,7 @@ use super::event::{After, Event, Transmit};
 use super::facts::{IkeSpis, SaId};
 use super::failures::Failures;
 use super::fragment::Unproven;
+use super::known::Known;
 use super::limits::ROUNDS_MAX;
 use super::sa::IkeSa;
 use super::session::Session;
@@ -83,6 +85,7 @@ impl Endpoint {
             admission,
             failures: Failures::default(),
             unproven: Unproven::default(),
+            known: Known::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -142,7 +145,7 @@ impl Endpoint {
         } else {
             self.shared.counters.dropped_unknown_spi += 1;
             if !response && header.exchange != ExchangeType::IKE_SA_INIT {
-                self.answer_unknown(now, hop, &header);
+                self.answer_unknown(now, hop, (&header, message.len()));
             }
         }
     }
@@ -170,12 +173,20 @@ impl Endpoint {
     /// The next event; see [`Event`] for what has to be done before the next datagram is sent.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.shared.take_path_events();
-        self.shared.events.pop_front()
+        match self.shared.known.poll() {
+            Some((address, known)) => Some(Event::Address { address, known }),
+            None => self.shared.events.pop_front(),
+        }
     }
 
     /// The next datagram to be sent.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.shared.transmits.pop_front()
+    }
+
+    /// Every address that [`Event::Address`] says is known.
+    pub fn known_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.shared.known.iter()
     }
 
     /// When [`Endpoint::handle_timeout`] is to be called, if nothing else happens.
@@ -268,7 +279,7 @@ impl Endpoint {
     }
 
     /// A request for an IKE SA that we do not have: perhaps we have lost it, and can prove that (RFC 7296 §2.21.4, RFC 6290 §4.5).
-    fn answer_unknown(&mut self, now: Now, hop: Hop, header: &Header) {
+    fn answer_unknown(&mut self, now: Now, hop: Hop, (header, len): (&Header, usize)) {
         // The proof must never be made for an IKE SA that is alive, whichever way round its SPIs are given.
         let alive = [header.initiator_spi, header.responder_spi].into_iter().any(|spi| self.sas.contains_key(&SaId(spi)));
         if alive || header.initiator_spi.is_zero() || header.responder_spi.is_zero() {
@@ -277,34 +288,46 @@ impl Endpoint {
         let spis = IkeSpis { initiator: header.initiator_spi, responder: header.responder_spi };
         let mut payloads: Vec<Payload> = vec![Notify::new(NotifyType::INVALID_IKE_SPI).into()];
         payloads.extend(crash::proof(&self.shared.config.crash_secrets, spis));
-        self.answer_unprotected(now, hop, header, payloads);
+        self.answer_unprotected(now, hop, (header, len), payloads);
     }
 
     fn answer_version(&mut self, now: Now, hop: Hop, message: &[u8], major: u8) {
         // IKEv1 would not understand the answer (RFC 7296 §2.5 is about higher versions).
         let Ok(header) = Header::decode(message) else { return };
         if major > Version::V2.major() && !header.flags.response {
-            self.answer_unprotected(now, hop, &header, vec![Notify::new(NotifyType::INVALID_MAJOR_VERSION).into()]);
+            let version = Notify::new(NotifyType::INVALID_MAJOR_VERSION);
+            self.answer_unprotected(now, hop, (&header, message.len()), vec![version.into()]);
         }
     }
 
-    /// One answer to a request that nothing protects, at a limited rate.
-    fn answer_unprotected(&mut self, now: Now, hop: Hop, request: &Header, payloads: Vec<Payload>) {
-        if !self.shared.admission.may_answer_unprotected(now.instant, hop.remote.ip()) {
+    /// One answer to a request that nothing protects, at a limited rate. Says whether it was sent.
+    fn answer_unprotected(&mut self, now: Now, hop: Hop, question: (&Header, usize), payloads: Vec<Payload>) -> bool {
+        let Some(message) = self.unprotected(question, payloads) else { return false };
+        let (source, shared) = (hop.remote.ip(), &mut self.shared);
+        let may = shared.admission.may_answer_unprotected(now.instant, source, shared.known.has(source));
+        if may {
+            self.shared.transmit(&hop, None, hop.frame(&message), After::Nothing);
+        } else {
             self.shared.counters.dropped_rate += 1;
-            return;
         }
-        self.send_unprotected(hop, request, payloads);
+        may
     }
 
-    /// An answer in the clear to a request, with its SPIs and message id (RFC 7296 §1.5).
-    fn send_unprotected(&mut self, hop: Hop, request: &Header, payloads: Vec<Payload>) {
+    /// An answer in the clear to a request, with its SPIs and message id (RFC 7296 §1.5). Anybody may have sent the request, `len` bytes,
+    /// from wherever it says: so the answer is never longer. As many of the payloads go into it as fit; without the first there is none.
+    fn unprotected(&mut self, (request, len): (&Header, usize), mut payloads: Vec<Payload>) -> Option<Vec<u8>> {
         let flags = Flags { initiator: !request.flags.initiator, response: true, version: false };
         let (initiator, responder): (IkeSpi, IkeSpi) = (request.initiator_spi, request.responder_spi);
         let header = Header::new(initiator, responder, request.exchange, flags, request.message_id);
-        if let Ok(message) = (Message { header, payloads }).encode() {
-            self.shared.transmit(&hop, None, hop.frame(&message), After::Nothing);
+        while !payloads.is_empty() {
+            let message = Message { header, payloads: payloads.clone() }.encode().ok()?;
+            if message.len() <= len {
+                return Some(message);
+            }
+            payloads.pop();
         }
+        self.shared.counters.dropped_short += 1;
+        None
     }
 }
 

@@ -67,6 +67,9 @@ pub enum Event {
     /// Somebody wanted to connect and was refused: nobody we know, or not the peer that is connected. Anybody can cause it, so it comes at a limited rate
     /// ([`Limits::refusals`](super::config::Limits)); `more` were refused since the last one and are only counted.
     Refused { from: SocketAddr, why: Error, more: u64 },
+    /// A peer is looked for at this address or has proven itself from there, or that is so no more: what comes from there goes before what
+    /// strangers send. With port 0 it is all of the address.
+    Address { address: SocketAddr, known: bool },
     /// The keys of an SA, for a protocol analyser; only with [`EndpointConfig::key_log`](super::config::EndpointConfig).
     KeyLog(Box<KeyLog>),
 }

@@ -41,6 +41,13 @@ pub(super) const FAILURES_OF_NETWORK: u32 = 16;
 /// Addresses, and networks, of which that is remembered.
 pub(super) const FAILURES_REMEMBERED_MAX: usize = 4096;
 
+// How often an answer is sent again.
+
+/// To the address that asked: an honest initiator asks nine times (see `Retransmission`), and others less often.
+pub(super) const REPEATS_MAX: u32 = 10;
+/// Elsewhere, where a peer that moves asks once more: for each of its paths a few times.
+pub(super) const REPEATS_ELSEWHERE_MAX: u32 = 32;
+
 // What one peer may have.
 
 /// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.

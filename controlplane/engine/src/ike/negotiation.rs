@@ -32,17 +32,24 @@ impl IkeSa {
         Ok(sa)
     }
 
-    /// Answers a request to begin an IKE SA; gives the half-open IKE SA.
+    /// Answers a request to begin an IKE SA; gives the half-open IKE SA. `None`: the answer would be longer than the request, and the
+    /// source is not `proven`.
     ///
     /// # Errors
     /// As [`sa_init::answer`].
-    pub(super) fn respond_to(ctx: &mut Ctx, hop: Hop, header: &Header, request: &[u8], parts: &Parts) -> Result<IkeSa, Error> {
-        let (facts, handshake) = sa_init::answer(ctx, hop, header, request, parts)?;
+    pub(super) fn respond_to(
+        ctx: &mut Ctx,
+        hop: Hop,
+        (header, request): (&Header, &[u8]),
+        parts: &Parts,
+        proven: bool,
+    ) -> Result<Option<IkeSa>, Error> {
+        let Some((facts, handshake)) = sa_init::answer(ctx, hop, (header, request), parts, proven)? else { return Ok(None) };
         ctx.transmit(&hop, None, &handshake.response, After::Nothing);
         let mut sa = IkeSa::new(ctx.now.instant, facts);
         sa.wire.window.answer(vec![handshake.response.clone()].into(), After::Nothing);
         sa.negotiate(ctx, handshake);
-        Ok(sa)
+        Ok(Some(sa))
     }
 
     fn send_sa_init(&mut self, ctx: &mut Ctx, mut sent: Box<sa_init::Sent>) -> Result<(), Error> {

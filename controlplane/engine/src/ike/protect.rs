@@ -9,6 +9,7 @@ use crate::crypto::aead::{self, AeadError};
 use crate::crypto::{IkeAead, IkeKeys};
 use crate::random::Random;
 
+use super::crash::PROOF_LEN;
 use super::error::{Error, LocalFault};
 use super::facts::Role;
 
@@ -67,7 +68,12 @@ impl Protection {
         let cut = cut_above(len).filter(|max| len > *max);
         let datagrams = match cut.and_then(|max| encrypted::fragments(&plain.inner, max)) {
             Some(parts) => self.seal_parts(&plain, parts)?,
-            None => vec![self.finish(Unsealed::sk(header, first, &plain.inner, self.outbound.next_iv())?)?],
+            None => {
+                let message = Unsealed::sk(header, first, &plain.inner, self.outbound.next_iv())?;
+                // Who has lost this IKE SA proves that with an answer that is no longer than our request.
+                let least = if header.flags.response { 0 } else { PROOF_LEN };
+                vec![self.finish(message.padded_to(least))?]
+            }
         };
         Ok(Message { datagrams, plain })
     }

@@ -193,7 +193,10 @@ impl IkeSa {
         let header = *sealed.header();
         match self.wire.window.place(header.message_id) {
             Place::Outside => ctx.count(self.facts.peer, |counters| counters.dropped_outside_window += 1),
-            Place::Repeated => self.wire.repeat_answer(ctx, self.facts.peer, hop, sealed),
+            Place::Repeated => {
+                let moves = matches!(self.stage, Stage::Established(_) | Stage::Closing { .. });
+                self.wire.repeat_answer(ctx, (self.facts.peer, moves), hop, sealed, message.len());
+            }
             Place::Expected => {
                 if matches!(self.stage, Stage::Closed | Stage::Beginning) {
                     return ctx.count(self.facts.peer, |counters| counters.dropped_out_of_place += 1);

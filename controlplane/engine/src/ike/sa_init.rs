@@ -148,6 +148,7 @@ impl Sent {
         payloads.push(Payload::Nonce(self.nonce.clone()));
         payloads.extend(nat::detection((facts.spis.initiator, IkeSpi::ZERO), &facts.hop, config.force_encapsulation));
         payloads.extend(abilities(config.proposals.iter().any(|proposal| !proposal.additional.is_empty()), config.ppk.is_some()));
+        payloads.push(Payload::Vendor(vendor::ADIT.to_vec()));
         let flags = Flags { initiator: true, response: false, version: false };
         let header = Header::new(facts.spis.initiator, IkeSpi::ZERO, EXCHANGE, flags, 0);
         self.request = Message { header, payloads }.encode()?;
@@ -217,17 +218,18 @@ impl Sent {
     }
 }
 
-/// Answers a request to begin an IKE SA. The answer is in the handshake.
+/// Answers a request to begin an IKE SA. The answer is in the handshake. `None`: it would be longer than the request, whose source is not
+/// `proven` to receive what we send.
 ///
 /// # Errors
 /// There is no common ground, or the request is not what it should be: whoever calls decides whether that is answered.
 pub(super) fn answer(
     ctx: &mut Ctx,
     hop: Hop,
-    header: &Header,
-    request: &[u8],
+    (header, request): (&Header, &[u8]),
     parts: &Parts,
-) -> Result<(Facts, Handshake), Error> {
+    proven: bool,
+) -> Result<Option<(Facts, Handshake)>, Error> {
     let proposals = needed(parts.sa.as_deref(), EXCHANGE, PayloadType::SA)?;
     let (sent_method, data) = needed(parts.ke.as_ref(), EXCHANGE, PayloadType::KE)?;
     let nonce_i = needed(parts.nonce.clone(), EXCHANGE, PayloadType::NONCE)?;
@@ -247,33 +249,50 @@ pub(super) fn answer(
     if !choice.additional.is_empty() && !features.intermediate {
         return Err(Incompatibility::NoIntermediate.into());
     }
-    let (public, shared) = key_exchange::respond(method, data)?;
-
     let spis = IkeSpis { initiator: header.initiator_spi, responder: fresh_ike_spi(ctx.random) };
     let mut facts = Facts::new(Role::Responder, spis, hop);
     facts.features = features;
     let claims = candidates.force_encapsulation();
     facts.nat = nat::detect((spis.initiator, IkeSpi::ZERO), &hop, parts.notifies.iter()).claiming(claims);
     let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
-    let mut payloads = vec![
-        Payload::Sa(vec![choice.answer(ProtocolId::IKE, Vec::new())]),
-        Payload::Ke { method: method.id(), data: public.into_vec() },
-        Payload::Nonce(nonce_r.clone()),
-    ];
-    if facts.nat.supported {
-        payloads.extend(nat::detection((spis.initiator, spis.responder), &hop, claims));
+    let said = response(ctx, &facts, (&choice, claims), (method, vec![0; method.data_len(Sender::Responder)]), &nonce_r)?;
+    if !proven && said.len() > request.len() {
+        return Ok(None);
     }
-    let requests = ctx.shared.directory.candidates(hop.remote.ip()).certificate_requests();
-    payloads.extend(auth::certificate_requests(requests));
-    payloads.extend(abilities(features.intermediate, features.ppk));
-    // Said by the responder alone (RFC 6023 §3).
-    payloads.push(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED).into());
-    let flags = Flags { initiator: false, response: true, version: false };
-    let response = Message { header: Header::new(spis.initiator, spis.responder, EXCHANGE, flags, 0), payloads }.encode()?;
+    let (public, shared) = key_exchange::respond(method, data)?;
+    let response = response(ctx, &facts, (&choice, claims), (method, public.into_vec()), &nonce_r)?;
     let prf = choice.prf.ok_or(LocalFault::NotConfigured("a PRF"))?;
     let keys = IkeKeys::initial(prf, choice.suite, &shared, exchanged(&nonce_i, &nonce_r, spis));
     let (request, hashes, int_auth, cert_requests) = (request.to_vec(), hashes(parts), IntAuth::default(), Vec::new());
-    Ok((facts, Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, int_auth, cert_requests }))
+    Ok(Some((facts, Handshake { request, response, nonce_i, nonce_r, choice, keys, hashes, int_auth, cert_requests })))
+}
+
+/// The message that answers a request to begin an IKE SA, with this public key of ours. `claims`: a NAT is claimed.
+fn response(
+    ctx: &Ctx,
+    facts: &Facts,
+    (choice, claims): (&Choice, bool),
+    (method, public): (KeyExchangeMethod, Vec<u8>),
+    nonce: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let (hop, spis) = (facts.hop, (facts.spis.initiator, facts.spis.responder));
+    let mut payloads = vec![
+        Payload::Sa(vec![choice.answer(ProtocolId::IKE, Vec::new())]),
+        Payload::Ke { method: method.id(), data: public },
+        Payload::Nonce(nonce.to_vec()),
+    ];
+    if facts.nat.supported {
+        payloads.extend(nat::detection(spis, &hop, claims));
+    }
+    let requests = ctx.shared.directory.candidates(hop.remote.ip()).certificate_requests();
+    payloads.extend(auth::certificate_requests(requests));
+    payloads.extend(abilities(facts.features.intermediate, facts.features.ppk));
+    // Only who knows what we are makes use of it, and the answer is to be short.
+    payloads.extend(facts.features.adit.then(|| Payload::Vendor(vendor::ADIT.to_vec())));
+    // Said by the responder alone (RFC 6023 §3).
+    payloads.push(Notify::new(NotifyType::CHILDLESS_IKEV2_SUPPORTED).into());
+    let flags = Flags { initiator: false, response: true, version: false };
+    Ok(Message { header: Header::new(spis.0, spis.1, EXCHANGE, flags, 0), payloads }.encode()?)
 }
 
 /// What both ends say that they can do, in requests and answers alike.
@@ -286,7 +305,6 @@ fn abilities(intermediate: bool, ppk: bool) -> Vec<Payload> {
     if ppk {
         out.push(Notify::new(NotifyType::USE_PPK).into());
     }
-    out.push(Payload::Vendor(vendor::ADIT.to_vec()));
     out
 }
 

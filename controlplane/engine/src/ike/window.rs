@@ -12,7 +12,7 @@ use crate::random::Random;
 
 use super::config::Retransmission;
 use super::event::After;
-use super::limits::HOPS_MAX;
+use super::limits::{HOPS_MAX, REPEATS_ELSEWHERE_MAX, REPEATS_MAX};
 use super::protect::Plain;
 use crate::path::Hop;
 
@@ -89,16 +89,29 @@ pub(super) struct Window<X> {
     /// The answer to request `expected_id − 1`, as it was sent, and what it had to wait for.
     answer: Sent,
     answer_after: After,
+    /// How often it may still be sent again: to who asked, and elsewhere.
+    repeats_left: [u32; 2],
+}
+
+/// Where a request came from that is here once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// From the address that was answered.
+    Same,
+    /// From another one.
+    Other,
 }
 
 impl<X> Window<X> {
     pub(super) fn new() -> Window<X> {
-        Window { next_id: 0, expected_id: 0, outstanding: None, answer: Sent::default(), answer_after: After::Nothing }
+        Window::resumed(0, 0, Vec::new())
     }
 
     /// A window that goes on where another process left it.
     pub(super) fn resumed(next_id: u32, expected_id: u32, answer: Vec<Vec<u8>>) -> Window<X> {
-        Window { next_id, expected_id, outstanding: None, answer: answer.into(), answer_after: After::Barrier }
+        let repeats_left = [REPEATS_MAX, REPEATS_ELSEWHERE_MAX];
+        let (answer, answer_after) = (answer.into(), After::Barrier);
+        Window { next_id, expected_id, outstanding: None, answer, answer_after, repeats_left }
     }
 
     pub(super) fn next_id(&self) -> u32 {
@@ -177,7 +190,16 @@ impl<X> Window<X> {
     /// Registers the answer to the request that was expected.
     pub(super) fn answer(&mut self, answer: Sent, after: After) {
         (self.answer, self.answer_after) = (answer, after);
+        self.repeats_left = [REPEATS_MAX, REPEATS_ELSEWHERE_MAX];
         self.expected_id += 1;
+    }
+
+    /// Takes the right to send the last answer once more: whoever has recorded a request may repeat it for ever, under any address.
+    pub(super) fn may_repeat(&mut self, asker: Asker) -> bool {
+        let left = &mut self.repeats_left[asker as usize];
+        let may = *left > 0;
+        *left = left.saturating_sub(1);
+        may
     }
 
     /// The last answer, to be sent again.
@@ -256,6 +278,17 @@ mod tests {
         assert_eq!(window.last_answer().datagrams, [vec![7]]);
         window.answer(vec![vec![8]].into(), After::Nothing);
         assert_eq!((window.place(0), window.place(1)), (Place::Outside, Place::Repeated));
+    }
+
+    #[test]
+    fn an_answer_is_repeated_a_few_times_and_the_next_one_again() {
+        let mut window: Window<()> = Window::new();
+        let repeats = |window: &mut Window<()>, asker| (0..1000).filter(|_| window.may_repeat(asker)).count() as u32;
+        for id in 0..3 {
+            window.answer(vec![vec![id]].into(), After::Nothing);
+            assert_eq!(repeats(&mut window, Asker::Other), REPEATS_ELSEWHERE_MAX);
+            assert_eq!(repeats(&mut window, Asker::Same), REPEATS_MAX, "what others ask takes nothing away");
+        }
     }
 
     #[test]

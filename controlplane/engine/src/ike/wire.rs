@@ -19,7 +19,7 @@ use super::event::After;
 use super::facts::{Facts, Role, SaId};
 use super::fragment::Reassembly;
 use super::protect::{Message, Protection};
-use super::window::{Due, Sent, Window};
+use super::window::{Asker, Due, Sent, Window};
 
 /// Requests are tried at this size of IP packets first (RFC 7383 §2.5.2: the search goes down): nearly every line of today carries it.
 const HOPED: u16 = 1280;
@@ -173,9 +173,23 @@ impl<X> Wire<X> {
         Some(Opened { first, inner: whole.inner, datagram: whole.first, longest: whole.longest })
     }
 
-    /// A request that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1), for its length too.
-    pub(super) fn repeat_answer(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, hop: Hop, sealed: &Sealed) {
-        if sealed.fragment().is_some_and(|fragment| fragment.number != 1) {
+    /// A request of `len` bytes that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1), for its length
+    /// too.
+    ///
+    /// Anybody may have recorded it. So the answer goes a few times to the address that was answered. To another one, where a peer with
+    /// `moves` may be now (RFC 4555 §3.5), goes only what is no longer than the datagram that came from there: for each fragment the one
+    /// with its number.
+    pub(super) fn repeat_answer(
+        &mut self,
+        ctx: &mut Ctx,
+        (peer, moves): (Option<PeerId>, bool),
+        hop: Hop,
+        sealed: &Sealed,
+        len: usize,
+    ) {
+        let number = sealed.fragment().map_or(1, |fragment| usize::from(fragment.number));
+        let asker = if hop.remote == self.came.hop.remote { Asker::Same } else { Asker::Other };
+        if asker == Asker::Same && number != 1 {
             return;
         }
         // The answer went under the keys of the request.
@@ -184,8 +198,18 @@ impl<X> Wire<X> {
             return ctx.count(peer, |counters| counters.dropped_bad_tag += 1);
         };
         ctx.count(peer, |counters| counters.repeated_requests += 1);
-        cut_smaller(ctx, peer, hop, protection, self.window.last_answer_mut());
-        ctx.transmit_all(&hop, peer, self.window.last_answer(), self.window.answer_after());
+        if (asker == Asker::Other && !moves) || !self.window.may_repeat(asker) {
+            return ctx.count(peer, |counters| counters.dropped_repeat += 1);
+        }
+        let after = self.window.answer_after();
+        if asker == Asker::Same {
+            cut_smaller(ctx, peer, hop, protection, self.window.last_answer_mut());
+            return ctx.transmit_all(&hop, peer, self.window.last_answer(), after);
+        }
+        let here = number.checked_sub(1).and_then(|place| self.window.last_answer().datagrams.get(place));
+        if let Some(datagram) = here.filter(|datagram| datagram.len() <= len) {
+            ctx.transmit(&hop, peer, datagram, after);
+        }
     }
 
     /// Sends a request under protection. `here` is where requests go, by which fragments are measured; `hop` where this one goes.

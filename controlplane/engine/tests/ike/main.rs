@@ -3,11 +3,13 @@
 //! A run that depends on chance prints its seed when it fails; `SIM_SEED=… cargo test` repeats it alone.
 
 mod admission;
+mod amplification;
 mod certificates;
 mod confirmed;
 mod established;
 mod flood;
 mod followups;
+mod half_open;
 mod handshake;
 mod hostile;
 mod impostor;

@@ -62,7 +62,8 @@ impl Driver {
                 let cause = Cause::Failed(why);
                 self.tell_refused(from, Failure::plain(from.to_string(), cause, ""));
             }
-            Event::KeyLog(_) => {}
+            // There is nobody in front of the engine who could serve them first.
+            Event::Address { .. } | Event::KeyLog(_) => {}
         }
     }
 

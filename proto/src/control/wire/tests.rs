@@ -86,7 +86,9 @@ fn commands() -> impl Strategy<Value = Command> {
         (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathRemove { peer: PeerId(peer), path }),
         any::<(u64, u64)>().prop_map(|(i, r)| Command::IkeSaAdd { initiator: IkeSpi(i), responder: IkeSpi(r) }),
         any::<(u64, u64)>().prop_map(|(i, r)| Command::IkeSaRemove { initiator: IkeSpi(i), responder: IkeSpi(r) }),
-        Just(Command::IkeSasClear),
+        any::<(IpAddr, u16)>().prop_map(|(ip, port)| Command::IkeAddressAdd { address: (ip, port).into() }),
+        any::<(IpAddr, u16)>().prop_map(|(ip, port)| Command::IkeAddressRemove { address: (ip, port).into() }),
+        Just(Command::IkeKnownClear),
         (any::<(u16, u64, u16)>(), paths(), prop::sample::select(Answer::ALL.to_vec()))
             .prop_map(|((peer, id, size), path, answer)| Command::Echo { peer: PeerId(peer), path, id, size, answer }),
         any::<u16>().prop_map(|peer| Command::PeerRemove { peer: PeerId(peer) }),

@@ -91,9 +91,11 @@ impl Endpoint {
                     let config = config.clone();
                     self.run(now, sa, |sa, ctx| sa.reconfigure(ctx, config, &trust, change));
                 }
+                self.shared.known.look_for(id, &config.remotes);
                 self.directory_is_stale = true;
             }
             None => {
+                self.shared.known.look_for(id, &config.remotes);
                 let peer = Peer {
                     connection: Connection::new(now.instant),
                     remotes: Remotes::new(config.remotes.clone()),
@@ -138,6 +140,7 @@ impl Endpoint {
             }
         }
         self.shared.paths.remove(id);
+        self.shared.known.forget(id);
         self.timers.set(Timer::Peer(id), None);
         self.directory_is_stale = true;
         Ok(())
@@ -340,6 +343,7 @@ impl Endpoint {
         if let Some(remote) = remote {
             peer.remotes.replace(vec![remote]);
         }
+        self.shared.known.look_for(id, peer.remotes.all());
         self.directory_is_stale = true;
         if let Some(current) = peer.current {
             self.change_path(now, current, local, remote);
@@ -358,6 +362,7 @@ impl Endpoint {
         if !peer.remotes.replace(remotes) {
             return Ok(());
         }
+        self.shared.known.look_for(id, peer.remotes.all());
         self.directory_is_stale = true;
         let (current, endpoints) = (peer.current, peer.endpoints());
         let waits = peer.connection.wanted && current.is_none() && peer.attempt.is_none() && !endpoints.is_empty();

@@ -1,19 +1,20 @@
 //! Requests to begin an IKE SA: who is let in, and who is told what (RFC 7296 §2.6, §2.21.1).
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
-use adit_proto::ike::{Header, Message, Notify, NotifyType, Payload};
+use adit_proto::ike::{Header, Message, Notify, NotifyType};
 
-use super::super::admission::Verdict;
+use super::super::admission::{Asker, Verdict};
 use super::super::config::Now;
 use super::super::context::Ctx;
 use super::super::error::{Error, Incompatibility};
-use super::super::event::Event;
+use super::super::event::{After, Event};
 use super::super::explain;
 use super::super::facts::SaId;
 use super::super::limits::{REFUSALS_MAX, REQUEST_LEN_MAX};
 use super::super::parts::Parts;
 use super::super::sa::IkeSa;
+use super::super::window;
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
 use crate::path::Hop;
@@ -22,8 +23,8 @@ use crate::shown::Shown;
 /// Where a half-open IKE SA came from: it counts against limits until it is authenticated or gone.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HalfOpen {
-    source: IpAddr,
-    had_cookie: bool,
+    source: SocketAddr,
+    asker: Asker,
 }
 
 impl Endpoint {
@@ -33,7 +34,8 @@ impl Endpoint {
             return;
         }
         let digest = init_digest(message);
-        if let Some(id) = self.inits.get(&digest).copied() {
+        let answered = self.inits.get(&digest).copied();
+        if let Some(id) = answered.filter(|id| self.is_same_asker(*id, hop)) {
             return self.repeat_init_answer(now, hop, id);
         }
         let parts = Message::decode(message).map_err(Error::from).and_then(|message| Parts::sort(message.payloads));
@@ -41,71 +43,95 @@ impl Endpoint {
             Ok(parts) => parts,
             Err(error) => {
                 self.shared.counters.dropped_malformed += 1;
-                return self.refuse_initiator(now, hop, header, error, Vec::new());
+                return self.refuse_initiator(now, hop, (header, message.len()), error, Vec::new());
             }
         };
-        let Some(had_cookie) = self.admit(now, hop, header, &parts) else { return };
+        if answered.is_some() {
+            // Its sender is at another address now, or somebody else has recorded it: who receives there begins anew with a cookie.
+            return self.demand_cookie(now, hop, (header, message.len()), &parts);
+        }
+        let Some(asker) = self.admit(now, hop, (header, message.len()), &parts) else { return };
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
-        match IkeSa::respond_to(&mut ctx, hop, header, message, &parts) {
-            Ok(mut sa) => {
+        match IkeSa::respond_to(&mut ctx, hop, (header, message), &parts, asker != Asker::Unproven) {
+            Ok(None) => self.demand_cookie(now, hop, (header, message.len()), &parts),
+            Ok(Some(mut sa)) => {
                 sa.init_digest = Some(digest);
                 self.inits.insert(digest, sa.facts.id);
-                let source = hop.remote.ip();
-                self.half_open.insert(sa.facts.id, HalfOpen { source, had_cookie });
-                self.shared.admission.opened(source, had_cookie);
+                self.half_open.insert(sa.facts.id, HalfOpen { source: hop.remote, asker });
+                self.shared.admission.opened(hop.remote.ip(), asker);
                 self.put_back(now, sa);
             }
-            Err(error) => self.refuse_initiator(now, hop, header, error, explain::texts(parts.sa.as_deref().unwrap_or_default())),
+            Err(error) => {
+                let theirs = explain::texts(parts.sa.as_deref().unwrap_or_default());
+                self.refuse_initiator(now, hop, (header, message.len()), error, theirs);
+            }
         }
+    }
+
+    /// Whether this is where the request came from that began an IKE SA.
+    fn is_same_asker(&self, id: SaId, hop: Hop) -> bool {
+        self.half_open.get(&id).is_none_or(|half_open| half_open.source == hop.remote)
     }
 
     /// The initiator has not got our answer, unless it has already gone on (RFC 7296 §2.1).
     fn repeat_init_answer(&mut self, now: Now, hop: Hop, id: SaId) {
-        let Some(sa) = self.sas.get(&id) else { return };
+        let Some(sa) = self.sas.get_mut(&id) else { return };
         if !sa.stage.is_negotiating() || sa.wire.window.expected_id() != 1 {
             return;
         }
         let mut ctx = Ctx::new(now, &mut *self.random, &mut self.shared);
         ctx.count(None, |counters| counters.repeated_requests += 1);
+        if !sa.wire.window.may_repeat(window::Asker::Same) {
+            return ctx.count(None, |counters| counters.dropped_repeat += 1);
+        }
         ctx.transmit_all(&hop, None, sa.wire.window.last_answer(), sa.wire.window.answer_after());
     }
 
-    /// Whether a request is let in, and then whether it had a cookie; if it is not, it may be told to come again with one.
-    fn admit(&mut self, now: Now, hop: Hop, header: &Header, parts: &Parts) -> Option<bool> {
-        let (source, spi) = (hop.remote.ip(), header.initiator_spi);
+    /// Whether a request is let in, and then of whom; if it is not, it may be told to come again with a cookie.
+    fn admit(&mut self, now: Now, hop: Hop, question: (&Header, usize), parts: &Parts) -> Option<Asker> {
+        let (source, spi) = (hop.remote.ip(), question.0.initiator_spi);
         let nonce = parts.nonce.as_deref().unwrap_or_default();
         let (admission, random) = (&mut self.shared.admission, &mut *self.random);
         let given = parts.notify(NotifyType::COOKIE).map(|notify| notify.data.as_slice());
         let good = given.is_some_and(|given| admission.is_cookie(now.instant, random, given, nonce, source, spi));
         let full = self.shared.connected >= self.shared.config.limits.sessions;
-        let admission = &mut self.shared.admission;
-        match admission.verdict(source, good) {
+        let asker = match (good, self.shared.known.has(source)) {
+            (false, _) => Asker::Unproven,
+            (true, false) => Asker::Stranger,
+            (true, true) => Asker::Known,
+        };
+        match self.shared.admission.verdict(source, asker) {
             // Who is known may come back: that is clear when it has proven who it is. Strangers have to take more pains.
-            Verdict::Admit if good || !full => return Some(good),
-            Verdict::Admit | Verdict::DemandCookie => {
-                let cookie = admission.cookie(now.instant, &mut *self.random, nonce, source, spi);
-                self.shared.counters.cookies_demanded += 1;
-                // It is shorter than the request, and keeps nothing: no rate needed.
-                self.send_unprotected(hop, header, vec![Notify::new(NotifyType::COOKIE).with_data(cookie).into()]);
-            }
+            Verdict::Admit if good || !full => return Some(asker),
+            Verdict::Admit | Verdict::DemandCookie => self.demand_cookie(now, hop, question, parts),
             Verdict::Refuse => self.shared.counters.dropped_limit += 1,
         }
         None
     }
 
+    /// Tells an initiator to come again with a cookie. That is no longer than the request and keeps nothing: no rate is needed.
+    fn demand_cookie(&mut self, now: Now, hop: Hop, question: (&Header, usize), parts: &Parts) {
+        let nonce = parts.nonce.as_deref().unwrap_or_default();
+        let (source, spi) = (hop.remote.ip(), question.0.initiator_spi);
+        let cookie = self.shared.admission.cookie(now.instant, &mut *self.random, nonce, source, spi);
+        let Some(message) = self.unprotected(question, vec![Notify::new(NotifyType::COOKIE).with_data(cookie).into()]) else {
+            return;
+        };
+        self.shared.transmit(&hop, None, hop.frame(&message), After::Nothing);
+        self.shared.counters.cookies_demanded += 1;
+    }
+
     /// Tells an unauthenticated initiator why not, where that is safe, and remembers it for the operator.
-    fn refuse_initiator(&mut self, now: Now, hop: Hop, header: &Header, error: Error, theirs: Vec<Shown>) {
+    fn refuse_initiator(&mut self, now: Now, hop: Hop, question: (&Header, usize), error: Error, theirs: Vec<Shown>) {
         let notify = error.notify();
         let reported = match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => true,
             // INVALID_SYNTAX is for encrypted answers only (RFC 7296 §3.10.1).
             _ => false,
         };
-        if reported {
-            let payload: Payload = notify.into();
-            self.answer_unprotected(now, hop, header, vec![payload]);
-        }
+        let told = reported && self.answer_unprotected(now, hop, question, vec![notify.into()]);
         if matches!(error, Error::Incompatible(Incompatibility::KeyExchange(_))) {
+            self.shared.counters.key_exchanges_demanded += u64::from(told);
             return;
         }
         let ours = self.shared.directory.candidates(hop.remote.ip()).offers();
@@ -130,7 +156,7 @@ impl Endpoint {
     /// An IKE SA is authenticated or gone: it does not count as half-open any more.
     pub(super) fn no_longer_half_open(&mut self, id: SaId) {
         if let Some(half_open) = self.half_open.remove(&id) {
-            self.shared.admission.closed(half_open.source, half_open.had_cookie);
+            self.shared.admission.closed(half_open.source.ip(), half_open.asker);
         }
     }
 }

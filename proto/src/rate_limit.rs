@@ -1,4 +1,5 @@
-//! Token buckets of the packet path: what goes to all peers, and what goes up to the control plane, has a rate.
+//! Rates of the packet path: what goes to all peers, and what goes up to the control plane, is limited. Plain integers; whoever calls says
+//! what time it is.
 
 /// A bucket of one second's worth, one per worker: plain integers.
 pub struct RateLimit {
@@ -32,9 +33,37 @@ impl RateLimit {
     }
 }
 
+/// A share of one of very many, in one number: until when it is used up (the generic cell rate algorithm). A second's worth may come at
+/// once. All zeros is a share of which nothing is used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share(u64);
+
+impl Share {
+    /// Takes one of so many in a second, if there is one left.
+    #[inline]
+    pub fn take(&mut self, per_second: u32, now_us: u64) -> bool {
+        let cost = 1_000_000 / u64::from(per_second.max(1));
+        let from = self.0.max(now_us);
+        let allowed = from + cost <= now_us.saturating_add(1_000_000);
+        if allowed {
+            self.0 = from + cost;
+        }
+        allowed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_a_seconds_worth_and_then_its_rate() {
+        let mut share = Share::default();
+        let mut taken = |per_second, now_us| (0..10_000).filter(|_| share.take(per_second, now_us)).count();
+        assert_eq!(taken(100, 5_000_000), 100);
+        assert_eq!((taken(100, 5_000_000), taken(100, 5_500_000), taken(100, 9_000_000)), (0, 50, 100));
+        assert_eq!(taken(0, u64::MAX), 1, "none is one");
+    }
 
     #[test]
     fn the_limit_lets_a_seconds_worth_through_and_then_its_rate() {

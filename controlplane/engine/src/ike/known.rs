@@ -1,0 +1,165 @@
+//! Addresses of those we know: where peers are looked for, and from where they have proven themselves last. What comes from there has a
+//! share of its own beside what strangers send, here (`admission`) and in front of the engine ([`Event::Address`](super::event::Event)).
+//!
+//! A peer has a few of them, so what one does costs no other anything.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use adit_proto::control::PeerId;
+use adit_proto::limits::ADDRESSES_OF_PEER_MAX;
+
+use crate::path::IKE_PORT;
+
+/// Addresses from which a peer has proven itself that are remembered.
+const PROVEN_MAX: usize = 2;
+
+/// Where IKE goes on behind a NAT.
+const NAT_PORT: u16 = 4500;
+
+/// What is known of one peer.
+#[derive(Debug, Default)]
+struct Addresses {
+    looked_for: Vec<SocketAddr>,
+    /// The newest first.
+    proven: VecDeque<SocketAddr>,
+    /// All of these, each with its port and with port 0, which stands for all of the address.
+    keys: BTreeSet<SocketAddr>,
+}
+
+/// The addresses of all peers.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    peers: BTreeMap<PeerId, Addresses>,
+    /// Of how many peers each is.
+    count: BTreeMap<SocketAddr, usize>,
+    news: VecDeque<(SocketAddr, bool)>,
+}
+
+impl Known {
+    /// A peer is looked for at these addresses, the first one first, and no others any more.
+    pub(super) fn look_for(&mut self, peer: PeerId, addresses: &[SocketAddr]) {
+        let of_peer = self.peers.entry(peer).or_default();
+        of_peer.looked_for = addresses.iter().copied().flat_map(ports).take(ADDRESSES_OF_PEER_MAX - PROVEN_MAX).collect();
+        self.refresh(peer);
+    }
+
+    /// A peer has proven from there who it is.
+    pub(super) fn prove(&mut self, peer: PeerId, address: SocketAddr) {
+        let of_peer = self.peers.entry(peer).or_default();
+        if of_peer.proven.front() == Some(&address) {
+            return;
+        }
+        of_peer.proven.retain(|known| known.ip() != address.ip());
+        of_peer.proven.push_front(address);
+        of_peer.proven.truncate(PROVEN_MAX);
+        self.refresh(peer);
+    }
+
+    /// The peer is configured no more.
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        if let Some(of_peer) = self.peers.remove(&peer) {
+            of_peer.keys.into_iter().for_each(|key| self.release(key));
+        }
+    }
+
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.count.contains_key(&SocketAddr::new(address, 0))
+    }
+
+    /// An address that is known from now on, or no more; with port 0 all of it.
+    pub(super) fn poll(&mut self) -> Option<(SocketAddr, bool)> {
+        self.news.pop_front()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = SocketAddr> {
+        self.count.keys().copied()
+    }
+
+    fn refresh(&mut self, peer: PeerId) {
+        let Some(of_peer) = self.peers.get_mut(&peer) else { return };
+        let mut keys = BTreeSet::new();
+        for address in of_peer.looked_for.iter().chain(&of_peer.proven) {
+            let address = SocketAddr::new(address.ip(), address.port());
+            keys.extend([address, SocketAddr::new(address.ip(), 0)]);
+        }
+        let old = std::mem::replace(&mut of_peer.keys, keys.clone());
+        for key in keys.difference(&old) {
+            let count = self.count.entry(*key).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                self.news.push_back((*key, true));
+            }
+        }
+        old.difference(&keys).for_each(|key| self.release(*key));
+    }
+
+    fn release(&mut self, key: SocketAddr) {
+        let Some(count) = self.count.get_mut(&key) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.count.remove(&key);
+            self.news.push_back((key, false));
+        }
+    }
+}
+
+/// Where a peer that is looked for at an address may send from: from there, or from the ports on which IKE begins and goes on
+/// (RFC 7296 §2.23).
+fn ports(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let others = [IKE_PORT, NAT_PORT].into_iter().filter(move |port| *port != address.port());
+    std::iter::once(address).chain(others.map(move |port| SocketAddr::new(address.ip(), port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_proto::limits::IKE_ADDRESSES_PER_PEER;
+
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// What was told, in the order of the addresses.
+    fn told(known: &mut Known) -> BTreeMap<String, bool> {
+        std::iter::from_fn(|| known.poll()).map(|(address, is)| (address.to_string(), is)).collect()
+    }
+
+    #[test]
+    fn an_address_is_known_as_long_as_one_peer_has_it() {
+        let (mut known, one, other) = (Known::default(), PeerId(1), PeerId(2));
+        known.look_for(one, &[at("192.0.2.1:4500")]);
+        let expected =
+            [("192.0.2.1:0", true), ("192.0.2.1:500", true), ("192.0.2.1:4500", true)].map(|(text, is)| (text.to_owned(), is));
+        assert_eq!(told(&mut known), expected.into());
+        known.prove(other, at("192.0.2.1:4500"));
+        known.look_for(one, &[]);
+        assert_eq!(told(&mut known), [("192.0.2.1:500".to_owned(), false)].into());
+        assert!(known.has(at("192.0.2.1:0").ip()));
+        known.forget(other);
+        assert_eq!(told(&mut known).len(), 2, "that port 500 is not hers was told before");
+        assert!(!known.has(at("192.0.2.1:0").ip()) && known.iter().next().is_none());
+    }
+
+    #[test]
+    fn a_peer_that_moves_about_has_a_few_addresses() {
+        let (mut known, peer) = (Known::default(), PeerId(1));
+        known.look_for(peer, &[at("198.51.100.1:500")]);
+        for host in 0..200 {
+            known.prove(peer, at(&format!("192.0.2.{host}:4500")));
+            known.prove(peer, at(&format!("192.0.2.{host}:4501")));
+        }
+        let left: Vec<String> = known.iter().map(|address| address.to_string()).collect();
+        let proven = [198, 199].map(|host| [format!("192.0.2.{host}:0"), format!("192.0.2.{host}:4501")]).concat();
+        let looked_for = [0, 500, 4500].map(|port| format!("198.51.100.1:{port}"));
+        assert_eq!(left, [&proven[..], &looked_for].concat());
+        assert!(left.len() <= IKE_ADDRESSES_PER_PEER && known.has(at("198.51.100.1:0").ip()));
+    }
+
+    #[test]
+    fn who_is_looked_for_may_come_from_the_ports_of_ike() {
+        assert_eq!(ports(at("192.0.2.1:500")).collect::<Vec<_>>(), [at("192.0.2.1:500"), at("192.0.2.1:4500")]);
+        assert_eq!(ports(at("192.0.2.1:4501")).count(), 3);
+    }
+}

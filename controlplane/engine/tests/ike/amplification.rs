@@ -1,0 +1,240 @@
+//! What strangers get: whatever a datagram says, and from wherever it claims to come, no more goes back than came. Who has shown with a cookie
+//! that it receives there is no stranger.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use adit_engine::crypto::KeyExchangeMethod;
+use adit_engine::ike::{IkeProposal, PeerConfig, PeerId};
+use adit_engine::path::{Arrival, IKE_PORT};
+use adit_proto::ike::{ExchangeType, Flags, Header, IkeSpi, Message, Notify, NotifyType, Payload, PayloadType};
+use adit_proto::suite::Suite;
+
+use adit_sim::certificates::Authority;
+use adit_sim::*;
+
+/// A gateway to which peers of all kinds may come: their certificate requests make its answers as long as they get.
+fn gateway() -> World {
+    let mut world = World::new(1);
+    world.add("192.0.2.1:4500", endpoint_config(1));
+    world.add("192.0.2.2:4500", endpoint_config(2));
+    world.set_peer(B, PEER, PeerConfig { initiate: false, remotes: Vec::new(), proposals: vec![hybrid(), classic()], ..peer(B) });
+    for n in 0..4 {
+        let authority = Authority::new(&format!("CA {n}"));
+        let remote_id = format!("c{n}.example.org").parse().expect("an identity");
+        let config = PeerConfig { initiate: false, remotes: Vec::new(), remote_id, remote_auth: authority.trusted(), ..peer(B) };
+        world.set_peer(B, PeerId(20 + n), config);
+    }
+    world
+}
+
+/// The first message of a gateway with these proposals, without its marker.
+fn request(proposals: Vec<IkeProposal>) -> Message {
+    let mut world = pair(1, |_, config| (config.initiate, config.proposals) = (false, proposals.clone()));
+    world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
+    Message::decode(&world.log[0].2[4..]).expect("a request")
+}
+
+/// As short as a request can be that is agreed to.
+fn shortest() -> Message {
+    let one = IkeProposal { suites: vec![Suite::Aes128Gcm], prfs: vec![adit_engine::crypto::Prf::HmacSha256], ..classic() };
+    let mut message = request(vec![IkeProposal { key_exchanges: vec![KeyExchangeMethod::X25519], ..one }]);
+    message.payloads.retain(|payload| matches!(payload, Payload::Sa(_) | Payload::Ke { .. } | Payload::Nonce(_)));
+    message.payloads.iter_mut().for_each(|payload| {
+        if let Payload::Nonce(nonce) = payload {
+            nonce.truncate(16);
+        }
+    });
+    message
+}
+
+fn only(method: KeyExchangeMethod) -> IkeProposal {
+    IkeProposal { key_exchanges: vec![method, KeyExchangeMethod::X25519], ..classic() }
+}
+
+fn with_cookie(mut message: Message, cookie: Vec<u8>) -> Message {
+    message.payloads.insert(0, Notify::new(NotifyType::COOKIE).with_data(cookie).into());
+    message
+}
+
+fn bytes(message: Message) -> Vec<u8> {
+    message.encode().expect("a message")
+}
+
+/// A message for an IKE SA that there is not, with something sealed in it.
+fn of_no_sa(exchange: ExchangeType, flags: Flags, sealed: usize) -> Vec<u8> {
+    let header = Header::new(IkeSpi(0x11), IkeSpi(0x22), exchange, flags, 1);
+    let body = Payload::Sk { first: PayloadType::NONE, body: vec![7; sealed] };
+    bytes(Message { header, payloads: vec![body] })
+}
+
+/// A message of another version; it says how long it is.
+fn of_version(version: u8, mut message: Vec<u8>) -> Vec<u8> {
+    message[17] = version << 4;
+    message
+}
+
+fn cut(message: &[u8], len: usize) -> Vec<u8> {
+    let mut message = message[..len].to_vec();
+    message[24..28].copy_from_slice(&u32::try_from(len).expect("short").to_be_bytes());
+    message
+}
+
+/// Every kind of message that somebody can send whom nobody knows, and whether there is an answer to it.
+fn kinds() -> Vec<(String, Vec<u8>, bool)> {
+    let of_initiator = Flags { initiator: true, response: false, version: false };
+    let chacha = IkeProposal { suites: vec![Suite::ChaCha20Poly1305], ..classic() };
+    let classic = bytes(request(vec![classic()]));
+    let mut critical = cut(&classic, 28);
+    critical[16] = 200;
+    critical.extend([0, 0x80, 0, 40]);
+    critical.resize(68, 0);
+    let critical = cut(&critical, 68);
+    let named = |name: &str, message: Vec<u8>, answered| (name.to_owned(), message, answered);
+    let mut kinds = vec![
+        named("a request", classic.clone(), true),
+        named("a request with ML-KEM", bytes(request(vec![hybrid()])), true),
+        named("the shortest request", bytes(shortest()), true),
+        named("a request with somebody's cookie", bytes(with_cookie(shortest(), vec![1; 33])), true),
+        named("another key exchange", bytes(request(vec![only(KeyExchangeMethod::EcpP384)])), true),
+        named("nothing in common", bytes(request(vec![chacha])), true),
+        named("an unknown payload that is critical", critical, true),
+        named("a header alone", cut(&classic, 28), false),
+        named("version 3, a header alone", of_version(3, cut(&classic, 28)), false),
+        named("version 15 with something in it", of_version(15, classic.clone()), true),
+        named("version 1", of_version(1, classic.clone()), false),
+        named("of no IKE SA, a liveness check", of_no_sa(ExchangeType::INFORMATIONAL, of_initiator, 25), true),
+    ];
+    for exchange in
+        [ExchangeType::IKE_SA_INIT, ExchangeType::IKE_AUTH, ExchangeType::CREATE_CHILD_SA, ExchangeType::INFORMATIONAL]
+    {
+        for (flags, answered) in [(0x08, true), (0x00, true), (0x28, false), (0x20, false)] {
+            let flags = Flags { initiator: flags & 8 != 0, response: flags & 0x20 != 0, version: false };
+            let answered = answered && exchange != ExchangeType::IKE_SA_INIT;
+            kinds.push((format!("of no IKE SA, {exchange} {flags:?}"), of_no_sa(exchange, flags, 300), answered));
+        }
+    }
+    kinds
+}
+
+/// Sends a message from somewhere to a port of ours; gives the bytes that were sent, and those that come back.
+fn ask(world: &mut World, from: SocketAddr, port: u16, message: &[u8]) -> (usize, usize) {
+    let datagram = if port == IKE_PORT { message.to_vec() } else { [&[0; 4], message].concat() };
+    let local = SocketAddr::new("192.0.2.2".parse().expect("an address"), port);
+    let said = world.act(B, |endpoint, now| {
+        endpoint.handle_message(now, Arrival::new(local, from), &datagram);
+        let answers = std::iter::from_fn(|| endpoint.poll_transmit()).inspect(|answer| assert_eq!(answer.remote, from));
+        answers.map(|answer| answer.payload.len()).sum()
+    });
+    (datagram.len(), said)
+}
+
+fn stranger(n: u8) -> SocketAddr {
+    SocketAddr::new([198, 51, 100, n].into(), 4500)
+}
+
+#[test]
+fn no_answer_to_a_stranger_is_longer_than_its_question() {
+    for (kind, message, answered) in kinds() {
+        for port in [4500, IKE_PORT] {
+            let mut world = gateway();
+            let mut answers = 0;
+            let mut check = |world: &mut World, from, message: &[u8]| {
+                let (asked, said) = ask(world, from, port, message);
+                assert!(said <= asked, "{kind}, {} bytes to port {port}: {said} bytes for {asked}", message.len());
+                answers += usize::from(said > 0);
+            };
+            // Alone; again and again from one address; the same from many.
+            (0..40).for_each(|_| check(&mut world, stranger(1), &message));
+            (0..100).for_each(|n| check(&mut world, stranger(n), &message));
+            world.run_for(Duration::from_secs(2));
+            // Cut at every length, from an address of which there are too many already and from another.
+            for len in (28..message.len()).step_by(if message.len() > 300 { 7 } else { 1 }) {
+                check(&mut world, stranger(1), &cut(&message, len));
+                check(&mut world, stranger(200), &cut(&message, len));
+            }
+            assert_eq!(answers > 0, answered, "{kind} to port {port}: {:?}", world.nodes[B].endpoint.counters());
+            let sent = world.log.len();
+            world.run_for(Duration::from_secs(120));
+            assert_eq!(world.log.len(), sent, "{kind}: nothing comes by itself");
+        }
+    }
+}
+
+#[test]
+fn a_request_shorter_than_its_answer_waits_behind_a_cookie() {
+    let mut world = gateway();
+    let (message, from) = (shortest(), stranger(1));
+    let local = SocketAddr::new("192.0.2.2".parse().expect("an address"), 4500);
+    let answers = |world: &mut World, message: &[u8], from| {
+        let datagram = [&[0; 4], message].concat();
+        world.act(B, |endpoint, now| {
+            endpoint.handle_message(now, Arrival::new(local, from), &datagram);
+            std::iter::from_fn(|| endpoint.poll_transmit()).collect::<Vec<_>>()
+        })
+    };
+    let first = answers(&mut world, &bytes(message.clone()), from);
+    let told = Message::decode(&first[0].payload[4..]).expect("an answer");
+    let [Payload::Notify(cookie)] = &told.payloads[..] else { panic!("{told:?}") };
+    assert_eq!((cookie.kind, world.nodes[B].endpoint.half_open()), (NotifyType::COOKIE, 0));
+    let proven = bytes(with_cookie(message, cookie.data.clone()));
+    let agreed = answers(&mut world, &proven, from);
+    assert!(agreed[0].payload.len() > proven.len(), "who receives there gets all of it");
+    assert_eq!(world.nodes[B].endpoint.half_open(), 1);
+    // Again to the one that asked, a few times; to nobody else.
+    let again = (0..1000).filter(|_| answers(&mut world, &proven, from) == agreed).count();
+    assert!((3..=16).contains(&again), "{again} times");
+    for n in 2..200 {
+        let other = answers(&mut world, &proven, stranger(n));
+        assert!(other.iter().all(|answer| answer.payload.len() <= proven.len() + 4), "from elsewhere");
+    }
+    assert_eq!(world.nodes[B].endpoint.half_open(), 1);
+    assert!(world.nodes[B].endpoint.counters().dropped_repeat > 900);
+}
+
+#[test]
+fn what_was_recorded_of_a_peer_is_no_way_to_reach_others() {
+    let mut world = pair(3, |_, config| (config.proposals, config.mobike) = (vec![hybrid()], true));
+    world.connect_pair();
+    let recorded: Vec<Vec<u8>> =
+        world.log.iter().filter(|one| one.0.ip() == world.nodes[A].address.ip()).map(|one| one.2.clone()).collect();
+    assert!(recorded.len() > 3);
+    let (mut asked, mut said, mut answers) = (0, 0, 0);
+    for round in 0..100u8 {
+        for message in &recorded {
+            let (question, answer) = ask(&mut world, stranger(round), 4500, &message[4..]);
+            assert!(answer <= question, "{answer} bytes for {question}");
+            (asked, said, answers) = (asked + question, said + answer, answers + usize::from(answer > 0 && message[22] != 34));
+        }
+    }
+    assert!(said <= asked && said > 0, "{said} of {asked}");
+    assert!(answers <= 64, "{answers} times");
+    world.check_traffic();
+    let before = world.ike(A).spis;
+    world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
+    world.run_for(Duration::from_secs(20));
+    assert_ne!(world.ike(A).spis, before, "the peer is heard as before");
+    world.check_traffic();
+}
+
+#[test]
+fn gateways_of_one_kind_need_no_cookie() {
+    let authorities = ["CA one", "CA two"].map(Authority::new);
+    for certified in [false, true] {
+        // The answer asks for certificates, the request does not: with nothing but the shortest proposal it would be the longer one.
+        let shortest = if certified { vec![hybrid()] } else { vec![classic()] };
+        for proposals in [shortest, vec![hybrid(), classic()]] {
+            let mut world = pair(4, |node, config| {
+                config.proposals = proposals.clone();
+                if certified {
+                    config.local_auth = authorities[node].issue(["a.example.org", "b.example.org"][node], 2040);
+                    config.remote_auth = authorities[1 - node].trusted();
+                }
+            });
+            world.connect_pair();
+            let inits = world.messages().into_iter().filter(|message| message == "IKE_SA_INIT request 0").count();
+            let lengths: Vec<usize> = world.log.iter().take(2).map(|(_, _, payload)| payload.len()).collect();
+            assert_eq!(inits, 1, "certificates {certified}, {proposals:?}: {lengths:?}");
+        }
+    }
+}
