@@ -92,8 +92,11 @@ pub struct Presented {
     above: OnceCell<Vec<Certificate>>,
     signed: RefCell<Vec<Signed>>,
     /// What the chain is worth, with which CAs.
-    chains: RefCell<Vec<(Arc<TrustAnchors>, Result<Verified, CertificateError>)>>,
+    chains: RefCell<Vec<Looked>>,
 }
+
+/// What a chain is worth with these CAs.
+type Looked = (Arc<TrustAnchors>, Result<Verified, CertificateError>);
 
 /// A signature that was verified: over what, its AUTH data, and whether it is good.
 #[derive(Debug)]

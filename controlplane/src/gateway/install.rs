@@ -76,7 +76,9 @@ impl Gateway {
         // Peers and paths first: SAs and selectors belong to a peer.
         if let Some(ike) = &mut self.ike {
             ike.remember(installed);
-            plane.command_queue.extend(ike.commands());
+            let commands = ike.commands();
+            commands.iter().for_each(|(_, command)| self.underlay.port500.note(command));
+            plane.command_queue.extend(commands);
         }
         plane.command_queue.extend(before);
         for want in install.iter().map(|place| desired.sas[*place]).filter(|want| want.direction == Direction::Inbound) {

@@ -202,9 +202,8 @@ mod tests {
         [&spis[..], &[46, 0x20, 34, 8, 0, 0, 0, 0], &28u32.to_be_bytes()].concat()
     }
 
-    /// Waits until as many as were sent are counted one way or the other; gives those that came.
-    async fn all(port500: &mut Port500, numbers: &SocketNumbers, sent: u64) -> Vec<(Arrival, Vec<u8>)> {
-        let mut came = Vec::new();
+    /// Waits until as many as were sent so far are counted one way or the other, and those that came are here.
+    async fn all(port500: &mut Port500, numbers: &SocketNumbers, sent: u64, came: &mut Vec<Datagram>) {
         let done = async {
             while numbers.all() < sent || port500.first.is_some() || came.len() < numbers.received_so_far() as usize {
                 let _ = tokio::time::timeout(Duration::from_millis(20), port500.ready()).await;
@@ -212,7 +211,6 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
-        came
     }
 
     #[tokio::test]
@@ -251,7 +249,7 @@ mod tests {
                     sent += 1;
                 }
             }
-            came.extend(all(&mut port500, &numbers, sent).await);
+            all(&mut port500, &numbers, sent, &mut came).await;
         }
         let lost = numbers.dropped(Drop::UdpOverflow);
         assert_eq!(came.iter().filter(|(_, datagram)| *datagram == message(1, 2)).count() as u64 + lost, 1000);
@@ -277,7 +275,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         peer.send_to(&[0; 28], address).unwrap();
-        all(&mut port500, &numbers, 1001).await;
+        all(&mut port500, &numbers, 1001, &mut Vec::new()).await;
         assert!(numbers.dropped(Drop::UdpOverflow) > 100, "{}", numbers.dropped(Drop::UdpOverflow));
         assert_eq!(junk() + numbers.dropped(Drop::UdpOverflow), 1001);
     }

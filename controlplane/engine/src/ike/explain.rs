@@ -145,7 +145,7 @@ impl fmt::Display for Difference {
 }
 
 pub(super) fn texts(proposals: &[Proposal]) -> Vec<Shown> {
-    proposals.iter().take(PROPOSALS_MAX).map(|proposal| Shown::of(proposal)).collect()
+    proposals.iter().take(PROPOSALS_MAX).map(Shown::of).collect()
 }
 
 fn pair_text(pair: &SelectorPair) -> Shown {
