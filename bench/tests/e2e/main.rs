@@ -41,6 +41,7 @@ mod restart;
 mod routers;
 mod secrets;
 mod steering;
+mod strangers;
 mod takeover;
 mod transfer;
 mod vlan;
