@@ -112,6 +112,33 @@ fn who_has_no_token_gets_nothing_over_tcp() -> Result<()> {
     Ok(())
 }
 
+/// What a page in a browser can do whose name leads to this machine: it has no way to another Host header.
+#[test]
+fn who_asks_for_another_name_gets_nothing_over_tcp() -> Result<()> {
+    let lab = lab(&[])?;
+    let token = format!("Authorization: Bearer {TOKEN}");
+    let ask = |host: &str, url: &str| curl(lab.a(), &["-H", &format!("Host: {host}"), "-H", &token], url);
+    let urls = [format!("http://127.0.0.1:{PORT}/v1/status"), "http://127.0.0.1:9464/metrics".to_owned()];
+    for url in &urls {
+        for host in ["evil.example", "evil.example:9464", "localhost.evil.example"] {
+            let answer = ask(host, url)?;
+            answer.expect(421, "http_names")?;
+            ensure!(!answer.body.contains("site-b"), "{answer:?}");
+        }
+        for host in ["localhost", "127.0.0.1:9464", "[::1]", "192.0.2.1"] {
+            ask(host, url)?.expect(200, "site-b")?;
+        }
+        ask("gw1.example.org", url)?.expect(421, "http_names")?;
+    }
+    edit(lab.a(), "peers:\n", "http_names: [gw1.example.org]\npeers:\n")?;
+    lab.a().adit("reload")?;
+    for url in &urls {
+        ask("gw1.example.org", url)?.expect(200, "site-b")?;
+        ask("evil.example", url)?.expect(421, "http_names")?;
+    }
+    Ok(())
+}
+
 #[test]
 fn the_same_is_told_over_tcp_and_over_the_socket() -> Result<()> {
     let lab = lab(&[])?;

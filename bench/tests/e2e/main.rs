@@ -40,6 +40,7 @@ mod renewal;
 mod restart;
 mod routers;
 mod secrets;
+mod state_disk;
 mod steering;
 mod strangers;
 mod takeover;
