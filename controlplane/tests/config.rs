@@ -158,6 +158,7 @@ mistakes! {
     api_without_an_address: and("api: { token_file: api.token }");
     api_with_a_token_that_can_be_guessed: and("api: { listen: 127.0.0.1:9465, token_file: short.token }");
     api_with_a_token_that_others_can_read: and("api: { listen: 127.0.0.1:9465, token_file: open.psk }");
+    http_name_that_is_none: and("http_names: [gw1.example.org, \"http://gw1.example.org\", \"127.0.0.1\"]");
     api_at_no_port: and("api: { listen: 127.0.0.1:0, token_file: api.token }");
     empty_file: "# nothing\n\n";
     indented_with_a_tab: with("    endpoint", "\tendpoint");
@@ -402,6 +403,7 @@ peers:
   - { name: site-c, endpoint: \"[2001:db8::3]:4500\", static_key_file: site-b.key, lanes: 64 }
 metrics: { listen: 127.0.0.1:9464 }
 api: { listen: \"[::1]:9465\", token_file: api.token }
+http_names: [gw1.example.org]
 runtime_dir: /tmp/adit
 state_dir: /tmp/adit-state
 ";
