@@ -20,6 +20,7 @@ mod hung;
 mod ike_faults;
 mod ike_metrics;
 mod ike_tunnel;
+mod insiders;
 mod interface;
 mod interface_upkeep;
 mod io;
