@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Sends packets of `len` bytes, at least 20, as fast as it goes, but never more ahead of the receiver than its queue holds.
 pub async fn run(len: usize, time: Duration) -> Result<Figures, Error> {
-    let peer = |local, remote| Peer::builder().local_id(local).remote_id(remote).psk("a key for one run").build();
+    let peer = |local, remote| Peer::builder().local_id(local).remote_id(remote).psk("a key for one run only").build();
     let server = Server::bind((Ipv4Addr::LOCALHOST, 0).into(), [peer("server.example.org", "client.example.org")?]).await?;
     let client = Client::connect(server.local_addr(), peer("client.example.org", "server.example.org")?).await?;
     let session = Arc::new(server.accept().await?);

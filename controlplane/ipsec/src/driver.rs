@@ -8,6 +8,7 @@
 //! ```
 //! It ends when every handle is gone, or when it is told to; then it says goodbye to all peers and waits a moment for their answers.
 
+mod admission;
 mod events;
 mod receive;
 
@@ -29,6 +30,7 @@ use super::options::Options;
 use super::peer::Peer;
 use super::server::Refused;
 use super::session::Session;
+use admission::Admission;
 use receive::InboundSa;
 
 /// Largest datagram that is received, in bytes.
@@ -110,6 +112,7 @@ pub struct Driver {
     listener: Option<Listener>,
     /// A peer has come or gone: there may be no place for the next one, or too many.
     peers_changed: bool,
+    admission: Admission,
     /// Where the datagram came from that is being handled.
     from: Option<SocketAddr>,
     waiting: VecDeque<Transmit>,
@@ -145,6 +148,7 @@ pub fn open(address: SocketAddr, options: Options) -> Result<(Driver, mpsc::Unbo
         dialer: None,
         listener: None,
         peers_changed: false,
+        admission: Admission::new(Instant::now()),
         from: None,
         waiting: VecDeque::new(),
         tick_at: Instant::now() + TICK,
@@ -172,6 +176,7 @@ impl Driver {
         check_family(self.local, remote)?;
         let local = local_address(self.local, remote).map_err(|error| Error::io(format!("find a way to {remote}"), error))?;
         let id = PeerId(0);
+        self.admission.expect(canonical(remote));
         let pace = peer.pace();
         let config = PeerConfig { initiate: true, local: Some(local), remotes: vec![remote], ..peer.config };
         self.endpoint.set_peer(now(), id, config).map_err(refused_settings)?;

@@ -13,10 +13,10 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let clients = Peer::builder().local_id("gw.example.org").remote_id("*.clients.example.org").psk("long and random").build()?;
+//! let clients = Peer::builder().local_id("gw.example.org").remote_id("*.clients.example.org").psk("long and random, really").build()?;
 //! let server = Server::bind("127.0.0.1:0".parse()?, [clients]).await?;
 //!
-//! let gateway = Peer::builder().local_id("a.clients.example.org").remote_id("gw.example.org").psk("long and random").build()?;
+//! let gateway = Peer::builder().local_id("a.clients.example.org").remote_id("gw.example.org").psk("long and random, really").build()?;
 //! let client = Client::connect(server.local_addr(), gateway).await?;
 //! let session = server.accept().await?;
 //! assert_eq!(session.peer_id(), "a.clients.example.org");
@@ -46,8 +46,8 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let server = Server::bind("127.0.0.1:0".parse()?,
-//! #     [Peer::builder().local_id("gw").remote_id("alice").psk("one key").build()?]).await?;
-//! let gateway = Peer::builder().local_id("alice").remote_id("gw").psk("another key").build()?;
+//! #     [Peer::builder().local_id("gw").remote_id("alice").psk("one key for the two").build()?]).await?;
+//! let gateway = Peer::builder().local_id("alice").remote_id("gw").psk("another key for the two").build()?;
 //! let error = Client::connect(server.local_addr(), gateway).await.unwrap_err();
 //! assert_eq!(error.code(), "authentication_failed");
 //! // The server knows more than it says.

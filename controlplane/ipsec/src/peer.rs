@@ -139,11 +139,12 @@ impl PeerBuilder {
         self
     }
 
-    /// A key that both ends know: text, hexadecimal digits after `0x`, or base64 after `0s`. Make it random and long: whoever
-    /// records a handshake and has a quantum computer, or plays the other end, can try keys that people remember.
+    /// A key that both ends know: text, hexadecimal digits after `0x`, or base64 after `0s`, at least [`Psk::LEN_MIN`] bytes of it. Make
+    /// it random and long: whoever records a handshake and has a quantum computer, or plays the other end, can try keys that people
+    /// remember.
     #[must_use]
     pub fn psk(mut self, text: &str) -> PeerBuilder {
-        let psk = self.read("psk", Psk::from_text(text));
+        let psk = self.read("psk", Psk::from_text(text).and_then(Psk::long_enough));
         self.set_psk(psk);
         self
     }
@@ -151,7 +152,7 @@ impl PeerBuilder {
     /// The same as bytes.
     #[must_use]
     pub fn psk_bytes(mut self, bytes: &[u8]) -> PeerBuilder {
-        let psk = self.read("psk", Psk::from_bytes(bytes));
+        let psk = self.read("psk", Psk::from_bytes(bytes).and_then(Psk::long_enough));
         self.set_psk(psk);
         self
     }
@@ -388,16 +389,21 @@ mod tests {
         assert!(fault(Peer::builder().local_id("a")).starts_with("remote_id: is missing"));
         assert!(fault(named()).starts_with("psk: is missing"));
         assert!(fault(named().psk("")).contains("empty"));
+        for short in
+            [named().psk("fifteen letters"), named().psk("0x00112233445566778899aabbccddee"), named().psk_bytes(&[7; 15])]
+        {
+            assert!(fault(short).starts_with("psk: a preshared key of 15 bytes can be guessed"));
+        }
         assert!(fault(named().key("no PEM")).starts_with("key: "));
-        assert!(fault(named().psk("x").proposals(["aes256gmc16"])).contains("did you mean"));
-        assert!(fault(named().psk("x").remote_traffic(["10.0.0.0/33"])).starts_with("remote_traffic: "));
+        assert!(fault(named().psk("sixteen letters!").proposals(["aes256gmc16"])).contains("did you mean"));
+        assert!(fault(named().psk("sixteen letters!").remote_traffic(["10.0.0.0/33"])).starts_with("remote_traffic: "));
         // The first one is told.
-        assert!(fault(named().psk("x").local_id("two words").proposals(["y"])).starts_with("local_id: "));
+        assert!(fault(named().psk("sixteen letters!").local_id("two words").proposals(["y"])).starts_with("local_id: "));
     }
 
     #[test]
     fn secrets_are_not_printed() {
-        let builder = Peer::builder().local_id("a").remote_id("b").psk("0x736563726574");
+        let builder = Peer::builder().local_id("a").remote_id("b").psk("0x73656372657473656372657473656372");
         let peer = builder.clone().build().unwrap();
         let said = format!("{builder:?} {peer:?} {:?}", peer.config);
         assert!(!said.contains("secret") && !said.contains("736563"), "{said}");
@@ -405,7 +411,7 @@ mod tests {
 
     #[test]
     fn the_default_offers_ml_kem_and_everything() {
-        let peer = Peer::builder().local_id("a").remote_id("*").psk("x").build().unwrap();
+        let peer = Peer::builder().local_id("a").remote_id("*").psk("sixteen letters!").build().unwrap();
         assert_eq!(peer.config.proposals.len(), 2);
         assert_eq!(peer.config.proposals[0].additional.len(), 1);
         assert_eq!(peer.config.children[0].local.len(), 2);

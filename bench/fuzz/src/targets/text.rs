@@ -32,7 +32,7 @@ pub fn config(data: &[u8]) {
 pub fn settings(data: &[u8]) {
     let [which, text @ ..] = data else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
-    let good = || Peer::builder().local_id("a").remote_id("b").psk("a key for tests");
+    let good = || Peer::builder().local_id("a").remote_id("b").psk("a key for all tests");
     let built = match which % 8 {
         0 => good().local_id(text),
         1 => good().remote_id(text),

@@ -21,6 +21,8 @@ pub struct Psk(Secret);
 pub enum PskError {
     #[error("an empty preshared key")]
     Empty,
+    #[error("a preshared key of {0} bytes can be guessed; at least {min} are needed", min = Psk::LEN_MIN)]
+    Short(usize),
     #[error("a preshared key that begins with 0x and goes on with other than an even number of hexadecimal digits")]
     Hex,
     #[error("a preshared key that begins with 0s and goes on with other than base64")]
@@ -28,6 +30,17 @@ pub enum PskError {
 }
 
 impl Psk {
+    /// A key that is shorter than this, in bytes, can be guessed by who records one handshake.
+    pub const LEN_MIN: usize = 16;
+
+    /// The key, if it is not too short to be used for authentication.
+    ///
+    /// # Errors
+    /// It is.
+    pub fn long_enough(self) -> Result<Psk, PskError> {
+        if self.len() < Psk::LEN_MIN { Err(PskError::Short(self.len())) } else { Ok(self) }
+    }
+
     /// Takes the bytes as they are.
     ///
     /// # Errors

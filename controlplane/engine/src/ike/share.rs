@@ -10,6 +10,7 @@ use adit_proto::esp;
 use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 
 use crate::identity::Identity;
+use crate::rate_limit::Bucket;
 use crate::shown::Shown;
 
 use super::config::{ChildConfig, Limits, Mode};
@@ -35,22 +36,23 @@ pub(super) fn may_connect(ctx: &mut Ctx, id: PeerId, identity: &Identity) -> Res
     let now = ctx.now.instant;
     let full = ctx.shared.connected >= ctx.shared.config.limits.sessions;
     let Some(peer) = ctx.shared.peers.get_mut(&id) else { return Ok(()) };
-    if !peer.handshakes.take(now) {
-        return Err(LocalFault::TooOften.into());
-    }
-    if peer.config.remote_id.exact().is_some() {
-        return Ok(());
-    }
-    match peer.current {
-        None if full => Err(LocalFault::Sessions.into()),
-        Some(_) if !peer.connected_as.is_same_name(&Shown::of(identity)) => {
+    if peer.config.remote_id.exact().is_none() {
+        let is_another = !peer.connected_as.is_same_name(&Shown::of(identity));
+        if is_another && peer.current.is_some() {
             // It goes on, if it is alive.
             let other = peer.connected_as.clone();
             ctx.act(Action::Probe { peer: id });
-            Err(Incompatibility::Taken(other).into())
+            return Err(Incompatibility::Taken(other).into());
         }
-        None | Some(_) => Ok(()),
+        if full && peer.current.is_none() {
+            return Err(LocalFault::Sessions.into());
+        }
+        if is_another {
+            // Who was there before has not used up what this one may.
+            peer.handshakes = Bucket::new(HANDSHAKES_PER_SECOND);
+        }
     }
+    if peer.handshakes.take(now) { Ok(()) } else { Err(LocalFault::TooOften.into()) }
 }
 
 /// Whether another Child SA may be made by the peer on this lane, as a new one or in a rekey.

@@ -27,12 +27,16 @@ impl Driver {
             Event::State { peer, state, cause, .. } => self.on_state(peer, state, cause),
             Event::IkeUp { peer, spis, replaces } => {
                 tracing::info!(peer = peer.0, "IKE SA {spis} is up");
+                self.admission.know(&spis);
                 self.note_facts(peer);
                 if replaces.is_some() {
                     self.done(peer, Keys::Ike);
                 }
             }
-            Event::IkeDown { peer, spis, cause } => tracing::info!(peer = peer.0, "IKE SA {spis} is gone: {cause}"),
+            Event::IkeDown { peer, spis, cause } => {
+                tracing::info!(peer = peer.0, "IKE SA {spis} is gone: {cause}");
+                self.admission.forget(&spis);
+            }
             Event::ChildFailed { peer, cause, .. } => tracing::warn!(peer = peer.0, "no Child SA: {cause}"),
             Event::InstallInbound(keys) => self.install_inbound(&keys),
             Event::InstallOutbound(keys) => self.install_outbound(&keys),
@@ -171,7 +175,7 @@ impl Driver {
             }
         } else if self.entries.get(&peer).is_none_or(|entry| entry.announced) {
             // The session goes on.
-        } else if up && self.entries.values().filter(|entry| entry.announced).count() >= self.options.sessions {
+        } else if up && self.is_one_of_many(peer) && self.announced() >= self.options.sessions {
             // The engine lets nobody begin any more; several had begun before.
             tracing::warn!(peer = peer.0, "too many sessions: closed");
             let _ = self.endpoint.disconnect(now(), peer);
@@ -184,6 +188,17 @@ impl Driver {
                 self.tell_refused(from, *failure);
             }
         }
+    }
+
+    fn announced(&self) -> usize {
+        self.entries.values().filter(|entry| entry.announced).count()
+    }
+
+    /// Whether a peer came under a pattern. Who is configured by name has its place.
+    fn is_one_of_many(&self, peer: PeerId) -> bool {
+        let configured = self.entries.get(&peer).map(|entry| entry.configured);
+        let peer = configured.and_then(|configured| self.listener.as_ref()?.peers.get(configured));
+        peer.is_none_or(|peer| peer.config.remote_id.exact().is_none())
     }
 
     fn why_no_child(&self, peer: PeerId) -> Box<Failure> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use adit_engine::ike::{PeerId, Usage};
 use adit_engine::path::Arrival;
@@ -53,6 +54,9 @@ impl Driver {
     }
 
     fn receive_ike(&mut self, from: SocketAddr, datagram: &[u8]) {
+        if !self.admission.admits(Instant::now(), from, datagram) {
+            return;
+        }
         let Ok(local) = local_address(self.local, from) else { return };
         self.from = Some(from);
         self.endpoint.handle_message(now(), Arrival::new(local, from), datagram);

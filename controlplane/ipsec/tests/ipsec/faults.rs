@@ -11,7 +11,7 @@ use crate::support::*;
 #[tokio::test]
 async fn a_wrong_key_is_a_typed_error_at_both_ends() {
     let server = Server::bind(any(), [client().build().unwrap()]).await.unwrap();
-    let wrong = gateway().psk("another key").build().unwrap();
+    let wrong = gateway().psk("quite another key").build().unwrap();
     let error = soon("an error", Client::connect(server.local_addr(), wrong)).await.unwrap_err();
     assert_eq!(error.code(), "authentication_failed");
     assert!(error.to_string().contains("compare the shared key"), "{error}");
@@ -21,7 +21,7 @@ async fn a_wrong_key_is_a_typed_error_at_both_ends() {
     // It works with the right one, and a stranger who says that he is the one who is connected changes nothing.
     let client = soon("a connection", Client::connect(server.local_addr(), gateway().build().unwrap())).await.unwrap();
     let session = soon("a session", server.accept()).await.unwrap();
-    let wrong = gateway().psk("another key").build().unwrap();
+    let wrong = gateway().psk("quite another key").build().unwrap();
     assert_eq!(Client::connect(server.local_addr(), wrong).await.unwrap_err().code(), "authentication_failed");
     assert_eq!(soon("the refusal", server.refused()).await.unwrap().error.code(), "wrong_psk");
     Pair { server, client, session }.check().await;

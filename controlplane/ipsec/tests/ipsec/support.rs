@@ -23,12 +23,12 @@ pub fn any() -> SocketAddr {
 
 /// The server as the client is told of it.
 pub fn gateway() -> PeerBuilder {
-    Peer::builder().local_id(CLIENT).remote_id(GATEWAY).psk("a key for tests")
+    Peer::builder().local_id(CLIENT).remote_id(GATEWAY).psk("a key for all tests")
 }
 
 /// The client as the server is told of it.
 pub fn client() -> PeerBuilder {
-    Peer::builder().local_id(GATEWAY).remote_id(CLIENT).psk("a key for tests")
+    Peer::builder().local_id(GATEWAY).remote_id(CLIENT).psk("a key for all tests")
 }
 
 /// Quick to notice that nobody answers.

@@ -14,8 +14,6 @@ use crate::config::problem::Place;
 use crate::config::raw::{self, Text};
 use crate::key_file::{self, KeyFileError, Readers};
 
-/// A preshared key shorter than this can be guessed by who records one handshake.
-const PSK_LEN_MIN: usize = 16;
 /// Against a quantum computer, a key counts half its bits: 256 of them are needed (RFC 8784 §2, §6).
 const PPK_LEN_MIN: usize = 32;
 /// Longest name of one, in bytes.
@@ -174,7 +172,7 @@ impl Check<'_> {
 
     fn psk(&mut self, text: &Text) -> Option<Loaded<Psk>> {
         let expected = "a file with the preshared key of this pair, that only its owner can read";
-        self.shared_secret(text, expected, PSK_LEN_MIN, "preshared key")
+        self.shared_secret(text, expected, Psk::LEN_MIN, "preshared key")
     }
 
     /// A secret that both ends have in a file, of so many bytes at least.
