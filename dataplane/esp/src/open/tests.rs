@@ -65,6 +65,35 @@ fn the_high_half_of_an_extended_number_is_under_the_tag() {
 }
 
 #[test]
+fn a_replay_left_of_the_window_is_counted_as_one_without_a_decryption() {
+    for (esn, first) in [(true, 1), (true, (7 << 32) + 5), (false, 1)] {
+        let (mut sealer, mut opener) = pair(Backend::AwsLc, Suite::Aes128Gcm, esn, first);
+        let packets: Vec<Vec<u8>> = (0..200).map(|_| sealed(&mut sealer, b"once")).collect();
+        packets.iter().for_each(|packet| assert!(opened(&mut opener, packet).is_ok()));
+        let old = &packets[..200 - 64];
+        assert!(old.iter().all(|packet| opened(&mut opener, packet) == Err(Drop::ReplayOld)), "extended: {esn}, from {first}");
+        // Also one whose tag is wrong: nobody looked at it.
+        let mut bent = packets[0].clone();
+        bent[30] ^= 1;
+        assert_eq!(opened(&mut opener, &bent), Err(Drop::ReplayOld));
+        assert_eq!(opened(&mut opener, &packets[199]), Err(Drop::Replay));
+    }
+}
+
+#[test]
+fn what_lies_ahead_is_opened_over_the_edge_of_32_bits() {
+    let edge = 1u64 << 32;
+    for (top, next) in [(edge - 10, edge + 3), (3 * edge - 2, 3 * edge + 2), (edge - 1, edge + (1 << 30)), (5, 1 << 31)] {
+        let (mut sealer, mut opener) = pair(Backend::AwsLc, Suite::Aes128Gcm, true, top + 1);
+        sealer.seq_next = next;
+        assert!(opened(&mut opener, &sealed(&mut sealer, b"ahead")).is_ok(), "{next} after {top}");
+        // And what was late and is still in the window.
+        sealer.seq_next = next - 3;
+        assert!(opened(&mut opener, &sealed(&mut sealer, b"late")).is_ok());
+    }
+}
+
+#[test]
 fn no_number_is_used_at_the_end_or_without_room() {
     let (mut sealer, _) = pair(Backend::AwsLc, Suite::Aes256Gcm, true, 7);
     let mut packet = vec![0; esp::sealed_len(8)];
