@@ -117,11 +117,7 @@ impl Gateway {
                         return Ok(ended);
                     }
                 }
-                _ = save.tick() => {
-                    self.tend_interface().await;
-                    self.take_renewed(plane).await;
-                    self.durable.note_tops(&self.view);
-                }
+                _ = save.tick() => self.save(plane).await,
                 () = self.durable.written() => {
                     self.extend_all(plane);
                     self.pump(plane)?;
@@ -133,6 +129,13 @@ impl Gateway {
                 self.settled(plane);
             }
         }
+    }
+
+    /// What is done every few seconds.
+    async fn save(&mut self, plane: &mut Plane) {
+        self.tend_interface().await;
+        self.take_renewed(plane).await;
+        self.durable.note_tops(&self.view);
     }
 
     /// What is done once a second; and whether this data plane has to go.
