@@ -48,10 +48,12 @@ fn series(gateway: &Gateway) -> Result<BTreeSet<String>> {
 /// The titles in `adit status` and `adit status PEER`, but for drops, which there may be.
 fn tables(gateway: &Gateway) -> Result<BTreeSet<String>> {
     let report = gateway.adit("status")? + &gateway.adit("status site-b")?;
-    let titles = report.lines().filter(|line| line.starts_with(char::is_alphabetic) && !line.contains([':', '('])).map(|line| {
-        line.split(|letter: char| letter.is_ascii_hexdigit() && letter.is_ascii_digit()).next().unwrap_or_default().trim()
-    });
-    Ok(titles.filter(|title| !title.contains("dropped")).map(str::to_owned).collect())
+    let titles = report.lines().filter(|line| line.starts_with(char::is_alphabetic) && !line.contains([':', '(']));
+    // Without numbers and SPIs.
+    let words =
+        |line: &str| line.split(' ').take_while(|word| word.chars().all(char::is_alphabetic)).collect::<Vec<_>>().join(" ");
+    let titles = titles.map(words);
+    Ok(titles.filter(|title| !title.contains("dropped")).collect())
 }
 
 /// What a gateway shows of its peer: fields, series and tables.

@@ -178,21 +178,33 @@ fn established(pair: &mut Pair, victim: usize) -> Insider {
     Insider { victim, seal, spis, initiator, next_id: last.map_or(0, |id| id + 1) }
 }
 
-/// IKE_SA_INIT is done, with an attacker in A's place.
-fn after_init(kind: Kind) -> (Pair, Option<Insider>) {
-    let mut pair = Pair::new(kind);
-    let request = pair.in_flight.pop_front().expect("A begins");
+/// Sends B a request of A with another public key. Gives it, and the answer as it was sent and decoded.
+fn with_key(pair: &mut Pair, request: Datagram, public: &[u8]) -> (Message, Datagram, Message) {
     let mut message = Message::decode(&request.payload[4..]).expect("a message");
-    let exchange = KeyExchange::start(KeyExchangeMethod::X25519).expect("a key");
     for payload in &mut message.payloads {
         if let Payload::Ke { data, .. } = payload {
-            *data = exchange.public().to_vec();
+            *data = public.to_vec();
         }
     }
     let payload = [&[0; 4], message.encode().expect("a message").as_slice()].concat();
     pair.hand(&Datagram { payload, ..request });
-    let answers = pair.take(B);
-    let answer = Message::decode(&answers[0].payload[4..]).expect("an answer");
+    let sent = pair.take(B).swap_remove(0);
+    let answer = Message::decode(&sent.payload[4..]).expect("an answer");
+    (message, sent, answer)
+}
+
+/// IKE_SA_INIT is done, with an attacker in A's place.
+fn after_init(kind: Kind) -> (Pair, Option<Insider>) {
+    let mut pair = Pair::new(kind);
+    let request = pair.in_flight.pop_front().expect("A begins");
+    let exchange = KeyExchange::start(KeyExchangeMethod::X25519).expect("a key");
+    let (mut message, sent, mut answer) = with_key(&mut pair, request, exchange.public());
+    if answer.payloads.iter().any(|one| matches!(one, Payload::Notify(notify) if notify.kind == NotifyType::COOKIE)) {
+        // A longer answer waits behind a cookie.
+        pair.hand(&sent);
+        let request = pair.take(A).pop().expect("A comes again with the cookie");
+        (message, _, answer) = with_key(&mut pair, request, exchange.public());
+    }
     let nonce = |message: &Message| {
         message.payloads.iter().find_map(|payload| if let Payload::Nonce(nonce) = payload { Some(nonce.clone()) } else { None })
     };
