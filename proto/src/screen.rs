@@ -1,6 +1,6 @@
 //! Which messages of IKE come before the engine, in classes that cannot crowd each other out:
 //!
-//! 1. of IKE SAs that there are, by both of their SPIs;
+//! 1. of IKE SAs that there are, by both of their SPIs, with a share for each of them;
 //! 2. from where peers are looked for or have proven themselves, with a share for each address and port, and for each address;
 //! 3. of strangers, with a share for each network that they come from. Who asks little is served before who asks much.
 //!
@@ -17,6 +17,8 @@ use crate::stats::Drop;
 
 /// Messages of IKE SAs that there are which are let through in a second, whatever strangers send.
 pub const KNOWN_PER_S: u32 = 5000;
+/// And of those, of one IKE SA: a peer with all the IKE SAs that it may have leaves most of it to others.
+pub const SA_PER_S: u32 = 200;
 /// Messages from all known addresses together.
 pub const ADDRESSES_PER_S: u32 = 3000;
 /// And of those, from one of them, and from one port of it that is known.
@@ -39,7 +41,7 @@ const EMPTY: u64 = 0;
 /// Decides which messages of IKE are let through.
 pub struct Screen {
     hash: RandomState,
-    sas: Table<()>,
+    sas: Table<Share>,
     known: RateLimit,
     addresses: Table<Share>,
     of_addresses: RateLimit,
@@ -118,8 +120,10 @@ impl Screen {
     #[inline]
     pub fn admit(&mut self, message: &[u8], from: SocketAddr, now_us: u64) -> Result<(), Drop> {
         let spis = spis_of(message)?;
-        if self.sas.find(self.of_sa(spis)).is_some() {
-            return if self.known.take(1, now_us) { Ok(()) } else { Err(Drop::PuntKnownLimit) };
+        let fingerprint = self.of_sa(spis);
+        if let Some(share) = self.sas.find(fingerprint) {
+            let may = share.take(SA_PER_S, now_us) && self.known.take(1, now_us);
+            return if may { Ok(()) } else { Err(Drop::PuntKnownLimit) };
         }
         // A known port has a share of its own: whoever sends under the address alone takes nothing from it.
         for known in [from, SocketAddr::new(from.ip(), 0)] {

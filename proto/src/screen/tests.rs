@@ -44,12 +44,27 @@ fn no_class_takes_the_share_of_another() {
     assert_eq!(admitted(&mut screen, &ike(5, 6), "192.0.2.1:7"), NETWORK_PER_S);
     assert_eq!(admitted(&mut screen, &ike(9, 0), "192.0.2.200:9"), 0, "the same network");
     assert_eq!(admitted(&mut screen, &ike(9, 0), "192.0.2.9:9"), ADDRESS_PER_S, "a known address of it");
-    assert_eq!(admitted(&mut screen, &ike(5, 77), "192.0.2.1:7"), KNOWN_PER_S, "of an IKE SA that there is");
+    assert_eq!(admitted(&mut screen, &ike(5, 77), "192.0.2.1:7"), SA_PER_S, "of an IKE SA that there is");
     assert_eq!(admitted(&mut screen, &ike(77, 5), "198.51.100.1:7"), NETWORK_PER_S, "both SPIs in their places count");
     assert_eq!(admitted(&mut screen, &ike(5, 6), "[2001:db8::1]:7"), NETWORK_PER_S);
     assert_eq!(screen.admit(&ike(5, 77), at("192.0.2.1:7"), 1), Err(Drop::PuntKnownLimit));
     assert_eq!(screen.admit(&ike(5, 6), at("192.0.2.9:7"), 1), Err(Drop::PuntAddressLimit));
     assert_eq!(screen.admit(&ike(5, 6), at("192.0.2.1:7"), 1), Err(Drop::PuntNetworkLimit));
+}
+
+#[test]
+fn one_ike_sa_takes_nothing_from_another() {
+    let mut screen = Screen::new(64, 4);
+    for number in 1..=40 {
+        know(&mut screen, number, 77).unwrap();
+    }
+    // All that a peer may have, at once.
+    for number in 1..=8 {
+        assert_eq!(admitted(&mut screen, &ike(number, 77), "192.0.2.1:7"), SA_PER_S);
+    }
+    assert_eq!(admitted(&mut screen, &ike(9, 77), "192.0.2.2:7"), SA_PER_S, "of another peer");
+    let all: u32 = (10..=40).map(|number| admitted(&mut screen, &ike(number, 77), "192.0.2.3:7")).sum();
+    assert_eq!(all, KNOWN_PER_S - 9 * SA_PER_S, "and all together");
 }
 
 #[test]
