@@ -56,7 +56,8 @@ enum Timer {
 pub struct Endpoint {
     pub(super) shared: Shared,
     pub(super) random: Box<dyn Random + Send>,
-    pub(super) sas: BTreeMap<SaId, IkeSa>,
+    /// Boxed: one is taken out for each message, and would move its neighbours.
+    pub(super) sas: BTreeMap<SaId, Box<IkeSa>>,
     timers: Timers<Timer>,
     /// A peer was changed or removed since the directory was made.
     directory_is_stale: bool,
@@ -221,7 +222,7 @@ impl Endpoint {
     }
 
     /// Puts an IKE SA into the table, or forgets it when nothing is left of it.
-    pub(super) fn put_back(&mut self, now: Now, sa: IkeSa) {
+    pub(super) fn put_back(&mut self, now: Now, sa: Box<IkeSa>) {
         let id = sa.facts.id;
         self.kept.touch(now, id);
         if sa.is_gone(now.instant) {

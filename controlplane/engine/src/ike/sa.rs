@@ -162,8 +162,8 @@ impl IkeSa {
     }
 
     /// Gives it to the endpoint.
-    pub(super) fn take_offspring(&mut self) -> Option<IkeSa> {
-        self.offspring.take().map(|sa| *sa)
+    pub(super) fn take_offspring(&mut self) -> Option<Box<IkeSa>> {
+        self.offspring.take()
     }
 
     /// A message whose header names our SPI.

@@ -112,7 +112,7 @@ impl Endpoint {
                 self.lost(now, *peer, Cause::TrustChanged, None);
             }
         }
-        for session in self.sas.values().filter_map(IkeSa::session) {
+        for session in self.sas.values().filter_map(|sa| sa.session()) {
             restored.inbound.extend(session.children.iter().map(|child| child.inbound));
             restored.inbound.extend(session.children.draining_inbound().iter().map(|(_, spi)| *spi));
             let sending = session.children.iter().filter(|child| child.is_sending()).map(|child| child.outbound);
@@ -153,13 +153,13 @@ impl Endpoint {
         if let Some(peer) = sa.facts.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
             peer.sas.push(sa.facts.id);
         }
-        self.put_back(now, sa);
+        self.put_back(now, Box::new(sa));
     }
 
     /// Who was to inherit from an IKE SA that is not there any more has nothing to wait for.
     fn forget_lost_predecessors(&mut self) {
         let there: Vec<SaId> = self.sas.keys().copied().collect();
-        for session in self.sas.values_mut().filter_map(IkeSa::session_mut) {
+        for session in self.sas.values_mut().filter_map(|sa| sa.session_mut()) {
             if session.succession.predecessor().is_some_and(|id| there.binary_search(&id).is_err()) {
                 session.succession.forget_predecessor();
             }
@@ -177,7 +177,7 @@ impl Endpoint {
         for (peer, current) in chosen {
             self.shared.set_current(peer, Some(current));
             let spis = self.sas.get(&current).map(|sa| sa.facts.spis);
-            let identity = self.sas.get(&current).and_then(IkeSa::session).map(|session| session.proof.remote_id().clone());
+            let identity = self.sas.get(&current).and_then(|sa| sa.session()).map(|session| session.proof.remote_id().clone());
             if let Some(peer) = self.shared.peers.get_mut(&peer) {
                 peer.connected_as = identity.unwrap_or_default();
             }

@@ -166,7 +166,11 @@ impl Endpoint {
                 session.map(|session| session.children.iter().map(|child| (child.inbound, child.outbound)).collect::<Vec<_>>());
             peer.zip(spis)
         };
-        self.sas.values().filter_map(children).flat_map(|(peer, spis)| spis.into_iter().map(move |(inn, out)| (peer, inn, out)))
+        self.sas
+            .values()
+            .map(Box::as_ref)
+            .filter_map(children)
+            .flat_map(|(peer, spis)| spis.into_iter().map(move |(inn, out)| (peer, inn, out)))
     }
 
     /// Counts over all peers.

@@ -242,7 +242,7 @@ impl Endpoint {
                 if let Some(peer) = self.shared.peers.get_mut(&id) {
                     peer.attempt = Some(sa.facts.id);
                 }
-                self.put_back(now, sa);
+                self.put_back(now, Box::new(sa));
             }
             Err(error) if current.is_some() => self.beside_failed(now, id, error.into()),
             Err(error) => self.lost(now, id, error.into(), None),

@@ -59,7 +59,7 @@ impl Endpoint {
                 self.inits.insert(digest, sa.facts.id);
                 self.half_open.insert(sa.facts.id, HalfOpen { source: hop.remote, asker });
                 self.shared.admission.opened(hop.remote.ip(), asker);
-                self.put_back(now, sa);
+                self.put_back(now, Box::new(sa));
             }
             Err(error) => {
                 let theirs = explain::texts(parts.sa.as_deref().unwrap_or_default());

@@ -44,7 +44,7 @@ impl Endpoint {
             None => self.make_current(now, peer_id, id),
         }
         // It takes the place of another one when the peer has shown that it has it.
-        let holds = self.sas.get(&id).and_then(IkeSa::session).is_some_and(|session| session.succession.holds());
+        let holds = self.sas.get(&id).and_then(|sa| sa.session()).is_some_and(|session| session.succession.holds());
         let replaces = other.filter(|_| !holds).and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
         self.shared.event(Event::IkeUp { peer: peer_id, spis, replaces });
         if let Some(attempt) = attempt {
@@ -106,7 +106,7 @@ impl Endpoint {
     /// The IKE SA whose Child SAs are used for sending.
     pub(super) fn make_current(&mut self, now: Now, peer: PeerId, id: SaId) {
         self.shared.set_current(peer, Some(id));
-        let identity = self.sas.get(&id).and_then(IkeSa::session).map(|session| session.proof.remote_id().clone());
+        let identity = self.sas.get(&id).and_then(|sa| sa.session()).map(|session| session.proof.remote_id().clone());
         if let Some(peer) = self.shared.peers.get_mut(&peer) {
             peer.connected_as = identity.unwrap_or_default();
         }
@@ -139,7 +139,7 @@ impl Endpoint {
 
     /// An IKE SA was made in a rekey of that one.
     pub(super) fn on_successor(&mut self, now: Now, of: SaId) {
-        let Some(sa) = self.sas.get_mut(&of).and_then(IkeSa::take_offspring) else { return };
+        let Some(sa) = self.sas.get_mut(&of).and_then(|sa| sa.take_offspring()) else { return };
         if let Some(peer) = sa.facts.peer.and_then(|peer| self.shared.peers.get_mut(&peer)) {
             peer.sas.push(sa.facts.id);
         }
@@ -198,7 +198,7 @@ impl Endpoint {
             let succession = sa.session().map(|session| &session.succession);
             succession.is_some_and(|one| !one.has_successor() && one.made_by_peer() == Some(successor))
         };
-        if self.sas.get(&from).is_some_and(named) {
+        if self.sas.get(&from).is_some_and(|sa| named(sa)) {
             self.run(now, from, |sa, ctx| {
                 if let Some(session) = sa.session_mut() {
                     rekey_ike::leave_to(ctx, session, successor, Then::Stay);
@@ -300,7 +300,7 @@ impl Endpoint {
     fn another_session(&self, peer: PeerId, not: SaId) -> Option<SaId> {
         let peer = self.shared.peers.get(&peer)?;
         let usable = |id: &&SaId| {
-            let session = self.sas.get(id).and_then(IkeSa::session);
+            let session = self.sas.get(id).and_then(|sa| sa.session());
             **id != not && session.is_some_and(|session| !session.succession.has_successor())
         };
         peer.sas.iter().rev().find(usable).copied()

@@ -13,7 +13,6 @@ use super::super::context::{Ctx, Then};
 use super::super::event::Event;
 use super::super::facts::SaId;
 use super::super::reauth;
-use super::super::sa::IkeSa;
 use super::super::succession::Beside;
 use super::Endpoint;
 use super::commands::CommandError;
@@ -80,7 +79,7 @@ impl Endpoint {
     /// The peer has shown that it has an IKE SA, so it takes the place of the one before, unless a later one has done that.
     pub(super) fn on_proven(&mut self, now: Now, id: SaId, restarted: bool) {
         let since = |id: SaId| {
-            let session = self.sas.get(&id).and_then(IkeSa::session)?;
+            let session = self.sas.get(&id).and_then(|sa| sa.session())?;
             session.proof.standing().since()
         };
         let Some(peer) = self.sas.get(&id).and_then(|sa| sa.facts.peer) else { return };
@@ -104,7 +103,7 @@ impl Endpoint {
     /// The peer has deleted an IKE SA. If it has another one that was to take its place, that shows that it has that one.
     pub(super) fn on_deleted(&mut self, now: Now, id: SaId) {
         let peer = self.sas.get(&id).and_then(|sa| self.shared.peers.get(&sa.facts.peer?));
-        let holds = |id: &&SaId| self.sas.get(id).and_then(IkeSa::session).is_some_and(|session| session.succession.holds());
+        let holds = |id: &&SaId| self.sas.get(id).and_then(|sa| sa.session()).is_some_and(|session| session.succession.holds());
         match peer.and_then(|peer| peer.sas.iter().rev().find(holds)).copied().filter(|new| *new != id) {
             Some(new) => self.on_give_way(now, id, new, Then::End),
             None => self.run(now, id, |sa, ctx| sa.end(ctx, Cause::PeerClosed)),
@@ -126,7 +125,7 @@ impl Endpoint {
     /// Of two IKE SAs that both were to take the place of a third one, this one stays.
     pub(super) fn pass_on(&mut self, now: Now, peer: PeerId, goes: SaId, stays: SaId) {
         let sas = self.shared.peers.get(&peer).map(|peer| peer.sas.clone()).unwrap_or_default();
-        let after = |id: &SaId| self.sas.get(id).and_then(IkeSa::session).and_then(|session| session.succession.next());
+        let after = |id: &SaId| self.sas.get(id).and_then(|sa| sa.session()).and_then(|session| session.succession.next());
         let old = sas.into_iter().find(|id| *id != stays && after(id) == Some(goes));
         self.rename(goes, stays);
         let ours = self.sas.get(&stays).is_some_and(|sa| sa.facts.is_initiator());
@@ -166,7 +165,7 @@ impl Endpoint {
                 }
             });
             let mut draining = Vec::new();
-            if let Some(session) = self.sas.get_mut(&old).and_then(IkeSa::session_mut) {
+            if let Some(session) = self.sas.get_mut(&old).and_then(|sa| sa.session_mut()) {
                 draining = session.children.retire(&mut Ctx::new(now, &mut *self.random, &mut self.shared));
             }
             self.run(now, new, |sa, ctx| {

@@ -7,7 +7,6 @@ use super::super::cause::Cause;
 use super::super::config::Now;
 use super::super::context::Then;
 use super::super::facts::SaId;
-use super::super::sa::IkeSa;
 use super::super::session::Session;
 use super::super::share;
 use super::{Endpoint, Timer};
@@ -29,7 +28,7 @@ impl Endpoint {
         let (current, newest) = (known.current, known.sas.last().copied());
         let over = |id: &&SaId| self.sas.get(id).is_none_or(|sa| sa.session().is_none());
         let goes = |id: &&SaId| {
-            let session = self.sas.get(id).and_then(IkeSa::session);
+            let session = self.sas.get(id).and_then(|sa| sa.session());
             session.is_some_and(|session| session.succession.is_going() || session.succession.holds())
         };
         let spare = || known.sas.iter().filter(|id| Some(**id) != current && Some(**id) != newest);
@@ -47,7 +46,7 @@ impl Endpoint {
     /// Ends an IKE SA that another one has replaced, without a word to the peer, which knows. What is late on its Child SAs is taken by
     /// the one that there is.
     fn end_replaced(&mut self, now: Now, id: SaId, current: Option<SaId>) {
-        let going = self.sas.get(&id).and_then(IkeSa::session).is_some_and(|session| session.succession.is_going());
+        let going = self.sas.get(&id).and_then(|sa| sa.session()).is_some_and(|session| session.succession.is_going());
         match current.filter(|current| going && *current != id) {
             Some(current) => self.on_give_way(now, id, current, Then::End),
             None => self.run(now, id, |sa, ctx| sa.end(ctx, Cause::Replaced)),
@@ -58,7 +57,7 @@ impl Endpoint {
     fn give_up_one(&mut self, now: Now, peer: PeerId) -> bool {
         let Some(known) = self.shared.peers.get(&peer) else { return false };
         let (current, newest) = (known.current, known.sas.last().copied());
-        let session = |id: &SaId| self.sas.get(id).and_then(IkeSa::session);
+        let session = |id: &SaId| self.sas.get(id).and_then(|sa| sa.session());
         let Some(crowded) = current.and_then(|id| session(&id)).and_then(|one| share::crowded(&self.shared, one)) else {
             return false;
         };

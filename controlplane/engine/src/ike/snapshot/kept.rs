@@ -65,7 +65,7 @@ impl Kept {
     }
 
     /// Writes anew what was touched; says whether anything is another than when this was asked last.
-    pub(in crate::ike) fn refresh(&mut self, sas: &BTreeMap<SaId, IkeSa>, paths: &mut Paths) -> bool {
+    pub(in crate::ike) fn refresh(&mut self, sas: &BTreeMap<SaId, Box<IkeSa>>, paths: &mut Paths) -> bool {
         for id in paths.take_sized() {
             let size = paths.static_size(id);
             let before = if let Some(size) = size { self.sizes.insert(id, size) } else { self.sizes.remove(&id) };
@@ -88,7 +88,12 @@ impl Kept {
     }
 
     /// Everything; from here on changes can be put behind it.
-    pub(super) fn snapshot(&mut self, clock: BootClock, sas: &BTreeMap<SaId, IkeSa>, shared: &mut Shared) -> Zeroizing<Vec<u8>> {
+    pub(super) fn snapshot(
+        &mut self,
+        clock: BootClock,
+        sas: &BTreeMap<SaId, Box<IkeSa>>,
+        shared: &mut Shared,
+    ) -> Zeroizing<Vec<u8>> {
         if !std::mem::replace(&mut self.begun, true) {
             self.touched = sas.keys().copied().collect();
         }
@@ -111,7 +116,7 @@ impl Kept {
     }
 
     /// What is another than when a snapshot or changes were asked for last.
-    pub(super) fn changes(&mut self, sas: &BTreeMap<SaId, IkeSa>, shared: &mut Shared) -> Option<Zeroizing<Vec<u8>>> {
+    pub(super) fn changes(&mut self, sas: &BTreeMap<SaId, Box<IkeSa>>, shared: &mut Shared) -> Option<Zeroizing<Vec<u8>>> {
         self.refresh(sas, &mut shared.paths);
         let (sas, peers) = std::mem::take(&mut self.unwritten);
         let sizes = std::mem::take(&mut self.unwritten_sizes);
