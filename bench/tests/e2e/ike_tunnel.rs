@@ -59,8 +59,10 @@ fn two_gateways_agree_on_keys_with_ml_kem_and_say_so() -> Result<()> {
         let metrics = gateway.metrics()?;
         let up = metrics.sum("adit_ike_state", &[("peer", other), ("state", "established")]);
         ensure!(up == Some(1.0) && metrics.sum("adit_ike_handshakes_total", &[("peer", other)]) >= Some(1.0), "{reported:#}");
-        let report = gateway.adit(&format!("status {other}"))?;
-        ensure!(report.starts_with(&format!("{other}: up")) && report.contains("post-quantum"), "{report}");
+        let report = || gateway.adit(&format!("status {other}"));
+        wait_until("it is up", SOON, || Ok(report()?.starts_with(&format!("{other}: up"))))
+            .with_context(|| format!("{:?}", report()))?;
+        ensure!(report()?.contains("post-quantum"), "{}", report()?);
     }
     reaches(&lab.a().netns, lab.b().inner())?;
     reaches(&lab.b().netns, lab.a().inner6())
