@@ -5,7 +5,7 @@ use adit_proto::control::PeerId;
 use super::{Gateway, Plane};
 use crate::api::types::Explanation;
 use crate::ike::report;
-use crate::request::{Request, RequestError, What, place_named};
+use crate::request::{PeerCommand, Request, RequestError, What, place_named};
 
 impl Gateway {
     /// Answers the API.
@@ -13,7 +13,13 @@ impl Gateway {
     pub(super) async fn answer(&mut self, plane: Option<&mut Plane>, request: Request) -> bool {
         // Where nobody waits for an answer any more, nothing is lost.
         match request {
-            Request::Peer(peer, what) => self.answer_about(peer, what),
+            Request::Peer(peer, what) => {
+                // Whoever has renewed a certificate and connects means that one.
+                if let (What::Command(PeerCommand::Connect, _), Some(plane)) = (&what, plane) {
+                    self.take_renewed(plane, true).await;
+                }
+                self.answer_about(peer, what);
+            }
             Request::Look(reply) => {
                 self.publish_ike();
                 let _ = reply.send(());

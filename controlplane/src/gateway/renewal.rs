@@ -22,9 +22,10 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    /// Whether the files are to be read again: they are others than when they were read, and have stood still since the last look.
-    fn is_due(&mut self, running: &Stamps, now: Stamps) -> bool {
-        let still = self.seen.as_ref() == Some(&now);
+    /// Whether the files are to be read again: they are others than when they were read, and have stood still since the last look, or a
+    /// person wants them now.
+    fn is_due(&mut self, running: &Stamps, now: Stamps, ordered: bool) -> bool {
+        let still = ordered || self.seen.as_ref() == Some(&now);
         let due = still && now != *running && self.judged.as_ref() != Some(&now);
         if due {
             self.judged = Some(now.clone());
@@ -35,11 +36,11 @@ impl Renewal {
 }
 
 impl Gateway {
-    /// Takes files that were renewed. To be called every few seconds.
-    pub(super) async fn take_renewed(&mut self, plane: &mut Plane) {
+    /// Takes files that were renewed. To be called every few seconds, and when a person has `ordered` to connect.
+    pub(super) async fn take_renewed(&mut self, plane: &mut Plane, ordered: bool) {
         let running = self.desired.clone();
         let Some(source) = running.source.as_ref().filter(|_| !plane.incomplete) else { return };
-        if !self.renewal.is_due(source.stamps(), source.stamps_now()) {
+        if !self.renewal.is_due(source.stamps(), source.stamps_now(), ordered) {
             return;
         }
         let running = self.desired.clone();
@@ -83,16 +84,19 @@ mod tests {
         let look = || Stamps::of(files.iter().map(PathBuf::as_path));
         let running = look();
         let mut renewal = Renewal::default();
-        assert!(![0; 3].iter().any(|_| renewal.is_due(&running, look())), "nothing has changed");
+        assert!(![0; 3].iter().any(|_| renewal.is_due(&running, look(), false)), "nothing has changed");
         fs::write(&file, "22").unwrap();
-        assert!(!renewal.is_due(&running, look()), "it may still be written");
-        assert!(renewal.is_due(&running, look()));
-        assert!(!renewal.is_due(&running, look()), "it did not fit");
+        assert!(!renewal.is_due(&running, look(), false), "it may still be written");
+        assert!(renewal.is_due(&running, look(), false));
+        assert!(!renewal.is_due(&running, look(), false), "it did not fit");
         // Another file in its place, of the same length.
         fs::write(dir.path().join("new"), "33").unwrap();
         fs::rename(dir.path().join("new"), &file).unwrap();
-        assert_eq!([0; 3].map(|_| renewal.is_due(&running, look())), [false, true, false]);
+        assert_eq!([0; 3].map(|_| renewal.is_due(&running, look(), false)), [false, true, false]);
+        fs::write(&file, "4444").unwrap();
+        assert!(renewal.is_due(&running, look(), true), "a person wants it now");
+        assert!(!renewal.is_due(&running, look(), true), "it did not fit");
         fs::remove_file(&file).unwrap();
-        assert_eq!([0; 3].map(|_| renewal.is_due(&running, look())), [false, true, false]);
+        assert_eq!([0; 3].map(|_| renewal.is_due(&running, look(), false)), [false, true, false]);
     }
 }

@@ -134,7 +134,7 @@ impl Gateway {
     /// What is done every few seconds.
     async fn save(&mut self, plane: &mut Plane) {
         self.tend_interface().await;
-        self.take_renewed(plane).await;
+        self.take_renewed(plane, false).await;
         self.durable.note_tops(&self.view);
     }
 
