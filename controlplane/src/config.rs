@@ -1,4 +1,5 @@
-//! The configuration of a gateway: YAML text → [`tree`] (with places) → [`raw`] (the keys that there are) → [`check`] (what it means, every mistake
+//! The configuration of a gateway: YAML text → [`tree`] (with places) → [`raw`] (the keys that there are) → [`check`] (what it
+//! means, every mistake
 //! found) → [`Config`] (nothing left to doubt). [`show`] writes a `Config` back as YAML, with every default filled in.
 
 mod check;

@@ -5,7 +5,8 @@
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
 //! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
 //! [`interface`] the interface in the kernel, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
-//! dead data plane is started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log says of peers. The API reads the shared [`View`] beside it.
+//! dead data plane is started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log
+//! says of peers. The API reads the shared [`View`] beside it.
 
 mod answer;
 mod command_queue;

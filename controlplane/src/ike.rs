@@ -140,7 +140,8 @@ impl Ike {
     }
 
     /// Changes what a reload has changed; `touched` are the names of the peers that it concerns. Nobody else's SAs are touched. Both
-    /// configurations come with the ids of their peers; `renewed` says that they differ in the content of files alone. What makes no sense to the engine comes back.
+    /// configurations come with the ids of their peers; `renewed` says that they differ in the content of files alone. What makes
+    /// no sense to the engine comes back.
     pub fn reconfigure(
         &mut self,
         (old, old_ids): (&Config, &[PeerId]),

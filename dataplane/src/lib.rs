@@ -4,7 +4,8 @@
 //! outbound [`tap`] → [`tap::split`] → [`forward`] → [`seal`] → [`train`] → [`udp`];
 //! inbound [`udp`] → demux → [`open`] → [`policy`] → [`tap::coalesce`] → [`tap`].
 //! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`state`] is what it owns;
-//! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`hub`] hands on frames from peer to peer; [`control`] applies the commands of the control plane.
+//! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`hub`] hands on frames from peer to peer;
+//! [`control`] applies the commands of the control plane.
 //!
 //! Keys, sealing and opening are `adit_esp`. What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
 

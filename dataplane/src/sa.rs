@@ -284,7 +284,8 @@ impl Tables {
         path.map_or(NO_SLOT, |path| path.slot)
     }
 
-    /// Authentic packets of a peer, newer than all before, came this way, with so many bytes. Tells the control plane if that is news, again when its
+    /// Authentic packets of a peer, newer than all before, came this way, with so many bytes. Tells the control plane if that is
+    /// news, again when its
     /// ring was full. True when packets came another way before.
     #[inline]
     pub fn found_at(&mut self, id: PeerId, arrival: &Arrival, bytes: u64, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {

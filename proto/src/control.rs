@@ -345,7 +345,8 @@ pub enum Event {
     /// A feature was switched off at run time (for instance UDP_SEGMENT after EIO).
     Degraded { what: Feature },
     /// Authentic packets, newer than all before them, came another way than by the path in use. Told at once when that begins, and
-    /// once a second at most for each path as long as it goes on, and for all that belong to no path together. Nothing is sent elsewhere for that: it is the control
+    /// once a second at most for each path as long as it goes on, and for all that belong to no path together. Nothing is sent
+    /// elsewhere for that: it is the control
     /// plane that decides paths.
     PathSeen {
         peer: PeerId,

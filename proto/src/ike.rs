@@ -10,7 +10,8 @@
 //!    header                                       payloads; the last may be SK or SKF, with more payloads inside
 //! ```
 //! Numbers are big endian. In the order of a message's way in: [`header`] (whose is it), [`message`] (the chain of payloads),
-//! [`encrypted`] (what is sealed, and what of it is in the clear), [`payload`] (each of them), [`notify`], [`proposal`], [`selector`] and [`config`] (their parts), [`registry`] (what the numbers mean),
+//! [`encrypted`] (what is sealed, and what of it is in the clear), [`payload`] (each of them), [`notify`], [`proposal`],
+//! [`selector`] and [`config`] (their parts), [`registry`] (what the numbers mean),
 //! [`error`] (what is wrong, and where).
 //!
 //! Any bytes give a value or a named error. Limits are constants beside the types. What decodes can be encoded, and decodes to

@@ -14,8 +14,8 @@ pub const PEER_IDS_MAX: u16 = 2 * PEERS_MAX;
 /// Most paths of a peer, and so most places where one can be looked for.
 pub const PATHS_MAX: usize = 8;
 
-/// Addresses of each peer that are known, with and without their ports: two where it is looked for with three ports, and two more.
-pub const IKE_ADDRESSES_PER_PEER: usize = ADDRESSES_OF_PEER_MAX + 4;
+/// Addresses of each peer that are known, with and without their ports: three where it is looked for with two ports each, and two more.
+pub const IKE_ADDRESSES_PER_PEER: usize = ADDRESSES_OF_PEER_MAX + 5;
 /// Addresses of a peer that are known, each with a port: where it is looked for, and where it has proven itself last.
 pub const ADDRESSES_OF_PEER_MAX: usize = 8;
 

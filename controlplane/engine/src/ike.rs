@@ -35,7 +35,8 @@
 //! | `agenda` | the requests to come |
 //! | `addresses` | those of the peer, and of ours that it knows |
 //!
-//! The rest: `connection` is the state towards one peer; `config`, `proposal_words`, `limits`; `event`, `cause`, `key_log`, `error`; `counters`, `explain`,
+//! The rest: `connection` is the state towards one peer; `config`, `proposal_words`, `limits`; `event`, `cause`, `key_log`,
+//! `error`; `counters`, `explain`,
 //! `status`; `snapshot` for the next process.
 //!
 //! # Rules

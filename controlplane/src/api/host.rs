@@ -7,14 +7,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{self, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-use super::types::Outcome;
+use super::errors;
 use crate::view::View;
 
 /// Lets a request pass that is for us by one of our names (RFC 9110 §7.4 for what becomes of others).
@@ -25,7 +24,7 @@ pub async fn host_required(State(view): State<Arc<View>>, request: extract::Requ
         return next.run(request).await;
     }
     let error = "this request is for a name that is not ours: ask for an IP address or localhost, or add the name to http_names";
-    (StatusCode::MISDIRECTED_REQUEST, Json(Outcome { ok: false, error: error.to_owned() })).into_response()
+    errors::refusal(StatusCode::MISDIRECTED_REQUEST, error.to_owned())
 }
 
 fn is_for_us(uri: &Uri, headers: &HeaderMap, names: &[String]) -> bool {

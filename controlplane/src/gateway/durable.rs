@@ -25,7 +25,7 @@ const BEHIND_WARN_NS: u64 = 1_000_000_000;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The state directory, and what was said of it. What is written there is written by a thread of its own: a disk that is full or hangs
-/// keeps static keys from getting more numbers, and nothing else from anything.
+/// keeps static keys from getting more numbers. An order that needs it waits two seconds at most.
 pub(super) struct Durable {
     state: State,
     /// What is being written, and since when.
@@ -135,6 +135,11 @@ impl Durable {
         self.begin();
     }
 
+    /// Whether something is being written and has not been answered.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// Begins to write what was noted, unless something is being written.
     fn begin(&mut self) {
         if self.writing.is_none()
@@ -149,10 +154,9 @@ impl Durable {
         let Some((_, writing)) = &mut self.writing else { return std::future::pending().await };
         let outcome = writing.await;
         self.writing = None;
-        // A thread that ends without an answer has saved nothing, and the next one tries again.
-        if let Ok(outcome) = outcome {
-            self.state.saved(outcome?);
-        }
+        // A thread that ends without an answer has saved nothing.
+        let outcome = outcome.unwrap_or_else(|_| Err(self.silent()));
+        self.state.saved(outcome?);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! too big.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,8 @@ type Read = fn(&[u8], u16) -> Option<TooBig>;
 
 /// The sockets, as far as they are open.
 pub struct Icmp {
-    port: u16,
+    /// What it was opened for.
+    listen: Option<SocketAddr>,
     v4: Option<AsyncFd<OwnedFd>>,
     v6: Option<AsyncFd<OwnedFd>>,
     /// Messages that may be taken now.
@@ -38,15 +40,15 @@ pub struct Icmp {
 
 impl Default for Icmp {
     fn default() -> Icmp {
-        Icmp { port: 0, v4: None, v6: None, left: RATE, filled: Instant::now() }
+        Icmp { listen: None, v4: None, v6: None, left: RATE, filled: Instant::now() }
     }
 }
 
 impl Icmp {
     /// Listens for what is said of datagrams that leave from the gateway's port. That it cannot is said once.
     pub fn keep(&mut self, config: &Config) {
-        let port = config.listen.port();
-        if self.port == port {
+        let (port, listen) = (config.listen.port(), config.listen.ip());
+        if self.listen == Some(config.listen) {
             return;
         }
         let hear = |domain, protocol, filter: Vec<SockFilter>| match open(domain, protocol, &filter) {
@@ -60,11 +62,10 @@ impl Icmp {
                 None
             }
         };
-        let listen = config.listen.ip();
         let (is_v4, is_v6) = (listen.is_ipv4() || listen.is_unspecified(), listen.is_ipv6());
         let v4 = is_v4.then(|| hear(Domain::IPV4, Protocol::ICMPV4, too_big::filter_ipv4(port))).flatten();
         let v6 = is_v6.then(|| hear(Domain::IPV6, Protocol::ICMPV6, too_big::filter_ipv6(port))).flatten();
-        *self = Icmp { port, v4, v6, ..Icmp::default() };
+        *self = Icmp { listen: Some(config.listen), v4, v6, ..Icmp::default() };
     }
 
     /// Waits until something can be taken; for ever, while nothing is open.
@@ -83,6 +84,7 @@ impl Icmp {
         if self.filled.elapsed() >= Duration::from_secs(1) {
             (self.left, self.filled) = (RATE, Instant::now());
         }
+        let port = self.listen.map_or(0, |listen| listen.port());
         let mut buffer = [0; MESSAGE_MAX];
         let kinds: [(_, Read); 2] = [(&self.v4, too_big::of_ipv4), (&self.v6, too_big::of_ipv6)];
         for (socket, read) in kinds {
@@ -91,7 +93,7 @@ impl Icmp {
                 let came = socket.try_io(Interest::READABLE, |fd| Ok(recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?));
                 let Ok(length) = came else { break };
                 self.left -= 1;
-                each(read(&buffer[..length], self.port));
+                each(read(&buffer[..length], port));
             }
         }
     }

@@ -44,7 +44,16 @@ impl Gateway {
         if let Some(archive) = &installed.archive {
             self.view.inherit(archive);
         }
-        let (new, kept) = self.bring_plane(plane, live, installed).await?;
+        let (new, kept) = match self.bring_plane(plane, live, installed).await {
+            Ok(brought) => brought,
+            // What needs no disk goes on; the rest is tried again.
+            Err(error) if is_restart => {
+                tracing::error!("{error:#}. Static keys are without numbers until then");
+                plane.incomplete = true;
+                (0, live.len())
+            }
+            Err(error) => return Err(error),
+        };
         let (upkeep, should) = self.interface();
         upkeep.set_up(&should, is_restart).await?;
         if let Some(ike) = &mut self.ike {
@@ -89,16 +98,6 @@ impl Gateway {
 
         plane.granted.clear();
         plane.to_extend.clear();
-        let new = install.iter().map(|place| desired.sas[*place]);
-        let outbound: Vec<WantedSa> = new.filter(|want| want.direction == Direction::Outbound).collect();
-        let grants = self.durable.grant(&outbound).await?;
-        for (want, grant) in outbound.iter().zip(grants) {
-            let granted = Granted { key_id: want.key_id, worker: want.worker, end: grant.end };
-            plane.granted.insert((ids[want.peer], want.spi), granted);
-            plane
-                .command_queue
-                .push(want.worker, Command::OutboundSaInstall(want.outbound(&desired.config, ids[want.peer], grant)));
-        }
         for (place, sa) in keep.iter().filter(|(_, sa)| sa.direction == Direction::Outbound) {
             let want = desired.sas[*place];
             // A limit that is not believed is left out: the mark says how far it goes.
@@ -109,6 +108,18 @@ impl Gateway {
             plane.to_extend.insert((sa.peer, sa.spi));
         }
         self.extend_all(plane);
+        self.pump(plane)?;
+        // Last, for the disk may not take it; then all else is in place.
+        let new = install.iter().map(|place| desired.sas[*place]);
+        let outbound: Vec<WantedSa> = new.filter(|want| want.direction == Direction::Outbound).collect();
+        let grants = self.durable.grant(&outbound).await?;
+        for (want, grant) in outbound.iter().zip(grants) {
+            let granted = Granted { key_id: want.key_id, worker: want.worker, end: grant.end };
+            plane.granted.insert((ids[want.peer], want.spi), granted);
+            plane
+                .command_queue
+                .push(want.worker, Command::OutboundSaInstall(want.outbound(&desired.config, ids[want.peer], grant)));
+        }
         self.pump(plane)?;
         Ok((install.len(), keep.len()))
     }

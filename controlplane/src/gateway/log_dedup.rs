@@ -1,4 +1,5 @@
-//! What the log has said already. A peer that does not come up is tried again and again, for the same reason; unauthenticated initiators can send
+//! What the log has said already. A peer that does not come up is tried again and again, for the same reason; unauthenticated
+//! initiators can send
 //! requests as fast as the line is. Each reason is reported once, the others are counted.
 
 use std::collections::{BTreeSet, HashMap};

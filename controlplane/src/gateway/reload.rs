@@ -139,7 +139,8 @@ impl Gateway {
 
     /// Tries again what a reload could not do.
     pub(super) async fn retry_reload(&mut self, plane: &mut Plane) {
-        if !plane.incomplete || !plane.command_queue.settled() {
+        // A disk that does not answer is not waited for again.
+        if !plane.incomplete || !plane.command_queue.settled() || self.durable.is_writing() {
             return;
         }
         let installed = self.vault.installed().clone();

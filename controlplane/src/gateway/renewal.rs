@@ -51,7 +51,7 @@ impl Gateway {
             Err(error) => Err(error.to_string()),
         };
         match planned {
-            Ok(reload) if reload.changes.is_empty() => {}
+            Ok(reload) if reload.changes.is_empty() => self.renewal.complaint = None,
             Ok(reload) => {
                 self.renewal.complaint = None;
                 tracing::info!("renewed on disk, and taken: {}", reload.changes.join("; "));

@@ -41,7 +41,8 @@ fn share(config: &Config, peer: &Peer, needed: u32) -> Share {
     Share { sas: usize::try_from(places).unwrap_or(usize::MAX), selectors: limits::selectors_of_peer(config.max_peers()) }
 }
 
-/// What concerns a peer, of whose worker's table all peers need so many places ([`Config::sas_needed`]); `None` for one with a static key, or when a key is missing that the check of the file asks for.
+/// What concerns a peer, of whose worker's table all peers need so many places ([`Config::sas_needed`]); `None` for one with a
+/// static key, or when a key is missing that the check of the file asks for.
 pub fn peer(config: &Config, peer: &Peer, known: &Known, needed: u32) -> Option<PeerConfig> {
     let ike = peer.ike()?;
     let (local_auth, remote_auth) = proofs(config, ike)?;

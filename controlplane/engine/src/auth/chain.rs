@@ -2,7 +2,8 @@
 //!
 //! Signatures, dates, basic constraints and name constraints are rustls-webpki's work. It looks at one path only, the chain as it
 //! was sent, in which no name comes twice: among certificates of one name it would try every way through them, and anybody can send
-//! such. What differs for IKE is decided here: which extended key usages are good (peers' certificates are often made for TLS, or have none), the key usages,
+//! such. What differs for IKE is decided here: which extended key usages are good (peers' certificates are often made for TLS, or
+//! have none), the key usages,
 //! the dates and the path length of the trusted CA itself; subjectAltNames are compared with IKE identities in
 //! [`super::certificate`]. Revocation is not checked.
 

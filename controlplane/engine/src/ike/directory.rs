@@ -1,6 +1,7 @@
 //! Which configured peer may be behind an address, before it says who it is, and then by its identity.
 //!
-//! A peer is admitted by what it proves, so it may come from anywhere unless its configuration says otherwise ([`Origin`](crate::path::Origin)). Where we
+//! A peer is admitted by what it proves, so it may come from anywhere unless its configuration says otherwise
+//! ([`Origin`](crate::path::Origin)). Where we
 //! look for it, its proposals go first; from elsewhere those of all who may come from there, and what was chosen is compared with the
 //! peer's own once it is known. One that was refused for that is remembered with its address, and goes first there the next time.
 

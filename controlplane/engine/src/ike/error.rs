@@ -166,6 +166,12 @@ impl From<AuthError> for Error {
 }
 
 impl Error {
+    /// Whether somebody has proven who he is, and there is no place for him now.
+    pub(super) fn is_of_a_share(&self) -> bool {
+        let local = matches!(self, Error::Local(LocalFault::TooOften | LocalFault::Sessions));
+        local || matches!(self, Error::Incompatible(Incompatibility::Taken(_)))
+    }
+
     /// What a request that fails with this error is answered with (RFC 7296 §2.21, §3.10.1).
     pub fn notify(&self) -> Notify {
         match self {

@@ -64,7 +64,8 @@ pub enum Event {
     RemoveOutbound { peer: PeerId, spi: Spi },
     /// Where the peer is, and which way ESP goes to it. A path in use comes before the first `InstallOutbound`.
     Path(PathEvent),
-    /// Somebody wanted to connect and was refused: nobody we know, or not the peer that is connected. Anybody can cause it, so it comes at a limited rate
+    /// Somebody wanted to connect and was refused: nobody we know, or not the peer that is connected. Anybody can cause it, so it
+    /// comes at a limited rate
     /// ([`Limits::refusals`](super::config::Limits)); `more` were refused since the last one and are only counted.
     Refused { from: SocketAddr, why: Error, more: u64 },
     /// A peer is looked for at this address or has proven itself from there, or that is so no more: what comes from there goes before what

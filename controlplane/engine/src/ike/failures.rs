@@ -1,8 +1,8 @@
 //! How often somebody may fail to prove who he is: each failure may cost the verification of a signature and of a chain.
 //!
 //! The source has shown that it receives there, or it could not have sent IKE_AUTH. Who fails has a rate of his own, and one that he
-//! shares with those of his network who have failed lately; who has not failed is never made to wait for others. What is above is
-//! dropped before it is looked at, so an honest peer behind the same NAT comes in with its next repetition.
+//! shares with those of his network who have failed lately; over IPv4, who has not failed is never made to wait for others. What is
+//! above is dropped before its proof is looked at; an honest peer behind the same NAT competes for that with its repetitions.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -23,8 +23,13 @@ pub(super) struct Failures {
 impl Failures {
     /// Whether what somebody there proves is worth a look now.
     pub(super) fn may_try(&mut self, now: Instant, source: IpAddr) -> bool {
-        let Some(own) = self.addresses.get_mut(&scope(source)) else { return true };
-        own.has(now) && self.networks.get_mut(&network(source)).is_none_or(|shared| shared.has(now))
+        let own = self.addresses.get_mut(&scope(source)).map(|own| own.has(now));
+        let mut shared = || self.networks.get_mut(&network(source)).is_none_or(|shared| shared.has(now));
+        match own {
+            Some(own) => own && shared(),
+            // A network of IPv6 has more subscribers than can be remembered.
+            None => source.is_ipv4() || shared(),
+        }
     }
 
     /// It was not good.

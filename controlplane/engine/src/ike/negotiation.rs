@@ -209,7 +209,9 @@ impl IkeSa {
                 self.respond(ctx, auth::EXCHANGE, &payloads).map(|_| ())
             }
             Err(auth::Stranger { error, claimed }) => {
-                ctx.shared.failures.failed(now, source);
+                if !error.is_of_a_share() {
+                    ctx.shared.failures.failed(now, source);
+                }
                 self.claimed = claimed;
                 Err(*error)
             }

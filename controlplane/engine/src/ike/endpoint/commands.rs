@@ -118,7 +118,8 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Connects to every peer that is configured so, is not connected, and was not disconnected by a command. To be called after the peers have been set, and
+    /// Connects to every peer that is configured so, is not connected, and was not disconnected by a command. To be called after
+    /// the peers have been set, and
     /// after [`Endpoint::restore`] if there is something to restore.
     pub fn start(&mut self, now: Now) {
         let initiate = self.shared.peers.iter().filter(|(_, peer)| peer.begins_by_itself());
@@ -399,7 +400,8 @@ impl Endpoint {
 
     /// Deletes a Child SA, by inbound SPI: the data plane has refused to install its inbound half, so that nothing that the peer
     /// sends on it can be opened. Whoever began the connection asks for another one after a while, and we also where another product did;
-    /// each time that the data plane refuses, it takes longer (1 s, 2 s, … 60 s), also where the peer asks. An SPI that is not known is ignored.
+    /// each time that the data plane refuses, it takes longer (1 s, 2 s, … 60 s), also where the peer asks. An SPI that is not
+    /// known is ignored.
     pub fn close_child(&mut self, now: Now, inbound: Spi) {
         let Some(owner) = self.shared.spis.owner(inbound) else { return };
         self.with_session(now, owner, |session, ctx| session.refuse_child(ctx, inbound));
