@@ -142,3 +142,22 @@ fn what_is_explained_of_a_connected_peer_is_not_what_others_claim() {
     assert_eq!((claim.from.ip().to_string(), claim.theirs), ("198.51.100.1".into(), vec![Shown::of("a.example.org")]));
     carry(&mut world, Duration::from_millis(100));
 }
+
+#[test]
+fn of_two_begun_at_one_moment_one_goes_and_nobody_calls_that_a_problem() {
+    let mut redundant = 0;
+    for seed in 0..200 {
+        let mut world = pair(seed, |_, config| config.initiate = true);
+        for node in [A, B] {
+            world.act(node, |endpoint, now| endpoint.start(now));
+        }
+        world.run_for(Duration::from_secs(20));
+        for node in [A, B] {
+            let events = &world.nodes[node].events;
+            redundant += events.iter().filter(|event| matches!(event, Event::IkeUp { .. })).count() - 1;
+            let told = world.nodes[node].endpoint.explain(PEER, world.now).expect("the peer");
+            assert!(told.state.is_up() && told.record.problem.is_none(), "seed {seed}: {:?}", told.record.problem);
+        }
+    }
+    assert!(redundant > 20, "{redundant}");
+}

@@ -262,7 +262,9 @@ impl Endpoint {
         let Some(peer) = self.shared.peers.get_mut(&peer_id) else { return };
         // What anybody may say in its name is not said of a peer that is connected.
         let claimed = !was_up && !was_attempt && peer.current.is_some();
-        if !claimed && !matches!(cause, Cause::Replaced | Cause::Redundant | Cause::Command | Cause::Removed) {
+        // Of two that were made at one time one goes: the other is in use.
+        let spare = cause == Cause::PeerClosed && peer.current.is_some_and(|current| current != id);
+        if !claimed && !spare && !matches!(cause, Cause::Replaced | Cause::Redundant | Cause::Command | Cause::Removed) {
             peer.record.problem(&cause);
         }
         if peer.current == Some(id) {
