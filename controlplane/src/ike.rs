@@ -183,6 +183,8 @@ impl Ike {
         let needed = new.sas_needed();
         for (id, place) in &self.places {
             let peer = &new.peers[*place];
+            // Who came or went takes or leaves a part of the tables.
+            self.endpoint.set_share(now(), *id, settings::share(new, peer, needed));
             if !touched.contains(&peer.name) {
                 continue;
             }

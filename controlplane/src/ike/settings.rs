@@ -36,7 +36,7 @@ pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
 
 /// What a peer may have of the tables of the data plane: a part of all places that is as large as what it needs is of what all need, so
 /// that no peer takes those of another one. `needed`: what all need on one worker.
-fn share(config: &Config, peer: &Peer, needed: u32) -> Share {
+pub fn share(config: &Config, peer: &Peer, needed: u32) -> Share {
     let places = u64::from(config.sa_slots()) * u64::from(config.sas_of(peer)) / u64::from(needed.max(1));
     Share { sas: usize::try_from(places).unwrap_or(usize::MAX), selectors: limits::selectors_of_peer(config.max_peers()) }
 }

@@ -99,9 +99,8 @@ fn a_peer_that_comes_too_often_is_told_to_wait() {
     honest_goes_on(&mut world);
 }
 
-#[test]
-fn child_sas_without_end_stop_at_the_share_of_the_peer() {
-    let share = Share { sas: 20, ..Share::default() };
+/// A gateway that grants a peer forty networks, within this share; and the peer, which wants them all.
+fn forty_networks(seed: u64, share: Share) -> (World, usize) {
     let child = |number: u8, granted: bool| {
         let mut child = tunnel(if granted { B } else { A });
         child.name = format!("net-{number}");
@@ -109,12 +108,30 @@ fn child_sas_without_end_stop_at_the_share_of_the_peer() {
         *(if granted { &mut child.remote } else { &mut child.local }) = side;
         child
     };
-    let mut world = gateway(3, |config| {
+    let mut world = gateway(seed, |config| {
         config.share = share;
         config.children = (0..40).map(|number| child(number, true)).collect();
     });
     let node = greedy(&mut world, 1, |config| config.children = (0..40).map(|number| child(number, false)).collect());
     world.run_for(Duration::from_secs(10));
+    (world, node)
+}
+
+#[test]
+fn a_share_grows_when_others_have_gone() {
+    let (mut world, _) = forty_networks(5, Share { sas: 8, ..Share::default() });
+    let few = inbound_of(&world, PEER);
+    world.act(GATEWAY, |endpoint, now| endpoint.set_share(now, PEER, Share { sas: 20, ..Share::default() }));
+    world.run_for(Duration::from_secs(600));
+    let more = inbound_of(&world, PEER);
+    assert!(few < more && more <= 10, "{few}, then {more}");
+    honest_goes_on(&mut world);
+}
+
+#[test]
+fn child_sas_without_end_stop_at_the_share_of_the_peer() {
+    let share = Share { sas: 20, ..Share::default() };
+    let (mut world, node) = forty_networks(3, share);
     let granted = inbound_of(&world, PEER);
     assert!((4..=7).contains(&granted), "{granted}: each can be rekeyed");
     let refused = Cause::Refused { exchange: ExchangeType::CREATE_CHILD_SA, notify: NotifyType::NO_ADDITIONAL_SAS };

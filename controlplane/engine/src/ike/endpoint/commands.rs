@@ -10,7 +10,7 @@ use adit_proto::ike::Delete;
 use super::super::agenda::Task;
 use super::super::cause::Cause;
 use super::super::child::Usage;
-use super::super::config::{Now, PeerConfig};
+use super::super::config::{Now, PeerConfig, Share};
 use super::super::connection::{Connection, ConnectionState};
 use super::super::context::{Ctx, LANES_MAX, Peer};
 use super::super::counters::Counters;
@@ -76,6 +76,16 @@ impl Endpoint {
     /// The configuration makes no sense.
     pub fn renew_peer(&mut self, now: Now, id: PeerId, config: PeerConfig) -> Result<(), CommandError> {
         self.change_peer(now, id, config, Change::Renewed)
+    }
+
+    /// What a peer may have of the tables that all share: of as many as there are now.
+    pub fn set_share(&mut self, now: Now, id: PeerId, share: Share) {
+        let Some(peer) = self.shared.peers.get_mut(&id).filter(|peer| peer.config.share != share) else { return };
+        let config = Arc::new(PeerConfig { share, ..PeerConfig::clone(&peer.config) });
+        peer.config = config.clone();
+        for sa in peer.sas.clone() {
+            self.with_session(now, sa, |session, _| session.config = config.clone());
+        }
     }
 
     fn change_peer(&mut self, now: Now, id: PeerId, config: PeerConfig, change: Change) -> Result<(), CommandError> {
