@@ -4,7 +4,7 @@
 //! 2. demux: ESP goes on; keepalives end here; IKE and STUN go up to the control plane.
 //! 3. find the SA; what another worker owns goes over its ring, in batches.
 //! 4. `open` in place; join what came in halves (`halves`); take over ECN marks of the outer header; learn where the source address
-//! is, or check in IP mode that the peer
+//!    is, or check in IP mode that the peer
 //!    may send it by this SA. In a hub, frames for other peers go on to them (`relay`).
 //! 5. coalesce frames of one flow into super-frames, as pieces of the arena.
 //! 6. write to the TAP.
