@@ -60,10 +60,18 @@ fn flood(from: &Netns, to: SocketAddr, request: &[u8], stop: &AtomicBool, sent: 
 
 /// Does something while the first gateway is flooded on this port, and returns how many were sent.
 fn under_flood(lab: &Lab, port: u16, request: &[u8], work: impl FnOnce() -> Result<()>) -> Result<u64> {
-    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     let to = SocketAddr::new(lab.a().outer(), port);
+    while_sent(|stop, sent| flood(&lab.b().netns, to, request, stop, sent), work)
+}
+
+/// Does something while somebody sends, who counts what was sent and ends when told to; returns how many were sent.
+pub fn while_sent(
+    send: impl FnOnce(&AtomicBool, &AtomicU64) -> Result<()> + Send,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<u64> {
+    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        let sender = scope.spawn(|| flood(&lab.b().netns, to, request, &stop, &sent));
+        let sender = scope.spawn(|| send(&stop, &sent));
         let worked = work();
         stop.store(true, Ordering::Relaxed);
         sender.join().expect("the sender does not panic")?;

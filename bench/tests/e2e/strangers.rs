@@ -11,6 +11,7 @@ use adit_bench::lab::{Lab, PORT, SOON, WAN, wait_until};
 use adit_proto::stats::Drop;
 use anyhow::{Context, Result, ensure};
 
+use crate::flood::while_sent;
 use crate::ike_tunnel::{ROLES, options, peer, spis};
 use crate::reaches;
 
@@ -91,34 +92,29 @@ fn datagram(lab: &Lab, kind: Kind, port: u16, request: &Request, n: u32) -> Data
 /// Does something while the first gateway is flooded; gives how many were sent.
 fn under_flood(lab: &Lab, datagrams: &[Datagram], work: impl FnOnce() -> Result<()>) -> Result<u64> {
     let link = Injector::open(&lab.b().netns, WAN)?;
-    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-    thread::scope(|scope| {
-        let sender = scope.spawn(|| -> Result<()> {
-            let mut next = Instant::now();
-            for (n, datagram) in datagrams.iter().cycle().enumerate() {
-                // One at a time: a burst would leave room for others behind it. Who was late does not make up for it.
-                next = (next + Duration::from_secs(1) / RATE).max(Instant::now() - LATE_MAX);
-                while Instant::now() < next {
-                    if stop.load(Ordering::Relaxed) {
-                        return Ok(());
-                    }
-                    thread::yield_now();
-                }
-                link.send(datagram)?;
-                sent.store(n as u64 + 1, Ordering::Relaxed);
+    let send = |stop: &AtomicBool, sent: &AtomicU64| -> Result<()> {
+        let mut next = Instant::now();
+        for (n, datagram) in datagrams.iter().cycle().enumerate() {
+            // One at a time: a burst would leave room for others behind it. Who was late does not make up for it.
+            next = (next + Duration::from_secs(1) / RATE).max(Instant::now() - LATE_MAX);
+            while Instant::now() < next {
                 if stop.load(Ordering::Relaxed) {
                     return Ok(());
                 }
+                thread::yield_now();
             }
-            Ok(())
-        });
+            link.send(datagram)?;
+            sent.store(n as u64 + 1, Ordering::Relaxed);
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+        }
+        Ok(())
+    };
+    while_sent(send, || {
         thread::sleep(Duration::from_millis(300));
-        let worked = work();
-        stop.store(true, Ordering::Relaxed);
-        sender.join().expect("the sender does not panic")?;
-        worked
-    })?;
-    Ok(sent.load(Ordering::Relaxed))
+        work()
+    })
 }
 
 fn rekeys(lab: &Lab) -> Result<()> {
