@@ -235,11 +235,24 @@ fn resident_mib(pid: u32) -> f64 {
     resident_kib(pid) / 1024.0
 }
 
-/// Memory that one process has in use, shared memory included.
-pub fn resident_kib(pid: u32) -> f64 {
+/// Memory that one process has in use, shared memory and the program itself included.
+fn resident_kib(pid: u32) -> f64 {
+    status_kib(pid, &["VmRSS:"])
+}
+
+/// Memory that one process has taken for what it works on, shared memory included. Pages of the program itself are left out: how many
+/// of them are counted depends on what else has run on the host lately.
+pub fn data_kib(pid: u32) -> f64 {
+    status_kib(pid, &["RssAnon:", "RssShmem:"])
+}
+
+/// The sum of these lines of `/proc/PID/status`; 0 for those that are not there.
+fn status_kib(pid: u32, names: &[&str]) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok());
-    kib.unwrap_or(0.0)
+    let kib = |name: &&str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok())
+    };
+    names.iter().filter_map(kib).sum()
 }
 
 /// Processor time of one process so far.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use adit_bench::lab::{Lab, LabOptions, SOON, wait_until};
 use adit_bench::netns::Netns;
-use adit_bench::process::resident_kib;
+use adit_bench::process::data_kib;
 use anyhow::{Context, Result, ensure};
 
 use crate::ike_tunnel::spis;
@@ -107,7 +107,7 @@ fn tunnels_rekeys_and_memory_do_not_mind_a_flood_of_requests() -> Result<()> {
     }
     lab.wait_until_up()?;
     let control = lab.gateways[0].control()?.pid();
-    let (before, lines) = (resident_kib(control), lab.a().log().lines().count());
+    let (before, lines) = (data_kib(control), lab.a().log().lines().count());
     let mut sent = 0;
     for port in [4500, 500] {
         let mut outcomes = Vec::new();
@@ -119,7 +119,7 @@ fn tunnels_rekeys_and_memory_do_not_mind_a_flood_of_requests() -> Result<()> {
         }
     }
     ensure!(sent > 20_000, "only {sent} requests were sent");
-    let grown = resident_kib(control) - before;
+    let grown = data_kib(control) - before;
     ensure!(grown < ROOM_KIB, "the control plane has grown by {grown} KiB");
     let new = lab.a().log().lines().count() - lines;
     ensure!(new < 500, "{new} lines of log for {sent} requests");
