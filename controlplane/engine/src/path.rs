@@ -12,6 +12,7 @@
 //! IKE gives evidence ([`Paths::heard`], [`Paths::candidate`], [`Paths::answered`]) and does what [`Wish`] asks of it; it decides
 //! nothing here. Whether a packet of ESP may move IKE as well is in the peer's [`Terms`].
 
+mod failover;
 mod hop;
 mod judge;
 mod mtu;

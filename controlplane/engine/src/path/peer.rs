@@ -84,7 +84,8 @@ pub(super) struct PeerPaths {
     pub endpoints: Vec<IpAddr>,
     /// Whether ESP has to go in UDP.
     pub encapsulate: bool,
-    entries: [Option<Entry>; PATHS_MAX],
+    /// Boxed: most peers have one or two.
+    entries: [Option<Box<Entry>>; PATHS_MAX],
     /// Which ESP goes by, and which IKE.
     pub esp: Option<PathId>,
     pub ike: Option<PathId>,
@@ -130,26 +131,26 @@ impl PeerPaths {
     }
 
     pub(super) fn get(&self, id: PathId) -> Option<&Entry> {
-        self.entries[id.index()].as_ref()
+        self.entries[id.index()].as_deref()
     }
 
     pub(super) fn get_mut(&mut self, id: PathId) -> Option<&mut Entry> {
-        self.entries[id.index()].as_mut()
+        self.entries[id.index()].as_deref_mut()
     }
 
-    pub(super) fn each_mut(&mut self, change: impl FnMut(&mut Entry)) {
-        self.entries.iter_mut().flatten().for_each(change);
+    pub(super) fn each_mut(&mut self, mut change: impl FnMut(&mut Entry)) {
+        self.entries.iter_mut().flatten().for_each(|entry| change(entry));
     }
 
     pub(super) fn take(&mut self, id: PathId) -> Option<Entry> {
         for place in [&mut self.esp, &mut self.ike, &mut self.latest] {
             *place = place.filter(|used| *used != id);
         }
-        self.entries[id.index()].take()
+        self.entries[id.index()].take().map(|entry| *entry)
     }
 
     pub(super) fn put(&mut self, id: PathId, entry: Entry) {
-        self.entries[id.index()] = Some(entry);
+        self.entries[id.index()] = Some(Box::new(entry));
     }
 
     pub(super) fn find(&self, hop: Hop) -> Option<PathId> {

@@ -1,20 +1,10 @@
-//! A peer with a static key that is looked for at several addresses: when the one in use stays silent, the next one is tried, and when
-//! the preferred one answers again, it is used again.
-//!
-//! That it is silent show sealed echoes alone: none of a few is answered, of whatever size. So who answers no echoes stays where it
-//! is. An address is tried by the proof that every candidate has to give; nothing moves before it has answered.
+//! The addresses at which a peer with a static key may be: whose turn it is, and when the preferred one is looked at again.
 
 use std::time::{Duration, Instant};
 
-use adit_proto::control::PeerId;
-
+use super::PathId;
 use super::hop::Hop;
-use super::peer::{Moves, Proof};
-use super::proof::PROOF_ECHO;
-use super::{PathId, Paths, Terms, Unfit};
 
-/// From the end of a trial to the next one, at least.
-const PAUSE: Duration = Duration::from_secs(1);
 /// How often it is looked whether the preferred one answers again.
 const LOOK_BACK_EVERY: Duration = Duration::from_secs(10);
 
@@ -24,14 +14,19 @@ pub(super) struct Spares {
     /// All of them, also the one in use.
     hops: Vec<Hop>,
     turn: usize,
-    not_before: Option<Instant>,
+    pub not_before: Option<Instant>,
     /// When the preferred one is tried again, while another one is in use.
     look_back_at: Option<Instant>,
     /// The one that is being tried.
-    trial: Option<PathId>,
+    pub trial: Option<PathId>,
 }
 
 impl Spares {
+    /// The preferred one first.
+    pub(super) fn of(hops: Vec<Hop>) -> Spares {
+        Spares { hops, ..Spares::default() }
+    }
+
     /// When the next one is to be tried, if the one in use is silent.
     pub(super) fn due(&self, now_or_later: Instant) -> Option<Instant> {
         let can = self.hops.len() > 1 && self.trial.is_none();
@@ -48,8 +43,18 @@ impl Spares {
         self.hops.len() > 1
     }
 
+    /// The next one whose turn it is, other than the one in use.
+    pub(super) fn next(&mut self, used: &Hop) -> Option<Hop> {
+        let number = self.hops.len();
+        (0..number).find_map(|_| {
+            let hop = self.hops[self.turn % number];
+            self.turn = (self.turn + 1) % number;
+            (!is_there(&hop, used)).then_some(hop)
+        })
+    }
+
     /// The preferred one, when it is time to try that again. A peer that was followed elsewhere stays there.
-    fn look_back(&mut self, now: Instant, used: &Hop) -> Option<Hop> {
+    pub(super) fn look_back(&mut self, now: Instant, used: &Hop) -> Option<Hop> {
         let preferred = *self.hops.first()?;
         let elsewhere = !is_there(&preferred, used) && self.hops.iter().any(|hop| is_there(hop, used));
         let at = self.look_back_at.take().filter(|_| elsewhere);
@@ -59,200 +64,7 @@ impl Spares {
 }
 
 /// Whether a path leads to the end of a hop, by the interface that it names: a link that is made anew has another index.
-fn is_there(hop: &Hop, path: &Hop) -> bool {
+pub(super) fn is_there(hop: &Hop, path: &Hop) -> bool {
     let hop = hop.normal();
     (hop.remote, hop.interface) == (path.remote, path.interface)
-}
-
-impl Paths {
-    /// A peer with a static key is at one of these addresses, the preferred one first. Where it is, it stays; otherwise the first to
-    /// which there is a way is used.
-    ///
-    /// # Errors
-    /// Nothing may go to any of them: why to the first.
-    pub fn set_static(&mut self, now: Instant, id: PeerId, terms: Terms, hops: Vec<Hop>) -> Result<(), Unfit> {
-        self.set_terms(id, terms);
-        let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let used = peer.esp.and_then(|path| peer.get(path)).map(|entry| entry.hop);
-        let stays = used.is_some_and(|used| hops.iter().any(|hop| is_there(hop, &used)));
-        peer.spares = Spares { hops: hops.clone(), ..Spares::default() };
-        let mut fault = None;
-        if !stays {
-            for hop in &hops {
-                match self.establish(now, id, *hop, true) {
-                    Ok(_) => {
-                        fault = None;
-                        break;
-                    }
-                    Err(why) => fault = fault.or(Some(why)),
-                }
-            }
-        }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            let watched = peer.spares.watches();
-            peer.each_mut(|entry| entry.mtu.watch(watched));
-        }
-        fault.map_or(Ok(()), Err)
-    }
-
-    /// Tries the next address of a peer whose path in use is silent.
-    pub(super) fn try_next(&mut self, now: Instant, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.terms.echo && !peer.terms.ike) else { return };
-        if let Some(trial) = peer.spares.trial {
-            let goes_on = peer.get(trial).is_some_and(|entry| !entry.is_proven());
-            if !goes_on {
-                (peer.spares.trial, peer.spares.not_before) = (None, Some(now + PAUSE));
-            }
-            return;
-        }
-        let Some(used) = peer.esp.and_then(|path| peer.get(path)) else { return };
-        let (used, is_silent) = (used.hop, used.mtu.is_silent());
-        if !is_silent {
-            if let Some(preferred) = peer.spares.look_back(now, &used) {
-                self.try_at(now, id, preferred);
-            }
-            return;
-        }
-        if peer.spares.due(now).is_none_or(|at| at > now) {
-            return;
-        }
-        peer.spares.not_before = Some(now + PAUSE);
-        let number = peer.spares.hops.len();
-        let Some(hop) = (0..number).find_map(|_| {
-            let hop = peer.spares.hops[peer.spares.turn % number];
-            peer.spares.turn = (peer.spares.turn + 1) % number;
-            (!is_there(&hop, &used)).then_some(hop)
-        }) else {
-            return;
-        };
-        self.try_at(now, id, hop);
-    }
-
-    /// Asks for a proof there. What is in use stays until it is given.
-    fn try_at(&mut self, now: Instant, id: PeerId, hop: Hop) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        let proof = Proof::Waits { moves: Moves::Both, ours: true, tries: 0, next: now, echo: None };
-        // That it was proven once says nothing now.
-        let known = peer.find(hop.normal());
-        if let Some(entry) = known.and_then(|path| peer.get_mut(path)) {
-            entry.proof = proof;
-        }
-        // One to which there is no way is passed over; it has its turn again.
-        let Ok(path) = self.enter(now, id, hop, proof, 8 * u32::from(PROOF_ECHO)) else { return };
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.spares.trial = Some(path);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{AnyUnderlay, Arrival, Follow, PathEvent};
-    use super::*;
-    use crate::testing::instant;
-
-    const PEER: PeerId = PeerId(3);
-    const PLACES: [&str; 3] = ["198.51.100.1:4500", "198.51.100.2:4500", "198.51.100.3:4500"];
-
-    struct World {
-        paths: Paths,
-        now: Instant,
-        next: u64,
-        /// Who answers echoes.
-        alive: Vec<&'static str>,
-    }
-
-    fn world(echo: bool, alive: &[&'static str]) -> World {
-        let mut paths = Paths::new(Box::new(AnyUnderlay));
-        let terms = Terms { echo, split: false, ike: false, follow: Follow::Both, local_fixed: false };
-        paths.set_static(instant(), PEER, terms, hops(&PLACES)).unwrap();
-        World { paths, now: instant(), next: 1, alive: alive.to_vec() }
-    }
-
-    fn hops(places: &[&str]) -> Vec<Hop> {
-        places.iter().map(|place| Hop::new("192.0.2.1:4500".parse().unwrap(), place.parse().unwrap())).collect()
-    }
-
-    impl World {
-        /// Answers what is alive after ten milliseconds; gives where the peer is in the end.
-        fn run(&mut self, time: Duration) -> String {
-            let end = self.now + time;
-            while let Some(at) = self.paths.poll_timeout().filter(|at| *at <= end) {
-                assert!(self.next < 100_000, "it runs in circles");
-                self.now = self.now.max(at);
-                let next = &mut self.next;
-                let mut random = |out: &mut [u8]| {
-                    *next += 1;
-                    out.copy_from_slice(&next.to_be_bytes()[8 - out.len()..]);
-                };
-                self.paths.handle_timeout(self.now, &mut random);
-                self.next += 1;
-                let events: Vec<PathEvent> = std::iter::from_fn(|| self.paths.poll_event()).collect();
-                for event in events {
-                    let PathEvent::Echo { path, id, .. } = event else { continue };
-                    let hop = self.paths.status(PEER).into_iter().find(|one| one.path == path).expect("a path").hop;
-                    if self.alive.contains(&hop.remote.to_string().as_str()) {
-                        let rtt = Duration::from_millis(10);
-                        self.paths.handle_echo_reply(self.now, PEER, id, Arrival::new(hop.local, hop.remote), rtt);
-                    }
-                }
-            }
-            self.now = end;
-            self.paths.esp_hop(PEER).expect("a path in use").remote.to_string()
-        }
-    }
-
-    #[test]
-    fn the_next_address_is_tried_when_the_first_one_never_answers() {
-        let mut world = world(true, &PLACES[2..]);
-        assert_eq!(world.run(Duration::ZERO), PLACES[0]);
-        assert_eq!(world.run(Duration::from_secs(30)), PLACES[2]);
-        assert_eq!(world.run(Duration::from_secs(600)), PLACES[2], "where it answers it stays");
-        assert_eq!(world.paths.status(PEER).iter().filter(|path| !path.proven).count(), 0);
-    }
-
-    #[test]
-    fn it_moves_when_the_one_in_use_falls_silent_and_not_before() {
-        let mut world = world(true, &PLACES);
-        assert_eq!(world.run(Duration::from_secs(300)), PLACES[0]);
-        world.alive = PLACES[1..].to_vec();
-        assert_eq!(world.run(Duration::from_secs(20)), PLACES[1]);
-        // The preferred one is used again when it answers again.
-        world.run(Duration::from_secs(100));
-        world.alive = PLACES.to_vec();
-        assert_eq!(world.run(Duration::from_secs(15)), PLACES[0]);
-        world.alive = PLACES[1..].to_vec();
-        assert_ne!(world.run(Duration::from_secs(20)), PLACES[0]);
-        // With traffic it is noticed sooner.
-        world.run(Duration::from_secs(100));
-        world.alive = vec![PLACES[0]];
-        for _ in 0..20 {
-            world.paths.handle_traffic(world.now, PEER);
-            world.run(Duration::from_millis(500));
-        }
-        assert_eq!(world.run(Duration::ZERO), PLACES[0], "back to one that was given up");
-        // Nobody anywhere: it stays, tries all the time, and finds the first that comes back.
-        world.alive.clear();
-        world.run(Duration::from_secs(1000));
-        world.alive = vec![PLACES[1]];
-        assert_eq!(world.run(Duration::from_secs(60)), PLACES[1]);
-    }
-
-    #[test]
-    fn it_stays_where_it_is_when_the_list_changes_around_it() {
-        let mut world = world(true, &PLACES[1..]);
-        assert_eq!(world.run(Duration::from_secs(30)), PLACES[1]);
-        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
-        world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2], PLACES[1]])).unwrap();
-        assert_eq!(world.run(Duration::ZERO), PLACES[1]);
-        world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2]])).unwrap();
-        assert_eq!(world.run(Duration::ZERO), PLACES[2]);
-    }
-
-    #[test]
-    fn without_echoes_nobody_is_asked() {
-        let mut world = world(false, &PLACES[1..]);
-        assert_eq!(world.run(Duration::from_secs(600)), PLACES[0]);
-        assert_eq!(world.paths.status(PEER).len(), 1);
-    }
 }
