@@ -163,7 +163,7 @@ impl Ike {
             }
         }
         self.endpoint.set_mtu_max(now(), new.underlay_mtu);
-        self.endpoint.set_split(new.oversize == Oversize::Split);
+        self.endpoint.set_split(now(), new.oversize == Oversize::Split);
         let other_oversize = old.oversize != new.oversize;
         let before: BTreeMap<PeerId, &Peer> = old_ids.iter().copied().zip(&old.peers).collect();
         for (place, (id, peer)) in ids.iter().zip(&new.peers).enumerate() {

@@ -142,6 +142,12 @@ impl Standing {
         }
     }
 
+    /// Both ends are to say again what they can do, without being in a hurry: what was proved holds.
+    pub(super) fn want(&mut self, at: Instant) {
+        self.wanted = earlier(self.wanted, Some(at));
+        self.reauth_at = earlier(self.reauth_at, Some(at));
+    }
+
     /// What the peer has to prove itself with was renewed: it has some time for that, while all goes on. Whoever can begins.
     pub(super) fn renew(&mut self, now: Now, original_initiator: bool) {
         let end = now.instant + RENEW_WITHIN;

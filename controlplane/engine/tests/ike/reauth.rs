@@ -80,6 +80,28 @@ fn goes_beside(world: &mut World, act: impl FnOnce(&mut World)) {
 }
 
 #[test]
+fn what_both_can_do_is_agreed_on_anew_when_an_end_changes_its_mind() {
+    let config = |node: usize| EndpointConfig { split: node == A, echo: true, ..endpoint_config(node as u8 + 1) };
+    let mut world = pair_with(1, config, |_, config| forever(config));
+    world.connect_pair();
+    let splits = |world: &World| [A, B].map(|node| world.nodes[node].endpoint.paths(PEER)[0].split);
+    assert_eq!(splits(&world), [false; 2]);
+    // Who waits to be called says it with the next authentication.
+    let before = spis(&world);
+    world.act(B, |endpoint, now| endpoint.set_split(now, true));
+    carry(&mut world, Duration::from_secs(5));
+    assert_eq!((spis(&world), splits(&world)), (before, [false; 2]));
+    for says in [false, true, false, true] {
+        goes_beside(&mut world, |world| world.act(A, |endpoint, now| endpoint.set_split(now, says)));
+        assert_eq!(splits(&world), [says; 2]);
+    }
+    let before = spis(&world);
+    world.act(A, |endpoint, now| endpoint.set_split(now, true));
+    carry(&mut world, Duration::from_secs(5));
+    assert_eq!(spis(&world), before, "nothing has changed");
+}
+
+#[test]
 fn a_new_authentication_loses_no_packet_whichever_end_begins_it() {
     for (seed, lanes) in [(1, 1), (2, 3)] {
         for node in [A, B] {

@@ -7,9 +7,13 @@ use adit_proto::control::PeerId;
 
 use super::super::config::Now;
 use super::super::facts::{IkeSpis, SaId};
+use super::super::sa::IkeSa;
 use super::super::{evidence, mobike};
 use super::Endpoint;
 use crate::path::{Arrival, Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
+
+/// Of many peers that are to authenticate anew one after the other.
+const REAUTHENTICATIONS_APART: Duration = Duration::from_millis(50);
 
 impl Endpoint {
     /// The data plane opened new, authentic packets of a peer that came another way than by the path in use, with so many bytes.
@@ -51,9 +55,18 @@ impl Endpoint {
         self.with_paths(now, |paths| paths.set_mtu_max(now.instant, mtu_max));
     }
 
-    /// Whether what is too long for a path may come in two packets: said to peers that are authenticated from now on.
-    pub fn set_split(&mut self, split: bool) {
-        self.shared.config.split = split;
+    /// Whether what is too long for a path may come in two packets. Peers are told when they are authenticated; those that are
+    /// connected and can be reached authenticate anew for it, one after the other.
+    pub fn set_split(&mut self, now: Now, split: bool) {
+        if std::mem::replace(&mut self.shared.config.split, split) == split {
+            return;
+        }
+        let concerned = |sa: &&IkeSa| sa.facts.features.adit && sa.session().is_some();
+        let sas: Vec<SaId> = self.sas.values().map(|sa| &**sa).filter(concerned).map(|sa| sa.facts.id).collect();
+        for (turn, id) in (0..).zip(sas) {
+            let at = now.instant + REAUTHENTICATIONS_APART * turn;
+            self.with_session(now, id, |session, _| session.proof.standing_mut().want(at));
+        }
     }
 
     /// Addresses or routes of this machine have changed: what goes to a peer may leave from another address now, and peers are told
