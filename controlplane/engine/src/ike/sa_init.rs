@@ -148,7 +148,7 @@ impl Sent {
         payloads.push(Payload::Nonce(self.nonce.clone()));
         payloads.extend(nat::detection((facts.spis.initiator, IkeSpi::ZERO), &facts.hop, config.force_encapsulation));
         payloads.extend(abilities(config.proposals.iter().any(|proposal| !proposal.additional.is_empty()), config.ppk.is_some()));
-        payloads.push(Payload::Vendor(vendor::ADIT.to_vec()));
+        payloads.extend([vendor::ADIT, vendor::ROOM].map(|vendor| Payload::Vendor(vendor.to_vec())));
         let flags = Flags { initiator: true, response: false, version: false };
         let header = Header::new(facts.spis.initiator, IkeSpi::ZERO, EXCHANGE, flags, 0);
         self.request = Message { header, payloads }.encode()?;

@@ -5,6 +5,10 @@ use adit_proto::ike::NotifyType;
 /// Vendor ID of a gateway that understands the two below, and that takes the lane of a Child SA from SA_RESOURCE_INFO.
 pub(super) const ADIT: &[u8] = b"Adit gateway 1";
 
+/// Makes a request to begin an IKE SA as long as its answer, which asks for certificates and says more: a responder whose answer would be
+/// longer than what a stranger sent asks for a cookie first, and that costs a round trip.
+pub(super) const ROOM: &[u8] = b"Adit: room for the answer, which is no longer than its question";
+
 /// Status: this Child SA carries Ethernet frames in EtherIP. In the request an offer, in the answer a promise.
 pub(super) const ETHERNET: NotifyType = NotifyType::ADIT_ETHERNET;
 
