@@ -170,7 +170,8 @@ impl Endpoint {
     fn choose_current(&mut self, now: Now) {
         let rank = |id: &SaId| {
             let session = self.sas.get(id)?.session().filter(|one| !one.succession.is_going())?;
-            Some((!session.succession.has_predecessor(), session.children.len(), session.lifetimes.established()))
+            let own = !session.succession.has_predecessor() && !session.succession.holds();
+            Some((own, session.children.len(), session.lifetimes.established()))
         };
         let best = |peer: &Peer| peer.sas.iter().filter(|id| rank(id).is_some()).max_by_key(|id| rank(id)).copied();
         let chosen: Vec<_> = self.shared.peers.iter().filter_map(|(id, peer)| Some((*id, best(peer)?))).collect();

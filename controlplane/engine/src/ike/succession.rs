@@ -72,6 +72,7 @@ pub(super) struct SuccessionParts {
     pub silent_until: Option<Instant>,
     pub predecessor: Option<SaId>,
     pub collision: Option<(SaId, Vec<u8>)>,
+    pub hold: Option<Hold>,
 }
 
 impl Succession {
@@ -81,7 +82,8 @@ impl Succession {
         Succession { predecessor: Some(predecessor), silent_until, ..Succession::default() }
     }
 
-    /// Without a rekey of ours that is under way, and without a reauthentication: who takes over begins these anew.
+    /// Without a rekey or reauthentication of ours that is under way: who takes over begins these anew. That the peer has not shown yet
+    /// that it has this one is kept.
     pub(super) fn parts(&self) -> SuccessionParts {
         let collision = self.collision.as_ref().and_then(|collision| Some((collision.sa?, collision.lowest_nonce.clone())));
         SuccessionParts {
@@ -90,6 +92,7 @@ impl Succession {
             silent_until: self.silent_until,
             predecessor: self.predecessor,
             collision,
+            hold: self.beside.hold,
         }
     }
 
@@ -100,6 +103,7 @@ impl Succession {
             silent_until: parts.silent_until,
             predecessor: parts.predecessor,
             redundant_since: parts.redundant_since,
+            beside: Beside { hold: parts.hold, ..Beside::default() },
             ..Succession::default()
         }
     }
@@ -348,5 +352,8 @@ mod tests {
         succession.collide(vec![1, 2], Some(sa(4)));
         let read = Succession::of_parts(succession.parts());
         assert_eq!((read.made_by_peer(), read.deadline()), (Some(sa(4)), succession.deadline()));
+        assert!(!read.holds());
+        succession.hold(true);
+        assert_eq!(Succession::of_parts(succession.parts()).end_hold(), Some(Hold { restarted: true }));
     }
 }

@@ -87,6 +87,46 @@ fn a_client_that_says_nothing_more_is_forgotten() {
     carry(&mut world, Duration::from_secs(1));
 }
 
+/// Lets another client come as far as the answer to IKE_AUTH, which is on its way to it. Gives its node.
+fn let_in_unconfirmed(world: &mut World) -> usize {
+    let node = another(world, 1, |_| {});
+    let let_in = |world: &World| world.nodes[B].endpoint.status(PEER).expect("the peer").ike.len() == 2;
+    assert!(world.run_until(Duration::from_secs(2), let_in));
+    node
+}
+
+#[test]
+fn the_next_process_waits_for_the_confirmation_too() {
+    for goes_silent in [true, false] {
+        let mut world = healthy(6, |_, _| {});
+        let before = spis_of(&world);
+        let node = let_in_unconfirmed(&mut world);
+        world.nodes[node].on = !goes_silent;
+        world.succeed(B, endpoint_config(2), &[(PEER, peer(B))]);
+        let in_use = world.nodes[B].endpoint.status(PEER).expect("the peer");
+        assert_eq!((in_use.ike[0].spis.to_string(), in_use.ike.len()), (before.clone(), 2));
+        if goes_silent {
+            carry(&mut world, Duration::from_secs(3));
+            world.run_for(Duration::from_secs(100));
+            assert_eq!((spis_of(&world), world.ike(B).spis.to_string()), (before.clone(), before));
+            carry(&mut world, Duration::from_secs(1));
+        } else {
+            // It has all credentials, and says that it has forgotten the first one: it is followed.
+            world.nodes[A].on = false;
+            let followed = |world: &World| {
+                let left = world.nodes[B].endpoint.status(PEER).expect("the peer").ike;
+                world.is_up(node, PEER) && left.len() == 1 && left[0].spis.to_string() != before
+            };
+            assert!(world.run_until(Duration::from_secs(5), followed));
+            world.run_for(Duration::from_secs(2));
+            let opened = world.nodes[node].data.opened;
+            world.send_esp(B);
+            world.run_for(Duration::from_millis(100));
+            assert_eq!(world.nodes[node].data.opened, opened + 1);
+        }
+    }
+}
+
 #[test]
 fn a_client_that_lost_everything_elsewhere_is_followed() {
     let mut world = healthy(3, |_, _| {});

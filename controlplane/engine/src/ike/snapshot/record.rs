@@ -29,7 +29,7 @@ use super::super::selectors::{SelectorPair, pair_of, sides_of};
 use super::super::session::{Made, Session};
 use super::super::share;
 use super::super::standing::{Standing, StandingParts};
-use super::super::succession::{Succession, SuccessionParts};
+use super::super::succession::{Hold, Succession, SuccessionParts};
 use super::super::trust::{OwnProof, Trust};
 use super::super::window::Window;
 use super::super::wishes::{Wants, Wish};
@@ -53,7 +53,9 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) 
     out.u64(sa.facts.spis.initiator.0);
     out.u64(sa.facts.spis.responder.0);
     out.flag(sa.facts.role == Role::Initiator);
-    let (hop, latest, mtu) = paths.kept(peer).unwrap_or((sa.facts.hop, sa.facts.hop, 0));
+    // One that is not confirmed has a place of its own, where nothing else of the peer goes.
+    let kept = paths.kept(peer).filter(|_| !session.succession.holds());
+    let (hop, latest, mtu) = kept.unwrap_or((sa.facts.hop, sa.facts.hop, 0));
     for hop in [hop, latest] {
         out.addr(hop.local);
         out.addr(hop.remote);
@@ -119,6 +121,9 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
         session.children.adopt(child);
     }
     session.children.draining_inbound().iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.facts.id));
+    if session.succession.holds() {
+        session.want(Task::Liveness);
+    }
     // Whatever was to be made, and was not, is noticed soon.
     session.wants.look_at(ctx.now.instant);
     sa.stage = Stage::Established(Box::new(session));
@@ -164,9 +169,8 @@ fn restore_path(ctx: &mut Ctx, sa: &IkeSa, peer: PeerId, places: Places) {
     if places.mtu > 0 {
         ctx.shared.paths.remember_size(peer, places.used.remote.ip(), places.mtu);
     }
-    if let Some(session) = sa.session() {
-        evidence::establish_path(ctx, &sa.facts, session);
-    }
+    let Some(session) = sa.session().filter(|session| !session.succession.holds()) else { return };
+    evidence::establish_path(ctx, &sa.facts, session);
     if places.latest != places.used {
         // One that is not taken is counted.
         let _ = ctx.shared.paths.candidate(ctx.now.instant, peer, places.latest, Moves::Both, PROOF_CREDIT);
@@ -293,7 +297,7 @@ fn read_standing(input: &mut In, clock: BootClock) -> Decoded<Standing> {
 }
 
 fn write_succession(out: &mut Out, clock: BootClock, succession: &Succession) {
-    let SuccessionParts { successor, redundant_since, silent_until, predecessor, collision } = succession.parts();
+    let SuccessionParts { successor, redundant_since, silent_until, predecessor, collision, hold } = succession.parts();
     out.option(successor, |out, (successor, since)| {
         out.u64(successor.0.0);
         out.time(clock, since);
@@ -305,6 +309,7 @@ fn write_succession(out: &mut Out, clock: BootClock, succession: &Succession) {
         out.u64(id.0.0);
         out.bytes(&lowest_nonce);
     });
+    out.option(hold, |out, hold| out.flag(hold.restarted));
 }
 
 fn read_succession(input: &mut In, clock: BootClock) -> Decoded<Succession> {
@@ -315,6 +320,7 @@ fn read_succession(input: &mut In, clock: BootClock) -> Decoded<Succession> {
         silent_until: input.option(|input| input.time(clock))?,
         predecessor: input.option(sa_id)?,
         collision: input.option(|input| Ok((sa_id(input)?, input.bytes()?)))?,
+        hold: input.option(|input| Ok(Hold { restarted: input.flag()? }))?,
     }))
 }
 
