@@ -85,10 +85,31 @@ pub fn misfits(running: &[(String, String)], config: &Config) -> Vec<String> {
     differences(running, &wanted)
 }
 
+/// How large tables are that peers share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    pub peers: u16,
+    /// SAs of a worker.
+    pub sa_slots: u32,
+}
+
+impl Tables {
+    /// Of a data plane with these arguments; without them, of the one that the configuration asks for.
+    pub fn of(arguments: &[(String, String)], config: &Config) -> Tables {
+        Tables {
+            peers: value_of(arguments, "--max-peers").unwrap_or(config.max_peers()),
+            sa_slots: value_of(arguments, "--sa-slots").unwrap_or(config.sa_slots()),
+        }
+    }
+}
+
+fn value_of<T: std::str::FromStr>(arguments: &[(String, String)], flag: &str) -> Option<T> {
+    arguments.iter().find(|(name, _)| name == flag).and_then(|(_, value)| value.parse().ok())
+}
+
 /// Ids of peers that a data plane with these arguments has room for.
 pub fn max_peers(arguments: &[(String, String)]) -> u16 {
-    let value = arguments.iter().find(|(flag, _)| flag == "--max-peers").and_then(|(_, value)| value.parse().ok());
-    value.unwrap_or(u16::MAX)
+    value_of(arguments, "--max-peers").unwrap_or(u16::MAX)
 }
 
 /// What differs between two command lines, for people; empty when nothing does.
@@ -292,6 +313,11 @@ mod tests {
         assert_eq!(misfits(&with("--max-peers", "16"), &config), ["max-peers 16 → 64"]);
         assert_eq!(misfits(&with("--workers", "7"), &config).len(), 1);
         assert_eq!((max_peers(&with("--max-peers", "32")), max_peers(&[])), (32, u16::MAX));
+        // Shares are of the tables that there are.
+        let asked_for = Tables { peers: config.max_peers(), sa_slots: config.sa_slots() };
+        assert_eq!(Tables::of(&[], &config), asked_for);
+        assert_eq!(Tables::of(&with("--sa-slots", "4096"), &config), Tables { sa_slots: 4096, ..asked_for });
+        assert_eq!(Tables::of(&with("--max-peers", "32"), &config), Tables { peers: 32, ..asked_for });
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ use zeroize::Zeroizing;
 
 use crate::api::types::Explanation;
 use crate::config::{Config, Oversize, Peer};
+use crate::dataplane::Tables;
 use crate::desired::static_key;
 use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
@@ -86,6 +87,7 @@ impl Ike {
     pub fn new(
         config: &Config,
         (ids, known): (&[PeerId], &Known),
+        tables: Tables,
         crash_secret: Secret,
         underlay: Box<dyn Underlay + Send>,
     ) -> Result<Ike, CommandError> {
@@ -97,13 +99,13 @@ impl Ike {
         let mut places = BTreeMap::new();
         let mut names = BTreeMap::new();
         let (mut first, mut remotes) = (Vec::new(), BTreeMap::new());
-        let needed = config.sas_needed();
+        let pool = settings::Pool::of(config, tables);
         for (place, (peer, id)) in config.peers.iter().zip(ids).enumerate() {
             first.extend(sas.set_peer(*id, terms_of(config, place)));
             names.insert(*id, peer.name.clone());
             let addresses = known.addresses(config.listen, peer);
             remotes.insert(*id, addresses.clone());
-            let Some(settings) = settings::peer(config, peer, known, needed) else {
+            let Some(settings) = settings::peer(config, peer, known, pool) else {
                 set_static_path(&mut endpoint, config, *id, peer, &addresses);
                 continue;
             };
@@ -147,6 +149,7 @@ impl Ike {
         (old, old_ids): (&Config, &[PeerId]),
         (new, ids): (&Config, &[PeerId]),
         (touched, known): (&BTreeSet<String>, &Known),
+        tables: Tables,
         renewed: bool,
     ) -> Vec<String> {
         let mut problems = Vec::new();
@@ -180,15 +183,15 @@ impl Ike {
             }
         }
         self.remotes.retain(|id, _| ids.contains(id));
-        let needed = new.sas_needed();
+        let pool = settings::Pool::of(new, tables);
         for (id, place) in &self.places {
             let peer = &new.peers[*place];
             // Who came or went takes or leaves a part of the tables.
-            self.endpoint.set_share(now(), *id, settings::share(new, peer, needed));
+            self.endpoint.set_share(now(), *id, settings::share(new, peer, pool));
             if !touched.contains(&peer.name) {
                 continue;
             }
-            let Some(settings) = settings::peer(new, peer, known, needed) else { continue };
+            let Some(settings) = settings::peer(new, peer, known, pool) else { continue };
             let (local, first) = (settings.local, settings.remotes.first().copied());
             let set = if renewed { Endpoint::renew_peer } else { Endpoint::set_peer };
             if let Err(error) = set(&mut self.endpoint, now(), *id, settings) {
@@ -293,7 +296,11 @@ impl Ike {
     }
 
     /// The data plane is another one and has no SAs.
-    pub fn data_plane_restarted(&mut self) {
+    pub fn data_plane_restarted(&mut self, config: &Config, tables: Tables) {
+        let pool = settings::Pool::of(config, tables);
+        for (id, place) in &self.places {
+            self.endpoint.set_share(now(), *id, settings::share(config, &config.peers[*place], pool));
+        }
         self.first = self.sas.clear();
         self.endpoint.data_plane_restarted(now());
         self.tell_known();

@@ -15,7 +15,7 @@ pub const PEER_IDS_MAX: u16 = 2 * PEERS_MAX;
 pub const PATHS_MAX: usize = 8;
 
 /// Addresses of each peer that are known, with and without their ports: three where it is looked for with two ports each, and two more.
-pub const IKE_ADDRESSES_PER_PEER: usize = ADDRESSES_OF_PEER_MAX + 5;
+pub const IKE_ADDRESSES_PER_PEER: usize = ADDRESSES_OF_PEER_MAX + PATHS_MAX + 2;
 /// Addresses of a peer that are known, each with a port: where it is looked for, and where it has proven itself last.
 pub const ADDRESSES_OF_PEER_MAX: usize = 8;
 

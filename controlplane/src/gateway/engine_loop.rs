@@ -12,6 +12,7 @@ use anyhow::Context;
 use zeroize::Zeroizing;
 
 use super::{Gateway, Plane};
+use crate::dataplane::Tables;
 use crate::ike::Ike;
 use crate::netlink::KernelUnderlay;
 
@@ -28,14 +29,21 @@ pub(super) async fn due(at: Option<Instant>) {
 
 impl Gateway {
     /// Makes the engine ready for a data plane: the first time from what a predecessor left, then with nothing installed.
-    pub(super) fn ready_ike(&mut self, live: &[(u16, adit_channel::LiveSa)], left: &Zeroizing<Vec<u8>>) -> anyhow::Result<()> {
+    pub(super) fn ready_ike(
+        &mut self,
+        live: &[(u16, adit_channel::LiveSa)],
+        left: &Zeroizing<Vec<u8>>,
+        tables: Tables,
+    ) -> anyhow::Result<()> {
+        self.underlay.port500.make_room(tables.peers.into());
+        let config = &self.desired.config;
         if let Some(ike) = &mut self.ike {
-            ike.data_plane_restarted();
+            ike.data_plane_restarted(config, tables);
             return Ok(());
         }
         let secret = Secret::copy_of(&self.durable.state().crash_secret()?);
-        let underlay = KernelUnderlay::open(&self.desired.config.interface.name).context("a netlink socket to ask for routes")?;
-        let mut ike = Ike::new(&self.desired.config, (&self.ids, self.underlay.resolver.known()), secret, Box::new(underlay))
+        let underlay = KernelUnderlay::open(&config.interface.name).context("a netlink socket to ask for routes")?;
+        let mut ike = Ike::new(config, (&self.ids, self.underlay.resolver.known()), tables, secret, Box::new(underlay))
             .context("the configuration of IKE")?;
         if !left.is_empty() {
             ike.restore(left, live);

@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use super::durable::clock_ns;
 use super::{Found, Gateway, Granted, Plane};
-use crate::dataplane::{self, Process};
+use crate::dataplane::{self, Process, Tables};
 use crate::desired::static_key::WantedSa;
 use crate::reconcile::{self, Changes, InstalledState};
 use crate::sequence;
@@ -27,7 +27,7 @@ impl Gateway {
         if self.ids.is_empty() {
             self.ids = reconcile::peer_ids(&self.desired, &live, &installed, &BTreeSet::new(), dataplane::max_peers(&arguments));
         }
-        if let Err(error) = self.ready_ike(&live, &ike) {
+        if let Err(error) = self.ready_ike(&live, &ike, Tables::of(&arguments, &self.desired.config)) {
             return Err((process, error));
         }
         let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);

@@ -54,6 +54,11 @@ impl Port500 {
         Port500 { gate: Gate::new(peers, numbers), first: None, open: None, address: None, complaint: None }
     }
 
+    /// The data plane is another one, with room for so many peers: it is told anew whose messages come first, and so is this.
+    pub fn make_room(&mut self, peers: usize) {
+        self.gate.make_room(peers);
+    }
+
     /// The data plane is told whose messages come first; it is the same here.
     pub fn note(&self, command: &Command) {
         self.gate.note(command);

@@ -10,7 +10,7 @@ use anyhow::Context;
 use super::{Gateway, Plane, own_port};
 use crate::api::types;
 use crate::config::Machine;
-use crate::dataplane;
+use crate::dataplane::{self, Tables};
 use crate::desired::Desired;
 use crate::desired::reload::{self, Reload};
 use crate::reconcile::{self, InstalledState};
@@ -84,8 +84,9 @@ impl Gateway {
             Some(_) => self.vault.installed().clone(),
             None => InstalledState::of(&old, Vec::new(), &old_ids),
         };
+        let arguments = plane.as_deref().map_or(&[][..], |plane| &plane.arguments);
+        let tables = Tables::of(arguments, &new.config);
         if !old_ids.is_empty() {
-            let arguments = plane.as_deref().map_or(&[][..], |plane| &plane.arguments);
             let known = installed.without(&other_keys(&old, &new));
             let used: BTreeSet<_> = old_ids.iter().copied().collect();
             self.ids = reconcile::peer_ids(&new, &[], &known, &used, dataplane::max_peers(arguments));
@@ -95,6 +96,7 @@ impl Gateway {
                 (&old.config, &old_ids),
                 (&new.config, &self.ids),
                 (&reload.touched, self.underlay.resolver.known()),
+                tables,
                 reload.renewed,
             ));
             // A person has changed something of them: what follows is news.

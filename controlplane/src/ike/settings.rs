@@ -13,6 +13,7 @@ use adit_proto::limits;
 
 use crate::config::ike_section::{PeerIke, Proof, Role};
 use crate::config::{Config, Oversize, Peer};
+use crate::dataplane::Tables;
 use crate::resolve::{self, Known};
 
 /// A hard limit is this many percent of the soft one, which comes earlier by chance by up to so many percent.
@@ -34,16 +35,28 @@ pub fn endpoint(config: &Config, crash_secret: Secret) -> EndpointConfig {
     }
 }
 
-/// What a peer may have of the tables of the data plane: a part of all places that is as large as what it needs is of what all need, so
-/// that no peer takes those of another one. `needed`: what all need on one worker.
-pub fn share(config: &Config, peer: &Peer, needed: u32) -> Share {
-    let places = u64::from(config.sa_slots()) * u64::from(config.sas_of(peer)) / u64::from(needed.max(1));
-    Share { sas: usize::try_from(places).unwrap_or(usize::MAX), selectors: limits::selectors_of_peer(config.max_peers()) }
+/// The tables of the data plane, and how many places of a worker's SAs all peers need ([`Config::sas_needed`]).
+#[derive(Clone, Copy)]
+pub struct Pool {
+    pub tables: Tables,
+    pub needed: u32,
 }
 
-/// What concerns a peer, of whose worker's table all peers need so many places ([`Config::sas_needed`]); `None` for one with a
-/// static key, or when a key is missing that the check of the file asks for.
-pub fn peer(config: &Config, peer: &Peer, known: &Known, needed: u32) -> Option<PeerConfig> {
+impl Pool {
+    pub fn of(config: &Config, tables: Tables) -> Pool {
+        Pool { tables, needed: config.sas_needed() }
+    }
+}
+
+/// What a peer may have of the tables of the data plane: a part of all places that is as large as what it needs is of what all need, so
+/// that no peer takes those of another one.
+pub fn share(config: &Config, peer: &Peer, pool: Pool) -> Share {
+    let places = u64::from(pool.tables.sa_slots) * u64::from(config.sas_of(peer)) / u64::from(pool.needed.max(1));
+    Share { sas: usize::try_from(places).unwrap_or(usize::MAX), selectors: limits::selectors_of_peer(pool.tables.peers) }
+}
+
+/// What concerns a peer; `None` for one with a static key, or when a key is missing that the check of the file asks for.
+pub fn peer(config: &Config, peer: &Peer, known: &Known, pool: Pool) -> Option<PeerConfig> {
     let ike = peer.ike()?;
     let (local_auth, remote_auth) = proofs(config, ike)?;
     let lifetime = |after: u32, bytes, packets| Lifetime {
@@ -93,7 +106,7 @@ pub fn peer(config: &Config, peer: &Peer, known: &Known, needed: u32) -> Option<
         force_encapsulation: true,
         mobike: ike.mobike,
         backoff: Backoff { first: Duration::from_secs(1), max: Duration::from_secs(30) },
-        share: share(config, peer, needed),
+        share: share(config, peer, pool),
     })
 }
 
@@ -153,7 +166,7 @@ mod tests {
     fn no_peer_takes_the_places_of_another_and_each_has_enough_to_rekey() {
         for (peers, lanes) in [(1, 4), (200, 4), (1000, 1), (1000, 8), (100, 64), (10_000, 1)] {
             let config = gateway(peers, &format!("lanes: {lanes}"));
-            let share = share(&config, &config.peers[0], config.sas_needed()).sas;
+            let share = share(&config, &config.peers[0], Pool::of(&config, Tables::of(&[], &config))).sas;
             assert!(share * peers <= config.sa_slots() as usize, "{peers} peers with {lanes} lanes: {share}");
             // On its worker each lane is there twice during a rekey, and once to send by; and one more is authenticated anew.
             let lanes_here = usize::from(config.peers[0].lanes.min(config.dataplane.workers)).div_ceil(4);

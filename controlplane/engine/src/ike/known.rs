@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use adit_proto::control::PeerId;
-use adit_proto::limits::ADDRESSES_OF_PEER_MAX;
+use adit_proto::limits::{ADDRESSES_OF_PEER_MAX, PATHS_MAX};
 
 use crate::path::IKE_PORT;
 
@@ -20,10 +20,12 @@ const NAT_PORT: u16 = 4500;
 /// What is known of one peer.
 #[derive(Debug, Default)]
 struct Addresses {
+    /// With the ports that it may send from, of the first ones.
     looked_for: Vec<SocketAddr>,
+    hosts: Vec<IpAddr>,
     /// The newest first.
     proven: VecDeque<SocketAddr>,
-    /// All of these, each with its port and with port 0, which stands for all of the address.
+    /// All of these, also with port 0, which stands for all of the address.
     keys: BTreeSet<SocketAddr>,
 }
 
@@ -41,6 +43,7 @@ impl Known {
     pub(super) fn look_for(&mut self, peer: PeerId, addresses: &[SocketAddr]) {
         let of_peer = self.peers.entry(peer).or_default();
         of_peer.looked_for = addresses.iter().copied().flat_map(ports).take(ADDRESSES_OF_PEER_MAX - PROVEN_MAX).collect();
+        of_peer.hosts = addresses.iter().take(PATHS_MAX).map(SocketAddr::ip).collect();
         self.refresh(peer);
     }
 
@@ -78,11 +81,10 @@ impl Known {
 
     fn refresh(&mut self, peer: PeerId) {
         let Some(of_peer) = self.peers.get_mut(&peer) else { return };
-        let mut keys = BTreeSet::new();
-        for address in of_peer.looked_for.iter().chain(&of_peer.proven) {
-            let address = SocketAddr::new(address.ip(), address.port());
-            keys.extend([address, SocketAddr::new(address.ip(), 0)]);
-        }
+        // Without the scope of IPv6, which nobody who compares has.
+        let exact = of_peer.looked_for.iter().chain(&of_peer.proven).map(|address| (address.ip(), address.port()));
+        let whole = of_peer.hosts.iter().copied().chain(of_peer.proven.iter().map(SocketAddr::ip)).map(|host| (host, 0));
+        let keys: BTreeSet<SocketAddr> = exact.chain(whole).map(SocketAddr::from).collect();
         let old = std::mem::replace(&mut of_peer.keys, keys.clone());
         for key in keys.difference(&old) {
             let count = self.count.entry(*key).or_insert(0);
@@ -155,6 +157,19 @@ mod tests {
         let looked_for = [0, 500, 4500].map(|port| format!("198.51.100.1:{port}"));
         assert_eq!(left, [&proven[..], &looked_for].concat());
         assert!(left.len() <= IKE_ADDRESSES_PER_PEER && known.has(at("198.51.100.1:0").ip()));
+    }
+
+    #[test]
+    fn every_place_where_a_peer_is_looked_for_is_known() {
+        let (mut known, peer) = (Known::default(), PeerId(1));
+        let places: Vec<SocketAddr> = (1..=PATHS_MAX).map(|host| at(&format!("192.0.2.{host}:4501"))).collect();
+        known.look_for(peer, &places);
+        known.prove(peer, at("198.51.100.1:4500"));
+        known.prove(peer, at("[2001:db8::1]:4500"));
+        assert!(places.iter().all(|place| known.has(place.ip())) && known.has(at("[2001:db8::1]:0").ip()));
+        assert!(known.iter().count() <= IKE_ADDRESSES_PER_PEER);
+        known.look_for(peer, &places[4..]);
+        assert_eq!(places.iter().filter(|place| known.has(place.ip())).count(), PATHS_MAX - 4);
     }
 
     #[test]

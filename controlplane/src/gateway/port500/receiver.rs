@@ -31,6 +31,10 @@ const SHARE: u32 = 64;
 /// A datagram that was let through.
 pub(super) type Datagram = (Arrival, Vec<u8>);
 
+fn screen_of(peers: usize) -> Screen {
+    Screen::new(IKE_SAS_OF_PEER_MAX * peers, IKE_ADDRESSES_PER_PEER * peers)
+}
+
 /// Who comes first, which outlives the socket; and what is counted.
 #[derive(Clone)]
 pub(super) struct Gate {
@@ -42,8 +46,12 @@ pub(super) struct Gate {
 impl Gate {
     /// For so many peers.
     pub(super) fn new(peers: usize, numbers: Arc<SocketNumbers>) -> Gate {
-        let screen = Screen::new(IKE_SAS_OF_PEER_MAX * peers, IKE_ADDRESSES_PER_PEER * peers);
-        Gate { screen: Arc::new(Mutex::new(screen)), numbers, began: Instant::now() }
+        Gate { screen: Arc::new(Mutex::new(screen_of(peers))), numbers, began: Instant::now() }
+    }
+
+    /// For so many peers from now on. Nobody is known until it is told again.
+    pub(super) fn make_room(&self, peers: usize) {
+        *self.screen() = screen_of(peers);
     }
 
     /// The data plane is told whose messages come first; it is the same here.
