@@ -24,6 +24,12 @@ impl PeerLog {
             Event::State { peer, state, cause, spis } => {
                 self.tell_state(now, (*peer, name_of(ike, *peer)), *state, cause.as_ref(), *spis)
             }
+            Event::IkeWaits { peer, spis } => self.detail(
+                now,
+                *peer,
+                ike,
+                &format!("IKE SA {spis} is authenticated, and waits for a sign that the peer has it"),
+            ),
             Event::IkeUp { peer, spis, replaces } => {
                 if let Some(hop) = ike.hop(*peer) {
                     self.initiators.forget(hop.remote.ip());

@@ -218,7 +218,7 @@ impl Sas {
             Event::InstallOutbound(keys) => self.install_outbound(keys),
             Event::RemoveInbound { peer, spi } => self.remove_inbound(*peer, *spi),
             Event::RemoveOutbound { peer, spi } => self.remove_outbound(*peer, *spi),
-            Event::IkeUp { spis, .. } => vec![know(spis)],
+            Event::IkeWaits { spis, .. } | Event::IkeUp { spis, .. } => vec![know(spis)],
             Event::IkeDown { spis: IkeSpis { initiator, responder }, .. } => {
                 vec![(0, Command::IkeSaRemove { initiator: *initiator, responder: *responder })]
             }

@@ -80,7 +80,11 @@ pub fn engine_inside(data: &[u8]) {
         if stage == 0 {
             let believed = |event: &Event| match event {
                 Event::State { state, .. } => state.is_up(),
-                Event::IkeUp { .. } | Event::InstallInbound(_) | Event::InstallOutbound(_) | Event::Path(_) => true,
+                Event::IkeWaits { .. }
+                | Event::IkeUp { .. }
+                | Event::InstallInbound(_)
+                | Event::InstallOutbound(_)
+                | Event::Path(_) => true,
                 _ => false,
             };
             assert!(!pair.events[victim].iter().any(believed), "a stranger is believed");

@@ -79,6 +79,7 @@ impl DataPlane {
             }
             Event::Path(event) => self.apply_path(event),
             Event::State { .. }
+            | Event::IkeWaits { .. }
             | Event::IkeUp { .. }
             | Event::IkeDown { .. }
             | Event::ChildFailed { .. }

@@ -91,6 +91,7 @@ impl DataPlane {
             }
             Event::Path(PathEvent::Peer { .. } | PathEvent::BlackHole { .. }) => {}
             Event::State { .. }
+            | Event::IkeWaits { .. }
             | Event::IkeUp { .. }
             | Event::IkeDown { .. }
             | Event::ChildFailed { .. }

@@ -48,6 +48,9 @@ pub enum Event {
     /// A connection changed its state; the cause says why, when it went down. The SPIs are those of the IKE SA that it is about, if
     /// there is one; that of the responder is zero before its answer.
     State { peer: PeerId, state: ConnectionState, cause: Option<Cause>, spis: Option<IkeSpis> },
+    /// The peer was authenticated while there was an IKE SA with it: that one goes on, and this one waits until the peer has shown that it
+    /// has it. Then it is up.
+    IkeWaits { peer: PeerId, spis: IkeSpis },
     /// An IKE SA is authenticated, or took the place of another one of the same peer.
     IkeUp { peer: PeerId, spis: IkeSpis, replaces: Option<IkeSpis> },
     /// An IKE SA is gone.

@@ -165,7 +165,11 @@ pub fn refused_syntax() -> Vec<Payload> {
 pub fn nobody_is_let_in(world: &World) {
     let believed = |event: &Event| match event {
         Event::State { state, .. } => state.is_up(),
-        Event::IkeUp { .. } | Event::InstallInbound(_) | Event::InstallOutbound(_) | Event::Path { .. } => true,
+        Event::IkeWaits { .. }
+        | Event::IkeUp { .. }
+        | Event::InstallInbound(_)
+        | Event::InstallOutbound(_)
+        | Event::Path { .. } => true,
         _ => false,
     };
     assert!(!world.nodes[B].events.iter().any(believed), "{:?}", world.nodes[B].events);

@@ -25,6 +25,7 @@ impl Driver {
     pub(super) fn take(&mut self, event: Event) {
         match event {
             Event::State { peer, state, cause, .. } => self.on_state(peer, state, cause),
+            Event::IkeWaits { spis, .. } => self.admission.know(&spis),
             Event::IkeUp { peer, spis, replaces } => {
                 tracing::info!(peer = peer.0, "IKE SA {spis} is up");
                 self.admission.know(&spis);

@@ -45,8 +45,11 @@ impl Endpoint {
         }
         // It takes the place of another one when the peer has shown that it has it.
         let holds = self.sas.get(&id).and_then(|sa| sa.session()).is_some_and(|session| session.succession.holds());
-        let replaces = other.filter(|_| !holds).and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
-        self.shared.event(Event::IkeUp { peer: peer_id, spis, replaces });
+        let replaces = other.and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
+        self.shared.event(match holds {
+            true => Event::IkeWaits { peer: peer_id, spis },
+            false => Event::IkeUp { peer: peer_id, spis, replaces },
+        });
         if let Some(attempt) = attempt {
             self.give_up_attempt(peer_id, attempt);
         }

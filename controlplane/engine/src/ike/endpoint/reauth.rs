@@ -92,8 +92,8 @@ impl Endpoint {
         }
         self.take_over(now, peer, id);
         let spis = |id: SaId| self.sas.get(&id).map(|sa| sa.facts.spis);
-        if let (Some(spis), Some(replaced)) = (spis(id), old.and_then(spis)) {
-            self.shared.event(Event::IkeUp { peer, spis, replaces: Some(replaced) });
+        if let Some(new) = spis(id) {
+            self.shared.event(Event::IkeUp { peer, spis: new, replaces: old.and_then(spis) });
         }
         if let Some(old) = old.filter(|_| restarted) {
             self.run(now, old, |sa, ctx| sa.end(ctx, Cause::PeerRestarted));
