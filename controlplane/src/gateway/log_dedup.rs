@@ -1,8 +1,8 @@
 //! What the log has said already. A peer that does not come up is tried again and again, for the same reason; unauthenticated
-//! initiators can send
-//! requests as fast as the line is. Each reason is reported once, the others are counted.
+//! initiators can send requests as fast as the line is. Each reason is reported once an hour, the others are counted; and that a peer is
+//! well again is always reported.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use adit_proto::control::PeerId;
 
 /// A connection that was up for so long is well: what goes wrong after that is news again.
 const WELL_AFTER: Duration = Duration::from_secs(60);
-/// A complaint about a connection that stays up is reported again when there was none for so long.
-const COMPLAINT_AGAIN: Duration = Duration::from_secs(3600);
+/// What comes again and again is reported again after so long, with how often it came.
+const AGAIN: Duration = Duration::from_secs(3600);
 /// Lines that are kept of one peer; above, all is quiet.
 const LINES_MAX: usize = 32;
 /// How often unauthenticated initiators get a line of the log.
@@ -41,16 +41,19 @@ pub struct LogDedup(HashMap<PeerId, Reported>);
 /// What was reported of one peer since it was last well.
 #[derive(Debug, Default)]
 struct Reported {
-    lines: BTreeSet<String>,
+    /// When each was reported last, and how often it came since then.
+    lines: BTreeMap<String, (Instant, u64)>,
     /// It went wrong.
     failing: bool,
+    /// Complaints that were not reported.
+    quiet: u64,
     up_since: Option<Instant>,
 }
 
 impl LogDedup {
-    /// Whether this line about a peer is news. `up` says whether the peer is connected with it, where it is about that;
-    /// `failure`, whether it is a complaint.
-    pub fn is_news(&mut self, now: Instant, peer: PeerId, line: &str, up: Option<bool>, failure: bool) -> bool {
+    /// Whether this line about a peer is news, and then how often it came since it was reported last. `up` says whether the peer is
+    /// connected with it, where it is about that; `failure`, whether it is a complaint.
+    pub fn news(&mut self, now: Instant, peer: PeerId, line: &str, up: Option<bool>, failure: bool) -> Option<u64> {
         let reported = self.0.entry(peer).or_default();
         if reported.up_since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER) {
             *reported = Reported { up_since: Some(now), ..Reported::default() };
@@ -59,11 +62,32 @@ impl LogDedup {
             Some(true) => drop(reported.up_since.get_or_insert(now)),
             Some(false) => reported.up_since = None,
             // A connection that is up and refuses something is asked for it again and again.
-            None if failure => reported.up_since = reported.up_since.map(|_| now + COMPLAINT_AGAIN),
+            None if failure => reported.up_since = reported.up_since.map(|_| now + AGAIN),
             None => {}
         }
         reported.failing |= failure;
-        reported.lines.len() < LINES_MAX && reported.lines.insert(line.to_owned())
+        let full = reported.lines.len() >= LINES_MAX;
+        let news = match reported.lines.get_mut(line) {
+            Some((told, times)) if now.saturating_duration_since(*told) < AGAIN => {
+                *times = times.saturating_add(1);
+                None
+            }
+            Some(known) => Some(std::mem::replace(known, (now, 0)).1),
+            None if full => None,
+            None => {
+                reported.lines.insert(line.to_owned(), (now, 0));
+                Some(0)
+            }
+        };
+        reported.quiet = reported.quiet.saturating_add(u64::from(failure && news.is_none()));
+        news
+    }
+
+    /// The peers that have been up for a while after complaints that were not reported, and how many these were. Each comes once.
+    pub fn well_again(&mut self, now: Instant) -> Vec<(PeerId, u64)> {
+        let is_well = |since: Option<Instant>| since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER);
+        let well = self.0.iter_mut().filter(|(_, reported)| reported.quiet > 0 && is_well(reported.up_since));
+        well.map(|(peer, reported)| (*peer, std::mem::take(&mut reported.quiet))).collect()
     }
 
     /// Whether something went wrong with a peer a short while ago: then what comes and goes with each try is not worth a line.
@@ -141,37 +165,68 @@ mod tests {
         let (mut reported, start) = (LogDedup::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
         let mut round = |s| {
-            let connecting = reported.is_news(at(s), PEER, "connecting", Some(false), false);
-            let failed = reported.is_news(at(s), PEER, "reconnecting: no answer", Some(false), true);
+            let connecting = reported.news(at(s), PEER, "connecting", Some(false), false).is_some();
+            let failed = reported.news(at(s), PEER, "reconnecting: no answer", Some(false), true).is_some();
             (connecting, failed, reported.is_failing(at(s), PEER))
         };
         assert_eq!(round(0), (true, true, true));
         assert_eq!(round(100), (false, false, true));
-        assert!(reported.is_news(at(101), PEER, "reconnecting: refused", Some(false), true), "another reason");
-        assert!(reported.is_news(at(102), PEER, "established", Some(true), false));
-        assert!(!reported.is_news(at(103), PEER, "reconnecting: refused", Some(false), true), "it comes and goes");
-        assert!(!reported.is_news(at(104), PEER, "established", Some(true), false));
+        assert!(reported.news(at(101), PEER, "reconnecting: refused", Some(false), true).is_some(), "another reason");
+        assert!(reported.news(at(102), PEER, "established", Some(true), false).is_some());
+        assert!(reported.news(at(103), PEER, "reconnecting: refused", Some(false), true).is_none(), "it comes and goes");
+        assert!(reported.news(at(104), PEER, "established", Some(true), false).is_none());
         assert!(reported.is_failing(at(163), PEER) && !reported.is_failing(at(164), PEER));
-        assert!(reported.is_news(at(170), PEER, "reconnecting: refused", Some(false), true), "it was well");
+        assert!(reported.news(at(170), PEER, "reconnecting: refused", Some(false), true).is_some(), "it was well");
         reported.forget(PEER);
-        assert!(reported.is_news(at(171), PEER, "reconnecting: refused", Some(false), true), "a person has given a command");
+        assert!(
+            reported.news(at(171), PEER, "reconnecting: refused", Some(false), true).is_some(),
+            "a person has given a command"
+        );
+    }
+
+    #[test]
+    fn what_goes_on_is_told_again_after_an_hour_with_how_often_it_came() {
+        let (mut reported, start) = (LogDedup::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        let told: Vec<(u64, u64)> = (0..7300)
+            .step_by(10)
+            .filter_map(|s| Some((s, reported.news(at(s), PEER, "reconnecting: no answer", Some(false), true)?)))
+            .collect();
+        assert_eq!(told, [(0, 0), (3600, 359), (7200, 359)]);
+    }
+
+    #[test]
+    fn that_a_peer_is_well_again_is_told_once_whatever_was_quiet() {
+        let (mut reported, start) = (LogDedup::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        for s in [0, 10, 20] {
+            reported.news(at(s), PEER, "reconnecting: no answer", Some(false), true);
+            reported.news(at(s + 1), PEER, "established", Some(true), false);
+        }
+        assert_eq!(reported.well_again(at(21)), [], "it may fall again");
+        assert_eq!(reported.well_again(at(81)), [(PEER, 2)]);
+        assert_eq!(reported.well_again(at(82)), []);
+        // A single complaint was reported, and so was its end.
+        reported.news(at(200), PEER, "reconnecting: no answer", Some(false), true);
+        assert!(reported.news(at(201), PEER, "established", Some(true), false).is_some());
+        assert_eq!(reported.well_again(at(300)), []);
     }
 
     #[test]
     fn a_peer_that_is_up_and_asks_for_nonsense_gets_one_line() {
         let (mut reported, start) = (LogDedup::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
-        assert!(reported.is_news(at(0), PEER, "established", Some(true), false));
-        let news = (61..3000).filter(|s| reported.is_news(at(*s), PEER, "TS_UNACCEPTABLE", None, true)).count();
+        assert!(reported.news(at(0), PEER, "established", Some(true), false).is_some());
+        let news = (61..3000).filter(|s| reported.news(at(*s), PEER, "TS_UNACCEPTABLE", None, true).is_some()).count();
         assert_eq!(news, 1);
-        assert!(reported.is_news(at(10_000), PEER, "TS_UNACCEPTABLE", None, true), "it was quiet for long");
-        assert!(!reported.is_news(at(10_001), PEER, "TS_UNACCEPTABLE", None, true));
+        assert!(reported.news(at(10_000), PEER, "TS_UNACCEPTABLE", None, true).is_some(), "it was quiet for long");
+        assert!(reported.news(at(10_001), PEER, "TS_UNACCEPTABLE", None, true).is_none());
     }
 
     #[test]
     fn the_lines_of_a_peer_are_bounded() {
         let (mut reported, now) = (LogDedup::default(), Instant::now());
-        let news = (0..1000).filter(|n| reported.is_news(now, PEER, &n.to_string(), None, true)).count();
+        let news = (0..1000).filter(|n| reported.news(now, PEER, &n.to_string(), None, true).is_some()).count();
         assert_eq!(news, LINES_MAX);
     }
 

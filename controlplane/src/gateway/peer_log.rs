@@ -42,12 +42,13 @@ impl PeerLog {
             Event::IkeDown { peer, spis, cause } => self.detail(now, *peer, ike, &format!("IKE SA {spis} is gone: {cause}")),
             Event::ChildFailed { peer, spis, cause } => {
                 let line = format!("no SA for the traffic: {cause}");
-                let is_news = self.said.is_news(now, *peer, &reason(cause), None, true);
                 let name = name_of(ike, *peer);
-                if is_news {
-                    tracing::warn!(peer = name, ike = %spis, "{line}. `adit explain {name}` says more");
-                } else {
-                    tracing::debug!(peer = name, ike = %spis, "{line}");
+                match self.said.news(now, *peer, &reason(cause), None, true) {
+                    Some(times) => {
+                        let again = repeated(times);
+                        tracing::warn!(peer = name, ike = %spis, "{line}{again}. `adit explain {name}` says more");
+                    }
+                    None => tracing::debug!(peer = name, ike = %spis, "{line}"),
                 }
             }
             Event::InstallInbound(keys) => self.detail(now, keys.peer, ike, &installed("inbound", keys)),
@@ -102,12 +103,21 @@ impl PeerLog {
         };
         // The same reason is the same news, whatever is done about it.
         let reason = cause.filter(|_| failure).map(reason);
-        let is_news = self.said.is_news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);
+        let news = self.said.news(now, peer, reason.as_ref().unwrap_or(&line), Some(state.is_up()), failure);
         let ike = spis.map_or_else(|| "-".to_owned(), |spis| spis.to_string());
-        match (is_news, failure) {
-            (true, true) => tracing::warn!(peer = name, ike, "{line}. `adit explain {name}` says more"),
-            (true, false) => tracing::info!(peer = name, ike, "{line}"),
-            (false, _) => tracing::debug!(peer = name, ike, "{line}"),
+        let again = news.map_or_else(String::new, repeated);
+        match (news, failure) {
+            (Some(_), true) => tracing::warn!(peer = name, ike, "{line}{again}. `adit explain {name}` says more"),
+            (Some(_), false) => tracing::info!(peer = name, ike, "{line}{again}"),
+            (None, _) => tracing::debug!(peer = name, ike, "{line}"),
+        }
+    }
+
+    /// Says of which peers all is well again after what came too often to be reported.
+    pub fn tell_recovered(&mut self, ike: &Ike) {
+        for (peer, times) in self.said.well_again(Instant::now()) {
+            let name = name_of(ike, peer);
+            tracing::info!(peer = name, "well again; before that it failed {times} more times, as was reported before");
         }
     }
 
@@ -125,6 +135,10 @@ impl PeerLog {
     pub fn forget(&mut self, peer: PeerId) {
         self.said.forget(peer);
     }
+}
+
+fn repeated(times: u64) -> String {
+    if times == 0 { String::new() } else { format!("; the same {times} times since it was reported last") }
 }
 
 fn name_of(ike: &Ike, id: PeerId) -> &str {

@@ -152,6 +152,9 @@ impl Gateway {
         self.listeners.keep(&desired.config).await;
         self.underlay.port500.keep(&desired.config).await;
         self.retry_reload(plane).await;
+        if let Some(ike) = &self.ike {
+            self.peer_log.tell_recovered(ike);
+        }
         if self.listen_has_moved(plane) {
             tracing::warn!("the interface in `listen` was made anew");
             return Ok(Some(Ended::Replaced));
