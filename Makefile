@@ -10,6 +10,7 @@
 #   make build   the release binaries in target/release
 #   make bench   the AEADs, the tunnel against plain veth and the peers that deploy/bench-peers.sh brings, then the parts (criterion)
 #   make fuzz    every fuzz target for FUZZ_SECONDS each (default 60): the decoders, the engine, the configuration, packets
+#   make mutants COUNT=300 small changes of what decides who gets what, drawn by SEED=1: does a test notice each? Hours; goes on where it was
 #   make loom    only the rings of the channel under loom
 
 SHELL := /bin/bash
@@ -27,7 +28,7 @@ export PROPTEST_CASES ?= 4096
 export FUZZ_SECONDS ?= 20
 endif
 RUNS ?= 10
-.PHONY: build demo quick test test-full test-soak interop check bench fuzz loom deny
+.PHONY: build demo quick test test-full test-soak interop check bench fuzz loom deny mutants
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -102,6 +103,10 @@ loom:
 fuzz:
 	@deploy/install-deps.sh fuzz
 	deploy/fuzz.sh run
+
+mutants:
+	@deploy/install-deps.sh build
+	deploy/mutants.sh $(or $(COUNT),300) $(or $(SEED),1)
 
 check: deny
 	$(CARGO) fmt --all --check

@@ -1,7 +1,7 @@
 //! Several workers: one peer's traffic spreads over them, and what reaches the wrong one is handed over.
 
 use adit_bench::lab::traffic::start;
-use adit_bench::lab::{Gateway, Lab, LabOptions};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Result, ensure};
 
@@ -38,13 +38,17 @@ fn one_lane_between_two_workers_passes_over_the_rings() -> Result<()> {
     let lab = Lab::start(&LabOptions { workers: vec![1, 2], lanes: Some(1), ..LabOptions::default() })?;
     streams(lab.a(), lab.b(), QUARTER_GIB)?;
     streams(lab.b(), lab.a(), QUARTER_GIB)?;
+    // The last ones may still be on their way to a worker that has not had its turn.
+    wait_until("all that was handed over is taken over", SOON, || {
+        let b = lab.b().metrics()?;
+        Ok(b.count(Count::HandedOver) == b.count(Count::TakenOver))
+    })?;
     let (a, b) = (lab.a().metrics()?, lab.b().metrics()?);
     let (handed, refused) = (b.count(Count::HandedOver), b.dropped(Drop::HandoverFull));
     println!("handed over {handed}, refused for want of a buffer {refused}");
     ensure!(handed > 0, "no frame of worker 1 was handed to worker 0, which has the only SA");
     // The streams are as fast as losses let them be; a few in a hundred were seen on two busy cores.
     ensure!(refused < handed / 4, "{refused} frames were refused and {handed} handed over");
-    ensure!(handed == b.count(Count::TakenOver), "handed over and taken over differ");
     ensure!(a.count(Count::HandedOver) == 0, "a gateway of one worker handed something over");
     Ok(())
 }
