@@ -11,7 +11,7 @@ use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use adit_esp::aead::{Aead, Backend, cpu_features};
+use adit_esp::aead::{Aead, Backend, built_in, choose, cpu_features};
 use adit_proto::control::Spi;
 use adit_proto::esp;
 use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};
@@ -31,7 +31,7 @@ pub struct CryptoArgs {
     /// Suite to measure; may be given several times [default: all]
     #[arg(long = "suite", value_name = "SUITE", value_parser = parse_suite)]
     suites: Vec<Suite>,
-    /// Backend to measure; may be given several times [default: all]
+    /// Backend to measure; may be given several times [default: all that can be used here]
     #[arg(long = "backend", value_name = "BACKEND")]
     backends: Vec<Backend>,
     /// Length of the plaintext in bytes; may be given several times
@@ -66,6 +66,8 @@ struct Case {
 /// Measures, prints the table, writes the JSON when asked to.
 pub fn run(args: CryptoArgs) -> Result<()> {
     println!("CPU features: {}", cpu_features());
+    println!("Backends: {}", built_in());
+    println!("{}", choose()?.reason);
     let report = measure(&args)?;
     println!("{} · {} cores · kernel {}", report.machine.cpu, report.machine.cores, report.machine.kernel);
     println!("{}", table(&args, &report));
@@ -82,7 +84,7 @@ impl CryptoArgs {
     }
 
     fn backends(&self) -> Vec<Backend> {
-        if self.backends.is_empty() { Backend::ALL.to_vec() } else { self.backends.clone() }
+        if self.backends.is_empty() { Backend::usable().collect() } else { self.backends.clone() }
     }
 
     /// The rows of the table: operation, suite, size.
@@ -217,7 +219,7 @@ mod tests {
     #[test]
     fn every_suite_size_and_backend_gets_its_figures() {
         let report = measure(&args("crypto --rounds 3 --sample-ms 1 --size 64 --size 1400")).expect("measured");
-        let cases = 2 * Suite::ALL.len() * 2 * Backend::ALL.len();
+        let cases = 2 * Suite::ALL.len() * 2 * Backend::usable().count();
         assert_eq!(report.results.len(), 2 * cases, "nanoseconds and rate of each case");
         for result in &report.results {
             assert!(result.samples.len() == 3 && result.median > 0.0, "{result:?}");

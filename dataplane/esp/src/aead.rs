@@ -1,4 +1,4 @@
-//! Sealing and opening of one packet with an AEAD suite, through one of two libraries.
+//! Sealing and opening of one packet with an AEAD suite, through one of three libraries.
 //!
 //! [`Aead`] is a key made ready for one suite and one [`Backend`]; a security association owns one. The sender calls
 //! [`Aead::seal`] from the frame read off the TAP straight into the place in the datagram where the ciphertext belongs, so
@@ -13,12 +13,17 @@
 //!   its round state to the stack for the time of a call and does not wipe that.
 //! - RustCrypto: the crates are built with their `zeroize` feature, so key schedules, GHASH tables and the ChaCha20 key are
 //!   wiped on drop. The move into their box when a key is made may leave an unwiped copy on the stack.
+//! - intel-ipsec-mb: schedules are made in the heap block of their key and wiped there on drop. The library clears its registers and
+//!   its stack where its builder left `SAFE_DATA` on, as it is by default and in Debian; its manager never holds a key.
 //!
 //! The key bytes given to [`Aead::new`] stay the caller's to wipe.
+
+mod choice;
 
 use std::fmt;
 use std::str::FromStr;
 
+use adit_ipsec_mb as ipsec_mb;
 use adit_proto::esp::NONCE_LEN;
 use adit_proto::suite::{Suite, TAG_LEN};
 use aes_gcm::aead::consts::{U12, U16};
@@ -27,12 +32,18 @@ use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit};
 use aws_lc_rs::aead::{self as aws_lc, Aad, LessSafeKey, Nonce, UnboundKey};
 use chacha20poly1305::ChaCha20Poly1305;
 
+pub use adit_ipsec_mb::Obstacle;
+pub use choice::{Choice, Reason, SelfTestFailure, Step, choose, self_test};
+
 /// The library that does the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Backend {
     /// AWS-LC through `aws-lc-rs`: assembly with AES-NI, AVX-512 VAES, NEON. The default.
     #[default]
     AwsLc,
+    /// intel-ipsec-mb, a C library of assembly for x86-64, as VPP and DPDK use it. Only where the build found it and the CPU has
+    /// what its fastest code needs: VAES and AVX-512.
+    IpsecMb,
     /// The crates `aes-gcm` and `chacha20poly1305`: Rust alone, an independent second implementation.
     RustCrypto,
 }
@@ -41,13 +52,18 @@ pub enum Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownBackend;
 
-/// The key does not have the length that the suite asks for.
+/// Why there is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyLength {
-    /// The suite asked for; `suite.key_len()` is the right length.
-    pub suite: Suite,
-    /// The length given, in bytes.
-    pub given: usize,
+pub enum KeyError {
+    /// The bytes given do not have the length that the suite asks for.
+    Length {
+        /// The suite asked for; `suite.key_len()` is the right length.
+        suite: Suite,
+        /// The length given, in bytes.
+        given: usize,
+    },
+    /// The backend cannot be used here.
+    Backend(Backend, Obstacle),
 }
 
 /// The packet was not sealed under this key, nonce and additional data, or was changed on its way.
@@ -65,16 +81,40 @@ enum Key {
     Aes128Gcm(Box<Aes128Gcm>),
     Aes256Gcm(Box<Aes256Gcm>),
     ChaCha20Poly1305(Box<ChaCha20Poly1305>),
+    MbGcm(Box<ipsec_mb::Gcm>),
+    MbChaCha20Poly1305(Box<ipsec_mb::ChaCha20Poly1305>),
 }
 
 impl Backend {
     /// Every backend, the default first.
-    pub const ALL: [Backend; 2] = [Backend::AwsLc, Backend::RustCrypto];
+    pub const ALL: [Backend; 3] = [Backend::AwsLc, Backend::IpsecMb, Backend::RustCrypto];
+
+    /// The backends that can be used on this machine, the default first.
+    pub fn usable() -> impl Iterator<Item = Backend> {
+        Backend::ALL.into_iter().filter(|backend| backend.obstacle().is_none())
+    }
+
+    /// Why this backend cannot be used on this machine; `None` when it can.
+    pub fn obstacle(self) -> Option<Obstacle> {
+        match self {
+            Backend::AwsLc | Backend::RustCrypto => None,
+            Backend::IpsecMb => ipsec_mb::obstacle(),
+        }
+    }
+
+    /// Makes what the library keeps once per thread. A thread that does so before its packets allocates for none of them, whichever
+    /// thread made the keys.
+    pub fn prepare(self) {
+        if self == Backend::IpsecMb && self.obstacle().is_none() {
+            ipsec_mb::prepare();
+        }
+    }
 
     /// The name in configuration, metrics and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Backend::AwsLc => "aws-lc",
+            Backend::IpsecMb => "ipsec-mb",
             Backend::RustCrypto => "rustcrypto",
         }
     }
@@ -97,8 +137,14 @@ impl fmt::Display for Backend {
 impl Aead {
     /// Expands `key` (without the salt) for `suite`. Allocates, so it is not for the packet path, and best called on the
     /// thread that will use the key: what the library sets up once per thread is then ready as well.
-    pub fn new(backend: Backend, suite: Suite, key: &[u8]) -> Result<Aead, KeyLength> {
-        let wrong = KeyLength { suite, given: key.len() };
+    pub fn new(backend: Backend, suite: Suite, key: &[u8]) -> Result<Aead, KeyError> {
+        let wrong = KeyError::Length { suite, given: key.len() };
+        if key.len() != suite.key_len() {
+            return Err(wrong);
+        }
+        if let Some(obstacle) = backend.obstacle() {
+            return Err(KeyError::Backend(backend, obstacle));
+        }
         let key = match backend {
             Backend::AwsLc => {
                 let algorithm = match suite {
@@ -108,6 +154,10 @@ impl Aead {
                 };
                 Key::AwsLc(LessSafeKey::new(UnboundKey::new(algorithm, key).map_err(|_| wrong)?))
             }
+            Backend::IpsecMb => match suite {
+                Suite::Aes128Gcm | Suite::Aes256Gcm => Key::MbGcm(ipsec_mb::Gcm::new(key)),
+                Suite::ChaCha20Poly1305 => Key::MbChaCha20Poly1305(ipsec_mb::ChaCha20Poly1305::new(key)),
+            },
             Backend::RustCrypto => match suite {
                 Suite::Aes128Gcm => Key::Aes128Gcm(Box::new(KeyInit::new_from_slice(key).map_err(|_| wrong)?)),
                 Suite::Aes256Gcm => Key::Aes256Gcm(Box::new(KeyInit::new_from_slice(key).map_err(|_| wrong)?)),
@@ -134,6 +184,8 @@ impl Aead {
             Key::Aes128Gcm(key) => seal_with(&**key, nonce, aad, plain, sealed, tag),
             Key::Aes256Gcm(key) => seal_with(&**key, nonce, aad, plain, sealed, tag),
             Key::ChaCha20Poly1305(key) => seal_with(&**key, nonce, aad, plain, sealed, tag),
+            Key::MbGcm(key) => key.seal(nonce, aad, plain, sealed, tag),
+            Key::MbChaCha20Poly1305(key) => key.seal(nonce, aad, plain, sealed, tag),
         }
     }
 
@@ -150,6 +202,8 @@ impl Aead {
             Key::Aes128Gcm(key) => open_with(&**key, nonce, aad, buf, tag),
             Key::Aes256Gcm(key) => open_with(&**key, nonce, aad, buf, tag),
             Key::ChaCha20Poly1305(key) => open_with(&**key, nonce, aad, buf, tag),
+            Key::MbGcm(key) => key.open(nonce, aad, buf, tag).then_some(()).ok_or(BadTag),
+            Key::MbChaCha20Poly1305(key) => key.open(nonce, aad, buf, tag).then_some(()).ok_or(BadTag),
         }
     }
 
@@ -164,6 +218,7 @@ impl Aead {
     pub fn backend(&self) -> Backend {
         match self.key {
             Key::AwsLc(_) => Backend::AwsLc,
+            Key::MbGcm(_) | Key::MbChaCha20Poly1305(_) => Backend::IpsecMb,
             Key::Aes128Gcm(_) | Key::Aes256Gcm(_) | Key::ChaCha20Poly1305(_) => Backend::RustCrypto,
         }
     }
@@ -188,6 +243,16 @@ where
     C: AeadInOut<NonceSize = U12, TagSize = U16>,
 {
     cipher.decrypt_inout_detached(nonce.into(), aad, buf.into(), tag.into()).map_err(|_| BadTag)
+}
+
+/// The backends that this program holds, with the release of what is no part of its own sources: "aws-lc, ipsec-mb 1.3.0, rustcrypto".
+pub fn built_in() -> String {
+    let names = Backend::ALL.into_iter().filter_map(|backend| match (backend, ipsec_mb::version()) {
+        (Backend::IpsecMb, None) => None,
+        (Backend::IpsecMb, Some(version)) => Some(format!("{backend} {version}")),
+        _ => Some(backend.name().to_owned()),
+    });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// The instruction sets of this CPU that the AEAD code can make use of, separated by spaces; "none" when it has none.
@@ -230,19 +295,22 @@ impl fmt::Debug for Aead {
 
 impl fmt::Display for UnknownBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no such crypto backend: expected {} or {}", Backend::AwsLc, Backend::RustCrypto)
+        write!(f, "no such crypto backend: expected {}", Backend::ALL.map(Backend::name).join(", "))
     }
 }
 
 impl std::error::Error for UnknownBackend {}
 
-impl fmt::Display for KeyLength {
+impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a key of {} has {} bytes, not {}", self.suite, self.suite.key_len(), self.given)
+        match self {
+            KeyError::Length { suite, given } => write!(f, "a key of {suite} has {} bytes, not {given}", suite.key_len()),
+            KeyError::Backend(backend, obstacle) => write!(f, "{backend} cannot be used: {obstacle}"),
+        }
     }
 }
 
-impl std::error::Error for KeyLength {}
+impl std::error::Error for KeyError {}
 
 impl fmt::Display for BadTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -258,15 +326,15 @@ mod tests {
 
     #[test]
     fn a_key_of_another_length_is_refused_and_the_error_says_which_is_right() {
-        for backend in Backend::ALL {
+        for backend in Backend::usable() {
             for suite in Suite::ALL {
                 for given in (0..=64).filter(|&given| given != suite.key_len()) {
                     let error = Aead::new(backend, suite, &vec![0; given]).expect_err("refused");
-                    assert_eq!(error, KeyLength { suite, given });
+                    assert_eq!(error, KeyError::Length { suite, given });
                 }
             }
         }
-        let error = KeyLength { suite: Suite::Aes128Gcm, given: 20 };
+        let error = KeyError::Length { suite: Suite::Aes128Gcm, given: 20 };
         assert_eq!(error.to_string(), "a key of aes-128-gcm has 16 bytes, not 20");
     }
 
@@ -274,9 +342,28 @@ mod tests {
     fn names_of_backends_parse_back() {
         for backend in Backend::ALL {
             assert_eq!(backend.name().parse(), Ok(backend));
-            assert_eq!(Aead::new(backend, Suite::Aes128Gcm, &[0; 16]).map(|aead| aead.backend()), Ok(backend));
         }
         assert_eq!("openssl".parse::<Backend>(), Err(UnknownBackend));
+    }
+
+    #[test]
+    fn a_backend_makes_keys_or_says_why_it_does_not() {
+        for backend in Backend::ALL {
+            let made = Aead::new(backend, Suite::Aes128Gcm, &[0; 16]).map(|aead| aead.backend());
+            assert_eq!(made, backend.obstacle().map_or(Ok(backend), |obstacle| Err(KeyError::Backend(backend, obstacle))));
+        }
+        let error = KeyError::Backend(Backend::IpsecMb, Obstacle::NotBuiltIn).to_string();
+        assert!(error.starts_with("ipsec-mb cannot be used: the program was built without it; install"), "{error}");
+        let error = KeyError::Backend(Backend::IpsecMb, Obstacle::Cpu("VAES")).to_string();
+        assert_eq!(error, "ipsec-mb cannot be used: this CPU has no VAES");
+    }
+
+    #[test]
+    fn what_is_built_in_is_told() {
+        let told = built_in();
+        let absent = Backend::IpsecMb.obstacle() == Some(Obstacle::NotBuiltIn);
+        assert_eq!(told == "aws-lc, rustcrypto", absent, "{told}");
+        assert!(absent || told.starts_with("aws-lc, ipsec-mb ") && told.ends_with(", rustcrypto"), "{told}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whole ESP packets that others made, through both backends: they open to the inner packet that their makers name, and
+//! Whole ESP packets that others made, through every backend: they open to the inner packet that their makers name, and
 //! sealing that again gives back every byte.
 //!
 //! All of them have 32-bit sequence numbers, so their additional data is the ESP header as it is on the wire (RFC 4106 §5),
@@ -51,7 +51,7 @@ fn hex(text: &str) -> Vec<u8> {
 
 /// RFC 7634, appendix A: an ICMP packet in tunnel mode.
 #[test]
-fn the_packet_of_rfc_7634_opens_and_seals_in_both_backends() {
+fn the_packet_of_rfc_7634_opens_and_seals_in_every_backend() {
     let packet = Packet {
         name: "RFC 7634 appendix A".to_owned(),
         suite: Suite::ChaCha20Poly1305,
@@ -65,7 +65,7 @@ fn the_packet_of_rfc_7634_opens_and_seals_in_both_backends() {
              08090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f3031323334353637"),
         next_header: 4,
     };
-    for backend in Backend::ALL {
+    for backend in Backend::usable() {
         packet.check(backend);
     }
 }
@@ -73,7 +73,7 @@ fn the_packet_of_rfc_7634_opens_and_seals_in_both_backends() {
 /// The AEAD packets among the known answers that DPDK collected, for the suites that Adit has. The file lies beside the
 /// project, where there is one.
 #[test]
-fn known_answers_of_other_makers_open_and_seal_in_both_backends() {
+fn known_answers_of_other_makers_open_and_seal_in_every_backend() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/esp-known-answers.json");
     let Ok(text) = std::fs::read_to_string(&path) else {
         eprintln!("SKIPPED: no ESP known answers at {}", path.display());
@@ -84,7 +84,7 @@ fn known_answers_of_other_makers_open_and_seal_in_both_backends() {
     for vector in &vectors {
         match known_answer(vector) {
             Some(packet) => {
-                Backend::ALL.into_iter().for_each(|backend| packet.check(backend));
+                Backend::usable().for_each(|backend| packet.check(backend));
                 run.push(packet.name);
             }
             None => eprintln!("not a suite of ours: {} {}", vector["name"], vector["algos"]),

