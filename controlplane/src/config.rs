@@ -164,6 +164,7 @@ pub enum Io {
 pub enum Crypto {
     Auto,
     AwsLc,
+    IpsecMb,
     RustCrypto,
 }
 
@@ -180,12 +181,13 @@ impl Io {
 }
 
 impl Crypto {
-    pub const ALL: [Crypto; 3] = [Crypto::Auto, Crypto::AwsLc, Crypto::RustCrypto];
+    pub const ALL: [Crypto; 4] = [Crypto::Auto, Crypto::AwsLc, Crypto::IpsecMb, Crypto::RustCrypto];
 
     pub const fn name(self) -> &'static str {
         match self {
             Crypto::Auto => "auto",
             Crypto::AwsLc => "aws-lc",
+            Crypto::IpsecMb => "ipsec-mb",
             Crypto::RustCrypto => "rustcrypto",
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use adit_channel::SA_SLOTS_MAX;
 use adit_proto::class::Dscp;
@@ -64,6 +65,9 @@ pub const MAC_UPDATES_RING: usize = 256;
 
 const _: () = assert!(RECEIVE_BYTES_PER_TURN >= TRAIN_BYTES_MAX, "a turn takes a whole train");
 
+/// The version and the libraries that can seal, as `--version` tells them.
+static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), adit_esp::aead::built_in()));
+
 /// How a worker waits and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum IoChoice {
@@ -84,17 +88,19 @@ pub enum MssClamp {
 /// Which library seals and opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CryptoChoice {
-    /// aws-lc.
+    /// ipsec-mb where it is built in, works and is faster; else aws-lc.
     Auto,
     #[value(name = "aws-lc")]
     AwsLc,
+    #[value(name = "ipsec-mb")]
+    IpsecMb,
     #[value(name = "rustcrypto")]
     RustCrypto,
 }
 
 /// The data plane of an Adit gateway. Started by `adit run`; it forwards what the control plane installs over the channel.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "adit-dataplane", version)]
+#[command(name = "adit-dataplane", version = VERSION.as_str())]
 pub struct Config {
     /// Unix socket on which the control plane attaches.
     #[arg(long, value_name = "PATH")]

@@ -5,7 +5,7 @@
 //! inbound [`udp`] → demux → [`open`] → [`policy`] → [`tap::coalesce`] → [`tap`].
 //! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`state`] is what it owns;
 //! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`hub`] hands on frames from peer to peer;
-//! [`control`] applies the commands of the control plane.
+//! [`control`] applies the commands of the control plane; [`start`] opens everything, [`crypto`] chooses the library that seals.
 //!
 //! Keys, sealing and opening are `adit_esp`. What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
 
@@ -13,6 +13,7 @@ pub mod checksum;
 pub mod class;
 pub mod config;
 pub mod control;
+pub mod crypto;
 pub mod echo;
 pub mod forward;
 pub mod handover;

@@ -132,6 +132,11 @@ impl Tables {
         }
     }
 
+    /// Makes this thread ready for packets: none of them, and no key, then allocates for the library's sake.
+    pub fn prepare(&self) {
+        self.backend.prepare();
+    }
+
     #[inline]
     pub fn peer(&mut self, id: PeerId) -> Option<&mut Peer> {
         self.peers.get_mut(usize::from(id.0))?.as_mut()

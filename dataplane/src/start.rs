@@ -17,7 +17,8 @@ use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
 use core_affinity::CoreId;
 
-use crate::config::{Config, CryptoChoice, IoChoice, MssClamp};
+use crate::config::{Config, IoChoice, MssClamp};
+use crate::crypto;
 use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
 use crate::io::poll::PollIo;
@@ -76,7 +77,7 @@ impl Plane {
     pub fn open(config: &Config) -> Result<Plane> {
         let cores = choose_cores(config)?;
         let io = choose_io(config.io)?;
-        let backend = choose_crypto(config.crypto);
+        let backend = crypto::choose(config.crypto)?;
         let (workers, buffer) = (usize::from(config.workers), config.socket_buffer as usize);
         let until = Instant::now() + PREDECESSOR_GRACE;
         await_predecessor(&config.tap, until);
@@ -156,13 +157,6 @@ fn choose_io(choice: IoChoice) -> Result<IoDecision> {
         (IoChoice::IoUring, Some(why)) => {
             bail!("io_uring was asked for but cannot be used: {why}; allow it, or set dataplane.io to auto or poll")
         }
-    }
-}
-
-fn choose_crypto(choice: CryptoChoice) -> Backend {
-    match choice {
-        CryptoChoice::Auto | CryptoChoice::AwsLc => Backend::AwsLc,
-        CryptoChoice::RustCrypto => Backend::RustCrypto,
     }
 }
 
@@ -276,11 +270,20 @@ fn clock() -> Clock {
     Clock { began: Instant::now(), began_ns: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 }
 }
 
+/// The backend as the gauge tells it.
+const fn crypto_code(backend: Backend) -> i64 {
+    match backend {
+        Backend::AwsLc => 1,
+        Backend::RustCrypto => 2,
+        Backend::IpsecMb => 3,
+    }
+}
+
 /// What start-up decided, as gauges.
 fn show(env: &mut Environment, io: &IoDecision, backend: Backend, core: &CoreId) {
     for (gauge, value) in [
         (Gauge::IoUring, i64::from(io.uring)),
-        (Gauge::CryptoBackend, if backend == Backend::AwsLc { 1 } else { 2 }),
+        (Gauge::CryptoBackend, crypto_code(backend)),
         (Gauge::UdpSegmentMax, env.udp.segments_max as i64),
         (Gauge::UdpGro, i64::from(env.udp.gro)),
         (Gauge::TapTso, i64::from(env.tap.limits.tso)),

@@ -45,6 +45,7 @@ impl Worker {
 
     /// Forwards until `stop` is set. An error means that a descriptor is gone; it has been reported as an event.
     pub fn run(&mut self, mut io: impl Io, stop: &AtomicBool) -> Result<(), Failure> {
+        self.state.tables.prepare();
         let result = self.forward(&mut io, stop);
         if let Err(failure) = &result {
             let errno = failure.error.raw_os_error().unwrap_or(0);

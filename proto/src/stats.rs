@@ -140,7 +140,7 @@ numbers! {
     /// How things are now.
     Gauge {
         IoUring "io_uring" "1 when the worker runs on io_uring, 0 when on poll and plain system calls.",
-        CryptoBackend "crypto_backend" "1 for aws-lc, 2 for rustcrypto.",
+        CryptoBackend "crypto_backend" "1 for aws-lc, 2 for rustcrypto, 3 for ipsec-mb.",
         UdpSegmentMax "udp_segment_max" "Segments per train that the kernel takes; 1 when UDP_SEGMENT is off.",
         UdpGro "udp_gro" "1 when UDP_GRO is on.",
         TapUso "tap_uso" "1 when the TAP takes UDP super-frames.",

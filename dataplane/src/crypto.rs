@@ -1,0 +1,56 @@
+//! Decides at start which library seals and opens, and says why.
+
+use adit_esp::aead::{self, Backend, Reason};
+use anyhow::{Context, Result, bail};
+
+use crate::config::CryptoChoice;
+
+/// The backend for all workers. What is known of intel-ipsec-mb goes to the log.
+///
+/// # Errors
+/// The library that was asked for is not in the program, lacks something of this CPU, or fails its self-test; or AWS-LC fails it.
+pub fn choose(choice: CryptoChoice) -> Result<Backend> {
+    let backend = match choice {
+        CryptoChoice::Auto => {
+            let choice = aead::choose().context("packets cannot be sealed: the CPU or its memory is at fault")?;
+            match &choice.reason {
+                reason @ Reason::Failed(_) => eprintln!("WARNING: {reason}"),
+                reason => eprintln!("crypto {}: {reason}", choice.backend),
+            }
+            return Ok(choice.backend);
+        }
+        CryptoChoice::AwsLc => Backend::AwsLc,
+        CryptoChoice::IpsecMb => Backend::IpsecMb,
+        CryptoChoice::RustCrypto => Backend::RustCrypto,
+    };
+    if let Some(obstacle) = backend.obstacle() {
+        bail!("{backend} was asked for but cannot be used: {obstacle}; or set dataplane.crypto to auto");
+    }
+    aead::self_test(backend).context("the library that was asked for is not to be trusted here; set dataplane.crypto to auto")?;
+    Ok(backend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_taken_or_refused_with_a_remedy() {
+        assert_eq!(choose(CryptoChoice::AwsLc).expect("everywhere"), Backend::AwsLc);
+        assert_eq!(choose(CryptoChoice::RustCrypto).expect("everywhere"), Backend::RustCrypto);
+        match (choose(CryptoChoice::IpsecMb), Backend::IpsecMb.obstacle()) {
+            (Ok(backend), None) => assert_eq!(backend, Backend::IpsecMb),
+            (Err(error), Some(obstacle)) => {
+                let error = error.to_string();
+                assert!(error.contains(&obstacle.to_string()) && error.contains("set dataplane.crypto to auto"), "{error}");
+            }
+            (other, obstacle) => panic!("{other:?} where {obstacle:?}"),
+        }
+    }
+
+    #[test]
+    fn auto_takes_what_can_be_used() {
+        let backend = choose(CryptoChoice::Auto).expect("AWS-LC works");
+        assert!(backend != Backend::RustCrypto && backend.obstacle().is_none());
+    }
+}
