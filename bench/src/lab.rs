@@ -57,7 +57,7 @@ pub struct LabOptions {
     pub ip_mode: bool,
     /// `auto`, `io_uring` or `poll`.
     pub io: &'static str,
-    /// `auto`, `aws-lc` or `rustcrypto`.
+    /// `auto`, `aws-lc`, `ipsec-mb` or `rustcrypto`.
     pub crypto: &'static str,
     /// As `adit keygen --suite` takes it.
     pub suite: &'static str,

@@ -98,8 +98,7 @@ pub struct Options {
 /// Finds a system by its name; the error says what is missing.
 ///
 /// Names of Adit may carry variants: `adit-1w` (workers), `adit-ike` (keys by IKEv2), `adit-poll`, `adit-chacha`, `adit-aes256`,
-/// `adit-rustcrypto`, and several of
-/// them; every name may end in `-mtuN`.
+/// `adit-awslc`, `adit-ipsecmb`, `adit-rustcrypto`, and several of them; every name may end in `-mtuN`.
 pub fn find(name: &str, options: &Options) -> Result<Box<dyn System>> {
     let (base, outer_mtu) = match name.rsplit_once("-mtu") {
         Some((base, mtu)) => (base, mtu.parse().with_context(|| format!("`{name}`: no number after -mtu"))?),

@@ -36,7 +36,8 @@ Works (each also yields the ones in parentheses):
   bridge1500       TCP from host to host, on LANs of 1500 bytes whose bridges the tunnel joins; plain and Adit only
                    (bridge1500_reverse, bridge1500_udp_loss)
 
-Variants of Adit, in any combination: adit-1w (workers), adit-ike, adit-poll, adit-uring, adit-chacha, adit-aes256, adit-rustcrypto.
+Variants of Adit, in any combination: adit-1w (workers), adit-ike, adit-poll, adit-uring, adit-chacha, adit-aes256, adit-awslc,
+adit-ipsecmb, adit-rustcrypto.
 Every system may end in -mtuN for another MTU outside, e.g. adit-chacha-1w-mtu9000, wireguard-go-mtu9000.";
 
 /// The same work over plain veth, Adit and every installed peer, host to host, in namespaces of its own
@@ -71,7 +72,7 @@ pub struct TunnelArgs {
     /// How Adit waits for packets: auto, io_uring or poll
     #[arg(long, default_value = "auto")]
     io: String,
-    /// Adit's AEAD library: auto, aws-lc or rustcrypto
+    /// Adit's AEAD library: auto, aws-lc, ipsec-mb or rustcrypto
     #[arg(long, default_value = "auto")]
     crypto: String,
     /// MTU of the cable; every system sets its inner MTU to fit

@@ -23,7 +23,7 @@ pub struct AditOptions {
     pub suite: Suite,
     /// As in the configuration: `auto`, `io_uring`, `poll`.
     pub io: String,
-    /// As in the configuration: `auto`, `aws-lc`, `rustcrypto`.
+    /// As in the configuration: `auto`, `aws-lc`, `ipsec-mb`, `rustcrypto`.
     pub crypto: String,
 }
 
@@ -48,11 +48,13 @@ impl Adit {
                 "chacha" => options.suite = Suite::ChaCha20Poly1305,
                 "aes256" => options.suite = Suite::Aes256Gcm,
                 "ike" => ike = true,
+                "awslc" => options.crypto = "aws-lc".into(),
+                "ipsecmb" => options.crypto = "ipsec-mb".into(),
                 "rustcrypto" => options.crypto = "rustcrypto".into(),
                 _ => match variant.strip_suffix('w').map(str::parse) {
                     Some(Ok(workers)) => options.workers = workers,
                     _ => bail!(
-                        "`{name}`: there is no variant `{variant}`, only 1w (any number), ike, poll, uring, chacha, aes256, rustcrypto, mtuN"
+                        "`{name}`: there is no variant `{variant}`, only 1w (any number), ike, poll, uring, chacha, aes256, awslc, ipsecmb, rustcrypto, mtuN"
                     ),
                 },
             }
