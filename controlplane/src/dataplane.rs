@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use adit_channel::service::VARIABLES;
 use adit_proto::control::Mode;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -166,6 +167,10 @@ impl Process {
         let flat = arguments.iter().flat_map(|(flag, value)| [OsString::from(flag), OsString::from(value)]);
         let mut command = Command::new(program);
         command.args(flat).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        // What a manager of services wants to hear, it wants to hear from us.
+        for variable in VARIABLES {
+            command.env_remove(variable);
+        }
         system::own_session(&mut command);
         let mut child = command.spawn()?;
         match Process::watch(child.id()) {

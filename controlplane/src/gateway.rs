@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use adit_channel::service::{Manager, NotifyState};
 use adit_proto::control::{PeerId, Spi};
 use anyhow::Context;
 use zeroize::Zeroizing;
@@ -63,6 +64,9 @@ use renewal::Renewal;
 use restarts::Restarts;
 use runtime_dir::RuntimeDir;
 use underlay::Underlay;
+
+/// How often who started us hears that we live, while nothing else is to be done.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// How a gateway is run.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +101,8 @@ pub struct Gateway {
     vault: Vault,
     runtime_dir: RuntimeDir,
     renewal: Renewal,
+    /// Who started us, if that is to hear how we do.
+    manager: Manager,
 }
 
 /// A data plane that is attached and watched. The channel itself is in the view.
@@ -172,6 +178,7 @@ enum Ended {
 /// # Errors
 /// It could not be started; later faults are repaired and logged.
 pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
+    let manager = Manager::open().context("reaching the manager of services at NOTIFY_SOCKET")?;
     let (orders, sender) = Orders::open()?;
     let mut desired = desired;
     let runtime_dir = RuntimeDir::hold(&desired.config.runtime_dir)?;
@@ -202,8 +209,10 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
         listeners,
         runtime_dir,
         renewal: Renewal::default(),
+        manager,
     };
     let result = gateway.run().await;
+    gateway.manager.tell(&[NotifyState::Stopping]);
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(config.api_socket());
     result
@@ -243,10 +252,12 @@ impl Gateway {
     async fn rest(&mut self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         loop {
+            self.manager.alive();
             tokio::select! {
                 biased;
                 () = stopped(&mut self.orders.stop) => return false,
                 Some(request) = self.orders.requests.recv() => drop(self.answer(None, request).await),
+                () = tokio::time::sleep(ALIVE_EVERY) => {}
                 _ = self.orders.hangups.recv() => drop(self.reload_by_signal(None).await),
                 () = tokio::time::sleep_until(until.into()) => return true,
             }
@@ -279,6 +290,7 @@ impl Gateway {
     fn bury(&mut self, mut plane: Plane, how: &str) {
         plane.log.forward();
         tracing::error!("{how}; the tunnel is down until it is back");
+        self.manager.status(&format!("{}: the data plane is DOWN", self.desired.config.name));
         self.durable.note_tops(&self.view);
         self.view.detach();
         self.view.restarts.fetch_add(1, Ordering::Relaxed);
@@ -302,6 +314,7 @@ impl Gateway {
 
     /// The end: saves what must be saved, stops the data plane or leaves it.
     async fn finish(&mut self, mut plane: Plane) -> anyhow::Result<()> {
+        self.manager.tell(&[NotifyState::Stopping]);
         if !self.options.leave_dataplane {
             self.say_goodbye(&mut plane).await;
         }

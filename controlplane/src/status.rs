@@ -10,6 +10,7 @@ use adit_engine::auth::own::WARN_BEFORE;
 
 use crate::api::types::{Drop, Latency, Peer, Reload, Status, Traffic, Worker};
 use crate::config::KEY_LOG_WARNING;
+use crate::view::status::PeerView;
 pub use peer::report as of_peer;
 use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, wrapped};
 
@@ -18,7 +19,8 @@ const NAME_MAX: usize = 16;
 
 /// The whole report.
 pub fn report(status: &Status) -> String {
-    let mut out = wrapped(&format!("{}: ", status.name), &verdict(&status.peers));
+    let down = status.peers.iter().filter(|peer| !peer.up).count();
+    let mut out = wrapped(&format!("{}: ", status.name), &verdict(down, status.peers.len()));
     out += &gateway(status);
     out += "\npeers\n";
     out += &peers(&status.peers);
@@ -40,10 +42,14 @@ pub fn report(status: &Status) -> String {
     out
 }
 
-/// Whether all peers are up, in a sentence.
-fn verdict(peers: &[Peer]) -> String {
-    let down = peers.iter().filter(|peer| !peer.up).count();
-    match (down, peers.len()) {
+/// The first line of the report, not wrapped.
+pub fn headline(name: &str, peers: &[PeerView]) -> String {
+    format!("{name}: {}", verdict(peers.iter().filter(|one| !one.peer.up).count(), peers.len()))
+}
+
+/// Whether all peers are up, in a sentence; so many of all are not.
+fn verdict(down: usize, all: usize) -> String {
+    match (down, all) {
         (_, 0) => "no peers are configured".to_owned(),
         (0, 1) => "the peer is up".to_owned(),
         (1, 1) => "the peer is NOT UP".to_owned(),

@@ -11,7 +11,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit_channel::{EventFd, Listener, PlaneInfo, Port, Region, Sizes};
+use adit_channel::service::{Manager, NotifyState};
+use adit_channel::{EventFd, Listener, PlaneInfo, Port, Region, Sizes, Turns};
 use adit_proto::control::{Mode, Place};
 use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
@@ -68,8 +69,9 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     close_memory().context("cannot close the memory of the process to others and to core dumps")?;
     // Blocked before any thread is made, so that all inherit it and only the descriptor sees them.
     let signals = block_signals().context("cannot receive signals through a descriptor")?;
+    let manager = Manager::open().context("cannot reach the manager of services at NOTIFY_SOCKET")?;
     let (running, listener) = Plane::open(config)?.spawn()?;
-    supervise(running, listener, &signals)
+    supervise(running, listener, &signals, manager)
 }
 
 impl Plane {
@@ -303,6 +305,8 @@ pub struct Running {
     failures: mpsc::Receiver<(usize, Failure)>,
     stop: Arc<AtomicBool>,
     wakes: Vec<Arc<EventFd>>,
+    /// The turns of each worker, and how many it had made when they were looked at last.
+    turns: Vec<(Turns, u64)>,
     /// Readable when a worker has failed.
     alarm: Arc<EventFd>,
 }
@@ -312,7 +316,7 @@ impl Running {
         let (report, failures) = mpsc::channel();
         let alarm = Arc::new(EventFd::new().context("cannot create an eventfd")?);
         let stop = Arc::new(AtomicBool::new(false));
-        Ok(Running { threads: Vec::new(), report, failures, stop, wakes: Vec::new(), alarm })
+        Ok(Running { threads: Vec::new(), report, failures, stop, wakes: Vec::new(), turns: Vec::new(), alarm })
     }
 
     /// `uring`: run on io_uring, and how long to look before sleeping; else on poll.
@@ -320,6 +324,7 @@ impl Running {
         let (stop, report, alarm) = (self.stop.clone(), self.report.clone(), self.alarm.clone());
         let descriptors = worker.descriptors();
         self.wakes.push(worker.waker());
+        self.turns.push((worker.turns(), u64::MAX));
         let body = move || {
             if !core_affinity::set_for_current(core) {
                 eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
@@ -346,6 +351,15 @@ impl Running {
     /// Makes every worker look at its clock.
     fn tick(&self) {
         self.wakes.iter().for_each(|wake| wake.signal());
+    }
+
+    /// Whether every worker has made a turn since this was asked last.
+    fn have_moved(&mut self) -> bool {
+        // Every worker is looked at: each has its own last look.
+        self.turns.iter_mut().fold(true, |moved, (turns, last)| {
+            let now = turns.now();
+            std::mem::replace(last, now) != now && moved
+        })
     }
 
     /// Stops the workers and waits for them.
@@ -388,10 +402,20 @@ impl ControlListener {
             }
         }
     }
+
+    /// How the data plane does, in one line.
+    fn status(&self) -> String {
+        match self.listener.master_pid() {
+            Some(pid) => format!("forwarding; the control plane is process {pid}"),
+            None => "forwarding with what it has; waiting for a control plane".to_owned(),
+        }
+    }
 }
 
-fn supervise(running: Running, listener: Listener, signals: &OwnedFd) -> Result<ExitCode> {
+fn supervise(mut running: Running, listener: Listener, signals: &OwnedFd, mut manager: Manager) -> Result<ExitCode> {
     let mut control_listener = ControlListener { listener, failing: false };
+    manager.tell(&[NotifyState::Ready]);
+    manager.status("waiting for a control plane");
     let mut tick_at = Instant::now() + TICK;
     loop {
         let mut fds = vec![watch(signals.as_raw_fd()), watch(running.alarm.as_fd().as_raw_fd())];
@@ -403,11 +427,16 @@ fn supervise(running: Running, listener: Listener, signals: &OwnedFd) -> Result<
             return Err(io::Error::last_os_error()).context("cannot wait for the control plane");
         }
         if Instant::now() >= tick_at {
+            // A worker that stands still is what a watchdog is for.
+            if running.have_moved() {
+                manager.alive();
+            }
             running.tick();
             tick_at = Instant::now() + TICK;
             control_listener.keep_socket();
         }
         if fds[0].revents != 0 {
+            manager.tell(&[NotifyState::Stopping]);
             running.stop();
             return Ok(ExitCode::SUCCESS);
         }
@@ -418,6 +447,7 @@ fn supervise(running: Running, listener: Listener, signals: &OwnedFd) -> Result<
         }
         if fds[2..].iter().any(|fd| fd.revents != 0) {
             control_listener.serve();
+            manager.status(&control_listener.status());
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use adit_channel::EventFd;
+use adit_channel::{EventFd, Turns};
 use adit_proto::control::{Event, Place};
 use adit_proto::stats::{Count, Gauge};
 
@@ -36,6 +36,11 @@ impl Worker {
 
     pub fn descriptors(&self) -> Descriptors {
         self.env.descriptors()
+    }
+
+    /// How many turns it has made.
+    pub fn turns(&self) -> Turns {
+        self.env.port.turns()
     }
 
     /// What wakes it.

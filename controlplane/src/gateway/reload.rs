@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_channel::service::NotifyState;
 use anyhow::Context;
 
 use super::{Gateway, Plane, own_port};
@@ -66,7 +67,9 @@ impl Gateway {
         }
         self.port_is_chosen = port_is_chosen;
         tracing::info!("reload: {}", summary(&report));
+        self.manager.reloading();
         report.problems = self.put_in_place(plane, reload).await;
+        self.manager.tell(&[NotifyState::Ready]);
         report.problems.iter().for_each(|problem| tracing::warn!("reload: {problem}"));
         Ok(report)
     }

@@ -16,8 +16,8 @@ use super::orders::stopped;
 use super::watchdog::Watchdog;
 use super::{Ended, Gateway, Plane, engine_loop, underlay};
 use crate::ike::Ike;
-use crate::system;
 use crate::view::View;
+use crate::{status, system};
 
 /// How often rates are taken and unsettled things are tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -136,10 +136,20 @@ impl Gateway {
         self.tend_interface().await;
         self.take_renewed(plane, false).await;
         self.durable.note_tops(&self.view);
+        self.tell_status();
+    }
+
+    /// Tells who started us what `adit status` says first.
+    pub(super) fn tell_status(&mut self) {
+        if self.manager.listens() {
+            self.publish_ike();
+            self.manager.status(&status::headline(&self.desired.config.name, &self.view.peers(&self.view.desired())));
+        }
     }
 
     /// What is done once a second; and whether this data plane has to go.
     async fn look(&mut self, plane: &mut Plane, watchdog: &mut Watchdog) -> anyhow::Result<Option<Ended>> {
+        self.manager.alive();
         let live = self.view.sample();
         self.tell_usage(&live);
         self.vault.tidy(&self.view, self.ike.as_mut());

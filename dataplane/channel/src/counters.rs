@@ -20,7 +20,7 @@ pub fn add(word: &AtomicU64, n: u64) {
 }
 
 /// The block, for its writer and for its readers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CounterBlock<M> {
     words: M,
 }

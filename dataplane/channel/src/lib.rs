@@ -39,6 +39,8 @@ mod paths;
 #[cfg(not(loom))]
 mod plane;
 #[cfg(not(loom))]
+pub mod service;
+#[cfg(not(loom))]
 mod shm;
 #[cfg(not(loom))]
 mod vault;
@@ -54,6 +56,6 @@ pub use {
     listener::{Listener, Notice},
     master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError},
     paths::{PathCount, PathCounters},
-    plane::{Port, PuntError, Region},
+    plane::{Port, PuntError, Region, Turns},
     vault::VaultTooSmall,
 };

@@ -125,6 +125,16 @@ pub struct Port {
     _single_writer: PhantomData<Cell<()>>,
 }
 
+/// Reads the turns of a worker, from any thread.
+#[derive(Debug)]
+pub struct Turns(CounterBlock<Words>);
+
+impl Turns {
+    pub fn now(&self) -> u64 {
+        self.0.read().count(Count::Turns)
+    }
+}
+
 impl Port {
     fn new(block: &WorkerBlock, part: &impl Fn(std::ops::Range<usize>) -> Words, region: &Region, down: &Arc<EventFd>) -> Port {
         const FRESH: &str = "fresh memory is an empty ring";
@@ -240,6 +250,11 @@ impl Port {
     /// then take everything, then sleep again.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.down.as_fd()
+    }
+
+    /// How many turns the worker has made, for a thread that looks whether it lives.
+    pub fn turns(&self) -> Turns {
+        Turns(self.counters.clone())
     }
 
     /// What makes [`Port::wake_fd`] readable, for others than the master.
