@@ -18,6 +18,7 @@ use crate::keygen;
 use crate::log;
 use crate::private;
 use crate::status;
+use crate::stop;
 use crate::survey::{self, Surroundings, Verdict};
 
 /// What went wrong has been printed already.
@@ -30,7 +31,12 @@ struct Told;
 #[error("not up")]
 struct NotUp;
 
-/// The exit code of `adit status --check` where something is not up.
+/// There was nothing to be stopped; that was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing runs")]
+struct NothingRuns;
+
+/// The exit code of `adit status --check` where something is not up, and of `adit stop` where nothing runs.
 const NOT_UP: u8 = 3;
 
 /// Joins networks through an encrypted tunnel.
@@ -51,6 +57,11 @@ enum Command {
         /// Leave the data plane running at the end, with its keys: the tunnel goes on
         #[arg(long)]
         leave_dataplane: bool,
+    },
+    /// Ends a gateway and its data plane, or a data plane that was left. Exit code 0: they have ended, 3: nothing runs, 1: it failed
+    Stop {
+        #[command(flatten)]
+        of: Of,
     },
     /// Shows how a running gateway does, or one of its peers in every detail
     Status {
@@ -165,13 +176,13 @@ fn suite(name: &str) -> Result<Suite, String> {
 }
 
 /// Runs the command line of this process; the exit code is 0 when it did what was asked, 1 when not, 2 when it was not understood,
-/// and 3 when `adit status --check` found something that is not up.
+/// and 3 when `adit status --check` found something that is not up, or `adit stop` nothing that runs.
 pub fn main() -> ExitCode {
     let args = Args::parse();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Told>() => ExitCode::FAILURE,
-        Err(error) if error.is::<NotUp>() => ExitCode::from(NOT_UP),
+        Err(error) if error.is::<NotUp>() || error.is::<NothingRuns>() => ExitCode::from(NOT_UP),
         Err(error) => {
             // Nothing better can be done when standard error is closed.
             let _ = writeln!(std::io::stderr(), "{}", format!("{error:#}").trim_end());
@@ -182,7 +193,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane }),
+        Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane, ..Options::default() }),
+        Command::Stop { of } => stop(of),
         Command::Status { peer, of, json, watch, check } => show_status(peer.as_deref(), of, json, (watch, check)),
         Command::Reload { of, dry_run, restart_dataplane, json } => reload(of, dry_run, restart_dataplane, json),
         Command::Connect(of) => command_peer(of, "connect"),
@@ -205,7 +217,22 @@ fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
     let result = runtime.block_on(gateway::run(desired, options));
     // A name server that is silent may hold a thread.
     runtime.shutdown_background();
-    result
+    result.map(drop)
+}
+
+fn stop(of: Of) -> anyhow::Result<()> {
+    let file = of.config.clone();
+    let ended = asking()?.block_on(async {
+        let gateway = gateway(of).await?;
+        match stop::stop(&gateway, file.as_deref()).await? {
+            Some(ended) => Ok::<_, anyhow::Error>(ended),
+            None => {
+                print(&format!("nothing runs as {}: neither adit nor a data plane\n", gateway.name))?;
+                Err(NothingRuns.into())
+            }
+        }
+    })?;
+    print(&ended)
 }
 
 fn check(file: &Path, json: bool) -> anyhow::Result<()> {

@@ -69,10 +69,12 @@ use underlay::Underlay;
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 /// How a gateway is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// At the end, leave the data plane running.
     pub leave_dataplane: bool,
+    /// Take over the data plane that is there only to end it.
+    pub only_stop: bool,
 }
 
 /// A gateway and what it holds while it runs.
@@ -103,6 +105,8 @@ pub struct Gateway {
     renewal: Renewal,
     /// Who started us, if that is to hear how we do.
     manager: Manager,
+    /// The data plane that was ended last.
+    ended: Option<u32>,
 }
 
 /// A data plane that is attached and watched. The channel itself is in the view.
@@ -173,11 +177,11 @@ enum Ended {
     Died(String),
 }
 
-/// Runs a gateway until it is told to stop.
+/// Runs a gateway until it is told to stop. Gives the process id of the data plane that was ended, if one was.
 ///
 /// # Errors
 /// It could not be started; later faults are repaired and logged.
-pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
+pub async fn run(desired: Desired, options: Options) -> anyhow::Result<Option<u32>> {
     let manager = Manager::open().context("reaching the manager of services at NOTIFY_SOCKET")?;
     let (orders, sender) = Orders::open()?;
     let mut desired = desired;
@@ -210,12 +214,13 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<()> {
         runtime_dir,
         renewal: Renewal::default(),
         manager,
+        ended: None,
     };
     let result = gateway.run().await;
     gateway.manager.tell(&[NotifyState::Stopping]);
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(config.api_socket());
-    result
+    result.map(|()| gateway.ended)
 }
 
 impl Gateway {
@@ -223,6 +228,7 @@ impl Gateway {
         loop {
             match self.bring_up().await {
                 Ok(None) => return Ok(()),
+                Ok(Some(plane)) if self.options.only_stop => return self.finish(plane).await,
                 Ok(Some(mut plane)) => {
                     self.restarts.up();
                     self.listeners.serve();
@@ -327,6 +333,7 @@ impl Gateway {
         }
         tracing::info!("stopping the data plane (process {})", plane.process.pid);
         let ending = plane.process.stop().await;
+        self.ended = Some(plane.process.pid);
         // After its end, the last numbers are in the memory that we still have.
         self.durable.note_tops(&self.view);
         let saved = saved.and(self.durable.save().await);

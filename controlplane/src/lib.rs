@@ -34,6 +34,7 @@ pub mod sequence;
 pub mod state;
 pub mod static_key;
 pub mod status;
+pub mod stop;
 pub mod survey;
 pub mod system;
 pub mod token;

@@ -12,6 +12,8 @@ pub enum Request {
     Look(oneshot::Sender<()>),
     /// Something about a peer.
     Peer(String, What),
+    /// The gateway is to end, and its data plane with it.
+    Stop(oneshot::Sender<types::Stopping>),
     /// The configuration is to be read again.
     Reload(ReloadOptions, oneshot::Sender<Result<types::Reload, RequestError>>),
 }

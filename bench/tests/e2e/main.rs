@@ -43,6 +43,7 @@ mod routers;
 mod secrets;
 mod state_disk;
 mod steering;
+mod stop;
 mod strangers;
 mod takeover;
 mod transfer;

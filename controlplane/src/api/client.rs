@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{Explanation, Outcome, Peer, Reload, Status};
+use super::types::{Explanation, Outcome, Peer, Reload, Status, Stopping};
 
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -60,6 +60,14 @@ impl Gateway {
     pub async fn reload(&self, dry_run: bool, restart_dataplane: bool) -> anyhow::Result<Reload> {
         let path = format!("/v1/reload?dry_run={dry_run}&restart_dataplane={restart_dataplane}");
         self.ask_within(RELOAD_WITHIN, Method::POST, &path).await
+    }
+
+    /// Has it end, with its data plane. The answer says who ends, and comes before they have.
+    ///
+    /// # Errors
+    /// As [`Gateway::status`].
+    pub async fn stop(&self) -> anyhow::Result<Stopping> {
+        self.ask(Method::POST, "/v1/stop").await
     }
 
     /// Why the last negotiation with a peer came to nothing.

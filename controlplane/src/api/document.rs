@@ -18,6 +18,7 @@ use super::peers;
         super::peer_list,
         super::one_peer,
         peers::reload,
+        peers::stop,
         peers::connect,
         peers::disconnect,
         peers::rekey,

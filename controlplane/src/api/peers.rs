@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use utoipa::IntoParams;
 
 use super::errors;
-use super::types::{Explanation, Outcome, Reload};
+use super::types::{Explanation, Outcome, Reload, Stopping};
 use crate::request::{PeerCommand, ReloadOptions, Request, RequestError, What};
 
 type Requests = mpsc::Sender<Request>;
@@ -19,6 +19,7 @@ type Requests = mpsc::Sender<Request>;
 pub fn routes(requests: Requests) -> Router {
     Router::new()
         .route("/v1/reload", post(reload))
+        .route("/v1/stop", post(stop))
         .route("/v1/peers/{peer}/connect", post(connect))
         .route("/v1/peers/{peer}/disconnect", post(disconnect))
         .route("/v1/peers/{peer}/rekey", post(rekey))
@@ -91,6 +92,19 @@ pub async fn reload(State(requests): State<Requests>, Query(query): Query<Reload
         Ok(report) => Json(report).into_response(),
         Err(error) => refusal(&error),
     }
+}
+
+/// Ends the gateway and its data plane, also where that one would be left at the end.
+#[utoipa::path(post, path = "/v1/stop", responses((status = 200, body = Stopping), (status = 503, body = Outcome)))]
+pub async fn stop(State(requests): State<Requests>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    // It ends when the gateway does.
+    if requests.send(Request::Stop(reply)).await.is_ok()
+        && let Ok(planes) = answer.await
+    {
+        return Json(planes).into_response();
+    }
+    refusal(&RequestError::NotReady)
 }
 
 async fn carry_out(requests: Requests, peer: String, command: PeerCommand) -> Response {

@@ -364,6 +364,15 @@ pub struct Outcome {
     pub error: String,
 }
 
+/// The answer to `POST /v1/stop`: who ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Stopping {
+    /// Process id of the control plane.
+    pub control_plane: u32,
+    /// Process id of the data plane; `null` where none runs.
+    pub data_plane: Option<u32>,
+}
+
 /// The answer to `POST /v1/reload`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reload {

@@ -3,7 +3,7 @@
 use adit_proto::control::PeerId;
 
 use super::{Gateway, Plane};
-use crate::api::types::Explanation;
+use crate::api::types::{Explanation, Stopping};
 use crate::ike::report;
 use crate::request::{PeerCommand, Request, RequestError, What, place_named};
 
@@ -19,6 +19,13 @@ impl Gateway {
                     self.take_renewed(plane, true).await;
                 }
                 self.answer_about(peer, what);
+            }
+            Request::Stop(reply) => {
+                let planes = Stopping { control_plane: std::process::id(), data_plane: self.view.info().map(|info| info.pid) };
+                tracing::info!("told to stop, with the data plane");
+                self.options.leave_dataplane = false;
+                self.orders.stop();
+                let _ = reply.send(planes);
             }
             Request::Look(reply) => {
                 self.publish_ike();

@@ -12,6 +12,8 @@ const REQUESTS_MAX: usize = 64;
 /// What was asked for and is not done yet.
 pub(super) struct Orders {
     pub stop: channel::Receiver<bool>,
+    /// To stop because the API wants it.
+    stop_now: channel::Sender<bool>,
     /// What the API wants.
     pub requests: mpsc::Receiver<Request>,
     /// Signals that ask for the configuration to be read again.
@@ -25,13 +27,20 @@ impl Orders {
     /// The system does not let signals be caught.
     pub(super) fn open() -> anyhow::Result<(Orders, mpsc::Sender<Request>)> {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        Ok((Orders { stop: stop_signals()?, requests, hangups: reload_signals()? }, sender))
+        let (stop_now, stop) = channel::channel(false);
+        stop_signals(stop_now.clone())?;
+        Ok((Orders { stop, stop_now, requests, hangups: reload_signals()? }, sender))
+    }
+
+    /// Stops as a signal would.
+    pub(super) fn stop(&self) {
+        self.stop_now.send_replace(true);
     }
 }
 
 /// Completes when told to stop.
 pub(super) async fn stopped(stop: &mut channel::Receiver<bool>) {
-    // The sender lives as long as the runtime; if it were gone, stopping would be right too.
+    // The sender lives as long as the receiver; if it were gone, stopping would be right too.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
@@ -46,17 +55,15 @@ fn reload_signals() -> anyhow::Result<Signal> {
     signal(SignalKind::hangup()).context("catching SIGHUP")
 }
 
-fn stop_signals() -> anyhow::Result<channel::Receiver<bool>> {
+fn stop_signals(sender: channel::Sender<bool>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catching SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catching SIGINT")?;
-    let (sender, receiver) = channel::channel(false);
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
         sender.send_replace(true);
-        sender.closed().await;
     });
-    Ok(receiver)
+    Ok(())
 }

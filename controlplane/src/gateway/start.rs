@@ -66,12 +66,17 @@ impl Gateway {
                 let pid = dataplane::owner(&socket).context("asking the kernel whose data plane this is")?;
                 tracing::warn!("a data plane (process {pid}) runs that we cannot talk to; it is restarted: {error}");
                 end(pid).await?;
+                self.ended = Some(pid);
             }
             Err(AttachError::Silent { pid }) => {
                 tracing::warn!("a data plane (process {pid}) runs and does not answer: it hangs; it is killed");
                 watch(pid)?.kill().await;
+                self.ended = Some(pid);
             }
             Err(error) => return Err(error.into()),
+        }
+        if self.options.only_stop {
+            return Ok(None);
         }
         self.start(left).await
     }
@@ -82,6 +87,7 @@ impl Gateway {
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
         self.durable.save().await?;
         process.stop().await;
+        self.ended = Some(process.pid);
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
         self.durable.save().await?;
         if let Some(archive) = &installed.archive {

@@ -1,0 +1,80 @@
+//! `adit stop`: a gateway and its data plane, or a data plane that was left, by IKE, so that the peer can be told.
+
+use std::process::Output;
+use std::time::Duration;
+
+use adit_bench::lab::{Gateway, Lab, SOON, binary, wait_until};
+use anyhow::{Context, Result, ensure};
+
+use crate::ike_tunnel::{ROLES, options};
+use crate::reaches;
+
+fn stop(gateway: &Gateway) -> Result<Output> {
+    let mut command = gateway.netns.command(binary("adit")?);
+    Ok(command.arg("stop").arg("-c").arg(&gateway.config).output()?)
+}
+
+/// An error unless it ended well and said these words on standard output, and nothing on the other.
+fn says(output: &Output, words: &str) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && said == format!("{words}\n") && output.stderr.is_empty(), "not `{words}`: {output:?}");
+    Ok(())
+}
+
+/// An error unless nothing is left of the gateway, and `adit stop` says so by its exit code.
+fn is_gone(gateway: &Gateway) -> Result<()> {
+    ensure!(gateway.data_plane().is_none(), "the data plane runs");
+    ensure!(gateway.netns.run("ip link show adit0").is_err(), "the interface is there");
+    let output = stop(gateway)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.code() == Some(3) && output.stderr.is_empty(), "{output:?}");
+    ensure!(said == "nothing runs as site-a: neither adit nor a data plane\n", "{said}");
+    Ok(())
+}
+
+/// The peer has heard of it, and has not only found out: that takes many seconds.
+fn is_told(lab: &Lab) -> Result<()> {
+    wait_until("the peer knows", Duration::from_secs(3), || Ok(lab.b().adit("status")?.contains("the peer is NOT UP")))
+        .with_context(|| lab.logs())
+}
+
+#[test]
+fn a_gateway_is_stopped_with_its_data_plane() -> Result<()> {
+    let mut lab = Lab::start(&options(&ROLES))?;
+    reaches(&lab.a().netns, lab.b().inner())?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    let control = lab.gateways[0].control()?.pid();
+    says(&stop(lab.a())?, &format!("adit (process {control}) and its data plane (process {plane}) have ended"))?;
+    is_told(&lab)?;
+    is_gone(lab.a())
+}
+
+#[test]
+fn a_data_plane_that_was_left_is_stopped_and_its_peer_told() -> Result<()> {
+    let mut lab = Lab::prepare(&options(&ROLES))?;
+    let mut command = lab.a().command()?;
+    command.arg("--leave-dataplane");
+    lab.gateways[0].start(&mut command)?;
+    lab.gateways[1].start_control()?;
+    lab.wait_until_up()?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    lab.gateways[0].control()?.terminate(SOON)?;
+    reaches(&lab.b().netns, lab.a().inner())?;
+    says(&stop(lab.a())?, &format!("the data plane (process {plane}), which had no adit any more, has ended"))?;
+    is_told(&lab)?;
+    is_gone(lab.a())
+}
+
+#[test]
+fn a_data_plane_whose_adit_died_can_be_stopped_by_name() -> Result<()> {
+    let mut lab = Lab::start(&options(&ROLES))?;
+    let plane = lab.a().data_plane().context("a data plane")?;
+    lab.gateways[0].kill_control()?;
+    // By a name that nothing runs under: nothing is ended.
+    let mut command = lab.a().netns.command(binary("adit")?);
+    let output = command.args(["stop", "--name", "site-nowhere"]).output()?;
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    ensure!(lab.a().data_plane() == Some(plane), "the data plane is gone");
+    says(&stop(lab.a())?, &format!("the data plane (process {plane}), which had no adit any more, has ended"))?;
+    is_gone(lab.a())
+}
