@@ -17,6 +17,7 @@ use crate::gateway::{self, Options};
 use crate::keygen;
 use crate::log;
 use crate::private;
+use crate::service;
 use crate::status;
 use crate::stop;
 use crate::survey::{self, Surroundings, Verdict};
@@ -57,11 +58,20 @@ enum Command {
         /// Leave the data plane running at the end, with its keys: the tunnel goes on
         #[arg(long)]
         leave_dataplane: bool,
+        /// The data plane is a service of its own, adit-dataplane@NAME: start none, and wait for that one
+        #[arg(long, value_name = "NAME", value_parser = service::name)]
+        service: Option<String>,
     },
     /// Ends a gateway and its data plane, or a data plane that was left. Exit code 0: they have ended, 3: nothing runs, 1: it failed
     Stop {
         #[command(flatten)]
         of: Of,
+    },
+    /// Becomes the data plane of a service, once `adit run --service NAME` says which one it wants; for adit-dataplane@NAME.service
+    Dataplane {
+        /// The name of the service
+        #[arg(value_name = "NAME", value_parser = service::name)]
+        service: String,
     },
     /// Shows how a running gateway does, or one of its peers in every detail
     Status {
@@ -193,8 +203,11 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Run { config, leave_dataplane } => run_gateway(&config, Options { leave_dataplane, ..Options::default() }),
+        Command::Run { config, leave_dataplane, service } => {
+            run_gateway(&config, service, Options { leave_dataplane, ..Options::default() })
+        }
         Command::Stop { of } => stop(of),
+        Command::Dataplane { service } => service::become_dataplane(&service).map(|never| match never {}),
         Command::Status { peer, of, json, watch, check } => show_status(peer.as_deref(), of, json, (watch, check)),
         Command::Reload { of, dry_run, restart_dataplane, json } => reload(of, dry_run, restart_dataplane, json),
         Command::Connect(of) => command_peer(of, "connect"),
@@ -207,11 +220,12 @@ fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn run_gateway(file: &Path, options: Options) -> anyhow::Result<()> {
+fn run_gateway(file: &Path, service: Option<String>, options: Options) -> anyhow::Result<()> {
     log::init()?;
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
-    let desired = Desired::read(file, &Machine::here())?;
+    let mut desired = Desired::read(file, &Machine::here())?;
+    desired.config.service = service;
     // One thread for the loop, one for the API: the cores are for the data plane.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let result = runtime.block_on(gateway::run(desired, options));

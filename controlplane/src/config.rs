@@ -27,6 +27,7 @@ use ipnet::IpNet;
 pub use endpoint::Endpoint;
 pub use problem::{Place, Problem, Problems};
 
+use crate::service;
 use crate::static_key::Secret;
 
 pub use adit_proto::limits::WORKERS_MAX;
@@ -70,6 +71,8 @@ pub struct Config {
     /// DNS names under which metrics and API may be asked for over TCP, beside addresses and `localhost`.
     pub http_names: Vec<String>,
     pub runtime_dir: PathBuf,
+    /// The data plane is a service of its own, with this name: not a key of the file, but how this process was started.
+    pub service: Option<String>,
     pub state_dir: PathBuf,
 }
 
@@ -396,7 +399,10 @@ impl Config {
 
     /// The socket over which the planes meet.
     pub fn channel_socket(&self) -> PathBuf {
-        self.runtime_dir.join("dataplane.sock")
+        match &self.service {
+            Some(service) => service::socket(service),
+            None => self.runtime_dir.join("dataplane.sock"),
+        }
     }
 
     /// The socket of the API.

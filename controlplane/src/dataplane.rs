@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use adit_channel::service::VARIABLES;
 use adit_proto::control::Mode;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -61,6 +62,9 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ]),
         Mode::Ip => list
             .extend([("--selectors", config.max_selectors().to_string()), ("--mss-clamp", config.mss_clamp.name().to_owned())]),
+    }
+    if config.service.is_some() {
+        list.push(("--control-user", rustix::process::geteuid().as_raw().to_string()));
     }
     if let Some(cores) = &plane.cores {
         let cores: Vec<String> = cores.iter().map(ToString::to_string).collect();
@@ -140,6 +144,14 @@ pub fn find_program(config: &Config) -> anyhow::Result<PathBuf> {
         );
         return Ok(binary.clone());
     }
+    installed_program()
+}
+
+/// The program beside this one, else the first in PATH.
+///
+/// # Errors
+/// There is none; the message says where it was looked for.
+pub fn installed_program() -> anyhow::Result<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(PROGRAM)));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let candidates = beside.iter().cloned().chain(std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)));
@@ -155,6 +167,8 @@ pub struct Process {
     pub pid: u32,
     pidfd: AsyncFd<OwnedFd>,
     child: Option<Child>,
+    /// The channel to it, over which one that is not ours to send signals to is asked to end.
+    pub channel: Option<OwnedFd>,
 }
 
 impl Process {
@@ -191,7 +205,16 @@ impl Process {
     pub fn watch(pid: u32) -> io::Result<Process> {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         let pidfd = system::watch(pidfd_open(raw, PidfdFlags::empty())?)?;
-        Ok(Process { pid, pidfd, child: None })
+        Ok(Process { pid, pidfd, child: None, channel: None })
+    }
+
+    /// Watches the data plane at the other end of a channel.
+    ///
+    /// # Errors
+    /// It has ended, or the kernel does not tell who it is.
+    pub fn of(master: &adit_channel::Master) -> io::Result<Process> {
+        let channel = Some(master.socket_fd().try_clone_to_owned()?);
+        Ok(Process { channel, ..Process::watch(owner_of(master)?)? })
     }
 
     /// Waits for the end of the process; says how it ended where that can be known.
@@ -210,24 +233,28 @@ impl Process {
         }
     }
 
-    /// Stops the process: SIGTERM, and SIGKILL when that has not helped after three seconds.
+    /// Stops the process: SIGTERM, and SIGKILL when that has not helped after three seconds. One of another user is asked over the channel.
     pub async fn stop(&mut self) -> Ending {
-        // Errors mean that it has ended already.
-        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::TERM);
+        // Other errors mean that it has ended already.
+        if let (Err(Errno::PERM), Some(channel)) = (pidfd_send_signal(self.pidfd.get_ref(), Signal::TERM), &self.channel) {
+            let _ = adit_channel::ask_to_end(channel.as_fd());
+        }
         if let Ok(ending) = tokio::time::timeout(PATIENCE, self.ended()).await {
             return ending;
         }
-        tracing::warn!("the data plane (process {}) did not stop within {} s and is killed", self.pid, PATIENCE.as_secs());
+        tracing::warn!("the data plane (process {}) did not stop within {} s", self.pid, PATIENCE.as_secs());
         self.kill().await
     }
 
     /// Kills the process. `Running` when even that does not end it.
     pub async fn kill(&mut self) -> Ending {
-        let _ = pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL);
+        if pidfd_send_signal(self.pidfd.get_ref(), Signal::KILL) == Err(Errno::PERM) {
+            tracing::warn!("the data plane (process {}) is another user's: the watchdog of its service has to end it", self.pid);
+        }
         match tokio::time::timeout(LAST_PATIENCE, self.ended()).await {
             Ok(ending) => ending,
             Err(_) => {
-                tracing::error!("the data plane (process {}) was killed and does not end: it hangs in the kernel", self.pid);
+                tracing::error!("the data plane (process {}) does not end: it hangs", self.pid);
                 Ending::Running
             }
         }

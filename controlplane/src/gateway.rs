@@ -51,6 +51,7 @@ use crate::ike::Ike;
 use crate::ike::key_log::KeyLogFiles;
 use crate::netlink::Netlink;
 use crate::reconcile::InstalledState;
+use crate::service;
 use crate::state::State;
 use crate::static_key::KeyId;
 use crate::view::View;
@@ -332,6 +333,9 @@ impl Gateway {
             return saved.map_err(Into::into);
         }
         tracing::info!("stopping the data plane (process {})", plane.process.pid);
+        if let Some(service) = &self.desired.config.service {
+            service::cancel(service);
+        }
         let ending = plane.process.stop().await;
         self.ended = Some(plane.process.pid);
         // After its end, the last numbers are in the memory that we still have.

@@ -31,6 +31,7 @@ pub mod reconcile;
 pub mod request;
 pub mod resolve;
 pub mod sequence;
+pub mod service;
 pub mod state;
 pub mod static_key;
 pub mod status;

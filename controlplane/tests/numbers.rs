@@ -56,6 +56,7 @@ impl Plane {
             crypto: "aws-lc".into(),
             io: "io_uring".into(),
             memory_bytes: 5 << 20,
+            arguments: Vec::new(),
         };
         let sizes = Sizes { workers: WORKERS, sa_slots: 16, ..Sizes::default() };
         let (region, ports) = Region::create(&sizes, &info).unwrap();

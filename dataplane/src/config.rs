@@ -105,6 +105,9 @@ pub struct Config {
     /// Unix socket on which the control plane attaches.
     #[arg(long, value_name = "PATH")]
     pub socket: PathBuf,
+    /// The number of the user who may attach as the control plane, beside our own and root. Then our group can connect.
+    #[arg(long, value_name = "UID")]
+    pub control_user: Option<u32>,
     /// What to carry: Ethernet frames through a TAP, or IP packets through a TUN.
     #[arg(long, value_name = "MODE", default_value = "ethernet", value_parser = parse_mode)]
     pub mode: Mode,
@@ -183,6 +186,20 @@ impl Config {
     }
 }
 
+/// A command line as flags with their values: `--mtu 1500` and `--mtu=1500` are the same.
+pub fn pairs(words: impl Iterator<Item = String>) -> Vec<(String, String)> {
+    let mut list: Vec<(String, String)> = Vec::new();
+    for word in words {
+        match (word.strip_prefix("--").map(|_| word.split_once('=')), list.last_mut()) {
+            (Some(Some((flag, value))), _) => list.push((flag.to_owned(), value.to_owned())),
+            (Some(None), _) => list.push((word, String::new())),
+            (None, Some((_, value))) => *value = word,
+            (None, None) => {}
+        }
+    }
+    list
+}
+
 fn parse_mode(text: &str) -> Result<Mode, String> {
     let names = Mode::ALL.map(Mode::name).join(" or ");
     Mode::ALL.into_iter().find(|mode| mode.name() == text).ok_or(format!("expected {names}"))
@@ -202,4 +219,17 @@ fn parse_mac(text: &str) -> Result<Mac, String> {
         return Err("a multicast address cannot be the address of an interface; clear the lowest bit of the first byte".into());
     }
     Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_flags_with_their_values() {
+        let words = ["stray", "--mtu", "1400", "--listen=[::1]:4500", "--io", "poll", "--mark"].map(str::to_owned);
+        let list = pairs(words.into_iter());
+        let list: Vec<(&str, &str)> = list.iter().map(|(flag, value)| (flag.as_str(), value.as_str())).collect();
+        assert_eq!(list, [("--mtu", "1400"), ("--listen", "[::1]:4500"), ("--io", "poll"), ("--mark", "")]);
+    }
 }

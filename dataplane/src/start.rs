@@ -12,13 +12,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_channel::service::{Manager, NotifyState};
-use adit_channel::{EventFd, Listener, PlaneInfo, Port, Region, Sizes, Turns};
+use adit_channel::{EventFd, Listener, Notice, PlaneInfo, Port, Region, Sizes, Turns};
 use adit_proto::control::{Mode, Place};
 use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
 use core_affinity::CoreId;
 
-use crate::config::{Config, IoChoice, MssClamp};
+use crate::config::{self, Config, IoChoice, MssClamp};
 use crate::crypto;
 use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
@@ -98,7 +98,7 @@ impl Plane {
             ..Sizes::default()
         };
         let (region, ports) = Region::create(&sizes, &info).context("cannot create the channel's shared memory")?;
-        let listener = Listener::bind(&config.socket, &region)
+        let listener = Listener::bind_for(&config.socket, &region, config.control_user)
             .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
         report(config, &info, &io, &sockets);
         if let Some(why) = &tap.steering_obstacle {
@@ -177,6 +177,7 @@ fn describe(config: &Config, tap: &Tap, io: &IoDecision, backend: Backend) -> Pl
         crypto: backend.name().into(),
         io: if io.uring { "io_uring" } else { "poll" }.into(),
         memory_bytes: memory_bytes(config) as u64,
+        arguments: config::pairs(std::env::args().skip(1)),
     }
 }
 
@@ -387,11 +388,13 @@ impl ControlListener {
         }
     }
 
-    fn serve(&mut self) {
+    /// Lets control planes in; true when the one that is attached wants the data plane to end.
+    fn serve(&mut self) -> bool {
         match self.listener.serve() {
             Ok(notices) => {
                 self.failing = false;
                 notices.iter().for_each(|notice| eprintln!("{notice}"));
+                return notices.iter().any(|notice| matches!(notice, Notice::End { .. }));
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
@@ -401,6 +404,7 @@ impl ControlListener {
                 thread::sleep(LISTENER_PAUSE);
             }
         }
+        false
     }
 
     /// How the data plane does, in one line.
@@ -446,7 +450,11 @@ fn supervise(mut running: Running, listener: Listener, signals: &OwnedFd, mut ma
             bail!(cause);
         }
         if fds[2..].iter().any(|fd| fd.revents != 0) {
-            control_listener.serve();
+            if control_listener.serve() {
+                manager.tell(&[NotifyState::Stopping]);
+                running.stop();
+                return Ok(ExitCode::SUCCESS);
+            }
             manager.status(&control_listener.status());
         }
     }

@@ -112,6 +112,7 @@ impl<'a> Check<'a> {
                 api,
                 http_names,
                 runtime_dir,
+                service: None,
                 state_dir,
             }),
             _ => Err(self.problems),

@@ -50,6 +50,7 @@ impl Gateway {
         let read = tokio::task::spawn_blocking(move || Desired::read(&file, &Machine::here()));
         let read = read.await.map_err(|error| RequestError::Refused(format!("the configuration cannot be read: {error}")))?;
         let mut read = read.map_err(|problems| RequestError::Unchecked(problems.to_string()))?;
+        read.config.service.clone_from(&self.desired.config.service);
         let port_is_chosen = own_port::settle(&mut read.config, self.durable.state());
         let port_is_chosen = port_is_chosen.map_err(|error| RequestError::Refused(format!("{error:#}")))?;
         let arguments = plane.as_deref().map_or(&[][..], |plane| &plane.arguments);

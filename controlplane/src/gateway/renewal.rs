@@ -46,7 +46,10 @@ impl Gateway {
         let running = self.desired.clone();
         let read = tokio::task::spawn_blocking(move || running.renewed(&Machine::here()));
         let planned = match read.await {
-            Ok(Ok(read)) => reload::renewal(&self.desired, read, &plane.arguments).map_err(|refused| refused.to_string()),
+            Ok(Ok(mut read)) => {
+                read.config.service.clone_from(&self.desired.config.service);
+                reload::renewal(&self.desired, read, &plane.arguments).map_err(|refused| refused.to_string())
+            }
             Ok(Err(problems)) => Err(problems.to_string()),
             Err(error) => Err(error.to_string()),
         };

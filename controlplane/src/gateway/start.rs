@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adit_channel::{AttachError, Master, PlaneInfo};
@@ -17,6 +17,7 @@ use crate::dataplane::log::Tail;
 use crate::dataplane::{self, Ending, Process};
 use crate::netlink::Netlink;
 use crate::reconcile::{self, InstalledState};
+use crate::service;
 use crate::vault::{self, Left};
 
 /// How long a data plane may take until it listens at its socket.
@@ -25,14 +26,33 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 /// How often it is looked whether the address to listen at has come.
 const LOOK_FOR_ADDRESS_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whether the service has started a data plane.
+const LOOK_FOR_SERVICE_EVERY: Duration = Duration::from_millis(20);
 /// How often its socket is tried until then.
 const TRY_EVERY: Duration = Duration::from_millis(2);
 
 impl Gateway {
     /// A data plane that runs as the configuration says. `None` when told to stop meanwhile.
     pub(super) async fn find(&mut self) -> anyhow::Result<Option<Found>> {
-        let socket = self.desired.config.channel_socket();
         let mut left = Zeroizing::default();
+        loop {
+            if let Some(found) = self.attach(&mut left).await? {
+                return Ok(Some(found));
+            }
+            if self.options.only_stop {
+                return Ok(None);
+            }
+            match self.desired.config.service.clone() {
+                None => return self.start(left).await,
+                Some(service) if self.await_service(&service).await? => {}
+                Some(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// The data plane that is there, where it fits; one that does not is ended, and its IKE SAs are `left`.
+    async fn attach(&mut self, left: &mut Zeroizing<Vec<u8>>) -> anyhow::Result<Option<Found>> {
+        let socket = self.desired.config.channel_socket();
         let attached = match Master::attach(&socket) {
             // It, or we, may have been stopped for a while.
             Err(AttachError::Silent { .. }) => Master::attach(&socket),
@@ -40,9 +60,18 @@ impl Gateway {
         };
         match attached {
             Ok(master) => {
-                let pid = dataplane::owner_of(&master).context("asking the kernel whose data plane this is")?;
-                let process = Process::watch(pid).context("watching the data plane")?;
+                let process = Process::of(&master).context("watching the data plane")?;
+                let pid = process.pid;
                 let Left { installed, ike } = vault::split(&Zeroizing::new(master.vault_read()));
+                // One that nobody has filled yet is as good as one that we have started.
+                if installed.is_none() && self.desired.config.service.is_some() {
+                    let arguments = master.info().arguments.clone();
+                    if dataplane::misfits(&arguments, &self.desired.config).is_empty() {
+                        tracing::info!("the data plane (process {pid}, version {}) is there", master.info().version);
+                        let (log, ike) = (Tail::from_end(&self.log_path()), std::mem::take(left));
+                        return Ok(Some(Found { master, process, log, installed: None, arguments, ike }));
+                    }
+                }
                 match differences(&self.desired.config, installed.as_ref(), master.info()) {
                     Ok(installed) => return Ok(Some(self.adopt(master, process, installed.clone(), ike))),
                     Err(differences) => {
@@ -57,15 +86,15 @@ impl Gateway {
                             self.desired.config.max_peers(),
                         );
                         self.retire(master, process, installed).await?;
-                        left = ike;
+                        *left = ike;
                     }
                 }
             }
             Err(AttachError::Absent(_)) => {}
             Err(error @ (AttachError::Version { .. } | AttachError::Corrupt(_))) => {
                 let pid = dataplane::owner(&socket).context("asking the kernel whose data plane this is")?;
-                tracing::warn!("a data plane (process {pid}) runs that we cannot talk to; it is restarted: {error}");
-                end(pid).await?;
+                tracing::warn!("a data plane (process {pid}) runs that we cannot talk to; it is ended: {error}");
+                end(pid, &socket).await?;
                 self.ended = Some(pid);
             }
             Err(AttachError::Silent { pid }) => {
@@ -75,10 +104,39 @@ impl Gateway {
             }
             Err(error) => return Err(error.into()),
         }
-        if self.options.only_stop {
-            return Ok(None);
+        Ok(None)
+    }
+
+    /// Has the service start a data plane, and waits for it; false when told to stop meanwhile.
+    async fn await_service(&mut self, service: &str) -> anyhow::Result<bool> {
+        if !self.wait_for_address().await {
+            return Ok(false);
         }
-        self.start(left).await
+        // While it starts one as it was told to before, that one may have interface and port already.
+        if !service::is_ordered(service, &dataplane::arguments(&self.desired.config)) {
+            match self.wait_until_free().await {
+                Err(error) if !self.choose_another_port()? => return Err(error),
+                _ => {}
+            }
+        }
+        let config = &self.desired.config;
+        service::order(service, &dataplane::arguments(config))?;
+        let socket = config.channel_socket();
+        let began = Instant::now();
+        let mut said = false;
+        while dataplane::owner(&socket).is_err() {
+            if began.elapsed() > START_WITHIN && !std::mem::replace(&mut said, true) {
+                tracing::warn!(
+                    "no data plane has come within {} s: what does systemctl status adit-dataplane@{service} say?",
+                    START_WITHIN.as_secs()
+                );
+                self.listeners.serve();
+            }
+            if !self.rest(LOOK_FOR_SERVICE_EVERY).await {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Ends a data plane that cannot be kept, and keeps what only its memory says.
@@ -212,8 +270,11 @@ async fn holder(config: &Config) -> Option<String> {
 }
 
 /// Stops a data plane that is not ours.
-async fn end(pid: u32) -> anyhow::Result<()> {
-    watch(pid)?.stop().await;
+async fn end(pid: u32, socket: &Path) -> anyhow::Result<()> {
+    let mut process = watch(pid)?;
+    // One of another user hears us only as its control plane; ours hears a signal.
+    process.channel = adit_channel::mastership(socket).ok();
+    process.stop().await;
     Ok(())
 }
 

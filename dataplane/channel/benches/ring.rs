@@ -51,6 +51,7 @@ fn port() -> Port {
         crypto: String::new(),
         io: String::new(),
         memory_bytes: 0,
+        arguments: Vec::new(),
     };
     Region::create(&sizes, &info).unwrap().1.remove(0)
 }

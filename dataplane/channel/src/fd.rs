@@ -94,8 +94,8 @@ pub fn own_uid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// Listens at `path` with mode 0600. A socket that nobody listens on any more is replaced, nothing else is.
-pub fn listen(path: &Path) -> io::Result<Socket> {
+/// Listens at `path`, a socket with this mode. One that nobody listens on any more is replaced, nothing else is.
+pub fn listen(path: &Path, mode: u32) -> io::Result<Socket> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket has this name"));
@@ -112,9 +112,11 @@ pub fn listen(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
     // Before bind: Linux gives the new file the mode of the socket, so that it is never open to others.
     let socket = File::from(OwnedFd::from(socket));
-    socket.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    socket.set_permissions(std::fs::Permissions::from_mode(mode))?;
     let socket = Socket::from(OwnedFd::from(socket));
     socket.bind(&SockAddr::unix(path)?)?;
+    // The mask for new files may have taken some of it away.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.listen(8)?;
     socket.set_nonblocking(true)?;
     Ok(socket)
@@ -192,22 +194,50 @@ pub fn receive_with_fds(socket: BorrowedFd, bytes: &mut [u8]) -> io::Result<(usi
     usize::try_from(received).map(|len| (len, fds)).map_err(|_| io::Error::last_os_error())
 }
 
-/// Whether the other end of a connection is gone; what it sent is thrown away, a bounded number of messages.
-pub fn is_closed(socket: BorrowedFd) -> bool {
-    let mut byte = [0u8; 1];
+/// What was heard over a connection since it was listened to last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    Nothing,
+    /// The master wants the data plane to end.
+    End,
+    /// The other end is gone.
+    Closed,
+}
+
+/// The message of a master that wants the data plane to end.
+const END: &[u8] = b"end";
+
+/// Listens to a connection without waiting; what is no message is thrown away, a bounded number of times.
+pub fn hear(socket: BorrowedFd) -> Heard {
+    let mut bytes = [0u8; 16];
     for _ in 0..16 {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: the kernel writes at most one byte to `byte`.
-        match unsafe { libc::recv(socket.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) } {
-            0 => return true,
-            n if n < 0 => {
-                let kind = io::Error::last_os_error().kind();
-                return kind != io::ErrorKind::WouldBlock && kind != io::ErrorKind::Interrupted;
+        // SAFETY: the kernel writes at most as many bytes as there are.
+        let received = unsafe { libc::recv(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), flags) };
+        match usize::try_from(received) {
+            Ok(0) => return Heard::Closed,
+            Ok(len) if bytes.get(..len) == Some(END) => return Heard::End,
+            Ok(_) => {}
+            Err(_) => {
+                let gone = !matches!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+                return if gone { Heard::Closed } else { Heard::Nothing };
             }
-            _ => {}
         }
     }
-    false
+    Heard::Nothing
+}
+
+/// Whether the other end of a connection is gone.
+pub fn is_closed(socket: BorrowedFd) -> bool {
+    hear(socket) == Heard::Closed
+}
+
+/// Asks the data plane at the other end of a master's connection to end. It may not be ours to send signals to.
+///
+/// # Errors
+/// It is gone, or hears nothing.
+pub fn ask_to_end(socket: BorrowedFd) -> io::Result<()> {
+    send_with_fds(socket, END, &[])
 }
 
 #[cfg(test)]

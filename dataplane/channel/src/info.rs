@@ -33,6 +33,21 @@ pub struct PlaneInfo {
     pub io: String,
     /// Memory that it holds from its start on, in bytes.
     pub memory_bytes: u64,
+    /// Its command line: flags with their values.
+    pub arguments: Vec<(String, String)>,
+}
+
+/// Writes how many texts there are, and each.
+fn write_list<'a>(writer: &mut Writer<'_>, texts: impl ExactSizeIterator<Item = &'a str>) {
+    // A list that is longer than a u16 does not fit anyway.
+    writer.u16(texts.len().try_into().unwrap_or(u16::MAX));
+    for text in texts {
+        writer.text(text);
+    }
+}
+
+fn read_list(reader: &mut Reader<'_>, field: &'static str) -> Result<Vec<String>, DecodeError> {
+    (0..reader.u16()?).map(|_| reader.text(field).map(str::to_owned)).collect()
 }
 
 impl PlaneInfo {
@@ -42,6 +57,9 @@ impl PlaneInfo {
         writer.u32(self.pid).text(&self.version).u8(self.mode as u8).text(&self.tap).bytes(&self.tap_mac).addr(self.listen);
         writer.u16(self.workers).u16(self.max_peers).u32(self.sa_slots);
         writer.text(&self.cpu_features).text(&self.crypto).text(&self.io).u64(self.memory_bytes);
+        let (flags, values) = (self.arguments.iter().map(|(flag, _)| flag), self.arguments.iter().map(|(_, value)| value));
+        write_list(&mut writer, flags.map(String::as_str));
+        write_list(&mut writer, values.map(String::as_str));
         writer.finish()
     }
 
@@ -62,6 +80,7 @@ impl PlaneInfo {
             crypto: reader.text("crypto")?.to_owned(),
             io: reader.text("io")?.to_owned(),
             memory_bytes: reader.u64()?,
+            arguments: read_list(&mut reader, "flag")?.into_iter().zip(read_list(&mut reader, "value")?).collect(),
         };
         reader.finish()?;
         Ok(info)
@@ -106,6 +125,7 @@ mod tests {
             crypto: "aws-lc".into(),
             io: "io_uring".into(),
             memory_bytes: 1 << 30,
+            arguments: vec![("--workers".into(), "2".into()), ("--io".into(), String::new())],
         }
     }
 

@@ -50,11 +50,11 @@ pub use sync::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub use {
     counters::Counters,
-    fd::EventFd,
+    fd::{EventFd, ask_to_end},
     info::PlaneInfo,
     layout::{LAYOUT_VERSION, PATH_SLOTS_MAX, PATH_SLOTS_UNIT, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
     listener::{Listener, Notice},
-    master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError},
+    master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError, mastership},
     paths::{PathCount, PathCounters},
     plane::{Port, PuntError, Region, Turns},
     vault::VaultTooSmall,

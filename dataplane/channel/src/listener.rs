@@ -1,7 +1,7 @@
 //! The listener of the data plane: one control plane at a time connects to it and gets the memory and the wake-ups.
 //!
 //! The connection is the lock: as long as it is open there is a master, and its end, which the kernel announces even after
-//! SIGKILL, ends the mastership. Nothing else is said on it after the first message.
+//! SIGKILL, ends the mastership. After the first message, the master says nothing else on it than that the data plane is to end.
 
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use adit_proto::codec::{DecodeError, Reader, Writer};
 use socket2::Socket;
 
-use crate::fd::{self, EventFd};
+use crate::fd::{self, EventFd, Heard};
 use crate::layout::{LAYOUT_VERSION, MAGIC};
 use crate::plane::{Attached, Region};
 
@@ -61,6 +61,11 @@ impl Greeting {
     }
 }
 
+/// The mode of the socket.
+fn mode(also: Option<u32>) -> u32 {
+    if also.is_some() { 0o660 } else { 0o600 }
+}
+
 fn file_id(path: &Path) -> io::Result<(u64, u64)> {
     std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
@@ -76,6 +81,8 @@ pub enum Notice {
     Refused { pid: u32, master: u32 },
     /// A process of another user was turned away.
     Denied { pid: u32, uid: u32 },
+    /// The control plane wants the data plane to end.
+    End { pid: u32 },
 }
 
 impl fmt::Display for Notice {
@@ -86,6 +93,7 @@ impl fmt::Display for Notice {
             Notice::Refused { pid, master } => {
                 write!(f, "process {pid} was turned away: process {master} is the control plane")
             }
+            Notice::End { pid } => write!(f, "the control plane (process {pid}) ends the data plane"),
             Notice::Denied { pid, uid } => write!(f, "WARNING: process {pid} of user {uid} was turned away"),
         }
     }
@@ -97,6 +105,8 @@ impl fmt::Display for Notice {
 pub struct Listener {
     socket: Socket,
     path: PathBuf,
+    /// A user who may be the master, beside ours and root.
+    also: Option<u32>,
     /// Device and inode of the socket's file.
     file: (u64, u64),
     memory: Arc<OwnedFd>,
@@ -107,11 +117,17 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`, with mode 0600. A stale socket is replaced; a live one gives `AddrInUse`.
+    /// Listens at `path` for masters of our own user and of root. A stale socket is replaced; a live one gives `AddrInUse`.
     pub fn bind(path: &Path, region: &Region) -> io::Result<Listener> {
+        Listener::bind_for(path, region, None)
+    }
+
+    /// The same, where the master is another user: our group can then connect, and whoever of it is not this user is turned away.
+    pub fn bind_for(path: &Path, region: &Region, also: Option<u32>) -> io::Result<Listener> {
         Ok(Listener {
-            socket: fd::listen(path)?,
+            socket: fd::listen(path, mode(also))?,
             path: path.to_owned(),
+            also,
             file: file_id(path)?,
             memory: Arc::clone(&region.memory),
             up: Arc::clone(&region.up),
@@ -168,7 +184,7 @@ impl Listener {
             // Ours; or somebody else's, who then has the name.
             _ => return Ok(false),
         }
-        match fd::listen(&self.path) {
+        match fd::listen(&self.path, mode(self.also)) {
             Ok(socket) => {
                 (self.socket, self.file) = (socket, file_id(&self.path)?);
                 Ok(true)
@@ -179,16 +195,23 @@ impl Listener {
     }
 
     fn notice_end(&mut self, notices: &mut Vec<Notice>) {
-        if let Some((_, pid)) = self.master.take_if(|(socket, _)| fd::is_closed(socket.as_fd())) {
-            self.attached.set(0);
-            notices.push(Notice::Gone { pid });
+        let Some((socket, pid)) = &self.master else { return };
+        let pid = *pid;
+        match fd::hear(socket.as_fd()) {
+            Heard::Nothing => {}
+            Heard::End => notices.push(Notice::End { pid }),
+            Heard::Closed => {
+                self.master = None;
+                self.attached.set(0);
+                notices.push(Notice::Gone { pid });
+            }
         }
     }
 
     /// Answers one connection; `None` when it broke meanwhile.
     fn greet(&mut self, socket: Socket) -> Option<Notice> {
         let peer = fd::peer_credentials(socket.as_fd()).ok()?;
-        if peer.uid != fd::own_uid() && peer.uid != 0 {
+        if peer.uid != fd::own_uid() && peer.uid != 0 && Some(peer.uid) != self.also {
             fd::send_with_fds(socket.as_fd(), &Greeting::Denied { uid: peer.uid }.encode(), &[]).ok()?;
             return Some(Notice::Denied { pid: peer.pid, uid: peer.uid });
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PuntHeader, RECORD_LEN_MAX};
@@ -49,7 +50,7 @@ pub enum AttachError {
     Denied {
         uid: u32,
     },
-    /// Who listens there is user `uid`, neither root nor we.
+    /// Who listens there is user `uid`, neither root nor we, nor the one whose directory it is.
     Foreign {
         uid: u32,
     },
@@ -194,6 +195,26 @@ impl WorkerLink {
     }
 }
 
+/// Becomes the master of a data plane without a look at its memory, which may be of another release: as such, one can ask it to end.
+///
+/// # Errors
+/// Nobody listens there, or another master is attached, or it does not answer.
+pub fn mastership(path: &Path) -> io::Result<OwnedFd> {
+    let socket = fd::connect(path)?;
+    let mut greeting = [0; GREETING_LEN];
+    let (len, _) = fd::receive_with_fds(socket.as_fd(), &mut greeting)?;
+    match Greeting::decode(&greeting[..len]) {
+        Ok(Greeting::Welcome { .. }) => Ok(socket.into()),
+        _ => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+/// The user whose directory a socket is in, unless others than that user can put one there.
+fn owner_of_place(path: &Path) -> Option<u32> {
+    let facts = std::fs::symlink_metadata(path.parent()?).ok()?;
+    (facts.is_dir() && facts.mode() & 0o022 == 0).then(|| facts.uid())
+}
+
 /// The one control plane of a data plane. Dropping it gives the mastership back; the data plane goes on forwarding.
 #[derive(Debug)]
 pub struct Master {
@@ -217,7 +238,7 @@ impl Master {
             _ => AttachError::Io(error),
         })?;
         let peer = fd::peer_credentials(socket.as_fd())?;
-        if peer.uid != fd::own_uid() && peer.uid != 0 {
+        if peer.uid != fd::own_uid() && peer.uid != 0 && Some(peer.uid) != owner_of_place(path) {
             return Err(AttachError::Foreign { uid: peer.uid });
         }
         let mut greeting = [0; GREETING_LEN];

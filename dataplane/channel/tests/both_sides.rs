@@ -29,6 +29,7 @@ fn info(sizes: &Sizes) -> PlaneInfo {
         crypto: "aws-lc".into(),
         io: "poll".into(),
         memory_bytes: 1 << 20,
+        arguments: Vec::new(),
     }
 }
 

@@ -48,6 +48,7 @@ impl Pair {
             crypto: "aws-lc".into(),
             io: "poll".into(),
             memory_bytes: 0,
+            arguments: Vec::new(),
         };
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("sock");

@@ -30,6 +30,10 @@ fn sizes() -> Sizes {
 }
 
 fn plane(path: &Path) -> (Region, Port, Listener) {
+    plane_for(path, None)
+}
+
+fn plane_for(path: &Path, also: Option<u32>) -> (Region, Port, Listener) {
     let info = PlaneInfo {
         pid: std::process::id(),
         version: "test".into(),
@@ -44,9 +48,10 @@ fn plane(path: &Path) -> (Region, Port, Listener) {
         crypto: String::new(),
         io: String::new(),
         memory_bytes: 0,
+        arguments: Vec::new(),
     };
     let (region, mut ports) = Region::create(&sizes(), &info).unwrap();
-    let listener = Listener::bind(path, &region).unwrap();
+    let listener = Listener::bind_for(path, &region, also).unwrap();
     (region, ports.remove(0), listener)
 }
 
@@ -88,6 +93,10 @@ fn child_process() {
     let socket = PathBuf::from(std::env::var_os(SOCKET).unwrap());
     match role.as_str() {
         "plane" => run_plane(&socket),
+        "named" => {
+            let master = Master::attach(&socket).unwrap();
+            adit_channel::ask_to_end(master.socket_fd()).unwrap();
+        }
         "stranger" => assert!(matches!(Master::attach(&socket), Err(AttachError::Denied { uid: STRANGER }))),
         _ => run_master(&socket, std::env::var(EPOCH).unwrap().parse().unwrap()),
     }
@@ -262,6 +271,42 @@ fn another_user_is_turned_away_even_where_the_file_lets_him_in() {
     };
     assert!(status.success());
     assert_eq!(notices, [Notice::Denied { pid: child.id(), uid: STRANGER }]);
+}
+
+#[test]
+fn a_user_who_was_named_is_let_in_and_may_end_the_data_plane() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("sock");
+    let (_region, _port, mut listener) = plane_for(&socket, Some(STRANGER));
+    // Whoever is in the group can connect; in this test everybody.
+    std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut child = spawn_stranger("named", dir.path(), &socket);
+    let (mut notices, started) = (Vec::new(), Instant::now());
+    while notices.last() != Some(&Notice::Gone { pid: child.id() }) {
+        notices.extend(listener.serve().unwrap());
+        assert!(started.elapsed() < PATIENCE, "{notices:?}");
+    }
+    assert!(child.wait().unwrap().success());
+    let pid = child.id();
+    assert_eq!(notices, [Notice::Attached { pid }, Notice::End { pid }, Notice::Gone { pid }]);
+}
+
+#[test]
+fn a_data_plane_in_a_directory_of_its_own_user_is_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("place");
+    std::fs::create_dir(&place).unwrap();
+    std::os::unix::fs::chown(&place, Some(STRANGER), None).unwrap();
+    let socket = place.join("sock");
+    let mut child = spawn_stranger("plane", dir.path(), &socket);
+    let master = attach_to_child(&socket);
+    drop(master);
+    // Where others can put a socket, nobody is.
+    std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = Master::attach(&socket).unwrap_err();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(refused, AttachError::Foreign { uid: STRANGER }), "{refused}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::layout::Sizes;
 fn attach_to(fds: &[BorrowedFd]) -> Result<Master, AttachError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sock");
-    let listener = fd::listen(&path).unwrap();
+    let listener = fd::listen(&path, 0o600).unwrap();
     listener.set_nonblocking(false).unwrap();
     std::thread::scope(|scope| {
         let attaching = scope.spawn(|| Master::attach(&path));
@@ -67,6 +67,7 @@ fn what_is_no_event_counter_is_refused() {
         crypto: "aws-lc".into(),
         io: "poll".into(),
         memory_bytes: 0,
+        arguments: Vec::new(),
     };
     let (region, _ports) = crate::plane::Region::create(&Sizes::default(), &info).unwrap();
     let counter = EventFd::new().unwrap();
