@@ -12,6 +12,7 @@
 
 pub mod capture;
 pub mod interop;
+pub mod machine;
 pub mod metrics;
 pub mod surroundings;
 pub mod tagger;

@@ -41,6 +41,7 @@ mod renewal;
 mod restart;
 mod routers;
 mod secrets;
+mod service;
 mod state_disk;
 mod steering;
 mod stop;

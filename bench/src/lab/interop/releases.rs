@@ -67,6 +67,11 @@ pub fn kernel() -> Result<(PathBuf, PathBuf)> {
     Ok((folder.join("usr/bin/linux.uml"), folder.join("usr/lib/uml/modules")))
 }
 
+/// The parts of a machine: its root directory, with `vmlinuz` and `modules` in it.
+pub fn machine() -> Result<PathBuf> {
+    peer("machine")
+}
+
 /// Version of the Debian package of the kernel that runs as a program.
 pub fn kernel_version() -> Result<String> {
     package_version(&peer("uml")?, "user-mode-linux")

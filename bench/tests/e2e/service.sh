@@ -1,0 +1,143 @@
+#!/bin/sh
+# Run as a service of the guest whose process 1 is systemd; service.rs judges what it writes: a line `NAME VALUE…` for each fact.
+exec 3>/dev/ttyS1 </dev/null
+say() { echo "$*" >&3; }
+prop() { systemctl show -P "$1" "$2"; }
+pid() { prop MainPID "$1"; }
+# Until the command ends well; not longer than so many tenths of a second.
+wait_for() {
+    tenths=$1 what=$2
+    shift 2
+    while ! "$@" >/dev/null 2>&1; do
+        tenths=$((tenths - 1))
+        if [ $tenths -le 0 ]; then
+            say "timeout $what"
+            return 1
+        fi
+        sleep 0.1
+    done
+}
+is_up() { adit status -c "/etc/adit/$1.yaml" --check; }
+# Pings through the tunnel beside what is done; each answers `sent, received`.
+ping_begin() { ping -n -q -i 0.01 -c "$1" 10.1.0.2 >/run/ping 2>&1 & pinging=$!; sleep 0.3; }
+ping_end() {
+    wait $pinging
+    say "$1.pings $(sed -n 's/^\([0-9]*\) packets transmitted, \([0-9]*\) received.*/\1 \2/p' /run/ping)"
+}
+is_new() { now=$(pid "$1") && [ "$now" != 0 ] && [ "$now" != "$2" ]; }
+status_of() { sed -n "s/^$2:[[:space:]]*//p" "/proc/$1/status" | head -n 1; }
+# The effective one: the files in /proc are root's.
+id_of() { status_of "$1" "$2" | cut -f 2; }
+facts() {
+    for unit in adit adit-dataplane; do
+        pid=$(pid "$unit@a")
+        say "$unit.user $(id -nu "$(id_of "$pid" Uid)") $(grep "^[^:]*:[^:]*:$(id_of "$pid" Gid):" /etc/group | cut -d : -f 1)"
+        for fact in CapEff CapPrm CapBnd NoNewPrivs Seccomp; do say "$unit.$fact $(status_of "$pid" $fact)"; done
+        say "$unit.status $(prop StatusText "$unit@a")"
+    done
+}
+
+set_up() {
+    systemd-sysusers
+    insmod /modules/tun.ko && insmod /modules/veth.ko
+    # What udev does elsewhere.
+    chmod 666 /dev/net/tun
+    ip netns add b
+    ip link add outer type veth peer name outer netns b
+    ip address add 192.0.2.1/24 dev outer && ip link set outer up
+    ip -n b address add 192.0.2.2/24 dev outer && ip -n b link set outer up && ip -n b link set lo up
+    chown -R root:adit /etc/adit && chmod 750 /etc/adit && chmod 640 /etc/adit/*.yaml
+    chown adit /etc/adit/*.psk && chmod 600 /etc/adit/*.psk
+    ln -s /usr/local/sbin/adit /usr/bin/adit
+    for unit in adit adit-dataplane; do
+        # The other end of the cable. And no test waits as long for a watchdog as people do.
+        mkdir -p "/etc/systemd/system/$unit@b.service.d" "/etc/systemd/system/$unit@a.service.d"
+        printf '[Service]\nNetworkNamespacePath=/run/netns/b\n' >"/etc/systemd/system/$unit@b.service.d/lab.conf"
+        printf '[Service]\nWatchdogSec=4\n' >"/etc/systemd/system/$unit@a.service.d/lab.conf"
+    done
+    systemctl daemon-reload
+}
+
+start() {
+    systemctl start adit@b adit@a
+    say "start.code $?"
+    say "start.active $(prop ActiveState adit@a) $(prop ActiveState adit-dataplane@a)"
+    wait_for 300 up is_up a
+    # The line is told every few seconds.
+    wait_for 100 status sh -c 'systemctl show -P StatusText adit@a | grep -q "is up"'
+    facts
+}
+
+restart() {
+    control=$(pid adit@a) plane=$(pid adit-dataplane@a)
+    ping_begin 300
+    systemctl restart adit@a
+    say "restart.code $?"
+    ping_end restart
+    say "restart.planes $(is_new adit@a "$control" && echo new) $([ "$(pid adit-dataplane@a)" = "$plane" ] && echo same)"
+}
+
+reload() {
+    control=$(pid adit@a) plane=$(pid adit-dataplane@a)
+    ping_begin 200
+    sed -i 's|10.1.0.1/24|10.1.0.1/24, 10.1.0.9/24|' /etc/adit/a.yaml
+    systemctl reload adit@a
+    say "reload.code $? $(ip -br address show adit0 | grep -c 10.1.0.9/24)"
+    echo nonsense >>/etc/adit/b.yaml
+    systemctl reload adit@b
+    say "reload.nonsense $? $(prop ActiveState adit@b)"
+    sed -i '/^nonsense$/d' /etc/adit/b.yaml
+    ping_end reload
+    say "reload.planes $([ "$(pid adit@a)" = "$control" ] && echo same) $([ "$(pid adit-dataplane@a)" = "$plane" ] && echo same)"
+}
+
+# adit dies, or stands still until the watchdog finds it.
+control_fails() {
+    control=$(pid adit@a) plane=$(pid adit-dataplane@a)
+    ping_begin "$3"
+    kill "-$2" "$control"
+    wait_for 200 "$1" is_new adit@a "$control"
+    wait_for 100 "$1.up" is_up a
+    ping_end "$1"
+    say "$1.planes $(is_new adit@a "$control" && echo new) $([ "$(pid adit-dataplane@a)" = "$plane" ] && echo same)"
+}
+
+plane_fails() {
+    plane=$(pid adit-dataplane@a) control=$(pid adit@a)
+    kill "-$2" "$plane"
+    wait_for 200 "$1" is_new adit-dataplane@a "$plane"
+    wait_for 200 "$1.ping" ping -n -q -c 1 -W 1 10.1.0.2
+    say "$1.planes $([ "$(pid adit@a)" = "$control" ] && echo same) $(is_new adit-dataplane@a "$plane" && echo new)"
+}
+
+is_inactive() { [ "$(prop ActiveState "$1")" = inactive ]; }
+is_down() { adit status -c "/etc/adit/$1.yaml" --check >/dev/null; [ $? = 3 ]; }
+stop() {
+    systemctl stop adit@a
+    say "stop.code $?"
+    # By then it is told and has not only found out.
+    wait_for 20 stop.told is_down b
+    wait_for 50 stop.plane is_inactive adit-dataplane@a
+    say "stop.active $(prop ActiveState adit@a) $(prop ActiveState adit-dataplane@a) $(prop Result adit@a) $(prop Result adit-dataplane@a)"
+    say "stop.interface $(ip link show adit0 2>/dev/null | wc -l)"
+    adit stop --name a >/run/said
+    say "stop.nothing $? $(cat /run/said)"
+    systemctl start adit@a
+    wait_for 300 again is_up a
+    ping -n -q -c 1 -W 5 10.1.0.2 >/dev/null
+    say "stop.again $?"
+}
+
+set_up
+start
+restart
+reload
+control_fails killed KILL 300
+control_fails hung STOP 900
+plane_fails plane_killed KILL
+plane_fails plane_ended TERM
+plane_fails plane_hung STOP
+stop
+journalctl --no-pager -o short-monotonic -b >/dev/ttyS0
+say end
+sync
