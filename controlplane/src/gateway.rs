@@ -183,7 +183,10 @@ enum Ended {
 /// # Errors
 /// It could not be started; later faults are repaired and logged.
 pub async fn run(desired: Desired, options: Options) -> anyhow::Result<Option<u32>> {
-    let manager = Manager::open().context("reaching the manager of services at NOTIFY_SOCKET")?;
+    let manager = Manager::open().unwrap_or_else(|error| {
+        tracing::warn!("the manager of services that NOTIFY_SOCKET names cannot be told how we do: {error}");
+        Manager::default()
+    });
     let (orders, sender) = Orders::open()?;
     let mut desired = desired;
     let runtime_dir = RuntimeDir::hold(&desired.config.runtime_dir)?;

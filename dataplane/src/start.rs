@@ -69,7 +69,10 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     close_memory().context("cannot close the memory of the process to others and to core dumps")?;
     // Blocked before any thread is made, so that all inherit it and only the descriptor sees them.
     let signals = block_signals().context("cannot receive signals through a descriptor")?;
-    let manager = Manager::open().context("cannot reach the manager of services at NOTIFY_SOCKET")?;
+    let manager = Manager::open().unwrap_or_else(|error| {
+        eprintln!("WARNING: the manager of services that NOTIFY_SOCKET names cannot be told how we do: {error}");
+        Manager::default()
+    });
     let (running, listener) = Plane::open(config)?.spawn()?;
     supervise(running, listener, &signals, manager)
 }
