@@ -24,7 +24,7 @@ pub fn choose(choice: CryptoChoice) -> Result<Backend> {
         CryptoChoice::RustCrypto => Backend::RustCrypto,
     };
     if let Some(obstacle) = backend.obstacle() {
-        bail!("{backend} was asked for but cannot be used: {obstacle}; or set dataplane.crypto to auto");
+        bail!("{backend} was asked for but cannot be used: {obstacle}. To go on without it, set dataplane.crypto to auto");
     }
     aead::self_test(backend).context("the library that was asked for is not to be trusted here; set dataplane.crypto to auto")?;
     Ok(backend)
