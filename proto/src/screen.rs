@@ -39,8 +39,8 @@ const HEADER_LEN: usize = crate::demux::IKE_HEADER_LEN;
 const EMPTY: u64 = 0;
 
 /// Decides which messages of IKE are let through.
-pub struct Screen {
-    hash: RandomState,
+pub struct Screen<H = RandomState> {
+    hash: H,
     sas: Table<Share>,
     known: RateLimit,
     addresses: Table<Share>,
@@ -61,8 +61,16 @@ struct Network {
 impl Screen {
     /// Room for so many IKE SAs, and so many known addresses, each once with and once without its port.
     pub fn new(ike_sas: usize, addresses: usize) -> Screen {
+        Screen::with_hash(RandomState::new(), ike_sas, addresses)
+    }
+}
+
+impl<H: BuildHasher> Screen<H> {
+    /// The same with a hash of the caller's choice. Whoever knows its secret can make others share a place: only a simulation, which has to
+    /// do the same again, has one that is not random.
+    pub fn with_hash(hash: H, ike_sas: usize, addresses: usize) -> Screen<H> {
         Screen {
-            hash: RandomState::new(),
+            hash,
             sas: Table::new(ike_sas),
             known: RateLimit::new(KNOWN_PER_S),
             addresses: Table::new(addresses),

@@ -13,13 +13,16 @@ use crate::link::Asked;
 #[derive(Clone, Debug)]
 pub struct Esp {
     pub spi: Spi,
+    /// Index of the gateway that sealed it, and for whom.
+    pub by: usize,
+    pub peer: PeerId,
     /// Bytes of the packet, without the headers of IP and UDP.
     pub len: usize,
     suite: Suite,
     key: SaKey,
     esn: bool,
     /// Later ones have higher numbers, over all SAs.
-    number: u64,
+    pub(crate) number: u64,
 }
 
 /// Bytes of every packet.
@@ -140,12 +143,14 @@ impl DataPlane {
         self.paths[&(peer, *used)]
     }
 
-    pub fn seal_one_each(&mut self) -> Vec<(Esp, Hop)> {
+    /// `by`: the gateway that this is.
+    pub fn seal_one_each(&mut self, by: usize) -> Vec<(Esp, Hop)> {
         self.sealed += 1;
         let number = self.sealed;
         let seal = |keys: &ChildKeys| {
             let hop = self.way(keys.peer).0;
-            (Esp { spi: keys.spi, len: PACKET_LEN, suite: keys.suite, key: keys.key.clone(), esn: keys.esn, number }, hop)
+            let (suite, key) = (keys.suite, keys.key.clone());
+            (Esp { spi: keys.spi, by, peer: keys.peer, len: PACKET_LEN, suite, key, esn: keys.esn, number }, hop)
         };
         self.active().into_iter().map(seal).collect()
     }

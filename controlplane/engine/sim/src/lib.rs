@@ -10,14 +10,20 @@
 pub mod certificates;
 pub mod config;
 pub mod dataplane;
+pub mod gate;
+pub mod ledger;
 pub mod link;
 pub mod nat;
+pub mod pair;
 pub mod rng;
 pub mod world;
 
 pub use config::*;
 pub use dataplane::{DataPlane, Esp};
+pub use gate::Gate;
+pub use ledger::{Ledger, Missing};
 pub use link::{LinkMtu, TooBig};
 pub use nat::{Allocation, Behaviour, Nat, NatConfig};
+pub use pair::{describe, pair, pair_with};
 pub use rng::Rng;
 pub use world::*;

@@ -1,21 +1,23 @@
 //! Gateways with the real engine on links with weather, behind NATs, in virtual time.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use adit_engine::ike::{
-    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, IkeStatus, Now, PeerConfig, PeerId, Restored, Transmit,
+    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, Now, PeerConfig, PeerId, Restored, Transmit,
 };
 use adit_engine::path::{Arrival, Route, Underlay};
 use zeroize::Zeroizing;
 
-use crate::config::{A, B, PEER, endpoint_config, peer};
 use crate::dataplane::{DataPlane, Esp};
+use crate::gate::Gate;
+use crate::ledger::Ledger;
 use crate::link::{Echo, LinkMtu, TooBig, headers};
 use crate::nat::{Nat, NatConfig};
+use crate::pair::describe;
 use crate::rng::Rng;
 
 /// Bytes of a vault behind which no changes are put any more.
@@ -81,6 +83,8 @@ pub struct Node {
     pub vault_stuck: bool,
     /// Off: what comes is lost, and time does not pass for it.
     pub on: bool,
+    /// What stands before its engine; `None` lets everything through.
+    pub gate: Option<Gate>,
 }
 
 /// Sees every IKE datagram before it flies, and may change it; `false` loses it.
@@ -109,6 +113,10 @@ pub struct World {
     pub filter: Option<Filter>,
     /// IKE datagrams in the order in which they were sent.
     pub log: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
+    /// What somebody on the cable has seen pass by, where a test has one there: the last of it.
+    pub overheard: Option<VecDeque<(SocketAddr, SocketAddr, Load)>>,
+    /// Packets of ESP that are under way or lost otherwise than by the network.
+    pub ledger: Ledger,
     pub trace: bool,
 }
 
@@ -132,6 +140,8 @@ fn epoch() -> Instant {
     *START.get_or_init(Instant::now)
 }
 
+/// Datagrams that somebody on the cable keeps.
+const OVERHEARD_MAX: usize = 64;
 /// Steps at one instant that are still reasonable.
 const STEPS_MAX: u32 = 1000;
 /// Steps of one run that are still reasonable.
@@ -159,6 +169,8 @@ impl World {
             dead: Vec::new(),
             filter: None,
             log: Vec::new(),
+            overheard: None,
+            ledger: Ledger::default(),
             trace: false,
         }
     }
@@ -180,6 +192,7 @@ impl World {
             vault_stuck: false,
             sent: 0,
             on: true,
+            gate: None,
         });
         self.nodes.len() - 1
     }
@@ -257,6 +270,7 @@ impl World {
         inbound.into_iter().for_each(|spi| successor.endpoint.lost_inbound(now, spi));
         outbound.into_iter().for_each(|(peer, spi)| successor.endpoint.lost_outbound(now, peer, spi));
         successor.endpoint.start(now);
+        successor.tell_gate();
         if std::mem::take(&mut successor.vault_stuck) {
             self.nodes.iter_mut().for_each(|node| node.data.out_of_step = true);
         }
@@ -273,6 +287,7 @@ impl World {
                     println!("{:>10.3?} {index}: {event:?}", self.now - self.start);
                 }
                 node.data.apply(&event);
+                node.gate.iter_mut().for_each(|gate| gate.apply(&event));
                 node.events.push(event);
             }
             if node.endpoint.take_changed() && !node.vault_stuck {
@@ -311,8 +326,12 @@ impl World {
 
     /// Injects a datagram from anywhere.
     pub fn inject(&mut self, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
-        let at = self.now + Duration::from_micros(10);
-        self.launch(at, Datagram { from, to, load: Load::Ike(payload) });
+        self.inject_after(Duration::from_micros(10), from, to, Load::Ike(payload));
+    }
+
+    /// The same of any kind, which arrives after a time.
+    pub fn inject_after(&mut self, time: Duration, from: SocketAddr, to: SocketAddr, load: Load) {
+        self.launch(self.now + time, Datagram { from, to, load });
     }
 
     /// A packet of `len` bytes leaves a gateway, by its link and its NAT: the source that others see. `None`: it got no further.
@@ -340,7 +359,11 @@ impl World {
     pub fn fly(&mut self, from: SocketAddr, to: SocketAddr, load: Load) {
         let dead = [from.ip(), to.ip()].iter().any(|address| self.dead.contains(address));
         if self.cut || dead || self.rng.below(1000) < self.net.loss {
-            return;
+            return self.ledger.lost_by_network(&load);
+        }
+        if let Some(overheard) = &mut self.overheard {
+            overheard.truncate(OVERHEARD_MAX - 1);
+            overheard.push_front((from, to, load.clone()));
         }
         let copies = if self.rng.below(1000) < self.net.duplication { 2 } else { 1 };
         for _ in 0..copies {
@@ -429,13 +452,18 @@ impl World {
         match datagram.load {
             Load::Ike(payload) if payload.len() == 1 => {}
             Load::Ike(payload) => {
+                if !self.nodes[index].passes_gate(datagram.from, local, &payload, now.instant - self.start) {
+                    return;
+                }
                 self.nodes[index].endpoint.handle_message(now, Arrival::new(local, datagram.from), &payload);
                 self.settle();
             }
             Load::Echo(echo) => self.receive_echo(index, Arrival::new(local, datagram.from), echo),
             Load::Esp(esp) => {
                 let came = Arrival::new(local, datagram.from);
-                if let Some(peer) = self.nodes[index].data.receive(&esp, came.hop()) {
+                let news = self.nodes[index].data.receive(&esp, came.hop());
+                self.ledger.came(&esp, self.nodes[index].data.inbound.contains_key(&esp.spi));
+                if let Some(peer) = news {
                     self.nodes[index].endpoint.handle_path_seen(now, peer, came, esp.len as u32);
                     self.settle();
                 }
@@ -465,10 +493,12 @@ impl World {
     pub fn send_esp(&mut self, node: usize) {
         let (now, peers) = (self.now(), self.nodes[node].data.peers());
         self.nodes[node].endpoint.handle_traffic(now, peers);
-        for (esp, path) in self.nodes[node].data.seal_one_each() {
+        for (esp, path) in self.nodes[node].data.seal_one_each(node) {
             let len = headers(path.remote) + esp.len;
-            if let Some(from) = self.leave(path.local, path.remote, len) {
-                self.fly(from, path.remote, Load::Esp(esp));
+            self.ledger.sent(&esp, now.instant);
+            match self.leave(path.local, path.remote, len) {
+                Some(from) => self.fly(from, path.remote, Load::Esp(esp)),
+                None => self.ledger.lost_by_network(&Load::Esp(esp)),
             }
         }
     }
@@ -479,101 +509,5 @@ impl World {
 
     pub fn is_up(&self, node: usize, peer: PeerId) -> bool {
         self.state(node, peer).is_up()
-    }
-}
-
-/// Two gateways, each other's only peer, changed by `change` before they learn of each other. The first one connects.
-pub fn pair(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> World {
-    pair_with(seed, |node| endpoint_config(node as u8 + 1), change)
-}
-
-/// [`pair`] with changed gateways.
-pub fn pair_with(seed: u64, config: impl Fn(usize) -> EndpointConfig, change: impl Fn(usize, &mut PeerConfig)) -> World {
-    let mut world = World::new(seed);
-    for node in [A, B] {
-        let address = peer(node).local.expect("an address").to_string();
-        world.add(&address, config(node));
-    }
-    for node in [B, A] {
-        let mut config = peer(node);
-        change(node, &mut config);
-        world.set_peer(node, PEER, config);
-    }
-    world
-}
-
-impl World {
-    /// Waits until both gateways of a pair are connected, and a little more for what comes after.
-    pub fn connect_pair(&mut self) {
-        let up = self.run_until(Duration::from_secs(120), |world| world.is_up(A, PEER) && world.is_up(B, PEER));
-        let states = [A, B].map(|node| self.nodes[node].endpoint.status(PEER).map(|status| (status.state, status.cause)));
-        assert!(up, "not connected: {states:?}");
-        self.run_for(Duration::from_secs(1));
-    }
-
-    /// Waits until a gateway that has lost everything is connected again, and the other one to it.
-    pub fn connect_pair_again(&mut self, lost: usize) {
-        let other = 1 - lost;
-        let same = |world: &World| {
-            let spis = |node: usize| world.nodes[node].endpoint.status(PEER).and_then(|status| Some(status.ike.first()?.spis));
-            spis(lost).is_some() && spis(lost) == spis(other)
-        };
-        assert!(self.run_until(Duration::from_secs(120), same), "not connected again");
-        self.run_for(Duration::from_secs(1));
-    }
-
-    /// Packets go through on every lane in both directions.
-    pub fn check_traffic(&mut self) {
-        self.run_for(Duration::from_secs(1));
-        for (from, to) in [(A, B), (B, A)] {
-            let (before, lanes) = (self.nodes[to].data.opened, self.nodes[from].data.active().len() as u64);
-            assert!(lanes > 0, "gateway {from} has nothing to send with");
-            self.send_esp(from);
-            self.run_for(Duration::from_secs(1));
-            assert_eq!(
-                self.nodes[to].data.opened - before,
-                lanes,
-                "of {lanes} packets from {from}: {:?}",
-                self.nodes[to].data.lost
-            );
-        }
-    }
-
-    /// The data plane has counted.
-    pub fn report_usage(&mut self, node: usize) {
-        let usage = self.nodes[node].data.usage.clone();
-        self.act(node, |endpoint, now| endpoint.handle_usage(now, &usage));
-    }
-
-    /// The only IKE SA of a gateway.
-    pub fn ike(&self, node: usize) -> IkeStatus {
-        let mut status = self.nodes[node].endpoint.status(PEER).expect("the peer");
-        assert_eq!(status.ike.len(), 1, "{:?}", status.ike);
-        status.ike.remove(0)
-    }
-
-    /// Kinds and ids of the messages that were sent, each as `IKE_AUTH request 1`.
-    pub fn messages(&self) -> Vec<String> {
-        self.log
-            .iter()
-            .map(|(_, _, payload)| describe(payload))
-            .map(|text| text.split(" (").next().unwrap_or("").to_owned())
-            .collect()
-    }
-}
-
-/// What kind of message it is, for a trace.
-pub fn describe(payload: &[u8]) -> String {
-    use adit_proto::ike::Header;
-    let message = payload.strip_prefix(&[0; 4]).unwrap_or(payload);
-    match Header::decode(message) {
-        Ok(header) => format!(
-            "{} {} {} ({} bytes)",
-            header.exchange,
-            if header.flags.response { "response" } else { "request" },
-            header.message_id,
-            message.len()
-        ),
-        Err(_) => format!("{} bytes", payload.len()),
     }
 }
