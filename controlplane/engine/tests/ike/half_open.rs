@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use adit_engine::ike::{EndpointConfig, Limits};
 use adit_engine::path::Arrival;
-use adit_proto::ike::{Message, Notify, NotifyType, Payload};
+use adit_proto::ike::{ExchangeType, Message, Notify, NotifyType, Payload};
 
 use adit_sim::*;
+
+use super::rogue::Opening;
 
 const LIMITS: Limits = Limits {
     half_open: 400,
@@ -41,6 +43,17 @@ fn begin(world: &mut World, request: &Message, from: SocketAddr, spi: u64) {
         request.payloads.insert(0, Notify::new(NotifyType::COOKIE).with_data(cookie.data.clone()).into());
         answers(world, from, &request.encode().expect("a message"));
     }
+}
+
+/// Has a handshake with B up to an IKE_AUTH that proves nothing.
+fn fail(world: &mut World, request: &Message, from: SocketAddr, spi: u64) {
+    let mut opening = Opening::like(request.clone());
+    opening.request.header.initiator_spi = adit_proto::ike::IkeSpi(spi);
+    let answer = answers(world, from, &opening.bytes());
+    let Some(answer) = answer.first() else { return };
+    let Some(mut rogue) = opening.finish(answer, "a.example.org", SECRET) else { return };
+    let message = rogue.seal(ExchangeType::IKE_AUTH, 1, &[]);
+    assert_eq!(answers(world, from, &message[4..]).len(), 1, "it is refused");
 }
 
 /// Hosts in eighty networks, until no more are let in.
@@ -84,4 +97,20 @@ fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
         world.run_for(Duration::from_secs(120));
         assert_eq!(world.nodes[B].endpoint.half_open(), 0, "nothing of them stays");
     }
+}
+
+#[test]
+fn who_fails_to_authenticate_gives_no_place_back_before_it_is_forgotten() {
+    let mut world = pair_with(6, |_| EndpointConfig { limits: LIMITS, ..endpoint_config(1) }, |_, _| {});
+    world.connect_pair();
+    let request = Message::decode(&world.log[0].2[4..]).expect("a request");
+    for (spi, host) in (1000..).zip(0..200u8) {
+        fail(&mut world, &request, SocketAddr::new([10, 60, host, 1].into(), 4500), spi);
+    }
+    let sizes = world.nodes[B].endpoint.sizes();
+    assert_eq!((sizes.half_open, sizes.ike_sas), (LIMITS.cookie_threshold, LIMITS.cookie_threshold + 1));
+    world.run_for(Duration::from_secs(11));
+    let sizes = world.nodes[B].endpoint.sizes();
+    assert_eq!((sizes.half_open, sizes.ike_sas), (0, 1), "nothing of them stays");
+    world.check_traffic();
 }

@@ -24,7 +24,8 @@ fn ike_auth_in_the_place_of_ml_kem_is_refused() {
         let late = KeyExchange::start(KeyExchangeMethod::MlKem768).expect("a key");
         let late = Payload::Ke { method: KeId::ML_KEM_768, data: late.public().to_vec() };
         assert_eq!(rogue.ask(&mut world, ExchangeType::IKE_INTERMEDIATE, 2, &[late]), None);
-        assert_eq!(world.nodes[B].endpoint.half_open(), 0);
+        world.run_for(Duration::from_secs(11));
+        assert_eq!(world.nodes[B].endpoint.sizes().ike_sas, 0, "nothing of it stays");
         let refusal = world.nodes[B].endpoint.refusals().last().expect("it is remembered");
         let left_out = Error::PeerMisbehaved(Misbehaviour::LeftOut(KeyExchangeMethod::MlKem768));
         assert_eq!(refusal.why, left_out);

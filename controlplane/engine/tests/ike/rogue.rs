@@ -9,7 +9,7 @@ use adit_engine::crypto::{AuthData, Exchanged, IkeKeys, KeyExchange, KeyExchange
 use adit_engine::identity::Identity;
 use adit_engine::ike::{Event, PeerConfig};
 use adit_proto::ike::encrypted::{self, Sealed, Unsealed};
-use adit_proto::ike::{ExchangeType, Flags, Header, Identification, Message, Notify, NotifyType, Payload};
+use adit_proto::ike::{ExchangeType, Flags, Header, Identification, Message, Notify, NotifyType, Payload, PayloadType};
 use adit_proto::ike::{decode_payloads, encode_payloads};
 use adit_proto::suite::Suite;
 
@@ -18,7 +18,7 @@ use adit_sim::*;
 /// He and the IKE SA that he has begun.
 pub struct Rogue {
     pub keys: IkeKeys,
-    header: Header,
+    pub header: Header,
     seal: IkeAead,
     open: IkeAead,
     request: Vec<u8>,
@@ -27,16 +27,59 @@ pub struct Rogue {
     int_auth: IntAuth,
     /// The message id of his next request.
     pub next_id: u32,
+    /// Whom he says he is, and the secret by which he proves it.
+    pub name: &'static str,
+    pub secret: &'static str,
 }
 
-fn ke(message: &Message) -> Vec<u8> {
+fn ke(message: &Message) -> Option<Vec<u8>> {
     let ke = |payload: &Payload| if let Payload::Ke { data, .. } = payload { Some(data.clone()) } else { None };
-    message.payloads.iter().find_map(ke).expect("a KE payload")
+    message.payloads.iter().find_map(ke)
 }
 
-fn nonce(message: &Message) -> Vec<u8> {
+fn nonce(message: &Message) -> Option<Vec<u8>> {
     let nonce = |payload: &Payload| if let Payload::Nonce(nonce) = payload { Some(nonce.clone()) } else { None };
-    message.payloads.iter().find_map(nonce).expect("a nonce")
+    message.payloads.iter().find_map(nonce)
+}
+
+/// An IKE message behind its marker.
+pub fn framed(message: &[u8]) -> Vec<u8> {
+    [&[0; 4], message].concat()
+}
+
+/// A request to begin an IKE SA, and what its sender knows of it.
+pub struct Opening {
+    pub request: Message,
+    exchange: KeyExchange,
+}
+
+impl Opening {
+    /// Like somebody else's, but for the key.
+    pub fn like(mut request: Message) -> Opening {
+        let exchange = KeyExchange::start(KeyExchangeMethod::X25519).expect("a key");
+        for payload in &mut request.payloads {
+            if let Payload::Ke { data, .. } = payload {
+                *data = exchange.public().to_vec();
+            }
+        }
+        Opening { request, exchange }
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        self.request.encode().expect("a message")
+    }
+
+    /// With the answer there are keys; `None` where that one agrees to nothing.
+    pub fn finish(self, answer: &Message, name: &'static str, secret: &'static str) -> Option<Rogue> {
+        let request = self.bytes();
+        let (nonce_i, nonce_r, public) = (nonce(&self.request)?, nonce(answer)?, ke(answer)?);
+        let shared = self.exchange.finish(&public).expect("a secret");
+        let header = answer.header;
+        let keys = IkeKeys::initial(Prf::HmacSha256, Suite::Aes256Gcm, &shared, exchanged(&nonce_i, &nonce_r, &header));
+        let (seal, open) = (keys.initiator_aead(1), keys.responder_aead(1));
+        let int_auth = IntAuth::default();
+        Some(Rogue { keys, header, seal, open, request, nonce_i, nonce_r, int_auth, next_id: 1, name, secret })
+    }
 }
 
 /// B, which wants ML-KEM, and somebody who has done IKE_SA_INIT with it: A's own first message, but for the key.
@@ -51,24 +94,12 @@ pub fn after_init(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> (World,
     world.nodes[A].on = false;
     world.cut = false;
     let (from, to, first) = world.log[0].clone();
-    let mut message = Message::decode(&first[4..]).expect("a message");
-    let exchange = KeyExchange::start(KeyExchangeMethod::X25519).expect("a key");
-    for payload in &mut message.payloads {
-        if let Payload::Ke { data, .. } = payload {
-            *data = exchange.public().to_vec();
-        }
-    }
-    let request = message.encode().expect("a message");
-    world.inject(from, to, [&[0; 4], request.as_slice()].concat());
+    let opening = Opening::like(Message::decode(&first[4..]).expect("a message"));
+    world.inject(from, to, framed(&opening.bytes()));
     world.run_for(Duration::from_millis(20));
     let answer = Message::decode(&world.log.last().expect("an answer").2[4..]).expect("an answer");
-    let (nonce_i, nonce_r) = (nonce(&message), nonce(&answer));
-    let secret = exchange.finish(&ke(&answer)).expect("a secret");
-    let header = answer.header;
-    let keys = IkeKeys::initial(Prf::HmacSha256, Suite::Aes256Gcm, &secret, exchanged(&nonce_i, &nonce_r, &header));
-    let (seal, open) = (keys.initiator_aead(1), keys.responder_aead(1));
-    let int_auth = IntAuth::default();
-    (world, Rogue { keys, header, seal, open, request, nonce_i, nonce_r, int_auth, next_id: 1 })
+    let rogue = opening.finish(&answer, "a.example.org", SECRET).expect("an agreement");
+    (world, rogue)
 }
 
 fn exchanged<'a>(nonce_i: &'a [u8], nonce_r: &'a [u8], header: &Header) -> Exchanged<'a> {
@@ -76,33 +107,43 @@ fn exchanged<'a>(nonce_i: &'a [u8], nonce_r: &'a [u8], header: &Header) -> Excha
 }
 
 impl Rogue {
-    fn header(&self, kind: ExchangeType, response: bool, id: u32) -> Header {
+    pub fn header(&self, kind: ExchangeType, response: bool, id: u32) -> Header {
         let flags = Flags { initiator: !response, response, version: false };
         Header::new(self.header.initiator_spi, self.header.responder_spi, kind, flags, id)
     }
 
+    /// A request of his, or any part of one.
+    pub fn seal(&mut self, kind: ExchangeType, id: u32, payloads: &[Payload]) -> Vec<u8> {
+        let (first, inner) = encode_payloads(payloads).expect("payloads");
+        let unsealed = Unsealed::sk(&self.header(kind, false, id), first, &inner, self.seal.next_iv()).expect("a message");
+        self.finish(unsealed)
+    }
+
+    fn finish(&mut self, unsealed: Unsealed) -> Vec<u8> {
+        let seal = |aad: &[u8], _, plain: &mut [u8]| self.seal.seal(aad, plain).map(|sealed| sealed.tag);
+        framed(&unsealed.seal(seal).expect("a message"))
+    }
+
+    /// What is in an answer to him, or in a fragment of it, and in the first one of which type its first payload is.
+    pub fn read(&self, datagram: &[u8], id: u32) -> Option<(PayloadType, Vec<u8>)> {
+        let sealed = Sealed::parse(datagram.get(4..)?).ok()??;
+        let (body, tag) = sealed.ciphertext_and_tag().split_last_chunk()?;
+        let mut inner = body.to_vec();
+        self.open.open(sealed.aad(), aead::Sealed { iv: sealed.iv(), tag: *tag }, &mut inner).ok()?;
+        let is_answer = sealed.header().flags.response && sealed.header().message_id == id;
+        let inner = encrypted::strip_padding(&inner).ok()?;
+        is_answer.then(|| (sealed.first(), inner.to_vec()))
+    }
+
     /// Sends a request; what is answered under the same message id.
     pub fn ask(&mut self, world: &mut World, kind: ExchangeType, id: u32, payloads: &[Payload]) -> Option<Vec<Payload>> {
-        let header = self.header(kind, false, id);
-        let (first, inner) = encode_payloads(payloads).expect("payloads");
-        let unsealed = Unsealed::sk(&header, first, &inner, self.seal.next_iv()).expect("a message");
-        let seal = |aad: &[u8], _, plain: &mut [u8]| self.seal.seal(aad, plain).map(|sealed| sealed.tag);
-        let message = unsealed.seal(seal).expect("a message");
+        let message = self.seal(kind, id, payloads);
         let before = world.log.len();
         let [a, b] = [A, B].map(|node| peer(node).local.expect("an address"));
-        world.inject(a, b, [&[0; 4], message.as_slice()].concat());
+        world.inject(a, b, message);
         world.run_for(Duration::from_millis(50));
         // In fragments, one after the other, where it is long.
-        let parts = world.log[before..].iter().filter_map(|(_, _, payload)| {
-            let sealed = Sealed::parse(&payload[4..]).ok()??;
-            let (body, tag) = sealed.ciphertext_and_tag().split_last_chunk()?;
-            let mut inner = body.to_vec();
-            self.open.open(sealed.aad(), aead::Sealed { iv: sealed.iv(), tag: *tag }, &mut inner).ok()?;
-            let is_answer = sealed.header().flags.response && sealed.header().message_id == id;
-            let inner = encrypted::strip_padding(&inner).ok()?;
-            is_answer.then(|| (sealed.first(), inner.to_vec()))
-        });
-        let parts: Vec<_> = parts.collect();
+        let parts: Vec<_> = world.log[before..].iter().filter_map(|(_, _, payload)| self.read(payload, id)).collect();
         let first = parts.first()?.0;
         let inner: Vec<u8> = parts.into_iter().flat_map(|(_, part)| part).collect();
         Some(decode_payloads(first, &inner).expect("payloads"))
@@ -121,7 +162,12 @@ impl Rogue {
         let payloads = [Payload::Ke { method: method.id(), data: exchange.public().to_vec() }];
         let id = self.next_id;
         let Some(answer) = self.next(world, ExchangeType::IKE_INTERMEDIATE, &payloads) else { return false };
-        let [Payload::Ke { data, .. }] = answer.as_slice() else { return false };
+        self.take_more(exchange, id, &payloads, &answer)
+    }
+
+    /// Takes the answer to an additional key exchange under this message id; whether it was one.
+    pub fn take_more(&mut self, exchange: KeyExchange, id: u32, payloads: &[Payload], answer: &[Payload]) -> bool {
+        let [Payload::Ke { data, .. }] = answer else { return false };
         let secret = exchange.finish(data).expect("a secret");
         // RFC 9242 §3.3.2.
         let covered = |response: bool, payloads: &[Payload]| {
@@ -129,7 +175,7 @@ impl Rogue {
             let header = self.header(ExchangeType::IKE_INTERMEDIATE, response, id);
             [encrypted::int_auth(&header, first, inner.len()), inner].concat()
         };
-        let (request, response) = (covered(false, &payloads), covered(true, &answer));
+        let (request, response) = (covered(false, payloads), covered(true, answer));
         self.int_auth.add(&self.keys, &request, &response);
         self.keys = self.keys.additional(&secret, exchanged(&self.nonce_i, &self.nonce_r, &self.header));
         (self.seal, self.open) = (self.keys.initiator_aead(1), self.keys.responder_aead(1));
@@ -141,14 +187,14 @@ impl Rogue {
         let own = self.int_auth.octets(id);
         let int_auth = int_auth.unwrap_or(&own);
         let octets = signed_octets(&self.keys, Sender::Initiator, &self.request, &self.nonce_r, &identification, int_auth);
-        let proof = LocalAuth::Psk(Psk::from_text(SECRET).expect("a key")).sign(self.keys.prf(), &[], &octets);
+        let proof = LocalAuth::Psk(Psk::from_text(self.secret).expect("a key")).sign(self.keys.prf(), &[], &octets);
         let AuthData { method, data } = proof.expect("a proof");
         vec![Payload::IdI(identification), Payload::Auth { method, data }]
     }
 
     /// IKE_AUTH as A, for an IKE SA without a Child SA (RFC 6023).
     pub fn authenticate(&mut self, world: &mut World, int_auth: Option<&[u8]>) -> Option<Vec<Payload>> {
-        let id = "a.example.org".parse::<Identity>().expect("an identity").to_payload();
+        let id = self.name.parse::<Identity>().expect("an identity").to_payload();
         let payloads = self.proof(self.next_id, id, int_auth);
         self.next(world, ExchangeType::IKE_AUTH, &payloads)
     }

@@ -153,7 +153,7 @@ impl Endpoint {
         self.refusals.push_back(refusal);
     }
 
-    /// An IKE SA is authenticated or gone: it does not count as half-open any more.
+    /// An IKE SA is authenticated or forgotten: it does not count as half-open any more.
     pub(super) fn no_longer_half_open(&mut self, id: SaId) {
         if let Some(half_open) = self.half_open.remove(&id) {
             self.shared.admission.closed(half_open.source.ip(), half_open.asker);

@@ -240,9 +240,9 @@ impl Endpoint {
         }
     }
 
-    /// An IKE SA is of no use any more.
+    /// An IKE SA is of no use any more. One that was never authenticated counts as half-open as long as it lasts: else whoever has no key
+    /// could have any number of those that are over.
     pub(super) fn on_ended(&mut self, now: Now, id: SaId, cause: Cause) {
-        self.no_longer_half_open(id);
         let Some(sa) = self.sas.get(&id) else { return };
         let (spis, remote, claimed_as) = (sa.facts.spis, sa.facts.hop.remote, sa.claimed.clone());
         let Some(peer_id) = sa.facts.peer else {
