@@ -16,6 +16,8 @@ use super::selectors::SelectorPair;
 #[derive(Debug, Default)]
 pub(super) struct ChildIds {
     held: BTreeMap<(PeerId, Spi), Held>,
+    /// Those from the process before that only take what is late: of which Child SA they are nobody knows any more.
+    late: BTreeSet<(PeerId, Spi)>,
     peers: BTreeMap<Spi, PeerId>,
 }
 
@@ -53,6 +55,12 @@ impl ChildIds {
         id
     }
 
+    /// Notes an SA of the process before that only takes what is late.
+    pub(super) fn hold_late(&mut self, peer: PeerId, inbound: Spi) {
+        self.late.insert((peer, inbound));
+        self.peers.insert(inbound, peer);
+    }
+
     /// The id that another Child SA gets.
     pub(super) fn id_for(&self, peer: PeerId, owner: SaId, (config, mode, selectors): (usize, Mode, &SelectorPair)) -> ChildId {
         if mode == Mode::Ethernet {
@@ -86,7 +94,7 @@ impl ChildIds {
 
     /// SAs of a peer in every state, to receive by.
     pub(super) fn count(&self, peer: PeerId) -> usize {
-        self.of(peer).count()
+        self.of(peer).count() + self.late_of(peer).count()
     }
 
     /// SAs of a peer in the table of one of so many workers: to receive by, and for each lane of a Child SA one to send by.
@@ -95,7 +103,12 @@ impl ChildIds {
         let here: Vec<(ChildId, u32)> = here.map(|((_, spi), held)| (held.id, spi.0 & esp::LANE_MASK)).collect();
         // On lanes that have no worker of their own nothing is sent.
         let sending: BTreeSet<_> = here.iter().filter(|(_, lane)| (*lane as usize) < workers).collect();
-        Places { receiving: here.len(), sending: sending.len() }
+        let late = self.late_of(peer).filter(|spi| esp::worker_of(*spi, workers) == worker).count();
+        Places { receiving: here.len() + late, sending: sending.len() }
+    }
+
+    fn late_of(&self, peer: PeerId) -> impl Iterator<Item = Spi> {
+        self.late.range((peer, Spi(0))..=(peer, Spi(u32::MAX))).map(|(_, spi)| *spi)
     }
 
     fn of(&self, peer: PeerId) -> impl Iterator<Item = (&(PeerId, Spi), &Held)> {
@@ -113,6 +126,7 @@ impl ChildIds {
     pub(super) fn release(&mut self, inbound: Spi) {
         if let Some(peer) = self.peers.remove(&inbound) {
             self.held.remove(&(peer, inbound));
+            self.late.remove(&(peer, inbound));
         }
     }
 }

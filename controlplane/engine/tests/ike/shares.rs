@@ -20,16 +20,21 @@ fn gateway(seed: u64, change: impl FnOnce(&mut PeerConfig)) -> World {
     let mut greedy = PeerConfig { initiate: false, remotes: Vec::new(), ..peer(B) };
     change(&mut greedy);
     world.set_peer(GATEWAY, PEER, greedy);
-    let mut guest = PeerConfig { name: "c".into(), initiate: false, remotes: Vec::new(), ..peer(B) };
-    guest.remote_id = "c.example.org".parse().expect("an identity");
-    guest.children[0].remote = vec![net("10.3.0.0/16")];
-    world.set_peer(GATEWAY, GUEST, guest);
+    world.set_peer(GATEWAY, GUEST, guest());
     let mut own = PeerConfig { local_id: "c.example.org".parse().expect("an identity"), ..peer(A) };
     own.local = Some("192.0.2.3:4500".parse().expect("an address"));
     own.children[0].local = vec![net("10.3.0.0/16")];
     world.set_peer(HONEST, PEER, own);
     assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(GATEWAY, GUEST) && world.is_up(HONEST, PEER)));
     world
+}
+
+/// The honest peer, as the gateway knows it.
+fn guest() -> PeerConfig {
+    let mut guest = PeerConfig { name: "c".into(), initiate: false, remotes: Vec::new(), ..peer(B) };
+    guest.remote_id = "c.example.org".parse().expect("an identity");
+    guest.children[0].remote = vec![net("10.3.0.0/16")];
+    guest
 }
 
 /// Another machine with the credentials of the other peer.
@@ -164,6 +169,32 @@ fn child_sas_without_end_stop_at_the_share_of_the_peer() {
         let places = inbound_of(&world, PEER) + granted;
         assert!(places <= share.sas, "{places}");
     }
+    honest_goes_on(&mut world);
+}
+
+#[test]
+fn what_is_late_counts_for_the_next_process_as_well() {
+    let share = Share { sas: 20, ..Share::default() };
+    let mut config = None;
+    let mut world = gateway(6, |granted| {
+        granted.share = share;
+        config = Some(granted.clone());
+    });
+    let node = greedy(&mut world, 1, |_| {});
+    world.run_for(Duration::from_secs(1));
+    let rekeys = |world: &mut World| {
+        for _ in 0..15 {
+            drop(world.act(node, |endpoint, now| endpoint.rekey(now, PEER)));
+            world.run_for(Duration::from_millis(200));
+            let taken = inbound_of(world, PEER);
+            assert!(taken < share.sas, "{taken}");
+        }
+    };
+    rekeys(&mut world);
+    assert!(inbound_of(&world, PEER) > 10, "what was replaced takes what is late");
+    let peers = [(PEER, config.expect("it is configured")), (GUEST, guest())];
+    world.succeed(GATEWAY, endpoint_config(2), &peers);
+    rekeys(&mut world);
     honest_goes_on(&mut world);
 }
 

@@ -120,7 +120,10 @@ pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeS
         }
         session.children.adopt(child);
     }
-    session.children.draining_inbound().iter().for_each(|(_, spi)| ctx.shared.spis.assign(*spi, sa.facts.id));
+    for (_, spi) in session.children.draining_inbound() {
+        ctx.shared.spis.assign(*spi, sa.facts.id);
+        ctx.shared.spis.children.hold_late(peer, *spi);
+    }
     if session.succession.holds() {
         session.want(Task::Liveness);
     }
