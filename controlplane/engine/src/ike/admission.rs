@@ -24,6 +24,8 @@ const SECRET_LEN: usize = 32;
 const NETWORK_SHARE: usize = 4;
 /// This part of all places for half-open IKE SAs is kept for those who are known.
 const KNOWN_SHARE: usize = 4;
+/// Places that every known address has for itself, however many others with a known address take.
+const OWN_PLACES: usize = 4;
 /// One network, or one known address, has at most this part of the unprotected answers.
 const ANSWERS_SHARE: u32 = 16;
 
@@ -140,8 +142,8 @@ impl Admission {
     /// What to do with a request from this address.
     ///
     /// Who brings a cookie is never hindered by those who cannot: without a way back a flood under a peer's address makes only
-    /// cookies. Where many can bring one, an address and a network have their shares, and strangers together leave a part to those who are
-    /// known.
+    /// cookies. Where many can bring one, an address and a network have their shares, strangers together leave a part to those who are
+    /// known, and of those each has a few places that no other known one can take.
     pub(super) fn verdict(&self, source: IpAddr, asker: Asker) -> Verdict {
         let (limits, here) = (&self.limits, scope(source));
         if asker == Asker::Unproven {
@@ -152,6 +154,9 @@ impl Admission {
         let of_network = (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address);
         let of_strangers = limits.half_open - limits.half_open / KNOWN_SHARE;
         let is_stranger = asker == Asker::Stranger;
+        if !is_stranger && self.proven.of(here) < OWN_PLACES.min(limits.half_open_per_address) {
+            return Verdict::Admit;
+        }
         let full = self.strangers + self.known >= limits.half_open
             || self.proven.of(here) >= limits.half_open_per_address
             || is_stranger && (self.strangers >= of_strangers || self.strangers_nearby.of(network(source)) >= of_network);
@@ -360,6 +365,22 @@ mod tests {
         assert_eq!(admission.verdict(ip("10.50.0.98"), Asker::Known), Verdict::Admit);
         admission.closed(known, Asker::Known);
         assert_eq!((admission.half_open(), admission.verdict(known, Asker::Known)), (31, Verdict::Admit));
+    }
+
+    #[test]
+    fn known_addresses_that_take_all_they_can_leave_each_other_some() {
+        let limits = Limits { half_open: 40, half_open_per_address: 20, ..limits() };
+        let mut admission = Admission::new(limits, &mut counting());
+        for host in 0..10 {
+            let source = ip(&format!("10.50.0.{host}"));
+            while admission.verdict(source, Asker::Known) == Verdict::Admit {
+                admission.opened(source, Asker::Known);
+            }
+        }
+        // Two took what all of them share, and the others their own.
+        assert_eq!(admission.half_open(), 40 + 8 * OWN_PLACES);
+        assert_eq!(admission.verdict(ip("10.50.0.99"), Asker::Known), Verdict::Admit);
+        assert_eq!(admission.verdict(ip("10.50.0.98"), Asker::Stranger), Verdict::Refuse);
     }
 
     #[test]

@@ -31,8 +31,8 @@ pub struct Now {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// IKE SAs that peers began with a cookie and have not authenticated. A quarter of it is kept for addresses where peers are looked for
-    /// or have proven themselves before; of strangers, one network (/24 of IPv4, /48 of IPv6) has a quarter of it at most. Those
-    /// without a cookie come on top, at most `cookie_threshold`.
+    /// or have proven themselves before, and each of those has four places of its own, which may come on top; of strangers, one network
+    /// (/24 of IPv4, /48 of IPv6) has a quarter of it at most. Those without a cookie come on top, at most `cookie_threshold`.
     pub half_open: usize,
     /// The same, from one address (one /64 of IPv6).
     pub half_open_per_address: usize,
