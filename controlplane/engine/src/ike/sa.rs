@@ -68,6 +68,8 @@ pub(super) struct IkeSa {
     pub created: Instant,
     /// The responder's: which request began it.
     pub init_digest: Option<[u8; 32]>,
+    /// Since when it is over.
+    pub closed: Option<Instant>,
     /// The responder's: who an initiator says it is that was not let in, for people.
     pub claimed: Option<Shown>,
     /// A request that can be answered when the Child SAs have come.
@@ -85,6 +87,7 @@ impl IkeSa {
             created: now,
             init_digest: None,
             claimed: None,
+            closed: None,
             deferred: None,
             offspring: None,
         }
@@ -457,6 +460,7 @@ impl IkeSa {
         }
     }
 
+        self.closed = Some(ctx.now.instant);
     fn remove_children(&mut self, ctx: &mut Ctx) {
         if let Stage::Established(session) = &mut self.stage {
             session.remove_all(ctx);

@@ -24,6 +24,8 @@ use crate::timer::earlier;
 const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
 /// How long an IKE SA that is over still repeats its last answer.
 const CLOSED_LINGER: Duration = Duration::from_secs(10);
+/// And how long one stays at least.
+const CLOSED_MIN: Duration = Duration::from_millis(1);
 /// Before a rekey of a Child SA that came to nothing is tried again.
 const REKEY_RETRY: Duration = Duration::from_secs(60);
 /// The only byte of a NAT keepalive (RFC 3948 §2.3).
@@ -48,9 +50,11 @@ impl IkeSa {
         next
     }
 
-    /// When an IKE SA that is over can be forgotten.
+    /// When an IKE SA that is over can be forgotten. Never at the moment at which it ends, however quiet it was before: what follows from
+    /// its end is still to be done.
     fn gone_at(&self) -> Instant {
-        self.wire.last_sent().max(self.wire.last_heard()) + CLOSED_LINGER
+        let repeats = self.wire.last_sent().max(self.wire.last_heard()) + CLOSED_LINGER;
+        self.closed.map_or(repeats, |closed| repeats.max(closed + CLOSED_MIN))
     }
 
     /// Whether nothing is left of it.
