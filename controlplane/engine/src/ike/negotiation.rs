@@ -154,12 +154,12 @@ impl IkeSa {
     }
 
     pub(super) fn on_intermediate_request(&mut self, ctx: &mut Ctx, parts: &Parts, opened: &Opened) {
+        let hop = self.goes_on_at();
         let Stage::Exchanging(exchanging) = &self.stage else { return };
         let (Some((ke, shared)), Some(request)) = (intermediate::answer(exchanging.next(), parts), opened.int_auth()) else {
             return ctx.count(self.facts.peer, |counters| counters.dropped_malformed += 1);
         };
-        // The first IKE_AUTH or IKE_INTERMEDIATE request comes from where the peer will stay (RFC 4555 §3.3).
-        self.facts.hop = self.wire.came().hop;
+        self.facts.hop = hop;
         let payloads: [Payload; 1] = [ke];
         let done = self.respond(ctx, intermediate::EXCHANGE, &payloads).and_then(|response| {
             let response = response.plain.int_auth();
@@ -168,6 +168,16 @@ impl IkeSa {
         if let Err(error) = done {
             self.end(ctx, error.into());
         }
+    }
+
+    /// Where the initiator goes on. Whoever has the keys has had our answer to IKE_SA_INIT where that came from; from where else this
+    /// request seems to come says whoever was faster with a copy of it. Only that it leaves port 500 is believed (RFC 7296 §2.23), from
+    /// another host only where a NAT is in front of it. What comes later may move it as ever, with a proof.
+    fn goes_on_at(&self) -> Hop {
+        let (came, begun) = (self.wire.came().hop, self.facts.hop);
+        let same_host = came.remote.ip() == begun.remote.ip();
+        let leaves = came.local.port() != begun.local.port() && (same_host || self.facts.nat.there);
+        if leaves { came } else { begun }
     }
 
     fn take_new_keys(&mut self, ctx: &mut Ctx, request: &[u8], response: &[u8], shared: &Secret) -> Result<(), Error> {
@@ -195,12 +205,13 @@ impl IkeSa {
     }
 
     pub(super) fn on_auth_request(&mut self, ctx: &mut Ctx, parts: &Parts) {
+        let hop = self.goes_on_at();
         let Stage::Authenticating(handshake) = &self.stage else { return };
         let (now, source) = (ctx.now.instant, self.wire.came().hop.remote.ip());
         if !ctx.shared.failures.may_try(now, source) {
             return ctx.count(None, |counters| counters.dropped_rate += 1);
         }
-        self.facts.hop = self.wire.came().hop;
+        self.facts.hop = hop;
         let auth_id = self.wire.window.expected_id();
         let answered = match auth::answer(ctx, &mut self.facts, handshake, auth_id, parts) {
             Ok((session, payloads)) => {

@@ -198,7 +198,8 @@ impl IkeSa {
             Place::Outside => ctx.count(self.facts.peer, |counters| counters.dropped_outside_window += 1),
             Place::Repeated => {
                 let moves = matches!(self.stage, Stage::Established(_) | Stage::Closing { .. });
-                self.wire.repeat_answer(ctx, (self.facts.peer, moves), hop, sealed, message.len());
+                let home = self.hop(ctx);
+                self.wire.repeat_answer(ctx, (self.facts.peer, moves), (hop, home), sealed, message.len());
             }
             Place::Expected => {
                 if matches!(self.stage, Stage::Closed | Stage::Beginning) {

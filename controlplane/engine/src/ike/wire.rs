@@ -176,19 +176,21 @@ impl<X> Wire<X> {
     /// A request of `len` bytes that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1), for its length
     /// too.
     ///
-    /// Anybody may have recorded it. So the answer goes a few times to the address that was answered. To another one, where a peer with
+    /// Anybody may have recorded it. So the answer goes a few times to the address that was answered, and to `home`, where the peer is known
+    /// to be: somebody else may have been faster with a copy of its request. To another one, where a peer with
     /// `moves` may be now (RFC 4555 §3.5), goes only what is no longer than the datagram that came from there: for each fragment the one
     /// with its number.
     pub(super) fn repeat_answer(
         &mut self,
         ctx: &mut Ctx,
         (peer, moves): (Option<PeerId>, bool),
-        hop: Hop,
+        (hop, home): (Hop, Hop),
         sealed: &Sealed,
         len: usize,
     ) {
         let number = sealed.fragment().map_or(1, |fragment| usize::from(fragment.number));
-        let asker = if hop.remote == self.came.hop.remote { Asker::Same } else { Asker::Other };
+        let asks_again = hop.remote == self.came.hop.remote || hop.remote.ip() == home.remote.ip();
+        let asker = if asks_again { Asker::Same } else { Asker::Other };
         if asker == Asker::Same && number != 1 {
             return;
         }

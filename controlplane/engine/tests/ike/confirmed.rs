@@ -201,3 +201,46 @@ fn of_two_begun_at_one_moment_one_goes_and_nobody_calls_that_a_problem() {
     }
     assert!(redundant > 20, "{redundant}");
 }
+
+#[test]
+fn a_copy_that_is_faster_from_elsewhere_leads_no_handshake_astray() {
+    // Somebody on the cable sends every request of A on at once, with another source; what A sent itself comes later.
+    for proposals in [vec![classic()], vec![hybrid()]] {
+        let mut world = pair(6, |node, config| {
+            (config.proposals, config.dpd) = (proposals.clone(), Duration::from_secs(3600));
+            config.initiate = false;
+            if node == B {
+                config.remotes.clear();
+            }
+        });
+        let (b, elsewhere) = (peer(B).local.expect("an address"), "203.0.113.9:4500".parse().expect("an address"));
+        world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
+        let mut copied = 0;
+        while world.elapsed() < Duration::from_secs(2) {
+            for (_, to, datagram) in world.log.clone().into_iter().skip(copied) {
+                let header = Header::decode(&datagram[4..]).expect("a message");
+                if to == b && header.exchange != ExchangeType::IKE_SA_INIT {
+                    world.inject(elsewhere, to, datagram);
+                }
+            }
+            copied = world.log.len();
+            world.run_for(Duration::from_millis(1));
+        }
+        assert!(world.is_up(A, PEER) && world.is_up(B, PEER));
+        assert_eq!(world.ike(B).hop.remote, peer(A).local.expect("an address"));
+        carry(&mut world, Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn the_end_of_a_quiet_ike_sa_is_told() {
+    let mut world = healthy(8, |_, _| {});
+    world.run_for(Duration::from_secs(60));
+    let quiet = world.ike(B).spis;
+    world.nodes[A].on = false;
+    let node = another(&mut world, 1, |_| {});
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(node, PEER)));
+    world.run_for(Duration::from_secs(60));
+    let ended = |event: &Event| matches!(event, Event::IkeDown { spis, .. } if *spis == quiet);
+    assert!(world.nodes[B].events.iter().any(ended));
+}
