@@ -36,9 +36,11 @@ pub(super) enum Stage {
     /// Every key exchange is made; IKE_AUTH comes next.
     Authenticating(Box<Keyed>),
     Established(Box<Session>),
-    /// Our last request is under way, or waits for the answer to the one before: Delete, or the news of a failure.
+    /// Our last request is under way, or waits for the answer to the one before: Delete, or the news of a failure. `believed`: the peer has
+    /// proven who it is.
     Closing {
         last: Vec<Payload>,
+        believed: bool,
     },
     /// Over; only the last answer is repeated where it was lost.
     Closed,
@@ -66,10 +68,10 @@ pub(super) struct IkeSa {
     pub wire: Wire<Initiated>,
     pub stage: Stage,
     pub created: Instant,
-    /// The responder's: which request began it.
-    pub init_digest: Option<[u8; 32]>,
     /// Since when it is over.
     pub closed: Option<Instant>,
+    /// The responder's: which request began it.
+    pub init_digest: Option<[u8; 32]>,
     /// The responder's: who an initiator says it is that was not let in, for people.
     pub claimed: Option<Shown>,
     /// A request that can be answered when the Child SAs have come.
@@ -85,9 +87,9 @@ impl IkeSa {
             facts,
             stage: Stage::Beginning,
             created: now,
+            closed: None,
             init_digest: None,
             claimed: None,
-            closed: None,
             deferred: None,
             offspring: None,
         }
@@ -202,7 +204,8 @@ impl IkeSa {
                 self.wire.repeat_answer(ctx, (self.facts.peer, moves), (hop, home), sealed, message.len());
             }
             Place::Expected => {
-                if matches!(self.stage, Stage::Closed | Stage::Beginning) {
+                // Who has not proven who it is must not take an answer for our consent.
+                if matches!(self.stage, Stage::Closed | Stage::Beginning | Stage::Closing { believed: false, .. }) {
                     return ctx.count(self.facts.peer, |counters| counters.dropped_out_of_place += 1);
                 }
                 if let Some(opened) = self.wire.take_request(ctx, self.facts.peer, hop, sealed, message) {
@@ -361,7 +364,7 @@ impl IkeSa {
 
     fn on_response(&mut self, ctx: &mut Ctx, parts: Parts, opened: &Opened) {
         let Some(Outstanding { exchange, context, .. }) = self.wire.window.answered() else { return };
-        if let Stage::Closing { last } = &mut self.stage {
+        if let Stage::Closing { last, .. } = &mut self.stage {
             context.release(ctx);
             let last = std::mem::take(last);
             return self.send_last(ctx, &last);
@@ -429,14 +432,15 @@ impl IkeSa {
 
     /// Removes the Child SAs and sends a last request; the IKE SA is gone when it is answered.
     pub(super) fn close(&mut self, ctx: &mut Ctx, last: Vec<Payload>, cause: Cause) {
+        let believed = self.session().is_some();
         self.remove_children(ctx);
         ctx.act(Action::Ended(cause));
         if self.wire.window.is_idle() {
-            self.stage = Stage::Closing { last: Vec::new() };
+            self.stage = Stage::Closing { last: Vec::new(), believed };
             self.send_last(ctx, &last);
         } else {
             // The window is one request: the one under way has to be answered first.
-            self.stage = Stage::Closing { last };
+            self.stage = Stage::Closing { last, believed };
         }
     }
 
@@ -456,12 +460,12 @@ impl IkeSa {
             withdrawn.context.release(ctx);
         }
         self.stage = Stage::Closed;
+        self.closed = Some(ctx.now.instant);
         if !was_over {
             ctx.act(Action::Ended(cause));
         }
     }
 
-        self.closed = Some(ctx.now.instant);
     fn remove_children(&mut self, ctx: &mut Ctx) {
         if let Stage::Established(session) = &mut self.stage {
             session.remove_all(ctx);

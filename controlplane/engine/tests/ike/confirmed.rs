@@ -67,6 +67,22 @@ fn a_client_that_fails_its_own_check_of_us_ends_nothing() {
 }
 
 #[test]
+fn a_client_that_does_not_believe_us_answers_nothing() {
+    let mut world = healthy(7, |_, _| {});
+    let before = spis_of(&world);
+    let node = another(&mut world, 1, |config| config.remote_id = "x.example.org".parse().expect("an identity"));
+    // What it says of that is lost; B asks it for a sign of life.
+    let from = world.nodes[node].address;
+    world.filter = Some(Box::new(move |source, _, payload| {
+        let header = Header::decode(&payload[4..]).expect("a message");
+        source != from || header.exchange != ExchangeType::INFORMATIONAL || header.flags.response
+    }));
+    carry(&mut world, Duration::from_secs(3));
+    assert!(world.nodes[B].endpoint.status(PEER).expect("the peer").ike.len() > 1, "B waits for it");
+    assert_eq!((spis_of(&world), world.nodes[B].data.outbound.len()), (before, 1));
+}
+
+#[test]
 fn a_client_that_says_nothing_more_is_forgotten() {
     let mut world = healthy(2, |_, _| {});
     let before = spis_of(&world);
