@@ -29,7 +29,10 @@ impl Endpoint {
         let over = |id: &&SaId| self.sas.get(id).is_none_or(|sa| sa.session().is_none());
         let goes = |id: &&SaId| {
             let session = self.sas.get(id).and_then(|sa| sa.session());
-            session.is_some_and(|session| session.succession.is_going() || session.succession.holds())
+            session.is_some_and(|session| {
+                let succession = &session.succession;
+                succession.is_going() || succession.holds() || succession.is_redundant()
+            })
         };
         let spare = || known.sas.iter().filter(|id| Some(**id) != current && Some(**id) != newest);
         let Some(id) = spare().find(over).or_else(|| spare().find(goes)).copied() else { return false };
