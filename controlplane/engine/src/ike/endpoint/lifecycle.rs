@@ -45,7 +45,8 @@ impl Endpoint {
         }
         // It takes the place of another one when the peer has shown that it has it.
         let holds = self.sas.get(&id).and_then(|sa| sa.session()).is_some_and(|session| session.succession.holds());
-        let replaces = other.and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
+        let is_used = self.shared.peers.get(&peer_id).is_some_and(|peer| peer.current == Some(id));
+        let replaces = other.filter(|_| is_used).and_then(|other| self.sas.get(&other)).map(|other| other.facts.spis);
         self.shared.event(match holds {
             true => Event::IkeWaits { peer: peer_id, spis },
             false => Event::IkeUp { peer: peer_id, spis, replaces },
