@@ -22,7 +22,8 @@ impl Endpoint {
         self.shared.peers.get(&peer).map_or(0, |peer| peer.sas.len())
     }
 
-    /// Ends the oldest IKE SA of a peer that is over, or that another one has replaced, and forgets it. Says whether there was one.
+    /// Ends the oldest IKE SA of a peer that is over, or that another one has replaced, or else the oldest that is not in use, and forgets it.
+    /// Says whether there was one.
     fn end_surplus(&mut self, now: Now, peer: PeerId) -> bool {
         let Some(known) = self.shared.peers.get(&peer) else { return false };
         let (current, newest) = (known.current, known.sas.last().copied());
@@ -35,7 +36,10 @@ impl Endpoint {
             })
         };
         let spare = || known.sas.iter().filter(|id| Some(**id) != current && Some(**id) != newest);
-        let Some(id) = spare().find(over).or_else(|| spare().find(goes)).copied() else { return false };
+        // Who rekeys those that are to go has more that look as if they were to stay.
+        let Some(id) = spare().find(over).or_else(|| spare().find(goes)).or_else(|| spare().next()).copied() else {
+            return false;
+        };
         self.end_replaced(now, id, current);
         if let Some(sa) = self.sas.remove(&id) {
             self.timers.set(Timer::Sa(id), None);
