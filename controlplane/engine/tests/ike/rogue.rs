@@ -8,7 +8,7 @@ use adit_engine::crypto::aead::{self, IkeAead};
 use adit_engine::crypto::{AuthData, Exchanged, IkeKeys, KeyExchange, KeyExchangeMethod, Prf, Sender};
 use adit_engine::identity::Identity;
 use adit_engine::ike::{Event, PeerConfig};
-use adit_proto::ike::encrypted::{self, Sealed, Unsealed};
+use adit_proto::ike::encrypted::{self, Fragment, Sealed, Unsealed};
 use adit_proto::ike::{ExchangeType, Flags, Header, Identification, Message, Notify, NotifyType, Payload, PayloadType};
 use adit_proto::ike::{decode_payloads, encode_payloads};
 use adit_proto::suite::Suite;
@@ -116,6 +116,13 @@ impl Rogue {
     pub fn seal(&mut self, kind: ExchangeType, id: u32, payloads: &[Payload]) -> Vec<u8> {
         let (first, inner) = encode_payloads(payloads).expect("payloads");
         let unsealed = Unsealed::sk(&self.header(kind, false, id), first, &inner, self.seal.next_iv()).expect("a message");
+        self.finish(unsealed)
+    }
+
+    /// A fragment (RFC 7383) of a request of his.
+    pub fn seal_fragment(&mut self, kind: ExchangeType, id: u32, fragment: Fragment, part: &[u8]) -> Vec<u8> {
+        let header = self.header(kind, false, id);
+        let unsealed = Unsealed::skf(&header, PayloadType::NOTIFY, (fragment, part), self.seal.next_iv()).expect("a fragment");
         self.finish(unsealed)
     }
 

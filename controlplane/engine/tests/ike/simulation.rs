@@ -1,7 +1,6 @@
 //! Chance decides: configurations, the network, what the operators and the weather do. Whatever happened, when it is over both
 //! gateways agree on everything and nothing is left behind.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use adit_engine::ike::{
@@ -10,10 +9,10 @@ use adit_engine::ike::{
 
 use adit_sim::*;
 
+use super::seeds::{FailedOnce, trace, with_seeds};
+
 /// Runs of each kind.
 const RUNS: u64 = 1500;
-/// Seeds that found a mistake, by what it was.
-type FailedOnce = &'static [(&'static str, &'static [u64])];
 const FAILED_ONCE: FailedOnce = &[
     ("a Child SA made twice; an SA that went before the peer had its successor", &[526, 846, 4184, 8216]),
     ("a late Delete brought an SA into use that had a successor itself", &[74_992, 77_816, 194_181, 216_692, 229_734]),
@@ -30,8 +29,6 @@ const FAILED_ONCE_STALE: FailedOnce = &[
     ("an answer to a process before was taken for one about another lane", &[2_503_825]),
     ("where the peer had moved was forgotten, since too little had come from there to ask it", &[2_000_272, 2_000_898]),
 ];
-/// Failures after which a kind of run is given up.
-const FAILURES_MAX: usize = 20;
 
 /// One run: what was drawn from its seed.
 struct Run {
@@ -317,42 +314,9 @@ impl Run {
     }
 }
 
-/// The seeds of a kind of run: those that once failed and as many as SIM_RUNS says, from SIM_FIRST on; or the one of SIM_SEED.
-#[expect(clippy::disallowed_methods, reason = "the way to repeat one run")]
-fn seeds(offset: u64, failed_once: FailedOnce) -> Vec<u64> {
-    let set = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    match set("SIM_SEED") {
-        Some(seed) => vec![seed],
-        None => {
-            let first = offset + set("SIM_FIRST").unwrap_or(0);
-            let once = failed_once.iter().flat_map(|(_, seeds)| *seeds).copied();
-            once.chain(first..first + set("SIM_RUNS").unwrap_or(RUNS)).collect()
-        }
-    }
-}
-
-/// Runs every seed, and names all that fail.
-fn with_seeds(offset: u64, failed_once: FailedOnce, run: impl Fn(u64)) {
-    let fails = |seed: &u64| {
-        let failed = catch_unwind(AssertUnwindSafe(|| run(*seed))).is_err();
-        if failed {
-            eprintln!("repeat it with SIM_SEED={seed}");
-        }
-        failed
-    };
-    let failed: Vec<u64> = seeds(offset, failed_once).into_iter().filter(fails).take(FAILURES_MAX).collect();
-    let known: Vec<_> = failed_once.iter().filter(|(_, seeds)| seeds.iter().any(|seed| failed.contains(seed))).collect();
-    assert!(failed.is_empty(), "these seeds failed: {failed:?}; known before: {known:?}");
-}
-
-#[expect(clippy::disallowed_methods, reason = "a switch for a person who repeats one run")]
-fn trace() -> bool {
-    std::env::var("SIM_TRACE").is_ok()
-}
-
 #[test]
 fn rekeys_and_successors_on_a_bad_network_lose_and_leave_nothing() {
-    with_seeds(0, FAILED_ONCE, |seed| {
+    with_seeds((0, RUNS), FAILED_ONCE, |seed| {
         let mut run = Run::new(seed);
         run.world.trace = trace();
         run.lose_nothing(seed, 12);
@@ -361,7 +325,7 @@ fn rekeys_and_successors_on_a_bad_network_lose_and_leave_nothing() {
 
 #[test]
 fn several_child_sas_on_a_bad_network_lose_and_leave_nothing() {
-    with_seeds(4_000_000, &[], |seed| {
+    with_seeds((4_000_000, RUNS), &[], |seed| {
         let mut run = Run::with_networks(seed);
         run.world.trace = trace();
         run.lose_nothing(seed, 8);
@@ -370,7 +334,7 @@ fn several_child_sas_on_a_bad_network_lose_and_leave_nothing() {
 
 #[test]
 fn several_child_sas_heal_after_crashes_cuts_and_hang_ups() {
-    with_seeds(5_000_000, &[], |seed| {
+    with_seeds((5_000_000, RUNS), &[], |seed| {
         let mut run = Run::with_networks(seed);
         run.world.trace = trace();
         for _ in 0..run.world.rng.below(6) {
@@ -384,7 +348,7 @@ fn several_child_sas_heal_after_crashes_cuts_and_hang_ups() {
 
 #[test]
 fn new_authentications_on_a_bad_network_leave_nothing() {
-    with_seeds(3_000_000, &[], |seed| {
+    with_seeds((3_000_000, RUNS), &[], |seed| {
         let mut run = Run::new(seed);
         run.world.trace = trace();
         let lanes = run.lanes();
@@ -412,7 +376,7 @@ fn new_authentications_on_a_bad_network_leave_nothing() {
 
 #[test]
 fn crashes_cuts_moves_and_hang_ups_heal() {
-    with_seeds(1_000_000, FAILED_ONCE_ROUGH, |seed| {
+    with_seeds((1_000_000, RUNS), FAILED_ONCE_ROUGH, |seed| {
         let mut run = Run::new(seed);
         run.world.trace = trace();
         for _ in 0..run.world.rng.below(8) {
@@ -426,7 +390,7 @@ fn crashes_cuts_moves_and_hang_ups_heal() {
 
 #[test]
 fn old_vaults_and_lost_sas_repeat_no_nonce_and_heal() {
-    with_seeds(2_000_000, FAILED_ONCE_STALE, |seed| {
+    with_seeds((2_000_000, RUNS), FAILED_ONCE_STALE, |seed| {
         let mut run = Run::new(seed);
         run.world.trace = trace();
         for _ in 0..run.world.rng.below(6) {
