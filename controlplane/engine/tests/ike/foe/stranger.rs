@@ -23,7 +23,7 @@ pub const MOVES: &[Move] = &[
     ("a replay", replay),
     ("a replay from elsewhere", replay_from_elsewhere),
     ("a replay that is changed", mutate),
-    ("ESP that overtakes itself from elsewhere", replay_from_elsewhere),
+    ("a copy that is faster from elsewhere", overtake),
     ("a forged notify", forge),
     ("a false name", pretend),
     ("a handshake without the secret", handshake_without_secret),
@@ -194,6 +194,16 @@ fn replay_from_elsewhere(scene: &mut Scene) {
     let elsewhere = scene.anywhere();
     if let Some((_, to, load)) = overheard(scene) {
         scene.throw_load(elsewhere, to, load);
+    }
+}
+
+/// Of what was sent last, before it arrives.
+fn overtake(scene: &mut Scene) {
+    let elsewhere = scene.anywhere();
+    let depth = scene.rng.below(4) as usize;
+    let newest = scene.world.overheard.as_ref().and_then(|heard| heard.get(depth).cloned());
+    if let Some((_, to, load)) = newest {
+        scene.world.inject_after(std::time::Duration::from_micros(10), elsewhere, to, load);
     }
 }
 
