@@ -57,6 +57,7 @@ impl Plane {
             io: "io_uring".into(),
             memory_bytes: 5 << 20,
             arguments: Vec::new(),
+            protections: Default::default(),
         };
         let sizes = Sizes { workers: WORKERS, sa_slots: 16, ..Sizes::default() };
         let (region, ports) = Region::create(&sizes, &info).unwrap();

@@ -12,6 +12,7 @@
 pub mod checksum;
 pub mod class;
 pub mod config;
+pub mod confinement;
 pub mod control;
 pub mod crypto;
 pub mod echo;

@@ -3,6 +3,8 @@
 //!
 //! unsafe here: signalfd, poll and the monotonic clock.
 
+mod slices;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
@@ -12,13 +14,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_channel::service::{Manager, NotifyState};
-use adit_channel::{EventFd, Listener, Notice, PlaneInfo, Port, Region, Sizes, Turns};
+use adit_channel::{EventFd, Listener, Notice, PlaneInfo, Port, Protections, Region, Sizes, Turns};
 use adit_proto::control::{Mode, Place};
 use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
 use core_affinity::CoreId;
 
 use crate::config::{self, Config, IoChoice, MssClamp};
+use crate::confinement;
 use crate::crypto;
 use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
@@ -38,6 +41,8 @@ use adit_esp::aead::{Backend, cpu_features};
 const PREDECESSOR_GRACE: Duration = Duration::from_secs(3);
 /// How long to wait before a control plane that could not be let in is tried again.
 const LISTENER_PAUSE: Duration = Duration::from_millis(100);
+/// How [`PlaneInfo`] calls that way of waiting.
+const IO_URING: &str = "io_uring";
 /// How often every worker is made to look at its clock.
 const TICK: Duration = Duration::from_secs(1);
 /// Bytes of the vault per SA that there can be: its key's name and its totals. There are twice as many slots as SAs.
@@ -46,8 +51,6 @@ const VAULT_BYTES_PER_SLOT: u32 = 64;
 const VAULT_BYTES_PER_PEER: u32 = 4096;
 /// Most bytes of the vault that the channel can lay out.
 const VAULT_BYTES_MAX: u32 = 64 << 20;
-/// Slice that workers ask the scheduler for.
-const SLICE_NS: u64 = 100_000;
 
 /// Whether the workers run on io_uring, and why not.
 struct IoDecision {
@@ -58,6 +61,8 @@ struct IoDecision {
 /// A data plane with everything open and allocated, before its threads run.
 pub struct Plane {
     workers: Vec<Worker>,
+    region: Region,
+    info: PlaneInfo,
     listener: Listener,
     cores: Vec<CoreId>,
     io: IoDecision,
@@ -73,7 +78,19 @@ pub fn run(config: &Config) -> Result<ExitCode> {
         eprintln!("WARNING: the manager of services that NOTIFY_SOCKET names cannot be told how we do: {error}");
         Manager::default()
     });
-    let (running, listener) = Plane::open(config)?.spawn()?;
+    let plane = Plane::open(config)?;
+    let mut protections = Protections::default();
+    confinement::drop_privileges(&config.socket, &mut protections)?;
+    // To become another user opens it again.
+    close_memory().context("cannot close the memory of the process to others and to core dumps")?;
+    let (running, listener) = plane.spawn(|info| {
+        confinement::restrict_system_calls(&mut protections);
+        if info.io == IO_URING {
+            protections.hold("io_uring restrictions");
+        }
+        eprintln!("protections: {protections}");
+        info.protections = protections;
+    })?;
     supervise(running, listener, &signals, manager)
 }
 
@@ -109,14 +126,30 @@ impl Plane {
         }
         let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
         let busy_poll = Duration::from_micros(config.busy_poll_us.into());
-        Ok(Plane { workers, listener, cores, io, busy_poll })
+        Ok(Plane { workers, region, info, listener, cores, io, busy_poll })
     }
 
-    /// Starts the workers, each pinned to its core.
-    pub fn spawn(self) -> Result<(Running, Listener)> {
+    /// Starts the workers, each pinned to its core. `last` is done when all of them have opened what they need, before the first packet;
+    /// what it changes of the info, control planes are told.
+    pub fn spawn(mut self, last: impl FnOnce(&mut PlaneInfo)) -> Result<(Running, Listener)> {
         let mut running = Running::new()?;
-        for (id, (worker, core)) in self.workers.into_iter().zip(self.cores).enumerate() {
-            running.spawn(id, worker, core, self.io.uring.then_some(self.busy_poll))?;
+        let starts: Result<Vec<_>> = self
+            .workers
+            .into_iter()
+            .zip(self.cores)
+            .enumerate()
+            .map(|(id, (worker, core))| running.spawn(id, worker, core, self.io.uring.then_some(self.busy_poll)))
+            .collect();
+        let starts = starts?;
+        for _ in &starts {
+            let (worker, opened) = running.ready.recv().context("a worker ended while it was started")?;
+            opened.map_err(|failure| anyhow::anyhow!(explain(worker, &failure)))?;
+        }
+        last(&mut self.info);
+        self.region.describe(&self.info).context("cannot describe the data plane in the channel's shared memory")?;
+        for start in &starts {
+            // A worker that is gone has reported why.
+            let _ = start.send(());
         }
         Ok((running, self.listener))
     }
@@ -178,9 +211,10 @@ fn describe(config: &Config, tap: &Tap, io: &IoDecision, backend: Backend) -> Pl
         sa_slots: config.sa_slots,
         cpu_features: cpu_features(),
         crypto: backend.name().into(),
-        io: if io.uring { "io_uring" } else { "poll" }.into(),
+        io: if io.uring { IO_URING } else { "poll" }.into(),
         memory_bytes: memory_bytes(config) as u64,
         arguments: config::pairs(std::env::args().skip(1)),
+        protections: Protections::default(),
     }
 }
 
@@ -307,6 +341,9 @@ pub struct Running {
     threads: Vec<thread::JoinHandle<()>>,
     report: mpsc::Sender<(usize, Failure)>,
     failures: mpsc::Receiver<(usize, Failure)>,
+    /// Workers that have opened what they need, or could not.
+    opened: mpsc::Sender<(usize, Result<(), Failure>)>,
+    ready: mpsc::Receiver<(usize, Result<(), Failure>)>,
     stop: Arc<AtomicBool>,
     wakes: Vec<Arc<EventFd>>,
     /// The turns of each worker, and how many it had made when they were looked at last.
@@ -320,26 +357,33 @@ impl Running {
         let (report, failures) = mpsc::channel();
         let alarm = Arc::new(EventFd::new().context("cannot create an eventfd")?);
         let stop = Arc::new(AtomicBool::new(false));
-        Ok(Running { threads: Vec::new(), report, failures, stop, wakes: Vec::new(), turns: Vec::new(), alarm })
+        let (opened, ready) = mpsc::channel();
+        Ok(Running { threads: Vec::new(), report, failures, opened, ready, stop, wakes: Vec::new(), turns: Vec::new(), alarm })
     }
 
-    /// `uring`: run on io_uring, and how long to look before sleeping; else on poll.
-    fn spawn(&mut self, id: usize, mut worker: Worker, core: CoreId, uring: Option<Duration>) -> Result<()> {
+    /// `uring`: run on io_uring, and how long to look before sleeping; else on poll. The worker says by `ready` that it has opened what it
+    /// needs, and begins when it is told to by what is returned.
+    fn spawn(&mut self, id: usize, mut worker: Worker, core: CoreId, uring: Option<Duration>) -> Result<mpsc::Sender<()>> {
         let (stop, report, alarm) = (self.stop.clone(), self.report.clone(), self.alarm.clone());
+        let (opened, (start, begin)) = (self.opened.clone(), mpsc::channel());
         let descriptors = worker.descriptors();
         self.wakes.push(worker.waker());
         self.turns.push((worker.turns(), u64::MAX));
         let body = move || {
-            if !core_affinity::set_for_current(core) {
-                eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
+            take_core(id, core);
+            let (ring, ready) = match uring.map(|busy_poll| UringIo::new(descriptors, busy_poll)).transpose() {
+                Ok(ring) => (ring, Ok(())),
+                Err(failure) => (None, Err(failure)),
+            };
+            let failed = ready.is_err();
+            // Whoever waits for it may have given up; then nobody tells us to begin either.
+            let _ = opened.send((id, ready));
+            if failed || begin.recv().is_err() {
+                return;
             }
-            if let Err(error) = ask_for_short_slices() {
-                eprintln!("worker {id} runs with the scheduler's usual slices: {error}");
-            }
-            let result = if let Some(busy_poll) = uring {
-                UringIo::new(descriptors, busy_poll).and_then(|io| worker.run(io, &stop))
-            } else {
-                worker.run(PollIo::new(descriptors), &stop)
+            let result = match ring {
+                Some(ring) => worker.run(ring, &stop),
+                None => worker.run(PollIo::new(descriptors), &stop),
             };
             if let Err(failure) = result {
                 // The receiver lives as long as the process serves.
@@ -349,7 +393,7 @@ impl Running {
         };
         let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(body).context("cannot start a worker thread")?;
         self.threads.push(thread);
-        Ok(())
+        Ok(start)
     }
 
     /// Makes every worker look at its clock.
@@ -374,6 +418,16 @@ impl Running {
             // A worker that panicked has said so on stderr.
             let _ = thread.join();
         }
+    }
+}
+
+/// Has the calling thread, a worker, run on its core, in short slices.
+fn take_core(id: usize, core: CoreId) {
+    if !core_affinity::set_for_current(core) {
+        eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
+    }
+    if let Err(error) = slices::ask_for_short_slices() {
+        eprintln!("worker {id} runs with the scheduler's usual slices: {error}");
     }
 }
 
@@ -473,41 +527,6 @@ fn explain(worker: usize, failure: &Failure) -> String {
     }
 }
 
-/// `struct sched_attr` of sched_setattr(2), first version.
-#[derive(Debug, Default, PartialEq)]
-#[repr(C)]
-struct Scheduling {
-    size: u32,
-    policy: u32,
-    flags: u64,
-    nice: i32,
-    priority: u32,
-    runtime_ns: u64,
-    deadline_ns: u64,
-    period_ns: u64,
-}
-
-/// How the calling thread is scheduled.
-fn scheduling() -> io::Result<Scheduling> {
-    let mut now = Scheduling::default();
-    // SAFETY: the kernel writes at most the length given.
-    let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut now, size_of::<Scheduling>(), 0) };
-    if result == 0 { Ok(now) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Asks the scheduler for short slices (Linux 6.12): a worker that wakes then soon gets its core, and holds it shorter; its share
-/// of the core stays what it was. Under a policy without slices, which is somebody's choice, nothing changes.
-fn ask_for_short_slices() -> io::Result<()> {
-    let now = scheduling()?;
-    if !matches!(now.policy as libc::c_int, libc::SCHED_OTHER | libc::SCHED_BATCH) {
-        return Ok(());
-    }
-    let wanted = Scheduling { runtime_ns: SLICE_NS, ..now };
-    // SAFETY: the structure is as long as it says and is only read.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 fn watch(fd: RawFd) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
 }
@@ -546,42 +565,5 @@ fn block_signals() -> io::Result<OwnedFd> {
         }
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What was in force for a thread before and after it asked for short slices.
-    fn before_and_after(policy: libc::c_int, nice: libc::c_int, priority: libc::c_int) -> (Scheduling, Scheduling) {
-        let asking = thread::spawn(move || {
-            let parameters = libc::sched_param { sched_priority: priority };
-            // SAFETY: the structure is only read; both calls change the calling thread alone.
-            let set = unsafe {
-                libc::sched_setscheduler(0, policy, &raw const parameters) == 0
-                    && libc::setpriority(libc::PRIO_PROCESS, 0, nice) == 0
-            };
-            assert!(set, "run as root: {}", io::Error::last_os_error());
-            let before = scheduling().unwrap();
-            ask_for_short_slices().unwrap();
-            (before, scheduling().unwrap())
-        });
-        asking.join().unwrap()
-    }
-
-    #[test]
-    fn whoever_asks_for_short_slices_keeps_policy_and_niceness() {
-        for (policy, nice) in [(libc::SCHED_OTHER, 7), (libc::SCHED_OTHER, -3), (libc::SCHED_BATCH, 5)] {
-            let (before, after) = before_and_after(policy, nice, 0);
-            assert_eq!((after.policy, after.nice), (policy as u32, nice));
-            // Linux before 6.12 knows no slices and shows none.
-            assert!([0, SLICE_NS].contains(&after.runtime_ns), "{after:?}");
-            assert_eq!(Scheduling { runtime_ns: before.runtime_ns, ..after }, before);
-        }
-        for (policy, priority) in [(libc::SCHED_IDLE, 0), (libc::SCHED_FIFO, 1)] {
-            let (before, after) = before_and_after(policy, 0, priority);
-            assert_eq!(before, after);
-        }
     }
 }

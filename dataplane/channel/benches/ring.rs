@@ -52,6 +52,7 @@ fn port() -> Port {
         io: String::new(),
         memory_bytes: 0,
         arguments: Vec::new(),
+        protections: Default::default(),
     };
     Region::create(&sizes, &info).unwrap().1.remove(0)
 }

@@ -1,5 +1,6 @@
 //! What the data plane says about itself as bytes, and the headers of datagrams as words.
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use adit_proto::codec::{DecodeError, Reader, Writer};
@@ -35,6 +36,36 @@ pub struct PlaneInfo {
     pub memory_bytes: u64,
     /// Its command line: flags with their values.
     pub arguments: Vec<(String, String)>,
+    pub protections: Protections,
+}
+
+/// What the process has given up before its first packet, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Protections {
+    pub in_force: Vec<String>,
+    /// What could not be given up, each with its reason.
+    pub lacking: Vec<String>,
+}
+
+impl Protections {
+    /// Notes one that is in force.
+    pub fn hold(&mut self, what: impl Into<String>) {
+        self.in_force.push(what.into());
+    }
+
+    /// Notes one that is not.
+    pub fn lack(&mut self, what: &str, why: &str) {
+        self.lacking.push(format!("{what} ({why})"));
+    }
+}
+
+impl fmt::Display for Protections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let none = self.in_force.is_empty();
+        f.write_str(if none { "none" } else { "" })?;
+        f.write_str(&self.in_force.join(", "))?;
+        if self.lacking.is_empty() { Ok(()) } else { write!(f, "; lacking: {}", self.lacking.join(", ")) }
+    }
 }
 
 /// Writes how many texts there are, and each.
@@ -60,6 +91,8 @@ impl PlaneInfo {
         let (flags, values) = (self.arguments.iter().map(|(flag, _)| flag), self.arguments.iter().map(|(_, value)| value));
         write_list(&mut writer, flags.map(String::as_str));
         write_list(&mut writer, values.map(String::as_str));
+        write_list(&mut writer, self.protections.in_force.iter().map(String::as_str));
+        write_list(&mut writer, self.protections.lacking.iter().map(String::as_str));
         writer.finish()
     }
 
@@ -81,6 +114,10 @@ impl PlaneInfo {
             io: reader.text("io")?.to_owned(),
             memory_bytes: reader.u64()?,
             arguments: read_list(&mut reader, "flag")?.into_iter().zip(read_list(&mut reader, "value")?).collect(),
+            protections: Protections {
+                in_force: read_list(&mut reader, "protection")?,
+                lacking: read_list(&mut reader, "protection")?,
+            },
         };
         reader.finish()?;
         Ok(info)
@@ -126,6 +163,7 @@ mod tests {
             io: "io_uring".into(),
             memory_bytes: 1 << 30,
             arguments: vec![("--workers".into(), "2".into()), ("--io".into(), String::new())],
+            protections: Protections { in_force: vec!["seccomp".into()], lacking: vec!["landlock (none)".into(), "x".into()] },
         }
     }
 

@@ -43,6 +43,8 @@ pub mod service;
 #[cfg(not(loom))]
 mod shm;
 #[cfg(not(loom))]
+pub mod users;
+#[cfg(not(loom))]
 mod vault;
 
 pub use live::LiveSa;
@@ -51,7 +53,7 @@ pub use sync::{AtomicU64, Ordering};
 pub use {
     counters::Counters,
     fd::{EventFd, ask_to_end},
-    info::PlaneInfo,
+    info::{PlaneInfo, Protections},
     layout::{LAYOUT_VERSION, PATH_SLOTS_MAX, PATH_SLOTS_UNIT, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
     listener::{Listener, Notice},
     master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError, mastership},

@@ -16,6 +16,7 @@ use socket2::Socket;
 use crate::fd::{self, EventFd, Heard};
 use crate::layout::{LAYOUT_VERSION, MAGIC};
 use crate::plane::{Attached, Region};
+use crate::users;
 
 /// Length of the first message, in bytes.
 pub(crate) const GREETING_LEN: usize = 32;
@@ -61,9 +62,9 @@ impl Greeting {
     }
 }
 
-/// The mode of the socket.
-fn mode(also: Option<u32>) -> u32 {
-    if also.is_some() { 0o660 } else { 0o600 }
+/// The mode of the socket: our group can connect where the master is another user of it, or where it is the group of both planes.
+fn mode(also: Option<u32>, group: Option<u32>) -> u32 {
+    if also.is_some() || group.is_some_and(users::acts_as) { 0o660 } else { 0o600 }
 }
 
 fn file_id(path: &Path) -> io::Result<(u64, u64)> {
@@ -107,6 +108,8 @@ pub struct Listener {
     path: PathBuf,
     /// A user who may be the master, beside ours and root.
     also: Option<u32>,
+    /// The group of both planes, if the machine has it.
+    group: Option<u32>,
     /// Device and inode of the socket's file.
     file: (u64, u64),
     memory: Arc<OwnedFd>,
@@ -124,10 +127,13 @@ impl Listener {
 
     /// The same, where the master is another user: our group can then connect, and whoever of it is not this user is turned away.
     pub fn bind_for(path: &Path, region: &Region, also: Option<u32>) -> io::Result<Listener> {
+        // Looked up now: later no file may be open to us.
+        let group = users::group();
         Ok(Listener {
-            socket: fd::listen(path, mode(also))?,
+            socket: fd::listen(path, mode(also, group))?,
             path: path.to_owned(),
             also,
+            group,
             file: file_id(path)?,
             memory: Arc::clone(&region.memory),
             up: Arc::clone(&region.up),
@@ -184,7 +190,7 @@ impl Listener {
             // Ours; or somebody else's, who then has the name.
             _ => return Ok(false),
         }
-        match fd::listen(&self.path, mode(self.also)) {
+        match fd::listen(&self.path, mode(self.also, self.group)) {
             Ok(socket) => {
                 (self.socket, self.file) = (socket, file_id(&self.path)?);
                 Ok(true)

@@ -23,6 +23,7 @@ use crate::paths::{PathCounters, PathTable};
 use crate::ring::{Consumer, Corrupt, Next, Producer, PushError};
 use crate::shm::{self, Mapping, Words};
 use crate::sync::Ordering;
+use crate::users;
 use crate::vault::{Vault, VaultTooSmall};
 
 /// The longest datagram that is punted or injected, in bytes: all that UDP carries.
@@ -50,7 +51,7 @@ pub enum AttachError {
     Denied {
         uid: u32,
     },
-    /// Who listens there is user `uid`, neither root nor we, nor the one whose directory it is.
+    /// Who listens there is user `uid`, neither root nor we, nor the one whose directory it is, nor the user of data planes.
     Foreign {
         uid: u32,
     },
@@ -238,7 +239,8 @@ impl Master {
             _ => AttachError::Io(error),
         })?;
         let peer = fd::peer_credentials(socket.as_fd())?;
-        if peer.uid != fd::own_uid() && peer.uid != 0 && Some(peer.uid) != owner_of_place(path) {
+        let known = [Some(0), Some(fd::own_uid()), owner_of_place(path), users::data_plane()];
+        if !known.contains(&Some(peer.uid)) {
             return Err(AttachError::Foreign { uid: peer.uid });
         }
         let mut greeting = [0; GREETING_LEN];

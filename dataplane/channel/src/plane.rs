@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::counters::{CounterBlock, add};
 use crate::fd::EventFd;
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
-use crate::layout::{Layout, Sizes, WorkerBlock, store_bytes};
+use crate::layout::{Layout, PAGE_BYTES, Sizes, WorkerBlock, store_bytes};
 use crate::live::{LiveSa, LiveTable};
 use crate::paths::{PathCount, PathTable};
 use crate::ring::{Consumer, Next, Producer, PushError};
@@ -66,7 +66,7 @@ pub struct Region {
     /// Signalled by the master, one per worker.
     pub(crate) down: Vec<Arc<EventFd>>,
     pub(crate) attached: Arc<Attached>,
-    bytes: usize,
+    layout: Layout,
 }
 
 impl Region {
@@ -84,21 +84,31 @@ impl Region {
             up: Arc::new(EventFd::new()?),
             down: (0..layout.workers.len()).map(|_| EventFd::new().map(Arc::new)).collect::<io::Result<_>>()?,
             attached: Arc::default(),
-            bytes: layout.bytes(),
+            layout: layout.clone(),
         };
         let part = |range: std::ops::Range<usize>| mapping.words(range).expect("the layout lies inside its own memory");
-        let mut encoded = vec![0; layout.info.len() * size_of::<u64>()];
-        let info_len = info.encode(&mut encoded).ok_or_else(|| invalid("the info of the data plane is too long"))?;
-        store_bytes(&part(layout.info.clone()), &encoded[..info_len]);
         let ports = layout.workers.iter().zip(&region.down);
         let ports = ports.map(|(block, down)| Port::new(block, &part, &region, down)).collect();
-        layout.write_header(&part(0..layout.info.end), info_len);
+        region.describe(info)?;
         Ok((region, ports))
+    }
+
+    /// Says something else about the data plane than [`Region::create`] was given: before a master is let in, who reads it once. The
+    /// sizes stay. `InvalidInput` when it is too long.
+    pub fn describe(&self, info: &PlaneInfo) -> io::Result<()> {
+        let too_long = || io::Error::new(io::ErrorKind::InvalidInput, "the info of the data plane is too long");
+        let mut encoded = vec![0; self.layout.info.len() * size_of::<u64>()];
+        let info_len = info.encode(&mut encoded).ok_or_else(too_long)?;
+        let head = Mapping::new(self.memory(), PAGE_BYTES)?;
+        let words = head.words(0..self.layout.info.end).expect("header and info lie in the first page");
+        store_bytes(&words[self.layout.info.clone()], &encoded[..info_len]);
+        self.layout.write_header(&words, info_len);
+        Ok(())
     }
 
     /// Length of the memory in bytes.
     pub fn memory_bytes(&self) -> usize {
-        self.bytes
+        self.layout.bytes()
     }
 
     /// The memory itself.

@@ -30,6 +30,7 @@ fn info(sizes: &Sizes) -> PlaneInfo {
         io: "poll".into(),
         memory_bytes: 1 << 20,
         arguments: Vec::new(),
+        protections: Default::default(),
     }
 }
 

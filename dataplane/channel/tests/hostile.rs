@@ -49,6 +49,7 @@ impl Pair {
             io: "poll".into(),
             memory_bytes: 0,
             arguments: Vec::new(),
+            protections: Default::default(),
         };
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("sock");

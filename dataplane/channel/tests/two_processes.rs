@@ -49,6 +49,7 @@ fn plane_for(path: &Path, also: Option<u32>) -> (Region, Port, Listener) {
         io: String::new(),
         memory_bytes: 0,
         arguments: Vec::new(),
+        protections: Default::default(),
     };
     let (region, mut ports) = Region::create(&sizes(), &info).unwrap();
     let listener = Listener::bind_for(path, &region, also).unwrap();

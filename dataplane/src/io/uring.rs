@@ -1,6 +1,7 @@
 //! io_uring: multishot polls on the three descriptors; writes to the TAP go down with the call that waits.
 //!
-//! One ring per worker, made and used by its thread alone (SINGLE_ISSUER, DEFER_TASKRUN). The TAP's writes complete inline
+//! One ring per worker, made and used by its thread alone (SINGLE_ISSUER, DEFER_TASKRUN), and restricted before it is used: it polls and
+//! writes its three descriptors and can do nothing else, for no filter of system calls sees what goes through a ring. The TAP's writes complete inline
 //! and in order while they are submitted; they are never linked and never forced to a kernel thread, which would reorder them.
 //!
 //! unsafe here: entries that point into the arena and into `iovecs`. For the arena whoever calls `tap_write` answers; the iovecs
@@ -14,9 +15,11 @@ use std::time::{Duration, Instant};
 use adit_channel::Port;
 use adit_proto::control::Place;
 use adit_proto::stats::Drop;
+use io_uring::register::Restriction;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, Work, completed};
+use crate::confinement;
 use crate::tap::coalesce::FRAMES_MAX;
 
 const ENTRIES: u32 = 256;
@@ -75,7 +78,11 @@ pub fn obstacle() -> Option<String> {
 }
 
 fn obstacle_here() -> Option<String> {
-    let error = match build(8) {
+    // Workers have no capability either, by which a kernel may let this one and not them.
+    if let Err(error) = confinement::drop_capabilities() {
+        return Some(format!("a thread cannot give up its capabilities to try it: {error}"));
+    }
+    let error = match build(8).and_then(|ring| restrict(&ring).map(|()| ring)) {
         Ok(ring) => return missing_operation(&ring),
         Err(error) => error,
     };
@@ -95,8 +102,7 @@ fn missing_operation(ring: &IoUring) -> Option<String> {
     if let Err(error) = ring.submitter().register_probe(&mut probe) {
         return Some(format!("the kernel does not say what it can do: {error}"));
     }
-    let needed = [opcode::PollAdd::CODE, opcode::Write::CODE, opcode::Writev::CODE];
-    needed.into_iter().any(|code| !probe.is_supported(code)).then(|| "the kernel lacks an operation that is needed".into())
+    OPERATIONS.into_iter().any(|code| !probe.is_supported(code)).then(|| "the kernel lacks an operation that is needed".into())
 }
 
 fn build(entries: u32) -> io::Result<IoUring> {
@@ -108,7 +114,25 @@ fn build(entries: u32) -> io::Result<IoUring> {
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(entries * 2)
+        // Until it is restricted.
+        .setup_r_disabled()
         .build(entries)
+}
+
+/// Operations of a ring. Each is on a registered descriptor.
+const OPERATIONS: [u8; 3] = [opcode::PollAdd::CODE, opcode::Write::CODE, opcode::Writev::CODE];
+/// What is asked of a ring at its end (IORING_UNREGISTER_FILES, IORING_REGISTER_SYNC_CANCEL), and before it is used
+/// (IORING_REGISTER_PROBE).
+const REQUESTS: [u8; 3] = [3, 24, 8];
+
+/// Lets a ring do what it is for and nothing else, for good, and lets it begin, by the thread that calls.
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    let fixed = squeue::Flags::FIXED_FILE.bits();
+    let mut list: Vec<Restriction> = OPERATIONS.map(Restriction::sqe_op).into();
+    list.extend(REQUESTS.map(Restriction::register_op));
+    list.extend([Restriction::sqe_flags_allowed(fixed), Restriction::sqe_flags_required(fixed)]);
+    ring.submitter().register_restrictions(&mut list)?;
+    ring.submitter().register_enable_rings()
 }
 
 impl UringIo {
@@ -116,7 +140,7 @@ impl UringIo {
     pub fn new(descriptors: Descriptors, busy_poll: Duration) -> Result<UringIo, Failure> {
         let ring = build(ENTRIES).map_err(Failure::at(Place::Wait))?;
         let files: [RawFd; 3] = [descriptors.tap, descriptors.udp, descriptors.wake];
-        ring.submitter().register_files(&files).map_err(Failure::at(Place::Wait))?;
+        ring.submitter().register_files(&files).and_then(|()| restrict(&ring)).map_err(Failure::at(Place::Wait))?;
         let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let iovecs = vec![empty; IOVECS].into_boxed_slice();
         let mut io = UringIo {

@@ -107,7 +107,7 @@ impl Bed {
         let plane = Plane::open(&Config::parse_from([&arguments[..], more].concat())).unwrap();
         run("ip", &["link", "set", "bed0", "addrgenmode", "none"]);
         run("ip", &["link", "set", "bed0", "up"]);
-        let (running, mut listener) = plane.spawn().unwrap();
+        let (running, mut listener) = plane.spawn(|_| ()).unwrap();
         let attaching = {
             let socket = socket.clone();
             thread::spawn(move || Master::attach(&socket).unwrap())

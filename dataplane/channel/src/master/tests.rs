@@ -68,6 +68,7 @@ fn what_is_no_event_counter_is_refused() {
         io: "poll".into(),
         memory_bytes: 0,
         arguments: Vec::new(),
+        protections: Default::default(),
     };
     let (region, _ports) = crate::plane::Region::create(&Sizes::default(), &info).unwrap();
     let counter = EventFd::new().unwrap();
