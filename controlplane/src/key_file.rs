@@ -1,10 +1,12 @@
 //! Reading files with keys: secret ones only when nobody else can read them.
 
-use std::fs::{File, OpenOptions};
+use std::fmt;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use adit_channel::users;
 use zeroize::Zeroizing;
 
 /// Longest file, in bytes: a chain of certificates, or a bundle of CAs.
@@ -18,6 +20,48 @@ pub enum Readers {
     All,
 }
 
+/// Whose a file is, and what may be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+    /// The last twelve bits of its mode.
+    pub mode: u32,
+}
+
+impl Owner {
+    pub(crate) fn of(facts: &Metadata) -> Owner {
+        Owner { uid: facts.uid(), gid: facts.gid(), mode: facts.mode() & 0o7777 }
+    }
+
+    /// Whether it may hold what adit trusts: it is root's, that of the user who runs adit, or of the user `adit`.
+    pub(crate) fn is_trusted(self) -> bool {
+        self.uid == 0 || self.uid == rustix::process::geteuid().as_raw() || users::control_plane() == Some(self.uid)
+    }
+
+    /// Whether nobody else can read or change it: 0600, or root's and to be read by the group `adit` (0640).
+    pub(crate) fn is_secret(self) -> bool {
+        let shared = self.uid == 0 && users::group() == Some(self.gid);
+        self.mode & if shared { 0o037 } else { 0o077 } == 0
+    }
+
+    /// What to run to make it one that may hold a secret.
+    pub(crate) fn remedy(self, file: &str) -> String {
+        match (self.is_trusted(), users::group()) {
+            (true, group) if self.uid == 0 && group == Some(self.gid) => format!("run: chmod 640 {file}"),
+            (true, _) => format!("run: chmod 600 {file}"),
+            (false, Some(_)) => format!("run: chown root:adit {file} && chmod 640 {file}"),
+            (false, None) => format!("run: chown root {file} && chmod 600 {file}"),
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "user {}, group {}, mode {:04o}", users::name(self.uid), users::group_name(self.gid), self.mode)
+    }
+}
+
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
@@ -27,12 +71,12 @@ pub enum KeyFileError {
     Unreadable(String, io::Error),
     #[error("{0} is not a regular file")]
     NotAFile(String),
-    #[error("the key file {0} can be read or changed by others (mode {1:04o})")]
-    TooOpen(String, u32),
-    #[error("the file {0} can be changed by others (mode {1:04o})")]
-    Writable(String, u32),
-    #[error("the file {0} belongs to user {1}, which is neither root nor the user who runs adit")]
-    ForeignOwner(String, u32),
+    #[error("the key file {0} ({1}) can be read or changed by others")]
+    TooOpen(String, Owner),
+    #[error("the file {0} ({1}) can be changed by others")]
+    Writable(String, Owner),
+    #[error("the file {0} ({1}) belongs to neither root nor the user who runs adit")]
+    ForeignOwner(String, Owner),
     #[error("the file {0} is longer than {FILE_BYTES_MAX} bytes")]
     TooLong(String),
     #[error("the file {0} is text in UTF-16, as some editors save it")]
@@ -51,9 +95,9 @@ impl KeyFileError {
             KeyFileError::Utf16(file) => {
                 format!("run: (umask 077; iconv -f UTF-16 -t UTF-8 {file} > {file}.utf8), and name that file")
             }
-            KeyFileError::TooOpen(file, _) => format!("run: chmod 600 {file}"),
+            KeyFileError::TooOpen(file, owner) => owner.remedy(file),
             KeyFileError::Writable(file, _) => format!("run: chmod go-w {file}"),
-            KeyFileError::ForeignOwner(file, _) => format!("run: chown root {file}"),
+            KeyFileError::ForeignOwner(file, owner) => owner.remedy(file),
         }
     }
 }
@@ -94,13 +138,13 @@ pub fn read(path: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, KeyFile
     if !facts.is_file() {
         return Err(KeyFileError::NotAFile(shown));
     }
-    if facts.uid() != 0 && facts.uid() != rustix::process::geteuid().as_raw() {
-        return Err(KeyFileError::ForeignOwner(shown, facts.uid()));
+    let owner = Owner::of(&facts);
+    if !owner.is_trusted() {
+        return Err(KeyFileError::ForeignOwner(shown, owner));
     }
-    let mode = facts.mode() & 0o7777;
     match readers {
-        Readers::OwnerOnly if mode & 0o077 != 0 => return Err(KeyFileError::TooOpen(shown, mode)),
-        Readers::All if mode & 0o022 != 0 => return Err(KeyFileError::Writable(shown, mode)),
+        Readers::OwnerOnly if !owner.is_secret() => return Err(KeyFileError::TooOpen(shown, owner)),
+        Readers::All if owner.mode & 0o022 != 0 => return Err(KeyFileError::Writable(shown, owner)),
         _ => {}
     }
     if facts.len() > FILE_BYTES_MAX {
@@ -135,6 +179,28 @@ mod tests {
         for (name, bytes) in [("little", b"\xff\xfea\0"), ("big", b"\xfe\xff\0a")] {
             let error = read_back(name, bytes).unwrap_err();
             assert!(matches!(error, KeyFileError::Utf16(_)) && error.remedy().contains("iconv -f UTF-16"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_for_its_owner_alone_and_the_owner_is_named() {
+        let own = rustix::process::geteuid().as_raw();
+        let gid = rustix::process::getegid().as_raw();
+        let of = |uid, mode| Owner { uid, gid, mode };
+        for (mode, is_secret) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o620, false), (0o4700, true)] {
+            assert_eq!(of(own, mode).is_secret(), is_secret, "{mode:o}");
+        }
+        assert!(of(own, 0o600).is_trusted() && of(0, 0o600).is_trusted());
+        let stranger = of(own + 4711, 0o640);
+        assert!(!stranger.is_trusted());
+        let remedy = stranger.remedy("FILE");
+        assert!(remedy.starts_with("run: chown root") && remedy.contains(" FILE && chmod 6"), "{remedy}");
+        let shown = stranger.to_string();
+        assert!(shown.starts_with(&format!("user {}, group ", own + 4711)) && shown.ends_with("mode 0640"), "{shown}");
+        // One that the group of both planes may read is root's.
+        if let Some(group) = users::group() {
+            let of = |uid, mode| Owner { uid, gid: group, mode };
+            assert!(of(0, 0o640).is_secret() && !of(0, 0o660).is_secret() && !of(own + 4711, 0o640).is_secret());
         }
     }
 }

@@ -8,7 +8,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use adit_proto::control::{SaKey, Spi};
@@ -21,7 +20,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::key_file::{self, Readers};
+use crate::key_file::{self, Owner, Readers};
 
 /// Length of the secret, in bytes.
 pub const SECRET_LEN: usize = 32;
@@ -63,10 +62,10 @@ pub enum KeyFileError {
     Unreadable(String, io::Error),
     #[error("{0} is not a regular file")]
     NotAFile(String),
-    #[error("the key file {0} can be read or changed by others (mode {1:04o})")]
-    TooOpen(String, u32),
-    #[error("the key file {0} belongs to user {1}, which is neither root nor the user who runs adit")]
-    ForeignOwner(String, u32),
+    #[error("the key file {0} ({1}) can be read or changed by others")]
+    TooOpen(String, Owner),
+    #[error("the key file {0} ({1}) belongs to neither root nor the user who runs adit")]
+    ForeignOwner(String, Owner),
     #[error("the key file {0} is malformed in line {1}: {2}")]
     Malformed(String, usize, &'static str),
     #[error("the secret in the key file {0} is {1} bytes long")]
@@ -87,8 +86,7 @@ impl KeyFileError {
                 format!("run: ls -l {file} (and make the path readable for the user who runs adit)")
             }
             KeyFileError::NotAFile(_) => "the path of a key file, made by: adit keygen -o FILE".to_owned(),
-            KeyFileError::TooOpen(file, _) => format!("run: chmod 600 {file}"),
-            KeyFileError::ForeignOwner(file, _) => format!("run: chown root {file}"),
+            KeyFileError::TooOpen(file, owner) | KeyFileError::ForeignOwner(file, owner) => owner.remedy(file),
             KeyFileError::UnknownSuite(..) => {
                 format!("in the key file: suite: {}", Suite::ALL.map(Suite::name).join(" or suite: "))
             }
@@ -189,11 +187,12 @@ impl Secret {
         if !facts.is_file() {
             return Err(KeyFileError::NotAFile(shown));
         }
-        if facts.uid() != 0 && facts.uid() != rustix::process::geteuid().as_raw() {
-            return Err(KeyFileError::ForeignOwner(shown, facts.uid()));
+        let owner = Owner::of(&facts);
+        if !owner.is_trusted() {
+            return Err(KeyFileError::ForeignOwner(shown, owner));
         }
-        if facts.mode() & 0o077 != 0 {
-            return Err(KeyFileError::TooOpen(shown, facts.mode() & 0o7777));
+        if !owner.is_secret() {
+            return Err(KeyFileError::TooOpen(shown, owner));
         }
         // Room for the whole file, so that no copy of a grown buffer stays behind in memory.
         let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize + 1));

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use adit_channel::users;
 use adit_controlplane::config::{Config, Keys, Machine, Problems};
 use adit_controlplane::static_key::{Flow, SECRET_LEN, Secret};
 use adit_proto::suite::Suite;
@@ -44,7 +45,9 @@ impl Place {
     /// The message, with this directory's random name taken out.
     fn error(&self, yaml: &str) -> String {
         let error = self.load(yaml).expect_err("the configuration should be refused").to_string();
-        error.replace(self.dir.path().to_str().unwrap(), "DIR")
+        let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let owner = format!("user {}, group {}", users::name(user), users::group_name(group));
+        error.replace(self.dir.path().to_str().unwrap(), "DIR").replace(&owner, "user ME, group MINE")
     }
 }
 
