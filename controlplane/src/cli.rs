@@ -13,10 +13,11 @@ use crate::api::client::{self, Gateway};
 use crate::config::{Config, Machine, default_runtime_dir};
 use crate::desired::Desired;
 use crate::explain;
-use crate::gateway::{self, Options};
+use crate::gateway::{self, Options, RawSockets};
 use crate::keygen;
 use crate::log;
 use crate::private;
+use crate::privileges;
 use crate::service;
 use crate::status;
 use crate::stop;
@@ -225,10 +226,16 @@ fn run_gateway(file: &Path, service: Option<String>, options: Options) -> anyhow
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
     let mut desired = Desired::read(file, &Machine::here())?;
+    let raw = RawSockets::open();
+    // With every capability these can be made below directories of others. What is wrong with them is told when they are used.
+    let (runtime_dir, state_dir) = (&desired.config.runtime_dir, &desired.config.state_dir);
+    let _ = (private::shared_directory(runtime_dir), private::directory(state_dir));
+    let left = privileges::drop(service.is_none()).context("giving up privileges")?;
+    tracing::info!("user {}, {left}", rustix::process::geteuid().as_raw());
     desired.config.service = service;
     // One thread for the loop, one for the API: the cores are for the data plane.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let result = runtime.block_on(gateway::run(desired, options));
+    let result = runtime.block_on(gateway::run(desired, options, raw));
     // A name server that is silent may hold a thread.
     runtime.shutdown_background();
     result.map(drop)

@@ -57,6 +57,7 @@ use crate::static_key::KeyId;
 use crate::view::View;
 use command_queue::CommandQueue;
 use durable::Durable;
+pub use icmp::RawSockets;
 use interface::{Should, Upkeep};
 use orders::{Orders, stopped};
 use peer_log::PeerLog;
@@ -182,7 +183,7 @@ enum Ended {
 ///
 /// # Errors
 /// It could not be started; later faults are repaired and logged.
-pub async fn run(desired: Desired, options: Options) -> anyhow::Result<Option<u32>> {
+pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow::Result<Option<u32>> {
     let manager = Manager::open().unwrap_or_else(|error| {
         tracing::warn!("the manager of services that NOTIFY_SOCKET names cannot be told how we do: {error}");
         Manager::default()
@@ -198,7 +199,7 @@ pub async fn run(desired: Desired, options: Options) -> anyhow::Result<Option<u3
     let view = Arc::new(View::new(desired.clone()));
     let key_log = open_key_log(config)?;
     let listeners = Listeners::open(&view, &sender).await?;
-    let underlay = Underlay::open(config, view.port500.clone()).await;
+    let underlay = Underlay::open(config, view.port500.clone(), raw).await;
     let mut gateway = Gateway {
         desired: desired.clone(),
         view,

@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod numbers;
 pub mod private;
+pub mod privileges;
 pub mod reconcile;
 pub mod request;
 pub mod resolve;

@@ -1,11 +1,12 @@
 //! What nobody else may have a hand in: directories and the files in them, for whoever can write there decides which nonces are
 //! used and to whom we listen; and the memory of this process, in which keys are.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
+use adit_channel::users::{self, CONTROL_PLANE};
 use rustix::fs::OFlags;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
@@ -21,6 +22,8 @@ pub enum NotPrivate {
     ForeignOwner { dir: PathBuf, uid: u32, own: u32 },
     #[error("group or others can write to it (mode {mode:04o}). Run: chmod go-w {}", dir.display())]
     TooOpen { dir: PathBuf, mode: u32 },
+    #[error("others can write to it, or a group that is not {CONTROL_PLANE} (mode {mode:04o}). Run: chmod go-w {}", dir.display())]
+    TooOpenForTwo { dir: PathBuf, mode: u32 },
     #[error("group or others can look into it (mode {mode:04o}). Run: chmod 700 {}", dir.display())]
     Readable { dir: PathBuf, mode: u32 },
 }
@@ -39,6 +42,32 @@ pub fn directory(dir: &Path) -> Result<(), NotPrivate> {
     }
     if facts.mode() & 0o022 != 0 {
         return Err(NotPrivate::TooOpen { dir: dir.to_owned(), mode: facts.mode() & 0o7777 });
+    }
+    Ok(())
+}
+
+/// The same for a directory in which both planes make files: where the machine has the group of both, what is made belongs to it, and it
+/// may write there. Root may have made it.
+///
+/// # Errors
+/// See [`NotPrivate`].
+pub fn shared_directory(dir: &Path) -> Result<(), NotPrivate> {
+    let group = users::group();
+    let is_new = !dir.exists();
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if let Some(group) = group.filter(|_| is_new) {
+        // Refused to who is not in that group: then the data plane is our own user's.
+        if chown(dir, None, Some(group)).is_ok() {
+            std::fs::set_permissions(dir, Permissions::from_mode(0o770))?;
+        }
+    }
+    let (facts, own) = (dir.metadata()?, rustix::process::geteuid().as_raw());
+    if ![0, own].contains(&facts.uid()) {
+        return Err(NotPrivate::ForeignOwner { dir: dir.to_owned(), uid: facts.uid(), own });
+    }
+    let by_group = facts.mode() & 0o020 != 0 && group != Some(facts.gid());
+    if by_group || facts.mode() & 0o002 != 0 {
+        return Err(NotPrivate::TooOpenForTwo { dir: dir.to_owned(), mode: facts.mode() & 0o7777 });
     }
     Ok(())
 }
@@ -79,7 +108,7 @@ pub fn memory() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 
@@ -104,6 +133,20 @@ mod tests {
             assert!(matches!(error, NotPrivate::TooOpen { .. }), "{error}");
             assert!(error.to_string().ends_with(&format!("chmod go-w {}", dir.path().display())), "{error}");
         }
+    }
+
+    #[test]
+    fn a_directory_of_both_planes_is_closed_to_all_but_their_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("run");
+        shared_directory(&new).unwrap();
+        assert_eq!(new.metadata().unwrap().mode() & 0o007, 0);
+        let is_theirs = users::group() == Some(new.metadata().unwrap().gid());
+        std::fs::set_permissions(&new, Permissions::from_mode(0o770)).unwrap();
+        assert_eq!(shared_directory(&new).is_ok(), is_theirs);
+        std::fs::set_permissions(&new, Permissions::from_mode(0o702)).unwrap();
+        let error = shared_directory(&new).unwrap_err();
+        assert!(error.to_string().ends_with(&format!("chmod go-w {}", new.display())), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use adit_engine::auth::own::WARN_BEFORE;
 
-use crate::api::types::{Drop, Latency, Peer, Reload, Status, Traffic, Worker};
+use crate::api::types::{Drop, Latency, Peer, Protections, Reload, Status, Traffic, Worker};
 use crate::config::KEY_LOG_WARNING;
 use crate::view::status::PeerView;
 pub use peer::report as of_peer;
@@ -87,6 +87,13 @@ pub fn reload(report: &Reload) -> String {
     out
 }
 
+/// What the data plane has given up, and what it could not, a line for each.
+fn protections(of: &Protections) -> String {
+    let in_force = if of.in_force.is_empty() { "nothing".to_owned() } else { of.in_force.join(", ") };
+    let lacking = of.lacking.iter().map(|what| fact("", &format!("lacks {what}")));
+    fact("confined by", &in_force) + &lacking.collect::<String>()
+}
+
 fn gateway(status: &Status) -> String {
     let mut out = String::new();
     if let Some(dir) = &status.key_log_dir {
@@ -101,6 +108,7 @@ fn gateway(status: &Status) -> String {
             out += &fact("data plane", &process(plane.pid, &plane.version, up, plane.uptime_s));
             out += &fact("", &format!("UDP {}, I/O {}, {} of memory", plane.listen, plane.io, bytes(plane.memory_bytes)));
             out += &fact("", &format!("crypto {} ({})", plane.crypto, plane.cpu_features));
+            out += &protections(&plane.protections);
         }
         None => out += &fact("data plane", "DOWN: the tunnel carries nothing until it is back"),
     }

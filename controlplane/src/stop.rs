@@ -13,7 +13,7 @@ use crate::api::client::Gateway;
 use crate::config::{Machine, default_runtime_dir};
 use crate::dataplane::{self, Process};
 use crate::desired::Desired;
-use crate::gateway::{self, Options};
+use crate::gateway::{self, Options, RawSockets};
 use crate::private;
 
 /// How long both planes may take to end: longer than a data plane that does not hear takes until it is killed.
@@ -68,7 +68,7 @@ async fn left(file: &Path) -> anyhow::Result<Option<u32>> {
     if dataplane::owner(&desired.config.channel_socket()).is_err_and(is_absent) {
         return Ok(None);
     }
-    gateway::run(desired, Options { only_stop: true, ..Options::default() }).await
+    gateway::run(desired, Options { only_stop: true, ..Options::default() }, RawSockets::open()).await
 }
 
 /// Ends a data plane of which only the name of its gateway is known. Nobody can tell its peers.

@@ -8,6 +8,7 @@ mod alike;
 mod api;
 mod class;
 mod commands;
+mod confinement;
 mod endpoints;
 mod extension;
 mod faults;

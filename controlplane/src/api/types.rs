@@ -63,6 +63,15 @@ pub struct DataPlane {
     pub crypto: String,
     pub cpu_features: String,
     pub memory_bytes: u64,
+    pub protections: Protections,
+}
+
+/// What a data plane has given up before its first packet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Protections {
+    pub in_force: Vec<String>,
+    /// What it could not give up, each with its reason.
+    pub lacking: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -27,9 +27,32 @@ const MESSAGE_MAX: usize = 2048;
 /// Reads a message about a packet from our port.
 type Read = fn(&[u8], u16) -> Option<TooBig>;
 
-/// The sockets, as far as they are open.
+/// Raw sockets that hear nothing yet. They are opened before the process gives up CAP_NET_RAW, and stay.
+#[derive(Debug)]
+pub struct RawSockets {
+    v4: io::Result<Socket>,
+    v6: io::Result<Socket>,
+}
+
+impl RawSockets {
+    /// Opens both. What cannot be opened is told when it is needed.
+    pub fn open() -> RawSockets {
+        let open = |domain, protocol| {
+            let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+            socket.attach_filter(&NOTHING)?;
+            Ok(socket)
+        };
+        RawSockets { v4: open(Domain::IPV4, Protocol::ICMPV4), v6: open(Domain::IPV6, Protocol::ICMPV6) }
+    }
+}
+
+/// A filter that lets nothing through (BPF_RET | BPF_K, 0 bytes).
+const NOTHING: [SockFilter; 1] = [SockFilter::new(0x06, 0, 0, 0)];
+
+/// The sockets, as far as they hear.
 pub struct Icmp {
-    /// What it was opened for.
+    raw: RawSockets,
+    /// For which address they hear.
     listen: Option<SocketAddr>,
     v4: Option<AsyncFd<OwnedFd>>,
     v6: Option<AsyncFd<OwnedFd>>,
@@ -38,20 +61,19 @@ pub struct Icmp {
     filled: Instant,
 }
 
-impl Default for Icmp {
-    fn default() -> Icmp {
-        Icmp { listen: None, v4: None, v6: None, left: RATE, filled: Instant::now() }
-    }
-}
-
 impl Icmp {
+    /// Ones that hear nothing yet.
+    pub fn new(raw: RawSockets) -> Icmp {
+        Icmp { raw, listen: None, v4: None, v6: None, left: RATE, filled: Instant::now() }
+    }
+
     /// Listens for what is said of datagrams that leave from the gateway's port. That it cannot is said once.
     pub fn keep(&mut self, config: &Config) {
         let (port, listen) = (config.listen.port(), config.listen.ip());
         if self.listen == Some(config.listen) {
             return;
         }
-        let hear = |domain, protocol, filter: Vec<SockFilter>| match open(domain, protocol, &filter) {
+        let hear = |raw: &io::Result<Socket>, filter: Vec<SockFilter>| match hear(raw, &filter) {
             Ok(socket) => Some(socket),
             Err(error) => {
                 tracing::warn!(
@@ -63,9 +85,15 @@ impl Icmp {
             }
         };
         let (is_v4, is_v6) = (listen.is_ipv4() || listen.is_unspecified(), listen.is_ipv6());
-        let v4 = is_v4.then(|| hear(Domain::IPV4, Protocol::ICMPV4, too_big::filter_ipv4(port))).flatten();
-        let v6 = is_v6.then(|| hear(Domain::IPV6, Protocol::ICMPV6, too_big::filter_ipv6(port))).flatten();
-        *self = Icmp { listen: Some(config.listen), v4, v6, ..Icmp::default() };
+        self.v4 = is_v4.then(|| hear(&self.raw.v4, too_big::filter_ipv4(port))).flatten();
+        self.v6 = is_v6.then(|| hear(&self.raw.v6, too_big::filter_ipv6(port))).flatten();
+        for (raw, heard) in [(&self.raw.v4, &self.v4), (&self.raw.v6, &self.v6)] {
+            if let (Ok(raw), None) = (raw, heard) {
+                // What still comes is for nobody, and fills no more than the socket's own buffer.
+                let _ = raw.attach_filter(&NOTHING);
+            }
+        }
+        self.listen = Some(config.listen);
     }
 
     /// Waits until something can be taken; for ever, while nothing is open.
@@ -99,10 +127,12 @@ impl Icmp {
     }
 }
 
-fn open(domain: Domain, protocol: Protocol, filter: &[SockFilter]) -> io::Result<AsyncFd<OwnedFd>> {
-    let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
-    socket.attach_filter(filter)?;
-    system::watch(socket.into())
+/// Has a socket hear what the filter lets through.
+fn hear(raw: &io::Result<Socket>, filter: &[SockFilter]) -> io::Result<AsyncFd<OwnedFd>> {
+    let raw =
+        raw.as_ref().map_err(|error| error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))?;
+    raw.attach_filter(filter)?;
+    system::watch(raw.try_clone()?.into())
 }
 
 async fn readable(socket: Option<&AsyncFd<OwnedFd>>) {

@@ -60,9 +60,9 @@ impl RuntimeDir {
 
 /// Takes the lock on a directory.
 fn lock(dir: &Path) -> anyhow::Result<File> {
-    let remedy = "make it writable for the user who runs adit (root, usually), and for nobody else, or name another one: runtime_dir: PATH";
+    let remedy = "make it writable for the user who runs adit and the group adit, and for nobody else, or name another one: runtime_dir: PATH";
     let context = || format!("the runtime directory {} cannot be used; {remedy}", dir.display());
-    private::directory(dir).with_context(context)?;
+    private::shared_directory(dir).with_context(context)?;
     let path = dir.join(LOCK);
     let mut lock = private::file().write(true).create(true).open(&path).with_context(context)?;
     match lock.try_lock() {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::icmp::Icmp;
+use super::icmp::{Icmp, RawSockets};
 use super::look::Look;
 use super::port500::Port500;
 use crate::config::Config;
@@ -32,8 +32,8 @@ pub(super) struct Underlay {
 
 impl Underlay {
     /// Begins to listen. Addresses may have changed while no control plane was there: they are looked at first.
-    pub(super) async fn open(config: &Config, port500: Arc<SocketNumbers>) -> Underlay {
-        let (port500, icmp) = (Port500::new(config.max_peers().into(), port500), Icmp::default());
+    pub(super) async fn open(config: &Config, port500: Arc<SocketNumbers>, raw: RawSockets) -> Underlay {
+        let (port500, icmp) = (Port500::new(config.max_peers().into(), port500), Icmp::new(raw));
         let mut underlay = Underlay { news: listen_to_kernel(), resolver: Resolver::default(), port500, icmp, look: Look::now() };
         underlay.keep(config).await;
         underlay

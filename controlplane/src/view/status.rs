@@ -174,6 +174,7 @@ impl View {
             crypto: info.crypto,
             cpu_features: info.cpu_features,
             memory_bytes: info.memory_bytes,
+            protections: types::Protections { in_force: info.protections.in_force, lacking: info.protections.lacking },
         })
     }
 }
