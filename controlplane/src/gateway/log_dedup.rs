@@ -56,7 +56,7 @@ impl LogDedup {
     pub fn news(&mut self, now: Instant, peer: PeerId, line: &str, up: Option<bool>, failure: bool) -> Option<u64> {
         let reported = self.0.entry(peer).or_default();
         if reported.up_since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER) {
-            *reported = Reported { up_since: Some(now), ..Reported::default() };
+            *reported = Reported { up_since: Some(now), quiet: reported.quiet, ..Reported::default() };
         }
         match up {
             Some(true) => drop(reported.up_since.get_or_insert(now)),
@@ -206,10 +206,18 @@ mod tests {
         assert_eq!(reported.well_again(at(21)), [], "it may fall again");
         assert_eq!(reported.well_again(at(81)), [(PEER, 2)]);
         assert_eq!(reported.well_again(at(82)), []);
+        // Also when something else came before it was looked.
+        for s in [100, 110, 120] {
+            reported.news(at(s), PEER, "reconnecting: no answer", Some(false), true);
+            reported.news(at(s + 1), PEER, "established", Some(true), false);
+        }
+        reported.news(at(190), PEER, "a new address", None, false);
+        assert_eq!(reported.well_again(at(190)), [], "it is looked again from then on");
+        assert_eq!(reported.well_again(at(250)), [(PEER, 2)]);
         // A single complaint was reported, and so was its end.
-        reported.news(at(200), PEER, "reconnecting: no answer", Some(false), true);
-        assert!(reported.news(at(201), PEER, "established", Some(true), false).is_some());
-        assert_eq!(reported.well_again(at(300)), []);
+        reported.news(at(400), PEER, "reconnecting: no answer", Some(false), true);
+        assert!(reported.news(at(401), PEER, "established", Some(true), false).is_some());
+        assert_eq!(reported.well_again(at(500)), []);
     }
 
     #[test]

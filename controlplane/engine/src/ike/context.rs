@@ -62,8 +62,6 @@ pub(super) struct Peer {
     pub counters: Counters,
     /// IKE SAs that it may begin now.
     pub handshakes: Bucket,
-    /// How often it may be somebody else, under a pattern.
-    pub changes: Bucket,
 }
 
 impl Peer {

@@ -10,6 +10,7 @@ use adit_proto::esp;
 use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 
 use crate::identity::Identity;
+use crate::rate_limit::Bucket;
 use crate::shown::Shown;
 
 use super::config::{ChildConfig, Limits, Mode};
@@ -46,9 +47,9 @@ pub(super) fn may_connect(ctx: &mut Ctx, id: PeerId, identity: &Identity) -> Res
         if full && peer.current.is_none() {
             return Err(LocalFault::Sessions.into());
         }
-        // Who was there before has not used up what this one may; two in turn do not escape it.
-        if is_another && peer.changes.take(now) {
-            return Ok(());
+        if is_another {
+            // Who was there before has not used up what this one may.
+            peer.handshakes = Bucket::new(HANDSHAKES_PER_SECOND);
         }
     }
     if peer.handshakes.take(now) { Ok(()) } else { Err(LocalFault::TooOften.into()) }

@@ -104,27 +104,6 @@ fn a_peer_that_comes_too_often_is_told_to_wait() {
     honest_goes_on(&mut world);
 }
 
-#[test]
-fn two_clients_of_a_pattern_in_turn_do_not_come_more_often() {
-    let pattern = |config: &mut PeerConfig| config.remote_id = "*.example.net".parse().expect("a pattern");
-    let mut world = gateway(6, pattern);
-    let began = world.elapsed();
-    for number in 1..=60 {
-        let name = ["a", "b"][number % 2];
-        let node = greedy(&mut world, number, |config| config.local_id = format!("{name}.example.net").parse().expect("a name"));
-        world.run_until(Duration::from_millis(30), |world| world.is_up(node, PEER));
-        // It goes at once, so that the other one has the place.
-        world.act(node, |endpoint, now| endpoint.disconnect(now, PEER)).expect("a peer");
-        world.run_for(Duration::from_millis(5));
-    }
-    let up = |event: &&Event| matches!(event, Event::IkeUp { peer: PEER, .. });
-    let came = world.nodes[GATEWAY].events.iter().filter(up).count();
-    // Eight at once and in each second, and as many times another one.
-    let most = (16.0 * (1.0 + (world.elapsed() - began).as_secs_f64())).ceil() as usize;
-    assert!((8..=most).contains(&came) && most < 60, "{came} of at most {most}");
-    honest_goes_on(&mut world);
-}
-
 /// A gateway that grants a peer forty networks, within this share; and the peer, which wants them all.
 fn forty_networks(seed: u64, share: Share) -> (World, usize) {
     let child = |number: u8, granted: bool| {

@@ -120,7 +120,6 @@ impl Endpoint {
                     record: Record::default(),
                     counters: Counters::default(),
                     handshakes: Bucket::new(HANDSHAKES_PER_SECOND),
-                    changes: Bucket::new(HANDSHAKES_PER_SECOND),
                 };
                 self.shared.directory.add(id, &peer.config, peer.endpoints());
                 self.shared.peers.insert(id, peer);
