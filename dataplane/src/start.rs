@@ -81,7 +81,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     let plane = Plane::open(config)?;
     let mut protections = Protections::default();
     confinement::drop_privileges(&config.socket, &mut protections)?;
-    // To become another user opens it again.
+    // To become another user may have changed that.
     close_memory().context("cannot close the memory of the process to others and to core dumps")?;
     let (running, listener) = plane.spawn(|info| {
         confinement::restrict_system_calls(&mut protections);
@@ -535,7 +535,9 @@ fn watch(fd: RawFd) -> libc::pollfd {
 /// environment variable ADIT_DUMPABLE is set.
 fn close_memory() -> io::Result<()> {
     if std::env::var_os("ADIT_DUMPABLE").is_some() {
-        return Ok(());
+        // The kernel closes it where a process gets capabilities or another user.
+        // SAFETY: the call takes integers.
+        return if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     }
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the first call reads the structure, which outlives it; the second takes integers. A core_pattern with a pipe knows
