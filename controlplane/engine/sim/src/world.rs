@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use adit_engine::ike::{
-    BootClock, ConnectionState, Endpoint, EndpointConfig, Event, Now, PeerConfig, PeerId, Restored, Transmit,
+    After, BootClock, ConnectionState, Endpoint, EndpointConfig, Event, Now, PeerConfig, PeerId, Restored, Transmit,
 };
 use adit_engine::path::{Arrival, Route, Underlay};
 use zeroize::Zeroizing;
@@ -303,6 +303,8 @@ impl World {
                 node.sent += 1;
                 out.push(transmit);
             }
+            // The data plane takes a moment: what does not wait for it overtakes what does.
+            out.sort_by_key(|transmit| transmit.after == After::Barrier);
             for Transmit { local, remote, payload, fragments, .. } in out {
                 if self.trace {
                     println!("{:>10.3?} {index}: {local} > {remote} {}", self.now - self.start, describe(&payload));

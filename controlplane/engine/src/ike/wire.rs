@@ -229,7 +229,9 @@ impl<X> Wire<X> {
         let header = header(facts, exchange, false, self.window.next_id());
         let hoped = if self.narrow { 0 } else { HOPED };
         let message = self.seal(ctx, facts, (here, hoped), &header, payloads)?;
-        let after = invites(exchange, false, payloads);
+        // The first one on an IKE SA that the peer has begun must not overtake the answer that made it.
+        let is_first = facts.role == Role::Responder && self.window.next_id() == 0;
+        let after = if is_first { After::Barrier } else { invites(exchange, false, payloads) };
         let sent = self.to_be_repeated(ctx, facts, here, &message);
         let bytes = sent.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
         if facts.peer.is_none_or(|peer| ctx.shared.paths.may_send(peer, hop, bytes)) {

@@ -152,7 +152,13 @@ fn a_client_that_lost_everything_elsewhere_is_followed() {
         let status = world.nodes[B].endpoint.status(PEER).expect("the peer");
         world.is_up(node, PEER) && status.ike.len() == 1 && status.ike[0].hop.remote.ip().to_string() == "198.51.100.1"
     };
-    assert!(world.run_until(Duration::from_secs(2), there), "within a round trip or two");
+    let begin = world.log.len();
+    assert!(world.run_until(Duration::from_millis(300), there), "within three round trips");
+    let asked = world.log[begin..].iter().filter(|(from, _, payload)| {
+        let header = Header::decode(&payload[4..]).expect("a message");
+        *from == peer(B).local.expect("an address") && header.exchange == ExchangeType::INFORMATIONAL && !header.flags.response
+    });
+    assert_eq!(asked.count(), 1, "the first question came when the peer could answer it");
     let ended = |event: &Event| matches!(event, Event::IkeDown { cause: Cause::PeerRestarted, .. });
     assert!(world.nodes[B].events.iter().any(ended));
     let before = world.nodes[node].data.opened;
