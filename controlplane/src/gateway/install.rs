@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use adit_channel::LiveSa;
-use adit_channel::service::NotifyState;
 use adit_proto::control::{Command, Direction, PeerId, Spi};
 use anyhow::Context;
 
@@ -130,7 +129,7 @@ impl Gateway {
         plane.settled = true;
         if !std::mem::replace(&mut plane.was_ready, true) {
             tracing::info!("ready {} ms after the data plane was", plane.since.elapsed().as_millis());
-            self.manager.tell(&[NotifyState::Ready]);
+            self.manager.ready();
             self.tell_status();
         }
         self.leave(self.installed_state(plane));

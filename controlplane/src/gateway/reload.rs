@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_channel::service::NotifyState;
 use anyhow::Context;
 
 use super::{Gateway, Plane, own_port};
@@ -70,7 +69,7 @@ impl Gateway {
         tracing::info!("reload: {}", summary(&report));
         self.manager.reloading();
         report.problems = self.put_in_place(plane, reload).await;
-        self.manager.tell(&[NotifyState::Ready]);
+        self.manager.reloaded();
         report.problems.iter().for_each(|problem| tracing::warn!("reload: {problem}"));
         Ok(report)
     }

@@ -19,6 +19,8 @@ pub struct Manager {
     socket: Option<UnixDatagram>,
     /// It wants to hear now and then that we live.
     watches: bool,
+    /// It was told that we are ready.
+    ready: bool,
     status: String,
 }
 
@@ -29,7 +31,8 @@ impl Manager {
     /// It names one that cannot be used.
     pub fn open() -> io::Result<Manager> {
         let Some(path) = std::env::var_os(VARIABLES[0]) else { return Ok(Manager::default()) };
-        Ok(Manager { socket: Some(connect(&path)?), watches: sd_notify::watchdog_enabled().is_some(), status: String::new() })
+        let watches = sd_notify::watchdog_enabled().is_some();
+        Ok(Manager { socket: Some(connect(&path)?), watches, ..Manager::default() })
     }
 
     /// Whether anybody hears what is told.
@@ -65,12 +68,29 @@ impl Manager {
         }
     }
 
-    /// Tells that a reload begins; [`NotifyState::Ready`] ends it.
+    /// Tells that the process is ready.
+    pub fn ready(&mut self) {
+        self.ready = true;
+        self.tell(&[NotifyState::Ready]);
+    }
+
+    /// Tells that a reload begins; [`Manager::reloaded`] ends it. Before the process was ever ready, neither is told: it would count as
+    /// ready after the reload.
     pub fn reloading(&self) {
+        if !self.ready {
+            return;
+        }
         // The clock always exists on Linux; a manager that wants the time gets it.
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(_) => self.tell(&[NotifyState::Reloading]),
+        }
+    }
+
+    /// Tells that a reload has ended.
+    pub fn reloaded(&self) {
+        if self.ready {
+            self.tell(&[NotifyState::Ready]);
         }
     }
 }
@@ -130,11 +150,23 @@ mod tests {
 
     #[test]
     fn a_reload_is_told_with_its_time() {
-        let (manager, heard) = pair();
+        let (mut manager, heard) = pair();
+        manager.ready();
+        assert_eq!(heard().as_deref(), Some("READY=1\n"));
         manager.reloading();
         let said = heard().unwrap();
         let time = said.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.trim().parse::<u64>().ok());
         assert!(time.is_some_and(|time| time > 0), "{said}");
+        manager.reloaded();
+        assert_eq!(heard().as_deref(), Some("READY=1\n"));
+    }
+
+    #[test]
+    fn a_reload_makes_nobody_ready_who_was_not_before() {
+        let (manager, heard) = pair();
+        manager.reloading();
+        manager.reloaded();
+        assert_eq!(heard(), None);
     }
 
     #[test]
