@@ -14,7 +14,7 @@ use crate::config::{Machine, default_runtime_dir};
 use crate::dataplane::{self, Process};
 use crate::desired::Desired;
 use crate::gateway::{self, Options, RawSockets};
-use crate::private;
+use crate::{private, privileges, service};
 
 /// How long both planes may take to end: longer than a data plane that does not hear takes until it is killed.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
@@ -22,7 +22,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(20);
 /// Ends what runs of a gateway; `file` is its configuration. Gives what was ended, as a sentence; `None` where nothing runs.
 ///
 /// # Errors
-/// Something does not end, or may not be ended by us; or the configuration, which the data plane that was left belongs to, does not check.
+/// Something does not end, or may not be ended by us, such as a service; or the configuration, which the data plane that was left belongs to, does not check.
 pub async fn stop(gateway: &Gateway, file: Option<&Path>) -> anyhow::Result<Option<String>> {
     if let Some(ended) = running(gateway).await? {
         return Ok(Some(ended));
@@ -61,14 +61,30 @@ async fn running(gateway: &Gateway) -> anyhow::Result<Option<String>> {
     }))
 }
 
-/// Takes over a data plane that was left, as `adit run` would, and ends it: its peers are told, and its numbers are kept.
+/// Takes over a data plane that was left, as `adit run` would, and ends it: its numbers are kept, and its peers are told where it runs
+/// as the configuration says.
 async fn left(file: &Path) -> anyhow::Result<Option<u32>> {
     private::memory().context("closing the memory of this process to others and to core dumps")?;
     let desired = Desired::read(file, &Machine::here())?;
     if dataplane::owner(&desired.config.channel_socket()).is_err_and(is_absent) {
-        return Ok(None);
+        // A unit runs with the file of its name.
+        let instance = file.file_stem().and_then(|stem| stem.to_str());
+        return instance.map_or(Ok(None), no_service);
     }
-    gateway::run(desired, Options { only_stop: true, ..Options::default() }, RawSockets::open()).await
+    let raw = RawSockets::open();
+    // Whoever could start a data plane may end one of another user that hangs, too.
+    privileges::drop(true).context("giving up privileges")?;
+    gateway::run(desired, Options { only_stop: true, ..Options::default() }, raw).await
+}
+
+/// An error where the data plane of a service runs without its adit: systemd started it, and starts adit again if we only end it.
+fn no_service(name: &str) -> anyhow::Result<Option<u32>> {
+    let Ok(service) = service::name(name) else { return Ok(None) };
+    match dataplane::owner(&service::socket(&service)) {
+        Ok(pid) => bail!("the data plane (process {pid}) is a service of its own: systemctl stop adit@{service} ends it"),
+        // Or it is for others, who may not even look there.
+        Err(_) => Ok(None),
+    }
 }
 
 /// Ends a data plane of which only the name of its gateway is known. Nobody can tell its peers.
@@ -76,7 +92,7 @@ async fn left_as(name: &str) -> anyhow::Result<Option<u32>> {
     let socket: PathBuf = default_runtime_dir(name).join("dataplane.sock");
     let pid = match dataplane::owner(&socket) {
         Ok(pid) => pid,
-        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) if is_absent(&error) => return no_service(name),
         Err(error) => return Err(error).with_context(|| format!("connecting to {}", socket.display())),
     };
     let mut process = Process::watch(pid).context("watching the data plane")?;
