@@ -75,7 +75,7 @@ fn each_plane_is_a_user_of_its_own_with_the_capabilities_that_it_needs() -> Resu
         ("adit-dataplane.Seccomp", "2"),
     ])?;
     // Bits of capability.h: CAP_NET_BIND_SERVICE 10, CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_BPF 39.
-    let most = [("adit", 1u64 << 10 | 1 << 12 | 1 << 13), ("adit-dataplane", 1 << 12 | 1 << 39)];
+    let most = [("adit", 1u64 << 10 | 1 << 12 | 1 << 13), ("adit-dataplane", 1 << 10 | 1 << 12 | 1 << 39)];
     let machine = MACHINE.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     for (unit, most) in most {
         for set in ["CapEff", "CapPrm", "CapBnd"] {
