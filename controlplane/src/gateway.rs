@@ -44,8 +44,8 @@ use zeroize::Zeroizing;
 
 use crate::api::Listeners;
 use crate::config::{Config, KEY_LOG_WARNING};
-use crate::dataplane::Process;
 use crate::dataplane::log::Tail;
+use crate::dataplane::{Ending, Process};
 use crate::desired::Desired;
 use crate::ike::Ike;
 use crate::ike::key_log::KeyLogFiles;
@@ -223,6 +223,10 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
     };
     let result = gateway.run().await;
     gateway.manager.tell(&[NotifyState::Stopping]);
+    if !gateway.options.leave_dataplane {
+        // Also where none was attached: one that comes now would come for nobody.
+        gateway.cancel_order();
+    }
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(config.api_socket());
     result.map(|()| gateway.ended)
@@ -284,7 +288,7 @@ impl Gateway {
             Err((mut process, error)) => {
                 self.view.detach();
                 if started_here {
-                    process.stop().await;
+                    self.end_plane(&mut process).await;
                 }
                 Err(error)
             }
@@ -295,6 +299,19 @@ impl Gateway {
     fn interface(&mut self) -> (&mut Upkeep, Should<'_>) {
         let should = Should { config: &self.desired.config, ike: self.ike.as_ref(), news: self.underlay.news.as_ref() };
         (&mut self.upkeep, should)
+    }
+
+    /// Ends a data plane that is not wanted as it is. First, so that its service does not start it the same way once more: the next one
+    /// waits until it is said which is wanted.
+    async fn end_plane(&self, process: &mut Process) -> Ending {
+        self.cancel_order();
+        process.stop().await
+    }
+
+    fn cancel_order(&self) {
+        if let Some(service) = &self.desired.config.service {
+            service::cancel(service);
+        }
     }
 
     /// Keeps the numbers of a data plane that died.
@@ -315,7 +332,7 @@ impl Gateway {
             plane.process.pid
         );
         self.durable.note_tops(&self.view);
-        plane.process.stop().await;
+        self.end_plane(&mut plane.process).await;
         // After its end, the last numbers are in the memory that we still have.
         self.durable.note_tops(&self.view);
         plane.log.forward();
@@ -337,10 +354,7 @@ impl Gateway {
             return saved.map_err(Into::into);
         }
         tracing::info!("stopping the data plane (process {})", plane.process.pid);
-        if let Some(service) = &self.desired.config.service {
-            service::cancel(service);
-        }
-        let ending = plane.process.stop().await;
+        let ending = self.end_plane(&mut plane.process).await;
         self.ended = Some(plane.process.pid);
         // After its end, the last numbers are in the memory that we still have.
         self.durable.note_tops(&self.view);

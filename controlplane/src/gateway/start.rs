@@ -94,11 +94,12 @@ impl Gateway {
             Err(error @ (AttachError::Version { .. } | AttachError::Corrupt(_))) => {
                 let pid = dataplane::owner(&socket).context("asking the kernel whose data plane this is")?;
                 tracing::warn!("a data plane (process {pid}) runs that we cannot talk to; it is ended: {error}");
-                end(pid, &socket).await?;
+                self.end_stranger(pid, &socket).await?;
                 self.ended = Some(pid);
             }
             Err(AttachError::Silent { pid }) => {
                 tracing::warn!("a data plane (process {pid}) runs and does not answer: it hangs; it is killed");
+                self.cancel_order();
                 watch(pid)?.kill().await;
                 self.ended = Some(pid);
             }
@@ -114,7 +115,10 @@ impl Gateway {
         }
         // While it starts one as it was told to before, that one may have interface and port already.
         if !service::is_ordered(service, &dataplane::arguments(&self.desired.config)) {
+            service::cancel(service);
             match self.wait_until_free().await {
+                // One that had read the order of before has come: it is attached to, and judged.
+                Err(_) if dataplane::owner(&self.desired.config.channel_socket()).is_ok() => return Ok(true),
                 Err(error) if !self.choose_another_port()? => return Err(error),
                 _ => {}
             }
@@ -144,7 +148,7 @@ impl Gateway {
         // Before its end, in case ours comes first; after it, because it has worked until then.
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
         self.durable.save().await?;
-        process.stop().await;
+        self.end_plane(&mut process).await;
         self.ended = Some(process.pid);
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
         self.durable.save().await?;
@@ -152,6 +156,15 @@ impl Gateway {
             self.view.inherit(archive);
         }
         self.view.add_totals(&master, &installed.peers().collect());
+        Ok(())
+    }
+
+    /// Ends a data plane that is not ours.
+    async fn end_stranger(&self, pid: u32, socket: &Path) -> anyhow::Result<()> {
+        let mut process = watch(pid)?;
+        // One of another user hears us only as its control plane; ours hears a signal.
+        process.channel = adit_channel::mastership(socket).ok();
+        self.end_plane(&mut process).await;
         Ok(())
     }
 
@@ -222,6 +235,8 @@ impl Gateway {
             log.forward();
             match Master::attach(&socket) {
                 Ok(master) => {
+                    // Without CAP_KILL, not even root can send a signal to a child that is another user by now.
+                    process.channel = master.socket_fd().try_clone_to_owned().ok();
                     let ms = began.elapsed().as_millis();
                     tracing::info!("started the data plane {} (process {}) in {ms} ms", program.display(), process.pid);
                     return Ok(Some(Found { master, process, log, installed: None, arguments, ike: left }));
@@ -267,15 +282,6 @@ async fn holder(config: &Config) -> Option<String> {
         // Other faults the data plane explains itself.
         _ => None,
     }
-}
-
-/// Stops a data plane that is not ours.
-async fn end(pid: u32, socket: &Path) -> anyhow::Result<()> {
-    let mut process = watch(pid)?;
-    // One of another user hears us only as its control plane; ours hears a signal.
-    process.channel = adit_channel::mastership(socket).ok();
-    process.stop().await;
-    Ok(())
 }
 
 fn watch(pid: u32) -> anyhow::Result<Process> {
