@@ -89,6 +89,9 @@ pub fn run(config: &Config) -> Result<ExitCode> {
             protections.hold("io_uring restrictions");
         }
         eprintln!("protections: {protections}");
+        if let Some(missed) = confinement::alarm(&protections) {
+            eprintln!("WARNING: not confined by {missed}");
+        }
         info.protections = protections;
     })?;
     supervise(running, listener, &signals, manager)
@@ -435,13 +438,25 @@ fn take_core(id: usize, core: CoreId) {
 struct ControlListener {
     listener: Listener,
     failing: bool,
+    /// The socket's file was gone, and could not be looked for or made again.
+    homeless: bool,
 }
 
 impl ControlListener {
     /// Once a second: the socket is there again soon after somebody has removed it. What fails is tried again.
     fn keep_socket(&mut self) {
-        if matches!(self.listener.keep_socket(), Ok(true)) {
-            eprintln!("the socket for the control plane was removed, and is there again");
+        match self.listener.keep_socket() {
+            Ok(again) => {
+                self.homeless = false;
+                if again {
+                    eprintln!("the socket for the control plane was removed, and is there again");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.homeless, true) {
+                    eprintln!("WARNING: the socket for the control plane cannot be kept: {error}; it is tried again");
+                }
+            }
         }
     }
 
@@ -474,7 +489,7 @@ impl ControlListener {
 }
 
 fn supervise(mut running: Running, listener: Listener, signals: &OwnedFd, mut manager: Manager) -> Result<ExitCode> {
-    let mut control_listener = ControlListener { listener, failing: false };
+    let mut control_listener = ControlListener { listener, failing: false, homeless: false };
     manager.tell(&[NotifyState::Ready]);
     manager.status("waiting for a control plane");
     let mut tick_at = Instant::now() + TICK;

@@ -184,11 +184,15 @@ impl Listener {
 
     /// Listens at the same place again where somebody has removed the socket: without it, no control plane would find us. To be called
     /// now and then; true when it was done. Where the directory is gone, too, there is nothing to be done.
+    ///
+    /// # Errors
+    /// We may not look into the directory, or not make the socket.
     pub fn keep_socket(&mut self) -> io::Result<bool> {
         match file_id(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
             // Ours; or somebody else's, who then has the name.
-            _ => return Ok(false),
+            Ok(_) => return Ok(false),
         }
         match fd::listen(&self.path, mode(self.also, self.group)) {
             Ok(socket) => {

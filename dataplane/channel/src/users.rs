@@ -1,4 +1,5 @@
-//! The users and the group that the two planes run as, where the machine has them.
+//! The users and the group that the two planes run as, where the machine has them. One that cannot say so, e.g. since its directory service
+//! is away, counts as one that has none.
 
 use nix::unistd::{Gid, Group, Uid, User};
 
@@ -8,7 +9,7 @@ pub const CONTROL_PLANE: &str = "adit";
 pub const DATA_PLANE: &str = "adit-dataplane";
 
 /// The id of the data plane's user, where the machine has one.
-pub(crate) fn data_plane() -> Option<u32> {
+pub fn data_plane() -> Option<u32> {
     User::from_name(DATA_PLANE).ok().flatten().map(|user| user.uid.as_raw())
 }
 

@@ -318,6 +318,16 @@ fn a_socket_that_was_removed_is_there_again() {
     std::fs::write(&path, "mine").unwrap();
     assert!(!plane.listener.keep_socket().unwrap(), "what has the name now is left alone");
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    // Without the directory there is nothing to do; where nobody can look, it is told.
+    let (dir, away) = (plane.dir.path(), plane.dir.path().with_extension("away"));
+    std::fs::rename(dir, &away).unwrap();
+    let without = plane.listener.keep_socket();
+    std::fs::write(dir, "no directory").unwrap();
+    let unseen = plane.listener.keep_socket();
+    std::fs::remove_file(dir).unwrap();
+    std::fs::rename(&away, dir).unwrap();
+    assert!(!without.unwrap());
+    assert_eq!(unseen.unwrap_err().kind(), std::io::ErrorKind::NotADirectory);
 }
 
 #[test]

@@ -4,35 +4,45 @@
 use std::path::Path;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
 /// The newest version whose rights are asked for; an older kernel takes those that it knows.
 const NEWEST: ABI = ABI::V6;
 
-/// Restricts the calling thread and those that it makes. The error is for people.
-pub fn restrict(socket: &Path) -> Result<(), String> {
-    match try_restrict(socket).map_err(|error| error.to_string())? {
-        RulesetStatus::NotEnforced => Err("the kernel has none, or it is switched off (lsm= on its command line)".to_owned()),
-        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
+/// The directories where something is left to be done.
+pub struct Places {
+    open: Vec<(PathFd, BitFlags<AccessFs>)>,
+    /// Those that cannot be opened, with the reasons.
+    pub closed: Vec<String>,
+}
+
+impl Places {
+    /// Those of this socket: its directory; and the one above, since its own may be removed and made again.
+    pub fn open(socket: &Path) -> Places {
+        let mut places = Places { open: Vec::new(), closed: Vec::new() };
+        let rights = [AccessFs::RemoveFile | AccessFs::MakeSock, AccessFs::MakeSock.into()];
+        for (place, rights) in socket.ancestors().skip(1).filter(|place| !place.as_os_str().is_empty()).zip(rights) {
+            match PathFd::new(place) {
+                Ok(opened) => places.open.push((opened, rights)),
+                Err(error) => places.closed.push(error.to_string()),
+            }
+        }
+        places
     }
 }
 
-fn try_restrict(socket: &Path) -> Result<RulesetStatus, landlock::RulesetError> {
+/// Restricts the calling thread and those that it makes, as far as the kernel can.
+pub fn restrict(places: Places) -> Result<RulesetStatus, RulesetError> {
     let rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?;
-    let own = socket.parent();
-    // The directory above, too: its own one may be removed and made again.
-    let places = [(own, AccessFs::RemoveFile | AccessFs::MakeSock), (own.and_then(Path::parent), AccessFs::MakeSock.into())];
-    let opened = places.into_iter().filter_map(|(place, access)| Some((PathFd::new(place?).ok()?, access)));
-    let rules =
-        rules.add_rules(opened.map(|(place, access)| Ok::<_, landlock::RulesetError>(PathBeneath::new(place, access))))?;
-    Ok(rules.restrict_self()?.ruleset)
+    let places = places.open.into_iter().map(|(place, rights)| Ok::<_, RulesetError>(PathBeneath::new(place, rights)));
+    Ok(rules.add_rules(places)?.restrict_self()?.ruleset)
 }
 
 #[cfg(test)]
@@ -52,8 +62,10 @@ mod tests {
         fs::write(run.join("file"), "").unwrap();
         let socket = run.join("sock");
         let confined = thread::spawn(move || {
-            if let Err(why) = restrict(&socket) {
-                assert!(why.contains("the kernel has none"), "{why}");
+            let places = Places::open(&socket);
+            assert_eq!((places.open.len(), &places.closed), (2, &Vec::new()));
+            let status = restrict(places).unwrap();
+            if status == RulesetStatus::NotEnforced {
                 return;
             }
             let denied = |result: std::io::Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied);
@@ -61,12 +73,22 @@ mod tests {
             denied(fs::read(run.join("file")).map(drop));
             denied(fs::write(run.join("other"), ""));
             denied(fs::create_dir(run.join("dir")));
-            denied(std::net::TcpListener::bind("127.0.0.1:0").map(drop));
+            if status == RulesetStatus::FullyEnforced {
+                denied(std::net::TcpListener::bind("127.0.0.1:0").map(drop));
+            }
             drop(UnixListener::bind(&socket).unwrap());
             fs::remove_file(&socket).unwrap();
         });
         let ended = confined.join();
         fs::remove_dir_all(&dir).unwrap();
         ended.unwrap();
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_opened_is_told() {
+        let places = Places::open(Path::new("/nowhere/at/all/sock"));
+        assert_eq!((places.open.len(), places.closed.len()), (0, 2));
+        assert!(places.closed[0].contains("/nowhere/at/all"), "{:?}", places.closed);
+        assert!(Places::open(Path::new("sock")).closed.is_empty());
     }
 }

@@ -78,8 +78,8 @@ pub fn obstacle() -> Option<String> {
 }
 
 fn obstacle_here() -> Option<String> {
-    // Workers have no capability either, by which a kernel may let this one and not them.
-    if let Err(error) = confinement::drop_capabilities() {
+    // Workers have another user and no capability, by which a kernel may let this one and not them.
+    if let Err(error) = confinement::be_like_a_worker() {
         return Some(format!("a thread cannot give up its capabilities to try it: {error}"));
     }
     let error = match build(8).and_then(|ring| restrict(&ring).map(|()| ring)) {
@@ -88,7 +88,8 @@ fn obstacle_here() -> Option<String> {
     };
     Some(match error.raw_os_error() {
         Some(libc::EPERM) => {
-            "the kernel forbids it (sysctl kernel.io_uring_disabled, or a seccomp filter of the container)".into()
+            "the kernel forbids it (sysctl kernel.io_uring_disabled and io_uring_group, or a seccomp filter of the container)"
+                .into()
         }
         Some(libc::ENOSYS) => "the kernel has no io_uring, or a seccomp filter hides it".into(),
         Some(libc::ENOMEM) => "too little locked memory is allowed (raise LimitMEMLOCK or ulimit -l)".into(),
