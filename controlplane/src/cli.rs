@@ -230,6 +230,8 @@ fn run_gateway(file: &Path, service: Option<String>, options: Options) -> anyhow
     // With every capability these can be made below directories of others. What is wrong with them is told when they are used.
     let (runtime_dir, state_dir) = (&desired.config.runtime_dir, &desired.config.state_dir);
     let _ = (private::shared_directory(runtime_dir), private::directory(state_dir));
+    let _ = desired.config.ike.key_log_dir.as_deref().map(private::secret_directory);
+    privileges::join_group();
     let left = privileges::drop(service.is_none()).context("giving up privileges")?;
     tracing::info!("user {}, {left}", rustix::process::geteuid().as_raw());
     desired.config.service = service;

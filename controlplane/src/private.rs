@@ -13,6 +13,9 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 /// The environment variable that, when it is set, leaves the memory of both planes open to debuggers and core dumps.
 const DUMPABLE: &str = "ADIT_DUMPABLE";
 
+/// The file in a runtime directory whose lock is held by the gateway that uses it.
+pub const LOCK: &str = "lock";
+
 /// Why a directory is not private. The message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum NotPrivate {
@@ -54,8 +57,9 @@ pub fn directory(dir: &Path) -> Result<(), NotPrivate> {
 pub fn shared_directory(dir: &Path) -> Result<(), NotPrivate> {
     let group = users::group();
     let is_new = !dir.exists();
+    make_above(dir)?;
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    if let Some(group) = group.filter(|_| is_new) {
+    if let Some(group) = group.filter(|_| is_new || is_still_closed(dir)) {
         // Refused to who is not in that group: then the data plane is our own user's.
         if chown(dir, None, Some(group)).is_ok() {
             std::fs::set_permissions(dir, Permissions::from_mode(0o770))?;
@@ -70,6 +74,27 @@ pub fn shared_directory(dir: &Path) -> Result<(), NotPrivate> {
         return Err(NotPrivate::TooOpenForTwo { dir: dir.to_owned(), mode: facts.mode() & 0o7777 });
     }
     Ok(())
+}
+
+/// Makes what is missing above a directory of both planes: everybody may pass, or its user could not come there.
+fn make_above(dir: &Path) -> io::Result<()> {
+    let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty() && !above.exists()) else { return Ok(()) };
+    make_above(above)?;
+    match DirBuilder::new().mode(0o755).create(above) {
+        // The mask for new files may have taken some of it away.
+        Ok(()) => std::fs::set_permissions(above, Permissions::from_mode(0o755)),
+        // Another gateway was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a directory is one that a gateway made, or somebody for one, before the machine had the group: ours alone, and with nothing in it
+/// or with the lock. Anything else, such as a home, is left as it is.
+fn is_still_closed(dir: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    let is_closed = dir.metadata().is_ok_and(|facts| facts.uid() == own && facts.mode() & 0o077 == 0);
+    is_closed && (dir.join(LOCK).exists() || dir.read_dir().is_ok_and(|mut files| files.next().is_none()))
 }
 
 /// The same for a directory that nobody else may even look into.
@@ -138,9 +163,19 @@ mod tests {
     #[test]
     fn a_directory_of_both_planes_is_closed_to_all_but_their_group() {
         let dir = tempfile::tempdir().unwrap();
-        let new = dir.path().join("run");
+        let new = dir.path().join("above/run");
         shared_directory(&new).unwrap();
-        assert_eq!(new.metadata().unwrap().mode() & 0o007, 0);
+        let mode = |dir: &Path| dir.metadata().unwrap().mode() & 0o7777;
+        assert_eq!((mode(new.parent().unwrap()), mode(&new) & 0o007), (0o755, 0), "its user has to come there");
+        // One that was ours alone is theirs, unless something else is in it.
+        let as_new = mode(&new);
+        std::fs::set_permissions(&new, Permissions::from_mode(0o700)).unwrap();
+        shared_directory(&new).unwrap();
+        assert_eq!(mode(&new), as_new);
+        std::fs::set_permissions(&new, Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(new.join("letters"), "").unwrap();
+        shared_directory(&new).unwrap();
+        assert_eq!(mode(&new), 0o700);
         let is_theirs = users::group() == Some(new.metadata().unwrap().gid());
         std::fs::set_permissions(&new, Permissions::from_mode(0o770)).unwrap();
         assert_eq!(shared_directory(&new).is_ok(), is_theirs);

@@ -5,6 +5,7 @@
 //! | CAP_NET_ADMIN | interface, addresses, routes, rules, marks and buffers of sockets |
 //! | CAP_NET_BIND_SERVICE | UDP port 500 |
 //! | CAP_DAC_READ_SEARCH, as root | files of the configuration that belong to another user, such as keys of the user `adit` |
+//! | CAP_BPF, not as root, where it starts the data plane | for that to inherit; not in effect here |
 //! | CAP_KILL, where it starts the data plane | to end one that hangs, which is another user's process |
 //!
 //! Raw sockets (CAP_NET_RAW) are opened before. A data plane that root has started gets its own capabilities anew from the kernel, out of
@@ -51,19 +52,22 @@ impl fmt::Display for Left {
 pub fn drop(starts_dataplane: bool) -> Result<Left> {
     let is_root = rustix::process::geteuid().is_root();
     let kept = kept(is_root, starts_dataplane);
-    if is_root {
-        join_group();
-    }
-    let bounding = if is_root && starts_dataplane { kept | OF_DATAPLANE } else { kept };
-    bound(bounding)?;
-    let permitted = capabilities(None)?.permitted & kept;
-    // A child of root has what it needs out of the bounding set, a child of somebody else has what is ambient.
-    let inherited = if starts_dataplane && !is_root { permitted } else { CapabilitySet::empty() };
+    let of_dataplane = match (starts_dataplane, is_root) {
+        (false, _) => CapabilitySet::empty(),
+        (true, true) => OF_DATAPLANE,
+        (true, false) => CapabilitySet::BPF,
+    };
+    bound(kept | of_dataplane)?;
+    let before = capabilities(None)?.permitted;
+    let effective = before & kept;
+    // A child of root has what it needs out of the bounding set, a child of somebody else has what is ambient, and that has to be permitted.
+    let inherited = if starts_dataplane && !is_root { before & (kept | of_dataplane) } else { CapabilitySet::empty() };
+    let permitted = effective | inherited;
     match clear_ambient_capability_set() {
         Ok(()) | Err(Errno::INVAL) => {}
         Err(error) => return Err(error),
     }
-    set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable: inherited })?;
+    set_capabilities(None, CapabilitySets { effective, permitted, inheritable: inherited })?;
     for one in inherited.iter() {
         configure_capability_in_ambient_set(one, true)?;
     }
@@ -80,8 +84,12 @@ fn kept(is_root: bool, starts_dataplane: bool) -> CapabilitySet {
     kept
 }
 
-/// Root without its capabilities is a user like others: what belongs to the group of both planes is open to it as to its members.
-fn join_group() {
+/// Root without its capabilities is a user like others: what belongs to the group of both planes is to be open to it as to its members. For
+/// all threads of the process, so to be called while there is one, and before [`drop`]. Nothing for other users.
+pub fn join_group() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
     // Without it, or where it is refused, only the socket of a data plane of that group is out of reach, which is told then.
     let _ = users::group().map(|group| setgroups(&[Gid::from_raw(group)]));
 }
@@ -111,6 +119,9 @@ fn bound(kept: CapabilitySet) -> Result<()> {
 mod tests {
     use std::thread;
 
+    use rustix::process::Uid;
+    use rustix::thread::{capability_is_in_ambient_set, set_keep_capabilities, set_thread_res_uid};
+
     use super::*;
 
     /// Capabilities belong to a thread: each test gives up its own.
@@ -139,12 +150,34 @@ mod tests {
             let bounded = [CapabilitySet::SYS_ADMIN, CapabilitySet::SYS_MODULE, CapabilitySet::NET_RAW].map(is_bounded);
             (capabilities(None).unwrap(), ambient, bounded)
         });
-        assert_eq!(sets.effective, sets.permitted);
-        assert!(!sets.permitted.intersects(OF_DATAPLANE));
+        assert!(!sets.effective.intersects(OF_DATAPLANE));
         if rustix::process::geteuid().is_root() {
+            assert_eq!(sets.effective, sets.permitted);
             assert_eq!((sets.inheritable, ambient, bounded), (CapabilitySet::empty(), false, [true; 3]));
         } else {
             assert_eq!(sets.inheritable, sets.permitted);
         }
+    }
+
+    #[test]
+    fn a_data_plane_of_another_user_inherits_the_right_to_load_its_program() {
+        let Some((had, left, sets, ambient)) = on_a_thread(|| {
+            // Only root can try it; this thread alone becomes another user, with all capabilities.
+            if !rustix::process::geteuid().is_root() {
+                return None;
+            }
+            set_keep_capabilities(true).unwrap();
+            let nobody = Uid::from_raw(65534);
+            set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            let had = capabilities(None).unwrap().permitted;
+            let left = drop(true).unwrap();
+            let ambient = had.iter().filter(|one| capability_is_in_ambient_set(*one).unwrap()).collect::<CapabilitySet>();
+            Some((had, left, capabilities(None).unwrap(), ambient))
+        }) else {
+            return;
+        };
+        let inherited = had & (WORK | CapabilitySet::BPF);
+        assert_eq!((sets.effective, sets.permitted), (had & WORK, inherited));
+        assert_eq!((sets.inheritable, ambient, left.capabilities), (inherited, inherited, inherited));
     }
 }

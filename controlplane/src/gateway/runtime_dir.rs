@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::private;
-
-const LOCK: &str = "lock";
+use crate::private::{self, LOCK};
 
 /// The directory, and the lock on it.
 #[derive(Debug)]
