@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use adit_channel::users;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -94,6 +95,14 @@ impl Gateway {
             }
             Err(error) => return Err(error).with_context(|| format!("connecting to {}", socket.display())),
         };
+        let (owner, own) = (connection.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
+        if is_impostor(owner, own, users::data_plane()) {
+            bail!(
+                "{} belongs to {}, the user of the data plane: it is not adit that listens there",
+                socket.display(),
+                users::name(owner)
+            );
+        }
         let answer = tokio::time::timeout(within, exchange(connection, method, path)).await;
         let (status, body) = answer.with_context(|| format!("{name} did not answer within {} s", within.as_secs()))??;
         if !status.is_success() {
@@ -104,6 +113,11 @@ impl Gateway {
         }
         serde_json::from_slice(&body).with_context(|| format!("{name} answered something else; is it another version?"))
     }
+}
+
+/// Whether who listens is the other plane's user: it can make sockets in the runtime directory, and is not to speak for the gateway.
+fn is_impostor(owner: u32, own: u32, data_plane: Option<u32>) -> bool {
+    owner != own && Some(owner) == data_plane
 }
 
 /// A name as a part of a path: whatever was typed, the gateway is to say that there is no such peer.
@@ -171,6 +185,13 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn the_data_plane_s_user_is_not_believed_to_be_adit() {
+        assert!(is_impostor(64, 0, Some(64)) && is_impostor(64, 63, Some(64)));
+        assert!(!is_impostor(0, 0, Some(64)) && !is_impostor(63, 0, Some(64)) && !is_impostor(64, 0, None));
+        assert!(!is_impostor(64, 64, Some(64)), "who runs both as one user");
+    }
 
     #[tokio::test]
     async fn a_socket_that_nobody_listens_at_is_no_gateway() {
