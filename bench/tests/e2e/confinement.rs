@@ -3,7 +3,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, binary, wait_until};
@@ -66,7 +65,13 @@ fn replace_control(lab: &mut Lab, start: impl Fn(&mut Lab) -> Result<()>) -> Res
 #[test]
 fn no_thread_of_a_data_plane_keeps_a_privilege() -> Result<()> {
     for io in ["io_uring", "poll"] {
-        let mut lab = Lab::start(&LabOptions { io, workers: vec![2, 1], ..LabOptions::default() })?;
+        let mut lab = Lab::prepare(&LabOptions { io, workers: vec![2, 1], ..LabOptions::default() })?;
+        // Root stays root only where there is no other user for it.
+        let house = House::new(&lab, "", "")?;
+        for number in 0..2 {
+            house.start(&mut lab, number)?;
+        }
+        lab.wait_until_up()?;
         let first = is_confined(lab.a(), 3, 0)?;
         is_confined(lab.b(), 2, 0)?;
         let control = lab.gateways[0].control()?.pid();
@@ -80,7 +85,7 @@ fn no_thread_of_a_data_plane_keeps_a_privilege() -> Result<()> {
         ensure!(lab.a().adit("status")?.contains("confined by"), "people are not told");
         lab.a().wait_for_log("protections: ", SOON)?;
 
-        replace_control(&mut lab, |lab| lab.gateways[0].start_control())?;
+        replace_control(&mut lab, |lab| house.start(lab, 0))?;
         ensure!(is_confined(lab.a(), 3, 0)? == first);
         // What cannot be opened any more is opened by another process, which has given it up as well.
         lab.a().kill_data_plane()?;
@@ -101,7 +106,7 @@ fn no_thread_of_a_data_plane_keeps_a_privilege() -> Result<()> {
     Ok(())
 }
 
-/// Users, files and programs as a package would make them.
+/// A machine with these users of Adit and no others; its programs are where every user may run them.
 struct House {
     adit: PathBuf,
     passwd: PathBuf,
@@ -109,22 +114,18 @@ struct House {
 }
 
 impl House {
-    fn new(lab: &Lab) -> Result<House> {
+    /// The lines about our users in its lists of users and of groups.
+    fn new(lab: &Lab, users: &str, groups: &str) -> Result<House> {
         let dir = lab.dir();
         fs::set_permissions(dir, Permissions::from_mode(0o755))?;
         let list = |of: &str, more: &str| -> Result<PathBuf> {
             let file = dir.join(of);
-            fs::write(&file, fs::read_to_string(Path::new("/etc").join(of))? + more)?;
+            let all = fs::read_to_string(Path::new("/etc").join(of))?;
+            let others = all.lines().filter(|line| !["adit", "adit-dataplane"].contains(&line.split(':').next().unwrap_or("")));
+            fs::write(&file, others.map(|line| format!("{line}\n")).collect::<String>() + more)?;
             Ok(file)
         };
-        let passwd = format!(
-            "adit:x:{ADIT}:{ADIT}::/nonexistent:/bin/false\nadit-dataplane:x:{DATA_PLANE}:{ADIT}::/nonexistent:/bin/false\n"
-        );
-        let house = House {
-            adit: dir.join("adit"),
-            passwd: list("passwd", &passwd)?,
-            group: list("group", &format!("adit:x:{ADIT}:\n"))?,
-        };
+        let house = House { adit: dir.join("adit"), passwd: list("passwd", users)?, group: list("group", groups)? };
         // Where they were built may be closed to other users.
         fs::copy(binary("adit")?, &house.adit)?;
         fs::copy(binary("adit-dataplane")?, dir.join("adit-dataplane"))?;
@@ -135,31 +136,34 @@ impl House {
         Ok(house)
     }
 
-    /// Runs `adit run` in the namespace of gateway a, where the users exist.
-    fn command(&self, lab: &Lab) -> Command {
-        let mut command = lab.a().netns.command("unshare");
+    /// Starts a gateway of the lab there.
+    fn start(&self, lab: &mut Lab, number: usize) -> Result<()> {
+        let gateway = &mut lab.gateways[number];
+        let mut command = gateway.netns.command("unshare");
         let script = "mount --bind \"$1\" /etc/passwd && mount --bind \"$2\" /etc/group && shift 2 && exec \"$@\"";
         command.args(["--mount", "sh", "-c", script, "sh"]).args([&self.passwd, &self.group]);
-        command.arg(&self.adit).args(["run", "-c"]).arg(&lab.a().config);
-        command
+        command.arg(&self.adit).args(["run", "-c"]).arg(&gateway.config);
+        gateway.start(&mut command)
     }
 }
 
 #[test]
 fn a_data_plane_that_root_starts_becomes_its_own_user() -> Result<()> {
     let mut lab = Lab::prepare(&LabOptions { workers: vec![2, 1], ..LabOptions::default() })?;
-    let house = House::new(&lab)?;
-    let start = |lab: &mut Lab| {
-        let mut command = house.command(lab);
-        lab.gateways[0].start(&mut command)
-    };
+    let users =
+        format!("adit:x:{ADIT}:{ADIT}::/nonexistent:/bin/false\nadit-dataplane:x:{DATA_PLANE}:{ADIT}::/nonexistent:/bin/false\n");
+    let house = House::new(&lab, &users, &format!("adit:x:{ADIT}:\n"))?;
+    let start = |lab: &mut Lab| house.start(lab, 0);
+    // As it was left by one that ran before there were these users.
+    let run = lab.dir().join("run-site-a");
+    fs::create_dir(&run)?;
+    fs::set_permissions(&run, Permissions::from_mode(0o700))?;
     start(&mut lab)?;
     lab.gateways[1].start_control()?;
     is_up(&mut lab)?;
     let plane = is_confined(lab.a(), 3, DATA_PLANE)?;
     replace_control(&mut lab, start)?;
     // The socket can be made again by who is not root, in a directory that is, too.
-    let run = lab.dir().join("run-site-a");
     let socket = fs::read_dir(&run)?.flatten().find(|entry| entry.file_name().to_string_lossy().contains("plane.sock"));
     let socket = socket.context("the channel's socket")?.path();
     fs::remove_file(&socket)?;
