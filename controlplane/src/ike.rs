@@ -381,7 +381,8 @@ impl Ike {
 
     /// Whether nothing is left of any connection.
     pub fn is_quiet(&self) -> bool {
-        self.places.keys().all(|peer| self.endpoint.status(*peer).is_none_or(|status| status.ike.is_empty()))
+        !self.endpoint.has_last_words()
+            && self.places.keys().all(|peer| self.endpoint.status(*peer).is_none_or(|status| status.ike.is_empty()))
     }
 
     /// Why the last negotiation with a peer came to nothing.

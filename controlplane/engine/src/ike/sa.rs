@@ -95,6 +95,11 @@ impl IkeSa {
         }
     }
 
+    /// It is over, and the peer is told when it has answered the request before.
+    pub(super) fn has_last_words(&self) -> bool {
+        matches!(&self.stage, Stage::Closing { last, .. } if !last.is_empty())
+    }
+
     pub(super) fn session(&self) -> Option<&Session> {
         match &self.stage {
             Stage::Established(session) => Some(session),

@@ -205,6 +205,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether a peer is still to be told that a connection is closed: a request that is under way is to be answered first.
+    pub fn has_last_words(&self) -> bool {
+        self.sas.values().any(|sa| sa.has_last_words())
+    }
+
     fn down(&mut self, now: Now, id: PeerId, cause: Cause) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         peer.connection.wanted = false;
