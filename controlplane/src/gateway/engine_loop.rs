@@ -168,11 +168,12 @@ impl Gateway {
             if self.drive_ike(plane).is_err() {
                 return;
             }
-            // Answers, and what the workers say of our commands.
-            self.drain(plane);
+            // Before answers are taken: what follows from them is to be sent, too.
             if self.ike.as_ref().is_none_or(|ike| !ike.waits() && ike.is_quiet()) {
                 return;
             }
+            // Answers, and what the workers say of our commands.
+            self.drain(plane);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
