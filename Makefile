@@ -32,10 +32,11 @@ RUNS ?= 10
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-LOOM := RUSTFLAGS="--cfg loom" \
-    $(CARGO) test --locked --release -p adit-channel --test loom --target-dir $(TARGET)/loom
+LOOM := $(CARGO) test --locked --release -p adit-channel --features loom --test loom
 # One test, because what it measures must not run beside others.
 MATRIX := full::every_case_is_tried_and_the_page_tells_what_came_of_it
+# What failed in a log, each with the first lines of what it said.
+WHY := awk '/^test .* FAILED$$/ { print } /^error(\[|: )/ { lines = 10 } /^---- .* stdout ----$$/ { lines = 20 } lines-- > 0 { print }'
 # A copy of AWS-LC that happens to be installed must not change what is built.
 export AWS_LC_SYS_USE_SYSTEM ?= 0
 
@@ -60,7 +61,7 @@ test:
 	run() { echo "+ $$*"; "$$@" || touch $(TARGET)/test.failed; }
 	{
 	    run $(CARGO) test --locked --workspace --doc
-	    run env $(LOOM)
+	    run $(LOOM)
 	    export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)"
 	    run env ADIT_TEST=part $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast
 	    if [ $(ADIT_TEST) = full ]; then run $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX); fi
@@ -69,7 +70,7 @@ test:
 	    /^test result:/ { passed += $$4; failed += $$6; ignored += $$8; binaries++ }
 	    END { printf "all tests: %d passed, %d failed, %d ignored in %d executables, %d min %d s\n", passed, failed, ignored, binaries, seconds / 60, seconds % 60 }
 	' $(TARGET)/test.log
-	if [ -e $(TARGET)/test.failed ]; then grep -E '^(test .* FAILED|error: |error\[)' $(TARGET)/test.log || true; exit 1; fi
+	[ ! -e $(TARGET)/test.failed ] || { $(WHY) $(TARGET)/test.log; exit 1; }
 
 test-full: test
 

@@ -22,34 +22,34 @@ pub mod live;
 pub mod ring;
 mod sync;
 
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod counters;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod fd;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod info;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod layout;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod listener;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod master;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod paths;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod plane;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub mod service;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod shm;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub mod users;
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod vault;
 
 pub use live::LiveSa;
 pub use sync::{AtomicU64, Ordering};
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub use {
     counters::Counters,
     fd::{EventFd, ask_to_end},

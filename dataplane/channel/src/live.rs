@@ -147,16 +147,16 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
 
 /// Lets the writer get on: it may have lost its core to us.
 fn pause(turn: u32) {
-    #[cfg(loom)]
+    #[cfg(feature = "loom")]
     {
         let _ = turn;
         loom::thread::yield_now();
     }
-    #[cfg(not(loom))]
+    #[cfg(not(feature = "loom"))]
     if turn.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

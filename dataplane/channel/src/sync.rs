@@ -1,6 +1,6 @@
-//! The atomics of the channel, which loom replaces when it explores every interleaving (`--cfg loom`).
+//! The atomics of the channel, which loom replaces when it explores every interleaving (feature `loom`).
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 pub use std::sync::atomic::{AtomicU64, Ordering, fence};

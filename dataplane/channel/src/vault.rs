@@ -111,7 +111,7 @@ impl<M: Deref<Target = [AtomicU64]>> Vault<M> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

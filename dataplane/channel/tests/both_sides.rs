@@ -1,5 +1,4 @@
 //! Both sides of the channel in one process: what one writes, the other reads, with all their limits.
-#![cfg(not(loom))]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,6 @@
 //! One side of the channel fills the shared memory with anything; the other side must stay whole.
 //!
 //! The memory is changed through its descriptor, as another process would.
-#![cfg(not(loom))]
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,6 +1,5 @@
 //! Every interleaving of the two sides of a ring and of a seqlock, explored by loom:
-//! `RUSTFLAGS="--cfg loom" cargo test -p adit-channel --release --test loom`.
-#![cfg(loom)]
+//! `cargo test -p adit-channel --features loom --release --test loom`.
 
 use std::sync::Arc;
 

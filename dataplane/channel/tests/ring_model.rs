@@ -1,5 +1,4 @@
 //! The ring against a queue, and against memory that a stranger fills with anything.
-#![cfg(not(loom))]
 
 use std::collections::VecDeque;
 use std::sync::Arc;

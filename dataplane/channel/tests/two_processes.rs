@@ -1,7 +1,6 @@
 //! The channel between two real processes, one of which is killed with SIGKILL in the middle of its work.
 //!
 //! The test program runs itself a second time, as the other plane (`child_process` with a role in the environment).
-#![cfg(not(loom))]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
