@@ -27,6 +27,8 @@ export SIM_RUNS ?= 10000
 export PROPTEST_CASES ?= 4096
 export FUZZ_SECONDS ?= 20
 endif
+# Tests end to end wait more than they work; those that measure take turns all the same.
+export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
 RUNS ?= 10
 .PHONY: build demo quick test test-full test-soak interop check bench fuzz loom deny mutants
 

@@ -5,7 +5,8 @@
 #
 # target/soak.log gets a line for each test executable of each run: COMMIT RUN EXECUTABLE passed|failed SECONDS. What has passed or
 # failed at this commit is not run again: delete its line, or the file, to repeat it. What an executable wrote is in target/soak/.
-# ADIT_BIN_DIR names the programs that are driven. Ends with 1 when a line of this commit says failed.
+# ADIT_BIN_DIR names the programs that are driven. The second load is LOAD busy loops (default: one for each core).
+# Ends with 1 when a line of this commit says failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +25,7 @@ mapfile -t tests < <(cargo test --locked --workspace --lib --bins --tests --no-r
 # The second load: as many as there are cores, each no more than half of one while the tests want it.
 load=()
 trap 'kill "${load[@]}" 2>/dev/null || true' EXIT
-for _ in $(seq "$(nproc)"); do
+for _ in $(seq "${LOAD:-$(nproc)}"); do
     (while :; do :; done) &
     load+=($!)
 done

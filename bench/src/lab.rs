@@ -8,7 +8,8 @@
 //!
 //! `Lab::start` writes keys and configurations into a temporary directory, starts `adit run` in every namespace and returns when
 //! every gateway has been answered by every other one through the tunnel. Dropping the lab ends every process and removes the rest.
-//! Labs of all processes on a machine come one after the other, because they share its cores.
+//! Labs of all processes on a machine come one after the other, because they share its cores; only those that wait more than they
+//! work ([`LabOptions::patient`]) run beside each other.
 
 pub mod capture;
 pub mod interop;
@@ -77,6 +78,8 @@ pub struct LabOptions {
     /// Keys by IKE with a preshared key instead of a static key: what stands in the peer's block `ike` beside `psk_file`, such as
     /// `role: responder`. One for each gateway; the last entry holds for the rest, and with none there is no IKE.
     pub ike: Vec<String>,
+    /// Nothing is measured in it and most of its time is waiting, for retransmissions say: it may run beside others of its kind.
+    pub patient: bool,
 }
 
 impl Default for LabOptions {
@@ -96,7 +99,15 @@ impl Default for LabOptions {
             flood_pps: None,
             defer_checksums: None,
             ike: Vec::new(),
+            patient: false,
         }
+    }
+}
+
+impl LabOptions {
+    /// The default for a lab that measures nothing and waits most of its time.
+    pub fn patient() -> LabOptions {
+        LabOptions { patient: true, ..LabOptions::default() }
     }
 }
 
@@ -139,7 +150,7 @@ impl Lab {
     pub fn prepare(options: &LabOptions) -> Result<Lab> {
         ensure!(is_root(), "the lab needs root, or the root of a user namespace (unshare --user --map-root-user --net --mount)");
         ensure!((2..=3).contains(&options.gateways), "a lab has two or three gateways, not {}", options.gateways);
-        let turn = take_turn()?;
+        let turn = take_turn(options.patient)?;
         let dir = WorkDir::new("lab")?;
         let names = ["site-a", "site-b", "site-c"];
         write_keys(dir.path(), &names[..options.gateways], options.suite)?;
@@ -371,11 +382,12 @@ fn is_root() -> bool {
     })
 }
 
-/// Holds the machine-wide lock of labs until the file is dropped.
-fn take_turn() -> Result<File> {
+/// Holds the machine-wide lock of labs until the file is dropped: alone, or with others that share it.
+fn take_turn(shared: bool) -> Result<File> {
     let path = std::env::temp_dir().join("adit-lab.lock");
     let file = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    let locked = if shared { file.lock_shared() } else { file.lock() };
+    locked.with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
 }
 

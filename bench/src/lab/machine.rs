@@ -68,7 +68,7 @@ pub struct Machine {
 impl Machine {
     /// Boots a machine with these files, runs the script in it as root, and returns when the machine has ended.
     pub fn run(files: &[MachineFile], script: &str) -> Result<Machine> {
-        let _turn = take_turn()?;
+        let _turn = take_turn(false)?;
         let parts = releases::machine()?;
         let dir = WorkDir::new("machine")?;
         let root = dir.path().join("root.cpio");

@@ -6,7 +6,7 @@ use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::ike_tunnel::{ROLES, options, peer};
+use crate::ike_tunnel::{ROLES, patient, peer};
 use crate::reaches;
 
 /// With a static key there is no handshake.
@@ -16,7 +16,7 @@ const IKE_ALONE: [&str; 5] = [".children.age_s", ".children.ike_sa", ".children.
 
 /// A pair with a static key, and one with IKE.
 fn both() -> [LabOptions; 2] {
-    [LabOptions::default(), options(&ROLES)].map(|options| LabOptions { workers: vec![2], lanes: Some(2), ..options })
+    [LabOptions::patient(), patient(&ROLES)].map(|options| LabOptions { workers: vec![2], lanes: Some(2), ..options })
 }
 
 fn status(gateway: &Gateway) -> Result<Value> {

@@ -58,8 +58,11 @@ fn local(lab: &Lab, path: &str) -> Result<Answer> {
 
 /// Two gateways of which the first one has an API over TCP.
 fn lab(ike: &[&str]) -> Result<Lab> {
-    let mut lab =
-        Lab::prepare(&LabOptions { ike: ike.iter().map(|more| (*more).to_owned()).collect(), ..LabOptions::default() })?;
+    let mut lab = Lab::prepare(&LabOptions {
+        ike: ike.iter().map(|more| (*more).to_owned()).collect(),
+        patient: true,
+        ..LabOptions::patient()
+    })?;
     let token = lab.dir().join("api.token");
     fs::write(&token, format!("{TOKEN}\n"))?;
     fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
@@ -270,7 +273,7 @@ fn what_failed_is_explained_with_both_offers() -> Result<()> {
         ike: ["proposals: [aes128gcm16-prfsha256-x25519], role: initiator", "proposals: [aes256gcm16-prfsha384-ecp384]"]
             .map(str::to_owned)
             .into(),
-        ..LabOptions::default()
+        ..LabOptions::patient()
     })?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;
@@ -389,7 +392,7 @@ fn orders_from_many_at_once_are_all_answered() -> Result<()> {
 
 #[test]
 fn a_token_that_others_can_read_is_refused() -> Result<()> {
-    let lab = Lab::prepare(&LabOptions::default())?;
+    let lab = Lab::prepare(&LabOptions::patient())?;
     let token = lab.dir().join("api.token");
     fs::write(&token, TOKEN)?;
     fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
@@ -401,7 +404,7 @@ fn a_token_that_others_can_read_is_refused() -> Result<()> {
 
 #[test]
 fn the_api_address_is_in_use() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let token = lab.dir().join("api.token");
     fs::write(&token, TOKEN)?;
     fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;

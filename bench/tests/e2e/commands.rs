@@ -5,7 +5,7 @@ use std::process::Output;
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, at_one_moment, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, ike, listed, options, peer, spis};
+use crate::ike_tunnel::{ROLES, ike, listed, patient, peer, spis};
 use crate::reaches;
 
 /// All commands about a peer.
@@ -27,7 +27,7 @@ fn refuses(gateway: &Gateway, words: &[&str], code: i32, error: &str) -> Result<
 
 #[test]
 fn orders_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
-    let lab = Lab::start(&options(&ROLES))?;
+    let lab = Lab::start(&patient(&ROLES))?;
     for peer in ["nobody", "site-B", "two words", "../site-b", "%2e%2e", "ä", "?"] {
         for command in COMMANDS {
             let words = [command, &[peer]].concat();
@@ -40,7 +40,7 @@ fn orders_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
 
 #[test]
 fn orders_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
-    let mut lab = Lab::prepare(&options(&ROLES))?;
+    let mut lab = Lab::prepare(&patient(&ROLES))?;
     let error = format!("no adit runs as site-a: start it with adit run -c {}", lab.a().config.display());
     for command in COMMANDS {
         refuses(lab.a(), &[command, &["site-b"]].concat(), 1, &error)?;
@@ -56,7 +56,7 @@ fn orders_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
 
 #[test]
 fn a_peer_with_a_static_key_has_no_ike_to_be_ordered() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     for command in COMMANDS.into_iter().filter(|command| *command != ["explain"]) {
         refuses(lab.a(), &[command, &["site-b"]].concat(), 1, "the peer site-b has a static key: there is nothing to negotiate")?;
     }
@@ -68,7 +68,7 @@ fn a_peer_with_a_static_key_has_no_ike_to_be_ordered() -> Result<()> {
 
 #[test]
 fn what_cannot_be_done_now_is_refused_and_what_can_is_done() -> Result<()> {
-    let lab = Lab::start(&options(&ROLES))?;
+    let lab = Lab::start(&patient(&ROLES))?;
     let done = |words: &[&str]| -> Result<()> {
         let output = adit(lab.a(), words)?;
         ensure!(output.status.code() == Some(0) && output.stderr.is_empty(), "{words:?}: {output:?}");
@@ -92,7 +92,7 @@ fn what_cannot_be_done_now_is_refused_and_what_can_is_done() -> Result<()> {
 
 #[test]
 fn status_shows_every_sa_with_suite_ages_counters_and_path() -> Result<()> {
-    let lab = Lab::start(&options(&ROLES))?;
+    let lab = Lab::start(&patient(&ROLES))?;
     reaches(&lab.a().netns, lab.b().inner())?;
     lab.a().adit("rekey site-b")?;
     wait_until("the rekey is counted", SOON, || Ok(ike(lab.a())?["counters"]["child_rekeys"] == 1))?;

@@ -8,13 +8,13 @@ use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
 use adit_bench::netns::Veth;
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ike, options};
+use crate::ike_tunnel::{ike, patient};
 use crate::{edit, reaches};
 
 /// The first gateway connects, the second one answers.
 fn prepared(more: &str) -> Result<Lab> {
     let roles = ["initiator", "responder"].map(|role| format!("role: {role}, dpd_s: 2{more}"));
-    Lab::prepare(&options(&[&roles[0], &roles[1]]))
+    Lab::prepare(&patient(&[&roles[0], &roles[1]]))
 }
 
 /// Starts a gateway that has this file as `/etc/hosts`.
@@ -87,7 +87,7 @@ fn way(gateway: &Gateway) -> Result<String> {
 
 #[test]
 fn with_a_static_key_the_next_address_is_tried_when_one_is_silent() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     lab.b().netns.address(WAN, "192.0.2.22/24")?;
     edit(lab.b(), "listen: \"192.0.2.2:4500\"", "listen: \"0.0.0.0:4500\"")?;
     // Neither begins where the other is.

@@ -30,7 +30,7 @@ fn fails_with(lab: &mut Lab, command: &mut Command, words: &[&str]) -> Result<()
 
 #[test]
 fn the_address_is_in_use() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let _other = lab.a().netns.enter(|| UdpSocket::bind((lab.a().outer(), PORT)))?;
     let mut command = lab.a().command()?;
     fails_with(&mut lab, &mut command, &["192.0.2.1:4500", "in use"])
@@ -38,14 +38,14 @@ fn the_address_is_in_use() -> Result<()> {
 
 #[test]
 fn there_is_no_dev_net_tun() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let mut command = without_tun(lab.a().netns.command("unshare"), &lab.a().command()?);
     fails_with(&mut lab, &mut command, &["/dev/net/tun", "modprobe tun"])
 }
 
 #[test]
 fn the_user_is_not_root() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755))?;
     chown(lab.dir(), Some(NOBODY), Some(NOBODY))?;
     for entry in fs::read_dir(lab.dir())? {
@@ -68,7 +68,7 @@ fn the_user_is_not_root() -> Result<()> {
 
 #[test]
 fn a_normal_user_is_told_who_may_ask_for_the_status() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let adit = lab.dir().join("adit");
     fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755))?;
     fs::copy(adit_bench::lab::binary("adit")?, &adit)?;
@@ -89,7 +89,7 @@ fn a_normal_user_is_told_who_may_ask_for_the_status() -> Result<()> {
 
 #[test]
 fn a_core_does_not_exist() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     edit(lab.a(), "workers: 1", "workers: 1, cores: [99]")?;
     let mut command = lab.a().command()?;
     fails_with(&mut lab, &mut command, &["core", "99"])
@@ -97,14 +97,14 @@ fn a_core_does_not_exist() -> Result<()> {
 
 #[test]
 fn there_are_too_few_cores() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions { workers: vec![2, 1], ..LabOptions::default() })?;
+    let mut lab = Lab::prepare(&LabOptions { workers: vec![2, 1], ..LabOptions::patient() })?;
     let mut command = wrapped(lab.a().netns.command("taskset"), &["--cpu-list", "0"], &lab.a().command()?);
     fails_with(&mut lab, &mut command, &["2 workers", "core", "workers"])
 }
 
 #[test]
 fn a_memlock_limit_of_nothing_does_no_harm() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let words = ["--memlock=0:0", "setpriv", "--bounding-set=-ipc_lock", "--"];
     let mut command = wrapped(lab.a().netns.command("prlimit"), &words, &lab.a().command()?);
     lab.gateways[0].start(&mut command)?;
@@ -116,7 +116,7 @@ fn a_memlock_limit_of_nothing_does_no_harm() -> Result<()> {
 
 #[test]
 fn others_can_read_the_static_key() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let file = lab.dir().join("site-a-site-b.key");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640))?;
     let mut command = lab.a().command()?;
@@ -128,7 +128,7 @@ fn others_can_read_the_static_key() -> Result<()> {
 
 #[test]
 fn the_data_plane_program_is_missing() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let original = adit_bench::lab::binary("adit-dataplane")?.display().to_string();
     edit(lab.a(), &original, "/nonexistent/adit-dataplane")?;
     let mut command = lab.a().command()?;
@@ -137,7 +137,7 @@ fn the_data_plane_program_is_missing() -> Result<()> {
 
 #[test]
 fn the_interface_name_is_taken_by_another_link() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     lab.a().netns.run("ip link add adit0 type veth peer name other")?;
     let mut command = lab.a().command()?;
     fails_with(&mut lab, &mut command, &["adit0"])?;

@@ -18,7 +18,7 @@ fn wait_for_another(lab: &mut Lab, old: u32) -> Result<()> {
 
 #[test]
 fn a_data_plane_that_hangs_is_replaced() -> Result<()> {
-    let mut lab = Lab::start(&LabOptions { workers: vec![2, 1], ..LabOptions::default() })?;
+    let mut lab = Lab::start(&LabOptions { workers: vec![2, 1], ..LabOptions::patient() })?;
     let old = lab.a().data_plane().context("a data plane")?;
     signal(old, Signal::Stop)?;
     wait_for_another(&mut lab, old)?;
@@ -29,7 +29,7 @@ fn a_data_plane_that_hangs_is_replaced() -> Result<()> {
 
 #[test]
 fn a_data_plane_that_hangs_is_no_obstacle_to_a_new_control_plane() -> Result<()> {
-    let mut lab = Lab::start(&LabOptions::default())?;
+    let mut lab = Lab::start(&LabOptions::patient())?;
     let old = lab.a().data_plane().context("a data plane")?;
     lab.gateways[0].kill_control()?;
     signal(old, Signal::Stop)?;
@@ -41,7 +41,7 @@ fn a_data_plane_that_hangs_is_no_obstacle_to_a_new_control_plane() -> Result<()>
 
 #[test]
 fn a_gateway_that_was_stopped_as_a_whole_goes_on_as_it_was() -> Result<()> {
-    let mut lab = Lab::start(&LabOptions::default())?;
+    let mut lab = Lab::start(&LabOptions::patient())?;
     let plane = lab.a().data_plane().context("a data plane")?;
     let control = lab.gateways[0].control()?.pid();
     for _ in 0..2 {

@@ -10,7 +10,7 @@ use adit_bench::lab::interop::pki::{Authority, Credential, KeyKind, Subject, Val
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ike, options, peer};
+use crate::ike_tunnel::{ike, patient, peer};
 use crate::{edit, reaches};
 
 /// For several tries with growing waits between them.
@@ -74,7 +74,8 @@ fn check(mut lab: Lab, says: [Says; 2], mend: impl FnOnce(&Lab) -> Result<()>) -
 
 /// The first end connects, the second one is connected to.
 fn roles(more: [&str; 2]) -> LabOptions {
-    options(&[&format!("role: initiator{}", more[0]), &format!("role: responder{}", more[1])])
+    let roles = [&*format!("role: initiator{}", more[0]), &*format!("role: responder{}", more[1])];
+    patient(&roles)
 }
 
 #[test]

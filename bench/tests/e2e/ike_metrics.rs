@@ -9,7 +9,7 @@ use adit_bench::lab::capture::{Capture, Datagram, Injector};
 use adit_bench::lab::{Gateway, Lab, SOON, WAN, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, options, spis};
+use crate::ike_tunnel::{ROLES, patient, spis};
 
 /// Until a peer that is gone is given up.
 const GIVEN_UP: Duration = Duration::from_secs(40);
@@ -58,7 +58,7 @@ fn totals(a: &Gateway, peer: (&str, &str)) -> Result<()> {
 
 #[test]
 fn everything_that_happens_is_counted_per_peer_and_in_total() -> Result<()> {
-    let mut lab = Lab::prepare(&options(&ROLES))?;
+    let mut lab = Lab::prepare(&patient(&ROLES))?;
     let mut capture = Capture::open(&lab.b().netns, WAN)?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;
@@ -116,7 +116,7 @@ fn everything_that_happens_is_counted_per_peer_and_in_total() -> Result<()> {
 
 #[test]
 fn every_change_of_state_is_logged_with_both_spis() -> Result<()> {
-    let mut lab = Lab::start(&options(&ROLES))?;
+    let mut lab = Lab::start(&patient(&ROLES))?;
     let before = spis(lab.a())?.0;
     lab.a().adit("rekey site-b")?;
     lab.a().wait_for_log("rekeying", SOON)?;

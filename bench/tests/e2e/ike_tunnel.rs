@@ -16,6 +16,11 @@ pub fn options(ike: &[&str]) -> LabOptions {
     LabOptions { ike: ike.iter().map(|more| (*more).to_owned()).collect(), ..LabOptions::default() }
 }
 
+/// The same where nothing is measured and most of the time is waited for.
+pub fn patient(ike: &[&str]) -> LabOptions {
+    LabOptions { patient: true, ..options(ike) }
+}
+
 /// What `adit status --json` says of the only peer's IKE.
 pub fn ike(gateway: &Gateway) -> Result<Value> {
     Ok(peer(gateway)?["ike"].take())
@@ -121,7 +126,7 @@ fn a_new_data_plane_gets_new_child_sas_under_the_old_ike_sa() -> Result<()> {
 
 #[test]
 fn a_gateway_that_crashed_or_stopped_is_connected_again_within_seconds() -> Result<()> {
-    let mut lab = Lab::start(&options(&["role: initiator, dpd_s: 2", "role: responder, dpd_s: 2"]))?;
+    let mut lab = Lab::start(&patient(&["role: initiator, dpd_s: 2", "role: responder, dpd_s: 2"]))?;
     // A stop says goodbye; a crash does not.
     lab.gateways[1].stop()?;
     wait_until("the other end has noticed", SOON, || Ok(peer(lab.a())?["state"] == "reconnecting"))
@@ -137,7 +142,7 @@ fn a_gateway_that_crashed_or_stopped_is_connected_again_within_seconds() -> Resu
 
 #[test]
 fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<()> {
-    let mut lab = Lab::prepare(&options(&[""]))?;
+    let mut lab = Lab::prepare(&patient(&[""]))?;
     let key = lab.dir().join("site-a-site-b.psk");
     let right = std::fs::read(&key)?;
     lab.gateways[0].start_control()?;
@@ -166,7 +171,7 @@ fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<
 
 #[test]
 fn a_peer_whose_key_was_replaced_has_to_prove_itself_anew() -> Result<()> {
-    let mut lab = Lab::start(&options(&ROLES))?;
+    let mut lab = Lab::start(&patient(&ROLES))?;
     let key = lab.dir().join("site-a-site-b.psk");
     let right = std::fs::read(&key)?;
     // Only the second gateway reads the new one: the first one is as good as somebody who holds a key that was withdrawn.

@@ -9,7 +9,7 @@ const ADDRESSES: &str = "addresses: [10.77.0.1/24, \"fd77::1/64\"]";
 
 #[test]
 fn a_port_of_a_bridge_is_one_again_after_every_restart() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let netns = lab.a().netns.clone();
     edit(lab.a(), ADDRESSES, "bridge: br0")?;
     netns.run("ip link add br0 type bridge forward_delay 0 stp_state 0")?;
@@ -40,7 +40,7 @@ fn routes(gateway: &Gateway) -> Result<String> {
 #[test]
 fn a_route_of_another_interface_is_left_to_it() -> Result<()> {
     for (network, foreign) in [("10.98.0.0/16", "10.98.0.0/16 via 192.0.2.2"), ("fd98::/48", "fd98::/48 via 2001:db8::2")] {
-        let mut lab = Lab::prepare(&LabOptions::default())?;
+        let mut lab = Lab::prepare(&LabOptions::patient())?;
         let netns = lab.a().netns.clone();
         netns.run(&format!("ip route add {foreign}"))?;
         edit(lab.a(), ADDRESSES, &format!("{ADDRESSES}, routes: [{{ to: \"{network}\" }}]"))?;

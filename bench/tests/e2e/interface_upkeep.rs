@@ -59,7 +59,7 @@ fn data_plane_stays(lab: &Lab, plane: Option<u32>) -> Result<()> {
 
 #[test]
 fn a_tap_that_others_changed_is_put_right() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let addresses = "addresses: [10.77.0.1/24, \"fd77::1/64\"]";
     let routes = "routes: [{ to: 10.98.0.0/16, via: 10.77.0.2 }, { to: \"fd98::/48\", via: \"fd77::2\" }]";
     edit(lab.a(), addresses, &format!("{addresses}, {routes}"))?;
@@ -93,7 +93,7 @@ fn a_tap_that_others_changed_is_put_right() -> Result<()> {
 
 #[test]
 fn a_tun_that_others_changed_is_put_right() -> Result<()> {
-    let lab = Lab::start(&LabOptions { ip_mode: true, ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { ip_mode: true, ..LabOptions::patient() })?;
     let plane = lab.a().data_plane();
     for what in [
         format!("ip link set {TAP} down"),
@@ -109,7 +109,7 @@ fn a_tun_that_others_changed_is_put_right() -> Result<()> {
 
 #[test]
 fn a_bridge_is_waited_for_and_joined_again_when_it_is_made_anew() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     edit(lab.a(), "addresses: [10.77.0.1/24, \"fd77::1/64\"]", "bridge: br0")?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;
@@ -140,7 +140,7 @@ fn a_bridge_is_waited_for_and_joined_again_when_it_is_made_anew() -> Result<()> 
 
 #[test]
 fn packets_of_the_gateway_itself_have_a_source_that_the_far_end_takes() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ..LabOptions::default() })?;
+    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ..LabOptions::patient() })?;
     // The gateway has no address on the interface, only on its LAN.
     let text = fs::read_to_string(&lab.a().config)?;
     let start = text.find("addresses: [").context("addresses")?;
@@ -166,7 +166,7 @@ fn packets_of_the_gateway_itself_have_a_source_that_the_far_end_takes() -> Resul
 
 #[test]
 fn an_address_to_listen_at_is_waited_for() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let own = lab.a().outer();
     let netns = lab.a().netns.clone();
     netns.run(&format!("ip addr flush dev {WAN}"))?;
@@ -185,7 +185,7 @@ fn an_address_to_listen_at_is_waited_for() -> Result<()> {
 
 #[test]
 fn a_runtime_directory_that_was_removed_is_made_again() -> Result<()> {
-    let mut lab = Lab::start(&LabOptions::default())?;
+    let mut lab = Lab::start(&LabOptions::patient())?;
     let text = fs::read_to_string(&lab.a().config)?;
     let dir =
         text.lines().find_map(|line| line.strip_prefix("runtime_dir: ")).context("runtime_dir")?.trim_matches('"').to_owned();

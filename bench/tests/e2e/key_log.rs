@@ -9,7 +9,7 @@ use adit_bench::lab::tshark::{Analysis, KEY_FILES};
 use adit_bench::lab::{Lab, SOON, WAN, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, options, spis};
+use crate::ike_tunnel::{ROLES, patient, spis};
 use crate::{edit, reaches};
 
 const IKE_AUTH: &str = "isakmp.exchangetype == 35";
@@ -17,7 +17,7 @@ const IKE_AUTH: &str = "isakmp.exchangetype == 35";
 /// Two gateways of which the first one is to log its keys here. ESP without ESN, which not every tshark knows.
 fn lab(dir: impl Fn(&Lab) -> std::path::PathBuf) -> Result<Lab> {
     let roles = ROLES.map(|role| format!("{role}, esp_proposals: [aes128gcm16-noesn]"));
-    let lab = Lab::prepare(&options(&[&roles[0], &roles[1]]))?;
+    let lab = Lab::prepare(&patient(&[&roles[0], &roles[1]]))?;
     edit(lab.a(), "peers:\n", &format!("ike: {{ key_log_dir: {} }}\npeers:\n", dir(&lab).display()))?;
     Ok(lab)
 }

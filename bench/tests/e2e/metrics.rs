@@ -12,7 +12,7 @@ use crate::QUARTER_GIB;
 
 #[test]
 fn promtool_finds_nothing_wrong_with_the_metrics() -> Result<()> {
-    let lab = Lab::start(&LabOptions { workers: vec![2], ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { workers: vec![2], ..LabOptions::patient() })?;
     let transfer = start(&lab.a().netns, &lab.b().netns, lab.b().inner().into(), QUARTER_GIB)?;
     let page = lab.a().metrics_page()?;
     let mut promtool = Command::new("promtool")
@@ -31,7 +31,7 @@ fn promtool_finds_nothing_wrong_with_the_metrics() -> Result<()> {
 
 #[test]
 fn every_counter_drop_and_gauge_has_its_metric() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let metrics = lab.a().metrics()?;
     let busy = metrics.sum("adit_worker_busy_seconds_total", &[]);
     ensure!(busy.is_some_and(|seconds| seconds > 0.0 && seconds < 60.0), "busy for {busy:?}");
@@ -70,7 +70,7 @@ fn counters_account_for_a_transfer() -> Result<()> {
 
 #[test]
 fn status_is_readable_by_people_and_by_programs() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let text = lab.a().adit("status")?;
     ensure!(text.contains("site-a") && text.contains("site-b"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&lab.a().adit("status --json")?)?;

@@ -10,7 +10,7 @@ const NO_DEBUGGER: &str = "--bounding-set=-sys_ptrace";
 #[test]
 fn the_memory_of_both_planes_is_closed_unless_a_developer_asks_otherwise() -> Result<()> {
     for open in [false, true] {
-        let mut lab = Lab::prepare(&LabOptions::default())?;
+        let mut lab = Lab::prepare(&LabOptions::patient())?;
         let mut command = wrapped(lab.a().netns.command("setpriv"), &[NO_DEBUGGER, "--"], &lab.a().command()?);
         if open {
             command.env("ADIT_DUMPABLE", "yes");

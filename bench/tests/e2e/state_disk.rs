@@ -31,7 +31,7 @@ impl Drop for Disk {
 
 /// `site-a` has `site-b` by IKE, and `site-c` by a static key, whose numbers and windows go to the disk.
 fn lab() -> Result<(Lab, Disk)> {
-    let mut lab = Lab::prepare(&LabOptions { gateways: 3, ..LabOptions::default() })?;
+    let mut lab = Lab::prepare(&LabOptions { gateways: 3, ..LabOptions::patient() })?;
     let key = lab.dir().join("site-a-site-b.key");
     let (by_key, by_ike) =
         (format!("static_key_file: {}", key.display()), format!("ike: {{ psk_file: {} }}", key.with_extension("psk").display()));

@@ -5,7 +5,7 @@ use std::process::Output;
 use adit_bench::lab::{Gateway, Lab, SOON, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, options};
+use crate::ike_tunnel::{ROLES, patient};
 use crate::reaches;
 
 fn stop(gateway: &Gateway) -> Result<Output> {
@@ -40,7 +40,7 @@ fn is_told(lab: &Lab) -> Result<()> {
 
 #[test]
 fn a_gateway_is_stopped_with_its_data_plane() -> Result<()> {
-    let mut lab = Lab::start(&options(&ROLES))?;
+    let mut lab = Lab::start(&patient(&ROLES))?;
     reaches(&lab.a().netns, lab.b().inner())?;
     let plane = lab.a().data_plane().context("a data plane")?;
     let control = lab.gateways[0].control()?.pid();
@@ -51,7 +51,7 @@ fn a_gateway_is_stopped_with_its_data_plane() -> Result<()> {
 
 #[test]
 fn a_data_plane_that_was_left_is_stopped_and_its_peer_told() -> Result<()> {
-    let mut lab = Lab::prepare(&options(&ROLES))?;
+    let mut lab = Lab::prepare(&patient(&ROLES))?;
     let mut command = lab.a().command()?;
     command.arg("--leave-dataplane");
     lab.gateways[0].start(&mut command)?;
@@ -67,7 +67,7 @@ fn a_data_plane_that_was_left_is_stopped_and_its_peer_told() -> Result<()> {
 
 #[test]
 fn a_data_plane_whose_adit_died_can_be_stopped_by_name() -> Result<()> {
-    let mut lab = Lab::start(&options(&ROLES))?;
+    let mut lab = Lab::start(&patient(&ROLES))?;
     let plane = lab.a().data_plane().context("a data plane")?;
     lab.gateways[0].kill_control()?;
     // By a name that nothing runs under: nothing is ended.
