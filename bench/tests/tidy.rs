@@ -47,7 +47,7 @@ const UNSAFE: &[&str] = &[
     "dataplane/src/io/poll.rs",
     "dataplane/src/io/uring.rs",
     "dataplane/src/start.rs",
-    "dataplane/src/start/slices.rs",
+    "dataplane/src/start/scheduling.rs",
     "dataplane/src/tap.rs",
     "dataplane/src/tap/steering.rs",
     "dataplane/src/udp.rs",

@@ -106,6 +106,8 @@ pub struct Dataplane {
     pub workers: u16,
     /// One CPU per worker; without it the data plane chooses.
     pub cores: Option<Vec<usize>>,
+    /// Whether a worker with little to do may leave its core: if not said, where no cores are named.
+    pub roam: bool,
     pub io: Io,
     pub crypto: Crypto,
     /// In packets.

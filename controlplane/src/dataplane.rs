@@ -50,6 +50,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--sa-slots", config.sa_slots().to_string()),
         ("--socket-buffer", plane.socket_buffer.to_string()),
         ("--busy-poll-us", plane.busy_poll_us.to_string()),
+        ("--roam", plane.roam.to_string()),
         ("--mark", rule::MARK.to_string()),
     ];
     match config.mode {

@@ -25,9 +25,12 @@ use rustix::thread::{
 /// What the control plane works with.
 const WORK: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_BIND_SERVICE);
 /// What a data plane that root starts needs until it gives up everything: CAP_BPF for the program that chooses queues, where the system
-/// lets nobody else load one.
-const OF_DATAPLANE: CapabilitySet =
-    CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SETPCAP).union(CapabilitySet::BPF);
+/// lets nobody else load one, CAP_SYS_NICE for the weight of its session.
+const OF_DATAPLANE: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::BPF)
+    .union(CapabilitySet::SYS_NICE);
 
 /// What is left, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

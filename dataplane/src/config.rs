@@ -126,6 +126,9 @@ pub struct Config {
     /// Cores to pin the workers to, one each; left out, worker i takes the i-th core that the process may use.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub cores: Vec<usize>,
+    /// Whether a worker with little to do may run on any core that the process may use; left out, where no cores are named.
+    #[arg(long, action = ArgAction::Set, value_name = "true|false")]
+    pub roam: Option<bool>,
     /// How to wait and write.
     #[arg(long, value_enum, default_value_t = IoChoice::Auto)]
     pub io: IoChoice,
@@ -178,6 +181,11 @@ impl Config {
     pub fn frame_max(&self) -> usize {
         let link = if self.mode == Mode::Ethernet { ETHERNET + TAGS_MAX * TAG } else { 0 };
         usize::from(self.mtu) + link
+    }
+
+    /// Whether workers may leave their cores while they have little to do.
+    pub fn roams(&self) -> bool {
+        self.roam.unwrap_or(self.cores.is_empty())
     }
 
     /// Whether frames are handed on between peers.

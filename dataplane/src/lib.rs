@@ -31,6 +31,7 @@ pub mod policy;
 pub mod pool;
 pub mod punt;
 pub mod registry;
+pub mod roam;
 pub mod sa;
 pub mod seal;
 pub mod start;

@@ -3,7 +3,7 @@
 //!
 //! unsafe here: signalfd, poll and the monotonic clock.
 
-mod slices;
+mod scheduling;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -29,6 +29,7 @@ use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
 use crate::pool::{inject_buffer, pool_bytes};
 use crate::registry::Registry;
+use crate::roam::Roam;
 use crate::sa::path_slots;
 use crate::state::{Clock, Environment, State};
 use crate::tap::{self, Tap};
@@ -65,6 +66,7 @@ pub struct Plane {
     info: PlaneInfo,
     listener: Listener,
     cores: Vec<CoreId>,
+    roams: bool,
     io: IoDecision,
     busy_poll: Duration,
 }
@@ -80,6 +82,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     });
     let plane = Plane::open(config)?;
     let mut protections = Protections::default();
+    scheduling::weigh_session();
     confinement::drop_privileges(&config.socket, &mut protections)?;
     // To become another user may have changed that.
     close_memory().context("cannot close the memory of the process to others and to core dumps")?;
@@ -129,7 +132,7 @@ impl Plane {
         }
         let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
         let busy_poll = Duration::from_micros(config.busy_poll_us.into());
-        Ok(Plane { workers, region, info, listener, cores, io, busy_poll })
+        Ok(Plane { workers, region, info, listener, cores, roams: config.roams(), io, busy_poll })
     }
 
     /// Starts the workers, each pinned to its core. `last` is done when all of them have opened what they need, before the first packet;
@@ -141,7 +144,7 @@ impl Plane {
             .into_iter()
             .zip(self.cores)
             .enumerate()
-            .map(|(id, (worker, core))| running.spawn(id, worker, core, self.io.uring.then_some(self.busy_poll)))
+            .map(|(id, (worker, core))| running.spawn(id, worker, (core, self.roams), self.io.uring.then_some(self.busy_poll)))
             .collect();
         let starts = starts?;
         for _ in &starts {
@@ -366,13 +369,20 @@ impl Running {
 
     /// `uring`: run on io_uring, and how long to look before sleeping; else on poll. The worker says by `ready` that it has opened what it
     /// needs, and begins when it is told to by what is returned.
-    fn spawn(&mut self, id: usize, mut worker: Worker, core: CoreId, uring: Option<Duration>) -> Result<mpsc::Sender<()>> {
+    fn spawn(
+        &mut self,
+        id: usize,
+        mut worker: Worker,
+        (core, roams): (CoreId, bool),
+        uring: Option<Duration>,
+    ) -> Result<mpsc::Sender<()>> {
         let (stop, report, alarm) = (self.stop.clone(), self.report.clone(), self.alarm.clone());
         let (opened, (start, begin)) = (self.opened.clone(), mpsc::channel());
         let descriptors = worker.descriptors();
         self.wakes.push(worker.waker());
         self.turns.push((worker.turns(), u64::MAX));
         let body = move || {
+            worker.let_roam(roams.then(|| Roam::from(core)).flatten());
             take_core(id, core);
             let (ring, ready) = match uring.map(|busy_poll| UringIo::new(descriptors, busy_poll)).transpose() {
                 Ok(ring) => (ring, Ok(())),
@@ -429,7 +439,7 @@ fn take_core(id: usize, core: CoreId) {
     if !core_affinity::set_for_current(core) {
         eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
     }
-    if let Err(error) = slices::ask_for_short_slices() {
+    if let Err(error) = scheduling::ask_for_short_slices() {
         eprintln!("worker {id} runs with the scheduler's usual slices: {error}");
     }
 }

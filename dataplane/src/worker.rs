@@ -18,6 +18,7 @@ use crate::handover::batch::Direction;
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
 use crate::outbound::Outbound;
+use crate::roam::Roam;
 use crate::state::{Environment, State};
 
 /// One worker, to be run on its own pinned thread.
@@ -26,12 +27,21 @@ pub struct Worker {
     state: State,
     inbound: Inbound,
     outbound: Outbound,
+    /// `None`: it stays where it is.
+    roam: Option<Roam>,
+    /// How long its turns have taken.
+    busy_ns: u64,
 }
 
 impl Worker {
     pub fn new(env: Environment, state: State) -> Worker {
         let (inbound, outbound) = (Inbound::new(&env), Outbound::new(&env));
-        Worker { env, state, inbound, outbound }
+        Worker { env, state, inbound, outbound, roam: None, busy_ns: 0 }
+    }
+
+    /// Lets it leave its core while it has little to do.
+    pub fn let_roam(&mut self, roam: Option<Roam>) {
+        self.roam = roam;
     }
 
     pub fn descriptors(&self) -> Descriptors {
@@ -65,7 +75,7 @@ impl Worker {
             let busy = tap_more || udp_more || commands_more || !self.env.handover.may_sleep(self.env.id);
             let wait = if busy { Wait::Look } else { Wait::Sleep(self.outbound.done().and(self.inbound.done())) };
             if !busy {
-                self.count_busy(self.state.now_ns());
+                self.count_busy(self.state.turn_ns, self.state.now_ns());
             }
             let ready = io.wait(wait, &mut self.env.port)?;
             self.env.handover.awake(self.env.id);
@@ -78,8 +88,11 @@ impl Worker {
             }
             let turn_ns = self.state.turn_ns;
             self.state.keep_time(&mut self.env);
-            if busy && turn_ns > 0 {
-                self.env.port.count(Count::BusyNs, self.state.turn_ns - turn_ns);
+            if busy {
+                self.count_busy(turn_ns, self.state.turn_ns);
+            }
+            if let Some(roam) = &mut self.roam {
+                roam.look(self.state.turn_ns, self.busy_ns);
             }
             commands_more = control::apply(&mut self.state, &mut self.env);
 
@@ -97,10 +110,12 @@ impl Worker {
         Ok(())
     }
 
-    /// It has worked since the turn began, until now.
-    fn count_busy(&mut self, now_ns: u64) {
-        if self.state.turn_ns > 0 {
-            self.env.port.count(Count::BusyNs, now_ns.saturating_sub(self.state.turn_ns));
+    /// It has worked all the time since the turn that began then, if there was one.
+    fn count_busy(&mut self, turn_ns: u64, now_ns: u64) {
+        if turn_ns > 0 {
+            let took = now_ns.saturating_sub(turn_ns);
+            self.busy_ns += took;
+            self.env.port.count(Count::BusyNs, took);
         }
     }
 

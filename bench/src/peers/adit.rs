@@ -122,7 +122,7 @@ impl Adit {
         Ok(format!(
             "name: {side}\nlisten: {}:{PORT}\nunderlay_mtu: {}\n\
              interface: {{ name: adit0, {inside} }}\n\
-             dataplane: {{ binary: {}, workers: {workers}, cores: [{}], io: {io}, crypto: {crypto} }}\n\
+             dataplane: {{ binary: {}, workers: {workers}, cores: [{}], roam: true, io: {io}, crypto: {crypto} }}\n\
              peers: [{{ name: {}, endpoint: \"{}:{PORT}\", {} }}]\n\
              runtime_dir: {dir}run-{side}\nstate_dir: {dir}state-{side}\n",
             OUTER[this],

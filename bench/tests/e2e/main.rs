@@ -9,6 +9,7 @@ mod api;
 mod class;
 mod commands;
 mod confinement;
+mod cores;
 mod endpoints;
 mod extension;
 mod faults;

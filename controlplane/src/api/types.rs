@@ -422,7 +422,7 @@ pub struct Traffic {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Worker {
     pub id: u16,
-    /// The CPU that it is pinned to; `null` when it is not.
+    /// Its own CPU, to which it is pinned while it has much to do; `null` when there is none.
     pub core: Option<u16>,
     pub io_uring: bool,
     pub sealed_per_s: u64,

@@ -178,6 +178,7 @@ impl<'a> Check<'a> {
             binary: raw.binary.map(|binary| self.path(&binary)),
             // Without `workers`, a list of cores says how many.
             workers: cores.as_ref().filter(|_| !workers_known).map_or(workers, |cores| cores.len() as u16),
+            roam: raw.roam.map_or(cores.is_none(), |roam| roam.value),
             cores,
             io: self.choice("io", raw.io, &Io::ALL, Io::name),
             crypto: self.choice("crypto", raw.crypto, &Crypto::ALL, Crypto::name),

@@ -63,6 +63,7 @@ struct Dataplane<'a> {
     workers: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     cores: Option<&'a [usize]>,
+    roam: bool,
     io: &'static str,
     crypto: &'static str,
     replay_window: u16,
@@ -304,6 +305,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             binary: dataplane.binary.as_deref().map(text).transpose()?,
             workers: dataplane.workers,
             cores: dataplane.cores.as_deref(),
+            roam: dataplane.roam,
             io: dataplane.io.name(),
             crypto: dataplane.crypto.name(),
             replay_window: dataplane.replay_window,

@@ -60,11 +60,38 @@ pub struct UringIo {
     ready: Ready,
     /// How long to look before sleeping.
     busy_poll: Duration,
+    patience: Patience,
     /// When the last sleep began, and how long it was.
     slept_at: Instant,
     slept: Duration,
     /// The kernel can wait for a least time (Linux 6.12).
     can_gather: bool,
+}
+
+/// Whether to look before sleeping. It takes the core from whoever would make the answer there, and where the answer is always
+/// later than we look it only takes time: so whoever looked in vain does so half as often.
+#[derive(Debug, Default)]
+struct Patience {
+    /// Looks in vain since one that paid.
+    vain: u32,
+    /// Sleeps that go without.
+    skip: u32,
+}
+
+impl Patience {
+    /// Longest row of sleeps without a look is 2 to the power of this, less one.
+    const VAIN_MAX: u32 = 6;
+
+    fn may_look(&mut self) -> bool {
+        let may = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
+        may
+    }
+
+    fn looked(&mut self, paid: bool) {
+        self.vain = if paid { 0 } else { (self.vain + 1).min(Self::VAIN_MAX) };
+        self.skip = (1 << self.vain) - 1;
+    }
 }
 
 /// Why io_uring cannot be used here, for people; `None` when it can.
@@ -152,6 +179,7 @@ impl UringIo {
             writes_in_flight: 0,
             ready: Ready::default(),
             busy_poll,
+            patience: Patience::default(),
             slept_at: Instant::now(),
             slept: Duration::ZERO,
         };
@@ -205,8 +233,12 @@ impl UringIo {
             // After a long sleep and little work the core is idle, and an answer need not wake it. A long sleep before much
             // work says only that others had the core.
             let idle = self.slept >= IDLE && work.packets <= LITTLE_PACKETS && !self.busy_poll.is_zero();
-            if idle && self.linger(port)? {
-                return Ok(());
+            if idle && self.patience.may_look() {
+                let paid = self.linger(port)?;
+                self.patience.looked(paid);
+                if paid {
+                    return Ok(());
+                }
             }
             // Every write in flight completes first, and then one poll.
             self.submit(self.writes_in_flight + 1)?;
@@ -333,5 +365,23 @@ impl Io for UringIo {
 
     fn idle(&self) -> bool {
         self.writes_in_flight == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_looks_in_vain_looks_ever_less_until_it_pays_again() {
+        let mut patience = Patience::default();
+        let mut sleeps_without = |paid: bool| {
+            let row = std::iter::repeat_with(|| patience.may_look()).take_while(|may| !may).count();
+            patience.looked(paid);
+            row
+        };
+        let rows: Vec<_> = (0..9).map(|_| sleeps_without(false)).collect();
+        assert_eq!(rows, [0, 1, 3, 7, 15, 31, 63, 63, 63]);
+        assert_eq!([sleeps_without(true), sleeps_without(true), sleeps_without(false)], [63, 0, 0]);
     }
 }

@@ -1,11 +1,34 @@
-//! How long a worker holds its core once it has it.
+//! How soon a worker gets a core when it wakes, and how long it holds it.
 //!
 //! unsafe here: two system calls that libc has no function for.
 
-use std::io;
+use std::{fs, io};
+
+use rustix::process::{geteuid, getpid, getsid};
 
 /// Slice that workers ask the scheduler for.
 const SLICE_NS: u64 = 100_000;
+
+/// The weight of our session among the others, as a nice value.
+const SESSION_NICE: &str = "-10";
+
+/// Linux shares the cores among sessions first (autogroup; sched(7)), and the data plane has one of its own: a worker that sleeps most
+/// of the time counts for so little in it that it can wait for half a second beside one busy program. Where services are grouped
+/// instead, `CPUWeight=` in the unit is for this; where neither is, the file is missing or without effect.
+pub fn weigh_session() {
+    // Else it is the session of whoever started it, with all that runs there.
+    if getsid(None).ok() != Some(getpid()) {
+        return;
+    }
+    let written = fs::write("/proc/self/autogroup", SESSION_NICE);
+    // Only root may; whoever else starts a data plane is a service manager.
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::NotFound
+        && geteuid().is_root()
+    {
+        eprintln!("the data plane's session weighs as much as any other: {error}");
+    }
+}
 
 /// `struct sched_attr` of sched_setattr(2), first version.
 #[derive(Debug, Default, PartialEq)]
