@@ -10,12 +10,8 @@ use rustix::time::{ClockId, clock_gettime};
 /// How long a worker is watched before it is judged.
 const WINDOW_NS: u64 = 100_000_000;
 /// Shares of a window, in percent: whoever uses less of its core roams, whoever uses more of any has its own.
-const LITTLE: u64 = 40;
-const MUCH: u64 = 60;
-/// Whoever could not go on for so much of a window, though it had work, has company on its core and leaves it.
-const CROWDED: u64 = 25;
-/// How long it then stays away.
-const AWAY_NS: u64 = 2_000_000_000;
+const LITTLE: u64 = 15;
+const MUCH: u64 = 30;
 
 /// The place of one worker; for its own thread.
 #[derive(Debug)]
@@ -34,14 +30,14 @@ impl Roam {
         Some(Roam { own, all, judge: Judge::default() })
     }
 
-    /// Looks at the clock, and changes place if it is time. `busy_ns` is all the time that turns have taken so far.
-    pub fn look(&mut self, now_ns: u64, busy_ns: u64) {
+    /// Looks at the clock, and changes place if it is time.
+    pub fn look(&mut self, now_ns: u64) {
         if !self.judge.is_due(now_ns) {
             return;
         }
         let used = clock_gettime(ClockId::ThreadCPUTime);
         let used_ns = used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64;
-        if let Some(place) = self.judge.judge(Watched { now_ns, busy_ns, used_ns }) {
+        if let Some(place) = self.judge.judge(Watched { now_ns, used_ns }) {
             // Where the kernel refuses, it goes on where it is.
             let _ = sched_setaffinity(None, if place == Place::Own { &self.own } else { &self.all });
         }
@@ -55,11 +51,10 @@ enum Place {
     Any,
 }
 
-/// Clocks of a worker in nanoseconds: the time, how long its turns took, how long it had a core.
+/// Clocks of a worker in nanoseconds: the time, and how long it had a core.
 #[derive(Clone, Copy, Debug, Default)]
 struct Watched {
     now_ns: u64,
-    busy_ns: u64,
     used_ns: u64,
 }
 
@@ -68,7 +63,6 @@ struct Watched {
 struct Judge {
     place: Place,
     began: Watched,
-    away_until_ns: u64,
 }
 
 impl Judge {
@@ -80,16 +74,10 @@ impl Judge {
     fn judge(&mut self, now: Watched) -> Option<Place> {
         let began = std::mem::replace(&mut self.began, now);
         let window = now.now_ns.saturating_sub(began.now_ns).max(1);
-        let used = now.used_ns.saturating_sub(began.used_ns);
-        let percent = |part: u64| part.saturating_mul(100) / window;
-        let crowded = percent(now.busy_ns.saturating_sub(began.busy_ns).saturating_sub(used)) > CROWDED;
+        let percent = now.used_ns.saturating_sub(began.used_ns).saturating_mul(100) / window;
         let place = match self.place {
-            Place::Own if crowded => {
-                self.away_until_ns = now.now_ns + AWAY_NS;
-                Place::Any
-            }
-            Place::Own if percent(used) < LITTLE => Place::Any,
-            Place::Any if percent(used) > MUCH && now.now_ns >= self.away_until_ns => Place::Own,
+            Place::Own if percent < LITTLE => Place::Any,
+            Place::Any if percent > MUCH => Place::Own,
             same => same,
         };
         (std::mem::replace(&mut self.place, place) != place).then_some(place)
@@ -102,31 +90,17 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// What is said at the end of each window of so many milliseconds busy and used, of a hundred.
-    fn said(judge: &mut Judge, windows: &[(u64, u64)]) -> Vec<Option<Place>> {
-        let next = |&(busy, used): &(u64, u64)| {
-            let Watched { now_ns, busy_ns, used_ns } = judge.began;
-            let now = Watched { now_ns: now_ns + 100 * MS, busy_ns: busy_ns + busy * MS, used_ns: used_ns + used * MS };
-            assert!(!judge.is_due(now.now_ns - 1) && judge.is_due(now.now_ns));
-            judge.judge(now)
-        };
-        windows.iter().map(next).collect()
-    }
-
     #[test]
     fn an_idle_worker_roams_and_a_busy_one_has_its_own_core() {
         let mut judge = Judge::default();
-        let all = said(&mut judge, &[(1, 1), (50, 50), (61, 61), (45, 45), (100, 100), (39, 39)]);
-        assert_eq!(all, [Some(Place::Any), None, Some(Place::Own), None, None, Some(Place::Any)]);
-    }
-
-    #[test]
-    fn whoever_shares_its_core_leaves_it_and_does_not_come_back_at_once() {
-        let mut judge = Judge::default();
-        assert_eq!(said(&mut judge, &[(100, 80), (100, 70)]), [None, Some(Place::Any)]);
-        let away = said(&mut judge, &[(100, 100); 25]);
-        assert!(away[..19].iter().all(Option::is_none), "{away:?}");
-        assert_eq!(away.iter().flatten().collect::<Vec<_>>(), [&Place::Own]);
+        let mut after = |used: u64| {
+            let Watched { now_ns, used_ns } = judge.began;
+            let now = Watched { now_ns: now_ns + 100 * MS, used_ns: used_ns + used * MS };
+            assert!(!judge.is_due(now.now_ns - 1) && judge.is_due(now.now_ns));
+            judge.judge(now)
+        };
+        let said = [1, 20, 30, 31, 100, 15, 14, 0].map(&mut after);
+        assert_eq!(said, [Some(Place::Any), None, None, Some(Place::Own), None, None, Some(Place::Any), None]);
     }
 
     #[test]
@@ -136,9 +110,9 @@ mod tests {
         let look = move || {
             let mut roam = Roam::from(CoreId { id: core }).unwrap();
             assert!(core_affinity::set_for_current(CoreId { id: core }));
-            roam.look(WINDOW_NS - 1, 0);
+            roam.look(WINDOW_NS - 1);
             let before = sched_getaffinity(None).unwrap().count();
-            roam.look(10_000 * MS, 0);
+            roam.look(10_000 * MS);
             (before, sched_getaffinity(None).unwrap())
         };
         assert_eq!(std::thread::spawn(look).join().unwrap(), (1, all));

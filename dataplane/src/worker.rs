@@ -29,14 +29,12 @@ pub struct Worker {
     outbound: Outbound,
     /// `None`: it stays where it is.
     roam: Option<Roam>,
-    /// How long its turns have taken.
-    busy_ns: u64,
 }
 
 impl Worker {
     pub fn new(env: Environment, state: State) -> Worker {
         let (inbound, outbound) = (Inbound::new(&env), Outbound::new(&env));
-        Worker { env, state, inbound, outbound, roam: None, busy_ns: 0 }
+        Worker { env, state, inbound, outbound, roam: None }
     }
 
     /// Lets it leave its core while it has little to do.
@@ -92,7 +90,7 @@ impl Worker {
                 self.count_busy(turn_ns, self.state.turn_ns);
             }
             if let Some(roam) = &mut self.roam {
-                roam.look(self.state.turn_ns, self.busy_ns);
+                roam.look(self.state.turn_ns);
             }
             commands_more = control::apply(&mut self.state, &mut self.env);
 
@@ -113,9 +111,7 @@ impl Worker {
     /// It has worked all the time since the turn that began then, if there was one.
     fn count_busy(&mut self, turn_ns: u64, now_ns: u64) {
         if turn_ns > 0 {
-            let took = now_ns.saturating_sub(turn_ns);
-            self.busy_ns += took;
-            self.env.port.count(Count::BusyNs, took);
+            self.env.port.count(Count::BusyNs, now_ns.saturating_sub(turn_ns));
         }
     }
 
