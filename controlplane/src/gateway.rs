@@ -15,6 +15,7 @@ mod engine_loop;
 mod icmp;
 mod install;
 mod interface;
+mod log_budget;
 mod log_dedup;
 mod look;
 mod names;

@@ -6,6 +6,7 @@ use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IkeSpis};
 use adit_engine::path::PathEvent;
 use adit_proto::control::PeerId;
 
+use super::log_budget::LogBudget;
 use super::log_dedup::{InitiatorLog, LogDedup, reason};
 use crate::ike::Ike;
 
@@ -13,6 +14,7 @@ use crate::ike::Ike;
 #[derive(Debug, Default)]
 pub struct PeerLog {
     said: LogDedup,
+    budget: LogBudget,
     initiators: InitiatorLog,
 }
 
@@ -113,18 +115,22 @@ impl PeerLog {
         }
     }
 
-    /// Says of which peers all is well again after what came too often to be reported.
+    /// Says of which peers all is well again after what came too often to be reported, and of which something was left out.
     pub fn tell_recovered(&mut self, ike: &Ike) {
         for (peer, times) in self.said.well_again(Instant::now()) {
             let name = name_of(ike, peer);
             tracing::info!(peer = name, "well again; before that it failed {times} more times, as was reported before");
         }
+        for (peer, lines) in self.budget.left_out(Instant::now()) {
+            let name = name_of(ike, peer);
+            tracing::info!(peer = name, "made or replaced SAs so fast that {lines} lines about them were left out");
+        }
     }
 
-    /// What comes with every connection; while a peer does not come up for good, nobody wants to read it.
-    fn detail(&self, now: Instant, peer: PeerId, ike: &Ike, line: &str) {
+    /// What comes with every connection; while a peer does not come up for good, nobody wants to read it, nor all of it where it does not end.
+    fn detail(&mut self, now: Instant, peer: PeerId, ike: &Ike, line: &str) {
         let name = name_of(ike, peer);
-        if self.said.is_failing(now, peer) {
+        if self.said.is_failing(now, peer) || !self.budget.take(now, peer) {
             tracing::debug!(peer = name, "{line}");
         } else {
             tracing::info!(peer = name, "{line}");
