@@ -8,13 +8,15 @@
 //!
 //! `Lab::start` writes keys and configurations into a temporary directory, starts `adit run` in every namespace and returns when
 //! every gateway has been answered by every other one through the tunnel. Dropping the lab ends every process and removes the rest.
-//! Labs of all processes on a machine come one after the other, because they share its cores; only those that wait more than they
-//! work ([`LabOptions::patient`]) run beside each other.
+//! Labs of all processes on a machine come one after the other, because they share its cores; a [`Turn`] says which may do otherwise.
 
 pub mod capture;
+pub mod insider;
 pub mod interop;
 pub mod machine;
 pub mod metrics;
+pub mod router;
+pub mod stranger;
 pub mod surroundings;
 pub mod tagger;
 pub mod traffic;
@@ -45,6 +47,17 @@ pub const PORT: u16 = 4500;
 /// For what takes milliseconds on an idle machine, and may have to wait for its cores on a busy one. Only a failure waits so long.
 pub const SOON: Duration = Duration::from_secs(60);
 const METRICS_PORT: u16 = 9464;
+
+/// What a lab runs beside on its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing: something is measured in it.
+    Alone,
+    /// Others of its kind: nothing is measured, and most of its time is waiting, for retransmissions say.
+    Shared,
+    /// Everything but its like, which has this name.
+    Beside(&'static str),
+}
 
 /// What the gateways of a lab have in common, and what differs.
 #[derive(Clone, Debug)]
@@ -78,8 +91,8 @@ pub struct LabOptions {
     /// Keys by IKE with a preshared key instead of a static key: what stands in the peer's block `ike` beside `psk_file`, such as
     /// `role: responder`. One for each gateway; the last entry holds for the rest, and with none there is no IKE.
     pub ike: Vec<String>,
-    /// Nothing is measured in it and most of its time is waiting, for retransmissions say: it may run beside others of its kind.
-    pub patient: bool,
+    /// What it may run beside.
+    pub turn: Turn,
 }
 
 impl Default for LabOptions {
@@ -99,7 +112,7 @@ impl Default for LabOptions {
             flood_pps: None,
             defer_checksums: None,
             ike: Vec::new(),
-            patient: false,
+            turn: Turn::Alone,
         }
     }
 }
@@ -107,7 +120,7 @@ impl Default for LabOptions {
 impl LabOptions {
     /// The default for a lab that measures nothing and waits most of its time.
     pub fn patient() -> LabOptions {
-        LabOptions { patient: true, ..LabOptions::default() }
+        LabOptions { turn: Turn::Shared, ..LabOptions::default() }
     }
 }
 
@@ -150,7 +163,7 @@ impl Lab {
     pub fn prepare(options: &LabOptions) -> Result<Lab> {
         ensure!(is_root(), "the lab needs root, or the root of a user namespace (unshare --user --map-root-user --net --mount)");
         ensure!((2..=3).contains(&options.gateways), "a lab has two or three gateways, not {}", options.gateways);
-        let turn = take_turn(options.patient)?;
+        let turn = take_turn(options.turn)?;
         let dir = WorkDir::new("lab")?;
         let names = ["site-a", "site-b", "site-c"];
         write_keys(dir.path(), &names[..options.gateways], options.suite)?;
@@ -382,11 +395,12 @@ fn is_root() -> bool {
     })
 }
 
-/// Holds the machine-wide lock of labs until the file is dropped: alone, or with others that share it.
-fn take_turn(shared: bool) -> Result<File> {
-    let path = std::env::temp_dir().join("adit-lab.lock");
+/// Holds the machine-wide lock of labs until the file is dropped.
+fn take_turn(turn: Turn) -> Result<File> {
+    let name = if let Turn::Beside(name) = turn { name } else { "lab" };
+    let path = std::env::temp_dir().join(format!("adit-{name}.lock"));
     let file = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    let locked = if shared { file.lock_shared() } else { file.lock() };
+    let locked = if turn == Turn::Shared { file.lock_shared() } else { file.lock() };
     locked.with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
 }

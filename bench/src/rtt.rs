@@ -25,13 +25,15 @@ use crate::load::{large_receive_buffer, receive_stamped, stamp_arrivals};
 const MESSAGE_LEN: usize = 64;
 /// Longer round trips count as this, 100 s.
 const LONGEST_NS: u64 = 100_000_000_000;
+/// A prober that had no core for longer does not make up for it: no queue on the way is made for such a burst.
+const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// A prober that runs until it is stopped.
 #[derive(Debug)]
 pub struct Prober {
     shared: Arc<Shared>,
     interval: Duration,
-    sender: JoinHandle<io::Result<()>>,
+    sender: JoinHandle<io::Result<Vec<Instant>>>,
     receiver: JoinHandle<io::Result<(Histogram<u64>, Vec<bool>)>>,
 }
 
@@ -48,6 +50,8 @@ struct Shared {
 pub struct Probes {
     pub sent: u64,
     pub lost: u64,
+    /// When those that were lost had been sent.
+    pub lost_at: Vec<Instant>,
     /// The longest row of lost probes, as time; 0 when none was lost.
     pub longest_outage: Duration,
     /// Round-trip times in nanoseconds.
@@ -77,7 +81,7 @@ impl Prober {
     /// Sends no more, waits up to `grace` for the answers that are on their way, and sums up.
     pub fn stop(self, grace: Duration) -> Result<Probes> {
         self.shared.quiet.store(true, Ordering::Relaxed);
-        self.sender.join().map_err(|_| anyhow::anyhow!("the prober panicked"))?.context("cannot send probes")?;
+        let sent_at = self.sender.join().map_err(|_| anyhow::anyhow!("the prober panicked"))?.context("cannot send probes")?;
         let deadline = Instant::now() + grace;
         while self.shared.answered.load(Ordering::Relaxed) < self.shared.sent.load(Ordering::Relaxed) && Instant::now() < deadline
         {
@@ -92,6 +96,7 @@ impl Prober {
         Ok(Probes {
             sent,
             lost: answered.iter().filter(|answered| !**answered).count() as u64,
+            lost_at: sent_at.into_iter().zip(&answered).filter(|(_, answered)| !**answered).map(|(at, _)| at).collect(),
             longest_outage: self.interval * longest as u32,
             times,
         })
@@ -113,11 +118,13 @@ pub fn probe(target: IpAddr, interval: Duration, duration: Duration) -> Result<P
     prober.stop(Duration::from_secs(grace))
 }
 
-fn send(socket: &Socket, target: &SockAddr, echo: Echo, interval: Duration, shared: &Shared) -> io::Result<()> {
-    let mut due = Instant::now();
+fn send(socket: &Socket, target: &SockAddr, echo: Echo, interval: Duration, shared: &Shared) -> io::Result<Vec<Instant>> {
+    let (mut due, mut sent_at) = (Instant::now(), Vec::new());
     while !shared.quiet.load(Ordering::Relaxed) {
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        due += interval;
+        let now = Instant::now();
+        due = (due + interval).max(now.checked_sub(LATE_MAX).unwrap_or(now));
+        sent_at.push(now);
         let number = shared.sent.fetch_add(1, Ordering::Relaxed);
         let message = echo.request(number, wall_clock().as_nanos() as u64);
         match socket.send_to(&message, target) {
@@ -127,7 +134,7 @@ fn send(socket: &Socket, target: &SockAddr, echo: Echo, interval: Duration, shar
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(sent_at)
 }
 
 fn receive(socket: &Socket, echo: Echo, shared: &Shared) -> io::Result<(Histogram<u64>, Vec<bool>)> {
@@ -275,13 +282,18 @@ mod tests {
         let (a, b, _veth) = pair();
         let prober = a.enter(|| Prober::start("192.0.2.2".parse().unwrap(), Duration::from_millis(1))).unwrap();
         thread::sleep(Duration::from_millis(100));
+        let down = Instant::now();
         b.run("ip link set eth0 down").unwrap();
         thread::sleep(Duration::from_millis(200));
         b.run("ip link set eth0 up").unwrap();
+        let up = Instant::now();
         thread::sleep(Duration::from_millis(200));
         let probes = prober.stop(Duration::from_millis(100)).unwrap();
         assert!(probes.lost >= 50 && probes.lost < probes.sent, "{probes:?}");
         assert!(probes.longest_outage >= Duration::from_millis(50), "{probes:?}");
+        // One of the moment before may have been on its way.
+        let within = |at: &Instant| *at + Duration::from_millis(50) > down && *at < up;
+        assert!(probes.lost_at.len() as u64 == probes.lost && probes.lost_at.iter().all(within), "{probes:?}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::interop::releases;
-use super::take_turn;
+use super::{Turn, take_turn};
 use crate::process::Process;
 use crate::workdir::WorkDir;
 use cpio::Archive;
@@ -68,7 +68,7 @@ pub struct Machine {
 impl Machine {
     /// Boots a machine with these files, runs the script in it as root, and returns when the machine has ended.
     pub fn run(files: &[MachineFile], script: &str) -> Result<Machine> {
-        let _turn = take_turn(false)?;
+        let _turn = take_turn(Turn::Alone)?;
         let parts = releases::machine()?;
         let dir = WorkDir::new("machine")?;
         let root = dir.path().join("root.cpio");

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, Turn, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -60,7 +60,7 @@ fn local(lab: &Lab, path: &str) -> Result<Answer> {
 fn lab(ike: &[&str]) -> Result<Lab> {
     let mut lab = Lab::prepare(&LabOptions {
         ike: ike.iter().map(|more| (*more).to_owned()).collect(),
-        patient: true,
+        turn: Turn::Shared,
         ..LabOptions::patient()
     })?;
     let token = lab.dir().join("api.token");

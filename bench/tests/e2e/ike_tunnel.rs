@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, Turn, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ pub fn options(ike: &[&str]) -> LabOptions {
 
 /// The same where nothing is measured and most of the time is waited for.
 pub fn patient(ike: &[&str]) -> LabOptions {
-    LabOptions { patient: true, ..options(ike) }
+    LabOptions { turn: Turn::Shared, ..options(ike) }
 }
 
 /// What `adit status --json` says of the only peer's IKE.

@@ -5,14 +5,13 @@
 //!   gateway a ── 1500 ── router ── 1300 ── gateway b
 //! ```
 
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_bench::lab::capture::Capture;
+use adit_bench::lab::router::Router;
 use adit_bench::lab::traffic::transfer;
-use adit_bench::lab::{Lab, LabOptions, PORT, SOON, WAN, wait_until};
-use adit_bench::netns::{Netns, Veth};
+use adit_bench::lab::{Lab, LabOptions, PORT, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -21,45 +20,23 @@ use crate::{echoes, edit};
 
 const NARROW: u16 = 1300;
 const MIB: u64 = 1 << 20;
-const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
 
 /// The gateways with a router between them. Dropped in this order.
 struct Routed {
     lab: Lab,
-    _cables: [Veth; 2],
-    router: Netns,
+    router: Router,
 }
 
 impl Routed {
     fn start(options: &LabOptions) -> Result<Routed> {
         let mut lab = Lab::prepare(options)?;
-        lab.a().netns.run(&format!("ip link delete {WAN}"))?;
-        let router = Netns::new("router")?;
-        let cables = [
-            Veth::between(&lab.a().netns, WAN, &router, "to-1", 1500)?,
-            Veth::between(&lab.b().netns, WAN, &router, "to-2", NARROW.into())?,
-        ];
-        for forwarding in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
-            router.enter(|| fs::write(format!("/proc/sys/net/{forwarding}"), "1")).context("making a router of a namespace")?;
-        }
-        for gateway in &lab.gateways {
-            let (number, link) = (gateway.number, format!("to-{}", gateway.number));
-            for (host, router_address, bits) in
-                [("192.0.2.", ROUTER.to_string(), 32), ("2001:db8::", "2001:db8::101".into(), 128)]
-            {
-                gateway.netns.address(WAN, &format!("{host}{number}/{bits}"))?;
-                router.address(&link, &format!("{router_address}/{bits}"))?;
-                router.run(&format!("ip route add {host}{number}/{bits} dev {link}"))?;
-                let version = if bits == 32 { 4 } else { 6 };
-                gateway.netns.run(&format!("ip -{version} route add default via {router_address} dev {WAN} onlink"))?;
-            }
-        }
+        let router = Router::between(&lab.gateways, &[1500, NARROW])?;
         for gateway in &mut lab.gateways {
             edit(gateway, "endpoint:", "echo: false, endpoint:")?;
             gateway.start_control()?;
         }
         lab.wait_until_up()?;
-        Ok(Routed { lab, _cables: cables, router })
+        Ok(Routed { lab, router })
     }
 
     fn counted(&self, verdict: &str) -> Result<u64> {
@@ -70,7 +47,7 @@ impl Routed {
     /// An SPI under which the first gateway sends.
     fn spi(&self) -> Result<u32> {
         let (a, b) = (self.lab.a(), self.lab.b());
-        let mut capture = Capture::open(&self.router, "to-1")?;
+        let mut capture = Capture::open(&self.router.netns, "to-1")?;
         echoes(&a.netns, 1, 100, "", b.inner())?;
         let sent = |from: SocketAddr, bytes: &[u8]| from.ip() == a.outer() && bytes.len() > 100;
         let seen = capture.collect(1, SOON, |datagram| sent(datagram.from.into(), &datagram.payload))?;
@@ -90,7 +67,7 @@ impl Routed {
         let sum: u32 = message.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum();
         let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
         message[2..4].copy_from_slice(&sum.to_be_bytes());
-        self.router.enter(|| {
+        self.router.netns.enter(|| {
             let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
             socket.send_to(&message, &SocketAddr::new(self.lab.a().outer(), 0).into())?;
             Ok(())

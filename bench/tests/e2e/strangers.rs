@@ -1,12 +1,10 @@
 //! Strangers on the cable, at an even pace that leaves no gaps for others: junk, other versions, requests under addresses of everybody and
 //! of the peer itself, ESP of nobody. What is established is rekeyed meanwhile, and a configured peer connects at once.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
+use adit_bench::lab::stranger::{Kind, Stranger, send_evenly, target};
 use adit_bench::lab::{Lab, PORT, SOON, WAN, wait_until};
 use adit_proto::stats::Drop;
 use anyhow::{Context, Result, ensure};
@@ -17,37 +15,13 @@ use crate::reaches;
 
 /// Datagrams in a second, one by one.
 const RATE: u32 = 20_000;
-/// Different ones, sent over and over.
-const DATAGRAMS: u32 = 8192;
 /// So soon a configured peer is there.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
 /// A busy machine only delays: the best of these counts.
 const TRIES: usize = 3;
-/// A sender that waited for a core makes up for no more than this.
-const LATE_MAX: Duration = Duration::from_millis(1);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// What begins as IKE and is not as long as it says.
-    Junk,
-    /// IKE of version 3.
-    Version,
-    /// Requests to connect, from as many networks as there are.
-    Requests,
-    /// Requests to connect, all under the address of the peer.
-    PeersRequests,
-    /// ESP with an SPI that nobody has.
-    Esp,
-}
-
-/// A request to connect as the peer makes it, and its Ethernet header.
-struct Request {
-    /// Without its marker.
-    message: Vec<u8>,
-    ethernet: [u8; 14],
-}
-
-fn request(lab: &mut Lab) -> Result<Request> {
+/// Somebody who has seen a request to connect on the cable of the second gateway.
+fn stranger(lab: &mut Lab, port: u16) -> Result<Stranger> {
     let mut capture = Capture::open(&lab.b().netns, WAN)?;
     let from = lab.b().outer();
     lab.gateways[1].start_control()?;
@@ -58,63 +32,20 @@ fn request(lab: &mut Lab) -> Result<Request> {
     };
     let found = capture.collect(1, SOON, is_request)?.pop().context("no request came")?;
     let marker = if found.to.port() == 500 { 0 } else { 4 };
-    Ok(Request { message: found.payload[marker..].to_vec(), ethernet: found.ethernet })
-}
-
-/// A number that looks like chance.
-fn spread(n: u32) -> u64 {
-    u64::from(n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-fn datagram(lab: &Lab, kind: Kind, port: u16, request: &Request, n: u32) -> Datagram {
-    let (stranger, of_peer) = (Ipv4Addr::new(203, 0, 113, 99), lab.b().number);
-    let source = match kind {
-        Kind::Junk | Kind::Version | Kind::Esp => stranger,
-        Kind::Requests => Ipv4Addr::from_bits(0x0a00_0000 | (spread(n) >> 40) as u32),
-        Kind::PeersRequests => Ipv4Addr::new(192, 0, 2, of_peer),
-    };
-    let spi = spread(n).to_be_bytes();
-    let message = match kind {
-        Kind::Junk => [&spi[..], &spi, &[0; 12]].concat(),
-        Kind::Version => [&spi[..], &[0; 8], &[0, 0x30, 34, 8, 0, 0, 0, 0, 0, 0, 0, 28]].concat(),
-        Kind::Requests | Kind::PeersRequests => [&spi[..], &request.message[8..]].concat(),
-        Kind::Esp => [&[0x80], &[0xA5; 99][..]].concat(),
-    };
-    let marker: &[u8] = if port == 500 || kind == Kind::Esp { &[] } else { &[0; 4] };
-    Datagram {
-        from: SocketAddrV4::new(source, 1024 + (n * 7 % 60_000) as u16),
-        to: SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, lab.a().number), port),
-        ethernet: request.ethernet,
-        payload: [marker, &message].concat(),
-    }
+    let (to, request) = (target(lab.a(), port), found.payload[marker..].to_vec());
+    Ok(Stranger { peer: from, to, ethernet: found.ethernet, request })
 }
 
 /// Does something while the first gateway is flooded; gives how many were sent.
 fn under_flood(lab: &Lab, datagrams: &[Datagram], work: impl FnOnce() -> Result<()>) -> Result<u64> {
     let link = Injector::open(&lab.b().netns, WAN)?;
-    let send = |stop: &AtomicBool, sent: &AtomicU64| -> Result<()> {
-        let mut next = Instant::now();
-        for (n, datagram) in datagrams.iter().cycle().enumerate() {
-            // One at a time: a burst would leave room for others behind it. Who was late does not make up for it.
-            next = (next + Duration::from_secs(1) / RATE).max(Instant::now() - LATE_MAX);
-            while Instant::now() < next {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                thread::yield_now();
-            }
-            link.send(datagram)?;
-            sent.store(n as u64 + 1, Ordering::Relaxed);
-            if stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-        }
-        Ok(())
-    };
-    while_sent(send, || {
-        thread::sleep(Duration::from_millis(300));
-        work()
-    })
+    while_sent(
+        |stop, sent| send_evenly(&link, datagrams, RATE, stop, sent),
+        || {
+            std::thread::sleep(Duration::from_millis(300));
+            work()
+        },
+    )
 }
 
 fn rekeys(lab: &Lab) -> Result<()> {
@@ -142,14 +73,14 @@ fn every_kind(port: u16) -> Result<()> {
         crate::edit(lab.b(), &format!("{}:{PORT}", lab.a().outer()), &format!("{}:{port}", lab.a().outer()))?;
     }
     lab.gateways[0].start_control()?;
-    let request = request(&mut lab)?;
+    let stranger = stranger(&mut lab, port)?;
     lab.wait_until_up()?;
     let before = lab.a().metrics()?;
-    for kind in [Kind::Junk, Kind::Version, Kind::Requests, Kind::PeersRequests, Kind::Esp] {
+    for kind in Kind::ALL {
         if port != PORT && kind == Kind::Esp {
             continue;
         }
-        let datagrams: Vec<Datagram> = (0..DATAGRAMS).map(|n| datagram(&lab, kind, port, &request, n)).collect();
+        let datagrams = stranger.datagrams(kind);
         let mut took = Vec::new();
         while !took.iter().any(|took| *took <= CONNECTED_WITHIN) {
             ensure!(took.len() < TRIES, "{kind:?} on port {port}: connected after {took:?}\n{}", lab.logs());
