@@ -70,6 +70,8 @@ pub struct Endpoint {
     /// How often one is reported, and how many were not since the last one that was.
     refusals_told: Bucket,
     refusals_unreported: u64,
+    /// The gateway goes: nobody is let in any more.
+    closing: bool,
     pub(super) kept: Kept,
 }
 
@@ -103,6 +105,7 @@ impl Endpoint {
             refusals: VecDeque::new(),
             refusals_told,
             refusals_unreported: 0,
+            closing: false,
             kept: Kept::default(),
         }
     }
@@ -137,6 +140,11 @@ impl Endpoint {
         };
         let (from_initiator, response) = (header.flags.initiator, header.flags.response);
         if header.exchange == ExchangeType::IKE_SA_INIT && from_initiator && !response && header.responder_spi.is_zero() {
+            if self.closing {
+                // Whoever was told that we go asks again at once, and would take us for connected. Asked again later, the next process answers.
+                self.shared.counters.dropped_out_of_place += 1;
+                return;
+            }
             return self.on_init_request(now, hop, &header, message);
         }
         // Whoever began the IKE SA sends our SPI second (RFC 7296 §2.6).

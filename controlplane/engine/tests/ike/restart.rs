@@ -106,6 +106,37 @@ fn who_was_disconnected_by_command_stays_so_in_the_next_process() {
     world.connect_pair();
 }
 
+/// The exchange of an IKE message in a datagram, with or without the marker (RFC 7296 §3.1).
+fn exchange(payload: &[u8]) -> Option<u8> {
+    payload.strip_prefix(&[0; 4]).unwrap_or(payload).get(18).copied()
+}
+
+#[test]
+fn a_gateway_that_goes_lets_nobody_in_who_was_told_so() {
+    let mut world = pair(5, |node, config| config.initiate = node == A);
+    world.connect_pair();
+    world.act(B, |endpoint, now| endpoint.close_all(now));
+    world.run_for(Duration::from_secs(20));
+    assert_eq!([A, B].map(|node| world.state(node, PEER).is_up()), [false; 2]);
+    // The next process does.
+    world.succeed(B, endpoint_config(2), &[(PEER, PeerConfig { initiate: false, ..peer(B) })]);
+    world.connect_pair();
+}
+
+#[test]
+fn a_gateway_that_goes_ends_what_was_half_open() {
+    const IKE_AUTH: u8 = 35;
+    let mut world = pair(6, |node, config| config.initiate = node == A);
+    let held = Rc::new(Cell::new(true));
+    let switch = held.clone();
+    world.filter = Some(Box::new(move |_, _, payload| !(switch.get() && exchange(payload) == Some(IKE_AUTH))));
+    world.run_for(Duration::from_millis(400));
+    world.act(B, |endpoint, now| endpoint.close_all(now));
+    held.set(false);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!([A, B].map(|node| world.state(node, PEER).is_up()), [false; 2]);
+}
+
 /// Gateway B with a rekey by A half done: B has granted it, and A's Delete of the old Child SA, which invites B to use the new
 /// one, is held back until the switch is turned.
 fn half_rekeyed(seed: u64) -> (World, Rc<Cell<bool>>) {

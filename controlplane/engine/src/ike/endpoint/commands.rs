@@ -196,8 +196,17 @@ impl Endpoint {
         self.down(now, id, Cause::Command)
     }
 
-    /// Closes the connections to all peers because the gateway goes. What is to be connected next time stays as it is.
+    /// Closes the connections to all peers because the gateway goes, and lets nobody in from then on. What is to be connected next time
+    /// stays as it is.
     pub fn close_all(&mut self, now: Now) {
+        self.closing = true;
+        let half_open: Vec<SaId> = self.half_open.keys().copied().collect();
+        for id in half_open {
+            if let Some(sa) = self.sas.remove(&id) {
+                self.timers.set(Timer::Sa(id), None);
+                self.forget(&sa);
+            }
+        }
         let peers: Vec<PeerId> = self.shared.peers.keys().copied().collect();
         for id in peers {
             // Those that are not connected stay so.
