@@ -38,6 +38,9 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     for path in &explanation.paths {
         writeln!(out, "path:    {path}")?;
     }
+    for drops in &explanation.drops {
+        writeln!(out, "dropped: {drops}")?;
+    }
     for missing in &explanation.missing {
         let why = missing.cause.as_deref().unwrap_or("nobody has asked for it yet");
         let again = missing.retry_in_s.map(|retry| format!("; again in {retry} s")).unwrap_or_default();
@@ -50,6 +53,7 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
         }
     }
     let said = explanation.unauthenticated.is_empty() && explanation.missing.is_empty() && explanation.paths.is_empty();
+    let said = said && explanation.drops.is_empty();
     let quiet = explanation.differences.is_empty() && explanation.problem.is_none() && said && explanation.lacks.is_empty();
     if quiet && up {
         writeln!(out, "nothing is wrong")?;
@@ -73,6 +77,11 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
         let gap = if index == 0 { "\n" } else { "" };
         writeln!(out, "{gap}agreed on {what}: {chosen}")?;
     }
+    unauthenticated(out, explanation)
+}
+
+/// Who wanted to connect and could not be told to be anybody.
+fn unauthenticated(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     for initiator in &explanation.unauthenticated {
         let ago =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs()).saturating_sub(initiator.at);

@@ -1,7 +1,10 @@
 //! What has gone through the SAs of every peer, whoever made their keys: totals of each Child SA that go on while its SAs, data planes
-//! and control planes come and go, and the rates of peers and workers. Nothing else adds up or measures.
+//! and control planes come and go, and the rates of peers and workers; and what was dropped of each peer ([`drops`]). Nothing else adds up
+//! or measures.
 //!
 //! A total is kept for each Child SA of a peer in each direction, not for each SPI: of these there are ever new ones.
+
+pub mod drops;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use adit_channel::Master;
 use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
 use adit_proto::histogram;
+use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::api::types::Volume;
 use crate::meter::Gone;
+use crate::meter::drops::GoneDrops;
 
 /// The numbers of a socket of this process.
 #[derive(Debug)]
@@ -170,6 +172,7 @@ pub struct Archive {
     pub restarts: u64,
     pub numbers: Numbers,
     pub gone: Vec<Gone>,
+    pub drops: Vec<GoneDrops>,
 }
 
 /// Only what is not zero, by name: the next control plane may be of another release.
@@ -180,6 +183,9 @@ struct ArchiveText {
     /// Tag of the peer, id of the Child SA, direction, packets, bytes.
     #[serde(default)]
     gone: Vec<(u64, u16, u8, u64, u64)>,
+    /// Tag of the peer, direction, name, packets.
+    #[serde(default)]
+    drops: Vec<(u64, u8, String, u64)>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -207,8 +213,15 @@ impl Serialize for Archive {
         };
         let gone = self.gone.iter();
         let gone = gone.map(|one| (one.peer.0, one.child.0, one.direction as u8, one.volume.packets, one.volume.bytes));
-        ArchiveText { restarts: self.restarts, workers: self.numbers.workers.iter().map(worker).collect(), gone: gone.collect() }
-            .serialize(serializer)
+        let drops = self.drops.iter();
+        let drops = drops.map(|(peer, drop, packets)| (peer.0, drop.direction() as u8, drop.label().to_owned(), *packets));
+        ArchiveText {
+            restarts: self.restarts,
+            workers: self.numbers.workers.iter().map(worker).collect(),
+            gone: gone.collect(),
+            drops: drops.collect(),
+        }
+        .serialize(serializer)
     }
 }
 
@@ -237,9 +250,14 @@ impl<'de> Deserialize<'de> for Archive {
             let volume = Volume { packets: *packets, bytes: *bytes };
             Some(Gone { peer: PeerTag(*peer), child: ChildId(*child), direction, volume })
         });
+        let drops = text.drops.iter().filter_map(|(peer, direction, label, packets)| {
+            let mut all = PeerDrop::all();
+            let drop = all.find(|drop| (drop.direction() as u8, drop.label()) == (*direction, label.as_str()))?;
+            Some((PeerTag(*peer), drop, *packets))
+        });
         // More workers than there can be is no archive of ours.
         let workers = text.workers.iter().take(usize::from(crate::config::WORKERS_MAX)).map(worker).collect();
-        Ok(Archive { restarts: text.restarts, numbers: Numbers { workers }, gone: gone.collect() })
+        Ok(Archive { restarts: text.restarts, numbers: Numbers { workers }, gone: gone.collect(), drops: drops.collect() })
     }
 }
 
@@ -271,11 +289,12 @@ mod tests {
     fn an_archive_is_left_and_inherited_whole() {
         let volume = Volume { packets: 7, bytes: 700 };
         let one = Gone { peer: PeerTag(u64::MAX), child: ChildId(9), direction: Direction::Outbound, volume };
-        let archive = Archive { restarts: 3, numbers: numbers(5).totals(), gone: vec![one] };
+        let drops = PeerDrop::all().zip(1..).map(|(drop, packets)| (PeerTag(u64::MAX), drop, packets));
+        let archive = Archive { restarts: 3, numbers: numbers(5).totals(), gone: vec![one], drops: drops.take(3).collect() };
         let text = serde_json::to_string(&archive).unwrap();
         assert_eq!(serde_json::from_str::<Archive>(&text).unwrap(), archive);
         assert!(text.len() < 1000, "zeros are left out: {text}");
-        let strange = r#"{"restarts":1,"workers":[{"counts":{"sealed_packets":9,"later":1},"drops":{},"latencies":{"inbound":[[99999,1]]}}],"sas":[[2,1,1,1,1]]}"#;
+        let strange = r#"{"restarts":1,"workers":[{"counts":{"sealed_packets":9,"later":1},"drops":{},"latencies":{"inbound":[[99999,1]]}}],"sas":[[2,1,1,1,1]],"drops":[[1,9,"replay",1],[1,1,"later",1]]}"#;
         assert_eq!(serde_json::from_str::<Archive>(strange).unwrap().numbers.workers[0].count(Count::Sealed), 9);
     }
 

@@ -1,6 +1,7 @@
 //! What the control plane knows, shared between the loop that runs it and the API that tells it: the configuration, the attached data
 //! plane, the totals of those before, and how IKE does.
 
+pub mod drops;
 pub mod status;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +15,7 @@ use adit_proto::control::{PathId, PeerTag};
 use crate::desired::Desired;
 use crate::ike::report::Report;
 use crate::meter::Meter;
+use crate::meter::drops::DropMeter;
 use crate::numbers::{Archive, Numbers, Peers, SocketNumbers};
 
 /// The data plane that is attached.
@@ -32,6 +34,7 @@ struct Planes {
     attached: Option<Attached>,
     archive: Numbers,
     meter: Meter,
+    drops: DropMeter,
 }
 
 impl Planes {
@@ -39,8 +42,22 @@ impl Planes {
     fn look(&mut self) -> Vec<(u16, LiveSa)> {
         let Some(attached) = &self.attached else { return Vec::new() };
         let live = attached.master.live_sas();
-        self.meter.count(Instant::now(), &live, &attached.peers, attached.started_here);
+        let now = Instant::now();
+        self.meter.count(now, &live, &attached.peers, attached.started_here);
+        self.drops.count(now, &attached.master.peer_drops(), &attached.peers, attached.started_here);
         live
+    }
+
+    /// Forgets the peers that are not in the configuration.
+    fn retain(&mut self, desired: &Desired) {
+        self.meter.retain(&desired.tags);
+        self.drops.retain(&desired.tags);
+    }
+
+    /// The data plane that was looked at is gone.
+    fn forget_plane(&mut self) {
+        self.meter.forget_sas();
+        self.drops.forget_plane();
     }
 
     fn numbers(&self) -> Numbers {
@@ -103,7 +120,7 @@ impl View {
         {
             let mut planes = lock(&self.planes);
             planes.look();
-            planes.meter.retain(&desired.tags);
+            planes.retain(&desired);
             if let Some(attached) = &mut planes.attached {
                 attached.peers = peers;
             }
@@ -148,15 +165,20 @@ impl View {
         planes.look();
         let attached = planes.attached.take()?;
         planes.archive.add(&Numbers::read(&attached.master));
-        planes.meter.forget_sas();
+        planes.forget_plane();
         Some(attached)
     }
 
-    /// The totals of what is gone: of all data planes before the one that is attached, and of SAs.
+    /// The totals of what is gone: of all data planes before the one that is attached, of SAs, and of drops of peers.
     pub fn archive(&self) -> Archive {
         let mut planes = lock(&self.planes);
         planes.look();
-        Archive { restarts: self.restarts.load(Ordering::Relaxed), numbers: planes.archive.clone(), gone: planes.meter.gone() }
+        Archive {
+            restarts: self.restarts.load(Ordering::Relaxed),
+            numbers: planes.archive.clone(),
+            gone: planes.meter.gone(),
+            drops: planes.drops.gone(),
+        }
     }
 
     /// Goes on with the totals that a control plane before us had.
@@ -165,14 +187,17 @@ impl View {
         let mut planes = lock(&self.planes);
         planes.archive = archive.numbers.totals();
         planes.meter.inherit(&archive.gone);
+        planes.drops.inherit(&archive.drops);
     }
 
     /// Adds the totals of a data plane that was never attached here, and whose peers had these ids.
     pub fn add_totals(&self, master: &Master, peers: &Peers) {
         let mut planes = lock(&self.planes);
         planes.archive.add(&Numbers::read(master).totals());
-        planes.meter.count(Instant::now(), &master.live_sas(), peers, false);
-        planes.meter.forget_sas();
+        let now = Instant::now();
+        planes.meter.count(now, &master.live_sas(), peers, false);
+        planes.drops.count(now, &master.peer_drops(), peers, false);
+        planes.forget_plane();
     }
 
     /// What the data plane says about itself.
@@ -200,7 +225,7 @@ impl View {
             planes.meter.rate(Instant::now(), &numbers);
         }
         // What a peer that was removed still had is not kept.
-        planes.meter.retain(&desired.tags);
+        planes.retain(&desired);
         live
     }
 }

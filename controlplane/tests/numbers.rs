@@ -8,17 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use adit_channel::{Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
-use adit_controlplane::api::types::Status;
+use adit_controlplane::api::types::{self, Status};
 use adit_controlplane::config::{Config, Machine, Peer};
 use adit_controlplane::desired::Desired;
 use adit_controlplane::desired::static_key::WantedSa;
 use adit_controlplane::ike::report::Report;
 use adit_controlplane::static_key::{SECRET_LEN, Secret};
+use adit_controlplane::view::drops::likely_causes;
 use adit_controlplane::view::status::PeerView;
 use adit_controlplane::view::{Attached, View};
 use adit_controlplane::{metrics, status};
 use adit_engine::path::{Hop, PathStatus};
-use adit_proto::control::{ChildId, Direction, PathId, PeerId};
+use adit_proto::control::{ChildId, Direction, PathId, PeerId, PeerTag};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use adit_proto::suite::Suite;
 
@@ -205,6 +206,55 @@ fn counters_go_on_when_the_data_plane_is_replaced() {
 }
 
 #[test]
+fn drops_of_a_peer_are_told_to_all_who_ask_and_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let registry = metrics::registry(view.clone()).unwrap();
+    let (peer, tag) = (PeerId(0), view.desired().tags[0]);
+    let series = |direction: &str, reason: &str| {
+        format!("adit_peer_drops_total{{direction=\"{direction}\",peer=\"site-b\",reason=\"{reason}\"}}")
+    };
+    let values = || {
+        let page = metrics::page(&registry).unwrap();
+        promtool(&page);
+        [("in", "replay"), ("in", "other"), ("out", "no_sa"), ("out", "other")].map(|(way, why)| value(&page, &series(way, why)))
+    };
+    assert_eq!(values(), [0.0; 4]);
+    for round in 1..=2 {
+        let plane = Plane::start(&view, dir.path());
+        for port in &plane.ports {
+            port.peer_install(peer, tag);
+            port.drop_of(peer, Direction::Inbound, Drop::Replay, 1000);
+            port.drop_of(peer, Direction::Outbound, Drop::NoSa, 4);
+            port.drop_of(peer, Direction::Inbound, Drop::BadPadding, 1);
+            // Of somebody who is not in the configuration, and of nobody.
+            port.peer_install(PeerId(1), PeerTag(tag.0 ^ 1));
+            port.drop_of(PeerId(1), Direction::Inbound, Drop::Replay, 1);
+            port.drop(Drop::UnknownSpi, 1);
+        }
+        let sums = [2000.0, 2.0, 8.0, 0.0].map(|sum| sum * f64::from(round));
+        assert_eq!(values(), sums);
+        let shown = view.peer(&view.desired(), 0).unwrap().peer;
+        let reasons: Vec<_> = shown.drops.iter().map(|one| (one.direction.as_str(), one.reason.as_str())).collect();
+        assert_eq!(reasons, [("in", "replay"), ("in", "other"), ("out", "no_sa")]);
+        let text = status::of_peer(&shown);
+        assert!(text.contains(&format!("dropped in     {} 000 replay, {} other", 2 * round, 2 * round)), "{text}");
+        let causes = likely_causes(&shown);
+        assert!(causes.iter().any(|cause| cause.contains(&format!("{} packets for the peer as no_sa", 8 * round))), "{causes:?}");
+        assert!(
+            likely_causes(&types::Peer { up: true, ..shown }).iter().all(|cause| !cause.contains("no_sa")),
+            "of what was before"
+        );
+        view.detach();
+        assert_eq!(values(), sums, "a data plane that is gone has counted");
+    }
+    let next = View::new(view.desired());
+    next.inherit(&view.archive());
+    let told = |view: &View| view.peer(&view.desired(), 0).unwrap().peer.drops.iter().map(|one| one.packets).collect::<Vec<_>>();
+    assert_eq!(told(&next), [4000, 4, 16], "another control plane goes on");
+}
+
+#[test]
 fn sas_of_two_peers_with_one_spi_are_counted_apart() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = view(dir.path()).desired().config.clone();
@@ -228,7 +278,7 @@ fn sas_of_two_peers_with_one_spi_are_counted_apart() {
         peers[peer].peer.children.iter().filter_map(|child| child.outbound_spi.clone()).collect()
     };
     assert_eq!((peers.len(), spis(0).len(), spis(0)), (2, 2, spis(1)));
-    for PeerView { peer, totals } in &peers {
+    for PeerView { peer, totals, .. } in &peers {
         assert_eq!((peer.sent.packets, peer.received.packets, totals.len()), (14, 14, 2), "{peer:?}");
         assert!(peer.children.iter().all(|child| child.inbound.packets == 5), "{peer:?}");
     }

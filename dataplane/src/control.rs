@@ -50,6 +50,7 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
                 remove_peer(peer, state, env)?;
             }
             state.tables.set_peer(peer, tag, echo, split.then_some(env.frame_max))?;
+            env.port.peer_install(peer, tag);
             state.fdb.share_among(state.tables.peer_count());
             Ok(())
         }
@@ -154,6 +155,7 @@ fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result
         env.port.path_remove(slot);
     }
     state.tables.remove_peer(peer, |direction, spi, slot| forget_sa(peer, spi, direction, slot, env))?;
+    env.port.peer_remove(peer);
     state.fdb.share_among(state.tables.peer_count());
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::io;
 
 use adit_channel::PathCount;
-use adit_proto::control::{Event, PathId, PeerId, Refusal};
+use adit_proto::control::{Direction, Event, PathId, PeerId, Refusal};
 use adit_proto::echo::{self, Answer, Echo, Kind};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop};
@@ -61,10 +61,10 @@ impl Echoes {
                 env.port.path_count(slot, PathCount::EchoesSent, 1);
             }
             Ok(Err(_)) => {
-                env.port.drop(Drop::EchoUnsent, 1);
+                env.port.drop_of(asked.peer, Direction::Outbound, Drop::EchoUnsent, 1);
                 env.port.emit(&Event::EchoUnsent { peer: asked.peer, tag, id: asked.id });
             }
-            Err(why) => env.port.drop(why, 1),
+            Err(why) => env.port.drop_of(asked.peer, Direction::Outbound, why, 1),
         }
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Echoes {
         let Some(echo) = Echo::decode(payload) else { return };
         let Some(peer) = tables.peer(id).filter(|peer| peer.echo) else { return };
         if !peer.echoes.take(1, now_ns / 1000) {
-            return env.port.drop(Drop::EchoLimit, 1);
+            return env.port.drop_of(id, Direction::Inbound, Drop::EchoLimit, 1);
         }
         match echo.kind {
             Kind::Request => {
@@ -90,16 +90,16 @@ impl Echoes {
                     Answer::AsItCame => Some(Hop::back(arrival.from, arrival.to)),
                     Answer::PathInUse => peer.paths.used().map(|(_, path)| path.hop),
                 };
-                let Some(hop) = hop else { return env.port.drop(Drop::NoPath, 1) };
-                let Some(sa) = peer.sealing() else { return env.port.drop(Drop::NoSa, 1) };
+                let Some(hop) = hop else { return env.port.drop_of(id, Direction::Outbound, Drop::NoPath, 1) };
+                let Some(sa) = peer.sealing() else { return env.port.drop_of(id, Direction::Outbound, Drop::NoSa, 1) };
                 // No longer than the request, also where the way back has longer headers.
                 let came = esp::outer_len(payload.len(), !arrival.from.is_v4()).min(ECHO_SIZE_MAX.into());
                 let len = echo::payload_len(came as u16, !hop.to.is_v4());
                 let sent = len.map(|len| self.send(&echo.reply(), len, sa, &hop, env));
                 match sent {
                     Some(Ok(Ok(()))) => env.port.count(Count::EchoesAnswered, 1),
-                    Some(Err(why)) => env.port.drop(why, 1),
-                    Some(Ok(Err(_))) | None => env.port.drop(Drop::EchoUnsent, 1),
+                    Some(Err(why)) => env.port.drop_of(id, Direction::Outbound, why, 1),
+                    Some(Ok(Err(_))) | None => env.port.drop_of(id, Direction::Outbound, Drop::EchoUnsent, 1),
                 }
             }
             Kind::Reply => {

@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_channel::{Port, PuntError};
-use adit_proto::control::{ChildId, Mac, Mode, PeerId, Place, PuntHeader};
+use adit_proto::control::{self, ChildId, Mac, Mode, PeerId, Place, PuntHeader};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::packet::Packet;
@@ -305,7 +305,7 @@ impl Inbound {
                 (frame, false, class)
             }
             Err(why) => {
-                env.port.drop(why, 1);
+                env.port.drop_of(owner.0, control::Direction::Inbound, why, 1);
                 return Ok(());
             }
         };
@@ -327,7 +327,7 @@ impl Inbound {
             Ok(false) => {}
             Ok(true) => env.port.count(Count::CeMarks, 1),
             Err(why) => {
-                env.port.drop(why, 1);
+                env.port.drop_of(peer, control::Direction::Inbound, why, 1);
                 return Ok(());
             }
         }
@@ -340,7 +340,7 @@ impl Inbound {
             }
             Mode::Ip if self.is_admitted(&frame, peer, child, state) => self.clamp_mss(&frame, peer, state, env),
             Mode::Ip => {
-                env.port.drop(Drop::PolicyMismatch, 1);
+                env.port.drop_of(peer, control::Direction::Inbound, Drop::PolicyMismatch, 1);
                 return Ok(());
             }
         }

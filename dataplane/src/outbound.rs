@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::time::Instant;
 
-use adit_proto::control::{ChildId, Event, Mode, PeerId};
+use adit_proto::control::{self, ChildId, Event, Mode, PeerId};
 use adit_proto::esp;
 use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Latency};
@@ -223,7 +223,7 @@ impl Outbound {
         }
         match route {
             policy::Route::To(peer, child) => self.unicast(peer, child, len, state, env),
-            policy::Route::NoChild(_) => self.lose(Drop::NoChildSa, len, env),
+            policy::Route::NoChild(peer) => self.lose_of(peer, Drop::NoChildSa, len, env),
             policy::Route::Nowhere => self.lose(Drop::NoPolicy, len, env),
         }
     }
@@ -252,8 +252,11 @@ impl Outbound {
     /// Gives a frame once to each worker that seals it for some of the peers.
     fn delegate_flood(&mut self, len: usize, frames: u64, state: &mut State, env: &mut Environment) {
         for (owner, peers) in hub::sealers(env.id, None, &mut state.tables).into_iter().enumerate() {
-            if owner != env.id && peers > 0 {
-                self.hand_over(owner, RecordHeader::Flood { except: None }, len, peers * frames, env);
+            if owner == env.id || peers == 0 {
+                continue;
+            }
+            if !self.hand_over(owner, RecordHeader::Flood { except: None }, len, peers * frames, env) {
+                self.lose(Drop::HandoverFull, len, env);
             }
         }
     }
@@ -286,18 +289,19 @@ impl Outbound {
     fn unicast(&mut self, id: PeerId, child_id: ChildId, len: usize, state: &mut State, env: &mut Environment) {
         let Some(peer) = state.tables.peer(id) else { return self.lose(Drop::NoPeer, len, env) };
         let (tag, used) = (peer.tag, peer.paths.used().map(|(path_id, path)| (path_id, *path)));
-        let Some(child) = peer.child(child_id) else { return self.lose(Drop::NoSa, len, env) };
+        let Some(child) = peer.child(child_id) else { return self.lose_of(id, Drop::NoSa, len, env) };
         let owner = child.sealer_for(env.id);
         let Some(sa) = child.outbound.as_deref_mut() else {
             let header = RecordHeader::Frame { peer: id, tag, child: child_id };
             let frames = self.frames(len);
-            return if owner == env.id {
-                self.lose(Drop::NoSa, len, env)
-            } else {
-                self.hand_over(owner, header, len, frames, env)
-            };
+            if owner == env.id {
+                self.lose_of(id, Drop::NoSa, len, env);
+            } else if !self.hand_over(owner, header, len, frames, env) {
+                self.lose_of(id, Drop::HandoverFull, len, env);
+            }
+            return;
         };
-        let Some((path_id, path)) = used else { return self.lose(Drop::NoPath, len, env) };
+        let Some((path_id, path)) = used else { return self.lose_of(id, Drop::NoPath, len, env) };
         let class = env.dscp.outer(class::of(env.mode, &self.buffer[FRAME_HEADROOM..READ_AT + len.max(vnet::LEN)]));
         let way = Way { lot: Lot { peer: id, path: path_id, class }, child: child_id, path };
         if env.clamps_mss && clamp_mss(&mut self.buffer[READ_AT..READ_AT + len], &path) {
@@ -310,18 +314,26 @@ impl Outbound {
         }
     }
 
-    /// Gives the frame in the read buffer to the worker that seals it; it stands for so many packets there.
-    fn hand_over(&mut self, owner: usize, header: RecordHeader, len: usize, packets: u64, env: &mut Environment) {
+    /// Gives the frame in the read buffer to the worker that seals it; it stands for so many packets there. False when no buffer is free.
+    fn hand_over(&mut self, owner: usize, header: RecordHeader, len: usize, packets: u64, env: &mut Environment) -> bool {
         let read = &self.buffer[READ_AT..READ_AT + len];
         let given = self.builder.add(&env.handover, owner, header, read, packets);
-        let frames = self.frames(len);
-        if given { env.port.count(Count::HandedOver, frames) } else { env.port.drop(Drop::HandoverFull, frames) }
+        if given {
+            env.port.count(Count::HandedOver, self.frames(len));
+        }
+        given
     }
 
     /// Counts the frame in the read buffer as dropped, each segment of a super-frame.
     #[cold]
     fn lose(&self, why: Drop, len: usize, env: &Environment) {
         env.port.drop(why, self.frames(len));
+    }
+
+    /// The same of frames for a peer.
+    #[cold]
+    fn lose_of(&self, peer: PeerId, why: Drop, len: usize, env: &Environment) {
+        env.port.drop_of(peer, control::Direction::Outbound, why, self.frames(len));
     }
 
     /// How many frames the kernel says are in the read buffer.
@@ -347,7 +359,7 @@ impl Outbound {
                 Mode::Ip => Inner::ip(self.buffer[frame.start]),
             };
             if let Err(why) = self.add(frame, inner, way, segments_max, sa, env) {
-                env.port.drop(why, (count - k) as u64);
+                env.port.drop_of(way.lot.peer, control::Direction::Outbound, why, (count - k) as u64);
                 break;
             }
             deferred += u64::from(open);

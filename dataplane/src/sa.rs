@@ -3,7 +3,7 @@
 //! An SA has one owner, so its sequence number and its window are plain integers. What every packet touches lies in
 //! [`OutboundSa`] and [`InboundSa`]; what the control plane installs is [`adit_proto::control`]'s.
 
-use adit_channel::{PATH_SLOTS_MAX, PATH_SLOTS_UNIT};
+use adit_channel::{PATH_SLOTS_MAX, PATH_SLOTS_UNIT, PEER_SLOTS_UNIT};
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
 use adit_proto::control::{self, ChildId, Direction, Event, Feature, PATHS_MAX, PathId, PeerId, PeerTag, Refusal, Spi};
@@ -469,6 +469,11 @@ impl Tables {
 /// Slots for the paths of so many peers: all that they can have, where they are few.
 pub fn path_slots(max_peers: u16) -> u16 {
     max_peers.saturating_mul(PATHS_MAX as u16).min(PATH_SLOTS_MAX).next_multiple_of(PATH_SLOTS_UNIT)
+}
+
+/// Slots for the drops of so many peers: one for each id.
+pub fn peer_slots(max_peers: u16) -> u16 {
+    max_peers.next_multiple_of(PEER_SLOTS_UNIT)
 }
 
 /// Whether a number exists: without extended ones the last is 2^32 − 1 (RFC 4303 §3.3.3).

@@ -30,7 +30,7 @@ use crate::io::uring::{self, UringIo};
 use crate::pool::{inject_buffer, pool_bytes};
 use crate::registry::Registry;
 use crate::roam::Roam;
-use crate::sa::path_slots;
+use crate::sa::{path_slots, peer_slots};
 use crate::state::{Clock, Environment, State};
 use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
@@ -120,6 +120,7 @@ impl Plane {
             workers: config.workers,
             sa_slots: config.sa_slots,
             path_slots: path_slots(config.max_peers),
+            peer_slots: peer_slots(config.max_peers),
             vault_bytes: vault_bytes(config),
             ..Sizes::default()
         };

@@ -104,6 +104,10 @@ pub struct Peer {
     pub cause: Option<String>,
     pub sent: Traffic,
     pub received: Traffic,
+    /// What was dropped of its packets, by reason; only what occurred. Packets whose peer is not known are among `drops` of the
+    /// gateway alone.
+    #[serde(default)]
+    pub drops: Vec<PeerDrops>,
     /// Its Child SAs, one for each lane; those that go come last.
     pub children: Vec<ChildSa>,
     /// Configured selectors of which no Child SA carries anything, while it is connected. None with a static key, whose Child SA has
@@ -302,6 +306,9 @@ pub struct Explanation {
     /// What is to be said of the ways to the peer.
     #[serde(default)]
     pub paths: Vec<String>,
+    /// What was dropped of its packets within the last minute and may be why something does not arrive, a sentence or two each.
+    #[serde(default)]
+    pub drops: Vec<String>,
     /// Configured selectors of which no Child SA carries anything, while the peer is connected.
     #[serde(default)]
     pub missing: Vec<MissingSelector>,
@@ -431,6 +438,21 @@ pub struct Worker {
     pub opened_packets: u64,
     pub dropped_packets: u64,
     pub fdb_entries: u64,
+}
+
+/// Packets of a peer that were dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PeerDrops {
+    /// `in`: what came by an SPI of the peer's; `out`: what was for it.
+    pub direction: String,
+    /// The name that these packets have among `drops` of the gateway, or `other` for names that are not told apart by peer.
+    pub reason: String,
+    pub packets: u64,
+    /// How many of them were dropped without a pause of a minute between two, and how long ago the last one was, in seconds; 0 and `null`
+    /// when that was before this control plane began.
+    pub recent: u64,
+    pub last_s: Option<u64>,
+    pub meaning: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -6,6 +6,7 @@ use super::{Gateway, Plane};
 use crate::api::types::{Explanation, Stopping};
 use crate::ike::report;
 use crate::request::{PeerCommand, Request, RequestError, What, place_named};
+use crate::view::drops::likely_causes;
 
 impl Gateway {
     /// Answers the API.
@@ -71,7 +72,7 @@ impl Gateway {
             let ike = self.view.ike();
             report::of_static_key(&peer, ike.paths.get(&place).map_or(&[], Vec::as_slice))
         };
-        Ok(Explanation { lacks: peer.lacks, ..explanation })
+        Ok(Explanation { drops: likely_causes(&peer), lacks: peer.lacks, ..explanation })
     }
 
     fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {

@@ -170,6 +170,7 @@ pub fn explanation(
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
         lacks: Vec::new(),
         paths: paths.iter().filter_map(about_path).collect(),
+        drops: Vec::new(),
         missing: status.and_then(|status| status.ike.first()).map(|ike| missing(ike, now)).unwrap_or_default(),
         unauthenticated: unauthenticated(&explanation.unauthenticated),
     }
@@ -190,6 +191,7 @@ pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explana
         offers: Vec::new(),
         lacks: Vec::new(),
         paths: paths.iter().filter_map(about_path).collect(),
+        drops: Vec::new(),
         missing: Vec::new(),
         unauthenticated: Vec::new(),
     }

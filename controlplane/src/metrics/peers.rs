@@ -12,6 +12,8 @@ use prometheus::proto::{Metric, MetricFamily, MetricType};
 use super::{counter, family, gauge};
 use crate::api::types::{Peer, Volume};
 use crate::children::LaneState;
+use crate::meter::drops::Dropped;
+use crate::view::drops::direction;
 use crate::view::status::PeerView;
 
 const UP: &str = "1 while every configured pair of selectors of a peer has a Child SA in use, the way to it is proven and what it takes \
@@ -52,6 +54,12 @@ pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
             "Bytes of frames sealed for a peer or opened from it, over all its Child SAs.",
             peers.iter().flat_map(bytes).collect(),
         ),
+        family(
+            MetricType::COUNTER,
+            "adit_peer_drops_total",
+            "Packets of a peer that were dropped; the reasons are names of adit_drops_total, and other for what is not told apart by peer.",
+            peers.iter().flat_map(drops).collect(),
+        ),
         family(MetricType::GAUGE, "adit_child_sa_lanes", lanes, peers.iter().flat_map(lane_states).collect()),
         family(
             MetricType::COUNTER,
@@ -79,6 +87,16 @@ fn timestamps(peers: &[PeerView], ago: impl Fn(&Peer) -> Option<u64>) -> Vec<Met
 fn bytes(view: &PeerView) -> [Metric; 2] {
     [("in", view.peer.received.bytes), ("out", view.peer.sent.bytes)]
         .map(|(direction, bytes)| counter(&[("direction", direction), ("peer", &view.peer.name)], bytes))
+}
+
+/// A counter for each reason, from 0 on.
+fn drops(view: &PeerView) -> Vec<Metric> {
+    let one = |dropped: &Dropped| {
+        let drop = dropped.drop;
+        let labels = [("direction", direction(drop.direction())), ("peer", view.peer.name.as_str()), ("reason", drop.label())];
+        counter(&labels, dropped.packets)
+    };
+    view.drops.iter().map(one).collect()
 }
 
 /// How many lanes of a peer are in each state.

@@ -2,7 +2,7 @@
 
 use super::text::{bit_rate, bytes, duration, fact, grouped, micros, wrapped};
 use super::{again, idle, remarks, state};
-use crate::api::types::{ChildSa, Ike, IkeSa, MissingSelector, Peer, PeerPath, Sa, Traffic};
+use crate::api::types::{ChildSa, Ike, IkeSa, MissingSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
 use crate::children::LaneState;
 
 /// Below this a sequence number is a count; above, as with static keys, it is a time and read better in hexadecimal.
@@ -17,6 +17,9 @@ pub fn report(peer: &Peer) -> String {
     out += &fact("keys", &format!("{}, {} lanes", peer.keys.replace('_', " "), peer.lanes));
     out += &fact("sent", &traffic(&peer.sent));
     out += &fact("received", &traffic(&peer.received));
+    for direction in ["in", "out"] {
+        out += &dropped(direction, &peer.drops);
+    }
     out.extend(peer.paths.iter().map(path));
     out.extend(peer.children.iter().map(child));
     out.extend(peer.missing.iter().map(missing));
@@ -30,6 +33,13 @@ pub fn report(peer: &Peer) -> String {
 fn traffic(traffic: &Traffic) -> String {
     let Traffic { packets, bytes: volume, bits_per_s, .. } = traffic;
     format!("{} packets, {}, {}, last {}", grouped(*packets), bytes(*volume), bit_rate(*bits_per_s), idle(traffic))
+}
+
+/// What was dropped in a direction, unless nothing was.
+fn dropped(direction: &str, drops: &[PeerDrops]) -> String {
+    let reasons = drops.iter().filter(|drops| drops.direction == direction);
+    let reasons: Vec<String> = reasons.map(|drops| format!("{} {}", grouped(drops.packets), drops.reason)).collect();
+    if reasons.is_empty() { String::new() } else { fact(&format!("dropped {direction}"), &reasons.join(", ")) }
 }
 
 fn path(path: &PeerPath) -> String {

@@ -11,7 +11,7 @@ use adit_engine::path::PathStatus;
 use adit_proto::control::{ChildId, Direction};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
-use super::{View, lock};
+use super::{View, drops as drops_of, lock};
 use crate::api::types;
 use crate::children::{self, LiveSas};
 use crate::config::MacText;
@@ -19,6 +19,7 @@ use crate::desired::Desired;
 use crate::desired::static_key::WantedSa;
 use crate::ike::report::{ByIke, Report};
 use crate::meter::WorkerRates;
+use crate::meter::drops::Dropped;
 use crate::numbers::{Numbers, SocketNumbers};
 use crate::up;
 
@@ -27,6 +28,8 @@ pub struct PeerView {
     pub peer: types::Peer,
     /// Of every Child SA that there is or was, in each direction.
     pub totals: Vec<(ChildId, Direction, types::Volume)>,
+    /// All counters of its drops, also those at 0.
+    pub drops: Vec<Dropped>,
 }
 
 /// One look at the data plane.
@@ -104,13 +107,16 @@ impl View {
         let live = planes.look();
         let live = planes.attached.as_ref().map(|attached| children::live_sas(&live, &attached.peers));
         let tags = desired.tags.iter().enumerate().filter(|(place, _)| places.contains(place));
-        let metered: Vec<_> =
-            tags.map(|(place, tag)| (place, planes.meter.traffic(now, *tag), planes.meter.totals(*tag).collect())).collect();
+        let metered = tags.map(|(place, tag)| {
+            let totals = planes.meter.totals(*tag).collect();
+            (place, planes.meter.traffic(now, *tag), totals, planes.drops.of(*tag))
+        });
+        let metered: Vec<_> = metered.collect();
         drop(planes);
         let look = Look { is_attached: live.is_some(), live: live.unwrap_or_default(), now };
-        let peers = metered.into_iter().map(|(place, (sent, received), totals)| {
+        let peers = metered.into_iter().map(|(place, (sent, received), totals, drops)| {
             let (mut peer, ready) = one_peer(desired, place, &wanted[place], &ike, &look);
-            (peer.sent, peer.received) = (sent, received);
+            (peer.sent, peer.received, peer.drops) = (sent, received, drops_of::shown(&drops, now));
             let of_path = |path: &PathStatus| counters.get(&(place, path.path)).copied().unwrap_or_default();
             peer.paths = ike.paths.get(&place).into_iter().flatten().map(|path| peer_path(path, of_path(path))).collect();
             peer.lacks = up::lacks(&peer, look.is_attached, ready);
@@ -120,7 +126,7 @@ impl View {
                 let state = if peer.up { ConnectionState::Established } else { ConnectionState::Idle };
                 state.name().clone_into(&mut peer.state);
             }
-            PeerView { peer, totals }
+            PeerView { peer, totals, drops }
         });
         peers.collect()
     }
@@ -224,6 +230,7 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         cause,
         sent: types::Traffic::default(),
         received: types::Traffic::default(),
+        drops: Vec::new(),
         children,
         missing: by_ike.map(|by_ike| by_ike.missing.clone()).unwrap_or_default(),
         paths: Vec::new(),

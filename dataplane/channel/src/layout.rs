@@ -14,6 +14,7 @@
 //!  │   latencies       data                   histograms of 1024 buckets
 //!  │   live SAs        data                   `sa_slots` × 128 bytes, each a seqlock
 //!  │   paths           data                   `path_slots` × 64 bytes: counters of the paths of each peer
+//!  │   drops           data                   `peer_slots` × 128 bytes: what was dropped of each peer
 //!  …                 vault   control          one word that says which half holds, then two halves of `vault_bytes`
 //! ```
 //! A word is eight bytes in the byte order of the machine; offsets below are in words.
@@ -21,6 +22,8 @@
 use std::ops::{Deref, Range};
 
 use adit_proto::histogram::BUCKETS;
+use adit_proto::limits::PEER_IDS_MAX;
+use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::live::SLOT_WORDS;
@@ -28,7 +31,7 @@ use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 10;
+pub const LAYOUT_VERSION: u32 = 11;
 pub use adit_proto::limits::WORKERS_MAX;
 
 /// "ADITCHAN".
@@ -39,7 +42,7 @@ const PAGE_WORDS: usize = 512;
 /// Bytes of a page: header and info lie in the first.
 pub const PAGE_BYTES: usize = PAGE_WORDS * size_of::<u64>();
 /// Most bytes of the whole memory: more than any data plane needs, and no more than a machine can spare for a stranger.
-const TOTAL_BYTES_MAX: usize = 1 << 30;
+const TOTAL_BYTES_MAX: usize = 3 << 29;
 const LINE_WORDS: usize = 16;
 /// Most live SAs of a worker.
 pub const SA_SLOTS_MAX: u32 = 65536;
@@ -47,6 +50,9 @@ pub const SA_SLOTS_MAX: u32 = 65536;
 pub const PATH_SLOTS_MAX: u16 = 32768;
 /// Paths are counted by the page, so that no two numbers of slots make up the same memory.
 pub const PATH_SLOTS_UNIT: u16 = 64;
+/// The same of peers.
+pub const PEER_SLOTS_UNIT: u16 = 32;
+const _: () = assert!(PEER_IDS_MAX.is_multiple_of(PEER_SLOTS_UNIT));
 const RING_BYTES_MIN: u32 = 4096;
 /// A ring of datagrams holds at least two of the longest.
 const DATAGRAM_RING_BYTES_MIN: u32 = 256 * 1024;
@@ -61,6 +67,8 @@ pub struct Sizes {
     pub sa_slots: u32,
     /// Paths per worker that are counted, up to 32768: whole pages, 64 at a time.
     pub path_slots: u16,
+    /// Ids of peers whose drops are counted by each worker, up to 32768: whole pages, 32 at a time.
+    pub peer_slots: u16,
     /// Bytes of the command ring of each worker, 4 KiB to 64 MiB.
     pub command_bytes: u32,
     /// Bytes of the event ring of each worker, 4 KiB to 64 MiB.
@@ -79,6 +87,7 @@ impl Default for Sizes {
             workers: 1,
             sa_slots: 256,
             path_slots: 256,
+            peer_slots: 64,
             command_bytes: 64 << 10,
             event_bytes: 64 << 10,
             punt_bytes: 1 << 20,
@@ -96,6 +105,9 @@ impl Sizes {
             return None;
         }
         if self.vault_bytes > BYTES_MAX || self.path_slots > PATH_SLOTS_MAX || !self.path_slots.is_multiple_of(PATH_SLOTS_UNIT) {
+            return None;
+        }
+        if self.peer_slots > PEER_IDS_MAX || !self.peer_slots.is_multiple_of(PEER_SLOTS_UNIT) {
             return None;
         }
         Some(Sizes {
@@ -119,6 +131,7 @@ pub struct WorkerBlock {
     pub latencies: Range<usize>,
     pub live: Range<usize>,
     pub paths: Range<usize>,
+    pub drops: Range<usize>,
 }
 
 /// The whole layout, computed from sizes and kept in private memory.
@@ -170,6 +183,7 @@ impl Layout {
             latencies: placer.place(Latency::COUNT * BUCKETS, LINE_WORDS),
             live: placer.place(sizes.sa_slots as usize * SLOT_WORDS, LINE_WORDS),
             paths: placer.place(usize::from(sizes.path_slots) * crate::paths::SLOT_WORDS, LINE_WORDS),
+            drops: placer.place(usize::from(sizes.peer_slots) * crate::drops::SLOT_WORDS, LINE_WORDS),
         });
         let workers = workers.collect();
         let half = words(sizes.vault_bytes.next_multiple_of(8));
@@ -187,10 +201,10 @@ impl Layout {
     /// Writes the header, magic last. `words` is at least a page.
     pub fn write_header(&self, words: &[AtomicU64], info_len: usize) {
         let s = &self.sizes;
-        let (workers, path_slots) = (u32::from(s.workers), u32::from(s.path_slots));
-        let sizes =
-            [workers, s.sa_slots, path_slots, s.command_bytes, s.event_bytes, s.punt_bytes, s.inject_bytes, s.vault_bytes];
-        let fields = [u64::from(LAYOUT_VERSION), fingerprint()].into_iter().chain(sizes.map(u64::from)).chain([info_len as u64]);
+        let tables = [u32::from(s.workers), s.sa_slots, u32::from(s.path_slots), u32::from(s.peer_slots)];
+        let bytes = [s.command_bytes, s.event_bytes, s.punt_bytes, s.inject_bytes, s.vault_bytes];
+        let sizes = tables.into_iter().chain(bytes).map(u64::from);
+        let fields = [u64::from(LAYOUT_VERSION), fingerprint()].into_iter().chain(sizes).chain([info_len as u64]);
         for (word, value) in words[1..].iter().zip(fields) {
             word.store(value, Ordering::Relaxed);
         }
@@ -214,14 +228,15 @@ impl Layout {
             workers: u16::try_from(field(3)).map_err(|_| HeaderError::Sizes)?,
             sa_slots: size(4)?,
             path_slots: u16::try_from(field(5)).map_err(|_| HeaderError::Sizes)?,
-            command_bytes: size(6)?,
-            event_bytes: size(7)?,
-            punt_bytes: size(8)?,
-            inject_bytes: size(9)?,
-            vault_bytes: size(10)?,
+            peer_slots: u16::try_from(field(6)).map_err(|_| HeaderError::Sizes)?,
+            command_bytes: size(7)?,
+            event_bytes: size(8)?,
+            punt_bytes: size(9)?,
+            inject_bytes: size(10)?,
+            vault_bytes: size(11)?,
         };
         let layout = Layout::new(sizes).filter(|layout| layout.sizes == sizes).ok_or(HeaderError::Sizes)?;
-        let info_len = usize::try_from(field(11)).map_err(|_| HeaderError::Sizes)?;
+        let info_len = usize::try_from(field(12)).map_err(|_| HeaderError::Sizes)?;
         if layout.bytes() as u64 != bytes || info_len > layout.info.len() * size_of::<u64>() {
             return Err(HeaderError::Sizes);
         }
@@ -235,7 +250,9 @@ fn fingerprint() -> u64 {
     let drops = Drop::ALL.iter().map(|drop| drop.label());
     let gauges = Gauge::ALL.iter().map(|gauge| gauge.label());
     let latencies = Latency::ALL.iter().map(|latency| latency.label());
+    let of_peers = PeerDrop::all().map(PeerDrop::label);
     let labels = counts.chain(["/"]).chain(drops).chain(["/"]).chain(gauges).chain(["/"]).chain(latencies);
+    let labels = labels.chain(["/"]).chain(of_peers);
     let bytes = labels.flat_map(|label| label.bytes().chain([0]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -283,6 +300,7 @@ mod tests {
                 &block.latencies,
                 &block.live,
                 &block.paths,
+                &block.drops,
             ];
             for part in parts {
                 assert!(part.start >= end && part.start % LINE_WORDS == 0 && part.end > part.start);
@@ -303,6 +321,8 @@ mod tests {
             Sizes { sa_slots: 65537, ..good },
             Sizes { path_slots: 32769, ..good },
             Sizes { path_slots: 65, ..good },
+            Sizes { peer_slots: 32800, ..good },
+            Sizes { peer_slots: 33, ..good },
             Sizes { command_bytes: 4095, ..good },
             Sizes { punt_bytes: 65536, ..good },
             Sizes { inject_bytes: u32::MAX, ..good },
@@ -313,6 +333,7 @@ mod tests {
             workers: 64,
             sa_slots: 65536,
             path_slots: PATH_SLOTS_MAX,
+            peer_slots: PEER_IDS_MAX,
             command_bytes: BYTES_MAX,
             event_bytes: BYTES_MAX,
             punt_bytes: BYTES_MAX,
@@ -320,7 +341,8 @@ mod tests {
             vault_bytes: BYTES_MAX,
         };
         assert_eq!(Layout::new(max), None, "more than a machine can spare");
-        let most = Sizes { workers: 64, sa_slots: 65536, path_slots: PATH_SLOTS_MAX, vault_bytes: BYTES_MAX, ..good };
+        let tables = Sizes { sa_slots: 65536, path_slots: PATH_SLOTS_MAX, peer_slots: PEER_IDS_MAX, ..good };
+        let most = Sizes { workers: 64, vault_bytes: BYTES_MAX, ..tables };
         assert!(Layout::new(most).is_some(), "a data plane with as many SAs as there can be");
     }
 
@@ -337,7 +359,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_changed_header_gives_the_same_layout_or_an_error(at in 0usize..12, value in prop_oneof![any::<u64>(), 0u64..1 << 27]) {
+        fn a_changed_header_gives_the_same_layout_or_an_error(at in 0usize..13, value in prop_oneof![any::<u64>(), 0u64..1 << 27]) {
             let layout = Layout::new(Sizes::default()).unwrap();
             let words = header_of(&layout);
             words[at].store(value, Ordering::Relaxed);

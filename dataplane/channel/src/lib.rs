@@ -25,6 +25,8 @@ mod sync;
 #[cfg(not(feature = "loom"))]
 mod counters;
 #[cfg(not(feature = "loom"))]
+mod drops;
+#[cfg(not(feature = "loom"))]
 mod fd;
 #[cfg(not(feature = "loom"))]
 mod info;
@@ -54,7 +56,7 @@ pub use {
     counters::Counters,
     fd::{EventFd, ask_to_end},
     info::{PlaneInfo, Protections},
-    layout::{LAYOUT_VERSION, PATH_SLOTS_MAX, PATH_SLOTS_UNIT, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
+    layout::{LAYOUT_VERSION, PATH_SLOTS_MAX, PATH_SLOTS_UNIT, PEER_SLOTS_UNIT, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
     listener::{Listener, Notice},
     master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError, mastership},
     paths::{PathCount, PathCounters},

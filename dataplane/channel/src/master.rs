@@ -1,19 +1,21 @@
 //! The control plane's side: attaches to a running data plane, orders, listens, and reads its numbers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PuntHeader, RECORD_LEN_MAX};
+use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PeerTag, PuntHeader, RECORD_LEN_MAX};
 use adit_proto::histogram::BUCKETS;
+use adit_proto::peer_drops::PeerDropCounts;
 use adit_proto::stats::Latency;
 use socket2::Socket;
 use zeroize::Zeroizing;
 
 use crate::counters::{CounterBlock, Counters};
+use crate::drops::DropTable;
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock, load_bytes};
@@ -171,6 +173,7 @@ struct WorkerLink {
     latencies: Words,
     live: LiveTable<Words>,
     paths: PathTable<Words>,
+    drops: DropTable<Words>,
     wake: EventFd,
     /// Something was sent since the last flush.
     unflushed: bool,
@@ -189,6 +192,7 @@ impl WorkerLink {
             latencies: part(block.latencies),
             live: LiveTable::new(part(block.live)),
             paths: PathTable::new(part(block.paths)),
+            drops: DropTable::new(part(block.drops)),
             wake,
             // The master before may have died between sending and signalling.
             unflushed: true,
@@ -440,6 +444,13 @@ impl Master {
     pub fn path_counters(&self) -> BTreeMap<(PeerId, PathId), PathCounters> {
         let mut sum = BTreeMap::new();
         self.workers.iter().for_each(|link| link.paths.sum_into(&mut sum));
+        sum
+    }
+
+    /// What was dropped of each peer, over all workers; of peers of which nothing was, nothing.
+    pub fn peer_drops(&self) -> HashMap<PeerTag, PeerDropCounts> {
+        let mut sum = HashMap::new();
+        self.workers.iter().for_each(|link| link.drops.sum_into(&mut sum));
         sum
     }
 

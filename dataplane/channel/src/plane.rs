@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use adit_proto::codec::DecodeError;
-use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PuntHeader, RECORD_LEN_MAX};
+use adit_proto::control::{Command, Direction, Event, InjectHeader, PathId, PeerId, PeerTag, PuntHeader, RECORD_LEN_MAX};
 use adit_proto::histogram::{BUCKETS, bucket_of};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 use zeroize::Zeroizing;
 
 use crate::counters::{CounterBlock, add};
+use crate::drops::DropTable;
 use crate::fd::EventFd;
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{Layout, PAGE_BYTES, Sizes, WorkerBlock, store_bytes};
@@ -128,6 +129,7 @@ pub struct Port {
     latencies: Words,
     live: LiveTable<Words>,
     paths: PathTable<Words>,
+    drops: DropTable<Words>,
     attached: Arc<Attached>,
     up: Arc<EventFd>,
     down: Arc<EventFd>,
@@ -157,6 +159,7 @@ impl Port {
             latencies: part(block.latencies.clone()),
             live: LiveTable::new(part(block.live.clone())),
             paths: PathTable::new(part(block.paths.clone())),
+            drops: DropTable::new(part(block.drops.clone())),
             attached: Arc::clone(&region.attached),
             up: Arc::clone(&region.up),
             down: Arc::clone(down),
@@ -326,6 +329,23 @@ impl Port {
     /// Begins to count for a path in a slot below `path_slots`; without one nothing is counted.
     pub fn path_install(&self, slot: u16, peer: PeerId, path: PathId) {
         self.paths.install(slot, peer, path);
+    }
+
+    /// Begins to count drops for a peer; goes on where this very peer had the id already.
+    pub fn peer_install(&self, peer: PeerId, tag: PeerTag) {
+        self.drops.install(peer, tag);
+    }
+
+    /// Ends counting drops for the peer that has this id.
+    pub fn peer_remove(&self, peer: PeerId) {
+        self.drops.remove(peer);
+    }
+
+    /// Counts packets of a peer that were dropped: for that peer, and among all.
+    #[cold]
+    pub fn drop_of(&self, peer: PeerId, direction: Direction, drop: Drop, n: u64) {
+        self.drop(drop, n);
+        self.drops.add(peer, direction, drop, n);
     }
 
     /// Ends counting in a slot.

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use adit_proto::class::CE;
-use adit_proto::control::PeerId;
+use adit_proto::control::{Direction, PeerId};
 use adit_proto::half::Half;
 use adit_proto::stats::{Count, Drop};
 
@@ -37,12 +37,12 @@ impl Inbound {
                 let whole = whole.and_then(|first| self.half((half, body), (spi, first), peer, arrival.class, state, env));
                 env.port.count(Count::Opened, 1);
                 whole.unwrap_or_else(|why| {
-                    env.port.drop(why, 1);
+                    env.port.drop_of(peer, Direction::Inbound, why, 1);
                     None
                 })
             }
             Err(_) if joins => {
-                env.port.drop(Drop::HalfBad, 1);
+                env.port.drop_of(peer, Direction::Inbound, Drop::HalfBad, 1);
                 None
             }
             Ok(_) | Err(_) => {
@@ -66,20 +66,25 @@ impl Inbound {
     ) -> Result<Option<(Range<usize>, u8)>, Drop> {
         let now_ns = state.turn_ns;
         let Some(joiner) = state.tables.peer(peer).and_then(|peer| peer.joiner.as_deref_mut()) else { return Ok(None) };
-        env.port.drop(Drop::HalfExpired, joiner.expire(now_ns));
+        let expired = joiner.expire(now_ns);
+        if expired > 0 {
+            env.port.drop_of(peer, Direction::Inbound, Drop::HalfExpired, expired);
+        }
         match joiner.meet(pair, half, &self.arena.bytes()[body.clone()], class, now_ns) {
             Met::Waits { pushed_out } => {
-                env.port.drop(Drop::HalfLost, pushed_out.into());
+                if pushed_out {
+                    env.port.drop_of(peer, Direction::Inbound, Drop::HalfLost, 1);
+                }
                 Ok(None)
             }
             Met::Contradicts => {
-                env.port.drop(Drop::HalfBad, 1);
+                env.port.drop_of(peer, Direction::Inbound, Drop::HalfBad, 1);
                 Err(Drop::HalfBad)
             }
             Met::TooLong => Err(Drop::HalfBad),
             Met::Joins { other, class: others } => {
                 let Some(room) = self.arena.room(half.whole.into()) else {
-                    env.port.drop(Drop::HalfLost, 1);
+                    env.port.drop_of(peer, Direction::Inbound, Drop::HalfLost, 1);
                     return Err(Drop::HalfLost);
                 };
                 // It lies behind everything that was received.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use adit_proto::control::{ChildId, PeerId};
+use adit_proto::control::{ChildId, Direction, PeerId};
 use adit_proto::stats::{Count, Drop};
 
 use super::Inbound;
@@ -42,14 +42,16 @@ impl Inbound {
                 Drop::Circling
             }
         };
-        env.port.drop(why, 1);
+        env.port.drop_of(from, Direction::Inbound, why, 1);
         false
     }
 
     fn relay_to(&mut self, to: PeerId, frame: &Range<usize>, open_checksum: bool, state: &mut State, env: &mut Environment) {
         let Some(peer) = state.tables.peer(to) else { return env.port.drop(Drop::NoPeer, 1) };
         let (tag, child) = (peer.tag, ChildId::ONLY);
-        let Some(owner) = peer.child(child).map(|child| child.sealer_for(env.id)) else { return env.port.drop(Drop::NoSa, 1) };
+        let Some(owner) = peer.child(child).map(|child| child.sealer_for(env.id)) else {
+            return env.port.drop_of(to, Direction::Outbound, Drop::NoSa, 1);
+        };
         let header = RecordHeader::Frame { peer: to, tag, child };
         let read = self.as_read(frame, open_checksum, env);
         if self.give(owner, header, read, 1, env) {
@@ -70,7 +72,7 @@ impl Inbound {
         }
         let now_us = state.now_us();
         if !state.hub.as_mut().is_some_and(|shares| shares.take(from, now_us)) {
-            return env.port.drop(Drop::FloodLimit, 1);
+            return env.port.drop_of(from, Direction::Inbound, Drop::FloodLimit, 1);
         }
         let read = self.as_read(frame, open_checksum, env);
         let header = RecordHeader::Flood { except: Some(from) };

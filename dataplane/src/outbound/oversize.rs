@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use adit_proto::control::ChildId;
+use adit_proto::control::{ChildId, Direction};
 use adit_proto::esp;
 use adit_proto::half::{self, Half, Which};
 use adit_proto::stats::{Count, Drop};
@@ -21,6 +21,12 @@ use crate::tap::vnet::{self, VnetHeader};
 /// Longest payload of an ESP packet on this way, in bytes.
 fn payload_max(way: &Way, env: &Environment) -> usize {
     usize::from(way.path.frame_max) + esp::inner_header_len(env.mode)
+}
+
+/// Counts a packet that was to go this way as dropped.
+#[cold]
+fn lost(why: Drop, way: &Way, env: &Environment) {
+    env.port.drop_of(way.lot.peer, Direction::Outbound, why, 1);
 }
 
 impl Outbound {
@@ -65,7 +71,7 @@ impl Outbound {
                 // What is quoted is a packet as it would have been sent.
                 let (packet, _) = plan.segment(0, &mut self.buffer, Checksums::Fill);
                 let why = self.answer(packet, way.path.frame_told.into(), state, env);
-                env.port.drop(why, plan.segments() as u64);
+                env.port.drop_of(way.lot.peer, Direction::Outbound, why, plan.segments() as u64);
             }
         }
     }
@@ -77,7 +83,7 @@ impl Outbound {
             return self.segments(&Plan::whole(packet), way, sa, env);
         }
         let fragments = Fragments::new(env.mode, &self.buffer[packet.clone()], packet.start, fits);
-        let Some(fragments) = fragments else { return env.port.drop(Drop::PathMtu, 1) };
+        let Some(fragments) = fragments else { return lost(Drop::PathMtu, way, env) };
         env.port.count(Count::Fragmented, 1);
         for k in 0..fragments.count() {
             let fragment = fragments.fragment(k, &mut self.buffer);
@@ -92,7 +98,7 @@ impl Outbound {
         if frame.len() <= usize::from(way.path.frame_max) {
             return self.segments(&Plan::whole(frame), way, sa, env);
         }
-        let Some(first) = half::cut(frame.len(), payload_max(way, env)) else { return env.port.drop(Drop::PathMtu, 1) };
+        let Some(first) = half::cut(frame.len(), payload_max(way, env)) else { return lost(Drop::PathMtu, way, env) };
         let (before, whole, middle) = ((sa.esp.packets, sa.bytes), frame.len() as u16, frame.start + first);
         self.packets += 2;
         for (which, place) in [(Which::First, frame.start..middle), (Which::Second, middle..frame.end)] {
@@ -101,7 +107,7 @@ impl Outbound {
             let added = self.add(place, Inner::Half(Half { which, whole }), way, segments_max(way, env), sa, env);
             self.buffer[front].copy_from_slice(&behind);
             if let Err(why) = added {
-                env.port.drop(why, 1);
+                lost(why, way, env);
                 return account(before, way.lot.peer, sa, env);
             }
         }

@@ -4,6 +4,7 @@
 use std::io;
 
 use adit_channel::PathCount;
+use adit_proto::control::Direction;
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::state::Environment;
@@ -49,7 +50,7 @@ fn refused(train: &Train, error: &io::Error, env: &mut Environment) -> bool {
         Some(libc::EINVAL) if train.count() > SEGMENTS_ALWAYS && fewer(train, env) => false,
         Some(libc::EINVAL | libc::EIO) if train.count() > 1 => one_by_one(train, env),
         _ => {
-            env.port.drop(send_failure(error), train.count() as u64);
+            lost(train, error, train.count(), env);
             false
         }
     }
@@ -68,7 +69,7 @@ fn fewer(train: &Train, env: &mut Environment) -> bool {
         let count = part.len().div_ceil(train.segment());
         match give(train, part, env) {
             Ok(()) => sent(train, count, part, env),
-            Err(error) => env.port.drop(send_failure(&error), count as u64),
+            Err(error) => lost(train, &error, count, env),
         }
     }
     true
@@ -84,10 +85,15 @@ fn one_by_one(train: &Train, env: &mut Environment) -> bool {
                 sent(train, 1, packet, env);
                 full_went |= packet.len() == train.segment();
             }
-            Err(error) => env.port.drop(send_failure(&error), 1),
+            Err(error) => lost(train, &error, 1, env),
         }
     }
     full_went
+}
+
+/// So many packets of the train were not sent: of its peer.
+fn lost(train: &Train, error: &io::Error, count: usize, env: &Environment) {
+    env.port.drop_of(train.lot().peer, Direction::Outbound, send_failure(error), count as u64);
 }
 
 fn send_failure(error: &io::Error) -> Drop {
