@@ -259,6 +259,7 @@ fn show(state: &State, env: &mut Environment) {
     env.port.gauge(Gauge::InboundSas, state.tables.inbound_count() as i64);
     env.port.gauge(Gauge::OutboundSas, state.tables.outbound_count() as i64);
     env.port.gauge(Gauge::FdbEntries, state.fdb.len() as i64);
+    env.port.gauge(Gauge::HalvesBytes, state.tables.halves_bytes() as i64);
 }
 
 /// Sends what the control plane wants sent from the port that the data uses. True when there is more.

@@ -53,6 +53,11 @@ impl Joiner {
         Joiner { bytes: vec![0; WAITING_MAX * whole_max].into_boxed_slice(), waiting: [None; WAITING_MAX], whole_max }
     }
 
+    /// Memory that it takes while its peer is there, whether halves wait or not, in bytes.
+    pub fn memory(&self) -> usize {
+        size_of::<Joiner>() + self.bytes.len()
+    }
+
     /// Gives up the halves whose other one did not come in time; how many these were.
     pub fn expire(&mut self, now_ns: u64) -> u64 {
         let mut expired = 0;

@@ -113,6 +113,8 @@ pub struct Tables {
     sa_slots: usize,
     /// Slots for counters of paths that nobody has.
     free_path_slots: Vec<u16>,
+    /// Memory in which halves of frames wait, of all peers.
+    halves_bytes: usize,
     backend: Backend,
 }
 
@@ -128,6 +130,7 @@ impl Tables {
             free_slots: (0..sa_slots).rev().collect(),
             sa_slots: sa_slots as usize,
             free_path_slots: (0..path_slots(max_peers)).rev().collect(),
+            halves_bytes: 0,
             backend,
         }
     }
@@ -164,6 +167,17 @@ impl Tables {
         self.present.len()
     }
 
+    /// Memory in which halves of frames wait, of all peers, in bytes.
+    pub fn halves_bytes(&self) -> usize {
+        self.halves_bytes
+    }
+
+    /// The same of one peer.
+    fn halves_of(&self, id: PeerId) -> usize {
+        let peer = self.peers.get(usize::from(id.0)).and_then(Option::as_ref);
+        peer.and_then(|peer| peer.joiner.as_ref()).map_or(0, |joiner| joiner.memory())
+    }
+
     pub fn inbound_count(&self) -> usize {
         self.inbound.len()
     }
@@ -198,6 +212,7 @@ impl Tables {
     /// Adds a peer, or changes the one that has the id. What it was found to send from is told again: who orders this may be new.
     /// `joins`: both ends join halves, of frames of at most so many bytes.
     pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, echo: bool, joins: Option<usize>) -> Result<(), Refusal> {
+        let before = self.halves_of(id);
         let place = self.peers.get_mut(usize::from(id.0)).ok_or(Refusal::NoSuchPeer)?;
         match place {
             Some(peer) => {
@@ -219,6 +234,7 @@ impl Tables {
                 self.present.push(id);
             }
         }
+        self.halves_bytes = self.halves_bytes - before + self.halves_of(id);
         Ok(())
     }
 
@@ -318,6 +334,7 @@ impl Tables {
         for child in children {
             self.remove_child(id, child, &mut gone)?;
         }
+        self.halves_bytes -= self.halves_of(id);
         self.peers[usize::from(id.0)] = None;
         self.present.retain(|present| *present != id);
         Ok(())

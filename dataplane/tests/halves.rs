@@ -3,10 +3,10 @@
 mod support;
 
 use adit_dataplane::sa;
-use adit_proto::control::{Command, Hop, PathId, UdpHop};
+use adit_proto::control::{Command, Hop, PathId, PeerId, PeerTag, UdpHop};
 use adit_proto::esp::{Header, NEXT_HEADER_NONE};
 use adit_proto::half::{Half, Which, cut};
-use adit_proto::stats::{Count, Drop};
+use adit_proto::stats::{Count, Drop, Gauge};
 use support::{Bed, PEER, TAG, dummy, eventually, frame, in_namespace, ip_packet, peer_opens, peer_seals, received, sealed};
 
 /// Longest outer packet of the path.
@@ -156,6 +156,29 @@ fn a_hostile_peer_gets_nothing_through_that_is_no_frame() {
         halves(seals, &whole).iter().for_each(|half| bed.send(half));
         eventually("they are discarded", || bed.count(Count::DummyPackets) == dummies + 2);
         assert_eq!(bed.count(Count::Joined), 1);
+    });
+}
+
+#[test]
+fn the_memory_for_halves_is_told_and_goes_with_the_peers() {
+    in_namespace(|| {
+        let mut bed = Bed::start(1, "poll", 1);
+        let told = |bed: &Bed| bed.master.counters(0).gauge(Gauge::HalvesBytes);
+        let set = |bed: &mut Bed, peer, tag, split| bed.command(0, &Command::PeerSet { peer, tag, echo: false, split });
+        assert_eq!(told(&bed), 0);
+        set(&mut bed, PEER, TAG, true);
+        eventually("it is told", || told(&bed) > 0);
+        let one = told(&bed);
+        assert!((4 * 1500..4 * 1500 + 1000).contains(&one), "four frames, and little else: {one}");
+        set(&mut bed, PeerId(1), PeerTag(9), true);
+        eventually("two peers", || told(&bed) == 2 * one);
+        // Again, and under another name: the place is the same.
+        set(&mut bed, PeerId(1), PeerTag(9), true);
+        set(&mut bed, PeerId(1), PeerTag(8), true);
+        set(&mut bed, PEER, TAG, false);
+        eventually("one peer", || told(&bed) == one);
+        bed.command(0, &Command::PeerRemove { peer: PeerId(1) });
+        eventually("none", || told(&bed) == 0);
     });
 }
 

@@ -153,6 +153,7 @@ numbers! {
         Core "core" "The CPU that the worker is pinned to; -1 when it is not pinned.",
         SocketReceiveBuffer "socket_receive_buffer_bytes" "UDP receive buffer that the kernel granted, counted as dataplane.socket_buffer asks for it.",
         PoolBytes "pool_bytes" "Memory of the worker's frame pool.",
+        HalvesBytes "halves_bytes" "Memory in which halves of frames of peers wait, which is made with the peer (oversize: split).",
     }
 }
 
