@@ -45,9 +45,14 @@ impl Shown {
         &self.0
     }
 
+    /// Whether something was cut off.
+    pub fn is_cut(&self) -> bool {
+        self.0.ends_with('…')
+    }
+
     /// Whether both are of the same name, in letters of either case. Of what was cut off nobody knows.
     pub fn is_same_name(&self, other: &Shown) -> bool {
-        !self.0.ends_with('…') && self.0.eq_ignore_ascii_case(&other.0)
+        !self.is_cut() && self.0.eq_ignore_ascii_case(&other.0)
     }
 }
 

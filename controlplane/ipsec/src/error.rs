@@ -177,6 +177,7 @@ fn code_of_incompatibility(incompatibility: &Incompatibility) -> &'static str {
         Incompatibility::Auth(error) | Incompatibility::AuthOrPpk(error) => error.code(),
         Incompatibility::UnknownPeer | Incompatibility::UnknownAddress => "unknown_peer",
         Incompatibility::Taken(_) => "taken",
+        Incompatibility::LongName => "long_name",
         Incompatibility::Ppk => "ppk",
         Incompatibility::Refused(notify) => code_of_notify(*notify),
     }

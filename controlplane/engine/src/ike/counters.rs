@@ -110,6 +110,7 @@ fn class(cause: &Cause) -> Class {
             | Incompatibility::AuthOrPpk(_)
             | Incompatibility::UnknownPeer
             | Incompatibility::Taken(_)
+            | Incompatibility::LongName
             | Incompatibility::UnknownAddress
             | Incompatibility::Ppk => Class::Authentication,
             Incompatibility::Refused(notify) => class_of_refusal(*notify),

@@ -7,7 +7,7 @@ use adit_proto::ike::{ExchangeType, IkeDecodeError, IkeEncodeError, Notify, Noti
 use crate::auth::AuthError;
 use crate::crypto::{AeadError, KeyExchangeError, KeyExchangeMethod, SignError};
 use crate::path::Unfit;
-use crate::shown::Shown;
+use crate::shown::{SHOWN_LEN_MAX, Shown};
 
 use super::negotiate::Mismatch;
 
@@ -89,6 +89,9 @@ pub enum Incompatibility {
     /// A place for one of many, and more than one wants it.
     #[error("the only place for its identity is taken by {0}")]
     Taken(Shown),
+    /// Nobody could tell whether it is the one that is connected.
+    #[error("its identity has more than {SHOWN_LEN_MAX} characters, too many under a pattern")]
+    LongName,
     /// In the policy table each pair of a local and a remote selector takes a place.
     #[error("its traffic selectors make more pairs than a peer may have")]
     TooManySelectors,
@@ -169,7 +172,7 @@ impl Error {
     /// Whether somebody has proven who he is, and there is no place for him now.
     pub(super) fn is_of_a_share(&self) -> bool {
         let local = matches!(self, Error::Local(LocalFault::TooOften | LocalFault::Sessions));
-        local || matches!(self, Error::Incompatible(Incompatibility::Taken(_)))
+        local || matches!(self, Error::Incompatible(Incompatibility::Taken(_) | Incompatibility::LongName))
     }
 
     /// What a request that fails with this error is answered with (RFC 7296 §2.21, §3.10.1).
@@ -186,6 +189,7 @@ impl Error {
                 | Incompatibility::AuthOrPpk(_)
                 | Incompatibility::UnknownPeer
                 | Incompatibility::Taken(_)
+                | Incompatibility::LongName
                 | Incompatibility::Ppk => NotifyType::AUTHENTICATION_FAILED,
                 // Nothing is agreed before it is known with whom: there is no proposal to choose.
                 Incompatibility::UnknownAddress

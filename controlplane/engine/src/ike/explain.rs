@@ -216,6 +216,7 @@ fn remedy_of_error(error: &Error) -> &'static str {
             Incompatibility::Taken(_) => {
                 "configure a peer for each of them; if the other one is gone, it is found out, and the place is free in half a minute"
             }
+            Incompatibility::LongName => "give the client a shorter identity, or configure a peer with exactly this one",
             Incompatibility::Mode => "set the same mode at both ends: Ethernet is for two Adit gateways only",
             Incompatibility::Auth(_) | Incompatibility::AuthOrPpk(_) => {
                 "compare keys, certificates, identities and clocks of both ends"

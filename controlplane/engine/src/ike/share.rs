@@ -30,14 +30,18 @@ pub(super) const HANDSHAKES_PER_SECOND: u32 = 8;
 /// Whether somebody may have an IKE SA as this peer, which it has proven to be.
 ///
 /// # Errors
-/// The peer comes too often; it is a pattern, under which somebody else is connected; or there are as many sessions as there may be,
-/// and nobody is configured by this name alone.
+/// The peer comes too often; it is a pattern, under which somebody else is connected, or whose clients cannot be told apart by a name as
+/// long as this one; or there are as many sessions as there may be, and nobody is configured by this name alone.
 pub(super) fn may_connect(ctx: &mut Ctx, id: PeerId, identity: &Identity) -> Result<(), Error> {
     let now = ctx.now.instant;
     let full = ctx.shared.connected >= ctx.shared.config.limits.sessions;
     let Some(peer) = ctx.shared.peers.get_mut(&id) else { return Ok(()) };
     if peer.config.remote_id.exact().is_none() {
-        let is_another = !peer.connected_as.is_same_name(&Shown::of(identity));
+        let name = Shown::of(identity);
+        if name.is_cut() {
+            return Err(Incompatibility::LongName.into());
+        }
+        let is_another = !peer.connected_as.is_same_name(&name);
         if is_another && peer.current.is_some() {
             // It goes on, if it is alive.
             let other = peer.connected_as.clone();

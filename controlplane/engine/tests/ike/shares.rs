@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use adit_engine::ike::{Cause, Error, Event, Incompatibility, LocalFault, PeerConfig, PeerId, Share};
+use adit_engine::shown::SHOWN_LEN_MAX;
 use adit_proto::ike::{ExchangeType, NotifyType};
 
 use adit_sim::*;
@@ -66,6 +67,25 @@ fn honest_goes_on(world: &mut World) {
     let down = |event: &Event| matches!(event, Event::State { peer: GUEST, state, .. } if !state.is_up());
     let came = world.nodes[GATEWAY].events.iter().position(|event| matches!(event, Event::IkeUp { peer: GUEST, .. }));
     assert!(!world.nodes[GATEWAY].events[came.expect("it came")..].iter().any(down), "it was never down");
+}
+
+#[test]
+fn under_a_pattern_a_name_too_long_to_be_known_again_is_refused() {
+    for (len, is_let_in) in [(SHOWN_LEN_MAX, true), (SHOWN_LEN_MAX + 1, false)] {
+        let below = ".example.org";
+        let name = "x".repeat(len - below.len()) + below;
+        let mut world = gateway(3, |config| config.remote_id = "*.example.org".parse().expect("a pattern"));
+        // The second one is the same client, which has forgotten all and comes from elsewhere.
+        for number in [1, 2] {
+            let client = greedy(&mut world, number, |config| config.local_id = name.parse().expect("an identity"));
+            world.run_for(Duration::from_secs(5));
+            assert_eq!(world.is_up(client, PEER), is_let_in, "{len} characters, client {number}");
+            world.nodes[client].on = false;
+        }
+        let refusal = world.nodes[GATEWAY].endpoint.refusals().last().map(|refusal| refusal.why.clone());
+        assert_eq!(refusal, (!is_let_in).then_some(Error::Incompatible(Incompatibility::LongName)));
+        honest_goes_on(&mut world);
+    }
 }
 
 #[test]
