@@ -44,7 +44,7 @@ fn is_tunnel(from: &Gateway, to: &Gateway) -> impl Fn(&Datagram) -> bool {
 
 /// Valid datagrams from b to a that a has received and accepted, each with an echo request: whatever else the hosts say, as when they
 /// look for each other, has another length.
-fn valid(lab: &Lab, count: usize) -> Result<Vec<Datagram>> {
+pub fn valid(lab: &Lab, count: usize) -> Result<Vec<Datagram>> {
     let mut capture = Capture::open(&lab.b().netns, WAN)?;
     lab.b().netns.run(&format!("ping -n -q -c{count} -i0.001 -W2 {}", lab.a().inner()))?;
     let found =
