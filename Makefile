@@ -10,7 +10,7 @@
 #   make build   the release binaries in target/release
 #   make bench   the AEADs, the tunnel against plain veth and the peers that deploy/bench-peers.sh brings, then the parts (criterion)
 #   make fuzz    every fuzz target for FUZZ_SECONDS each (default 60): the decoders, the engine, the configuration, packets
-#   make mutants COUNT=300 small changes of what decides who gets what, drawn by SEED=1: does a test notice each? Hours; goes on where it was
+#   make mutants COUNT=300 small changes of what decides who gets what, drawn by SEED=1: does a test notice each? An hour; goes on where it was
 #   make loom    only the rings of the channel under loom
 
 SHELL := /bin/bash
@@ -108,8 +108,8 @@ fuzz:
 	deploy/fuzz.sh run
 
 mutants:
-	@deploy/install-deps.sh build
-	deploy/mutants.sh $(or $(COUNT),300) $(or $(SEED),1)
+	@deploy/install-deps.sh mutants
+	deploy/mutants.py $(or $(COUNT),300) $(or $(SEED),1)
 
 check: deny
 	$(CARGO) fmt --all --check

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs by apt the Debian packages that a make target needs and that are missing, and says which.
 #
-#   deploy/install-deps.sh build|quick|demo|test|interop|bench|fuzz
+#   deploy/install-deps.sh build|quick|demo|test|interop|bench|fuzz|mutants
 #
 # Nothing is touched when nothing is missing. As another user than root it only says what to install. The IPsec products that `test`
 # and `interop` want are not installed: deploy/interop-peers.sh unpacks them into a folder.
 set -euo pipefail
 
 usage() {
-    echo "usage: $0 build|quick|demo|test|interop|bench|fuzz" >&2
+    echo "usage: $0 build|quick|demo|test|interop|bench|fuzz|mutants" >&2
     exit 2
 }
 
@@ -22,6 +22,7 @@ interop=("${test[@]}")
 bench=("${demo[@]}" ethtool:ethtool)
 # libFuzzer is C++.
 fuzz=("${build[@]}" c++:g++ xxd:xxd)
+mutants=("${build[@]}" python3:python3)
 
 case "${1:-}" in
 build) wanted=("${build[@]}") ;;
@@ -31,6 +32,7 @@ test) wanted=("${test[@]}") ;;
 interop) wanted=("${interop[@]}") ;;
 bench) wanted=("${bench[@]}") ;;
 fuzz) wanted=("${fuzz[@]}") ;;
+mutants) wanted=("${mutants[@]}") ;;
 *) usage ;;
 esac
 
