@@ -286,8 +286,8 @@ impl Mtu {
 
     /// Packets of tunnels go this way now.
     pub(crate) fn is_active(&mut self, now: Instant) {
-        let was = self.active_until.replace(now + ACTIVE_FOR).is_some_and(|until| until > now);
-        if !was && self.phase == Phase::Settled {
+        self.active_until = Some(now + ACTIVE_FOR);
+        if self.phase == Phase::Settled {
             self.next = self.next.map(|at| at.min(now + CONFIRM_ACTIVE));
         }
     }
