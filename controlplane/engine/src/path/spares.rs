@@ -68,3 +68,59 @@ pub(super) fn is_there(hop: &Hop, path: &Hop) -> bool {
     let hop = hop.normal();
     (hop.remote, hop.interface) == (path.remote, path.interface)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::instant;
+
+    fn hop(remote: &str) -> Hop {
+        Hop::new("192.0.2.1:4500".parse().unwrap(), remote.parse().unwrap())
+    }
+
+    const PLACES: [&str; 3] = ["198.51.100.1:4500", "198.51.100.2:4500", "198.51.100.3:4500"];
+
+    fn spares(number: usize) -> Spares {
+        Spares::of(PLACES[..number].iter().map(|place| hop(place)).collect())
+    }
+
+    #[test]
+    fn the_next_one_is_due_where_there_are_two_and_none_is_being_tried() {
+        let (now, later) = (instant(), instant() + Duration::from_secs(5));
+        for (number, is_there) in [(0, false), (1, false), (2, true), (3, true)] {
+            let mut spares = spares(number);
+            assert_eq!((spares.due(now), spares.watches()), (is_there.then_some(now), is_there));
+            spares.not_before = Some(later);
+            let after = later + Duration::from_secs(1);
+            assert_eq!([now, after].map(|at| spares.due(at)), [later, after].map(|due| is_there.then_some(due)));
+            spares.trial = PathId::all().next();
+            assert_eq!(spares.due(now), None);
+        }
+    }
+
+    #[test]
+    fn each_has_its_turn_but_for_the_one_in_use() {
+        let mut spares = spares(3);
+        let used = hop(PLACES[1]);
+        let turns: Vec<Option<Hop>> = (0..5).map(|_| spares.next(&used)).collect();
+        assert_eq!(turns, [0, 2, 0, 2, 0].map(|place| Some(hop(PLACES[place]))));
+        assert_eq!(Spares::of(vec![used]).next(&used), None);
+    }
+
+    #[test]
+    fn the_preferred_one_is_looked_at_while_another_one_of_the_list_is_in_use() {
+        let (mut spares, now) = (spares(2), instant());
+        let [preferred, other, elsewhere] = [PLACES[0], PLACES[1], PLACES[2]].map(hop);
+        assert_eq!((spares.look_back(now, &preferred), spares.look_back_at()), (None, None));
+        assert_eq!((spares.look_back(now, &other), spares.look_back_at()), (None, Some(now + LOOK_BACK_EVERY)));
+        let early = now + LOOK_BACK_EVERY - Duration::from_millis(1);
+        assert_eq!((spares.look_back(early, &other), spares.look_back_at()), (None, Some(now + LOOK_BACK_EVERY)));
+        let at = now + LOOK_BACK_EVERY;
+        assert_eq!((spares.look_back(at, &other), spares.look_back_at()), (Some(preferred), Some(at + LOOK_BACK_EVERY)));
+        spares.trial = PathId::all().next();
+        assert_eq!(spares.look_back_at(), None, "it is being tried");
+        spares.trial = None;
+        // Who was followed elsewhere stays there.
+        assert_eq!((spares.look_back(at + LOOK_BACK_EVERY, &elsewhere), spares.look_back_at()), (None, None));
+    }
+}

@@ -272,3 +272,105 @@ fn the_table_of_a_peer_never_holds_more_than_eight() {
         assert!(world.paths.status(PEER).len() <= PATHS_MAX);
     }
 }
+
+impl World {
+    /// Answers every echo that fits, after ten milliseconds; gives how many there were.
+    fn answering(&mut self, time: Duration, carries: u16, busy: bool) -> usize {
+        let (end, mut echoes) = (self.now + time, 0);
+        while self.now < end {
+            for event in self.run(Duration::from_millis(10)) {
+                let PathEvent::Echo { path, id, size, .. } = event else { continue };
+                echoes += 1;
+                let there = self.paths.status(PEER).into_iter().find(|one| one.path == path).map(|one| one.hop);
+                if let Some(there) = there.filter(|_| size <= carries) {
+                    let came = Arrival::new(there.local, there.remote);
+                    self.paths.handle_echo_reply(self.now, PEER, id, came, Duration::from_millis(10));
+                }
+            }
+            if busy {
+                self.paths.handle_traffic(self.now, PEER);
+            }
+        }
+        echoes
+    }
+}
+
+#[test]
+fn where_there_is_traffic_the_path_is_looked_at_more_often() {
+    let mut world = World::new(terms(true, true, Follow::Both));
+    world.answering(Duration::from_secs(2), 1500, false);
+    let [idle, busy] = [false, true].map(|busy| world.answering(Duration::from_secs(60), 1500, busy));
+    assert!(idle <= 3 && busy >= 90, "{idle} and {busy}");
+}
+
+#[test]
+fn a_router_is_heard_on_the_way_that_it_names_alone() {
+    let mut world = World::new(terms(false, true, Follow::Both));
+    let too_big = |world: &mut World, id, remote: &str| world.paths.handle_too_big(world.now, id, remote.parse().unwrap(), 1300);
+    assert!(!too_big(&mut world, PEER, B) && !too_big(&mut world, PeerId(9), A));
+    assert_eq!(world.paths.status(PEER)[0].mtu, 1500);
+    world.run(Duration::ZERO);
+    assert!(too_big(&mut world, PEER, A));
+    assert_eq!(world.paths.status(PEER)[0].mtu, 1300);
+    let told = world.run(Duration::ZERO);
+    assert!(matches!(told[..], [PathEvent::Set { mtu: 1300, .. }]), "{told:?}");
+}
+
+#[test]
+fn a_size_that_was_proven_is_kept_and_tried_first_next_time() {
+    let address: IpAddr = "198.51.100.1".parse().unwrap();
+    let mut world = World::new(terms(true, false, Follow::Nothing));
+    assert_eq!((world.paths.static_size(PEER), world.paths.kept(PEER)), (None, Some((hop(A), hop(A), 0))));
+    assert_eq!(world.paths.sure_size(Some(PEER), hop(A), 0), 1100);
+    world.paths.take_sized();
+    world.answering(Duration::from_secs(5), 1337, true);
+    let size = world.paths.status(PEER)[0].mtu;
+    assert!((1330..=1337).contains(&size), "{size}");
+    assert_eq!((world.paths.static_size(PEER), world.paths.kept(PEER)), (Some((address, size)), Some((hop(A), hop(A), size))));
+    assert_eq!((world.paths.sure_size(Some(PEER), hop(A), 0), world.paths.sure_size(None, hop(B), 1280)), (size, 1280));
+    assert!(world.paths.take_sized().contains(&PEER) && world.paths.take_sized().is_empty());
+    // The process after this one.
+    let mut world = World::new(terms(true, false, Follow::Nothing));
+    world.paths.remember_size(PEER, address, size);
+    world.answering(Duration::from_millis(40), 1337, false);
+    assert_eq!(world.paths.status(PEER)[0].mtu, size);
+    // With IKE that is kept with its IKE SAs.
+    let mut world = World::new(terms(true, true, Follow::Nothing));
+    world.answering(Duration::from_secs(5), 1337, true);
+    assert_eq!((world.paths.static_size(PEER), world.paths.kept(PEER).map(|kept| kept.2 > 1300)), (None, Some(true)));
+}
+
+#[test]
+fn of_too_many_paths_one_that_was_silent_goes_and_none_that_is_used() {
+    let mut world = World::new(terms(false, true, Follow::Nothing));
+    let there = |n: usize| hop(&format!("203.0.113.{n}:4500"));
+    for n in 1..PATHS_MAX {
+        world.now += Duration::from_secs(1);
+        world.paths.establish(world.now, PEER, there(n), true).unwrap();
+    }
+    // The first one in the table is in use again, and the one after it was heard of.
+    world.now += Duration::from_secs(1);
+    world.paths.establish(world.now, PEER, hop(A), true).unwrap();
+    world.paths.heard(world.now, PEER, there(1), 100);
+    for (number, gone) in [(20, there(2)), (21, there(20))] {
+        world.now += Duration::from_secs(1);
+        assert_eq!(world.paths.try_also(world.now, PEER, [there(number)]), [there(number)]);
+        let left: Vec<Hop> = world.paths.status(PEER).iter().map(|path| path.hop).collect();
+        assert_eq!((left.len(), left.contains(&gone)), (PATHS_MAX, false), "what nobody has answered from goes first");
+        assert!([hop(A), there(1), there(3)].iter().all(|stays| left.contains(stays)), "{left:?}");
+    }
+}
+
+#[test]
+fn a_path_is_taken_at_its_word_for_half_a_minute() {
+    for (silent, taken) in [(29_999, true), (30_000, false)] {
+        let mut world = World::new(terms(false, true, Follow::Both));
+        world.paths.establish(world.now, PEER, hop(B), true).unwrap();
+        world.paths.establish(world.now, PEER, hop(A), true).unwrap();
+        world.now += Duration::from_millis(silent);
+        assert_eq!(world.paths.candidate(world.now, PEER, hop(B), Moves::Both, 100), Ok(()));
+        assert_eq!(world.used(), both(if taken { B } else { A }), "{silent} ms");
+        world.run(Duration::from_millis(1));
+        assert_eq!(world.wishes().contains(&Wish::Prove { peer: PEER, hop: hop(B) }), !taken);
+    }
+}

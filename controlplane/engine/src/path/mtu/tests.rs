@@ -256,3 +256,78 @@ fn what_must_arrive_is_no_longer_than_what_is_known() {
     assert!(mtu.answered(now, 1, Duration::from_millis(1)));
     assert_eq!(mtu.sure(0), 1500, "proven");
 }
+
+#[test]
+fn echoes_that_a_peer_answers_only_later_begin_the_search() {
+    let mut line = Line::new(Mtu::new(false, [Some(1500); 2], None, false), 1400, 20);
+    assert_eq!((line.mtu.size(), line.mtu.told(), line.mtu.due(line.now)), (1500, 1500, Vec::new()));
+    line.mtu.set_echoes(true);
+    assert_eq!((line.mtu.size(), line.mtu.told()), (1100, 1500));
+    line.run(Duration::from_secs(10), true);
+    assert_eq!((line.mtu.size(), line.mtu.told(), line.mtu.proven()), (1400, 1400, Some(1400)));
+    line.mtu.set_echoes(true);
+    assert_eq!(line.mtu.size(), 1400, "that is no news");
+    line.mtu.set_echoes(false);
+    assert_eq!((line.mtu.size(), line.mtu.told(), line.mtu.deadline()), (1500, 1500, None));
+}
+
+#[test]
+fn traffic_brings_the_next_look_forward_and_does_not_put_it_off() {
+    let mut line = line(1500);
+    line.run(Duration::from_secs(45), false);
+    let (now, planned) = (line.now, line.mtu.deadline().expect("a time"));
+    let soon = now + CONFIRM_ACTIVE;
+    assert!(planned > soon, "without traffic there is no hurry");
+    for after in [0, 100, 200] {
+        line.mtu.is_active(now + Duration::from_millis(after));
+        assert_eq!(line.mtu.deadline(), Some(soon));
+    }
+}
+
+#[test]
+fn what_is_in_use_is_confirmed_as_often_as_it_matters() {
+    let echoes_in_an_hour = |carries: u16, watched: bool| {
+        let mut line = line(carries);
+        line.mtu.watch(watched);
+        line.run(Duration::from_secs(60), false);
+        let before = line.echoes;
+        line.run(Duration::from_secs(540), false);
+        line.echoes - before
+    };
+    assert_eq!(echoes_in_an_hour(1100, false), 0, "what every path carries");
+    for carries in [1100, 1500] {
+        let watched = echoes_in_an_hour(carries, true);
+        assert!((100..=108).contains(&watched), "where there is another way: {watched}");
+    }
+    let idle = echoes_in_an_hour(1500, false);
+    assert!((16..=18).contains(&idle), "{idle}");
+}
+
+#[test]
+fn an_answer_may_take_longer_than_a_round_but_not_than_all_of_them() {
+    for (rtt, found) in [(290, true), (500, true), (850, true), (950, false)] {
+        let mut line = Line::new(Mtu::new(false, [Some(1500); 2], None, true), 1500, rtt);
+        line.run(Duration::from_millis(1000), false);
+        assert_eq!(line.mtu.size() == 1500, found, "{rtt} ms");
+    }
+}
+
+#[test]
+fn a_peer_that_is_silent_is_one_that_answers_nothing_at_all() {
+    let mut line = line(1500);
+    assert!(!line.mtu.is_silent(), "nobody was asked");
+    line.run(Duration::from_secs(60), true);
+    assert!(!line.mtu.is_silent());
+    line.carries = 1100;
+    line.run(Duration::from_secs(10), true);
+    assert!(!line.mtu.is_silent() && line.mtu.black_holes == 1);
+    line.carries = 1500;
+    line.run(Duration::from_secs(700), true);
+    assert_eq!(line.mtu.size(), 1500);
+    line.carries = 0;
+    line.run(Duration::from_secs(5), true);
+    assert!(line.mtu.is_silent() && line.mtu.size() == 1500);
+    line.carries = 1500;
+    line.run(Duration::from_secs(5), true);
+    assert!(!line.mtu.is_silent());
+}
