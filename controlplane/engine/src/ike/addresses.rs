@@ -41,3 +41,26 @@ impl Addresses {
         self.seen.replace(seen).is_some_and(|before| before != seen)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_last_is_what_counts_and_the_first_word_is_no_change() {
+        let mut addresses = Addresses::default();
+        let [one, other] = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])];
+        assert!(addresses.was_told(&[]) && !addresses.was_told(&[one]));
+        addresses.told(vec![one]);
+        addresses.told(vec![other]);
+        assert!(addresses.was_told(&[other]) && !addresses.was_told(&[one]) && !addresses.was_told(&[]));
+        addresses.set_of_peer(vec![one, other]);
+        addresses.set_of_peer(vec![other]);
+        assert_eq!(addresses.of_peer(), [other]);
+        assert!(!addresses.take_seen([1; 20]) && !addresses.take_seen([1; 20]) && addresses.take_seen([2; 20]));
+        addresses.set_seen(None);
+        assert!(!addresses.take_seen([3; 20]), "it did not say for a while");
+        addresses.set_seen(Some([4; 20]));
+        assert!(addresses.take_seen([3; 20]));
+    }
+}

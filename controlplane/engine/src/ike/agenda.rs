@@ -190,4 +190,36 @@ mod tests {
         assert_eq!(agenda.take(), [orphan, CREATE]);
         assert_eq!(agenda.clear().count(), 0);
     }
+
+    #[test]
+    fn what_is_not_made_anew_never_waits() {
+        let (method, inbound) = (None, Spi(1));
+        let creates = [
+            CREATE,
+            Task::CreateLane { child: ChildId(0), lane: 1, method },
+            Task::RekeyChild { inbound, method },
+            Task::RekeyIke { method },
+        ];
+        let others = [
+            Task::DeleteChildren(vec![inbound]),
+            Task::DeleteOrphan(inbound),
+            Task::Liveness,
+            Task::UpdateAddresses,
+            Task::AnnounceAddresses,
+            Task::SendToken,
+        ];
+        let mut agenda = Agenda::default();
+        assert!(agenda.wait_after_temporary_failure(instant(), &mut zeros, creates[0].clone()));
+        creates.iter().chain(&others).for_each(|task| agenda.want(task.clone()));
+        let now: Vec<Task> = std::iter::from_fn(|| agenda.next(instant())).collect();
+        assert_eq!(now, others);
+        agenda.resume(instant());
+        assert!(agenda.deadline().is_some(), "it has not come yet");
+        agenda.resume(instant() + TEMPORARY_WAIT);
+        assert_eq!(agenda.deadline(), None);
+        assert_eq!(std::iter::from_fn(|| agenda.next(instant())).collect::<Vec<_>>(), creates);
+        agenda.want(Task::Liveness);
+        agenda.want_first(CREATE);
+        assert_eq!((agenda.next(instant()), agenda.creates()), (Some(CREATE), false));
+    }
 }

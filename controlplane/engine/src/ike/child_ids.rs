@@ -163,4 +163,35 @@ mod tests {
         ids.assign(Spi(8), two);
         assert_eq!(make(&mut ids, peer, one, 10, None, 9), 3);
     }
+
+    #[test]
+    fn places_are_counted_by_worker_and_lane_and_late_ones_too() {
+        let mut ids = ChildIds::default();
+        let (peer, owner, workers) = (PeerId(1), SaId(IkeSpi(1)), 2);
+        let spi = |number: u32, lane: u32| Spi(number << adit_proto::limits::LANE_BITS | lane);
+        // Two lanes, the first twice since it is being rekeyed, and one that has no worker of its own.
+        for (number, lane) in [(1, 0), (2, 0), (3, 1), (4, 2)] {
+            ids.hold(peer, (owner, spi(number, lane)), Some(ChildId(0)), (0, Mode::Tunnel, &pair(7)), 1);
+        }
+        ids.hold(PeerId(2), (owner, spi(5, 0)), Some(ChildId(0)), (0, Mode::Tunnel, &pair(7)), 1);
+        ids.hold_late(peer, spi(6, 1));
+        ids.hold_late(PeerId(2), spi(7, 1));
+        let places = |ids: &ChildIds| [0, 1].map(|worker| ids.on_worker(peer, worker, workers));
+        let at = |receiving, sending| Places { receiving, sending };
+        assert_eq!((places(&ids), ids.count(peer), ids.count(PeerId(2))), ([at(3, 1), at(2, 1)], 5, 2));
+        [spi(1, 0), spi(6, 1), spi(4, 2)].into_iter().for_each(|spi| ids.release(spi));
+        assert_eq!((places(&ids), ids.count(peer)), ([at(1, 1), at(1, 1)], 2));
+    }
+
+    #[test]
+    fn selectors_take_their_places_once_for_all_that_have_them() {
+        let mut ids = ChildIds::default();
+        let (peer, owner) = (PeerId(1), SaId(IkeSpi(1)));
+        for (spi, id, last, pairs) in [(1, 0, 7, 2), (2, 0, 7, 2), (3, 1, 8, 3)] {
+            ids.hold(peer, (owner, Spi(spi)), Some(ChildId(id)), (0, Mode::Tunnel, &pair(last)), pairs);
+        }
+        let with = |id, last, pairs| ids.pairs_with(peer, ChildId(id), &pair(last), pairs);
+        assert_eq!((with(0, 7, 2), with(1, 7, 2), with(0, 8, 3), with(2, 9, 4)), (5, 7, 8, 9));
+        assert_eq!(ids.ids(peer).len(), 2);
+    }
 }

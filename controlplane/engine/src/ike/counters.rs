@@ -162,3 +162,46 @@ impl Counters {
         } += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adit_proto::ike::ExchangeType;
+
+    use super::*;
+    use crate::auth::AuthError;
+    use crate::ike::error::LocalFault;
+
+    /// Of failures that were counted: which counters, each once.
+    fn counted(count: impl FnOnce(&mut Counters)) -> Vec<&'static str> {
+        let mut counters = Counters::default();
+        count(&mut counters);
+        counters.iter().filter(|(_, times)| *times == 1).map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn each_failure_counts_once_and_by_its_kind() {
+        let refused = |notify| Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify };
+        let told = |notify| Cause::Failed(Incompatibility::Refused(notify).into());
+        let failed = |why: Incompatibility| Cause::Failed(why.into());
+        let cases = [
+            (Cause::Unanswered { exchange: ExchangeType::IKE_AUTH, times: 1 }, "failed_unanswered", "refused_other"),
+            (refused(NotifyType::NO_PROPOSAL_CHOSEN), "failed_proposal", "refused_proposal"),
+            (told(NotifyType::INVALID_KE_PAYLOAD), "failed_proposal", "refused_proposal"),
+            (failed(Incompatibility::NoIntermediate), "failed_proposal", "refused_proposal"),
+            (refused(NotifyType::AUTHENTICATION_FAILED), "failed_authentication", "refused_authentication"),
+            (failed(Incompatibility::Auth(AuthError::NoCertificate)), "failed_authentication", "refused_authentication"),
+            (failed(Incompatibility::UnknownPeer), "failed_authentication", "refused_authentication"),
+            (refused(NotifyType::TS_UNACCEPTABLE), "failed_selectors", "refused_other"),
+            (failed(Incompatibility::Mode), "failed_selectors", "refused_other"),
+            (told(NotifyType::TEMPORARY_FAILURE), "failed_refused", "refused_other"),
+            (Cause::Failed(LocalFault::Sessions.into()), "failed_other", "refused_other"),
+            (Cause::PeerClosed, "failed_other", "refused_other"),
+        ];
+        for (cause, failed, refused) in cases {
+            assert_eq!(counted(|counters| counters.failed(&cause)), [failed], "{cause}");
+            if let Cause::Failed(why) = &cause {
+                assert_eq!(counted(|counters| counters.refused(why)), [refused], "{cause}");
+            }
+        }
+    }
+}

@@ -208,6 +208,7 @@ fn key(identity: &Identity) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::Ppk;
     use super::super::testing::peer_config;
     use super::*;
     use crate::path::Origin;
@@ -238,5 +239,29 @@ mod tests {
         let mut strict = Directory::default();
         strict.add(PeerId(2), &of(Origin::Endpoints), [at("192.0.2.2")]);
         assert!(strict.candidates(at("192.0.2.9")).is_empty() && !strict.candidates(at("192.0.2.2")).is_empty());
+    }
+
+    #[test]
+    fn what_is_said_before_it_is_clear_who_comes_is_what_any_of_them_needs() {
+        let mut directory = Directory::default();
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let ppk = Ppk { id: b"ppk-1".to_vec(), key: crate::crypto::Secret::copy_of(&[9; 32]), mandatory: false };
+        let there = || PeerConfig { from: Origin::Endpoints, ..peer_config() };
+        let plain = there();
+        directory.add(PeerId(1), &PeerConfig { ppk: Some(ppk), ..there() }, [at("192.0.2.1")]);
+        directory.add(PeerId(2), &PeerConfig { force_encapsulation: true, ..there() }, [at("192.0.2.2")]);
+        directory.add(PeerId(3), &plain, [at("192.0.2.1"), at("192.0.2.2"), at("192.0.2.3")]);
+        let said = |host: &str| {
+            let candidates = directory.candidates(at(host));
+            (candidates.with_ppk(), candidates.force_encapsulation())
+        };
+        assert_eq!(["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(said), [(true, false), (false, true), (false, false)]);
+        assert!(directory.candidates(at("192.0.2.3")).certificate_requests().is_empty(), "nobody there has a certificate");
+    }
+
+    #[test]
+    fn lists_that_others_fill_have_an_end_and_nothing_twice() {
+        let list = |most| first_ones([1, 1, 2, 3, 2, 4].into_iter(), most);
+        assert_eq!([0, 1, 3, 9].map(list), [vec![], vec![1], vec![1, 2, 3], vec![1, 2, 3, 4]]);
     }
 }

@@ -102,4 +102,23 @@ mod tests {
         looked_at(&mut failures, 1000, |_| ip("192.0.2.1"));
         assert!(failures.may_try(instant() + Duration::from_secs(60), ip("192.0.2.1")));
     }
+
+    #[test]
+    fn who_has_not_failed_for_a_while_makes_room_and_who_still_does_stays() {
+        let mut failures = Failures::default();
+        let now = instant();
+        let fail = |failures: &mut Failures, at, source| (0..FAILURES_OF_ADDRESS).for_each(|_| failures.failed(at, source));
+        let many = u32::try_from(FAILURES_REMEMBERED_MAX).unwrap();
+        for n in 0..many {
+            failures.failed(now, std::net::Ipv4Addr::from_bits(n << 8).into());
+        }
+        // All places are taken, and a moment later nobody new is remembered.
+        fail(&mut failures, now, ip("192.0.2.1"));
+        assert!(failures.may_try(now, ip("192.0.2.1")));
+        let later = now + Duration::from_secs(2);
+        fail(&mut failures, later, ip("192.0.2.1"));
+        fail(&mut failures, later, ip("198.51.100.1"));
+        assert!(!failures.may_try(later, ip("192.0.2.1")) && !failures.may_try(later, ip("198.51.100.1")));
+        assert_eq!(failures.addresses.len(), 2, "the others are forgotten");
+    }
 }

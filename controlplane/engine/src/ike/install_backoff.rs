@@ -74,4 +74,12 @@ mod tests {
         now += Duration::from_secs(181);
         assert_eq!(backoffs.back_off(now, (0, 0)) - now, Duration::from_secs(1));
     }
+
+    #[test]
+    fn who_takes_over_waits_for_the_same() {
+        let (mut from, mut to) = (InstallBackoffs::default(), InstallBackoffs::default());
+        let (first, second) = (from.back_off(instant(), (0, 1)), to.back_off(instant(), (1, 0)));
+        to.extend(from);
+        assert_eq!([(0, 1), (1, 0), (1, 1)].map(|place| to.until(place)), [Some(first), Some(second), None]);
+    }
 }

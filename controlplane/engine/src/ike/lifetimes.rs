@@ -94,4 +94,17 @@ mod tests {
         let endless = Lifetimes::new(now, &Lifetime { rekey_after: Duration::ZERO, ..lifetime }, &mut zeros);
         assert_eq!(endless.deadline(), None);
     }
+
+    #[test]
+    fn it_ends_a_part_after_its_rekey_and_one_that_failed_is_tried_again() {
+        let now = instant();
+        for (hard_percent, end) in [(110, 1100), (100, 1000), (50, 1000)] {
+            let lifetime = Lifetime { rekey_after: Duration::from_secs(1000), hard_percent, ..Lifetime::IKE };
+            let mut lifetimes = Lifetimes::new(now, &lifetime, &mut zeros);
+            let at = |seconds| Some(now + Duration::from_secs(seconds));
+            assert_eq!((lifetimes.established(), lifetimes.rekey_at(), lifetimes.expire_at()), (now, at(1000), at(end)));
+            lifetimes.rekey_later(now, &mut zeros);
+            assert_eq!((lifetimes.rekey_at(), lifetimes.deadline()), (at(60), at(60)));
+        }
+    }
 }

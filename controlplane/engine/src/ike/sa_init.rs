@@ -336,3 +336,23 @@ fn check_nonce(nonce: &[u8], choice: &Choice) -> Result<(), Error> {
     let key_len = choice.prf.map_or(0, |prf| prf.output_len());
     if nonce.len() * 2 < key_len { Err(Misbehaviour::ShortNonce(key_len * 8).into()) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use adit_proto::suite::Suite;
+
+    use super::*;
+    use crate::crypto::Prf;
+
+    #[test]
+    fn a_nonce_has_half_the_bytes_of_the_key_of_the_prf() {
+        for (prf, least) in [(Prf::HmacSha256, 16), (Prf::HmacSha384, 24), (Prf::HmacSha512, 32)] {
+            let (key_exchange, additional, spi, transforms) = (None, Vec::new(), Vec::new(), Vec::new());
+            let (suite, prf) = (Suite::Aes128Gcm, Some(prf));
+            let choice = Choice { number: 1, suite, prf, key_exchange, additional, esn: false, spi, transforms };
+            assert_eq!(check_nonce(&vec![0; least], &choice), Ok(()));
+            let short = Misbehaviour::ShortNonce(16 * least);
+            assert_eq!(check_nonce(&vec![0; least - 1], &choice), Err(short.into()));
+        }
+    }
+}

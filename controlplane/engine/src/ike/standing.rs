@@ -283,4 +283,61 @@ mod tests {
         let set = Now { instant: look, unix: 1_000_000 + 31 * 24 * 3600 };
         assert!(matches!(standing.over(set), Some(Cause::CertificateExpired { .. })));
     }
+
+    fn own(byte: u8) -> OwnProof {
+        OwnProof([byte; 32])
+    }
+
+    #[test]
+    fn nothing_of_what_holds_is_lost_when_it_is_written_down() {
+        let proven = Standing::proven(Some(1_000_200), Some(1_000_300), own(1));
+        assert_eq!((proven.peer_until(), proven.own_until()), (Some(1_000_200), Some(1_000_300)));
+        let [since, asked, granted, wanted] = [1, 400, 500, 600].map(|seconds| Some(at(seconds).instant));
+        let whole = Standing { since, asked, granted, wanted, ..proven };
+        assert_eq!(format!("{:?}", Standing::of_parts(whole.parts())), format!("{whole:?}"));
+    }
+
+    #[test]
+    fn one_end_begins_what_is_configured_and_the_other_one_demands_it() {
+        let config = PeerConfig { reauth_after: Duration::from_secs(1000), ..crate::ike::testing::peer_config() };
+        let mut random = |out: &mut [u8]| out.fill(0);
+        for (initiator, begins, closes) in [(true, 1000, None), (false, 875, Some(1000))] {
+            let mut standing = Standing::default();
+            standing.begin(at(0), &config, initiator, &mut random);
+            assert_eq!((standing.since(), standing.reauth_at()), (Some(at(0).instant), Some(at(begins).instant)));
+            assert_eq!(
+                standing.auth_lifetime(at(0)).map(|notify| notify.data),
+                closes.map(|end: u32| end.to_be_bytes().to_vec())
+            );
+            assert_eq!((standing.over(at(999)), standing.over(at(1000))), (None, closes.map(|_| Cause::NotReauthenticated)));
+        }
+    }
+
+    #[test]
+    fn other_credentials_of_ours_are_shown_at_once_and_the_same_ones_are_not() {
+        let mut standing = Standing::proven(Some(1_100_000), None, own(1));
+        standing.plan(at(0), true);
+        let planned = standing.reauth_at();
+        standing.reconsider(at(10), own(1));
+        assert_eq!(standing.reauth_at(), planned);
+        standing.reconsider(at(10), own(2));
+        assert_eq!(standing.reauth_at(), Some(at(10).instant));
+        assert!(!standing.take_reauth(at(9)) && standing.take_reauth(at(10)) && !standing.take_reauth(at(10)));
+        let again = standing.reauth_at();
+        assert_eq!(again, Some(at(10).instant + RETRY_MAX));
+        standing.reconsider(at(11), own(2));
+        assert_eq!(standing.reauth_at(), again);
+    }
+
+    #[test]
+    fn who_has_to_prove_itself_anew_gets_time_for_it_but_no_more_than_it_had() {
+        for (had, end) in [(None, 950), (Some(100), 100), (Some(5000), 950)] {
+            let granted = had.map(|seconds| at(seconds).instant);
+            let mut standing = Standing { granted, ..Standing::default() };
+            standing.renew(at(50), true);
+            assert_eq!((standing.seconds(at(50)), standing.reauth_at()), (Some(end - 50), Some(at(50).instant)));
+            assert_eq!(standing.over(at(u64::from(end) - 1)), None);
+            assert_eq!(standing.over(at(end.into())), Some(Cause::NotReauthenticated));
+        }
+    }
 }

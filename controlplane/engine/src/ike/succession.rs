@@ -356,4 +356,60 @@ mod tests {
         succession.hold(true);
         assert_eq!(Succession::of_parts(succession.parts()).end_hold(), Some(Hold { restarted: true }));
     }
+
+    #[test]
+    fn nothing_that_is_written_down_is_lost() {
+        let now = instant();
+        let later = now + Duration::from_secs(7);
+        let mut succession = Succession::after(sa(1), now);
+        succession.leave_to(sa(2), later);
+        succession.be_redundant(now);
+        succession.collide(vec![1, 2], Some(sa(3)));
+        succession.hold(false);
+        assert_eq!(format!("{:?}", Succession::of_parts(succession.parts())), format!("{succession:?}"));
+    }
+
+    #[test]
+    fn a_part_in_a_reauthentication_goes_to_the_successor_whole() {
+        let now = instant();
+        let parts: [fn(&mut Succession, Instant); 3] =
+            [|one, _| one.set_before(Some(sa(1))), |one, now| one.give_place_to(sa(2), now), |one, _| one.hold(true)];
+        for take in parts {
+            let (mut old, mut new) = (Succession::default(), Succession::default());
+            assert!(old.take_beside().is_alone());
+            take(&mut old, now);
+            let expected = (old.before(), old.next(), old.holds(), old.is_going());
+            let beside = old.take_beside();
+            assert!(!beside.is_alone() && old.take_beside().is_alone());
+            new.inherit_beside(beside, now);
+            assert_eq!((new.before(), new.next(), new.holds(), new.is_redundant()), expected);
+        }
+    }
+
+    #[test]
+    fn who_was_rekeyed_is_known_by_its_new_name_and_never_as_oneself() {
+        let mut succession = Succession::default();
+        succession.set_before(Some(sa(1)));
+        succession.give_place_to(sa(2), instant());
+        succession.rename(sa(9), sa(1), sa(3));
+        assert_eq!((succession.before(), succession.next()), (Some(sa(3)), Some(sa(2))));
+        succession.rename(sa(9), sa(2), sa(4));
+        assert_eq!((succession.before(), succession.next()), (Some(sa(3)), Some(sa(4))));
+        succession.rename(sa(9), sa(4), sa(9));
+        assert_eq!((succession.take_before(), succession.next(), succession.before()), (Some(sa(3)), None, None));
+    }
+
+    #[test]
+    fn what_has_taken_over_has_its_time_and_nothing_else_is_due() {
+        let (now, patience) = (instant(), REPLACED_PATIENCE);
+        let mut succession = Succession::default();
+        assert_eq!(succession.deadline(), None);
+        succession.give_place_to(sa(2), now + patience);
+        succession.delete_at(now + Duration::from_secs(1));
+        assert_eq!(succession.deadline(), Some(now + Duration::from_secs(1)));
+        assert_eq!((succession.take_delete(now), succession.take_delete(now + patience)), (None, Some(sa(2))));
+        assert_eq!((succession.take_delete(now + patience), succession.deadline()), (None, Some(now + 2 * patience)));
+        succession.leave_to(sa(2), now);
+        assert_eq!((succession.successor(), succession.deadline()), (Some(sa(2)), Some(now + patience)));
+    }
 }

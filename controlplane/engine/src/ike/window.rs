@@ -303,4 +303,53 @@ mod tests {
         assert!(!window.awaits(0, ExchangeType::IKE_AUTH) && window.is_idle());
         assert_eq!(window.next_id(), 1);
     }
+
+    #[test]
+    fn who_is_in_a_hurry_repeats_soon_and_gives_up_after_that_many_more() {
+        let policy = Retransmission { first: Duration::from_secs(4), max: Duration::from_secs(60), tries: 8 };
+        for (before, tries, expected) in [(0, 3, 3), (2, 3, 3), (6, 3, 2), (0, 0, 0)] {
+            let (mut now, mut window) = (crate::ike::testing::instant(), Window::new());
+            window.sent(now, ExchangeType::INFORMATIONAL, vec![vec![1]].into(), (), &policy);
+            for _ in 0..before {
+                now = window.deadline().expect("a timer");
+                assert_eq!(window.due(now, &policy, &mut zeros), Due::SendAgain);
+            }
+            window.hurry(now, tries, Duration::from_secs(1));
+            let mut waits = Vec::new();
+            loop {
+                let next = window.deadline().expect("a timer");
+                waits.push((next - now).as_secs());
+                now = next;
+                if window.due(now, &policy, &mut zeros) == Due::GiveUp {
+                    break;
+                }
+            }
+            assert_eq!(waits, vec![1; expected + 1], "{before} before");
+        }
+    }
+
+    #[test]
+    fn a_window_goes_on_where_it_was_left() {
+        let mut window: Window<()> = Window::resumed(7, 9, vec![vec![3], vec![4]]);
+        assert_eq!(
+            (window.next_id(), window.expected_id(), window.place(8), window.place(9)),
+            (7, 9, Place::Repeated, Place::Expected)
+        );
+        assert_eq!(window.last_answer().datagrams, [vec![3], vec![4]]);
+        assert!(window.may_repeat(Asker::Same) && window.is_idle() && window.deadline().is_none());
+        for (next, expected, exhausted) in [(u32::MAX - 1024, 0, false), (u32::MAX - 1023, 0, true), (0, u32::MAX - 1023, true)] {
+            assert_eq!(Window::<()>::resumed(next, expected, Vec::new()).is_exhausted(), exhausted);
+        }
+    }
+
+    #[test]
+    fn jitter_takes_away_up_to_its_part_and_never_adds() {
+        let time = Duration::from_secs(1000);
+        for percent in [0, 10, 100, 250] {
+            let one = |number: u32| jittered(time, percent, &mut |out: &mut [u8]| out.copy_from_slice(&number.to_be_bytes()));
+            let all: Vec<Duration> = (0..2002).map(one).collect();
+            let least = time * (100 - percent.min(100)) / 100;
+            assert_eq!((all.iter().min(), all.iter().max()), (Some(&least), Some(&time)), "{percent} %");
+        }
+    }
 }

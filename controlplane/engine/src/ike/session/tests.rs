@@ -1,8 +1,10 @@
 //! What a peer may have of Child SAs.
 
 use adit_proto::control::Selector;
-use adit_proto::ike::{AddressRange, IpSelector};
+use adit_proto::ike::{AddressRange, IkeSpi, IpSelector};
+use adit_proto::limits::LANE_BITS;
 use adit_proto::suite::Suite;
+use proptest::prelude::*;
 
 use super::*;
 use crate::crypto::{Prf, Secret};
@@ -10,7 +12,9 @@ use crate::ike::child::{Limits, Sending, Usage};
 use crate::ike::config::{ChildConfig, EndpointConfig, Lifetime, Mode, Now};
 use crate::ike::context::Ctx;
 use crate::ike::endpoint::Endpoint;
+use crate::ike::limits::CHILDREN_SPARE;
 use crate::ike::selectors::{SelectorPair, pair_of};
+use crate::ike::share;
 use crate::ike::standing::Standing;
 use crate::ike::testing::{instant, peer_config};
 use crate::ike::trust::Trust;
@@ -169,4 +173,85 @@ fn what_the_one_who_began_ends_or_refuses_stays_so() {
         }
     }
     assert_eq!((asked, session.wants.deadline()), (3, None));
+}
+
+#[test]
+fn of_what_was_replaced_the_oldest_goes_where_there_is_too_much() {
+    let mut config = EndpointConfig::default();
+    config.limits.workers = 2;
+    let mut endpoint = Endpoint::new(config, Box::new(|out: &mut [u8]| out.fill(7)));
+    let mut session = session(2);
+    let spi = |number: u32, lane: u32| Spi(number << LANE_BITS | lane);
+    // On the first lane one that was replaced long ago, on the second two later ones.
+    for (number, lane, seconds) in [(1, 0, 1), (2, 1, 3), (3, 1, 2)] {
+        let (by, since) = (spi(9, lane), instant() + std::time::Duration::from_secs(seconds));
+        let (inbound, state) = (spi(number, lane), ChildState::Replaced { by, since });
+        session.children.adopt(Child { inbound, ..child(lane as u8, number, state) });
+        let held = (0, Mode::Ethernet, &SelectorPair::ethernet());
+        endpoint.shared.spis.children.hold(PeerId(1), (SaId(IkeSpi(1)), inbound), Some(ChildId::ONLY), held, 1);
+    }
+    let given_up = |endpoint: &Endpoint, session: &mut Session, sas: usize| {
+        let mut own = (*session.config).clone();
+        own.share.sas = sas;
+        session.config = Arc::new(own);
+        let crowded = share::crowded(&endpoint.shared, session)?;
+        share::oldest_replaced(session, crowded).map(|(_, _, inbound)| inbound)
+    };
+    assert_eq!([5, 4, 3].map(|sas| given_up(&endpoint, &mut session, sas)), [None, Some(spi(3, 1)), Some(spi(1, 0))]);
+    // Where there are too many in all, it is the oldest of all.
+    (10..60).for_each(|number| endpoint.shared.spis.children.hold_late(PeerId(1), spi(number, number % 2)));
+    assert_eq!(given_up(&endpoint, &mut session, 1000), Some(spi(1, 0)));
+}
+
+proptest! {
+    /// At the limit nothing is in the way of what is there: all of it can be rekeyed, at one time.
+    #[test]
+    fn whoever_has_all_it_may_have_can_rekey_it(lanes in 1u8..5, workers in 1u16..4, sas in 4usize..40) {
+        let mut config = EndpointConfig::default();
+        config.limits.workers = workers;
+        let mut endpoint = Endpoint::new(config, Box::new(|out: &mut [u8]| out.fill(7)));
+        let mut session = session(lanes);
+        let mut own = (*session.config).clone();
+        own.share.sas = sas;
+        session.config = Arc::new(own);
+        let mut random = |out: &mut [u8]| out.fill(7);
+        let mut ctx = Ctx::new(Now { instant: instant(), unix: 0 }, &mut random, &mut endpoint.shared);
+        let (owner, workers) = (SaId(IkeSpi(1)), usize::from(workers));
+        let place = |ctx: &mut Ctx, number: u32, (id, lane): (ChildId, u8)| {
+            let spi = Spi(number << LANE_BITS | u32::from(lane));
+            ctx.shared.spis.children.hold(PeerId(1), (owner, spi), Some(id), (0, Mode::Ethernet, &SelectorPair::ethernet()), 1);
+            spi
+        };
+        let places = |ctx: &Ctx, lane: u8| ctx.shared.spis.children.on_worker(PeerId(1), usize::from(lane) % workers, workers);
+        let mut number = 0;
+        for id in 0..64 {
+            for lane in 0..lanes {
+                if share::has_room(&ctx, &session, lane, true).is_err() {
+                    let (here, all) = (places(&ctx, lane), session.children.len());
+                    let most = 4 * usize::from(lanes) + CHILDREN_SPARE;
+                    prop_assert!(all == most || 2 * (here.receiving + 1) + here.sending + 1 > sas, "{all} of {most}, {here:?} of {sas}");
+                    continue;
+                }
+                number += 1;
+                let spi = place(&mut ctx, number, (ChildId(id), lane));
+                session.children.adopt(Child { id: ChildId(id), inbound: spi, outbound: spi, ..child(lane, 0, ChildState::Live) });
+            }
+        }
+        let live: Vec<(ChildId, u8)> = session.children.iter().map(Child::place).collect();
+        for one in live {
+            prop_assert_eq!(share::has_room(&ctx, &session, one.1, false), Ok(()));
+            number += 1;
+            place(&mut ctx, number, one);
+            let here = places(&ctx, one.1);
+            prop_assert!(here.receiving + here.sending <= sas);
+        }
+        // Who has more than leaves room for one more is told on which worker.
+        let full: Vec<usize> = (0..workers).filter(|worker| {
+            let here = ctx.shared.spis.children.on_worker(PeerId(1), *worker, workers);
+            here.receiving + here.sending + 2 > sas
+        }).collect();
+        let is_crowded = share::crowded(ctx.shared, &session).is_some();
+        let most = 2 * (4 * usize::from(lanes) + CHILDREN_SPARE);
+        prop_assert_eq!(is_crowded, !full.is_empty() || ctx.shared.spis.children.count(PeerId(1)) >= most);
+    }
 }
