@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use adit_engine::crypto::KeyExchangeMethod;
 use adit_engine::ike::{Cause, ChildConfig, ConnectionState, EndpointConfig, EsnPolicy, IkeProposal, Limits, Mode, Ppk, Role};
+use adit_engine::shown::Shown;
 use adit_proto::ike::{ExchangeType, NotifyType};
 use adit_proto::suite::Suite;
 
@@ -204,6 +205,12 @@ fn a_post_quantum_preshared_key_is_mixed_in_where_both_have_it() {
         if up {
             world.check_traffic();
             assert_eq!((world.ike(A).post_quantum, world.ike(B).post_quantum), (mixed, mixed), "{initiator:?} {responder:?}");
+            // And people are told the names that either end has.
+            let [a, b] = [A, B].map(|node| world.nodes[node].endpoint.explain(PEER, world.now).expect("the peer").record.ppk);
+            let [own, other] =
+                [&initiator, &responder].map(|ppk| ppk.iter().map(|ppk| Shown::bytes(&ppk.id)).collect::<Vec<_>>());
+            let named = if responder.is_some() { own.clone() } else { Vec::new() };
+            assert_eq!((a.ours, b.ours, b.theirs), (own, other, named));
         }
     }
 }

@@ -48,6 +48,23 @@ fn forged_answers_to_ike_sa_init_neither_stop_nor_lead_astray() {
 }
 
 #[test]
+fn a_cookie_of_one_to_64_bytes_is_brought_back_first_of_all() {
+    for (len, is_good) in [(0, false), (1, true), (64, true), (65, false)] {
+        let mut world = pair(2, |_, config| config.initiate = false);
+        world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
+        world.nodes[B].on = false;
+        let first = world.log[0].2.clone();
+        let cookie: Payload = Notify::new(NotifyType::COOKIE).with_data(vec![7; len]).into();
+        world.inject(address(B), address(A), answer_in_clear(&first, ExchangeType::IKE_SA_INIT, vec![cookie.clone()]));
+        world.run_for(Duration::from_millis(100));
+        let asked: Vec<Payload> = Message::decode(&first[4..]).expect("a request").payloads;
+        let expected = is_good.then(|| [vec![cookie], asked].concat());
+        let again = world.log.get(1).map(|(_, _, datagram)| Message::decode(&datagram[4..]).expect("a request").payloads);
+        assert_eq!(again, expected, "{len} bytes (RFC 7296 section 2.6)");
+    }
+}
+
+#[test]
 fn a_cookie_loop_ends() {
     let mut world = pair(2, |_, config| config.initiate = false);
     world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");

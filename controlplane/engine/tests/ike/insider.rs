@@ -3,9 +3,10 @@
 use adit_engine::crypto::IkeAead;
 use adit_engine::crypto::aead;
 use adit_engine::ike::{Cause, EndpointConfig, Error, Event, IkeSpis, KeyLog};
+use adit_proto::control::Spi;
 use adit_proto::ike::encrypted::{self, Unsealed};
 use adit_proto::ike::{
-    Delete, ExchangeType, Flags, Header, Notify, NotifyType, Payload, PayloadType, decode_payloads, encode_payloads,
+    Delete, ExchangeType, Flags, Header, Notify, NotifyType, Payload, PayloadType, ProtocolId, decode_payloads, encode_payloads,
 };
 
 use adit_sim::*;
@@ -129,6 +130,17 @@ fn a_message_id_that_is_not_due_changes_nothing() {
     assert_eq!(insider.ask_with(&mut world, 2, &[]), Some(vec![]));
     assert_eq!(insider.ask_with(&mut world, 3, &end), Some(vec![]));
     assert!(!world.is_up(B, PEER));
+}
+
+#[test]
+fn a_rekey_of_a_child_sa_that_there_is_not_is_refused_by_its_name() {
+    let (mut world, mut insider) = begin(6);
+    let rekey = Notify::new(NotifyType::REKEY_SA).about(ProtocolId::ESP, Spi(0x0102_0304));
+    let (first, inner) = encode_payloads(&[rekey.into()]).expect("payloads");
+    let answer = insider.exchange(&mut world, ExchangeType::CREATE_CHILD_SA, 2, first, &inner).expect("an answer");
+    // RFC 7296 section 2.25: the Notify says which one.
+    assert_eq!(answer, [Notify::new(NotifyType::CHILD_SA_NOT_FOUND).about(ProtocolId::ESP, Spi(0x0102_0304)).into()]);
+    assert!(world.is_up(B, PEER) && world.nodes[B].data.has_pairs(1));
 }
 
 #[test]

@@ -109,6 +109,31 @@ fn no_sa_is_made_while_ike_followup_ke_is_missing() {
 }
 
 #[test]
+fn a_follow_up_that_comes_too_late_begins_the_rekey_again() {
+    for ike in [false, true] {
+        let mut world = without_follow_up(7, |world| {
+            let rekey = |world: &mut World| match ike {
+                true => world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)),
+                false => world.act(A, |endpoint, now| endpoint.rekey(now, PEER)),
+            };
+            rekey(world).expect("it is connected");
+        });
+        let before = (world.ike(B).spis, world.ike(B).children[0].inbound);
+        world.run_for(Duration::from_secs(25));
+        // B has forgotten what it had begun by now, and A asks once more to go on with it.
+        world.filter = None;
+        world.run_for(Duration::from_secs(60));
+        let after = (world.ike(B).spis, world.ike(B).children[0].inbound);
+        assert_eq!((after.0 != before.0, after.1 != before.1), (ike, !ike));
+        for node in [A, B] {
+            assert_eq!(world.nodes[node].endpoint.counters().handshakes, 1);
+            assert!(world.nodes[node].data.has_pairs(1), "nothing is left of what came to nothing");
+        }
+        world.check_traffic();
+    }
+}
+
+#[test]
 fn a_follow_up_that_is_of_another_method_makes_no_sa() {
     // What an honest responder answers to ML-KEM is no answer to a request with another method.
     let (public, _) = respond(KeyExchangeMethod::X25519, KeyExchange::start(KeyExchangeMethod::X25519).expect("a key").public())

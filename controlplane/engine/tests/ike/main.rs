@@ -27,4 +27,5 @@ mod shares;
 mod simulation;
 mod sizes;
 mod subnets;
+mod told;
 mod words;

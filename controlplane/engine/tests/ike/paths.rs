@@ -1,11 +1,11 @@
 //! Addresses: a NAT in front of a gateway, one that changes its mind, a claimed one, a gateway that moves.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_engine::ike::{NatStatus, PeerConfig};
-use adit_engine::path::Hop;
+use adit_engine::ike::{Endpoint, NatStatus, PeerConfig};
+use adit_engine::path::{Hop, Route, Underlay};
 
 use adit_sim::*;
 
@@ -148,6 +148,26 @@ fn a_gateway_that_moves_says_so_and_its_peer_looks_whether_that_is_true() {
     }
 }
 
+#[test]
+fn a_gateway_may_move_while_its_ike_sa_is_being_rekeyed() {
+    for rekeyed_by in [A, B] {
+        for after in (0..50).step_by(5) {
+            let mut world = begin(5, None, |_, config| config.mobike = true);
+            world.act(rekeyed_by, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
+            world.run_for(Duration::from_millis(after));
+            let new = address("192.0.2.33:4500");
+            world.nodes[A].address = new;
+            world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, Some(new), None)).expect("a peer");
+            let way = path("192.0.2.2:4500", "192.0.2.33:4500");
+            let moved = world.run_until(Duration::from_secs(60), |world| reported(world, B).0 == way);
+            assert!(moved, "{after} ms after a rekey of {rekeyed_by}: {:?}", reported(&world, B));
+            world.run_for(Duration::from_secs(20));
+            assert_eq!(world.ike(A).spis, world.ike(B).spis);
+            world.check_traffic();
+        }
+    }
+}
+
 /// Two gateways with two addresses each, that speak MOBIKE. A began.
 fn with_two_addresses(seed: u64, dead: &[&str]) -> World {
     let mut world = World::new(seed);
@@ -178,6 +198,49 @@ fn another_address_is_used_when_the_first_is_dead_at_either_end() {
         world.run_for(Duration::from_secs(3));
         assert_eq!(reported(&world, B).0, Hop::new(way.remote, way.local), "{dead} is dead");
         assert_eq!((world.ike(A).spis, world.ike(B).spis), (spis, spis));
+        world.check_traffic();
+    }
+}
+
+/// The kernel of gateway A, which has two addresses and changes its mind about the one to send from.
+struct Kernel(Arc<Mutex<IpAddr>>);
+
+impl Underlay for Kernel {
+    fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, _: u32) -> Route {
+        let own_address = self.addresses().contains(&remote.ip());
+        let source = local.or(Some(*self.0.lock().expect("a lock")));
+        Route { reachable: true, own_address, source, mtu: Some(1500), ..Route::default() }
+    }
+
+    fn addresses(&mut self) -> Vec<IpAddr> {
+        vec![[192, 0, 2, 1].into(), [198, 51, 100, 1].into()]
+    }
+}
+
+#[test]
+fn an_address_that_is_configured_stays_and_the_kernels_choice_moves() {
+    for (local, way) in [(Some("192.0.2.1:4500"), "192.0.2.1:4500"), (None, "198.51.100.1:4500")] {
+        let mut world = World::new(9);
+        for node in [A, B] {
+            world.add(&peer(node).local.expect("an address").to_string(), endpoint_config(node as u8 + 1));
+        }
+        let (kernel, mut rng) = (Arc::new(Mutex::new([192, 0, 2, 1].into())), Rng::new(9));
+        world.nodes[A].others = vec![[198, 51, 100, 1].into()];
+        world.nodes[A].endpoint = Endpoint::new(endpoint_config(1), Box::new(move |out: &mut [u8]| rng.fill(out)))
+            .with_underlay(Box::new(Kernel(kernel.clone())));
+        for node in [B, A] {
+            let mut config = PeerConfig { mobike: true, ..peer(node) };
+            if node == A {
+                config.local = local.map(address);
+            }
+            world.set_peer(node, PEER, config);
+        }
+        world.connect_pair();
+        assert_eq!(reported(&world, A).0, path("192.0.2.1:4500", "192.0.2.2:4500"));
+        *kernel.lock().expect("a lock") = [198, 51, 100, 1].into();
+        world.act(A, |endpoint, now| endpoint.underlay_changed(now));
+        world.run_for(Duration::from_secs(3));
+        assert_eq!((reported(&world, A).0, reported(&world, B).0), (path(way, "192.0.2.2:4500"), path("192.0.2.2:4500", way)));
         world.check_traffic();
     }
 }

@@ -143,6 +143,21 @@ fn both_ends_may_authenticate_anew_at_once() {
 }
 
 #[test]
+fn an_ike_sa_may_be_rekeyed_while_one_takes_the_place_of_another() {
+    for node in [A, B] {
+        for after in (0..80).step_by(10) {
+            let mut world = pair(5, |_, config| config.children[0].lanes = 2);
+            world.connect_pair();
+            goes_beside(&mut world, |world| {
+                world.act(A, |endpoint, now| endpoint.reauthenticate(now, PEER)).expect("it is connected");
+                world.run_for(Duration::from_millis(after));
+                world.act(node, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
+            });
+        }
+    }
+}
+
+#[test]
 fn the_initiator_renews_before_its_own_or_the_peers_certificate_ends() {
     for node in [A, B] {
         let mut seconds = [90 * DAY; 2];
