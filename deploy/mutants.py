@@ -165,8 +165,9 @@ class Source:
 
 
 def tracked():
-    """What git knows here, as it stands at the beginning: who goes on working does not disturb."""
-    names = subprocess.run(["git", "ls-files", "-z"], check=True, stdout=subprocess.PIPE).stdout.decode().split("\0")
+    """All that is no build product, as it stands at the beginning: who goes on working does not disturb."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.decode().split("\0")
     return {name: Path(name).read_bytes() for name in names if name and Path(name).is_file()}
 
 
@@ -196,7 +197,7 @@ def cargo(package, chosen):
 
 
 def test(package, executable, number, names=(), timeout=TIMEOUT_MAX, trace=None):
-    """Runs all tests, or those of these names, until one fails: its name, "timeout", or None if all passed."""
+    """Runs all tests, or those of these names, until one fails: its name, "timeout", or None if all passed. With a trace: all that fail."""
     folder = TREE / FOLDERS[package]
     environment = {
         "SIM_RUNS": "20", "PROPTEST_CASES": "32", **os.environ,
@@ -210,9 +211,10 @@ def test(package, executable, number, names=(), timeout=TIMEOUT_MAX, trace=None)
     failed = None
     for line in run.stdout:
         if match := re.match(r"test (.*) \.\.\. FAILED", line):
-            failed = match[1]
-            end(run)
-            break
+            failed = f"{failed}, {match[1]}" if failed else match[1]
+            if not trace:
+                end(run)
+                break
     code = run.wait()
     if failed is None and code != 0:
         failed = "timeout" if code in (-signal.SIGXCPU, -signal.SIGKILL) else "the whole executable"
