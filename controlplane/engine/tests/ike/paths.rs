@@ -185,6 +185,29 @@ fn with_two_addresses(seed: u64, dead: &[&str]) -> World {
 }
 
 #[test]
+fn where_nothing_has_changed_nothing_is_said() {
+    let mut world = with_two_addresses(10, &[]);
+    let silent = |world: &mut World, what: &str| {
+        world.run_for(Duration::from_millis(1500));
+        let before = world.log.len();
+        [A, B].into_iter().for_each(|node| world.act(node, |endpoint, now| endpoint.underlay_changed(now)));
+        world.run_for(Duration::from_millis(300));
+        assert_eq!(world.log.len(), before, "{what}: {:?}", world.messages());
+    };
+    for node in [A, B] {
+        let config = PeerConfig { mobike: true, local: None, dpd: Duration::ZERO, ..peer(node) };
+        world.set_peer(node, PEER, config);
+    }
+    world.connect_pair();
+    silent(&mut world, "what IKE_AUTH said holds");
+    let new = address("198.51.100.1:4500");
+    world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, Some(new), None)).expect("a peer");
+    world.run_for(Duration::from_secs(3));
+    assert_eq!(reported(&world, B).0, path("192.0.2.2:4500", "198.51.100.1:4500"));
+    silent(&mut world, "the peer has been told");
+}
+
+#[test]
 fn another_address_is_used_when_the_first_is_dead_at_either_end() {
     for (dead, way) in
         [("192.0.2.2", path("192.0.2.1:4500", "198.51.100.2:4500")), ("192.0.2.1", path("198.51.100.1:4500", "192.0.2.2:4500"))]

@@ -124,6 +124,25 @@ fn a_peer_that_comes_too_often_is_told_to_wait() {
     honest_goes_on(&mut world);
 }
 
+#[test]
+fn who_comes_again_and_again_has_its_tunnel_within_a_small_share() {
+    let share = Share { sas: 6, ..Share::default() };
+    // Those that answer take each other's place; what the others had is given up for the next one.
+    for answers in [true, false] {
+        let mut world = gateway(8, |config| config.share = share);
+        for number in 1..=20 {
+            let node = greedy(&mut world, number, |_| {});
+            let has_its_own = |world: &World| !world.nodes[node].data.outbound.is_empty() && world.is_up(node, PEER);
+            assert!(world.run_until(Duration::from_secs(1), has_its_own), "machine {number}");
+            world.nodes[node].on = answers;
+            assert!(inbound_of(&world, PEER) < share.sas, "{}", inbound_of(&world, PEER));
+            // It may begin eight in a second.
+            world.run_for(Duration::from_millis(150));
+        }
+        honest_goes_on(&mut world);
+    }
+}
+
 /// A gateway that grants a peer forty networks, within this share; and the peer, which wants them all.
 fn forty_networks(seed: u64, share: Share) -> (World, usize) {
     let child = |number: u8, granted: bool| {

@@ -107,6 +107,11 @@ fn every_attempt_that_comes_to_nothing_is_counted_at_the_end_that_sees_it() {
         }
     });
     world.run_for(Duration::from_secs(20));
+    // What went wrong is said until it is put right, also while the next attempt is under way.
+    for _ in 0..200 {
+        world.run_for(Duration::from_millis(50));
+        assert!(world.nodes[A].endpoint.explain(PEER, world.now).expect("the peer").record.problem.is_some());
+    }
     for node in [A, B] {
         let counters = world.nodes[node].endpoint.counters();
         let handshakes = world.nodes[B].endpoint.counters().handshakes;
