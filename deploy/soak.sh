@@ -19,7 +19,7 @@ touch "$log"
 
 # The folder of its crate, where cargo would start it, and the executable.
 mapfile -t tests < <(cargo test --locked --workspace --lib --bins --tests --no-run --message-format=json |
-    sed -nE 's/.*"manifest_path":"([^"]*)\/Cargo.toml".*"test":true\}.*"executable":"([^"]+)".*/\1 \2/p')
+    sed -nE 's/.*"manifest_path":"([^"]*)\/Cargo.toml".*"profile":\{[^}]*"test":true\}.*"executable":"([^"]+)".*/\1 \2/p')
 [ ${#tests[@]} -gt 20 ] || { echo "only ${#tests[@]} test executables were found" >&2; exit 1; }
 
 # The second load: as many as there are cores, each no more than half of one while the tests want it.

@@ -9,7 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// How long a worker is watched before it is judged.
 const WINDOW_NS: u64 = 100_000_000;
-/// Shares of a window, in percent: whoever uses less of its core roams, whoever uses more of any has its own.
+/// Shares of a window, in percent: whoever uses less of its core roams, whoever uses as much of any has its own.
 const LITTLE: u64 = 15;
 const MUCH: u64 = 30;
 
@@ -37,9 +37,11 @@ impl Roam {
         }
         let used = clock_gettime(ClockId::ThreadCPUTime);
         let used_ns = used.tv_sec as u64 * 1_000_000_000 + used.tv_nsec as u64;
-        if let Some(place) = self.judge.judge(Watched { now_ns, used_ns }) {
-            // Where the kernel refuses, it goes on where it is.
-            let _ = sched_setaffinity(None, if place == Place::Own { &self.own } else { &self.all });
+        if let Some(place) = self.judge.judge(Watched { now_ns, used_ns })
+            && sched_setaffinity(None, if place == Place::Own { &self.own } else { &self.all }).is_ok()
+        {
+            // Where the kernel refuses, it goes on where it is, and asks again.
+            self.judge.place = place;
         }
     }
 }
@@ -70,17 +72,16 @@ impl Judge {
         now_ns.saturating_sub(self.began.now_ns) >= WINDOW_NS
     }
 
-    /// Where to go; `None` to stay.
+    /// Where to go, if it can; `None` to stay.
     fn judge(&mut self, now: Watched) -> Option<Place> {
         let began = std::mem::replace(&mut self.began, now);
         let window = now.now_ns.saturating_sub(began.now_ns).max(1);
         let percent = now.used_ns.saturating_sub(began.used_ns).saturating_mul(100) / window;
-        let place = match self.place {
-            Place::Own if percent < LITTLE => Place::Any,
-            Place::Any if percent > MUCH => Place::Own,
-            same => same,
-        };
-        (std::mem::replace(&mut self.place, place) != place).then_some(place)
+        match self.place {
+            Place::Own if percent < LITTLE => Some(Place::Any),
+            Place::Any if percent >= MUCH => Some(Place::Own),
+            _ => None,
+        }
     }
 }
 
@@ -97,9 +98,11 @@ mod tests {
             let Watched { now_ns, used_ns } = judge.began;
             let now = Watched { now_ns: now_ns + 100 * MS, used_ns: used_ns + used * MS };
             assert!(!judge.is_due(now.now_ns - 1) && judge.is_due(now.now_ns));
-            judge.judge(now)
+            let said = judge.judge(now);
+            judge.place = said.unwrap_or(judge.place);
+            said
         };
-        let said = [1, 20, 30, 31, 100, 15, 14, 0].map(&mut after);
+        let said = [1, 20, 29, 30, 100, 15, 14, 0].map(&mut after);
         assert_eq!(said, [Some(Place::Any), None, None, Some(Place::Own), None, None, Some(Place::Any), None]);
     }
 

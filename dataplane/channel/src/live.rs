@@ -156,7 +156,7 @@ fn pause(turn: u32) {
     if turn.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -237,6 +237,8 @@ impl UringIo {
                 let paid = self.linger(port)?;
                 self.patience.looked(paid);
                 if paid {
+                    // Not the look for what may come after the answer, which has no reason to be soon.
+                    (self.slept_at, self.slept) = (now, now.elapsed());
                     return Ok(());
                 }
             }

@@ -2,31 +2,38 @@
 //!
 //! unsafe here: two system calls that libc has no function for.
 
-use std::{fs, io};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
-use rustix::process::{geteuid, getpid, getsid};
+use rustix::process::{getpid, getsid};
 
 /// Slice that workers ask the scheduler for.
 const SLICE_NS: u64 = 100_000;
 
-/// The weight of our session among the others, as a nice value.
-const SESSION_NICE: &str = "-10";
+/// The weight of our session among the others, as a nice value: three times theirs. More would starve the control plane under a flood.
+const SESSION_NICE: &str = "-5";
+/// The kernel lets one session of the whole machine be weighed in a tenth of a second; another gateway may have been first.
+const WEIGHED_WITHIN: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(25);
 
 /// Linux shares the cores among sessions first (autogroup; sched(7)), and the data plane has one of its own: a worker that sleeps most
-/// of the time counts for so little in it that it can wait for half a second beside one busy program. Where services are grouped
-/// instead, `CPUWeight=` in the unit is for this; where neither is, the file is missing or without effect.
+/// of the time counts for so little in it that it can wait for a second beside one busy program. Where services are grouped instead,
+/// `CPUWeight=` in the unit is for this; where neither is, the file is missing or without effect. Whoever may not (CAP_SYS_NICE) is a
+/// service, or root of a container.
 pub fn weigh_session() {
     // Else it is the session of whoever started it, with all that runs there.
     if getsid(None).ok() != Some(getpid()) {
         return;
     }
-    let written = fs::write("/proc/self/autogroup", SESSION_NICE);
-    // Only root may; whoever else starts a data plane is a service manager.
-    if let Err(error) = written
-        && error.kind() != io::ErrorKind::NotFound
-        && geteuid().is_root()
-    {
-        eprintln!("the data plane's session weighs as much as any other: {error}");
+    let began = Instant::now();
+    loop {
+        match fs::write("/proc/self/autogroup", SESSION_NICE) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && began.elapsed() < WEIGHED_WITHIN => thread::sleep(PAUSE),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                return eprintln!("the data plane's session weighs as much as any other: {error}");
+            }
+            _ => return,
+        }
     }
 }
 
@@ -67,8 +74,6 @@ pub fn ask_for_short_slices() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
 
     /// What was in force for a thread before and after it asked for short slices.
