@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::crypto::{Prf, Secret};
-use crate::ike::child::{Limits, Sending, Usage};
+use crate::ike::child::{Limits, RekeyCollision, Sending, Usage};
 use crate::ike::config::{ChildConfig, EndpointConfig, Lifetime, Mode, Now};
 use crate::ike::context::Ctx;
 use crate::ike::endpoint::Endpoint;
@@ -173,6 +173,17 @@ fn what_the_one_who_began_ends_or_refuses_stays_so() {
         }
     }
     assert_eq!((asked, session.wants.deadline()), (3, None));
+}
+
+#[test]
+fn of_two_rekeys_at_once_the_one_of_the_peer_is_known_once_it_is_made() {
+    let mut session = session(1);
+    let collision = Some(RekeyCollision { inbound: Spi(2), lowest_nonce: vec![1] });
+    session.children.adopt(Child { collision, ..child(0, 1, ChildState::Live) });
+    let of = |session: &Session, spi| (session.children.collision_of(Spi(spi)), session.children.successor_of(Spi(spi)));
+    assert_eq!(of(&session, 1), (None, None), "it waits for additional key exchanges");
+    session.children.adopt(child(0, 2, ChildState::Live));
+    assert_eq!((of(&session, 1), of(&session, 2)), ((Some(Spi(2)), Some(Spi(2))), (None, None)));
 }
 
 #[test]
