@@ -4,6 +4,7 @@
 #   make quick   no root, minutes: units, vectors, properties and simulations in a reduced share, the style of the tree
 #   make test    every test: units, vectors, models, loom, end to end in namespaces, a part of what costs much
 #   make test-full  the same with all seeds, cases and interoperability tests
+#   make soak    SECONDS=3600 everything at once: floods, an insider, rekeys, reloads, both planes killed, paths that change; what each cost
 #   make test-soak  RUNS=10 times all tests beside a second load; can be interrupted and goes on where it was
 #   make interop all interoperability tests: strongSwan of two releases, the ESP of a Linux kernel; writes docs/interop.md
 #   make check   formatting, lints with warnings denied, licences and advisories
@@ -30,7 +31,7 @@ endif
 # Tests end to end wait more than they work; those that measure take turns all the same.
 export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
 RUNS ?= 10
-.PHONY: build demo quick test test-full test-soak interop check bench fuzz loom deny mutants
+.PHONY: build demo quick test test-full soak test-soak interop check bench fuzz loom deny mutants
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -83,6 +84,13 @@ quick:
 	@deploy/install-deps.sh quick
 	$(CARGO) test --locked --workspace --exclude adit-bench --lib -- --skip whoever_asks_for_short_slices --skip of_another_user
 	$(CARGO) test --locked --workspace $(addprefix --test ,$(QUICK))
+
+# The same executable is a part of `make test`, for five minutes.
+soak:
+	@deploy/install-deps.sh test
+	$(CARGO) build --locked --release --workspace --bins
+	export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)" ADIT_SOAK_SECONDS=$(or $(SECONDS),3600)
+	$(CARGO) test --locked -p adit-bench --test soak -- --nocapture
 
 test-soak:
 	@deploy/install-deps.sh test
