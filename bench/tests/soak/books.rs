@@ -51,7 +51,7 @@ pub fn of_a_quiet_time(ground: &Ground, line: &mut Line, report: &mut Report) ->
         let (sealed, opened) = (after[from][0] - before[from][0], after[to][1] - before[to][1]);
         let line = format!("{} sealed {sealed}, {} opened {opened}", ground.honest()[from].name, ground.honest()[to].name);
         println!("{line}");
-        let named = if pings.starved.is_zero() { 0 } else { pings.shed };
+        let named = pings.for_want_of_a_core();
         ensure!(sealed >= opened && sealed - opened <= named, "{line}; dropped in front of workers {named}\n{}", ground.logs());
         report.booked(line);
     }

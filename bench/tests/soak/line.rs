@@ -38,6 +38,15 @@ pub struct Pings {
     pub starved: Duration,
 }
 
+impl Pings {
+    /// How many may be lost because the host had no core for a worker: what the full queues in front of it dropped, or what was sent while it
+    /// waited, since the queues of the kernel between the namespaces count nothing. None where no queue of a gateway was full.
+    pub fn for_want_of_a_core(&self) -> u64 {
+        let waited = self.starved.as_millis() as u64 / EVERY.as_millis() as u64;
+        if self.shed == 0 || waited == 0 { 0 } else { waited.max(self.shed) }
+    }
+}
+
 /// What was dropped in front of the workers. Nothing of a gateway that does not run.
 struct Shed(u64);
 

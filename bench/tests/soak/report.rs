@@ -75,11 +75,10 @@ impl Report {
 
     fn none_lost(&mut self, name: &str, pings: &Pings, lost: &[Instant], since: Option<Instant>) -> Result<()> {
         self.pings += pings.probes.sent;
-        let for_want_of_a_core = if pings.starved.is_zero() { 0 } else { pings.shed };
         let since = since.or(lost.first().copied());
         let at = |lost: &Instant| since.map(|since| format!("{:+.3}", signed(*lost, since)));
         ensure!(
-            lost.len() as u64 <= for_want_of_a_core,
+            lost.len() as u64 <= pings.for_want_of_a_core(),
             "{name}: {} of {} pings were lost and nothing was away, at these seconds: {:?}; queues in front of workers dropped {}, and for {:?} \
              a worker wanted a core",
             lost.len(),
