@@ -26,11 +26,11 @@ fn status(gateway: &Gateway) -> Result<Value> {
 /// Every field below a value that is not null; of a list, those of its first item.
 fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value {
+        // Which there may be; that both show theirs, `drops` looks at.
+        _ if at == ".drops" => {}
         Value::Object(all) if at != ".ike" => all.iter().for_each(|(name, value)| fields(value, &format!("{at}.{name}"), found)),
         Value::Array(all) => all.iter().take(1).for_each(|value| fields(value, at, found)),
         Value::Null => {}
-        // Which there may be; that both show theirs, `drops` looks at.
-        _ if at == ".drops" => {}
         Value::Object(_) | Value::Bool(_) | Value::Number(_) | Value::String(_) => drop(found.insert(at.to_owned())),
     }
 }
