@@ -85,7 +85,7 @@ quick:
 	$(CARGO) test --locked --workspace --exclude adit-bench --lib -- --skip whoever_asks_for_short_slices --skip of_another_user
 	$(CARGO) test --locked --workspace $(addprefix --test ,$(QUICK))
 
-# The same executable is a part of `make test`, for five minutes.
+# Five minutes of it: SECONDS=300. Not part of `make test`.
 soak:
 	@deploy/install-deps.sh test
 	$(CARGO) build --locked --release --workspace --bins

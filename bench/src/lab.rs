@@ -395,6 +395,14 @@ fn is_root() -> bool {
     })
 }
 
+/// Copies one of our programs so that it can be run at once. Not with [`fs::copy`]: a thread that starts a process meanwhile would hand
+/// the file on while it is open for writing, and then it cannot be executed (ETXTBSY).
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("--").args([from, to]).status().context("cannot run cp")?;
+    ensure!(status.success(), "cannot copy {} to {}", from.display(), to.display());
+    Ok(())
+}
+
 /// Holds the machine-wide lock of labs until the file is dropped.
 fn take_turn(turn: Turn) -> Result<File> {
     let name = if let Turn::Beside(name) = turn { name } else { "lab" };

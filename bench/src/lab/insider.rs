@@ -68,6 +68,26 @@ impl Insider {
         Ok(Insider { socket, came: Arrival::new(ours, theirs), config })
     }
 
+    /// The same with another client's name and key.
+    pub fn with_the_key_of(mut self, owner: &str, dir: &Path) -> Result<Insider> {
+        let psk = Psk::from_text(fs::read_to_string(dir.join(format!("{}-{owner}.psk", self.config.name)))?.trim())?;
+        (self.config.local_auth, self.config.remote_auth) = (LocalAuth::Psk(psk.clone()), RemoteAuth::Psk(psk));
+        self.config.local_id = owner.parse()?;
+        Ok(self)
+    }
+
+    /// The same with another name.
+    pub fn with_name(mut self, name: &str) -> Result<Insider> {
+        self.config.local_id = name.parse()?;
+        Ok(self)
+    }
+
+    /// The same, but it finds that who answers has another key than it should.
+    pub fn in_doubt(mut self) -> Result<Insider> {
+        self.config.remote_auth = RemoteAuth::Psk(Psk::from_text("another key than that of the other end")?);
+        Ok(self)
+    }
+
     /// Begins an IKE SA that knows of none before, and returns the engine that has it if it was let in.
     pub fn connect(&self) -> Result<Option<Endpoint>> {
         let mut endpoint = self.begin()?;

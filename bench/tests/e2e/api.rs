@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, Turn, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, Turn, binary, copy_program, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -68,7 +68,7 @@ fn lab(ike: &[&str]) -> Result<Lab> {
     fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     edit(lab.a(), "peers:\n", &format!("api: {{ listen: 127.0.0.1:{PORT}, token_file: {} }}\npeers:\n", token.display()))?;
     let (built, own) = (binary("adit-dataplane")?, lab.dir().join("adit-dataplane"));
-    fs::copy(&built, &own)?;
+    copy_program(&built, &own)?;
     edit(lab.a(), &built.to_string_lossy(), &own.to_string_lossy())?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;
@@ -225,7 +225,7 @@ fn health_says_who_answers_and_whether_packets_are_carried() -> Result<()> {
     lab.a().kill_data_plane()?;
     wait_until("it is not healthy", SOON, || Ok(with_token(lab.a(), "GET", "/v1/health")?.status == 503))?;
     ensure!(with_token(lab.a(), "GET", "/v1/health")?.json()?["ok"] == false, "what the body says");
-    fs::copy(binary("adit-dataplane")?, &program)?;
+    copy_program(&binary("adit-dataplane")?, &program)?;
     wait_until("it is healthy again", SOON, || Ok(with_token(lab.a(), "GET", "/v1/health")?.status == 200))
 }
 

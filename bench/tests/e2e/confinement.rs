@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, binary, copy_program, wait_until};
 use adit_bench::process::is_running;
 use anyhow::{Context, Result, ensure};
 
@@ -127,8 +127,8 @@ impl House {
         };
         let house = House { adit: dir.join("adit"), passwd: list("passwd", users)?, group: list("group", groups)? };
         // Where they were built may be closed to other users.
-        fs::copy(binary("adit")?, &house.adit)?;
-        fs::copy(binary("adit-dataplane")?, dir.join("adit-dataplane"))?;
+        copy_program(&binary("adit")?, &house.adit)?;
+        copy_program(&binary("adit-dataplane")?, &dir.join("adit-dataplane"))?;
         let config = &lab.a().config;
         let built = binary("adit-dataplane")?.display().to_string();
         let text = fs::read_to_string(config)?.replace(&built, &dir.join("adit-dataplane").display().to_string());

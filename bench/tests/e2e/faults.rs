@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::Command;
 
 use adit_bench::lab::surroundings::{without_tun, wrapped};
-use adit_bench::lab::{Lab, LabOptions, PORT, SOON};
+use adit_bench::lab::{Lab, LabOptions, PORT, SOON, binary, copy_program};
 use anyhow::{Result, ensure};
 
 use crate::edit;
@@ -54,7 +54,7 @@ fn the_user_is_not_root() -> Result<()> {
     // The programs may lie where nobody else can look.
     for name in ["adit", "adit-dataplane"] {
         let copy = lab.dir().join(name);
-        fs::copy(adit_bench::lab::binary(name)?, &copy)?;
+        copy_program(&binary(name)?, &copy)?;
         fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
     }
     let dir = lab.dir().display().to_string();
@@ -71,7 +71,7 @@ fn a_normal_user_is_told_who_may_ask_for_the_status() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let adit = lab.dir().join("adit");
     fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755))?;
-    fs::copy(adit_bench::lab::binary("adit")?, &adit)?;
+    copy_program(&binary("adit")?, &adit)?;
     fs::set_permissions(&adit, fs::Permissions::from_mode(0o755))?;
     // A /run of its own, in which root has a gateway.
     let user = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups -- {}", adit.display());

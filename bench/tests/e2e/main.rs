@@ -58,7 +58,7 @@ use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, SOON, wait_until};
 use adit_bench::netns::Netns;
-use adit_bench::rtt::{Prober, Probes, probe};
+use adit_bench::rtt::{Prober, Probes};
 use adit_bench::starvation::Starvation;
 use adit_proto::stats::Drop;
 use anyhow::{Result, ensure};
@@ -73,8 +73,11 @@ fn reaches(from: &Netns, target: impl Into<IpAddr>) -> Result<()> {
     let target = target.into();
     // While a neighbour is looked up, the kernel keeps a few packets for it only.
     from.run(&format!("ping -n -c1 -W2 {target}"))?;
-    let probes = from.enter(|| probe(target, Duration::from_millis(1), Duration::from_millis(100)))?;
-    ensure!(probes.sent > 20 && probes.lost == 0, "{target}: {} of {} probes lost", probes.lost, probes.sent);
+    let prober = from.enter(|| Prober::start(target, Duration::from_millis(1)))?;
+    wait_until("probes were sent", SOON, || Ok(prober.so_far().0 >= 100))?;
+    let grace = if prober.so_far().1 == 0 { 1 } else { 5 };
+    let probes = prober.stop(Duration::from_secs(grace))?;
+    ensure!(probes.lost == 0, "{target}: {} of {} probes lost", probes.lost, probes.sent);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use adit_bench::lab::router::Router;
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, Turn, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -28,7 +28,8 @@ pub struct Ground {
 impl Ground {
     pub fn start() -> Result<Ground> {
         let ike = ROLES.iter().map(|role| format!("role: {role}, {LIVES}")).collect();
-        let mut lab = Lab::prepare(&LabOptions { gateways: 3, ip_mode: true, ike, turn: "soak", ..LabOptions::default() })?;
+        let mut lab =
+            Lab::prepare(&LabOptions { gateways: 3, ip_mode: true, ike, turn: Turn::Beside("soak"), ..LabOptions::default() })?;
         let router = Router::between(&lab.gateways, &[1500; 3])?;
         for gateway in &mut lab.gateways[..2] {
             router.leads_to(gateway, &format!("{}/32", second_address(gateway)))?;

@@ -31,7 +31,7 @@ use crate::line::Line;
 use crate::report::Report;
 use crate::watch::Watch;
 
-/// How long it goes on where nobody says otherwise, as in `make test`.
+/// How long it goes on where nobody says otherwise.
 const PART: Duration = Duration::from_secs(300);
 /// Until all is in use that a process uses: buffers, tables, what the allocator keeps.
 const WARM_UP: Duration = Duration::from_secs(15);
