@@ -310,7 +310,7 @@ impl Outbound {
         match self.plan(len, env.mode) {
             Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, &way, len, state, env),
             Ok(plan) => self.segments(&plan, &way, sa, env),
-            Err(why) => env.port.drop(why, 1),
+            Err(why) => env.port.drop_of(id, control::Direction::Outbound, why, 1),
         }
     }
 

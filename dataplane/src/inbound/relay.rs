@@ -56,6 +56,8 @@ impl Inbound {
         let read = self.as_read(frame, open_checksum, env);
         if self.give(owner, header, read, 1, env) {
             env.port.count(Count::Relayed, 1);
+        } else {
+            env.port.drop_of(to, Direction::Outbound, Drop::HandoverFull, 1);
         }
     }
 
@@ -77,8 +79,9 @@ impl Inbound {
         let read = self.as_read(frame, open_checksum, env);
         let header = RecordHeader::Flood { except: Some(from) };
         for (owner, peers) in hub::sealers(env.id, Some(from), &mut state.tables).into_iter().enumerate() {
-            if peers > 0 {
-                self.give(owner, header, read.clone(), peers, env);
+            if peers > 0 && !self.give(owner, header, read.clone(), peers, env) {
+                // For several peers, so nobody's.
+                env.port.drop(Drop::HandoverFull, 1);
             }
         }
         env.port.count(Count::Relayed, 1);
@@ -104,12 +107,11 @@ impl Inbound {
         read
     }
 
+    /// False when no buffer is free; then the caller knows whose loss it is.
     fn give(&mut self, owner: usize, header: RecordHeader, read: Range<usize>, packets: u64, env: &Environment) -> bool {
         let given = self.relayed.add(&env.handover, owner, header, &self.arena.bytes()[read], packets);
         if given {
             env.port.count(Count::HandedOver, 1);
-        } else {
-            env.port.drop(Drop::HandoverFull, 1);
         }
         given
     }
