@@ -7,11 +7,22 @@
 use crate::control::Direction;
 use crate::stats::Drop;
 
-/// What has a counter of its own among what came. All of it is counted with its peer, so that the counters of all peers make the total.
-const INBOUND: [Drop; 4] = [Drop::BadTag, Drop::Replay, Drop::ReplayOld, Drop::PolicyMismatch];
+/// What has a counter of its own among what came: all that tells of a fault. The counters of all peers make the total, but for what is
+/// [`PeerDrop::is_of_all`].
+const INBOUND: [Drop; 9] = [
+    Drop::BadTag,
+    Drop::Replay,
+    Drop::ReplayOld,
+    Drop::PolicyMismatch,
+    Drop::BadNextHeader,
+    Drop::HalfBad,
+    Drop::HalfExpired,
+    Drop::HalfLost,
+    Drop::FloodLimit,
+];
 
 /// The same of what was to go.
-const OUTBOUND: [Drop; 9] = [
+const OUTBOUND: [Drop; 10] = [
     Drop::NoChildSa,
     Drop::NoSa,
     Drop::NoPath,
@@ -21,10 +32,8 @@ const OUTBOUND: [Drop; 9] = [
     Drop::TooBigUntold,
     Drop::UdpFull,
     Drop::UdpRefused,
+    Drop::HandoverFull,
 ];
-
-/// The name of all others in a direction.
-const OTHER: &str = "other";
 
 /// Counters of a peer: by name, and the rest of each direction behind them.
 const COUNT: usize = INBOUND.len() + 1 + OUTBOUND.len() + 1;
@@ -39,6 +48,8 @@ pub struct PeerDrop(u8);
 impl PeerDrop {
     /// How many there are.
     pub const COUNT: usize = COUNT;
+    /// The label of all names in a direction that have no counter of their own.
+    pub const OTHER: &'static str = "other";
 
     /// All of them, in the order of their index.
     pub fn all() -> impl Iterator<Item = PeerDrop> {
@@ -70,9 +81,14 @@ impl PeerDrop {
         INBOUND.get(place).or_else(|| OUTBOUND.get(place.checked_sub(INBOUND.len() + 1)?)).copied()
     }
 
+    /// Whether packets are dropped under this name, too, of which it is not known whose they are, or which are for several peers.
+    pub fn is_of_all(self) -> bool {
+        matches!(self.name(), Some(Drop::FloodLimit | Drop::HandoverFull))
+    }
+
     /// The name in metrics.
     pub fn label(self) -> &'static str {
-        self.name().map_or(OTHER, Drop::label)
+        self.name().map_or(PeerDrop::OTHER, Drop::label)
     }
 
     /// One sentence for people.

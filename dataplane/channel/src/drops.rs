@@ -1,7 +1,7 @@
 //! What was dropped of each peer: one writer, one slot for each id of a peer, read from outside at any time.
 //!
 //! ```text
-//!  word 0        1 …                                                     15
+//!  word 0        1 …                                                     23
 //!  ┌───────────┬───────────────────────────────────────────────────────────┐
 //!  │ tag       │ packets, by PeerDrop::index                               │
 //!  └───────────┴───────────────────────────────────────────────────────────┘
@@ -20,8 +20,8 @@ use adit_proto::stats::Drop;
 use crate::counters::add;
 use crate::sync::{AtomicU64, Ordering, fence};
 
-/// Words of a slot: two cache lines.
-pub const SLOT_WORDS: usize = 16;
+/// Words of a slot: three cache lines.
+pub const SLOT_WORDS: usize = 24;
 const _: () = assert!(PeerDrop::COUNT < SLOT_WORDS);
 
 /// Nobody has the id.
@@ -117,7 +117,7 @@ mod tests {
         second.add(peer, IN, Drop::BadFrame, 1);
         second.add(peer, IN, Drop::CeNotEct, 1);
         let mut expected = PeerDropCounts::default();
-        for (direction, why, packets) in [(IN, Drop::BadTag, 7), (OUT, Drop::NoPath, 5), (IN, Drop::HalfBad, 2)] {
+        for (direction, why, packets) in [(IN, Drop::BadTag, 7), (OUT, Drop::NoPath, 5), (IN, Drop::BadEtherIp, 2)] {
             expected[PeerDrop::of(direction, why).index()] = packets;
         }
         assert_eq!(sum(&[&first, &second]), HashMap::from([(tag, expected)]));

@@ -14,7 +14,7 @@
 //!  │   latencies       data                   histograms of 1024 buckets
 //!  │   live SAs        data                   `sa_slots` × 128 bytes, each a seqlock
 //!  │   paths           data                   `path_slots` × 64 bytes: counters of the paths of each peer
-//!  │   drops           data                   `peer_slots` × 128 bytes: what was dropped of each peer
+//!  │   drops           data                   `peer_slots` × 192 bytes: what was dropped of each peer
 //!  …                 vault   control          one word that says which half holds, then two halves of `vault_bytes`
 //! ```
 //! A word is eight bytes in the byte order of the machine; offsets below are in words.
@@ -31,7 +31,7 @@ use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 11;
+pub const LAYOUT_VERSION: u32 = 12;
 pub use adit_proto::limits::WORKERS_MAX;
 
 /// "ADITCHAN".
@@ -51,7 +51,7 @@ pub const PATH_SLOTS_MAX: u16 = 32768;
 /// Paths are counted by the page, so that no two numbers of slots make up the same memory.
 pub const PATH_SLOTS_UNIT: u16 = 64;
 /// The same of peers.
-pub const PEER_SLOTS_UNIT: u16 = 32;
+pub const PEER_SLOTS_UNIT: u16 = 64;
 const _: () = assert!(PEER_IDS_MAX.is_multiple_of(PEER_SLOTS_UNIT));
 const RING_BYTES_MIN: u32 = 4096;
 /// A ring of datagrams holds at least two of the longest.
@@ -67,7 +67,7 @@ pub struct Sizes {
     pub sa_slots: u32,
     /// Paths per worker that are counted, up to 32768: whole pages, 64 at a time.
     pub path_slots: u16,
-    /// Ids of peers whose drops are counted by each worker, up to 32768: whole pages, 32 at a time.
+    /// Ids of peers whose drops are counted by each worker, up to 32768: whole pages, 64 at a time.
     pub peer_slots: u16,
     /// Bytes of the command ring of each worker, 4 KiB to 64 MiB.
     pub command_bytes: u32,
