@@ -44,7 +44,7 @@ impl Planes {
         let live = attached.master.live_sas();
         let now = Instant::now();
         self.meter.count(now, &live, &attached.peers, attached.started_here);
-        self.drops.count(now, &attached.master.peer_drops(), &attached.peers, attached.started_here);
+        self.drops.count(now, &attached.master.peer_drops(&attached.peers), attached.started_here);
         live
     }
 
@@ -196,7 +196,7 @@ impl View {
         planes.archive.add(&Numbers::read(master).totals());
         let now = Instant::now();
         planes.meter.count(now, &master.live_sas(), peers, false);
-        planes.drops.count(now, &master.peer_drops(), peers, false);
+        planes.drops.count(now, &master.peer_drops(peers), false);
         planes.forget_plane();
     }
 
@@ -222,7 +222,10 @@ impl View {
         let live = planes.look();
         if planes.attached.is_some() {
             let numbers = planes.numbers();
-            planes.meter.rate(Instant::now(), &numbers);
+            let now = Instant::now();
+            planes.meter.rate(now, &numbers);
+            let Planes { meter, drops, .. } = &mut *planes;
+            desired.tags.iter().for_each(|tag| drops.opened(now, *tag, meter.traffic(now, *tag).1.packets));
         }
         // What a peer that was removed still had is not kept.
         planes.retain(&desired);

@@ -255,6 +255,32 @@ fn drops_of_a_peer_are_told_to_all_who_ask_and_go_on() {
 }
 
 #[test]
+fn what_a_stranger_sends_is_no_cause_beside_what_was_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let plane = Plane::start(&view, dir.path());
+    let (peer, tag) = (PeerId(0), view.desired().tags[0]);
+    plane.work(&view, 10);
+    view.sample();
+    plane.ports[1].peer_install(peer, tag);
+    plane.ports[1].drop_of(peer, Direction::Inbound, Drop::BadTag, 5);
+    let shown = || view.peer(&view.desired(), 0).unwrap().peer;
+    let told = |peer: &types::Peer| (peer.drops[0].packets, peer.drops[0].recent, peer.drops[0].last_s, peer.drops[0].opened);
+    assert_eq!(told(&shown()), (5, 5, Some(0), Some(0)), "what was opened before the first look is of no known time");
+    assert!(likely_causes(&shown())[0].starts_with("5 packets with an SPI of the peer's as bad_tag"), "{:?}", shown());
+    // Two lanes, each with so many more.
+    plane.work(&view, 1010);
+    view.sample();
+    assert_eq!(told(&shown()).3, Some(2000));
+    assert_eq!(likely_causes(&shown()), [""; 0]);
+    // The control plane that takes over knows how many, and not when.
+    view.detach();
+    let next = View::new(view.desired());
+    next.inherit(&view.archive());
+    assert_eq!(told(&next.peer(&next.desired(), 0).unwrap().peer), (5, 0, None, Some(0)));
+}
+
+#[test]
 fn sas_of_two_peers_with_one_spi_are_counted_apart() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = view(dir.path()).desired().config.clone();

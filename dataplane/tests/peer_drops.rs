@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use adit_proto::control::{self, ChildId, Command, Direction, PathId, PeerId, PeerTag, Selector, UdpHop};
 use adit_proto::peer_drops::PeerDrop;
@@ -21,16 +21,17 @@ const OUT: Direction = Direction::Outbound;
 
 /// What was dropped of a peer, over all workers.
 fn of(bed: &Bed, tag: PeerTag) -> Vec<(Direction, &'static str, u64)> {
-    let all = bed.master.peer_drops().get(&tag).copied().unwrap_or_default();
-    let counted = PeerDrop::all().map(|drop| (drop.direction(), drop.label(), all[drop.index()]));
+    let slots = bed.master.peer_drops(&BTreeMap::from([(PEER, tag), (OTHER, tag)]));
+    let sum = |drop: PeerDrop| slots.iter().map(|slot| slot.counts[drop.index()]).sum();
+    let counted = PeerDrop::all().map(|drop| (drop.direction(), drop.label(), sum(drop)));
     counted.filter(|(.., packets)| *packets > 0).collect()
 }
 
 /// Every name that is always a peer's is counted with its peer: the sums are those of the data plane.
 fn sums_agree(bed: &Bed) {
     let mut sums = HashMap::new();
-    for counts in bed.master.peer_drops().values() {
-        for (drop, packets) in PeerDrop::all().zip(counts) {
+    for slot in bed.master.peer_drops(&BTreeMap::from([(PEER, TAG), (OTHER, OTHER_TAG)])) {
+        for (drop, packets) in PeerDrop::all().zip(slot.counts) {
             *sums.entry(drop.name()).or_insert(0) += packets;
         }
     }

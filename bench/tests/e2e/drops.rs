@@ -87,7 +87,7 @@ fn what_is_dropped_of_one_peer_is_shown_at_no_other() -> Result<()> {
         ensure!(of_b.contains("dropped in") && of_b.contains(&format!("{COUNT} bad_tag")), "{of_b}");
         ensure!(!of_c.contains("bad_tag") && of_c.contains("dropped out"), "{of_c}");
         let (of_b, of_c) = (a.adit("explain site-b")?, a.adit("explain site-c")?);
-        ensure!(of_b.contains(&format!("dropped: {COUNT} packets from the peer as bad_tag")), "{of_b}");
+        ensure!(of_b.contains(&format!("dropped: {COUNT} packets with an SPI of the peer's as bad_tag")), "{of_b}");
         ensure!(!of_b.contains("nothing is wrong") && !of_c.contains("bad_tag"), "{of_b}{of_c}");
         reaches(&a.netns, lab.b().inner())?;
         goes_on(lab)?;

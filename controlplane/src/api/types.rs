@@ -448,10 +448,13 @@ pub struct PeerDrops {
     /// The name that these packets have among `drops` of the gateway, or `other` for names that are not told apart by peer.
     pub reason: String,
     pub packets: u64,
-    /// How many of them were dropped without a pause of a minute between two, and how long ago the last one was, in seconds; 0 and `null`
-    /// when that was before this control plane began.
+    /// How many of them were dropped within the last minute, which goes on in steps of ten seconds.
     pub recent: u64,
+    /// How long ago the last one was, in seconds; `null` when that was before this control plane began.
     pub last_s: Option<u64>,
+    /// `in`: how many packets of the peer were opened within the same minute, for comparison; `null` with `out`.
+    #[serde(default)]
+    pub opened: Option<u64>,
     pub meaning: String,
 }
 

@@ -4,15 +4,20 @@
 use std::time::Instant;
 
 use adit_proto::control::Direction;
+use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::Drop;
 
 use crate::api::types;
 use crate::meter::drops::Dropped;
 
-/// Fewer packets in one go are the cause of nothing.
+/// Fewer packets within a minute are the cause of nothing.
 const TOLD_FROM: u64 = 3;
-/// Longer ago is history.
-const TOLD_FOR_S: u64 = 60;
+/// What anybody can send who has seen an SPI, or networks make by themselves, is the cause of nothing while it is less than one of so
+/// many packets that were opened.
+const UNPROVEN: [Drop; 3] = [Drop::BadTag, Drop::Replay, Drop::ReplayOld];
+const UNPROVEN_SHARE: u64 = 100;
+/// Its sender was told what fits.
+const USUAL: [Drop; 1] = [Drop::TooBig];
 /// Reasons that are a state, which is told as such while it lasts: of a peer that is up they are history.
 const STATES: [Drop; 3] = [Drop::NoChildSa, Drop::NoSa, Drop::NoPath];
 
@@ -24,32 +29,85 @@ pub fn direction(direction: Direction) -> &'static str {
     }
 }
 
-/// The reasons for which something was dropped.
-pub fn shown(dropped: &[Dropped], now: Instant) -> Vec<types::PeerDrops> {
+/// The reasons for which something was dropped; `opened` packets of the peer were, within the last minute.
+pub fn shown(dropped: &[Dropped], opened: u64, now: Instant) -> Vec<types::PeerDrops> {
     let one = |one: &Dropped| types::PeerDrops {
         direction: direction(one.drop.direction()).to_owned(),
         reason: one.drop.label().to_owned(),
         packets: one.packets,
-        recent: one.late.map_or(0, |(packets, _)| packets),
-        last_s: one.late.map(|(_, last)| now.saturating_duration_since(last).as_secs()),
+        recent: one.recent,
+        last_s: one.last.map(|last| now.saturating_duration_since(last).as_secs()),
+        opened: (one.drop.direction() == Direction::Inbound).then_some(opened),
         meaning: one.drop.help().to_owned(),
     };
     dropped.iter().filter(|one| one.packets > 0).map(one).collect()
 }
 
-/// What `explain` says of a peer's drops: what was dropped of late and is not said otherwise.
+/// What `explain` says of a peer's drops: what was dropped of late and is not said otherwise. What is not told apart by peer (`other`)
+/// happens in sound networks: an echo that was to find out what fits, a frame in a hub for the side that it came from.
 pub fn likely_causes(peer: &types::Peer) -> Vec<String> {
+    causes(&peer.drops, peer.up)
+}
+
+fn causes(drops: &[types::PeerDrops], up: bool) -> Vec<String> {
     let is_cause = |drops: &&types::PeerDrops| {
-        let is_state = STATES.iter().any(|state| state.label() == drops.reason);
-        // Its sender was told what fits, or it was an echo that was to find that out.
-        let is_usual = drops.direction == "out" && (drops.reason == Drop::TooBig.label() || drops.reason == "other");
-        drops.recent >= TOLD_FROM && drops.last_s.is_some_and(|ago| ago < TOLD_FOR_S) && !is_usual && !(is_state && peer.up)
+        let is_one_of = |names: &[Drop]| names.iter().any(|name| name.label() == drops.reason);
+        let is_usual = drops.reason == PeerDrop::OTHER || is_one_of(&USUAL) || (up && is_one_of(&STATES));
+        let few = is_one_of(&UNPROVEN) && drops.recent < drops.opened.unwrap_or(0) / UNPROVEN_SHARE;
+        drops.recent >= TOLD_FROM && !is_usual && !few
     };
     let say = |drops: &types::PeerDrops| {
         let types::PeerDrops { direction, reason, recent, last_s, meaning, .. } = drops;
-        let whose = if direction == "in" { "from" } else { "for" };
+        let whose = match direction.as_str() {
+            // Nothing proves that the peer sent what could not be opened.
+            "in" => "with an SPI of the peer's",
+            _ => "for the peer",
+        };
         let ago = last_s.unwrap_or(0);
-        format!("{recent} packets {whose} the peer as {reason}, the last {ago} s ago. {meaning}")
+        format!("{recent} packets {whose} as {reason} within a minute, the last {ago} s ago. {meaning}")
     };
-    peer.drops.iter().filter(is_cause).map(say).collect()
+    drops.iter().filter(is_cause).map(say).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(direction: Direction, why: Drop, recent: u64, opened: u64, up: bool) -> Option<String> {
+        let now = Instant::now();
+        let one = Dropped { drop: PeerDrop::of(direction, why), packets: 1000, recent, last: Some(now) };
+        causes(&shown(&[one], opened, now), up).pop()
+    }
+
+    #[test]
+    fn what_happens_in_a_sound_network_is_no_cause() {
+        let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+        for why in [Drop::SameSide, Drop::Circling, Drop::MacDisputed, Drop::EchoLimit] {
+            assert_eq!(cause(inbound, why, 1000, 0, true), None, "{why:?}");
+        }
+        for why in [Drop::TooBig, Drop::EchoUnsent] {
+            assert_eq!(cause(outbound, why, 1000, 0, true), None, "{why:?}");
+        }
+        for why in [Drop::PolicyMismatch, Drop::HalfExpired, Drop::BadNextHeader, Drop::FloodLimit] {
+            assert!(cause(inbound, why, 3, 1_000_000, true).is_some() && cause(inbound, why, 2, 0, true).is_none(), "{why:?}");
+        }
+        for why in [Drop::HandoverFull, Drop::UdpFull, Drop::PathMtu] {
+            assert!(cause(outbound, why, 3, 0, true).is_some(), "{why:?}");
+        }
+        assert!(cause(outbound, Drop::NoSa, 3, 0, true).is_none() && cause(outbound, Drop::NoSa, 3, 0, false).is_some());
+    }
+
+    #[test]
+    fn what_anybody_can_send_is_a_cause_beside_little_that_was_opened() {
+        for why in [Drop::BadTag, Drop::Replay, Drop::ReplayOld] {
+            let cause = |recent, opened| cause(Direction::Inbound, why, recent, opened, true);
+            assert_eq!((cause(2, 0), cause(9, 1000)), (None, None), "{why:?}");
+            assert!(cause(3, 0).is_some() && cause(10, 1000).is_some(), "{why:?}");
+        }
+        let told = cause(Direction::Inbound, Drop::BadTag, 20, 0, true).unwrap();
+        assert!(
+            told.starts_with("20 packets with an SPI of the peer's as bad_tag within a minute, the last 0 s ago. "),
+            "{told}"
+        );
+    }
 }

@@ -109,14 +109,15 @@ impl View {
         let tags = desired.tags.iter().enumerate().filter(|(place, _)| places.contains(place));
         let metered = tags.map(|(place, tag)| {
             let totals = planes.meter.totals(*tag).collect();
-            (place, planes.meter.traffic(now, *tag), totals, planes.drops.of(*tag))
+            let drops = (planes.drops.of(now, *tag), planes.drops.opened_of(now, *tag));
+            (place, planes.meter.traffic(now, *tag), totals, drops)
         });
         let metered: Vec<_> = metered.collect();
         drop(planes);
         let look = Look { is_attached: live.is_some(), live: live.unwrap_or_default(), now };
-        let peers = metered.into_iter().map(|(place, (sent, received), totals, drops)| {
+        let peers = metered.into_iter().map(|(place, (sent, received), totals, (drops, opened))| {
             let (mut peer, ready) = one_peer(desired, place, &wanted[place], &ike, &look);
-            (peer.sent, peer.received, peer.drops) = (sent, received, drops_of::shown(&drops, now));
+            (peer.sent, peer.received, peer.drops) = (sent, received, drops_of::shown(&drops, opened, now));
             let of_path = |path: &PathStatus| counters.get(&(place, path.path)).copied().unwrap_or_default();
             peer.paths = ike.paths.get(&place).into_iter().flatten().map(|path| peer_path(path, of_path(path))).collect();
             peer.lacks = up::lacks(&peer, look.is_attached, ready);

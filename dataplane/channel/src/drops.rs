@@ -7,10 +7,9 @@
 //!  └───────────┴───────────────────────────────────────────────────────────┘
 //! ```
 //! The tag is that of the peer which has the id, 0 while nobody has it; so no peer inherits what was counted for another. Each number is
-//! right by itself; a reader that finds another tag after the numbers than before takes none of them. No packet that arrives where it
-//! should touches any of this.
+//! right by itself; a reader that finds another tag after the numbers than before takes none of them. A reader says which peer it looks
+//! for, since the writer may be hostile and write any tags. No packet that arrives where it should touches any of this.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 
 use adit_proto::control::{Direction, PeerId, PeerTag};
@@ -26,6 +25,16 @@ const _: () = assert!(PeerDrop::COUNT < SLOT_WORDS);
 
 /// Nobody has the id.
 const NOBODY: u64 = 0;
+
+/// What one worker has counted for a peer under one of its ids since it began to. A peer may have several of these: one of each worker,
+/// and while it changes its id, two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotDrops {
+    pub worker: u16,
+    pub peer: PeerId,
+    pub tag: PeerTag,
+    pub counts: PeerDropCounts,
+}
 
 /// The table of a worker, for its writer and for its readers.
 #[derive(Debug)]
@@ -67,22 +76,16 @@ impl<M: Deref<Target = [AtomicU64]>> DropTable<M> {
         }
     }
 
-    /// Adds the counters of this worker to a sum over all; of peers of which something was dropped.
-    pub fn sum_into(&self, sum: &mut HashMap<PeerTag, PeerDropCounts>) {
-        for slot in self.words.as_chunks::<SLOT_WORDS>().0 {
-            let tag = slot[0].load(Ordering::Acquire);
-            if tag == NOBODY {
-                continue;
-            }
-            let counts: PeerDropCounts = std::array::from_fn(|at| slot[1 + at].load(Ordering::Relaxed));
-            fence(Ordering::Acquire);
-            if counts == PeerDropCounts::default() || slot[0].load(Ordering::Relaxed) != tag {
-                continue;
-            }
-            let into = sum.entry(PeerTag(tag)).or_default();
-            // A hostile worker may have written anything.
-            into.iter_mut().zip(counts).for_each(|(into, count)| *into = into.wrapping_add(count));
+    /// What was dropped of the peer with this tag while it has this id; `None` when somebody else has it, or nothing was dropped.
+    pub fn read(&self, peer: PeerId, tag: PeerTag) -> Option<PeerDropCounts> {
+        let slot = self.slot(peer)?;
+        if tag.0 == NOBODY || slot[0].load(Ordering::Acquire) != tag.0 {
+            return None;
         }
+        let counts: PeerDropCounts = std::array::from_fn(|at| slot[1 + at].load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let is_theirs = slot[0].load(Ordering::Relaxed) == tag.0;
+        (is_theirs && counts != PeerDropCounts::default()).then_some(counts)
     }
 }
 
@@ -98,39 +101,33 @@ mod tests {
         DropTable::new((0..slots * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect())
     }
 
-    fn sum(tables: &[&DropTable<Vec<AtomicU64>>]) -> HashMap<PeerTag, PeerDropCounts> {
-        let mut sum = HashMap::new();
-        tables.iter().for_each(|table| table.sum_into(&mut sum));
-        sum
+    fn counts(all: &[(Direction, Drop, u64)]) -> Option<PeerDropCounts> {
+        let mut counts = PeerDropCounts::default();
+        all.iter().for_each(|(direction, why, packets)| counts[PeerDrop::of(*direction, *why).index()] = *packets);
+        Some(counts)
     }
 
     #[test]
-    fn workers_add_up_and_who_takes_over_an_id_begins_at_zero() {
-        let (first, second) = (table(2), table(2));
+    fn who_takes_over_an_id_begins_at_zero_and_others_are_not_read() {
+        let table = table(2);
         let (peer, tag, other) = (PeerId(1), PeerTag(u64::MAX), PeerTag(7));
-        first.install(peer, tag);
-        second.install(peer, tag);
-        assert!(sum(&[&first, &second]).is_empty(), "nothing was dropped");
-        first.add(peer, IN, Drop::BadTag, 3);
-        second.add(peer, IN, Drop::BadTag, 4);
-        second.add(peer, OUT, Drop::NoPath, 5);
-        second.add(peer, IN, Drop::BadFrame, 1);
-        second.add(peer, IN, Drop::CeNotEct, 1);
-        let mut expected = PeerDropCounts::default();
-        for (direction, why, packets) in [(IN, Drop::BadTag, 7), (OUT, Drop::NoPath, 5), (IN, Drop::BadEtherIp, 2)] {
-            expected[PeerDrop::of(direction, why).index()] = packets;
-        }
-        assert_eq!(sum(&[&first, &second]), HashMap::from([(tag, expected)]));
+        table.install(peer, tag);
+        assert_eq!(table.read(peer, tag), None, "nothing was dropped");
+        table.add(peer, IN, Drop::BadTag, 4);
+        table.add(peer, OUT, Drop::NoPath, 5);
+        table.add(peer, IN, Drop::BadFrame, 1);
+        table.add(peer, IN, Drop::CeNotEct, 1);
+        let expected = counts(&[(IN, Drop::BadTag, 4), (OUT, Drop::NoPath, 5), (IN, Drop::BadEtherIp, 2)]);
+        assert_eq!(table.read(peer, tag), expected);
         // The same peer goes on, another one does not.
-        first.install(peer, tag);
-        assert_eq!(sum(&[&first, &second]), HashMap::from([(tag, expected)]));
-        second.install(peer, other);
-        second.add(peer, OUT, Drop::NoPath, 1);
-        let sums = sum(&[&first, &second]);
-        assert_eq!((sums[&tag].iter().sum::<u64>(), sums[&other].iter().sum::<u64>()), (3, 1));
-        first.remove(peer);
-        second.remove(peer);
-        assert!(sum(&[&first, &second]).is_empty());
+        table.install(peer, tag);
+        assert_eq!((table.read(peer, tag), table.read(peer, other), table.read(PeerId(0), tag)), (expected, None, None));
+        table.install(peer, other);
+        table.add(peer, OUT, Drop::NoPath, 1);
+        assert_eq!((table.read(peer, tag), table.read(peer, other)), (None, counts(&[(OUT, Drop::NoPath, 1)])));
+        table.remove(peer);
+        table.add(peer, OUT, Drop::NoPath, 1);
+        assert_eq!((table.read(peer, other), table.read(peer, PeerTag(NOBODY))), (None, None), "it is nobody's");
     }
 
     #[test]
@@ -139,16 +136,18 @@ mod tests {
         for peer in [PeerId(1), PeerId(u16::MAX)] {
             table.install(peer, PeerTag(1));
             table.add(peer, IN, Drop::BadTag, 1);
+            assert_eq!(table.read(peer, PeerTag(1)), None);
             table.remove(peer);
         }
-        assert!(sum(&[&table]).is_empty());
     }
 
     proptest! {
         #[test]
-        fn any_words_give_counters(words: [u64; 2 * SLOT_WORDS]) {
+        fn any_words_are_counters_of_whom_they_name_and_of_nobody_else(words: [u64; SLOT_WORDS], tag: u64) {
             let table = DropTable::new(Vec::from(words.map(AtomicU64::new)));
-            prop_assert!(sum(&[&table, &table]).len() <= 2);
+            prop_assert_eq!(table.read(PeerId(0), PeerTag(tag)).is_some(), tag == words[0] && tag != NOBODY);
+            let named = table.read(PeerId(0), PeerTag(words[0]));
+            prop_assert!(named.is_none_or(|counts| counts[..] == words[1..=PeerDrop::COUNT]));
         }
     }
 }

@@ -54,6 +54,7 @@ pub use sync::{AtomicU64, Ordering};
 #[cfg(not(feature = "loom"))]
 pub use {
     counters::Counters,
+    drops::SlotDrops,
     fd::{EventFd, ask_to_end},
     info::{PlaneInfo, Protections},
     layout::{LAYOUT_VERSION, PATH_SLOTS_MAX, PATH_SLOTS_UNIT, PEER_SLOTS_UNIT, SA_SLOTS_MAX, Sizes, WORKERS_MAX},

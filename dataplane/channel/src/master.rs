@@ -1,6 +1,6 @@
 //! The control plane's side: attaches to a running data plane, orders, listens, and reads its numbers.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,13 +9,12 @@ use std::path::{Path, PathBuf};
 
 use adit_proto::control::{Command, Event, InjectHeader, PathId, PeerId, PeerTag, PuntHeader, RECORD_LEN_MAX};
 use adit_proto::histogram::BUCKETS;
-use adit_proto::peer_drops::PeerDropCounts;
 use adit_proto::stats::Latency;
 use socket2::Socket;
 use zeroize::Zeroizing;
 
 use crate::counters::{CounterBlock, Counters};
-use crate::drops::DropTable;
+use crate::drops::{DropTable, SlotDrops};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock, load_bytes};
@@ -447,11 +446,17 @@ impl Master {
         sum
     }
 
-    /// What was dropped of each peer, over all workers; of peers of which nothing was, nothing.
-    pub fn peer_drops(&self) -> HashMap<PeerTag, PeerDropCounts> {
-        let mut sum = HashMap::new();
-        self.workers.iter().for_each(|link| link.drops.sum_into(&mut sum));
-        sum
+    /// What each worker has counted as dropped of these peers, by their ids; of others nothing is read, whatever the data plane has
+    /// written, and of peers of which nothing was dropped there is nothing.
+    pub fn peer_drops(&self, peers: &BTreeMap<PeerId, PeerTag>) -> Vec<SlotDrops> {
+        let of_worker = |(worker, link): (u16, &WorkerLink)| {
+            let read = |(peer, tag): (&PeerId, &PeerTag)| {
+                let counts = link.drops.read(*peer, *tag)?;
+                Some(SlotDrops { worker, peer: *peer, tag: *tag, counts })
+            };
+            peers.iter().filter_map(read).collect::<Vec<_>>()
+        };
+        (0..).zip(&self.workers).flat_map(of_worker).collect()
     }
 
     /// What this master or one before it left in the vault.
