@@ -1,6 +1,7 @@
 //! Which core somebody runs on, and how much of it he has used.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -46,8 +47,11 @@ pub fn process_time(pid: u32) -> Result<Duration> {
     let mut sum = Duration::ZERO;
     for task in tasks(pid)? {
         // The first number is the time on a core, in nanoseconds (Documentation/scheduler/sched-stats.rst).
-        let text =
-            fs::read_to_string(format!("/proc/{pid}/task/{task}/schedstat")).context("cannot read the time of a thread")?;
+        let text = match fs::read_to_string(format!("/proc/{pid}/task/{task}/schedstat")) {
+            // It has ended since it was listed; while it is read it is ESRCH.
+            Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => continue,
+            read => read.context("cannot read the time of a thread")?,
+        };
         let nanoseconds = text.split_whitespace().next().and_then(|number| number.parse().ok());
         sum += Duration::from_nanos(nanoseconds.with_context(|| format!("`{text}` is no schedstat"))?);
     }
