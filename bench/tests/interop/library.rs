@@ -7,6 +7,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::mpsc;
 use std::thread;
 
@@ -139,9 +140,11 @@ async fn as_server(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver
     Ok(())
 }
 
-/// Answers pings and obeys orders until there are no more.
+/// Answers pings and obeys orders, one after the other, until there are no more. What an order waits for keeps no ping waiting.
 async fn serve(session: &impl Deref<Target = Session>, mut inbox: UnboundedReceiver<Order>) -> Result<()> {
+    let session: &Session = session;
     let mut pinging: Option<mpsc::Sender<Result<(), Error>>> = None;
+    let mut under_way: Option<Pin<Box<dyn Future<Output = ()> + '_>>> = None;
     loop {
         tokio::select! {
             packet = session.recv_packet() => {
@@ -155,16 +158,23 @@ async fn serve(session: &impl Deref<Target = Session>, mut inbox: UnboundedRecei
                     let _ = reply.send(Ok(()));
                 }
             }
-            order = inbox.recv() => match order {
+            () = async { under_way.as_mut().expect("asked below").await }, if under_way.is_some() => under_way = None,
+            order = inbox.recv(), if under_way.is_none() => match order {
                 None => return Ok(()),
-                Some(Order::Rekey(reply)) => drop(reply.send(session.rekey().await)),
-                Some(Order::RekeyIke(reply)) => drop(reply.send(session.rekey_ike().await)),
-                Some(Order::Connected(reply)) => drop(reply.send(session.connected().await)),
+                Some(Order::Rekey(reply)) => {
+                    under_way = Some(Box::pin(async move { drop(reply.send(session.rekey().await)) }));
+                }
+                Some(Order::RekeyIke(reply)) => {
+                    under_way = Some(Box::pin(async move { drop(reply.send(session.rekey_ike().await)) }));
+                }
+                Some(Order::Connected(reply)) => {
+                    under_way = Some(Box::pin(async move { drop(reply.send(session.connected().await)) }));
+                }
                 Some(Order::Ping(reply)) => match session.send_packet(&ping()).await {
                     Ok(()) => pinging = Some(reply),
                     error => drop(reply.send(error)),
                 },
-            }
+            },
         }
     }
 }
