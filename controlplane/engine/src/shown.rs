@@ -45,9 +45,9 @@ impl Shown {
         &self.0
     }
 
-    /// Whether something was cut off.
+    /// Whether something was cut off: a short text may end in `…` by itself.
     pub fn is_cut(&self) -> bool {
-        self.0.ends_with('…')
+        self.0.ends_with('…') && self.0.chars().count() > SHOWN_LEN_MAX
     }
 
     /// Whether both are of the same name, in letters of either case. Of what was cut off nobody knows.
@@ -143,6 +143,9 @@ mod tests {
         assert_eq!(shown(&"x".repeat(SHOWN_LEN_MAX)).chars().count(), SHOWN_LEN_MAX);
         assert_eq!(shown(&"x".repeat(SHOWN_LEN_MAX + 1)), "x".repeat(SHOWN_LEN_MAX) + "…");
         assert_eq!(Shown::bytes(b"a\n\xff"), "a\\n\\xff");
+        let cut = |text: &str| Shown::of(text).is_cut();
+        assert!(cut(&"x".repeat(SHOWN_LEN_MAX + 1)) && !cut(&"x".repeat(SHOWN_LEN_MAX)));
+        assert!(!cut("CN=Acme…"), "whose name that is");
     }
 
     #[test]
