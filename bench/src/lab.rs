@@ -437,13 +437,13 @@ fn write_keys(dir: &Path, names: &[&str], suite: &str) -> Result<()> {
     for (index, one) in names.iter().enumerate() {
         for other in &names[index + 1..] {
             let file = key_file(dir, one, other);
-            let output = Command::new(binary("adit")?).args(["keygen", "--suite", suite, "-o"]).arg(&file).output()?;
-            ensure!(output.status.success(), "adit keygen failed: {}", String::from_utf8_lossy(&output.stderr));
-            // The same secret as text.
-            let secret = fs::read_to_string(&file)?;
-            let secret = secret.lines().find_map(|line| line.strip_prefix("secret: ")).context("a line with the secret")?;
-            let mut psk = File::options().write(true).create_new(true).mode(0o600).open(psk_file(&file))?;
-            psk.write_all(secret.as_bytes())?;
+            let keygen = |args: &[&str], file: &Path| -> Result<()> {
+                let output = Command::new(binary("adit")?).arg("keygen").args(args).arg("-o").arg(file).output()?;
+                ensure!(output.status.success(), "adit keygen failed: {}", String::from_utf8_lossy(&output.stderr));
+                Ok(())
+            };
+            keygen(&["--suite", suite], &file)?;
+            keygen(&["psk"], &psk_file(&file))?;
         }
     }
     Ok(())

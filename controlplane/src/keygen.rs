@@ -41,12 +41,13 @@ fn make(kind: Kind, suite: Suite) -> anyhow::Result<Key> {
     let private_only = |private| Key { private, public: None };
     Ok(match kind {
         Kind::Static => private_only(Secret::generate(suite)?.to_file_text()),
-        Kind::Psk => {
+        Kind::Psk => loop {
             let mut bytes = Zeroizing::new([0; PSK_LEN]);
             aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| anyhow!("the random number generator failed"))?;
-            let text = Zeroizing::new(BASE64.encode(bytes.as_slice()));
-            private_only(Zeroizing::new(format!("{}\n", *text)))
-        }
+            if let Some(text) = psk_text(&bytes) {
+                break private_only(text);
+            }
+        },
         Kind::Ed25519 => {
             let pair = Ed25519KeyPair::generate().map_err(|_| anyhow!("the random number generator failed"))?;
             // Version 1 of PKCS #8, which everything reads.
@@ -55,6 +56,14 @@ fn make(kind: Kind, suite: Suite) -> anyhow::Result<Key> {
             Key { private: pem("PRIVATE KEY", private.as_ref()), public: Some(pem("PUBLIC KEY", public.as_ref()).to_string()) }
         }
     })
+}
+
+/// A key as a line of text, that any product can take as it stands; none where the line would begin with what says, to us as to
+/// strongSwan, that hexadecimal digits or base64 follow: one of 2048 does.
+fn psk_text(bytes: &[u8; PSK_LEN]) -> Option<Zeroizing<String>> {
+    let text = Zeroizing::new(BASE64.encode(bytes));
+    let is_encoded = text.starts_with("0x") || text.starts_with("0s");
+    (!is_encoded).then(|| Zeroizing::new(format!("{}\n", *text)))
 }
 
 fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
@@ -120,5 +129,30 @@ fn create(path: &Path, bytes: &[u8], readers: Readers) -> anyhow::Result<()> {
     match key_file::create(path, bytes, readers) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => bail!(exists(path)),
         written => written.with_context(|| format!("the key file {} cannot be written", PathBuf::from(path).display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use adit_engine::auth::Psk;
+
+    /// Bytes whose base64 begins with these four characters.
+    fn bytes_of(beginning: &str) -> [u8; PSK_LEN] {
+        let mut bytes = [0xa5; PSK_LEN];
+        bytes[..3].copy_from_slice(&BASE64.decode(beginning).unwrap());
+        bytes
+    }
+
+    #[test]
+    fn a_key_that_would_be_read_as_something_else_is_drawn_again() {
+        for beginning in ["0s12", "0xab"] {
+            assert!(psk_text(&bytes_of(beginning)).is_none(), "{beginning}");
+        }
+        for beginning in ["0Sab", "0a0x", "s0ab", "/0sx"] {
+            let text = psk_text(&bytes_of(beginning)).unwrap();
+            assert!(text.starts_with(beginning) && text.ends_with("=\n"), "{beginning}");
+            assert_eq!(Psk::from_text(text.trim()).unwrap().len(), 44, "taken as it stands");
+        }
     }
 }

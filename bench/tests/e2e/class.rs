@@ -42,7 +42,7 @@ fn ping(from: &Gateway, to: IpAddr, class: &str) -> Result<u64> {
 #[test]
 fn the_underlay_sees_the_class_and_its_marks_reach_the_receiver() -> Result<()> {
     for ip_mode in [false, true] {
-        let lab = Lab::start(&LabOptions { ip_mode, ..LabOptions::default() })?;
+        let lab = Lab::start(&LabOptions { ip_mode, ..LabOptions::patient() })?;
         let (a, b, target) = (lab.a(), lab.b(), IpAddr::from(lab.b().inner()));
         watch(&b.netns)?;
         ensure!(ping(a, target, "0xb8")? == 5 && ping(a, target, "0x02")? == 5);

@@ -65,7 +65,7 @@ fn replace_control(lab: &mut Lab, start: impl Fn(&mut Lab) -> Result<()>) -> Res
 #[test]
 fn no_thread_of_a_data_plane_keeps_a_privilege() -> Result<()> {
     for io in ["io_uring", "poll"] {
-        let mut lab = Lab::prepare(&LabOptions { io, workers: vec![2, 1], ..LabOptions::default() })?;
+        let mut lab = Lab::prepare(&LabOptions { io, workers: vec![2, 1], ..LabOptions::patient() })?;
         // Root stays root only where there is no other user for it.
         let house = House::new(&lab, "", "")?;
         for number in 0..2 {
@@ -149,7 +149,7 @@ impl House {
 
 #[test]
 fn a_data_plane_that_root_starts_becomes_its_own_user() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions { workers: vec![2, 1], ..LabOptions::default() })?;
+    let mut lab = Lab::prepare(&LabOptions { workers: vec![2, 1], ..LabOptions::patient() })?;
     let users =
         format!("adit:x:{ADIT}:{ADIT}::/nonexistent:/bin/false\nadit-dataplane:x:{DATA_PLANE}:{ADIT}::/nonexistent:/bin/false\n");
     let house = House::new(&lab, &users, &format!("adit:x:{ADIT}:\n"))?;

@@ -58,7 +58,7 @@ fn is_listed(gateway: &Gateway, peer: &str, reason: &str) -> Result<bool> {
 #[test]
 fn what_is_dropped_of_one_peer_is_shown_at_no_other() -> Result<()> {
     for ike in [Vec::new(), vec![String::new()]] {
-        let lab = Lab::start(&LabOptions { gateways: 3, ike, ..LabOptions::default() })?;
+        let lab = Lab::start(&LabOptions { gateways: 3, ike, ..LabOptions::patient() })?;
         let (a, c) = (lab.a(), &lab.gateways[2]);
         let good = valid(&lab, COUNT as usize)?;
         let replayed = || of_peer(a, "site-b", "in", Drop::Replay.label());

@@ -45,7 +45,7 @@ fn packet(from: Ipv6Addr, to: Ipv6Addr, port: u16, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn udp_behind_destination_options_passes_unharmed() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let (from, to) = (lab.a().inner6(), lab.b().inner6());
     let sink = lab.b().netns.enter(|| UdpSocket::bind((to, 7000)))?;
     sink.set_read_timeout(Some(SOON))?;
@@ -73,7 +73,7 @@ fn udp_behind_destination_options_passes_unharmed() -> Result<()> {
 
 #[test]
 fn a_wrong_inner_checksum_stays_wrong() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let (from, to) = (lab.a().inner(), lab.b().inner());
     let sink = lab.b().netns.enter(|| UdpSocket::bind((to, 7000)))?;
     sink.set_read_timeout(Some(SOON))?;

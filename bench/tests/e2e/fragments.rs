@@ -9,7 +9,7 @@ use crate::echoes;
 
 #[test]
 fn pings_longer_than_the_mtu_come_back() -> Result<()> {
-    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::patient() })?;
     for target in [IpAddr::from(lab.b().inner()), lab.b().inner6().into()] {
         for size in [1400, 4000, 20_000, 60_000] {
             echoes(&lab.a().netns, 5, size, "", target)?;
@@ -20,7 +20,7 @@ fn pings_longer_than_the_mtu_come_back() -> Result<()> {
 
 #[test]
 fn long_udp_datagrams_arrive_byte_for_byte() -> Result<()> {
-    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::patient() })?;
     let targets: [IpAddr; 2] = [lab.b().inner().into(), lab.b().inner6().into()];
     for target in targets {
         let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
@@ -41,7 +41,7 @@ fn long_udp_datagrams_arrive_byte_for_byte() -> Result<()> {
 
 #[test]
 fn fragments_are_not_merged_with_other_datagrams_of_their_flow() -> Result<()> {
-    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::patient() })?;
     let target = lab.b().inner();
     let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
     sink.set_read_timeout(Some(SOON))?;

@@ -22,7 +22,7 @@ fn selectors(number: u8, peer: u8) -> String {
 }
 
 fn start(ike: Vec<String>) -> Result<Lab> {
-    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ike, ..LabOptions::default() })?;
+    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ike, ..LabOptions::patient() })?;
     let pairs = |of: fn(&str, &str) -> String| {
         let four = of("10.77.0.1/32", "0.0.0.0/0");
         let six = of("\"fd77::1/128\"", "\"::/0\"");

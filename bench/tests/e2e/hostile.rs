@@ -127,7 +127,7 @@ fn expect_drops(lab: &Lab, link: &Injector, what: &str, name: Drop, datagrams: &
 
 #[test]
 fn every_kind_of_bad_datagram_is_dropped_under_its_own_name() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let good = valid(&lab, 200)?;
     watch_answers(&lab)?;
     let link = Injector::open(&lab.b().netns, WAN)?;
@@ -191,7 +191,7 @@ fn every_kind_of_bad_datagram_is_dropped_under_its_own_name() -> Result<()> {
 
 #[test]
 fn datagrams_of_64_kib_are_dropped_and_counted() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let good = valid(&lab, 1)?;
     watch_answers(&lab)?;
     let before = lab.a().metrics()?;
@@ -221,7 +221,7 @@ fn datagrams_of_64_kib_are_dropped_and_counted() -> Result<()> {
 
 #[test]
 fn a_bad_datagram_in_the_middle_of_a_train_does_not_harm_the_others() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let (a, b) = (lab.a(), lab.b());
     let sink = a.netns.enter(|| UdpSocket::bind((a.inner(), 7000)))?;
     sink.set_read_timeout(Some(SOON))?;
@@ -373,7 +373,7 @@ fn ten_thousand_mutated_datagrams_under_load_have_no_effect() -> Result<()> {
 
 #[test]
 fn gateways_with_keys_of_different_suites_exchange_nothing_and_say_why() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     // The same secret, another suite: what one seals is noise to the other, or not even addressed to it.
     let file = lab.dir().join("site-a-site-b.key");
     let other = lab.dir().join("other.key");

@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use crate::{echoes, edit, reaches};
 
 fn star(workers: Vec<u16>) -> LabOptions {
-    LabOptions { gateways: 3, star: true, workers, ..LabOptions::default() }
+    LabOptions { gateways: 3, star: true, workers, ..LabOptions::patient() }
 }
 
 #[test]

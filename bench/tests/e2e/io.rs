@@ -25,7 +25,7 @@ fn works(lab: &Lab) -> Result<()> {
 
 #[test]
 fn poll_can_be_forced_and_carries_everything() -> Result<()> {
-    let lab = Lab::start(&LabOptions { io: "poll", workers: vec![2, 1], ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { io: "poll", workers: vec![2, 1], ..LabOptions::patient() })?;
     for gateway in &lab.gateways {
         let gauge = gateway.metrics()?.gauge(0, Gauge::IoUring);
         ensure!(gauge == Some(0.0), "the gauge of {} says {gauge:?}", gateway.name);
@@ -35,7 +35,7 @@ fn poll_can_be_forced_and_carries_everything() -> Result<()> {
 
 #[test]
 fn io_uring_is_used_where_it_is_allowed() -> Result<()> {
-    let lab = Lab::start(&LabOptions { io: "io_uring", workers: vec![2, 1], ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { io: "io_uring", workers: vec![2, 1], ..LabOptions::patient() })?;
     for gateway in &lab.gateways {
         let gauge = gateway.metrics()?.gauge(0, Gauge::IoUring);
         ensure!(gauge == Some(1.0), "the gauge of {} says {gauge:?}", gateway.name);
@@ -45,7 +45,7 @@ fn io_uring_is_used_where_it_is_allowed() -> Result<()> {
 
 #[test]
 fn where_io_uring_is_forbidden_the_gateway_runs_on_poll_and_says_so() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let (forbidden, allowed) = lab.gateways.split_at_mut(1);
     let mut command = forbidden[0].command()?;
     without_io_uring(&mut command);
@@ -62,7 +62,7 @@ fn where_io_uring_is_forbidden_the_gateway_runs_on_poll_and_says_so() -> Result<
 
 #[test]
 fn io_uring_demanded_but_forbidden_is_an_error_with_a_remedy() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions { io: "io_uring", ..LabOptions::default() })?;
+    let mut lab = Lab::prepare(&LabOptions { io: "io_uring", ..LabOptions::patient() })?;
     let mut command = lab.a().command()?;
     without_io_uring(&mut command);
     lab.gateways[0].start(&mut command)?;

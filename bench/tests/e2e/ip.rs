@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{Pings, QUARTER_GIB, echoes, edit, reaches};
 
 fn options() -> LabOptions {
-    LabOptions { ip_mode: true, ..LabOptions::default() }
+    LabOptions { ip_mode: true, ..LabOptions::patient() }
 }
 
 /// The drops of a gateway that are not there in an untroubled lab, on a machine that is not busy.

@@ -10,7 +10,7 @@ use crate::{GIB, echoes};
 
 #[test]
 fn frames_of_8900_bytes_pass_whole_over_an_mtu_of_9000() -> Result<()> {
-    let lab = Lab::start(&LabOptions { outer_mtu: 9000, inner_mtu: Some(8900), ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { outer_mtu: 9000, inner_mtu: Some(8900), ..LabOptions::patient() })?;
     for (size, target) in [(8872, IpAddr::from(lab.b().inner())), (8852, lab.b().inner6().into())] {
         echoes(&lab.a().netns, 5, size, "-M do", target)?;
         // One byte more does not fit and is refused by the sender's own kernel.

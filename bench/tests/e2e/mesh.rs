@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::traffic::{start, transfer};
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, Turn, wait_until};
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 
@@ -14,7 +14,7 @@ const STATION: &str = "02:00:00:00:99:99";
 const STATION_ADDRESS: &str = "10.77.0.99";
 
 fn mesh() -> LabOptions {
-    LabOptions { gateways: 3, ..LabOptions::default() }
+    LabOptions { gateways: 3, ..LabOptions::patient() }
 }
 
 fn listener(gateway: &Gateway, port: u16) -> Result<UdpSocket> {
@@ -153,7 +153,7 @@ fn traffic_follows_an_address_that_moves_behind_another_gateway() -> Result<()> 
 
 #[test]
 fn floods_are_limited_and_the_excess_is_counted() -> Result<()> {
-    let lab = Lab::start(&LabOptions { flood_pps: Some(100), ..mesh() })?;
+    let lab = Lab::start(&LabOptions { flood_pps: Some(100), turn: Turn::Alone, ..mesh() })?;
     let before = lab.a().metrics()?;
     let sinks = [listener(lab.b(), 7000)?, listener(&lab.gateways[2], 7000)?];
     let source = lab.a().netns.enter(|| UdpSocket::bind((lab.a().inner(), 0)))?;

@@ -20,7 +20,7 @@ fn syns(netns: &Netns, counter: &str) -> Result<u64> {
 #[test]
 fn a_host_with_a_longer_link_opens_tcp_with_what_the_path_takes() -> Result<()> {
     for clamp in ["auto", "off"] {
-        let mut lab = Lab::prepare(&LabOptions { ip_mode: true, outer_mtu: 1400, ..LabOptions::default() })?;
+        let mut lab = Lab::prepare(&LabOptions { ip_mode: true, outer_mtu: 1400, ..LabOptions::patient() })?;
         for gateway in &mut lab.gateways {
             edit(gateway, "mode: ip", &format!("mode: ip\nmss_clamp: {clamp}"))?;
         }

@@ -111,7 +111,7 @@ fn v6(number: u8) -> Ipv6Addr {
 
 #[test]
 fn bridged_lans_of_1500_bytes_work_over_a_line_of_1500() -> Result<()> {
-    let lans = Lans::start(&LabOptions::default())?;
+    let lans = Lans::start(&LabOptions::patient())?;
     let link = lans.lab.a().netns.run(&format!("ip -o link show dev {TAP}"))?;
     ensure!(link.contains(" mtu 1500 "), "{link}");
     lans.tcp_passes()?;
@@ -135,7 +135,7 @@ fn bridged_lans_of_1500_bytes_work_over_a_line_of_1500() -> Result<()> {
 
 #[test]
 fn where_both_ends_split_nothing_is_answered_and_all_arrives() -> Result<()> {
-    let options = LabOptions { gateways: 3, outer_mtu: 1400, ike: vec![String::new()], ..LabOptions::default() };
+    let options = LabOptions { gateways: 3, outer_mtu: 1400, ike: vec![String::new()], ..LabOptions::patient() };
     let lans = Lans::start_with(&options, |gateway| match gateway.number {
         3 => Ok(()),
         _ => edit(gateway, "mode: ethernet\n", "mode: ethernet\noversize: split\n"),
@@ -173,7 +173,7 @@ fn where_both_ends_split_nothing_is_answered_and_all_arrives() -> Result<()> {
 
 #[test]
 fn tagged_frames_are_cut_and_answered_with_their_tags() -> Result<()> {
-    let lans = Lans::start(&LabOptions { outer_mtu: 1400, ..LabOptions::default() })?;
+    let lans = Lans::start(&LabOptions { outer_mtu: 1400, ..LabOptions::patient() })?;
     let _tags: Vec<Tagger> = lans.hosts.iter().map(|host| Tagger::attach(host, "lan0", &[(0x8100, 7)])).collect::<Result<_>>()?;
     echoes(&lans.hosts[0], 2, 100, "", v4(2))?;
     echoes(&lans.hosts[0], 2, 100, "", v6(2))?;
@@ -185,7 +185,7 @@ fn tagged_frames_are_cut_and_answered_with_their_tags() -> Result<()> {
 #[test]
 fn lines_from_1124_to_9000_bytes_carry_tcp_in_both_modes() -> Result<()> {
     for (ip_mode, outer_mtu) in [false, true].into_iter().flat_map(|mode| [1124_u16, 1280, 1400, 9000].map(|mtu| (mode, mtu))) {
-        let mut lab = Lab::prepare(&LabOptions { ip_mode, outer_mtu: outer_mtu.max(1280), ..LabOptions::default() })?;
+        let mut lab = Lab::prepare(&LabOptions { ip_mode, outer_mtu: outer_mtu.max(1280), ..LabOptions::patient() })?;
         for gateway in &mut lab.gateways {
             edit(gateway, &format!("underlay_mtu: {}\n", outer_mtu.max(1280)), &format!("underlay_mtu: {outer_mtu}\n"))?;
             gateway.netns.run(&format!("ip link set {WAN} mtu {outer_mtu}"))?;

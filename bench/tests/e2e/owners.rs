@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{edit, reaches};
 
 fn options(gateways: usize) -> LabOptions {
-    LabOptions { ip_mode: true, gateways, ..LabOptions::default() }
+    LabOptions { ip_mode: true, gateways, ..LabOptions::patient() }
 }
 
 #[test]

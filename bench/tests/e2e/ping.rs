@@ -10,7 +10,7 @@ use crate::{Pings, echoes, reaches};
 
 #[test]
 fn ping_and_ping6_pass_without_loss_both_ways() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     for (from, to) in [(lab.a(), lab.b()), (lab.b(), lab.a())] {
         for target in [IpAddr::from(to.inner()), to.inner6().into()] {
             let pings = Pings::start(&lab, from, target, Duration::from_millis(1))?;
@@ -23,7 +23,7 @@ fn ping_and_ping6_pass_without_loss_both_ways() -> Result<()> {
 
 #[test]
 fn echoes_of_every_size_come_back_unharmed() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     // 1390 and 1370 fill what fits with a VLAN tag, 1418 bytes, with the headers of IP and ICMP. ping compares the content of the answer.
     for size in [0, 1, 2, 3, 17, 18, 55, 56, 57, 1000, 1389, 1390] {
         echoes(&lab.a().netns, 3, size, "-M do", lab.b().inner())?;
@@ -36,7 +36,7 @@ fn echoes_of_every_size_come_back_unharmed() -> Result<()> {
 
 #[test]
 fn a_router_option_of_ipv4_passes() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let output = lab.a().netns.run(&format!("ping -n -c1 -W2 -R {}", lab.b().inner()))?;
     ensure!(output.contains(" 0% packet loss") && output.contains("RR:"), "{output}");
     Ok(())
@@ -44,7 +44,7 @@ fn a_router_option_of_ipv4_passes() -> Result<()> {
 
 #[test]
 fn the_tunnel_runs_over_ipv6_too() -> Result<()> {
-    let lab = Lab::start(&LabOptions { outer_ipv6: true, ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { outer_ipv6: true, ..LabOptions::patient() })?;
     reaches(&lab.a().netns, lab.b().inner())?;
     // The largest frame still fits: the outer header is 20 bytes longer than over IPv4, 1402 bytes of IP are left of 1500.
     echoes(&lab.a().netns, 3, 1402 - 28, "-M do", lab.b().inner())?;

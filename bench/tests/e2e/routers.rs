@@ -83,7 +83,7 @@ impl Routed {
 #[test]
 fn a_router_is_believed_where_it_quotes_a_packet_of_ours() -> Result<()> {
     for outer_ipv6 in [false, true] {
-        let routed = Routed::start(&LabOptions { outer_ipv6, ip_mode: true, ..LabOptions::default() })?;
+        let routed = Routed::start(&LabOptions { outer_ipv6, ip_mode: true, ..LabOptions::patient() })?;
         let (a, b) = (routed.lab.a(), routed.lab.b());
         ensure!(path_in_use(a)?["mtu"] == 1500, "{}", path_in_use(a)?);
         // TCP is told by the other end what its line takes; this is not, until a first one is lost.
@@ -100,7 +100,7 @@ fn a_router_is_believed_where_it_quotes_a_packet_of_ours() -> Result<()> {
 
 #[test]
 fn a_forged_message_of_a_router_changes_nothing_and_is_counted() -> Result<()> {
-    let routed = Routed::start(&LabOptions { ip_mode: true, ..LabOptions::default() })?;
+    let routed = Routed::start(&LabOptions { ip_mode: true, ..LabOptions::patient() })?;
     let (a, b) = (routed.lab.a(), routed.lab.b());
     let spi = routed.spi()?;
     let before = routed.counted("ignored")?;

@@ -45,7 +45,7 @@ fn tagged(lab: &Lab, tags: &[Tag]) -> Result<Vec<Option<Tagger>>> {
 
 #[test]
 fn a_vlan_carries_ping_and_tcp_as_tagged_super_frames() -> Result<()> {
-    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::patient() })?;
     let _tags = tagged(&lab, &[(C_TAG, 7)])?;
     let (a, b) = (lab.a(), lab.b());
     reaches(&a.netns, b.inner())?;
@@ -70,7 +70,7 @@ fn a_vlan_carries_ping_and_tcp_as_tagged_super_frames() -> Result<()> {
 
 #[test]
 fn two_tags_pass_when_the_mtu_leaves_room() -> Result<()> {
-    let lab = Lab::start(&LabOptions { inner_mtu: Some(1410), ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { inner_mtu: Some(1410), ..LabOptions::patient() })?;
     let _tags = tagged(&lab, &[(S_TAG, 100), (C_TAG, 200)])?;
     let (a, b) = (lab.a(), lab.b());
     reaches(&a.netns, b.inner())?;
