@@ -40,6 +40,8 @@ RUNS ?= 10
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOOM := $(CARGO) test --locked --release -p adit-channel --features loom --test loom
+# Everything at once, which `make test` has beside all the rest: it waits more than it works.
+SOAK := $(CARGO) test --locked --workspace --test soak -- --nocapture
 # One test, because what it measures must not run beside others.
 MATRIX := full::every_case_is_tried_and_the_page_tells_what_came_of_it
 # The programs that the tests drive. By name, because the bench's own would cost half a minute, and no test runs it.
@@ -72,7 +74,10 @@ test:
 	    run $(CARGO) test --locked --workspace --doc
 	    run $(LOOM)
 	    export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)"
+	    run env ADIT_SOAK_SECONDS=300 $(SOAK) >$(TARGET)/soak-part.log 2>&1 &
 	    run env ADIT_TEST=part $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast
+	    wait
+	    cat $(TARGET)/soak-part.log
 	    if [ $(ADIT_TEST) = full ]; then run $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX); fi
 	} 2>&1 | tee $(TARGET)/test.log
 	awk -v seconds=$$((SECONDS - started)) '
@@ -91,12 +96,12 @@ quick:
 	$(CARGO) test --locked --workspace --exclude adit-bench --lib -- --skip whoever_asks_for_short_slices --skip of_another_user
 	$(CARGO) test --locked --workspace $(addprefix --test ,$(QUICK))
 
-# Five minutes of it: SECONDS=300. Not part of `make test`.
+# Five minutes of it are in `make test`.
 soak:
 	@deploy/install-deps.sh test
 	$(CARGO) build --locked --release --workspace $(DRIVEN)
 	export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)" ADIT_SOAK_SECONDS=$(or $(SECONDS),3600)
-	$(CARGO) test --locked -p adit-bench --test soak -- --nocapture
+	$(SOAK)
 
 test-soak:
 	@deploy/install-deps.sh test

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use socket2::{Domain, Socket, Type};
 
-use crate::netns::Netns;
+use crate::netns::{Netns, once_free};
 
 /// The smallest payload that can be offered: 46 bytes of IPv4 packet, the smallest that fills an Ethernet frame.
 pub const PAYLOAD_MIN: usize = 18;
@@ -223,7 +223,7 @@ impl Sink {
     /// Binds in the namespace of the calling thread and starts counting the datagrams of this run.
     fn start(address: SocketAddr, run: u32) -> io::Result<Sink> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-        socket.bind(&address.into())?;
+        once_free(|| socket.bind(&address.into()))?;
         // Bounds the time until the thread sees that it is to stop.
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         large_receive_buffer(&socket);

@@ -28,9 +28,13 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use warden::Warden;
+
+/// How long [`once_free`] waits.
+const FREE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A network namespace that lives as long as this value, its clones, or a process inside. Clones are the same namespace.
 #[derive(Clone, Debug)]
@@ -269,6 +273,22 @@ fn stdout_of(output: Output) -> Result<String> {
         bail!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Binds what a test may have had bound just before: a program that is being started has a copy of the socket of before for a moment.
+///
+/// # Errors
+/// Whatever `bind` says, and that the address is still in use after a while.
+pub fn once_free<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let deadline = Instant::now() + FREE_WITHIN;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(2));
+            }
+            bound => return bound,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! A gateway is run again with a changed configuration while its data plane forwards: only what changed is touched.
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
@@ -155,6 +157,28 @@ fn what_a_data_plane_received_alone_is_not_received_again_by_the_next_one() -> R
     let opened = lab.a().metrics()?.count(Count::Opened);
     ensure!(opened >= heard.len() as u64, "{opened} packets opened, of {} before the data plane was replaced", heard.len());
     lab.wait_until_up()
+}
+
+#[test]
+fn nobody_is_cut_off_before_the_disk_knows_what_has_come_from_there() -> Result<()> {
+    let lab = Lab::start(&LabOptions { gateways: 3, ..LabOptions::default() })?;
+    let a = lab.a();
+    a.netns.run(&format!("ping -n -q -c20 -i0.01 {}", lab.gateways[2].inner()))?;
+    // Who opens it to write waits until somebody reads, as a hanging disk lets wait.
+    let pipe = lab.dir().join("state-site-a/sequence.json.new");
+    let made = Command::new("mkfifo").arg(&pipe).status()?;
+    ensure!(made.success(), "mkfifo: {made}");
+    let text = fs::read_to_string(&a.config)?;
+    fs::write(&a.config, without_c(&text))?;
+    let began = Instant::now();
+    a.adit("reload")?;
+    ensure!(began.elapsed() >= Duration::from_secs(2), "nobody waited for the disk: {:?}", began.elapsed());
+    a.wait_for_log("has not answered for 2 s", SOON)?;
+    ensure!(status(a)?["peers"].as_array().is_some_and(|peers| peers.len() == 1), "the peer is still there");
+    drop(File::open(&pipe)?);
+    fs::remove_file(&pipe)?;
+    a.wait_for_log("the state directory can be written again", SOON)?;
+    Ok(())
 }
 
 #[test]

@@ -379,6 +379,11 @@ impl Ike {
         self.names.get(&peer).map(String::as_str)
     }
 
+    /// How many SAs in each direction the configuration wants of a peer, at most.
+    pub fn sas_wanted(&self, peer: PeerId) -> u32 {
+        self.sas.wanted(peer)
+    }
+
     /// Whether nothing is left of any connection.
     pub fn is_quiet(&self) -> bool {
         !self.endpoint.has_last_words()
@@ -512,7 +517,7 @@ fn terms_of(config: &Config, place: usize) -> PeerTerms {
     let pins = config.forwarding.pinned.iter().filter(|(_, pinned)| *pinned == place).map(|(mac, _)| *mac).collect();
     let (tag, selectors) = (static_key::tag(&peer.name), peer.selectors.clone());
     let static_lanes = peer.ike().is_none().then(|| static_key::outbound_lanes(config, place));
-    PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins, static_lanes }
+    PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins, lanes: peer.lanes, static_lanes }
 }
 
 /// Whether Child SAs would be negotiated in another way.

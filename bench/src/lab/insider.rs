@@ -2,7 +2,6 @@
 //! about nothing but its key.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +15,9 @@ use adit_engine::path::{Arrival, Origin};
 use adit_proto::ike::IpSelector;
 use anyhow::{Context, Result};
 
-use super::{Gateway, PORT, SOON, wait_until};
+use crate::netns::once_free;
+
+use super::{Gateway, PORT};
 
 /// How long it waits for an answer that may have been refused it.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -37,7 +38,7 @@ impl Insider {
     pub fn new(us: &Gateway, them: (&str, IpAddr), dir: &Path, children: Vec<ChildConfig>) -> Result<Insider> {
         let (them, theirs) = (them.0, SocketAddr::new(them.1, PORT));
         let ours = SocketAddr::new(us.outer(), PORT);
-        let socket = bind(us, ours)?;
+        let socket = us.netns.enter(|| once_free(|| UdpSocket::bind(ours)))?;
         socket.connect(theirs)?;
         socket.set_read_timeout(Some(Duration::from_millis(5)))?;
         let psk = Psk::from_text(fs::read_to_string(dir.join(format!("{them}-{}.psk", us.name)))?.trim())?;
@@ -174,19 +175,6 @@ pub fn child(name: &str, selectors: Option<(IpSelector, IpSelector)>) -> ChildCo
         lifetime: Lifetime::CHILD,
         lanes: 1,
     }
-}
-
-/// A program that is just being started has a copy of the socket of before for a moment.
-fn bind(us: &Gateway, ours: SocketAddr) -> Result<UdpSocket> {
-    let mut bound = None;
-    wait_until("the address is free", SOON, || match us.netns.enter(|| UdpSocket::bind(ours)) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(false),
-        socket => {
-            bound = Some(socket?);
-            Ok(true)
-        }
-    })?;
-    bound.context("the socket")
 }
 
 fn state(endpoint: &Endpoint) -> Result<ConnectionState> {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use adit_bench::lab::{Lab, LabOptions, SOON};
+use adit_bench::netns::once_free;
 use anyhow::{Context, Result, ensure};
 
 use crate::echoes;
@@ -23,7 +24,7 @@ fn long_udp_datagrams_arrive_byte_for_byte() -> Result<()> {
     let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::patient() })?;
     let targets: [IpAddr; 2] = [lab.b().inner().into(), lab.b().inner6().into()];
     for target in targets {
-        let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
+        let sink = lab.b().netns.enter(|| once_free(|| UdpSocket::bind((target, 7000))))?;
         sink.set_read_timeout(Some(SOON))?;
         let any: SocketAddr = if target.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
         let source = lab.a().netns.enter(|| UdpSocket::bind(any))?;
@@ -43,7 +44,7 @@ fn long_udp_datagrams_arrive_byte_for_byte() -> Result<()> {
 fn fragments_are_not_merged_with_other_datagrams_of_their_flow() -> Result<()> {
     let lab = Lab::start(&LabOptions { inner_mtu: Some(1418), ..LabOptions::patient() })?;
     let target = lab.b().inner();
-    let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
+    let sink = lab.b().netns.enter(|| once_free(|| UdpSocket::bind((target, 7000))))?;
     sink.set_read_timeout(Some(SOON))?;
     let source = lab.a().netns.enter(|| UdpSocket::bind("0.0.0.0:0"))?;
     let contents: Vec<Vec<u8>> = (0..400usize)

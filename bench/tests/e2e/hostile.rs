@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
 use adit_bench::lab::traffic::start;
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, WAN, wait_until};
+use adit_bench::netns::once_free;
 use adit_proto::demux::STUN_COOKIE;
 use adit_proto::esp::sealed_len;
 use adit_proto::stats::{Count, Drop};
@@ -223,7 +224,7 @@ fn datagrams_of_64_kib_are_dropped_and_counted() -> Result<()> {
 fn a_bad_datagram_in_the_middle_of_a_train_does_not_harm_the_others() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let (a, b) = (lab.a(), lab.b());
-    let sink = a.netns.enter(|| UdpSocket::bind((a.inner(), 7000)))?;
+    let sink = a.netns.enter(|| once_free(|| UdpSocket::bind((a.inner(), 7000))))?;
     sink.set_read_timeout(Some(SOON))?;
     let source = b.netns.enter(|| UdpSocket::bind((b.inner(), 0)))?;
     source.send_to(&[0xEE; 40], (a.inner(), 7000))?;

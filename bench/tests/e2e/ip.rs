@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use adit_bench::lab::traffic::transfer;
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, wait_until};
-use adit_bench::netns::{Netns, Veth};
+use adit_bench::netns::{Netns, Veth, once_free};
 use adit_proto::stats::{Count, Drop, Gauge};
 use anyhow::{Context, Result, ensure};
 
@@ -58,7 +58,7 @@ fn fragments_and_long_datagrams_arrive_byte_for_byte() -> Result<()> {
         for size in [1500, 4000, 20_000, 60_000] {
             echoes(&lab.a().netns, 3, size, "", target)?;
         }
-        let sink = lab.b().netns.enter(|| UdpSocket::bind((target, 7000)))?;
+        let sink = lab.b().netns.enter(|| once_free(|| UdpSocket::bind((target, 7000))))?;
         sink.set_read_timeout(Some(SOON))?;
         let any: IpAddr = if target.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
         let source = lab.a().netns.enter(|| UdpSocket::bind((any, 0)))?;

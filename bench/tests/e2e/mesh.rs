@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use adit_bench::lab::traffic::{start, transfer};
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, Turn, wait_until};
+use adit_bench::netns::once_free;
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 
@@ -18,7 +19,7 @@ fn mesh() -> LabOptions {
 }
 
 fn listener(gateway: &Gateway, port: u16) -> Result<UdpSocket> {
-    let socket = gateway.netns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    let socket = gateway.netns.enter(|| once_free(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))))?;
     socket.set_read_timeout(Some(SOON))?;
     Ok(socket)
 }

@@ -10,8 +10,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::ground::{Ground, mtu, path, peer_name, second_address, spis, status, until};
 
-/// After each event, so that what is lost late is seen as well.
-pub const SETTLE: Duration = Duration::from_secs(3);
+/// After each event, so that what is lost late is seen as well, and a round takes about a minute: what is limited by the minute is then
+/// held against each event once.
+pub const SETTLE: Duration = Duration::from_secs(5);
 
 /// Pings that an event may cost.
 #[derive(Clone, Copy, Debug)]

@@ -25,10 +25,8 @@ const MEMORY_MAX_KIB: f64 = 256.0 * 1024.0;
 const GROWTH_MAX_KIB: f64 = 4.0 * 1024.0;
 /// A command may just be connected when it is looked.
 const DESCRIPTORS_MORE: usize = 2;
-/// Lines of a gateway's log in a minute: over the whole time, and in any of them, in which a gateway may be started anew three times and
-/// says what it has and who connects.
+/// Lines of a gateway's log in any minute, though one may be started anew three times in it, and says what it has and who connects.
 const LINES_PER_MINUTE: usize = 100;
-const LINES_IN_A_MINUTE: usize = 160;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The samples of one process.
@@ -76,38 +74,27 @@ struct Watched {
     name: String,
     netns: Netns,
     log: PathBuf,
-    /// When how many lines were there: at first, and within the last minute.
-    first: Option<(Instant, usize)>,
+    /// When how many lines were there, within the last minute.
     lines: VecDeque<(Instant, usize)>,
 }
 
 impl Watched {
     fn new(name: &str, netns: &Netns, ground: &Ground) -> Watched {
         let log = ground.lab.dir().join(format!("{name}.log"));
-        Watched { name: name.to_owned(), netns: netns.clone(), log, first: None, lines: VecDeque::new() }
+        Watched { name: name.to_owned(), netns: netns.clone(), log, lines: VecDeque::new() }
     }
 
     /// What is wrong with its log.
     fn log_fault(&mut self) -> Option<String> {
         let text = fs::read(&self.log).unwrap_or_default();
         let (now, lines) = (Instant::now(), text.iter().filter(|byte| **byte == b'\n').count());
-        self.first.get_or_insert((now, lines));
         self.lines.push_back((now, lines));
         while self.lines.front().is_some_and(|(at, _)| now - *at > MINUTE) {
             self.lines.pop_front();
         }
         let more = lines - self.lines.front().map_or(lines, |(_, lines)| *lines);
         let tail: Vec<String> = String::from_utf8_lossy(&text).lines().skip(lines - more).map(str::to_owned).collect();
-        (more >= LINES_IN_A_MINUTE).then(|| format!("{} logged {more} lines in a minute:\n{}", self.name, tail.join("\n")))
-    }
-
-    /// What is wrong with its log over all of the time.
-    fn average_fault(&self) -> Option<String> {
-        let ((since, before), (now, lines)) = (self.first?, *self.lines.back()?);
-        let minutes = (now - since).as_secs_f64() / MINUTE.as_secs_f64();
-        let average = (lines - before) as f64 / minutes.max(1.0);
-        let name = &self.name;
-        (average >= LINES_PER_MINUTE as f64).then(|| format!("{name} logged {average:.0} lines a minute in {minutes:.1} minutes"))
+        (more >= LINES_PER_MINUTE).then(|| format!("{} logged {more} lines in a minute:\n{}", self.name, tail.join("\n")))
     }
 
     /// The processes of the gateway itself, not the commands that are given to it.
@@ -148,9 +135,6 @@ fn look(mut gateways: Vec<Watched>, stop: &AtomicBool, says: &Mutex<Option<Strin
                 }
             }
         }
-    }
-    if let Some(fault) = gateways.iter().find_map(Watched::average_fault) {
-        says.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
     }
     lives
 }

@@ -299,6 +299,14 @@ impl Paths {
         Ok(path)
     }
 
+    /// The peer is about to learn that it can be sent packets: a little later it is sent echoes.
+    pub(crate) fn give_head_start(&mut self, now: Instant, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.each_mut(|entry| entry.mtu.give_head_start(now));
+            self.set_timer(id);
+        }
+    }
+
     /// Whether ESP has to go in UDP.
     pub(crate) fn set_encapsulate(&mut self, id: PeerId, encapsulate: bool) {
         if let Some(peer) = self.peers.get_mut(&id) {

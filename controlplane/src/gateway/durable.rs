@@ -188,6 +188,12 @@ impl Durable {
         self.complaint = complaint;
     }
 
+    /// As [`Durable::save`], for what is done whether or not the disk takes it.
+    pub(super) async fn save_or_say(&mut self) {
+        let outcome = self.save().await;
+        self.say(outcome.err());
+    }
+
     /// Makes everything that was noted durable.
     ///
     /// # Errors

@@ -61,7 +61,9 @@ impl Gateway {
         }
         self.drive_ike(plane)?;
         self.publish_ike();
-        tracing::info!("peers: {}; SAs: {new} installed, {kept} left as they were", self.desired.config.peers.len());
+        if new + kept > 0 {
+            tracing::info!("SAs of static keys: {new} installed, {kept} left as they were");
+        }
         Ok(())
     }
 
@@ -82,6 +84,14 @@ impl Gateway {
         self.leave(self.installed_state(plane).on_the_way_from(installed));
         self.upkeep.replaces(installed.interface());
         self.durable.learn(&desired, live, installed);
+        let removes =
+            before.iter().any(|(_, command)| matches!(command, Command::SaRemove { direction: Direction::Inbound, .. }));
+        if removes {
+            // What has come by an SA that goes is known to us alone from then on: whoever has recorded it could send it again.
+            self.durable.save_or_say().await;
+            let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
+            self.durable.learn(&desired, &live, installed);
+        }
         // Peers and paths first: SAs and selectors belong to a peer.
         if let Some(ike) = &mut self.ike {
             ike.remember(installed);
@@ -121,6 +131,9 @@ impl Gateway {
                 .push(want.worker, Command::OutboundSaInstall(want.outbound(&desired.config, ids[want.peer], grant)));
         }
         self.pump(plane)?;
+        if removes {
+            self.durable.save_or_say().await;
+        }
         Ok((install.len(), keep.len()))
     }
 

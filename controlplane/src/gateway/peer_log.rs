@@ -22,16 +22,14 @@ impl PeerLog {
     /// Writes into the log what has happened, each reason once.
     pub fn tell(&mut self, event: &Event, ike: &Ike) {
         let now = Instant::now();
+        if let Some((peer, line)) = of_little_news(event) {
+            tracing::debug!(peer = name_of(ike, peer), "{line}");
+            return;
+        }
         match event {
             Event::State { peer, state, cause, spis } => {
                 self.tell_state(now, (*peer, name_of(ike, *peer)), *state, cause.as_ref(), *spis)
             }
-            Event::IkeWaits { peer, spis } => self.detail(
-                now,
-                *peer,
-                ike,
-                &format!("IKE SA {spis} is authenticated, and waits for a sign that the peer has it"),
-            ),
             Event::IkeUp { peer, spis, replaces } => {
                 if let Some(hop) = ike.hop(*peer) {
                     self.initiators.forget(hop.remote.ip());
@@ -53,10 +51,7 @@ impl PeerLog {
                     None => tracing::debug!(peer = name, ike = %spis, "{line}"),
                 }
             }
-            Event::InstallInbound(keys) => self.detail(now, keys.peer, ike, &installed("inbound", keys)),
-            Event::InstallOutbound(keys) => self.detail(now, keys.peer, ike, &installed("outbound", keys)),
-            Event::RemoveInbound { peer, spi } => self.detail(now, *peer, ike, &format!("inbound SA {:08x} removed", spi.0)),
-            Event::RemoveOutbound { peer, spi } => self.detail(now, *peer, ike, &format!("outbound SA {:08x} removed", spi.0)),
+            Event::InstallOutbound(keys) => self.detail(now, keys.peer, ike, &format!("outbound SA {}", described(keys))),
             Event::Path(PathEvent::Set { peer, path, hop, mtu, .. }) => {
                 let (name, path) = (name_of(ike, *peer), path.index());
                 tracing::debug!(
@@ -84,7 +79,12 @@ impl PeerLog {
                     tracing::warn!("{line}");
                 }
             }
-            Event::Address { .. } | Event::KeyLog(_) => {}
+            Event::IkeWaits { .. }
+            | Event::InstallInbound(_)
+            | Event::RemoveInbound { .. }
+            | Event::RemoveOutbound { .. }
+            | Event::Address { .. }
+            | Event::KeyLog(_) => {}
         }
     }
 
@@ -130,7 +130,7 @@ impl PeerLog {
     /// What comes with every connection; while a peer does not come up for good, nobody wants to read it, nor all of it where it does not end.
     fn detail(&mut self, now: Instant, peer: PeerId, ike: &Ike, line: &str) {
         let name = name_of(ike, peer);
-        if self.said.is_failing(now, peer) || !self.budget.take(now, peer) {
+        if self.said.is_failing(now, peer) || !self.budget.take(now, peer, ike.sas_wanted(peer)) {
             tracing::debug!(peer = name, "{line}");
         } else {
             tracing::info!(peer = name, "{line}");
@@ -151,6 +151,20 @@ fn name_of(ike: &Ike, id: PeerId) -> &str {
     ike.name(id).unwrap_or("?")
 }
 
-fn installed(direction: &str, keys: &ChildKeys) -> String {
-    format!("{direction} SA {:08x} ({}) installed on lane {}", keys.spi.0, keys.suite, keys.lane)
+/// What is said otherwise: the SA that we receive on by the one that we send on, which follows it; what goes by what takes its place.
+fn of_little_news(event: &Event) -> Option<(PeerId, String)> {
+    Some(match event {
+        Event::IkeWaits { peer, spis } => {
+            (*peer, format!("IKE SA {spis} is authenticated, and waits for a sign that the peer has it"))
+        }
+        Event::IkeDown { peer, spis, cause: Cause::Replaced } => (*peer, format!("IKE SA {spis} is gone: {}", Cause::Replaced)),
+        Event::InstallInbound(keys) => (keys.peer, format!("inbound SA {}", described(keys))),
+        Event::RemoveInbound { peer, spi } => (*peer, format!("inbound SA {:08x} removed", spi.0)),
+        Event::RemoveOutbound { peer, spi } => (*peer, format!("outbound SA {:08x} removed", spi.0)),
+        _ => return None,
+    })
+}
+
+fn described(keys: &ChildKeys) -> String {
+    format!("{:08x} ({}) installed on lane {}", keys.spi.0, keys.suite, keys.lane)
 }

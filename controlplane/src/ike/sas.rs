@@ -39,6 +39,8 @@ pub struct PeerTerms {
     pub selectors: Vec<Selector>,
     /// Addresses that always live behind it.
     pub pins: Vec<Mac>,
+    /// SAs of each Child SA in each direction, if there are as many workers.
+    pub lanes: u16,
     /// Its outbound SAs, where they are not made by IKE.
     pub static_lanes: Option<u16>,
 }
@@ -180,6 +182,12 @@ impl Sas {
             None => return Vec::new(),
         }
         self.tell(id)
+    }
+
+    /// How many SAs in each direction the configuration wants of a peer, at most: each of its pairs of selectors may take a Child SA.
+    pub fn wanted(&self, id: PeerId) -> u32 {
+        let of = |peer: &Peer| peer.terms.selectors.len().max(1) as u32 * u32::from(peer.terms.lanes.min(self.terms.workers));
+        self.peers.get(&id).map_or(1, of)
     }
 
     pub fn workers(&self) -> u16 {

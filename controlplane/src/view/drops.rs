@@ -12,6 +12,8 @@ use crate::meter::drops::Dropped;
 
 /// Fewer packets within a minute are the cause of nothing.
 const TOLD_FROM: u64 = 3;
+/// Of those that a stranger may have sent: what is wrong with the peer itself shows at every packet.
+const UNPROVEN_FROM: u64 = 10;
 /// What anybody can send who has seen an SPI, or networks make by themselves, is the cause of nothing while it is less than one of so
 /// many packets that were opened.
 const UNPROVEN: [Drop; 3] = [Drop::BadTag, Drop::Replay, Drop::ReplayOld];
@@ -53,7 +55,7 @@ fn causes(drops: &[types::PeerDrops], up: bool) -> Vec<String> {
     let is_cause = |drops: &&types::PeerDrops| {
         let is_one_of = |names: &[Drop]| names.iter().any(|name| name.label() == drops.reason);
         let is_usual = drops.reason == PeerDrop::OTHER || is_one_of(&USUAL) || (up && is_one_of(&STATES));
-        let few = is_one_of(&UNPROVEN) && drops.recent < drops.opened.unwrap_or(0) / UNPROVEN_SHARE;
+        let few = is_one_of(&UNPROVEN) && drops.recent < UNPROVEN_FROM.max(drops.opened.unwrap_or(0) / UNPROVEN_SHARE);
         drops.recent >= TOLD_FROM && !is_usual && !few
     };
     let say = |drops: &types::PeerDrops| {
@@ -101,8 +103,8 @@ mod tests {
     fn what_anybody_can_send_is_a_cause_beside_little_that_was_opened() {
         for why in [Drop::BadTag, Drop::Replay, Drop::ReplayOld] {
             let cause = |recent, opened| cause(Direction::Inbound, why, recent, opened, true);
-            assert_eq!((cause(2, 0), cause(9, 1000)), (None, None), "{why:?}");
-            assert!(cause(3, 0).is_some() && cause(10, 1000).is_some(), "{why:?}");
+            assert_eq!((cause(9, 0), cause(19, 2000)), (None, None), "{why:?}");
+            assert!(cause(10, 0).is_some() && cause(10, 1000).is_some() && cause(20, 2000).is_some(), "{why:?}");
         }
         let told = cause(Direction::Inbound, Drop::BadTag, 20, 0, true).unwrap();
         assert!(

@@ -69,6 +69,17 @@ pub fn run(program: &str, arguments: &[&str]) {
     assert!(status.success(), "{program} {arguments:?}");
 }
 
+/// What has been closed lives on in a program that another test is just starting, until that program runs.
+fn once_free<T, E: std::fmt::Debug>(open: impl Fn() -> Result<T, E>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match open() {
+            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 impl Bed {
     /// Starts a data plane with one peer; `lanes` of its outbound SAs exist, and an inbound SA for each of four lanes.
     pub fn start(workers: usize, io: &str, lanes: u16) -> Bed {
@@ -104,7 +115,8 @@ impl Bed {
             "--io",
             io,
         ];
-        let plane = Plane::open(&Config::parse_from([&arguments[..], more].concat())).unwrap();
+        let config = Config::parse_from([&arguments[..], more].concat());
+        let plane = once_free(|| Plane::open(&config));
         run("ip", &["link", "set", "bed0", "addrgenmode", "none"]);
         run("ip", &["link", "set", "bed0", "up"]);
         let (running, mut listener) = plane.spawn(|_| ()).unwrap();
@@ -120,7 +132,7 @@ impl Bed {
         }
         // The listener is kept open as in the real process: its end would be the end of the plane for the master.
         std::mem::forget(listener);
-        let peer = UdpSocket::bind("127.0.0.1:4501").unwrap();
+        let peer = once_free(|| UdpSocket::bind("127.0.0.1:4501"));
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         set_int(&peer, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20);
         let master = attaching.join().unwrap();

@@ -219,7 +219,7 @@ fn a_second_child_is_made_after_the_first() -> Result<()> {
         pair.adit.act(|endpoint, now| endpoint.connect(now, PEER))?;
         pair.adit.wait_for("two Child SAs", SOON, |view| (view.data.pairs() == 2).then_some(()))?;
         for (from, to) in [([10, 2, 0, 1], [10, 1, 0, 1]), ([10, 2, 9, 1], [10, 1, 9, 1])] {
-            traffic::echo(&pair.sites.b, from.into(), to.into(), |sent| sent < 3)?;
+            traffic::echo(&pair.sites.b, (from.into(), to.into()), |sent| sent < 3, || 0)?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::agenda::Task;
 use super::context::Ctx;
-use super::facts::Facts;
+use super::facts::{Facts, Role};
 use super::limits::ELSEWHERE_MAX;
 use super::session::Session;
 use super::wire::Came;
@@ -35,6 +35,9 @@ pub(super) fn establish_path(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     agree_on_paths(ctx, facts, session);
     // It has just answered from there. Where nothing may go the judge was asked before anything was sent.
     let _ = ctx.shared.paths.establish(ctx.now.instant, session.peer, facts.hop, facts.nat.is_between());
+    if facts.role == Role::Responder {
+        ctx.shared.paths.give_head_start(ctx.now.instant, session.peer);
+    }
 }
 
 /// A fresh, authentic request came this way. Without MOBIKE that is how the peer says that it has moved (RFC 7296 §2.23), unless a NAT

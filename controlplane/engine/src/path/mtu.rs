@@ -1,19 +1,20 @@
 //! The largest packet that a path carries (RFC 8899, DPLPMTUD). Sizes are those of the outer IP packet, in bytes.
 //!
 //! ```text
-//!            nothing answered: again, ever more rarely
-//!            ┌───┐
-//!            ▼   │        answered                  nothing left to try
-//!   ┌──────▶ Start ───────────────────▶ Searching ─────────────────────▶ Settled ◀──┐ the size in use was answered,
-//!   │                                      ▲  ▲                           │  │  │    │ or nothing was
-//!   │                                      │  └──── time to try more ─────┘  │  │    │
-//!   │                                      └── large lost, small answered ── Suspect ┘
-//!   └── never leaves without a proof          (a black hole)              ▲     │
-//!                                                                         └─────┘ an echo of the size in use was lost
+//!      nothing answered: again, ever more rarely
+//!         ┌───┐
+//!         ▼   │  answered           once               nothing left to try
+//!   ┌──▶ Start ──────────▶ Spread ──────▶ Searching ─────────────────────▶ Settled ◀──┐ the size in use was answered,
+//!   │                        ▲                ▲                             │  │  │    │ or nothing was
+//!   │                        │                └────── time to try more ─────┘  │  │    │
+//!   │                        └────────────────── large lost, small answered ── Suspect ┘
+//!   └── never leaves without a proof               (a black hole)           ▲     │
+//!                                                                           └─────┘ an echo of the size in use was lost
 //! ```
-//! It begins with the size last proven here, or the route's, with 1280 and with the smallest, all at once; where the first is lost and
-//! another one is not, all sizes that links have follow at once, so that hosts are told soon. It shrinks at once and grows after
-//! three echoes. That large ones are lost *and* small ones confirmed makes a black hole; loss alone makes none.
+//! It begins with the size last proven here, or the route's, with 1280 and with the smallest, all at once. Unless the link takes no more
+//! than was answered, all sizes that links have follow at once: what takes longer than that is found out while hosts are told what is
+//! known. It shrinks at once and grows after three echoes. That large ones are lost *and* small ones confirmed makes a black hole; loss
+//! alone makes none.
 //! Towards peers without echoes there is only what the link takes, and what routers say of packets that were seen to be ours: that is
 //! believed for ten minutes, then more is tried again (RFC 1191 §6.3, RFC 8201 §4).
 
@@ -34,10 +35,12 @@ const ETHERNET: u16 = 1500;
 /// Largest packet that is looked for.
 const CEILING: u16 = 9216;
 /// Sizes that links have: tried before the range is halved.
-const LIKELY: [u16; 9] = [1400, 1420, 1440, 1452, 1472, 1480, 1492, 1500, 9000];
+const LIKELY: [u16; 10] = [COMMON, 1400, 1420, 1440, 1452, 1472, 1480, 1492, 1500, 9000];
 /// A range that is smaller than this is not searched any further.
 const GRAIN: u16 = 8;
 
+/// Whoever answered to the last message of a handshake gives the other end so long to take it in, before it sends echoes.
+const HEAD_START: Duration = Duration::from_millis(50);
 /// How long an answer may take: three round trips, within these.
 const WAIT_MIN: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_secs(2);
@@ -70,6 +73,10 @@ enum Phase {
     Start {
         round: u8,
         pause: Duration,
+    },
+    /// All sizes that links have are tried at once, or are about to be.
+    Spread {
+        asked: bool,
     },
     /// `size` is being tried; `answered` of it were.
     Searching {
@@ -121,8 +128,6 @@ pub(crate) struct Mtu {
     pending: Vec<Pending>,
     /// Nothing is settled since the path began, or since it turned out to carry less.
     is_open: bool,
-    /// All sizes that links have were tried at once, after the first ones.
-    spread: bool,
     /// When the next thing is due: an answer overdue, or the next echo.
     next: Option<Instant>,
     raise_at: Option<Instant>,
@@ -151,7 +156,6 @@ impl Mtu {
             too_large: 0,
             pending: Vec::new(),
             is_open: echoes,
-            spread: false,
             next: None,
             raise_at: None,
             active_until: None,
@@ -196,7 +200,7 @@ impl Mtu {
 
     /// What hosts are told that fits. While it is not known yet what does, all that may: they would remember less for minutes.
     pub(crate) fn told(&self) -> u16 {
-        let may = if self.is_open { self.ceiling.min(self.too_large.saturating_sub(1)) } else { 0 };
+        let may = if self.is_open { self.most() } else { 0 };
         self.size.max(may)
     }
 
@@ -228,6 +232,13 @@ impl Mtu {
     pub(crate) fn expect(&mut self, size: u16) {
         if self.confirmed == 0 && self.phase != Phase::Told {
             self.hint = size.clamp(self.base(), self.ceiling.max(self.base()));
+        }
+    }
+
+    /// The peer learns just now that it may be sent packets.
+    pub(crate) fn give_head_start(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Start { round: 0, .. }) && self.next.is_none() {
+            self.next = Some(now + HEAD_START);
         }
     }
 
@@ -328,16 +339,10 @@ impl Mtu {
         self.pending.retain(|pending| now.saturating_duration_since(pending.at) < wait * u32::from(ROUNDS));
         match self.phase {
             Phase::Told => Vec::new(),
-            Phase::Start { .. } if self.confirmed > 0 && self.spread => {
-                // What was hoped for was lost twice and smaller ones were not: from here on hosts are told what is known.
-                self.is_open = false;
-                self.search(now);
-                Vec::new()
-            }
             Phase::Start { .. } if self.confirmed > 0 => {
-                (self.spread, self.next) = (true, Some(now + wait));
-                let likely = LIKELY.iter().rev().copied().filter(|size| *size > self.confirmed && *size < self.hint);
-                std::iter::once(self.hint).chain(likely).collect()
+                // What was hoped for was lost, and smaller ones were not.
+                self.phase = Phase::Spread { asked: false };
+                Vec::new()
             }
             Phase::Start { round, pause } if round < ROUNDS => {
                 (self.phase, self.next) = (Phase::Start { round: round + 1, pause }, Some(now + wait));
@@ -349,6 +354,16 @@ impl Mtu {
                 let pause = (pause * 2).clamp(Duration::from_secs(1), RESTART_MAX);
                 self.silent = true;
                 (self.phase, self.next) = (Phase::Start { round: 0, pause }, Some(now + pause));
+                Vec::new()
+            }
+            Phase::Spread { asked: false } => {
+                (self.phase, self.next) = (Phase::Spread { asked: true }, Some(now + wait));
+                self.spread()
+            }
+            Phase::Spread { asked: true } => {
+                // From here on hosts are told what is known.
+                self.is_open = false;
+                self.search(now);
                 Vec::new()
             }
             Phase::Searching { size, answered, round } => self.search_on(now, size, answered, round),
@@ -372,11 +387,13 @@ impl Mtu {
         self.rtt = Some(self.rtt.map_or(rtt, |before| (before * 7 + rtt) / 8));
         match &mut self.phase {
             Phase::Told => {}
-            Phase::Start { .. } => {
+            Phase::Start { .. } | Phase::Spread { .. } => {
                 self.confirmed = self.confirmed.max(size);
                 self.size = self.size.max(self.confirmed);
-                if self.confirmed >= self.hint {
-                    self.search(now);
+                if self.confirmed >= self.most() {
+                    self.settle(now);
+                } else if self.confirmed >= self.hint && matches!(self.phase, Phase::Start { .. }) {
+                    (self.phase, self.next) = (Phase::Spread { asked: false }, Some(now));
                 }
             }
             Phase::Searching { size: tried, answered, .. } if size == *tried => {
@@ -406,9 +423,23 @@ impl Mtu {
         true
     }
 
+    /// The largest that may be carried.
+    fn most(&self) -> u16 {
+        self.ceiling.min(self.too_large.saturating_sub(1))
+    }
+
+    /// Sizes above what is confirmed, the largest first: all that may be, what was hoped for, and what links have.
+    fn spread(&self) -> Vec<u16> {
+        let mut sizes: Vec<u16> = LIKELY.into_iter().chain([self.most(), self.hint]).collect();
+        sizes.retain(|size| (self.confirmed + 1..=self.most()).contains(size));
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        sizes.dedup();
+        sizes
+    }
+
     /// Looks for more than what is confirmed: the next size, or none.
     fn search(&mut self, now: Instant) {
-        let (low, high) = (self.confirmed.max(self.base()), self.too_large.min(self.ceiling.saturating_add(1)));
+        let (low, high) = (self.confirmed.max(self.base()), self.most().saturating_add(1));
         if low.saturating_add(GRAIN) >= high && high <= self.ceiling || low >= self.ceiling {
             return self.settle(now);
         }
@@ -485,7 +516,7 @@ impl Mtu {
             (self.too_large, self.is_open) = (self.size, true);
             (self.size, self.confirmed) = (self.base(), self.base());
             self.pending.clear();
-            self.search(now);
+            (self.phase, self.next) = (Phase::Spread { asked: false }, Some(now));
         } else {
             // Nothing at all comes back: that says nothing of sizes.
             self.silent = small == 0;

@@ -10,7 +10,7 @@ use super::*;
 const PEER: PeerId = PeerId(7);
 
 fn terms(static_lanes: Option<u16>) -> PeerTerms {
-    PeerTerms { tag: PeerTag(9), defer_checksums: false, selectors: Vec::new(), pins: vec![[2; 6]], static_lanes }
+    PeerTerms { tag: PeerTag(9), defer_checksums: false, selectors: Vec::new(), pins: vec![[2; 6]], lanes: 1, static_lanes }
 }
 
 fn of_worker(worker: u16, commands: Vec<(u16, Command)>) -> Vec<Command> {

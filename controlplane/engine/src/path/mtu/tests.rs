@@ -118,6 +118,26 @@ fn hosts_are_told_what_passes_within_half_a_second() {
 }
 
 #[test]
+fn what_was_proven_before_does_not_keep_hosts_waiting_for_the_truth() {
+    for (proven, carries) in [(1280, 1280), (1280, 1400), (1280, 1500), (1400, 1280), (1480, 1100), (1100, 1492)] {
+        let mut line = Line::new(Mtu::new(false, [Some(1500); 2], Some(proven), true), carries, 20);
+        line.run(Duration::from_millis(600), true);
+        assert_eq!((line.mtu.told(), line.mtu.size()), (carries, carries), "{proven} was proven before");
+    }
+}
+
+#[test]
+fn who_is_given_a_head_start_is_asked_a_little_later_and_only_once() {
+    let (mut mtu, now) = (Mtu::new(false, [Some(1500); 2], None, true), instant());
+    mtu.give_head_start(now);
+    assert_eq!((mtu.due(now), mtu.deadline()), (Vec::new(), Some(now + HEAD_START)));
+    mtu.give_head_start(now + HEAD_START / 2);
+    assert_eq!(mtu.due(now + HEAD_START), [1500, 1280, 1100], "what is planned stays");
+    mtu.give_head_start(now + HEAD_START);
+    assert!(mtu.deadline() > Some(now + HEAD_START * 2), "it is under way");
+}
+
+#[test]
 fn what_was_proven_before_is_tried_first() {
     let mut line = Line::new(Mtu::new(false, [Some(9000); 2], Some(4000), true), 4000, 50);
     line.run(Duration::from_millis(60), false);
@@ -133,7 +153,7 @@ fn a_black_hole_is_noticed_within_two_seconds() {
         line.carries = carries;
         line.run(Duration::from_secs(2), true);
         assert_eq!(line.mtu.black_holes, 1, "{carries}");
-        assert!(line.mtu.size() <= carries, "{carries}: {}", line.mtu.size());
+        assert_eq!((line.mtu.size(), line.mtu.told()), (carries, carries), "and hosts are told");
         line.run(Duration::from_secs(10), true);
         assert!(line.mtu.size() + GRAIN >= carries && line.mtu.size() <= carries, "{carries}: {}", line.mtu.size());
     }
@@ -222,6 +242,29 @@ proptest! {
         prop_assert!(line.mtu.size() <= most, "{} of {most}", line.mtu.size());
         if loss == 0 {
             prop_assert!(line.mtu.size() + GRAIN >= most, "{} of {most}", line.mtu.size());
+        }
+    }
+}
+
+proptest! {
+    /// Hosts are told more than passes for a moment only: at a begin, whatever is remembered, and when a path shrinks.
+    #[test]
+    fn hosts_are_not_told_for_long_what_does_not_pass(
+        carries in 1100_u16..2000,
+        later in 1100_u16..2000,
+        link in 1280_u16..2000,
+        proven in proptest::option::of(1100_u16..2000),
+        rtt in 1_u64..60,
+    ) {
+        let mut line = Line::new(Mtu::new(false, [Some(link); 2], proven, true), carries, rtt);
+        line.run(Duration::from_millis(800), true);
+        for carries in [carries, carries.min(later)] {
+            line.carries = carries;
+            line.run(Duration::from_millis(2200), true);
+            for _ in 0..20 {
+                line.run(Duration::from_millis(100), true);
+                prop_assert!(line.mtu.told() <= carries.min(link), "{} of {carries}", line.mtu.told());
+            }
         }
     }
 }
