@@ -240,25 +240,19 @@ fn memory_bytes(config: &Config) -> usize {
 
 fn report(config: &Config, info: &PlaneInfo, io: &IoDecision, sockets: &[UdpSocket]) {
     eprintln!(
-        "adit-dataplane {} on {}: {} {} with {} queues, crypto {} ({})",
+        "adit-dataplane {} on {}: {} {} with {} queues, {} KiB for packets, I/O {}, crypto {} ({})",
         info.version,
         info.listen,
         tap::kind(info.mode),
         info.tap,
         info.workers,
+        info.memory_bytes / 1024,
+        info.io,
         info.crypto,
         info.cpu_features
     );
-    eprintln!(
-        "memory for packets: {} workers × {} KiB + {} KiB between them = {} KiB, fixed",
-        info.workers,
-        pool_bytes() / 1024,
-        handover_bytes(config.workers.into(), config.is_hub()) / 1024,
-        info.memory_bytes / 1024
-    );
-    match &io.obstacle {
-        Some(why) => eprintln!("WARNING: running on poll and plain system calls, not on io_uring: {why}"),
-        None => eprintln!("I/O: {}", info.io),
+    if let Some(why) = &io.obstacle {
+        eprintln!("WARNING: running on poll and plain system calls, not on io_uring: {why}");
     }
     if let Some(socket) = sockets.first() {
         if socket.receive_buffer < config.socket_buffer as usize {

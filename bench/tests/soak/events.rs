@@ -52,6 +52,12 @@ pub const EVENTS: &[Event] = &[
         happens: rekey,
     },
     Event {
+        name: "adit is killed (SIGKILL)",
+        cost: Cost::Nothing,
+        why: "the data plane goes on by itself",
+        happens: kill_control,
+    },
+    Event {
         name: "reload: an address, another peer",
         cost: Cost::Nothing,
         why: "only what has changed is touched",
@@ -64,10 +70,10 @@ pub const EVENTS: &[Event] = &[
         happens: narrow,
     },
     Event {
-        name: "adit is killed (SIGKILL)",
-        cost: Cost::Nothing,
-        why: "the data plane goes on by itself",
-        happens: kill_control,
+        name: "the data plane is killed (SIGKILL)",
+        cost: Cost::While { what: "the data plane, until both ends have new keys", at_most: Duration::from_secs(15) },
+        why: "nobody seals or opens meanwhile",
+        happens: kill_data_plane,
     },
     Event {
         name: "another address, and back",
@@ -80,12 +86,6 @@ pub const EVENTS: &[Event] = &[
         cost: Cost::While { what: "the inner address", at_most: Duration::from_secs(5) },
         why: "without an address the kernel answers nothing",
         happens: flush,
-    },
-    Event {
-        name: "the data plane is killed (SIGKILL)",
-        cost: Cost::While { what: "the data plane, until both ends have new keys", at_most: Duration::from_secs(15) },
-        why: "nobody seals or opens meanwhile",
-        happens: kill_data_plane,
     },
     Event {
         name: "both planes are stopped and started",
