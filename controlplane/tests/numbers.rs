@@ -263,11 +263,11 @@ fn what_a_stranger_sends_is_no_cause_beside_what_was_opened() {
     plane.work(&view, 10);
     view.sample();
     plane.ports[1].peer_install(peer, tag);
-    plane.ports[1].drop_of(peer, Direction::Inbound, Drop::BadTag, 5);
+    plane.ports[1].drop_of(peer, Direction::Inbound, Drop::BadTag, 15);
     let shown = || view.peer(&view.desired(), 0).unwrap().peer;
     let told = |peer: &types::Peer| (peer.drops[0].packets, peer.drops[0].recent, peer.drops[0].last_s, peer.drops[0].opened);
-    assert_eq!(told(&shown()), (5, 5, Some(0), Some(0)), "what was opened before the first look is of no known time");
-    assert!(likely_causes(&shown())[0].starts_with("5 packets with an SPI of the peer's as bad_tag"), "{:?}", shown());
+    assert_eq!(told(&shown()), (15, 15, Some(0), Some(0)), "what was opened before the first look is of no known time");
+    assert!(likely_causes(&shown())[0].starts_with("15 packets with an SPI of the peer's as bad_tag"), "{:?}", shown());
     // Two lanes, each with so many more.
     plane.work(&view, 1010);
     view.sample();
@@ -277,7 +277,7 @@ fn what_a_stranger_sends_is_no_cause_beside_what_was_opened() {
     view.detach();
     let next = View::new(view.desired());
     next.inherit(&view.archive());
-    assert_eq!(told(&next.peer(&next.desired(), 0).unwrap().peer), (5, 0, None, Some(0)));
+    assert_eq!(told(&next.peer(&next.desired(), 0).unwrap().peer), (15, 0, None, Some(0)));
 }
 
 #[test]

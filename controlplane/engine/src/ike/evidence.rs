@@ -94,7 +94,7 @@ pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, here: H
 }
 
 /// The path of IKE is another one, and the peer has not asked for that: it is told.
-pub(super) fn on_moved(facts: &Facts, session: &mut Session) {
+pub(super) fn tell_of_move(facts: &Facts, session: &mut Session) {
     session.want(match (facts.features.mobike, session.original_initiator) {
         (true, true) => Task::UpdateAddresses,
         (true, false) => Task::AnnounceAddresses,
@@ -103,19 +103,17 @@ pub(super) fn on_moved(facts: &Facts, session: &mut Session) {
     });
 }
 
-/// Our address has changed, or the peer's other address is to be used: everything moves, and the peer is told (RFC 4555 §3.5).
+/// Our address has changed, or the peer's other address is to be used: everything moves (RFC 4555 §3.5). Says whether it does.
 pub(super) fn change_path(
     ctx: &mut Ctx,
     facts: &Facts,
-    session: &mut Session,
+    session: &Session,
     (local, remote): (Option<SocketAddr>, Option<SocketAddr>),
-) {
+) -> bool {
     let here = ctx.shared.hop_of(facts);
     let hop = Hop::new(local.unwrap_or(here.local), remote.unwrap_or(here.remote));
     let hop = goes_on(here, hop, ctx.shared.config.nat_port);
-    if !hop.is_same(&here) && ctx.shared.paths.decide(ctx.now.instant, session.peer, hop).is_ok() {
-        on_moved(facts, session);
-    }
+    !hop.is_same(&here) && ctx.shared.paths.decide(ctx.now.instant, session.peer, hop).is_ok()
 }
 
 /// Where an IKE SA goes on that has left port 500: there is nothing for it to go back to.

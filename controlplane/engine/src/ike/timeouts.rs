@@ -93,6 +93,18 @@ impl IkeSa {
         }
     }
 
+    /// The path of IKE is another one. The answer to what is under way may be lost on the one before, and nothing else can be said until it
+    /// has come. So it is repeated there, twice: the answer may be a little longer, and no more comes to an unproven address than was sent
+    /// from it.
+    pub(super) fn on_moved(&mut self, ctx: &mut Ctx) {
+        let Some((facts, session)) = self.facts_and_session() else { return };
+        evidence::tell_of_move(facts, session);
+        if self.wire.window.outstanding().is_some() {
+            self.send_again(ctx);
+            self.wire.window.begin_again(ctx.now.instant);
+        }
+    }
+
     fn send_again(&mut self, ctx: &mut Ctx) {
         let here = self.hop(ctx);
         let repeated = self.wire.repeat(ctx, self.facts.peer, here);

@@ -159,6 +159,13 @@ impl<X> Window<X> {
         }
     }
 
+    /// It goes another way now: it is repeated there at once, and then as often as if it were new.
+    pub(super) fn begin_again(&mut self, now: Instant) {
+        if let Some(outstanding) = &mut self.outstanding {
+            (outstanding.repeated, outstanding.next) = (0, outstanding.next.min(now));
+        }
+    }
+
     /// Whether a response belongs to the outstanding request.
     pub(super) fn awaits(&self, id: u32, exchange: ExchangeType) -> bool {
         self.outstanding.as_ref().is_some_and(|outstanding| outstanding.id == id && outstanding.exchange == exchange)
@@ -302,6 +309,23 @@ mod tests {
         assert_eq!(window.answered().map(|outstanding| outstanding.context), Some("context"));
         assert!(!window.awaits(0, ExchangeType::IKE_AUTH) && window.is_idle());
         assert_eq!(window.next_id(), 1);
+    }
+
+    #[test]
+    fn what_goes_another_way_is_repeated_at_once_and_has_all_its_tries_there() {
+        let policy = Retransmission { first: Duration::from_secs(1), max: Duration::from_secs(5), tries: 2 };
+        let start = crate::ike::testing::instant();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut window = Window::new();
+        window.begin_again(start);
+        window.sent(start, ExchangeType::INFORMATIONAL, vec![vec![1]].into(), (), &policy);
+        assert_eq!(window.due(at(5000), &policy, &mut zeros), Due::SendAgain);
+        assert_eq!(window.due(at(5001), &policy, &mut zeros), Due::NotYet);
+        window.begin_again(at(5001));
+        assert_eq!(window.due(at(5001), &policy, &mut zeros), Due::SendAgain);
+        assert_eq!(window.due(at(5002), &policy, &mut zeros), Due::NotYet);
+        assert_eq!(window.due(at(20_000), &policy, &mut zeros), Due::SendAgain);
+        assert_eq!(window.due(at(40_000), &policy, &mut zeros), Due::GiveUp);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! What is in them is the business of the exchanges.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use adit_proto::control::PeerId;
@@ -80,6 +81,8 @@ pub(super) struct Wire<X> {
     largest: u16,
     /// What was hoped to arrive did not: messages are cut at once into what is sure to.
     narrow: bool,
+    /// From where else the last request was repeated, and how many bytes more came from there than were answered.
+    elsewhere: Option<(SocketAddr, usize)>,
 }
 
 impl<X> Wire<X> {
@@ -94,6 +97,7 @@ impl<X> Wire<X> {
             came: Came { hop, bytes: 0 },
             largest: 0,
             narrow: false,
+            elsewhere: None,
         }
     }
 
@@ -178,8 +182,7 @@ impl<X> Wire<X> {
     ///
     /// Anybody may have recorded it. So the answer goes a few times to the address that was answered, and to `home`, where the peer is known
     /// to be: somebody else may have been faster with a copy of its request. To another one, where a peer with
-    /// `moves` may be now (RFC 4555 §3.5), goes only what is no longer than the datagram that came from there: for each fragment the one
-    /// with its number.
+    /// `moves` may be now (RFC 4555 §3.5), goes no more than has come from there: for each fragment the one with its number.
     pub(super) fn repeat_answer(
         &mut self,
         ctx: &mut Ctx,
@@ -209,9 +212,13 @@ impl<X> Wire<X> {
             return ctx.transmit_all(&hop, peer, self.window.last_answer(), after);
         }
         let here = number.checked_sub(1).and_then(|place| self.window.last_answer().datagrams.get(place));
-        if let Some(datagram) = here.filter(|datagram| datagram.len() <= len) {
+        let before = self.elsewhere.filter(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit);
+        let mut credit = before.saturating_add(len);
+        if let Some(datagram) = here.filter(|datagram| datagram.len() <= credit) {
+            credit -= datagram.len();
             ctx.transmit(&hop, peer, datagram, after);
         }
+        self.elsewhere = Some((hop.remote, credit));
     }
 
     /// Sends a request under protection. `here` is where requests go, by which fragments are measured; `hop` where this one goes.

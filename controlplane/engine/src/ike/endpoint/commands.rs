@@ -333,8 +333,11 @@ impl Endpoint {
 
     fn change_path(&mut self, now: Now, id: SaId, local: Option<SocketAddr>, remote: Option<SocketAddr>) {
         self.run(now, id, |sa, ctx| {
-            if let Some((facts, session)) = sa.facts_and_session() {
-                evidence::change_path(ctx, facts, session, (local, remote));
+            let moves = sa
+                .facts_and_session()
+                .is_some_and(|(facts, session)| evidence::change_path(ctx, facts, session, (local, remote)));
+            if moves {
+                sa.on_moved(ctx);
             }
         });
     }

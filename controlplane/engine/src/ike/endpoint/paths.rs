@@ -7,8 +7,8 @@ use adit_proto::control::PeerId;
 
 use super::super::config::Now;
 use super::super::facts::{IkeSpis, SaId};
+use super::super::mobike;
 use super::super::sa::IkeSa;
-use super::super::{evidence, mobike};
 use super::Endpoint;
 use crate::path::{Arrival, Hop, Origin, PathStatus, Paths, Terms, Unfit, Wish};
 
@@ -125,11 +125,7 @@ impl Endpoint {
             let Some(current) = self.shared.peers.get(&peer).and_then(|peer| peer.current) else { continue };
             self.run(now, current, |sa, ctx| match wish {
                 Wish::Prove { hop, .. } => sa.prove(ctx, hop),
-                Wish::Moved { .. } => {
-                    if let Some((facts, session)) = sa.facts_and_session() {
-                        evidence::on_moved(facts, session);
-                    }
-                }
+                Wish::Moved { .. } => sa.on_moved(ctx),
                 Wish::Announce { .. } => {
                     if let Some((facts, session)) = sa.facts_and_session() {
                         mobike::on_addresses_changed(ctx, facts, session);
