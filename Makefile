@@ -57,6 +57,7 @@ build:
 
 demo:
 	@deploy/install-deps.sh demo
+	echo "building the programs; from nothing that takes some minutes"
 	$(CARGO) build --locked --release --workspace --bins
 	deploy/demo.sh $(TARGET)/release
 

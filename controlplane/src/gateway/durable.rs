@@ -188,10 +188,12 @@ impl Durable {
         self.complaint = complaint;
     }
 
-    /// As [`Durable::save`], for what is done whether or not the disk takes it.
-    pub(super) async fn save_or_say(&mut self) {
-        let outcome = self.save().await;
-        self.say(outcome.err());
+    /// As [`Durable::save`], for what is done whether or not the disk takes it. Says whether it has.
+    pub(super) async fn save_or_say(&mut self) -> bool {
+        let error = self.save().await.err();
+        let saved = error.is_none();
+        self.say(error);
+        saved
     }
 
     /// Makes everything that was noted durable.

@@ -86,9 +86,10 @@ impl Gateway {
         self.durable.learn(&desired, live, installed);
         let removes =
             before.iter().any(|(_, command)| matches!(command, Command::SaRemove { direction: Direction::Inbound, .. }));
+        let mut durable = false;
         if removes {
             // What has come by an SA that goes is known to us alone from then on: whoever has recorded it could send it again.
-            self.durable.save_or_say().await;
+            durable = self.durable.save_or_say().await;
             let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
             self.durable.learn(&desired, &live, installed);
         }
@@ -131,7 +132,8 @@ impl Gateway {
                 .push(want.worker, Command::OutboundSaInstall(want.outbound(&desired.config, ids[want.peer], grant)));
         }
         self.pump(plane)?;
-        if removes {
+        // A disk that did not answer before is not waited for a second time.
+        if durable {
             self.durable.save_or_say().await;
         }
         Ok((install.len(), keep.len()))
