@@ -356,6 +356,16 @@ impl Ike {
         self.usage = usage;
     }
 
+    /// The first packet has come by an inbound SA: what waits for that does not wait for the next count.
+    pub fn first_packet(&mut self, peer: PeerId, spi: Spi) {
+        if !self.sas.has(peer, Direction::Inbound, spi) {
+            return;
+        }
+        let known = self.usage.get(&spi).copied().unwrap_or_default();
+        let usage = Usage { inbound_packets: known.inbound_packets.max(1), ..known };
+        self.endpoint.handle_usage(now(), &BTreeMap::from([(spi, usage)]));
+    }
+
     /// Carries out what a person commands.
     ///
     /// # Errors

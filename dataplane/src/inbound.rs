@@ -21,7 +21,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use adit_channel::{Port, PuntError};
-use adit_proto::control::{self, ChildId, Mac, Mode, PeerId, Place, PuntHeader};
+use adit_proto::control::{self, ChildId, Event, Mac, Mode, PeerId, Place, PuntHeader};
 use adit_proto::demux::{self, Kind};
 use adit_proto::esp::{self, Header};
 use adit_proto::packet::Packet;
@@ -395,6 +395,9 @@ impl Inbound {
 fn update(index: Option<usize>, arrival: &Arrival, state: &mut State, env: &mut Environment) {
     let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) else { return };
     env.port.sa_update(sa.slot, sa.esp.window.top(), sa.esp.packets, sa.bytes);
+    if !sa.use_told && sa.esp.packets > 0 {
+        sa.use_told = env.port.emit(&Event::InboundSaUsed { peer: sa.peer, spi: sa.esp.spi });
+    }
     let (peer, advanced, (packets, bytes)) = (sa.peer, std::mem::take(&mut sa.esp.advanced), std::mem::take(&mut sa.uncounted));
     if packets > 0 {
         env.port.path_received(state.tables.path_slot(peer, arrival), packets, bytes, state.turn_ns);

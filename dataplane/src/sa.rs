@@ -36,6 +36,8 @@ pub struct InboundSa {
     pub bytes: u64,
     /// Packets, and bytes of UDP payload, that are not yet counted for the path on which they came.
     pub uncounted: (u64, u64),
+    /// The control plane was told that it is in use.
+    pub use_told: bool,
 }
 
 /// A peer as this worker sees it.
@@ -412,6 +414,7 @@ impl Tables {
             slot,
             bytes: 0,
             uncounted: (0, 0),
+            use_told: false,
         });
         Ok(slot)
     }

@@ -48,7 +48,8 @@ fn payload(echo: &Echo, len: usize) -> Vec<u8> {
 fn event(bed: &mut Bed) -> (u16, Event) {
     let mut found = None;
     eventually("the control plane is told", || {
-        found = bed.master.poll_event().filter(|(_, event)| !matches!(event, Event::PathSeen { .. }));
+        let other = |event: &Event| !matches!(event, Event::PathSeen { .. } | Event::InboundSaUsed { .. });
+        found = bed.master.poll_event().filter(|(_, event)| other(event));
         found.is_some()
     });
     found.unwrap()

@@ -1,4 +1,4 @@
-//! Paths of a peer: where its packets are sent, from which address, and what is told of where they come from.
+//! Paths of a peer: where its packets are sent, from which address, what is told of where they come from, and that the first has come.
 
 mod support;
 
@@ -11,8 +11,8 @@ use adit_proto::control::{
 use adit_proto::demux::STUN_COOKIE;
 use adit_proto::stats::{Count, Drop};
 use support::{
-    Bed, PEER, TAG, eventually, in_namespace, ip_packet, monotonic_ns, out_spi, outbound_sa, path_set, peer_seals, received,
-    sealed_ip, set_int,
+    Bed, PEER, TAG, eventually, in_namespace, in_spi, ip_packet, monotonic_ns, out_spi, outbound_sa, path_set, peer_seals,
+    received, sealed_ip, set_int,
 };
 
 const SECOND: PathId = PathId::new(1).unwrap();
@@ -85,6 +85,30 @@ fn where_authentic_new_packets_come_from_is_told_and_moves_nothing() {
         bed.command(0, &Command::PeerSet { peer: PEER, tag: TAG, echo: false, split: false });
         elsewhere.send_to(&sealed_ip(&mut seals, &back), "127.0.0.1:4500").unwrap();
         assert_eq!(next_seen(&mut bed), sighting(Some(SECOND), "127.0.0.1:4599", "127.0.0.1"));
+    });
+}
+
+#[test]
+fn the_first_packet_of_each_inbound_sa_is_told_once() {
+    in_namespace(|| {
+        let mut bed = Bed::start_ip(2, "io_uring", 2);
+        let packet = ip_packet(false, (11, 1), (1, 1), &[]);
+        let mut used = Vec::new();
+        for (lane, forge) in [(1, true), (1, false), (1, false), (0, false), (0, true)] {
+            let (mut seals, opened, forged) = (peer_seals(lane), bed.count(Count::Opened), bed.dropped(Drop::BadTag));
+            seals.esp.seq_next = 1 + opened + forged;
+            let mut datagram = sealed_ip(&mut seals, &packet);
+            *datagram.last_mut().unwrap() ^= u8::from(forge);
+            bed.send(&datagram);
+            eventually("it is judged", || bed.count(Count::Opened) + bed.dropped(Drop::BadTag) > opened + forged);
+            bed.send(&[0xff]);
+            eventually("its turn is over", || bed.count(Count::Keepalives) > opened + forged);
+            used.extend(std::iter::from_fn(|| bed.master.poll_event()).filter_map(|(worker, event)| match event {
+                Event::InboundSaUsed { peer: PEER, spi } => Some((worker, spi, forge)),
+                _ => None,
+            }));
+        }
+        assert_eq!(used, [(1, in_spi(1), false), (0, in_spi(0), false)]);
     });
 }
 

@@ -342,6 +342,8 @@ pub enum Event {
     Refused { ticket: u32, why: Refusal },
     /// Half of the sequence numbers that were granted are used.
     SeqHalfway { peer: PeerId, spi: Spi },
+    /// The first packet was opened on an inbound SA: the peer has its Child SA and sends on it.
+    InboundSaUsed { peer: PeerId, spi: Spi },
     /// A feature was switched off at run time (for instance UDP_SEGMENT after EIO).
     Degraded { what: Feature },
     /// Authentic packets, newer than all before them, came another way than by the path in use. Told at once when that begins, and

@@ -234,6 +234,11 @@ impl Gateway {
                     ike.sequence_soft_limit(peer);
                 }
             }
+            Event::InboundSaUsed { peer, spi } => {
+                if let Some(ike) = &mut self.ike {
+                    ike.first_packet(peer, spi);
+                }
+            }
             Event::PathSeen { peer, from, to, bytes, .. } => {
                 tracing::debug!("worker {worker}: peer {} sends from {from} to {} now", peer.0, to.address);
                 if let Some(ike) = &mut self.ike {

@@ -31,7 +31,7 @@ use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 12;
+pub const LAYOUT_VERSION: u32 = 13;
 pub use adit_proto::limits::WORKERS_MAX;
 
 /// "ADITCHAN".

@@ -321,7 +321,7 @@ pub fn peer_opens(lane: u32) -> sa::InboundSa {
     let window = Window::new(4096, 0).unwrap();
     let (spi, salt, aead) = (out_spi(lane), [9; 4].into(), aead());
     let esp = Opener { spi, window, aead, salt, resync: true, esn: true, advanced: false, packets: 0 };
-    sa::InboundSa { esp, peer: PEER, child: ChildId::ONLY, slot: 0, bytes: 0, uncounted: (0, 0) }
+    sa::InboundSa { esp, peer: PEER, child: ChildId::ONLY, slot: 0, bytes: 0, uncounted: (0, 0), use_told: false }
 }
 
 fn aead() -> Aead {

@@ -51,6 +51,7 @@ mod event {
     pub const PATH_SEEN: u8 = 6;
     pub const ECHO_REPLY: u8 = 7;
     pub const ECHO_UNSENT: u8 = 8;
+    pub const INBOUND_SA_USED: u8 = 9;
 }
 
 /// Finds the variant whose code a record has.
@@ -340,6 +341,7 @@ impl Event {
             Event::Applied { ticket } => writer.u8(event::APPLIED).u32(*ticket),
             Event::Refused { ticket, why } => writer.u8(event::REFUSED).u32(*ticket).u8(*why as u8),
             Event::SeqHalfway { peer, spi } => writer.u8(event::SEQ_HALFWAY).u16(peer.0).u32(spi.0),
+            Event::InboundSaUsed { peer, spi } => writer.u8(event::INBOUND_SA_USED).u16(peer.0).u32(spi.0),
             Event::Degraded { what } => writer.u8(event::DEGRADED).u8(*what as u8),
             Event::PathSeen { peer, tag, path, from, to, bytes } => {
                 PathId::write_option(*path, writer.u8(event::PATH_SEEN).u16(peer.0).u64(tag.0));
@@ -368,6 +370,7 @@ impl Event {
                 Event::Refused { ticket: reader.u32()?, why: by_code(&Refusal::ALL, reader.u8()?, |r| r as u8, "refusal")? }
             }
             event::SEQ_HALFWAY => Event::SeqHalfway { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?) },
+            event::INBOUND_SA_USED => Event::InboundSaUsed { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?) },
             event::DEGRADED => Event::Degraded { what: by_code(&Feature::ALL, reader.u8()?, |w| w as u8, "feature")? },
             event::PATH_SEEN => Event::PathSeen {
                 peer: PeerId(reader.u16()?),

@@ -45,11 +45,18 @@ const HEAD_START: Duration = Duration::from_millis(50);
 const WAIT_MIN: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_secs(2);
 const WAIT_FIRST: Duration = Duration::from_millis(300);
+/// An echo that is confirmed over and over is missed after a round trip with a quarter and this to spare.
+const OVERDUE_SLACK: Duration = Duration::from_millis(50);
 /// Echoes of one size before it counts as carried.
 const GROW_ECHOES: u8 = 3;
 /// Rounds of a search step and of a start, and of a suspicion.
 const ROUNDS: u8 = 3;
 const SUSPECT_ROUNDS: u8 = 3;
+/// The rounds of a suspicion do not wait for one another: two round trips and a half, and a second, are all that a black hole lasts.
+const SUSPECT_EVERY: Duration = Duration::from_millis(150);
+/// Small ones that must be answered beside the large ones that are lost, and for so long a large one may come after a small one.
+const SUSPECT_SMALL: u8 = 2;
+const REORDERED: Duration = Duration::from_millis(50);
 /// Pause after a start to which nobody answered: doubled each time, at most so long.
 const RESTART_MAX: Duration = Duration::from_secs(60);
 /// More is tried again after this time (RFC 8899 §5.1.1: PMTU_RAISE_TIMER).
@@ -85,7 +92,7 @@ enum Phase {
         round: u8,
     },
     Settled,
-    /// Echoes of the size in use, and small ones, of which so many came back.
+    /// Echoes of the size in use, and small ones, of which so many came back. A round more is patience.
     Suspect {
         round: u8,
         small: u8,
@@ -311,6 +318,11 @@ impl Mtu {
         self.rtt.map_or(WAIT_FIRST, |rtt| (3 * rtt).clamp(WAIT_MIN, WAIT_MAX))
     }
 
+    /// When an answer is missed of which it is known how long it takes.
+    fn overdue(&self) -> Duration {
+        self.rtt.map_or(WAIT_FIRST, |rtt| (rtt * 5 / 4 + OVERDUE_SLACK).clamp(WAIT_MIN, WAIT_MAX))
+    }
+
     /// Towards a peer without echoes: what routers have said is old, and all that the link takes is sent again.
     pub(crate) fn forget_routers(&mut self, now: Instant) {
         if self.phase == Phase::Told && self.next.is_some_and(|at| at <= now) {
@@ -335,8 +347,9 @@ impl Mtu {
 
     fn step(&mut self, now: Instant) -> Vec<u16> {
         let wait = self.wait();
-        // What is longer on its way than the rounds take is lost.
-        self.pending.retain(|pending| now.saturating_duration_since(pending.at) < wait * u32::from(ROUNDS));
+        // What is longer on its way than the rounds take is lost, but the way may just have become longer.
+        let lost = (wait * u32::from(ROUNDS)).max(WAIT_MAX);
+        self.pending.retain(|pending| now.saturating_duration_since(pending.at) < lost);
         match self.phase {
             Phase::Told => Vec::new(),
             Phase::Start { .. } if self.confirmed > 0 => {
@@ -382,7 +395,7 @@ impl Mtu {
     /// An echo came back; `rtt` as the data plane measured it. Says whether it is one of these.
     pub(crate) fn answered(&mut self, now: Instant, id: u64, rtt: Duration) -> bool {
         let Some(index) = self.pending.iter().position(|pending| pending.id == id) else { return false };
-        let size = self.pending.remove(index).size;
+        let Pending { size, at, .. } = self.pending.remove(index);
         self.silent = false;
         self.rtt = Some(self.rtt.map_or(rtt, |before| (before * 7 + rtt) / 8));
         match &mut self.phase {
@@ -409,14 +422,17 @@ impl Mtu {
                     self.confirmed = self.size;
                 }
                 if self.phase == Phase::Settled && self.pending.is_empty() {
-                    self.next = Some(now + self.pace(now));
+                    self.next = Some(now.max(at + self.pace(now)));
                 }
             }
-            Phase::Suspect { small, .. } => {
+            Phase::Suspect { round, small } => {
                 if size >= self.size {
                     self.settle(now);
                 } else {
                     *small += 1;
+                    // The large ones of its round went before it.
+                    let is_told = *round > SUSPECT_ROUNDS && *small >= SUSPECT_SMALL;
+                    self.next = self.next.map(|at| if is_told { at.min(now + REORDERED) } else { at });
                 }
             }
         }
@@ -485,9 +501,8 @@ impl Mtu {
             self.search(now);
             return Vec::new();
         }
-        let wait = self.wait();
+        let wait = self.overdue();
         if self.pending.iter().any(|pending| pending.at + wait <= now) {
-            self.pending.clear();
             self.phase = Phase::Suspect { round: 0, small: 0 };
             return self.suspect_on(now, 0, 0);
         }
@@ -507,16 +522,20 @@ impl Mtu {
     fn suspect_on(&mut self, now: Instant, round: u8, small: u8) -> Vec<u16> {
         if round < SUSPECT_ROUNDS {
             self.phase = Phase::Suspect { round: round + 1, small };
-            self.next = Some(now + self.wait());
+            self.next = Some(now + if round + 1 < SUSPECT_ROUNDS { SUSPECT_EVERY } else { self.overdue() });
             // Two of the large ones, so that loss seldom takes all of them.
             return vec![self.size, self.size, self.base()];
         }
-        if small >= 2 {
+        if small >= SUSPECT_SMALL {
             self.black_holes += 1;
             (self.too_large, self.is_open) = (self.size, true);
             (self.size, self.confirmed) = (self.base(), self.base());
             self.pending.clear();
             (self.phase, self.next) = (Phase::Spread { asked: false }, Some(now));
+        } else if round == SUSPECT_ROUNDS {
+            // The way may have become much longer, or a queue on it.
+            self.phase = Phase::Suspect { round: round + 1, small };
+            self.next = Some(now + 2 * self.wait());
         } else {
             // Nothing at all comes back: that says nothing of sizes.
             self.silent = small == 0;

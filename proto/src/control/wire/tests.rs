@@ -133,6 +133,7 @@ fn events() -> impl Strategy<Value = Event> {
         any::<u32>().prop_map(|ticket| Event::Applied { ticket }),
         (any::<u32>(), prop::sample::select(Refusal::ALL.to_vec())).prop_map(|(ticket, why)| Event::Refused { ticket, why }),
         any::<(u16, u32)>().prop_map(|(peer, spi)| Event::SeqHalfway { peer: PeerId(peer), spi: Spi(spi) }),
+        any::<(u16, u32)>().prop_map(|(peer, spi)| Event::InboundSaUsed { peer: PeerId(peer), spi: Spi(spi) }),
         prop::sample::select(Feature::ALL.to_vec()).prop_map(|what| Event::Degraded { what }),
         (any::<(u16, u64, u32)>(), prop::option::of(paths()), addrs(), any::<(IpAddr, u32)>()).prop_map(
             |((peer, tag, bytes), path, from, (address, interface))| {
