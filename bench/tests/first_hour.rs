@@ -16,6 +16,7 @@ fn type_in(part: &str, swan: Option<PathBuf>) -> Result<()> {
         .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash"])
         .args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/first_hour.sh"), part])
         .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", programs.display()))
+        .env("README", concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))
         .envs(swan.map(|root| ("SWAN", root)))
         .output()?;
     let said = [output.stdout, output.stderr].concat();
@@ -41,4 +42,9 @@ fn three_networks_behind_a_strongswan_are_reached() -> Result<()> {
 #[test]
 fn a_file_is_changed_while_packets_flow() -> Result<()> {
     type_in("change", None)
+}
+
+#[test]
+fn the_readme_works_as_it_stands_between_two_boxes_and_with_a_strongswan() -> Result<()> {
+    type_in("readme", Some(Release::Swan6.root()?))
 }

@@ -6,6 +6,7 @@
 #     lans      a LAN of MTU 1500 behind each box; the two become one
 #     networks  three networks behind a strongSwan, each packet to the one that it is for ($SWAN: its root directory)
 #     change    another address, a mistake and another key, while packets flow
+#     readme    the files and commands of the README, as they stand there: two boxes, then a strongSwan ($README, $SWAN)
 #
 #   a ── wan0 192.0.2.1 ═════ a line of MTU 1400 ═════ 192.0.2.2 wan0 ── b          inside 10.1.0.1, 10.1.0.2
 set -euo pipefail
@@ -60,7 +61,8 @@ start() {
 }
 
 a_key() {
-    (umask 077; head -c 32 /dev/urandom | base64 >/run/psk)
+    rm -f /run/psk
+    adit keygen psk -o /run/psk
 }
 
 # TCP there and back, whole packets.
@@ -127,7 +129,8 @@ lans() {
 swan() {
     at b env STRONGSWAN_CONF=/run/strongswan.conf chroot /run/swan "$@"
 }
-# The host's kernel may have no IPsec, so strongSwan does ESP by itself; the mark keeps its own packets out of its routes.
+# Its configuration is read from here. The host's kernel may have no IPsec, so strongSwan does ESP by itself; the mark keeps its own
+# packets out of its routes.
 a_strongswan() {
     mkdir /run/swan
     mount --bind "$SWAN" /run/swan
@@ -147,7 +150,18 @@ charon-systemd {
 }
 swanctl { socket = unix:///run/charon.vici }
 END
-    cat >/run/swan/run/swanctl.conf <<END
+    cat >/run/swan/run/swanctl.conf
+    swan /usr/sbin/charon-systemd >/run/swan.log 2>&1 &
+    until_it_works swan swanctl --load-all --file /run/swanctl.conf
+}
+
+networks() {
+    the_line
+    a_key
+    for net in 1 2 3; do
+        ip -n b address add 10.2.$net.1/24 dev lo
+    done
+    a_strongswan <<END
 connections {
     a {
         remote_addrs = 192.0.2.1
@@ -171,17 +185,6 @@ connections {
 }
 secrets { ike { secret = "$(cat /run/psk)" } }
 END
-    swan /usr/sbin/charon-systemd >/run/swan.log 2>&1 &
-    until_it_works swan swanctl --load-all --file /run/swanctl.conf
-}
-
-networks() {
-    the_line
-    a_key
-    for net in 1 2 3; do
-        ip -n b address add 10.2.$net.1/24 dev lo
-    done
-    a_strongswan
     mkdir /run/a
     cat >/run/a/adit.yaml <<END
 name: a
@@ -246,6 +249,52 @@ change() {
     at b adit reload -c /run/b/adit.yaml
     until_it_works at a ping -n -c1 -W1 10.1.0.2
     at a adit explain b -c /run/a/adit.yaml | grep "b: established"
+}
+
+# The README's fenced text of a kind (yaml or none) that begins with these words.
+# $ fenced KIND WORDS
+fenced() {
+    awk -v fence='```'"$1" -v words="$2" '
+        /^```/ { inside = !inside; first = inside && $0 == fence; shown = 0; next }
+        first { shown = index($0, words) == 1; first = 0 }
+        shown { print }
+    ' "$README"
+}
+
+readme() {
+    the_line
+    mkdir /run/a /run/b
+    mount -t tmpfs tmpfs /var/lib
+    # Two boxes: the first yaml in the README is box a's.
+    fenced yaml "name: a" | awk '/^name:/ { file++ } file == 1' >/run/a/adit.yaml
+    sed -e 's/name: a$/name: B/; s/name: b,/name: a,/; s/name: B/name: b/; s/10\.1\.0\.1/10.1.0.2/; s/192\.0\.2\.2/192.0.2.1/; s/b\.psk/a.psk/' \
+        /run/a/adit.yaml >/run/b/adit.yaml
+    adit keygen psk -o /run/a/b.psk
+    cp -p /run/a/b.psk /run/b/a.psk
+    start a
+    start b
+    until_it_works at a ping -n -c1 -W1 10.1.0.2
+    # What the README says of a gateway that runs, as it says it.
+    until_it_works at a adit status --check -c /run/a/adit.yaml
+    local said=0
+    while read -r line; do
+        at a bash -euc "$line"
+        said=$((said + 1))
+    done < <(sed -nE 's/^(adit (status|reload|explain|rekey) .*|curl .*)/\1/p' "$README" | sed 's|/etc/adit/|/run/a/|')
+    [ $said -ge 7 ]
+    at a ping -n -c3 -i0.2 10.1.0.2
+    at b adit stop -c /run/b/adit.yaml
+    at a adit stop -c /run/a/adit.yaml
+    until_it_works sh -c '! ip -n a link show adit0'
+
+    # A strongSwan in the second one's place.
+    ip -n b address add 10.2.0.1/24 dev lo
+    fenced "" "connections {" | sed "s|\"…\"|\"$(cat /run/a/b.psk)\"|" | a_strongswan
+    fenced yaml "name: a" | awk '/^name:/ { file++ } file == 2' >/run/a/adit.yaml
+    start a
+    until_it_works at a ping -n -c1 -W1 -I 10.1.0.1 10.2.0.1
+    at b ping -n -c3 -i0.2 -I 10.2.0.1 10.1.0.1
+    until_it_works at a adit status --check -c /run/a/adit.yaml
 }
 
 "$1"
