@@ -22,6 +22,7 @@ use crate::work::{Place, Step};
 const WORKS: &str = "\
 Works (each also yields the ones in parentheses):
   rtt_idle_us      round-trip time by ICMP echo every 2 ms, p50 (rtt_idle_p99_us, rtt_idle_p999_us)
+  rtt_busy_us      the same beside a program that holds core 0 (rtt_busy_p99_us, rtt_busy_p999_us)
   tcp1             TCP, one stream (tcp1_retransmits; cpu_s_per_gbit, rss_mib: all processes of both gateways)
   tcp4             TCP, four streams (tcp4_retransmits)
   tcp1_reverse     TCP from the far end (tcp1_reverse_retransmits)
@@ -37,7 +38,7 @@ Works (each also yields the ones in parentheses):
                    (bridge1500_reverse, bridge1500_udp_loss)
 
 Variants of Adit, in any combination: adit-1w (workers), adit-ike, adit-poll, adit-uring, adit-chacha, adit-aes256, adit-awslc,
-adit-ipsecmb, adit-rustcrypto.
+adit-ipsecmb, adit-rustcrypto, adit-before (the programs in the folder of --before, for instance those of the commit before).
 Every system may end in -mtuN for another MTU outside, e.g. adit-chacha-1w-mtu9000, wireguard-go-mtu9000.";
 
 /// The same work over plain veth, Adit and every installed peer, host to host, in namespaces of its own
@@ -75,6 +76,9 @@ pub struct TunnelArgs {
     /// Adit's AEAD library: auto, aws-lc, ipsec-mb or rustcrypto
     #[arg(long, default_value = "auto")]
     crypto: String,
+    /// A folder with another adit and adit-dataplane, which adit-before is
+    #[arg(long, value_name = "FOLDER")]
+    before: Option<PathBuf>,
     /// MTU of the cable; every system sets its inner MTU to fit
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65535))]
     outer_mtu: u32,
@@ -190,7 +194,8 @@ fn start(system: &dyn System, ground: Ground) -> Result<(Underlay, peers::Tunnel
 fn systems(args: &TunnelArgs) -> Result<Vec<Box<dyn System>>> {
     let cores = std::thread::available_parallelism()?.get();
     let workers = args.adit_workers.unwrap_or((cores / 2).clamp(2.min(cores), 8));
-    let adit = AditOptions { workers, suite: args.suite, io: args.io.clone(), crypto: args.crypto.clone() };
+    let adit =
+        AditOptions { workers, suite: args.suite, io: args.io.clone(), crypto: args.crypto.clone(), before: args.before.clone() };
     let options = Options { outer_mtu: args.outer_mtu, adit };
     if !args.systems.is_empty() {
         return args.systems.iter().map(|name| peers::find(name, &options)).collect();

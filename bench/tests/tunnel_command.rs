@@ -15,7 +15,7 @@ fn tunnel(arguments: &str) -> (bool, String) {
 fn plain_veth_is_measured_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("figures.json");
-    let works = "rtt_idle_us,tcp1,udp18,rtt_loaded_us";
+    let works = "rtt_idle_us,rtt_busy_us,tcp1,udp18,rtt_loaded_us";
     let (success, text) =
         tunnel(&format!("--systems plain,plain-mtu9000 --works {works} --rounds 1 --seconds 1 --json {}", file.display()));
     assert!(success, "{text}");
@@ -57,4 +57,6 @@ fn unknown_systems_and_works_are_refused_with_the_known_ones() {
     assert!(!success && text.contains("tcp1_reverse"), "{text}");
     let (success, text) = tunnel("--systems adit-fast");
     assert!(!success && text.contains("chacha"), "{text}");
+    let (success, text) = tunnel("--systems adit-before");
+    assert!(!success && text.contains("--before"), "{text}");
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub struct AditOptions {
     pub io: String,
     /// As in the configuration: `auto`, `aws-lc`, `ipsec-mb`, `rustcrypto`.
     pub crypto: String,
+    /// Where the programs of the variant `before` are.
+    pub before: Option<PathBuf>,
 }
 
 pub struct Adit {
@@ -39,8 +41,8 @@ pub struct Adit {
 
 impl Adit {
     pub fn find(name: &str, base: &str, outer_mtu: u32, options: &AditOptions) -> Result<Adit> {
-        let mut options = options.clone();
-        let mut ike = false;
+        let (given, mut options) = (options, options.clone());
+        let (mut ike, mut before) = (false, None);
         for variant in base.split('-').skip(1) {
             match variant {
                 "poll" => options.io = "poll".into(),
@@ -48,25 +50,21 @@ impl Adit {
                 "chacha" => options.suite = Suite::ChaCha20Poly1305,
                 "aes256" => options.suite = Suite::Aes256Gcm,
                 "ike" => ike = true,
+                "before" => before = Some(given.before.as_deref().context("adit-before needs its programs: --before FOLDER")?),
                 "awslc" => options.crypto = "aws-lc".into(),
                 "ipsecmb" => options.crypto = "ipsec-mb".into(),
                 "rustcrypto" => options.crypto = "rustcrypto".into(),
                 _ => match variant.strip_suffix('w').map(str::parse) {
                     Some(Ok(workers)) => options.workers = workers,
                     _ => bail!(
-                        "`{name}`: there is no variant `{variant}`, only 1w (any number), ike, poll, uring, chacha, aes256, awslc, ipsecmb, rustcrypto, mtuN"
+                        "`{name}`: there is no variant `{variant}`, only 1w (any number), ike, poll, uring, chacha, aes256, awslc, ipsecmb, rustcrypto, before, mtuN"
                     ),
                 },
             }
         }
-        Ok(Adit {
-            name: name.into(),
-            outer_mtu,
-            ike,
-            options,
-            adit: own_program("adit")?,
-            dataplane: own_program("adit-dataplane")?,
-        })
+        let program = |name| before.map_or_else(|| own_program(name), |folder| program_in(folder, name));
+        let (adit, dataplane) = (program("adit")?, program("adit-dataplane")?);
+        Ok(Adit { name: name.into(), outer_mtu, ike, options, adit, dataplane })
     }
 
     /// The far gateway's worker of one number sits half the machine away from the near one's.
@@ -176,6 +174,13 @@ impl System for Adit {
         }
         Ok(Tunnel { processes, target: INNER[1].into(), link: "adit0".into() })
     }
+}
+
+/// A program of this project as it was before.
+fn program_in(folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = std::path::absolute(folder.join(name))?;
+    ensure!(path.is_file(), "there is no {}", path.display());
+    Ok(path)
 }
 
 /// A program of this project: beside this one, or in `ADIT_BIN_DIR`.
