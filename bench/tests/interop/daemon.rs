@@ -7,6 +7,7 @@
 //! runs all of them and writes the table.
 
 pub mod adit;
+pub mod childless;
 pub mod kernel;
 pub mod life;
 pub mod matrix;

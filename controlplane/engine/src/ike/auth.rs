@@ -479,6 +479,7 @@ fn record_request(ctx: &mut Ctx, peer: PeerId, handshake: &Handshake, config: &P
         let theirs = parts.notify(NotifyType::PPK_IDENTITY).and_then(Notify::ppk_id);
         record.ppk.theirs = theirs.map(|(_, id)| Shown::bytes(id)).into_iter().collect();
         record.asked_child(config, parts);
+        record.asked_addresses(parts);
     });
 }
 

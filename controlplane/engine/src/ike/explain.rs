@@ -39,6 +39,8 @@ pub struct Record {
     pub own_identity: Offers,
     /// Names of post-quantum pre-shared keys (RFC 8784).
     pub ppk: Offers,
+    /// Virtual addresses that a client asks for, of which none are given.
+    pub addresses: Offers,
     /// What an answer said that nothing authenticates.
     pub hint: Option<Shown>,
     pub problem: Option<Problem>,
@@ -104,6 +106,15 @@ impl Record {
         self.selectors.chosen = Some(pair_text(selectors));
     }
 
+    /// A client wants to be given addresses (RFC 7296 §2.19). It gets none; the connection is made all the same, within the selectors.
+    pub(super) fn asked_addresses(&mut self, parts: &Parts) {
+        self.addresses = Offers::default();
+        if !parts.asked_addresses.is_empty() {
+            self.addresses.ours = vec![Shown::of("none are given; let the client name its own network, as in `selectors`")];
+            self.addresses.theirs = parts.asked_addresses.iter().map(Shown::of).collect();
+        }
+    }
+
     /// What nothing authenticates: shown, but not believed alone.
     pub(super) fn hint(&mut self, error: &Error) {
         self.hint = Some(Shown::of(error));
@@ -127,6 +138,7 @@ impl Record {
             ("the peer's identity", &self.identities),
             ("our identity", &self.own_identity),
             ("names of the post-quantum pre-shared key", &self.ppk),
+            ("virtual addresses", &self.addresses),
         ];
         let differs = |offers: &Offers| offers.chosen.is_none() && !offers.ours.is_empty() && !offers.theirs.is_empty();
         let line = |(what, offers): (&'static str, &Offers)| Difference {
@@ -247,5 +259,30 @@ fn remedy_of_error(error: &Error) -> &'static str {
             LocalFault::Sign(_) => "use a kind of key that the peer can verify, or upgrade the peer",
             LocalFault::KeyExchange(_) | LocalFault::Aead(_) | LocalFault::Encode(_) => "report it with the log of this gateway",
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_proto::ike::{CfgAttribute, CfgAttributeType, CfgType, Config, Payload};
+
+    use super::*;
+
+    #[test]
+    fn who_asks_for_an_address_is_said_to_get_none() {
+        let (v4, v6) = (CfgAttributeType::INTERNAL_IP4_ADDRESS, CfgAttributeType::INTERNAL_IP6_ADDRESS);
+        let dns = CfgAttributeType::INTERNAL_IP4_DNS;
+        let mut record = Record::default();
+        for (kind, asked, said) in [
+            (CfgType::REQUEST, &[v6, dns, v4, v4][..], Some("INTERNAL_IP4_ADDRESS, INTERNAL_IP6_ADDRESS")),
+            (CfgType::REQUEST, &[v4], Some("INTERNAL_IP4_ADDRESS")),
+            (CfgType::REQUEST, &[dns], None),
+            (CfgType::REPLY, &[v4], None),
+        ] {
+            let attributes = asked.iter().map(|kind| CfgAttribute { kind: *kind, value: Vec::new() }).collect();
+            record.asked_addresses(&Parts::sort(vec![Payload::Cp(Config { kind, attributes })]).unwrap());
+            let theirs: Vec<String> = record.differences().into_iter().map(|difference| difference.theirs).collect();
+            assert_eq!(theirs, Vec::from_iter(said));
+        }
     }
 }

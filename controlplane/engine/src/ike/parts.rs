@@ -1,11 +1,16 @@
 //! The payloads of one message by what they are, so that an exchange can ask for the ones that it needs.
 
+use std::collections::BTreeSet;
+
 use adit_proto::ike::{
-    AuthMethod, CertEncoding, Delete, ExchangeType, Identification, KeId, Notify, NotifyType, Payload, PayloadType, Proposal,
-    TrafficSelector,
+    AuthMethod, CertEncoding, CfgAttributeType, CfgType, Delete, ExchangeType, Identification, KeId, Notify, NotifyType, Payload,
+    PayloadType, Proposal, TrafficSelector,
 };
 
 use super::error::{Error, Misbehaviour};
+
+/// What a client asks for that is to be given an address.
+const ADDRESSES: [CfgAttributeType; 2] = [CfgAttributeType::INTERNAL_IP4_ADDRESS, CfgAttributeType::INTERNAL_IP6_ADDRESS];
 
 /// A message taken apart. What may be there only once was there at most once.
 #[derive(Debug, Default)]
@@ -23,6 +28,8 @@ pub(super) struct Parts {
     pub notifies: Vec<Notify>,
     pub deletes: Vec<Delete>,
     pub vendors: Vec<Vec<u8>>,
+    /// The virtual addresses that a client asks for (RFC 7296 §2.19).
+    pub asked_addresses: BTreeSet<CfgAttributeType>,
 }
 
 impl Parts {
@@ -48,7 +55,11 @@ impl Parts {
                 Payload::Notify(notify) => parts.notifies.push(notify),
                 Payload::Delete(delete) => parts.deletes.push(delete),
                 Payload::Vendor(vendor) => parts.vendors.push(vendor),
-                // Configuration and EAP are not spoken here; SK and SKF have been opened by now.
+                Payload::Cp(config) if config.kind == CfgType::REQUEST => {
+                    let asked = config.attributes.iter().map(|one| one.kind).filter(|kind| ADDRESSES.contains(kind));
+                    parts.asked_addresses.extend(asked);
+                }
+                // EAP is not spoken here; SK and SKF have been opened by now.
                 Payload::Cp(_) | Payload::Eap(_) | Payload::Sk { .. } | Payload::Skf { .. } | Payload::Unknown { .. } => {}
             }
         }
