@@ -51,6 +51,7 @@ mod stop;
 mod strangers;
 mod takeover;
 mod transfer;
+mod underlay;
 mod vlan;
 
 use std::net::IpAddr;

@@ -121,7 +121,7 @@ impl Gateway {
 
     /// Moves the SAs whose packets leave from another address now.
     pub(super) fn look_at_addresses(&mut self) {
-        self.underlay.looked();
+        self.underlay.looked(&self.desired.config);
         self.look_for_peers();
         if let Some(ike) = &mut self.ike {
             ike.readdress();
