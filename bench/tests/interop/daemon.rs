@@ -8,12 +8,15 @@
 
 pub mod adit;
 pub mod childless;
+pub mod clients;
 pub mod kernel;
 pub mod life;
 pub mod matrix;
 pub mod nat;
 pub mod ports;
 pub mod rate;
+pub mod reauth;
+pub mod second_line;
 pub mod subnets;
 pub mod window;
 

@@ -3,6 +3,12 @@
 //! ```text
 //!   the one behind   wan0 198.18.0.2 ── 198.18.0.1 lan0   NAT   wan0 192.0.2.100 ── 192.0.2.N wan0   the other
 //! ```
+//! Or several clients behind it, and a gateway with two addresses in front:
+//!
+//! ```text
+//!   client 1   wan0 198.18.0.2 ─┐
+//!   client 2   wan0 198.18.0.3 ─┴─ 198.18.0.1 lan0   NAT   wan0 192.0.2.100 ── 192.0.2.1, 192.0.2.22 wan0   gateway
+//! ```
 //! Networks behind the hosts are those of [`Site`]. The NAT has one public address and gives every flow a port of a range.
 
 use std::fs;
@@ -43,9 +49,7 @@ impl NatSites {
         nat.address("lan0", &format!("{GATEWAY}/24"))?;
         nat.address(LINK, &format!("{PUBLIC}/24"))?;
         inside.run(&format!("ip route add default via {GATEWAY}"))?;
-        nat.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).context("cannot make a router of a namespace")?;
-        nat.run("nft add table ip nat")?;
-        nat.run("nft add chain ip nat out { type nat hook postrouting priority 100 ; }")?;
+        forward(&nat)?;
         let sites = NatSites { a, b, nat, _cables: cables };
         sites.map(&NatSites::PORTS)?;
         Ok(sites)
@@ -64,6 +68,58 @@ impl NatSites {
         let (first, last) = (ports.start(), ports.end());
         self.nat.run(&format!("nft add rule ip nat out oifname {LINK} meta l4proto udp masquerade to :{first}-{last}")).map(drop)
     }
+}
+
+/// Two clients behind one NAT that keeps their ports where it can, and lets in only what answers them.
+#[derive(Debug)]
+pub struct NatClients {
+    pub gateway: Netns,
+    pub clients: [Netns; 2],
+    _nat: Netns,
+    _cables: Vec<Veth>,
+}
+
+impl NatClients {
+    /// The other address of the gateway, besides that of [`Site::A`].
+    pub const SECOND: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 22);
+
+    pub fn new() -> Result<NatClients> {
+        let (gateway, nat) = (Netns::new("gateway")?, Netns::new("nat")?);
+        let clients = [Netns::new("client-1")?, Netns::new("client-2")?];
+        let mut cables = vec![Veth::between(&nat, LINK, &gateway, LINK, 1500)?];
+        Site::A.settle(&gateway)?;
+        gateway.address(LINK, &format!("{}/24", NatClients::SECOND))?;
+        nat.address(LINK, &format!("{PUBLIC}/24"))?;
+        nat.run("ip link add lan0 type bridge forward_delay 0 stp_state 0")?;
+        nat.run("ip link set lan0 up")?;
+        nat.address("lan0", &format!("{GATEWAY}/24"))?;
+        for (number, client) in (1..).zip(&clients) {
+            let port = format!("port{number}");
+            cables.push(Veth::between(client, LINK, &nat, &port, 1500)?);
+            nat.run(&format!("ip link set {port} master lan0"))?;
+            client.address("lo", &format!("10.{}.0.1/32", number + 1))?;
+            NatClients::place(client, number + 1)?;
+        }
+        forward(&nat)?;
+        nat.run(&format!("nft add rule ip nat out oifname {LINK} masquerade"))?;
+        nat.run("nft add chain ip nat through { type filter hook forward priority 0 ; }")?;
+        nat.run(&format!("nft add rule ip nat through iifname {LINK} ct state new drop"))?;
+        Ok(NatClients { gateway, clients, _nat: nat, _cables: cables })
+    }
+
+    /// Gives a client this address behind the NAT, in place of the one that it has.
+    pub fn place(client: &Netns, number: u8) -> Result<()> {
+        client.run(&format!("ip -4 address flush dev {LINK}"))?;
+        client.address(LINK, &format!("198.18.0.{number}/24"))?;
+        client.run(&format!("ip route add default via {GATEWAY}")).map(drop)
+    }
+}
+
+/// Makes a router of a namespace, with an empty chain for what leaves it.
+fn forward(nat: &Netns) -> Result<()> {
+    nat.enter(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).context("cannot make a router of a namespace")?;
+    nat.run("nft add table ip nat")?;
+    nat.run("nft add chain ip nat out { type nat hook postrouting priority 100 ; }").map(drop)
 }
 
 #[cfg(test)]

@@ -34,6 +34,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// At any address, for whoever comes.
+    pub fn anywhere() -> Place {
+        Place { listen: (Ipv4Addr::UNSPECIFIED, PORT).into(), endpoint: None }
+    }
+
     pub fn of(ground: &Ground) -> Place {
         let at = |address: Ipv4Addr| SocketAddr::from((address, PORT));
         match ground {

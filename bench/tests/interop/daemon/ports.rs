@@ -12,7 +12,7 @@ use super::matrix::role;
 use super::{MIB, Pair};
 
 /// Adit with another text in its configuration, started again.
-fn changed(mut pair: Pair, from: &str, to: &str) -> Result<Pair> {
+pub fn changed(mut pair: Pair, from: &str, to: &str) -> Result<Pair> {
     pair.adit.stop()?;
     pair.adit.change(from, to)?;
     let Pair { adit, ground, .. } = &mut pair;
