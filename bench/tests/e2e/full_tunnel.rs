@@ -7,12 +7,20 @@ use std::time::Duration;
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
 use anyhow::{Context, Result, ensure};
 
+use crate::ike_tunnel::{ROLES, patient, spis};
 use crate::{echoes, edit};
 
 /// Hosts of the wide world, which only the second gateway reaches.
 const FAR: [&str; 2] = ["198.18.0.1", "2001:db8:99::1"];
 /// What others may do to the rules at any time is mended in this time.
 const PUT_RIGHT: Duration = Duration::from_secs(2);
+
+/// The networks of both families that are everything, the IPv4 ones first.
+type Everything = [&'static [&'static str]; 2];
+
+const WHOLE: Everything = [&["0.0.0.0/0"], &["::/0"]];
+/// As those write it whose routes must be more specific than the default route of the machine.
+const HALVES: Everything = [&["0.0.0.0/1", "128.0.0.0/1"], &["::/1", "8000::/1"]];
 
 fn selectors(number: u8, peer: u8) -> String {
     format!(
@@ -21,12 +29,12 @@ fn selectors(number: u8, peer: u8) -> String {
     )
 }
 
-fn start(ike: Vec<String>) -> Result<Lab> {
-    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ike, ..LabOptions::patient() })?;
+fn start(options: LabOptions, everything: Everything) -> Result<Lab> {
+    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ..options })?;
     let pairs = |of: fn(&str, &str) -> String| {
-        let four = of("10.77.0.1/32", "0.0.0.0/0");
-        let six = of("\"fd77::1/128\"", "\"::/0\"");
-        format!(", selectors: [{four}, {six}]")
+        let hosts = ["10.77.0.1/32", "\"fd77::1/128\""].into_iter().zip(everything);
+        let each = hosts.flat_map(|(host, networks)| networks.iter().map(move |network| of(host, &format!("\"{network}\""))));
+        format!(", selectors: [{}]", each.collect::<Vec<_>>().join(", "))
     };
     let inside = pairs(|host, all| format!("{{ local: {host}, remote: {all} }}"));
     let outside = pairs(|host, all| format!("{{ local: {all}, remote: {host} }}"));
@@ -64,7 +72,7 @@ fn rules(a: &Gateway) -> Result<Vec<String>> {
 #[test]
 fn everything_goes_through_it_beside_a_default_route() -> Result<()> {
     for ike in [Vec::new(), vec![String::new()]] {
-        let mut lab = start(ike)?;
+        let mut lab = start(LabOptions { ike, ..LabOptions::patient() }, WHOLE)?;
         far_is_reached(lab.a())?;
         // What is nearer than a default route stays where it is.
         let near = lab.a().netns.run("ip route get 192.0.2.77")?;
@@ -94,6 +102,28 @@ fn everything_goes_through_it_beside_a_default_route() -> Result<()> {
         wait_until("the rules are gone", SOON, || Ok(rules(lab.a())?.is_empty()))?;
         let route = lab.a().netns.run(&format!("ip route get {}", FAR[0]))?;
         ensure!(route.contains("via 192.0.2.254"), "{route}");
+    }
+    Ok(())
+}
+
+#[test]
+fn everything_goes_through_it_over_ipv6_and_in_two_halves() -> Result<()> {
+    for (outer_ipv6, everything) in [(true, WHOLE), (false, HALVES), (true, HALVES)] {
+        let lab = start(LabOptions { outer_ipv6, ..patient(&ROLES) }, everything)?;
+        let (a, b) = (lab.a(), lab.b());
+        far_is_reached(a).with_context(|| lab.logs())?;
+        // In the lower half.
+        b.netns.address("lo", "9.9.9.9/32")?;
+        echoes(&a.netns, 3, 100, "", IpAddr::from([9, 9, 9, 9]))?;
+        let near = a.netns.run(&format!("ip route get {}", b.outer()))?;
+        ensure!(near.contains(&format!("dev {WAN}")), "{near}");
+        // Only what is as wide as the default route of the machine needs rules beside it.
+        ensure!(rules(a)?.len() == if everything == WHOLE { 5 } else { 0 }, "{:?}", rules(a)?);
+        // Keys are replaced by what goes outside.
+        let before = spis(a)?.0;
+        a.adit("rekey --ike site-b")?;
+        wait_until("the keys are others", SOON, || Ok(spis(a)?.0 != before)).with_context(|| lab.logs())?;
+        far_is_reached(a)?;
     }
     Ok(())
 }

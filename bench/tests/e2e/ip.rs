@@ -140,6 +140,38 @@ fn a_host_behind_a_gateway_is_told_what_fits() -> Result<()> {
 }
 
 #[test]
+fn every_hop_through_the_tunnel_shows_in_a_traceroute() -> Result<()> {
+    let lab = Lab::start(&options())?;
+    let mut lans = Vec::new();
+    for gateway in &lab.gateways {
+        let (number, host) = (gateway.number, Netns::new("host")?);
+        let cable = Veth::between(&gateway.netns, "lan0", &host, "lan0", 1500)?;
+        // The network is on the link to the host; the gateway has had it on its tunnel.
+        edit(gateway, &format!(", 10.78.{number}.1/24"), "")?;
+        gateway.adit("reload")?;
+        gateway.netns.address("lan0", &format!("10.78.{number}.1/24"))?;
+        gateway.netns.run("sysctl -qw net.ipv4.ip_forward=1")?;
+        host.address("lan0", &format!("10.78.{number}.2/24"))?;
+        host.run(&format!("ip route add default via 10.78.{number}.1"))?;
+        lans.push((host, cable));
+    }
+    let host = &lans[0].0;
+    wait_until("the far host answers", SOON, || Ok(host.run("ping -n -c1 -W1 10.78.2.2").is_ok())).with_context(|| lab.logs())?;
+    // The far gateway answers from its address inside, as the kernel chooses by its route to the host.
+    for (ttl, hop) in [(1, "From 10.78.1.1 "), (2, "From 10.77.0.2 "), (3, "from 10.78.2.2:")] {
+        let mut said = String::new();
+        // Linux sends such an error once a second at most.
+        wait_until("the hop answers", SOON, || {
+            let output = host.command("ping").args(format!("-n -c1 -W1 -t{ttl} 10.78.2.2").split(' ')).output()?;
+            said = String::from_utf8_lossy(&output.stdout).into_owned();
+            Ok(said.to_lowercase().contains("from "))
+        })?;
+        ensure!(said.contains(hop), "with a TTL of {ttl}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn either_plane_may_be_killed() -> Result<()> {
     let mut lab = Lab::start(&options())?;
     let pings = Pings::start(&lab, lab.b(), lab.a().inner(), Duration::from_millis(1))?;
