@@ -19,7 +19,7 @@ use crate::udp;
 #[inline]
 pub fn apply(state: &mut State, env: &mut Environment) -> bool {
     let more = commands(state, env);
-    inject(env) || more
+    inject(state, env) || more
 }
 
 fn commands(state: &mut State, env: &mut Environment) -> bool {
@@ -264,15 +264,16 @@ fn show(state: &State, env: &mut Environment) {
 
 /// Sends what the control plane wants sent from the port that the data uses. True when there is more.
 #[inline]
-fn inject(env: &mut Environment) -> bool {
-    env.port.has_injects() && inject_some(env)
+fn inject(state: &mut State, env: &mut Environment) -> bool {
+    env.port.has_injects() && inject_some(state, env)
 }
 
-fn inject_some(env: &mut Environment) -> bool {
+fn inject_some(state: &mut State, env: &mut Environment) -> bool {
     for _ in 0..INJECTS_PER_TURN {
         let Some((header, len)) = env.port.next_inject(&mut env.inject) else { break };
         let hop = udp::Hop::new(header.to, header.local, header.interface, env.udp.mapped);
         let (class, datagram) = (header.class, &env.inject[..len]);
+        state.punts.sent(datagram, state.now_us());
         let sent = hop.is_some_and(|hop| match header.fragments {
             true => env.udp.send_in_fragments(&hop, class, datagram).is_ok(),
             false => env.udp.send(&hop, class, datagram, len).is_ok(),

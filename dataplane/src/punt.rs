@@ -28,6 +28,13 @@ impl Punts {
         self.ike.apply(command)
     }
 
+    /// Notes what the control plane sends: an answer to it goes up though many send under the same address.
+    pub fn sent(&mut self, datagram: &[u8], now_us: u64) {
+        if let Some(message) = datagram.strip_prefix(&[0; NON_ESP_MARKER_LEN]) {
+            self.ike.sent(message, now_us);
+        }
+    }
+
     /// Whether a datagram of this kind may go up, or why it is dropped.
     pub fn admit(&mut self, kind: Kind, datagram: &[u8], from: &Endpoint, now_us: u64) -> Result<(), Drop> {
         if kind == Kind::Stun {

@@ -113,7 +113,7 @@ numbers! {
         Circling "circling" "The same frame for all came again and again within a second, as it does when it circles in a loop (forwarding.forward).",
         MacElsewhere "mac_elsewhere" "The source address is pinned to another peer (forwarding.forward).",
         HandoverFull "handover_full" "No buffer was free to give the frame or datagram to the worker that owns it.",
-        BadIke "bad_ike" "Behind the marker of IKE stands no message, or one of another length than it says.",
+        BadIke "bad_ike" "Behind the marker of IKE stands no message, one of another length than it says, or one too short for the protection that it claims.",
         NoMarker "no_marker" "IKE from port 500 to another port without the marker that belongs there (RFC 7296 section 2.23): the peer has to begin at its port 4500, with strongSwan by local_port = 4500 beside remote_port.",
         PuntKnownLimit "punt_known_limit" "More messages of IKE SAs that there are than are let through.",
         IkeV1 "ike_v1" "IKE of version 1: the peer has to be set to IKEv2.",

@@ -122,6 +122,7 @@ impl Port500 {
     /// Sends a datagram. One that is lost, or for which it is not open, is sent again.
     pub fn send(&self, hop: &Hop, payload: &[u8]) {
         if let Some(open) = &self.open {
+            self.gate.sent(payload);
             open.send(hop, payload);
         }
     }
@@ -201,10 +202,17 @@ mod tests {
         (port500, address)
     }
 
-    /// A message of these SPIs with nothing in it.
+    /// The shortest protected request of these SPIs.
     fn message(initiator: u64, responder: u64) -> Vec<u8> {
         let spis = [initiator.to_be_bytes(), responder.to_be_bytes()].concat();
-        [&spis[..], &[46, 0x20, 34, 8, 0, 0, 0, 0], &28u32.to_be_bytes()].concat()
+        let header = [&spis[..], &[46, 0x20, 37, 8, 0, 0, 0, 0], &57u32.to_be_bytes()].concat();
+        [&header[..], &[0, 0, 0, 29], &[0xA5; 25]].concat()
+    }
+
+    /// A message in the clear of the exchange with which all begins.
+    fn beginning(initiator: u64, responder: u64, flags: u8) -> Vec<u8> {
+        let spis = [initiator.to_be_bytes(), responder.to_be_bytes()].concat();
+        [&spis[..], &[33, 0x20, 34, flags, 0, 0, 0, 0], &28u32.to_be_bytes()].concat()
     }
 
     /// Waits until as many as were sent so far are counted one way or the other, and those that came are here.
@@ -244,14 +252,15 @@ mod tests {
     async fn who_is_known_comes_beside_strangers_and_junk_and_all_is_counted() {
         let (mut port500, address) = port500("127.0.0.1:0");
         let numbers = port500.gate.numbers();
-        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let [stranger, peer] = ["127.0.0.1:0", "127.0.0.2:0"].map(|address| std::net::UdpSocket::bind(address).unwrap());
+        port500.note(&Command::IkeAddressAdd { address: "127.0.0.2:0".parse().unwrap() });
         let (mut sent, mut came) = (0, Vec::new());
         // Each IKE SA within its share.
         for number in (10..18).cycle().take(20) {
             port500.note(&Command::IkeSaAdd { initiator: IkeSpi(number), responder: IkeSpi(2) });
-            for kind in [vec![0; 28], message(1, 3), message(number, 2)] {
+            for (from, kind) in [(&stranger, vec![0; 28]), (&stranger, message(1, 3)), (&peer, message(number, 2))] {
                 for _ in 0..50 {
-                    peer.send_to(&kind, address).unwrap();
+                    from.send_to(&kind, address).unwrap();
                     sent += 1;
                 }
             }
@@ -264,6 +273,16 @@ mod tests {
         let strangers = came.iter().filter(|(_, datagram)| *datagram == message(1, 3)).count() as u64;
         assert_eq!(strangers + numbers.dropped(Drop::PuntNetworkLimit) + lost, 1000);
         assert!(numbers.dropped(Drop::PuntNetworkLimit) > 0);
+        // What answers us is no stranger's, though others from there have used up their share.
+        let to = Hop { local: address, interface: 0, remote: stranger.local_addr().unwrap() };
+        port500.send(&to, &beginning(9, 0, 8));
+        for _ in 0..1000 {
+            stranger.send_to(&message(1, 3), address).unwrap();
+        }
+        let answer = beginning(9, 10, 0x20);
+        stranger.send_to(&answer, address).unwrap();
+        all(&mut port500, &numbers, sent + 1001, &mut came).await;
+        assert!(came.iter().any(|(_, datagram)| *datagram == answer) || numbers.dropped(Drop::UdpOverflow) > lost);
     }
 
     #[tokio::test]

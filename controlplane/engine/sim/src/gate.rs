@@ -82,12 +82,19 @@ impl Gate {
 }
 
 impl Node {
+    /// What leaves an engine: an answer to it is waited for.
+    pub(crate) fn note_sent(&mut self, local: SocketAddr, datagram: &[u8], at: Duration) {
+        let Some(Gate { way: Way::Screen(screen), .. }) = &mut self.gate else { return };
+        let now_us = u64::try_from(at.as_micros()).expect("a short run");
+        if let Some(message) = unmarked(local, datagram) {
+            screen.sent(message, now_us);
+        }
+    }
+
     pub(crate) fn passes_gate(&mut self, from: SocketAddr, local: SocketAddr, datagram: &[u8], at: Duration) -> bool {
         let Some(gate) = &mut self.gate else { return true };
         let now_us = u64::try_from(at.as_micros()).expect("a short run");
-        let message = if local.port() == IKE_PORT { Some(datagram) } else { datagram.strip_prefix(&[0; NON_ESP_MARKER_LEN]) };
-        // What has no marker is no IKE.
-        message.is_some_and(|message| gate.admit(message, from, now_us))
+        unmarked(local, datagram).is_some_and(|message| gate.admit(message, from, now_us))
     }
 
     /// A new process tells the data plane anew who is known.
@@ -100,4 +107,9 @@ impl Node {
             status.ike.iter().for_each(|ike| gate.know(ike.spis));
         }
     }
+}
+
+/// The message in a datagram of this port of ours; what has no marker where one belongs is no IKE.
+fn unmarked(local: SocketAddr, datagram: &[u8]) -> Option<&[u8]> {
+    if local.port() == IKE_PORT { Some(datagram) } else { datagram.strip_prefix(&[0; NON_ESP_MARKER_LEN]) }
 }

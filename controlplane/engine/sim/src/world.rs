@@ -309,6 +309,7 @@ impl World {
                 if self.trace {
                     println!("{:>10.3?} {index}: {local} > {remote} {}", self.now - self.start, describe(&payload));
                 }
+                self.nodes[index].note_sent(local, &payload, self.now - self.start);
                 self.send_ike(local, remote, payload, fragments);
             }
             self.send_echoes(index);

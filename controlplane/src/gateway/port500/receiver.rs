@@ -70,9 +70,19 @@ impl Gate {
         self.screen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes what we send: an answer to it comes through though many send under the same address.
+    pub(super) fn sent(&self, message: &[u8]) {
+        let now_us = self.now_us();
+        self.screen().sent(message, now_us);
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// Whether a message may come before the engine; one that may not is counted.
     fn lets_through(&self, message: &[u8], from: SocketAddr) -> bool {
-        let now_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let now_us = self.now_us();
         let verdict = self.screen().admit(message, from, now_us);
         match verdict {
             Ok(()) => true,
