@@ -176,7 +176,6 @@ impl Driver {
         check_family(self.local, remote)?;
         let local = local_address(self.local, remote).map_err(|error| Error::io(format!("find a way to {remote}"), error))?;
         let id = PeerId(0);
-        self.admission.expect(canonical(remote));
         let pace = peer.pace();
         let config = PeerConfig { initiate: true, local: Some(local), remotes: vec![remote], ..peer.config };
         self.endpoint.set_peer(now(), id, config).map_err(refused_settings)?;
@@ -204,6 +203,7 @@ impl Driver {
         }
         let (accepted, sessions) = mpsc::channel(self.options.backlog);
         let (refused, refusals) = mpsc::channel(REFUSED_MAX);
+        self.admission.serve(self.options.sessions);
         self.listener = Some(Listener { peers, accepted, refused, commands, next_id: 0 });
         self.make_room()?;
         tokio::spawn(self.run());
@@ -272,6 +272,7 @@ impl Driver {
             tracing::warn!("no place for the next peer: {error}");
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
+            self.admission.sent(Instant::now(), &transmit.payload);
             if self.waiting.len() < WAITING_MAX {
                 self.waiting.push_back(transmit);
             }

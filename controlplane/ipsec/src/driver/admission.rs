@@ -1,146 +1,175 @@
-//! How much IKE is looked at in a second: of IKE SAs that there are first, and of strangers a share for each network that they come from,
-//! so that a flood from one place neither keeps the task busy nor others out.
+//! How much IKE is looked at in a second, and of whom first: the screen of the gateway ([`adit_proto::screen`]) in front of the
+//! engine of a client or server.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Instant;
 
 use adit_engine::ike::IkeSpis;
+use adit_proto::control::Command;
 use adit_proto::esp::NON_ESP_MARKER_LEN;
+use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
+use adit_proto::screen::Screen;
 
-/// Messages of IKE SAs that there are.
-const KNOWN_PER_S: u32 = 5000;
-/// Messages of strangers, and what one network (/24 of IPv4, /48 of IPv6) may have of these.
-const STRANGERS_PER_S: u32 = 3000;
-const STRANGERS_PER_NETWORK_S: u32 = 500;
-/// Networks whose shares are told apart at a time; those that fall into one place have one share together.
-const NETWORKS: usize = 1024;
-/// Bytes of an IKE header (RFC 7296 §3.1).
-const HEADER_LEN: usize = 28;
-
-/// So many in a second, and as many at once.
-struct Rate {
-    per_s: u32,
-    left: f64,
-    at: Instant,
-}
-
-impl Rate {
-    fn new(per_s: u32, now: Instant) -> Rate {
-        Rate { per_s, left: per_s.into(), at: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(std::mem::replace(&mut self.at, now)).min(Duration::from_secs(1));
-        self.left = (self.left + passed.as_secs_f64() * f64::from(self.per_s)).min(self.per_s.into());
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
-    }
-}
+/// Addresses of a session of a server that are known: two from where the peer has proven itself, with and without the port.
+const ADDRESSES_OF_SESSION: usize = 4;
 
 /// Decides which datagrams of IKE the engine gets.
 pub struct Admission {
-    sas: HashSet<(u64, u64)>,
-    /// Where a client connects to.
-    expected: Option<SocketAddr>,
-    known: Rate,
-    strangers: Rate,
-    networks: Vec<Rate>,
-    hash: RandomState,
+    screen: Screen,
+    began: Instant,
 }
 
 impl Admission {
+    /// For a client, until it is said that it is a server.
     pub fn new(now: Instant) -> Admission {
-        Admission {
-            sas: HashSet::new(),
-            expected: None,
-            known: Rate::new(KNOWN_PER_S, now),
-            strangers: Rate::new(STRANGERS_PER_S, now),
-            networks: (0..NETWORKS).map(|_| Rate::new(STRANGERS_PER_NETWORK_S, now)).collect(),
-            hash: RandomState::new(),
+        Admission { screen: Screen::of_client(IKE_SAS_OF_PEER_MAX, IKE_ADDRESSES_PER_PEER), began: now }
+    }
+
+    /// For a server with so many sessions. Nobody is known yet.
+    pub fn serve(&mut self, sessions: usize) {
+        self.screen = Screen::new(IKE_SAS_OF_PEER_MAX * sessions, ADDRESSES_OF_SESSION * sessions);
+    }
+
+    pub fn know(&mut self, &IkeSpis { initiator, responder }: &IkeSpis) {
+        self.tell(&Command::IkeSaAdd { initiator, responder });
+    }
+
+    pub fn forget(&mut self, &IkeSpis { initiator, responder }: &IkeSpis) {
+        self.tell(&Command::IkeSaRemove { initiator, responder });
+    }
+
+    /// A peer is looked for at that address or has proven itself from there, or does so no more; with port 0 all of it.
+    pub fn know_address(&mut self, address: SocketAddr, known: bool) {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.tell(&if known { Command::IkeAddressAdd { address } } else { Command::IkeAddressRemove { address } });
+    }
+
+    fn tell(&mut self, command: &Command) {
+        // Where a table is full, these messages come with those from known addresses, or of strangers.
+        let _ = self.screen.apply(command);
+    }
+
+    /// Notes a datagram of ours: an answer to it is looked at, whatever comes under the same address.
+    pub fn sent(&mut self, now: Instant, datagram: &[u8]) {
+        if let Some(message) = datagram.strip_prefix(&[0; NON_ESP_MARKER_LEN]) {
+            self.screen.sent(message, self.micros(now));
         }
-    }
-
-    /// We connect to that address: what comes from there is no stranger's.
-    pub fn expect(&mut self, remote: SocketAddr) {
-        self.expected = Some(remote);
-    }
-
-    pub fn know(&mut self, spis: &IkeSpis) {
-        self.sas.insert((spis.initiator.0, spis.responder.0));
-    }
-
-    pub fn forget(&mut self, spis: &IkeSpis) {
-        self.sas.remove(&(spis.initiator.0, spis.responder.0));
     }
 
     /// Whether a datagram with the marker of IKE is looked at. What is no message costs nobody anything.
     pub fn admits(&mut self, now: Instant, from: SocketAddr, datagram: &[u8]) -> bool {
-        let Some(spis) = spis_of(datagram) else { return false };
-        if self.sas.contains(&spis) || self.expected == Some(from) {
-            return self.known.take(now);
-        }
-        let place = self.hash.hash_one(network_of(from.ip())) as usize % NETWORKS;
-        self.networks[place].take(now) && self.strangers.take(now)
+        let now_us = self.micros(now);
+        datagram.get(NON_ESP_MARKER_LEN..).is_some_and(|message| self.screen.admit(message, from, now_us).is_ok())
     }
-}
 
-/// Both SPIs of what begins like an IKE message and has the length that it says.
-fn spis_of(datagram: &[u8]) -> Option<(u64, u64)> {
-    let message = datagram.get(NON_ESP_MARKER_LEN..)?;
-    let header = message.first_chunk::<HEADER_LEN>()?;
-    let word = |at: usize| header[at..].first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-    let length = header.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))?;
-    let (initiator, responder) = (word(0)?, word(8)?);
-    (initiator != 0 && length as usize == message.len()).then_some((initiator, responder))
-}
-
-fn network_of(address: IpAddr) -> u128 {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => u128::from(v4.to_bits() >> 8) | 1 << 127,
-        IpAddr::V6(v6) => v6.to_bits() >> 80,
+    fn micros(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use adit_proto::ike::IkeSpi;
 
     use super::*;
 
-    fn ike(initiator: u64, responder: u64) -> Vec<u8> {
-        let spis = [initiator.to_be_bytes(), responder.to_be_bytes()].concat();
-        [&[0; 4][..], &spis, &[46, 0x20, 34, 8, 0, 0, 0, 0], &28u32.to_be_bytes()].concat()
+    fn at(address: &str) -> SocketAddr {
+        address.parse().unwrap()
+    }
+
+    fn marked(spis: [u64; 2], kind: [u8; 4], body: &[u8]) -> Vec<u8> {
+        let length = 28 + body.len() as u32;
+        [&[0; 4][..], &spis.map(u64::to_be_bytes).concat(), &kind, &[0; 4], &length.to_be_bytes(), body].concat()
+    }
+
+    /// A request to begin.
+    fn request(initiator: u64) -> Vec<u8> {
+        marked([initiator, 0], [33, 0x20, 34, 8], &[])
+    }
+
+    /// A protected request.
+    fn sealed(initiator: u64, responder: u64) -> Vec<u8> {
+        marked([initiator, responder], [46, 0x20, 37, 8], &[&[0, 0, 0, 29][..], &[0xA5; 25]].concat())
+    }
+
+    fn spis(initiator: u64, responder: u64) -> IkeSpis {
+        IkeSpis { initiator: IkeSpi(initiator), responder: IkeSpi(responder) }
+    }
+
+    /// How many of some are looked at beside an even flood of 60 000 a second, which has gone on for a second.
+    fn beside(admission: &mut Admission, flood: impl Fn(u32) -> (Vec<u8>, SocketAddr), own: (&[u8], &str)) -> u32 {
+        let (now, mut looked_at) = (admission.began, 0);
+        for n in 0..240_000 {
+            let now = now + Duration::from_secs(1) * n / 60_000;
+            let (datagram, from) = flood(n);
+            admission.admits(now, from, &datagram);
+            if n >= 60_000 && n % 20_000 == 0 {
+                looked_at += u32::from(admission.admits(now, at(own.1), own.0));
+            }
+        }
+        looked_at
+    }
+
+    fn server() -> Admission {
+        let mut admission = Admission::new(Instant::now());
+        admission.serve(16);
+        admission.know(&spis(5, 6));
+        admission.know(&spis(7, 8));
+        admission.know_address(at("192.0.2.1:4500"), true);
+        admission.know_address(at("192.0.2.1:0"), true);
+        admission
     }
 
     #[test]
-    fn a_flood_of_one_network_leaves_others_and_known_ones_alone() {
-        let now = Instant::now();
-        let mut admission = Admission::new(now);
-        admission.know(&IkeSpis { initiator: IkeSpi(5), responder: IkeSpi(6) });
-        let at = |address: &str| address.parse().unwrap();
-        let mut admitted = |datagram: &[u8], from: &str, times: usize| {
-            (0..times).filter(|_| admission.admits(now, at(from), datagram)).count() as u32
-        };
-        assert_eq!(admitted(&ike(0, 6), "192.0.2.1:500", 9000), 0);
-        assert_eq!(admitted(&ike(1, 0)[..31], "192.0.2.1:500", 9000), 0);
-        assert_eq!(admitted(&ike(1, 0), "192.0.2.1:500", 9000), STRANGERS_PER_NETWORK_S);
-        assert_eq!(admitted(&ike(2, 0), "192.0.2.77:500", 9), 0, "the same network");
-        assert_eq!(admitted(&ike(2, 0), "[2001:db8:7::1]:500", 9), 9);
-        assert_eq!(admitted(&ike(5, 6), "192.0.2.1:500", 9), 9, "of an IKE SA that there is");
-        for network in 0..99 {
-            admitted(&ike(1, 0), &format!("10.0.{network}.1:500"), 500);
+    fn one_session_that_sends_very_much_takes_nothing_from_another() {
+        let flood = |_| (sealed(5, 6), at("192.0.2.1:4500"));
+        assert_eq!(beside(&mut server(), flood, (&sealed(7, 8), "192.0.2.1:4500")), 9);
+        // Nor does who has overheard the SPIs of one.
+        let overheard = |n: u32| (sealed(5, 6), SocketAddr::from(([10, (n >> 8) as u8, n as u8, 1], 4500)));
+        for own in [sealed(5, 6), sealed(7, 8)] {
+            assert_eq!(beside(&mut server(), overheard, (&own, "192.0.2.1:4500")), 9);
         }
-        assert_eq!(admitted(&ike(2, 0), "198.51.100.1:500", 9), 0, "all strangers together");
-        assert_eq!(admitted(&ike(5, 6), "198.51.100.1:500", 9), 9);
-        admission.expect(at("198.51.100.1:4500"));
-        assert!(admission.admits(now, at("198.51.100.1:4500"), &ike(2, 0)));
-        admission.forget(&IkeSpis { initiator: IkeSpi(5), responder: IkeSpi(6) });
-        assert!(!admission.admits(now, at("198.51.100.1:9"), &ike(5, 6)));
-        assert!(admission.admits(now + Duration::from_millis(500), at("198.51.100.1:9"), &ike(5, 6)), "time has passed");
+    }
+
+    #[test]
+    fn many_networks_that_ask_much_shut_nobody_out_who_asks_little() {
+        let flood = |n: u32| (request(1), SocketAddr::from(([10, 0, (n % 99) as u8, 1], 4500)));
+        for own in ["198.51.100.1:500", "192.0.2.1:4500", "[2001:db8:7::1]:500"] {
+            assert_eq!(beside(&mut server(), flood, (&request(2), own)), 9, "{own}");
+        }
+    }
+
+    #[test]
+    fn who_has_proven_itself_is_no_stranger_and_who_is_gone_is_one() {
+        let mut admission = server();
+        let flood = |n: u32| (request(u64::from(n) + 9), at("192.0.2.77:4500"));
+        assert_eq!(beside(&mut admission, flood, (&request(2), "192.0.2.1:4500")), 9, "of the same network");
+        assert!(beside(&mut admission, flood, (&sealed(5, 6), "192.0.2.77:9")) == 9);
+        admission.forget(&spis(5, 6));
+        admission.know_address(at("192.0.2.1:4500"), false);
+        admission.know_address(at("192.0.2.1:0"), false);
+        for own in [request(2), sealed(5, 6)] {
+            assert!(beside(&mut server_of_nobody(), flood, (&own, "192.0.2.1:4500")) < 9);
+            assert!(beside(&mut admission, flood, (&own, "192.0.2.1:4500")) < 9);
+        }
+    }
+
+    fn server_of_nobody() -> Admission {
+        let mut admission = Admission::new(Instant::now());
+        admission.serve(16);
+        admission
+    }
+
+    #[test]
+    fn a_client_gets_its_answer_beside_a_flood_under_its_servers_address() {
+        let mut admission = Admission::new(Instant::now());
+        admission.know_address(at("192.0.2.1:4500"), true);
+        let flood = |n: u32| (request(u64::from(n) + 9), at("192.0.2.1:4500"));
+        admission.sent(admission.began, &request(5));
+        let answer = marked([5, 6], [33, 0x20, 34, 0x20], &[0; 99]);
+        assert_eq!(beside(&mut admission, flood, (&answer, "192.0.2.1:4500")), 9);
+        assert!(!admission.admits(admission.began, at("192.0.2.1:4500"), &answer[..31]), "what is cut short is nothing");
     }
 }

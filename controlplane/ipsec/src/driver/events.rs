@@ -67,8 +67,8 @@ impl Driver {
                 let cause = Cause::Failed(why);
                 self.tell_refused(from, Failure::plain(from.to_string(), cause, ""));
             }
-            // There is nobody in front of the engine who could serve them first.
-            Event::Address { .. } | Event::KeyLog(_) => {}
+            Event::Address { address, known } => self.admission.know_address(address, known),
+            Event::KeyLog(_) => {}
         }
     }
 
