@@ -77,7 +77,7 @@ counters! {
     dropped_out_of_place,
     /// Dropped: a limit of half-open IKE SAs or of sessions is reached.
     dropped_limit,
-    /// Dropped: an answer without protection, or a proof from where others have just failed, above the rate.
+    /// Dropped: an answer without protection, a proof from where others have just failed, or a peer's request, above the rate.
     dropped_rate,
     /// Dropped: what nothing protects, shorter than its answer would be.
     dropped_short,

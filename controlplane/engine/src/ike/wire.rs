@@ -8,6 +8,7 @@ use std::time::Instant;
 use adit_proto::control::PeerId;
 use adit_proto::ike::encrypted::Sealed;
 use adit_proto::ike::{ExchangeType, Flags, Header, Payload, PayloadType};
+use adit_proto::rate_limit::Share;
 
 use crate::path::Hop;
 use crate::random::Random;
@@ -22,6 +23,9 @@ use super::fragment::Reassembly;
 use super::protect::{Message, Protection};
 use super::window::{Asker, Due, Sent, Window};
 
+/// Requests of the peer that are looked into, in a second. What is not authentic is not counted, so nobody else uses that up. A
+/// peer that has sent more asks again.
+const REQUESTS_PER_S: u32 = 200;
 /// Requests are tried at this size of IP packets first (RFC 7383 §2.5.2: the search goes down): nearly every line of today carries it.
 const HOPED: u16 = 1280;
 
@@ -81,6 +85,9 @@ pub(super) struct Wire<X> {
     largest: u16,
     /// What was hoped to arrive did not: messages are cut at once into what is sure to.
     narrow: bool,
+    /// What is left of the peer's rate, since `began`.
+    requests: Share,
+    began: Instant,
     /// From where else the last request was repeated, and how many bytes more came from there than were answered.
     elsewhere: Option<(SocketAddr, usize)>,
 }
@@ -97,6 +104,8 @@ impl<X> Wire<X> {
             came: Came { hop, bytes: 0 },
             largest: 0,
             narrow: false,
+            requests: Share::default(),
+            began: now,
             elsewhere: None,
         }
     }
@@ -143,7 +152,13 @@ impl<X> Wire<X> {
         sealed: &Sealed,
         message: &[u8],
     ) -> Option<Opened> {
+        let now_us = u64::try_from(ctx.now.instant.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX);
+        if !self.requests.has_one(REQUESTS_PER_S, now_us) {
+            ctx.count(peer, |counters| counters.dropped_rate += 1);
+            return None;
+        }
         let opened = self.open(ctx, peer, sealed, message)?;
+        self.requests.take(REQUESTS_PER_S, now_us);
         self.came = Came { hop, bytes: message.len() + hop.overhead() };
         self.largest = u16::try_from(opened.longest + hop.overhead()).unwrap_or(u16::MAX);
         Some(opened)

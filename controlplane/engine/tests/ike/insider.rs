@@ -1,5 +1,7 @@
 //! A peer that is authentic and says what it should not: answered as RFC 7296 §2.21 and §2.3 say, and no more.
 
+use std::time::Duration;
+
 use adit_engine::crypto::IkeAead;
 use adit_engine::crypto::aead;
 use adit_engine::ike::{Cause, EndpointConfig, Error, Event, IkeSpis, KeyLog};
@@ -46,15 +48,10 @@ impl Insider {
         first: PayloadType,
         inner: &[u8],
     ) -> Option<Vec<Payload>> {
-        let flags = Flags { initiator: true, response: false, version: false };
-        let header = Header::new(self.spis.initiator, self.spis.responder, kind, flags, id);
-        let unsealed = Unsealed::sk(&header, first, inner, self.seal.next_iv()).expect("a message");
-        let seal = |aad: &[u8], _, plain: &mut [u8]| self.seal.seal(aad, plain).map(|sealed| sealed.tag);
-        let message = unsealed.seal(seal).expect("a message");
+        let message = self.message(kind, id, first, inner);
         let before = world.log.len();
-        let [a, b] = [A, B].map(|node| peer(node).local.expect("an address"));
-        world.inject(a, b, [&[0; 4], message.as_slice()].concat());
-        world.run_for(std::time::Duration::from_millis(50));
+        self.send(world, &message);
+        world.run_for(Duration::from_millis(50));
         let log = world.log[before..].to_vec();
         log.iter().find_map(|(_, _, payload)| {
             let sealed = encrypted::Sealed::parse(&payload[4..]).ok()??;
@@ -65,6 +62,19 @@ impl Insider {
             let inner = encrypted::strip_padding(&inner).ok()?;
             is_answer.then(|| decode_payloads(sealed.first(), inner).expect("payloads"))
         })
+    }
+
+    fn message(&mut self, kind: ExchangeType, id: u32, first: PayloadType, inner: &[u8]) -> Vec<u8> {
+        let flags = Flags { initiator: true, response: false, version: false };
+        let header = Header::new(self.spis.initiator, self.spis.responder, kind, flags, id);
+        let unsealed = Unsealed::sk(&header, first, inner, self.seal.next_iv()).expect("a message");
+        let seal = |aad: &[u8], _, plain: &mut [u8]| self.seal.seal(aad, plain).map(|sealed| sealed.tag);
+        unsealed.seal(seal).expect("a message")
+    }
+
+    fn send(&self, world: &mut World, message: &[u8]) {
+        let [a, b] = [A, B].map(|node| peer(node).local.expect("an address"));
+        world.inject(a, b, [&[0; 4], message].concat());
     }
 
     fn ask(&mut self, world: &mut World, id: u32, first: PayloadType, inner: &[u8]) -> Option<Vec<Payload>> {
@@ -130,6 +140,32 @@ fn a_message_id_that_is_not_due_changes_nothing() {
     assert_eq!(insider.ask_with(&mut world, 2, &[]), Some(vec![]));
     assert_eq!(insider.ask_with(&mut world, 3, &end), Some(vec![]));
     assert!(!world.is_up(B, PEER));
+}
+
+#[test]
+fn what_a_peer_asks_in_a_second_has_a_limit_and_junk_does_not_count() {
+    let (mut world, mut insider) = begin(6);
+    // Somebody else sends under its address and SPIs.
+    for n in 0..1000usize {
+        let mut forged = insider.message(ExchangeType::INFORMATIONAL, 2, PayloadType::NONE, &[]);
+        let at = forged.len() - 1 - n % 16;
+        forged[at] ^= 1;
+        insider.send(&mut world, &forged);
+    }
+    world.run_for(Duration::from_millis(10));
+    assert_eq!(world.nodes[B].endpoint.counters().dropped_bad_tag, 1000);
+    let before = world.log.len();
+    for id in 2..402 {
+        let message = insider.message(ExchangeType::INFORMATIONAL, id, PayloadType::NONE, &[]);
+        insider.send(&mut world, &message);
+    }
+    world.run_for(Duration::from_millis(10));
+    let answered = (world.log.len() - before) as u32;
+    assert!((200..210).contains(&answered), "{answered}");
+    assert!(world.nodes[B].endpoint.counters().dropped_rate > 0);
+    // It asks again.
+    world.run_for(Duration::from_secs(1));
+    assert_eq!(insider.ask_with(&mut world, 2 + answered, &[]), Some(vec![]));
 }
 
 #[test]
