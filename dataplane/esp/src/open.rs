@@ -89,6 +89,10 @@ impl Opener {
 /// Whether a number that was inferred is that of an old packet rather than of one to come. With what is left of the window RFC 4304
 /// (appendix A2.2) goes on to the next 2^32 numbers, for a peer of whose packets nearly as many in a row were lost. Where the way back is
 /// shorter it is a replay: two thousand million lost packets end an SA, and replays cost no decryption.
+///
+/// A replay of a packet from more than 2^31 numbers ago looks like one to come, as long as the peer says no more than 32 bits: only
+/// the tag tells them apart. It is dropped as `BadTag` and costs the decryption that any packet costs which somebody makes up with
+/// a number ahead.
 #[inline]
 fn is_left_of(top: u64, inferred: u64) -> bool {
     inferred > top && inferred.checked_sub(1 << 32).is_some_and(|before| top.saturating_sub(before) < inferred - top)

@@ -81,6 +81,23 @@ fn a_replay_left_of_the_window_is_counted_as_one_without_a_decryption() {
 }
 
 #[test]
+fn a_replay_is_one_as_far_back_as_32_bits_can_tell() {
+    let half = 1u64 << 31;
+    for (ago, why) in
+        [(64, Drop::ReplayOld), (half - 1, Drop::ReplayOld), (half + 1, Drop::BadTag), ((1 << 32) - 1, Drop::BadTag)]
+    {
+        let (mut sealer, mut opener) = pair(Backend::AwsLc, Suite::Aes128Gcm, true, 9);
+        let packet = sealed(&mut sealer, b"once");
+        assert!(opened(&mut opener, &packet).is_ok());
+        sealer.seq_next = 9 + ago;
+        opener.window.accept(9 + ago - 1);
+        assert!(opened(&mut opener, &sealed(&mut sealer, b"much later")).is_ok());
+        assert_eq!(opened(&mut opener, &packet), Err(why), "{ago} numbers ago");
+        assert_eq!(opener.window.top(), 9 + ago);
+    }
+}
+
+#[test]
 fn what_lies_ahead_is_opened_over_the_edge_of_32_bits() {
     let edge = 1u64 << 32;
     for (top, next) in [(edge - 10, edge + 3), (3 * edge - 2, 3 * edge + 2), (edge - 1, edge + (1 << 30)), (5, 1 << 31)] {
