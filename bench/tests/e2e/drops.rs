@@ -1,7 +1,10 @@
 //! What is dropped of one peer is shown at that peer, the same whether its keys come from IKE or from a file, and at no other.
 
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
 use adit_bench::lab::capture::{Datagram, Injector};
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, WAN, wait_until};
+use adit_bench::netns::{Netns, Signal, signal};
 use adit_proto::control::Direction;
 use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::Drop;
@@ -105,5 +108,44 @@ fn goes_on(mut lab: Lab) -> Result<()> {
     wait_until("packets pass again", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok()))
         .with_context(|| lab.logs())?;
     ensure!(counted(&lab)? == COUNT, "{} after the data plane was another", counted(&lab)?);
+    Ok(())
+}
+
+/// Sends datagrams one by one, of which some may be refused.
+fn send(from: &Netns, to: SocketAddr, count: u32) -> Result<()> {
+    let socket = from.enter(|| UdpSocket::bind("0.0.0.0:0"))?;
+    (0..count).for_each(|_| drop(socket.send_to(&[0; 40], to)));
+    Ok(())
+}
+
+/// SIGSTOP makes the queues in front of a data plane fill: what the kernel drops there is counted for each of them, and nowhere
+/// else.
+#[test]
+fn what_is_lost_in_the_queues_in_front_of_a_data_plane_is_counted() -> Result<()> {
+    let lab = Lab::start(&LabOptions::patient())?;
+    let (a, b) = (lab.a(), lab.b());
+    let plane = a.data_plane().context("a data plane")?;
+    let counted = || {
+        let metrics = a.metrics()?;
+        let queue = metrics.sum("adit_interface_queue_drops_total", &[]).context("no adit_interface_queue_drops_total")? as u64;
+        Ok::<_, anyhow::Error>([metrics.dropped(Drop::UdpOverflow), queue])
+    };
+    for (number, what) in ["udp_overflow", "adit_interface_queue_drops_total"].into_iter().enumerate() {
+        reaches(&b.netns, a.inner())?;
+        let before = counted()?;
+        signal(plane, Signal::Stop)?;
+        // More than the buffer of the socket takes, and than the queue of the interface.
+        let sent = match number {
+            0 => send(&b.netns, SocketAddr::new(a.outer(), PORT), 100_000),
+            _ => send(&a.netns, SocketAddr::new(IpAddr::V4(b.inner()), 9), 10_000),
+        };
+        signal(plane, Signal::Continue)?;
+        sent?;
+        // The kernel tells of what the socket lost with the next datagram.
+        wait_until(what, SOON, || Ok(reaches(&b.netns, a.inner()).is_ok() && counted()?[number] > before[number] + 1000))
+            .with_context(|| format!("{before:?}, then {:?}", counted()))?;
+        ensure!(counted()?[1 - number] == before[1 - number], "{what}: {before:?}, then {:?}", counted()?);
+    }
+    ensure!(a.data_plane() == Some(plane), "the data plane is another one:\n{}", a.log());
     Ok(())
 }
