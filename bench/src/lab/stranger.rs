@@ -29,13 +29,16 @@ pub enum Kind {
     Version,
     /// Requests to connect, from as many networks as there are.
     Requests,
-    /// Requests to connect, all under the address of the peer.
+    /// Requests to connect, all under the address of the peer, from ports that it does not use.
     PeersRequests,
+    /// The same from the port that it uses.
+    PeersPort,
     /// ESP with an SPI that nobody has.
     Esp,
 }
 
 impl Kind {
+    /// Those that hinder nobody. The other one hinders the peer where it begins, and not us where we do.
     pub const ALL: [Kind; 5] = [Kind::Junk, Kind::Version, Kind::Requests, Kind::PeersRequests, Kind::Esp];
 }
 
@@ -59,26 +62,49 @@ impl Stranger {
     }
 
     fn datagram(&self, kind: Kind, n: u32) -> Datagram {
-        let source = match (kind, self.peer) {
-            (Kind::Requests, _) => Ipv4Addr::from_bits(0x0a00_0000 | (spread(n) >> 40) as u32),
-            (Kind::PeersRequests, IpAddr::V4(peer)) => peer,
-            _ => STRANGER,
+        let any_port = 1024 + (n * 7 % 60_000) as u16;
+        let from = match (kind, self.peer) {
+            (Kind::Requests, _) => anywhere(n),
+            (Kind::PeersRequests, IpAddr::V4(peer)) => SocketAddrV4::new(peer, if any_port == PORT { 1024 } else { any_port }),
+            (Kind::PeersPort, IpAddr::V4(peer)) => SocketAddrV4::new(peer, self.peers_port()),
+            _ => SocketAddrV4::new(STRANGER, any_port),
         };
         let spi = spread(n).to_be_bytes();
         let message = match kind {
             Kind::Junk => [&spi[..], &spi, &[0; 12]].concat(),
             Kind::Version => [&spi[..], &[0; 8], &[0, 0x30, 34, 8, 0, 0, 0, 0, 0, 0, 0, 28]].concat(),
-            Kind::Requests | Kind::PeersRequests => [&spi[..], &self.request[8..]].concat(),
+            Kind::Requests | Kind::PeersRequests | Kind::PeersPort => [&spi[..], &self.request[8..]].concat(),
             Kind::Esp => [&[0x80], &[0xA5; 99][..]].concat(),
         };
         let marker: &[u8] = if self.to.port() != PORT || kind == Kind::Esp { &[] } else { &[0; 4] };
-        Datagram {
-            from: SocketAddrV4::new(source, 1024 + (n * 7 % 60_000) as u16),
-            to: self.to,
-            ethernet: self.ethernet,
-            payload: [marker, &message].concat(),
-        }
+        Datagram { from, to: self.to, ethernet: self.ethernet, payload: [marker, &message].concat() }
     }
+
+    /// From which port the peer sends to the gateway's.
+    fn peers_port(&self) -> u16 {
+        self.to.port()
+    }
+
+    /// Protected messages with the SPIs of an IKE SA that was overheard, as short as there are any, and none of them authentic: by
+    /// turns under the address of the peer and under everybody's.
+    pub fn overheard(&self, spis: [u8; 16]) -> Vec<Datagram> {
+        let marker: &[u8] = if self.to.port() == PORT { &[0; 4] } else { &[] };
+        let header = [&spis[..], &[46, 0x20, 37, 8, 0, 0, 0, 2], &57u32.to_be_bytes()].concat();
+        let one = |n: u32| {
+            let from = match self.peer {
+                IpAddr::V4(peer) if n.is_multiple_of(2) => SocketAddrV4::new(peer, self.peers_port()),
+                _ => anywhere(n),
+            };
+            let sealed = [&[0, 0, 0, 29][..], &spread(n).to_be_bytes(), &[0xA5; 17]].concat();
+            Datagram { from, to: self.to, ethernet: self.ethernet, payload: [marker, &header, &sealed].concat() }
+        };
+        (0..DATAGRAMS).map(one).collect()
+    }
+}
+
+/// An address and port out of as many networks as there are.
+fn anywhere(n: u32) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits(0x0a00_0000 | (spread(n) >> 40) as u32), 1024 + (n * 7 % 60_000) as u16)
 }
 
 /// A number that looks like chance.
@@ -89,8 +115,13 @@ fn spread(n: u32) -> u64 {
 /// Sends the datagrams over and over, so many in a second, until told to stop; `sent` grows with each. One at a time: a burst would leave
 /// room for others behind it. Who was late does not make up for it.
 pub fn send_evenly(link: &Injector, datagrams: &[Datagram], rate: u32, stop: &AtomicBool, sent: &AtomicU64) -> Result<()> {
+    evenly(rate, stop, sent, |n| link.send(&datagrams[n as usize % datagrams.len()]))
+}
+
+/// Does something so many times in a second, as [`send_evenly`] does; `each` is told how many were before.
+pub fn evenly(rate: u32, stop: &AtomicBool, sent: &AtomicU64, mut each: impl FnMut(u64) -> Result<()>) -> Result<()> {
     let mut next = Instant::now();
-    for datagram in datagrams.iter().cycle() {
+    for n in 0.. {
         next = (next + Duration::from_secs(1) / rate).max(Instant::now() - LATE_MAX);
         loop {
             if stop.load(Ordering::Relaxed) {
@@ -102,7 +133,7 @@ pub fn send_evenly(link: &Injector, datagrams: &[Datagram], rate: u32, stop: &At
                 _ => thread::yield_now(),
             }
         }
-        link.send(datagram)?;
+        each(n)?;
         sent.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

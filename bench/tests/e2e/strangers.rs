@@ -1,30 +1,40 @@
 //! Strangers on the cable, at an even pace that leaves no gaps for others: junk, other versions, requests under addresses of everybody and
-//! of the peer itself, ESP of nobody. What is established is rekeyed meanwhile, and a configured peer connects at once.
+//! of the peer itself, ESP of nobody, messages with SPIs that were overheard. What is established lives, carries traffic and is
+//! rekeyed meanwhile, and a configured peer connects at once.
+//!
+//! How many are sent depends on the host: each test says how many there were.
 
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
-use adit_bench::lab::stranger::{Kind, Stranger, send_evenly, target};
-use adit_bench::lab::{Lab, PORT, SOON, WAN, wait_until};
+use adit_bench::lab::metrics::Metrics;
+use adit_bench::lab::stranger::{Kind, Stranger, ethernet, send_evenly, target};
+use adit_bench::lab::{Gateway, Lab, PORT, SOON, WAN, wait_until};
+use adit_proto::screen::{ADDRESSES, MOVED, Rates};
 use adit_proto::stats::Drop;
 use anyhow::{Context, Result, ensure};
 
 use crate::flood::while_sent;
 use crate::ike_tunnel::{ROLES, options, peer, spis};
-use crate::reaches;
+use crate::{Pings, reaches};
 
-/// Datagrams in a second, one by one.
-const RATE: u32 = 20_000;
+/// Datagrams in a second, one by one, as far as the host can send so many.
+const RATE: u32 = 60_000;
+/// An idle IKE SA that gets no answers is given up sooner.
+const IDLE: Duration = Duration::from_secs(34);
 /// So soon a configured peer is there.
 const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
+/// Not so often that it is the load.
+const PING_EVERY: Duration = Duration::from_millis(5);
 /// A busy machine only delays: the best of these counts.
 const TRIES: usize = 3;
 
-/// Somebody who has seen a request to connect on the cable of the second gateway.
-fn stranger(lab: &mut Lab, port: u16) -> Result<Stranger> {
-    let mut capture = Capture::open(&lab.b().netns, WAN)?;
-    let from = lab.b().outer();
-    lab.gateways[1].start_control()?;
+/// Somebody who has seen on the cable how one gateway asks the other one to connect, as it does when it starts, and floods the
+/// first one.
+fn stranger(lab: &mut Lab, asker: usize, port: u16) -> Result<Stranger> {
+    let mut capture = Capture::open(&lab.gateways[asker].netns, WAN)?;
+    let from = lab.gateways[asker].outer();
+    lab.gateways[asker].start_control()?;
     // IKE_SA_INIT is exchange 34 (RFC 7296 §3.1).
     let is_request = |datagram: &Datagram| {
         let at = if datagram.to.port() == 500 { 18 } else { 22 };
@@ -33,19 +43,36 @@ fn stranger(lab: &mut Lab, port: u16) -> Result<Stranger> {
     let found = capture.collect(1, SOON, is_request)?.pop().context("no request came")?;
     let marker = if found.to.port() == 500 { 0 } else { 4 };
     let (to, request) = (target(lab.a(), port), found.payload[marker..].to_vec());
-    Ok(Stranger { peer: from, to, ethernet: found.ethernet, request })
+    let [there, here] = [&found.ethernet[..6], &found.ethernet[6..12]];
+    let (there, here) = if asker == 0 { (here, there) } else { (there, here) };
+    let ethernet = ethernet(here.try_into()?, there.try_into()?);
+    Ok(Stranger { peer: lab.b().outer(), to, ethernet, request })
 }
 
-/// Does something while the first gateway is flooded; gives how many were sent.
-fn under_flood(lab: &Lab, datagrams: &[Datagram], work: impl FnOnce() -> Result<()>) -> Result<u64> {
+/// Does something while the first gateway is flooded, and says how much it was in a second.
+fn under_flood(lab: &Lab, what: &str, datagrams: &[Datagram], work: impl FnOnce() -> Result<()>) -> Result<u64> {
     let link = Injector::open(&lab.b().netns, WAN)?;
-    while_sent(
+    let began = Instant::now();
+    let sent = while_sent(
         |stop, sent| send_evenly(&link, datagrams, RATE, stop, sent),
         || {
             std::thread::sleep(Duration::from_millis(300));
             work()
         },
     )
+    .with_context(|| format!("{what}\n{}", lab.logs()))?;
+    let rate = (sent as f64 / began.elapsed().as_secs_f64()) as u64;
+    println!("{what}: {rate} a second");
+    ensure!(sent > 1000, "{what}: only {sent} were sent");
+    Ok(rate)
+}
+
+/// What came above this rate was dropped by this name, where the host could send enough of it.
+fn is_limited(lab: &Lab, before: &Metrics, why: Drop, (sent, limit): (u64, Rates)) -> Result<()> {
+    let dropped = lab.a().metrics()?.dropped(why) - before.dropped(why);
+    // A bucket begins full.
+    ensure!(dropped > 0 || sent < 3 * u64::from(limit.all()), "{sent} a second, and none was dropped as {}", why.label());
+    Ok(())
 }
 
 fn rekeys(lab: &Lab) -> Result<()> {
@@ -56,14 +83,30 @@ fn rekeys(lab: &Lab) -> Result<()> {
     wait_until("the keys are replaced under the flood", SOON, || Ok(spis(lab.b())?.1 != old.1))
 }
 
-/// How long it takes until the peer is connected again.
-fn connects(lab: &Lab) -> Result<Duration> {
-    lab.b().adit("disconnect site-a")?;
-    wait_until("the peer has gone", SOON, || Ok(peer(lab.a())?["state"] != "established"))?;
+/// How long it takes until this gateway has connected again to the other one.
+fn connects(from: &Gateway, to: &Gateway) -> Result<Duration> {
+    from.adit(&format!("disconnect {}", to.name))?;
+    wait_until("the peer has gone", SOON, || Ok(peer(to)?["state"] != "established"))?;
     let began = Instant::now();
-    lab.b().adit("connect site-a")?;
-    wait_until("the peer is connected again", SOON, || Ok(peer(lab.b())?["state"] == "established"))?;
+    from.adit(&format!("connect {}", to.name))?;
+    wait_until("the peer is connected again", SOON, || Ok(peer(from)?["state"] == "established"))?;
     Ok(began.elapsed())
+}
+
+/// Under a flood, again until one was connected soon enough and lost no pings but those that are counted; gives its rate.
+fn holds(lab: &Lab, what: &str, datagrams: &[Datagram], [from, to]: [&Gateway; 2]) -> Result<u64> {
+    let (mut took, mut lost, mut rate) = (Vec::new(), Vec::new(), 0);
+    while !took.iter().any(|took| *took <= CONNECTED_WITHIN) || !lost.iter().any(Result::is_ok) {
+        ensure!(took.len() < TRIES, "{what}: connected after {took:?}, pings: {lost:?}\n{}", lab.logs());
+        let pings = Pings::start(lab, lab.b(), lab.a().inner(), PING_EVERY)?;
+        rate = under_flood(lab, what, datagrams, || {
+            rekeys(lab)?;
+            lost.push(pings.none_lost_behind_sockets(lab, 10));
+            took.push(connects(from, to)?);
+            Ok(())
+        })?;
+    }
+    Ok(rate)
 }
 
 /// Every kind on one port, on which the peer begins.
@@ -73,30 +116,63 @@ fn every_kind(port: u16) -> Result<()> {
         crate::edit(lab.b(), &format!("{}:{PORT}", lab.a().outer()), &format!("{}:{port}", lab.a().outer()))?;
     }
     lab.gateways[0].start_control()?;
-    let stranger = stranger(&mut lab, port)?;
+    let stranger = stranger(&mut lab, 1, port)?;
     lab.wait_until_up()?;
     let before = lab.a().metrics()?;
+    let mut as_peer = 0;
     for kind in Kind::ALL {
         if port != PORT && kind == Kind::Esp {
             continue;
         }
-        let datagrams = stranger.datagrams(kind);
-        let mut took = Vec::new();
-        while !took.iter().any(|took| *took <= CONNECTED_WITHIN) {
-            ensure!(took.len() < TRIES, "{kind:?} on port {port}: connected after {took:?}\n{}", lab.logs());
-            let sent = under_flood(&lab, &datagrams, || {
-                rekeys(&lab)?;
-                took.push(connects(&lab)?);
-                Ok(())
-            })
-            .with_context(|| format!("{kind:?} on port {port}\n{}", lab.logs()))?;
-            ensure!(sent > 1000, "only {sent} were sent");
+        let rate = holds(&lab, &format!("{kind:?} on port {port}"), &stranger.datagrams(kind), [lab.b(), lab.a()])?;
+        if kind == Kind::PeersRequests {
+            as_peer = rate;
         }
     }
+    is_limited(&lab, &before, Drop::PuntAddressLimit, (as_peer, ADDRESSES))?;
     let after = lab.a().metrics()?;
-    for why in [Drop::BadIke, Drop::PuntNetworkLimit, Drop::PuntAddressLimit] {
+    for why in [Drop::BadIke, Drop::PuntNetworkLimit] {
         ensure!(after.dropped(why) > before.dropped(why), "none was counted as {}", why.label());
     }
+    reaches(&lab.b().netns, lab.a().inner())
+}
+
+/// Whoever knows a peer's address and port sends as it does. What the peer asks comes through by lot; what we ask is answered, for
+/// that takes an SPI that only the peer has seen.
+#[test]
+fn requests_under_the_peers_address_and_port_keep_us_from_nothing() -> Result<()> {
+    let mut lab = Lab::prepare(&options(&ROLES))?;
+    let stranger = stranger(&mut lab, 0, PORT)?;
+    lab.gateways[1].start_control()?;
+    lab.wait_until_up()?;
+    let before = lab.a().metrics()?;
+    let rate = holds(&lab, "requests as of the peer", &stranger.datagrams(Kind::PeersPort), [lab.a(), lab.b()])?;
+    is_limited(&lab, &before, Drop::PuntAddressLimit, (rate, ADDRESSES))
+}
+
+/// Whoever hears the cable knows the SPIs as well.
+#[test]
+fn an_idle_tunnel_outlives_who_sends_under_its_spis() -> Result<()> {
+    let mut lab = Lab::prepare(&options(&["role: initiator, dpd_s: 3", "role: responder, dpd_s: 3"]))?;
+    let stranger = stranger(&mut lab, 0, PORT)?;
+    lab.gateways[1].start_control()?;
+    lab.wait_until_up()?;
+    let overheard = |lab: &Lab| -> Result<Vec<Datagram>> {
+        let spis = u128::from_str_radix(&spis(lab.a())?.0, 16).context("SPIs of an IKE SA")?;
+        Ok(stranger.overheard(spis.to_be_bytes()))
+    };
+    let handshakes = |gateway: &Gateway| Ok::<_, anyhow::Error>(gateway.metrics()?.sum("adit_ike_handshakes_total", &[]));
+    let (before, datagrams) = ((spis(lab.a())?.0, handshakes(lab.a())?), overheard(&lab)?);
+    let counted = lab.a().metrics()?;
+    let rate = under_flood(&lab, "overheard, while all is idle", &datagrams, || {
+        std::thread::sleep(IDLE);
+        ensure!((spis(lab.a())?.0, handshakes(lab.a())?) == before, "it was made anew");
+        rekeys(&lab)
+    })?;
+    // Half of them come from elsewhere.
+    is_limited(&lab, &counted, Drop::PuntKnownLimit, (rate / 2, MOVED))?;
+    // What nobody has overheard yet is as it was.
+    under_flood(&lab, "overheard, once more", &overheard(&lab)?, || rekeys(&lab))?;
     reaches(&lab.b().netns, lab.a().inner())
 }
 
