@@ -174,6 +174,13 @@ impl Meter {
         (sent, received)
     }
 
+    /// When packets of a peer were seen last.
+    pub fn heard(&self, peer: PeerTag) -> Option<Instant> {
+        let all = self.flows.range((peer.0, ChildId(0), 0)..=(peer.0, ChildId(u16::MAX), u8::MAX));
+        let inbound = all.filter(|((.., direction), _)| *direction == Direction::Inbound as u8);
+        inbound.filter_map(|(_, flow)| flow.moved).max()
+    }
+
     /// The totals of all Child SAs of a peer that there are, or were: in each direction.
     pub fn totals(&self, peer: PeerTag) -> impl Iterator<Item = (ChildId, Direction, Volume)> + '_ {
         let all = self.flows.range((peer.0, ChildId(0), 0)..=(peer.0, ChildId(u16::MAX), u8::MAX));

@@ -4,11 +4,12 @@ mod certificates;
 mod ike_families;
 mod paths;
 mod peers;
+mod stamps;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use adit_proto::histogram;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
@@ -20,6 +21,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::desired::Source;
 use crate::numbers::{Numbers, SocketNumbers, WorkerNumbers};
 use crate::view::View;
+use stamps::Stamps;
 
 /// Upper bounds of the latency histograms, in seconds: from below the fastest path to where TCP gives up hoping.
 const LATENCY_BOUNDS_S: [f64; 16] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1.0];
@@ -29,7 +31,7 @@ const LATENCY_BOUNDS_S: [f64; 16] = [2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5
 /// # Errors
 /// Two families have one name; a test shows that they have not.
 pub fn registry(view: Arc<View>) -> prometheus::Result<Registry> {
-    let mut gateway = Gateway { view, descs: Vec::new() };
+    let mut gateway = Gateway { view, descs: Vec::new(), stamps: Mutex::default() };
     let desc = |family: &MetricFamily| Desc::new(family.name().to_owned(), family.help().to_owned(), Vec::new(), HashMap::new());
     gateway.descs = gateway.collect().iter().map(desc).collect::<prometheus::Result<_>>()?;
     let registry = Registry::new();
@@ -51,6 +53,7 @@ pub fn page(registry: &Registry) -> prometheus::Result<String> {
 struct Gateway {
     view: Arc<View>,
     descs: Vec<Desc>,
+    stamps: Mutex<Stamps>,
 }
 
 impl Collector for Gateway {
@@ -69,8 +72,14 @@ impl Collector for Gateway {
         families.extend(self.configuration());
         families.push(self.interface());
         let (desired, ike) = (self.view.desired(), self.view.ike());
-        families.extend(peers::families(&self.view.peers(&desired)));
-        families.extend(paths::families(&self.view, &desired.config, &ike));
+        let peers = self.view.peers(&desired);
+        {
+            // What is inside is whole at every panic.
+            let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut scrape = stamps.scrape(Instant::now(), SystemTime::now());
+            families.extend(peers::families(&peers, &mut scrape));
+            families.extend(paths::families(&self.view, &desired.config, &ike, &mut scrape));
+        }
         families.extend(certificates::families(&self.view.certificates(), &desired.config, &ike));
         families.extend(ike_families::families(&desired.config, &ike));
         families
@@ -143,8 +152,11 @@ fn busy(numbers: &Numbers) -> MetricFamily {
 fn gauges(numbers: &Numbers) -> Vec<MetricFamily> {
     let one = |which: &Gauge| {
         let live = each_worker(numbers).filter_map(|(id, worker)| Some((id, worker.gauge(*which)?)));
-        let metrics = live.map(|(id, value)| gauge(&[("worker", &id)], value as f64)).collect();
-        family(MetricType::GAUGE, format!("adit_{}", which.label()), which.help(), metrics)
+        let metric = |(id, value): (String, i64)| match which.label_of(value) {
+            None => Some(gauge(&[("worker", &id)], value as f64)),
+            Some((label, text)) => text.map(|text| gauge(&[(label, &text), ("worker", &id)], 1.0)),
+        };
+        family(MetricType::GAUGE, format!("adit_{}", which.label()), which.help(), live.filter_map(metric).collect())
     };
     Gauge::ALL.iter().map(one).collect()
 }
@@ -318,7 +330,43 @@ fn sent_and_dropped(text: &str, interface: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::{Config, Machine};
+    use crate::desired::Desired;
+
+    /// The names of families that a text speaks of; one that ends with `_` stands for all that begin so.
+    fn families_in(text: &str) -> Vec<&str> {
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        let at = text.match_indices("adit_").filter(|(at, _)| !text[..*at].ends_with(is_name));
+        at.map(|(at, _)| text[at..].split(|c| !is_name(c)).next().unwrap_or_default()).collect()
+    }
+
+    #[test]
+    fn every_family_that_the_documents_name_is_there() {
+        let yaml = "name: a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0 }\ndataplane: { workers: 1 }\npeers: []\n";
+        let config = Config::from_yaml(yaml, Path::new("/"), &Machine { cores: vec![0] }).unwrap();
+        let view = Arc::new(View::new(Arc::new(Desired::new(config))));
+        let all = Gateway { view, descs: Vec::new(), stamps: Mutex::default() }.collect();
+        let is_there = |name: &str| {
+            all.iter().any(|family| family.name() == name || (name.ends_with('_') && family.name().starts_with(name)))
+        };
+        let text = |file: &str| std::fs::read_to_string(format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let (metrics, others) = (text("docs/metrics.md"), text("docs/config.md") + &text("docs/ARCHITECTURE.md"));
+        // The last chapter says what there was.
+        let (now, was) = metrics.split_once("## Changes").unwrap();
+        for name in [families_in(now), families_in(&others)].concat() {
+            assert!(is_there(name), "there is no {name}");
+        }
+        for row in was.lines().filter(|row| row.starts_with('|')) {
+            let [before, after] = [1, 2].map(|column| families_in(row.split('|').nth(column).unwrap()));
+            // Where only its labels have changed, it is in both.
+            for name in before.iter().filter(|name| !after.contains(name)) {
+                assert!(!is_there(name), "{name} is there still");
+            }
+        }
+    }
 
     #[test]
     fn what_an_interface_dropped_is_read_by_its_name() {

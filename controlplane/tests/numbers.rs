@@ -1,11 +1,14 @@
 //! Metrics and status over a real channel: this test plays the data plane's end of it.
 
+#[path = "support/crowded.rs"]
+mod crowded;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_channel::{Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
 use adit_controlplane::api::types::{self, Status};
@@ -84,6 +87,7 @@ impl Plane {
             port.drop(Drop::BadTag, 3);
             port.gauge(Gauge::IoUring, 1);
             port.gauge(Gauge::Core, id as i64);
+            port.gauge(Gauge::CryptoBackend, 1);
             (0..packets).for_each(|n| port.latency(Latency::Inbound, 1_000 + n * 10));
             let desired = view.desired();
             let own = desired.sas.iter().filter(|want| usize::from(want.worker) == id);
@@ -163,9 +167,14 @@ fn the_metrics_page_is_clean_in_every_state() {
     assert_eq!(value(&down, "adit_dataplane_up"), 0.0);
     let plane = Plane::start(&view, dir.path());
     plane.work(&view, 50);
+    plane.ports[0].gauge(Gauge::Core, -1);
     let up = metrics::page(&registry).unwrap();
     promtool(&up);
     assert_eq!(value(&up, "adit_dataplane_up"), 1.0);
+    // What is no number is a label, and what is not there has no series.
+    assert_eq!(value(&up, "adit_crypto_backend{backend=\"aws-lc\",worker=\"0\"}"), 1.0);
+    assert_eq!(value(&up, "adit_core{core=\"1\",worker=\"1\"}"), 1.0);
+    assert_eq!(up.matches("\nadit_core{").count(), 1, "{up}");
     assert_eq!(value(&up, "adit_sealed_packets_total{worker=\"1\"}"), 50.0);
     assert_eq!(value(&up, "adit_drops_total{reason=\"bad_tag\",worker=\"0\"}"), 3.0);
     assert_eq!(value(&up, "adit_latency_seconds_count{path=\"inbound\",worker=\"0\"}"), 50.0);
@@ -180,6 +189,32 @@ fn the_metrics_page_is_clean_in_every_state() {
     for name in Gauge::ALL.iter().map(|gauge| format!("adit_{}", gauge.label())) {
         assert!(up.contains(&format!("# TYPE {name} gauge")), "{name}");
     }
+}
+
+#[test]
+fn timestamps_stay_as_they_are_until_something_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let registry = metrics::registry(view.clone()).unwrap();
+    let plane = Plane::start(&view, dir.path());
+    let received = "adit_peer_last_receive_timestamp_seconds{peer=\"site-b\"}";
+    let heard = |packets: u64| {
+        plane.work(&view, packets);
+        view.sample();
+        // Longer than a second: wherever in it the event was, the clock passes a whole one.
+        let times: Vec<f64> = (0..12)
+            .map(|_| {
+                std::thread::sleep(Duration::from_millis(100));
+                value(&metrics::page(&registry).unwrap(), received)
+            })
+            .collect();
+        assert!(times.iter().all(|time| *time == times[0]), "{times:?}");
+        times[0]
+    };
+    let first = heard(10);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((1.0..4.0).contains(&(now - first)), "{first} at {now}");
+    assert!((1.0..4.0).contains(&(heard(20) - first)));
 }
 
 #[test]
@@ -379,6 +414,60 @@ fn the_status_can_be_read_by_programs_and_by_people() {
     insta::assert_snapshot!(status::of_peer(&now.peers[0]));
 }
 
+fn assert_fits(text: &str) {
+    let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(long.is_empty(), "{long:#?} in\n{text}");
+}
+
+#[test]
+fn what_a_peer_lacks_is_the_same_in_status_health_and_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let registry = metrics::registry(view.clone()).unwrap();
+    let plane = Plane::start(&view, dir.path());
+    plane.work(&view, 50);
+    let with = |change: fn(&mut PathStatus)| {
+        let mut path = path();
+        change(&mut path);
+        vec![path]
+    };
+    let no_echoes = with(|path| (path.echo, path.mtu_proven, path.proven) = (false, None, false));
+    for (paths, lack) in [
+        (with(|_| {}), None),
+        (no_echoes, None),
+        (with(|path| path.silent = true), Some("no echo comes back from 192.0.2.2:4500")),
+        (with(|path| path.mtu_proven = None), Some("how long packets to 192.0.2.2:4500 may be is not known yet")),
+        (with(|path| path.in_use = false), Some("no address is known that it can be reached at")),
+        (Vec::new(), Some("no address is known that it can be reached at")),
+    ] {
+        view.set_ike(Report { paths: [(0, paths)].into(), ..Report::default() });
+        let (status, health) = (view.status(), view.health());
+        let peer = &status.peers[0];
+        assert_eq!(peer.lacks.iter().map(String::as_str).collect::<Vec<_>>(), lack.into_iter().collect::<Vec<_>>());
+        let told: Vec<_> = health.lacks.iter().map(|lack| (lack.peer.as_deref(), lack.what.as_str())).collect();
+        assert_eq!(told, lack.map(|lack| (Some("site-b"), lack)).into_iter().collect::<Vec<_>>());
+        assert_eq!((peer.up, health.ok), (lack.is_none(), lack.is_none()));
+        let page = metrics::page(&registry).unwrap();
+        assert_eq!(value(&page, "adit_peer_up{peer=\"site-b\"}"), f64::from(u8::from(peer.up)));
+        let report = status::report(&status);
+        assert!(lack.is_none_or(|lack| report.contains(lack)) && report.contains("NOT UP") != peer.up, "{report}");
+    }
+}
+
+#[test]
+fn a_crowded_status_of_many_peers_fits_80_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let plane = Plane::start(&view, dir.path());
+    plane.work(&view, 50_000);
+    view.sample();
+    view.set_ike(Report { paths: [(0, vec![path()])].into(), ..Report::default() });
+    let status = crowded::status(view.status());
+    assert!(status.peers.len() > 10 && status.drops.len() == Drop::ALL.len());
+    status.peers.iter().for_each(|peer| assert_fits(&status::of_peer(peer)));
+    assert_fits(&status::report(&status));
+}
+
 #[test]
 fn the_status_fits_80_columns() {
     let dir = tempfile::tempdir().unwrap();
@@ -399,8 +488,5 @@ fn the_status_fits_80_columns() {
     peer.paths[0].remote = "[2001:db8:1234:5678:9abc:def0:1234:5678]:4500".to_owned();
     peer.paths[0].black_holes = 1;
     peer.paths[0].mtu_route = 9000;
-    for text in [status::report(&status), status::of_peer(&status.peers[0])] {
-        let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
-        assert!(long.is_empty(), "{long:#?} in\n{text}");
-    }
+    [status::report(&status), status::of_peer(&status.peers[0])].iter().for_each(|text| assert_fits(text));
 }

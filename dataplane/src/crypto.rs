@@ -1,6 +1,7 @@
 //! Decides at start which library seals and opens, and says why.
 
 use adit_esp::aead::{self, Backend, Reason};
+use adit_proto::stats::BACKENDS;
 use anyhow::{Context, Result, bail};
 
 use crate::config::CryptoChoice;
@@ -30,9 +31,25 @@ pub fn choose(choice: CryptoChoice) -> Result<Backend> {
     Ok(backend)
 }
 
+/// The backend as [`adit_proto::stats::Gauge::CryptoBackend`] tells it.
+pub fn code(backend: Backend) -> i64 {
+    BACKENDS.iter().position(|name| *name == backend.name()).map_or(0, |place| place as i64 + 1)
+}
+
 #[cfg(test)]
 mod tests {
+    use adit_proto::stats::Gauge;
+
     use super::*;
+
+    #[test]
+    fn the_gauge_tells_every_backend_by_its_name() {
+        for backend in Backend::ALL {
+            let told = Gauge::CryptoBackend.label_of(code(backend));
+            assert_eq!(told, Some(("backend", Some(backend.name().to_owned()))), "{backend}");
+        }
+        assert_eq!(Gauge::CryptoBackend.label_of(0), Some(("backend", None)), "a worker that has not said it");
+    }
 
     #[test]
     fn what_is_asked_for_is_taken_or_refused_with_a_remedy() {

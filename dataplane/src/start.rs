@@ -311,20 +311,11 @@ fn clock() -> Clock {
     Clock { began: Instant::now(), began_ns: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64 }
 }
 
-/// The backend as the gauge tells it.
-const fn crypto_code(backend: Backend) -> i64 {
-    match backend {
-        Backend::AwsLc => 1,
-        Backend::RustCrypto => 2,
-        Backend::IpsecMb => 3,
-    }
-}
-
 /// What start-up decided, as gauges.
 fn show(env: &mut Environment, io: &IoDecision, backend: Backend, core: &CoreId) {
     for (gauge, value) in [
         (Gauge::IoUring, i64::from(io.uring)),
-        (Gauge::CryptoBackend, crypto_code(backend)),
+        (Gauge::CryptoBackend, crypto::code(backend)),
         (Gauge::UdpSegmentMax, env.udp.segments_max as i64),
         (Gauge::UdpGro, i64::from(env.udp.gro)),
         (Gauge::TapTso, i64::from(env.tap.limits.tso)),

@@ -140,7 +140,7 @@ numbers! {
     /// How things are now.
     Gauge {
         IoUring "io_uring" "1 when the worker runs on io_uring, 0 when on poll and plain system calls.",
-        CryptoBackend "crypto_backend" "1 for aws-lc, 2 for rustcrypto, 3 for ipsec-mb.",
+        CryptoBackend "crypto_backend" "The library that the worker seals and opens with; the value is always 1.",
         UdpSegmentMax "udp_segment_max" "Segments per train that the kernel takes; 1 when UDP_SEGMENT is off.",
         UdpGro "udp_gro" "1 when UDP_GRO is on.",
         TapUso "tap_uso" "1 when the TAP takes UDP super-frames.",
@@ -150,10 +150,29 @@ numbers! {
         OutboundSas "outbound_sas" "Outbound SAs installed.",
         Peers "peers" "Peers set.",
         Selectors "selectors" "Selectors in the policy table of this worker.",
-        Core "core" "The CPU that the worker is pinned to; -1 when it is not pinned.",
+        Core "core" "The CPU that the worker is pinned to while it has much to do, none without; the value is always 1.",
         SocketReceiveBuffer "socket_receive_buffer_bytes" "UDP receive buffer that the kernel granted, counted as dataplane.socket_buffer asks for it.",
         PoolBytes "pool_bytes" "Memory of the worker's frame pool.",
         HalvesBytes "halves_bytes" "Memory in which halves of frames of peers wait, which is made with the peer (oversize: split).",
+    }
+}
+
+/// The libraries that seal and open, by their names: in shared memory [`Gauge::CryptoBackend`] is a place in this list, counted from 1.
+pub const BACKENDS: [&str; 3] = ["aws-lc", "rustcrypto", "ipsec-mb"];
+
+impl Gauge {
+    /// What a value of this gauge means where it is no number to reckon with: the name of a label, and the value that it has there.
+    /// `None` of a number; `Some` without a text where the value says that there is nothing.
+    pub fn label_of(self, value: i64) -> Option<(&'static str, Option<String>)> {
+        let place = usize::try_from(value);
+        match self {
+            Gauge::CryptoBackend => {
+                let name = place.ok().and_then(|place| BACKENDS.get(place.checked_sub(1)?)).map(|name| (*name).to_owned());
+                Some(("backend", name))
+            }
+            Gauge::Core => Some(("core", place.ok().map(|core| core.to_string()))),
+            _ => None,
+        }
     }
 }
 

@@ -34,6 +34,8 @@ pub struct ByIke {
     /// Since it is in this state.
     pub since: Instant,
     pub cause: Option<String>,
+    /// When the keys of the IKE SA in use were agreed, by a handshake or a rekey.
+    pub handshake: Option<Instant>,
     pub children: Vec<Pair>,
     pub missing: Vec<types::MissingSelector>,
     pub ike: types::Ike,
@@ -64,6 +66,7 @@ fn peer(status: &PeerStatus, now: Instant) -> ByIke {
         state: status.state,
         since: status.since,
         cause: status.cause.as_ref().filter(|_| !status.state.is_up()).map(ToString::to_string),
+        handshake: status.ike.first().map(|ike| ike.established),
         children: children::of_ike(&status.ike),
         missing: status.ike.iter().flat_map(|ike| missing(ike, now)).collect(),
         ike: types::Ike {

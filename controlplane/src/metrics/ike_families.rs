@@ -22,9 +22,8 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
         peers.flat_map(|(place, peer)| metrics(&peer.counters, wanted, Some(name(place)))).collect()
     };
     let per_peer = |wanted: &'static str, help| family(MetricType::COUNTER, wanted, help, of_peers(wanted));
-    let all = report.total.iter().map(|(event, count)| counter(&[("event", event)], count)).collect();
-    let initiators = metrics(&report.total, "adit_ike_refused_initiators_total", None);
-    let dropped = metrics(&report.total, "adit_ike_dropped_total", None);
+    // Whoever it was with: mostly it was with nobody that is known.
+    let in_all = |wanted: &'static str, help| family(MetricType::COUNTER, wanted, help, metrics(&report.total, wanted, None));
     let half_open = gauge(&[], report.half_open as f64);
     vec![
         family(
@@ -36,11 +35,17 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
         family(MetricType::GAUGE, "adit_ike_half_open", "IKE SAs that peers began and have not authenticated.", vec![half_open]),
         per_peer("adit_ike_handshakes_total", "IKE SAs that were authenticated."),
         per_peer("adit_ike_failures_total", "Handshakes and Child SAs that failed, by cause; adit explain PEER says more."),
-        family(
-            MetricType::COUNTER,
+        in_all(
             "adit_ike_refused_initiators_total",
             "Requests to connect that were refused, by cause, before it was clear from which peer.",
-            initiators,
+        ),
+        in_all(
+            "adit_ike_cookies_demanded_total",
+            "Initiators that were told to come again with a cookie (RFC 7296 section 2.6).",
+        ),
+        in_all(
+            "adit_ike_key_exchanges_demanded_total",
+            "Initiators that were told to come again with another key exchange (INVALID_KE_PAYLOAD, RFC 7296 section 1.2).",
         ),
         per_peer("adit_ike_rekeys_total", "IKE SAs and Child SAs that were replaced by new ones."),
         per_peer("adit_ike_dead_peers_total", "IKE SAs given up because the peer did not answer."),
@@ -48,14 +53,9 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
         per_peer("adit_ike_dpd_requests_total", "Requests of dead peer detection (DPD) that were sent."),
         per_peer("adit_ike_retransmissions_total", "Requests of ours that were sent again."),
         per_peer("adit_ike_repeated_requests_total", "Requests of a peer that came again."),
-        family(
-            MetricType::COUNTER,
-            "adit_ike_replays_total",
-            "Messages and fragments of a peer that had come before, or outside the window.",
-            replays(report, name),
-        ),
-        family(MetricType::COUNTER, "adit_ike_events_total", "All that IKE counts, over all peers and initiators.", all),
-        family(MetricType::COUNTER, "adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason.", dropped),
+        per_peer("adit_ike_child_sas_created_total", "Child SAs that were made, each lane and each that replaced another one."),
+        per_peer("adit_ike_child_sas_lost_total", "Child SAs that the data plane refused or lost."),
+        in_all("adit_ike_dropped_total", "Messages of IKE that changed nothing, by reason, whoever sent them."),
     ]
 }
 
@@ -67,15 +67,6 @@ fn states<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> Vec<Metric> 
             gauge(&[("peer", name(place)), ("state", state.name())], is)
         };
         ConnectionState::ALL.iter().map(one).collect::<Vec<_>>()
-    };
-    report.peers.iter().flat_map(of_peer).collect()
-}
-
-/// What came again.
-fn replays<'a>(report: &Report, name: impl Fn(&usize) -> &'a str) -> Vec<Metric> {
-    let of_peer = |(place, ByIke { counters, .. }): (&usize, &ByIke)| {
-        let kinds = [("fragment", counters.dropped_fragment_replay), ("message", counters.dropped_outside_window)];
-        kinds.map(|(kind, count)| counter(&[("kind", kind), ("peer", name(place))], count))
     };
     report.peers.iter().flat_map(of_peer).collect()
 }
@@ -110,7 +101,34 @@ fn named(name: &'static str, value: u64) -> Option<Named> {
         "dpd_requests" => ("adit_ike_dpd_requests_total", None),
         "retransmissions" => ("adit_ike_retransmissions_total", None),
         "repeated_requests" => ("adit_ike_repeated_requests_total", None),
+        "children_created" => ("adit_ike_child_sas_created_total", None),
+        "children_lost" => ("adit_ike_child_sas_lost_total", None),
+        "cookies_demanded" => ("adit_ike_cookies_demanded_total", None),
+        "key_exchanges_demanded" => ("adit_ike_key_exchanges_demanded_total", None),
         _ => return None,
     };
     Some(Named { family, label, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Machine;
+
+    #[test]
+    fn every_counter_of_the_engine_is_in_one_family() {
+        let yaml = "name: a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0 }\ndataplane: { workers: 1 }\npeers: []\n";
+        let config = Config::from_yaml(yaml, Path::new("/"), &Machine { cores: vec![0] }).unwrap();
+        let shown: BTreeSet<String> =
+            families(&config, &Report::default()).iter().map(|family| family.name().to_owned()).collect();
+        let mut series = BTreeSet::new();
+        for (name, value) in Counters::default().iter() {
+            let one = named(name, value).unwrap_or_else(|| panic!("{name} has no metric"));
+            assert!(shown.contains(one.family), "{name} is in {}, which is not shown", one.family);
+            assert!(series.insert((one.family, one.label)), "{name} is shown as another one is");
+        }
+    }
 }

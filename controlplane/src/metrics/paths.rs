@@ -3,9 +3,9 @@
 use adit_channel::PathCounters;
 use adit_engine::path::PathStatus;
 use adit_proto::control::PathId;
-use prometheus::proto::{MetricFamily, MetricType};
-use rustix::time::{ClockId, clock_gettime};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 
+use super::stamps::Scrape;
 use super::{counter, family, gauge};
 use crate::config::Config;
 use crate::ike::report::Report;
@@ -47,9 +47,11 @@ const KNOWN: [Known; 4] = [
     ),
 ];
 
+const RECEIVED: &str = "adit_path_last_receive_timestamp_seconds";
+
 /// The families of all paths that are set.
-pub fn families(view: &View, config: &Config, report: &Report) -> Vec<MetricFamily> {
-    let (paths, now_ns) = (view.paths(), monotonic_ns());
+pub fn families(view: &View, config: &Config, report: &Report, scrape: &mut Scrape<'_>) -> Vec<MetricFamily> {
+    let paths = view.paths();
     let name_of = |place: &usize| config.peers.get(*place).map_or("", |peer| peer.name.as_str());
     let mut families: Vec<MetricFamily> = COUNTERS
         .iter()
@@ -61,15 +63,19 @@ pub fn families(view: &View, config: &Config, report: &Report) -> Vec<MetricFami
         })
         .collect();
     let heard = paths.iter().filter(|(_, counters)| counters.received_at_ns > 0);
-    let silent = heard.map(|((peer, path), counters)| {
-        let silent_ns = now_ns.saturating_sub(counters.received_at_ns);
-        gauge(&[("path", &path.index().to_string()), ("peer", name_of(peer))], silent_ns as f64 / 1e9)
+    let heard = heard.map(|((peer, path), counters)| {
+        let (path, at) = (path.index().to_string(), scrape.instant_of(counters.received_at_ns));
+        let time = scrape.time_of((RECEIVED, format!("{path} {}", name_of(peer))), at);
+        gauge(&[("path", &path), ("peer", name_of(peer))], time)
     });
-    let help = "Seconds since the last authentic packet came on a path; none before the first one.";
-    families.push(family(MetricType::GAUGE, "adit_path_silent_seconds", help, silent.collect()));
+    let help = "When the last authentic packet came on a path, in seconds since 1970 UTC; no value before the first.";
+    families.push(family(MetricType::GAUGE, RECEIVED, help, heard.collect()));
     let help = "Peers whose routes are to be looked up again and have not had their turn.";
     let waiting = vec![gauge(&[], report.lookups_waiting as f64)];
     families.push(family(MetricType::GAUGE, "adit_route_lookups_waiting", help, waiting));
+    let info = report.paths.iter().flat_map(|(place, paths)| paths.iter().map(move |path| info(name_of(place), path)));
+    let help = "The ways to each peer with their addresses; the value is always 1.";
+    families.push(family(MetricType::GAUGE, "adit_path_info", help, info.collect()));
     let peers = || report.paths.iter().flat_map(|(place, paths)| paths.iter().map(move |path| (name_of(place), path)));
     families.extend(KNOWN.iter().map(|(name, help, kind, read)| {
         let one = |(peer, path): (&str, &PathStatus)| {
@@ -82,7 +88,8 @@ pub fn families(view: &View, config: &Config, report: &Report) -> Vec<MetricFami
     families
 }
 
-fn monotonic_ns() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+/// Where a path leads: its number, which is the label of all other families, says nothing by itself.
+fn info(peer: &str, path: &PathStatus) -> Metric {
+    let [local, remote] = [path.hop.local, path.hop.remote].map(|end| end.to_string());
+    gauge(&[("local", &local), ("path", &path.path.index().to_string()), ("peer", peer), ("remote", &remote)], 1.0)
 }

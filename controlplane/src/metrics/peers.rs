@@ -4,23 +4,26 @@
 //! again when the Child SA has ended; an SPI would make new series for ever.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::Instant;
 
 use adit_proto::control::{ChildId, Direction};
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
+use super::stamps::Scrape;
 use super::{counter, family, gauge};
-use crate::api::types::{Peer, Volume};
+use crate::api::types::Volume;
 use crate::children::LaneState;
 use crate::meter::drops::Dropped;
 use crate::view::drops::direction;
 use crate::view::status::PeerView;
 
-const UP: &str = "1 while every configured pair of selectors of a peer has a Child SA in use, the way to it is proven and what it takes \
-                  known; adit status says what is missing.";
+const UP: &str = "1 while every configured pair of selectors of a peer has a Child SA in use, and the way to it is proven, and what it takes \
+                  known, as far as the peer lets that be found out; adit status says what is missing.";
+const HANDSHAKE: &str = "adit_peer_last_handshake_timestamp_seconds";
+const RECEIVED: &str = "adit_peer_last_receive_timestamp_seconds";
 
 /// All families; there are as many whoever is connected.
-pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
+pub fn families(peers: &[PeerView], scrape: &mut Scrape<'_>) -> Vec<MetricFamily> {
     let of = |one: fn(&PeerView) -> f64| -> Vec<Metric> {
         peers.iter().map(|view| gauge(&[("peer", view.peer.name.as_str())], one(view))).collect()
     };
@@ -38,15 +41,15 @@ pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
         family(MetricType::GAUGE, "adit_peer_missing_selectors", selectors, missing),
         family(
             MetricType::GAUGE,
-            "adit_peer_last_handshake_timestamp_seconds",
-            "When the peer was last authenticated, in seconds since 1970 UTC; no value while it is not, and with a static key.",
-            timestamps(peers, |peer| peer.ike.as_ref()?.sas.first().map(|sa| sa.age_s)),
+            HANDSHAKE,
+            "When the keys of the IKE SA in use were agreed, by a handshake or by a rekey, in seconds since 1970 UTC; no value without one.",
+            timestamps(scrape, HANDSHAKE, peers, |view| view.handshake),
         ),
         family(
             MetricType::GAUGE,
-            "adit_peer_last_receive_timestamp_seconds",
+            RECEIVED,
             "When the last authentic packet of a peer came, in seconds since 1970 UTC; no value before the first.",
-            timestamps(peers, |peer| peer.received.idle_s),
+            timestamps(scrape, RECEIVED, peers, |view| view.heard),
         ),
         family(
             MetricType::COUNTER,
@@ -76,10 +79,17 @@ pub fn families(peers: &[PeerView]) -> Vec<MetricFamily> {
     ]
 }
 
-/// What was so many seconds ago, as a time.
-fn timestamps(peers: &[PeerView], ago: impl Fn(&Peer) -> Option<u64>) -> Vec<Metric> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    let one = |view: &PeerView| Some(gauge(&[("peer", &view.peer.name)], now.saturating_sub(ago(&view.peer)?) as f64));
+/// When something happened with each peer.
+fn timestamps(
+    scrape: &mut Scrape<'_>,
+    family: &'static str,
+    peers: &[PeerView],
+    at: fn(&PeerView) -> Option<Instant>,
+) -> Vec<Metric> {
+    let one = |view: &PeerView| {
+        let time = scrape.time_of((family, view.peer.name.clone()), at(view)?);
+        Some(gauge(&[("peer", &view.peer.name)], time))
+    };
     peers.iter().filter_map(one).collect()
 }
 

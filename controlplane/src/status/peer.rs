@@ -11,7 +11,7 @@ const COUNT_MAX: u64 = 1 << 40;
 /// The report.
 pub fn report(peer: &Peer) -> String {
     let since = peer.since_s.map_or(String::new(), |since| format!(" for {}", duration(since)));
-    let mut out = format!("{}: {}{since}\n", peer.name, state(peer));
+    let mut out = wrapped("", &format!("{}: {}{since}", peer.name, state(peer)));
     out.extend(remarks(peer).iter().map(|remark| wrapped("      ", remark)));
     out += &fact("endpoint", &peer.endpoint);
     out += &fact("keys", &format!("{}, {} lanes", peer.keys.replace('_', " "), peer.lanes));
@@ -97,7 +97,7 @@ fn direction(spi: &str, sa: &Sa) -> String {
 
 fn missing(missing: &MissingSelector) -> String {
     let why = again(missing.cause.as_deref(), missing.retry_in_s);
-    format!("\nno Child SA for {}\n", missing.selector) + &if why.is_empty() { why } else { wrapped("      ", &why) }
+    format!("\n{}", wrapped("no Child SA for ", &missing.selector)) + &if why.is_empty() { why } else { wrapped("      ", &why) }
 }
 
 fn ike_sa(sa: &IkeSa) -> String {

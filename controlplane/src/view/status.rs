@@ -30,6 +30,9 @@ pub struct PeerView {
     pub totals: Vec<(ChildId, Direction, types::Volume)>,
     /// All counters of its drops, also those at 0.
     pub drops: Vec<Dropped>,
+    /// When the keys of its IKE SA in use were agreed, and when the last authentic packet of it was seen.
+    pub handshake: Option<Instant>,
+    pub heard: Option<Instant>,
 }
 
 /// One look at the data plane.
@@ -110,12 +113,12 @@ impl View {
         let metered = tags.map(|(place, tag)| {
             let totals = planes.meter.totals(*tag).collect();
             let drops = (planes.drops.of(now, *tag), planes.drops.opened_of(now, *tag));
-            (place, planes.meter.traffic(now, *tag), totals, drops)
+            (place, planes.meter.traffic(now, *tag), planes.meter.heard(*tag), totals, drops)
         });
         let metered: Vec<_> = metered.collect();
         drop(planes);
         let look = Look { is_attached: live.is_some(), live: live.unwrap_or_default(), now };
-        let peers = metered.into_iter().map(|(place, (sent, received), totals, (drops, opened))| {
+        let peers = metered.into_iter().map(|(place, (sent, received), heard, totals, (drops, opened))| {
             let (mut peer, ready) = one_peer(desired, place, &wanted[place], &ike, &look);
             (peer.sent, peer.received, peer.drops) = (sent, received, drops_of::shown(&drops, opened, now));
             let of_path = |path: &PathStatus| counters.get(&(place, path.path)).copied().unwrap_or_default();
@@ -127,7 +130,8 @@ impl View {
                 let state = if peer.up { ConnectionState::Established } else { ConnectionState::Idle };
                 state.name().clone_into(&mut peer.state);
             }
-            PeerView { peer, totals, drops }
+            let handshake = ike.peers.get(&place).and_then(|by_ike| by_ike.handshake);
+            PeerView { peer, totals, drops, handshake, heard }
         });
         peers.collect()
     }
