@@ -112,7 +112,7 @@ async fn document() -> Response {
 
 /// One peer with its SAs.
 #[utoipa::path(get, path = "/v1/peers/{peer}", params(("peer" = String, Path, description = "The peer's name")),
-    responses((status = 200, body = types::Peer)))]
+    responses((status = 200, body = types::Peer), (status = 503, body = types::Outcome)))]
 async fn one_peer(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
     let desired = view.desired();
     match place_named(&desired.config, &name).and_then(|place| view.peer(&desired, place).ok_or(RequestError::NotReady)) {
@@ -133,9 +133,15 @@ async fn status(State(view): State<Arc<View>>) -> Json<types::Status> {
     Json(view.status())
 }
 
+/// Everything in numbers, for Prometheus: docs/metrics.md. At `metrics.listen` without a token.
+#[utoipa::path(get, path = "/metrics", security((), ("token" = [])),
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 500, body = types::Outcome)))]
 async fn metrics_page(State(registry): State<Registry>) -> Response {
     match metrics::page(&registry) {
         Ok(page) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response(),
         Err(error) => errors::refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,7 +186,7 @@ fn state(peer: &Peer) -> String {
 /// What is wrong with a peer, or worth a word: of several things that say the same, one.
 fn remarks(peer: &Peer) -> Vec<String> {
     let mut remarks = Vec::new();
-    let ready = matches!(peer.state.as_str(), "established" | "rekeying") || peer.ike.is_none();
+    let ready = peer.is_connected();
     match &peer.cause {
         Some(cause) => remarks.push(again(Some(cause), peer.ike.as_ref().and_then(|ike| ike.retry_in_s))),
         None if !ready => remarks.extend(peer.lacks.clone()),

@@ -330,7 +330,9 @@ fn every_path_of_the_document_exists() -> Result<()> {
             let answer = with_token(lab.a(), &method.to_uppercase(), &path)?;
             // An order may find that one before it is still being carried out.
             ensure!(answer.status == 200 || (method == "post" && answer.status == 409), "{method} {path}: {answer:?}");
-            answer.json()?;
+            if path != "/metrics" {
+                answer.json()?;
+            }
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `adit connect`, `disconnect`, `rekey`, `explain` and `status` as people meet them: what they say, where, and their exit codes.
 
-use std::process::Output;
+use std::io::{BufRead, BufReader};
+use std::process::{Output, Stdio};
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, at_one_moment, binary, wait_until};
 use anyhow::{Context, Result, ensure};
@@ -69,25 +70,50 @@ fn a_peer_with_a_static_key_has_no_ike_to_be_ordered() -> Result<()> {
 #[test]
 fn what_cannot_be_done_now_is_refused_and_what_can_is_done() -> Result<()> {
     let lab = Lab::start(&patient(&ROLES))?;
-    let done = |words: &[&str]| -> Result<()> {
+    let done = |words: &[&str], says: &str| -> Result<()> {
         let output = adit(lab.a(), words)?;
         ensure!(output.status.code() == Some(0) && output.stderr.is_empty(), "{words:?}: {output:?}");
+        ensure!(String::from_utf8_lossy(&output.stdout) == says, "{words:?}: {output:?}");
         Ok(())
     };
+    let connecting = "connecting to site-b: adit status site-b says how it goes\n";
+    let disconnected = "disconnected from site-b, until adit connect site-b or the peer connects\n";
     let explained = adit(lab.a(), &["explain", "site-b"])?;
     ensure!(String::from_utf8_lossy(&explained.stdout).contains("nothing is wrong"), "{explained:?}");
-    done(&["connect", "site-b"])?;
-    done(&["disconnect", "site-b"])?;
+    done(&["connect", "site-b"], connecting)?;
+    done(&["disconnect", "site-b"], disconnected)?;
     wait_until("it is idle", SOON, || Ok(peer(lab.a())?["state"] == "idle"))?;
-    done(&["disconnect", "site-b"])?;
+    done(&["disconnect", "site-b"], disconnected)?;
     for command in [["rekey", "site-b"].as_slice(), &["rekey", "--ike", "site-b"]] {
         refuses(lab.a(), command, 1, "site-b: the peer is not connected")?;
     }
-    done(&["connect", "site-b"])?;
+    done(&["connect", "site-b"], connecting)?;
     wait_until("it is up", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())?;
     let before = spis(lab.a())?;
-    done(&["rekey", "site-b"])?;
-    wait_until("the keys are others", SOON, || Ok(spis(lab.a())?.1 != before.1)).with_context(|| lab.logs())
+    done(&["rekey", "site-b"], "new keys of the traffic are being agreed on with site-b\n")?;
+    wait_until("the keys are others", SOON, || Ok(spis(lab.a())?.1 != before.1)).with_context(|| lab.logs())?;
+    done(&["rekey", "--ike", "site-b"], "new keys of the IKE SA are being agreed on with site-b\n")?;
+    wait_until("so are those of the IKE SA", SOON, || Ok(spis(lab.a())?.0 != before.0)).with_context(|| lab.logs())
+}
+
+#[test]
+fn a_status_that_is_watched_comes_again_and_again_and_shows_what_changes() -> Result<()> {
+    let lab = Lab::start(&patient(&ROLES))?;
+    let mut command = lab.a().netns.command(binary("adit")?);
+    command.args(["status", "site-b", "--watch=1", "-c"]).arg(&lab.a().config);
+    let mut watching = command.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(watching.stdout.take().context("a pipe")?).lines();
+    let mut heads = || lines.find_map(|line| line.ok().filter(|line| line.starts_with("site-b: "))).context("it has ended");
+    let first = (heads()?, heads()?);
+    lab.a().adit("disconnect site-b")?;
+    let mut changed = false;
+    for _ in 0..20 {
+        changed = changed || heads()?.starts_with("site-b: idle");
+    }
+    watching.kill()?;
+    watching.wait()?;
+    ensure!(first.0.starts_with("site-b: up") && first.1.starts_with("site-b: up") && changed, "{first:?}, {changed}");
+    Ok(())
 }
 
 #[test]

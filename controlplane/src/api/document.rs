@@ -6,10 +6,14 @@ use utoipa::{Modify, OpenApi, openapi};
 
 use super::peers;
 
-/// Everything under `/v1`.
+/// Everything under `/v1`, and the metrics.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Adit", description = "The API of an Adit gateway, over its Unix socket, or over TCP with a token."),
+    info(
+        title = "Adit",
+        description = "The API of an Adit gateway, over its Unix socket, or over TCP with a token. Every error is JSON; but what is no \
+            request of HTTP/1.1, or has a line or a header that is too long, is answered with 400, 414 or 431 and no body."
+    ),
     paths(
         super::live,
         super::health,
@@ -23,7 +27,8 @@ use super::peers;
         peers::disconnect,
         peers::rekey,
         peers::rekey_ike,
-        peers::explain
+        peers::explain,
+        super::metrics_page
     ),
     security(("token" = [])),
     modifiers(&Everywhere)

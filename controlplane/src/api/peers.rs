@@ -30,35 +30,40 @@ pub fn routes(requests: Requests) -> Router {
 
 /// Connects to a peer by IKE, and again whenever the connection is lost.
 #[utoipa::path(post, path = "/v1/peers/{peer}/connect", params(("peer" = String, Path, description = "The peer's name")),
-    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome),
+        (status = 503, body = Outcome)))]
 pub async fn connect(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
     carry_out(requests, peer, PeerCommand::Connect).await
 }
 
 /// Closes the connection to a peer, and does not connect again.
 #[utoipa::path(post, path = "/v1/peers/{peer}/disconnect", params(("peer" = String, Path, description = "The peer's name")),
-    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome),
+        (status = 503, body = Outcome)))]
 pub async fn disconnect(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
     carry_out(requests, peer, PeerCommand::Disconnect).await
 }
 
 /// Replaces the keys of the traffic with a peer now.
 #[utoipa::path(post, path = "/v1/peers/{peer}/rekey", params(("peer" = String, Path, description = "The peer's name")),
-    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome),
+        (status = 503, body = Outcome)))]
 pub async fn rekey(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
     carry_out(requests, peer, PeerCommand::Rekey).await
 }
 
 /// Replaces the keys of the IKE SA with a peer now.
 #[utoipa::path(post, path = "/v1/peers/{peer}/rekey-ike", params(("peer" = String, Path, description = "The peer's name")),
-    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+    responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome),
+        (status = 503, body = Outcome)))]
 pub async fn rekey_ike(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
     carry_out(requests, peer, PeerCommand::RekeyIke).await
 }
 
 /// Says why the last negotiation with a peer came to nothing, and what to change.
 #[utoipa::path(get, path = "/v1/peers/{peer}/explain", params(("peer" = String, Path, description = "The peer's name")),
-    responses((status = 200, body = Explanation), (status = 404, body = Outcome), (status = 409, body = Outcome)))]
+    responses((status = 200, body = Explanation), (status = 404, body = Outcome), (status = 409, body = Outcome),
+        (status = 503, body = Outcome)))]
 pub async fn explain(State(requests): State<Requests>, Path(peer): Path<String>) -> Response {
     match ask(requests, peer, What::Explain).await {
         Ok(explanation) => Json(explanation).into_response(),
@@ -81,7 +86,8 @@ pub struct ReloadQuery {
 
 /// Reads the configuration again and does what it says. With a file that does not check, nothing is changed.
 #[utoipa::path(post, path = "/v1/reload", params(ReloadQuery),
-    responses((status = 200, body = Reload), (status = 409, body = Outcome), (status = 422, body = Outcome)))]
+    responses((status = 200, body = Reload), (status = 409, body = Outcome), (status = 422, body = Outcome),
+        (status = 503, body = Outcome)))]
 pub async fn reload(State(requests): State<Requests>, Query(query): Query<ReloadQuery>) -> Response {
     let options = ReloadOptions { dry_run: query.dry_run, restart_dataplane: query.restart_dataplane };
     let (reply, answer) = oneshot::channel();

@@ -93,7 +93,8 @@ pub struct Peer {
     /// `idle`, `connecting`, `established`, `rekeying`, `reconnecting` or `failed`. With a static key nothing is negotiated: it is
     /// `established` while the data plane has all of its SAs and an address to send to, else `idle`.
     pub state: String,
-    /// Whether all that is configured works: every pair of selectors has a Child SA in use, the way is proven and what it takes known.
+    /// Whether all that is configured works: every pair of selectors has a Child SA in use, and the way is proven and what it takes
+    /// known, as far as the peer lets that be found out (docs/metrics.md).
     pub up: bool,
     /// What it lacks to be up, a sentence each; none when it is.
     #[serde(default)]
@@ -117,6 +118,13 @@ pub struct Peer {
     pub paths: Vec<PeerPath>,
     /// How IKE does; `null` with a static key.
     pub ike: Option<Ike>,
+}
+
+impl Peer {
+    /// Whether there is an IKE SA with it, or it needs none.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.state.as_str(), "established" | "rekeying") || self.ike.is_none()
+    }
 }
 
 /// One way to a peer.
