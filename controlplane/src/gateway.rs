@@ -9,6 +9,7 @@
 //! says of peers. The API reads the shared [`View`] beside it.
 
 mod answer;
+mod black_holes;
 mod command_queue;
 mod durable;
 mod engine_loop;
@@ -28,6 +29,7 @@ mod reload;
 mod renewal;
 mod restarts;
 mod runtime_dir;
+mod standing;
 mod start;
 mod underlay;
 mod watch;

@@ -501,10 +501,15 @@ impl Ike {
         let own = self.own_key.iter().flat_map(|key| key.chain()).map(|certificate| Ending {
             whose: format!("our certificate {}", certificate.subject()),
             until: certificate.not_after(),
+            is_ours: true,
         });
         let of_peer = |(id, place): (&PeerId, &usize)| {
             let until = self.endpoint.status(*id)?.ike.first()?.peer_certificate_until?;
-            Some(Ending { whose: format!("the certificate of the peer {}", config.peers.get(*place)?.name), until })
+            Some(Ending {
+                whose: format!("the certificate of the peer {}", config.peers.get(*place)?.name),
+                until,
+                is_ours: false,
+            })
         };
         let all = own.chain(self.places.iter().filter_map(of_peer)).collect();
         self.expiry.lines(unix, all)

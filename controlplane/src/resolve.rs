@@ -153,12 +153,14 @@ impl Resolver {
         let Some(task) = self.tasks.get_mut(&name) else { return false };
         match found {
             Ok(addresses) => {
-                task.complaint = None;
+                let is_over = task.complaint.take().is_some();
                 let before = self.known.0.insert(name.clone(), addresses.clone());
                 let changed = before.as_ref() != Some(&addresses);
                 if changed {
                     let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
                     tracing::info!("{name} is {}", list.join(", "));
+                } else if is_over {
+                    tracing::info!("{name} can be looked up again");
                 }
                 changed
             }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 
 use adit_bench::lab::traffic::{start, transfer};
-use adit_bench::lab::{Lab, LabOptions};
+use adit_bench::lab::{Lab, LabOptions, SOON, wait_until};
 use adit_proto::stats::{Count, Drop, Gauge};
 use anyhow::{Context, Result, ensure};
 
@@ -75,6 +75,25 @@ fn status_is_readable_by_people_and_by_programs() -> Result<()> {
     ensure!(text.contains("site-a") && text.contains("site-b"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&lab.a().adit("status --json")?)?;
     ensure!(json.to_string().contains("site-b"), "{json}");
+    Ok(())
+}
+
+/// Nothing is negotiated with a static key, so no change of a connection's state says it.
+#[test]
+fn that_a_peer_is_not_up_and_is_up_again_is_in_the_log() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::patient())?;
+    wait_until("it is up", SOON, || Ok(lab.a().metrics()?.sum("adit_peer_up", &[]) == Some(1.0)))?;
+    lab.gateways[1].stop()?;
+    // While there is traffic, silence is noticed at once.
+    let mut ping = lab.a().netns.command("ping");
+    let mut ping = ping.args(["-q", "-i", "0.2", &lab.b().inner().to_string()]).stdout(Stdio::null()).spawn()?;
+    let line = lab.a().wait_for_log("not up: no echo comes back from 192.0.2.2:4500", SOON).with_context(|| lab.logs());
+    ensure!(line.as_ref().is_ok_and(|line| line.contains("WARN") && line.contains("peer=\"site-b\"")), "{line:?}");
+    lab.gateways[1].start_control()?;
+    let line = lab.a().wait_for_log("up again", SOON).with_context(|| lab.logs());
+    ping.kill()?;
+    ping.wait()?;
+    ensure!(line?.contains("peer=\"site-b\"") && lab.a().log().matches("not up: ").count() == 1, "{}", lab.a().log());
     Ok(())
 }
 

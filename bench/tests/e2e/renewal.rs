@@ -5,7 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use adit_bench::lab::interop::pki::{Authority, Certificate, KeyKind, Subject};
+use adit_bench::lab::interop::pki::{Authority, Certificate, KeyKind, Subject, Validity};
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -56,6 +56,19 @@ fn runs(gateway: &Gateway) -> Result<String> {
     Ok(status(gateway)?["certificates"][0]["subject"].as_str().context("a certificate")?.to_owned())
 }
 
+/// When our own certificate ends and what the peer has shown does, as the metrics and the status say it: they agree.
+fn ends(gateway: &Gateway) -> Result<(u64, u64)> {
+    let (status, metrics) = (status(gateway)?, gateway.metrics()?);
+    let own = status["certificates"][0]["until"].as_u64().context("the end of our own")?;
+    let peer = status["peers"][0]["ike"]["sas"][0]["peer_certificate_until"].as_u64().context("the end of the peer's")?;
+    let metric = |whose: &str| metrics.sum(&format!("adit_{whose}_certificate_expiry_timestamp_seconds"), &[]);
+    ensure!(metric("own") == Some(own as f64) && metric("peer") == Some(peer as f64), "{}", gateway.metrics_page()?);
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH)?.as_secs();
+    let left = status["certificates"][0]["remaining_s"].as_i64().context("how long it is good")?;
+    ensure!((own as i64 - now as i64 - left).abs() < 60, "{left} s until {own}");
+    Ok((own, peer))
+}
+
 fn spi(gateway: &Gateway) -> Result<Value> {
     Ok(status(gateway)?["peers"][0]["ike"]["sas"][0]["initiator_spi"].clone())
 }
@@ -68,11 +81,11 @@ fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()
     // An edited configuration stays the operator's to take.
     let text = fs::read_to_string(&a.config)?;
     fs::write(&a.config, text.replace("underlay_mtu: 1500", "underlay_mtu: 1400"))?;
-    let (old, first) = (runs(a)?, spi(a)?);
+    let (old, first, before) = (runs(a)?, spi(a)?, ends(a)?);
     ensure!(!first.is_null() && !old.contains("renewed"), "{old}, {first}");
     let pings = Pings::start(&lab, a, b.inner(), Duration::from_millis(2))?;
 
-    let subject = Subject { common_name: "renewed".to_owned(), ..Subject::dns(&a.name) };
+    let subject = Subject { common_name: "renewed".to_owned(), ..Subject::dns(&a.name).valid(Validity::NotForLong) };
     let credential = authority.issue(&subject, KeyKind::Ed25519)?;
     replace(&lab.dir().join("site-a.crt"), credential.certificate.pem())?;
     a.wait_for_log("do not fit", SOON)?;
@@ -81,6 +94,10 @@ fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()
     a.wait_for_log("renewed on disk, and taken", SOON)?;
     ensure!(runs(a)?.contains("renewed"), "{}", a.adit("status")?);
     wait_until("the peer has seen the new one", SOON, || Ok(spi(a)? != first && spi(a)? == spi(b)?))?;
+    let (of_a, of_b) = (ends(a)?, ends(b)?);
+    ensure!(of_a.0 < before.0 && of_b.1 == of_a.0 && of_a.1 == before.1, "{before:?}, then {of_a:?} and {of_b:?}");
+    let told = a.adit("status")?.split_whitespace().collect::<Vec<_>>().join(" ");
+    ensure!(told.contains("CN=renewed, ENDS in 9 d 23 h: renew it"), "{told}");
 
     // Another authority beside the old one, at both ends: nobody is cut off in between.
     let other = Authority::root("Other", KeyKind::Ed25519)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -23,6 +23,8 @@ const CONNECTIONS_OF_ONE: usize = 32;
 const HEADER_WITHIN: Duration = Duration::from_secs(5);
 /// After this a connection ends with the request that it is at, so that nobody keeps a place for ever.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
+/// What goes on for longer than this is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(3600);
 /// How long we wait when the kernel gives no connection (no descriptors left).
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -31,14 +33,24 @@ pub async fn serve(listener: TcpListener, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let guests = Guests::default();
     let mut connections = JoinSet::new();
+    let mut trouble = Trouble::default();
     while let Ok(place) = places.clone().acquire_owned().await {
         let (stream, guest) = match listener.accept().await {
-            Ok((stream, from)) => match guests.admit(from.ip()) {
-                Some(guest) => (stream, guest),
-                None => continue,
-            },
+            Ok((stream, from)) => {
+                if trouble.is_over() {
+                    tracing::info!("HTTP connections are accepted again");
+                }
+                match guests.admit(from.ip()) {
+                    Some(guest) => (stream, guest),
+                    None => continue,
+                }
+            }
             Err(error) => {
-                tracing::warn!(%error, "no HTTP connection could be accepted");
+                if let Some(times) = trouble.came(Instant::now()) {
+                    let again =
+                        if times > 0 { format!("; the same {times} times since it was reported last") } else { String::new() };
+                    tracing::warn!(%error, "no HTTP connection could be accepted, and it is tried again{again}");
+                }
                 sleep(PAUSE).await;
                 continue;
             }
@@ -49,6 +61,33 @@ pub async fn serve(listener: TcpListener, router: Router) {
             drop((place, guest));
         });
         while connections.try_join_next().is_some() {}
+    }
+}
+
+/// What comes again and again: told once an hour with how often it came, each time with its end.
+#[derive(Debug, Default)]
+struct Trouble {
+    told: Option<Instant>,
+    /// How often it came since then.
+    times: u64,
+    /// Its end is to be told.
+    owed: bool,
+}
+
+impl Trouble {
+    /// It came. Where that is to be told, how often it came since it was told last.
+    fn came(&mut self, now: Instant) -> Option<u64> {
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TOLD_AGAIN) {
+            self.times = self.times.saturating_add(1);
+            return None;
+        }
+        (self.told, self.owed) = (Some(now), true);
+        Some(std::mem::take(&mut self.times))
+    }
+
+    /// All is well. True where it was told that it was not.
+    fn is_over(&mut self) -> bool {
+        std::mem::take(&mut self.owed)
     }
 }
 
@@ -102,6 +141,20 @@ async fn answer(stream: TcpStream, router: Router) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_no_descriptors_are_left_is_told_once_an_hour_and_so_is_its_end() {
+        let (mut trouble, start) = (Trouble::default(), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert!(!trouble.is_over());
+        let told: Vec<(u64, u64)> =
+            (0..7_300_000).step_by(200).filter_map(|ms| Some((ms / 1000, trouble.came(at(ms))?))).collect();
+        assert_eq!(told, [(0, 0), (3600, 17_999), (7200, 17_999)]);
+        assert!(trouble.is_over() && !trouble.is_over());
+        // Where one in two fails, neither is told each time.
+        let lines = (0..3000).filter(|n| trouble.came(at(7_300_000 + n * 400)).is_some() || trouble.is_over()).count();
+        assert_eq!(lines, 0);
+    }
 
     #[test]
     fn one_address_takes_no_more_than_its_share_and_gives_it_back() {

@@ -48,6 +48,18 @@ struct Reported {
     /// Complaints that were not reported.
     quiet: u64,
     up_since: Option<Instant>,
+    /// It is connected, and lacks something all the same.
+    lacks: bool,
+    /// A complaint was reported, and its end was not.
+    owed: bool,
+    /// The same of its authentication, while what there is goes on.
+    unproven: bool,
+}
+
+impl Reported {
+    fn is_well(&self, now: Instant) -> bool {
+        !self.lacks && self.up_since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER)
+    }
 }
 
 impl LogDedup {
@@ -55,8 +67,9 @@ impl LogDedup {
     /// connected with it, where it is about that; `failure`, whether it is a complaint.
     pub fn news(&mut self, now: Instant, peer: PeerId, line: &str, up: Option<bool>, failure: bool) -> Option<u64> {
         let reported = self.0.entry(peer).or_default();
-        if reported.up_since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER) {
-            *reported = Reported { up_since: Some(now), quiet: reported.quiet, ..Reported::default() };
+        if reported.is_well(now) {
+            let Reported { quiet, owed, unproven, .. } = *reported;
+            *reported = Reported { up_since: Some(now), quiet, owed, unproven, ..Reported::default() };
         }
         match up {
             Some(true) => drop(reported.up_since.get_or_insert(now)),
@@ -80,26 +93,51 @@ impl LogDedup {
             }
         };
         reported.quiet = reported.quiet.saturating_add(u64::from(failure && news.is_none()));
+        // Of one that is not connected, that it is connected again is the end.
+        reported.owed |= failure && news.is_some() && up.is_none();
+        reported.unproven |= failure && news.is_some() && up == Some(true);
         news
+    }
+
+    /// A peer that is connected lacks something, for this reason: whether that is news, as with [`LogDedup::news`].
+    pub fn lacks(&mut self, now: Instant, peer: PeerId, reason: &str) -> Option<u64> {
+        let news = self.news(now, peer, reason, None, true);
+        self.0.entry(peer).or_default().lacks = true;
+        news
+    }
+
+    /// A peer is up. True where something else was reported of it, and this was not.
+    pub fn has_all(&mut self, now: Instant, peer: PeerId) -> bool {
+        let Some(reported) = self.0.get_mut(&peer) else { return false };
+        if std::mem::take(&mut reported.lacks) {
+            reported.up_since = Some(now);
+        }
+        std::mem::take(&mut reported.owed)
+    }
+
+    /// A peer has another IKE SA. True where it was reported that it did not get one.
+    pub fn has_authenticated(&mut self, peer: PeerId) -> bool {
+        self.0.get_mut(&peer).is_some_and(|reported| std::mem::take(&mut reported.unproven))
     }
 
     /// The peers that have been up for a while after complaints that were not reported, and how many these were. Each comes once.
     pub fn well_again(&mut self, now: Instant) -> Vec<(PeerId, u64)> {
-        let is_well = |since: Option<Instant>| since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER);
-        let well = self.0.iter_mut().filter(|(_, reported)| reported.quiet > 0 && is_well(reported.up_since));
+        let well = self.0.iter_mut().filter(|(_, reported)| reported.quiet > 0 && reported.is_well(now));
         well.map(|(peer, reported)| (*peer, std::mem::take(&mut reported.quiet))).collect()
     }
 
     /// Whether something went wrong with a peer a short while ago: then what comes and goes with each try is not worth a line.
     pub fn is_failing(&self, now: Instant, peer: PeerId) -> bool {
-        let well =
-            |reported: &Reported| reported.up_since.is_some_and(|since| now.saturating_duration_since(since) >= WELL_AFTER);
-        self.0.get(&peer).is_some_and(|reported| reported.failing && !well(reported))
+        self.0.get(&peer).is_some_and(|reported| reported.failing && !reported.is_well(now))
     }
 
     /// A person has given a command about the peer: what follows is news.
     pub fn forget(&mut self, peer: PeerId) {
-        self.0.remove(&peer);
+        // The end of what was reported is still to be told.
+        let owed = self.0.remove(&peer).filter(|reported| reported.owed || reported.lacks);
+        if let Some(Reported { lacks, owed, .. }) = owed {
+            self.0.insert(peer, Reported { lacks, owed, ..Reported::default() });
+        }
     }
 }
 
@@ -229,6 +267,31 @@ mod tests {
         assert_eq!(news, 1);
         assert!(reported.news(at(10_000), PEER, "TS_UNACCEPTABLE", None, true).is_some(), "it was quiet for long");
         assert!(reported.news(at(10_001), PEER, "TS_UNACCEPTABLE", None, true).is_none());
+    }
+
+    #[test]
+    fn that_a_peer_was_authenticated_after_all_is_told_where_it_was_told_that_it_was_not() {
+        let (mut reported, now) = (LogDedup::default(), Instant::now());
+        assert!(!reported.has_authenticated(PEER));
+        assert_eq!(reported.news(now, PEER, "AUTHENTICATION_FAILED", Some(true), true), Some(0));
+        assert!(!reported.has_all(now, PEER), "what there is goes on, and was not complained of");
+        assert!(reported.has_authenticated(PEER) && !reported.has_authenticated(PEER));
+        assert_eq!(reported.news(now, PEER, "AUTHENTICATION_FAILED", Some(true), true), None);
+        assert!(!reported.has_authenticated(PEER), "it comes and goes");
+    }
+
+    #[test]
+    fn a_command_makes_all_that_follows_news_and_takes_no_end_away() {
+        let (mut reported, now) = (LogDedup::default(), Instant::now());
+        for is_owed in [false, true] {
+            if is_owed {
+                assert_eq!(reported.lacks(now, PEER, "no Child SA"), Some(0));
+            }
+            reported.forget(PEER);
+            assert!(!reported.is_failing(now, PEER));
+            assert_eq!(reported.has_all(now, PEER), is_owed);
+        }
+        assert_eq!(reported.lacks(now, PEER, "no Child SA"), Some(0), "it is news");
     }
 
     #[test]

@@ -6,8 +6,10 @@ use adit_engine::ike::{Cause, ChildKeys, ConnectionState, Event, IkeSpis};
 use adit_engine::path::PathEvent;
 use adit_proto::control::PeerId;
 
+use super::black_holes::BlackHoles;
 use super::log_budget::LogBudget;
 use super::log_dedup::{InitiatorLog, LogDedup, reason};
+use super::standing::{Line, Look, Standings};
 use crate::ike::Ike;
 
 /// What was said of the peers, and of those who are none.
@@ -16,6 +18,8 @@ pub struct PeerLog {
     said: LogDedup,
     budget: LogBudget,
     initiators: InitiatorLog,
+    standings: Standings,
+    black_holes: BlackHoles,
 }
 
 impl PeerLog {
@@ -35,6 +39,9 @@ impl PeerLog {
                     self.initiators.forget(hop.remote.ip());
                 }
                 match replaces {
+                    Some(old) if self.said.has_authenticated(*peer) => {
+                        tracing::info!(peer = name_of(ike, *peer), "IKE SA {spis} takes the place of {old} after all");
+                    }
                     Some(old) => self.detail(now, *peer, ike, &format!("IKE SA {spis} takes the place of {old}")),
                     None => self.detail(now, *peer, ike, &format!("IKE SA {spis} is up")),
                 }
@@ -52,28 +59,32 @@ impl PeerLog {
                 }
             }
             Event::InstallOutbound(keys) => self.detail(now, keys.peer, ike, &format!("outbound SA {}", described(keys))),
-            Event::Path(PathEvent::Set { peer, path, hop, mtu, .. }) => {
-                let (name, path) = (name_of(ike, *peer), path.index());
+            Event::Path(PathEvent::Set { peer, path: path_id, hop, mtu, .. }) => {
+                let (name, path) = (name_of(ike, *peer), path_id.index());
                 tracing::debug!(
                     peer = name,
                     "path {path} leads to {} from {}, with packets of {mtu} bytes",
                     hop.remote,
                     hop.local
                 );
+                if let Some(line) = self.black_holes.set(*peer, *path_id, *mtu) {
+                    tracing::info!(peer = name, "{line}");
+                }
             }
             Event::Path(PathEvent::Use { peer, path }) => {
                 let hop = ike.path(*peer, *path);
                 let to = hop.map_or(String::new(), |hop| format!(": at {} from {}", hop.remote, hop.local));
                 self.detail(now, *peer, ike, &format!("is reached by path {} now{to}", path.index()));
             }
-            Event::Path(PathEvent::BlackHole { peer, mtu, .. }) => {
+            Event::Path(PathEvent::BlackHole { peer, path, mtu }) => {
                 let name = name_of(ike, *peer);
-                tracing::warn!(
-                    peer = name,
-                    "packets above {mtu} bytes vanish on the way, smaller ones arrive: only these are sent from now on"
-                );
+                match self.black_holes.found(now, *peer, *path, *mtu) {
+                    (line, true) => tracing::warn!(peer = name, "{line}"),
+                    (line, false) => tracing::debug!(peer = name, "{line}"),
+                }
             }
-            Event::Path(PathEvent::Peer { .. } | PathEvent::Remove { .. } | PathEvent::Echo { .. }) => {}
+            Event::Path(PathEvent::Remove { peer, path }) => self.black_holes.remove(*peer, *path),
+            Event::Path(PathEvent::Peer { .. } | PathEvent::Echo { .. }) => {}
             Event::Refused { from, why, more } => {
                 if let Some(line) = self.initiators.line(now, *from, why, *more) {
                     tracing::warn!("{line}");
@@ -127,6 +138,19 @@ impl PeerLog {
         }
     }
 
+    /// Says which peers lack something though they are connected, and which lack nothing any more. To be called every few seconds.
+    pub fn tell_standing<'a>(&mut self, peers: impl Iterator<Item = Look<'a>>) {
+        let now = Instant::now();
+        for look in peers {
+            match self.standings.look(now, look, &mut self.said) {
+                Some(Line::Complaint(line)) => tracing::warn!(peer = look.name, "{line}"),
+                Some(Line::Recovery(line)) => tracing::info!(peer = look.name, "{line}"),
+                Some(Line::Repeated(line)) => tracing::debug!(peer = look.name, "{line}"),
+                None => {}
+            }
+        }
+    }
+
     /// What comes with every connection; while a peer does not come up for good, nobody wants to read it, nor all of it where it does not end.
     fn detail(&mut self, now: Instant, peer: PeerId, ike: &Ike, line: &str) {
         let name = name_of(ike, peer);
@@ -140,6 +164,7 @@ impl PeerLog {
     /// A person has given a command about the peer, or changed it: what follows is news.
     pub fn forget(&mut self, peer: PeerId) {
         self.said.forget(peer);
+        self.standings.forget(peer);
     }
 }
 

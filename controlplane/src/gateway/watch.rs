@@ -13,10 +13,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::orders::stopped;
+use super::standing::Look;
 use super::watchdog::Watchdog;
 use super::{Ended, Gateway, Plane, engine_loop, underlay};
 use crate::ike::Ike;
 use crate::view::View;
+use crate::view::status::PeerView;
 use crate::{status, system};
 
 /// How often rates are taken and unsettled things are tried again.
@@ -137,6 +139,20 @@ impl Gateway {
         self.take_renewed(plane, false).await;
         self.durable.note_tops(&self.view);
         self.tell_status();
+        self.tell_standing();
+    }
+
+    /// Says in the log which peers are connected and not up, and which are up again.
+    fn tell_standing(&mut self) {
+        self.publish_ike();
+        let peers = self.view.peers(&self.desired);
+        let looks = self.ids.iter().zip(&peers).map(|(id, PeerView { peer, .. })| Look {
+            peer: *id,
+            name: &peer.name,
+            is_connected: peer.is_connected(),
+            lacks: &peer.lacks,
+        });
+        self.peer_log.tell_standing(looks);
     }
 
     /// Tells who started us what `adit status` says first.

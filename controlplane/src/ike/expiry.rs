@@ -15,6 +15,8 @@ pub struct Ending {
     pub whose: String,
     /// Its end, in seconds since 1970 UTC.
     pub until: u64,
+    /// Of this gateway, and not of a peer.
+    pub is_ours: bool,
 }
 
 /// What has been said.
@@ -51,13 +53,16 @@ impl Warnings {
     }
 }
 
-fn line(Ending { whose, until }: &Ending, now: u64) -> String {
-    match until.checked_sub(now).map(|left| (left / DAY, left / 3600)) {
-        None => format!("{whose} has expired: renew it and reload"),
-        Some((0, hours)) => format!("{whose} ends in {hours} hours: renew it and reload"),
-        Some((1, _)) => format!("{whose} ends in a day: renew it and reload"),
-        Some((days, _)) => format!("{whose} ends in {days} days: renew it and reload"),
-    }
+fn line(Ending { whose, until, is_ours }: &Ending, now: u64) -> String {
+    let when = match until.checked_sub(now).map(|left| (left / DAY, left / 3600)) {
+        None => "has expired".to_owned(),
+        Some((0, hours)) => format!("ends in {hours} hours"),
+        Some((1, _)) => "ends in a day".to_owned(),
+        Some((days, _)) => format!("ends in {days} days"),
+    };
+    // Ours is read again by itself (renewal.rs), and the peer shows its own when it authenticates anew.
+    let remedy = if *is_ours { "renew it, and the new file is taken by itself" } else { "it has to be renewed there" };
+    format!("{whose} {when}: {remedy}")
 }
 
 #[cfg(test)]
@@ -65,7 +70,7 @@ mod tests {
     use super::*;
 
     fn ours(until: u64) -> Vec<Ending> {
-        vec![Ending { whose: "our certificate CN=a".to_owned(), until }]
+        vec![Ending { whose: "our certificate CN=a".to_owned(), until, is_ours: true }]
     }
 
     #[test]
@@ -79,9 +84,9 @@ mod tests {
         }
         let days: Vec<u64> = lines.iter().map(|(day, _)| *day).collect();
         assert_eq!(days, (70..=100).collect::<Vec<u64>>());
-        assert_eq!(lines[0].1, "our certificate CN=a ends in 29 days: renew it and reload");
-        assert_eq!(lines[29].1, "our certificate CN=a ends in 23 hours: renew it and reload");
-        assert_eq!(lines[30].1, "our certificate CN=a has expired: renew it and reload");
+        assert_eq!(lines[0].1, "our certificate CN=a ends in 29 days: renew it, and the new file is taken by itself");
+        assert_eq!(lines[29].1, "our certificate CN=a ends in 23 hours: renew it, and the new file is taken by itself");
+        assert_eq!(lines[30].1, "our certificate CN=a has expired: renew it, and the new file is taken by itself");
     }
 
     #[test]

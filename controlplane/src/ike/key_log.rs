@@ -27,8 +27,8 @@ pub enum KeyLogError {
 pub struct KeyLogFiles {
     files: Vec<(KeyLogFile, File)>,
     dir: PathBuf,
-    /// The last line could not be written.
-    failing: bool,
+    /// So many lines could not be written, up to the last one.
+    missing: u64,
 }
 
 impl KeyLogFiles {
@@ -40,26 +40,43 @@ impl KeyLogFiles {
         private::secret_directory(dir).map_err(|why| KeyLogError::Directory { dir: dir.to_owned(), why })?;
         let files = KeyLogFile::ALL.map(|kind| open(&dir.join(kind.name())).map(|file| (kind, file)));
         let files = files.into_iter().collect::<Result<_, _>>()?;
-        Ok(KeyLogFiles { files, dir: dir.to_owned(), failing: false })
+        Ok(KeyLogFiles { files, dir: dir.to_owned(), missing: 0 })
     }
 
-    /// Adds the keys of an SA. The connection matters more than the analysis: a full disk is told in the log, once.
+    /// Adds the keys of an SA. The connection matters more than the analysis: a full disk is told in the log once, and so is its end.
     pub fn add(&mut self, log: &KeyLog) {
         let text = log.line();
         // One write, so that a reader at the same time sees whole lines; with room for all, so that no copy of a key stays behind.
         let mut line = Zeroizing::new(Vec::with_capacity(text.len() + 2));
         // What could not be written may have left half a line.
-        if self.failing {
+        if self.missing > 0 {
             line.push(b'\n');
         }
         line.extend_from_slice(text.as_bytes());
         line.push(b'\n');
         let file = self.files.iter_mut().find(|(kind, _)| *kind == log.file());
         let written = file.map_or(Ok(()), |(_, file)| file.write_all(&line));
-        if let Some(error) = written.as_ref().err().filter(|_| !self.failing) {
-            tracing::error!("the key log in {} cannot be written: {error}. Keys are missing in it", self.dir.display());
+        if let Some(line) = self.news(&written) {
+            let dir = self.dir.display();
+            match written {
+                Ok(()) => tracing::info!("the key log in {dir} {line}"),
+                Err(_) => tracing::error!("the key log in {dir} {line}"),
+            }
         }
-        self.failing = written.is_err();
+    }
+
+    /// What is to be said of it.
+    fn news(&mut self, written: &io::Result<()>) -> Option<String> {
+        match written {
+            Ok(()) => match std::mem::take(&mut self.missing) {
+                0 => None,
+                missing => Some(format!("can be written again; the keys of {missing} SAs are missing in it")),
+            },
+            Err(error) => {
+                self.missing += 1;
+                (self.missing == 1).then(|| format!("cannot be written: {error}. Keys are missing in it"))
+            }
+        }
     }
 }
 
@@ -97,6 +114,19 @@ mod tests {
         assert_eq!(text.lines().filter(|line| **line == **key_log().line()).count(), 2, "{text}");
         assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
         assert_eq!(dir.metadata().unwrap().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn that_it_cannot_be_written_is_told_once_and_then_how_much_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut files = KeyLogFiles::open(&dir.path().join("keys")).unwrap();
+        let full = || Err(io::Error::from(io::ErrorKind::StorageFull));
+        for _ in 0..2 {
+            assert_eq!(files.news(&Ok(())), None);
+            assert!(files.news(&full()).unwrap().starts_with("cannot be written: "));
+            assert_eq!((files.news(&full()), files.news(&full())), (None, None));
+            assert_eq!(files.news(&Ok(())).unwrap(), "can be written again; the keys of 3 SAs are missing in it");
+        }
     }
 
     #[test]

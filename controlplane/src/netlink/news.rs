@@ -126,6 +126,7 @@ async fn listen(mut source: Source, heard: Arc<Heard>) {
                 break source;
             }
         };
+        tracing::info!("the kernel's news of links, addresses and routes are heard again");
         // Something may have changed meanwhile.
         heard.underlay.notify_one();
         heard.interface.notify_one();

@@ -55,6 +55,8 @@ pub struct Credential {
 pub enum Validity {
     /// From yesterday until in thirty days.
     Now,
+    /// From yesterday until in ten days, which is before any authority of this lab ends.
+    NotForLong,
     /// It ended yesterday.
     Expired,
     /// It begins tomorrow.
@@ -157,6 +159,7 @@ impl Subject {
         let now = SystemTime::now();
         let (from, until) = match self.validity {
             Validity::Now => (now - DAY, now + 30 * DAY),
+            Validity::NotForLong => (now - DAY, now + 10 * DAY),
             Validity::Expired => (now - 30 * DAY, now - DAY),
             Validity::NotYet => (now + DAY, now + 30 * DAY),
         };

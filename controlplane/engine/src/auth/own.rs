@@ -56,7 +56,7 @@ impl Finding {
             Finding::OtherKey { .. } => "give the private key that the certificate was issued for, and the gateway's own \
                                          certificate first in the file"
                 .to_owned(),
-            Finding::ExpiresSoon { .. } => "renew the certificate and reload".to_owned(),
+            Finding::ExpiresSoon { .. } => "renew the certificate: the new file is taken by itself".to_owned(),
             Finding::NotInChain { .. } => "put the gateway's own certificate first in the file, then that of the CA that issued \
                                            it, and so on; leave out all others"
                 .to_owned(),
