@@ -418,7 +418,10 @@ fn count_resync(resynced: bool, env: &Environment) {
 fn punt(kind: Kind, datagram: &[u8], arrival: &Arrival, state: &mut State, env: &mut Environment) {
     let now_us = state.now_us();
     if let Err(why) = state.punts.admit(kind, datagram, &arrival.from, now_us) {
-        return env.port.drop(why, 1);
+        env.port.drop(why, 1);
+        if !state.punts.tells_of(why, now_us) {
+            return;
+        }
     }
     let Some(from) = arrival.from.address() else { return env.port.drop(Drop::Unclassified, 1) };
     let header = PuntHeader { from, to: arrival.to, class: arrival.class };

@@ -14,13 +14,15 @@ use crate::udp::Endpoint;
 pub struct Punts {
     ike: Screen,
     stun: RateLimit,
+    /// What is dropped and goes up all the same, to be told of.
+    told: RateLimit,
 }
 
 impl Punts {
     /// For so many peers.
     pub fn new(peers: usize) -> Punts {
         let ike = Screen::new(IKE_SAS_OF_PEER_MAX * peers, IKE_ADDRESSES_PER_PEER * peers);
-        Punts { ike, stun: RateLimit::new(STUN_PER_S) }
+        Punts { ike, stun: RateLimit::new(STUN_PER_S), told: RateLimit::new(1) }
     }
 
     /// Does what a command says of whose messages go up first; `None` for one about something else.
@@ -43,6 +45,12 @@ impl Punts {
         let message = datagram.get(NON_ESP_MARKER_LEN..).ok_or(Drop::BadIke)?;
         self.ike.admit(message, from.address().ok_or(Drop::Unclassified)?, now_us)
     }
+
+    /// Whether a datagram that is dropped for this reason goes up all the same, only to be told of: one in a second of IKEv1, so that the
+    /// operator hears who is to be set to IKEv2.
+    pub fn tells_of(&mut self, why: Drop, now_us: u64) -> bool {
+        why == Drop::IkeV1 && self.told.take(1, now_us)
+    }
 }
 
 #[cfg(test)]
@@ -59,5 +67,13 @@ mod tests {
         assert_eq!(admitted(Kind::Ike, &header), adit_proto::screen::NETWORK_PER_S as usize);
         assert_eq!(punts.admit(Kind::Stun, &[0; 20], &from, 1), Err(Drop::PuntStunLimit));
         assert_eq!(punts.admit(Kind::Ike, &[0; 3], &from, 1), Err(Drop::BadIke));
+    }
+
+    #[test]
+    fn of_ikev1_one_in_a_second_is_told_of_and_of_nothing_else() {
+        let mut punts = Punts::new(1);
+        let told = (0..10_000_000).step_by(100_000).filter(|now_us| punts.tells_of(Drop::IkeV1, 1 + now_us)).count();
+        assert_eq!(told, 10);
+        assert!(Drop::ALL.iter().filter(|why| **why != Drop::IkeV1).all(|why| !punts.tells_of(*why, 1 << 40)));
     }
 }

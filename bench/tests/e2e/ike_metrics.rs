@@ -130,3 +130,28 @@ fn every_change_of_state_is_logged_with_both_spis() -> Result<()> {
     ensure!(line.contains(&format!("{initiator}_i {}_r", "0".repeat(16))), "{line}");
     Ok(())
 }
+
+#[test]
+fn ikev1_that_knocks_is_told_with_its_address_and_how_often() -> Result<()> {
+    let lab = Lab::start(&patient(&ROLES))?;
+    let (a, b) = (lab.a(), lab.b());
+    // A header of IKEv1, main mode (RFC 2408 §3.1): both cookies, next payload, version 1.0, exchange 2, flags, message id, length.
+    let knock = [&[7; 8][..], &[0; 8], &[1, 0x10, 2, 0, 0, 0, 0, 0], &28u32.to_be_bytes()].concat();
+    let behind_marker = [&[0; 4][..], &knock].concat();
+    let socket = b.netns.enter(|| std::net::UdpSocket::bind("192.0.2.2:0").map_err(anyhow::Error::from))?;
+    let from = socket.local_addr()?;
+    socket.set_read_timeout(Some(Duration::from_millis(10)))?;
+    for (port, message) in [(500, &knock), (4500, &behind_marker)] {
+        for _ in 0..5 {
+            socket.send_to(message, ("192.0.2.1", port))?;
+            ensure!(socket.recv(&mut [0; 100]).is_err(), "it is not to be answered");
+        }
+    }
+    let line = a.wait_for_log("it speaks IKE of version 1", SOON)?;
+    ensure!(line.contains(&from.to_string()) && line.contains("set it to IKEv2"), "{line}");
+    wait_until("all are counted", SOON, || Ok(value(a, "adit_drops_total", &[("reason", "ike_v1")])? == 10.0))?;
+    ensure!(a.log().matches("it speaks IKE of version 1").count() == 1, "{}", a.log());
+    let explained = a.adit("explain site-b")?;
+    ensure!(explained.contains(&format!("{from} wanted to connect")) && explained.contains("IKEv2"), "{explained}");
+    Ok(())
+}

@@ -113,6 +113,7 @@ fn class(cause: &Cause) -> Class {
             | Incompatibility::LongName
             | Incompatibility::UnknownAddress
             | Incompatibility::Ppk => Class::Authentication,
+            Incompatibility::OldVersion => Class::Other,
             Incompatibility::Refused(notify) => class_of_refusal(*notify),
         },
         Cause::CertificateExpired { .. } => Class::Authentication,

@@ -28,6 +28,7 @@ use super::context::{Action, Ctx, Shared, SpiTable};
 use super::counters::Counters;
 use super::crash;
 use super::directory::Directory;
+use super::error::Incompatibility;
 use super::event::{After, Event, Transmit};
 use super::facts::{IkeSpis, SaId};
 use super::failures::Failures;
@@ -132,6 +133,12 @@ impl Endpoint {
             Ok(header) => header,
             Err(error) => {
                 self.shared.counters.dropped_malformed += 1;
+                if error.fault == IkeFault::MajorVersion(1) {
+                    // Not answered: it would not understand that. The operator is told.
+                    let why = Incompatibility::OldVersion.into();
+                    let refusal = Refusal { from: hop.remote, at: now.unix, why, ours: Vec::new(), theirs: Vec::new() };
+                    return self.note_refusal(now, refusal);
+                }
                 if let IkeFault::MajorVersion(major) = error.fault {
                     self.answer_version(now, hop, message, major);
                 }

@@ -95,6 +95,8 @@ pub enum Incompatibility {
     /// In the policy table each pair of a local and a remote selector takes a place.
     #[error("its traffic selectors make more pairs than a peer may have")]
     TooManySelectors,
+    #[error("it speaks IKE of version 1, which is not answered: set it to IKEv2")]
+    OldVersion,
     #[error("no configured peer has this identity")]
     UnknownPeer,
     #[error("no peer that may connect to us has this address")]
@@ -193,6 +195,7 @@ impl Error {
                 | Incompatibility::Ppk => NotifyType::AUTHENTICATION_FAILED,
                 // Nothing is agreed before it is known with whom: there is no proposal to choose.
                 Incompatibility::UnknownAddress
+                | Incompatibility::OldVersion
                 | Incompatibility::IkeProposal(_)
                 | Incompatibility::ChildProposal(_)
                 | Incompatibility::KeyExchange(_)

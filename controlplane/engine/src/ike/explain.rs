@@ -189,7 +189,9 @@ fn plain_remedy(cause: &Cause) -> &'static str {
         Cause::WantsChildless => "nothing: it is asked again, and the Child SA comes later",
         Cause::PeerCrashed | Cause::PeerRestarted => "nothing: the connection is made anew",
         Cause::TrustChanged => "nothing: the peer authenticates anew; see that the other end has the new credentials, too",
-        Cause::CertificateExpired { whose: Whose::Own, .. } => "renew the certificate of this gateway, and reload",
+        Cause::CertificateExpired { whose: Whose::Own, .. } => {
+            "renew the certificate of this gateway: the new file is taken by itself"
+        }
         Cause::CertificateExpired { whose: Whose::Peer, .. } => {
             "renew the certificate at the peer; if it is not that old, set the clock of this gateway"
         }
@@ -236,6 +238,7 @@ fn remedy_of_error(error: &Error) -> &'static str {
             Incompatibility::UnknownAddress => {
                 "correct the `endpoint` of the peer, or let it come from elsewhere: `from: any`, or a list of networks"
             }
+            Incompatibility::OldVersion => "set the peer to IKEv2",
             Incompatibility::UnknownPeer => "configure a peer with this identity, or correct the identity at the other end",
             Incompatibility::SuiteNotAllowed(_) => {
                 "nothing, if the peer tries again: its own `proposals` go first at its address now. If it fails again, make them overlap"

@@ -208,6 +208,22 @@ fn another_version_is_told_and_nothing_else() {
 }
 
 #[test]
+fn an_older_version_is_not_answered_and_the_operator_is_told_of_it() {
+    let mut world = pair(7, |_, config| config.initiate = false);
+    let flags = Flags { initiator: true, response: false, version: false };
+    let mut header = Header::new(IkeSpi(5), IkeSpi::ZERO, ExchangeType::IKE_SA_INIT, flags, 0);
+    header.version = Version(0x10);
+    let message = Message { header, payloads: vec![Payload::Nonce(vec![1; 64])] }.encode().expect("a message");
+    world.inject(address(A), address(B), framed(&message));
+    world.run_for(Duration::from_secs(1));
+    assert!(world.log.is_empty());
+    let told: Vec<_> = world.nodes[B].endpoint.refusals().map(|refusal| (refusal.from, refusal.why.to_string())).collect();
+    assert_eq!(told, [(address(A), "it speaks IKE of version 1, which is not answered: set it to IKEv2".to_owned())]);
+    let explained = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
+    assert_eq!(explained.unauthenticated.len(), 1, "who has the peer's address may be the peer");
+}
+
+#[test]
 fn an_unknown_ike_sa_is_said_at_a_limited_rate_and_proven_for_the_dead() {
     let limits = Limits { unprotected_replies: 5, ..Limits::default() };
     let mut world = pair_with(8, |_| EndpointConfig { limits, ..endpoint_config(1) }, |_, _| {});

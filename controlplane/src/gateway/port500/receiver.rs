@@ -10,6 +10,7 @@ use std::time::Instant;
 use adit_engine::path::{Arrival, IKE_PORT};
 use adit_proto::control::Command;
 use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
+use adit_proto::rate_limit::RateLimit;
 use adit_proto::screen::Screen;
 use adit_proto::stats::Drop;
 use nix::libc;
@@ -39,6 +40,8 @@ fn screen_of(peers: usize) -> Screen {
 #[derive(Clone)]
 pub(super) struct Gate {
     screen: Arc<Mutex<Screen>>,
+    /// What is dropped and comes before the engine all the same, to be told of.
+    told: Arc<Mutex<RateLimit>>,
     numbers: Arc<SocketNumbers>,
     began: Instant,
 }
@@ -46,7 +49,8 @@ pub(super) struct Gate {
 impl Gate {
     /// For so many peers.
     pub(super) fn new(peers: usize, numbers: Arc<SocketNumbers>) -> Gate {
-        Gate { screen: Arc::new(Mutex::new(screen_of(peers))), numbers, began: Instant::now() }
+        let told = Arc::new(Mutex::new(RateLimit::new(1)));
+        Gate { screen: Arc::new(Mutex::new(screen_of(peers))), told, numbers, began: Instant::now() }
     }
 
     /// For so many peers from now on. Nobody is known until it is told again.
@@ -80,7 +84,8 @@ impl Gate {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Whether a message may come before the engine; one that may not is counted.
+    /// Whether a message may come before the engine; one that may not is counted. Of IKEv1 one in a second comes before it all the same,
+    /// so that the operator hears who is to be set to IKEv2.
     fn lets_through(&self, message: &[u8], from: SocketAddr) -> bool {
         let now_us = self.now_us();
         let verdict = self.screen().admit(message, from, now_us);
@@ -88,7 +93,7 @@ impl Gate {
             Ok(()) => true,
             Err(why) => {
                 self.numbers.count_drop(why, 1);
-                false
+                why == Drop::IkeV1 && self.told.lock().unwrap_or_else(PoisonError::into_inner).take(1, now_us)
             }
         }
     }
