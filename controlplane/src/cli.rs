@@ -195,8 +195,7 @@ pub fn main() -> ExitCode {
         Err(error) if error.is::<Told>() => ExitCode::FAILURE,
         Err(error) if error.is::<NotUp>() || error.is::<NothingRuns>() => ExitCode::from(NOT_UP),
         Err(error) => {
-            // Nothing better can be done when standard error is closed.
-            let _ = writeln!(std::io::stderr(), "{}", format!("{error:#}").trim_end());
+            log::last_words(format!("{error:#}").trim_end());
             ExitCode::FAILURE
         }
     }

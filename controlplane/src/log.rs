@@ -1,16 +1,20 @@
 //! Where messages go and how they are written: for people; for journald, which keeps time and level itself; or as JSON for programs.
 
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
+use adit_channel::service::is_journal;
 use anyhow::{Context, bail};
-use rustix::fs::fstat;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+/// Set once messages are written for programs, journald among them.
+static FOR_PROGRAMS: OnceLock<()> = OnceLock::new();
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +46,7 @@ pub fn init() -> anyhow::Result<()> {
     let filter =
         filter.context("the environment variable ADIT_LOG is no filter; examples: info, debug, adit_controlplane=debug")?;
     let asked = std::env::var_os("ADIT_LOG_FORMAT");
-    let format = Format::choose(asked.as_ref().map(|asked| asked.to_string_lossy()).as_deref(), is_journal())?;
+    let format = Format::choose(asked.as_ref().map(|asked| asked.to_string_lossy()).as_deref(), is_journal(io::stderr()))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -51,18 +55,23 @@ pub fn init() -> anyhow::Result<()> {
         // Our messages are no reason to end when nobody reads them any more.
         .log_internal_errors(false);
     match format {
-        Format::Text => lines.init(),
+        Format::Text => return Ok(lines.init()),
         Format::Journal => lines.event_format(Journal).init(),
         Format::Json => lines.json().flatten_event(true).init(),
     }
+    let _ = FOR_PROGRAMS.set(());
     Ok(())
 }
 
-/// Whether standard error is a stream of journald: it says which one that is (sd-daemon(3), `JOURNAL_STREAM`).
-fn is_journal() -> bool {
-    let Some(named) = std::env::var("JOURNAL_STREAM").ok() else { return false };
-    let Ok(stderr) = fstat(io::stderr()) else { return false };
-    named == format!("{}:{}", stderr.st_dev, stderr.st_ino)
+/// Says why the process ends: in the format of all other messages where these are for programs, else as it is, like the answer to any
+/// command.
+pub fn last_words(text: &str) {
+    if FOR_PROGRAMS.get().is_some() {
+        tracing::error!("{text}");
+    } else {
+        // Nothing better can be done when standard error is closed.
+        let _ = writeln!(io::stderr(), "{text}");
+    }
 }
 
 /// A line for journald: its priority (sd-daemon(3)), then the message.

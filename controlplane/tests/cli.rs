@@ -1,6 +1,6 @@
 //! The command `adit` as people and scripts meet it: exit codes, and which stream says what.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -133,4 +133,37 @@ fn status_says_how_to_start_what_does_not_run() {
     let dir = tempfile::tempdir().unwrap();
     let (code, _, err) = said(&adit(dir.path(), "status --name no-such-gateway"));
     assert_eq!((code, err.as_str()), (1, "no adit runs as no-such-gateway: start it with adit run -c FILE\n"));
+}
+
+/// What `adit run` says when there is no configuration, with something in its environment.
+fn run_says(dir: &Path, environment: impl FnOnce(&std::fs::File) -> (&'static str, String)) -> String {
+    let path = dir.join("stderr");
+    let file = std::fs::File::create(&path).unwrap();
+    let (name, value) = environment(&file);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command.args(["run", "-c", "none.yaml"]).current_dir(dir).env_remove("JOURNAL_STREAM").env_remove("ADIT_LOG_FORMAT");
+    let status = command.env(name, value).stderr(file).status().unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    text
+}
+
+#[test]
+fn whoever_reads_the_messages_gets_them_as_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = run_says(dir.path(), |_| ("ADIT_LOG_FORMAT", "json".to_owned()));
+    let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = lines.last().unwrap();
+    assert!(last["level"] == "ERROR" && last["message"].as_str().unwrap().contains("none.yaml"), "{json}");
+    assert!(lines.iter().all(|line| line["timestamp"].is_string()), "{json}");
+    let stream = |file: &std::fs::File| {
+        let facts = file.metadata().unwrap();
+        ("JOURNAL_STREAM", format!("{}:{}", facts.dev(), facts.ino()))
+    };
+    let journal = run_says(dir.path(), stream);
+    assert!(journal.lines().all(|line| line.starts_with("<3>")) && journal.contains("none.yaml"), "{journal}");
+    let people = run_says(dir.path(), |_| ("ADIT_LOG_FORMAT", String::new()));
+    assert!(people.contains("none.yaml") && !people.contains(['<', '{']), "{people}");
+    let none = run_says(dir.path(), |_| ("ADIT_LOG_FORMAT", "xml".to_owned()));
+    assert!(none.contains("text, journal or json"), "{none}");
 }

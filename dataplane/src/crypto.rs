@@ -5,6 +5,7 @@ use adit_proto::stats::BACKENDS;
 use anyhow::{Context, Result, bail};
 
 use crate::config::CryptoChoice;
+use crate::log;
 
 /// The backend for all workers. What is known of intel-ipsec-mb goes to the log.
 ///
@@ -15,8 +16,8 @@ pub fn choose(choice: CryptoChoice) -> Result<Backend> {
         CryptoChoice::Auto => {
             let choice = aead::choose().context("packets cannot be sealed: the CPU or its memory is at fault")?;
             match &choice.reason {
-                reason @ Reason::Failed(_) => eprintln!("WARNING: {reason}"),
-                reason => eprintln!("crypto {}: {reason}", choice.backend),
+                reason @ Reason::Failed(_) => log::warn(reason),
+                reason => log::info(format_args!("crypto {}: {reason}", choice.backend)),
             }
             return Ok(choice.backend);
         }

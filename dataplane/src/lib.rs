@@ -5,7 +5,8 @@
 //! inbound [`udp`] → demux → [`open`] → [`policy`] → [`tap::coalesce`] → [`tap`].
 //! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`state`] is what it owns;
 //! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`hub`] hands on frames from peer to peer;
-//! [`control`] applies the commands of the control plane; [`start`] opens everything, [`crypto`] chooses the library that seals.
+//! [`control`] applies the commands of the control plane; [`start`] opens everything, [`crypto`] chooses the library that seals;
+//! [`log`] is what the process says.
 //!
 //! Keys, sealing and opening are `adit_esp`. What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
 
@@ -22,6 +23,7 @@ pub mod hub;
 pub mod inbound;
 pub mod io;
 pub mod join;
+pub mod log;
 pub mod mss;
 pub mod open;
 pub mod outbound;

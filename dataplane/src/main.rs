@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use adit_dataplane::config::Config;
-use adit_dataplane::start;
+use adit_dataplane::{log, start};
 use clap::Parser;
 
 fn main() -> ExitCode {
     match start::run(&Config::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("adit-dataplane: {error:#}");
+            log::error(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -27,6 +27,7 @@ use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
 use crate::io::poll::PollIo;
 use crate::io::uring::{self, UringIo};
+use crate::log;
 use crate::pool::{inject_buffer, pool_bytes};
 use crate::registry::Registry;
 use crate::roam::Roam;
@@ -77,7 +78,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     // Blocked before any thread is made, so that all inherit it and only the descriptor sees them.
     let signals = block_signals().context("cannot receive signals through a descriptor")?;
     let manager = Manager::open().unwrap_or_else(|error| {
-        eprintln!("WARNING: the manager of services that NOTIFY_SOCKET names cannot be told how we do: {error}");
+        log::warn(format_args!("the manager of services that NOTIFY_SOCKET names cannot be told how we do: {error}"));
         Manager::default()
     });
     let plane = Plane::open(config)?;
@@ -91,9 +92,9 @@ pub fn run(config: &Config) -> Result<ExitCode> {
         if info.io == IO_URING {
             protections.hold("io_uring restrictions");
         }
-        eprintln!("protections: {protections}");
+        log::info(format_args!("protections: {protections}"));
         if let Some(missed) = confinement::alarm(&protections) {
-            eprintln!("WARNING: not confined by {missed}");
+            log::warn(format_args!("not confined by {missed}"));
         }
         info.protections = protections;
     })?;
@@ -129,7 +130,9 @@ impl Plane {
             .with_context(|| format!("cannot listen for the control plane on {}", config.socket.display()))?;
         report(config, &info, &io, &sockets);
         if let Some(why) = &tap.steering_obstacle {
-            eprintln!("the driver of the interface chooses the queues by itself, no program could be given to it: {why}");
+            log::info(format_args!(
+                "the driver of the interface chooses the queues by itself, no program could be given to it: {why}"
+            ));
         }
         let workers = build_workers(config, backend, &io, tap, sockets, ports, &cores);
         let busy_poll = Duration::from_micros(config.busy_poll_us.into());
@@ -239,7 +242,7 @@ fn memory_bytes(config: &Config) -> usize {
 }
 
 fn report(config: &Config, info: &PlaneInfo, io: &IoDecision, sockets: &[UdpSocket]) {
-    eprintln!(
+    log::info(format_args!(
         "adit-dataplane {} on {}: {} {} with {} queues, {} KiB for packets, I/O {}, crypto {} ({})",
         info.version,
         info.listen,
@@ -250,19 +253,19 @@ fn report(config: &Config, info: &PlaneInfo, io: &IoDecision, sockets: &[UdpSock
         info.io,
         info.crypto,
         info.cpu_features
-    );
+    ));
     if let Some(why) = &io.obstacle {
-        eprintln!("WARNING: running on poll and plain system calls, not on io_uring: {why}");
+        log::warn(format_args!("running on poll and plain system calls, not on io_uring: {why}"));
     }
     if let Some(socket) = sockets.first() {
         if socket.receive_buffer < config.socket_buffer as usize {
-            eprintln!(
-                "WARNING: the UDP receive buffer is {} bytes instead of {}: raise the sysctl net.core.rmem_max or run with CAP_NET_ADMIN",
+            log::warn(format_args!(
+                "the UDP receive buffer is {} bytes instead of {}: raise the sysctl net.core.rmem_max or run with CAP_NET_ADMIN",
                 socket.receive_buffer, config.socket_buffer
-            );
+            ));
         }
         if !socket.gro || socket.segments_max == 1 {
-            eprintln!("WARNING: the kernel lacks UDP_GRO or UDP_SEGMENT; packets go one by one");
+            log::warn("the kernel lacks UDP_GRO or UDP_SEGMENT; packets go one by one");
         }
     }
 }
@@ -423,10 +426,10 @@ impl Running {
 /// Has the calling thread, a worker, run on its core, in short slices.
 fn take_core(id: usize, core: CoreId) {
     if !core_affinity::set_for_current(core) {
-        eprintln!("WARNING: worker {id} could not be pinned to core {}", core.id);
+        log::warn(format_args!("worker {id} could not be pinned to core {}", core.id));
     }
     if let Err(error) = scheduling::ask_for_short_slices() {
-        eprintln!("worker {id} runs with the scheduler's usual slices: {error}");
+        log::info(format_args!("worker {id} runs with the scheduler's usual slices: {error}"));
     }
 }
 
@@ -443,14 +446,13 @@ impl ControlListener {
     fn keep_socket(&mut self) {
         match self.listener.keep_socket() {
             Ok(again) => {
-                self.homeless = false;
-                if again {
-                    eprintln!("the socket for the control plane was removed, and is there again");
+                if std::mem::take(&mut self.homeless) || again {
+                    log::info("the socket for the control plane was removed, and is there again");
                 }
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.homeless, true) {
-                    eprintln!("WARNING: the socket for the control plane cannot be kept: {error}; it is tried again");
+                    log::warn(format_args!("the socket for the control plane cannot be kept: {error}; it is tried again"));
                 }
             }
         }
@@ -460,13 +462,15 @@ impl ControlListener {
     fn serve(&mut self) -> bool {
         match self.listener.serve() {
             Ok(notices) => {
-                self.failing = false;
-                notices.iter().for_each(|notice| eprintln!("{notice}"));
+                if std::mem::take(&mut self.failing) {
+                    log::info("control planes can attach again");
+                }
+                notices.iter().for_each(tell);
                 return notices.iter().any(|notice| matches!(notice, Notice::End { .. }));
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.failing, true) {
-                    eprintln!("WARNING: no control plane can attach: {error}; it is tried again");
+                    log::warn(format_args!("no control plane can attach: {error}; it is tried again"));
                 }
                 // Who waits keeps the socket readable.
                 thread::sleep(LISTENER_PAUSE);
@@ -481,6 +485,14 @@ impl ControlListener {
             Some(pid) => format!("forwarding; the control plane is process {pid}"),
             None => "forwarding with what it has; waiting for a control plane".to_owned(),
         }
+    }
+}
+
+/// Who came and went at the socket.
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Denied { .. } => log::warn(notice),
+        notice => log::info(notice),
     }
 }
 

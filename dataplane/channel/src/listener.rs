@@ -95,7 +95,7 @@ impl fmt::Display for Notice {
                 write!(f, "process {pid} was turned away: process {master} is the control plane")
             }
             Notice::End { pid } => write!(f, "the control plane (process {pid}) ends the data plane"),
-            Notice::Denied { pid, uid } => write!(f, "WARNING: process {pid} of user {uid} was turned away"),
+            Notice::Denied { pid, uid } => write!(f, "process {pid} of user {uid} was turned away"),
         }
     }
 }

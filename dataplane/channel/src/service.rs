@@ -3,7 +3,10 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 
 pub use sd_notify::NotifyState;
@@ -12,6 +15,14 @@ pub use sd_notify::NotifyState;
 const STATUS_MAX: usize = 512;
 /// The environment variables that are meant for one process and not for those that it starts.
 pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// Whether journald reads what is written here: it says which stream that is (sd-daemon(3), `JOURNAL_STREAM`), which whoever inherits the
+/// variable may have led elsewhere.
+pub fn is_journal(stream: impl AsFd) -> bool {
+    let Some(named) = std::env::var("JOURNAL_STREAM").ok() else { return false };
+    let facts = stream.as_fd().try_clone_to_owned().and_then(|stream| File::from(stream).metadata());
+    facts.is_ok_and(|facts| named == format!("{}:{}", facts.dev(), facts.ino()))
+}
 
 /// The way to the manager. It is opened once: later the process may have no way to open anything.
 #[derive(Debug, Default)]

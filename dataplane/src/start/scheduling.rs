@@ -7,6 +7,8 @@ use std::{fs, io, thread};
 
 use rustix::process::{getpid, getsid};
 
+use crate::log;
+
 /// Slice that workers ask the scheduler for.
 const SLICE_NS: u64 = 100_000;
 
@@ -30,7 +32,7 @@ pub fn weigh_session() {
         match fs::write("/proc/self/autogroup", SESSION_NICE) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && began.elapsed() < WEIGHED_WITHIN => thread::sleep(PAUSE),
             Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
-                return eprintln!("the data plane's session weighs as much as any other: {error}");
+                return log::info(format_args!("the data plane's session weighs as much as any other: {error}"));
             }
             _ => return,
         }
