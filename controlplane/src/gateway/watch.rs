@@ -138,15 +138,15 @@ impl Gateway {
         self.tend_interface().await;
         self.take_renewed(plane, false).await;
         self.durable.note_tops(&self.view);
-        self.tell_status();
-        self.tell_standing();
+        self.publish_ike();
+        let peers = self.view.peers(&self.desired);
+        self.tell_headline(&peers);
+        self.tell_standing(&peers);
     }
 
     /// Says in the log which peers are connected and not up, and which are up again.
-    fn tell_standing(&mut self) {
-        self.publish_ike();
-        let peers = self.view.peers(&self.desired);
-        let looks = self.ids.iter().zip(&peers).map(|(id, PeerView { peer, .. })| Look {
+    fn tell_standing(&mut self, peers: &[PeerView]) {
+        let looks = self.ids.iter().zip(peers).map(|(id, PeerView { peer, .. })| Look {
             peer: *id,
             name: &peer.name,
             is_connected: peer.is_connected(),
@@ -159,7 +159,13 @@ impl Gateway {
     pub(super) fn tell_status(&mut self) {
         if self.manager.listens() {
             self.publish_ike();
-            self.manager.status(&status::headline(&self.desired.config.name, &self.view.peers(&self.view.desired())));
+            self.tell_headline(&self.view.peers(&self.desired));
+        }
+    }
+
+    fn tell_headline(&mut self, peers: &[PeerView]) {
+        if self.manager.listens() {
+            self.manager.status(&status::headline(&self.desired.config.name, peers));
         }
     }
 
