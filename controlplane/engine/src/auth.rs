@@ -80,7 +80,7 @@ pub struct Claim<'a> {
     pub presented: &'a Presented,
 }
 
-/// The CERT payloads of a message, and what has been found out about them: the peer's own is read, and a signature verified with its
+/// The CERT payloads of a message, and what has been found out about them: the peer's own is read, and a signature verified with each
 /// key, and the chain with the same CAs, once for all the peers that it may be. (They differ in what is signed only with a post-quantum
 /// pre-shared key.)
 #[derive(Debug, Default)]
@@ -88,6 +88,8 @@ pub struct Presented {
     /// In their order.
     certificates: Vec<(CertEncoding, Vec<u8>)>,
     own: OnceCell<Result<Certificate, CertificateError>>,
+    /// Of the first one that can be read.
+    key: OnceCell<Option<PublicKey>>,
     /// Those behind it that can be read.
     above: OnceCell<Vec<Certificate>>,
     signed: RefCell<Vec<Signed>>,
@@ -98,9 +100,10 @@ pub struct Presented {
 /// What a chain is worth with these CAs.
 type Looked = (Arc<TrustAnchors>, Result<Verified, CertificateError>);
 
-/// A signature that was verified: over what, its AUTH data, and whether it is good.
+/// A signature that was verified: with which key, over what, its AUTH data, and whether it is good.
 #[derive(Debug)]
 struct Signed {
+    key: PublicKey,
     octets: Vec<u8>,
     method: AuthMethod,
     data: Vec<u8>,
@@ -118,6 +121,8 @@ impl From<Vec<(CertEncoding, Vec<u8>)>> for Presented {
 pub struct Authenticated {
     pub identity: Identity,
     pub by: Proof,
+    /// The key that signed, if one did.
+    pub key: Option<PublicKey>,
 }
 
 /// What convinced us.
@@ -276,13 +281,19 @@ impl RemoteAuth {
         if is_shared != matches!(self, RemoteAuth::Psk(_)) {
             return Err(AuthError::OtherMethod { presented: claim.method, expected: self.kind() });
         }
-        let by = match self {
-            RemoteAuth::Psk(psk) if psk.verify(prf, octets, claim.data) => Proof::Psk,
+        let (by, key) = match self {
+            RemoteAuth::Psk(psk) if psk.verify(prf, octets, claim.data) => (Proof::Psk, None),
             RemoteAuth::Psk(_) => return Err(AuthError::WrongPsk { identity }),
-            RemoteAuth::PinnedKeys(keys) => verify_pinned(keys, claim, octets)?,
-            RemoteAuth::Ca(anchors) => verify_certified(anchors, &identity, claim, octets, now)?,
+            RemoteAuth::PinnedKeys(keys) => {
+                let key = verify_pinned(keys, claim, octets)?;
+                (Proof::PinnedKey(key.clone()), Some(key))
+            }
+            RemoteAuth::Ca(anchors) => {
+                let (by, key) = verify_certified(anchors, &identity, claim, octets, now)?;
+                (by, Some(key))
+            }
         };
-        Ok(Authenticated { identity, by })
+        Ok(Authenticated { identity, by, key })
     }
 
     /// What the peer has to prove itself with, for messages.
@@ -295,41 +306,33 @@ impl RemoteAuth {
     }
 }
 
-fn verify_pinned(keys: &[PublicKey], claim: &Claim, octets: &[u8]) -> Result<Proof, AuthError> {
+/// Which of the pinned keys has signed.
+fn verify_pinned(keys: &[PublicKey], claim: &Claim, octets: &[u8]) -> Result<PublicKey, AuthError> {
     let (algorithm, signature) = SignatureAlgorithm::read(claim.method, claim.data)?;
-    if let Some(key) = keys.iter().find(|key| key.verify(algorithm, octets, signature).is_ok()) {
-        return Ok(Proof::PinnedKey(key.clone()));
-    }
-    // Nothing below convinces; it only finds the words for why not.
-    match presented_key(claim) {
-        Some(key) if keys.contains(&key) => {
-            let error = key.verify(algorithm, octets, signature).err().unwrap_or(VerifyError::BadSignature);
-            Err(signature_error(&key, error))
+    let verify = |key: &PublicKey| claim.verify(key, octets, || key.verify(algorithm, octets, signature));
+    match claim.presented.key() {
+        // It says which key has signed (RFC 7296 §3.6): no other one need be tried.
+        Some(key) if keys.contains(key) => verify(key).map(|()| key.clone()).map_err(|error| signature_error(key, error)),
+        Some(key) => Err(unknown_key(keys, Some(key), algorithm)),
+        None => {
+            let signed = keys.iter().find(|key| verify(key).is_ok()).cloned();
+            signed.ok_or_else(|| unknown_key(keys, None, algorithm))
         }
-        presented => Err(AuthError::UnknownKey {
-            presented: presented.map(Shown::of),
-            algorithm,
-            pinned: keys.iter().map(Shown::of).collect(),
-        }),
     }
 }
 
-/// The key that the peer's first CERT payload is about.
-fn presented_key(claim: &Claim) -> Option<PublicKey> {
-    claim.presented.certificates.iter().find_map(|(encoding, data)| match *encoding {
-        CertEncoding::RAW_PUBLIC_KEY => PublicKey::from_spki(data).ok(),
-        CertEncoding::X509_SIGNATURE => Certificate::from_der(data).ok()?.public_key().ok().cloned(),
-        _ => None,
-    })
+fn unknown_key(pinned: &[PublicKey], presented: Option<&PublicKey>, algorithm: SignatureAlgorithm) -> AuthError {
+    AuthError::UnknownKey { presented: presented.map(Shown::of), algorithm, pinned: pinned.iter().map(Shown::of).collect() }
 }
 
+/// How the key in the certificate proves the identity, and that key.
 fn verify_certified(
     anchors: &Arc<TrustAnchors>,
     identity: &Identity,
     claim: &Claim,
     octets: &[u8],
     now: u64,
-) -> Result<Proof, AuthError> {
+) -> Result<(Proof, PublicKey), AuthError> {
     let (algorithm, signature) = SignatureAlgorithm::read(claim.method, claim.data)?;
     let x509 = claim.presented.certificates.iter().filter(|(encoding, _)| *encoding == CertEncoding::X509_SIGNATURE);
     let chain: Vec<&[u8]> = x509.map(|(_, data)| data.as_slice()).collect();
@@ -345,11 +348,12 @@ fn verify_certified(
     }
     // The signature first: who cannot make one costs no more than this, whatever certificates it sends.
     let key = own.public_key().map_err(CertificateError::from)?;
-    let good = claim.signature(octets, || key.verify(algorithm, octets, signature));
+    let good = claim.verify(key, octets, || key.verify(algorithm, octets, signature));
     good.map_err(|error| signature_error(key, error))?;
     let above = claim.presented.above.get_or_init(|| above.iter().filter_map(|der| Certificate::from_der(der).ok()).collect());
     let Verified { issuer, until } = claim.presented.chain(anchors, || anchors.verify(own, above, now))?;
-    Ok(Proof::Certificate { subject: own.subject().clone(), issuer, not_after: own.not_after(), until })
+    let by = Proof::Certificate { subject: own.subject().clone(), issuer, not_after: own.not_after(), until };
+    Ok((by, key.clone()))
 }
 
 fn signature_error(key: &PublicKey, error: VerifyError) -> AuthError {
@@ -360,6 +364,16 @@ fn signature_error(key: &PublicKey, error: VerifyError) -> AuthError {
 }
 
 impl Presented {
+    /// The key that the first certificate that can be read is about.
+    fn key(&self) -> Option<&PublicKey> {
+        let read = |(encoding, data): &(CertEncoding, Vec<u8>)| match *encoding {
+            CertEncoding::RAW_PUBLIC_KEY => PublicKey::from_spki(data).ok(),
+            CertEncoding::X509_SIGNATURE => Certificate::from_der(data).ok()?.public_key().ok().cloned(),
+            _ => None,
+        };
+        self.key.get_or_init(|| self.certificates.iter().take(CERTIFICATES_MAX).find_map(read)).as_ref()
+    }
+
     /// What the chain is worth with these CAs; it may have been looked at before, for they are read once for each peer.
     fn chain(
         &self,
@@ -376,13 +390,25 @@ impl Presented {
 }
 
 impl Claim<'_> {
-    /// The outcome of the verification of the signature with the key in the certificate; it may have been made before.
-    fn signature(&self, octets: &[u8], verify: impl FnOnce() -> Result<(), VerifyError>) -> Result<(), VerifyError> {
-        let same = |one: &&Signed| one.octets == octets && one.method == self.method && one.data == self.data;
+    /// The outcome of the verification of the signature with this key; it may have been made before.
+    fn verify(
+        &self,
+        key: &PublicKey,
+        octets: &[u8],
+        verify: impl FnOnce() -> Result<(), VerifyError>,
+    ) -> Result<(), VerifyError> {
+        let same_claim = |one: &Signed| one.octets == octets && one.method == self.method && one.data == self.data;
+        let same = |one: &&Signed| one.key == *key && same_claim(one);
         let known = self.presented.signed.borrow().iter().find(same).map(|one| one.outcome);
         known.unwrap_or_else(|| {
-            let (octets, method, data, outcome) = (octets.to_vec(), self.method, self.data.to_vec(), verify());
-            self.presented.signed.borrow_mut().push(Signed { octets, method, data, outcome });
+            let (key, octets, outcome) = (key.clone(), octets.to_vec(), verify());
+            self.presented.signed.borrow_mut().push(Signed {
+                key,
+                octets,
+                method: self.method,
+                data: self.data.to_vec(),
+                outcome,
+            });
             outcome
         })
     }

@@ -3,7 +3,7 @@
 use adit_proto::ike::IdType;
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256};
-use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 
 use super::testing::{Issued, NOW, named, params};
 use super::*;
@@ -64,7 +64,7 @@ fn ca(root: &Issued) -> RemoteAuth {
 fn the_same_preshared_key_at_both_ends_is_good() {
     let (local, remote) = (LocalAuth::from(psk("swordfish")), RemoteAuth::Psk(psk("swordfish")));
     let authenticated = check(&local, &remote, "gw.example.org").unwrap();
-    assert_eq!(authenticated, Authenticated { identity: id("gw.example.org"), by: Proof::Psk });
+    assert_eq!(authenticated, Authenticated { identity: id("gw.example.org"), by: Proof::Psk, key: None });
     let error = check(&LocalAuth::from(psk("marlin")), &remote, "gw.example.org").unwrap_err();
     assert_eq!(error, AuthError::WrongPsk { identity: id("gw.example.org") });
     assert_eq!(error.to_string(), "gw.example.org has another preshared key than the one configured for it");
@@ -327,4 +327,61 @@ fn a_chain_is_looked_at_once_for_all_candidates() {
     let other = ca(&Issued::root("Other")).verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
     assert_eq!(other.code(), "unknown_ca");
     assert_eq!((sent.presented.signed.borrow().len(), sent.presented.chains.borrow().len()), (1, 2));
+}
+
+/// P-384 costs the most of all kinds. What a stranger sends is looked at once for each key that may have signed: for one alone where a
+/// certificate says which.
+#[test]
+fn a_signature_is_verified_once_for_each_pinned_key() {
+    let raw = |_| {
+        LocalKey::raw(PrivateKey::from_pkcs8(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap().serialized_der()).unwrap())
+    };
+    let keys: Vec<LocalKey> = (0..8).map(raw).collect();
+    let public = |index: usize| keys[index].public().clone();
+    let same: Vec<RemoteAuth> = (0..8).map(|_| RemoteAuth::PinnedKeys(vec![public(0)])).collect();
+    let each: Vec<RemoteAuth> = (0..8).map(|index| RemoteAuth::PinnedKeys(vec![public(index)])).collect();
+    let several: Vec<RemoteAuth> = (0..8).map(|index| RemoteAuth::PinnedKeys(vec![public(index / 4), public(7)])).collect();
+    let own = LocalAuth::from(keys.into_iter().next().unwrap());
+    // Of these peers, with its key or without, so many verifications.
+    for (peers, presents, verifications) in
+        [(&same, true, 1), (&same, false, 1), (&each, true, 1), (&each, false, 8), (&several, true, 1), (&several, false, 3)]
+    {
+        for forged in [true, false] {
+            let mut sent = Sent::by(&own, &peers[0], &id("gw"));
+            if forged {
+                *sent.auth.data.last_mut().unwrap() ^= 1;
+            }
+            if !presents {
+                sent.presented = Presented::default();
+            }
+            let good = |peer: &&RemoteAuth| peer.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).is_ok();
+            let is_its = |peer: &&RemoteAuth| matches!(peer, RemoteAuth::PinnedKeys(keys) if keys.contains(own_key(&own)));
+            let expected = if forged { 0 } else { peers.iter().filter(is_its).count() };
+            assert_eq!(peers.iter().filter(good).count(), expected);
+            let count = sent.presented.signed.borrow().len();
+            // One that is good for the first of several keys is not tried with the others.
+            assert!(count <= verifications && (count == verifications || !forged), "{count}, not {verifications}; {presents}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_presents_another_key_than_it_signs_with_is_refused() {
+    let (key, other) = (fresh_key(), fresh_key());
+    let pinned = RemoteAuth::PinnedKeys(vec![key.public().clone(), other.public().clone()]);
+    let mut sent = Sent::by(&LocalKey::raw(key).into(), &pinned, &id("gw"));
+    for presented in [&other, &fresh_key()] {
+        sent.presented = vec![(CertEncoding::RAW_PUBLIC_KEY, presented.public().spki().to_vec())].into();
+        assert!(pinned.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).is_err());
+    }
+    // What nobody can read says nothing.
+    sent.presented = vec![(CertEncoding::RAW_PUBLIC_KEY, vec![0; 40])].into();
+    assert!(pinned.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).is_ok());
+}
+
+fn own_key(local: &LocalAuth) -> &PublicKey {
+    match local {
+        LocalAuth::Key(key) => key.public(),
+        LocalAuth::Psk(_) => panic!("a preshared key"),
+    }
 }
