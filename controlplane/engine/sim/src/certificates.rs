@@ -33,9 +33,19 @@ impl Authority {
         self.issue_with(name, |params| params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(until))
     }
 
+    /// With several names, valid to the end of 2028.
+    pub fn issue_for(&self, names: &[&str]) -> LocalAuth {
+        self.issue_all(names, |params| params.not_after = date_time_ymd(2028, 12, 31))
+    }
+
     fn issue_with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> LocalAuth {
+        self.issue_all(&[name], change)
+    }
+
+    fn issue_all(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> LocalAuth {
         let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
-        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
         params.not_before = date_time_ymd(2026, 1, 1);
         change(&mut params);
         let pem = params.signed_by(&key, &self.issuer).expect("a certificate").pem();

@@ -74,38 +74,40 @@ impl Tally {
 #[derive(Debug)]
 pub(super) struct Admission {
     limits: Limits,
-    /// Half-open IKE SAs of requests without a cookie.
+    /// Half-open IKE SAs of requests without a cookie, by subscriber.
     unproven: Tally,
     unproven_total: usize,
-    /// Those of requests with a cookie, by address.
-    proven: Tally,
-    /// And of those the ones of strangers, by network and in total, and the others.
+    /// Those of strangers with a cookie, by subscriber, by network and in total.
+    strangers_here: Tally,
     strangers_nearby: Tally,
     strangers: usize,
+    /// Those of known addresses with a cookie, by address, for of IPv6 a neighbour is not known, and in total.
+    known_here: Tally,
     known: usize,
     /// The number of the current secret; the one before has the number before.
     generation: u8,
     secrets: [Secret; 2],
     secret_since: Option<Instant>,
-    /// Unprotected answers to strangers, by network, and to known addresses.
-    answers: [Answers; 2],
+    /// Unprotected answers to questions that anybody may have sent, and to those with a cookie; of these to strangers, by network, and to
+    /// known addresses.
+    answers: [[Answers; 2]; 2],
 }
 
-/// The rate of unprotected answers: of all, and of each origin that was answered lately. Whoever floods from one leaves the answers of others
-/// alone.
+/// The rate of unprotected answers: of all that may go to somebody who has not asked, and of each origin that was answered lately. Whoever
+/// floods from one leaves the answers of others alone.
 #[derive(Debug)]
 struct Answers {
-    all: Bucket,
+    all: Option<Bucket>,
     of: BTreeMap<IpAddr, Bucket>,
 }
 
 impl Answers {
-    fn new(rate: u32) -> Answers {
-        Answers { all: Bucket::new(rate), of: BTreeMap::new() }
+    fn new(all: Option<Bucket>) -> Answers {
+        Answers { all, of: BTreeMap::new() }
     }
 
     fn take(&mut self, now: Instant, origin: IpAddr, share: u32) -> bool {
-        if !self.all.has(now) {
+        if self.all.as_mut().is_some_and(|all| !all.has(now)) {
             return false;
         }
         if self.of.len() >= NETWORKS_MAX && !self.of.contains_key(&origin) {
@@ -114,7 +116,8 @@ impl Answers {
                 return false;
             }
         }
-        self.of.entry(origin).or_insert_with(|| Bucket::new(share)).take(now) && self.all.take(now)
+        let own = self.of.entry(origin).or_insert_with(|| Bucket::new(share)).take(now);
+        own && self.all.as_mut().is_none_or(|all| all.take(now))
     }
 }
 
@@ -124,14 +127,18 @@ impl Admission {
             limits,
             unproven: Tally::default(),
             unproven_total: 0,
-            proven: Tally::default(),
+            strangers_here: Tally::default(),
             strangers_nearby: Tally::default(),
             strangers: 0,
+            known_here: Tally::default(),
             known: 0,
             generation: 0,
             secrets: [fresh_secret(random), fresh_secret(random)],
             secret_since: None,
-            answers: [(); 2].map(|()| Answers::new(limits.unprotected_replies)),
+            answers: [true, false].map(|all| {
+                let rate = || all.then(|| Bucket::new(limits.unprotected_replies));
+                [(); 2].map(|()| Answers::new(rate()))
+            }),
         }
     }
 
@@ -143,35 +150,46 @@ impl Admission {
     ///
     /// Who brings a cookie is never hindered by those who cannot: without a way back a flood under a peer's address makes only
     /// cookies. Where many can bring one, an address and a network have their shares, strangers together leave a part to those who are
-    /// known, and of those each has a few places that no other known one can take.
+    /// known, and of those each has a few places that nobody else can take, be it a neighbour or another known one.
     pub(super) fn verdict(&self, source: IpAddr, asker: Asker) -> Verdict {
         let (limits, here) = (&self.limits, scope(source));
         if asker == Asker::Unproven {
-            let from_here = self.unproven.of(here) + self.proven.of(here);
+            let from_here = self.unproven.of(here) + self.strangers_here.of(here) + self.known_here.of(source);
             let crowded = self.half_open() >= limits.cookie_threshold || from_here >= limits.cookie_threshold_per_address;
             return if crowded { Verdict::DemandCookie } else { Verdict::Admit };
         }
-        let of_network = (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address);
-        let of_strangers = limits.half_open - limits.half_open / KNOWN_SHARE;
-        let is_stranger = asker == Asker::Stranger;
-        if !is_stranger && self.proven.of(here) < OWN_PLACES.min(limits.half_open_per_address) {
+        let own = if asker == Asker::Known { self.known_here.of(source) } else { self.strangers_here.of(here) };
+        if asker == Asker::Known && own < OWN_PLACES.min(limits.half_open_per_address) {
             return Verdict::Admit;
         }
-        let full = self.strangers + self.known >= limits.half_open
-            || self.proven.of(here) >= limits.half_open_per_address
-            || is_stranger && (self.strangers >= of_strangers || self.strangers_nearby.of(network(source)) >= of_network);
+        let full = own >= limits.half_open_per_address
+            || self.strangers + self.known >= limits.half_open
+            || asker == Asker::Stranger && self.is_full_of_strangers(source);
         if full { Verdict::Refuse } else { Verdict::Admit }
+    }
+
+    /// Whether strangers, or those of this network, have all the places that they may have.
+    fn is_full_of_strangers(&self, source: IpAddr) -> bool {
+        let limits = &self.limits;
+        let of_network = (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address);
+        let of_strangers = limits.half_open - limits.half_open / KNOWN_SHARE;
+        self.strangers >= of_strangers || self.strangers_nearby.of(network(source)) >= of_network
     }
 
     /// An IKE SA of this address has become half-open.
     pub(super) fn opened(&mut self, source: IpAddr, asker: Asker) {
-        let tally = if asker == Asker::Unproven { &mut self.unproven } else { &mut self.proven };
-        tally.add(scope(source));
         match asker {
-            Asker::Unproven => self.unproven_total += 1,
-            Asker::Known => self.known += 1,
+            Asker::Unproven => {
+                self.unproven_total += 1;
+                self.unproven.add(scope(source));
+            }
+            Asker::Known => {
+                self.known += 1;
+                self.known_here.add(source);
+            }
             Asker::Stranger => {
                 self.strangers += 1;
+                self.strangers_here.add(scope(source));
                 self.strangers_nearby.add(network(source));
             }
         }
@@ -179,12 +197,17 @@ impl Admission {
 
     /// It is authenticated, or gone.
     pub(super) fn closed(&mut self, source: IpAddr, asker: Asker) {
-        let tally = if asker == Asker::Unproven { &mut self.unproven } else { &mut self.proven };
-        tally.take(scope(source));
         let total = match asker {
-            Asker::Unproven => &mut self.unproven_total,
-            Asker::Known => &mut self.known,
+            Asker::Unproven => {
+                self.unproven.take(scope(source));
+                &mut self.unproven_total
+            }
+            Asker::Known => {
+                self.known_here.take(source);
+                &mut self.known
+            }
             Asker::Stranger => {
+                self.strangers_here.take(scope(source));
                 self.strangers_nearby.take(network(source));
                 &mut self.strangers
             }
@@ -215,11 +238,12 @@ impl Admission {
         verify_slices_are_equal(given, &self.compute(generation, secret, nonce, source, spi)).is_ok()
     }
 
-    /// Takes the right to one unprotected answer to somebody there, who is known or a stranger, if there is one now.
-    pub(super) fn may_answer_unprotected(&mut self, now: Instant, source: IpAddr, is_known: bool) -> bool {
+    /// Takes the right to one unprotected answer to somebody there, who is known or a stranger, if there is one now. Who has `proven` that he
+    /// receives there gets no answer that he has not asked for: nobody else can use up his.
+    pub(super) fn may_answer_unprotected(&mut self, now: Instant, source: IpAddr, is_known: bool, proven: bool) -> bool {
         let share = self.limits.unprotected_replies.div_ceil(ANSWERS_SHARE);
-        let origin = if is_known { scope(source) } else { network(source) };
-        self.answers[usize::from(is_known)].take(now, origin, share)
+        let origin = if is_known { source } else { network(source) };
+        self.answers[usize::from(proven)][usize::from(is_known)].take(now, origin, share)
     }
 
     fn rotate(&mut self, now: Instant, random: &mut dyn Random) {
@@ -324,8 +348,11 @@ mod tests {
         for (address, asker) in [(one, unproven), (other, unproven)].repeat(3).into_iter().chain([(one, stranger); 2]) {
             admission.closed(address, asker);
         }
-        let left = [&admission.unproven, &admission.proven, &admission.strangers_nearby].map(|tally| tally.0.len());
-        assert_eq!((admission.half_open(), left), (0, [0; 3]));
+        admission.opened(one, Asker::Known);
+        admission.closed(one, Asker::Known);
+        let Admission { unproven, strangers_here, strangers_nearby, known_here, .. } = &admission;
+        let left = [unproven, strangers_here, strangers_nearby, known_here].map(|tally| tally.0.len());
+        assert_eq!((admission.half_open(), left), (0, [0; 4]));
     }
 
     #[test]
@@ -394,6 +421,26 @@ mod tests {
     }
 
     #[test]
+    fn the_places_of_a_known_address_are_no_neighbours() {
+        for [known, neighbour] in
+            [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"], ["fe80::1", "fe80::2"]].map(|one| one.map(ip))
+        {
+            let limits = Limits { half_open: 400, half_open_per_address: 64, ..limits() };
+            let mut admission = Admission::new(limits, &mut counting());
+            for asker in [Asker::Stranger, Asker::Known] {
+                while admission.verdict(neighbour, asker) == Verdict::Admit {
+                    admission.opened(neighbour, asker);
+                }
+            }
+            for _ in 0..limits.half_open_per_address {
+                assert_eq!(admission.verdict(known, Asker::Known), Verdict::Admit, "{known}");
+                admission.opened(known, Asker::Known);
+            }
+            assert_eq!(admission.verdict(known, Asker::Known), Verdict::Refuse, "{known}");
+        }
+    }
+
+    #[test]
     fn a_cookie_is_good_for_its_request_and_for_a_while() {
         let mut random = counting();
         let mut admission = Admission::new(limits(), &mut random);
@@ -432,7 +479,7 @@ mod tests {
         let start = crate::ike::testing::instant();
         let mut burst = |at: Duration| {
             // From a hundred networks.
-            (0..100).filter(|n| admission.may_answer_unprotected(start + at, ip(&format!("10.0.{n}.1")), false)).count()
+            (0..100).filter(|n| admission.may_answer_unprotected(start + at, ip(&format!("10.0.{n}.1")), false, false)).count()
         };
         assert_eq!((burst(Duration::ZERO), burst(Duration::from_millis(500)), burst(Duration::from_secs(60))), (10, 5, 10));
     }
@@ -442,16 +489,37 @@ mod tests {
         let mut admission = Admission::new(limits(), &mut counting());
         let start = crate::ike::testing::instant();
         let from = |n: u32| ip(&format!("192.0.2.{}", n % 256));
-        assert_eq!((0..1000).filter(|n| admission.may_answer_unprotected(start, from(*n), false)).count(), 1);
-        assert!(admission.may_answer_unprotected(start, ip("198.51.100.1"), false));
-        assert!(admission.may_answer_unprotected(start, from(7), true), "a known address of the same network");
+        assert_eq!((0..1000).filter(|n| admission.may_answer_unprotected(start, from(*n), false, false)).count(), 1);
+        assert!(admission.may_answer_unprotected(start, ip("198.51.100.1"), false, false));
+        assert!(admission.may_answer_unprotected(start, from(7), true, false), "a known address of the same network");
         // What is counted for each network does not grow without bound.
         let later = start + Duration::from_secs(1);
         for n in 0..10_000u32 {
-            admission.may_answer_unprotected(later, Ipv4Addr::from_bits(n << 8).into(), false);
+            admission.may_answer_unprotected(later, Ipv4Addr::from_bits(n << 8).into(), false, false);
         }
-        assert!(admission.answers[0].of.len() <= NETWORKS_MAX);
-        assert!(admission.may_answer_unprotected(later, from(8), true), "whatever strangers ask");
-        assert!(admission.may_answer_unprotected(later + Duration::from_secs(2), ip("203.0.113.1"), false));
+        assert!(admission.answers[0][0].of.len() <= NETWORKS_MAX);
+        assert!(admission.may_answer_unprotected(later, from(8), true, false), "whatever strangers ask");
+        assert!(admission.may_answer_unprotected(later + Duration::from_secs(2), ip("203.0.113.1"), false, false));
+    }
+
+    #[test]
+    fn who_has_brought_a_cookie_has_answers_that_nobody_else_uses_up() {
+        let mut admission = Admission::new(limits(), &mut counting());
+        let start = crate::ike::testing::instant();
+        let neighbours = ["2001:db8::1", "2001:db8::2"].map(ip);
+        for is_known in [true, false] {
+            let flood = (0..1000).filter(|n| {
+                let anywhere = if is_known { neighbours[0] } else { Ipv4Addr::from_bits(n << 8).into() };
+                admission.may_answer_unprotected(start, anywhere, is_known, false)
+            });
+            assert!(flood.count() <= 10);
+            // Beside it one who is there, and then his neighbour, who is another one only where both are known.
+            let mut answered =
+                |source| (0..100).filter(|_| admission.may_answer_unprotected(start, source, is_known, true)).count();
+            assert_eq!(neighbours.map(&mut answered), if is_known { [1, 1] } else { [1, 0] });
+            // However many others have brought one.
+            let elsewhere = (0..50).filter(|n| answered(ip(&format!("10.0.{n}.1"))) == 1);
+            assert_eq!(elsewhere.count(), 50);
+        }
     }
 }

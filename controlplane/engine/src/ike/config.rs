@@ -34,7 +34,7 @@ pub struct Limits {
     /// or have proven themselves before, and each of those has four places of its own, which may come on top; of strangers, one network
     /// (/24 of IPv4, /48 of IPv6) has a quarter of it at most. Those without a cookie come on top, at most `cookie_threshold`.
     pub half_open: usize,
-    /// The same, from one address (one /64 of IPv6).
+    /// The same, from one address (of strangers, one /64 of IPv6).
     pub half_open_per_address: usize,
     /// With so many half-open IKE SAs, a request has to bring a cookie (RFC 7296 §2.6).
     pub cookie_threshold: usize,
@@ -45,7 +45,7 @@ pub struct Limits {
     /// Workers of the data plane, among whom the lanes of a Child SA are dealt. Not zero.
     pub workers: u16,
     /// Answers per second to messages that nothing protects (RFC 7296 §2.21.4), none longer than its question; to strangers, and as many to
-    /// known addresses. A sixteenth of it for one network, or one known address.
+    /// known addresses. A sixteenth of it for one network, or one known address; and as many again for who has brought a cookie.
     pub unprotected_replies: u32,
     /// Refused initiators per second that are reported one by one, as [`Event::Refused`](super::event::Event::Refused).
     pub refusals: u32,

@@ -304,7 +304,7 @@ impl Endpoint {
         let spis = IkeSpis { initiator: header.initiator_spi, responder: header.responder_spi };
         let mut payloads: Vec<Payload> = vec![Notify::new(NotifyType::INVALID_IKE_SPI).into()];
         payloads.extend(crash::proof(&self.shared.config.crash_secrets, spis));
-        self.answer_unprotected(now, hop, (header, len), payloads);
+        self.answer_unprotected(now, hop, (header, len), false, payloads);
     }
 
     fn answer_version(&mut self, now: Now, hop: Hop, message: &[u8], major: u8) {
@@ -312,15 +312,22 @@ impl Endpoint {
         let Ok(header) = Header::decode(message) else { return };
         if major > Version::V2.major() && !header.flags.response {
             let version = Notify::new(NotifyType::INVALID_MAJOR_VERSION);
-            self.answer_unprotected(now, hop, (&header, message.len()), vec![version.into()]);
+            self.answer_unprotected(now, hop, (&header, message.len()), false, vec![version.into()]);
         }
     }
 
-    /// One answer to a request that nothing protects, at a limited rate. Says whether it was sent.
-    fn answer_unprotected(&mut self, now: Now, hop: Hop, question: (&Header, usize), payloads: Vec<Payload>) -> bool {
+    /// One answer to a request that nothing protects, at a limited rate. Says whether it was sent. `proven`: the request has brought a cookie.
+    fn answer_unprotected(
+        &mut self,
+        now: Now,
+        hop: Hop,
+        question: (&Header, usize),
+        proven: bool,
+        payloads: Vec<Payload>,
+    ) -> bool {
         let Some(message) = self.unprotected(question, payloads) else { return false };
         let (source, shared) = (hop.remote.ip(), &mut self.shared);
-        let may = shared.admission.may_answer_unprotected(now.instant, source, shared.known.has(source));
+        let may = shared.admission.may_answer_unprotected(now.instant, source, shared.known.has(source), proven);
         if may {
             self.shared.transmit(&hop, None, hop.frame(&message), After::Nothing);
         } else {

@@ -174,12 +174,12 @@ impl Scene {
             return Ok(());
         }
         let last = 4 + self.rng.below(200);
-        let new = scene::address(&format!("192.0.2.{last}:4500"));
+        let new = self.family.at([192, 0, 2, last as u8]);
         let node = &mut self.world.nodes[HONEST];
-        let old = std::mem::replace(&mut node.address, new.expect("an address"));
+        let old = std::mem::replace(&mut node.address, new);
         node.others.push(old.ip());
         self.world
-            .act(HONEST, |endpoint, now| endpoint.set_addresses(now, PEER, new, None))
+            .act(HONEST, |endpoint, now| endpoint.set_addresses(now, PEER, Some(new), None))
             .map_err(|error| error.to_string())?;
         // It may go back to the one before, where the network loses much or somebody is faster with copies of all that it says.
         let here = |scene: &Scene| {

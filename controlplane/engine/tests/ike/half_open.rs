@@ -1,15 +1,15 @@
 //! Strangers who receive what we send, bring their cookies and never authenticate: they fill their own places, and who is known connects.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use adit_engine::ike::{EndpointConfig, Limits};
+use adit_engine::ike::{EndpointConfig, Limits, PeerConfig};
 use adit_engine::path::Arrival;
-use adit_proto::ike::{ExchangeType, Message, Notify, NotifyType, Payload};
+use adit_proto::ike::{ExchangeType, IkeSpi, Message, NotifyType, Payload};
 
 use adit_sim::*;
 
-use super::rogue::Opening;
+use super::rogue::{Opening, Rogue};
 
 const LIMITS: Limits = Limits {
     half_open: 400,
@@ -23,32 +23,58 @@ const LIMITS: Limits = Limits {
 };
 
 /// What B answers to a message from there.
-fn answers(world: &mut World, from: SocketAddr, message: &[u8]) -> Vec<Message> {
-    let (local, datagram) = (world.nodes[B].address, [&[0; 4], message].concat());
+pub fn answers(world: &mut World, from: SocketAddr, message: &[u8]) -> Vec<Message> {
+    let local = world.nodes[B].address;
+    answers_at(world, local, from, message)
+}
+
+/// The same at one of its ports.
+pub fn answers_at(world: &mut World, local: SocketAddr, from: SocketAddr, message: &[u8]) -> Vec<Message> {
+    // Port 500 knows no marker (RFC 7296 §2.23).
+    let marker = if local.port() == 500 { &[][..] } else { &[0; 4] };
+    let datagram = [marker, message].concat();
     world.act(B, |endpoint, now| {
         endpoint.handle_message(now, Arrival::new(local, from), &datagram);
         let answers = std::iter::from_fn(|| endpoint.poll_transmit());
-        answers.map(|answer| Message::decode(&answer.payload[4..]).expect("a message")).collect()
+        answers.map(|answer| Message::decode(&answer.payload[marker.len()..]).expect("a message")).collect()
     })
+}
+
+/// The cookie that is asked for, in this answer.
+pub fn cookie(answers: &[Message]) -> Option<Payload> {
+    match answers.first()?.payloads.first()? {
+        Payload::Notify(notify) if notify.kind == NotifyType::COOKIE => Some(notify.clone().into()),
+        _ => None,
+    }
 }
 
 /// Begins an IKE SA from there, with the cookie that is asked for.
 fn begin(world: &mut World, request: &Message, from: SocketAddr, spi: u64) {
     let mut request = request.clone();
-    request.header.initiator_spi = adit_proto::ike::IkeSpi(spi);
+    request.header.initiator_spi = IkeSpi(spi);
     let first = answers(world, from, &request.encode().expect("a message"));
-    if let Some(Payload::Notify(cookie)) = first.first().and_then(|answer| answer.payloads.first())
-        && cookie.kind == NotifyType::COOKIE
-    {
-        request.payloads.insert(0, Notify::new(NotifyType::COOKIE).with_data(cookie.data.clone()).into());
+    if let Some(cookie) = cookie(&first) {
+        request.payloads.insert(0, cookie);
         answers(world, from, &request.encode().expect("a message"));
     }
+}
+
+/// The same, of somebody who goes on, if he is let in.
+pub fn open(world: &mut World, request: &Message, (local, from): (SocketAddr, SocketAddr), spi: u64) -> Option<Rogue> {
+    let mut opening = Opening::like(request.clone());
+    opening.request.header.initiator_spi = IkeSpi(spi);
+    let mut answer = answers_at(world, local, from, &opening.bytes());
+    if let Some(cookie) = cookie(&answer) {
+        opening.request.payloads.insert(0, cookie);
+        answer = answers_at(world, local, from, &opening.bytes());
+    }
+    opening.finish(answer.first()?, "a.example.org", SECRET)
 }
 
 /// Has a handshake with B up to an IKE_AUTH that proves nothing.
 fn fail(world: &mut World, request: &Message, from: SocketAddr, spi: u64) {
     let mut opening = Opening::like(request.clone());
-    opening.request.header.initiator_spi = adit_proto::ike::IkeSpi(spi);
+    opening.request.header.initiator_spi = IkeSpi(spi);
     let answer = answers(world, from, &opening.bytes());
     let Some(answer) = answer.first() else { return };
     let Some(mut rogue) = opening.finish(answer, "a.example.org", SECRET) else { return };
@@ -56,19 +82,56 @@ fn fail(world: &mut World, request: &Message, from: SocketAddr, spi: u64) {
     assert_eq!(answers(world, from, &message[4..]).len(), 1, "it is refused");
 }
 
-/// Hosts in eighty networks, until no more are let in.
+/// Hosts in eighty networks, until no more are let in; first many beside A, where its link or its network has more than one.
 fn crowd(world: &mut World, request: &Message, spis: &mut std::ops::RangeFrom<u64>) {
-    for (host, spi) in (0..20u8).flat_map(|host| (0..80u8).map(move |net| (net, host))).zip(spis) {
-        begin(world, request, SocketAddr::new([10, 50, host.0, host.1 + 1].into(), 4500), spi);
+    let far = (0..20u8).flat_map(|host| (0..80u8).map(move |net| IpAddr::from([10, 50, net, host + 1])));
+    let beside = neighbours(world.nodes[A].address.ip());
+    for (host, spi) in beside.into_iter().chain(far).zip(spis) {
+        begin(world, request, SocketAddr::new(host, 4500), spi);
     }
+}
+
+/// Of IPv6, hosts on the same link and in the same network.
+pub fn neighbours(of: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(of) = of else { return Vec::new() };
+    let on_link = (0x100..0x200).map(|host| of.to_bits() >> 64 << 64 | host);
+    let in_network = (0x100..0x200).map(|net| of.to_bits() >> 80 << 80 | net << 64 | 1);
+    on_link.chain(in_network).map(|bits| Ipv6Addr::from_bits(bits).into()).collect()
+}
+
+/// Where A and B are: each pair of addresses makes its own world.
+pub const PLACES: [[&str; 2]; 3] = [
+    ["192.0.2.1:4500", "192.0.2.2:4500"],
+    ["[2001:db8:1:1::1]:4500", "[2001:db8:2:1::2]:4500"],
+    ["[fe80::1]:4500", "[fe80::2]:4500"],
+];
+
+/// [`pair_with`] elsewhere.
+pub fn pair_at(
+    seed: u64,
+    places: [&str; 2],
+    endpoint: impl Fn() -> EndpointConfig,
+    change: impl Fn(usize, &mut PeerConfig),
+) -> World {
+    let mut world = World::new(seed);
+    let address = |node: usize| places[node].parse().expect("an address");
+    for node in [A, B] {
+        world.add(places[node], endpoint());
+    }
+    for node in [B, A] {
+        let mut config = PeerConfig { local: Some(address(node)), remotes: vec![address(1 - node)], ..peer(node) };
+        change(node, &mut config);
+        world.set_peer(node, PEER, config);
+    }
+    world
 }
 
 #[test]
 fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
     // One that is looked for at its address; and one that is not, but has proven itself from there before.
-    for looked_for in [true, false] {
-        let config = |_| EndpointConfig { limits: LIMITS, ..endpoint_config(1) };
-        let mut world = pair_with(5, config, |node, config| {
+    for (looked_for, places) in [true, false].into_iter().flat_map(|looked_for| PLACES.map(|places| (looked_for, places))) {
+        let config = || EndpointConfig { limits: LIMITS, ..endpoint_config(1) };
+        let mut world = pair_at(5, places, config, |node, config| {
             config.initiate = false;
             if node == B && !looked_for {
                 config.remotes.clear();
@@ -86,7 +149,7 @@ fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
         assert!(world.nodes[B].endpoint.counters().dropped_limit > 500);
         world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
         let up = world.run_until(Duration::from_secs(1), |world| world.is_up(A, PEER) && world.is_up(B, PEER));
-        assert!(up, "looked for: {looked_for}; {:?}", world.nodes[B].endpoint.counters());
+        assert!(up, "{places:?} looked for: {looked_for}; {:?}", world.nodes[B].endpoint.counters());
         // Beside the crowd that comes again it goes on.
         crowd(&mut world, &request, &mut spis);
         let before = world.ike(A).spis;

@@ -4,6 +4,7 @@
 
 mod admission;
 mod amplification;
+mod answered;
 mod certificates;
 mod confirmed;
 mod established;

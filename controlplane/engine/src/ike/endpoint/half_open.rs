@@ -43,7 +43,8 @@ impl Endpoint {
             Ok(parts) => parts,
             Err(error) => {
                 self.shared.counters.dropped_malformed += 1;
-                return self.refuse_initiator(now, hop, (header, message.len()), error, Vec::new());
+                self.refuse_initiator(now, hop, (header, message.len()), (false, error), Vec::new());
+                return;
             }
         };
         if answered.is_some() {
@@ -63,7 +64,12 @@ impl Endpoint {
             }
             Err(error) => {
                 let theirs = explain::texts(parts.sa.as_deref().unwrap_or_default());
-                self.refuse_initiator(now, hop, (header, message.len()), error, theirs);
+                let proven = asker != Asker::Unproven;
+                let told = self.refuse_initiator(now, hop, (header, message.len()), (proven, error), theirs);
+                if !told && !proven {
+                    // With a cookie it has an answer of its own, however many ask who do not receive any.
+                    self.demand_cookie(now, hop, (header, message.len()), &parts);
+                }
             }
         }
     }
@@ -121,21 +127,30 @@ impl Endpoint {
         self.shared.counters.cookies_demanded += 1;
     }
 
-    /// Tells an unauthenticated initiator why not, where that is safe, and remembers it for the operator.
-    fn refuse_initiator(&mut self, now: Now, hop: Hop, question: (&Header, usize), error: Error, theirs: Vec<Shown>) {
+    /// Tells an unauthenticated initiator why not, where that is safe, and remembers it for the operator. Says whether he is told all that
+    /// he may be.
+    fn refuse_initiator(
+        &mut self,
+        now: Now,
+        hop: Hop,
+        question: (&Header, usize),
+        (proven, error): (bool, Error),
+        theirs: Vec<Shown>,
+    ) -> bool {
         let notify = error.notify();
         let reported = match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => true,
             // INVALID_SYNTAX is for encrypted answers only (RFC 7296 §3.10.1).
             _ => false,
         };
-        let told = reported && self.answer_unprotected(now, hop, question, vec![notify.into()]);
+        let told = reported && self.answer_unprotected(now, hop, question, proven, vec![notify.into()]);
         if matches!(error, Error::Incompatible(Incompatibility::KeyExchange(_))) {
             self.shared.counters.key_exchanges_demanded += u64::from(told);
-            return;
+            return told;
         }
         let ours = self.shared.directory.candidates(hop.remote.ip()).offers();
         self.note_refusal(now, Refusal { from: hop.remote, at: now.unix, why: error, ours, theirs });
+        told || !reported
     }
 
     /// Keeps the last refusals, and says a few.

@@ -1,8 +1,9 @@
 //! Somebody who does IKE by hand: he has the keys of the IKE SAs that he begins, and sends under them whatever he likes.
 
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
-use adit_engine::crypto::{KeyExchange, KeyExchangeMethod};
+use adit_engine::crypto::{AuthData, KeyExchange, KeyExchangeMethod, Prf, SignatureAlgorithm};
 use adit_engine::identity::Identity;
 use adit_proto::control::Spi;
 use adit_proto::ike::encrypted::Fragment;
@@ -12,10 +13,14 @@ use adit_proto::ike::{
 };
 use adit_proto::suite::Suite;
 
+use adit_sim::certificates::Authority;
 use adit_sim::*;
 
 use super::super::rogue::{Opening, Rogue};
-use super::scene::{GATEWAY, HONEST, Scene};
+use super::scene::{GATEWAY, GUEST_NAME, HONEST, Scene};
+
+/// In place of a secret: he proves himself with certificates that nobody has issued.
+pub const FORGED: &str = "no secret, but certificates";
 
 /// At so many places at once.
 const HANDS_MAX: usize = 8;
@@ -46,7 +51,13 @@ impl Hand {
             _ => return Hand::begin(scene, at, who),
         };
         hand.hear(scene);
-        hand.act(scene);
+        if who.1 == FORGED {
+            if hand.throw_forged(scene) {
+                return;
+            }
+        } else {
+            hand.act(scene);
+        }
         scene.hands.push(hand);
         let surplus = scene.hands.len().saturating_sub(HANDS_MAX);
         scene.hands.drain(..surplus);
@@ -114,10 +125,7 @@ impl Hand {
         let mut from = self.at;
         let (kind, payloads) = match scene.rng.below(16) {
             0..=3 if more.is_none() && rogue.next_id == 1 => {
-                let exchange = KeyExchange::start(KeyExchangeMethod::MlKem768).expect("a key");
-                let payloads = vec![Payload::Ke { method: exchange_method(), data: exchange.public().to_vec() }];
-                *more = Some((rogue.next_id, payloads.clone(), exchange));
-                let message = rogue.seal(ExchangeType::IKE_INTERMEDIATE, rogue.next_id, &payloads);
+                let message = ask_for_more(rogue, more);
                 return scene.throw_load(from, to, Load::Ike(message));
             }
             0..=5 => (ExchangeType::IKE_AUTH, authentication(scene, rogue)),
@@ -145,6 +153,23 @@ impl Hand {
         scene.throw_load(from, to, Load::Ike(message));
     }
 
+    /// A proof that is none, from where he is, or from where the honest peer is, or from anywhere; if he is so far.
+    fn throw_forged(&mut self, scene: &mut Scene) -> bool {
+        let (to, honest, anywhere) = (scene.at(GATEWAY), scene.at(HONEST), scene.anywhere());
+        let from = [self.at, honest, anywhere][scene.rng.below(3) as usize];
+        let State::Open(rogue, more) = &mut self.state else { return false };
+        if rogue.next_id == 1 && scene.proposals_want_more() {
+            if more.is_none() {
+                let message = ask_for_more(rogue, more);
+                scene.throw_load(self.at, to, Load::Ike(message));
+            }
+            return false;
+        }
+        let message = rogue.seal(ExchangeType::IKE_AUTH, rogue.next_id, &forged_proof());
+        scene.throw_load(from, to, Load::Ike(message));
+        true
+    }
+
     /// Some of the fragments of a message that is as long as any can be, or one that never is whole.
     fn throw_fragments(&mut self, scene: &mut Scene) {
         let (to, from) = (scene.at(GATEWAY), self.at);
@@ -158,8 +183,29 @@ impl Hand {
     }
 }
 
-fn exchange_method() -> adit_proto::ike::KeId {
-    KeyExchangeMethod::MlKem768.id()
+/// A request for the additional key exchange, which is remembered.
+fn ask_for_more(rogue: &mut Rogue, more: &mut Option<(u32, Vec<Payload>, KeyExchange)>) -> Vec<u8> {
+    let exchange = KeyExchange::start(KeyExchangeMethod::MlKem768).expect("a key");
+    let payloads = vec![Payload::Ke { method: exchange.method().id(), data: exchange.public().to_vec() }];
+    let message = rogue.seal(ExchangeType::IKE_INTERMEDIATE, rogue.next_id, &payloads);
+    *more = Some((rogue.next_id, payloads, exchange));
+    message
+}
+
+/// The name of the honest peer, with a certificate for it that nobody has issued, behind it others, and a signature of something else.
+fn forged_proof() -> Vec<Payload> {
+    static PROOF: OnceLock<Vec<Payload>> = OnceLock::new();
+    let make = || {
+        let ca = Authority::new("CA of nobody");
+        let proofs = (0..8).map(|_| ca.issue_for(&[GUEST_NAME]));
+        let certificates = proofs.flat_map(|proof| proof.certificates(&[]));
+        let certificates = certificates.map(|(encoding, data)| Payload::Cert { encoding, data });
+        let signed = ca.issue_for(&[GUEST_NAME]).sign(Prf::HmacSha256, &SignatureAlgorithm::HASHES, b"something else");
+        let AuthData { method, data } = signed.expect("a signature");
+        let id = GUEST_NAME.parse::<Identity>().expect("an identity").to_payload();
+        std::iter::once(Payload::IdI(id)).chain(certificates).chain([Payload::Auth { method, data }]).collect()
+    };
+    PROOF.get_or_init(make).clone()
 }
 
 /// IKE_AUTH as it should be; with a Child SA, or without one.

@@ -8,7 +8,7 @@ use adit_sim::*;
 
 use super::Move;
 use super::hand::Hand;
-use super::scene::{GUEST_NAME, HONEST, INSIDERS, Scene};
+use super::scene::{GATEWAY, GUEST_NAME, HONEST, INSIDERS, Scene};
 
 pub const MOVES: &[Move] = &[
     ("connects", connects),
@@ -47,7 +47,8 @@ fn begin(scene: &mut Scene, node: usize, change: impl FnOnce(&mut PeerConfig)) {
     let at = scene.world.nodes[node].address;
     let insider = &scene.configs[1];
     let (proposals, mobike) = (insider.proposals.clone(), insider.mobike);
-    let mut config = PeerConfig { local: Some(at), proposals, mobike, ..peer(A) };
+    let remotes = vec![scene.at(GATEWAY)];
+    let mut config = PeerConfig { local: Some(at), remotes, proposals, mobike, ..peer(A) };
     config.children[0].proposals = insider.children[0].proposals.clone();
     change(&mut config);
     scene.world.set_peer(node, PEER, config);
@@ -118,7 +119,8 @@ fn falls_silent(scene: &mut Scene) {
 
 fn moves(scene: &mut Scene) {
     let [c, d] = [scene.rng.below(256), scene.rng.below(256)].map(|number| number as u8);
-    move_to(scene, SocketAddr::new([10, 252, c, d].into(), 4500), true);
+    let there = scene.family.at([10, 252, c, d]);
+    move_to(scene, there, true);
 }
 
 /// It says so, and may send from there; what goes there comes to somebody else.
@@ -151,6 +153,6 @@ fn sends(scene: &mut Scene) {
 /// Messages that are sealed as they should be, and are not what is due.
 fn anything(scene: &mut Scene) {
     let host = scene.rng.below(6) as u8;
-    let at = SocketAddr::new([10, 253, host, 9].into(), 4500);
+    let at = scene.family.at([10, 253, host, 9]);
     Hand::go_on(scene, at, ("a.example.org", SECRET));
 }

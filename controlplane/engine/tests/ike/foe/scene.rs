@@ -1,13 +1,15 @@
 //! A gateway, a peer that is honest, and everybody else: who is there, how time passes, and what must hold all the while.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use adit_engine::auth::{LocalAuth, RemoteAuth};
 use adit_engine::ike::selectors::SelectorPair;
 use adit_engine::ike::{ConnectionState, EndpointConfig, Limits, PeerConfig, PeerId, PeerStatus, Share};
 use adit_proto::ike::Message;
 
+use adit_sim::certificates::Authority;
 use adit_sim::*;
 
 use super::hand::Hand;
@@ -53,6 +55,7 @@ pub type Outcome = Result<(), String>;
 
 pub struct Scene {
     pub world: World,
+    pub family: Family,
     /// What the wrong-doers and the operators draw from; the network has its own.
     pub rng: Rng,
     pub campaigns: Vec<Campaign>,
@@ -82,8 +85,21 @@ fn limits(weakness: Weakness) -> Limits {
     }
 }
 
-pub fn address(text: &str) -> Option<SocketAddr> {
-    Some(text.parse().expect("an address"))
+/// By which IP everybody speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    /// A /24 is a /64 here, and a /16 a /48.
+    V6,
+}
+
+impl Family {
+    pub fn at(self, ip: impl Into<Ipv4Addr>) -> SocketAddr {
+        let [a, b, c, d] = ip.into().octets();
+        let v6 = [0x2001, 0xdb8, u16::from_be_bytes([a, b]), u16::from(c), 0, 0, 0, u16::from(d)];
+        let ip = if self == Family::V4 { IpAddr::from([a, b, c, d]) } else { IpAddr::from(v6) };
+        SocketAddr::new(ip, 4500)
+    }
 }
 
 impl Scene {
@@ -97,13 +113,15 @@ impl Scene {
         let echo = rng.below(2) == 0;
         let config = |secret| EndpointConfig { echo, ..endpoint_config(secret) };
         let limits = limits(weakness);
-        world.add("192.0.2.2:4500", EndpointConfig { limits, ..config(2) });
-        world.add("192.0.2.3:4500", config(3));
+        let family = [Family::V4, Family::V6][rng.below(2) as usize];
+        let mut add = |ip: [u8; 4], config| world.add(&family.at(ip).to_string(), config);
+        add([192, 0, 2, 2], EndpointConfig { limits, ..config(2) });
+        add([192, 0, 2, 3], config(3));
         for number in INSIDERS {
-            world.add(&format!("198.51.100.{number}:4500"), config(7));
+            add([198, 51, 100, number as u8], config(7));
         }
-        world.add("203.0.113.77:4500", config(8));
-        let configs = peers(&mut rng, weakness);
+        add([203, 0, 113, 77], config(8));
+        let configs = peers(&mut rng, weakness, family);
         let templates = [1, 2].map(|of| first_message(&configs[of]));
         let gate = if weakness == Weakness::NoScreen { Gate::queue(QUEUE_PER_S) } else { Gate::screen(2) };
         world.nodes[GATEWAY].gate = Some(gate);
@@ -112,6 +130,7 @@ impl Scene {
         }
         let mut scene = Scene {
             world,
+            family,
             rng,
             campaigns: Vec::new(),
             hands: Vec::new(),
@@ -128,6 +147,11 @@ impl Scene {
         scene.world.set_peer(GATEWAY, GUEST, honest);
         scene.world.set_peer(GATEWAY, PEER, insider);
         scene
+    }
+
+    /// Whether the gateway agrees on an additional key exchange with everybody.
+    pub fn proposals_want_more(&self) -> bool {
+        self.configs[1].proposals.contains(&hybrid())
     }
 
     pub fn gateway_config(&self) -> EndpointConfig {
@@ -255,14 +279,20 @@ impl Scene {
         let names: Vec<&str> = self.campaigns.iter().map(|one| one.name).collect();
         let counters: Vec<_> = endpoint.counters().iter().filter(|(_, count)| *count > 0).collect();
         let dropped = self.world.nodes[GATEWAY].gate.as_ref().map(|gate| gate.dropped);
-        format!("{names:?}\n{}\n{}\n{:?}\n{counters:?}\nbefore it {dropped:?}", node(GATEWAY), node(HONEST), endpoint.sizes())
+        format!(
+            "{:?} {names:?}\n{}\n{}\n{:?}\n{counters:?}\nbefore it {dropped:?}",
+            self.family,
+            node(GATEWAY),
+            node(HONEST),
+            endpoint.sizes()
+        )
     }
 
     /// Somebody, somewhere.
     pub fn anywhere(&mut self) -> SocketAddr {
         let [_, b, c, d] = (self.rng.next() as u32).to_be_bytes();
         let port = [500, 4500, 1024 + (self.rng.below(60_000) as u16)][self.rng.below(3) as usize];
-        SocketAddr::new(IpAddr::from([10, b, c, d]), port)
+        SocketAddr::new(self.family.at([10, b, c, d]).ip(), port)
     }
 
     /// Throws an IKE message, which has no marker yet, at a gateway.
@@ -284,27 +314,40 @@ fn insiders_networks() -> Vec<adit_proto::ike::IpSelector> {
 }
 
 /// The honest peer and the other one, as the gateway knows them, and the gateway as the honest peer knows it.
-fn peers(rng: &mut Rng, weakness: Weakness) -> [PeerConfig; 3] {
+fn peers(rng: &mut Rng, weakness: Weakness, family: Family) -> [PeerConfig; 3] {
+    let [gateway, at_home] = [family.at([192, 0, 2, 2]), family.at([192, 0, 2, 3])];
     let proposals = [vec![classic()], vec![hybrid()], vec![hybrid(), classic()]][rng.below(3) as usize].clone();
     let child = [esp(), esp_pfs(), esp_hybrid()][rng.below(3) as usize].clone();
     let mobike = rng.below(2) == 0;
     let share = if weakness == Weakness::NoShares { Share { sas: 4096, selectors: 4096 } } else { SHARE };
-    let mut insider = PeerConfig { initiate: false, remotes: Vec::new(), proposals, mobike, share, ..peer(B) };
+    let local = Some(gateway);
+    let mut insider = PeerConfig { initiate: false, local, remotes: Vec::new(), proposals, mobike, share, ..peer(B) };
     insider.children[0].proposals = vec![child.clone(), esp()];
-    let (local_auth, remote_auth) = psk(GUEST_SECRET);
+    let (proof, own_proof) = honest_proofs(rng);
+    let (local_auth, remote_auth) = proof;
     let mut honest = PeerConfig { name: "c".into(), local_auth, remote_auth, ..insider.clone() };
     honest.share = SHARE;
     honest.remote_id = GUEST_NAME.parse().expect("an identity");
     honest.children[0].remote = vec![net("10.3.0.0/16")];
     // Looked for at its address, or met from anywhere.
-    honest.remotes = [address("192.0.2.3:4500"), None][rng.below(2) as usize].into_iter().collect();
-    let mut own = PeerConfig { initiate: true, local: address("192.0.2.3:4500"), remotes: Vec::new(), ..honest.clone() };
+    honest.remotes = [Some(at_home), None][rng.below(2) as usize].into_iter().collect();
+    let mut own = PeerConfig { initiate: true, local: Some(at_home), remotes: vec![gateway], ..honest.clone() };
+    (own.local_auth, own.remote_auth) = own_proof;
     own.name = "b".into();
-    own.remotes.extend(address("192.0.2.2:4500"));
     (own.local_id, own.remote_id) = (GUEST_NAME.parse().expect("an identity"), "b.example.org".parse().expect("an identity"));
     let side = &mut own.children[0];
     std::mem::swap(&mut side.local, &mut side.remote);
     [honest, insider, own]
+}
+
+/// How the gateway and the honest peer prove themselves to each other: with a secret, or with certificates.
+fn honest_proofs(rng: &mut Rng) -> ((LocalAuth, RemoteAuth), (LocalAuth, RemoteAuth)) {
+    if rng.below(2) == 0 {
+        return (psk(GUEST_SECRET), psk(GUEST_SECRET));
+    }
+    let ca = Authority::new("CA of the honest ones");
+    let proof = |name| (ca.issue_for(&[name]), ca.trusted());
+    (proof("b.example.org"), proof(GUEST_NAME))
 }
 
 /// What somebody with these proposals sends first.

@@ -8,8 +8,8 @@ use adit_proto::ike::{ExchangeType, Flags, Header, IkeSpi, Message, Notify, Noti
 use adit_sim::*;
 
 use super::Move;
-use super::hand::Hand;
-use super::scene::{GATEWAY, GUEST_NAME, HONEST, PRETENDER, Scene, address};
+use super::hand::{FORGED, Hand};
+use super::scene::{Family, GATEWAY, GUEST_NAME, HONEST, PRETENDER, Scene};
 
 pub const MOVES: &[Move] = &[
     ("junk", junk),
@@ -27,6 +27,7 @@ pub const MOVES: &[Move] = &[
     ("a forged notify", forge),
     ("a false name", pretend),
     ("a handshake without the secret", handshake_without_secret),
+    ("certificates of nobody", handshake_with_certificates_of_nobody),
 ];
 
 fn to_somebody(scene: &mut Scene) -> SocketAddr {
@@ -156,7 +157,11 @@ fn init_with_cookie(scene: &mut Scene) {
     let to = scene.at(GATEWAY);
     bring_cookies(scene, to);
     let [network, host] = [scene.rng.below(40), scene.rng.below(8)].map(|number| number as u8);
-    let from = SocketAddr::new([10, 250, network, host].into(), 4500);
+    let mut from = scene.family.at([10, 250, network, host]);
+    if scene.family == Family::V6 && scene.rng.below(2) == 0 {
+        // On the link of the honest peer, or in its network.
+        from = scene.family.at([192, 0, [2, network][scene.rng.below(2) as usize], 240 + host]);
+    }
     let message = init(scene);
     scene.throw(from, to, &message.encode().expect("a message"));
     scene.begun.push_front((from, message));
@@ -166,8 +171,8 @@ fn init_with_cookie(scene: &mut Scene) {
 fn bring_cookies(scene: &mut Scene, to: SocketAddr) {
     let from = scene.read.min(scene.world.log.len());
     scene.read = scene.world.log.len();
-    let answers: Vec<_> =
-        scene.world.log[from..].iter().filter(|(_, to, _)| to.ip().to_string().starts_with("10.250.")).collect();
+    let is_mine = |to: &SocketAddr| scene.begun.iter().any(|(at, _)| at == to);
+    let answers: Vec<_> = scene.world.log[from..].iter().filter(|(_, to, _)| is_mine(to)).collect();
     let mut cookies = Vec::new();
     for (_, to, answer) in answers {
         let Ok(answer) = Message::decode(answer.get(4..).unwrap_or_default()) else { continue };
@@ -248,7 +253,7 @@ fn pretend(scene: &mut Scene) {
     let config = scene.endpoint(8);
     scene.world.crash(PRETENDER, config, true);
     let (local_auth, remote_auth) = psk("a guess, which is none of the secrets here");
-    let own = PeerConfig { local: address("203.0.113.77:4500"), local_auth, remote_auth, ..scene.configs[2].clone() };
+    let own = PeerConfig { local: Some(scene.at(PRETENDER)), local_auth, remote_auth, ..scene.configs[2].clone() };
     debug_assert_eq!(own.local_id.to_string(), GUEST_NAME);
     scene.world.set_peer(PRETENDER, PEER, own);
 }
@@ -256,6 +261,13 @@ fn pretend(scene: &mut Scene) {
 /// All that can be done of a handshake by who has no secret.
 fn handshake_without_secret(scene: &mut Scene) {
     let host = scene.rng.below(4) as u8;
-    let at = SocketAddr::new([10, 251, host, 9].into(), 4500);
+    let at = scene.family.at([10, 251, host, 9]);
     Hand::go_on(scene, at, (GUEST_NAME, "a guess, which is none of the secrets here"));
+}
+
+/// One that ends with certificates of his own making and a signature that is none, and not where he has begun.
+fn handshake_with_certificates_of_nobody(scene: &mut Scene) {
+    let network = scene.rng.below(6) as u8;
+    let at = scene.family.at([10, 249, network, 9]);
+    Hand::go_on(scene, at, (GUEST_NAME, FORGED));
 }
