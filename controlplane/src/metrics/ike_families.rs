@@ -48,6 +48,10 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             "Initiators that were told to come again with another key exchange (INVALID_KE_PAYLOAD, RFC 7296 section 1.2).",
         ),
         per_peer("adit_ike_rekeys_total", "IKE SAs and Child SAs that were replaced by new ones."),
+        per_peer(
+            "adit_ike_key_exchanges_postponed_total",
+            "Requests of a peer for an SA or new keys that were told to wait (TEMPORARY_FAILURE): more than a peer may have.",
+        ),
         per_peer("adit_ike_dead_peers_total", "IKE SAs given up because the peer did not answer."),
         per_peer("adit_ike_crashes_total", "Peers that said with a token that they had lost their state (RFC 6290)."),
         per_peer("adit_ike_dpd_requests_total", "Requests of dead peer detection (DPD) that were sent."),
@@ -96,6 +100,7 @@ fn named(name: &'static str, value: u64) -> Option<Named> {
         "handshakes" => ("adit_ike_handshakes_total", None),
         "ike_rekeys" => ("adit_ike_rekeys_total", Some(("sa", "ike"))),
         "child_rekeys" => ("adit_ike_rekeys_total", Some(("sa", "child"))),
+        "key_exchanges_postponed" => ("adit_ike_key_exchanges_postponed_total", None),
         "dead_peers" => ("adit_ike_dead_peers_total", None),
         "crashes_detected" => ("adit_ike_crashes_total", None),
         "dpd_requests" => ("adit_ike_dpd_requests_total", None),

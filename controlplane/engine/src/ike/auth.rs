@@ -357,7 +357,8 @@ pub(super) fn answer(
             return Err(claim.stranger(error));
         }
     };
-    share::may_connect(ctx, peer, &claim.identity).map_err(|error| claim.stranger(error))?;
+    let may = share::may_connect(ctx, facts, peer, &admitted.who, &handshake.choice);
+    may.map_err(|error| claim.stranger(error))?;
     facts.peer = Some(peer);
     record_request(ctx, peer, handshake, &admitted.config, &claim, parts);
     ctx.record(Some(peer), |record| record.identities.chosen = Some(Shown::of(&admitted.who.identity)));

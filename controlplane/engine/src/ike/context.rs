@@ -17,6 +17,7 @@ use crate::rate_limit::Bucket;
 use super::admission::Admission;
 use super::cause::Cause;
 use super::child_ids::ChildIds;
+use super::clients::Clients;
 use super::config::{EndpointConfig, Now, PeerConfig};
 use super::connection::{Connection, ConnectionState};
 use super::counters::Counters;
@@ -24,10 +25,10 @@ use super::directory::Directory;
 use super::event::{After, Event, Transmit};
 use super::explain::Record;
 use super::facts::{Facts, IkeSpis, SaId};
-use super::failures::Failures;
 use super::fragment::Unproven;
 use super::key_log::KeyLog;
 use super::known::Known;
+use super::origins::{Origin, Origins};
 use super::remotes::Remotes;
 use super::trust::Trust;
 use super::window::Sent;
@@ -62,6 +63,8 @@ pub(super) struct Peer {
     pub counters: Counters,
     /// IKE SAs that it may begin now.
     pub handshakes: Bucket,
+    /// Key exchanges that it may have made now.
+    pub key_exchanges: Bucket,
 }
 
 impl Peer {
@@ -187,7 +190,9 @@ pub(super) struct Shared {
     pub paths: Paths,
     pub admission: Admission,
     /// Those who could not prove who they are.
-    pub failures: Failures,
+    pub failures: Origins,
+    /// Those who come under patterns.
+    pub clients: Clients,
     /// Fragments of those who are not authenticated.
     pub unproven: Unproven,
     /// The addresses of those who are no strangers.
@@ -270,6 +275,11 @@ impl Shared {
         if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
             count(&mut peer.counters);
         }
+    }
+
+    /// Who answers for what happens in the handshake of an IKE SA.
+    pub(super) fn origin(&self, facts: &Facts) -> Origin {
+        Origin { address: facts.begun, is_known: self.known.has(facts.begun) }
     }
 
     /// Where requests of an authenticated IKE SA go: the path of IKE to the peer.

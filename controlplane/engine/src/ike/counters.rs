@@ -55,6 +55,8 @@ counters! {
     cookies_demanded,
     /// Initiators that were told to come again with another key exchange (INVALID_KE_PAYLOAD, RFC 7296 §1.2).
     key_exchanges_demanded,
+    /// Requests of a peer for an SA or new keys that were told to wait (TEMPORARY_FAILURE, RFC 7296 §2.25): more of them than one may have.
+    key_exchanges_postponed,
     /// Refused without it being clear which peer it would be, by cause: no proposal in common.
     refused_proposal,
     /// Secret, signature, certificate or identity.

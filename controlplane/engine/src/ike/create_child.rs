@@ -289,7 +289,8 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Resu
     grant(ctx, sa, parts).map_err(|error| {
         match &error {
             // These pass, and the peer tries again or knows better by now.
-            Error::Local(LocalFault::Busy | LocalFault::NoSuchChild) | Error::Incompatible(Incompatibility::KeyExchange(_)) => {}
+            Error::Local(LocalFault::Busy | LocalFault::KeysTooOften | LocalFault::NoSuchChild)
+            | Error::Incompatible(Incompatibility::KeyExchange(_)) => {}
             error => failed(ctx, sa.facts, sa.session, Cause::Failed(error.clone())),
         }
         match (&error, parts.notify(NotifyType::REKEY_SA)) {
@@ -332,6 +333,7 @@ fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Paylo
         None => session.may_have(ctx.now.instant, (config, lane), &selectors)?,
     };
     share::has_room_for(ctx, session, (sa.facts.id, id), (config, mode, &selectors))?;
+    share::may_exchange_keys(ctx, session.peer, &choice)?;
     let exchanged = exchange_keys(parts, &choice)?;
 
     session.awaited.forget(ctx);

@@ -23,6 +23,7 @@ use crate::random::Random;
 use crate::rate_limit::Bucket;
 
 use super::admission::Admission;
+use super::clients::Clients;
 use super::config::{EndpointConfig, Now};
 use super::context::{Action, Ctx, Shared, SpiTable};
 use super::counters::Counters;
@@ -31,10 +32,10 @@ use super::directory::Directory;
 use super::error::Incompatibility;
 use super::event::{After, Event, Transmit};
 use super::facts::{IkeSpis, SaId};
-use super::failures::Failures;
 use super::fragment::Unproven;
 use super::known::Known;
-use super::limits::ROUNDS_MAX;
+use super::limits::{FAILURES, ROUNDS_MAX};
+use super::origins::Origins;
 use super::sa::IkeSa;
 use super::session::Session;
 use super::snapshot::kept::Kept;
@@ -87,7 +88,8 @@ impl Endpoint {
             spis: SpiTable::default(),
             paths: Paths::new(Box::new(AnyUnderlay)),
             admission,
-            failures: Failures::default(),
+            failures: Origins::new(FAILURES),
+            clients: Clients::default(),
             unproven: Unproven::default(),
             known: Known::default(),
             transmits: VecDeque::new(),

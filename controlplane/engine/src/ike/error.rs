@@ -124,6 +124,8 @@ pub enum LocalFault {
     DataPlane,
     #[error("it connects more often than a peer may")]
     TooOften,
+    #[error("it makes new keys more often than a peer may")]
+    KeysTooOften,
     #[error("busy with an exchange that collides")]
     Busy,
     #[error("no such Child SA")]
@@ -204,7 +206,7 @@ impl Error {
                 | Incompatibility::Refused(_) => NotifyType::NO_PROPOSAL_CHOSEN,
             }),
             Error::Local(fault) => Notify::new(match fault {
-                LocalFault::Busy | LocalFault::TooOften => NotifyType::TEMPORARY_FAILURE,
+                LocalFault::Busy | LocalFault::TooOften | LocalFault::KeysTooOften => NotifyType::TEMPORARY_FAILURE,
                 LocalFault::NoSuchChild => NotifyType::CHILD_SA_NOT_FOUND,
                 LocalFault::NoSuchExchange => NotifyType::STATE_NOT_FOUND,
                 LocalFault::Sessions | LocalFault::Children => NotifyType::NO_ADDITIONAL_SAS,

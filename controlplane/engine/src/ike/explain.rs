@@ -257,6 +257,7 @@ fn remedy_of_error(error: &Error) -> &'static str {
             }
             LocalFault::NotConfigured(_) => "complete the configuration of the peer",
             LocalFault::DataPlane => "see in the log of this gateway what was refused, and why",
+            LocalFault::KeysTooOften => "see at the other end why it rekeys again and again",
             LocalFault::TooOften => "see at the other end why it connects again and again",
             LocalFault::Busy | LocalFault::NoSuchChild | LocalFault::NoSuchExchange => "nothing: it is tried again",
             LocalFault::Sign(_) => "use a kind of key that the peer can verify, or upgrade the peer",

@@ -1,5 +1,7 @@
 //! What an IKE SA is: its two ends, the way between them, and what both can do.
 
+use std::net::IpAddr;
+
 use adit_proto::control::PeerId;
 use adit_proto::ike::{IkeSpi, Payload};
 
@@ -62,6 +64,8 @@ pub(super) struct Facts {
     pub peer: Option<PeerId>,
     /// Where it is negotiated. Once the peer is authenticated [`crate::path`] knows better.
     pub hop: Hop,
+    /// With whom it was begun. Whoever goes on with it has had the answer that went there; where a later message comes from shows nothing.
+    pub begun: IpAddr,
     pub nat: NatStatus,
     pub features: Features,
 }
@@ -69,7 +73,8 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn new(role: Role, spis: IkeSpis, hop: Hop) -> Facts {
         let id = SaId(if role == Role::Initiator { spis.initiator } else { spis.responder });
-        Facts { id, role, spis, peer: None, hop, nat: NatStatus::default(), features: Features::default() }
+        let begun = hop.remote.ip();
+        Facts { id, role, spis, peer: None, hop, begun, nat: NatStatus::default(), features: Features::default() }
     }
 
     /// The hashes of NAT detection for a message that goes this way. With `force` the peer sees a NAT.

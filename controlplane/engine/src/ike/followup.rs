@@ -113,7 +113,7 @@ fn abandon(ctx: &mut Ctx, sa: &mut Established, goal: Goal, cause: &Cause) -> Re
     Ok(())
 }
 
-/// The peer goes on with what it has begun.
+/// The peer goes on with what it has begun, and for which it has used up its right to key exchanges.
 ///
 /// # Errors
 /// It has not, or its key exchange is none.

@@ -1,6 +1,9 @@
 //! How much of everything there may be in IKE, each limit once. What an operator may want to change is in [`Limits`](super::config::Limits),
 //! what both planes stand on in `adit_proto::limits`; how long something takes or waits stands where it is used.
 
+use adit_proto::limits::CHILDREN_OF_PEER_MAX;
+
+use super::origins::Rates;
 use crate::path::PATHS_MAX;
 
 // What is read and kept of one message.
@@ -34,12 +37,12 @@ pub(super) const CERTIFICATE_REQUESTS_MAX: usize = 4;
 /// Most configured peers that are tried for one identity: each may cost a signature check.
 pub(super) const CANDIDATES_MAX: usize = 8;
 
-/// Proofs in a second that may be wrong, from one address (a /64 of IPv6).
-pub(super) const FAILURES_OF_ADDRESS: u32 = 4;
-/// The same for all addresses of one network that have failed lately (a /24 of IPv4, a /48 of IPv6).
-pub(super) const FAILURES_OF_NETWORK: u32 = 16;
-/// Addresses, and networks, of which that is remembered.
-pub(super) const FAILURES_REMEMBERED_MAX: usize = 4096;
+/// Proofs that may be wrong.
+pub(super) const FAILURES: Rates = Rates { of_address: 4, of_network: 16 };
+/// Handshakes of clients of patterns that have one preshared key together: who has that has as many names as he likes.
+pub(super) const CLIENTS: Rates = Rates { of_address: 32, of_network: 64 };
+/// Addresses, networks and clients of which that is remembered.
+pub(super) const ORIGINS_MAX: usize = 4096;
 
 // How often an answer is sent again.
 
@@ -54,6 +57,13 @@ pub(super) const REPEATS_ELSEWHERE_MAX: u32 = 32;
 pub(super) const CHILDREN_SPARE: usize = 12;
 /// So many lanes a peer may have in any case, and four times as many as we have.
 pub(super) const PEER_LANES_MIN: u8 = 8;
+/// IKE SAs that a peer, or one client of a pattern, may begin in a second, and as many at once.
+pub(super) const HANDSHAKES_PER_SECOND: u32 = 8;
+/// Key exchanges that a peer may have made in a second, over all of its IKE SAs: those of IKE SAs and Child SAs that it makes or rekeys,
+/// with those in IKE_FOLLOWUP_KE.
+pub(super) const KEY_EXCHANGES_PER_SECOND: u32 = 64;
+/// The same at once: all Child SAs that a peer may have, rekeyed together with two key exchanges each.
+pub(super) const KEY_EXCHANGES_AT_ONCE: u32 = 2 * CHILDREN_OF_PEER_MAX as u32;
 /// Places that one request is sent to at most.
 pub(super) const HOPS_MAX: usize = 2 * PATHS_MAX;
 /// Other addresses that one repetition of a request goes to.

@@ -207,8 +207,8 @@ impl IkeSa {
     pub(super) fn on_auth_request(&mut self, ctx: &mut Ctx, parts: &Parts) {
         let hop = self.goes_on_at();
         let Stage::Authenticating(handshake) = &self.stage else { return };
-        let (now, source) = (ctx.now.instant, self.wire.came().hop.remote.ip());
-        if !ctx.shared.failures.may_try(now, source) {
+        let (now, origin) = (ctx.now.instant, ctx.shared.origin(&self.facts));
+        if !ctx.shared.failures.may(now, origin) {
             return ctx.count(None, |counters| counters.dropped_rate += 1);
         }
         self.facts.hop = hop;
@@ -221,7 +221,7 @@ impl IkeSa {
             }
             Err(auth::Stranger { error, claimed }) => {
                 if !error.is_of_a_share() {
-                    ctx.shared.failures.failed(now, source);
+                    ctx.shared.failures.charge(now, origin);
                 }
                 self.claimed = claimed;
                 Err(*error)

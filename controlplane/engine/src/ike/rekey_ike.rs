@@ -20,6 +20,7 @@ use super::lifetimes::Lifetimes;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
 use super::session::{Made, Session};
+use super::share;
 use super::succession::Succession;
 use super::unfinished::{Goal, IkeCreation};
 use super::wishes::Wants;
@@ -176,6 +177,7 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Resu
     let alternatives = negotiate::ike_alternatives(&session.config.proposals);
     let choice = negotiate::choose(&alternatives, proposals, sent).map_err(Incompatibility::IkeProposal)?;
     let initiator = choice.ike_spi().ok_or(Misbehaviour::BadSpi)?;
+    share::may_exchange_keys(ctx, session.peer, &choice)?;
     let (ke, secret) = exchange_keys(parts, &choice)?.ok_or(LocalFault::NotConfigured("a key exchange"))?;
     session.awaited.forget(ctx);
     let spis = IkeSpis { initiator, responder: fresh_ike_spi(ctx.random) };

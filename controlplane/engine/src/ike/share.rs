@@ -9,35 +9,32 @@ use adit_proto::control::{ChildId, PeerId, Spi};
 use adit_proto::esp;
 use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 
-use crate::identity::Identity;
-use crate::rate_limit::Bucket;
+use crate::auth::Authenticated;
 use crate::shown::Shown;
 
 use super::config::{ChildConfig, Limits, Mode};
 use super::context::{Action, Ctx, Shared};
 use super::error::{Error, Incompatibility, LocalFault};
-use super::facts::SaId;
+use super::facts::{Facts, SaId};
 use super::limits::CHILDREN_SPARE;
+use super::negotiate::Choice;
 use super::selectors::{SelectorPair, between};
 use super::session::Session;
 
 /// Places on a worker that are kept free as long as there is something to give up: to receive by and to send by.
 const KEPT_FREE: usize = 2;
 
-/// IKE SAs that a peer may begin in a second, and as many at once.
-pub(super) const HANDSHAKES_PER_SECOND: u32 = 8;
-
-/// Whether somebody may have an IKE SA as this peer, which it has proven to be.
+/// Whether somebody may have an IKE SA as this peer, which it has proven to be. Its key exchanges are made already.
 ///
 /// # Errors
 /// The peer comes too often; it is a pattern, under which somebody else is connected, or whose clients cannot be told apart by a name as
 /// long as this one; or there are as many sessions as there may be, and nobody is configured by this name alone.
-pub(super) fn may_connect(ctx: &mut Ctx, id: PeerId, identity: &Identity) -> Result<(), Error> {
-    let now = ctx.now.instant;
+pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authenticated, made: &Choice) -> Result<(), Error> {
+    let (now, origin) = (ctx.now.instant, ctx.shared.origin(facts));
     let full = ctx.shared.connected >= ctx.shared.config.limits.sessions;
     let Some(peer) = ctx.shared.peers.get_mut(&id) else { return Ok(()) };
-    if peer.config.remote_id.exact().is_none() {
-        let name = Shown::of(identity);
+    let may_begin = if peer.config.remote_id.exact().is_none() {
+        let name = Shown::of(&who.identity);
         if name.is_cut() {
             return Err(Incompatibility::LongName.into());
         }
@@ -51,12 +48,34 @@ pub(super) fn may_connect(ctx: &mut Ctx, id: PeerId, identity: &Identity) -> Res
         if full && peer.current.is_none() {
             return Err(LocalFault::Sessions.into());
         }
-        if is_another {
-            // Who was there before has not used up what this one may.
-            peer.handshakes = Bucket::new(HANDSHAKES_PER_SECOND);
-        }
+        // Who was there before has not used up what this one may.
+        ctx.shared.clients.may_begin(now, origin, &name, who.key.as_ref())
+    } else {
+        peer.handshakes.take(now)
+    };
+    if !may_begin {
+        return Err(LocalFault::TooOften.into());
     }
-    if peer.handshakes.take(now) { Ok(()) } else { Err(LocalFault::TooOften.into()) }
+    peer.key_exchanges.take_all(now, key_exchanges(made));
+    Ok(())
+}
+
+/// Whether the peer may have the key exchanges of another IKE SA or Child SA, with those that are to follow in IKE_FOLLOWUP_KE (RFC 9370
+/// §2.2.4): these are taken now, so what has begun is seen through. An SA without one of its own counts as well, for it costs no less.
+///
+/// # Errors
+/// It has them made too often, over all of its IKE SAs.
+pub(super) fn may_exchange_keys(ctx: &mut Ctx, id: PeerId, agreed: &Choice) -> Result<(), LocalFault> {
+    let (now, peer) = (ctx.now.instant, ctx.shared.peers.get_mut(&id));
+    if peer.is_none_or(|peer| peer.key_exchanges.take_all(now, key_exchanges(agreed))) {
+        return Ok(());
+    }
+    ctx.count(Some(id), |counters| counters.key_exchanges_postponed += 1);
+    Err(LocalFault::KeysTooOften)
+}
+
+fn key_exchanges(agreed: &Choice) -> u32 {
+    1 + u32::try_from(agreed.additional.len()).unwrap_or(u32::MAX - 1)
 }
 
 /// Whether another Child SA may be made by the peer on this lane, as a new one or in a rekey.

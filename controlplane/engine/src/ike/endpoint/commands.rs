@@ -19,11 +19,10 @@ use super::super::error::{Error, LocalFault};
 use super::super::evidence;
 use super::super::explain::Record;
 use super::super::facts::SaId;
-use super::super::limits::ADDITIONAL_MAX;
+use super::super::limits::{ADDITIONAL_MAX, HANDSHAKES_PER_SECOND, KEY_EXCHANGES_AT_ONCE, KEY_EXCHANGES_PER_SECOND};
 use super::super::remotes::Remotes;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
-use super::super::share::HANDSHAKES_PER_SECOND;
 use super::super::trust::{Change, Trust};
 use super::{Endpoint, Timer};
 use crate::path::{Hop, IKE_PORT};
@@ -120,6 +119,7 @@ impl Endpoint {
                     record: Record::default(),
                     counters: Counters::default(),
                     handshakes: Bucket::new(HANDSHAKES_PER_SECOND),
+                    key_exchanges: Bucket::with_burst(KEY_EXCHANGES_PER_SECOND, KEY_EXCHANGES_AT_ONCE),
                 };
                 self.shared.directory.add(id, &peer.config, peer.endpoints());
                 self.shared.peers.insert(id, peer);
