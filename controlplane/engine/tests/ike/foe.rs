@@ -34,6 +34,8 @@ const SPOILS_FIRST_MESSAGES: [&str; 3] = ["a replay that is changed", "a copy th
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weakness {
     None,
+    /// None, but there is room for as many half-open IKE SAs as a gateway usually has: what fails is not stopped by a limit of these.
+    Roomy,
     /// Who comes first is served first.
     NoScreen,
     NoCookies,
@@ -193,13 +195,16 @@ impl Scene {
 
 /// One run: what happens in it follows from its seed.
 fn run(seed: u64, weakness: Weakness, draw: impl Fn(&mut Scene)) -> Outcome {
-    let mut scene = Scene::new(seed, weakness);
+    play(&mut Scene::new(seed, weakness), draw)
+}
+
+fn play(scene: &mut Scene, draw: impl Fn(&mut Scene)) -> Outcome {
     scene.world.trace = trace();
     // The wrong-doers are there before the honest peer comes, or come when it is connected.
     // (Who is neither looked for nor has been there is one of many strangers.)
     let early = scene.rng.below(2) == 0 && scene.is_looked_for();
     if early {
-        draw(&mut scene);
+        draw(scene);
         let time = Duration::from_millis(u64::from(scene.rng.below(4000)));
         scene.pass(time)?;
     }
@@ -208,7 +213,7 @@ fn run(seed: u64, weakness: Weakness, draw: impl Fn(&mut Scene)) -> Outcome {
     scene.world.ledger.forget();
     scene.carries = true;
     if !early {
-        draw(&mut scene);
+        draw(scene);
     }
     let first = scene.world.nodes[GATEWAY].events.len();
     for _ in 0..2 + scene.rng.below(5) {
@@ -234,6 +239,33 @@ fn whatever_others_do_an_honest_peer_connects_and_loses_nothing() {
             panic!("seed {seed}: {why}");
         }
     });
+}
+
+/// Of IPv6 they are on the link of the honest peer and in its network as well.
+#[test]
+fn what_neighbours_begin_takes_no_place_of_an_honest_peer() {
+    for seed in 22_000_000..22_000_024 {
+        let crowd =
+            |scene: &mut Scene| scene.begin("first messages with their cookies", Pace::Burst(40, Duration::from_millis(500)));
+        if let Err(why) = run(seed, Weakness::None, crowd) {
+            panic!("seed {seed}: {why}");
+        }
+    }
+}
+
+/// From where they are, from where the honest peer is, and from anywhere.
+#[test]
+fn proofs_of_nobody_keep_no_honest_peer_from_proving_itself() {
+    let mut looked_at = 0;
+    for seed in 23_000_000..23_000_024 {
+        let mut scene = Scene::new(seed, Weakness::Roomy);
+        let forge = |scene: &mut Scene| scene.begin("certificates of nobody", Pace::Even(20));
+        if let Err(why) = play(&mut scene, forge) {
+            panic!("seed {seed}: {why}");
+        }
+        looked_at += scene.world.nodes[GATEWAY].endpoint.counters().refused_authentication;
+    }
+    assert!(looked_at > 500, "{looked_at} proofs were looked at: they are no attack");
 }
 
 #[test]

@@ -63,6 +63,12 @@ impl Hand {
         scene.hands.drain(..surplus);
     }
 
+    /// A place where he has begun something with this secret, and goes on with it; most of the time, if there is one.
+    pub fn at_work(scene: &mut Scene, secret: &str) -> Option<SocketAddr> {
+        let begun = scene.hands.iter().find(|hand| hand.who.1 == secret).map(|hand| hand.at);
+        begun.filter(|_| scene.rng.below(3) > 0)
+    }
+
     fn begin(scene: &mut Scene, at: SocketAddr, who: (&'static str, &'static str)) {
         let mut first = scene.templates[1].clone();
         first.header.initiator_spi = IkeSpi(scene.rng.next() | 1);

@@ -42,6 +42,7 @@ pub const LIMITS: Limits = Limits {
     unprotected_replies: 64,
     refusals: 3,
 };
+const ROOMY: Limits = Limits { half_open: 4096, half_open_per_address: 64, ..LIMITS };
 pub const SHARE: Share = Share { sas: 24, selectors: 64 };
 /// IKE SAs that the gateway itself begins, with both peers.
 const OWN_ATTEMPTS: usize = 4;
@@ -70,6 +71,8 @@ pub struct Scene {
     pub spread: Duration,
     pub configs: [PeerConfig; 3],
     limits: Limits,
+    /// What the gateway may not go beyond, though one of its defences is off.
+    bounds: Limits,
     /// Whether data planes echo.
     echo: bool,
     /// Packets of the honest peer go both ways, and none may be lost.
@@ -80,6 +83,7 @@ pub struct Scene {
 fn limits(weakness: Weakness) -> Limits {
     match weakness {
         Weakness::NoCookies => Limits { cookie_threshold: usize::MAX, cookie_threshold_per_address: usize::MAX, ..LIMITS },
+        Weakness::Roomy => ROOMY,
         Weakness::NoHalfOpenLimit => Limits { half_open: 1 << 20, half_open_per_address: 1 << 20, ..LIMITS },
         _ => LIMITS,
     }
@@ -140,6 +144,7 @@ impl Scene {
             spread: Duration::ZERO,
             configs,
             limits,
+            bounds: if weakness == Weakness::Roomy { ROOMY } else { LIMITS },
             echo,
             carries: false,
         };
@@ -207,7 +212,7 @@ impl Scene {
     /// What every wrong-doer takes is within its share, and what all take within the limits.
     fn check_limits(&self) -> Outcome {
         let gateway = &self.world.nodes[GATEWAY];
-        let (sizes, limits) = (gateway.endpoint.sizes(), LIMITS);
+        let (sizes, limits) = (gateway.endpoint.sizes(), self.bounds);
         let known = gateway.endpoint.known_addresses().filter(|address| address.port() == 0).count();
         let half_open_max = limits.half_open + limits.cookie_threshold + OWN_PLACES * known;
         let ike_max = half_open_max + 2 * adit_proto::limits::IKE_SAS_OF_PEER_MAX + OWN_ATTEMPTS;
