@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::config::endpoint::{Endpoint, Host};
 use crate::config::{Config, Peer};
@@ -23,8 +24,12 @@ const MISSING_AGAIN: Duration = Duration::from_secs(1);
 const MISSING_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// No name is looked up more often, whoever asks.
 const REST: Duration = Duration::from_secs(2);
-/// Look-ups at a time: each holds a thread while the name server is silent.
-const AT_ONCE_MAX: usize = 8;
+/// Look-ups at a time: each holds a thread while the name server is silent. Of these, names that were slow to be answered last time; so
+/// those whose server is silent keep no other waiting.
+const AT_ONCE_MAX: usize = 64;
+const SLOW_AT_ONCE_MAX: usize = 32;
+/// A look-up that takes longer was slow.
+const SLOW: Duration = Duration::from_secs(1);
 /// Addresses of a name that are used.
 const ADDRESSES_MAX: usize = 16;
 
@@ -76,9 +81,29 @@ pub fn index_of(interface: &str) -> Option<u32> {
 pub struct Resolver {
     known: Known,
     tasks: BTreeMap<String, Task>,
-    at_once: Arc<Semaphore>,
+    turns: Arc<Turns>,
     tell: mpsc::UnboundedSender<Answer>,
     answers: mpsc::UnboundedReceiver<Answer>,
+}
+
+/// Who may look up now.
+struct Turns {
+    all: Semaphore,
+    slow: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns { all: Semaphore::new(AT_ONCE_MAX), slow: Semaphore::new(SLOW_AT_ONCE_MAX) }
+    }
+}
+
+impl Turns {
+    /// Waits for a turn, which lasts as long as what comes back.
+    async fn take(&self, is_slow: bool) -> Option<(Option<SemaphorePermit<'_>>, SemaphorePermit<'_>)> {
+        let slow = if is_slow { Some(self.slow.acquire().await.ok()?) } else { None };
+        Some((slow, self.all.acquire().await.ok()?))
+    }
 }
 
 struct Task {
@@ -97,8 +122,7 @@ impl Default for Resolver {
     fn default() -> Resolver {
         // One answer of each name at a time: a task waits before it asks again.
         let (tell, answers) = mpsc::unbounded_channel();
-        let at_once = Arc::new(Semaphore::new(AT_ONCE_MAX));
-        Resolver { known: Known::default(), tasks: BTreeMap::new(), at_once, tell, answers }
+        Resolver { known: Known::default(), tasks: BTreeMap::new(), turns: Arc::default(), tell, answers }
     }
 }
 
@@ -119,7 +143,7 @@ impl Resolver {
                 continue;
             }
             let again = Arc::new(Notify::new());
-            let work = look_up(name.to_owned(), again.clone(), self.at_once.clone(), self.tell.clone());
+            let work = look_up(name.to_owned(), addresses, again.clone(), self.turns.clone(), self.tell.clone());
             let handle = tokio::spawn(work).abort_handle();
             self.tasks.insert(name.to_owned(), Task { handle, again, complaint: None });
         }
@@ -184,24 +208,49 @@ impl Drop for Resolver {
     }
 }
 
+/// When a name is looked up again.
+struct Schedule {
+    /// The wait after the next look-up without an answer.
+    missing: Duration,
+    /// It took long to be answered.
+    is_slow: bool,
+}
+
+impl Default for Schedule {
+    fn default() -> Schedule {
+        Schedule { missing: MISSING_AGAIN, is_slow: false }
+    }
+}
+
+impl Schedule {
+    /// How long it rests after a look-up that has `found` an address or has not, and took so long.
+    fn next(&mut self, found: bool, took: Duration) -> Duration {
+        self.is_slow = took >= SLOW;
+        if found {
+            self.missing = MISSING_AGAIN;
+            return AGAIN_EVERY;
+        }
+        let longer = (self.missing * 2).min(MISSING_AGAIN_MAX);
+        std::mem::replace(&mut self.missing, longer)
+    }
+}
+
 /// Looks a name up for ever.
-async fn look_up(name: String, again: Arc<Notify>, at_once: Arc<Semaphore>, tell: mpsc::UnboundedSender<Answer>) {
-    let mut missing = MISSING_AGAIN;
+async fn look_up<F: Future<Output = io::Result<Vec<IpAddr>>>>(
+    name: String,
+    addresses: impl Fn(String) -> F,
+    again: Arc<Notify>,
+    turns: Arc<Turns>,
+    tell: mpsc::UnboundedSender<Answer>,
+) {
+    let mut schedule = Schedule::default();
     loop {
-        let found = {
-            let Ok(_turn) = at_once.acquire().await else { return };
-            addresses(&name).await
+        let (found, took) = {
+            let Some(_turn) = turns.take(schedule.is_slow).await else { return };
+            let began = Instant::now();
+            (addresses(name.clone()).await, began.elapsed())
         };
-        let wait = match &found {
-            Ok(_) => {
-                missing = MISSING_AGAIN;
-                AGAIN_EVERY
-            }
-            Err(_) => {
-                let longer = (missing * 2).min(MISSING_AGAIN_MAX);
-                std::mem::replace(&mut missing, longer)
-            }
-        };
+        let wait = schedule.next(found.is_ok(), took);
         if tell.send(Answer { name: name.clone(), found }).is_err() {
             return;
         }
@@ -214,9 +263,9 @@ async fn look_up(name: String, again: Arc<Notify>, at_once: Arc<Semaphore>, tell
 }
 
 /// The addresses of a name, of both IP versions, in the order in which they are best tried (RFC 6724: the system's resolver sorts them).
-async fn addresses(name: &str) -> io::Result<Vec<IpAddr>> {
+async fn addresses(name: String) -> io::Result<Vec<IpAddr>> {
     let mut list: Vec<IpAddr> = Vec::new();
-    for address in tokio::net::lookup_host((name, 0)).await? {
+    for address in tokio::net::lookup_host((name.as_str(), 0)).await? {
         let ip = address.ip().to_canonical();
         if list.len() < ADDRESSES_MAX && !list.contains(&ip) {
             list.push(ip);
@@ -254,6 +303,83 @@ mod tests {
         assert!(only_v4.iter().all(SocketAddr::is_ipv4), "{only_v4:?}");
         resolver.keep(&without);
         assert!(resolver.tasks.is_empty() && *resolver.known() == Known::default());
+    }
+
+    #[test]
+    fn a_name_is_looked_up_every_five_minutes_or_ever_more_rarely() {
+        let (mut schedule, quick) = (Schedule::default(), Duration::from_millis(20));
+        let mut next = |found| schedule.next(found, quick).as_secs();
+        assert_eq!([next(true), next(true)], [300, 300]);
+        let waits: Vec<u64> = (0..9).map(|_| next(false)).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!([next(true), next(false)], [300, 1]);
+        assert!(!schedule.is_slow);
+        schedule.next(false, Duration::from_secs(10));
+        assert!(schedule.is_slow);
+    }
+
+    /// Looks names up of which those that are called silent are answered by nobody.
+    fn ask(name: &str, turns: &Arc<Turns>, tell: &mpsc::UnboundedSender<Answer>) -> Arc<Notify> {
+        let again = Arc::new(Notify::new());
+        let answer = |name: String| async move {
+            if name.starts_with("silent") {
+                std::future::pending::<()>().await;
+            }
+            Ok(vec![IpAddr::from([192, 0, 2, 1])])
+        };
+        tokio::spawn(look_up(name.to_owned(), answer, again.clone(), turns.clone(), tell.clone()));
+        again
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_when_that_is_asked_for_but_not_at_once_again() {
+        let (turns, (tell, mut answers)) = (Arc::default(), mpsc::unbounded_channel());
+        let (began, again) = (Instant::now(), ask("good", &turns, &tell));
+        answers.recv().await.unwrap();
+        again.notify_one();
+        again.notify_one();
+        let answer = tokio::time::timeout(Duration::from_secs(60), answers.recv()).await.expect("it is looked up").unwrap();
+        assert!(answer.name == "good" && began.elapsed() >= REST, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn names_that_nobody_answers_for_keep_no_other_waiting() {
+        let (turns, (tell, mut answers)) = (Arc::default(), mpsc::unbounded_channel());
+        (0..SLOW_AT_ONCE_MAX).for_each(|n| drop(ask(&format!("silent {n}"), &turns, &tell)));
+        ask("another", &turns, &tell);
+        let answer = tokio::time::timeout(Duration::from_secs(60), answers.recv()).await.expect("its turn").unwrap();
+        assert_eq!(answer.name, "another");
+        // Very many that were slow before leave turns to others, whoever comes first.
+        let turns = Arc::new(Turns::default());
+        let slow: Vec<_> = (0..1000)
+            .map(|_| {
+                let turns = turns.clone();
+                tokio::spawn(async move {
+                    let _turn = turns.take(true).await;
+                    std::future::pending::<()>().await;
+                })
+            })
+            .collect();
+        while turns.slow.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(tokio::time::timeout(Duration::from_secs(60), turns.take(false)).await.is_ok_and(|turn| turn.is_some()));
+        slow.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_name_server() {
+        let silent = config("  - { name: b, endpoint: \"localhost:4501\", ike: { psk_file: psk } }\n");
+        let mut resolver = Resolver::default();
+        // As if as many were being looked up as can be at a time.
+        let turns = resolver.turns.clone();
+        let _all = turns.all.acquire_many(AT_ONCE_MAX as u32).await.unwrap();
+        resolver.keep(&silent);
+        resolver.again(&silent.peers[0]);
+        assert_eq!(resolver.known().addresses(silent.listen, &silent.peers[0]), []);
+        assert!(tokio::time::timeout(Duration::from_millis(100), resolver.news()).await.is_err(), "there is no answer");
+        resolver.keep(&silent);
+        assert_eq!(resolver.tasks.len(), 1);
     }
 
     #[test]

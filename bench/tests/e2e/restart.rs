@@ -1,10 +1,14 @@
 //! The data plane dies, its TAP is taken away, the gateway is stopped: what comes back, and how fast.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use adit_bench::lab::{Lab, LabOptions, SOON, TAP, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, binary, wait_until};
+use adit_bench::netns::once_free;
 use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
+
+use crate::edit;
 
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 /// A busy machine makes outages longer, and never shorter: the shortest of these counts.
@@ -82,4 +86,47 @@ fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
     ensure!(leftovers.is_empty(), "sockets are left: {leftovers:?}");
     lab.gateways[0].start_control()?;
     lab.wait_until_up()
+}
+
+/// The UDP port of the data plane that runs.
+fn port(gateway: &Gateway) -> Result<u16> {
+    let status: serde_json::Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    let listen: SocketAddr = status["data_plane"]["listen"].as_str().context("a data plane")?.parse()?;
+    Ok(listen.port())
+}
+
+#[test]
+fn a_port_that_the_system_has_chosen_outlives_both_planes() -> Result<()> {
+    let roles = ["role: initiator", "role: responder"].map(str::to_owned);
+    let mut lab = Lab::prepare(&LabOptions { ike: roles.to_vec(), ..LabOptions::patient() })?;
+    let own = lab.a().outer();
+    edit(lab.a(), &format!("listen: \"{own}:4500\""), &format!("listen: \"{own}:0\""))?;
+    let checked = lab.a().netns.run(&format!("{} config check {}", binary("adit")?.display(), lab.a().config.display()))?;
+    ensure!(checked.starts_with("ok"), "{checked}");
+    lab.gateways.iter_mut().try_for_each(Gateway::start_control)?;
+    lab.wait_until_up()?;
+    let chosen = port(lab.a())?;
+    ensure!(chosen > 0 && chosen != 4500, "{chosen}");
+    let old = lab.a().kill_data_plane()?;
+    wait_until("another data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|plane| plane != old)))?;
+    lab.wait_until_up()?;
+    let plane = lab.a().data_plane();
+    lab.gateways[0].kill_control()?;
+    lab.gateways[0].start_control()?;
+    lab.wait_until_up()?;
+    ensure!(lab.a().data_plane() == plane && port(lab.a())? == chosen, "{} after {chosen}", port(lab.a())?);
+    let said = lab.a().adit("reload")?;
+    ensure!(said.contains("nothing has changed"), "{said}");
+    lab.gateways[0].stop()?;
+    lab.gateways[0].start_control()?;
+    lab.wait_until_up()?;
+    ensure!(port(lab.a())? == chosen, "{} after {chosen}", port(lab.a())?);
+    // Somebody else has it: nobody counts on it, so there is another one.
+    lab.gateways[0].stop()?;
+    let netns = lab.a().netns.clone();
+    let _taken = netns.enter(|| once_free(|| UdpSocket::bind((own, chosen))))?;
+    lab.gateways[0].start_control()?;
+    lab.wait_until_up()?;
+    ensure!(port(lab.a())? != chosen, "it is another program's");
+    Ok(())
 }

@@ -74,3 +74,51 @@ impl Gateway {
         matches!((running, now), (Some((_, running)), Some(now)) if *running != now.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Machine;
+
+    fn config(listen: &str) -> Config {
+        let yaml = format!("name: a\nlisten: \"{listen}\"\ninterface: {{ name: adit0 }}\npeers: []\n");
+        let machine = Machine { cores: vec![0] };
+        Config::from_yaml(&yaml, std::path::Path::new("/"), &machine).unwrap_or_else(|problems| panic!("{problems:?}"))
+    }
+
+    #[test]
+    fn a_port_that_the_system_has_chosen_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let mut first = config("127.0.0.1:0");
+        assert!(settle(&mut first, &state).unwrap());
+        assert!(first.listen.port() > 0 && UdpSocket::bind(first.listen).is_ok(), "{}", first.listen);
+        drop(state);
+        // The next process, also when the address is another one.
+        let state = State::open(dir.path()).unwrap();
+        for listen in ["127.0.0.1:0", "[::]:0"] {
+            let mut next = config(listen);
+            assert!(settle(&mut next, &state).unwrap());
+            assert_eq!((next.listen.port(), state.port()), (first.listen.port(), Some(first.listen.port())));
+        }
+        // What is configured is not touched, and does not count as chosen.
+        let mut fixed = config("127.0.0.1:4501");
+        assert!(!settle(&mut fixed, &state).unwrap());
+        assert_eq!((fixed.listen.port(), state.port()), (4501, Some(first.listen.port())));
+    }
+
+    #[test]
+    fn another_port_is_chosen_while_somebody_has_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::open(dir.path()).unwrap();
+        let mut first = config("127.0.0.1:0");
+        settle(&mut first, &state).unwrap();
+        let held = UdpSocket::bind(first.listen).unwrap();
+        let another = choose(&first, &state).unwrap();
+        assert_ne!(another, first.listen.port());
+        assert_eq!(state.port(), Some(another), "it is kept in its place");
+        drop(held);
+        // An address that no interface of this machine has (RFC 5737).
+        assert!(choose(&config("203.0.113.77:0"), &state).unwrap() > 0);
+    }
+}
