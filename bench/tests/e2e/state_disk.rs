@@ -96,3 +96,57 @@ fn a_state_disk_that_hangs_stalls_no_ike_and_is_said_once() -> Result<()> {
     lab.a().wait_for_log("the state directory can be written again", SOON)?;
     Ok(())
 }
+
+#[test]
+fn a_data_plane_that_dies_while_the_disk_is_full_carries_ike_on() -> Result<()> {
+    let (lab, disk) = lab()?;
+    let (a, waste) = (lab.a(), disk.0.join("waste"));
+    // To the last byte.
+    let _ = fs::write(&waste, vec![0; 1 << 20]);
+    let old = a.kill_data_plane()?;
+    wait_until("another data plane", SOON, || Ok(a.data_plane().is_some_and(|plane| plane != old))).with_context(|| a.log())?;
+    wait_until("the tunnel by IKE is back", SOON, || Ok(reaches(&a.netns, lab.b().inner()).is_ok())).with_context(|| a.log())?;
+    a.wait_for_log("Static keys are without numbers until then", SOON)?;
+    let c = &lab.gateways[2];
+    let reached = || a.netns.run(&format!("ping -n -c1 -W1 {}", c.inner())).is_ok();
+    ensure!(!reached(), "a number was used that is not on the disk");
+    let status = a.adit("status site-c")?;
+    ensure!(status.contains("NOT IN THE DATA PLANE"), "{status}");
+    fs::remove_file(&waste)?;
+    wait_until("the one with the static key is back", SOON, || Ok(reached())).with_context(|| a.log())
+}
+
+/// The other gateway rekeys IKE; whether that was done while the order was still being carried out.
+fn rekeys_meanwhile(lab: &Lab, order: impl FnOnce() -> Result<String> + Send) -> Result<bool> {
+    thread::scope(|scope| {
+        let order = scope.spawn(order);
+        // It is being carried out by then.
+        thread::sleep(Duration::from_millis(300));
+        let before = rekeyed(lab.b())?;
+        lab.b().adit("rekey --ike site-a")?;
+        wait_until("IKE rekeys", SOON, || Ok(rekeyed(lab.b())? > before))?;
+        let meanwhile = !order.is_finished();
+        order.join().map_err(|_| anyhow::anyhow!("the order panicked"))??;
+        Ok(meanwhile)
+    })
+}
+
+#[test]
+fn ike_goes_on_while_an_order_waits_for_a_disk_that_hangs() -> Result<()> {
+    let (lab, disk) = lab()?;
+    let pipe = disk.0.join("sequence.json.new");
+    let made = Command::new("mkfifo").arg(&pipe).status()?;
+    ensure!(made.success(), "mkfifo: {made}");
+    let whole = fs::read_to_string(&lab.a().config)?;
+    let without: String = whole.lines().filter(|line| !line.contains("name: site-c,")).map(|line| format!("{line}\n")).collect();
+    // The windows of a peer that goes are to be on the disk, and the numbers of one that comes. A busy machine may be late.
+    let mut meanwhile = Vec::new();
+    for text in [&without, &whole].into_iter().cycle().take(8) {
+        fs::write(&lab.a().config, text)?;
+        meanwhile.push(rekeys_meanwhile(&lab, || lab.a().adit("reload"))?);
+        if meanwhile.len() >= 2 && meanwhile.contains(&true) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{meanwhile:?}: IKE waited for the disk\n{}", lab.a().log())
+}

@@ -22,10 +22,10 @@ use crate::view::View;
 const BEHIND_WARN_NS: u64 = 1_000_000_000;
 
 /// How long an order waits for the disk, and a disk may be silent before that is said.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The state directory, and what was said of it. What is written there is written by a thread of its own: a disk that is full or hangs
-/// keeps static keys from getting more numbers. An order that needs it waits two seconds at most.
+/// keeps static keys from getting more numbers. An order that needs it waits two seconds at most, and IKE goes on meanwhile.
 pub(super) struct Durable {
     state: State,
     /// What is being written, and since when.
@@ -50,18 +50,12 @@ impl Durable {
         self.state.top(id)
     }
 
-    /// Sequence numbers for new outbound SAs, durable when this returns.
-    pub(super) async fn grant(&mut self, wanted: &[WantedSa]) -> anyhow::Result<Vec<Grant>> {
-        if wanted.is_empty() {
-            // Nothing is to be used, so nobody has to wait for the disk.
-            self.begin();
-            return Ok(Vec::new());
-        }
+    /// Sequence numbers for new outbound SAs, to be used once what is noted is durable; and how long to wait before that.
+    pub(super) fn first_grants(&mut self, wanted: &[WantedSa]) -> (Vec<Grant>, Duration) {
         let now = clock_ns();
         let ids: Vec<_> = wanted.iter().map(|want| want.key_id).collect();
         let grants: Vec<Grant> = ids.iter().map(|id| sequence::first(self.state.mark(*id), now)).collect();
         let wait = grants.iter().map(|grant| grant.wait_ns(now)).max().unwrap_or(0);
-        tokio::time::sleep(Duration::from_nanos(wait)).await;
         if let Some(behind) = grants.iter().map(|grant| grant.clock_behind_ns).max().filter(|behind| *behind > BEHIND_WARN_NS) {
             tracing::warn!(
                 "the clock is {} s behind the sequence numbers in {}: it was set back. Do not lose that directory before it has caught up",
@@ -69,11 +63,12 @@ impl Durable {
                 self.state.dir().display()
             );
         }
-        for (id, grant) in ids.iter().zip(&grants) {
-            self.state.raise_mark(*id, grant.end);
-        }
-        self.save().await?;
-        Ok(grants)
+        (grants, Duration::from_nanos(wait))
+    }
+
+    /// Notes that the keys of these SAs have been granted these numbers.
+    pub(super) fn note_grants(&mut self, wanted: &[WantedSa], grants: &[Grant]) {
+        wanted.iter().zip(grants).for_each(|(want, grant)| self.state.raise_mark(want.key_id, grant.end));
     }
 
     /// The end of more numbers for a key that has come so far, once they are durable.
@@ -141,7 +136,7 @@ impl Durable {
     }
 
     /// Begins to write what was noted, unless something is being written.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         if self.writing.is_none()
             && let Some(unsaved) = self.state.unsaved()
         {
@@ -173,11 +168,12 @@ impl Durable {
         }
     }
 
-    fn silent(&self) -> StateError {
+    pub(super) fn silent(&self) -> StateError {
         StateError::Silent { dir: self.state.dir().to_owned(), seconds: ANSWER_WITHIN.as_secs() }
     }
 
-    fn say(&mut self, error: Option<StateError>) {
+    /// Says what went wrong, once, and that it is well again.
+    pub(super) fn say(&mut self, error: Option<StateError>) {
         let complaint = error.map(|error| error.to_string());
         if let Some(line) = complaint.as_ref().filter(|line| self.complaint.as_ref() != Some(line)) {
             tracing::error!("{line}. It is tried again; IKE goes on meanwhile");
@@ -188,28 +184,26 @@ impl Durable {
         self.complaint = complaint;
     }
 
-    /// As [`Durable::save`], for what is done whether or not the disk takes it. Says whether it has.
-    pub(super) async fn save_or_say(&mut self) -> bool {
-        let error = self.save().await.err();
-        let saved = error.is_none();
-        self.say(error);
-        saved
-    }
-
     /// Makes everything that was noted durable.
     ///
     /// # Errors
     /// The disk does not take it, or not in time.
     pub(super) async fn save(&mut self) -> Result<(), StateError> {
-        let by = Instant::now() + ANSWER_WITHIN;
+        let saved = self.save_by(Instant::now() + ANSWER_WITHIN).await;
+        saved.unwrap_or_else(|| Err(self.silent()))
+    }
+
+    /// The same until a moment: `None` when the disk has not answered by then.
+    pub(super) async fn save_by(&mut self, by: Instant) -> Option<Result<(), StateError>> {
         loop {
             self.begin();
             if self.writing.is_none() {
-                return Ok(());
+                return Some(Ok(()));
             }
             match tokio::time::timeout_at(by, self.ended()).await {
-                Ok(outcome) => outcome?,
-                Err(_) => return Err(self.silent()),
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Some(Err(error)),
+                Err(_) => return None,
             }
         }
     }

@@ -2,19 +2,25 @@
 //! used before it may be used: inbound SAs first, outbound ones once their sequence numbers are durable.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
 use adit_proto::control::{Command, Direction, PeerId, Spi};
 use anyhow::Context;
 
-use super::durable::clock_ns;
+use super::durable::{ANSWER_WITHIN, clock_ns};
 use super::{Found, Gateway, Granted, Plane};
 use crate::dataplane::{self, Process, Tables};
 use crate::desired::static_key::WantedSa;
+use crate::ike::Ike;
 use crate::reconcile::{self, Changes, InstalledState};
-use crate::sequence;
+use crate::sequence::{self, Grant};
+use crate::state::StateError;
 use crate::view::Attached;
+
+/// How long the disk is waited for before anything else has its turn, and how often that is from then on.
+const GO_ON_AFTER: Duration = Duration::from_millis(250);
+const GO_ON_EVERY: Duration = Duration::from_millis(5);
 
 impl Gateway {
     /// Gives a data plane what the configuration says. On failure the process comes back, to be stopped or left.
@@ -89,7 +95,7 @@ impl Gateway {
         let mut durable = false;
         if removes {
             // What has come by an SA that goes is known to us alone from then on: whoever has recorded it could send it again.
-            durable = self.durable.save_or_say().await;
+            durable = self.save_or_say(plane).await?;
             let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
             self.durable.learn(&desired, &live, installed);
         }
@@ -123,7 +129,7 @@ impl Gateway {
         // Last, for the disk may not take it; then all else is in place.
         let new = install.iter().map(|place| desired.sas[*place]);
         let outbound: Vec<WantedSa> = new.filter(|want| want.direction == Direction::Outbound).collect();
-        let grants = self.durable.grant(&outbound).await?;
+        let grants = self.grant(plane, &outbound).await?;
         for (want, grant) in outbound.iter().zip(grants) {
             let granted = Granted { key_id: want.key_id, worker: want.worker, end: grant.end };
             plane.granted.insert((ids[want.peer], want.spi), granted);
@@ -134,9 +140,58 @@ impl Gateway {
         self.pump(plane)?;
         // A disk that did not answer before is not waited for a second time.
         if durable {
-            self.durable.save_or_say().await;
+            self.save_or_say(plane).await?;
         }
         Ok((install.len(), keep.len()))
+    }
+
+    /// Sequence numbers for new outbound SAs, durable when this returns.
+    async fn grant(&mut self, plane: &mut Plane, wanted: &[WantedSa]) -> anyhow::Result<Vec<Grant>> {
+        if wanted.is_empty() {
+            // Nothing is to be used, so nobody has to wait for the disk.
+            self.durable.begin();
+            return Ok(Vec::new());
+        }
+        let (grants, wait) = self.durable.first_grants(wanted);
+        tokio::time::sleep(wait).await;
+        self.durable.note_grants(wanted, &grants);
+        self.save_meanwhile(plane).await?;
+        Ok(grants)
+    }
+
+    /// Makes durable what was noted, for what is done whether or not the disk takes it. Says whether it has.
+    async fn save_or_say(&mut self, plane: &mut Plane) -> anyhow::Result<bool> {
+        let error = match self.save_meanwhile(plane).await {
+            Ok(()) => None,
+            Err(error) => Some(error.downcast::<StateError>()?),
+        };
+        let saved = error.is_none();
+        self.durable.say(error);
+        Ok(saved)
+    }
+
+    /// Makes durable what was noted. The disk may be silent: IKE goes on meanwhile.
+    async fn save_meanwhile(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
+        let began = tokio::time::Instant::now();
+        let (by, mut turn) = (began + ANSWER_WITHIN, began + GO_ON_AFTER);
+        loop {
+            match self.durable.save_by(turn).await {
+                Some(saved) => return saved.map_err(Into::into),
+                None if turn >= by => return Err(self.durable.silent().into()),
+                None => self.go_on(plane)?,
+            }
+            turn = by.min(tokio::time::Instant::now() + GO_ON_EVERY);
+        }
+    }
+
+    /// What cannot wait while the loop waits for something else.
+    fn go_on(&mut self, plane: &mut Plane) -> anyhow::Result<()> {
+        self.drain(plane);
+        self.take_port500();
+        if self.ike.as_ref().and_then(Ike::due).is_some_and(|due| due <= Instant::now()) {
+            self.tick_ike();
+        }
+        self.drive_ike(plane)
     }
 
     /// Everything was sent and answered: the data plane has what it should have, and nothing else.
