@@ -35,6 +35,9 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     if let Some(remedy) = &explanation.remedy {
         writeln!(out, "remedy:  {remedy}")?;
     }
+    for overlap in &explanation.overlaps {
+        writeln!(out, "overlap: {overlap}")?;
+    }
     for path in &explanation.paths {
         writeln!(out, "path:    {path}")?;
     }
@@ -53,7 +56,7 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
         }
     }
     let said = explanation.unauthenticated.is_empty() && explanation.missing.is_empty() && explanation.paths.is_empty();
-    let said = said && explanation.drops.is_empty();
+    let said = said && explanation.drops.is_empty() && explanation.overlaps.is_empty();
     let quiet = explanation.differences.is_empty() && explanation.problem.is_none() && said && explanation.lacks.is_empty();
     if quiet && up {
         writeln!(out, "nothing is wrong")?;

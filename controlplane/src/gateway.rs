@@ -4,11 +4,12 @@
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
 //! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
-//! [`interface`] the interface in the kernel, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
+//! [`interface`] the interface in the kernel, [`repair`] what the data plane has refused or lost, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
 //! dead data plane is started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log
 //! says of peers. The API reads the shared [`View`] beside it.
 
 mod answer;
+mod around;
 mod black_holes;
 mod command_queue;
 mod durable;
@@ -27,6 +28,7 @@ mod persist;
 mod port500;
 mod reload;
 mod renewal;
+mod repair;
 mod restarts;
 mod runtime_dir;
 mod standing;
@@ -58,6 +60,7 @@ use crate::service;
 use crate::state::State;
 use crate::static_key::KeyId;
 use crate::view::View;
+use around::Around;
 use command_queue::CommandQueue;
 use durable::Durable;
 pub use icmp::RawSockets;
@@ -66,6 +69,7 @@ use orders::{Orders, stopped};
 use peer_log::PeerLog;
 use persist::Vault;
 use renewal::Renewal;
+use repair::Repair;
 use restarts::Restarts;
 use runtime_dir::RuntimeDir;
 use underlay::Underlay;
@@ -98,6 +102,8 @@ pub struct Gateway {
     /// The configuration leaves the port to the system.
     port_is_chosen: bool,
     underlay: Underlay,
+    /// The other interfaces.
+    around: Around,
     peer_log: PeerLog,
     /// The interface in the kernel.
     upkeep: Upkeep,
@@ -130,6 +136,8 @@ struct Plane {
     was_ready: bool,
     /// A reload could not do all of it.
     incomplete: bool,
+    /// What it has refused or lost.
+    repair: Repair,
     since: Instant,
 }
 
@@ -156,6 +164,7 @@ impl Plane {
             settled: false,
             was_ready: false,
             incomplete: false,
+            repair: Repair::default(),
             since: Instant::now(),
         }
     }
@@ -216,6 +225,7 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
         key_log,
         peer_log: PeerLog::default(),
         underlay,
+        around: Around::default(),
         port_is_chosen,
         upkeep: Upkeep::default(),
         listeners,

@@ -10,7 +10,7 @@ mod expiry;
 pub mod key_log;
 mod paths;
 pub mod report;
-mod sas;
+pub mod sas;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -38,7 +38,7 @@ use crate::resolve::Known;
 use expiry::Ending;
 use paths::{set_static_path, static_terms};
 use report::Report;
-use sas::{PeerTerms, Sas, Terms};
+use sas::{PeerTerms, Sas, Sizes, Terms};
 
 /// Datagrams that wait until the data plane has done what they promise. What is dropped above that is sent again.
 const WAITING_MAX: usize = 4096;
@@ -266,9 +266,13 @@ impl Ike {
     /// Tells a data plane whose knowledge is another's, or none, whose messages come up first.
     fn tell_known(&mut self) {
         self.first.push((0, Command::IkeKnownClear));
-        self.first.extend(self.endpoint.known_addresses().map(|address| (0, Command::IkeAddressAdd { address })));
+        self.first.extend(self.known());
+    }
+
+    fn known(&self) -> Vec<(u16, Command)> {
+        let addresses = self.endpoint.known_addresses().map(|address| (0, Command::IkeAddressAdd { address }));
         let peers = self.places.keys().filter_map(|id| self.endpoint.status(*id));
-        self.first.extend(peers.flat_map(|status| status.ike).map(|ike| sas::know(&ike.spis)));
+        addresses.chain(peers.flat_map(|status| status.ike).map(|ike| sas::know(&ike.spis))).collect()
     }
 
     /// Tells the engine which of the SAs that it goes on with the data plane does not have: only these are made anew.
@@ -432,6 +436,42 @@ impl Ike {
             }
             _ => {}
         }
+    }
+
+    /// Whether the SAs of a peer are agreed on with it.
+    pub fn negotiates(&self, peer: PeerId) -> bool {
+        self.places.contains_key(&peer)
+    }
+
+    /// Tells the data plane again all that it should have of a peer, but for SAs; false where there is no such peer any more.
+    pub fn tell_again(&mut self, peer: PeerId) -> bool {
+        let commands = self.sas.again(peer);
+        let is_there = !commands.is_empty();
+        self.first.extend(commands);
+        is_there
+    }
+
+    /// Tells the data plane again whose messages come up first.
+    pub fn tell_known_again(&mut self) {
+        self.first.extend(self.known());
+    }
+
+    /// What every worker was told to have.
+    pub fn told(&self) -> Sizes {
+        self.sas.told()
+    }
+
+    /// Has SAs made anew that the data plane does not have any more. Gives how many they are.
+    pub fn replace_lost(&mut self, live: &[(u16, LiveSa)]) -> usize {
+        let lost = self.sas.lost(live);
+        for (peer, direction, spi) in &lost {
+            self.sas.refused(*peer, *direction, *spi);
+            match direction {
+                Direction::Inbound => self.endpoint.lost_inbound(now(), *spi),
+                Direction::Outbound => self.endpoint.lost_outbound(now(), *peer, *spi),
+            }
+        }
+        lost.len()
     }
 
     /// Takes what the engine wants: commands for the data plane, each with its worker. The datagrams behind them wait.

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use crate::config::{MacText, Route};
 use crate::reconcile::interface::Step;
 use crate::reconcile::rule;
+pub use look::RouteThere;
 pub use news::News;
 pub use underlay::KernelUnderlay;
 
@@ -78,6 +79,11 @@ fn is(error: &Error, reason: Errno) -> bool {
 impl NetlinkError {
     fn not_found(name: &str) -> NetlinkError {
         NetlinkError { what: format!("looking for the interface {name}"), cause: "not found".into(), remedy: "" }
+    }
+
+    /// It was asked for a route to a network to which another interface has one.
+    pub fn is_foreign_route(&self) -> bool {
+        self.remedy == FOREIGN_ROUTE_REMEDY
     }
 
     fn with_remedy(self, remedy: &'static str) -> NetlinkError {

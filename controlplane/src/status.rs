@@ -124,6 +124,9 @@ fn gateway(status: &Status) -> String {
             out += &fact("", &format!("not done yet: {line}"));
         }
     }
+    for overlap in &status.overlaps {
+        out += &fact("OVERLAP", overlap);
+    }
     let interface = &status.interface;
     let addresses = interface.addresses.iter().fold(String::new(), |text, address| text + ", " + address);
     out += &fact("interface", &format!("{}, MTU {}, MAC {}{addresses}", interface.name, interface.mtu, interface.mac));

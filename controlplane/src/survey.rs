@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::config::{Config, Endpoint, Problems};
 use crate::dataplane;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, RouteThere};
 
 /// Facts about the machine that the configuration of a gateway meets.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Surroundings {
     pub bridge: bool,
     /// The addresses of all interfaces.
     pub addresses: Vec<(String, IpNet)>,
+    /// Routes of the main table through all interfaces.
+    pub routes: Vec<RouteThere>,
     /// Why the program of the data plane cannot be started, if so.
     pub program: Option<String>,
     /// Seconds since 1970 UTC.
@@ -42,17 +44,30 @@ pub struct Finding {
 impl Surroundings {
     /// Asks this machine. What it does not tell is left out.
     pub fn here(config: &Config) -> Surroundings {
-        let addresses = || {
+        let networks = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-            runtime.block_on(async { Netlink::open().ok()?.addresses().await.ok() })
+            runtime.block_on(async {
+                let netlink = Netlink::open().ok()?;
+                let addresses = netlink.addresses().await.unwrap_or_default();
+                Some((addresses, netlink.routes().await.unwrap_or_default()))
+            })
         };
+        let (addresses, routes) = networks().unwrap_or_default();
         let is_bridge = |name: &String| Path::new("/sys/class/net").join(name).join("bridge").is_dir();
         Surroundings {
             bridge: config.interface.bridge.as_ref().is_none_or(is_bridge),
-            addresses: addresses().unwrap_or_default(),
+            addresses,
+            routes,
             program: dataplane::find_program(config).err().map(|error| error.to_string()),
             now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         }
+    }
+
+    /// The same without an interface: that of the gateway that runs.
+    pub fn without(mut self, interface: &str) -> Surroundings {
+        self.addresses.retain(|(name, _)| name != interface);
+        self.routes.retain(|route| route.interface != interface);
+        self
     }
 }
 
@@ -78,9 +93,9 @@ pub fn judge(config: &Config, around: &Surroundings) -> Vec<Finding> {
     findings
 }
 
-/// Inner networks in which this machine is with another interface: its packets to them would not take the tunnel, or would no
-/// longer take the cable.
-fn overlaps(config: &Config, around: &Surroundings) -> Vec<Finding> {
+/// Inner networks that this machine has at another interface: its packets to them would not take the tunnel, or would no longer take
+/// the cable.
+pub fn overlaps(config: &Config, around: &Surroundings) -> Vec<Finding> {
     let own = config.interface.addresses.iter().enumerate().map(|(index, net)| (format!("interface.addresses[{index}]"), *net));
     let routes =
         config.interface.routes.iter().enumerate().map(|(index, route)| (format!("interface.routes[{index}]"), route.to));
@@ -92,19 +107,38 @@ fn overlaps(config: &Config, around: &Surroundings) -> Vec<Finding> {
             Some((format!("peers[{place}].selectors[{index}].remote"), net))
         })
     });
-    let others: Vec<_> = around.addresses.iter().filter(|(name, _)| *name != config.interface.name).collect();
-    let mut findings = Vec::new();
-    for (key, inner) in own.chain(routes).chain(remote) {
-        // A wider network, up to 0.0.0.0/0, is no conflict: what the other interface has is more specific and stays there.
-        let Some((name, address)) = others.iter().find(|(_, address)| address.trunc().contains(&inner.trunc())) else { continue };
-        findings.push(Finding {
-            key,
-            what: format!("{} leads into the tunnel, and this machine has {address} in it on {name}", inner.trunc()),
-            write: format!("another network, or take {address} from {name}: ip address del {address} dev {name}"),
-            fatal: true,
-        });
-    }
-    findings
+    let over = |(key, inner): (String, IpNet)| {
+        let inner = inner.trunc();
+        address_over(config, around, &key, inner).or_else(|| route_over(config, around, &key, inner))
+    };
+    own.chain(routes).chain(remote).filter_map(over).collect()
+}
+
+/// An address of another interface in whose network the inner one is. A wider inner network, up to 0.0.0.0/0, is no conflict: what the
+/// other interface has is more specific and stays there.
+fn address_over(config: &Config, around: &Surroundings, key: &str, inner: IpNet) -> Option<Finding> {
+    let mut others = around.addresses.iter().filter(|(name, _)| *name != config.interface.name);
+    let (name, address) = others.find(|(_, address)| address.trunc().contains(&inner))?;
+    Some(Finding {
+        key: key.to_owned(),
+        what: format!("{inner} leads into the tunnel, and this machine has {address} in it on {name}"),
+        write: format!("another network, or take {address} from {name}: ip address del {address} dev {name}"),
+        fatal: true,
+    })
+}
+
+/// A route of another interface to the inner network itself, or to one around it. That to a wider one by a router is what a more
+/// specific route is made for; a default route is never meant.
+fn route_over(config: &Config, around: &Surroundings, key: &str, inner: IpNet) -> Option<Finding> {
+    let others = around.routes.iter().filter(|route| route.interface != config.interface.name && route.to.prefix_len() > 0);
+    let over = others.filter(|route| route.to.contains(&inner) && (route.to == inner || !route.routed));
+    let RouteThere { interface, to, .. } = over.max_by_key(|route| route.to.prefix_len())?;
+    Some(Finding {
+        key: key.to_owned(),
+        what: format!("{inner} leads into the tunnel, and this machine has a route to {to} through {interface}"),
+        write: format!("another network, or remove that route: ip route del {to} dev {interface}"),
+        fatal: true,
+    })
 }
 
 /// Networks that lead into the tunnel and hold the endpoint of a peer: it can be reached as long as a more specific route leads there
@@ -145,6 +179,12 @@ fn certificate(config: &Config, now: u64) -> Vec<Finding> {
         fatal: found.severity() == Severity::Error,
     };
     findings.iter().map(finding).collect()
+}
+
+/// What of a file cannot work on this machine, for people; `None` where all can.
+pub fn refusal(file: &Path, config: &Config, around: &Surroundings) -> Option<String> {
+    let verdict = Verdict::of(file.display().to_string(), judge(config, around));
+    (!verdict.ok).then(|| verdict.problems_text())
 }
 
 /// The verdict on a file, for programs.

@@ -17,6 +17,7 @@ use crate::ike::report::Report;
 use crate::meter::Meter;
 use crate::meter::drops::DropMeter;
 use crate::numbers::{Archive, Numbers, Peers, SocketNumbers};
+use crate::survey::Finding;
 
 /// The data plane that is attached.
 #[derive(Debug)]
@@ -85,6 +86,10 @@ pub struct View {
     started: Instant,
     planes: Mutex<Planes>,
     ike: Mutex<Arc<Report>>,
+    /// What the data plane has refused of peers.
+    missing: Mutex<Arc<HashMap<PeerTag, String>>>,
+    /// Inner networks that other interfaces of this machine have, too.
+    overlaps: Mutex<Arc<Vec<Finding>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -107,6 +112,8 @@ impl View {
             started: Instant::now(),
             planes: Mutex::new(Planes::default()),
             ike: Mutex::new(Arc::default()),
+            missing: Mutex::default(),
+            overlaps: Mutex::default(),
         }
     }
 
@@ -159,8 +166,34 @@ impl View {
         lock(&self.ike).clone()
     }
 
+    /// What the data plane has refused of peers, in words.
+    pub fn set_missing(&self, missing: HashMap<PeerTag, String>) {
+        *lock(&self.missing) = Arc::new(missing);
+    }
+
+    /// What it has refused of this one.
+    fn missing(&self, peer: PeerTag) -> Option<String> {
+        lock(&self.missing).get(&peer).cloned()
+    }
+
+    /// Inner networks that other interfaces of this machine have, too.
+    pub fn set_overlaps(&self, overlaps: Vec<Finding>) {
+        *lock(&self.overlaps) = Arc::new(overlaps);
+    }
+
+    /// The same in words; for a peer, by its place in the configuration, without those of others.
+    pub fn overlaps(&self, place: Option<usize>) -> Vec<String> {
+        let of_peer = place.map(|place| format!("peers[{place}]."));
+        let concerns = |one: &&Finding| match &of_peer {
+            Some(of_peer) => one.key.starts_with(of_peer) || !one.key.starts_with("peers["),
+            None => true,
+        };
+        lock(&self.overlaps).iter().filter(concerns).map(|one| format!("{}: {}", one.key, one.what)).collect()
+    }
+
     /// Takes the data plane away and keeps its totals.
     pub fn detach(&self) -> Option<Attached> {
+        self.set_missing(HashMap::new());
         let mut planes = lock(&self.planes);
         planes.look();
         let attached = planes.attached.take()?;

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use adit_controlplane::config::{Config, Machine};
-use adit_controlplane::survey::{Finding, Surroundings, judge};
+use adit_controlplane::netlink::RouteThere;
+use adit_controlplane::survey::{Finding, Surroundings, judge, refusal};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519, date_time_ymd};
 
 /// 2027-06-01 00:00 UTC.
@@ -57,6 +58,57 @@ fn an_inner_network_inside_that_of_another_interface_is_named() {
         assert_eq!(found(&findings), expected, "{address} on {name}");
         assert!(findings.iter().all(|finding| finding.what.contains("on eth1")), "{findings:?}");
     }
+}
+
+#[test]
+fn an_inner_network_to_which_another_interface_has_a_route_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let around = |to: &str, routed: bool, name: &str| Surroundings {
+        routes: vec![RouteThere { interface: name.to_owned(), to: to.parse().unwrap(), routed }],
+        bridge: true,
+        now: NOW,
+        ..Surroundings::default()
+    };
+    let selectors = ", selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }, { local: 10.1.0.0/24, remote: 10.0.0.0/8 }]";
+    let config = config(dir.path(), "mode: ip\ninterface: { name: adit0, addresses: [10.9.0.1/32] }", selectors);
+    for (to, routed, name, expected) in [
+        ("10.2.0.0/24", true, "eth1", true),
+        ("10.2.0.0/24", false, "eth1", true),
+        ("10.2.0.0/16", false, "eth1", true),
+        // A more specific one beside it is what people mean.
+        ("10.2.0.0/16", true, "eth1", false),
+        ("0.0.0.0/1", true, "tun7", false),
+        ("10.2.0.0/25", true, "eth1", false),
+        ("0.0.0.0/0", true, "eth1", false),
+        ("10.2.0.0/24", true, "adit0", false),
+        ("10.3.0.0/24", false, "eth1", false),
+    ] {
+        let around = around(to, routed, name);
+        let findings = judge(&config, &around);
+        let expected: Vec<_> = expected.then_some(("peers[0].selectors[0].remote", true)).into_iter().collect();
+        assert_eq!(found(&findings), expected, "{to} through {name}");
+        let refused = refusal(Path::new("a.yaml"), &config, &around);
+        assert_eq!(refused.is_some(), !expected.is_empty());
+        let names = |text: &String| text.contains(to) && text.contains("through eth1") && text.starts_with("a.yaml: peers[0]");
+        assert!(refused.iter().all(names), "{refused:?}");
+        assert_eq!(judge(&config, &around.without(name)), []);
+    }
+}
+
+#[test]
+fn the_program_of_the_data_plane_is_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("adit-dataplane");
+    let mut config = config(dir.path(), "interface: { name: adit0 }", "");
+    config.dataplane.binary = Some(program.clone());
+    let around =
+        Surroundings { now: NOW, bridge: true, addresses: Vec::new(), routes: Vec::new(), ..Surroundings::here(&config) };
+    let findings = judge(&config, &around);
+    assert_eq!(found(&findings), [("dataplane.binary", false)]);
+    assert!(findings[0].what.contains(&program.display().to_string()) && !findings[0].write.is_empty(), "{findings:?}");
+    assert_eq!(refusal(Path::new("a.yaml"), &config, &around), None, "it may be installed later");
+    std::fs::write(&program, "").unwrap();
+    assert_eq!(Surroundings::here(&config).program, None);
 }
 
 #[test]

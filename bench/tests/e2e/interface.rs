@@ -1,7 +1,7 @@
 //! The interface in the kernel: a port of a bridge after every restart, and routes that belong to others are left to them.
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, wait_until};
-use anyhow::{Result, ensure};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, binary, wait_until};
+use anyhow::{Context, Result, ensure};
 
 use crate::edit;
 
@@ -44,18 +44,29 @@ fn a_route_of_another_interface_is_left_to_it() -> Result<()> {
         let netns = lab.a().netns.clone();
         netns.run(&format!("ip route add {foreign}"))?;
         edit(lab.a(), ADDRESSES, &format!("{ADDRESSES}, routes: [{{ to: \"{network}\" }}]"))?;
-        lab.gateways[0].start_control()?;
-        let status = lab.gateways[0].control()?.wait(SOON)?;
-        let log = lab.a().log();
-        ensure!(!status.success() && log.contains(&format!("{network}: the interface {WAN} has a route to it")), "{log}");
-        ensure!(routes(lab.a())?.contains(WAN), "the route was stolen: {}", routes(lab.a())?);
-
-        netns.run(&format!("ip route del {foreign}"))?;
+        // `config check` refuses it; a gateway that is started at boot waits for it and says so.
+        let check = format!("{} config check {}", binary("adit")?.display(), lab.a().config.display());
+        let checked = format!("{:#}", netns.run(&check).err().context("it was taken")?);
+        ensure!(checked.contains(network) && checked.contains(WAN), "{checked}");
         for gateway in &mut lab.gateways {
             gateway.start_control()?;
         }
+        lab.a().wait_for_log(&format!("{network}: the interface {WAN} has a route to it"), SOON)?;
+        lab.a().wait_for_log("leads into the tunnel, and this machine has a route to", SOON)?;
         lab.wait_until_up()?;
-        ensure!(routes(lab.a())?.contains(TAP), "the route is missing: {}", routes(lab.a())?);
+        ensure!(routes(lab.a())?.contains(WAN), "the route was stolen: {}", routes(lab.a())?);
+        for told in ["status", "explain site-b"] {
+            let told = lab.a().adit(told)?;
+            let flat = told.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(flat.contains(&format!("through {WAN}")) && !flat.contains("nothing is wrong"), "{told}");
+        }
+        let refused = format!("{:#}", lab.a().adit("reload").err().context("it was taken")?);
+        ensure!(refused.contains("nothing was changed") && refused.contains(WAN), "{refused}");
+
+        netns.run(&format!("ip route del {foreign}"))?;
+        wait_until("the route is there", SOON, || Ok(routes(lab.a())?.contains(TAP))).with_context(|| lab.a().log())?;
+        lab.a().wait_for_log("no inner network overlaps that of another interface any more", SOON)?;
+        lab.a().adit("reload")?;
         // Somebody takes the network away. A restart leaves it to him, and the rest of the tunnel is there.
         netns.run(&format!("ip route replace {foreign}"))?;
         lab.a().kill_data_plane()?;

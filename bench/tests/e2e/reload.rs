@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, wait_until};
 use adit_bench::netns::{Signal, signal};
+use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, ensure};
 
 use crate::{Pings, edit, reaches};
@@ -133,6 +134,86 @@ fn addresses_routes_and_listeners_change_without_a_lost_packet() -> Result<()> {
         ensure!(!now.contains("10.99.0.1") && !now.contains("10.98.") && now.contains("10.97.0.0/16"), "{now}");
         Ok(())
     })
+}
+
+#[test]
+fn the_bridge_changes_without_another_data_plane() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
+    let netns = lab.a().netns.clone();
+    for bridge in ["br0", "br1"] {
+        netns.run(&format!("ip link add {bridge} type bridge forward_delay 0 stp_state 0"))?;
+        netns.run(&format!("ip link set {bridge} up"))?;
+    }
+    let address = format!("{}/24", lab.a().inner());
+    netns.address("br0", &address)?;
+    edit(lab.a(), "addresses: [10.77.0.1/24, \"fd77::1/64\"]", "bridge: br0")?;
+    lab.gateways.iter_mut().try_for_each(Gateway::start_control)?;
+    lab.wait_until_up()?;
+    let (a, plane) = (lab.a(), lab.a().data_plane());
+    let is_in = |bridge: &str| netns.run(&format!("ip link show master {bridge}")).is_ok_and(|ports| ports.contains(TAP));
+    let move_to = |old: &str, new: &str| -> Result<()> {
+        edit(a, old, new)?;
+        let said = a.adit("reload")?;
+        ensure!(said.contains("interface.bridge") && said.contains("no tunnel is interrupted"), "{said}");
+        Ok(())
+    };
+    ensure!(is_in("br0"));
+    move_to("bridge: br0", "bridge: br1")?;
+    ensure!(is_in("br1") && !is_in("br0"), "{}", netns.run("ip link")?);
+    netns.run(&format!("ip addr del {address} dev br0"))?;
+    netns.address("br1", &address)?;
+    wait_until("the LAN is reached by the other bridge", SOON, || Ok(reaches(&netns, lab.b().inner()).is_ok()))?;
+    // To one that is not there yet, and to none.
+    edit(a, "bridge: br1", "bridge: br2")?;
+    let said = a.adit("reload")?;
+    ensure!(said.contains("there is no bridge br2"), "{said}");
+    netns.run("ip link add br2 type bridge")?;
+    wait_until("it is joined when it comes", SOON, || Ok(is_in("br2")))?;
+    move_to(", bridge: br2", "")?;
+    ensure!(!is_in("br2") && a.data_plane() == plane, "{}", netns.run("ip link")?);
+    Ok(())
+}
+
+#[test]
+fn what_a_worker_has_refused_comes_when_there_is_room_and_status_says_so() -> Result<()> {
+    let lab = Lab::start(&LabOptions::patient())?;
+    let (a, b) = (lab.a(), lab.b());
+    let plane = a.data_plane();
+    edit(a, "peers:\n", "forwarding: { max_entries: 16, ageing_s: 8 }\npeers:\n")?;
+    a.adit("reload --restart-dataplane")?;
+    wait_until("the small table", SOON, || Ok(a.data_plane().is_some_and(|now| Some(now) != plane)))?;
+    wait_until("the tunnel is back", SOON, || Ok(reaches(&a.netns, b.inner()).is_ok()))?;
+    let pin = |n: u8| format!("{{ mac: \"02:00:00:00:99:{n:02x}\", peer: site-b }}");
+    // The far end has more stations than fit.
+    let stations = || -> Result<()> {
+        for n in 0..16 {
+            b.netns.run(&format!(
+                "ip link add link {TAP} name station{n} address 02:00:00:00:88:{n:02x} type macvlan mode bridge"
+            ))?;
+            b.netns.run(&format!("ip link set station{n} up"))?;
+        }
+        Ok(())
+    };
+    stations()?;
+    wait_until("the table is full", SOON, || Ok(a.metrics()?.gauge(0, Gauge::FdbEntries) == Some(16.0)))?;
+    edit(a, "ageing_s: 8 }", &format!("ageing_s: 8, static: [{}] }}", pin(1)))?;
+    a.adit("reload")?;
+    wait_until("status says what is missing", SOON, || {
+        let status = a.adit("status")?;
+        let flat = status.split_whitespace().collect::<Vec<_>>().join(" ");
+        Ok(flat.contains("the peer is NOT UP")
+            && flat.contains("pin 02:00:00:00:99:01")
+            && flat.contains("its forwarding table is full"))
+    })
+    .with_context(|| format!("{}\n{}", a.adit("status site-b").unwrap_or_default(), a.log()))?;
+    reaches(&a.netns, b.inner())?;
+    (0..16).try_for_each(|n| b.netns.run(&format!("ip link del station{n}")).map(drop))?;
+    a.wait_for_log("has everything that it had refused or lost", SOON)?;
+    let status = a.adit("status")?;
+    ensure!(status.contains("the peer is up"), "{status}");
+    let times = a.log().matches("refused to pin").count();
+    ensure!(times == 1, "said {times} times:\n{}", a.log());
+    Ok(())
 }
 
 #[test]

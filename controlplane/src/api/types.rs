@@ -21,6 +21,9 @@ pub struct Status {
     /// `null` when it was not read from a file.
     #[serde(default)]
     pub configuration: Option<Configuration>,
+    /// Inner networks that another interface of this machine has, too, a sentence each: their packets do not all take the tunnel.
+    #[serde(default)]
+    pub overlaps: Vec<String>,
     pub interface: Interface,
     /// The gateway's own certificates, that of its key first; none where it has none.
     #[serde(default)]
@@ -311,6 +314,9 @@ pub struct Explanation {
     /// What it lacks to be up, as in the list of peers.
     #[serde(default)]
     pub lacks: Vec<String>,
+    /// Inner networks that another interface of this machine has, too, as in the status; none of other peers.
+    #[serde(default)]
+    pub overlaps: Vec<String>,
     /// What is to be said of the ways to the peer.
     #[serde(default)]
     pub paths: Vec<String>,

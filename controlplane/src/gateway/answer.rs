@@ -72,7 +72,8 @@ impl Gateway {
             let ike = self.view.ike();
             report::of_static_key(&peer, ike.paths.get(&place).map_or(&[], Vec::as_slice))
         };
-        Ok(Explanation { drops: likely_causes(&peer), lacks: peer.lacks, ..explanation })
+        let overlaps = self.view.overlaps(Some(place));
+        Ok(Explanation { drops: likely_causes(&peer), lacks: peer.lacks, overlaps, ..explanation })
     }
 
     fn peer_of_ike(&self, name: &str) -> Result<PeerId, RequestError> {

@@ -63,17 +63,20 @@ impl CommandQueue {
     /// A command was refused: which, and in words. Nothing when it was not ours.
     pub fn refused(&mut self, ticket: u32, why: Refusal) -> Option<(Command, String)> {
         let (worker, command) = self.unanswered.remove(&ticket)?;
-        // What should be gone is gone: it may have been removed before our time.
-        let is_gone = matches!(
+        // What should be gone is gone: it may have been removed before our time. And an echo that nothing can seal yet, or any more, is
+        // one that does not come back.
+        let is_expected = matches!(
             (&command, why),
             (Command::SelectorRemove { .. }, Refusal::NoSuchSelector | Refusal::NoSuchPeer)
+                | (Command::PeerRemove { .. }, Refusal::NoSuchPeer)
+                | (Command::PathRemove { .. }, Refusal::NoSuchPath | Refusal::NoSuchPeer)
                 | (
                     Command::ChildSelectorRemove { .. } | Command::ChildRemove { .. },
                     Refusal::NoSuchSelector | Refusal::NoSuchChild | Refusal::NoSuchPeer
                 )
-                | (Command::SaRemove { .. }, Refusal::NoSuchSa | Refusal::NoSuchPeer)
+                | (Command::SaRemove { .. } | Command::Echo { .. }, Refusal::NoSuchSa | Refusal::NoSuchPeer)
         );
-        if is_gone {
+        if is_expected {
             return None;
         }
         let what = format!("the data plane refused to {} on worker {worker}: {}", describe(&command), reason(why));

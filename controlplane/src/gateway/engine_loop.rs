@@ -122,6 +122,7 @@ impl Gateway {
     /// Moves the SAs whose packets leave from another address now.
     pub(super) fn look_at_addresses(&mut self) {
         self.underlay.looked(&self.desired.config);
+        self.around.changed();
         self.look_for_peers();
         if let Some(ike) = &mut self.ike {
             ike.readdress();

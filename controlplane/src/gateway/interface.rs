@@ -110,13 +110,14 @@ impl Upkeep {
     /// [`Upkeep::tend`] tries again.
     ///
     /// # Errors
-    /// At the first start, the first request that the kernel refused.
+    /// At the first start, the first request that the kernel refused; but a route of another interface may go by itself.
     pub(super) async fn set_up(&mut self, should: &Should<'_>, is_restart: bool) -> anyhow::Result<()> {
         let name = &should.config.interface.name;
         let outcome = self.bring(should).await;
         let mut outcome = outcome.with_context(|| format!("configuring the interface {name}"))?;
-        if !is_restart && !outcome.failed.is_empty() {
-            let (_, error) = outcome.failed.swap_remove(0);
+        let fatal = outcome.failed.iter().position(|(_, error)| !error.is_foreign_route());
+        if let Some(fatal) = fatal.filter(|_| !is_restart) {
+            let (_, error) = outcome.failed.swap_remove(fatal);
             return Err(error).with_context(|| format!("configuring the interface {name}"));
         }
         self.complain(name, &outcome);

@@ -2,6 +2,7 @@
 //! one, and everything is brought there. A file that does not check changes nothing.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use crate::desired::Desired;
 use crate::desired::reload::{self, Reload};
 use crate::reconcile::{self, InstalledState};
 use crate::request::{ReloadOptions, RequestError};
+use crate::survey::{self, Surroundings};
 
 /// How long commands of before may take until a reload begins.
 const SETTLE_WITHIN: Duration = Duration::from_secs(2);
@@ -46,9 +48,10 @@ impl Gateway {
             ));
         };
         let file = source.file.clone();
-        let read = tokio::task::spawn_blocking(move || Desired::read(&file, &Machine::here()));
+        let interface = self.desired.config.interface.name.clone();
+        let read = tokio::task::spawn_blocking(move || read_and_judge(&file, &interface));
         let read = read.await.map_err(|error| RequestError::Refused(format!("the configuration cannot be read: {error}")))?;
-        let mut read = read.map_err(|problems| RequestError::Unchecked(problems.to_string()))?;
+        let mut read = read.map_err(RequestError::Unchecked)?;
         read.config.service.clone_from(&self.desired.config.service);
         let port_is_chosen = own_port::settle(&mut read.config, self.durable.state());
         let port_is_chosen = port_is_chosen.map_err(|error| RequestError::Refused(format!("{error:#}")))?;
@@ -106,6 +109,7 @@ impl Gateway {
             old_ids.iter().chain(&self.ids).for_each(|id| self.peer_log.forget(*id));
         }
         self.desired = new;
+        self.around.changed();
         let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);
         self.view.set_desired(self.desired.clone(), peers);
         if let Some(plane) = plane.as_deref_mut()
@@ -168,6 +172,16 @@ impl Gateway {
         if plane.command_queue.settled() {
             self.settled(plane);
         }
+    }
+}
+
+/// Reads a file and judges it as `adit config check` does; what is wrong with it comes back in words. `interface` is ours as it runs.
+fn read_and_judge(file: &Path, interface: &str) -> Result<Desired, String> {
+    let read = Desired::read(file, &Machine::here()).map_err(|problems| problems.to_string())?;
+    let around = Surroundings::here(&read.config).without(interface);
+    match survey::refusal(file, &read.config, &around) {
+        Some(problems) => Err(problems),
+        None => Ok(read),
     }
 }
 

@@ -76,6 +76,19 @@ impl Underlay {
             (false, false) | (true, true) => {}
         }
     }
+
+    /// Whether nobody hears the kernel. Then who wants to know has to look, once a second.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.news.is_none()
+    }
+
+    /// Tries to hear the kernel again.
+    pub(super) fn listen_again(&mut self) {
+        self.news = News::open().ok();
+        if self.news.is_some() {
+            tracing::info!("the kernel's news of links, addresses and routes are heard again");
+        }
+    }
 }
 
 /// Whether an interface of this machine has the address in `listen`; asked with another port, for its own is open.
@@ -86,12 +99,14 @@ fn is_here(config: &Config) -> bool {
     })
 }
 
-/// Listens to the kernel. Without it, changes are found a little later.
+/// Listens to the kernel.
 fn listen_to_kernel() -> Option<News> {
     match News::open() {
         Ok(news) => Some(news),
         Err(error) => {
-            tracing::warn!("the kernel's news of links, addresses and routes cannot be heard: {error}");
+            tracing::warn!(
+                "the kernel's news of links, addresses and routes cannot be heard: {error}. It is looked once a second instead"
+            );
             None
         }
     }
@@ -110,5 +125,19 @@ pub(super) async fn interface_news(news: Option<&News>) {
     match news {
         Some(news) => news.interface().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_hear_the_kernel_looks_and_tries_to_hear_it_again() {
+        let (port500, icmp) = (Port500::new(1, Arc::default()), Icmp::new(RawSockets::open()));
+        let mut underlay = Underlay { news: None, resolver: Resolver::default(), port500, icmp, look: Look::now() };
+        assert!(underlay.is_deaf());
+        underlay.listen_again();
+        assert!(!underlay.is_deaf());
     }
 }

@@ -24,7 +24,7 @@ use crate::{status, system};
 /// How often rates are taken and unsettled things are tried again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the tops of the replay windows are saved: what an attacker could replay after a crash of the machine. And how often it is
-/// looked whether keys and certificates were renewed.
+/// looked whether keys and certificates were renewed, and whether the data plane has all it should have.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// How often the log of the data plane is read.
 const LOG_EVERY: Duration = Duration::from_millis(250);
@@ -138,6 +138,7 @@ impl Gateway {
         self.tend_interface().await;
         self.take_renewed(plane, false).await;
         self.durable.note_tops(&self.view);
+        self.look_for_lost(plane);
         self.publish_ike();
         let peers = self.view.peers(&self.desired);
         self.tell_headline(&peers);
@@ -184,6 +185,14 @@ impl Gateway {
         self.listeners.keep(&desired.config).await;
         self.underlay.port500.keep(&desired.config).await;
         self.retry_reload(plane).await;
+        self.repair(plane).await?;
+        self.look_around().await;
+        if self.underlay.is_deaf() {
+            // Nobody says that something has changed.
+            self.tend_interface().await;
+            self.look_at_addresses();
+            self.underlay.listen_again();
+        }
         if let Some(ike) = &self.ike {
             self.peer_log.tell_recovered(ike);
         }
@@ -243,10 +252,7 @@ impl Gateway {
             Event::Applied { ticket } => plane.command_queue.applied(ticket),
             Event::Refused { ticket, why } => {
                 if let Some((command, what)) = plane.command_queue.refused(ticket, why) {
-                    tracing::error!("{what}");
-                    if let Some(ike) = &mut self.ike {
-                        ike.refused(&command);
-                    }
+                    self.refused(plane, &command, what);
                 }
             }
             Event::SeqHalfway { peer, spi } => {

@@ -175,6 +175,7 @@ pub fn explanation(
         paths: paths.iter().filter_map(about_path).collect(),
         drops: Vec::new(),
         missing: status.and_then(|status| status.ike.first()).map(|ike| missing(ike, now)).unwrap_or_default(),
+        overlaps: Vec::new(),
         unauthenticated: unauthenticated(&explanation.unauthenticated),
     }
 }
@@ -196,6 +197,7 @@ pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explana
         paths: paths.iter().filter_map(about_path).collect(),
         drops: Vec::new(),
         missing: Vec::new(),
+        overlaps: Vec::new(),
         unauthenticated: Vec::new(),
     }
 }

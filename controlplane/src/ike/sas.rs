@@ -5,7 +5,7 @@
 //! old one at once. Inbound SAs stand beside each other for as long as late packets may come. Whose an address is follows from the
 //! configuration alone, also while nobody is connected; what was negotiated says by which Child SA a packet goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use adit_channel::LiveSa;
 use adit_engine::ike::selectors::{SelectorPair, between};
@@ -54,6 +54,9 @@ struct Peer {
     /// As agreed by IKE.
     children: BTreeMap<ChildId, Child>,
     told: Told,
+    /// How its paths were set last, and the one that is in use.
+    paths: BTreeMap<PathId, Command>,
+    used: Option<PathId>,
 }
 
 /// What was agreed with a peer that its data plane has to know.
@@ -95,6 +98,14 @@ struct Selectors {
     perhaps: Vec<Selector>,
 }
 
+/// How much a worker was told to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    pub peers: usize,
+    /// Of all peers, as they are configured.
+    pub selectors: usize,
+}
+
 /// The SAs of all peers that use IKE.
 #[derive(Debug)]
 pub struct Sas {
@@ -122,7 +133,7 @@ impl Sas {
             }
             None => {
                 let (children, told) = (BTreeMap::new(), Told::default());
-                self.peers.insert(id, Peer { terms, agreed: None, children, told });
+                self.peers.insert(id, Peer { terms, agreed: None, children, told, paths: BTreeMap::new(), used: None });
             }
         }
         self.tell(id)
@@ -148,9 +159,51 @@ impl Sas {
         for peer in self.peers.values_mut() {
             peer.told = Told::default();
             peer.children.clear();
+            peer.paths.clear();
+            peer.used = None;
         }
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         ids.into_iter().flat_map(|id| self.tell(id)).collect()
+    }
+
+    /// All that the data plane should have of a peer, but for SAs: it has refused or lost some of it. What it has, that does not change.
+    pub fn again(&mut self, id: PeerId) -> Commands {
+        let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
+        peer.told.agreed = None;
+        peer.told.owned.there.clear();
+        for child in peer.told.children.values_mut() {
+            child.lanes = None;
+            child.selectors.there.clear();
+        }
+        let mut commands = self.tell(id);
+        let Some(peer) = self.peers.get(&id).filter(|peer| peer.told.agreed.is_some()) else { return commands };
+        let used = peer.used.map(|path| Command::PathUse { peer: id, path });
+        let paths: Vec<Command> = peer.paths.values().cloned().chain(used).collect();
+        commands.extend(self.every(&paths));
+        commands
+    }
+
+    /// What every worker was told to have.
+    pub fn told(&self) -> Sizes {
+        let told = self.peers.values().filter(|peer| peer.told.agreed.is_some());
+        told.fold(Sizes::default(), |Sizes { peers, selectors }, peer| {
+            let owned: HashSet<&Selector> = peer.told.owned.there.iter().collect();
+            Sizes { peers: peers + 1, selectors: selectors + owned.len() }
+        })
+    }
+
+    /// The SAs that the data plane was given and does not have.
+    pub fn lost(&self, live: &[(u16, LiveSa)]) -> Vec<(PeerId, Direction, Spi)> {
+        let live: HashSet<_> = live.iter().map(|(_, sa)| (sa.peer, sa.direction, sa.spi)).collect();
+        let of = |(id, peer): (&PeerId, &Peer)| {
+            let (id, mut all) = (*id, Vec::new());
+            for child in peer.children.values() {
+                all.extend(child.inbound.keys().map(|spi| (id, Direction::Inbound, *spi)));
+                all.extend(child.outbound.values().map(|spi| (id, Direction::Outbound, *spi)));
+            }
+            all
+        };
+        self.peers.iter().flat_map(of).filter(|sa| !live.contains(sa)).collect()
     }
 
     /// Takes over what a data plane has, as far as `owned` says that it is still in use. Child SAs of which nothing is go.
@@ -256,7 +309,27 @@ impl Sas {
             PathEvent::Echo { peer, path, id, size } => return self.echo(peer, path, id, size),
             PathEvent::BlackHole { .. } => return Vec::new(),
         };
+        self.note_path(&command);
         self.every(&[command])
+    }
+
+    /// Keeps what a data plane has to have of paths.
+    fn note_path(&mut self, command: &Command) {
+        let (Command::PathSet { peer: id, path, .. }
+        | Command::PathUse { peer: id, path }
+        | Command::PathRemove { peer: id, path }) = command
+        else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        match command {
+            Command::PathSet { .. } => drop(peer.paths.insert(*path, command.clone())),
+            Command::PathUse { .. } => peer.used = Some(*path),
+            _ => {
+                peer.paths.remove(path);
+                peer.used = peer.used.filter(|used| used != path);
+            }
+        }
     }
 
     /// An echo is sealed by an SA of the first lane that there is, on its worker. Without one, nothing can be asked yet.

@@ -1,6 +1,8 @@
 //! How the kernel has the interface of the tunnel: a look at that interface alone. The kernel filters the routes, so that a look
 //! costs the same on a router with a million of them elsewhere.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
@@ -9,12 +11,21 @@ use rtnetlink::Error;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 
 use super::{Netlink, NetlinkError, failed};
 use crate::config::Route;
 use crate::reconcile::interface::{Actual, ActualRoute};
 use crate::reconcile::rule;
+
+/// A route of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteThere {
+    pub interface: String,
+    pub to: IpNet,
+    /// It leads to a router; otherwise the network is at the interface itself.
+    pub routed: bool,
+}
 
 impl Netlink {
     /// The interface with this name, by its index, and how the kernel has it. `bridge` is the bridge that it should be in.
@@ -48,6 +59,43 @@ impl Netlink {
         }
         actual.rules = self.rules().await.map_err(what())?;
         Ok((index, actual))
+    }
+
+    /// The routes of the main table through all interfaces, but for default routes.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn routes(&self) -> Result<Vec<RouteThere>, NetlinkError> {
+        let (mut list, mut names) = (Vec::new(), BTreeMap::new());
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let mut all = self.handle.route().get(request).execute();
+            loop {
+                let message = match all.try_next().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => break,
+                    // The protocol is switched off.
+                    Err(error) if super::is(&error, rustix::io::Errno::OPNOTSUPP) => break,
+                    Err(error) => return Err(failed("reading the routes")(error)),
+                };
+                let through = message.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                });
+                let (Some(index), Some(ActualRoute { route, .. })) = (through, route(&message)) else { continue };
+                if rule::is_default(&route.to) || message.header.kind != RouteType::Unicast {
+                    continue;
+                }
+                if let Entry::Vacant(place) = names.entry(index) {
+                    place.insert(self.name_of(index).await);
+                }
+                let routed =
+                    message.attributes.iter().any(|one| matches!(one, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
+                list.push(RouteThere { interface: names[&index].clone(), to: route.to, routed });
+            }
+        }
+        Ok(list)
     }
 
     /// The interface with this name, if there is one.

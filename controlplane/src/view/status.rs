@@ -61,6 +61,7 @@ impl View {
             data_plane_restarts: self.restarts.load(Ordering::Relaxed),
             key_log_dir: config.ike.key_log_dir.as_ref().map(|dir| dir.display().to_string()),
             configuration: configuration(&desired),
+            overlaps: self.overlaps(None),
             interface: types::Interface {
                 name: interface.name.clone(),
                 mac: MacText(interface.mac).to_string(),
@@ -124,6 +125,7 @@ impl View {
             let of_path = |path: &PathStatus| counters.get(&(place, path.path)).copied().unwrap_or_default();
             peer.paths = ike.paths.get(&place).into_iter().flatten().map(|path| peer_path(path, of_path(path))).collect();
             peer.lacks = up::lacks(&peer, look.is_attached, ready);
+            peer.lacks.extend(self.missing(desired.tags[place]).map(|what| format!("{what}. It is tried again")));
             peer.up = peer.lacks.is_empty();
             if desired.config.peers[place].ike().is_none() {
                 peer.cause = peer.lacks.first().cloned();

@@ -152,3 +152,51 @@ fn child_sas_that_a_process_left_without_sas_go() {
     let told = words(sas.adopt_selectors(PEER, ChildId(0), Spi(64), &agreed));
     assert_eq!(told, ["child 0 lanes 1", "child 0 has 10.2.1.0/24"]);
 }
+
+#[test]
+fn a_peer_is_told_again_with_all_that_is_its_own_and_nothing_that_went() {
+    let mut sas = Sas::new(Terms { workers: 1, window: 64 });
+    sas.set_peer(PEER, ip_terms(&[1, 2], Some(1)));
+    sas.apply(&Event::Path(PathEvent::Peer { peer: PEER, echo: true, split: false }));
+    let (local, remote) = ("192.0.2.1:4500".parse().unwrap(), "192.0.2.2:4500".parse().unwrap());
+    let hop = adit_engine::path::Hop::new(local, remote);
+    let (first, second) = (PathId::FIRST, PathId::new(1).unwrap());
+    for (path, mtu) in [(first, 1280), (second, 1280), (first, 1400)] {
+        sas.apply(&Event::Path(PathEvent::Set { peer: PEER, path, hop, mtu, mtu_told: 1500, encapsulate: true }));
+    }
+    sas.apply(&Event::Path(PathEvent::Use { peer: PEER, path: first }));
+    sas.apply(&Event::Path(PathEvent::Remove { peer: PEER, path: second }));
+    // A selector that was taken out meanwhile does not come back.
+    sas.set_peer(PEER, ip_terms(&[2], Some(1)));
+    assert_eq!(sas.told(), Sizes { peers: 1, selectors: 1 });
+    let again = of_worker(0, sas.again(PEER));
+    let paths: Vec<Command> = again[again.len() - 2..].to_vec();
+    let hop = Hop::Udp(UdpHop { local: Some([192, 0, 2, 1].into()), ..UdpHop::to(remote) });
+    let set = Command::PathSet { peer: PEER, path: first, hop, mtu: 1400, mtu_told: 1500 };
+    assert_eq!(paths, [set, Command::PathUse { peer: PEER, path: first }]);
+    let rest = words(again[..again.len() - 2].iter().map(|command| (0, command.clone())).collect());
+    assert_eq!(rest, ["peer true", "owns 10.2.2.0/24", "child 0 lanes 1", "child 0 has 10.2.2.0/24"]);
+    assert_eq!((sas.again(PeerId(8)), sas.told()), (Vec::new(), Sizes { peers: 1, selectors: 1 }));
+    // Another data plane has no paths before the engine sets them.
+    sas.clear();
+    assert_eq!(words(sas.again(PEER)).len(), 4);
+}
+
+#[test]
+fn sas_of_ike_that_the_data_plane_does_not_have_are_lost() {
+    let mut sas = Sas::new(Terms { workers: 1, window: 64 });
+    sas.set_peer(PEER, ip_terms(&[1], None));
+    sas.apply(&Event::InstallInbound(keys(0, 64, &[1])));
+    sas.apply(&Event::InstallOutbound(keys(0, 500, &[1])));
+    let live = |spi: u32, direction| {
+        let (spi, child, suite) = (Spi(spi), ChildId(0), Suite::Aes128Gcm);
+        let sa = LiveSa { spi, direction, peer: PEER, child, suite, window: 64, seq: 1, seq_limit: 9, packets: 1, bytes: 1 };
+        (0, sa)
+    };
+    let there = [live(64, Direction::Inbound), live(500, Direction::Outbound)];
+    assert_eq!(sas.lost(&there), []);
+    assert_eq!(sas.lost(&there[..1]), [(PEER, Direction::Outbound, Spi(500))]);
+    assert_eq!(sas.lost(&[live(64, Direction::Outbound)]).len(), 2, "another direction is another SA");
+    sas.refused(PEER, Direction::Inbound, Spi(64));
+    assert_eq!(sas.lost(&there[1..]), [], "it is reported once");
+}
