@@ -180,7 +180,9 @@ fn ike_sas_that_come_and_go_all_the_time_take_nothing_from_others() {
             screen.apply(&old).unwrap().unwrap();
             know(&mut screen, number, 77).unwrap();
         }
-        (0..90).for_each(|_| drop(screen.admit(&sealed(number, 77), at("192.0.2.9:7"), now_us)));
+        for _ in 0..90 {
+            let _ = screen.admit(&sealed(number, 77), at("192.0.2.9:7"), now_us);
+        }
         if ms % 300 == 299 {
             came += u32::from(screen.admit(&sealed(1, 77), at("192.0.2.9:7"), now_us).is_ok());
         }
