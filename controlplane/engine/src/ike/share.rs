@@ -60,8 +60,9 @@ pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authen
     Ok(())
 }
 
-/// Whether the peer may have the key exchanges of another IKE SA or Child SA, with those that are to follow in IKE_FOLLOWUP_KE (RFC 9370
-/// §2.2.4): these are taken now, so what has begun is seen through. An SA without one of its own counts as well, for it costs no less.
+/// Whether the peer may have the key exchanges of another IKE SA or Child SA, with those that are to follow in IKE_FOLLOWUP_KE
+/// (RFC 9370 §2.2.4): these are taken now, so what has begun is seen through. An SA without one of its own counts as well, for it has to
+/// be installed all the same.
 ///
 /// # Errors
 /// It has them made too often, over all of its IKE SAs.
