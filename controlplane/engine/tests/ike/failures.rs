@@ -96,7 +96,7 @@ fn connects_beside(world: &mut World, mut attack: impl FnMut(&mut World, u32)) {
 }
 
 #[test]
-fn a_wrong_proof_is_charged_to_who_began_and_not_where_it_seems_to_come_from() {
+fn a_wrong_proof_is_charged_to_who_began_and_not_to_a_forged_source() {
     // On the port where IKE begins a NAT may change all there is to see of who goes on.
     for (port, places, known) in [4500, 500]
         .into_iter()

@@ -150,7 +150,7 @@ fn exchange(world: &mut World, rogue: &mut Rogue, kind: ExchangeType, payloads: 
 }
 
 #[test]
-fn key_exchanges_without_end_of_one_peer_over_all_of_its_ike_sas_are_limited() {
+fn key_exchanges_without_end_over_several_ike_sas_are_limited() {
     let mut world = gateway(&classic(), &esp_pfs());
     world.act(HONEST, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
     let request = Message::decode(&world.log[0].2[4..]).expect("a request");
@@ -182,7 +182,7 @@ fn key_exchanges_without_end_of_one_peer_over_all_of_its_ike_sas_are_limited() {
 }
 
 #[test]
-fn rekeys_of_an_ike_sa_without_end_are_limited_and_cost_their_peer_nothing_else() {
+fn rekeys_of_an_ike_sa_without_end_are_limited_and_hurt_nothing_else() {
     let mut world = gateway(&hybrid(), &esp_hybrid());
     let node = world.add("198.51.100.1:4500", endpoint_config(7));
     let local = Some(world.nodes[node].address);
