@@ -55,11 +55,13 @@ pub fn init() -> anyhow::Result<()> {
         // Our messages are no reason to end when nobody reads them any more.
         .log_internal_errors(false);
     match format {
-        Format::Text => return Ok(lines.init()),
+        Format::Text => lines.init(),
         Format::Journal => lines.event_format(Journal).init(),
         Format::Json => lines.json().flatten_event(true).init(),
     }
-    let _ = FOR_PROGRAMS.set(());
+    if format != Format::Text {
+        let _ = FOR_PROGRAMS.set(());
+    }
     Ok(())
 }
 

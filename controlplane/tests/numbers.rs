@@ -1,6 +1,5 @@
 //! Metrics and status over a real channel: this test plays the data plane's end of it.
 
-#[path = "support/crowded.rs"]
 mod crowded;
 
 use std::io::Write;

@@ -106,6 +106,8 @@ fn a_control_plane_that_dies_or_hangs_is_started_again_and_none_is_lost() -> Res
 
 #[test]
 fn a_data_plane_is_replaced_at_once_by_the_one_that_is_wanted() -> Result<()> {
+    // Each data plane has said something, and how much it matters.
+    facts(&[("journal.said", "both"), ("journal.unread", "0")])?;
     facts(&[("replaced.code", "0 1280"), ("replaced.planes", "same new"), ("replaced.faults", "0"), ("replaced.settings", "0")])?;
     let machine = MACHINE.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let lost = machine.fact("replaced.pings")?;

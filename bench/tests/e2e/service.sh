@@ -111,6 +111,10 @@ replace() {
     journalctl -o cat -b -u adit@a >/run/journal
     say "replaced.faults $(grep -c 'could not be started' /run/journal)"
     say "replaced.settings $(grep -c 'runs with other settings' /run/journal)"
+    # A priority that is understood is none of the text any more.
+    journalctl -o cat -b -u adit@a -u adit-dataplane@a >/run/journal
+    say "journal.said $([ "$(grep -c '^protections: ' /run/journal)" -ge 2 ] && echo both)"
+    say "journal.unread $(grep -Ec '^(<[0-9]>|WARNING)' /run/journal)"
 }
 
 # adit dies, or stands still until the watchdog finds it.

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn that_a_peer_was_authenticated_after_all_is_told_where_it_was_told_that_it_was_not() {
+    fn that_a_peer_was_authenticated_after_all_is_owed_after_a_complaint() {
         let (mut reported, now) = (LogDedup::default(), Instant::now());
         assert!(!reported.has_authenticated(PEER));
         assert_eq!(reported.news(now, PEER, "AUTHENTICATION_FAILED", Some(true), true), Some(0));

@@ -59,32 +59,7 @@ impl PeerLog {
                 }
             }
             Event::InstallOutbound(keys) => self.detail(now, keys.peer, ike, &format!("outbound SA {}", described(keys))),
-            Event::Path(PathEvent::Set { peer, path: path_id, hop, mtu, .. }) => {
-                let (name, path) = (name_of(ike, *peer), path_id.index());
-                tracing::debug!(
-                    peer = name,
-                    "path {path} leads to {} from {}, with packets of {mtu} bytes",
-                    hop.remote,
-                    hop.local
-                );
-                if let Some(line) = self.black_holes.set(*peer, *path_id, *mtu) {
-                    tracing::info!(peer = name, "{line}");
-                }
-            }
-            Event::Path(PathEvent::Use { peer, path }) => {
-                let hop = ike.path(*peer, *path);
-                let to = hop.map_or(String::new(), |hop| format!(": at {} from {}", hop.remote, hop.local));
-                self.detail(now, *peer, ike, &format!("is reached by path {} now{to}", path.index()));
-            }
-            Event::Path(PathEvent::BlackHole { peer, path, mtu }) => {
-                let name = name_of(ike, *peer);
-                match self.black_holes.found(now, *peer, *path, *mtu) {
-                    (line, true) => tracing::warn!(peer = name, "{line}"),
-                    (line, false) => tracing::debug!(peer = name, "{line}"),
-                }
-            }
-            Event::Path(PathEvent::Remove { peer, path }) => self.black_holes.remove(*peer, *path),
-            Event::Path(PathEvent::Peer { .. } | PathEvent::Echo { .. }) => {}
+            Event::Path(event) => self.tell_path(now, event, ike),
             Event::Refused { from, why, more } => {
                 if let Some(line) = self.initiators.line(now, *from, why, *more) {
                     tracing::warn!("{line}");
@@ -96,6 +71,37 @@ impl PeerLog {
             | Event::RemoveOutbound { .. }
             | Event::Address { .. }
             | Event::KeyLog(_) => {}
+        }
+    }
+
+    fn tell_path(&mut self, now: Instant, event: &PathEvent, ike: &Ike) {
+        match event {
+            PathEvent::Set { peer, path: path_id, hop, mtu, .. } => {
+                let (name, path) = (name_of(ike, *peer), path_id.index());
+                tracing::debug!(
+                    peer = name,
+                    "path {path} leads to {} from {}, with packets of {mtu} bytes",
+                    hop.remote,
+                    hop.local
+                );
+                if let Some(line) = self.black_holes.set(*peer, *path_id, *mtu) {
+                    tracing::info!(peer = name, "{line}");
+                }
+            }
+            PathEvent::Use { peer, path } => {
+                let hop = ike.path(*peer, *path);
+                let to = hop.map_or(String::new(), |hop| format!(": at {} from {}", hop.remote, hop.local));
+                self.detail(now, *peer, ike, &format!("is reached by path {} now{to}", path.index()));
+            }
+            PathEvent::BlackHole { peer, path, mtu } => {
+                let name = name_of(ike, *peer);
+                match self.black_holes.found(now, *peer, *path, *mtu) {
+                    (line, true) => tracing::warn!(peer = name, "{line}"),
+                    (line, false) => tracing::debug!(peer = name, "{line}"),
+                }
+            }
+            PathEvent::Remove { peer, path } => self.black_holes.remove(*peer, *path),
+            PathEvent::Peer { .. } | PathEvent::Echo { .. } => {}
         }
     }
 

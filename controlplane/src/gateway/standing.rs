@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_and_goes_is_folded_and_its_end_is_told_with_how_often_it_came() {
+    fn what_comes_and_goes_is_folded_and_its_end_says_how_often_it_came() {
         let mut scene = Scene::new();
         let mut lines = Vec::new();
         for round in 0..30 {

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn every_worker_that_stood_still_is_told_of_once_and_so_is_that_it_goes_on() {
+    fn every_worker_that_stood_still_is_told_of_once_and_so_is_its_end() {
         let mut watchdog = Watchdog::default();
         let (mut told, mut goes_on) = (Vec::new(), Vec::new());
         // The second stops a second after the first, and both go on; then the first stands still for less than is told of.
