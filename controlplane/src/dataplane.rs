@@ -77,14 +77,18 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
 /// Flags that say how large a table is.
 const CAPACITIES: &[&str] = &["--max-peers", "--sa-slots", "--selectors"];
 
+/// Flags of what a command changes while it runs.
+const CHANGEABLE: &[&str] = &["--fdb-ageing-s", "--flood-pps"];
+
 /// In what a data plane that was started with `running` does not fit a configuration, for people. A table that would be chosen twice
 /// as large has room enough: it is chosen with room for twice as much as is needed.
 pub fn misfits(running: &[(String, String)], config: &Config) -> Vec<String> {
     let mut wanted = arguments(config);
-    for (flag, value) in wanted.iter_mut().filter(|(flag, _)| CAPACITIES.contains(&flag.as_str())) {
+    let tells = |flag: &str| CAPACITIES.contains(&flag) || CHANGEABLE.contains(&flag);
+    for (flag, value) in wanted.iter_mut().filter(|(flag, _)| tells(flag)) {
         let number = |text: &str| text.parse::<u64>().unwrap_or(0);
         let Some((_, now)) = running.iter().find(|(other, _)| other == flag) else { continue };
-        if number(now) * 2 >= number(value) {
+        if CHANGEABLE.contains(&flag.as_str()) || number(now) * 2 >= number(value) {
             value.clone_from(now);
         }
     }
@@ -345,6 +349,7 @@ mod tests {
         assert!(misfits(&with("--sa-slots", "4096"), &config).is_empty());
         assert_eq!(misfits(&with("--max-peers", "16"), &config), ["max-peers 16 → 64"]);
         assert_eq!(misfits(&with("--workers", "7"), &config).len(), 1);
+        assert!(misfits(&with("--flood-pps", "7"), &config).is_empty(), "a command changes it");
         assert_eq!((max_peers(&with("--max-peers", "32")), max_peers(&[])), (32, u16::MAX));
         // Shares are of the tables that there are.
         let asked_for = Tables { peers: config.max_peers(), sa_slots: config.sa_slots() };

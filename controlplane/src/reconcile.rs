@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use adit_channel::LiveSa;
-use adit_proto::control::{Command, Direction, Mac, PeerId, PeerTag, Selector, Spi};
+use adit_proto::control::{Command, Direction, Mac, Mode, PeerId, PeerTag, Selector, Spi};
 use adit_proto::ike::{AddressRange, PortRange};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Route};
+use crate::config::{Config, Forwarding, Route};
 use crate::desired::Desired;
 use crate::desired::static_key::{WantedSa, tag};
 use crate::numbers::{Archive, Peers, SaName};
@@ -185,6 +185,8 @@ impl InstalledState {
 pub struct Changes {
     /// Removals, each with the worker that it is for. In this order.
     pub before: Vec<(u16, Command)>,
+    /// What is the same said twice.
+    pub limits: Vec<(u16, Command)>,
     /// Places in the list of wanted SAs that have to be installed.
     pub install: Vec<usize>,
     /// Live SAs that stay, with their places in the list of wanted SAs.
@@ -257,6 +259,11 @@ pub fn changes(
         changes.before.extend(every(Command::PeerRemove { peer: *peer }));
     }
     let wanted_pins: BTreeSet<Mac> = config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect();
+    let Forwarding { ageing_s, flood_pps, .. } = config.forwarding;
+    if config.mode == Mode::Ethernet {
+        // Whoever was there before may have changed them.
+        changes.limits.extend(every(Command::ForwardingSet { ageing_s, flood_pps }));
+    }
     for mac in installed.pins.iter().filter(|mac| !wanted_pins.contains(*mac)) {
         changes.before.extend(every(Command::FdbUnpin { mac: *mac }));
     }

@@ -79,8 +79,17 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
         Command::OutboundSaInstall(ref sa) => install_outbound(sa, state, env),
         Command::InboundSaInstall(ref sa) => install_inbound(sa, state, env),
         Command::SaRemove { peer, spi, direction } => remove_sa(peer, spi, direction, state, env),
-        Command::FdbPin { .. } | Command::FdbUnpin { .. } if env.mode != Mode::Ethernet => Err(Refusal::WrongMode),
+        Command::FdbPin { .. } | Command::FdbUnpin { .. } | Command::ForwardingSet { .. } if env.mode != Mode::Ethernet => {
+            Err(Refusal::WrongMode)
+        }
         Command::FdbPin { mac, peer } => pin(mac, peer, state),
+        Command::ForwardingSet { ageing_s: 0, .. } | Command::ForwardingSet { flood_pps: 0, .. } => Err(Refusal::BadValue),
+        Command::ForwardingSet { ageing_s, flood_pps } => {
+            state.fdb.set_ageing(ageing_s);
+            state.flood.set_rate(flood_pps);
+            state.hub.iter_mut().for_each(|shares| shares.set_rate(flood_pps));
+            Ok(())
+        }
         Command::ChildSet { .. } | Command::ChildRemove { .. } => child(command, state, env),
         Command::SelectorAdd { .. }
         | Command::SelectorRemove { .. }

@@ -160,6 +160,11 @@ impl ForwardingTable {
         self.quota = if peers > 1 { self.limit.div_ceil(2) } else { self.limit };
     }
 
+    /// Addresses from which nothing came are forgotten after so long from now on.
+    pub fn set_ageing(&mut self, ageing_s: u32) {
+        self.ageing_s = ageing_s;
+    }
+
     /// Where a frame for `destination` goes.
     #[inline]
     pub fn route(&self, destination: Mac, now_s: u32) -> Route {

@@ -57,6 +57,12 @@ impl Shares {
         }
     }
 
+    /// Another rate from now on.
+    pub fn set_rate(&mut self, per_second: u32) {
+        self.all.set_rate(per_second);
+        self.of_peer.iter_mut().for_each(|share| share.set_rate(per_second.div_ceil(2)));
+    }
+
     /// Whether a frame for all is one that circles.
     pub fn circles(&mut self, frame: &[u8], now_s: u32) -> bool {
         let hash = self.hasher.hash_one(frame);

@@ -4,7 +4,7 @@ mod support;
 
 use adit_proto::control::{Command, Direction, Event, InjectHeader, OutboundSa, Refusal};
 use adit_proto::stats::{Count, Gauge};
-use support::{Bed, PEER, TAG, eventually, in_namespace, out_spi, outbound_sa};
+use support::{Bed, PEER, TAG, eventually, frame, in_namespace, out_spi, outbound_sa, peer_seals, sealed};
 
 #[test]
 fn an_idle_worker_does_all_that_one_signal_announced() {
@@ -37,6 +37,26 @@ fn an_idle_worker_does_all_that_one_signal_announced() {
             }
             eventually("all are counted", || bed.count(Count::Injected) == 50);
         }
+    });
+}
+
+#[test]
+fn limits_of_forwarding_change_while_it_runs() {
+    in_namespace(|| {
+        let mut bed = Bed::start_with(1, "poll", 1, &["--fdb-ageing-s", "300"]);
+        let set = |ageing_s, flood_pps| Command::ForwardingSet { ageing_s, flood_pps };
+        for bad in [set(0, 7), set(7, 0)] {
+            assert_eq!(bed.refused(0, &bad), Refusal::BadValue);
+        }
+        let mut lane = peer_seals(0);
+        bed.send(&sealed(&mut lane, &frame(9, 1, 60)));
+        eventually("an address is learned", || bed.master.counters(0).gauge(Gauge::FdbEntries) == 1);
+        bed.command(0, &set(1, 7));
+        eventually("it is forgotten", || {
+            // The sizes are shown with every command.
+            bed.command(0, &set(1, 7));
+            bed.master.counters(0).gauge(Gauge::FdbEntries) == 0
+        });
     });
 }
 

@@ -261,6 +261,13 @@ pub enum Command {
     FdbUnpin {
         mac: Mac,
     },
+    /// How long addresses are kept, and how much goes to all peers. Ethernet mode only. Goes to every worker.
+    ForwardingSet {
+        /// Seconds until an address is forgotten from which nothing came, at least 1.
+        ageing_s: u32,
+        /// Frames per second that the worker sends to all peers, at least 1.
+        flood_pps: u32,
+    },
     /// Allows an outbound SA to go on up to a new limit.
     SeqLimit {
         peer: PeerId,

@@ -18,6 +18,12 @@ impl RateLimit {
         RateLimit { per_second, tokens: per_second * TOKEN, filled_us: 0 }
     }
 
+    /// Another rate from now on. What was saved up is kept as far as that allows.
+    pub fn set_rate(&mut self, per_second: u32) {
+        self.per_second = i64::from(per_second.max(1));
+        self.tokens = self.tokens.min(self.per_second * TOKEN);
+    }
+
     /// Whether a read that is so many frames may go. A super-frame goes whole, and what it took too much is paid back before
     /// the next one goes.
     pub fn take(&mut self, frames: u64, now_us: u64) -> bool {
@@ -154,6 +160,16 @@ mod tests {
         let mut lot = Lot::new(100, 7);
         assert!((0..50).all(|_| lot.take(1)) && (0..10_000).filter(|_| lot.take(1)).count() <= 50);
         assert!(!lot.take(1) && (0..50).all(|_| lot.take(2_000_000)));
+    }
+
+    #[test]
+    fn another_rate_holds_from_the_next_frame_on() {
+        let mut limit = RateLimit::new(100);
+        assert_eq!((0..60).filter(|_| limit.take(1, 5_000_000)).count(), 60);
+        limit.set_rate(10);
+        assert_eq!((0..60).filter(|_| limit.take(1, 5_000_000)).count(), 10, "no more is saved up than a second's worth");
+        limit.set_rate(1000);
+        assert_eq!((0..1000).filter(|_| limit.take(1, 5_100_000)).count(), 100);
     }
 
     #[test]

@@ -175,6 +175,25 @@ fn the_bridge_changes_without_another_data_plane() -> Result<()> {
 }
 
 #[test]
+fn limits_of_forwarding_change_without_another_data_plane() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions::patient())?;
+    let plane = lab.a().data_plane();
+    reaches(&lab.a().netns, lab.b().inner())?;
+    let stations = |lab: &Lab| Ok::<_, anyhow::Error>(lab.a().metrics()?.gauge(0, Gauge::FdbEntries));
+    ensure!(stations(&lab)? > Some(0.0), "nobody was learned");
+    edit(lab.a(), "peers:\n", "forwarding: { ageing_s: 1, flood_pps: 7 }\npeers:\n")?;
+    let said = lab.a().adit("reload")?;
+    ensure!(said.contains("forwarding.ageing_s 300 → 1\n") && said.contains("forwarding.flood_pps 1000 → 7\n"), "{said}");
+    wait_until("who is silent is forgotten", SOON, || Ok(stations(&lab)? == Some(0.0)))?;
+    // The next control plane finds a data plane that was started with other limits, and keeps it.
+    lab.gateways[0].kill_control()?;
+    lab.gateways[0].start_control()?;
+    lab.wait_until_up()?;
+    ensure!(lab.a().data_plane() == plane, "the data plane was replaced:\n{}", lab.a().log());
+    Ok(())
+}
+
+#[test]
 fn what_a_worker_has_refused_comes_when_there_is_room_and_status_says_so() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let (a, b) = (lab.a(), lab.b());

@@ -90,6 +90,8 @@ fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
 
 /// The UDP port of the data plane that runs.
 fn port(gateway: &Gateway) -> Result<u16> {
+    // The tunnel is up before the next control plane answers.
+    wait_until("it answers", SOON, || Ok(gateway.adit("status").is_ok()))?;
     let status: serde_json::Value = serde_json::from_str(&gateway.adit("status --json")?)?;
     let listen: SocketAddr = status["data_plane"]["listen"].as_str().context("a data plane")?.parse()?;
     Ok(listen.port())

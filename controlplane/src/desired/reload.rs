@@ -20,9 +20,7 @@ const OF_THE_DATA_PLANE: &[&str] = &[
     "interface.mtu",
     "interface.mac",
     "dataplane.",
-    "forwarding.ageing_s",
     "forwarding.max_entries",
-    "forwarding.flood_pps",
     "forwarding.forward",
 ];
 /// Keys that an SA stands on: with others, a peer has to prove itself anew.
@@ -189,9 +187,7 @@ fn keep_of_dataplane(config: &mut Config, running: &Config) {
     config.interface.mtu = running.interface.mtu;
     config.interface.mac = running.interface.mac;
     config.dataplane = running.dataplane.clone();
-    config.forwarding.ageing_s = running.forwarding.ageing_s;
     config.forwarding.max_entries = running.forwarding.max_entries;
-    config.forwarding.flood_pps = running.forwarding.flood_pps;
     config.forwarding.forward = running.forwarding.forward;
 }
 

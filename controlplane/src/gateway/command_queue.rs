@@ -106,6 +106,7 @@ fn describe(command: &Command) -> String {
         Command::InboundSaInstall(sa) => format!("install the inbound SA {:#010x}", sa.spi.0),
         Command::SaRemove { spi, direction, .. } => format!("remove the {} SA {:#010x}", way(direction), spi.0),
         Command::FdbPin { mac, peer } => format!("pin {} to peer {}", crate::config::MacText(*mac), peer.0),
+        Command::ForwardingSet { .. } => "change the limits of forwarding".to_owned(),
         Command::FdbUnpin { mac } => format!("unpin {}", crate::config::MacText(*mac)),
         Command::SelectorAdd { peer, selector } => format!("add the selector {selector} to peer {}", peer.0),
         Command::SelectorRemove { peer, selector } => format!("remove the selector {selector} from peer {}", peer.0),

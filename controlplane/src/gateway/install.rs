@@ -84,7 +84,7 @@ impl Gateway {
         let (desired, ids) = (self.desired.clone(), self.ids.clone());
         let ike = self.ike.as_ref();
         let owned = |sa: &LiveSa| ike.is_some_and(|ike| ike.has(sa));
-        let Changes { before, install, keep } = reconcile::changes(&desired, live, installed, &ids, owned);
+        let Changes { before, limits, install, keep } = reconcile::changes(&desired, live, installed, &ids, owned);
         // Until all that is stale is gone, a successor has to know of it; see `settled`.
         plane.settled = false;
         self.leave(self.installed_state(plane).on_the_way_from(installed));
@@ -107,6 +107,7 @@ impl Gateway {
             plane.command_queue.extend(commands);
         }
         plane.command_queue.extend(before);
+        plane.command_queue.extend(limits);
         for want in install.iter().map(|place| desired.sas[*place]).filter(|want| want.direction == Direction::Inbound) {
             let sa = want.inbound(&desired.config, ids[want.peer], self.durable.top(want.key_id));
             plane.command_queue.push(want.worker, Command::InboundSaInstall(sa));

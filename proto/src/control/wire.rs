@@ -40,6 +40,7 @@ mod command {
     pub const CHILD_SELECTOR_REMOVE: u8 = 21;
     pub const IKE_ADDRESS_ADD: u8 = 22;
     pub const IKE_ADDRESS_REMOVE: u8 = 23;
+    pub const FORWARDING_SET: u8 = 24;
 }
 
 mod event {
@@ -249,6 +250,9 @@ impl Command {
             Command::FdbUnpin { mac } => {
                 writer.u8(command::FDB_UNPIN).bytes(mac);
             }
+            Command::ForwardingSet { ageing_s, flood_pps } => {
+                writer.u8(command::FORWARDING_SET).u32(*ageing_s).u32(*flood_pps);
+            }
             Command::SeqLimit { peer, spi, seq_limit } => {
                 writer.u8(command::SEQ_LIMIT).u16(peer.0).u32(spi.0).u64(*seq_limit);
             }
@@ -319,6 +323,7 @@ impl Command {
             },
             command::FDB_PIN => Command::FdbPin { mac: reader.array()?, peer: PeerId(reader.u16()?) },
             command::FDB_UNPIN => Command::FdbUnpin { mac: reader.array()? },
+            command::FORWARDING_SET => Command::ForwardingSet { ageing_s: reader.u32()?, flood_pps: reader.u32()? },
             command::SEQ_LIMIT => {
                 Command::SeqLimit { peer: PeerId(reader.u16()?), spi: Spi(reader.u32()?), seq_limit: reader.u64()? }
             }

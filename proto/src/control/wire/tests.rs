@@ -120,6 +120,7 @@ fn commands() -> impl Strategy<Value = Command> {
             .prop_map(|((peer, spi), direction)| Command::SaRemove { peer: PeerId(peer), spi: Spi(spi), direction }),
         any::<([u8; 6], u16)>().prop_map(|(mac, peer)| Command::FdbPin { mac, peer: PeerId(peer) }),
         any::<[u8; 6]>().prop_map(|mac| Command::FdbUnpin { mac }),
+        any::<(u32, u32)>().prop_map(|(ageing_s, flood_pps)| Command::ForwardingSet { ageing_s, flood_pps }),
         any::<(u16, u32, u64)>().prop_map(|(peer, spi, seq_limit)| Command::SeqLimit {
             peer: PeerId(peer),
             spi: Spi(spi),
