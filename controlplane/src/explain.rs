@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::api::types::{Explanation, Offers};
+use crate::api::types::{Explanation, NarrowedSelector, Offers};
 
 /// Whether what a peer lacks is said by another line as well.
 fn is_told(explanation: &Explanation, lack: &str) -> bool {
@@ -49,6 +49,12 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
         let again = missing.retry_in_s.map(|retry| format!("; again in {retry} s")).unwrap_or_default();
         writeln!(out, "no Child SA for {}: {why}{again}", missing.selector)?;
     }
+    for narrowed in &explanation.narrowed {
+        let NarrowedSelector { selector, carried, cause, retry_in_s } = narrowed;
+        let why = cause.as_deref().map(|cause| format!(": for the rest {cause}")).unwrap_or_default();
+        let again = retry_in_s.map(|retry| format!("; asked for again in {retry} s")).unwrap_or_default();
+        writeln!(out, "note:    the peer carries only {} of {selector}{why}{again}", carried.join(", "))?;
+    }
     // Why one is not connected is the cause.
     if up || (explanation.cause.is_none() && explanation.problem.is_none()) {
         for lack in explanation.lacks.iter().filter(|lack| !is_told(explanation, lack)) {
@@ -56,7 +62,7 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
         }
     }
     let said = explanation.unauthenticated.is_empty() && explanation.missing.is_empty() && explanation.paths.is_empty();
-    let said = said && explanation.drops.is_empty() && explanation.overlaps.is_empty();
+    let said = said && explanation.drops.is_empty() && explanation.overlaps.is_empty() && explanation.narrowed.is_empty();
     let quiet = explanation.differences.is_empty() && explanation.problem.is_none() && said && explanation.lacks.is_empty();
     if quiet && up {
         writeln!(out, "nothing is wrong")?;

@@ -198,6 +198,13 @@ fn remarks(peer: &Peer) -> Vec<String> {
     if ready {
         remarks.extend(peer.lacks.iter().filter(|lack| peer.cause.as_ref() != Some(lack)).cloned());
     }
+    match peer.narrowed.as_slice() {
+        [] => {}
+        [one] => remarks.push(format!("the peer carries only {} of {}", one.carried.join(", "), one.selector)),
+        several => {
+            remarks.push(format!("of {} selectors the peer carries only a part: adit explain {}", several.len(), peer.name))
+        }
+    }
     for path in peer.paths.iter().filter(|path| path.in_use && path.black_holes > 0 && path.mtu < path.mtu_route) {
         remarks.push(format!("LARGER PACKETS VANISH on the way to {}: adit explain {}", path.remote, peer.name));
     }

@@ -31,7 +31,7 @@
 //! | `lifetimes` | when it is rekeyed, and ends |
 //! | `succession` | what it follows, what follows it, whether it may speak |
 //! | `children`, `child` | its Child SAs, and what the data plane learns of them, when; `usage`: what it says of them |
-//! | `wishes` | which are wanted and not there; `install_backoff`: what the data plane refuses or loses |
+//! | `wishes` | which are wanted and not there, `coverage`: how much of a pair is; `install_backoff`: what the data plane refuses or loses |
 //! | `agenda` | the requests to come |
 //! | `addresses` | those of the peer, and of ours that it knows |
 //!
@@ -60,6 +60,7 @@ mod config;
 mod connection;
 mod context;
 mod counters;
+mod coverage;
 mod crash;
 mod create_child;
 mod directory;
@@ -135,5 +136,5 @@ pub use facts::{IkeSpis, Role};
 pub use key_log::{KeyLog, KeyLogFile};
 pub use nat::NatStatus;
 pub use snapshot::{BootClock, RestoreError, Restored};
-pub use status::{ChildStatus, Explanation, IkeStatus, Missing, PeerStatus, Sizes};
+pub use status::{ChildStatus, Explanation, IkeStatus, Missing, Narrowed, PeerStatus, Sizes};
 pub use wishes::Wish;

@@ -149,6 +149,7 @@ impl Failure {
             Cause::Expired => "expired",
             Cause::CertificateExpired { .. } => "certificate_expired",
             Cause::NotReauthenticated => "not_reauthenticated",
+            Cause::Narrowed => "ts_unacceptable",
             Cause::WantsChildless => "wants_childless",
             Cause::TrustChanged => "trust_changed",
         }

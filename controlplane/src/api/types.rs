@@ -117,6 +117,9 @@ pub struct Peer {
     /// Configured selectors of which no Child SA carries anything, while it is connected. None with a static key, whose Child SA has
     /// all that are configured.
     pub missing: Vec<MissingSelector>,
+    /// Configured selectors of which the peer carries a part: it is up, and the rest is dropped.
+    #[serde(default)]
+    pub narrowed: Vec<NarrowedSelector>,
     /// By which ways it is reached, and what they carry.
     pub paths: Vec<PeerPath>,
     /// How IKE does; `null` with a static key.
@@ -238,6 +241,19 @@ pub struct MissingSelector {
     pub retry_in_s: Option<u64>,
 }
 
+/// A configured selector of which the peer carries a part alone (RFC 7296 §2.9).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NarrowedSelector {
+    /// Local, then remote.
+    pub selector: String,
+    /// What is carried of it, the first eight parts.
+    pub carried: Vec<String>,
+    /// Why the peer refused the rest; `null` while it has not.
+    pub cause: Option<String>,
+    /// When the rest is asked for again; `null` where that is the peer's business, or due.
+    pub retry_in_s: Option<u64>,
+}
+
 /// One lane of a Child SA: an SA in each direction.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ChildSa {
@@ -326,6 +342,9 @@ pub struct Explanation {
     /// Configured selectors of which no Child SA carries anything, while the peer is connected.
     #[serde(default)]
     pub missing: Vec<MissingSelector>,
+    /// Configured selectors of which the peer carries a part.
+    #[serde(default)]
+    pub narrowed: Vec<NarrowedSelector>,
     /// Attempts from the peer's address that could not be told to be this peer's.
     pub unauthenticated: Vec<UnauthenticatedInitiator>,
 }

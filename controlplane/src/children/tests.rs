@@ -68,6 +68,7 @@ fn agreed_pair(desired: &Desired, lane: u8, established: Instant) -> IkeStatus {
         is_going: false,
         children: vec![child],
         missing: Vec::new(),
+        narrowed: Vec::new(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use adit_engine::ike::{
-    ConnectionState, Counters, Endpoint, Explanation, IkeStatus, Missing, Offers, PeerStatus, Refusal, Role, Wish,
+    ConnectionState, Counters, Endpoint, Explanation, IkeStatus, Missing, Narrowed, Offers, PeerStatus, Refusal, Role, Wish,
 };
 use adit_engine::path::PathStatus;
 use adit_engine::shown::Shown;
@@ -38,6 +38,7 @@ pub struct ByIke {
     pub handshake: Option<Instant>,
     pub children: Vec<Pair>,
     pub missing: Vec<types::MissingSelector>,
+    pub narrowed: Vec<types::NarrowedSelector>,
     pub ike: types::Ike,
     pub counters: Counters,
 }
@@ -69,6 +70,7 @@ fn peer(status: &PeerStatus, now: Instant) -> ByIke {
         handshake: status.ike.first().map(|ike| ike.established),
         children: children::of_ike(&status.ike),
         missing: status.ike.iter().flat_map(|ike| missing(ike, now)).collect(),
+        narrowed: status.ike.iter().flat_map(|ike| narrowed(ike, now)).collect(),
         ike: types::Ike {
             state: status.state.name().to_owned(),
             attempts: status.attempts,
@@ -119,6 +121,17 @@ fn missing(ike: &IkeStatus, now: Instant) -> Vec<types::MissingSelector> {
         Wish::Any(_) | Wish::Lane(..) => None,
     };
     if ike.is_going { Vec::new() } else { ike.missing.iter().filter_map(of).collect() }
+}
+
+/// The same of what there is a part of.
+fn narrowed(ike: &IkeStatus, now: Instant) -> Vec<types::NarrowedSelector> {
+    let of = |one: &Narrowed| types::NarrowedSelector {
+        selector: one.selector.to_string(),
+        carried: one.carried.iter().map(ToString::to_string).collect(),
+        cause: one.cause.as_ref().map(ToString::to_string),
+        retry_in_s: one.retry_at.filter(|at| *at > now).map(|at| ahead(at, now)),
+    };
+    if ike.is_going { Vec::new() } else { ike.narrowed.iter().map(of).collect() }
 }
 
 /// What is wrong with the way to a peer, for a person.
@@ -176,6 +189,7 @@ pub fn explanation(
         drops: Vec::new(),
         missing: status.and_then(|status| status.ike.first()).map(|ike| missing(ike, now)).unwrap_or_default(),
         overlaps: Vec::new(),
+        narrowed: status.and_then(|status| status.ike.first()).map(|ike| narrowed(ike, now)).unwrap_or_default(),
         unauthenticated: unauthenticated(&explanation.unauthenticated),
     }
 }
@@ -198,6 +212,7 @@ pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explana
         drops: Vec::new(),
         missing: Vec::new(),
         overlaps: Vec::new(),
+        narrowed: Vec::new(),
         unauthenticated: Vec::new(),
     }
 }

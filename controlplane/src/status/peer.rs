@@ -2,7 +2,7 @@
 
 use super::text::{bit_rate, bytes, duration, fact, grouped, micros, wrapped};
 use super::{again, idle, remarks, state};
-use crate::api::types::{ChildSa, Ike, IkeSa, MissingSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
+use crate::api::types::{ChildSa, Ike, IkeSa, MissingSelector, NarrowedSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
 use crate::children::LaneState;
 
 /// Below this a sequence number is a count; above, as with static keys, it is a time and read better in hexadecimal.
@@ -23,6 +23,7 @@ pub fn report(peer: &Peer) -> String {
     out.extend(peer.paths.iter().map(path));
     out.extend(peer.children.iter().map(child));
     out.extend(peer.missing.iter().map(missing));
+    out.extend(peer.narrowed.iter().map(narrowed));
     if let Some(ike) = &peer.ike {
         out.extend(ike.sas.iter().map(ike_sa));
         out += &counted(ike);
@@ -98,6 +99,13 @@ fn direction(spi: &str, sa: &Sa) -> String {
 fn missing(missing: &MissingSelector) -> String {
     let why = again(missing.cause.as_deref(), missing.retry_in_s);
     format!("\n{}", wrapped("no Child SA for ", &missing.selector)) + &if why.is_empty() { why } else { wrapped("      ", &why) }
+}
+
+fn narrowed(narrowed: &NarrowedSelector) -> String {
+    let why = again(narrowed.cause.as_deref(), narrowed.retry_in_s);
+    let carried = wrapped("      ", &format!("the peer carries only {}", narrowed.carried.join(", ")));
+    let rest = if why.is_empty() { why } else { wrapped("      ", &format!("the rest: {why}")) };
+    format!("\na part of {}\n", narrowed.selector) + &carried + &rest
 }
 
 fn ike_sa(sa: &IkeSa) -> String {

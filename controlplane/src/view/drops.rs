@@ -48,13 +48,15 @@ pub fn shown(dropped: &[Dropped], opened: u64, now: Instant) -> Vec<types::PeerD
 /// What `explain` says of a peer's drops: what was dropped of late and is not said otherwise. What is not told apart by peer (`other`)
 /// happens in sound networks: an echo that was to find out what fits, a frame in a hub for the side that it came from.
 pub fn likely_causes(peer: &types::Peer) -> Vec<String> {
-    causes(&peer.drops, peer.up)
+    causes(&peer.drops, peer.up, !peer.narrowed.is_empty())
 }
 
-fn causes(drops: &[types::PeerDrops], up: bool) -> Vec<String> {
+fn causes(drops: &[types::PeerDrops], up: bool, is_narrowed: bool) -> Vec<String> {
     let is_cause = |drops: &&types::PeerDrops| {
         let is_one_of = |names: &[Drop]| names.iter().any(|name| name.label() == drops.reason);
-        let is_usual = drops.reason == PeerDrop::OTHER || is_one_of(&USUAL) || (up && is_one_of(&STATES));
+        // Of a pair that the peer has narrowed the rest goes on being dropped.
+        let is_history = up && is_one_of(&STATES) && !(is_narrowed && is_one_of(&[Drop::NoChildSa]));
+        let is_usual = drops.reason == PeerDrop::OTHER || is_one_of(&USUAL) || is_history;
         let few = is_one_of(&UNPROVEN) && drops.recent < UNPROVEN_FROM.max(drops.opened.unwrap_or(0) / UNPROVEN_SHARE);
         drops.recent >= TOLD_FROM && !is_usual && !few
     };
@@ -78,7 +80,7 @@ mod tests {
     fn cause(direction: Direction, why: Drop, recent: u64, opened: u64, up: bool) -> Option<String> {
         let now = Instant::now();
         let one = Dropped { drop: PeerDrop::of(direction, why), packets: 1000, recent, last: Some(now) };
-        causes(&shown(&[one], opened, now), up).pop()
+        causes(&shown(&[one], opened, now), up, false).pop()
     }
 
     #[test]
@@ -97,6 +99,16 @@ mod tests {
             assert!(cause(outbound, why, 3, 0, true).is_some(), "{why:?}");
         }
         assert!(cause(outbound, Drop::NoSa, 3, 0, true).is_none() && cause(outbound, Drop::NoSa, 3, 0, false).is_some());
+    }
+
+    #[test]
+    fn what_is_left_of_a_narrowed_pair_is_a_cause_though_the_peer_is_up() {
+        let now = Instant::now();
+        for (why, narrowed) in [(Drop::NoChildSa, true), (Drop::NoChildSa, false), (Drop::NoSa, true)] {
+            let one = Dropped { drop: PeerDrop::of(Direction::Outbound, why), packets: 9, recent: 9, last: Some(now) };
+            let told = causes(&shown(&[one], 0, now), true, narrowed);
+            assert_eq!(!told.is_empty(), narrowed && why == Drop::NoChildSa, "{why:?}");
+        }
     }
 
     #[test]

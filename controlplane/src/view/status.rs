@@ -240,6 +240,7 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         drops: Vec::new(),
         children,
         missing: by_ike.map(|by_ike| by_ike.missing.clone()).unwrap_or_default(),
+        narrowed: by_ike.map(|by_ike| by_ike.narrowed.clone()).unwrap_or_default(),
         paths: Vec::new(),
         ike,
     };

@@ -53,6 +53,9 @@ pub enum Cause {
     Removed,
     #[error("the peer's credentials or identities were changed")]
     TrustChanged,
+    /// Of what was asked for (RFC 7296 §2.9).
+    #[error("the peer grants a part of it and no more")]
+    Narrowed,
     #[error("the peer wants an IKE SA without a Child SA first (RFC 6023)")]
     WantsChildless,
 }

@@ -172,6 +172,13 @@ impl Children {
         }
     }
 
+    /// Others have all that this one has: what comes late is still taken when it goes.
+    pub(super) fn supersede(&mut self, inbound: Spi) {
+        if let Some(child) = self.get_mut(inbound) {
+            child.superseded = true;
+        }
+    }
+
     /// This one is to be deleted by us. Says whether it is there.
     pub(super) fn close(&mut self, inbound: Spi) -> bool {
         let child = self.get_mut(inbound);

@@ -127,6 +127,7 @@ fn class(cause: &Cause) -> Class {
         | Cause::PeerCrashed
         | Cause::PeerRestarted
         | Cause::Expired
+        | Cause::Narrowed
         | Cause::WantsChildless
         | Cause::NotReauthenticated
         | Cause::Removed

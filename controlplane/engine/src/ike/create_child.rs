@@ -15,6 +15,7 @@ use super::cause::Cause;
 use super::child::RekeyCollision;
 use super::children::Children;
 use super::context::{Action, Ctx};
+use super::coverage::Carried;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::Event;
 use super::exchange::{Effect, Established, Refusal, Request};
@@ -27,7 +28,7 @@ use super::plan::{self, Asked, Creation, Granted, Plan};
 use super::session::Session;
 use super::share;
 use super::unfinished::Goal;
-use super::wishes;
+use super::wishes::Ask;
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 /// Before it is looked again whether the peer knows of a Child SA, so that it can be rekeyed, or the one before it deleted.
@@ -63,18 +64,26 @@ pub(super) fn ask_new(
     config: usize,
     method: Option<KeyExchangeMethod>,
 ) -> Result<Option<Request<Sent>>, Error> {
-    let (adit, session) = (sa.is_adit(), &*sa.session);
+    let (adit, session) = (sa.is_adit(), &mut *sa.session);
     let Some(child) = session.child_config(config) else { return Ok(None) };
-    let pairs = session.wants.to_ask_for(&session.config, &session.children, config, adit);
+    let Ask { pairs, selectors, had } = session.wants.to_ask_for(&session.config, &session.children, config, adit);
     let selectors = match pairs.as_slice() {
         // It has come in the meantime, from the IKE SA before this one or by the peer.
         [] if !session.wants.lacks(&session.config, &session.children, config) => return Ok(None),
         [] => child.policy(),
-        pairs => wishes::sides(pairs),
+        _ => selectors,
     };
-    let (mode, inbound) = (child.mode, ctx.shared.spis.allocate(ctx.random, sa.facts.id, 0));
-    let plan = Plan { config, mode, inbound, selectors, pairs, ..Plan::default() };
-    ask(ctx, sa, plan, method)
+    let mode = child.mode;
+    let plan = Plan { config, mode, selectors, pairs, had, ..Plan::default() };
+    // A peer that gives a little at a time must not fill the table.
+    if had != Carried::Nothing
+        && let Err(full) = share::has_room(ctx, session, 0, true)
+    {
+        session.create_later(ctx, plan.wishes(), (config, 0), Some(&Cause::Failed(full.into())));
+        return Ok(None);
+    }
+    let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, 0);
+    ask(ctx, sa, Plan { inbound, ..plan }, method)
 }
 
 /// Asks for one more lane of a Child SA.
@@ -192,10 +201,15 @@ fn has_lost(session: &Session, creation: &Creation) -> bool {
 pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
     let (adit, session) = (sa.is_adit(), &mut *sa.session);
     let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, has_lost(session, &creation));
+    let is_redundant = session.is_redundant(&creation.plan);
     let now = ctx.now.instant;
     ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
     install(ctx, sa.facts.id, session, creation, secrets);
-    if lost {
+    if is_redundant {
+        // The peer has narrowed it to what there is, and may send on it already.
+        session.children.supersede(inbound);
+    }
+    if lost || is_redundant {
         session.close_child(inbound);
     } else {
         session.activate(ctx, inbound);
@@ -266,7 +280,10 @@ fn on_refused(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, notify: &Notify)
         }
         _ => {
             retry(ctx, session, plan, &refused);
-            failed(ctx, sa.facts, session, refused);
+            // That a peer has no more than it carries already is no failure.
+            if plan.had != Carried::Part {
+                failed(ctx, sa.facts, session, refused);
+            }
         }
     }
     None

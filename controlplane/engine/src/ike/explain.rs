@@ -186,6 +186,7 @@ fn plain_remedy(cause: &Cause) -> &'static str {
         Cause::Refused { notify, .. } => remedy_of_refusal(*notify),
         Cause::Failed(error) => remedy_of_error(error),
         Cause::Replaced | Cause::Redundant => "nothing: another IKE SA with this peer is up",
+        Cause::Narrowed => "make the traffic selectors of both ends the same, if more is to go through",
         Cause::WantsChildless => "nothing: it is asked again, and the Child SA comes later",
         Cause::PeerCrashed | Cause::PeerRestarted => "nothing: the connection is made anew",
         Cause::TrustChanged => "nothing: the peer authenticates anew; see that the other end has the new credentials, too",

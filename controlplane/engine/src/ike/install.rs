@@ -1,8 +1,10 @@
 //! A Child SA with its keys (RFC 7296 §2.17): it can receive before the peer learns of it.
 
 use super::agreed::Secrets;
+use super::cause::Cause;
 use super::child::{Child, ChildState, Limits, Sending, Usage};
 use super::context::{Action, Ctx};
+use super::coverage::Carried;
 use super::facts::{Role, SaId};
 use super::plan::Creation;
 use super::session::Session;
@@ -46,12 +48,12 @@ pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: 
     };
     session.children.add(ctx, child, inbound_key);
     ctx.act(Action::Grown { peer });
-    let left: Vec<Wish> =
-        plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair)).filter(|wish| !session.children.has(wish)).collect();
+    let wishes = plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair));
+    let left: Vec<Wish> = wishes.filter(|wish| session.carried(wish) != Carried::Whole).collect();
     match left.len() {
         0 => {}
         // It was asked for that alone: to ask again at once would bring the same.
-        1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), None),
+        1 if plan.pairs.len() == 1 => session.create_later(ctx, left, (plan.config, plan.lane), Some(&Cause::Narrowed)),
         _ => session.wants.note_narrowing(),
     }
 }

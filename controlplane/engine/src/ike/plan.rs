@@ -11,6 +11,7 @@ use super::agreed::Creating;
 use super::child::Child;
 use super::config::{ChildConfig, Mode, PeerConfig};
 use super::context::LANES_MAX;
+use super::coverage::Carried;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::facts::Role;
 use super::negotiate::{self, Alternative, Choice};
@@ -35,6 +36,8 @@ pub(super) struct Plan {
     pub selectors: SelectorPair,
     /// The configured selectors that it is asked for.
     pub pairs: Vec<Selector>,
+    /// How much of these is there already.
+    pub had: Carried,
     /// What a rekey must not leave out (RFC 7296 §2.9.2).
     pub at_least: SelectorPair,
     /// The peer's rekey of the same Child SA has been completed meanwhile.
@@ -130,7 +133,10 @@ pub(super) fn grant(
     let offered = selector_pair(parts, asked.exchange, Role::Responder)?;
     let mode = mode_of(parts);
     let mut refusal = Error::Incompatible(Incompatibility::Mode);
-    for (index, child) in config.children.iter().enumerate() {
+    // One that has all that is wanted comes before one that has a part of it.
+    let mut children: Vec<(usize, &ChildConfig)> = config.children.iter().enumerate().collect();
+    children.sort_by_key(|(_, child)| !child.policy().covers(&offered));
+    for (index, child) in children {
         if asked.old.is_some_and(|old| old.config != index) || child.mode != mode {
             continue;
         }

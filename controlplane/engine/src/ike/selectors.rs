@@ -119,7 +119,7 @@ pub fn to_wire(selectors: &[IpSelector]) -> Vec<TrafficSelector> {
 }
 
 /// What both selectors match.
-fn intersect(one: &IpSelector, other: &IpSelector) -> Option<IpSelector> {
+pub(super) fn intersect(one: &IpSelector, other: &IpSelector) -> Option<IpSelector> {
     let protocol = match (one.protocol, other.protocol) {
         (0, protocol) | (protocol, 0) => protocol,
         (one, other) if one == other => one,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use adit_proto::control::{ChildId, PeerId, Spi};
+use adit_proto::control::{ChildId, PeerId, Selector, Spi};
 
 use crate::crypto::IkeKeys;
 
@@ -15,11 +15,13 @@ use super::child::{Child, ChildState};
 use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
 use super::context::{Action, Ctx};
+use super::coverage::{Carried, Coverage};
 use super::crash::Tokens;
 use super::error::LocalFault;
 use super::facts::SaId;
 use super::lifetimes::Lifetimes;
 use super::negotiate::Choice;
+use super::plan::Plan;
 use super::proof::Proof;
 use super::selectors::SelectorPair;
 use super::succession::Succession;
@@ -166,7 +168,9 @@ impl Session {
         let gone = self.children.get(inbound).map(|child| (child.slot(), child.wishes(self.child_config(child.config))));
         self.children.remove(ctx, inbound);
         let Some((slot, wishes)) = gone else { return };
-        let missing = wishes.into_iter().filter(|wish| !self.children.has(wish)).collect();
+        // What waits already is not put off.
+        let is_missing = |wish: &Wish| self.carried(wish) != Carried::Whole && !self.wants.waits(wish);
+        let missing = wishes.into_iter().filter(is_missing).collect();
         if self.original_initiator || !by_peer {
             self.create_later(ctx, missing, slot, None);
         } else {
@@ -193,7 +197,19 @@ impl Session {
 
     /// Something could not be had, or is not there any more: asks again later.
     pub(super) fn create_later(&mut self, ctx: &mut Ctx, wishes: Vec<Wish>, slot: (usize, u8), cause: Option<&Cause>) {
+        let wishes = wishes.into_iter().map(|wish| (self.carried(&wish), wish)).map(|(had, wish)| (wish, had)).collect();
         self.wants.create_later((ctx.now.instant, &mut *ctx.random), wishes, slot, cause);
+    }
+
+    /// How much there is of what is wanted.
+    pub(super) fn carried(&self, wish: &Wish) -> Carried {
+        self.children.carried(&self.config, wish)
+    }
+
+    /// Whether a Child SA that was asked for beside others that have some of the same would have nothing more than they have.
+    pub(super) fn is_redundant(&self, plan: &Plan) -> bool {
+        let pairs = self.child_config(plan.config).map_or(&[][..], |child| &child.pairs);
+        plan.had != Carried::Nothing && !Coverage::of(&self.children, plan.config).grows_by(pairs, &plan.selectors)
     }
 
     /// The peer asked for patience. Says whether there is any left (RFC 7296 §2.25).
@@ -204,6 +220,13 @@ impl Session {
     /// What is configured and not there, whoever is to ask for it, with the reason why the peer refused it.
     pub(super) fn missing(&self) -> Vec<(Wish, Option<&Refused>)> {
         self.wants.missing(&self.config, &self.children)
+    }
+
+    /// The configured selectors of which the peer carries a part, some of that part, and why there is no more.
+    pub(super) fn narrowed(&self) -> Vec<(Selector, Vec<Selector>, Option<&Refused>)> {
+        // Of the clients of a pattern each has its part.
+        let is_client = !self.original_initiator && self.config.remote_id.exact().is_none();
+        if is_client { Vec::new() } else { self.wants.narrowed(&self.config, &self.children) }
     }
 
     /// Asks for every Child SA that is configured and not there, where that is our business.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use adit_proto::control::{ChildId, PeerId, Spi};
+use adit_proto::control::{ChildId, PeerId, Selector, Spi};
 
 use super::cause::Cause;
 use super::child::{Child, ChildState, Usage};
@@ -69,6 +69,8 @@ pub struct IkeStatus {
     pub children: Vec<ChildStatus>,
     /// What is configured and no Child SA carries.
     pub missing: Vec<Missing>,
+    /// What is configured and of which the peer carries a part.
+    pub narrowed: Vec<Narrowed>,
 }
 
 /// Something that is configured and no Child SA carries.
@@ -76,6 +78,17 @@ pub struct IkeStatus {
 pub struct Missing {
     pub wish: Wish,
     /// Why the peer refused it, and when it is asked for again.
+    pub cause: Option<Cause>,
+    pub retry_at: Option<Instant>,
+}
+
+/// A configured pair of selectors that the peer has narrowed (RFC 7296 §2.9).
+#[derive(Clone, Debug)]
+pub struct Narrowed {
+    pub selector: Selector,
+    /// What Child SAs carry of it, or the first few parts of that.
+    pub carried: Vec<Selector>,
+    /// Why the peer refused the rest, if it was asked for that, and when it is again.
     pub cause: Option<Cause>,
     pub retry_at: Option<Instant>,
 }
@@ -245,12 +258,18 @@ fn ike_status(sa: &IkeSa, used: Option<Hop>) -> Option<IkeStatus> {
         is_going: session.succession.is_going(),
         children: session.children.iter().map(|child| child_status(child, &session.config.children)).collect(),
         missing: session.missing().into_iter().map(|(wish, refused)| missing(wish, refused)).collect(),
+        narrowed: session.narrowed().into_iter().map(narrowed).collect(),
     })
 }
 
 fn missing(wish: Wish, refused: Option<&Refused>) -> Missing {
     let (cause, retry_at) = (refused.and_then(|refused| refused.cause.clone()), refused.and_then(Refused::retry_at));
     Missing { wish, cause, retry_at }
+}
+
+fn narrowed((selector, carried, refused): (Selector, Vec<Selector>, Option<&Refused>)) -> Narrowed {
+    let (cause, retry_at) = (refused.and_then(|refused| refused.cause.clone()), refused.and_then(Refused::retry_at));
+    Narrowed { selector, carried, cause, retry_at }
 }
 
 fn child_status(child: &Child, configs: &[super::config::ChildConfig]) -> ChildStatus {

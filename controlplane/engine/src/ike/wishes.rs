@@ -6,7 +6,9 @@
 //! ended, as long as the IKE SA lives and this process.
 //!
 //! A peer may narrow what it is asked for (RFC 7296 §2.9), some to the first pair of networks alone. What no Child SA has anything
-//! of is then asked for in others: together from a peer that grants several pairs at once, from others one by one.
+//! of is then asked for in others: together from a peer that grants several pairs at once, from others one by one. A pair of which a
+//! part is there is asked for alone, once as a whole where it was not, and then what is left of it, so that nothing is made twice. A peer
+//! that has no more to give is within its rights: that is asked for far more rarely than what is missing.
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ use super::cause::Cause;
 use super::child::{Child, ChildState};
 use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
+use super::coverage::{Carried, Coverage};
 use super::install_backoff::InstallBackoffs;
 use super::plan::Plan;
 use super::selectors::{SelectorPair, sides_of};
@@ -29,6 +32,8 @@ use super::window::jittered;
 /// How long to wait before something that is wanted and was refused is asked for again, at first and at most.
 const WAIT: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(120);
+/// The same for the rest of a pair that the peer has narrowed: a rekey asks for all of it as well.
+const REST_WAIT_MAX: Duration = Duration::from_secs(3600);
 /// Where much is refused, the waits are so long that there is no more than one request in this time.
 const SPACING: Duration = Duration::from_secs(10);
 
@@ -66,6 +71,15 @@ impl Refused {
     pub(super) fn retry_at(&self) -> Option<Instant> {
         (!self.is_left).then_some(self.until)
     }
+}
+
+/// What is asked for in the next Child SA: of these configured selectors all, or what is not there. Without any there is nothing.
+#[derive(Debug, Default)]
+pub(super) struct Ask {
+    pub pairs: Vec<Selector>,
+    pub selectors: SelectorPair,
+    /// How much of them is there.
+    pub had: Carried,
 }
 
 /// The two sides of some configured selectors, each range once.
@@ -125,12 +139,17 @@ impl Plan {
 }
 
 impl Children {
-    pub(super) fn has(&self, wish: &Wish) -> bool {
-        match wish {
+    /// How much there is of what is wanted.
+    pub(super) fn carried(&self, peer: &PeerConfig, wish: &Wish) -> Carried {
+        let is_there = match wish {
             Wish::Any(config) => self.staying().any(|child| child.config == *config && child.lane == 0),
-            Wish::Selector(config, pair) => self.iter().any(|child| child.has_of(*config, pair)),
             Wish::Lane(id, lane) => self.has_lane(*id, *lane),
-        }
+            Wish::Selector(config, pair) => {
+                let child = peer.children.get(*config);
+                return child.map_or(Carried::Nothing, |child| Coverage::of(self, *config).carried(&child.pairs, pair));
+            }
+        };
+        if is_there { Carried::Whole } else { Carried::Nothing }
     }
 
     /// Lanes whose first lane is gone, where a Child SA that was made in its place has them, too.
@@ -155,6 +174,8 @@ pub(super) struct Wants {
     create_at: Option<Instant>,
     /// The peer leaves pairs out where it is asked for several.
     narrows: bool,
+    /// A process before this one has asked already.
+    is_taken_over: bool,
     /// With how many lanes the peer can do something; 1 if it did not say.
     peer_lanes: u8,
     /// The peer wants no more lanes than this (RFC 9611: TS_MAX_QUEUE).
@@ -166,7 +187,13 @@ impl Wants {
     /// `asks`: we began the connection.
     pub(super) fn new(asks: bool) -> Wants {
         let (refused, backoffs) = (Vec::new(), InstallBackoffs::default());
-        Wants { asks, refused, create_at: None, narrows: false, peer_lanes: 1, lanes_max: LANES_MAX, backoffs }
+        let (peer_lanes, lanes_max) = (1, LANES_MAX);
+        Wants { asks, refused, create_at: None, narrows: false, is_taken_over: false, peer_lanes, lanes_max, backoffs }
+    }
+
+    /// Of an IKE SA that another process has made.
+    pub(super) fn taken_over(self) -> Wants {
+        Wants { is_taken_over: true, ..self }
     }
 
     /// The configured selectors, by the index of their child, that are left to the peer because it has ended what was there for them.
@@ -218,39 +245,96 @@ impl Wants {
         self.create_at
     }
 
-    fn waits(&self, wish: &Wish) -> bool {
-        self.refused.iter().any(|refused| refused.waits && refused.wish == *wish)
+    fn refused(&self, wish: &Wish) -> Option<&Refused> {
+        self.refused.iter().find(|refused| refused.wish == *wish)
+    }
+
+    /// Whether it is refused, or left to the peer, until a time that is still to come.
+    pub(super) fn waits(&self, wish: &Wish) -> bool {
+        self.refused(wish).is_some_and(|refused| refused.waits)
     }
 
     /// What is configured and not there, whoever is to ask for it, with the reason why the peer refused it.
-    pub(super) fn missing(&self, config: &PeerConfig, children: &Children) -> Vec<(Wish, Option<&Refused>)> {
+    pub(super) fn missing(&self, peer: &PeerConfig, children: &Children) -> Vec<(Wish, Option<&Refused>)> {
         let mut missing = Vec::new();
-        for (config, child) in config.children.iter().enumerate() {
-            let any = child.pairs.is_empty().then_some(Wish::Any(config));
-            let pairs = child.pairs.iter().map(|pair| Wish::Selector(config, *pair));
-            missing.extend(any.into_iter().chain(pairs).filter(|wish| !children.has(wish)));
+        for (config, child) in peer.children.iter().enumerate() {
+            let any = Some(Wish::Any(config)).filter(|any| child.pairs.is_empty() && children.carried(peer, any).is_missing());
+            let mut coverage = Coverage::of(children, config);
+            let pairs = child.pairs.iter().filter(|pair| coverage.carried(&child.pairs, pair).is_missing());
+            missing.extend(any.into_iter().chain(pairs.map(|pair| Wish::Selector(config, *pair))));
         }
-        let why = |wish: &Wish| self.refused.iter().find(|refused| refused.wish == *wish);
-        missing.into_iter().map(|wish| (why(&wish), wish)).map(|(why, wish)| (wish, why)).collect()
+        missing.into_iter().map(|wish| (self.refused(&wish), wish)).map(|(why, wish)| (wish, why)).collect()
+    }
+
+    /// The configured selectors of which the peer carries a part, some of that part, and why there is no more.
+    pub(super) fn narrowed(&self, peer: &PeerConfig, children: &Children) -> Vec<(Selector, Vec<Selector>, Option<&Refused>)> {
+        let mut narrowed = Vec::new();
+        for (config, child) in peer.children.iter().enumerate() {
+            let mut coverage = Coverage::of(children, config);
+            for pair in &child.pairs {
+                if coverage.carried(&child.pairs, pair) == Carried::Part {
+                    let why = self.refused(&Wish::Selector(config, *pair));
+                    narrowed.push((*pair, coverage.parts(&child.pairs, pair), why));
+                }
+            }
+        }
+        narrowed
     }
 
     /// Whether any Child SA is to be asked for, whatever the peer grants.
     pub(super) fn lacks(&self, peer: &PeerConfig, children: &Children, config: usize) -> bool {
         let any = Wish::Any(config);
-        peer.children.get(config).is_some_and(|child| child.pairs.is_empty()) && !children.has(&any) && !self.waits(&any)
+        let is_wanted = peer.children.get(config).is_some_and(|child| child.pairs.is_empty());
+        is_wanted && children.carried(peer, &any).is_missing() && !self.waits(&any)
     }
 
-    /// The configured selectors to be asked for in the next Child SA.
-    pub(super) fn to_ask_for(&self, peer: &PeerConfig, children: &Children, config: usize, is_adit: bool) -> Vec<Selector> {
-        let Some(child) = peer.children.get(config) else { return Vec::new() };
+    /// The configured selectors to be asked for in the next Child SA: first those of which there is nothing.
+    pub(super) fn to_ask_for(&self, peer: &PeerConfig, children: &Children, config: usize, is_adit: bool) -> Ask {
+        let Some(child) = peer.children.get(config) else { return Ask::default() };
         let together = if self.narrows && !is_adit { 1 } else { SELECTORS_OF_CHILD_MAX };
-        let wanted = |pair: &Selector| {
-            let wish = Wish::Selector(config, *pair);
+        let mut coverage = Coverage::of(children, config);
+        let (mut pairs, mut begun) = (Vec::new(), Vec::new());
+        for pair in &child.pairs {
+            let refused = self.refused(&Wish::Selector(config, *pair));
             // What the one who began the connection was given time for.
-            let is_ours = self.asks || self.refused.iter().any(|refused| refused.wish == wish);
-            is_ours && !children.has(&wish) && !self.waits(&wish)
-        };
-        child.pairs.iter().copied().filter(wanted).take(together).collect()
+            let is_ours = self.asks || refused.is_some();
+            if !is_ours || refused.is_some_and(|refused| refused.waits) {
+                continue;
+            }
+            match coverage.carried(&child.pairs, pair) {
+                Carried::Nothing => pairs.push(*pair),
+                // What the one who began the connection took a part of, it wants a part of.
+                had @ (Carried::OfOthers | Carried::Part) if self.asks || had.is_missing() => {
+                    begun.push((*pair, had, refused.map_or(0, |refused| refused.times)));
+                }
+                Carried::OfOthers | Carried::Part | Carried::Whole => {}
+            }
+            if pairs.len() == together {
+                break;
+            }
+        }
+        if !pairs.is_empty() {
+            return Ask { selectors: sides(&pairs), pairs, had: Carried::Nothing };
+        }
+        let is_alone = child.pairs.len() == 1;
+        let mut asks = begun.into_iter().filter_map(|begun| self.to_ask_for_alone(&mut coverage, begun, is_adit, is_alone));
+        asks.next().unwrap_or_default()
+    }
+
+    /// How to ask for a pair of which some packets are carried, after it was refused so many times.
+    fn to_ask_for_alone(
+        &self,
+        coverage: &mut Coverage,
+        (pair, had, times): (Selector, Carried, u32),
+        is_adit: bool,
+        is_only_one: bool,
+    ) -> Option<Ask> {
+        let rest = coverage.rest(&pair, times.saturating_sub(1));
+        let has_rest = !rest.remote.is_empty();
+        // Others may take a pair only as it is configured there, too. The one pair of a peer has been asked for so in IKE_AUTH.
+        let as_it_is = times == 0 && !is_only_one && !self.is_taken_over && !(is_adit && has_rest);
+        let selectors = if as_it_is { sides([&pair]) } else { rest };
+        (as_it_is || has_rest).then(|| Ask { pairs: vec![pair], selectors, had })
     }
 
     /// What a Child SA is to have after its rekey: what the configuration says by now of what it has (RFC 7296 §2.9.2), and of what none
@@ -273,13 +357,14 @@ impl Wants {
     pub(super) fn create_later(
         &mut self,
         (now, random): (Instant, &mut dyn Random),
-        wishes: Vec<Wish>,
+        wishes: Vec<(Wish, Carried)>,
         slot: (usize, u8),
         cause: Option<&Cause>,
     ) {
         let backoff = self.backoffs.until(slot);
-        let longest = WAIT_MAX.max(SPACING * u32::try_from(self.refused.len()).unwrap_or(u32::MAX).min(1024));
-        for wish in wishes {
+        let spaced = SPACING * u32::try_from(self.refused.len()).unwrap_or(u32::MAX).min(1024);
+        for (wish, had) in wishes {
+            let longest = spaced.max(if had == Carried::Part { REST_WAIT_MAX } else { WAIT_MAX });
             let before =
                 self.refused.iter().position(|refused| refused.wish == wish).map(|place| self.refused.swap_remove(place));
             let times = before.as_ref().map_or(0, |before| before.times);
@@ -337,14 +422,15 @@ impl Wants {
         if !self.left_out(peer, children).is_empty() {
             self.look_at(soon);
         }
-        let children = (0..peer.children.len()).filter(|config| !self.to_ask_for(peer, children, *config, is_adit).is_empty());
+        let children =
+            (0..peer.children.len()).filter(|config| !self.to_ask_for(peer, children, *config, is_adit).pairs.is_empty());
         children.map(|config| Task::CreateChild { config, method: None }).collect()
     }
 
     fn all_tasks(&self, peer: &PeerConfig, children: &Children, is_adit: bool) -> Vec<Task> {
         let mut tasks = Vec::new();
         for (config, child) in peer.children.iter().enumerate() {
-            if self.lacks(peer, children, config) || !self.to_ask_for(peer, children, config, is_adit).is_empty() {
+            if self.lacks(peer, children, config) || !self.to_ask_for(peer, children, config, is_adit).pairs.is_empty() {
                 tasks.push(Task::CreateChild { config, method: None });
             }
             let lanes = if is_adit { self.lanes(Some(child)) } else { 1 }.clamp(1, self.lanes_max.max(1));
@@ -359,14 +445,19 @@ impl Wants {
     }
 
     /// What is there, or not configured any more, was refused for the last time.
-    pub(super) fn forget_what_came(&mut self, config: &PeerConfig, children: &Children) {
-        self.refused.retain(|one| {
-            let is_known = match &one.wish {
-                Wish::Any(index) => *index < config.children.len(),
-                Wish::Selector(index, pair) => config.children.get(*index).is_some_and(|child| child.pairs.contains(pair)),
-                Wish::Lane(id, _) => children.has_lane(*id, 0),
-            };
-            is_known && !children.has(&one.wish)
+    pub(super) fn forget_what_came(&mut self, peer: &PeerConfig, children: &Children) {
+        if self.refused.is_empty() {
+            return;
+        }
+        let mut coverages: Vec<Coverage> = (0..peer.children.len()).map(|config| Coverage::of(children, config)).collect();
+        self.refused.retain(|one| match &one.wish {
+            Wish::Any(index) => *index < peer.children.len() && children.carried(peer, &one.wish).is_missing(),
+            Wish::Lane(id, lane) => children.has_lane(*id, 0) && !children.has_lane(*id, *lane),
+            Wish::Selector(index, pair) => {
+                let child = peer.children.get(*index).filter(|child| child.pairs.contains(pair));
+                let known = child.zip(coverages.get_mut(*index));
+                known.is_some_and(|(child, coverage)| coverage.carried(&child.pairs, pair) != Carried::Whole)
+            }
         });
     }
 
@@ -374,6 +465,7 @@ impl Wants {
     pub(super) fn inherit(&mut self, from: Wants) {
         self.refused = from.refused;
         self.narrows = from.narrows;
+        self.is_taken_over = from.is_taken_over;
         self.create_at = from.create_at;
         self.backoffs.extend(from.backoffs);
     }

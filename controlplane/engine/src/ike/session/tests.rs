@@ -6,6 +6,8 @@ use adit_proto::limits::LANE_BITS;
 use adit_proto::suite::Suite;
 use proptest::prelude::*;
 
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::crypto::{Prf, Secret};
 use crate::ike::child::{Limits, RekeyCollision, Sending, Usage};
@@ -18,7 +20,7 @@ use crate::ike::share;
 use crate::ike::standing::Standing;
 use crate::ike::testing::{instant, peer_config};
 use crate::ike::trust::Trust;
-use crate::ike::wishes;
+use crate::ike::wishes::{self, Ask};
 use crate::shown::Shown;
 
 fn choice() -> Choice {
@@ -121,7 +123,7 @@ fn ask_again(session: &mut Session, now: Instant, is_adit: bool) {
 }
 
 fn to_ask_for(session: &Session) -> Vec<Selector> {
-    session.wants.to_ask_for(&session.config, &session.children, 0, false)
+    session.wants.to_ask_for(&session.config, &session.children, 0, false).pairs
 }
 
 #[test]
@@ -265,4 +267,88 @@ proptest! {
         let most = 2 * (4 * usize::from(lanes) + CHILDREN_SPARE);
         prop_assert_eq!(is_crowded, !full.is_empty() || ctx.shared.spis.children.count(PeerId(1)) >= most);
     }
+}
+
+/// A connection with a peer of another make that we began, with a smaller pair and a larger one, and a Child SA for the smaller.
+fn nested(asks: bool) -> (Session, [Selector; 2]) {
+    let [small, large] = [24, 16].map(|bits: u32| {
+        let last = Ipv4Addr::from_bits(0x0a02_0100 | (u32::MAX >> bits));
+        let first = Ipv4Addr::from_bits(0x0a02_0100 & !(u32::MAX >> bits));
+        Selector::any_of(three_pairs()[0].local, AddressRange::V4 { first, last })
+    });
+    let mut session = answered(&[small, large]);
+    session.wants = Wants::new(asks);
+    session.original_initiator = asks;
+    (session, [small, large])
+}
+
+fn ask(session: &Session) -> Ask {
+    session.wants.to_ask_for(&session.config, &session.children, 0, false)
+}
+
+/// The remote networks of a request.
+fn remotes(ask: &Ask) -> Vec<String> {
+    ask.selectors.remote.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_larger_pair_is_asked_for_as_it_is_and_then_what_is_left_of_it() {
+    let (mut session, [small, large]) = nested(true);
+    assert_eq!((ask(&session).pairs, remotes(&ask(&session))), (vec![large], vec!["10.2.0.0/16".to_owned()]));
+    assert!(session.missing().iter().any(|(wish, _)| *wish == Wish::Selector(0, large)), "nothing of it is its own");
+    // The peer has narrowed it to the smaller one again.
+    let again = Plan { pairs: vec![large], had: Carried::OfOthers, selectors: wishes::sides([&small]), ..Plan::default() };
+    assert!(session.is_redundant(&again));
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(|out: &mut [u8]| out.fill(7)));
+    let mut random = |out: &mut [u8]| out.fill(7);
+    let mut ctx = Ctx::new(Now { instant: instant(), unix: 0 }, &mut random, &mut endpoint.shared);
+    session.create_later(&mut ctx, vec![Wish::Selector(0, large)], (0, 0), None);
+    assert!(ask(&session).pairs.is_empty(), "it waits");
+    let now = session.wants.deadline().expect("it is asked for again");
+    ask_again(&mut session, now, false);
+    assert_eq!(remotes(&ask(&session)), ["10.2.0.0/24", "10.2.2.0-10.2.255.255"]);
+    // Half of that comes.
+    let half = Selector { remote: AddressRange::V4 { first: [10, 2, 128, 0].into(), last: [10, 2, 255, 255].into() }, ..large };
+    let new = Plan { selectors: wishes::sides([&half]), ..again };
+    assert!(!session.is_redundant(&new));
+    session.children.adopt(covering(&half, 2));
+    assert_eq!(remotes(&ask(&session)), ["10.2.0.0/24", "10.2.2.0-10.2.127.255"]);
+    let narrowed = session.narrowed();
+    assert_eq!((narrowed.len(), narrowed[0].0, &narrowed[0].1), (1, large, &vec![half]), "the smaller one is another pair");
+    assert!(session.missing().is_empty());
+    session.children.adopt(covering(&large, 3));
+    assert!(ask(&session).pairs.is_empty() && session.narrowed().is_empty());
+}
+
+#[test]
+fn of_what_the_one_who_began_took_a_part_the_rest_is_left_to_it() {
+    let (mut session, [_, large]) = nested(false);
+    let mut now = instant();
+    // Nothing of the larger one is there: after a pause it is asked for, as it is.
+    session.want_missing_children(false);
+    ask_again(&mut session, now, false);
+    assert!(ask(&session).pairs.is_empty());
+    now = session.wants.deadline().expect("the end of the pause");
+    ask_again(&mut session, now, false);
+    assert_eq!((ask(&session).pairs, remotes(&ask(&session))), (vec![large], vec!["10.2.0.0/16".to_owned()]));
+    // The peer makes one for a part of it: that is what it wants.
+    let half = Selector { remote: AddressRange::V4 { first: [10, 2, 128, 0].into(), last: [10, 2, 255, 255].into() }, ..large };
+    session.children.adopt(covering(&half, 2));
+    assert!(ask(&session).pairs.is_empty());
+    session.want_missing_children(false);
+    assert!(session.next_task(now).is_none());
+    assert_eq!(session.narrowed().len(), 1, "and said");
+}
+
+#[test]
+fn what_an_old_process_was_refused_is_not_made_twice_by_the_next() {
+    let (mut session, [_, large]) = nested(true);
+    session.wants = Wants::new(true).taken_over();
+    assert_eq!(remotes(&ask(&session)), ["10.2.0.0/24", "10.2.2.0-10.2.255.255"]);
+    // Nor is the one pair of a peer, which was asked for in IKE_AUTH.
+    session.wants = Wants::new(true);
+    let mut config = (*session.config).clone();
+    config.children[0].pairs = vec![large];
+    session.config = Arc::new(config);
+    assert_eq!(remotes(&ask(&session)), ["10.2.0.0/24", "10.2.2.0-10.2.255.255"]);
 }

@@ -385,7 +385,7 @@ fn read_session(
     let (rekey_at, expire_at) = (input.option(|input| input.time(clock))?, input.option(|input| input.time(clock))?);
     let lifetimes = Lifetimes::of_parts(established, rekey_at, expire_at);
     let mut session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
-    session.wants = Wants::new(original_initiator).with_lanes((input.u8()?, input.u8()?));
+    session.wants = Wants::new(original_initiator).taken_over().with_lanes((input.u8()?, input.u8()?));
     let left = read_left(input)?.into_iter().map(|(child, pair)| Wish::Selector(child, pair));
     session.wants.leave_to_peer(established, left.collect());
     session.tokens = Tokens::restored(input.list(In::bytes)?);
