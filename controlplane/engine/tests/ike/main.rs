@@ -7,6 +7,7 @@ mod amplification;
 mod answered;
 mod certificates;
 mod clients;
+mod childless;
 mod confirmed;
 mod established;
 mod failures;

@@ -84,6 +84,11 @@ impl Opening {
 
 /// B, which wants ML-KEM, and somebody who has done IKE_SA_INIT with it: A's own first message, but for the key.
 pub fn after_init(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> (World, Rogue) {
+    after_init_as(seed, change, |_| {})
+}
+
+/// The same with another first message.
+pub fn after_init_as(seed: u64, change: impl Fn(usize, &mut PeerConfig), say: impl FnOnce(&mut Vec<Payload>)) -> (World, Rogue) {
     let mut world = pair(seed, |node, config| {
         config.initiate = false;
         config.proposals = vec![hybrid()];
@@ -94,7 +99,9 @@ pub fn after_init(seed: u64, change: impl Fn(usize, &mut PeerConfig)) -> (World,
     world.nodes[A].on = false;
     world.cut = false;
     let (from, to, first) = world.log[0].clone();
-    let opening = Opening::like(Message::decode(&first[4..]).expect("a message"));
+    let mut first = Message::decode(&first[4..]).expect("a message");
+    say(&mut first.payloads);
+    let opening = Opening::like(first);
     world.inject(from, to, framed(&opening.bytes()));
     world.run_for(Duration::from_millis(20));
     let answer = Message::decode(&world.log.last().expect("an answer").2[4..]).expect("an answer");
@@ -140,6 +147,26 @@ impl Rogue {
         let is_answer = sealed.header().flags.response && sealed.header().message_id == id;
         let inner = encrypted::strip_padding(&inner).ok()?;
         is_answer.then(|| (sealed.first(), inner.to_vec()))
+    }
+
+    /// What is asked of him in a message, and what kind of request it is.
+    pub fn heard(&self, datagram: &[u8]) -> Option<(Header, Vec<Payload>)> {
+        let sealed = Sealed::parse(datagram.get(4..)?).ok()??;
+        let (body, tag) = sealed.ciphertext_and_tag().split_last_chunk()?;
+        let mut inner = body.to_vec();
+        self.open.open(sealed.aad(), aead::Sealed { iv: sealed.iv(), tag: *tag }, &mut inner).ok()?;
+        let inner = encrypted::strip_padding(&inner).ok()?;
+        let is_request = !sealed.header().flags.response;
+        is_request.then(|| (*sealed.header(), decode_payloads(sealed.first(), inner).expect("payloads")))
+    }
+
+    /// His answer to a request.
+    pub fn answer(&mut self, to: &Header, payloads: &[Payload]) -> Vec<u8> {
+        let (first, inner) = encode_payloads(payloads).expect("payloads");
+        let flags = Flags { initiator: true, response: true, version: false };
+        let header = Header::new(self.header.initiator_spi, self.header.responder_spi, to.exchange, flags, to.message_id);
+        let unsealed = Unsealed::sk(&header, first, &inner, self.seal.next_iv()).expect("a message");
+        self.finish(unsealed)
     }
 
     /// Sends a request; what is answered under the same message id.
