@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use adit_engine::ike::{
-    Cause, ChildConfig, ChildProposal, EndpointConfig, Event, IkeProposal, Lifetime, PeerConfig, Retransmission, Sizes, selectors,
+    Cause, ChildConfig, ChildProposal, Endpoint, EndpointConfig, Event, IkeProposal, Lifetime, PeerConfig, Retransmission, Sizes,
+    selectors,
 };
 
 use adit_sim::*;
 
 use super::seeds::{FailedOnce, trace, with_seeds};
+
+mod narrowing;
+mod reloads;
 
 /// Runs of each kind.
 const RUNS: u64 = 1500;
@@ -41,6 +45,29 @@ struct Run {
 fn endpoint(node: usize) -> EndpointConfig {
     let retransmission = Retransmission { tries: 10, ..Retransmission::default() };
     EndpointConfig { retransmission, ..endpoint_config(node as u8 + 1) }
+}
+
+/// Children for so many networks at each end: one for all, or one for each at the end that is `split`.
+fn children_between(node: usize, split: usize, networks: usize, child: &ChildConfig) -> Vec<ChildConfig> {
+    let site = |node: usize, n: usize| net(&format!("10.{}.{n}.0/24", node + 1));
+    let single = |n: usize| {
+        let (local, remote) = (site(node, n), site(1 - node, n));
+        let pairs = selectors::pair_of(&local, &remote).into_iter().collect();
+        ChildConfig { name: format!("net{n}"), local: vec![local], remote: vec![remote], pairs, ..child.clone() }
+    };
+    let all: Vec<ChildConfig> = (1..=networks).map(single).collect();
+    if node == split { all } else { vec![joined(child, &all)] }
+}
+
+/// One child with all that these have.
+fn joined(child: &ChildConfig, all: &[ChildConfig]) -> ChildConfig {
+    ChildConfig {
+        name: "all".into(),
+        local: all.iter().flat_map(|one| one.local.clone()).collect(),
+        remote: all.iter().flat_map(|one| one.remote.clone()).collect(),
+        pairs: all.iter().flat_map(|one| one.pairs.clone()).collect(),
+        ..child.clone()
+    }
 }
 
 impl Run {
@@ -96,21 +123,8 @@ impl Run {
         let networks = 2 + seed as usize % 2;
         let split = if (seed / 2).is_multiple_of(2) { A } else { B };
         for node in [A, B] {
-            let site = |node: usize, n: usize| net(&format!("10.{}.{n}.0/24", node + 1));
             let child = run.configs[node].children[0].clone();
-            let single = |n: usize| {
-                let (local, remote) = (site(node, n), site(1 - node, n));
-                let pairs = selectors::pair_of(&local, &remote).into_iter().collect();
-                ChildConfig { name: format!("net{n}"), local: vec![local], remote: vec![remote], pairs, ..child.clone() }
-            };
-            let all: Vec<ChildConfig> = (1..=networks).map(single).collect();
-            let joined = || ChildConfig {
-                local: all.iter().flat_map(|one| one.local.clone()).collect(),
-                remote: all.iter().flat_map(|one| one.remote.clone()).collect(),
-                pairs: all.iter().flat_map(|one| one.pairs.clone()).collect(),
-                ..child.clone()
-            };
-            run.configs[node].children = if node == split { all.clone() } else { vec![joined()] };
+            run.configs[node].children = children_between(node, split, networks, &child);
             run.world.set_peer(node, PEER, run.configs[node].clone());
         }
         run
@@ -254,6 +268,17 @@ impl Run {
 
     /// Everything is as if nothing had happened.
     fn check(&mut self, seed: u64) {
+        let lanes = self.lanes();
+        self.check_that(seed, |world| {
+            [A, B].iter().all(|node| {
+                let (endpoint, data) = (&world.nodes[*node].endpoint, &world.nodes[*node].data);
+                endpoint.sizes().inbound_spis == lanes && data.has_pairs(lanes)
+            })
+        });
+    }
+
+    /// Both are connected, nothing is left of what there was, and the SAs that there are to be are there.
+    fn check_that(&mut self, seed: u64, has_all: impl Fn(&World) -> bool) {
         let world = &mut self.world;
         world.net = Net::GOOD;
         let agree = |world: &World| {
@@ -266,14 +291,9 @@ impl Run {
         // A moment between two rekeys.
         let quiet =
             |world: &World| agree(world) && [A, B].iter().all(|node| world.ike(*node).children.iter().all(|one| !one.is_going));
-        let lanes = self.lanes();
         let complete = |world: &World| {
-            quiet(world)
-                && [A, B].iter().all(|node| {
-                    let (endpoint, data) = (&world.nodes[*node].endpoint, &world.nodes[*node].data);
-                    let expected = Sizes { ike_sas: 1, half_open: 0, inbound_spis: lanes, ..endpoint.sizes() };
-                    endpoint.sizes() == expected && data.has_pairs(lanes)
-                })
+            let alone = |endpoint: &Endpoint| endpoint.sizes() == Sizes { ike_sas: 1, half_open: 0, ..endpoint.sizes() };
+            quiet(world) && [A, B].iter().all(|node| alone(&world.nodes[*node].endpoint)) && has_all(world)
         };
         assert!(self.world.run_until(Duration::from_secs(600), complete), "seed {seed}: something is left: {}", self.picture());
         let spis = |world: &World, node: usize| {
