@@ -474,7 +474,7 @@ impl Config {
 const CHILDREN_MIN: u16 = 3;
 
 /// SAs with a peer that a worker has at most: its share of the inbound ones, and one to send with. By IKE there are twice as many
-/// lanes during a rekey. All peers together may have [`SA_SLOTS_MAX`]: the one limit on peers, lanes and Child SAs.
+/// lanes during a rekey. All peers together may have [`SA_SLOTS_MAX`], with [`spare_sas`]: the one limit on peers, lanes and Child SAs.
 fn worker_sas(peer: &Peer, workers: u16) -> u32 {
     let inbound = match peer.keys {
         Keys::Static { .. } => peer.lanes.div_ceil(workers),
@@ -484,7 +484,7 @@ fn worker_sas(peer: &Peer, workers: u16) -> u32 {
 }
 
 /// SAs that a peer needs on top where it is of another make, and makes a Child SA for each selector: all of these are on one worker, one to
-/// send with and, during a rekey, two to receive with. Room is made for them as far as there is any; between Adit gateways none is needed.
+/// send with and, during a rekey, two to receive with. What make a peer is of is not configured, so every one may need them.
 fn spare_sas(peer: &Peer) -> u32 {
     let more = if peer.ike().is_some() { peer.selectors.len().saturating_sub(1) } else { 0 };
     3 * u32::try_from(more).unwrap_or(0)

@@ -326,6 +326,49 @@ fn with_ike_there_must_be_room_for_a_rekey_of_every_lane() {
     assert!(error.contains("lanes: 63, for all peers"), "{error}");
 }
 
+/// A gateway in IP mode with this many peers, each with so many selectors.
+fn with_selectors(peers: usize, selectors: usize, keys: &str) -> String {
+    let peer = |number: usize| {
+        let (high, low) = (number / 250, number % 250 + 1);
+        let network = |n: usize| format!("{{ local: 10.0.0.0/24, remote: 10.{}.{n}.{}/32 }}", number / 255 + 16, number % 255);
+        let list = (0..selectors).map(network).collect::<Vec<_>>().join(", ");
+        format!("  - {{ name: peer-{number}, endpoint: \"198.18.{high}.{low}:4500\", {keys}, lanes: 1, selectors: [{list}] }}\n")
+    };
+    let peers: String = (1..=peers).map(peer).collect();
+    format!("{}{peers}dataplane: {{ workers: 1 }}\nmode: ip\n", &GOOD[..GOOD.find("  - ").unwrap()])
+}
+
+#[test]
+fn each_selector_of_a_peer_with_ike_may_need_a_child_sa() {
+    let (place, by_ike) = (Place::new(), "ike: { psk_file: site-b.psk }");
+    // Four for the one lane of a peer and three for each selector but the first: 766 of 65536.
+    let fits = place.load(&with_selectors(85, 255, by_ike)).unwrap();
+    assert_eq!((fits.sas_needed(), fits.sa_slots()), (85 * 766, adit_channel::SA_SLOTS_MAX));
+    let error = place.error(&with_selectors(86, 255, by_ike));
+    assert!(error.contains("21930 selectors of peers with IKE need 65876 SAs of a worker"), "{error}");
+    assert!(error.contains("at most 65536 SAs of a worker"), "{error}");
+    assert!(error.contains("larger networks, 253 selectors of each peer at most, or some peers in a second gateway"), "{error}");
+    place.load(&with_selectors(86, 253, by_ike)).unwrap();
+    // With a static key a peer has one Child SA for all of them.
+    place.load(&with_selectors(86, 255, "static_key_file: site-b.key")).unwrap();
+}
+
+#[test]
+fn selectors_of_a_peer_and_of_all_peers_have_a_limit_each() {
+    let (place, key) = (Place::new(), "static_key_file: site-b.key");
+    place.load(&with_selectors(1, 255, key)).unwrap();
+    let error = place.error(&with_selectors(1, 256, key));
+    for part in ["256 selectors are listed", "at most 255 of a peer", "larger networks, or a second gateway"] {
+        assert!(error.contains(part), "{error}");
+    }
+    // Half of what a policy table can hold: 131072 are 514 peers with 255 and two more.
+    assert_eq!(place.load(&with_selectors(514, 255, key)).unwrap().max_selectors(), 1 << 18);
+    let error = place.error(&with_selectors(515, 255, key));
+    for part in ["all peers together have 131325 selectors", "at most 131072", "some peers in a second gateway"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 #[test]
 fn a_file_that_does_not_exist_or_is_no_text_is_named() {
     let place = Place::new();

@@ -10,7 +10,7 @@ use super::Check;
 use crate::config::ike_section::Role;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned};
-use crate::config::{Endpoint, Keys, PEERS_MAX, Peer, WORKERS_MAX, worker_sas};
+use crate::config::{Endpoint, Keys, PEERS_MAX, Peer, WORKERS_MAX, spare_sas, worker_sas};
 use crate::static_key::{Flow, Secret};
 
 /// SAs in each direction when the file does not say. Both ends must agree, so this cannot depend on the machine.
@@ -39,6 +39,7 @@ impl Check<'_> {
         let mut endpoints: BTreeMap<Endpoint, String> = BTreeMap::new();
         let mut peers = Vec::new();
         let (mut sas, mut sas_full_at) = (0, None);
+        let (mut spare, mut spare_full_at) = (0, None);
         for peer in raw.into_iter().take(PEERS_MAX) {
             let at = peer.at;
             let name_at = peer.value.name.as_ref().map_or(at, |name| name.at);
@@ -46,8 +47,11 @@ impl Check<'_> {
             let lanes_at = peer.value.lanes.as_ref().map_or(name_at, |lanes| lanes.at);
             let Some(peer) = self.peer(peer.value, at, around) else { continue };
             sas += worker_sas(&peer, around.workers);
+            spare += spare_sas(&peer);
             if sas > SA_SLOTS_MAX {
                 sas_full_at = sas_full_at.or(Some(lanes_at));
+            } else if sas + spare > SA_SLOTS_MAX {
+                spare_full_at = spare_full_at.or(Some(name_at));
             }
             if peer.name == around.name {
                 let what = format!("the peer `{}` has the name of this gateway", peer.name);
@@ -73,6 +77,8 @@ impl Check<'_> {
         self.identities(&peers);
         if let Some(at) = sas_full_at {
             self.too_many_sas(at, sas, &peers, around.workers);
+        } else if let Some(at) = spare_full_at {
+            self.too_many_child_sas(at, (sas, spare), &peers);
         }
         self.spis(&peers, around.name);
         peers
@@ -109,6 +115,23 @@ impl Check<'_> {
                  workers, and one to send with"
             ),
             format!("lanes: {lanes}, for all peers and at both ends, or more workers, or some peers in a second gateway"),
+        );
+    }
+
+    /// The lanes of all peers would fit, but not a Child SA for each selector.
+    fn too_many_child_sas(&mut self, at: Place, (sas, spare): (u32, u32), peers: &[(Peer, Place)]) {
+        let by_ike = || peers.iter().map(|(peer, _)| peer).filter(|peer| peer.ike().is_some());
+        let selectors: usize = by_ike().map(|peer| peer.selectors.len()).sum();
+        // Three for each selector but the first of a peer.
+        let most = (SA_SLOTS_MAX - sas) / 3 / (by_ike().count() as u32).max(1) + 1;
+        self.fail(
+            at,
+            format!("{selectors} selectors of peers with IKE need {} SAs of a worker", sas + spare),
+            format!(
+                "at most {SA_SLOTS_MAX} SAs of a worker: for each peer its lanes and, since a peer of another make has a Child SA for \
+                 each selector, three more for each but its first, to send with and to receive with before and after a rekey"
+            ),
+            format!("larger networks, {most} selectors of each peer at most, or some peers in a second gateway"),
         );
     }
 
