@@ -311,8 +311,8 @@ mod tests {
                 let mine: Vec<Selector> = packets().filter(|packet| holds(whole, packet)).collect();
                 let (own, _): (Vec<_>, Vec<_>) = mine.iter().partition(|packet| !smaller.iter().any(|one| holds(one, packet)));
                 let is_any = mine.iter().any(is_carried);
-                let (all, some) = (own.iter().all(|packet| is_carried(packet)), own.iter().any(|packet| is_carried(packet)));
-                let expected = match (is_any, all, some) {
+                let there: Vec<bool> = own.into_iter().map(&is_carried).collect();
+                let expected = match (is_any, !there.contains(&false), there.contains(&true)) {
                     (false, ..) => Carried::Nothing,
                     (true, true, _) => Carried::Whole,
                     (true, false, true) => Carried::Part,

@@ -332,7 +332,8 @@ impl Wants {
         let rest = coverage.rest(&pair, times.saturating_sub(1));
         let has_rest = !rest.remote.is_empty();
         // Others may take a pair only as it is configured there, too. The one pair of a peer has been asked for so in IKE_AUTH.
-        let as_it_is = times == 0 && !is_only_one && !self.is_taken_over && !(is_adit && has_rest);
+        let was_asked_for = times > 0 || is_only_one || self.is_taken_over;
+        let as_it_is = !was_asked_for && (!is_adit || !has_rest);
         let selectors = if as_it_is { sides([&pair]) } else { rest };
         (as_it_is || has_rest).then(|| Ask { pairs: vec![pair], selectors, had })
     }
