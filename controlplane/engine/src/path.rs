@@ -40,6 +40,7 @@ pub use origin::Origin;
 
 pub(crate) use judge::{Fit, judge};
 pub(crate) use peer::Moves;
+pub(crate) use proof::Answered;
 
 use mtu::Mtu;
 use peer::{Entry, PeerPaths, Proof};
@@ -99,6 +100,8 @@ pub(crate) enum Wish {
     Prove { peer: PeerId, hop: Hop },
     /// Another path is in use, which the peer has not asked for.
     Moved { peer: PeerId },
+    /// The peer receives at another place: an answer may wait for that.
+    Answer { peer: PeerId },
     /// Our addresses may be others now: the peer is told.
     Announce { peer: PeerId },
 }
@@ -193,17 +196,6 @@ impl Paths {
         self.fit(hop).map(|fit| fit.hop)
     }
 
-    /// Our addresses from which a peer can be reached, beside the one in use.
-    pub(crate) fn other_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
-        let addresses = self.underlay.addresses();
-        let usable = |address: &IpAddr| {
-            let local = SocketAddr::new(*address, used.local.port());
-            let other = *address != used.local.ip() && address.is_ipv4() == used.remote.is_ipv4();
-            other && judge(&mut *self.underlay, Hop { local, ..used }).is_ok()
-        };
-        addresses.into_iter().filter(usable).collect()
-    }
-
     /// The path of IKE with a peer.
     pub fn ike_hop(&self, peer: PeerId) -> Option<Hop> {
         let peer = self.peers.get(&peer)?;
@@ -234,7 +226,7 @@ impl Paths {
     /// The paths that the peer has answered from, without the one in use for IKE.
     pub(crate) fn alternatives(&self, peer: PeerId) -> Vec<Hop> {
         let Some(peer) = self.peers.get(&peer) else { return Vec::new() };
-        peer.iter().filter(|(id, entry)| entry.is_proven() && peer.ike != Some(*id)).map(|(_, entry)| entry.hop).collect()
+        peer.iter().filter(|(id, _)| peer.was_proven(*id) && peer.ike != Some(*id)).map(|(_, entry)| entry.hop).collect()
     }
 
     /// All paths of a peer.
@@ -243,7 +235,7 @@ impl Paths {
         let status = |(path, entry): (PathId, &Entry)| PathStatus {
             path,
             hop: entry.hop,
-            proven: entry.is_proven(),
+            proven: peer.was_proven(path),
             in_use: peer.esp == Some(path),
             ike: peer.ike == Some(path),
             mtu: entry.mtu.size(),
@@ -294,6 +286,10 @@ impl Paths {
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.encapsulate = encapsulate;
             peer.latest = Some(path);
+            let answered = peer.terms.ike.then_some(now);
+            if let Some(entry) = peer.get_mut(path) {
+                entry.answered = answered;
+            }
         }
         self.use_path(id, path, Moves::Both);
         Ok(path)
@@ -315,14 +311,19 @@ impl Paths {
         }
     }
 
-    /// Our side decides that everything moves: an address of ours is another one, or the peer's other one is to be used.
+    /// An address of ours is another one: everything moves there. The peer is where it was, with the proof that it has given.
     ///
     /// # Errors
     /// Nothing may go there.
     pub(crate) fn decide(&mut self, now: Instant, id: PeerId, hop: Hop) -> Result<(), Unfit> {
+        let before = self.peers.get(&id).and_then(|peer| peer.get(peer.ike?));
+        let answered = before.filter(|entry| entry.hop.remote == hop.remote).and_then(|entry| entry.answered);
         let path = self.enter(now, id, hop, Proof::Proven, 0)?;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.latest = Some(path);
+            if let Some(entry) = peer.get_mut(path) {
+                entry.answered = answered.or(entry.answered);
+            }
         }
         self.use_path(id, path, Moves::Both);
         Ok(())
@@ -330,11 +331,9 @@ impl Paths {
 
     /// The data plane opened a new, authentic packet that came another way than the one before.
     pub fn handle_path_seen(&mut self, now: Instant, id: PeerId, came: Arrival, bytes: u32) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
         let hop = came.hop();
-        if let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) {
-            entry.heard = now;
-        }
+        self.credit(now, id, hop, bytes);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let moves = match peer.terms.follow {
             Follow::Nothing => return,
             Follow::Esp => Moves::Esp,
@@ -356,6 +355,9 @@ impl Paths {
             let Some(entry) = peer.get_mut(path) else { continue };
             if entry.mtu.answered(now, echo, rtt) {
                 entry.heard = now;
+                if entry.hop.remote == hop.remote {
+                    entry.answered = Some(now);
+                }
                 self.tell(id);
                 return self.set_timer(id);
             }
@@ -493,9 +495,11 @@ impl Paths {
         if let Some(path) = peer.find(fit.hop) {
             if let Some(entry) = peer.get_mut(path) {
                 (entry.hop, entry.heard) = (fit.hop, now);
-                entry.credit = entry.credit.saturating_add(credit);
-                if proof == Proof::Proven || entry.is_proven() {
-                    entry.proof = proof;
+                match (proof, entry.is_proven()) {
+                    (Proof::Proven, _) => entry.proof = proof,
+                    // What came while it was proven is no reason to send anything.
+                    (Proof::Waits { .. }, true) => (entry.proof, entry.credit) = (proof, credit),
+                    (Proof::Waits { .. }, false) => entry.credit = entry.credit.saturating_add(credit),
                 }
             }
             return Ok(path);
@@ -508,7 +512,7 @@ impl Paths {
             self.events.push_back(PathEvent::Remove { peer: id, path });
         }
         let mtu = Mtu::new(v6, [fit.mtu, fit.link_mtu], known, peer.terms.echo);
-        peer.put(path, Entry { hop: fit.hop, proof, credit, heard: now, mtu, told: None });
+        peer.put(path, Entry { hop: fit.hop, proof, credit, heard: now, answered: None, mtu, told: None });
         Ok(path)
     }
 

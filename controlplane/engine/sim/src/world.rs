@@ -111,6 +111,8 @@ pub struct World {
     /// Addresses from which and to which nothing gets through.
     pub dead: Vec<IpAddr>,
     pub filter: Option<Filter>,
+    /// Those that might leave as IP fragments.
+    pub fragmented: Vec<Vec<u8>>,
     /// IKE datagrams in the order in which they were sent.
     pub log: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// What somebody on the cable has seen pass by, where a test has one there: the last of it.
@@ -120,13 +122,13 @@ pub struct World {
     pub trace: bool,
 }
 
-/// An underlay in which every address reaches every other one, the first by default.
+/// An underlay in which every address reaches every other one of its version of IP, the first by default.
 struct Addresses(Vec<IpAddr>);
 
 impl Underlay for Addresses {
     fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, _: u32) -> Route {
-        let own_address = self.0.contains(&remote.ip());
-        Route { reachable: true, own_address, source: local.or(self.0.first().copied()), mtu: Some(1500), ..Route::default() }
+        let (own_address, first) = (self.0.contains(&remote.ip()), self.0.iter().find(|one| one.is_ipv4() == remote.is_ipv4()));
+        Route { reachable: first.is_some(), own_address, source: local.or(first.copied()), mtu: Some(1500), ..Route::default() }
     }
 
     fn addresses(&mut self) -> Vec<IpAddr> {
@@ -168,6 +170,7 @@ impl World {
             cut: false,
             dead: Vec::new(),
             filter: None,
+            fragmented: Vec::new(),
             log: Vec::new(),
             overheard: None,
             ledger: Ledger::default(),
@@ -319,6 +322,7 @@ impl World {
     /// As IP fragments it passes every link: how many there are makes no difference here.
     fn send_ike(&mut self, local: SocketAddr, to: SocketAddr, mut payload: Vec<u8>, fragments: bool) {
         let len = if fragments { 0 } else { payload.len() + headers(to) };
+        self.fragmented.extend(fragments.then(|| payload.clone()));
         let Some(from) = self.leave(local, to, len) else { return };
         if self.filter.as_mut().is_some_and(|filter| !filter(from, to, &mut payload)) {
             return;

@@ -186,7 +186,7 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
     let mut out: Vec<Payload> = Vec::new();
     if config.mobike {
         out.push(Notify::new(NotifyType::MOBIKE_SUPPORTED).into());
-        out.extend(mobike::own_addresses_payloads(ctx, here));
+        out.extend(mobike::own_addresses_payloads(ctx, config, here));
     }
     if facts.features.adit && ctx.shared.config.echo {
         out.push(Notify::new(vendor::ECHO).into());

@@ -86,6 +86,11 @@ impl IkeSa {
 
     /// Sends the next request if none is under way.
     pub(super) fn start_next(&mut self, ctx: &mut Ctx) {
+        if self.wire.window.is_idle()
+            && let Some(hop) = self.to_ask.take()
+        {
+            self.prove(ctx, hop);
+        }
         while self.wire.window.is_idle() {
             let Some(mut sa) = self.established() else { return };
             let Some(task) = sa.session.next_task(ctx.now.instant) else { return reauth::finish(ctx, sa.session) };

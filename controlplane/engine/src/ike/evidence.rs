@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use super::agenda::Task;
+use super::config::PeerConfig;
 use super::context::Ctx;
 use super::facts::{Facts, Role};
 use super::limits::ELSEWHERE_MAX;
 use super::session::Session;
 use super::wire::Came;
-use crate::path::{Follow, Hop, IKE_PORT, Moves, Terms};
+use crate::path::{Answered, Follow, Hop, IKE_PORT, Moves, Terms};
 
 /// A request that was repeated so often without an answer is tried elsewhere, too.
 pub(super) const SILENT_AFTER: u32 = 2;
@@ -22,7 +23,7 @@ pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
         (false, _) => Follow::Both,
     };
     let (peer, paths) = (session.peer, &mut ctx.shared.paths);
-    let local_fixed = session.config.local.is_some_and(|local| !local.ip().is_unspecified());
+    let local_fixed = is_fixed(&session.config);
     let terms = Terms { echo: facts.features.echo, split: facts.features.split, ike: true, follow, local_fixed };
     paths.set_terms(peer, terms);
     paths.set_encapsulate(peer, facts.nat.is_between());
@@ -52,14 +53,23 @@ pub(super) fn heard_request(ctx: &mut Ctx, facts: &Facts, came: Came) {
     }
 }
 
-/// The answer to our request came this way: a proof if it was sent this way, as `sent`.
-pub(super) fn heard_answer(ctx: &mut Ctx, facts: &Facts, came: Came, sent: Option<Hop>) {
-    match (facts.peer, sent) {
-        (Some(peer), Some(sent)) => {
-            ctx.shared.paths.heard(ctx.now.instant, peer, sent, came.bytes);
-            ctx.shared.paths.answered(ctx.now.instant, peer, sent);
-        }
-        (_, None) | (None, _) => heard_request(ctx, facts, came),
+/// The answer to our request came this way: a proof if it was sent this way, and no other. Gives where one is to be asked for by a
+/// request that goes nowhere else.
+pub(super) fn heard_answer(ctx: &mut Ctx, facts: &Facts, came: Came, answered: Option<Answered>) -> Option<Hop> {
+    let (Some(peer), Some(answered)) = (facts.peer, answered) else {
+        heard_request(ctx, facts, came);
+        return None;
+    };
+    ctx.shared.paths.heard(ctx.now.instant, peer, answered.hop, came.bytes);
+    ctx.shared.paths.answered(ctx.now.instant, peer, answered)
+}
+
+/// The initiator has left port 500, and seems to be another host there: what a NAT with several addresses does, and whoever says in
+/// IKE_AUTH that it is somebody else. It has to prove that.
+pub(super) fn left_port_500(ctx: &mut Ctx, facts: &Facts, came: Came) {
+    if let Some(peer) = facts.peer.filter(|_| came.hop.local.port() != facts.hop.local.port()) {
+        // One that is not taken is counted there.
+        let _ = ctx.shared.paths.candidate(ctx.now.instant, peer, came.hop, Moves::Both, came.bytes);
     }
 }
 
@@ -70,23 +80,24 @@ pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, here: H
     let mut others = ctx.shared.paths.alternatives(peer);
     let known = ctx.shared.peers.get(&peer).map(|peer| (peer.local, peer.remotes.all().to_vec()));
     let (local, configured) = known.unwrap_or_default();
-    for remote in configured {
-        let local = local.filter(|local| local.is_ipv4() == remote.is_ipv4()).map(|local| local.ip());
+    let fixed = local.filter(|local| !local.ip().is_unspecified());
+    // Without a socket of that version of IP there is none.
+    let to = |remote: SocketAddr| {
         let any = unspecified(remote, here.local.port());
-        let local = SocketAddr::new(local.unwrap_or(any.ip()), any.port());
-        let hop = goes_on(here, Hop::new(local, remote), ctx.shared.config.nat_port);
+        let ip = fixed.map_or(any.ip(), |local| local.ip());
+        (ip.is_ipv4() == remote.is_ipv4()).then(|| Hop::new(SocketAddr::new(ip, any.port()), remote))
+    };
+    for hop in configured.into_iter().filter_map(to) {
+        let hop = goes_on(here, hop, ctx.shared.config.nat_port);
         if hop.remote != here.remote || hop.interface != here.interface {
             others.push(hop);
         }
     }
     if facts.features.mobike && session.original_initiator {
         let remotes = session.addresses.of_peer().iter().map(|address| SocketAddr::new(*address, here.remote.port()));
-        for remote in remotes.filter(|remote| remote.ip() != here.remote.ip()) {
-            others.push(Hop::new(unspecified(remote, here.local.port()), remote));
-        }
-        for local in ctx.shared.paths.other_addresses(here) {
-            others.push(Hop { local: SocketAddr::new(local, here.local.port()), ..here });
-        }
+        others.extend(remotes.filter(|remote| remote.ip() != here.remote.ip()).filter_map(to));
+        let own = if is_fixed(&session.config) { Vec::new() } else { ctx.shared.paths.other_addresses(here) };
+        others.extend(own.into_iter().map(|local| Hop { local: SocketAddr::new(local, here.local.port()), ..here }));
     }
     others.truncate(ELSEWHERE_MAX);
     let tried = ctx.shared.paths.try_also(ctx.now.instant, peer, others);
@@ -103,7 +114,8 @@ pub(super) fn tell_of_move(facts: &Facts, session: &mut Session) {
     });
 }
 
-/// Our address has changed, or the peer's other address is to be used: everything moves (RFC 4555 §3.5). Says whether it does.
+/// Our address has changed: everything moves (RFC 4555 §3.5). Says whether it does. Where the configuration says that the peer is at
+/// another address, that has to be proven.
 pub(super) fn change_path(
     ctx: &mut Ctx,
     facts: &Facts,
@@ -111,14 +123,32 @@ pub(super) fn change_path(
     (local, remote): (Option<SocketAddr>, Option<SocketAddr>),
 ) -> bool {
     let here = ctx.shared.hop_of(facts);
-    let hop = Hop::new(local.unwrap_or(here.local), remote.unwrap_or(here.remote));
-    let hop = goes_on(here, hop, ctx.shared.config.nat_port);
-    !hop.is_same(&here) && ctx.shared.paths.decide(ctx.now.instant, session.peer, hop).is_ok()
+    let to = remote.unwrap_or(here.remote);
+    let of_kind = |local: &SocketAddr| local.is_ipv4() == to.is_ipv4();
+    let stays = Some(here.local).filter(|_| to.ip() == here.remote.ip());
+    let local = local.or_else(|| ctx.shared.peers.get(&session.peer).and_then(|peer| peer.local));
+    let from = local.filter(of_kind).or(stays).unwrap_or_else(|| unspecified(to, here.local.port()));
+    let hop = goes_on(here, Hop::new(from, to), ctx.shared.config.nat_port);
+    if hop.is_same(&here) {
+        return false;
+    }
+    let (now, paths) = (ctx.now.instant, &mut ctx.shared.paths);
+    if hop.remote != here.remote {
+        // One that is not taken is counted there.
+        let _ = paths.look_there(now, session.peer, hop);
+        return false;
+    }
+    paths.decide(now, session.peer, hop).is_ok()
 }
 
 /// Where an IKE SA goes on that has left port 500: there is nothing for it to go back to.
 fn goes_on(here: Hop, hop: Hop, nat_port: u16) -> Hop {
     if here.local.port() == IKE_PORT { hop } else { hop.floated(nat_port) }
+}
+
+/// Whether our address is configured.
+pub(super) fn is_fixed(config: &PeerConfig) -> bool {
+    config.local.is_some_and(|local| !local.ip().is_unspecified())
 }
 
 /// No address of ours in particular.

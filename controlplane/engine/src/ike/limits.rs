@@ -23,7 +23,7 @@ pub(super) const REQUEST_LEN_MAX: usize = 4096;
 pub(super) const CERT_REQUESTS_MAX: usize = 8;
 /// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).
 pub(super) const TOKENS_MAX: usize = 4;
-/// Most addresses of a peer that are remembered, and of ours that it is told.
+/// Most addresses of a peer that are remembered.
 pub(super) const ADDRESSES_MAX: usize = 8;
 
 // What one negotiation may cost.

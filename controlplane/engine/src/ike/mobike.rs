@@ -8,6 +8,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::agenda::Task;
 use super::cause::Cause;
+use super::config::PeerConfig;
 use super::context::Ctx;
 use super::error::{Error, Misbehaviour};
 use super::evidence;
@@ -63,16 +64,16 @@ pub(super) fn update(ctx: &mut Ctx, facts: &Facts, session: &mut Session) -> Req
     if facts.nat.supported {
         payloads.extend(facts.detection(&hop, session.config.force_encapsulation));
     }
-    payloads.extend(own_addresses_payloads(ctx, hop));
-    session.addresses.told(own_addresses(ctx, hop));
+    payloads.extend(own_addresses_payloads(ctx, &session.config, hop));
+    session.addresses.told(own_addresses(ctx, &session.config, hop));
     request(ctx, facts, Kind::Update, payloads, hop)
 }
 
 /// Says at which other addresses we can be reached, too (§3.6).
 pub(super) fn announce(ctx: &mut Ctx, facts: &Facts, session: &mut Session) -> Request<Sent> {
     let hop = ctx.shared.hop_of(facts);
-    let payloads = own_addresses_payloads(ctx, hop);
-    session.addresses.told(own_addresses(ctx, hop));
+    let payloads = own_addresses_payloads(ctx, &session.config, hop);
+    session.addresses.told(own_addresses(ctx, &session.config, hop));
     request(ctx, facts, Kind::Announce, payloads, hop)
 }
 
@@ -82,29 +83,28 @@ pub(super) fn route_check(ctx: &mut Ctx, facts: &Facts, hop: Hop) -> Request<Sen
 }
 
 /// Our addresses at which the peer can reach us, too, besides the one of `here` (§3.4, §3.6).
-pub(super) fn own_addresses_payloads(ctx: &mut Ctx, here: Hop) -> Vec<Payload> {
-    match own_addresses(ctx, here).as_slice() {
+pub(super) fn own_addresses_payloads(ctx: &mut Ctx, config: &PeerConfig, here: Hop) -> Vec<Payload> {
+    match own_addresses(ctx, config, here).as_slice() {
         [] => vec![Notify::new(NotifyType::NO_ADDITIONAL_ADDRESSES).into()],
         own => own.iter().map(|address| Notify::additional_address(*address).into()).collect(),
     }
 }
 
-fn own_addresses(ctx: &mut Ctx, here: Hop) -> Vec<IpAddr> {
-    let mut own = ctx.shared.paths.other_addresses(here);
-    own.truncate(ADDRESSES_MAX);
-    own
+/// None where our address is configured: nothing is received on the others.
+fn own_addresses(ctx: &mut Ctx, config: &PeerConfig, here: Hop) -> Vec<IpAddr> {
+    if evidence::is_fixed(config) { Vec::new() } else { ctx.shared.paths.own_addresses(here) }
 }
 
 /// This is what the peer has been told.
 pub(super) fn note_addresses(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
     let hop = ctx.shared.hop_of(facts);
-    session.addresses.told(own_addresses(ctx, hop));
+    session.addresses.told(own_addresses(ctx, &session.config, hop));
 }
 
 /// Our addresses have changed: the peer is told if its list is another one now.
 pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
     let hop = ctx.shared.hop_of(facts);
-    let own = own_addresses(ctx, hop);
+    let own = own_addresses(ctx, &session.config, hop);
     if facts.features.mobike && !session.addresses.was_told(&own) {
         session.want(Task::AnnounceAddresses);
     }

@@ -14,8 +14,8 @@ use super::parts::Parts;
 use super::protect::Protection;
 use super::sa::{IkeSa, Stage};
 use super::sa_init::Retry;
-use super::wire::Opened;
-use super::{auth, intermediate, sa_init};
+use super::wire::{Came, Opened};
+use super::{auth, evidence, intermediate, sa_init};
 use crate::crypto::Secret;
 use crate::path::Hop;
 
@@ -171,12 +171,11 @@ impl IkeSa {
     }
 
     /// Where the initiator goes on. Whoever has the keys has had our answer to IKE_SA_INIT where that came from; from where else this
-    /// request seems to come says whoever was faster with a copy of it. Only that it leaves port 500 is believed (RFC 7296 §2.23), from
-    /// another host only where a NAT is in front of it. What comes later may move it as ever, with a proof.
+    /// request seems to come says whoever was faster with a copy of it, or means somebody else. Only that it leaves port 500 is believed
+    /// (RFC 7296 §2.23). What comes later may move it as ever, with a proof.
     fn goes_on_at(&self) -> Hop {
         let (came, begun) = (self.wire.came().hop, self.facts.hop);
-        let same_host = came.remote.ip() == begun.remote.ip();
-        let leaves = came.local.port() != begun.local.port() && (same_host || self.facts.nat.there);
+        let leaves = came.local.port() != begun.local.port() && came.remote.ip() == begun.remote.ip();
         if leaves { came } else { begun }
     }
 
@@ -216,8 +215,12 @@ impl IkeSa {
         let answered = match auth::answer(ctx, &mut self.facts, handshake, auth_id, parts) {
             Ok((session, payloads)) => {
                 self.wire.trust(ctx.shared, self.facts.id);
+                // It goes by where it was negotiated, wherever the peer was before.
+                let answered = self.respond(ctx, auth::EXCHANGE, &payloads).map(|_| ());
                 self.stage = Stage::Established(Box::new(session));
-                self.respond(ctx, auth::EXCHANGE, &payloads).map(|_| ())
+                let came = self.wire.came().hop;
+                evidence::left_port_500(ctx, &self.facts, Came { hop: came, bytes: self.wire.left_of(&came) });
+                answered
             }
             Err(auth::Stranger { error, claimed }) => {
                 if !error.is_of_a_share() {

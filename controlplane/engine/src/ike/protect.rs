@@ -9,7 +9,6 @@ use crate::crypto::aead::{self, AeadError};
 use crate::crypto::{IkeAead, IkeKeys};
 use crate::random::Random;
 
-use super::crash::PROOF_LEN;
 use super::error::{Error, LocalFault};
 use super::facts::Role;
 
@@ -52,13 +51,15 @@ impl Protection {
         }
     }
 
-    /// Seals payloads. Asked for the length of the whole, `cut_above` says above how many bytes it is cut into fragments, if at all.
+    /// Seals payloads, in a message of `least` bytes if it is not cut. Asked for the length of the whole, `cut_above` says above how many
+    /// bytes it is cut into fragments, if at all.
     ///
     /// # Errors
     /// They cannot be encoded or sealed: our fault.
     pub(super) fn seal(
         &mut self,
         header: &Header,
+        least: usize,
         payloads: &[Payload],
         cut_above: impl FnOnce(usize) -> Option<usize>,
     ) -> Result<Message, Error> {
@@ -70,8 +71,6 @@ impl Protection {
             Some(parts) => self.seal_parts(&plain, parts)?,
             None => {
                 let message = Unsealed::sk(header, first, &plain.inner, self.outbound.next_iv())?;
-                // Who has lost this IKE SA proves that with an answer that is no longer than our request.
-                let least = if header.flags.response { 0 } else { PROOF_LEN };
                 vec![self.finish(message.padded_to(least))?]
             }
         };

@@ -76,6 +76,8 @@ pub(super) struct IkeSa {
     pub claimed: Option<Shown>,
     /// A request that can be answered when the Child SAs have come.
     deferred: Option<(ExchangeType, Parts)>,
+    /// Where the peer is to be asked for a proof before anything else is said.
+    pub to_ask: Option<Hop>,
     /// The IKE SA that was made in a rekey of this one, until the endpoint takes it.
     offspring: Option<Box<IkeSa>>,
 }
@@ -91,6 +93,7 @@ impl IkeSa {
             init_digest: None,
             claimed: None,
             deferred: None,
+            to_ask: None,
             offspring: None,
         }
     }
@@ -225,7 +228,7 @@ impl IkeSa {
         if !self.wire.window.awaits(header.message_id, header.exchange) {
             return ctx.count(self.facts.peer, |counters| counters.dropped_outside_window += 1);
         }
-        let Some(opened) = self.wire.open(ctx, self.facts.peer, sealed, message) else { return };
+        let Some(opened) = self.wire.open(ctx, (self.facts.peer, None), sealed, message) else { return };
         let parts = decode_payloads(opened.first, &opened.inner).map_err(Error::from).and_then(Parts::sort);
         let negotiating = self.stage.is_negotiating();
         match parts {
@@ -247,7 +250,7 @@ impl IkeSa {
                         session.end_hold(ctx);
                     }
                     let came = Came { hop, bytes: message.len() + hop.overhead() };
-                    evidence::heard_answer(ctx, &self.facts, came, self.wire.sent_this_way(&hop));
+                    self.to_ask = evidence::heard_answer(ctx, &self.facts, came, self.wire.answered_this_way(&hop));
                 }
                 self.on_response(ctx, parts, &opened);
             }
@@ -411,7 +414,8 @@ impl IkeSa {
     /// # Errors
     /// As [`IkeSa::request`].
     pub(super) fn respond(&mut self, ctx: &mut Ctx, exchange: ExchangeType, payloads: &[Payload]) -> Result<Message, Error> {
-        self.wire.respond(ctx, &self.facts, exchange, payloads)
+        let home = self.hop(ctx);
+        self.wire.respond(ctx, (&self.facts, home), exchange, payloads)
     }
 
     /// Answers a request with the error that it met.

@@ -21,8 +21,15 @@ use crate::path::Hop;
 pub(super) struct Sent {
     /// It, or its fragments.
     pub datagrams: Vec<Vec<u8>>,
-    /// What is in them, while they are longer than what is sure to arrive.
+    /// What is in them, while there may be a way that is too short for them, and they can be cut (RFC 7383).
     pub hopeful: Option<Plain>,
+}
+
+impl Sent {
+    /// How many bytes it is on this way, as IP packets.
+    pub(super) fn bytes(&self, hop: &Hop) -> usize {
+        self.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum()
+    }
 }
 
 impl From<Vec<Vec<u8>>> for Sent {
@@ -43,6 +50,8 @@ pub(super) struct Outstanding<X> {
     pub hops: Vec<Hop>,
     /// What it had to wait for.
     pub after: After,
+    /// It asks for a proof that the peer receives at another place than where requests go.
+    pub asks: bool,
     /// How often it has been sent again.
     pub repeated: u32,
     tries: u32,
@@ -147,7 +156,7 @@ impl<X> Window<X> {
         let tries = policy.tries;
         let (hops, after) = (Vec::new(), After::Nothing);
         self.outstanding =
-            Some(Outstanding { id, exchange, sent, context, hops, after, repeated: 0, tries, next, interval: None });
+            Some(Outstanding { id, exchange, sent, context, hops, after, asks: false, repeated: 0, tries, next, interval: None });
     }
 
     /// Repeats sooner and gives up earlier: not more than `tries` more, at a fixed interval.

@@ -10,18 +10,20 @@ use adit_proto::ike::encrypted::Sealed;
 use adit_proto::ike::{ExchangeType, Flags, Header, Payload, PayloadType};
 use adit_proto::rate_limit::Share;
 
-use crate::path::Hop;
+use crate::path::{Answered, Hop};
 use crate::random::Random;
 use crate::timer::earlier;
 
 use super::config::Retransmission;
 use super::context::{Ctx, Shared};
+use super::crash::PROOF_LEN;
 use super::error::{Error, LocalFault};
 use super::event::After;
+use super::evidence::SILENT_AFTER;
 use super::facts::{Facts, Role, SaId};
 use super::fragment::Reassembly;
 use super::protect::{Message, Protection};
-use super::window::{Asker, Due, Sent, Window};
+use super::window::{Asker, Due, Outstanding, Sent, Window};
 
 /// Requests of the peer that are looked into, in a second. What is not authentic is not counted, so nobody else uses that up. A
 /// peer that has sent more asks again.
@@ -53,7 +55,7 @@ impl Opened {
     }
 }
 
-/// The way that a request came, and its size in bytes.
+/// The way that a request came, and how many bytes have come so, less those that were answered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Came {
     pub hop: Hop,
@@ -88,8 +90,10 @@ pub(super) struct Wire<X> {
     /// What is left of the peer's rate, since `began`.
     requests: Share,
     began: Instant,
-    /// From where else the last request was repeated, and how many bytes more came from there than were answered.
-    elsewhere: Option<(SocketAddr, usize)>,
+    /// From where the last part of a request came, and how many bytes more have come from there than were answered.
+    credit: Option<(SocketAddr, usize)>,
+    /// Where the last answer has not gone, because nothing has shown that the peer receives there.
+    withheld: Option<Hop>,
 }
 
 impl<X> Wire<X> {
@@ -106,7 +110,8 @@ impl<X> Wire<X> {
             narrow: false,
             requests: Share::default(),
             began: now,
-            elsewhere: None,
+            credit: None,
+            withheld: None,
         }
     }
 
@@ -157,15 +162,23 @@ impl<X> Wire<X> {
             ctx.count(peer, |counters| counters.dropped_rate += 1);
             return None;
         }
-        let opened = self.open(ctx, peer, sealed, message)?;
+        let opened = self.open(ctx, (peer, Some(hop)), sealed, message)?;
         self.requests.take(REQUESTS_PER_S, now_us);
-        self.came = Came { hop, bytes: message.len() + hop.overhead() };
+        let bytes = self.credit.take_if(|(address, _)| *address == hop.remote).map_or(0, |(_, bytes)| bytes);
+        self.came = Came { hop, bytes };
         self.largest = u16::try_from(opened.longest + hop.overhead()).unwrap_or(u16::MAX);
         Some(opened)
     }
 
-    /// Opens a message, or takes a fragment; gives the whole message if this was all that was missing.
-    pub(super) fn open(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, sealed: &Sealed, message: &[u8]) -> Option<Opened> {
+    /// Opens a message, or takes a fragment; gives the whole message if this was all that was missing. `asked`: which way it came that may
+    /// have to be answered.
+    pub(super) fn open(
+        &mut self,
+        ctx: &mut Ctx,
+        (peer, asked): (Option<PeerId>, Option<Hop>),
+        sealed: &Sealed,
+        message: &[u8],
+    ) -> Option<Opened> {
         let header = sealed.header();
         let (fragment, id) = (sealed.fragment(), header.message_id);
         let sa = SaId(if header.flags.initiator { header.responder_spi } else { header.initiator_spi });
@@ -181,6 +194,9 @@ impl<X> Wire<X> {
             ctx.count(peer, |counters| counters.dropped_bad_tag += 1);
             return None;
         };
+        if let Some(hop) = asked {
+            self.has_come(hop, message.len() + hop.overhead());
+        }
         let Some(fragment) = fragment else {
             return Some(Opened { first: sealed.first(), inner, datagram: message.to_vec(), longest: message.len() });
         };
@@ -195,9 +211,10 @@ impl<X> Wire<X> {
     /// A request of `len` bytes that was answered already: the answer may have been lost (RFC 7296 §2.1, RFC 7383 §2.6.1), for its length
     /// too.
     ///
-    /// Anybody may have recorded it. So the answer goes a few times to the address that was answered, and to `home`, where the peer is known
-    /// to be: somebody else may have been faster with a copy of its request. To another one, where a peer with
-    /// `moves` may be now (RFC 4555 §3.5), goes no more than has come from there: for each fragment the one with its number.
+    /// Anybody may have recorded it. So the answer goes a few times to where the peer is known to receive, as it is at `home`: somebody
+    /// else may have been faster with a copy of its request. To another address, from where it was answered or where a peer with `moves`
+    /// may be now (RFC 4555 §3.5), goes no more than has come from there: for each fragment the one with its number, for the last one the
+    /// rest.
     pub(super) fn repeat_answer(
         &mut self,
         ctx: &mut Ctx,
@@ -206,15 +223,17 @@ impl<X> Wire<X> {
         sealed: &Sealed,
         len: usize,
     ) {
-        let number = sealed.fragment().map_or(1, |fragment| usize::from(fragment.number));
-        let asks_again = hop.remote == self.came.hop.remote || hop.remote.ip() == home.remote.ip();
-        let asker = if asks_again { Asker::Same } else { Asker::Other };
+        let (number, total) = sealed.fragment().map_or((1, 1), |fragment| (fragment.number.into(), fragment.total.into()));
+        let receives = peer.is_some_and(|peer| ctx.shared.paths.receives(ctx.now.instant, peer, hop));
+        let asker = if receives || hop.remote.ip() == home.remote.ip() { Asker::Same } else { Asker::Other };
+        let moves = moves || hop.remote == self.came.hop.remote;
         if asker == Asker::Same && number != 1 {
             return;
         }
         // The answer went under the keys of the request.
-        let mut keys = [&mut self.protection, &mut self.former].into_iter().flatten();
-        let Some(protection) = keys.find(|protection| protection.open(sealed).is_some()) else {
+        let opens = |protection: &Protection| protection.open(sealed).is_some();
+        let keys = if self.protection.as_ref().is_some_and(opens) { &mut self.protection } else { &mut self.former };
+        let Some(protection) = keys.as_mut().filter(|protection| opens(protection)) else {
             return ctx.count(peer, |counters| counters.dropped_bad_tag += 1);
         };
         ctx.count(peer, |counters| counters.repeated_requests += 1);
@@ -224,19 +243,76 @@ impl<X> Wire<X> {
         let after = self.window.answer_after();
         if asker == Asker::Same {
             cut_smaller(ctx, peer, hop, protection, self.window.last_answer_mut());
+            self.withheld = None;
             return ctx.transmit_all(&hop, peer, self.window.last_answer(), after);
         }
-        let here = number.checked_sub(1).and_then(|place| self.window.last_answer().datagrams.get(place));
-        let before = self.elsewhere.filter(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit);
-        let mut credit = before.saturating_add(len);
-        if let Some(datagram) = here.filter(|datagram| datagram.len() <= credit) {
-            credit -= datagram.len();
-            ctx.transmit(&hop, peer, datagram, after);
-        }
-        self.elsewhere = Some((hop.remote, credit));
+        self.repeat_elsewhere(ctx, peer, (hop, home), (number, total), len);
     }
 
-    /// Sends a request under protection. `here` is where requests go, by which fragments are measured; `hop` where this one goes.
+    /// To where the peer is not known to receive, no more than has come from there.
+    fn repeat_elsewhere(
+        &mut self,
+        ctx: &mut Ctx,
+        peer: Option<PeerId>,
+        (hop, home): (Hop, Hop),
+        (number, total): (usize, usize),
+        len: usize,
+    ) {
+        let (now, bytes, after) = (ctx.now.instant, len + hop.overhead(), self.window.answer_after());
+        let counted = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if !peer.is_some_and(|peer| ctx.shared.paths.credit(now, peer, hop, counted)) {
+            self.has_come(hop, bytes);
+        }
+        let last = if number == total { usize::MAX } else { number };
+        let places = number.saturating_sub(1)..self.window.last_answer().datagrams.len().min(last);
+        for place in places {
+            let bytes = self.window.last_answer().datagrams[place].len() + hop.overhead();
+            if !self.may_answer(ctx, peer, (hop, home), bytes) {
+                return;
+            }
+            ctx.transmit(&hop, peer, &self.window.last_answer().datagrams[place], after);
+        }
+    }
+
+    /// So many authentic bytes of a request came from there.
+    fn has_come(&mut self, hop: Hop, bytes: usize) {
+        let before = self.credit.filter(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit);
+        self.credit = Some((hop.remote, before.saturating_add(bytes)));
+    }
+
+    /// Whether an answer of so many bytes may go there: no more than came from there, unless the peer is known to receive there, as it
+    /// is at `home`.
+    fn may_answer(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, (hop, home): (Hop, Hop), bytes: usize) -> bool {
+        if hop.remote.ip() == home.remote.ip() {
+            return true;
+        }
+        let credit = self.credit.take_if(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit);
+        // Where the peer may be, the paths count.
+        let asks = self.window.outstanding().map_or(0, |request| request.sent.bytes(&hop));
+        if let Some(may) = peer.and_then(|peer| ctx.shared.paths.may_answer(ctx.now.instant, peer, hop, (bytes, asks))) {
+            return may;
+        }
+        let left = credit.checked_sub(bytes);
+        self.credit = Some((hop.remote, left.unwrap_or(credit)));
+        left.is_some()
+    }
+
+    /// How many bytes more have come from there than were answered.
+    pub(super) fn left_of(&self, hop: &Hop) -> usize {
+        self.credit.filter(|(address, _)| *address == hop.remote).map_or(0, |(_, credit)| credit)
+    }
+
+    /// The peer receives at another place than before: the last answer goes there, if that is what it waited for.
+    pub(super) fn answer_withheld(&mut self, ctx: &mut Ctx, peer: PeerId) {
+        let now = ctx.now.instant;
+        if let Some(hop) = self.withheld.take_if(|hop| ctx.shared.paths.receives(now, peer, *hop)) {
+            ctx.transmit_all(&hop, Some(peer), self.window.last_answer(), self.window.answer_after());
+            self.last_sent = now;
+        }
+    }
+
+    /// Sends a request under protection. `here` is where requests go, by which fragments are measured; `hop` where this one goes. To
+    /// another place it does not go at all if it is longer than what came from there.
     ///
     /// # Errors
     /// It cannot be encoded or sealed: our fault.
@@ -250,42 +326,52 @@ impl<X> Wire<X> {
     ) -> Result<Message, Error> {
         let header = header(facts, exchange, false, self.window.next_id());
         let hoped = if self.narrow { 0 } else { HOPED };
-        let message = self.seal(ctx, facts, (here, hoped), &header, payloads)?;
+        // Who has lost this IKE SA proves that with an answer that is no longer than our request. Elsewhere every byte counts.
+        let elsewhere = !hop.is_same(&here);
+        let least = if elsewhere { 0 } else { PROOF_LEN };
+        let message = self.seal(ctx, facts, (here, hoped), (&header, least), payloads)?;
         // The first one on an IKE SA that the peer has begun must not overtake the answer that made it.
         let is_first = facts.role == Role::Responder && self.window.next_id() == 0;
         let after = if is_first { After::Barrier } else { invites(exchange, false, payloads) };
         let sent = self.to_be_repeated(ctx, facts, here, &message);
-        let bytes = sent.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
-        if facts.peer.is_none_or(|peer| ctx.shared.paths.may_send(peer, hop, bytes)) {
-            ctx.transmit_all(&hop, facts.peer, &sent, after);
+        if elsewhere && facts.peer.is_some_and(|peer| !ctx.shared.paths.may_send(peer, hop, sent.bytes(&hop))) {
+            return Ok(message);
         }
+        ctx.transmit_all(&hop, facts.peer, &sent, after);
         self.last_sent = ctx.now.instant;
         let policy = ctx.shared.config.retransmission;
         self.window.sent(ctx.now.instant, exchange, sent, context, &policy);
         if let Some(outstanding) = self.window.outstanding_mut() {
-            outstanding.after = after;
+            (outstanding.after, outstanding.asks) = (after, elsewhere);
             outstanding.sent_to(hop);
         }
         Ok(message)
     }
 
-    /// Answers the request that was expected, under protection, the way that it came.
+    /// Answers the request that was expected, under protection, the way that it came, as far as that is allowed where it came from. At
+    /// `home` the peer is known to receive.
     ///
     /// # Errors
     /// As [`Wire::request`].
     pub(super) fn respond(
         &mut self,
         ctx: &mut Ctx,
-        facts: &Facts,
+        (facts, home): (&Facts, Hop),
         exchange: ExchangeType,
         payloads: &[Payload],
     ) -> Result<Message, Error> {
         let header = header(facts, exchange, true, self.window.expected_id());
+        let Came { hop, bytes } = self.came;
         // What came this way may go back this way (RFC 7383 §2.5.1).
-        let message = self.seal(ctx, facts, (self.came.hop, self.largest), &header, payloads)?;
+        let message = self.seal(ctx, facts, (hop, self.largest), (&header, 0), payloads)?;
         let after = invites(exchange, true, payloads);
-        let sent = self.to_be_repeated(ctx, facts, self.came.hop, &message);
-        ctx.transmit_all(&self.came.hop, facts.peer, &sent, after);
+        let sent = self.to_be_repeated(ctx, facts, hop, &message);
+        self.has_come(hop, bytes);
+        let may = self.may_answer(ctx, facts.peer, (hop, home), sent.bytes(&hop));
+        self.withheld = (!may).then_some(hop);
+        if may {
+            ctx.transmit_all(&hop, facts.peer, &sent, after);
+        }
         self.last_sent = ctx.now.instant;
         self.window.answer(sent, after);
         Ok(message)
@@ -297,19 +383,24 @@ impl<X> Wire<X> {
         ctx: &mut Ctx,
         facts: &Facts,
         (here, hoped): (Hop, u16),
-        header: &Header,
+        (header, least): (&Header, usize),
         payloads: &[Payload],
     ) -> Result<Message, Error> {
         let can_cut = facts.features.fragmentation;
         let protection = self.protection.as_mut().ok_or(LocalFault::NotConfigured("keys"))?;
-        protection.seal(header, payloads, |len| if can_cut { ctx.shared.cut_above(facts.peer, &here, len, hoped) } else { None })
+        protection.seal(
+            header,
+            least,
+            payloads,
+            |len| if can_cut { ctx.shared.cut_above(facts.peer, &here, len, hoped) } else { None },
+        )
     }
 
-    /// A message as it is kept: with what is in it, if it may have been too long for the way.
+    /// A message as it is kept: with what is in it, if there may be a way that is too short for it, now or when it is sent again.
     fn to_be_repeated(&self, ctx: &mut Ctx, facts: &Facts, here: Hop, message: &Message) -> Sent {
         let longest = message.datagrams.iter().map(Vec::len).max().unwrap_or_default();
         let sure = if facts.features.fragmentation { ctx.shared.cut_above(facts.peer, &here, longest, 0) } else { None };
-        let hopeful = sure.is_some_and(|sure| longest > sure).then(|| message.plain.clone());
+        let hopeful = sure.is_some().then(|| message.plain.clone());
         Sent { datagrams: message.datagrams.clone(), hopeful }
     }
 
@@ -319,30 +410,36 @@ impl<X> Wire<X> {
         let Some(peer) = peer.filter(|peer| ctx.shared.paths.find(*peer, hop).is_some()) else { return };
         let Some(outstanding) = self.window.outstanding_mut() else { return };
         let after = outstanding.after;
-        let sizes: usize = outstanding.sent.datagrams.iter().map(|datagram| datagram.len() + hop.overhead()).sum();
-        if !ctx.shared.paths.may_send(peer, hop, sizes) {
+        if !ctx.shared.paths.may_send(peer, hop, outstanding.sent.bytes(&hop)) {
             return;
         }
         ctx.transmit_all(&hop, Some(peer), &outstanding.sent, after);
         outstanding.sent_to(hop);
     }
 
-    /// Sends the request under way again: where the peer is, and where it is asked for a proof. Says how often that has been done.
+    /// Sends the request under way again: where the peer is, and where it is asked for a proof. What was sent to ask for one, and nowhere
+    /// else, goes there alone once more: what goes to both places is no proof. Says how often that has been done.
     pub(super) fn repeat(&mut self, ctx: &mut Ctx, peer: Option<PeerId>, here: Hop) -> u32 {
         let Some(outstanding) = self.window.outstanding_mut() else { return 0 };
         let (repeated, also) = (outstanding.repeated, outstanding.hops.clone());
         if let Some(protection) = &mut self.protection {
             self.narrow |= cut_smaller(ctx, peer, here, protection, &mut outstanding.sent);
         }
-        ctx.transmit_all(&here, peer, &outstanding.sent, After::Nothing);
-        outstanding.sent_to(here);
+        let is_there = outstanding.hops.iter().any(|hop| hop.is_same(&here));
+        if !outstanding.asks || is_there || repeated > 1 {
+            ctx.transmit_all(&here, peer, &outstanding.sent, After::Nothing);
+            outstanding.sent_to(here);
+        }
         also.into_iter().filter(|hop| *hop != here).for_each(|hop| self.repeat_to(ctx, peer, hop));
         repeated
     }
 
-    /// The request under way, if it went this way: what comes back this way is a proof.
-    pub(super) fn sent_this_way(&self, hop: &Hop) -> Option<Hop> {
-        self.window.outstanding().and_then(|request| request.hops.iter().find(|sent| sent.is_same(hop)).copied())
+    /// The request under way, if it went this way, is being answered: where else it went says what that proves.
+    pub(super) fn answered_this_way(&self, hop: &Hop) -> Option<Answered> {
+        let Outstanding { hops, repeated, .. } = self.window.outstanding()?;
+        let sent = hops.iter().find(|sent| sent.is_same(hop))?;
+        let alone = hops.iter().all(|other| other.remote == sent.remote);
+        Some(Answered { hop: *sent, alone, in_vain: *repeated >= SILENT_AFTER })
     }
 
     /// Whether the request under way is to be sent again.

@@ -77,7 +77,7 @@ impl Paths {
     /// Asks for a proof there. What is in use stays until it is given.
     fn try_at(&mut self, now: Instant, id: PeerId, hop: Hop) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let proof = Proof::Waits { moves: Moves::Both, ours: true, tries: 0, next: now, echo: None };
+        let proof = Proof::wanted(now, Moves::Both, true);
         // That it was proven once says nothing now.
         let known = peer.find(hop.normal());
         if let Some(entry) = known.and_then(|path| peer.get_mut(path)) {

@@ -109,7 +109,7 @@ impl Hop {
     }
 
     /// Whether a UDP payload is a message of IKE that may be too long for the way, and is not one of the fragments that we cut others
-    /// into (RFC 7383), which know the way: then IP has to cut it.
+    /// into (RFC 7383), which know the way: unless we can still do that, IP has to cut it.
     pub(crate) fn asks_for_ip_fragments(&self, payload: &[u8]) -> bool {
         let is_long = payload.len() + self.headers() > self.floor().into();
         is_long && self.unframe(payload).is_some_and(|message| message.get(NEXT_PAYLOAD_AT) != Some(&PayloadType::SKF.0))

@@ -20,7 +20,7 @@ const LOOKS_PER_SECOND: u32 = 16;
 /// How often a proof is asked for, and after which time again; each time twice as long.
 pub(super) const PROOF_TRIES: u8 = 4;
 pub(super) const PROOF_WAIT: Duration = Duration::from_millis(400);
-/// A path that nothing came by for so long has to be proven again before anything moves to it: its address may be another's now.
+/// A path that the peer has not answered from for so long has to be proven again before anything moves to it: its address may be another's now.
 const PROOF_HOLDS: Duration = Duration::from_secs(30);
 
 /// What moves to a path once it is proven.
@@ -44,6 +44,8 @@ pub(super) enum Proof {
         next: Instant,
         /// The last echo that asked for it.
         echo: Option<u64>,
+        /// Something was sent there that asks for it.
+        asked: bool,
     },
 }
 
@@ -51,9 +53,13 @@ pub(super) enum Proof {
 pub(super) struct Entry {
     pub hop: Hop,
     pub proof: Proof,
-    /// Bytes that came from there, less those that were sent there: what may still be sent while nothing is proven.
+    /// Bytes that came from there, less those that were sent there: what may still be sent while nothing is proven. Where we look for the
+    /// peer, and nothing came from: what we allow ourselves.
     pub credit: u32,
     pub heard: Instant,
+    /// When the peer last answered from there what was sent nowhere else. What merely came from there says nothing: anybody may send
+    /// a copy of it with another source.
+    pub answered: Option<Instant>,
     pub mtu: Mtu,
     /// As the data plane was told last.
     pub told: Option<(Hop, [u16; 2], bool)>,
@@ -62,6 +68,20 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn is_proven(&self) -> bool {
         self.proof == Proof::Proven
+    }
+
+    /// Something was sent there that asks for a proof.
+    pub(super) fn was_asked(&mut self) {
+        if let Proof::Waits { asked, .. } = &mut self.proof {
+            *asked = true;
+        }
+    }
+}
+
+impl Proof {
+    /// To be asked for at once.
+    pub(super) fn wanted(now: Instant, moves: Moves, ours: bool) -> Proof {
+        Proof::Waits { moves, ours, tries: 0, next: now, echo: None, asked: false }
     }
 }
 
@@ -167,15 +187,33 @@ impl PeerPaths {
         if !full && let Some(free) = PathId::all().find(|id| self.get(*id).is_none()) {
             return Some(free);
         }
-        let spare = |id: PathId| self.esp != Some(id) && self.ike != Some(id);
-        let of_kind = self.iter().filter(|(id, entry)| spare(*id) && (!full || !entry.is_proven()));
+        let of_kind = self.iter().filter(|(id, entry)| !self.is_used(*id) && (!full || !entry.is_proven()));
         of_kind.min_by_key(|(_, entry)| (entry.is_proven(), entry.heard)).map(|(id, _)| id)
     }
 
-    /// Whether what is there has to be proven again before anything moves to it.
+    /// Whether the peer has answered from there so lately that what moves there needs no other proof.
     pub(super) fn is_fresh(&self, id: PathId, now: Instant) -> bool {
-        let used = self.esp == Some(id) || self.ike == Some(id);
-        self.get(id).is_some_and(|entry| entry.is_proven() && (used || now.saturating_duration_since(entry.heard) < PROOF_HOLDS))
+        let lately = |at: Instant| now.saturating_duration_since(at) < PROOF_HOLDS;
+        self.get(id).is_some_and(|entry| entry.is_proven() && entry.answered.is_some_and(lately))
+    }
+
+    pub(super) fn is_used(&self, id: PathId) -> bool {
+        self.esp == Some(id) || self.ike == Some(id)
+    }
+
+    /// Whether all that would move there is there.
+    pub(super) fn goes_there(&self, id: PathId, moves: Moves) -> bool {
+        let [esp, ike] = [self.esp, self.ike].map(|used| used == Some(id));
+        match moves {
+            Moves::Nothing => true,
+            Moves::Esp => esp,
+            Moves::Both => esp && ike,
+        }
+    }
+
+    /// Whether it was proven: also where it is being asked for another proof, of what is to move there as well.
+    pub(super) fn was_proven(&self, id: PathId) -> bool {
+        self.is_used(id) || self.get(id).is_some_and(Entry::is_proven)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

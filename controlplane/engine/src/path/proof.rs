@@ -7,13 +7,41 @@ use adit_proto::control::PeerId;
 use super::hop::Hop;
 use super::judge::Unfit;
 use super::peer::{Moves, PROOF_TRIES, PROOF_WAIT, Proof, Wanted};
-use super::{Follow, PathEvent, PathId, Paths, Wish};
+use super::{Follow, PathEvent, PathId, Paths, Terms, Wish};
 use crate::random::Random;
 
 /// The echo that asks for a proof is an IP packet of this size.
 pub(super) const PROOF_ECHO: u16 = 88;
+/// So long is a request of IKE that asks for a proof and nothing else, without COOKIE2 (RFC 4555 §3.7) and with it.
+const PROOF_REQUEST: [usize; 2] = [57, 81];
+/// No answer waits until a request of more bytes can go there.
+const KEPT_MAX: u32 = 600;
+/// So many bytes go at most to an address from which nothing has come, where the peer may be: a few requests.
+const LOOK_CREDIT: u32 = 3000;
 /// For so long an address is tried at which the peer may be, too.
 const LOOKED_FOR: Duration = Duration::from_secs(30);
+
+/// The answer to a request of IKE came this way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    /// The request went this way, too.
+    pub hop: Hop,
+    /// It went nowhere else. Whoever was asked somewhere else, too, may send the answer with any source.
+    pub alone: bool,
+    /// Where IKE goes to the peer, it did not answer.
+    pub in_vain: bool,
+}
+
+/// What it costs to ask for a proof there, in bytes.
+fn cost(terms: &Terms, hop: &Hop) -> u32 {
+    let [plain, with_cookie] = PROOF_REQUEST;
+    let request = hop.overhead() + if terms.follow == Follow::Both { plain } else { with_cookie };
+    match (terms.echo, terms.ike) {
+        (true, _) => PROOF_ECHO.into(),
+        (false, true) => u32::try_from(request).unwrap_or(u32::MAX),
+        (false, false) => 0,
+    }
+}
 
 impl Paths {
     /// An authentic message of `bytes` came this way. It moves nothing by itself.
@@ -22,14 +50,29 @@ impl Paths {
         if let Some(wanted) = peer.wanted.filter(|wanted| wanted.hop.is_same(&hop)) {
             // One that is not taken is counted.
             let _ = self.candidate(now, id, hop, wanted.moves, bytes);
-        } else if let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) {
-            entry.heard = now;
-            entry.credit = entry.credit.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
+        } else {
+            self.credit(now, id, hop, u32::try_from(bytes).unwrap_or(u32::MAX));
         }
     }
 
-    /// A new, authentic message says that the peer is there, with `bytes` that came from there. It is asked for a proof, and then
-    /// what `moves` says moves.
+    /// So many authentic bytes came this way: as many may go there before a proof. Once they are enough to ask for one, that is done.
+    /// Says whether that is counted.
+    pub(crate) fn credit(&mut self, now: Instant, id: PeerId, hop: Hop, bytes: u32) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let terms = peer.terms;
+        let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) else { return false };
+        entry.heard = now;
+        let Proof::Waits { ours, asked, next, .. } = &mut entry.proof else { return false };
+        entry.credit = entry.credit.saturating_add(bytes);
+        if !*ours && !*asked && entry.credit >= cost(&terms, &entry.hop) {
+            *next = now;
+        }
+        self.set_timer(id);
+        true
+    }
+
+    /// A new, authentic message says that the peer is there, with `bytes` that came from there, which [`Paths::heard`] has counted where
+    /// it is known that it may be there. It is asked for a proof, and then what `moves` says moves.
     ///
     /// # Errors
     /// Nothing may go there.
@@ -43,30 +86,29 @@ impl Paths {
         }
         let moves = same.map_or(moves, |wanted| moves.max(wanted.moves));
         bytes = bytes.saturating_add(same.map_or(0, |wanted| wanted.credit));
-        match known {
-            Some(path) if peer.is_fresh(path, now) => {
+        if let Some(path) = known {
+            if peer.goes_there(path, moves) || peer.is_fresh(path, now) {
                 peer.latest = Some(path);
                 self.use_path(id, path, moves);
                 return Ok(());
             }
-            Some(path) if peer.get(path).is_some_and(|entry| !entry.is_proven()) => {
-                peer.latest = Some(path);
-                if let Some(entry) = peer.get_mut(path) {
-                    entry.credit = entry.credit.saturating_add(bytes);
-                    if let Proof::Waits { moves: wanted, .. } = &mut entry.proof {
-                        *wanted = moves.max(*wanted);
-                    }
+            if let Some(Proof::Waits { moves: wanted, ours, tries, next, .. }) = peer.get_mut(path).map(|entry| &mut entry.proof)
+            {
+                *wanted = moves.max(*wanted);
+                if std::mem::take(ours) {
+                    // Now it says itself that it is where we look for it.
+                    (*tries, *next) = (0, now);
                 }
+                peer.latest = Some(path);
+                self.set_timer(id);
                 return Ok(());
             }
-            Some(_) | None => {}
         }
         if !peer.looks.take(now) {
             self.refused += 1;
             return Err(Unfit::TooMany);
         }
-        let proof = Proof::Waits { moves, ours: false, tries: 0, next: now, echo: None };
-        let path = self.enter(now, id, hop, proof, bytes).inspect_err(|_| self.refused += 1)?;
+        let path = self.enter(now, id, hop, Proof::wanted(now, moves, false), bytes).inspect_err(|_| self.refused += 1)?;
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.latest = Some(path);
         }
@@ -85,46 +127,101 @@ impl Paths {
                 continue;
             }
             let (moves, next) = (Moves::Both, now + LOOKED_FOR);
-            let waits = Proof::Waits { moves, ours: true, tries: PROOF_TRIES, next, echo: None };
-            let Ok(path) = self.enter(now, id, hop, waits, 0) else { continue };
+            let waits = Proof::Waits { moves, ours: true, tries: PROOF_TRIES, next, echo: None, asked: false };
+            let Ok(path) = self.enter(now, id, hop, waits, LOOK_CREDIT) else { continue };
             tried.extend(self.peers.get(&id).and_then(|peer| peer.get(path)).map(|entry| entry.hop));
         }
         self.set_timer(id);
         tried
     }
 
-    /// An IKE request that was sent this way was answered from there. Gives whether that is news: something may have moved.
-    pub(crate) fn answered(&mut self, now: Instant, id: PeerId, hop: Hop) -> bool {
-        let Some(path) = self.find(id, hop) else { return false };
-        self.prove(now, id, path) || self.found_elsewhere(id, path)
+    /// The configuration says that the peer is there from now on: it is asked for a proof, and stays where it is until that has come.
+    ///
+    /// # Errors
+    /// Nothing may go there.
+    pub(crate) fn look_there(&mut self, now: Instant, id: PeerId, hop: Hop) -> Result<(), Unfit> {
+        let wanted = Proof::wanted(now, Moves::Both, true);
+        let path = self.enter(now, id, hop, wanted, LOOK_CREDIT)?;
+        if let Some(entry) = self.peers.get_mut(&id).and_then(|peer| peer.get_mut(path)) {
+            entry.proof = wanted;
+        }
+        self.set_timer(id);
+        Ok(())
     }
 
-    /// It was answered from a path that was proven before, not from the one that IKE goes by, where nothing came back: IKE goes on
-    /// there, too.
-    fn found_elsewhere(&mut self, id: PeerId, path: PathId) -> bool {
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.ike.is_some_and(|used| used != path)) else { return false };
+    /// An IKE request was answered. Gives where it is to be asked for a proof again, if this is none: by a request that goes there alone.
+    pub(crate) fn answered(&mut self, now: Instant, id: PeerId, answered: Answered) -> Option<Hop> {
+        let path = self.find(id, answered.hop)?;
+        if answered.alone {
+            self.prove(now, id, path);
+            return None;
+        }
+        let peer = self.peers.get_mut(&id)?;
+        let in_vain = answered.in_vain && peer.ike.is_some_and(|used| used != path);
+        if in_vain && peer.is_fresh(path, now) {
+            self.go_on_there(id, path);
+            return None;
+        }
+        let entry = peer.get_mut(path)?;
+        match &mut entry.proof {
+            Proof::Waits { moves, .. } => *moves = if in_vain { Moves::Both } else { *moves },
+            Proof::Proven if in_vain => {
+                (entry.proof, entry.credit) = (Proof::wanted(now + PROOF_WAIT, Moves::Both, true), LOOK_CREDIT);
+                self.set_timer(id);
+            }
+            Proof::Proven => return None,
+        }
+        Some(answered.hop)
+    }
+
+    /// It was answered from a path that is proven, and not from the one that IKE goes by: IKE goes on there, too.
+    fn go_on_there(&mut self, id: PeerId, path: PathId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.latest = Some(path);
         if peer.terms.follow == Follow::Nothing {
             self.wishes.push_back(Wish::Moved { peer: id });
         }
         self.use_path(id, path, Moves::Both);
-        true
     }
 
-    /// Whether so many bytes may go there: always where the peer is proven, elsewhere at most as many as came.
+    /// Whether a request of so many bytes may go there: always where the peer is proven, elsewhere at most as many as came.
     pub(crate) fn may_send(&mut self, id: PeerId, hop: Hop, bytes: usize) -> bool {
         let Some(peer) = self.peers.get_mut(&id) else { return true };
-        let Some(entry) = peer.find(hop).and_then(|path| peer.get_mut(path)) else { return true };
-        if entry.is_proven() {
+        let Some(path) = peer.find(hop) else { return true };
+        if peer.was_proven(path) {
             return true;
         }
-        // What we try because the peer has named the address is bounded by the retransmissions of one request.
-        if matches!(entry.proof, Proof::Waits { ours: true, .. }) {
-            return true;
-        }
+        let Some(entry) = peer.get_mut(path) else { return true };
         let left = u32::try_from(bytes).ok().and_then(|bytes| entry.credit.checked_sub(bytes));
         entry.credit = left.unwrap_or(entry.credit);
+        if left.is_some() {
+            entry.was_asked();
+        }
         left.is_some()
+    }
+
+    /// Whether the peer is known to receive there.
+    pub(crate) fn receives(&self, now: Instant, id: PeerId, hop: Hop) -> bool {
+        let Some(peer) = self.peers.get(&id) else { return false };
+        peer.find(hop).is_some_and(|path| peer.is_used(path) || peer.is_fresh(path, now))
+    }
+
+    /// Whether an answer of so many bytes may go where its request came from: always where the peer is known to receive, elsewhere what is
+    /// left of what came from there once it can be asked for a proof: by a request of `asks` bytes that is under way, or another one. `None`:
+    /// nothing is known of that place.
+    pub(crate) fn may_answer(&mut self, now: Instant, id: PeerId, hop: Hop, (bytes, asks): (usize, usize)) -> Option<bool> {
+        if self.receives(now, id, hop) {
+            return Some(true);
+        }
+        let peer = self.peers.get_mut(&id)?;
+        let terms = peer.terms;
+        let entry = peer.find(hop).and_then(|path| peer.get_mut(path))?;
+        let Proof::Waits { asked, .. } = entry.proof else { return None };
+        let asks = u32::try_from(asks).ok().filter(|asks| *asks <= KEPT_MAX).unwrap_or(0);
+        let kept = if asked { 0 } else { cost(&terms, &entry.hop).max(asks) };
+        let left = u32::try_from(bytes).ok().and_then(|bytes| entry.credit.checked_sub(bytes)).filter(|left| *left >= kept);
+        entry.credit = left.unwrap_or(entry.credit);
+        Some(left.is_some())
     }
 
     /// The peer receives there.
@@ -132,14 +229,15 @@ impl Paths {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         let newest = peer.latest;
         let Some(entry) = peer.get_mut(path) else { return false };
-        entry.heard = now;
+        (entry.heard, entry.answered) = (now, Some(now));
         let Proof::Waits { moves, ours, .. } = std::mem::replace(&mut entry.proof, Proof::Proven) else { return false };
         if ours {
-            // It answers where we looked for it, and not where it was.
+            // It answers where we looked for it.
             peer.latest = Some(path);
         }
+        self.wishes.push_back(Wish::Answer { peer: id });
         if ours || newest == Some(path) {
-            if peer.terms.follow == Follow::Nothing && peer.ike != Some(path) {
+            if (ours || peer.terms.follow == Follow::Nothing) && peer.ike != Some(path) {
                 self.wishes.push_back(Wish::Moved { peer: id });
             }
             self.use_path(id, path, moves);
@@ -153,7 +251,8 @@ impl Paths {
         for path in PathId::all() {
             let Some(peer) = self.peers.get_mut(&id) else { return };
             let terms = peer.terms;
-            let Some(Proof::Waits { moves, ours, tries, next, echo }) = peer.get(path).map(|entry| entry.proof) else { continue };
+            let waits = peer.get(path).map(|entry| entry.proof);
+            let Some(Proof::Waits { moves, ours, tries, next, echo, asked }) = waits else { continue };
             if next > now {
                 continue;
             }
@@ -162,17 +261,17 @@ impl Paths {
                 if let Some(entry) = peer.get(path).filter(|_| moves == Moves::Both && !ours && peer.latest == Some(path)) {
                     peer.wanted = Some(Wanted { hop: entry.hop, moves, credit: entry.credit });
                 }
-                self.drop_path(id, path);
+                self.give_up(id, path);
                 continue;
             }
             if !terms.echo && !terms.ike {
                 // Nobody can be asked: a static key without echoes stays where the configuration says.
-                self.drop_path(id, path);
+                self.give_up(id, path);
                 continue;
             }
             let may = peer.proofs.take(now) && self.proofs.take(now);
             let Some(entry) = peer.get_mut(path) else { continue };
-            entry.proof = Proof::Waits { moves, ours, tries: tries + 1, next: now + PROOF_WAIT * (1 << tries), echo };
+            entry.proof = Proof::Waits { moves, ours, tries: tries + 1, next: now + PROOF_WAIT * (1 << tries), echo, asked };
             if !may {
                 continue;
             }
@@ -180,16 +279,24 @@ impl Paths {
             let paid = entry.credit.checked_sub(PROOF_ECHO.into());
             if let (true, Some(left)) = (terms.echo, paid) {
                 entry.credit = left;
-                let asked = random.u64();
-                if let Proof::Waits { echo, .. } = &mut entry.proof {
-                    *echo = Some(asked);
+                let number = random.u64();
+                if let Proof::Waits { echo, asked, .. } = &mut entry.proof {
+                    (*echo, *asked) = (Some(number), true);
                 }
                 self.tell(id);
-                self.events.push_back(PathEvent::Echo { peer: id, path, id: asked, size: PROOF_ECHO });
+                self.events.push_back(PathEvent::Echo { peer: id, path, id: number, size: PROOF_ECHO });
             }
             if terms.ike {
                 self.wishes.push_back(Wish::Prove { peer: id, hop });
             }
+        }
+    }
+
+    /// No proof has come. What uses the path already goes on there.
+    fn give_up(&mut self, id: PeerId, path: PathId) {
+        match self.peers.get_mut(&id).filter(|peer| peer.is_used(path)).and_then(|peer| peer.get_mut(path)) {
+            Some(entry) => entry.proof = Proof::Proven,
+            None => self.drop_path(id, path),
         }
     }
 

@@ -8,12 +8,13 @@
 //! in a line, each once whatever it has asked for, and a turn looks at a few paths ([`Looks`]).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use adit_proto::control::PeerId;
 
 use super::hop::Hop;
+use super::judge::judge;
 use super::peer::Choice;
 use super::{PathId, Paths, Wish};
 
@@ -23,6 +24,8 @@ const LOOKS_PER_TURN: usize = 64;
 const TURN: Duration = Duration::from_millis(10);
 /// What looking at everything costs beside the paths: the choice, whether it can be used, and our other addresses.
 const ALL_COSTS: usize = 4;
+/// Most addresses of ours that a peer is told.
+const ADDRESSES_MAX: usize = 8;
 
 /// What is to be looked up for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,6 +174,29 @@ impl Paths {
         self.fit(free).ok().map(|fit| fit.hop).filter(|hop| !hop.local.ip().is_unspecified())
     }
 
+    /// Our addresses at which a peer can reach us, beside the one in use: those from which it can be reached where it is now, and those of
+    /// the other version of IP. Whether the peer has one of that is for it to know.
+    pub(crate) fn own_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
+        let is_other = |address: &IpAddr| address.is_ipv4() != used.remote.is_ipv4() && *address != used.local.ip();
+        let mut other: Vec<IpAddr> = self.underlay.addresses().into_iter().filter(is_other).collect();
+        other.truncate(ADDRESSES_MAX / 2);
+        let mut own = self.other_addresses(used);
+        own.truncate(ADDRESSES_MAX - other.len());
+        own.extend(other);
+        own
+    }
+
+    /// Our addresses from which a peer can be reached, beside the one in use.
+    pub(crate) fn other_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
+        let addresses = self.underlay.addresses();
+        let usable = |address: &IpAddr| {
+            let local = SocketAddr::new(*address, used.local.port());
+            let other = *address != used.local.ip() && address.is_ipv4() == used.remote.is_ipv4();
+            other && judge(&mut *self.underlay, Hop { local, ..used }).is_ok()
+        };
+        addresses.into_iter().filter(usable).collect()
+    }
+
     /// Whether datagrams can still go this way: there is a route, and its source is still an address of this machine, which the
     /// kernel does not look at when it is asked for a route of IPv6.
     fn is_usable(&mut self, hop: Hop) -> bool {
@@ -180,7 +206,6 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
 

@@ -67,6 +67,16 @@ impl World {
         events
     }
 
+    /// What was sent there, and perhaps elsewhere as well, is answered from there.
+    fn answered(&mut self, remote: &str, alone: bool, in_vain: bool) -> Option<Hop> {
+        self.paths.answered(self.now, PEER, Answered { hop: hop(remote), alone, in_vain })
+    }
+
+    /// The peer proves that it is there.
+    fn proven(&mut self, remote: &str) {
+        assert_eq!(self.answered(remote, true, false), None);
+    }
+
     fn wishes(&mut self) -> Vec<Wish> {
         std::iter::from_fn(|| self.paths.poll_wish()).collect()
     }
@@ -89,7 +99,7 @@ fn a_peer_moves_only_once_it_has_answered_from_there() {
     assert_eq!(world.run(Duration::from_millis(100)), [], "nothing moves before");
     assert_eq!(world.wishes(), [Wish::Prove { peer: PEER, hop: hop(B) }]);
     assert_eq!(world.used(), both(A));
-    assert!(world.paths.answered(world.now, PEER, hop(B)));
+    world.proven(B);
     assert_eq!(world.used(), both(B));
     let path = world.paths.find(PEER, hop(B)).unwrap();
     let set = PathEvent::Set { peer: PEER, path, hop: hop(B), mtu: 1500, mtu_told: 1500, encapsulate: true };
@@ -125,7 +135,7 @@ fn under_mobike_a_packet_of_esp_moves_esp_alone() {
     let mut world = World::new(terms(false, true, Follow::Esp));
     world.paths.handle_path_seen(world.now, PEER, came(B), 100);
     world.run(Duration::from_millis(10));
-    world.paths.answered(world.now, PEER, hop(B));
+    world.proven(B);
     assert_eq!(world.used(), (A.to_owned(), B.to_owned()));
     let mut fixed = World::new(terms(false, true, Follow::Nothing));
     fixed.paths.handle_path_seen(fixed.now, PEER, came(B), 100);
@@ -157,7 +167,7 @@ fn before_the_proof_no_more_goes_there_than_came() {
     world.paths.heard(world.now, PEER, hop(B), 60);
     assert!(world.paths.may_send(PEER, hop(B), 100));
     world.run(Duration::from_millis(10));
-    world.paths.answered(world.now, PEER, hop(B));
+    world.proven(B);
     assert!(world.paths.may_send(PEER, hop(B), 10_000));
 }
 
@@ -177,7 +187,7 @@ fn where_the_peer_said_it_is_it_is_asked_again_once_enough_came() {
     world.paths.heard(world.now, PEER, hop(B), 80);
     world.run(Duration::from_millis(10));
     assert!(world.wishes().contains(&Wish::Prove { peer: PEER, hop: hop(B) }) && world.paths.may_send(PEER, hop(B), 150));
-    assert!(world.paths.answered(world.now, PEER, hop(B)));
+    world.proven(B);
     assert_eq!(world.used(), both(B));
 }
 
@@ -189,8 +199,8 @@ fn a_proof_that_comes_late_does_not_undo_a_newer_move() {
     world.run(Duration::from_millis(10));
     world.paths.handle_path_seen(world.now, PEER, came(c), 100);
     world.run(Duration::from_millis(10));
-    world.paths.answered(world.now, PEER, hop(c));
-    world.paths.answered(world.now, PEER, hop(B));
+    world.proven(c);
+    world.proven(B);
     assert_eq!(world.used(), both(c));
 }
 
@@ -217,25 +227,190 @@ fn where_the_peer_was_looked_for_it_is_used_once_it_answers() {
     let mut world = World::new(terms(false, true, Follow::Nothing));
     assert_eq!(world.paths.try_also(world.now, PEER, [hop(B), hop(A)]), [hop(B), hop(A)]);
     assert_eq!(world.used(), both(A));
-    assert!(world.paths.answered(world.now, PEER, hop(B)));
-    assert_eq!((world.used(), world.wishes()), (both(B), vec![Wish::Moved { peer: PEER }]));
+    assert_eq!(world.answered(B, false, true), Some(hop(B)), "it is asked there alone");
+    assert_eq!((world.used(), world.wishes()), (both(A), vec![]));
+    world.proven(B);
+    assert_eq!((world.used(), world.wishes()), (both(B), vec![Wish::Answer { peer: PEER }, Wish::Moved { peer: PEER }]));
 }
 
 #[test]
 fn where_an_unanswered_request_is_answered_ike_goes_on() {
     let mut world = World::new(terms(false, true, Follow::Esp));
     world.paths.handle_path_seen(world.now, PEER, came(B), 100);
-    assert!(world.paths.answered(world.now, PEER, hop(B)));
+    world.proven(B);
     assert_eq!(world.used(), (A.to_owned(), B.to_owned()), "that was the proof for ESP");
-    assert!(world.paths.answered(world.now, PEER, hop(B)), "this a request of IKE that had to be repeated there");
+    for (alone, in_vain) in [(true, false), (false, false)] {
+        assert_eq!(world.answered(B, alone, in_vain), None);
+        assert_eq!(world.used(), (A.to_owned(), B.to_owned()), "IKE does not move because it was asked there");
+    }
+    assert_eq!(world.answered(B, false, true), None);
+    assert_eq!(world.used(), both(B), "a request of IKE had to be repeated there");
+    // The same where it proved that long ago: it is asked again.
+    let mut world = World::new(terms(false, true, Follow::Esp));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
+    world.proven(B);
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.answered(B, false, true), Some(hop(B)));
+    assert_eq!(world.used(), (A.to_owned(), B.to_owned()));
+    world.proven(B);
     assert_eq!(world.used(), both(B));
-    assert!(!world.paths.answered(world.now, PEER, hop(B)), "no news any more");
+}
+
+#[test]
+fn under_mobike_an_echo_and_a_late_answer_move_esp_alone() {
+    let mut world = World::new(terms(true, true, Follow::Esp));
+    world.run(Duration::from_millis(10));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 250);
+    let path = world.paths.find(PEER, hop(B)).unwrap();
+    let events = world.run(Duration::from_millis(10));
+    let echo = events.iter().find_map(|event| match event {
+        PathEvent::Echo { path: on, id, .. } if *on == path => Some(*id),
+        _ => None,
+    });
+    assert!(world.wishes().contains(&Wish::Prove { peer: PEER, hop: hop(B) }), "IKE asks as well");
+    world.paths.handle_echo_reply(world.now, PEER, echo.expect("an echo"), came(B), Duration::from_millis(10));
+    assert_eq!(world.used(), (A.to_owned(), B.to_owned()));
+    world.proven(B);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.used(), (A.to_owned(), B.to_owned()));
+}
+
+#[test]
+fn an_answer_to_what_went_elsewhere_as_well_is_no_proof() {
+    // Whoever has the keys got the request at A, and may say that it came from B.
+    let mut world = World::new(terms(false, true, Follow::Both));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.answered(B, false, false), Some(hop(B)), "it is asked there alone");
+    assert_eq!(world.used(), both(A));
+    world.proven(B);
+    assert_eq!(world.used(), both(B));
+}
+
+#[test]
+fn what_is_used_for_one_thing_proves_itself_again_for_the_other_and_stays() {
+    for answers in [true, false] {
+        let mut world = World::new(terms(false, true, Follow::Esp));
+        world.paths.handle_path_seen(world.now, PEER, came(B), 100);
+        world.proven(B);
+        world.run(Duration::from_secs(30));
+        world.paths.candidate(world.now, PEER, hop(B), Moves::Both, 200).unwrap();
+        assert_eq!(world.used(), (A.to_owned(), B.to_owned()));
+        assert!(world.paths.status(PEER).iter().all(|path| path.proven) && world.paths.may_send(PEER, hop(B), 10_000));
+        if answers {
+            world.proven(B);
+            assert_eq!(world.used(), both(B));
+        } else {
+            let events = world.run(Duration::from_secs(60));
+            assert!(!events.iter().any(|event| matches!(event, PathEvent::Remove { .. })), "{events:?}");
+            assert_eq!((world.used(), world.paths.unproven), ((A.to_owned(), B.to_owned()), 1));
+        }
+    }
+}
+
+#[test]
+fn where_we_look_for_the_peer_goes_little_before_it_answers() {
+    let c = "198.51.100.3:4500";
+    let mut world = World::new(terms(false, true, Follow::Nothing));
+    assert_eq!(world.paths.try_also(world.now, PEER, [hop(B)]), [hop(B)]);
+    world.paths.look_there(world.now, PEER, hop(c)).unwrap();
+    for there in [B, c] {
+        let sent = (0..100).filter(|_| world.paths.may_send(PEER, hop(there), 120)).count() * 120;
+        assert!((1200..=3000).contains(&sent), "{sent} bytes to {there}");
+        // Asked once more, it is the same address.
+        world.paths.try_also(world.now, PEER, [hop(there)]);
+        assert!(!world.paths.may_send(PEER, hop(there), 120));
+    }
+    world.proven(B);
+    assert!(world.paths.may_send(PEER, hop(B), 10_000));
+}
+
+#[test]
+fn where_the_configuration_says_the_peer_is_it_is_once_it_answers() {
+    for echo in [false, true] {
+        let mut world = World::new(terms(echo, true, Follow::Both));
+        world.paths.look_there(world.now, PEER, hop(B)).unwrap();
+        assert_eq!(world.used(), both(A));
+        world.run(Duration::from_millis(10));
+        assert!(world.wishes().contains(&Wish::Prove { peer: PEER, hop: hop(B) }));
+        world.run(Duration::from_secs(30));
+        assert_eq!((world.used(), world.paths.find(PEER, hop(B))), (both(A), None), "nobody is there");
+        world.paths.look_there(world.now, PEER, hop(B)).unwrap();
+        // What still comes from where it was does not hold it there.
+        world.paths.handle_path_seen(world.now, PEER, came(A), 100);
+        world.run(Duration::from_millis(10));
+        world.proven(B);
+        assert_eq!(world.used(), both(B));
+        assert!(world.wishes().contains(&Wish::Moved { peer: PEER }), "the peer is told");
+    }
+}
+
+#[test]
+fn an_answer_leaves_room_for_what_asks_for_a_proof() {
+    let now = instant();
+    let mut world = World::new(terms(false, true, Follow::Both));
+    assert_eq!(world.paths.may_answer(now, PEER, hop(B), (1, 0)), None, "nothing is known of that place");
+    assert_eq!(world.paths.may_answer(now, PEER, hop(A), (10_000, 0)), Some(true));
+    world.paths.candidate(now, PEER, hop(B), Moves::Both, 89).unwrap();
+    assert_eq!(world.paths.may_answer(now, PEER, hop(B), (89, 0)), Some(false), "first it is asked");
+    assert!(world.paths.may_send(PEER, hop(B), 89) && !world.paths.receives(now, PEER, hop(B)));
+    assert_eq!(world.paths.may_answer(now, PEER, hop(B), (89, 0)), Some(false));
+    assert!(world.paths.credit(now, PEER, hop(B), 89));
+    assert_eq!(world.paths.may_answer(now, PEER, hop(B), (89, 0)), Some(true), "it asked again");
+    assert_eq!(world.paths.may_answer(now, PEER, hop(B), (1, 0)), Some(false));
+    world.proven(B);
+    assert!(world.paths.receives(now, PEER, hop(B)) && world.wishes().contains(&Wish::Answer { peer: PEER }));
+    // What was proven long ago and is not used is not known to receive.
+    world.paths.establish(now, PEER, hop(A), true).unwrap();
+    assert_eq!(world.paths.may_answer(now + Duration::from_secs(30), PEER, hop(B), (1, 0)), None);
+}
+
+#[test]
+fn what_comes_from_a_candidate_is_counted_once() {
+    let mut world = World::new(terms(false, true, Follow::Both));
+    for (round, left) in [(1, 100), (2, 200)] {
+        world.paths.heard(world.now, PEER, hop(B), 100);
+        world.paths.candidate(world.now, PEER, hop(B), Moves::Both, 100).unwrap();
+        let counted = world.paths.peers[&PEER].iter().map(|(_, entry)| entry.credit).last();
+        assert_eq!(counted, Some(left), "{round}");
+    }
 }
 
 #[test]
 fn our_other_addresses_are_those_that_reach_the_peer() {
     let mut world = World::new(terms(true, true, Follow::Both));
     assert_eq!(world.paths.other_addresses(hop(A)), [IpAddr::from([192, 0, 2, 7]), IpAddr::from([10, 1, 0, 1])]);
+}
+
+#[test]
+fn the_peer_is_told_our_addresses_of_both_versions_of_ip() {
+    struct Many(Vec<IpAddr>);
+    impl Underlay for Many {
+        fn route(&mut self, local: Option<IpAddr>, _: SocketAddr, _: u32) -> Route {
+            Route { reachable: true, source: local, ..Route::default() }
+        }
+
+        fn addresses(&mut self) -> Vec<IpAddr> {
+            self.0.clone()
+        }
+    }
+    let addresses = |fours: u8, sixes: u8| {
+        let four = (1..=fours).map(|n| IpAddr::from([192, 0, 2, n]));
+        four.chain((1..=sixes.into()).map(|n| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]))).collect()
+    };
+    let six = Hop::new("[2001:db8::1]:4500".parse().unwrap(), "[2001:db8:1::1]:4500".parse().unwrap());
+    for (used, [fours, sixes], told) in [
+        (hop(A), [2, 2], [1, 2]),
+        (six, [2, 2], [2, 1]),
+        (hop(A), [1, 0], [0, 0]),
+        (hop(A), [30, 30], [4, 4]),
+        (hop(A), [30, 1], [7, 1]),
+    ] {
+        let own = Paths::new(Box::new(Many(addresses(fours, sixes)))).own_addresses(used);
+        let number = |four: bool| own.iter().filter(|address| address.is_ipv4() == four).count();
+        assert_eq!([number(true), number(false)], told, "{own:?}");
+        assert!(!own.contains(&used.local.ip()));
+    }
 }
 
 #[test]
@@ -372,5 +547,43 @@ fn a_path_is_taken_at_its_word_for_half_a_minute() {
         assert_eq!(world.used(), both(if taken { B } else { A }), "{silent} ms");
         world.run(Duration::from_millis(1));
         assert_eq!(world.wishes().contains(&Wish::Prove { peer: PEER, hop: hop(B) }), !taken);
+    }
+}
+
+#[test]
+fn what_merely_came_from_there_is_no_proof_however_often() {
+    // Somebody on the way sends a copy of each packet ahead, with the address where the peer was before. It asks from where it is.
+    for follow in [Follow::Both, Follow::Esp] {
+        let mut world = World::new(terms(false, true, follow));
+        world.paths.establish(world.now, PEER, hop(B), true).unwrap();
+        world.paths.establish(world.now, PEER, hop(A), true).unwrap();
+        let mut misled = Vec::new();
+        for second in 0..120 {
+            world.paths.handle_path_seen(world.now, PEER, came(B), 200);
+            world.paths.heard(world.now, PEER, hop(B), 200);
+            misled.extend((world.paths.esp_hop(PEER) == Some(hop(B))).then_some(second));
+            world.paths.handle_path_seen(world.now, PEER, came(A), 200);
+            world.run(Duration::from_secs(1));
+            if world.wishes().contains(&Wish::Prove { peer: PEER, hop: hop(A) }) {
+                world.proven(A);
+            }
+        }
+        assert!(misled.iter().all(|second| *second < 30), "{follow:?}: {misled:?}");
+        assert_eq!(world.used(), both(A));
+    }
+}
+
+#[test]
+fn a_peer_that_goes_to_and_fro_is_followed_at_once_as_long_as_it_answers() {
+    let mut world = World::new(terms(true, true, Follow::Both));
+    world.paths.handle_path_seen(world.now, PEER, came(B), 200);
+    let mut there = [B, A].into_iter().cycle();
+    for _ in 0..40 {
+        let remote = there.next().unwrap();
+        world.paths.handle_path_seen(world.now, PEER, came(remote), 200);
+        // Every echo is answered from where it was sent to.
+        world.answering(Duration::from_millis(50), 1500, true);
+        assert_eq!(world.used(), both(remote), "in a round trip");
+        world.answering(Duration::from_secs(10), 1500, true);
     }
 }

@@ -13,6 +13,8 @@ use adit_proto::suite::Suite;
 use adit_sim::certificates::Authority;
 use adit_sim::*;
 
+use super::rogue::{Rogue, after_init, has_auth};
+
 /// A gateway to which peers of all kinds may come: their certificate requests make its answers as long as they get.
 fn gateway() -> World {
     let mut world = World::new(1);
@@ -240,4 +242,155 @@ fn gateways_need_no_cookie_of_each_other_however_little_they_offer() {
             assert!(lengths[0] >= lengths[1], "{lengths:?}");
         }
     }
+}
+
+/// Where somebody is who has sent nothing.
+const VICTIM: &str = "203.0.113.9:4500";
+
+/// How far somebody has come from his own address, before he says that he is elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// IKE_SA_INIT is over, and ML-KEM agreed on.
+    Begun,
+    /// Nothing but IKE_AUTH is left.
+    Keyed,
+    /// He is let in.
+    Established { mobike: bool },
+}
+
+/// What he says then, as if from there: a name, and datagrams.
+type Kind = (&'static str, fn(&mut Rogue) -> Vec<Vec<u8>>);
+
+const LONG: usize = 20;
+
+fn more(_: &Rogue) -> Vec<Payload> {
+    let exchange = adit_engine::crypto::KeyExchange::start(KeyExchangeMethod::MlKem768).expect("a key");
+    vec![Payload::Ke { method: KeyExchangeMethod::MlKem768.id(), data: exchange.public().to_vec() }]
+}
+
+fn whole(rogue: &mut Rogue, kind: ExchangeType, payloads: &[Payload]) -> Vec<Vec<u8>> {
+    vec![rogue.seal(kind, rogue.next_id, payloads)]
+}
+
+fn authentication(rogue: &Rogue) -> Vec<Payload> {
+    rogue.authentication(None, &[])
+}
+
+fn update() -> Vec<Payload> {
+    let cookie = Notify::new(NotifyType::COOKIE2).with_data(vec![7; 64]).into();
+    vec![Notify::new(NotifyType::UPDATE_SA_ADDRESSES).into(), cookie]
+}
+
+const BEGUN: [Kind; 4] = [
+    ("IKE_INTERMEDIATE", |rogue| {
+        let payloads = more(rogue);
+        whole(rogue, ExchangeType::IKE_INTERMEDIATE, &payloads)
+    }),
+    ("IKE_INTERMEDIATE, a short fragment first", |rogue| {
+        let payloads = more(rogue);
+        rogue.seal_cut(ExchangeType::IKE_INTERMEDIATE, rogue.next_id, &payloads, 1)
+    }),
+    ("IKE_AUTH too early", |rogue| whole(rogue, ExchangeType::IKE_AUTH, &[])),
+    ("IKE_AUTH too early, in fragments", |rogue| {
+        rogue.seal_cut(ExchangeType::IKE_AUTH, rogue.next_id, &[Payload::Vendor(vec![1; 900])], 1)
+    }),
+];
+
+const KEYED: [Kind; 4] = [
+    ("IKE_AUTH with nothing in it", |rogue| whole(rogue, ExchangeType::IKE_AUTH, &[])),
+    ("IKE_AUTH with a wrong proof", |rogue| {
+        rogue.secret = "the secret of nobody at all";
+        let payloads = authentication(rogue);
+        whole(rogue, ExchangeType::IKE_AUTH, &payloads)
+    }),
+    ("IKE_AUTH", |rogue| {
+        let payloads = authentication(rogue);
+        whole(rogue, ExchangeType::IKE_AUTH, &payloads)
+    }),
+    ("IKE_AUTH, a short fragment first", |rogue| {
+        let payloads = authentication(rogue);
+        rogue.seal_cut(ExchangeType::IKE_AUTH, rogue.next_id, &payloads, 1)
+    }),
+];
+
+const ESTABLISHED: [Kind; 6] = [
+    ("a liveness check", |rogue| whole(rogue, ExchangeType::INFORMATIONAL, &[])),
+    ("UPDATE_SA_ADDRESSES", |rogue| whole(rogue, ExchangeType::INFORMATIONAL, &update())),
+    ("UPDATE_SA_ADDRESSES, a short fragment first", |rogue| {
+        rogue.seal_cut(ExchangeType::INFORMATIONAL, rogue.next_id, &update(), 1)
+    }),
+    ("CREATE_CHILD_SA that cannot be read", |rogue| whole(rogue, ExchangeType::CREATE_CHILD_SA, &[])),
+    ("IKE_AUTH once more", |rogue| whole(rogue, ExchangeType::IKE_AUTH, &[])),
+    ("the end", |rogue| whole(rogue, ExchangeType::INFORMATIONAL, &[adit_proto::ike::Delete::ike().into()])),
+];
+
+/// Somebody who has come so far with B, which proves itself with a certificate.
+fn begin(stage: Stage) -> (World, Rogue) {
+    let (authority, mobike) = (Authority::new("Root"), stage == Stage::Established { mobike: true });
+    let (mut world, mut rogue) = after_init(5, |node, config| {
+        config.mobike = mobike;
+        if node == B {
+            config.local_auth = authority.issue("b.example.org", 2040);
+        }
+    });
+    if stage != Stage::Begun {
+        assert!(rogue.exchange_more(&mut world, KeyExchangeMethod::MlKem768));
+    }
+    if let Stage::Established { mobike } = stage {
+        let also = [NotifyType::MOBIKE_SUPPORTED];
+        let answer = rogue.authenticate_with(&mut world, if mobike { &also } else { &[] });
+        assert!(answer.is_some_and(|answer| has_auth(&answer)) && world.is_up(B, PEER));
+    }
+    (world, rogue)
+}
+
+#[test]
+fn who_says_that_he_is_elsewhere_lets_no_more_go_there_than_he_sends() {
+    let (victim, b) = (VICTIM.parse::<SocketAddr>().expect("an address"), peer(B).local.expect("an address"));
+    let established = [false, true].map(|mobike| (Stage::Established { mobike }, &ESTABLISHED[..]));
+    for (stage, kinds) in [(Stage::Begun, &BEGUN[..]), (Stage::Keyed, &KEYED[..])].into_iter().chain(established) {
+        for (name, kind) in kinds {
+            let (mut world, mut rogue) = begin(stage);
+            let (mut sent, before, datagrams) = (0, world.log.len(), kind(&mut rogue));
+            let mut say = |world: &mut World, datagram: &Vec<u8>, time: Duration| {
+                sent += datagram.len() + 28;
+                world.inject(victim, b, datagram.clone());
+                world.run_for(time);
+                let there = world.log[before..].iter().filter(|(_, to, _)| *to == victim);
+                let said: usize = there.map(|(.., answer)| answer.len() + 28).sum();
+                assert!(said <= sent, "{stage:?}, {name}: {said} bytes for {sent}");
+                said
+            };
+            for datagram in &datagrams {
+                say(&mut world, datagram, Duration::from_millis(20));
+            }
+            // Again, the shortest one most of all, at once and later.
+            for (round, datagram) in
+                datagrams.iter().cycle().take(LONG).chain(std::iter::repeat_n(&datagrams[0], LONG)).enumerate()
+            {
+                say(&mut world, datagram, Duration::from_millis(if round % 3 == 0 { 700 } else { 20 }));
+            }
+            let said = say(&mut world, &datagrams[0], Duration::from_secs(120));
+            assert!(said > 0, "{stage:?}, {name}: that he is answered is what is measured here");
+        }
+    }
+}
+
+#[test]
+fn who_goes_on_elsewhere_is_let_in_where_he_began() {
+    // As if a NAT had given him another address with another port, or in somebody else's name.
+    let (victim, b) = (VICTIM.parse::<SocketAddr>().expect("an address"), peer(B).local.expect("an address"));
+    let (mut world, mut rogue) = begin(Stage::Keyed);
+    let message = rogue.authentication(None, &[]);
+    let message = rogue.seal(ExchangeType::IKE_AUTH, rogue.next_id, &message);
+    world.inject(victim, b, message.clone());
+    world.run_for(Duration::from_secs(5));
+    let home = peer(A).local.expect("an address");
+    assert_eq!((world.is_up(B, PEER), world.ike(B).hop.remote), (true, home));
+    // Asked again from there, it answers there, as long as it may be.
+    let before = world.log.len();
+    world.inject(home, b, message);
+    world.run_for(Duration::from_millis(20));
+    let answered = |(from, to, _): &(SocketAddr, SocketAddr, Vec<u8>)| (*from, *to) == (b, home);
+    assert!(world.log[before..].iter().any(answered));
 }

@@ -4,10 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use adit_engine::ike::{Endpoint, NatStatus, PeerConfig};
+use adit_engine::ike::{Endpoint, EndpointConfig, NatStatus, PeerConfig};
 use adit_engine::path::{Hop, Route, Underlay};
+use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload};
 
 use adit_sim::*;
+
+use super::rogue::has_auth;
 
 fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
@@ -315,4 +318,183 @@ fn a_forged_source_of_ike_moves_nothing_before_it_answers() {
     world.run_for(Duration::from_secs(10));
     assert_eq!(reported(&world, B), before);
     world.check_traffic();
+}
+
+/// Two gateways with two addresses each, the second of the other version of IP.
+fn dual_stack(seed: u64, local: impl Fn(usize) -> Option<SocketAddr>) -> World {
+    let mut world = World::new(seed);
+    for node in [A, B] {
+        let config = || endpoint_config(node as u8 + 1);
+        world.add(&peer(node).local.expect("an address").to_string(), config());
+        world.add_addresses(node, config(), &[["2001:db8::1", "2001:db8::2"][node]]);
+    }
+    for node in [B, A] {
+        let config = PeerConfig { mobike: true, local: local(node), dpd: Duration::from_secs(2), ..peer(node) };
+        world.set_peer(node, PEER, config);
+    }
+    world.connect_pair();
+    world
+}
+
+#[test]
+fn a_gateway_is_found_at_its_address_of_the_other_version_of_ip() {
+    let mut world = dual_stack(11, |_| None);
+    let spis = world.ike(A).spis;
+    world.dead = vec!["192.0.2.2".parse().expect("an address")];
+    let way = path("[2001:db8::1]:4500", "[2001:db8::2]:4500");
+    assert!(world.run_until(Duration::from_secs(12), |world| reported(world, A).0 == way), "{:?}", reported(&world, A));
+    world.run_for(Duration::from_secs(3));
+    assert_eq!((reported(&world, B).0, world.ike(B).spis), (Hop::new(way.remote, way.local), spis));
+    world.check_traffic();
+    // And back: there it names the other one.
+    world.dead = vec!["2001:db8::2".parse().expect("an address")];
+    let way = path("192.0.2.1:4500", "192.0.2.2:4500");
+    assert!(world.run_until(Duration::from_secs(12), |world| reported(world, A).0 == way), "{:?}", reported(&world, A));
+    world.check_traffic();
+}
+
+#[test]
+fn whoever_listens_at_one_address_names_and_uses_no_other() {
+    for fixed in [A, B] {
+        let mut world = dual_stack(12, |node| peer(node).local.filter(|_| node == fixed));
+        world.dead = vec![peer(fixed).local.expect("an address").ip()];
+        let before = world.log.len();
+        world.run_for(Duration::from_secs(30));
+        let other: IpAddr = ["2001:db8::1", "2001:db8::2"][fixed].parse().expect("an address");
+        let met = world.log[before..].iter().find(|(from, to, _)| [from.ip(), to.ip()].contains(&other));
+        assert!(met.is_none() && world.log.len() > before, "{met:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_configured_anew_is_gone_to_once_it_answers() {
+    for (mobike, echo) in [(false, false), (true, false), (true, true)] {
+        let config = |node: usize| EndpointConfig { echo, ..endpoint_config(node as u8 + 1) };
+        let mut world = pair_with(13, config, |_, config| (config.mobike, config.dpd) = (mobike, Duration::from_secs(5)));
+        world.connect_pair();
+        let spis = world.ike(A).spis;
+        let (here, there) = (path("192.0.2.1:4500", "192.0.2.2:4500"), path("192.0.2.1:4500", "192.0.2.44:4500"));
+        let set = |world: &mut World| {
+            world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, None, Some(there.remote))).expect("a peer");
+        };
+        // A slip of the pen: nobody is there.
+        set(&mut world);
+        for _ in 0..20 {
+            world.check_traffic();
+            assert_eq!((reported(&world, A).0, world.ike(A).hop), (here, here), "MOBIKE {mobike}, echoes {echo}");
+        }
+        world.nodes[B].others = vec![there.remote.ip()];
+        set(&mut world);
+        world.run_for(Duration::from_millis(200));
+        assert_eq!((reported(&world, A).0, world.ike(A).hop), (there, there), "MOBIKE {mobike}, echoes {echo}");
+        world.run_for(Duration::from_secs(1));
+        assert_eq!((reported(&world, B).0, world.ike(B).spis), (Hop::new(there.remote, there.local), spis));
+        world.check_traffic();
+    }
+}
+
+#[test]
+fn an_endpoint_that_did_not_answer_is_found_when_the_one_before_is_dead() {
+    for mobike in [false, true] {
+        let mut world = pair(14, |_, config| (config.mobike, config.dpd) = (mobike, Duration::from_secs(5)));
+        world.connect_pair();
+        let (spis, there) = (world.ike(A).spis, address("192.0.2.44:4500"));
+        world.act(A, |endpoint, now| endpoint.set_addresses(now, PEER, None, Some(there))).expect("a peer");
+        world.run_for(Duration::from_secs(60));
+        world.nodes[B].address = there;
+        assert!(world.run_until(Duration::from_secs(20), |world| world.ike(A).hop.remote == there), "MOBIKE {mobike}");
+        assert_eq!(world.ike(A).spis, spis);
+        world.run_for(Duration::from_secs(3));
+        world.check_traffic();
+    }
+}
+
+#[test]
+fn under_mobike_a_packet_of_esp_leaves_ike_where_it_is() {
+    for echo in [false, true] {
+        let config = |node: usize| EndpointConfig { echo, ..endpoint_config(node as u8 + 1) };
+        let mut world = pair_with(15, config, |_, config| (config.mobike, config.dpd) = (true, Duration::from_secs(3600)));
+        world.connect_pair();
+        let (before, other) = (world.ike(B).hop, address("198.51.100.1:4500"));
+        world.nodes[A].others = vec![other.ip()];
+        let came = adit_engine::path::Arrival::new(before.local, other);
+        world.act(B, |endpoint, now| endpoint.handle_path_seen(now, PEER, came, 1000));
+        world.run_for(Duration::from_secs(20));
+        assert_eq!((reported(&world, B).0.remote, world.ike(B).hop), (other, before), "echoes {echo}");
+        // A request that nobody answers any more at the address before is one for IKE.
+        world.dead = vec![before.remote.ip()];
+        world.act(B, |endpoint, now| endpoint.check_liveness(now, PEER)).expect("it is connected");
+        world.run_for(Duration::from_secs(20));
+        assert_eq!(world.ike(B).hop.remote, other, "echoes {echo}");
+    }
+}
+
+#[test]
+fn who_gets_a_request_at_one_place_proves_nothing_of_another() {
+    // A peer says that it is where somebody else is, and answers from there what it is asked where it really is.
+    for mobike in [false, true] {
+        let mut world = pair(16, |_, config| (config.mobike, config.dpd) = (mobike, Duration::from_secs(3600)));
+        world.connect_pair();
+        let (before, victim) = (world.ike(B).hop, address("203.0.113.9:4500"));
+        let came = adit_engine::path::Arrival::new(before.local, victim);
+        let answers: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
+        let taken = answers.clone();
+        world.filter = Some(Box::new(move |from, _, payload| {
+            let is_answer = from == before.remote;
+            is_answer.then(|| taken.lock().expect("one thread").push(payload.clone()));
+            !is_answer
+        }));
+        for round in 0..200 {
+            if round % 50 == 0 {
+                world.act(B, |endpoint, now| endpoint.handle_path_seen(now, PEER, came, 1000));
+                drop(world.act(B, |endpoint, now| endpoint.check_liveness(now, PEER)));
+            }
+            world.run_for(Duration::from_millis(20));
+            let sent = std::mem::take(&mut *answers.lock().expect("one thread"));
+            sent.into_iter().for_each(|answer| world.inject(victim, before.local, answer));
+        }
+        assert_eq!((reported(&world, B).0, world.ike(B).hop), (before, before), "MOBIKE {mobike}");
+    }
+}
+
+#[test]
+fn a_wrong_cookie_closes_the_ike_sa() {
+    for wrong in [true, false] {
+        let (mut world, mut rogue) = super::rogue::after_init(17, |_, config| config.mobike = true);
+        assert!(rogue.exchange_more(&mut world, adit_engine::crypto::KeyExchangeMethod::MlKem768));
+        assert!(rogue.authenticate_with(&mut world, &[NotifyType::MOBIKE_SUPPORTED]).is_some_and(|answer| has_auth(&answer)));
+        assert!(world.is_up(B, PEER));
+        let (b, elsewhere) = (peer(B).local.expect("an address"), address("198.51.100.7:4500"));
+        let update = rogue.seal(
+            ExchangeType::INFORMATIONAL,
+            rogue.next_id,
+            &[
+                Notify::new(NotifyType::UPDATE_SA_ADDRESSES).into(),
+                Notify::new(NotifyType::COOKIE2).with_data(vec![7; 64]).into(),
+            ],
+        );
+        let before = world.log.len();
+        world.inject(elsewhere, b, update);
+        world.run_for(Duration::from_millis(20));
+        let asked = world.log[before..].iter().filter(|(_, to, _)| *to == elsewhere).map(|(.., datagram)| datagram.clone());
+        let requests: Vec<(u32, Vec<Payload>)> = asked.filter_map(|datagram| rogue.read_request(&datagram)).collect();
+        let (id, payloads) = requests.first().expect("it is asked whether it receives there").clone();
+        let cookie = payloads.into_iter().map(|payload| match payload {
+            Payload::Notify(notify) if wrong && notify.kind == NotifyType::COOKIE2 => {
+                let other = notify.data.iter().map(|byte| !byte).collect::<Vec<u8>>();
+                notify.with_data(other).into()
+            }
+            other => other,
+        });
+        let answer = rogue.seal_response(ExchangeType::INFORMATIONAL, id, &cookie.collect::<Vec<Payload>>());
+        world.inject(elsewhere, b, answer);
+        world.run_for(Duration::from_millis(20));
+        assert_eq!(world.is_up(B, PEER), !wrong);
+        if wrong {
+            let cause = world.nodes[B].endpoint.status(PEER).expect("the peer").cause.expect("a cause").to_string();
+            assert!(cause.contains("COOKIE2"), "{cause}");
+        } else {
+            assert_eq!(world.ike(B).hop.remote, elsewhere);
+        }
+    }
 }

@@ -133,6 +133,39 @@ impl Rogue {
         self.finish(unsealed)
     }
 
+    /// A request of his in fragments, of which the first has so many bytes in it.
+    pub fn seal_cut(&mut self, kind: ExchangeType, id: u32, payloads: &[Payload], first: usize) -> Vec<Vec<u8>> {
+        let (kind_of_first, inner) = encode_payloads(payloads).expect("payloads");
+        let (head, rest) = inner.split_at(first.min(inner.len()));
+        let parts: Vec<&[u8]> = std::iter::once(head).chain(rest.chunks(700)).collect();
+        let (header, total) = (self.header(kind, false, id), parts.len() as u16);
+        let seal = |(number, part): (u16, &[u8])| {
+            let part = (Fragment { number, total }, part);
+            let unsealed = Unsealed::skf(&header, kind_of_first, part, self.seal.next_iv()).expect("a fragment");
+            self.finish(unsealed)
+        };
+        (1..).zip(parts).map(seal).collect()
+    }
+
+    /// An answer of his.
+    pub fn seal_response(&mut self, kind: ExchangeType, id: u32, payloads: &[Payload]) -> Vec<u8> {
+        let (first, inner) = encode_payloads(payloads).expect("payloads");
+        let header = Header { flags: Flags { initiator: true, response: true, version: false }, ..self.header(kind, false, id) };
+        let unsealed = Unsealed::sk(&header, first, &inner, self.seal.next_iv()).expect("a message");
+        self.finish(unsealed)
+    }
+
+    /// A request to him: its message id, and what is in it.
+    pub fn read_request(&self, datagram: &[u8]) -> Option<(u32, Vec<Payload>)> {
+        let sealed = Sealed::parse(datagram.get(4..)?).ok()??;
+        let (body, tag) = sealed.ciphertext_and_tag().split_last_chunk()?;
+        let mut inner = body.to_vec();
+        self.open.open(sealed.aad(), aead::Sealed { iv: sealed.iv(), tag: *tag }, &mut inner).ok()?;
+        let inner = encrypted::strip_padding(&inner).ok()?;
+        let payloads = decode_payloads(sealed.first(), inner).ok()?;
+        (!sealed.header().flags.response).then_some((sealed.header().message_id, payloads))
+    }
+
     fn finish(&mut self, unsealed: Unsealed) -> Vec<u8> {
         let seal = |aad: &[u8], _, plain: &mut [u8]| self.seal.seal(aad, plain).map(|sealed| sealed.tag);
         framed(&unsealed.seal(seal).expect("a message"))
@@ -228,9 +261,22 @@ impl Rogue {
 
     /// IKE_AUTH as A, for an IKE SA without a Child SA (RFC 6023).
     pub fn authenticate(&mut self, world: &mut World, int_auth: Option<&[u8]>) -> Option<Vec<Payload>> {
-        let id = self.name.parse::<Identity>().expect("an identity").to_payload();
-        let payloads = self.proof(self.next_id, id, int_auth);
+        let payloads = self.authentication(int_auth, &[]);
         self.next(world, ExchangeType::IKE_AUTH, &payloads)
+    }
+
+    /// The same, with what he says of himself besides.
+    pub fn authenticate_with(&mut self, world: &mut World, also: &[NotifyType]) -> Option<Vec<Payload>> {
+        let payloads = self.authentication(None, also);
+        self.next(world, ExchangeType::IKE_AUTH, &payloads)
+    }
+
+    /// What is in it.
+    pub fn authentication(&self, int_auth: Option<&[u8]>, also: &[NotifyType]) -> Vec<Payload> {
+        let id = self.name.parse::<Identity>().expect("an identity").to_payload();
+        let mut payloads = self.proof(self.next_id, id, int_auth);
+        payloads.extend(also.iter().map(|kind| Payload::from(Notify::new(*kind))));
+        payloads
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use adit_engine::ike::EndpointConfig;
 use adit_engine::path::PathStatus;
+use adit_proto::ike::{ExchangeType, Header};
 use adit_sim::certificates::Authority;
 use adit_sim::*;
 
@@ -165,6 +166,32 @@ fn messages_of_ike_are_cut_smaller_once_one_is_lost_and_stay_so() {
     short.run_for(Duration::from_secs(1));
     assert!(longest(&short, A) > 1000, "another key exchange with ML-KEM");
     assert_eq!(lost(&short), 1, "which was cut as the first one had to be");
+}
+
+#[test]
+fn what_we_can_cut_never_leaves_as_ip_fragments() {
+    let is_first = |message: &Vec<u8>| Header::decode(&message[4..]).expect("a message").exchange == ExchangeType::IKE_SA_INIT;
+    // On a line of which it is known that all of it passes, with loss, and on one that has become shorter.
+    for (seed, loss) in [(1, 0), (2, 300), (3, 300)] {
+        let mut world = with_long_messages(seed);
+        assert!(world.run_until(Duration::from_secs(20), are_up));
+        for _ in 0..10 {
+            world.run_for(Duration::from_secs(5));
+            world.net.loss = loss;
+            drop(world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)));
+        }
+        assert!(longest(&world, A) > 1000 && world.fragmented.iter().all(is_first), "loss {loss}");
+    }
+    let mut world = with_long_messages(4);
+    assert!(world.run_until(Duration::from_secs(20), are_up));
+    world.run_for(Duration::from_secs(5));
+    assert!(world.nodes[A].endpoint.paths(PEER)[0].mtu_proven.is_some_and(|size| size > 1280));
+    world.nodes[A].mtu = Some(LinkMtu { bytes: 1124, says_so: false });
+    let before = world.ike(A).spis;
+    world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("a connection");
+    world.run_for(Duration::from_secs(20));
+    assert_ne!(world.ike(A).spis, before, "it was cut until it arrived");
+    assert!(world.fragmented.iter().all(is_first));
 }
 
 #[test]

@@ -354,8 +354,8 @@ impl Endpoint {
         peers.into_iter().for_each(|peer| drop(self.rekey(now, peer)));
     }
 
-    /// Where a peer is, or where we are for it, has changed: a name resolves to another address, an interface has another one.
-    /// The IKE SA moves there, and says so to a peer with MOBIKE (RFC 4555).
+    /// Where a peer is, or where we are for it, has changed: the configuration names another address, an interface has another one.
+    /// The IKE SA moves there, to another address of the peer once that answers from there, and says so to a peer with MOBIKE (RFC 4555).
     ///
     /// # Errors
     /// There is no such peer.
@@ -373,6 +373,7 @@ impl Endpoint {
         }
         self.shared.known.look_for(id, peer.remotes.all());
         self.directory_is_stale = true;
+        self.shared.paths.set_origin(id, peer.config.from.clone(), peer.endpoints());
         if let Some(current) = peer.current {
             self.change_path(now, current, local, remote);
         }

@@ -118,14 +118,31 @@ impl Endpoint {
         self.serve_paths(now);
     }
 
+    /// The IKE SA by which a peer can be asked something: the current one, or the one that the peer has just put into its place.
+    fn may_ask(&self, now: Now, peer: PeerId, current: SaId) -> SaId {
+        let others = self.shared.peers.get(&peer).map(|peer| peer.sas.as_slice()).unwrap_or_default();
+        let may = |id: &SaId| {
+            let session = self.sas.get(id).and_then(|sa| sa.session());
+            session.is_some_and(|session| session.succession.may_speak(now.instant) && !session.succession.holds())
+        };
+        std::iter::once(current).chain(others.iter().copied()).find(may).unwrap_or(current)
+    }
+
     /// Does what the paths ask of IKE.
     pub(super) fn serve_paths(&mut self, now: Now) {
         while let Some(wish) = self.shared.paths.poll_wish() {
-            let (Wish::Prove { peer, .. } | Wish::Moved { peer } | Wish::Announce { peer }) = wish;
+            let (Wish::Prove { peer, .. } | Wish::Moved { peer } | Wish::Answer { peer } | Wish::Announce { peer }) = wish;
             let Some(current) = self.shared.peers.get(&peer).and_then(|peer| peer.current) else { continue };
-            self.run(now, current, |sa, ctx| match wish {
+            if let Wish::Answer { .. } = wish {
+                let all = self.shared.peers.get(&peer).map(|peer| peer.sas.clone()).unwrap_or_default();
+                all.into_iter().for_each(|id| self.run(now, id, |sa, ctx| sa.wire.answer_withheld(ctx, peer)));
+                continue;
+            }
+            let asks = if let Wish::Prove { .. } = wish { self.may_ask(now, peer, current) } else { current };
+            self.run(now, asks, |sa, ctx| match wish {
                 Wish::Prove { hop, .. } => sa.prove(ctx, hop),
                 Wish::Moved { .. } => sa.on_moved(ctx),
+                Wish::Answer { .. } => {}
                 Wish::Announce { .. } => {
                     if let Some((facts, session)) = sa.facts_and_session() {
                         mobike::on_addresses_changed(ctx, facts, session);
