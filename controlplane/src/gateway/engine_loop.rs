@@ -42,7 +42,8 @@ impl Gateway {
             return Ok(());
         }
         let secret = Secret::copy_of(&self.durable.state().crash_secret()?);
-        let underlay = KernelUnderlay::open(&config.interface.name).context("a netlink socket to ask for routes")?;
+        let underlay = KernelUnderlay::open(&config.interface.name, config.listen.ip());
+        let underlay = underlay.context("a netlink socket to ask for routes")?;
         let mut ike = Ike::new(config, (&self.ids, self.underlay.resolver.known()), tables, secret, Box::new(underlay))
             .context("the configuration of IKE")?;
         if !left.is_empty() {

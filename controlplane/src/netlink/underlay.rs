@@ -24,17 +24,19 @@ pub struct KernelUnderlay {
     socket: Socket,
     /// The tunnel's own interface.
     tunnel: String,
+    /// The address that our sockets are bound to.
+    listen: IpAddr,
     sequence: u32,
 }
 
 impl KernelUnderlay {
     /// # Errors
     /// There is no netlink socket to be had.
-    pub fn open(tunnel: &str) -> io::Result<KernelUnderlay> {
+    pub fn open(tunnel: &str, listen: IpAddr) -> io::Result<KernelUnderlay> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&NetlinkAddress::new(0, 0))?;
-        Ok(KernelUnderlay { socket, tunnel: tunnel.to_owned(), sequence: 0 })
+        Ok(KernelUnderlay { socket, tunnel: tunnel.to_owned(), listen, sequence: 0 })
     }
 
     fn ask(&mut self, request: RouteNetlinkMessage, dump: bool) -> io::Result<Vec<RouteNetlinkMessage>> {
@@ -167,9 +169,18 @@ impl Underlay for KernelUnderlay {
                 message.attributes.iter().find_map(|one| if let AddressAttribute::Local(ip) = one { Some(*ip) } else { None });
             let any =
                 message.attributes.iter().find_map(|one| if let AddressAttribute::Address(ip) = one { Some(*ip) } else { None });
-            found.extend(local.or(any));
+            found.extend(local.or(any).filter(|address| receives(self.listen, *address)));
         }
         found
+    }
+}
+
+/// Whether a socket that is bound to `listen` receives what comes to an address of this machine.
+fn receives(listen: IpAddr, address: IpAddr) -> bool {
+    match listen {
+        IpAddr::V6(any) if any.is_unspecified() => true,
+        IpAddr::V4(any) if any.is_unspecified() => address.is_ipv4(),
+        one => one == address,
     }
 }
 
@@ -201,18 +212,29 @@ mod tests {
 
     #[test]
     fn the_kernel_says_which_addresses_are_our_own() {
-        let mut underlay = KernelUnderlay::open("no-such-tunnel").unwrap();
+        let mut underlay = KernelUnderlay::open("no-such-tunnel", ANY).unwrap();
         let route = underlay.route(None, "127.0.0.1:4500".parse().unwrap(), 0);
         assert!(route.reachable && route.own_address && !route.through_tunnel, "{route:?}");
         assert!(route.mtu.is_some_and(|mtu| mtu >= 1280), "{route:?}");
         assert!(!underlay.addresses().iter().any(IpAddr::is_loopback));
-        let tunnel = KernelUnderlay::open("lo").unwrap().route(None, "127.0.0.1:4500".parse().unwrap(), 0);
+        let tunnel = KernelUnderlay::open("lo", ANY).unwrap().route(None, "127.0.0.1:4500".parse().unwrap(), 0);
         assert!(tunnel.through_tunnel, "{tunnel:?}");
+    }
+
+    const ANY: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
+
+    #[test]
+    fn peers_are_told_no_address_on_which_nothing_is_received() {
+        let [four, six, other] = ["192.0.2.1", "2001:db8::1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap());
+        let any_four = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let received = |listen| [four, six, other].map(|address| receives(listen, address));
+        assert_eq!((received(ANY), received(any_four)), ([true; 3], [true, false, true]));
+        assert_eq!((received(four), received(six)), ([true, false, false], [false, true, false]));
     }
 
     #[test]
     fn nowhere_is_not_reachable() {
-        let mut underlay = KernelUnderlay::open("no-such-tunnel").unwrap();
+        let mut underlay = KernelUnderlay::open("no-such-tunnel", ANY).unwrap();
         assert!(!underlay.route(Some([192, 0, 2, 200].into()), "198.51.100.1:4500".parse().unwrap(), 0).reachable);
     }
 }
