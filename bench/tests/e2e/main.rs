@@ -30,6 +30,7 @@ mod io;
 mod ip;
 mod jumbo;
 mod key_log;
+mod library;
 mod mesh;
 mod metrics;
 mod mss;

@@ -40,7 +40,7 @@ impl Client {
     /// As [`Client::connect`].
     pub async fn connect_with(remote: SocketAddr, peer: Peer, options: Options) -> Result<Client, Error> {
         let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-        let (driver, commands) = driver::open(options.bind.unwrap_or(any), options)?;
+        let (driver, commands) = driver::open(options.bind.unwrap_or(any), Some(remote), options)?;
         let local = driver.local();
         let (reply, answer) = oneshot::channel();
         let link = driver.into_client(remote, peer, reply)?;

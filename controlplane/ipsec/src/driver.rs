@@ -14,13 +14,13 @@ mod receive;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_engine::ike::{Cause, CommandError, Endpoint, Explanation, Now, PeerConfig, PeerId, Transmit};
+use adit_engine::path::Hop;
 use adit_proto::control::Spi;
-use tokio::net::UdpSocket;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::error::{self, Error, Failure};
@@ -30,19 +30,22 @@ use super::options::Options;
 use super::peer::Peer;
 use super::server::Refused;
 use super::session::Session;
+use super::socket::Socket;
+use super::underlay::SocketUnderlay;
 use admission::Admission;
 use receive::InboundSa;
 
 /// Largest datagram that is received, in bytes.
 const DATAGRAM_MAX: usize = 65_536;
-/// What is asked for the socket's receive buffer, in bytes; the kernel may give less.
-const SOCKET_BUFFER: usize = 4 << 20;
 /// Datagrams that are received before the timers and commands have their turn.
 const BATCH: usize = 64;
 /// Datagrams of IKE that wait for room in the socket. What is dropped above that is sent again.
 const WAITING_MAX: usize = 256;
 /// How often the engine learns what went through the SAs, and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// How often it is looked at most whether the ways to the peers begin at other addresses of ours now. A client looks so often in any
+/// case, a server when something cannot be sent.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long peers are told goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a rekey that was asked for may take.
@@ -101,7 +104,7 @@ struct Listener {
 
 /// The task.
 pub struct Driver {
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket>,
     local: SocketAddr,
     options: Options,
     endpoint: Endpoint,
@@ -117,31 +120,33 @@ pub struct Driver {
     from: Option<SocketAddr>,
     waiting: VecDeque<Transmit>,
     tick_at: Instant,
+    /// When the ways were looked at last.
+    looked_at: Instant,
     /// So much was sent that the engine should know.
     wake: Arc<Notify>,
     buffer: Vec<u8>,
 }
 
-/// Opens the socket and makes a task that has nothing to do yet.
+/// Opens the socket and makes a task that has nothing to do yet. `remote`: where a client connects to.
 ///
 /// # Errors
 /// The address cannot be had, or the options make no sense.
-pub fn open(address: SocketAddr, options: Options) -> Result<(Driver, mpsc::UnboundedSender<Command>), Error> {
+pub fn open(
+    address: SocketAddr,
+    remote: Option<SocketAddr>,
+    options: Options,
+) -> Result<(Driver, mpsc::UnboundedSender<Command>), Error> {
     options.check()?;
-    let failed = |source| Error::io(format!("open UDP {address}"), source);
-    let socket = StdSocket::bind(address).map_err(failed)?;
-    socket.set_nonblocking(true).map_err(failed)?;
-    // Less is no error: then bursts are lost.
-    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER);
-    let local = socket.local_addr().map_err(failed)?;
+    let socket = Socket::open(address).map_err(|source| Error::io(format!("open UDP {address}"), source))?;
+    let local = socket.bound();
     let config = options.endpoint(local.port())?;
     let random = |out: &mut [u8]| aws_lc_rs::rand::fill(out).expect("the system's generator cannot fail once it is seeded");
     let (sender, commands) = mpsc::unbounded_channel();
     let driver = Driver {
-        socket: Arc::new(UdpSocket::from_std(socket).map_err(failed)?),
+        socket: Arc::new(socket),
         local,
         options,
-        endpoint: Endpoint::new(config, Box::new(random)),
+        endpoint: Endpoint::new(config, Box::new(random)).with_underlay(Box::new(SocketUnderlay::new(local, remote))),
         commands,
         entries: BTreeMap::new(),
         inbound: HashMap::new(),
@@ -152,6 +157,7 @@ pub fn open(address: SocketAddr, options: Options) -> Result<(Driver, mpsc::Unbo
         from: None,
         waiting: VecDeque::new(),
         tick_at: Instant::now() + TICK,
+        looked_at: Instant::now(),
         wake: Arc::default(),
         buffer: vec![0; DATAGRAM_MAX],
     };
@@ -174,10 +180,13 @@ impl Driver {
         reply: oneshot::Sender<Result<(), Error>>,
     ) -> Result<Arc<Link>, Error> {
         check_family(self.local, remote)?;
-        let local = local_address(self.local, remote).map_err(|error| Error::io(format!("find a way to {remote}"), error))?;
+        let way = SocketUnderlay::new(self.local, Some(remote)).source(None, remote, scope_of(remote));
+        way.map_err(|error| Error::io(format!("find a way to {remote}"), error))?;
+        // With any address the one that the routes say, now and later.
+        let local = Some(canonical(self.local)).filter(|local| !local.ip().is_unspecified());
         let id = PeerId(0);
         let pace = peer.pace();
-        let config = PeerConfig { initiate: true, local: Some(local), remotes: vec![remote], ..peer.config };
+        let config = PeerConfig { initiate: true, local, remotes: vec![canonical(remote)], ..peer.config };
         self.endpoint.set_peer(now(), id, config).map_err(refused_settings)?;
         let link = self.new_link(id, pace);
         let entry = Entry { configured: 0, pace, link: Some(link.clone()), announced: true, waiters: Vec::new() };
@@ -250,14 +259,15 @@ impl Driver {
             self.tick_at = at + TICK;
             self.report_usage();
             self.give_up_waiting(at);
+            self.look_at_ways(at);
         }
     }
 
-    /// The address for the socket: one for IPv6 knows IPv4 peers by mapped addresses, and nobody else does.
-    fn on_the_wire(&self, remote: SocketAddr) -> SocketAddr {
-        match remote {
-            SocketAddr::V4(v4) if self.local.is_ipv6() => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-            _ => remote,
+    /// Addresses and routes of this machine change. What goes to a peer then leaves from another address, and the peer is told.
+    fn look_at_ways(&mut self, at: Instant) {
+        if at >= self.looked_at + LOOK_EVERY && (self.socket.take_lost_way() || self.dialer.is_some()) {
+            self.looked_at = at;
+            self.endpoint.underlay_changed(now());
         }
     }
 
@@ -278,7 +288,8 @@ impl Driver {
             }
         }
         while let Some(transmit) = self.waiting.front() {
-            match self.socket.try_send_to(&transmit.payload, self.on_the_wire(transmit.remote)) {
+            let hop = Hop { local: transmit.local, interface: transmit.interface, remote: transmit.remote };
+            match self.socket.try_send(&transmit.payload, &hop) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // What is lost is sent again.
                 Ok(_) | Err(_) => drop(self.waiting.pop_front()),
@@ -408,7 +419,10 @@ fn refused_settings(error: CommandError) -> Error {
 
 /// The same address, as IPv4 where it stands for one.
 fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match address.ip().to_canonical() {
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, address.port()),
+        IpAddr::V6(_) => address,
+    }
 }
 
 /// # Errors
@@ -422,16 +436,8 @@ fn check_family(bound: SocketAddr, remote: SocketAddr) -> Result<(), Error> {
     Err(Error::settings("bind", fault))
 }
 
-/// The address of ours from which a datagram to `remote` goes. The kernel knows: it depends on the route.
-fn local_address(bound: SocketAddr, remote: SocketAddr) -> io::Result<SocketAddr> {
-    if !bound.ip().is_unspecified() {
-        return Ok(canonical(bound));
-    }
-    let any: SocketAddr = if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = StdSocket::bind(any)?;
-    // Sends nothing.
-    socket.connect(remote)?;
-    Ok(canonical(SocketAddr::new(socket.local_addr()?.ip(), bound.port())))
+fn scope_of(address: SocketAddr) -> u32 {
+    if let SocketAddr::V6(address) = address { address.scope_id() } else { 0 }
 }
 
 fn now() -> Now {

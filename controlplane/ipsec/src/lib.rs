@@ -76,6 +76,8 @@ mod queue;
 mod selector;
 mod server;
 mod session;
+mod socket;
+mod underlay;
 
 pub use adit_engine::ike::selectors::SelectorPair;
 pub use adit_engine::ike::{Cause, Retransmission};

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adit_engine::ike::selectors::SelectorPair;
+use adit_engine::path::Hop;
 use adit_proto::control::{PeerId, Spi};
-use tokio::net::UdpSocket;
+use nix::errno::Errno;
 use tokio::sync::{Notify, watch};
 use tokio::task::coop::consume_budget;
 
@@ -19,6 +20,7 @@ use super::error::Error;
 use super::esp::{Outbound, Pace, payload_len_max};
 use super::packet::Flow;
 use super::queue::Queue;
+use super::socket::Socket;
 
 /// How a session stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,7 +94,7 @@ struct Counts {
 /// One session.
 pub struct Link {
     pub peer: PeerId,
-    socket: Arc<UdpSocket>,
+    socket: Arc<Socket>,
     sending: Mutex<Sending>,
     queue: Queue,
     state: watch::Sender<State>,
@@ -114,14 +116,15 @@ pub struct Terms {
 struct Sending {
     /// The newest last. Several for a moment, or when the peer has asked for several.
     outbound: Vec<Outbound>,
-    remote: Option<SocketAddr>,
+    /// Where packets go, and from which address of ours.
+    hop: Option<Hop>,
     identity: String,
     algorithms: Algorithms,
     buffer: Vec<u8>,
 }
 
 impl Link {
-    pub fn new(peer: PeerId, socket: Arc<UdpSocket>, terms: Terms) -> Arc<Link> {
+    pub fn new(peer: PeerId, socket: Arc<Socket>, terms: Terms) -> Arc<Link> {
         Arc::new(Link {
             peer,
             socket,
@@ -145,27 +148,27 @@ impl Link {
         if flow.len != packet.len() {
             return Err(Error::NotIp("it is longer than its header says"));
         }
-        let (datagram, remote) = {
+        let (datagram, hop) = {
             let mut sending = self.sending();
-            let remote = sending.seal(packet, &flow, &self.terms).map_err(|error| self.why_closed().unwrap_or(error))?;
-            match self.socket.try_send_to(&sending.buffer, remote) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (std::mem::take(&mut sending.buffer), remote),
+            let hop = sending.seal(packet, &flow, &self.terms).map_err(|error| self.why_closed().unwrap_or(error))?;
+            match self.socket.try_send(&sending.buffer, &hop) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (std::mem::take(&mut sending.buffer), hop),
                 result => return self.sent(packet.len(), result),
             }
         };
-        let result = self.socket.send_to(&datagram, remote).await;
+        let result = self.socket.send(&datagram, &hop).await;
         self.sent(packet.len(), result)
     }
 
-    fn sent(&self, len: usize, result: io::Result<usize>) -> Result<(), Error> {
+    fn sent(&self, len: usize, result: io::Result<()>) -> Result<(), Error> {
         match result {
-            Ok(_) => {
+            Ok(()) => {
                 self.counts.sent[0].fetch_add(1, Relaxed);
                 self.counts.sent[1].fetch_add(len as u64, Relaxed);
                 Ok(())
             }
             // The kernel has learned of a smaller path MTU, or the interface has one.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error()) => {
+            Err(error) if error.raw_os_error() == Some(Errno::EMSGSIZE as i32) => {
                 Err(Error::TooBig { len, max: self.mtu().min(len.saturating_sub(1)) })
             }
             Err(error) => Err(Error::io("send", error)),
@@ -211,17 +214,17 @@ impl Link {
 
     /// Longest inner packet, in bytes.
     pub fn mtu(&self) -> usize {
-        let ipv6 = self.sending().remote.is_some_and(is_ipv6);
+        let ipv6 = self.sending().hop.is_some_and(|hop| hop.remote.is_ipv6());
         payload_len_max(self.terms.path_mtu, ipv6)
     }
 
     pub fn remote(&self) -> Option<SocketAddr> {
-        let remote = self.sending().remote?;
-        Some(SocketAddr::new(remote.ip().to_canonical(), remote.port()))
+        self.sending().hop.map(|hop| hop.remote)
     }
 
-    pub fn set_remote(&self, remote: SocketAddr) {
-        self.sending().remote = Some(remote);
+    /// What is sent from now on goes this way.
+    pub fn set_hop(&self, hop: Hop) {
+        self.sending().hop = Some(hop);
     }
 
     /// Who the peer proved to be; empty before it has.
@@ -298,15 +301,10 @@ impl Link {
     }
 }
 
-/// Whether datagrams to this address have headers of IPv6.
-fn is_ipv6(remote: SocketAddr) -> bool {
-    remote.ip().to_canonical().is_ipv6()
-}
-
 impl Sending {
     /// Seals a packet into the buffer with the newest SA that is for it.
-    fn seal(&mut self, packet: &[u8], flow: &Flow, terms: &Terms) -> Result<SocketAddr, Error> {
-        let remote = self.remote.ok_or(Error::NotConnected)?;
+    fn seal(&mut self, packet: &[u8], flow: &Flow, terms: &Terms) -> Result<Hop, Error> {
+        let hop = self.hop.ok_or(Error::NotConnected)?;
         if self.outbound.is_empty() {
             return Err(Error::NotConnected);
         }
@@ -316,7 +314,7 @@ impl Sending {
             destination: flow.destination(),
             protocol: flow.packet.protocol.unwrap_or(0),
         })?;
-        let max = payload_len_max(terms.path_mtu, is_ipv6(remote));
+        let max = payload_len_max(terms.path_mtu, hop.remote.is_ipv6());
         if packet.len() > max {
             return Err(Error::TooBig { len: packet.len(), max });
         }
@@ -324,13 +322,13 @@ impl Sending {
         if sa.report(terms.pace) {
             terms.wake.notify_one();
         }
-        Ok(remote)
+        Ok(hop)
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sending = self.sending();
-        write!(f, "{:?} with {} at {:?}", self.state(), sending.identity, sending.remote)
+        write!(f, "{:?} with {} at {:?}", self.state(), sending.identity, sending.hop.map(|hop| hop.remote))
     }
 }

@@ -51,7 +51,7 @@ impl Server {
         peers: impl IntoIterator<Item = Peer>,
         options: Options,
     ) -> Result<Server, Error> {
-        let (driver, commands) = driver::open(address, options)?;
+        let (driver, commands) = driver::open(address, None, options)?;
         let local = driver.local();
         let (accepted, refused) = driver.into_server(peers.into_iter().collect(), commands.downgrade())?;
         Ok(Server { accepted: Mutex::new(accepted), refused: Mutex::new(refused), commands, local })

@@ -31,8 +31,7 @@ pub trait Underlay {
     fn addresses(&mut self) -> Vec<IpAddr>;
 }
 
-/// An underlay of which nothing is known: every address is tried, the kernel finds the way. For programs that have no tunnel
-/// interface of their own.
+/// An underlay of which nothing is known: every address is tried, and the kernel finds the way. Until the shell has given another one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnyUnderlay;
 

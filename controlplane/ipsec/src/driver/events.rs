@@ -54,9 +54,8 @@ impl Driver {
             Event::Path(PathEvent::Set { peer, .. } | PathEvent::Use { peer, .. }) => {
                 let Some(hop) = self.endpoint.all_paths().esp_hop(peer) else { return };
                 tracing::debug!(peer = peer.0, "is at {}", hop.remote);
-                let remote = self.on_the_wire(hop.remote);
                 if let Some(link) = self.link_or_new(peer) {
-                    link.set_remote(remote);
+                    link.set_hop(hop);
                 }
             }
             // Without echoes announced there are none.
@@ -95,7 +94,8 @@ impl Driver {
                 tracing::debug!("inbound SA {:08x} ({}) installed", keys.spi.0, keys.suite);
                 let pace = self.entries.get(&keys.peer).map(|entry| entry.pace).unwrap_or_default();
                 let reported = Usage::default();
-                let one = InboundSa { sa, link, from: None, outbound: None, reported, pace, sequence_soft_limit: false };
+                let (came, strays, sequence_soft_limit) = (None, false, false);
+                let one = InboundSa { sa, link, came, strays, outbound: None, reported, pace, sequence_soft_limit };
                 self.inbound.insert(keys.spi, one);
             }
             // The engine makes keys as long as the suite asks for.

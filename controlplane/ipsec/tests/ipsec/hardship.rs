@@ -59,6 +59,26 @@ async fn a_bad_network_brings_nothing_twice_and_new_keys_all_the_same() {
 }
 
 #[tokio::test]
+async fn an_ike_sa_that_is_old_enough_is_replaced_by_itself() {
+    let server = Server::bind(any(), [client().build().unwrap()]).await.unwrap();
+    let relay = Relay::to(server.local_addr()).await;
+    let peer = gateway().ike_rekey_after(Duration::from_secs(1)).dpd(Duration::from_millis(300)).build().unwrap();
+    let client = soon("a connection", Client::connect(relay.address, peer)).await.unwrap();
+    let session = soon("a session", server.accept()).await.unwrap();
+    let pair = Pair { server, client, session };
+    assert_eq!(relay.ike_sas(), 1);
+    soon("two other IKE SAs", async {
+        while relay.ike_sas() < 3 {
+            pair.check().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let (client, session) = (pair.client.stats(), pair.session.stats());
+    assert_eq!((client.rekeys, client.sent_packets), (0, session.received_packets), "{client:?} {session:?}");
+}
+
+#[tokio::test]
 async fn a_short_cut_is_survived_and_a_long_one_is_healed() {
     let (pair, relay) = through_relay(|_| {}).await;
     pair.check().await;

@@ -57,6 +57,13 @@ pub async fn pair_with(gateway: PeerBuilder, client: PeerBuilder, options: Optio
 }
 
 impl Pair {
+    /// A packet from the client.
+    pub async fn check_one_way(&self) {
+        let there = udp(CLIENT_ADDRESS, SERVER_ADDRESS, b"there alone");
+        self.client.send_packet(&there).await.expect("sent");
+        assert_eq!(soon("a packet", self.session.recv_packet()).await.expect("a packet"), there);
+    }
+
     /// A packet each way.
     pub async fn check(&self) {
         let there = udp(CLIENT_ADDRESS, SERVER_ADDRESS, b"there");
