@@ -91,6 +91,7 @@ pub mod negotiate;
 mod negotiation;
 mod origins;
 mod parts;
+mod places;
 mod plan;
 mod proof;
 pub mod proposal_words;

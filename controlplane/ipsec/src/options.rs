@@ -44,7 +44,9 @@ pub struct Options {
     pub receive_queue: usize,
     /// Replay window in packets, a power of two from 64 to 16384. Default: 1024.
     pub replay_window: u16,
-    /// For a server: sessions at one time. Default: 1024.
+    /// For a server: sessions at one time. Where there are as many, a peer that is configured by its own name comes in all the same.
+    /// Who comes under a pattern gets the place of one from a network or address with more sessions, and that one is closed; if there
+    /// is none, and it was connected before, one of an eighth that there are on top; else it is refused. Default: 1024.
     pub sessions: usize,
     /// For a server: sessions that wait for [`Server::accept`](super::Server::accept); more are closed. Default: 128.
     pub backlog: usize,

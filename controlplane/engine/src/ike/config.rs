@@ -40,7 +40,8 @@ pub struct Limits {
     pub cookie_threshold: usize,
     /// With so many of the same address: anybody can send from a peer's address, but not bring its cookies.
     pub cookie_threshold_per_address: usize,
-    /// Established IKE SAs in total. One that replaces another (rekey) always fits.
+    /// Established IKE SAs in total. One that replaces another (rekey) always fits, and so does that of a peer with a name of its
+    /// own; of those who come under patterns and were connected before, an eighth may come on top.
     pub sessions: usize,
     /// Workers of the data plane, among whom the lanes of a Child SA are dealt. Not zero.
     pub workers: u16,

@@ -29,6 +29,7 @@ use super::fragment::Unproven;
 use super::key_log::KeyLog;
 use super::known::Known;
 use super::origins::{Origin, Origins};
+use super::places::Left;
 use super::remotes::Remotes;
 use super::trust::Trust;
 use super::window::Sent;
@@ -162,6 +163,8 @@ pub(super) enum Action {
     Deleted,
     /// Whether that peer is still there is to be found out.
     Probe { peer: PeerId },
+    /// One of those who come from these addresses under a pattern has to go.
+    MakePlace { at: Vec<IpAddr> },
     /// The peer has an SA more: what it has beyond its share goes.
     Grown { peer: PeerId },
     /// This IKE SA, made in a reauthentication, has all its Child SAs: that one is to be deleted at that time.
@@ -203,6 +206,8 @@ pub(super) struct Shared {
     pub counters: Counters,
     /// Peers with a current IKE SA.
     pub connected: usize,
+    /// Those who were connected under a pattern and may come back.
+    pub left: Left,
 }
 
 /// The surroundings of one call.
@@ -339,6 +344,10 @@ impl Shared {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let before = std::mem::replace(&mut peer.current, current);
         self.connected = self.connected + usize::from(current.is_some()) - usize::from(before.is_some());
+        let is_client = peer.config.remote_id.exact().is_none();
+        if let (true, Some(_), None, Some(hop)) = (is_client, before, current, self.paths.ike_hop(id)) {
+            self.left.remember(&peer.connected_as, hop.remote.ip(), self.config.limits.sessions);
+        }
     }
 
     /// Moves a connection to a state and tells the shell if that is news. `spis` are those of the IKE SA that it is about.

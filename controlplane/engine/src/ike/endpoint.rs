@@ -36,6 +36,7 @@ use super::fragment::Unproven;
 use super::known::Known;
 use super::limits::{FAILURES, ROUNDS_MAX};
 use super::origins::Origins;
+use super::places::Left;
 use super::sa::IkeSa;
 use super::session::Session;
 use super::snapshot::kept::Kept;
@@ -96,6 +97,7 @@ impl Endpoint {
             events: VecDeque::new(),
             counters: Counters::default(),
             connected: 0,
+            left: Left::default(),
         };
         Endpoint {
             shared,
@@ -271,6 +273,7 @@ impl Endpoint {
                 Action::Proven { restarted } => self.on_proven(now, id, restarted),
                 Action::Deleted => self.on_deleted(now, id),
                 Action::Probe { peer } => drop(self.check_liveness(now, peer)),
+                Action::MakePlace { at } => self.make_place(now, &at),
                 Action::Established { initial_contact } => {
                     self.on_established(now, id, initial_contact);
                     grown = self.sas.get(&id).and_then(|sa| sa.facts.peer);

@@ -69,6 +69,9 @@ pub(super) const HOPS_MAX: usize = 2 * PATHS_MAX;
 /// Other addresses that one repetition of a request goes to.
 pub(super) const ELSEWHERE_MAX: usize = 6;
 
+/// Who has left and comes back finds this part of all places for sessions on top of them.
+pub(super) const RETURNING_SHARE: usize = 8;
+
 // What is remembered of those who are not let in.
 
 /// Unauthenticated initiators that are remembered for `explain`.

@@ -13,11 +13,12 @@ use crate::auth::Authenticated;
 use crate::shown::Shown;
 
 use super::config::{ChildConfig, Limits, Mode};
-use super::context::{Action, Ctx, Shared};
+use super::context::{Action, Ctx, Peer, Shared};
 use super::error::{Error, Incompatibility, LocalFault};
 use super::facts::{Facts, SaId};
 use super::limits::CHILDREN_SPARE;
 use super::negotiate::Choice;
+use super::places::{self, Place};
 use super::selectors::{SelectorPair, between};
 use super::session::Session;
 
@@ -28,13 +29,15 @@ const KEPT_FREE: usize = 2;
 ///
 /// # Errors
 /// The peer comes too often; it is a pattern, under which somebody else is connected, or whose clients cannot be told apart by a name as
-/// long as this one; or there are as many sessions as there may be, and nobody is configured by this name alone.
+/// long as this one; or there are as many sessions as there may be, nobody is configured by this name alone, and no fewer have one
+/// where it comes from than elsewhere.
 pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authenticated, made: &Choice) -> Result<(), Error> {
-    let (now, origin) = (ctx.now.instant, ctx.shared.origin(facts));
-    let full = ctx.shared.connected >= ctx.shared.config.limits.sessions;
+    let (now, origin, name) = (ctx.now.instant, ctx.shared.origin(facts), Shown::of(&who.identity));
+    let has_place = |peer: &Peer| peer.current.is_some() || peer.config.remote_id.exact().is_some();
+    let wants_place = ctx.shared.peers.get(&id).is_some_and(|peer| !has_place(peer));
+    let place = if wants_place { places::for_client(ctx.shared, facts.begun, &name) } else { Place::Free };
     let Some(peer) = ctx.shared.peers.get_mut(&id) else { return Ok(()) };
     let may_begin = if peer.config.remote_id.exact().is_none() {
-        let name = Shown::of(&who.identity);
         if name.is_cut() {
             return Err(Incompatibility::LongName.into());
         }
@@ -45,7 +48,7 @@ pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authen
             ctx.act(Action::Probe { peer: id });
             return Err(Incompatibility::Taken(other).into());
         }
-        if full && peer.current.is_none() {
+        if place == Place::None {
             return Err(LocalFault::Sessions.into());
         }
         // Who was there before has not used up what this one may.
@@ -57,6 +60,9 @@ pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authen
         return Err(LocalFault::TooOften.into());
     }
     peer.key_exchanges.take_all(now, key_exchanges(made));
+    if let Place::From(at) = place {
+        ctx.act(Action::MakePlace { at });
+    }
     Ok(())
 }
 

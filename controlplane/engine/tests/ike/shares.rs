@@ -271,3 +271,77 @@ fn where_sessions_are_full_who_is_known_comes_back() {
     assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(back, PEER) && world.is_up(own, PEER)));
     assert!(!world.is_up(second, PEER));
 }
+
+/// A gateway that has room for so many sessions, all under one pattern.
+fn with_room_for(sessions: usize) -> (World, usize) {
+    let mut world = World::new(5);
+    let mut config = endpoint_config(2);
+    config.limits.sessions = sessions;
+    let gateway = world.add("192.0.2.2:4500", config);
+    for id in 0..2 * sessions as u16 {
+        let pattern = "*.example.org".parse().expect("a pattern");
+        let config = PeerConfig { initiate: false, remotes: Vec::new(), remote_id: pattern, ..peer(B) };
+        world.set_peer(gateway, PeerId(id), config);
+    }
+    (world, gateway)
+}
+
+/// Somebody with the credentials for the pattern, at this address.
+fn client_at(world: &mut World, address: &str, name: &str) -> usize {
+    let node = world.add(address, endpoint_config(7));
+    let mut config = PeerConfig { local: Some(address.parse().expect("an address")), ..peer(A) };
+    config.local_id = name.parse().expect("an identity");
+    world.set_peer(node, PEER, config);
+    node
+}
+
+#[test]
+fn one_who_has_taken_all_sessions_gives_way_to_others_and_not_to_itself() {
+    let (mut world, gateway) = with_room_for(4);
+    let greedy: Vec<usize> = (0..4)
+        .map(|number| client_at(&mut world, &format!("198.51.100.{}:4500", number + 1), &format!("g{number}.example.org")))
+        .collect();
+    assert!(world.run_until(Duration::from_secs(5), |world| greedy.iter().all(|node| world.is_up(*node, PEER))));
+    // Nothing is heard of the third one any more.
+    world.nodes[greedy[2]].on = false;
+    world.run_for(Duration::from_secs(40));
+    let honest = client_at(&mut world, "203.0.113.1:4500", "honest.example.org");
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(honest, PEER)), "a place is made");
+    let still_up = |world: &World| greedy.iter().filter(|node| world.is_up(**node, PEER)).count();
+    assert_eq!(still_up(&world), 4, "the one of which nothing was heard has gone");
+    let more = client_at(&mut world, "198.51.100.9:4500", "g9.example.org");
+    world.run_for(Duration::from_secs(20));
+    assert!(!world.is_up(more, PEER) && world.is_up(honest, PEER));
+    let second = client_at(&mut world, "203.0.113.2:4500", "second.example.org");
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(second, PEER) && world.is_up(honest, PEER)));
+    let third = client_at(&mut world, "203.0.113.3:4500", "third.example.org");
+    world.run_for(Duration::from_secs(20));
+    assert!(!world.is_up(third, PEER), "both networks have two");
+    let why = world.nodes[gateway].endpoint.refusals().last().expect("a refusal").why.clone();
+    assert_eq!(why, Error::Local(LocalFault::Sessions));
+    for (rekey, node) in [(true, honest), (false, honest), (true, second)] {
+        let order = |endpoint: &mut adit_engine::ike::Endpoint, now| {
+            if rekey { endpoint.rekey(now, PEER) } else { endpoint.rekey_ike(now, PEER) }
+        };
+        world.act(node, order).expect("it is connected");
+        world.run_for(Duration::from_secs(2));
+        assert!(world.is_up(node, PEER));
+    }
+}
+
+#[test]
+fn where_sessions_are_full_who_has_left_finds_a_place_again() {
+    let (mut world, _) = with_room_for(8);
+    let honest = client_at(&mut world, "198.51.100.9:4500", "honest.example.org");
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(honest, PEER)));
+    world.act(honest, |endpoint, now| endpoint.disconnect(now, PEER)).expect("it is connected");
+    world.run_for(Duration::from_secs(1));
+    let others: Vec<usize> = (0..8)
+        .map(|number| client_at(&mut world, &format!("198.51.100.{}:4500", 20 + number), &format!("c{number}.example.org")))
+        .collect();
+    assert!(world.run_until(Duration::from_secs(5), |world| others.iter().all(|node| world.is_up(*node, PEER))));
+    let stranger = client_at(&mut world, "198.51.100.50:4500", "new.example.org");
+    world.act(honest, |endpoint, now| endpoint.connect(now, PEER)).expect("there is an address");
+    assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(honest, PEER)));
+    assert!(others.iter().all(|node| world.is_up(*node, PEER)) && !world.is_up(stranger, PEER));
+}

@@ -176,10 +176,6 @@ impl Driver {
             }
         } else if self.entries.get(&peer).is_none_or(|entry| entry.announced) {
             // The session goes on.
-        } else if up && self.is_one_of_many(peer) && self.announced() >= self.options.sessions {
-            // The engine lets nobody begin any more; several had begun before.
-            tracing::warn!(peer = peer.0, "too many sessions: closed");
-            let _ = self.endpoint.disconnect(now(), peer);
         } else if up {
             self.announce(peer);
         } else {
@@ -189,17 +185,6 @@ impl Driver {
                 self.tell_refused(from, *failure);
             }
         }
-    }
-
-    fn announced(&self) -> usize {
-        self.entries.values().filter(|entry| entry.announced).count()
-    }
-
-    /// Whether a peer came under a pattern. Who is configured by name has its place.
-    fn is_one_of_many(&self, peer: PeerId) -> bool {
-        let configured = self.entries.get(&peer).map(|entry| entry.configured);
-        let peer = configured.and_then(|configured| self.listener.as_ref()?.peers.get(configured));
-        peer.is_none_or(|peer| peer.config.remote_id.exact().is_none())
     }
 
     fn why_no_child(&self, peer: PeerId) -> Box<Failure> {

@@ -135,3 +135,58 @@ async fn each_peer_of_several_has_a_key_of_its_own() {
         }
     }
 }
+
+/// One client with the key of the pattern and as many names as it likes, beside an honest one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_client_of_many_names_does_not_keep_others_out() {
+    const SESSIONS: usize = 8;
+    let options = Options { sessions: SESSIONS, ..impatient() };
+    let server = Server::bind_with("0.0.0.0:0".parse().unwrap(), [any_client()], options).await.unwrap();
+    let address = server.local_addr().port();
+    let connect = move |from: &str, name: String| {
+        let options = Options { bind: Some(std::net::SocketAddr::new(from.parse().unwrap(), 0)), ..impatient() };
+        let peer = gateway().local_id(&name).no_reconnect().build().unwrap();
+        Client::connect_with(([127, 0, 0, 1], address).into(), peer, options)
+    };
+    let mut greedy = Vec::new();
+    for number in 0..SESSIONS {
+        greedy.push(soon("a connection", connect("127.0.0.66", name(number))).await.unwrap());
+        drop_later(soon("a session", server.accept()).await.unwrap());
+    }
+    let client = soon("the honest one", connect("127.0.1.1", "honest.example.org".into())).await.unwrap();
+    let session = soon("its session", server.accept()).await.unwrap();
+    assert_eq!(session.peer_id(), "honest.example.org");
+    // The oldest of the other one has gone.
+    let error = soon("the end", greedy[0].recv_packet()).await.unwrap_err();
+    assert_eq!((error.code(), error.failure().map(|failure| failure.code())), ("closed", Some("closed_by_peer")));
+    // It goes on and on under ever new names, and comes to nothing.
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let attacks = async {
+        let mut number = SESSIONS;
+        while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let error = soon("a refusal", connect("127.0.0.66", name(number))).await.unwrap_err();
+            // From so many half-open IKE SAs on it is not even told.
+            assert!(["refused", "unanswered"].contains(&error.code()), "{error}");
+            number += 1;
+        }
+        number - SESSIONS
+    };
+    let pair = Pair { server, client, session };
+    let goes_on = async {
+        for _ in 0..10 {
+            pair.check().await;
+            soon("new keys", pair.client.rekey()).await.unwrap();
+            soon("a new IKE SA", pair.session.rekey_ike()).await.unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let (attacks, ()) = tokio::join!(attacks, goes_on);
+    assert!(attacks > 0);
+    assert_eq!(pair.client.stats().sent_packets, pair.session.stats().received_packets);
+    assert!(greedy[1..].iter().all(|client| client.state() == adit_ipsec::State::Connected), "they have their share");
+}
+
+/// A session that its program keeps, without a look at it.
+fn drop_later(session: adit_ipsec::Session) {
+    tokio::spawn(async move { while session.recv_packet().await.is_ok() {} });
+}

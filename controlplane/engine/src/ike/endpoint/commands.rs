@@ -219,7 +219,7 @@ impl Endpoint {
         self.sas.values().any(|sa| sa.has_last_words())
     }
 
-    fn down(&mut self, now: Now, id: PeerId, cause: Cause) -> Result<(), CommandError> {
+    pub(super) fn down(&mut self, now: Now, id: PeerId, cause: Cause) -> Result<(), CommandError> {
         let peer = self.shared.peers.get_mut(&id).ok_or(CommandError::NoSuchPeer)?;
         peer.connection.wanted = false;
         self.kept.touch_peer(id);

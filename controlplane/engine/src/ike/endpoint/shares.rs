@@ -1,17 +1,33 @@
 //! No peer has more IKE SAs and Child SAs than its share: what it has replaced goes at once when there are more.
 
+use std::net::IpAddr;
+
 use adit_proto::control::PeerId;
 use adit_proto::limits::IKE_SAS_OF_PEER_MAX;
 
 use super::super::cause::Cause;
 use super::super::config::Now;
 use super::super::context::Then;
+use super::super::error::LocalFault;
 use super::super::facts::SaId;
+use super::super::places;
 use super::super::session::Session;
 use super::super::share;
 use super::{Endpoint, Timer};
 
 impl Endpoint {
+    /// Of those who come from these addresses under a pattern, the one of whom nothing was heard for the longest time goes.
+    pub(super) fn make_place(&mut self, now: Now, at: &[IpAddr]) {
+        let heard = |id: PeerId| Some(self.sas.get(&self.shared.peers.get(&id)?.current?)?.wire.last_heard());
+        let there = places::clients(&self.shared).filter(|(_, address)| at.contains(address));
+        let Some(id) = there.min_by_key(|(id, _)| heard(*id)).map(|(id, _)| id) else { return };
+        let name = self.shared.peers.get(&id).map(|peer| peer.connected_as.clone()).unwrap_or_default();
+        // It is there.
+        let _ = self.down(now, id, Cause::Failed(LocalFault::Sessions.into()));
+        // There are enough from where it came.
+        self.shared.left.forget(&name);
+    }
+
     /// Takes from a peer what is beyond its share.
     pub(super) fn keep_within_share(&mut self, now: Now, peer: PeerId) {
         while self.count_of(peer) > IKE_SAS_OF_PEER_MAX && self.end_surplus(now, peer) {}
