@@ -130,6 +130,7 @@ mod tests {
             drops: vec![],
             children: vec![lane(0), lane(1)],
             missing: vec![],
+            narrowed: vec![],
             paths: vec![path(true)],
             ike: Some(ike),
         }

@@ -135,7 +135,8 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_hear_the_kernel_looks_and_tries_to_hear_it_again() {
         let (port500, icmp) = (Port500::new(1, Arc::default()), Icmp::new(RawSockets::open()));
-        let mut underlay = Underlay { news: None, resolver: Resolver::default(), port500, icmp, look: Look::now() };
+        let mut underlay =
+            Underlay { news: None, resolver: Resolver::default(), port500, icmp, look: Look::now(), listen_is_away: false };
         assert!(underlay.is_deaf());
         underlay.listen_again();
         assert!(!underlay.is_deaf());

@@ -8,11 +8,11 @@ use adit_sim::*;
 fn a_link_swallows_what_is_longer_and_says_so_if_it_does() {
     for says_so in [true, false] {
         let mut world = pair(1, |_, config| config.proposals = vec![hybrid()]);
-        world.nodes[B].mtu = Some(LinkMtu { bytes: 600, says_so });
+        world.nodes[B].mtu = Some(LinkMtu { bytes: 300, says_so });
         world.run_for(Duration::from_secs(20));
-        assert!(!world.is_up(A, PEER), "ML-KEM does not fit 600 bytes");
+        assert!(!world.is_up(A, PEER), "IKE_SA_INIT does not fit 300 bytes");
         assert_eq!(!world.too_big.is_empty(), says_so);
-        assert!(world.too_big.iter().all(|one| one.len > 600 && one.mtu == 600), "{:?}", world.too_big);
+        assert!(world.too_big.iter().all(|one| one.len > 300 && one.mtu == 300), "{:?}", world.too_big);
         world.nodes[B].mtu = Some(LinkMtu { bytes: 1500, says_so });
         let before = world.too_big.len();
         world.connect_pair();

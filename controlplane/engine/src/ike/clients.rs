@@ -38,6 +38,8 @@ impl Default for Clients {
 impl Clients {
     /// Takes the right of a client to begin an IKE SA, if it has that now. `key`: the one that it has signed with, if it has.
     pub(super) fn may_begin(&mut self, now: Instant, origin: Origin, name: &Shown, key: Option<&PublicKey>) -> bool {
+        // Whoever has the key of a group proves himself from as many addresses as he has.
+        let origin = Origin { is_known: false, ..origin };
         let name = By::Name(name.as_str().to_ascii_lowercase());
         let key = key.map(|key| By::Key(key.spki().into()));
         let mut has = |by: &By| self.handshakes.get_mut(by).is_none_or(|bucket| bucket.has(now));

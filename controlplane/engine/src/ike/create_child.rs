@@ -12,7 +12,7 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod};
 use super::agenda::Task;
 use super::agreed::{Progress, Secrets};
 use super::cause::Cause;
-use super::child::RekeyCollision;
+use super::child::{Child, RekeyCollision};
 use super::children::Children;
 use super::context::{Action, Ctx};
 use super::coverage::Carried;
@@ -141,7 +141,8 @@ fn ask(
     plan: Plan,
     corrected: Option<KeyExchangeMethod>,
 ) -> Result<Option<Request<Sent>>, Error> {
-    let offered = negotiate::child_alternatives(&sa.session.config.children[plan.config].proposals, false);
+    let Some(child) = sa.session.child_config(plan.config) else { return Ok(None) };
+    let offered = negotiate::child_alternatives(&child.proposals, false);
     let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
     let exchange = corrected.or(first).map(KeyExchange::start).transpose()?;
     let nonce = ctx.bytes::<NONCE_LEN>().to_vec();
@@ -211,7 +212,7 @@ pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: Creation, se
     }
     if lost || is_redundant {
         session.close_child(inbound);
-    } else {
+    } else if session.children.get(inbound).is_some_and(Child::is_live) {
         session.activate(ctx, inbound);
     }
     session.agenda.created();
@@ -384,7 +385,8 @@ pub(super) fn finish_granted(ctx: &mut Ctx, sa: &mut Established, creation: Crea
         child.granted_in = Some(sa.expected_id);
     }
     match replaces {
-        None => session.activate(ctx, inbound),
+        None if session.children.get(inbound).is_some_and(Child::is_live) => session.activate(ctx, inbound),
+        None => {}
         // While our own rekey of it is under way, its answer decides.
         Some(old) if session.children.get(old).is_some_and(|old| !old.rekeying) => {
             session.children.replace(old, inbound, ctx.now.instant);

@@ -3,6 +3,7 @@
 use super::agreed::Secrets;
 use super::cause::Cause;
 use super::child::{Child, ChildState, Limits, Sending, Usage};
+use super::config::Lifetime;
 use super::context::{Action, Ctx};
 use super::coverage::Carried;
 use super::facts::{Role, SaId};
@@ -11,7 +12,8 @@ use super::session::Session;
 use super::share;
 use super::wishes::Wish;
 
-/// Makes the Child SA under the IKE SA `sa`: it can receive from now on, and the keys to send are kept with it.
+/// Makes the Child SA under the IKE SA `sa`: it can receive from now on, and the keys to send are kept with it. One that is not configured
+/// any more is closing at once.
 pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: Creation, secrets: &Secrets) {
     let Creation { plan, choice, role, nonce_i, nonce_r } = creation;
     let peer = session.peer;
@@ -21,7 +23,8 @@ pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: 
         Role::Initiator => (keys.from_initiator.clone(), keys.from_responder.clone()),
         Role::Responder => (keys.from_responder.clone(), keys.from_initiator.clone()),
     };
-    let lifetime = session.config.children[plan.config].lifetime;
+    // A reload that came while it was being made may know nothing of it any more.
+    let lifetime = session.child_config(plan.config).map_or(Lifetime::CHILD, |child| child.lifetime);
     let now = ctx.now.instant;
     let pairs = share::pairs_of(session, plan.config, &plan.selectors);
     let what = (plan.config, plan.mode, &plan.selectors);
@@ -48,6 +51,9 @@ pub(super) fn install(ctx: &mut Ctx, sa: SaId, session: &mut Session, creation: 
     };
     session.children.add(ctx, child, inbound_key);
     ctx.act(Action::Grown { peer });
+    if session.children.get(plan.inbound).is_some_and(|child| child.is_unwanted(session.child_config(child.config))) {
+        return session.close_child(plan.inbound);
+    }
     let wishes = plan.pairs.iter().map(|pair| Wish::Selector(plan.config, *pair));
     let left: Vec<Wish> = wishes.filter(|wish| session.carried(wish) != Carried::Whole).collect();
     match left.len() {

@@ -40,7 +40,7 @@ pub(super) const CANDIDATES_MAX: usize = 8;
 /// Proofs that may be wrong.
 pub(super) const FAILURES: Rates = Rates { of_address: 4, of_network: 16 };
 /// Handshakes of clients of patterns that have one preshared key together: who has that has as many names as he likes.
-pub(super) const CLIENTS: Rates = Rates { of_address: 32, of_network: 64 };
+pub(super) const CLIENTS: Rates = Rates { of_address: 256, of_network: 512 };
 /// Addresses, networks and clients of which that is remembered.
 pub(super) const ORIGINS_MAX: usize = 4096;
 

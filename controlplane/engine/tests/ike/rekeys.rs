@@ -1,6 +1,7 @@
 //! New keys without end: what a peer has made of them in a second is limited over all of its IKE SAs, and an honest one feels neither the
 //! limit nor the other peer.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use adit_engine::crypto::{KeyExchange, KeyExchangeMethod};
@@ -92,6 +93,8 @@ fn child(spi: Spi, method: Option<KeyExchangeMethod>) -> Vec<Payload> {
 /// One IKE SA of the greedy peer, and the Child SA in it that is rekeyed next.
 struct Greedy {
     rogue: Rogue,
+    /// Where it has begun: elsewhere it is answered with no more bytes than it sends.
+    from: SocketAddr,
     spi: Spi,
 }
 
@@ -105,14 +108,14 @@ enum Told {
 impl Greedy {
     fn begin(world: &mut World, request: &Message, number: u32) -> Greedy {
         let local = world.nodes[B].address;
-        let from = format!("198.51.100.{number}:4500").parse().expect("an address");
+        let from: SocketAddr = format!("198.51.100.{number}:4500").parse().expect("an address");
         let mut rogue = open(world, request, (local, from), 0x100 + u64::from(number)).expect("it is let in");
         let spi = Spi(0x6000_0000 + (number << 16));
         let id = "a.example.org".parse::<Identity>().expect("an identity").to_payload();
         let payloads = [rogue.proof(1, id, None), child(spi, None)].concat();
-        let answer = exchange(world, &mut rogue, ExchangeType::IKE_AUTH, &payloads);
+        let answer = exchange(world, (&mut rogue, from), ExchangeType::IKE_AUTH, &payloads);
         assert!(has_auth(&answer), "{answer:?}");
-        Greedy { rogue, spi }
+        Greedy { rogue, from, spi }
     }
 
     /// Rekeys its Child SA, as fast as it is answered.
@@ -125,7 +128,7 @@ impl Greedy {
         let mut payloads = child(new, Some(method));
         payloads.splice(1..1, exchanged);
         payloads.insert(0, rekey);
-        let answer = exchange(world, &mut self.rogue, ExchangeType::CREATE_CHILD_SA, &payloads);
+        let answer = exchange(world, (&mut self.rogue, self.from), ExchangeType::CREATE_CHILD_SA, &payloads);
         if answer == [Notify::new(NotifyType::TEMPORARY_FAILURE).into()] {
             return Told::Wait;
         }
@@ -136,9 +139,13 @@ impl Greedy {
 }
 
 /// A request by hand, and its answer.
-fn exchange(world: &mut World, rogue: &mut Rogue, kind: ExchangeType, payloads: &[Payload]) -> Vec<Payload> {
+fn exchange(
+    world: &mut World,
+    (rogue, from): (&mut Rogue, SocketAddr),
+    kind: ExchangeType,
+    payloads: &[Payload],
+) -> Vec<Payload> {
     let (id, local) = (rogue.next_id, world.nodes[B].address);
-    let from = "198.51.100.200:4500".parse().expect("an address");
     let message = rogue.seal(kind, id, payloads);
     let sent: Vec<Vec<u8>> = world.act(B, |endpoint, now| {
         endpoint.handle_message(now, Arrival::new(local, from), &message);

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_selectors_do_not_cover_is_dropped_but_for_icmp_errors_about_ours() {
+    async fn what_no_selector_covers_is_dropped_but_for_icmp_errors_about_ours() {
         let narrow = peer("server", "client").remote_traffic(["10.0.0.1[udp]"]).local_traffic(["10.0.0.2[udp/2000]"]);
         let (server, _commands, session, _client) = connected(narrow, "127.0.0.1:0", "127.0.0.1").await;
         let one = server.inbound.values().next().expect("an SA");

@@ -45,7 +45,7 @@ async fn one_who_has_pinned_another_key_does_not_end_the_session_of_its_name() {
 }
 
 #[tokio::test]
-async fn a_second_one_of_the_name_takes_over_once_it_is_confirmed_and_not_before() {
+async fn a_second_one_of_the_name_takes_over_once_confirmed_and_not_before() {
     let server = Server::bind_with(any(), [client().remote_id("*.example.org").build().unwrap()], impatient()).await.unwrap();
     let first =
         soon("a connection", Client::connect(server.local_addr(), gateway().no_reconnect().build().unwrap())).await.unwrap();
