@@ -141,7 +141,7 @@ pub struct Paths {
     proofs: Bucket,
     timers: Timers<PeerId>,
     looks: Looks,
-    /// Peers with static keys of which other sizes may be proven by now.
+    /// Peers of which other sizes may be proven by now.
     sized: BTreeSet<PeerId>,
     /// Nothing longer is ever sent, whatever a route would carry: bytes of an outer IP packet.
     mtu_max: u16,
@@ -478,7 +478,7 @@ impl Paths {
         Some((entry.hop.remote.ip(), entry.mtu.proven()?))
     }
 
-    /// The peers with static keys of which [`Paths::static_size`] may be another one since this was last asked.
+    /// The peers of which the size that is proven may be another one since this was last asked.
     pub(crate) fn take_sized(&mut self) -> BTreeSet<PeerId> {
         std::mem::take(&mut self.sized)
     }
@@ -539,7 +539,7 @@ impl Paths {
     /// Tells the data plane what it does not know yet: the paths that are used, and those on which an echo is to be sent.
     fn tell(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let (encapsulate, esp, Terms { echo, ike, .. }) = (peer.encapsulate, peer.esp, peer.terms);
+        let (encapsulate, esp, Terms { echo, .. }) = (peer.encapsulate, peer.esp, peer.terms);
         for path in PathId::all() {
             let Some(entry) = peer.get_mut(path) else { continue };
             let asked = echo && matches!(entry.proof, Proof::Waits { echo: Some(_), .. });
@@ -550,9 +550,7 @@ impl Paths {
             let news = Some((hop, [mtu, mtu_told], encapsulate));
             if entry.told != news {
                 entry.told = news;
-                if !ike {
-                    self.sized.insert(id);
-                }
+                self.sized.insert(id);
                 self.events.push_back(PathEvent::Set { peer: id, path, hop, mtu, mtu_told, encapsulate });
             }
         }

@@ -217,7 +217,7 @@ impl Endpoint {
     /// Whether there is something for the vault since this was last asked: something that a successor needs. What went through
     /// an SA, or a message that changed nothing, is not.
     pub fn take_changed(&mut self) -> bool {
-        self.kept.refresh(&self.sas, &mut self.shared.paths)
+        self.kept.refresh(&self.sas, &mut self.shared)
     }
 
     /// Lets an IKE SA do something, and does what follows from it.

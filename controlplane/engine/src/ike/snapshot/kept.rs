@@ -65,9 +65,11 @@ impl Kept {
     }
 
     /// Writes anew what was touched; says whether anything is another than when this was asked last.
-    pub(in crate::ike) fn refresh(&mut self, sas: &BTreeMap<SaId, Box<IkeSa>>, paths: &mut Paths) -> bool {
-        for id in paths.take_sized() {
-            let size = paths.static_size(id);
+    pub(in crate::ike) fn refresh(&mut self, sas: &BTreeMap<SaId, Box<IkeSa>>, shared: &mut Shared) -> bool {
+        for id in shared.paths.take_sized() {
+            // Of a peer with IKE it stands in the record of its IKE SA.
+            self.touched.extend(shared.peers.get(&id).and_then(|peer| peer.current).filter(|_| self.begun));
+            let size = shared.paths.static_size(id);
             let before = if let Some(size) = size { self.sizes.insert(id, size) } else { self.sizes.remove(&id) };
             if before != size {
                 self.unwritten_sizes.insert(id);
@@ -75,7 +77,7 @@ impl Kept {
             }
         }
         for id in std::mem::take(&mut self.touched) {
-            match sas.get(&id).and_then(|sa| self.write(sa, paths)) {
+            match sas.get(&id).and_then(|sa| self.write(sa, &shared.paths)) {
                 Some(record) if self.records.get(&id) == Some(&record) => continue,
                 Some(record) => drop(self.records.insert(id, record)),
                 None if self.records.remove(&id).is_some() => {}
@@ -98,7 +100,7 @@ impl Kept {
             self.touched = sas.keys().copied().collect();
         }
         let epoch = *self.epoch.get_or_insert(clock.now());
-        self.refresh(sas, &mut shared.paths);
+        self.refresh(sas, shared);
         self.unwritten = Default::default();
         self.unwritten_sizes.clear();
         let size: usize = self.records.values().map(|record| record.len() + 16).sum();
@@ -117,7 +119,7 @@ impl Kept {
 
     /// What is another than when a snapshot or changes were asked for last.
     pub(super) fn changes(&mut self, sas: &BTreeMap<SaId, Box<IkeSa>>, shared: &mut Shared) -> Option<Zeroizing<Vec<u8>>> {
-        self.refresh(sas, &mut shared.paths);
+        self.refresh(sas, shared);
         let (sas, peers) = std::mem::take(&mut self.unwritten);
         let sizes = std::mem::take(&mut self.unwritten_sizes);
         if !self.begun {
