@@ -201,7 +201,7 @@ fn a_flood_under_known_addresses_leaves_each_other_one_its_share() {
     let flood = |n: u64| {
         let number = 1 + (n / 2 % 100) as u8;
         let known = SocketAddr::from(([192, 0, 2, 1], 4500));
-        (ike(9, 0), if n % 2 == 0 { SocketAddr::from(([192, 0, 2, number], 1024)) } else { known })
+        (ike(9, 0), if n.is_multiple_of(2) { SocketAddr::from(([192, 0, 2, number], 1024)) } else { known })
     };
     assert_eq!(beside_a_flood(&mut screen, 60_000, flood, (&ike(8, 0), "192.0.2.50:4500"), 300_000), 1.0);
 }
