@@ -40,7 +40,8 @@ impl Session {
         ctx.count(Some(self.peer), |counters| counters.children_lost += 1);
         let at = self.wants.backoffs.back_off(ctx.now.instant, child.slot());
         if child.is_live() && !child.rekeying {
-            child.limits.rekey_at = Some(at);
+            // It is reported again and again until it is replaced: that puts nothing off.
+            child.limits.rekey_at = Some(child.limits.rekey_at.map_or(at, |due| due.min(at)));
         }
     }
 
