@@ -8,6 +8,7 @@
 
 mod expiry;
 pub mod key_log;
+mod lost;
 mod paths;
 pub mod report;
 pub mod sas;
@@ -64,6 +65,8 @@ pub struct Ike {
     news: Vec<Event>,
     /// What the engine was told last, by inbound SPI.
     usage: BTreeMap<Spi, Usage>,
+    /// Inbound SAs that the data plane did not have when it was looked last, and at how many looks before.
+    missing: BTreeMap<Spi, u32>,
     /// Packets sent to each peer, when the paths were looked at last.
     sent: BTreeMap<PeerId, u64>,
     /// Peers that had moved to another address of ours, when that was asked last.
@@ -126,6 +129,7 @@ impl Ike {
             waiting,
             news,
             usage: BTreeMap::new(),
+            missing: BTreeMap::new(),
             sent: BTreeMap::new(),
             readdressed: 0,
             first,
@@ -459,19 +463,6 @@ impl Ike {
     /// What every worker was told to have.
     pub fn told(&self) -> Sizes {
         self.sas.told()
-    }
-
-    /// Has SAs made anew that the data plane does not have any more. Gives how many they are.
-    pub fn replace_lost(&mut self, live: &[(u16, LiveSa)]) -> usize {
-        let lost = self.sas.lost(live);
-        for (peer, direction, spi) in &lost {
-            self.sas.refused(*peer, *direction, *spi);
-            match direction {
-                Direction::Inbound => self.endpoint.lost_inbound(now(), *spi),
-                Direction::Outbound => self.endpoint.lost_outbound(now(), *peer, *spi),
-            }
-        }
-        lost.len()
     }
 
     /// Takes what the engine wants: commands for the data plane, each with its worker. The datagrams behind them wait.
