@@ -39,6 +39,8 @@ impl Session {
         let Some(child) = self.children.get_mut(inbound) else { return };
         ctx.count(Some(self.peer), |counters| counters.children_lost += 1);
         let at = self.wants.backoffs.back_off(ctx.now.instant, child.slot());
+        // Whether the peer has it yet matters no more: what it sends on it is lost.
+        child.granted_in = None;
         if child.is_live() && !child.rekeying {
             // It is reported again and again until it is replaced: that puts nothing off.
             child.limits.rekey_at = Some(child.limits.rekey_at.map_or(at, |due| due.min(at)));
