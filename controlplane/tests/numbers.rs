@@ -453,15 +453,20 @@ fn what_a_peer_lacks_is_the_same_in_status_health_and_metrics() {
     }
 }
 
-#[test]
-fn a_crowded_status_of_many_peers_fits_80_columns() {
+/// The status of a gateway that has worked.
+fn status_after_work() -> Status {
     let dir = tempfile::tempdir().unwrap();
     let view = view(dir.path());
     let plane = Plane::start(&view, dir.path());
     plane.work(&view, 50_000);
     view.sample();
     view.set_ike(Report { paths: [(0, vec![path()])].into(), ..Report::default() });
-    let status = crowded::status(view.status());
+    view.status()
+}
+
+#[test]
+fn a_crowded_status_of_many_peers_fits_80_columns() {
+    let status = crowded::status(status_after_work());
     assert!(status.peers.len() > 10 && status.drops.len() == Drop::ALL.len());
     status.peers.iter().for_each(|peer| assert_fits(&status::of_peer(peer)));
     assert_fits(&status::report(&status));
@@ -469,13 +474,7 @@ fn a_crowded_status_of_many_peers_fits_80_columns() {
 
 #[test]
 fn the_status_fits_80_columns() {
-    let dir = tempfile::tempdir().unwrap();
-    let view = view(dir.path());
-    let plane = Plane::start(&view, dir.path());
-    plane.work(&view, 50_000);
-    view.sample();
-    view.set_ike(Report { paths: [(0, vec![path()])].into(), ..Report::default() });
-    let mut status = view.status();
+    let mut status = status_after_work();
     let peer = &mut status.peers[0];
     "a-branch-with-a-name-that-nobody-types-twice".clone_into(&mut peer.name);
     "reconnecting".clone_into(&mut peer.state);
