@@ -10,13 +10,14 @@ use adit_proto::esp;
 use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 
 use crate::auth::Authenticated;
+use crate::rate_limit::Bucket;
 use crate::shown::Shown;
 
 use super::config::{ChildConfig, Limits, Mode};
-use super::context::{Action, Ctx, Peer, Shared};
+use super::context::{Action, Ctx, Shared};
 use super::error::{Error, Incompatibility, LocalFault};
 use super::facts::{Facts, SaId};
-use super::limits::CHILDREN_SPARE;
+use super::limits::{CHILDREN_SPARE, KEY_EXCHANGES_AT_ONCE, KEY_EXCHANGES_PER_SECOND};
 use super::negotiate::Choice;
 use super::places::{self, Place};
 use super::selectors::{SelectorPair, between};
@@ -33,11 +34,10 @@ const KEPT_FREE: usize = 2;
 /// where it comes from than elsewhere.
 pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authenticated, made: &Choice) -> Result<(), Error> {
     let (now, origin, name) = (ctx.now.instant, ctx.shared.origin(facts), Shown::of(&who.identity));
-    let has_place = |peer: &Peer| peer.current.is_some() || peer.config.remote_id.exact().is_some();
-    let wants_place = ctx.shared.peers.get(&id).is_some_and(|peer| !has_place(peer));
-    let place = if wants_place { places::for_client(ctx.shared, facts.begun, &name) } else { Place::Free };
     let Some(peer) = ctx.shared.peers.get_mut(&id) else { return Ok(()) };
-    let may_begin = if peer.config.remote_id.exact().is_none() {
+    let is_client = peer.config.remote_id.exact().is_none();
+    let wants_place = is_client && peer.current.is_none();
+    let may_begin = if is_client {
         if name.is_cut() {
             return Err(Incompatibility::LongName.into());
         }
@@ -48,10 +48,10 @@ pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authen
             ctx.act(Action::Probe { peer: id });
             return Err(Incompatibility::Taken(other).into());
         }
-        if place == Place::None {
-            return Err(LocalFault::Sessions.into());
+        if is_another {
+            // Who was there before has not used up what this one may.
+            peer.key_exchanges = Bucket::with_burst(KEY_EXCHANGES_PER_SECOND, KEY_EXCHANGES_AT_ONCE);
         }
-        // Who was there before has not used up what this one may.
         ctx.shared.clients.may_begin(now, origin, &name, who.key.as_ref())
     } else {
         peer.handshakes.take(now)
@@ -60,8 +60,11 @@ pub(super) fn may_connect(ctx: &mut Ctx, facts: &Facts, id: PeerId, who: &Authen
         return Err(LocalFault::TooOften.into());
     }
     peer.key_exchanges.take_all(now, key_exchanges(made));
-    if let Place::From(at) = place {
-        ctx.act(Action::MakePlace { at });
+    // Only now, for it is looked for among all.
+    match if wants_place { places::for_client(ctx.shared, facts.begun, &name) } else { Place::Free } {
+        Place::None => return Err(LocalFault::Sessions.into()),
+        Place::From(at) => ctx.act(Action::MakePlace { at }),
+        Place::Free => {}
     }
     Ok(())
 }

@@ -16,10 +16,10 @@ use super::super::share;
 use super::{Endpoint, Timer};
 
 impl Endpoint {
-    /// Of those who come from these addresses under a pattern, the one of whom nothing was heard for the longest time goes.
+    /// Of those who come from these addresses, in their order, under a pattern, the one of whom nothing was heard for the longest time goes.
     pub(super) fn make_place(&mut self, now: Now, at: &[IpAddr]) {
         let heard = |id: PeerId| Some(self.sas.get(&self.shared.peers.get(&id)?.current?)?.wire.last_heard());
-        let there = places::clients(&self.shared).filter(|(_, address)| at.contains(address));
+        let there = places::clients(&self.shared).filter(|(_, address)| at.binary_search(address).is_ok());
         let Some(id) = there.min_by_key(|(id, _)| heard(*id)).map(|(id, _)| id) else { return };
         let name = self.shared.peers.get(&id).map(|peer| peer.connected_as.clone()).unwrap_or_default();
         // It is there.
