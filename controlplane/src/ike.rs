@@ -37,6 +37,7 @@ use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
 use crate::resolve::Known;
 use expiry::Ending;
+use lost::Missing;
 use paths::{set_static_path, static_terms};
 use report::Report;
 use sas::{PeerTerms, Sas, Sizes, Terms};
@@ -65,8 +66,8 @@ pub struct Ike {
     news: Vec<Event>,
     /// What the engine was told last, by inbound SPI.
     usage: BTreeMap<Spi, Usage>,
-    /// Inbound SAs that the data plane did not have when it was looked last, and at how many looks before.
-    missing: BTreeMap<Spi, u32>,
+    /// What the data plane did not have when it was looked last.
+    missing: Missing,
     /// Packets sent to each peer, when the paths were looked at last.
     sent: BTreeMap<PeerId, u64>,
     /// Peers that had moved to another address of ours, when that was asked last.
@@ -129,7 +130,7 @@ impl Ike {
             waiting,
             news,
             usage: BTreeMap::new(),
-            missing: BTreeMap::new(),
+            missing: Missing::default(),
             sent: BTreeMap::new(),
             readdressed: 0,
             first,

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_does_not_hear_the_kernel_looks_and_tries_to_hear_it_again() {
+    async fn who_does_not_hear_the_kernel_says_so_and_can_hear_it_again() {
         let (port500, icmp) = (Port500::new(1, Arc::default()), Icmp::new(RawSockets::open()));
         let mut underlay =
             Underlay { news: None, resolver: Resolver::default(), port500, icmp, look: Look::now(), listen_is_away: false };

@@ -18,18 +18,47 @@ impl Ike {
                 Direction::Outbound => self.endpoint.lost_outbound(now(), *peer, *spi),
             }
         }
-        lost.len() + self.replace_missing(live)
-    }
-
-    /// The same for what no data plane was told of, such as SAs that went with the one before: where they are missing at two looks.
-    fn replace_missing(&mut self, live: &[(u16, LiveSa)]) -> usize {
+        let told = lost.iter().map(|(_, _, spi)| *spi).collect();
         let there: BTreeSet<Spi> =
             live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound).map(|(_, sa)| sa.spi).collect();
-        let missing = self.endpoint.child_spis().map(|(_, inbound, _)| inbound).filter(|spi| !there.contains(spi));
-        let missing: BTreeMap<Spi, u32> = missing.map(|spi| (spi, self.missing.get(&spi).map_or(0, |looks| looks + 1))).collect();
-        let lost: Vec<Spi> = missing.iter().filter(|(_, looks)| **looks == 1).map(|(spi, _)| *spi).collect();
-        self.missing = missing;
-        lost.iter().for_each(|spi| self.endpoint.lost_inbound(now(), *spi));
-        lost.len()
+        let missing = self.endpoint.live_inbound().filter(|spi| !there.contains(spi)).collect();
+        let more = self.missing.look(missing, &told);
+        more.iter().for_each(|spi| self.endpoint.lost_inbound(now(), *spi));
+        lost.len() + more.len()
+    }
+}
+
+/// Inbound SAs that the data plane did not have when it was looked last, and at how many looks before: also those of which it was never
+/// told, such as went with the one before it.
+#[derive(Default)]
+pub(super) struct Missing(BTreeMap<Spi, u32>);
+
+impl Missing {
+    /// Looks again, a few seconds later. Gives, once each, those that were missing before as well and of which it was not `told`
+    /// otherwise: what was on its way is there by now.
+    fn look(&mut self, missing: BTreeSet<Spi>, told: &BTreeSet<Spi>) -> Vec<Spi> {
+        let looks = |spi: &Spi| if told.contains(spi) { 1 } else { self.0.get(spi).map_or(0, |looks| looks + 1) };
+        self.0 = missing.iter().map(|spi| (*spi, looks(spi))).collect();
+        self.0.iter().filter(|(spi, looks)| **looks == 1 && !told.contains(spi)).map(|(spi, _)| *spi).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_twice_is_lost_once() {
+        let mut looks = Missing::default();
+        let mut look = |missing: &[u32], told: &[u32]| {
+            let set = |spis: &[u32]| spis.iter().map(|spi| Spi(*spi)).collect::<BTreeSet<_>>();
+            looks.look(set(missing), &set(told)).into_iter().map(|spi| spi.0).collect::<Vec<_>>()
+        };
+        assert_eq!(look(&[1, 2], &[]), [] as [u32; 0], "they may be on their way");
+        assert_eq!(look(&[2, 3], &[]), [2], "the first one came");
+        assert_eq!(look(&[2, 3, 4], &[4]), [3], "one was told already, and another one otherwise");
+        assert_eq!(look(&[2, 3, 4], &[]), [] as [u32; 0]);
+        assert_eq!(look(&[], &[]), [] as [u32; 0]);
+        assert_eq!((look(&[2], &[]), look(&[2], &[])), (vec![], vec![2]), "it was there in between");
     }
 }

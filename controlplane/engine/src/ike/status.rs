@@ -171,6 +171,12 @@ impl Endpoint {
         self.shared.paths.ike_hop(id).or_else(|| Some(Hop::new(peer.local?, peer.remotes.in_turn().next()?)))
     }
 
+    /// The inbound SPIs of all Child SAs that are neither closing nor replaced.
+    pub fn live_inbound(&self) -> impl Iterator<Item = Spi> {
+        let sessions = self.sas.values().filter_map(|sa| sa.session());
+        sessions.flat_map(|session| session.children.iter().filter(|child| child.is_live()).map(|child| child.inbound))
+    }
+
     /// The Child SAs of all peers, by inbound and outbound SPI.
     pub fn child_spis(&self) -> impl Iterator<Item = (PeerId, Spi, Spi)> {
         let children = |sa: &IkeSa| {
