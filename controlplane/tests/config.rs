@@ -147,7 +147,7 @@ mistakes! {
     esp_proposal_with_a_prf: by_ike("psk_file: site-b.psk, esp_proposals: [aes256gcm16-prfsha256]");
     ike_role_that_is_none: by_ike("psk_file: site-b.psk, role: server");
     ike_identity_that_is_none: by_ike("psk_file: site-b.psk, id: \"site b\"");
-    ike_lifetime_out_of_range: by_ike("psk_file: site-b.psk, rekey_s: 99999999");
+    ike_lifetime_out_of_range: by_ike("psk_file: site-b.psk, rekey_s: 99999999, reauth_s: 5");
     peer_without_an_endpoint_that_does_not_come_to_us: by_ike("psk_file: site-b.psk").replace("    endpoint: 192.0.2.2:4500\n", "");
     key_log_dir_that_is_a_block: and("ike: { key_log_dir: { path: log } }");
     mobike_that_is_no: by_ike("psk_file: site-b.psk, mobike: no");

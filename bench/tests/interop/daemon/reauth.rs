@@ -64,7 +64,7 @@ fn strongswan_is_told_until_when_it_has_to_authenticate_anew() -> Result<()> {
 
 #[test]
 fn adit_authenticates_anew_beside_what_there_is() -> Result<()> {
-    let pair = Pair::new(Swan6, Proof::Psk, "role: initiator, reauth_s: 4", |_| {})?;
+    let pair = Pair::new(Swan6, Proof::Psk, "role: initiator, reauth_s: 8", |_| {})?;
     pair.connect(true)?;
     another(&pair, &pair.spis()?.0)?;
     was_up(&pair)

@@ -20,6 +20,8 @@ const PPK_LEN_MIN: usize = 32;
 const PPK_ID_LEN_MAX: usize = 128;
 /// Longest time that can be set: 30 days.
 const SECONDS_MAX: u64 = 30 * 86_400;
+/// Attempts to authenticate anew are five seconds apart: in less than this the connection would end before the second one.
+const REAUTH_MIN: u64 = 8;
 /// Longest list of proposals.
 const PROPOSALS_MAX: usize = 16;
 
@@ -105,7 +107,7 @@ impl Check<'_> {
             rekey_bytes: self.number("rekey_bytes", raw.rekey_bytes, 0..=u64::MAX, "bytes, 0 for no limit,", 0),
             rekey_packets: self.number("rekey_packets", raw.rekey_packets, 0..=u64::MAX, "packets, 0 for no limit,", 1 << 36),
             ike_rekey_s: self.seconds("ike_rekey_s", raw.ike_rekey_s, 4 * 3600),
-            reauth_s: self.seconds("reauth_s", raw.reauth_s, 0),
+            reauth_s: self.reauth(raw.reauth_s),
             dpd_s: self.seconds("dpd_s", raw.dpd_s, 10),
             keepalive_s: self.seconds("keepalive_s", raw.keepalive_s, 20),
             mobike: raw.mobike.is_none_or(|mobike| mobike.value),
@@ -149,6 +151,12 @@ impl Check<'_> {
 
     fn seconds(&mut self, key: &str, text: Option<Text>, default: u64) -> u32 {
         self.number(key, text, 0..=SECONDS_MAX, "seconds, 0 for never,", default) as u32
+    }
+
+    fn reauth(&mut self, text: Option<Text>) -> u32 {
+        let is_never = text.as_ref().is_none_or(|text| text.value.parse() == Ok(0));
+        let least = if is_never { 0 } else { REAUTH_MIN };
+        self.number("reauth_s", text, least..=SECONDS_MAX, "seconds, or 0 for never,", 0) as u32
     }
 
     fn proof(&mut self, raw: &raw::PeerIke, at: Place) -> Option<Proof> {
