@@ -15,6 +15,7 @@
 mod failover;
 mod hop;
 mod judge;
+mod loss;
 mod mtu;
 mod origin;
 mod peer;
@@ -127,6 +128,8 @@ pub struct PathStatus {
     pub echo: bool,
     pub silent: bool,
     pub rtt: Option<Duration>,
+    /// How many of the last echoes were lost, of sizes that are proven, and of how many; nothing before there were a few.
+    pub loss: Option<(u32, u32)>,
     pub black_holes: u64,
 }
 
@@ -246,6 +249,7 @@ impl Paths {
             echo: peer.terms.echo,
             silent: entry.mtu.is_silent(),
             rtt: entry.mtu.rtt(),
+            loss: entry.mtu.loss(),
             black_holes: entry.mtu.black_holes,
         };
         peer.iter().map(status).collect()

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use adit_proto::limits;
 
+use super::loss::Loss;
+
 /// What a path is taken to carry until an echo was answered: so much every path of today does.
 const BASE_V4: u16 = 1100;
 const BASE_V6: u16 = limits::IPV6_MTU_MIN;
@@ -140,6 +142,8 @@ pub(crate) struct Mtu {
     raise_at: Option<Instant>,
     active_until: Option<Instant>,
     rtt: Option<Duration>,
+    /// Of echoes of sizes that are proven.
+    loss: Loss,
     /// None of the last echoes was answered, of whatever size.
     silent: bool,
     /// Whether that is looked for where the size in use is the least.
@@ -167,6 +171,7 @@ impl Mtu {
             raise_at: None,
             active_until: None,
             rtt: None,
+            loss: Loss::default(),
             silent: false,
             watched: false,
             black_holes: 0,
@@ -223,6 +228,11 @@ impl Mtu {
 
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.rtt
+    }
+
+    /// How many of the last echoes were lost, and of how many.
+    pub(crate) fn loss(&self) -> Option<(u32, u32)> {
+        self.loss.of_last()
     }
 
     /// Whether nobody answers there.
@@ -350,6 +360,7 @@ impl Mtu {
         // What is longer on its way than the rounds take is lost, but the way may just have become longer.
         let lost = (wait * u32::from(ROUNDS)).max(WAIT_MAX);
         self.pending.retain(|pending| now.saturating_duration_since(pending.at) < lost);
+        self.loss.give_up(now, lost);
         match self.phase {
             Phase::Told => Vec::new(),
             Phase::Start { .. } if self.confirmed > 0 => {
@@ -390,10 +401,14 @@ impl Mtu {
             self.pending.remove(0);
         }
         self.pending.push(Pending { id, size, at: now });
+        if size <= self.confirmed {
+            self.loss.sent(now, id);
+        }
     }
 
     /// An echo came back; `rtt` as the data plane measured it. Says whether it is one of these.
     pub(crate) fn answered(&mut self, now: Instant, id: u64, rtt: Duration) -> bool {
+        self.loss.answered(id);
         let Some(index) = self.pending.iter().position(|pending| pending.id == id) else { return false };
         let Pending { size, at, .. } = self.pending.remove(index);
         self.silent = false;
@@ -528,6 +543,8 @@ impl Mtu {
         }
         if small >= SUSPECT_SMALL {
             self.black_holes += 1;
+            // It was no loss: it is another path from now on.
+            self.loss = Loss::default();
             (self.too_large, self.is_open) = (self.size, true);
             (self.size, self.confirmed) = (self.base(), self.base());
             self.pending.clear();

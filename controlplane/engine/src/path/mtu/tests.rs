@@ -197,6 +197,22 @@ fn loss_alone_is_no_black_hole() {
 }
 
 #[test]
+fn loss_is_known_beside_traffic_and_a_black_hole_is_none() {
+    for (loss, most) in [(0, 0), (250, 32)] {
+        let mut line = line(1500);
+        line.run(Duration::from_secs(10), true);
+        line.loss = loss;
+        line.run(Duration::from_secs(300), true);
+        let (lost, of) = line.mtu.loss().unwrap();
+        assert!(of == 64 && (loss / 32..=most).contains(&lost.into()), "{lost} of {of} at {loss} of 1000");
+        line.loss = 0;
+        line.carries = 1280;
+        line.run(Duration::from_secs(60), true);
+        assert_eq!((line.mtu.black_holes, line.mtu.loss().map(|(lost, _)| lost)), (1, Some(0)));
+    }
+}
+
+#[test]
 fn a_path_that_carries_more_again_is_used_again() {
     let mut line = line(1400);
     line.run(Duration::from_secs(10), false);
