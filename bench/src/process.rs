@@ -125,6 +125,30 @@ impl Process {
         }
     }
 
+    /// Waits for the end of a program that goes on: what it does changes at least so often, until all has taken too long.
+    pub fn wait_while_it_goes_on<T: PartialEq>(
+        &mut self,
+        quiet_max: Duration,
+        timeout: Duration,
+        does: impl Fn() -> T,
+    ) -> Result<ExitStatus> {
+        let end = Instant::now() + timeout;
+        let (mut last, mut since) = (does(), Instant::now());
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            let now = does();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            if since.elapsed() >= quiet_max || Instant::now() >= end {
+                bail!("process {} stands still for {:?}, or takes longer than {timeout:?}", self.pid(), since.elapsed());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
     /// Asks the program to stop with SIGTERM and waits for its end.
     pub fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::Term)?;
@@ -304,6 +328,21 @@ mod tests {
         let (_dir, mut process) = shell("echo cannot do it; exit 3");
         let error = process.wait_for_line("ready", Duration::from_secs(5)).unwrap_err().to_string();
         assert!(error.contains("cannot do it") && error.contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn who_goes_on_is_waited_for_and_who_stands_still_is_not() {
+        let (_dir, mut process) = shell("for n in 1 2 3 4 5 6; do sleep 0.2; echo $n; done; exit 3");
+        let log = process.log.clone();
+        let said = || fs::read(&log).unwrap_or_default();
+        let (quiet, most) = (Duration::from_secs(20), Duration::from_secs(60));
+        assert_eq!(process.wait_while_it_goes_on(quiet, most, said).unwrap().code(), Some(3));
+        let (_dir, mut process) = shell("sleep 1000");
+        let error = process.wait_while_it_goes_on(Duration::from_millis(300), most, || 0).unwrap_err().to_string();
+        assert!(error.contains("stands still"), "{error}");
+        let begun = Instant::now();
+        let error = process.wait_while_it_goes_on(quiet, Duration::from_millis(300), || begun.elapsed()).unwrap_err().to_string();
+        assert!(error.contains("takes longer"), "{error}");
     }
 
     #[test]

@@ -30,6 +30,8 @@ const CONTROL_DIR: &str = "/run/adit";
 const DATAPLANE_DIR: &str = "/run/adit-dataplane";
 /// How often it is looked whether there is something to start.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long nobody may read there yet, before that is a mistake.
+const DENIED_FOR: Duration = Duration::from_secs(10);
 /// How often the manager of services hears meanwhile that we live.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -99,11 +101,12 @@ pub fn become_dataplane(service: &str) -> anyhow::Result<Infallible> {
     let manager = Manager::open().context("reaching the manager of services at NOTIFY_SOCKET")?;
     let file = order_file(service);
     manager.tell(&[NotifyState::Ready, NotifyState::Status("waiting for adit to say what is wanted")]);
-    let mut told = Instant::now();
+    let began = Instant::now();
+    let mut told = began;
     let words = loop {
         match std::fs::read(&file) {
             Ok(text) => break words(&text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if may_come(&error, began.elapsed()) => {}
             Err(error) => {
                 let remedy = "the data plane is to run in the group of adit (deploy/adit-dataplane@.service)";
                 return Err(error).with_context(|| format!("reading {}: {remedy}", file.display()));
@@ -121,9 +124,27 @@ pub fn become_dataplane(service: &str) -> anyhow::Result<Infallible> {
     Err(Command::new(&program).args(words).exec()).with_context(|| format!("starting {}", program.display()))
 }
 
+/// Whether the file is waited for that could not be read. The manager of services makes its directory first and gives it to its owner
+/// then.
+fn may_come(error: &io::Error, waited: Duration) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound => true,
+        io::ErrorKind::PermissionDenied => waited < DENIED_FOR,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_is_just_being_made_is_waited_for() {
+        let may_come = |kind: io::ErrorKind, s| may_come(&kind.into(), Duration::from_secs(s));
+        assert!(may_come(io::ErrorKind::NotFound, 1_000_000));
+        assert!(may_come(io::ErrorKind::PermissionDenied, 9) && !may_come(io::ErrorKind::PermissionDenied, 10));
+        assert!(!may_come(io::ErrorKind::IsADirectory, 0));
+    }
 
     #[test]
     fn an_order_is_read_as_it_was_written() {

@@ -29,8 +29,9 @@ use cpio::Archive;
 const QEMU: &str = "qemu-system-x86_64";
 /// The root directory is in it, too.
 const MEMORY_MIB: u32 = 1024;
-/// How long all of it may take on a busy host without KVM.
-const ENDS_WITHIN: Duration = Duration::from_secs(480);
+/// How long it may say nothing, on a busy host without KVM, and how long all of it may take there.
+const QUIET_MAX: Duration = Duration::from_secs(240);
+const ENDS_WITHIN: Duration = Duration::from_secs(1800);
 /// What a test needs nothing of.
 const LEFT_OUT: &[&str] =
     &[".recipe", "packages", "vmlinuz", "usr/share", "usr/include", "usr/lib/udev", "usr/lib/x86_64-linux-gnu/gconv"];
@@ -86,7 +87,8 @@ impl Machine {
             .args(["-append", KERNEL]);
         let mut qemu = Process::start(&mut command, dir.path().join("qemu"))
             .with_context(|| format!("the package qemu-system-x86 has {QEMU}: deploy/install-deps.sh test installs it"))?;
-        let ended = qemu.wait(ENDS_WITHIN);
+        let said = || [&console, &facts].map(|file| fs::metadata(file).map_or(0, |file| file.len()));
+        let ended = qemu.wait_while_it_goes_on(QUIET_MAX, ENDS_WITHIN, said);
         let read = |file: &Path| fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let machine =
             Machine { facts: read(&facts).lines().map(|line| line.trim().to_owned()).collect(), console: read(&console) };

@@ -137,7 +137,11 @@ plane_fails() {
 }
 
 is_inactive() { [ "$(prop ActiveState "$1")" = inactive ]; }
-is_told() { journalctl -o cat -u adit@b --since "@$1" | grep -q "the peer closed the connection"; }
+# In the log only if it is news there; in the status until something else happens.
+is_told() {
+    adit status a --json -c /etc/adit/b.yaml | grep -q '"cause": *"the peer closed the connection' ||
+        journalctl -o cat -u adit@b --since "@$1" | grep -q "the peer closed the connection"
+}
 stop() {
     since=$(date +%s)
     systemctl stop adit@a
