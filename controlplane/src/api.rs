@@ -10,7 +10,6 @@ mod host;
 mod listeners;
 mod peers;
 mod serve;
-pub mod types;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use tokio::time::timeout;
 
 use crate::metrics;
 use crate::request::{Request, RequestError, place_named};
+use crate::schema;
 use crate::view::View;
 pub use listeners::Listeners;
 
@@ -92,13 +92,13 @@ async fn look_first(State(requests): State<mpsc::Sender<Request>>, request: extr
 }
 
 /// Whether this program answers. Nobody needs a token to ask.
-#[utoipa::path(get, path = "/v1/live", security(()), responses((status = 200, body = types::Live)))]
-async fn live() -> Json<types::Live> {
-    Json(types::Live { ok: true })
+#[utoipa::path(get, path = "/v1/live", security(()), responses((status = 200, body = schema::Live)))]
+async fn live() -> Json<schema::Live> {
+    Json(schema::Live { ok: true })
 }
 
 /// Whether all peers are up, and what is missing.
-#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = types::Health), (status = 503, body = types::Health)))]
+#[utoipa::path(get, path = "/v1/health", responses((status = 200, body = schema::Health), (status = 503, body = schema::Health)))]
 async fn health(State(view): State<Arc<View>>) -> Response {
     let health = view.health();
     (if health.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(health)).into_response()
@@ -112,7 +112,7 @@ async fn document() -> Response {
 
 /// One peer with its SAs.
 #[utoipa::path(get, path = "/v1/peers/{peer}", params(("peer" = String, Path, description = "The peer's name")),
-    responses((status = 200, body = types::Peer), (status = 503, body = types::Outcome)))]
+    responses((status = 200, body = schema::Peer), (status = 503, body = schema::Outcome)))]
 async fn one_peer(State(view): State<Arc<View>>, Path(name): Path<String>) -> Response {
     let desired = view.desired();
     match place_named(&desired.config, &name).and_then(|place| view.peer(&desired, place).ok_or(RequestError::NotReady)) {
@@ -122,20 +122,20 @@ async fn one_peer(State(view): State<Arc<View>>, Path(name): Path<String>) -> Re
 }
 
 /// The peers with their SAs.
-#[utoipa::path(get, path = "/v1/peers", responses((status = 200, body = Vec<types::Peer>)))]
-async fn peer_list(State(view): State<Arc<View>>) -> Json<Vec<types::Peer>> {
+#[utoipa::path(get, path = "/v1/peers", responses((status = 200, body = Vec<schema::Peer>)))]
+async fn peer_list(State(view): State<Arc<View>>) -> Json<Vec<schema::Peer>> {
     Json(view.peers(&view.desired()).into_iter().map(|one| one.peer).collect())
 }
 
 /// Everything about the gateway.
-#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = types::Status)))]
-async fn status(State(view): State<Arc<View>>) -> Json<types::Status> {
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = schema::Status)))]
+async fn status(State(view): State<Arc<View>>) -> Json<schema::Status> {
     Json(view.status())
 }
 
 /// Everything in numbers, for Prometheus: docs/metrics.md. At `metrics.listen` without a token.
 #[utoipa::path(get, path = "/metrics", security((), ("token" = [])),
-    responses((status = 200, body = String, content_type = "text/plain"), (status = 500, body = types::Outcome)))]
+    responses((status = 200, body = String, content_type = "text/plain"), (status = 500, body = schema::Outcome)))]
 async fn metrics_page(State(registry): State<Registry>) -> Response {
     match metrics::page(&registry) {
         Ok(page) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response(),

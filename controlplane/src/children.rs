@@ -18,10 +18,10 @@ use adit_proto::esp;
 use adit_proto::ike::registry::EsnId;
 use adit_proto::ike::{IpSelector, Transform};
 
-use crate::api::types;
 use crate::config::Config;
 use crate::desired::static_key::WantedSa;
 use crate::numbers::{NOBODY, Peers, SaName};
+use crate::schema;
 
 /// The SAs that the data plane has.
 pub type LiveSas = HashMap<SaName, LiveSa>;
@@ -138,10 +138,10 @@ fn side(selectors: &[Selector], of: impl Fn(&Selector) -> IpSelector) -> Vec<Str
 
 impl Pair {
     /// In the types of the API, with what the data plane says of it.
-    pub fn show(&self, (peer, workers): (PeerTag, u16), live: &LiveSas, now: Instant) -> types::ChildSa {
+    pub fn show(&self, (peer, workers): (PeerTag, u16), live: &LiveSas, now: Instant) -> schema::ChildSa {
         let sa = |direction, spi: Spi, worker| {
             let sa = live.get(&SaName::new(direction, peer, spi));
-            types::Sa {
+            schema::Sa {
                 worker,
                 live: sa.is_some(),
                 sequence: sa.map_or(0, |sa| sa.seq),
@@ -153,7 +153,7 @@ impl Pair {
         let hex = |spi: Spi| format!("{:#010x}", spi.0);
         let has_worker = u16::from(self.lane) < workers;
         let outbound = self.outbound.filter(|_| has_worker).map(|spi| sa(Direction::Outbound, spi, self.lane.into()));
-        types::ChildSa {
+        schema::ChildSa {
             name: self.name.clone(),
             id: self.id.0,
             lane: self.lane,
@@ -197,7 +197,7 @@ impl LaneState {
     }
 }
 
-impl types::ChildSa {
+impl schema::ChildSa {
     pub fn lane_state(&self) -> LaneState {
         match (self.going, self.inbound.live && self.outbound.as_ref().is_none_or(|sa| sa.live)) {
             (true, _) => LaneState::Going,

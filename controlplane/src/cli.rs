@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 use crate::api::client::{self, Gateway};
 use crate::config::{Config, Machine, default_runtime_dir};
+use crate::dataplane;
 use crate::desired::Desired;
 use crate::explain;
 use crate::gateway::{self, Options, RawSockets};
@@ -207,7 +208,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             run_gateway(&config, service, Options { leave_dataplane, ..Options::default() })
         }
         Command::Stop { of } => stop(of),
-        Command::Dataplane { service } => service::become_dataplane(&service).map(|never| match never {}),
+        Command::Dataplane { service } => dataplane::become_ordered(&service).map(|never| match never {}),
         Command::Status { peer, of, json, watch, check } => show_status(peer.as_deref(), of, json, (watch, check)),
         Command::Reload { of, dry_run, restart_dataplane, json } => reload(of, dry_run, restart_dataplane, json),
         Command::Connect(of) => command_peer(of, "connect"),

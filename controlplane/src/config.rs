@@ -380,17 +380,6 @@ impl Config {
         show::to_yaml(self)
     }
 
-    /// What `listen` is now: a link-local address has the index that its interface has. `None` while there is no such interface.
-    pub fn listen_now(&self) -> Option<SocketAddr> {
-        match (self.listen, &self.listen_interface) {
-            (SocketAddr::V6(listen), Some(interface)) => {
-                let index = crate::resolve::index_of(interface)?;
-                Some(std::net::SocketAddrV6::new(*listen.ip(), listen.port(), 0, index).into())
-            }
-            (listen, _) => Some(listen),
-        }
-    }
-
     /// `listen` as it is written.
     pub fn listen_text(&self) -> String {
         match &self.listen_interface {

@@ -6,16 +6,18 @@
 
 pub mod log;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use adit_channel::service::VARIABLES;
 use adit_proto::control::Mode;
+use anyhow::Context;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -23,8 +25,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
 use crate::config::{Config, MacText};
-use crate::reconcile::rule;
-use crate::{private, system};
+use crate::{private, resolve, routing_rules, service, system};
 
 /// The name of the program.
 pub const PROGRAM: &str = "adit-dataplane";
@@ -40,7 +41,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--socket", config.channel_socket().display().to_string()),
         ("--mode", config.mode.name().to_owned()),
         ("--tap", config.interface.name.clone()),
-        ("--listen", config.listen_now().unwrap_or(config.listen).to_string()),
+        ("--listen", resolve::listen_now(config).unwrap_or(config.listen).to_string()),
         ("--workers", plane.workers.to_string()),
         ("--io", plane.io.name().to_owned()),
         ("--crypto", plane.crypto.name().to_owned()),
@@ -51,7 +52,7 @@ pub fn arguments(config: &Config) -> Vec<(String, String)> {
         ("--socket-buffer", plane.socket_buffer.to_string()),
         ("--busy-poll-us", plane.busy_poll_us.to_string()),
         ("--roam", plane.roam.to_string()),
-        ("--mark", rule::MARK.to_string()),
+        ("--mark", routing_rules::MARK.to_string()),
     ];
     match config.mode {
         Mode::Ethernet => list.extend([
@@ -164,6 +165,17 @@ pub fn installed_program() -> anyhow::Result<PathBuf> {
         let beside = beside.map_or(String::new(), |beside| format!("neither as {} nor ", beside.display()));
         anyhow::anyhow!("the program {PROGRAM} was found {beside}in PATH: install it, or name it: dataplane.binary: PATH")
     })
+}
+
+/// Becomes the data plane of a service as soon as its control plane has said which one it wants.
+///
+/// # Errors
+/// The order cannot be read, or the program not be found or started.
+pub fn become_ordered(service: &str) -> anyhow::Result<Infallible> {
+    let words = service::ordered(service)?;
+    let program = installed_program()?;
+    // It comes back only when it fails.
+    Err(Command::new(&program).args(words).exec()).with_context(|| format!("starting {}", program.display()))
 }
 
 /// A running data plane: our child, or one that an earlier control plane left.

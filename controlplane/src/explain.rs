@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use crate::api::types::{Explanation, NarrowedSelector, Offers};
+use crate::schema::{Explanation, NarrowedSelector, Offers};
 
 /// Whether what a peer lacks is said by another line as well.
 fn is_told(explanation: &Explanation, lack: &str) -> bool {

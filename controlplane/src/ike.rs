@@ -29,13 +29,13 @@ use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
-use crate::api::types::Explanation;
 use crate::config::{Config, Oversize, Peer};
 use crate::dataplane::Tables;
 use crate::desired::static_key;
 use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
 use crate::resolve::Known;
+use crate::schema::Explanation;
 use expiry::Ending;
 use lost::Missing;
 use paths::{set_static_path, static_terms};

@@ -9,8 +9,10 @@
 //!                         netlink ◀───┘  └── counters ─▶ numbers ─┐
 //!                                            SAs ─▶ meter, children ─▶ view ─▶ api, metrics ─▶ status, Prometheus
 //! ```
+//! What is shown has the types of the API ([`schema`]) all along.
 
 pub mod api;
+pub mod archive;
 pub mod children;
 pub mod cli;
 pub mod config;
@@ -31,6 +33,8 @@ pub mod privileges;
 pub mod reconcile;
 pub mod request;
 pub mod resolve;
+pub mod routing_rules;
+pub mod schema;
 pub mod sequence;
 pub mod service;
 pub mod state;

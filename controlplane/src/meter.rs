@@ -14,8 +14,8 @@ use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
 use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 use adit_proto::stats::Count;
 
-use crate::api::types::{Traffic, Volume};
 use crate::numbers::{NOBODY, Numbers, Peers};
+use crate::schema::{Traffic, Volume};
 
 /// Ids of Child SAs are the lowest that are free, so there are as many as Child SAs at one time, with those that take the place of
 /// others. A hostile data plane may name any.

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{MacText, Route};
 use crate::reconcile::interface::Step;
-use crate::reconcile::rule;
+use crate::routing_rules;
 pub use look::RouteThere;
 pub use news::News;
 pub use underlay::KernelUnderlay;
@@ -308,10 +308,10 @@ fn route_message(index: u32, route: &Route, source: Option<IpAddr>) -> RouteMess
 
 fn plain_route_message(index: u32, route: &Route) -> RouteMessage {
     let mut message = route_to(index, route);
-    if rule::is_default(&route.to) {
+    if routing_rules::is_default(&route.to) {
         // Beside the default route of the machine, not in its place.
         message.header.table = 0;
-        message.attributes.push(RouteAttribute::Table(rule::TABLE));
+        message.attributes.push(RouteAttribute::Table(routing_rules::TABLE));
     }
     message
 }

@@ -4,7 +4,6 @@
 //! control plane remembers in the vault of the channel what it installed beside SAs.
 
 pub mod interface;
-pub mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,10 +13,11 @@ use adit_proto::control::{Command, Direction, Mac, Mode, PeerId, PeerTag, Select
 use adit_proto::ike::{AddressRange, PortRange};
 use serde::{Deserialize, Serialize};
 
+use crate::archive::Archive;
 use crate::config::{Config, Forwarding, Route};
 use crate::desired::Desired;
 use crate::desired::static_key::{WantedSa, tag};
-use crate::numbers::{Archive, Peers, SaName};
+use crate::numbers::{Peers, SaName};
 use crate::static_key::KeyId;
 
 const VERSION: u32 = 2;

@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use crate::api::types;
 use crate::config::Config;
+use crate::schema;
 
 /// A request with where its answer goes.
 #[derive(Debug)]
@@ -13,16 +13,16 @@ pub enum Request {
     /// Something about a peer.
     Peer(String, What),
     /// The gateway is to end, and its data plane with it.
-    Stop(oneshot::Sender<types::Stopping>),
+    Stop(oneshot::Sender<schema::Stopping>),
     /// The configuration is to be read again.
-    Reload(ReloadOptions, oneshot::Sender<Result<types::Reload, RequestError>>),
+    Reload(ReloadOptions, oneshot::Sender<Result<schema::Reload, RequestError>>),
 }
 
 /// What is asked for about a peer.
 #[derive(Debug)]
 pub enum What {
     Command(PeerCommand, oneshot::Sender<Result<(), RequestError>>),
-    Explain(oneshot::Sender<Result<types::Explanation, RequestError>>),
+    Explain(oneshot::Sender<Result<schema::Explanation, RequestError>>),
 }
 
 /// How the configuration is read again.

@@ -1,6 +1,6 @@
 //! Where the endpoints of peers are now: names are looked up, and again every five minutes and when a peer does not answer; interfaces of
-//! link-local addresses have the index that they have now. Nothing here waits: each name has a task of its own, and what is not
-//! known yet is told when it is.
+//! link-local addresses have the index that they have now, also that of `listen`. Nothing here waits: each name has a task of its own,
+//! and what is not known yet is told when it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,7 +14,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::config::endpoint::{Endpoint, Host};
+use crate::config::endpoint::{Endpoint, Host, reaches};
 use crate::config::{Config, Peer};
 
 /// How often a name is looked up that stands for an address.
@@ -66,9 +66,15 @@ pub fn awaits(peer: &Peer) -> bool {
     peer.endpoints.iter().any(|endpoint| endpoint.address().is_none())
 }
 
-/// A socket on [::] reaches IPv4, too; one on an address reaches its own IP version.
-pub fn reaches(listen: SocketAddr, remote: IpAddr) -> bool {
-    listen.ip() == IpAddr::from([0u16; 8]) || listen.is_ipv4() == remote.is_ipv4()
+/// What `listen` is now: a link-local address has the index that its interface has. `None` while there is no such interface.
+pub fn listen_now(config: &Config) -> Option<SocketAddr> {
+    match (config.listen, &config.listen_interface) {
+        (SocketAddr::V6(listen), Some(interface)) => {
+            let index = index_of(interface)?;
+            Some(SocketAddrV6::new(*listen.ip(), listen.port(), 0, index).into())
+        }
+        (listen, _) => Some(listen),
+    }
 }
 
 /// The index of an interface of this machine. None, while there is no such interface.

@@ -9,20 +9,17 @@
 //! Each directory belongs to the user who writes there, and nobody else can: so each side knows with whom it has to do. The data plane
 //! reads neither the configuration nor a key.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use adit_channel::service::{Manager, NotifyState};
 use anyhow::{Context, ensure};
 
-use crate::{dataplane, private};
+use crate::private;
 
 /// The directory that belongs to the user of the control plane (RuntimeDirectory= of its unit).
 const CONTROL_DIR: &str = "/run/adit";
@@ -93,11 +90,11 @@ pub fn cancel(service: &str) {
     let _ = std::fs::remove_file(order_file(service));
 }
 
-/// Becomes the data plane of a service as soon as its control plane has said which one it wants.
+/// Waits until the control plane of a service has said which data plane it wants; gives the words of its command line.
 ///
 /// # Errors
-/// The program cannot be found or started.
-pub fn become_dataplane(service: &str) -> anyhow::Result<Infallible> {
+/// The manager of services cannot be reached, or the file not be read.
+pub fn ordered(service: &str) -> anyhow::Result<Vec<OsString>> {
     let manager = Manager::open().context("reaching the manager of services at NOTIFY_SOCKET")?;
     let file = order_file(service);
     manager.tell(&[NotifyState::Ready, NotifyState::Status("waiting for adit to say what is wanted")]);
@@ -119,9 +116,7 @@ pub fn become_dataplane(service: &str) -> anyhow::Result<Infallible> {
         }
     };
     ensure!(!words.is_empty(), "{} is empty: restart adit", file.display());
-    let program = dataplane::installed_program()?;
-    // It comes back only when it fails.
-    Err(Command::new(&program).args(words).exec()).with_context(|| format!("starting {}", program.display()))
+    Ok(words)
 }
 
 /// Whether the file is waited for that could not be read. The manager of services makes its directory first and gives it to its owner

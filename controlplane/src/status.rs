@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use adit_engine::auth::own::WARN_BEFORE;
 
-use crate::api::types::{Drop, Latency, Peer, Protections, Reload, Status, Traffic, Worker};
 use crate::config::KEY_LOG_WARNING;
+use crate::schema::{Drop, Latency, Peer, Protections, Reload, Status, Traffic, Worker};
 use crate::view::status::PeerView;
 pub use peer::report as of_peer;
 use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, wrapped};

@@ -12,11 +12,12 @@ use std::time::Instant;
 use adit_channel::{LiveSa, Master, PathCounters, PlaneInfo};
 use adit_proto::control::{PathId, PeerTag};
 
+use crate::archive::Archive;
 use crate::desired::Desired;
 use crate::ike::report::Report;
 use crate::meter::Meter;
 use crate::meter::drops::DropMeter;
-use crate::numbers::{Archive, Numbers, Peers, SocketNumbers};
+use crate::numbers::{Numbers, Peers, SocketNumbers};
 use crate::survey::Finding;
 
 /// The data plane that is attached.

@@ -587,7 +587,7 @@ fn endpoints_are_names_addresses_and_neighbours_and_shown_as_they_are() {
     let link = place.load(&with("0.0.0.0:4500", "\"[fe80::1%lo]:4500\"").replace("192.0.2.2:4500", "\"[fe80::2%lo]:4500\""));
     let link = link.unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(link.listen_interface.as_deref(), Some("lo"));
-    let listen = link.listen_now().unwrap().to_string();
+    let listen = adit_controlplane::resolve::listen_now(&link).unwrap().to_string();
     assert!(listen.starts_with("[fe80::1%") && link.to_yaml().unwrap().contains("[fe80::1%lo]:4500"), "{listen}");
 }
 

@@ -1,7 +1,7 @@
 //! What `adit explain` says of pairs of selectors that the peer does not carry, or carries in part.
 
-use adit_controlplane::api::types::{Explanation, MissingSelector, NarrowedSelector};
 use adit_controlplane::explain::report;
+use adit_controlplane::schema::{Explanation, MissingSelector, NarrowedSelector};
 
 fn established() -> Explanation {
     let none = serde_json::json!({

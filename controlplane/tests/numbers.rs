@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_channel::{Listener, LiveSa, Master, PlaneInfo, Port, Region, Sizes};
-use adit_controlplane::api::types::{self, Status};
 use adit_controlplane::config::{Config, Machine, Peer};
 use adit_controlplane::desired::Desired;
 use adit_controlplane::desired::static_key::WantedSa;
 use adit_controlplane::ike::report::Report;
+use adit_controlplane::schema::{self, Status};
 use adit_controlplane::static_key::{SECRET_LEN, Secret};
 use adit_controlplane::view::drops::likely_causes;
 use adit_controlplane::view::status::PeerView;
@@ -276,7 +276,7 @@ fn drops_of_a_peer_are_told_to_all_who_ask_and_go_on() {
         let causes = likely_causes(&shown);
         assert!(causes.iter().any(|cause| cause.contains(&format!("{} packets for the peer as no_sa", 8 * round))), "{causes:?}");
         assert!(
-            likely_causes(&types::Peer { up: true, ..shown }).iter().all(|cause| !cause.contains("no_sa")),
+            likely_causes(&schema::Peer { up: true, ..shown }).iter().all(|cause| !cause.contains("no_sa")),
             "of what was before"
         );
         view.detach();
@@ -299,7 +299,7 @@ fn what_a_stranger_sends_is_no_cause_beside_what_was_opened() {
     plane.ports[1].peer_install(peer, tag);
     plane.ports[1].drop_of(peer, Direction::Inbound, Drop::BadTag, 15);
     let shown = || view.peer(&view.desired(), 0).unwrap().peer;
-    let told = |peer: &types::Peer| (peer.drops[0].packets, peer.drops[0].recent, peer.drops[0].last_s, peer.drops[0].opened);
+    let told = |peer: &schema::Peer| (peer.drops[0].packets, peer.drops[0].recent, peer.drops[0].last_s, peer.drops[0].opened);
     assert_eq!(told(&shown()), (15, 15, Some(0), Some(0)), "what was opened before the first look is of no known time");
     assert!(likely_causes(&shown())[0].starts_with("15 packets with an SPI of the peer's as bad_tag"), "{:?}", shown());
     // Two lanes, each with so many more.

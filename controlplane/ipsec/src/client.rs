@@ -5,7 +5,8 @@ use std::ops::Deref;
 
 use tokio::sync::oneshot;
 
-use super::driver::{self, Command};
+use super::command::Command;
+use super::driver;
 use super::error::Error;
 use super::options::Options;
 use super::peer::Peer;

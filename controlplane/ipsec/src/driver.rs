@@ -23,12 +23,12 @@ use adit_engine::path::Hop;
 use adit_proto::control::Spi;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::error::{self, Error, Failure};
+use super::command::{Command, Keys};
+use super::error::{self, Error, Failure, Refused};
 use super::esp::Pace;
 use super::link::{Link, Terms};
 use super::options::Options;
 use super::peer::Peer;
-use super::server::Refused;
 use super::session::Session;
 use super::socket::Socket;
 use super::underlay::SocketUnderlay;
@@ -52,21 +52,6 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const REKEY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Refusals that are kept until they are asked for.
 const REFUSED_MAX: usize = 64;
-
-/// What the handles ask of the task.
-pub enum Command {
-    Rekey { link: Arc<Link>, keys: Keys, reply: oneshot::Sender<Result<(), Error>> },
-    Close { link: Arc<Link>, reply: Option<oneshot::Sender<()>> },
-    StopAccepting,
-    Shutdown { reply: oneshot::Sender<()> },
-}
-
-/// Which keys are to be replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keys {
-    Child,
-    Ike,
-}
 
 /// Somebody who waits for new keys.
 struct Waiter {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +61,15 @@ pub struct Failure {
     pub remedy: String,
     /// What both ends offered where they differ, and what the peer said that nothing proves; one a line, perhaps none.
     pub differences: Vec<String>,
+}
+
+/// Somebody who wanted to connect, and was refused.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Refused {
+    pub from: SocketAddr,
+    /// An [`Error::Negotiation`]. The other end has been told less.
+    pub error: Error,
 }
 
 impl Error {

@@ -65,6 +65,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod command;
 mod driver;
 mod error;
 mod esp;
@@ -82,11 +83,11 @@ mod underlay;
 pub use adit_engine::ike::selectors::SelectorPair;
 pub use adit_engine::ike::{Cause, Retransmission};
 pub use client::Client;
-pub use error::{Error, Failure};
+pub use error::{Error, Failure, Refused};
 pub use link::{Algorithms, State, Stats};
 pub use options::{CHILDREN_MAX, Options, PATH_MTU_MIN, RECEIVE_QUEUE_MAX, SESSIONS_MAX};
 pub use peer::{Peer, PeerBuilder};
-pub use server::{Refused, Server};
+pub use server::Server;
 pub use session::Session;
 
 /// For the fuzzer, which calls it directly.

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::driver::{self, Command};
-use super::error::{Error, Failure};
+use super::command::Command;
+use super::driver;
+use super::error::{Error, Failure, Refused};
 use super::options::Options;
 use super::peer::Peer;
 use super::session::Session;
@@ -20,15 +21,6 @@ pub struct Server {
     refused: Mutex<mpsc::Receiver<Refused>>,
     commands: mpsc::UnboundedSender<Command>,
     local: SocketAddr,
-}
-
-/// Somebody who wanted to connect, and was refused.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Refused {
-    pub from: SocketAddr,
-    /// An [`Error::Negotiation`]. The other end has been told less.
-    pub error: Error,
 }
 
 impl Server {

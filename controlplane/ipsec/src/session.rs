@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adit_engine::ike::selectors::SelectorPair;
 use tokio::sync::{mpsc, oneshot};
 
-use super::driver::{Command, Keys};
+use super::command::{Command, Keys};
 use super::error::{Error, Failure};
 use super::link::{Algorithms, Link, State, Stats};
 

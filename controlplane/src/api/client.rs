@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{Explanation, Outcome, Peer, Reload, Status, Stopping};
+use crate::schema::{Explanation, Outcome, Peer, Reload, Status, Stopping};
 
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(5);

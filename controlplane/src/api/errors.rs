@@ -6,7 +6,7 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 
-use super::types::Outcome;
+use crate::schema::Outcome;
 
 /// Longest text of an error that is not ours, in bytes.
 const TEXT_MAX: usize = 4096;

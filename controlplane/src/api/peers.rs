@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 use utoipa::IntoParams;
 
 use super::errors;
-use super::types::{Explanation, Outcome, Reload, Stopping};
 use crate::request::{PeerCommand, ReloadOptions, Request, RequestError, What};
+use crate::schema::{Explanation, Outcome, Reload, Stopping};
 
 type Requests = mpsc::Sender<Request>;
 

@@ -50,7 +50,7 @@ async fn ask(router: &Router, (method, path): (&str, &str), host: &str) -> u16 {
     let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
     // What health says is no error, whatever its status.
     if status >= 400 && !path.starts_with("/v1/health") {
-        let outcome: types::Outcome = serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let outcome: schema::Outcome = serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
         assert!(!outcome.ok && outcome.error.len() > 10, "{outcome:?}");
     }
     status

@@ -77,8 +77,8 @@ fn static_pairs(desired: &Desired) -> Vec<Pair> {
 }
 
 /// What a data plane has of a lane.
-fn live(child: &types::ChildSa) -> Vec<(u16, LiveSa)> {
-    let of = |direction, sa: &types::Sa, spi: &str| {
+fn live(child: &schema::ChildSa) -> Vec<(u16, LiveSa)> {
+    let of = |direction, sa: &schema::Sa, spi: &str| {
         let spi = Spi(u32::from_str_radix(spi.trim_start_matches("0x"), 16).unwrap());
         let (suite, window, peer, child) = (Suite::Aes256Gcm, 64, PeerId(0), ChildId::ONLY);
         (sa.worker, LiveSa { spi, direction, peer, child, suite, window, seq: 5, seq_limit: 0, packets: 5, bytes: 500 })
@@ -140,7 +140,7 @@ fn what_is_closed_with_its_ike_sa_is_going_and_comes_last() {
     let mut goes = agreed_pair(&desired, 0, Instant::now());
     goes.is_going = true;
     let show = |pair: &Pair| pair.show((desired.tags[0], 2), &LiveSas::new(), Instant::now());
-    let shown: Vec<types::ChildSa> = of_ike(&[goes, stays]).iter().map(show).collect();
+    let shown: Vec<schema::ChildSa> = of_ike(&[goes, stays]).iter().map(show).collect();
     assert_eq!((shown[0].lane, shown[1].lane), (1, 0));
     assert_eq!((shown[0].lane_state(), shown[1].lane_state()), (LaneState::Missing, LaneState::Going));
 }

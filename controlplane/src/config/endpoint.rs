@@ -70,6 +70,11 @@ impl Endpoint {
     }
 }
 
+/// A socket on [::] reaches IPv4, too; one on an address reaches its own IP version.
+pub fn reaches(listen: SocketAddr, remote: IpAddr) -> bool {
+    listen.ip() == IpAddr::from([0u16; 8]) || listen.is_ipv4() == remote.is_ipv4()
+}
+
 impl FromStr for Endpoint {
     type Err = EndpointFault;
 

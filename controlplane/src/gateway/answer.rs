@@ -3,9 +3,9 @@
 use adit_proto::control::PeerId;
 
 use super::{Gateway, Plane};
-use crate::api::types::{Explanation, Stopping};
 use crate::ike::report;
 use crate::request::{PeerCommand, Request, RequestError, What, place_named};
+use crate::schema::{Explanation, Stopping};
 use crate::view::drops::likely_causes;
 
 impl Gateway {

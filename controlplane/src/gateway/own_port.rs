@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use super::{Gateway, Plane};
 use crate::config::Config;
+use crate::resolve;
 use crate::state::State;
 
 /// Puts the port that was kept, or a new one, in the place of 0. Says whether it was 0.
@@ -29,7 +30,7 @@ pub(super) fn settle(config: &mut Config, state: &State) -> anyhow::Result<bool>
 
 /// Another one than any that is in use now.
 fn choose(config: &Config, state: &State) -> anyhow::Result<u16> {
-    let mut listen = config.listen_now().unwrap_or(config.listen);
+    let mut listen = resolve::listen_now(config).unwrap_or(config.listen);
     listen.set_port(0);
     let port = match UdpSocket::bind(listen) {
         // An address that is not there yet: any port that is free will be free there.
@@ -47,8 +48,7 @@ impl Gateway {
     /// peer knows the old one from us.
     pub(super) fn choose_another_port(&mut self) -> anyhow::Result<bool> {
         let config = &self.desired.config;
-        let taken = config
-            .listen_now()
+        let taken = resolve::listen_now(config)
             .is_some_and(|listen| UdpSocket::bind(listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse));
         if !self.port_is_chosen || !taken || self.ike.is_some() {
             return Ok(false);
@@ -70,7 +70,7 @@ impl Gateway {
     pub(super) fn listen_has_moved(&self, plane: &Plane) -> bool {
         let config = &self.desired.config;
         let running = plane.arguments.iter().find(|(flag, _)| flag == "--listen");
-        let now = config.listen_interface.as_ref().and_then(|_| config.listen_now());
+        let now = config.listen_interface.as_ref().and_then(|_| resolve::listen_now(config));
         matches!((running, now), (Some((_, running)), Some(now)) if *running != now.to_string())
     }
 }

@@ -22,7 +22,7 @@ use crate::numbers::SocketNumbers;
 
 use crate::config::endpoint::PORT_DEFAULT;
 use crate::config::{Config, Peer};
-use crate::reconcile::rule;
+use crate::routing_rules;
 
 /// Datagrams taken in one turn of the loop.
 const SHARE: usize = 64;
@@ -152,7 +152,7 @@ impl Open {
 
     /// What it sends must not go into a full tunnel.
     fn mark(self) -> io::Result<Open> {
-        SockRef::from(&*self.socket).set_mark(rule::MARK)?;
+        SockRef::from(&*self.socket).set_mark(routing_rules::MARK)?;
         Ok(self)
     }
 

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::{Gateway, Plane, own_port};
-use crate::api::types;
 use crate::config::Machine;
 use crate::dataplane::{self, Tables};
 use crate::desired::Desired;
 use crate::desired::reload::{self, Reload};
 use crate::reconcile::{self, InstalledState};
 use crate::request::{ReloadOptions, RequestError};
+use crate::schema;
 use crate::survey::{self, Surroundings};
 
 /// How long commands of before may take until a reload begins.
@@ -41,7 +41,7 @@ impl Gateway {
         &mut self,
         plane: Option<&mut Plane>,
         options: ReloadOptions,
-    ) -> Result<types::Reload, RequestError> {
+    ) -> Result<schema::Reload, RequestError> {
         let Some(source) = &self.desired.source else {
             return Err(RequestError::Refused(
                 "the configuration came by standard input and cannot be read again: start adit with a file".to_owned(),
@@ -58,7 +58,7 @@ impl Gateway {
         let arguments = plane.as_deref().map_or(&[][..], |plane| &plane.arguments);
         let reload = reload::plan(&self.desired, read, arguments, options.restart_dataplane);
         let reload = reload.map_err(|refused| RequestError::Refused(refused.to_string()))?;
-        let mut report = types::Reload {
+        let mut report = schema::Reload {
             done: !options.dry_run,
             changes: reload.changes.clone(),
             interrupted: reload.interrupted.iter().cloned().collect(),
@@ -193,7 +193,7 @@ fn other_keys(old: &Desired, new: &Desired) -> BTreeSet<String> {
 }
 
 /// One line for the log.
-fn summary(report: &types::Reload) -> String {
+fn summary(report: &schema::Reload) -> String {
     const NAMED: usize = 5;
     if report.changes.is_empty() {
         return "nothing has changed".to_owned();

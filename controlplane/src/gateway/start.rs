@@ -17,6 +17,7 @@ use crate::dataplane::log::Tail;
 use crate::dataplane::{self, Ending, Process};
 use crate::netlink::Netlink;
 use crate::reconcile::{self, InstalledState};
+use crate::resolve;
 use crate::service;
 use crate::vault::{self, Left};
 
@@ -193,7 +194,7 @@ impl Gateway {
         let mut said = false;
         loop {
             let config = &self.desired.config;
-            let missing = match config.listen_now().map(std::net::UdpSocket::bind) {
+            let missing = match resolve::listen_now(config).map(std::net::UdpSocket::bind) {
                 None => true,
                 Some(bound) => bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable),
             };
@@ -274,7 +275,7 @@ async fn holder(config: &Config) -> Option<String> {
              choose another interface.name"
         ));
     }
-    match std::net::UdpSocket::bind(config.listen_now()?) {
+    match std::net::UdpSocket::bind(resolve::listen_now(config)?) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Some(format!(
             "the UDP address {} is in use: stop the program that has it (ss -ulnp shows it), or choose another port in listen",
             config.listen
@@ -317,7 +318,7 @@ fn contradictions(config: &Config, info: &PlaneInfo) -> Vec<String> {
     if config.mode == Mode::Ethernet {
         check("tap-mac", MacText(info.tap_mac).to_string(), MacText(config.interface.mac).to_string());
     }
-    check("listen", info.listen.to_string(), config.listen_now().unwrap_or(config.listen).to_string());
+    check("listen", info.listen.to_string(), resolve::listen_now(config).unwrap_or(config.listen).to_string());
     check("workers", info.workers.to_string(), config.dataplane.workers.to_string());
     list
 }

@@ -12,7 +12,7 @@ use super::port500::Port500;
 use crate::config::Config;
 use crate::netlink::News;
 use crate::numbers::SocketNumbers;
-use crate::resolve::Resolver;
+use crate::resolve::{self, Resolver};
 
 /// Several changes come at once when an address is replaced: so long after the first one they are looked at, and no more often
 /// than the second.
@@ -93,7 +93,7 @@ impl Underlay {
 
 /// Whether an interface of this machine has the address in `listen`; asked with another port, for its own is open.
 fn is_here(config: &Config) -> bool {
-    config.listen_now().is_some_and(|mut listen| {
+    resolve::listen_now(config).is_some_and(|mut listen| {
         listen.set_port(0);
         !UdpSocket::bind(listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
     })

@@ -10,8 +10,8 @@ use adit_engine::path::PathStatus;
 use adit_engine::shown::Shown;
 use adit_proto::control::PeerId;
 
-use crate::api::types;
 use crate::children::{self, Pair};
+use crate::schema;
 
 /// What the engine knows of all peers, by their places in the configuration.
 #[derive(Clone, Debug, Default)]
@@ -37,9 +37,9 @@ pub struct ByIke {
     /// When the keys of the IKE SA in use were agreed, by a handshake or a rekey.
     pub handshake: Option<Instant>,
     pub children: Vec<Pair>,
-    pub missing: Vec<types::MissingSelector>,
-    pub narrowed: Vec<types::NarrowedSelector>,
-    pub ike: types::Ike,
+    pub missing: Vec<schema::MissingSelector>,
+    pub narrowed: Vec<schema::NarrowedSelector>,
+    pub ike: schema::Ike,
     pub counters: Counters,
 }
 
@@ -71,7 +71,7 @@ fn peer(status: &PeerStatus, now: Instant) -> ByIke {
         children: children::of_ike(&status.ike),
         missing: status.ike.iter().flat_map(|ike| missing(ike, now)).collect(),
         narrowed: status.ike.iter().flat_map(|ike| narrowed(ike, now)).collect(),
-        ike: types::Ike {
+        ike: schema::Ike {
             state: status.state.name().to_owned(),
             attempts: status.attempts,
             retry_in_s: status.retry_at.map(|at| ahead(at, now)),
@@ -82,8 +82,8 @@ fn peer(status: &PeerStatus, now: Instant) -> ByIke {
     }
 }
 
-fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
-    types::IkeSa {
+fn ike_sa(ike: &IkeStatus, now: Instant) -> schema::IkeSa {
+    schema::IkeSa {
         initiator_spi: ike.spis.initiator.to_string(),
         responder_spi: ike.spis.responder.to_string(),
         role: role(ike.role).to_owned(),
@@ -111,9 +111,9 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> types::IkeSa {
 }
 
 /// What is missing is so only in the IKE SA that has the Child SAs.
-fn missing(ike: &IkeStatus, now: Instant) -> Vec<types::MissingSelector> {
+fn missing(ike: &IkeStatus, now: Instant) -> Vec<schema::MissingSelector> {
     let of = |one: &Missing| match &one.wish {
-        Wish::Selector(_, selector) => Some(types::MissingSelector {
+        Wish::Selector(_, selector) => Some(schema::MissingSelector {
             selector: selector.to_string(),
             cause: one.cause.as_ref().map(ToString::to_string),
             retry_in_s: one.retry_at.filter(|at| *at > now).map(|at| ahead(at, now)),
@@ -124,8 +124,8 @@ fn missing(ike: &IkeStatus, now: Instant) -> Vec<types::MissingSelector> {
 }
 
 /// The same of what there is a part of.
-fn narrowed(ike: &IkeStatus, now: Instant) -> Vec<types::NarrowedSelector> {
-    let of = |one: &Narrowed| types::NarrowedSelector {
+fn narrowed(ike: &IkeStatus, now: Instant) -> Vec<schema::NarrowedSelector> {
+    let of = |one: &Narrowed| schema::NarrowedSelector {
         selector: one.selector.to_string(),
         carried: one.carried.iter().map(ToString::to_string).collect(),
         cause: one.cause.as_ref().map(ToString::to_string),
@@ -153,9 +153,9 @@ pub fn explanation(
     status: Option<&PeerStatus>,
     paths: &[PathStatus],
     now: Instant,
-) -> types::Explanation {
+) -> schema::Explanation {
     let record = &explanation.record;
-    let offers = |what: &str, offers: &Offers| types::Offers {
+    let offers = |what: &str, offers: &Offers| schema::Offers {
         what: what.to_owned(),
         ours: texts(&offers.ours),
         theirs: texts(&offers.theirs),
@@ -170,7 +170,7 @@ pub fn explanation(
         offers("post-quantum pre-shared key", &record.ppk),
     ];
     let differences = record.differences();
-    types::Explanation {
+    schema::Explanation {
         peer: explanation.peer.clone(),
         state: explanation.state.name().to_owned(),
         since_s: Some(explanation.in_state_for.as_secs()),
@@ -181,7 +181,7 @@ pub fn explanation(
         remedy: record.problem.as_ref().map(|problem| problem.remedy.clone()),
         differences: differences
             .iter()
-            .map(|one| types::Difference { what: one.what.to_owned(), ours: one.ours.clone(), theirs: one.theirs.clone() })
+            .map(|one| schema::Difference { what: one.what.to_owned(), ours: one.ours.clone(), theirs: one.theirs.clone() })
             .collect(),
         offers: all.into_iter().filter(|offers| !offers.ours.is_empty() || !offers.theirs.is_empty()).collect(),
         lacks: Vec::new(),
@@ -195,8 +195,8 @@ pub fn explanation(
 }
 
 /// What is to be said of a peer with a static key.
-pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explanation {
-    types::Explanation {
+pub fn of_static_key(peer: &schema::Peer, paths: &[PathStatus]) -> schema::Explanation {
+    schema::Explanation {
         peer: peer.name.clone(),
         state: peer.state.clone(),
         since_s: peer.since_s,
@@ -218,14 +218,14 @@ pub fn of_static_key(peer: &types::Peer, paths: &[PathStatus]) -> types::Explana
 }
 
 /// Who tried again and again is listed once, with how often.
-fn unauthenticated(refusals: &[Refusal]) -> Vec<types::UnauthenticatedInitiator> {
-    let mut list: Vec<types::UnauthenticatedInitiator> = Vec::new();
+fn unauthenticated(refusals: &[Refusal]) -> Vec<schema::UnauthenticatedInitiator> {
+    let mut list: Vec<schema::UnauthenticatedInitiator> = Vec::new();
     for refusal in refusals {
         let (from, why, theirs) = (refusal.from.to_string(), refusal.why.to_string(), texts(&refusal.theirs));
-        let same = |one: &&mut types::UnauthenticatedInitiator| one.from == from && one.why == why && one.theirs == theirs;
+        let same = |one: &&mut schema::UnauthenticatedInitiator| one.from == from && one.why == why && one.theirs == theirs;
         match list.iter_mut().find(same) {
             Some(known) => (known.at, known.times) = (refusal.at, known.times + 1),
-            None => list.push(types::UnauthenticatedInitiator {
+            None => list.push(schema::UnauthenticatedInitiator {
                 from,
                 at: refusal.at,
                 times: 1,

@@ -3,9 +3,9 @@
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::{family, gauge};
-use crate::api::types::Certificate;
 use crate::config::Config;
 use crate::ike::report::{ByIke, Report};
+use crate::schema::Certificate;
 
 /// Both families, with or without certificates.
 pub fn families(own: &[Certificate], config: &Config, report: &Report) -> [MetricFamily; 2] {

@@ -11,9 +11,9 @@ use prometheus::proto::{Metric, MetricFamily, MetricType};
 
 use super::stamps::Scrape;
 use super::{counter, family, gauge};
-use crate::api::types::Volume;
 use crate::children::LaneState;
 use crate::meter::drops::Dropped;
+use crate::schema::Volume;
 use crate::view::drops::direction;
 use crate::view::status::PeerView;
 

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, 
 use super::{Netlink, NetlinkError, failed};
 use crate::config::Route;
 use crate::reconcile::interface::{Actual, ActualRoute};
-use crate::reconcile::rule;
+use crate::routing_rules;
 
 /// A route of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Netlink {
                     _ => None,
                 });
                 let (Some(index), Some(ActualRoute { route, .. })) = (through, route(&message)) else { continue };
-                if rule::is_default(&route.to) || message.header.kind != RouteType::Unicast {
+                if routing_rules::is_default(&route.to) || message.header.kind != RouteType::Unicast {
                     continue;
                 }
                 if let Entry::Vacant(place) = names.entry(index) {
@@ -159,6 +159,7 @@ fn route(message: &RouteMessage) -> Option<ActualRoute> {
         }
     }
     let to = IpNet::new(to, message.header.destination_prefix_length).ok()?;
-    let is_seen = table == if rule::is_default(&to) { rule::TABLE } else { u32::from(RouteHeader::RT_TABLE_MAIN) };
+    let is_seen =
+        table == if routing_rules::is_default(&to) { routing_rules::TABLE } else { u32::from(RouteHeader::RT_TABLE_MAIN) };
     is_seen.then_some(ActualRoute { route: Route { to, via, mtu }, source })
 }

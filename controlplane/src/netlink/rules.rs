@@ -1,4 +1,4 @@
-//! The rules of a full tunnel in the kernel ([`crate::reconcile::rule`]).
+//! The rules of a full tunnel in the kernel ([`crate::routing_rules`]).
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
@@ -7,7 +7,7 @@ use rtnetlink::{Error, IpVersion};
 use rustix::io::Errno;
 
 use super::{Netlink, NetlinkError, failed, is};
-use crate::reconcile::rule::{Kind, MARK, Rule, TABLE};
+use crate::routing_rules::{Kind, MARK, Rule, TABLE};
 
 /// The table of the machine's own routes, and the interface that packets of the machine itself come from.
 const MAIN: u32 = 254;

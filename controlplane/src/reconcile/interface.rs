@@ -10,8 +10,8 @@ use adit_proto::control::{Mac, Mode};
 use adit_proto::ike::AddressRange;
 use ipnet::IpNet;
 
-use super::rule::{self, Rule};
 use crate::config::{Config, MacText, Route};
+use crate::routing_rules::{self, Rule};
 
 /// What helps where the bridge is missing.
 pub const BRIDGE_REMEDY: &str = "To make one: ip link add NAME type bridge, ip link set NAME up";
@@ -44,7 +44,7 @@ impl Wanted {
     pub fn of(config: &Config, fits: impl Fn(usize) -> Option<u16>) -> Wanted {
         let interface = &config.interface;
         let routes = config.routes_where(fits);
-        let rules = rule::rules(&routes, config.listen.port());
+        let rules = routing_rules::rules(&routes, config.listen.port());
         let routes = routes.into_iter().map(|route| WantedRoute { locals: locals(config, route.to), route });
         Wanted {
             name: interface.name.clone(),
@@ -241,7 +241,7 @@ mod tests {
             bridge: None,
             addresses: vec![net("10.1.1.1/24"), net("fd00::1/64")],
             routes: vec![WantedRoute { route: route("10.2.0.0/16"), locals }],
-            rules: vec![Rule { v6: false, kind: rule::Kind::Rest }],
+            rules: vec![Rule { v6: false, kind: routing_rules::Kind::Rest }],
         }
     }
 
@@ -294,7 +294,7 @@ mod tests {
             |is| is.routes.retain(|one| one.route.to != net("10.2.0.0/16")),
             |is| is.routes.iter_mut().for_each(|one| one.source = None),
             |is| is.rules.clear(),
-            |is| is.rules.push(Rule { v6: true, kind: rule::Kind::Specific }),
+            |is| is.rules.push(Rule { v6: true, kind: routing_rules::Kind::Specific }),
         ];
         for damage in damages {
             let mut damaged = whole.clone();

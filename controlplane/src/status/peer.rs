@@ -2,8 +2,8 @@
 
 use super::text::{bit_rate, bytes, duration, fact, grouped, micros, wrapped};
 use super::{again, idle, remarks, state};
-use crate::api::types::{ChildSa, Ike, IkeSa, MissingSelector, NarrowedSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
 use crate::children::LaneState;
+use crate::schema::{ChildSa, Ike, IkeSa, MissingSelector, NarrowedSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
 
 /// Below this a sequence number is a count; above, as with static keys, it is a time and read better in hexadecimal.
 const COUNT_MAX: u64 = 1 << 40;

@@ -7,8 +7,8 @@ use adit_proto::control::Direction;
 use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::Drop;
 
-use crate::api::types;
 use crate::meter::drops::Dropped;
+use crate::schema;
 
 /// Fewer packets within a minute are the cause of nothing.
 const TOLD_FROM: u64 = 3;
@@ -32,8 +32,8 @@ pub fn direction(direction: Direction) -> &'static str {
 }
 
 /// The reasons for which something was dropped; `opened` packets of the peer were, within the last minute.
-pub fn shown(dropped: &[Dropped], opened: u64, now: Instant) -> Vec<types::PeerDrops> {
-    let one = |one: &Dropped| types::PeerDrops {
+pub fn shown(dropped: &[Dropped], opened: u64, now: Instant) -> Vec<schema::PeerDrops> {
+    let one = |one: &Dropped| schema::PeerDrops {
         direction: direction(one.drop.direction()).to_owned(),
         reason: one.drop.label().to_owned(),
         packets: one.packets,
@@ -47,12 +47,12 @@ pub fn shown(dropped: &[Dropped], opened: u64, now: Instant) -> Vec<types::PeerD
 
 /// What `explain` says of a peer's drops: what was dropped of late and is not said otherwise. What is not told apart by peer (`other`)
 /// happens in sound networks: an echo that was to find out what fits, a frame in a hub for the side that it came from.
-pub fn likely_causes(peer: &types::Peer) -> Vec<String> {
+pub fn likely_causes(peer: &schema::Peer) -> Vec<String> {
     causes(&peer.drops, peer.up, !peer.narrowed.is_empty())
 }
 
-fn causes(drops: &[types::PeerDrops], up: bool, is_narrowed: bool) -> Vec<String> {
-    let is_cause = |drops: &&types::PeerDrops| {
+fn causes(drops: &[schema::PeerDrops], up: bool, is_narrowed: bool) -> Vec<String> {
+    let is_cause = |drops: &&schema::PeerDrops| {
         let is_one_of = |names: &[Drop]| names.iter().any(|name| name.label() == drops.reason);
         // Of a pair that the peer has narrowed the rest goes on being dropped.
         let is_history = up && is_one_of(&STATES) && !(is_narrowed && is_one_of(&[Drop::NoChildSa]));
@@ -60,8 +60,8 @@ fn causes(drops: &[types::PeerDrops], up: bool, is_narrowed: bool) -> Vec<String
         let few = is_one_of(&UNPROVEN) && drops.recent < UNPROVEN_FROM.max(drops.opened.unwrap_or(0) / UNPROVEN_SHARE);
         drops.recent >= TOLD_FROM && !is_usual && !few
     };
-    let say = |drops: &types::PeerDrops| {
-        let types::PeerDrops { direction, reason, recent, last_s, meaning, .. } = drops;
+    let say = |drops: &schema::PeerDrops| {
+        let schema::PeerDrops { direction, reason, recent, last_s, meaning, .. } = drops;
         let whose = match direction.as_str() {
             // Nothing proves that the peer sent what could not be opened.
             "in" => "with an SPI of the peer's",

@@ -12,7 +12,6 @@ use adit_proto::control::{ChildId, Direction};
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use super::{View, drops as drops_of, lock};
-use crate::api::types;
 use crate::children::{self, LiveSas};
 use crate::config::MacText;
 use crate::desired::Desired;
@@ -21,13 +20,14 @@ use crate::ike::report::{ByIke, Report};
 use crate::meter::WorkerRates;
 use crate::meter::drops::Dropped;
 use crate::numbers::{Numbers, SocketNumbers};
+use crate::schema;
 use crate::up;
 
 /// The peers of the configuration with their Child SAs, and the totals of these: what the API, metrics and `explain` stand on.
 pub struct PeerView {
-    pub peer: types::Peer,
+    pub peer: schema::Peer,
     /// Of every Child SA that there is or was, in each direction.
-    pub totals: Vec<(ChildId, Direction, types::Volume)>,
+    pub totals: Vec<(ChildId, Direction, schema::Volume)>,
     /// All counters of its drops, also those at 0.
     pub drops: Vec<Dropped>,
     /// When the keys of its IKE SA in use were agreed, and when the last authentic packet of it was seen.
@@ -44,15 +44,15 @@ struct Look {
 
 impl View {
     /// Everything, for people and programs.
-    pub fn status(&self) -> types::Status {
+    pub fn status(&self) -> schema::Status {
         let desired = self.desired();
         let numbers = self.numbers();
         let Desired { config, .. } = &*desired;
         let interface = &config.interface;
-        types::Status {
+        schema::Status {
             version: 2,
             name: config.name.clone(),
-            control_plane: types::ControlPlane {
+            control_plane: schema::ControlPlane {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_s: self.started.elapsed().as_secs(),
@@ -62,7 +62,7 @@ impl View {
             key_log_dir: config.ike.key_log_dir.as_ref().map(|dir| dir.display().to_string()),
             configuration: configuration(&desired),
             overlaps: self.overlaps(None),
-            interface: types::Interface {
+            interface: schema::Interface {
                 name: interface.name.clone(),
                 mac: MacText(interface.mac).to_string(),
                 mtu: interface.mtu,
@@ -77,18 +77,18 @@ impl View {
     }
 
     /// Whether all peers are up, and what is missing.
-    pub fn health(&self) -> types::Health {
+    pub fn health(&self) -> schema::Health {
         let desired = self.desired();
         let name = desired.config.name.clone();
-        let lack = |peer: Option<&str>, what: &str| types::Lack { peer: peer.map(str::to_owned), what: what.to_owned() };
-        let lacks: Vec<types::Lack> = if self.info().is_none() {
+        let lack = |peer: Option<&str>, what: &str| schema::Lack { peer: peer.map(str::to_owned), what: what.to_owned() };
+        let lacks: Vec<schema::Lack> = if self.info().is_none() {
             vec![lack(None, "the data plane does not run")]
         } else {
             let peers = self.peers(&desired);
             let of = |one: &PeerView| one.peer.lacks.iter().map(|what| lack(Some(&one.peer.name), what)).collect::<Vec<_>>();
             peers.iter().flat_map(of).collect()
         };
-        types::Health { ok: lacks.is_empty(), name, version: env!("CARGO_PKG_VERSION").to_owned(), lacks }
+        schema::Health { ok: lacks.is_empty(), name, version: env!("CARGO_PKG_VERSION").to_owned(), lacks }
     }
 
     /// All peers, in the order of the configuration.
@@ -138,12 +138,12 @@ impl View {
         peers.collect()
     }
 
-    fn workers(&self, numbers: &Numbers) -> Vec<types::Worker> {
+    fn workers(&self, numbers: &Numbers) -> Vec<schema::Worker> {
         let live = numbers.workers.iter().enumerate().filter(|(_, worker)| worker.gauges.is_some());
         let planes = lock(&self.planes);
         let worker = live.map(|(index, worker)| {
             let WorkerRates { sealed_per_s, opened_per_s } = planes.meter.worker(index);
-            types::Worker {
+            schema::Worker {
                 id: index as u16,
                 core: worker.gauge(Gauge::Core).and_then(|core| u16::try_from(core).ok()),
                 io_uring: worker.gauge(Gauge::IoUring) == Some(1),
@@ -159,11 +159,11 @@ impl View {
     }
 
     /// Our own certificates.
-    pub fn certificates(&self) -> Vec<types::Certificate> {
+    pub fn certificates(&self) -> Vec<schema::Certificate> {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let desired = self.desired();
         let chain = desired.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
-        let one = |certificate: &Certificate| types::Certificate {
+        let one = |certificate: &Certificate| schema::Certificate {
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
             until: certificate.not_after(),
@@ -173,11 +173,11 @@ impl View {
         chain.iter().map(one).collect()
     }
 
-    fn data_plane(&self) -> Option<types::DataPlane> {
+    fn data_plane(&self) -> Option<schema::DataPlane> {
         let planes = lock(&self.planes);
         let attached = planes.attached.as_ref()?;
         let info = attached.master.info().clone();
-        Some(types::DataPlane {
+        Some(schema::DataPlane {
             pid: info.pid,
             version: info.version,
             uptime_s: attached.since.elapsed().as_secs(),
@@ -187,14 +187,14 @@ impl View {
             crypto: info.crypto,
             cpu_features: info.cpu_features,
             memory_bytes: info.memory_bytes,
-            protections: types::Protections { in_force: info.protections.in_force, lacking: info.protections.lacking },
+            protections: schema::Protections { in_force: info.protections.in_force, lacking: info.protections.lacking },
         })
     }
 }
 
-fn configuration(desired: &Desired) -> Option<types::Configuration> {
+fn configuration(desired: &Desired) -> Option<schema::Configuration> {
     let source = desired.source.as_ref()?;
-    Some(types::Configuration {
+    Some(schema::Configuration {
         file: source.file.display().to_string(),
         read_s: source.read_at.elapsed().unwrap_or_default().as_secs(),
         newer: desired.is_outdated(),
@@ -203,7 +203,7 @@ fn configuration(desired: &Desired) -> Option<types::Configuration> {
 }
 
 /// A peer of the configuration, but for what the meter and the paths say, and whether it is connected or needs no connection.
-fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report, look: &Look) -> (types::Peer, bool) {
+fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report, look: &Look) -> (schema::Peer, bool) {
     let (config, peer) = (&desired.config, &desired.config.peers[place]);
     let by_ike = ike.peers.get(&place);
     let pairs = match by_ike {
@@ -211,7 +211,7 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         None => children::of_static_key(config, wanted),
     };
     let of = (desired.tags[place], config.dataplane.workers);
-    let children: Vec<types::ChildSa> = pairs.iter().map(|pair| pair.show(of, &look.live, look.now)).collect();
+    let children: Vec<schema::ChildSa> = pairs.iter().map(|pair| pair.show(of, &look.live, look.now)).collect();
     let (state, since_s, cause) = match by_ike {
         Some(ByIke { state, since, cause, .. }) => {
             (*state, Some(look.now.saturating_duration_since(*since).as_secs()), cause.clone())
@@ -222,10 +222,10 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
     let ready = peer.ike().is_none() || state.is_up();
     let mut ike = by_ike.map(|by_ike| by_ike.ike.clone());
     for sa in ike.iter_mut().flat_map(|ike| &mut ike.sas) {
-        let is_its = |child: &&types::ChildSa| child.ike_sa.as_ref().is_some_and(|spis| *spis == sa.spis());
+        let is_its = |child: &&schema::ChildSa| child.ike_sa.as_ref().is_some_and(|spis| *spis == sa.spis());
         sa.children = children.iter().filter(is_its).cloned().collect();
     }
-    let peer = types::Peer {
+    let peer = schema::Peer {
         name: peer.name.clone(),
         endpoint: peer.endpoint_text(),
         keys: peer.keys_from().to_owned(),
@@ -235,8 +235,8 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         lacks: Vec::new(),
         since_s,
         cause,
-        sent: types::Traffic::default(),
-        received: types::Traffic::default(),
+        sent: schema::Traffic::default(),
+        received: schema::Traffic::default(),
         drops: Vec::new(),
         children,
         missing: by_ike.map(|by_ike| by_ike.missing.clone()).unwrap_or_default(),
@@ -247,8 +247,8 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
     (peer, ready)
 }
 
-fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
-    types::PeerPath {
+fn peer_path(path: &PathStatus, counters: PathCounters) -> schema::PeerPath {
+    schema::PeerPath {
         id: path.path.index() as u8,
         local: path.hop.local.to_string(),
         remote: path.hop.remote.to_string(),
@@ -263,23 +263,23 @@ fn peer_path(path: &PathStatus, counters: PathCounters) -> types::PeerPath {
         silent: path.silent,
         rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
         black_holes: path.black_holes,
-        sent: types::Volume { packets: counters.sent_packets, bytes: counters.sent_bytes },
-        received: types::Volume { packets: counters.received_packets, bytes: counters.received_bytes },
+        sent: schema::Volume { packets: counters.sent_packets, bytes: counters.sent_bytes },
+        received: schema::Volume { packets: counters.received_packets, bytes: counters.received_bytes },
     }
 }
 
-fn drops(numbers: &Numbers, port500: &SocketNumbers) -> Vec<types::Drop> {
+fn drops(numbers: &Numbers, port500: &SocketNumbers) -> Vec<schema::Drop> {
     let sums = Drop::ALL.iter().map(|drop| {
         (drop, numbers.workers.iter().fold(port500.dropped(*drop), |sum, worker| sum.saturating_add(worker.drop(*drop))))
     });
     let occurred = sums.filter(|(_, packets)| *packets > 0);
     occurred
-        .map(|(drop, packets)| types::Drop { reason: drop.label().to_owned(), packets, meaning: drop.help().to_owned() })
+        .map(|(drop, packets)| schema::Drop { reason: drop.label().to_owned(), packets, meaning: drop.help().to_owned() })
         .collect()
 }
 
-fn latency(path: Latency, numbers: &Numbers) -> types::Latency {
+fn latency(path: Latency, numbers: &Numbers) -> schema::Latency {
     let all = numbers.latency(path);
     let us = |quantile: f64| if all.is_empty() { 0.0 } else { all.value_at_quantile(quantile) as f64 / 1000.0 };
-    types::Latency { path: path.label().to_owned(), count: all.len(), p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999) }
+    schema::Latency { path: path.label().to_owned(), count: all.len(), p50_us: us(0.5), p99_us: us(0.99), p999_us: us(0.999) }
 }

@@ -1,6 +1,6 @@
 //! A status in which everything is long and large, and there is much of it.
 
-use adit_controlplane::api::types;
+use adit_controlplane::schema;
 use adit_controlplane::view::drops::direction;
 use adit_engine::ike::Counters;
 use adit_proto::peer_drops::PeerDrop;
@@ -11,11 +11,11 @@ const V6: &str = "2001:db8:1234:5678:9abc:def0:1234:5678";
 const NAME: &str = "C=DE, O=Example of a Company with a Long Name GmbH & Co. KG, CN=gateway-17.branch.example.org";
 
 /// The same gateway, crowded.
-pub fn status(mut status: types::Status) -> types::Status {
+pub fn status(mut status: schema::Status) -> schema::Status {
     let peer = crowded(status.peers[0].clone());
     for state in STATES {
-        let traffic = types::Traffic { packets: u64::MAX, bytes: u64::MAX, bits_per_s: 999_940_000_000, idle_s: Some(172_799) };
-        let of = |name: &str| types::Peer {
+        let traffic = schema::Traffic { packets: u64::MAX, bytes: u64::MAX, bits_per_s: 999_940_000_000, idle_s: Some(172_799) };
+        let of = |name: &str| schema::Peer {
             name: name.to_owned(),
             state: state.to_owned(),
             since_s: Some(86_400 * 9999),
@@ -34,17 +34,17 @@ pub fn status(mut status: types::Status) -> types::Status {
         (latency.p50_us, latency.p99_us, latency.p999_us) = (99_999_999.0, 999_999_999.0, 999_999_999.0);
     }
     let dropped =
-        |drop: &Drop| types::Drop { reason: drop.label().to_owned(), packets: 999_999_999_999, meaning: drop.help().to_owned() };
+        |drop: &Drop| schema::Drop { reason: drop.label().to_owned(), packets: 999_999_999_999, meaning: drop.help().to_owned() };
     status.drops = Drop::ALL.iter().map(dropped).collect();
     gateway(&mut status);
     status
 }
 
 /// What is said of the gateway as a whole.
-fn gateway(status: &mut types::Status) {
+fn gateway(status: &mut schema::Status) {
     status.interface.addresses = vec![format!("{V6}/64"); 4];
     status.key_log_dir = Some("/var/lib/adit/analysis/keys".to_owned());
-    status.configuration = Some(types::Configuration {
+    status.configuration = Some(schema::Configuration {
         file: "/etc/adit/gateways/of-the-branch/with-a-long-name.yaml".to_owned(),
         read_s: 86_400,
         newer: true,
@@ -52,7 +52,7 @@ fn gateway(status: &mut types::Status) {
             "dataplane.workers 1 → 2: adit reload --restart-dataplane, and all tunnels stand still for a moment".to_owned(),
         ],
     });
-    status.certificates = vec![types::Certificate {
+    status.certificates = vec![schema::Certificate {
         subject: NAME.to_owned(),
         issuer: "CN=Issuing Authority".to_owned(),
         until: 0,
@@ -68,8 +68,8 @@ fn gateway(status: &mut types::Status) {
 }
 
 /// An IKE SA with everything that can be said of one, at its longest.
-fn long_ike_sa(children: Vec<types::ChildSa>) -> types::IkeSa {
-    types::IkeSa {
+fn long_ike_sa(children: Vec<schema::ChildSa>) -> schema::IkeSa {
+    schema::IkeSa {
         initiator_spi: "0123456789abcdef".to_owned(),
         responder_spi: "fedcba9876543210".to_owned(),
         role: "responder".to_owned(),
@@ -96,10 +96,10 @@ fn long_ike_sa(children: Vec<types::ChildSa>) -> types::IkeSa {
 }
 
 /// A peer with long names and addresses, and many SAs with large numbers.
-fn crowded(mut peer: types::Peer) -> types::Peer {
+fn crowded(mut peer: schema::Peer) -> schema::Peer {
     let v6 = |n: usize| format!("2001:db8:1234:5678:9abc:def0:{n:x}:5678/128[udp/1024-65535]");
-    let sa = types::Sa { worker: 63, live: true, sequence: (1 << 40) - 1, packets: 999_999_999_999, bytes: u64::MAX };
-    let child = |n: usize| types::ChildSa {
+    let sa = schema::Sa { worker: 63, live: true, sequence: (1 << 40) - 1, packets: 999_999_999_999, bytes: u64::MAX };
+    let child = |n: usize| schema::ChildSa {
         id: 65_000 + n as u16,
         lane: 63,
         local: (0..8).map(v6).collect(),
@@ -107,22 +107,22 @@ fn crowded(mut peer: types::Peer) -> types::Peer {
         suite: "chacha20poly1305-modp8192-ke1_mlkem1024-esn".to_owned(),
         age_s: Some(86_399),
         rekey_in_s: Some(86_399),
-        inbound: types::Sa { live: !n.is_multiple_of(3), ..sa.clone() },
-        outbound: Some(types::Sa { sequence: u64::MAX, ..sa.clone() }),
+        inbound: schema::Sa { live: !n.is_multiple_of(3), ..sa.clone() },
+        outbound: Some(schema::Sa { sequence: u64::MAX, ..sa.clone() }),
         outbound_spi: Some("fedcba98".to_owned()),
         going: n.is_multiple_of(2),
         ..peer.children[0].clone()
     };
     let children: Vec<_> = (0..64).map(child).collect();
     let counters: Vec<(String, u64)> = Counters::default().iter().map(|(name, _)| (name.to_owned(), u64::MAX)).collect();
-    let missing = |n: usize| types::MissingSelector {
+    let missing = |n: usize| schema::MissingSelector {
         selector: format!("{} <> {}", v6(n), v6(n + 1)),
         cause: Some("the peer answered CREATE_CHILD_SA with TS_UNACCEPTABLE".to_owned()),
         retry_in_s: Some(3600),
     };
     peer.endpoint =
         "[2001:db8:1234:5678:9abc:def0:1234:5678]:64500, gateway-17.branch.example.org:4500, 198.51.100.200:4500".to_owned();
-    peer.ike = Some(types::Ike {
+    peer.ike = Some(schema::Ike {
         state: "reconnecting".to_owned(),
         attempts: u32::MAX,
         retry_in_s: Some(3600),
@@ -133,7 +133,7 @@ fn crowded(mut peer: types::Peer) -> types::Peer {
     peer.lacks = peer.missing.iter().map(|one| format!("no Child SA carries {}", one.selector)).collect();
     peer.children = children;
     peer.drops = PeerDrop::all()
-        .map(|drop| types::PeerDrops {
+        .map(|drop| schema::PeerDrops {
             direction: direction(drop.direction()).to_owned(),
             reason: drop.label().to_owned(),
             packets: 999_999_999_999,
@@ -143,7 +143,7 @@ fn crowded(mut peer: types::Peer) -> types::Peer {
             meaning: drop.help().to_owned(),
         })
         .collect();
-    let way = types::PeerPath {
+    let way = schema::PeerPath {
         local: "[2001:db8:1234:5678:9abc:def0:1234:5678]:64500".to_owned(),
         remote: "[2001:db8:1234:5678:9abc:def0:1234:9abc]:64500".to_owned(),
         split: true,
@@ -153,6 +153,6 @@ fn crowded(mut peer: types::Peer) -> types::Peer {
         rtt_us: Some(1_999_000),
         ..peer.paths[0].clone()
     };
-    peer.paths = vec![types::PeerPath { echo: false, mtu_proven: None, ..way.clone() }, way];
+    peer.paths = vec![schema::PeerPath { echo: false, mtu_proven: None, ..way.clone() }, way];
     peer
 }

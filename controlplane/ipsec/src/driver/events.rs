@@ -10,12 +10,12 @@ use adit_engine::path::PathEvent;
 use adit_proto::control::{PeerId, Spi};
 
 use super::receive::InboundSa;
-use super::{Driver, Entry, Keys, Listener, now, refused_settings};
-use crate::error::{Error, Failure};
+use super::{Driver, Entry, Listener, now, refused_settings};
+use crate::command::Keys;
+use crate::error::{Error, Failure, Refused};
 use crate::esp::{Inbound, Outbound};
 use crate::link::{Algorithms, Link, State};
 use crate::options::SESSIONS_MAX;
-use crate::server::Refused;
 use crate::session::Session;
 
 /// Most peers that the engine is told of; one place for each pattern is always free below that.

@@ -150,8 +150,9 @@ mod tests {
 
     use tokio::sync::mpsc;
 
-    use super::super::{Command, Listener, open};
+    use super::super::{Listener, open};
     use super::*;
+    use crate::command::Command;
     use crate::{Client, Options, Peer, PeerBuilder, Session};
 
     fn peer(local: &str, remote: &str) -> PeerBuilder {

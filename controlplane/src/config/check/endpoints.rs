@@ -4,10 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Check;
 use crate::config::Endpoint;
-use crate::config::endpoint::EndpointFault;
+use crate::config::endpoint::{EndpointFault, reaches};
 use crate::config::problem::Place;
 use crate::config::raw::{Several, Text};
-use crate::resolve;
 
 /// Most endpoints of a peer.
 const ENDPOINTS_MAX: usize = adit_proto::limits::PATHS_MAX;
@@ -62,7 +61,7 @@ impl Check<'_> {
             return None;
         }
         let unlike = |listen: SocketAddr| {
-            endpoint.is_ipv6().is_some_and(|v6| !resolve::reaches(listen, if v6 { [0u16; 8].into() } else { [0; 4].into() }))
+            endpoint.is_ipv6().is_some_and(|v6| !reaches(listen, if v6 { [0u16; 8].into() } else { [0; 4].into() }))
         };
         if let Some((listen, listen_at)) = listen.filter(|(listen, _)| unlike(*listen)) {
             let (ours, theirs) = if listen.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
