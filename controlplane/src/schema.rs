@@ -159,6 +159,9 @@ pub struct PeerPath {
     pub silent: bool,
     /// Round trip of a sealed echo.
     pub rtt_us: Option<u64>,
+    /// The share of the last 64 sealed echoes that was lost, from 0 to 1, of sizes that are proven; `null` before eight were sent.
+    #[serde(default)]
+    pub loss: Option<f64>,
     /// How often large packets were found to vanish while small ones arrive.
     pub black_holes: u64,
     pub sent: Volume,

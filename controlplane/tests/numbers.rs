@@ -127,6 +127,7 @@ fn path() -> PathStatus {
         echo: true,
         silent: false,
         rtt: None,
+        loss: Some((3, 64)),
         black_holes: 0,
     }
 }

@@ -67,9 +67,10 @@ fn shown(options: &LabOptions) -> Result<[BTreeSet<String>; 3]> {
     reaches(&gateway.netns, lab.b().inner())?;
     let live = || Ok::<_, anyhow::Error>(gateway.metrics()?.sum("adit_child_sa_lanes", &[("state", "live")]) == Some(2.0));
     wait_until("both lanes are there", SOON, live).with_context(|| lab.logs())?;
-    // Echoes take a moment, and what has passed is told a moment later.
-    let path = [".paths.rtt_us", ".paths.mtu_proven", ".sent.idle_s", ".received.idle_s"];
+    // Echoes take a moment, more of them come beside traffic, and what has passed is told a moment later.
+    let path = [".paths.rtt_us", ".paths.loss", ".paths.mtu_proven", ".sent.idle_s", ".received.idle_s"];
     wait_until("the path is known", SOON, || {
+        reaches(&gateway.netns, lab.b().inner())?;
         Ok(path.iter().all(|field| known(gateway).is_ok_and(|known| known.contains(*field))))
     })
     .with_context(|| format!("{:?}", known(gateway)))?;

@@ -7,6 +7,7 @@ use adit_bench::lab::capture::{Capture, Datagram};
 use adit_bench::lab::traffic::{start, transfer};
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
 use adit_bench::netns::{Signal, signal};
+use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -97,6 +98,28 @@ fn a_line_that_is_narrow_from_the_start_needs_no_setting() -> Result<()> {
         echoes(&lab.a().netns, 2, 1450, "-M dont", lab.b().inner())?;
     }
     Ok(())
+}
+
+#[test]
+fn what_a_path_loses_is_measured_and_shown() -> Result<()> {
+    let lab = Lab::start(&LabOptions::default())?;
+    let (a, b) = (lab.a(), lab.b());
+    wait_for_mtu(a, 1500)?;
+    b.netns.run("nft add table inet lossy")?;
+    b.netns.run("nft add chain inet lossy in { type filter hook input priority 0 ; }")?;
+    b.netns.run("nft add rule inet lossy in meta l4proto udp numgen random mod 4 == 0 drop")?;
+    // Beside traffic there are two echoes in a second.
+    let prober = a.netns.enter(|| Prober::start(b.inner().into(), Duration::from_millis(100)))?;
+    let mut last = Value::Null;
+    wait_until("a fourth or so of what was sent is lost", SOON, || {
+        last = path_in_use(a)?;
+        Ok(last["loss"].as_f64().is_some_and(|loss| (0.1..0.5).contains(&loss)))
+    })
+    .with_context(|| format!("{last}\n{}", a.log()))?;
+    let (ratio, said) = (a.metrics()?.sum("adit_path_loss_ratio", &[("peer", "site-b")]), a.adit("status site-b")?);
+    ensure!(ratio.is_some_and(|ratio| ratio > 0.0) && said.contains("% lost"), "{ratio:?}\n{said}");
+    ensure!(last["black_holes"] == 0 && last["mtu"] == 1500, "loss alone is no black hole: {last}");
+    prober.stop(Duration::from_secs(1)).map(drop)
 }
 
 /// The next control plane of the first gateway tries the size that was proven first. Nobody answers it meanwhile, so it knows that from

@@ -26,7 +26,7 @@ const COUNTERS: [Number; 6] = [
 /// A number of a path that goes up and down, or is the engine's: likewise; where nothing is known there is no sample.
 type Known = (&'static str, &'static str, MetricType, fn(&PathStatus) -> Option<f64>);
 
-const KNOWN: [Known; 4] = [
+const KNOWN: [Known; 5] = [
     ("adit_path_in_use", "Whether what is sent to the peer goes by this path.", MetricType::GAUGE, |path| {
         Some(f64::from(u8::from(path.in_use)))
     }),
@@ -38,6 +38,12 @@ const KNOWN: [Known; 4] = [
         "Round trip of sealed echoes on a path; none before the first answer.",
         MetricType::GAUGE,
         |path| path.rtt.map(|rtt| rtt.as_secs_f64()),
+    ),
+    (
+        "adit_path_loss_ratio",
+        "Share of the last 64 sealed echoes on a path that was lost, of sizes that are proven; none before eight were sent.",
+        MetricType::GAUGE,
+        |path| path.loss.map(|(lost, of)| f64::from(lost) / f64::from(of)),
     ),
     (
         "adit_path_black_holes_total",

@@ -58,9 +58,10 @@ fn path(path: &PeerPath) -> String {
         (None, false) => "the peer answers no echoes".to_owned(),
     };
     let trip = path.rtt_us.map_or(String::new(), |rtt| format!(", round trip {}", micros(rtt as f64)));
+    let loss = path.loss.filter(|loss| *loss > 0.0).map_or(String::new(), |loss| format!(", {:.1} % lost", 100.0 * loss));
     let mut out = format!("\npath {}, {says}\n", path.id);
     out += &fact("way", &format!("{} to {}", path.local, path.remote));
-    out += &fact("packets up to", &format!("{takes}, {known}, {} by the route{trip}", path.mtu_route));
+    out += &fact("packets up to", &format!("{takes}, {known}, {} by the route{trip}{loss}", path.mtu_route));
     out + &fact("carried", &format!("{} sent, {} received", bytes(path.sent.bytes), bytes(path.received.bytes)))
 }
 

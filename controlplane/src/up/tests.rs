@@ -21,6 +21,7 @@ fn path(in_use: bool) -> PeerPath {
         echo: true,
         silent: false,
         rtt_us: Some(80),
+        loss: Some(0.0),
         black_holes: 0,
         sent: Volume::default(),
         received: Volume::default(),

@@ -262,6 +262,7 @@ fn peer_path(path: &PathStatus, counters: PathCounters) -> schema::PeerPath {
         echo: path.echo,
         silent: path.silent,
         rtt_us: path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        loss: path.loss.map(|(lost, of)| f64::from(lost) / f64::from(of)),
         black_holes: path.black_holes,
         sent: schema::Volume { packets: counters.sent_packets, bytes: counters.sent_bytes },
         received: schema::Volume { packets: counters.received_packets, bytes: counters.received_bytes },

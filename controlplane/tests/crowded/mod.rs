@@ -151,6 +151,7 @@ fn crowded(mut peer: schema::Peer) -> schema::Peer {
         mtu_proven: Some(9216),
         mtu_route: 9216,
         rtt_us: Some(1_999_000),
+        loss: Some(0.999),
         ..peer.paths[0].clone()
     };
     peer.paths = vec![schema::PeerPath { echo: false, mtu_proven: None, ..way.clone() }, way];
