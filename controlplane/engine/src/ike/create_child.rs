@@ -12,7 +12,7 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod};
 use super::agenda::Task;
 use super::agreed::{Progress, Secrets};
 use super::cause::Cause;
-use super::child::{Child, RekeyCollision};
+use super::child::RekeyCollision;
 use super::children::Children;
 use super::context::{Action, Ctx};
 use super::coverage::Carried;
@@ -21,7 +21,6 @@ use super::event::Event;
 use super::exchange::{Effect, Established, Refusal, Request};
 use super::facts::{Facts, Role};
 use super::handshake::NONCE_LEN;
-use super::install::install;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
@@ -180,7 +179,7 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, mut sent: Sent, par
     match completed {
         Err(error) => discard(ctx, sa, &sent.plan, error),
         Ok(Progress::Complete(creation, secrets)) => finish(ctx, sa, creation, &secrets),
-        Ok(Progress::Unfinished(unfinished)) if has_lost(sa.session, &unfinished.creation) => {
+        Ok(Progress::Unfinished(unfinished)) if sa.session.has_lost(&unfinished.creation) => {
             // With additional key exchanges the loser just does not go on: there is no SA yet (RFC 9370 §2.2.4).
             ctx.shared.spis.release(unfinished.creation.plan.inbound);
         }
@@ -191,53 +190,17 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, mut sent: Sent, par
     None
 }
 
-/// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
-fn has_lost(session: &Session, creation: &Creation) -> bool {
-    let old = creation.plan.replaces.and_then(|old| session.children.get(old));
-    let collision = old.and_then(|old| old.collision.as_ref());
-    creation.plan.overtaken || collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
-}
-
-/// The initiator has the keys: switches over to the new Child SA, or gives it up for the peer's.
+/// The initiator has the keys.
 pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
-    let (adit, session) = (sa.is_adit(), &mut *sa.session);
-    let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, has_lost(session, &creation));
-    let is_redundant = session.is_redundant(&creation.plan);
-    let now = ctx.now.instant;
     ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-    install(ctx, sa.facts.id, session, creation, secrets);
-    if is_redundant {
-        // The peer has narrowed it to what there is, and may send on it already.
-        session.children.supersede(inbound);
-    }
-    if lost || is_redundant {
-        session.close_child(inbound);
-    } else if session.children.get(inbound).is_some_and(Child::is_live) {
-        session.activate(ctx, inbound);
-    }
-    session.agenda.created();
-    let Some(replaces) = replaces else { return session.want_missing_children(adit) };
-    ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
-    match (lost, session.children.collision_of(replaces)) {
-        (true, Some(by)) => session.children.replace(replaces, by, now),
-        // It waits for additional key exchanges.
-        (true, None) => {}
-        (false, collision) => {
-            session.children.replace(replaces, inbound, now);
-            session.close_child(replaces);
-            // The peer, which made it, is going to delete it.
-            if let Some(collision) = collision {
-                session.children.replace(collision, inbound, now);
-            }
-        }
-    }
+    sa.session.take_made(ctx, sa.facts, creation, secrets);
 }
 
 /// What the peer granted is not what we asked for: what it has made is deleted again.
 fn discard(ctx: &mut Ctx, sa: &mut Established, plan: &Plan, error: Error) {
     let cause = Cause::Failed(error);
     sa.session.want(Task::DeleteOrphan(plan.inbound));
-    retry(ctx, sa.session, plan, &cause);
+    sa.session.retry_child(ctx, plan, &cause);
     failed(ctx, sa.facts, sa.session, cause);
 }
 
@@ -256,7 +219,7 @@ fn on_refused(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, notify: &Notify)
             let method = method.filter(|method| sent.offered.iter().any(|one| one.key_exchanges().contains(method)));
             match method {
                 Some(method) if !sent.corrected => session.agenda.want_first(again(plan, Some(method))),
-                _ => retry(ctx, session, plan, &refused),
+                _ => session.retry_child(ctx, plan, &refused),
             }
         }
         NotifyType::TEMPORARY_FAILURE => {
@@ -280,7 +243,7 @@ fn on_refused(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, notify: &Notify)
             session.want(again(plan, None));
         }
         _ => {
-            retry(ctx, session, plan, &refused);
+            session.retry_child(ctx, plan, &refused);
             // That a peer has no more than it carries already is no failure.
             if plan.had != Carried::Part {
                 failed(ctx, sa.facts, session, refused);
@@ -375,24 +338,10 @@ fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Paylo
     Ok(payloads)
 }
 
-/// The responder has the keys: receives on the new Child SA, and goes on sending on the old one.
+/// The responder has the keys.
 pub(super) fn finish_granted(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
-    let (inbound, replaces, session) = (creation.plan.inbound, creation.plan.replaces, &mut *sa.session);
     ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-    install(ctx, sa.facts.id, session, creation, secrets);
-    if let Some(child) = session.children.get_mut(inbound) {
-        // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
-        child.granted_in = Some(sa.expected_id);
-    }
-    match replaces {
-        None if session.children.get(inbound).is_some_and(Child::is_live) => session.activate(ctx, inbound),
-        None => {}
-        // While our own rekey of it is under way, its answer decides.
-        Some(old) if session.children.get(old).is_some_and(|old| !old.rekeying) => {
-            session.children.replace(old, inbound, ctx.now.instant);
-        }
-        Some(_) => {}
-    }
+    sa.session.take_granted(ctx, sa.facts.id, sa.expected_id, creation, secrets);
 }
 
 impl Sent {
@@ -430,16 +379,5 @@ pub(super) fn exchange_keys(parts: &Parts, choice: &Choice) -> Result<Option<(Pa
 fn settle_collision(children: &mut Children, plan: &Plan, now: Instant) {
     if let Some((old, by)) = plan.replaces.and_then(|old| Some((old, children.collision_of(old)?))) {
         children.replace(old, by, now);
-    }
-}
-
-/// Tries again later: a rekey before the hard limit, a new one after a wait.
-pub(super) fn retry(ctx: &mut Ctx, session: &mut Session, plan: &Plan, cause: &Cause) {
-    match plan.replaces.and_then(|old| session.children.get_mut(old)) {
-        Some(old) => {
-            let wait = super::window::jittered(Duration::from_secs(30), 50, ctx.random);
-            old.limits.rekey_at = Some(ctx.now.instant + wait);
-        }
-        None => session.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
     }
 }

@@ -9,7 +9,7 @@ use super::exchange::{Answer, Effect, Established, Refusal, Request};
 use super::initiated::Initiated;
 use super::parts::Parts;
 use super::sa::{IkeSa, Stage};
-use super::{create_child, evidence, followup, informational, mobike, reauth, rekey_ike};
+use super::{create_child, evidence, followup, informational, mobike, rekey_ike};
 use crate::path::Hop;
 
 impl IkeSa {
@@ -93,7 +93,7 @@ impl IkeSa {
         }
         while self.wire.window.is_idle() {
             let Some(mut sa) = self.established() else { return };
-            let Some(task) = sa.session.next_task(ctx.now.instant) else { return reauth::finish(ctx, sa.session) };
+            let Some(task) = sa.session.next_task(ctx.now.instant) else { return sa.session.finish_reauthentication(ctx) };
             let started = match request_for(ctx, &mut sa, task) {
                 Ok(Some(request)) => self.send(ctx, request),
                 // There is no need for it any more.

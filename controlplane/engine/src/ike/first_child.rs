@@ -9,7 +9,6 @@ use super::context::Ctx;
 use super::create_child;
 use super::error::Error;
 use super::facts::{Facts, Role};
-use super::install::install;
 use super::negotiate::{self, Alternative};
 use super::parts::Parts;
 use super::plan::{self, Asked, Creation, Granted, Plan};
@@ -58,7 +57,7 @@ pub(super) fn accept(
         Ok((secrets, choice)) => {
             ctx.record(facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
             let role = Role::Initiator;
-            return install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
+            return session.install(ctx, facts.id, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
         }
         Err(cause) => cause,
     };
@@ -97,7 +96,7 @@ pub(super) fn grant(
             let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, facts.features.adit);
             ctx.record(facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
             let role = Role::Responder;
-            install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
+            session.install(ctx, facts.id, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
             payloads
         }
         Err(error) => {

@@ -15,7 +15,6 @@ use super::error::{Error, LocalFault, Misbehaviour};
 use super::exchange::{Answer, Effect, Established, Request};
 use super::parts::{Parts, needed};
 use super::plan::Plan;
-use super::session::Session;
 use super::unfinished::{Goal, Reached};
 use super::{create_child, rekey_ike};
 
@@ -101,7 +100,7 @@ fn abandon(ctx: &mut Ctx, sa: &mut Established, goal: Goal, cause: &Cause) -> Re
     goal.release(ctx);
     ctx.record(sa.facts.peer, |record| record.problem(cause));
     match goal {
-        Goal::Child(unfinished) => create_child::retry(ctx, sa.session, &unfinished.creation.plan, cause),
+        Goal::Child(unfinished) => sa.session.retry_child(ctx, &unfinished.creation.plan, cause),
         Goal::Ike(_) => {
             sa.session.succession.set_rekeying(false);
             ctx.act(Action::Rekeying(false));
@@ -147,18 +146,4 @@ fn exchange_keys(parts: &Parts, method: KeyExchangeMethod) -> Result<(Payload, S
     }
     let (public, secret) = key_exchange::respond(method, data)?;
     Ok((Payload::Ke { method: method.id(), data: public.into_vec() }, secret))
-}
-
-/// Forgets a creation of the peer whose next key exchange did not come in time.
-pub(super) fn expire(ctx: &mut Ctx, session: &mut Session) {
-    let Some(goal) = session.awaited.take_expired(ctx.now.instant) else { return };
-    match &goal {
-        Goal::Ike(_) => drop(session.succession.end_collision()),
-        Goal::Child(unfinished) => {
-            if let Some(old) = unfinished.creation.plan.replaces.and_then(|old| session.children.get_mut(old)) {
-                old.collision = None;
-            }
-        }
-    }
-    goal.release(ctx);
 }

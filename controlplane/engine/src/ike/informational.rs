@@ -11,7 +11,7 @@ use super::exchange::{Answer, Effect, Established, Request};
 use super::facts::Facts;
 use super::parts::Parts;
 use super::session::Session;
-use super::{crash, mobike, rekey_ike};
+use super::{crash, mobike};
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -122,7 +122,7 @@ fn delete_ike(ctx: &mut Ctx, session: &mut Session) -> Answer {
         (None, Some(successor)) => {
             // The peer finished its rekey and never saw ours (§2.8.2).
             ctx.act(Action::Rekeying(false));
-            rekey_ike::leave_to(ctx, session, successor, Then::End);
+            session.leave_to(ctx, successor, Then::End);
             Answer::default()
         }
         (None, None) => match session.succession.next() {
@@ -183,7 +183,7 @@ pub(super) fn on_orphan_answer(
         Orphan::Child(spi) | Orphan::Deleted(spi) => ctx.shared.spis.release(spi),
         // The peer has moved to an IKE SA whose keys died with the process: begin anew.
         Orphan::Ike if granted => return Some(Effect::Close(Cause::Unanswered { exchange, times: 1 })),
-        Orphan::Ike => rekey_ike::yield_to_collision(ctx, session),
+        Orphan::Ike => session.yield_rekey(ctx),
         Orphan::Other => {}
     }
     None

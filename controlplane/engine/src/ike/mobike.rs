@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use super::addresses::Addresses;
 use super::agenda::Task;
 use super::cause::Cause;
 use super::config::PeerConfig;
@@ -51,10 +52,8 @@ impl Sent {
 }
 
 /// What the process before this one said about addresses, or was about to say, is said again.
-pub(super) fn confirm_path(facts: &Facts, session: &mut Session) {
-    if facts.features.mobike && session.original_initiator {
-        session.want(Task::UpdateAddresses);
-    }
+pub(super) fn confirms_path(facts: &Facts, original_initiator: bool) -> Option<Task> {
+    (facts.features.mobike && original_initiator).then_some(Task::UpdateAddresses)
 }
 
 /// Says that we are at another address (§3.5).
@@ -90,24 +89,16 @@ pub(super) fn own_addresses_payloads(ctx: &mut Ctx, config: &PeerConfig, here: H
     }
 }
 
-/// None where our address is configured: nothing is received on the others.
-fn own_addresses(ctx: &mut Ctx, config: &PeerConfig, here: Hop) -> Vec<IpAddr> {
+/// The same as addresses. None where ours is configured: nothing is received on the others.
+pub(super) fn own_addresses(ctx: &mut Ctx, config: &PeerConfig, here: Hop) -> Vec<IpAddr> {
     if evidence::is_fixed(config) { Vec::new() } else { ctx.shared.paths.own_addresses(here) }
 }
 
-/// This is what the peer has been told.
-pub(super) fn note_addresses(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
-    let hop = ctx.shared.hop_of(facts);
-    session.addresses.told(own_addresses(ctx, &session.config, hop));
-}
-
 /// Our addresses have changed: the peer is told if its list is another one now.
-pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
+pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, known: &Addresses) -> Option<Task> {
     let hop = ctx.shared.hop_of(facts);
-    let own = own_addresses(ctx, &session.config, hop);
-    if facts.features.mobike && !session.addresses.was_told(&own) {
-        session.want(Task::AnnounceAddresses);
-    }
+    let own = own_addresses(ctx, config, hop);
+    (facts.features.mobike && !known.was_told(&own)).then_some(Task::AnnounceAddresses)
 }
 
 fn request(ctx: &mut Ctx, facts: &Facts, kind: Kind, mut payloads: Vec<Payload>, hop: Hop) -> Request<Sent> {
@@ -189,20 +180,18 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Vec<
 }
 
 /// Whether a NAT is on our side that might change its mind, and it is our business to notice (§3.8).
-fn watches_nat(facts: &Facts, session: &Session) -> bool {
-    facts.features.mobike && session.original_initiator && facts.nat.here
+fn watches_nat(facts: &Facts, original_initiator: bool) -> bool {
+    facts.features.mobike && original_initiator && facts.nat.here
 }
 
 /// Learns at once how the peer sees us, to compare with what it says later: the mapping of port 500 was another one.
-pub(super) fn watch_nat(facts: &Facts, session: &mut Session) {
-    if watches_nat(facts, session) {
-        session.want(Task::Liveness);
-    }
+pub(super) fn watch_nat(facts: &Facts, original_initiator: bool) -> Option<Task> {
+    watches_nat(facts, original_initiator).then_some(Task::Liveness)
 }
 
 /// Proof of life is asked for together with how the peer sees us, where a NAT might have changed its mind.
 pub(super) fn liveness_payloads(ctx: &Ctx, facts: &Facts, session: &Session) -> Vec<Payload> {
-    if !watches_nat(facts, session) {
+    if !watches_nat(facts, session.original_initiator) {
         return Vec::new();
     }
     facts.detection(&ctx.shared.hop_of(facts), session.config.force_encapsulation).into()

@@ -14,7 +14,7 @@ use super::crash;
 use super::create_child::exchange_keys;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::exchange::{Answer, Effect, Established, Request, Successor};
-use super::facts::{Facts, IkeSpis, Role, SaId};
+use super::facts::{Facts, IkeSpis, Role};
 use super::handshake::{NONCE_LEN, exchanged};
 use super::lifetimes::Lifetimes;
 use super::negotiate::{self, Alternative};
@@ -78,7 +78,7 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: Sent, parts: 
         Ok(Progress::Complete(creation, secrets)) => finish(ctx, sa, &creation, &secrets),
         Ok(Progress::Unfinished(unfinished)) if has_lost(sa.session, &unfinished.creation) => {
             // With additional key exchanges the loser just does not go on (RFC 9370 §2.2.4).
-            yield_to_collision(ctx, sa.session);
+            sa.session.yield_rekey(ctx);
             None
         }
         Ok(Progress::Unfinished(unfinished)) => Some(Effect::FollowUp(Goal::Ike(Box::new(unfinished)), parts.follow_up_link())),
@@ -90,24 +90,6 @@ fn has_lost(session: &Session, creation: &IkeCreation) -> bool {
     session.succession.collision().is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
 }
 
-/// Ours came to nothing: the peer's new IKE SA inherits, now or when it is complete.
-pub(super) fn yield_to_collision(ctx: &mut Ctx, session: &mut Session) {
-    ctx.act(Action::Rekeying(false));
-    session.succession.set_rekeying(false);
-    if session.succession.has_successor() {
-        return;
-    }
-    if let Some(successor) = session.succession.made_by_peer() {
-        leave_to(ctx, session, successor, Then::Stay);
-    }
-}
-
-/// Gives everything to another IKE SA. From here on this one sends nothing but its own end.
-pub(super) fn leave_to(ctx: &mut Ctx, session: &mut Session, successor: SaId, then: Then) {
-    session.succession.leave_to(successor, ctx.now.instant);
-    ctx.act(Action::Inherit { successor, then });
-}
-
 /// The initiator has the keys of the new IKE SA.
 pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: &IkeCreation, secrets: &Secrets) -> Option<Effect> {
     let lost = has_lost(sa.session, creation);
@@ -116,7 +98,7 @@ pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: &IkeCreation
     ctx.act(Action::Successor);
     if lost {
         ctx.act(Action::CloseRedundant { sa: id });
-        yield_to_collision(ctx, session);
+        session.yield_rekey(ctx);
         return Some(Effect::Successor(Box::new(new)));
     }
     ctx.act(Action::Rekeying(false));
@@ -125,7 +107,7 @@ pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: &IkeCreation
     if let Some(collision) = session.succession.end_collision() {
         ctx.act(Action::ExpectClosed { sa: collision });
     }
-    leave_to(ctx, session, id, Then::Close);
+    session.leave_to(ctx, id, Then::Close);
     Some(Effect::Successor(Box::new(new)))
 }
 
@@ -133,7 +115,7 @@ fn on_refused(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, notify: &Notify)
     let session = &mut *sa.session;
     if session.succession.made_by_peer().is_some() {
         // The peer had finished its own before it saw ours (RFC 7296 §2.8.2).
-        yield_to_collision(ctx, session);
+        session.yield_rekey(ctx);
         return None;
     }
     ctx.act(Action::Rekeying(false));
@@ -208,7 +190,7 @@ pub(super) fn finish_granted(ctx: &mut Ctx, sa: &mut Established, creation: &Ike
     // While our own rekey is under way, its answer decides.
     if !session.succession.is_rekeying() {
         ctx.count(sa.facts.peer, |counters| counters.ike_rekeys += 1);
-        leave_to(ctx, session, id, Then::Stay);
+        session.leave_to(ctx, id, Then::Stay);
     }
     Answer { payloads: token.into_iter().collect(), effects: vec![Effect::Successor(Box::new(new))] }
 }

@@ -14,7 +14,7 @@ use super::cause::Cause;
 use super::child::{Child, ChildState};
 use super::children::Children;
 use super::config::{ChildConfig, PeerConfig};
-use super::context::{Action, Ctx};
+use super::context::{Action, Ctx, Then};
 use super::coverage::{Carried, Coverage};
 use super::crash::Tokens;
 use super::error::LocalFault;
@@ -25,7 +25,7 @@ use super::plan::Plan;
 use super::proof::Proof;
 use super::selectors::SelectorPair;
 use super::succession::Succession;
-use super::unfinished::Awaited;
+use super::unfinished::{Awaited, Goal};
 use super::wishes::{Refused, Wants, Wish};
 
 /// What the exchange has made that began it.
@@ -188,6 +188,28 @@ impl Session {
         }
     }
 
+    /// Takes one out that was replaced, without a word: who replaced it deletes it. What has its place is used from now on.
+    pub(super) fn give_up_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        if let Some(by) = self.children.successor_of(inbound) {
+            self.activate(ctx, by);
+        }
+        self.children.give_up(ctx, inbound);
+    }
+
+    /// Forgets a creation of the peer whose next key exchange did not come in time.
+    pub(super) fn forget_late_key_exchange(&mut self, ctx: &mut Ctx) {
+        let Some(goal) = self.awaited.take_expired(ctx.now.instant) else { return };
+        match &goal {
+            Goal::Ike(_) => drop(self.succession.end_collision()),
+            Goal::Child(unfinished) => {
+                if let Some(old) = unfinished.creation.plan.replaces.and_then(|old| self.children.get_mut(old)) {
+                    old.collision = None;
+                }
+            }
+        }
+        goal.release(ctx);
+    }
+
     /// Takes out everything that the data plane or a table knows of.
     pub(super) fn remove_all(&mut self, ctx: &mut Ctx) {
         self.children.remove_all(ctx);
@@ -254,6 +276,24 @@ impl Session {
         let unwanted = self.children.iter().filter(unwanted).map(|child| child.inbound);
         let spis: BTreeSet<Spi> = gone.into_iter().chain(unwanted).collect();
         spis.into_iter().for_each(|inbound| self.close_child(inbound));
+    }
+
+    /// Our rekey of the IKE SA came to nothing: the new one of the peer inherits, now or when it is complete.
+    pub(super) fn yield_rekey(&mut self, ctx: &mut Ctx) {
+        ctx.act(Action::Rekeying(false));
+        self.succession.set_rekeying(false);
+        if self.succession.has_successor() {
+            return;
+        }
+        if let Some(successor) = self.succession.made_by_peer() {
+            self.leave_to(ctx, successor, Then::Stay);
+        }
+    }
+
+    /// Gives everything to another IKE SA. From here on this one sends nothing but its own end.
+    pub(super) fn leave_to(&mut self, ctx: &mut Ctx, successor: SaId, then: Then) {
+        self.succession.leave_to(successor, ctx.now.instant);
+        ctx.act(Action::Inherit { successor, then });
     }
 
     /// Takes over Child SAs and what is wanted. What was closing is still to be deleted.
