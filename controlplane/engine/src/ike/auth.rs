@@ -297,7 +297,8 @@ fn accept_responder(
     session.proof.standing_mut().take_auth_lifetime(ctx.now, parts, session.original_initiator);
     mobike::watch_nat(facts, session.original_initiator).into_iter().for_each(|task| session.want(task));
     if let Some(plan) = sent.plan {
-        first_child::accept(ctx, facts, &mut session, (plan, &sent.offered), parts, handshake.nonces());
+        let changes = first_child::accept(ctx, facts, &session, (plan, &sent.offered), parts, handshake.nonces());
+        changes.into_iter().for_each(|change| session.apply(ctx, facts, change));
     }
     ctx.act(Action::Established { initial_contact: parts.has(NotifyType::INITIAL_CONTACT) });
     session
@@ -392,7 +393,9 @@ fn let_in(
     payloads.extend(certificates(config.local_auth.certificates(&parts.cert_reqs)));
     payloads.push(Payload::Auth { method, data });
     payloads.extend(crash::token(ctx, facts.spis));
-    payloads.extend(first_child::grant(ctx, facts, &mut session, parts, handshake.nonces()));
+    let (child, came) = first_child::grant(ctx, facts, &session, parts, handshake.nonces());
+    came.into_iter().for_each(|change| session.apply(ctx, facts, change));
+    payloads.extend(child);
     let here = ctx.shared.hop_of(facts);
     payloads.extend(extras(ctx, facts, &config, here));
     payloads.extend(session.proof.standing().auth_lifetime(ctx.now).map(Payload::from));

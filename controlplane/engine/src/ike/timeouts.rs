@@ -11,13 +11,13 @@ use super::child::ChildState;
 use super::context::{Action, Ctx, Then};
 use super::create_child::UNCONFIRMED_WAIT;
 use super::event::After;
+use super::evidence;
 use super::facts::Role;
 use super::initiated::Initiated;
 use super::sa::{IkeSa, Stage};
 use super::session::Session;
 use super::succession::REPLACED_PATIENCE;
 use super::window::Due;
-use super::evidence;
 use crate::timer::earlier;
 
 /// How long a peer may take from IKE_SA_INIT to the end of IKE_AUTH.
