@@ -52,6 +52,7 @@ mod agenda;
 mod agreed;
 mod auth;
 mod cause;
+mod change;
 mod child;
 mod child_ids;
 mod children;

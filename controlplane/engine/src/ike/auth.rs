@@ -201,23 +201,19 @@ fn extras(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, here: Hop) -> Vec<P
     out
 }
 
-/// What the peer says in its message besides proof and Child SA.
-fn take_extras(ctx: &mut Ctx, facts: &mut Facts, session: &mut Session, parts: &Parts) {
+/// What both can do, by what the peer says in its message.
+fn agree_on_features(ctx: &Ctx, facts: &mut Facts, config: &PeerConfig, parts: &Parts) {
     facts.features.echo = facts.features.adit && ctx.shared.config.echo && parts.has(vendor::ECHO);
     facts.features.split = facts.features.adit && ctx.shared.config.split && parts.has(vendor::SPLIT);
-    facts.features.mobike = session.config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
+    facts.features.mobike = config.mobike && parts.has(NotifyType::MOBIKE_SUPPORTED);
+}
+
+/// How many lanes the peer has, as far as we go along.
+fn lanes_of_peer(config: &PeerConfig, parts: &Parts) -> u8 {
     let lanes = parts.notify(vendor::LANES).and_then(|notify| notify.data.first().copied());
-    let own = session.config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
+    let own = config.children.iter().map(|child| child.lanes).max().unwrap_or(1);
     let most = own.saturating_mul(4).clamp(PEER_LANES_MIN, LANES_MAX);
-    session.wants.set_peer_lanes(lanes.unwrap_or(1).clamp(1, most));
-    session.addresses.set_of_peer(mobike::additional_addresses(parts));
-    session.tokens.take(parts);
-    // Beside another IKE SA nothing moves before the peer has shown that it has this one.
-    let beside = ctx.shared.peers.get(&session.peer).is_some_and(|peer| peer.current.is_some());
-    if session.original_initiator || !beside {
-        evidence::establish_path(ctx, facts, session);
-    }
-    mobike::note_addresses(ctx, facts, session);
+    lanes.unwrap_or(1).clamp(1, most)
 }
 
 /// The answer to our proof.
@@ -297,23 +293,24 @@ fn accept_responder(
     sent: Sent,
     parts: &Parts,
 ) -> Session {
-    let mut session = establish(ctx, facts, handshake, (peer, admitted), true);
-    take_extras(ctx, facts, &mut session, parts);
+    let mut session = establish(ctx, facts, handshake, (peer, admitted), parts, true);
     session.proof.standing_mut().take_auth_lifetime(ctx.now, parts, session.original_initiator);
-    mobike::watch_nat(facts, &mut session);
+    mobike::watch_nat(facts, session.original_initiator).into_iter().for_each(|task| session.want(task));
     if let Some(plan) = sent.plan {
-        first_child::accept(ctx, facts, &mut session, (plan, &sent.offered), parts, handshake.nonces());
+        let changes = first_child::accept(ctx, facts, &session, (plan, &sent.offered), parts, handshake.nonces());
+        changes.into_iter().for_each(|change| session.apply(ctx, facts, change));
     }
     ctx.act(Action::Established { initial_contact: parts.has(NotifyType::INITIAL_CONTACT) });
     session
 }
 
-/// From negotiation to session.
+/// From negotiation to session, with what the peer says in its message besides proof and Child SA.
 fn establish(
     ctx: &mut Ctx,
     facts: &mut Facts,
     handshake: &Handshake,
     (peer, admitted): (PeerId, Admitted),
+    parts: &Parts,
     original_initiator: bool,
 ) -> Session {
     let Admitted { config, keys, who, uses_ppk, own_until } = admitted;
@@ -324,7 +321,19 @@ fn establish(
     standing.begin(ctx.now, &config, original_initiator, ctx.random);
     let proof = Proof::new(Shown::of(&who.identity), Shown::of(&who.by), uses_ppk, Trust::of(&config), standing);
     facts.peer = Some(peer);
-    Session::new(peer, config, original_initiator, made, proof, lifetimes)
+    agree_on_features(ctx, facts, &config, parts);
+    let mut session = Session::new(peer, config, original_initiator, made, proof, lifetimes);
+    session.wants.set_peer_lanes(lanes_of_peer(&session.config, parts));
+    session.addresses.set_of_peer(mobike::additional_addresses(parts));
+    session.tokens.take(parts);
+    // Beside another IKE SA nothing moves before the peer has shown that it has this one.
+    let beside = ctx.shared.peers.get(&peer).is_some_and(|peer| peer.current.is_some());
+    if original_initiator || !beside {
+        evidence::establish_path(ctx, facts, &session);
+    }
+    let here = ctx.shared.hop_of(facts);
+    session.addresses.told(mobike::own_addresses(ctx, &session.config, here));
+    session
 }
 
 /// The responder believes the initiator, or not. Gives the session and the answer. `auth_id` is the message id, which is in the proofs.
@@ -378,14 +387,15 @@ fn let_in(
     let octets = handshake.octets(&admitted.keys, Sender::Responder, &own_id, auth_id);
     let signed = config.local_auth.sign(admitted.keys.prf(), &handshake.hashes, &octets);
     let AuthData { method, data } = signed.map_err(LocalFault::Sign)?;
-    let mut session = establish(ctx, facts, handshake, (peer, admitted), false);
-    take_extras(ctx, facts, &mut session, parts);
+    let mut session = establish(ctx, facts, handshake, (peer, admitted), parts, false);
 
     let mut payloads = vec![Payload::IdR(own_id)];
     payloads.extend(certificates(config.local_auth.certificates(&parts.cert_reqs)));
     payloads.push(Payload::Auth { method, data });
     payloads.extend(crash::token(ctx, facts.spis));
-    payloads.extend(first_child::grant(ctx, facts, &mut session, parts, handshake.nonces()));
+    let (child, came) = first_child::grant(ctx, facts, &session, parts, handshake.nonces());
+    came.into_iter().for_each(|change| session.apply(ctx, facts, change));
+    payloads.extend(child);
     let here = ctx.shared.hop_of(facts);
     payloads.extend(extras(ctx, facts, &config, here));
     payloads.extend(session.proof.standing().auth_lifetime(ctx.now).map(Payload::from));

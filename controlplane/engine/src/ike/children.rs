@@ -10,7 +10,7 @@ use adit_proto::ike::{Notify, ProtocolId};
 
 use crate::timer::earlier;
 
-use super::child::{Child, ChildState, Sending};
+use super::child::{Child, ChildState, RekeyCollision, Sending};
 use super::context::Ctx;
 use super::error::LocalFault;
 use super::event::Event;
@@ -195,6 +195,27 @@ impl Children {
         match old.state {
             ChildState::Live => Ok(old.inbound),
             ChildState::Replaced { .. } | ChildState::Closing => Err(LocalFault::Busy),
+        }
+    }
+
+    /// Our rekey of this one is under way, or is not any more.
+    pub(super) fn set_rekeying(&mut self, inbound: Spi, under_way: bool) {
+        if let Some(child) = self.get_mut(inbound) {
+            child.rekeying = under_way;
+        }
+    }
+
+    /// This one is to be rekeyed then.
+    pub(super) fn rekey_at(&mut self, inbound: Spi, at: Instant) {
+        if let Some(child) = self.get_mut(inbound) {
+            child.limits.rekey_at = Some(at);
+        }
+    }
+
+    /// The peer rekeys this one.
+    pub(super) fn collide(&mut self, inbound: Spi, collision: RekeyCollision) {
+        if let Some(child) = self.get_mut(inbound) {
+            child.collision = Some(collision);
         }
     }
 

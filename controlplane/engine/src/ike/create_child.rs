@@ -1,7 +1,7 @@
 //! CREATE_CHILD_SA for Child SAs: new ones (RFC 7296 §1.3.1) and the rekey of one (§1.3.3), as initiator and as responder.
 //! The collisions of §2.8.1 and §2.25.1 are decided here.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit_proto::control::{ChildId, Spi};
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType, ProtocolId};
@@ -12,22 +12,22 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod};
 use super::agenda::Task;
 use super::agreed::{Progress, Secrets};
 use super::cause::Cause;
-use super::child::{Child, RekeyCollision};
+use super::change::Change;
+use super::child::RekeyCollision;
 use super::children::Children;
 use super::context::{Action, Ctx};
 use super::coverage::Carried;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::event::Event;
-use super::exchange::{Effect, Established, Refusal, Request};
+use super::exchange::{Answer, Begun, Effect, Established, Refusal, Request};
 use super::facts::{Facts, Role};
 use super::handshake::NONCE_LEN;
-use super::install::install;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::plan::{self, Asked, Creation, Granted, Plan};
 use super::session::Session;
 use super::share;
-use super::unfinished::Goal;
+use super::unfinished::{Goal, Link};
 use super::wishes::Ask;
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
@@ -60,16 +60,16 @@ impl Sent {
 /// No key can be made.
 pub(super) fn ask_new(
     ctx: &mut Ctx,
-    sa: &mut Established,
+    sa: &Established,
     config: usize,
     method: Option<KeyExchangeMethod>,
-) -> Result<Option<Request<Sent>>, Error> {
-    let (adit, session) = (sa.is_adit(), &mut *sa.session);
-    let Some(child) = session.child_config(config) else { return Ok(None) };
+) -> Result<Begun<Sent>, Error> {
+    let (adit, session) = (sa.is_adit(), sa.session);
+    let Some(child) = session.child_config(config) else { return Ok(Begun::default()) };
     let Ask { pairs, selectors, had } = session.wants.to_ask_for(&session.config, &session.children, config, adit);
     let selectors = match pairs.as_slice() {
         // It has come in the meantime, from the IKE SA before this one or by the peer.
-        [] if !session.wants.lacks(&session.config, &session.children, config) => return Ok(None),
+        [] if !session.wants.lacks(&session.config, &session.children, config) => return Ok(Begun::default()),
         [] => child.policy(),
         _ => selectors,
     };
@@ -79,8 +79,8 @@ pub(super) fn ask_new(
     if had != Carried::Nothing
         && let Err(full) = share::has_room(ctx, session, 0, true)
     {
-        session.create_later(ctx, plan.wishes(), (config, 0), Some(&Cause::Failed(full.into())));
-        return Ok(None);
+        let failed = Change::ChildFailed(Box::new(plan), Cause::Failed(full.into()));
+        return Ok(Begun::without_request(vec![failed.into()]));
     }
     let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, 0);
     ask(ctx, sa, Plan { inbound, ..plan }, method)
@@ -92,15 +92,15 @@ pub(super) fn ask_new(
 /// No key can be made.
 pub(super) fn ask_lane(
     ctx: &mut Ctx,
-    sa: &mut Established,
+    sa: &Established,
     (child, lane): (ChildId, u8),
     method: Option<KeyExchangeMethod>,
-) -> Result<Option<Request<Sent>>, Error> {
+) -> Result<Begun<Sent>, Error> {
     let children = &sa.session.children;
     // It comes after the ones below, which are asked for again.
     let in_order = (0..lane).all(|below| children.has_lane(child, below));
     let first = children.staying().find(|one| one.place() == (child, 0));
-    let Some(first) = first.filter(|_| in_order && !children.has_lane(child, lane)) else { return Ok(None) };
+    let Some(first) = first.filter(|_| in_order && !children.has_lane(child, lane)) else { return Ok(Begun::default()) };
     let (config, mode, selectors) = (first.config, first.mode, first.selectors.clone());
     let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, lane);
     ask(ctx, sa, Plan { id: Some(child), config, lane, mode, inbound, selectors, ..Plan::default() }, method)
@@ -112,36 +112,28 @@ pub(super) fn ask_lane(
 /// No key can be made.
 pub(super) fn ask_rekey(
     ctx: &mut Ctx,
-    sa: &mut Established,
+    sa: &Established,
     old: Spi,
     method: Option<KeyExchangeMethod>,
-) -> Result<Option<Request<Sent>>, Error> {
-    let (now, adit) = (ctx.now.instant, sa.is_adit());
-    let child = sa.session.children.get_mut(old).filter(|child| child.is_live() && child.collision.is_none());
-    let Some(child) = child else { return Ok(None) };
+) -> Result<Begun<Sent>, Error> {
+    let (now, session) = (ctx.now.instant, sa.session);
+    let child = session.children.get(old).filter(|child| child.is_live() && child.collision.is_none());
+    let Some(child) = child else { return Ok(Begun::default()) };
     if !child.is_confirmed(now, sa.expected_id) {
-        child.limits.rekey_at = Some(now + UNCONFIRMED_WAIT);
-        return Ok(None);
+        return Ok(Begun::without_request(vec![Change::ChildRekeyAt(old, now + UNCONFIRMED_WAIT).into()]));
     }
-    child.rekeying = true;
     let (id, config, lane, mode) = (Some(child.id), child.config, child.lane, child.mode);
-    let session = &*sa.session;
-    let Some(child) = session.children.get(old) else { return Ok(None) };
-    let selectors = session.wants.to_rekey_for(&session.config, &session.children, child, adit);
+    let selectors = session.wants.to_rekey_for(&session.config, &session.children, child, sa.is_adit());
     let at_least = child.selectors.narrow(&selectors).unwrap_or_default();
     let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, lane);
     ctx.act(Action::Rekeying(true));
     let plan = Plan { id, config, lane, mode, inbound, replaces: Some(old), selectors, at_least, ..Plan::default() };
-    ask(ctx, sa, plan, method)
+    let begun = ask(ctx, sa, plan, method)?;
+    Ok(Begun { effects: vec![Change::ChildRekeying(old, true).into()], ..begun })
 }
 
-fn ask(
-    ctx: &mut Ctx,
-    sa: &mut Established,
-    plan: Plan,
-    corrected: Option<KeyExchangeMethod>,
-) -> Result<Option<Request<Sent>>, Error> {
-    let Some(child) = sa.session.child_config(plan.config) else { return Ok(None) };
+fn ask(ctx: &mut Ctx, sa: &Established, plan: Plan, corrected: Option<KeyExchangeMethod>) -> Result<Begun<Sent>, Error> {
+    let Some(child) = sa.session.child_config(plan.config) else { return Ok(Begun::default()) };
     let offered = negotiate::child_alternatives(&child.proposals, false);
     let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
     let exchange = corrected.or(first).map(KeyExchange::start).transpose()?;
@@ -157,20 +149,25 @@ fn ask(
     between.extend(exchange.as_ref().map(ke));
     payloads.extend(plan::payloads(&plan, Payload::Sa(proposals), between, Role::Initiator, sa.is_adit()));
     let sent = Sent { plan, offered, nonce, exchange, corrected: corrected.is_some() };
-    Ok(Some(Request { exchange: EXCHANGE, payloads, sent }))
+    Ok(Request { exchange: EXCHANGE, payloads, sent }.into())
 }
 
 /// The answer to a request of ours.
-pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, mut sent: Sent, parts: &Parts) -> Option<Effect> {
+pub(super) fn on_answer(ctx: &mut Ctx, sa: &Established, sent: Sent, parts: &Parts) -> Vec<Effect> {
+    let mut effects = Vec::new();
     if let Some(old) = sent.plan.replaces {
         ctx.act(Action::Rekeying(false));
-        if let Some(old) = sa.session.children.get_mut(old) {
-            old.rekeying = false;
-        }
+        effects.push(Change::ChildRekeying(old, false).into());
     }
-    if let Some(notify) = parts.error() {
-        return on_refused(ctx, sa, &sent, notify);
-    }
+    effects.extend(match parts.error() {
+        Some(notify) => on_refused(ctx, sa, sent, notify),
+        None => on_granted(ctx, sa, sent, parts),
+    });
+    effects
+}
+
+/// The peer grants something: what we asked for, if it is well.
+fn on_granted(ctx: &mut Ctx, sa: &Established, mut sent: Sent, parts: &Parts) -> Vec<Effect> {
     let completed = sent.complete(parts, sa.is_adit()).and_then(|progress| {
         // What a peer makes of what we ask for is limited as what it asks for.
         let plan = &sent.plan;
@@ -178,116 +175,66 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, mut sent: Sent, par
         Ok(progress)
     });
     match completed {
-        Err(error) => discard(ctx, sa, &sent.plan, error),
-        Ok(Progress::Complete(creation, secrets)) => finish(ctx, sa, creation, &secrets),
-        Ok(Progress::Unfinished(unfinished)) if has_lost(sa.session, &unfinished.creation) => {
+        Ok(Progress::Complete(creation, secrets)) => vec![finish(ctx, sa.facts, creation, secrets)],
+        Ok(Progress::Unfinished(unfinished)) if sa.session.has_lost(&unfinished.creation) => {
             // With additional key exchanges the loser just does not go on: there is no SA yet (RFC 9370 §2.2.4).
             ctx.shared.spis.release(unfinished.creation.plan.inbound);
+            Vec::new()
         }
         Ok(Progress::Unfinished(unfinished)) => {
-            return Some(Effect::FollowUp(Goal::Child(Box::new(unfinished)), parts.follow_up_link()));
+            vec![Effect::FollowUp(Goal::Child(Box::new(unfinished)), parts.follow_up_link())]
         }
-    }
-    None
-}
-
-/// Whether the peer's rekey of the same SA stays, because ours has the lowest of the four nonces (RFC 7296 §2.8.1).
-fn has_lost(session: &Session, creation: &Creation) -> bool {
-    let old = creation.plan.replaces.and_then(|old| session.children.get(old));
-    let collision = old.and_then(|old| old.collision.as_ref());
-    creation.plan.overtaken || collision.is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
-}
-
-/// The initiator has the keys: switches over to the new Child SA, or gives it up for the peer's.
-pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
-    let (adit, session) = (sa.is_adit(), &mut *sa.session);
-    let (inbound, replaces, lost) = (creation.plan.inbound, creation.plan.replaces, has_lost(session, &creation));
-    let is_redundant = session.is_redundant(&creation.plan);
-    let now = ctx.now.instant;
-    ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-    install(ctx, sa.facts.id, session, creation, secrets);
-    if is_redundant {
-        // The peer has narrowed it to what there is, and may send on it already.
-        session.children.supersede(inbound);
-    }
-    if lost || is_redundant {
-        session.close_child(inbound);
-    } else if session.children.get(inbound).is_some_and(Child::is_live) {
-        session.activate(ctx, inbound);
-    }
-    session.agenda.created();
-    let Some(replaces) = replaces else { return session.want_missing_children(adit) };
-    ctx.count(Some(session.peer), |counters| counters.child_rekeys += 1);
-    match (lost, session.children.collision_of(replaces)) {
-        (true, Some(by)) => session.children.replace(replaces, by, now),
-        // It waits for additional key exchanges.
-        (true, None) => {}
-        (false, collision) => {
-            session.children.replace(replaces, inbound, now);
-            session.close_child(replaces);
-            // The peer, which made it, is going to delete it.
-            if let Some(collision) = collision {
-                session.children.replace(collision, inbound, now);
-            }
+        // It is not what we asked for: what the peer has made is deleted again.
+        Err(error) => {
+            let cause = Cause::Failed(error);
+            failed(ctx, sa.facts, sa.session, cause.clone());
+            vec![Change::Orphan(sent.plan.inbound).into(), Change::ChildFailed(Box::new(sent.plan), cause).into()]
         }
     }
 }
 
-/// What the peer granted is not what we asked for: what it has made is deleted again.
-fn discard(ctx: &mut Ctx, sa: &mut Established, plan: &Plan, error: Error) {
-    let cause = Cause::Failed(error);
-    sa.session.want(Task::DeleteOrphan(plan.inbound));
-    retry(ctx, sa.session, plan, &cause);
-    failed(ctx, sa.facts, sa.session, cause);
+/// The initiator has the keys.
+pub(super) fn finish(ctx: &mut Ctx, facts: &Facts, creation: Creation, secrets: Secrets) -> Effect {
+    ctx.record(facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
+    Change::ChildMade(Box::new(creation), secrets).into()
 }
 
 /// The peer refused with an error.
-fn on_refused(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, notify: &Notify) -> Option<Effect> {
-    let (adit, session, plan) = (sa.is_adit(), &mut *sa.session, &sent.plan);
+fn on_refused(ctx: &mut Ctx, sa: &Established, sent: Sent, notify: &Notify) -> Vec<Effect> {
+    let (children, wants, plan) = (&sa.session.children, &sa.session.wants, sent.plan);
     ctx.shared.spis.release(plan.inbound);
     let refused = Cause::Refused { exchange: EXCHANGE, notify: notify.kind };
     // The old one may have gone, or have been rekeyed by the peer, while our request was on its way.
-    let old = plan.replaces.map(|old| session.children.get(old));
+    let old = plan.replaces.map(|old| children.get(old));
     let overtaken = old.is_some_and(|old| old.is_none_or(|old| !old.is_live() || old.collision.is_some()));
     match notify.kind {
-        _ if overtaken => settle_collision(&mut session.children, plan, ctx.now.instant),
+        _ if overtaken => settle_collision(children, &plan).into_iter().map(Effect::from).collect(),
         NotifyType::INVALID_KE_PAYLOAD => {
             let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
             let method = method.filter(|method| sent.offered.iter().any(|one| one.key_exchanges().contains(method)));
-            match method {
-                Some(method) if !sent.corrected => session.agenda.want_first(again(plan, Some(method))),
-                _ => retry(ctx, session, plan, &refused),
-            }
+            vec![match method {
+                Some(method) if !sent.corrected => Change::WantFirst(again(&plan, Some(method))).into(),
+                _ => Change::ChildFailed(Box::new(plan), refused).into(),
+            }]
         }
-        NotifyType::TEMPORARY_FAILURE => {
-            if !session.wait_after_temporary_failure(ctx, again(plan, None)) {
-                return Some(Effect::Fail(Misbehaviour::ForeverTemporary.into()));
-            }
-        }
-        NotifyType::CHILD_SA_NOT_FOUND => {
-            // The peer has lost it: so do we (RFC 7296 §2.25), and ask for a new one.
-            if let Some(old) = plan.replaces {
-                session.children.remove(ctx, old);
-            }
-            session.want_missing_children(adit);
-        }
+        NotifyType::TEMPORARY_FAILURE => vec![Effect::Postpone(again(&plan, None))],
+        // The peer has lost it: so do we (RFC 7296 §2.25), and ask for a new one.
+        NotifyType::CHILD_SA_NOT_FOUND => vec![Change::ChildUnknown(plan.replaces).into()],
         NotifyType::NO_ADDITIONAL_SAS | NotifyType::TS_MAX_QUEUE if plan.replaces.is_none() && plan.lane > 0 => {
-            session.wants.refuse_lane(plan.lane);
+            vec![Change::LaneRefused(plan.lane).into()]
         }
-        NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED if plan.pairs.len() > 1 && !session.wants.narrows() => {
+        NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED if plan.pairs.len() > 1 && !wants.narrows() => {
             // Perhaps it grants single pairs alone.
-            session.wants.note_narrowing();
-            session.want(again(plan, None));
+            vec![Change::Narrows.into(), Change::Want(again(&plan, None)).into()]
         }
         _ => {
-            retry(ctx, session, plan, &refused);
             // That a peer has no more than it carries already is no failure.
             if plan.had != Carried::Part {
-                failed(ctx, sa.facts, session, refused);
+                failed(ctx, sa.facts, sa.session, refused.clone());
             }
+            vec![Change::ChildFailed(Box::new(plan), refused).into()]
         }
     }
-    None
 }
 
 /// The same request once more; `method`: the key exchange that the peer asked for.
@@ -303,7 +250,7 @@ fn again(plan: &Plan, method: Option<KeyExchangeMethod>) -> Task {
 ///
 /// # Errors
 /// What it is told.
-pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Payload>, Refusal> {
+pub(super) fn answer(ctx: &mut Ctx, sa: &Established, parts: &Parts) -> Result<Answer, Refusal> {
     grant(ctx, sa, parts).map_err(|error| {
         match &error {
             // These pass, and the peer tries again or knows better by now.
@@ -332,8 +279,8 @@ pub(super) fn failed(ctx: &mut Ctx, facts: &Facts, session: &Session, cause: Cau
     ctx.event(Event::ChildFailed { peer, spis: facts.spis, cause });
 }
 
-fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Payload>, Error> {
-    let (adit, session) = (sa.is_adit(), &mut *sa.session);
+fn grant(ctx: &mut Ctx, sa: &Established, parts: &Parts) -> Result<Answer, Error> {
+    let (adit, session) = (sa.is_adit(), sa.session);
     if session.succession.is_rekeying() || session.succession.has_successor() {
         return Err(LocalFault::Busy.into());
     }
@@ -354,7 +301,7 @@ fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Paylo
     share::may_exchange_keys(ctx, session.peer, &choice)?;
     let exchanged = exchange_keys(parts, &choice)?;
 
-    session.awaited.forget(ctx);
+    let mut before = vec![Change::AwaitsNothing.into()];
     let inbound = ctx.shared.spis.allocate(ctx.random, sa.facts.id, lane);
     let plan = Plan { id, config, lane, mode, inbound, replaces: old, selectors, ..Plan::default() };
     let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
@@ -364,35 +311,26 @@ fn grant(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Vec<Paylo
     let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, inbound.0.to_be_bytes())]);
     let mut payloads = plan::payloads(&plan, answer, between, Role::Responder, adit);
     let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r };
-    if let Some(old) = old.and_then(|old| session.children.get_mut(old)) {
-        old.collision = Some(RekeyCollision { inbound, lowest_nonce: creation.lowest_nonce() });
+    if let Some(old) = old {
+        let collision = RekeyCollision { inbound, lowest_nonce: creation.lowest_nonce() };
+        before.push(Change::ChildCollides(old, collision).into());
     }
-    match Progress::begin(creation, secret)? {
+    before.push(match Progress::begin(creation, secret)? {
         // Ready to receive before the answer invites the peer to send (RFC 7296 §2.8).
-        Progress::Complete(creation, secrets) => finish_granted(ctx, sa, creation, &secrets),
-        Progress::Unfinished(unfinished) => payloads.push(session.awaited.begin(ctx, Goal::Child(Box::new(unfinished)))),
-    }
-    Ok(payloads)
+        Progress::Complete(creation, secrets) => finish_granted(ctx, sa, creation, secrets),
+        Progress::Unfinished(unfinished) => {
+            let link = Link::new(ctx);
+            payloads.push(link.payload());
+            Change::Awaits(Goal::Child(Box::new(unfinished)), link).into()
+        }
+    });
+    Ok(Answer { payloads, before, after: Vec::new() })
 }
 
-/// The responder has the keys: receives on the new Child SA, and goes on sending on the old one.
-pub(super) fn finish_granted(ctx: &mut Ctx, sa: &mut Established, creation: Creation, secrets: &Secrets) {
-    let (inbound, replaces, session) = (creation.plan.inbound, creation.plan.replaces, &mut *sa.session);
+/// The responder has the keys.
+pub(super) fn finish_granted(ctx: &mut Ctx, sa: &Established, creation: Creation, secrets: Secrets) -> Effect {
     ctx.record(sa.facts.peer, |record| record.chosen_child(&creation.choice, &creation.plan.selectors));
-    install(ctx, sa.facts.id, session, creation, secrets);
-    if let Some(child) = session.children.get_mut(inbound) {
-        // With IKE_AUTH it is not so: before it has that answer the peer takes no request at all.
-        child.granted_in = Some(sa.expected_id);
-    }
-    match replaces {
-        None if session.children.get(inbound).is_some_and(Child::is_live) => session.activate(ctx, inbound),
-        None => {}
-        // While our own rekey of it is under way, its answer decides.
-        Some(old) if session.children.get(old).is_some_and(|old| !old.rekeying) => {
-            session.children.replace(old, inbound, ctx.now.instant);
-        }
-        Some(_) => {}
-    }
+    Change::ChildGranted(Box::new(creation), secrets, sa.expected_id).into()
 }
 
 impl Sent {
@@ -427,19 +365,7 @@ pub(super) fn exchange_keys(parts: &Parts, choice: &Choice) -> Result<Option<(Pa
 }
 
 /// Our rekey came to nothing because the peer's was there first: that one has the place.
-fn settle_collision(children: &mut Children, plan: &Plan, now: Instant) {
-    if let Some((old, by)) = plan.replaces.and_then(|old| Some((old, children.collision_of(old)?))) {
-        children.replace(old, by, now);
-    }
-}
-
-/// Tries again later: a rekey before the hard limit, a new one after a wait.
-pub(super) fn retry(ctx: &mut Ctx, session: &mut Session, plan: &Plan, cause: &Cause) {
-    match plan.replaces.and_then(|old| session.children.get_mut(old)) {
-        Some(old) => {
-            let wait = super::window::jittered(Duration::from_secs(30), 50, ctx.random);
-            old.limits.rekey_at = Some(ctx.now.instant + wait);
-        }
-        None => session.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
-    }
+fn settle_collision(children: &Children, plan: &Plan) -> Option<Change> {
+    let old = plan.replaces?;
+    Some(Change::ChildReplaced { old, by: children.collision_of(old)? })
 }

@@ -104,14 +104,14 @@ pub(super) fn elsewhere(ctx: &mut Ctx, facts: &Facts, session: &Session, here: H
     tried.into_iter().filter(|hop| *hop != here).collect()
 }
 
-/// The path of IKE is another one, and the peer has not asked for that: it is told.
-pub(super) fn tell_of_move(facts: &Facts, session: &mut Session) {
-    session.want(match (facts.features.mobike, session.original_initiator) {
+/// The path of IKE is another one, and the peer has not asked for that: how it is told.
+pub(super) fn tells_of_move(facts: &Facts, original_initiator: bool) -> Task {
+    match (facts.features.mobike, original_initiator) {
         (true, true) => Task::UpdateAddresses,
         (true, false) => Task::AnnounceAddresses,
         // The peer follows what is authentic (RFC 7296 §2.23).
         (false, _) => Task::Liveness,
-    });
+    }
 }
 
 /// Our address has changed: everything moves (RFC 4555 §3.5). Says whether it does. Where the configuration says that the peer is at

@@ -1,14 +1,16 @@
-//! What an exchange of an established IKE SA is given, and what it gives back. It sends nothing and ends nothing itself: it gives
+//! What an exchange of an established IKE SA is given, and what it gives back. It sees the IKE SA and changes nothing of it: it gives
 //! payloads for a request or an answer, and effects for the IKE SA to carry out.
 
 use adit_proto::control::Spi;
 use adit_proto::ike::{ExchangeType, Notify, Payload};
 
+use super::agenda::Task;
 use super::cause::Cause;
+use super::change::Change;
 use super::context::{Action, Shared};
 use super::error::Error;
 use super::facts::Facts;
-use super::plan::Plan;
+use super::nat::NatStatus;
 use super::session::Session;
 use super::unfinished::Goal;
 use super::wire::Came;
@@ -16,8 +18,8 @@ use crate::path::Hop;
 
 /// An established IKE SA as its exchanges see it: what it is and what it has, without its messages.
 pub(super) struct Established<'a> {
-    pub facts: &'a mut Facts,
-    pub session: &'a mut Session,
+    pub facts: &'a Facts,
+    pub session: &'a Session,
     pub request: UnderWay<'a>,
     /// The id of the peer's next request: of the one that is being answered, if one is.
     pub expected_id: u32,
@@ -39,8 +41,6 @@ impl Established<'_> {
 /// What our request that is under way means for the exchanges that the peer begins.
 #[derive(Default)]
 pub(super) struct UnderWay<'a> {
-    /// The Child SA that it makes.
-    pub plan: Option<&'a mut Plan>,
     /// The Child SAs that it deletes, by our SPIs.
     pub deletes: &'a [Spi],
     /// Whether a Child SA is being made, rekeyed or deleted by us (RFC 7296 §2.25.1).
@@ -61,17 +61,43 @@ impl<S> Request<S> {
     }
 }
 
-/// The answer to a request of the peer, and what follows once it is sent.
-#[derive(Default)]
-pub(super) struct Answer {
-    pub payloads: Vec<Payload>,
+/// An exchange of ours as it begins: the request, if there is still need for one, and what is carried out before it is sent.
+pub(super) struct Begun<S> {
+    pub request: Option<Request<S>>,
     pub effects: Vec<Effect>,
 }
 
-impl From<Vec<Payload>> for Answer {
-    fn from(payloads: Vec<Payload>) -> Answer {
-        Answer { payloads, effects: Vec::new() }
+impl<S> Default for Begun<S> {
+    /// There is no need for it any more.
+    fn default() -> Begun<S> {
+        Begun { request: None, effects: Vec::new() }
     }
+}
+
+impl<S> Begun<S> {
+    /// It is not its time.
+    pub(super) fn without_request(effects: Vec<Effect>) -> Begun<S> {
+        Begun { request: None, effects }
+    }
+
+    /// As one among those of all exchanges.
+    pub(super) fn of<T>(self, one: impl FnOnce(S) -> T) -> Begun<T> {
+        Begun { request: self.request.map(|request| request.of(one)), effects: self.effects }
+    }
+}
+
+impl<S> From<Request<S>> for Begun<S> {
+    fn from(request: Request<S>) -> Begun<S> {
+        Begun { request: Some(request), effects: Vec::new() }
+    }
+}
+
+/// The answer to a request of the peer, and what is carried out before it is sent and once it is.
+#[derive(Default)]
+pub(super) struct Answer {
+    pub payloads: Vec<Payload>,
+    pub before: Vec<Effect>,
+    pub after: Vec<Effect>,
 }
 
 /// Why a request is answered with one notification.
@@ -91,6 +117,14 @@ pub(super) struct Successor {
 
 /// What an IKE SA is to do because of an exchange.
 pub(super) enum Effect {
+    /// Take note of what has become of what it has.
+    Change(Change),
+    /// Take note of where there are NATs between the ends.
+    Nat(NatStatus),
+    /// Take out a Child SA that the peer deletes, by our SPI.
+    DeletedByPeer(Spi),
+    /// Ask for this again later, for the peer asks for patience; end where there is none left (RFC 7296 §2.25).
+    Postpone(Task),
     /// Begin the next additional key exchange; the link is the one that the peer gave, if it did.
     FollowUp(Goal, Option<Vec<u8>>),
     /// Put this IKE SA beside it.
@@ -103,4 +137,10 @@ pub(super) enum Effect {
     End(Cause),
     /// Ask the endpoint for something after all that.
     Act(Action),
+}
+
+impl From<Change> for Effect {
+    fn from(change: Change) -> Effect {
+        Effect::Change(change)
+    }
 }

@@ -2,14 +2,13 @@
 
 use adit_proto::ike::{ExchangeType, NotifyType, Payload, ProtocolId};
 
-use super::agenda::Task;
 use super::agreed::Secrets;
 use super::cause::Cause;
+use super::change::Change;
 use super::context::Ctx;
 use super::create_child;
 use super::error::Error;
 use super::facts::{Facts, Role};
-use super::install::install;
 use super::negotiate::{self, Alternative};
 use super::parts::Parts;
 use super::plan::{self, Asked, Creation, Granted, Plan};
@@ -38,12 +37,11 @@ pub(super) fn ask(ctx: &mut Ctx, facts: &Facts, child: &super::config::ChildConf
 pub(super) fn accept(
     ctx: &mut Ctx,
     facts: &Facts,
-    session: &mut Session,
+    session: &Session,
     (mut plan, offered): (Plan, &[Alternative]),
     parts: &Parts,
     (nonce_i, nonce_r): Nonces,
-) {
-    let inbound = plan.inbound;
+) -> Vec<Change> {
     let choice = match parts.error() {
         Some(notify) => Err(Cause::Refused { exchange: EXCHANGE, notify: notify.kind }),
         None => plan::check_answer(&mut plan, offered, parts, EXCHANGE, facts.features.adit)
@@ -57,53 +55,53 @@ pub(super) fn accept(
     let cause = match choice {
         Ok((secrets, choice)) => {
             ctx.record(facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
-            let role = Role::Initiator;
-            return install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
+            let creation = Creation { plan, choice, role: Role::Initiator, nonce_i, nonce_r };
+            return vec![Change::ChildCame(Box::new(creation), secrets)];
         }
         Err(cause) => cause,
     };
     create_child::failed(ctx, facts, session, cause.clone());
-    match &cause {
-        Cause::Refused { notify: NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED, .. } if plan.pairs.len() > 1 => {
-            // Perhaps it grants single pairs alone.
-            session.wants.note_narrowing();
-            session.wants.look_at(ctx.now.instant);
-        }
-        cause => session.create_later(ctx, plan.wishes(), (plan.config, plan.lane), Some(cause)),
-    }
+    let mut changes = Vec::new();
     if parts.error().is_none() {
         // The peer has made it.
-        session.want(Task::DeleteOrphan(inbound));
+        changes.push(Change::Orphan(plan.inbound));
     } else {
-        ctx.shared.spis.release(inbound);
+        ctx.shared.spis.release(plan.inbound);
     }
+    match cause {
+        Cause::Refused { notify: NotifyType::TS_UNACCEPTABLE | NotifyType::SINGLE_PAIR_REQUIRED, .. } if plan.pairs.len() > 1 => {
+            // Perhaps it grants single pairs alone.
+            changes.extend([Change::Narrows, Change::Missing]);
+        }
+        cause => changes.push(Change::ChildFailed(Box::new(plan), cause)),
+    }
+    changes
 }
 
-/// The responder's answer: the payloads of the Child SA, or an error that leaves the IKE SA alone.
+/// The responder's answer: the payloads of the Child SA, or an error that leaves the IKE SA alone; and what becomes of it.
 pub(super) fn grant(
     ctx: &mut Ctx,
     facts: &Facts,
-    session: &mut Session,
+    session: &Session,
     parts: &Parts,
     (nonce_i, nonce_r): Nonces,
-) -> Vec<Payload> {
+) -> (Vec<Payload>, Option<Change>) {
     if parts.sa.is_none() && parts.ts_i.is_none() && parts.ts_r.is_none() {
         // Childless (RFC 6023): Child SAs come later, if at all.
-        return Vec::new();
+        return (Vec::new(), None);
     }
     match decide(ctx, facts, session, parts) {
         Ok((secrets, plan, choice)) => {
             let answer = Payload::Sa(vec![choice.answer(ProtocolId::ESP, plan.inbound.0.to_be_bytes())]);
             let payloads = plan::payloads(&plan, answer, Vec::new(), Role::Responder, facts.features.adit);
             ctx.record(facts.peer, |record| record.chosen_child(&choice, &plan.selectors));
-            let role = Role::Responder;
-            install(ctx, facts.id, session, Creation { plan, choice, role, nonce_i, nonce_r }, &secrets);
-            payloads
+            let creation = Creation { plan, choice, role: Role::Responder, nonce_i, nonce_r };
+            (payloads, Some(Change::ChildCame(Box::new(creation), secrets)))
         }
         Err(error) => {
             let notify = error.notify();
             create_child::failed(ctx, facts, session, Cause::Failed(error));
-            vec![notify.into()]
+            (vec![notify.into()], None)
         }
     }
 }

@@ -10,13 +10,14 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod, Secret};
 
 use super::agenda::Task;
 use super::cause::Cause;
+use super::change::Change;
 use super::context::{Action, Ctx};
 use super::error::{Error, LocalFault, Misbehaviour};
-use super::exchange::{Answer, Effect, Established, Request};
+use super::exchange::{Answer, Begun, Effect, Established, Request};
+use super::facts::Facts;
 use super::parts::{Parts, needed};
 use super::plan::Plan;
-use super::session::Session;
-use super::unfinished::{Goal, Reached};
+use super::unfinished::{Goal, Link, Reached};
 use super::{create_child, rekey_ike};
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::IKE_FOLLOWUP_KE;
@@ -47,26 +48,21 @@ impl Sent {
 ///
 /// # Errors
 /// No key can be made.
-pub(super) fn ask(
-    ctx: &mut Ctx,
-    sa: &mut Established,
-    goal: Goal,
-    link: Option<Vec<u8>>,
-) -> Result<Option<Request<Sent>>, Error> {
+pub(super) fn ask(ctx: &mut Ctx, facts: &Facts, goal: Goal, link: Option<Vec<u8>>) -> Result<Begun<Sent>, Error> {
     let Some(link) = link else {
         let missing = Misbehaviour::Missing { exchange: EXCHANGE, payload: PayloadType::NOTIFY };
-        return abandon(ctx, sa, goal, &Cause::Failed(missing.into())).map(|()| None);
+        return Ok(Begun::without_request(abandon(ctx, facts, goal, Cause::Failed(missing.into()))));
     };
     let exchange = KeyExchange::start(goal.next())?;
     let payloads = vec![
         Payload::Ke { method: exchange.method().id(), data: exchange.public().to_vec() },
         Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE).with_data(link).into(),
     ];
-    Ok(Some(Request { exchange: EXCHANGE, payloads, sent: Sent { goal, exchange } }))
+    Ok(Request { exchange: EXCHANGE, payloads, sent: Sent { goal, exchange } }.into())
 }
 
 /// The answer to a request of ours.
-pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: Sent, parts: &Parts) -> Option<Effect> {
+pub(super) fn on_answer(ctx: &mut Ctx, sa: &Established, sent: Sent, parts: &Parts) -> Vec<Effect> {
     let Sent { goal, exchange } = sent;
     let method = exchange.method();
     let secret = match parts.error() {
@@ -81,45 +77,41 @@ pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: Sent, parts: 
             .map_err(Cause::from),
     };
     match secret {
-        Err(cause) => abandon(ctx, sa, goal, &cause).err().map(Effect::Fail),
+        Err(cause) => abandon(ctx, sa.facts, goal, cause),
         Ok(secret) => match goal.made(secret) {
-            Reached::Next(goal) => Some(Effect::FollowUp(goal, parts.follow_up_link())),
-            Reached::Child(creation, secrets) => {
-                create_child::finish(ctx, sa, creation, &secrets);
-                None
-            }
+            Reached::Next(goal) => vec![Effect::FollowUp(goal, parts.follow_up_link())],
+            Reached::Child(creation, secrets) => vec![create_child::finish(ctx, sa.facts, creation, secrets)],
             Reached::Ike(creation, secrets) => rekey_ike::finish(ctx, sa, &creation, &secrets),
         },
     }
 }
 
-/// The key exchanges were not completed: there is no new SA at either end. It is tried again from the beginning.
-///
-/// # Errors
-/// It has been tried for too long.
-fn abandon(ctx: &mut Ctx, sa: &mut Established, goal: Goal, cause: &Cause) -> Result<(), Error> {
+/// The key exchanges were not completed: there is no new SA at either end. It is tried again from the beginning, unless it has been for
+/// too long.
+fn abandon(ctx: &mut Ctx, facts: &Facts, goal: Goal, cause: Cause) -> Vec<Effect> {
     goal.release(ctx);
-    ctx.record(sa.facts.peer, |record| record.problem(cause));
+    ctx.record(facts.peer, |record| record.problem(&cause));
     match goal {
-        Goal::Child(unfinished) => create_child::retry(ctx, sa.session, &unfinished.creation.plan, cause),
+        Goal::Child(unfinished) => vec![Change::ChildFailed(Box::new(unfinished.creation.plan), cause).into()],
         Goal::Ike(_) => {
-            sa.session.succession.set_rekeying(false);
             ctx.act(Action::Rekeying(false));
-            if !sa.session.wait_after_temporary_failure(ctx, Task::RekeyIke { method: None }) {
-                return Err(Misbehaviour::ForeverTemporary.into());
-            }
+            vec![Change::RekeyFailed.into(), Effect::Postpone(Task::RekeyIke { method: None })]
         }
     }
-    Ok(())
 }
 
-/// The peer goes on with what it has begun, and for which it has used up its right to key exchanges.
+/// By which a request of the peer says what it goes on with.
+pub(super) fn link(parts: &Parts) -> &[u8] {
+    parts.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map_or(&[][..], |notify| &notify.data)
+}
+
+/// The peer goes on with what it has begun, and for which it has used up its right to key exchanges. `goal` is what was awaited with that
+/// link.
 ///
 /// # Errors
-/// It has not, or its key exchange is none.
-pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Answer, Error> {
-    let link = parts.notify(NotifyType::ADDITIONAL_KEY_EXCHANGE).map_or(&[][..], |notify| &notify.data);
-    let goal = sa.session.awaited.take(link).ok_or(LocalFault::NoSuchExchange)?;
+/// Nothing was, or its key exchange is none.
+pub(super) fn answer(ctx: &mut Ctx, sa: &Established, goal: Option<Goal>, parts: &Parts) -> Result<Answer, Error> {
+    let goal = goal.ok_or(LocalFault::NoSuchExchange)?;
     let (ke, secret) = match exchange_keys(parts, goal.next()) {
         Ok(exchanged) => exchanged,
         Err(error) => {
@@ -127,14 +119,18 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Resu
             return Err(error);
         }
     };
-    let mut answer = Answer { payloads: vec![ke], effects: Vec::new() };
+    let mut answer = Answer { payloads: vec![ke], ..Answer::default() };
     match goal.made(secret) {
-        Reached::Next(goal) => answer.payloads.push(sa.session.awaited.begin(ctx, goal)),
-        Reached::Child(creation, secrets) => create_child::finish_granted(ctx, sa, creation, &secrets),
+        Reached::Next(goal) => {
+            let link = Link::new(ctx);
+            answer.payloads.push(link.payload());
+            answer.before.push(Change::Awaits(goal, link).into());
+        }
+        Reached::Child(creation, secrets) => answer.before.push(create_child::finish_granted(ctx, sa, creation, secrets)),
         Reached::Ike(creation, secrets) => {
             let granted = rekey_ike::finish_granted(ctx, sa, &creation, &secrets);
             answer.payloads.extend(granted.payloads);
-            answer.effects = granted.effects;
+            (answer.before, answer.after) = (granted.before, granted.after);
         }
     }
     Ok(answer)
@@ -147,18 +143,4 @@ fn exchange_keys(parts: &Parts, method: KeyExchangeMethod) -> Result<(Payload, S
     }
     let (public, secret) = key_exchange::respond(method, data)?;
     Ok((Payload::Ke { method: method.id(), data: public.into_vec() }, secret))
-}
-
-/// Forgets a creation of the peer whose next key exchange did not come in time.
-pub(super) fn expire(ctx: &mut Ctx, session: &mut Session) {
-    let Some(goal) = session.awaited.take_expired(ctx.now.instant) else { return };
-    match &goal {
-        Goal::Ike(_) => drop(session.succession.end_collision()),
-        Goal::Child(unfinished) => {
-            if let Some(old) = unfinished.creation.plan.replaces.and_then(|old| session.children.get_mut(old)) {
-                old.collision = None;
-            }
-        }
-    }
-    goal.release(ctx);
 }

@@ -1,17 +1,17 @@
 //! INFORMATIONAL (RFC 7296 §1.4): dead peer detection (DPD), Delete, errors; and what others put into it (MOBIKE, crash tokens).
 
 use adit_proto::control::Spi;
-use adit_proto::ike::{Delete, ExchangeType, NotifyType, Payload, ProtocolId};
+use adit_proto::ike::{Delete, ExchangeType, NotifyType, ProtocolId};
 
-use super::agenda::Task;
 use super::cause::Cause;
+use super::change::Change;
+use super::children::Children;
 use super::context::{Action, Ctx, Then};
-use super::error::Error;
 use super::exchange::{Answer, Effect, Established, Request};
 use super::facts::Facts;
 use super::parts::Parts;
-use super::session::Session;
-use super::{crash, mobike, rekey_ike};
+use super::succession::Succession;
+use super::{crash, mobike};
 
 pub(super) const EXCHANGE: ExchangeType = ExchangeType::INFORMATIONAL;
 
@@ -41,9 +41,9 @@ pub enum Orphan {
 }
 
 /// Probes the peer (dead peer detection, RFC 7296 §2.4); behind a NAT also whether it still maps us as before (RFC 4555 §3.8).
-pub(super) fn liveness(ctx: &mut Ctx, facts: &Facts, session: &Session) -> Request<Sent> {
-    ctx.count(facts.peer, |counters| counters.dpd_requests += 1);
-    Request { exchange: EXCHANGE, payloads: mobike::liveness_payloads(ctx, facts, session), sent: Sent::Liveness }
+pub(super) fn liveness(ctx: &mut Ctx, sa: &Established) -> Request<Sent> {
+    ctx.count(sa.facts.peer, |counters| counters.dpd_requests += 1);
+    Request { exchange: EXCHANGE, payloads: mobike::liveness_payloads(ctx, sa), sent: Sent::Liveness }
 }
 
 /// Gives the peer our crash token of this IKE SA, if we have one.
@@ -52,8 +52,8 @@ pub(super) fn token(ctx: &Ctx, facts: &Facts) -> Option<Request<Sent>> {
 }
 
 /// Deletes those of the Child SAs that are still there.
-pub(super) fn delete_children(session: &Session, mut spis: Vec<Spi>) -> Option<Request<Sent>> {
-    spis.retain(|spi| session.children.get(*spi).is_some());
+pub(super) fn delete_children(children: &Children, mut spis: Vec<Spi>) -> Option<Request<Sent>> {
+    spis.retain(|spi| children.get(*spi).is_some());
     let some = !spis.is_empty();
     some.then(|| Request {
         exchange: EXCHANGE,
@@ -68,18 +68,17 @@ pub(super) fn delete_orphan(spi: Spi) -> Request<Sent> {
 }
 
 /// The answer to a request of ours.
-///
-/// # Errors
-/// It is not the peer's.
-pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: Sent, parts: &Parts) -> Result<(), Error> {
+pub(super) fn on_answer(ctx: &mut Ctx, sa: &Established, sent: Sent, parts: &Parts) -> Vec<Effect> {
     match sent {
-        Sent::Liveness => mobike::on_liveness_answer(sa.session, parts),
-        Sent::Last | Sent::Token => {}
-        Sent::DeleteChildren(spis) => spis.into_iter().for_each(|spi| sa.session.end_child(ctx, spi, false)),
-        Sent::DeleteOrphan(spi) => ctx.shared.spis.release(spi),
-        Sent::Addresses(sent) => return mobike::on_answer(ctx, sa, &sent, parts),
+        Sent::Liveness => mobike::on_liveness_answer(parts).into_iter().collect(),
+        Sent::Last | Sent::Token => Vec::new(),
+        Sent::DeleteChildren(spis) => spis.into_iter().map(|spi| Change::ChildDeleted(spi).into()).collect(),
+        Sent::DeleteOrphan(spi) => {
+            ctx.shared.spis.release(spi);
+            Vec::new()
+        }
+        Sent::Addresses(sent) => mobike::on_answer(ctx, sa, &sent, parts),
     }
-    Ok(())
 }
 
 /// Errors that end an IKE SA: the initiator could not accept us after all (RFC 7296 §2.21.2), or one of us speaks nonsense.
@@ -92,99 +91,74 @@ pub(super) fn is_farewell(parts: &Parts) -> bool {
         || parts.deletes.iter().any(|delete| delete.protocol == ProtocolId::IKE)
 }
 
-/// What a request of the peer asks for, and tells.
-pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Answer {
+/// What a request of the peer asks for.
+pub(super) fn answer(ctx: &mut Ctx, sa: &Established, parts: &Parts) -> Answer {
     if let Some(notify) = parts.notifies.iter().find(|notify| FATAL.contains(&notify.kind)) {
-        return end(Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: notify.kind });
+        let cause = Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: notify.kind };
+        return Answer { after: vec![Effect::End(cause)], ..Answer::default() };
     }
     if parts.deletes.iter().any(|delete| delete.protocol == ProtocolId::IKE) {
-        return delete_ike(ctx, sa.session);
+        return delete_ike(ctx, &sa.session.succession);
     }
-    let mut payloads = delete_for_peer(ctx, sa, parts);
-    let session = &mut *sa.session;
-    session.tokens.take(parts);
-    session.proof.standing_mut().take_auth_lifetime(ctx.now, parts, session.original_initiator);
-    payloads.extend(mobike::answer(ctx, sa, parts));
-    payloads.into()
-}
-
-fn end(cause: Cause) -> Answer {
-    Answer { payloads: Vec::new(), effects: vec![Effect::End(cause)] }
+    let mut answer = delete_for_peer(sa, parts);
+    let about_addresses = mobike::answer(ctx, sa, parts);
+    answer.payloads.extend(about_addresses.payloads);
+    answer.before.extend(about_addresses.before);
+    answer
 }
 
 /// The peer deletes this IKE SA: answered with nothing, and our own plans with it are forgotten (RFC 7296 §2.25.2).
-fn delete_ike(ctx: &mut Ctx, session: &mut Session) -> Answer {
-    match (session.succession.successor(), session.succession.made_by_peer()) {
+fn delete_ike(ctx: &mut Ctx, succession: &Succession) -> Answer {
+    match (succession.successor(), succession.made_by_peer()) {
         (Some(successor), _) => {
             let confirmed = Effect::Act(Action::Confirmed { sa: successor });
-            Answer { payloads: Vec::new(), effects: vec![Effect::End(Cause::Replaced), confirmed] }
+            Answer { after: vec![Effect::End(Cause::Replaced), confirmed], ..Answer::default() }
         }
         (None, Some(successor)) => {
             // The peer finished its rekey and never saw ours (§2.8.2).
             ctx.act(Action::Rekeying(false));
-            rekey_ike::leave_to(ctx, session, successor, Then::End);
+            Answer { before: vec![Change::LeftTo(successor, Then::End).into()], ..Answer::default() }
+        }
+        (None, None) => {
+            ctx.act(match succession.next() {
+                Some(to) => Action::GiveWay { to, then: Then::End },
+                None => Action::Deleted,
+            });
             Answer::default()
         }
-        (None, None) => match session.succession.next() {
-            Some(to) => {
-                ctx.act(Action::GiveWay { to, then: Then::End });
-                Answer::default()
-            }
-            None => {
-                ctx.act(Action::Deleted);
-                Answer::default()
-            }
-        },
     }
 }
 
-/// Deletes what the peer deletes; gives the Delete payload for our halves (RFC 7296 §1.4.1).
-fn delete_for_peer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Vec<Payload> {
-    let mut ours = Vec::new();
-    for delete in parts.deletes.iter().filter(|delete| delete.protocol == ProtocolId::ESP) {
-        for outbound in &delete.spis {
-            let Some(inbound) = sa.session.children.by_outbound(*outbound).map(|one| one.inbound) else { continue };
-            // Both ends delete it at once: each names its half in its own request only.
-            if !sa.request.deletes.contains(&inbound) {
-                ours.push(inbound);
-            }
-            on_child_deleted(ctx, sa, inbound);
+/// Deletes what the peer deletes; the answer is the Delete payload for our halves (RFC 7296 §1.4.1).
+fn delete_for_peer(sa: &Established, parts: &Parts) -> Answer {
+    let (mut gone, mut ours): (Vec<Spi>, Vec<Spi>) = (Vec::new(), Vec::new());
+    let deletes = parts.deletes.iter().filter(|delete| delete.protocol == ProtocolId::ESP);
+    for outbound in deletes.flat_map(|delete| &delete.spis) {
+        // Named twice, it is deleted once.
+        let child = sa.session.children.iter().find(|child| child.outbound == *outbound && !gone.contains(&child.inbound));
+        let Some(inbound) = child.map(|child| child.inbound) else { continue };
+        gone.push(inbound);
+        // Both ends delete it at once: each names its half in its own request only.
+        if !sa.request.deletes.contains(&inbound) {
+            ours.push(inbound);
         }
     }
-    if ours.is_empty() { Vec::new() } else { vec![Delete::esp(ours).into()] }
-}
-
-fn on_child_deleted(ctx: &mut Ctx, sa: &mut Established, inbound: Spi) {
-    let Some(successor) = sa.session.children.successor_of(inbound) else { return sa.session.end_child(ctx, inbound, true) };
-    // The peer has switched over, so it receives on the new one (RFC 7296 §2.8).
-    sa.session.children.replace(inbound, successor, ctx.now.instant);
-    // Only the winner deletes what both rekey: ours has lost, whatever its answer says.
-    if let Some(plan) = sa.request.plan.as_mut().filter(|plan| plan.replaces == Some(inbound)) {
-        plan.overtaken = true;
-    }
-    sa.session.activate(ctx, successor);
-    sa.session.children.remove(ctx, inbound);
+    let payloads = if ours.is_empty() { Vec::new() } else { vec![Delete::esp(ours).into()] };
+    Answer { payloads, before: gone.into_iter().map(Effect::DeletedByPeer).collect(), after: Vec::new() }
 }
 
 /// The answer to a request that a process before this one has sent.
-pub(super) fn on_orphan_answer(
-    ctx: &mut Ctx,
-    session: &mut Session,
-    exchange: ExchangeType,
-    orphan: Orphan,
-    parts: &Parts,
-) -> Option<Effect> {
+pub(super) fn on_orphan_answer(ctx: &mut Ctx, exchange: ExchangeType, orphan: Orphan, parts: &Parts) -> Vec<Effect> {
     let granted = parts.error().is_none();
     match orphan {
-        Orphan::Child(spi) if granted => {
-            session.want(Task::DeleteOrphan(spi));
-            session.wants.look_at(ctx.now.instant);
+        Orphan::Child(spi) if granted => vec![Change::Orphan(spi).into(), Change::Missing.into()],
+        Orphan::Child(spi) | Orphan::Deleted(spi) => {
+            ctx.shared.spis.release(spi);
+            Vec::new()
         }
-        Orphan::Child(spi) | Orphan::Deleted(spi) => ctx.shared.spis.release(spi),
         // The peer has moved to an IKE SA whose keys died with the process: begin anew.
-        Orphan::Ike if granted => return Some(Effect::Close(Cause::Unanswered { exchange, times: 1 })),
-        Orphan::Ike => rekey_ike::yield_to_collision(ctx, session),
-        Orphan::Other => {}
+        Orphan::Ike if granted => vec![Effect::Close(Cause::Unanswered { exchange, times: 1 })],
+        Orphan::Ike => vec![Change::RekeyYields.into()],
+        Orphan::Other => Vec::new(),
     }
-    None
 }

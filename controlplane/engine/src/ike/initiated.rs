@@ -1,5 +1,7 @@
 //! What a request of ours needs when its answer comes, whichever exchange it is of.
 
+use adit_proto::control::Spi;
+
 use super::agenda::Task;
 use super::auth;
 use super::context::Ctx;
@@ -25,27 +27,40 @@ pub(super) enum Initiated {
 
 impl Initiated {
     /// What it means for the exchanges that the peer begins meanwhile.
-    pub(super) fn seen(&mut self) -> UnderWay<'_> {
+    pub(super) fn seen(&self) -> UnderWay<'_> {
         match self {
-            Initiated::CreateChild(sent) => UnderWay { plan: Some(sent.plan_mut()), is_about_child: true, ..UnderWay::default() },
-            Initiated::FollowUp(sent) => {
-                let plan = sent.plan_mut();
-                UnderWay { is_about_child: plan.is_some(), plan, deletes: &[] }
-            }
+            Initiated::CreateChild(_) => UnderWay { deletes: &[], is_about_child: true },
+            Initiated::FollowUp(sent) => UnderWay { deletes: &[], is_about_child: sent.inbound().is_some() },
             Initiated::Informational(informational::Sent::DeleteChildren(spis)) => {
-                UnderWay { plan: None, deletes: spis, is_about_child: true }
+                UnderWay { deletes: spis, is_about_child: true }
             }
             // Whether the peer has made it, or has it no more, is learned from the answer alone.
             Initiated::Informational(informational::Sent::DeleteOrphan(_))
-            | Initiated::Orphan(Orphan::Child(_) | Orphan::Deleted(_)) => {
-                UnderWay { is_about_child: true, ..UnderWay::default() }
-            }
+            | Initiated::Orphan(Orphan::Child(_) | Orphan::Deleted(_)) => UnderWay { deletes: &[], is_about_child: true },
             Initiated::SaInit(_)
             | Initiated::Intermediate(_)
             | Initiated::Auth(_)
             | Initiated::RekeyIke(_)
             | Initiated::Informational(_)
             | Initiated::Orphan(Orphan::Ike | Orphan::Other) => UnderWay::default(),
+        }
+    }
+
+    /// The peer has deleted a Child SA that has a successor. Only the winner deletes what both rekey: if it is about that one, ours has lost,
+    /// whatever its answer says.
+    pub(super) fn overtake(&mut self, old: Spi) {
+        let plan = match self {
+            Initiated::CreateChild(sent) => Some(sent.plan_mut()),
+            Initiated::FollowUp(sent) => sent.plan_mut(),
+            Initiated::SaInit(_)
+            | Initiated::Intermediate(_)
+            | Initiated::Auth(_)
+            | Initiated::RekeyIke(_)
+            | Initiated::Informational(_)
+            | Initiated::Orphan(_) => None,
+        };
+        if let Some(plan) = plan.filter(|plan| plan.replaces == Some(old)) {
+            plan.overtaken = true;
         }
     }
 

@@ -6,18 +6,19 @@ use std::net::IpAddr;
 use adit_proto::ike::{ExchangeType, Notify, NotifyType, Payload};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use super::addresses::Addresses;
 use super::agenda::Task;
 use super::cause::Cause;
+use super::change::Change;
 use super::config::PeerConfig;
 use super::context::Ctx;
-use super::error::{Error, Misbehaviour};
+use super::error::Misbehaviour;
 use super::evidence;
-use super::exchange::{Established, Request};
+use super::exchange::{Answer, Begun, Effect, Established, Request};
 use super::facts::Facts;
 use super::limits::ADDRESSES_MAX;
 use super::nat;
 use super::parts::Parts;
-use super::session::Session;
 use super::wire::Came;
 use crate::path::{Hop, Moves};
 
@@ -51,30 +52,31 @@ impl Sent {
 }
 
 /// What the process before this one said about addresses, or was about to say, is said again.
-pub(super) fn confirm_path(facts: &Facts, session: &mut Session) {
-    if facts.features.mobike && session.original_initiator {
-        session.want(Task::UpdateAddresses);
-    }
+pub(super) fn confirms_path(facts: &Facts, original_initiator: bool) -> Option<Task> {
+    (facts.features.mobike && original_initiator).then_some(Task::UpdateAddresses)
 }
 
 /// Says that we are at another address (§3.5).
-pub(super) fn update(ctx: &mut Ctx, facts: &Facts, session: &mut Session) -> Request<Sent> {
+pub(super) fn update(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig) -> Begun<Sent> {
     let mut payloads: Vec<Payload> = vec![Notify::new(NotifyType::UPDATE_SA_ADDRESSES).into()];
     let hop = ctx.shared.hop_of(facts);
     if facts.nat.supported {
-        payloads.extend(facts.detection(&hop, session.config.force_encapsulation));
+        payloads.extend(facts.detection(&hop, config.force_encapsulation));
     }
-    payloads.extend(own_addresses_payloads(ctx, &session.config, hop));
-    session.addresses.told(own_addresses(ctx, &session.config, hop));
-    request(ctx, facts, Kind::Update, payloads, hop)
+    tell(ctx, facts, config, (Kind::Update, payloads, hop))
 }
 
 /// Says at which other addresses we can be reached, too (§3.6).
-pub(super) fn announce(ctx: &mut Ctx, facts: &Facts, session: &mut Session) -> Request<Sent> {
+pub(super) fn announce(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig) -> Begun<Sent> {
     let hop = ctx.shared.hop_of(facts);
-    let payloads = own_addresses_payloads(ctx, &session.config, hop);
-    session.addresses.told(own_addresses(ctx, &session.config, hop));
-    request(ctx, facts, Kind::Announce, payloads, hop)
+    tell(ctx, facts, config, (Kind::Announce, Vec::new(), hop))
+}
+
+/// A request that tells our other addresses.
+fn tell(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, (kind, mut payloads, hop): (Kind, Vec<Payload>, Hop)) -> Begun<Sent> {
+    payloads.extend(own_addresses_payloads(ctx, config, hop));
+    let told = Change::OwnAddresses(own_addresses(ctx, config, hop));
+    Begun { request: Some(request(ctx, facts, kind, payloads, hop)), effects: vec![told.into()] }
 }
 
 /// Asks for an answer from there. A peer without MOBIKE gets an empty request, which is as good a question.
@@ -90,24 +92,16 @@ pub(super) fn own_addresses_payloads(ctx: &mut Ctx, config: &PeerConfig, here: H
     }
 }
 
-/// None where our address is configured: nothing is received on the others.
-fn own_addresses(ctx: &mut Ctx, config: &PeerConfig, here: Hop) -> Vec<IpAddr> {
+/// The same as addresses. None where ours is configured: nothing is received on the others.
+pub(super) fn own_addresses(ctx: &mut Ctx, config: &PeerConfig, here: Hop) -> Vec<IpAddr> {
     if evidence::is_fixed(config) { Vec::new() } else { ctx.shared.paths.own_addresses(here) }
 }
 
-/// This is what the peer has been told.
-pub(super) fn note_addresses(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
-    let hop = ctx.shared.hop_of(facts);
-    session.addresses.told(own_addresses(ctx, &session.config, hop));
-}
-
 /// Our addresses have changed: the peer is told if its list is another one now.
-pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, session: &mut Session) {
+pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, known: &Addresses) -> Option<Task> {
     let hop = ctx.shared.hop_of(facts);
-    let own = own_addresses(ctx, &session.config, hop);
-    if facts.features.mobike && !session.addresses.was_told(&own) {
-        session.want(Task::AnnounceAddresses);
-    }
+    let own = own_addresses(ctx, config, hop);
+    (facts.features.mobike && !known.was_told(&own)).then_some(Task::AnnounceAddresses)
 }
 
 fn request(ctx: &mut Ctx, facts: &Facts, kind: Kind, mut payloads: Vec<Payload>, hop: Hop) -> Request<Sent> {
@@ -119,54 +113,46 @@ fn request(ctx: &mut Ctx, facts: &Facts, kind: Kind, mut payloads: Vec<Payload>,
     Request { exchange: ExchangeType::INFORMATIONAL, payloads, sent: Sent { kind, cookie, hop } }
 }
 
-/// The answer to a request about addresses.
-///
-/// # Errors
-/// It is not the peer's: the IKE SA must be closed (§3.7).
-pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, parts: &Parts) -> Result<(), Error> {
+/// The answer to a request about addresses. One that is not the peer's ends the IKE SA (§3.7).
+pub(super) fn on_answer(ctx: &mut Ctx, sa: &Established, sent: &Sent, parts: &Parts) -> Vec<Effect> {
     let cookie = parts.notify(NotifyType::COOKIE2).map_or(&[][..], |notify| &notify.data);
     if !sent.cookie.is_empty() && verify_slices_are_equal(cookie, &sent.cookie).is_err() {
-        return Err(Misbehaviour::OtherCookie2.into());
+        return vec![Effect::Fail(Misbehaviour::OtherCookie2.into())];
     }
     let here = sa.hop(ctx.shared);
     match sent.kind {
-        Kind::Announce | Kind::RouteCheck => {}
+        Kind::Announce | Kind::RouteCheck => Vec::new(),
         // The answer says nothing about the newest path.
-        Kind::Update if !sent.hop.is_same(&here) => sa.session.want(Task::UpdateAddresses),
+        Kind::Update if !sent.hop.is_same(&here) => vec![Change::Want(Task::UpdateAddresses).into()],
         Kind::Update => {
-            sa.session.addresses.set_seen(nat::seen_destination(parts.notifies.iter()));
+            let seen = Change::SeenAnew(nat::seen_destination(parts.notifies.iter())).into();
             let refusals = [NotifyType::UNACCEPTABLE_ADDRESSES, NotifyType::UNEXPECTED_NAT_DETECTED];
             if let Some(notify) = refusals.into_iter().find(|refusal| parts.has(*refusal)) {
                 let cause = Cause::Refused { exchange: ExchangeType::INFORMATIONAL, notify };
                 ctx.record(sa.facts.peer, |record| record.problem(&cause));
-            } else {
-                take_detection(ctx, sa, here, parts);
+                return vec![seen];
             }
+            std::iter::once(seen).chain(detected(sa.facts, here, parts)).collect()
         }
     }
-    Ok(())
 }
 
 /// What the peer's NAT detection says of this way.
-fn take_detection(ctx: &mut Ctx, sa: &mut Established, hop: Hop, parts: &Parts) {
-    let spis = (sa.facts.spis.initiator, sa.facts.spis.responder);
-    let nat = nat::detect(spis, &hop, parts.notifies.iter());
-    if nat.supported {
-        sa.facts.nat = nat.claiming(sa.facts.nat.claimed);
-        evidence::agree_on_paths(ctx, sa.facts, sa.session);
-    }
+fn detected(facts: &Facts, hop: Hop, parts: &Parts) -> Option<Effect> {
+    let nat = nat::detect((facts.spis.initiator, facts.spis.responder), &hop, parts.notifies.iter());
+    nat.supported.then(|| Effect::Nat(nat.claiming(facts.nat.claimed)))
 }
 
-/// What an INFORMATIONAL request says about addresses; gives what the answer says.
-pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Vec<Payload> {
-    let mut answer: Vec<Payload> = Vec::new();
+/// What an INFORMATIONAL request says about addresses.
+pub(super) fn answer(ctx: &mut Ctx, sa: &Established, parts: &Parts) -> Answer {
+    let mut answer = Answer::default();
     if !sa.facts.features.mobike {
         return answer;
     }
     let addresses = additional_addresses(parts);
     let said = !addresses.is_empty() || parts.has(NotifyType::NO_ADDITIONAL_ADDRESSES);
     if said {
-        sa.session.addresses.set_of_peer(addresses);
+        answer.before.push(Change::AddressesOfPeer(addresses).into());
     }
     let Came { hop: came, bytes } = sa.came;
     let moved = !came.is_same(&sa.hop(ctx.shared));
@@ -177,42 +163,38 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Vec<
     }
     if parts.has(NotifyType::UPDATE_SA_ADDRESSES) && !decides {
         match ctx.shared.paths.candidate(now, sa.session.peer, came, Moves::Both, bytes) {
-            Ok(()) => take_detection(ctx, sa, came, parts),
-            Err(_) => answer.push(Notify::new(NotifyType::UNACCEPTABLE_ADDRESSES).into()),
+            Ok(()) => answer.before.extend(detected(sa.facts, came, parts)),
+            Err(_) => answer.payloads.push(Notify::new(NotifyType::UNACCEPTABLE_ADDRESSES).into()),
         }
     }
     if parts.has(NotifyType::NAT_DETECTION_SOURCE_IP) {
-        answer.extend(sa.facts.detection(&came, sa.session.config.force_encapsulation));
+        answer.payloads.extend(sa.facts.detection(&came, sa.session.config.force_encapsulation));
     }
-    answer.extend(parts.notify(NotifyType::COOKIE2).cloned().map(Payload::from));
+    answer.payloads.extend(parts.notify(NotifyType::COOKIE2).cloned().map(Payload::from));
     answer
 }
 
 /// Whether a NAT is on our side that might change its mind, and it is our business to notice (§3.8).
-fn watches_nat(facts: &Facts, session: &Session) -> bool {
-    facts.features.mobike && session.original_initiator && facts.nat.here
+fn watches_nat(facts: &Facts, original_initiator: bool) -> bool {
+    facts.features.mobike && original_initiator && facts.nat.here
 }
 
 /// Learns at once how the peer sees us, to compare with what it says later: the mapping of port 500 was another one.
-pub(super) fn watch_nat(facts: &Facts, session: &mut Session) {
-    if watches_nat(facts, session) {
-        session.want(Task::Liveness);
-    }
+pub(super) fn watch_nat(facts: &Facts, original_initiator: bool) -> Option<Task> {
+    watches_nat(facts, original_initiator).then_some(Task::Liveness)
 }
 
 /// Proof of life is asked for together with how the peer sees us, where a NAT might have changed its mind.
-pub(super) fn liveness_payloads(ctx: &Ctx, facts: &Facts, session: &Session) -> Vec<Payload> {
-    if !watches_nat(facts, session) {
+pub(super) fn liveness_payloads(ctx: &Ctx, sa: &Established) -> Vec<Payload> {
+    if !watches_nat(sa.facts, sa.session.original_initiator) {
         return Vec::new();
     }
-    facts.detection(&ctx.shared.hop_of(facts), session.config.force_encapsulation).into()
+    sa.facts.detection(&sa.hop(ctx.shared), sa.session.config.force_encapsulation).into()
 }
 
-pub(super) fn on_liveness_answer(session: &mut Session, parts: &Parts) {
-    let Some(seen) = nat::seen_destination(parts.notifies.iter()) else { return };
-    if session.addresses.take_seen(seen) {
-        session.want(Task::UpdateAddresses);
-    }
+/// What the answer to it says of that.
+pub(super) fn on_liveness_answer(parts: &Parts) -> Option<Effect> {
+    nat::seen_destination(parts.notifies.iter()).map(|seen| Change::Seen(seen).into())
 }
 
 /// The other addresses that a message names (§3.4).

@@ -25,34 +25,36 @@ use super::session::Session;
 /// How long the initiator waits before the Delete of the old IKE SA, so that what is on the way on its Child SAs arrives.
 const DELETE_AFTER: Duration = Duration::from_secs(1);
 
-/// This new IKE SA waits for a sign of life, and asks for one. `restarted`: the peer has forgotten the one before it.
-pub(super) fn hold(session: &mut Session, restarted: bool) {
-    session.succession.hold(restarted);
-    session.want(Task::Liveness);
-}
+impl Session {
+    /// This new IKE SA waits for a sign of life, and asks for one. `restarted`: the peer has forgotten the one before it.
+    pub(super) fn hold(&mut self, restarted: bool) {
+        self.succession.hold(restarted);
+        self.want(Task::Liveness);
+    }
 
-/// If there is nothing left to be made, the IKE SA before this one can go.
-pub(super) fn finish(ctx: &mut Ctx, session: &mut Session) {
-    if session.agenda.creates() {
-        return;
+    /// If there is nothing left to be made, the IKE SA before this one can go.
+    pub(super) fn finish_reauthentication(&mut self, ctx: &mut Ctx) {
+        if self.agenda.creates() {
+            return;
+        }
+        if let Some(before) = self.succession.take_before() {
+            ctx.act(Action::Superseded { sa: before, at: ctx.now.instant + DELETE_AFTER });
+        }
     }
-    if let Some(before) = session.succession.take_before() {
-        ctx.act(Action::Superseded { sa: before, at: ctx.now.instant + DELETE_AFTER });
-    }
-}
 
-/// What the time has come for. Says why the IKE SA is over, if it is.
-pub(super) fn on_timeout(ctx: &mut Ctx, session: &mut Session) -> Option<Cause> {
-    let now = ctx.now;
-    if let Some(after) = session.succession.take_delete(now.instant) {
-        ctx.act(Action::GiveWay { to: after, then: Then::Close });
+    /// What the time has come for. Says why the IKE SA is over, if it is.
+    pub(super) fn on_authentication_timeout(&mut self, ctx: &mut Ctx) -> Option<Cause> {
+        let now = ctx.now;
+        if let Some(after) = self.succession.take_delete(now.instant) {
+            ctx.act(Action::GiveWay { to: after, then: Then::Close });
+        }
+        if self.succession.next().is_some() {
+            return None;
+        }
+        let over = self.proof.standing_mut().over(now);
+        if over.is_none() && self.proof.standing_mut().take_reauth(now) {
+            ctx.act(Action::Reauthenticate);
+        }
+        over
     }
-    if session.succession.next().is_some() {
-        return None;
-    }
-    let over = session.proof.standing_mut().over(now);
-    if over.is_none() && session.proof.standing_mut().take_reauth(now) {
-        ctx.act(Action::Reauthenticate);
-    }
-    over
 }

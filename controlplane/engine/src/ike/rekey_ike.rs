@@ -9,21 +9,19 @@ use crate::crypto::{KeyExchange, KeyExchangeMethod};
 use super::agenda::Task;
 use super::agreed::{Progress, Secrets};
 use super::cause::Cause;
+use super::change::Change;
 use super::context::{Action, Ctx, Then, fresh_ike_spi};
 use super::crash;
 use super::create_child::exchange_keys;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
-use super::exchange::{Answer, Effect, Established, Request, Successor};
-use super::facts::{Facts, IkeSpis, Role, SaId};
+use super::exchange::{Answer, Begun, Effect, Established, Request, Successor};
+use super::facts::{Facts, IkeSpis, Role};
 use super::handshake::{NONCE_LEN, exchanged};
-use super::lifetimes::Lifetimes;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
 use super::session::{Made, Session};
 use super::share;
-use super::succession::Succession;
-use super::unfinished::{Goal, IkeCreation};
-use super::wishes::Wants;
+use super::unfinished::{Goal, IkeCreation, Link};
 
 const EXCHANGE: ExchangeType = ExchangeType::CREATE_CHILD_SA;
 
@@ -41,18 +39,13 @@ pub(super) struct Sent {
 ///
 /// # Errors
 /// No key can be made.
-pub(super) fn ask(
-    ctx: &mut Ctx,
-    session: &mut Session,
-    corrected: Option<KeyExchangeMethod>,
-) -> Result<Option<Request<Sent>>, Error> {
+pub(super) fn ask(ctx: &mut Ctx, session: &Session, corrected: Option<KeyExchangeMethod>) -> Result<Begun<Sent>, Error> {
     if !session.succession.may_rekey() {
-        return Ok(None);
+        return Ok(Begun::default());
     }
     let offered = negotiate::ike_alternatives(&session.config.proposals);
     let first = offered.iter().find_map(|alternative| alternative.key_exchanges().first().copied());
     let method = corrected.or(first).ok_or(LocalFault::NotConfigured("an IKE proposal with a key exchange"))?;
-    session.succession.set_rekeying(true);
     ctx.act(Action::Rekeying(true));
     let (spi, nonce, exchange) = (fresh_ike_spi(ctx.random), ctx.bytes::<NONCE_LEN>().to_vec(), KeyExchange::start(method)?);
     let payloads = vec![
@@ -60,28 +53,24 @@ pub(super) fn ask(
         Payload::Nonce(nonce.clone()),
         Payload::Ke { method: method.id(), data: exchange.public().to_vec() },
     ];
-    Ok(Some(Request {
-        exchange: EXCHANGE,
-        payloads,
-        sent: Sent { spi, offered, nonce, exchange, corrected: corrected.is_some() },
-    }))
+    let sent = Sent { spi, offered, nonce, exchange, corrected: corrected.is_some() };
+    Ok(Begun { request: Some(Request { exchange: EXCHANGE, payloads, sent }), effects: vec![Change::RekeyBegun.into()] })
 }
 
 /// The answer to a request of ours.
-pub(super) fn on_answer(ctx: &mut Ctx, sa: &mut Established, sent: Sent, parts: &Parts) -> Option<Effect> {
+pub(super) fn on_answer(ctx: &mut Ctx, sa: &Established, sent: Sent, parts: &Parts) -> Vec<Effect> {
     if let Some(notify) = parts.error() {
         return on_refused(ctx, sa, &sent, notify);
     }
     match sent.complete(parts) {
         // The peer has made an IKE SA that we cannot follow into: nothing is left but to begin anew.
-        Err(error) => Some(Effect::Fail(error)),
+        Err(error) => vec![Effect::Fail(error)],
         Ok(Progress::Complete(creation, secrets)) => finish(ctx, sa, &creation, &secrets),
-        Ok(Progress::Unfinished(unfinished)) if has_lost(sa.session, &unfinished.creation) => {
-            // With additional key exchanges the loser just does not go on (RFC 9370 §2.2.4).
-            yield_to_collision(ctx, sa.session);
-            None
+        // With additional key exchanges the loser just does not go on (RFC 9370 §2.2.4).
+        Ok(Progress::Unfinished(unfinished)) if has_lost(sa.session, &unfinished.creation) => vec![Change::RekeyYields.into()],
+        Ok(Progress::Unfinished(unfinished)) => {
+            vec![Effect::FollowUp(Goal::Ike(Box::new(unfinished)), parts.follow_up_link())]
         }
-        Ok(Progress::Unfinished(unfinished)) => Some(Effect::FollowUp(Goal::Ike(Box::new(unfinished)), parts.follow_up_link())),
     }
 }
 
@@ -90,83 +79,50 @@ fn has_lost(session: &Session, creation: &IkeCreation) -> bool {
     session.succession.collision().is_some_and(|collision| creation.lowest_nonce() < collision.lowest_nonce)
 }
 
-/// Ours came to nothing: the peer's new IKE SA inherits, now or when it is complete.
-pub(super) fn yield_to_collision(ctx: &mut Ctx, session: &mut Session) {
-    ctx.act(Action::Rekeying(false));
-    session.succession.set_rekeying(false);
-    if session.succession.has_successor() {
-        return;
-    }
-    if let Some(successor) = session.succession.made_by_peer() {
-        leave_to(ctx, session, successor, Then::Stay);
-    }
-}
-
-/// Gives everything to another IKE SA. From here on this one sends nothing but its own end.
-pub(super) fn leave_to(ctx: &mut Ctx, session: &mut Session, successor: SaId, then: Then) {
-    session.succession.leave_to(successor, ctx.now.instant);
-    ctx.act(Action::Inherit { successor, then });
-}
-
 /// The initiator has the keys of the new IKE SA.
-pub(super) fn finish(ctx: &mut Ctx, sa: &mut Established, creation: &IkeCreation, secrets: &Secrets) -> Option<Effect> {
-    let lost = has_lost(sa.session, creation);
-    let new = successor(ctx, sa.facts, sa.session, creation, secrets)?;
-    let (id, session) = (new.facts.id, &mut *sa.session);
+pub(super) fn finish(ctx: &mut Ctx, sa: &Established, creation: &IkeCreation, secrets: &Secrets) -> Vec<Effect> {
+    let Some(new) = successor(ctx, sa, creation, secrets) else { return Vec::new() };
+    let id = new.facts.id;
     ctx.act(Action::Successor);
-    if lost {
+    let change = if has_lost(sa.session, creation) {
         ctx.act(Action::CloseRedundant { sa: id });
-        yield_to_collision(ctx, session);
-        return Some(Effect::Successor(Box::new(new)));
-    }
-    ctx.act(Action::Rekeying(false));
-    ctx.count(sa.facts.peer, |counters| counters.ike_rekeys += 1);
-    session.succession.set_rekeying(false);
-    if let Some(collision) = session.succession.end_collision() {
-        ctx.act(Action::ExpectClosed { sa: collision });
-    }
-    leave_to(ctx, session, id, Then::Close);
-    Some(Effect::Successor(Box::new(new)))
+        Change::RekeyYields
+    } else {
+        ctx.act(Action::Rekeying(false));
+        ctx.count(sa.facts.peer, |counters| counters.ike_rekeys += 1);
+        Change::RekeyMade(id)
+    };
+    vec![change.into(), Effect::Successor(Box::new(new))]
 }
 
-fn on_refused(ctx: &mut Ctx, sa: &mut Established, sent: &Sent, notify: &Notify) -> Option<Effect> {
-    let session = &mut *sa.session;
-    if session.succession.made_by_peer().is_some() {
+fn on_refused(ctx: &mut Ctx, sa: &Established, sent: &Sent, notify: &Notify) -> Vec<Effect> {
+    if sa.session.succession.made_by_peer().is_some() {
         // The peer had finished its own before it saw ours (RFC 7296 §2.8.2).
-        yield_to_collision(ctx, session);
-        return None;
+        return vec![Change::RekeyYields.into()];
     }
     ctx.act(Action::Rekeying(false));
-    session.succession.set_rekeying(false);
-    match notify.kind {
+    let then = match notify.kind {
         NotifyType::INVALID_KE_PAYLOAD if !sent.corrected => {
             let method = notify.ke_method().and_then(KeyExchangeMethod::from_id);
             let method = method.filter(|method| sent.offered.iter().any(|one| one.key_exchanges().contains(method)));
-            if method.is_some() {
-                session.agenda.want_first(Task::RekeyIke { method });
-            } else {
-                session.lifetimes.rekey_later(ctx.now.instant, ctx.random);
-            }
+            let again = method.map(|_| Change::WantFirst(Task::RekeyIke { method }));
+            again.unwrap_or(Change::RekeyPutOff).into()
         }
-        NotifyType::TEMPORARY_FAILURE => {
-            if !session.wait_after_temporary_failure(ctx, Task::RekeyIke { method: None }) {
-                return Some(Effect::Fail(Misbehaviour::ForeverTemporary.into()));
-            }
-        }
+        NotifyType::TEMPORARY_FAILURE => Effect::Postpone(Task::RekeyIke { method: None }),
         kind => {
-            session.lifetimes.rekey_later(ctx.now.instant, ctx.random);
             ctx.record(sa.facts.peer, |record| record.problem(&Cause::Refused { exchange: EXCHANGE, notify: kind }));
+            Change::RekeyPutOff.into()
         }
-    }
-    None
+    };
+    vec![Change::RekeyFailed.into(), then]
 }
 
 /// The peer wants a new IKE SA.
 ///
 /// # Errors
 /// It cannot have one, or not now.
-pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Result<Answer, Error> {
-    let session = &mut *sa.session;
+pub(super) fn answer(ctx: &mut Ctx, sa: &Established, parts: &Parts) -> Result<Answer, Error> {
+    let session = sa.session;
     let settled = session.succession.has_successor() || session.succession.made_by_peer().is_some();
     if sa.request.is_about_child || settled {
         return Err(LocalFault::Busy.into());
@@ -179,60 +135,53 @@ pub(super) fn answer(ctx: &mut Ctx, sa: &mut Established, parts: &Parts) -> Resu
     let initiator = choice.ike_spi().ok_or(Misbehaviour::BadSpi)?;
     share::may_exchange_keys(ctx, session.peer, &choice)?;
     let (ke, secret) = exchange_keys(parts, &choice)?.ok_or(LocalFault::NotConfigured("a key exchange"))?;
-    session.awaited.forget(ctx);
     let spis = IkeSpis { initiator, responder: fresh_ike_spi(ctx.random) };
     let nonce_r = ctx.bytes::<NONCE_LEN>().to_vec();
-    let mut payloads =
-        vec![Payload::Sa(vec![choice.answer(ProtocolId::IKE, spis.responder)]), Payload::Nonce(nonce_r.clone()), ke];
+    let proposal = choice.answer(ProtocolId::IKE, spis.responder);
+    let mut payloads = vec![Payload::Sa(vec![proposal]), Payload::Nonce(nonce_r.clone()), ke];
     let creation = IkeCreation { choice, role: Role::Responder, spis, nonce_i, nonce_r };
-    session.succession.collide(creation.lowest_nonce(), None);
+    let mut before = vec![Change::AwaitsNothing.into(), Change::RekeyCollides(creation.lowest_nonce(), None).into()];
     match Progress::begin(creation, Some(secret))? {
         Progress::Complete(creation, secrets) => {
             let granted = finish_granted(ctx, sa, &creation, &secrets);
             payloads.extend(granted.payloads);
-            Ok(Answer { payloads, effects: granted.effects })
+            before.extend(granted.before);
+            Ok(Answer { payloads, before, after: granted.after })
         }
         Progress::Unfinished(unfinished) => {
-            payloads.push(session.awaited.begin(ctx, Goal::Ike(Box::new(unfinished))));
-            Ok(payloads.into())
+            let link = Link::new(ctx);
+            payloads.push(link.payload());
+            before.push(Change::Awaits(Goal::Ike(Box::new(unfinished)), link).into());
+            Ok(Answer { payloads, before, after: Vec::new() })
         }
     }
 }
 
 /// The responder has the keys of the new IKE SA; gives what its last answer carries besides.
-pub(super) fn finish_granted(ctx: &mut Ctx, sa: &mut Established, creation: &IkeCreation, secrets: &Secrets) -> Answer {
-    let Some(new) = successor(ctx, sa.facts, sa.session, creation, secrets) else { return Answer::default() };
-    let (id, token, session) = (new.facts.id, crash::token(ctx, new.facts.spis), &mut *sa.session);
+pub(super) fn finish_granted(ctx: &mut Ctx, sa: &Established, creation: &IkeCreation, secrets: &Secrets) -> Answer {
+    let Some(new) = successor(ctx, sa, creation, secrets) else { return Answer::default() };
+    let (id, token) = (new.facts.id, crash::token(ctx, new.facts.spis));
     ctx.act(Action::Successor);
-    session.succession.collide(creation.lowest_nonce(), Some(id));
+    let mut before = vec![Change::RekeyCollides(creation.lowest_nonce(), Some(id)).into()];
     // While our own rekey is under way, its answer decides.
-    if !session.succession.is_rekeying() {
+    if !sa.session.succession.is_rekeying() {
         ctx.count(sa.facts.peer, |counters| counters.ike_rekeys += 1);
-        leave_to(ctx, session, id, Then::Stay);
+        before.push(Change::LeftTo(id, Then::Stay).into());
     }
-    Answer { payloads: token.into_iter().collect(), effects: vec![Effect::Successor(Box::new(new))] }
+    Answer { payloads: token.into_iter().collect(), before, after: vec![Effect::Successor(Box::new(new))] }
 }
 
 /// The new IKE SA, with all that does not change in a rekey.
-fn successor(ctx: &mut Ctx, facts: &Facts, old: &Session, creation: &IkeCreation, secrets: &Secrets) -> Option<Successor> {
-    let choice = creation.choice.clone();
+fn successor(ctx: &mut Ctx, sa: &Established, creation: &IkeCreation, secrets: &Secrets) -> Option<Successor> {
+    let (facts, choice) = (sa.facts, creation.choice.clone());
     let exchanged = exchanged(&creation.nonce_i, &creation.nonce_r, creation.spis);
-    let keys = old.made.keys.rekeyed(choice.prf?, choice.suite, secrets.all(), exchanged);
+    let keys = sa.session.made.keys.rekeyed(choice.prf?, choice.suite, secrets.all(), exchanged);
     let mut new = Facts::new(creation.role, creation.spis, ctx.shared.hop_of(facts));
     new.peer = facts.peer;
     new.nat = facts.nat;
     new.features = facts.features;
     let made = Made { keys, choice, lowest_nonce: creation.lowest_nonce() };
-    let (config, proof) = (old.config.clone(), old.proof.clone());
-    let lifetimes = Lifetimes::new(ctx.now.instant, &config.ike_lifetime, ctx.random);
-    let mut session = Session::new(old.peer, config, old.original_initiator, made, proof, lifetimes);
-    session.wants = Wants::new(old.original_initiator).with_lanes(old.wants.peer_lanes());
-    session.addresses = old.addresses.clone();
-    match creation.role {
-        Role::Initiator => session.want(Task::SendToken),
-        Role::Responder => session.succession = Succession::after(facts.id, ctx.now.instant),
-    }
-    Some(Successor { facts: new, session })
+    Some(Successor { facts: new, session: sa.session.rekeyed(ctx, (facts.id, creation.role), made) })
 }
 
 impl Sent {

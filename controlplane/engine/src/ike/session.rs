@@ -13,19 +13,20 @@ use super::agenda::{Agenda, Task};
 use super::cause::Cause;
 use super::child::{Child, ChildState};
 use super::children::Children;
-use super::config::{ChildConfig, PeerConfig};
-use super::context::{Action, Ctx};
+use super::config::{ChildConfig, Now, PeerConfig};
+use super::context::{Action, Ctx, Then};
 use super::coverage::{Carried, Coverage};
 use super::crash::Tokens;
 use super::error::LocalFault;
-use super::facts::SaId;
+use super::facts::{Role, SaId};
 use super::lifetimes::Lifetimes;
 use super::negotiate::Choice;
+use super::parts::Parts;
 use super::plan::Plan;
 use super::proof::Proof;
 use super::selectors::SelectorPair;
 use super::succession::Succession;
-use super::unfinished::Awaited;
+use super::unfinished::{Awaited, Goal};
 use super::wishes::{Refused, Wants, Wish};
 
 /// What the exchange has made that began it.
@@ -36,7 +37,7 @@ pub(super) struct Made {
     pub lowest_nonce: Vec<u8>,
 }
 
-/// What an IKE SA has once it is authenticated.
+/// What an IKE SA has once it is authenticated. Exchanges only read it, and say in a [`Change`](super::change::Change) what becomes of it.
 pub(super) struct Session {
     pub peer: PeerId,
     pub config: Arc<PeerConfig>,
@@ -178,6 +179,25 @@ impl Session {
         }
     }
 
+    /// The peer deletes a Child SA. Says whether another one has its place.
+    pub(super) fn on_deleted_by_peer(&mut self, ctx: &mut Ctx, inbound: Spi) -> bool {
+        let Some(successor) = self.children.successor_of(inbound) else {
+            self.end_child(ctx, inbound, true);
+            return false;
+        };
+        // The peer has switched over, so it receives on the new one (RFC 7296 §2.8).
+        self.children.replace(inbound, successor, ctx.now.instant);
+        self.activate(ctx, successor);
+        self.children.remove(ctx, inbound);
+        true
+    }
+
+    /// What the peer says of itself beside other things: its token, and until when it believes us.
+    pub(super) fn take_news(&mut self, now: Now, parts: &Parts) {
+        self.tokens.take(parts);
+        self.proof.standing_mut().take_auth_lifetime(now, parts, self.original_initiator);
+    }
+
     /// It must not be used any more (RFC 7296 §2.8), whether there is another one or not.
     pub(super) fn expire_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
         self.want(Task::DeleteOrphan(inbound));
@@ -186,6 +206,28 @@ impl Session {
             let wishes = child.wishes(self.child_config(child.config));
             self.create_later(ctx, wishes, child.slot(), Some(&Cause::Expired));
         }
+    }
+
+    /// Takes one out that was replaced, without a word: who replaced it deletes it. What has its place is used from now on.
+    pub(super) fn give_up_child(&mut self, ctx: &mut Ctx, inbound: Spi) {
+        if let Some(by) = self.children.successor_of(inbound) {
+            self.activate(ctx, by);
+        }
+        self.children.give_up(ctx, inbound);
+    }
+
+    /// Forgets a creation of the peer whose next key exchange did not come in time.
+    pub(super) fn forget_late_key_exchange(&mut self, ctx: &mut Ctx) {
+        let Some(goal) = self.awaited.take_expired(ctx.now.instant) else { return };
+        match &goal {
+            Goal::Ike(_) => drop(self.succession.end_collision()),
+            Goal::Child(unfinished) => {
+                if let Some(old) = unfinished.creation.plan.replaces.and_then(|old| self.children.get_mut(old)) {
+                    old.collision = None;
+                }
+            }
+        }
+        goal.release(ctx);
     }
 
     /// Takes out everything that the data plane or a table knows of.
@@ -254,6 +296,47 @@ impl Session {
         let unwanted = self.children.iter().filter(unwanted).map(|child| child.inbound);
         let spis: BTreeSet<Spi> = gone.into_iter().chain(unwanted).collect();
         spis.into_iter().for_each(|inbound| self.close_child(inbound));
+    }
+
+    /// That of the IKE SA that takes the place of this one in a rekey, with all that does not change. `role` is ours in it, `own` is this one.
+    pub(super) fn rekeyed(&self, ctx: &mut Ctx, (own, role): (SaId, Role), made: Made) -> Session {
+        let (config, proof) = (self.config.clone(), self.proof.clone());
+        let lifetimes = Lifetimes::new(ctx.now.instant, &config.ike_lifetime, ctx.random);
+        let mut new = Session::new(self.peer, config, self.original_initiator, made, proof, lifetimes);
+        new.wants = Wants::new(self.original_initiator).with_lanes(self.wants.peer_lanes());
+        new.addresses = self.addresses.clone();
+        match role {
+            Role::Initiator => new.want(Task::SendToken),
+            Role::Responder => new.succession = Succession::after(own, ctx.now.instant),
+        }
+        new
+    }
+
+    /// Our rekey of the IKE SA came to nothing: the new one of the peer inherits, now or when it is complete.
+    pub(super) fn yield_rekey(&mut self, ctx: &mut Ctx) {
+        ctx.act(Action::Rekeying(false));
+        self.succession.set_rekeying(false);
+        if self.succession.has_successor() {
+            return;
+        }
+        if let Some(successor) = self.succession.made_by_peer() {
+            self.leave_to(ctx, successor, Then::Stay);
+        }
+    }
+
+    /// Our rekey of the IKE SA has made that one, and it stays: what the peer's has made, too, is to be closed by the peer.
+    pub(super) fn leave_to_own(&mut self, ctx: &mut Ctx, successor: SaId) {
+        self.succession.set_rekeying(false);
+        if let Some(collision) = self.succession.end_collision() {
+            ctx.act(Action::ExpectClosed { sa: collision });
+        }
+        self.leave_to(ctx, successor, Then::Close);
+    }
+
+    /// Gives everything to another IKE SA. From here on this one sends nothing but its own end.
+    pub(super) fn leave_to(&mut self, ctx: &mut Ctx, successor: SaId, then: Then) {
+        self.succession.leave_to(successor, ctx.now.instant);
+        ctx.act(Action::Inherit { successor, then });
     }
 
     /// Takes over Child SAs and what is wanted. What was closing is still to be deleted.

@@ -170,14 +170,6 @@ pub(super) fn oldest_replaced(session: &Session, crowded: Crowded) -> Option<(bo
     session.children.replaced().filter(|(_, _, inbound)| crowded.concerns(*inbound)).min()
 }
 
-/// Takes one out that was replaced, without a word: who replaced it deletes it. What has its place is used from now on.
-pub(super) fn give_up(ctx: &mut Ctx, session: &mut Session, inbound: Spi) {
-    if let Some(by) = session.children.successor_of(inbound) {
-        session.activate(ctx, by);
-    }
-    session.children.give_up(ctx, inbound);
-}
-
 /// Child SAs of one IKE SA that are not on their way out.
 fn live_max(session: &Session) -> usize {
     // A peer may make one for each pair of networks.

@@ -134,7 +134,8 @@ impl Endpoint {
         self.list(now, sa);
         self.run(now, id, |sa, _| {
             if let Some((facts, session)) = sa.facts_and_session() {
-                mobike::confirm_path(facts, session);
+                let task = mobike::confirms_path(facts, session.original_initiator);
+                task.into_iter().for_each(|task| session.want(task));
             }
         });
     }

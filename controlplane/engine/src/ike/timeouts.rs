@@ -11,13 +11,13 @@ use super::child::ChildState;
 use super::context::{Action, Ctx, Then};
 use super::create_child::UNCONFIRMED_WAIT;
 use super::event::After;
+use super::evidence;
 use super::facts::Role;
 use super::initiated::Initiated;
 use super::sa::{IkeSa, Stage};
 use super::session::Session;
 use super::succession::REPLACED_PATIENCE;
 use super::window::Due;
-use super::{evidence, followup, reauth, rekey_ike};
 use crate::timer::earlier;
 
 /// How long a peer may take from IKE_SA_INIT to the end of IKE_AUTH.
@@ -98,7 +98,7 @@ impl IkeSa {
     /// from it.
     pub(super) fn on_moved(&mut self, ctx: &mut Ctx) {
         let Some((facts, session)) = self.facts_and_session() else { return };
-        evidence::tell_of_move(facts, session);
+        session.want(evidence::tells_of_move(facts, session.original_initiator));
         if self.wire.window.outstanding().is_some() {
             self.send_again(ctx);
             self.wire.window.begin_again(ctx.now.instant);
@@ -134,7 +134,7 @@ impl IkeSa {
             } else if let Some(successor) = session.succession.made_by_peer() {
                 // The peer's new IKE SA may be alive though this one is not.
                 ctx.act(Action::Rekeying(false));
-                return rekey_ike::leave_to(ctx, session, successor, Then::End);
+                return session.leave_to(ctx, successor, Then::End);
             } else {
                 ctx.count(self.facts.peer, |counters| counters.dead_peers += 1);
             }
@@ -149,7 +149,7 @@ impl IkeSa {
         session.children.end_draining(ctx);
         session.succession.end_silence(now);
         session.agenda.resume(now);
-        followup::expire(ctx, session);
+        session.forget_late_key_exchange(ctx);
         let delete: Vec<Payload> = vec![Delete::ike().into()];
         if session.succession.is_replaced_for_long(now) {
             return self.close(ctx, delete, Cause::Replaced);
@@ -166,7 +166,7 @@ impl IkeSa {
         if session.lifetimes.is_over(now) {
             return self.close(ctx, delete, Cause::Expired);
         }
-        if let Some(cause) = reauth::on_timeout(ctx, session) {
+        if let Some(cause) = session.on_authentication_timeout(ctx) {
             return self.close(ctx, delete, cause);
         }
         if session.lifetimes.take_rekey(now, self.wire.window.is_exhausted()) {

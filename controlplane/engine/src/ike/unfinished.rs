@@ -99,10 +99,25 @@ impl Goal {
     }
 }
 
+/// By which the peer's next request is known to go on with this one (RFC 9370 §2.2.4).
+#[derive(Clone, Copy)]
+pub(super) struct Link([u8; 16]);
+
+impl Link {
+    pub(super) fn new(ctx: &mut Ctx) -> Link {
+        Link(ctx.bytes())
+    }
+
+    /// As the answer carries it.
+    pub(super) fn payload(&self) -> Payload {
+        Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE).with_data(self.0).into()
+    }
+}
+
 /// What the responder remembers until the next request comes.
 struct Pending {
     goal: Goal,
-    link: [u8; 16],
+    link: Link,
     expires: Instant,
 }
 
@@ -111,13 +126,11 @@ struct Pending {
 pub(super) struct Awaited(Option<Pending>);
 
 impl Awaited {
-    /// Waits for the next key exchange; gives the link that the answer carries.
-    pub(super) fn begin(&mut self, ctx: &mut Ctx, goal: Goal) -> Payload {
-        let link = ctx.bytes();
+    /// Waits for the next key exchange, with this link.
+    pub(super) fn begin(&mut self, ctx: &mut Ctx, goal: Goal, link: Link) {
         let expires = ctx.now.instant + PATIENCE;
         self.forget(ctx);
         self.0 = Some(Pending { goal, link, expires });
-        Notify::new(NotifyType::ADDITIONAL_KEY_EXCHANGE).with_data(link).into()
     }
 
     /// The peer begins with something else.
@@ -129,7 +142,7 @@ impl Awaited {
 
     /// What the request with this link goes on with.
     pub(super) fn take(&mut self, link: &[u8]) -> Option<Goal> {
-        self.0.take_if(|pending| verify_slices_are_equal(&pending.link, link).is_ok()).map(|pending| pending.goal)
+        self.0.take_if(|pending| verify_slices_are_equal(&pending.link.0, link).is_ok()).map(|pending| pending.goal)
     }
 
     /// What did not go on in time.

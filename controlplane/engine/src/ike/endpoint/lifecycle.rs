@@ -10,12 +10,12 @@ use super::super::config::Now;
 use super::super::connection::ConnectionState;
 use super::super::context::Then;
 use super::super::event::Event;
+use super::super::evidence;
 use super::super::facts::{IkeSpis, Role, SaId};
 use super::super::initiated::Initiated;
 use super::super::limits::IDENTITIES_MAX;
 use super::super::sa::{IkeSa, Stage};
 use super::super::session::Session;
-use super::super::{evidence, rekey_ike};
 use super::{Endpoint, Refusal, Timer};
 use crate::shown::Shown;
 use adit_proto::control::PeerId;
@@ -205,7 +205,7 @@ impl Endpoint {
         if self.sas.get(&from).is_some_and(|sa| named(sa)) {
             self.run(now, from, |sa, ctx| {
                 if let Some(session) = sa.session_mut() {
-                    rekey_ike::leave_to(ctx, session, successor, Then::Stay);
+                    session.leave_to(ctx, successor, Then::Stay);
                 }
             });
         }

@@ -145,7 +145,8 @@ impl Endpoint {
                 Wish::Answer { .. } => {}
                 Wish::Announce { .. } => {
                     if let Some((facts, session)) = sa.facts_and_session() {
-                        mobike::on_addresses_changed(ctx, facts, session);
+                        let task = mobike::on_addresses_changed(ctx, facts, &session.config, &session.addresses);
+                        task.into_iter().for_each(|task| session.want(task));
                     }
                 }
             });

@@ -12,7 +12,6 @@ use super::super::connection::ConnectionState;
 use super::super::context::{Ctx, Then};
 use super::super::event::Event;
 use super::super::facts::SaId;
-use super::super::reauth;
 use super::super::succession::Beside;
 use super::Endpoint;
 use super::commands::CommandError;
@@ -59,7 +58,7 @@ impl Endpoint {
         let ours = self.sas.get(&new).is_some_and(|sa| sa.facts.is_initiator());
         self.run(now, new, |sa, _| match sa.session_mut() {
             Some(session) if ours => session.succession.set_before(Some(old)),
-            Some(session) => reauth::hold(session, restarted),
+            Some(session) => session.hold(restarted),
             None => {}
         });
         if ours {

@@ -86,7 +86,7 @@ impl Endpoint {
         };
         let oldest = |id: &SaId| Some((share::oldest_replaced(session(id)?, crowded)?, *id));
         if let Some(((_, _, inbound), id)) = known.sas.iter().filter_map(oldest).min() {
-            self.with_session(now, id, |session, ctx| share::give_up(ctx, session, inbound));
+            self.with_session(now, id, |session, ctx| session.give_up_child(ctx, inbound));
             return true;
         }
         let has_some = |session: &Session| !session.children.is_empty();

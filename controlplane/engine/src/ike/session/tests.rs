@@ -1,7 +1,7 @@
-//! What a peer may have of Child SAs.
+//! What a peer may have of Child SAs, and what becomes of them.
 
 use adit_proto::control::Selector;
-use adit_proto::ike::{AddressRange, IkeSpi, IpSelector};
+use adit_proto::ike::{AddressRange, Delete, IkeSpi, IpSelector, Payload};
 use adit_proto::limits::LANE_BITS;
 use adit_proto::suite::Suite;
 use proptest::prelude::*;
@@ -14,13 +14,18 @@ use crate::ike::child::{Limits, RekeyCollision, Sending, Usage};
 use crate::ike::config::{ChildConfig, EndpointConfig, Lifetime, Mode, Now};
 use crate::ike::context::Ctx;
 use crate::ike::endpoint::Endpoint;
+use crate::ike::exchange::{Answer, Effect, Established, UnderWay};
+use crate::ike::facts::{Facts, IkeSpis};
+use crate::ike::informational;
 use crate::ike::limits::CHILDREN_SPARE;
 use crate::ike::selectors::{SelectorPair, pair_of};
 use crate::ike::share;
 use crate::ike::standing::Standing;
 use crate::ike::testing::{instant, peer_config};
 use crate::ike::trust::Trust;
+use crate::ike::wire::Came;
 use crate::ike::wishes::{self, Ask};
+use crate::path::Hop;
 use crate::shown::Shown;
 
 fn choice() -> Choice {
@@ -351,4 +356,25 @@ fn what_an_old_process_was_refused_is_not_made_twice_by_the_next() {
     config.children[0].pairs = vec![large];
     session.config = Arc::new(config);
     assert_eq!(remotes(&ask(&session)), ["10.2.0.0/24", "10.2.2.0-10.2.255.255"]);
+}
+
+#[test]
+fn a_child_sa_that_a_delete_names_twice_is_deleted_and_answered_once() {
+    let mut session = session(2);
+    session.children.adopt(child(0, 1, ChildState::Live));
+    session.children.adopt(child(1, 2, ChildState::Live));
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), Box::new(|out: &mut [u8]| out.fill(7)));
+    let mut random = |out: &mut [u8]| out.fill(7);
+    let mut ctx = Ctx::new(Now { instant: instant(), unix: 0 }, &mut random, &mut endpoint.shared);
+    let hop = Hop::new("192.0.2.1:500".parse().unwrap(), "192.0.2.2:500".parse().unwrap());
+    let facts = Facts::new(Role::Responder, IkeSpis::default(), hop);
+    // The second one is deleted by us as well: there each end names its half in its own request only.
+    let request = UnderWay { deletes: &[Spi(2)], is_about_child: true };
+    let sa = Established { facts: &facts, session: &session, request, expected_id: 3, came: Came { hop, bytes: 100 } };
+    let parts = Parts::sort(vec![Delete::esp(vec![Spi(1), Spi(9), Spi(1), Spi(2)]).into()]).expect("a request");
+    let Answer { payloads, before, after } = informational::answer(&mut ctx, &sa, &parts);
+    assert_eq!(payloads, [Payload::from(Delete::esp(vec![Spi(1)]))]);
+    let deleted = |effect: &Effect| if let Effect::DeletedByPeer(inbound) = effect { Some(*inbound) } else { None };
+    assert_eq!(before.iter().map(deleted).collect::<Vec<_>>(), [Some(Spi(1)), Some(Spi(2))]);
+    assert!(after.is_empty() && session.children.len() == 2, "nothing is done before the effects are carried out");
 }
