@@ -264,6 +264,7 @@ fn strongswan_moves_to_another_address() -> Result<()> {
             let there = SocketAddr::from(([192, 0, 2, 102], NAT_PORT));
             view.data.paths.values().any(|(hop, _)| hop.remote == there).then_some(())
         })?;
+        pair.comes_through()?;
         pair.check().with_context(|| format!("{release:?}"))?;
     }
     Ok(())
