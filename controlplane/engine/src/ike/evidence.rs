@@ -11,9 +11,6 @@ use super::session::Session;
 use super::wire::Came;
 use crate::path::{Answered, Follow, Hop, IKE_PORT, Moves, Terms};
 
-/// A request that was repeated so often without an answer is tried elsewhere, too.
-pub(super) const SILENT_AFTER: u32 = 2;
-
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.
 pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     let follow = match (facts.features.mobike, session.original_initiator) {

@@ -3,7 +3,6 @@
 
 use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 
-use super::origins::Rates;
 use crate::path::PATHS_MAX;
 
 // What is read and kept of one message.
@@ -36,6 +35,15 @@ pub(super) const ADDITIONAL_MAX: usize = 7;
 pub(super) const CERTIFICATE_REQUESTS_MAX: usize = 4;
 /// Most configured peers that are tried for one identity: each may cost a signature check.
 pub(super) const CANDIDATES_MAX: usize = 8;
+
+/// How much may be had in a second by those of one origin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rates {
+    /// From one address (a /64 of IPv6, or one address of it that is known).
+    pub of_address: u32,
+    /// From all addresses of one network that have come lately (a /24 of IPv4, a /48 of IPv6), without those that are known.
+    pub of_network: u32,
+}
 
 /// Proofs that may be wrong.
 pub(super) const FAILURES: Rates = Rates { of_address: 4, of_network: 16 };

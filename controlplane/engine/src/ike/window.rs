@@ -16,6 +16,9 @@ use super::limits::{HOPS_MAX, REPEATS_ELSEWHERE_MAX, REPEATS_MAX};
 use super::protect::Plain;
 use crate::path::Hop;
 
+/// A request that was repeated so often without an answer is tried elsewhere, too.
+pub(super) const SILENT_AFTER: u32 = 2;
+
 /// A message that may have to be sent again.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
