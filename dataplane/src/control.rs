@@ -10,9 +10,10 @@ use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
 use crate::echo::Asked;
+use crate::environment::Environment;
 use crate::path::{NO_SLOT, Path};
 use crate::registry::Claim;
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::udp;
 
 /// Applies what waits, as much as one turn may. True when there may be more: nobody will signal again for that.

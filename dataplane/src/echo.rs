@@ -10,9 +10,9 @@ use adit_proto::esp;
 use adit_proto::stats::{Count, Drop};
 
 use crate::config::{ECHO_SIZE_MAX, FRAME_HEADROOM, FRAME_TAILROOM};
+use crate::environment::Environment;
 use crate::path::Path;
 use crate::sa::{OutboundSa, Tables};
-use crate::state::Environment;
 use crate::udp::{Arrival, Hop};
 
 /// Where echoes are made: they never meet the buffers of frames.

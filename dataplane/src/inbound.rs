@@ -29,6 +29,7 @@ use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::class;
 use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
+use crate::environment::Environment;
 use crate::forward::Learned;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
@@ -37,7 +38,7 @@ use crate::io::{Failure, Io, TapWrite, Work};
 use crate::mss;
 use crate::open::{Opened, open};
 use crate::pool::Arena;
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
 use crate::udp::{Arrival, Received};
 

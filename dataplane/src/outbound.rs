@@ -25,6 +25,7 @@ use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::class;
 use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN};
+use crate::environment::Environment;
 use crate::forward;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
@@ -36,7 +37,7 @@ use crate::policy;
 use crate::pool::frame_buffer;
 use crate::sa::OutboundSa;
 use crate::seal::{Inner, seal};
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::tap::headers::ETHERNET;
 use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};

@@ -19,7 +19,7 @@
 //! ```
 //! A word is eight bytes in the byte order of the machine; offsets below are in words.
 
-use std::ops::{Deref, Range};
+use std::ops::Range;
 
 use adit_proto::histogram::BUCKETS;
 use adit_proto::limits::PEER_IDS_MAX;
@@ -255,23 +255,6 @@ fn fingerprint() -> u64 {
     let labels = labels.chain(["/"]).chain(of_peers);
     let bytes = labels.flat_map(|label| label.bytes().chain([0]));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// Copies bytes into words, the last word padded with zeros. What does not fit is left out.
-pub fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
-    for (word, chunk) in words.iter().zip(bytes.chunks(size_of::<u64>())) {
-        let mut value = [0; size_of::<u64>()];
-        value[..chunk.len()].copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-    }
-}
-
-/// Copies the first `len` bytes out of words; fewer when there are fewer.
-pub fn load_bytes<M: Deref<Target = [AtomicU64]>>(words: &M, len: usize) -> Vec<u8> {
-    let needed = len.div_ceil(size_of::<u64>());
-    let mut bytes: Vec<u8> = words.iter().take(needed).flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
-    bytes.truncate(len);
-    bytes
 }
 
 #[cfg(test)]

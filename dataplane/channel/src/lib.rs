@@ -48,6 +48,8 @@ mod shm;
 pub mod users;
 #[cfg(not(feature = "loom"))]
 mod vault;
+#[cfg(not(feature = "loom"))]
+mod words;
 
 pub use live::LiveSa;
 pub use sync::{AtomicU64, Ordering};
@@ -63,4 +65,13 @@ pub use {
     paths::{PathCount, PathCounters},
     plane::{Port, PuntError, Region, Turns},
     vault::VaultTooSmall,
+};
+
+/// Each end may go to another thread.
+#[cfg(not(feature = "loom"))]
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Port>();
+    is_send::<Listener>();
+    is_send::<Master>();
 };

@@ -17,7 +17,7 @@ use crate::counters::{CounterBlock, Counters};
 use crate::drops::{DropTable, SlotDrops};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
-use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock, load_bytes};
+use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
 use crate::paths::{PathCounters, PathTable};
@@ -26,6 +26,7 @@ use crate::shm::{self, Mapping, Words};
 use crate::sync::Ordering;
 use crate::users;
 use crate::vault::{Vault, VaultTooSmall};
+use crate::words::load_bytes;
 
 /// The longest datagram that is punted or injected, in bytes: all that UDP carries.
 pub const DATAGRAM_LEN_MAX: usize = 65535;

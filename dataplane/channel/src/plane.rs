@@ -17,11 +17,12 @@ use crate::counters::{CounterBlock, add};
 use crate::drops::DropTable;
 use crate::fd::EventFd;
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
-use crate::layout::{Layout, PAGE_BYTES, Sizes, WorkerBlock, store_bytes};
+use crate::layout::{Layout, PAGE_BYTES, Sizes, WorkerBlock};
 use crate::live::{LiveSa, LiveTable};
 use crate::paths::{PathCount, PathTable};
 use crate::ring::{Consumer, Next, Producer, PushError};
 use crate::shm::{self, Mapping, Words};
+use crate::words::store_bytes;
 
 /// Injected datagrams that are passed over in one call because they make no sense.
 const BAD_INJECTS_MAX: usize = 64;
@@ -370,10 +371,3 @@ impl Port {
         self.live.remove(slot);
     }
 }
-
-const _: () = {
-    const fn is_send<T: Send>() {}
-    is_send::<Port>();
-    is_send::<crate::Listener>();
-    is_send::<crate::Master>();
-};

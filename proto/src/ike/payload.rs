@@ -8,7 +8,7 @@ use super::notify::Notify;
 use super::proposal::{self, Proposal};
 use super::registry::{AuthMethod, CertEncoding, IdType, KeId, PayloadType, ProtocolId};
 use super::selector::{self, TrafficSelector};
-use crate::control::Spi;
+use crate::esp::Spi;
 
 /// Shortest and longest nonce, in bytes (RFC 7296 §3.9).
 pub const NONCE_LEN_MIN: usize = 16;
@@ -147,6 +147,12 @@ impl Delete {
         out.extend(count.to_be_bytes());
         out.extend(self.spis.iter().flat_map(|spi| spi.0.to_be_bytes()));
         Ok(())
+    }
+}
+
+impl From<Notify> for Payload {
+    fn from(notify: Notify) -> Payload {
+        Payload::Notify(notify)
     }
 }
 

@@ -6,7 +6,7 @@ use super::cursor::{Cursor, fit, with_length};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::header::IkeSpi;
 use super::registry::{AttributeType, EncrId, EsnId, IntegId, KeId, PayloadType, PrfId, ProtocolId, TransformType};
-use crate::control::Spi;
+use crate::esp::Spi;
 use crate::suite::Suite;
 
 /// Most proposals in one SA payload that are accepted. Known clients send fewer than thirty.
