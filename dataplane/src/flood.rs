@@ -5,10 +5,10 @@ use std::hash::{BuildHasher, RandomState};
 use adit_proto::control::PeerId;
 use adit_proto::rate_limit::RateLimit;
 
+use crate::limits::FRAME_REPEATS_MAX;
+
 /// Frames for all that are remembered; one that comes to the place of another takes it.
 const RECENT: usize = 1024;
-/// How often one and the same frame may go to all within a second: protocols repeat themselves a few times, a loop does so without end.
-const REPEATS_MAX: u8 = 16;
 
 /// What may go to all: of one worker.
 pub struct Shares {
@@ -53,7 +53,7 @@ impl Shares {
         let place = &mut self.recent[hash as usize % RECENT];
         let times = if (place.print, place.at_s) == (print, at_s) { place.times } else { 0 };
         *place = Recent { print, at_s, times: times.saturating_add(1) };
-        times >= REPEATS_MAX
+        times >= FRAME_REPEATS_MAX
     }
 
     /// Whether a frame of this peer may go to all others.
@@ -79,9 +79,9 @@ mod tests {
     fn a_frame_that_comes_again_and_again_circles_and_others_do_not() {
         let mut shares = Shares::new(100, 3);
         let mut passed = |frame: &[u8], now_s| (0..100).filter(|_| !shares.circles(frame, now_s)).count();
-        assert_eq!(passed(&[7; 60], 1), usize::from(REPEATS_MAX));
-        assert_eq!((passed(&[7; 60], 1), passed(&[7; 61], 1)), (0, usize::from(REPEATS_MAX)));
-        assert_eq!(passed(&[7; 60], 2), usize::from(REPEATS_MAX), "what was dropped does not circle any more");
+        assert_eq!(passed(&[7; 60], 1), usize::from(FRAME_REPEATS_MAX));
+        assert_eq!((passed(&[7; 60], 1), passed(&[7; 61], 1)), (0, usize::from(FRAME_REPEATS_MAX)));
+        assert_eq!(passed(&[7; 60], 2), usize::from(FRAME_REPEATS_MAX), "what was dropped does not circle any more");
         let different = (0..10_000u32).filter(|number| shares.circles(&number.to_be_bytes(), 3)).count();
         assert_eq!(different, 0);
     }

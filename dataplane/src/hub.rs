@@ -13,11 +13,11 @@
 use adit_proto::control::{ChildId, Mac, PeerId};
 use adit_proto::stats::{Count, Gauge};
 
-use crate::config::WORKERS_MAX;
 use crate::environment::Environment;
 use crate::forward::{HERE, Learned, Route};
 use crate::sa::Tables;
 use crate::state::State;
+use adit_proto::limits::WORKERS_MAX;
 
 /// Learns on which side a station is, counts that, and tells the other workers.
 pub fn learn(mac: Mac, side: PeerId, state: &mut State, env: &mut Environment) -> Learned {
@@ -40,8 +40,8 @@ pub fn learn(mac: Mac, side: PeerId, state: &mut State, env: &mut Environment) -
 }
 
 /// How many peers, without `except`, each worker seals for of what worker `reader` has.
-pub fn sealers(reader: usize, except: Option<PeerId>, tables: &mut Tables) -> [u64; WORKERS_MAX] {
-    let mut peers_of = [0; WORKERS_MAX];
+pub fn sealers(reader: usize, except: Option<PeerId>, tables: &mut Tables) -> [u64; WORKERS_MAX as usize] {
+    let mut peers_of = [0; WORKERS_MAX as usize];
     for n in 0..tables.peer_count() {
         let id = tables.nth_peer(n).filter(|id| Some(*id) != except);
         if let Some(child) = id.and_then(|id| tables.peer(id)).and_then(|peer| peer.child(ChildId::ONLY)) {

@@ -25,6 +25,7 @@ pub mod hub;
 pub mod inbound;
 pub mod io;
 pub mod join;
+pub mod limits;
 pub mod log;
 pub mod mss;
 pub mod open;

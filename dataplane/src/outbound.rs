@@ -24,13 +24,13 @@ use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::class;
-use crate::config::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN};
 use crate::environment::Environment;
 use crate::forward;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::hub;
 use crate::io::Work;
+use crate::limits::{FRAME_HEADROOM, FRAME_TAILROOM, TAP_BYTES_PER_TURN, TAP_PACKETS_PER_TURN, TAP_READS_PER_TURN};
 use crate::mss;
 use crate::path::Path;
 use crate::policy;

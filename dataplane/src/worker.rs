@@ -10,7 +10,6 @@ use adit_channel::{EventFd, Turns};
 use adit_proto::control::{Event, Place};
 use adit_proto::stats::{Count, Gauge};
 
-use crate::config::{MAC_UPDATES_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::control;
 use crate::environment::Environment;
 use crate::forward::HERE;
@@ -18,6 +17,7 @@ use crate::handover::MacUpdate;
 use crate::handover::batch::Direction;
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
+use crate::limits::{MAC_UPDATES_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::outbound::Outbound;
 use crate::roam::Roam;
 use crate::state::State;

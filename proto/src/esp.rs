@@ -29,8 +29,6 @@ pub const NON_ESP_MARKER_LEN: usize = 4;
 pub const NONCE_LEN: usize = SALT_LEN + IV_LEN;
 /// Length of the associated data with extended sequence numbers, in bytes (RFC 4106 §5).
 pub const AAD_LEN_MAX: usize = 12;
-/// The last sequence number that is not extended (RFC 4303 §3.3.3).
-pub const SEQ_MAX_32: u64 = u32::MAX as u64;
 /// These bits of an SPI of ours are the lane.
 pub const LANE_MASK: u32 = (1 << crate::limits::LANE_BITS) - 1;
 /// Our SPIs begin here, so that ESP is never taken for STUN, IKE, a reserved SPI or ChannelData of TURN, which begins with a channel

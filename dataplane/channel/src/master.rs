@@ -18,6 +18,7 @@ use crate::drops::{DropTable, SlotDrops};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock};
+use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
 use crate::paths::{PathCounters, PathTable};
@@ -27,11 +28,6 @@ use crate::sync::Ordering;
 use crate::users;
 use crate::vault::{Vault, VaultTooSmall};
 use crate::words::load_bytes;
-
-/// The longest datagram that is punted or injected, in bytes: all that UDP carries.
-pub const DATAGRAM_LEN_MAX: usize = 65535;
-/// Senseless records that are passed over in one call.
-const BAD_RECORDS_MAX: usize = 64;
 
 /// Why attaching failed.
 #[derive(Debug)]

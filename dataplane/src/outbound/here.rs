@@ -4,10 +4,10 @@ use adit_proto::control::Mac;
 use adit_proto::stats::Drop;
 
 use super::{Outbound, READ_AT};
-use crate::config::FRAME_HEADROOM;
 use crate::environment::Environment;
 use crate::forward::{HERE, Learned, Route};
 use crate::hub;
+use crate::limits::FRAME_HEADROOM;
 use crate::state::State;
 
 impl Outbound {

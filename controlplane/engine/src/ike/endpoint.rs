@@ -36,11 +36,11 @@ use super::facts::{IkeSpis, SaId};
 use super::fragment::Unproven;
 use super::known::Known;
 use super::left::Left;
-use super::limits::{FAILURES, ROUNDS_MAX};
 use super::origins::Origins;
 use super::sa::IkeSa;
 use super::session::Session;
 use super::snapshot::kept::Kept;
+use crate::limits::{FAILURES, ROUNDS_MAX};
 use crate::timer::{Timers, earlier};
 
 pub use commands::{CommandError, Refusal};

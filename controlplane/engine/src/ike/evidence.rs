@@ -6,9 +6,9 @@ use super::agenda::Task;
 use super::config::PeerConfig;
 use super::context::Ctx;
 use super::facts::{Facts, Role};
-use super::limits::ELSEWHERE_MAX;
 use super::session::Session;
 use super::wire::Came;
+use crate::limits::ELSEWHERE_MAX;
 use crate::path::{Answered, Follow, Hop, IKE_PORT, Moves, Terms};
 
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.

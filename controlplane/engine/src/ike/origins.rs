@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::rate_limit::Bucket;
 
 use super::admission::{network, scope};
-use super::limits::{ORIGINS_MAX, Rates};
+use crate::limits::{ORIGINS_MAX, Rates};
 
 /// Where somebody is.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +79,9 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
-    use super::super::limits::FAILURES;
     use super::*;
     use crate::ike::testing::instant;
+    use crate::limits::FAILURES;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -10,7 +10,7 @@ use adit_proto::control::PeerId;
 
 use super::admission::{network, scope};
 use super::context::Shared;
-use super::limits::RETURNING_SHARE;
+use crate::limits::RETURNING_SHARE;
 use crate::shown::Shown;
 
 /// A place for one who comes under a pattern.

@@ -12,8 +12,8 @@ use crate::random::Random;
 
 use super::config::Retransmission;
 use super::event::After;
-use super::limits::{HOPS_MAX, REPEATS_ELSEWHERE_MAX, REPEATS_MAX};
 use super::protect::Plain;
+use crate::limits::{HOPS_MAX, REPEATS_ELSEWHERE_MAX, REPEATS_MAX};
 use crate::path::Hop;
 
 /// A request that was repeated so often without an answer is tried elsewhere, too.

@@ -14,13 +14,13 @@ use crate::ike::child::{Limits, RekeyCollision, Sending, Usage};
 use crate::ike::config::{ChildConfig, EndpointConfig, Lifetime, Mode, Now};
 use crate::ike::context::Ctx;
 use crate::ike::endpoint::Endpoint;
-use crate::ike::limits::CHILDREN_SPARE;
 use crate::ike::selectors::{SelectorPair, pair_of};
 use crate::ike::share;
 use crate::ike::standing::Standing;
 use crate::ike::testing::{instant, peer_config};
 use crate::ike::trust::Trust;
 use crate::ike::wishes::{self, Ask};
+use crate::limits::CHILDREN_SPARE;
 use crate::shown::Shown;
 
 fn choice() -> Choice {
