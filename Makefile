@@ -91,7 +91,7 @@ test-full: test
 
 # What needs neither namespaces nor another user. The executables by name: the others of their crates want root.
 QUICK := ring_model hostile both_sides aead_backends_agree aead_no_allocation offload_coalesce offload_split policy vectors_esp \
-    vectors_wycheproof ike config numbers openapi cli ipsec corpora tidy
+    vectors_wycheproof ike config numbers openapi cli ipsec corpora tidy imports
 quick:
 	@deploy/install-deps.sh quick
 	$(CARGO) test --locked --workspace --exclude adit-bench --lib -- --skip whoever_asks_for_short_slices --skip of_another_user

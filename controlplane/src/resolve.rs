@@ -31,7 +31,7 @@ const SLOW_AT_ONCE_MAX: usize = 32;
 /// A look-up that takes longer was slow.
 const SLOW: Duration = Duration::from_secs(1);
 /// Addresses of a name that are used.
-const ADDRESSES_MAX: usize = 16;
+const ADDRESSES_OF_NAME_MAX: usize = 16;
 
 /// What the names stand for, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -273,7 +273,7 @@ async fn addresses(name: String) -> io::Result<Vec<IpAddr>> {
     let mut list: Vec<IpAddr> = Vec::new();
     for address in tokio::net::lookup_host((name.as_str(), 0)).await? {
         let ip = address.ip().to_canonical();
-        if list.len() < ADDRESSES_MAX && !list.contains(&ip) {
+        if list.len() < ADDRESSES_OF_NAME_MAX && !list.contains(&ip) {
             list.push(ip);
         }
     }

@@ -1,4 +1,4 @@
-//! Settings of the process and every limit of the data plane, with units.
+//! Settings of the process, with units.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,63 +7,10 @@ use std::sync::LazyLock;
 use adit_channel::SA_SLOTS_MAX;
 use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode};
-use adit_proto::limits::IPV4_MTU_MIN;
+use adit_proto::limits::{IP_PACKET_LEN_MAX, IPV4_MTU_MIN, PEER_IDS_MAX, SELECTORS_OF_TABLE_MAX, WORKERS_MAX};
 use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
-
-/// Most workers.
-pub const WORKERS_MAX: usize = adit_proto::limits::WORKERS_MAX as usize;
-/// A peer id is below this.
-pub const PEERS_MAX: u16 = adit_proto::limits::PEER_IDS_MAX;
-/// Longest UDP payload in bytes: 65535 less the IPv4 and UDP headers, which the kernel counts over a whole train.
-pub const TRAIN_BYTES_MAX: usize = 65_535 - 20 - 8;
-/// Segments that are tried first for `UDP_SEGMENT`; kernels before 6.10 take 64, later ones 128.
-pub const TRAIN_SEGMENTS_MAX: usize = 128;
-/// Bytes in front of a frame that was read from the TAP: the virtio-net header and the EtherIP header go there.
-pub const FRAME_HEADROOM: usize = 64;
-/// Bytes behind a frame: the ESP trailer is written there and what stood there is put back.
-pub const FRAME_TAILROOM: usize = 64;
-pub use adit_proto::limits::SELECTORS_OF_TABLE_MAX as SELECTORS_MAX;
-/// Longest frame that the TAP gives or takes: an IP packet of 65535 bytes, the Ethernet header and two VLAN tags.
-pub const FRAME_BYTES_MAX: usize = 65_535 + ETHERNET + TAGS_MAX * TAG;
-/// Reads from the TAP in one turn; then the other direction has its turn.
-pub const TAP_READS_PER_TURN: usize = 64;
-/// Bytes read from the TAP in one turn.
-pub const TAP_BYTES_PER_TURN: usize = 192 * 1024;
-/// Packets made of what was read from the TAP in one turn; more, by what one frame can make, but none begun after.
-pub const TAP_PACKETS_PER_TURN: usize = 1024;
-/// Receive calls in one turn.
-pub const RECEIVES_PER_TURN: usize = 64;
-/// Bytes received in one turn. Two full trains: what is received is still in the second-level cache when it is written.
-pub const RECEIVE_BYTES_PER_TURN: usize = 128 * 1024;
-/// Bytes of datagrams taken from other workers in one turn, beside what the worker's own socket may bring.
-pub const TAKEOVER_BYTES_PER_TURN: usize = 64 * 1024;
-/// Commands applied in one turn.
-pub const COMMANDS_PER_TURN: usize = 16;
-/// Datagrams of the control plane sent in one turn.
-pub const INJECTS_PER_TURN: usize = 8;
-/// STUN messages that a worker hands up in a second.
-pub const STUN_PER_S: u32 = 500;
-pub use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
-/// Hand-off batches taken from other workers in one turn.
-pub const TAKEOVERS_PER_TURN: usize = 16;
-/// Longest outer packet of a sealed echo, in bytes: what the largest usual frames carry.
-pub const ECHO_SIZE_MAX: u16 = 9216;
-/// Sealed echoes of one peer that a worker looks at in a second.
-pub const ECHOES_PER_S: u32 = 100;
-/// Hand-off batches of a worker for frames from the TAP on their way to other workers, at least.
-pub const BATCHES_OUTBOUND: usize = 32;
-/// Hand-off batches of a worker for datagrams on their way to other workers, at least.
-pub const BATCHES_INBOUND: usize = 16;
-/// Hand-off batches of a worker of a hub for frames from peer to peer, at least.
-pub const BATCHES_BETWEEN: usize = 16;
-/// Learned addresses taken from other workers in one turn.
-pub const MAC_UPDATES_PER_TURN: usize = 64;
-/// Learned addresses that may wait in front of a worker.
-pub const MAC_UPDATES_RING: usize = 256;
-
-const _: () = assert!(RECEIVE_BYTES_PER_TURN >= TRAIN_BYTES_MAX, "a turn takes a whole train");
 
 /// The version and the libraries that can seal, as `--version` tells them.
 static VERSION: LazyLock<String> = LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), adit_esp::aead::built_in()));
@@ -121,7 +68,7 @@ pub struct Config {
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: SocketAddr,
     /// Workers, each with its core, its TAP queue and its socket.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=i64::from(WORKERS_MAX)))]
     pub workers: u16,
     /// Cores to pin the workers to, one each; left out, worker i takes the i-th core that the process may use.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
@@ -142,10 +89,10 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t = MssClamp::Auto)]
     pub mss_clamp: MssClamp,
     /// Largest inner IP packet in bytes.
-    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(i64::from(IPV4_MTU_MIN)..=65_535))]
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u16).range(i64::from(IPV4_MTU_MIN)..=IP_PACKET_LEN_MAX as i64))]
     pub mtu: u16,
     /// Peers that there can be.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=PEERS_MAX as i64))]
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=i64::from(PEER_IDS_MAX)))]
     pub max_peers: u16,
     /// SAs, both directions together, that a worker can hold.
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(2..=i64::from(SA_SLOTS_MAX)))]
@@ -154,7 +101,7 @@ pub struct Config {
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub fdb_entries: u32,
     /// Selectors that the policy table of a worker can hold (mode ip).
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELECTORS_MAX)))]
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELECTORS_OF_TABLE_MAX)))]
     pub selectors: u32,
     /// Seconds after which an address is forgotten when nothing came from it.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]

@@ -5,14 +5,15 @@
 use adit_channel::LiveSa;
 use adit_proto::control::{self, ChildId, Command, Direction, Event, Hop, Mode, PathId, PeerId, Refusal, Spi};
 use adit_proto::esp;
-use adit_proto::limits::IPV4_MTU_MIN;
+use adit_proto::limits::{IPV4_MTU_MIN, WORKERS_MAX};
 use adit_proto::stats::{Count, Drop, Gauge};
 
-use crate::config::{COMMANDS_PER_TURN, INJECTS_PER_TURN, WORKERS_MAX};
 use crate::echo::Asked;
+use crate::environment::Environment;
+use crate::limits::{COMMANDS_PER_TURN, INJECTS_PER_TURN};
 use crate::path::{NO_SLOT, Path};
 use crate::registry::Claim;
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::udp;
 
 /// Applies what waits, as much as one turn may. True when there may be more: nobody will signal again for that.
@@ -110,7 +111,7 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
 /// Child SAs of peers; what there is of their SAs goes with them.
 fn child(command: &Command, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {
     match *command {
-        Command::ChildSet { lanes, .. } if usize::from(lanes) > WORKERS_MAX => Err(Refusal::BadValue),
+        Command::ChildSet { lanes, .. } if lanes > WORKERS_MAX => Err(Refusal::BadValue),
         Command::ChildSet { child, .. } if env.mode == Mode::Ethernet && child != ChildId::ONLY => Err(Refusal::WrongMode),
         Command::ChildSet { peer, child, lanes } => state.tables.set_child(peer, child, lanes),
         Command::ChildRemove { peer, child } => {

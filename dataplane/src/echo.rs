@@ -9,11 +9,12 @@ use adit_proto::echo::{self, Answer, Echo, Kind};
 use adit_proto::esp;
 use adit_proto::stats::{Count, Drop};
 
-use crate::config::{ECHO_SIZE_MAX, FRAME_HEADROOM, FRAME_TAILROOM};
+use crate::environment::Environment;
+use crate::limits::{FRAME_HEADROOM, FRAME_TAILROOM};
 use crate::path::Path;
 use crate::sa::{OutboundSa, Tables};
-use crate::state::Environment;
 use crate::udp::{Arrival, Hop};
+use adit_proto::limits::ECHO_SIZE_MAX;
 
 /// Where echoes are made: they never meet the buffers of frames.
 pub struct Echoes {

@@ -11,7 +11,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use adit_proto::control::{Mac, PeerId, Refusal};
 
-use crate::config::PEERS_MAX;
+use crate::limits::{AGED_PER_TURN, PROBES_MAX, STATION_MOVES_MAX};
+use adit_proto::limits::PEER_IDS_MAX;
 
 /// What a look-up says about a frame from the TAP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl Moves {
     }
 
     fn are_too_many(self) -> bool {
-        self.0 & 7 >= MOVES_MAX
+        self.0 & 7 >= STATION_MOVES_MAX
     }
 
     fn stretch(now_s: u32) -> u8 {
@@ -98,18 +99,10 @@ const FREE: Entry =
 
 /// Stands for the side of the TAP in the table of a hub. No peer has this id.
 pub const HERE: PeerId = PeerId(u16::MAX);
-const _: () = assert!(PEERS_MAX < HERE.0, "ids of peers are below");
+const _: () = assert!(PEER_IDS_MAX < HERE.0, "ids of peers are below");
 
-/// Moves of one address in [`DISPUTE_S`] seconds after which it is in dispute: a station that really goes elsewhere moves once.
-const MOVES_MAX: u8 = 4;
 /// A dispute ends with the stretch of so many seconds in which it began.
 const DISPUTE_S: u32 = 8;
-
-/// Places that are looked at for an address, at most. In a half-full table with a good hash a search this long is rarer than one
-/// in a hundred thousand; an address that would need a longer one is not learned.
-const PROBES_MAX: usize = 64;
-/// Places that are looked at in one turn for what has aged.
-const AGED_PER_TURN: usize = 1024;
 
 /// The table of one worker. Times are seconds of any clock that does not go back.
 pub struct ForwardingTable {
@@ -485,7 +478,7 @@ mod tests {
     fn an_address_that_moves_to_and_fro_is_in_dispute_for_a_while() {
         let mut table = ForwardingTable::new(4, 300, 4).damping();
         table.learn(mac(1), PeerId(0), 16);
-        for n in 0..MOVES_MAX {
+        for n in 0..STATION_MOVES_MAX {
             let peer = if n % 2 == 0 { HERE } else { PeerId(0) };
             assert_eq!(table.learn(mac(1), peer, 16), Learned::Moved);
         }

@@ -18,7 +18,7 @@ use adit_proto::control::{Mac, PeerId, PeerTag};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 
-use crate::config::{BATCHES_BETWEEN, BATCHES_INBOUND, BATCHES_OUTBOUND, MAC_UPDATES_RING};
+use crate::limits::{BATCHES_BETWEEN, BATCHES_INBOUND, BATCHES_OUTBOUND, MAC_UPDATES_RING};
 use batch::{BATCH_BYTES, Batch, Direction, RecordHeader};
 
 /// An address that the frame of a peer taught a worker. The tag is that of the peer when it did.

@@ -28,16 +28,17 @@ use adit_proto::packet::Packet;
 use adit_proto::stats::{Count, Drop, Latency};
 
 use crate::class;
-use crate::config::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
+use crate::environment::Environment;
 use crate::forward::Learned;
 use crate::handover::BatchBuilder;
 use crate::handover::batch::{Batch, Direction, RecordHeader, record};
 use crate::hub;
 use crate::io::{Failure, Io, TapWrite, Work};
+use crate::limits::{RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN};
 use crate::mss;
 use crate::open::{Opened, open};
 use crate::pool::Arena;
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::tap::coalesce::{Coalescer, Emit, Sink};
 use crate::udp::{Arrival, Received};
 

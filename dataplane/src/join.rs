@@ -7,8 +7,8 @@
 use adit_proto::control::Spi;
 use adit_proto::half::{Half, Which};
 
-/// Halves that may wait: they leave one behind the other, so that more only come from reordering on the way.
-const WAITING_MAX: usize = 4;
+use crate::limits::HALVES_WAITING_MAX;
+
 /// How long one waits, in nanoseconds: what overtakes on one path does so by less.
 const WAIT_NS: u64 = 500_000_000;
 
@@ -20,7 +20,7 @@ pub type Pair = (Spi, u64);
 pub struct Joiner {
     /// A place for each of them, one after the other.
     bytes: Box<[u8]>,
-    waiting: [Option<Waiting>; WAITING_MAX],
+    waiting: [Option<Waiting>; HALVES_WAITING_MAX],
     /// Longest whole, in bytes.
     whole_max: usize,
 }
@@ -50,7 +50,11 @@ pub enum Met<'a> {
 impl Joiner {
     /// For frames or packets of at most `whole_max` bytes.
     pub fn new(whole_max: usize) -> Joiner {
-        Joiner { bytes: vec![0; WAITING_MAX * whole_max].into_boxed_slice(), waiting: [None; WAITING_MAX], whole_max }
+        Joiner {
+            bytes: vec![0; HALVES_WAITING_MAX * whole_max].into_boxed_slice(),
+            waiting: [None; HALVES_WAITING_MAX],
+            whole_max,
+        }
     }
 
     /// Memory that it takes while its peer is there, whether halves wait or not, in bytes.
@@ -87,7 +91,7 @@ impl Joiner {
     /// Keeps a half in a free place, or in that of the one that has waited longest. True when one was there.
     fn keep(&mut self, one: Waiting, bytes: &[u8]) -> bool {
         let age = |place: &usize| self.waiting[*place].map_or(0, |waiting| 1 + waiting.came_ns);
-        let Some(place) = (0..WAITING_MAX).min_by_key(age) else { return false };
+        let Some(place) = (0..HALVES_WAITING_MAX).min_by_key(age) else { return false };
         let start = place * self.whole_max;
         // A half is shorter than the whole, which was looked at.
         self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
@@ -164,7 +168,7 @@ mod tests {
                     prop_assert_eq!(out.len(), usize::from(whole));
                     prop_assert!(whole <= 1522);
                 }
-                prop_assert!(joiner.waiting.iter().flatten().count() <= WAITING_MAX);
+                prop_assert!(joiner.waiting.iter().flatten().count() <= HALVES_WAITING_MAX);
             }
         }
     }

@@ -3,7 +3,7 @@
 //! The files in the order in which a frame meets them (a packet of IP mode meets [`policy`] where a frame meets [`forward`]):
 //! outbound [`tap`] → [`tap::split`] → [`forward`] → [`seal`] → [`train`] → [`udp`];
 //! inbound [`udp`] → demux → [`open`] → [`policy`] → [`tap::coalesce`] → [`tap`].
-//! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`state`] is what it owns;
+//! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`environment`] is what it talks to, [`state`] what it knows;
 //! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`hub`] hands on frames from peer to peer;
 //! [`control`] applies the commands of the control plane; [`start`] opens everything, [`crypto`] chooses the library that seals;
 //! [`log`] is what the process says.
@@ -17,12 +17,15 @@ pub mod confinement;
 pub mod control;
 pub mod crypto;
 pub mod echo;
+pub mod environment;
+pub mod flood;
 pub mod forward;
 pub mod handover;
 pub mod hub;
 pub mod inbound;
 pub mod io;
 pub mod join;
+pub mod limits;
 pub mod log;
 pub mod mss;
 pub mod open;

@@ -4,6 +4,7 @@
 //! Left as they are: fragments, and segments whose options are signed, TCP-MD5 (RFC 2385) and TCP-AO (RFC 5925): the signature of
 //! the latter covers the options. What comes through too long is cut like any other TCP ([`crate::oversize`]).
 
+use adit_proto::limits::IPV6_EXTENSIONS_MAX;
 use adit_proto::packet::{IPV4, IPV6};
 
 use crate::checksum;
@@ -19,8 +20,6 @@ const NOP: u8 = 1;
 const MSS: u8 = 2;
 const MSS_LEN: u8 = 4;
 
-/// Extension headers that are looked through, at most.
-const EXTENSIONS_MAX: usize = 8;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 
@@ -57,7 +56,7 @@ fn syn_in(packet: &[u8]) -> Option<(usize, usize)> {
 #[cold]
 fn behind_extensions(packet: &[u8], mut next: u8) -> Option<usize> {
     let mut at = IPV6;
-    for _ in 0..EXTENSIONS_MAX {
+    for _ in 0..IPV6_EXTENSIONS_MAX {
         match next {
             PROTO_TCP => return Some(at),
             FRAGMENT | AUTHENTICATION => return None,

@@ -16,17 +16,12 @@ use std::hash::{BuildHasher, RandomState};
 
 use adit_proto::control::Mode;
 
+use crate::limits::ANSWERS_PER_S;
 use crate::tap::headers::{self, be16};
 use crate::tap::split::Plan;
 use crate::tap::vnet::VnetHeader;
 use adit_proto::rate_limit::RateLimit;
 
-/// ICMP messages that a worker sends in a second, and before that in a burst.
-pub const ANSWERS_PER_S: u32 = 1000;
-/// Of these, as many go to senders that fall into one place of the table,
-pub const ANSWERS_PER_SENDER_S: u8 = 10;
-/// and as many that only advise: what was too long has been cut.
-pub const ADVICE_PER_SENDER_S: u8 = 1;
 /// Places for senders; a power of two.
 const SENDERS: usize = 256;
 
@@ -100,6 +95,7 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::ANSWERS_PER_SENDER_S;
 
     #[test]
     fn one_sender_gets_its_share_and_all_together_theirs() {

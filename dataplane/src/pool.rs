@@ -6,16 +6,13 @@
 
 use std::ops::Range;
 
-use crate::config::{
-    FRAME_BYTES_MAX, FRAME_HEADROOM, FRAME_TAILROOM, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN,
-    TAKEOVERS_PER_TURN, TRAIN_BYTES_MAX,
-};
 use crate::echo::ECHO_BYTES;
 use crate::handover::batch::BATCH_BYTES;
+use crate::limits::{
+    FRAME_BUFFER, RECEIVE_BYTES_PER_TURN, RECEIVES_PER_TURN, TAKEOVER_BYTES_PER_TURN, TAKEOVERS_PER_TURN, TRAIN_BYTES_MAX,
+};
 use crate::tap::vnet;
 
-/// Room for one read from the TAP.
-pub const FRAME_BUFFER: usize = (FRAME_HEADROOM + FRAME_BYTES_MAX + FRAME_TAILROOM).next_multiple_of(64);
 /// A receive call is given this much, so that no train is cut off; a hand-off batch of another worker takes as much.
 pub const RECEIVE_WINDOW: usize = BATCH_BYTES;
 /// What other workers gave and what the socket brings have a budget each. The first can be overshot by one train less a byte, and

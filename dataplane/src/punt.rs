@@ -7,8 +7,9 @@ use adit_proto::rate_limit::RateLimit;
 use adit_proto::screen::Screen;
 use adit_proto::stats::Drop;
 
-use crate::config::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX, STUN_PER_S};
+use crate::limits::STUN_PER_S;
 use crate::udp::Endpoint;
+use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
 
 /// Decides which datagrams a worker hands up.
 pub struct Punts {

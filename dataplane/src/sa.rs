@@ -8,11 +8,11 @@ use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
 use adit_proto::control::{self, ChildId, Direction, Event, Feature, PATHS_MAX, PathId, PeerId, PeerTag, Refusal, Spi};
 use adit_proto::esp;
-use adit_proto::limits::CHILDREN_OF_PEER_MAX;
+use adit_proto::limits::{CHILDREN_OF_PEER_MAX, SEQ_MAX_32};
 use adit_proto::replay::Window;
 
-use crate::config::ECHOES_PER_S;
 use crate::join::Joiner;
+use crate::limits::ECHOES_PER_S;
 use crate::path::{NO_SLOT, Path, Paths};
 use crate::udp::Arrival;
 use adit_proto::rate_limit::RateLimit;
@@ -498,7 +498,7 @@ pub fn peer_slots(max_peers: u16) -> u16 {
 
 /// Whether a number exists: without extended ones the last is 2^32 − 1 (RFC 4303 §3.3.3).
 fn is_seq(seq: u64, esn: bool) -> bool {
-    esn || seq <= esp::SEQ_MAX_32
+    esn || seq <= SEQ_MAX_32
 }
 
 /// The first number that may not be used. The very last one never is.

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use adit_channel::service::{Manager, NotifyState};
-use adit_channel::{EventFd, Listener, Notice, PlaneInfo, Port, Protections, Region, Sizes, Turns};
+use adit_channel::{EventFd, Listener, Notice, PART_BYTES_MAX, PlaneInfo, Port, Protections, Region, Sizes, Turns};
 use adit_proto::control::{Mode, Place};
 use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, bail};
@@ -23,6 +23,7 @@ use core_affinity::CoreId;
 use crate::config::{self, Config, IoChoice, MssClamp};
 use crate::confinement;
 use crate::crypto;
+use crate::environment::Environment;
 use crate::handover::{Handover, handover_bytes};
 use crate::io::Failure;
 use crate::io::poll::PollIo;
@@ -32,7 +33,7 @@ use crate::pool::{inject_buffer, pool_bytes};
 use crate::registry::Registry;
 use crate::roam::Roam;
 use crate::sa::{path_slots, peer_slots};
-use crate::state::{Clock, Environment, State};
+use crate::state::{Clock, State};
 use crate::tap::{self, Tap};
 use crate::udp::{self, UdpSocket};
 use crate::worker::Worker;
@@ -51,8 +52,6 @@ const TICK: Duration = Duration::from_secs(1);
 const VAULT_BYTES_PER_SLOT: u32 = 64;
 /// And per peer: its IKE SA, with the answer that was sent last, which may hold a chain of certificates.
 const VAULT_BYTES_PER_PEER: u32 = 4096;
-/// Most bytes of the vault that the channel can lay out.
-const VAULT_BYTES_MAX: u32 = 64 << 20;
 
 /// Whether the workers run on io_uring, and why not.
 struct IoDecision {
@@ -233,7 +232,7 @@ fn vault_bytes(config: &Config) -> u32 {
     let slots = u32::from(config.workers).saturating_mul(config.sa_slots);
     let peers = u32::from(config.max_peers).saturating_mul(VAULT_BYTES_PER_PEER);
     let bytes = slots.saturating_mul(VAULT_BYTES_PER_SLOT).saturating_add(peers);
-    bytes.clamp(Sizes::default().vault_bytes, VAULT_BYTES_MAX)
+    bytes.clamp(Sizes::default().vault_bytes, PART_BYTES_MAX)
 }
 
 /// What packets can ever occupy, in bytes: the pools of the workers and the buffers between them.

@@ -1,64 +1,25 @@
-//! What a worker owns: what it talks to, and what it knows. The two flows and the commands get both; nobody else has them.
+//! What a worker knows. The two flows and the commands get it, and with it the [`Environment`]; nobody else has them.
 
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::time::Instant;
 
-use adit_channel::Port;
-use adit_proto::class::Dscp;
 use adit_proto::control::Mode;
-use adit_proto::esp::{self, Header};
 use adit_proto::stats::{Count, Gauge};
 
 use crate::config::Config;
 use crate::echo::Echoes;
+use crate::environment::Environment;
+use crate::flood::Shares;
 use crate::forward::ForwardingTable;
-use crate::handover::Handover;
-use crate::hub::{self, Shares};
-use crate::io::Descriptors;
-use crate::oversize::{ADVICE_PER_SENDER_S, ANSWERS_PER_SENDER_S, Answers};
+use crate::limits::{ADVICE_PER_SENDER_S, ANSWERS_PER_SENDER_S};
+use crate::oversize::Answers;
 use crate::policy::PolicyTable;
 use crate::punt::Punts;
-use crate::registry::Registry;
 use crate::sa::Tables;
-use crate::tap::TapQueue;
-use crate::udp::UdpSocket;
 use adit_esp::aead::Backend;
 use adit_proto::rate_limit::RateLimit;
 
 /// How often trains are tried again with peers to which none could go, in seconds.
 const RETRY_TRAINS_S: u32 = 60;
-
-/// What a worker talks to.
-pub struct Environment {
-    pub id: usize,
-    pub mode: Mode,
-    pub dscp: Dscp,
-    /// Longest frame or packet that the interface takes, in bytes.
-    pub frame_max: usize,
-    /// The MSS in SYNs is brought down to what the path takes.
-    pub clamps_mss: bool,
-    pub tap: TapQueue,
-    pub udp: UdpSocket,
-    pub port: Port,
-    /// Room for one datagram of the control plane.
-    pub inject: Box<[u8]>,
-    pub handover: Arc<Handover>,
-    pub registry: Arc<Registry>,
-}
-
-impl Environment {
-    pub fn descriptors(&self) -> Descriptors {
-        Descriptors { tap: self.tap.raw_fd(), udp: self.udp.raw_fd(), wake: self.port.wake_fd().as_raw_fd() }
-    }
-
-    /// The other worker that owns the SPI of a packet, if it may have the SA. What nobody has is not copied for anybody.
-    #[inline]
-    pub fn other_that_opens(&self, header: &Header) -> Option<usize> {
-        let owner = esp::worker_of(header.spi, self.handover.workers());
-        (owner != self.id && self.registry.may_open(owner, header.spi)).then_some(owner)
-    }
-}
 
 /// When the workers began: as [`Instant`], and as its clock reads in every process.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +87,7 @@ impl State {
         let elapsed = self.clock.began.elapsed();
         (self.now_s, self.turn_ns) = (elapsed.as_secs() as u32, self.clock.began_ns + elapsed.as_nanos() as u64);
         let tables = &mut self.tables;
-        let aged = self.fdb.age(self.now_s, |mac, side| hub::announce(mac, side, tables, env));
+        let aged = self.fdb.age(self.now_s, |mac, side| env.announce(mac, side, tables));
         if aged > 0 {
             env.port.count(Count::FdbAged, aged as u64);
             env.port.gauge(Gauge::FdbEntries, self.fdb.len() as i64);

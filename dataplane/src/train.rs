@@ -5,7 +5,7 @@
 
 use adit_proto::control::{PathId, PeerId};
 
-use crate::config::TRAIN_BYTES_MAX;
+use crate::limits::TRAIN_BYTES_MAX;
 use crate::path::{NO_SLOT, Path};
 use crate::pool::TRAIN_BUFFER;
 use crate::udp::{Endpoint, Hop};

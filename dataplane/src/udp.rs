@@ -17,7 +17,7 @@ use adit_proto::esp::{LANE_MASK, SPI_MIN};
 use anyhow::{Context, Result, bail};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::config::TRAIN_SEGMENTS_MAX;
+use crate::limits::TRAIN_SEGMENTS_MAX;
 use hop::SourceKind;
 
 pub use hop::{Hop, Source};

@@ -10,16 +10,17 @@ use adit_channel::{EventFd, Turns};
 use adit_proto::control::{Event, Place};
 use adit_proto::stats::{Count, Gauge};
 
-use crate::config::{MAC_UPDATES_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::control;
+use crate::environment::Environment;
 use crate::forward::HERE;
 use crate::handover::MacUpdate;
 use crate::handover::batch::Direction;
 use crate::inbound::Inbound;
 use crate::io::{Descriptors, Failure, Io, Wait};
+use crate::limits::{MAC_UPDATES_PER_TURN, TAKEOVERS_PER_TURN};
 use crate::outbound::Outbound;
 use crate::roam::Roam;
-use crate::state::{Environment, State};
+use crate::state::State;
 
 /// One worker, to be run on its own pinned thread.
 pub struct Worker {

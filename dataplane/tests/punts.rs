@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Instant;
 
-use adit_dataplane::config::STUN_PER_S;
+use adit_dataplane::limits::STUN_PER_S;
 use adit_proto::control::{Command, InjectHeader};
 use adit_proto::demux::STUN_COOKIE;
 use adit_proto::ike::IkeSpi;

@@ -14,6 +14,7 @@ use crate::echo::Answer;
 use crate::ike::{AddressRange, IkeSpi, IpSelector, PortRange};
 use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 
+pub use crate::esp::{Mode, Spi};
 pub use path::{Hop, InjectHeader, LocalEnd, PATHS_MAX, PathId, PuntHeader, UdpHop};
 pub use wire::RECORD_LEN_MAX;
 
@@ -35,34 +36,8 @@ impl ChildId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PeerTag(pub u64);
 
-/// Security parameters index (RFC 4303 §2.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Spi(pub u32);
-
 /// A MAC address.
 pub type Mac = [u8; 6];
-
-/// What a gateway carries: it has TAPs or TUNs, never both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Mode {
-    /// Ethernet frames, as EtherIP in ESP.
-    Ethernet = 1,
-    /// IP packets, as ESP in tunnel mode (RFC 4303 §3.1.2).
-    Ip = 2,
-}
-
-impl Mode {
-    pub const ALL: [Mode; 2] = [Mode::Ethernet, Mode::Ip];
-
-    /// The name in configuration and messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Mode::Ethernet => "ethernet",
-            Mode::Ip => "ip",
-        }
-    }
-}
 
 /// Which way the packets of an SA go, as seen from this gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

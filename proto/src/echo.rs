@@ -9,8 +9,7 @@
 //! ```
 //! Numbers are big endian. The filling makes the packet as long as was asked for and means nothing. The tag of ESP protects all of it.
 
-use crate::control::Mode;
-use crate::esp;
+use crate::esp::{self, Mode};
 
 /// The magic number, and the version of the layout.
 const MAGIC: [u8; 4] = *b"ADE\x01";

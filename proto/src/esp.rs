@@ -10,7 +10,6 @@
 //! The payload is an Ethernet frame behind its EtherIP header, or an IP packet. Numbers are big endian. The high half of an extended
 //! sequence number is not sent (RFC 4303 §2.2.1), but covered by the tag.
 
-use crate::control::{Mode, Spi};
 use crate::etherip;
 use crate::suite::{SALT_LEN, TAG_LEN};
 
@@ -30,8 +29,6 @@ pub const NON_ESP_MARKER_LEN: usize = 4;
 pub const NONCE_LEN: usize = SALT_LEN + IV_LEN;
 /// Length of the associated data with extended sequence numbers, in bytes (RFC 4106 §5).
 pub const AAD_LEN_MAX: usize = 12;
-/// The last sequence number that is not extended (RFC 4303 §3.3.3).
-pub const SEQ_MAX_32: u64 = u32::MAX as u64;
 /// These bits of an SPI of ours are the lane.
 pub const LANE_MASK: u32 = (1 << crate::limits::LANE_BITS) - 1;
 /// Our SPIs begin here, so that ESP is never taken for STUN, IKE, a reserved SPI or ChannelData of TURN, which begins with a channel
@@ -52,6 +49,32 @@ const ALIGN: usize = 4;
 const UDP_HEADER_LEN: usize = 8;
 const IPV4_HEADER_LEN: usize = 20;
 const IPV6_HEADER_LEN: usize = 40;
+
+/// Security parameters index (RFC 4303 §2.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Spi(pub u32);
+
+/// What a gateway carries: it has TAPs or TUNs, never both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mode {
+    /// Ethernet frames, as EtherIP in ESP.
+    Ethernet = 1,
+    /// IP packets, as ESP in tunnel mode (RFC 4303 §3.1.2).
+    Ip = 2,
+}
+
+impl Mode {
+    pub const ALL: [Mode; 2] = [Mode::Ethernet, Mode::Ip];
+
+    /// The name in configuration and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Ethernet => "ethernet",
+            Mode::Ip => "ip",
+        }
+    }
+}
 
 /// The part of a packet in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

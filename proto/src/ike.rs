@@ -14,7 +14,7 @@
 //! [`selector`] and [`config`] (their parts), [`registry`] (what the numbers mean),
 //! [`error`] (what is wrong, and where).
 //!
-//! Any bytes give a value or a named error. Limits are constants beside the types. What decodes can be encoded, and decodes to
+//! Any bytes give a value or a named error. Limits are in [`crate::limits`]. What decodes can be encoded, and decodes to
 //! the same value; reserved bits are ignored and written as zero.
 
 pub mod config;
@@ -33,7 +33,7 @@ pub mod selector;
 pub use config::{CfgAttribute, Config};
 pub use encrypted::{Fragment, Sealed, Unsealed};
 pub use error::{IkeDecodeError, IkeEncodeError, IkeFault};
-pub use header::{Flags, Header, IkeSpi, MESSAGE_LEN_MAX, Version};
+pub use header::{Flags, Header, IkeSpi, Version};
 pub use message::{Message, decode_payloads, encode_payloads};
 pub use notify::Notify;
 pub use payload::{Delete, Identification, Payload};

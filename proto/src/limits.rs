@@ -1,4 +1,7 @@
-//! Limits that more than one crate stands on, each written once. What concerns one crate alone is beside its type there.
+//! How much there may be of everything in what crosses a wire or the border between the planes, each limit once. The other crates have
+//! a file of this name for theirs; what is the same there comes from here.
+
+// Lanes, peers, and what each peer may have.
 
 /// Bits of an SPI of ours that name the lane.
 pub const LANE_BITS: u32 = 6;
@@ -37,10 +40,51 @@ pub const SELECTORS_OF_TABLE_MAX: u32 = 1 << 18;
 /// Most selectors that may have a remote address in common: a look-up for it looks at no more.
 pub const SELECTOR_OVERLAPS_MAX: u8 = 64;
 
+// Packets.
+
+/// Longest IP packet, in bytes: its length has 16 bits (RFC 791 §3.1; RFC 8200 §3 says it of what follows the header). So no datagram
+/// of UDP is longer.
+pub const IP_PACKET_LEN_MAX: usize = u16::MAX as usize;
+/// Extension headers of IPv6 that are looked through.
+pub const IPV6_EXTENSIONS_MAX: usize = 8;
+/// Longest outer packet of a sealed echo, in bytes: what the largest usual frames carry.
+pub const ECHO_SIZE_MAX: u16 = 9216;
 /// Shortest path MTU that is believed of IPv4, in bytes: what every host takes (RFC 791 §3.1, RFC 1122 §3.3.2).
 pub const IPV4_MTU_MIN: u16 = 576;
 /// What every link carries of IPv6, in bytes (RFC 8200 §5).
 pub const IPV6_MTU_MIN: u16 = 1280;
+
+// Sequence numbers of ESP.
+
+/// The last sequence number that is not extended (RFC 4303 §3.3.3).
+pub const SEQ_MAX_32: u64 = u32::MAX as u64;
+/// The last extended one: behind it there is one more, which is never used.
+pub const SEQ_MAX_64: u64 = u64::MAX - 1;
+/// Smallest and largest window against replay, in packets.
+pub const REPLAY_WINDOW_MIN: u16 = 64;
+pub const REPLAY_WINDOW_MAX: u16 = 16_384;
+
+// One message of IKE: what is read, and what is written.
+
+/// Longest message, in bytes: what a UDP datagram could hold.
+pub const IKE_MESSAGE_LEN_MAX: usize = IP_PACKET_LEN_MAX;
+/// Fragments of one message: 64 KiB in the smallest datagrams of IPv4.
+pub const FRAGMENTS_OF_MESSAGE_MAX: u16 = 128;
+/// Payloads in one chain. A long chain of certificates has about ten.
+pub const PAYLOADS_OF_MESSAGE_MAX: usize = 128;
+/// Proposals in one SA payload. Known clients send fewer than thirty.
+pub const PROPOSALS_OF_PAYLOAD_MAX: usize = 64;
+/// Transforms in one proposal; the field could say 255.
+pub const TRANSFORMS_OF_PROPOSAL_MAX: usize = 128;
+/// Attributes of one transform; there is one kind of them.
+pub const ATTRIBUTES_OF_TRANSFORM_MAX: usize = 8;
+/// Attributes in one Configuration payload.
+pub const ATTRIBUTES_OF_CP_MAX: usize = 128;
+/// SPIs in one Delete payload.
+pub const SPIS_OF_DELETE_MAX: usize = 1024;
+/// Shortest and longest nonce, in bytes (RFC 7296 §3.9).
+pub const IKE_NONCE_LEN_MIN: usize = 16;
+pub const IKE_NONCE_LEN_MAX: usize = 256;
 
 /// Pairs of selectors that each peer may have, over all of its Child SAs, where there is room for so many peers: both planes go by this
 /// number, so that what one agrees on the other one installs. Never less than what a peer can be configured with.

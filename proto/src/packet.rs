@@ -2,14 +2,12 @@
 //! Total: any bytes give it or nothing.
 
 use crate::ike::{AddressRange, PortRange};
+use crate::limits::IPV6_EXTENSIONS_MAX;
 
 /// Length of an IPv4 header without options, in bytes.
 pub const IPV4: usize = 20;
 /// Length of an IPv6 header without extensions, in bytes.
 pub const IPV6: usize = 40;
-
-/// Extension headers that are looked through, at most.
-const EXTENSIONS_MAX: usize = 8;
 
 const HOP_BY_HOP: u8 = 0;
 const ICMP: u8 = 1;
@@ -175,7 +173,7 @@ fn ipv6(bytes: &[u8]) -> Option<Packet> {
 /// fragment shows its protocol only where each of its siblings does. AH and ESP are protocols here (RFC 4301 §4.4.1.1).
 #[inline]
 fn follow(mut next: u8, mut rest: &[u8]) -> (Option<u8>, Option<&[u8]>) {
-    for _ in 0..EXTENSIONS_MAX {
+    for _ in 0..IPV6_EXTENSIONS_MAX {
         if !is_looked_through(next) {
             return (Some(next), Some(rest));
         }

@@ -4,12 +4,9 @@
 //! whole blocks and never shifts bits. The ring has twice the blocks of the window (the RFC needs only one more), so that an
 //! index is a mask.
 
-const BLOCK_BITS: u64 = 64;
+use crate::limits::{REPLAY_WINDOW_MAX, REPLAY_WINDOW_MIN};
 
-/// Smallest window, in packets.
-pub const SIZE_MIN: u16 = 64;
-/// Largest window, in packets.
-pub const SIZE_MAX: u16 = 16384;
+const BLOCK_BITS: u64 = 64;
 
 /// Why a sequence number is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +31,7 @@ pub struct Window {
 impl Window {
     /// Whether a window can have this size: a power of two from 64 to 16384.
     pub const fn is_size(size: u16) -> bool {
-        size.is_power_of_two() && size >= SIZE_MIN && size <= SIZE_MAX
+        size.is_power_of_two() && size >= REPLAY_WINDOW_MIN && size <= REPLAY_WINDOW_MAX
     }
 
     /// A window of `size` packets in which every number up to and including `top` counts as seen; `None` when it cannot

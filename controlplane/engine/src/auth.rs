@@ -20,6 +20,7 @@ use adit_proto::ike::{AuthMethod, CertEncoding, HashAlg, Identification};
 
 use crate::crypto::{AuthData, KeyError, Prf, PrivateKey, PublicKey, SignError, SignatureAlgorithm, VerifyError};
 use crate::identity::{Identity, Pattern};
+use crate::limits::CERTIFICATES_MAX;
 use crate::shown::Shown;
 
 pub use certificate::{Certificate, CertificateError};
@@ -28,9 +29,6 @@ pub use error::AuthError;
 pub use octets::{IntAuth, signed_octets};
 pub use own::{Finding, Severity, judge_own};
 pub use psk::Psk;
-
-/// Most certificates of a peer that are looked at: a chain has two or three.
-pub const CERTIFICATES_MAX: usize = 8;
 
 /// How this gateway proves who it is.
 #[derive(Clone, Debug)]

@@ -25,15 +25,11 @@ use std::str::FromStr;
 use adit_proto::ike::{IdType, Identification};
 
 use crate::hex;
+use crate::limits::{IDENTITY_LEN_MAX, IDENTITY_TEXT_LEN_MAX};
 use crate::shown::{Shown, shows};
 
 pub use dn::DistinguishedName;
 pub use pattern::Pattern;
-
-/// Longest identity that is accepted, in bytes. It goes into logs and answers, and no name in use comes near.
-pub const IDENTITY_LEN_MAX: usize = 1024;
-/// Longest text of one: what does not show takes a few characters for each byte.
-const TEXT_LEN_MAX: usize = 4 * IDENTITY_LEN_MAX;
 
 /// An identity. Two are equal when they name the same peer: the case of domains and of the text in distinguished names does
 /// not matter.
@@ -151,7 +147,7 @@ impl FromStr for Identity {
         let text = text.trim();
         match text.len() {
             0 => return Err(IdentityError::Empty),
-            len if len > TEXT_LEN_MAX => return Err(IdentityError::TooLong(len)),
+            len if len > IDENTITY_TEXT_LEN_MAX => return Err(IdentityError::TooLong(len)),
             _ => {}
         }
         let identity = read(text)?;

@@ -35,7 +35,7 @@
 //! | `agenda` | the requests to come |
 //! | `addresses` | those of the peer, and of ours that it knows |
 //!
-//! The rest: `connection` is the state towards one peer; `config`, `proposal_words`, `limits`; `event`, `cause`, `key_log`,
+//! The rest: `connection` is the state towards one peer; `config`, `proposal_words`; `event`, `cause`, `key_log`,
 //! `error`; `counters`, `explain`,
 //! `status`; `snapshot` for the next process.
 //!
@@ -44,7 +44,7 @@
 //! - Before IKE_AUTH nobody is believed: what does not fit is dropped, what refuses is a hint.
 //! - One request at a time is under way in each direction (window 1, RFC 7296 §2.3).
 //! - New SAs can receive before the peer learns of them, and the old ones go when the new ones work (§2.8).
-//! - Every table has a limit: `limits`, or [`Limits`] where an operator may want another one.
+//! - Every table has a limit: `crate::limits`, or [`Limits`] where an operator may want another one.
 
 mod addresses;
 mod admission;
@@ -84,8 +84,8 @@ mod install_backoff;
 mod intermediate;
 mod key_log;
 mod known;
+mod left;
 mod lifetimes;
-mod limits;
 mod mobike;
 mod nat;
 pub mod negotiate;
@@ -130,13 +130,13 @@ pub use config::{
 pub use connection::ConnectionState;
 pub use context::LANES_MAX;
 pub use counters::Counters;
-pub use endpoint::{CommandError, Endpoint, Refusal};
+pub use endpoint::{CommandError, Endpoint, Refusal, Restored};
 pub use error::{Error, Incompatibility, LocalFault, Misbehaviour};
 pub use event::{After, ChildKeys, Event, Transmit};
 pub use explain::{Difference, Offers, Problem, Record};
 pub use facts::{IkeSpis, Role};
 pub use key_log::{KeyLog, KeyLogFile};
 pub use nat::NatStatus;
-pub use snapshot::{BootClock, RestoreError, Restored};
+pub use snapshot::{BootClock, RestoreError};
 pub use status::{ChildStatus, Explanation, IkeStatus, Missing, Narrowed, PeerStatus, Sizes};
 pub use wishes::Wish;

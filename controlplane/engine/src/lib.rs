@@ -11,6 +11,7 @@ pub mod crypto;
 mod hex;
 pub mod identity;
 pub mod ike;
+mod limits;
 pub mod nearest;
 pub mod path;
 pub mod random;

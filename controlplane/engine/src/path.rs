@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use adit_proto::control::PeerId;
 pub use adit_proto::control::{PATHS_MAX, PathId};
 
+use crate::limits::PROOFS_PER_SECOND;
 use crate::random::Random;
 use crate::rate_limit::Bucket;
 use crate::timer::Timers;
@@ -46,9 +47,6 @@ pub(crate) use proof::Answered;
 use mtu::Mtu;
 use peer::{Entry, PeerPaths, Proof};
 use routes::Looks;
-
-/// Requests for a proof in a second, to all peers.
-const PROOFS_PER_SECOND: u32 = 200;
 
 /// What is agreed with a peer about paths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ use admission::Admission;
 use receive::InboundSa;
 
 /// Largest datagram that is received, in bytes.
-const DATAGRAM_MAX: usize = 65_536;
+const DATAGRAM_MAX: usize = adit_proto::limits::IP_PACKET_LEN_MAX + 1;
 /// Datagrams that are received before the timers and commands have their turn.
 const BATCH: usize = 64;
 /// Datagrams of IKE that wait for room in the socket. What is dropped above that is sent again.

@@ -6,12 +6,9 @@ use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer, TRAILER_MAX};
 use adit_proto::control::{Mode, Spi};
 use adit_proto::esp::{self, Header};
+use adit_proto::limits::{SEQ_MAX_32, SEQ_MAX_64};
 use adit_proto::replay::Window;
 use adit_proto::stats::Drop;
-
-/// Sequence numbers end here without ESN (RFC 4303 §2.2: they must not cycle), and with it.
-const SEQ_LIMIT_32: u64 = esp::SEQ_MAX_32;
-const SEQ_LIMIT_64: u64 = u64::MAX - 1;
 
 /// After how much the engine is to learn what went through an SA, so that it replaces it before its hard limit. Zero: no matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +79,7 @@ fn aead(keys: &ChildKeys) -> Result<Aead, BadKey> {
 
 impl Outbound {
     pub fn new(keys: &ChildKeys) -> Result<Outbound, BadKey> {
-        let limit = if keys.esn { SEQ_LIMIT_64 } else { SEQ_LIMIT_32 };
+        let limit = if keys.esn { SEQ_MAX_64 } else { SEQ_MAX_32 };
         let (spi, salt, esn) = (keys.spi, keys.key.salt.into(), keys.esn);
         let sealer = Sealer { spi, seq_next: 1, seq_end: limit + 1, aead: aead(keys)?, salt, esn, packets: 0 };
         Ok(Outbound { sealer, scratch: Vec::new(), bytes: 0, reported: (0, 0), selectors: keys.selectors.clone() })

@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 use adit_engine::identity::Identity;
 use adit_proto::control::Mode;
-use adit_proto::replay;
+use adit_proto::limits::{REPLAY_WINDOW_MAX, REPLAY_WINDOW_MIN};
 
 use super::ike_section::Loaded;
 use super::problem::{Place, Problem};
@@ -31,7 +31,7 @@ use crate::token::Token;
 const WORKERS_DEFAULT_MAX: usize = 4;
 const NAME_LEN_MAX: usize = 64;
 /// Sizes of a replay window, in packets.
-const WINDOWS: RangeInclusive<u64> = replay::SIZE_MIN as u64..=replay::SIZE_MAX as u64;
+const WINDOWS: RangeInclusive<u64> = REPLAY_WINDOW_MIN as u64..=REPLAY_WINDOW_MAX as u64;
 
 /// The judge: collects problems while it reads.
 pub struct Check<'a> {

@@ -16,11 +16,7 @@ use adit_proto::control::{
 };
 use adit_proto::echo::Answer;
 use adit_proto::esp;
-use adit_proto::limits::SELECTORS_OF_PEER_MAX as SELECTORS_MAX;
-
-/// Sequence numbers end here without ESN (RFC 4303 §2.2: they must not cycle), and with it.
-const SEQ_LIMIT_32: u64 = u32::MAX as u64;
-const SEQ_LIMIT_64: u64 = u64::MAX - 1;
+use adit_proto::limits::{SELECTORS_OF_PEER_MAX, SEQ_MAX_32, SEQ_MAX_64};
 
 /// What is the same for all SAs of a data plane.
 #[derive(Clone, Copy, Debug)]
@@ -229,7 +225,7 @@ impl Sas {
     /// process before us died on the way.
     pub fn adopt_selectors(&mut self, id: PeerId, child: ChildId, inbound: Spi, agreed: &SelectorPair) -> Commands {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        let selectors = between(&peer.terms.selectors, agreed, SELECTORS_MAX);
+        let selectors = between(&peer.terms.selectors, agreed, SELECTORS_OF_PEER_MAX);
         match peer.children.get_mut(&child).and_then(|child| child.inbound.get_mut(&inbound)) {
             Some(known) => *known = selectors,
             None => return Vec::new(),
@@ -401,7 +397,7 @@ impl Sas {
 
     fn install_inbound(&mut self, keys: &ChildKeys) -> Commands {
         let Some(peer) = self.peers.get_mut(&keys.peer) else { return Vec::new() };
-        let selectors = between(&peer.terms.selectors, &keys.selectors, SELECTORS_MAX);
+        let selectors = between(&peer.terms.selectors, &keys.selectors, SELECTORS_OF_PEER_MAX);
         peer.children.entry(keys.child).or_default().inbound.insert(keys.spi, selectors);
         let mut commands = self.tell(keys.peer);
         let worker = esp::worker_of(keys.spi, self.terms.workers.into()) as u16;
@@ -434,7 +430,7 @@ impl Sas {
             suite: keys.suite,
             key: keys.key.clone(),
             seq_next: 1,
-            seq_limit: if keys.esn { SEQ_LIMIT_64 } else { SEQ_LIMIT_32 },
+            seq_limit: if keys.esn { SEQ_MAX_64 } else { SEQ_MAX_32 },
             defer_checksums: peer.terms.defer_checksums,
             esn: keys.esn,
         };
@@ -491,7 +487,7 @@ impl Peer {
         if let Some(lanes) = self.terms.static_lanes {
             return BTreeMap::from([(ChildId::ONLY, WantedChild { lanes, selectors: self.terms.selectors.clone() })]);
         }
-        let mut room = SELECTORS_MAX;
+        let mut room = SELECTORS_OF_PEER_MAX;
         let wanted = |(id, child): (&ChildId, &Child)| {
             // Frames of a worker without a lane go to one that has one: those below the number of lanes must all be there.
             let lanes = (0..).take_while(|lane| child.outbound.contains_key(lane)).count().min(workers.into()) as u16;

@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 /// How long the data plane may take to answer.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Most descriptors that one message carries here: the memory, one event counter up, one down per worker.
-pub const FDS_MAX: usize = 2 + crate::layout::WORKERS_MAX as usize;
+pub const FDS_MAX: usize = 2 + adit_proto::limits::WORKERS_MAX as usize;
 
 /// Room for a control message with [`FDS_MAX`] descriptors, aligned as the kernel wants it.
 #[repr(C, align(8))]

@@ -19,20 +19,20 @@
 //! ```
 //! A word is eight bytes in the byte order of the machine; offsets below are in words.
 
-use std::ops::{Deref, Range};
+use std::ops::Range;
 
 use adit_proto::histogram::BUCKETS;
-use adit_proto::limits::PEER_IDS_MAX;
+use adit_proto::limits::{PEER_IDS_MAX, WORKERS_MAX};
 use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
+use crate::limits::{DATAGRAM_RING_BYTES_MIN, MEMORY_BYTES_MAX, PART_BYTES_MAX, PATH_SLOTS_MAX, RING_BYTES_MIN, SA_SLOTS_MAX};
 use crate::live::SLOT_WORDS;
 use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
 pub const LAYOUT_VERSION: u32 = 13;
-pub use adit_proto::limits::WORKERS_MAX;
 
 /// "ADITCHAN".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ADITCHAN");
@@ -41,22 +41,12 @@ const INFO_AT: usize = 16;
 const PAGE_WORDS: usize = 512;
 /// Bytes of a page: header and info lie in the first.
 pub const PAGE_BYTES: usize = PAGE_WORDS * size_of::<u64>();
-/// Most bytes of the whole memory: more than any data plane needs, and no more than a machine can spare for a stranger.
-const TOTAL_BYTES_MAX: usize = 3 << 29;
 const LINE_WORDS: usize = 16;
-/// Most live SAs of a worker.
-pub const SA_SLOTS_MAX: u32 = 65536;
-/// Most paths of a worker that are counted: with as many peers as there can be, one each.
-pub const PATH_SLOTS_MAX: u16 = 32768;
 /// Paths are counted by the page, so that no two numbers of slots make up the same memory.
 pub const PATH_SLOTS_UNIT: u16 = 64;
 /// The same of peers.
 pub const PEER_SLOTS_UNIT: u16 = 64;
 const _: () = assert!(PEER_IDS_MAX.is_multiple_of(PEER_SLOTS_UNIT));
-const RING_BYTES_MIN: u32 = 4096;
-/// A ring of datagrams holds at least two of the longest.
-const DATAGRAM_RING_BYTES_MIN: u32 = 256 * 1024;
-const BYTES_MAX: u32 = 64 << 20;
 
 /// How big the parts of the channel are. Rings are rounded up to a power of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +90,14 @@ impl Default for Sizes {
 impl Sizes {
     /// The same with rounded rings; `None` when a value is out of range.
     fn rounded(self) -> Option<Sizes> {
-        let ring = |bytes: u32, min: u32| (min..=BYTES_MAX).contains(&bytes).then(|| bytes.next_power_of_two());
+        let ring = |bytes: u32, min: u32| (min..=PART_BYTES_MAX).contains(&bytes).then(|| bytes.next_power_of_two());
         if self.workers == 0 || self.workers > WORKERS_MAX || self.sa_slots == 0 || self.sa_slots > SA_SLOTS_MAX {
             return None;
         }
-        if self.vault_bytes > BYTES_MAX || self.path_slots > PATH_SLOTS_MAX || !self.path_slots.is_multiple_of(PATH_SLOTS_UNIT) {
+        if self.vault_bytes > PART_BYTES_MAX
+            || self.path_slots > PATH_SLOTS_MAX
+            || !self.path_slots.is_multiple_of(PATH_SLOTS_UNIT)
+        {
             return None;
         }
         if self.peer_slots > PEER_IDS_MAX || !self.peer_slots.is_multiple_of(PEER_SLOTS_UNIT) {
@@ -190,7 +183,7 @@ impl Layout {
         let vault = placer.place(crate::vault::HEAD_WORDS + 2 * half, PAGE_WORDS);
         let end = placer.place(0, PAGE_WORDS).end;
         let layout = Layout { sizes, info: INFO_AT..PAGE_WORDS, workers, vault, words: end };
-        Some(layout).filter(|layout| layout.bytes() <= TOTAL_BYTES_MAX)
+        Some(layout).filter(|layout| layout.bytes() <= MEMORY_BYTES_MAX)
     }
 
     /// Length of the memory, in bytes.
@@ -257,23 +250,6 @@ fn fingerprint() -> u64 {
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Copies bytes into words, the last word padded with zeros. What does not fit is left out.
-pub fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
-    for (word, chunk) in words.iter().zip(bytes.chunks(size_of::<u64>())) {
-        let mut value = [0; size_of::<u64>()];
-        value[..chunk.len()].copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-    }
-}
-
-/// Copies the first `len` bytes out of words; fewer when there are fewer.
-pub fn load_bytes<M: Deref<Target = [AtomicU64]>>(words: &M, len: usize) -> Vec<u8> {
-    let needed = len.div_ceil(size_of::<u64>());
-    let mut bytes: Vec<u8> = words.iter().take(needed).flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
-    bytes.truncate(len);
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,15 +310,15 @@ mod tests {
             sa_slots: 65536,
             path_slots: PATH_SLOTS_MAX,
             peer_slots: PEER_IDS_MAX,
-            command_bytes: BYTES_MAX,
-            event_bytes: BYTES_MAX,
-            punt_bytes: BYTES_MAX,
-            inject_bytes: BYTES_MAX,
-            vault_bytes: BYTES_MAX,
+            command_bytes: PART_BYTES_MAX,
+            event_bytes: PART_BYTES_MAX,
+            punt_bytes: PART_BYTES_MAX,
+            inject_bytes: PART_BYTES_MAX,
+            vault_bytes: PART_BYTES_MAX,
         };
         assert_eq!(Layout::new(max), None, "more than a machine can spare");
-        let tables = Sizes { sa_slots: 65536, path_slots: PATH_SLOTS_MAX, peer_slots: PEER_IDS_MAX, ..good };
-        let most = Sizes { workers: 64, vault_bytes: BYTES_MAX, ..tables };
+        let tables = Sizes { sa_slots: SA_SLOTS_MAX, path_slots: PATH_SLOTS_MAX, peer_slots: PEER_IDS_MAX, ..good };
+        let most = Sizes { workers: 64, vault_bytes: PART_BYTES_MAX, ..tables };
         assert!(Layout::new(most).is_some(), "a data plane with as many SAs as there can be");
     }
 

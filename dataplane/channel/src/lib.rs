@@ -33,6 +33,8 @@ mod info;
 #[cfg(not(feature = "loom"))]
 mod layout;
 #[cfg(not(feature = "loom"))]
+mod limits;
+#[cfg(not(feature = "loom"))]
 mod listener;
 #[cfg(not(feature = "loom"))]
 mod master;
@@ -48,6 +50,8 @@ mod shm;
 pub mod users;
 #[cfg(not(feature = "loom"))]
 mod vault;
+#[cfg(not(feature = "loom"))]
+mod words;
 
 pub use live::LiveSa;
 pub use sync::{AtomicU64, Ordering};
@@ -57,10 +61,20 @@ pub use {
     drops::SlotDrops,
     fd::{EventFd, ask_to_end},
     info::{PlaneInfo, Protections},
-    layout::{LAYOUT_VERSION, PATH_SLOTS_MAX, PATH_SLOTS_UNIT, PEER_SLOTS_UNIT, SA_SLOTS_MAX, Sizes, WORKERS_MAX},
+    layout::{LAYOUT_VERSION, PATH_SLOTS_UNIT, PEER_SLOTS_UNIT, Sizes},
+    limits::{DATAGRAM_LEN_MAX, PART_BYTES_MAX, PATH_SLOTS_MAX, SA_SLOTS_MAX},
     listener::{Listener, Notice},
-    master::{AttachError, DATAGRAM_LEN_MAX, Master, SendError, mastership},
+    master::{AttachError, Master, SendError, mastership},
     paths::{PathCount, PathCounters},
     plane::{Port, PuntError, Region, Turns},
     vault::VaultTooSmall,
+};
+
+/// Each end may go to another thread.
+#[cfg(not(feature = "loom"))]
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Port>();
+    is_send::<Listener>();
+    is_send::<Master>();
 };

@@ -15,13 +15,12 @@ use socket2::Socket;
 
 use crate::fd::{self, EventFd, Heard};
 use crate::layout::{LAYOUT_VERSION, MAGIC};
+use crate::limits::ACCEPTS_MAX;
 use crate::plane::{Attached, Region};
 use crate::users;
 
 /// Length of the first message, in bytes.
 pub(crate) const GREETING_LEN: usize = 32;
-/// Masters that are let in or refused in one call.
-const ACCEPTS_MAX: usize = 16;
 
 /// What the data plane answers to whoever connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

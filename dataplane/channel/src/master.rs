@@ -17,7 +17,8 @@ use crate::counters::{CounterBlock, Counters};
 use crate::drops::{DropTable, SlotDrops};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
-use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock, load_bytes};
+use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock};
+use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
 use crate::paths::{PathCounters, PathTable};
@@ -26,11 +27,7 @@ use crate::shm::{self, Mapping, Words};
 use crate::sync::Ordering;
 use crate::users;
 use crate::vault::{Vault, VaultTooSmall};
-
-/// The longest datagram that is punted or injected, in bytes: all that UDP carries.
-pub const DATAGRAM_LEN_MAX: usize = 65535;
-/// Senseless records that are passed over in one call.
-const BAD_RECORDS_MAX: usize = 64;
+use crate::words::load_bytes;
 
 /// Why attaching failed.
 #[derive(Debug)]

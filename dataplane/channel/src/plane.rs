@@ -17,14 +17,13 @@ use crate::counters::{CounterBlock, add};
 use crate::drops::DropTable;
 use crate::fd::EventFd;
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
-use crate::layout::{Layout, PAGE_BYTES, Sizes, WorkerBlock, store_bytes};
+use crate::layout::{Layout, PAGE_BYTES, Sizes, WorkerBlock};
+use crate::limits::BAD_RECORDS_MAX;
 use crate::live::{LiveSa, LiveTable};
 use crate::paths::{PathCount, PathTable};
 use crate::ring::{Consumer, Next, Producer, PushError};
 use crate::shm::{self, Mapping, Words};
-
-/// Injected datagrams that are passed over in one call because they make no sense.
-const BAD_INJECTS_MAX: usize = 64;
+use crate::words::store_bytes;
 
 /// Rings of a worker, as bits of its status word.
 #[derive(Clone, Copy)]
@@ -237,7 +236,7 @@ impl Port {
     #[inline]
     pub fn next_inject(&mut self, buf: &mut [u8]) -> Option<(InjectHeader, usize)> {
         let mut prefix = [0; HEADER_WORDS];
-        for _ in 0..BAD_INJECTS_MAX {
+        for _ in 0..BAD_RECORDS_MAX {
             match self.injects.take(&mut prefix, buf) {
                 Next::Empty => return None,
                 Next::Record { len, .. } => {
@@ -370,10 +369,3 @@ impl Port {
         self.live.remove(slot);
     }
 }
-
-const _: () = {
-    const fn is_send<T: Send>() {}
-    is_send::<Port>();
-    is_send::<crate::Listener>();
-    is_send::<crate::Master>();
-};

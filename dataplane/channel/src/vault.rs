@@ -6,8 +6,8 @@
 
 use std::ops::Deref;
 
-use crate::layout::{load_bytes, store_bytes};
 use crate::sync::{AtomicU64, Ordering};
+use crate::words::{load_bytes, store_bytes};
 
 /// Words before the two halves.
 pub const HEAD_WORDS: usize = 16;

@@ -12,12 +12,11 @@ use std::ops::Range;
 
 use adit_proto::control::{ChildId, LocalEnd, PeerId, PeerTag};
 
+use crate::limits::PACKETS_OF_BATCH_MAX;
 use crate::udp::{Arrival, Endpoint};
 
 /// Bytes of a hand-off batch: room for the longest frame with its head.
 pub const BATCH_BYTES: usize = 65_728;
-/// Packets that one batch may bring about; a frame that goes to many peers counts for each. It bounds a turn of the taker.
-const PACKETS_MAX: u64 = 1024;
 
 const HEADER: usize = 60;
 const RECORD_HEAD: usize = 4 + HEADER;
@@ -122,7 +121,7 @@ impl Batch {
 
     /// Whether a record of `len` bytes still fits. An empty batch has room for any frame and any train.
     pub fn has_room(&self, len: usize) -> bool {
-        self.len + RECORD_HEAD + len <= self.bytes.len() && self.packets < PACKETS_MAX
+        self.len + RECORD_HEAD + len <= self.bytes.len() && self.packets < PACKETS_OF_BATCH_MAX
     }
 
     /// Adds a record that stands for so many packets. The caller has asked `has_room`.
@@ -162,7 +161,7 @@ pub fn record(batch: &[u8], at: usize) -> Option<(RecordHeader, Range<usize>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::FRAME_BUFFER;
+    use crate::limits::FRAME_BUFFER;
 
     fn arrival(to: &str) -> Arrival {
         let from = Endpoint::new(([192, 0, 2, 1], 4500).into(), true);
@@ -207,7 +206,7 @@ mod tests {
         let mut batch = Batch::new(0, Direction::Outbound);
         assert!(batch.has_room(FRAME_BUFFER - 2 * 64 + crate::tap::vnet::LEN));
         assert!(batch.has_room(65_535));
-        batch.push(RecordHeader::Flood { except: None }, &[0; 60], PACKETS_MAX);
+        batch.push(RecordHeader::Flood { except: None }, &[0; 60], PACKETS_OF_BATCH_MAX);
         assert!(!batch.has_room(60));
     }
 

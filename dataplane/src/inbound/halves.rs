@@ -10,9 +10,10 @@ use adit_proto::half::Half;
 use adit_proto::stats::{Count, Drop};
 
 use super::Inbound;
+use crate::environment::Environment;
 use crate::join::{Met, Pair, join};
 use crate::open::check_joined;
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::udp::Arrival;
 
 impl Inbound {

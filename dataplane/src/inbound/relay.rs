@@ -6,10 +6,11 @@ use adit_proto::control::{ChildId, Direction, PeerId};
 use adit_proto::stats::{Count, Drop};
 
 use super::Inbound;
+use crate::environment::Environment;
 use crate::forward::{HERE, Learned, Route};
 use crate::handover::batch::RecordHeader;
 use crate::hub;
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::tap::headers::{self, Layers};
 use crate::tap::vnet::{self, VnetHeader};
 

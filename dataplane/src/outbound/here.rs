@@ -4,10 +4,11 @@ use adit_proto::control::Mac;
 use adit_proto::stats::Drop;
 
 use super::{Outbound, READ_AT};
-use crate::config::FRAME_HEADROOM;
+use crate::environment::Environment;
 use crate::forward::{HERE, Learned, Route};
 use crate::hub;
-use crate::state::{Environment, State};
+use crate::limits::FRAME_HEADROOM;
+use crate::state::State;
 
 impl Outbound {
     /// The read buffer holds a frame from the TAP of a hub; `len` counts the virtio-net header too. Learns its source. True when it may

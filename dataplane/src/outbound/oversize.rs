@@ -8,13 +8,14 @@ use adit_proto::half::{self, Half, Which};
 use adit_proto::stats::{Count, Drop};
 
 use super::{Outbound, READ_AT, Way, account, segments_max};
-use crate::config::FRAME_HEADROOM;
+use crate::environment::Environment;
 use crate::hub;
+use crate::limits::FRAME_HEADROOM;
 use crate::oversize::fragment::Fragments;
 use crate::oversize::{Remedy, icmp, remedy};
 use crate::sa::OutboundSa;
 use crate::seal::Inner;
-use crate::state::{Environment, State};
+use crate::state::State;
 use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};
 

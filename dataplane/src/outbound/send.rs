@@ -7,7 +7,7 @@ use adit_channel::PathCount;
 use adit_proto::control::Direction;
 use adit_proto::stats::{Count, Drop, Gauge};
 
-use crate::state::Environment;
+use crate::environment::Environment;
 use crate::train::{Lot, Train};
 
 /// Segments per train that every kernel with `UDP_SEGMENT` takes; since Linux 6.9 it is 128.

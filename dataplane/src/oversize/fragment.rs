@@ -11,7 +11,7 @@ use crate::checksum;
 use crate::tap::headers::{self, ETHERNET, IPV4, TAG, TAGS_MAX, be16, put16};
 
 /// Longest link header and IPv4 header together, in bytes.
-const HEADERS_MAX: usize = ETHERNET + TAGS_MAX * TAG + 60;
+const IPV4_HEADERS_MAX: usize = ETHERNET + TAGS_MAX * TAG + 60;
 const MORE: u16 = 0x2000;
 const DONT: u16 = 0x4000;
 const OFFSET: u16 = 0x1fff;
@@ -27,9 +27,9 @@ pub struct Fragments {
     /// Where the IP header begins in the frame.
     l3: usize,
     /// Headers of the packet, from the first byte of the frame, and those of every fragment but the first.
-    whole: [u8; HEADERS_MAX],
+    whole: [u8; IPV4_HEADERS_MAX],
     whole_len: usize,
-    later: [u8; HEADERS_MAX],
+    later: [u8; IPV4_HEADERS_MAX],
     later_len: usize,
     /// Bytes of data: of the packet, of the first fragment, of each of the others but the last.
     data: usize,
@@ -53,7 +53,7 @@ impl Fragments {
         if total > ip.len() || word & DONT != 0 || !fills_units || usize::from(word & OFFSET) * 8 + total > 0xffff {
             return None;
         }
-        let (mut whole, mut later) = ([0; HEADERS_MAX], [0; HEADERS_MAX]);
+        let (mut whole, mut later) = ([0; IPV4_HEADERS_MAX], [0; IPV4_HEADERS_MAX]);
         let whole_len = l3 + header;
         whole.get_mut(..whole_len)?.copy_from_slice(&frame[..whole_len]);
         later[..l3 + IPV4].copy_from_slice(&frame[..l3 + IPV4]);

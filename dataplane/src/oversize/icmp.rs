@@ -16,11 +16,9 @@ pub const ANSWER_MAX: usize = ETHERNET + TAGS_MAX * TAG + IPV6_MTU_MIN;
 /// Every link carries this much of IPv6 (RFC 8200 §5); an answer is no longer (RFC 4443 §3.2) and names no less.
 const IPV6_MTU_MIN: usize = limits::IPV6_MTU_MIN as usize;
 /// An answer over IPv4 is no longer (RFC 1812 §4.3.2.3).
-const IPV4_ANSWER_MAX: usize = 576;
+const IPV4_ANSWER_MAX: usize = limits::IPV4_MTU_MIN as usize;
 const ICMP: usize = 8;
 const HOPS: u8 = 64;
-/// Extension headers that are looked through, at most.
-const EXTENSIONS_MAX: usize = 8;
 
 /// An answer as it is written to the TAP.
 pub struct Answer {
@@ -139,7 +137,7 @@ fn packet_too_big(ip: &[u8], mtu: usize, out: &mut [u8]) -> Option<usize> {
 /// What is behind the extension headers, and where. `None` in all fragments but the first, and where it is out of reach.
 fn upper_layer(mut next: u8, ip: &[u8]) -> Option<(u8, usize)> {
     let mut at = IPV6;
-    for _ in 0..EXTENSIONS_MAX {
+    for _ in 0..limits::IPV6_EXTENSIONS_MAX {
         if !headers::is_extension(next) {
             return Some((next, at));
         }

@@ -19,6 +19,7 @@
 use std::ops::Range;
 
 use adit_proto::control::Mode;
+use adit_proto::limits::IP_PACKET_LEN_MAX;
 
 use super::headers::{self, ETHERNET, IPV4, IPV6, Layers, TCP, Transport, UDP_CHECKSUM, be16, be32, be64, put16};
 use super::vnet::{self, VnetHeader};
@@ -32,7 +33,7 @@ const BUCKETS: usize = 256;
 pub const FRAMES_MAX: usize = 128;
 /// Longest super-frame in bytes. From 65,536 on (its `gso_max_size`), the kernel would split it in software when it
 /// forwards it to another interface.
-const LEN_MAX: usize = 65_535;
+const LEN_MAX: usize = IP_PACKET_LEN_MAX;
 
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;

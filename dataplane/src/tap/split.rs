@@ -21,13 +21,14 @@ use adit_proto::stats::Drop;
 use super::headers::{self, IPV4, IPV6, Layers, PROTO_TCP, PROTO_UDP, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM, be16, be32, put16};
 use super::vnet::{self, VnetHeader};
 use crate::checksum;
+use adit_proto::limits::IP_PACKET_LEN_MAX;
 
 /// Longest headers (from the first byte to TCP, with extension headers) of a super-frame.
 pub const HEADERS_MAX: usize = 256;
 
 /// Most wire frames of one super-frame: a whole IP packet in the smallest segments that Linux makes (`TCP_MIN_SND_MSS`). A guest can
 /// ask for more and so keep a worker busy with one read.
-const SEGMENTS_MAX: usize = 65_535 / 48;
+const SEGMENTS_MAX: usize = IP_PACKET_LEN_MAX / 48;
 
 /// Where SCTP has its CRC32c, the only open "checksum" of the kernel that is not an Internet checksum. Never announced.
 const SCTP_CHECKSUM: usize = 8;

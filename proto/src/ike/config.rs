@@ -3,9 +3,7 @@
 use super::cursor::{Cursor, fit};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::registry::{CfgAttributeType, CfgType, PayloadType};
-
-/// Most attributes in one Configuration payload that are accepted.
-pub const CFG_ATTRIBUTES_MAX: usize = 128;
+use crate::limits::ATTRIBUTES_OF_CP_MAX;
 
 const RESERVED_BIT: u16 = 0x8000;
 
@@ -30,8 +28,8 @@ impl Config {
         cursor.array::<3>("reserved bytes")?;
         let mut attributes = Vec::new();
         while !cursor.is_empty() {
-            if attributes.len() == CFG_ATTRIBUTES_MAX {
-                return Err(cursor.error(IkeFault::TooMany { what: "attributes", limit: CFG_ATTRIBUTES_MAX }));
+            if attributes.len() == ATTRIBUTES_OF_CP_MAX {
+                return Err(cursor.error(IkeFault::TooMany { what: "attributes", limit: ATTRIBUTES_OF_CP_MAX }));
             }
             let kind = CfgAttributeType(cursor.u16("attribute type")? & !RESERVED_BIT);
             let len = usize::from(cursor.u16("attribute length")?);
@@ -42,7 +40,7 @@ impl Config {
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) -> Result<(), IkeEncodeError> {
         let error = |what| Err(IkeEncodeError { payload: PayloadType::CP, what });
-        if self.attributes.len() > CFG_ATTRIBUTES_MAX {
+        if self.attributes.len() > ATTRIBUTES_OF_CP_MAX {
             return error("it has too many attributes");
         }
         out.extend([self.kind.0, 0, 0, 0]);

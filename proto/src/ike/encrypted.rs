@@ -13,10 +13,10 @@
 
 use super::cursor::Cursor;
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
-use super::header::{Header, LENGTH_AT, Link, MESSAGE_LEN_MAX, NEXT_PAYLOAD_AT, PAYLOAD_HEADER_LEN, payload_header};
-use super::message::PAYLOADS_MAX;
+use super::header::{Header, LENGTH_AT, Link, NEXT_PAYLOAD_AT, PAYLOAD_HEADER_LEN, payload_header};
 use super::registry::PayloadType;
 use crate::demux::IKE_HEADER_LEN;
+use crate::limits::{FRAGMENTS_OF_MESSAGE_MAX, IKE_MESSAGE_LEN_MAX, PAYLOADS_OF_MESSAGE_MAX};
 use crate::suite::TAG_LEN;
 
 /// Length of the explicit IV, in bytes (RFC 5282 §3.1, RFC 7634 §2).
@@ -29,8 +29,6 @@ pub const FRAGMENT_HEADER_LEN: usize = 4;
 pub const SK_OVERHEAD: usize = IKE_HEADER_LEN + PAYLOAD_HEADER_LEN + IV_LEN + PAD_LENGTH_LEN + ICV_LEN;
 /// What a message with SKF adds, in bytes.
 pub const SKF_OVERHEAD: usize = SK_OVERHEAD + FRAGMENT_HEADER_LEN;
-/// Most fragments of one message that are accepted or made: 64 KiB in the smallest datagrams of IPv4.
-pub const FRAGMENTS_MAX: u16 = 128;
 
 const PAD_LENGTH_LEN: usize = 1;
 
@@ -62,12 +60,12 @@ impl<'a> Sealed<'a> {
     ///
     /// # Errors
     /// The bytes are no message of IKEv2, the body is too short, the fragment's numbers are out of range or above
-    /// [`FRAGMENTS_MAX`], or an unknown payload is marked critical.
+    /// [`FRAGMENTS_OF_MESSAGE_MAX`], or an unknown payload is marked critical.
     pub fn parse(message: &'a [u8]) -> Result<Option<Sealed<'a>>, IkeDecodeError> {
         let header = Header::decode_whole(message)?;
         let mut chain = Cursor::new(&message[IKE_HEADER_LEN..], IKE_HEADER_LEN, PayloadType::NONE);
         let (mut kind, mut named_at) = (header.next_payload, NEXT_PAYLOAD_AT);
-        for _ in 0..PAYLOADS_MAX {
+        for _ in 0..PAYLOADS_OF_MESSAGE_MAX {
             if kind == PayloadType::NONE {
                 chain.finish()?;
                 return Ok(None);
@@ -84,7 +82,7 @@ impl<'a> Sealed<'a> {
             }
             (kind, named_at) = (link.next, payload_at);
         }
-        Err(chain.error(IkeFault::TooMany { what: "payloads", limit: PAYLOADS_MAX }))
+        Err(chain.error(IkeFault::TooMany { what: "payloads", limit: PAYLOADS_OF_MESSAGE_MAX }))
     }
 
     pub fn header(&self) -> &Header {
@@ -144,8 +142,8 @@ fn read_sealed_body(kind: PayloadType, mut body: Cursor) -> Result<Option<Fragme
         if number == 0 || number > total {
             return Err(body.error_at(at, IkeFault::BadValue { field: "fragment number", value: number.into() }));
         }
-        if total > FRAGMENTS_MAX {
-            return Err(body.error_at(at + 2, IkeFault::TooMany { what: "fragments", limit: FRAGMENTS_MAX.into() }));
+        if total > FRAGMENTS_OF_MESSAGE_MAX {
+            return Err(body.error_at(at + 2, IkeFault::TooMany { what: "fragments", limit: FRAGMENTS_OF_MESSAGE_MAX.into() }));
         }
         fragment = Some(Fragment { number, total });
     }
@@ -183,7 +181,7 @@ impl Unsealed {
     /// [`crate::ike::encode_payloads`] gives both. The IV must be unique under the key.
     ///
     /// # Errors
-    /// The message would be longer than [`MESSAGE_LEN_MAX`].
+    /// The message would be longer than [`IKE_MESSAGE_LEN_MAX`].
     pub fn sk(header: &Header, first: PayloadType, inner: &[u8], iv: [u8; IV_LEN]) -> Result<Unsealed, IkeEncodeError> {
         Unsealed::new(header, PayloadType::SK, first, &[], inner, iv)
     }
@@ -210,7 +208,7 @@ impl Unsealed {
     /// A message whose only payload is SKF, with one of the `parts` that [`fragments`] makes. Every one needs an IV of its own.
     ///
     /// # Errors
-    /// The message would be longer than [`MESSAGE_LEN_MAX`].
+    /// The message would be longer than [`IKE_MESSAGE_LEN_MAX`].
     pub fn skf(
         header: &Header,
         first: PayloadType,
@@ -266,12 +264,12 @@ impl Unsealed {
 }
 
 /// Cuts the inner payloads of one message into parts that fit messages of at most `message_len_max` bytes (RFC 7383 §2.5.1);
-/// `None` when that takes more than [`FRAGMENTS_MAX`], or leaves no room for a byte.
+/// `None` when that takes more than [`FRAGMENTS_OF_MESSAGE_MAX`], or leaves no room for a byte.
 ///
 /// `message_len_max` counts the IKE message alone: without the headers of UDP and IP and without the non-ESP marker.
 pub fn fragments(inner: &[u8], message_len_max: usize) -> Option<Vec<(Fragment, &[u8])>> {
-    let part_len = message_len_max.min(MESSAGE_LEN_MAX).checked_sub(SKF_OVERHEAD).filter(|len| *len > 0)?;
-    let total = u16::try_from(inner.len().div_ceil(part_len).max(1)).ok().filter(|total| *total <= FRAGMENTS_MAX)?;
+    let part_len = message_len_max.min(IKE_MESSAGE_LEN_MAX).checked_sub(SKF_OVERHEAD).filter(|len| *len > 0)?;
+    let total = u16::try_from(inner.len().div_ceil(part_len).max(1)).ok().filter(|total| *total <= FRAGMENTS_OF_MESSAGE_MAX)?;
     if inner.is_empty() {
         return Some(vec![(Fragment { number: 1, total }, inner)]);
     }

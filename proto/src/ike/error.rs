@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::notify::Notify;
-use super::registry::{NotifyType, PayloadType};
+use super::registry::PayloadType;
 
 /// What is wrong with received bytes, in which payload, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,19 +33,6 @@ pub enum IkeFault {
     MajorVersion(u8),
     /// An encrypted payload inside an encrypted payload.
     NestedEncryption,
-}
-
-impl IkeDecodeError {
-    /// The Notify that tells the peer, where the exchange allows an answer (RFC 7296 §2.21, §2.5).
-    pub fn notify(&self) -> Notify {
-        match self.fault {
-            IkeFault::UnsupportedCritical => {
-                Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD).with_data(vec![self.payload.0])
-            }
-            IkeFault::MajorVersion(_) => Notify::new(NotifyType::INVALID_MAJOR_VERSION),
-            _ => Notify::new(NotifyType::INVALID_SYNTAX),
-        }
-    }
 }
 
 impl fmt::Display for IkeDecodeError {

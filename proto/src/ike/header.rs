@@ -6,11 +6,10 @@ use super::cursor::Cursor;
 use super::error::{IkeDecodeError, IkeFault};
 use super::registry::{ExchangeType, PayloadType};
 use crate::demux::IKE_HEADER_LEN;
+use crate::limits::IKE_MESSAGE_LEN_MAX;
 
 /// Length of the generic header of a payload, in bytes (RFC 7296 §3.2).
 pub const PAYLOAD_HEADER_LEN: usize = 4;
-/// The longest message that is written or read, in bytes: what a UDP datagram could hold.
-pub const MESSAGE_LEN_MAX: usize = 65_535;
 /// Where the first payload's type is in the header.
 pub(super) const NEXT_PAYLOAD_AT: usize = 16;
 /// Where the length of the message is in the header.
@@ -141,7 +140,7 @@ impl Header {
             return error(NEXT_PAYLOAD_AT + 1, IkeFault::MajorVersion(header.version.major()));
         }
         let length = usize::try_from(header.length).unwrap_or(usize::MAX);
-        if !(IKE_HEADER_LEN..=MESSAGE_LEN_MAX).contains(&length) {
+        if !(IKE_HEADER_LEN..=IKE_MESSAGE_LEN_MAX).contains(&length) {
             return error(LENGTH_AT, IkeFault::BadLength { field: "message", len: length });
         }
         match message.len() {

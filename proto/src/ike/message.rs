@@ -2,13 +2,11 @@
 
 use super::cursor::{Cursor, with_length};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
-use super::header::{Header, Link, MESSAGE_LEN_MAX, payload_header};
+use super::header::{Header, Link, payload_header};
 use super::payload::Payload;
 use super::registry::PayloadType;
 use crate::demux::IKE_HEADER_LEN;
-
-/// Most payloads in one chain that are accepted. A long chain of certificates has about ten.
-pub const PAYLOADS_MAX: usize = 128;
+use crate::limits::{IKE_MESSAGE_LEN_MAX, PAYLOADS_OF_MESSAGE_MAX};
 
 /// A message as it is sent: the payloads in the clear, of which the last may be SK or SKF.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +33,7 @@ impl Message {
     pub fn encode(&self) -> Result<Vec<u8>, IkeEncodeError> {
         let mut out = vec![0; IKE_HEADER_LEN];
         let first = encode_chain(&self.payloads, &mut out)?;
-        let length = u32::try_from(out.len()).ok().filter(|_| out.len() <= MESSAGE_LEN_MAX);
+        let length = u32::try_from(out.len()).ok().filter(|_| out.len() <= IKE_MESSAGE_LEN_MAX);
         let error = IkeEncodeError { payload: PayloadType::NONE, what: "the message is longer than 65535 bytes" };
         out[..IKE_HEADER_LEN].copy_from_slice(&self.header.bytes(first, length.ok_or(error)?));
         Ok(out)
@@ -67,8 +65,8 @@ fn decode_chain(first: PayloadType, mut chain: Cursor, may_be_encrypted: bool) -
     let mut payloads = Vec::new();
     let mut kind = first;
     while kind != PayloadType::NONE {
-        if payloads.len() == PAYLOADS_MAX {
-            return Err(chain.error(IkeFault::TooMany { what: "payloads", limit: PAYLOADS_MAX }));
+        if payloads.len() == PAYLOADS_OF_MESSAGE_MAX {
+            return Err(chain.error(IkeFault::TooMany { what: "payloads", limit: PAYLOADS_OF_MESSAGE_MAX }));
         }
         if kind.is_encrypted() && !may_be_encrypted {
             chain.payload = kind;
@@ -85,7 +83,7 @@ fn decode_chain(first: PayloadType, mut chain: Cursor, may_be_encrypted: bool) -
 
 fn encode_chain(payloads: &[Payload], out: &mut Vec<u8>) -> Result<PayloadType, IkeEncodeError> {
     let error = |payload, what| Err(IkeEncodeError { payload, what });
-    if payloads.len() > PAYLOADS_MAX {
+    if payloads.len() > PAYLOADS_OF_MESSAGE_MAX {
         return error(PayloadType::NONE, "there are too many payloads");
     }
     for (index, payload) in payloads.iter().enumerate() {

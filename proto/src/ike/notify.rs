@@ -3,10 +3,9 @@
 use std::net::IpAddr;
 
 use super::cursor::{Cursor, fit};
-use super::error::{IkeDecodeError, IkeEncodeError};
-use super::payload::Payload;
+use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::registry::{HashAlg, KeId, NotifyType, PayloadType, PpkIdType, ProtocolId};
-use crate::control::Spi;
+use crate::esp::Spi;
 
 /// An error or a piece of information.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -105,8 +104,15 @@ impl Notify {
     }
 }
 
-impl From<Notify> for Payload {
-    fn from(notify: Notify) -> Payload {
-        Payload::Notify(notify)
+impl IkeDecodeError {
+    /// The Notify that tells the peer, where the exchange allows an answer (RFC 7296 §2.21, §2.5).
+    pub fn notify(&self) -> Notify {
+        match self.fault {
+            IkeFault::UnsupportedCritical => {
+                Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD).with_data(vec![self.payload.0])
+            }
+            IkeFault::MajorVersion(_) => Notify::new(NotifyType::INVALID_MAJOR_VERSION),
+            _ => Notify::new(NotifyType::INVALID_SYNTAX),
+        }
     }
 }

@@ -8,13 +8,8 @@ use super::notify::Notify;
 use super::proposal::{self, Proposal};
 use super::registry::{AuthMethod, CertEncoding, IdType, KeId, PayloadType, ProtocolId};
 use super::selector::{self, TrafficSelector};
-use crate::control::Spi;
-
-/// Shortest and longest nonce, in bytes (RFC 7296 §3.9).
-pub const NONCE_LEN_MIN: usize = 16;
-pub const NONCE_LEN_MAX: usize = 256;
-/// Most SPIs in one Delete payload that are accepted.
-pub const DELETE_SPIS_MAX: usize = 1024;
+use crate::esp::Spi;
+use crate::limits::{IKE_NONCE_LEN_MAX, IKE_NONCE_LEN_MIN, SPIS_OF_DELETE_MAX};
 
 /// A payload, without its generic header.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +88,7 @@ impl Identification {
 pub struct Delete {
     /// `IKE`, `AH` or `ESP`.
     pub protocol: ProtocolId,
-    /// At most [`DELETE_SPIS_MAX`]; empty for IKE, whose SPIs are in the header.
+    /// At most [`SPIS_OF_DELETE_MAX`]; empty for IKE, whose SPIs are in the header.
     pub spis: Vec<Spi>,
 }
 
@@ -123,8 +118,8 @@ impl Delete {
         }
         // An SPI of no bytes is in the header: whatever number of them is said to follow, nothing does.
         let count = if protocol == ProtocolId::IKE { 0 } else { count };
-        if count > DELETE_SPIS_MAX {
-            return Err(cursor.error_at(at + 2, IkeFault::TooMany { what: "SPIs", limit: DELETE_SPIS_MAX }));
+        if count > SPIS_OF_DELETE_MAX {
+            return Err(cursor.error_at(at + 2, IkeFault::TooMany { what: "SPIs", limit: SPIS_OF_DELETE_MAX }));
         }
         let spis = (0..count).map(|_| cursor.u32("SPI").map(Spi)).collect::<Result<_, _>>()?;
         cursor.finish()?;
@@ -139,7 +134,7 @@ impl Delete {
             ProtocolId::AH | ProtocolId::ESP => 4,
             _ => return error("its protocol is none of IKE, AH and ESP"),
         };
-        if self.spis.len() > DELETE_SPIS_MAX {
+        if self.spis.len() > SPIS_OF_DELETE_MAX {
             return error("it has too many SPIs");
         }
         let count: u16 = fit(PayloadType::DELETE, self.spis.len(), "it has too many SPIs")?;
@@ -147,6 +142,12 @@ impl Delete {
         out.extend(count.to_be_bytes());
         out.extend(self.spis.iter().flat_map(|spi| spi.0.to_be_bytes()));
         Ok(())
+    }
+}
+
+impl From<Notify> for Payload {
+    fn from(notify: Notify) -> Payload {
+        Payload::Notify(notify)
     }
 }
 
@@ -251,7 +252,7 @@ impl Payload {
                 out.extend([method.0, 0, 0, 0]);
                 out.extend_from_slice(data);
             }
-            Payload::Nonce(nonce) if !(NONCE_LEN_MIN..=NONCE_LEN_MAX).contains(&nonce.len()) => {
+            Payload::Nonce(nonce) if !(IKE_NONCE_LEN_MIN..=IKE_NONCE_LEN_MAX).contains(&nonce.len()) => {
                 return Err(IkeEncodeError { payload: PayloadType::NONCE, what: "it has not 16 to 256 bytes" });
             }
             Payload::Notify(notify) => notify.encode(out)?,
@@ -281,7 +282,7 @@ fn decode_id(mut body: Cursor) -> Result<Identification, IkeDecodeError> {
 fn decode_nonce(mut body: Cursor) -> Result<Vec<u8>, IkeDecodeError> {
     let at = body.offset();
     let nonce = body.rest();
-    if (NONCE_LEN_MIN..=NONCE_LEN_MAX).contains(&nonce.len()) {
+    if (IKE_NONCE_LEN_MIN..=IKE_NONCE_LEN_MAX).contains(&nonce.len()) {
         Ok(nonce.to_vec())
     } else {
         Err(body.error_at(at, IkeFault::BadLength { field: "nonce", len: nonce.len() }))

@@ -6,15 +6,9 @@ use super::cursor::{Cursor, fit, with_length};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::header::IkeSpi;
 use super::registry::{AttributeType, EncrId, EsnId, IntegId, KeId, PayloadType, PrfId, ProtocolId, TransformType};
-use crate::control::Spi;
+use crate::esp::Spi;
+use crate::limits::{ATTRIBUTES_OF_TRANSFORM_MAX, PROPOSALS_OF_PAYLOAD_MAX, TRANSFORMS_OF_PROPOSAL_MAX};
 use crate::suite::Suite;
-
-/// Most proposals in one SA payload that are accepted. Known clients send fewer than thirty.
-pub const PROPOSALS_MAX: usize = 64;
-/// Most transforms in one proposal that are accepted; the field could say 255.
-pub const TRANSFORMS_MAX: usize = 128;
-/// Most attributes of one transform that are accepted; there is one kind of them.
-pub const ATTRIBUTES_MAX: usize = 8;
 
 const LAST: u8 = 0;
 const MORE_PROPOSALS: u8 = 2;
@@ -128,8 +122,8 @@ impl Transform {
         let id = cursor.u16("transform id")?;
         let mut attributes = Vec::new();
         while !cursor.is_empty() {
-            if attributes.len() == ATTRIBUTES_MAX {
-                return Err(cursor.error(IkeFault::TooMany { what: "attributes", limit: ATTRIBUTES_MAX }));
+            if attributes.len() == ATTRIBUTES_OF_TRANSFORM_MAX {
+                return Err(cursor.error(IkeFault::TooMany { what: "attributes", limit: ATTRIBUTES_OF_TRANSFORM_MAX }));
             }
             attributes.push(Attribute::decode(&mut cursor)?);
         }
@@ -140,7 +134,7 @@ impl Transform {
         with_length(out, PayloadType::SA, |out| {
             out.extend([if last { LAST } else { MORE_TRANSFORMS }, 0, 0, 0, self.kind.0, 0]);
             out.extend(self.id.to_be_bytes());
-            fit_count(self.attributes.len(), ATTRIBUTES_MAX, "a transform has too many attributes")?;
+            fit_count(self.attributes.len(), ATTRIBUTES_OF_TRANSFORM_MAX, "a transform has too many attributes")?;
             self.attributes.iter().try_for_each(|attribute| attribute.encode(out))
         })
     }
@@ -201,8 +195,8 @@ impl Proposal {
         let spi_len = cursor.u8("SPI size")?;
         let count = usize::from(cursor.u8("number of transforms")?);
         let spi = cursor.bytes(usize::from(spi_len), "SPI")?.to_vec();
-        if count > TRANSFORMS_MAX {
-            return Err(cursor.error(IkeFault::TooMany { what: "transforms", limit: TRANSFORMS_MAX }));
+        if count > TRANSFORMS_OF_PROPOSAL_MAX {
+            return Err(cursor.error(IkeFault::TooMany { what: "transforms", limit: TRANSFORMS_OF_PROPOSAL_MAX }));
         }
         let mut transforms = Vec::new();
         for index in 1..=count {
@@ -217,7 +211,7 @@ impl Proposal {
     fn encode(&self, last: bool, out: &mut Vec<u8>) -> Result<(), IkeEncodeError> {
         with_length(out, PayloadType::SA, |out| {
             let spi_len: u8 = fit(PayloadType::SA, self.spi.len(), "an SPI is longer than 255 bytes")?;
-            let count = fit_count(self.transforms.len(), TRANSFORMS_MAX, "a proposal has too many transforms")?;
+            let count = fit_count(self.transforms.len(), TRANSFORMS_OF_PROPOSAL_MAX, "a proposal has too many transforms")?;
             out.extend([if last { LAST } else { MORE_PROPOSALS }, 0, 0, 0, self.number, self.protocol.0, spi_len, count]);
             out.extend_from_slice(&self.spi);
             each_last(&self.transforms, |transform, last| transform.encode(last, out))
@@ -229,8 +223,8 @@ impl Proposal {
 pub(super) fn decode(mut cursor: Cursor) -> Result<Vec<Proposal>, IkeDecodeError> {
     let mut proposals = Vec::new();
     loop {
-        if proposals.len() == PROPOSALS_MAX {
-            return Err(cursor.error(IkeFault::TooMany { what: "proposals", limit: PROPOSALS_MAX }));
+        if proposals.len() == PROPOSALS_OF_PAYLOAD_MAX {
+            return Err(cursor.error(IkeFault::TooMany { what: "proposals", limit: PROPOSALS_OF_PAYLOAD_MAX }));
         }
         let (more, body) = substructure(&mut cursor, "proposal", |more| [LAST, MORE_PROPOSALS].contains(&more))?;
         proposals.push(Proposal::decode(body)?);
@@ -247,7 +241,7 @@ pub(super) fn encode(proposals: &[Proposal], out: &mut Vec<u8>) -> Result<(), Ik
     if proposals.is_empty() {
         return Err(IkeEncodeError { payload: PayloadType::SA, what: "it has no proposal" });
     }
-    fit_count(proposals.len(), PROPOSALS_MAX, "it has too many proposals")?;
+    fit_count(proposals.len(), PROPOSALS_OF_PAYLOAD_MAX, "it has too many proposals")?;
     each_last(proposals, |proposal, last| proposal.encode(last, out))
 }
 

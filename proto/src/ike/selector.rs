@@ -7,8 +7,6 @@ use super::cursor::{Cursor, fit, with_length};
 use super::error::{IkeDecodeError, IkeEncodeError, IkeFault};
 use super::registry::{PayloadType, TsType};
 
-pub use crate::limits::SELECTORS_OF_PAYLOAD_MAX as SELECTORS_MAX;
-
 /// Ports, or type and code of ICMP (RFC 7296 §3.13.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortRange {

@@ -1,10 +1,11 @@
 //! SK and SKF: layout, associated data, fragments, IntAuth, against the example of RFC 7634 and against the rules of the RFCs.
 
-use adit_proto::ike::encrypted::{FRAGMENTS_MAX, ICV_LEN, IV_LEN, SK_OVERHEAD, SKF_OVERHEAD, fragments, int_auth, strip_padding};
+use adit_proto::ike::encrypted::{ICV_LEN, IV_LEN, SK_OVERHEAD, SKF_OVERHEAD, fragments, int_auth, strip_padding};
 use adit_proto::ike::{
     ExchangeType, Flags, Fragment, Header, IkeDecodeError, IkeFault, IkeSpi, Message, Notify, NotifyType, Payload, PayloadType,
     Sealed, Unsealed, decode_payloads, encode_payloads,
 };
+use adit_proto::limits::FRAGMENTS_OF_MESSAGE_MAX;
 use chacha20poly1305::aead::{AeadInOut, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce, Tag};
 use proptest::prelude::*;
@@ -190,17 +191,17 @@ fn the_shortest_body_and_one_byte_less() {
 #[test]
 fn fragment_numbers_are_checked() {
     let body = |number: u16, total: u16| [&number.to_be_bytes(), &total.to_be_bytes(), [0; 25].as_slice()].concat();
-    for (number, total) in [(0, 0), (0, 1), (2, 1), (FRAGMENTS_MAX + 1, FRAGMENTS_MAX)] {
+    for (number, total) in [(0, 0), (0, 1), (2, 1), (FRAGMENTS_OF_MESSAGE_MAX + 1, FRAGMENTS_OF_MESSAGE_MAX)] {
         let fault = IkeFault::BadValue { field: "fragment number", value: number.into() };
         let message = with_body(PayloadType::SKF, &body(number, total));
         assert_eq!(fault_of(&message), (PayloadType::SKF, 32, fault), "{number} of {total}");
     }
-    let fault = IkeFault::TooMany { what: "fragments", limit: FRAGMENTS_MAX.into() };
-    let message = with_body(PayloadType::SKF, &body(1, FRAGMENTS_MAX + 1));
+    let fault = IkeFault::TooMany { what: "fragments", limit: FRAGMENTS_OF_MESSAGE_MAX.into() };
+    let message = with_body(PayloadType::SKF, &body(1, FRAGMENTS_OF_MESSAGE_MAX + 1));
     assert_eq!(fault_of(&message), (PayloadType::SKF, 34, fault));
-    let message = with_body(PayloadType::SKF, &body(FRAGMENTS_MAX, FRAGMENTS_MAX));
+    let message = with_body(PayloadType::SKF, &body(FRAGMENTS_OF_MESSAGE_MAX, FRAGMENTS_OF_MESSAGE_MAX));
     let fragment = Sealed::parse(&message).unwrap().unwrap().fragment();
-    assert_eq!(fragment, Some(Fragment { number: FRAGMENTS_MAX, total: FRAGMENTS_MAX }));
+    assert_eq!(fragment, Some(Fragment { number: FRAGMENTS_OF_MESSAGE_MAX, total: FRAGMENTS_OF_MESSAGE_MAX }));
 }
 
 #[test]
@@ -248,8 +249,8 @@ fn fragments_fit_exactly_or_there_are_none() {
     assert!(fragments(&inner, SKF_OVERHEAD).is_none());
     assert!(fragments(&inner, 0).is_none());
     assert_eq!(fragments(&[], 576).unwrap(), [(Fragment { number: 1, total: 1 }, [].as_slice())]);
-    let many = vec![0; usize::from(FRAGMENTS_MAX)];
-    assert_eq!(fragments(&many, SKF_OVERHEAD + 1).unwrap().len(), usize::from(FRAGMENTS_MAX));
+    let many = vec![0; usize::from(FRAGMENTS_OF_MESSAGE_MAX)];
+    assert_eq!(fragments(&many, SKF_OVERHEAD + 1).unwrap().len(), usize::from(FRAGMENTS_OF_MESSAGE_MAX));
     assert!(fragments(&[many, vec![0]].concat(), SKF_OVERHEAD + 1).is_none());
 }
 

@@ -1,15 +1,14 @@
 //! Every length, count and flag at its limit and one beyond, each with the payload, the place and the cause of the error.
 
 use adit_proto::control::Spi;
-use adit_proto::ike::config::CFG_ATTRIBUTES_MAX;
-use adit_proto::ike::header::MESSAGE_LEN_MAX;
-use adit_proto::ike::message::PAYLOADS_MAX;
-use adit_proto::ike::payload::{DELETE_SPIS_MAX, NONCE_LEN_MAX, NONCE_LEN_MIN};
-use adit_proto::ike::proposal::{ATTRIBUTES_MAX, PROPOSALS_MAX, TRANSFORMS_MAX};
 use adit_proto::ike::{
     AddressRange, Attribute, AttributeType, AttributeValue, CertEncoding, CfgAttribute, CfgAttributeType, CfgType, Config,
     Delete, EncrId, EsnId, ExchangeType, Flags, Header, IkeDecodeError, IkeFault, IkeSpi, IpSelector, Message, Notify,
     NotifyType, Payload, PayloadType, Proposal, ProtocolId, TrafficSelector, Transform, TsType, decode_payloads, encode_payloads,
+};
+use adit_proto::limits::{
+    ATTRIBUTES_OF_CP_MAX, ATTRIBUTES_OF_TRANSFORM_MAX, IKE_MESSAGE_LEN_MAX, IKE_NONCE_LEN_MAX, IKE_NONCE_LEN_MIN,
+    PAYLOADS_OF_MESSAGE_MAX, PROPOSALS_OF_PAYLOAD_MAX, SPIS_OF_DELETE_MAX, TRANSFORMS_OF_PROPOSAL_MAX,
 };
 
 use crate::support::hex;
@@ -102,9 +101,9 @@ fn the_length_of_a_payload() {
     round_trip(Payload::Vendor(vec![7; 65_531]));
     not_written(Payload::Vendor(vec![7; 65_532]), "longer than 65535");
     let message = |len| Message { header: header(), payloads: vec![Payload::Vendor(vec![7; len])] };
-    let longest = message(MESSAGE_LEN_MAX - 32).encode().unwrap();
-    assert_eq!(Message::decode(&longest).unwrap().payloads, message(MESSAGE_LEN_MAX - 32).payloads);
-    assert!(message(MESSAGE_LEN_MAX - 31).encode().unwrap_err().what.contains("longer than 65535"));
+    let longest = message(IKE_MESSAGE_LEN_MAX - 32).encode().unwrap();
+    assert_eq!(Message::decode(&longest).unwrap().payloads, message(IKE_MESSAGE_LEN_MAX - 32).payloads);
+    assert!(message(IKE_MESSAGE_LEN_MAX - 31).encode().unwrap_err().what.contains("longer than 65535"));
     let mut longer = longest;
     longer.push(0);
     longer[24..28].copy_from_slice(&65_536u32.to_be_bytes());
@@ -113,14 +112,14 @@ fn the_length_of_a_payload() {
 
 #[test]
 fn the_number_of_payloads() {
-    let payloads = vec![Payload::Vendor(vec![]); PAYLOADS_MAX];
+    let payloads = vec![Payload::Vendor(vec![]); PAYLOADS_OF_MESSAGE_MAX];
     let (first, bytes) = encode_payloads(&payloads).unwrap();
-    assert_eq!(decode_payloads(first, &bytes).unwrap().len(), PAYLOADS_MAX);
-    let mut more = [0x2b, 0, 0, 4].repeat(PAYLOADS_MAX);
+    assert_eq!(decode_payloads(first, &bytes).unwrap().len(), PAYLOADS_OF_MESSAGE_MAX);
+    let mut more = [0x2b, 0, 0, 4].repeat(PAYLOADS_OF_MESSAGE_MAX);
     more.extend([0, 0, 0, 4]);
     let error = decode_payloads(first, &more).unwrap_err();
-    let fault = IkeFault::TooMany { what: "payloads", limit: PAYLOADS_MAX };
-    assert_eq!((error.offset, error.fault), (4 * PAYLOADS_MAX, fault));
+    let fault = IkeFault::TooMany { what: "payloads", limit: PAYLOADS_OF_MESSAGE_MAX };
+    assert_eq!((error.offset, error.fault), (4 * PAYLOADS_OF_MESSAGE_MAX, fault));
     assert!(encode_payloads(&[payloads, vec![Payload::Vendor(vec![])]].concat()).is_err());
     assert_eq!(decode_payloads(PayloadType::NONE, &[]), Ok(vec![]));
     assert_eq!(encode_payloads(&[]), Ok((PayloadType::NONE, vec![])));
@@ -185,10 +184,10 @@ fn the_fixed_part_of_each_body() {
 
 #[test]
 fn the_length_of_a_nonce() {
-    for len in [NONCE_LEN_MIN, NONCE_LEN_MAX] {
+    for len in [IKE_NONCE_LEN_MIN, IKE_NONCE_LEN_MAX] {
         round_trip(Payload::Nonce(vec![7; len]));
     }
-    for len in [0, NONCE_LEN_MIN - 1, NONCE_LEN_MAX + 1] {
+    for len in [0, IKE_NONCE_LEN_MIN - 1, IKE_NONCE_LEN_MAX + 1] {
         let error = Payload::decode_body(PayloadType::NONCE, false, &vec![7; len]).unwrap_err();
         assert_eq!((error.offset, error.fault), (0, bad_length("nonce", len)));
         not_written(Payload::Nonce(vec![7; len]), "16 to 256 bytes");
@@ -241,11 +240,11 @@ fn the_structure_of_transforms() {
     // The long form: a length that is exact, and one byte more.
     assert!(transform("00 00 000e 01 00 0014 000e 0002 0080").is_ok());
     refused("00 00 000e 01 00 0014 000e 0003 0080", 20, TRUNCATED("attribute value"));
-    let attributes = " 800e 0100".repeat(ATTRIBUTES_MAX);
-    assert!(transform(&format!("00 00 {:04x} 01 00 0014 {attributes}", 8 + 4 * ATTRIBUTES_MAX)).is_ok());
-    let text = format!("00 00 {:04x} 01 00 0014 {attributes} 800e 0100", 12 + 4 * ATTRIBUTES_MAX);
-    let fault = IkeFault::TooMany { what: "attributes", limit: ATTRIBUTES_MAX };
-    assert_eq!(transform(&text), Err((16 + 4 * ATTRIBUTES_MAX, fault)));
+    let attributes = " 800e 0100".repeat(ATTRIBUTES_OF_TRANSFORM_MAX);
+    assert!(transform(&format!("00 00 {:04x} 01 00 0014 {attributes}", 8 + 4 * ATTRIBUTES_OF_TRANSFORM_MAX)).is_ok());
+    let text = format!("00 00 {:04x} 01 00 0014 {attributes} 800e 0100", 12 + 4 * ATTRIBUTES_OF_TRANSFORM_MAX);
+    let fault = IkeFault::TooMany { what: "attributes", limit: ATTRIBUTES_OF_TRANSFORM_MAX };
+    assert_eq!(transform(&text), Err((16 + 4 * ATTRIBUTES_OF_TRANSFORM_MAX, fault)));
 }
 
 #[test]
@@ -255,25 +254,25 @@ fn the_numbers_of_proposals_transforms_and_attributes() {
         let proposal = Proposal { number: 1, protocol: ProtocolId::ESP, spi: vec![], transforms };
         Payload::Sa(vec![proposal; count])
     };
-    round_trip(proposals(PROPOSALS_MAX, transforms(3)));
-    not_written(proposals(PROPOSALS_MAX + 1, transforms(3)), "too many proposals");
+    round_trip(proposals(PROPOSALS_OF_PAYLOAD_MAX, transforms(3)));
+    not_written(proposals(PROPOSALS_OF_PAYLOAD_MAX + 1, transforms(3)), "too many proposals");
     not_written(proposals(0, transforms(3)), "no proposal");
-    round_trip(proposals(1, transforms(TRANSFORMS_MAX)));
-    not_written(proposals(1, transforms(TRANSFORMS_MAX + 1)), "too many transforms");
-    let more = [[2, 0, 0, 8, 1, 3, 0, 0].repeat(PROPOSALS_MAX), vec![0, 0, 0, 8, 1, 3, 0, 0]].concat();
+    round_trip(proposals(1, transforms(TRANSFORMS_OF_PROPOSAL_MAX)));
+    not_written(proposals(1, transforms(TRANSFORMS_OF_PROPOSAL_MAX + 1)), "too many transforms");
+    let more = [[2, 0, 0, 8, 1, 3, 0, 0].repeat(PROPOSALS_OF_PAYLOAD_MAX), vec![0, 0, 0, 8, 1, 3, 0, 0]].concat();
     let error = Payload::decode_body(PayloadType::SA, false, &more).unwrap_err();
-    let fault = IkeFault::TooMany { what: "proposals", limit: PROPOSALS_MAX };
-    assert_eq!((error.offset, error.fault), (8 * PROPOSALS_MAX, fault));
+    let fault = IkeFault::TooMany { what: "proposals", limit: PROPOSALS_OF_PAYLOAD_MAX };
+    assert_eq!((error.offset, error.fault), (8 * PROPOSALS_OF_PAYLOAD_MAX, fault));
     let error = body(PayloadType::SA, "00 00 0008 01 03 00 81").unwrap_err();
-    assert_eq!(error, (8, IkeFault::TooMany { what: "transforms", limit: TRANSFORMS_MAX }));
+    assert_eq!(error, (8, IkeFault::TooMany { what: "transforms", limit: TRANSFORMS_OF_PROPOSAL_MAX }));
 
     let attributes = |count, kind, value: AttributeValue| {
         let mut transform = Transform::encr(EncrId::AES_GCM_16, None);
         transform.attributes = vec![Attribute { kind: AttributeType(kind), value }; count];
         proposals(1, vec![transform])
     };
-    round_trip(attributes(ATTRIBUTES_MAX, 0x7fff, AttributeValue::Short(7)));
-    not_written(attributes(ATTRIBUTES_MAX + 1, 14, AttributeValue::Short(7)), "too many attributes");
+    round_trip(attributes(ATTRIBUTES_OF_TRANSFORM_MAX, 0x7fff, AttributeValue::Short(7)));
+    not_written(attributes(ATTRIBUTES_OF_TRANSFORM_MAX + 1, 14, AttributeValue::Short(7)), "too many attributes");
     not_written(attributes(1, 0x8000, AttributeValue::Short(7)), "more than 15 bits");
     round_trip(attributes(1, 14, AttributeValue::Long(vec![7; 65_000])));
     not_written(attributes(1, 14, AttributeValue::Long(vec![7; 65_536])), "attribute is longer than 65535");
@@ -302,9 +301,9 @@ fn notifications_and_deletes() {
     refused(D, "03 04 0002 40000001 400000", 8, TRUNCATED("SPI"));
     refused(D, "03 04 0001 40000001 40000002", 8, IkeFault::Trailing);
     refused(D, "03 04 00", 2, TRUNCATED("number of SPIs"));
-    round_trip(Delete::esp(vec![Spi(7); DELETE_SPIS_MAX]).into());
-    not_written(Delete::esp(vec![Spi(7); DELETE_SPIS_MAX + 1]).into(), "too many SPIs");
-    refused(D, "03 04 0401", 2, IkeFault::TooMany { what: "SPIs", limit: DELETE_SPIS_MAX });
+    round_trip(Delete::esp(vec![Spi(7); SPIS_OF_DELETE_MAX]).into());
+    not_written(Delete::esp(vec![Spi(7); SPIS_OF_DELETE_MAX + 1]).into(), "too many SPIs");
+    refused(D, "03 04 0401", 2, IkeFault::TooMany { what: "SPIs", limit: SPIS_OF_DELETE_MAX });
     not_written(Delete { protocol: ProtocolId::IKE, spis: vec![Spi(7)] }.into(), "without an SPI");
     not_written(Delete { protocol: ProtocolId::NONE, spis: vec![] }.into(), "none of IKE, AH and ESP");
 }
@@ -353,13 +352,13 @@ fn configuration() {
         let attribute = CfgAttribute { kind: CfgAttributeType(kind), value: vec![7; len] };
         Payload::Cp(Config { kind: CfgType::REPLY, attributes: vec![attribute; count] })
     };
-    round_trip(config(CFG_ATTRIBUTES_MAX, 0x7fff, 16));
-    not_written(config(CFG_ATTRIBUTES_MAX + 1, 1, 0), "too many attributes");
+    round_trip(config(ATTRIBUTES_OF_CP_MAX, 0x7fff, 16));
+    not_written(config(ATTRIBUTES_OF_CP_MAX + 1, 1, 0), "too many attributes");
     not_written(config(1, 0x8000, 0), "more than 15 bits");
     not_written(config(1, 1, 65_536), "attribute is longer than 65535");
-    let more = [vec![1, 0, 0, 0], [0, 1, 0, 0].repeat(CFG_ATTRIBUTES_MAX + 1)].concat();
+    let more = [vec![1, 0, 0, 0], [0, 1, 0, 0].repeat(ATTRIBUTES_OF_CP_MAX + 1)].concat();
     let error = Payload::decode_body(CP, false, &more).unwrap_err();
-    assert_eq!(error.fault, IkeFault::TooMany { what: "attributes", limit: CFG_ATTRIBUTES_MAX });
+    assert_eq!(error.fault, IkeFault::TooMany { what: "attributes", limit: ATTRIBUTES_OF_CP_MAX });
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Generators: every payload that can be written, whole messages, and messages that were damaged on the way.
 
 use adit_proto::control::Spi;
-use adit_proto::ike::proposal::ATTRIBUTES_MAX;
 use adit_proto::ike::{
     AddressRange, Attribute, AttributeType, AttributeValue, AuthMethod, CertEncoding, CfgAttribute, CfgAttributeType, CfgType,
     Config, Delete, ExchangeType, Flags, Header, IdType, Identification, IkeSpi, IpSelector, KeId, Message, Notify, NotifyType,
     Payload, PayloadType, PortRange, Proposal, ProtocolId, TrafficSelector, Transform, TransformType, TsType, Version,
 };
+use adit_proto::limits::ATTRIBUTES_OF_TRANSFORM_MAX;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -23,7 +23,7 @@ fn attribute() -> impl Strategy<Value = Attribute> {
 
 fn transform() -> impl Strategy<Value = Transform> {
     let kind = prop_oneof![select(TransformType::ALL).prop_map(|kind| kind.0), any::<u8>()];
-    let attributes = prop_oneof![3 => Just(vec![]), 1 => vec(attribute(), 0..=ATTRIBUTES_MAX)];
+    let attributes = prop_oneof![3 => Just(vec![]), 1 => vec(attribute(), 0..=ATTRIBUTES_OF_TRANSFORM_MAX)];
     let parts = (kind, prop_oneof![0u16..40, any::<u16>()], attributes);
     parts.prop_map(|(kind, id, attributes)| Transform { kind: TransformType(kind), id, attributes })
 }

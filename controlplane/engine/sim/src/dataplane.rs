@@ -4,29 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use adit_engine::ike::{ChildKeys, Event, Restored, Usage};
 use adit_engine::path::{Hop, PathEvent, PathId};
-use adit_proto::control::{ChildId, PeerId, SaKey, Spi};
-use adit_proto::suite::Suite;
+use adit_proto::control::{ChildId, PeerId, Spi};
 
-use crate::link::Asked;
-
-/// A packet, as far as the test needs it: it opens where the same SPI, suite, key and kind of sequence number are installed.
-#[derive(Clone, Debug)]
-pub struct Esp {
-    pub spi: Spi,
-    /// Index of the gateway that sealed it, and for whom.
-    pub by: usize,
-    pub peer: PeerId,
-    /// Bytes of the packet, without the headers of IP and UDP.
-    pub len: usize,
-    suite: Suite,
-    key: SaKey,
-    esn: bool,
-    /// Later ones have higher numbers, over all SAs.
-    pub(crate) number: u64,
-}
+use crate::load::Esp;
 
 /// Bytes of every packet.
 const PACKET_LEN: usize = 100;
+
+/// An echo that the engine wants to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub peer: PeerId,
+    pub path: PathId,
+    pub id: u64,
+    pub size: u16,
+}
 
 #[derive(Default)]
 pub struct DataPlane {

@@ -14,8 +14,6 @@ use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
 use adit_proto::rate_limit::RateLimit;
 use adit_proto::screen::Screen;
 
-use crate::world::Node;
-
 /// Decides which datagrams come before an engine.
 pub struct Gate {
     way: Way,
@@ -59,12 +57,12 @@ impl Gate {
         }
     }
 
-    fn know(&mut self, spis @ IkeSpis { initiator, responder }: IkeSpis) {
+    pub(crate) fn know(&mut self, spis @ IkeSpis { initiator, responder }: IkeSpis) {
         self.ike.insert(spis);
         self.tell(&Command::IkeSaAdd { initiator, responder });
     }
 
-    fn tell(&mut self, command: &Command) {
+    pub(crate) fn tell(&mut self, command: &Command) {
         if let Way::Screen(screen) = &mut self.way {
             let done = screen.apply(command).expect("a command for the screen");
             assert!(done.is_ok(), "{command:?}: {done:?}: there are more of them than a gateway has room for");
@@ -79,37 +77,31 @@ impl Gate {
         self.dropped += u64::from(!admitted);
         admitted
     }
-}
 
-impl Node {
     /// What leaves an engine: an answer to it is waited for.
     pub(crate) fn note_sent(&mut self, local: SocketAddr, datagram: &[u8], at: Duration) {
-        let Some(Gate { way: Way::Screen(screen), .. }) = &mut self.gate else { return };
-        let now_us = u64::try_from(at.as_micros()).expect("a short run");
+        let Way::Screen(screen) = &mut self.way else { return };
         if let Some(message) = unmarked(local, datagram) {
-            screen.sent(message, now_us);
+            screen.sent(message, micros(at));
         }
     }
 
-    pub(crate) fn passes_gate(&mut self, from: SocketAddr, local: SocketAddr, datagram: &[u8], at: Duration) -> bool {
-        let Some(gate) = &mut self.gate else { return true };
-        let now_us = u64::try_from(at.as_micros()).expect("a short run");
-        unmarked(local, datagram).is_some_and(|message| gate.admit(message, from, now_us))
+    pub(crate) fn passes(&mut self, from: SocketAddr, local: SocketAddr, datagram: &[u8], at: Duration) -> bool {
+        unmarked(local, datagram).is_some_and(|message| self.admit(message, from, micros(at)))
     }
 
-    /// A new process tells the data plane anew who is known.
-    pub fn tell_gate(&mut self) {
-        let Some(gate) = &mut self.gate else { return };
-        gate.tell(&Command::IkeKnownClear);
-        gate.ike.clear();
-        self.endpoint.known_addresses().for_each(|address| gate.tell(&Command::IkeAddressAdd { address }));
-        for status in self.endpoint.peers().filter_map(|id| self.endpoint.status(id)) {
-            status.ike.iter().for_each(|ike| gate.know(ike.spis));
-        }
+    /// Nobody is known any more.
+    pub(crate) fn forget(&mut self) {
+        self.tell(&Command::IkeKnownClear);
+        self.ike.clear();
     }
 }
 
 /// The message in a datagram of this port of ours; what has no marker where one belongs is no IKE.
 fn unmarked(local: SocketAddr, datagram: &[u8]) -> Option<&[u8]> {
     if local.port() == IKE_PORT { Some(datagram) } else { datagram.strip_prefix(&[0; NON_ESP_MARKER_LEN]) }
+}
+
+fn micros(at: Duration) -> u64 {
+    u64::try_from(at.as_micros()).expect("a short run")
 }

@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use adit_proto::control::{PeerId, Spi};
 
-use crate::dataplane::Esp;
-use crate::world::Load;
+use crate::load::{Esp, Load};
 
 /// A packet that was sent and has not been opened.
 #[derive(Clone, Copy, Debug)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use adit_engine::ike::{EndpointConfig, IkeStatus, PeerConfig};
 
 use crate::config::{A, B, PEER, endpoint_config, peer};
+use crate::load::describe;
 use crate::world::World;
 
 /// Two gateways, each other's only peer, changed by `change` before they learn of each other. The first one connects.
@@ -84,21 +85,5 @@ impl World {
             .map(|(_, _, payload)| describe(payload))
             .map(|text| text.split(" (").next().unwrap_or("").to_owned())
             .collect()
-    }
-}
-
-/// What kind of message it is, for a trace.
-pub fn describe(payload: &[u8]) -> String {
-    use adit_proto::ike::Header;
-    let message = payload.strip_prefix(&[0; 4]).unwrap_or(payload);
-    match Header::decode(message) {
-        Ok(header) => format!(
-            "{} {} {} ({} bytes)",
-            header.exchange,
-            if header.flags.response { "response" } else { "request" },
-            header.message_id,
-            message.len()
-        ),
-        Err(_) => format!("{} bytes", payload.len()),
     }
 }

@@ -1,5 +1,7 @@
 //! Gateways with the real engine on links with weather, behind NATs, in virtual time.
 
+mod echoes;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -7,17 +9,17 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use adit_engine::ike::{
-    After, BootClock, ConnectionState, Endpoint, EndpointConfig, Event, Now, PeerConfig, PeerId, Restored, Transmit,
+    After, BootClock, ConnectionState, Endpoint, EndpointConfig, Now, PeerConfig, PeerId, Restored, Transmit,
 };
 use adit_engine::path::{Arrival, Route, Underlay};
 use zeroize::Zeroizing;
 
-use crate::dataplane::{DataPlane, Esp};
-use crate::gate::Gate;
+use crate::dataplane::DataPlane;
 use crate::ledger::Ledger;
-use crate::link::{Echo, LinkMtu, TooBig, headers};
+use crate::link::{TooBig, headers};
+use crate::load::{Load, describe};
 use crate::nat::{Nat, NatConfig};
-use crate::pair::describe;
+use crate::node::Node;
 use crate::rng::Rng;
 
 /// Bytes of a vault behind which no changes are put any more.
@@ -38,53 +40,11 @@ impl Net {
     pub const BAD: Net = Net { loss: 200, duplication: 100, delay: (Duration::from_millis(1), Duration::from_millis(400)) };
 }
 
-/// What is on its way.
-#[derive(Clone, Debug)]
-pub enum Load {
-    Ike(Vec<u8>),
-    Esp(Esp),
-    Echo(Echo),
-}
-
-impl Load {
-    fn len(&self) -> usize {
-        match self {
-            Load::Ike(payload) => payload.len(),
-            Load::Esp(esp) => esp.len,
-            Load::Echo(echo) => echo.len,
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Datagram {
     from: SocketAddr,
     to: SocketAddr,
     load: Load,
-}
-
-/// One gateway.
-pub struct Node {
-    pub endpoint: Endpoint,
-    pub address: SocketAddr,
-    /// Further addresses of it.
-    pub others: Vec<IpAddr>,
-    /// Index of the NAT in front of it, if there is one.
-    pub nat: Option<usize>,
-    /// The link of this gateway, both ways. `None`: takes everything.
-    pub mtu: Option<LinkMtu>,
-    /// What the engine wants to be kept for its successor, as it was before the last datagram was sent.
-    pub vault: Zeroizing<Vec<u8>>,
-    pub data: DataPlane,
-    pub events: Vec<Event>,
-    /// Datagrams that it sent for IKE.
-    pub sent: usize,
-    /// The vault cannot be written: it holds what it held before, and nobody notices.
-    pub vault_stuck: bool,
-    /// Off: what comes is lost, and time does not pass for it.
-    pub on: bool,
-    /// What stands before its engine; `None` lets everything through.
-    pub gate: Option<Gate>,
 }
 
 /// Sees every IKE datagram before it flies, and may change it; `false` loses it.
@@ -342,7 +302,7 @@ impl World {
     }
 
     /// A packet of `len` bytes leaves a gateway, by its link and its NAT: the source that others see. `None`: it got no further.
-    pub(crate) fn leave(&mut self, local: SocketAddr, to: SocketAddr, len: usize) -> Option<SocketAddr> {
+    fn leave(&mut self, local: SocketAddr, to: SocketAddr, len: usize) -> Option<SocketAddr> {
         let now = self.now;
         let Some(node) = self.nodes.iter().position(|node| node.address.ip() == local.ip()) else { return Some(local) };
         if !self.link_takes(node, node, to, len) {

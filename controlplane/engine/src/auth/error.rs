@@ -33,7 +33,7 @@ pub enum AuthError {
     KeyKind { key: KeyKind, algorithm: SignatureAlgorithm },
     #[error("the peer sent no certificate")]
     NoCertificate,
-    #[error("the peer sent {0} certificates, at most {max} are looked at", max = super::CERTIFICATES_MAX)]
+    #[error("the peer sent {0} certificates, at most {max} are looked at", max = crate::limits::CERTIFICATES_MAX)]
     TooManyCertificates(usize),
     #[error("{0}")]
     Certificate(#[from] CertificateError),

@@ -15,7 +15,7 @@ use crate::random::Random;
 use crate::rate_limit::Bucket;
 
 use super::config::Limits;
-use super::limits::NETWORKS_MAX;
+use crate::limits::ANSWERED_NETWORKS_MAX;
 
 /// How long a cookie secret makes new cookies; its cookies are taken for as long again.
 const SECRET_LIFETIME: Duration = Duration::from_secs(60);
@@ -110,9 +110,9 @@ impl Answers {
         if self.all.as_mut().is_some_and(|all| !all.has(now)) {
             return false;
         }
-        if self.of.len() >= NETWORKS_MAX && !self.of.contains_key(&origin) {
+        if self.of.len() >= ANSWERED_NETWORKS_MAX && !self.of.contains_key(&origin) {
             self.of.retain(|_, bucket| !bucket.is_full(now));
-            if self.of.len() >= NETWORKS_MAX {
+            if self.of.len() >= ANSWERED_NETWORKS_MAX {
                 return false;
             }
         }
@@ -297,6 +297,7 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::COOKIE_LEN_MAX;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -447,7 +448,7 @@ mod tests {
         let start = crate::ike::testing::instant();
         let (source, spi) = (ip("192.0.2.1"), IkeSpi(7));
         let cookie = admission.cookie(start, &mut random, b"nonce", source, spi);
-        assert!((1..=64).contains(&cookie.len()));
+        assert!((1..=COOKIE_LEN_MAX).contains(&cookie.len()));
         let mut good = |after: u64, nonce: &[u8], source, spi| {
             admission.is_cookie(start + Duration::from_secs(after), &mut random, &cookie, nonce, source, spi)
         };
@@ -497,7 +498,7 @@ mod tests {
         for n in 0..10_000u32 {
             admission.may_answer_unprotected(later, Ipv4Addr::from_bits(n << 8).into(), false, false);
         }
-        assert!(admission.answers[0][0].of.len() <= NETWORKS_MAX);
+        assert!(admission.answers[0][0].of.len() <= ANSWERED_NETWORKS_MAX);
         assert!(admission.may_answer_unprotected(later, from(8), true, false), "whatever strangers ask");
         assert!(admission.may_answer_unprotected(later + Duration::from_secs(2), ip("203.0.113.1"), false, false));
     }

@@ -27,7 +27,6 @@ use super::facts::{Facts, Role};
 use super::first_child;
 use super::handshake::Handshake;
 use super::lifetimes::Lifetimes;
-use super::limits::{CANDIDATES_MAX, PEER_LANES_MIN};
 use super::mobike;
 use super::negotiate::{self, Alternative};
 use super::parts::{Parts, needed};
@@ -38,6 +37,7 @@ use super::share;
 use super::standing::Standing;
 use super::trust::{OwnProof, Trust};
 use super::vendor;
+use crate::limits::{CANDIDATES_MAX, PEER_LANES_MIN};
 use crate::path::Hop;
 use crate::shown::Shown;
 

@@ -11,8 +11,8 @@ use crate::crypto::PublicKey;
 use crate::rate_limit::Bucket;
 use crate::shown::Shown;
 
-use super::limits::{CLIENTS, HANDSHAKES_PER_SECOND};
 use super::origins::{Origin, Origins, charge};
+use crate::limits::{CLIENTS, HANDSHAKES_PER_SECOND};
 
 /// What a client is known by, beside where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use crate::identity::{Identity, Pattern};
 
 use adit_proto::control::Selector;
 use adit_proto::ike::IpSelector;
-use adit_proto::limits::SELECTORS_OF_PEER_MAX;
+use adit_proto::limits::{PEERS_MAX, SELECTORS_OF_PEER_MAX};
 
 pub use adit_proto::control::PeerId;
 
@@ -59,7 +59,7 @@ impl Default for Limits {
             half_open_per_address: 64,
             cookie_threshold: 128,
             cookie_threshold_per_address: 4,
-            sessions: 16384,
+            sessions: PEERS_MAX.into(),
             workers: 1,
             unprotected_replies: 1000,
             refusals: 3,

@@ -11,8 +11,8 @@ use crate::crypto::{Prf, Secret};
 
 use super::context::Ctx;
 use super::facts::IkeSpis;
-use super::limits::TOKENS_MAX;
 use super::parts::Parts;
+use crate::limits::TOKENS_MAX;
 
 /// Length of the message that proves that we have lost an IKE SA, in bytes: header, INVALID_IKE_SPI and one token. A request that is
 /// shorter is not answered with a proof, since no stranger gets more than it sent.

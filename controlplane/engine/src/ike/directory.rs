@@ -17,8 +17,8 @@ use crate::identity::{Identity, Pattern};
 use crate::shown::Shown;
 
 use super::config::PeerConfig;
-use super::limits::{CERTIFICATE_REQUESTS_MAX, REMEMBERED_MAX};
 use super::negotiate::{self, Alternative, Choice, Mismatch};
+use crate::limits::{CERT_REQUESTS_SENT_MAX, REMEMBERED_MAX};
 
 /// Peers that may come from one address or network.
 #[derive(Debug, Default)]
@@ -154,7 +154,7 @@ impl<'a> Candidates<'a> {
 
     /// The CERTREQ payloads for all of them, a few at most.
     pub(super) fn certificate_requests(&self) -> Vec<(CertEncoding, Vec<u8>)> {
-        first_ones(self.groups.iter().flat_map(|group| &group.certificate_requests).cloned(), CERTIFICATE_REQUESTS_MAX)
+        first_ones(self.groups.iter().flat_map(|group| &group.certificate_requests).cloned(), CERT_REQUESTS_SENT_MAX)
     }
 
     /// Whether some of them has a post-quantum pre-shared key.

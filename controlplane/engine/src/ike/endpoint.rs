@@ -8,6 +8,7 @@ mod half_open;
 mod lifecycle;
 mod paths;
 mod reauth;
+mod restore;
 mod shares;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -34,15 +35,16 @@ use super::event::{After, Event, Transmit};
 use super::facts::{IkeSpis, SaId};
 use super::fragment::Unproven;
 use super::known::Known;
-use super::limits::{FAILURES, ROUNDS_MAX};
+use super::left::Left;
 use super::origins::Origins;
-use super::places::Left;
 use super::sa::IkeSa;
 use super::session::Session;
 use super::snapshot::kept::Kept;
+use crate::limits::{FAILURES, ROUNDS_MAX};
 use crate::timer::{Timers, earlier};
 
 pub use commands::{CommandError, Refusal};
+pub use restore::Restored;
 
 /// SHA-256 of an IKE_SA_INIT request, which tells a repetition from a new one (RFC 7296 §2.1).
 type InitDigest = [u8; 32];

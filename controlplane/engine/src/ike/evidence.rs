@@ -6,13 +6,10 @@ use super::agenda::Task;
 use super::config::PeerConfig;
 use super::context::Ctx;
 use super::facts::{Facts, Role};
-use super::limits::ELSEWHERE_MAX;
 use super::session::Session;
 use super::wire::Came;
+use crate::limits::ELSEWHERE_MAX;
 use crate::path::{Answered, Follow, Hop, IKE_PORT, Moves, Terms};
-
-/// A request that was repeated so often without an answer is tried elsewhere, too.
-pub(super) const SILENT_AFTER: u32 = 2;
 
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.
 pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {

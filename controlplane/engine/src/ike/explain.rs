@@ -8,10 +8,10 @@ use super::cause::{Cause, Whose};
 use super::config::PeerConfig;
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::facts::Role;
-use super::limits::PROPOSALS_MAX;
 use super::negotiate::{self, Choice};
 use super::parts::Parts;
 use super::selectors::{self, SelectorPair};
+use crate::limits::PROPOSALS_SHOWN_MAX;
 use crate::shown::Shown;
 
 /// What both ends offered of one thing, as text.
@@ -88,7 +88,7 @@ impl Record {
     pub(super) fn asked_child(&mut self, config: &PeerConfig, parts: &Parts) {
         self.role = Some(Role::Responder);
         (self.child, self.selectors) = (Offers::default(), Offers::default());
-        for child in config.children.iter().take(PROPOSALS_MAX) {
+        for child in config.children.iter().take(PROPOSALS_SHOWN_MAX) {
             let alternatives = negotiate::child_alternatives(&child.proposals, false);
             self.child.ours.extend(texts(&negotiate::offer(&alternatives, Vec::new())));
             self.selectors.ours.push(pair_text(&child.policy()));
@@ -157,7 +157,7 @@ impl fmt::Display for Difference {
 }
 
 pub(super) fn texts(proposals: &[Proposal]) -> Vec<Shown> {
-    proposals.iter().take(PROPOSALS_MAX).map(Shown::of).collect()
+    proposals.iter().take(PROPOSALS_SHOWN_MAX).map(Shown::of).collect()
 }
 
 fn pair_text(pair: &SelectorPair) -> Shown {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use adit_proto::ike::encrypted::Fragment;
 
 use super::facts::SaId;
-use super::limits::{FRAGMENT_COST, MESSAGE_LEN_MAX, UNPROVEN_FRAGMENTS_MAX, UNPROVEN_LEN_MAX};
+use crate::limits::{FRAGMENT_COST, UNPROVEN_FRAGMENTS_MAX, UNPROVEN_LEN_MAX, WHOLE_LEN_MAX};
 
 /// How long the missing fragments may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ impl Reassembly {
 
     /// Takes the content of an authentic fragment; gives the message when it was the last one missing.
     pub(super) fn take(&mut self, now: Instant, id: u32, fragment: Fragment, datagram: &[u8], part: &[u8]) -> Option<Whole> {
-        self.take_up_to(MESSAGE_LEN_MAX, now, id, fragment, (datagram, part))
+        self.take_up_to(WHOLE_LEN_MAX, now, id, fragment, (datagram, part))
     }
 
     fn take_up_to(

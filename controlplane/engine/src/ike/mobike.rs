@@ -16,10 +16,10 @@ use super::error::Misbehaviour;
 use super::evidence;
 use super::exchange::{Answer, Begun, Effect, Established, Request};
 use super::facts::Facts;
-use super::limits::ADDRESSES_MAX;
 use super::nat;
 use super::parts::Parts;
 use super::wire::Came;
+use crate::limits::ADDRESSES_NAMED_MAX;
 use crate::path::{Hop, Moves};
 
 /// What a request about addresses was.
@@ -200,5 +200,5 @@ pub(super) fn on_liveness_answer(parts: &Parts) -> Option<Effect> {
 /// The other addresses that a message names (§3.4).
 pub(super) fn additional_addresses(parts: &Parts) -> Vec<IpAddr> {
     let kinds = [NotifyType::ADDITIONAL_IP4_ADDRESS, NotifyType::ADDITIONAL_IP6_ADDRESS];
-    parts.notifies.iter().filter(|one| kinds.contains(&one.kind)).filter_map(Notify::address).take(ADDRESSES_MAX).collect()
+    parts.notifies.iter().filter(|one| kinds.contains(&one.kind)).filter_map(Notify::address).take(ADDRESSES_NAMED_MAX).collect()
 }

@@ -13,16 +13,7 @@ use std::time::Instant;
 use crate::rate_limit::Bucket;
 
 use super::admission::{network, scope};
-use super::limits::ORIGINS_MAX;
-
-/// How much in a second.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rates {
-    /// From one address (a /64 of IPv6, or one address of it that is known).
-    pub of_address: u32,
-    /// From all addresses of one network that have come lately (a /24 of IPv4, a /48 of IPv6), without those that are known.
-    pub of_network: u32,
-}
+use crate::limits::{ORIGINS_MAX, Rates};
 
 /// Where somebody is.
 #[derive(Clone, Copy, Debug)]
@@ -88,9 +79,9 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
-    use super::super::limits::FAILURES;
     use super::*;
     use crate::ike::testing::instant;
+    use crate::limits::FAILURES;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

@@ -3,14 +3,14 @@
 //! than another one gets a place of that one, and within one network it is the same by addresses. For those who were connected before
 //! there are some more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use adit_proto::control::PeerId;
 
 use super::admission::{network, scope};
 use super::context::Shared;
-use super::limits::RETURNING_SHARE;
+use crate::limits::RETURNING_SHARE;
 use crate::shown::Shown;
 
 /// A place for one who comes under a pattern.
@@ -69,45 +69,6 @@ impl Crowds {
     }
 }
 
-/// Names of those who were connected under a pattern and have left. No network has more of them than its share.
-#[derive(Debug, Default)]
-pub(super) struct Left {
-    names: BTreeMap<String, IpAddr>,
-    networks: BTreeMap<IpAddr, VecDeque<String>>,
-}
-
-impl Left {
-    /// Remembers one, and so many in all.
-    pub(super) fn remember(&mut self, name: &Shown, address: IpAddr, most: usize) {
-        self.forget(name);
-        let (key, network) = (key(name), network(address));
-        self.names.insert(key.clone(), network);
-        self.networks.entry(network).or_default().push_back(key);
-        while self.names.len() > most {
-            let crowd = self.networks.values_mut().max_by_key(|names| names.len());
-            let Some(oldest) = crowd.and_then(VecDeque::pop_front) else { return };
-            self.names.remove(&oldest);
-        }
-        self.networks.retain(|_, names| !names.is_empty());
-    }
-
-    pub(super) fn forget(&mut self, name: &Shown) {
-        let key = key(name);
-        let Some(network) = self.names.remove(&key) else { return };
-        if let Some(names) = self.networks.get_mut(&network) {
-            names.retain(|one| *one != key);
-        }
-    }
-
-    fn has(&self, name: &Shown) -> bool {
-        self.names.contains_key(&key(name))
-    }
-}
-
-fn key(name: &Shown) -> String {
-    name.as_str().to_ascii_lowercase()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,20 +95,5 @@ mod tests {
         let of_one: Vec<(&str, usize)> = of_one.iter().map(|address| (&**address, 1)).collect();
         assert_eq!(give_way(&of_one, "2001:db8:8::1").len(), 9);
         assert!(give_way(&of_one, "2001:db8:7:99::1").is_empty());
-    }
-
-    #[test]
-    fn the_names_of_one_network_push_out_no_other() {
-        let name = |number: usize| Shown::of(format_args!("c{number}.example.org"));
-        let (mut left, honest) = (Left::default(), Shown::of("Ann.example.org"));
-        left.remember(&honest, "203.0.113.1".parse().unwrap(), 10);
-        for number in 0..1000 {
-            left.remember(&name(number), format!("192.0.2.{}", number % 250).parse().unwrap(), 10);
-        }
-        assert!(left.has(&Shown::of("ann.EXAMPLE.org")) && left.has(&name(999)) && !left.has(&name(990)));
-        assert_eq!((left.names.len(), left.networks.values().map(VecDeque::len).sum::<usize>()), (10, 10));
-        left.remember(&honest, "192.0.2.1".parse().unwrap(), 10);
-        left.forget(&name(999));
-        assert_eq!((left.names.len(), left.networks.len(), left.has(&name(999))), (9, 1, false));
     }
 }

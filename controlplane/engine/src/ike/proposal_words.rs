@@ -6,8 +6,8 @@
 use adit_proto::suite::Suite;
 
 use super::config::{ChildProposal, EsnPolicy, IkeProposal};
-use super::limits::ADDITIONAL_MAX;
 use crate::crypto::{KeyExchangeMethod, Prf};
+use crate::limits::ADDITIONAL_MAX;
 use crate::nearest::nearest;
 
 const SUITES: [(&str, Suite); 5] = [

@@ -20,11 +20,11 @@ use super::context::{Ctx, fresh_ike_spi};
 use super::error::{Error, Incompatibility, LocalFault, Misbehaviour};
 use super::facts::{Facts, Features, IkeSpis, Role};
 use super::handshake::{Handshake, NONCE_LEN, exchanged};
-use super::limits::{CERT_REQUESTS_MAX, COOKIES_MAX};
 use super::nat;
 use super::negotiate::{self, Alternative, Choice};
 use super::parts::{Parts, needed};
 use super::vendor;
+use crate::limits::{CERT_REQUESTS_READ_MAX, COOKIE_LEN_MAX, COOKIES_MAX};
 use crate::path::Hop;
 
 /// After a refusal that nothing authenticates: so many more requests, so far apart.
@@ -171,7 +171,7 @@ impl Sent {
         match notify.kind {
             NotifyType::COOKIE => {
                 self.cookies += 1;
-                if self.cookies > COOKIES_MAX || notify.data.is_empty() || notify.data.len() > 64 {
+                if self.cookies > COOKIES_MAX || notify.data.is_empty() || notify.data.len() > COOKIE_LEN_MAX {
                     return Err(Misbehaviour::CookieLoop.into());
                 }
                 self.cookie = Some(notify.data.clone());
@@ -328,7 +328,7 @@ fn hashes(parts: &Parts) -> Vec<HashAlg> {
 }
 
 fn cert_requests(parts: &Parts) -> Vec<(CertEncoding, Vec<u8>)> {
-    parts.cert_reqs.iter().take(CERT_REQUESTS_MAX).cloned().collect()
+    parts.cert_reqs.iter().take(CERT_REQUESTS_READ_MAX).cloned().collect()
 }
 
 /// RFC 7296 §2.10: at least half the key of the PRF.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use adit_proto::control::Selector;
 use adit_proto::ike::{AddressRange, IpSelector, PortRange, TrafficSelector};
 
-pub use adit_proto::limits::SELECTORS_OF_CHILD_MAX as SELECTORS_MAX;
+use adit_proto::limits::SELECTORS_OF_CHILD_MAX;
 
 /// EtherIP (RFC 3378), what a Child SA in Ethernet mode carries.
 const ETHERIP: u8 = 97;
@@ -67,7 +67,7 @@ pub fn pair_of(local: &IpSelector, remote: &IpSelector) -> Option<Selector> {
 pub fn narrow(offered: &[IpSelector], policy: &[IpSelector]) -> Vec<IpSelector> {
     let mut out: Vec<IpSelector> = Vec::new();
     for common in offered.iter().flat_map(|one| policy.iter().filter_map(|other| intersect(one, other))) {
-        if out.len() == SELECTORS_MAX {
+        if out.len() == SELECTORS_OF_CHILD_MAX {
             break;
         }
         if !out.iter().any(|kept| intersect(kept, &common) == Some(common)) {
@@ -109,7 +109,7 @@ pub fn known(selectors: &[TrafficSelector]) -> Vec<IpSelector> {
             TrafficSelector::Ip(selector) => Some(*selector),
             TrafficSelector::Other { .. } => None,
         })
-        .take(SELECTORS_MAX)
+        .take(SELECTORS_OF_CHILD_MAX)
         .collect()
 }
 
@@ -223,6 +223,6 @@ mod tests {
     #[test]
     fn the_result_is_bounded() {
         let many: Vec<IpSelector> = (0..=255).map(|last| selector(&format!("10.0.{last}.1"))).collect();
-        assert_eq!(narrow(&many, &[selector("0.0.0.0-255.255.255.255")]).len(), SELECTORS_MAX);
+        assert_eq!(narrow(&many, &[selector("0.0.0.0-255.255.255.255")]).len(), SELECTORS_OF_CHILD_MAX);
     }
 }

@@ -17,11 +17,11 @@ use super::config::{ChildConfig, Limits, Mode};
 use super::context::{Action, Ctx, Shared};
 use super::error::{Error, Incompatibility, LocalFault};
 use super::facts::{Facts, SaId};
-use super::limits::{CHILDREN_SPARE, KEY_EXCHANGES_AT_ONCE, KEY_EXCHANGES_PER_SECOND};
 use super::negotiate::Choice;
 use super::places::{self, Place};
 use super::selectors::{SelectorPair, between};
 use super::session::Session;
+use crate::limits::{CHILDREN_SPARE, KEY_EXCHANGES_AT_ONCE, KEY_EXCHANGES_PER_SECOND};
 
 /// Places on a worker that are kept free as long as there is something to give up: to receive by and to send by.
 const KEPT_FREE: usize = 2;

@@ -17,7 +17,7 @@ use super::initiated::Initiated;
 use super::sa::{IkeSa, Stage};
 use super::session::Session;
 use super::succession::REPLACED_PATIENCE;
-use super::window::Due;
+use super::window::{Due, SILENT_AFTER};
 use crate::timer::earlier;
 
 /// How long a peer may take from IKE_SA_INIT to the end of IKE_AUTH.
@@ -108,7 +108,7 @@ impl IkeSa {
     fn send_again(&mut self, ctx: &mut Ctx) {
         let here = self.hop(ctx);
         let repeated = self.wire.repeat(ctx, self.facts.peer, here);
-        if let (Stage::Established(session), true) = (&self.stage, repeated >= evidence::SILENT_AFTER) {
+        if let (Stage::Established(session), true) = (&self.stage, repeated >= SILENT_AFTER) {
             for hop in evidence::elsewhere(ctx, &self.facts, session, here) {
                 self.wire.repeat_to(ctx, self.facts.peer, hop);
             }

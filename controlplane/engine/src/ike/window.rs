@@ -12,9 +12,12 @@ use crate::random::Random;
 
 use super::config::Retransmission;
 use super::event::After;
-use super::limits::{HOPS_MAX, REPEATS_ELSEWHERE_MAX, REPEATS_MAX};
 use super::protect::Plain;
+use crate::limits::{HOPS_MAX, REPEATS_ELSEWHERE_MAX, REPEATS_MAX};
 use crate::path::Hop;
+
+/// A request that was repeated so often without an answer is tried elsewhere, too.
+pub(super) const SILENT_AFTER: u32 = 2;
 
 /// A message that may have to be sent again.
 #[derive(Debug, Default)]

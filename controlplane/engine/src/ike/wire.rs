@@ -19,11 +19,10 @@ use super::context::{Ctx, Shared};
 use super::crash::PROOF_LEN;
 use super::error::{Error, LocalFault};
 use super::event::After;
-use super::evidence::SILENT_AFTER;
 use super::facts::{Facts, Role, SaId};
 use super::fragment::Reassembly;
 use super::protect::{Message, Protection};
-use super::window::{Asker, Due, Outstanding, Sent, Window};
+use super::window::{Asker, Due, Outstanding, SILENT_AFTER, Sent, Window};
 
 /// Requests of the peer that are looked into, in a second. What is not authentic is not counted, so nobody else uses that up. A
 /// peer that has sent more asks again.

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use adit_proto::limits;
 
 use super::loss::Loss;
+use crate::limits::ECHOES_PENDING_MAX;
 
 /// What a path is taken to carry until an echo was answered: so much every path of today does.
 const BASE_V4: u16 = 1100;
@@ -34,8 +35,6 @@ pub(crate) const FLOOR_V6: u16 = limits::IPV6_MTU_MIN;
 const COMMON: u16 = limits::IPV6_MTU_MIN;
 /// Without a route that knows better.
 const ETHERNET: u16 = 1500;
-/// Largest packet that is looked for.
-const CEILING: u16 = 9216;
 /// Sizes that links have: tried before the range is halved.
 const LIKELY: [u16; 10] = [COMMON, 1400, 1420, 1440, 1452, 1472, 1480, 1492, 1500, 9000];
 /// A range that is smaller than this is not searched any further.
@@ -72,8 +71,6 @@ const CONFIRM_WATCHED: Duration = Duration::from_secs(5);
 const ACTIVE_FOR: Duration = Duration::from_secs(2);
 /// Things that end and begin at one moment.
 const STEPS_MAX: usize = 8;
-/// Echoes that wait for an answer at most.
-const PENDING_MAX: usize = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -196,7 +193,7 @@ impl Mtu {
     }
 
     fn clamped(&self, mtu: Option<u16>) -> u16 {
-        mtu.unwrap_or(ETHERNET).clamp(self.floor(), CEILING)
+        mtu.unwrap_or(ETHERNET).clamp(self.floor(), limits::ECHO_SIZE_MAX)
     }
 
     /// The largest outer packet that may be sent now.
@@ -397,7 +394,7 @@ impl Mtu {
     }
 
     pub(crate) fn sent(&mut self, now: Instant, id: u64, size: u16) {
-        if self.pending.len() == PENDING_MAX {
+        if self.pending.len() == ECHOES_PENDING_MAX {
             self.pending.remove(0);
         }
         self.pending.push(Pending { id, size, at: now });

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::limits::{LOOKS_OF_PEER_PER_SECOND, PROOFS_OF_PEER_PER_SECOND, UNPROVEN_PATHS_MAX};
 use crate::rate_limit::Bucket;
 
 use super::hop::Hop;
@@ -11,12 +12,6 @@ use super::origin::Origin;
 use super::spares::Spares;
 use super::{PATHS_MAX, PathId, Terms};
 
-/// Paths that wait for a proof, of one peer.
-const UNPROVEN_MAX: usize = 3;
-/// Requests for a proof to one peer in a second.
-const PROOFS_PER_SECOND: u32 = 4;
-/// Addresses that are looked up for one peer in a second.
-const LOOKS_PER_SECOND: u32 = 16;
 /// How often a proof is asked for, and after which time again; each time twice as long.
 pub(super) const PROOF_TRIES: u8 = 4;
 pub(super) const PROOF_WAIT: Duration = Duration::from_millis(400);
@@ -141,8 +136,8 @@ impl PeerPaths {
             wanted: None,
             choice: None,
             spares: Spares::default(),
-            proofs: Bucket::new(PROOFS_PER_SECOND),
-            looks: Bucket::new(LOOKS_PER_SECOND),
+            proofs: Bucket::new(PROOFS_OF_PEER_PER_SECOND),
+            looks: Bucket::new(LOOKS_OF_PEER_PER_SECOND),
         }
     }
 
@@ -183,7 +178,7 @@ impl PeerPaths {
     /// was not heard for the longest time. The ones in use stay.
     pub(super) fn place(&self, proven: bool) -> Option<PathId> {
         let waiting = self.iter().filter(|(_, entry)| !entry.is_proven()).count();
-        let full = !proven && waiting >= UNPROVEN_MAX;
+        let full = !proven && waiting >= UNPROVEN_PATHS_MAX;
         if !full && let Some(free) = PathId::all().find(|id| self.get(*id).is_none()) {
             return Some(free);
         }

@@ -17,15 +17,12 @@ use super::hop::Hop;
 use super::judge::judge;
 use super::peer::Choice;
 use super::{PathId, Paths, Wish};
+use crate::limits::{LOOKS_PER_TURN, OWN_ADDRESSES_MAX};
 
-/// Routes that are looked up in one turn, about: a look-up takes some ten microseconds.
-const LOOKS_PER_TURN: usize = 64;
 /// From one turn to the next one, so that what else there is to do has most of the time.
 const TURN: Duration = Duration::from_millis(10);
 /// What looking at everything costs beside the paths: the choice, whether it can be used, and our other addresses.
 const ALL_COSTS: usize = 4;
-/// Most addresses of ours that a peer is told.
-const ADDRESSES_MAX: usize = 8;
 
 /// What is to be looked up for a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,9 +176,9 @@ impl Paths {
     pub(crate) fn own_addresses(&mut self, used: Hop) -> Vec<IpAddr> {
         let is_other = |address: &IpAddr| address.is_ipv4() != used.remote.is_ipv4() && *address != used.local.ip();
         let mut other: Vec<IpAddr> = self.underlay.addresses().into_iter().filter(is_other).collect();
-        other.truncate(ADDRESSES_MAX / 2);
+        other.truncate(OWN_ADDRESSES_MAX / 2);
         let mut own = self.other_addresses(used);
-        own.truncate(ADDRESSES_MAX - other.len());
+        own.truncate(OWN_ADDRESSES_MAX - other.len());
         own.extend(other);
         own
     }

@@ -19,7 +19,7 @@ use crate::options::SESSIONS_MAX;
 use crate::session::Session;
 
 /// Most peers that the engine is told of; one place for each pattern is always free below that.
-const PEERS_MAX: usize = 2 * SESSIONS_MAX - 1;
+const PEERS_OF_ENGINE_MAX: usize = 2 * SESSIONS_MAX - 1;
 
 impl Driver {
     pub(super) fn take(&mut self, event: Event) {
@@ -285,7 +285,7 @@ impl Driver {
         for (configured, (free, used)) in free.into_iter().zip(used).enumerate() {
             let peer = &listener.peers[configured];
             let single = peer.config.remote_id.exact().is_some();
-            if free > 0 || single && used > 0 || self.entries.len() >= PEERS_MAX {
+            if free > 0 || single && used > 0 || self.entries.len() >= PEERS_OF_ENGINE_MAX {
                 continue;
             }
             let pace = peer.pace();

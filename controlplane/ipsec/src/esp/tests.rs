@@ -66,7 +66,7 @@ fn a_changed_byte_anywhere_is_noticed_and_moves_no_window() {
 
 #[test]
 fn every_packet_has_a_nonce_of_its_own_and_the_last_number_is_the_last() {
-    for (esn, limit) in [(false, SEQ_LIMIT_32), (true, SEQ_LIMIT_64)] {
+    for (esn, limit) in [(false, SEQ_MAX_32), (true, SEQ_MAX_64)] {
         let (mut outbound, mut inbound) = pair(Suite::ChaCha20Poly1305, esn);
         let ivs: std::collections::BTreeSet<Vec<u8>> = (0..100).map(|_| sealed(&mut outbound, b"x")[8..16].to_vec()).collect();
         assert_eq!(ivs.len(), 100);

@@ -23,7 +23,7 @@ const SECONDS_MAX: u64 = 30 * 86_400;
 /// Attempts to authenticate anew are five seconds apart: in less than this the connection would end before the second one.
 const REAUTH_MIN: u64 = 8;
 /// Longest list of proposals.
-const PROPOSALS_MAX: usize = 16;
+const PROPOSALS_OF_CONFIG_MAX: usize = 16;
 
 impl Check<'_> {
     /// The gateway's own part. It exists without being written: an identity is needed for every peer with IKE.
@@ -286,16 +286,16 @@ impl Check<'_> {
         read: impl Fn(&str) -> Result<T, ProposalFault>,
     ) -> Vec<(String, T)> {
         let texts = texts.unwrap_or_default();
-        if let Some(extra) = texts.get(PROPOSALS_MAX) {
+        if let Some(extra) = texts.get(PROPOSALS_OF_CONFIG_MAX) {
             let what = format!("`{key}` lists {} proposals", texts.len());
-            let expected = format!("at most {PROPOSALS_MAX}: a proposal can hold several algorithms of each kind");
+            let expected = format!("at most {PROPOSALS_OF_CONFIG_MAX}: a proposal can hold several algorithms of each kind");
             self.fail(extra.at, what, expected, format!("{key}: [{}]", default[0]));
         }
         if texts.is_empty() {
             return default.iter().filter_map(|text| Some(((*text).to_owned(), read(text).ok()?))).collect();
         }
         let mut list = Vec::new();
-        for text in texts.into_iter().take(PROPOSALS_MAX) {
+        for text in texts.into_iter().take(PROPOSALS_OF_CONFIG_MAX) {
             match read(&text.value) {
                 Ok(proposal) => list.push((text.value, proposal)),
                 Err(fault) => self.fail(text.at, fault.what, fault.expected, format!("{key}: [{}]", default[0])),

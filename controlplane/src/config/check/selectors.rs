@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use adit_engine::identity::Pattern;
 use adit_proto::control::{Mode, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
-use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX as SELECTORS_MAX, SELECTORS_OF_TABLE_MAX};
+use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX, SELECTORS_OF_TABLE_MAX};
 use ipnet::IpNet;
 
 use super::Check;
@@ -72,12 +72,13 @@ impl Check<'_> {
 
     /// The selectors of one peer.
     pub(super) fn selectors(&mut self, peer: &str, raw: Vec<Spanned<raw::Selector>>) -> Vec<Selector> {
-        if let Some(extra) = raw.get(SELECTORS_MAX) {
-            let (what, expected) = (format!("{} selectors are listed", raw.len()), format!("at most {SELECTORS_MAX} of a peer"));
+        if let Some(extra) = raw.get(SELECTORS_OF_CONFIG_MAX) {
+            let (what, expected) =
+                (format!("{} selectors are listed", raw.len()), format!("at most {SELECTORS_OF_CONFIG_MAX} of a peer"));
             self.fail(extra.at, what, expected, "larger networks, or a second gateway".to_owned());
         }
         let mut list: Vec<Selector> = Vec::new();
-        for one in raw.into_iter().take(SELECTORS_MAX) {
+        for one in raw.into_iter().take(SELECTORS_OF_CONFIG_MAX) {
             let at = one.at;
             let Some(selector) = self.selector(one.value, at) else { continue };
             if list.contains(&selector) {

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use crate::numbers::SocketNumbers;
 
 /// Longest datagram of IKE that is taken here.
-const DATAGRAM_MAX: usize = 65_536;
+const DATAGRAM_MAX: usize = adit_proto::limits::IP_PACKET_LEN_MAX + 1;
 /// Datagrams that may wait for the gateway's loop.
 const WAITING_MAX: usize = 1024;
 /// Datagrams taken before other tasks have their turn.

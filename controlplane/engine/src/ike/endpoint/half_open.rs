@@ -11,12 +11,12 @@ use super::super::error::{Error, Incompatibility};
 use super::super::event::{After, Event};
 use super::super::explain;
 use super::super::facts::SaId;
-use super::super::limits::{REFUSALS_MAX, REQUEST_LEN_MAX};
 use super::super::parts::Parts;
 use super::super::sa::IkeSa;
 use super::super::window;
 use super::commands::Refusal;
 use super::{Endpoint, init_digest};
+use crate::limits::{REFUSALS_MAX, REQUEST_LEN_MAX};
 use crate::path::Hop;
 use crate::shown::Shown;
 

@@ -17,7 +17,6 @@ use crate::ike::endpoint::Endpoint;
 use crate::ike::exchange::{Answer, Effect, Established, UnderWay};
 use crate::ike::facts::{Facts, IkeSpis};
 use crate::ike::informational;
-use crate::ike::limits::CHILDREN_SPARE;
 use crate::ike::selectors::{SelectorPair, pair_of};
 use crate::ike::share;
 use crate::ike::standing::Standing;
@@ -25,6 +24,7 @@ use crate::ike::testing::{instant, peer_config};
 use crate::ike::trust::Trust;
 use crate::ike::wire::Came;
 use crate::ike::wishes::{self, Ask};
+use crate::limits::CHILDREN_SPARE;
 use crate::path::Hop;
 use crate::shown::Shown;
 

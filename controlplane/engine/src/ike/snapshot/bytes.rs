@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::clock::BootClock;
 
-use super::super::limits::ITEMS_MAX;
+use crate::limits::ITEMS_MAX;
 
 pub(super) struct Out(Zeroizing<Vec<u8>>);
 

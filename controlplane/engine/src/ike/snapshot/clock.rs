@@ -31,7 +31,7 @@ impl BootClock {
     }
 
     /// The same clock, for times that were written relative to an epoch, given in milliseconds since boot.
-    pub(super) fn since(self, epoch: u64) -> BootClock {
+    pub(in crate::ike) fn since(self, epoch: u64) -> BootClock {
         BootClock { now: self.now, boot_ms: EPOCH_MS.saturating_add(self.boot_ms).saturating_sub(epoch) }
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Change<'a> {
 }
 
 /// Whose connection is to be there, and whose is not.
-pub(super) struct PeerMark {
+pub(in crate::ike) struct PeerMark {
     /// Who it is, in the words of its trust.
     pub name: [u8; 32],
     pub wanted: bool,
@@ -100,7 +100,7 @@ impl<'a> Change<'a> {
 }
 
 /// A snapshot and the changes behind it, as they were left.
-pub(super) struct Contents<'a> {
+pub(in crate::ike) struct Contents<'a> {
     /// When the times in the records begin.
     pub epoch: u64,
     pub peers: BTreeMap<[u8; 32], PeerMark>,

@@ -90,7 +90,7 @@ impl Kept {
     }
 
     /// Everything; from here on changes can be put behind it.
-    pub(super) fn snapshot(
+    pub(in crate::ike) fn snapshot(
         &mut self,
         clock: BootClock,
         sas: &BTreeMap<SaId, Box<IkeSa>>,
@@ -118,7 +118,11 @@ impl Kept {
     }
 
     /// What is another than when a snapshot or changes were asked for last.
-    pub(super) fn changes(&mut self, sas: &BTreeMap<SaId, Box<IkeSa>>, shared: &mut Shared) -> Option<Zeroizing<Vec<u8>>> {
+    pub(in crate::ike) fn changes(
+        &mut self,
+        sas: &BTreeMap<SaId, Box<IkeSa>>,
+        shared: &mut Shared,
+    ) -> Option<Zeroizing<Vec<u8>>> {
         self.refresh(sas, shared);
         let (sas, peers) = std::mem::take(&mut self.unwritten);
         let sizes = std::mem::take(&mut self.unwritten_sizes);

@@ -80,7 +80,7 @@ pub(super) fn write(out: &mut Out, clock: BootClock, sa: &IkeSa, paths: &Paths) 
 
 /// Puts an IKE SA together; `None` if its peer is not configured any more, if another one has its number, or if the record
 /// makes no sense. With which trust it was made is for the caller to look at.
-pub(super) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeSa> {
+pub(in crate::ike) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Option<IkeSa> {
     let mut input = In::new(bytes);
     let peer = PeerId(input.u16().ok()?);
     let trust = Trust { name: input.array().ok()?, all: input.array().ok()? };

@@ -1,0 +1,122 @@
+//! How much of everything there may be in the engine, each limit once. What an operator may want to change is in
+//! [`Limits`](crate::ike::Limits), what both planes stand on in `adit_proto::limits`; how long something takes or waits stands where it
+//! is used.
+
+use adit_proto::limits::{CHILDREN_OF_PEER_MAX, IKE_MESSAGE_LEN_MAX, PATHS_MAX};
+
+// What is read and kept of one message.
+
+/// Longest message that is put together from fragments, in bytes of inner payloads.
+pub(crate) const WHOLE_LEN_MAX: usize = IKE_MESSAGE_LEN_MAX;
+/// The same before the peer is authenticated: eight certificates and what comes with them.
+pub(crate) const UNPROVEN_LEN_MAX: usize = 32 << 10;
+/// Bytes of fragments that are kept for all IKE SAs whose peer is not authenticated, with what it takes to keep them. The allocator may
+/// double it.
+pub(crate) const UNPROVEN_FRAGMENTS_MAX: usize = 8 << 20;
+/// What it takes to keep one fragment or one datagram, in bytes.
+pub(crate) const FRAGMENT_COST: usize = 128;
+/// Longest IKE_SA_INIT request, in bytes: it is kept until the peer is authenticated, and cannot be fragmented.
+pub(crate) const REQUEST_LEN_MAX: usize = 4096;
+/// CERTREQ payloads of a peer that are looked at.
+pub(crate) const CERT_REQUESTS_READ_MAX: usize = 8;
+/// Tokens of one IKE SA that are kept, and looked at in one message (RFC 6290 §4.5: at least four).
+pub(crate) const TOKENS_MAX: usize = 4;
+/// Addresses that a peer says it has (RFC 4555 §3.4) that are remembered.
+pub(crate) const ADDRESSES_NAMED_MAX: usize = 8;
+/// Addresses of ours that a peer is told.
+pub(crate) const OWN_ADDRESSES_MAX: usize = 8;
+/// Longest cookie of a responder, in bytes (RFC 7296 §2.6).
+pub(crate) const COOKIE_LEN_MAX: usize = 64;
+/// Certificates of a peer that are looked at: a chain has two or three.
+pub(crate) const CERTIFICATES_MAX: usize = 8;
+/// Longest identity that is accepted, in bytes. It goes into logs and answers, and no name in use comes near.
+pub(crate) const IDENTITY_LEN_MAX: usize = 1024;
+/// Longest text of one: what does not show takes a few characters for each byte.
+pub(crate) const IDENTITY_TEXT_LEN_MAX: usize = 4 * IDENTITY_LEN_MAX;
+
+// What one negotiation may cost.
+
+/// Cookies that a responder may ask for in one negotiation.
+pub(crate) const COOKIES_MAX: u32 = 4;
+/// Most additional key exchanges (RFC 9370 §2.2.1).
+pub(crate) const ADDITIONAL_MAX: usize = 7;
+/// CERTREQ payloads that we send. They go into IKE_SA_INIT, which cannot be fragmented (RFC 7383 §2.2).
+pub(crate) const CERT_REQUESTS_SENT_MAX: usize = 4;
+/// Most configured peers that are tried for one identity: each may cost a signature check.
+pub(crate) const CANDIDATES_MAX: usize = 8;
+
+/// How much may be had in a second by those of one origin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rates {
+    /// From one address (a /64 of IPv6, or one address of it that is known).
+    pub of_address: u32,
+    /// From all addresses of one network that have come lately (a /24 of IPv4, a /48 of IPv6), without those that are known.
+    pub of_network: u32,
+}
+
+/// Proofs that may be wrong.
+pub(crate) const FAILURES: Rates = Rates { of_address: 4, of_network: 16 };
+/// Handshakes of clients of patterns that have one preshared key together: who has that has as many names as he likes.
+pub(crate) const CLIENTS: Rates = Rates { of_address: 256, of_network: 512 };
+/// Addresses, networks and clients of which that is remembered.
+pub(crate) const ORIGINS_MAX: usize = 4096;
+
+// How often an answer is sent again.
+
+/// To the address that asked: an honest initiator asks nine times (see `Retransmission`), and others less often.
+pub(crate) const REPEATS_MAX: u32 = 10;
+/// Elsewhere, where a peer that moves asks once more: for each of its paths a few times.
+pub(crate) const REPEATS_ELSEWHERE_MAX: u32 = 32;
+
+// What one peer may have.
+
+/// Child SAs of a peer beyond four for each lane: peers that are not Adit may have one for each pair of networks.
+pub(crate) const CHILDREN_SPARE: usize = 12;
+/// So many lanes a peer may have in any case, and four times as many as we have.
+pub(crate) const PEER_LANES_MIN: u8 = 8;
+/// IKE SAs that a peer, or one client of a pattern, may begin in a second, and as many at once.
+pub(crate) const HANDSHAKES_PER_SECOND: u32 = 8;
+/// Key exchanges that a peer may have made in a second, over all of its IKE SAs: those of IKE SAs and Child SAs that it makes or rekeys,
+/// with those in IKE_FOLLOWUP_KE.
+pub(crate) const KEY_EXCHANGES_PER_SECOND: u32 = 64;
+/// The same at once: all Child SAs that a peer may have, rekeyed together with two key exchanges each.
+pub(crate) const KEY_EXCHANGES_AT_ONCE: u32 = 2 * CHILDREN_OF_PEER_MAX as u32;
+/// Places that one request is sent to at most.
+pub(crate) const HOPS_MAX: usize = 2 * PATHS_MAX;
+/// Other addresses that one repetition of a request goes to.
+pub(crate) const ELSEWHERE_MAX: usize = 6;
+
+/// Requests for a proof of a path in a second: to all peers, and to one of them.
+pub(crate) const PROOFS_PER_SECOND: u32 = 200;
+pub(crate) const PROOFS_OF_PEER_PER_SECOND: u32 = 4;
+/// Addresses that are looked up for one peer in a second.
+pub(crate) const LOOKS_OF_PEER_PER_SECOND: u32 = 16;
+/// Paths of one peer that wait for a proof.
+pub(crate) const UNPROVEN_PATHS_MAX: usize = 3;
+/// Echoes of one path that wait for an answer.
+pub(crate) const ECHOES_PENDING_MAX: usize = 16;
+/// Routes that are looked up in one turn, about: a look-up takes some ten microseconds.
+pub(crate) const LOOKS_PER_TURN: usize = 64;
+
+/// Who has left and comes back finds this part of all places for sessions on top of them.
+pub(crate) const RETURNING_SHARE: usize = 8;
+
+// What is remembered of those who are not let in.
+
+/// Unauthenticated initiators that are remembered for `explain`.
+pub(crate) const REFUSALS_MAX: usize = 64;
+/// Addresses at which it is remembered whose proposals go first.
+pub(crate) const REMEMBERED_MAX: usize = 64;
+/// Networks whose unprotected answers are counted at a time: more than get one in a second.
+pub(crate) const ANSWERED_NETWORKS_MAX: usize = 1024;
+/// Identities that an unauthenticated initiator's is compared with, for people.
+pub(crate) const IDENTITIES_MAX: usize = 8;
+/// Proposals of a peer that are kept, for people.
+pub(crate) const PROPOSALS_SHOWN_MAX: usize = 12;
+
+// Bounds that only a fault would reach.
+
+/// How often in one call something may follow at once from what was due.
+pub(crate) const ROUNDS_MAX: u32 = 8;
+/// Most items of any list in a snapshot: a bound for damaged bytes.
+pub(crate) const ITEMS_MAX: u32 = 1 << 20;
