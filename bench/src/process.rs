@@ -1,4 +1,4 @@
-//! Programs that a test or bench starts: output to a log file, waiting for a sign of life, processor time and memory of the whole
+//! Programs that a test or bench starts: output to a log file, waiting for what it says, processor time and memory of the whole
 //! family, and an end that also takes the children along.
 //!
 //! ```text

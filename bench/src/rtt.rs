@@ -289,13 +289,13 @@ mod tests {
         let up = Instant::now();
         thread::sleep(Duration::from_millis(200));
         let probes = prober.stop(Duration::from_millis(100)).unwrap();
-        let told = format!("{} of {} lost, {:?} long", probes.lost, probes.sent, probes.longest_outage);
-        assert!(probes.lost >= 50 && probes.lost < probes.sent, "{told}");
-        assert!(probes.longest_outage >= Duration::from_millis(50), "{told}");
+        let reported = format!("{} of {} lost, {:?} long", probes.lost, probes.sent, probes.longest_outage);
+        assert!(probes.lost >= 50 && probes.lost < probes.sent, "{reported}");
+        assert!(probes.longest_outage >= Duration::from_millis(50), "{reported}");
         // One of the moment before may have been on its way, and after it the neighbour has to be found again.
         assert_eq!(probes.lost_at.len() as u64, probes.lost);
-        assert!(probes.lost_at.iter().all(|at| *at + Duration::from_millis(50) > down), "{told}");
-        assert!(probes.lost_at[0] < up, "{told}");
+        assert!(probes.lost_at.iter().all(|at| *at + Duration::from_millis(50) > down), "{reported}");
+        assert!(probes.lost_at[0] < up, "{reported}");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::survey::{self, Surroundings, Verdict};
 /// What went wrong has been printed already.
 #[derive(Debug, thiserror::Error)]
 #[error("told")]
-struct Told;
+struct AlreadyReported;
 
 /// What was asked about is not up; that was printed.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +193,7 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<Told>() => ExitCode::FAILURE,
+        Err(error) if error.is::<AlreadyReported>() => ExitCode::FAILURE,
         Err(error) if error.is::<NotUp>() || error.is::<NothingRuns>() => ExitCode::from(NOT_UP),
         Err(error) => {
             log::last_words(format!("{error:#}").trim_end());
@@ -266,7 +266,7 @@ fn check(file: &Path, json: bool) -> anyhow::Result<()> {
     };
     if json {
         print(&(serde_json::to_string_pretty(&verdict)? + "\n"))?;
-        return if verdict.ok { Ok(()) } else { Err(Told.into()) };
+        return if verdict.ok { Ok(()) } else { Err(AlreadyReported.into()) };
     }
     let config = loaded?;
     if !verdict.ok {

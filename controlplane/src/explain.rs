@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use crate::schema::{Explanation, NarrowedSelector, Offers};
 
 /// Whether what a peer lacks is said by another line as well.
-fn is_told(explanation: &Explanation, lack: &str) -> bool {
+fn is_reported(explanation: &Explanation, lack: &str) -> bool {
     explanation.cause.as_deref() == Some(lack) || explanation.missing.iter().any(|one| lack.ends_with(&one.selector))
 }
 
@@ -57,7 +57,7 @@ fn write(out: &mut String, explanation: &Explanation) -> std::fmt::Result {
     }
     // Why one is not connected is the cause.
     if up || (explanation.cause.is_none() && explanation.problem.is_none()) {
-        for lack in explanation.lacks.iter().filter(|lack| !is_told(explanation, lack)) {
+        for lack in explanation.lacks.iter().filter(|lack| !is_reported(explanation, lack)) {
             writeln!(out, "not up:  {lack}")?;
         }
     }

@@ -21,7 +21,6 @@ mod log_budget;
 mod log_dedup;
 mod look;
 mod names;
-mod orders;
 mod own_port;
 mod peer_log;
 mod persist;
@@ -29,6 +28,7 @@ mod port500;
 mod reload;
 mod renewal;
 mod repair;
+mod requests;
 mod restarts;
 mod runtime_dir;
 mod standing;
@@ -65,11 +65,11 @@ use command_queue::CommandQueue;
 use durable::Durable;
 pub use icmp::RawSockets;
 use interface::{Should, Upkeep};
-use orders::{Orders, stopped};
 use peer_log::PeerLog;
 use persist::Vault;
 use renewal::Renewal;
 use repair::Repair;
+use requests::{Requests, stopped};
 use restarts::Restarts;
 use runtime_dir::RuntimeDir;
 use underlay::Underlay;
@@ -109,7 +109,7 @@ pub struct Gateway {
     upkeep: Upkeep,
     /// Where the keys are written, if somebody analyses.
     key_log: Option<KeyLogFiles>,
-    orders: Orders,
+    requests: Requests,
     /// What the next control plane has to know.
     vault: Vault,
     runtime_dir: RuntimeDir,
@@ -200,7 +200,7 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
         tracing::warn!("the manager of services that NOTIFY_SOCKET names cannot be told how we do: {error}");
         Manager::default()
     });
-    let (orders, sender) = Orders::open()?;
+    let (requests, sender) = Requests::open()?;
     let mut desired = desired;
     let runtime_dir = RuntimeDir::hold(&desired.config.runtime_dir)?;
     let state = State::open(&desired.config.state_dir)?;
@@ -216,7 +216,7 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
         desired: desired.clone(),
         view,
         options,
-        orders,
+        requests,
         restarts: Restarts::default(),
         durable: Durable::new(state),
         vault: Vault::default(),
@@ -283,10 +283,10 @@ impl Gateway {
             self.manager.alive();
             tokio::select! {
                 biased;
-                () = stopped(&mut self.orders.stop) => return false,
-                Some(request) = self.orders.requests.recv() => drop(self.answer(None, request).await),
+                () = stopped(&mut self.requests.stop) => return false,
+                Some(request) = self.requests.from_api.recv() => drop(self.answer(None, request).await),
                 () = tokio::time::sleep(ALIVE_EVERY) => {}
-                _ = self.orders.hangups.recv() => drop(self.reload_by_signal(None).await),
+                _ = self.requests.hangups.recv() => drop(self.reload_by_signal(None).await),
                 () = tokio::time::sleep_until(until.into()) => return true,
             }
         }

@@ -462,8 +462,8 @@ impl Ike {
     }
 
     /// What every worker was told to have.
-    pub fn told(&self) -> Sizes {
-        self.sas.told()
+    pub fn reported(&self) -> Sizes {
+        self.sas.reported()
     }
 
     /// Takes what the engine wants: commands for the data plane, each with its worker. The datagrams behind them wait.

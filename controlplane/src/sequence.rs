@@ -117,8 +117,8 @@ mod tests {
                 }
                 Step::Adopt { denied } => {
                     let Some((_, end)) = self.plane else { return };
-                    let told = end.saturating_sub(denied);
-                    self.control = Some((self.disk.max(Some(told)), told));
+                    let reported = end.saturating_sub(denied);
+                    self.control = Some((self.disk.max(Some(reported)), reported));
                 }
                 Step::Send { packets, dies_after_write } => self.send(packets, dies_after_write),
                 Step::Clock { ns } => self.now = self.now.saturating_add_signed(ns),

@@ -99,7 +99,7 @@ pub fn ordered(service: &str) -> anyhow::Result<Vec<OsString>> {
     let file = order_file(service);
     manager.tell(&[NotifyState::Ready, NotifyState::Status("waiting for adit to say what is wanted")]);
     let began = Instant::now();
-    let mut told = began;
+    let mut reported = began;
     let words = loop {
         match std::fs::read(&file) {
             Ok(text) => break words(&text),
@@ -110,8 +110,8 @@ pub fn ordered(service: &str) -> anyhow::Result<Vec<OsString>> {
             }
         }
         std::thread::sleep(LOOK_EVERY);
-        if told.elapsed() >= TELL_EVERY {
-            told = Instant::now();
+        if reported.elapsed() >= TELL_EVERY {
+            reported = Instant::now();
             manager.alive();
         }
     };

@@ -235,11 +235,11 @@ proptest! {
             prop_assert!(source.contains(good));
             source = source.replacen(good, bad, 1);
         }
-        let told = read(&source, directory().path()).err().unwrap_or_default();
-        let lines: std::collections::BTreeSet<usize> = told.iter().map(|problem| problem.at.line).collect();
+        let reported = read(&source, directory().path()).err().unwrap_or_default();
+        let lines: std::collections::BTreeSet<usize> = reported.iter().map(|problem| problem.at.line).collect();
         // An inline secret leaves the peer without a key: that is missed as well, at another line.
         let inline = source.contains("psk: hunter2");
-        prop_assert_eq!(lines.len() - usize::from(inline), which.len(), "{}\n{:#?}", source, told);
-        prop_assert!(told.iter().all(|problem| !problem.key.is_empty()), "{:#?}", told);
+        prop_assert_eq!(lines.len() - usize::from(inline), which.len(), "{}\n{:#?}", source, reported);
+        prop_assert!(reported.iter().all(|problem| !problem.key.is_empty()), "{:#?}", reported);
     }
 }

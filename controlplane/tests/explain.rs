@@ -20,10 +20,10 @@ fn what_a_peer_carries_of_a_narrowed_selector_is_a_note() {
         cause: Some("the peer answered CREATE_CHILD_SA with TS_UNACCEPTABLE".into()),
         retry_in_s: Some(20),
     };
-    let told = report(&Explanation { narrowed: vec![narrowed], ..established() });
+    let reported = report(&Explanation { narrowed: vec![narrowed], ..established() });
     let note = "note:    the peer carries only 10.1.0.0/16 <> 10.2.0.0/16, 10.1.0.0/16 <> 10.3.0.0/16 of 0.0.0.0/0 <> 0.0.0.0/0: for \
                 the rest the peer answered CREATE_CHILD_SA with TS_UNACCEPTABLE; asked for again in 20 s\n";
-    assert_eq!(told, format!("site-b: established for 5 s\n{note}"));
+    assert_eq!(reported, format!("site-b: established for 5 s\n{note}"));
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn what_is_missing_is_said_once_and_why() {
     let lacks = vec![format!("no Child SA carries {selector}")];
     let missing =
         vec![MissingSelector { selector, cause: Some("the peer grants a part of it and no more".into()), retry_in_s: None }];
-    let told = report(&Explanation { missing, lacks, ..established() });
+    let reported = report(&Explanation { missing, lacks, ..established() });
     let line = "no Child SA for 10.1.0.0/24 <> 10.0.0.0/8: the peer grants a part of it and no more\n";
-    assert_eq!(told, format!("site-b: established for 5 s\n{line}"));
+    assert_eq!(reported, format!("site-b: established for 5 s\n{line}"));
 }

@@ -1,6 +1,6 @@
 //! Metrics and status over a real channel: this test plays the data plane's end of it.
 
-mod crowded;
+mod busy;
 
 use std::io::Write;
 use std::path::Path;
@@ -123,7 +123,7 @@ fn path() -> PathStatus {
         mtu_proven: Some(1500),
         mtu_route: 1500,
         split: false,
-        mtu_told: 1500,
+        mtu_reported: 1500,
         echo: true,
         silent: false,
         rtt: None,
@@ -285,8 +285,9 @@ fn drops_of_a_peer_are_told_to_all_who_ask_and_go_on() {
     }
     let next = View::new(view.desired());
     next.inherit(&view.archive());
-    let told = |view: &View| view.peer(&view.desired(), 0).unwrap().peer.drops.iter().map(|one| one.packets).collect::<Vec<_>>();
-    assert_eq!(told(&next), [4000, 4, 16], "another control plane goes on");
+    let reported =
+        |view: &View| view.peer(&view.desired(), 0).unwrap().peer.drops.iter().map(|one| one.packets).collect::<Vec<_>>();
+    assert_eq!(reported(&next), [4000, 4, 16], "another control plane goes on");
 }
 
 #[test]
@@ -300,19 +301,20 @@ fn what_a_stranger_sends_is_no_cause_beside_what_was_opened() {
     plane.ports[1].peer_install(peer, tag);
     plane.ports[1].drop_of(peer, Direction::Inbound, Drop::BadTag, 15);
     let shown = || view.peer(&view.desired(), 0).unwrap().peer;
-    let told = |peer: &schema::Peer| (peer.drops[0].packets, peer.drops[0].recent, peer.drops[0].last_s, peer.drops[0].opened);
-    assert_eq!(told(&shown()), (15, 15, Some(0), Some(0)), "what was opened before the first look is of no known time");
+    let reported =
+        |peer: &schema::Peer| (peer.drops[0].packets, peer.drops[0].recent, peer.drops[0].last_s, peer.drops[0].opened);
+    assert_eq!(reported(&shown()), (15, 15, Some(0), Some(0)), "what was opened before the first look is of no known time");
     assert!(likely_causes(&shown())[0].starts_with("15 packets with an SPI of the peer's as bad_tag"), "{:?}", shown());
     // Two lanes, each with so many more.
     plane.work(&view, 1010);
     view.sample();
-    assert_eq!(told(&shown()).3, Some(2000));
+    assert_eq!(reported(&shown()).3, Some(2000));
     assert_eq!(likely_causes(&shown()), [""; 0]);
     // The control plane that takes over knows how many, and not when.
     view.detach();
     let next = View::new(view.desired());
     next.inherit(&view.archive());
-    assert_eq!(told(&next.peer(&next.desired(), 0).unwrap().peer), (15, 0, None, Some(0)));
+    assert_eq!(reported(&next.peer(&next.desired(), 0).unwrap().peer), (15, 0, None, Some(0)));
 }
 
 #[test]
@@ -444,8 +446,8 @@ fn what_a_peer_lacks_is_the_same_in_status_health_and_metrics() {
         let (status, health) = (view.status(), view.health());
         let peer = &status.peers[0];
         assert_eq!(peer.lacks.iter().map(String::as_str).collect::<Vec<_>>(), lack.into_iter().collect::<Vec<_>>());
-        let told: Vec<_> = health.lacks.iter().map(|lack| (lack.peer.as_deref(), lack.what.as_str())).collect();
-        assert_eq!(told, lack.map(|lack| (Some("site-b"), lack)).into_iter().collect::<Vec<_>>());
+        let reported: Vec<_> = health.lacks.iter().map(|lack| (lack.peer.as_deref(), lack.what.as_str())).collect();
+        assert_eq!(reported, lack.map(|lack| (Some("site-b"), lack)).into_iter().collect::<Vec<_>>());
         assert_eq!((peer.up, health.ok), (lack.is_none(), lack.is_none()));
         let page = metrics::page(&registry).unwrap();
         assert_eq!(value(&page, "adit_peer_up{peer=\"site-b\"}"), f64::from(u8::from(peer.up)));
@@ -466,8 +468,8 @@ fn status_after_work() -> Status {
 }
 
 #[test]
-fn a_crowded_status_of_many_peers_fits_80_columns() {
-    let status = crowded::status(status_after_work());
+fn a_busy_status_of_many_peers_fits_80_columns() {
+    let status = busy::status(status_after_work());
     assert!(status.peers.len() > 10 && status.drops.len() == Drop::ALL.len());
     status.peers.iter().for_each(|peer| assert_fits(&status::of_peer(peer)));
     assert_fits(&status::report(&status));

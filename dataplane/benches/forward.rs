@@ -1,4 +1,4 @@
-//! The forwarding table: one look-up per frame from the TAP, one lesson per frame from a peer.
+//! The forwarding table: one look-up per frame from the TAP, one update per frame from a peer.
 
 use std::hint::black_box;
 

@@ -65,8 +65,8 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             state.echoes.request(&Asked { peer, path, id, size, answer }, now_ns, &mut state.tables, env)
         }
         Command::PeerRemove { peer } => remove_peer(peer, state, env),
-        Command::PathSet { peer, path, hop, mtu, mtu_told } => {
-            let (slot, is_new) = state.tables.set_path(peer, path, path_of(&hop, mtu, mtu_told, env)?)?;
+        Command::PathSet { peer, path, hop, mtu, mtu_reported } => {
+            let (slot, is_new) = state.tables.set_path(peer, path, path_of(&hop, mtu, mtu_reported, env)?)?;
             if is_new {
                 env.port.path_install(slot, peer, path);
             }
@@ -145,15 +145,15 @@ fn selector(command: &Command, state: &mut State, env: &Environment) -> Result<(
 }
 
 /// A path as it is ordered, if this gateway can send that way. Whether trains go there is found out anew.
-fn path_of(hop: &Hop, mtu: u16, mtu_told: u16, env: &Environment) -> Result<Path, Refusal> {
+fn path_of(hop: &Hop, mtu: u16, mtu_reported: u16, env: &Environment) -> Result<Path, Refusal> {
     let Hop::Udp(hop) = hop;
-    if hop.socket != 0 || mtu < IPV4_MTU_MIN || mtu_told < mtu {
+    if hop.socket != 0 || mtu < IPV4_MTU_MIN || mtu_reported < mtu {
         return Err(Refusal::BadValue);
     }
     let kernel_hop = udp::Hop::of(hop, env.udp.mapped).ok_or(Refusal::BadValue)?;
     let v6 = hop.remote.ip().to_canonical().is_ipv6();
-    let [frame_max, frame_told] = [mtu, mtu_told].map(|mtu| esp::frame_len_max(env.mode, mtu, v6) as u16);
-    Ok(Path { hop: kernel_hop, frame_max, frame_told, slot: NO_SLOT, gso_disabled: false })
+    let [frame_max, frame_reported] = [mtu, mtu_reported].map(|mtu| esp::frame_len_max(env.mode, mtu, v6) as u16);
+    Ok(Path { hop: kernel_hop, frame_max, frame_reported, slot: NO_SLOT, gso_disabled: false })
 }
 
 fn remove_peer(peer: PeerId, state: &mut State, env: &mut Environment) -> Result<(), Refusal> {

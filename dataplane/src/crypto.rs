@@ -46,8 +46,8 @@ mod tests {
     #[test]
     fn the_gauge_tells_every_backend_by_its_name() {
         for backend in Backend::ALL {
-            let told = Gauge::CryptoBackend.label_of(code(backend));
-            assert_eq!(told, Some(("backend", Some(backend.name().to_owned()))), "{backend}");
+            let reported = Gauge::CryptoBackend.label_of(code(backend));
+            assert_eq!(reported, Some(("backend", Some(backend.name().to_owned()))), "{backend}");
         }
         assert_eq!(Gauge::CryptoBackend.label_of(0), Some(("backend", None)), "a worker that has not said it");
     }

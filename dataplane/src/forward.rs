@@ -464,14 +464,14 @@ mod tests {
         table.report(mac(1), 5, || true);
         assert_eq!(table.learn(mac(1), PeerId(2), 5), Learned::Moved);
         table.report(mac(1), 5, || unreachable!("once a second"));
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (now_s, heard) in [(5, true), (6, false), (6, true), (7, true), (8, true)] {
             table.age(now_s, |mac, peer| {
-                told.push((now_s, mac, peer));
+                reported.push((now_s, mac, peer));
                 heard
             });
         }
-        assert_eq!(told, [(6, mac(1), PeerId(2)), (7, mac(1), PeerId(2))], "until all have heard it");
+        assert_eq!(reported, [(6, mac(1), PeerId(2)), (7, mac(1), PeerId(2))], "until all have heard it");
     }
 
     #[test]

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn lessons_that_do_not_fit_are_told_to_be_lost_and_keep_nothing_else_out() {
+    fn updates_that_do_not_fit_are_lost_and_keep_nothing_else_out() {
         let handover = handover(3);
         let update = MacUpdate { mac: [2; 6], peer: PeerId(0), tag: PeerTag(0) };
         for _ in 0..MAC_UPDATES_RING {

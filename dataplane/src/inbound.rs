@@ -364,7 +364,7 @@ impl Inbound {
         if !env.clamps_mss {
             return;
         }
-        let fits = || state.tables.peer(peer)?.paths.used().map(|(_, path)| path.frame_told.into());
+        let fits = || state.tables.peer(peer)?.paths.used().map(|(_, path)| path.frame_reported.into());
         if mss::clamp(&mut self.arena.bytes()[packet.clone()], false, fits) {
             env.port.count(Count::MssClamped, 1);
         }
@@ -373,13 +373,13 @@ impl Inbound {
     #[inline]
     fn learn(&mut self, frame: &Range<usize>, peer: PeerId, state: &mut State, env: &mut Environment) -> Learned {
         let Some(&mac) = self.arena.bytes()[frame.start + 6..frame.end].first_chunk::<6>() else { return Learned::Group };
-        let lesson = Some((mac, peer, state.now_s));
-        if self.learned_last == lesson {
+        let update = Some((mac, peer, state.now_s));
+        if self.learned_last == update {
             return Learned::Known;
         }
         let learned = hub::learn(mac, peer, state, env);
         let is_odd = matches!(learned, Learned::Disputed | Learned::Elsewhere | Learned::Group);
-        self.learned_last = if is_odd { None } else { lesson };
+        self.learned_last = if is_odd { None } else { update };
         learned
     }
 
@@ -396,8 +396,8 @@ impl Inbound {
 fn update(index: Option<usize>, arrival: &Arrival, state: &mut State, env: &mut Environment) {
     let Some(sa) = index.and_then(|index| state.tables.inbound_at(index)) else { return };
     env.port.sa_update(sa.slot, sa.esp.window.top(), sa.esp.packets, sa.bytes);
-    if !sa.use_told && sa.esp.packets > 0 {
-        sa.use_told = env.port.emit(&Event::InboundSaUsed { peer: sa.peer, spi: sa.esp.spi });
+    if !sa.use_reported && sa.esp.packets > 0 {
+        sa.use_reported = env.port.emit(&Event::InboundSaUsed { peer: sa.peer, spi: sa.esp.spi });
     }
     let (peer, advanced, (packets, bytes)) = (sa.peer, std::mem::take(&mut sa.esp.advanced), std::mem::take(&mut sa.uncounted));
     if packets > 0 {

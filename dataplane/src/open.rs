@@ -107,7 +107,7 @@ mod tests {
         let opener = Opener { spi, window, aead: aead(), salt: [9; 4].into(), resync, esn, advanced: false, packets };
         (
             OutboundSa { esp: sealer, defer_checksums: true, seq_halfway: u64::MAX, slot, bytes },
-            InboundSa { esp: opener, peer: PeerId(0), child: ChildId::ONLY, slot, bytes, uncounted: (0, 0), use_told: false },
+            InboundSa { esp: opener, peer: PeerId(0), child: ChildId::ONLY, slot, bytes, uncounted: (0, 0), use_reported: false },
         )
     }
 

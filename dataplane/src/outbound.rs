@@ -61,7 +61,7 @@ pub struct Outbound {
 
 /// The way of a packet to a peer.
 #[derive(Clone, Copy)]
-struct Way {
+struct Egress {
     lot: Lot,
     child: ChildId,
     path: Path,
@@ -74,13 +74,13 @@ const READ_AT: usize = FRAME_HEADROOM - vnet::LEN;
 #[inline]
 fn clamp_mss(read: &mut [u8], path: &Path) -> bool {
     let Some((header, packet)) = read.split_first_chunk_mut() else { return false };
-    mss::clamp(packet, VnetHeader::parse(header).needs_csum(), || Some(path.frame_told.into()))
+    mss::clamp(packet, VnetHeader::parse(header).needs_csum(), || Some(path.frame_reported.into()))
 }
 
 /// How many packets a train may have on this way.
 #[inline]
-fn segments_max(way: &Way, env: &Environment) -> usize {
-    if way.path.gso_disabled { 1 } else { env.udp.segments_max }
+fn segments_max(egress: &Egress, env: &Environment) -> usize {
+    if egress.path.gso_disabled { 1 } else { env.udp.segments_max }
 }
 
 /// Counts what an SA has sealed since it had sealed so many packets and bytes.
@@ -304,13 +304,13 @@ impl Outbound {
         };
         let Some((path_id, path)) = used else { return self.lose_of(id, Drop::NoPath, len, env) };
         let class = env.dscp.outer(class::of(env.mode, &self.buffer[FRAME_HEADROOM..READ_AT + len.max(vnet::LEN)]));
-        let way = Way { lot: Lot { peer: id, path: path_id, class }, child: child_id, path };
+        let egress = Egress { lot: Lot { peer: id, path: path_id, class }, child: child_id, path };
         if env.clamps_mss && clamp_mss(&mut self.buffer[READ_AT..READ_AT + len], &path) {
             env.port.count(Count::MssClamped, 1);
         }
         match self.plan(len, env.mode) {
-            Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, &way, len, state, env),
-            Ok(plan) => self.segments(&plan, &way, sa, env),
+            Ok(plan) if plan.longest() > usize::from(path.frame_max) => self.oversize(&plan, &egress, len, state, env),
+            Ok(plan) => self.segments(&plan, &egress, sa, env),
             Err(why) => env.port.drop_of(id, control::Direction::Outbound, why, 1),
         }
     }
@@ -347,9 +347,9 @@ impl Outbound {
         Plan::new(mode, &VnetHeader::parse(header), frame, FRAME_HEADROOM)
     }
 
-    fn segments(&mut self, plan: &Plan, way: &Way, sa: &mut OutboundSa, env: &mut Environment) {
+    fn segments(&mut self, plan: &Plan, egress: &Egress, sa: &mut OutboundSa, env: &mut Environment) {
         let checksums = if sa.defer_checksums { Checksums::Defer } else { Checksums::Fill };
-        let segments_max = segments_max(way, env);
+        let segments_max = segments_max(egress, env);
         let count = plan.segments();
         let before = (sa.esp.packets, sa.bytes);
         let mut deferred = 0;
@@ -359,8 +359,8 @@ impl Outbound {
                 Mode::Ethernet => Inner::Ethernet { open_checksum: open },
                 Mode::Ip => Inner::ip(self.buffer[frame.start]),
             };
-            if let Err(why) = self.add(frame, inner, way, segments_max, sa, env) {
-                env.port.drop_of(way.lot.peer, control::Direction::Outbound, why, (count - k) as u64);
+            if let Err(why) = self.add(frame, inner, egress, segments_max, sa, env) {
+                env.port.drop_of(egress.lot.peer, control::Direction::Outbound, why, (count - k) as u64);
                 break;
             }
             deferred += u64::from(open);
@@ -374,7 +374,7 @@ impl Outbound {
         if count > 1 {
             env.port.count(Count::SplitSegments, sealed);
         }
-        account(before, way.lot.peer, sa, env);
+        account(before, egress.lot.peer, sa, env);
     }
 
     /// Seals what lies at `frame` of the read buffer into the train, which is sent first when it has no place for it.
@@ -383,17 +383,17 @@ impl Outbound {
         &mut self,
         frame: Range<usize>,
         inner: Inner,
-        way: &Way,
+        egress: &Egress,
         segments_max: usize,
         sa: &mut OutboundSa,
         env: &mut Environment,
     ) -> Result<(), Drop> {
         let len = esp::sealed_len(inner.header_len() + frame.len());
-        if !self.train.takes(way.lot, len, segments_max) {
+        if !self.train.takes(egress.lot, len, segments_max) {
             self.send(env);
         }
         seal(sa, &mut self.buffer, frame, inner, self.train.reserve(len))?;
-        self.train.commit(&way.path, way.lot, len);
+        self.train.commit(&egress.path, egress.lot, len);
         Ok(())
     }
 

@@ -100,12 +100,12 @@ mod tests {
     #[test]
     fn one_sender_gets_its_share_and_all_together_theirs() {
         let mut answers = Answers::new(ANSWERS_PER_SENDER_S);
-        let told =
+        let reported =
             |answers: &mut Answers, sender: u32, now_us| (0..100).filter(|_| answers.take(&sender.to_be_bytes(), now_us)).count();
-        assert_eq!(told(&mut answers, 1, 5_000_000), 10);
-        assert_eq!(told(&mut answers, 1, 5_999_999), 0);
-        assert_eq!(told(&mut answers, 1, 6_000_000), 10);
-        let all: usize = (0..5000).map(|sender| told(&mut answers, sender, 9_000_000)).sum();
+        assert_eq!(reported(&mut answers, 1, 5_000_000), 10);
+        assert_eq!(reported(&mut answers, 1, 5_999_999), 0);
+        assert_eq!(reported(&mut answers, 1, 6_000_000), 10);
+        let all: usize = (0..5000).map(|sender| reported(&mut answers, sender, 9_000_000)).sum();
         assert!((500..=1000).contains(&all), "{all}");
     }
 }

@@ -18,7 +18,7 @@ pub struct Path {
     /// Longest Ethernet frame or IP packet that fits, in bytes: what is longer is cut, or fragmented inside.
     pub frame_max: u16,
     /// The same for what can neither be cut nor fragmented, and what its senders are told.
-    pub frame_told: u16,
+    pub frame_reported: u16,
     /// Where it is counted; [`NO_SLOT`] when there was no room.
     pub slot: u16,
     /// `UDP_SEGMENT` does not work on it: packets go one by one until this is looked into again.
@@ -45,7 +45,7 @@ struct Seen {
     /// came of it may have been forgotten.
     is_used: bool,
     /// The second in which it was last told of each path, and of ways that are none.
-    told_s: [u32; PATHS_MAX + 1],
+    reported_s: [u32; PATHS_MAX + 1],
 }
 
 /// No second yet.
@@ -66,7 +66,7 @@ impl Default for Paths {
             first: [None; INLINE],
             more: None,
             in_use: None,
-            seen: Seen { last: None, is_used: false, told_s: [NEVER; PATHS_MAX + 1] },
+            seen: Seen { last: None, is_used: false, reported_s: [NEVER; PATHS_MAX + 1] },
         }
     }
 }
@@ -139,14 +139,14 @@ impl Paths {
         if is_same && self.seen.is_used {
             return None;
         }
-        let due = self.seen.told_s[seen_at(path)] != now_s;
+        let due = self.seen.reported_s[seen_at(path)] != now_s;
         due.then_some(Sighting { path, is_change: self.seen.last.is_some() && !is_same })
     }
 
     /// The control plane has been told.
-    pub fn told(&mut self, from: &Endpoint, to: &LocalEnd, now_s: u32, sighting: Sighting) {
+    pub fn reported(&mut self, from: &Endpoint, to: &LocalEnd, now_s: u32, sighting: Sighting) {
         self.seen.last = Some((*from, *to));
-        self.seen.told_s[seen_at(sighting.path)] = now_s;
+        self.seen.reported_s[seen_at(sighting.path)] = now_s;
     }
 
     /// What comes next is news, whatever was told before: to a control plane that may not have heard it.
@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn path(port: u16) -> Path {
-        Path { hop: hop(port), frame_max: 1400, frame_told: 1400, slot: NO_SLOT, gso_disabled: false }
+        Path { hop: hop(port), frame_max: 1400, frame_reported: 1400, slot: NO_SLOT, gso_disabled: false }
     }
 
     fn id(number: u8) -> PathId {
@@ -228,7 +228,7 @@ mod tests {
     /// Sees a packet; says whether and of which path that was told.
     fn see(paths: &mut Paths, port: u16, host: u8, now_s: u32) -> Option<Option<PathId>> {
         let sighting = paths.sighting(&hop(port).to, &end(host), now_s)?;
-        paths.told(&hop(port).to, &end(host), now_s, sighting);
+        paths.reported(&hop(port).to, &end(host), now_s, sighting);
         Some(sighting.path)
     }
 

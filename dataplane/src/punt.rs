@@ -16,14 +16,14 @@ pub struct Punts {
     ike: Screen,
     stun: RateLimit,
     /// What is dropped and goes up all the same, to be told of.
-    told: RateLimit,
+    reported: RateLimit,
 }
 
 impl Punts {
     /// For so many peers.
     pub fn new(peers: usize) -> Punts {
         let ike = Screen::new(IKE_SAS_OF_PEER_MAX * peers, IKE_ADDRESSES_PER_PEER * peers);
-        Punts { ike, stun: RateLimit::new(STUN_PER_S), told: RateLimit::new(1) }
+        Punts { ike, stun: RateLimit::new(STUN_PER_S), reported: RateLimit::new(1) }
     }
 
     /// Does what a command says of whose messages go up first; `None` for one about something else.
@@ -50,7 +50,7 @@ impl Punts {
     /// Whether a datagram that is dropped for this reason goes up all the same, only to be told of: one in a second of IKEv1, so that the
     /// operator hears who is to be set to IKEv2.
     pub fn tells_of(&mut self, why: Drop, now_us: u64) -> bool {
-        why == Drop::IkeV1 && self.told.take(1, now_us)
+        why == Drop::IkeV1 && self.reported.take(1, now_us)
     }
 }
 
@@ -73,8 +73,8 @@ mod tests {
     #[test]
     fn of_ikev1_one_in_a_second_is_told_of_and_of_nothing_else() {
         let mut punts = Punts::new(1);
-        let told = (0..10_000_000).step_by(100_000).filter(|now_us| punts.tells_of(Drop::IkeV1, 1 + now_us)).count();
-        assert_eq!(told, 10);
+        let reported = (0..10_000_000).step_by(100_000).filter(|now_us| punts.tells_of(Drop::IkeV1, 1 + now_us)).count();
+        assert_eq!(reported, 10);
         assert!(Drop::ALL.iter().filter(|why| **why != Drop::IkeV1).all(|why| !punts.tells_of(*why, 1 << 40)));
     }
 }

@@ -37,7 +37,7 @@ pub struct InboundSa {
     /// Packets, and bytes of UDP payload, that are not yet counted for the path on which they came.
     pub uncounted: (u64, u64),
     /// The control plane was told that it is in use.
-    pub use_told: bool,
+    pub use_reported: bool,
 }
 
 /// A peer as this worker sees it.
@@ -317,11 +317,11 @@ impl Tables {
         let Some(from) = arrival.from.address() else { return false };
         let (tag, path, to) = (peer.tag, sighting.path, arrival.to);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let told = emit(&Event::PathSeen { peer: id, tag, path, from, to, bytes });
-        if told {
-            peer.paths.told(&arrival.from, &arrival.to, now_s, sighting);
+        let reported = emit(&Event::PathSeen { peer: id, tag, path, from, to, bytes });
+        if reported {
+            peer.paths.reported(&arrival.from, &arrival.to, now_s, sighting);
         }
-        told && sighting.is_change
+        reported && sighting.is_change
     }
 
     /// Tries trains on every path of every peer again: routes and devices change.
@@ -414,7 +414,7 @@ impl Tables {
             slot,
             bytes: 0,
             uncounted: (0, 0),
-            use_told: false,
+            use_reported: false,
         });
         Ok(slot)
     }

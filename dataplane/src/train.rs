@@ -128,7 +128,7 @@ mod tests {
 
     fn join(train: &mut Train, len: usize) {
         let hop = Hop::to(Endpoint::new(([192, 0, 2, 1], 4500).into(), false));
-        let path = Path { hop, frame_max: 1400, frame_told: 1400, slot: NO_SLOT, gso_disabled: false };
+        let path = Path { hop, frame_max: 1400, frame_reported: 1400, slot: NO_SLOT, gso_disabled: false };
         assert!(train.takes(lot(0, 0, 0), len, 64));
         train.reserve(len).fill(1);
         train.commit(&path, lot(0, 0, 0), len);

@@ -16,7 +16,7 @@ const OUTER_HEADERS: usize = 28;
 fn announce(bed: &mut Bed, split: bool) {
     bed.command(0, &Command::PeerSet { peer: PEER, tag: TAG, echo: false, split });
     let hop = Hop::Udp(UdpHop::to("127.0.0.1:4501".parse().unwrap()));
-    bed.command(0, &Command::PathSet { peer: PEER, path: PathId::FIRST, hop, mtu: LINE, mtu_told: LINE });
+    bed.command(0, &Command::PathSet { peer: PEER, path: PathId::FIRST, hop, mtu: LINE, mtu_reported: LINE });
 }
 
 /// Both halves of a frame as a peer seals them.
@@ -163,22 +163,22 @@ fn a_hostile_peer_gets_nothing_through_that_is_no_frame() {
 fn the_memory_for_halves_is_told_and_goes_with_the_peers() {
     in_namespace(|| {
         let mut bed = Bed::start(1, "poll", 1);
-        let told = |bed: &Bed| bed.master.counters(0).gauge(Gauge::HalvesBytes);
+        let reported = |bed: &Bed| bed.master.counters(0).gauge(Gauge::HalvesBytes);
         let set = |bed: &mut Bed, peer, tag, split| bed.command(0, &Command::PeerSet { peer, tag, echo: false, split });
-        assert_eq!(told(&bed), 0);
+        assert_eq!(reported(&bed), 0);
         set(&mut bed, PEER, TAG, true);
-        eventually("it is told", || told(&bed) > 0);
-        let one = told(&bed);
+        eventually("it is told", || reported(&bed) > 0);
+        let one = reported(&bed);
         assert!((4 * 1500..4 * 1500 + 1000).contains(&one), "four frames, and little else: {one}");
         set(&mut bed, PeerId(1), PeerTag(9), true);
-        eventually("two peers", || told(&bed) == 2 * one);
+        eventually("two peers", || reported(&bed) == 2 * one);
         // Again, and under another name: the place is the same.
         set(&mut bed, PeerId(1), PeerTag(9), true);
         set(&mut bed, PeerId(1), PeerTag(8), true);
         set(&mut bed, PEER, TAG, false);
-        eventually("one peer", || told(&bed) == one);
+        eventually("one peer", || reported(&bed) == one);
         bed.command(0, &Command::PeerRemove { peer: PeerId(1) });
-        eventually("none", || told(&bed) == 0);
+        eventually("none", || reported(&bed) == 0);
     });
 }
 

@@ -142,7 +142,7 @@ fn a_station_behind_a_spoke_is_told_what_fits_the_way_to_another_spoke() {
             star.bed.tap.receive();
         }
         let hop = Hop::Udp(UdpHop::to("127.0.0.1:4501".parse().unwrap()));
-        star.bed.command(0, &Command::PathSet { peer: OTHER, path: PathId::FIRST, hop, mtu: 1000, mtu_told: 1000 });
+        star.bed.command(0, &Command::PathSet { peer: OTHER, path: PathId::FIRST, hop, mtu: 1000, mtu_reported: 1000 });
         star.send(0, &datagram(10, 11, 1200));
         let (spoke, answer) = star.next();
         assert_eq!((spoke, &answer[..6], &answer[34..36]), (0, &station(10)[..], &[3, 4][..]), "ICMP: it has to be fragmented");

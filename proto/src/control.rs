@@ -160,7 +160,7 @@ pub enum Command {
         mtu: u16,
         /// What senders are told that fits, where nothing can be cut. Above `mtu` while the size is being looked for: a host would
         /// remember the smaller one for minutes. What is in between goes out as it is.
-        mtu_told: u16,
+        mtu_reported: u16,
     },
     /// From here on what is sent to the peer goes by this path, which has been set before. Goes to every worker.
     PathUse {

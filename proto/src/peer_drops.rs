@@ -29,7 +29,7 @@ const OUTBOUND: [Drop; 10] = [
     Drop::SeqExhausted,
     Drop::PathMtu,
     Drop::TooBig,
-    Drop::TooBigUntold,
+    Drop::TooBigUnreported,
     Drop::UdpFull,
     Drop::UdpRefused,
     Drop::HandoverFull,

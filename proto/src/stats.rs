@@ -106,7 +106,7 @@ numbers! {
         SeqExhausted "seq_exhausted" "The outbound SA has used up its sequence numbers.",
         PathMtu "path_mtu" "The frame is too long for the path to the peer, and cannot be cut nor answered: it is no IP, for a group, an ICMP error or a later fragment; or underlay_mtu says more than the path takes.",
         TooBig "too_big" "The packet is too long for the path to the peer and may not be cut; its sender was told by ICMP what fits.",
-        TooBigUntold "too_big_untold" "As too_big, but more of them than a worker answers in a second.",
+        TooBigUnreported "too_big_unreported" "As too_big, but more of them than a worker answers in a second.",
         FloodLimit "flood_limit" "More frames for several peers than the limit allows.",
         SameSide "same_side" "The frame is for a station on the side that it came from (forwarding.forward).",
         MacDisputed "mac_disputed" "A frame for all whose source address comes from several sides by turns, as it does in a loop, or is that of a group (forwarding.forward).",

@@ -194,10 +194,13 @@ fn health_says_what_is_missing_and_life_needs_no_token() -> Result<()> {
     let mut lab = lab(&[""])?;
     let health = || with_token(lab.a(), "GET", "/v1/health");
     wait_until("all is up", SOON, || Ok(health()?.status == 200)).with_context(|| format!("{:?}", health()))?;
-    let told = health()?.json()?;
+    let reported = health()?.json()?;
     ensure!(
-        told["ok"] == true && told["name"] == "site-a" && told["version"].is_string() && told["lacks"] == Value::Array(vec![]),
-        "{told}"
+        reported["ok"] == true
+            && reported["name"] == "site-a"
+            && reported["version"].is_string()
+            && reported["lacks"] == Value::Array(vec![]),
+        "{reported}"
     );
     ensure!(lab.a().adit("status --check")?.starts_with("site-a: the peer is up"), "{}", lab.a().adit("status")?);
     // Without its peer it lives, and is not well; and says so everywhere.

@@ -55,9 +55,9 @@ fn the_session_of_a_data_plane_counts_for_more_than_others() -> Result<()> {
     if !may.success() {
         return Ok(());
     }
-    let told = |process: &str| fs::read_to_string(format!("/proc/{process}/autogroup")).ok();
+    let reported = |process: &str| fs::read_to_string(format!("/proc/{process}/autogroup")).ok();
     let pid = lab.a().data_plane().context("a data plane")?;
-    if let (Some(own), Some(theirs)) = (told("self"), told(&pid.to_string())) {
+    if let (Some(own), Some(theirs)) = (reported("self"), reported(&pid.to_string())) {
         ensure!(theirs.trim_end().ends_with("nice -5"), "{theirs}");
         ensure!(own.split(' ').next() != theirs.split(' ').next() && !own.trim_end().ends_with("nice -5"), "{own}");
     }

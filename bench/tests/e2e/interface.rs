@@ -55,10 +55,10 @@ fn a_route_of_another_interface_is_left_to_it() -> Result<()> {
         lab.a().wait_for_log("leads into the tunnel, and this machine has a route to", SOON)?;
         lab.wait_until_up()?;
         ensure!(routes(lab.a())?.contains(WAN), "the route was stolen: {}", routes(lab.a())?);
-        for told in ["status", "explain site-b"] {
-            let told = lab.a().adit(told)?;
-            let flat = told.split_whitespace().collect::<Vec<_>>().join(" ");
-            ensure!(flat.contains(&format!("through {WAN}")) && !flat.contains("nothing is wrong"), "{told}");
+        for reported in ["status", "explain site-b"] {
+            let reported = lab.a().adit(reported)?;
+            let flat = reported.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(flat.contains(&format!("through {WAN}")) && !flat.contains("nothing is wrong"), "{reported}");
         }
         let refused = format!("{:#}", lab.a().adit("reload").err().context("it was taken")?);
         ensure!(refused.contains("nothing was changed") && refused.contains(WAN), "{refused}");

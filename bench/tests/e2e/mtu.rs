@@ -83,7 +83,7 @@ impl Lans {
     }
 
     /// The first host is told what fits on the way to this one, and keeps to it.
-    fn host_is_told(&self, number: u8, mtu: u64) -> Result<()> {
+    fn host_is_advised(&self, number: u8, mtu: u64) -> Result<()> {
         self.forget()?;
         let before = self.lab.a().metrics()?;
         for (target, size) in [(IpAddr::from(v4(number)), 1472), (v6(number).into(), 1452)] {
@@ -120,7 +120,7 @@ fn bridged_lans_of_1500_bytes_work_over_a_line_of_1500() -> Result<()> {
     transfer(&lans.hosts[0], &lans.hosts[1], v4(2).into(), 32 * MIB)?.verify(32 * MIB)?;
     ensure!(lans.sum(Count::RecutSegments)? == before, "a host that was told sends what is too long");
     // 1500 less IP, UDP, ESP, padding, EtherIP and the Ethernet header inside.
-    lans.host_is_told(2, 1422)?;
+    lans.host_is_advised(2, 1422)?;
     // What may be fragmented arrives whole, also what was a fragment before.
     for size in [1400, 1472, 4000, 20_000] {
         echoes(&lans.hosts[0], 2, size, "-M dont", v4(2))?;
@@ -166,7 +166,7 @@ fn where_both_ends_split_nothing_is_answered_and_all_arrives() -> Result<()> {
     }
     // The third one does not: beside it, it is as ever.
     let halved = a.metrics()?.count(Count::Halved);
-    lans.host_is_told(3, 1422 - 100)?;
+    lans.host_is_advised(3, 1422 - 100)?;
     ensure!(a.metrics()?.count(Count::Halved) == halved, "halves for who does not join them");
     lans.tcp_passes()
 }
@@ -178,7 +178,7 @@ fn tagged_frames_are_cut_and_answered_with_their_tags() -> Result<()> {
     echoes(&lans.hosts[0], 2, 100, "", v4(2))?;
     echoes(&lans.hosts[0], 2, 100, "", v6(2))?;
     lans.tcp_passes()?;
-    lans.host_is_told(2, 1422 - 100 - 4)?;
+    lans.host_is_advised(2, 1422 - 100 - 4)?;
     echoes(&lans.hosts[0], 2, 1472, "-M dont", v4(2))
 }
 

@@ -96,8 +96,8 @@ fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()
     wait_until("the peer has seen the new one", SOON, || Ok(spi(a)? != first && spi(a)? == spi(b)?))?;
     let (of_a, of_b) = (ends(a)?, ends(b)?);
     ensure!(of_a.0 < before.0 && of_b.1 == of_a.0 && of_a.1 == before.1, "{before:?}, then {of_a:?} and {of_b:?}");
-    let told = a.adit("status")?.split_whitespace().collect::<Vec<_>>().join(" ");
-    ensure!(told.contains("CN=renewed, ENDS in 9 d 23 h: renew it"), "{told}");
+    let reported = a.adit("status")?.split_whitespace().collect::<Vec<_>>().join(" ");
+    ensure!(reported.contains("CN=renewed, ENDS in 9 d 23 h: renew it"), "{reported}");
 
     // Another authority beside the old one, at both ends: nobody is cut off in between.
     let other = Authority::root("Other", KeyKind::Ed25519)?;

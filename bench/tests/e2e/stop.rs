@@ -32,7 +32,7 @@ fn is_gone(gateway: &Gateway) -> Result<()> {
 }
 
 /// The peer has heard of it. One that only finds out says that nothing was answered.
-fn is_told(lab: &Lab) -> Result<()> {
+fn is_reported(lab: &Lab) -> Result<()> {
     wait_until("the peer knows", SOON, || Ok(lab.b().adit("status")?.contains("the peer is NOT UP")))
         .with_context(|| lab.logs())?;
     lab.b().wait_for_log("the peer closed the connection", SOON).map(drop)
@@ -45,7 +45,7 @@ fn a_gateway_is_stopped_with_its_data_plane() -> Result<()> {
     let plane = lab.a().data_plane().context("a data plane")?;
     let control = lab.gateways[0].control()?.pid();
     says(&stop(lab.a())?, &format!("adit (process {control}) and its data plane (process {plane}) have ended"))?;
-    is_told(&lab)?;
+    is_reported(&lab)?;
     is_gone(lab.a())
 }
 
@@ -61,7 +61,7 @@ fn a_data_plane_that_was_left_is_stopped_and_its_peer_told() -> Result<()> {
     lab.gateways[0].control()?.terminate(SOON)?;
     reaches(&lab.b().netns, lab.a().inner())?;
     says(&stop(lab.a())?, &format!("the data plane (process {plane}), which had no adit any more, has ended"))?;
-    is_told(&lab)?;
+    is_reported(&lab)?;
     is_gone(lab.a())
 }
 

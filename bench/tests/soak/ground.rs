@@ -83,12 +83,12 @@ impl Ground {
     pub fn all_is_well(&self) -> Result<()> {
         for gateway in self.honest() {
             let peer = peer_name(gateway);
-            let told = || -> Result<(String, String)> {
+            let reported = || -> Result<(String, String)> {
                 Ok((gateway.adit(&format!("status {peer}"))?, gateway.adit(&format!("explain {peer}"))?))
             };
             let mut last = None;
             wait_until("both are up and nothing is wrong", Duration::from_secs(20), || {
-                last = told().ok();
+                last = reported().ok();
                 let well = |(status, explained): &(String, String)| {
                     status.starts_with(&format!("{peer}: up")) && nothing_is_wrong(explained)
                 };

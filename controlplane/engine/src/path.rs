@@ -81,7 +81,7 @@ pub enum PathEvent {
     Peer { peer: PeerId, echo: bool, split: bool },
     /// There is this path, or it is another one now. `mtu` is the largest outer IP packet that is known to arrive, in bytes, and
     /// `mtu_told` what hosts are told: more, while it is being looked for what arrives.
-    Set { peer: PeerId, path: PathId, hop: Hop, mtu: u16, mtu_told: u16, encapsulate: bool },
+    Set { peer: PeerId, path: PathId, hop: Hop, mtu: u16, mtu_reported: u16, encapsulate: bool },
     /// What goes to the peer goes this way from now on.
     Use { peer: PeerId, path: PathId },
     /// The path is gone.
@@ -119,7 +119,7 @@ pub struct PathStatus {
     pub mtu_proven: Option<u16>,
     pub mtu_route: u16,
     /// What hosts are told that fits, as an outer packet.
-    pub mtu_told: u16,
+    pub mtu_reported: u16,
     /// What is longer, and cannot be cut, goes in two packets.
     pub split: bool,
     /// Whether the peer answers echoes, and whether none of the last ones came back.
@@ -242,7 +242,7 @@ impl Paths {
             mtu: entry.mtu.size(),
             mtu_proven: entry.mtu.proven(),
             mtu_route: entry.mtu.ceiling(),
-            mtu_told: entry.mtu.told(),
+            mtu_reported: entry.mtu.reported(),
             split: peer.terms.split,
             echo: peer.terms.echo,
             silent: entry.mtu.is_silent(),
@@ -414,7 +414,7 @@ impl Paths {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             PathId::all().for_each(|path| {
                 if let Some(entry) = peer.get_mut(path) {
-                    entry.told = None;
+                    entry.reported = None;
                 }
             });
             let (esp, Terms { echo, split, .. }) = (peer.esp, peer.terms);
@@ -510,11 +510,11 @@ impl Paths {
         let same = peer.iter().find(|(_, entry)| entry.hop.remote.ip() == fit.hop.remote.ip());
         let known = same.and_then(|(_, entry)| entry.mtu.proven()).or(known);
         let path = peer.place(proof == Proof::Proven).ok_or(Unfit::Unreachable)?;
-        if peer.take(path).is_some_and(|entry| entry.told.is_some()) {
+        if peer.take(path).is_some_and(|entry| entry.reported.is_some()) {
             self.events.push_back(PathEvent::Remove { peer: id, path });
         }
         let mtu = Mtu::new(v6, [fit.mtu, fit.link_mtu], known, peer.terms.echo);
-        peer.put(path, Entry { hop: fit.hop, proof, credit, heard: now, answered: None, mtu, told: None });
+        peer.put(path, Entry { hop: fit.hop, proof, credit, heard: now, answered: None, mtu, reported: None });
         Ok(path)
     }
 
@@ -545,15 +545,15 @@ impl Paths {
         for path in PathId::all() {
             let Some(entry) = peer.get_mut(path) else { continue };
             let asked = echo && matches!(entry.proof, Proof::Waits { echo: Some(_), .. });
-            if esp != Some(path) && !asked && entry.told.is_none() {
+            if esp != Some(path) && !asked && entry.reported.is_none() {
                 continue;
             }
-            let (hop, mtu, mtu_told) = (entry.hop, entry.mtu.size(), entry.mtu.told());
-            let news = Some((hop, [mtu, mtu_told], encapsulate));
-            if entry.told != news {
-                entry.told = news;
+            let (hop, mtu, mtu_reported) = (entry.hop, entry.mtu.size(), entry.mtu.reported());
+            let news = Some((hop, [mtu, mtu_reported], encapsulate));
+            if entry.reported != news {
+                entry.reported = news;
                 self.sized.insert(id);
-                self.events.push_back(PathEvent::Set { peer: id, path, hop, mtu, mtu_told, encapsulate });
+                self.events.push_back(PathEvent::Set { peer: id, path, hop, mtu, mtu_reported, encapsulate });
             }
         }
     }

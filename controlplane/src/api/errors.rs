@@ -47,8 +47,8 @@ async fn to_json(response: Response) -> Response {
     let text = to_bytes(body, TEXT_MAX).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text).trim().to_owned();
     let error = if text.is_empty() { status.canonical_reason().unwrap_or("it cannot be answered").to_owned() } else { text };
-    let told = refusal(status, error);
+    let reported = refusal(status, error);
     parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.extend(told.headers().clone());
-    Response::from_parts(parts, told.into_body())
+    parts.headers.extend(reported.headers().clone());
+    Response::from_parts(parts, reported.into_body())
 }

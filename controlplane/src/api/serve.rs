@@ -24,7 +24,7 @@ const HEADER_WITHIN: Duration = Duration::from_secs(5);
 /// After this a connection ends with the request that it is at, so that nobody keeps a place for ever.
 const CONNECTION_MAX: Duration = Duration::from_secs(300);
 /// What goes on for longer than this is told again.
-const TOLD_AGAIN: Duration = Duration::from_secs(3600);
+const REPORTED_AGAIN: Duration = Duration::from_secs(3600);
 /// How long we wait when the kernel gives no connection (no descriptors left).
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -67,7 +67,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
 /// What comes again and again: told once an hour with how often it came, each time with its end.
 #[derive(Debug, Default)]
 struct Trouble {
-    told: Option<Instant>,
+    reported: Option<Instant>,
     /// How often it came since then.
     times: u64,
     /// Its end is to be told.
@@ -77,11 +77,11 @@ struct Trouble {
 impl Trouble {
     /// It came. Where that is to be told, how often it came since it was told last.
     fn came(&mut self, now: Instant) -> Option<u64> {
-        if self.told.is_some_and(|told| now.saturating_duration_since(told) < TOLD_AGAIN) {
+        if self.reported.is_some_and(|reported| now.saturating_duration_since(reported) < REPORTED_AGAIN) {
             self.times = self.times.saturating_add(1);
             return None;
         }
-        (self.told, self.owed) = (Some(now), true);
+        (self.reported, self.owed) = (Some(now), true);
         Some(std::mem::take(&mut self.times))
     }
 
@@ -147,9 +147,9 @@ mod tests {
         let (mut trouble, start) = (Trouble::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         assert!(!trouble.is_over());
-        let told: Vec<(u64, u64)> =
+        let reported: Vec<(u64, u64)> =
             (0..7_300_000).step_by(200).filter_map(|ms| Some((ms / 1000, trouble.came(at(ms))?))).collect();
-        assert_eq!(told, [(0, 0), (3600, 17_999), (7200, 17_999)]);
+        assert_eq!(reported, [(0, 0), (3600, 17_999), (7200, 17_999)]);
         assert!(trouble.is_over() && !trouble.is_over());
         // Where one in two fails, neither is told each time.
         let lines = (0..3000).filter(|n| trouble.came(at(7_300_000 + n * 400)).is_some() || trouble.is_over()).count();

@@ -135,16 +135,16 @@ mod tests {
     fn what_differs_is_told_by_its_key() {
         let old =
             "name: a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0, addresses: [10.0.0.1/24, 10.0.1.1/24] }\npeers: []\n";
-        let told = |new: &str| {
+        let reported = |new: &str| {
             let list = between(&config(old), &config(new)).unwrap();
             list.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(told(old), Vec::<String>::new());
-        assert_eq!(told(&(old.to_owned() + "# a comment\n")), Vec::<String>::new());
-        assert_eq!(told(&old.replace(":4500", ":4501")), ["listen 192.0.2.1:4500 → 192.0.2.1:4501"]);
+        assert_eq!(reported(old), Vec::<String>::new());
+        assert_eq!(reported(&(old.to_owned() + "# a comment\n")), Vec::<String>::new());
+        assert_eq!(reported(&old.replace(":4500", ":4501")), ["listen 192.0.2.1:4500 → 192.0.2.1:4501"]);
         let other = old.replace("10.0.1.1", "10.0.2.1");
-        assert_eq!(told(&other), ["interface.addresses − 10.0.1.1/24", "interface.addresses + 10.0.2.1/24"]);
+        assert_eq!(reported(&other), ["interface.addresses − 10.0.1.1/24", "interface.addresses + 10.0.2.1/24"]);
         let more = old.to_owned() + "metrics: { listen: 127.0.0.1:9464 }\n";
-        assert_eq!(told(&more), ["metrics + { listen: 127.0.0.1:9464 }"]);
+        assert_eq!(reported(&more), ["metrics + { listen: 127.0.0.1:9464 }"]);
     }
 }

@@ -286,8 +286,8 @@ mod tests {
         assert!(!done.replaces_dataplane);
         assert_eq!((done.desired.config.listen, done.desired.pending.len()), (old.config.listen, 1));
         assert_eq!(done.desired.config.peers[2].endpoint_text(), "192.0.2.44:4500", "the rest is done");
-        let told = done.changes.iter().find(|line| line.starts_with("listen ")).unwrap();
-        assert!(told.contains("not now") && told.contains("--restart-dataplane"), "{told}");
+        let reported = done.changes.iter().find(|line| line.starts_with("listen ")).unwrap();
+        assert!(reported.contains("not now") && reported.contains("--restart-dataplane"), "{reported}");
         let done = judge(&files, &old, &new, true).unwrap();
         assert!(done.replaces_dataplane && done.desired.pending.is_empty());
         assert_eq!(done.desired.config.listen.port(), 4501);

@@ -25,7 +25,7 @@ impl Gateway {
                 let planes = Stopping { control_plane: std::process::id(), data_plane: self.view.info().map(|info| info.pid) };
                 tracing::info!("told to stop, with the data plane");
                 self.options.leave_dataplane = false;
-                self.orders.stop();
+                self.requests.stop();
                 let _ = reply.send(planes);
             }
             Request::Look(reply) => {

@@ -11,15 +11,15 @@ const AGAIN: Duration = Duration::from_secs(3600);
 
 /// The paths of all peers.
 #[derive(Debug, Default)]
-pub struct BlackHoles(HashMap<(PeerId, PathId), Way>);
+pub struct BlackHoles(HashMap<(PeerId, PathId), Known>);
 
 /// One path.
 #[derive(Clone, Copy, Debug, Default)]
-struct Way {
+struct Known {
     /// The largest packets that are sent, and those before there were only smaller ones.
     mtu: u16,
     fell_from: u16,
-    told: Option<Instant>,
+    reported: Option<Instant>,
     /// How often it came since then.
     times: u64,
     /// What must arrive again before the end of what was told is told.
@@ -29,26 +29,26 @@ struct Way {
 impl BlackHoles {
     /// Packets of at most `mtu` bytes are sent on the path from now on. Gives the line where that is the end of what was told.
     pub fn set(&mut self, peer: PeerId, path: PathId, mtu: u16) -> Option<String> {
-        let way = self.0.entry((peer, path)).or_default();
-        if mtu < way.mtu {
-            way.fell_from = way.mtu;
+        let known = self.0.entry((peer, path)).or_default();
+        if mtu < known.mtu {
+            known.fell_from = known.mtu;
         }
-        way.mtu = mtu;
-        way.until.take_if(|until| mtu >= *until).map(|_| format!("packets of {mtu} bytes arrive again"))
+        known.mtu = mtu;
+        known.until.take_if(|until| mtu >= *until).map(|_| format!("packets of {mtu} bytes arrive again"))
     }
 
     /// Above `mtu` bytes all vanish. Gives the line, and whether it is to be read.
     pub fn found(&mut self, now: Instant, peer: PeerId, path: PathId, mtu: u16) -> (String, bool) {
-        let way = self.0.entry((peer, path)).or_default();
+        let known = self.0.entry((peer, path)).or_default();
         let line = format!("packets above {mtu} bytes vanish on the way, smaller ones arrive: only these are sent from now on");
-        if way.told.is_some_and(|told| now.saturating_duration_since(told) < AGAIN) {
-            way.times = way.times.saturating_add(1);
+        if known.reported.is_some_and(|reported| now.saturating_duration_since(reported) < AGAIN) {
+            known.times = known.times.saturating_add(1);
             return (line, false);
         }
-        way.told = Some(now);
+        known.reported = Some(now);
         // The smaller size may have been set before this was told.
-        way.until = Some(if way.mtu > mtu { way.mtu } else { way.fell_from.max(mtu.saturating_add(1)) });
-        match std::mem::take(&mut way.times) {
+        known.until = Some(if known.mtu > mtu { known.mtu } else { known.fell_from.max(mtu.saturating_add(1)) });
+        match std::mem::take(&mut known.times) {
             0 => (line, true),
             times => (format!("{line}; the same {times} times since it was reported last"), true),
         }
@@ -86,16 +86,16 @@ mod tests {
     #[test]
     fn what_comes_again_and_again_is_told_once_an_hour_with_how_often_it_came() {
         let (mut holes, start) = (BlackHoles::default(), Instant::now());
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for s in (0..7300).step_by(10) {
-            told.extend(holes.set(PEER, PATH, 1500).map(|line| (s, line)));
+            reported.extend(holes.set(PEER, PATH, 1500).map(|line| (s, line)));
             let (line, news) = holes.found(start + Duration::from_secs(s), PEER, PATH, 1100);
-            told.extend(news.then_some((s, line)));
+            reported.extend(news.then_some((s, line)));
             holes.set(PEER, PATH, 1100);
         }
-        let at: Vec<u64> = told.iter().map(|(s, _)| *s).collect();
+        let at: Vec<u64> = reported.iter().map(|(s, _)| *s).collect();
         assert_eq!(at, [0, 10, 3600, 3610, 7200, 7210], "each with its end");
-        assert!(told[2].1.ends_with("; the same 359 times since it was reported last"), "{}", told[2].1);
+        assert!(reported[2].1.ends_with("; the same 359 times since it was reported last"), "{}", reported[2].1);
         holes.remove(PEER, PATH);
         assert!(holes.0.is_empty());
     }

@@ -85,7 +85,7 @@ impl CommandQueue {
 }
 
 fn describe(command: &Command) -> String {
-    let way = |direction: &Direction| if *direction == Direction::Inbound { "inbound" } else { "outbound" };
+    let name = |direction: &Direction| if *direction == Direction::Inbound { "inbound" } else { "outbound" };
     match command {
         Command::PeerSet { peer, .. } => format!("set peer {}", peer.0),
         Command::PathSet { peer, path, hop: Hop::Udp(hop), .. } => {
@@ -104,7 +104,7 @@ fn describe(command: &Command) -> String {
         Command::PeerRemove { peer } => format!("remove peer {}", peer.0),
         Command::OutboundSaInstall(sa) => format!("install the outbound SA {:#010x}", sa.spi.0),
         Command::InboundSaInstall(sa) => format!("install the inbound SA {:#010x}", sa.spi.0),
-        Command::SaRemove { spi, direction, .. } => format!("remove the {} SA {:#010x}", way(direction), spi.0),
+        Command::SaRemove { spi, direction, .. } => format!("remove the {} SA {:#010x}", name(direction), spi.0),
         Command::FdbPin { mac, peer } => format!("pin {} to peer {}", crate::config::MacText(*mac), peer.0),
         Command::ForwardingSet { .. } => "change the limits of forwarding".to_owned(),
         Command::FdbUnpin { mac } => format!("unpin {}", crate::config::MacText(*mac)),

@@ -18,9 +18,9 @@ const NO_MORE_OFTEN: Duration = Duration::from_millis(250);
 /// Looks until nothing is left to do: the kernel takes away routes with an address, and addresses with another one.
 const PASSES: usize = 4;
 /// What was put right is told again after so long, if it is the same again.
-const TOLD_FOR: Duration = Duration::from_secs(60);
+const REPORTED_FOR: Duration = Duration::from_secs(60);
 /// Lines that are remembered.
-const TOLD_MAX: usize = 64;
+const REPORTED_MAX: usize = 64;
 
 /// What is known of the interface between two looks.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub(super) struct Upkeep {
     /// Routes may be others now since a path carries another size: no fault of anybody.
     paths_changed: bool,
     /// What was put right, and when that was said.
-    told: BTreeMap<String, Instant>,
+    reported: BTreeMap<String, Instant>,
     look: Look,
 }
 
@@ -79,10 +79,10 @@ impl Upkeep {
 
     /// Whether a line is to be said: not when it was said a short while ago.
     fn is_news(&mut self, line: &str, now: Instant) -> bool {
-        self.told.retain(|_, at| now.saturating_duration_since(*at) < TOLD_FOR);
-        let is_news = self.told.len() < TOLD_MAX && !self.told.contains_key(line);
+        self.reported.retain(|_, at| now.saturating_duration_since(*at) < REPORTED_FOR);
+        let is_news = self.reported.len() < REPORTED_MAX && !self.reported.contains_key(line);
         if is_news {
-            self.told.insert(line.to_owned(), now);
+            self.reported.insert(line.to_owned(), now);
         }
         is_news
     }
@@ -206,6 +206,6 @@ mod tests {
         assert!(upkeep.is_news("it was down", at(0)) && !upkeep.is_news("it was down", at(59)));
         assert!(upkeep.is_news("it was down", at(60)));
         let lines = (0..1000).filter(|n| upkeep.is_news(&n.to_string(), at(61))).count();
-        assert_eq!(lines, TOLD_MAX - 1);
+        assert_eq!(lines, REPORTED_MAX - 1);
     }
 }

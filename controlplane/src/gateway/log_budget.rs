@@ -53,9 +53,9 @@ impl LogBudget {
     pub fn left_out(&mut self, now: Instant) -> Vec<(PeerId, u64)> {
         self.0.values_mut().for_each(|spent| spent.give_back(now));
         let quiet = self.0.iter_mut().filter(|(_, spent)| spent.left_out > 0 && spent.left >= spent.all / 2);
-        let told = quiet.map(|(peer, spent)| (*peer, std::mem::take(&mut spent.left_out))).collect();
+        let reported = quiet.map(|(peer, spent)| (*peer, std::mem::take(&mut spent.left_out))).collect();
         self.0.retain(|_, spent| spent.left < spent.all);
-        told
+        reported
     }
 }
 
@@ -69,8 +69,8 @@ mod tests {
     fn one_that_goes_on_fast_gets_few_lines_and_is_told_of_when_it_is_quiet() {
         let (mut budget, start) = (LogBudget::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        let told = (0..60_000).step_by(10).filter(|ms| budget.take(at(*ms), PEER, 1)).count();
-        assert_eq!(told, 6 + 5, "in a minute");
+        let reported = (0..60_000).step_by(10).filter(|ms| budget.take(at(*ms), PEER, 1)).count();
+        assert_eq!(reported, 6 + 5, "in a minute");
         assert!(budget.take(at(60_000), PeerId(4), 1), "others have their own");
         assert_eq!(budget.left_out(at(60_000)), [], "it goes on");
         assert_eq!(budget.left_out(at(120_000)), [(PEER, 6000 - 11)]);

@@ -81,7 +81,7 @@ impl LogDedup {
         reported.failing |= failure;
         let full = reported.lines.len() >= LINES_MAX;
         let news = match reported.lines.get_mut(line) {
-            Some((told, times)) if now.saturating_duration_since(*told) < AGAIN => {
+            Some((reported, times)) if now.saturating_duration_since(*reported) < AGAIN => {
                 *times = times.saturating_add(1);
                 None
             }
@@ -226,11 +226,11 @@ mod tests {
     fn what_goes_on_is_told_again_after_an_hour_with_how_often_it_came() {
         let (mut reported, start) = (LogDedup::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
-        let told: Vec<(u64, u64)> = (0..7300)
+        let reported: Vec<(u64, u64)> = (0..7300)
             .step_by(10)
             .filter_map(|s| Some((s, reported.news(at(s), PEER, "reconnecting: no answer", Some(false), true)?)))
             .collect();
-        assert_eq!(told, [(0, 0), (3600, 359), (7200, 359)]);
+        assert_eq!(reported, [(0, 0), (3600, 359), (7200, 359)]);
     }
 
     #[test]

@@ -249,7 +249,7 @@ impl Gateway {
             tracing::error!("the data plane has lost {lost} SAs of IKE: their Child SAs are made anew");
         }
         // A worker answers a little before it shows its sizes.
-        let has_less = self.has_less_than_told();
+        let has_less = self.has_less_than_reported();
         match (std::mem::replace(&mut plane.repair.had_less, has_less), has_less) {
             (_, false) => plane.repair.found(Subject::Peers),
             (true, true) => {
@@ -261,14 +261,14 @@ impl Gateway {
     }
 
     /// Whether a worker has fewer peers or selectors than it was told.
-    fn has_less_than_told(&self) -> bool {
-        let Some(told) = self.ike.as_ref().map(|ike| ike.told()) else { return false };
-        let selectors = if self.desired.config.mode == Mode::Ip { told.selectors } else { 0 };
+    fn has_less_than_reported(&self) -> bool {
+        let Some(reported) = self.ike.as_ref().map(|ike| ike.reported()) else { return false };
+        let selectors = if self.desired.config.mode == Mode::Ip { reported.selectors } else { 0 };
         let has_less = self.view.with_master(|master| {
             (0..master.workers()).any(|worker| {
                 let counters = master.counters(worker);
                 let has = |gauge| usize::try_from(counters.gauge(gauge)).unwrap_or(0);
-                has(Gauge::Peers) < told.peers || has(Gauge::Selectors) < selectors
+                has(Gauge::Peers) < reported.peers || has(Gauge::Selectors) < selectors
             })
         });
         has_less.unwrap_or(false)

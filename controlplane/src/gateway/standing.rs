@@ -52,11 +52,11 @@ impl Standings {
             self.0.remove(&peer);
             return None;
         }
-        let (since, told) = self.0.entry(peer).or_insert((now, false));
-        if *told || now.saturating_duration_since(*since) < LACKS_FOR {
+        let (since, reported) = self.0.entry(peer).or_insert((now, false));
+        if *reported || now.saturating_duration_since(*since) < LACKS_FOR {
             return None;
         }
-        *told = true;
+        *reported = true;
         let more = lacks.len().saturating_sub(NAMED);
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         let line = format!("not up: {}{more}", lacks[..lacks.len().min(NAMED)].join("; "));
@@ -159,12 +159,12 @@ mod tests {
         assert_eq!(scene.look(101, true, &["no Child SA carries 10.1.0.0/16 <> 10.2.0.0/16"]), None);
         assert!(recovers(scene.look(104, true, &[])));
         // Of one that is up all the time and asks for what it cannot have, that is told once an hour.
-        let told = (200..3800).filter(|s| {
+        let reported = (200..3800).filter(|s| {
             let failed = scene.said.news(scene.at(*s), PEER, "TS_UNACCEPTABLE", None, true).is_some();
             let up = scene.look(*s, true, &[]);
             failed || up.is_some()
         });
-        assert_eq!(told.collect::<Vec<_>>(), [3700]);
+        assert_eq!(reported.collect::<Vec<_>>(), [3700]);
     }
 
     #[test]

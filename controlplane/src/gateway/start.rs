@@ -10,7 +10,7 @@ use adit_proto::control::Mode;
 use anyhow::{Context, bail};
 use zeroize::Zeroizing;
 
-use super::orders::stopped;
+use super::requests::stopped;
 use super::{Found, Gateway};
 use crate::config::{Config, MacText};
 use crate::dataplane::log::Tail;
@@ -254,7 +254,7 @@ impl Gateway {
                     log.forward();
                     bail!("{}", cause(&log, ending));
                 }
-                () = stopped(&mut self.orders.stop) => {
+                () = stopped(&mut self.requests.stop) => {
                     process.stop().await;
                     return Ok(None);
                 }

@@ -12,7 +12,7 @@ use anyhow::Context;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::orders::stopped;
+use super::requests::stopped;
 use super::standing::Look;
 use super::watchdog::Watchdog;
 use super::{Ended, Gateway, Plane, engine_loop, underlay};
@@ -74,7 +74,7 @@ impl Gateway {
             let waits = plane.command_queue.waits() || self.ike_waits(plane);
             let due = self.ike.as_ref().and_then(|ike| ike.due());
             tokio::select! {
-                () = stopped(&mut self.orders.stop) => return Ok(Ended::Stop),
+                () = stopped(&mut self.requests.stop) => return Ok(Ended::Stop),
                 ending = plane.process.ended() => {
                     return Ok(Ended::Died(format!("the data plane (process {}) {ending}", plane.process.pid)));
                 }
@@ -104,12 +104,12 @@ impl Gateway {
                 () = self.underlay.port500.ready() => self.take_port500(),
                 () = self.underlay.icmp.ready() => self.hear_routers(),
                 () = self.underlay.resolver.news() => self.look_for_peers(),
-                Some(request) = self.orders.requests.recv() => {
+                Some(request) = self.requests.from_api.recv() => {
                     if self.answer(Some(plane), request).await {
                         return Ok(Ended::Replaced);
                     }
                 }
-                _ = self.orders.hangups.recv() => {
+                _ = self.requests.hangups.recv() => {
                     if self.reload_by_signal(Some(plane)).await {
                         return Ok(Ended::Replaced);
                     }

@@ -21,7 +21,7 @@ struct Progress {
     /// Looks in a row at which it was the same.
     still: u32,
     /// That was said.
-    told: bool,
+    reported: bool,
 }
 
 impl Watchdog {
@@ -29,12 +29,12 @@ impl Watchdog {
     /// were spoken of and go on, and for how many looks they stood still.
     fn observe(&mut self, turns: &[u64], mut again: impl FnMut(usize, u32)) -> (usize, u32) {
         // Seen for the first time, a worker counts as moving.
-        self.0.resize(turns.len(), Progress { turns: u64::MAX, still: 0, told: false });
+        self.0.resize(turns.len(), Progress { turns: u64::MAX, still: 0, reported: false });
         for (worker, (progress, turns)) in self.0.iter_mut().zip(turns).enumerate() {
             if progress.turns == *turns {
                 progress.still = progress.still.saturating_add(1);
             } else {
-                if std::mem::take(&mut progress.told) {
+                if std::mem::take(&mut progress.reported) {
                     again(worker, progress.still);
                 }
                 progress.still = 0;
@@ -47,8 +47,8 @@ impl Watchdog {
 
     /// Workers that have stood still for so long that it is time to say so, each once.
     fn news(&mut self) -> Vec<usize> {
-        let still = self.0.iter_mut().enumerate().filter(|(_, progress)| progress.still >= WARN_AFTER && !progress.told);
-        still.map(|(worker, progress)| (progress.told = true, worker).1).collect()
+        let still = self.0.iter_mut().enumerate().filter(|(_, progress)| progress.still >= WARN_AFTER && !progress.reported);
+        still.map(|(worker, progress)| (progress.reported = true, worker).1).collect()
     }
 }
 
@@ -108,13 +108,13 @@ mod tests {
     #[test]
     fn every_worker_that_stood_still_is_told_of_once_and_so_is_its_end() {
         let mut watchdog = Watchdog::default();
-        let (mut told, mut goes_on) = (Vec::new(), Vec::new());
+        let (mut reported, mut goes_on) = (Vec::new(), Vec::new());
         // The second stops a second after the first, and both go on; then the first stands still for less than is told of.
         for (look, turns) in [[0, 0], [0, 1], [0, 1], [0, 1], [0, 1], [0, 1], [1, 2], [1, 3], [1, 4], [2, 5]].iter().enumerate() {
             watchdog.observe(turns, |worker, still| goes_on.push((look, worker, still)));
-            told.extend(watchdog.news().into_iter().map(|worker| (look, worker)));
+            reported.extend(watchdog.news().into_iter().map(|worker| (look, worker)));
         }
-        assert_eq!(told, [(3, 0), (4, 1)]);
+        assert_eq!(reported, [(3, 0), (4, 1)]);
         assert_eq!(goes_on, [(6, 0, 5), (6, 1, 4)]);
     }
 }

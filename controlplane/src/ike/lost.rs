@@ -18,11 +18,11 @@ impl Ike {
                 Direction::Outbound => self.endpoint.lost_outbound(now(), *peer, *spi),
             }
         }
-        let told = lost.iter().map(|(_, _, spi)| *spi).collect();
+        let reported = lost.iter().map(|(_, _, spi)| *spi).collect();
         let there: BTreeSet<Spi> =
             live.iter().filter(|(_, sa)| sa.direction == Direction::Inbound).map(|(_, sa)| sa.spi).collect();
         let missing = self.endpoint.live_inbound().filter(|spi| !there.contains(spi)).collect();
-        let more = self.missing.look(missing, &told);
+        let more = self.missing.look(missing, &reported);
         more.iter().for_each(|spi| self.endpoint.lost_inbound(now(), *spi));
         lost.len() + more.len()
     }
@@ -36,10 +36,10 @@ pub(super) struct Missing(BTreeMap<Spi, u32>);
 impl Missing {
     /// Looks again, a few seconds later. Gives, once each, those that were missing before as well and of which it was not `told`
     /// otherwise: what was on its way is there by now.
-    fn look(&mut self, missing: BTreeSet<Spi>, told: &BTreeSet<Spi>) -> Vec<Spi> {
-        let looks = |spi: &Spi| if told.contains(spi) { 1 } else { self.0.get(spi).map_or(0, |looks| looks + 1) };
+    fn look(&mut self, missing: BTreeSet<Spi>, reported: &BTreeSet<Spi>) -> Vec<Spi> {
+        let looks = |spi: &Spi| if reported.contains(spi) { 1 } else { self.0.get(spi).map_or(0, |looks| looks + 1) };
         self.0 = missing.iter().map(|spi| (*spi, looks(spi))).collect();
-        self.0.iter().filter(|(spi, looks)| **looks == 1 && !told.contains(spi)).map(|(spi, _)| *spi).collect()
+        self.0.iter().filter(|(spi, looks)| **looks == 1 && !reported.contains(spi)).map(|(spi, _)| *spi).collect()
     }
 }
 
@@ -50,9 +50,9 @@ mod tests {
     #[test]
     fn what_is_missing_twice_is_lost_once() {
         let mut looks = Missing::default();
-        let mut look = |missing: &[u32], told: &[u32]| {
+        let mut look = |missing: &[u32], reported: &[u32]| {
             let set = |spis: &[u32]| spis.iter().map(|spi| Spi(*spi)).collect::<BTreeSet<_>>();
-            looks.look(set(missing), &set(told)).into_iter().map(|spi| spi.0).collect::<Vec<_>>()
+            looks.look(set(missing), &set(reported)).into_iter().map(|spi| spi.0).collect::<Vec<_>>()
         };
         assert_eq!(look(&[1, 2], &[]), [] as [u32; 0], "they may be on their way");
         assert_eq!(look(&[2, 3], &[]), [2], "the first one came");

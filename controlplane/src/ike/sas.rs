@@ -49,7 +49,7 @@ struct Peer {
     agreed: Option<Agreed>,
     /// As agreed by IKE.
     children: BTreeMap<ChildId, Child>,
-    told: Told,
+    reported: Reported,
     /// How its paths were set last, and the one that is in use.
     paths: BTreeMap<PathId, Command>,
     used: Option<PathId>,
@@ -75,14 +75,14 @@ struct Child {
 
 /// What a data plane was told of a peer.
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     agreed: Option<Agreed>,
     owned: Selectors,
-    children: BTreeMap<ChildId, ToldChild>,
+    children: BTreeMap<ChildId, ReportedChild>,
 }
 
 #[derive(Debug, Default)]
-struct ToldChild {
+struct ReportedChild {
     lanes: Option<u16>,
     selectors: Selectors,
 }
@@ -121,15 +121,15 @@ impl Sas {
         match self.peers.get_mut(&id) {
             Some(peer) => {
                 if peer.terms.tag != terms.tag {
-                    peer.told = Told::default();
+                    peer.reported = Reported::default();
                 } else if peer.terms.pins != terms.pins {
-                    peer.told.agreed = None;
+                    peer.reported.agreed = None;
                 }
                 peer.terms = terms;
             }
             None => {
-                let (children, told) = (BTreeMap::new(), Told::default());
-                self.peers.insert(id, Peer { terms, agreed: None, children, told, paths: BTreeMap::new(), used: None });
+                let (children, reported) = (BTreeMap::new(), Reported::default());
+                self.peers.insert(id, Peer { terms, agreed: None, children, reported, paths: BTreeMap::new(), used: None });
             }
         }
         self.tell(id)
@@ -138,9 +138,9 @@ impl Sas {
     /// Selectors that a process before us may have given the data plane: those that are not wanted go, the others are told again.
     pub fn remember(&mut self, id: PeerId, selectors: &[Selector]) -> Commands {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        peer.told.owned.perhaps = selectors.to_vec();
+        peer.reported.owned.perhaps = selectors.to_vec();
         if peer.terms.static_lanes.is_some() {
-            peer.told.children.entry(ChildId::ONLY).or_default().selectors.perhaps = selectors.to_vec();
+            peer.reported.children.entry(ChildId::ONLY).or_default().selectors.perhaps = selectors.to_vec();
         }
         self.tell(id)
     }
@@ -153,7 +153,7 @@ impl Sas {
     /// Begins again with an empty data plane: what it has to be told at once.
     pub fn clear(&mut self) -> Commands {
         for peer in self.peers.values_mut() {
-            peer.told = Told::default();
+            peer.reported = Reported::default();
             peer.children.clear();
             peer.paths.clear();
             peer.used = None;
@@ -165,14 +165,14 @@ impl Sas {
     /// All that the data plane should have of a peer, but for SAs: it has refused or lost some of it. What it has, that does not change.
     pub fn again(&mut self, id: PeerId) -> Commands {
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        peer.told.agreed = None;
-        peer.told.owned.there.clear();
-        for child in peer.told.children.values_mut() {
+        peer.reported.agreed = None;
+        peer.reported.owned.there.clear();
+        for child in peer.reported.children.values_mut() {
             child.lanes = None;
             child.selectors.there.clear();
         }
         let mut commands = self.tell(id);
-        let Some(peer) = self.peers.get(&id).filter(|peer| peer.told.agreed.is_some()) else { return commands };
+        let Some(peer) = self.peers.get(&id).filter(|peer| peer.reported.agreed.is_some()) else { return commands };
         let used = peer.used.map(|path| Command::PathUse { peer: id, path });
         let paths: Vec<Command> = peer.paths.values().cloned().chain(used).collect();
         commands.extend(self.every(&paths));
@@ -180,10 +180,10 @@ impl Sas {
     }
 
     /// What every worker was told to have.
-    pub fn told(&self) -> Sizes {
-        let told = self.peers.values().filter(|peer| peer.told.agreed.is_some());
-        told.fold(Sizes::default(), |Sizes { peers, selectors }, peer| {
-            let owned: HashSet<&Selector> = peer.told.owned.there.iter().collect();
+    pub fn reported(&self) -> Sizes {
+        let reported = self.peers.values().filter(|peer| peer.reported.agreed.is_some());
+        reported.fold(Sizes::default(), |Sizes { peers, selectors }, peer| {
+            let owned: HashSet<&Selector> = peer.reported.owned.there.iter().collect();
             Sizes { peers: peers + 1, selectors: selectors + owned.len() }
         })
     }
@@ -295,10 +295,10 @@ impl Sas {
                 }
                 return self.tell(peer);
             }
-            PathEvent::Set { peer, path, hop, mtu, mtu_told, .. } => {
+            PathEvent::Set { peer, path, hop, mtu, mtu_reported, .. } => {
                 let (local, interface) = (Some(hop.local.ip()).filter(|local| !local.is_unspecified()), hop.interface);
                 let hop = UdpHop { local, interface, ..UdpHop::to(hop.remote) };
-                Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu, mtu_told }
+                Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu, mtu_reported }
             }
             PathEvent::Use { peer, path } => Command::PathUse { peer, path },
             PathEvent::Remove { peer, path } => Command::PathRemove { peer, path },
@@ -357,19 +357,19 @@ impl Sas {
         let known = peer.agreed.or((!peer.terms.selectors.is_empty()).then(Agreed::default));
         let Some(agreed @ Agreed { echo, split }) = known else { return Vec::new() };
         let mut commands = Vec::new();
-        if peer.told.agreed.replace(agreed) != Some(agreed) {
+        if peer.reported.agreed.replace(agreed) != Some(agreed) {
             // Addresses are pinned again with every change; that changes nothing.
             commands.push(Command::PeerSet { peer: id, tag: peer.terms.tag, echo, split });
             commands.extend(peer.terms.pins.iter().map(|mac| Command::FdbPin { mac: *mac, peer: id }));
         }
-        let new = peer.told.owned.add(&peer.terms.selectors);
+        let new = peer.reported.owned.add(&peer.terms.selectors);
         commands.extend(new.into_iter().map(|selector| Command::SelectorAdd { peer: id, selector }));
         for (child, wanted) in peer.wanted(workers) {
-            let told = peer.told.children.entry(child).or_default();
-            if told.lanes.replace(wanted.lanes) != Some(wanted.lanes) {
+            let reported = peer.reported.children.entry(child).or_default();
+            if reported.lanes.replace(wanted.lanes) != Some(wanted.lanes) {
                 commands.push(Command::ChildSet { peer: id, child, lanes: wanted.lanes });
             }
-            let new = told.selectors.add(&wanted.selectors);
+            let new = reported.selectors.add(&wanted.selectors);
             commands.extend(new.into_iter().map(|selector| Command::ChildSelectorAdd { peer: id, child, selector }));
         }
         self.every(&commands)
@@ -377,20 +377,20 @@ impl Sas {
 
     fn tell_old(&mut self, id: PeerId) -> Commands {
         let workers = self.terms.workers;
-        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.told.agreed.is_some()) else { return Vec::new() };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.reported.agreed.is_some()) else { return Vec::new() };
         let mut commands = Vec::new();
         let wanted = peer.wanted(workers);
-        for (child, told) in &mut peer.told.children {
+        for (child, reported) in &mut peer.reported.children {
             match wanted.get(child) {
                 Some(wanted) => {
-                    let old = told.selectors.remove(&wanted.selectors).into_iter();
+                    let old = reported.selectors.remove(&wanted.selectors).into_iter();
                     commands.extend(old.map(|selector| Command::ChildSelectorRemove { peer: id, child: *child, selector }));
                 }
                 None => commands.push(Command::ChildRemove { peer: id, child: *child }),
             }
         }
-        peer.told.children.retain(|child, _| wanted.contains_key(child));
-        let old = peer.told.owned.remove(&peer.terms.selectors).into_iter();
+        peer.reported.children.retain(|child, _| wanted.contains_key(child));
+        let old = peer.reported.owned.remove(&peer.terms.selectors).into_iter();
         commands.extend(old.map(|selector| Command::SelectorRemove { peer: id, selector }));
         self.every(&commands)
     }

@@ -11,7 +11,7 @@ use crate::meter::drops::Dropped;
 use crate::schema;
 
 /// Fewer packets within a minute are the cause of nothing.
-const TOLD_FROM: u64 = 3;
+const REPORTED_FROM: u64 = 3;
 /// Of those that a stranger may have sent: what is wrong with the peer itself shows at every packet.
 const UNPROVEN_FROM: u64 = 10;
 /// What anybody can send who has seen an SPI, or networks make by themselves, is the cause of nothing while it is less than one of so
@@ -58,7 +58,7 @@ fn causes(drops: &[schema::PeerDrops], up: bool, is_narrowed: bool) -> Vec<Strin
         let is_history = up && is_one_of(&STATES) && !(is_narrowed && is_one_of(&[Drop::NoChildSa]));
         let is_usual = drops.reason == PeerDrop::OTHER || is_one_of(&USUAL) || is_history;
         let few = is_one_of(&UNPROVEN) && drops.recent < UNPROVEN_FROM.max(drops.opened.unwrap_or(0) / UNPROVEN_SHARE);
-        drops.recent >= TOLD_FROM && !is_usual && !few
+        drops.recent >= REPORTED_FROM && !is_usual && !few
     };
     let say = |drops: &schema::PeerDrops| {
         let schema::PeerDrops { direction, reason, recent, last_s, meaning, .. } = drops;
@@ -106,8 +106,8 @@ mod tests {
         let now = Instant::now();
         for (why, narrowed) in [(Drop::NoChildSa, true), (Drop::NoChildSa, false), (Drop::NoSa, true)] {
             let one = Dropped { drop: PeerDrop::of(Direction::Outbound, why), packets: 9, recent: 9, last: Some(now) };
-            let told = causes(&shown(&[one], 0, now), true, narrowed);
-            assert_eq!(!told.is_empty(), narrowed && why == Drop::NoChildSa, "{why:?}");
+            let reported = causes(&shown(&[one], 0, now), true, narrowed);
+            assert_eq!(!reported.is_empty(), narrowed && why == Drop::NoChildSa, "{why:?}");
         }
     }
 
@@ -118,10 +118,10 @@ mod tests {
             assert_eq!((cause(9, 0), cause(19, 2000)), (None, None), "{why:?}");
             assert!(cause(10, 0).is_some() && cause(10, 1000).is_some() && cause(20, 2000).is_some(), "{why:?}");
         }
-        let told = cause(Direction::Inbound, Drop::BadTag, 20, 0, true).unwrap();
+        let reported = cause(Direction::Inbound, Drop::BadTag, 20, 0, true).unwrap();
         assert!(
-            told.starts_with("20 packets with an SPI of the peer's as bad_tag within a minute, the last 0 s ago. "),
-            "{told}"
+            reported.starts_with("20 packets with an SPI of the peer's as bad_tag within a minute, the last 0 s ago. "),
+            "{reported}"
         );
     }
 }

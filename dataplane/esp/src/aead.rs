@@ -360,10 +360,10 @@ mod tests {
 
     #[test]
     fn what_is_built_in_is_told() {
-        let told = built_in();
+        let reported = built_in();
         let absent = Backend::IpsecMb.obstacle() == Some(Obstacle::NotBuiltIn);
-        assert_eq!(told == "aws-lc, rustcrypto", absent, "{told}");
-        assert!(absent || told.starts_with("aws-lc, ipsec-mb ") && told.ends_with(", rustcrypto"), "{told}");
+        assert_eq!(reported == "aws-lc, rustcrypto", absent, "{reported}");
+        assert!(absent || reported.starts_with("aws-lc, ipsec-mb ") && reported.ends_with(", rustcrypto"), "{reported}");
     }
 
     #[test]

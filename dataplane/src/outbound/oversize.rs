@@ -7,7 +7,7 @@ use adit_proto::esp;
 use adit_proto::half::{self, Half, Which};
 use adit_proto::stats::{Count, Drop};
 
-use super::{Outbound, READ_AT, Way, account, segments_max};
+use super::{Egress, Outbound, READ_AT, account, segments_max};
 use crate::environment::Environment;
 use crate::hub;
 use crate::limits::FRAME_HEADROOM;
@@ -20,36 +20,36 @@ use crate::tap::split::{Checksums, Plan};
 use crate::tap::vnet::{self, VnetHeader};
 
 /// Longest payload of an ESP packet on this way, in bytes.
-fn payload_max(way: &Way, env: &Environment) -> usize {
-    usize::from(way.path.frame_max) + esp::inner_header_len(env.mode)
+fn payload_max(egress: &Egress, env: &Environment) -> usize {
+    usize::from(egress.path.frame_max) + esp::inner_header_len(env.mode)
 }
 
 /// Counts a packet that was to go this way as dropped.
 #[cold]
-fn lost(why: Drop, way: &Way, env: &Environment) {
-    env.port.drop_of(way.lot.peer, Direction::Outbound, why, 1);
+fn lost(why: Drop, egress: &Egress, env: &Environment) {
+    env.port.drop_of(egress.lot.peer, Direction::Outbound, why, 1);
 }
 
 impl Outbound {
     /// The read buffer holds a frame for this peer, of which a segment is too long; `len` counts the virtio-net header too.
     #[inline(never)]
-    pub(super) fn oversize(&mut self, plan: &Plan, way: &Way, len: usize, state: &mut State, env: &mut Environment) {
+    pub(super) fn oversize(&mut self, plan: &Plan, egress: &Egress, len: usize, state: &mut State, env: &mut Environment) {
         let now_us = state.now_us();
-        let Some(peer) = state.tables.peer(way.lot.peer) else { return };
-        let splits = peer.joiner.is_some() && half::cut(plan.longest(), payload_max(way, env)).is_some();
-        let Some(sa) = peer.child(way.child).and_then(|child| child.outbound.as_deref_mut()) else { return };
-        let fits = usize::from(way.path.frame_max);
+        let Some(peer) = state.tables.peer(egress.lot.peer) else { return };
+        let splits = peer.joiner.is_some() && half::cut(plan.longest(), payload_max(egress, env)).is_some();
+        let Some(sa) = peer.child(egress.child).and_then(|child| child.outbound.as_deref_mut()) else { return };
+        let fits = usize::from(egress.path.frame_max);
         let Some((header, frame)) = self.buffer[READ_AT..READ_AT + len].split_first_chunk_mut() else { return };
         match remedy(env.mode, &VnetHeader::parse(header), plan, frame, FRAME_HEADROOM, fits) {
             Remedy::Recut(shorter) => {
                 env.port.count(Count::RecutSegments, plan.segments() as u64);
                 // A sender that knows makes fewer packets of it. Where everything passes in halves, nobody is told anything.
-                let told = usize::from(way.path.frame_told);
-                let advises = !splits && plan.longest() > told;
+                let reported = usize::from(egress.path.frame_reported);
+                let advises = !splits && plan.longest() > reported;
                 let sender = icmp::sender(env.mode, frame).filter(|_| advises);
                 let may_tell = sender.is_some_and(|sender| state.advice.take(sender, now_us));
-                let advice = if may_tell { icmp::Answer::new(env.mode, frame, told) } else { None };
-                self.segments(&shorter, way, sa, env);
+                let advice = if may_tell { icmp::Answer::new(env.mode, frame, reported) } else { None };
+                self.segments(&shorter, egress, sa, env);
                 if let Some(advice) = advice {
                     self.tell(&advice, state, env);
                 }
@@ -57,63 +57,63 @@ impl Outbound {
             Remedy::Fragment => {
                 for k in 0..plan.segments() {
                     let (packet, _) = plan.segment(k, &mut self.buffer, Checksums::Fill);
-                    self.fragments(packet, way, sa, env);
+                    self.fragments(packet, egress, sa, env);
                 }
             }
             Remedy::Answer if splits => {
                 for k in 0..plan.segments() {
                     let (frame, _) = plan.segment(k, &mut self.buffer, Checksums::Fill);
-                    self.halves(frame, way, sa, env);
+                    self.halves(frame, egress, sa, env);
                 }
             }
             // Perhaps it fits, and a host that is told otherwise believes it for minutes.
-            Remedy::Answer if plan.longest() <= usize::from(way.path.frame_told) => self.segments(plan, way, sa, env),
+            Remedy::Answer if plan.longest() <= usize::from(egress.path.frame_reported) => self.segments(plan, egress, sa, env),
             Remedy::Answer => {
                 // What is quoted is a packet as it would have been sent.
                 let (packet, _) = plan.segment(0, &mut self.buffer, Checksums::Fill);
-                let why = self.answer(packet, way.path.frame_told.into(), state, env);
-                env.port.drop_of(way.lot.peer, Direction::Outbound, why, plan.segments() as u64);
+                let why = self.answer(packet, egress.path.frame_reported.into(), state, env);
+                env.port.drop_of(egress.lot.peer, Direction::Outbound, why, plan.segments() as u64);
             }
         }
     }
 
     /// Seals the packet at `packet` of the buffer, in fragments where it is too long.
-    fn fragments(&mut self, packet: Range<usize>, way: &Way, sa: &mut OutboundSa, env: &mut Environment) {
-        let fits = usize::from(way.path.frame_max);
+    fn fragments(&mut self, packet: Range<usize>, egress: &Egress, sa: &mut OutboundSa, env: &mut Environment) {
+        let fits = usize::from(egress.path.frame_max);
         if packet.len() <= fits {
-            return self.segments(&Plan::whole(packet), way, sa, env);
+            return self.segments(&Plan::whole(packet), egress, sa, env);
         }
         let fragments = Fragments::new(env.mode, &self.buffer[packet.clone()], packet.start, fits);
-        let Some(fragments) = fragments else { return lost(Drop::PathMtu, way, env) };
+        let Some(fragments) = fragments else { return lost(Drop::PathMtu, egress, env) };
         env.port.count(Count::Fragmented, 1);
         for k in 0..fragments.count() {
             let fragment = fragments.fragment(k, &mut self.buffer);
-            self.segments(&Plan::whole(fragment), way, sa, env);
+            self.segments(&Plan::whole(fragment), egress, sa, env);
         }
         fragments.restore(&mut self.buffer);
     }
 
     /// Seals the frame or packet at `frame` of the buffer, as two packets where it is too long: with neighbouring sequence numbers,
     /// for nothing else is sealed with this SA meanwhile.
-    fn halves(&mut self, frame: Range<usize>, way: &Way, sa: &mut OutboundSa, env: &mut Environment) {
-        if frame.len() <= usize::from(way.path.frame_max) {
-            return self.segments(&Plan::whole(frame), way, sa, env);
+    fn halves(&mut self, frame: Range<usize>, egress: &Egress, sa: &mut OutboundSa, env: &mut Environment) {
+        if frame.len() <= usize::from(egress.path.frame_max) {
+            return self.segments(&Plan::whole(frame), egress, sa, env);
         }
-        let Some(first) = half::cut(frame.len(), payload_max(way, env)) else { return lost(Drop::PathMtu, way, env) };
+        let Some(first) = half::cut(frame.len(), payload_max(egress, env)) else { return lost(Drop::PathMtu, egress, env) };
         let (before, whole, middle) = ((sa.esp.packets, sa.bytes), frame.len() as u16, frame.start + first);
         self.packets += 2;
         for (which, place) in [(Which::First, frame.start..middle), (Which::Second, middle..frame.end)] {
             let front = place.start - half::LEN..place.start;
             let behind: [u8; half::LEN] = self.buffer[front.clone()].try_into().unwrap_or_default();
-            let added = self.add(place, Inner::Half(Half { which, whole }), way, segments_max(way, env), sa, env);
+            let added = self.add(place, Inner::Half(Half { which, whole }), egress, segments_max(egress, env), sa, env);
             self.buffer[front].copy_from_slice(&behind);
             if let Err(why) = added {
-                lost(why, way, env);
-                return account(before, way.lot.peer, sa, env);
+                lost(why, egress, env);
+                return account(before, egress.lot.peer, sa, env);
             }
         }
         env.port.count(Count::Halved, 1);
-        account(before, way.lot.peer, sa, env);
+        account(before, egress.lot.peer, sa, env);
     }
 
     /// Tells the sender of a packet what fits; returns under what name the packet is dropped.
@@ -122,7 +122,7 @@ impl Outbound {
         let (answer, sender) = (icmp::Answer::new(env.mode, packet, fits), icmp::sender(env.mode, packet));
         let (Some(answer), Some(sender)) = (answer, sender) else { return Drop::PathMtu };
         let now_us = state.now_us();
-        if state.answers.take(sender, now_us) && self.tell(&answer, state, env) { Drop::TooBig } else { Drop::TooBigUntold }
+        if state.answers.take(sender, now_us) && self.tell(&answer, state, env) { Drop::TooBig } else { Drop::TooBigUnreported }
     }
 
     /// Sends an answer to where the packet came from, which has been dealt with: its place in the buffer is free. No answer is

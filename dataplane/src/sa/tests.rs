@@ -158,17 +158,17 @@ fn where_a_peer_sends_from_is_told_until_it_was_heard() {
     };
     // Sees a packet; says whether that was told, and whether it was a change.
     let found = |tables: &mut Tables, port, now_s, room| {
-        let mut told = false;
+        let mut reported = false;
         let changed = tables.found_at(PeerId(1), &arrival(port), 99, now_s, |event| {
             let from = ([192, 0, 2, 9], port).into();
             assert_eq!(
                 *event,
                 Event::PathSeen { peer: PeerId(1), tag: PeerTag(7), path: None, from, to: arrival(port).to, bytes: 99 }
             );
-            told = true;
+            reported = true;
             room
         });
-        (told, changed)
+        (reported, changed)
     };
     assert_eq!(found(&mut tables, 9, 1, false), (true, false), "the ring is full");
     assert_eq!(found(&mut tables, 9, 1, true), (true, false), "so it is told again");

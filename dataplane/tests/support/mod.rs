@@ -293,7 +293,7 @@ pub fn received(socket: &UdpSocket) -> Vec<u8> {
 
 /// The command that sets a path on which outer packets of 1500 bytes go.
 pub fn path_set(peer: PeerId, path: PathId, hop: UdpHop) -> Command {
-    Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu: 1500, mtu_told: 1500 }
+    Command::PathSet { peer, path, hop: Hop::Udp(hop), mtu: 1500, mtu_reported: 1500 }
 }
 
 /// The SA with which lane `lane` of the data plane seals.
@@ -321,7 +321,7 @@ pub fn peer_opens(lane: u32) -> sa::InboundSa {
     let window = Window::new(4096, 0).unwrap();
     let (spi, salt, aead) = (out_spi(lane), [9; 4].into(), aead());
     let esp = Opener { spi, window, aead, salt, resync: true, esn: true, advanced: false, packets: 0 };
-    sa::InboundSa { esp, peer: PEER, child: ChildId::ONLY, slot: 0, bytes: 0, uncounted: (0, 0), use_told: false }
+    sa::InboundSa { esp, peer: PEER, child: ChildId::ONLY, slot: 0, bytes: 0, uncounted: (0, 0), use_reported: false }
 }
 
 fn aead() -> Aead {

@@ -211,9 +211,9 @@ impl Command {
             Command::ChildRemove { peer, child } => {
                 writer.u8(command::CHILD_REMOVE).u16(peer.0).u16(child.0);
             }
-            Command::PathSet { peer, path, hop, mtu, mtu_told } => {
+            Command::PathSet { peer, path, hop, mtu, mtu_reported } => {
                 path.write(writer.u8(command::PATH_SET).u16(peer.0));
-                hop.write(writer.u16(*mtu).u16(*mtu_told));
+                hop.write(writer.u16(*mtu).u16(*mtu_reported));
             }
             Command::PathUse { peer, path } => path.write(writer.u8(command::PATH_USE).u16(peer.0)),
             Command::PathRemove { peer, path } => path.write(writer.u8(command::PATH_REMOVE).u16(peer.0)),
@@ -296,8 +296,8 @@ impl Command {
             }
             command::PATH_SET => {
                 let (peer, path) = (PeerId(reader.u16()?), PathId::read(&mut reader)?);
-                let (mtu, mtu_told) = (reader.u16()?, reader.u16()?);
-                Command::PathSet { peer, path, hop: Hop::read(&mut reader)?, mtu, mtu_told }
+                let (mtu, mtu_reported) = (reader.u16()?, reader.u16()?);
+                Command::PathSet { peer, path, hop: Hop::read(&mut reader)?, mtu, mtu_reported }
             }
             command::PATH_USE => Command::PathUse { peer: PeerId(reader.u16()?), path: PathId::read(&mut reader)? },
             command::IKE_SA_ADD => Command::IkeSaAdd { initiator: IkeSpi(reader.u64()?), responder: IkeSpi(reader.u64()?) },

@@ -21,7 +21,7 @@ const CLIENTS: [(&str, Release, u8); 2] = [("b", Swan5, 2), ("c", Swan6, 3)];
 const IKE: &str = "role: responder, dpd_s: 2";
 
 /// What a client is told; with `any_port` it sends from ports that the kernel chooses.
-fn told(client: usize, gateway: Ipv4Addr, any_port: bool) -> Result<Config> {
+fn reported(client: usize, gateway: Ipv4Addr, any_port: bool) -> Result<Config> {
     let (name, _, number) = CLIENTS[client];
     let mut config = pair(Proof::Psk)?.1;
     let connection = &mut config.connections[0];
@@ -54,7 +54,7 @@ impl Lab {
         adit.start(&sites.gateway)?;
         let mut swans = Vec::new();
         for (client, (_, release, _)) in CLIENTS.into_iter().enumerate() {
-            let swan = StrongSwan::start(&sites.clients[client], release, &told(client, Site::A.outer(), client == 1)?)?;
+            let swan = StrongSwan::start(&sites.clients[client], release, &reported(client, Site::A.outer(), client == 1)?)?;
             swans.push(swan);
         }
         Ok(Lab { swans, adit, sites })
@@ -118,7 +118,7 @@ fn two_clients_behind_one_nat_are_told_apart_and_found_again() -> Result<()> {
 
     // One goes to the other address of the gateway: the NAT lets nothing in that comes from the first one.
     lab.swans[1].terminate(CONNECTION)?;
-    lab.swans[1].reload(&told(1, NatClients::SECOND, true)?)?;
+    lab.swans[1].reload(&reported(1, NatClients::SECOND, true)?)?;
     lab.connect(1)?;
     ensure!(lab.sa(1)?["local"] == format!("{}:4500", NatClients::SECOND).as_str(), "{}", lab.said());
     ensure!(lab.swans[1].established(CONNECTION)?.remote.ip() == IpAddr::from(NatClients::SECOND), "{}", lab.said());

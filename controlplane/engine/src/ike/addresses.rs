@@ -23,11 +23,11 @@ impl Addresses {
     }
 
     /// The peer is told that these are ours.
-    pub(super) fn told(&mut self, own: Vec<IpAddr>) {
+    pub(super) fn reported(&mut self, own: Vec<IpAddr>) {
         self.own = own;
     }
 
-    pub(super) fn was_told(&self, own: &[IpAddr]) -> bool {
+    pub(super) fn was_reported(&self, own: &[IpAddr]) -> bool {
         self.own == own
     }
 
@@ -50,10 +50,10 @@ mod tests {
     fn what_was_said_last_is_what_counts_and_the_first_word_is_no_change() {
         let mut addresses = Addresses::default();
         let [one, other] = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2])];
-        assert!(addresses.was_told(&[]) && !addresses.was_told(&[one]));
-        addresses.told(vec![one]);
-        addresses.told(vec![other]);
-        assert!(addresses.was_told(&[other]) && !addresses.was_told(&[one]) && !addresses.was_told(&[]));
+        assert!(addresses.was_reported(&[]) && !addresses.was_reported(&[one]));
+        addresses.reported(vec![one]);
+        addresses.reported(vec![other]);
+        assert!(addresses.was_reported(&[other]) && !addresses.was_reported(&[one]) && !addresses.was_reported(&[]));
         addresses.set_of_peer(vec![one, other]);
         addresses.set_of_peer(vec![other]);
         assert_eq!(addresses.of_peer(), [other]);

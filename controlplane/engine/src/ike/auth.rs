@@ -332,7 +332,7 @@ fn establish(
         evidence::establish_path(ctx, facts, &session);
     }
     let here = ctx.shared.hop_of(facts);
-    session.addresses.told(mobike::own_addresses(ctx, &session.config, here));
+    session.addresses.reported(mobike::own_addresses(ctx, &session.config, here));
     session
 }
 

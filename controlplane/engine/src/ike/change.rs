@@ -113,7 +113,7 @@ impl Session {
             Change::LeftTo(successor, then) => self.leave_to(ctx, successor, then),
             Change::Awaits(goal, link) => self.awaited.begin(ctx, goal, link),
             Change::AwaitsNothing => self.awaited.forget(ctx),
-            Change::OwnAddresses(own) => self.addresses.told(own),
+            Change::OwnAddresses(own) => self.addresses.reported(own),
             Change::AddressesOfPeer(addresses) => self.addresses.set_of_peer(addresses),
             Change::SeenAnew(seen) => self.addresses.set_seen(seen),
             Change::Seen(seen) => {

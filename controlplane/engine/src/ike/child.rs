@@ -130,7 +130,7 @@ impl Limits {
 
 impl Child {
     /// Whether so much has gone through it that it is to be replaced.
-    pub(super) fn is_worn(&self) -> bool {
+    pub(super) fn is_past_soft_limit(&self) -> bool {
         reached(&self.usage, self.limits.soft)
     }
 

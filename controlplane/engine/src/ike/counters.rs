@@ -185,19 +185,19 @@ mod tests {
     #[test]
     fn each_failure_counts_once_and_by_its_kind() {
         let refused = |notify| Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify };
-        let told = |notify| Cause::Failed(Incompatibility::Refused(notify).into());
+        let reported = |notify| Cause::Failed(Incompatibility::Refused(notify).into());
         let failed = |why: Incompatibility| Cause::Failed(why.into());
         let cases = [
             (Cause::Unanswered { exchange: ExchangeType::IKE_AUTH, times: 1 }, "failed_unanswered", "refused_other"),
             (refused(NotifyType::NO_PROPOSAL_CHOSEN), "failed_proposal", "refused_proposal"),
-            (told(NotifyType::INVALID_KE_PAYLOAD), "failed_proposal", "refused_proposal"),
+            (reported(NotifyType::INVALID_KE_PAYLOAD), "failed_proposal", "refused_proposal"),
             (failed(Incompatibility::NoIntermediate), "failed_proposal", "refused_proposal"),
             (refused(NotifyType::AUTHENTICATION_FAILED), "failed_authentication", "refused_authentication"),
             (failed(Incompatibility::Auth(AuthError::NoCertificate)), "failed_authentication", "refused_authentication"),
             (failed(Incompatibility::UnknownPeer), "failed_authentication", "refused_authentication"),
             (refused(NotifyType::TS_UNACCEPTABLE), "failed_selectors", "refused_other"),
             (failed(Incompatibility::Mode), "failed_selectors", "refused_other"),
-            (told(NotifyType::TEMPORARY_FAILURE), "failed_refused", "refused_other"),
+            (reported(NotifyType::TEMPORARY_FAILURE), "failed_refused", "refused_other"),
             (Cause::Failed(LocalFault::Sessions.into()), "failed_other", "refused_other"),
             (Cause::PeerClosed, "failed_other", "refused_other"),
         ];

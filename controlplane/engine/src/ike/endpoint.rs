@@ -73,7 +73,7 @@ pub struct Endpoint {
     /// Unauthenticated initiators that were refused, the last ones.
     pub(super) refusals: VecDeque<Refusal>,
     /// How often one is reported, and how many were not since the last one that was.
-    refusals_told: Bucket,
+    refusals_reported: Bucket,
     refusals_unreported: u64,
     /// The gateway goes: nobody is let in any more.
     closing: bool,
@@ -83,7 +83,7 @@ pub struct Endpoint {
 impl Endpoint {
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Endpoint {
         let admission = Admission::new(config.limits, &mut *random);
-        let refusals_told = Bucket::new(config.limits.refusals);
+        let refusals_reported = Bucket::new(config.limits.refusals);
         let shared = Shared {
             config,
             peers: BTreeMap::new(),
@@ -110,7 +110,7 @@ impl Endpoint {
             inits: BTreeMap::new(),
             half_open: BTreeMap::new(),
             refusals: VecDeque::new(),
-            refusals_told,
+            refusals_reported,
             refusals_unreported: 0,
             closing: false,
             kept: Kept::default(),

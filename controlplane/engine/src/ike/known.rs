@@ -124,7 +124,7 @@ mod tests {
     }
 
     /// What was told, in the order of the addresses.
-    fn told(known: &mut Known) -> BTreeMap<String, bool> {
+    fn reported(known: &mut Known) -> BTreeMap<String, bool> {
         std::iter::from_fn(|| known.poll()).map(|(address, is)| (address.to_string(), is)).collect()
     }
 
@@ -134,13 +134,13 @@ mod tests {
         known.look_for(one, &[at("192.0.2.1:4500")]);
         let expected =
             [("192.0.2.1:0", true), ("192.0.2.1:500", true), ("192.0.2.1:4500", true)].map(|(text, is)| (text.to_owned(), is));
-        assert_eq!(told(&mut known), expected.into());
+        assert_eq!(reported(&mut known), expected.into());
         known.prove(other, at("192.0.2.1:4500"));
         known.look_for(one, &[]);
-        assert_eq!(told(&mut known), [("192.0.2.1:500".to_owned(), false)].into());
+        assert_eq!(reported(&mut known), [("192.0.2.1:500".to_owned(), false)].into());
         assert!(known.has(at("192.0.2.1:0").ip()));
         known.forget(other);
-        assert_eq!(told(&mut known).len(), 2, "that port 500 is not hers was told before");
+        assert_eq!(reported(&mut known).len(), 2, "that port 500 is not hers was told before");
         assert!(!known.has(at("192.0.2.1:0").ip()) && known.iter().next().is_none());
     }
 

@@ -58,8 +58,8 @@ impl Lifetimes {
     }
 
     /// Whether it is to be rekeyed now, because it is time or `worn` out. Then it is not said again for a while.
-    pub(super) fn take_rekey(&mut self, now: Instant, worn: bool) -> bool {
-        let due = worn || self.rekey_at.is_some_and(|at| at <= now);
+    pub(super) fn take_rekey(&mut self, now: Instant, past_soft_limit: bool) -> bool {
+        let due = past_soft_limit || self.rekey_at.is_some_and(|at| at <= now);
         if due {
             self.rekey_at = Some(now + REKEY_RETRY);
         }

@@ -75,8 +75,8 @@ pub(super) fn announce(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig) -> Beg
 /// A request that tells our other addresses.
 fn tell(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, (kind, mut payloads, hop): (Kind, Vec<Payload>, Hop)) -> Begun<Sent> {
     payloads.extend(own_addresses_payloads(ctx, config, hop));
-    let told = Change::OwnAddresses(own_addresses(ctx, config, hop));
-    Begun { request: Some(request(ctx, facts, kind, payloads, hop)), effects: vec![told.into()] }
+    let reported = Change::OwnAddresses(own_addresses(ctx, config, hop));
+    Begun { request: Some(request(ctx, facts, kind, payloads, hop)), effects: vec![reported.into()] }
 }
 
 /// Asks for an answer from there. A peer without MOBIKE gets an empty request, which is as good a question.
@@ -101,7 +101,7 @@ pub(super) fn own_addresses(ctx: &mut Ctx, config: &PeerConfig, here: Hop) -> Ve
 pub(super) fn on_addresses_changed(ctx: &mut Ctx, facts: &Facts, config: &PeerConfig, known: &Addresses) -> Option<Task> {
     let hop = ctx.shared.hop_of(facts);
     let own = own_addresses(ctx, config, hop);
-    (facts.features.mobike && !known.was_told(&own)).then_some(Task::AnnounceAddresses)
+    (facts.features.mobike && !known.was_reported(&own)).then_some(Task::AnnounceAddresses)
 }
 
 fn request(ctx: &mut Ctx, facts: &Facts, kind: Kind, mut payloads: Vec<Payload>, hop: Hop) -> Request<Sent> {

@@ -30,7 +30,7 @@ pub(super) fn for_client(shared: &Shared, source: IpAddr, name: &Shown) -> Place
         return Place::Free;
     }
     let all = clients(shared).map(|(_, address)| address);
-    let give_way = Crowds::of(all).give_way(source);
+    let give_way = Sources::of(all).give_way(source);
     if give_way.is_empty() { Place::None } else { Place::From(give_way) }
 }
 
@@ -42,26 +42,26 @@ pub(super) fn clients(shared: &Shared) -> impl Iterator<Item = (PeerId, IpAddr)>
 }
 
 /// How many come from each address, by networks.
-struct Crowds(BTreeMap<IpAddr, BTreeMap<IpAddr, usize>>);
+struct Sources(BTreeMap<IpAddr, BTreeMap<IpAddr, usize>>);
 
-impl Crowds {
-    fn of(addresses: impl Iterator<Item = IpAddr>) -> Crowds {
+impl Sources {
+    fn of(addresses: impl Iterator<Item = IpAddr>) -> Sources {
         let mut networks: BTreeMap<IpAddr, BTreeMap<IpAddr, usize>> = BTreeMap::new();
         for address in addresses {
             *networks.entry(network(address)).or_default().entry(address).or_default() += 1;
         }
-        Crowds(networks)
+        Sources(networks)
     }
 
     /// The addresses of which one has to give way to one from `source`, who has no more with it than they without; perhaps none.
     fn give_way(&self, source: IpAddr) -> Vec<IpAddr> {
         let size = |addresses: &BTreeMap<IpAddr, usize>| addresses.values().sum::<usize>();
         let ours = self.0.get(&network(source));
-        let crowd = self.0.values().max_by_key(|addresses| size(addresses));
-        let crowd = crowd.filter(|crowd| size(crowd) > ours.map_or(0, size) + 1);
+        let largest = self.0.values().max_by_key(|addresses| size(addresses));
+        let largest = largest.filter(|largest| size(largest) > ours.map_or(0, size) + 1);
         // Or within its own network.
         let own = ours.and_then(|ours| ours.get(&scope(source))).copied().unwrap_or(0);
-        let Some((addresses, least)) = crowd.map(|crowd| (crowd, 0)).or(ours.map(|ours| (ours, own + 1))) else {
+        let Some((addresses, least)) = largest.map(|largest| (largest, 0)).or(ours.map(|ours| (ours, own + 1))) else {
             return Vec::new();
         };
         let most = addresses.values().copied().max().filter(|most| *most > least);
@@ -75,7 +75,7 @@ mod tests {
 
     fn give_way(there: &[(&str, usize)], source: &str) -> Vec<String> {
         let all = there.iter().flat_map(|(address, count)| std::iter::repeat_n(scope(address.parse().unwrap()), *count));
-        Crowds::of(all).give_way(source.parse().unwrap()).iter().map(ToString::to_string).collect()
+        Sources::of(all).give_way(source.parse().unwrap()).iter().map(ToString::to_string).collect()
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::session::Session;
 const DELETE_AFTER: Duration = Duration::from_secs(1);
 
 impl Session {
-    /// This new IKE SA waits for a sign of life, and asks for one. `restarted`: the peer has forgotten the one before it.
+    /// This new IKE SA waits for a message of the peer, and asks for one. `restarted`: the peer has forgotten the one before it.
     pub(super) fn hold(&mut self, restarted: bool) {
         self.succession.hold(restarted);
         self.want(Task::Liveness);

@@ -340,8 +340,8 @@ impl Session {
     }
 
     /// Takes over Child SAs and what is wanted. What was closing is still to be deleted.
-    pub(super) fn inherit(&mut self, ctx: &mut Ctx, owner: SaId, estate: Estate) {
-        let Estate { children, wants, tasks } = estate;
+    pub(super) fn inherit(&mut self, ctx: &mut Ctx, owner: SaId, handover: Handover) {
+        let Handover { children, wants, tasks } = handover;
         self.succession.forget_predecessor();
         self.children.inherit(ctx, owner, children);
         self.wants.inherit(wants);
@@ -360,14 +360,14 @@ impl Session {
     }
 
     /// Gives Child SAs and what is wanted away; `unfinished` is under way here and is begun anew there.
-    pub(super) fn hand_over(&mut self, unfinished: Option<Task>) -> Estate {
+    pub(super) fn hand_over(&mut self, unfinished: Option<Task>) -> Handover {
         let tasks = unfinished.into_iter().chain(self.agenda.take()).collect();
-        Estate { children: self.children.take(), wants: self.wants.take(), tasks }
+        Handover { children: self.children.take(), wants: self.wants.take(), tasks }
     }
 }
 
 /// What an IKE SA leaves to its successor.
-pub(super) struct Estate {
+pub(super) struct Handover {
     children: Children,
     wants: Wants,
     tasks: Vec<Task>,

@@ -221,7 +221,7 @@ impl Session {
                 ChildState::Live | ChildState::Replaced { .. } if is_due(child.limits.expire_at) || child.is_used_up() => {
                     self.expire_child(ctx, inbound);
                 }
-                ChildState::Live if is_due(child.limits.rekey_at) || (child.is_worn() && !child.rekeying) => {
+                ChildState::Live if is_due(child.limits.rekey_at) || (child.is_past_soft_limit() && !child.rekeying) => {
                     child.limits.rekey_at = Some(now + REKEY_RETRY);
                     if !child.rekeying && child.collision.is_none() {
                         self.want(Task::RekeyChild { inbound, method: None });

@@ -75,7 +75,7 @@ const STEPS_MAX: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// The peer answers no echoes.
-    Told,
+    NoEchoes,
     Start {
         round: u8,
         pause: Duration,
@@ -154,7 +154,7 @@ impl Mtu {
     pub(crate) fn new(v6: bool, [route, link]: [Option<u16>; 2], proven: Option<u16>, echoes: bool) -> Mtu {
         let mut mtu = Mtu {
             v6,
-            phase: Phase::Told,
+            phase: Phase::NoEchoes,
             size: 0,
             confirmed: 0,
             hint: 0,
@@ -208,7 +208,7 @@ impl Mtu {
     }
 
     /// What hosts are told that fits. While it is not known yet what does, all that may: they would remember less for minutes.
-    pub(crate) fn told(&self) -> u16 {
+    pub(crate) fn reported(&self) -> u16 {
         let may = if self.is_open { self.most() } else { 0 };
         self.size.max(may)
     }
@@ -244,7 +244,7 @@ impl Mtu {
 
     /// A process before this one has proven so much: it is tried first, if nothing is proven so far.
     pub(crate) fn expect(&mut self, size: u16) {
-        if self.confirmed == 0 && self.phase != Phase::Told {
+        if self.confirmed == 0 && self.phase != Phase::NoEchoes {
             self.hint = size.clamp(self.base(), self.ceiling.max(self.base()));
         }
     }
@@ -259,13 +259,13 @@ impl Mtu {
     /// The peer answers echoes, or does not: what is known of it came after the path.
     pub(crate) fn set_echoes(&mut self, echoes: bool) {
         match (echoes, self.phase) {
-            (true, Phase::Told) => {
+            (true, Phase::NoEchoes) => {
                 (self.phase, self.is_open) = (Phase::Start { round: 0, pause: Duration::ZERO }, true);
                 (self.ceiling, self.too_large, self.hint) = (self.link, self.link.saturating_add(1), self.route.max(self.base()));
                 (self.size, self.next) = (self.base(), None);
             }
-            (false, phase) if phase != Phase::Told => {
-                (self.phase, self.size, self.next) = (Phase::Told, self.link, None);
+            (false, phase) if phase != Phase::NoEchoes => {
+                (self.phase, self.size, self.next) = (Phase::NoEchoes, self.link, None);
                 self.ceiling = self.link;
                 self.is_open = false;
                 self.pending.clear();
@@ -283,7 +283,7 @@ impl Mtu {
         }
         let grows = ceiling > self.ceiling;
         (self.ceiling, self.too_large) = (ceiling, ceiling.saturating_add(1));
-        if self.phase == Phase::Told {
+        if self.phase == Phase::NoEchoes {
             (self.size, self.next) = (ceiling, None);
         } else if ceiling < self.size {
             (self.size, self.confirmed) = (ceiling, self.confirmed.min(ceiling));
@@ -295,13 +295,13 @@ impl Mtu {
 
     /// A router says that it could not pass on a packet of ours, and quotes a live SPI. Says whether less is sent from now on.
     pub(crate) fn too_big(&mut self, now: Instant, mtu: u16) -> bool {
-        let least = if self.phase == Phase::Told { self.floor() } else { self.base() };
+        let least = if self.phase == Phase::NoEchoes { self.floor() } else { self.base() };
         let mtu = mtu.max(least);
         if mtu >= self.size {
             return false;
         }
         (self.size, self.confirmed, self.too_large) = (mtu, self.confirmed.min(mtu), mtu.saturating_add(1));
-        if self.phase == Phase::Told {
+        if self.phase == Phase::NoEchoes {
             self.next = Some(now + RAISE_AFTER);
         } else {
             self.settle(now);
@@ -332,7 +332,7 @@ impl Mtu {
 
     /// Towards a peer without echoes: what routers have said is old, and all that the link takes is sent again.
     pub(crate) fn forget_routers(&mut self, now: Instant) {
-        if self.phase == Phase::Told && self.next.is_some_and(|at| at <= now) {
+        if self.phase == Phase::NoEchoes && self.next.is_some_and(|at| at <= now) {
             (self.size, self.next, self.too_large) = (self.ceiling, None, self.ceiling.saturating_add(1));
         }
     }
@@ -341,7 +341,7 @@ impl Mtu {
     pub(crate) fn due(&mut self, now: Instant) -> Vec<u16> {
         // One thing may end and the next begin at once: a few times, never for ever.
         for _ in 0..STEPS_MAX {
-            if self.phase == Phase::Told || self.next.is_some_and(|at| at > now) {
+            if self.phase == Phase::NoEchoes || self.next.is_some_and(|at| at > now) {
                 break;
             }
             let sizes = self.step(now);
@@ -359,7 +359,7 @@ impl Mtu {
         self.pending.retain(|pending| now.saturating_duration_since(pending.at) < lost);
         self.loss.give_up(now, lost);
         match self.phase {
-            Phase::Told => Vec::new(),
+            Phase::NoEchoes => Vec::new(),
             Phase::Start { .. } if self.confirmed > 0 => {
                 // What was hoped for was lost, and smaller ones were not.
                 self.phase = Phase::Spread { asked: false };
@@ -411,7 +411,7 @@ impl Mtu {
         self.silent = false;
         self.rtt = Some(self.rtt.map_or(rtt, |before| (before * 7 + rtt) / 8));
         match &mut self.phase {
-            Phase::Told => {}
+            Phase::NoEchoes => {}
             Phase::Start { .. } | Phase::Spread { .. } => {
                 self.confirmed = self.confirmed.max(size);
                 self.size = self.size.max(self.confirmed);
@@ -443,8 +443,8 @@ impl Mtu {
                 } else {
                     *small += 1;
                     // The large ones of its round went before it.
-                    let is_told = *round > SUSPECT_ROUNDS && *small >= SUSPECT_SMALL;
-                    self.next = self.next.map(|at| if is_told { at.min(now + REORDERED) } else { at });
+                    let is_reported = *round > SUSPECT_ROUNDS && *small >= SUSPECT_SMALL;
+                    self.next = self.next.map(|at| if is_reported { at.min(now + REORDERED) } else { at });
                 }
             }
         }

@@ -57,7 +57,7 @@ pub(super) struct Entry {
     pub answered: Option<Instant>,
     pub mtu: Mtu,
     /// As the data plane was told last.
-    pub told: Option<(Hop, [u16; 2], bool)>,
+    pub reported: Option<(Hop, [u16; 2], bool)>,
 }
 
 impl Entry {

@@ -301,8 +301,8 @@ impl Paths {
     }
 
     fn drop_path(&mut self, id: PeerId, path: PathId) {
-        let told = self.peers.get_mut(&id).and_then(|peer| peer.take(path)).is_some_and(|entry| entry.told.is_some());
-        if told {
+        let reported = self.peers.get_mut(&id).and_then(|peer| peer.take(path)).is_some_and(|entry| entry.reported.is_some());
+        if reported {
             self.events.push_back(PathEvent::Remove { peer: id, path });
         }
     }

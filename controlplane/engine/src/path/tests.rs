@@ -102,7 +102,7 @@ fn a_peer_moves_only_once_it_has_answered_from_there() {
     world.proven(B);
     assert_eq!(world.used(), both(B));
     let path = world.paths.find(PEER, hop(B)).unwrap();
-    let set = PathEvent::Set { peer: PEER, path, hop: hop(B), mtu: 1500, mtu_told: 1500, encapsulate: true };
+    let set = PathEvent::Set { peer: PEER, path, hop: hop(B), mtu: 1500, mtu_reported: 1500, encapsulate: true };
     assert_eq!(world.run(Duration::ZERO), [set, PathEvent::Use { peer: PEER, path }]);
 }
 
@@ -399,7 +399,7 @@ fn the_peer_is_told_our_addresses_of_both_versions_of_ip() {
         four.chain((1..=sixes.into()).map(|n| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, n]))).collect()
     };
     let six = Hop::new("[2001:db8::1]:4500".parse().unwrap(), "[2001:db8:1::1]:4500".parse().unwrap());
-    for (used, [fours, sixes], told) in [
+    for (used, [fours, sixes], reported) in [
         (hop(A), [2, 2], [1, 2]),
         (six, [2, 2], [2, 1]),
         (hop(A), [1, 0], [0, 0]),
@@ -408,7 +408,7 @@ fn the_peer_is_told_our_addresses_of_both_versions_of_ip() {
     ] {
         let own = Paths::new(Box::new(Many(addresses(fours, sixes)))).own_addresses(used);
         let number = |four: bool| own.iter().filter(|address| address.is_ipv4() == four).count();
-        assert_eq!([number(true), number(false)], told, "{own:?}");
+        assert_eq!([number(true), number(false)], reported, "{own:?}");
         assert!(!own.contains(&used.local.ip()));
     }
 }
@@ -416,12 +416,12 @@ fn the_peer_is_told_our_addresses_of_both_versions_of_ip() {
 #[test]
 fn the_mtu_of_the_path_in_use_is_told_to_the_data_plane() {
     let mut world = World::new(terms(true, true, Follow::Both));
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut echoes = Vec::new();
     for _ in 0..100 {
         for event in world.run(Duration::from_millis(10)) {
             match event {
-                PathEvent::Set { mtu, .. } => told.push(mtu),
+                PathEvent::Set { mtu, .. } => reported.push(mtu),
                 PathEvent::Echo { id, size, .. } if size <= 1400 => echoes.push(id),
                 _ => {}
             }
@@ -430,10 +430,10 @@ fn the_mtu_of_the_path_in_use_is_told_to_the_data_plane() {
             world.paths.handle_echo_reply(world.now, PEER, id, came(A), Duration::from_millis(10));
         }
     }
-    assert_eq!(told.first(), Some(&1100));
+    assert_eq!(reported.first(), Some(&1100));
     world.run(Duration::from_secs(5));
     let mtu = world.paths.status(PEER)[0].mtu;
-    assert!((1280..=1400).contains(&mtu), "{mtu}: {told:?}");
+    assert!((1280..=1400).contains(&mtu), "{mtu}: {reported:?}");
 }
 
 #[test]
@@ -487,8 +487,8 @@ fn a_router_is_heard_on_the_way_that_it_names_alone() {
     world.run(Duration::ZERO);
     assert!(too_big(&mut world, PEER, A));
     assert_eq!(world.paths.status(PEER)[0].mtu, 1300);
-    let told = world.run(Duration::ZERO);
-    assert!(matches!(told[..], [PathEvent::Set { mtu: 1300, .. }]), "{told:?}");
+    let reported = world.run(Duration::ZERO);
+    assert!(matches!(reported[..], [PathEvent::Set { mtu: 1300, .. }]), "{reported:?}");
 }
 
 #[test]

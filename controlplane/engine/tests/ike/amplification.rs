@@ -176,8 +176,8 @@ fn a_request_shorter_than_its_answer_waits_behind_a_cookie() {
         })
     };
     let first = answers(&mut world, &bytes(message.clone()), from);
-    let told = Message::decode(&first[0].payload[4..]).expect("an answer");
-    let [Payload::Notify(cookie)] = &told.payloads[..] else { panic!("{told:?}") };
+    let reported = Message::decode(&first[0].payload[4..]).expect("an answer");
+    let [Payload::Notify(cookie)] = &reported.payloads[..] else { panic!("{reported:?}") };
     assert_eq!((cookie.kind, world.nodes[B].endpoint.half_open()), (NotifyType::COOKIE, 0));
     let proven = bytes(with_cookie(message, cookie.data.clone()));
     let agreed = answers(&mut world, &proven, from);

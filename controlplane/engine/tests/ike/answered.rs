@@ -91,8 +91,8 @@ fn beside_a_flood_from_many_networks_it_reaches_an_honest_peer() {
         let counters = world.nodes[B].endpoint.counters();
         assert!(counters.dropped_rate > 100 && counters.key_exchanges_demanded > before, "{counters:?}");
         // Those of others are as few as ever.
-        let told = counters.key_exchanges_demanded;
-        assert!(told <= 64 + 2 * 64, "{told} in a second and a half");
+        let reported = counters.key_exchanges_demanded;
+        assert!(reported <= 64 + 2 * 64, "{reported} in a second and a half");
         world.check_traffic();
     }
 }

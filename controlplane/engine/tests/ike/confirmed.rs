@@ -71,7 +71,7 @@ fn a_client_that_does_not_believe_us_answers_nothing() {
     let mut world = healthy(7, |_, _| {});
     let before = spis_of(&world);
     let node = another(&mut world, 1, |config| config.remote_id = "x.example.org".parse().expect("an identity"));
-    // What it says of that is lost; B asks it for a sign of life.
+    // What it says of that is lost; B asks it for a message of the peer.
     let from = world.nodes[node].address;
     world.filter = Some(Box::new(move |source, _, payload| {
         let header = Header::decode(&payload[4..]).expect("a message");
@@ -217,8 +217,8 @@ fn of_two_begun_at_one_moment_one_goes_and_nobody_calls_that_a_problem() {
         for node in [A, B] {
             let events = &world.nodes[node].events;
             redundant += events.iter().filter(|event| matches!(event, Event::IkeUp { .. })).count() - 1;
-            let told = world.nodes[node].endpoint.explain(PEER, world.now).expect("the peer");
-            assert!(told.state.is_up() && told.record.problem.is_none(), "seed {seed}: {:?}", told.record.problem);
+            let reported = world.nodes[node].endpoint.explain(PEER, world.now).expect("the peer");
+            assert!(reported.state.is_up() && reported.record.problem.is_none(), "seed {seed}: {:?}", reported.record.problem);
         }
     }
     assert!(redundant > 20, "{redundant}");

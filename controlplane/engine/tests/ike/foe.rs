@@ -245,9 +245,9 @@ fn whatever_others_do_an_honest_peer_connects_and_loses_nothing() {
 #[test]
 fn what_neighbours_begin_takes_no_place_of_an_honest_peer() {
     for seed in 22_000_000..22_000_024 {
-        let crowd =
+        let many =
             |scene: &mut Scene| scene.begin("first messages with their cookies", Pace::Burst(40, Duration::from_millis(500)));
-        if let Err(why) = run(seed, Weakness::None, crowd) {
+        if let Err(why) = run(seed, Weakness::None, many) {
             panic!("seed {seed}: {why}");
         }
     }

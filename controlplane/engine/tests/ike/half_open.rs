@@ -83,7 +83,7 @@ fn fail(world: &mut World, request: &Message, from: SocketAddr, spi: u64) {
 }
 
 /// Hosts in eighty networks, until no more are let in; first many beside A, where its link or its network has more than one.
-fn crowd(world: &mut World, request: &Message, spis: &mut std::ops::RangeFrom<u64>) {
+fn flood(world: &mut World, request: &Message, spis: &mut std::ops::RangeFrom<u64>) {
     let far = (0..20u8).flat_map(|host| (0..80u8).map(move |net| IpAddr::from([10, 50, net, host + 1])));
     let beside = neighbours(world.nodes[A].address.ip());
     for (host, spi) in beside.into_iter().chain(far).zip(spis) {
@@ -143,7 +143,7 @@ fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
         world.act(A, |endpoint, now| endpoint.disconnect(now, PEER)).expect("a peer");
         world.run_for(Duration::from_secs(5));
         let mut spis = 1000..;
-        crowd(&mut world, &request, &mut spis);
+        flood(&mut world, &request, &mut spis);
         let full = world.nodes[B].endpoint.half_open();
         assert!((300..=320).contains(&full), "three quarters, and those without a cookie: {full}");
         assert!(world.nodes[B].endpoint.counters().dropped_limit > 500);
@@ -151,7 +151,7 @@ fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
         let up = world.run_until(Duration::from_secs(1), |world| world.is_up(A, PEER) && world.is_up(B, PEER));
         assert!(up, "{places:?} looked for: {looked_for}; {:?}", world.nodes[B].endpoint.counters());
         // Beside the crowd that comes again it goes on.
-        crowd(&mut world, &request, &mut spis);
+        flood(&mut world, &request, &mut spis);
         let before = world.ike(A).spis;
         world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
         world.run_for(Duration::from_secs(5));

@@ -193,15 +193,15 @@ fn another_version_is_told_and_nothing_else() {
     let flags = Flags { initiator: true, response: false, version: false };
     let mut header = Header::new(IkeSpi(5), IkeSpi::ZERO, ExchangeType::IKE_SA_INIT, flags, 0);
     header.version = Version(0x30);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     // The first is shorter than the answer would be.
     for payloads in [Vec::new(), vec![Payload::Nonce(vec![1; 16])]] {
         let message = Message { header, payloads }.encode().expect("a message");
         world.inject(address(A), address(B), framed(&message));
         world.run_for(Duration::from_secs(1));
-        told.push(world.log.len());
+        reported.push(world.log.len());
     }
-    assert_eq!((told, world.nodes[B].endpoint.counters().dropped_short), (vec![0, 1], 1));
+    assert_eq!((reported, world.nodes[B].endpoint.counters().dropped_short), (vec![0, 1], 1));
     let answer = Message::decode(&world.log[0].2[4..]).expect("an answer");
     assert_eq!(answer.payloads, [Notify::new(NotifyType::INVALID_MAJOR_VERSION).into()]);
     assert_eq!((answer.header.version, answer.header.flags.response), (Version::V2, true));
@@ -217,8 +217,8 @@ fn an_older_version_is_not_answered_and_the_operator_is_told_of_it() {
     world.inject(address(A), address(B), framed(&message));
     world.run_for(Duration::from_secs(1));
     assert!(world.log.is_empty());
-    let told: Vec<_> = world.nodes[B].endpoint.refusals().map(|refusal| (refusal.from, refusal.why.to_string())).collect();
-    assert_eq!(told, [(address(A), "it speaks IKE of version 1, which is not answered: set it to IKEv2".to_owned())]);
+    let reported: Vec<_> = world.nodes[B].endpoint.refusals().map(|refusal| (refusal.from, refusal.why.to_string())).collect();
+    assert_eq!(reported, [(address(A), "it speaks IKE of version 1, which is not answered: set it to IKEv2".to_owned())]);
     let explained = world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer");
     assert_eq!(explained.unauthenticated.len(), 1, "who has the peer's address may be the peer");
 }

@@ -231,7 +231,7 @@ fn who_cannot_reach_the_peer_waits_for_it_and_closes_at_the_end() {
     let closed = |world: &World| {
         world.nodes[B].events.iter().any(|event| matches!(event, Event::IkeDown { cause: Cause::NotReauthenticated, .. }))
     };
-    // Without signs of life the connection would end by itself first.
+    // While nothing arrived dead peer detection would end it first.
     world.cut = false;
     world.run_for(Duration::from_secs(440));
     world.filter = Some(Box::new(|_, _, payload| {

@@ -100,7 +100,7 @@ struct Greedy {
 
 /// What became of a request for new keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Verdict {
     Made,
     Wait,
 }
@@ -119,7 +119,7 @@ impl Greedy {
     }
 
     /// Rekeys its Child SA, as fast as it is answered.
-    fn rekey(&mut self, world: &mut World) -> Told {
+    fn rekey(&mut self, world: &mut World) -> Verdict {
         let method = KeyExchangeMethod::X25519;
         let (old, new) = (self.spi, Spi(self.spi.0 + 1));
         let ke = KeyExchange::start(method).expect("a key").public().to_vec();
@@ -130,11 +130,11 @@ impl Greedy {
         payloads.insert(0, rekey);
         let answer = exchange(world, (&mut self.rogue, self.from), ExchangeType::CREATE_CHILD_SA, &payloads);
         if answer == [Notify::new(NotifyType::TEMPORARY_FAILURE).into()] {
-            return Told::Wait;
+            return Verdict::Wait;
         }
         assert!(answer.iter().any(|payload| matches!(payload, Payload::Ke { .. })), "{answer:?}");
         self.spi = new;
-        Told::Made
+        Verdict::Made
     }
 }
 
@@ -164,28 +164,28 @@ fn key_exchanges_without_end_over_several_ike_sas_are_limited() {
     world.act(HONEST, |endpoint, now| endpoint.disconnect(now, PEER)).expect("a peer");
     world.run_for(Duration::from_secs(5));
     let mut greedy: Vec<Greedy> = (1..=4).map(|number| Greedy::begin(&mut world, &request, number)).collect();
-    let (mut made, mut told_to_wait) = (0, 0);
+    let (mut made, mut asked_to_wait) = (0, 0);
     let seconds = 6;
     for _ in 0..seconds {
         honest_second(&mut world, |world| {
             for one in &mut greedy {
                 match one.rekey(world) {
-                    Told::Made => made += 1,
-                    Told::Wait => told_to_wait += 1,
+                    Verdict::Made => made += 1,
+                    Verdict::Wait => asked_to_wait += 1,
                 }
             }
         });
     }
     // The first second of the honest peer is longer by the time that it takes to connect.
     let most = AT_ONCE + PER_SECOND * (seconds + 1);
-    assert!((AT_ONCE..=most).contains(&made), "{made}, and {told_to_wait} told to wait");
+    assert!((AT_ONCE..=most).contains(&made), "{made}, and {asked_to_wait} told to wait");
     let counters = world.nodes[B].endpoint.status(PEER).expect("a peer").counters;
-    assert_eq!((counters.key_exchanges_postponed, counters.failed_other), (told_to_wait, 0));
-    assert!(told_to_wait > 1000, "{told_to_wait}");
-    assert_eq!(world.nodes[B].endpoint.counters().key_exchanges_postponed, told_to_wait);
+    assert_eq!((counters.key_exchanges_postponed, counters.failed_other), (asked_to_wait, 0));
+    assert!(asked_to_wait > 1000, "{asked_to_wait}");
+    assert_eq!(world.nodes[B].endpoint.counters().key_exchanges_postponed, asked_to_wait);
     // Nothing has ended: a second later it goes on.
     world.run_for(Duration::from_secs(1));
-    assert!(greedy.iter_mut().all(|one| one.rekey(&mut world) == Told::Made));
+    assert!(greedy.iter_mut().all(|one| one.rekey(&mut world) == Verdict::Made));
 }
 
 #[test]

@@ -230,8 +230,8 @@ fn selectors_that_make_too_many_pairs_are_refused_before_the_answer() {
         world.run_for(Duration::from_secs(2));
         assert_eq!(inbound_of(&world, PEER), usize::from(fits), "{count} by {count}");
         let refused = Cause::Refused { exchange: ExchangeType::IKE_AUTH, notify: NotifyType::TS_UNACCEPTABLE };
-        let told = |event: &Event| matches!(event, Event::ChildFailed { cause, .. } if *cause == refused);
-        assert_eq!(world.nodes[node].events.iter().any(told), !fits);
+        let reported = |event: &Event| matches!(event, Event::ChildFailed { cause, .. } if *cause == refused);
+        assert_eq!(world.nodes[node].events.iter().any(reported), !fits);
         let explained = world.nodes[GATEWAY].endpoint.explain(PEER, world.now).expect("the peer");
         let cause = explained.record.problem.map(|problem| problem.cause);
         let too_many = Cause::Failed(Error::Incompatible(Incompatibility::TooManySelectors));

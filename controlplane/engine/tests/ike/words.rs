@@ -51,12 +51,12 @@ proptest! {
         world.run_for(Duration::from_millis(10));
         let explained = texts(&world.nodes[B].endpoint.explain(PEER, world.now).expect("the peer"));
         prop_assert!(!explained.is_empty());
-        let told = world.nodes[B].events.iter().filter_map(|event| match event {
+        let reported = world.nodes[B].events.iter().filter_map(|event| match event {
             Event::Refused { why, .. } => Some(why.to_string()),
             Event::State { cause: Some(cause), .. } => Some(cause.to_string()),
             _ => None,
         });
-        for text in explained.into_iter().chain(told) {
+        for text in explained.into_iter().chain(reported) {
             prop_assert!(!text.chars().any(|character| character.is_control() || "\u{202e}\u{2028}".contains(character)), "{text:?}");
             prop_assert!(text.chars().count() < 2000, "{text}");
         }

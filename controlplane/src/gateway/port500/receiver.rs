@@ -41,7 +41,7 @@ fn screen_of(peers: usize) -> Screen {
 pub(super) struct Gate {
     screen: Arc<Mutex<Screen>>,
     /// What is dropped and comes before the engine all the same, to be told of.
-    told: Arc<Mutex<RateLimit>>,
+    reported: Arc<Mutex<RateLimit>>,
     numbers: Arc<SocketNumbers>,
     began: Instant,
 }
@@ -49,8 +49,8 @@ pub(super) struct Gate {
 impl Gate {
     /// For so many peers.
     pub(super) fn new(peers: usize, numbers: Arc<SocketNumbers>) -> Gate {
-        let told = Arc::new(Mutex::new(RateLimit::new(1)));
-        Gate { screen: Arc::new(Mutex::new(screen_of(peers))), told, numbers, began: Instant::now() }
+        let reported = Arc::new(Mutex::new(RateLimit::new(1)));
+        Gate { screen: Arc::new(Mutex::new(screen_of(peers))), reported, numbers, began: Instant::now() }
     }
 
     /// For so many peers from now on. Nobody is known until it is told again.
@@ -93,7 +93,7 @@ impl Gate {
             Ok(()) => true,
             Err(why) => {
                 self.numbers.count_drop(why, 1);
-                why == Drop::IkeV1 && self.told.lock().unwrap_or_else(PoisonError::into_inner).take(1, now_us)
+                why == Drop::IkeV1 && self.reported.lock().unwrap_or_else(PoisonError::into_inner).take(1, now_us)
             }
         }
     }

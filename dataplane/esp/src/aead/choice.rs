@@ -371,10 +371,10 @@ mod tests {
             }
         }
         let failure = SelfTestFailure { backend: Backend::IpsecMb, suite: Suite::Aes128Gcm, step: Step::RefuseForgedTag };
-        let told = "ipsec-mb fails its self-test on this machine (aes-128-gcm: refusing a forged tag)";
-        assert_eq!(failure.to_string(), told);
+        let reported = "ipsec-mb fails its self-test on this machine (aes-128-gcm: refusing a forged tag)";
+        assert_eq!(failure.to_string(), reported);
         let choice = Choice::by(Reason::Failed(failure));
-        assert_eq!((choice.backend, choice.reason.to_string()), (Backend::AwsLc, format!("{told} and is not used")));
+        assert_eq!((choice.backend, choice.reason.to_string()), (Backend::AwsLc, format!("{reported} and is not used")));
     }
 
     #[test]

@@ -75,12 +75,12 @@ fn commands() -> impl Strategy<Value = Command> {
         any::<(u16, u16)>().prop_map(|(peer, child)| Command::ChildRemove { peer: PeerId(peer), child: ChildId(child) }),
         child_selectors().prop_map(|(peer, child, selector)| Command::ChildSelectorAdd { peer, child, selector }),
         child_selectors().prop_map(|(peer, child, selector)| Command::ChildSelectorRemove { peer, child, selector }),
-        (any::<u16>(), paths(), hops(), any::<[u16; 2]>()).prop_map(|(peer, path, hop, [mtu, mtu_told])| Command::PathSet {
+        (any::<u16>(), paths(), hops(), any::<[u16; 2]>()).prop_map(|(peer, path, hop, [mtu, mtu_reported])| Command::PathSet {
             peer: PeerId(peer),
             path,
             hop,
             mtu,
-            mtu_told
+            mtu_reported
         }),
         (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathUse { peer: PeerId(peer), path }),
         (any::<u16>(), paths()).prop_map(|(peer, path)| Command::PathRemove { peer: PeerId(peer), path }),

@@ -65,8 +65,8 @@ impl Endpoint {
             Err(error) => {
                 let theirs = explain::texts(parts.sa.as_deref().unwrap_or_default());
                 let proven = asker != Asker::Unproven;
-                let told = self.refuse_initiator(now, hop, (header, message.len()), (proven, error), theirs);
-                if !told && !proven {
+                let reported = self.refuse_initiator(now, hop, (header, message.len()), (proven, error), theirs);
+                if !reported && !proven {
                     // With a cookie it has an answer of its own, however many ask who do not receive any.
                     self.demand_cookie(now, hop, (header, message.len()), &parts);
                 }
@@ -143,20 +143,20 @@ impl Endpoint {
             // INVALID_SYNTAX is for encrypted answers only (RFC 7296 §3.10.1).
             _ => false,
         };
-        let told = reported && self.answer_unprotected(now, hop, question, proven, vec![notify.into()]);
+        let reported = reported && self.answer_unprotected(now, hop, question, proven, vec![notify.into()]);
         if matches!(error, Error::Incompatible(Incompatibility::KeyExchange(_))) {
-            self.shared.counters.key_exchanges_demanded += u64::from(told);
-            return told;
+            self.shared.counters.key_exchanges_demanded += u64::from(reported);
+            return reported;
         }
         let ours = self.shared.directory.candidates(hop.remote.ip()).offers();
         self.note_refusal(now, Refusal { from: hop.remote, at: now.unix, why: error, ours, theirs });
-        told || !reported
+        reported || !reported
     }
 
     /// Keeps the last refusals, and says a few.
     pub(super) fn note_refusal(&mut self, now: Now, refusal: Refusal) {
         self.shared.counters.refused(&refusal.why);
-        if self.refusals_told.take(now.instant) {
+        if self.refusals_reported.take(now.instant) {
             let more = std::mem::take(&mut self.refusals_unreported);
             self.shared.event(Event::Refused { from: refusal.from, why: refusal.why.clone(), more });
         } else {

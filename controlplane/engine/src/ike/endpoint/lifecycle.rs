@@ -59,7 +59,7 @@ impl Endpoint {
         self.run(now, id, |sa, _| sa.want_missing_children());
     }
 
-    /// An IKE SA that the other end has begun while this one was made, and that waits for a sign of life.
+    /// An IKE SA that the other end has begun while this one was made, and that waits for a message of the peer.
     fn rival_of(&self, peer: PeerId, id: SaId) -> Option<SaId> {
         let (new, peer) = (self.sas.get(&id)?, self.shared.peers.get(&peer)?);
         let is_rival = |other: &&SaId| {
@@ -168,14 +168,14 @@ impl Endpoint {
         let (nat, last_heard) = (old.facts.nat, old.wire.last_heard());
         let unfinished = old.wire.window.outstanding().and_then(|outstanding| outstanding.context.unfinished());
         let Some(session) = old.session_mut() else { return };
-        let (beside, estate) = (session.succession.take_beside(), session.hand_over(unfinished));
+        let (beside, handover) = (session.succession.take_beside(), session.hand_over(unfinished));
         self.run(now, successor, |sa, ctx| {
             if last_heard > sa.wire.last_heard() {
                 // The peer has moved since this one was made.
                 sa.facts.nat = nat;
             }
             if let Some(session) = sa.session_mut() {
-                session.inherit(ctx, successor, estate);
+                session.inherit(ctx, successor, handover);
             }
         });
         self.inherit_beside(now, from, successor, beside);

@@ -91,9 +91,9 @@ fn until_an_echo_is_answered_little_is_sent() {
 fn a_whole_path_is_known_after_one_round_trip() {
     let mut line = line(1500);
     // Hosts must not remember what is only not known yet.
-    assert_eq!((line.mtu.size(), line.mtu.told()), (1100, 1500));
+    assert_eq!((line.mtu.size(), line.mtu.reported()), (1100, 1500));
     line.run(Duration::from_millis(25), false);
-    assert_eq!((line.mtu.size(), line.mtu.told()), (1500, 1500));
+    assert_eq!((line.mtu.size(), line.mtu.reported()), (1500, 1500));
 }
 
 #[test]
@@ -101,20 +101,20 @@ fn hosts_are_told_what_passes_within_half_a_second() {
     for carries in [1280, 1400, 1452, 1492] {
         let mut line = line(carries);
         line.run(Duration::from_millis(550), true);
-        assert_eq!((line.mtu.told(), line.mtu.size()), (carries, carries));
+        assert_eq!((line.mtu.reported(), line.mtu.size()), (carries, carries));
         line.run(Duration::from_secs(10), true);
-        assert_eq!(line.mtu.told(), carries, "and that stays");
+        assert_eq!(line.mtu.reported(), carries, "and that stays");
     }
     // It is no likely one: what is told never shrinks again.
-    let (mut line, mut told) = (line(1337), 0);
+    let (mut line, mut reported) = (line(1337), 0);
     for _ in 0..100 {
         line.run(Duration::from_millis(100), true);
         if line.now >= instant() + Duration::from_millis(550) {
-            assert!((told..=1337).contains(&line.mtu.told()), "{} after {told}", line.mtu.told());
-            told = line.mtu.told();
+            assert!((reported..=1337).contains(&line.mtu.reported()), "{} after {reported}", line.mtu.reported());
+            reported = line.mtu.reported();
         }
     }
-    assert!(told + GRAIN >= 1337, "{told}");
+    assert!(reported + GRAIN >= 1337, "{reported}");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn what_was_proven_before_does_not_keep_hosts_waiting_for_the_truth() {
     for (proven, carries) in [(1280, 1280), (1280, 1400), (1280, 1500), (1400, 1280), (1480, 1100), (1100, 1492)] {
         let mut line = Line::new(Mtu::new(false, [Some(1500); 2], Some(proven), true), carries, 20);
         line.run(Duration::from_millis(600), true);
-        assert_eq!((line.mtu.told(), line.mtu.size()), (carries, carries), "{proven} was proven before");
+        assert_eq!((line.mtu.reported(), line.mtu.size()), (carries, carries), "{proven} was proven before");
     }
 }
 
@@ -156,7 +156,7 @@ fn a_black_hole_is_noticed_within_two_seconds() {
             line.run(Duration::from_secs(2), true);
             assert_eq!(line.mtu.black_holes, 1, "{carries}, round trips of {rtt} ms, from {offset} ms on");
             if rtt == 20 {
-                assert_eq!((line.mtu.size(), line.mtu.told()), (carries, carries), "and hosts are told");
+                assert_eq!((line.mtu.size(), line.mtu.reported()), (carries, carries), "and hosts are told");
             }
             line.run(Duration::from_secs(30), true);
             assert!(line.mtu.size() + GRAIN >= carries && line.mtu.size() <= carries, "{carries}: {}", line.mtu.size());
@@ -299,7 +299,7 @@ proptest! {
             line.run(Duration::from_millis(2200), true);
             for _ in 0..20 {
                 line.run(Duration::from_millis(100), true);
-                prop_assert!(line.mtu.told() <= carries.min(link), "{} of {carries}", line.mtu.told());
+                prop_assert!(line.mtu.reported() <= carries.min(link), "{} of {carries}", line.mtu.reported());
             }
         }
     }
@@ -309,7 +309,7 @@ proptest! {
 fn what_routers_say_is_where_the_search_begins_and_no_bound() {
     // Somebody forged it: the path carries more.
     let mut line = Line::new(Mtu::new(false, [Some(576), Some(1500)], None, true), 1500, 20);
-    assert_eq!(line.mtu.told(), 1500);
+    assert_eq!(line.mtu.reported(), 1500);
     line.run(Duration::from_secs(5), true);
     assert_eq!(line.mtu.size(), 1500);
     line.mtu.set_route(line.now, Some(600), Some(1500));
@@ -339,15 +339,15 @@ fn what_must_arrive_is_no_longer_than_what_is_known() {
 #[test]
 fn echoes_that_a_peer_answers_only_later_begin_the_search() {
     let mut line = Line::new(Mtu::new(false, [Some(1500); 2], None, false), 1400, 20);
-    assert_eq!((line.mtu.size(), line.mtu.told(), line.mtu.due(line.now)), (1500, 1500, Vec::new()));
+    assert_eq!((line.mtu.size(), line.mtu.reported(), line.mtu.due(line.now)), (1500, 1500, Vec::new()));
     line.mtu.set_echoes(true);
-    assert_eq!((line.mtu.size(), line.mtu.told()), (1100, 1500));
+    assert_eq!((line.mtu.size(), line.mtu.reported()), (1100, 1500));
     line.run(Duration::from_secs(10), true);
-    assert_eq!((line.mtu.size(), line.mtu.told(), line.mtu.proven()), (1400, 1400, Some(1400)));
+    assert_eq!((line.mtu.size(), line.mtu.reported(), line.mtu.proven()), (1400, 1400, Some(1400)));
     line.mtu.set_echoes(true);
     assert_eq!(line.mtu.size(), 1400, "that is no news");
     line.mtu.set_echoes(false);
-    assert_eq!((line.mtu.size(), line.mtu.told(), line.mtu.deadline()), (1500, 1500, None));
+    assert_eq!((line.mtu.size(), line.mtu.reported(), line.mtu.deadline()), (1500, 1500, None));
 }
 
 #[test]

@@ -220,12 +220,12 @@ impl Scene {
         let sending = gateway.data.outbound.iter().filter(|keys| keys.peer == PEER).count();
         let ike = gateway.endpoint.status(PEER).map_or(0, |status| status.ike.len());
         let granted = SelectorPair { local: self.configs[1].children[0].local.clone(), remote: insiders_networks() };
-        let told = gateway
+        let reported = gateway
             .gate
             .as_ref()
             .map_or(0, |gate| gate.ike.iter().filter(|spis| gateway.endpoint.peer_of(**spis).is_none()).count());
         let bounds = [
-            ("IKE SAs that are gone and known to the data plane", told, 0),
+            ("IKE SAs that are gone and known to the data plane", reported, 0),
             ("half-open IKE SAs", sizes.half_open, half_open_max),
             ("IKE SAs", sizes.ike_sas, ike_max),
             ("IKE SAs of one peer", ike, adit_proto::limits::IKE_SAS_OF_PEER_MAX),

@@ -60,8 +60,9 @@ fn is_complete(world: &World, seed: u64, lanes: usize) -> bool {
         let Some(ike) = endpoint.status(PEER).and_then(|status| status.ike.into_iter().next()) else { return false };
         let firsts = ike.children.iter().filter(|child| child.lane == 0).count();
         let selectors = ike.missing.iter().filter(|one| matches!(one.wish, Wish::Selector(..))).count();
-        let told = *node != wide || (selectors, ike.narrowed.len()) == (missing, narrowed);
-        told && ike.children.len() == firsts * lanes
+        let reported = *node != wide || (selectors, ike.narrowed.len()) == (missing, narrowed);
+        reported
+            && ike.children.len() == firsts * lanes
             && data.has_pairs(firsts * lanes)
             && endpoint.sizes().inbound_spis == firsts * lanes
     });

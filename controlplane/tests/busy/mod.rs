@@ -10,9 +10,9 @@ const STATES: [&str; 6] = ["idle", "connecting", "established", "rekeying", "rec
 const V6: &str = "2001:db8:1234:5678:9abc:def0:1234:5678";
 const NAME: &str = "C=DE, O=Example of a Company with a Long Name GmbH & Co. KG, CN=gateway-17.branch.example.org";
 
-/// The same gateway, crowded.
+/// The same gateway, with as much to show as there can be.
 pub fn status(mut status: schema::Status) -> schema::Status {
-    let peer = crowded(status.peers[0].clone());
+    let peer = busy(status.peers[0].clone());
     for state in STATES {
         let traffic = schema::Traffic { packets: u64::MAX, bytes: u64::MAX, bits_per_s: 999_940_000_000, idle_s: Some(172_799) };
         let of = |name: &str| schema::Peer {
@@ -96,7 +96,7 @@ fn long_ike_sa(children: Vec<schema::ChildSa>) -> schema::IkeSa {
 }
 
 /// A peer with long names and addresses, and many SAs with large numbers.
-fn crowded(mut peer: schema::Peer) -> schema::Peer {
+fn busy(mut peer: schema::Peer) -> schema::Peer {
     let v6 = |n: usize| format!("2001:db8:1234:5678:9abc:def0:{n:x}:5678/128[udp/1024-65535]");
     let sa = schema::Sa { worker: 63, live: true, sequence: (1 << 40) - 1, packets: 999_999_999_999, bytes: u64::MAX };
     let child = |n: usize| schema::ChildSa {

@@ -10,26 +10,26 @@ use crate::request::Request;
 const REQUESTS_MAX: usize = 64;
 
 /// What was asked for and is not done yet.
-pub(super) struct Orders {
+pub(super) struct Requests {
     pub stop: channel::Receiver<bool>,
     /// To stop because the API wants it.
     stop_now: channel::Sender<bool>,
     /// What the API wants.
-    pub requests: mpsc::Receiver<Request>,
+    pub from_api: mpsc::Receiver<Request>,
     /// Signals that ask for the configuration to be read again.
     pub hangups: Signal,
 }
 
-impl Orders {
+impl Requests {
     /// Catches the signals; requests come by the sender.
     ///
     /// # Errors
     /// The system does not let signals be caught.
-    pub(super) fn open() -> anyhow::Result<(Orders, mpsc::Sender<Request>)> {
-        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+    pub(super) fn open() -> anyhow::Result<(Requests, mpsc::Sender<Request>)> {
+        let (sender, from_api) = mpsc::channel(REQUESTS_MAX);
         let (stop_now, stop) = channel::channel(false);
         stop_signals(stop_now.clone())?;
-        Ok((Orders { stop, stop_now, requests, hangups: reload_signals()? }, sender))
+        Ok((Requests { stop, stop_now, from_api, hangups: reload_signals()? }, sender))
     }
 
     /// Stops as a signal would.
