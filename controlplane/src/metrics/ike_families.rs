@@ -44,6 +44,10 @@ pub fn families(config: &Config, report: &Report) -> Vec<MetricFamily> {
             "Initiators that were told to come again with a cookie (RFC 7296 section 2.6).",
         ),
         in_all(
+            "adit_ike_half_open_gave_way_total",
+            "Unauthenticated IKE SAs of the network that had most of them, given up for one of a network that has fewer.",
+        ),
+        in_all(
             "adit_ike_key_exchanges_demanded_total",
             "Initiators that were told to come again with another key exchange (INVALID_KE_PAYLOAD, RFC 7296 section 1.2).",
         ),
@@ -109,6 +113,7 @@ fn named(name: &'static str, value: u64) -> Option<Named> {
         "children_created" => ("adit_ike_child_sas_created_total", None),
         "children_lost" => ("adit_ike_child_sas_lost_total", None),
         "cookies_demanded" => ("adit_ike_cookies_demanded_total", None),
+        "half_open_gave_way" => ("adit_ike_half_open_gave_way_total", None),
         "key_exchanges_demanded" => ("adit_ike_key_exchanges_demanded_total", None),
         _ => return None,
     };

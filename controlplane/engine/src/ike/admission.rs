@@ -46,6 +46,8 @@ pub(super) enum Verdict {
     Admit,
     /// It may come again with this cookie.
     DemandCookie,
+    /// It takes the place of a half-open IKE SA of a stranger in this network, which has more of them.
+    TakeFrom(IpAddr),
     /// One of the limits is reached: no answer.
     Refuse,
 }
@@ -57,6 +59,11 @@ struct Tally(BTreeMap<IpAddr, usize>);
 impl Tally {
     fn of(&self, address: IpAddr) -> usize {
         self.0.get(&address).copied().unwrap_or(0)
+    }
+
+    /// The address that has the most of it.
+    fn most(&self) -> Option<(IpAddr, usize)> {
+        self.0.iter().max_by_key(|(_, count)| **count).map(|(address, count)| (*address, *count))
     }
 
     fn add(&mut self, address: IpAddr) {
@@ -162,18 +169,28 @@ impl Admission {
         if asker == Asker::Known && own < OWN_PLACES.min(limits.half_open_per_address) {
             return Verdict::Admit;
         }
-        let full = own >= limits.half_open_per_address
-            || self.strangers + self.known >= limits.half_open
-            || asker == Asker::Stranger && self.is_full_of_strangers(source);
-        if full { Verdict::Refuse } else { Verdict::Admit }
+        let all = self.strangers + self.known >= limits.half_open;
+        match asker {
+            _ if own >= limits.half_open_per_address => Verdict::Refuse,
+            Asker::Stranger => self.verdict_of_stranger(network(source), all),
+            _ if all => Verdict::Refuse,
+            _ => Verdict::Admit,
+        }
     }
 
-    /// Whether strangers, or those of this network, have all the places that they may have.
-    fn is_full_of_strangers(&self, source: IpAddr) -> bool {
+    /// One network has its share, and all strangers together have theirs: where that is used up, who comes from a network with fewer
+    /// half-open IKE SAs gets a place of the one with the most.
+    fn verdict_of_stranger(&self, network: IpAddr, is_full: bool) -> Verdict {
         let limits = &self.limits;
-        let of_network = (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address);
-        let of_strangers = limits.half_open - limits.half_open / KNOWN_SHARE;
-        self.strangers >= of_strangers || self.strangers_nearby.of(network(source)) >= of_network
+        let nearby = self.strangers_nearby.of(network);
+        if nearby >= (limits.half_open / NETWORK_SHARE).max(limits.half_open_per_address) {
+            return Verdict::Refuse;
+        }
+        if !is_full && self.strangers < limits.half_open - limits.half_open / KNOWN_SHARE {
+            return Verdict::Admit;
+        }
+        let most = self.strangers_nearby.most().filter(|(_, most)| *most > nearby + 1);
+        most.map_or(Verdict::Refuse, |(network, _)| Verdict::TakeFrom(network))
     }
 
     /// An IKE SA of this address has become half-open.
@@ -371,6 +388,28 @@ mod tests {
             }
             assert_eq!((opened, admission.verdict(ip(outside), Asker::Stranger)), (10, Verdict::Admit));
         }
+    }
+
+    #[test]
+    fn a_network_with_fewer_places_gets_one_of_that_with_the_most() {
+        let limits = Limits { half_open: 40, half_open_per_address: 20, ..limits() };
+        let mut admission = Admission::new(limits, &mut counting());
+        for (host, count) in [("10.50.1.1", 9), ("10.50.2.1", 10), ("10.50.3.1", 8), ("10.50.4.1", 3)] {
+            (0..count).for_each(|_| admission.opened(ip(host), Asker::Stranger));
+        }
+        let (largest, stranger) = (Verdict::TakeFrom(ip("10.50.2.0")), Asker::Stranger);
+        let verdicts = |admission: &Admission, hosts: [&str; 4]| hosts.map(|host| admission.verdict(ip(host), stranger));
+        let here = ["10.60.1.1", "10.50.4.7", "10.50.3.7", "10.50.1.7"];
+        assert_eq!(verdicts(&admission, here), [largest, largest, largest, Verdict::Refuse], "it would be the other way round");
+        // As often as it takes until all have as many.
+        let mut taken = 0;
+        while let Verdict::TakeFrom(network) = admission.verdict(ip("10.60.1.1"), stranger) {
+            let host = ip(&format!("10.50.{}.1", network.to_string().split('.').nth(2).unwrap()));
+            admission.closed(host, stranger);
+            admission.opened(ip("10.60.1.1"), stranger);
+            taken += 1;
+        }
+        assert_eq!((taken, admission.half_open()), (6, 30));
     }
 
     #[test]

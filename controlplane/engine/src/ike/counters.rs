@@ -57,6 +57,8 @@ counters! {
     key_exchanges_demanded,
     /// Requests of a peer for an SA or new keys that were told to wait (TEMPORARY_FAILURE, RFC 7296 §2.25): more of them than one may have.
     key_exchanges_postponed,
+    /// Half-open IKE SAs of strangers, of the network that had most of them, given up for one of a network that has fewer.
+    half_open_gave_way,
     /// Refused without it being clear which peer it would be, by cause: no proposal in common.
     refused_proposal,
     /// Secret, signature, certificate or identity.

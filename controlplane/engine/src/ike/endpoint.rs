@@ -256,7 +256,7 @@ impl Endpoint {
     }
 
     /// Removes the traces of an IKE SA that is not in the table any more.
-    fn forget(&mut self, sa: &IkeSa) {
+    pub(super) fn forget(&mut self, sa: &IkeSa) {
         self.no_longer_half_open(sa.facts.id);
         self.shared.unproven.forget(sa.facts.id);
         if let Some(digest) = sa.init_digest {

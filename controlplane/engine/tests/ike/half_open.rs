@@ -163,6 +163,44 @@ fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
 }
 
 #[test]
+fn who_comes_for_the_first_time_connects_beside_a_few_networks_that_take_all() {
+    for (networks, places) in [(5_u8, PLACES[0]), (40, PLACES[0]), (5, PLACES[1])] {
+        let config = || EndpointConfig { limits: LIMITS, ..endpoint_config(1) };
+        let mut world = pair_at(7, places, config, |node, config| {
+            config.initiate = false;
+            if node == B {
+                config.remotes.clear();
+            }
+        });
+        world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
+        let request = Message::decode(&world.log[0].2[4..]).expect("a request");
+        world.act(A, |endpoint, now| endpoint.disconnect(now, PEER)).expect("a peer");
+        let mut spis = 1000..;
+        let of_each = (400 / u16::from(networks)) as u8;
+        let hosts: Vec<[u8; 4]> = (0..of_each).flat_map(|host| (0..networks).map(move |net| [10, 50, net, host])).collect();
+        let mut all_come = |world: &mut World| {
+            for (host, spi) in hosts.iter().copied().zip(&mut spis) {
+                begin(world, &request, SocketAddr::new(host.into(), 4500), spi);
+            }
+        };
+        all_come(&mut world);
+        world.run_for(Duration::from_secs(1));
+        let full = world.nodes[B].endpoint.half_open();
+        assert!((300..=320).contains(&full), "{full}");
+        world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
+        // They come again meanwhile.
+        for _ in 0..4 {
+            world.run_for(Duration::from_millis(50));
+            all_come(&mut world);
+        }
+        let up = world.run_until(Duration::from_secs(1), |world| world.is_up(A, PEER) && world.is_up(B, PEER));
+        assert!(up, "{networks} networks, {places:?}: {:?}", world.nodes[B].endpoint.counters());
+        assert!(world.nodes[B].endpoint.counters().half_open_gave_way > 0);
+        world.check_traffic();
+    }
+}
+
+#[test]
 fn who_fails_to_authenticate_gives_no_place_back_before_it_is_forgotten() {
     let mut world = pair_with(6, |_| EndpointConfig { limits: LIMITS, ..endpoint_config(1) }, |_, _| {});
     world.connect_pair();

@@ -201,12 +201,7 @@ impl Endpoint {
     pub fn close_all(&mut self, now: Now) {
         self.closing = true;
         let half_open: Vec<SaId> = self.half_open.keys().copied().collect();
-        for id in half_open {
-            if let Some(sa) = self.sas.remove(&id) {
-                self.timers.set(Timer::Sa(id), None);
-                self.forget(&sa);
-            }
-        }
+        half_open.into_iter().for_each(|id| self.drop_half_open(id));
         let peers: Vec<PeerId> = self.shared.peers.keys().copied().collect();
         for id in peers {
             // Those that are not connected stay so.

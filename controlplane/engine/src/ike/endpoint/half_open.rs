@@ -1,10 +1,10 @@
 //! Requests to begin an IKE SA: who is let in, and who is told what (RFC 7296 §2.6, §2.21.1).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use adit_proto::ike::{Header, Message, Notify, NotifyType};
 
-use super::super::admission::{Asker, Verdict};
+use super::super::admission::{Asker, Verdict, network};
 use super::super::config::Now;
 use super::super::context::Ctx;
 use super::super::error::{Error, Incompatibility};
@@ -15,7 +15,7 @@ use super::super::parts::Parts;
 use super::super::sa::IkeSa;
 use super::super::window;
 use super::commands::Refusal;
-use super::{Endpoint, init_digest};
+use super::{Endpoint, Timer, init_digest};
 use crate::limits::{REFUSALS_MAX, REQUEST_LEN_MAX};
 use crate::path::Hop;
 use crate::shown::Shown;
@@ -109,10 +109,30 @@ impl Endpoint {
         match self.shared.admission.verdict(source, asker) {
             // Who is known may come back: that is clear when it has proven who it is. Strangers have to take more pains.
             Verdict::Admit if good || !full => return Some(asker),
+            Verdict::TakeFrom(network) => {
+                self.give_up_half_open(network);
+                return Some(asker);
+            }
             Verdict::Admit | Verdict::DemandCookie => self.demand_cookie(now, hop, question, parts),
             Verdict::Refuse => self.shared.counters.dropped_limit += 1,
         }
         None
+    }
+
+    /// The oldest half-open IKE SA of a stranger in this network is forgotten: whoever means it begins again.
+    fn give_up_half_open(&mut self, of: IpAddr) {
+        let is_one = |half_open: &HalfOpen| half_open.asker == Asker::Stranger && network(half_open.source.ip()) == of;
+        let Some(id) = self.half_open.iter().find(|(_, half_open)| is_one(half_open)).map(|(id, _)| *id) else { return };
+        self.drop_half_open(id);
+        self.shared.counters.half_open_gave_way += 1;
+    }
+
+    /// Forgets one that is not authenticated.
+    pub(super) fn drop_half_open(&mut self, id: SaId) {
+        if let Some(sa) = self.sas.remove(&id) {
+            self.timers.set(Timer::Sa(id), None);
+            self.forget(&sa);
+        }
     }
 
     /// Tells an initiator to come again with a cookie. That is no longer than the request and keeps nothing: no rate is needed.
