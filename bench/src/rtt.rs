@@ -62,9 +62,17 @@ impl Prober {
     /// Starts to probe `target` every `interval`. The sockets belong to the namespace of the calling thread:
     /// `netns.enter(|| Prober::start(…))`. Needs CAP_NET_RAW there.
     pub fn start(target: IpAddr, interval: Duration) -> Result<Prober> {
+        Prober::start_from(None, target, interval)
+    }
+
+    /// The same from an address that the namespace has, where it is not to be the one that the route has.
+    pub fn start_from(source: Option<IpAddr>, target: IpAddr, interval: Duration) -> Result<Prober> {
         static IDENT: AtomicU16 = AtomicU16::new(1);
         let echo = Echo { ident: IDENT.fetch_add(1, Ordering::Relaxed) ^ std::process::id() as u16, ipv6: target.is_ipv6() };
         let socket = echo.socket().context("cannot open a raw ICMP socket (CAP_NET_RAW is needed)")?;
+        if let Some(source) = source {
+            socket.bind(&SocketAddr::new(source, 0).into()).with_context(|| format!("cannot send from {source}"))?;
+        }
         let (near, shared) = (socket.try_clone()?, Arc::new(Shared::default()));
         let target = SocketAddr::new(target, 0).into();
         let (to_send, to_receive) = (shared.clone(), shared.clone());

@@ -90,12 +90,6 @@ impl Pair {
         Ok(())
     }
 
-    /// Half a second of datagrams, of which some come back. strongSwan answers from where it is now before it has moved its SAs there,
-    /// which another of its threads does; what it sends meanwhile has the address that is gone.
-    fn comes_through(&self) -> Result<()> {
-        traffic::echo(&self.sites.b, (Site::B.inner(), Site::A.inner()), |sent| sent < 50, || 49)
-    }
-
     /// Waits until both ends have one IKE SA and one Child SA and say the same of them.
     fn agree(&self) -> Result<()> {
         let mut difference = String::new();
@@ -109,7 +103,11 @@ impl Pair {
     /// Datagrams from host b to Adit's network and back, as long as `more` says so. None may be lost but by strongSwan's own doing.
     fn echo(&self, more: impl FnMut(usize) -> bool) -> Result<()> {
         let forgiven = || closed_too_soon(&self.swan.log());
-        traffic::echo(&self.sites.b, (Site::B.inner(), Site::A.inner()), more, forgiven)
+        let echoed = traffic::echo(&self.sites.b, (Site::B.inner(), Site::A.inner()), more, forgiven);
+        echoed.with_context(|| {
+            let (answered, faults) = self.adit.with(|view| (view.data.answered, view.data.faults.clone()));
+            format!("Adit has answered {answered} since it began, and could not read {faults:?}")
+        })
     }
 
     /// The same all the time while `work` goes on.

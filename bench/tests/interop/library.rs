@@ -10,12 +10,15 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use adit_bench::lab::interop::Release::{self, Swan5, Swan6};
 use adit_bench::lab::interop::config::{LocalAuth, RemoteAuth};
 use adit_bench::lab::interop::pki::KeyKind;
 use adit_bench::lab::interop::sites::{CHILD, CONNECTION, Proof, Site, Sites, pair};
 use adit_bench::lab::interop::{Config, StrongSwan};
+use adit_bench::lab::wait_until;
+use adit_bench::rtt::Prober;
 use adit_ipsec::{Client, Error, Options, Peer, PeerBuilder, Retransmission, Server, Session};
 use anyhow::{Context, Result, ensure};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -198,17 +201,15 @@ fn ping() -> Vec<u8> {
     packet
 }
 
-/// Pings from host b while `work` goes on; none may be lost.
+/// Pings from host b while `work` goes on, and for four seconds at least; none may be lost. Late ones are waited for, as `ping` would not.
 fn under_pings(sites: &Sites, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let (from, to): (Ipv4Addr, Ipv4Addr) = (Site::B.inner(), Site::A.inner());
-    thread::scope(|scope| {
-        let pings = scope.spawn(|| sites.b.run(&format!("ping -n -c400 -i0.01 -W5 -I {from} {to}")));
-        let worked = work();
-        let output = pings.join().expect("the pings")?;
-        worked?;
-        ensure!(output.contains(" 0% packet loss"), "{output}");
-        Ok(())
-    })
+    let prober = sites.b.enter(|| Prober::start_from(Some(from.into()), to.into(), Duration::from_millis(10)))?;
+    work()?;
+    wait_until("so many pings were sent", SOON, || Ok(prober.so_far().0 >= 400))?;
+    let pings = prober.stop(SOON)?;
+    ensure!(pings.lost == 0, "{} of {} lost, {:?} long", pings.lost, pings.sent, pings.longest_outage);
+    Ok(())
 }
 
 /// Packets both ways, and new keys of both kinds from both ends while pings go through.

@@ -40,6 +40,8 @@ pub enum EndpointFault {
     NoPort(IpAddr),
     #[error("a link-local address needs its interface")]
     NoInterface(Ipv6Addr),
+    #[error("an interface is named here: its number is another one after the next start")]
+    InterfaceNumber(Ipv6Addr),
     #[error("only a link-local address has an interface")]
     NotLinkLocal,
     #[error("it is neither an address nor the name of a host")]
@@ -109,6 +111,9 @@ fn bracketed(text: &str, port: Result<u16, EndpointFault>) -> Result<Endpoint, E
         (false, None) => Host::Address(address.into()),
         (false, Some(_)) => return Err(EndpointFault::NotLinkLocal),
         (true, None) => return Err(EndpointFault::NoInterface(address)),
+        (true, Some(name)) if name.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => {
+            return Err(EndpointFault::InterfaceNumber(address));
+        }
         (true, Some(name)) if is_interface_name(name) => Host::LinkLocal(address, name.to_owned()),
         (true, Some(_)) => return Err(EndpointFault::Nonsense),
     };
@@ -185,6 +190,7 @@ mod tests {
             ("b.example.org:0", EndpointFault::PortZero),
             ("[fe80::1]:4500", EndpointFault::NoInterface("fe80::1".parse().unwrap())),
             ("[2001:db8::1%eth0]:4500", EndpointFault::NotLinkLocal),
+            ("[fe80::1%2]:4500", EndpointFault::InterfaceNumber("fe80::1".parse().unwrap())),
             ("[fe80::1%]:4500", EndpointFault::Nonsense),
             ("192.0.2.300:4500", EndpointFault::Nonsense),
             ("b.example.org:70000", EndpointFault::Nonsense),

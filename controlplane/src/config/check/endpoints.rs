@@ -40,7 +40,7 @@ impl Check<'_> {
             Err(fault) => {
                 let write = match &fault {
                     EndpointFault::NoPort(ip) => SocketAddr::new(*ip, 4500).to_string(),
-                    EndpointFault::NoInterface(ip) => format!("[{ip}%eth0]:4500"),
+                    EndpointFault::NoInterface(ip) | EndpointFault::InterfaceNumber(ip) => format!("[{ip}%eth0]:4500"),
                     EndpointFault::NotLinkLocal => match (value.split_once('%'), value.rsplit_once(']')) {
                         (Some((address, _)), Some((_, port))) => format!("{address}]{port}"),
                         _ => EXAMPLE.to_owned(),

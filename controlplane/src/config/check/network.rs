@@ -32,8 +32,8 @@ impl Check<'_> {
             Ok(Endpoint { host: Host::LinkLocal(ip, interface), port }) => {
                 Some((SocketAddr::new(ip.into(), port), Some(interface)))
             }
-            Err(EndpointFault::NoInterface(ip)) => {
-                let what = format!("`listen` has a link-local address without its interface: {ip} is on every link");
+            Err(EndpointFault::NoInterface(ip) | EndpointFault::InterfaceNumber(ip)) => {
+                let what = format!("`listen` has a link-local address without the name of its interface: {ip} is on every link");
                 self.fail(text.at, what, expected.to_owned(), format!("listen: \"[{ip}%eth0]:4500\""));
                 None
             }
