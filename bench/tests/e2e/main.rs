@@ -94,19 +94,24 @@ struct Pings {
     starvation: Starvation,
 }
 
-/// What the data planes of a lab have not taken: frames between their workers, and datagrams in their sockets. Nothing of a gateway that
-/// does not run.
-#[derive(Clone, Copy)]
-struct Shed {
-    refused: u64,
-    overflowed: u64,
-}
+/// What the data planes of a lab have dropped. Nothing of a gateway that does not run.
+struct Shed(Vec<(Drop, u64)>);
 
 impl Shed {
     fn now(lab: &Lab) -> Shed {
         let metrics: Vec<_> = lab.gateways.iter().filter_map(|gateway| gateway.metrics().ok()).collect();
-        let sum = |what| metrics.iter().map(|metrics| metrics.dropped(what)).sum();
-        Shed { refused: sum(Drop::HandoverFull), overflowed: sum(Drop::UdpOverflow) }
+        let sum = |what: &Drop| metrics.iter().map(|metrics| metrics.dropped(*what)).sum();
+        Shed(Drop::ALL.iter().map(|what| (*what, sum(what))).collect())
+    }
+
+    /// What was shed since then.
+    fn since(&self, earlier: &Shed) -> Shed {
+        let more = self.0.iter().zip(&earlier.0).map(|((what, now), (_, then))| (*what, now.saturating_sub(*then)));
+        Shed(more.filter(|(_, count)| *count > 0).collect())
+    }
+
+    fn of(&self, what: Drop) -> u64 {
+        self.0.iter().find(|(one, _)| *one == what).map_or(0, |(_, count)| *count)
     }
 }
 
@@ -136,17 +141,16 @@ impl Pings {
     fn lost_none_but(self, lab: &Lab, least: u64, excused: impl FnOnce(u64, u64) -> u64) -> Result<Probes> {
         let probes = self.prober.stop(SOON)?;
         let starved = self.starvation.end();
-        let now = Shed::now(lab);
-        let (refused, overflowed) =
-            (now.refused.saturating_sub(self.shed.refused), now.overflowed.saturating_sub(self.shed.overflowed));
+        let shed = Shed::now(lab).since(&self.shed);
+        let (refused, overflowed) = (shed.of(Drop::HandoverFull), shed.of(Drop::UdpOverflow));
         ensure!(probes.sent >= least, "only {} pings were sent", probes.sent);
         ensure!(
             probes.lost <= excused(refused, overflowed),
-            "{} of {} pings lost; between workers {refused} were refused, in sockets {overflowed}, and for {starved:?} a worker wanted a core; the longest \
-             outage was {:?}\n{}",
+            "{} of {} pings lost, the longest outage was {:?}; the gateways dropped {:?}, and for {starved:?} a worker wanted a core\n{}",
             probes.lost,
             probes.sent,
             probes.longest_outage,
+            shed.0,
             lab.logs()
         );
         Ok(probes)

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use adit_engine::crypto::KeyExchangeMethod;
 use adit_engine::ike::{EndpointConfig, IkeProposal, Limits};
-use adit_proto::ike::{IkeSpi, Message};
+use adit_proto::ike::{IkeSpi, Message, NotifyType, Payload};
+use adit_proto::suite::Suite;
 
 use adit_sim::*;
 
-use super::half_open::{PLACES, pair_at};
+use super::half_open::{PLACES, answers, cookie, pair_at};
 
 /// Forged questions in a second: more than all unprotected answers.
 const FLOOD_PER_SECOND: u32 = 400;
@@ -95,4 +96,30 @@ fn beside_a_flood_from_many_networks_it_reaches_an_honest_peer() {
         assert!(reported <= 64 + 2 * 64, "{reported} in a second and a half");
         world.check_traffic();
     }
+}
+
+#[test]
+fn who_is_not_told_why_any_more_is_told_with_a_cookie() {
+    let mut world = pair(1, |node, config| {
+        config.initiate = false;
+        if node == A {
+            config.proposals = vec![IkeProposal { suites: vec![Suite::ChaCha20Poly1305], ..classic() }];
+        }
+    });
+    begin(&mut world);
+    let request = Message::decode(&world.log[0].2[4..]).expect("a request");
+    let from = SocketAddr::new([198, 51, 100, 7].into(), 4500);
+    let ask = |world: &mut World, spi: u64, first: Option<Payload>| {
+        let mut request = request.clone();
+        request.header.initiator_spi = IkeSpi(spi);
+        request.payloads.splice(0..0, first);
+        let answered = answers(world, from, &request.encode().expect("a message"));
+        let [Payload::Notify(notify)] = &answered[0].payloads[..] else { panic!("{answered:?}") };
+        (notify.kind, cookie(&answered))
+    };
+    let said: Vec<NotifyType> = (1..1000).map(|spi| ask(&mut world, spi, None).0).collect();
+    let why = said.iter().take_while(|kind| **kind == NotifyType::NO_PROPOSAL_CHOSEN).count();
+    assert!((1..999).contains(&why) && said[why..].iter().all(|kind| *kind == NotifyType::COOKIE), "{why}: {said:?}");
+    let (_, cookie) = ask(&mut world, 1000, None);
+    assert_eq!(ask(&mut world, 1000, cookie).0, NotifyType::NO_PROPOSAL_CHOSEN);
 }

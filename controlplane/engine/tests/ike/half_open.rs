@@ -163,7 +163,7 @@ fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
 }
 
 #[test]
-fn who_comes_for_the_first_time_connects_beside_a_few_networks_that_take_all() {
+fn who_comes_for_the_first_time_connects_beside_networks_that_take_all() {
     for (networks, places) in [(5_u8, PLACES[0]), (40, PLACES[0]), (5, PLACES[1])] {
         let config = || EndpointConfig { limits: LIMITS, ..endpoint_config(1) };
         let mut world = pair_at(7, places, config, |node, config| {

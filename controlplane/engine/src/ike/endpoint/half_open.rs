@@ -158,19 +158,19 @@ impl Endpoint {
         theirs: Vec<Shown>,
     ) -> bool {
         let notify = error.notify();
-        let reported = match notify.kind {
+        let may_report = match notify.kind {
             NotifyType::INVALID_KE_PAYLOAD | NotifyType::NO_PROPOSAL_CHOSEN | NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD => true,
             // INVALID_SYNTAX is for encrypted answers only (RFC 7296 §3.10.1).
             _ => false,
         };
-        let reported = reported && self.answer_unprotected(now, hop, question, proven, vec![notify.into()]);
+        let reported = may_report && self.answer_unprotected(now, hop, question, proven, vec![notify.into()]);
         if matches!(error, Error::Incompatible(Incompatibility::KeyExchange(_))) {
             self.shared.counters.key_exchanges_demanded += u64::from(reported);
             return reported;
         }
         let ours = self.shared.directory.candidates(hop.remote.ip()).offers();
         self.note_refusal(now, Refusal { from: hop.remote, at: now.unix, why: error, ours, theirs });
-        reported || !reported
+        reported || !may_report
     }
 
     /// Keeps the last refusals, and says a few.
