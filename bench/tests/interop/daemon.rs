@@ -147,8 +147,12 @@ impl Pair {
     /// Bytes both ways, compared at their ends.
     fn transfers(&self, bytes: u64) -> Result<()> {
         let (a, b) = (self.ground.here(), self.ground.there()?);
-        transfer(a, b, Site::B.inner().into(), bytes)?.verify(bytes).with_context(|| self.said())?;
-        transfer(b, a, Site::A.inner().into(), bytes)?.verify(bytes).with_context(|| self.said())
+        for (from, to, target) in [(a, b, Site::B.inner()), (b, a, Site::A.inner())] {
+            let arrived = transfer(from, to, target.into(), bytes).and_then(|transfer| transfer.verify(bytes));
+            let about = || format!("to {target}: {}\n{}", self.order("status").unwrap_or_default(), self.said());
+            arrived.with_context(about)?;
+        }
+        Ok(())
     }
 
     /// Runs a command of `adit`.
