@@ -233,7 +233,8 @@ impl Gateway {
             return;
         }
         let now = Instant::now();
-        let live = self.view.with_master(|master| master.live_sas()).unwrap_or_default();
+        // What cannot be read just now is not lost.
+        let Some(live) = self.view.with_master(|master| master.all_live_sas()).flatten() else { return };
         let owned = |sa: &LiveSa| self.ike.as_ref().is_some_and(|ike| ike.has(sa));
         let changes = reconcile::changes(&self.desired, &live, self.vault.installed(), &self.ids, owned);
         match (changes.install.len(), changes.before.len()) {

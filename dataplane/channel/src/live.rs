@@ -7,6 +7,7 @@
 //! only when both were the same even number.
 
 use std::ops::Deref;
+use std::time::Duration;
 
 use adit_proto::control::{ChildId, Direction, PeerId, Spi};
 use adit_proto::suite::Suite;
@@ -17,8 +18,10 @@ use crate::sync::{AtomicU64, Ordering, fence};
 pub const SLOT_WORDS: usize = 16;
 const FIELDS: usize = 6;
 /// Looks in vain at slots of a table before its writer is taken for dead. A writer holds a slot for some nanoseconds; only when it
-/// loses its core meanwhile does the reader have to wait, and then it yields.
-const LOOKS_MAX: u32 = 20_000;
+/// loses its core meanwhile does the reader have to wait: it yields, and then sleeps, some ten milliseconds in all.
+const LOOKS_MAX: u32 = 2_000;
+const LOOKS_ASLEEP: u32 = 100;
+const SLEEP: Duration = Duration::from_micros(100);
 
 /// An SA that a worker has installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,30 +123,43 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
         self.write(index, 0, &[0; FIELDS])
     }
 
-    /// A consistent copy of a slot; `None` when it is empty, holds nonsense or was still being written when `patience` ended.
-    fn read(&self, index: u32, patience: &mut u32) -> Option<LiveSa> {
-        let slot = self.slot(index)?;
+    /// A consistent copy of a slot; `None` when it is empty or holds nonsense.
+    ///
+    /// # Errors
+    /// It was still being written when `patience` ended.
+    fn read(&self, index: u32, patience: &mut u32) -> Result<Option<LiveSa>, BeingWritten> {
+        let Some(slot) = self.slot(index) else { return Ok(None) };
         loop {
             let before = slot[0].load(Ordering::Acquire);
             let mut fields = [0; FIELDS];
             fields.iter_mut().zip(&slot[1..]).for_each(|(field, word)| *field = word.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             if before & 1 == 0 && slot[0].load(Ordering::Relaxed) == before {
-                return LiveSa::from_words(fields);
+                return Ok(LiveSa::from_words(fields));
             }
-            *patience = patience.checked_sub(1)?;
+            *patience = patience.checked_sub(1).ok_or(BeingWritten)?;
             pause(*patience);
         }
     }
 
-    /// All slots in use, each consistent in itself. The time is bounded: the table has one writer, which writes one slot
-    /// at a time, so all slots share the patience.
-    pub fn snapshot(&self) -> Vec<LiveSa> {
+    /// All slots in use, each consistent in itself, and whether these are all: one that is being written all the time is left out. The
+    /// time is bounded: the table has one writer, which writes one slot at a time, so all slots share the patience.
+    pub fn snapshot(&self) -> (Vec<LiveSa>, bool) {
         let slots = (self.words.len() / SLOT_WORDS) as u32;
-        let mut patience = LOOKS_MAX;
-        (0..slots).filter_map(|index| self.read(index, &mut patience)).collect()
+        let (mut patience, mut is_whole) = (LOOKS_MAX, true);
+        let mut read = |index| {
+            let slot = self.read(index, &mut patience);
+            is_whole &= slot.is_ok();
+            slot.ok().flatten()
+        };
+        let sas = (0..slots).filter_map(&mut read).collect();
+        (sas, is_whole)
     }
 }
+
+/// Its writer holds a slot, and does not get on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct BeingWritten;
 
 /// Lets the writer get on: it may have lost its core to us.
 fn pause(turn: u32) {
@@ -153,7 +169,13 @@ fn pause(turn: u32) {
         loom::thread::yield_now();
     }
     #[cfg(not(feature = "loom"))]
-    if turn.is_multiple_of(64) { std::thread::yield_now() } else { std::hint::spin_loop() }
+    if turn < LOOKS_ASLEEP {
+        std::thread::sleep(SLEEP);
+    } else if turn.is_multiple_of(64) {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
+    }
 }
 
 #[cfg(all(test, not(feature = "loom")))]
@@ -167,7 +189,7 @@ mod tests {
     }
 
     fn read(table: &LiveTable<Arc<[AtomicU64]>>, slot: u32) -> Option<LiveSa> {
-        table.read(slot, &mut LOOKS_MAX.clone())
+        table.read(slot, &mut LOOKS_MAX.clone()).expect("nobody holds it")
     }
 
     fn sa(n: u64) -> LiveSa {
@@ -214,7 +236,7 @@ mod tests {
         });
         let mut reads = 0;
         while !writing.is_finished() {
-            if let Some(seen) = read(&reader, 0) {
+            if let Ok(Some(seen)) = reader.read(0, &mut LOOKS_MAX.clone()) {
                 assert_eq!(seen, sa(seen.seq));
                 reads += 1;
             }
@@ -229,7 +251,23 @@ mod tests {
         table.install(0, &sa(1));
         table.words[0].store(5, Ordering::Relaxed);
         table.install(1, &sa(2));
-        assert_eq!(table.snapshot(), [sa(2)]);
+        assert_eq!(table.snapshot(), (vec![sa(2)], false));
+    }
+
+    #[test]
+    fn a_writer_that_lost_its_core_half_way_is_waited_for() {
+        let table = table(2);
+        table.install(0, &sa(1));
+        table.install(1, &sa(2));
+        let version = table.words[0].load(Ordering::Relaxed);
+        table.words[0].store(version + 1, Ordering::Relaxed);
+        let writer = LiveTable::new(Arc::clone(&table.words));
+        let writing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(4));
+            writer.install(0, &sa(1));
+        });
+        assert_eq!(table.snapshot(), (vec![sa(1), sa(2)], true));
+        writing.join().unwrap();
     }
 
     proptest! {

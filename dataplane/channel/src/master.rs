@@ -430,10 +430,25 @@ impl Master {
         words.iter().map(|word| word.load(Ordering::Relaxed)).collect()
     }
 
-    /// The SAs that are installed, each with its worker.
+    /// The SAs that are installed, each with its worker. One that its worker is writing all the time is left out.
     pub fn live_sas(&self) -> Vec<(u16, LiveSa)> {
-        let workers = (0..).zip(&self.workers);
-        workers.flat_map(|(worker, link)| link.live.snapshot().into_iter().map(move |sa| (worker, sa))).collect()
+        self.look_at_sas().0
+    }
+
+    /// The same, or nothing where one is left out.
+    pub fn all_live_sas(&self) -> Option<Vec<(u16, LiveSa)>> {
+        let (sas, are_all) = self.look_at_sas();
+        are_all.then_some(sas)
+    }
+
+    fn look_at_sas(&self) -> (Vec<(u16, LiveSa)>, bool) {
+        let (mut all, mut are_all) = (Vec::new(), true);
+        for (worker, link) in (0..).zip(&self.workers) {
+            let (sas, is_whole) = link.live.snapshot();
+            are_all &= is_whole;
+            all.extend(sas.into_iter().map(|sa| (worker, sa)));
+        }
+        (all, are_all)
     }
 
     /// What has gone over each path of each peer, over all workers. A path for which the table had no room is missing.

@@ -70,7 +70,7 @@ pub fn channel_tables(data: &[u8]) {
     for word in memory.iter().step_by(SLOT_WORDS) {
         word.fetch_and(!1, Ordering::Relaxed);
     }
-    assert!(LiveTable::new(memory).snapshot().len() <= slots);
+    assert!(LiveTable::new(memory).snapshot().0.len() <= slots);
     if let Ok(info) = PlaneInfo::decode(data) {
         let mut out = vec![0; data.len()];
         assert_eq!(info.encode(&mut out), Some(data.len()));
