@@ -247,7 +247,8 @@ impl Gateway {
         }
         let lost = self.ike.as_mut().map_or(0, |ike| ike.replace_lost(&live));
         if lost > 0 {
-            tracing::error!("the data plane has lost {lost} SAs of IKE: their Child SAs are made anew");
+            // Also what was made while one data plane died and the next one came: it mends itself.
+            tracing::warn!("the data plane lacks {lost} SAs of IKE that it should have: their Child SAs are made anew");
         }
         // A worker answers a little before it shows its sizes.
         let has_less = self.has_less_than_reported();
