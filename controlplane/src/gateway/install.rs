@@ -21,6 +21,8 @@ use crate::view::Attached;
 /// How long the disk is waited for before anything else has its turn, and how often that is from then on.
 const GO_ON_AFTER: Duration = Duration::from_millis(250);
 const GO_ON_EVERY: Duration = Duration::from_millis(5);
+/// How often it is looked, some ten milliseconds each, for SAs that a worker is writing: one that was killed meanwhile never ends.
+const LOOKS: usize = 10;
 
 impl Gateway {
     /// Gives a data plane what the configuration says. On failure the process comes back, to be stopped or left.
@@ -28,7 +30,8 @@ impl Gateway {
         let Found { master, process, log, installed, arguments, ike } = found;
         let started_here = installed.is_none();
         let installed = installed.unwrap_or_default();
-        let live = master.live_sas();
+        // What a worker is writing just now is there: an SA that is left out here would be made anew.
+        let live = (0..LOOKS).find_map(|_| master.all_live_sas()).unwrap_or_else(|| master.live_sas());
         // The engine knows the peers by their ids: they stay for as long as we run.
         if self.ids.is_empty() {
             self.ids = reconcile::peer_ids(&self.desired, &live, &installed, &BTreeSet::new(), dataplane::max_peers(&arguments));
