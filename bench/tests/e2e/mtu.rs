@@ -11,6 +11,7 @@ use adit_bench::netns::{Netns, Veth};
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 
+use crate::paths::path_in_use;
 use crate::{echoes, edit};
 
 const MIB: u64 = 1 << 20;
@@ -200,6 +201,29 @@ fn lines_from_1124_to_9000_bytes_carry_tcp_in_both_modes() -> Result<()> {
         echoes(&a.netns, 2, 3000, "-M dont", b.inner())?;
         let lost = a.metrics()?.dropped(Drop::PathMtu);
         ensure!(lost == 0, "{lost} packets vanished on a line of {outer_mtu} bytes, IP mode {ip_mode}");
+    }
+    Ok(())
+}
+
+/// No address and no route changes with the link.
+#[test]
+fn a_link_of_another_length_is_followed_towards_peers_without_echoes() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions { ip_mode: true, ..LabOptions::patient() })?;
+    for gateway in &mut lab.gateways {
+        edit(gateway, "endpoint:", "echo: false, endpoint:")?;
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let (a, b) = (lab.a(), lab.b());
+    for mtu in [1300, 1500, 1400] {
+        for gateway in [a, b] {
+            gateway.netns.run(&format!("ip link set {WAN} mtu {mtu}"))?;
+        }
+        for gateway in [a, b] {
+            wait_until(&format!("packets of {mtu} bytes are sent"), SOON, || Ok(path_in_use(gateway)?["mtu"] == mtu))
+                .with_context(|| lab.logs())?;
+        }
+        transfer(&a.netns, &b.netns, b.inner().into(), 8 * MIB)?.verify(8 * MIB)?;
     }
     Ok(())
 }

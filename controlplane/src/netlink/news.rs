@@ -20,7 +20,7 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// Who wants to hear what.
 #[derive(Debug, Default)]
 struct Heard {
-    /// Addresses and routes: where our packets leave may have changed.
+    /// Links but that of the tunnel, addresses and routes: where our packets leave, and how long they may be, may have changed.
     underlay: Notify,
     /// Links, addresses, and routes through the interface of the tunnel.
     interface: Notify,
@@ -69,7 +69,7 @@ impl News {
         self.heard.index.store(index, Ordering::Relaxed);
     }
 
-    /// Waits until an address or a route of this machine has changed since this was last asked.
+    /// Waits until a link, an address or a route of this machine has changed since this was last asked.
     pub async fn underlay(&self) {
         self.heard.underlay.notified().await;
     }
@@ -90,7 +90,9 @@ impl Heard {
     fn tell(&self, payload: &NetlinkPayload<RouteNetlinkMessage>) {
         use RouteNetlinkMessage::{DelLink, DelRoute, NewLink, NewRoute};
         let (underlay, interface) = match payload {
-            NetlinkPayload::InnerMessage(NewLink(_) | DelLink(_)) => (false, true),
+            NetlinkPayload::InnerMessage(NewLink(link) | DelLink(link)) => {
+                (link.header.index != self.index.load(Ordering::Relaxed), true)
+            }
             NetlinkPayload::InnerMessage(NewRoute(route) | DelRoute(route)) => {
                 (true, through(route).is_none_or(|index| index == self.index.load(Ordering::Relaxed)))
             }
