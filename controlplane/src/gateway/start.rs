@@ -242,7 +242,8 @@ impl Gateway {
                     tracing::info!("started the data plane {} (process {}) in {ms} ms", program.display(), process.pid);
                     return Ok(Some(Found { master, process, log, installed: None, arguments, ike: left }));
                 }
-                Err(AttachError::Absent(_)) if began.elapsed() < START_WITHIN => {}
+                // It listens before it has started its workers, and serves only then.
+                Err(AttachError::Absent(_) | AttachError::Silent { .. }) if began.elapsed() < START_WITHIN => {}
                 Err(error) => {
                     process.stop().await;
                     log.forward();
