@@ -7,7 +7,7 @@
 pub mod drops;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
 use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
@@ -20,6 +20,11 @@ use crate::schema::{Traffic, Volume};
 /// Ids of Child SAs are the lowest that are free, so there are as many as Child SAs at one time, with those that take the place of
 /// others. A hostile data plane may name any.
 const CHILD_IDS_MAX: usize = 2 * CHILDREN_OF_PEER_MAX;
+
+/// How long an SA may be missing, whose worker has lost its core while it wrote it.
+const MISSED_FOR: Duration = Duration::from_secs(5);
+/// So many of them are remembered, beside as many as there are others.
+const MISSED_MIN: usize = 64;
 
 /// An SA of the data plane that is attached: direction, peer and SPI.
 type SaKey = (u8, PeerId, Spi);
@@ -57,6 +62,9 @@ pub struct WorkerRates {
 pub struct Meter {
     /// What every SA of the attached data plane had carried when it was looked at last, and whose it is.
     seen: HashMap<SaKey, (FlowKey, Volume)>,
+    /// The same of those that were not among the last ones, and when they were missed first: most are gone. One that its worker was just
+    /// writing is there again next time, and must not be counted anew from its first packet.
+    missed: HashMap<SaKey, (FlowKey, Volume, Instant)>,
     flows: BTreeMap<FlowKey, Flow>,
     /// The attached data plane was looked at before.
     looked: bool,
@@ -80,9 +88,10 @@ impl Meter {
             let (key, name) = ((sa.direction as u8, sa.peer, sa.spi), (tag.0, sa.child, sa.direction as u8));
             let volume = Volume { packets: sa.packets, bytes: sa.bytes };
             // One that has less than before was made anew.
-            let before =
-                self.seen.get(&key).filter(|(_, before)| before.packets <= volume.packets && before.bytes <= volume.bytes);
-            let before = before.map_or(Volume::default(), |(_, before)| *before);
+            let before = self.seen.get(&key).map(|(_, before)| *before);
+            let before = before.or_else(|| self.missed.get(&key).map(|(_, before, _)| *before));
+            let before = before.filter(|before| before.packets <= volume.packets && before.bytes <= volume.bytes);
+            let before = before.unwrap_or_default();
             let flow = self.flows.entry(name).or_default();
             flow.total.packets = flow.total.packets.wrapping_add(volume.packets - before.packets);
             flow.total.bytes = flow.total.bytes.wrapping_add(volume.bytes - before.bytes);
@@ -91,6 +100,11 @@ impl Meter {
             }
             seen.insert(key, (name, volume));
         }
+        let room = live.len() + MISSED_MIN;
+        self.missed.retain(|key, (.., since)| !seen.contains_key(key) && now.saturating_duration_since(*since) < MISSED_FOR);
+        let missed = self.seen.drain().filter(|(key, _)| !seen.contains_key(key));
+        let missed = missed.take(room.saturating_sub(self.missed.len()));
+        self.missed.extend(missed.map(|(key, (name, volume))| (key, (name, volume, now))));
         self.seen = seen;
     }
 
@@ -117,6 +131,7 @@ impl Meter {
     /// The data plane that was looked at is gone, and its SAs with it.
     pub fn forget_sas(&mut self) {
         self.seen.clear();
+        self.missed.clear();
         self.looked = false;
         self.rated = None;
         self.workers.clear();

@@ -1,7 +1,5 @@
 //! Totals and rates over SAs, data planes and control planes that come and go.
 
-use std::time::Duration;
-
 use adit_proto::suite::Suite;
 
 use super::*;
@@ -45,6 +43,26 @@ impl Looks {
     fn received(&self) -> Traffic {
         self.meter.traffic(self.now, TAG).1
     }
+}
+
+#[test]
+fn an_sa_that_was_left_out_of_a_look_is_not_counted_twice() {
+    let mut looks = Looks::new();
+    looks.look(&[inbound(1, 10), inbound(2, 7)]);
+    for _ in 0..3 {
+        looks.look(&[inbound(2, 7)]);
+    }
+    looks.look(&[inbound(1, 12), inbound(2, 7)]);
+    assert_eq!(looks.received().packets, 19);
+    // What is gone for longer and comes again is another one.
+    (0..7).for_each(|_| looks.look(&[inbound(2, 7)]));
+    looks.look(&[inbound(1, 12), inbound(2, 7)]);
+    assert_eq!(looks.received().packets, 31);
+    // However many go at once, so many are remembered.
+    let many: Vec<_> = (10..1000).map(|spi| inbound(spi, 1)).collect();
+    looks.look(&many);
+    looks.look(&[]);
+    assert_eq!(looks.meter.missed.len(), MISSED_MIN);
 }
 
 #[test]
