@@ -9,6 +9,7 @@ pub mod log;
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -94,6 +95,17 @@ pub fn misfits(running: &[(String, String)], config: &Config) -> Vec<String> {
         }
     }
     differences(running, &wanted)
+}
+
+/// Where a data plane with these arguments listens.
+pub fn listen_of(arguments: &[(String, String)]) -> Option<SocketAddr> {
+    value_of(arguments, "--listen")
+}
+
+/// It listens elsewhere by now.
+pub fn set_listen(arguments: &mut [(String, String)], listen: SocketAddr) {
+    let place = arguments.iter_mut().find(|(flag, _)| flag == "--listen");
+    place.into_iter().for_each(|(_, value)| *value = listen.to_string());
 }
 
 /// How large tables are that peers share.

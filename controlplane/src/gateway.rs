@@ -4,7 +4,7 @@
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
 //! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
-//! [`interface`] the interface in the kernel, [`repair`] what the data plane has refused or lost, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
+//! [`interface`] the interface in the kernel, [`devices`] what is opened for a data plane that runs, [`repair`] what the data plane has refused or lost, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
 //! dead data plane is started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log
 //! says of peers. The API reads the shared [`View`] beside it.
 
@@ -12,6 +12,7 @@ mod answer;
 mod around;
 mod black_holes;
 mod command_queue;
+mod devices;
 mod durable;
 mod engine_loop;
 mod icmp;
@@ -38,6 +39,7 @@ mod watch;
 mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -62,6 +64,7 @@ use crate::static_key::KeyId;
 use crate::view::View;
 use around::Around;
 use command_queue::CommandQueue;
+use devices::Absence;
 use durable::Durable;
 pub use icmp::RawSockets;
 use interface::{Should, Upkeep};
@@ -138,6 +141,10 @@ struct Plane {
     incomplete: bool,
     /// What it has refused or lost.
     repair: Repair,
+    /// Of its interface.
+    absence: Absence,
+    /// Where it listened before, and since when it does not.
+    left: Option<(SocketAddr, Instant)>,
     since: Instant,
 }
 
@@ -165,6 +172,8 @@ impl Plane {
             was_ready: false,
             incomplete: false,
             repair: Repair::default(),
+            absence: Absence::default(),
+            left: None,
             since: Instant::now(),
         }
     }

@@ -10,6 +10,7 @@ mod expiry;
 pub mod key_log;
 mod lost;
 mod paths;
+mod reload;
 pub mod report;
 pub mod sas;
 mod settings;
@@ -29,7 +30,7 @@ use adit_proto::esp;
 use rustix::time::{ClockId, clock_gettime};
 use zeroize::Zeroizing;
 
-use crate::config::{Config, Oversize, Peer};
+use crate::config::Config;
 use crate::dataplane::Tables;
 use crate::desired::static_key;
 use crate::reconcile::InstalledState;
@@ -38,7 +39,7 @@ use crate::resolve::Known;
 use crate::schema::Explanation;
 use expiry::Ending;
 use lost::Missing;
-use paths::{set_static_path, static_terms};
+use paths::set_static_path;
 use report::Report;
 use sas::{PeerTerms, Sas, Sizes, Terms};
 
@@ -50,6 +51,8 @@ pub struct Ike {
     endpoint: Endpoint,
     sas: Sas,
     listen: SocketAddr,
+    /// Where the sockets are that the engine sends from: there, once another data plane or other sockets have come.
+    bound: SocketAddr,
     /// All peers, in the order of the configuration.
     ids: Vec<PeerId>,
     /// Where each peer is looked for.
@@ -121,6 +124,7 @@ impl Ike {
             endpoint,
             sas,
             listen: config.listen,
+            bound: config.listen,
             remotes,
             used: !places.is_empty(),
             ids: ids.to_vec(),
@@ -144,80 +148,6 @@ impl Ike {
     /// Whether any peer uses it, or has.
     pub fn is_used(&self) -> bool {
         self.used
-    }
-
-    /// Changes what a reload has changed; `touched` are the names of the peers that it concerns. Nobody else's SAs are touched. Both
-    /// configurations come with the ids of their peers; `renewed` says that they differ in the content of files alone. What makes
-    /// no sense to the engine comes back.
-    pub fn reconfigure(
-        &mut self,
-        (old, old_ids): (&Config, &[PeerId]),
-        (new, ids): (&Config, &[PeerId]),
-        (touched, known): (&BTreeSet<String>, &Known),
-        tables: Tables,
-        renewed: bool,
-    ) -> Vec<String> {
-        let mut problems = Vec::new();
-        let by_ike = |(place, id): (usize, &PeerId)| new.peers[place].ike().map(|_| (*id, place));
-        self.places = ids.iter().enumerate().filter_map(by_ike).collect();
-        self.ids = ids.to_vec();
-        self.used |= !self.places.is_empty();
-        self.own_key = own_key(new);
-        for id in old_ids.iter().filter(|id| !self.places.contains_key(id)) {
-            // Of one with a static key it knows the paths alone.
-            let _ = self.endpoint.remove_peer(now(), *id);
-            if !ids.contains(id) {
-                self.endpoint.remove_static_path(*id);
-            }
-        }
-        self.endpoint.set_mtu_max(now(), new.underlay_mtu);
-        self.endpoint.set_split(now(), new.oversize == Oversize::Split);
-        let other_oversize = old.oversize != new.oversize;
-        let before: BTreeMap<PeerId, &Peer> = old_ids.iter().copied().zip(&old.peers).collect();
-        for (place, (id, peer)) in ids.iter().zip(&new.peers).enumerate() {
-            self.first.extend(self.sas.set_peer(*id, terms_of(new, place)));
-            self.names.insert(*id, peer.name.clone());
-            let addresses = known.addresses(new.listen, peer);
-            let before = self.remotes.insert(*id, addresses.clone());
-            let differs = before.as_ref() != Some(&addresses) || touched.contains(&peer.name);
-            match peer.ike() {
-                None if differs => set_static_path(&mut self.endpoint, new, *id, peer, &addresses),
-                // It stays where it is, also where it went by itself.
-                None if other_oversize => self.endpoint.set_static_terms(*id, static_terms(new, peer)),
-                _ => {}
-            }
-        }
-        self.remotes.retain(|id, _| ids.contains(id));
-        let pool = settings::Pool::of(new, tables);
-        for (id, place) in &self.places {
-            let peer = &new.peers[*place];
-            // Who came or went takes or leaves a part of the tables.
-            self.endpoint.set_share(now(), *id, settings::share(new, peer, pool));
-            if !touched.contains(&peer.name) {
-                continue;
-            }
-            let Some(settings) = settings::peer(new, peer, known, pool) else { continue };
-            let (local, first) = (settings.local, settings.remotes.first().copied());
-            let set = if renewed { Endpoint::renew_peer } else { Endpoint::set_peer };
-            if let Err(error) = set(&mut self.endpoint, now(), *id, settings) {
-                problems.push(format!("peer {}: {error}", peer.name));
-                continue;
-            }
-            let Some(before) = before.get(id) else { continue };
-            let there = self.endpoint.hop(*id).map(|hop| hop.remote);
-            let stays = there.is_some_and(|there| self.remotes.get(id).is_some_and(|remotes| remotes.contains(&there)));
-            if before.endpoints != peer.endpoints && !stays && first.is_some() {
-                // One that was not connected goes there with its next attempt.
-                let _ = self.endpoint.set_addresses(now(), *id, local, first);
-                let all = self.remotes.get(id).cloned().unwrap_or_default();
-                let _ = self.endpoint.set_remotes(now(), *id, all);
-            }
-            if child_differs(before, peer) {
-                // One that is not connected asks for the new ones anyhow.
-                let _ = self.endpoint.rekey(now(), *id);
-            }
-        }
-        problems
     }
 
     /// All commands about peers that were removed have been taken; these are left.
@@ -311,6 +241,7 @@ impl Ike {
             self.endpoint.set_share(now(), *id, settings::share(config, &config.peers[*place], pool));
         }
         self.first = self.sas.clear();
+        self.rebind(config.listen);
         self.endpoint.data_plane_restarted(now());
         self.tell_known();
     }
@@ -565,16 +496,6 @@ fn terms_of(config: &Config, place: usize) -> PeerTerms {
     let (tag, selectors) = (static_key::tag(&peer.name), peer.selectors.clone());
     let static_lanes = peer.ike().is_none().then(|| static_key::outbound_lanes(config, place));
     PeerTerms { tag, defer_checksums: peer.defer_checksums, selectors, pins, lanes: peer.lanes, static_lanes }
-}
-
-/// Whether Child SAs would be negotiated in another way.
-fn child_differs(before: &Peer, after: &Peer) -> bool {
-    let of = |peer: &Peer| {
-        let ike = peer.ike();
-        let terms = ike.map(|ike| (ike.esp_proposals.clone(), ike.rekey_s, ike.rekey_bytes, ike.rekey_packets));
-        (terms, peer.selectors.clone(), peer.lanes, peer.defer_checksums)
-    };
-    of(before) != of(after)
 }
 
 fn now() -> Now {

@@ -48,7 +48,6 @@ pub struct Inbound {
     coalescer: Coalescer,
     /// What the last frame taught, and in which second: most frames of a train teach the same.
     learned_last: Option<(Mac, PeerId, u32)>,
-    overflows_counted: u32,
     /// Datagrams whose SA another worker has.
     builder: BatchBuilder,
     /// Frames that go on to other peers, in a hub.
@@ -90,7 +89,6 @@ impl Inbound {
             arena: Arena::default(),
             coalescer: Coalescer::new(env.mode, env.tap.limits),
             learned_last: None,
-            overflows_counted: 0,
             builder: BatchBuilder::new(env.id, Direction::Inbound, env.handover.workers()),
             relayed: BatchBuilder::new(env.id, Direction::Between, env.handover.workers()),
             work: Work::default(),
@@ -124,7 +122,7 @@ impl Inbound {
         self.flush(env, io)?;
         if let Some(began) = began {
             env.port.latency(Latency::Inbound, began.elapsed().as_nanos() as u64);
-            self.count_overflows(env);
+            count_overflows(env);
         }
         Ok(more)
     }
@@ -382,13 +380,12 @@ impl Inbound {
         self.learned_last = if is_odd { None } else { update };
         learned
     }
+}
 
-    fn count_overflows(&mut self, env: &mut Environment) {
-        let new = env.udp.overflows().wrapping_sub(self.overflows_counted);
-        if new != 0 {
-            self.overflows_counted = env.udp.overflows();
-            env.port.drop(Drop::UdpOverflow, new.into());
-        }
+fn count_overflows(env: &mut Environment) {
+    let new = env.udp.new_overflows();
+    if new != 0 {
+        env.port.drop(Drop::UdpOverflow, new.into());
     }
 }
 

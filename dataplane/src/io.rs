@@ -43,17 +43,27 @@ pub struct Descriptors {
     pub wake: RawFd,
 }
 
+/// A descriptor of a worker that another one may take the place of, while packets flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    Tap = 0,
+    Udp = 1,
+    /// The socket of before: peers that do not know the new one yet send there. There is none at first.
+    Leaving = 3,
+}
+
 /// What became ready. A descriptor once said to be ready may be said only once: the worker remembers it until `WouldBlock`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ready {
     pub tap: bool,
     pub udp: bool,
     pub wake: bool,
+    pub leaving: bool,
 }
 
 impl Ready {
     fn any(self) -> bool {
-        self.tap || self.udp || self.wake
+        self.tap || self.udp || self.wake || self.leaving
     }
 }
 
@@ -108,6 +118,8 @@ pub trait Io {
     fn wait(&mut self, wait: Wait, port: &mut Port) -> Result<Ready, Failure>;
     /// True when no queued write still needs the arena.
     fn idle(&self) -> bool;
+    /// Waits for another descriptor in the place of one, or for none.
+    fn replace(&mut self, slot: Slot, fd: Option<RawFd>, port: &mut Port) -> Result<(), Failure>;
 }
 
 /// Counts a write that has completed, by what the kernel answered: the bytes that it took, or an error below zero.
@@ -122,12 +134,13 @@ fn completed(result: i32, frames: u32, port: &mut Port) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Counts a write that the TAP did not take, unless the TAP is gone.
+/// Counts a write that the TAP did not take, unless nothing can be written there.
 #[cold]
 fn refused(errno: i32, frames: u32, port: &mut Port) -> Result<(), Failure> {
     let why = match errno {
         libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => Drop::TapFull,
-        libc::EIO | libc::ENETDOWN => Drop::TapDown,
+        // One that was deleted is noticed where it is read.
+        libc::EIO | libc::ENETDOWN | libc::EBADFD | libc::EBADF | libc::ENODEV => Drop::TapDown,
         libc::EINVAL | libc::EMSGSIZE | libc::E2BIG => Drop::TapRefused,
         _ => return Err(Failure { at: Place::TapWrite, error: io::Error::from_raw_os_error(errno) }),
     };

@@ -5,7 +5,8 @@
 //! inbound [`udp`] → demux → [`open`] → [`policy`] → [`tap::coalesce`] → [`tap`].
 //! [`worker`] is the loop of one core and the only caller of both flows ([`outbound`], [`inbound`]); [`environment`] is what it talks to, [`state`] what it knows;
 //! [`io`] is how it waits and writes; [`handover`] and [`registry`] join the workers; [`hub`] hands on frames from peer to peer;
-//! [`control`] applies the commands of the control plane; [`start`] opens everything, [`crypto`] chooses the library that seals;
+//! [`control`] applies the commands of the control plane; [`start`] opens everything, [`crypto`] chooses the library that seals, [`running`] has the threads, [`supervise`] is what the main thread
+//! does from then on, [`devices`] what devices come later;
 //! [`log`] is what the process says.
 //!
 //! Keys, sealing and opening are `adit_esp`. What is not here: no IKE, no routing, no HTTP, no lock, and no allocation per packet.
@@ -16,10 +17,12 @@ pub mod config;
 pub mod confinement;
 pub mod control;
 pub mod crypto;
+pub mod devices;
 pub mod echo;
 pub mod environment;
 pub mod flood;
 pub mod forward;
+
 pub mod handover;
 pub mod hub;
 pub mod inbound;
@@ -37,10 +40,13 @@ pub mod pool;
 pub mod punt;
 pub mod registry;
 pub mod roam;
+pub mod running;
 pub mod sa;
+pub mod scheduling;
 pub mod seal;
 pub mod start;
 pub mod state;
+pub mod supervise;
 pub mod tap;
 pub mod train;
 pub mod udp;

@@ -78,3 +78,6 @@ pub const ANSWERS_PER_S: u32 = 1000;
 pub const ANSWERS_PER_SENDER_S: u8 = 10;
 /// and as many that only advise: what was too long has been cut.
 pub const ADVICE_PER_SENDER_S: u8 = 1;
+
+/// How long a socket is heard after another one took its place, in nanoseconds: peers that are looked for at both find out meanwhile.
+pub const LEAVING_NS: u64 = 10_000_000_000;

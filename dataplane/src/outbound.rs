@@ -133,7 +133,10 @@ impl Outbound {
                         Some(libc::EINTR) => {}
                         // The kernel has thrown away a frame whose offloads it cannot describe.
                         Some(libc::EINVAL | libc::EFAULT) => env.port.drop(Drop::BadOffload, 1),
-                        _ => return Err(error),
+                        _ => {
+                            self.flush(state, env);
+                            return Err(error);
+                        }
                     }
                 }
             }

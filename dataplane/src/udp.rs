@@ -1,21 +1,18 @@
-//! The UDP sockets of the workers: one SO_REUSEPORT group, steered by SPI; trains in (`UDP_GRO`) and out (`UDP_SEGMENT`).
+//! The UDP socket of a worker, one of a group that is steered by SPI: trains in (`UDP_GRO`) and out (`UDP_SEGMENT`).
 //!
-//! unsafe here: socket options and messages that socket2 has no words for.
+//! unsafe here: messages that socket2 has no words for.
 
 mod fragments;
 mod hop;
 
 use std::io;
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
-use std::thread;
-use std::time::{Duration, Instant};
 
+use adit_devices::sockets::{get_option, set_option};
 use adit_proto::control::LocalEnd;
-use adit_proto::esp::{LANE_MASK, SPI_MIN};
-use anyhow::{Context, Result, bail};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, Socket};
 
 use crate::limits::TRAIN_SEGMENTS_MAX;
 use hop::SourceKind;
@@ -148,118 +145,9 @@ pub struct UdpSocket {
     pub gro: bool,
     /// Receive buffer that the kernel granted, in bytes, counted as it is asked for.
     pub receive_buffer: usize,
-    /// Datagrams that the kernel has dropped because the receive buffer was full, as told last.
+    /// Datagrams that the kernel has dropped because the receive buffer was full, as told last, and how many of them were counted.
     overflows: u32,
-}
-
-/// Binds one socket per worker to the same address and steers ESP to the worker that the SPI names. An address that somebody has
-/// is waited for until `until`.
-pub fn bind_group(listen: SocketAddr, workers: usize, buffer: usize, until: Instant) -> Result<Vec<UdpSocket>> {
-    let first = bind_first(listen, until)?;
-    let listen = first.local_addr().context("the address of a socket")?.as_socket().context("the address of a UDP socket")?;
-    let others = (1..workers).map(|_| bind_next(listen));
-    let sockets: Vec<UdpSocket> =
-        std::iter::once(Ok(first)).chain(others).map(|socket| prepare(socket?, listen, buffer)).collect::<Result<_>>()?;
-    if let (Some(first), true) = (sockets.first(), workers > 1) {
-        steer_by_spi(&first.socket, workers).context("cannot attach the program that steers datagrams by SPI")?;
-    }
-    Ok(sockets)
-}
-
-/// A group could be joined by a second process of the same user; without SO_REUSEPORT the address must be nobody's. The socket that
-/// shows it becomes the first of the group, so that nobody comes in between.
-fn bind_first(listen: SocketAddr, until: Instant) -> Result<Socket> {
-    let socket = unbound(listen)?;
-    while let Err(error) = socket.bind(&listen.into()) {
-        if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= until {
-            bail!(explain(listen, &error));
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    socket.set_reuse_port(true).context("SO_REUSEPORT")?;
-    Ok(socket)
-}
-
-fn bind_next(listen: SocketAddr) -> Result<Socket> {
-    let socket = unbound(listen)?;
-    socket.set_reuse_port(true).context("SO_REUSEPORT")?;
-    socket.bind(&listen.into()).map_err(|error| anyhow::anyhow!(explain(listen, &error)))?;
-    Ok(socket)
-}
-
-fn unbound(listen: SocketAddr) -> Result<Socket> {
-    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
-        .context("cannot create a UDP socket")?;
-    if listen.is_ipv6() {
-        // With [::] the socket takes IPv4 too; a specific address is what it says.
-        socket.set_only_v6(listen.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED)).context("IPV6_V6ONLY")?;
-    }
-    Ok(socket)
-}
-
-fn explain(listen: SocketAddr, error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => format!(
-            "cannot bind UDP {listen}: the address is in use; stop the process that has it (ss -ulpn shows it) or choose \
-             another port with `listen`"
-        ),
-        Some(libc::EADDRNOTAVAIL) => {
-            format!("cannot bind UDP {listen}: no interface has this address; add it or listen on 0.0.0.0 or [::]")
-        }
-        Some(libc::EACCES) => format!("cannot bind UDP {listen}: not permitted; ports below 1024 need root"),
-        _ => format!("cannot bind UDP {listen}: {error}"),
-    }
-}
-
-fn prepare(socket: Socket, listen: SocketAddr, buffer: usize) -> Result<UdpSocket> {
-    force_buffers(&socket, buffer);
-    set_path_options(&socket, listen)?;
-    let mapped = listen.is_ipv6();
-    let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-    set_option(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1).context("SO_RXQ_OVFL")?;
-    ask_for_local_end(&socket, listen)?;
-    // The kernel reserves twice what is asked for, and answers with that (socket(7)).
-    let receive_buffer = socket.recv_buffer_size().unwrap_or(0) / 2;
-    let segments_max = probe_segments(&socket);
-    Ok(UdpSocket { socket, mapped, segments_max, gro, receive_buffer, overflows: 0 })
-}
-
-/// Asks past the system's limits where that is allowed (CAP_NET_ADMIN), else within them.
-fn force_buffers(socket: &Socket, bytes: usize) {
-    let bytes = bytes as libc::c_int;
-    for (forced, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
-        if set_option(socket, libc::SOL_SOCKET, forced, bytes).is_err() {
-            // What is granted is read back and shown as a gauge.
-            let _ = set_option(socket, libc::SOL_SOCKET, plain, bytes);
-        }
-    }
-}
-
-/// DF on every outer packet, and no belief in ICMP that anyone can send: the path MTU is the control plane's to say. What may leave
-/// as IP fragments has its own way ([`fragments`]).
-fn set_path_options(socket: &Socket, listen: SocketAddr) -> Result<()> {
-    if listen.is_ipv6() {
-        fragments::forbid(socket, false).context("IPV6_MTU_DISCOVER")?;
-    }
-    if listen.is_ipv4() || listen.ip().is_unspecified() {
-        fragments::forbid(socket, true).context("IP_MTU_DISCOVER")?;
-    }
-    Ok(())
-}
-
-/// Has the kernel say with every datagram to which address it was sent, by which interface it came, and in which traffic class.
-fn ask_for_local_end(socket: &Socket, listen: SocketAddr) -> Result<()> {
-    if listen.is_ipv6() {
-        // For IPv4 packets on this socket, too.
-        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1).context("IPV6_RECVPKTINFO")?;
-        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1).context("IPV6_RECVTCLASS")?;
-    } else {
-        set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1).context("IP_PKTINFO")?;
-    }
-    if listen.is_ipv4() || listen.ip().is_unspecified() {
-        set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1).context("IP_RECVTOS")?;
-    }
-    Ok(())
+    counted: u32,
 }
 
 /// The kernel says through the option whether it knows `UDP_SEGMENT`; how many segments it takes shows at the first send.
@@ -270,47 +158,19 @@ fn probe_segments(socket: &Socket) -> usize {
     }
 }
 
-fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    // SAFETY: the pointer and length describe `value`, which outlives the call.
-    let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), mem::size_of::<libc::c_int>() as u32)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-#[cfg(test)]
-fn get_option(socket: &Socket, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
-    let (mut value, mut len) = (0, mem::size_of::<libc::c_int>() as u32);
-    // SAFETY: the pointers are to a value and to its length, which outlive the call.
-    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
-    if result == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Classic BPF over the UDP payload: word 0 is the SPI. ESP goes to socket `(SPI & 63) % workers`, all else to socket 0
-/// (IKE starts with four zero bytes, STUN with two zero bits, ChannelData with a word below all SPIs of ours; a load beyond a short
-/// packet also answers 0).
-fn steer_by_spi(socket: &Socket, workers: usize) -> io::Result<()> {
-    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut program = [
-        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        op(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, 0, SPI_MIN),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, LANE_MASK),
-        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, workers as u32),
-        op(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
-    ];
-    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `program` points to its instructions and both outlive the call, which copies them.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            mem::size_of::<libc::sock_fprog>() as u32,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+impl UdpSocket {
+    /// A socket that is bound and has its options (`adit_devices::sockets`).
+    ///
+    /// # Errors
+    /// The kernel does not say what it is.
+    pub fn adopt(socket: Socket) -> io::Result<UdpSocket> {
+        let mapped = socket.domain()? == Domain::IPV6;
+        let gro = get_option(&socket, libc::SOL_UDP, libc::UDP_GRO).is_ok_and(|on| on != 0);
+        // The kernel reserves twice what is asked for, and answers with that (socket(7)).
+        let receive_buffer = socket.recv_buffer_size().unwrap_or(0) / 2;
+        let segments_max = probe_segments(&socket);
+        Ok(UdpSocket { socket, mapped, segments_max, gro, receive_buffer, overflows: 0, counted: 0 })
+    }
 }
 
 /// Room for the control messages of one call, aligned as the kernel wants them.
@@ -451,9 +311,11 @@ impl UdpSocket {
         }
     }
 
-    /// Datagrams that the kernel has dropped so far because the receive buffer was full (wraps at 2^32).
-    pub fn overflows(&self) -> u32 {
-        self.overflows
+    /// Datagrams that the kernel has dropped because the receive buffer was full, since this was asked last.
+    pub fn new_overflows(&mut self) -> u32 {
+        let new = self.overflows.wrapping_sub(self.counted);
+        self.counted = self.overflows;
+        new
     }
 
     /// Sends `bytes` as datagrams of `segment` bytes each, the last may be shorter, in packets of this traffic class.
@@ -486,7 +348,19 @@ impl UdpSocket {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use adit_devices::sockets::{self, Wanted};
+    use adit_proto::esp::SPI_MIN;
+    use socket2::Type;
+
     use super::*;
+
+    pub(super) fn bind_group(listen: &str, workers: usize) -> Vec<UdpSocket> {
+        let wanted = Wanted { listen: listen.parse().unwrap(), workers, buffer: 1 << 20, mark: 0 };
+        let group = sockets::bind_group(&wanted, Instant::now()).unwrap();
+        group.into_iter().map(|socket| UdpSocket::adopt(socket).unwrap()).collect()
+    }
 
     fn drain(socket: &mut UdpSocket) -> Vec<(usize, usize)> {
         let mut window = vec![0; 65_536];
@@ -499,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_train_arrives_whole_and_an_endpoint_survives_the_round_trip() {
-        let mut sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, 1 << 20, Instant::now()).unwrap();
+        let mut sockets = bind_group("127.0.0.1:0", 1);
         let address = sockets[0].socket.local_addr().unwrap().as_socket().unwrap();
         let to = Endpoint::new(address, false);
         assert_eq!(to.address(), Some(address));
@@ -513,14 +387,14 @@ mod tests {
 
     #[test]
     fn the_receive_buffer_is_told_as_it_was_asked_for() {
-        let asked = 128 << 10;
-        let sockets = bind_group("127.0.0.1:0".parse().unwrap(), 1, asked, Instant::now()).unwrap();
-        assert_eq!(sockets[0].receive_buffer, asked);
+        let wanted = Wanted { listen: "127.0.0.1:0".parse().unwrap(), workers: 1, buffer: 128 << 10, mark: 0 };
+        let socket = sockets::bind_group(&wanted, Instant::now()).unwrap().remove(0);
+        assert_eq!(UdpSocket::adopt(socket).unwrap().receive_buffer, wanted.buffer);
     }
 
     /// Sends a train to a socket's own address as said; says what arrived.
     fn to_itself(listen: &str, remote: &str, local: Option<&str>, class: u8) -> (Received, SocketAddr) {
-        let mut sockets = bind_group(listen.parse().unwrap(), 1, 1 << 20, Instant::now()).unwrap();
+        let mut sockets = bind_group(listen, 1);
         let port = sockets[0].socket.local_addr().unwrap().as_socket().unwrap().port();
         let to = SocketAddr::new(remote.parse().unwrap(), port);
         let hop = Hop::new(to, local.map(|local| local.parse().unwrap()), 0, sockets[0].mapped).unwrap();
@@ -558,7 +432,7 @@ mod tests {
 
     #[test]
     fn datagrams_are_steered_by_the_low_bits_of_the_spi() {
-        let mut sockets = bind_group("127.0.0.1:0".parse().unwrap(), 3, 1 << 20, Instant::now()).unwrap();
+        let mut sockets = bind_group("127.0.0.1:0", 3);
         let sender = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         let target = sockets[0].socket.local_addr().unwrap();
         let send = |bytes: &[u8]| sender.send_to(bytes, &target).unwrap();
@@ -572,18 +446,5 @@ mod tests {
         send(&[0x40, 0x01, 0, 1, 7, 0, 0, 0]);
         let counts: Vec<usize> = sockets.iter_mut().map(|socket| drain(socket).len()).collect();
         assert_eq!(counts, [2 + 5, 2, 2]);
-    }
-
-    #[test]
-    fn an_address_of_somebody_else_is_waited_for_and_never_shared() {
-        let theirs = bind_group("127.0.0.1:0".parse().unwrap(), 2, 1 << 20, Instant::now()).unwrap();
-        let listen = theirs[1].socket.local_addr().unwrap().as_socket().unwrap();
-        let refused = bind_group(listen, 2, 1 << 20, Instant::now()).err().unwrap();
-        assert!(refused.to_string().contains("in use"), "{refused}");
-        let waiting = thread::spawn(move || bind_group(listen, 2, 1 << 20, Instant::now() + Duration::from_secs(60)));
-        thread::sleep(Duration::from_millis(20));
-        assert!(!waiting.is_finished());
-        drop(theirs);
-        assert_eq!(waiting.join().unwrap().unwrap().len(), 2);
     }
 }

@@ -2,7 +2,10 @@
 
 mod support;
 
-use adit_dataplane::udp::{UdpSocket, bind_group};
+use std::time::Instant;
+
+use adit_dataplane::udp::UdpSocket;
+use adit_devices::sockets::{self, Wanted};
 use adit_proto::control::{Command, PathId, UdpHop};
 use adit_proto::stats::{Count, Drop};
 use support::{Bed, PEER, broadcast, eventually, in_namespace, ip_packet, path_set, peer_seals, sealed, sealed_ip, set_int};
@@ -12,7 +15,8 @@ const ECT_0: u8 = 0b10;
 
 /// A socket of the peer that is told of the class of what it receives; the data plane sends there from now on.
 fn listening(bed: &mut Bed) -> UdpSocket {
-    let socket = bind_group("127.0.0.1:4502".parse().unwrap(), 1, 1 << 20, std::time::Instant::now()).unwrap().pop().unwrap();
+    let wanted = Wanted { listen: "127.0.0.1:4502".parse().unwrap(), workers: 1, buffer: 1 << 20, mark: 0 };
+    let socket = UdpSocket::adopt(sockets::bind_group(&wanted, Instant::now()).unwrap().remove(0)).unwrap();
     bed.command(0, &path_set(PEER, PathId::FIRST, UdpHop::to("127.0.0.1:4502".parse().unwrap())));
     bed.command(0, &Command::PathUse { peer: PEER, path: PathId::FIRST });
     socket

@@ -4,7 +4,7 @@ mod support;
 
 use std::net::UdpSocket;
 
-use adit_dataplane::tap;
+use adit_devices::interface;
 use support::{Bed, frame, in_namespace, opened, peer_opens, received};
 
 // The only test of its program: what others start at the same time would hold copies of the descriptors for a moment.
@@ -17,7 +17,7 @@ fn interface_and_port_are_free_as_soon_as_a_data_plane_has_stopped() {
             bed.tap.send(&there);
             assert_eq!(opened(&mut peer_opens(0), received(&bed.peer)), there);
             drop(bed);
-            assert!(!tap::exists("bed0"), "the interface, {io}");
+            assert!(!interface::exists("bed0"), "the interface, {io}");
             UdpSocket::bind("127.0.0.1:4500").unwrap_or_else(|error| panic!("the port, {io}: {error}"));
         }
     });

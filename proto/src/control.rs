@@ -360,6 +360,17 @@ pub enum Event {
     EchoUnsent { peer: PeerId, tag: PeerTag, id: u64 },
     /// The worker stopped; the process is about to end.
     WorkerFailed { errno: i32, at: Place },
+    /// Somebody has deleted the interface: nothing goes out or comes in until there is another one.
+    InterfaceGone,
+}
+
+/// What the driver of an interface takes in one piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// Super-frames of TCP.
+    pub tso: bool,
+    /// Super-frames of UDP.
+    pub uso: bool,
 }
 
 /// A kernel feature that can be lost at run time.

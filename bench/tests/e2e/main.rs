@@ -10,6 +10,7 @@ mod class;
 mod commands;
 mod confinement;
 mod cores;
+mod devices;
 mod drops;
 mod endpoints;
 mod extension;

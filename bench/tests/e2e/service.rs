@@ -100,6 +100,17 @@ fn a_reload_reloads_and_a_file_with_mistakes_changes_nothing() -> Result<()> {
 }
 
 #[test]
+fn sockets_and_an_interface_are_handed_from_user_to_user() -> Result<()> {
+    facts(&[
+        ("listen.4501.pings", "0 lost"),
+        ("listen.4501.here", "2"),
+        ("listen.4500.pings", "0 lost"),
+        ("listen.4500.here", "2"),
+        ("devices.planes", "same same"),
+    ])
+}
+
+#[test]
 fn a_control_plane_that_dies_or_hangs_is_started_again_and_none_is_lost() -> Result<()> {
     facts(&[("killed.pings", "0 lost"), ("killed.planes", "new same"), ("hung.pings", "0 lost"), ("hung.planes", "new same")])
 }

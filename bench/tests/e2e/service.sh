@@ -96,6 +96,23 @@ reload() {
     say "reload.planes $([ "$(pid adit@a)" = "$control" ] && echo same) $([ "$(pid adit-dataplane@a)" = "$plane" ] && echo same)"
 }
 
+# The data plane may open nothing: adit does, which is another user, and hands it over.
+devices() {
+    control=$(pid adit@a) plane=$(pid adit-dataplane@a)
+    for port in 4501 4500; do
+        ping_begin 100
+        sed -i "s|^listen: 192.0.2.1:.*|listen: 192.0.2.1:$port|" /etc/adit/a.yaml
+        systemctl reload adit@a
+        ping_end "listen.$port"
+        say "listen.$port.here $(grep -c "010200C0:$(printf %04X $port)" /proc/net/udp)"
+        # What comes to the sockets of before is taken for so long.
+        sleep 11
+    done
+    ip link del adit0
+    wait_for 300 deleted.ping ping -n -q -c 1 -W 1 10.1.0.2
+    say "devices.planes $([ "$(pid adit@a)" = "$control" ] && echo same) $([ "$(pid adit-dataplane@a)" = "$plane" ] && echo same)"
+}
+
 # The data plane has to be another one, and comes as it is wanted now: not first as it was before.
 replace() {
     control=$(pid adit@a) plane=$(pid adit-dataplane@a)
@@ -163,6 +180,7 @@ set_up
 start
 restart
 reload
+devices
 replace
 control_fails killed KILL 300
 control_fails hung STOP $((watchdog * 100 + 500))

@@ -2,11 +2,13 @@
 //! another data plane or another start of adit. Pure.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use super::difference::{self, Difference};
 use super::{Desired, gateway_files, peer_files};
 use crate::config::Config;
 use crate::dataplane;
+use crate::resolve;
 
 /// Keys that only another start of adit can change.
 const OF_THE_PROCESS: &[&str] = &["runtime_dir", "state_dir", "ike.key_log_dir"];
@@ -23,6 +25,8 @@ const OF_THE_DATA_PLANE: &[&str] = &[
     "forwarding.max_entries",
     "forwarding.forward",
 ];
+/// What sockets change that are handed to the data plane.
+const LISTEN: &[&str] = &["listen"];
 /// Keys that an SA stands on: with others, a peer has to prove itself anew.
 const OF_TRUST: &[&str] = &["ike.id", "ike.psk_file", "ike.public_key_file", "ike.ca_file", "ike.ppk", "static_key_file"];
 const OWN_TRUST: &[&str] = &["ike.id", "ike.key_file", "ike.certificate_file"];
@@ -40,6 +44,8 @@ pub struct Reload {
     pub interrupted: BTreeSet<String>,
     /// The data plane has to be replaced for it, and that was asked for.
     pub replaces_dataplane: bool,
+    /// Where the data plane that runs is to listen, if that is elsewhere.
+    pub listen: Option<SocketAddr>,
     /// The configuration is the same, and what is in its files was renewed.
     pub renewed: bool,
 }
@@ -56,7 +62,7 @@ pub enum Refused {
     Unreadable(String),
 }
 
-const REMEDY: &str = "Ask for it: adit reload --restart-dataplane (all tunnels stand still for a moment)";
+pub const REMEDY: &str = "Ask for it: adit reload --restart-dataplane (all tunnels stand still for a moment)";
 
 /// Compares what runs with what was read. `arguments` are those of the data plane that runs; none, while none does.
 ///
@@ -75,6 +81,8 @@ pub fn plan(
         return Err(Refused::NeedsStart(format!("{} → {}", running.config.name, read.config.name)));
     }
     let is_running = !arguments.is_empty();
+    let listen = other_listen(arguments, &read.config);
+    let moves = listen.is_some();
     let (mut changes, mut pending) = (Vec::new(), Vec::new());
     let mut held = false;
     for one in &differences {
@@ -82,7 +90,7 @@ pub fn plan(
         if concerns(one, OF_THE_PROCESS) {
             pending.push(format!("{line} (needs another start of adit)"));
             changes.push(format!("{line}: not now, it needs another start of adit"));
-        } else if concerns(one, OF_THE_DATA_PLANE) && is_running && !restart_dataplane {
+        } else if concerns(one, OF_THE_DATA_PLANE) && is_running && !restart_dataplane && !(moves && concerns(one, LISTEN)) {
             held = true;
             pending.push(format!("{line} (needs another data plane)"));
             changes.push(format!("{line}: not now, it needs another data plane: adit reload --restart-dataplane"));
@@ -99,13 +107,19 @@ pub fn plan(
             return Err(Refused::NeedsDataPlane(format!("mode {} → {}", running.config.mode.name(), config.mode.name())));
         }
         keep_of_dataplane(&mut config, &running.config);
+        if moves {
+            config.listen = read.config.listen;
+            config.listen_interface.clone_from(&read.config.listen_interface);
+        }
     }
-    let misfits = if is_running { dataplane::misfits(arguments, &config) } else { Vec::new() };
+    let mut arguments = arguments.to_vec();
+    listen.into_iter().for_each(|listen| dataplane::set_listen(&mut arguments, listen));
+    let misfits = if is_running { dataplane::misfits(&arguments, &config) } else { Vec::new() };
     if !misfits.is_empty() && !restart_dataplane {
         return Err(Refused::NeedsDataPlane(misfits.join(", ")));
     }
     let desired = Desired { source: read.source, pending, ..Desired::new(config) };
-    Ok(Reload { desired, changes, touched, interrupted, replaces_dataplane: !misfits.is_empty(), renewed: false })
+    Ok(Reload { desired, changes, touched, interrupted, replaces_dataplane: !misfits.is_empty(), listen, renewed: false })
 }
 
 /// What it comes to that files were renewed, of the configuration that runs: nothing is interrupted by that.
@@ -118,6 +132,13 @@ pub fn renewal(running: &Desired, read: Desired, arguments: &[(String, String)])
     let changes = differences.iter().map(Difference::to_string).collect();
     let touched = touched(&reload.desired.config, &differences);
     Ok(Reload { changes, touched, interrupted: BTreeSet::new(), renewed: true, ..reload })
+}
+
+/// Where a data plane that runs can listen instead, by sockets that are handed over: they are of the same version of IP, in which all
+/// addresses of peers are kept there.
+fn other_listen(arguments: &[(String, String)], config: &Config) -> Option<SocketAddr> {
+    let (now, wanted) = (dataplane::listen_of(arguments)?, resolve::listen_now(config)?);
+    (now != wanted && now.is_ipv4() == wanted.is_ipv4()).then_some(wanted)
 }
 
 /// Whether a difference of the gateway as a whole is about one of these keys.
@@ -281,23 +302,45 @@ mod tests {
     fn what_needs_another_data_plane_is_told_and_waits_until_it_is_asked_for() {
         let files = Files::new();
         let old = files.read(&files.yaml());
-        let new = files.yaml().replace(":4500\ninterface", ":4501\ninterface").replace("192.0.2.4:4500", "192.0.2.44:4500");
+        let new = files.yaml().replace("interface:", "dscp: clear\ninterface:").replace("192.0.2.4:4500", "192.0.2.44:4500");
         let done = judge(&files, &old, &new, false).unwrap();
         assert!(!done.replaces_dataplane);
-        assert_eq!((done.desired.config.listen, done.desired.pending.len()), (old.config.listen, 1));
+        assert_eq!((done.desired.config.dscp, done.desired.pending.len()), (old.config.dscp, 1));
         assert_eq!(done.desired.config.peers[2].endpoint_text(), "192.0.2.44:4500", "the rest is done");
-        let reported = done.changes.iter().find(|line| line.starts_with("listen ")).unwrap();
+        let reported = done.changes.iter().find(|line| line.starts_with("dscp ")).unwrap();
         assert!(reported.contains("not now") && reported.contains("--restart-dataplane"), "{reported}");
         let done = judge(&files, &old, &new, true).unwrap();
         assert!(done.replaces_dataplane && done.desired.pending.is_empty());
-        assert_eq!(done.desired.config.listen.port(), 4501);
+        assert_ne!(done.desired.config.dscp, old.config.dscp);
         // While none runs, nothing has to wait.
         let done = plan(&old, files.read(&new), &[], false).unwrap();
-        assert!(!done.replaces_dataplane && done.desired.config.listen.port() == 4501);
+        assert!(!done.replaces_dataplane && done.desired.config.dscp != old.config.dscp);
         let dir = judge(&files, &old, &(files.yaml() + "state_dir: /elsewhere\n"), true).unwrap();
         assert_eq!((&dir.desired.config.state_dir, dir.desired.pending.len()), (&old.config.state_dir, 1));
         let name = judge(&files, &old, &files.yaml().replace("name: a\n", "name: z\n"), true);
         assert!(matches!(name, Err(Refused::NeedsStart(_))), "{name:?}");
+    }
+
+    #[test]
+    fn other_sockets_are_for_the_data_plane_that_runs_but_for_the_other_version_of_ip() {
+        let files = Files::new();
+        let old = files.read(&files.yaml());
+        let with = |listen: &str| files.yaml().replace("listen: 192.0.2.1:4500", &format!("listen: {listen}"));
+        for restart in [false, true] {
+            for listen in ["192.0.2.1:4501", "192.0.2.9:4500", "0.0.0.0:4500"] {
+                let done = judge(&files, &old, &with(listen), restart).unwrap();
+                let listen: SocketAddr = listen.parse().unwrap();
+                assert_eq!((done.listen, done.replaces_dataplane, done.desired.config.listen), (Some(listen), false, listen));
+                assert!(done.desired.pending.is_empty() && done.interrupted.is_empty());
+            }
+        }
+        let other = judge(&files, &old, &with("\"[::]:4500\""), false).unwrap();
+        assert_eq!((other.listen, other.desired.pending.len(), other.desired.config.listen), (None, 1, old.config.listen));
+        assert!(judge(&files, &old, &with("\"[::]:4500\""), true).unwrap().replaces_dataplane);
+        // Beside what has to wait, it is done at once.
+        let both = judge(&files, &old, &with("192.0.2.1:4501").replace("interface:", "dscp: clear\ninterface:"), false).unwrap();
+        assert_eq!((both.listen.map(|listen| listen.port()), both.desired.pending.len()), (Some(4501), 1));
+        assert_eq!(judge(&files, &old, &files.yaml(), false).unwrap().listen, None);
     }
 
     #[test]

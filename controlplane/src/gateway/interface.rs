@@ -59,6 +59,11 @@ impl Upkeep {
         self.look.due()
     }
 
+    /// There is none to be looked at: the next news are waited for.
+    pub(super) fn postpone(&mut self) {
+        self.look.done();
+    }
+
     /// The kernel has news.
     pub(super) fn news(&mut self) {
         self.look.news(SETTLE, NO_MORE_OFTEN);
@@ -122,6 +127,19 @@ impl Upkeep {
         }
         self.complain(name, &outcome);
         Ok(())
+    }
+
+    /// Sets up the interface that takes the place of one that was deleted at some time.
+    pub(super) async fn came_again(&mut self, should: &Should<'_>, deleted: Instant) {
+        if let Err(error) = self.set_up(should, true).await {
+            // It is tended from now on.
+            tracing::debug!("{error:#}");
+        }
+        let line =
+            format!("the interface {} was deleted: it was made anew, and no tunnel begins anew", should.config.interface.name);
+        if self.is_news(&line, Instant::now()) {
+            tracing::warn!("{line} ({} ms)", deleted.elapsed().as_millis());
+        }
     }
 
     /// Brings the interface to where a reload wants it. What cannot be done comes back, and is tried again.

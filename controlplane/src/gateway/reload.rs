@@ -2,17 +2,20 @@
 //! one, and everything is brought there. A file that does not check changes nothing.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::{Gateway, Plane, own_port};
-use crate::config::Machine;
+use super::{Gateway, Plane, devices, own_port};
+use crate::config::{Config, Machine};
 use crate::dataplane::{self, Tables};
 use crate::desired::Desired;
 use crate::desired::reload::{self, Reload};
+use crate::netlink::KernelUnderlay;
 use crate::reconcile::{self, InstalledState};
 use crate::request::{ReloadOptions, RequestError};
 use crate::schema;
@@ -39,7 +42,7 @@ impl Gateway {
     /// It does not check, or cannot be done without what was not asked for: nothing was changed.
     pub(super) async fn reload(
         &mut self,
-        plane: Option<&mut Plane>,
+        mut plane: Option<&mut Plane>,
         options: ReloadOptions,
     ) -> Result<schema::Reload, RequestError> {
         let Some(source) = &self.desired.source else {
@@ -57,7 +60,7 @@ impl Gateway {
         let port_is_chosen = port_is_chosen.map_err(|error| RequestError::Refused(format!("{error:#}")))?;
         let arguments = plane.as_deref().map_or(&[][..], |plane| &plane.arguments);
         let reload = reload::plan(&self.desired, read, arguments, options.restart_dataplane);
-        let reload = reload.map_err(|refused| RequestError::Refused(refused.to_string()))?;
+        let mut reload = reload.map_err(|refused| RequestError::Refused(refused.to_string()))?;
         let mut report = schema::Reload {
             done: !options.dry_run,
             changes: reload.changes.clone(),
@@ -68,13 +71,43 @@ impl Gateway {
         if options.dry_run {
             return Ok(report);
         }
+        let sockets = self.sockets_for(plane.as_deref(), &mut reload, options).await?;
         self.port_is_chosen = port_is_chosen;
         tracing::info!("reload: {}", summary(&report));
         self.manager.reloading();
-        report.problems = self.put_in_place(plane, reload).await;
+        report.replaces_dataplane = reload.replaces_dataplane;
+        report.problems = self.put_in_place(plane.as_deref_mut(), reload).await;
+        if let (Some(plane), Some((listen, group))) = (plane, sockets) {
+            report.replaces_dataplane |= !self.move_sockets(plane, listen, group).await;
+        }
         self.manager.reloaded();
         report.problems.iter().for_each(|problem| tracing::warn!("reload: {problem}"));
         Ok(report)
+    }
+
+    /// Sockets where a data plane that stays is to listen, before anything is changed.
+    ///
+    /// # Errors
+    /// Nobody can listen there, and another data plane was not asked for.
+    async fn sockets_for(
+        &self,
+        plane: Option<&Plane>,
+        reload: &mut Reload,
+        options: ReloadOptions,
+    ) -> Result<Option<(SocketAddr, Vec<OwnedFd>)>, RequestError> {
+        let Some(listen) = reload.listen.filter(|_| !reload.replaces_dataplane) else { return Ok(None) };
+        match devices::bind(&reload.desired.config, listen).await {
+            Ok(group) => Ok(Some((listen, group))),
+            Err(_) if options.restart_dataplane => {
+                // Where it is the data plane itself that has the port, at another address.
+                reload.replaces_dataplane = true;
+                Ok(None)
+            }
+            Err(error) => {
+                let why = plane.and_then(|plane| devices::still_left(plane, listen)).unwrap_or_else(|| format!("{error:#}"));
+                Err(RequestError::Refused(format!("nothing was changed: {why}. Or: {}", reload::REMEDY)))
+            }
+        }
     }
 
     /// Puts another model in the place of the one before. What cannot be done at once comes back, and is tried again.
@@ -109,6 +142,7 @@ impl Gateway {
             old_ids.iter().chain(&self.ids).for_each(|id| self.peer_log.forget(*id));
         }
         self.desired = new;
+        problems.extend(self.ask_for_routes_anew(&old.config));
         self.around.changed();
         let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);
         self.view.set_desired(self.desired.clone(), peers);
@@ -127,6 +161,18 @@ impl Gateway {
         self.underlay.keep(&desired.config).await;
         self.publish_ike();
         problems
+    }
+
+    /// The engine asks for routes as its sockets are bound, and around the tunnel as it is called.
+    fn ask_for_routes_anew(&mut self, before: &Config) -> Option<String> {
+        let now = &self.desired.config;
+        let same = (before.listen.ip(), &before.interface.name) == (now.listen.ip(), &now.interface.name);
+        let ike = self.ike.as_mut().filter(|_| !same)?;
+        match KernelUnderlay::open(&now.interface.name, now.listen.ip()) {
+            Ok(underlay) => ike.set_underlay(Box::new(underlay)),
+            Err(error) => return Some(format!("a netlink socket to ask for routes: {error}")),
+        }
+        None
     }
 
     async fn bring_reloaded(&mut self, plane: &mut Plane, installed: &InstalledState) -> anyhow::Result<()> {

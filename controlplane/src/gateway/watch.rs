@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the tops of the replay windows are saved: what an attacker could replay after a crash of the machine. And how often it is
 /// looked whether keys and certificates were renewed, and whether the data plane has all it should have.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// So long after it has come, a data plane is looked at more often.
+const YOUNG: Duration = Duration::from_secs(4);
 /// How often the log of the data plane is read.
 const LOG_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked which paths carry packets: a black hole must be noticed within two seconds.
@@ -68,7 +70,7 @@ impl Gateway {
         let channel = self.channel()?;
         let (mut look, mut save, mut log) = (timer(LOOK_EVERY), timer(SAVE_EVERY), timer(LOG_EVERY));
         let mut traffic = timer(WATCH_TRAFFIC_EVERY);
-        let (mut more, mut watchdog) = (false, Watchdog::default());
+        let (mut more, mut replaced, mut watchdog) = (false, false, Watchdog::default());
         loop {
             self.drive_ike(plane)?;
             let waits = plane.command_queue.waits() || self.ike_waits(plane);
@@ -99,21 +101,13 @@ impl Gateway {
                 () = engine_loop::due(due) => self.tick_ike(),
                 () = underlay::address_news(self.underlay.news.as_ref()) => self.underlay.changed(),
                 () = underlay::interface_news(self.underlay.news.as_ref()) => self.upkeep.news(),
-                () = engine_loop::due(self.upkeep.due()) => self.tend_interface().await,
+                () = engine_loop::due(self.upkeep.due()) => self.tend_interface(plane).await,
                 () = engine_loop::due(self.underlay.due()) => self.look_at_addresses(),
                 () = self.underlay.port500.ready() => self.take_port500(),
                 () = self.underlay.icmp.ready() => self.hear_routers(),
                 () = self.underlay.resolver.news() => self.look_for_peers(),
-                Some(request) = self.requests.from_api.recv() => {
-                    if self.answer(Some(plane), request).await {
-                        return Ok(Ended::Replaced);
-                    }
-                }
-                _ = self.requests.hangups.recv() => {
-                    if self.reload_by_signal(Some(plane)).await {
-                        return Ok(Ended::Replaced);
-                    }
-                }
+                Some(request) = self.requests.from_api.recv() => replaced = self.answer(Some(plane), request).await,
+                _ = self.requests.hangups.recv() => replaced = self.reload_by_signal(Some(plane)).await,
                 _ = look.tick() => {
                     if let Some(ended) = self.look(plane, &mut watchdog).await? {
                         return Ok(ended);
@@ -126,6 +120,10 @@ impl Gateway {
                 }
                 _ = log.tick() => plane.log.forward(),
                 _ = traffic.tick() => self.watch_traffic(),
+                () = engine_loop::due(plane.absence.due()) => replaced = !self.renew_interface(plane).await,
+            }
+            if replaced {
+                return Ok(Ended::Replaced);
             }
             if !plane.settled && plane.command_queue.settled() {
                 self.settled(plane);
@@ -135,7 +133,7 @@ impl Gateway {
 
     /// What is done every few seconds.
     async fn save(&mut self, plane: &mut Plane) {
-        self.tend_interface().await;
+        self.tend_interface(plane).await;
         self.take_renewed(plane, false).await;
         self.durable.note_tops(&self.view);
         self.look_for_lost(plane);
@@ -186,10 +184,16 @@ impl Gateway {
         self.underlay.port500.keep(&desired.config).await;
         self.retry_reload(plane).await;
         self.repair(plane).await?;
+        let is_there = self.has_interface().await;
+        plane.absence.looked(is_there);
+        if plane.since.elapsed() < YOUNG {
+            // What was made while one data plane died and this one came went with the other one.
+            self.look_for_lost(plane);
+        }
         self.look_around().await;
         if self.underlay.is_deaf() {
             // Nobody says that something has changed.
-            self.tend_interface().await;
+            self.tend_interface(plane).await;
             self.look_at_addresses();
             self.underlay.listen_again();
         }
@@ -198,7 +202,9 @@ impl Gateway {
         }
         if self.listen_has_moved(plane) {
             tracing::warn!("the interface in `listen` was made anew");
-            return Ok(Some(Ended::Replaced));
+            if !self.follow_listen(plane).await {
+                return Ok(Some(Ended::Replaced));
+            }
         }
         if self.is_hung(plane, watchdog) {
             // It would not hear a request to end.
@@ -208,7 +214,11 @@ impl Gateway {
         Ok(None)
     }
 
-    async fn tend_interface(&mut self) {
+    async fn tend_interface(&mut self, plane: &Plane) {
+        if plane.absence.due().is_some() {
+            // What has its name now is somebody else's.
+            return self.upkeep.postpone();
+        }
         let (upkeep, should) = self.interface();
         upkeep.tend(&should).await;
     }
@@ -284,6 +294,7 @@ impl Gateway {
                 }
             }
             Event::Degraded { what } => tracing::warn!("worker {worker} goes on without {}", feature(what)),
+            Event::InterfaceGone => plane.absence.notice(),
             Event::WorkerFailed { errno, at } => {
                 let cause = std::io::Error::from_raw_os_error(errno);
                 tracing::error!("worker {worker} failed {}: {cause}", place(at));

@@ -122,6 +122,11 @@ impl KernelUnderlay {
 
 impl Underlay for KernelUnderlay {
     fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, interface: u32) -> Route {
+        let local = match local {
+            Some(elsewhere) if !receives(self.listen, elsewhere) => return Route::default(),
+            None => Some(self.listen).filter(|own| !own.is_unspecified() && own.is_ipv4() == remote.is_ipv4()),
+            given => given,
+        };
         // A route that the kernel has not is answered by an error.
         let way = (local, remote.ip(), interface);
         let Ok(Some(found)) = self.look_up(way, false) else { return Route::default() };
@@ -230,6 +235,15 @@ mod tests {
         let received = |listen| [four, six, other].map(|address| receives(listen, address));
         assert_eq!((received(ANY), received(any_four)), ([true; 3], [true, false, true]));
         assert_eq!((received(four), received(six)), ([true, false, false], [false, true, false]));
+    }
+
+    #[test]
+    fn sockets_at_one_address_have_that_source_and_no_other() {
+        let (there, own): (SocketAddr, IpAddr) = ("127.0.0.1:4500".parse().unwrap(), [127, 0, 0, 9].into());
+        let mut underlay = KernelUnderlay::open("no-such-tunnel", own).unwrap();
+        assert_eq!(underlay.route(None, there, 0).source, Some(own));
+        assert!(underlay.route(Some(own), there, 0).reachable && !underlay.route(Some(there.ip()), there, 0).reachable);
+        assert_ne!(KernelUnderlay::open("no-such-tunnel", ANY).unwrap().route(None, there, 0).source, Some(own));
     }
 
     #[test]

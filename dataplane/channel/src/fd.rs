@@ -165,8 +165,8 @@ pub fn send_with_fds(socket: BorrowedFd, bytes: &[u8], fds: &[BorrowedFd]) -> io
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Receives one message with its descriptors. Returns its length, 0 at the end of the connection.
-pub fn receive_with_fds(socket: BorrowedFd, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+/// Receives one message with its descriptors. Returns its length, 0 at the end of the connection. `flags`: those of recvmsg(2).
+pub fn receive_with_fds(socket: BorrowedFd, bytes: &mut [u8], flags: libc::c_int) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut control = Control([0; CONTROL_LEN]);
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut fds = Vec::new();
@@ -177,7 +177,7 @@ pub fn receive_with_fds(socket: BorrowedFd, bytes: &mut [u8]) -> io::Result<(usi
         (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = CONTROL_LEN as _;
-        let received = libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC);
+        let received = libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags | libc::MSG_CMSG_CLOEXEC);
         let mut header = if received < 0 { std::ptr::null_mut() } else { libc::CMSG_FIRSTHDR(&raw const message) };
         while !header.is_null() {
             if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
@@ -192,52 +192,6 @@ pub fn receive_with_fds(socket: BorrowedFd, bytes: &mut [u8]) -> io::Result<(usi
         received
     };
     usize::try_from(received).map(|len| (len, fds)).map_err(|_| io::Error::last_os_error())
-}
-
-/// What was heard over a connection since it was listened to last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    Nothing,
-    /// The master wants the data plane to end.
-    End,
-    /// The other end is gone.
-    Closed,
-}
-
-/// The message of a master that wants the data plane to end.
-const END: &[u8] = b"end";
-
-/// Listens to a connection without waiting; what is no message is thrown away, a bounded number of times.
-pub fn hear(socket: BorrowedFd) -> Heard {
-    let mut bytes = [0u8; 16];
-    for _ in 0..16 {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: the kernel writes at most as many bytes as there are.
-        let received = unsafe { libc::recv(socket.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), flags) };
-        match usize::try_from(received) {
-            Ok(0) => return Heard::Closed,
-            Ok(len) if bytes.get(..len) == Some(END) => return Heard::End,
-            Ok(_) => {}
-            Err(_) => {
-                let gone = !matches!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
-                return if gone { Heard::Closed } else { Heard::Nothing };
-            }
-        }
-    }
-    Heard::Nothing
-}
-
-/// Whether the other end of a connection is gone.
-pub fn is_closed(socket: BorrowedFd) -> bool {
-    hear(socket) == Heard::Closed
-}
-
-/// Asks the data plane at the other end of a master's connection to end. It may not be ours to send signals to.
-///
-/// # Errors
-/// It is gone, or hears nothing.
-pub fn ask_to_end(socket: BorrowedFd) -> io::Result<()> {
-    send_with_fds(socket, END, &[])
 }
 
 #[cfg(test)]

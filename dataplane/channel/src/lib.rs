@@ -7,7 +7,7 @@
 //!   │ Port of worker 1  │   counters, latencies, live SAs  ── read only ▶  │                    │
 //!   │ Listener (main)   │   vault              ◀───────────────────────▶   │                    │
 //!   └─────────┬─────────┘                                                  └─────────┬──────────┘
-//!             └── Unix socket: hands over memory and event counters; open = attached ┘
+//!             └── Unix socket: memory and event counters ─▶, devices ◀─; open = attached ┘
 //! ```
 //! The data plane makes the memory ([`Region`]), gives each worker its [`Port`] and listens for a control plane ([`Listener`]). One
 //! control plane at a time is [`Master`]; when it dies, the next finds everything in place.
@@ -39,6 +39,8 @@ mod listener;
 #[cfg(not(feature = "loom"))]
 mod master;
 #[cfg(not(feature = "loom"))]
+mod messages;
+#[cfg(not(feature = "loom"))]
 mod paths;
 #[cfg(not(feature = "loom"))]
 mod plane;
@@ -59,12 +61,13 @@ pub use sync::{AtomicU64, Ordering};
 pub use {
     counters::Counters,
     drops::SlotDrops,
-    fd::{EventFd, ask_to_end},
+    fd::EventFd,
     info::{PlaneInfo, Protections},
     layout::{LAYOUT_VERSION, PATH_SLOTS_UNIT, PEER_SLOTS_UNIT, Sizes},
     limits::{DATAGRAM_LEN_MAX, PART_BYTES_MAX, PATH_SLOTS_MAX, SA_SLOTS_MAX},
     listener::{Listener, Notice},
     master::{AttachError, Master, SendError, mastership},
+    messages::{Devices, ask_to_end},
     paths::{PathCount, PathCounters},
     plane::{Port, PuntError, Region, Turns},
     vault::VaultTooSmall,

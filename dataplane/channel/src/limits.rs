@@ -23,5 +23,8 @@ pub const PATH_SLOTS_MAX: u16 = PEER_IDS_MAX;
 pub const DATAGRAM_LEN_MAX: usize = IP_PACKET_LEN_MAX;
 /// Senseless records that are passed over in one call.
 pub const BAD_RECORDS_MAX: usize = 64;
+/// Messages over the socket that are heard in one call, and bytes of a reason in one of them.
+pub const MESSAGES_MAX: usize = 16;
+pub const ANSWER_LEN_MAX: usize = 500;
 /// Masters that are let in or refused in one call.
 pub const ACCEPTS_MAX: usize = 16;

@@ -1,7 +1,7 @@
 //! The listener of the data plane: one control plane at a time connects to it and gets the memory and the wake-ups.
 //!
 //! The connection is the lock: as long as it is open there is a master, and its end, which the kernel announces even after
-//! SIGKILL, ends the mastership. After the first message, the master says nothing else on it than that the data plane is to end.
+//! SIGKILL, ends the mastership. What is said on it after the first message stands in [`crate::messages`].
 
 use std::fmt;
 use std::io;
@@ -13,9 +13,10 @@ use std::sync::Arc;
 use adit_proto::codec::{DecodeError, Reader, Writer};
 use socket2::Socket;
 
-use crate::fd::{self, EventFd, Heard};
+use crate::fd::{self, EventFd};
 use crate::layout::{LAYOUT_VERSION, MAGIC};
 use crate::limits::ACCEPTS_MAX;
+use crate::messages::{self, Devices, FromMaster, Heard};
 use crate::plane::{Attached, Region};
 use crate::users;
 
@@ -116,6 +117,8 @@ pub struct Listener {
     down: Vec<Arc<EventFd>>,
     attached: Arc<Attached>,
     master: Option<(Socket, u32)>,
+    /// Devices of the master that nobody has taken yet.
+    handed: Option<(Devices, Vec<OwnedFd>)>,
 }
 
 impl Listener {
@@ -139,6 +142,7 @@ impl Listener {
             down: region.down.clone(),
             attached: Arc::clone(&region.attached),
             master: None,
+            handed: None,
         })
     }
 
@@ -162,7 +166,7 @@ impl Listener {
     /// descriptor is left, who waits still waits, and the call can be made again.
     pub fn serve(&mut self) -> io::Result<Vec<Notice>> {
         let mut notices = Vec::new();
-        self.notice_end(&mut notices);
+        self.hear(&mut notices);
         for _ in 0..ACCEPTS_MAX {
             let socket = match self.socket.accept() {
                 Ok((socket, _)) => socket,
@@ -173,8 +177,8 @@ impl Listener {
                 Err(error) => return Err(error),
             };
             // Who connects and leaves at once, as `bind` does to see whether somebody listens, is nobody.
-            if !fd::is_closed(socket.as_fd()) {
-                self.notice_end(&mut notices);
+            if !messages::is_closed(socket.as_fd()) {
+                self.hear(&mut notices);
                 notices.extend(self.greet(socket));
             }
         }
@@ -203,17 +207,31 @@ impl Listener {
         }
     }
 
-    fn notice_end(&mut self, notices: &mut Vec<Notice>) {
+    fn hear(&mut self, notices: &mut Vec<Notice>) {
         let Some((socket, pid)) = &self.master else { return };
         let pid = *pid;
-        match fd::hear(socket.as_fd()) {
+        match messages::hear_master(socket.as_fd()) {
             Heard::Nothing => {}
-            Heard::End => notices.push(Notice::End { pid }),
+            Heard::Message(FromMaster::End) => notices.push(Notice::End { pid }),
+            // Those of before are closed: whoever sends others wants them no more.
+            Heard::Message(FromMaster::Devices(devices, fds)) => self.handed = Some((devices, fds)),
             Heard::Closed => {
-                self.master = None;
+                (self.master, self.handed) = (None, None);
                 self.attached.set(0);
                 notices.push(Notice::Gone { pid });
             }
+        }
+    }
+
+    /// Devices that the master has handed over: they want an [`Listener::answer`].
+    pub fn take_devices(&mut self) -> Option<(Devices, Vec<OwnedFd>)> {
+        self.handed.take()
+    }
+
+    /// Tells the master what has become of its devices; one that is gone has no use for it.
+    pub fn answer(&self, answer: Result<(), &str>) {
+        if let Some((socket, _)) = &self.master {
+            let _ = messages::answer(socket.as_fd(), answer);
         }
     }
 

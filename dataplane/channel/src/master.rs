@@ -21,6 +21,7 @@ use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock
 use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
+use crate::messages::{self, Devices, Heard};
 use crate::paths::{PathCounters, PathTable};
 use crate::ring::{Consumer, Corrupt, Next, Producer, PushError};
 use crate::shm::{self, Mapping, Words};
@@ -203,7 +204,7 @@ impl WorkerLink {
 pub fn mastership(path: &Path) -> io::Result<OwnedFd> {
     let socket = fd::connect(path)?;
     let mut greeting = [0; GREETING_LEN];
-    let (len, _) = fd::receive_with_fds(socket.as_fd(), &mut greeting)?;
+    let (len, _) = fd::receive_with_fds(socket.as_fd(), &mut greeting, 0)?;
     match Greeting::decode(&greeting[..len]) {
         Ok(Greeting::Welcome { .. }) => Ok(socket.into()),
         _ => Err(io::ErrorKind::PermissionDenied.into()),
@@ -228,6 +229,10 @@ pub struct Master {
     info: PlaneInfo,
     scratch: Box<[u8]>,
     malformed: u64,
+    /// What the data plane has said of the devices that it was handed.
+    answer: Option<Result<(), String>>,
+    /// They are these, as long as it has not answered.
+    handed: Option<Devices>,
 }
 
 impl Master {
@@ -244,7 +249,7 @@ impl Master {
             return Err(AttachError::Foreign { uid: peer.uid });
         }
         let mut greeting = [0; GREETING_LEN];
-        let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting).map_err(|error| match error.kind() {
+        let (len, fds) = fd::receive_with_fds(socket.as_fd(), &mut greeting, 0).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => AttachError::Silent { pid: peer.pid },
             // It ended while we waited at its door.
             io::ErrorKind::ConnectionReset => AttachError::Absent(path.to_owned()),
@@ -312,6 +317,8 @@ impl Master {
             info,
             scratch: vec![0; DATAGRAM_LEN_MAX].into(),
             malformed: 0,
+            answer: None,
+            handed: None,
         };
         master.flush();
         Ok(master)
@@ -506,8 +513,38 @@ impl Master {
     }
 
     /// Whether the data plane still holds its end of the connection.
-    pub fn is_alive(&self) -> bool {
-        !fd::is_closed(self.socket.as_fd())
+    pub fn is_alive(&mut self) -> bool {
+        match messages::hear_answer(self.socket.as_fd()) {
+            Heard::Nothing => true,
+            Heard::Message(answer) => {
+                if let (Ok(()), Some(Devices::Sockets { listen })) = (&answer, self.handed.take()) {
+                    self.info.listen = listen;
+                }
+                self.answer = Some(answer);
+                true
+            }
+            Heard::Closed => false,
+        }
+    }
+
+    /// Hands devices over, one for each worker, which were opened for the data plane; an answer to earlier ones is forgotten. Ours are to
+    /// be closed then: an interface lives as long as anybody holds a queue of it.
+    ///
+    /// # Errors
+    /// The data plane is gone, or hears nothing.
+    pub fn hand_over(&mut self, devices: &Devices, fds: &[BorrowedFd]) -> io::Result<()> {
+        // What it says of earlier ones is of no interest any more.
+        while let Heard::Message(_) = messages::hear_answer(self.socket.as_fd()) {}
+        (self.answer, self.handed) = (None, Some(*devices));
+        messages::hand_over(self.socket.as_fd(), devices, fds)
+    }
+
+    /// What has become of the devices that were handed over last: `None` as long as that is not known, and why they were not taken.
+    pub fn answer(&mut self) -> Option<Result<(), String>> {
+        match self.is_alive() {
+            true => self.answer.take(),
+            false => Some(Err("it is gone".to_owned())),
+        }
     }
 }
 

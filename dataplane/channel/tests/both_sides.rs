@@ -1,10 +1,11 @@
 //! Both sides of the channel in one process: what one writes, the other reads, with all their limits.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use adit_channel::{
-    AttachError, DATAGRAM_LEN_MAX, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SendError, Sizes,
+    AttachError, DATAGRAM_LEN_MAX, Devices, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SendError,
+    Sizes,
 };
 use adit_proto::control::{
     ChildId, Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
@@ -260,7 +261,7 @@ fn a_new_master_finds_what_is_installed_and_what_was_left() {
 #[test]
 fn a_second_master_is_refused_with_the_pid_of_the_first() {
     let mut plane = Plane::new(sizes(1));
-    let first = plane.master();
+    let mut first = plane.master();
     let (second, notices) = plane.attach();
     let pid = std::process::id();
     assert!(matches!(second, Err(AttachError::Refused { pid: holder }) if holder == pid), "{second:?}");
@@ -273,9 +274,36 @@ fn a_second_master_is_refused_with_the_pid_of_the_first() {
 }
 
 #[test]
+fn devices_are_handed_over_and_answered_and_the_last_ones_count() {
+    let mut plane = Plane::new(sizes(1));
+    let mut master = plane.master();
+    let socket = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sockets = |listen: &str| Devices::Sockets { listen: listen.parse().unwrap() };
+    for listen in ["192.0.2.7:4500", "192.0.2.8:4501"] {
+        master.hand_over(&sockets(listen), &[socket().as_fd()]).unwrap();
+        plane.listener.serve().unwrap();
+    }
+    assert_eq!(master.answer(), None);
+    let (devices, fds) = plane.listener.take_devices().unwrap();
+    assert_eq!((devices, fds.len()), (sockets("192.0.2.8:4501"), 1));
+    assert!(plane.listener.take_devices().is_none(), "those of before are closed");
+    plane.listener.answer(Err("a worker hangs"));
+    assert_eq!(master.answer(), Some(Err("a worker hangs".into())));
+    assert_eq!((master.answer(), master.info().listen.port()), (None, 4500));
+    master.hand_over(&devices, &[socket().as_fd()]).unwrap();
+    plane.listener.serve().unwrap();
+    plane.listener.take_devices().unwrap();
+    plane.listener.answer(Ok(()));
+    assert_eq!(master.answer(), Some(Ok(())));
+    assert_eq!(master.info().listen, "192.0.2.8:4501".parse().unwrap());
+    std::mem::drop(plane);
+    assert!(matches!(master.answer(), Some(Err(_))), "it is gone");
+}
+
+#[test]
 fn the_memory_stays_readable_when_the_data_plane_is_gone() {
     let mut plane = Plane::new(sizes(1));
-    let master = plane.master();
+    let mut master = plane.master();
     plane.ports[0].count(Count::Opened, 11);
     let path = plane.dir.path().join("sock");
     let Plane { dir: _dir, region, ports, listener } = plane;

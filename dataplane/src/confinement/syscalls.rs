@@ -12,6 +12,9 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use crate::devices::TUNGETIFF;
+use crate::tap::steering::TUNSETSTEERINGEBPF;
+
 /// Forwarding, waiting, memory, the end of a thread and of the process.
 const NEEDED: &[c_long] = &[
     libc::SYS_read,
@@ -29,6 +32,7 @@ const NEEDED: &[c_long] = &[
     libc::SYS_futex,
     libc::SYS_setsockopt,
     libc::SYS_getsockopt,
+    libc::SYS_getsockname,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_nanosleep,
@@ -91,7 +95,6 @@ const HARMLESS: &[c_long] = &[
     libc::SYS_socket,
     libc::SYS_socketpair,
     libc::SYS_shutdown,
-    libc::SYS_getsockname,
     libc::SYS_getpeername,
     libc::SYS_eventfd2,
     libc::SYS_timerfd_create,
@@ -162,6 +165,10 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_socket, only(0, Op::Eq, libc::AF_UNIX)?);
     // A worker that leaves its core or comes back: the calling thread alone.
     rules.insert(libc::SYS_sched_setaffinity, only(0, Op::Eq, 0)?);
+    // What a queue that was handed over is one of, and the program that chooses among several.
+    let number = |number: libc::c_ulong| Condition::new(1, Len::Dword, Op::Eq, number).map(|one| vec![one]);
+    let known = [TUNGETIFF, TUNSETSTEERINGEBPF].map(|one| number(one).and_then(SeccompRule::new));
+    rules.insert(libc::SYS_ioctl, known.into_iter().collect::<Result<_, _>>()?);
     // abort(3).
     rules.insert(libc::SYS_tgkill, only(2, Op::Eq, libc::SIGABRT)?);
     Ok(rules)

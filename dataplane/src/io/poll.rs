@@ -3,16 +3,20 @@
 //! unsafe here: the two calls.
 
 use std::io;
+use std::os::fd::RawFd;
 
 use adit_channel::Port;
 use adit_proto::control::Place;
 
-use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, completed};
+use super::{Descriptors, Failure, Io, Ready, Slot, TapWrite, Wait, completed};
 use crate::tap::coalesce::FRAMES_MAX;
+
+/// What poll(2) passes over.
+const NONE: RawFd = -1;
 
 /// Waits by poll(2), writes at once.
 pub struct PollIo {
-    watched: [libc::pollfd; 3],
+    watched: [libc::pollfd; 4],
     iovecs: Box<[libc::iovec]>,
 }
 
@@ -21,7 +25,7 @@ impl PollIo {
         let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         PollIo {
-            watched: [watch(descriptors.tap), watch(descriptors.udp), watch(descriptors.wake)],
+            watched: [watch(descriptors.tap), watch(descriptors.udp), watch(descriptors.wake), watch(NONE)],
             iovecs: vec![empty; FRAMES_MAX].into_boxed_slice(),
         }
     }
@@ -49,11 +53,16 @@ impl Io for PollIo {
             };
         }
         // An error condition also makes a descriptor ready: the read that follows says which.
-        let [tap, udp, wake] = self.watched.map(|watched| watched.revents != 0);
-        Ok(Ready { tap, udp, wake })
+        let [tap, udp, wake, leaving] = self.watched.map(|watched| watched.revents != 0);
+        Ok(Ready { tap, udp, wake, leaving })
     }
 
     fn idle(&self) -> bool {
         true
+    }
+
+    fn replace(&mut self, slot: Slot, fd: Option<RawFd>, _port: &mut Port) -> Result<(), Failure> {
+        self.watched[slot as usize].fd = fd.unwrap_or(NONE);
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
-//! io_uring: multishot polls on the three descriptors; writes to the TAP go down with the call that waits.
+//! io_uring: multishot polls on the descriptors of a worker; writes to the TAP go down with the call that waits.
 //!
 //! One ring per worker, made and used by its thread alone (SINGLE_ISSUER, DEFER_TASKRUN), and restricted before it is used: it polls and
-//! writes its three descriptors and can do nothing else, for no filter of system calls sees what goes through a ring. The TAP's writes complete inline
+//! writes its own descriptors and can do nothing else, for no filter of system calls sees what goes through a ring. The TAP's writes complete inline
 //! and in order while they are submitted; they are never linked and never forced to a kernel thread, which would reorder them.
 //!
 //! unsafe here: entries that point into the arena and into `iovecs`. For the arena whoever calls `tap_write` answers; the iovecs
@@ -18,14 +18,14 @@ use adit_proto::stats::Drop;
 use io_uring::register::Restriction;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{Descriptors, Failure, Io, Ready, TapWrite, Wait, Work, completed};
+use super::{Descriptors, Failure, Io, Ready, Slot, TapWrite, Wait, Work, completed};
 use crate::confinement;
 use crate::tap::coalesce::FRAMES_MAX;
 
 const ENTRIES: u32 = 256;
 const COMPLETIONS: u32 = 2 * ENTRIES;
 /// Writes in flight; then the queue is submitted early.
-const WRITES_MAX: usize = ENTRIES as usize - 3;
+const WRITES_MAX: usize = ENTRIES as usize - SLOTS;
 /// Pieces of writes in flight.
 const IOVECS: usize = 4096;
 
@@ -38,9 +38,16 @@ const DENSE: Duration = Duration::from_micros(20);
 /// How long dense arrivals may gather while the worker sleeps, in microseconds.
 const GATHER_US: u32 = 100;
 
-const TAP: u32 = 0;
-const UDP: u32 = 1;
+const TAP: u32 = Slot::Tap as u32;
+const UDP: u32 = Slot::Udp as u32;
 const WAKE: u32 = 2;
+const LEAVING: u32 = Slot::Leaving as u32;
+/// Of each slot.
+const SLOTS: usize = 4;
+/// What the kernel takes for no file.
+const NONE: RawFd = -1;
+/// How long a poll may take to end once it is cancelled: it does so at once.
+const CANCEL_WITHIN: types::Timespec = types::Timespec::new().sec(1);
 /// `user_data` of a write is this bit and the number of frames in it; of a poll, the index of the descriptor.
 const WRITE: u64 = 1 << 32;
 
@@ -58,6 +65,11 @@ pub struct UringIo {
     writes_in_flight: usize,
     /// What completions have said since `wait` was asked last.
     ready: Ready,
+    /// Which slots have a file, and which of them are polled.
+    present: [bool; SLOTS],
+    polled: [bool; SLOTS],
+    /// A poll that ends is not to begin again.
+    quiet: bool,
     /// How long to look before sleeping.
     busy_poll: Duration,
     patience: Patience,
@@ -149,9 +161,9 @@ fn build(entries: u32) -> io::Result<IoUring> {
 
 /// Operations of a ring. Each is on a registered descriptor.
 const OPERATIONS: [u8; 3] = [opcode::PollAdd::CODE, opcode::Write::CODE, opcode::Writev::CODE];
-/// What is asked of a ring at its end (IORING_UNREGISTER_FILES, IORING_REGISTER_SYNC_CANCEL), and before it is used
-/// (IORING_REGISTER_PROBE).
-const REQUESTS: [u8; 3] = [3, 24, 8];
+/// What is asked of a ring at its end (IORING_UNREGISTER_FILES, IORING_REGISTER_SYNC_CANCEL), before it is used (IORING_REGISTER_PROBE),
+/// and when another file takes the place of one (IORING_REGISTER_FILES_UPDATE).
+const REQUESTS: [u8; 4] = [3, 24, 8, 6];
 
 /// Lets a ring do what it is for and nothing else, for good, and lets it begin, by the thread that calls.
 fn restrict(ring: &IoUring) -> io::Result<()> {
@@ -167,7 +179,7 @@ impl UringIo {
     /// To be called on the worker's thread: the ring belongs to the thread that makes it.
     pub fn new(descriptors: Descriptors, busy_poll: Duration) -> Result<UringIo, Failure> {
         let ring = build(ENTRIES).map_err(Failure::at(Place::Wait))?;
-        let files: [RawFd; 3] = [descriptors.tap, descriptors.udp, descriptors.wake];
+        let files: [RawFd; SLOTS] = [descriptors.tap, descriptors.udp, descriptors.wake, NONE];
         ring.submitter().register_files(&files).and_then(|()| restrict(&ring)).map_err(Failure::at(Place::Wait))?;
         let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
         let iovecs = vec![empty; IOVECS].into_boxed_slice();
@@ -178,6 +190,9 @@ impl UringIo {
             iovecs_used: 0,
             writes_in_flight: 0,
             ready: Ready::default(),
+            present: files.map(|fd| fd != NONE),
+            polled: [false; SLOTS],
+            quiet: false,
             busy_poll,
             patience: Patience::default(),
             slept_at: Instant::now(),
@@ -191,6 +206,7 @@ impl UringIo {
 
     fn arm(&mut self, descriptor: u32) -> Result<(), Failure> {
         let entry = opcode::PollAdd::new(types::Fixed(descriptor), libc::POLLIN as u32).multi(true).build();
+        self.polled[descriptor as usize] = true;
         self.push(&entry.user_data(descriptor.into()))
     }
 
@@ -302,15 +318,20 @@ impl UringIo {
         match descriptor {
             TAP => self.ready.tap = true,
             UDP => self.ready.udp = true,
+            LEAVING => self.ready.leaving = true,
             _ => self.ready.wake = true,
         }
         if cqueue::more(entry.flags()) {
             return Ok(());
         }
+        self.polled[descriptor as usize] = false;
+        if self.quiet || !self.present[descriptor as usize] {
+            return Ok(());
+        }
         if entry.result() < 0 && entry.result() != -libc::ECANCELED {
             let at = match descriptor {
                 TAP => Place::TapRead,
-                UDP => Place::UdpReceive,
+                UDP | LEAVING => Place::UdpReceive,
                 _ => Place::Wait,
             };
             return Err(Failure { at, error: io::Error::from_raw_os_error(-entry.result()) });
@@ -367,6 +388,44 @@ impl Io for UringIo {
 
     fn idle(&self) -> bool {
         self.writes_in_flight == 0
+    }
+
+    /// What was submitted goes on with the file that it began with. All polls end first: before Linux 6.13, a file that was taken out stays
+    /// open as long as any request of its time goes on.
+    fn replace(&mut self, slot: Slot, fd: Option<RawFd>, port: &mut Port) -> Result<(), Failure> {
+        self.quiet = true;
+        let ended = self.end_polls(port);
+        self.quiet = false;
+        ended?;
+        self.present[slot as usize] = fd.is_some();
+        let updated = self.ring.submitter().register_files_update(slot as u32, &[fd.unwrap_or(NONE)]);
+        updated.map_err(Failure::at(Place::Wait))?;
+        for place in 0..SLOTS {
+            // One whose end has not come yet begins again when it does.
+            if self.present[place] && !self.polled[place] {
+                self.arm(place as u32)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl UringIo {
+    fn end_polls(&mut self, port: &mut Port) -> Result<(), Failure> {
+        self.submit(0)?;
+        for place in 0..SLOTS {
+            if !self.polled[place] {
+                continue;
+            }
+            let poll = types::CancelBuilder::user_data(place as u64);
+            match self.ring.submitter().register_sync_cancel(Some(CANCEL_WITHIN), poll) {
+                // It has ended by itself.
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(Failure { at: Place::Wait, error }),
+                _ => {}
+            }
+        }
+        self.submit(0)?;
+        self.reap(port)
     }
 }
 

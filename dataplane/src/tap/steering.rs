@@ -15,7 +15,7 @@ use adit_proto::control::Mode;
 use super::headers::link_header;
 
 /// `TUNSETSTEERINGEBPF`: _IOR('T', 224, int).
-const TUNSETSTEERINGEBPF: libc::c_ulong = 0x8004_54e0;
+pub const TUNSETSTEERINGEBPF: libc::c_ulong = 0x8004_54e0;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
 
@@ -149,13 +149,27 @@ fn program(mode: Mode) -> Vec<Instruction> {
     all
 }
 
-/// Gives the interface of this queue the program. An error leaves the driver's own way in place.
-pub fn attach(mode: Mode, queue: BorrowedFd<'_>) -> io::Result<()> {
-    let program = load_program(&program(mode))?;
-    let fd: libc::c_int = program.as_raw_fd();
-    // SAFETY: the driver reads one int from the pointer and takes a reference of its own to the program.
-    let result = unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETSTEERINGEBPF as _, &raw const fd) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// The program, loaded: by one who may, for interfaces that come later, too.
+#[derive(Debug)]
+pub struct Program(OwnedFd);
+
+impl Program {
+    /// # Errors
+    /// The kernel lets nobody load one, or us.
+    pub fn load(mode: Mode) -> io::Result<Program> {
+        load_program(&program(mode)).map(Program)
+    }
+
+    /// Gives the interface of this queue the program. An error leaves the driver's own way in place.
+    ///
+    /// # Errors
+    /// The driver does not take it.
+    pub fn attach(&self, queue: BorrowedFd<'_>) -> io::Result<()> {
+        let fd: libc::c_int = self.0.as_raw_fd();
+        // SAFETY: the driver reads one int from the pointer and takes a reference of its own to the program.
+        let result = unsafe { libc::ioctl(queue.as_raw_fd(), TUNSETSTEERINGEBPF as _, &raw const fd) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 fn load_program(instructions: &[Instruction]) -> io::Result<OwnedFd> {

@@ -7,35 +7,17 @@
 
 use std::io;
 
-use socket2::Socket;
+use adit_devices::sockets::{allow_fragments, forbid_fragments};
 
-use super::{Hop, UdpSocket, set_option};
-
-/// DF, and the kernel cuts nothing either.
-pub(super) fn forbid(socket: &Socket, v4: bool) -> io::Result<()> {
-    set(socket, v4, libc::IP_PMTUDISC_PROBE, libc::IPV6_PMTUDISC_PROBE)
-}
-
-/// The kernel cuts what is longer than it knows of the way, and routers may cut the pieces again (IPv4).
-fn allow(socket: &Socket, v4: bool) -> io::Result<()> {
-    set(socket, v4, libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT)
-}
-
-fn set(socket: &Socket, v4: bool, of_v4: libc::c_int, of_v6: libc::c_int) -> io::Result<()> {
-    if v4 {
-        set_option(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, of_v4)
-    } else {
-        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, of_v6)
-    }
-}
+use super::{Hop, UdpSocket};
 
 impl UdpSocket {
     /// Sends one datagram, in IP fragments where it is too long for its way.
     pub fn send_in_fragments(&self, hop: &Hop, class: u8, bytes: &[u8]) -> io::Result<()> {
         let v4 = hop.to.is_v4();
-        allow(&self.socket, v4)?;
+        allow_fragments(&self.socket, v4)?;
         let sent = self.send(hop, class, bytes, bytes.len());
-        forbid(&self.socket, v4)?;
+        forbid_fragments(&self.socket, v4)?;
         sent
     }
 }
@@ -43,9 +25,10 @@ impl UdpSocket {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
-    use std::time::Instant;
 
-    use super::super::{bind_group, get_option};
+    use adit_devices::sockets::get_option;
+
+    use super::super::tests::bind_group;
     use super::*;
 
     /// Longer than loopback carries in one packet (its MTU is 65536), with the headers.
@@ -54,7 +37,7 @@ mod tests {
     #[test]
     fn a_long_datagram_leaves_in_fragments_and_nothing_else_does() {
         for (listen, remote) in [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "127.0.0.1"), ("[::]:0", "::1")] {
-            let mut sockets = bind_group(listen.parse().unwrap(), 1, 1 << 20, Instant::now()).unwrap();
+            let mut sockets = bind_group(listen, 1);
             let port = sockets[0].socket.local_addr().unwrap().as_socket().unwrap().port();
             let hop = Hop::new(SocketAddr::new(remote.parse().unwrap(), port), None, 0, sockets[0].mapped).unwrap();
             let bytes: Vec<u8> = (0..LONG).map(|n| n as u8).collect();

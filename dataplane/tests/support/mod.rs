@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use adit_channel::Master;
 use adit_dataplane::config::Config;
 use adit_dataplane::open::{Opened, open};
+use adit_dataplane::running::Running;
 use adit_dataplane::sa;
 use adit_dataplane::seal::{Inner, seal};
-use adit_dataplane::start::{Plane, Running};
+use adit_dataplane::start::Plane;
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
 use adit_proto::control::{
@@ -119,7 +120,7 @@ impl Bed {
         let plane = once_free(|| Plane::open(&config));
         run("ip", &["link", "set", "bed0", "addrgenmode", "none"]);
         run("ip", &["link", "set", "bed0", "up"]);
-        let (running, mut listener) = plane.spawn(|_| ()).unwrap();
+        let (running, mut listener, intake) = plane.spawn(|_| ()).unwrap();
         let attaching = {
             let socket = socket.clone();
             thread::spawn(move || Master::attach(&socket).unwrap())
@@ -130,8 +131,8 @@ impl Bed {
             listener.serve().unwrap();
             thread::sleep(Duration::from_millis(1));
         }
-        // The listener is kept open as in the real process: its end would be the end of the plane for the master.
-        std::mem::forget(listener);
+        // Both are kept as in the real process: the end of the listener would be the end of the plane for the master.
+        std::mem::forget((listener, intake));
         let peer = once_free(|| UdpSocket::bind("127.0.0.1:4501"));
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         set_int(&peer, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20);

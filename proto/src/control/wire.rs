@@ -52,6 +52,7 @@ mod event {
     pub const PATH_SEEN: u8 = 6;
     pub const ECHO_REPLY: u8 = 7;
     pub const ECHO_UNSENT: u8 = 8;
+    pub const INTERFACE_GONE: u8 = 10;
     pub const INBOUND_SA_USED: u8 = 9;
 }
 
@@ -361,6 +362,7 @@ impl Event {
             }
             Event::EchoUnsent { peer, tag, id } => writer.u8(event::ECHO_UNSENT).u16(peer.0).u64(tag.0).u64(*id),
             Event::WorkerFailed { errno, at } => writer.u8(event::WORKER_FAILED).i32(*errno).u8(*at as u8),
+            Event::InterfaceGone => writer.u8(event::INTERFACE_GONE),
         }
         .finish()
         .expect("RECORD_LEN_MAX holds every event")
@@ -401,6 +403,7 @@ impl Event {
             event::WORKER_FAILED => {
                 Event::WorkerFailed { errno: reader.i32()?, at: by_code(&Place::ALL, reader.u8()?, |p| p as u8, "place")? }
             }
+            event::INTERFACE_GONE => Event::InterfaceGone,
             _ => return Err(DecodeError::BadValue("event")),
         };
         reader.finish()?;

@@ -123,6 +123,11 @@ impl Endpoint {
         self
     }
 
+    /// Has another underlay asked from now on: our sockets are elsewhere.
+    pub fn set_underlay(&mut self, underlay: Box<dyn Underlay + Send>) {
+        self.shared.paths.set_underlay(underlay);
+    }
+
     /// A datagram from a port of ours for IKE: the UDP payload, with its marker where the port has one.
     pub fn handle_message(&mut self, now: Now, came: Arrival, datagram: &[u8]) {
         self.take_message(now, came.hop(), datagram);

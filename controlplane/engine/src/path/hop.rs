@@ -71,6 +71,15 @@ impl Hop {
         self
     }
 
+    /// The same way from sockets that are bound there: an address of theirs takes the place of ours, and their port, but for the one of IKE
+    /// alone, which has sockets of its own.
+    pub(crate) fn bound_to(self, listen: SocketAddr) -> Hop {
+        let port = if self.local.port() == IKE_PORT { IKE_PORT } else { listen.port() };
+        let any = listen.ip().is_unspecified() || listen.is_ipv4() != self.local.is_ipv4();
+        let ip = if any { self.local.ip() } else { listen.ip() };
+        Hop { local: SocketAddr::new(ip, port), ..self }.normal()
+    }
+
     /// Whether it is the same way, as far as both say: a source that was left to the kernel is any.
     pub(crate) fn is_same(&self, other: &Hop) -> bool {
         let open = self.local.ip().is_unspecified() || other.local.ip().is_unspecified();
@@ -154,6 +163,21 @@ mod tests {
         assert_eq!(marked.unframe(b"\0\0\0\0ike"), Some(&b"ike"[..]));
         assert_eq!(marked.unframe(b"\0\0\0"), None);
         assert_eq!(hop("10.0.0.1:4501", "10.0.0.2:7777").floated(4500), hop("10.0.0.1:4501", "10.0.0.2:7777"));
+    }
+
+    #[test]
+    fn other_sockets_have_another_port_and_perhaps_an_address_of_their_own() {
+        let from =
+            |local: &str, listen: &str| hop(local, "198.51.100.7:4500").bound_to(listen.parse().unwrap()).local.to_string();
+        for (local, listen, now) in [
+            ("192.0.2.1:4500", "0.0.0.0:4501", "192.0.2.1:4501"),
+            ("192.0.2.1:4500", "[::]:4501", "192.0.2.1:4501"),
+            ("192.0.2.1:4500", "192.0.2.9:4501", "192.0.2.9:4501"),
+            ("0.0.0.0:4500", "192.0.2.9:4500", "192.0.2.9:4500"),
+            ("192.0.2.1:500", "192.0.2.9:4501", "192.0.2.9:500"),
+        ] {
+            assert_eq!(from(local, listen), now, "{local} {listen}");
+        }
     }
 
     #[test]

@@ -78,6 +78,20 @@ impl Paths {
         self.take_looks(now);
     }
 
+    /// Our sockets are bound elsewhere: what left from where they were leaves from there, and the peers are told. Whoever has been proven to
+    /// receive where it is does so still.
+    pub fn rebind(&mut self, listen: SocketAddr) {
+        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
+        for id in ids {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
+            peer.each_mut(|entry| entry.hop = entry.hop.bound_to(listen));
+            peer.spares.rebind(listen);
+            (peer.choice, peer.terms.local_fixed) = (None, !listen.ip().is_unspecified());
+            self.wishes.push_back(Wish::Moved { peer: id });
+            self.tell(id);
+        }
+    }
+
     /// The kernel did not send something to the peer, an echo or a packet: too big for what it knows of the route by now.
     pub fn handle_unsent(&mut self, now: Instant, id: PeerId) {
         if self.peers.contains_key(&id) {
@@ -206,7 +220,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Mutex};
 
-    use super::super::{Follow, Route, Terms, Underlay};
+    use super::super::{Follow, PathEvent, Route, Terms, Underlay};
     use super::*;
     use crate::testing::instant;
 
@@ -283,6 +297,26 @@ mod tests {
         assert_eq!(sources(second, &steps), [at(second), moved_to(new), at(new)]);
         // Without any way it waits, and with it goes on where it was.
         assert_eq!(sources(second, &[&[first, second], &[], &[first, second]]), [at(second), at(second), at(second)]);
+    }
+
+    #[test]
+    fn with_other_sockets_all_paths_leave_from_there_and_peers_are_told() {
+        let machine = Machine::default();
+        machine.has(&["192.0.2.1", "192.0.2.9"]);
+        let mut paths = Paths::new(Box::new(machine.clone()));
+        with_paths(&mut paths, PEER, 3);
+        while paths.poll_event().is_some() || paths.poll_wish().is_some() {}
+        let used = paths.ike_hop(PEER).unwrap();
+        paths.rebind("192.0.2.9:4501".parse().unwrap());
+        let now = paths.ike_hop(PEER).unwrap();
+        assert_eq!((now.local.to_string().as_str(), now.remote), ("192.0.2.9:4501", used.remote));
+        assert!(paths.status(PEER).iter().all(|path| path.hop.local == now.local));
+        assert_eq!(paths.poll_wish(), Some(Wish::Moved { peer: PEER }));
+        let is_set = |event| matches!(event, PathEvent::Set { hop, .. } if hop.local == now.local);
+        assert!(std::iter::from_fn(|| paths.poll_event()).any(is_set), "the data plane is told");
+        // The kernel prefers another source: it is not asked where there is no choice.
+        paths.underlay_changed(instant() + Duration::from_secs(1));
+        assert_eq!(paths.ike_hop(PEER).unwrap().local, now.local);
     }
 
     /// A peer with so many paths on it, each on an address of its own.

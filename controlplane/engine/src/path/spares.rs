@@ -1,5 +1,6 @@
 //! The addresses at which a peer with a static key may be: whose turn it is, and when the preferred one is looked at again.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::PathId;
@@ -25,6 +26,11 @@ impl Spares {
     /// The preferred one first.
     pub(super) fn of(hops: Vec<Hop>) -> Spares {
         Spares { hops, ..Spares::default() }
+    }
+
+    /// All of them from sockets that are bound there.
+    pub(super) fn rebind(&mut self, listen: SocketAddr) {
+        self.hops.iter_mut().for_each(|hop| *hop = hop.bound_to(listen));
     }
 
     /// When the next one is to be tried, if the one in use is silent.

@@ -150,6 +150,7 @@ fn events() -> impl Strategy<Value = Event> {
         ),
         any::<(u16, u64, u64)>().prop_map(|(peer, tag, id)| Event::EchoUnsent { peer: PeerId(peer), tag: PeerTag(tag), id }),
         (any::<i32>(), prop::sample::select(Place::ALL.to_vec())).prop_map(|(errno, at)| Event::WorkerFailed { errno, at }),
+        Just(Event::InterfaceGone),
     ]
 }
 

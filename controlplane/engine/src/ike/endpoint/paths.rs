@@ -75,6 +75,14 @@ impl Endpoint {
         self.with_paths(now, |paths| paths.underlay_changed(now.instant));
     }
 
+    /// Our sockets are bound elsewhere from now on: to this address, or to any with this port. Peers that are connected are told where we
+    /// are now (RFC 4555).
+    pub fn rebind(&mut self, now: Now, listen: SocketAddr) {
+        let local = Some(listen).filter(|listen| !listen.ip().is_unspecified());
+        self.shared.peers.values_mut().for_each(|peer| peer.local = local);
+        self.with_paths(now, |paths| paths.rebind(listen));
+    }
+
     /// A peer with a static key is at one of these addresses, the preferred one first. With echoes the next one is tried when the
     /// one in use is silent, and it is followed to where its echoes come back from.
     ///

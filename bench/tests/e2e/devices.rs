@@ -1,0 +1,132 @@
+//! Devices that a data plane is handed while it runs: the interface, where somebody has deleted it, and sockets at another address.
+
+use std::time::Duration;
+
+use adit_bench::lab::{Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
+use anyhow::{Context, Result, ensure};
+
+use crate::ike_tunnel::{ROLES, patient, spis};
+use crate::paths::path_in_use;
+use crate::{Pings, edit, reaches};
+
+fn passes(lab: &Lab) -> Result<()> {
+    wait_until("packets pass", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())
+}
+
+/// Deletes the interface of the first gateway; it is there again soon, with the same process and the same keys behind it.
+fn delete_interface(lab: &Lab, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    let (a, plane) = (lab.a(), lab.a().data_plane());
+    let handed = a.log().matches("was handed over anew").count();
+    a.netns.run(&format!("ip link del {TAP}"))?;
+    meanwhile()?;
+    wait_until("the interface was handed over", SOON, || Ok(a.log().matches("was handed over anew").count() > handed))
+        .with_context(|| a.log())?;
+    passes(lab)?;
+    ensure!(lab.a().data_plane() == plane, "the data plane was replaced:\n{}", lab.a().log());
+    Ok(())
+}
+
+#[test]
+fn a_deleted_interface_is_made_again_and_no_tunnel_begins_anew() -> Result<()> {
+    let ike = |ip_mode, io| LabOptions { ip_mode, io, workers: vec![2, 2], ..patient(&ROLES) };
+    for options in [ike(false, "io_uring"), ike(true, "poll"), LabOptions { ip_mode: true, ..LabOptions::patient() }] {
+        let mut lab = Lab::start(&options)?;
+        let before = spis(lab.a())?;
+        delete_interface(&lab, || Ok(()))?;
+        delete_interface(&lab, || Ok(()))?;
+        ensure!(spis(lab.a())? == before, "{:?} was {before:?}", spis(lab.a())?);
+        let log = lab.a().log();
+        ensure!(log.contains(&format!("the interface {TAP} was deleted: it was made anew")), "{log}");
+        ensure!(!log.contains("ERROR"), "{log}");
+        // While no control plane is there to do it: the next one does.
+        lab.gateways[0].kill_control()?;
+        lab.a().netns.run(&format!("ip link del {TAP}"))?;
+        let handed = lab.a().log().matches("was handed over anew").count();
+        lab.gateways[0].start_control()?;
+        wait_until("the interface is there", SOON, || Ok(lab.a().log().matches("was handed over anew").count() > handed))
+            .with_context(|| lab.a().log())?;
+        passes(&lab)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_of_somebody_else_with_its_name_is_waited_for() -> Result<()> {
+    let lab = Lab::start(&LabOptions::patient())?;
+    let a = lab.a();
+    delete_interface(&lab, || {
+        let steps = lab.dir().join("theirs");
+        std::fs::write(&steps, format!("link del {TAP}\nlink add {TAP} type bridge\n"))?;
+        // Ours is there again by now, or just being made.
+        wait_until("somebody is faster", SOON, || Ok(a.netns.run(&format!("ip -force -batch {}", steps.display())).is_ok()))?;
+        a.wait_for_log("cannot be made again", SOON)?;
+        a.netns.run(&format!("ip link del {TAP}")).map(drop)
+    })
+}
+
+/// Has the first gateway listen elsewhere, while pings go both ways.
+fn listens_at(lab: &Lab, before: &str, now: &str) -> Result<()> {
+    let (a, b, plane) = (lab.a(), lab.b(), lab.a().data_plane());
+    let every = Duration::from_millis(2);
+    let pings = [Pings::start(lab, a, b.inner(), every)?, Pings::start(lab, b, a.inner(), every)?];
+    edit(a, &format!("listen: \"{before}\""), &format!("listen: \"{now}\""))?;
+    // One that it has left is free a little later.
+    wait_until("the address is free", SOON, || match a.adit("reload") {
+        Ok(said) => {
+            ensure!(said.contains("listen ") && !said.contains("not now"), "{said}");
+            Ok(true)
+        }
+        Err(error) => {
+            let said = format!("{error:#}");
+            ensure!(said.contains("in use") || said.contains("which it has just left"), "{said}");
+            Ok(false)
+        }
+    })?;
+    wait_until("it listens there", SOON, || Ok(a.adit("status")?.contains(&format!("UDP {now}")))).with_context(|| lab.logs())?;
+    wait_until("the other end has followed", SOON, || Ok(path_in_use(b)?["remote"] == now)).with_context(|| lab.logs())?;
+    for pings in pings {
+        pings.none_lost(lab, 10)?;
+    }
+    ensure!(a.data_plane() == plane, "the data plane was replaced:\n{}", a.log());
+    Ok(())
+}
+
+#[test]
+fn a_gateway_listens_elsewhere_and_no_packet_is_lost() -> Result<()> {
+    for options in [LabOptions { workers: vec![2, 2], ..patient(&ROLES) }, LabOptions::patient()] {
+        let mut lab = Lab::start(&options)?;
+        lab.a().netns.address(WAN, "192.0.2.101/24")?;
+        let first = format!("192.0.2.1:{PORT}");
+        listens_at(&lab, &first, "192.0.2.1:4501")?;
+        listens_at(&lab, "192.0.2.1:4501", "192.0.2.101:4501")?;
+        edit(lab.a(), "listen: \"192.0.2.101", "listen: \"192.0.2.1")?;
+        let refused = format!("{:#}", lab.a().adit("reload").err().context("it was taken")?);
+        ensure!(refused.contains("which it has just left: try again in"), "{refused}");
+        edit(lab.a(), "listen: \"192.0.2.1", "listen: \"192.0.2.101")?;
+        // The next control plane finds a data plane that was started with another address, and keeps it.
+        let plane = lab.a().data_plane();
+        lab.gateways[0].kill_control()?;
+        lab.gateways[0].start_control()?;
+        lab.wait_until_up()?;
+        passes(&lab)?;
+        ensure!(lab.a().data_plane() == plane, "the data plane was replaced:\n{}", lab.a().log());
+        listens_at(&lab, "192.0.2.101:4501", &first)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_address_that_cannot_be_had_changes_nothing() -> Result<()> {
+    let lab = Lab::start(&patient(&ROLES))?;
+    let a = lab.a();
+    let first = format!("192.0.2.1:{PORT}");
+    for (now, why) in [("192.0.2.77:4500", "no interface has this address"), ("192.0.2.1:4777", "the address is in use")] {
+        let _theirs = a.netns.enter(|| std::net::UdpSocket::bind("192.0.2.1:4777"))?;
+        edit(a, &format!("listen: \"{first}\""), &format!("listen: \"{now}\""))?;
+        let said = format!("{:#}", a.adit("reload").err().context("it was taken")?);
+        ensure!(said.contains("nothing was changed") && said.contains(why), "{said}");
+        edit(a, &format!("listen: \"{now}\""), &format!("listen: \"{first}\""))?;
+        reaches(&a.netns, lab.b().inner())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! What a data plane that runs cannot open any more, opened for it: the interface, where somebody has deleted it, and sockets at another
+//! address. They are handed over while all tunnels go on; only where that fails another data plane has to come.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use adit_channel::Devices;
+use adit_devices::interface::{self, Interface};
+use adit_devices::sockets::{self, Wanted};
+use adit_proto::control::Mode;
+use anyhow::Context;
+use tokio::task::spawn_blocking;
+
+use super::{Gateway, Plane};
+use crate::config::Config;
+use crate::netlink::Netlink;
+use crate::{dataplane, resolve, routing_rules};
+
+/// How long a data plane may take until it uses what it was handed: its workers do so between two turns.
+const TAKEN_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How long a data plane takes what still comes to sockets that it has left.
+const LEFT_FOR: Duration = Duration::from_secs(10);
+/// How long it is left alone after it was made: somebody may delete it again and again.
+const NO_MORE_OFTEN: Duration = Duration::from_millis(500);
+/// How often it is tried to make an interface that was deleted.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The new one may be deleted before the data plane has it, too. After so many of them another data plane has to come.
+const REFUSALS_MAX: u32 = 3;
+/// How long somebody may take to let go of an address.
+const FREE_WITHIN: Duration = Duration::from_millis(100);
+
+/// That the interface is missing, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct Absence {
+    /// Since when, and when it is tried again to make it.
+    gone: Option<(Instant, Instant)>,
+    /// When it was made last.
+    made: Option<Instant>,
+    /// Why that failed last: said once.
+    said: Option<String>,
+    /// New ones that were not taken in a row.
+    refusals: u32,
+    /// It was not there when it was looked for, and the data plane has said nothing.
+    suspected: bool,
+}
+
+impl Absence {
+    /// The data plane has lost it.
+    pub(super) fn notice(&mut self) {
+        let now = Instant::now();
+        let again_at = self.made.map_or(now, |made| now.max(made + NO_MORE_OFTEN));
+        self.gone.get_or_insert((now, again_at));
+    }
+
+    /// It was looked for, about a second after the last time. A data plane that ends lets go of it a moment before its end is noticed.
+    pub(super) fn looked(&mut self, is_there: bool) {
+        if std::mem::replace(&mut self.suspected, !is_there) && !is_there {
+            self.notice();
+        }
+    }
+
+    /// When it is to be made, if it is missing.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.gone.map(|(_, again_at)| again_at)
+    }
+}
+
+/// What came of handing something over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    Taken,
+    /// The data plane does not take it: another one has to come.
+    Refused(String),
+}
+
+impl Gateway {
+    /// Makes the interface again that somebody has deleted. False when another data plane has to.
+    pub(super) async fn renew_interface(&mut self, plane: &mut Plane) -> bool {
+        let Some((since, _)) = plane.absence.gone else { return true };
+        plane.absence.gone = Some((since, Instant::now() + AGAIN_AFTER));
+        let made = make_interface(&self.desired.config).await;
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let why = format!("{error:#}");
+                if plane.absence.said.as_ref() != Some(&why) {
+                    tracing::error!("the interface was deleted, and cannot be made again: {why}. It is tried again");
+                    plane.absence.said = Some(why);
+                }
+                return true;
+            }
+        };
+        let Some(first) = made.queues.first() else { return false };
+        let devices = Devices::Queues(first.offloads);
+        let handed = self.hand_over(devices, made.queues.into_iter().map(|queue| queue.fd).collect()).await;
+        if let Handed::Refused(why) = handed {
+            if !self.view.with_master(|master| master.is_alive()).unwrap_or(false) {
+                // The interface went with it, and whoever watches it does the rest.
+                return true;
+            }
+            plane.absence.refusals += 1;
+            tracing::warn!("the interface was deleted, and the data plane has not taken another one: {why}");
+            return plane.absence.refusals < REFUSALS_MAX;
+        }
+        // What other workers have said of the same: one that had not noticed says nothing once it has the new one.
+        while self.drain(plane) {}
+        plane.absence = Absence { made: Some(Instant::now()), ..Absence::default() };
+        let (upkeep, should) = self.interface();
+        upkeep.came_again(&should, since).await;
+        true
+    }
+
+    /// Whether the interface is there.
+    pub(super) async fn has_interface(&self) -> bool {
+        match Netlink::open() {
+            Ok(netlink) => netlink.has_link(&self.desired.config.interface.name).await,
+            // Nobody can say.
+            Err(_) => true,
+        }
+    }
+
+    /// Has the data plane listen at another address. False when another data plane has to.
+    pub(super) async fn move_sockets(&mut self, plane: &mut Plane, listen: SocketAddr, group: Vec<OwnedFd>) -> bool {
+        if let Handed::Refused(why) = self.hand_over(Devices::Sockets { listen }, group).await {
+            tracing::warn!("the data plane does not listen at {listen}: {why}");
+            return false;
+        }
+        tracing::info!("the data plane listens at {listen} now");
+        plane.left = dataplane::listen_of(&plane.arguments).map(|before| (before, Instant::now()));
+        dataplane::set_listen(&mut plane.arguments, listen);
+        // Who comes after us finds a data plane that listens there.
+        plane.settled = false;
+        if let Some(ike) = &mut self.ike {
+            ike.rebind(listen);
+        }
+        self.underlay.changed();
+        true
+    }
+
+    /// The interface in `listen` was made anew: the sockets are on one that is gone. False when another data plane has to come.
+    pub(super) async fn follow_listen(&mut self, plane: &mut Plane) -> bool {
+        let Some(listen) = resolve::listen_now(&self.desired.config) else { return false };
+        match bind(&self.desired.config, listen).await {
+            Ok(group) => self.move_sockets(plane, listen, group).await,
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                false
+            }
+        }
+    }
+
+    /// Hands devices over and waits until they are used. Ours are closed: nothing of them stays when the data plane ends.
+    async fn hand_over(&self, devices: Devices, fds: Vec<OwnedFd>) -> Handed {
+        let sent = self.view.with_master(|master| {
+            let borrowed: Vec<BorrowedFd> = fds.iter().map(AsFd::as_fd).collect();
+            master.hand_over(&devices, &borrowed)
+        });
+        match sent {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Handed::Refused(error.to_string()),
+            None => return Handed::Refused("none is attached".to_owned()),
+        }
+        // An interface that is closed waits for the kernel's lock of all of them.
+        drop(spawn_blocking(move || drop(fds)));
+        let until = Instant::now() + TAKEN_WITHIN;
+        loop {
+            match self.view.with_master(|master| master.answer()).flatten() {
+                Some(Ok(())) => return Handed::Taken,
+                Some(Err(why)) => return Handed::Refused(why),
+                None if Instant::now() > until => {
+                    return Handed::Refused(format!("it has not answered within {} s", TAKEN_WITHIN.as_secs()));
+                }
+                None => tokio::time::sleep(LOOK_EVERY).await,
+            }
+        }
+    }
+}
+
+async fn make_interface(config: &Config) -> anyhow::Result<Interface> {
+    let (mode, name, mtu) = (config.mode, config.interface.name.clone(), config.interface.mtu);
+    let (mac, queues) = ((mode == Mode::Ethernet).then_some(config.interface.mac), config.dataplane.workers.into());
+    spawn_blocking(move || interface::create(mode, &name, mac, mtu, queues)).await.context("making the interface")?
+}
+
+/// What is to be said where an address is in use, if the data plane itself has it still.
+pub(super) fn still_left(plane: &Plane, listen: SocketAddr) -> Option<String> {
+    let (_, since) = plane.left.filter(|(before, since)| *before == listen && since.elapsed() < LEFT_FOR)?;
+    let rest = LEFT_FOR.saturating_sub(since.elapsed()).as_secs() + 1;
+    Some(format!("the data plane still takes what comes to {listen}, which it has just left: try again in {rest} s"))
+}
+
+/// A group of sockets for the data plane at this address.
+///
+/// # Errors
+/// It is not to be had; the message names the remedy.
+pub(super) async fn bind(config: &Config, listen: SocketAddr) -> anyhow::Result<Vec<OwnedFd>> {
+    let plane = &config.dataplane;
+    let buffer = usize::try_from(plane.socket_buffer).unwrap_or(usize::MAX);
+    let wanted = Wanted { listen, workers: plane.workers.into(), buffer, mark: routing_rules::MARK };
+    let bound = spawn_blocking(move || sockets::bind_group(&wanted, Instant::now() + FREE_WITHIN)).await;
+    Ok(bound.context("opening sockets")??.into_iter().map(OwnedFd::from).collect())
+}
