@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sockets_are_for_the_data_plane_that_runs_but_for_the_other_version_of_ip() {
+    fn other_sockets_are_handed_over_but_for_the_other_version_of_ip() {
         let files = Files::new();
         let old = files.read(&files.yaml());
         let with = |listen: &str| files.yaml().replace("listen: 192.0.2.1:4500", &format!("listen: {listen}"));
