@@ -87,19 +87,20 @@ fn no_thread_of_a_data_plane_keeps_a_privilege() -> Result<()> {
 
         replace_control(&mut lab, |lab| house.start(lab, 0))?;
         ensure!(is_confined(lab.a(), 3, 0)? == first);
-        // What cannot be opened any more is opened by another process, which has given it up as well.
+        // Another process has given up as much.
         lab.a().kill_data_plane()?;
         wait_until("there is another data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|pid| pid != first)))?;
         is_up(&mut lab)?;
         let second = is_confined(lab.a(), 3, 0)?;
+        // What it cannot open any more it is handed.
         lab.a().netns.run(&format!("ip link del {TAP}"))?;
-        wait_until("there is another data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|pid| pid != second)))?;
+        lab.a().wait_for_log("was handed over anew", SOON)?;
         is_up(&mut lab)?;
-        let third = is_confined(lab.a(), 3, 0)?;
+        ensure!(is_confined(lab.a(), 3, 0)? == second, "it is another process");
         let text = fs::read_to_string(&lab.a().config)?.replace("listen: \"192.0.2.1:4500\"", "listen: \"0.0.0.0:4500\"");
         fs::write(&lab.a().config, text)?;
         lab.a().adit("reload --restart-dataplane")?;
-        wait_until("there is another data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|pid| pid != third)))?;
+        wait_until("there is another data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|pid| pid != second)))?;
         is_up(&mut lab)?;
         is_confined(lab.a(), 3, 0)?;
     }

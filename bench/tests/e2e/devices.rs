@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use adit_bench::lab::{Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
+use adit_bench::netns::Veth;
 use anyhow::{Context, Result, ensure};
 
 use crate::ike_tunnel::{ROLES, patient, spis};
@@ -112,6 +113,32 @@ fn a_gateway_listens_elsewhere_and_no_packet_is_lost() -> Result<()> {
         ensure!(lab.a().data_plane() == plane, "the data plane was replaced:\n{}", lab.a().log());
         listens_at(&lab, "192.0.2.101:4501", &first)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_link_in_listen_that_is_made_anew_is_followed_without_a_restart() -> Result<()> {
+    let mut lab = Lab::prepare(&patient(&ROLES))?;
+    let neighbours = |lab: &Lab| -> Result<()> {
+        let add = |gateway: &Gateway| gateway.netns.run(&format!("ip address add fe80::{}/64 dev {WAN} nodad", gateway.number));
+        lab.gateways.iter().try_for_each(|gateway| add(gateway).map(drop))
+    };
+    neighbours(&lab)?;
+    for gateway in &mut lab.gateways {
+        let (own, other) = (gateway.number, 3 - gateway.number);
+        edit(gateway, &format!("listen: \"192.0.2.{own}:4500\""), &format!("listen: \"[fe80::{own}%{WAN}]:4500\""))?;
+        edit(gateway, &format!("\"192.0.2.{other}:4500\""), &format!("\"[fe80::{other}%{WAN}]:4500\""))?;
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let plane = lab.a().data_plane();
+    lab.a().netns.run(&format!("ip link del {WAN}"))?;
+    // Another interface takes the number.
+    lab.a().netns.run("ip link add spare0 type bridge")?;
+    let _cable = Veth::between(&lab.a().netns, WAN, &lab.b().netns, WAN, 1500)?;
+    neighbours(&lab)?;
+    passes(&lab)?;
+    ensure!(lab.a().data_plane() == plane, "the data plane was replaced:\n{}", lab.a().log());
     Ok(())
 }
 

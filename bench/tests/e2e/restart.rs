@@ -60,18 +60,6 @@ fn a_killed_data_plane_does_not_end_a_tcp_connection() -> Result<()> {
 }
 
 #[test]
-fn a_deleted_tap_is_reported_and_made_anew() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
-    is_back_soon(&lab, || lab.a().netns.run(&format!("ip link del {TAP}")).map(drop))?;
-    let log = lab.a().log();
-    ensure!(
-        log.lines().any(|line| line.contains("TAP") || line.contains(TAP)) && log.to_lowercase().contains("delet"),
-        "the log does not say that the TAP was deleted:\n{log}"
-    );
-    Ok(())
-}
-
-#[test]
 fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
     let mut lab = Lab::start(&LabOptions::default())?;
     lab.gateways[0].stop()?;

@@ -12,7 +12,7 @@ use adit_proto::control::Mode;
 use anyhow::Context;
 use tokio::task::spawn_blocking;
 
-use super::{Gateway, Plane};
+use super::{Gateway, Plane, underlay};
 use crate::config::Config;
 use crate::netlink::Netlink;
 use crate::{dataplane, resolve, routing_rules};
@@ -141,7 +141,11 @@ impl Gateway {
 
     /// The interface in `listen` was made anew: the sockets are on one that is gone. False when another data plane has to come.
     pub(super) async fn follow_listen(&mut self, plane: &mut Plane) -> bool {
-        let Some(listen) = resolve::listen_now(&self.desired.config) else { return false };
+        let Some(listen) = resolve::listen_now(&self.desired.config).filter(|_| underlay::is_here(&self.desired.config)) else {
+            // It has no address yet.
+            return true;
+        };
+        tracing::warn!("the interface in `listen` was made anew");
         match bind(&self.desired.config, listen).await {
             Ok(group) => self.move_sockets(plane, listen, group).await,
             Err(error) => {

@@ -92,7 +92,7 @@ impl Underlay {
 }
 
 /// Whether an interface of this machine has the address in `listen`; asked with another port, for its own is open.
-fn is_here(config: &Config) -> bool {
+pub(super) fn is_here(config: &Config) -> bool {
     resolve::listen_now(config).is_some_and(|mut listen| {
         listen.set_port(0);
         !UdpSocket::bind(listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)

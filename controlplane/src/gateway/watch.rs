@@ -200,11 +200,8 @@ impl Gateway {
         if let Some(ike) = &self.ike {
             self.peer_log.tell_recovered(ike);
         }
-        if self.listen_has_moved(plane) {
-            tracing::warn!("the interface in `listen` was made anew");
-            if !self.follow_listen(plane).await {
-                return Ok(Some(Ended::Replaced));
-            }
+        if self.listen_has_moved(plane) && !self.follow_listen(plane).await {
+            return Ok(Some(Ended::Replaced));
         }
         if self.is_hung(plane, watchdog) {
             // It would not hear a request to end.

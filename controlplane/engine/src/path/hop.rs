@@ -77,7 +77,11 @@ impl Hop {
         let port = if self.local.port() == IKE_PORT { IKE_PORT } else { listen.port() };
         let any = listen.ip().is_unspecified() || listen.is_ipv4() != self.local.is_ipv4();
         let ip = if any { self.local.ip() } else { listen.ip() };
-        Hop { local: SocketAddr::new(ip, port), ..self }.normal()
+        let interface = match listen {
+            SocketAddr::V6(listen) if listen.scope_id() != 0 => listen.scope_id(),
+            _ => self.interface,
+        };
+        Hop { local: SocketAddr::new(ip, port), interface, ..self }.normal()
     }
 
     /// Whether it is the same way, as far as both say: a source that was left to the kernel is any.
@@ -178,6 +182,9 @@ mod tests {
         ] {
             assert_eq!(from(local, listen), now, "{local} {listen}");
         }
+        let neighbour = Hop { interface: 3, ..hop("[fe80::1]:4500", "[fe80::2]:4500") };
+        let there = |listen: &str| neighbour.bound_to(listen.parse().unwrap()).interface;
+        assert_eq!((there("[fe80::1%7]:4500"), there("[::]:4501")), (7, 3));
     }
 
     #[test]
