@@ -114,6 +114,9 @@ impl Desired {
             Ok((config, source))
         })?;
         (source.read_at, source.digest) = (before.read_at, before.digest);
+        // A port that the system has chosen is none of the file.
+        config.listen = self.config.listen;
+        config.listen_interface.clone_from(&self.config.listen_interface);
         let running: BTreeMap<&str, &Keys> = self.config.peers.iter().map(|peer| (peer.name.as_str(), &peer.keys)).collect();
         for peer in &mut config.peers {
             if let (Keys::Static { file, .. }, Some(keys @ Keys::Static { .. })) = (&peer.keys, running.get(peer.name.as_str())) {

@@ -241,7 +241,6 @@ impl Ike {
             self.endpoint.set_share(now(), *id, settings::share(config, &config.peers[*place], pool));
         }
         self.first = self.sas.clear();
-        self.rebind(config.listen);
         self.endpoint.data_plane_restarted(now());
         self.tell_known();
     }

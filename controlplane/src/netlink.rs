@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol};
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
@@ -105,6 +105,17 @@ impl Netlink {
     /// Whether there is an interface with this name.
     pub async fn has_link(&self, name: &str) -> bool {
         self.find(name).await.is_ok_and(|found| found.is_some())
+    }
+
+    /// Whether there is none with this name; an error says nothing of that.
+    pub async fn lacks_link(&self, name: &str) -> bool {
+        self.find(name).await.is_ok_and(|found| found.is_none())
+    }
+
+    /// Whether an interface with this name is a TUN or TAP.
+    pub async fn is_tun(&self, name: &str) -> bool {
+        let is_tun = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkInfo(info) if info.contains(&LinkInfo::Kind(InfoKind::Tun)));
+        self.find(name).await.is_ok_and(|found| found.is_some_and(|link| link.attributes.iter().any(is_tun)))
     }
 
     /// Does one step at the interface with this index.

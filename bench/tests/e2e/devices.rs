@@ -6,7 +6,7 @@ use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until
 use adit_bench::netns::Veth;
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, patient, spis};
+use crate::ike_tunnel::{ROLES, patient, peer, spis};
 use crate::paths::path_in_use;
 use crate::{Pings, edit, reaches};
 
@@ -116,6 +116,34 @@ fn a_gateway_listens_elsewhere_and_no_packet_is_lost() -> Result<()> {
     Ok(())
 }
 
+/// Not only what there is leaves from the new sockets.
+#[test]
+fn after_a_move_peers_are_connected_and_a_restart_moves_as_a_reload_does() -> Result<()> {
+    let mut lab = Lab::prepare(&patient(&ROLES))?;
+    edit(lab.a(), "listen: \"192.0.2.1:4500\"", "listen: \"0.0.0.0:4500\"")?;
+    lab.gateways.iter_mut().try_for_each(Gateway::start_control)?;
+    lab.wait_until_up()?;
+    edit(lab.a(), "listen: \"0.0.0.0:4500\"", "listen: \"0.0.0.0:4501\"")?;
+    lab.a().adit("reload")?;
+    let from = |lab: &Lab| Ok::<_, anyhow::Error>(path_in_use(lab.b())?["remote"].clone());
+    wait_until("the other end has followed", SOON, || Ok(from(&lab)? == "192.0.2.1:4501")).with_context(|| lab.logs())?;
+    lab.a().adit("disconnect site-b")?;
+    lab.a().adit("connect site-b")?;
+    passes(&lab)?;
+    ensure!(from(&lab)? == "192.0.2.1:4501", "{}", lab.logs());
+    let nat_here = peer(lab.a())?["ike"]["sas"][0]["nat_here"].clone();
+    ensure!(nat_here == false, "a NAT where there is none: {nat_here}");
+    // The file is edited while nobody reads it; the data plane has to be another one then, and the IKE SA goes on.
+    let before = spis(lab.a())?.0;
+    lab.gateways[0].kill_control()?;
+    edit(lab.a(), "listen: \"0.0.0.0:4501\"", "listen: \"192.0.2.1:4502\"")?;
+    lab.gateways[0].start_control()?;
+    wait_until("the other end has followed", SOON, || Ok(from(&lab)? == "192.0.2.1:4502")).with_context(|| lab.logs())?;
+    passes(&lab)?;
+    ensure!(spis(lab.a())?.0 == before, "it was connected anew:\n{}", lab.logs());
+    Ok(())
+}
+
 #[test]
 fn a_link_in_listen_that_is_made_anew_is_followed_without_a_restart() -> Result<()> {
     let mut lab = Lab::prepare(&patient(&ROLES))?;
@@ -147,8 +175,8 @@ fn an_address_that_cannot_be_had_changes_nothing() -> Result<()> {
     let lab = Lab::start(&patient(&ROLES))?;
     let a = lab.a();
     let first = format!("192.0.2.1:{PORT}");
+    let _theirs = a.netns.enter(|| std::net::UdpSocket::bind("192.0.2.1:4777"))?;
     for (now, why) in [("192.0.2.77:4500", "no interface has this address"), ("192.0.2.1:4777", "the address is in use")] {
-        let _theirs = a.netns.enter(|| std::net::UdpSocket::bind("192.0.2.1:4777"))?;
         edit(a, &format!("listen: \"{first}\""), &format!("listen: \"{now}\""))?;
         let said = format!("{:#}", a.adit("reload").err().context("it was taken")?);
         ensure!(said.contains("nothing was changed") && said.contains(why), "{said}");

@@ -131,7 +131,7 @@ pub fn renewal(running: &Desired, read: Desired, arguments: &[(String, String)])
     let reload = plan(running, read, arguments, false)?;
     let changes = differences.iter().map(Difference::to_string).collect();
     let touched = touched(&reload.desired.config, &differences);
-    Ok(Reload { changes, touched, interrupted: BTreeSet::new(), renewed: true, ..reload })
+    Ok(Reload { changes, touched, interrupted: BTreeSet::new(), listen: None, renewed: true, ..reload })
 }
 
 /// Where a data plane that runs can listen instead, by sockets that are handed over: they are of the same version of IP, in which all
@@ -362,6 +362,17 @@ mod tests {
         std::fs::write(files.0.path().join("a.yaml"), files.yaml() + "# edited\n").unwrap();
         assert!(running.is_outdated());
         assert!(!Path::new("/nowhere").exists() && !Desired::new(running.config).is_outdated());
+    }
+
+    #[test]
+    fn a_port_that_the_system_has_chosen_stays_when_files_are_renewed() {
+        let files = Files::new();
+        let mut running = files.read(&files.yaml().replace("192.0.2.1:4500", "192.0.2.1:0"));
+        running.config.listen.set_port(4711);
+        files.psk("e", "another preshared key that is long enough");
+        let read = running.renewed(&Machine { cores: vec![0, 1] }).unwrap();
+        let done = renewal(&running, read, &dataplane::arguments(&running.config)).unwrap();
+        assert_eq!((done.desired.config.listen.port(), done.listen, done.changes.len()), (4711, None, 1));
     }
 
     #[test]

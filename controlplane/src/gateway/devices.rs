@@ -14,20 +14,22 @@ use tokio::task::spawn_blocking;
 
 use super::{Gateway, Plane, underlay};
 use crate::config::Config;
-use crate::netlink::Netlink;
-use crate::{dataplane, resolve, routing_rules};
+use crate::netlink::{KernelUnderlay, Netlink};
+use crate::{dataplane, resolve, routing_rules, service};
 
 /// How long a data plane may take until it uses what it was handed: its workers do so between two turns.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-/// How long a data plane takes what still comes to sockets that it has left.
-const LEFT_FOR: Duration = Duration::from_secs(10);
+/// How long a data plane takes what still comes to sockets that it has left, and until it has closed them.
+const LEFT_FOR: Duration = Duration::from_secs(12);
 /// How long it is left alone after it was made: somebody may delete it again and again.
 const NO_MORE_OFTEN: Duration = Duration::from_millis(500);
 /// How often it is tried to make an interface that was deleted.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The new one may be deleted before the data plane has it, too. After so many of them another data plane has to come.
 const REFUSALS_MAX: u32 = 3;
+/// Goes at what workers have said: more than their rings hold.
+const DRAINS_MAX: usize = 64;
 /// How long somebody may take to let go of an address.
 const FREE_WITHIN: Duration = Duration::from_millis(100);
 
@@ -85,6 +87,11 @@ impl Gateway {
             Ok(made) => made,
             Err(error) => {
                 let why = format!("{error:#}");
+                if self.has_tun().await {
+                    // Perhaps it is the one that was handed over: nobody can tell.
+                    tracing::warn!("the interface was deleted, and there is another one of its name: {why}");
+                    return false;
+                }
                 if plane.absence.said.as_ref() != Some(&why) {
                     tracing::error!("the interface was deleted, and cannot be made again: {why}. It is tried again");
                     plane.absence.said = Some(why);
@@ -102,22 +109,50 @@ impl Gateway {
             }
             plane.absence.refusals += 1;
             tracing::warn!("the interface was deleted, and the data plane has not taken another one: {why}");
-            return plane.absence.refusals < REFUSALS_MAX;
+            // Where there is one, some of the workers have it.
+            return plane.absence.refusals < REFUSALS_MAX && !self.has_interface().await;
         }
         // What other workers have said of the same: one that had not noticed says nothing once it has the new one.
-        while self.drain(plane) {}
+        self.drain_some(plane);
         plane.absence = Absence { made: Some(Instant::now()), ..Absence::default() };
         let (upkeep, should) = self.interface();
         upkeep.came_again(&should, since).await;
         true
     }
 
-    /// Whether the interface is there.
+    /// Whether the interface is there, as far as anybody can say.
     pub(super) async fn has_interface(&self) -> bool {
+        !self.netlink_says(async |netlink, name| netlink.lacks_link(name).await).await
+    }
+
+    async fn has_tun(&self) -> bool {
+        self.netlink_says(async |netlink, name| netlink.is_tun(name).await).await
+    }
+
+    /// Looks whether a data plane that we come to has its interface: it may have been deleted while nobody was there to hear of it.
+    pub(super) async fn find_interface(&mut self, plane: &mut Plane) {
+        self.drain_some(plane);
+        if !self.has_interface().await {
+            plane.absence.notice();
+        } else if self.has_tun().await {
+            // What was said of it was of one before.
+            plane.absence = Absence::default();
+        }
+    }
+
+    async fn netlink_says(&self, ask: impl AsyncFnOnce(&Netlink, &str) -> bool) -> bool {
         match Netlink::open() {
-            Ok(netlink) => netlink.has_link(&self.desired.config.interface.name).await,
-            // Nobody can say.
-            Err(_) => true,
+            Ok(netlink) => ask(&netlink, &self.desired.config.interface.name).await,
+            Err(_) => false,
+        }
+    }
+
+    /// Takes what the workers have said so far.
+    pub(super) fn drain_some(&mut self, plane: &mut Plane) {
+        for _ in 0..DRAINS_MAX {
+            if !self.drain(plane) {
+                return;
+            }
         }
     }
 
@@ -130,13 +165,26 @@ impl Gateway {
         tracing::info!("the data plane listens at {listen} now");
         plane.left = dataplane::listen_of(&plane.arguments).map(|before| (before, Instant::now()));
         dataplane::set_listen(&mut plane.arguments, listen);
-        // Who comes after us finds a data plane that listens there.
+        // Who comes after us finds a data plane that listens there; and so does the next data plane.
         plane.settled = false;
-        if let Some(ike) = &mut self.ike {
-            ike.rebind(listen);
+        if let Some(service) = &self.desired.config.service
+            && let Err(error) = service::order(service, &plane.arguments)
+        {
+            tracing::warn!("{error:#}");
         }
+        self.rebind(listen);
         self.underlay.changed();
         true
+    }
+
+    /// What goes to peers leaves from these sockets, and routes are asked for as they are bound.
+    pub(super) fn rebind(&mut self, listen: SocketAddr) {
+        let Some(ike) = &mut self.ike else { return };
+        match KernelUnderlay::open(&self.desired.config.interface.name, listen.ip()) {
+            Ok(underlay) => ike.set_underlay(Box::new(underlay)),
+            Err(error) => tracing::warn!("a netlink socket to ask for routes: {error}"),
+        }
+        ike.rebind(listen);
     }
 
     /// The interface in `listen` was made anew: the sockets are on one that is gone. False when another data plane has to come.
@@ -161,13 +209,13 @@ impl Gateway {
             let borrowed: Vec<BorrowedFd> = fds.iter().map(AsFd::as_fd).collect();
             master.hand_over(&devices, &borrowed)
         });
+        // An interface that is closed waits for the kernel's lock of all of them.
+        drop(spawn_blocking(move || drop(fds)));
         match sent {
             Some(Ok(())) => {}
             Some(Err(error)) => return Handed::Refused(error.to_string()),
             None => return Handed::Refused("none is attached".to_owned()),
         }
-        // An interface that is closed waits for the kernel's lock of all of them.
-        drop(spawn_blocking(move || drop(fds)));
         let until = Instant::now() + TAKEN_WITHIN;
         loop {
             match self.view.with_master(|master| master.answer()).flatten() {

@@ -38,7 +38,9 @@ impl Gateway {
         self.underlay.port500.make_room(tables.peers.into());
         let config = &self.desired.config;
         if let Some(ike) = &mut self.ike {
+            let listen = config.listen;
             ike.data_plane_restarted(config, tables);
+            self.rebind(listen);
             return Ok(());
         }
         let secret = Secret::copy_of(&self.durable.state().crash_secret()?);

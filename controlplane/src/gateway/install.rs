@@ -63,13 +63,14 @@ impl Gateway {
             }
             Err(error) => return Err(error),
         };
-        if !self.has_interface().await {
-            // It was deleted while nobody was there to hear of it.
-            plane.absence.notice();
+        self.find_interface(plane).await;
+        if plane.absence.due().is_some() {
             anyhow::ensure!(self.renew_interface(plane).await, "the data plane takes no other interface");
         }
-        let (upkeep, should) = self.interface();
-        upkeep.set_up(&should, is_restart).await?;
+        if plane.absence.due().is_none() {
+            let (upkeep, should) = self.interface();
+            upkeep.set_up(&should, is_restart).await?;
+        }
         if let Some(ike) = &mut self.ike {
             ike.start();
         }

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::{Gateway, Plane, devices, own_port};
-use crate::config::{Config, Machine};
+use crate::config::Machine;
 use crate::dataplane::{self, Tables};
 use crate::desired::Desired;
 use crate::desired::reload::{self, Reload};
-use crate::netlink::KernelUnderlay;
 use crate::reconcile::{self, InstalledState};
 use crate::request::{ReloadOptions, RequestError};
 use crate::schema;
@@ -142,7 +141,6 @@ impl Gateway {
             old_ids.iter().chain(&self.ids).for_each(|id| self.peer_log.forget(*id));
         }
         self.desired = new;
-        problems.extend(self.ask_for_routes_anew(&old.config));
         self.around.changed();
         let peers = reconcile::known_peers(&self.desired.config, &installed, &self.ids);
         self.view.set_desired(self.desired.clone(), peers);
@@ -161,18 +159,6 @@ impl Gateway {
         self.underlay.keep(&desired.config).await;
         self.publish_ike();
         problems
-    }
-
-    /// The engine asks for routes as its sockets are bound, and around the tunnel as it is called.
-    fn ask_for_routes_anew(&mut self, before: &Config) -> Option<String> {
-        let now = &self.desired.config;
-        let same = (before.listen.ip(), &before.interface.name) == (now.listen.ip(), &now.interface.name);
-        let ike = self.ike.as_mut().filter(|_| !same)?;
-        match KernelUnderlay::open(&now.interface.name, now.listen.ip()) {
-            Ok(underlay) => ike.set_underlay(Box::new(underlay)),
-            Err(error) => return Some(format!("a netlink socket to ask for routes: {error}")),
-        }
-        None
     }
 
     async fn bring_reloaded(&mut self, plane: &mut Plane, installed: &InstalledState) -> anyhow::Result<()> {

@@ -26,8 +26,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the tops of the replay windows are saved: what an attacker could replay after a crash of the machine. And how often it is
 /// looked whether keys and certificates were renewed, and whether the data plane has all it should have.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
-/// So long after it has come, a data plane is looked at more often.
-const YOUNG: Duration = Duration::from_secs(4);
 /// How often the log of the data plane is read.
 const LOG_EVERY: Duration = Duration::from_millis(250);
 /// How often it is looked which paths carry packets: a black hole must be noticed within two seconds.
@@ -186,10 +184,6 @@ impl Gateway {
         self.repair(plane).await?;
         let is_there = self.has_interface().await;
         plane.absence.looked(is_there);
-        if plane.since.elapsed() < YOUNG {
-            // What was made while one data plane died and this one came went with the other one.
-            self.look_for_lost(plane);
-        }
         self.look_around().await;
         if self.underlay.is_deaf() {
             // Nobody says that something has changed.

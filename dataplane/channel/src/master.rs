@@ -18,7 +18,7 @@ use crate::drops::{DropTable, SlotDrops};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock};
-use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX};
+use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX, MESSAGES_MAX};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable};
 use crate::messages::{self, Devices, Heard};
@@ -534,7 +534,9 @@ impl Master {
     /// The data plane is gone, or hears nothing.
     pub fn hand_over(&mut self, devices: &Devices, fds: &[BorrowedFd]) -> io::Result<()> {
         // What it says of earlier ones is of no interest any more.
-        while let Heard::Message(_) = messages::hear_answer(self.socket.as_fd()) {}
+        for _ in 0..MESSAGES_MAX {
+            let Heard::Message(_) = messages::hear_answer(self.socket.as_fd()) else { break };
+        }
         (self.answer, self.handed) = (None, Some(*devices));
         messages::hand_over(self.socket.as_fd(), devices, fds)
     }

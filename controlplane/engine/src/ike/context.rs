@@ -287,6 +287,12 @@ impl Shared {
         Origin { address: facts.begun, is_known: self.known.has(facts.begun) }
     }
 
+    /// Where the sockets are bound by which a peer is reached.
+    pub(super) fn bound_at(&self, peer: PeerId) -> SocketAddr {
+        let local = self.peers.get(&peer).and_then(|peer| peer.local);
+        local.unwrap_or(SocketAddr::new([0; 4].into(), self.config.nat_port))
+    }
+
     /// Where requests of an authenticated IKE SA go: the path of IKE to the peer.
     pub(super) fn hop_of(&self, facts: &Facts) -> Hop {
         facts.peer.and_then(|peer| self.paths.ike_hop(peer)).unwrap_or(facts.hop)

@@ -109,6 +109,8 @@ pub(super) struct PeerPaths {
     pub wanted: Option<Wanted>,
     /// The source that the kernel would choose for the way that IKE goes by, and towards whom, as it was looked up last.
     pub choice: Option<Choice>,
+    /// It leaves from other sockets than before, and the peer has not been told.
+    pub rebound: bool,
     /// Where it may be, too, with a static key.
     pub spares: Spares,
     pub proofs: Bucket,
@@ -135,6 +137,7 @@ impl PeerPaths {
             latest: None,
             wanted: None,
             choice: None,
+            rebound: false,
             spares: Spares::default(),
             proofs: Bucket::new(PROOFS_OF_PEER_PER_SECOND),
             looks: Bucket::new(LOOKS_OF_PEER_PER_SECOND),

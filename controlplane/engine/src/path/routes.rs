@@ -80,16 +80,17 @@ impl Paths {
 
     /// Our sockets are bound elsewhere: what left from where they were leaves from there, and the peers are told. Whoever has been proven to
     /// receive where it is does so still.
-    pub fn rebind(&mut self, listen: SocketAddr) {
+    pub fn rebind(&mut self, now: Instant, listen: SocketAddr) {
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             let Some(peer) = self.peers.get_mut(&id) else { continue };
             peer.each_mut(|entry| entry.hop = entry.hop.bound_to(listen));
+            peer.wanted.iter_mut().for_each(|wanted| wanted.hop = wanted.hop.bound_to(listen));
             peer.spares.rebind(listen);
-            (peer.choice, peer.terms.local_fixed) = (None, !listen.ip().is_unspecified());
-            self.wishes.push_back(Wish::Moved { peer: id });
+            (peer.choice, peer.terms.local_fixed, peer.rebound) = (None, !listen.ip().is_unspecified(), true);
             self.tell(id);
         }
+        self.underlay_changed(now);
     }
 
     /// The kernel did not send something to the peer, an echo or a packet: too big for what it knows of the route by now.
@@ -123,6 +124,9 @@ impl Paths {
     }
 
     fn look_again(&mut self, now: Instant, id: PeerId) {
+        if self.peers.get_mut(&id).is_some_and(|peer| std::mem::take(&mut peer.rebound)) {
+            self.wishes.push_back(Wish::Moved { peer: id });
+        }
         if let Some(hop) = self.better_source(id)
             && self.decide(now, id, hop).is_ok()
         {
@@ -307,11 +311,12 @@ mod tests {
         with_paths(&mut paths, PEER, 3);
         while paths.poll_event().is_some() || paths.poll_wish().is_some() {}
         let used = paths.ike_hop(PEER).unwrap();
-        paths.rebind("192.0.2.9:4501".parse().unwrap());
+        paths.rebind(instant(), "192.0.2.9:4501".parse().unwrap());
         let now = paths.ike_hop(PEER).unwrap();
         assert_eq!((now.local.to_string().as_str(), now.remote), ("192.0.2.9:4501", used.remote));
         assert!(paths.status(PEER).iter().all(|path| path.hop.local == now.local));
         assert_eq!(paths.poll_wish(), Some(Wish::Moved { peer: PEER }));
+        assert!(!std::iter::from_fn(|| paths.poll_wish()).any(|wish| wish == Wish::Moved { peer: PEER }), "once");
         let is_set = |event| matches!(event, PathEvent::Set { hop, .. } if hop.local == now.local);
         assert!(std::iter::from_fn(|| paths.poll_event()).any(is_set), "the data plane is told");
         // The kernel prefers another source: it is not asked where there is no choice.

@@ -80,7 +80,8 @@ impl Endpoint {
     pub fn rebind(&mut self, now: Now, listen: SocketAddr) {
         let local = Some(listen).filter(|listen| !listen.ip().is_unspecified());
         self.shared.peers.values_mut().for_each(|peer| peer.local = local);
-        self.with_paths(now, |paths| paths.rebind(listen));
+        self.shared.config.nat_port = listen.port();
+        self.with_paths(now, |paths| paths.rebind(now.instant, listen));
     }
 
     /// A peer with a static key is at one of these addresses, the preferred one first. With echoes the next one is tried when the

@@ -86,8 +86,13 @@ pub(in crate::ike) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Opt
     let trust = Trust { name: input.array().ok()?, all: input.array().ok()? };
     let configured = ctx.shared.peers.get(&peer).filter(|configured| configured.trust.is_same_peer(&trust))?;
     let config = configured.config.clone();
-    let (mut sa, places) = read_sa(ctx, clock, &mut input).ok()?;
+    let (mut sa, mut places) = read_sa(ctx, clock, &mut input).ok()?;
     sa.facts.peer = Some(peer);
+    // Our sockets may be elsewhere than those of the process before.
+    let before = sa.facts.hop;
+    for hop in [&mut sa.facts.hop, &mut places.used, &mut places.latest] {
+        *hop = hop.bound_to(ctx.shared.bound_at(peer));
+    }
     let window = read_window(&mut input).ok()?;
     let choice = read_choice(&mut input).ok()?;
     let material = Secret::copy_of(input.part().ok()?);
@@ -129,6 +134,9 @@ pub(in crate::ike) fn read(ctx: &mut Ctx, clock: BootClock, bytes: &[u8]) -> Opt
     }
     // Whatever was to be made, and was not, is noticed soon.
     session.wants.look_at(ctx.now.instant);
+    if sa.facts.hop != before.normal() {
+        session.want(evidence::tells_of_move(&sa.facts, original_initiator));
+    }
     sa.stage = Stage::Established(Box::new(session));
     restore_window(ctx, &mut sa, window);
     restore_path(ctx, &sa, peer, places);
