@@ -5,8 +5,8 @@
 //!  open TAP, sockets, memory ─▶ drop: user, capabilities, files ─▶ workers start, make their rings ─▶ system calls ─▶ first packet
 //!                                main thread, so that all inherit it                                    all threads at once
 //! ```
-//! Nothing is opened later: another address or interface is for another process. What the kernel cannot do is left out, and said in
-//! the log and in `adit status`.
+//! Nothing is opened later: sockets at another address, and an interface that was deleted, are handed over by the control plane
+//! ([`crate::devices`]). What the kernel cannot do is left out, and said in the log and in `adit status`.
 
 mod files;
 mod syscalls;

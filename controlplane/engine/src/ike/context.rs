@@ -287,10 +287,10 @@ impl Shared {
         Origin { address: facts.begun, is_known: self.known.has(facts.begun) }
     }
 
-    /// Where the sockets are bound by which a peer is reached.
+    /// Where the sockets are bound by which a peer is reached, beside the port of IKE alone.
     pub(super) fn bound_at(&self, peer: PeerId) -> SocketAddr {
-        let local = self.peers.get(&peer).and_then(|peer| peer.local);
-        local.unwrap_or(SocketAddr::new([0; 4].into(), self.config.nat_port))
+        let local = self.peers.get(&peer).and_then(|peer| peer.local).map(|local| local.ip());
+        SocketAddr::new(local.unwrap_or([0; 4].into()), self.config.nat_port)
     }
 
     /// Where requests of an authenticated IKE SA go: the path of IKE to the peer.
