@@ -88,6 +88,12 @@ pub const EVENTS: &[Event] = &[
         happens: flush,
     },
     Event {
+        name: "somebody deletes the interface",
+        cost: Cost::While { what: "the inner address", at_most: Duration::from_secs(5) },
+        why: "it is made anew and handed to the data plane that runs",
+        happens: delete,
+    },
+    Event {
         name: "both planes are stopped and started",
         cost: Cost::While { what: "the gateway, until both ends have new keys", at_most: CONNECTED_WITHIN },
         why: "a stop ends the connection at both ends",
@@ -204,10 +210,22 @@ fn readdress(ground: &mut Ground) -> Result<Vec<Span>> {
 }
 
 fn flush(ground: &mut Ground) -> Result<Vec<Span>> {
+    without_address(ground, &format!("ip address flush dev {TAP}"))
+}
+
+fn delete(ground: &mut Ground) -> Result<Vec<Span>> {
+    let plane = ground.victim().data_plane();
+    let spans = without_address(ground, &format!("ip link del {TAP}"))?;
+    ensure!(ground.victim().data_plane() == plane, "another data plane was started");
+    Ok(spans)
+}
+
+/// Does what takes away the inner address, until it is back.
+fn without_address(ground: &mut Ground, act: &str) -> Result<Vec<Span>> {
     let gateway = ground.victim();
     let (own, other) = (gateway.inner().to_string(), ground.other().inner());
     let from = Instant::now();
-    gateway.netns.run(&format!("ip address flush dev {TAP}"))?;
+    gateway.netns.run(act)?;
     until("the inner address is back", || {
         let route = gateway.netns.run(&format!("ip route get {other} from {own}"));
         Ok(route.is_ok_and(|route| route.contains(TAP)))
