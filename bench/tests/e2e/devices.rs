@@ -61,6 +61,11 @@ fn an_interface_of_somebody_else_with_its_name_is_waited_for() -> Result<()> {
         // Ours is there again by now, or just being made.
         wait_until("somebody is faster", SOON, || Ok(a.netns.run(&format!("ip -force -batch {}", steps.display())).is_ok()))?;
         a.wait_for_log("cannot be made again", SOON)?;
+        for command in ["status site-b", "explain site-b"] {
+            let said = a.adit(command)?.split_whitespace().collect::<Vec<_>>().join(" ");
+            ensure!(said.contains("the interface was deleted, and cannot be made again"), "{said}");
+        }
+        ensure!(lab.a().metrics()?.sum("adit_peer_up", &[]) == Some(0.0), "{}", a.metrics_page()?);
         a.netns.run(&format!("ip link del {TAP}")).map(drop)
     })
 }

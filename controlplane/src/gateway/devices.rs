@@ -63,6 +63,11 @@ impl Absence {
         }
     }
 
+    /// What is to be said of it for as long as it cannot be made.
+    pub(super) fn said(&self) -> Option<String> {
+        self.said.as_ref().map(|why| format!("the interface was deleted, and cannot be made again: {why}"))
+    }
+
     /// When it is to be made, if it is missing.
     pub(super) fn due(&self) -> Option<Instant> {
         self.gone.map(|(_, again_at)| again_at)
@@ -95,6 +100,7 @@ impl Gateway {
                 if plane.absence.said.as_ref() != Some(&why) {
                     tracing::error!("the interface was deleted, and cannot be made again: {why}. It is tried again");
                     plane.absence.said = Some(why);
+                    self.show_missing(plane);
                 }
                 return true;
             }
@@ -115,6 +121,7 @@ impl Gateway {
         // What other workers have said of the same: one that had not noticed says nothing once it has the new one.
         self.drain_some(plane);
         plane.absence = Absence { made: Some(Instant::now()), ..Absence::default() };
+        self.show_missing(plane);
         let (upkeep, should) = self.interface();
         upkeep.came_again(&should, since).await;
         true

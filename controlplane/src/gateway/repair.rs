@@ -277,13 +277,15 @@ impl Gateway {
     }
 
     /// Shows the API what peers lack.
-    fn show_missing(&self, plane: &Plane) {
+    pub(super) fn show_missing(&self, plane: &Plane) {
         let tags: HashMap<PeerId, PeerTag> = self.ids.iter().copied().zip(self.desired.tags.iter().copied()).collect();
         let of_peer = |(subject, missing): (&Subject, &Missing)| match subject {
             Subject::Peer(peer) => tags.get(peer).map(|tag| (*tag, missing.what.clone())),
             Subject::Peers | Subject::Known | Subject::StaticKeys => None,
         };
-        self.view.set_missing(plane.repair.missing.iter().filter_map(of_peer).collect());
+        // Without the interface nothing goes to any of them.
+        let of_all = plane.absence.said().map(|what| tags.values().map(|tag| (*tag, what.clone())).collect());
+        self.view.set_missing(of_all.unwrap_or_else(|| plane.repair.missing.iter().filter_map(of_peer).collect()));
     }
 }
 
