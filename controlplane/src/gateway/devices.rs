@@ -74,14 +74,6 @@ impl Absence {
     }
 }
 
-/// What came of handing something over.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Handed {
-    Taken,
-    /// The data plane does not take it: another one has to come.
-    Refused(String),
-}
-
 impl Gateway {
     /// Makes the interface again that somebody has deleted. False when another data plane has to.
     pub(super) async fn renew_interface(&mut self, plane: &mut Plane) -> bool {
@@ -108,7 +100,7 @@ impl Gateway {
         let Some(first) = made.queues.first() else { return false };
         let devices = Devices::Queues(first.offloads);
         let handed = self.hand_over(devices, made.queues.into_iter().map(|queue| queue.fd).collect()).await;
-        if let Handed::Refused(why) = handed {
+        if let Err(why) = handed {
             if !self.view.with_master(|master| master.is_alive()).unwrap_or(false) {
                 // The interface went with it, and whoever watches it does the rest.
                 return true;
@@ -165,7 +157,7 @@ impl Gateway {
 
     /// Has the data plane listen at another address. False when another data plane has to.
     pub(super) async fn move_sockets(&mut self, plane: &mut Plane, listen: SocketAddr, group: Vec<OwnedFd>) -> bool {
-        if let Handed::Refused(why) = self.hand_over(Devices::Sockets { listen }, group).await {
+        if let Err(why) = self.hand_over(Devices::Sockets { listen }, group).await {
             tracing::warn!("the data plane does not listen at {listen}: {why}");
             return false;
         }
@@ -211,26 +203,22 @@ impl Gateway {
     }
 
     /// Hands devices over and waits until they are used. Ours are closed: nothing of them stays when the data plane ends.
-    async fn hand_over(&self, devices: Devices, fds: Vec<OwnedFd>) -> Handed {
+    ///
+    /// # Errors
+    /// The data plane does not take them; for people.
+    async fn hand_over(&self, devices: Devices, fds: Vec<OwnedFd>) -> Result<(), String> {
         let sent = self.view.with_master(|master| {
             let borrowed: Vec<BorrowedFd> = fds.iter().map(AsFd::as_fd).collect();
             master.hand_over(&devices, &borrowed)
         });
         // An interface that is closed waits for the kernel's lock of all of them.
         drop(spawn_blocking(move || drop(fds)));
-        match sent {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Handed::Refused(error.to_string()),
-            None => return Handed::Refused("none is attached".to_owned()),
-        }
+        sent.ok_or("none is attached")?.map_err(|error| error.to_string())?;
         let until = Instant::now() + TAKEN_WITHIN;
         loop {
             match self.view.with_master(|master| master.answer()).flatten() {
-                Some(Ok(())) => return Handed::Taken,
-                Some(Err(why)) => return Handed::Refused(why),
-                None if Instant::now() > until => {
-                    return Handed::Refused(format!("it has not answered within {} s", TAKEN_WITHIN.as_secs()));
-                }
+                Some(answer) => return answer,
+                None if Instant::now() > until => return Err(format!("it has not answered within {} s", TAKEN_WITHIN.as_secs())),
                 None => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
