@@ -99,16 +99,23 @@ fn listens_at(lab: &Lab, before: &str, now: &str) -> Result<()> {
 
 #[test]
 fn a_gateway_listens_elsewhere_and_no_packet_is_lost() -> Result<()> {
-    for options in [LabOptions { workers: vec![2, 2], ..patient(&ROLES) }, LabOptions::patient()] {
+    let [four, six] = [["192.0.2.1", "192.0.2.101"], ["[2001:db8::1]", "[2001:db8::101]"]];
+    for (options, [first, second]) in [
+        (LabOptions { workers: vec![2, 2], ..patient(&ROLES) }, four),
+        (LabOptions::patient(), four),
+        (LabOptions { outer_ipv6: true, ip_mode: true, ..patient(&ROLES) }, six),
+    ] {
         let mut lab = Lab::start(&options)?;
-        lab.a().netns.address(WAN, "192.0.2.101/24")?;
-        let first = format!("192.0.2.1:{PORT}");
-        listens_at(&lab, &first, "192.0.2.1:4501")?;
-        listens_at(&lab, "192.0.2.1:4501", "192.0.2.101:4501")?;
-        edit(lab.a(), "listen: \"192.0.2.101", "listen: \"192.0.2.1")?;
+        lab.a()
+            .netns
+            .address(WAN, &format!("{}/{}", second.trim_matches(['[', ']']), if options.outer_ipv6 { 64 } else { 24 }))?;
+        let [begins, moves, there] = [(first, PORT), (first, 4501), (second, 4501)].map(|(ip, port)| format!("{ip}:{port}"));
+        listens_at(&lab, &begins, &moves)?;
+        listens_at(&lab, &moves, &there)?;
+        edit(lab.a(), &format!("listen: \"{there}"), &format!("listen: \"{moves}"))?;
         let refused = format!("{:#}", lab.a().adit("reload").err().context("it was taken")?);
         ensure!(refused.contains("which it has just left: try again in"), "{refused}");
-        edit(lab.a(), "listen: \"192.0.2.1", "listen: \"192.0.2.101")?;
+        edit(lab.a(), &format!("listen: \"{moves}"), &format!("listen: \"{there}"))?;
         // The next control plane finds a data plane that was started with another address, and keeps it.
         let plane = lab.a().data_plane();
         lab.gateways[0].kill_control()?;
@@ -116,7 +123,7 @@ fn a_gateway_listens_elsewhere_and_no_packet_is_lost() -> Result<()> {
         lab.wait_until_up()?;
         passes(&lab)?;
         ensure!(lab.a().data_plane() == plane, "the data plane was replaced:\n{}", lab.a().log());
-        listens_at(&lab, "192.0.2.101:4501", &first)?;
+        listens_at(&lab, &there, &begins)?;
     }
     Ok(())
 }
