@@ -23,18 +23,18 @@ fn boot() -> Result<Machine> {
     for program in ["adit", "adit-dataplane"] {
         files.push(MachineFile::new(Path::new("usr/local/sbin").join(program), 0o755, stripped(&binary(program)?)?));
     }
-    for unit in UNITS {
-        let path = Path::new("etc/systemd/system").join(unit);
-        files.push(MachineFile::new(path, 0o644, fs::read(deployed(unit))?));
+    // Where the README's commands find them.
+    for file in UNITS.iter().chain(&["sysusers.conf"]) {
+        files.push(MachineFile::new(Path::new("lab/deploy").join(file), 0o644, fs::read(deployed(file))?));
     }
-    files.push(MachineFile::new("usr/lib/sysusers.d/adit.conf", 0o644, fs::read(deployed("sysusers.conf"))?));
+    files.push(MachineFile::new("lab/README.md", 0o644, fs::read(deployed("../README.md"))?));
     for (name, peer, number) in [("a", "b", 1), ("b", "a", 2)] {
         let config = format!(
             "name: {name}\nlisten: 192.0.2.{number}:4500\ninterface: {{ name: adit0, addresses: [10.1.0.{number}/24] }}\n\
              peers:\n  - {{ name: {peer}, endpoint: \"192.0.2.{}:4500\", ike: {{ psk_file: {peer}.psk }} }}\n",
             3 - number
         );
-        files.push(MachineFile::new(format!("etc/adit/{name}.yaml"), 0o640, config));
+        files.push(MachineFile::new(format!("etc/adit/{name}.yaml"), 0o644, config));
         files.push(MachineFile::new(format!("etc/adit/{peer}.psk"), 0o600, format!("{}\n", "5f1d3c8a99b2e7f0".repeat(4))));
     }
     Machine::run(&files, include_str!("service.sh"))
@@ -46,9 +46,13 @@ fn deployed(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
 }
 
+fn machine() -> Result<&'static Machine> {
+    MACHINE.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
 /// An error unless these facts have these values.
 fn facts(expected: &[(&str, &str)]) -> Result<()> {
-    let machine = MACHINE.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let machine = machine()?;
     for (name, value) in expected {
         let found = machine.fact(name)?;
         ensure!(found == *value, "{name} is `{found}` and not `{value}`: {:#?}\n{}", machine.facts, machine.console);
@@ -61,10 +65,14 @@ fn facts(expected: &[(&str, &str)]) -> Result<()> {
 #[test]
 fn both_services_start_and_are_ready_when_the_gateway_is() -> Result<()> {
     facts(&[("start.code", "0"), ("start.active", "active active"), ("adit.status", "a: the peer is up")])?;
-    let machine = MACHINE.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let status = machine.fact("adit-dataplane.status")?;
+    let status = machine()?.fact("adit-dataplane.status")?;
     ensure!(status.starts_with("forwarding; the control plane is process "), "{status}");
     Ok(())
+}
+
+#[test]
+fn adit_reads_what_it_may_not_change_and_the_data_plane_sees_none_of_it() -> Result<()> {
+    facts(&[("install.code", "0 root:adit:640 root:adit:750"), ("adit.files", "4"), ("adit-dataplane.files", "0")])
 }
 
 #[test]
@@ -79,7 +87,7 @@ fn each_plane_is_a_user_of_its_own_with_the_capabilities_that_it_needs() -> Resu
     ])?;
     // Bits of capability.h: CAP_NET_BIND_SERVICE 10, CAP_NET_ADMIN 12, CAP_NET_RAW 13, CAP_BPF 39.
     let most = [("adit", 1u64 << 10 | 1 << 12 | 1 << 13), ("adit-dataplane", 1 << 10 | 1 << 12 | 1 << 39)];
-    let machine = MACHINE.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let machine = machine()?;
     for (unit, most) in most {
         for set in ["CapEff", "CapPrm", "CapBnd"] {
             let found = u64::from_str_radix(machine.fact(&format!("{unit}.{set}"))?, 16)?;
@@ -120,7 +128,7 @@ fn a_data_plane_is_replaced_at_once_by_the_one_that_is_wanted() -> Result<()> {
     // Each data plane has said something, and how much it matters.
     facts(&[("journal.said", "both"), ("journal.unread", "0")])?;
     facts(&[("replaced.code", "0 1280"), ("replaced.planes", "same new"), ("replaced.faults", "0"), ("replaced.settings", "0")])?;
-    let machine = MACHINE.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let machine = machine()?;
     let lost = machine.fact("replaced.pings")?;
     let lost: u32 = lost.strip_suffix(" lost").and_then(|lost| lost.parse().ok()).with_context(|| format!("`{lost}`"))?;
     ensure!(lost <= REPLACED_LOSS_MAX, "{lost} pings were lost while the data plane was replaced\n{}", machine.console);

@@ -35,6 +35,8 @@ facts() {
         say "$unit.user $(id -nu "$(id_of "$pid" Uid)") $(grep "^[^:]*:[^:]*:$(id_of "$pid" Gid):" /etc/group | cut -d : -f 1)"
         for fact in CapEff CapPrm CapBnd NoNewPrivs Seccomp; do say "$unit.$fact $(status_of "$pid" $fact)"; done
         say "$unit.status $(prop StatusText "$unit@a")"
+        # As the process sees them.
+        say "$unit.files $(ls -A "/proc/$pid/root/etc/adit" | wc -l)"
     done
 }
 
@@ -43,7 +45,10 @@ watchdog=15
 [ "$(systemd-detect-virt)" = kvm ] && watchdog=4
 
 set_up() {
-    systemd-sysusers
+    # Word for word as the README has it.
+    grep -E '^(install -m 644 deploy/|chown )' /lab/README.md >/run/readme
+    (cd /lab && sh -eux /run/readme)
+    say "install.code $? $(stat -c '%U:%G:%a' /etc/adit /etc/adit/* | sort -u | tr '\n' ' ')"
     insmod /modules/tun.ko && insmod /modules/veth.ko
     # What udev does elsewhere.
     chmod 666 /dev/net/tun
@@ -51,8 +56,6 @@ set_up() {
     ip link add outer type veth peer name outer netns b
     ip address add 192.0.2.1/24 dev outer && ip link set outer up
     ip -n b address add 192.0.2.2/24 dev outer && ip -n b link set outer up && ip -n b link set lo up
-    chown -R root:adit /etc/adit && chmod 750 /etc/adit && chmod 640 /etc/adit/*.yaml
-    chown adit /etc/adit/*.psk && chmod 600 /etc/adit/*.psk
     ln -s /usr/local/sbin/adit /usr/bin/adit
     for unit in adit adit-dataplane; do
         # The other end of the cable. And where the machine is fast, no test waits as long for a watchdog as people do.
