@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, binary, copy_program, wait_until};
@@ -25,6 +26,16 @@ fn threads(pid: u32, names: &[&str]) -> Result<Vec<Vec<String>>> {
         names.iter().map(|name| value(name).split_whitespace().next().unwrap_or("").to_owned()).collect()
     };
     tasks.map(|task| Ok(of(fs::read_to_string(task?.path().join("status"))?))).collect()
+}
+
+/// Whether this kernel does landlock: by its list, and where that is not mounted, by its answer to
+/// landlock_create_ruleset(NULL, 0, LANDLOCK_CREATE_RULESET_VERSION), which is a version.
+fn has_landlock() -> Result<bool> {
+    if let Ok(modules) = fs::read_to_string("/sys/kernel/security/lsm") {
+        return Ok(modules.trim().split(',').any(|module| module == "landlock"));
+    }
+    let asked = Command::new("perl").args(["-e", "exit(syscall(444, 0, 0, 1) < 1)"]).status().context("starting perl")?;
+    Ok(asked.success())
 }
 
 /// An error unless every thread of the data plane, of which there are so many, has given up everything, as this user.
@@ -81,6 +92,8 @@ fn no_thread_of_a_data_plane_keeps_a_privilege() -> Result<()> {
         for what in ["no capabilities", "no new privileges", "seccomp"] {
             ensure!(in_force.contains(what), "{in_force}");
         }
+        // All of it, or what an older kernel has: "landlock for files".
+        ensure!(in_force.contains("\"landlock") == has_landlock()?, "{in_force}");
         ensure!(in_force.contains("io_uring restrictions") == (io == "io_uring"), "{in_force}");
         ensure!(lab.a().adit("status")?.contains("confined by"), "people are not told");
         lab.a().wait_for_log("protections: ", SOON)?;
