@@ -98,6 +98,19 @@ fn each_plane_is_a_user_of_its_own_with_the_capabilities_that_it_needs() -> Resu
 }
 
 #[test]
+fn a_data_plane_gives_up_by_itself_what_its_unit_would_take_as_well() -> Result<()> {
+    let (said, modules) = (machine()?.fact("adit-dataplane.protections")?, machine()?.fact("kernel.lsm")?);
+    let in_force: Vec<&str> = said.split("; lacking: ").next().unwrap_or_default().split(", ").collect();
+    for what in ["no capabilities", "no new privileges", "seccomp"] {
+        ensure!(in_force.contains(&what), "{said}");
+    }
+    // All of it, or what an older kernel has: "landlock for files".
+    let landlock = in_force.iter().any(|what| what.starts_with("landlock"));
+    ensure!(landlock == modules.split(',').any(|module| module == "landlock"), "{said}; the kernel has {modules}");
+    Ok(())
+}
+
+#[test]
 fn a_restart_loses_no_packet() -> Result<()> {
     facts(&[("restart.code", "0"), ("restart.pings", "0 lost"), ("restart.planes", "new same")])
 }

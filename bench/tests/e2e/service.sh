@@ -38,6 +38,10 @@ facts() {
         # As the process sees them.
         say "$unit.files $(ls -A "/proc/$pid/root/etc/adit" | wc -l)"
     done
+    # The journal may be behind.
+    wait_for 100 protections sh -c 'journalctl -o cat -b -u adit-dataplane@a | grep -q "^protections: "'
+    say "adit-dataplane.protections $(journalctl -o cat -b -u adit-dataplane@a | sed -n 's/^protections: //p' | tail -n 1)"
+    say "kernel.lsm $(cat /sys/kernel/security/lsm)"
 }
 
 # In seconds. Without KVM, and beside another load, a process may well be silent for some.
