@@ -158,6 +158,7 @@ fn a_data_plane_that_dies_ends_or_hangs_comes_back() -> Result<()> {
 fn a_stop_stops_both_tells_the_peer_and_can_be_undone() -> Result<()> {
     facts(&[
         ("stop.code", "0"),
+        ("stop.user", "adit"),
         ("stop.active", "inactive inactive success success"),
         ("stop.interface", "0"),
         ("stop.nothing", "3 nothing runs as a: neither adit nor a data plane"),

@@ -166,10 +166,24 @@ is_told() {
     adit status a --json -c /etc/adit/b.yaml | grep -q '"cause": *"the peer closed the connection' ||
         journalctl -o cat -u adit@b --since "@$1" | grep -q "the peer closed the connection"
 }
+# Puts a script in the place of the program that notes who runs `adit stop`. Running processes keep the program.
+note_who_stops() {
+    : >/run/stopped_by && chmod 666 /run/stopped_by
+    ln /usr/local/sbin/adit /usr/local/sbin/adit.program
+    {
+        echo '#!/bin/sh'
+        echo '[ "$1" != stop ] || id -nu >/run/stopped_by'
+        echo 'exec /usr/local/sbin/adit.program "$@"'
+    } >/run/noting
+    install -m 755 /run/noting /usr/local/sbin/adit.noting && mv -f /usr/local/sbin/adit.noting /usr/local/sbin/adit
+}
 stop() {
     since=$(date +%s)
+    note_who_stops
     systemctl stop adit@a
     say "stop.code $?"
+    say "stop.user $(cat /run/stopped_by)"
+    mv -f /usr/local/sbin/adit.program /usr/local/sbin/adit
     # It is told, and does not only find out.
     wait_for 300 stop.told is_told "$since"
     wait_for 100 stop.plane is_inactive adit-dataplane@a
