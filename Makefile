@@ -48,6 +48,12 @@ MATRIX := full::every_case_is_tried_and_the_page_tells_what_came_of_it
 DRIVEN := --bin adit --bin adit-dataplane
 # What failed in a log, each with the first lines of what it said.
 WHY := awk '/^test .* FAILED$$/ { print } /^error(\[|: )/ { lines = 10 } /^---- .* stdout ----$$/ { lines = 20 } lines-- > 0 { print }'
+# Several commands of one recipe: each is told, and run whatever became of the one before.
+RUN = run() { echo "+ $$*"; "$$@" || touch $(TARGET)/$@.failed; }
+# How many tests a log tells of, and how long it has taken since the recipe began: tests=WHICH LOG.
+TALLY := awk -v seconds=$$((SECONDS - started)) '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8; binaries++ } \
+    END { printf "%s: %d passed, %d failed, %d ignored in %d executables, %d min %d s\n", \
+        tests, passed, failed, ignored, binaries, seconds / 60, seconds % 60 }'
 # A copy of AWS-LC that happens to be installed must not change what is built.
 export AWS_LC_SYS_USE_SYSTEM ?= 0
 
@@ -70,7 +76,7 @@ test:
 	mkdir -p $(TARGET)
 	$(CARGO) build --locked --release --workspace $(DRIVEN)
 	rm -f $(TARGET)/test.failed
-	run() { echo "+ $$*"; "$$@" || touch $(TARGET)/test.failed; }
+	$(RUN)
 	{
 	    run $(CARGO) test --locked --workspace --doc
 	    run $(LOOM)
@@ -81,21 +87,26 @@ test:
 	    cat $(TARGET)/soak-part.log
 	    if [ $(ADIT_TEST) = full ]; then run $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX); fi
 	} 2>&1 | tee $(TARGET)/test.log
-	awk -v seconds=$$((SECONDS - started)) '
-	    /^test result:/ { passed += $$4; failed += $$6; ignored += $$8; binaries++ }
-	    END { printf "all tests: %d passed, %d failed, %d ignored in %d executables, %d min %d s\n", passed, failed, ignored, binaries, seconds / 60, seconds % 60 }
-	' $(TARGET)/test.log
+	$(TALLY) tests="all tests" $(TARGET)/test.log
 	[ ! -e $(TARGET)/test.failed ] || { $(WHY) $(TARGET)/test.log; exit 1; }
 
 test-full: test
 
-# What needs neither namespaces nor another user. The executables by name: the others of their crates want root.
-QUICK := ring_model hostile both_sides aead_backends_agree aead_no_allocation offload_coalesce offload_split policy vectors_esp \
-    vectors_wycheproof ike config numbers openapi cli ipsec corpora tidy imports
+# What needs neither namespaces nor another user. The executables by name: bench/tests/tidy.rs says why the others are not here.
+QUICK := ring_model hostile both_sides aead_backends_agree aead_no_allocation offload_coalesce offload_split oversize policy log \
+    vectors_esp vectors_wycheproof ike nat links config config_any numbers openapi cli explain survey ipsec corpora tidy imports
 quick:
 	@deploy/install-deps.sh quick
-	$(CARGO) test --locked --workspace --exclude adit-bench --lib -- --skip whoever_asks_for_short_slices --skip of_another_user
-	$(CARGO) test --locked --workspace $(addprefix --test ,$(QUICK))
+	started=$$SECONDS
+	mkdir -p $(TARGET)
+	rm -f $(TARGET)/quick.failed
+	$(RUN)
+	{
+	    run $(CARGO) test --locked --workspace --exclude adit-bench --lib --no-fail-fast -- --skip whoever_asks_for_short_slices --skip of_another_user
+	    run $(CARGO) test --locked --workspace --no-fail-fast $(addprefix --test ,$(QUICK))
+	} 2>&1 | tee $(TARGET)/quick.log
+	$(TALLY) tests="quick tests" $(TARGET)/quick.log
+	[ ! -e $(TARGET)/quick.failed ] || { $(WHY) $(TARGET)/quick.log; exit 1; }
 
 # Five minutes of it are in `make test`.
 soak:

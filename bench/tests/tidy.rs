@@ -76,6 +76,44 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bench", &["adit-proto", "adit-channel", "adit-esp", "adit-dataplane", "adit-engine", "adit-ipsec", "adit-controlplane"]),
 ];
 
+/// The test executables that `make quick` leaves out.
+const NOT_QUICK: &[&str] = &[
+    // Each test has a data plane with a real TAP in a network namespace of its own: root.
+    "class",
+    "commands",
+    "echo",
+    "flood",
+    "halves",
+    "handover",
+    "hub",
+    "ip_mode",
+    "mss",
+    "no_allocation",
+    "offload_kernel",
+    "paths",
+    "peer_drops",
+    "peers",
+    "punts",
+    "stop",
+    "tap_read",
+    "tap_steering",
+    "tap_write",
+    "trains",
+    // It starts processes as another user: root.
+    "two_processes",
+    // Gateways, strongSwan or whole networks in namespaces: root, and programs that are brought for it.
+    "e2e",
+    "first_hour",
+    "handshake_command",
+    "interop",
+    "reconfigure",
+    "scale_command",
+    "soak",
+    "tunnel_command",
+    // Another build of the channel, which `make loom` makes.
+    "loom",
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
@@ -299,6 +337,30 @@ fn the_files_that_the_docs_name_are_there() {
         }
     }
     assert!(named > 50, "only {named} files are named");
+    complain(faults);
+}
+
+/// The name of the test executable of this crate that begins with this file.
+fn executable<'a>(file: &'a str, folder: &str) -> Option<&'a str> {
+    let file = file.strip_prefix(folder)?.strip_prefix("/tests/")?;
+    let name = file.strip_suffix("/main.rs").or(file.strip_suffix(".rs"))?;
+    (!name.contains('/')).then_some(name)
+}
+
+#[test]
+fn every_test_executable_is_quick_or_left_out_for_a_reason() {
+    let sources = sources();
+    let of_crate = |folder| sources.keys().filter_map(move |file| executable(file, folder));
+    let executables: BTreeSet<&str> = LAYERS.iter().flat_map(|(folder, _)| of_crate(*folder)).collect();
+    let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile").replace("\\\n", " ");
+    let quick = makefile.lines().find_map(|line| line.strip_prefix("QUICK := ")).expect("the list of `make quick`");
+    let quick: BTreeSet<&str> = quick.split_whitespace().collect();
+    let left_out: BTreeSet<&str> = NOT_QUICK.iter().copied().collect();
+    let mut faults: Vec<String> =
+        quick.intersection(&left_out).map(|name| format!("{name}: `make quick` has it, and NOT_QUICK too")).collect();
+    let listed: BTreeSet<&str> = quick.union(&left_out).copied().collect();
+    faults.extend(executables.difference(&listed).map(|name| format!("{name}: neither in QUICK (Makefile) nor in NOT_QUICK")));
+    faults.extend(listed.difference(&executables).map(|name| format!("{name}: there is no such test executable")));
     complain(faults);
 }
 
