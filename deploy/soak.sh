@@ -3,8 +3,9 @@
 #
 #   deploy/soak.sh [RUNS]            default: 10
 #
-# target/soak.log gets a line for each test executable of each run: COMMIT RUN EXECUTABLE passed|failed SECONDS. What has passed or
-# failed at this commit is not run again: delete its line, or the file, to repeat it. What an executable wrote is in target/soak/.
+# target/soak.log gets a line for each test executable of each run, loom's too, and one for the doc tests:
+# COMMIT RUN EXECUTABLE|doc passed|failed SECONDS. What has passed or failed at this commit is not run again: delete its line, or the
+# file, to repeat it. What an executable wrote is in target/soak/. Doc tests are compiled when they are run: leave the tree as it is.
 # ADIT_BIN_DIR names the programs that are driven. The second load is LOAD busy loops (default: one for each core).
 # Ends with 1 when a line of this commit says failed.
 set -euo pipefail
@@ -17,10 +18,13 @@ commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo -dirty)
 mkdir -p "$target/soak"
 touch "$log"
 
-# The folder of its crate, where cargo would start it, and the executable.
-mapfile -t tests < <(cargo test --locked --workspace --lib --bins --tests --no-run --message-format=json |
-    sed -nE 's/.*"manifest_path":"([^"]*)\/Cargo.toml".*"profile":\{[^}]*"test":true\}.*"executable":"([^"]+)".*/\1 \2/p')
+# The folder of its crate, where cargo would start it, and the executable. Loom's is of another build, as in `make loom`.
+mapfile -t tests < <({
+    cargo test --locked --workspace --lib --bins --tests --no-run --message-format=json
+    cargo test --locked --release -p adit-channel --features loom --test loom --no-run --message-format=json
+} | sed -nE 's/.*"manifest_path":"([^"]*)\/Cargo.toml".*"profile":\{[^}]*"test":true\}.*"executable":"([^"]+)".*/\1 \2/p')
 [ ${#tests[@]} -gt 20 ] || { echo "only ${#tests[@]} test executables were found" >&2; exit 1; }
+[[ "${tests[*]}" = */loom-* ]] || { echo "the test executable of loom was not built" >&2; exit 1; }
 
 # The second load: as many as there are cores, each no more than half of one while the tests want it.
 load=()
@@ -30,15 +34,20 @@ for _ in $(seq "${LOAD:-$(nproc)}"); do
     load+=($!)
 done
 
+# once NAME FOLDER COMMAND...: runs it there, unless this run has its line.
+once() {
+    local name=$1 folder=$2 started=$SECONDS outcome=passed
+    shift 2
+    if grep -q "^$commit $run $name " "$log"; then return; fi
+    (cd "$folder" && "$@") >"$target/soak/$run-$name.log" 2>&1 </dev/null || outcome=failed
+    echo "$commit $run $name $outcome $((SECONDS - started))" | tee -a "$log"
+}
+
 for run in $(seq "$runs"); do
     for entry in "${tests[@]}"; do
-        folder=${entry%% *} test=${entry#* }
-        name=$(basename "$test")
-        grep -q "^$commit $run $name " "$log" && continue
-        started=$SECONDS outcome=passed
-        (cd "$folder" && "$test") >"$target/soak/$run-$name.log" 2>&1 </dev/null || outcome=failed
-        echo "$commit $run $name $outcome $((SECONDS - started))" | tee -a "$log"
+        once "$(basename "${entry#* }")" "${entry%% *}" "${entry#* }"
     done
+    once doc . cargo test --locked --workspace --doc
 done
 failed=$(grep -c "^$commit .* failed " "$log" || true)
 echo "soak: $(grep -c "^$commit .* passed " "$log" || true) passed, $failed failed at $commit"
