@@ -20,6 +20,7 @@ mod hostile;
 mod impostor;
 mod insider;
 mod left_out;
+mod liar;
 mod many;
 mod paths;
 mod reauth;

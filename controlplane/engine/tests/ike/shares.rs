@@ -8,13 +8,13 @@ use adit_proto::ike::{ExchangeType, NotifyType};
 
 use adit_sim::*;
 
-const GATEWAY: usize = 0;
+pub const GATEWAY: usize = 0;
 const HONEST: usize = 1;
 /// The honest peer, as the gateway knows it.
-const GUEST: PeerId = PeerId(1);
+pub const GUEST: PeerId = PeerId(1);
 
 /// A gateway with an honest peer that is connected, and another one that is not there yet; what the gateway grants that one.
-fn gateway(seed: u64, change: impl FnOnce(&mut PeerConfig)) -> World {
+pub fn gateway(seed: u64, change: impl FnOnce(&mut PeerConfig)) -> World {
     let mut world = World::new(seed);
     world.add("192.0.2.2:4500", endpoint_config(2));
     world.add("192.0.2.3:4500", endpoint_config(3));
@@ -48,12 +48,12 @@ fn greedy(world: &mut World, number: usize, change: impl FnOnce(&mut PeerConfig)
     node
 }
 
-fn inbound_of(world: &World, peer: PeerId) -> usize {
+pub fn inbound_of(world: &World, peer: PeerId) -> usize {
     world.nodes[GATEWAY].data.inbound.values().filter(|keys| keys.peer == peer).count()
 }
 
 /// The honest peer rekeys, and its packets go both ways.
-fn honest_goes_on(world: &mut World) {
+pub fn honest_goes_on(world: &mut World) {
     world.act(HONEST, |endpoint, now| endpoint.rekey(now, PEER)).expect("it is connected");
     world.run_for(Duration::from_secs(1));
     world.act(HONEST, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
