@@ -22,6 +22,7 @@ mod insider;
 mod left_out;
 mod liar;
 mod many;
+mod pairs;
 mod paths;
 mod reauth;
 mod rekeys;
