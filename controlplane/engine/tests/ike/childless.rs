@@ -23,7 +23,7 @@ fn with_pairs(_: usize, config: &mut PeerConfig) {
 }
 
 /// SA, nonce, TSi and TSr for a Child SA between these networks.
-fn new_child(spi: u32, mine: IpSelector, theirs: IpSelector) -> Vec<Payload> {
+pub fn new_child(spi: u32, mine: IpSelector, theirs: IpSelector) -> Vec<Payload> {
     let transforms = vec![Transform::of_suite(Suite::Aes128Gcm), Transform::esn(EsnId::ESN)];
     let proposal = Proposal { number: 1, protocol: ProtocolId::ESP, spi: spi.to_be_bytes().to_vec(), transforms };
     let [mine, theirs] = [mine, theirs].map(|one| vec![TrafficSelector::Ip(one)]);

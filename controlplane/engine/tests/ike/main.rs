@@ -34,5 +34,8 @@ mod seeds;
 mod shares;
 mod simulation;
 mod sizes;
+#[path = "../../../../proto/tests/ike/strategies.rs"]
+#[expect(dead_code, reason = "its payloads are used here, and no damage is done to messages")]
+mod strategies;
 mod subnets;
 mod words;
