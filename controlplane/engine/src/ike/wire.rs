@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use adit_proto::control::PeerId;
 use adit_proto::ike::encrypted::Sealed;
-use adit_proto::ike::{ExchangeType, Flags, Header, Payload, PayloadType};
+use adit_proto::ike::{ExchangeType, Flags, Header, NotifyType, Payload, PayloadType};
 use adit_proto::rate_limit::Share;
 
 use crate::path::{Answered, Hop};
@@ -492,10 +492,14 @@ fn header(facts: &Facts, exchange: ExchangeType, response: bool, id: u32) -> Hea
     Header::new(facts.spis.initiator, facts.spis.responder, exchange, flags, id)
 }
 
-/// Whether a message invites the peer to send what the data plane must be able to open by then: it makes a Child SA, or ends one
-/// that another has the place of.
+/// Whether a message invites the peer to send what the data plane must be able to open by then: it makes an SA, or ends one that
+/// another has the place of.
 fn invites(exchange: ExchangeType, response: bool, payloads: &[Payload]) -> After {
-    let makes = response && payloads.iter().any(|payload| payload.kind() == PayloadType::SA || payload.kind() == PayloadType::KE);
-    let ends = exchange == ExchangeType::INFORMATIONAL && payloads.iter().any(|payload| payload.kind() == PayloadType::DELETE);
+    let has = |kind| payloads.iter().any(|payload| payload.kind() == kind);
+    // What another key exchange is to follow makes nothing yet (RFC 9242 §3.1, RFC 9370 §2.2.4).
+    let is_link = |payload: &Payload| matches!(payload, Payload::Notify(one) if one.kind == NotifyType::ADDITIONAL_KEY_EXCHANGE);
+    let goes_on = exchange == ExchangeType::IKE_INTERMEDIATE || payloads.iter().any(is_link);
+    let makes = response && !goes_on && (has(PayloadType::SA) || has(PayloadType::KE));
+    let ends = exchange == ExchangeType::INFORMATIONAL && has(PayloadType::DELETE);
     if makes || ends { After::Barrier } else { After::Nothing }
 }

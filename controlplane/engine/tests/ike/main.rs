@@ -38,4 +38,5 @@ mod sizes;
 #[expect(dead_code, reason = "its payloads are used here, and no damage is done to messages")]
 mod strategies;
 mod subnets;
+mod transmits;
 mod words;
