@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use adit_engine::ike::{
     After, BootClock, ConnectionState, Endpoint, EndpointConfig, Now, PeerConfig, PeerId, Restored, Transmit,
 };
-use adit_engine::path::{Arrival, Route, Underlay};
+use adit_engine::path::{Arrival, Hop, Route, Underlay};
 use zeroize::Zeroizing;
 
 use crate::dataplane::DataPlane;
@@ -94,6 +94,14 @@ impl Underlay for Addresses {
     fn addresses(&mut self) -> Vec<IpAddr> {
         self.0.clone()
     }
+}
+
+/// What a datagram names is the path that the endpoint has for the way that it goes, unless it was given up at the same moment.
+fn check_path(endpoint: &Endpoint, transmit: &Transmit) {
+    let Transmit { peer: Some(peer), path: Some(path), local, interface, remote, .. } = *transmit else { return };
+    let hop = Hop { local, interface, remote };
+    let known = endpoint.all_paths().find(peer, hop);
+    assert!(known.is_none_or(|known| known == path), "{hop:?} is path {known:?} of {peer:?}, and not {path:?}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "virtual time has to begin at some instant, and there is no other way to get one")]
@@ -264,6 +272,7 @@ impl World {
             let mut out = Vec::new();
             while let Some(transmit) = node.endpoint.poll_transmit() {
                 node.sent += 1;
+                check_path(&node.endpoint, &transmit);
                 out.push(transmit);
             }
             // The data plane takes a moment: what does not wait for it overtakes what does.
