@@ -9,6 +9,7 @@ use adit_engine::auth::{IntAuth, LocalAuth, Psk, signed_octets};
 use adit_engine::crypto::aead::IkeAead;
 use adit_engine::crypto::{AuthData, Exchanged, IkeKeys, KeyExchange, KeyExchangeMethod, Prf, Sender, respond};
 use adit_engine::identity::Identity;
+use adit_engine::ike::ConnectionState;
 use adit_proto::ike::encrypted::Unsealed;
 use adit_proto::ike::{ExchangeType, Flags, Header, KeId, Message, Payload, encode_payloads};
 use adit_proto::suite::Suite;
@@ -109,10 +110,15 @@ fn an_initiator_does_not_go_on_without_the_exchange() {
     let x25519 = KeyExchange::start(KeyExchangeMethod::X25519).expect("a key");
     let other = Payload::Ke { method: KeId::CURVE_25519, data: x25519.public().to_vec() };
     let short = Payload::Ke { method: KeId::ML_KEM_768, data: vec![1; 32] };
+    // As long as the right one, under another number.
+    let renamed =
+        Payload::Ke { method: KeId::ML_KEM_512, data: vec![1; KeyExchangeMethod::MlKem768.data_len(Sender::Responder)] };
     let proof = impostor.proof();
+    let wrong: [&[Payload]; 5] = [&proof, &[], &[other], &[short], &[renamed]];
+    let dropped = world.nodes[A].endpoint.counters().dropped_malformed;
     for id in [0, 1, 2] {
         for kind in [ExchangeType::IKE_AUTH, ExchangeType::IKE_INTERMEDIATE, ExchangeType::CREATE_CHILD_SA] {
-            for payloads in [proof.as_slice(), &[], std::slice::from_ref(&other), std::slice::from_ref(&short)] {
+            for payloads in wrong {
                 impostor.send(&mut world, kind, id, payloads);
                 assert!(!world.is_up(A, PEER), "{kind} {id}");
             }
@@ -120,6 +126,10 @@ fn an_initiator_does_not_go_on_without_the_exchange() {
     }
     assert_eq!(asked(&world), [ExchangeType::IKE_SA_INIT, ExchangeType::IKE_INTERMEDIATE], "it waits for the right answer");
     assert!(world.nodes[A].data.inbound.is_empty());
+    // It is the same attempt, which none of them has ended: of those that had its exchange and id each was looked at and dropped.
+    let status = world.nodes[A].endpoint.status(PEER).expect("the peer");
+    assert_eq!((status.state, status.attempts, status.cause), (ConnectionState::Connecting, 1, None));
+    assert_eq!(world.nodes[A].endpoint.counters().dropped_malformed - dropped, wrong.len() as u64);
     // B is back, and the impostor silent.
     world.nodes[B].on = true;
     world.run_for(Duration::from_secs(120));

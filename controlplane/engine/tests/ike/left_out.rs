@@ -139,9 +139,22 @@ fn a_follow_up_that_is_of_another_method_makes_no_sa() {
     let (public, _) = respond(KeyExchangeMethod::X25519, KeyExchange::start(KeyExchangeMethod::X25519).expect("a key").public())
         .expect("an answer");
     let (mut world, mut rogue) = after_init(6, |_, _| {});
-    let other = Payload::Ke { method: KeId::CURVE_25519, data: public.to_vec() };
-    assert_eq!(rogue.ask(&mut world, ExchangeType::IKE_INTERMEDIATE, 1, &[other]), None);
-    nobody_is_let_in(&world);
+    let key = |method| KeyExchange::start(method).expect("a key").public().to_vec();
+    let wrong = [
+        Payload::Ke { method: KeId::CURVE_25519, data: public.to_vec() },
+        // The right key under another number, and another key under the right one.
+        Payload::Ke { method: KeId::ML_KEM_512, data: key(KeyExchangeMethod::MlKem768) },
+        Payload::Ke { method: KeId::ML_KEM_768, data: key(KeyExchangeMethod::MlKem512) },
+    ];
+    for (dropped, payload) in (1..).zip(wrong) {
+        assert_eq!(rogue.ask(&mut world, ExchangeType::IKE_INTERMEDIATE, 1, &[payload]), None);
+        assert_eq!(world.nodes[B].endpoint.counters().dropped_malformed, dropped);
+        nobody_is_let_in(&world);
+    }
+    // The right one still has its place.
+    assert!(rogue.exchange_more(&mut world, KeyExchangeMethod::MlKem768));
+    assert!(rogue.authenticate(&mut world, None).is_some_and(|answer| has_auth(&answer)));
+    assert!(world.is_up(B, PEER) && world.ike(B).post_quantum);
 }
 
 /// What an initiator may send next, once there are keys.
