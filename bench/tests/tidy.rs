@@ -114,6 +114,19 @@ const NOT_QUICK: &[&str] = &[
     "loom",
 ];
 
+/// The files outside of `limits.rs` in which somebody may have chosen a limit, and why it stands there.
+const LIMITS_ELSEWHERE: &[(&str, &str)] = &[
+    ("proto/src/class.rs", "a field of the IP header: six bits"),
+    ("proto/src/control/wire.rs", "the longest of the records that are written there"),
+    ("proto/src/esp.rs", "lengths and numbers of RFC 4303"),
+    ("dataplane/src/tap/headers.rs", "the tags of a frame; limits.rs is made of the lengths beside it"),
+    ("dataplane/src/tap/coalesce.rs", "the form of a super-frame; limits.rs would import in a circle"),
+    ("dataplane/src/tap/split.rs", "the form of a super-frame; limits.rs would import in a circle"),
+    ("controlplane/src/gateway/interface.rs", "lines of one file that it remembers"),
+    ("controlplane/src/gateway/port500/receiver.rs", "a queue between two tasks of one file"),
+    ("controlplane/src/netlink/underlay.rs", "rounds of one loop"),
+];
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
@@ -313,6 +326,55 @@ fn every_file_says_what_it_is_and_belongs_to_a_crate() {
     complain(faults);
 }
 
+/// The name of a limit, if a line of code chooses one: a whole number of its own. What follows from another constant chooses nothing,
+/// times stand where something waits, and what is indented belongs to a type or a function.
+fn chosen_limit(line: &str) -> Option<&str> {
+    let (before, rest) = line.split_once("const ")?;
+    let (name, rest) = rest.split_once(": ")?;
+    let (kind, value) = rest.split_once(" =")?;
+    let is_limit = ["_MAX", "_MIN", "_LIMIT"].iter().any(|ending| name.ends_with(ending));
+    let is_number = ["8", "16", "32", "64", "128", "size"].contains(&kind.trim_start_matches(['u', 'i']));
+    let follows = value.contains(|c: char| c.is_ascii_uppercase());
+    ((before.is_empty() || before.starts_with("pub")) && is_limit && is_number && !follows).then_some(name)
+}
+
+#[test]
+fn limits_are_chosen_in_the_files_of_that_name() {
+    let for_tests = ["bench", "controlplane/engine/sim"];
+    let products = LAYERS.iter().filter(|(folder, _)| !for_tests.contains(folder));
+    let products: Vec<String> = products.map(|(folder, _)| format!("{folder}/src/")).collect();
+    let is_product = |name: &str| products.iter().any(|folder| name.starts_with(folder)) && !is_test(name);
+    let (mut faults, mut found) = (Vec::new(), 0);
+    for (name, text) in sources().iter().filter(|(name, _)| is_product(name)) {
+        for (number, line) in text.lines().enumerate() {
+            let Some(limit) = chosen_limit(code(line)) else { continue };
+            if name.ends_with("/limits.rs") {
+                found += 1;
+            } else if !LIMITS_ELSEWHERE.iter().any(|(file, _)| file == name) {
+                faults.push(format!("{name}:{}: {limit} belongs into limits.rs", number + 1));
+            }
+        }
+    }
+    assert!(found > 100, "only {found} limits found");
+    complain(faults);
+}
+
+#[test]
+fn what_chooses_a_limit_is_told_from_what_follows() {
+    for chosen in ["const A_MAX: usize = 1 << 20;", "pub const A_MIN: u8 = 3;", "pub(crate) const A_LIMIT: u64 ="] {
+        assert!(chosen_limit(chosen).is_some(), "{chosen}");
+    }
+    let others = [
+        "const A_MAX: usize = B_MAX + 1;",
+        "const A_MAX: usize = u8::MAX as usize;",
+        "const A_MAX: Duration = Duration::from_secs(1);",
+        "    pub const A_MIN: usize = 16;",
+        "pub const fn a(b_MAX: u16) -> usize {",
+        "const MAXIMA: usize = 3;",
+    ];
+    assert_eq!(others.map(chosen_limit), [None; 6]);
+}
+
 #[test]
 fn the_top_of_the_tree_holds_the_agreed_names_only() {
     let names = fs::read_dir(root()).expect("the root").flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -407,10 +469,13 @@ const MAP_ORDER: &[&str] = &[
     "bench",
 ];
 
+fn is_test(name: &str) -> bool {
+    name.ends_with("tests.rs") || name.contains("tests/")
+}
+
 /// The files below a folder, tests left out: each is followed by those of its own folder.
 fn in_reading_order<'a>(sources: &'a BTreeMap<String, String>, folder: &str) -> Vec<(&'a str, &'a str)> {
     let below = sources.iter().filter_map(|(name, text)| Some((name.strip_prefix(folder)?, text.as_str())));
-    let is_test = |name: &str| name.ends_with("tests.rs") || name.contains("tests/");
     let mut files: Vec<_> = below.filter(|(name, _)| !is_test(name)).collect();
     // Without its ending a file sorts right before its folder; the roots of a crate come first.
     let is_root = |name: &str| ["lib.rs", "main.rs"].contains(&name);

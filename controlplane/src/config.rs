@@ -27,21 +27,16 @@ use ipnet::IpNet;
 pub use endpoint::Endpoint;
 pub use problem::{Place, Problem, Problems};
 
+use crate::limits::{CHILDREN_MIN, CONFIG_BYTES_MAX};
 use crate::service;
 use crate::static_key::Secret;
 
 pub use adit_proto::limits::WORKERS_MAX;
-/// Most peers of a gateway.
-pub const PEERS_MAX: usize = adit_proto::limits::PEERS_MAX as usize;
 /// What is to be known by whoever has the keys logged.
 pub const KEY_LOG_WARNING: &str =
     "who can read them reads all that was captured or will be. Take ike.key_log_dir out when the analysis is done";
-/// Longest configuration file, in bytes: [`PEERS_MAX`] peers with ten lines each.
-const FILE_BYTES_MAX: u64 = 16 << 20;
 /// The shortest configuration that does something.
 const EXAMPLE: &str = "name: site-a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\npeers:\n  - { name: site-b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: site-b.psk } }";
-/// Longest path of a Unix socket, in bytes (sockaddr_un without the final zero).
-const SOCKET_PATH_MAX: usize = 107;
 
 /// A gateway's configuration with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -316,13 +311,13 @@ impl Config {
     /// It cannot be read, or is no text.
     pub fn text(file: &Path) -> Result<String, Problems> {
         let fail = |what: String, write: String| {
-            let expected = format!("a readable file of UTF-8 text, at most {} MiB", FILE_BYTES_MAX >> 20);
+            let expected = format!("a readable file of UTF-8 text, at most {} MiB", CONFIG_BYTES_MAX >> 20);
             Problems::new(file.to_owned(), "", vec![Problem::new(Place::FILE, what, expected, write)])
         };
         let unreadable =
             |error: std::io::Error| fail(format!("the file cannot be read: {error}"), "the path of a file that exists".into());
         let mut bytes = Vec::new();
-        let most = FILE_BYTES_MAX + 1;
+        let most = CONFIG_BYTES_MAX + 1;
         if file == Path::new("-") {
             std::io::stdin().take(most).read_to_end(&mut bytes).map_err(unreadable)?;
         } else {
@@ -458,9 +453,6 @@ impl Config {
         (self.sas_needed() * 2).next_power_of_two().clamp(256, SA_SLOTS_MAX)
     }
 }
-
-/// SAs to receive by that a worker must have room for with a peer that agrees on them by IKE: one in each state of a rekey.
-const CHILDREN_MIN: u16 = 3;
 
 /// SAs with a peer that a worker has at most: its share of the inbound ones, and one to send with. By IKE there are twice as many
 /// lanes during a rekey. All peers together may have [`SA_SLOTS_MAX`], with [`spare_sas`]: the one limit on peers, lanes and Child SAs.

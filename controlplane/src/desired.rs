@@ -23,7 +23,7 @@ use crate::static_key::KeyId;
 use static_key::WantedSa;
 
 /// Readings of a configuration whose files change meanwhile.
-const READINGS_MAX: usize = 3;
+const READINGS: usize = 3;
 
 type Digest = [u8; 32];
 
@@ -144,7 +144,7 @@ impl Desired {
 /// between two looks.
 fn read_whole(read: impl Fn() -> Result<(Config, Source), Problems>) -> Result<(Config, Source), Problems> {
     let (mut config, mut source) = read()?;
-    for _ in 1..READINGS_MAX {
+    for _ in 1..READINGS {
         let (again, source_again) = read()?;
         let same = (source_again.digest, &source_again.contents) == (source.digest, &source.contents);
         (config, source) = (again, source_again);

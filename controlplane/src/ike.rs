@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 use crate::config::Config;
 use crate::dataplane::Tables;
 use crate::desired::static_key;
+use crate::limits::IKE_WAITING_MAX;
 use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
 use crate::resolve::Known;
@@ -42,9 +43,6 @@ use lost::Missing;
 use paths::set_static_path;
 use report::Report;
 use sas::{PeerTerms, Sas, Sizes, Terms};
-
-/// Datagrams that wait until the data plane has done what they promise. What is dropped above that is sent again.
-const WAITING_MAX: usize = 4096;
 
 /// The engine of a gateway: its peers and their paths, and IKE with those that use it.
 pub struct Ike {
@@ -410,7 +408,7 @@ impl Ike {
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
             let queue = if transmit.after == After::Barrier { &mut self.waiting } else { &mut self.ready };
-            if queue.len() < WAITING_MAX {
+            if queue.len() < IKE_WAITING_MAX {
                 queue.push_back(transmit);
             }
         }

@@ -9,8 +9,7 @@ use std::path::Path;
 use adit_channel::users;
 use zeroize::Zeroizing;
 
-/// Longest file, in bytes: a chain of certificates, or a bundle of CAs.
-const FILE_BYTES_MAX: u64 = 256 << 10;
+use crate::limits::KEY_FILE_BYTES_MAX;
 
 /// Who may be able to read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +76,7 @@ pub enum KeyFileError {
     Writable(String, Owner),
     #[error("the file {0} ({1}) belongs to neither root nor the user who runs adit")]
     ForeignOwner(String, Owner),
-    #[error("the file {0} is longer than {FILE_BYTES_MAX} bytes")]
+    #[error("the file {0} is longer than {KEY_FILE_BYTES_MAX} bytes")]
     TooLong(String),
     #[error("the file {0} is text in UTF-16, as some editors save it")]
     Utf16(String),
@@ -147,12 +146,12 @@ pub fn read(path: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, KeyFile
         Readers::All if owner.mode & 0o022 != 0 => return Err(KeyFileError::Writable(shown, owner)),
         _ => {}
     }
-    if facts.len() > FILE_BYTES_MAX {
+    if facts.len() > KEY_FILE_BYTES_MAX {
         return Err(KeyFileError::TooLong(shown));
     }
     // Room for the whole file, so that no copy of a grown buffer stays behind in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity(facts.len() as usize + 1));
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(KEY_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.starts_with(MARK_UTF8) {
         bytes.drain(..MARK_UTF8.len());
     }

@@ -23,6 +23,7 @@ pub mod gateway;
 pub mod ike;
 pub mod key_file;
 pub mod keygen;
+mod limits;
 pub mod log;
 pub mod meter;
 pub mod metrics;

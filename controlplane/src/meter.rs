@@ -11,20 +11,14 @@ use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
 use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
-use adit_proto::limits::CHILDREN_OF_PEER_MAX;
 use adit_proto::stats::Count;
 
+use crate::limits::{CHILD_IDS_MAX, MISSED_MIN};
 use crate::numbers::{NOBODY, Numbers, Peers};
 use crate::schema::{Traffic, Volume};
 
-/// Ids of Child SAs are the lowest that are free, so there are as many as Child SAs at one time, with those that take the place of
-/// others. A hostile data plane may name any.
-const CHILD_IDS_MAX: usize = 2 * CHILDREN_OF_PEER_MAX;
-
 /// How long an SA may be missing, whose worker has lost its core while it wrote it.
 const MISSED_FOR: Duration = Duration::from_secs(5);
-/// So many of them are remembered, beside as many as there are others.
-const MISSED_MIN: usize = 64;
 
 /// An SA of the data plane that is attached: direction, peer and SPI.
 type SaKey = (u8, PeerId, Spi);

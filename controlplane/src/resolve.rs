@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::config::endpoint::{Endpoint, Host, reaches};
 use crate::config::{Config, Peer};
+use crate::limits::{ADDRESSES_OF_NAME_MAX, LOOKUPS_MAX, SLOW_LOOKUPS_MAX};
 
 /// How often a name is looked up that stands for an address.
 const AGAIN_EVERY: Duration = Duration::from_secs(300);
@@ -24,14 +25,8 @@ const MISSING_AGAIN: Duration = Duration::from_secs(1);
 const MISSING_AGAIN_MAX: Duration = Duration::from_secs(60);
 /// No name is looked up more often, whoever asks.
 const REST: Duration = Duration::from_secs(2);
-/// Look-ups at a time: each holds a thread while the name server is silent. Of these, names that were slow to be answered last time; so
-/// those whose server is silent keep no other waiting.
-const AT_ONCE_MAX: usize = 64;
-const SLOW_AT_ONCE_MAX: usize = 32;
 /// A look-up that takes longer was slow.
 const SLOW: Duration = Duration::from_secs(1);
-/// Addresses of a name that are used.
-const ADDRESSES_OF_NAME_MAX: usize = 16;
 
 /// What the names stand for, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,7 +95,7 @@ struct Turns {
 
 impl Default for Turns {
     fn default() -> Turns {
-        Turns { all: Semaphore::new(AT_ONCE_MAX), slow: Semaphore::new(SLOW_AT_ONCE_MAX) }
+        Turns { all: Semaphore::new(LOOKUPS_MAX), slow: Semaphore::new(SLOW_LOOKUPS_MAX) }
     }
 }
 
@@ -351,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn names_that_nobody_answers_for_keep_no_other_waiting() {
         let (turns, (tell, mut answers)) = (Arc::default(), mpsc::unbounded_channel());
-        (0..SLOW_AT_ONCE_MAX).for_each(|n| drop(ask(&format!("silent {n}"), &turns, &tell)));
+        (0..SLOW_LOOKUPS_MAX).for_each(|n| drop(ask(&format!("silent {n}"), &turns, &tell)));
         ask("another", &turns, &tell);
         let answer = tokio::time::timeout(Duration::from_secs(60), answers.recv()).await.expect("its turn").unwrap();
         assert_eq!(answer.name, "another");
@@ -379,7 +374,7 @@ mod tests {
         let mut resolver = Resolver::default();
         // As if as many were being looked up as can be at a time.
         let turns = resolver.turns.clone();
-        let _all = turns.all.acquire_many(AT_ONCE_MAX as u32).await.unwrap();
+        let _all = turns.all.acquire_many(LOOKUPS_MAX as u32).await.unwrap();
         resolver.keep(&silent);
         resolver.again(&silent.peers[0]);
         assert_eq!(resolver.known().addresses(silent.listen, &silent.peers[0]), []);

@@ -19,12 +19,12 @@ const BLIND: u64 = 1 << 32;
 /// How far ahead of the clock a number may lie that somebody tells us, in nanoseconds: nine years. Peers count by their own clocks.
 const AHEAD: u64 = 1 << 58;
 /// The year 2026 in nanoseconds since 1970: a clock before that was never set, and says nothing.
-const CLOCK_MIN: u64 = 1_767_225_600_000_000_000;
+const YEAR_2026: u64 = 1_767_225_600_000_000_000;
 
 /// Whether a number that a data plane tells can be believed. One near the end of all numbers, once noted, would shut the key for
 /// ever.
 pub fn believable(number: u64, now_ns: u64) -> bool {
-    number <= now_ns.max(CLOCK_MIN).saturating_add(AHEAD)
+    number <= now_ns.max(YEAR_2026).saturating_add(AHEAD)
 }
 
 /// Numbers that may be used: `next` up to but without `end`. `end` is the mark to be written first.

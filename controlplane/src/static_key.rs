@@ -21,11 +21,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::key_file::{self, Owner, Readers};
+use crate::limits::STATIC_KEY_BYTES_MAX;
 
 /// Length of the secret, in bytes.
 pub const SECRET_LEN: usize = 32;
-/// Longest key file, in bytes.
-const FILE_BYTES_MAX: u64 = 4096;
 /// SPIs that are ours begin here. What is derived from the key fills the bits below.
 const SPI_BASE: u32 = esp::SPI_MIN;
 
@@ -195,8 +194,10 @@ impl Secret {
             return Err(KeyFileError::TooOpen(shown, owner));
         }
         // Room for the whole file, so that no copy of a grown buffer stays behind in memory.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize + 1));
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| KeyFileError::Unreadable(shown.clone(), error))?;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(STATIC_KEY_BYTES_MAX as usize + 1));
+        file.take(STATIC_KEY_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| KeyFileError::Unreadable(shown.clone(), error))?;
         parse(&shown, &bytes)
     }
 
@@ -249,7 +250,7 @@ impl Secret {
 
 fn parse(file: &str, bytes: &[u8]) -> Result<Secret, KeyFileError> {
     let malformed = |line: usize, why| KeyFileError::Malformed(file.to_owned(), line, why);
-    if bytes.len() as u64 > FILE_BYTES_MAX {
+    if bytes.len() as u64 > STATIC_KEY_BYTES_MAX {
         return Err(malformed(1, "the file is longer than 4096 bytes"));
     }
     let text = std::str::from_utf8(bytes).map_err(|_| malformed(1, "the file is not text"))?;

@@ -15,7 +15,7 @@ pub use peer::report as of_peer;
 use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, wrapped};
 
 /// Longest name in the table of peers.
-const NAME_MAX: usize = 16;
+const NAME_WIDTH: usize = 16;
 
 /// The whole report.
 pub fn report(status: &Status) -> String {
@@ -174,7 +174,7 @@ fn peers(peers: &[Peer]) -> String {
 
 /// Whether the name has a line of its own, for the table would not fit otherwise.
 fn has_long_name(peer: &Peer) -> bool {
-    peer.name.chars().count() > NAME_MAX
+    peer.name.chars().count() > NAME_WIDTH
 }
 
 /// The state in a word or two.

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::Zeroizing;
 
-/// Fewer characters can be guessed.
-const LEN_MIN: usize = 20;
+use crate::limits::TOKEN_LEN_MIN;
 
 /// A token.
 #[derive(Clone)]
@@ -17,7 +16,8 @@ impl Token {
     /// Takes the content of a file; white space around it does not count. `None` when it is too short or not plain ASCII.
     pub fn from_file(bytes: &[u8]) -> Option<Token> {
         let text = bytes.trim_ascii();
-        (text.len() >= LEN_MIN && text.iter().all(u8::is_ascii_graphic)).then(|| Token(Arc::new(Zeroizing::new(text.to_vec()))))
+        (text.len() >= TOKEN_LEN_MIN && text.iter().all(u8::is_ascii_graphic))
+            .then(|| Token(Arc::new(Zeroizing::new(text.to_vec()))))
     }
 
     /// Whether this was sent in its place.

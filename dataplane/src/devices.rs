@@ -12,12 +12,11 @@ use adit_proto::control::{Mode, Offloads};
 use crossbeam::queue::ArrayQueue;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::limits::OLD_DEVICES_MAX;
 use crate::udp::UdpSocket;
 
 /// `TUNGETIFF`: _IOR('T', 210, unsigned int).
 pub const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
-/// Devices that a worker has put aside and nobody has closed yet.
-const OLD_MAX: usize = 8;
 
 /// A device of a worker.
 pub enum Device {
@@ -36,7 +35,7 @@ pub struct Mailbox {
 
 impl Default for Mailbox {
     fn default() -> Mailbox {
-        Mailbox { new: ArrayQueue::new(1), old: ArrayQueue::new(OLD_MAX), taken: AtomicU64::new(0) }
+        Mailbox { new: ArrayQueue::new(1), old: ArrayQueue::new(OLD_DEVICES_MAX), taken: AtomicU64::new(0) }
     }
 }
 

@@ -54,6 +54,8 @@ pub const BATCHES_BETWEEN: usize = 16;
 pub const MAC_UPDATES_PER_TURN: usize = 64;
 /// Learned addresses that may wait in front of a worker.
 pub const MAC_UPDATES_RING: usize = 256;
+/// Devices that a worker has put aside and nobody has closed yet.
+pub const OLD_DEVICES_MAX: usize = 8;
 
 const _: () = assert!(RECEIVE_BYTES_PER_TURN >= TRAIN_BYTES_MAX, "a turn takes a whole train");
 

@@ -45,6 +45,8 @@ pub const SELECTOR_OVERLAPS_MAX: u8 = 64;
 /// Longest IP packet, in bytes: its length has 16 bits (RFC 791 §3.1; RFC 8200 §3 says it of what follows the header). So no datagram
 /// of UDP is longer.
 pub const IP_PACKET_LEN_MAX: usize = u16::MAX as usize;
+/// Room for whatever a UDP socket gives, in bytes: no datagram fills it.
+pub const DATAGRAM_MAX: usize = IP_PACKET_LEN_MAX + 1;
 /// Extension headers of IPv6 that are looked through.
 pub const IPV6_EXTENSIONS_MAX: usize = 8;
 /// Longest outer packet of a sealed echo, in bytes: what the largest usual frames carry.
@@ -85,6 +87,8 @@ pub const SPIS_OF_DELETE_MAX: usize = 1024;
 /// Shortest and longest nonce, in bytes (RFC 7296 §3.9).
 pub const IKE_NONCE_LEN_MIN: usize = 16;
 pub const IKE_NONCE_LEN_MAX: usize = 256;
+/// Longest value of an identity that is shown in full, in bytes.
+pub const IDENTITY_SHOWN_LEN_MAX: usize = 128;
 
 /// Pairs of selectors that each peer may have, over all of its Child SAs, where there is room for so many peers: both planes go by this
 /// number, so that what one agrees on the other one installs. Never less than what a peer can be configured with.

@@ -8,7 +8,7 @@ pub const TAG_LEN: usize = 16;
 /// Length of the salt that precedes the IV in the nonce, in bytes (RFC 4106 §4, RFC 7634 §2).
 pub const SALT_LEN: usize = 4;
 /// Length of the longest key of any suite, in bytes.
-pub const KEY_LEN_MAX: usize = 32;
+pub const KEY_LEN_MAX: usize = Suite::Aes256Gcm.key_len();
 
 /// An AEAD algorithm for ESP. The value is its code in records between the planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

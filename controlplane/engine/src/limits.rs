@@ -44,6 +44,17 @@ pub(crate) const ADDITIONAL_MAX: usize = 7;
 pub(crate) const CERT_REQUESTS_SENT_MAX: usize = 4;
 /// Most configured peers that are tried for one identity: each may cost a signature check.
 pub(crate) const CANDIDATES_MAX: usize = 8;
+/// Most messages that one key seals. An IKE SA is replaced long before; the limit keeps numbers that begin at random places,
+/// one for every life of the process, far from each other's.
+pub(crate) const SEALED_MAX: u64 = 1 << 32;
+
+// What it may cost to find out what of a configured pair of selectors is carried: the peer decides how it is narrowed.
+
+/// Most regions of one pair that are looked at, and most pieces of what is left of it.
+pub(crate) const REGIONS_MAX: usize = 256;
+pub(crate) const PIECES_MAX: usize = 512;
+/// Most pieces that are cut for all pairs of a configured child: a millisecond.
+pub(crate) const CUTS_MAX: usize = 128 * 1024;
 
 /// How much may be had in a second by those of one origin.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +106,12 @@ pub(crate) const LOOKS_OF_PEER_PER_SECOND: u32 = 16;
 pub(crate) const UNPROVEN_PATHS_MAX: usize = 3;
 /// Echoes of one path that wait for an answer.
 pub(crate) const ECHOES_PENDING_MAX: usize = 16;
+/// Echoes of one path that wait to be counted as answered or as lost.
+pub(crate) const ECHOES_UNJUDGED_MAX: usize = 32;
+/// At an address that is not proven no answer waits until a request of more bytes can go there.
+pub(crate) const KEPT_FOR_REQUEST_MAX: u32 = 600;
+/// Addresses from which a peer has proven itself that are remembered.
+pub(crate) const PROVEN_ADDRESSES_MAX: usize = 2;
 /// Routes that are looked up in one turn, about: a look-up takes some ten microseconds.
 pub(crate) const LOOKS_PER_TURN: usize = 64;
 
@@ -113,6 +130,17 @@ pub(crate) const ANSWERED_NETWORKS_MAX: usize = 1024;
 pub(crate) const IDENTITIES_MAX: usize = 8;
 /// Proposals of a peer that are kept, for people.
 pub(crate) const PROPOSALS_SHOWN_MAX: usize = 12;
+
+// What people are shown, and what they write.
+
+/// Characters that are kept of a text, before those that do not show are written in another way.
+pub const SHOWN_LEN_MAX: usize = 400;
+/// Items that are kept of a list.
+pub(crate) const SHOWN_ITEMS_MAX: usize = 8;
+/// Parts of a pair of selectors that are listed.
+pub(crate) const PARTS_LISTED_MAX: usize = 8;
+/// Longest word of which it is looked for what was meant, in bytes.
+pub(crate) const WORD_LEN_MAX: usize = 80;
 
 // Bounds that only a fault would reach.
 

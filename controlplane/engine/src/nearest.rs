@@ -1,7 +1,6 @@
 //! The word that somebody meant: for messages about a word that is not known.
 
-/// Longest word that is looked for, in bytes.
-const WORD_LEN_MAX: usize = 80;
+use crate::limits::WORD_LEN_MAX;
 
 /// The name out of `known` that `wrong` was probably meant to be: at most a third of its letters (and at least one) differ.
 pub fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {

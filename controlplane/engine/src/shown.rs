@@ -7,10 +7,9 @@ use std::borrow::Borrow;
 use std::fmt::{self, Write};
 use std::ops::Deref;
 
-/// Characters that are kept of a text, before those that do not show are written in another way.
-pub const SHOWN_LEN_MAX: usize = 400;
-/// Items that are kept of a list.
-pub const SHOWN_ITEMS_MAX: usize = 8;
+use crate::limits::SHOWN_ITEMS_MAX;
+
+pub use crate::limits::SHOWN_LEN_MAX;
 
 /// Text that can be shown as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

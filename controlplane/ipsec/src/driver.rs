@@ -21,11 +21,13 @@ use std::time::{Duration, Instant, SystemTime};
 use adit_engine::ike::{Cause, CommandError, Endpoint, Explanation, Now, PeerConfig, PeerId, Transmit};
 use adit_engine::path::Hop;
 use adit_proto::control::Spi;
+use adit_proto::limits::DATAGRAM_MAX;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::command::{Command, Keys};
 use super::error::{self, Error, Failure, Refused};
 use super::esp::Pace;
+use super::limits::{IKE_WAITING_MAX, REFUSED_MAX};
 use super::link::{Link, Terms};
 use super::options::Options;
 use super::peer::Peer;
@@ -35,12 +37,8 @@ use super::underlay::SocketUnderlay;
 use admission::Admission;
 use receive::InboundSa;
 
-/// Largest datagram that is received, in bytes.
-const DATAGRAM_MAX: usize = adit_proto::limits::IP_PACKET_LEN_MAX + 1;
 /// Datagrams that are received before the timers and commands have their turn.
 const BATCH: usize = 64;
-/// Datagrams of IKE that wait for room in the socket. What is dropped above that is sent again.
-const WAITING_MAX: usize = 256;
 /// How often the engine learns what went through the SAs, and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// How often it is looked at most whether the ways to the peers begin at other addresses of ours now. A client looks so often in any
@@ -50,8 +48,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a rekey that was asked for may take.
 const REKEY_TIMEOUT: Duration = Duration::from_secs(30);
-/// Refusals that are kept until they are asked for.
-const REFUSED_MAX: usize = 64;
 
 /// Somebody who waits for new keys.
 struct Waiter {
@@ -268,7 +264,7 @@ impl Driver {
         }
         while let Some(transmit) = self.endpoint.poll_transmit() {
             self.admission.sent(Instant::now(), &transmit.payload);
-            if self.waiting.len() < WAITING_MAX {
+            if self.waiting.len() < IKE_WAITING_MAX {
                 self.waiting.push_back(transmit);
             }
         }

@@ -1,4 +1,4 @@
-//! What concerns a client or a server as a whole, with its limits.
+//! What concerns a client or a server as a whole, within its limits.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,17 +8,7 @@ use adit_engine::path::IKE_PORT;
 use adit_proto::replay;
 
 use super::error::Error;
-
-/// The most sessions that a server can be told to bear.
-pub const SESSIONS_MAX: usize = 32_768;
-/// The longest queue of received packets that a session can be given, in packets.
-pub const RECEIVE_QUEUE_MAX: usize = 65_536;
-/// The smallest path MTU, in bytes: what every host takes (RFC 791 §3.1).
-pub const PATH_MTU_MIN: u16 = adit_proto::limits::IPV4_MTU_MIN;
-/// Refusals that are reported in a second; unauthenticated initiators can cause as many as they like.
-const REFUSALS_PER_SECOND: u32 = 64;
-/// Child SAs of one session in every state: those that were replaced a moment ago count, too.
-pub const CHILDREN_MAX: usize = 128;
+use super::limits::{PATH_MTU_MIN, RECEIVE_QUEUE_MAX, REFUSALS_PER_SECOND, SESSIONS_MAX};
 
 /// Settings of a client or a server as a whole; what concerns one peer is in [`Peer`](super::Peer).
 ///

@@ -17,7 +17,7 @@ use adit_proto::limits::SELECTORS_OF_CONFIG_MAX;
 
 use super::error::Error;
 use super::esp::Pace;
-use super::options::CHILDREN_MAX;
+use super::limits::CHILDREN_MAX;
 use super::selector;
 
 /// A hard limit is this many percent of the soft one.

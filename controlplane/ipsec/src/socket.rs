@@ -14,8 +14,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrSt
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-/// What is asked for the receive buffer, in bytes; the kernel may give less.
-const RECEIVE_BUFFER: usize = 4 << 20;
+use super::limits::RECEIVE_BUFFER;
 
 /// A socket, and where it is bound.
 pub struct Socket {

@@ -6,10 +6,8 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 
+use crate::limits::ERROR_LEN_MAX;
 use crate::schema::Outcome;
-
-/// Longest text of an error that is not ours, in bytes.
-const TEXT_MAX: usize = 4096;
 
 /// A status with what is wrong.
 pub fn refusal(status: StatusCode, error: String) -> Response {
@@ -44,7 +42,7 @@ async fn to_json(response: Response) -> Response {
         return response;
     }
     let (mut parts, body) = response.into_parts();
-    let text = to_bytes(body, TEXT_MAX).await.unwrap_or_default();
+    let text = to_bytes(body, ERROR_LEN_MAX).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text).trim().to_owned();
     let error = if text.is_empty() { status.canonical_reason().unwrap_or("it cannot be answered").to_owned() } else { text };
     let reported = refusal(status, error);

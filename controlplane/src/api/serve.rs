@@ -15,10 +15,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// Connections at once. Who comes when all places are taken waits in the kernel's queue.
-const CONNECTIONS_MAX: usize = 64;
-/// Of them from one address, so that nobody takes all places. More are closed at once.
-const CONNECTIONS_OF_ONE: usize = 32;
+use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_OF_ADDRESS_MAX};
+
 /// How long the header of a request may take, and the silence between two requests.
 const HEADER_WITHIN: Duration = Duration::from_secs(5);
 /// After this a connection ends with the request that it is at, so that nobody keeps a place for ever.
@@ -106,7 +104,7 @@ impl Guests {
     fn admit(&self, address: IpAddr) -> Option<Guest> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(address).or_default();
-        if *count >= CONNECTIONS_OF_ONE {
+        if *count >= CONNECTIONS_OF_ADDRESS_MAX {
             return None;
         }
         *count += 1;
@@ -160,7 +158,7 @@ mod tests {
     fn one_address_takes_no_more_than_its_share_and_gives_it_back() {
         let guests = Guests::default();
         let (greedy, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let held: Vec<_> = (0..CONNECTIONS_OF_ONE).map(|_| guests.admit(greedy).unwrap()).collect();
+        let held: Vec<_> = (0..CONNECTIONS_OF_ADDRESS_MAX).map(|_| guests.admit(greedy).unwrap()).collect();
         assert!(guests.admit(greedy).is_none());
         assert!(guests.admit(other).is_some());
         drop(held);

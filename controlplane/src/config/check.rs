@@ -20,16 +20,12 @@ use adit_proto::limits::{REPLAY_WINDOW_MAX, REPLAY_WINDOW_MIN};
 use super::ike_section::Loaded;
 use super::problem::{Place, Problem};
 use super::raw::{self, Spanned, Text};
-use super::{
-    Api, Config, Crypto, Dataplane, Io, Machine, Oversize, SOCKET_PATH_MAX, WORKERS_MAX, default_runtime_dir, default_state_dir,
-};
+use super::{Api, Config, Crypto, Dataplane, Io, Machine, Oversize, WORKERS_MAX, default_runtime_dir, default_state_dir};
 
 use crate::key_file::Readers;
+use crate::limits::{NAME_LEN_MAX, SOCKET_PATH_MAX, WORKERS_DEFAULT_MAX};
 use crate::token::Token;
 
-/// Workers when the file does not say: more than four rarely help one pair of gateways.
-const WORKERS_DEFAULT_MAX: usize = 4;
-const NAME_LEN_MAX: usize = 64;
 /// Sizes of a replay window, in packets.
 const WINDOWS: RangeInclusive<u64> = REPLAY_WINDOW_MIN as u64..=REPLAY_WINDOW_MAX as u64;
 

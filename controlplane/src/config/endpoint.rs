@@ -5,13 +5,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use crate::limits::{HOST_LEN_MAX, INTERFACE_LEN_MAX, LABEL_LEN_MAX};
+
 /// The port of IKE and ESP in UDP (RFC 3948), where a name comes without one.
 pub const PORT_DEFAULT: u16 = 4500;
-/// Longest name of a host, and of a part of it, in bytes (RFC 1035 §2.3.4).
-const NAME_LEN_MAX: usize = 253;
-const LABEL_LEN_MAX: usize = 63;
-/// Longest name of an interface (IFNAMSIZ without the final zero).
-pub const INTERFACE_LEN_MAX: usize = 15;
 
 /// One place where a peer receives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,7 +138,7 @@ fn is_host_name(name: &str) -> bool {
         !label.is_empty() && label.len() <= LABEL_LEN_MAX && inside && !label.starts_with('-') && !label.ends_with('-')
     };
     let numeric = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    name.len() <= NAME_LEN_MAX && name.split('.').all(good) && !name.rsplit('.').next().is_none_or(numeric)
+    name.len() <= HOST_LEN_MAX && name.split('.').all(good) && !name.rsplit('.').next().is_none_or(numeric)
 }
 
 fn is_interface_name(name: &str) -> bool {

@@ -7,11 +7,8 @@ use std::collections::BTreeMap;
 use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 
 use super::problem::{Place, Problem};
+use crate::limits::{CONFIG_DEPTH_MAX, CONFIG_NODES_MAX};
 
-/// Most nodes of a file, aliases written out: a small file must not unfold into a large one.
-const NODES_MAX: usize = 2_000_000;
-/// Deepest nesting. The configuration itself has six levels.
-const DEPTH_MAX: usize = 32;
 const MERGE: &str = "<<";
 
 #[derive(Clone, Debug)]
@@ -87,8 +84,8 @@ impl<'a> Builder<'a> {
     fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node, Problem> {
         let at = place(span);
         self.grow(1, at)?;
-        if depth > DEPTH_MAX {
-            let expected = format!("at most {DEPTH_MAX} levels");
+        if depth > CONFIG_DEPTH_MAX {
+            let expected = format!("at most {CONFIG_DEPTH_MAX} levels");
             return Err(Problem::new(
                 at,
                 "blocks and lists are nested too deeply",
@@ -170,8 +167,8 @@ impl<'a> Builder<'a> {
 
     fn grow(&mut self, by: usize, at: Place) -> Result<(), Problem> {
         self.nodes += by;
-        if self.nodes > NODES_MAX {
-            let expected = format!("at most {NODES_MAX} values, aliases written out");
+        if self.nodes > CONFIG_NODES_MAX {
+            let expected = format!("at most {CONFIG_NODES_MAX} values, aliases written out");
             return Err(Problem::new(at, "the file unfolds into too much", expected, "fewer aliases"));
         }
         Ok(())

@@ -3,12 +3,8 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::limits::{DATAPLANE_LINE_BYTES_MAX, DATAPLANE_LOG_BYTES_MAX};
 use crate::private;
-
-/// The file is emptied once it is longer than this, in bytes, and all of it was passed on.
-const LENGTH_MAX: u64 = 1 << 20;
-/// Longest line that is passed on, in bytes.
-const LINE_MAX: usize = 4096;
 
 /// Follows the file from a position on.
 #[derive(Debug)]
@@ -40,7 +36,7 @@ impl Tail {
             let line: Vec<u8> = self.partial.drain(..=end).collect();
             self.say(&line[..end]);
         }
-        if self.partial.len() > LINE_MAX {
+        if self.partial.len() > DATAPLANE_LINE_BYTES_MAX {
             let line = std::mem::take(&mut self.partial);
             self.say(&line);
         }
@@ -68,8 +64,8 @@ impl Tail {
         }
         file.seek(SeekFrom::Start(self.position))?;
         let mut bytes = Vec::new();
-        self.position += (&file).take(LENGTH_MAX).read_to_end(&mut bytes)? as u64;
-        if self.position > LENGTH_MAX {
+        self.position += (&file).take(DATAPLANE_LOG_BYTES_MAX).read_to_end(&mut bytes)? as u64;
+        if self.position > DATAPLANE_LOG_BYTES_MAX {
             // The data plane appends, so it goes on at the new end. A line written at this very moment is lost.
             file.set_len(0)?;
             self.position = 0;
@@ -117,11 +113,11 @@ mod tests {
         tail.forward();
         assert_eq!(tail.last_line(), Some("second"));
         for _ in 0..3 {
-            writer.write_all(&b"x".repeat(LENGTH_MAX as usize / 2)).unwrap();
+            writer.write_all(&b"x".repeat(DATAPLANE_LOG_BYTES_MAX as usize / 2)).unwrap();
             writer.write_all(b"\n").unwrap();
             tail.forward();
         }
-        assert!(path.metadata().unwrap().len() < LENGTH_MAX);
+        assert!(path.metadata().unwrap().len() < DATAPLANE_LOG_BYTES_MAX);
         writer.write_all(b"after\n").unwrap();
         tail.forward();
         assert_eq!(tail.last_line(), Some("after"));

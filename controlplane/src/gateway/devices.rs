@@ -14,6 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Gateway, Plane, underlay};
 use crate::config::Config;
+use crate::limits::DRAINS_MAX;
 use crate::netlink::{KernelUnderlay, Netlink};
 use crate::{dataplane, resolve, routing_rules, service};
 
@@ -27,9 +28,7 @@ const NO_MORE_OFTEN: Duration = Duration::from_millis(500);
 /// How often it is tried to make an interface that was deleted.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The new one may be deleted before the data plane has it, too. After so many of them another data plane has to come.
-const REFUSALS_MAX: u32 = 3;
-/// Goes at what workers have said: more than their rings hold.
-const DRAINS_MAX: usize = 64;
+const REFUSALS: u32 = 3;
 /// How long somebody may take to let go of an address.
 const FREE_WITHIN: Duration = Duration::from_millis(100);
 
@@ -108,7 +107,7 @@ impl Gateway {
             plane.absence.refusals += 1;
             tracing::warn!("the interface was deleted, and the data plane has not taken another one: {why}");
             // Where there is one, some of the workers have it.
-            return plane.absence.refusals < REFUSALS_MAX && !self.has_interface().await;
+            return plane.absence.refusals < REFUSALS && !self.has_interface().await;
         }
         // What other workers have said of the same: one that had not noticed says nothing once it has the new one.
         self.drain_some(plane);

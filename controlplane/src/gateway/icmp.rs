@@ -15,14 +15,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::config::Config;
+use crate::limits::{ICMP_LEN_MAX, ICMP_PER_S, ICMP_PER_TURN};
 use crate::system;
 use crate::too_big::{self, TooBig};
-
-/// Messages per second, and in one turn of the loop. Each is compared with all SPIs.
-const RATE: u32 = 200;
-const SHARE: u32 = 32;
-/// More than a router quotes (RFC 1812 §4.3.2.3: 576 bytes; RFC 4443 §2.4: 1280).
-const MESSAGE_MAX: usize = 2048;
 
 /// Reads a message about a packet from our port.
 type Read = fn(&[u8], u16) -> Option<TooBig>;
@@ -64,7 +59,7 @@ pub struct Icmp {
 impl Icmp {
     /// Ones that hear nothing yet.
     pub fn new(raw: RawSockets) -> Icmp {
-        Icmp { raw, listen: None, v4: None, v6: None, left: RATE, filled: Instant::now() }
+        Icmp { raw, listen: None, v4: None, v6: None, left: ICMP_PER_S, filled: Instant::now() }
     }
 
     /// Listens for what is said of datagrams that leave from the gateway's port. That it cannot is said once.
@@ -110,14 +105,14 @@ impl Icmp {
     /// Takes what has come, no more than a share of it: what was read of each message, if it is of the kind.
     pub fn take(&mut self, mut each: impl FnMut(Option<TooBig>)) {
         if self.filled.elapsed() >= Duration::from_secs(1) {
-            (self.left, self.filled) = (RATE, Instant::now());
+            (self.left, self.filled) = (ICMP_PER_S, Instant::now());
         }
         let port = self.listen.map_or(0, |listen| listen.port());
-        let mut buffer = [0; MESSAGE_MAX];
+        let mut buffer = [0; ICMP_LEN_MAX];
         let kinds: [(_, Read); 2] = [(&self.v4, too_big::of_ipv4), (&self.v6, too_big::of_ipv6)];
         for (socket, read) in kinds {
             let Some(socket) = socket else { continue };
-            for _ in 0..SHARE.min(self.left) {
+            for _ in 0..ICMP_PER_TURN.min(self.left) {
                 let came = socket.try_io(Interest::READABLE, |fd| Ok(recv(fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?));
                 let Ok(length) = came else { break };
                 self.left -= 1;

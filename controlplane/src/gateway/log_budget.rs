@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use adit_proto::control::PeerId;
 
+use crate::limits::LINES_AT_ONCE_MAX;
+
 /// Lines of a peer that was quiet: for one connection with its SAs, and a few more.
 const LINES: u32 = 4;
 const LINES_OF_SA: u32 = 2;
-/// However many SAs it has: who wants to follow so many has `debug`.
-const LINES_MAX: u32 = 512;
 /// It has as many again after this time: keys that are replaced every half a minute, a line and one more for each SA, are all told.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -40,7 +40,7 @@ impl Spent {
 impl LogBudget {
     /// Whether there is a line for this peer, of which the configuration wants so many SAs.
     pub fn take(&mut self, now: Instant, peer: PeerId, sas: u32) -> bool {
-        let all = sas.saturating_mul(LINES_OF_SA).saturating_add(LINES).min(LINES_MAX);
+        let all = sas.saturating_mul(LINES_OF_SA).saturating_add(LINES).min(LINES_AT_ONCE_MAX);
         let spent = self.0.entry(peer).or_insert(Spent { all, left: all, since: now, left_out: 0 });
         spent.give_back(now);
         let has_one = spent.left > 0;

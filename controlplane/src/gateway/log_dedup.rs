@@ -9,18 +9,16 @@ use std::time::{Duration, Instant};
 use adit_engine::ike::{Cause, Error, Incompatibility};
 use adit_proto::control::PeerId;
 
+use crate::limits::{REPORTED_INITIATORS_MAX, REPORTED_LINES_MAX};
+
 /// A connection that was up for so long is well: what goes wrong after that is news again.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 /// What comes again and again is reported again after so long, with how often it came.
 const AGAIN: Duration = Duration::from_secs(3600);
-/// Lines that are kept of one peer; above, all is quiet.
-const LINES_MAX: usize = 32;
 /// How often unauthenticated initiators get a line of the log.
 const INITIATORS_EVERY: Duration = Duration::from_secs(1);
 /// After so long, one with the same reason gets another one.
 const INITIATOR_AGAIN: Duration = Duration::from_secs(3600);
-/// Unauthenticated initiators, by address and reason, that are remembered.
-const INITIATORS_MAX: usize = 256;
 
 /// What makes a reason another one: not the time that is in its words, nor in which exchange it came.
 pub fn reason(cause: &Cause) -> String {
@@ -79,7 +77,7 @@ impl LogDedup {
             None => {}
         }
         reported.failing |= failure;
-        let full = reported.lines.len() >= LINES_MAX;
+        let full = reported.lines.len() >= REPORTED_LINES_MAX;
         let news = match reported.lines.get_mut(line) {
             Some((reported, times)) if now.saturating_duration_since(*reported) < AGAIN => {
                 *times = times.saturating_add(1);
@@ -168,7 +166,7 @@ impl InitiatorLog {
             self.unreported = self.unreported.saturating_add(1);
             return None;
         }
-        if self.known.len() >= INITIATORS_MAX {
+        if self.known.len() >= REPORTED_INITIATORS_MAX {
             let oldest = self.known.iter().min_by_key(|(_, (reported, _))| *reported).map(|(key, _)| key.clone());
             oldest.and_then(|oldest| self.known.remove(&oldest));
         }
@@ -298,7 +296,7 @@ mod tests {
     fn the_lines_of_a_peer_are_bounded() {
         let (mut reported, now) = (LogDedup::default(), Instant::now());
         let news = (0..1000).filter(|n| reported.news(now, PEER, &n.to_string(), None, true).is_some()).count();
-        assert_eq!(news, LINES_MAX);
+        assert_eq!(news, REPORTED_LINES_MAX);
     }
 
     #[test]
@@ -324,6 +322,6 @@ mod tests {
                 initiators.line(at(4000 + u64::from(host)), SocketAddr::from(([10, 0, net, host], 1)), &why, 0);
             }
         }
-        assert!(initiators.known.len() <= INITIATORS_MAX);
+        assert!(initiators.known.len() <= REPORTED_INITIATORS_MAX);
     }
 }

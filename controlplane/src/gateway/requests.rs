@@ -4,10 +4,8 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch as channel};
 
+use crate::limits::REQUESTS_MAX;
 use crate::request::Request;
-
-/// Requests of the API that may wait; more wait in their connections.
-const REQUESTS_MAX: usize = 64;
 
 /// What was asked for and is not done yet.
 pub(super) struct Requests {

@@ -6,7 +6,7 @@ use crate::children::LaneState;
 use crate::schema::{ChildSa, Ike, IkeSa, MissingSelector, NarrowedSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
 
 /// Below this a sequence number is a count; above, as with static keys, it is a time and read better in hexadecimal.
-const COUNT_MAX: u64 = 1 << 40;
+const COUNTS_BELOW: u64 = 1 << 40;
 
 /// The report.
 pub fn report(peer: &Peer) -> String {
@@ -91,7 +91,7 @@ fn ages(age_s: Option<u64>, rekey_in_s: Option<u64>, reauth_in_s: Option<u64>) -
 fn direction(spi: &str, sa: &Sa) -> String {
     let number = match sa.sequence {
         0 => String::new(),
-        count @ 1..COUNT_MAX => format!(", up to number {}", grouped(count)),
+        count @ 1..COUNTS_BELOW => format!(", up to number {}", grouped(count)),
         time => format!(", up to number {time:#018x}"),
     };
     format!("{spi}, {} packets, {}{number}", grouped(sa.packets), bytes(sa.bytes))

@@ -28,3 +28,8 @@ pub const MESSAGES_MAX: usize = 16;
 pub const ANSWER_LEN_MAX: usize = 500;
 /// Masters that are let in or refused in one call.
 pub const ACCEPTS_MAX: usize = 16;
+
+// What goes to the manager of services.
+
+/// Longest status that is told, in bytes.
+pub const STATUS_LEN_MAX: usize = 512;

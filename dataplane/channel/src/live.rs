@@ -19,7 +19,7 @@ pub const SLOT_WORDS: usize = 16;
 const FIELDS: usize = 6;
 /// Looks in vain at slots of a table before its writer is taken for dead. A writer holds a slot for some nanoseconds; only when it
 /// loses its core meanwhile does the reader have to wait: it yields, and then sleeps, some ten milliseconds in all.
-const LOOKS_MAX: u32 = 2_000;
+const LOOKS: u32 = 2_000;
 const LOOKS_ASLEEP: u32 = 100;
 const SLEEP: Duration = Duration::from_micros(100);
 
@@ -146,7 +146,7 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
     /// time is bounded: the table has one writer, which writes one slot at a time, so all slots share the patience.
     pub fn snapshot(&self) -> (Vec<LiveSa>, bool) {
         let slots = (self.words.len() / SLOT_WORDS) as u32;
-        let (mut patience, mut is_whole) = (LOOKS_MAX, true);
+        let (mut patience, mut is_whole) = (LOOKS, true);
         let mut read = |index| {
             let slot = self.read(index, &mut patience);
             is_whole &= slot.is_ok();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     fn read(table: &LiveTable<Arc<[AtomicU64]>>, slot: u32) -> Option<LiveSa> {
-        table.read(slot, &mut LOOKS_MAX.clone()).expect("nobody holds it")
+        table.read(slot, &mut LOOKS.clone()).expect("nobody holds it")
     }
 
     fn sa(n: u64) -> LiveSa {
@@ -236,7 +236,7 @@ mod tests {
         });
         let mut reads = 0;
         while !writing.is_finished() {
-            if let Ok(Some(seen)) = reader.read(0, &mut LOOKS_MAX.clone()) {
+            if let Ok(Some(seen)) = reader.read(0, &mut LOOKS.clone()) {
                 assert_eq!(seen, sa(seen.seq));
                 reads += 1;
             }

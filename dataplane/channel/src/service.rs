@@ -11,8 +11,8 @@ use std::os::unix::net::UnixDatagram;
 
 pub use sd_notify::NotifyState;
 
-/// Longest status that is told, in bytes.
-const STATUS_MAX: usize = 512;
+use crate::limits::STATUS_LEN_MAX;
+
 /// The environment variables that are meant for one process and not for those that it starts.
 pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
@@ -65,7 +65,7 @@ impl Manager {
     /// Tells in one line how the process does, where that is news.
     pub fn status(&mut self, line: &str) {
         let line = line.lines().next().unwrap_or_default();
-        let line = &line[..line.floor_char_boundary(STATUS_MAX)];
+        let line = &line[..line.floor_char_boundary(STATUS_LEN_MAX)];
         if self.status != line {
             line.clone_into(&mut self.status);
             self.tell(&[NotifyState::Status(line)]);

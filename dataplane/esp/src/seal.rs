@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::aead::Aead;
 
 /// Longest trailer, in bytes: three of padding, pad length, next header.
-pub const TRAILER_MAX: usize = 5;
+pub const TRAILER_MAX: usize = 3 + esp::TRAILER_LEN;
 
 /// The outbound half of a Child SA.
 pub struct Sealer {

@@ -52,7 +52,7 @@ const CANCEL_WITHIN: types::Timespec = types::Timespec::new().sec(1);
 const WRITE: u64 = 1 << 32;
 
 /// Looks at the ring before a write is given up because those before it do not complete.
-const DRAIN_LOOKS_MAX: usize = 16;
+const DRAIN_LOOKS: usize = 16;
 
 const _: () = assert!(IOVECS > FRAMES_MAX, "the largest write fits");
 
@@ -287,7 +287,7 @@ impl UringIo {
     /// Submits until every write has completed; they do so while they are submitted. False when the kernel does not get on with
     /// them: then nothing that they point to may be touched.
     fn drain(&mut self, port: &mut Port) -> Result<bool, Failure> {
-        for _ in 0..DRAIN_LOOKS_MAX {
+        for _ in 0..DRAIN_LOOKS {
             self.submit(0)?;
             self.reap(port)?;
             if self.writes_in_flight == 0 {

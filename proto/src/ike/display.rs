@@ -8,9 +8,7 @@ use super::header::Header;
 use super::message::Message;
 use super::payload::{Delete, Identification, Payload};
 use super::registry::IdType;
-
-/// Longest value of an identity that is shown in full, in bytes.
-const DATA_LEN_MAX: usize = 128;
+use crate::limits::IDENTITY_SHOWN_LEN_MAX;
 
 /// `IKE_SA_INIT request 0`.
 impl fmt::Display for Header {
@@ -81,7 +79,7 @@ impl fmt::Display for Identification {
         if let Some(address) = address {
             return write!(f, "{address}");
         }
-        let shown = &self.data[..self.data.len().min(DATA_LEN_MAX)];
+        let shown = &self.data[..self.data.len().min(IDENTITY_SHOWN_LEN_MAX)];
         let is_text = [IdType::FQDN, IdType::RFC822_ADDR, IdType::KEY_ID].contains(&self.id_type);
         match std::str::from_utf8(shown) {
             Ok(text) if is_text && text.bytes().all(|byte| byte.is_ascii_graphic()) => f.write_str(text)?,

@@ -6,11 +6,9 @@ use adit_proto::ike::encrypted::IV_LEN;
 use adit_proto::suite::{SALT_LEN, Suite, TAG_LEN};
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-const NONCE_LEN: usize = SALT_LEN + IV_LEN;
+use crate::limits::SEALED_MAX;
 
-/// Most messages that one key seals. An IKE SA is replaced long before; the limit keeps numbers that begin at random places,
-/// one for every life of the process, far from each other's.
-pub const SEALED_MAX: u64 = 1 << 32;
+const NONCE_LEN: usize = SALT_LEN + IV_LEN;
 
 /// One direction of an IKE SA, ready to seal and open.
 ///

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::Secret;
 
 /// prf+ counts its blocks in one byte (RFC 7296 §2.13).
-const BLOCKS_MAX: usize = 255;
+const BLOCKS_MAX: usize = u8::MAX as usize;
 
 /// A pseudorandom function that IKE peers can agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,7 +11,7 @@ use crate::identity::{Identity, Pattern};
 
 use adit_proto::control::Selector;
 use adit_proto::ike::IpSelector;
-use adit_proto::limits::{PEERS_MAX, SELECTORS_OF_PEER_MAX};
+use adit_proto::limits::{IPV6_MTU_MIN, PEERS_MAX, SELECTORS_OF_PEER_MAX};
 
 pub use adit_proto::control::PeerId;
 
@@ -128,7 +128,7 @@ impl Default for EndpointConfig {
         EndpointConfig {
             limits: Limits::default(),
             retransmission: Retransmission::default(),
-            datagram_max: 1280,
+            datagram_max: IPV6_MTU_MIN,
             nat_port: 4500,
             crash_secrets: Vec::new(),
             echo: false,

@@ -13,14 +13,7 @@ use adit_proto::limits::SELECTORS_OF_CHILD_MAX;
 use super::child::ChildState;
 use super::children::Children;
 use super::selectors::{SelectorPair, intersect, pair_of, sides_of};
-
-/// Most regions of one pair that are looked at, and most pieces of what is left of it.
-const REGIONS_MAX: usize = 256;
-const PIECES_MAX: usize = 512;
-/// Most pieces that are cut for all pairs of a configured child: a millisecond.
-const CUTS_MAX: usize = 128 * 1024;
-/// Most parts of a pair that are listed, for people.
-const LISTED_MAX: usize = 8;
+use crate::limits::{CUTS_MAX, PARTS_LISTED_MAX, PIECES_MAX, REGIONS_MAX};
 
 /// How much of a configured pair Child SAs carry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,7 +153,7 @@ impl<'a> Coverage<'a> {
         let others = smaller(pairs, &whole);
         let mut own = regions_in(&self.carried, pair);
         own.retain(|region| !others.iter().any(|other| region.is_in(other)));
-        own.iter().take(LISTED_MAX).map(Region::selector).collect()
+        own.iter().take(PARTS_LISTED_MAX).map(Region::selector).collect()
     }
 
     /// What no Child SA carries of a pair, as the two sides of a request: those parts of it that have our side in common. Another `turn`,

@@ -16,7 +16,7 @@ use crate::hex;
 use super::facts::IkeSpis;
 
 /// Room for the longest line, so that no copy of a key stays behind in memory that was too small.
-const LINE_LEN_MAX: usize = 512;
+const LINE_ROOM: usize = 512;
 
 /// Keys for a protocol analyser.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ impl KeyLog {
 
     /// The line, without its end. Where Wireshark has no word for the suite it is a comment.
     pub fn line(&self) -> Zeroizing<String> {
-        let mut out = Zeroizing::new(String::with_capacity(LINE_LEN_MAX));
+        let mut out = Zeroizing::new(String::with_capacity(LINE_ROOM));
         match self {
             KeyLog::Ike { spis, suite, initiator, responder } => match ike_name(*suite) {
                 Some(name) => {
@@ -86,7 +86,7 @@ impl KeyLog {
                 }
             }
         }
-        debug_assert!(out.len() <= LINE_LEN_MAX, "a line of {} bytes", out.len());
+        debug_assert!(out.len() <= LINE_ROOM, "a line of {} bytes", out.len());
         out
     }
 }
@@ -178,7 +178,7 @@ mod tests {
         for suite in Suite::ALL {
             for log in [ike(suite), esp(suite, "[2001:db8::2]:4500", true)] {
                 let (line, debug) = (log.line(), format!("{log:?}"));
-                assert!(line.len() < LINE_LEN_MAX && line.capacity() == LINE_LEN_MAX, "{} bytes", line.len());
+                assert!(line.len() < LINE_ROOM && line.capacity() == LINE_ROOM, "{} bytes", line.len());
                 assert!(!debug.contains("aa") && !debug.contains("cc") && !debug.contains("170"), "{debug}");
             }
         }

@@ -9,10 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use adit_proto::control::PeerId;
 use adit_proto::limits::{ADDRESSES_OF_PEER_MAX, PATHS_MAX};
 
+use crate::limits::PROVEN_ADDRESSES_MAX;
 use crate::path::IKE_PORT;
-
-/// Addresses from which a peer has proven itself that are remembered.
-const PROVEN_MAX: usize = 2;
 
 /// Where IKE goes on behind a NAT.
 const NAT_PORT: u16 = 4500;
@@ -42,7 +40,8 @@ impl Known {
     /// A peer is looked for at these addresses, the first one first, and no others any more.
     pub(super) fn look_for(&mut self, peer: PeerId, addresses: &[SocketAddr]) {
         let of_peer = self.peers.entry(peer).or_default();
-        of_peer.looked_for = addresses.iter().copied().flat_map(ports).take(ADDRESSES_OF_PEER_MAX - PROVEN_MAX).collect();
+        of_peer.looked_for =
+            addresses.iter().copied().flat_map(ports).take(ADDRESSES_OF_PEER_MAX - PROVEN_ADDRESSES_MAX).collect();
         of_peer.hosts = addresses.iter().take(PATHS_MAX).map(SocketAddr::ip).collect();
         self.refresh(peer);
     }
@@ -55,7 +54,7 @@ impl Known {
         }
         of_peer.proven.retain(|known| known.ip() != address.ip());
         of_peer.proven.push_front(address);
-        of_peer.proven.truncate(PROVEN_MAX);
+        of_peer.proven.truncate(PROVEN_ADDRESSES_MAX);
         self.refresh(peer);
     }
 

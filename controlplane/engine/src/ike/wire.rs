@@ -8,6 +8,7 @@ use std::time::Instant;
 use adit_proto::control::PeerId;
 use adit_proto::ike::encrypted::Sealed;
 use adit_proto::ike::{ExchangeType, Flags, Header, NotifyType, Payload, PayloadType};
+use adit_proto::limits::IPV6_MTU_MIN;
 use adit_proto::rate_limit::Share;
 
 use crate::path::{Answered, Hop};
@@ -28,7 +29,7 @@ use super::window::{Asker, Due, Outstanding, SILENT_AFTER, Sent, Window};
 /// peer that has sent more asks again.
 const REQUESTS_PER_S: u32 = 200;
 /// Requests are tried at this size of IP packets first (RFC 7383 §2.5.2: the search goes down): nearly every line of today carries it.
-const HOPED: u16 = 1280;
+const HOPED: u16 = IPV6_MTU_MIN;
 
 /// A message that was opened.
 pub(super) struct Opened {

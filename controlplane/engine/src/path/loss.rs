@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::limits::ECHOES_UNJUDGED_MAX;
+
 /// Echoes that are looked back on, and how many must be judged before there is an answer.
 const LAST: u32 = 64;
 const LEAST: u32 = 8;
-/// Echoes that wait to be judged at most.
-const WAITING_MAX: usize = 32;
 
 /// The last echoes of a path and what became of them.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Loss {
 
 impl Loss {
     pub(super) fn sent(&mut self, now: Instant, id: u64) {
-        if self.waiting.len() < WAITING_MAX {
+        if self.waiting.len() < ECHOES_UNJUDGED_MAX {
             self.waiting.push_back((id, now));
         }
     }
@@ -102,6 +102,6 @@ mod tests {
         for id in 0..10_000 {
             loss.sent(instant(), id);
         }
-        assert_eq!(loss.waiting.len(), WAITING_MAX);
+        assert_eq!(loss.waiting.len(), ECHOES_UNJUDGED_MAX);
     }
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use adit_proto::limits;
 
 use super::loss::Loss;
-use crate::limits::ECHOES_PENDING_MAX;
+use crate::limits::{ECHOES_PENDING_MAX, ROUNDS_MAX};
 
 /// What a path is taken to carry until an echo was answered: so much every path of today does.
 const BASE_V4: u16 = 1100;
@@ -69,8 +69,6 @@ const CONFIRM_IDLE: Duration = Duration::from_secs(30);
 const CONFIRM_WATCHED: Duration = Duration::from_secs(5);
 /// For so long after the last packet there is traffic.
 const ACTIVE_FOR: Duration = Duration::from_secs(2);
-/// Things that end and begin at one moment.
-const STEPS_MAX: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -340,7 +338,7 @@ impl Mtu {
     /// The sizes of which an echo is to be sent now. The path has keys.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<u16> {
         // One thing may end and the next begin at once: a few times, never for ever.
-        for _ in 0..STEPS_MAX {
+        for _ in 0..ROUNDS_MAX {
             if self.phase == Phase::NoEchoes || self.next.is_some_and(|at| at > now) {
                 break;
             }

@@ -8,14 +8,13 @@ use super::hop::Hop;
 use super::judge::Unfit;
 use super::peer::{Moves, PROOF_TRIES, PROOF_WAIT, Proof, Wanted};
 use super::{Follow, PathEvent, PathId, Paths, Terms, Wish};
+use crate::limits::KEPT_FOR_REQUEST_MAX;
 use crate::random::Random;
 
 /// The echo that asks for a proof is an IP packet of this size.
 pub(super) const PROOF_ECHO: u16 = 88;
 /// So long is a request of IKE that asks for a proof and nothing else, without COOKIE2 (RFC 4555 §3.7) and with it.
 const PROOF_REQUEST: [usize; 2] = [57, 81];
-/// No answer waits until a request of more bytes can go there.
-const KEPT_MAX: u32 = 600;
 /// So many bytes go at most to an address from which nothing has come, where the peer may be: a few requests.
 const LOOK_CREDIT: u32 = 3000;
 /// For so long an address is tried at which the peer may be, too.
@@ -217,7 +216,7 @@ impl Paths {
         let terms = peer.terms;
         let entry = peer.find(hop).and_then(|path| peer.get_mut(path))?;
         let Proof::Waits { asked, .. } = entry.proof else { return None };
-        let asks = u32::try_from(asks).ok().filter(|asks| *asks <= KEPT_MAX).unwrap_or(0);
+        let asks = u32::try_from(asks).ok().filter(|asks| *asks <= KEPT_FOR_REQUEST_MAX).unwrap_or(0);
         let kept = if asked { 0 } else { cost(&terms, &entry.hop).max(asks) };
         let left = u32::try_from(bytes).ok().and_then(|bytes| entry.credit.checked_sub(bytes)).filter(|left| *left >= kept);
         entry.credit = left.unwrap_or(entry.credit);

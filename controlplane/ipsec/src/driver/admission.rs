@@ -10,8 +10,7 @@ use adit_proto::esp::NON_ESP_MARKER_LEN;
 use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
 use adit_proto::screen::Screen;
 
-/// Addresses of a session of a server that are known: two from where the peer has proven itself, with and without the port.
-const ADDRESSES_OF_SESSION: usize = 4;
+use crate::limits::ADDRESSES_OF_SESSION;
 
 /// Decides which datagrams of IKE the engine gets.
 pub struct Admission {

@@ -14,12 +14,9 @@ use super::{Driver, Entry, Listener, now, refused_settings};
 use crate::command::Keys;
 use crate::error::{Error, Failure, Refused};
 use crate::esp::{Inbound, Outbound};
+use crate::limits::PEERS_OF_ENGINE_MAX;
 use crate::link::{Algorithms, Link, State};
-use crate::options::SESSIONS_MAX;
 use crate::session::Session;
-
-/// Most peers that the engine is told of; one place for each pattern is always free below that.
-const PEERS_OF_ENGINE_MAX: usize = 2 * SESSIONS_MAX - 1;
 
 impl Driver {
     pub(super) fn take(&mut self, event: Event) {

@@ -7,9 +7,8 @@ use crate::config::Endpoint;
 use crate::config::endpoint::{EndpointFault, reaches};
 use crate::config::problem::Place;
 use crate::config::raw::{Several, Text};
+use crate::limits::ENDPOINTS_MAX;
 
-/// Most endpoints of a peer.
-const ENDPOINTS_MAX: usize = adit_proto::limits::PATHS_MAX;
 const EXPECTED: &str = "an IP address and a UDP port from 1 to 65535, or the name of a host; or a list of them";
 const EXAMPLE: &str = "192.0.2.2:4500";
 

@@ -13,17 +13,7 @@ use crate::config::ike_section::{Ike, Loaded, OwnKey, PeerIke, Ppk, Proof, Role}
 use crate::config::problem::Place;
 use crate::config::raw::{self, Text};
 use crate::key_file::{self, KeyFileError, Readers};
-
-/// Against a quantum computer, a key counts half its bits: 256 of them are needed (RFC 8784 §2, §6).
-const PPK_LEN_MIN: usize = 32;
-/// Longest name of one, in bytes.
-const PPK_ID_LEN_MAX: usize = 128;
-/// Longest time that can be set: 30 days.
-const SECONDS_MAX: u64 = 30 * 86_400;
-/// Attempts to authenticate anew are five seconds apart: in less than this the connection would end before the second one.
-const REAUTH_MIN: u64 = 8;
-/// Longest list of proposals.
-const PROPOSALS_OF_CONFIG_MAX: usize = 16;
+use crate::limits::{PPK_ID_LEN_MAX, PPK_LEN_MIN, PROPOSALS_OF_CONFIG_MAX, REAUTH_SECONDS_MIN, SECONDS_MAX};
 
 impl Check<'_> {
     /// The gateway's own part. It exists without being written: an identity is needed for every peer with IKE.
@@ -155,7 +145,7 @@ impl Check<'_> {
 
     fn reauth(&mut self, text: Option<Text>) -> u32 {
         let is_never = text.as_ref().is_none_or(|text| text.value.parse() == Ok(0));
-        let least = if is_never { 0 } else { REAUTH_MIN };
+        let least = if is_never { 0 } else { REAUTH_SECONDS_MIN };
         self.number("reauth_s", text, least..=SECONDS_MAX, "seconds, or 0 for never,", 0) as u32
     }
 

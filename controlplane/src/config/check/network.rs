@@ -6,21 +6,17 @@ use std::net::SocketAddr;
 use adit_engine::path::IKE_PORT;
 use adit_proto::control::{Mac, Mode};
 use adit_proto::esp;
-use adit_proto::limits::IPV6_MTU_MIN;
 use ipnet::IpNet;
 
 use super::Check;
-use crate::config::endpoint::{Endpoint, EndpointFault, Host, INTERFACE_LEN_MAX};
+use crate::config::endpoint::{Endpoint, EndpointFault, Host};
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned, Text};
 use crate::config::{Forwarding, Interface, MacText, Peer, Route, default_mac};
+use crate::limits::{INNER_MTU_MIN, INTERFACE_LEN_MAX, UNDERLAY_MTU_MIN};
 
 /// The MTU in Ethernet mode: that of the networks to be joined, whatever the underlay takes.
 const ETHERNET_MTU: u64 = 1500;
-/// Smallest MTU that IPv6 works with, and that is still worth a tunnel.
-const INNER_MTU_MIN: u64 = IPV6_MTU_MIN as u64;
-/// Smallest MTU outside: tunnels in tunnels come down to it.
-const UNDERLAY_MTU_MIN: u64 = 1124;
 
 impl Check<'_> {
     /// Where this gateway receives, and the interface of a link-local address.

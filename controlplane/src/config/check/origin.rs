@@ -4,9 +4,7 @@ use adit_engine::path::Origin;
 
 use super::Check;
 use crate::config::raw::Several;
-
-/// Most networks of a peer.
-const NETWORKS_MAX: usize = 64;
+use crate::limits::ORIGIN_NETWORKS_MAX;
 
 impl Check<'_> {
     /// What `from` says; anywhere, when it says nothing or something wrong.
@@ -30,9 +28,9 @@ impl Check<'_> {
             }
             Some(_) | None => {}
         }
-        if from.values.is_empty() || from.values.len() > NETWORKS_MAX {
+        if from.values.is_empty() || from.values.len() > ORIGIN_NETWORKS_MAX {
             let what = format!("`from` lists {} networks", from.values.len());
-            let expected = format!("1 to {NETWORKS_MAX} networks; `any` for everywhere, `endpoint` for no other place");
+            let expected = format!("1 to {ORIGIN_NETWORKS_MAX} networks; `any` for everywhere, `endpoint` for no other place");
             self.fail(from.at, what, expected, "from: any".to_owned());
             return Origin::Anywhere;
         }

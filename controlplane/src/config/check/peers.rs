@@ -10,7 +10,8 @@ use super::Check;
 use crate::config::ike_section::Role;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned};
-use crate::config::{Endpoint, Keys, PEERS_MAX, Peer, WORKERS_MAX, spare_sas, worker_sas};
+use crate::config::{Endpoint, Keys, Peer, WORKERS_MAX, spare_sas, worker_sas};
+use crate::limits::PEERS_MAX;
 use crate::static_key::{Flow, Secret};
 
 /// SAs in each direction when the file does not say. Both ends must agree, so this cannot depend on the machine.

@@ -6,21 +6,20 @@ use std::net::IpAddr;
 use adit_engine::identity::Pattern;
 use adit_proto::control::{Mode, Selector};
 use adit_proto::ike::{AddressRange, PortRange};
-use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX, SELECTORS_OF_TABLE_MAX};
+use adit_proto::limits::{SELECTOR_OVERLAPS_MAX, SELECTORS_OF_CONFIG_MAX};
 use ipnet::IpNet;
 
 use super::Check;
 use crate::config::Peer;
 use crate::config::problem::Place;
 use crate::config::raw::{self, Spanned, Text};
+use crate::limits::SELECTORS_ALL_MAX;
 
 /// Protocols by name.
 pub const PROTOCOLS: [(&str, u8); 7] =
     [("any", 0), ("icmp", 1), ("tcp", 6), ("udp", 17), ("gre", 47), ("icmpv6", 58), ("sctp", 132)];
 /// Those with ports.
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
-/// Most selectors of all peers: half of what a table of the data plane can hold, for changes while it runs.
-const SELECTORS_ALL_MAX: usize = SELECTORS_OF_TABLE_MAX as usize / 2;
 const EXAMPLE: &str = "selectors: [{ local: 10.1.0.0/24, remote: 10.2.0.0/24 }]";
 
 /// The name of a peer, one of its selectors, and where that stands.

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use adit_engine::path::{Arrival, IKE_PORT};
 use adit_proto::control::Command;
-use adit_proto::limits::{IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
+use adit_proto::limits::{DATAGRAM_MAX, IKE_ADDRESSES_PER_PEER, IKE_SAS_OF_PEER_MAX};
 use adit_proto::rate_limit::RateLimit;
 use adit_proto::screen::Screen;
 use adit_proto::stats::Drop;
@@ -22,8 +22,6 @@ use tokio::task::JoinHandle;
 
 use crate::numbers::SocketNumbers;
 
-/// Longest datagram of IKE that is taken here.
-const DATAGRAM_MAX: usize = adit_proto::limits::IP_PACKET_LEN_MAX + 1;
 /// Datagrams that may wait for the gateway's loop.
 const WAITING_MAX: usize = 1024;
 /// Datagrams taken before other tasks have their turn.
