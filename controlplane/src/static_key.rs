@@ -20,7 +20,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::key_file::{self, Owner, Readers};
+use crate::key_file::Owner;
 use crate::limits::STATIC_KEY_BYTES_MAX;
 
 /// Length of the secret, in bytes.
@@ -163,14 +163,6 @@ impl Secret {
         Zeroizing::new(format!("{WARNING}suite: {}\nsecret: {}\n", self.suite, secret.as_str()))
     }
 
-    /// Writes a new key file that only its owner can read. Never overwrites, and leaves no half of a file.
-    ///
-    /// # Errors
-    /// The file exists or cannot be written.
-    pub fn create_file(&self, path: &Path) -> io::Result<()> {
-        key_file::create(path, self.to_file_text().as_bytes(), Readers::OwnerOnly)
-    }
-
     /// Reads a key file.
     ///
     /// # Errors
@@ -286,9 +278,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::key_file::{self, Readers};
 
     const AB: Flow<'_> = Flow { sender: "a", receiver: "b" };
     const BA: Flow<'_> = Flow { sender: "b", receiver: "a" };
+
+    impl Secret {
+        /// Writes a key file as `adit keygen` does, for every test that needs one.
+        pub(crate) fn create_file(&self, path: &Path) -> io::Result<()> {
+            key_file::create(path, self.to_file_text().as_bytes(), Readers::OwnerOnly)
+        }
+    }
 
     fn secret(suite: Suite) -> Secret {
         Secret::from_bytes(suite, [7; SECRET_LEN])

@@ -16,7 +16,7 @@ struct Place {
 impl Place {
     fn new() -> Place {
         let place = Place { dir: tempfile::tempdir().unwrap() };
-        Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).create_file(&place.path("site-b.key")).unwrap();
+        place.write("site-b.key", &Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).to_file_text(), 0o600);
         place.write("site-b.psk", "a preshared key that is long enough\n", 0o600);
         place.write("site-b.ppk", "a post-quantum pre-shared key of 256 bits or more\n", 0o600);
         place.write("short.psk", "hunter2\n", 0o600);

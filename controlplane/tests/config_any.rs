@@ -160,9 +160,11 @@ prop_compose! {
 fn directory() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).create_file(&dir.path().join("b.key")).unwrap();
-    std::fs::write(dir.path().join("b.psk"), "a preshared key that is long enough\n").unwrap();
-    std::fs::set_permissions(dir.path().join("b.psk"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    let key = Secret::from_bytes(Suite::Aes128Gcm, [1; SECRET_LEN]).to_file_text();
+    for (name, text) in [("b.key", key.as_str()), ("b.psk", "a preshared key that is long enough\n")] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
     dir
 }
 

@@ -14,6 +14,7 @@ use adit_controlplane::config::{Config, Machine, Peer};
 use adit_controlplane::desired::Desired;
 use adit_controlplane::desired::static_key::WantedSa;
 use adit_controlplane::ike::report::Report;
+use adit_controlplane::key_file::{self, Readers};
 use adit_controlplane::schema::{self, Status};
 use adit_controlplane::static_key::{SECRET_LEN, Secret};
 use adit_controlplane::view::drops::likely_causes;
@@ -28,7 +29,8 @@ use adit_proto::suite::Suite;
 const WORKERS: u16 = 2;
 
 fn view(dir: &Path) -> Arc<View> {
-    Secret::from_bytes(Suite::Aes256Gcm, [3; SECRET_LEN]).create_file(&dir.join("pair.key")).unwrap();
+    let key = Secret::from_bytes(Suite::Aes256Gcm, [3; SECRET_LEN]).to_file_text();
+    key_file::create(&dir.join("pair.key"), key.as_bytes(), Readers::OwnerOnly).unwrap();
     let yaml = "name: site-a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\n\
         dataplane: { workers: 2 }\npeers:\n  \
         - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: pair.key, lanes: 2 }\n";

@@ -4,9 +4,6 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Longest encoding of a socket address, in bytes.
-pub const ADDR_LEN_MAX: usize = 1 + 2 + 16 + 4 + 4;
-
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
@@ -238,7 +235,8 @@ mod tests {
                 IpAddr::V4(ip) => SocketAddr::from((ip, port)),
                 IpAddr::V6(ip) => SocketAddrV6::new(ip, port, flow, scope).into(),
             };
-            let mut out = [0; ADDR_LEN_MAX];
+            // Family, port, address of IPv6, flow and scope: no address takes more.
+            let mut out = [0; 1 + 2 + 16 + 4 + 4];
             let len = Writer::new(&mut out).addr(addr).finish().unwrap();
             let mut reader = Reader::new(&out[..len]);
             prop_assert_eq!(reader.addr(), Ok(addr));

@@ -7,8 +7,9 @@
 use crate::control::Direction;
 use crate::stats::Drop;
 
-/// What has a counter of its own among what came: all that tells of a fault. The counters of all peers make the total, but for what is
-/// [`PeerDrop::is_of_all`].
+/// What has a counter of its own among what came: all that tells of a fault. The counters of all peers make the total, but for
+/// `FloodLimit` and `HandoverFull`: under these names packets are dropped, too, of which it is not known whose they are, or which
+/// are for several peers.
 const INBOUND: [Drop; 9] = [
     Drop::BadTag,
     Drop::Replay,
@@ -79,11 +80,6 @@ impl PeerDrop {
     pub fn name(self) -> Option<Drop> {
         let place = self.index();
         INBOUND.get(place).or_else(|| OUTBOUND.get(place.checked_sub(INBOUND.len() + 1)?)).copied()
-    }
-
-    /// Whether packets are dropped under this name, too, of which it is not known whose they are, or which are for several peers.
-    pub fn is_of_all(self) -> bool {
-        matches!(self.name(), Some(Drop::FloodLimit | Drop::HandoverFull))
     }
 
     /// The name in metrics.

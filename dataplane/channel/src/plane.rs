@@ -279,12 +279,6 @@ impl Port {
         self.down.acknowledge();
     }
 
-    /// Whether a master is attached now.
-    #[inline]
-    pub fn has_master(&self) -> bool {
-        self.attached.is_set()
-    }
-
     /// Adds to a count.
     #[inline]
     pub fn count(&self, count: Count, n: u64) {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use adit_channel::{AttachError, Listener, LiveSa, Master, Notice, PlaneInfo, Port, Region, Sizes};
+use adit_channel::{AttachError, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, Sizes};
 use adit_proto::control::{
     ChildId, Command, Direction, Event, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
 };
@@ -183,6 +183,8 @@ fn masters_killed_in_the_middle_leave_consistent_rings() {
     let socket = dir.path().join("sock");
     let (_region, mut port, mut listener) = plane(&socket);
     let (mut commands, mut injects) = (Sequence::default(), Sequence::default());
+    let to = LocalEnd { address: address().ip(), interface: 1 };
+    let came = PuntHeader { from: address(), to, class: 0 };
     let mut buf = vec![0; 2000];
     let mut turn = |port: &mut Port| {
         while let Some((ticket, decoded)) = port.next_command() {
@@ -213,7 +215,7 @@ fn masters_killed_in_the_middle_leave_consistent_rings() {
         notices.extend(listener.serve().unwrap());
         let pid = child.id();
         assert_eq!(notices, [Notice::Attached { pid }, Notice::Gone { pid }]);
-        assert!(!port.has_master());
+        assert_eq!(port.punt(&came, &[]), Err(PuntError::NoMaster));
     }
     turn(&mut port);
     let mut last = attach_here(&socket, &mut listener);
