@@ -4,9 +4,10 @@
 //! One loop in one task does all that ([`Gateway::run`]); [`start`] brings a data plane up, [`install`] fills it,
 //! [`watch`] is the time in between, [`watchdog`] finds one that hangs. What it needs are parts with one job each: [`durable`] keeps on
 //! disk what must outlive a crash of the machine, [`persist`] in the data plane's vault what the next control plane has to know,
-//! [`interface`] the interface in the kernel, [`devices`] what is opened for a data plane that runs, [`repair`] what the data plane has refused or lost, [`underlay`] hears of the network around, [`orders`] of people, [`restarts`] says when a
-//! dead data plane is started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log
-//! says of peers. The API reads the shared [`View`] beside it.
+//! [`interface`] the interface in the kernel, [`devices`] what is opened for a data plane that runs, [`repair`] what the data plane
+//! has refused or lost, [`underlay`] hears of the network around, [`requests`] of people, [`restarts`] says when a dead data plane is
+//! started again, [`renewal`] takes keys and certificates that were renewed on disk, [`peer_log`] what the log says of peers. The API
+//! reads the shared [`View`] beside it.
 
 mod answer;
 mod around;

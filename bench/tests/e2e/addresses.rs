@@ -100,7 +100,7 @@ fn a_responder_that_gets_another_address_is_followed() -> Result<()> {
 }
 
 #[test]
-fn without_mobike_a_sign_of_life_shows_the_new_address() -> Result<()> {
+fn without_mobike_dead_peer_detection_shows_the_new_address() -> Result<()> {
     let lab = lab(", mobike: false")?;
     let before = [spis(lab.a())?.0, spis(lab.b())?.0];
     ensure!(ike(lab.a())?["sas"][0]["mobike"] == false, "{:#}", ike(lab.a())?);

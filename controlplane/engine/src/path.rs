@@ -80,7 +80,7 @@ pub enum PathEvent {
     /// long goes in two packets.
     Peer { peer: PeerId, echo: bool, split: bool },
     /// There is this path, or it is another one now. `mtu` is the largest outer IP packet that is known to arrive, in bytes, and
-    /// `mtu_told` what hosts are told: more, while it is being looked for what arrives.
+    /// `mtu_reported` what hosts are told: more, while it is being looked for what arrives.
     Set { peer: PeerId, path: PathId, hop: Hop, mtu: u16, mtu_reported: u16, encapsulate: bool },
     /// What goes to the peer goes this way from now on.
     Use { peer: PeerId, path: PathId },

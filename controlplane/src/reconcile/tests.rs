@@ -172,7 +172,7 @@ fn both_ends_of_a_pair_want_matching_sas() {
 }
 
 #[test]
-fn on_the_way_from_one_configuration_to_another_the_memory_is_of_both() {
+fn between_two_configurations_the_installed_state_is_of_both() {
     let before = config(&["b", "c"], "forwarding: { static: [{ mac: \"02:00:00:00:00:0c\", peer: c }] }");
     let mut after = config(&["b"], "");
     after.peers[0].defer_checksums = false;

@@ -20,7 +20,7 @@ fn impatient() -> EndpointConfig {
 const IMPATIENT: Retransmit = Retransmit { timeout: Duration::from_millis(200), base: 1.2, tries: 2 };
 
 #[test]
-fn signs_of_life_are_asked_for_and_given_at_both_ends() -> Result<()> {
+fn dead_peer_detection_asks_and_is_answered_at_both_ends() -> Result<()> {
     // One end asks at a time: an end that was just asked has no reason to ask.
     for (release, adit_asks) in Release::ALL.into_iter().flat_map(|release| [(release, false), (release, true)]) {
         let pair = Pair::with(release, Proof::Psk, EndpointConfig::default(), |config, swan| match adit_asks {

@@ -186,7 +186,7 @@ fn soft_lifetimes_rekey_by_themselves_with_jitter() {
 }
 
 #[test]
-fn a_worn_child_is_rekeyed_and_a_used_up_one_ends() {
+fn a_child_is_rekeyed_at_its_soft_limit_and_ends_at_its_hard_one() {
     let lifetime = Lifetime { rekey_packets: 1000, jitter_percent: 0, ..Lifetime::CHILD };
     let mut world = pair(6, |_, config| config.children[0].lifetime = lifetime);
     world.connect_pair();
