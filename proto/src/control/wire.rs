@@ -16,44 +16,57 @@ use crate::suite::{KEY_LEN_MAX, SALT_LEN, Suite};
 /// Room for any command or event, in bytes.
 pub const RECORD_LEN_MAX: usize = 80;
 
+/// Tags by name, and a list of them, which so misses none.
+macro_rules! tags {
+    ($($name:ident = $tag:literal,)*) => {
+        $(pub const $name: u8 = $tag;)*
+        #[cfg(test)]
+        pub const ALL: &[u8] = &[$($tag),*];
+    };
+}
+
 mod command {
-    pub const PEER_SET: u8 = 1;
-    pub const PEER_REMOVE: u8 = 2;
-    pub const OUTBOUND_SA_INSTALL: u8 = 3;
-    pub const INBOUND_SA_INSTALL: u8 = 4;
-    pub const SA_REMOVE: u8 = 5;
-    pub const FDB_PIN: u8 = 6;
-    pub const FDB_UNPIN: u8 = 7;
-    pub const SEQ_LIMIT: u8 = 8;
-    pub const SELECTOR_ADD: u8 = 9;
-    pub const SELECTOR_REMOVE: u8 = 10;
-    pub const PATH_SET: u8 = 11;
-    pub const PATH_USE: u8 = 12;
-    pub const PATH_REMOVE: u8 = 13;
-    pub const ECHO: u8 = 14;
-    pub const IKE_SA_ADD: u8 = 15;
-    pub const IKE_SA_REMOVE: u8 = 16;
-    pub const IKE_KNOWN_CLEAR: u8 = 17;
-    pub const CHILD_SET: u8 = 18;
-    pub const CHILD_REMOVE: u8 = 19;
-    pub const CHILD_SELECTOR_ADD: u8 = 20;
-    pub const CHILD_SELECTOR_REMOVE: u8 = 21;
-    pub const IKE_ADDRESS_ADD: u8 = 22;
-    pub const IKE_ADDRESS_REMOVE: u8 = 23;
-    pub const FORWARDING_SET: u8 = 24;
+    tags! {
+        PEER_SET = 1,
+        PEER_REMOVE = 2,
+        OUTBOUND_SA_INSTALL = 3,
+        INBOUND_SA_INSTALL = 4,
+        SA_REMOVE = 5,
+        FDB_PIN = 6,
+        FDB_UNPIN = 7,
+        SEQ_LIMIT = 8,
+        SELECTOR_ADD = 9,
+        SELECTOR_REMOVE = 10,
+        PATH_SET = 11,
+        PATH_USE = 12,
+        PATH_REMOVE = 13,
+        ECHO = 14,
+        IKE_SA_ADD = 15,
+        IKE_SA_REMOVE = 16,
+        IKE_KNOWN_CLEAR = 17,
+        CHILD_SET = 18,
+        CHILD_REMOVE = 19,
+        CHILD_SELECTOR_ADD = 20,
+        CHILD_SELECTOR_REMOVE = 21,
+        IKE_ADDRESS_ADD = 22,
+        IKE_ADDRESS_REMOVE = 23,
+        FORWARDING_SET = 24,
+    }
 }
 
 mod event {
-    pub const APPLIED: u8 = 1;
-    pub const REFUSED: u8 = 2;
-    pub const SEQ_HALFWAY: u8 = 3;
-    pub const DEGRADED: u8 = 4;
-    pub const WORKER_FAILED: u8 = 5;
-    pub const PATH_SEEN: u8 = 6;
-    pub const ECHO_REPLY: u8 = 7;
-    pub const ECHO_UNSENT: u8 = 8;
-    pub const INTERFACE_GONE: u8 = 10;
-    pub const INBOUND_SA_USED: u8 = 9;
+    tags! {
+        APPLIED = 1,
+        REFUSED = 2,
+        SEQ_HALFWAY = 3,
+        DEGRADED = 4,
+        WORKER_FAILED = 5,
+        PATH_SEEN = 6,
+        ECHO_REPLY = 7,
+        ECHO_UNSENT = 8,
+        INBOUND_SA_USED = 9,
+        INTERFACE_GONE = 10,
+    }
 }
 
 /// Finds the variant whose code a record has.
