@@ -3,7 +3,7 @@
 
 use adit_proto::control::{LocalEnd, PATHS_MAX, PathId, Refusal};
 
-use crate::udp::{Endpoint, Hop};
+use crate::udp::{Endpoint, Hop, Source};
 
 /// Paths that lie in the table of peers itself: few peers have more.
 const INLINE: usize = 4;
@@ -26,6 +26,8 @@ pub struct Path {
 }
 
 const _: () = assert!(size_of::<Option<Path>>() <= 64, "a cache line");
+// A hop over TURN will have the number of a channel, too, which is two bytes (RFC 8656 §12). Eight more would not fit: 57 are taken.
+const _: () = assert!(size_of::<(Endpoint, Source, u16)>() <= size_of::<Hop>(), "a channel fits");
 
 /// All paths of a peer.
 #[derive(Debug)]

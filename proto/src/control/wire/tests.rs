@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::control::UdpHop;
 
@@ -176,6 +176,16 @@ fn selectors_that_match_nothing_are_refused() {
         assert!(Command::decode(&out[..len]).is_err(), "{selector}");
     }
     assert_eq!(good.to_string(), "10.0.0.1-10.0.0.9 <> 10.0.0.20/32");
+}
+
+/// Of a hop over TURN or a stream, eight bytes say which channel or stream it is.
+#[test]
+fn the_longest_path_leaves_room_for_other_kinds_of_hops() {
+    let (address, peer, path) = (Ipv6Addr::LOCALHOST, PeerId(1), PathId::FIRST);
+    let remote = SocketAddrV6::new(address, 4500, 0, 1).into();
+    let hop = Hop::Udp(UdpHop { socket: 1, local: Some(address.into()), interface: 1, remote });
+    let longest = Command::PathSet { peer, path, hop, mtu: 1500, mtu_reported: 1500 };
+    assert!(longest.encode(&mut [0; RECORD_LEN_MAX]) + 8 <= RECORD_LEN_MAX);
 }
 
 proptest! {
