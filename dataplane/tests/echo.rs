@@ -80,6 +80,10 @@ fn a_request_has_the_size_asked_for_and_its_answer_is_told() {
             assert!((1..10_000_000).contains(&rtt_us), "{rtt_us} µs");
         }
         assert_eq!((bed.count(Count::EchoesSent), bed.count(Count::EchoReplies)), (3, 3));
+        // The path counts them, too; one more is not answered.
+        bed.command(0, &Command::Echo { peer: PEER, path: PathId::FIRST, id: 9, size: 576, answer: Answer::AsItCame });
+        let path = bed.master.path_counters()[&(PEER, PathId::FIRST)];
+        assert_eq!((path.echoes_sent, path.echo_replies), (4, 3));
         assert_eq!(bed.drops(), []);
     });
 }
