@@ -25,6 +25,10 @@ impl Renewal {
     /// Whether the files are to be read again: they are others than when they were read, and have stood still since the last look, or a
     /// person wants them now.
     fn is_due(&mut self, running: &Stamps, now: Stamps, ordered: bool) -> bool {
+        if now == *running {
+            // What was judged may come again.
+            self.judged = None;
+        }
         let still = ordered || self.seen.as_ref() == Some(&now);
         let due = still && now != *running && self.judged.as_ref() != Some(&now);
         if due {
@@ -33,6 +37,18 @@ impl Renewal {
         self.seen = Some(now);
         due
     }
+
+    /// The files do not fit. Says whether that is news.
+    fn complain(&mut self, why: String) -> bool {
+        let is_news = self.complaint.as_ref() != Some(&why);
+        self.complaint = Some(why);
+        is_news
+    }
+
+    /// The files are those that run, whatever they were in between. Says whether that is the end of what was said.
+    fn is_over(&mut self) -> bool {
+        self.complaint.take().is_some()
+    }
 }
 
 impl Gateway {
@@ -40,7 +56,11 @@ impl Gateway {
     pub(super) async fn take_renewed(&mut self, plane: &mut Plane, ordered: bool) {
         let running = self.desired.clone();
         let Some(source) = running.source.as_ref().filter(|_| !plane.incomplete) else { return };
-        if !self.renewal.is_due(source.stamps(), source.stamps_now(), ordered) {
+        let now = source.stamps_now();
+        if now == *source.stamps() {
+            self.tell_old_files();
+        }
+        if !self.renewal.is_due(source.stamps(), now, ordered) {
             return;
         }
         let running = self.desired.clone();
@@ -54,7 +74,7 @@ impl Gateway {
             Err(error) => Err(error.to_string()),
         };
         match planned {
-            Ok(reload) if reload.changes.is_empty() => self.renewal.complaint = None,
+            Ok(reload) if reload.changes.is_empty() => self.tell_old_files(),
             Ok(reload) => {
                 self.renewal.complaint = None;
                 tracing::info!("renewed on disk, and taken: {}", reload.changes.join("; "));
@@ -62,11 +82,18 @@ impl Gateway {
                 problems.iter().for_each(|problem| tracing::warn!("renewed on disk: {problem}"));
             }
             Err(why) => {
-                if self.renewal.complaint.as_ref() != Some(&why) {
-                    tracing::warn!("files were changed on disk that do not fit, so what was read before is used on: {why}");
+                let line = format!("files were changed on disk that do not fit, so what was read before is used on: {why}");
+                if self.renewal.complain(why) {
+                    tracing::warn!("{line}");
                 }
-                self.renewal.complaint = Some(why);
             }
+        }
+    }
+
+    /// What is on disk is what was read before.
+    fn tell_old_files(&mut self) {
+        if self.renewal.is_over() {
+            tracing::info!("changed on disk once more, and all fits: the files are again those that run");
         }
     }
 }
@@ -101,5 +128,30 @@ mod tests {
         assert!(!renewal.is_due(&running, look(), true), "it did not fit");
         fs::remove_file(&file).unwrap();
         assert_eq!([0; 3].map(|_| renewal.is_due(&running, look(), false)), [false, true, false]);
+    }
+
+    #[test]
+    fn what_came_and_went_is_read_when_it_comes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.crt"), "1").unwrap();
+        let stamps = |name: &str| Stamps::of([dir.path().join(name)].iter().map(PathBuf::as_path));
+        let (running, mut renewal) = (stamps("a.crt"), Renewal::default());
+        // A file system that is unmounted, and there again as it was.
+        for _ in 0..2 {
+            let gone = [0; 3].map(|_| renewal.is_due(&running, stamps("not-there"), false));
+            assert_eq!(gone, [false, true, false]);
+            assert!(!renewal.is_due(&running, running.clone(), false));
+        }
+    }
+
+    #[test]
+    fn that_files_do_not_fit_is_said_once_and_so_is_its_end() {
+        let mut renewal = Renewal::default();
+        assert!(!renewal.is_over(), "nobody complained");
+        for _ in 0..2 {
+            assert!(renewal.complain("no key".to_owned()) && !renewal.complain("no key".to_owned()));
+            assert!(renewal.complain("no certificate".to_owned()), "another reason");
+            assert!(renewal.is_over() && !renewal.is_over());
+        }
     }
 }
