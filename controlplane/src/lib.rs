@@ -46,6 +46,7 @@ pub mod survey;
 pub mod system;
 pub mod token;
 pub mod too_big;
+pub mod trouble;
 pub mod up;
 pub mod vault;
 pub mod view;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::limits::{CONNECTIONS_MAX, CONNECTIONS_OF_ADDRESS_MAX};
+use crate::trouble::{Trouble, repeated};
 
 /// How long the header of a request may take, and the silence between two requests.
 const HEADER_WITHIN: Duration = Duration::from_secs(5);
@@ -31,7 +32,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let guests = Guests::default();
     let mut connections = JoinSet::new();
-    let mut trouble = Trouble::default();
+    let mut trouble = Trouble::told_again_after(REPORTED_AGAIN);
     while let Ok(place) = places.clone().acquire_owned().await {
         let (stream, guest) = match listener.accept().await {
             Ok((stream, from)) => {
@@ -45,8 +46,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
             }
             Err(error) => {
                 if let Some(times) = trouble.came(Instant::now()) {
-                    let again =
-                        if times > 0 { format!("; the same {times} times since it was reported last") } else { String::new() };
+                    let again = repeated(times);
                     tracing::warn!(%error, "no HTTP connection could be accepted, and it is tried again{again}");
                 }
                 sleep(PAUSE).await;
@@ -59,33 +59,6 @@ pub async fn serve(listener: TcpListener, router: Router) {
             drop((place, guest));
         });
         while connections.try_join_next().is_some() {}
-    }
-}
-
-/// What comes again and again: told once an hour with how often it came, each time with its end.
-#[derive(Debug, Default)]
-struct Trouble {
-    reported: Option<Instant>,
-    /// How often it came since then.
-    times: u64,
-    /// Its end is to be told.
-    owed: bool,
-}
-
-impl Trouble {
-    /// It came. Where that is to be told, how often it came since it was told last.
-    fn came(&mut self, now: Instant) -> Option<u64> {
-        if self.reported.is_some_and(|reported| now.saturating_duration_since(reported) < REPORTED_AGAIN) {
-            self.times = self.times.saturating_add(1);
-            return None;
-        }
-        (self.reported, self.owed) = (Some(now), true);
-        Some(std::mem::take(&mut self.times))
-    }
-
-    /// All is well. True where it was told that it was not.
-    fn is_over(&mut self) -> bool {
-        std::mem::take(&mut self.owed)
     }
 }
 
@@ -139,20 +112,6 @@ async fn answer(stream: TcpStream, router: Router) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn that_no_descriptors_are_left_is_told_once_an_hour_and_so_is_its_end() {
-        let (mut trouble, start) = (Trouble::default(), Instant::now());
-        let at = |ms: u64| start + Duration::from_millis(ms);
-        assert!(!trouble.is_over());
-        let reported: Vec<(u64, u64)> =
-            (0..7_300_000).step_by(200).filter_map(|ms| Some((ms / 1000, trouble.came(at(ms))?))).collect();
-        assert_eq!(reported, [(0, 0), (3600, 17_999), (7200, 17_999)]);
-        assert!(trouble.is_over() && !trouble.is_over());
-        // Where one in two fails, neither is told each time.
-        let lines = (0..3000).filter(|n| trouble.came(at(7_300_000 + n * 400)).is_some() || trouble.is_over()).count();
-        assert_eq!(lines, 0);
-    }
 
     #[test]
     fn one_address_takes_no_more_than_its_share_and_gives_it_back() {

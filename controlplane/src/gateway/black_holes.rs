@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use adit_proto::control::{PathId, PeerId};
 
+use crate::trouble::repeated;
+
 /// A path on which it happens again and again is told of again after so long.
 const AGAIN: Duration = Duration::from_secs(3600);
 
@@ -48,10 +50,7 @@ impl BlackHoles {
         known.reported = Some(now);
         // The smaller size may have been set before this was told.
         known.until = Some(if known.mtu > mtu { known.mtu } else { known.fell_from.max(mtu.saturating_add(1)) });
-        match std::mem::take(&mut known.times) {
-            0 => (line, true),
-            times => (format!("{line}; the same {times} times since it was reported last"), true),
-        }
+        (format!("{line}{}", repeated(std::mem::take(&mut known.times))), true)
     }
 
     /// The path is not there any more.

@@ -11,13 +11,14 @@ use crate::config::Config;
 use crate::ike::Ike;
 use crate::netlink::{Netlink, NetlinkError, News};
 use crate::reconcile::interface::{self, Installed, Step, Wanted};
+use crate::trouble::{Trouble, repeated};
 
 /// Several changes come at once: so long after the first one the interface is looked at, and no more often than the second.
 const SETTLE: Duration = Duration::from_millis(50);
 const NO_MORE_OFTEN: Duration = Duration::from_millis(250);
 /// Looks until nothing is left to do: the kernel takes away routes with an address, and addresses with another one.
 const PASSES: usize = 4;
-/// What was put right is told again after so long, if it is the same again.
+/// What was put right is told again after so long, if it is the same again, with how often it was so in between.
 const REPORTED_FOR: Duration = Duration::from_secs(60);
 /// Lines that are remembered.
 const REPORTED_MAX: usize = 64;
@@ -32,8 +33,8 @@ pub(super) struct Upkeep {
     waits_for_bridge: bool,
     /// Routes may be others now since a path carries another size: no fault of anybody.
     paths_changed: bool,
-    /// What was put right, and when that was said.
-    reported: BTreeMap<String, Instant>,
+    /// What was put right, by the line that says it.
+    reported: BTreeMap<String, Trouble>,
     look: Look,
 }
 
@@ -82,14 +83,17 @@ impl Upkeep {
         self.installed.in_bridge |= earlier.in_bridge;
     }
 
-    /// Whether a line is to be said: not when it was said a short while ago.
-    fn is_news(&mut self, line: &str, now: Instant) -> bool {
-        self.reported.retain(|_, at| now.saturating_duration_since(*at) < REPORTED_FOR);
-        let is_news = self.reported.len() < REPORTED_MAX && !self.reported.contains_key(line);
-        if is_news {
-            self.reported.insert(line.to_owned(), now);
+    /// There is something to be said. Where that is news, how often it came since it was said last; what was said a short while ago
+    /// is none.
+    fn came(&mut self, line: &str, now: Instant) -> Option<u64> {
+        let is_new = !self.reported.contains_key(line);
+        if is_new && self.reported.len() >= REPORTED_MAX {
+            self.reported.retain(|_, known| !known.is_news(now));
         }
-        is_news
+        if is_new && self.reported.len() >= REPORTED_MAX {
+            return None;
+        }
+        self.reported.entry(line.to_owned()).or_insert_with(|| Trouble::told_again_after(REPORTED_FOR)).came(now)
     }
 
     /// Says what cannot be done, each thing once, and when all is well again.
@@ -137,8 +141,8 @@ impl Upkeep {
         }
         let line =
             format!("the interface {} was deleted: it was made anew, and no tunnel begins anew", should.config.interface.name);
-        if self.is_news(&line, Instant::now()) {
-            tracing::warn!("{line} ({} ms)", deleted.elapsed().as_millis());
+        if let Some(times) = self.came(&line, Instant::now()) {
+            tracing::warn!("{line} ({} ms){}", deleted.elapsed().as_millis(), repeated(times));
         }
     }
 
@@ -168,10 +172,9 @@ impl Upkeep {
         let faults: Vec<Step> = outcome.done.iter().filter(is_fault).cloned().collect();
         if !faults.is_empty() {
             let line = format!("the interface {name} was not as configured and was put right: {}", interface::summary(&faults));
-            if self.is_news(&line, Instant::now()) {
-                tracing::warn!("{line}");
-            } else {
-                tracing::debug!("{line}");
+            match self.came(&line, Instant::now()) {
+                Some(times) => tracing::warn!("{line}{}", repeated(times)),
+                None => tracing::debug!("{line}"),
             }
         }
         self.complain(name, &outcome);
@@ -218,12 +221,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_line_is_said_once_a_minute_and_lines_are_bounded() {
+    fn the_same_line_is_said_once_a_minute_with_how_often_it_came() {
+        let (mut upkeep, start) = (Upkeep::default(), Instant::now());
+        let reported: Vec<(u64, u64)> =
+            (0..150).filter_map(|s| Some((s, upkeep.came("it was down", start + Duration::from_secs(s))?))).collect();
+        assert_eq!(reported, [(0, 0), (60, 59), (120, 59)]);
+        assert_eq!(upkeep.came("its MTU was not 1500", start), Some(0), "another line");
+        assert_eq!(upkeep.came("it was down", start + Duration::from_secs(10_000)), Some(29), "nothing is forgotten");
+    }
+
+    #[test]
+    fn the_lines_that_are_remembered_are_bounded() {
         let (mut upkeep, start) = (Upkeep::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
-        assert!(upkeep.is_news("it was down", at(0)) && !upkeep.is_news("it was down", at(59)));
-        assert!(upkeep.is_news("it was down", at(60)));
-        let lines = (0..1000).filter(|n| upkeep.is_news(&n.to_string(), at(61))).count();
-        assert_eq!(lines, REPORTED_MAX - 1);
+        let mut lines = |s| (0..1000).filter(|n| upkeep.came(&format!("{s} {n}"), at(s)).is_some()).count();
+        assert_eq!((lines(0), lines(59)), (REPORTED_MAX, 0), "above, all is quiet");
+        assert_eq!(lines(60), REPORTED_MAX, "those of a minute ago leave their places");
+        assert_eq!(upkeep.reported.len(), REPORTED_MAX);
     }
 }

@@ -10,6 +10,7 @@ use adit_engine::ike::{Cause, Error, Incompatibility};
 use adit_proto::control::PeerId;
 
 use crate::limits::{REPORTED_INITIATORS_MAX, REPORTED_LINES_MAX};
+use crate::trouble::repeated;
 
 /// A connection that was up for so long is well: what goes wrong after that is news again.
 const WELL_AFTER: Duration = Duration::from_secs(60);
@@ -154,13 +155,13 @@ impl InitiatorLog {
     pub fn line(&mut self, now: Instant, from: SocketAddr, why: &Error, more: u64) -> Option<String> {
         self.unreported = self.unreported.saturating_add(more);
         let key = (from.ip(), reason(&Cause::Failed(why.clone())));
-        let mut repeated = 0;
+        let mut before = 0;
         if let Some((reported, times)) = self.known.get_mut(&key) {
             if now.saturating_duration_since(*reported) < INITIATOR_AGAIN {
                 *times = times.saturating_add(1);
                 return None;
             }
-            repeated = *times;
+            before = *times;
         }
         if self.reported.is_some_and(|reported| now.saturating_duration_since(reported) < INITIATORS_EVERY) {
             self.unreported = self.unreported.saturating_add(1);
@@ -173,10 +174,7 @@ impl InitiatorLog {
         self.reported = Some(now);
         let mut line = format!("{from} was refused: {why}");
         self.known.insert(key, (now, 0));
-        match repeated {
-            0 => {}
-            times => line += &format!("; the same {times} times since it was reported last"),
-        }
+        line += &repeated(before);
         match std::mem::take(&mut self.unreported) {
             0 => {}
             unreported => line += &format!("; before it {unreported} others that were not reported"),

@@ -11,6 +11,7 @@ use super::log_budget::LogBudget;
 use super::log_dedup::{InitiatorLog, LogDedup, reason};
 use super::standing::{Line, Look, Standings};
 use crate::ike::Ike;
+use crate::trouble::repeated;
 
 /// What was said of the peers, and of those who are none.
 #[derive(Debug, Default)]
@@ -172,10 +173,6 @@ impl PeerLog {
         self.said.forget(peer);
         self.standings.forget(peer);
     }
-}
-
-fn repeated(times: u64) -> String {
-    if times == 0 { String::new() } else { format!("; the same {times} times since it was reported last") }
 }
 
 fn name_of(ike: &Ike, id: PeerId) -> &str {

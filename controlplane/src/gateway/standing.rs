@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use adit_proto::control::PeerId;
 
 use super::log_dedup::LogDedup;
+use crate::trouble::repeated;
 
 /// What is lacking for less than this is nothing to be told: keys that are just being replaced, a size that is being found out.
 const LACKS_FOR: Duration = Duration::from_secs(5);
@@ -61,10 +62,7 @@ impl Standings {
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };
         let line = format!("not up: {}{more}", lacks[..lacks.len().min(NAMED)].join("; "));
         Some(match said.lacks(now, peer, &kind(&lacks[0])) {
-            Some(0) => Line::Complaint(format!("{line}. `adit explain {name}` says more")),
-            Some(times) => Line::Complaint(format!(
-                "{line}; the same {times} times since it was reported last. `adit explain {name}` says more"
-            )),
+            Some(times) => Line::Complaint(format!("{line}{}. `adit explain {name}` says more", repeated(times))),
             None => Line::Repeated(line),
         })
     }

@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use rtnetlink::packet_core::NetlinkPayload;
@@ -14,8 +14,12 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::trouble::{Trouble, repeated};
+
 /// How long to wait before the kernel is asked for its news again.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// That they have ended is told again after so long, where it comes again and again.
+const REPORTED_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Who wants to hear what.
 #[derive(Debug, Default)]
@@ -60,7 +64,7 @@ impl News {
     /// The kernel has no sockets left.
     pub fn open() -> std::io::Result<News> {
         let heard = Arc::new(Heard::default());
-        let listener = tokio::spawn(listen(Source::open()?, heard.clone()));
+        let listener = tokio::spawn(listen(Source::open()?, heard.clone(), Source::open, LISTEN_AGAIN));
         Ok(News { heard, listener })
     }
 
@@ -116,21 +120,63 @@ fn through(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-async fn listen(mut source: Source, heard: Arc<Heard>) {
+/// Listens for ever; `open` gives another source for one that has ended, `rest` later or after some tries.
+async fn listen(mut source: Source, heard: Arc<Heard>, open: impl Fn() -> std::io::Result<Source>, rest: Duration) {
+    let mut trouble = Trouble::told_again_after(REPORTED_AGAIN);
     loop {
         while let Some(payload) = source.messages.next().await {
             heard.tell(&payload);
         }
-        tracing::warn!("the kernel's news of links, addresses and routes have ended; they are asked for anew");
+        if let Some(times) = trouble.came(Instant::now()) {
+            let again = repeated(times);
+            tracing::warn!("the kernel's news of links, addresses and routes have ended; they are asked for anew{again}");
+        }
         source = loop {
-            tokio::time::sleep(LISTEN_AGAIN).await;
-            if let Ok(source) = Source::open() {
+            tokio::time::sleep(rest).await;
+            if let Ok(source) = open() {
                 break source;
             }
         };
-        tracing::info!("the kernel's news of links, addresses and routes are heard again");
+        if trouble.is_over() {
+            tracing::info!("the kernel's news of links, addresses and routes are heard again");
+        }
         // Something may have changed meanwhile.
         heard.underlay.notify_one();
         heard.interface.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn that_news_end_again_and_again_is_told_once_and_so_is_its_end() {
+        const TIMES: usize = 50;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = tracing_subscriber::fmt().with_writer(std::fs::File::create(&path).unwrap()).with_ansi(false).finish();
+        let _log = tracing::subscriber::set_default(log);
+        let (heard, opened) = (Arc::new(Heard::default()), AtomicUsize::new(0));
+        let open = || -> std::io::Result<Source> {
+            opened.fetch_add(1, Ordering::Relaxed);
+            Ok(Source { messages: stream::empty().boxed(), ..Source::open()? })
+        };
+        let first = open().unwrap();
+        tokio::select! {
+            () = listen(first, heard.clone(), open, Duration::ZERO) => {}
+            () = async {
+                while opened.load(Ordering::Relaxed) < TIMES {
+                    heard.interface.notified().await;
+                }
+            } => {}
+        }
+        let text = std::fs::read_to_string(path).unwrap();
+        let said = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!((said("have ended; they are asked for anew"), said("are heard again")), (1, 1), "{text}");
     }
 }
