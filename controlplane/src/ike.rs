@@ -506,3 +506,6 @@ fn boot_clock() -> BootClock {
     let ms = u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000;
     BootClock::new(Instant::now(), ms)
 }
+
+#[cfg(test)]
+mod tests;
