@@ -403,6 +403,9 @@ impl Ike {
                 Event::RemoveInbound { .. } | Event::RemoveOutbound { .. } => true,
                 _ => false,
             };
+            if let Event::IkeUp { .. } = event {
+                self.expiry.changed();
+            }
             commands.extend(self.sas.apply(&event));
             self.news.push(event);
         }

@@ -114,6 +114,13 @@ fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()
     ensure!(of_a.0 < before.0 && of_b.1 == of_a.0 && of_a.1 == before.1, "{before:?}, then {of_a:?} and {of_b:?}");
     let reported = a.adit("status")?.split_whitespace().collect::<Vec<_>>().join(" ");
     ensure!(reported.contains("CN=renewed, ENDS in 9 d 23 h: renew it"), "{reported}");
+    let warnings = [
+        (a, "our certificate O=Adit lab, CN=renewed ends in 9 days: renew it, and the new file is taken by itself"),
+        (b, "the certificate of the peer site-a ends in 9 days: it has to be renewed there"),
+    ];
+    for (gateway, line) in warnings {
+        gateway.wait_for_log(line, SOON)?;
+    }
 
     // Another authority beside the old one, at both ends: nobody is cut off in between.
     let other = Authority::root("Other", KeyKind::Ed25519)?;
@@ -128,5 +135,6 @@ fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()
     ensure!(status["peers"][0]["state"] == "established", "{}", status["peers"][0]);
     ensure!(a.log().matches("do not fit").count() == 1, "said once: {}", a.log());
     ensure!(!a.log().contains("underlay_mtu"), "{}", a.log());
+    ensure!(warnings.iter().all(|(gateway, line)| gateway.log().matches(*line).count() == 1), "said once: {}", lab.logs());
     old_files_are_back(&lab, &authority, &credential)
 }

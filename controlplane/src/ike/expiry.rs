@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use adit_engine::auth::own::WARN_BEFORE;
 
 const DAY: u64 = 24 * 3600;
-/// Between two looks, in seconds: it is about days.
+/// Between two looks, in seconds: it is about days. Sooner, where certificates may be others now.
 const LOOK_EVERY: u64 = 60;
+const NO_MORE_OFTEN: u64 = 5;
 
 /// A certificate, or a chain of them, in use.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,16 +24,24 @@ pub struct Ending {
 #[derive(Debug, Default)]
 pub struct Warnings {
     looked: Option<u64>,
+    /// Since then other certificates may have come.
+    changed: bool,
     /// When each was warned of last.
     said: BTreeMap<Ending, u64>,
 }
 
 impl Warnings {
+    /// Other certificates may be in use from now on.
+    pub fn changed(&mut self) {
+        self.changed = true;
+    }
+
     /// Whether it is time to look again. `now` is in seconds since 1970 UTC.
     pub fn is_due(&mut self, now: u64) -> bool {
-        let due = self.looked.is_none_or(|looked| now.abs_diff(looked) >= LOOK_EVERY);
+        let wait = if self.changed { NO_MORE_OFTEN } else { LOOK_EVERY };
+        let due = self.looked.is_none_or(|looked| now.abs_diff(looked) >= wait);
         if due {
-            self.looked = Some(now);
+            (self.looked, self.changed) = (Some(now), false);
         }
         due
     }
@@ -97,5 +106,21 @@ mod tests {
         assert_eq!(warnings.lines(60, ours(DAY)).len(), 0);
         assert_eq!(warnings.lines(120, ours(400 * DAY)).len(), 0);
         assert_eq!(warnings.lines(180, ours(2 * DAY)).len(), 1);
+    }
+
+    #[test]
+    fn certificates_that_may_be_others_are_looked_at_soon_and_not_always() {
+        let mut warnings = Warnings::default();
+        let mut looks = |changes: bool, seconds: std::ops::Range<u64>| {
+            let look = |now: &u64| {
+                if changes {
+                    warnings.changed();
+                }
+                warnings.is_due(*now)
+            };
+            seconds.filter(look).collect::<Vec<_>>()
+        };
+        assert_eq!(looks(true, 0..12), [0, 5, 10], "the last change was not looked at");
+        assert_eq!(looks(false, 12..130), [15, 75]);
     }
 }

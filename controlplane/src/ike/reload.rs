@@ -47,6 +47,7 @@ impl Ike {
         self.ids = ids.to_vec();
         self.used |= !self.places.is_empty();
         self.own_key = own_key(config);
+        self.expiry.changed();
         for id in old.1.iter().filter(|id| !self.places.contains_key(id)) {
             // Of one with a static key it knows the paths alone.
             let _ = self.endpoint.remove_peer(now(), *id);
