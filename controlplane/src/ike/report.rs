@@ -136,10 +136,12 @@ fn narrowed(ike: &IkeStatus, now: Instant) -> Vec<schema::NarrowedSelector> {
 
 /// What is wrong with the way to a peer, for a person.
 fn about_path(path: &PathStatus) -> Option<String> {
-    let PathStatus { mtu, mtu_route, black_holes, hop, .. } = path;
+    let PathStatus { mtu, mtu_route, mtu_reported, black_holes, hop, .. } = path;
     (path.in_use && mtu < mtu_route).then(|| {
         let why = match black_holes {
-            0 => "larger ones do not arrive, or were not tried yet".to_owned(),
+            // Hosts are told more for as long as it is looked for what arrives.
+            0 if mtu_reported > mtu => "it is still being tried whether larger ones arrive".to_owned(),
+            0 => "larger ones do not arrive".to_owned(),
             1 => "larger ones vanished once, and nobody said so".to_owned(),
             times => format!("larger ones vanished {times} times, and nobody said so"),
         };
@@ -255,4 +257,51 @@ fn age(since: Instant, now: Instant) -> u64 {
 
 fn ahead(at: Instant, now: Instant) -> u64 {
     at.saturating_duration_since(now).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_engine::path::{Hop, PathId};
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_tried_does_not_arrive_or_vanishes_is_told_apart() {
+        let hop = Hop::new("192.0.2.1:4500".parse().unwrap(), "192.0.2.2:4500".parse().unwrap());
+        let known = PathStatus {
+            path: PathId::FIRST,
+            hop,
+            proven: true,
+            in_use: true,
+            ike: false,
+            mtu: 1400,
+            mtu_proven: Some(1400),
+            mtu_route: 1500,
+            mtu_reported: 1400,
+            split: false,
+            echo: true,
+            silent: false,
+            rtt: None,
+            loss: None,
+            black_holes: 0,
+        };
+        let why = |path: PathStatus| {
+            let line = about_path(&path)?;
+            let (is_said, why) = line.rsplit_once(": ")?;
+            assert_eq!(is_said, "the way to 192.0.2.2:4500 carries packets of 1400 bytes, though the route says 1500");
+            Some(why.to_owned())
+        };
+        let all = [
+            (PathStatus { mtu_reported: 1500, ..known }, "it is still being tried whether larger ones arrive"),
+            (known, "larger ones do not arrive"),
+            (PathStatus { black_holes: 1, ..known }, "larger ones vanished once, and nobody said so"),
+            // While it looks for what arrives after one.
+            (PathStatus { black_holes: 2, mtu_reported: 1450, ..known }, "larger ones vanished 2 times, and nobody said so"),
+        ];
+        for (path, expected) in all {
+            assert_eq!(why(path).as_deref(), Some(expected));
+        }
+        assert_eq!(why(PathStatus { in_use: false, ..known }), None);
+        assert_eq!(why(PathStatus { mtu_route: 1400, ..known }), None, "it carries all that it could");
+    }
 }
