@@ -26,6 +26,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 
 use crate::config::{Config, MacText};
+use crate::log::FORMAT;
 use crate::{private, resolve, routing_rules, service, system};
 
 /// The name of the program.
@@ -210,8 +211,8 @@ impl Process {
         let flat = arguments.iter().flat_map(|(flag, value)| [OsString::from(flag), OsString::from(value)]);
         let mut command = Command::new(program);
         command.args(flat).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        // What a manager of services wants to hear, it wants to hear from us.
-        for variable in VARIABLES {
+        // What a manager of services wants to hear, it wants to hear from us; and we read its messages as they are for people.
+        for variable in VARIABLES.into_iter().chain([FORMAT]) {
             command.env_remove(variable);
         }
         system::own_session(&mut command);

@@ -13,6 +13,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// The environment variable that says how they are written, to us and to a data plane that is a service of its own.
+pub const FORMAT: &str = "ADIT_LOG_FORMAT";
+
 /// Set once messages are written for programs, journald among them.
 static FOR_PROGRAMS: OnceLock<()> = OnceLock::new();
 
@@ -32,7 +35,7 @@ impl Format {
             Some("text") => Ok(Format::Text),
             Some("journal") => Ok(Format::Journal),
             Some("json") => Ok(Format::Json),
-            Some(other) => bail!("the environment variable ADIT_LOG_FORMAT is `{other}`: it can be text, journal or json"),
+            Some(other) => bail!("the environment variable {FORMAT} is `{other}`: it can be text, journal or json"),
         }
     }
 }
@@ -45,7 +48,7 @@ pub fn init() -> anyhow::Result<()> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).with_env_var("ADIT_LOG").from_env();
     let filter =
         filter.context("the environment variable ADIT_LOG is no filter; examples: info, debug, adit_controlplane=debug")?;
-    let asked = std::env::var_os("ADIT_LOG_FORMAT");
+    let asked = std::env::var_os(FORMAT);
     let format = Format::choose(asked.as_ref().map(|asked| asked.to_string_lossy()).as_deref(), is_journal(io::stderr()))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -32,6 +32,7 @@ mod ip;
 mod jumbo;
 mod key_log;
 mod library;
+mod log;
 mod mesh;
 mod metrics;
 mod mss;
