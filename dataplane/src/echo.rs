@@ -91,16 +91,24 @@ impl Echoes {
                     Answer::AsItCame => Some(Hop::back(arrival.from, arrival.to)),
                     Answer::PathInUse => peer.paths.used().map(|(_, path)| path.hop),
                 };
+                let is_known = peer.paths.of(&arrival.from, &arrival.to).is_some();
                 let Some(hop) = hop else { return env.port.drop_of(id, Direction::Outbound, Drop::NoPath, 1) };
                 let Some(sa) = peer.sealing() else { return env.port.drop_of(id, Direction::Outbound, Drop::NoSa, 1) };
-                // No longer than the request, also where the way back has longer headers.
-                let came = esp::outer_len(payload.len(), !arrival.from.is_v4()).min(ECHO_SIZE_MAX.into());
-                let len = echo::payload_len(came as u16, !hop.to.is_v4());
-                let sent = len.map(|len| self.send(&echo.reply(), len, sa, &hop, env));
+                // No longer than the request, also where the way back has longer headers; and where none of its paths is, as short as
+                // can be, since before the control plane has a proof no more may go there than came.
+                let came = esp::outer_len(payload.len(), !arrival.from.is_v4()).min(ECHO_SIZE_MAX.into()) as u16;
+                let size = if is_known { came } else { came.min(echo::size_min(!hop.to.is_v4())) };
+                let len = echo::payload_len(size, !hop.to.is_v4());
+                let sent = len.map(|len| (len, self.send(&echo.reply(), len, sa, &hop, env)));
                 match sent {
-                    Some(Ok(Ok(()))) => env.port.count(Count::EchoesAnswered, 1),
-                    Some(Err(why)) => env.port.drop_of(id, Direction::Outbound, why, 1),
-                    Some(Ok(Err(_))) | None => env.port.drop_of(id, Direction::Outbound, Drop::EchoUnsent, 1),
+                    Some((len, Ok(Ok(())))) => {
+                        env.port.count(Count::EchoesAnswered, 1);
+                        if echo.answer == Answer::AsItCame {
+                            peer.answered += esp::sealed_len(len) as u64;
+                        }
+                    }
+                    Some((_, Err(why))) => env.port.drop_of(id, Direction::Outbound, why, 1),
+                    Some((_, Ok(Err(_)))) | None => env.port.drop_of(id, Direction::Outbound, Drop::EchoUnsent, 1),
                 }
             }
             Kind::Reply => {

@@ -49,6 +49,8 @@ pub struct Peer {
     pub echo: bool,
     /// How many of its echoes are looked at.
     pub echoes: RateLimit,
+    /// Bytes of answers that went where its echoes came from, since it was noted last from where packets come: they are spent.
+    pub answered: u64,
     /// Where halves of its frames wait; none unless both ends join them.
     pub joiner: Option<Box<Joiner>>,
     /// The control plane was told that trains do not go on one of its paths.
@@ -229,6 +231,7 @@ impl Tables {
                     tag,
                     echo,
                     echoes: RateLimit::new(ECHOES_PER_S),
+                    answered: 0,
                     joiner: joins.map(|whole_max| Box::new(Joiner::new(whole_max))),
                     gso_disabled_reported: false,
                     children: Vec::new(),
@@ -308,11 +311,11 @@ impl Tables {
     }
 
     /// Authentic packets of a peer, newer than all before, came this way, with so many bytes. Tells the control plane if that is
-    /// news, again when its
-    /// ring was full. True when packets came another way before.
+    /// news, again when its ring was full. True when packets came another way before.
     #[inline]
     pub fn found_at(&mut self, id: PeerId, arrival: &Arrival, bytes: u64, now_s: u32, emit: impl FnOnce(&Event) -> bool) -> bool {
         let Some(peer) = self.peer(id) else { return false };
+        let bytes = bytes.saturating_sub(std::mem::take(&mut peer.answered));
         let Some(sighting) = peer.paths.sighting(&arrival.from, &arrival.to, now_s) else { return false };
         let Some(from) = arrival.from.address() else { return false };
         let (tag, path, to) = (peer.tag, sighting.path, arrival.to);

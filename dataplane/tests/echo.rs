@@ -6,11 +6,11 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use adit_dataplane::sa;
-use adit_proto::control::{Command, Event, LocalEnd, PathId, Refusal};
-use adit_proto::echo::{Answer, Echo, Kind, LEN};
+use adit_proto::control::{Command, Event, LocalEnd, PathId, Refusal, UdpHop};
+use adit_proto::echo::{self, Answer, Echo, Kind, LEN};
 use adit_proto::esp::{Header, NEXT_HEADER_NONE};
 use adit_proto::stats::{Count, Drop};
-use support::{Bed, PEER, TAG, dummy, eventually, in_namespace, peer_opens, peer_seals, received, run};
+use support::{Bed, PEER, TAG, dummy, eventually, in_namespace, path_set, peer_opens, peer_seals, received, run};
 
 /// What an IPv4 datagram has in front of its UDP payload.
 const HEADERS: usize = 28;
@@ -91,17 +91,21 @@ fn a_request_has_the_size_asked_for_and_its_answer_is_told() {
 #[test]
 fn requests_are_answered_as_they_came_or_on_the_path_in_use() {
     in_namespace(|| {
-        let bed = start(1, "0.0.0.0:4500");
+        let mut bed = start(1, "0.0.0.0:4500");
         let (mut opens, mut seals) = (peer_opens(0), peer_seals(0));
         let elsewhere = UdpSocket::bind("127.0.0.1:4599").unwrap();
         elsewhere.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        for (id, len) in [(1, LEN), (2, 100), (3, 1401)] {
+        let shortest = usize::from(echo::size_min(false)) - HEADERS;
+        for (id, len, is_path) in [(1, LEN, false), (2, 1401, false), (3, LEN, true), (6, 100, true), (7, 1401, true)] {
+            if is_path {
+                bed.command(0, &path_set(PEER, PathId::new(1).unwrap(), UdpHop::to(elsewhere.local_addr().unwrap())));
+            }
             let asked = dummy(&mut seals, &payload(&request(id, Answer::AsItCame), len));
             elsewhere.send_to(&asked, "127.0.0.9:4500").unwrap();
             let mut buffer = [0; 2000];
             let (answered, from) = elsewhere.recv_from(&mut buffer).unwrap();
             assert_eq!(from.ip(), IpAddr::from([127, 0, 0, 9]), "from the address that was hit");
-            assert_eq!(answered, asked.len(), "as long as the request");
+            assert_eq!(answered, if is_path { asked.len() } else { shortest }, "as long as the request where a path is");
             assert_eq!(echo_in(&mut opens, buffer[..answered].to_vec()), request(id, Answer::AsItCame).reply());
         }
         elsewhere.send_to(&dummy(&mut seals, &payload(&request(4, Answer::PathInUse), 200)), "127.0.0.9:4500").unwrap();
@@ -111,13 +115,34 @@ fn requests_are_answered_as_they_came_or_on_the_path_in_use() {
         bed.send(&again);
         bed.send(&again);
         eventually("it is dropped", || bed.dropped(Drop::Replay) == 1);
-        assert_eq!(bed.count(Count::EchoesAnswered), 5);
+        assert_eq!(bed.count(Count::EchoesAnswered), 7);
         // Other dummies are discarded.
         for other in [&b""[..], b"ADE", &[0xff; 500]] {
             bed.send(&dummy(&mut seals, other));
         }
-        eventually("all are counted", || bed.count(Count::DummyPackets) == 8);
-        assert_eq!((bed.count(Count::EchoesAnswered), bed.drops()), (5, vec![("replay", 1)]));
+        eventually("all are counted", || bed.count(Count::DummyPackets) == 10);
+        assert_eq!((bed.count(Count::EchoesAnswered), bed.drops()), (7, vec![("replay", 1)]));
+    });
+}
+
+#[test]
+fn what_an_answer_has_taken_is_not_left_for_a_question() {
+    in_namespace(|| {
+        let mut bed = start(1, "127.0.0.1:4500");
+        let mut seals = peer_seals(0);
+        let elsewhere = UdpSocket::bind("127.0.0.1:4599").unwrap();
+        elsewhere.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let asked = dummy(&mut seals, &payload(&request(1, Answer::AsItCame), 500));
+        elsewhere.send_to(&asked, "127.0.0.1:4500").unwrap();
+        let answered = elsewhere.recv_from(&mut [0; 2000]).unwrap().0;
+        let mut left = None;
+        eventually("the control plane is told", || {
+            let seen = |event: &Event| matches!(event, Event::PathSeen { path: None, .. });
+            let event = bed.master.poll_event().map(|(_, event)| event).filter(seen);
+            left = event.and_then(|event| if let Event::PathSeen { bytes, .. } = event { Some(bytes as usize) } else { None });
+            left.is_some()
+        });
+        assert_eq!(left.map(|left| left + answered), Some(asked.len()), "no more goes there than came, in all");
     });
 }
 

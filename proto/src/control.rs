@@ -330,8 +330,7 @@ pub enum Event {
     Degraded { what: Feature },
     /// Authentic packets, newer than all before them, came another way than by the path in use. Told at once when that begins, and
     /// once a second at most for each path as long as it goes on, and for all that belong to no path together. Nothing is sent
-    /// elsewhere for that: it is the control
-    /// plane that decides paths.
+    /// elsewhere for that: it is the control plane that decides paths.
     PathSeen {
         peer: PeerId,
         tag: PeerTag,
@@ -339,7 +338,8 @@ pub enum Event {
         path: Option<PathId>,
         from: SocketAddr,
         to: LocalEnd,
-        /// Bytes of UDP payload that came this way just now: no more may be sent there before it is proven.
+        /// Bytes of UDP payload that came this way just now, less those with which echoes were answered there: no more may be sent there
+        /// before it is proven.
         bytes: u32,
     },
     /// A peer answered a sealed echo. Told at a limited rate for each peer.

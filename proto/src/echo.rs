@@ -100,6 +100,11 @@ impl Echo {
     }
 }
 
+/// Length of the outer IP packet of the shortest echo, in bytes.
+pub const fn size_min(ipv6_outer: bool) -> u16 {
+    esp::outer_len(LEN, ipv6_outer) as u16
+}
+
 /// The longest payload with which the outer IP packet is no longer than `size` bytes; `None` when no echo fits. ESP ends on a
 /// four-byte boundary, so the packet may be up to three bytes shorter than asked for.
 pub fn payload_len(size: u16, ipv6_outer: bool) -> Option<usize> {

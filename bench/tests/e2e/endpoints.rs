@@ -85,36 +85,61 @@ fn way(gateway: &Gateway) -> Result<String> {
     Ok(used["remote"].as_str().unwrap_or_default().to_owned())
 }
 
-#[test]
-fn with_a_static_key_the_next_address_is_tried_when_one_is_silent() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::patient())?;
-    lab.b().netns.address(WAN, "192.0.2.22/24")?;
-    edit(lab.b(), "listen: \"192.0.2.2:4500\"", "listen: \"0.0.0.0:4500\"")?;
-    // Neither begins where the other is.
-    let all = "[\"192.0.2.99:4500\", \"192.0.2.2:4500\", \"192.0.2.22:4500\"]";
-    edit(lab.a(), "endpoint: \"192.0.2.2:4500\"", &format!("endpoint: {all}"))?;
-    edit(lab.b(), "endpoint: \"192.0.2.1:4500\"", "endpoint: [\"192.0.2.98:4500\", \"192.0.2.1:4500\"]")?;
+/// Gateways with static keys of which neither begins where the other is, and the second one has two addresses.
+fn with_spare_addresses(ipv6: bool) -> Result<Lab> {
+    let lab = Lab::prepare(&LabOptions::patient())?;
+    let at = |host: u8| if ipv6 { format!("\"[fd99::{host}]:4500\"") } else { format!("\"192.0.2.{host}:4500\"") };
+    if ipv6 {
+        for (gateway, host) in [(lab.a(), 1), (lab.b(), 2), (lab.b(), 22)] {
+            gateway.netns.run(&format!("ip address add fd99::{host}/64 dev {WAN} nodad"))?;
+        }
+        edit(lab.a(), "listen: \"192.0.2.1:4500\"", "listen: \"[::]:4500\"")?;
+    } else {
+        lab.b().netns.address(WAN, "192.0.2.22/24")?;
+    }
+    let any = if ipv6 { "listen: \"[::]:4500\"" } else { "listen: \"0.0.0.0:4500\"" };
+    edit(lab.b(), "listen: \"192.0.2.2:4500\"", any)?;
+    edit(lab.a(), "endpoint: \"192.0.2.2:4500\"", &format!("endpoint: [{}, {}, {}]", at(99), at(2), at(22)))?;
+    edit(lab.b(), "endpoint: \"192.0.2.1:4500\"", &format!("endpoint: [{}, {}]", at(98), at(1)))?;
+    Ok(lab)
+}
+
+fn with_a_static_key_the_next_address_is_tried(ipv6: bool) -> Result<()> {
+    let mut lab = with_spare_addresses(ipv6)?;
     lab.gateways.iter_mut().try_for_each(Gateway::start_control)?;
     let reached = |lab: &Lab| Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok());
     wait_until("packets pass", SOON, || reached(&lab)).with_context(|| lab.logs())?;
     let first = way(lab.a())?;
-    ensure!(first == "192.0.2.2:4500" || first == "192.0.2.22:4500", "{first}");
+    let hosts = if ipv6 { ["fd99::2", "fd99::22"] } else { ["192.0.2.2", "192.0.2.22"] };
+    let end = |host: &str| if ipv6 { format!("[{host}]:4500") } else { format!("{host}:4500") };
+    let number = hosts.iter().position(|host| end(host) == first).with_context(|| format!("{first} is none of them"))?;
+    let (host, other) = (hosts[number], hosts[1 - number]);
     // The address that is used falls silent, and no interface or route tells so.
-    let (host, other) = if first.starts_with("192.0.2.22:") { ("192.0.2.22", "192.0.2.2") } else { ("192.0.2.2", "192.0.2.22") };
+    let family = if ipv6 { "ip6" } else { "ip" };
     for command in [
-        "add table ip f".to_owned(),
-        "add chain ip f in { type filter hook prerouting priority -300 ; }".to_owned(),
-        "add chain ip f out { type filter hook postrouting priority 300 ; }".to_owned(),
-        format!("add rule ip f in ip daddr {host} udp dport 4500 drop"),
-        format!("add rule ip f out ip saddr {host} udp sport 4500 drop"),
+        format!("add table {family} f"),
+        format!("add chain {family} f in {{ type filter hook prerouting priority -300 ; }}"),
+        format!("add chain {family} f out {{ type filter hook postrouting priority 300 ; }}"),
+        format!("add rule {family} f in {family} daddr {host} udp dport 4500 drop"),
+        format!("add rule {family} f out {family} saddr {host} udp sport 4500 drop"),
     ] {
         lab.b().netns.run(&format!("nft {command}"))?;
     }
     let began = Instant::now();
-    wait_until("packets pass by the other one", SOON, || Ok(reached(&lab)? && way(lab.a())? == format!("{other}:4500")))
+    wait_until("packets pass by the other one", SOON, || Ok(reached(&lab)? && way(lab.a())? == end(other)))
         .with_context(|| lab.logs())?;
     ensure!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
     Ok(())
+}
+
+#[test]
+fn with_a_static_key_the_next_address_is_tried_when_one_is_silent() -> Result<()> {
+    with_a_static_key_the_next_address_is_tried(false)
+}
+
+#[test]
+fn with_a_static_key_the_next_address_is_tried_over_ipv6_as_well() -> Result<()> {
+    with_a_static_key_the_next_address_is_tried(true)
 }
 
 #[test]

@@ -120,6 +120,11 @@ impl DataPlane {
         self.paths.get(&(peer, path)).map(|(hop, _)| *hop)
     }
 
+    /// Whether one of a peer's paths is this one.
+    pub(crate) fn knows(&self, peer: PeerId, hop: Hop) -> bool {
+        self.paths.iter().any(|((of, _), (known, _))| *of == peer && known.remote == hop.remote)
+    }
+
     /// An SA to a peer, and whose an inbound one is.
     pub(crate) fn seals_to(&self, peer: PeerId) -> Option<Spi> {
         self.outbound.iter().rev().find(|keys| keys.peer == peer).map(|keys| keys.spi)

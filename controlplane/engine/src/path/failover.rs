@@ -10,7 +10,7 @@ use adit_proto::control::PeerId;
 
 use super::hop::Hop;
 use super::peer::{Moves, Proof};
-use super::proof::PROOF_ECHO;
+use super::proof::proof_echo;
 use super::spares::{Spares, is_there};
 use super::{Paths, Terms, Unfit};
 
@@ -18,32 +18,46 @@ use super::{Paths, Terms, Unfit};
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Paths {
-    /// A peer with a static key is at one of these addresses, the preferred one first. Where it is, it stays; otherwise the first to
-    /// which there is a way is used.
+    /// A peer with a static key is at one of these addresses, the preferred one first. Where it is, it stays; where it answers, too, until it
+    /// has answered at one of these. Otherwise the first to which there is a way is used.
     ///
     /// # Errors
     /// Nothing may go to any of them: why to the first.
     pub fn set_static(&mut self, now: Instant, id: PeerId, terms: Terms, hops: Vec<Hop>) -> Result<(), Unfit> {
         self.set_terms(id, terms);
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
-        let used = peer.esp.and_then(|path| peer.get(path)).map(|entry| entry.hop);
+        let used = peer.esp.and_then(|path| peer.get(path));
+        let answers = used.is_some_and(|entry| terms.echo && entry.answered.is_some() && !entry.mtu.is_silent());
+        let used = used.map(|entry| entry.hop);
         let stays = used.is_some_and(|used| hops.iter().any(|hop| is_there(hop, &used)));
         peer.spares = Spares::of(hops.clone());
-        let mut fault = None;
-        if !stays {
-            for hop in &hops {
-                match self.establish(now, id, *hop, true) {
-                    Ok(_) => {
-                        fault = None;
-                        break;
-                    }
-                    Err(why) => fault = fault.or(Some(why)),
-                }
+        let set = match (used, hops.first()) {
+            _ if stays => Ok(()),
+            (Some(used), Some(preferred)) if answers => {
+                peer.spares = Spares::of(hops.clone()).leaving(used);
+                self.judge(*preferred).map(|preferred| self.try_at(now, id, preferred))
             }
-        }
+            _ => self.establish_first(now, id, &hops),
+        };
         if let Some(peer) = self.peers.get_mut(&id) {
             let watched = peer.spares.watches();
             peer.each_mut(|entry| entry.mtu.watch(watched));
+        }
+        self.set_timer(id);
+        set
+    }
+
+    /// Uses the first to which there is a way.
+    ///
+    /// # Errors
+    /// There is none: why not to the first.
+    fn establish_first(&mut self, now: Instant, id: PeerId, hops: &[Hop]) -> Result<(), Unfit> {
+        let mut fault = None;
+        for hop in hops {
+            match self.establish(now, id, *hop, true) {
+                Ok(_) => return Ok(()),
+                Err(why) => fault = fault.or(Some(why)),
+            }
         }
         fault.map_or(Ok(()), Err)
     }
@@ -60,6 +74,7 @@ impl Paths {
         }
         let Some(used) = peer.esp.and_then(|path| peer.get(path)) else { return };
         let (used, is_silent) = (used.hop, used.mtu.is_silent());
+        peer.spares.settle(&used);
         if !is_silent {
             if let Some(preferred) = peer.spares.look_back(now, &used) {
                 self.try_at(now, id, preferred);
@@ -84,7 +99,7 @@ impl Paths {
             entry.proof = proof;
         }
         // One to which there is no way is passed over; it has its turn again.
-        let Ok(path) = self.enter(now, id, hop, proof, 8 * u32::from(PROOF_ECHO)) else { return };
+        let Ok(path) = self.enter(now, id, hop, proof, 8 * u32::from(proof_echo(&hop, true))) else { return };
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.spares.trial = Some(path);
         }
@@ -93,12 +108,15 @@ impl Paths {
 
 #[cfg(test)]
 mod tests {
+    use adit_proto::echo;
+
     use super::super::{AnyUnderlay, Arrival, Follow, PathEvent};
     use super::*;
     use crate::testing::instant;
 
     const PEER: PeerId = PeerId(3);
     const PLACES: [&str; 3] = ["198.51.100.1:4500", "198.51.100.2:4500", "198.51.100.3:4500"];
+    const PLACES_V6: [&str; 3] = ["[2001:db8::1]:4500", "[2001:db8::2]:4500", "[2001:db8::3]:4500"];
 
     struct World {
         paths: Paths,
@@ -111,12 +129,15 @@ mod tests {
     fn world(echo: bool, alive: &[&'static str]) -> World {
         let mut paths = Paths::new(Box::new(AnyUnderlay));
         let terms = Terms { echo, split: false, ike: false, follow: Follow::Both, local_fixed: false };
-        paths.set_static(instant(), PEER, terms, hops(&PLACES)).unwrap();
+        // Of whichever version the first place is.
+        let v6 = alive.first().is_some_and(|place| place.starts_with('['));
+        paths.set_static(instant(), PEER, terms, hops(if v6 { &PLACES_V6 } else { &PLACES })).unwrap();
         World { paths, now: instant(), next: 1, alive: alive.to_vec() }
     }
 
     fn hops(places: &[&str]) -> Vec<Hop> {
-        places.iter().map(|place| Hop::new("192.0.2.1:4500".parse().unwrap(), place.parse().unwrap())).collect()
+        let ours = |place: &str| if place.starts_with('[') { "[2001:db8::ff]:4500" } else { "192.0.2.1:4500" };
+        places.iter().map(|place| Hop::new(ours(place).parse().unwrap(), place.parse().unwrap())).collect()
     }
 
     impl World {
@@ -135,8 +156,9 @@ mod tests {
                 self.next += 1;
                 let events: Vec<PathEvent> = std::iter::from_fn(|| self.paths.poll_event()).collect();
                 for event in events {
-                    let PathEvent::Echo { path, id, .. } = event else { continue };
+                    let PathEvent::Echo { path, id, size, .. } = event else { continue };
                     let hop = self.paths.status(PEER).into_iter().find(|one| one.path == path).expect("a path").hop;
+                    assert!(size >= echo::size_min(hop.remote.is_ipv6()), "no echo has {size} bytes");
                     if self.alive.contains(&hop.remote.to_string().as_str()) {
                         let rtt = Duration::from_millis(10);
                         self.paths.handle_echo_reply(self.now, PEER, id, Arrival::new(hop.local, hop.remote), rtt);
@@ -150,11 +172,13 @@ mod tests {
 
     #[test]
     fn the_next_address_is_tried_when_the_first_one_never_answers() {
-        let mut world = world(true, &PLACES[2..]);
-        assert_eq!(world.run(Duration::ZERO), PLACES[0]);
-        assert_eq!(world.run(Duration::from_secs(30)), PLACES[2]);
-        assert_eq!(world.run(Duration::from_secs(600)), PLACES[2], "where it answers it stays");
-        assert_eq!(world.paths.status(PEER).iter().filter(|path| !path.proven).count(), 0);
+        for places in [PLACES, PLACES_V6] {
+            let mut world = world(true, &[places[2]]);
+            assert_eq!(world.run(Duration::ZERO), places[0]);
+            assert_eq!(world.run(Duration::from_secs(30)), places[2]);
+            assert_eq!(world.run(Duration::from_secs(600)), places[2], "where it answers it stays");
+            assert_eq!(world.paths.status(PEER).iter().filter(|path| !path.proven).count(), 0);
+        }
     }
 
     #[test]
@@ -191,8 +215,39 @@ mod tests {
         let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
         world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2], PLACES[1]])).unwrap();
         assert_eq!(world.run(Duration::ZERO), PLACES[1]);
+        // It is asked at the new place first, and goes there when it has answered.
         world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2]])).unwrap();
         assert_eq!(world.run(Duration::ZERO), PLACES[2]);
+        assert_eq!(world.run(Duration::from_secs(600)), PLACES[2], "and not back");
+    }
+
+    #[test]
+    fn where_it_answers_it_stays_until_it_has_answered_at_a_new_place() {
+        let mut world = world(true, &PLACES[..1]);
+        assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
+        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
+        // A name stands for another address, at which nobody is so far.
+        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..2])).unwrap();
+        assert_eq!(world.run(Duration::from_secs(120)), PLACES[0]);
+        world.alive.push(PLACES[1]);
+        assert_eq!(world.run(Duration::from_secs(20)), PLACES[1]);
+        // What it has left is not gone back to, whoever answers there.
+        world.alive = vec![PLACES[0]];
+        assert_eq!(world.run(Duration::from_secs(120)), PLACES[1]);
+    }
+
+    #[test]
+    fn where_nobody_answers_any_more_the_new_place_is_used_at_once() {
+        let mut world = world(true, &PLACES[..1]);
+        assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
+        world.alive.clear();
+        for _ in 0..20 {
+            world.paths.handle_traffic(world.now, PEER);
+            world.run(Duration::from_millis(500));
+        }
+        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
+        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..2])).unwrap();
+        assert_eq!(world.run(Duration::ZERO), PLACES[1]);
     }
 
     #[test]

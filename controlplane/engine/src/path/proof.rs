@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use adit_proto::control::PeerId;
+use adit_proto::echo;
 
 use super::hop::Hop;
 use super::judge::Unfit;
@@ -11,8 +12,6 @@ use super::{Follow, PathEvent, PathId, Paths, Terms, Wish};
 use crate::limits::KEPT_FOR_REQUEST_MAX;
 use crate::random::Random;
 
-/// The echo that asks for a proof is an IP packet of this size.
-pub(super) const PROOF_ECHO: u16 = 88;
 /// So long is a request of IKE that asks for a proof and nothing else, without COOKIE2 (RFC 4555 §3.7) and with it.
 const PROOF_REQUEST: [usize; 2] = [57, 81];
 /// So many bytes go at most to an address from which nothing has come, where the peer may be: a few requests.
@@ -31,12 +30,19 @@ pub(crate) struct Answered {
     pub in_vain: bool,
 }
 
+/// Size of the echo that asks for a proof, as an IP packet. Where we look for the peer it may know nothing of this path: what its
+/// answer leaves of a longer one pays for the question with which it proves that we are there.
+pub(super) fn proof_echo(hop: &Hop, ours: bool) -> u16 {
+    let least = echo::size_min(hop.remote.is_ipv6());
+    if ours { 2 * least } else { least }
+}
+
 /// What it costs to ask for a proof there, in bytes.
 fn cost(terms: &Terms, hop: &Hop) -> u32 {
     let [plain, with_cookie] = PROOF_REQUEST;
     let request = hop.overhead() + if terms.follow == Follow::Both { plain } else { with_cookie };
     match (terms.echo, terms.ike) {
-        (true, _) => PROOF_ECHO.into(),
+        (true, _) => proof_echo(hop, false).into(),
         (false, true) => u32::try_from(request).unwrap_or(u32::MAX),
         (false, false) => 0,
     }
@@ -275,7 +281,8 @@ impl Paths {
                 continue;
             }
             let hop = entry.hop;
-            let paid = entry.credit.checked_sub(PROOF_ECHO.into());
+            let size = proof_echo(&hop, ours);
+            let paid = entry.credit.checked_sub(size.into());
             if let (true, Some(left)) = (terms.echo, paid) {
                 entry.credit = left;
                 let number = random.u64();
@@ -283,7 +290,7 @@ impl Paths {
                     (*echo, *asked) = (Some(number), true);
                 }
                 self.tell(id);
-                self.events.push_back(PathEvent::Echo { peer: id, path, id: number, size: PROOF_ECHO });
+                self.events.push_back(PathEvent::Echo { peer: id, path, id: number, size });
             }
             if terms.ike {
                 self.wishes.push_back(Wish::Prove { peer: id, hop });

@@ -20,6 +20,8 @@ pub(super) struct Spares {
     look_back_at: Option<Instant>,
     /// The one that is being tried.
     pub trial: Option<PathId>,
+    /// Where the peer still answers, though it is to be looked for elsewhere by now.
+    left: Option<Hop>,
 }
 
 impl Spares {
@@ -28,14 +30,29 @@ impl Spares {
         Spares { hops, ..Spares::default() }
     }
 
+    /// The peer answers at one that is none of them. It stays there until it has answered at one of them.
+    pub(super) fn leaving(self, used: Hop) -> Spares {
+        Spares { left: Some(used), ..self }
+    }
+
+    /// The peer is there: what it has left is not gone back to.
+    pub(super) fn settle(&mut self, used: &Hop) {
+        self.left = self.left.take_if(|left| is_there(left, used));
+    }
+
+    /// How many there are, with the one that is to be left.
+    fn number(&self) -> usize {
+        self.hops.len() + usize::from(self.left.is_some() && !self.hops.is_empty())
+    }
+
     /// All of them from sockets that are bound there.
     pub(super) fn rebind(&mut self, listen: SocketAddr) {
-        self.hops.iter_mut().for_each(|hop| *hop = hop.bound_to(listen));
+        self.hops.iter_mut().chain(&mut self.left).for_each(|hop| *hop = hop.bound_to(listen));
     }
 
     /// When the next one is to be tried, if the one in use is silent.
     pub(super) fn due(&self, now_or_later: Instant) -> Option<Instant> {
-        let can = self.hops.len() > 1 && self.trial.is_none();
+        let can = self.number() > 1 && self.trial.is_none();
         can.then(|| self.not_before.map_or(now_or_later, |at| at.max(now_or_later)))
     }
 
@@ -46,7 +63,7 @@ impl Spares {
 
     /// Whether a path in use is to be noticed when it is silent, however little it carries.
     pub(super) fn watches(&self) -> bool {
-        self.hops.len() > 1
+        self.number() > 1
     }
 
     /// The next one whose turn it is, other than the one in use.
@@ -62,7 +79,8 @@ impl Spares {
     /// The preferred one, when it is time to try that again. A peer that was followed elsewhere stays there.
     pub(super) fn look_back(&mut self, now: Instant, used: &Hop) -> Option<Hop> {
         let preferred = *self.hops.first()?;
-        let elsewhere = !is_there(&preferred, used) && self.hops.iter().any(|hop| is_there(hop, used));
+        let mut known = self.hops.iter().chain(&self.left);
+        let elsewhere = !is_there(&preferred, used) && known.any(|hop| is_there(hop, used));
         let at = self.look_back_at.take().filter(|_| elsewhere);
         self.look_back_at = elsewhere.then(|| at.filter(|at| *at > now).unwrap_or(now + LOOK_BACK_EVERY));
         at.is_some_and(|at| at <= now).then_some(preferred)
@@ -128,5 +146,18 @@ mod tests {
         spares.trial = None;
         // Who was followed elsewhere stays there.
         assert_eq!((spares.look_back(at + LOOK_BACK_EVERY, &elsewhere), spares.look_back_at()), (None, None));
+    }
+
+    #[test]
+    fn where_it_is_to_leave_counts_until_it_has_left() {
+        let (now, [first, old]) = (instant(), [PLACES[0], PLACES[2]].map(hop));
+        let mut spares = spares(1).leaving(old);
+        assert_eq!((spares.due(now), spares.watches(), spares.next(&old)), (Some(now), true, Some(first)));
+        assert_eq!((spares.look_back(now, &old), spares.look_back_at()), (None, Some(now + LOOK_BACK_EVERY)));
+        assert_eq!(spares.look_back(now + LOOK_BACK_EVERY, &old), Some(first));
+        spares.settle(&old);
+        assert!(spares.watches());
+        spares.settle(&first);
+        assert_eq!((spares.due(now), spares.watches(), spares.next(&first)), (None, false, None));
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use adit_engine::path::Arrival;
+use adit_proto::echo;
 
 use crate::link::headers;
 use crate::load::{Echo, Load};
@@ -16,6 +17,7 @@ impl World {
             let data = &self.nodes[node].data;
             // Without keys, or where it is longer than the link, nothing leaves.
             let (Some(hop), Some(spi)) = (data.hop(asked.peer, asked.path), data.seals_to(asked.peer)) else { continue };
+            assert!(asked.size >= echo::size_min(hop.remote.is_ipv6()), "no echo is that short");
             let len = usize::from(asked.size) - headers(hop.remote);
             let echo = Echo { spi, id: asked.id, len, is_reply: false, at: self.now };
             self.send_echo(hop.local, hop.remote, echo);
@@ -37,7 +39,9 @@ impl World {
             self.nodes[node].endpoint.handle_echo_reply(now, peer, echo.id, came, rtt);
             self.settle();
         } else if let Some(spi) = data.seals_to(peer) {
-            self.send_echo(came.local, came.remote, Echo { spi, is_reply: true, ..echo });
+            let shortest = usize::from(echo::size_min(came.remote.is_ipv6())) - headers(came.remote);
+            let len = if data.knows(peer, came.hop()) { echo.len } else { shortest };
+            self.send_echo(came.local, came.remote, Echo { spi, is_reply: true, len, ..echo });
         }
     }
 }

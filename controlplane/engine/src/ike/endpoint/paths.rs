@@ -97,9 +97,10 @@ impl Endpoint {
         (terms, from): (Terms, Origin),
     ) -> Result<(), Unfit> {
         let endpoints = hops.iter().map(|hop| hop.remote.ip()).collect();
-        let set = self.shared.paths.set_static(now.instant, peer, terms, hops);
+        // It may come from the new ones before it is asked there.
+        self.shared.paths.set_terms(peer, terms);
         self.shared.paths.set_origin(peer, from, endpoints);
-        set
+        self.shared.paths.set_static(now.instant, peer, terms, hops)
     }
 
     /// What holds of a peer with a static key has changed, and where it is has not.
