@@ -34,8 +34,12 @@ impl Socket {
         let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
         match address {
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?,
-            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?,
+            SocketAddr::V6(_) => {
+                setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+                setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
+            }
         }
+        setsockopt(&socket, sockopt::IpRecvTos, &true)?;
         let bound = socket.local_addr()?;
         Ok(Socket { udp: UdpSocket::from_std(socket)?, bound, lost_way: AtomicBool::new(false) })
     }
@@ -155,17 +159,26 @@ fn on_the_wire(bound: SocketAddr, hop: &Hop) -> SocketAddr {
 }
 
 fn receive(socket: &UdpSocket, port: u16, buffer: &mut [u8]) -> io::Result<(usize, Option<Arrival>)> {
-    let mut control = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo);
+    let mut control = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo, libc::c_int, libc::c_int);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
     let from = message.address.and_then(|from| {
         let v4 = from.as_sockaddr_in().map(|from| SocketAddr::from((from.ip(), from.port())));
         v4.or_else(|| from.as_sockaddr_in6().map(|from| SocketAddr::from((from.ip().to_canonical(), from.port()))))
     });
-    let to = message.cmsgs()?.find_map(|one| addressed_to(&one));
-    let came = from
-        .zip(to)
-        .map(|(from, (address, interface))| Arrival { interface, ..Arrival::new(SocketAddr::new(address, port), from) });
+    let (mut to, mut class) = (None, 0);
+    for one in message.cmsgs()? {
+        match one {
+            ControlMessageOwned::Ipv4Tos(tos) => class = tos,
+            ControlMessageOwned::Ipv6TClass(tclass) => class = tclass as u8,
+            other => to = to.or_else(|| addressed_to(&other)),
+        }
+    }
+    let came = from.zip(to).map(|(from, (address, interface))| Arrival {
+        interface,
+        class,
+        ..Arrival::new(SocketAddr::new(address, port), from)
+    });
     Ok((message.bytes, came))
 }
 
@@ -208,10 +221,14 @@ mod tests {
     async fn answer(socket: &Socket, asked: SocketAddr) -> (Arrival, SocketAddr) {
         let asker = UdpSocket::bind(SocketAddr::new(if asked.is_ipv4() { [127, 0, 0, 9].into() } else { asked.ip() }, 0)).await;
         let asker = asker.unwrap();
+        match asked {
+            SocketAddr::V4(_) => setsockopt(&asker, sockopt::Ipv4Tos, &0xb8).unwrap(),
+            SocketAddr::V6(_) => setsockopt(&asker, sockopt::Ipv6TClass, &0xb8).unwrap(),
+        }
         asker.send_to(b"question", asked).await.unwrap();
         let (question, came) = next(socket).await;
         let came = came.expect("how it came");
-        assert_eq!((&question[..], came.remote), (&b"question"[..], asker.local_addr().unwrap()));
+        assert_eq!((&question[..], came.remote, came.class), (&b"question"[..], asker.local_addr().unwrap(), 0xb8));
         socket.send(b"answer", &came.hop()).await.unwrap();
         let mut buffer = [0; 100];
         let (len, from) = asker.recv_from(&mut buffer).await.unwrap();

@@ -129,7 +129,7 @@ impl Port500 {
 }
 
 impl Open {
-    /// Datagrams come with the address and interface that they were sent to, so that answers leave from there.
+    /// Datagrams come with the address and interface that they were sent to, so that answers leave from there, and with their class.
     fn bind(address: SocketAddr, gate: Gate) -> io::Result<Open> {
         let socket = std::net::UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
@@ -137,9 +137,11 @@ impl Open {
         if is_ipv6 {
             // For IPv4 datagrams on this socket, too.
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
         } else {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
+        setsockopt(&socket, sockopt::IpRecvTos, &true)?;
         setsockopt(&socket, sockopt::RxqOvfl, &1)?;
         // With CAP_NET_ADMIN beyond net.core.rmem_max; without, up to it. It works with less.
         if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
@@ -233,13 +235,18 @@ mod tests {
             let to: IpAddr = to.parse().unwrap();
             let any = if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
             let peer = std::net::UdpSocket::bind(any).unwrap();
+            match to {
+                IpAddr::V4(_) => SockRef::from(&peer).set_tos_v4(0xb8).unwrap(),
+                IpAddr::V6(_) => SockRef::from(&peer).set_tclass_v6(0xb8).unwrap(),
+            }
             peer.send_to(&message(1, 0), (to, address.port())).unwrap();
             port500.ready().await;
             let mut came = Vec::new();
             port500.take(|arrival, datagram| came.push((arrival, datagram.to_vec())));
             let (arrival, datagram) = came.pop().unwrap();
             assert_eq!((arrival.remote, datagram), (peer.local_addr().unwrap(), message(1, 0)));
-            assert_eq!((arrival.local.ip(), arrival.interface), (to, crate::resolve::index_of("lo").unwrap()));
+            let lo = crate::resolve::index_of("lo").unwrap();
+            assert_eq!((arrival.local.ip(), arrival.interface, arrival.class), (to, lo, 0xb8));
             port500.send(&arrival.hop(), b"answer");
             peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let mut buffer = [0; 16];

@@ -157,14 +157,14 @@ struct Received {
 }
 
 fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut control = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo, u32);
+    let mut control = nix::cmsg_space!(libc::in_pktinfo, libc::in6_pktinfo, libc::c_int, libc::c_int, u32);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
     let from = message.address.and_then(|from| {
         let v4 = from.as_sockaddr_in().map(|from| SocketAddr::from((from.ip(), from.port())));
         v4.or_else(|| from.as_sockaddr_in6().map(|from| SocketAddr::from(SocketAddrV6::from(*from))))
     });
-    let (mut to, mut lost) = (None, None);
+    let (mut to, mut class, mut lost) = (None, 0, None);
     for one in message.cmsgs()? {
         match one {
             ControlMessageOwned::Ipv4PacketInfo(info) => {
@@ -174,13 +174,15 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<Received> {
             ControlMessageOwned::Ipv6PacketInfo(info) => {
                 to = to.or(Some((Ipv6Addr::from(info.ipi6_addr.s6_addr).to_canonical(), info.ipi6_ifindex)));
             }
+            ControlMessageOwned::Ipv4Tos(tos) => class = tos,
+            ControlMessageOwned::Ipv6TClass(tclass) => class = tclass as u8,
             ControlMessageOwned::RxqOvfl(total) => lost = Some(total),
             _ => {}
         }
     }
     let came = from.zip(to).map(|(from, (address, interface))| {
         let local = SocketAddr::new(address, IKE_PORT);
-        Arrival { interface, ..Arrival::new(local, canonical(from)) }
+        Arrival { interface, class, ..Arrival::new(local, canonical(from)) }
     });
     Ok(Received { came, length: message.bytes, lost })
 }
