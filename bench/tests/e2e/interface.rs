@@ -3,7 +3,7 @@
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::edit;
+use crate::{edit, reaches};
 
 const ADDRESSES: &str = "addresses: [10.77.0.1/24, \"fd77::1/64\"]";
 
@@ -30,6 +30,38 @@ fn a_port_of_a_bridge_is_one_again_after_every_restart() -> Result<()> {
     edit(lab.a(), ", bridge: br0", "")?;
     lab.gateways[0].start_control()?;
     wait_until("it has left the bridge", SOON, || Ok(!netns.run("ip link show master br0")?.contains(TAP)))
+}
+
+#[test]
+fn nothing_goes_to_a_peer_by_the_bridge_of_the_tunnel() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
+    let netns = lab.a().netns.clone();
+    edit(lab.a(), ADDRESSES, "bridge: br0")?;
+    for command in [
+        "ip link add br0 type bridge forward_delay 0 stp_state 0",
+        "ip link set br0 up",
+        // What lies on the bridge sends by it.
+        "ip link add m0 link br0 type macvlan mode bridge",
+        "ip link set m0 up",
+        "ip address add 10.66.0.1/24 dev br0",
+        "ip address add 10.67.0.1/24 dev m0",
+    ] {
+        netns.run(command)?;
+    }
+    netns.address("br0", &format!("{}/24", lab.a().inner()))?;
+    for gateway in &mut lab.gateways {
+        gateway.start_control()?;
+    }
+    lab.wait_until_up()?;
+    let mut endpoint = "192.0.2.2:4500";
+    for inside in ["10.66.0.9:4500", "10.67.0.9:4500"] {
+        edit(lab.a(), &format!("endpoint: \"{endpoint}\""), &format!("endpoint: \"{inside}\""))?;
+        endpoint = inside;
+        lab.a().adit("reload")?;
+        lab.a().wait_for_log(&format!("nothing can be sent to {inside}: its route leaves by our own tunnel"), SOON)?;
+        reaches(&lab.a().netns, lab.b().inner()).context("it stays where it answers")?;
+    }
+    Ok(())
 }
 
 /// The interfaces through which a gateway's routes to these networks lead.

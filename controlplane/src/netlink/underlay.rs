@@ -1,7 +1,7 @@
 //! What the kernel knows of the way to a peer, for the engine: asked and answered at once, on a netlink socket of its own. The
 //! kernel answers such a request before the call that sends it returns, so nothing waits here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::routing_rules::MARK;
 use adit_engine::path::{Route, Underlay};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_ROUTE};
@@ -18,6 +18,8 @@ use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_RO
 const LOOPBACK: u32 = 1;
 /// Parts of a listing that are read at most: a kernel that never ends one is none to wait for.
 const PARTS_MAX: usize = 1024;
+/// Interfaces that lie on each other, as far as they are looked through.
+const STACKED_MAX: usize = 4;
 
 /// The kernel's routes and addresses, in the network namespace that the calling thread was in when it was opened.
 pub struct KernelUnderlay {
@@ -81,6 +83,18 @@ impl KernelUnderlay {
         answers.into_iter().find_map(|answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None })
     }
 
+    /// Whether what leaves by an interface comes to one of these: it is one of them, or lies on one of them, as a VLAN does.
+    fn leads_to(&mut self, own: &BTreeSet<u32>, mut index: u32) -> bool {
+        for _ in 0..STACKED_MAX {
+            if own.contains(&index) {
+                return true;
+            }
+            let Some(below) = self.link(index, None).as_ref().and_then(below) else { return false };
+            index = below;
+        }
+        false
+    }
+
     /// The tunnel's interface and the bridge that it is a port of.
     fn own_interfaces(&mut self) -> BTreeSet<u32> {
         let tunnel = self.tunnel.clone();
@@ -142,7 +156,8 @@ impl Underlay for KernelUnderlay {
         route.own_address = found.header.kind == RouteType::Local;
         route.reachable = matches!(found.header.kind, RouteType::Unicast | RouteType::Local);
         if let Some(index) = leaves_by {
-            route.through_tunnel = self.own_interfaces().contains(&index);
+            let own = self.own_interfaces();
+            route.through_tunnel = self.leads_to(&own, index);
             let of_link = |link: LinkMessage| {
                 link.attributes.iter().find_map(|one| if let LinkAttribute::Mtu(mtu) = one { Some(*mtu) } else { None })
             };
@@ -155,18 +170,19 @@ impl Underlay for KernelUnderlay {
     }
 
     fn addresses(&mut self) -> Vec<IpAddr> {
-        let own = self.own_interfaces();
+        let tunnel = self.own_interfaces();
         let answers = self.ask(RouteNetlinkMessage::GetAddress(AddressMessage::default()), true).unwrap_or_default();
         let unsettled = AddressHeaderFlags::Tentative | AddressHeaderFlags::Deprecated | AddressHeaderFlags::Dadfailed;
         let usable = |message: &AddressMessage| {
             let header = &message.header;
-            let elsewhere = header.index != LOOPBACK && !own.contains(&header.index);
-            elsewhere && header.scope == AddressScope::Universe && !header.flags.intersects(unsettled)
+            let is_global = header.scope == AddressScope::Universe && !header.flags.intersects(unsettled);
+            is_global && header.index != LOOPBACK
         };
-        let mut found = Vec::new();
+        let (mut found, mut inside) = (Vec::new(), BTreeMap::new());
         for answer in answers {
             let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
-            if !usable(&message) {
+            let index = message.header.index;
+            if !usable(&message) || *inside.entry(index).or_insert_with(|| self.leads_to(&tunnel, index)) {
                 continue;
             }
             // The address itself is in `Local` where that differs from `Address`, as on point-to-point links.
@@ -178,6 +194,25 @@ impl Underlay for KernelUnderlay {
         }
         found
     }
+}
+
+/// The interface that another one lies on, of kinds that send by it all that they send. (The other end of a veth is on none.)
+fn below(link: &LinkMessage) -> Option<u32> {
+    let lies = |kind: &LinkInfo| {
+        use InfoKind::{IpVlan, MacSec, MacVlan, MacVtap, Vlan};
+        matches!(kind, LinkInfo::Kind(Vlan | MacVlan | MacVtap | IpVlan | MacSec))
+    };
+    let (mut is_on, mut elsewhere, mut index) = (false, false, None);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Link(below) => index = Some(*below),
+            // By its number in another network namespace.
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkInfo(info) => is_on = info.iter().any(lies),
+            _ => {}
+        }
+    }
+    index.filter(|_| is_on && !elsewhere)
 }
 
 /// Whether a socket that is bound to `listen` receives what comes to an address of this machine.
