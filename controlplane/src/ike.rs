@@ -429,9 +429,10 @@ impl Ike {
         !std::mem::replace(&mut self.saved, true)
     }
 
-    /// What the vault must hold.
-    pub fn snapshot(&mut self) -> Zeroizing<Vec<u8>> {
-        self.endpoint.snapshot(boot_clock())
+    /// What the vault must hold, in so many bytes at most, and the names of the peers for which there is no room.
+    pub fn snapshot(&mut self, most: usize) -> (Zeroizing<Vec<u8>>, Vec<String>) {
+        let (bytes, left_out) = self.endpoint.snapshot_within(boot_clock(), most);
+        (bytes, left_out.iter().filter_map(|id| self.names.get(id).cloned()).collect())
     }
 
     /// What must be put behind the snapshot that the vault holds.

@@ -217,8 +217,7 @@ impl Gateway {
         let view = &self.view;
         let switch = |on: bool| vec![gauge(&[], f64::from(u8::from(on)))];
         let restarts = vec![counter(&[], view.restarts.load(Ordering::Relaxed))];
-        let full =
-            "1 while the IKE SAs do not fit the memory for the next control plane: then its start connects all peers anew.";
+        let full = "1 while not all IKE SAs fit the memory for the next control plane: then its start connects the largest, or all, anew.";
         let key_log = "1 while the keys of every SA are written to a file (ike.key_log_dir): never in production.";
         [
             family(MetricType::COUNTER, "adit_dataplane_restarts_total", "Restarts of the data plane after it died.", restarts),

@@ -6,6 +6,8 @@ use zeroize::Zeroizing;
 use crate::reconcile::InstalledState;
 
 const MAGIC: &[u8; 8] = b"ADITVLT1";
+/// Bytes in front of the two parts.
+pub const HEAD_LEN: usize = MAGIC.len() + size_of::<u32>();
 
 /// What was found.
 #[derive(Debug, Default)]

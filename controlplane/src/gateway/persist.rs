@@ -17,8 +17,10 @@ pub(super) struct Vault {
     installed: InstalledState,
     /// The same as JSON, with the totals; the IKE SAs are written behind it.
     bytes: Vec<u8>,
-    /// It holds all of the IKE SAs, too; `None` when it was not written yet.
+    /// It holds the IKE SAs, too; `None` when it was not written yet.
     is_whole: Option<bool>,
+    /// But for those of these peers, who take most of the room.
+    left_out: Vec<String>,
     /// Changes stand behind the snapshot, or wait for room.
     has_changes: bool,
     /// How often the totals are still to be written because SAs go.
@@ -36,11 +38,11 @@ impl Vault {
         &self.installed
     }
 
-    /// Leaves the installed state in the vault, with the totals so far. Where there is no room, these go first.
+    /// Leaves the installed state in the vault, with the totals so far. Where there is no room for all, these go first.
     pub(super) fn persist(&mut self, mut installed: InstalledState, view: &View, mut ike: Option<&mut Ike>) {
         installed.archive = Some(view.archive());
         self.bytes = installed.to_vault();
-        if !self.leave(view, ike.as_deref_mut()) {
+        if !self.leave(view, ike.as_deref_mut()) || !self.left_out.is_empty() {
             installed.archive = None;
             self.bytes = installed.to_vault();
             self.leave(view, ike);
@@ -77,13 +79,17 @@ impl Vault {
     }
 
     fn report_room(&self, view: &View) {
-        let fits = self.is_whole != Some(false);
+        let fits = self.is_whole != Some(false) && self.left_out.is_empty();
         if view.vault_full.swap(!fits, Ordering::Relaxed) == fits {
             if fits {
                 tracing::info!("the memory for the next control plane has room again");
             } else {
+                let who = match self.left_out.as_slice() {
+                    [] => "all peers".to_owned(),
+                    names => format!("who takes most of it ({})", names.join(", ")),
+                };
                 tracing::error!(
-                    "the memory for the next control plane is full: after a restart of adit, all peers will be connected anew. \
+                    "the memory for the next control plane is full: after a restart of adit, {who} will be connected anew. \
                      Fewer peers or lanes need less of it, and a restart of the data plane makes it larger where peers were added"
                 );
             }
@@ -99,11 +105,16 @@ impl Vault {
         fits
     }
 
-    /// Writes the vault: what was persisted last, and the IKE SAs as they are now. False when there is no room. Then it keeps
-    /// less, but never what was in it before: from an old snapshot keys would be used anew, from none the peers connect anew.
+    /// Writes the vault: what was persisted last, and the IKE SAs as they are now, those first that take little. False when there is no
+    /// room for them at all. Then it keeps less, but never what was in it before: from an old snapshot keys would be used anew, from none
+    /// the peers connect anew.
     fn leave(&mut self, view: &View, ike: Option<&mut Ike>) -> bool {
-        let ike = ike.map(Ike::snapshot).unwrap_or_default();
+        let room = view.with_master(|master| master.vault_capacity()).unwrap_or(usize::MAX);
         let installed = &self.bytes;
+        // Changes that are put behind it have room, too.
+        let most = room.saturating_sub(vault::HEAD_LEN + installed.len()) / 8 * 7;
+        let (ike, left_out) = ike.map(|ike| ike.snapshot(most)).unwrap_or_default();
+        self.left_out = left_out;
         let all = vault::join(installed, &ike);
         let write = |master: &mut Master| {
             let fits = master.vault_write(&all).is_ok();

@@ -483,6 +483,11 @@ impl Master {
         self.vault.read()
     }
 
+    /// The most bytes that the vault can hold.
+    pub fn vault_capacity(&self) -> usize {
+        self.vault.capacity()
+    }
+
     /// Replaces the content of the vault, as a whole or not at all.
     pub fn vault_write(&mut self, bytes: &[u8]) -> Result<(), VaultTooSmall> {
         self.vault.write(bytes)?;

@@ -42,6 +42,11 @@ impl<M: Deref<Target = [AtomicU64]>> Vault<M> {
         Vault { words, half, capacity: capacity.min(half * size_of::<u64>()) }
     }
 
+    /// The most bytes that it can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Which half holds, and how many bytes: a stranger wrote it, so the length is bounded.
     fn holding(&self) -> (usize, usize) {
         let word = self.words[0].load(Ordering::Acquire);

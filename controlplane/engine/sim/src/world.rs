@@ -220,7 +220,8 @@ impl World {
         }
     }
 
-    fn clock(&self) -> BootClock {
+    /// Its clock, for snapshots.
+    pub fn clock(&self) -> BootClock {
         let boot = (self.now - self.start).as_millis();
         BootClock::new(self.now, u64::try_from(boot).expect("a short run") + 1_000_000)
     }

@@ -345,3 +345,41 @@ fn where_sessions_are_full_who_has_left_finds_a_place_again() {
     assert!(world.run_until(Duration::from_secs(5), |world| world.is_up(honest, PEER)));
     assert!(others.iter().all(|node| world.is_up(*node, PEER)) && !world.is_up(stranger, PEER));
 }
+
+#[test]
+fn where_the_next_process_has_little_room_the_greedy_one_begins_anew() {
+    let child = |number: u8, granted: bool| {
+        let mut child = tunnel(if granted { B } else { A });
+        child.name = format!("net-{number}");
+        let side = vec![net(&format!("10.1.{number}.0/24"))];
+        *(if granted { &mut child.remote } else { &mut child.local }) = side;
+        child
+    };
+    let mut config = None;
+    let mut world = gateway(9, |granted| {
+        granted.children = (0..20).map(|number| child(number, true)).collect();
+        config = Some(granted.clone());
+    });
+    let node = greedy(&mut world, 1, |config| config.children = (0..20).map(|number| child(number, false)).collect());
+    world.run_for(Duration::from_secs(10));
+    assert!(inbound_of(&world, PEER) >= 20);
+    let clock = world.clock();
+    let endpoint = &mut world.nodes[GATEWAY].endpoint;
+    let (whole, left_out) = endpoint.snapshot_within(clock, usize::MAX);
+    assert!(left_out.is_empty());
+    let (part, left_out) = endpoint.snapshot_within(clock, whole.len() - 1);
+    assert_eq!((left_out, part.len() < whole.len() / 2), (vec![PEER], true));
+    world.nodes[GATEWAY].vault = part;
+    // Nor is it in the changes behind that, and who was not greedy is.
+    for _ in 0..3 {
+        drop(world.act(node, |endpoint, now| endpoint.rekey(now, PEER)));
+        world.run_for(Duration::from_secs(1));
+    }
+    honest_goes_on(&mut world);
+    let peers = [(PEER, config.expect("it is configured")), (GUEST, guest())];
+    let restored = world.succeed(GATEWAY, endpoint_config(2), &peers);
+    assert_eq!((restored.ike_sas, restored.forgotten, restored.revoked.len()), (1, 0, 0));
+    assert!(world.is_up(GATEWAY, GUEST) && !world.is_up(GATEWAY, PEER));
+    honest_goes_on(&mut world);
+    assert!(world.run_until(Duration::from_secs(300), |world| world.is_up(GATEWAY, PEER)));
+}

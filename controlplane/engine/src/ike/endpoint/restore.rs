@@ -39,7 +39,14 @@ impl Endpoint {
     /// the next datagram is sent. Where it cannot be written, an older one must not be left in its place: message ids and
     /// SAs would be out of step.
     pub fn snapshot(&mut self, clock: BootClock) -> Zeroizing<Vec<u8>> {
-        self.kept.snapshot(clock, &self.sas, &mut self.shared)
+        self.snapshot_within(clock, usize::MAX).0
+    }
+
+    /// The same in so many bytes at most, if that is not far too little. Nothing is in it, nor in the changes behind it, of the peers whose IKE
+    /// SAs take most of the room, until they have some: they are given, too, and a successor has to connect them anew.
+    pub fn snapshot_within(&mut self, clock: BootClock, most: usize) -> (Zeroizing<Vec<u8>>, Vec<PeerId>) {
+        let bytes = self.kept.snapshot((clock, most), &self.sas, &mut self.shared);
+        (bytes, self.kept.left_out().iter().copied().collect())
     }
 
     /// What is another than in the snapshot, or the changes, that were asked for last. To be put behind them, instead of a new

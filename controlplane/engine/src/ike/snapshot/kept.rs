@@ -28,6 +28,8 @@ pub(in crate::ike) struct Kept {
     /// What is proven on the ways to peers with static keys, and which of it is likewise.
     sizes: BTreeMap<PeerId, (IpAddr, u16)>,
     unwritten_sizes: BTreeSet<PeerId>,
+    /// Nothing of these was in the last snapshot, nor is in what stands behind it: they took too much of the room.
+    left_out: BTreeSet<PeerId>,
     /// There is a snapshot that changes can be put behind.
     begun: bool,
     /// Something is another than when `refresh` was asked last.
@@ -89,10 +91,11 @@ impl Kept {
         std::mem::take(&mut self.news)
     }
 
-    /// Everything; from here on changes can be put behind it.
+    /// Everything, but for the peers that take most of it where it would be more than so many bytes; from here on changes can be put
+    /// behind it.
     pub(in crate::ike) fn snapshot(
         &mut self,
-        clock: BootClock,
+        (clock, most): (BootClock, usize),
         sas: &BTreeMap<SaId, Box<IkeSa>>,
         shared: &mut Shared,
     ) -> Zeroizing<Vec<u8>> {
@@ -103,8 +106,9 @@ impl Kept {
         self.refresh(sas, shared);
         self.unwritten = Default::default();
         self.unwritten_sizes.clear();
-        let size: usize = self.records.values().map(|record| record.len() + 16).sum();
-        let mut out = Out::with_capacity(size + 64 + shared.peers.len() * 40 + self.sizes.len() * 32);
+        let head = 64 + shared.peers.len() * 40 + self.sizes.len() * 32;
+        let size = self.leave_out(sas, most.saturating_sub(head));
+        let mut out = Out::with_capacity(head + size);
         out.raw(MAGIC);
         out.time(clock, epoch);
         for mark in shared.peers.values().map(PeerMark::of).filter(|mark| mark.wanted || mark.held) {
@@ -113,8 +117,41 @@ impl Kept {
         for (id, (remote, size)) in &self.sizes {
             Change::Size(*id, *remote, *size).write(&mut out);
         }
-        self.records.iter().for_each(|(id, record)| Change::Written(*id, record).write(&mut out));
+        let all = self.records.iter().filter(|(id, _)| !self.is_left_out(sas, **id));
+        all.for_each(|(id, record)| Change::Written(*id, record).write(&mut out));
         out.finish()
+    }
+
+    /// Finds out whose records have to stay out of a snapshot, so that the others take no more than so many bytes. Gives how many they take.
+    fn leave_out(&mut self, sas: &BTreeMap<SaId, Box<IkeSa>>, most: usize) -> usize {
+        self.left_out.clear();
+        let cost = |record: &[u8]| record.len() + 16;
+        let mut size: usize = self.records.values().map(|record| cost(record)).sum();
+        if size > most {
+            let mut of: BTreeMap<PeerId, usize> = BTreeMap::new();
+            for (id, record) in &self.records {
+                let peer = sas.get(id).and_then(|sa| sa.facts.peer);
+                peer.into_iter().for_each(|peer| *of.entry(peer).or_default() += cost(record));
+            }
+            let mut least_first: Vec<(usize, PeerId)> = of.into_iter().map(|(peer, bytes)| (bytes, peer)).collect();
+            least_first.sort_unstable();
+            while size > most
+                && let Some((bytes, peer)) = least_first.pop()
+            {
+                size -= bytes;
+                self.left_out.insert(peer);
+            }
+        }
+        size
+    }
+
+    fn is_left_out(&self, sas: &BTreeMap<SaId, Box<IkeSa>>, id: SaId) -> bool {
+        sas.get(&id).and_then(|sa| sa.facts.peer).is_some_and(|peer| self.left_out.contains(&peer))
+    }
+
+    /// Whose IKE SAs are not in the last snapshot.
+    pub(in crate::ike) fn left_out(&self) -> &BTreeSet<PeerId> {
+        &self.left_out
     }
 
     /// What is another than when a snapshot or changes were asked for last.
@@ -124,7 +161,7 @@ impl Kept {
         shared: &mut Shared,
     ) -> Option<Zeroizing<Vec<u8>>> {
         self.refresh(sas, shared);
-        let (sas, peers) = std::mem::take(&mut self.unwritten);
+        let (ids, peers) = std::mem::take(&mut self.unwritten);
         let sizes = std::mem::take(&mut self.unwritten_sizes);
         if !self.begun {
             return None;
@@ -139,8 +176,9 @@ impl Kept {
                 None => Change::SizeGone(id).write(&mut out),
             }
         }
-        for id in sas {
+        for id in ids {
             match self.records.get(&id) {
+                Some(_) if self.is_left_out(sas, id) => {}
                 Some(record) => Change::Written(id, record).write(&mut out),
                 None => Change::Gone(id).write(&mut out),
             }
