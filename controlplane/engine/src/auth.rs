@@ -20,7 +20,7 @@ use adit_proto::ike::{AuthMethod, CertEncoding, HashAlg, Identification};
 
 use crate::crypto::{AuthData, KeyError, Prf, PrivateKey, PublicKey, SignError, SignatureAlgorithm, VerifyError};
 use crate::identity::{Identity, Pattern};
-use crate::limits::CERTIFICATES_MAX;
+use crate::limits::{CA_SETS_TRIED_MAX, CERTIFICATES_MAX, KEYS_TRIED_MAX};
 use crate::shown::Shown;
 
 pub use certificate::{Certificate, CertificateError};
@@ -313,8 +313,15 @@ fn verify_pinned(keys: &[PublicKey], claim: &Claim, octets: &[u8]) -> Result<Pub
         Some(key) if keys.contains(key) => verify(key).map(|()| key.clone()).map_err(|error| signature_error(key, error)),
         Some(key) => Err(unknown_key(keys, Some(key), algorithm)),
         None => {
-            let signed = keys.iter().find(|key| verify(key).is_ok()).cloned();
-            signed.ok_or_else(|| unknown_key(keys, None, algorithm))
+            for key in keys {
+                if !claim.may_try(key, octets) {
+                    return Err(AuthError::KeyNotSent);
+                }
+                if verify(key).is_ok() {
+                    return Ok(key.clone());
+                }
+            }
+            Err(unknown_key(keys, None, algorithm))
         }
     }
 }
@@ -349,7 +356,8 @@ fn verify_certified(
     let good = claim.verify(key, octets, || key.verify(algorithm, octets, signature));
     good.map_err(|error| signature_error(key, error))?;
     let above = claim.presented.above.get_or_init(|| above.iter().filter_map(|der| Certificate::from_der(der).ok()).collect());
-    let Verified { issuer, until } = claim.presented.chain(anchors, || anchors.verify(own, above, now))?;
+    let chain = claim.presented.chain(anchors, || anchors.verify(own, above, now));
+    let Verified { issuer, until } = chain.ok_or(AuthError::ManyCas)??;
     let by = Proof::Certificate { subject: own.subject().clone(), issuer, not_after: own.not_after(), until };
     Ok((by, key.clone()))
 }
@@ -372,22 +380,35 @@ impl Presented {
         self.key.get_or_init(|| self.certificates.iter().take(CERTIFICATES_MAX).find_map(read)).as_ref()
     }
 
-    /// What the chain is worth with these CAs; it may have been looked at before, for they are read once for each peer.
+    /// What the chain is worth with these CAs; it may have been looked at before, for they are read once for each peer. `None` where it
+    /// was followed to enough others.
     fn chain(
         &self,
         anchors: &Arc<TrustAnchors>,
         verify: impl FnOnce() -> Result<Verified, CertificateError>,
-    ) -> Result<Verified, CertificateError> {
+    ) -> Option<Result<Verified, CertificateError>> {
         let known = self.chains.borrow().iter().find(|(known, _)| known.is_same(anchors)).map(|(_, outcome)| outcome.clone());
-        known.unwrap_or_else(|| {
-            let outcome = verify();
-            self.chains.borrow_mut().push((anchors.clone(), outcome.clone()));
-            outcome
-        })
+        if known.is_some() {
+            return known;
+        }
+        // It costs nothing where no CA has the right name.
+        let is_followed = |outcome: &Result<_, _>| !matches!(outcome, Err(CertificateError::UnknownIssuer { .. }));
+        if self.chains.borrow().iter().filter(|(_, outcome)| is_followed(outcome)).count() >= CA_SETS_TRIED_MAX {
+            return None;
+        }
+        let outcome = verify();
+        self.chains.borrow_mut().push((anchors.clone(), outcome.clone()));
+        Some(outcome)
     }
 }
 
 impl Claim<'_> {
+    /// Whether the signature was tried with this key already, or with few others.
+    fn may_try(&self, key: &PublicKey, octets: &[u8]) -> bool {
+        let signed = self.presented.signed.borrow();
+        signed.len() < KEYS_TRIED_MAX || signed.iter().any(|one| one.key == *key && one.octets == octets)
+    }
+
     /// The outcome of the verification of the signature with this key; it may have been made before.
     fn verify(
         &self,

@@ -35,6 +35,10 @@ pub enum AuthError {
     NoCertificate,
     #[error("the peer sent {0} certificates, at most {max} are looked at", max = crate::limits::CERTIFICATES_MAX)]
     TooManyCertificates(usize),
+    #[error("the peer did not send its key, and more than {max} would have to be tried", max = crate::limits::KEYS_TRIED_MAX)]
+    KeyNotSent,
+    #[error("its certificate is of none of the first {max} sets of CAs of that name", max = crate::limits::CA_SETS_TRIED_MAX)]
+    ManyCas,
     #[error("{0}")]
     Certificate(#[from] CertificateError),
 }
@@ -59,6 +63,8 @@ impl AuthError {
             AuthError::BadSignature { .. } | AuthError::KeyKind { .. } => "bad_signature",
             AuthError::NoCertificate => "no_certificate",
             AuthError::TooManyCertificates(_) => "too_many_certificates",
+            AuthError::KeyNotSent => "key_not_sent",
+            AuthError::ManyCas => "too_many_cas",
             AuthError::Certificate(error) => error.code(),
         }
     }
@@ -94,6 +100,13 @@ impl AuthError {
                 "let the peer send its certificate (strongSwan: send_cert = always), or pin its public key here".to_owned()
             }
             AuthError::TooManyCertificates(_) => "let the peer send its own certificate and the intermediate CAs only".to_owned(),
+            AuthError::KeyNotSent => {
+                "let the peer send its public key (a CERT payload, RFC 7670), or give each peer an identity of its own here"
+                    .to_owned()
+            }
+            AuthError::ManyCas => {
+                "put CAs of one name into one file for all peers, or give each peer an identity of its own here".to_owned()
+            }
             AuthError::Certificate(error) => error.remedy(),
         }
     }

@@ -329,8 +329,30 @@ fn a_chain_is_looked_at_once_for_all_candidates() {
     assert_eq!((sent.presented.signed.borrow().len(), sent.presented.chains.borrow().len()), (1, 2));
 }
 
-/// P-384 costs the most of all kinds. What a stranger sends is looked at once for each key that may have signed: for one alone where a
-/// certificate says which.
+/// Peers of which each trusts CAs of its own, all of one name.
+#[test]
+fn a_chain_is_followed_to_few_cas_of_one_name() {
+    let (roots, impostor): (Vec<Issued>, Issued) = ((0..8).map(|_| Issued::root("Root")).collect(), Issued::root("Root"));
+    for (own, good) in [(&impostor, None), (&roots[0], Some(0)), (&roots[1], Some(1)), (&roots[2], None)] {
+        let others = ["Other", "Another", "A third"].map(|name| ca(&Issued::root(name)));
+        let sent = Sent::by(&own.issue(named("gw", &["gw"])).local(&[own]).into(), &ca(own), &id("gw"));
+        let outcomes: Vec<Result<(), &str>> = others
+            .iter()
+            .chain(&roots.iter().map(ca).collect::<Vec<_>>())
+            .map(|peer| peer.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).map(drop).map_err(|error| error.code()))
+            .collect();
+        let expected = |index: usize| match index {
+            0..3 => Err("unknown_ca"),
+            _ if Some(index - 3) == good => Ok(()),
+            3..5 => Err("certificate_bad_signature"),
+            _ => Err("too_many_cas"),
+        };
+        assert_eq!(outcomes, (0..11).map(expected).collect::<Vec<_>>());
+    }
+}
+
+/// P-384 costs the most of all kinds. What a stranger sends is looked at once for each key that may have signed, and with few of them: with
+/// one alone where a certificate says which.
 #[test]
 fn a_signature_is_verified_once_for_each_pinned_key() {
     let raw = |_| {
@@ -344,7 +366,7 @@ fn a_signature_is_verified_once_for_each_pinned_key() {
     let own = LocalAuth::from(keys.into_iter().next().unwrap());
     // Of these peers, with its key or without, so many verifications.
     for (peers, presents, verifications) in
-        [(&same, true, 1), (&same, false, 1), (&each, true, 1), (&each, false, 8), (&several, true, 1), (&several, false, 3)]
+        [(&same, true, 1), (&same, false, 1), (&each, true, 1), (&each, false, 3), (&several, true, 1), (&several, false, 3)]
     {
         for forged in [true, false] {
             let mut sent = Sent::by(&own, &peers[0], &id("gw"));
@@ -361,6 +383,9 @@ fn a_signature_is_verified_once_for_each_pinned_key() {
             let count = sent.presented.signed.borrow().len();
             // One that is good for the first of several keys is not tried with the others.
             assert!(count <= verifications && (count == verifications || !forged), "{count}, not {verifications}; {presents}");
+            let last = peers[7].verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).map_err(|error| error.code());
+            let is_too_much = !presents && std::ptr::eq(peers, &each);
+            assert_eq!(last.is_err_and(|code| code == "key_not_sent"), is_too_much);
         }
     }
 }
