@@ -263,6 +263,19 @@ fn who_asks_little_is_served_beside_those_who_ask_much() {
     assert!(flood <= 4 * STRANGERS.all(), "{flood}");
 }
 
+/// RFC 6177: a site has a /48, and as many addresses as it likes in it.
+#[test]
+fn a_network_has_one_share_whoever_of_it_comes() {
+    for (one, of_it, beside_it) in
+        [("10.1.2.3:7", "10.1.2.200:9", "10.1.3.3:7"), ("[2001:db8:1:1::5]:7", "[2001:db8:1:ff00::6]:9", "[2001:db8:2:1::5]:7")]
+    {
+        let mut screen = screen(4, 4);
+        assert!(admitted(&mut screen, &ike(5, 6), one) <= NETWORK_PER_S);
+        assert_eq!(screen.admit(&ike(7, 8), at(of_it), 1), Err(Drop::PuntNetworkLimit), "{of_it} is of the network of {one}");
+        assert_eq!(screen.admit(&ike(7, 8), at(beside_it), 1), Ok(()), "{beside_it} is not");
+    }
+}
+
 #[test]
 fn all_strangers_together_have_a_limit_and_junk_is_charged_to_nobody() {
     let mut screen = screen(4, 4);
