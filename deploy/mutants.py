@@ -378,6 +378,14 @@ def main():
     for package in TESTS:
         if here := [(number, one) for number, one in rest if one["package"] == package]:
             single += together(tree, package, here)
+    if single:
+        # What does not build without a change says nothing of one.
+        lay_out(tree, {})
+        for package in {one["package"] for _, one in single}:
+            for chosen in TESTS[package]:
+                executable, _, said = cargo(package, chosen)
+                if executable is None:
+                    sys.exit(f"{package} does not build:\n{said}")
     for _, one in single:
         alone(tree, one["package"], one)
     sys.exit(0 if summary(drawn) else 1)
