@@ -88,7 +88,7 @@ fn tcp_that_speaks_ecn_goes_on_over_a_queue_that_marks() -> Result<()> {
 
 #[test]
 fn the_outer_dscp_is_what_the_configuration_says() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     edit(lab.a(), "mode: ", "dscp: cs1\nmode: ")?;
     for gateway in &mut lab.gateways {
         gateway.start_control()?;

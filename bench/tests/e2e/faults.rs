@@ -104,7 +104,7 @@ fn there_are_too_few_cores() -> Result<()> {
 
 #[test]
 fn a_memlock_limit_of_nothing_does_no_harm() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let words = ["--memlock=0:0", "setpriv", "--bounding-set=-ipc_lock", "--"];
     let mut command = wrapped(lab.a().netns.command("prlimit"), &words, &lab.a().command()?);
     lab.gateways[0].start(&mut command)?;

@@ -12,7 +12,7 @@ use crate::QUARTER_GIB;
 
 #[test]
 fn promtool_finds_nothing_wrong_with_the_metrics() -> Result<()> {
-    let lab = Lab::start(&LabOptions { workers: vec![2], ..LabOptions::default() })?;
+    let lab = Lab::start(&LabOptions { workers: vec![2], ..LabOptions::patient() })?;
     let transfer = start(&lab.a().netns, &lab.b().netns, lab.b().inner().into(), QUARTER_GIB)?;
     let page = lab.a().metrics_page()?;
     let mut promtool = Command::new("promtool")

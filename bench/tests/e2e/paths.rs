@@ -78,7 +78,7 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
 #[test]
 fn a_line_that_is_narrow_from_the_start_needs_no_setting() -> Result<()> {
     for ip_mode in [false, true] {
-        let lab = Lab::prepare(&LabOptions { ip_mode, ike: vec![String::new()], ..LabOptions::default() })?;
+        let lab = Lab::prepare(&LabOptions { ip_mode, ike: vec![String::new()], ..LabOptions::patient() })?;
         // Only the far end knows: from here the line looks like any other.
         lab.b().netns.run(&format!("ip link set {WAN} mtu 1400"))?;
         let mut lab = lab;

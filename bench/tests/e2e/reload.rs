@@ -239,7 +239,7 @@ fn what_a_worker_has_refused_comes_when_there_is_room_and_status_says_so() -> Re
 
 #[test]
 fn a_file_with_mistakes_changes_nothing_and_all_are_told() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let a = lab.a();
     let before = status(a)?["peers"].clone();
     let whole = fs::read_to_string(&a.config)?;
@@ -264,7 +264,7 @@ fn control(lab: &Lab) -> Result<u32> {
 
 #[test]
 fn signals_end_nothing_and_sighup_reloads() -> Result<()> {
-    let lab = Lab::start(&LabOptions::default())?;
+    let lab = Lab::start(&LabOptions::patient())?;
     let (a, pid) = (lab.a(), control(&lab)?);
     let plane = a.data_plane().context("a data plane")?;
     for which in [Signal::User1, Signal::User2, Signal::Alarm, Signal::Pipe, Signal::Hangup] {

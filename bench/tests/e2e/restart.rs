@@ -61,7 +61,7 @@ fn a_killed_data_plane_does_not_end_a_tcp_connection() -> Result<()> {
 
 #[test]
 fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
-    let mut lab = Lab::start(&LabOptions::default())?;
+    let mut lab = Lab::start(&LabOptions::patient())?;
     lab.gateways[0].stop()?;
     ensure!(lab.a().netns.processes().is_empty(), "processes are left: {:?}", lab.a().netns.processes());
     // The kernel takes an io_uring of a process down, and with it the TAP's descriptor, shortly after the process.

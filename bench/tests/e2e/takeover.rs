@@ -42,7 +42,7 @@ fn the_control_plane_is_replaced_under_load_without_a_lost_ping() -> Result<()> 
 
 #[test]
 fn a_second_gateway_with_the_same_configuration_is_refused() -> Result<()> {
-    let mut lab = Lab::start(&LabOptions::default())?;
+    let mut lab = Lab::start(&LabOptions::patient())?;
     let output = lab.a().command()?.output()?;
     let words = [output.stdout, output.stderr].concat();
     let words = String::from_utf8_lossy(&words);
@@ -56,7 +56,7 @@ fn a_second_gateway_with_the_same_configuration_is_refused() -> Result<()> {
 
 #[test]
 fn a_data_plane_that_was_left_behind_on_purpose_is_taken_over() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::default())?;
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
     let mut command = lab.a().command()?;
     command.arg("--leave-dataplane");
     lab.gateways[0].start(&mut command)?;
@@ -75,7 +75,7 @@ fn a_data_plane_that_was_left_behind_on_purpose_is_taken_over() -> Result<()> {
 
 #[test]
 fn a_data_plane_without_descriptors_forwards_on_and_is_attached_to_later() -> Result<()> {
-    let mut lab = Lab::start(&LabOptions::default())?;
+    let mut lab = Lab::start(&LabOptions::patient())?;
     let plane = lab.a().data_plane().context("a data plane")?;
     lab.gateways[0].kill_control()?;
     lab.a().netns.run(&format!("prlimit --pid {plane} --nofile=3:"))?;
