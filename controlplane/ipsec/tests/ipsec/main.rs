@@ -4,6 +4,7 @@ mod addresses;
 mod beside;
 mod examples;
 mod faults;
+mod flood;
 mod hardship;
 mod icmp;
 mod many_clients;
