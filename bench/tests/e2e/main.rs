@@ -33,6 +33,7 @@ mod jumbo;
 mod key_log;
 mod library;
 mod log;
+mod lost;
 mod mesh;
 mod metrics;
 mod mss;
