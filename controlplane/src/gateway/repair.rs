@@ -67,6 +67,8 @@ pub(super) struct Repair {
     missing: BTreeMap<Subject, Missing>,
     /// What was not said yet: the first thing, and how many more.
     unsaid: Option<(String, usize)>,
+    /// It was said that something is missing, and not that this is over.
+    said: bool,
     /// It is not what was shown last.
     changed: bool,
     /// Workers had less than they were told when that was looked at last.
@@ -124,8 +126,16 @@ impl Repair {
     /// One line for the log about what was not said yet.
     fn line(&mut self) -> Option<String> {
         let (first, more) = self.unsaid.take()?;
+        self.said = true;
         let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
         Some(format!("{first}{more}. It is tried again until it is there"))
+    }
+
+    /// Nothing is missing any more, and that is news.
+    fn is_over(&mut self) -> bool {
+        let is_over = self.said && self.missing.is_empty();
+        self.said &= !is_over;
+        is_over
     }
 
     /// Everything was answered: what was given again and not refused again is there. True when that has to be looked at.
@@ -174,11 +184,10 @@ impl Gateway {
             tracing::error!("{line}");
         }
         if plane.command_queue.settled() {
-            let lacked = !plane.repair.missing.is_empty();
             if plane.repair.answered(Instant::now()) {
                 self.look_for_lost(plane);
             }
-            if lacked && plane.repair.missing.is_empty() {
+            if plane.repair.is_over() {
                 tracing::info!("the data plane has everything that it had refused or lost");
             }
             for subject in plane.repair.take_due(Instant::now()) {
@@ -334,6 +343,7 @@ mod tests {
         let (mut repair, start) = (Repair::default(), Instant::now());
         let at = |s: u64| start + Duration::from_secs(s);
         repair.lost(at(0), Subject::StaticKeys, "it lacks an SA".to_owned());
+        assert!(repair.line().is_some() && !repair.is_over());
         assert_eq!(repair.take_due(at(1)), [Subject::StaticKeys]);
         assert!(repair.answered(at(1)), "an answer does not show that it is there");
         assert_eq!((repair.take_due(at(2)).len(), repair.take_due(at(3)).len()), (0, 1));
@@ -342,6 +352,7 @@ mod tests {
         repair.changed = false;
         repair.found(Subject::StaticKeys);
         assert!(repair.changed && repair.missing.is_empty() && !repair.answered(at(9)));
+        assert_eq!((repair.is_over(), repair.is_over()), (true, false), "that it is over is said once, whoever has found it");
     }
 
     #[test]
