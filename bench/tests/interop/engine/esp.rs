@@ -1,8 +1,9 @@
 //! A data plane as small as can be: it does what the engine's events say, with an echo server behind it. ESP (RFC 4303) in UDP
 //! (RFC 3948) with AES-GCM (RFC 4106). So few packets go through it that the high half of a sequence number is always zero.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use adit_engine::ike::{ChildKeys, Event, Usage};
 use adit_engine::path::{Hop, PathEvent, PathId};
@@ -20,6 +21,10 @@ const IPV4_HEADER_LEN: usize = 20;
 const ICMP: u8 = 1;
 const UDP: u8 = 17;
 const ECHO_REQUEST: u8 = 8;
+/// More answers than this in [`HEAP_WITHIN`] are a heap: we were held up, for one is asked for every ten milliseconds.
+const HEAP_MIN: usize = 5;
+const HEAP_WITHIN: Duration = Duration::from_millis(20);
+const SEALED_MAX: usize = 1000;
 
 #[derive(Default)]
 pub struct DataPlane {
@@ -34,6 +39,10 @@ pub struct DataPlane {
     pub usage: BTreeMap<Spi, Usage>,
     /// Datagrams that were sent back.
     pub answered: u64,
+    /// By which SA the last ones were, and when.
+    sealed: VecDeque<(Spi, Instant)>,
+    /// Of them, those that left in one heap just before the peer had ended the SA: it takes messages of IKE sooner than packets.
+    pub overtaken: usize,
     /// Everything that should not have happened: packets without an SA or with a wrong key, events that make no sense.
     pub faults: Vec<String>,
 }
@@ -71,6 +80,8 @@ impl DataPlane {
                 }
             }
             Event::RemoveOutbound { spi, peer } => {
+                let lately = self.sealed.iter().filter(|(by, at)| by == spi && at.elapsed() < HEAP_WITHIN).count();
+                self.overtaken += if lately > HEAP_MIN { lately } else { 0 };
                 let before = self.outbound.len();
                 self.outbound.retain(|sa| sa.keys.spi != *spi || sa.keys.peer != *peer);
                 if self.outbound.len() + 1 != before {
@@ -111,6 +122,9 @@ impl DataPlane {
         match self.open(packet).and_then(|inner| self.answer(inner)) {
             Ok(answer) => {
                 self.answered += 1;
+                self.sealed.extend(self.outbound.last().map(|sa| (sa.keys.spi, Instant::now())));
+                let surplus = self.sealed.len().saturating_sub(SEALED_MAX);
+                self.sealed.drain(..surplus);
                 Some(answer)
             }
             Err(error) => {
