@@ -224,11 +224,12 @@ impl Pair {
 
     /// Does `work` under a ping from host a every millisecond, and says how many there were. An error when one was lost, unless that
     /// was for want of a core: a worker that does not run for longer than the buffers between workers last (32 reads) drops with a
-    /// reason of its own, and the kernel counts what the queue of strongSwan's socket does not hold. Neither has to do with what is tested.
+    /// reason of its own, and the kernel counts what the queues of strongSwan's socket and of both ends' interfaces do not hold. None of it
+    /// has to do with what is tested.
     fn under_pings(&mut self, work: impl FnOnce(&mut Pair) -> Result<()>) -> Result<String> {
         let (before, overflows, starvation) =
             (self.drops("handover_full")?, self.drops("udp_overflow")?, Starvation::watch("adit-dataplane")?);
-        let unread = self.unread_by_swan();
+        let (unread, unqueued) = (self.unread_by_swan(), self.unqueued()?);
         let prober = self.ground.here().enter(|| Prober::start(Site::B.inner().into(), Duration::from_millis(1)))?;
         work(self)?;
         let enough = prober.so_far().0 + PINGS_AFTERWARDS;
@@ -238,9 +239,11 @@ impl Pair {
         let refused = self.drops("handover_full")?.saturating_sub(before);
         let overflowed = self.drops("udp_overflow")?.saturating_sub(overflows);
         let unread = self.unread_by_swan().saturating_sub(unread);
+        let unqueued = self.unqueued()?.saturating_sub(unqueued);
         ensure!(
-            probes.lost <= refused + unread,
-            "{} of {} pings lost, {unread} in strongSwan's socket, {overflowed} in Adit's, a worker wanted a core for {starved} ms: {}",
+            probes.lost <= refused + unread + unqueued,
+            "{} of {} pings lost, {unread} in strongSwan's socket, {unqueued} in the queues of interfaces, {overflowed} in Adit's socket, \
+             a worker wanted a core for {starved} ms: {}",
             probes.lost,
             probes.sent,
             self.said()
@@ -252,6 +255,16 @@ impl Pair {
     /// Datagrams that the queue of strongSwan's socket did not hold, where its kernel is ours.
     fn unread_by_swan(&self) -> u64 {
         self.ground.there().and_then(|there| kernel_counter(there, "Udp", "RcvbufErrors")).unwrap_or(0)
+    }
+
+    /// Packets that the queues of interfaces did not hold, at both ends where their kernel is ours: nobody read them soon enough.
+    fn unqueued(&self) -> Result<u64> {
+        let mut sum = 0;
+        for netns in [Ok(self.ground.here()), self.ground.there()].into_iter().flatten() {
+            let links: Vec<Value> = serde_json::from_str(&netns.run("ip -json -statistics link")?)?;
+            sum += links.iter().filter_map(|link| link["stats64"]["tx"]["dropped"].as_u64()).sum::<u64>();
+        }
+        Ok(sum)
     }
 
     /// Packets that the data plane has dropped for a reason.
