@@ -527,6 +527,9 @@ impl Paths {
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let moved = moves != Moves::Nothing && peer.esp.replace(path) != Some(path);
+        if let Some(hop) = peer.get(path).map(|entry| entry.hop).filter(|_| moved) {
+            peer.spares.settle(&hop);
+        }
         let watched = peer.spares.watches();
         if let Some(entry) = peer.get_mut(path) {
             entry.mtu.watch(watched);

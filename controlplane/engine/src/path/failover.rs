@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use adit_proto::control::PeerId;
 
 use super::hop::Hop;
-use super::peer::{Moves, Proof};
+use super::peer::{Entry, Moves, Proof};
 use super::proof::proof_echo;
 use super::spares::{Spares, is_there};
 use super::{Paths, Terms, Unfit};
@@ -30,14 +30,18 @@ impl Paths {
         let answers = used.is_some_and(|entry| terms.echo && entry.answered.is_some() && !entry.mtu.is_silent());
         let used = used.map(|entry| entry.hop);
         let stays = used.is_some_and(|used| hops.iter().any(|hop| is_there(hop, &used)));
+        let is_meant = |entry: &Entry| hops.iter().any(|hop| is_there(hop, &entry.hop));
+        let astray = peer.spares.trial.filter(|path| peer.get(*path).is_some_and(|entry| !entry.is_proven() && !is_meant(entry)));
         peer.spares = Spares::of(hops.clone());
-        let set = match (used, hops.first()) {
-            _ if stays => Ok(()),
-            (Some(used), Some(preferred)) if answers => {
-                peer.spares = Spares::of(hops.clone()).leaving(used);
-                self.judge(*preferred).map(|preferred| self.try_at(now, id, preferred))
-            }
-            _ => self.establish_first(now, id, &hops),
+        if let (Some(used), true) = (used, answers && !stays && !hops.is_empty()) {
+            peer.spares = Spares::of(hops.clone()).leaving(used);
+        }
+        // Nobody is asked any more where the peer is not looked for.
+        astray.into_iter().for_each(|path| self.give_up(id, path));
+        let set = match (stays, answers) {
+            (true, _) => Ok(()),
+            (false, true) => self.try_first(now, id, &hops),
+            (false, false) => self.establish_first(now, id, &hops),
         };
         if let Some(peer) = self.peers.get_mut(&id) {
             let watched = peer.spares.watches();
@@ -45,6 +49,33 @@ impl Paths {
         }
         self.set_timer(id);
         set
+    }
+
+    /// Asks for a proof at the first to which there is a way.
+    ///
+    /// # Errors
+    /// There is none: why not to the first.
+    fn try_first(&mut self, now: Instant, id: PeerId, hops: &[Hop]) -> Result<(), Unfit> {
+        let mut fault = None;
+        for hop in hops {
+            match self.judge(*hop) {
+                Ok(hop) => {
+                    self.try_at(now, id, hop);
+                    return Ok(());
+                }
+                Err(why) => fault = fault.or(Some(why)),
+            }
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// A peer with a static key to which there was no way may have one by now.
+    pub(super) fn look_for_way(&mut self, now: Instant, id: PeerId) {
+        let lost = self.peers.get(&id).filter(|peer| peer.esp.is_none() && !peer.terms.ike);
+        if let Some(hops) = lost.map(|peer| peer.spares.all().to_vec()) {
+            // Where there is none still, that was said.
+            let _ = self.establish_first(now, id, &hops);
+        }
     }
 
     /// Uses the first to which there is a way.
@@ -74,14 +105,13 @@ impl Paths {
         }
         let Some(used) = peer.esp.and_then(|path| peer.get(path)) else { return };
         let (used, is_silent) = (used.hop, used.mtu.is_silent());
-        peer.spares.settle(&used);
         if !is_silent {
             if let Some(preferred) = peer.spares.look_back(now, &used) {
                 self.try_at(now, id, preferred);
             }
             return;
         }
-        if peer.spares.due(now).is_none_or(|at| at > now) {
+        if peer.spares.due(&used, now).is_none_or(|at| at > now) {
             return;
         }
         peer.spares.not_before = Some(now + PAUSE);
@@ -234,6 +264,33 @@ mod tests {
         // What it has left is not gone back to, whoever answers there.
         world.alive = vec![PLACES[0]];
         assert_eq!(world.run(Duration::from_secs(120)), PLACES[1]);
+    }
+
+    #[test]
+    fn all_new_places_are_asked_and_what_it_has_left_is_gone_back_to_by_its_own_word_alone() {
+        let mut world = world(true, &PLACES[..1]);
+        assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
+        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
+        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..])).unwrap();
+        world.alive.push(PLACES[2]);
+        assert_eq!(world.run(Duration::from_secs(40)), PLACES[2], "the second of them answers");
+        // A packet from where it was brings it back; then it was followed there, and is left alone.
+        let old = Arrival::new("192.0.2.1:4500".parse().unwrap(), PLACES[0].parse().unwrap());
+        world.paths.handle_path_seen(world.now, PEER, old, 5000);
+        assert_eq!(world.run(Duration::from_secs(120)), PLACES[0]);
+    }
+
+    #[test]
+    fn where_it_is_looked_for_no_more_nobody_is_asked() {
+        let mut world = world(true, &PLACES[..1]);
+        assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
+        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
+        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..2])).unwrap();
+        world.run(Duration::from_millis(100));
+        // The file says again what it said before, and only then somebody answers at the other place.
+        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[..1])).unwrap();
+        world.alive.push(PLACES[1]);
+        assert_eq!(world.run(Duration::from_secs(60)), PLACES[0]);
     }
 
     #[test]

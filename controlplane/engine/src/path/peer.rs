@@ -221,7 +221,7 @@ impl PeerPaths {
         });
         let mtu = self.esp.and_then(|id| self.get(id)).filter(|_| self.terms.echo);
         let silent = mtu.and_then(|entry| match entry.mtu.is_silent() {
-            true => self.spares.due(entry.heard),
+            true => self.spares.due(&entry.hop, entry.heard),
             false => self.spares.look_back_at(),
         });
         let mtu = mtu.map(|entry| entry.mtu.deadline().unwrap_or(entry.heard));

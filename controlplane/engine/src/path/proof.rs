@@ -92,7 +92,8 @@ impl Paths {
         let moves = same.map_or(moves, |wanted| moves.max(wanted.moves));
         bytes = bytes.saturating_add(same.map_or(0, |wanted| wanted.credit));
         if let Some(path) = known {
-            if peer.goes_there(path, moves) || peer.is_fresh(path, now) {
+            let may = peer.origin.allows(hop.remote.ip(), &peer.endpoints);
+            if peer.goes_there(path, moves) || (may && peer.is_fresh(path, now)) {
                 peer.latest = Some(path);
                 self.use_path(id, path, moves);
                 return Ok(());
@@ -299,7 +300,7 @@ impl Paths {
     }
 
     /// No proof has come. What uses the path already goes on there.
-    fn give_up(&mut self, id: PeerId, path: PathId) {
+    pub(super) fn give_up(&mut self, id: PeerId, path: PathId) {
         match self.peers.get_mut(&id).filter(|peer| peer.is_used(path)).and_then(|peer| peer.get_mut(path)) {
             Some(entry) => entry.proof = Proof::Proven,
             None => self.drop_path(id, path),

@@ -127,6 +127,7 @@ impl Paths {
         if self.peers.get_mut(&id).is_some_and(|peer| std::mem::take(&mut peer.rebound)) {
             self.wishes.push_back(Wish::Moved { peer: id });
         }
+        self.look_for_way(now, id);
         if let Some(hop) = self.better_source(id)
             && self.decide(now, id, hop).is_ok()
         {

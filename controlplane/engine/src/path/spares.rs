@@ -40,9 +40,9 @@ impl Spares {
         self.left = self.left.take_if(|left| is_there(left, used));
     }
 
-    /// How many there are, with the one that is to be left.
-    fn number(&self) -> usize {
-        self.hops.len() + usize::from(self.left.is_some() && !self.hops.is_empty())
+    /// All of them.
+    pub(super) fn all(&self) -> &[Hop] {
+        &self.hops
     }
 
     /// All of them from sockets that are bound there.
@@ -51,8 +51,8 @@ impl Spares {
     }
 
     /// When the next one is to be tried, if the one in use is silent.
-    pub(super) fn due(&self, now_or_later: Instant) -> Option<Instant> {
-        let can = self.number() > 1 && self.trial.is_none();
+    pub(super) fn due(&self, used: &Hop, now_or_later: Instant) -> Option<Instant> {
+        let can = self.trial.is_none() && self.hops.iter().any(|hop| !is_there(hop, used));
         can.then(|| self.not_before.map_or(now_or_later, |at| at.max(now_or_later)))
     }
 
@@ -63,7 +63,7 @@ impl Spares {
 
     /// Whether a path in use is to be noticed when it is silent, however little it carries.
     pub(super) fn watches(&self) -> bool {
-        self.number() > 1
+        self.hops.len() + usize::from(self.left.is_some()) > 1
     }
 
     /// The next one whose turn it is, other than the one in use.
@@ -76,14 +76,18 @@ impl Spares {
         })
     }
 
-    /// The preferred one, when it is time to try that again. A peer that was followed elsewhere stays there.
+    /// The preferred one, when it is time to try that again, or another one of all where none of them is in use. A peer that was followed
+    /// elsewhere stays there.
     pub(super) fn look_back(&mut self, now: Instant, used: &Hop) -> Option<Hop> {
         let preferred = *self.hops.first()?;
         let mut known = self.hops.iter().chain(&self.left);
         let elsewhere = !is_there(&preferred, used) && known.any(|hop| is_there(hop, used));
         let at = self.look_back_at.take().filter(|_| elsewhere);
         self.look_back_at = elsewhere.then(|| at.filter(|at| *at > now).unwrap_or(now + LOOK_BACK_EVERY));
-        at.is_some_and(|at| at <= now).then_some(preferred)
+        match at.filter(|at| *at <= now) {
+            Some(_) if self.left.is_some() => self.next(used),
+            due => due.map(|_| preferred),
+        }
     }
 }
 
@@ -113,12 +117,15 @@ mod tests {
         let (now, later) = (instant(), instant() + Duration::from_secs(5));
         for (number, is_there) in [(0, false), (1, false), (2, true), (3, true)] {
             let mut spares = spares(number);
-            assert_eq!((spares.due(now), spares.watches()), (is_there.then_some(now), is_there));
+            let used = hop(PLACES[0]);
+            assert_eq!((spares.due(&used, now), spares.watches()), (is_there.then_some(now), is_there));
+            // Who was followed elsewhere and is silent there is looked for where it is to be, if that is one place alone.
+            assert_eq!(spares.due(&hop("203.0.113.9:4500"), now), (number > 0).then_some(now));
             spares.not_before = Some(later);
             let after = later + Duration::from_secs(1);
-            assert_eq!([now, after].map(|at| spares.due(at)), [later, after].map(|due| is_there.then_some(due)));
+            assert_eq!([now, after].map(|at| spares.due(&used, at)), [later, after].map(|due| is_there.then_some(due)));
             spares.trial = PathId::all().next();
-            assert_eq!(spares.due(now), None);
+            assert_eq!(spares.due(&used, now), None);
         }
     }
 
@@ -150,14 +157,19 @@ mod tests {
 
     #[test]
     fn where_it_is_to_leave_counts_until_it_has_left() {
-        let (now, [first, old]) = (instant(), [PLACES[0], PLACES[2]].map(hop));
-        let mut spares = spares(1).leaving(old);
-        assert_eq!((spares.due(now), spares.watches(), spares.next(&old)), (Some(now), true, Some(first)));
+        let (now, [first, second, old]) = (instant(), PLACES.map(hop));
+        let mut spares = spares(2).leaving(old);
+        assert_eq!((spares.due(&old, now), spares.watches(), spares.next(&old)), (Some(now), true, Some(first)));
         assert_eq!((spares.look_back(now, &old), spares.look_back_at()), (None, Some(now + LOOK_BACK_EVERY)));
-        assert_eq!(spares.look_back(now + LOOK_BACK_EVERY, &old), Some(first));
+        // Each of them is asked in turn.
+        let looks = [1, 2, 3].map(|times| spares.look_back(now + times * LOOK_BACK_EVERY, &old));
+        assert_eq!(looks, [Some(second), Some(first), Some(second)]);
         spares.settle(&old);
-        assert!(spares.watches());
+        assert!(spares.left.is_some());
         spares.settle(&first);
-        assert_eq!((spares.due(now), spares.watches(), spares.next(&first)), (None, false, None));
+        assert!(spares.left.is_none());
+        let mut one = Spares::of(vec![first]).leaving(old);
+        one.settle(&first);
+        assert_eq!((one.due(&first, now), one.watches(), one.next(&first)), (None, false, None));
     }
 }
