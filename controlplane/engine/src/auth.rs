@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 use adit_proto::ike::{AuthMethod, CertEncoding, HashAlg, Identification};
 
-use crate::crypto::{AuthData, KeyError, Prf, PrivateKey, PublicKey, SignError, SignatureAlgorithm, VerifyError};
+use crate::crypto::{AuthData, KeyError, KeyKind, Prf, PrivateKey, PublicKey, SignError, SignatureAlgorithm, VerifyError};
 use crate::identity::{Identity, Pattern};
-use crate::limits::{CA_SETS_TRIED_MAX, CERTIFICATES_MAX, KEYS_TRIED_MAX};
+use crate::limits::{CA_SETS_TRIED_MAX, CERTIFICATES_MAX, KEYS_COST_MAX};
 use crate::shown::Shown;
 
 pub use certificate::{Certificate, CertificateError};
@@ -362,6 +362,16 @@ fn verify_certified(
     Ok((by, key.clone()))
 }
 
+/// What it costs to try a key, in units of some twenty microseconds.
+fn cost(kind: KeyKind) -> u32 {
+    match kind {
+        KeyKind::Ed25519 | KeyKind::EcdsaP256 => 3,
+        KeyKind::EcdsaP384 => 12,
+        KeyKind::EcdsaP521 => 24,
+        KeyKind::Rsa { bits } => 1 + bits / 1024,
+    }
+}
+
 fn signature_error(key: &PublicKey, error: VerifyError) -> AuthError {
     match error {
         VerifyError::OtherKind { key, algorithm } => AuthError::KeyKind { key, algorithm },
@@ -406,7 +416,8 @@ impl Claim<'_> {
     /// Whether the signature was tried with this key already, or with few others.
     fn may_try(&self, key: &PublicKey, octets: &[u8]) -> bool {
         let signed = self.presented.signed.borrow();
-        signed.len() < KEYS_TRIED_MAX || signed.iter().any(|one| one.key == *key && one.octets == octets)
+        let spent: u32 = signed.iter().map(|one| cost(one.key.kind())).sum();
+        spent + cost(key.kind()) <= KEYS_COST_MAX || signed.iter().any(|one| one.key == *key && one.octets == octets)
     }
 
     /// The outcome of the verification of the signature with this key; it may have been made before.

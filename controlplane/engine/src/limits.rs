@@ -29,9 +29,9 @@ pub(crate) const OWN_ADDRESSES_MAX: usize = 8;
 pub(crate) const COOKIE_LEN_MAX: usize = 64;
 /// Certificates of a peer that are looked at: a chain has two or three.
 pub(crate) const CERTIFICATES_MAX: usize = 8;
-/// Keys with which one signature is tried where nobody says whose it is, and sets of CAs of one name up to which one chain is followed: each
-/// costs up to a quarter of a millisecond, and twice that, before anything is known of who asks.
-pub(crate) const KEYS_TRIED_MAX: usize = 3;
+/// What trying keys may cost where nobody says which has signed, in units of some twenty microseconds; and sets of CAs of one name up to
+/// which one chain is followed. Nothing is known of who asks at that time.
+pub(crate) const KEYS_COST_MAX: u32 = 36;
 pub(crate) const CA_SETS_TRIED_MAX: usize = 2;
 /// Longest identity that is accepted, in bytes. It goes into logs and answers, and no name in use comes near.
 pub(crate) const IDENTITY_LEN_MAX: usize = 1024;

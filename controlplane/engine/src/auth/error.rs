@@ -35,7 +35,7 @@ pub enum AuthError {
     NoCertificate,
     #[error("the peer sent {0} certificates, at most {max} are looked at", max = crate::limits::CERTIFICATES_MAX)]
     TooManyCertificates(usize),
-    #[error("the peer did not send its key, and more than {max} would have to be tried", max = crate::limits::KEYS_TRIED_MAX)]
+    #[error("the peer did not send its key, and too many would have to be tried")]
     KeyNotSent,
     #[error("its certificate is of none of the first {max} sets of CAs of that name", max = crate::limits::CA_SETS_TRIED_MAX)]
     ManyCas,

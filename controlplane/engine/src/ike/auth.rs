@@ -444,6 +444,10 @@ fn admit_one(
             Ok(admitted) => return Ok((id, admitted)),
             // It has proven that it is this one.
             Err(error @ Error::Incompatible(Incompatibility::SuiteNotAllowed(_))) => return Err((Some(id), error)),
+            // What nobody was asked any more for says more than that the first was not the one.
+            Err(error @ Error::Incompatible(Incompatibility::Auth(AuthError::KeyNotSent | AuthError::ManyCas))) => {
+                refused = Some((id, error));
+            }
             Err(error) => {
                 refused.get_or_insert((id, error));
             }

@@ -154,7 +154,10 @@ impl<'a> Candidates<'a> {
 
     /// The CERTREQ payloads for all of them, a few at most.
     pub(super) fn certificate_requests(&self) -> Vec<(CertEncoding, Vec<u8>)> {
-        first_ones(self.groups.iter().flat_map(|group| &group.certificate_requests).cloned(), CERT_REQUESTS_SENT_MAX)
+        let all = || self.groups.iter().flat_map(|group| &group.certificate_requests).cloned();
+        let is_raw = |(encoding, _): &(CertEncoding, Vec<u8>)| *encoding == CertEncoding::RAW_PUBLIC_KEY;
+        // One word for all keys, without which they have to be tried.
+        first_ones(all().filter(is_raw).chain(all().filter(|request| !is_raw(request))), CERT_REQUESTS_SENT_MAX)
     }
 
     /// Whether some of them has a post-quantum pre-shared key.
