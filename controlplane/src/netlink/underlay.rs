@@ -9,7 +9,7 @@ use crate::routing_rules::MARK;
 use adit_engine::path::{Route, Underlay};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddress, protocols::NETLINK_ROUTE};
@@ -83,13 +83,17 @@ impl KernelUnderlay {
         answers.into_iter().find_map(|answer| if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None })
     }
 
-    /// Whether what leaves by an interface comes to one of these: it is one of them, or lies on one of them, as a VLAN does.
+    /// Whether what leaves by an interface comes to one of these: it is one of them, or lies on one of them, as a VLAN does. (A bridge that
+    /// keeps VLANs apart gives one of them to its members alone: that the tunnel is none is for who set it up to see to.)
     fn leads_to(&mut self, own: &BTreeSet<u32>, mut index: u32) -> bool {
         for _ in 0..STACKED_MAX {
             if own.contains(&index) {
                 return true;
             }
-            let Some(below) = self.link(index, None).as_ref().and_then(below) else { return false };
+            let Some((below, is_vlan)) = self.link(index, None).as_ref().and_then(below) else { return false };
+            if is_vlan && self.link(below, None).is_some_and(|bridge| keeps_vlans_apart(&bridge)) {
+                return false;
+            }
             index = below;
         }
         false
@@ -196,23 +200,35 @@ impl Underlay for KernelUnderlay {
     }
 }
 
-/// The interface that another one lies on, of kinds that send by it all that they send. (The other end of a veth is on none.)
-fn below(link: &LinkMessage) -> Option<u32> {
+fn keeps_vlans_apart(bridge: &LinkMessage) -> bool {
+    let filters = |info: &LinkInfo| match info {
+        LinkInfo::Data(InfoData::Bridge(all)) => all.iter().any(|one| matches!(one, InfoBridge::VlanFiltering(true))),
+        _ => false,
+    };
+    bridge.attributes.iter().any(|one| matches!(one, LinkAttribute::LinkInfo(info) if info.iter().any(filters)))
+}
+
+/// The interface that another one lies on, of kinds that send by it all that they send, and whether it is a VLAN. (The other end of a veth
+/// is on none.)
+fn below(link: &LinkMessage) -> Option<(u32, bool)> {
     let lies = |kind: &LinkInfo| {
         use InfoKind::{IpVlan, MacSec, MacVlan, MacVtap, Vlan};
         matches!(kind, LinkInfo::Kind(Vlan | MacVlan | MacVtap | IpVlan | MacSec))
     };
-    let (mut is_on, mut elsewhere, mut index) = (false, false, None);
+    let (mut is_on, mut is_vlan, mut elsewhere, mut index) = (false, false, false, None);
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Link(below) => index = Some(*below),
             // By its number in another network namespace.
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
-            LinkAttribute::LinkInfo(info) => is_on = info.iter().any(lies),
+            LinkAttribute::LinkInfo(info) => {
+                is_on = info.iter().any(lies);
+                is_vlan = info.contains(&LinkInfo::Kind(InfoKind::Vlan));
+            }
             _ => {}
         }
     }
-    index.filter(|_| is_on && !elsewhere)
+    index.filter(|_| is_on && !elsewhere).map(|index| (index, is_vlan))
 }
 
 /// Whether a socket that is bound to `listen` receives what comes to an address of this machine.
