@@ -48,8 +48,8 @@ impl Owner {
     pub(crate) fn remedy(self, file: &str) -> String {
         match (self.is_trusted(), users::group()) {
             (true, Some(group)) if self.uid == 0 && group == self.gid => format!("run: chmod 640 {file}"),
-            // So that the service can read it, too.
-            (true, Some(_)) if self.uid == 0 => format!("run: chown root:adit {file} && chmod 640 {file}"),
+            // So that the service can read it, too, and the data plane, which is of its group, cannot.
+            (true, Some(_)) if self.uid == 0 => format!("run: chown adit {file} && chmod 600 {file}"),
             (true, _) => format!("run: chmod 600 {file}"),
             (false, Some(_)) => format!("run: chown root:adit {file} && chmod 640 {file}"),
             (false, None) => format!("run: chown root {file} && chmod 600 {file}"),
@@ -204,7 +204,7 @@ mod tests {
             assert!(of(0, 0o640).is_secret() && !of(0, 0o660).is_secret() && !of(own + 4711, 0o640).is_secret());
             assert_eq!(of(0, 0o644).remedy("FILE"), "run: chmod 640 FILE");
             let of_root = Owner { uid: 0, gid: 0, mode: 0o644 };
-            assert_eq!(of_root.remedy("FILE"), "run: chown root:adit FILE && chmod 640 FILE");
+            assert_eq!(of_root.remedy("FILE"), "run: chown adit FILE && chmod 600 FILE");
         }
     }
 }

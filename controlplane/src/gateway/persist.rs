@@ -10,6 +10,9 @@ use crate::reconcile::InstalledState;
 use crate::vault;
 use crate::view::View;
 
+/// Peers that are named in one line.
+const NAMES: usize = 8;
+
 /// What was left in the vault last.
 #[derive(Default)]
 pub(super) struct Vault {
@@ -38,11 +41,11 @@ impl Vault {
         &self.installed
     }
 
-    /// Leaves the installed state in the vault, with the totals so far. Where there is no room for all, these go first.
+    /// Leaves the installed state in the vault, with the totals so far. Where there is no room for that, these go first.
     pub(super) fn persist(&mut self, mut installed: InstalledState, view: &View, mut ike: Option<&mut Ike>) {
         installed.archive = Some(view.archive());
         self.bytes = installed.to_vault();
-        if !self.leave(view, ike.as_deref_mut()) || !self.left_out.is_empty() {
+        if !self.leave(view, ike.as_deref_mut()) {
             installed.archive = None;
             self.bytes = installed.to_vault();
             self.leave(view, ike);
@@ -86,7 +89,8 @@ impl Vault {
             } else {
                 let who = match self.left_out.as_slice() {
                     [] => "all peers".to_owned(),
-                    names => format!("who takes most of it ({})", names.join(", ")),
+                    names if names.len() <= NAMES => format!("who takes most of it ({})", names.join(", ")),
+                    names => format!("who takes most of it ({} and {} more)", names[..NAMES].join(", "), names.len() - NAMES),
                 };
                 tracing::error!(
                     "the memory for the next control plane is full: after a restart of adit, {who} will be connected anew. \

@@ -76,6 +76,7 @@ impl Gateway {
         self.manager.reloading();
         report.replaces_dataplane = reload.replaces_dataplane;
         report.problems = self.put_in_place(plane.as_deref_mut(), reload).await;
+        self.renewal.reloaded();
         if let (Some(plane), Some((listen, group))) = (plane, sockets) {
             report.replaces_dataplane |= !self.move_sockets(plane, listen, group).await;
         }

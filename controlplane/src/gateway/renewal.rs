@@ -45,6 +45,11 @@ impl Renewal {
         is_news
     }
 
+    /// All files that run were read by order: what did not fit before is over, and that was said.
+    pub(super) fn reloaded(&mut self) {
+        self.complaint = None;
+    }
+
     /// The files are those that run, whatever they were in between. Says whether that is the end of what was said.
     fn is_over(&mut self) -> bool {
         self.complaint.take().is_some()

@@ -48,7 +48,8 @@ impl Warnings {
 
     /// The lines for the log, of all certificates that are in use.
     pub fn lines(&mut self, now: u64, all: Vec<Ending>) -> Vec<String> {
-        self.said.retain(|known, _| all.contains(known));
+        // Whoever comes and goes is not warned of each time.
+        self.said.retain(|known, said| all.contains(known) || now.abs_diff(*said) < DAY);
         let soon = all.into_iter().filter(|ending| ending.until < now.saturating_add(WARN_BEFORE));
         let mut lines = Vec::new();
         for ending in soon {
