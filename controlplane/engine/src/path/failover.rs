@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn all_new_places_are_asked_and_what_it_has_left_is_gone_back_to_by_its_own_word_alone() {
+    fn all_new_places_are_asked_and_the_old_one_is_gone_back_to_by_its_word() {
         let mut world = world(true, &PLACES[..1]);
         assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
         let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
