@@ -36,7 +36,7 @@ facts() {
         for fact in CapEff CapPrm CapBnd NoNewPrivs Seccomp; do say "$unit.$fact $(status_of "$pid" $fact)"; done
         say "$unit.status $(prop StatusText "$unit@a")"
         # As the process sees them.
-        say "$unit.files $(ls -A "/proc/$pid/root/etc/adit" | wc -l)"
+        say "$unit.files $(cd "/proc/$pid/root" && ls -A etc/adit | wc -l)"
     done
     # The journal may be behind.
     wait_for 100 protections sh -c 'journalctl -o cat -b -u adit-dataplane@a | grep -q "^protections: "'

@@ -158,11 +158,14 @@ mod tests {
 
     fn world(echo: bool, alive: &[&'static str]) -> World {
         let mut paths = Paths::new(Box::new(AnyUnderlay));
-        let terms = Terms { echo, split: false, ike: false, follow: Follow::Both, local_fixed: false };
         // Of whichever version the first place is.
         let v6 = alive.first().is_some_and(|place| place.starts_with('['));
-        paths.set_static(instant(), PEER, terms, hops(if v6 { &PLACES_V6 } else { &PLACES })).unwrap();
+        paths.set_static(instant(), PEER, terms(echo), hops(if v6 { &PLACES_V6 } else { &PLACES })).unwrap();
         World { paths, now: instant(), next: 1, alive: alive.to_vec() }
+    }
+
+    fn terms(echo: bool) -> Terms {
+        Terms { echo, split: false, ike: false, follow: Follow::Both, local_fixed: false }
     }
 
     fn hops(places: &[&str]) -> Vec<Hop> {
@@ -171,6 +174,11 @@ mod tests {
     }
 
     impl World {
+        /// From now on the peer is to be looked for there.
+        fn list(&mut self, places: &[&str]) {
+            self.paths.set_static(self.now, PEER, terms(true), hops(places)).unwrap();
+        }
+
         /// Answers what is alive after ten milliseconds; gives where the peer is in the end.
         fn run(&mut self, time: Duration) -> String {
             let end = self.now + time;
@@ -242,11 +250,10 @@ mod tests {
     fn it_stays_where_it_is_when_the_list_changes_around_it() {
         let mut world = world(true, &PLACES[1..]);
         assert_eq!(world.run(Duration::from_secs(30)), PLACES[1]);
-        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
-        world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2], PLACES[1]])).unwrap();
+        world.list(&[PLACES[2], PLACES[1]]);
         assert_eq!(world.run(Duration::ZERO), PLACES[1]);
         // It is asked at the new place first, and goes there when it has answered.
-        world.paths.set_static(world.now, PEER, terms, hops(&[PLACES[2]])).unwrap();
+        world.list(&[PLACES[2]]);
         assert_eq!(world.run(Duration::ZERO), PLACES[2]);
         assert_eq!(world.run(Duration::from_secs(600)), PLACES[2], "and not back");
     }
@@ -255,9 +262,8 @@ mod tests {
     fn where_it_answers_it_stays_until_it_has_answered_at_a_new_place() {
         let mut world = world(true, &PLACES[..1]);
         assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
-        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
         // A name stands for another address, at which nobody is so far.
-        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..2])).unwrap();
+        world.list(&PLACES[1..2]);
         assert_eq!(world.run(Duration::from_secs(120)), PLACES[0]);
         world.alive.push(PLACES[1]);
         assert_eq!(world.run(Duration::from_secs(20)), PLACES[1]);
@@ -270,8 +276,7 @@ mod tests {
     fn all_new_places_are_asked_and_the_old_one_is_gone_back_to_by_its_word() {
         let mut world = world(true, &PLACES[..1]);
         assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
-        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
-        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..])).unwrap();
+        world.list(&PLACES[1..]);
         world.alive.push(PLACES[2]);
         assert_eq!(world.run(Duration::from_secs(40)), PLACES[2], "the second of them answers");
         // A packet from where it was brings it back; then it was followed there, and is left alone.
@@ -284,11 +289,10 @@ mod tests {
     fn where_it_is_looked_for_no_more_nobody_is_asked() {
         let mut world = world(true, &PLACES[..1]);
         assert_eq!(world.run(Duration::from_secs(30)), PLACES[0]);
-        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
-        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..2])).unwrap();
+        world.list(&PLACES[1..2]);
         world.run(Duration::from_millis(100));
         // The file says again what it said before, and only then somebody answers at the other place.
-        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[..1])).unwrap();
+        world.list(&PLACES[..1]);
         world.alive.push(PLACES[1]);
         assert_eq!(world.run(Duration::from_secs(60)), PLACES[0]);
     }
@@ -302,8 +306,7 @@ mod tests {
             world.paths.handle_traffic(world.now, PEER);
             world.run(Duration::from_millis(500));
         }
-        let terms = Terms { echo: true, split: false, ike: false, follow: Follow::Both, local_fixed: false };
-        world.paths.set_static(world.now, PEER, terms, hops(&PLACES[1..2])).unwrap();
+        world.list(&PLACES[1..2]);
         assert_eq!(world.run(Duration::ZERO), PLACES[1]);
     }
 
