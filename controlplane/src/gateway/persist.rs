@@ -115,8 +115,7 @@ impl Vault {
     fn leave(&mut self, view: &View, ike: Option<&mut Ike>) -> bool {
         let room = view.with_master(|master| master.vault_capacity()).unwrap_or(usize::MAX);
         let installed = &self.bytes;
-        // Changes that are put behind it have room, too.
-        let most = room.saturating_sub(vault::HEAD_LEN + installed.len()) / 8 * 7;
+        let most = room.saturating_sub(vault::HEAD_LEN + installed.len());
         let (ike, left_out) = ike.map(|ike| ike.snapshot(most)).unwrap_or_default();
         self.left_out = left_out;
         let all = vault::join(installed, &ike);

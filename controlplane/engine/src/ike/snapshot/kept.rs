@@ -135,7 +135,8 @@ impl Kept {
             }
             let mut least_first: Vec<(usize, PeerId)> = of.into_iter().map(|(peer, bytes)| (bytes, peer)).collect();
             least_first.sort_unstable();
-            while size > most
+            // What is put behind it wants room, too.
+            while size > most / 8 * 7
                 && let Some((bytes, peer)) = least_first.pop()
             {
                 size -= bytes;
