@@ -40,8 +40,9 @@ RUNS ?= 10
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOOM := $(CARGO) test --locked --release -p adit-channel --features loom --test loom
-# Everything at once, which `make test` has beside all the rest: it waits more than it works.
+# What `make test` has beside all the rest, since it waits more than it works: everything at once, then the machine with systemd.
 SOAK := $(CARGO) test --locked --workspace --test soak -- --nocapture
+MACHINE := services::
 # One test, because what it measures must not run beside others.
 MATRIX := full::every_case_is_tried_and_the_page_tells_what_came_of_it
 # The programs that the tests drive. By name, because the bench's own would cost half a minute, and no test runs it.
@@ -81,10 +82,13 @@ test:
 	    run $(CARGO) test --locked --workspace --doc
 	    run $(LOOM)
 	    export ADIT_BIN_DIR="$$(realpath $(TARGET)/release)"
-	    run env ADIT_SOAK_SECONDS=300 $(SOAK) >$(TARGET)/soak-part.log 2>&1 &
-	    run env ADIT_TEST=part $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast
+	    {
+	        run env ADIT_SOAK_SECONDS=300 $(SOAK)
+	        run $(CARGO) test --locked --workspace --test e2e -- $(MACHINE)
+	    } >$(TARGET)/beside.log 2>&1 &
+	    run env ADIT_TEST=part $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- --skip $(MACHINE)
 	    wait
-	    cat $(TARGET)/soak-part.log
+	    cat $(TARGET)/beside.log
 	    if [ $(ADIT_TEST) = full ]; then run $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX); fi
 	} 2>&1 | tee $(TARGET)/test.log
 	$(TALLY) tests="all tests" $(TARGET)/test.log

@@ -51,7 +51,7 @@ mod renewal;
 mod restart;
 mod routers;
 mod secrets;
-mod service;
+mod services;
 mod state_disk;
 mod steering;
 mod stop;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run as a service of the guest whose process 1 is systemd; service.rs judges what it writes: a line `NAME VALUE…` for each fact.
+# Run as a service of the guest whose process 1 is systemd; services.rs judges what it writes: a line `NAME VALUE…` for each fact.
 exec 3>/dev/ttyS1 </dev/null
 say() { echo "$*" >&3; }
 prop() { systemctl show -P "$1" "$2"; }

@@ -1,4 +1,4 @@
-//! The services of both planes, as a machine runs them whose process 1 is systemd. One machine for all: `service.sh` does everything
+//! The services of both planes, as a machine runs them whose process 1 is systemd. One machine for all: `services.sh` does everything
 //! in it and tells facts, which are judged here.
 
 use std::fs;
@@ -37,7 +37,7 @@ fn boot() -> Result<Machine> {
         files.push(MachineFile::new(format!("etc/adit/{name}.yaml"), 0o644, config));
         files.push(MachineFile::new(format!("etc/adit/{peer}.psk"), 0o600, format!("{}\n", "5f1d3c8a99b2e7f0".repeat(4))));
     }
-    Machine::run(&files, include_str!("service.sh"))
+    Machine::run(&files, include_str!("services.sh"))
 }
 
 const UNITS: [&str; 2] = ["adit@.service", "adit-dataplane@.service"];
