@@ -31,8 +31,8 @@ use crate::schema;
 use crate::view::View;
 pub use listeners::Listeners;
 
-/// How long an answer waits for news of IKE.
-const LOOK_WITHIN: Duration = Duration::from_millis(500);
+/// How long an answer waits for news of IKE: the loop is busy for so long where a data plane starts, and on a host without a core for it.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// What is answered at which socket.
 struct Routers {
     local: Router,
@@ -78,7 +78,7 @@ async fn token_required(State(view): State<Arc<View>>, request: extract::Request
 }
 
 /// Has the loop of the gateway tell how IKE does now, before the question is answered. While that loop starts a data plane, the
-/// answer is what it told last.
+/// answer is what it told last, and says how old that is.
 async fn look_first(State(requests): State<mpsc::Sender<Request>>, request: extract::Request, next: Next) -> Response {
     let (reply, answer) = oneshot::channel();
     let looked = async {

@@ -50,6 +50,9 @@ pub struct ControlPlane {
     pub pid: u32,
     pub version: String,
     pub uptime_s: u64,
+    /// How long ago what is said of IKE and of paths was so, where that is a second or more: the gateway was too busy to look again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of_s: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

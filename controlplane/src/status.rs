@@ -102,6 +102,9 @@ fn gateway(status: &Status) -> String {
     let control = &status.control_plane;
     let process = |pid, version: &str, up: &str, s| format!("process {pid}, version {version}, {up} {}", duration(s));
     out += &fact("control plane", &process(control.pid, &control.version, "up", control.uptime_s));
+    if let Some(age) = control.as_of_s {
+        out += &fact("", &format!("too busy to look: what is said of IKE and paths was so {} ago", duration(age)));
+    }
     match &status.data_plane {
         Some(plane) => {
             let up = if plane.started_here { "up" } else { "attached for" };

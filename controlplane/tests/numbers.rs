@@ -418,6 +418,20 @@ fn the_status_can_be_read_by_programs_and_by_people() {
     insta::assert_snapshot!(status::of_peer(&now.peers[0]));
 }
 
+#[test]
+fn what_is_not_of_now_says_how_old_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let said = |view: &View| (view.status().control_plane.as_of_s, status::report(&view.status()).contains("too busy to look"));
+    assert_eq!(said(&view), (None, false), "nobody has looked: the gateway is starting");
+    for (age_s, as_of_s) in [(0, None), (3, Some(3)), (7000, Some(7000))] {
+        let made = Instant::now().checked_sub(Duration::from_secs(age_s));
+        view.set_ike(Report { made, ..Report::default() });
+        assert_eq!(said(&view), (as_of_s, as_of_s.is_some()));
+        assert_fits(&status::report(&view.status()));
+    }
+}
+
 fn assert_fits(text: &str) {
     let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
     assert!(long.is_empty(), "{long:#?} in\n{text}");

@@ -48,7 +48,8 @@ fn readdress(gateway: &Gateway, old: &str, new: &str) -> Result<()> {
 
 /// Where a gateway has its peer, and itself.
 fn path(gateway: &Gateway) -> Result<[String; 2]> {
-    let sa = ike(gateway)?["sas"][0].take();
+    let ike = ike(gateway)?;
+    let sa = ike["sas"].get(0).with_context(|| format!("{} has no IKE SA: {ike:#}\n{}", gateway.name, gateway.log()))?;
     Ok(["local", "remote"].map(|end| sa[end].as_str().unwrap_or_default().to_owned()))
 }
 

@@ -16,6 +16,8 @@ use crate::schema;
 /// What the engine knows of all peers, by their places in the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
+    /// When the engine was asked; `None` when it never was.
+    pub made: Option<Instant>,
     /// Of all peers.
     pub paths: BTreeMap<usize, Vec<PathStatus>>,
     /// Of those that use IKE.
@@ -45,7 +47,7 @@ pub struct ByIke {
 
 /// `ids` are those of all peers, `places` those of the ones that use IKE.
 pub fn of(endpoint: &Endpoint, ids: &[PeerId], places: &BTreeMap<PeerId, usize>, now: Instant) -> Report {
-    let mut report = Report { half_open: endpoint.half_open(), total: endpoint.counters(), ..Report::default() };
+    let mut report = Report { made: Some(now), half_open: endpoint.half_open(), total: endpoint.counters(), ..Report::default() };
     report.lookups_waiting = endpoint.all_paths().lookups_waiting();
     report.paths = ids.iter().enumerate().map(|(place, id)| (place, endpoint.paths(*id))).collect();
     for (id, place) in places {

@@ -56,6 +56,7 @@ impl View {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_s: self.started.elapsed().as_secs(),
+                as_of_s: self.ike().made.map(|made| made.elapsed().as_secs()).filter(|age| *age > 0),
             },
             data_plane: self.data_plane(),
             data_plane_restarts: self.restarts.load(Ordering::Relaxed),
