@@ -202,7 +202,7 @@ pub enum Signal {
     Interrupt,
     /// Stop at once, nothing can be cleaned up.
     Kill,
-    /// Freeze.
+    /// Freeze. It is done when it is sent.
     Stop,
     /// Go on after [`Signal::Stop`].
     Continue,
@@ -234,7 +234,25 @@ pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     // SAFETY: kill takes two integers and touches no memory of this process.
-    check(unsafe { libc::kill(pid, number) })
+    check(unsafe { libc::kill(pid, number) })?;
+    if signal == Signal::Stop { wait_until_still(pid) } else { Ok(()) }
+}
+
+/// Waits until no thread of a process runs: that begins with the one that takes the signal, which may have to wait for a core while
+/// others go on.
+fn wait_until_still(pid: libc::pid_t) -> io::Result<()> {
+    const WITHIN: Duration = Duration::from_secs(60);
+    let runs = |stat: &str| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['T', 'Z', 'X']));
+    let began = Instant::now();
+    while began.elapsed() < WITHIN {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))?.collect::<io::Result<Vec<_>>>()?;
+        let stats = threads.iter().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+        if !stats.into_iter().any(|stat| runs(&stat)) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Moves the calling thread into a new namespace and returns the handle of it.

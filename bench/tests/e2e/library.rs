@@ -102,18 +102,26 @@ async fn connect(to: IpAddr) -> Result<Client> {
     Ok(Client::connect_with(SocketAddr::new(to, PORT), peer("client", "server").build()?, options).await?)
 }
 
-/// Sends packets until one comes back; how many did not.
+/// Sends packets until one comes back, and waits for the others; how many did not.
 async fn echoes(client: &Client) -> Result<u16> {
     let until = Instant::now() + PATIENCE;
-    for number in 0..u16::MAX {
+    let mut sent = 0;
+    loop {
         ensure!(Instant::now() < until, "no packet comes back");
-        client.send_packet(&packet(number)).await?;
+        client.send_packet(&packet(sent)).await?;
+        sent += 1;
         if let Ok(received) = tokio::time::timeout(Duration::from_millis(20), client.recv_packet()).await {
             received?;
-            return Ok(number);
+            break;
         }
     }
-    Ok(u16::MAX)
+    let mut came = 1;
+    while came < sent {
+        let Ok(received) = tokio::time::timeout_at(until.into(), client.recv_packet()).await else { break };
+        received?;
+        came += 1;
+    }
+    Ok(sent - came)
 }
 
 /// Host a drops what comes from the address that the kernel of host b would choose, as a NAT on the way would.

@@ -7,16 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
-use std::thread;
 
 use adit_bench::lab::{Lab, LabOptions, SOON, wait_until};
 use adit_bench::netns::{Signal, signal};
-use adit_channel::{LiveSa, Master};
+use adit_channel::{LiveSa, Master, Sizes};
 use adit_proto::control::{Command, Direction, Event, InboundSa, OutboundSa, PeerId, PeerTag, RECORD_LEN_MAX, SaKey, Selector};
 use adit_proto::ike::AddressRange;
 use adit_proto::stats::Gauge;
 use adit_proto::suite::{KEY_LEN_MAX, SALT_LEN};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::ike_tunnel::{ROLES, patient, spis};
 use crate::{edit, reaches};
@@ -147,7 +146,8 @@ fn exchange(plane: u32, old: &Command, new: &Command) -> Result<()> {
     });
     ensure!(old.len() == new.len());
     let memory = memory_of(plane)?;
-    let mut bytes = vec![0; usize::try_from(memory.metadata()?.len())?];
+    // The commands for the first worker are in front of all others.
+    let mut bytes = vec![0; (Sizes::default().command_bytes + (64 << 10)) as usize];
     let mut place = None;
     wait_until("the command is on its way", SOON, || {
         memory.read_exact_at(&mut bytes, 0)?;
@@ -170,15 +170,13 @@ fn selectors_that_are_lost_are_given_again() -> Result<()> {
     let add = Command::SelectorAdd { peer, selector: Selector::any_of(range(own, own), network) };
     let remove = Command::SelectorRemove { peer, selector: Selector::any_of(range(own, own), range(other, other)) };
     edit(lab.a(), "selectors: [", &format!("selectors: [{{ local: {own}, remote: 10.99.0.0/24 }}, "))?;
-    // A new selector is on its way, and the data plane reads that the one of the two hosts is to go. It says that this is done.
+    // A new selector is on its way, and the data plane reads that the one of the two hosts is to go. It says that this is done. It stands
+    // still as shortly as can be: one that hangs is replaced.
+    let control = lab.gateways[0].control()?.pid();
     signal(plane, Signal::Stop)?;
-    thread::scope(|scope| {
-        let reload = scope.spawn(|| lab.a().adit("reload"));
-        let exchanged = exchange(plane, &add, &remove);
-        signal(plane, Signal::Continue)?;
-        reload.join().map_err(|_| anyhow!("the reload panicked"))??;
-        exchanged
-    })?;
+    let exchanged = signal(control, Signal::Hangup).map_err(Into::into).and_then(|()| exchange(plane, &add, &remove));
+    let went_on = signal(plane, Signal::Continue).context("the data plane is gone");
+    exchanged.and(went_on).with_context(|| lab.a().log())?;
     lab.a().wait_for_log("the data plane has fewer peers, or selectors of them, than it was given", SOON)?;
     wait_until("it has all four", SOON, || Ok(lab.a().metrics()?.gauge(0, Gauge::Selectors) == Some(4.0)))
         .with_context(|| lab.a().log())?;
