@@ -30,6 +30,8 @@ export FUZZ_SECONDS ?= 20
 endif
 # Tests end to end wait more than they work; those that measure take turns all the same.
 export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
+# What went wrong is said in words; where in the code an error was made would come between them and the end of the log.
+export RUST_LIB_BACKTRACE ?= 0
 # What is built once, from nothing, is built sooner without what only a second build would use.
 ifdef CI
 export CARGO_INCREMENTAL ?= 0
@@ -48,7 +50,8 @@ MATRIX := full::every_case_is_tried_and_the_page_tells_what_came_of_it
 # The programs that the tests drive. By name, because the bench's own would cost half a minute, and no test runs it.
 DRIVEN := --bin adit --bin adit-dataplane
 # What failed in a log, each with the first lines of what it said.
-WHY := awk '/^test .* FAILED$$/ { print } /^error(\[|: )/ { lines = 10 } /^---- .* stdout ----$$/ { lines = 20 } lines-- > 0 { print }'
+WHY := awk 'function tell(n) { lines = n > lines ? n : lines } /^test .* FAILED$$/ { print } /^error(\[|: )/ { tell(10) } \
+    /^---- .* stdout ----$$/ { tell(20) } /^(Error: |Caused by:)/ { tell(8) } lines-- > 0 { print substr($$0, 1, 400) }'
 # Several commands of one recipe: each is told, and run whatever became of the one before.
 RUN = run() { echo "+ $$*"; "$$@" || touch $(TARGET)/$@.failed; }
 # How many tests a log tells of, and how long it has taken since the recipe began: tests=WHICH LOG.

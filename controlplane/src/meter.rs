@@ -9,7 +9,7 @@ pub mod drops;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use adit_channel::LiveSa;
+use adit_channel::{GoneSas, LiveSa};
 use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
 use adit_proto::stats::Count;
 
@@ -59,6 +59,8 @@ pub struct Meter {
     /// The same of those that were not among the last ones, and when they were missed first: most are gone. One that its worker was just
     /// writing is there again next time, and must not be counted anew from its first packet.
     missed: HashMap<SaKey, (FlowKey, Volume, Instant)>,
+    /// How many SAs of each worker had gone when they were looked at last, all of them counted.
+    counted: Vec<u64>,
     flows: BTreeMap<FlowKey, Flow>,
     /// The attached data plane was looked at before.
     looked: bool,
@@ -68,30 +70,21 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Looks at the SAs of the attached data plane: as often as anybody asks, and before SAs are removed. `started_here`: what has
-    /// moved by the first look has moved just now.
-    pub fn count(&mut self, now: Instant, live: &[(u16, LiveSa)], peers: &Peers, started_here: bool) {
-        let is_news = self.looked || started_here;
+    /// Looks at the SAs of the attached data plane, and at those that have gone behind [`Meter::counted`]: as often as anybody asks, and
+    /// before SAs are removed. `started_here`: what has moved by the first look has moved just now.
+    pub fn count(&mut self, now: Instant, live: &[(u16, LiveSa)], gone: GoneSas, peers: &Peers, started_here: bool) {
+        let moved = (self.looked || started_here).then_some(now);
         self.looked = true;
+        for (key, name, volume) in gone.sas.iter().filter_map(|sa| named(sa, peers)) {
+            self.add_up(key, name, volume, moved);
+            // Another one may have its name by now.
+            self.seen.remove(&key);
+            self.missed.remove(&key);
+        }
+        self.counted = gone.by_worker;
         let mut seen = HashMap::with_capacity(live.len());
-        for (_, sa) in live {
-            let tag = peers.get(&sa.peer).copied().unwrap_or(NOBODY);
-            if tag == NOBODY || usize::from(sa.child.0) >= CHILD_IDS_MAX {
-                continue;
-            }
-            let (key, name) = ((sa.direction as u8, sa.peer, sa.spi), (tag.0, sa.child, sa.direction as u8));
-            let volume = Volume { packets: sa.packets, bytes: sa.bytes };
-            // One that has less than before was made anew.
-            let before = self.seen.get(&key).map(|(_, before)| *before);
-            let before = before.or_else(|| self.missed.get(&key).map(|(_, before, _)| *before));
-            let before = before.filter(|before| before.packets <= volume.packets && before.bytes <= volume.bytes);
-            let before = before.unwrap_or_default();
-            let flow = self.flows.entry(name).or_default();
-            flow.total.packets = flow.total.packets.wrapping_add(volume.packets - before.packets);
-            flow.total.bytes = flow.total.bytes.wrapping_add(volume.bytes - before.bytes);
-            if volume.packets > before.packets && is_news {
-                flow.moved = Some(now);
-            }
+        for (key, name, volume) in live.iter().filter_map(|(_, sa)| named(sa, peers)) {
+            self.add_up(key, name, volume, moved);
             seen.insert(key, (name, volume));
         }
         let room = live.len() + MISSED_MIN;
@@ -100,6 +93,26 @@ impl Meter {
         let missed = missed.take(room.saturating_sub(self.missed.len()));
         self.missed.extend(missed.map(|(key, (name, volume))| (key, (name, volume, now))));
         self.seen = seen;
+    }
+
+    /// How many SAs of each worker have gone and are counted.
+    pub fn counted(&self) -> &[u64] {
+        &self.counted
+    }
+
+    /// Adds what an SA has carried since it was looked at last.
+    fn add_up(&mut self, key: SaKey, name: FlowKey, volume: Volume, moved: Option<Instant>) {
+        let before = self.seen.get(&key).map(|(_, before)| *before);
+        let before = before.or_else(|| self.missed.get(&key).map(|(_, before, _)| *before));
+        // One that has less than before was made anew.
+        let before = before.filter(|before| before.packets <= volume.packets && before.bytes <= volume.bytes);
+        let before = before.unwrap_or_default();
+        let flow = self.flows.entry(name).or_default();
+        let more = Volume { packets: volume.packets - before.packets, bytes: volume.bytes - before.bytes };
+        add(&mut flow.total, more);
+        if more.packets > 0 {
+            flow.moved = moved.or(flow.moved);
+        }
     }
 
     /// Measures the rates since the last time; to be called about once a second, behind [`Meter::count`].
@@ -126,6 +139,7 @@ impl Meter {
     pub fn forget_sas(&mut self) {
         self.seen.clear();
         self.missed.clear();
+        self.counted.clear();
         self.looked = false;
         self.rated = None;
         self.workers.clear();
@@ -138,7 +152,7 @@ impl Meter {
         self.flows.retain(|(tag, ..), _| stay.contains(tag));
     }
 
-    /// What SAs carried that are gone: with what live ones have it makes the totals.
+    /// What SAs carried that are gone and counted: with what live ones have it makes the totals.
     pub fn gone(&self) -> Vec<Gone> {
         let mut live: HashMap<FlowKey, Volume> = HashMap::new();
         for (name, volume) in self.seen.values() {
@@ -157,9 +171,11 @@ impl Meter {
         gone.collect()
     }
 
-    /// Goes on with what a control plane before us had counted of SAs that are gone. What was seen of live ones is beside it.
-    pub fn inherit(&mut self, gone: &[Gone]) {
+    /// Goes on with what a control plane before us had counted of SAs that are gone, so many of each worker. What was seen of live ones
+    /// is beside it.
+    pub fn inherit(&mut self, gone: &[Gone], counted: &[u64]) {
         self.flows.clear();
+        self.counted = counted.to_vec();
         let gone = gone.iter().map(|one| ((one.peer.0, one.child, one.direction as u8), one.volume));
         for (name, volume) in gone.chain(self.seen.values().copied()) {
             let flow = self.flows.entry(name).or_default();
@@ -200,6 +216,14 @@ impl Meter {
     pub fn worker(&self, worker: usize) -> WorkerRates {
         self.workers.get(worker).copied().unwrap_or_default()
     }
+}
+
+/// Names of an SA and of its Child SA, and what it has carried; `None` for one that is nobody's.
+fn named(sa: &LiveSa, peers: &Peers) -> Option<(SaKey, FlowKey, Volume)> {
+    let tag = peers.get(&sa.peer).copied().filter(|tag| *tag != NOBODY)?;
+    let direction = sa.direction as u8;
+    let volume = Volume { packets: sa.packets, bytes: sa.bytes };
+    (usize::from(sa.child.0) < CHILD_IDS_MAX).then_some(((direction, sa.peer, sa.spi), (tag.0, sa.child, direction), volume))
 }
 
 /// A hostile data plane may have written any numbers.

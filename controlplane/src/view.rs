@@ -43,9 +43,9 @@ impl Planes {
     /// What the data plane has now, all of it counted.
     fn look(&mut self) -> Vec<(u16, LiveSa)> {
         let Some(attached) = &self.attached else { return Vec::new() };
-        let live = attached.master.live_sas();
+        let (gone, live) = (attached.master.gone_sas(self.meter.counted()), attached.master.live_sas());
         let now = Instant::now();
-        self.meter.count(now, &live, &attached.peers, attached.started_here);
+        self.meter.count(now, &live, gone, &attached.peers, attached.started_here);
         self.drops.count(now, &attached.master.peer_drops(&attached.peers), attached.started_here);
         live
     }
@@ -211,6 +211,7 @@ impl View {
             restarts: self.restarts.load(Ordering::Relaxed),
             numbers: planes.archive.clone(),
             gone: planes.meter.gone(),
+            counted: planes.meter.counted().to_vec(),
             drops: planes.drops.gone(),
         }
     }
@@ -220,7 +221,7 @@ impl View {
         self.restarts.store(archive.restarts, Ordering::Relaxed);
         let mut planes = lock(&self.planes);
         planes.archive = archive.numbers.totals();
-        planes.meter.inherit(&archive.gone);
+        planes.meter.inherit(&archive.gone, &archive.counted);
         planes.drops.inherit(&archive.drops);
     }
 
@@ -229,7 +230,8 @@ impl View {
         let mut planes = lock(&self.planes);
         planes.archive.add(&Numbers::read(master).totals());
         let now = Instant::now();
-        planes.meter.count(now, &master.live_sas(), peers, false);
+        let gone = master.gone_sas(planes.meter.counted());
+        planes.meter.count(now, &master.live_sas(), gone, peers, false);
         planes.drops.count(now, &master.peer_drops(peers), false);
         planes.forget_plane();
     }

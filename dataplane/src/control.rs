@@ -183,8 +183,11 @@ fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Envir
     let claim = env.registry.claim_outbound(env.id, sa.peer, sa.spi)?;
     let slot = match state.tables.install_outbound(sa) {
         Ok((slot, before)) => {
-            if let Some(before) = before.filter(|before| *before != sa.spi) {
-                env.registry.release_outbound(env.id, sa.peer, before);
+            if let Some((spi, _)) = before.filter(|(spi, _)| *spi != sa.spi) {
+                env.registry.release_outbound(env.id, sa.peer, spi);
+            }
+            if let Some((_, old)) = before.filter(|(_, old)| *old != slot) {
+                env.port.sa_remove(old);
             }
             slot
         }

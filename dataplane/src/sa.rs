@@ -3,6 +3,8 @@
 //! An SA has one owner, so its sequence number and its window are plain integers. What every packet touches lies in
 //! [`OutboundSa`] and [`InboundSa`]; what the control plane installs is [`adit_proto::control`]'s.
 
+use std::collections::VecDeque;
+
 use adit_channel::{PATH_SLOTS_MAX, PATH_SLOTS_UNIT, PEER_SLOTS_UNIT};
 use adit_esp::aead::{Aead, Backend};
 use adit_esp::{Opener, Sealer};
@@ -113,7 +115,8 @@ pub struct Tables {
     inbound: Vec<InboundSa>,
     /// Open addressing from SPI to index in `inbound`; a power of two, at most half full.
     by_spi: Box<[u32]>,
-    free_slots: Vec<u32>,
+    /// The next one is what has been free for longest: what its last SA has carried can still be read in it.
+    free_slots: VecDeque<u32>,
     sa_slots: usize,
     /// Slots for counters of paths that nobody has.
     free_path_slots: Vec<u16>,
@@ -131,7 +134,7 @@ impl Tables {
             present: Vec::with_capacity(max_peers.into()),
             inbound: Vec::with_capacity(sa_slots as usize),
             by_spi: vec![EMPTY; (2 * sa_slots as usize).next_power_of_two()].into_boxed_slice(),
-            free_slots: (0..sa_slots).rev().collect(),
+            free_slots: (0..sa_slots).collect(),
             sa_slots: sa_slots as usize,
             free_path_slots: (0..path_slots(max_peers)).rev().collect(),
             halves_bytes: 0,
@@ -263,7 +266,7 @@ impl Tables {
         let place = children.iter().position(|one| one.id == child).ok_or(Refusal::NoSuchChild)?;
         let removed = children.remove(place);
         if let Some(sa) = removed.outbound {
-            self.free_slots.push(sa.slot);
+            self.free_slots.push_back(sa.slot);
             gone(Direction::Outbound, sa.esp.spi, sa.slot);
         }
         for _ in 0..removed.inbound {
@@ -345,9 +348,9 @@ impl Tables {
         Ok(())
     }
 
-    /// Installs the SA to seal with on a lane of a Child SA, in the place and the slot of the one that was there; returns the slot,
-    /// and the SPI of that one.
-    pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<(u32, Option<Spi>), Refusal> {
+    /// Installs the SA to seal with on a lane of a Child SA, in the place of the one that was there; returns its slot, and SPI and slot of
+    /// that one. They have the same slot where no other one is free.
+    pub fn install_outbound(&mut self, sa: &control::OutboundSa) -> Result<(u32, Option<(Spi, u32)>), Refusal> {
         if sa.seq_next == 0 || sa.seq_limit < sa.seq_next || !is_seq(sa.seq_limit, sa.esn) || sa.spi.0 <= esp::SPI_RESERVED_MAX {
             return Err(Refusal::BadValue);
         }
@@ -361,13 +364,14 @@ impl Tables {
             return Err(Refusal::SpiInUse);
         }
         let child = peer.child(sa.child).ok_or(Refusal::NoSuchChild)?;
-        let before = child.outbound.as_ref().map(|old| old.esp.spi);
-        let slot = match &child.outbound {
-            // The same SPI stands for the same key, under which no number may come twice.
-            Some(old) if old.esp.spi == sa.spi && sa.seq_next < old.esp.seq_next => return Err(Refusal::BadValue),
-            Some(old) => old.slot,
-            None => self.free_slots.pop().ok_or(Refusal::SaTableFull)?,
-        };
+        let before = child.outbound.as_ref().map(|old| (old.esp.spi, old.slot));
+        // The same SPI stands for the same key, under which no number may come twice.
+        if child.outbound.as_ref().is_some_and(|old| old.esp.spi == sa.spi && sa.seq_next < old.esp.seq_next) {
+            return Err(Refusal::BadValue);
+        }
+        let free = self.free_slots.pop_front();
+        let slot = free.or(before.map(|(_, slot)| slot)).ok_or(Refusal::SaTableFull)?;
+        self.free_slots.extend(before.map(|(_, slot)| slot).filter(|old| *old != slot));
         child.outbound = Some(Box::new(OutboundSa {
             esp: Sealer {
                 spi: sa.spi,
@@ -396,7 +400,7 @@ impl Tables {
         }
         self.peer(sa.peer).ok_or(Refusal::NoSuchPeer)?.child(sa.child).ok_or(Refusal::NoSuchChild)?;
         let aead = self.key(sa.suite, &sa.key)?;
-        let slot = self.free_slots.pop().ok_or(Refusal::SaTableFull)?;
+        let slot = self.free_slots.pop_front().ok_or(Refusal::SaTableFull)?;
         if let Some(child) = self.peer(sa.peer).and_then(|peer| peer.child(sa.child)) {
             child.inbound += 1;
         }
@@ -436,7 +440,7 @@ impl Tables {
         if let Some(child) = self.peer(peer).and_then(|peer| peer.child(sa.child)) {
             child.inbound -= 1;
         }
-        self.free_slots.push(sa.slot);
+        self.free_slots.push_back(sa.slot);
         Ok(sa.slot)
     }
 
@@ -445,7 +449,7 @@ impl Tables {
         let children = self.peer(peer).map(|peer| &mut peer.children).ok_or(Refusal::NoSuchSa)?;
         let taken = children.iter_mut().find_map(|child| child.outbound.take_if(|sa| sa.esp.spi == spi));
         let sa = taken.ok_or(Refusal::NoSuchSa)?;
-        self.free_slots.push(sa.slot);
+        self.free_slots.push_back(sa.slot);
         Ok(sa.slot)
     }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, traffic, wait_until};
+use adit_proto::stats::Count;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -97,6 +98,47 @@ fn static_keys_and_ike_show_the_same_fields_series_and_tables() -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[test]
+fn what_is_carried_while_keys_are_replaced_is_in_the_totals() -> Result<()> {
+    const BYTES: u64 = 1 << 30;
+    let mut lab = Lab::start(&patient(&ROLES))?;
+    let [a, b] = [lab.a(), lab.b()];
+    reaches(&a.netns, b.inner())?;
+    let transfer = traffic::start(&a.netns, &b.netns, b.inner().into(), BYTES)?;
+    let mut orders = 0;
+    while transfer.is_running() {
+        a.adit(if orders % 4 == 0 { "rekey --ike site-b" } else { "rekey site-b" })?;
+        orders += 1;
+    }
+    transfer.finish()?.verify(BYTES)?;
+    ensure!(orders >= 8, "only {orders} times keys were replaced");
+    // The worker counts as well, whatever becomes of the SAs.
+    let all_is_counted = |lab: &Lab| -> Result<()> {
+        for gateway in &lab.gateways {
+            let mut said = None;
+            wait_until("the Child SA has carried what the worker has", SOON, || {
+                let metrics = gateway.metrics()?;
+                let of_child = |direction| metrics.sum("adit_child_sa_bytes_total", &[("direction", direction)]);
+                let of_worker = [Count::SealedBytes, Count::OpenedBytes].map(|count| Some(metrics.count(count) as f64));
+                let both = ([of_child("out"), of_child("in")], of_worker);
+                said = Some(both);
+                Ok(both.0 == both.1)
+            })
+            .with_context(|| format!("{}: {said:?} bytes sealed and opened\n{}", gateway.name, lab.logs()))?;
+        }
+        Ok(())
+    };
+    all_is_counted(&lab)?;
+    // The next control plane has not seen how the last SA of this one ended.
+    let transfer = traffic::start(&lab.b().netns, &lab.a().netns, lab.a().inner().into(), BYTES / 4)?;
+    lab.a().adit("rekey site-b")?;
+    lab.gateways[0].kill_control()?;
+    lab.gateways[0].start_control()?;
+    transfer.finish()?.verify(BYTES / 4)?;
+    wait_until("the new control plane serves metrics", SOON, || Ok(lab.a().metrics().is_ok())).with_context(|| lab.logs())?;
+    all_is_counted(&lab)
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Looks {
 
     fn look(&mut self, live: &[(u16, LiveSa)]) {
         self.now += Duration::from_secs(1);
-        self.meter.count(self.now, live, &peers(), true);
+        self.meter.count(self.now, live, GoneSas::default(), &peers(), true);
         self.meter.rate(self.now, &self.numbers);
     }
 
@@ -85,7 +85,7 @@ fn a_second_look_at_one_moment_counts_nothing_twice() {
     let mut looks = Looks::new();
     looks.look(&[inbound(1, 10)]);
     for _ in 0..3 {
-        looks.meter.count(looks.now, &[inbound(1, 12)], &peers(), true);
+        looks.meter.count(looks.now, &[inbound(1, 12)], GoneSas::default(), &peers(), true);
     }
     assert_eq!(looks.received().packets, 12);
     looks.look(&[inbound(1, 12)]);
@@ -104,6 +104,37 @@ fn totals_go_on_when_sas_and_data_planes_come_anew() {
     assert_eq!(looks.received().packets, 17, "in another data plane");
 }
 
+/// SAs that have gone: the last of so many of the first worker.
+fn gone(sas: &[(u16, LiveSa)], all: u64) -> GoneSas {
+    GoneSas { sas: sas.iter().map(|(_, sa)| *sa).collect(), by_worker: vec![all] }
+}
+
+#[test]
+fn what_an_sa_carried_between_the_last_look_and_its_end_is_counted() {
+    let mut looks = Looks::new();
+    looks.look(&[inbound(1, 10)]);
+    let mut count = |live: &[_], gone| {
+        looks.meter.count(looks.now, live, gone, &peers(), true);
+        looks.received().packets
+    };
+    assert_eq!(count(&[inbound(2, 5)], gone(&[inbound(1, 13)], 1)), 18);
+    // Missed by one look, since it went between the looks at those that are gone and at those that live.
+    assert_eq!(count(&[], gone(&[], 1)), 18);
+    assert_eq!(count(&[], gone(&[inbound(2, 6)], 2)), 19);
+    // Come and gone without having been seen, and another one of that name.
+    assert_eq!(count(&[inbound(3, 2)], gone(&[inbound(3, 100)], 3)), 121);
+    assert_eq!(count(&[inbound(3, 4)], gone(&[], 3)), 123);
+    assert_eq!(looks.meter.counted(), [3]);
+    // The next control plane counts those that go from here on, and none twice.
+    let left = (looks.meter.gone(), looks.meter.counted().to_vec());
+    let mut next = Looks::new();
+    next.meter.inherit(&left.0, &left.1);
+    next.meter.count(next.now, &[], gone(&[inbound(3, 9)], 4), &peers(), true);
+    assert_eq!((next.received().packets, next.meter.counted()), (128, &[4][..]));
+    next.meter.forget_sas();
+    assert!(next.meter.counted().is_empty(), "another data plane begins at none");
+}
+
 #[test]
 fn the_next_control_plane_goes_on_with_the_same_totals() {
     let mut looks = Looks::new();
@@ -119,7 +150,7 @@ fn the_next_control_plane_goes_on_with_the_same_totals() {
             if looks_first {
                 next.look(&[inbound(2, 6)]);
             }
-            next.meter.inherit(&gone);
+            next.meter.inherit(&gone, &[]);
             next.look(&[inbound(2, 7)]);
             assert_eq!(next.received().packets, 17);
             next.meter.forget_sas();
@@ -130,7 +161,7 @@ fn the_next_control_plane_goes_on_with_the_same_totals() {
 #[test]
 fn what_moved_before_we_came_moved_at_a_time_that_nobody_knows() {
     let mut looks = Looks::new();
-    looks.meter.count(looks.now, &[inbound(1, 10)], &peers(), false);
+    looks.meter.count(looks.now, &[inbound(1, 10)], GoneSas::default(), &peers(), false);
     assert_eq!((looks.received().packets, looks.received().idle_s), (10, None));
     looks.look(&[inbound(1, 11)]);
     assert_eq!(looks.received().idle_s, Some(0));

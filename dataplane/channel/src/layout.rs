@@ -27,12 +27,11 @@ use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::{Count, Drop, Gauge, Latency};
 
 use crate::limits::{DATAGRAM_RING_BYTES_MIN, MEMORY_BYTES_MAX, PART_BYTES_MAX, PATH_SLOTS_MAX, RING_BYTES_MIN, SA_SLOTS_MAX};
-use crate::live::SLOT_WORDS;
 use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 14;
+pub const LAYOUT_VERSION: u32 = 15;
 
 /// "ADITCHAN".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ADITCHAN");
@@ -174,7 +173,7 @@ impl Layout {
             punts: placer.place(HEAD_WORDS + words(sizes.punt_bytes), LINE_WORDS),
             counters: placer.place(crate::counters::WORDS, LINE_WORDS),
             latencies: placer.place(Latency::COUNT * BUCKETS, LINE_WORDS),
-            live: placer.place(sizes.sa_slots as usize * SLOT_WORDS, LINE_WORDS),
+            live: placer.place(crate::live::words(sizes.sa_slots), LINE_WORDS),
             paths: placer.place(usize::from(sizes.path_slots) * crate::paths::SLOT_WORDS, LINE_WORDS),
             drops: placer.place(usize::from(sizes.peer_slots) * crate::drops::SLOT_WORDS, LINE_WORDS),
         });

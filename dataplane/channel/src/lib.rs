@@ -55,7 +55,7 @@ mod vault;
 #[cfg(not(feature = "loom"))]
 mod words;
 
-pub use live::LiveSa;
+pub use live::{GoneSas, LiveSa};
 pub use sync::{AtomicU64, Ordering};
 #[cfg(not(feature = "loom"))]
 pub use {

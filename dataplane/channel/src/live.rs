@@ -1,10 +1,14 @@
 //! The table of live SAs: the owning worker writes, the master reads a snapshot at any time (a seqlock per slot).
 //!
 //! ```text
-//!  slot of 16 words: │ version, odd while written │ SPI, peer, suite, direction │ window, child │ seq │ limit │ packets │ bytes │ … │
+//!  slot of 16 words: │ version, odd while written │ SPI, peer, suite, direction │ window, child │ seq │ limit │ packets │ bytes │ gone │ … │
+//!  behind the slots: │ how many SAs have gone │ … │
 //! ```
 //! A slot whose second word is zero is empty. The reader copies a slot between two looks at the version and keeps the copy
 //! only when both were the same even number.
+//!
+//! An SA that is gone leaves its slot as it was, with its place among those that have gone, until another SA takes the slot: what it
+//! carried after the reader's last look at it is still to be counted.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -16,12 +20,19 @@ use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Words of a slot: two cache lines.
 pub const SLOT_WORDS: usize = 16;
-const FIELDS: usize = 6;
+const FIELDS: usize = 7;
+/// The field that holds the place of the SA among those that have gone, from 1 on; 0 for one that is installed.
+const GONE: usize = 6;
 /// Looks in vain at slots of a table before its writer is taken for dead. A writer holds a slot for some nanoseconds; only when it
 /// loses its core meanwhile does the reader have to wait: it yields, and then sleeps, some ten milliseconds in all.
 const LOOKS: u32 = 2_000;
 const LOOKS_ASLEEP: u32 = 100;
 const SLEEP: Duration = Duration::from_micros(100);
+
+/// Words of a table with so many slots.
+pub const fn words(slots: u32) -> usize {
+    (slots as usize + 1) * SLOT_WORDS
+}
 
 /// An SA that a worker has installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +58,10 @@ impl LiveSa {
     fn to_words(self) -> [u64; FIELDS] {
         let kind = u64::from(self.direction as u8) | u64::from(self.suite as u8) << 8 | u64::from(self.peer.0) << 16;
         let identity = kind | u64::from(self.spi.0) << 32;
-        [identity, u64::from(self.window) | u64::from(self.child.0) << 16, self.seq, self.seq_limit, self.packets, self.bytes]
+        [identity, u64::from(self.window) | u64::from(self.child.0) << 16, self.seq, self.seq_limit, self.packets, self.bytes, 0]
     }
 
-    fn from_words([identity, window, seq, seq_limit, packets, bytes]: [u64; FIELDS]) -> Option<LiveSa> {
+    fn from_words([identity, window, seq, seq_limit, packets, bytes, _]: [u64; FIELDS]) -> Option<LiveSa> {
         Some(LiveSa {
             spi: Spi((identity >> 32) as u32),
             direction: Direction::from_code(identity as u8).ok()?,
@@ -66,6 +77,14 @@ impl LiveSa {
     }
 }
 
+/// SAs that have gone since they were counted last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GoneSas {
+    pub sas: Vec<LiveSa>,
+    /// How many of each worker have gone by now.
+    pub by_worker: Vec<u64>,
+}
+
 /// The table, for its writer and for its readers.
 #[derive(Debug)]
 pub struct LiveTable<M> {
@@ -73,14 +92,23 @@ pub struct LiveTable<M> {
 }
 
 impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
-    /// `words` are whole slots.
+    /// `words` are [`words`] of some slots.
     pub fn new(words: M) -> LiveTable<M> {
         LiveTable { words }
     }
 
+    fn slots(&self) -> u32 {
+        (self.words.len() / SLOT_WORDS).saturating_sub(1) as u32
+    }
+
     fn slot(&self, index: u32) -> Option<&[AtomicU64]> {
-        let at = (index as usize).checked_mul(SLOT_WORDS)?;
-        self.words.get(at..at.checked_add(SLOT_WORDS)?)
+        let at = index as usize * SLOT_WORDS;
+        (index < self.slots()).then(|| &self.words[at..at + SLOT_WORDS])
+    }
+
+    /// How many SAs have gone.
+    fn gone(&self) -> Option<&AtomicU64> {
+        self.words.get(self.slots() as usize * SLOT_WORDS)
     }
 
     /// Writes fields of a slot, from field `first` on. One writer only. False when there is no such slot.
@@ -118,16 +146,21 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
         self.write(index, 3, &[seq_limit])
     }
 
-    /// Empties a slot.
-    pub fn remove(&self, index: u32) -> bool {
-        self.write(index, 0, &[0; FIELDS])
+    /// The SA of a slot is gone. What it has carried is there until another SA takes the slot.
+    pub fn retire(&self, index: u32) -> bool {
+        let Some(gone) = self.gone() else { return false };
+        let place = gone.load(Ordering::Relaxed).wrapping_add(1);
+        let is_there = self.write(index, GONE, &[place]);
+        // Behind the slot: who sees that so many have gone sees the slot as well.
+        gone.store(place, Ordering::Release);
+        is_there
     }
 
-    /// A consistent copy of a slot; `None` when it is empty or holds nonsense.
+    /// A consistent copy of a slot, and its place among those that have gone; `None` when it is empty or holds nonsense.
     ///
     /// # Errors
     /// It was still being written when `patience` ended.
-    fn read(&self, index: u32, patience: &mut u32) -> Result<Option<LiveSa>, BeingWritten> {
+    fn read(&self, index: u32, patience: &mut u32) -> Result<Option<(LiveSa, u64)>, BeingWritten> {
         let Some(slot) = self.slot(index) else { return Ok(None) };
         loop {
             let before = slot[0].load(Ordering::Acquire);
@@ -135,24 +168,40 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
             fields.iter_mut().zip(&slot[1..]).for_each(|(field, word)| *field = word.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             if before & 1 == 0 && slot[0].load(Ordering::Relaxed) == before {
-                return Ok(LiveSa::from_words(fields));
+                return Ok(LiveSa::from_words(fields).map(|sa| (sa, fields[GONE])));
             }
             *patience = patience.checked_sub(1).ok_or(BeingWritten)?;
             pause(*patience);
         }
     }
 
-    /// All slots in use, each consistent in itself, and whether these are all: one that is being written all the time is left out. The
-    /// time is bounded: the table has one writer, which writes one slot at a time, so all slots share the patience.
+    /// All SAs that are installed, each consistent in itself, and whether these are all: one that is being written all the time is left
+    /// out.
     pub fn snapshot(&self) -> (Vec<LiveSa>, bool) {
-        let slots = (self.words.len() / SLOT_WORDS) as u32;
+        self.filled(|gone| gone == 0)
+    }
+
+    /// The SAs that have gone behind the first `counted` ones, and how many have gone in all. One is missing whose slot another SA has
+    /// taken meanwhile.
+    pub fn gone_behind(&self, counted: u64) -> (Vec<LiveSa>, u64) {
+        let all = self.gone().map_or(0, |gone| gone.load(Ordering::Acquire));
+        if all == counted {
+            return (Vec::new(), all);
+        }
+        // One that goes just now is for the next look: another one that went before it may be in a slot that was read already.
+        (self.filled(|gone| counted < gone && gone <= all).0, all)
+    }
+
+    /// What is in the slots in which an SA has gone as it should, and whether all could be read. The time is bounded: the table has one
+    /// writer, which writes one slot at a time, so all slots share the patience.
+    fn filled(&self, has_gone: impl Fn(u64) -> bool) -> (Vec<LiveSa>, bool) {
         let (mut patience, mut is_whole) = (LOOKS, true);
         let mut read = |index| {
             let slot = self.read(index, &mut patience);
             is_whole &= slot.is_ok();
-            slot.ok().flatten()
+            slot.ok().flatten().and_then(|(sa, gone)| has_gone(gone).then_some(sa))
         };
-        let sas = (0..slots).filter_map(&mut read).collect();
+        let sas = (0..self.slots()).filter_map(&mut read).collect();
         (sas, is_whole)
     }
 }
@@ -184,12 +233,13 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    fn table(slots: usize) -> LiveTable<Arc<[AtomicU64]>> {
-        LiveTable::new((0..slots * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect())
+    fn table(slots: u32) -> LiveTable<Arc<[AtomicU64]>> {
+        LiveTable::new((0..words(slots)).map(|_| AtomicU64::new(0)).collect())
     }
 
     fn read(table: &LiveTable<Arc<[AtomicU64]>>, slot: u32) -> Option<LiveSa> {
-        table.read(slot, &mut LOOKS.clone()).expect("nobody holds it")
+        let read = table.read(slot, &mut LOOKS.clone()).expect("nobody holds it");
+        read.filter(|(_, gone)| *gone == 0).map(|(sa, _)| sa)
     }
 
     fn sa(n: u64) -> LiveSa {
@@ -217,9 +267,28 @@ mod tests {
         assert!(table.set_limit(1, 1000));
         assert_eq!(read(&table, 1), Some(LiveSa { seq: 100, packets: 200, bytes: 300, seq_limit: 1000, ..sa(7) }));
         assert_eq!((read(&table, 0), read(&table, 2)), (None, None));
-        assert!(table.remove(1));
+        assert!(table.retire(1));
         assert_eq!(read(&table, 1), None);
         assert!(!table.install(3, &sa(1)) && !table.update(u32::MAX, 1, 1, 1) && read(&table, 3).is_none());
+    }
+
+    #[test]
+    fn what_has_gone_is_told_once_with_all_it_carried_until_its_slot_is_taken() {
+        let table = table(3);
+        assert_eq!(table.gone_behind(0), (vec![], 0));
+        (0..3).for_each(|slot| assert!(table.install(slot, &sa(u64::from(slot)))));
+        table.update(1, 100, 200, 300);
+        assert!(table.retire(1));
+        table.retire(0);
+        let last = LiveSa { seq: 100, packets: 200, bytes: 300, ..sa(1) };
+        assert_eq!(table.gone_behind(0), (vec![sa(0), last], 2));
+        assert_eq!(table.gone_behind(1), (vec![sa(0)], 2));
+        assert_eq!(table.gone_behind(2), (vec![], 2));
+        assert_eq!(table.snapshot(), (vec![sa(2)], true));
+        table.install(0, &sa(9));
+        assert_eq!(table.gone_behind(0), (vec![last], 2));
+        assert_eq!(table.snapshot(), (vec![sa(9), sa(2)], true));
+        assert!(!table.retire(3), "there is no such slot");
     }
 
     #[test]
@@ -236,7 +305,7 @@ mod tests {
         });
         let mut reads = 0;
         while !writing.is_finished() {
-            if let Ok(Some(seen)) = reader.read(0, &mut LOOKS.clone()) {
+            if let Ok(Some((seen, _))) = reader.read(0, &mut LOOKS.clone()) {
                 assert_eq!(seen, sa(seen.seq));
                 reads += 1;
             }

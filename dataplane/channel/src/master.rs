@@ -20,7 +20,7 @@ use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock};
 use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX, MESSAGES_MAX};
 use crate::listener::{GREETING_LEN, Greeting};
-use crate::live::{LiveSa, LiveTable};
+use crate::live::{GoneSas, LiveSa, LiveTable};
 use crate::messages::{self, Devices, Heard};
 use crate::paths::{PathCounters, PathTable};
 use crate::ring::{Consumer, Corrupt, Next, Producer, PushError};
@@ -456,6 +456,17 @@ impl Master {
             all.extend(sas.into_iter().map(|sa| (worker, sa)));
         }
         (all, are_all)
+    }
+
+    /// The SAs that have gone behind the first ones of each worker that were `counted`, with all they have carried.
+    pub fn gone_sas(&self, counted: &[u64]) -> GoneSas {
+        let mut gone = GoneSas::default();
+        for (worker, link) in self.workers.iter().enumerate() {
+            let (sas, all) = link.live.gone_behind(counted.get(worker).copied().unwrap_or(0));
+            gone.sas.extend(sas);
+            gone.by_worker.push(all);
+        }
+        gone
     }
 
     /// What has gone over each path of each peer, over all workers. A path for which the table had no room is missing.

@@ -358,8 +358,8 @@ impl Port {
         self.paths.received(slot, packets, bytes, now_ns);
     }
 
-    /// Empties a slot.
+    /// The SA of a slot is gone. The master reads what it has carried until another one takes the slot: leave it alone for long.
     pub fn sa_remove(&self, slot: u32) {
-        self.live.remove(slot);
+        self.live.retire(slot);
     }
 }

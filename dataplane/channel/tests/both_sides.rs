@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use adit_channel::{
-    AttachError, DATAGRAM_LEN_MAX, Devices, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SendError,
-    Sizes,
+    AttachError, DATAGRAM_LEN_MAX, Devices, GoneSas, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region,
+    SendError, Sizes,
 };
 use adit_proto::control::{
     ChildId, Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
@@ -254,8 +254,12 @@ fn a_new_master_finds_what_is_installed_and_what_was_left() {
     assert_eq!(master.vault_read(), b"state");
     let moved = LiveSa { seq: 20, packets: 21, bytes: 22, ..live(1) };
     assert_eq!(master.live_sas(), [(0, live(0)), (1, moved)]);
+    assert_eq!(master.gone_sas(&[]), GoneSas { sas: vec![], by_worker: vec![0, 0] });
     plane.ports[0].sa_remove(3);
     assert_eq!(master.live_sas(), [(1, moved)]);
+    let gone = GoneSas { sas: vec![live(0)], by_worker: vec![1, 0] };
+    assert_eq!(master.gone_sas(&[]), gone, "what it has carried is still there");
+    assert_eq!(master.gone_sas(&[1]), GoneSas { sas: vec![], ..gone }, "and is told once");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use adit_channel::live::{LiveTable, SLOT_WORDS};
+use adit_channel::live::{self, LiveTable};
 use adit_channel::ring::{Consumer, HEAD_WORDS, Next, Producer, PushError};
 use adit_channel::{AtomicU64, LiveSa};
 use adit_proto::control::{ChildId, Direction, PeerId, Spi};
@@ -138,12 +138,30 @@ fn sa(n: u64) -> LiveSa {
 #[test]
 fn a_snapshot_is_never_half_of_two_sas() {
     explore(2, || {
-        let memory = memory(SLOT_WORDS);
+        let memory = memory(live::words(1));
         let (writer, reader) = (LiveTable::new(Arc::clone(&memory)), LiveTable::new(memory));
         writer.install(0, &sa(1));
         let writing = loom::thread::spawn(move || writer.install(0, &sa(2)));
         let (seen, _) = reader.snapshot();
         assert!(seen == [sa(1)] || seen == [sa(2)], "{seen:?}");
         writing.join().unwrap();
+    });
+}
+
+#[test]
+fn what_an_sa_carried_last_is_there_when_it_is_seen_to_be_gone() {
+    explore(2, || {
+        let memory = memory(live::words(1));
+        let (writer, reader) = (LiveTable::new(Arc::clone(&memory)), LiveTable::new(memory));
+        writer.install(0, &sa(1));
+        let writing = loom::thread::spawn(move || {
+            writer.update(0, 2, 2, 2);
+            writer.retire(0);
+        });
+        let last = LiveSa { seq: 2, packets: 2, bytes: 2, ..sa(1) };
+        let seen = reader.gone_behind(0);
+        assert!(seen == (vec![], 0) || seen == (vec![last], 1), "{seen:?}");
+        writing.join().unwrap();
+        assert_eq!(reader.gone_behind(0), (vec![last], 1));
     });
 }

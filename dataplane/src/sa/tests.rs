@@ -94,10 +94,25 @@ fn a_new_outbound_sa_takes_the_slot_of_the_old_one_in_a_full_table() {
     for n in 0..7 {
         tables.install_inbound(&inbound(0x5000_1000 + n)).unwrap();
     }
-    assert_eq!(tables.install_outbound(&outbound(0x5000_0002)), Ok((slot, Some(Spi(0x5000_0001)))));
+    assert_eq!(tables.install_outbound(&outbound(0x5000_0002)), Ok((slot, Some((Spi(0x5000_0001), slot)))));
     assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x5000_0001)), Err(Refusal::NoSuchSa));
     assert_eq!(tables.remove_outbound(PeerId(1), Spi(0x5000_0002)), Ok(slot));
     assert_eq!(tables.outbound_count(), 0);
+}
+
+#[test]
+fn a_slot_is_taken_again_only_after_all_others() {
+    let mut tables = tables();
+    // One SA replaced over and over goes round the table of eight slots.
+    let mut installed = (0..9).map(|n| tables.install_outbound(&outbound(0x5000_0001 + n)).unwrap());
+    let slots: Vec<u32> = installed.by_ref().map(|(slot, _)| slot).collect();
+    drop(installed);
+    assert_eq!(slots[..8].iter().collect::<BTreeSet<_>>().len(), 8);
+    assert_eq!(slots[8], slots[0]);
+    assert_eq!((tables.inbound_count(), tables.outbound_count()), (0, 1));
+    let freed = tables.remove_outbound(PeerId(1), Spi(0x5000_0009)).unwrap();
+    let next: Vec<u32> = (0..8).map(|n| tables.install_inbound(&inbound(0x5000_1000 + n)).unwrap()).collect();
+    assert_eq!(next[7], freed);
 }
 
 #[test]
@@ -121,13 +136,14 @@ fn an_sa_is_named_by_peer_and_spi_so_that_no_peer_can_touch_another_ones() {
 fn numbers_under_one_key_only_rise() {
     let mut tables = tables();
     let from = |seq_next| control::OutboundSa { seq_next, seq_limit: u64::MAX, ..outbound(0x5000_0001) };
-    let (slot, _) = tables.install_outbound(&from(100)).unwrap();
+    let (first, _) = tables.install_outbound(&from(100)).unwrap();
     assert_eq!(tables.install_outbound(&from(99)), Err(Refusal::BadValue));
-    assert_eq!(tables.install_outbound(&from(100)), Ok((slot, Some(Spi(0x5000_0001)))));
+    let (second, before) = tables.install_outbound(&from(100)).unwrap();
+    assert_eq!(before, Some((Spi(0x5000_0001), first)));
     let end = tables.peer(PeerId(1)).unwrap().sealing().unwrap().esp.seq_end;
     assert_eq!(end, u64::MAX, "the last number is left unused, so that the next one exists");
     // Another SPI is another key.
-    assert_eq!(tables.install_outbound(&outbound(0x5000_0002)), Ok((slot, Some(Spi(0x5000_0001)))));
+    assert_eq!(tables.install_outbound(&outbound(0x5000_0002)).unwrap().1, Some((Spi(0x5000_0001), second)));
 }
 
 #[test]
