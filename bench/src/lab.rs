@@ -32,6 +32,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 
 use crate::netns::{Netns, Signal, Veth, signal};
 use crate::process::{Process, is_running};
@@ -333,6 +334,16 @@ impl Gateway {
     /// All metrics as they are now.
     pub fn metrics(&self) -> Result<Metrics> {
         Metrics::parse(&self.metrics_page()?)
+    }
+
+    /// What `adit status --json` says, as soon as all of that is of now: a busy gateway says how old it is.
+    pub fn status(&self) -> Result<Value> {
+        let mut status = Value::Null;
+        wait_until("status is of now", SOON, || {
+            status = serde_json::from_str(&self.adit("status --json")?)?;
+            Ok(status["control_plane"]["as_of_s"].is_null())
+        })?;
+        Ok(status)
     }
 
     /// Runs a command of `adit` that reads the gateway's configuration, and returns its output.

@@ -8,12 +8,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// How often it is looked.
 const EVERY: Duration = Duration::from_millis(20);
 /// How often new processes and threads are looked for.
 const FIND_EVERY: u32 = 10;
+
+/// Packets that the kernel has dropped since it began because a processor had too many waiting: between the namespaces, and of whoever
+/// they were. The second number of each processor, in hexadecimal.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn backlog_drops() -> Result<u64> {
+    let text = fs::read_to_string("/proc/net/softnet_stat").context("/proc/net/softnet_stat")?;
+    let of = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();
+    text.lines().map(|line| of(line).with_context(|| format!("not of a processor: {line}"))).sum()
+}
 
 /// Looks until it is asked.
 pub struct Starvation {

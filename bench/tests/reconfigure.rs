@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::{Capture, Datagram, Injector};
-use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
+use adit_bench::lab::{Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::Signal;
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
@@ -74,10 +74,6 @@ fn refuses_replays(lab: &mut Lab, from: usize, datagrams: &[Datagram]) -> Result
     lab.gateways[from].control()?.signal(Signal::Continue)
 }
 
-fn status(gateway: &Gateway) -> Result<serde_json::Value> {
-    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
-}
-
 #[test]
 fn addresses_and_routes_change_without_touching_the_data_plane() -> Result<()> {
     let mut lab = Lab::start(&LabOptions::default())?;
@@ -137,7 +133,7 @@ fn a_peer_that_is_taken_out_of_the_file_is_cut_off_and_comes_back() -> Result<()
     let plane = lab.a().data_plane().context("a data plane")?;
     let whole = fs::read_to_string(&lab.a().config)?;
     edited(&mut lab, without_c)?;
-    let now = status(lab.a())?;
+    let now = lab.a().status()?;
     ensure!(now["peers"].as_array().is_some_and(|peers| peers.len() == 1), "{now}");
     wait_until("its SAs are gone", SOON, || Ok(lab.a().metrics_page()?.contains("adit_peers{worker=\"0\"} 1\n")))?;
     ensure!(lab.gateways[2].netns.run(&format!("ping -n -c1 -W1 {}", lab.a().inner())).is_err(), "the peer still gets through");
@@ -174,7 +170,7 @@ fn nobody_is_cut_off_before_the_disk_knows_what_has_come_from_there() -> Result<
     a.adit("reload")?;
     ensure!(began.elapsed() >= Duration::from_secs(2), "nobody waited for the disk: {:?}", began.elapsed());
     a.wait_for_log("has not answered for 2 s", SOON)?;
-    ensure!(status(a)?["peers"].as_array().is_some_and(|peers| peers.len() == 1), "the peer is still there");
+    ensure!(a.status()?["peers"].as_array().is_some_and(|peers| peers.len() == 1), "the peer is still there");
     drop(File::open(&pipe)?);
     fs::remove_file(&pipe)?;
     a.wait_for_log("the state directory can be written again", SOON)?;

@@ -20,8 +20,6 @@ pub struct Archive {
     pub restarts: u64,
     pub numbers: Numbers,
     pub gone: Vec<Gone>,
-    /// How many SAs of each worker of the data plane that runs had gone and are among them.
-    pub counted: Vec<u64>,
     pub drops: Vec<GoneDrops>,
 }
 
@@ -33,8 +31,6 @@ struct ArchiveText {
     /// Tag of the peer, id of the Child SA, direction, packets, bytes.
     #[serde(default)]
     gone: Vec<(u64, u16, u8, u64, u64)>,
-    #[serde(default)]
-    counted: Vec<u64>,
     /// Tag of the peer, direction, name, packets.
     #[serde(default)]
     drops: Vec<(u64, u8, String, u64)>,
@@ -71,7 +67,6 @@ impl Serialize for Archive {
             restarts: self.restarts,
             workers: self.numbers.workers.iter().map(worker).collect(),
             gone: gone.collect(),
-            counted: self.counted.clone(),
             drops: drops.collect(),
         }
         .serialize(serializer)
@@ -109,15 +104,8 @@ impl<'de> Deserialize<'de> for Archive {
             Some((PeerTag(*peer), drop, *packets))
         });
         // More workers than there can be is no archive of ours.
-        let counted = text.counted.iter().take(usize::from(WORKERS_MAX)).copied().collect();
         let workers = text.workers.iter().take(usize::from(WORKERS_MAX)).map(worker).collect();
-        Ok(Archive {
-            restarts: text.restarts,
-            numbers: Numbers { workers },
-            gone: gone.collect(),
-            counted,
-            drops: drops.collect(),
-        })
+        Ok(Archive { restarts: text.restarts, numbers: Numbers { workers }, gone: gone.collect(), drops: drops.collect() })
     }
 }
 
@@ -139,8 +127,7 @@ mod tests {
         let volume = Volume { packets: 7, bytes: 700 };
         let one = Gone { peer: PeerTag(u64::MAX), child: ChildId(9), direction: Direction::Outbound, volume };
         let drops = PeerDrop::all().zip(1..).map(|(drop, packets)| (PeerTag(u64::MAX), drop, packets));
-        let archive =
-            Archive { restarts: 3, numbers: numbers(), gone: vec![one], counted: vec![4, 0, 1], drops: drops.take(3).collect() };
+        let archive = Archive { restarts: 3, numbers: numbers(), gone: vec![one], drops: drops.take(3).collect() };
         let text = serde_json::to_string(&archive).unwrap();
         assert_eq!(serde_json::from_str::<Archive>(&text).unwrap(), archive);
         assert!(text.len() < 1000, "zeros are left out: {text}");

@@ -38,6 +38,7 @@ use crate::reconcile::InstalledState;
 use crate::request::PeerCommand;
 use crate::resolve::Known;
 use crate::schema::Explanation;
+use crate::state::Proofs;
 use expiry::Ending;
 use lost::Missing;
 use paths::set_static_path;
@@ -146,6 +147,19 @@ impl Ike {
     /// Whether any peer uses it, or has.
     pub fn is_used(&self) -> bool {
         self.used
+    }
+
+    /// Where peers had proven themselves before this process: what comes from there is no stranger's.
+    pub fn recall_proofs(&mut self, proofs: &Proofs) {
+        for (id, name) in &self.names {
+            proofs.get(name).into_iter().for_each(|addresses| self.endpoint.recall_proofs(*id, addresses));
+        }
+    }
+
+    /// Where each peer has proven itself last, if that has changed since it was asked last.
+    pub fn new_proofs(&mut self) -> Option<Proofs> {
+        let proofs = self.endpoint.new_proofs()?;
+        Some(proofs.into_iter().filter_map(|(id, addresses)| Some((self.names.get(&id)?.clone(), addresses))).collect())
     }
 
     /// All commands about peers that were removed have been taken; these are left.

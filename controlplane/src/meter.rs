@@ -9,8 +9,8 @@ pub mod drops;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use adit_channel::{GoneSas, LiveSa};
-use adit_proto::control::{ChildId, Direction, PeerId, PeerTag, Spi};
+use adit_channel::{LiveSa, SaLook, Standing};
+use adit_proto::control::{ChildId, Direction, PeerTag};
 use adit_proto::stats::Count;
 
 use crate::limits::{CHILD_IDS_MAX, MISSED_MIN};
@@ -20,8 +20,8 @@ use crate::schema::{Traffic, Volume};
 /// How long an SA may be missing, whose worker has lost its core while it wrote it.
 const MISSED_FOR: Duration = Duration::from_secs(5);
 
-/// An SA of the data plane that is attached: direction, peer and SPI.
-type SaKey = (u8, PeerId, Spi);
+/// An SA of the data plane that is attached: worker and serial.
+type SaKey = (u16, u64);
 /// One direction of a Child SA: peer, Child SA, direction.
 type FlowKey = (u64, ChildId, u8);
 
@@ -54,10 +54,10 @@ pub struct WorkerRates {
 /// Adds up what the data plane says of its SAs.
 #[derive(Debug, Default)]
 pub struct Meter {
-    /// What every SA of the attached data plane had carried when it was looked at last, and whose it is.
+    /// What every SA of the attached data plane that had not gone had carried when it was looked at last, and whose it is.
     seen: HashMap<SaKey, (FlowKey, Volume)>,
-    /// The same of those that were not among the last ones, and when they were missed first: most are gone. One that its worker was just
-    /// writing is there again next time, and must not be counted anew from its first packet.
+    /// The same of those that were not found the last time, and when they were missed first: who is just being written is found again,
+    /// and must not be counted anew from its first packet.
     missed: HashMap<SaKey, (FlowKey, Volume, Instant)>,
     /// How many SAs of each worker had gone when they were looked at last, all of them counted.
     counted: Vec<u64>,
@@ -70,24 +70,25 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Looks at the SAs of the attached data plane, and at those that have gone behind [`Meter::counted`]: as often as anybody asks, and
-    /// before SAs are removed. `started_here`: what has moved by the first look has moved just now.
-    pub fn count(&mut self, now: Instant, live: &[(u16, LiveSa)], gone: GoneSas, peers: &Peers, started_here: bool) {
+    /// Counts what a look at the attached data plane has found behind [`Meter::counted`]: as often as anybody asks, and before SAs are
+    /// removed. `started_here`: what has moved by the first look has moved just now.
+    pub fn count(&mut self, now: Instant, look: &SaLook, peers: &Peers, started_here: bool) {
         let moved = (self.looked || started_here).then_some(now);
         self.looked = true;
-        for (key, name, volume) in gone.sas.iter().filter_map(|sa| named(sa, peers)) {
+        let mut seen = HashMap::with_capacity(look.seen.len());
+        for (worker, found) in &look.seen {
+            let Some((name, volume)) = carried(&found.sa, peers) else { continue };
+            let key = (*worker, found.serial);
             self.add_up(key, name, volume, moved);
-            // Another one may have its name by now.
-            self.seen.remove(&key);
-            self.missed.remove(&key);
+            if found.standing == Standing::Gone {
+                self.seen.remove(&key);
+                self.missed.remove(&key);
+            } else {
+                seen.insert(key, (name, volume));
+            }
         }
-        self.counted = gone.by_worker;
-        let mut seen = HashMap::with_capacity(live.len());
-        for (key, name, volume) in live.iter().filter_map(|(_, sa)| named(sa, peers)) {
-            self.add_up(key, name, volume, moved);
-            seen.insert(key, (name, volume));
-        }
-        let room = live.len() + MISSED_MIN;
+        self.counted.clone_from(&look.gone);
+        let room = look.seen.len() + MISSED_MIN;
         self.missed.retain(|key, (.., since)| !seen.contains_key(key) && now.saturating_duration_since(*since) < MISSED_FOR);
         let missed = self.seen.drain().filter(|(key, _)| !seen.contains_key(key));
         let missed = missed.take(room.saturating_sub(self.missed.len()));
@@ -104,7 +105,7 @@ impl Meter {
     fn add_up(&mut self, key: SaKey, name: FlowKey, volume: Volume, moved: Option<Instant>) {
         let before = self.seen.get(&key).map(|(_, before)| *before);
         let before = before.or_else(|| self.missed.get(&key).map(|(_, before, _)| *before));
-        // One that has less than before was made anew.
+        // Less than before is what only a hostile data plane says.
         let before = before.filter(|before| before.packets <= volume.packets && before.bytes <= volume.bytes);
         let before = before.unwrap_or_default();
         let flow = self.flows.entry(name).or_default();
@@ -155,7 +156,8 @@ impl Meter {
     /// What SAs carried that are gone and counted: with what live ones have it makes the totals.
     pub fn gone(&self) -> Vec<Gone> {
         let mut live: HashMap<FlowKey, Volume> = HashMap::new();
-        for (name, volume) in self.seen.values() {
+        let missed = self.missed.values().map(|(name, volume, _)| (name, volume));
+        for (name, volume) in self.seen.values().map(|(name, volume)| (name, volume)).chain(missed) {
             add(live.entry(*name).or_default(), *volume);
         }
         let gone = self.flows.iter().filter_map(|(name, flow)| {
@@ -171,11 +173,14 @@ impl Meter {
         gone.collect()
     }
 
-    /// Goes on with what a control plane before us had counted of SAs that are gone, so many of each worker. What was seen of live ones
-    /// is beside it.
-    pub fn inherit(&mut self, gone: &[Gone], counted: &[u64]) {
-        self.flows.clear();
+    /// The first so many SAs of each worker that have gone were counted by a control plane before us.
+    pub fn skip(&mut self, counted: &[u64]) {
         self.counted = counted.to_vec();
+    }
+
+    /// Goes on with what it had counted of these. What was seen of live ones is beside it.
+    pub fn inherit(&mut self, gone: &[Gone]) {
+        self.flows.clear();
         let gone = gone.iter().map(|one| ((one.peer.0, one.child, one.direction as u8), one.volume));
         for (name, volume) in gone.chain(self.seen.values().copied()) {
             let flow = self.flows.entry(name).or_default();
@@ -218,12 +223,11 @@ impl Meter {
     }
 }
 
-/// Names of an SA and of its Child SA, and what it has carried; `None` for one that is nobody's.
-fn named(sa: &LiveSa, peers: &Peers) -> Option<(SaKey, FlowKey, Volume)> {
+/// The Child SA of an SA, and what that has carried; `None` for one that is nobody's.
+fn carried(sa: &LiveSa, peers: &Peers) -> Option<(FlowKey, Volume)> {
     let tag = peers.get(&sa.peer).copied().filter(|tag| *tag != NOBODY)?;
-    let direction = sa.direction as u8;
     let volume = Volume { packets: sa.packets, bytes: sa.bytes };
-    (usize::from(sa.child.0) < CHILD_IDS_MAX).then_some(((direction, sa.peer, sa.spi), (tag.0, sa.child, direction), volume))
+    (usize::from(sa.child.0) < CHILD_IDS_MAX).then_some(((tag.0, sa.child, sa.direction as u8), volume))
 }
 
 /// A hostile data plane may have written any numbers.

@@ -213,14 +213,17 @@ fn latency(buckets: &[u64]) -> Histogram {
 
 impl Gateway {
     /// Whether something is not as it should be.
-    fn health(&self) -> [MetricFamily; 3] {
+    fn health(&self) -> [MetricFamily; 4] {
         let view = &self.view;
         let switch = |on: bool| vec![gauge(&[], f64::from(u8::from(on)))];
         let restarts = vec![counter(&[], view.restarts.load(Ordering::Relaxed))];
         let full = "1 while not all IKE SAs fit the memory for the next control plane: then its start connects the largest, or all, anew.";
+        let age = vec![gauge(&[], view.as_of_s().unwrap_or(0) as f64)];
+        let as_of = "How long ago what is said of IKE and paths was so; 0 where the gateway was not too busy to look.";
         let key_log = "1 while the keys of every SA are written to a file (ike.key_log_dir): never in production.";
         [
             family(MetricType::COUNTER, "adit_dataplane_restarts_total", "Restarts of the data plane after it died.", restarts),
+            family(MetricType::GAUGE, "adit_report_age_seconds", as_of, age),
             family(MetricType::GAUGE, "adit_vault_full", full, switch(view.vault_full.load(Ordering::Relaxed))),
             family(MetricType::GAUGE, "adit_key_log", key_log, switch(view.desired().config.ike.key_log_dir.is_some())),
         ]

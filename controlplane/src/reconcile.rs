@@ -41,6 +41,9 @@ pub struct InstalledState {
     keys: Vec<MemoryKey>,
     /// The totals of data planes that died, so that counters do not go back when the control plane is restarted after that.
     pub archive: Option<Archive>,
+    /// How many SAs of each worker of the data plane that runs have gone and were counted.
+    #[serde(default)]
+    pub counted: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -111,6 +114,7 @@ impl InstalledState {
             bridge: config.interface.bridge.clone(),
             keys: keys.collect(),
             archive: None,
+            counted: Vec::new(),
         }
     }
 

@@ -107,6 +107,10 @@ pub struct Peer {
     pub lacks: Vec<String>,
     /// Since it is in this state; `null` with a static key, whose state is looked up and not kept.
     pub since_s: Option<u64>,
+    /// How long ago that and what is said of its IKE and paths was so, where that is a second or more: the gateway was too busy to look
+    /// again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of_s: Option<u64>,
     /// Why it is down, or why nothing comes through though it is up; `null` while all is well.
     pub cause: Option<String>,
     pub sent: Traffic,
@@ -393,6 +397,9 @@ pub struct Health {
     /// What is missing; nothing when all is well.
     #[serde(default)]
     pub lacks: Vec<Lack>,
+    /// How long ago that was so, where it is a second or more: the gateway was too busy to look again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of_s: Option<u64>,
 }
 
 /// What a peer lacks to be up.

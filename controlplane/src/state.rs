@@ -2,11 +2,12 @@
 //! of the replay window of every inbound one. A small JSON file in `state_dir`, replaced as a whole and synced to the disk.
 //!
 //! Keys are named by a hash ([`KeyId`]); the file is no secret. A lock beside it keeps a second gateway away from the
-//! same keys.
+//! same keys. In files of their own: what is of use after it, and no reason not to start where it is lost.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,11 +18,16 @@ use crate::static_key::KeyId;
 
 const FILE: &str = "sequence.json";
 const VERSION: u32 = 1;
+/// Where peers have proven themselves last. What is lost with it is a share of the handshakes beside a flood.
+const PROOFS: &str = "proofs.json";
 /// A file beside it.
 const CRASH_SECRET: &str = "ike-crash-secret";
 /// The file in it with the port that the system has chosen.
 const PORT: &str = "port";
 const CRASH_SECRET_LEN: usize = 32;
+
+/// Where peers have proven themselves last, by their names, the newest first.
+pub type Proofs = BTreeMap<String, Vec<SocketAddr>>;
 
 /// Why the state cannot be kept. The message names the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +67,10 @@ struct Contents {
 pub struct State {
     dir: PathBuf,
     contents: Contents,
+    proofs: Proofs,
     /// What is on the disk, to save only what changed.
     saved: Contents,
+    saved_proofs: Proofs,
     _lock: File,
 }
 
@@ -95,7 +103,9 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Contents { version: VERSION, ..Contents::default() },
             Err(error) => return Err(unwritable(error)),
         };
-        let mut state = State { dir: dir.to_owned(), saved: Contents::default(), contents, _lock: lock };
+        let proofs = read_proofs(&dir.join(PROOFS));
+        let (saved, saved_proofs) = (Contents::default(), proofs.clone());
+        let mut state = State { dir: dir.to_owned(), saved, saved_proofs, contents, proofs, _lock: lock };
         if let Some(unsaved) = state.unsaved() {
             state.saved(unsaved.save()?);
         }
@@ -162,14 +172,27 @@ impl State {
         *known = top.max(*known);
     }
 
+    /// Where peers have proven themselves last.
+    pub fn proofs(&self) -> &Proofs {
+        &self.proofs
+    }
+
+    /// Notes where peers have proven themselves last.
+    pub fn set_proofs(&mut self, proofs: Proofs) {
+        self.proofs = proofs;
+    }
+
     /// What was noted and is not durable: nothing when all is.
     pub fn unsaved(&self) -> Option<Unsaved> {
-        (self.contents != self.saved).then(|| Unsaved { dir: self.dir.clone(), contents: self.contents.clone() })
+        let contents = (self.contents != self.saved).then(|| self.contents.clone());
+        let proofs = (self.proofs != self.saved_proofs).then(|| self.proofs.clone());
+        (contents.is_some() || proofs.is_some()).then(|| Unsaved { dir: self.dir.clone(), contents, proofs })
     }
 
     /// It is durable now.
-    pub fn saved(&mut self, Saved(contents): Saved) {
-        self.saved = contents;
+    pub fn saved(&mut self, Saved(contents, proofs): Saved) {
+        contents.into_iter().for_each(|contents| self.saved = contents);
+        proofs.into_iter().for_each(|proofs| self.saved_proofs = proofs);
     }
 
     /// The mark of an outbound key as it is on the disk.
@@ -182,12 +205,13 @@ impl State {
 #[derive(Debug)]
 pub struct Unsaved {
     dir: PathBuf,
-    contents: Contents,
+    contents: Option<Contents>,
+    proofs: Option<Proofs>,
 }
 
 /// What was made durable.
 #[derive(Debug)]
-pub struct Saved(Contents);
+pub struct Saved(Option<Contents>, Option<Proofs>);
 
 impl Unsaved {
     /// Makes it durable: temporary file, sync, rename, sync of the directory. Takes as long as the disk does.
@@ -196,16 +220,37 @@ impl Unsaved {
     /// The disk does not take it; what was noted must not be used then.
     pub fn save(self) -> Result<Saved, StateError> {
         match self.write() {
-            Ok(()) => Ok(Saved(self.contents)),
+            Ok(()) => Ok(Saved(self.contents, self.proofs)),
             Err(cause) => Err(StateError::Unwritable { dir: self.dir, cause }),
         }
     }
 
     fn write(&self) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(&self.contents)?;
-        text.push(b'\n');
-        replace(&self.dir, FILE, &text)
+        self.contents.iter().try_for_each(|contents| replace_json(&self.dir, FILE, contents))?;
+        self.proofs.iter().try_for_each(|proofs| replace_json(&self.dir, PROOFS, proofs))
     }
+}
+
+/// What the file tells, and nothing where it is damaged: it is no reason not to start.
+fn read_proofs(file: &Path) -> Proofs {
+    let read = match std::fs::read(file) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Proofs::new()),
+        Err(error) => Err(error),
+    };
+    read.unwrap_or_else(|error| {
+        tracing::warn!(
+            "{} is damaged: {error}. Peers without an endpoint are strangers until they have connected once",
+            file.display()
+        );
+        Proofs::new()
+    })
+}
+
+fn replace_json<T: Serialize>(dir: &Path, name: &str, content: &T) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(content)?;
+    text.push(b'\n');
+    replace(dir, name, &text)
 }
 
 fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -241,6 +286,30 @@ mod tests {
         drop(state);
         let state = State::open(dir.path()).unwrap();
         assert_eq!((state.mark(ID), state.top(ID), state.mark(KeyId([1; 16]))), (Some(u64::MAX - 1), 70, None));
+    }
+
+    #[test]
+    fn where_peers_have_proven_themselves_is_kept_and_no_reason_not_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::open(dir.path()).unwrap();
+        assert_eq!((state.proofs(), state.unsaved().is_none()), (&Proofs::new(), true));
+        let proofs =
+            Proofs::from([("b".to_owned(), vec!["[2001:db8::1]:4500".parse().unwrap(), "192.0.2.1:500".parse().unwrap()])]);
+        state.set_proofs(proofs.clone());
+        let before = std::fs::metadata(dir.path().join(FILE)).unwrap().modified().unwrap();
+        state.saved(state.unsaved().unwrap().save().unwrap());
+        assert!(state.unsaved().is_none());
+        assert_eq!(
+            std::fs::metadata(dir.path().join(FILE)).unwrap().modified().unwrap(),
+            before,
+            "only what has changed is written"
+        );
+        drop(state);
+        assert_eq!(State::open(dir.path()).unwrap().proofs(), &proofs);
+        for damage in ["", "[]", "{\"b\": [\"nowhere\"]}"] {
+            std::fs::write(dir.path().join(PROOFS), damage).unwrap();
+            assert_eq!(State::open(dir.path()).unwrap().proofs(), &Proofs::new());
+        }
     }
 
     #[test]

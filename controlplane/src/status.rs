@@ -12,7 +12,7 @@ use crate::config::KEY_LOG_WARNING;
 use crate::schema::{Drop, Latency, Peer, Protections, Reload, Status, Traffic, Worker};
 use crate::view::status::PeerView;
 pub use peer::report as of_peer;
-use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, wrapped};
+use text::{about, bit_rate, bytes, duration, fact, grouped, micros, row, table, too_busy, wrapped};
 
 /// Longest name in the table of peers.
 const NAME_WIDTH: usize = 16;
@@ -103,7 +103,7 @@ fn gateway(status: &Status) -> String {
     let process = |pid, version: &str, up: &str, s| format!("process {pid}, version {version}, {up} {}", duration(s));
     out += &fact("control plane", &process(control.pid, &control.version, "up", control.uptime_s));
     if let Some(age) = control.as_of_s {
-        out += &fact("", &format!("too busy to look: what is said of IKE and paths was so {} ago", duration(age)));
+        out += &fact("", &too_busy(age));
     }
     match &status.data_plane {
         Some(plane) => {

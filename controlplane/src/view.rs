@@ -43,11 +43,11 @@ impl Planes {
     /// What the data plane has now, all of it counted.
     fn look(&mut self) -> Vec<(u16, LiveSa)> {
         let Some(attached) = &self.attached else { return Vec::new() };
-        let (gone, live) = (attached.master.gone_sas(self.meter.counted()), attached.master.live_sas());
+        let look = attached.master.look_at_sas(self.meter.counted());
         let now = Instant::now();
-        self.meter.count(now, &live, gone, &attached.peers, attached.started_here);
+        self.meter.count(now, &look, &attached.peers, attached.started_here);
         self.drops.count(now, &attached.master.peer_drops(&attached.peers), attached.started_here);
-        live
+        look.live()
     }
 
     /// Forgets the peers that are not in the configuration.
@@ -203,25 +203,28 @@ impl View {
         Some(attached)
     }
 
-    /// The totals of what is gone: of all data planes before the one that is attached, of SAs, and of drops of peers.
-    pub fn archive(&self) -> Archive {
+    /// The totals of what is gone: of all data planes before the one that is attached, of SAs, and of drops of peers. And how many SAs of
+    /// each worker have gone that are among them.
+    pub fn archive(&self) -> (Archive, Vec<u64>) {
         let mut planes = lock(&self.planes);
         planes.look();
-        Archive {
+        let archive = Archive {
             restarts: self.restarts.load(Ordering::Relaxed),
             numbers: planes.archive.clone(),
             gone: planes.meter.gone(),
-            counted: planes.meter.counted().to_vec(),
             drops: planes.drops.gone(),
-        }
+        };
+        (archive, planes.meter.counted().to_vec())
     }
 
-    /// Goes on with the totals that a control plane before us had.
-    pub fn inherit(&self, archive: &Archive) {
-        self.restarts.store(archive.restarts, Ordering::Relaxed);
+    /// Goes on with the totals that a control plane before us had, where it had room to leave them, and counts no SA that it had counted.
+    pub fn inherit(&self, archive: Option<&Archive>, counted: &[u64]) {
         let mut planes = lock(&self.planes);
+        planes.meter.skip(counted);
+        let Some(archive) = archive else { return };
+        self.restarts.store(archive.restarts, Ordering::Relaxed);
         planes.archive = archive.numbers.totals();
-        planes.meter.inherit(&archive.gone, &archive.counted);
+        planes.meter.inherit(&archive.gone);
         planes.drops.inherit(&archive.drops);
     }
 
@@ -230,8 +233,8 @@ impl View {
         let mut planes = lock(&self.planes);
         planes.archive.add(&Numbers::read(master).totals());
         let now = Instant::now();
-        let gone = master.gone_sas(planes.meter.counted());
-        planes.meter.count(now, &master.live_sas(), gone, peers, false);
+        let look = master.look_at_sas(planes.meter.counted());
+        planes.meter.count(now, &look, peers, false);
         planes.drops.count(now, &master.peer_drops(peers), false);
         planes.forget_plane();
     }

@@ -2,6 +2,7 @@
 
 mod busy;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -41,6 +42,8 @@ fn view(dir: &Path) -> Arc<View> {
 /// The data plane's end of a channel, and a control plane's end attached to it.
 struct Plane {
     ports: Vec<Port>,
+    /// Its SAs are there.
+    has_sas: Cell<bool>,
     _listener: Listener,
     _region: Region,
 }
@@ -78,7 +81,7 @@ impl Plane {
         });
         let peers = view.desired().sas.iter().map(|want| (PeerId(want.peer as u16), want.tag)).collect();
         view.attach(Attached { master, since: Instant::now(), started_here: true, peers });
-        Plane { ports, _listener: listener, _region: region }
+        Plane { ports, has_sas: Cell::new(false), _listener: listener, _region: region }
     }
 
     /// Counts what a data plane would after some traffic.
@@ -106,9 +109,14 @@ impl Plane {
                     packets,
                     bytes: packets * 100,
                 };
-                assert!(port.sa_install(slot as u32, &sa));
+                if self.has_sas.get() {
+                    port.sa_update(slot as u32, sa.seq, sa.packets, sa.bytes);
+                } else {
+                    assert!(port.sa_install(slot as u32, &sa));
+                }
             }
         }
+        self.has_sas.set(true);
     }
 }
 
@@ -286,10 +294,29 @@ fn drops_of_a_peer_are_told_to_all_who_ask_and_go_on() {
         assert_eq!(values(), sums, "a data plane that is gone has counted");
     }
     let next = View::new(view.desired());
-    next.inherit(&view.archive());
+    let (archive, counted) = view.archive();
+    next.inherit(Some(&archive), &counted);
     let reported =
         |view: &View| view.peer(&view.desired(), 0).unwrap().peer.drops.iter().map(|one| one.packets).collect::<Vec<_>>();
     assert_eq!(reported(&next), [4000, 4, 16], "another control plane goes on");
+}
+
+#[test]
+fn what_an_sa_carried_up_to_its_end_is_in_the_totals() {
+    let dir = tempfile::tempdir().unwrap();
+    let view = view(dir.path());
+    let plane = Plane::start(&view, dir.path());
+    plane.work(&view, 10);
+    let total = |view: &View| {
+        let peer = view.peer(&view.desired(), 0).unwrap().peer;
+        peer.sent.packets + peer.received.packets
+    };
+    let before = total(&view);
+    plane.ports[0].sa_update(0, 2000, 17, 1700);
+    plane.ports[0].sa_remove(0);
+    assert_eq!(total(&view), before + 7);
+    let (archive, counted) = view.archive();
+    assert_eq!((archive.gone.iter().map(|one| one.volume.packets).sum::<u64>(), counted), (17, vec![1, 0]));
 }
 
 #[test]
@@ -315,7 +342,8 @@ fn what_a_stranger_sends_is_no_cause_beside_what_was_opened() {
     // The control plane that takes over knows how many, and not when.
     view.detach();
     let next = View::new(view.desired());
-    next.inherit(&view.archive());
+    let (archive, counted) = view.archive();
+    next.inherit(Some(&archive), &counted);
     assert_eq!(reported(&next.peer(&next.desired(), 0).unwrap().peer), (15, 0, None, Some(0)));
 }
 
@@ -422,13 +450,25 @@ fn the_status_can_be_read_by_programs_and_by_people() {
 fn what_is_not_of_now_says_how_old_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let view = view(dir.path());
-    let said = |view: &View| (view.status().control_plane.as_of_s, status::report(&view.status()).contains("too busy to look"));
-    assert_eq!(said(&view), (None, false), "nobody has looked: the gateway is starting");
+    let registry = metrics::registry(view.clone()).unwrap();
+    // In every answer: of the gateway, of a peer, of its health, in numbers.
+    let said = |view: &View| {
+        let (status, health) = (view.status(), view.health());
+        let texts = [status::report(&status), status::of_peer(&status.peers[0])];
+        let page = metrics::page(&registry).unwrap();
+        let numbers = page.lines().find_map(|line| line.strip_prefix("adit_report_age_seconds ")).map(str::to_owned);
+        let all = [status.control_plane.as_of_s, status.peers[0].as_of_s, health.as_of_s];
+        let [as_of_s, ..] = all;
+        assert_eq!((all, numbers), ([as_of_s; 3], Some(as_of_s.unwrap_or(0).to_string())));
+        texts.iter().for_each(|text| assert_eq!(text.contains("too busy to look"), as_of_s.is_some(), "{text}"));
+        texts.iter().for_each(|text| assert_fits(text));
+        as_of_s
+    };
+    assert_eq!(said(&view), None, "nobody has looked: the gateway is starting");
     for (age_s, as_of_s) in [(0, None), (3, Some(3)), (7000, Some(7000))] {
         let made = Instant::now().checked_sub(Duration::from_secs(age_s));
         view.set_ike(Report { made, ..Report::default() });
-        assert_eq!(said(&view), (as_of_s, as_of_s.is_some()));
-        assert_fits(&status::report(&view.status()));
+        assert_eq!(said(&view), as_of_s);
     }
 }
 

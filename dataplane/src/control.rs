@@ -181,16 +181,8 @@ fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Envir
         return Err(Refusal::WrongWorker);
     }
     let claim = env.registry.claim_outbound(env.id, sa.peer, sa.spi)?;
-    let slot = match state.tables.install_outbound(sa) {
-        Ok((slot, before)) => {
-            if let Some((spi, _)) = before.filter(|(spi, _)| *spi != sa.spi) {
-                env.registry.release_outbound(env.id, sa.peer, spi);
-            }
-            if let Some((_, old)) = before.filter(|(_, old)| *old != slot) {
-                env.port.sa_remove(old);
-            }
-            slot
-        }
+    let (slot, before) = match state.tables.install_outbound(sa) {
+        Ok(installed) => installed,
         Err(why) => {
             if claim == Claim::New {
                 env.registry.release_outbound(env.id, sa.peer, sa.spi);
@@ -213,6 +205,13 @@ fn install_outbound(sa: &control::OutboundSa, state: &mut State, env: &mut Envir
             bytes: 0,
         },
     );
+    let Some((spi, old)) = before else { return Ok(()) };
+    if old != slot {
+        env.port.sa_remove(old);
+    }
+    if spi != sa.spi {
+        env.registry.release_outbound(env.id, sa.peer, spi);
+    }
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 
 mod support;
 
-use adit_proto::control::{Command, Direction, Event, InjectHeader, OutboundSa, Refusal};
+use adit_channel::Standing;
+use adit_proto::control::{Command, Direction, Event, InjectHeader, OutboundSa, Refusal, Spi};
 use adit_proto::stats::{Count, Gauge};
 use support::{Bed, PEER, TAG, eventually, frame, in_namespace, out_spi, outbound_sa, peer_seals, sealed};
 
@@ -82,5 +83,23 @@ fn an_outbound_sa_is_refused_where_it_would_repeat_nonces() {
         let lower = OutboundSa { seq_next: 9, ..outbound_sa(0) };
         bed.command(0, &Command::OutboundSaInstall(lower.clone()));
         assert_eq!(bed.refused(0, &Command::OutboundSaInstall(OutboundSa { seq_next: 8, ..lower })), Refusal::BadValue);
+    });
+}
+
+#[test]
+fn an_sa_that_was_replaced_or_removed_stays_to_be_read() {
+    in_namespace(|| {
+        let mut bed = Bed::start(1, "poll", 1);
+        let gone = |bed: &Bed, counted| -> Vec<Spi> {
+            let look = bed.master.look_at_sas(&[counted]);
+            let gone = look.seen.iter().filter(|(_, seen)| seen.standing == Standing::Gone);
+            gone.map(|(_, seen)| seen.sa.spi).collect()
+        };
+        assert_eq!(gone(&bed, 0), []);
+        bed.command(0, &Command::OutboundSaInstall(OutboundSa { spi: out_spi(64), ..outbound_sa(0) }));
+        assert_eq!(gone(&bed, 0), [out_spi(0)]);
+        bed.command(0, &Command::SaRemove { peer: PEER, spi: out_spi(64), direction: Direction::Outbound });
+        assert_eq!(gone(&bed, 1), [out_spi(64)]);
+        assert!(bed.master.live_sas().iter().all(|(_, sa)| sa.direction == Direction::Inbound));
     });
 }

@@ -74,9 +74,12 @@ impl Machine {
         let dir = WorkDir::new("machine")?;
         let root = dir.path().join("root.cpio");
         write_root(&root, &parts, files, script).context("making the root directory of the machine")?;
-        let first = Machine::boot(dir.path(), &parts, &root)?;
-        // A kernel on a processor that is not real can hang before anything of ours runs in it; once more tells whether it was that.
-        let (ended, machine) = if first.1.facts.is_empty() { Machine::boot(dir.path(), &parts, &root)? } else { first };
+        let (mut ended, mut machine) = Machine::boot(dir.path(), &parts, &root)?;
+        if machine.facts.is_empty() {
+            // A kernel on a processor that is not real can hang before anything of ours runs in it; once more tells whether it was that.
+            println!("{}\n── the machine ended with {ended:?} and came to nothing; once more", machine.console);
+            (ended, machine) = Machine::boot(dir.path(), &parts, &root)?;
+        }
         match ended {
             Ok(status) if status.success() && machine.facts.iter().any(|line| line == "end") => Ok(machine),
             ended => bail!("the machine ended with {ended:?} and came to {:?}\n{}", machine.facts, machine.console),
@@ -85,8 +88,8 @@ impl Machine {
 
     /// How the machine ended, and what it has left by then.
     fn boot(dir: &Path, parts: &Path, root: &Path) -> Result<(Result<ExitStatus>, Machine)> {
-        let (console, facts) = (dir.join("console"), dir.join("facts"));
-        for file in [&console, &facts] {
+        let [console, facts, log] = ["console", "facts", "qemu"].map(|name| dir.join(name));
+        for file in [&console, &facts, &log] {
             File::create(file)?;
         }
         let mut command = Command::new(QEMU);
@@ -99,7 +102,7 @@ impl Machine {
             .arg("-initrd")
             .arg(root)
             .args(["-append", KERNEL]);
-        let mut qemu = Process::start(&mut command, dir.join("qemu"))
+        let mut qemu = Process::start(&mut command, log)
             .with_context(|| format!("the package qemu-system-x86 has {QEMU}: deploy/install-deps.sh test installs it"))?;
         let said = || [&console, &facts].map(|file| fs::metadata(file).map_or(0, |file| file.len()));
         let ended = qemu.wait_while_it_goes_on(QUIET_MAX, ENDS_WITHIN, said);

@@ -20,10 +20,6 @@ fn both() -> [LabOptions; 2] {
     [LabOptions::patient(), patient(&ROLES)].map(|options| LabOptions { workers: vec![2], lanes: Some(2), ..options })
 }
 
-fn status(gateway: &Gateway) -> Result<Value> {
-    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
-}
-
 /// Every field below a value that is not null; of a list, those of its first item.
 fn fields(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     match value {
@@ -133,7 +129,10 @@ fn what_is_carried_while_keys_are_replaced_is_in_the_totals() -> Result<()> {
     all_is_counted(&lab)?;
     // The next control plane has not seen how the last SA of this one ended.
     let transfer = traffic::start(&lab.b().netns, &lab.a().netns, lab.a().inner().into(), BYTES / 4)?;
+    let old = peer(lab.a())?["children"][0]["outbound_spi"].take();
+    ensure!(old.is_string());
     lab.a().adit("rekey site-b")?;
+    wait_until("it seals with another one", SOON, || Ok(peer(lab.a())?["children"][0]["outbound_spi"] != old))?;
     lab.gateways[0].kill_control()?;
     lab.gateways[0].start_control()?;
     transfer.finish()?.verify(BYTES / 4)?;
@@ -174,7 +173,7 @@ fn totals_never_go_back_and_rekeys_make_no_series() -> Result<()> {
             goes_on(&lab, &format!("rekey {round}"))?;
         }
         // What old SAs carried is left for the next control plane once a second.
-        let up = |lab: &Lab| Ok::<_, anyhow::Error>(status(lab.a())?["control_plane"]["uptime_s"].as_u64().unwrap_or(0));
+        let up = |lab: &Lab| Ok::<_, anyhow::Error>(lab.a().status()?["control_plane"]["uptime_s"].as_u64().unwrap_or(0));
         let then = up(&lab)?;
         wait_until("it has looked twice", SOON, || Ok(up(&lab)? >= then + 3))?;
         lab.gateways[0].kill_control()?;

@@ -87,7 +87,7 @@ fn no_thread_of_a_data_plane_keeps_a_privilege() -> Result<()> {
         is_confined(lab.b(), 2, 0)?;
         let control = lab.gateways[0].control()?.pid();
         has_capabilities(control, OF_ROOT, 0)?;
-        let status: serde_json::Value = serde_json::from_str(&lab.a().adit("status --json")?)?;
+        let status = lab.a().status()?;
         let in_force = status["data_plane"]["protections"]["in_force"].to_string();
         for what in ["no capabilities", "no new privileges", "seccomp"] {
             ensure!(in_force.contains(what), "{in_force}");

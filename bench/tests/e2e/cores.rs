@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::edit;
 
@@ -48,7 +48,9 @@ fn an_idle_worker_may_run_anywhere_and_one_with_a_named_core_stays() -> Result<(
 
 #[test]
 fn the_session_of_a_data_plane_counts_for_more_than_others() -> Result<()> {
-    // Alone: the kernel lets one session be weighed in a tenth of a second.
+    // The kernel lets one session of the machine be weighed in a tenth of a second: beside other gateways that start it may take some
+    // starts, and that one is without it is told.
+    const STARTS: usize = 20;
     let lab = Lab::start(&LabOptions::default())?;
     let may =
         lab.a().netns.command("setsid").args(["--wait", "sh", "-c", "sleep 0.3; echo -5 >/proc/self/autogroup"]).status()?;
@@ -56,10 +58,18 @@ fn the_session_of_a_data_plane_counts_for_more_than_others() -> Result<()> {
         return Ok(());
     }
     let reported = |process: &str| fs::read_to_string(format!("/proc/{process}/autogroup")).ok();
-    let pid = lab.a().data_plane().context("a data plane")?;
-    if let (Some(own), Some(theirs)) = (reported("self"), reported(&pid.to_string())) {
-        ensure!(theirs.trim_end().ends_with("nice -5"), "{theirs}");
-        ensure!(own.split(' ').next() != theirs.split(' ').next() && !own.trim_end().ends_with("nice -5"), "{own}");
+    let told = || lab.a().log().contains("the data plane's session weighs as much as any other");
+    for _ in 0..STARTS {
+        let pid = lab.a().data_plane().context("a data plane")?;
+        let (Some(own), Some(theirs)) = (reported("self"), reported(&pid.to_string())) else { return Ok(()) };
+        let [own, theirs] = [own, theirs].map(|line| line.trim_end().to_owned());
+        if theirs.ends_with("nice -5") {
+            ensure!(own.split(' ').next() != theirs.split(' ').next() && !own.ends_with("nice -5"), "{own}");
+            return Ok(());
+        }
+        wait_until("it is told", SOON, || Ok(told())).with_context(|| format!("{theirs}\n{}", lab.a().log()))?;
+        lab.a().kill_data_plane()?;
+        wait_until("there is another data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|new| new != pid)))?;
     }
-    Ok(())
+    bail!("none of {STARTS} data planes has a session that counts for more\n{}", lab.a().log())
 }

@@ -9,7 +9,6 @@ use adit_proto::control::Direction;
 use adit_proto::peer_drops::PeerDrop;
 use adit_proto::stats::Drop;
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use crate::hostile::valid;
 use crate::reaches;
@@ -53,7 +52,7 @@ fn forged(datagram: &Datagram) -> Datagram {
 
 /// Whether a peer's drops of this name are among what programs are shown of it.
 fn is_listed(gateway: &Gateway, peer: &str, reason: &str) -> Result<bool> {
-    let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    let status = gateway.status()?;
     let mut peers = status["peers"].as_array().context("no peers")?.iter();
     let drops = &peers.find(|one| one["name"] == peer).context("no such peer")?["drops"];
     Ok(drops.as_array().context("no list of drops")?.iter().any(|one| one["reason"] == reason && one["packets"] != 0))

@@ -79,7 +79,7 @@ fn the_next_address_is_tried_when_the_first_one_is_dead() -> Result<()> {
 
 /// The remote address of the path in use to the only peer.
 fn way(gateway: &Gateway) -> Result<String> {
-    let status: serde_json::Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    let status = gateway.status()?;
     let paths = status["peers"][0]["paths"].as_array().context("a peer with paths")?;
     let used = paths.iter().find(|path| path["in_use"] == true).context("a path in use")?;
     Ok(used["remote"].as_str().unwrap_or_default().to_owned())

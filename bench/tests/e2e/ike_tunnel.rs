@@ -28,12 +28,7 @@ pub fn ike(gateway: &Gateway) -> Result<Value> {
 
 /// What the gateway says of its first peer.
 pub fn peer(gateway: &Gateway) -> Result<Value> {
-    let mut status = Value::Null;
-    wait_until("status is of now", SOON, || {
-        status = serde_json::from_str(&gateway.adit("status --json")?)?;
-        Ok(status["control_plane"]["as_of_s"].is_null())
-    })?;
-    Ok(status["peers"][0].take())
+    Ok(gateway.status()?["peers"][0].take())
 }
 
 /// The SPIs of the IKE SA in use, and the inbound ones of its Child SAs.

@@ -30,7 +30,7 @@ fn connect_again_and_again(insider: &Insider, least: usize) -> Result<usize> {
 
 /// What the first gateway says of the third one.
 fn insider(gateway: &Gateway) -> Result<Value> {
-    let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    let status = gateway.status()?;
     let peers = status["peers"].as_array().context("no peers")?;
     peers.iter().find(|peer| peer["name"] == "site-c").cloned().context("no third peer")
 }

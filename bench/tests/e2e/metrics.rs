@@ -73,7 +73,7 @@ fn status_is_readable_by_people_and_by_programs() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let text = lab.a().adit("status")?;
     ensure!(text.contains("site-a") && text.contains("site-b"), "{text}");
-    let json: serde_json::Value = serde_json::from_str(&lab.a().adit("status --json")?)?;
+    let json = lab.a().status()?;
     ensure!(json.to_string().contains("site-b"), "{json}");
     Ok(())
 }

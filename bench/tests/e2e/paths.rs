@@ -17,7 +17,7 @@ const MIB: u64 = 1 << 20;
 
 /// The path that what is sent to the only peer goes by, as the API tells it.
 pub fn path_in_use(gateway: &Gateway) -> Result<Value> {
-    let status: Value = serde_json::from_str(&gateway.adit("status --json")?)?;
+    let status = gateway.status()?;
     let paths = status["peers"][0]["paths"].as_array().context("a peer with paths")?;
     paths.iter().find(|path| path["in_use"] == true).cloned().context("a path in use")
 }

@@ -15,10 +15,6 @@ fn ike(gateways: usize) -> LabOptions {
     LabOptions { gateways, ike: vec![String::new()], ..LabOptions::default() }
 }
 
-fn status(gateway: &Gateway) -> Result<serde_json::Value> {
-    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
-}
-
 /// The line of a peer in a configuration, and the text without it.
 fn without(text: &str, peer: &str) -> Result<(String, String)> {
     let head = format!("  - {{ name: {peer},");
@@ -48,15 +44,15 @@ fn others_lose_nothing(options: &LabOptions) -> Result<()> {
     let (line, rest) = without(&whole, "site-c")?;
     let reload = |text: &str, expect: &str| -> Result<()> {
         write(a, text)?;
-        ensure!(status(a)?["configuration"]["newer"] == true, "the file is newer");
+        ensure!(a.status()?["configuration"]["newer"] == true, "the file is newer");
         let said = a.adit("reload")?;
         ensure!(said.contains(expect), "`{expect}` is not in:\n{said}");
-        ensure!(status(a)?["configuration"]["newer"] == false, "the file was read");
+        ensure!(a.status()?["configuration"]["newer"] == false, "the file was read");
         Ok(())
     };
     without_loss(&lab, || {
         reload(&rest, "peer site-c is gone")?;
-        let peers = status(a)?["peers"].as_array().map_or(0, Vec::len);
+        let peers = a.status()?["peers"].as_array().map_or(0, Vec::len);
         ensure!(peers == 1, "{peers} peers");
         wait_until("the peer is cut off", SOON, || Ok(c.netns.run(&format!("ping -n -c1 -W1 {}", a.inner())).is_err()))?;
         reload(&whole, "peer site-c is new")?;
@@ -241,7 +237,7 @@ fn what_a_worker_has_refused_comes_when_there_is_room_and_status_says_so() -> Re
 fn a_file_with_mistakes_changes_nothing_and_all_are_told() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let a = lab.a();
-    let before = status(a)?["peers"].clone();
+    let before = a.status()?["peers"].clone();
     let whole = fs::read_to_string(&a.config)?;
     write(a, &whole.replace("endpoint: ", "endpiont: ").replace("mode: ethernet", "mode: token-ring"))?;
     let said = format!("{:#}", a.adit("reload").err().context("it was taken")?);
@@ -251,8 +247,8 @@ fn a_file_with_mistakes_changes_nothing_and_all_are_told() -> Result<()> {
     signal(control(&lab)?, Signal::Hangup)?;
     wait_until("the mistakes are logged", SOON, || Ok(a.log()[old..].contains("nothing was changed")))?;
     ensure!(lab.gateways[0].netns.processes() == pid, "a process ended");
-    ensure!(status(a)?["peers"].as_array().map(Vec::len) == before.as_array().map(Vec::len));
-    ensure!(status(a)?["configuration"]["newer"] == true);
+    ensure!(a.status()?["peers"].as_array().map(Vec::len) == before.as_array().map(Vec::len));
+    ensure!(a.status()?["configuration"]["newer"] == true);
     reaches(&a.netns, lab.b().inner())
 }
 
@@ -289,7 +285,7 @@ fn a_dry_run_tells_and_changes_nothing() -> Result<()> {
     let said = a.adit("reload --dry-run")?;
     ensure!(said.contains("peer site-b is gone") && said.contains("would begin anew or end: site-b"), "{said}");
     reaches(&a.netns, lab.b().inner())?;
-    ensure!(status(a)?["peers"].as_array().map(Vec::len) == Some(1));
+    ensure!(a.status()?["peers"].as_array().map(Vec::len) == Some(1));
     Ok(())
 }
 
@@ -301,7 +297,7 @@ fn what_needs_another_data_plane_waits_until_it_is_asked_for() -> Result<()> {
     let said = lab.a().adit("reload")?;
     ensure!(said.contains("dataplane.workers 1 → 2: not now"), "{said}");
     ensure!(lab.a().data_plane() == plane, "the data plane was restarted");
-    let pending = status(lab.a())?["configuration"]["pending"].to_string();
+    let pending = lab.a().status()?["configuration"]["pending"].to_string();
     ensure!(pending.contains("dataplane.workers"), "{pending}");
     let said = lab.a().adit("reload --restart-dataplane")?;
     ensure!(said.contains("all tunnels stand still"), "{said}");

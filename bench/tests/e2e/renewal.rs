@@ -47,18 +47,14 @@ fn start(authority: &Authority) -> Result<Lab> {
     Ok(lab)
 }
 
-fn status(gateway: &Gateway) -> Result<Value> {
-    Ok(serde_json::from_str(&gateway.adit("status --json")?)?)
-}
-
 /// The common name of the certificate that runs.
 fn runs(gateway: &Gateway) -> Result<String> {
-    Ok(status(gateway)?["certificates"][0]["subject"].as_str().context("a certificate")?.to_owned())
+    Ok(gateway.status()?["certificates"][0]["subject"].as_str().context("a certificate")?.to_owned())
 }
 
 /// When our own certificate ends and what the peer has shown does, as the metrics and the status say it: they agree.
 fn ends(gateway: &Gateway) -> Result<(u64, u64)> {
-    let (status, metrics) = (status(gateway)?, gateway.metrics()?);
+    let (status, metrics) = (gateway.status()?, gateway.metrics()?);
     let own = status["certificates"][0]["until"].as_u64().context("the end of our own")?;
     let peer = status["peers"][0]["ike"]["sas"][0]["peer_certificate_until"].as_u64().context("the end of the peer's")?;
     let metric = |whose: &str| metrics.sum(&format!("adit_{whose}_certificate_expiry_timestamp_seconds"), &[]);
@@ -70,7 +66,7 @@ fn ends(gateway: &Gateway) -> Result<(u64, u64)> {
 }
 
 fn spi(gateway: &Gateway) -> Result<Value> {
-    Ok(status(gateway)?["peers"][0]["ike"]["sas"][0]["initiator_spi"].clone())
+    Ok(gateway.status()?["peers"][0]["ike"]["sas"][0]["initiator_spi"].clone())
 }
 
 /// A certificate without its key comes to the first gateway, and the one that runs comes back: each is said once, and no more is done.
@@ -130,7 +126,7 @@ fn a_certificate_renewed_on_disk_is_taken_without_losing_a_packet() -> Result<()
     b.wait_for_log("ike.ca_file: the file has another content", SOON)?;
     std::thread::sleep(Duration::from_secs(2));
     pings.none_lost(&lab, 300)?;
-    let status = status(a)?;
+    let status = a.status()?;
     ensure!(status["configuration"]["newer"] == true, "{}", status["configuration"]);
     ensure!(status["peers"][0]["state"] == "established", "{}", status["peers"][0]);
     ensure!(a.log().matches("do not fit").count() == 1, "said once: {}", a.log());

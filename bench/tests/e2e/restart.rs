@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, binary, wait_until};
 use adit_bench::netns::once_free;
 use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
@@ -59,6 +59,28 @@ fn a_killed_data_plane_does_not_end_a_tcp_connection() -> Result<()> {
     running.finish()?.verify(bytes)
 }
 
+/// The file of the first gateway that says where peers have proven themselves.
+fn proofs(lab: &Lab) -> String {
+    std::fs::read_to_string(lab.dir().join("state-site-a/proofs.json")).unwrap_or_default()
+}
+
+#[test]
+fn where_peers_have_proven_themselves_outlives_both_planes() -> Result<()> {
+    const ELSEWHERE: &str = "192.0.2.77";
+    let mut lab = Lab::start(&LabOptions { gateways: 3, ike: vec![String::new()], ..LabOptions::patient() })?;
+    let [b, c] = [1, 2].map(|gateway| lab.gateways[gateway].outer());
+    let tells_of = |lab: &Lab, address: &str| proofs(lab).contains(&format!("\"{address}:{PORT}\""));
+    wait_until("both have proven themselves", SOON, || Ok([b, c].iter().all(|address| tells_of(&lab, &address.to_string()))))?;
+    lab.gateways.iter_mut().try_for_each(Gateway::stop)?;
+    // One stays away and the other one comes from elsewhere: what is written then tells of both.
+    lab.gateways[2].netns.address(WAN, &format!("{ELSEWHERE}/24"))?;
+    edit(&lab.gateways[2], &format!("listen: \"{c}:"), &format!("listen: \"{ELSEWHERE}:"))?;
+    [0, 2].into_iter().try_for_each(|gateway| lab.gateways[gateway].start_control())?;
+    wait_until("it has proven itself elsewhere", SOON, || Ok(tells_of(&lab, ELSEWHERE))).with_context(|| lab.logs())?;
+    ensure!(tells_of(&lab, &b.to_string()), "{}", proofs(&lab));
+    Ok(())
+}
+
 #[test]
 fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
     let mut lab = Lab::start(&LabOptions::patient())?;
@@ -80,8 +102,7 @@ fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
 fn port(gateway: &Gateway) -> Result<u16> {
     // The tunnel is up before the next control plane answers.
     wait_until("it answers", SOON, || Ok(gateway.adit("status").is_ok()))?;
-    let status: serde_json::Value = serde_json::from_str(&gateway.adit("status --json")?)?;
-    let listen: SocketAddr = status["data_plane"]["listen"].as_str().context("a data plane")?.parse()?;
+    let listen: SocketAddr = gateway.status()?["data_plane"]["listen"].as_str().context("a data plane")?.parse()?;
     Ok(listen.port())
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use adit_bench::lab::{Gateway, SOON, wait_until};
 use adit_bench::rtt::{Prober, Probes};
-use adit_bench::starvation::Starvation;
+use adit_bench::starvation::{Starvation, backlog_drops};
 use adit_proto::stats::Drop;
 use anyhow::{Context, Result, anyhow, ensure};
 
@@ -34,30 +34,34 @@ pub struct Pings {
     pub probes: Probes,
     /// Packets that were dropped because a queue in front of a worker was full.
     pub shed: u64,
+    /// Packets that the kernel dropped on their way between namespaces, whoever's they were.
+    pub backlog: u64,
     /// How long a worker wanted a core and had none.
     pub starved: Duration,
 }
 
 impl Pings {
-    /// How many may be lost because the host had no core for a worker: what the full queues in front of it dropped, or what was sent while it
-    /// waited, since the queues of the kernel between the namespaces count nothing. None where no queue of a gateway was full.
+    /// How many may be lost because the host had no core for a worker: what full queues have dropped and counted, in front of it and between
+    /// the namespaces. None where every worker had its core.
     pub fn for_want_of_a_core(&self) -> u64 {
-        let waited = self.starved.as_millis() as u64 / EVERY.as_millis() as u64;
-        if self.shed == 0 || waited == 0 { 0 } else { waited.max(self.shed) }
+        if self.starved.is_zero() { 0 } else { self.shed + self.backlog }
     }
 }
 
-/// What was dropped in front of the workers. Nothing of a gateway that does not run.
-struct Shed(u64);
+/// What was dropped in front of the workers, and between the namespaces. Nothing of a gateway that does not run.
+struct Shed {
+    queues: u64,
+    backlog: u64,
+}
 
 impl Shed {
-    fn now(ground: &Ground) -> Shed {
+    fn now(ground: &Ground) -> Result<Shed> {
         let of = |gateway: &Gateway| {
             let metrics = gateway.metrics().ok()?;
             let queue = metrics.sum("adit_interface_queue_drops_total", &[]).unwrap_or(0.0) as u64;
             Some(queue + metrics.dropped(Drop::HandoverFull) + metrics.dropped(Drop::UdpOverflow))
         };
-        Shed(ground.honest().iter().filter_map(of).sum())
+        Ok(Shed { queues: ground.honest().iter().filter_map(of).sum(), backlog: backlog_drops()? })
     }
 }
 
@@ -108,13 +112,14 @@ impl Line {
 
 fn pings(ground: &Ground) -> Result<(Prober, Shed, Starvation)> {
     let (from, to) = (ground.lab.b(), ground.lab.a().inner());
-    Ok((from.netns.enter(|| Prober::start(to.into(), EVERY))?, Shed::now(ground), Starvation::watch("adit-dataplane")?))
+    Ok((from.netns.enter(|| Prober::start(to.into(), EVERY))?, Shed::now(ground)?, Starvation::watch("adit-dataplane")?))
 }
 
 fn finish(ground: &Ground, (prober, shed, starvation): (Prober, Shed, Starvation)) -> Result<Pings> {
     let probes = prober.stop(GRACE)?;
-    let shed = Shed::now(ground).0.saturating_sub(shed.0);
-    Ok(Pings { probes, shed, starved: starvation.end() })
+    let now = Shed::now(ground)?;
+    let (shed, backlog) = (now.queues.saturating_sub(shed.queues), now.backlog.saturating_sub(shed.backlog));
+    Ok(Pings { probes, shed, backlog, starved: starvation.end() })
 }
 
 /// A TCP connection by which a row of bytes goes at an even pace.

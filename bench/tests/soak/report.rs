@@ -48,11 +48,12 @@ impl Report {
         let lost = probes.lost - strays.len() as u64;
         let away = spans.iter().map(|span| span.until - span.from).max().unwrap_or_default();
         println!(
-            "{:<36} {lost:>5} of {:>5} pings, away {away:?}; lost beside it {}, shed {}, starved {:?}",
+            "{:<36} {lost:>5} of {:>5} pings, away {away:?}; lost beside it {}, shed {} and {}, starved {:?}",
             event.name,
             probes.sent,
             strays.len(),
             pings.shed,
+            pings.backlog,
             pings.starved
         );
         if let Cost::While { what, at_most } = event.cost {
@@ -79,12 +80,13 @@ impl Report {
         let at = |lost: &Instant| since.map(|since| format!("{:+.3}", signed(*lost, since)));
         ensure!(
             lost.len() as u64 <= pings.for_want_of_a_core(),
-            "{name}: {} of {} pings were lost and nothing was away, at these seconds: {:?}; queues in front of workers dropped {}, and for {:?} \
-             a worker wanted a core",
+            "{name}: {} of {} pings were lost and nothing was away, at these seconds: {:?}; queues in front of workers dropped {}, the \
+             kernel between namespaces {}, and for {:?} a worker wanted a core",
             lost.len(),
             pings.probes.sent,
             lost.iter().filter_map(at).collect::<Vec<_>>(),
             pings.shed,
+            pings.backlog,
             pings.starved
         );
         self.shed += lost.len() as u64;

@@ -1,5 +1,5 @@
 //! What must outlive a crash of the machine, in the state directory: how far the sequence numbers of static keys were used, and the
-//! tops of the replay windows.
+//! tops of the replay windows; and what is of use there, where peers have proven themselves.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use crate::desired::static_key::WantedSa;
 use crate::numbers::{NOBODY, SaName};
 use crate::reconcile::InstalledState;
 use crate::sequence::{self, Grant};
-use crate::state::{Saved, State, StateError};
+use crate::state::{Proofs, Saved, State, StateError};
 use crate::static_key::KeyId;
 use crate::view::View;
 
@@ -120,6 +120,11 @@ impl Durable {
             let count = strange.len();
             tracing::warn!("the data plane names sequence numbers of {count} SAs ({first:#010x}, …) that cannot be: not noted");
         }
+    }
+
+    /// Notes where peers have proven themselves last. It is written with what comes next.
+    pub(super) fn note_proofs(&mut self, proofs: Proofs) {
+        self.state.set_proofs(proofs);
     }
 
     /// Notes the tops of all replay windows of the data plane that is attached, and begins to write them.

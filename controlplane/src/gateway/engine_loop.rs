@@ -48,6 +48,7 @@ impl Gateway {
         let underlay = underlay.context("a netlink socket to ask for routes")?;
         let mut ike = Ike::new(config, (&self.ids, self.underlay.resolver.known()), tables, secret, Box::new(underlay))
             .context("the configuration of IKE")?;
+        ike.recall_proofs(self.durable.state().proofs());
         if !left.is_empty() {
             ike.restore(left, live);
         }

@@ -50,9 +50,7 @@ impl Gateway {
 
     async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], installed: &InstalledState) -> anyhow::Result<()> {
         let is_restart = self.restarts.up_before();
-        if let Some(archive) = &installed.archive {
-            self.view.inherit(archive);
-        }
+        self.view.inherit(installed.archive.as_ref(), &installed.counted);
         let (new, kept) = match self.bring_plane(plane, live, installed).await {
             Ok(brought) => brought,
             // What needs no disk goes on; the rest is tried again.

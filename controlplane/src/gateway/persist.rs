@@ -43,7 +43,8 @@ impl Vault {
 
     /// Leaves the installed state in the vault, with the totals so far. Where there is no room for that, these go first.
     pub(super) fn persist(&mut self, mut installed: InstalledState, view: &View, mut ike: Option<&mut Ike>) {
-        installed.archive = Some(view.archive());
+        let (archive, counted) = view.archive();
+        (installed.archive, installed.counted) = (Some(archive), counted);
         self.bytes = installed.to_vault();
         if !self.leave(view, ike.as_deref_mut()) {
             installed.archive = None;

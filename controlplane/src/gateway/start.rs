@@ -153,9 +153,7 @@ impl Gateway {
         self.ended = Some(process.pid);
         self.durable.learn(&self.desired, &master.live_sas(), &installed);
         self.durable.save().await?;
-        if let Some(archive) = &installed.archive {
-            self.view.inherit(archive);
-        }
+        self.view.inherit(installed.archive.as_ref(), &installed.counted);
         self.view.add_totals(&master, &installed.peers().collect());
         Ok(())
     }

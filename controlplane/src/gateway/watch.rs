@@ -133,6 +133,8 @@ impl Gateway {
     async fn save(&mut self, plane: &mut Plane) {
         self.tend_interface(plane).await;
         self.take_renewed(plane, false).await;
+        let proofs = self.ike.as_mut().and_then(Ike::new_proofs);
+        proofs.into_iter().for_each(|proofs| self.durable.note_proofs(proofs));
         self.durable.note_tops(&self.view);
         self.look_for_lost(plane);
         self.publish_ike();

@@ -1,6 +1,6 @@
 //! Everything about one peer, in `adit status PEER`: the same whether its keys come from IKE or from a file.
 
-use super::text::{bit_rate, bytes, duration, fact, grouped, micros, wrapped};
+use super::text::{bit_rate, bytes, duration, fact, grouped, micros, too_busy, wrapped};
 use super::{again, idle, remarks, state};
 use crate::children::LaneState;
 use crate::schema::{ChildSa, Ike, IkeSa, MissingSelector, NarrowedSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
@@ -12,6 +12,7 @@ const COUNTS_BELOW: u64 = 1 << 40;
 pub fn report(peer: &Peer) -> String {
     let since = peer.since_s.map_or(String::new(), |since| format!(" for {}", duration(since)));
     let mut out = wrapped("", &format!("{}: {}{since}", peer.name, state(peer)));
+    out.extend(peer.as_of_s.map(|age| wrapped("      ", &too_busy(age))));
     out.extend(remarks(peer).iter().map(|remark| wrapped("      ", remark)));
     out += &fact("endpoint", &peer.endpoint);
     out += &fact("keys", &format!("{}, {} lanes", peer.keys.replace('_', " "), peer.lanes));

@@ -91,6 +91,11 @@ pub fn micros(us: f64) -> String {
     if us < 1000.0 { format!("{us:.1} us") } else { format!("{:.2} ms", us / 1000.0) }
 }
 
+/// That what is said is older than it should be.
+pub fn too_busy(age_s: u64) -> String {
+    format!("too busy to look: what is said of IKE and paths was so {} ago", duration(age_s))
+}
+
 pub fn duration(s: u64) -> String {
     let (days, hours, minutes) = (s / 86_400, s / 3600 % 24, s / 60 % 60);
     match (days, hours, minutes) {

@@ -62,6 +62,7 @@ fn peer() -> Peer {
         up: false,
         lacks: vec![],
         since_s: Some(60),
+        as_of_s: None,
         cause: None,
         sent: Traffic::default(),
         received: Traffic::default(),

@@ -1,6 +1,7 @@
 //! Everything that the gateway knows, in the types of the API.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
@@ -35,6 +36,12 @@ pub struct PeerView {
     pub heard: Option<Instant>,
 }
 
+/// What the loop of the gateway has told last, and its age where that is a second or more.
+struct Told {
+    ike: Arc<Report>,
+    as_of_s: Option<u64>,
+}
+
 /// One look at the data plane.
 struct Look {
     is_attached: bool,
@@ -45,7 +52,7 @@ struct Look {
 impl View {
     /// Everything, for people and programs.
     pub fn status(&self) -> schema::Status {
-        let desired = self.desired();
+        let (desired, told) = (self.desired(), self.told());
         let numbers = self.numbers();
         let Desired { config, .. } = &*desired;
         let interface = &config.interface;
@@ -56,7 +63,7 @@ impl View {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_s: self.started.elapsed().as_secs(),
-                as_of_s: self.ike().made.map(|made| made.elapsed().as_secs()).filter(|age| *age > 0),
+                as_of_s: told.as_of_s,
             },
             data_plane: self.data_plane(),
             data_plane_restarts: self.restarts.load(Ordering::Relaxed),
@@ -70,40 +77,53 @@ impl View {
                 addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             },
             certificates: self.certificates(),
-            peers: self.peers(&desired).into_iter().map(|one| one.peer).collect(),
+            peers: self.peers_at(&desired, 0..config.peers.len(), &told).into_iter().map(|one| one.peer).collect(),
             workers: self.workers(&numbers),
             drops: drops(&numbers, &self.port500),
             latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
         }
     }
 
+    /// How IKE and the paths did when they were looked at last, and how long ago that was.
+    fn told(&self) -> Told {
+        let ike = self.ike();
+        let as_of_s = ike.made.map(|made| made.elapsed().as_secs()).filter(|age| *age > 0);
+        Told { ike, as_of_s }
+    }
+
+    /// How long ago IKE and the paths were looked at, where that is no longer now.
+    pub fn as_of_s(&self) -> Option<u64> {
+        self.told().as_of_s
+    }
+
     /// Whether all peers are up, and what is missing.
     pub fn health(&self) -> schema::Health {
-        let desired = self.desired();
+        let (desired, told) = (self.desired(), self.told());
         let name = desired.config.name.clone();
         let lack = |peer: Option<&str>, what: &str| schema::Lack { peer: peer.map(str::to_owned), what: what.to_owned() };
         let lacks: Vec<schema::Lack> = if self.info().is_none() {
             vec![lack(None, "the data plane does not run")]
         } else {
-            let peers = self.peers(&desired);
+            let peers = self.peers_at(&desired, 0..desired.config.peers.len(), &told);
             let of = |one: &PeerView| one.peer.lacks.iter().map(|what| lack(Some(&one.peer.name), what)).collect::<Vec<_>>();
             peers.iter().flat_map(of).collect()
         };
-        schema::Health { ok: lacks.is_empty(), name, version: env!("CARGO_PKG_VERSION").to_owned(), lacks }
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        schema::Health { ok: lacks.is_empty(), name, version, lacks, as_of_s: told.as_of_s }
     }
 
     /// All peers, in the order of the configuration.
     pub fn peers(&self, desired: &Desired) -> Vec<PeerView> {
-        self.peers_at(desired, 0..desired.config.peers.len())
+        self.peers_at(desired, 0..desired.config.peers.len(), &self.told())
     }
 
     /// The peer at a place in the configuration.
     pub fn peer(&self, desired: &Desired, place: usize) -> Option<PeerView> {
-        self.peers_at(desired, place..place + 1).pop()
+        self.peers_at(desired, place..place + 1, &self.told()).pop()
     }
 
-    fn peers_at(&self, desired: &Desired, places: Range<usize>) -> Vec<PeerView> {
-        let ike = self.ike();
+    fn peers_at(&self, desired: &Desired, places: Range<usize>, told: &Told) -> Vec<PeerView> {
+        let Told { ike, as_of_s } = told;
         let counters = self.paths();
         let mut wanted: Vec<Vec<&WantedSa>> = vec![Vec::new(); desired.config.peers.len()];
         desired.sas.iter().for_each(|want| wanted[want.peer].push(want));
@@ -121,7 +141,8 @@ impl View {
         drop(planes);
         let look = Look { is_attached: live.is_some(), live: live.unwrap_or_default(), now };
         let peers = metered.into_iter().map(|(place, (sent, received), heard, totals, (drops, opened))| {
-            let (mut peer, ready) = one_peer(desired, place, &wanted[place], &ike, &look);
+            let (mut peer, ready) = one_peer(desired, place, &wanted[place], ike, &look);
+            peer.as_of_s = *as_of_s;
             (peer.sent, peer.received, peer.drops) = (sent, received, drops_of::shown(&drops, opened, now));
             let of_path = |path: &PathStatus| counters.get(&(place, path.path)).copied().unwrap_or_default();
             peer.paths = ike.paths.get(&place).into_iter().flatten().map(|path| peer_path(path, of_path(path))).collect();
@@ -235,6 +256,7 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
         up: false,
         lacks: Vec::new(),
         since_s,
+        as_of_s: None,
         cause,
         sent: schema::Traffic::default(),
         received: schema::Traffic::default(),

@@ -19,6 +19,7 @@ pub fn status(mut status: schema::Status) -> schema::Status {
             name: name.to_owned(),
             state: state.to_owned(),
             since_s: Some(86_400 * 9999),
+            as_of_s: Some(86_400 * 9999),
             sent: traffic,
             received: traffic,
             ..peer.clone()

@@ -12,7 +12,7 @@
 //!  │   punts ring      data → control         `punt_bytes`
 //!  │   counters        data                   status word, counts, drops, gauges
 //!  │   latencies       data                   histograms of 1024 buckets
-//!  │   live SAs        data                   `sa_slots` × 128 bytes, each a seqlock
+//!  │   live SAs        data                   `sa_slots` × 128 bytes, each a seqlock; then totals
 //!  │   paths           data                   `path_slots` × 64 bytes: counters of the paths of each peer
 //!  │   drops           data                   `peer_slots` × 192 bytes: what was dropped of each peer
 //!  …                 vault   control          one word that says which half holds, then two halves of `vault_bytes`

@@ -55,7 +55,7 @@ mod vault;
 #[cfg(not(feature = "loom"))]
 mod words;
 
-pub use live::{GoneSas, LiveSa};
+pub use live::{LiveSa, SaLook, Seen, Standing};
 pub use sync::{AtomicU64, Ordering};
 #[cfg(not(feature = "loom"))]
 pub use {

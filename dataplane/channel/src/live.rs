@@ -1,17 +1,17 @@
 //! The table of live SAs: the owning worker writes, the master reads a snapshot at any time (a seqlock per slot).
 //!
 //! ```text
-//!  slot of 16 words: │ version, odd while written │ SPI, peer, suite, direction │ window, child │ seq │ limit │ packets │ bytes │ gone │ … │
-//!  behind the slots: │ how many SAs have gone │ … │
+//!  slot of 16 words: │ version, odd while written │ SPI, peer, suite, direction │ window, child │ seq │ limit │ packets │ bytes │ gone │ serial │ … │
+//!  behind the slots: │ how many SAs have gone │ how many were installed │ … │
 //! ```
 //! A slot whose second word is zero is empty. The reader copies a slot between two looks at the version and keeps the copy
 //! only when both were the same even number.
 //!
 //! An SA that is gone leaves its slot as it was, with its place among those that have gone, until another SA takes the slot: what it
-//! carried after the reader's last look at it is still to be counted.
+//! carried after the reader's last look at it is still to be counted. SPIs come again; by its serial the reader knows each SA for what
+//! it is.
 
 use std::ops::Deref;
-use std::time::Duration;
 
 use adit_proto::control::{ChildId, Direction, PeerId, Spi};
 use adit_proto::suite::Suite;
@@ -20,14 +20,14 @@ use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Words of a slot: two cache lines.
 pub const SLOT_WORDS: usize = 16;
-const FIELDS: usize = 7;
+const FIELDS: usize = 8;
 /// The field that holds the place of the SA among those that have gone, from 1 on; 0 for one that is installed.
 const GONE: usize = 6;
+/// The field that holds its place among those that were installed.
+const SERIAL: usize = 7;
 /// Looks in vain at slots of a table before its writer is taken for dead. A writer holds a slot for some nanoseconds; only when it
 /// loses its core meanwhile does the reader have to wait: it yields, and then sleeps, some ten milliseconds in all.
 const LOOKS: u32 = 2_000;
-const LOOKS_ASLEEP: u32 = 100;
-const SLEEP: Duration = Duration::from_micros(100);
 
 /// Words of a table with so many slots.
 pub const fn words(slots: u32) -> usize {
@@ -55,13 +55,14 @@ pub struct LiveSa {
 }
 
 impl LiveSa {
-    fn to_words(self) -> [u64; FIELDS] {
+    fn to_words(self, serial: u64) -> [u64; FIELDS] {
         let kind = u64::from(self.direction as u8) | u64::from(self.suite as u8) << 8 | u64::from(self.peer.0) << 16;
         let identity = kind | u64::from(self.spi.0) << 32;
-        [identity, u64::from(self.window) | u64::from(self.child.0) << 16, self.seq, self.seq_limit, self.packets, self.bytes, 0]
+        let window = u64::from(self.window) | u64::from(self.child.0) << 16;
+        [identity, window, self.seq, self.seq_limit, self.packets, self.bytes, 0, serial]
     }
 
-    fn from_words([identity, window, seq, seq_limit, packets, bytes, _]: [u64; FIELDS]) -> Option<LiveSa> {
+    fn from_words([identity, window, seq, seq_limit, packets, bytes, ..]: [u64; FIELDS]) -> Option<LiveSa> {
         Some(LiveSa {
             spi: Spi((identity >> 32) as u32),
             direction: Direction::from_code(identity as u8).ok()?,
@@ -77,12 +78,41 @@ impl LiveSa {
     }
 }
 
-/// SAs that have gone since they were counted last.
+/// An SA as a look has found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub sa: LiveSa,
+    /// No other SA of the worker has it.
+    pub serial: u64,
+    pub standing: Standing,
+}
+
+/// Whether an SA is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Live,
+    /// It went while it was looked: the next look finds it once more.
+    Going,
+    Gone,
+}
+
+/// What one look at the SAs of all workers has found: those that are installed, and those that have gone since they were counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GoneSas {
-    pub sas: Vec<LiveSa>,
-    /// How many of each worker have gone by now.
-    pub by_worker: Vec<u64>,
+pub struct SaLook {
+    /// Each with its worker.
+    pub seen: Vec<(u16, Seen)>,
+    /// How many of each worker have gone: those up to here have been found.
+    pub gone: Vec<u64>,
+    /// Whether none was left out that was installed all the time.
+    pub is_whole: bool,
+}
+
+impl SaLook {
+    /// Those that were installed when the look began, each with its worker.
+    pub fn live(&self) -> Vec<(u16, LiveSa)> {
+        let live = self.seen.iter().filter(|(_, seen)| seen.standing != Standing::Gone);
+        live.map(|(worker, seen)| (*worker, seen.sa)).collect()
+    }
 }
 
 /// The table, for its writer and for its readers.
@@ -106,9 +136,10 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
         (index < self.slots()).then(|| &self.words[at..at + SLOT_WORDS])
     }
 
-    /// How many SAs have gone.
-    fn gone(&self) -> Option<&AtomicU64> {
-        self.words.get(self.slots() as usize * SLOT_WORDS)
+    /// How many SAs have gone, and how many were installed.
+    fn totals(&self) -> Option<[&AtomicU64; 2]> {
+        let at = self.slots() as usize * SLOT_WORDS;
+        Some([self.words.get(at)?, self.words.get(at + 1)?])
     }
 
     /// Writes fields of a slot, from field `first` on. One writer only. False when there is no such slot.
@@ -128,7 +159,10 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
 
     /// Puts an SA into a slot.
     pub fn install(&self, index: u32, sa: &LiveSa) -> bool {
-        self.write(index, 0, &sa.to_words())
+        let Some([_, installed]) = self.totals() else { return false };
+        let serial = installed.load(Ordering::Relaxed).wrapping_add(1);
+        installed.store(serial, Ordering::Relaxed);
+        self.write(index, 0, &sa.to_words(serial))
     }
 
     /// Brings the moving numbers of a slot up to date.
@@ -148,19 +182,19 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
 
     /// The SA of a slot is gone. What it has carried is there until another SA takes the slot.
     pub fn retire(&self, index: u32) -> bool {
-        let Some(gone) = self.gone() else { return false };
+        let Some([gone, _]) = self.totals().filter(|_| index < self.slots()) else { return false };
         let place = gone.load(Ordering::Relaxed).wrapping_add(1);
-        let is_there = self.write(index, GONE, &[place]);
+        self.write(index, GONE, &[place]);
         // Behind the slot: who sees that so many have gone sees the slot as well.
         gone.store(place, Ordering::Release);
-        is_there
+        true
     }
 
-    /// A consistent copy of a slot, and its place among those that have gone; `None` when it is empty or holds nonsense.
+    /// A consistent copy of a slot: SA, place among those that have gone, serial; `None` when it is empty or holds nonsense.
     ///
     /// # Errors
     /// It was still being written when `patience` ended.
-    fn read(&self, index: u32, patience: &mut u32) -> Result<Option<(LiveSa, u64)>, BeingWritten> {
+    fn read(&self, index: u32, patience: &mut u32) -> Result<Option<(LiveSa, u64, u64)>, BeingWritten> {
         let Some(slot) = self.slot(index) else { return Ok(None) };
         loop {
             let before = slot[0].load(Ordering::Acquire);
@@ -168,41 +202,36 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
             fields.iter_mut().zip(&slot[1..]).for_each(|(field, word)| *field = word.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             if before & 1 == 0 && slot[0].load(Ordering::Relaxed) == before {
-                return Ok(LiveSa::from_words(fields).map(|sa| (sa, fields[GONE])));
+                return Ok(LiveSa::from_words(fields).map(|sa| (sa, fields[GONE], fields[SERIAL])));
             }
             *patience = patience.checked_sub(1).ok_or(BeingWritten)?;
             pause(*patience);
         }
     }
 
-    /// All SAs that are installed, each consistent in itself, and whether these are all: one that is being written all the time is left
-    /// out.
-    pub fn snapshot(&self) -> (Vec<LiveSa>, bool) {
-        self.filled(|gone| gone == 0)
-    }
-
-    /// The SAs that have gone behind the first `counted` ones, and how many have gone in all. One is missing whose slot another SA has
-    /// taken meanwhile.
-    pub fn gone_behind(&self, counted: u64) -> (Vec<LiveSa>, u64) {
-        let all = self.gone().map_or(0, |gone| gone.load(Ordering::Acquire));
-        if all == counted {
-            return (Vec::new(), all);
+    /// Adds what is in this worker's table to a look: the SAs that are installed, each consistent in itself, and those that have gone
+    /// behind the first `counted` ones, but for whose slot another SA has taken. One that its writer holds all the time is left out. The
+    /// time is bounded: the table has one writer, which writes one slot at a time, so all slots share the patience.
+    pub fn look(&self, worker: u16, counted: u64, look: &mut SaLook) {
+        let all = self.totals().map_or(0, |[gone, _]| gone.load(Ordering::Acquire));
+        let mut patience = LOOKS;
+        for index in 0..self.slots() {
+            let Ok(slot) = self.read(index, &mut patience) else {
+                look.is_whole = false;
+                continue;
+            };
+            let Some((sa, place, serial)) = slot else { continue };
+            let standing = match place {
+                0 => Standing::Live,
+                _ if place > all => Standing::Going,
+                _ if place > counted => Standing::Gone,
+                _ => continue,
+            };
+            // What has taken its place may be in a slot that was read before.
+            look.is_whole &= standing != Standing::Going;
+            look.seen.push((worker, Seen { sa, serial, standing }));
         }
-        // One that goes just now is for the next look: another one that went before it may be in a slot that was read already.
-        (self.filled(|gone| counted < gone && gone <= all).0, all)
-    }
-
-    /// What is in the slots in which an SA has gone as it should, and whether all could be read. The time is bounded: the table has one
-    /// writer, which writes one slot at a time, so all slots share the patience.
-    fn filled(&self, has_gone: impl Fn(u64) -> bool) -> (Vec<LiveSa>, bool) {
-        let (mut patience, mut is_whole) = (LOOKS, true);
-        let mut read = |index| {
-            let slot = self.read(index, &mut patience);
-            is_whole &= slot.is_ok();
-            slot.ok().flatten().and_then(|(sa, gone)| has_gone(gone).then_some(sa))
-        };
-        let sas = (0..self.slots()).filter_map(&mut read).collect();
-        (sas, is_whole)
+        look.gone.push(all);
     }
 }
 
@@ -211,14 +240,17 @@ impl<M: Deref<Target = [AtomicU64]>> LiveTable<M> {
 struct BeingWritten;
 
 /// Lets the writer get on: it may have lost its core to us.
+#[cfg(feature = "loom")]
+fn pause(_turn: u32) {
+    loom::thread::yield_now();
+}
+
+/// Lets the writer get on: it may have lost its core to us.
+#[cfg(not(feature = "loom"))]
 fn pause(turn: u32) {
-    #[cfg(feature = "loom")]
-    {
-        let _ = turn;
-        loom::thread::yield_now();
-    }
-    #[cfg(not(feature = "loom"))]
-    if turn < LOOKS_ASLEEP {
+    const ASLEEP: u32 = 100;
+    const SLEEP: std::time::Duration = std::time::Duration::from_micros(100);
+    if turn < ASLEEP {
         std::thread::sleep(SLEEP);
     } else if turn.is_multiple_of(64) {
         std::thread::yield_now();
@@ -232,6 +264,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::Arc;
+    use std::time::Duration;
 
     fn table(slots: u32) -> LiveTable<Arc<[AtomicU64]>> {
         LiveTable::new((0..words(slots)).map(|_| AtomicU64::new(0)).collect())
@@ -239,7 +272,26 @@ mod tests {
 
     fn read(table: &LiveTable<Arc<[AtomicU64]>>, slot: u32) -> Option<LiveSa> {
         let read = table.read(slot, &mut LOOKS.clone()).expect("nobody holds it");
-        read.filter(|(_, gone)| *gone == 0).map(|(sa, _)| sa)
+        read.filter(|(_, gone, _)| *gone == 0).map(|(sa, ..)| sa)
+    }
+
+    fn look(table: &LiveTable<Arc<[AtomicU64]>>, counted: u64) -> SaLook {
+        let mut look = SaLook { is_whole: true, ..SaLook::default() };
+        table.look(0, counted, &mut look);
+        look
+    }
+
+    /// What has gone behind the first ones, and how many have in all.
+    fn gone(table: &LiveTable<Arc<[AtomicU64]>>, counted: u64) -> (Vec<LiveSa>, u64) {
+        let look = look(table, counted);
+        let gone = look.seen.iter().filter(|(_, seen)| seen.standing == Standing::Gone);
+        (gone.map(|(_, seen)| seen.sa).collect(), look.gone[0])
+    }
+
+    /// What is installed, and whether that is all.
+    fn snapshot(table: &LiveTable<Arc<[AtomicU64]>>) -> (Vec<LiveSa>, bool) {
+        let look = look(table, u64::MAX);
+        (look.live().iter().map(|(_, sa)| *sa).collect(), look.is_whole)
     }
 
     fn sa(n: u64) -> LiveSa {
@@ -275,20 +327,34 @@ mod tests {
     #[test]
     fn what_has_gone_is_told_once_with_all_it_carried_until_its_slot_is_taken() {
         let table = table(3);
-        assert_eq!(table.gone_behind(0), (vec![], 0));
+        assert_eq!(gone(&table, 0), (vec![], 0));
         (0..3).for_each(|slot| assert!(table.install(slot, &sa(u64::from(slot)))));
         table.update(1, 100, 200, 300);
         assert!(table.retire(1));
         table.retire(0);
         let last = LiveSa { seq: 100, packets: 200, bytes: 300, ..sa(1) };
-        assert_eq!(table.gone_behind(0), (vec![sa(0), last], 2));
-        assert_eq!(table.gone_behind(1), (vec![sa(0)], 2));
-        assert_eq!(table.gone_behind(2), (vec![], 2));
-        assert_eq!(table.snapshot(), (vec![sa(2)], true));
+        assert_eq!(gone(&table, 0), (vec![sa(0), last], 2));
+        assert_eq!(gone(&table, 1), (vec![sa(0)], 2));
+        assert_eq!(gone(&table, 2), (vec![], 2));
+        assert_eq!(snapshot(&table), (vec![sa(2)], true));
         table.install(0, &sa(9));
-        assert_eq!(table.gone_behind(0), (vec![last], 2));
-        assert_eq!(table.snapshot(), (vec![sa(9), sa(2)], true));
+        assert_eq!(gone(&table, 0), (vec![last], 2));
+        assert_eq!(snapshot(&table), (vec![sa(9), sa(2)], true));
+        let serials: Vec<u64> = look(&table, 0).seen.iter().map(|(_, seen)| seen.serial).collect();
+        assert_eq!(serials, [4, 2, 3]);
         assert!(!table.retire(3), "there is no such slot");
+        assert_eq!(gone(&table, 2), (vec![], 2));
+    }
+
+    #[test]
+    fn what_goes_during_a_look_was_there_and_the_look_is_not_whole() {
+        let table = table(2);
+        table.install(0, &sa(1));
+        table.retire(0);
+        // As the look finds it that has read the number of those that have gone before.
+        table.words[2 * SLOT_WORDS].store(0, Ordering::Relaxed);
+        let found = look(&table, 0);
+        assert_eq!((found.live(), found.is_whole, found.gone), (vec![(0, sa(1))], false, vec![0]));
     }
 
     #[test]
@@ -305,7 +371,7 @@ mod tests {
         });
         let mut reads = 0;
         while !writing.is_finished() {
-            if let Ok(Some((seen, _))) = reader.read(0, &mut LOOKS.clone()) {
+            if let Ok(Some((seen, ..))) = reader.read(0, &mut LOOKS.clone()) {
                 assert_eq!(seen, sa(seen.seq));
                 reads += 1;
             }
@@ -320,7 +386,7 @@ mod tests {
         table.install(0, &sa(1));
         table.words[0].store(5, Ordering::Relaxed);
         table.install(1, &sa(2));
-        assert_eq!(table.snapshot(), (vec![sa(2)], false));
+        assert_eq!(snapshot(&table), (vec![sa(2)], false));
     }
 
     #[test]
@@ -335,7 +401,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(4));
             writer.install(0, &sa(1));
         });
-        assert_eq!(table.snapshot(), (vec![sa(1), sa(2)], true));
+        assert_eq!(snapshot(&table), (vec![sa(1), sa(2)], true));
         writing.join().unwrap();
     }
 
@@ -343,7 +409,7 @@ mod tests {
         #[test]
         fn any_words_give_an_sa_or_nothing(words: [u64; FIELDS]) {
             if let Some(sa) = LiveSa::from_words(words) {
-                prop_assert_eq!(LiveSa::from_words(sa.to_words()), Some(sa));
+                prop_assert_eq!(LiveSa::from_words(sa.to_words(words[SERIAL])), Some(sa));
             }
         }
     }

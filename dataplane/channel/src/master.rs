@@ -20,7 +20,7 @@ use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock};
 use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX, MESSAGES_MAX};
 use crate::listener::{GREETING_LEN, Greeting};
-use crate::live::{GoneSas, LiveSa, LiveTable};
+use crate::live::{LiveSa, LiveTable, SaLook};
 use crate::messages::{self, Devices, Heard};
 use crate::paths::{PathCounters, PathTable};
 use crate::ring::{Consumer, Corrupt, Next, Producer, PushError};
@@ -439,34 +439,26 @@ impl Master {
 
     /// The SAs that are installed, each with its worker. One that its worker is writing all the time is left out.
     pub fn live_sas(&self) -> Vec<(u16, LiveSa)> {
-        self.look_at_sas().0
+        self.look_behind(|_| u64::MAX).live()
     }
 
-    /// The same, or nothing where one is left out.
+    /// The same, or nothing where one may be left out.
     pub fn all_live_sas(&self) -> Option<Vec<(u16, LiveSa)>> {
-        let (sas, are_all) = self.look_at_sas();
-        are_all.then_some(sas)
+        let look = self.look_behind(|_| u64::MAX);
+        look.is_whole.then(|| look.live())
     }
 
-    fn look_at_sas(&self) -> (Vec<(u16, LiveSa)>, bool) {
-        let (mut all, mut are_all) = (Vec::new(), true);
+    /// The SAs that are installed, and those that have gone behind the first ones of each worker that were `counted`.
+    pub fn look_at_sas(&self, counted: &[u64]) -> SaLook {
+        self.look_behind(|worker| counted.get(worker).copied().unwrap_or(0))
+    }
+
+    fn look_behind(&self, counted: impl Fn(usize) -> u64) -> SaLook {
+        let mut look = SaLook { is_whole: true, ..SaLook::default() };
         for (worker, link) in (0..).zip(&self.workers) {
-            let (sas, is_whole) = link.live.snapshot();
-            are_all &= is_whole;
-            all.extend(sas.into_iter().map(|sa| (worker, sa)));
+            link.live.look(worker, counted(usize::from(worker)), &mut look);
         }
-        (all, are_all)
-    }
-
-    /// The SAs that have gone behind the first ones of each worker that were `counted`, with all they have carried.
-    pub fn gone_sas(&self, counted: &[u64]) -> GoneSas {
-        let mut gone = GoneSas::default();
-        for (worker, link) in self.workers.iter().enumerate() {
-            let (sas, all) = link.live.gone_behind(counted.get(worker).copied().unwrap_or(0));
-            gone.sas.extend(sas);
-            gone.by_worker.push(all);
-        }
-        gone
+        look
     }
 
     /// What has gone over each path of each peer, over all workers. A path for which the table had no room is missing.

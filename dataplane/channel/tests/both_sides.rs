@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 
 use adit_channel::{
-    AttachError, DATAGRAM_LEN_MAX, Devices, GoneSas, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region,
-    SendError, Sizes,
+    AttachError, DATAGRAM_LEN_MAX, Devices, Listener, LiveSa, Master, Notice, PlaneInfo, Port, PuntError, Region, SaLook, Seen,
+    SendError, Sizes, Standing,
 };
 use adit_proto::control::{
     ChildId, Command, Direction, Event, Feature, InjectHeader, LocalEnd, OutboundSa, PeerId, PuntHeader, SaKey, Spi,
@@ -254,12 +254,13 @@ fn a_new_master_finds_what_is_installed_and_what_was_left() {
     assert_eq!(master.vault_read(), b"state");
     let moved = LiveSa { seq: 20, packets: 21, bytes: 22, ..live(1) };
     assert_eq!(master.live_sas(), [(0, live(0)), (1, moved)]);
-    assert_eq!(master.gone_sas(&[]), GoneSas { sas: vec![], by_worker: vec![0, 0] });
     plane.ports[0].sa_remove(3);
     assert_eq!(master.live_sas(), [(1, moved)]);
-    let gone = GoneSas { sas: vec![live(0)], by_worker: vec![1, 0] };
-    assert_eq!(master.gone_sas(&[]), gone, "what it has carried is still there");
-    assert_eq!(master.gone_sas(&[1]), GoneSas { sas: vec![], ..gone }, "and is told once");
+    let seen = |worker, sa, standing| (worker, Seen { sa, serial: 1, standing });
+    let there = seen(1, moved, Standing::Live);
+    let look = SaLook { seen: vec![seen(0, live(0), Standing::Gone), there], gone: vec![1, 0], is_whole: true };
+    assert_eq!(master.look_at_sas(&[]), look, "what it has carried is still there");
+    assert_eq!(master.look_at_sas(&[1]), SaLook { seen: vec![there], ..look }, "and is told once");
 }
 
 #[test]

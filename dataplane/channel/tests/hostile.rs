@@ -115,7 +115,7 @@ fn rule(master: &mut Master) {
         }
     }
     master.flush();
-    let _ = (master.counters(0), master.latency(0, Latency::Outbound), master.live_sas(), master.is_corrupt());
+    let _ = (master.counters(0), master.latency(0, Latency::Outbound), master.look_at_sas(&[7]), master.is_corrupt());
     assert!(master.vault_read().len() <= 1 << 20);
     master.vault_write(b"new").unwrap();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use adit_channel::live::{self, LiveTable};
 use adit_channel::ring::{Consumer, HEAD_WORDS, Next, Producer, PushError};
-use adit_channel::{AtomicU64, LiveSa};
+use adit_channel::{AtomicU64, LiveSa, SaLook, Seen, Standing};
 use adit_proto::control::{ChildId, Direction, PeerId, Spi};
 use adit_proto::suite::Suite;
 
@@ -135,6 +135,12 @@ fn sa(n: u64) -> LiveSa {
     }
 }
 
+fn look(table: &LiveTable<Memory>, counted: u64) -> SaLook {
+    let mut look = SaLook { is_whole: true, ..SaLook::default() };
+    table.look(0, counted, &mut look);
+    look
+}
+
 #[test]
 fn a_snapshot_is_never_half_of_two_sas() {
     explore(2, || {
@@ -142,8 +148,8 @@ fn a_snapshot_is_never_half_of_two_sas() {
         let (writer, reader) = (LiveTable::new(Arc::clone(&memory)), LiveTable::new(memory));
         writer.install(0, &sa(1));
         let writing = loom::thread::spawn(move || writer.install(0, &sa(2)));
-        let (seen, _) = reader.snapshot();
-        assert!(seen == [sa(1)] || seen == [sa(2)], "{seen:?}");
+        let seen = look(&reader, 0).live();
+        assert!(seen == [(0, sa(1))] || seen == [(0, sa(2))], "{seen:?}");
         writing.join().unwrap();
     });
 }
@@ -159,9 +165,17 @@ fn what_an_sa_carried_last_is_there_when_it_is_seen_to_be_gone() {
             writer.retire(0);
         });
         let last = LiveSa { seq: 2, packets: 2, bytes: 2, ..sa(1) };
-        let seen = reader.gone_behind(0);
-        assert!(seen == (vec![], 0) || seen == (vec![last], 1), "{seen:?}");
+        let first = look(&reader, 0);
+        let [(_, seen)] = first.seen[..] else { panic!("it is found, and once: {first:?}") };
+        match (seen.standing, first.gone[0]) {
+            (Standing::Live, 0) => assert!([sa(1), last].contains(&seen.sa), "{seen:?}"),
+            (Standing::Going, 0) | (Standing::Gone, 1) => assert_eq!(seen.sa, last),
+            _ => panic!("{first:?}"),
+        }
         writing.join().unwrap();
-        assert_eq!(reader.gone_behind(0), (vec![last], 1));
+        // Whoever counts it takes it for the same one, and not once more.
+        let again = look(&reader, first.gone[0]).seen;
+        let gone = (0, Seen { sa: last, serial: seen.serial, standing: Standing::Gone });
+        assert_eq!(again, if seen.standing == Standing::Gone { vec![] } else { vec![gone] });
     });
 }

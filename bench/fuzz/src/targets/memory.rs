@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use adit_channel::live::{LiveTable, SLOT_WORDS};
 use adit_channel::ring::{Consumer, HEAD_WORDS, Next, Producer};
-use adit_channel::{AtomicU64, Ordering, PlaneInfo};
+use adit_channel::{AtomicU64, Ordering, PlaneInfo, SaLook};
 use adit_controlplane::vault;
 use adit_proto::control::{Command, Event, RECORD_LEN_MAX};
 
@@ -70,9 +70,9 @@ pub fn channel_tables(data: &[u8]) {
     for word in memory.iter().step_by(SLOT_WORDS) {
         word.fetch_and(!1, Ordering::Relaxed);
     }
-    let table = LiveTable::new(memory);
-    let counted = data.first().copied().unwrap_or(0).into();
-    assert!(table.snapshot().0.len() + table.gone_behind(counted).0.len() <= slots, "an SA is installed or has gone");
+    let (mut look, counted) = (SaLook::default(), data.first().copied().unwrap_or(0));
+    LiveTable::new(memory).look(0, counted.into(), &mut look);
+    assert!(look.seen.len() < slots && look.gone.len() == 1, "the last one is none");
     if let Ok(info) = PlaneInfo::decode(data) {
         let mut out = vec![0; data.len()];
         assert_eq!(info.encode(&mut out), Some(data.len()));

@@ -216,6 +216,19 @@ impl Endpoint {
         self.shared.known.iter()
     }
 
+    /// Where each peer has proven itself last, the newest first, if that has changed since it was asked last.
+    pub fn new_proofs(&mut self) -> Option<BTreeMap<PeerId, Vec<SocketAddr>>> {
+        self.shared.known.new_proofs()
+    }
+
+    /// What [`Endpoint::new_proofs`] told of a peer before this process: it keeps its share beside strangers. A peer that is not
+    /// configured is ignored.
+    pub fn recall_proofs(&mut self, peer: PeerId, addresses: &[SocketAddr]) {
+        if self.shared.peers.contains_key(&peer) {
+            addresses.iter().rev().for_each(|address| self.shared.known.prove(peer, *address));
+        }
+    }
+
     /// When [`Endpoint::handle_timeout`] is to be called, if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         earlier(self.timers.next(), self.shared.paths.poll_timeout())

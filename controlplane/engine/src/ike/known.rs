@@ -34,6 +34,8 @@ pub(super) struct Known {
     /// Of how many peers each is.
     count: BTreeMap<SocketAddr, usize>,
     news: VecDeque<(SocketAddr, bool)>,
+    /// Where peers have proven themselves is other than when it was asked last.
+    has_new_proofs: bool,
 }
 
 impl Known {
@@ -49,18 +51,21 @@ impl Known {
     /// A peer has proven from there who it is.
     pub(super) fn prove(&mut self, peer: PeerId, address: SocketAddr) {
         let of_peer = self.peers.entry(peer).or_default();
-        if of_peer.proven.front() == Some(&address) {
+        if of_peer.proven.front().is_some_and(|newest| (newest.ip(), newest.port()) == (address.ip(), address.port())) {
             return;
         }
         of_peer.proven.retain(|known| known.ip() != address.ip());
-        of_peer.proven.push_front(address);
+        // Without the scope of IPv6: another start of the machine numbers its interfaces anew.
+        of_peer.proven.push_front(SocketAddr::new(address.ip(), address.port()));
         of_peer.proven.truncate(PROVEN_ADDRESSES_MAX);
+        self.has_new_proofs = true;
         self.refresh(peer);
     }
 
     /// The peer is configured no more.
     pub(super) fn forget(&mut self, peer: PeerId) {
         if let Some(of_peer) = self.peers.remove(&peer) {
+            self.has_new_proofs |= !of_peer.proven.is_empty();
             of_peer.keys.into_iter().for_each(|key| self.release(key));
         }
     }
@@ -76,6 +81,13 @@ impl Known {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = SocketAddr> {
         self.count.keys().copied()
+    }
+
+    /// Where each peer has proven itself last, the newest first, if that has changed since it was asked last.
+    pub(super) fn new_proofs(&mut self) -> Option<BTreeMap<PeerId, Vec<SocketAddr>>> {
+        let of = |(id, of_peer): (&PeerId, &Addresses)| (*id, of_peer.proven.iter().copied().collect::<Vec<_>>());
+        let has_some = |(_, proven): &(PeerId, Vec<SocketAddr>)| !proven.is_empty();
+        std::mem::take(&mut self.has_new_proofs).then(|| self.peers.iter().map(of).filter(has_some).collect())
     }
 
     fn refresh(&mut self, peer: PeerId) {
@@ -141,6 +153,23 @@ mod tests {
         known.forget(other);
         assert_eq!(reported(&mut known).len(), 2, "that port 500 is not hers was told before");
         assert!(!known.has(at("192.0.2.1:0").ip()) && known.iter().next().is_none());
+    }
+
+    #[test]
+    fn where_a_peer_has_proven_itself_is_told_when_it_has_changed() {
+        let (mut known, peer) = (Known::default(), PeerId(1));
+        known.look_for(peer, &[at("198.51.100.1:500")]);
+        assert_eq!(known.new_proofs(), None, "nobody has proven anything");
+        let told = |known: &mut Known, address: &str| {
+            known.prove(peer, at(address));
+            known.new_proofs().map(|all| all[&peer].iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let both = ["[fe80::1]:4500", "192.0.2.1:4500"].map(str::to_owned).to_vec();
+        assert_eq!(told(&mut known, "192.0.2.1:4500"), Some(both[1..].to_vec()));
+        assert_eq!(told(&mut known, "[fe80::1%3]:4500"), Some(both));
+        assert_eq!(told(&mut known, "[fe80::1%4]:4500"), None, "the same place");
+        known.forget(peer);
+        assert_eq!(known.new_proofs(), Some(BTreeMap::new()));
     }
 
     #[test]

@@ -128,20 +128,31 @@ pub fn pair_at(
 
 #[test]
 fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
-    // One that is looked for at its address; and one that is not, but has proven itself from there before.
-    for (looked_for, places) in [true, false].into_iter().flat_map(|looked_for| PLACES.map(|places| (looked_for, places))) {
+    // One that is looked for at its address; and one that is not, but has proven itself from there before: to this process, or to one
+    // that has left nothing but this.
+    let kinds = [(true, false), (false, false), (false, true)];
+    for ((looked_for, anew), places) in kinds.into_iter().flat_map(|kind| PLACES.map(|places| (kind, places))) {
         let config = || EndpointConfig { limits: LIMITS, ..endpoint_config(1) };
-        let mut world = pair_at(5, places, config, |node, config| {
+        let change = |node, config: &mut PeerConfig| {
             config.initiate = false;
             if node == B && !looked_for {
                 config.remotes.clear();
             }
-        });
+        };
+        let mut world = pair_at(5, places, config, change);
         world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
         let request = Message::decode(&world.log[0].2[4..]).expect("a request");
         world.connect_pair();
         world.act(A, |endpoint, now| endpoint.disconnect(now, PEER)).expect("a peer");
         world.run_for(Duration::from_secs(5));
+        if anew {
+            let proofs = world.act(B, |endpoint, _| endpoint.new_proofs()).expect("somebody has proven himself");
+            world.crash(B, config(), true);
+            let mut own = PeerConfig { local: places[B].parse().ok(), ..peer(B) };
+            change(B, &mut own);
+            world.set_peer(B, PEER, own);
+            world.act(B, |endpoint, _| endpoint.recall_proofs(PEER, &proofs[&PEER]));
+        }
         let mut spis = 1000..;
         flood(&mut world, &request, &mut spis);
         let full = world.nodes[B].endpoint.half_open();
@@ -149,7 +160,7 @@ fn hosts_that_bring_cookies_and_go_no_further_lock_no_peer_out() {
         assert!(world.nodes[B].endpoint.counters().dropped_limit > 500);
         world.act(A, |endpoint, now| endpoint.connect(now, PEER)).expect("it has an address");
         let up = world.run_until(Duration::from_secs(1), |world| world.is_up(A, PEER) && world.is_up(B, PEER));
-        assert!(up, "{places:?} looked for: {looked_for}; {:?}", world.nodes[B].endpoint.counters());
+        assert!(up, "{places:?} looked for: {looked_for}, anew: {anew}; {:?}", world.nodes[B].endpoint.counters());
         // Beside the crowd that comes again it goes on.
         flood(&mut world, &request, &mut spis);
         let before = world.ike(A).spis;
