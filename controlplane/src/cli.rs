@@ -233,7 +233,8 @@ fn run_gateway(file: &Path, service: Option<String>, options: Options) -> anyhow
     let _ = desired.config.ike.key_log_dir.as_deref().map(private::secret_directory);
     privileges::join_group();
     let left = privileges::drop(service.is_none()).context("giving up privileges")?;
-    tracing::info!("user {}, {left}", rustix::process::geteuid().as_raw());
+    let (name, user) = (&desired.config.name, rustix::process::geteuid().as_raw());
+    tracing::info!("gateway {name}: adit {}, user {user}, {left}", env!("CARGO_PKG_VERSION"));
     desired.config.service = service;
     // One thread for the loop, one for the API: the cores are for the data plane.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

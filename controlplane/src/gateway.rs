@@ -217,7 +217,6 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
     let port_is_chosen = own_port::settle(&mut desired.config, &state)?;
     let desired = Arc::new(desired);
     let config = &desired.config;
-    tracing::info!("gateway {}: adit {}", config.name, env!("CARGO_PKG_VERSION"));
     let view = Arc::new(View::new(desired.clone()));
     let key_log = open_key_log(config)?;
     let listeners = Listeners::open(&view, &sender).await?;

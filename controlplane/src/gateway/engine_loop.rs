@@ -51,6 +51,7 @@ impl Gateway {
         ike.recall_proofs(self.durable.state().proofs());
         if !left.is_empty() {
             ike.restore(left, live);
+            self.peer_log.resume(true);
         }
         self.ike = Some(ike);
         Ok(())
@@ -85,6 +86,7 @@ impl Gateway {
             }
             self.look_again(event);
         }
+        self.peer_log.resume(false);
         if self.desired.config.mode == Mode::Ip
             && news.iter().any(|event| matches!(event, Event::Path(PathEvent::Set { .. } | PathEvent::Peer { .. })))
         {

@@ -21,9 +21,16 @@ pub struct PeerLog {
     initiators: InitiatorLog,
     standings: Standings,
     black_holes: BlackHoles,
+    /// What is told is from before this process.
+    resumes: bool,
 }
 
 impl PeerLog {
+    /// From here on, or no more, connections are told that go on from the process before this one: one line says how many these are.
+    pub fn resume(&mut self, on: bool) {
+        self.resumes = on;
+    }
+
     /// Writes into the log what has happened, each reason once.
     pub fn tell(&mut self, event: &Event, ike: &Ike) {
         let now = Instant::now();
@@ -44,7 +51,8 @@ impl PeerLog {
                         tracing::info!(peer = name_of(ike, *peer), "IKE SA {spis} takes the place of {old} after all");
                     }
                     Some(old) => self.detail(now, *peer, ike, &format!("IKE SA {spis} takes the place of {old}")),
-                    None => self.detail(now, *peer, ike, &format!("IKE SA {spis} is up")),
+                    // That the peer is connected by it is said with its state.
+                    None => tracing::debug!(peer = name_of(ike, *peer), "IKE SA {spis} is up"),
                 }
             }
             Event::IkeDown { peer, spis, cause } => self.detail(now, *peer, ike, &format!("IKE SA {spis} is gone: {cause}")),
@@ -128,6 +136,7 @@ impl PeerLog {
         let again = news.map_or_else(String::new, repeated);
         match (news, failure) {
             (Some(_), true) => tracing::warn!(peer = name, ike, "{line}{again}. `adit explain {name}` says more"),
+            (Some(_), false) if self.resumes => tracing::debug!(peer = name, ike, "{line}, as before"),
             (Some(_), false) => tracing::info!(peer = name, ike, "{line}{again}"),
             (None, _) => tracing::debug!(peer = name, ike, "{line}"),
         }
@@ -161,7 +170,7 @@ impl PeerLog {
     /// What comes with every connection; while a peer does not come up for good, nobody wants to read it, nor all of it where it does not end.
     fn detail(&mut self, now: Instant, peer: PeerId, ike: &Ike, line: &str) {
         let name = name_of(ike, peer);
-        if self.said.is_failing(now, peer) || !self.budget.take(now, peer, ike.sas_wanted(peer)) {
+        if self.resumes || self.said.is_failing(now, peer) || !self.budget.take(now, peer, ike.sas_wanted(peer)) {
             tracing::debug!(peer = name, "{line}");
         } else {
             tracing::info!(peer = name, "{line}");
