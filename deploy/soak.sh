@@ -3,7 +3,8 @@
 #
 #   deploy/soak.sh [RUNS]            default: 10
 #
-# target/soak.log gets a line for each test executable of each run, loom's too, and one for the doc tests:
+# target/soak.log gets a line for each test executable of each run, loom's too and two rounds of everything at once (`make soak`), and
+# one for the doc tests:
 # COMMIT RUN EXECUTABLE|doc passed|failed SECONDS. What has passed or failed at this commit is not run again: delete its line, or the
 # file, to repeat it. What an executable wrote is in target/soak/. Doc tests are compiled when they are run: leave the tree as it is.
 # ADIT_BIN_DIR names the programs that are driven. The second load is LOAD busy loops (default: one for each core).
@@ -18,13 +19,18 @@ commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo -dirty)
 mkdir -p "$target/soak"
 touch "$log"
 
+export ADIT_SOAK_SECONDS=${ADIT_SOAK_SECONDS:-60}
+
 # The folder of its crate, where cargo would start it, and the executable. Loom's is of another build, as in `make loom`.
 mapfile -t tests < <({
     cargo test --locked --workspace --lib --bins --tests --no-run --message-format=json
+    cargo test --locked --workspace --test soak --no-run --message-format=json
     cargo test --locked --release -p adit-channel --features loom --test loom --no-run --message-format=json
 } | sed -nE 's/.*"manifest_path":"([^"]*)\/Cargo.toml".*"profile":\{[^}]*"test":true\}.*"executable":"([^"]+)".*/\1 \2/p')
 [ ${#tests[@]} -gt 20 ] || { echo "only ${#tests[@]} test executables were found" >&2; exit 1; }
-[[ "${tests[*]}" = */loom-* ]] || { echo "the test executable of loom was not built" >&2; exit 1; }
+for apart in loom soak; do
+    [[ "${tests[*]}" = */$apart-* ]] || { echo "the test executable of $apart was not built" >&2; exit 1; }
+done
 
 # The second load: as many as there are cores, each no more than half of one while the tests want it.
 load=()
