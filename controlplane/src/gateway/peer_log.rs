@@ -136,7 +136,7 @@ impl PeerLog {
         let again = news.map_or_else(String::new, repeated);
         match (news, failure) {
             (Some(_), true) => tracing::warn!(peer = name, ike, "{line}{again}. `adit explain {name}` says more"),
-            (Some(_), false) if self.resumes => tracing::debug!(peer = name, ike, "{line}, as before"),
+            (Some(_), false) if self.resumes && state.is_up() => tracing::debug!(peer = name, ike, "{line}, as before"),
             (Some(_), false) => tracing::info!(peer = name, ike, "{line}{again}"),
             (None, _) => tracing::debug!(peer = name, ike, "{line}"),
         }
