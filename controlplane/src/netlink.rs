@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol};
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
@@ -71,6 +71,12 @@ fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> NetlinkError {
     }
 }
 
+/// Whether it is a TUN or TAP.
+fn is_tun(link: &LinkMessage) -> bool {
+    let is_tun = |info: &LinkInfo| *info == LinkInfo::Kind(InfoKind::Tun);
+    link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(info) if info.iter().any(is_tun)))
+}
+
 /// Whether the kernel refused for this reason.
 fn is(error: &Error, reason: Errno) -> bool {
     matches!(error, Error::NetlinkError(message) if message.to_io().raw_os_error() == Some(reason.raw_os_error()))
@@ -107,15 +113,14 @@ impl Netlink {
         self.find(name).await.is_ok_and(|found| found.is_some())
     }
 
-    /// Whether there is none with this name; an error says nothing of that.
-    pub async fn lacks_link(&self, name: &str) -> bool {
-        self.find(name).await.is_ok_and(|found| found.is_none())
+    /// Whether there is no TUN or TAP with this name; an error says nothing of that.
+    pub async fn lacks_tun(&self, name: &str) -> bool {
+        self.find(name).await.is_ok_and(|found| !found.as_ref().is_some_and(is_tun))
     }
 
     /// Whether an interface with this name is a TUN or TAP.
-    pub async fn is_tun(&self, name: &str) -> bool {
-        let is_tun = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::LinkInfo(info) if info.contains(&LinkInfo::Kind(InfoKind::Tun)));
-        self.find(name).await.is_ok_and(|found| found.is_some_and(|link| link.attributes.iter().any(is_tun)))
+    pub async fn has_tun(&self, name: &str) -> bool {
+        self.find(name).await.is_ok_and(|found| found.as_ref().is_some_and(is_tun))
     }
 
     /// Does one step at the interface with this index.

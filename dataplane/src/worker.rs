@@ -143,7 +143,8 @@ impl Worker {
         if self.env.tap.is_there() {
             io.replace(Slot::Tap, None, &mut self.env.port)?;
             self.mailbox.put_aside(Device::Queue(self.env.tap.replace(None)));
-            // Where the ring is full, the control plane finds out by itself.
+            self.env.port.gauge(Gauge::TapGone, 1);
+            // Where the ring is full, the control plane finds out by the gauge.
             self.env.port.emit(&Event::InterfaceGone);
         }
         Ok(false)
@@ -157,6 +158,7 @@ impl Worker {
                     io.replace(Slot::Tap, queue.as_ref().map(AsRawFd::as_raw_fd), &mut self.env.port)?;
                     self.mailbox.put_aside(Device::Queue(self.env.tap.replace(queue)));
                     more.0 = self.env.tap.is_there();
+                    self.env.port.gauge(Gauge::TapGone, i64::from(!more.0));
                 }
                 Device::Socket(mut socket) => {
                     io.replace(Slot::Udp, Some(socket.raw_fd()), &mut self.env.port)?;

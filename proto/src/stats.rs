@@ -145,6 +145,7 @@ numbers! {
         UdpGro "udp_gro" "1 when UDP_GRO is on.",
         TapUso "tap_uso" "1 when the TAP takes UDP super-frames.",
         TapTso "tap_tso" "1 when the TAP takes TCP super-frames.",
+        TapGone "tap_gone" "1 while the worker has no TAP or TUN, since somebody has deleted it.",
         FdbEntries "fdb_entries" "Addresses in the forwarding table of this worker.",
         InboundSas "inbound_sas" "Inbound SAs installed.",
         OutboundSas "outbound_sas" "Outbound SAs installed.",

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::Veth;
+use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, ensure};
 
 use crate::ike_tunnel::{ROLES, patient, peer, spis};
@@ -55,19 +56,50 @@ fn a_deleted_interface_is_made_again_and_no_tunnel_begins_anew() -> Result<()> {
 fn an_interface_of_somebody_else_with_its_name_is_waited_for() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let a = lab.a();
-    delete_interface(&lab, || {
-        let steps = lab.dir().join("theirs");
-        std::fs::write(&steps, format!("link del {TAP}\nlink add {TAP} type bridge\n"))?;
-        // Ours is there again by now, or just being made.
-        wait_until("somebody is faster", SOON, || Ok(a.netns.run(&format!("ip -force -batch {}", steps.display())).is_ok()))?;
-        a.wait_for_log("cannot be made again", SOON)?;
-        for command in ["status site-b", "explain site-b"] {
-            let said = a.adit(command)?.split_whitespace().collect::<Vec<_>>().join(" ");
-            ensure!(said.contains("the interface was deleted, and cannot be made again"), "{said}");
+    let is_gone = || Ok::<_, anyhow::Error>(a.metrics()?.gauge(0, Gauge::TapGone) == Some(1.0));
+    // Each time at another moment of making ours anew.
+    for _ in 0..4 {
+        let before = a.log().len();
+        delete_interface(&lab, || {
+            let steps = lab.dir().join("theirs");
+            std::fs::write(&steps, format!("link del {TAP}\nlink add {TAP} type bridge\n"))?;
+            // Ours is there again by now, or just being made.
+            wait_until("somebody is faster", SOON, || Ok(a.netns.run(&format!("ip -force -batch {}", steps.display())).is_ok()))?;
+            wait_until("it is said", SOON, || Ok(a.log()[before..].contains("cannot be made again"))).with_context(|| a.log())?;
+            for command in ["status site-b", "explain site-b"] {
+                let said = a.adit(command)?.split_whitespace().collect::<Vec<_>>().join(" ");
+                ensure!(said.contains("the interface was deleted, and cannot be made again"), "{said}");
+            }
+            ensure!(a.metrics()?.sum("adit_peer_up", &[]) == Some(0.0) && is_gone()?, "{}", a.metrics_page()?);
+            // What is somebody else's is left as it is.
+            let theirs = a.netns.run(&format!("ip -o addr show {TAP}"))?;
+            ensure!(theirs.is_empty(), "it has addresses of ours: {theirs}");
+            a.netns.run(&format!("ip link del {TAP}")).map(drop)
+        })?;
+        ensure!(!is_gone()?, "{}", a.metrics_page()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_took_its_name_while_nobody_looked_is_not_taken_for_ours() -> Result<()> {
+    for theirs in ["link add {} type bridge", "tuntap add {} mode tap"] {
+        let mut lab = Lab::start(&LabOptions::patient())?;
+        let plane = lab.a().data_plane();
+        lab.gateways[0].kill_control()?;
+        for step in ["link del {}", theirs] {
+            lab.a().netns.run(&format!("ip {}", step.replace("{}", TAP)))?;
         }
-        ensure!(lab.a().metrics()?.sum("adit_peer_up", &[]) == Some(0.0), "{}", a.metrics_page()?);
-        a.netns.run(&format!("ip link del {TAP}")).map(drop)
-    })
+        lab.gateways[0].start_control()?;
+        let a = lab.a();
+        a.wait_for_log("cannot be made again", SOON)?;
+        let addresses = a.netns.run(&format!("ip -o addr show {TAP}"))?;
+        ensure!(addresses.is_empty(), "it has addresses of ours: {addresses}");
+        a.netns.run(&format!("ip link del {TAP}"))?;
+        passes(&lab)?;
+        ensure!(a.data_plane() == plane, "the data plane was replaced:\n{}", a.log());
+    }
+    Ok(())
 }
 
 /// Has the first gateway listen elsewhere, while pings go both ways.

@@ -9,6 +9,7 @@ use adit_channel::Devices;
 use adit_devices::interface::{self, Interface};
 use adit_devices::sockets::{self, Wanted};
 use adit_proto::control::Mode;
+use adit_proto::stats::Gauge;
 use anyhow::Context;
 use tokio::task::spawn_blocking;
 
@@ -56,7 +57,7 @@ impl Absence {
     }
 
     /// It was looked for, about a second after the last time. A data plane that ends lets go of it a moment before its end is noticed.
-    pub(super) fn looked(&mut self, is_there: bool) {
+    fn looked(&mut self, is_there: bool) {
         if std::mem::replace(&mut self.suspected, !is_there) && !is_there {
             self.notice();
         }
@@ -83,8 +84,8 @@ impl Gateway {
             Ok(made) => made,
             Err(error) => {
                 let why = format!("{error:#}");
-                if self.has_tun().await {
-                    // Perhaps it is the one that was handed over: nobody can tell.
+                if self.lost_by(|lost, all| lost < all) && self.has_tun().await {
+                    // Perhaps it is one that was handed over, and some of the workers have it.
                     tracing::warn!("the interface was deleted, and there is another one of its name: {why}");
                     return false;
                 }
@@ -107,7 +108,7 @@ impl Gateway {
             plane.absence.refusals += 1;
             tracing::warn!("the interface was deleted, and the data plane has not taken another one: {why}");
             // Where there is one, some of the workers have it.
-            return plane.absence.refusals < REFUSALS && !self.has_interface().await;
+            return plane.absence.refusals < REFUSALS && self.lacks_tun().await;
         }
         // What other workers have said of the same: one that had not noticed says nothing once it has the new one.
         self.drain_some(plane);
@@ -118,23 +119,38 @@ impl Gateway {
         true
     }
 
-    /// Whether the interface is there, as far as anybody can say.
-    pub(super) async fn has_interface(&self) -> bool {
-        !self.netlink_says(async |netlink, name| netlink.lacks_link(name).await).await
+    /// Looks whether the interface of the data plane is there still. Something else may have its name: that is left alone.
+    pub(super) async fn look_for_interface(&self, plane: &mut Plane) {
+        if self.lost_by(|lost, _| lost > 0) {
+            return plane.absence.notice();
+        }
+        plane.absence.looked(!self.lacks_tun().await);
+    }
+
+    /// Whether this is true of the workers that have noticed that their interface was deleted, and of all of them.
+    fn lost_by(&self, is: impl FnOnce(u16, u16) -> bool) -> bool {
+        let lost = self.view.with_master(|master| {
+            let lost = |worker: &u16| master.counters(*worker).gauge(Gauge::TapGone) > 0;
+            is((0..master.workers()).filter(lost).count() as u16, master.workers())
+        });
+        lost.unwrap_or(false)
+    }
+
+    async fn lacks_tun(&self) -> bool {
+        self.netlink_says(async |netlink, name| netlink.lacks_tun(name).await).await
     }
 
     async fn has_tun(&self) -> bool {
-        self.netlink_says(async |netlink, name| netlink.is_tun(name).await).await
+        self.netlink_says(async |netlink, name| netlink.has_tun(name).await).await
     }
 
     /// Looks whether a data plane that we come to has its interface: it may have been deleted while nobody was there to hear of it.
     pub(super) async fn find_interface(&mut self, plane: &mut Plane) {
         self.drain_some(plane);
-        if !self.has_interface().await {
+        // What was said of it may be of one before.
+        plane.absence = Absence::default();
+        if self.lost_by(|lost, _| lost > 0) || self.lacks_tun().await {
             plane.absence.notice();
-        } else if self.has_tun().await {
-            // What was said of it was of one before.
-            plane.absence = Absence::default();
         }
     }
 

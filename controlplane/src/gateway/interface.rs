@@ -183,7 +183,7 @@ impl Upkeep {
     /// Does everything that can be done.
     ///
     /// # Errors
-    /// There is no such interface, or the kernel does not talk to us.
+    /// There is no TUN or TAP of its name, or the kernel does not talk to us.
     async fn bring(&mut self, should: &Should<'_>) -> anyhow::Result<Outcome> {
         let wanted = Wanted::of(should.config, |place| should.ike.and_then(|ike| ike.inner_mtu(place)));
         let netlink = Netlink::open().context("opening a netlink socket")?;

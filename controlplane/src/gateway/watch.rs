@@ -184,8 +184,7 @@ impl Gateway {
         self.underlay.port500.keep(&desired.config).await;
         self.retry_reload(plane).await;
         self.repair(plane).await?;
-        let is_there = self.has_interface().await;
-        plane.absence.looked(is_there);
+        self.look_for_interface(plane).await;
         self.look_around().await;
         if self.underlay.is_deaf() {
             // Nobody says that something has changed.

@@ -13,7 +13,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, Address
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 
-use super::{Netlink, NetlinkError, failed};
+use super::{Netlink, NetlinkError, failed, is_tun};
 use crate::config::Route;
 use crate::reconcile::interface::{Actual, ActualRoute};
 use crate::routing_rules;
@@ -31,10 +31,11 @@ impl Netlink {
     /// The interface with this name, by its index, and how the kernel has it. `bridge` is the bridge that it should be in.
     ///
     /// # Errors
-    /// There is no such interface.
+    /// There is no TUN or TAP of this name.
     pub async fn look(&self, name: &str, bridge: Option<&str>) -> Result<(u32, Actual), NetlinkError> {
         let what = || failed(format!("looking at the interface {name}"));
-        let found = self.find(name).await.map_err(what())?.ok_or_else(|| NetlinkError::not_found(name))?;
+        // Something else that has its name is none of ours.
+        let found = self.find(name).await.map_err(what())?.filter(is_tun).ok_or_else(|| NetlinkError::not_found(name))?;
         let index = found.header.index;
         let mut actual = Actual { up: found.header.flags.contains(LinkFlags::Up), ..Actual::default() };
         for attribute in &found.attributes {
