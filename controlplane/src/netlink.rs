@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol};
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
@@ -71,12 +71,6 @@ fn failed(what: impl Into<String>) -> impl FnOnce(Error) -> NetlinkError {
     }
 }
 
-/// Whether it is a TUN or TAP.
-fn is_tun(link: &LinkMessage) -> bool {
-    let is_tun = |info: &LinkInfo| *info == LinkInfo::Kind(InfoKind::Tun);
-    link.attributes.iter().any(|attribute| matches!(attribute, LinkAttribute::LinkInfo(info) if info.iter().any(is_tun)))
-}
-
 /// Whether the kernel refused for this reason.
 fn is(error: &Error, reason: Errno) -> bool {
     matches!(error, Error::NetlinkError(message) if message.to_io().raw_os_error() == Some(reason.raw_os_error()))
@@ -113,14 +107,13 @@ impl Netlink {
         self.find(name).await.is_ok_and(|found| found.is_some())
     }
 
-    /// Whether there is no TUN or TAP with this name; an error says nothing of that.
-    pub async fn lacks_tun(&self, name: &str) -> bool {
-        self.find(name).await.is_ok_and(|found| !found.as_ref().is_some_and(is_tun))
-    }
-
-    /// Whether an interface with this name is a TUN or TAP.
-    pub async fn has_tun(&self, name: &str) -> bool {
-        self.find(name).await.is_ok_and(|found| found.as_ref().is_some_and(is_tun))
+    /// The interface that has this name now, by its index.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn index_of(&self, name: &str) -> Result<Option<u32>, NetlinkError> {
+        let found = self.find(name).await.map_err(failed(format!("looking for the interface {name}")))?;
+        Ok(found.map(|link| link.header.index))
     }
 
     /// Does one step at the interface with this index.

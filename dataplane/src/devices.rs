@@ -13,6 +13,7 @@ use crossbeam::queue::ArrayQueue;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits::OLD_DEVICES_MAX;
+use crate::tap::Attached;
 use crate::udp::UdpSocket;
 
 /// `TUNGETIFF`: _IOR('T', 210, unsigned int).
@@ -21,7 +22,7 @@ pub const TUNGETIFF: libc::c_ulong = 0x8004_54d2;
 /// A device of a worker.
 pub enum Device {
     /// `None`: the worker had none.
-    Queue(Option<OwnedFd>),
+    Queue(Option<Attached>),
     Socket(Box<UdpSocket>),
 }
 
@@ -95,10 +96,10 @@ impl Expected {
         }
         match devices {
             Devices::Sockets { listen } => fds.into_iter().map(|fd| self.socket(*listen, fd)).collect(),
-            Devices::Queues(offloads) if *offloads != self.offloads => {
+            Devices::Queues { offloads, .. } if *offloads != self.offloads => {
                 Err(format!("the interface takes {offloads:?} and not {:?}", self.offloads))
             }
-            Devices::Queues(_) => fds.into_iter().map(|fd| self.queue(fd)).collect(),
+            Devices::Queues { index, .. } => fds.into_iter().map(|fd| self.queue(fd, *index)).collect(),
         }
     }
 
@@ -120,7 +121,7 @@ impl Expected {
         UdpSocket::adopt(socket).map(Box::new).map(Device::Socket).map_err(unknown)
     }
 
-    fn queue(&self, fd: OwnedFd) -> Result<Device, String> {
+    fn queue(&self, fd: OwnedFd, index: u32) -> Result<Device, String> {
         let (name, flags) = interface_of(fd.as_raw_fd()).map_err(|error| format!("what should be a queue: {error}"))?;
         if name != self.tap {
             return Err(format!("a queue of {name} and not of {}", self.tap));
@@ -132,7 +133,7 @@ impl Expected {
             return Err(format!("a queue with flags {flags:#x}, where {wanted:#x} are needed"));
         }
         adit_devices::interface::never_block(&fd).map_err(|error| format!("a queue: {error}"))?;
-        Ok(Device::Queue(Some(fd)))
+        Ok(Device::Queue(Some(Attached { fd, index })))
     }
 }
 
@@ -167,7 +168,7 @@ mod tests {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let udp = || std::net::UdpSocket::bind(listen).unwrap();
         let sockets = Devices::Sockets { listen };
-        let queues = Devices::Queues(expected().offloads);
+        let queues = Devices::Queues { offloads: expected().offloads, index: 7 };
         let pipe = || std::io::pipe().unwrap().0;
         assert!(refusal(sockets, pipe()).contains("what should be a UDP socket"));
         assert!(refusal(sockets, std::net::TcpListener::bind(listen).unwrap()).contains("another one"));
@@ -176,7 +177,8 @@ mod tests {
         for fd in [OwnedFd::from(pipe()), udp().into(), tempfile::tempfile().unwrap().into()] {
             assert!(refusal(queues, fd).contains("what should be a queue"));
         }
-        assert!(refusal(Devices::Queues(Offloads::default()), pipe()).contains("takes"));
+        let plain = Devices::Queues { offloads: Offloads::default(), index: 7 };
+        assert!(refusal(plain, pipe()).contains("takes"));
         let two = expected().judge(&sockets, vec![pipe().into(), pipe().into()]);
         assert_eq!(two.err().unwrap(), "2 descriptors for 1 workers");
         let socket = udp();

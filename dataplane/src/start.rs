@@ -335,6 +335,7 @@ fn show(env: &mut Environment, io: &IoDecision, backend: Backend, core: &CoreId)
         (Gauge::CryptoBackend, crypto::code(backend)),
         (Gauge::UdpSegmentMax, env.udp.segments_max as i64),
         (Gauge::UdpGro, i64::from(env.udp.gro)),
+        (Gauge::TapIndex, env.tap.index().into()),
         (Gauge::TapTso, i64::from(env.tap.limits.tso)),
         (Gauge::TapUso, i64::from(env.tap.limits.uso)),
         (Gauge::Core, core.id as i64),

@@ -38,13 +38,13 @@ impl Intake {
     fn take(&mut self, running: &Running, devices: &Devices, fds: Vec<OwnedFd>) -> Result<(), String> {
         let list = self.expected.judge(devices, fds)?;
         if let (Some(program), Some(Device::Queue(Some(first)))) = (&self.steering, list.first())
-            && let Err(error) = program.attach(first.as_fd())
+            && let Err(error) = program.attach(first.fd.as_fd())
         {
             log::info(format_args!("the driver of the interface chooses the queues by itself, it takes no program: {error}"));
         }
         running.give(list)?;
         match devices {
-            Devices::Queues(_) => log::info(format_args!("the interface {} was handed over anew", self.info.tap)),
+            Devices::Queues { .. } => log::info(format_args!("the interface {} was handed over anew", self.info.tap)),
             Devices::Sockets { listen } => {
                 log::info(format_args!("listening at {listen}, by sockets that were handed over"));
                 self.info.listen = *listen;

@@ -19,9 +19,15 @@ use anyhow::Result;
 use coalesce::Limits;
 use steering::Program;
 
+/// A queue, and the interface that it is of, by its index in the kernel: another one may come to have its name.
+pub struct Attached {
+    pub fd: OwnedFd,
+    pub index: u32,
+}
+
 /// One queue of the TAP or TUN; or none, while somebody has deleted the interface.
 pub struct TapQueue {
-    fd: Option<OwnedFd>,
+    queue: Option<Attached>,
     /// The super-frames that the kernel takes.
     pub limits: Limits,
 }
@@ -47,7 +53,8 @@ pub fn create(mode: Mode, name: &str, mac: Option<Mac>, mtu: u16, queues: usize)
         }
         _ => None,
     };
-    Ok(Tap { queues: made.queues.into_iter().map(TapQueue::new).collect(), mac: made.mac, steering })
+    let queues = made.queues.into_iter().map(|queue| TapQueue::new(queue, made.index)).collect();
+    Ok(Tap { queues, mac: made.mac, steering })
 }
 
 /// Whether an error of a queue says that its interface was deleted.
@@ -56,26 +63,31 @@ pub fn is_gone(error: &io::Error) -> bool {
 }
 
 impl TapQueue {
-    fn new(queue: Queue) -> TapQueue {
+    fn new(queue: Queue, index: u32) -> TapQueue {
         // Linux 6.9 raised UDP_MAX_SEGMENTS from 64 to 128; a longer super-frame would vanish without a word.
         let uso_frames = if kernel_version() >= (6, 9) { 128 } else { 64 };
         let Offloads { tso, uso } = queue.offloads;
-        TapQueue { fd: Some(queue.fd), limits: Limits { tso, uso, uso_frames } }
+        TapQueue { queue: Some(Attached { fd: queue.fd, index }), limits: Limits { tso, uso, uso_frames } }
     }
 
     /// -1 while there is none.
     pub fn raw_fd(&self) -> RawFd {
-        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.queue.as_ref().map_or(-1, |queue| queue.fd.as_raw_fd())
     }
 
     /// Whether the interface is there, as far as it is known.
     pub fn is_there(&self) -> bool {
-        self.fd.is_some()
+        self.queue.is_some()
+    }
+
+    /// The index of the interface in the kernel; 0 while there is none.
+    pub fn index(&self) -> u32 {
+        self.queue.as_ref().map_or(0, |queue| queue.index)
     }
 
     /// Takes another queue, or none, in the place of this one, which comes back: to close it may take a while.
-    pub fn replace(&mut self, fd: Option<OwnedFd>) -> Option<OwnedFd> {
-        std::mem::replace(&mut self.fd, fd)
+    pub fn replace(&mut self, queue: Option<Attached>) -> Option<Attached> {
+        std::mem::replace(&mut self.queue, queue)
     }
 
     /// Reads one frame or super-frame, virtio-net header first. `WouldBlock` when there is none.

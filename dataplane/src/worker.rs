@@ -143,7 +143,7 @@ impl Worker {
         if self.env.tap.is_there() {
             io.replace(Slot::Tap, None, &mut self.env.port)?;
             self.mailbox.put_aside(Device::Queue(self.env.tap.replace(None)));
-            self.env.port.gauge(Gauge::TapGone, 1);
+            self.env.port.gauge(Gauge::TapIndex, 0);
             // Where the ring is full, the control plane finds out by the gauge.
             self.env.port.emit(&Event::InterfaceGone);
         }
@@ -155,10 +155,10 @@ impl Worker {
         while let Some(device) = self.mailbox.take() {
             match device {
                 Device::Queue(queue) => {
-                    io.replace(Slot::Tap, queue.as_ref().map(AsRawFd::as_raw_fd), &mut self.env.port)?;
+                    io.replace(Slot::Tap, queue.as_ref().map(|queue| queue.fd.as_raw_fd()), &mut self.env.port)?;
                     self.mailbox.put_aside(Device::Queue(self.env.tap.replace(queue)));
                     more.0 = self.env.tap.is_there();
-                    self.env.port.gauge(Gauge::TapGone, i64::from(!more.0));
+                    self.env.port.gauge(Gauge::TapIndex, self.env.tap.index().into());
                 }
                 Device::Socket(mut socket) => {
                     io.replace(Slot::Udp, Some(socket.raw_fd()), &mut self.env.port)?;

@@ -145,7 +145,7 @@ numbers! {
         UdpGro "udp_gro" "1 when UDP_GRO is on.",
         TapUso "tap_uso" "1 when the TAP takes UDP super-frames.",
         TapTso "tap_tso" "1 when the TAP takes TCP super-frames.",
-        TapGone "tap_gone" "1 while the worker has no TAP or TUN, since somebody has deleted it.",
+        TapIndex "tap_index" "The TAP or TUN of the worker by its index in the kernel, none while it is deleted; the value is always 1.",
         FdbEntries "fdb_entries" "Addresses in the forwarding table of this worker.",
         InboundSas "inbound_sas" "Inbound SAs installed.",
         OutboundSas "outbound_sas" "Outbound SAs installed.",
@@ -172,6 +172,7 @@ impl Gauge {
                 Some(("backend", name))
             }
             Gauge::Core => Some(("core", place.ok().map(|core| core.to_string()))),
+            Gauge::TapIndex => Some(("index", place.ok().filter(|index| *index > 0).map(|index| index.to_string()))),
             _ => None,
         }
     }

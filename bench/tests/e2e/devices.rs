@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::Veth;
-use adit_proto::stats::Gauge;
 use anyhow::{Context, Result, ensure};
 
 use crate::ike_tunnel::{ROLES, patient, peer, spis};
@@ -52,39 +51,56 @@ fn a_deleted_interface_is_made_again_and_no_tunnel_begins_anew() -> Result<()> {
     Ok(())
 }
 
+/// Somebody else's link, as `ip` makes it, and what is there of it: nothing of ours may be.
+fn is_as_it_was_made(gateway: &Gateway) -> Result<()> {
+    let said = gateway.netns.run(&format!("ip -o addr show {TAP}"))?;
+    ensure!(said.is_empty(), "somebody else's link has addresses of ours: {said}");
+    let said = gateway.netns.run(&format!("ip -o link show {TAP}"))?;
+    ensure!(said.contains("state DOWN"), "somebody else's link was set up: {said}");
+    Ok(())
+}
+
+/// Whether all workers say that they have an interface.
+fn has_interface(gateway: &Gateway, workers: usize) -> Result<bool> {
+    Ok(gateway.metrics()?.sum("adit_tap_index", &[]) == Some(workers as f64))
+}
+
 #[test]
 fn an_interface_of_somebody_else_with_its_name_is_waited_for() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let a = lab.a();
-    let is_gone = || Ok::<_, anyhow::Error>(a.metrics()?.gauge(0, Gauge::TapGone) == Some(1.0));
-    // Each time at another moment of making ours anew.
-    for _ in 0..4 {
+    for (round, theirs) in ["link add {} type bridge", "tuntap add {} mode tap"].into_iter().cycle().take(6).enumerate() {
         let before = a.log().len();
+        let handed = a.log().matches("was handed over anew").count();
         delete_interface(&lab, || {
             let steps = lab.dir().join("theirs");
-            std::fs::write(&steps, format!("link del {TAP}\nlink add {TAP} type bridge\n"))?;
-            // Ours is there again by now, or just being made.
+            std::fs::write(&steps, format!("link del {TAP}\n{}\n", theirs.replace("{}", TAP)))?;
+            if round >= 4 {
+                // Ours has just come back.
+                wait_until("it is back", SOON, || Ok(a.log().matches("was handed over anew").count() > handed))?;
+            }
+            // Else it is there again by now, or just being made.
             wait_until("somebody is faster", SOON, || Ok(a.netns.run(&format!("ip -force -batch {}", steps.display())).is_ok()))?;
             wait_until("it is said", SOON, || Ok(a.log()[before..].contains("cannot be made again"))).with_context(|| a.log())?;
             for command in ["status site-b", "explain site-b"] {
                 let said = a.adit(command)?.split_whitespace().collect::<Vec<_>>().join(" ");
                 ensure!(said.contains("the interface was deleted, and cannot be made again"), "{said}");
             }
-            ensure!(a.metrics()?.sum("adit_peer_up", &[]) == Some(0.0) && is_gone()?, "{}", a.metrics_page()?);
-            // What is somebody else's is left as it is.
-            let theirs = a.netns.run(&format!("ip -o addr show {TAP}"))?;
-            ensure!(theirs.is_empty(), "it has addresses of ours: {theirs}");
+            ensure!(a.metrics()?.sum("adit_peer_up", &[]) == Some(0.0) && !has_interface(a, 1)?, "{}", a.metrics_page()?);
+            is_as_it_was_made(a)?;
             a.netns.run(&format!("ip link del {TAP}")).map(drop)
         })?;
-        ensure!(!is_gone()?, "{}", a.metrics_page()?);
+        ensure!(has_interface(a, 1)?, "{}", a.metrics_page()?);
     }
     Ok(())
 }
 
 #[test]
 fn what_took_its_name_while_nobody_looked_is_not_taken_for_ours() -> Result<()> {
-    for theirs in ["link add {} type bridge", "tuntap add {} mode tap"] {
-        let mut lab = Lab::start(&LabOptions::patient())?;
+    let ip = LabOptions { ip_mode: true, workers: vec![2, 1], ..LabOptions::patient() };
+    for (theirs, options) in [("link add {} type bridge", LabOptions::patient()), ("tuntap add {} mode tun", ip)] {
+        let workers = options.workers.first().copied().unwrap_or(1);
+        let mut lab = Lab::start(&options)?;
         let plane = lab.a().data_plane();
         lab.gateways[0].kill_control()?;
         for step in ["link del {}", theirs] {
@@ -93,11 +109,16 @@ fn what_took_its_name_while_nobody_looked_is_not_taken_for_ours() -> Result<()> 
         lab.gateways[0].start_control()?;
         let a = lab.a();
         a.wait_for_log("cannot be made again", SOON)?;
-        let addresses = a.netns.run(&format!("ip -o addr show {TAP}"))?;
-        ensure!(addresses.is_empty(), "it has addresses of ours: {addresses}");
+        is_as_it_was_made(a)?;
+        wait_until("it answers", SOON, || Ok(a.adit("status").is_ok()))?;
+        edit(a, "peers:\n", "http_names: [gw1.example.org]\npeers:\n")?;
+        let said = a.adit("reload").unwrap_or_else(|error| format!("{error:#}"));
+        ensure!(said.contains("somebody has deleted it"), "{said}");
+        is_as_it_was_made(a)?;
         a.netns.run(&format!("ip link del {TAP}"))?;
         passes(&lab)?;
         ensure!(a.data_plane() == plane, "the data plane was replaced:\n{}", a.log());
+        ensure!(has_interface(a, workers.into())?, "{}", a.metrics_page()?);
     }
     Ok(())
 }

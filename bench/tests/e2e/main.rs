@@ -131,7 +131,7 @@ impl Pings {
         self.prober.so_far()
     }
 
-    /// An error when one was lost, or fewer than `least` were sent.
+    /// Goes on until at least so many were sent. An error when one was lost.
     fn none_lost(self, lab: &Lab, least: u64) -> Result<Probes> {
         self.lost_none_but(lab, least, |refused, _| refused)
     }
@@ -142,11 +142,11 @@ impl Pings {
     }
 
     fn lost_none_but(self, lab: &Lab, least: u64, excused: impl FnOnce(u64, u64) -> u64) -> Result<Probes> {
+        wait_until("enough pings were sent", SOON, || Ok(self.prober.so_far().0 >= least))?;
         let probes = self.prober.stop(SOON)?;
         let starved = self.starvation.end();
         let shed = Shed::now(lab).since(&self.shed);
         let (refused, overflowed) = (shed.of(Drop::HandoverFull), shed.of(Drop::UdpOverflow));
-        ensure!(probes.sent >= least, "only {} pings were sent", probes.sent);
         ensure!(
             probes.lost <= excused(refused, overflowed),
             "{} of {} pings lost, the longest outage was {:?}; the gateways dropped {:?}, and for {starved:?} a worker wanted a core\n{}",

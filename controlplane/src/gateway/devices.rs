@@ -1,11 +1,12 @@
 //! What a data plane that runs cannot open any more, opened for it: the interface, where somebody has deleted it, and sockets at another
 //! address. They are handed over while all tunnels go on; only where that fails another data plane has to come.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use adit_channel::Devices;
+use adit_channel::{Counters, Devices};
 use adit_devices::interface::{self, Interface};
 use adit_devices::sockets::{self, Wanted};
 use adit_proto::control::Mode;
@@ -78,15 +79,19 @@ impl Gateway {
     /// Makes the interface again that somebody has deleted. False when another data plane has to.
     pub(super) async fn renew_interface(&mut self, plane: &mut Plane) -> bool {
         let Some((since, _)) = plane.absence.gone else { return true };
+        if self.has_interface().await {
+            // The data plane has taken one that was handed over late.
+            plane.absence = Absence::default();
+            self.show_missing(plane);
+            return true;
+        }
         plane.absence.gone = Some((since, Instant::now() + AGAIN_AFTER));
-        let made = make_interface(&self.desired.config).await;
-        let made = match made {
+        let made = match make_interface(&self.desired.config).await {
             Ok(made) => made,
             Err(error) => {
                 let why = format!("{error:#}");
-                if self.lost_by(|lost, all| lost < all) && self.has_tun().await {
-                    // Perhaps it is one that was handed over, and some of the workers have it.
-                    tracing::warn!("the interface was deleted, and there is another one of its name: {why}");
+                if self.is_of_some_worker().await {
+                    tracing::warn!("the interface was deleted, and only some of the workers have the new one: {why}");
                     return false;
                 }
                 if plane.absence.said.as_ref() != Some(&why) {
@@ -98,7 +103,7 @@ impl Gateway {
             }
         };
         let Some(first) = made.queues.first() else { return false };
-        let devices = Devices::Queues(first.offloads);
+        let devices = Devices::Queues { offloads: first.offloads, index: made.index };
         let handed = self.hand_over(devices, made.queues.into_iter().map(|queue| queue.fd).collect()).await;
         if let Err(why) = handed {
             if !self.view.with_master(|master| master.is_alive()).unwrap_or(false) {
@@ -107,12 +112,15 @@ impl Gateway {
             }
             plane.absence.refusals += 1;
             tracing::warn!("the interface was deleted, and the data plane has not taken another one: {why}");
-            // Where there is one, some of the workers have it.
-            return plane.absence.refusals < REFUSALS && self.lacks_tun().await;
+            return plane.absence.refusals < REFUSALS && !self.is_of_some_worker().await;
         }
         // What other workers have said of the same: one that had not noticed says nothing once it has the new one.
         self.drain_some(plane);
         plane.absence = Absence { made: Some(Instant::now()), ..Absence::default() };
+        if self.interface_index() != Some(made.index) {
+            // That was of the new one.
+            plane.absence.notice();
+        }
         self.show_missing(plane);
         let (upkeep, should) = self.interface();
         upkeep.came_again(&should, since).await;
@@ -121,27 +129,10 @@ impl Gateway {
 
     /// Looks whether the interface of the data plane is there still. Something else may have its name: that is left alone.
     pub(super) async fn look_for_interface(&self, plane: &mut Plane) {
-        if self.lost_by(|lost, _| lost > 0) {
+        if self.interface_index().is_none() {
             return plane.absence.notice();
         }
-        plane.absence.looked(!self.lacks_tun().await);
-    }
-
-    /// Whether this is true of the workers that have noticed that their interface was deleted, and of all of them.
-    fn lost_by(&self, is: impl FnOnce(u16, u16) -> bool) -> bool {
-        let lost = self.view.with_master(|master| {
-            let lost = |worker: &u16| master.counters(*worker).gauge(Gauge::TapGone) > 0;
-            is((0..master.workers()).filter(lost).count() as u16, master.workers())
-        });
-        lost.unwrap_or(false)
-    }
-
-    async fn lacks_tun(&self) -> bool {
-        self.netlink_says(async |netlink, name| netlink.lacks_tun(name).await).await
-    }
-
-    async fn has_tun(&self) -> bool {
-        self.netlink_says(async |netlink, name| netlink.has_tun(name).await).await
+        plane.absence.looked(self.has_interface().await);
     }
 
     /// Looks whether a data plane that we come to has its interface: it may have been deleted while nobody was there to hear of it.
@@ -149,16 +140,39 @@ impl Gateway {
         self.drain_some(plane);
         // What was said of it may be of one before.
         plane.absence = Absence::default();
-        if self.lost_by(|lost, _| lost > 0) || self.lacks_tun().await {
+        if !self.has_interface().await {
             plane.absence.notice();
         }
     }
 
-    async fn netlink_says(&self, ask: impl AsyncFnOnce(&Netlink, &str) -> bool) -> bool {
-        match Netlink::open() {
-            Ok(netlink) => ask(&netlink, &self.desired.config.interface.name).await,
-            Err(_) => false,
-        }
+    /// The interfaces that the workers have, by their indices in the kernel: 0 where one has none.
+    fn interfaces(&self) -> BTreeSet<u32> {
+        let of = |counters: Counters| u32::try_from(counters.gauge(Gauge::TapIndex)).unwrap_or(0);
+        self.view
+            .with_master(|master| (0..master.workers()).map(|worker| of(master.counters(worker))).collect())
+            .unwrap_or_default()
+    }
+
+    /// The interface of the data plane, if all of its workers have the same.
+    pub(super) fn interface_index(&self) -> Option<u32> {
+        let all = self.interfaces();
+        all.first().copied().filter(|index| *index != 0 && all.len() == 1)
+    }
+
+    /// Whether the data plane has the interface that has its name, as far as anybody can say.
+    async fn has_interface(&self) -> bool {
+        let ours = self.interface_index();
+        ours.is_some() && self.named().await.is_none_or(|named| named == ours)
+    }
+
+    /// Whether a worker has the interface that has the name now.
+    async fn is_of_some_worker(&self) -> bool {
+        self.named().await.flatten().is_some_and(|named| self.interfaces().contains(&named))
+    }
+
+    /// The interface that has the name of ours now, if there is one, by its index. `None` where nobody can say.
+    async fn named(&self) -> Option<Option<u32>> {
+        Netlink::open().ok()?.index_of(&self.desired.config.interface.name).await.ok()
     }
 
     /// Takes what the workers have said so far.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
 use adit_proto::control::{Command, Direction, PeerId, Spi};
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use super::durable::{ANSWER_WITHIN, clock_ns};
 use super::{Found, Gateway, Granted, Plane};
@@ -48,6 +48,19 @@ impl Gateway {
         }
     }
 
+    async fn bring_interface(&mut self, plane: &mut Plane, is_restart: bool) -> anyhow::Result<()> {
+        self.find_interface(plane).await;
+        if plane.absence.due().is_some() && !self.renew_interface(plane).await {
+            self.end_plane(&mut plane.process).await;
+            bail!("the data plane that ran took no other interface in the place of the one that was deleted, and was ended");
+        }
+        if plane.absence.due().is_none() {
+            let (upkeep, should) = self.interface();
+            upkeep.set_up(&should, is_restart).await?;
+        }
+        Ok(())
+    }
+
     async fn fill_plane(&mut self, plane: &mut Plane, live: &[(u16, LiveSa)], installed: &InstalledState) -> anyhow::Result<()> {
         let is_restart = self.restarts.up_before();
         self.view.inherit(installed.archive.as_ref(), &installed.counted);
@@ -61,13 +74,8 @@ impl Gateway {
             }
             Err(error) => return Err(error),
         };
-        self.find_interface(plane).await;
-        if plane.absence.due().is_some() {
-            anyhow::ensure!(self.renew_interface(plane).await, "the data plane takes no other interface");
-        }
-        if plane.absence.due().is_none() {
-            let (upkeep, should) = self.interface();
-            upkeep.set_up(&should, is_restart).await?;
+        if !self.options.only_stop {
+            self.bring_interface(plane, is_restart).await?;
         }
         if let Some(ike) = &mut self.ike {
             ike.start();

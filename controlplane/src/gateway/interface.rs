@@ -41,6 +41,8 @@ pub(super) struct Upkeep {
 /// What the interface should be like, and who is to hear of it.
 pub(super) struct Should<'a> {
     pub config: &'a Config,
+    /// The interface of the data plane, if it has one: something else may have its name.
+    pub index: Option<u32>,
     /// Knows the sizes that the routes have.
     pub ike: Option<&'a Ike>,
     pub news: Option<&'a News>,
@@ -183,13 +185,14 @@ impl Upkeep {
     /// Does everything that can be done.
     ///
     /// # Errors
-    /// There is no TUN or TAP of its name, or the kernel does not talk to us.
+    /// The data plane has none now, or the kernel does not talk to us.
     async fn bring(&mut self, should: &Should<'_>) -> anyhow::Result<Outcome> {
         let wanted = Wanted::of(should.config, |place| should.ike.and_then(|ike| ike.inner_mtu(place)));
+        let index = should.index.context("the data plane has none now: somebody has deleted it")?;
         let netlink = Netlink::open().context("opening a netlink socket")?;
         let mut outcome = Outcome::default();
         for _ in 0..PASSES {
-            let (index, actual) = netlink.look(&wanted.name, wanted.bridge.as_deref()).await?;
+            let actual = netlink.look((&wanted.name, index), wanted.bridge.as_deref()).await?;
             if let Some(news) = should.news {
                 news.about(index);
             }

@@ -151,6 +151,10 @@ impl Gateway {
             plane.incomplete = true;
             problems.push(format!("{error:#}. It is tried again"));
         }
+        if let Some(plane) = plane.as_deref() {
+            // Peers that have come lack what all of them do.
+            self.show_missing(plane);
+        }
         if plane.is_some() && !reload.replaces_dataplane {
             let (upkeep, should) = self.interface();
             problems.extend(upkeep.reload(&should).await);

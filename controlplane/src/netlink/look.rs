@@ -13,7 +13,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, Address
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 
-use super::{Netlink, NetlinkError, failed, is_tun};
+use super::{Netlink, NetlinkError, failed};
 use crate::config::Route;
 use crate::reconcile::interface::{Actual, ActualRoute};
 use crate::routing_rules;
@@ -28,15 +28,14 @@ pub struct RouteThere {
 }
 
 impl Netlink {
-    /// The interface with this name, by its index, and how the kernel has it. `bridge` is the bridge that it should be in.
+    /// How the kernel has the interface with this name and index. `bridge` is the bridge that it should be in.
     ///
     /// # Errors
-    /// There is no TUN or TAP of this name.
-    pub async fn look(&self, name: &str, bridge: Option<&str>) -> Result<(u32, Actual), NetlinkError> {
+    /// There is none: what else has its name is none of ours.
+    pub async fn look(&self, (name, index): (&str, u32), bridge: Option<&str>) -> Result<Actual, NetlinkError> {
         let what = || failed(format!("looking at the interface {name}"));
-        // Something else that has its name is none of ours.
-        let found = self.find(name).await.map_err(what())?.filter(is_tun).ok_or_else(|| NetlinkError::not_found(name))?;
-        let index = found.header.index;
+        let found = self.find(name).await.map_err(what())?.filter(|link| link.header.index == index);
+        let found = found.ok_or_else(|| NetlinkError::not_found(name))?;
         let mut actual = Actual { up: found.header.flags.contains(LinkFlags::Up), ..Actual::default() };
         for attribute in &found.attributes {
             match attribute {
@@ -59,7 +58,7 @@ impl Netlink {
             actual.routes.extend(routes.map_err(what())?.iter().filter_map(route));
         }
         actual.rules = self.rules().await.map_err(what())?;
-        Ok((index, actual))
+        Ok(actual)
     }
 
     /// The routes of the main table through all interfaces, but for default routes.

@@ -16,8 +16,8 @@ use crate::limits::{ANSWER_LEN_MAX, MESSAGES_MAX};
 pub enum Devices {
     /// A group of UDP sockets that is bound to this address.
     Sockets { listen: SocketAddr },
-    /// The queues of the interface.
-    Queues(Offloads),
+    /// The queues of the interface with this index in the kernel.
+    Queues { offloads: Offloads, index: u32 },
 }
 
 /// Of all releases alike: a data plane of another one is asked to end as well.
@@ -38,7 +38,9 @@ impl Devices {
         writer.bytes(DEVICES);
         match self {
             Devices::Sockets { listen } => writer.u8(SOCKETS).addr(*listen),
-            Devices::Queues(Offloads { tso, uso }) => writer.u8(QUEUES).u8((*tso).into()).u8((*uso).into()),
+            Devices::Queues { offloads: Offloads { tso, uso }, index } => {
+                writer.u8(QUEUES).u8((*tso).into()).u8((*uso).into()).u32(*index)
+            }
         };
         writer.finish().expect("MESSAGE_LEN_MAX holds every message")
     }
@@ -55,7 +57,10 @@ impl Devices {
         };
         let devices = match reader.u8()? {
             SOCKETS => Devices::Sockets { listen: reader.addr()? },
-            QUEUES => Devices::Queues(Offloads { tso: flag(&mut reader)?, uso: flag(&mut reader)? }),
+            QUEUES => {
+                let offloads = Offloads { tso: flag(&mut reader)?, uso: flag(&mut reader)? };
+                Devices::Queues { offloads, index: reader.u32()? }
+            }
             _ => return Err(DecodeError::BadValue("devices")),
         };
         reader.finish()?;
@@ -179,7 +184,8 @@ mod tests {
 
     fn devices() -> impl Strategy<Value = Devices> {
         let sockets = any::<SocketAddr>().prop_map(|listen| Devices::Sockets { listen });
-        let queues = any::<(bool, bool)>().prop_map(|(tso, uso)| Devices::Queues(Offloads { tso, uso }));
+        let queues =
+            any::<(bool, bool, u32)>().prop_map(|(tso, uso, index)| Devices::Queues { offloads: Offloads { tso, uso }, index });
         prop_oneof![sockets, queues]
     }
 

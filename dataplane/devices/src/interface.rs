@@ -23,6 +23,8 @@ pub struct Interface {
     pub queues: Vec<Queue>,
     /// All zeros for a TUN.
     pub mac: Mac,
+    /// By which the kernel knows it: another one may come to have its name.
+    pub index: u32,
 }
 
 /// TAP or TUN.
@@ -61,13 +63,16 @@ pub fn create(mode: Mode, name: &str, mac: Option<Mac>, mtu: u16, queues: usize)
         Mode::Ethernet => first.mac_address().with_context(|| format!("cannot read the MAC address of {name}"))?,
         Mode::Ip => Mac::default(),
     };
+    let index = index_of(name);
+    // Whoever deletes it now may have given its name to another one.
+    first.name().ok().filter(|_| index != 0).with_context(|| format!("{kind} {name} was deleted as soon as it was made"))?;
     let mut devices = vec![first];
     for queue in 1..queues {
         let next = devices[0].try_clone().with_context(|| format!("cannot open queue {queue} of {name}"))?;
         devices.push(next);
     }
     let queues = devices.into_iter().map(take).collect::<Result<_>>()?;
-    Ok(Interface { queues, mac })
+    Ok(Interface { queues, mac, index })
 }
 
 fn take(device: SyncDevice) -> Result<Queue> {
@@ -103,8 +108,13 @@ fn explain(kind: &str, name: &str, error: &io::Error) -> String {
 
 /// Whether there is an interface of this name.
 pub fn exists(name: &str) -> bool {
+    index_of(name) != 0
+}
+
+/// The index of the interface with this name; 0 where there is none.
+fn index_of(name: &str) -> u32 {
     // SAFETY: the name is terminated and only read.
-    std::ffi::CString::new(name).is_ok_and(|name| unsafe { libc::if_nametoindex(name.as_ptr()) } != 0)
+    std::ffi::CString::new(name).map_or(0, |name| unsafe { libc::if_nametoindex(name.as_ptr()) })
 }
 
 /// Has reads and writes of a descriptor never wait.
