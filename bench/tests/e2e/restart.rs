@@ -82,6 +82,20 @@ fn where_peers_have_proven_themselves_outlives_both_planes() -> Result<()> {
 }
 
 #[test]
+fn peers_that_go_on_over_a_restart_of_adit_are_one_line_of_the_log() -> Result<()> {
+    let mut lab = Lab::start(&LabOptions { gateways: 3, ike: vec![String::new()], ..LabOptions::patient() })?;
+    lab.gateways[0].kill_control()?;
+    let before = lab.a().log().len();
+    lab.gateways[0].start_control()?;
+    wait_until("all are up", SOON, || Ok(lab.a().adit("status").is_ok())).with_context(|| lab.logs())?;
+    let log = lab.a().log();
+    let said = &log[before..];
+    ensure!(said.matches("IKE SAs: 2 go on, 0 forgotten").count() == 1, "{said}");
+    ensure!(!said.contains("peer="), "{said}");
+    Ok(())
+}
+
+#[test]
 fn a_stop_is_clean_and_leaves_nothing_behind() -> Result<()> {
     let mut lab = Lab::start(&LabOptions::patient())?;
     lab.gateways[0].stop()?;
