@@ -254,10 +254,11 @@ impl Gateway {
         ]
     }
 
-    /// What the kernel dropped before a worker could read it.
+    /// What the kernel dropped before a worker could read it. While a worker has no interface, what has its name is another one.
     fn interface(&self) -> MetricFamily {
         let name = self.view.desired().config.interface.name.clone();
-        let lost = std::fs::read_to_string("/proc/self/net/dev").ok().and_then(|text| sent_and_dropped(&text, &name));
+        let text = std::fs::read_to_string("/proc/self/net/dev").ok().filter(|_| !self.view.interfaces().contains(&0));
+        let lost = text.and_then(|text| sent_and_dropped(&text, &name));
         let metrics = lost.map(|lost| counter(&[("interface", &name)], lost)).into_iter().collect();
         let help = "Frames and packets for the tunnel that the kernel dropped because a queue of the interface was full.";
         family(MetricType::COUNTER, "adit_interface_queue_drops_total", help, metrics)

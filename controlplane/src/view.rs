@@ -4,13 +4,14 @@
 pub mod drops;
 pub mod status;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use adit_channel::{LiveSa, Master, PathCounters, PlaneInfo};
+use adit_channel::{Counters, LiveSa, Master, PathCounters, PlaneInfo};
 use adit_proto::control::{PathId, PeerTag};
+use adit_proto::stats::Gauge;
 
 use crate::archive::Archive;
 use crate::desired::Desired;
@@ -144,6 +145,13 @@ impl View {
     /// Does something with the channel to the attached data plane, if there is one.
     pub fn with_master<T>(&self, work: impl FnOnce(&mut Master) -> T) -> Option<T> {
         lock(&self.planes).attached.as_mut().map(|attached| work(&mut attached.master))
+    }
+
+    /// The interfaces that the workers have, by their indices in the kernel: 0 where one has none.
+    pub fn interfaces(&self) -> BTreeSet<u32> {
+        let of = |counters: Counters| u32::try_from(counters.gauge(Gauge::TapIndex)).unwrap_or(0);
+        let all = self.with_master(|master| (0..master.workers()).map(|worker| of(master.counters(worker))).collect());
+        all.unwrap_or_default()
     }
 
     /// What has gone over each path of the peers of the configuration, by their places in it.

@@ -178,6 +178,7 @@ fn the_metrics_page_is_clean_in_every_state() {
     let plane = Plane::start(&view, dir.path());
     plane.work(&view, 50);
     plane.ports[0].gauge(Gauge::Core, -1);
+    plane.ports[1].gauge(Gauge::TapIndex, 7);
     let up = metrics::page(&registry).unwrap();
     promtool(&up);
     assert_eq!(value(&up, "adit_dataplane_up"), 1.0);
@@ -185,6 +186,8 @@ fn the_metrics_page_is_clean_in_every_state() {
     assert_eq!(value(&up, "adit_crypto_backend{backend=\"aws-lc\",worker=\"0\"}"), 1.0);
     assert_eq!(value(&up, "adit_core{core=\"1\",worker=\"1\"}"), 1.0);
     assert_eq!(up.matches("\nadit_core{").count(), 1, "{up}");
+    assert_eq!(value(&up, "adit_tap_index{index=\"7\",worker=\"1\"}"), 1.0);
+    assert_eq!(up.matches("\nadit_tap_index{").count(), 1, "{up}");
     assert_eq!(value(&up, "adit_sealed_packets_total{worker=\"1\"}"), 50.0);
     assert_eq!(value(&up, "adit_drops_total{reason=\"bad_tag\",worker=\"0\"}"), 3.0);
     assert_eq!(value(&up, "adit_latency_seconds_count{path=\"inbound\",worker=\"0\"}"), 50.0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit_bench::lab::{Gateway, Lab, LabOptions, PORT, SOON, TAP, WAN, wait_until};
-use adit_bench::netns::Veth;
+use adit_bench::netns::{Signal, Veth, signal};
 use anyhow::{Context, Result, ensure};
 
 use crate::ike_tunnel::{ROLES, patient, peer, spis};
@@ -51,12 +51,18 @@ fn a_deleted_interface_is_made_again_and_no_tunnel_begins_anew() -> Result<()> {
     Ok(())
 }
 
-/// Somebody else's link, as `ip` makes it, and what is there of it: nothing of ours may be.
-fn is_as_it_was_made(gateway: &Gateway) -> Result<()> {
-    let said = gateway.netns.run(&format!("ip -o addr show {TAP}"))?;
-    ensure!(said.is_empty(), "somebody else's link has addresses of ours: {said}");
-    let said = gateway.netns.run(&format!("ip -o link show {TAP}"))?;
-    ensure!(said.contains("state DOWN"), "somebody else's link was set up: {said}");
+/// A link of somebody else that has our name, as the kernel has it.
+fn theirs(gateway: &Gateway) -> Result<[String; 2]> {
+    let [link, addresses] = ["link", "addr"].map(|what| gateway.netns.run(&format!("ip -o {what} show {TAP}")));
+    Ok([link?, addresses?])
+}
+
+/// Nothing of ours is put on it.
+fn is_left_alone(gateway: &Gateway) -> Result<()> {
+    let [link, addresses] = theirs(gateway)?;
+    let flags = link.split(['<', '>']).nth(1).context("flags")?;
+    ensure!(!flags.split(',').any(|flag| flag == "UP"), "somebody else's link was set up: {link}");
+    ensure!(addresses.is_empty(), "somebody else's link has addresses of ours: {addresses}");
     Ok(())
 }
 
@@ -69,12 +75,12 @@ fn has_interface(gateway: &Gateway, workers: usize) -> Result<bool> {
 fn an_interface_of_somebody_else_with_its_name_is_waited_for() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     let a = lab.a();
-    for (round, theirs) in ["link add {} type bridge", "tuntap add {} mode tap"].into_iter().cycle().take(6).enumerate() {
+    for (round, step) in ["link add {} type bridge", "tuntap add {} mode tap"].into_iter().cycle().take(6).enumerate() {
         let before = a.log().len();
         let handed = a.log().matches("was handed over anew").count();
         delete_interface(&lab, || {
             let steps = lab.dir().join("theirs");
-            std::fs::write(&steps, format!("link del {TAP}\n{}\n", theirs.replace("{}", TAP)))?;
+            std::fs::write(&steps, format!("link del {TAP}\n{}\n", step.replace("{}", TAP)))?;
             if round >= 4 {
                 // Ours has just come back.
                 wait_until("it is back", SOON, || Ok(a.log().matches("was handed over anew").count() > handed))?;
@@ -87,7 +93,7 @@ fn an_interface_of_somebody_else_with_its_name_is_waited_for() -> Result<()> {
                 ensure!(said.contains("the interface was deleted, and cannot be made again"), "{said}");
             }
             ensure!(a.metrics()?.sum("adit_peer_up", &[]) == Some(0.0) && !has_interface(a, 1)?, "{}", a.metrics_page()?);
-            is_as_it_was_made(a)?;
+            is_left_alone(a)?;
             a.netns.run(&format!("ip link del {TAP}")).map(drop)
         })?;
         ensure!(has_interface(a, 1)?, "{}", a.metrics_page()?);
@@ -98,28 +104,47 @@ fn an_interface_of_somebody_else_with_its_name_is_waited_for() -> Result<()> {
 #[test]
 fn what_took_its_name_while_nobody_looked_is_not_taken_for_ours() -> Result<()> {
     let ip = LabOptions { ip_mode: true, workers: vec![2, 1], ..LabOptions::patient() };
-    for (theirs, options) in [("link add {} type bridge", LabOptions::patient()), ("tuntap add {} mode tun", ip)] {
+    for (step, options) in [("link add {} type bridge", LabOptions::patient()), ("tuntap add {} mode tun", ip)] {
         let workers = options.workers.first().copied().unwrap_or(1);
         let mut lab = Lab::start(&options)?;
         let plane = lab.a().data_plane();
         lab.gateways[0].kill_control()?;
-        for step in ["link del {}", theirs] {
+        for step in ["link del {}", step] {
             lab.a().netns.run(&format!("ip {}", step.replace("{}", TAP)))?;
         }
         lab.gateways[0].start_control()?;
         let a = lab.a();
+        let made = theirs(a)?;
         a.wait_for_log("cannot be made again", SOON)?;
-        is_as_it_was_made(a)?;
+        is_left_alone(a)?;
         wait_until("it answers", SOON, || Ok(a.adit("status").is_ok()))?;
         edit(a, "peers:\n", "http_names: [gw1.example.org]\npeers:\n")?;
         let said = a.adit("reload").unwrap_or_else(|error| format!("{error:#}"));
         ensure!(said.contains("somebody has deleted it"), "{said}");
-        is_as_it_was_made(a)?;
+        ensure!(theirs(a)? == made, "{:?} was {made:?}", theirs(a)?);
         a.netns.run(&format!("ip link del {TAP}"))?;
         passes(&lab)?;
         ensure!(a.data_plane() == plane, "the data plane was replaced:\n{}", a.log());
         ensure!(has_interface(a, workers.into())?, "{}", a.metrics_page()?);
     }
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_is_taken_late_is_set_up_and_the_data_plane_stays() -> Result<()> {
+    let lab = Lab::start(&LabOptions { workers: vec![2, 1], ..LabOptions::patient() })?;
+    let (a, plane) = (lab.a(), lab.a().data_plane());
+    let pid = plane.context("a data plane")?;
+    signal(pid, Signal::Stop)?;
+    a.netns.run(&format!("ip link del {TAP}"))?;
+    let said = a.wait_for_log("the data plane has not taken another one", SOON);
+    signal(pid, Signal::Continue)?;
+    said?;
+    wait_until("it is set up", SOON, || Ok(a.log().contains("it was made anew"))).with_context(|| a.log())?;
+    passes(&lab)?;
+    let log = a.log();
+    ensure!(a.data_plane() == plane && !log.contains("was not as configured"), "{log}");
+    ensure!(has_interface(a, 2)?, "{}", a.metrics_page()?);
     Ok(())
 }
 

@@ -123,7 +123,9 @@ impl Pings {
         let target = target.into();
         wait_until("the neighbour is known", SOON, || Ok(from.netns.run(&format!("ping -n -c1 -W1 {target}")).is_ok()))?;
         let (shed, starvation) = (Shed::now(lab), Starvation::watch("adit-dataplane")?);
-        Ok(Pings { prober: from.netns.enter(|| Prober::start(target, interval))?, shed, starvation })
+        let prober = from.netns.enter(|| Prober::start(target, interval))?;
+        wait_until("the first ping is answered", SOON, || Ok(prober.so_far().1 > 0))?;
+        Ok(Pings { prober, shed, starvation })
     }
 
     /// Sent and answered.

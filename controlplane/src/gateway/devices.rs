@@ -1,16 +1,14 @@
 //! What a data plane that runs cannot open any more, opened for it: the interface, where somebody has deleted it, and sockets at another
 //! address. They are handed over while all tunnels go on; only where that fails another data plane has to come.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use adit_channel::{Counters, Devices};
+use adit_channel::Devices;
 use adit_devices::interface::{self, Interface};
 use adit_devices::sockets::{self, Wanted};
 use adit_proto::control::Mode;
-use adit_proto::stats::Gauge;
 use anyhow::Context;
 use tokio::task::spawn_blocking;
 
@@ -30,7 +28,7 @@ const NO_MORE_OFTEN: Duration = Duration::from_millis(500);
 /// How often it is tried to make an interface that was deleted.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The new one may be deleted before the data plane has it, too. After so many of them another data plane has to come.
-const REFUSALS: u32 = 3;
+const REFUSALS: u32 = 5;
 /// How long somebody may take to let go of an address.
 const FREE_WITHIN: Duration = Duration::from_millis(100);
 
@@ -43,8 +41,9 @@ pub(super) struct Absence {
     made: Option<Instant>,
     /// Why that failed last: said once.
     said: Option<String>,
-    /// New ones that were not taken in a row.
+    /// New ones that were not taken in a row, and the last of them by its index: a worker may have it, or take it late.
     refusals: u32,
+    handed: u32,
     /// It was not there when it was looked for, and the data plane has said nothing.
     suspected: bool,
 }
@@ -80,25 +79,19 @@ impl Gateway {
     pub(super) async fn renew_interface(&mut self, plane: &mut Plane) -> bool {
         let Some((since, _)) = plane.absence.gone else { return true };
         if self.has_interface().await {
-            // The data plane has taken one that was handed over late.
-            plane.absence = Absence::default();
-            self.show_missing(plane);
+            // One that was handed over was taken late.
+            self.have_interface(plane, since).await;
             return true;
         }
         plane.absence.gone = Some((since, Instant::now() + AGAIN_AFTER));
         let made = match make_interface(&self.desired.config).await {
             Ok(made) => made,
+            // There is the one that was handed over last.
+            Err(_) if plane.absence.refusals > 0 && self.is_handed(plane).await => {
+                return self.is_refused(plane, "some of its workers have not taken it");
+            }
             Err(error) => {
-                let why = format!("{error:#}");
-                if self.is_of_some_worker().await {
-                    tracing::warn!("the interface was deleted, and only some of the workers have the new one: {why}");
-                    return false;
-                }
-                if plane.absence.said.as_ref() != Some(&why) {
-                    tracing::error!("the interface was deleted, and cannot be made again: {why}. It is tried again");
-                    plane.absence.said = Some(why);
-                    self.show_missing(plane);
-                }
+                self.is_missing(plane, format!("{error:#}"));
                 return true;
             }
         };
@@ -110,21 +103,40 @@ impl Gateway {
                 // The interface went with it, and whoever watches it does the rest.
                 return true;
             }
-            plane.absence.refusals += 1;
-            tracing::warn!("the interface was deleted, and the data plane has not taken another one: {why}");
-            return plane.absence.refusals < REFUSALS && !self.is_of_some_worker().await;
+            plane.absence.handed = made.index;
+            return self.is_refused(plane, &why);
         }
         // What other workers have said of the same: one that had not noticed says nothing once it has the new one.
         self.drain_some(plane);
-        plane.absence = Absence { made: Some(Instant::now()), ..Absence::default() };
-        if self.interface_index() != Some(made.index) {
-            // That was of the new one.
-            plane.absence.notice();
+        if self.interface_index() == Some(made.index) {
+            self.have_interface(plane, since).await;
         }
+        // Else it is deleted already, and made anew as this one was.
+        true
+    }
+
+    /// The data plane has its interface again: it is set up, and all is as it was.
+    async fn have_interface(&mut self, plane: &mut Plane, deleted: Instant) {
+        plane.absence = Absence { made: Some(Instant::now()), ..Absence::default() };
         self.show_missing(plane);
         let (upkeep, should) = self.interface();
-        upkeep.came_again(&should, since).await;
-        true
+        upkeep.came_again(&should, deleted).await;
+    }
+
+    /// The interface cannot be made, for this reason: that is said once.
+    fn is_missing(&self, plane: &mut Plane, why: String) {
+        if plane.absence.said.as_ref() != Some(&why) {
+            tracing::error!("the interface was deleted, and cannot be made again: {why}. It is tried again");
+            plane.absence.said = Some(why);
+            self.show_missing(plane);
+        }
+    }
+
+    /// The data plane has not taken one that was made, for this reason. False when another data plane has to come.
+    fn is_refused(&self, plane: &mut Plane, why: &str) -> bool {
+        plane.absence.refusals += 1;
+        self.is_missing(plane, format!("the data plane has not taken another one: {why}"));
+        plane.absence.refusals < REFUSALS
     }
 
     /// Looks whether the interface of the data plane is there still. Something else may have its name: that is left alone.
@@ -145,17 +157,9 @@ impl Gateway {
         }
     }
 
-    /// The interfaces that the workers have, by their indices in the kernel: 0 where one has none.
-    fn interfaces(&self) -> BTreeSet<u32> {
-        let of = |counters: Counters| u32::try_from(counters.gauge(Gauge::TapIndex)).unwrap_or(0);
-        self.view
-            .with_master(|master| (0..master.workers()).map(|worker| of(master.counters(worker))).collect())
-            .unwrap_or_default()
-    }
-
     /// The interface of the data plane, if all of its workers have the same.
     pub(super) fn interface_index(&self) -> Option<u32> {
-        let all = self.interfaces();
+        let all = self.view.interfaces();
         all.first().copied().filter(|index| *index != 0 && all.len() == 1)
     }
 
@@ -165,9 +169,9 @@ impl Gateway {
         ours.is_some() && self.named().await.is_none_or(|named| named == ours)
     }
 
-    /// Whether a worker has the interface that has the name now.
-    async fn is_of_some_worker(&self) -> bool {
-        self.named().await.flatten().is_some_and(|named| self.interfaces().contains(&named))
+    /// Whether the one that was handed over last has the name now.
+    async fn is_handed(&self, plane: &Plane) -> bool {
+        self.named().await.flatten() == Some(plane.absence.handed)
     }
 
     /// The interface that has the name of ours now, if there is one, by its index. `None` where nobody can say.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_channel::LiveSa;
 use adit_proto::control::{Command, Direction, PeerId, Spi};
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use super::durable::{ANSWER_WITHIN, clock_ns};
 use super::{Found, Gateway, Granted, Plane};
@@ -50,9 +50,9 @@ impl Gateway {
 
     async fn bring_interface(&mut self, plane: &mut Plane, is_restart: bool) -> anyhow::Result<()> {
         self.find_interface(plane).await;
-        if plane.absence.due().is_some() && !self.renew_interface(plane).await {
-            self.end_plane(&mut plane.process).await;
-            bail!("the data plane that ran took no other interface in the place of the one that was deleted, and was ended");
+        if plane.absence.due().is_some() {
+            // Where it is not taken, that is tried again while the gateway runs.
+            self.renew_interface(plane).await;
         }
         if plane.absence.due().is_none() {
             let (upkeep, should) = self.interface();

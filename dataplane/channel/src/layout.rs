@@ -31,7 +31,7 @@ use crate::ring::HEAD_WORDS;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Version of this layout and of the records in the rings. A master of another version is refused.
-pub const LAYOUT_VERSION: u32 = 17;
+pub const LAYOUT_VERSION: u32 = 18;
 
 /// "ADITCHAN".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ADITCHAN");

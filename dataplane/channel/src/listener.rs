@@ -117,8 +117,9 @@ pub struct Listener {
     down: Vec<Arc<EventFd>>,
     attached: Arc<Attached>,
     master: Option<(Socket, u32)>,
-    /// Devices of the master that nobody has taken yet.
+    /// Devices of the master that nobody has taken yet, and the number by which those that came last are answered.
     handed: Option<(Devices, Vec<OwnedFd>)>,
+    number: u32,
 }
 
 impl Listener {
@@ -143,6 +144,7 @@ impl Listener {
             attached: Arc::clone(&region.attached),
             master: None,
             handed: None,
+            number: 0,
         })
     }
 
@@ -214,7 +216,9 @@ impl Listener {
             Heard::Nothing => {}
             Heard::Message(FromMaster::End) => notices.push(Notice::End { pid }),
             // Those of before are closed: whoever sends others wants them no more.
-            Heard::Message(FromMaster::Devices(devices, fds)) => self.handed = Some((devices, fds)),
+            Heard::Message(FromMaster::Devices(number, devices, fds)) => {
+                (self.number, self.handed) = (number, Some((devices, fds)));
+            }
             Heard::Closed => {
                 (self.master, self.handed) = (None, None);
                 self.attached.set(0);
@@ -231,7 +235,7 @@ impl Listener {
     /// Tells the master what has become of its devices; one that is gone has no use for it.
     pub fn answer(&self, answer: Result<(), &str>) {
         if let Some((socket, _)) = &self.master {
-            let _ = messages::answer(socket.as_fd(), answer);
+            let _ = messages::answer(socket.as_fd(), self.number, answer);
         }
     }
 

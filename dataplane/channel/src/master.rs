@@ -18,7 +18,7 @@ use crate::drops::{DropTable, SlotDrops};
 use crate::fd::{self, ANSWER_WITHIN, EventFd};
 use crate::info::{HEADER_WORDS, PlaneInfo, to_bytes, to_words};
 use crate::layout::{HeaderError, LAYOUT_VERSION, Layout, PAGE_BYTES, WorkerBlock};
-use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX, MESSAGES_MAX};
+use crate::limits::{BAD_RECORDS_MAX, DATAGRAM_LEN_MAX};
 use crate::listener::{GREETING_LEN, Greeting};
 use crate::live::{LiveSa, LiveTable, SaLook};
 use crate::messages::{self, Devices, Heard};
@@ -231,8 +231,9 @@ pub struct Master {
     malformed: u64,
     /// What the data plane has said of the devices that it was handed.
     answer: Option<Result<(), String>>,
-    /// They are these, as long as it has not answered.
+    /// They are these, as long as it has not answered, and it answers by this number.
     handed: Option<Devices>,
+    handed_number: u32,
 }
 
 impl Master {
@@ -319,6 +320,7 @@ impl Master {
             malformed: 0,
             answer: None,
             handed: None,
+            handed_number: 0,
         };
         master.flush();
         Ok(master)
@@ -524,7 +526,9 @@ impl Master {
     pub fn is_alive(&mut self) -> bool {
         match messages::hear_answer(self.socket.as_fd()) {
             Heard::Nothing => true,
-            Heard::Message(answer) => {
+            // Of earlier ones, which came late.
+            Heard::Message((number, _)) if number != self.handed_number => true,
+            Heard::Message((_, answer)) => {
                 if let (Ok(()), Some(Devices::Sockets { listen })) = (&answer, self.handed.take()) {
                     self.info.listen = listen;
                 }
@@ -541,12 +545,9 @@ impl Master {
     /// # Errors
     /// The data plane is gone, or hears nothing.
     pub fn hand_over(&mut self, devices: &Devices, fds: &[BorrowedFd]) -> io::Result<()> {
-        // What it says of earlier ones is of no interest any more.
-        for _ in 0..MESSAGES_MAX {
-            let Heard::Message(_) = messages::hear_answer(self.socket.as_fd()) else { break };
-        }
+        self.handed_number = self.handed_number.wrapping_add(1);
         (self.answer, self.handed) = (None, Some(*devices));
-        messages::hand_over(self.socket.as_fd(), devices, fds)
+        messages::hand_over(self.socket.as_fd(), self.handed_number, devices, fds)
     }
 
     /// What has become of the devices that were handed over last: `None` as long as that is not known, and why they were not taken.

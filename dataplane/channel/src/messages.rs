@@ -30,12 +30,13 @@ const TAKEN: u8 = 1;
 const REFUSED: u8 = 2;
 
 /// Room for the longest message.
-const MESSAGE_LEN_MAX: usize = ANSWER_LEN_MAX + 8;
+const MESSAGE_LEN_MAX: usize = ANSWER_LEN_MAX + 12;
 
 impl Devices {
-    fn encode(&self, out: &mut [u8]) -> usize {
+    /// With the number by which they are answered.
+    fn encode(&self, number: u32, out: &mut [u8]) -> usize {
         let mut writer = Writer::new(out);
-        writer.bytes(DEVICES);
+        writer.bytes(DEVICES).u32(number);
         match self {
             Devices::Sockets { listen } => writer.u8(SOCKETS).addr(*listen),
             Devices::Queues { offloads: Offloads { tso, uso }, index } => {
@@ -45,11 +46,12 @@ impl Devices {
         writer.finish().expect("MESSAGE_LEN_MAX holds every message")
     }
 
-    fn decode(bytes: &[u8]) -> Result<Devices, DecodeError> {
+    fn decode(bytes: &[u8]) -> Result<(u32, Devices), DecodeError> {
         let mut reader = Reader::new(bytes);
         if &reader.array()? != DEVICES {
             return Err(DecodeError::BadValue("message"));
         }
+        let number = reader.u32()?;
         let flag = |reader: &mut Reader<'_>| match reader.u8()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -64,16 +66,16 @@ impl Devices {
             _ => return Err(DecodeError::BadValue("devices")),
         };
         reader.finish()?;
-        Ok(devices)
+        Ok((number, devices))
     }
 }
 
-/// What the data plane says of devices: why it has not taken them, for people.
-type Answer = Result<(), String>;
+/// What the data plane says of devices, by their number: why it has not taken them, for people.
+type Answer = (u32, Result<(), String>);
 
-fn encode_answer(answer: Result<(), &str>, out: &mut [u8]) -> usize {
+fn encode_answer(number: u32, answer: Result<(), &str>, out: &mut [u8]) -> usize {
     let mut writer = Writer::new(out);
-    writer.bytes(ANSWER);
+    writer.bytes(ANSWER).u32(number);
     match answer {
         Ok(()) => writer.u8(TAKEN),
         Err(why) => writer.u8(REFUSED).text(&why[..why.floor_char_boundary(ANSWER_LEN_MAX)]),
@@ -86,13 +88,14 @@ fn decode_answer(bytes: &[u8]) -> Result<Answer, DecodeError> {
     if &reader.array()? != ANSWER {
         return Err(DecodeError::BadValue("message"));
     }
+    let number = reader.u32()?;
     let answer = match reader.u8()? {
         TAKEN => Ok(()),
         REFUSED => Err(reader.text("reason")?.to_owned()),
         _ => return Err(DecodeError::BadValue("answer")),
     };
     reader.finish()?;
-    Ok(answer)
+    Ok((number, answer))
 }
 
 /// What was heard over a connection since it was listened to last.
@@ -109,8 +112,8 @@ pub(crate) enum Heard<T> {
 pub(crate) enum FromMaster {
     /// The data plane is to end.
     End,
-    /// These are for it.
-    Devices(Devices, Vec<OwnedFd>),
+    /// These are for it, and answered by this number.
+    Devices(u32, Devices, Vec<OwnedFd>),
 }
 
 /// The next message that `read` makes sense of; never waits. What is no message is thrown away, a bounded number of times.
@@ -137,7 +140,7 @@ pub(crate) fn hear_master(socket: BorrowedFd) -> Heard<FromMaster> {
         if bytes == END {
             return Some(FromMaster::End);
         }
-        Devices::decode(bytes).ok().map(|devices| FromMaster::Devices(devices, fds))
+        Devices::decode(bytes).ok().map(|(number, devices)| FromMaster::Devices(number, devices, fds))
     })
 }
 
@@ -160,16 +163,16 @@ pub fn ask_to_end(socket: BorrowedFd) -> io::Result<()> {
 }
 
 /// Sends devices to the data plane at the other end.
-pub(crate) fn hand_over(socket: BorrowedFd, devices: &Devices, fds: &[BorrowedFd]) -> io::Result<()> {
+pub(crate) fn hand_over(socket: BorrowedFd, number: u32, devices: &Devices, fds: &[BorrowedFd]) -> io::Result<()> {
     let mut out = [0; MESSAGE_LEN_MAX];
-    let len = devices.encode(&mut out);
+    let len = devices.encode(number, &mut out);
     send_with_fds(socket, &out[..len], fds)
 }
 
 /// Tells the master at the other end what has become of the devices.
-pub(crate) fn answer(socket: BorrowedFd, answer: Result<(), &str>) -> io::Result<()> {
+pub(crate) fn answer(socket: BorrowedFd, number: u32, answer: Result<(), &str>) -> io::Result<()> {
     let mut out = [0; MESSAGE_LEN_MAX];
-    let len = encode_answer(answer, &mut out);
+    let len = encode_answer(number, answer, &mut out);
     send_with_fds(socket, &out[..len], &[])
 }
 
@@ -191,16 +194,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_come_back_and_any_bytes_are_survived(devices in devices(), why in ".{0,300}", bytes: Vec<u8>) {
+        fn messages_come_back_and_any_bytes_are_survived(number: u32, devices in devices(), why in ".{0,300}", bytes: Vec<u8>) {
             let mut out = [0; MESSAGE_LEN_MAX];
-            let len = devices.encode(&mut out);
-            prop_assert_eq!(Devices::decode(&out[..len]), Ok(devices));
+            let len = devices.encode(number, &mut out);
+            prop_assert_eq!(Devices::decode(&out[..len]), Ok((number, devices)));
             prop_assert!(Devices::decode(&out[..len - 1]).is_err());
-            let len = encode_answer(Err(&why), &mut out);
-            let back = decode_answer(&out[..len]).unwrap().unwrap_err();
-            prop_assert!(why.starts_with(&back) && (back == why || back.len() > ANSWER_LEN_MAX - 4));
-            let len = encode_answer(Ok(()), &mut out);
-            prop_assert_eq!(decode_answer(&out[..len]), Ok(Ok(())));
+            let len = encode_answer(number, Err(&why), &mut out);
+            let (to, back) = decode_answer(&out[..len]).unwrap();
+            let back = back.unwrap_err();
+            prop_assert!(to == number && why.starts_with(&back) && (back == why || back.len() > ANSWER_LEN_MAX - 4));
+            let len = encode_answer(number, Ok(()), &mut out);
+            prop_assert_eq!(decode_answer(&out[..len]), Ok((number, Ok(()))));
             let _ = (Devices::decode(&bytes), decode_answer(&bytes));
         }
     }
@@ -212,12 +216,12 @@ mod tests {
         let (one, other) = std::io::pipe().unwrap();
         let sent = Devices::Sockets { listen: "[fe80::1%3]:4500".parse().unwrap() };
         send_with_fds(master.as_fd(), b"what no release says", &[one.as_fd()]).unwrap();
-        hand_over(master.as_fd(), &sent, &[one.as_fd(), other.as_fd()]).unwrap();
-        let Heard::Message(FromMaster::Devices(devices, fds)) = hear_master(plane.as_fd()) else { panic!("no devices") };
-        assert_eq!((devices, fds.len()), (sent, 2));
-        answer(plane.as_fd(), Err("one of them is a pipe")).unwrap();
+        hand_over(master.as_fd(), 7, &sent, &[one.as_fd(), other.as_fd()]).unwrap();
+        let Heard::Message(FromMaster::Devices(number, devices, fds)) = hear_master(plane.as_fd()) else { panic!("no devices") };
+        assert_eq!((number, devices, fds.len()), (7, sent, 2));
+        answer(plane.as_fd(), number, Err("one of them is a pipe")).unwrap();
         let Heard::Message(said) = hear_answer(master.as_fd()) else { panic!("no answer") };
-        assert_eq!(said.unwrap_err(), "one of them is a pipe");
+        assert_eq!(said, (7, Err("one of them is a pipe".to_owned())));
         ask_to_end(master.as_fd()).unwrap();
         assert!(matches!(hear_master(plane.as_fd()), Heard::Message(FromMaster::End)));
         drop(master);

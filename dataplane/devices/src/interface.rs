@@ -64,12 +64,15 @@ pub fn create(mode: Mode, name: &str, mac: Option<Mac>, mtu: u16, queues: usize)
         Mode::Ip => Mac::default(),
     };
     let index = index_of(name);
-    // Whoever deletes it now may have given its name to another one.
-    first.name().ok().filter(|_| index != 0).with_context(|| format!("{kind} {name} was deleted as soon as it was made"))?;
     let mut devices = vec![first];
     for queue in 1..queues {
         let next = devices[0].try_clone().with_context(|| format!("cannot open queue {queue} of {name}"))?;
         devices.push(next);
+    }
+    // Whoever deleted it meanwhile may have given its name to another one, which later queues would be of.
+    let is_ours = |device: &SyncDevice| device.name().is_ok_and(|its| its == name);
+    if index == 0 || !devices.iter().all(is_ours) || index_of(name) != index {
+        bail!("{kind} {name} was deleted as soon as it was made");
     }
     let queues = devices.into_iter().map(take).collect::<Result<_>>()?;
     Ok(Interface { queues, mac, index })
