@@ -295,7 +295,12 @@ fn devices_are_handed_over_and_answered_and_the_last_ones_count() {
     plane.listener.answer(Err("a worker hangs"));
     assert_eq!(master.answer(), Some(Err("a worker hangs".into())));
     assert_eq!((master.answer(), master.info().listen.port()), (None, 4500));
+    master.hand_over(&sockets("192.0.2.7:4500"), &[socket().as_fd()]).unwrap();
+    plane.listener.serve().unwrap();
+    plane.listener.take_devices().unwrap();
     master.hand_over(&devices, &[socket().as_fd()]).unwrap();
+    plane.listener.answer(Ok(()));
+    assert_eq!((master.answer(), master.info().listen.port()), (None, 4500), "an answer that comes late is to those of before");
     plane.listener.serve().unwrap();
     plane.listener.take_devices().unwrap();
     plane.listener.answer(Ok(()));
