@@ -71,7 +71,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("dataplane", &["adit-proto", "adit-channel", "adit-devices", "adit-esp"]),
     ("controlplane/engine", &["adit-proto", "adit-sim"]),
     ("controlplane/engine/sim", &["adit-proto", "adit-engine"]),
-    ("controlplane", &["adit-proto", "adit-channel", "adit-devices", "adit-engine"]),
+    ("controlplane/relay", &["adit-proto", "adit-engine"]),
+    ("controlplane", &["adit-proto", "adit-channel", "adit-devices", "adit-engine", "adit-relay"]),
     ("controlplane/ipsec", &["adit-proto", "adit-engine", "adit-esp"]),
     ("bench", &["adit-proto", "adit-channel", "adit-esp", "adit-dataplane", "adit-engine", "adit-ipsec", "adit-controlplane"]),
 ];

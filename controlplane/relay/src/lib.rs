@@ -1,0 +1,1 @@
+//! The relay: a matchmaker for gateways that cannot yet reach each other.
