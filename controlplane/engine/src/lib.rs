@@ -17,6 +17,7 @@ pub mod path;
 pub mod random;
 mod rate_limit;
 pub mod shown;
+pub mod stun;
 #[cfg(test)]
 mod testing;
 mod timer;

@@ -135,6 +135,15 @@ pub(crate) const IDENTITIES_MAX: usize = 8;
 /// Proposals of a peer that are kept, for people.
 pub(crate) const PROPOSALS_SHOWN_MAX: usize = 12;
 
+// STUN and TURN.
+
+/// Longest STUN message: its length and those of its attributes have 16 bits and are multiples of four.
+pub(crate) const STUN_LEN_MAX: usize = 65_532;
+/// Attributes of one message that are looked at: a question for many permissions has one for each.
+pub(crate) const STUN_ATTRIBUTES_MAX: usize = 64;
+/// Attributes that are named to who asked with ones that we do not know.
+pub(crate) const STUN_UNKNOWN_MAX: usize = 8;
+
 // What people are shown, and what they write.
 
 /// Characters that are kept of a text, before those that do not show are written in another way.

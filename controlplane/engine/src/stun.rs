@@ -1,0 +1,4 @@
+//! STUN (RFC 8489): how somebody learns from outside which address he has there, and what the NAT in between is like (RFC 5780).
+//!
+//! [`codec`] is the wire, pure and total.
+pub mod codec;
