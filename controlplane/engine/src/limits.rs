@@ -144,6 +144,18 @@ pub(crate) const STUN_ATTRIBUTES_MAX: usize = 64;
 /// Attributes that are named to who asked with ones that we do not know.
 pub(crate) const STUN_UNKNOWN_MAX: usize = 8;
 
+// What is found out about the NAT before us.
+
+/// Servers that are asked.
+pub const STUN_SERVERS_MAX: usize = 8;
+/// Bytes of an answer over TCP that are looked at: the head of one of HTTP.
+pub const TCP_ANSWER_MAX: usize = 1024;
+/// Longest name of a host in one of them that is shown, in bytes (RFC 1035 §2.3.4).
+pub(crate) const HOST_SHOWN_MAX: usize = 253;
+/// Most ports between those of two sockets where there is a rule, and how many times the shortest such distance the longest may be.
+pub(crate) const STEP_MAX: i32 = 64;
+pub(crate) const STEP_GAPS_MAX: i32 = 4;
+
 // What people are shown, and what they write.
 
 /// Characters that are kept of a text, before those that do not show are written in another way.
