@@ -311,7 +311,8 @@ impl Discovery {
         let fresh = self.probes.iter().filter(|probe| probe.ask == Ask::Fresh);
         let seen = fresh.filter_map(|probe| probe.answer.map(|answer| (probe.socket, answer.mapped)));
         // Without a NAT it would be this machine that turns them round.
-        let mut behind_nat = seen.filter(|(socket, mapped)| self.sockets[*socket] != *mapped && facts::may_send_to(server, *mapped));
+        let mut behind_nat =
+            seen.filter(|(socket, mapped)| self.sockets[*socket] != *mapped && facts::may_send_to(server, *mapped));
         let (Some((one, one_mapped)), Some((other, other_mapped))) = (behind_nat.next(), behind_nat.next()) else { return };
         self.hairpin = Hairpin::Tried;
         self.probes.push(Probe::new(now, Ask::Hairpin, one, other_mapped));

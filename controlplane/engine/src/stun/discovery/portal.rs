@@ -75,7 +75,10 @@ mod tests {
     #[test]
     fn only_who_sends_us_elsewhere_or_wants_a_login_is_a_portal() {
         let elsewhere = |host: &str| Some(Portal::SendsElsewhere(host.to_owned()));
-        assert_eq!(web("HTTP/1.1 302 Found\r\nServer: x\r\nLocation: http://login.hotel.example/?a=b\r\n\r\n"), elsewhere("login.hotel.example"));
+        assert_eq!(
+            web("HTTP/1.1 302 Found\r\nServer: x\r\nLocation: http://login.hotel.example/?a=b\r\n\r\n"),
+            elsewhere("login.hotel.example")
+        );
         assert_eq!(web("HTTP/1.0 307 T\r\nlocation:https://u@10.0.0.1:8443/x\r\n"), elsewhere("10.0.0.1"));
         assert_eq!(web("HTTP/1.1 303 See\r\nLocation: https://[fd00::1]:8443/\r\n"), elsewhere("fd00::1"));
         assert_eq!(web("HTTP/1.1 511 Network Authentication Required\r\n\r\n"), Some(Portal::LoginWanted));

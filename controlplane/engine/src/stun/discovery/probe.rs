@@ -10,7 +10,9 @@ use super::super::codec::Transaction;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
     /// The first socket: where does this server see us?
-    Mapped { server: usize },
+    Mapped {
+        server: usize,
+    },
     /// The same of the server's second address, at its first port, and at its second one (RFC 5780 §4.3).
     MappedOther,
     MappedOtherBoth,

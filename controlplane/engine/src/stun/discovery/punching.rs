@@ -88,7 +88,9 @@ fn method(report: &Report, peer: Peer) -> Method {
     match (keeps_port, report.filtering, peer) {
         (_, _, Peer::Open) | (true, Filtering::EndpointIndependent, _) => Method::Direct,
         // Who filters by address does not mind from which port we come, and the other way round.
-        (true, Filtering::AddressDependent, _) | (_, _, Peer::Restricted) | (true, _, Peer::PortRestricted) => Method::Simultaneous,
+        (true, Filtering::AddressDependent, _) | (_, _, Peer::Restricted) | (true, _, Peer::PortRestricted) => {
+            Method::Simultaneous
+        }
         (true, _, Peer::Symmetric) => Method::Birthday,
         (false, _, Peer::PortRestricted | Peer::Symmetric) if predictable => Method::Prediction,
         (false, _, Peer::PortRestricted) => Method::Birthday,
@@ -128,8 +130,7 @@ mod tests {
     #[test]
     fn every_kind_of_nat_has_its_ways() {
         use Method::{Birthday, Direct, Prediction, Relay, Simultaneous};
-        let (ei, ad, apd) =
-            (Filtering::EndpointIndependent, Filtering::AddressDependent, Filtering::AddressAndPortDependent);
+        let (ei, ad, apd) = (Filtering::EndpointIndependent, Filtering::AddressDependent, Filtering::AddressAndPortDependent);
         let kept = Allocation::Preserving;
         for mapping in [Mapping::NoNat, Mapping::EndpointIndependent] {
             assert_eq!(towards(mapping, ei, kept), (Effort::Easy, [Direct; 4]));

@@ -82,7 +82,8 @@ mod tests {
     use super::*;
 
     fn seen(list: &[(&str, u16)]) -> Mapping {
-        let list: Vec<_> = list.iter().map(|(server, port)| (server.parse().unwrap(), ([203, 0, 113, 1], *port).into())).collect();
+        let list: Vec<_> =
+            list.iter().map(|(server, port)| (server.parse().unwrap(), ([203, 0, 113, 1], *port).into())).collect();
         mapping(([10, 0, 0, 2], 5000).into(), &list)
     }
 
