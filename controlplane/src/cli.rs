@@ -10,13 +10,16 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
 use crate::api::client::{self, Gateway};
+use crate::config::endpoint::{self, Endpoint};
 use crate::config::{Config, Machine, default_runtime_dir};
 use crate::dataplane;
 use crate::desired::Desired;
 use crate::explain;
 use crate::gateway::{self, Options, RawSockets};
 use crate::keygen;
+use crate::limits::STUN_SERVERS_MAX;
 use crate::log;
+use crate::nat;
 use crate::private;
 use crate::privileges;
 use crate::service;
@@ -39,7 +42,8 @@ struct NotUp;
 #[error("nothing runs")]
 struct NothingRuns;
 
-/// The exit code of `adit status --check` where something is not up, and of `adit stop` where nothing runs.
+/// The exit code of `adit status --check` where something is not up, of `adit stop` where nothing runs, and of `adit nat` where UDP does
+/// not pass.
 const NOT_UP: u8 = 3;
 
 /// Joins networks through an encrypted tunnel.
@@ -126,6 +130,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Finds out what NAT or firewall lies before this machine, by asking STUN servers, and how hard it is to be reached through it.
+    /// Exit code 0: UDP passes, 3: it does not, or nobody answers; 1: nobody could be asked
+    Nat {
+        /// A STUN server; several tell more. In place of those of the configuration
+        #[arg(long = "server", value_name = "HOST[:PORT]", value_parser = stun_server)]
+        servers: Vec<Endpoint>,
+        /// The configuration file whose key `stun` lists servers
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Measure as well how long the NAT remembers a mapping without packets, which takes up to eleven minutes
+        #[arg(long)]
+        lifetime: bool,
+        /// As JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Makes a key: a preshared one, a key pair, or a static one for labs
     Keygen {
         /// What kind of key
@@ -183,12 +203,18 @@ enum ConfigCommand {
     },
 }
 
+fn stun_server(text: &str) -> Result<Endpoint, String> {
+    endpoint::stun_server(text).map_err(|fault| {
+        format!("{fault}: write an address or a name, and a port if it is not 3478: stun.example.org, 192.0.2.9:3479")
+    })
+}
+
 fn suite(name: &str) -> Result<Suite, String> {
     name.parse().map_err(|_| format!("the suites are {}", Suite::ALL.map(Suite::name).join(", ")))
 }
 
 /// Runs the command line of this process; the exit code is 0 when it did what was asked, 1 when not, 2 when it was not understood,
-/// and 3 when `adit status --check` found something that is not up, or `adit stop` nothing that runs.
+/// and 3 when `adit status --check` found something that is not up, `adit stop` nothing that runs, or `adit nat` no UDP that passes.
 pub fn main() -> ExitCode {
     let args = Args::parse();
     match run(args.command) {
@@ -215,6 +241,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Disconnect(of) => command_peer(of, "disconnect"),
         Command::Rekey { of, ike } => command_peer(of, if ike { "rekey-ike" } else { "rekey" }),
         Command::Explain { of, json } => explain(of, json),
+        Command::Nat { servers, config, lifetime, json } => nat(servers, config.as_deref(), lifetime, json),
         Command::Keygen { kind, suite, output } => print(&keygen::run(kind, suite, output.as_deref())?),
         Command::Config { command: ConfigCommand::Check { file, json } } => check(&file, json),
         Command::Config { command: ConfigCommand::Show { file } } => print(&Config::load(&file, &Machine::here())?.to_yaml()?),
@@ -361,6 +388,41 @@ fn reload(of: Of, dry_run: bool, restart_dataplane: bool, json: bool) -> anyhow:
 fn explain(of: OfPeer, json: bool) -> anyhow::Result<()> {
     let explanation = asking()?.block_on(async { gateway(of.of).await?.explain(&of.peer).await })?;
     print(&if json { serde_json::to_string_pretty(&explanation)? + "\n" } else { explain::report(&explanation) })
+}
+
+fn nat(servers: Vec<Endpoint>, config: Option<&Path>, lifetime: bool, json: bool) -> anyhow::Result<()> {
+    let servers = match config {
+        Some(file) if servers.is_empty() => Config::load(file, &Machine::here())?.stun,
+        _ => servers,
+    };
+    if servers.is_empty() {
+        let (write, example) =
+            ("give --server HOST[:PORT], or -c FILE with servers in its key `stun`", "stun: [stun.example.org]");
+        bail!("no STUN server is named: {write} ({example})");
+    }
+    if servers.len() > STUN_SERVERS_MAX {
+        bail!("{} STUN servers are named, and at most {STUN_SERVERS_MAX} are asked: two are enough", servers.len());
+    }
+    let runtime = asking()?;
+    let passes = runtime.block_on(async {
+        let mut search = nat::search(&servers).await?;
+        if !json {
+            print(&search.text())?;
+        }
+        if lifetime && search.udp_passes() {
+            search.measure_lifetime().await?;
+            if !json {
+                print(&search.lifetime_text())?;
+            }
+        }
+        if json {
+            print(&(serde_json::to_string_pretty(&search.document())? + "\n"))?;
+        }
+        Ok::<_, anyhow::Error>(search.udp_passes())
+    });
+    // A name server that is silent may hold a thread.
+    runtime.shutdown_background();
+    if passes? { Ok(()) } else { Err(NotUp.into()) }
 }
 
 /// Prints to standard output. A reader that has gone away is no fault.

@@ -65,6 +65,8 @@ pub struct Config {
     pub api: Option<Api>,
     /// DNS names under which metrics and API may be asked for over TCP, beside addresses and `localhost`.
     pub http_names: Vec<String>,
+    /// Servers that say where we are seen, for `adit nat`.
+    pub stun: Vec<Endpoint>,
     pub runtime_dir: PathBuf,
     /// The data plane is a service of its own, with this name: not a key of the file, but how this process was started.
     pub service: Option<String>,

@@ -27,6 +27,7 @@ mod limits;
 pub mod log;
 pub mod meter;
 pub mod metrics;
+pub mod nat;
 pub mod netlink;
 pub mod numbers;
 pub mod private;

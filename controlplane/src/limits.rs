@@ -37,6 +37,8 @@ pub(crate) const CHILDREN_MIN: u16 = 3;
 pub(crate) const INNER_MTU_MIN: u64 = IPV6_MTU_MIN as u64;
 /// Smallest MTU outside, in bytes: tunnels in tunnels come down to it.
 pub(crate) const UNDERLAY_MTU_MIN: u64 = 1124;
+/// Most STUN servers.
+pub(crate) const STUN_SERVERS_MAX: usize = adit_engine::stun::discovery::STUN_SERVERS_MAX;
 /// Most endpoints of a peer.
 pub(crate) const ENDPOINTS_MAX: usize = PATHS_MAX;
 /// Most networks from which a peer may come.
@@ -94,6 +96,12 @@ pub(crate) const DRAINS_MAX: usize = 64;
 pub(crate) const CHILD_IDS_MAX: usize = 2 * CHILDREN_OF_PEER_MAX;
 /// SAs missing from the table of a worker that are remembered, beside as many as there are others.
 pub(crate) const MISSED_MIN: usize = 64;
+
+// Answers of STUN servers.
+
+/// Datagrams that wait for the loop, and the most bytes of one: more than an answer has.
+pub(crate) const STUN_ARRIVALS_MAX: usize = 64;
+pub(crate) const STUN_DATAGRAM_MAX: usize = 1500;
 
 // Logs.
 

@@ -443,7 +443,7 @@ peers:
   - { name: site-c, endpoint: \"[2001:db8::3]:4500\", static_key_file: site-b.key, lanes: 64 }
 metrics: { listen: 127.0.0.1:9464 }
 api: { listen: \"[::1]:9465\", token_file: api.token }
-http_names: [gw1.example.org]
+http_names: [gw1.example.org]\nstun: [stun.example.org]
 runtime_dir: /tmp/adit
 state_dir: /tmp/adit-state
 ";

@@ -6,6 +6,7 @@ mod network;
 mod origin;
 mod peers;
 mod selectors;
+mod stun;
 mod traffic;
 
 use std::collections::BTreeSet;
@@ -87,6 +88,7 @@ impl<'a> Check<'a> {
         });
         let api = root.api.and_then(|api| self.api(api));
         let http_names = self.http_names(root.http_names.unwrap_or_default());
+        let stun = self.stun(root.stun.unwrap_or_default());
         let runtime_dir = self.runtime_dir(root.runtime_dir, &name, name_at.unwrap_or(top));
         let state_dir = root.state_dir.map_or_else(|| default_state_dir(&name), |dir| self.path(&dir));
         match (self.problems.is_empty(), listen, interface) {
@@ -107,6 +109,7 @@ impl<'a> Check<'a> {
                 metrics_listen,
                 api,
                 http_names,
+                stun,
                 runtime_dir,
                 service: None,
                 state_dir,

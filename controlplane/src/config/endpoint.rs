@@ -9,6 +9,8 @@ use crate::limits::{HOST_LEN_MAX, INTERFACE_LEN_MAX, LABEL_LEN_MAX};
 
 /// The port of IKE and ESP in UDP (RFC 3948), where a name comes without one.
 pub const PORT_DEFAULT: u16 = 4500;
+/// The port of STUN (RFC 8489 §18.4), where a server comes without one.
+pub const STUN_PORT: u16 = 3478;
 
 /// One place where a peer receives.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +43,10 @@ pub enum EndpointFault {
     InterfaceNumber(Ipv6Addr),
     #[error("only a link-local address has an interface")]
     NotLinkLocal,
+    #[error("a server on this link is before every NAT")]
+    OnThisLink,
+    #[error("nobody can be reached there")]
+    Nobody,
     #[error("it is neither an address nor the name of a host")]
     Nonsense,
 }
@@ -78,26 +84,44 @@ impl FromStr for Endpoint {
     type Err = EndpointFault;
 
     fn from_str(text: &str) -> Result<Endpoint, EndpointFault> {
-        if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            let port = rest.strip_prefix(':').ok_or(EndpointFault::Nonsense).and_then(port);
-            return bracketed(address, port);
-        }
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return if address.port() == 0 {
-                Err(EndpointFault::PortZero)
-            } else {
-                Ok(Endpoint { host: Host::Address(address.ip()), port: address.port() })
-            };
-        }
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return Err(EndpointFault::NoPort(ip));
-        }
-        let (name, port) = match text.split_once(':') {
-            Some((name, digits)) => (name, port(digits)?),
-            None => (text, PORT_DEFAULT),
-        };
-        if is_host_name(name) { Ok(Endpoint { host: Host::Name(name.to_owned()), port }) } else { Err(EndpointFault::Nonsense) }
+        read(text, PORT_DEFAULT)
     }
+}
+
+/// A STUN server, as `HOST[:PORT]`: names, and here addresses as well, have the usual port where they come without one.
+pub fn stun_server(text: &str) -> Result<Endpoint, EndpointFault> {
+    let server = match read(text, STUN_PORT) {
+        Err(EndpointFault::NoPort(ip)) => Endpoint { host: Host::Address(ip), port: STUN_PORT },
+        read => read?,
+    };
+    match &server.host {
+        Host::LinkLocal(..) => Err(EndpointFault::OnThisLink),
+        Host::Address(ip) if ip.is_unspecified() || ip.is_multicast() => Err(EndpointFault::Nobody),
+        Host::Address(_) | Host::Name(_) => Ok(server),
+    }
+}
+
+/// One place, where a name has this port if it comes without one.
+fn read(text: &str, default: u16) -> Result<Endpoint, EndpointFault> {
+    if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        let port = rest.strip_prefix(':').ok_or(EndpointFault::Nonsense).and_then(port);
+        return bracketed(address, port);
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return if address.port() == 0 {
+            Err(EndpointFault::PortZero)
+        } else {
+            Ok(Endpoint { host: Host::Address(address.ip()), port: address.port() })
+        };
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Err(EndpointFault::NoPort(ip));
+    }
+    let (name, port) = match text.split_once(':') {
+        Some((name, digits)) => (name, port(digits)?),
+        None => (text, default),
+    };
+    if is_host_name(name) { Ok(Endpoint { host: Host::Name(name.to_owned()), port }) } else { Err(EndpointFault::Nonsense) }
 }
 
 /// What stands in brackets: an address of IPv6, with an interface if it is link-local.
@@ -162,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &str) -> Result<String, EndpointFault> {
+    fn shown(text: &str) -> Result<String, EndpointFault> {
         text.parse::<Endpoint>().map(|endpoint| endpoint.to_string())
     }
 
@@ -177,7 +201,7 @@ mod tests {
             ("site_b:51820", "site_b:51820"),
             ("b.example.org.:500", "b.example.org.:500"),
         ] {
-            assert_eq!(read(text).as_deref(), Ok(shown));
+            assert_eq!(shown(text).as_deref(), Ok(shown));
         }
         for (text, fault) in [
             ("192.0.2.2", EndpointFault::NoPort([192, 0, 2, 2].into())),
@@ -197,7 +221,7 @@ mod tests {
             ("", EndpointFault::Nonsense),
             (":4500", EndpointFault::Nonsense),
         ] {
-            assert_eq!(read(text), Err(fault), "{text}");
+            assert_eq!(shown(text), Err(fault), "{text}");
         }
     }
 

@@ -230,6 +230,7 @@ blocks! {
         metrics: Spanned<Metrics>,
         api: Spanned<Api>,
         http_names: Vec<Text>,
+        stun: Vec<Text>,
         runtime_dir: Text,
         state_dir: Text,
     }
@@ -331,6 +332,7 @@ const BLOCKS: &[(&str, &str, &str)] = &[
     ("metrics", "a block of keys", "metrics:\n  listen: 127.0.0.1:9464"),
     ("api", "a block of keys", "api:\n  listen: 127.0.0.1:9465\n  token_file: api.token"),
     ("http_names", "a list of DNS names", "http_names: [gw1.example.org]"),
+    ("stun", "a list of servers", "stun: [stun.example.org]"),
     ("ike", "a block of keys", "ike:\n  psk_file: site-b.psk"),
     ("proposals", "a list of proposals", "proposals: [aes256gcm16-prfsha384-x25519-ke1_mlkem768]"),
     ("esp_proposals", "a list of proposals", "esp_proposals: [aes128gcm16]"),

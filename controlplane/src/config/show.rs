@@ -33,6 +33,8 @@ struct Root<'a> {
     api: Option<Api<'a>>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     http_names: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stun: Vec<String>,
     runtime_dir: &'a str,
     state_dir: &'a str,
 }
@@ -327,6 +329,7 @@ pub fn to_yaml(config: &Config) -> anyhow::Result<String> {
             None => None,
         },
         http_names: &config.http_names,
+        stun: config.stun.iter().map(ToString::to_string).collect(),
         runtime_dir: text(&config.runtime_dir)?,
         state_dir: text(&config.state_dir)?,
     };

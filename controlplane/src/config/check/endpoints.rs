@@ -45,7 +45,7 @@ impl Check<'_> {
                         _ => EXAMPLE.to_owned(),
                     },
                     EndpointFault::PortZero => format!("{}4500", value.strip_suffix('0').unwrap_or("192.0.2.2:")),
-                    EndpointFault::Nonsense => EXAMPLE.to_owned(),
+                    EndpointFault::Nonsense | EndpointFault::OnThisLink | EndpointFault::Nobody => EXAMPLE.to_owned(),
                 };
                 let what = format!("`{value}` cannot be an endpoint: {fault}");
                 self.fail(at, what, EXPECTED.to_owned(), format!("endpoint: \"{write}\""));
