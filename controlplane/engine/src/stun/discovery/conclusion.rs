@@ -103,7 +103,8 @@ impl Discovery {
         } else if !self.other_answers() {
             Some(Gap::OtherAddressSilent)
         } else {
-            (!is_believed(both.times().min(port.times()), lost)).then_some(Gap::Loss)
+            let silent = if port.answer.is_some() { both.times() } else { both.times().min(port.times()) };
+            (!is_believed(silent, lost)).then_some(Gap::Loss)
         };
         match (gap, port.answer) {
             (Some(gap), _) => {
