@@ -415,7 +415,7 @@ pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Holds the machine-wide lock of labs until the file is dropped.
-fn take_turn(turn: Turn) -> Result<File> {
+pub fn take_turn(turn: Turn) -> Result<File> {
     let name = if let Turn::Beside(name) = turn { name } else { "lab" };
     let path = std::env::temp_dir().join(format!("adit-{name}.lock"));
     let file = open_lock(&path).with_context(|| format!("cannot open {}", path.display()))?;

@@ -38,6 +38,7 @@ mod mesh;
 mod metrics;
 mod mss;
 mod mtu;
+mod nat;
 mod nonce;
 mod origin;
 mod owners;

@@ -6,7 +6,7 @@
 //!    proves that the mapping is still there; a socket is called in one rest only, since the call itself may keep the mapping.
 //! 3. After the first rung that is dead, a second ladder of the same sockets divides what is left in between.
 //!
-//! The first rung rests so shortly that it must be alive: where it is not, the server cannot do it. It takes as long as mappings live, so
+//! The first two rungs rest so shortly that they must be alive: where neither is, the server cannot do it. It takes as long as mappings live, so
 //! it is for the background. A mapping that dies of age, used or not, shows as one that dies of rest.
 
 use std::net::SocketAddr;
@@ -140,6 +140,8 @@ impl Lifetime {
             (State::Opening, Some(mapped), Some(last)) if socket == rung.socket => State::Resting(mapped.port(), last),
             (State::Opening, None, _) if socket == rung.socket => State::Silent,
             (State::Calling(_), Some(_), _) if socket == rung.socket => State::Alive,
+            // The port is that of the caller by now: the mapping was forgotten, and another one has taken its place.
+            (State::Calling(port), Some(mapped), _) if socket == CALLER && mapped.port() == port => State::Dead,
             // It was answered to where it was asked from, or refused.
             (State::Calling(_), ..) if socket == CALLER => {
                 self.found = Some(Found::Unknown(Why::NoResponsePort));
@@ -170,17 +172,23 @@ impl Lifetime {
 
     /// The first dead rung ends a ladder, and so does the end of the last one.
     fn conclude(&mut self, now: Instant) {
-        let first = self.rungs.first().map(|rung| rung.state);
-        match first.filter(|_| !self.is_finer) {
-            Some(State::Silent) => self.found = Some(Found::Unknown(Why::NoAnswer)),
-            Some(State::Dead) => self.found = Some(Found::Unknown(Why::NoResponsePort)),
-            _ => {}
+        let unsettled = |rung: &Rung| !matches!(rung.state, State::Alive | State::Dead | State::Silent);
+        let head = &self.rungs[..self.rungs.len().min(2)];
+        if !self.is_finer {
+            // One may have lost all its packets.
+            if head.iter().any(unsettled) {
+                return;
+            }
+            if head.iter().all(|rung| rung.state != State::Alive) {
+                let silent = head.iter().all(|rung| rung.state == State::Silent);
+                self.found = Some(Found::Unknown(if silent { Why::NoAnswer } else { Why::NoResponsePort }));
+                return;
+            }
         }
-        let unsettled = |rung: &&Rung| !matches!(rung.state, State::Alive | State::Dead | State::Silent);
         // Whatever rested longer than one that is dead need not be waited for.
         let end = self.rungs.iter().find(|rung| rung.state == State::Dead && rung.rest > self.lived).map(|rung| rung.rest);
         let below = |rung: &&Rung| end.is_none_or(|end| rung.rest < end);
-        if self.found.is_some() || self.rungs.iter().filter(below).any(|rung| unsettled(&rung)) {
+        if self.rungs.iter().filter(below).any(unsettled) {
             return;
         }
         self.found = match end {

@@ -8,8 +8,12 @@ use adit_sim::nat::NatConfig;
 use adit_sim::rng::Rng;
 
 use super::kinds::{ALLOCATIONS, BEHAVIOURS};
-use super::seeds::with_seeds;
+use super::seeds::{FailedOnce, with_seeds};
 use super::world::{FIRST, Manner, OUTSIDE, World, address};
+
+/// All packets of one rung were lost, or the caller had got the port of a mapping that was forgotten: the server was said to be unable.
+const FAILED_ONCE: FailedOnce =
+    &[("the first rung alone decided what the server can", &[32_013_641]), ("the caller called itself", &[32_022_737])];
 
 fn measure(world: &mut World) -> Found {
     let sockets: [SocketAddr; SOCKETS] = std::array::from_fn(|place| ([10, 0, 0, 2], 42_000 + place as u16).into());
@@ -69,7 +73,7 @@ fn the_life_of_a_mapping_is_measured_behind_every_nat() {
 
 #[test]
 fn lost_packets_make_it_longer_but_not_wrong() {
-    with_seeds((32_000_000, 300), &[], |seed| {
+    with_seeds((32_000_000, 300), FAILED_ONCE, |seed| {
         let mut rng = Rng::new(seed);
         let life = (Some(5 + u64::from(rng.below(300))), None);
         let config = NatConfig { idle: life.0.map(Duration::from_secs), ..NatConfig::symmetric(OUTSIDE.into()) };

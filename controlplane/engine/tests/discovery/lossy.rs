@@ -8,11 +8,14 @@ use adit_sim::nat::{self, NatConfig};
 use adit_sim::rng::Rng;
 
 use super::kinds::{self, all};
-use super::seeds::with_seeds;
+use super::seeds::{FailedOnce, with_seeds};
 use super::world::{ELSEWHERE, Manner, World, address};
 
 const FIRST_SEED: u64 = 31_000_000;
 const RUNS: u64 = 3000;
+
+/// Two servers, of which one names an address and port of the other as its second ones: asked twice, it was taken for two ports.
+const FAILED_ONCE: FailedOnce = &[("one port of a server counted as two", &[31_045_927, 31_052_335, 31_059_655])];
 
 /// How many runs there were, and what was not found out in them.
 #[derive(Default)]
@@ -31,7 +34,7 @@ fn count(cell: &Cell<u32>, if_so: bool) {
 fn what_is_said_where_packets_are_lost_is_true() {
     let kinds = all();
     let tally = Tally::default();
-    with_seeds((FIRST_SEED, RUNS), &[], |seed| {
+    with_seeds((FIRST_SEED, RUNS), FAILED_ONCE, |seed| {
         let mut rng = Rng::new(seed);
         let config = kinds[rng.below(kinds.len() as u32) as usize].clone();
         let mut world = World::new(config.clone(), seed);

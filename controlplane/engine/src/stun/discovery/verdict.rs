@@ -20,7 +20,8 @@ pub(super) fn mapping(local: SocketAddr, seen: &[(SocketAddr, SocketAddr)]) -> M
     let pairs = || seen.iter().enumerate().flat_map(|(place, one)| seen[place + 1..].iter().map(move |other| (one, other)));
     let mut of_one_address = None;
     let mut of_two_addresses = None;
-    for ((one, one_mapped), (other, other_mapped)) in pairs() {
+    // The same port of the same address, asked twice as one of two servers, says nothing.
+    for ((one, one_mapped), (other, other_mapped)) in pairs().filter(|((one, _), (other, _))| one != other) {
         let same = one_mapped == other_mapped;
         let verdict = if one.ip() != other.ip() { &mut of_two_addresses } else { &mut of_one_address };
         *verdict = Some(verdict.unwrap_or(true) && same);
@@ -97,6 +98,7 @@ mod tests {
         assert_eq!(seen(&[(a1, 7), (b1, 7)]), Mapping::EndpointIndependent);
         assert_eq!(seen(&[(a1, 7), (b1, 7), (b2, 7)]), Mapping::EndpointIndependent);
         assert_eq!(seen(&[(a1, 7), (b1, 8)]), Mapping::Dependent);
+        assert_eq!(seen(&[(a1, 7), (b1, 8), (b1, 8)]), Mapping::Dependent, "one port twice");
         assert_eq!(seen(&[(a1, 7), (b1, 8), (b2, 8)]), Mapping::AddressDependent);
         assert_eq!(seen(&[(a1, 7), (b1, 8), (b2, 9)]), Mapping::AddressAndPortDependent);
         let local = ([10, 0, 0, 2], 5000).into();
