@@ -16,7 +16,7 @@ usage() {
 build=(cc:gcc ld:binutils)
 quick=("${build[@]}" promtool:prometheus)
 demo=("${build[@]}" ip:iproute2 ping:iputils-ping iperf3:iperf3)
-test=("${demo[@]}" curl:curl nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark
+test=("${demo[@]}" curl:curl nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark turnserver:coturn
     qemu-system-x86_64:qemu-system-x86 systemd-analyze:systemd)
 interop=("${test[@]}")
 bench=("${demo[@]}" ethtool:ethtool)
@@ -120,5 +120,9 @@ install() {
     }
 }
 [ ${#packages[@]} -eq 0 ] || install "${packages[@]}"
+# Of coturn only the programs are wanted: as a service it would be there for everybody.
+case " ${packages[*]} " in
+*" coturn "*) ! command -v systemctl >/dev/null || systemctl disable --quiet --now coturn 2>/dev/null || true ;;
+esac
 [ ${#optional[@]} -eq 0 ] || install "${optional[@]}" || echo "going on without ${optional[*]}, which would make it faster"
 bring_peers "$1"

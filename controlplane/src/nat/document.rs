@@ -240,3 +240,84 @@ fn punching(report: &Report) -> Punching {
         towards: (!advice.towards.is_empty()).then_some(towards),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adit_engine::stun::discovery::Asked;
+
+    use super::*;
+
+    fn network() -> Network {
+        let server = Asked {
+            server: "198.51.100.1:3478".parse().unwrap(),
+            rtt: Some(Duration::from_micros(12_345)),
+            other: Some("198.51.100.2:3479".parse().unwrap()),
+        };
+        let report = Report {
+            local: "10.1.0.2:41641".parse().unwrap(),
+            public: vec!["203.0.113.10:1030".parse().unwrap()],
+            servers: vec![server],
+            udp: Udp::Passes,
+            portal: Some(Portal::SendsElsewhere("login.example".to_owned())),
+            mapping: Mapping::AddressAndPortDependent,
+            filtering: Filtering::AddressAndPortDependent,
+            allocation: Some(Allocation::Step(-2)),
+            hairpin: None,
+            gaps: vec![Gap::Loss],
+            questions: 12,
+            lost: 3,
+            took: Duration::from_millis(812),
+        };
+        let lifetime = Some(Found::Between(Duration::from_secs(26), Duration::from_millis(28_500)));
+        Network { report, lifetime, unsent: Some("a packet was not sent".to_owned()) }
+    }
+
+    fn keys(value: &serde_json::Value, path: &str, list: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (key, value) in map {
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                    list.push(path.clone());
+                    keys(value, &path, list);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, path, list)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_manual_names_every_key_of_the_document() {
+        let manual = include_str!("../../../docs/nat.md");
+        let document = serde_json::to_value(Document::of(&[network()], &["why".to_owned()])).unwrap();
+        let mut list = Vec::new();
+        keys(&document, "", &mut list);
+        assert!(list.len() > 30, "{list:?}");
+        for key in list {
+            let key = key.trim_start_matches("networks.");
+            // An object whose keys are named needs no line of its own.
+            assert!(
+                manual.contains(&format!("`{key}`")) || manual.contains(&format!("`{key}.")),
+                "`{key}` is not in docs/nat.md"
+            );
+        }
+    }
+
+    #[test]
+    fn the_words_of_the_document_are_a_promise() {
+        let document = serde_json::to_value(Document::of(&[network()], &[])).unwrap();
+        let of = &document["networks"][0];
+        assert_eq!(
+            (&of["class"], &of["udp"], &of["mapping"]),
+            (&"symmetric".into(), &"passes".into(), &"address_and_port_dependent".into())
+        );
+        assert_eq!(of["ports"], serde_json::json!({ "rule": "step", "step": -2 }));
+        assert_eq!(of["lifetime"], serde_json::json!({ "at_least_s": 26.0, "at_most_s": 28.5, "unknown_because": null }));
+        assert_eq!(of["servers"][0]["rtt_ms"], 12.3);
+        let towards = serde_json::json!({
+            "open": "direct", "restricted": "simultaneous", "port_restricted": "prediction", "symmetric": "prediction"
+        });
+        assert_eq!(of["punching"]["towards"], towards);
+        assert_eq!(of["unknown_because"], serde_json::json!(["loss"]));
+    }
+}
