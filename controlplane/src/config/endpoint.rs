@@ -186,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    fn shown(text: &str) -> Result<String, EndpointFault> {
+    fn spelled(text: &str) -> Result<String, EndpointFault> {
         text.parse::<Endpoint>().map(|endpoint| endpoint.to_string())
     }
 
@@ -201,7 +201,7 @@ mod tests {
             ("site_b:51820", "site_b:51820"),
             ("b.example.org.:500", "b.example.org.:500"),
         ] {
-            assert_eq!(shown(text).as_deref(), Ok(shown));
+            assert_eq!(spelled(text).as_deref(), Ok(shown));
         }
         for (text, fault) in [
             ("192.0.2.2", EndpointFault::NoPort([192, 0, 2, 2].into())),
@@ -221,7 +221,7 @@ mod tests {
             ("", EndpointFault::Nonsense),
             (":4500", EndpointFault::Nonsense),
         ] {
-            assert_eq!(shown(text), Err(fault), "{text}");
+            assert_eq!(spelled(text), Err(fault), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use adit_engine::stun::discovery::{
-    Advice, Allocation, Class, Effort, Filtering, Gap, Mapping, Peer, Portal, Report, Udp, advice,
+    Advice, Allocation, Class, Effort, Filtering, Gap, Mapping, Method, Peer, Portal, Report, Udp, advice,
 };
 use adit_engine::stun::lifetime::{Found, Why};
 
@@ -163,13 +163,21 @@ fn meaning(text: &mut String, advice: &Advice) {
     let methods: Vec<&str> = advice.methods.iter().copied().map(method).collect();
     line(text, "  methods", &methods.join(", "));
     let kind = |peer: Peer| match peer {
-        Peer::Open => "open or full cone",
+        Peer::Open => "open, full cone",
         Peer::Restricted => "restricted cone",
-        Peer::PortRestricted => "port restricted cone or firewall",
+        Peer::PortRestricted => "port restricted cone, firewall",
         Peer::Symmetric => "symmetric",
     };
+    let mut towards: Vec<(Vec<&str>, Method)> = Vec::new();
     for (peer, way) in &advice.towards {
-        line(text, "  towards", &format!("{}: {}", kind(*peer), method(*way)));
+        match towards.last_mut().filter(|(_, last)| last == way) {
+            Some((kinds, _)) => kinds.push(kind(*peer)),
+            None => towards.push((vec![kind(*peer)], *way)),
+        }
+    }
+    for (kinds, way) in towards {
+        let kinds = if kinds.len() == Peer::ALL.len() { "everybody".to_owned() } else { kinds.join(", ") };
+        line(text, "  towards", &format!("{kinds}: {}", method(way)));
     }
 }
 
