@@ -67,7 +67,7 @@ impl Router {
             one if one.translates() => "oifname wan masquerade",
             _ => "",
         };
-        let back = if hairpin { "oifname lan ct status dnat snat to 203.0.113.10" } else { "" };
+        let back = if hairpin { "ip saddr 10.1.0.0/24 oifname lan ct status dnat snat to 203.0.113.10" } else { "" };
         format!(
             "table ip router {{
                 map inside {{ type inet_service : ipv4_addr; flags dynamic; size 65535; }}
@@ -186,7 +186,8 @@ fn comes_to(net: &Net, words: &[&str], code: i32, right: impl Fn(&Value) -> bool
 
 /// What coturn's own program says of mapping and filtering, in our words.
 fn coturn_says(net: &Net) -> Result<(&'static str, &'static str)> {
-    let said = net.host.run(&format!("turnutils_natdiscovery -m -f {FIRST}"))?;
+    // Without its own address it cannot tell that there is no NAT.
+    let said = net.host.run(&format!("turnutils_natdiscovery -m -f -L 10.1.0.2 {FIRST}"))?;
     let found = |of: &str| {
         let words = [
             (format!("with Endpoint Independent {of}!"), "endpoint_independent"),
