@@ -189,11 +189,12 @@ fn coturn_says(net: &Net) -> Result<(&'static str, &'static str)> {
     // Without its own address it cannot tell that there is no NAT.
     let said = net.host.run(&format!("turnutils_natdiscovery -m -f -L 10.1.0.2 {FIRST}"))?;
     let found = |of: &str| {
+        // Where there is no NAT it says so, and then both.
         let words = [
+            (format!("No NAT! (Endpoint Independent {of})"), "no_nat"),
             (format!("with Endpoint Independent {of}!"), "endpoint_independent"),
             (format!("with Address Dependent {of}!"), "address_dependent"),
             (format!("with Address and Port Dependent {of}!"), "address_and_port_dependent"),
-            (format!("No NAT! (Endpoint Independent {of})"), "no_nat"),
         ];
         words.into_iter().find(|(text, _)| said.contains(text)).map(|(_, word)| word).with_context(|| said.clone())
     };
