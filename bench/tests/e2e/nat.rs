@@ -17,7 +17,7 @@ use adit_bench::netns::{Netns, Veth};
 use adit_bench::process::Process;
 use adit_bench::workdir::WorkDir;
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const FIRST: &str = "198.51.100.1";
 const SECOND: &str = "198.51.100.2";
@@ -292,7 +292,7 @@ fn servers_come_from_the_configuration_and_a_file_without_any_says_so() -> Resul
 fn blocked_udp_is_told_from_a_network_without_an_answer() -> Result<()> {
     let net = Net::new(Router::Blocked)?.with_coturn(&[FIRST, SECOND])?;
     let said = comes_to(&net, &["--server", FIRST], 3, |said| said["udp"] == "blocked" && said["class"] == "udp_blocked")?;
-    ensure!(said["punching"]["methods"].to_string() == r#"["tcp","relay"]"#, "{said}");
+    ensure!(said["punching"]["methods"] == json!(["tcp", "relay"]), "{said}");
     drop(net);
     let silent = Net::new(Router::PortRestricted)?;
     let (said, code) = silent.asked(&["--server", FIRST])?;

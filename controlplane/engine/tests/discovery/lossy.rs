@@ -40,6 +40,7 @@ fn what_is_said_where_packets_are_lost_is_true() {
         let mut world = World::new(config.clone(), seed);
         world.lost = rng.below(120);
         world.delay = Duration::from_millis(1 + u64::from(rng.below(120)));
+        world.jitter = rng.below(40);
         if rng.below(4) == 0 {
             world.servers.insert(address(ELSEWHERE), [Manner::Full, Manner::One, Manner::Dead][rng.below(3) as usize]);
         }

@@ -11,7 +11,7 @@ use adit_sim::nat::NatConfig;
 use adit_sim::rng::Rng;
 use proptest::prelude::*;
 
-use super::world::{ELSEWHERE, FIRST, Manner, OUTSIDE, World, address, start};
+use super::world::{ByTcp, ELSEWHERE, FIRST, Manner, OUTSIDE, World, address, start};
 
 /// Packets of one search to which nobody has answered yet, or which somebody had us send: so few do no harm.
 const SENT_MOST: usize = 64;
@@ -109,7 +109,7 @@ fn answer(question: &[u8]) -> Vec<u8> {
     answer.finish()
 }
 
-fn without_udp(stun: fn(&[u8]) -> Vec<u8>, web: fn(&[u8]) -> Vec<u8>) -> Report {
+fn without_udp(stun: ByTcp, web: ByTcp) -> Report {
     let mut world = World::new(usual(), 1);
     world.servers = [(address(FIRST), Manner::Dead)].into();
     world.tcp = [(true, stun), (false, web)].into();

@@ -46,6 +46,9 @@ pub enum Manner {
     Refuses,
 }
 
+/// What is answered to a question over TCP.
+pub type ByTcp = fn(&[u8]) -> Vec<u8>;
+
 /// All that is around a search.
 pub struct World {
     pub now: Instant,
@@ -56,10 +59,12 @@ pub struct World {
     pub servers: BTreeMap<SocketAddr, Manner>,
     /// One way.
     pub delay: Duration,
+    /// Up to so many milliseconds more, for each packet another number: they overtake each other.
+    pub jitter: u32,
     /// Of a thousand packets, on each way.
     pub lost: u32,
-    /// What comes by TCP, for each question; nothing where it is left out.
-    pub tcp: BTreeMap<bool, fn(&[u8]) -> Vec<u8>>,
+    /// What comes by TCP, to the question of STUN and to that of HTTP; nothing where it is left out.
+    pub tcp: BTreeMap<bool, ByTcp>,
     flying: BTreeMap<(Instant, u64), (Place, SocketAddr, Vec<u8>)>,
     next: u64,
     /// Datagrams that the host has sent.
@@ -85,6 +90,7 @@ impl World {
             inside: [10, 0, 0, 2].into(),
             servers: BTreeMap::from([(address(FIRST), Manner::Full)]),
             delay: Duration::from_millis(10),
+            jitter: 0,
             lost: 0,
             tcp: BTreeMap::new(),
             flying: BTreeMap::new(),
@@ -137,7 +143,8 @@ impl World {
 
     fn fly(&mut self, delay: Duration, to: Place, from: SocketAddr, bytes: Vec<u8>) {
         self.next += 1;
-        self.flying.insert((self.now + delay, self.next), (to, from, bytes));
+        let jitter = Duration::from_millis(self.rng.below(self.jitter + 1).into());
+        self.flying.insert((self.now + delay + jitter, self.next), (to, from, bytes));
     }
 
     fn is_lost(&mut self) -> bool {
