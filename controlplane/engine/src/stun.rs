@@ -1,4 +1,7 @@
 //! STUN (RFC 8489): how somebody learns from outside which address he has there, and what the NAT in between is like (RFC 5780).
 //!
-//! [`codec`] is the wire, pure and total.
+//! [`codec`] is the wire, pure and total; [`server`] answers, and [`strangers`] bounds what it answers to whom nobody knows.
 pub mod codec;
+pub(crate) mod counters;
+pub mod server;
+pub mod strangers;

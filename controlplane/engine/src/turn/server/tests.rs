@@ -1,0 +1,1 @@
+//! Each error and each time of the TURN server.
