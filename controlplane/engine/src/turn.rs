@@ -3,8 +3,8 @@
 //! The crate `turn-types` is not used: it brings `stun-proto` with a random generator of its own and three more crates, and what it has are
 //! a header of four bytes and attributes that are one number or one address, which the codec of STUN reads and writes. [`server`] is the
 //! state machine, [`credentials`] who may, [`allowed`] where to, [`channel`] and [`frames`] the wire beside STUN.
-pub mod allowed;
 mod allocation;
+pub mod allowed;
 pub mod channel;
 pub mod credentials;
 pub mod frames;

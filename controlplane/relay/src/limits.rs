@@ -41,3 +41,17 @@ pub const HANDSHAKES_PER_S: u32 = 200;
 pub const HANDSHAKES_OF_NETWORK_PER_S: u32 = 20;
 /// Shares that are told apart at a time: who falls into one place has one share together.
 pub const SHARES_MAX: usize = 4096;
+
+// STUN and TURN.
+
+/// Batches of UDP that are read at once, and bytes of one of them: the longest train.
+pub(crate) const UDP_BATCH: usize = 8;
+pub(crate) const UDP_BYTES_MAX: usize = 65_536;
+/// Bytes that a UDP socket may keep on their way in and out: some thirty trains.
+pub(crate) const UDP_BUFFER_BYTES: usize = 2 << 20;
+/// Connections of TURN over TCP and TLS: in total, and of one network.
+pub(crate) const STREAMS_MAX: usize = 4096;
+pub(crate) const STREAMS_OF_NETWORK_MAX: usize = 64;
+/// Bytes that wait for the client of one connection, here and in its socket.
+pub(crate) const STREAM_QUEUE_BYTES_MAX: usize = 512 << 10;
+pub(crate) const STREAM_UNSENT_BYTES_MAX: u32 = 32 << 10;

@@ -1,20 +1,19 @@
 //! A STUN server as a pure function of datagrams: Binding (RFC 8489), and to those with a token the behaviour tests of RFC 5780.
 //!
-//! The token is a key for each client of the relay, made of the relay's secret and the client's public key, so that nothing is kept of it. Who
-//! seals his question with it learns more than his address, may have the answer sent from elsewhere, and tells the relay by which address
-//! he is reached with UDP; the answer is sealed too. Strangers learn their address, within the bounds of [`Strangers`]. With `open` everybody
-//! gets everything, and answers may be longer than questions: that is for networks of one's own.
+//! The token is the key of sixteen bytes that the relay has given to a client. Who names it learns more than his address, may have the answer
+//! sent from elsewhere, and so tells the relay by which address he is reached with UDP; if he seals his question with it, the answer is sealed
+//! too. It is readable on its way, and worth no more there than a question that somebody sends again from another address. Strangers learn
+//! their address, within the bounds of [`Strangers`]. With `open` everybody gets everything, and answers may be longer than questions: that is
+//! for networks of one's own.
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::codec::{BINDING, Change, Class, Integrity, Key, Message, Writer, kind};
 use super::counters::counters;
 use super::strangers::{Silence, Strangers};
-use crate::crypto::Secret;
 
 /// One of our sockets: RFC 5780 has two addresses with two ports each. A number is that of the address or port in [`Places`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,13 +33,11 @@ pub struct Answer {
     pub bytes: Vec<u8>,
 }
 
-/// What is to be done for a datagram.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Handled {
-    pub answer: Option<Answer>,
-    /// The client of this public key is reached by UDP at the address that the datagram came from.
-    pub seen: Option<[u8; 32]>,
-}
+/// The key of a client, and its bytes in it.
+pub type Token = [u8; 16];
+
+/// Whether somebody has this token; he is reached at this address then.
+pub type Knows<'a> = &'a mut dyn FnMut(&Token, SocketAddr) -> bool;
 
 counters! {
     /// What becomes of datagrams.
@@ -55,7 +52,7 @@ counters! {
         Malformed = "malformed",
         /// No Binding request.
         Foreign = "foreign",
-        /// Sealed with a token that is not his.
+        /// Named a token that nobody has, or has sealed with another one.
         WrongToken = "wrong_token",
         /// Asked for what we do not know, or do not do for him.
         Refused = "refused",
@@ -72,8 +69,6 @@ pub struct Config {
     pub places: Places,
     /// Whether everybody gets everything.
     pub open: bool,
-    /// What tokens are made of.
-    pub secret: Secret,
 }
 
 /// The server.
@@ -84,25 +79,15 @@ pub struct Server {
     counters: Counters,
 }
 
-/// Names the use of a secret from which other things are derived too.
-const TOKEN_LABEL: &[u8] = b"adit stun token 1";
-
-/// The key by which a client of the relay proves itself in Binding requests, sixteen bytes.
-pub fn token(secret: &Secret, client: &[u8; 32]) -> [u8; 16] {
-    let code = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), &[TOKEN_LABEL, client].concat());
-    let mut token = [0; 16];
-    token.copy_from_slice(&code.as_ref()[..16]);
-    token
-}
-
-/// The USERNAME under which a client asks.
-pub fn token_name(client: &[u8; 32]) -> String {
-    URL_SAFE_NO_PAD.encode(client)
+/// The USERNAME under which the client asks that has a token.
+pub fn token_name(token: &Token) -> String {
+    URL_SAFE_NO_PAD.encode(token)
 }
 
 /// Who asks, as far as we know.
 enum Asker {
-    Client([u8; 32], Key),
+    /// With a token, by which the answer is sealed if the question was.
+    Client(Option<Key>),
     Stranger,
 }
 
@@ -118,19 +103,33 @@ impl Server {
     }
 
     /// A datagram came to this socket of ours.
-    pub fn handle_datagram(&mut self, now: Instant, at: Place, from: SocketAddr, bytes: &[u8]) -> Handled {
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        at: Place,
+        from: SocketAddr,
+        bytes: &[u8],
+        knows: Knows<'_>,
+    ) -> Option<Answer> {
         match Message::parse(bytes) {
             Err(_) => self.counters.add(Count::Malformed, 1),
             Ok(message) if message.class == Class::Request && message.method == BINDING => {
-                return self.handle_request(now, at, from, &message);
+                return self.handle_request(now, at, from, &message, knows);
             }
             Ok(_) => self.counters.add(Count::Foreign, 1),
         }
-        Handled::default()
+        None
     }
 
-    fn handle_request(&mut self, now: Instant, at: Place, from: SocketAddr, message: &Message<'_>) -> Handled {
-        let Some(asker) = self.asker(message) else {
+    fn handle_request(
+        &mut self,
+        now: Instant,
+        at: Place,
+        from: SocketAddr,
+        message: &Message<'_>,
+        knows: Knows<'_>,
+    ) -> Option<Answer> {
+        let Some(asker) = asker(from, message, knows) else {
             self.counters.add(Count::WrongToken, 1);
             return self.refuse(now, at, from, message, 401, &[]);
         };
@@ -154,24 +153,9 @@ impl Server {
                 return self.refuse(now, at, from, message, number, &unknown);
             }
         };
-        let seen = match &asker {
-            Asker::Client(client, _) => Some(*client),
-            Asker::Stranger => None,
-        };
         let to = SocketAddr::new(from.ip(), port);
         let bytes = if trusted { self.full(now, at, source, from, message, &asker) } else { self.bare(now, from, message) };
-        Handled { answer: bytes.map(|bytes| Answer { from: source, to, bytes }), seen }
-    }
-
-    /// Who asks, or nothing where he says that he has a token and does not.
-    fn asker(&self, message: &Message<'_>) -> Option<Asker> {
-        if !message.has_integrity() {
-            return Some(Asker::Stranger);
-        }
-        let name = URL_SAFE_NO_PAD.decode(message.get(kind::USERNAME).filter(|name| name.len() <= 64)?).ok()?;
-        let client: [u8; 32] = name.try_into().ok()?;
-        let key = Key::new(&token(&self.config.secret, &client));
-        message.sealed_by(&key).map(|_| Asker::Client(client, key))
+        bytes.map(|bytes| Answer { from: source, to, bytes })
     }
 
     fn shown(&self, place: Place) -> Option<SocketAddr> {
@@ -186,7 +170,13 @@ impl Server {
 
     /// All that there is to know, or the address alone where all would be longer than the question.
     fn full(
-        &mut self, now: Instant, at: Place, source: Place, from: SocketAddr, message: &Message<'_>, asker: &Asker,
+        &mut self,
+        now: Instant,
+        at: Place,
+        source: Place,
+        from: SocketAddr,
+        message: &Message<'_>,
+        asker: &Asker,
     ) -> Option<Vec<u8>> {
         if matches!(asker, Asker::Stranger) && self.strangers.take_any(now, from.ip()).is_err() {
             self.counters.add(Count::Often, 1);
@@ -196,7 +186,7 @@ impl Server {
         let other = Place { address: at.address ^ 1, port: at.port ^ 1 };
         // With one address the other port is told: it cannot show how the NAT maps by address, but how it does by port.
         let other = self.shown(other).or_else(|| self.shown(Place { address: at.address, ..other }));
-        let end = if matches!(asker, Asker::Client(..)) { 36 + 8 } else { 8 };
+        let end = if matches!(asker, Asker::Client(Some(_))) { 36 + 8 } else { 8 };
         let mut out = Writer::answer(Class::Success, message);
         out.put_address(kind::XOR_MAPPED_ADDRESS, from);
         for (kind, address) in [(kind::RESPONSE_ORIGIN, self.shown(source)), (kind::OTHER_ADDRESS, other)] {
@@ -208,7 +198,7 @@ impl Server {
         if let Some(padding) = message.get(kind::PADDING).filter(|_| room > 0) {
             out.put(kind::PADDING, &vec![0; padding.len().min(room)]);
         }
-        if let Asker::Client(_, key) = asker {
+        if let Asker::Client(Some(key)) = asker {
             out.seal(Integrity::Sha256, key);
         }
         out.put_fingerprint();
@@ -232,8 +222,14 @@ impl Server {
     }
 
     fn refuse(
-        &mut self, now: Instant, at: Place, from: SocketAddr, message: &Message<'_>, number: u16, unknown: &[u16],
-    ) -> Handled {
+        &mut self,
+        now: Instant,
+        at: Place,
+        from: SocketAddr,
+        message: &Message<'_>,
+        number: u16,
+        unknown: &[u16],
+    ) -> Option<Answer> {
         let mut out = Writer::answer(Class::Error, message);
         out.put_error(number);
         if !unknown.is_empty() {
@@ -241,7 +237,7 @@ impl Server {
         }
         let bytes = out.finish();
         let may = self.may(now, from, message, bytes.len());
-        Handled { answer: may.then_some(Answer { from: at, to: from, bytes }), seen: None }
+        may.then_some(Answer { from: at, to: from, bytes })
     }
 
     fn may(&mut self, now: Instant, from: SocketAddr, message: &Message<'_>, len: usize) -> bool {
@@ -258,3 +254,26 @@ impl Server {
         false
     }
 }
+
+/// Who asks, or nothing where he says that he has a token and has not. What is no name of ours is a stranger's matter.
+fn asker(from: SocketAddr, message: &Message<'_>, knows: Knows<'_>) -> Option<Asker> {
+    let mut token = Token::default();
+    let name = message.get(kind::USERNAME).filter(|name| name.len() == 22);
+    if !name.is_some_and(|name| URL_SAFE_NO_PAD.decode_slice(name, &mut token).is_ok()) {
+        return (!message.has_integrity()).then_some(Asker::Stranger);
+    }
+    let key = message.has_integrity().then(|| Key::new(&token));
+    let is_his = key.as_ref().is_none_or(|key| message.sealed_by(key).is_some());
+    (is_his && knows(&token, from)).then_some(Asker::Client(key))
+}
+
+/// What is answered over a stream, where nobody has a false address: one's own address.
+pub fn answer_on_stream(from: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
+    let message = Message::parse(bytes).ok().filter(|message| message.class == Class::Request && message.method == BINDING)?;
+    let mut out = Writer::answer(Class::Success, &message);
+    out.put_address(kind::XOR_MAPPED_ADDRESS, from).put_fingerprint();
+    Some(out.finish())
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use crate::limits::{STRANGERS_MAX, STRANGER_ANSWERS, STRANGER_CREDIT_MAX};
+use crate::limits::{STRANGER_ANSWERS, STRANGER_CREDIT_MAX, STRANGERS_MAX};
 use crate::rate_limit::Bucket;
 
 /// Why somebody is not answered.
@@ -104,7 +104,9 @@ mod tests {
     #[test]
     fn a_network_gets_four_answers_in_a_second() {
         let mut strangers = Strangers::new(1);
-        for (one, other) in [("192.0.2.1", "192.0.2.200"), ("2001:db8:1::1", "2001:db8:1:ff::1"), ("::ffff:198.51.100.1", "198.51.100.9")] {
+        for (one, other) in
+            [("192.0.2.1", "192.0.2.200"), ("2001:db8:1::1", "2001:db8:1:ff::1"), ("::ffff:198.51.100.1", "198.51.100.9")]
+        {
             let mut ask = |ms, from| strangers.take(instant() + Duration::from_millis(ms), ip(from), 100, 32).is_ok();
             let answered: Vec<bool> = (0..6).map(|n| ask(0, if n % 2 == 0 { one } else { other })).collect();
             assert_eq!(answered, [true, true, true, true, false, false], "{one}");

@@ -111,11 +111,12 @@ impl Allocation {
             return Err(ChannelError::Full);
         }
         let until = now + CHANNEL_LIFE;
+        let is_full = self.channels.len() >= TURN_CHANNELS_MAX;
         let known = self.channels.iter_mut().find(|channel| channel.what.0 == number || channel.what.1 == peer);
         match known {
             Some(channel) if channel.what == (number, peer) => channel.until = until,
             Some(_) => return Err(ChannelError::Taken),
-            None if self.channels.len() >= TURN_CHANNELS_MAX => return Err(ChannelError::Full),
+            None if is_full => return Err(ChannelError::Full),
             None => self.channels.push(Until { what: (number, peer), until }),
         }
         self.permit(peer.ip(), now);

@@ -84,7 +84,9 @@ mod tests {
     fn only_public_addresses_are_reached_unless_allowed() {
         let allowed = Allowed { networks: vec![], own: vec!["203.0.114.1".parse().expect("an address")] };
         let judge = |text: &str| allowed.judge(text.parse().expect("an address"));
-        for fine in ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8"] {
+        for fine in
+            ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "64:ff9b::808:808", "2002:808:808::1", "::ffff:8.8.8.8"]
+        {
             assert_eq!(judge(fine), Verdict::Fine, "{fine}");
         }
         for own in ["203.0.114.1", "::ffff:203.0.114.1", "64:ff9b::203.0.114.1"] {
@@ -104,6 +106,9 @@ mod tests {
         let allowed = Allowed { networks, own: vec![] };
         let judge = |text: &str| allowed.judge(text.parse().expect("an address"));
         assert_eq!([judge("10.1.1.1"), judge("::ffff:10.1.1.1"), judge("fd00::1")], [Verdict::Fine; 3]);
-        assert_eq!([judge("192.168.1.1"), judge("224.0.0.1"), judge("255.255.255.255"), judge("ff02::1")], [Verdict::Forbidden; 4]);
+        assert_eq!(
+            [judge("192.168.1.1"), judge("224.0.0.1"), judge("255.255.255.255"), judge("ff02::1")],
+            [Verdict::Forbidden; 4]
+        );
     }
 }

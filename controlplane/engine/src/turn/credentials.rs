@@ -133,12 +133,16 @@ mod tests {
     #[test]
     fn a_nonce_is_of_one_client_and_expires() {
         let nonces = Nonces::new([7; 32], instant(), Duration::from_secs(5));
-        let (client, other): (SocketAddr, SocketAddr) = ("192.0.2.1:5".parse().expect("one"), "192.0.2.1:6".parse().expect("one"));
+        let (client, other): (SocketAddr, SocketAddr) =
+            ("192.0.2.1:5".parse().expect("one"), "192.0.2.1:6".parse().expect("one"));
         let nonce = nonces.fresh(instant(), client);
         let judge = |ms, client, nonce: &str| nonces.judge(instant() + Duration::from_millis(ms), client, nonce.as_bytes());
         assert_eq!((nonce.len(), judge(0, client, &nonce), judge(4999, client, &nonce)), (16, Shown::Fresh, Shown::Fresh));
         assert_eq!([judge(5000, client, &nonce), judge(0, other, &nonce)], [Shown::Stale; 2]);
-        assert_eq!([judge(0, client, ""), judge(0, client, &nonce[1..]), judge(0, client, "AAAAAAAAAAAAAAAA")], [Shown::Stale; 3]);
+        assert_eq!(
+            [judge(0, client, ""), judge(0, client, &nonce[1..]), judge(0, client, "AAAAAAAAAAAAAAAA")],
+            [Shown::Stale; 3]
+        );
         let ahead = nonces.fresh(instant() + Duration::from_secs(1), client);
         assert_eq!(judge(0, client, &ahead), Shown::Stale);
     }

@@ -48,7 +48,8 @@ fn the_vectors_with_long_term_credentials() {
     let text = "\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}:example.org:TheMatrIX";
     let bytes = unhex(LONG_TERM);
     let message = Message::parse(&bytes).expect("a message");
-    let key = crate::turn::credentials::long_term_key("\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}", "example.org", "TheMatrIX");
+    let key =
+        crate::turn::credentials::long_term_key("\u{30DE}\u{30C8}\u{30EA}\u{30C3}\u{30AF}\u{30B9}", "example.org", "TheMatrIX");
     assert_eq!(message.sealed_by(&key), Some(Integrity::Sha1));
     let key = Key::new(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref());
     let bytes = unhex(LONG_TERM_SHA256);

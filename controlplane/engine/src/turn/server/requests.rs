@@ -73,7 +73,12 @@ struct Wanted {
 impl Server {
     /// Does what a known client asks for.
     pub(super) fn grant(
-        &mut self, now: Now, from: Tuple, message: &Message<'_>, known: &Known<'_>, outside: &mut Outside<'_>,
+        &mut self,
+        now: Now,
+        from: Tuple,
+        message: &Message<'_>,
+        known: &Known<'_>,
+        outside: &mut Outside<'_>,
     ) -> Granted {
         let (of_method, needs_allocation): (&[u16], bool) = match message.method {
             // All that is sent goes out with the bit "don't fragment" set, so that DONT-FRAGMENT asks for nothing.
@@ -114,7 +119,12 @@ impl Server {
     }
 
     fn allocate(
-        &mut self, now: Now, from: Tuple, message: &Message<'_>, known: &Known<'_>, outside: &mut Outside<'_>,
+        &mut self,
+        now: Now,
+        from: Tuple,
+        message: &Message<'_>,
+        known: &Known<'_>,
+        outside: &mut Outside<'_>,
     ) -> Granted {
         if let Some((_, allocation)) = self.allocation(from) {
             // RFC 8656 §7.2: the answer may have been lost.
