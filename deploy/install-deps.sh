@@ -17,7 +17,7 @@ build=(cc:gcc ld:binutils)
 quick=("${build[@]}" promtool:prometheus)
 demo=("${build[@]}" ip:iproute2 ping:iputils-ping iperf3:iperf3)
 test=("${demo[@]}" curl:curl nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark
-    qemu-system-x86_64:qemu-system-x86 systemd-analyze:systemd)
+    qemu-system-x86_64:qemu-system-x86 systemd-analyze:systemd turnutils_uclient:coturn)
 interop=("${test[@]}")
 bench=("${demo[@]}" ethtool:ethtool)
 # libFuzzer is C++.

@@ -8,6 +8,7 @@ pub mod allowed;
 pub mod channel;
 pub mod credentials;
 pub mod frames;
+pub mod link;
 pub mod server;
 
 /// Methods (RFC 8656 §17).
@@ -20,4 +21,5 @@ pub mod method {
     pub const CHANNEL_BIND: u16 = 9;
 }
 
-pub use server::{Config, Count, Counters, Event, Link, Now, Server, Side, Train, Transmit, Tuple};
+pub use link::{Link, Tuple};
+pub use server::{Config, Count, Counters, Event, Now, Outside, Server, Side, Train, Transmit};

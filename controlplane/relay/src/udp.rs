@@ -11,16 +11,15 @@ use std::time::{Instant, SystemTime};
 
 use adit_engine::stun::codec::{BINDING, is_stun};
 use adit_engine::stun::server::{self as stun, Place, Token};
-use adit_engine::turn::server::Outside;
-use adit_engine::turn::{self, Event, Link, Now, Side, Train, Transmit, Tuple};
+use adit_engine::turn::{self, Event, Link, Now, Outside, Side, Train, Transmit, Tuple};
 use tokio::task::AbortHandle;
 
 use crate::streams::Streams;
 
 mod socket;
 
-use socket::Received;
-pub(crate) use socket::{Sent, Socket};
+pub(crate) use socket::Socket;
+use socket::{Received, Sent};
 
 /// Whether a client of the relay has this token; it is reached by UDP at this address.
 pub type Knows = Arc<dyn Fn(&Token, SocketAddr) -> bool + Send + Sync>;
@@ -215,8 +214,12 @@ impl Shared {
     fn tell(&self, sent: Sent) {
         match sent {
             Sent::Whole => {}
-            Sent::Full => drop(self.full.fetch_add(1, Ordering::Relaxed)),
-            Sent::Failed => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+            Sent::Full => {
+                self.full.fetch_add(1, Ordering::Relaxed);
+            }
+            Sent::Failed => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::server::Tuple;
+use super::link::Tuple;
 use crate::limits::{TURN_CHANNELS_MAX, TURN_PERMISSIONS_MAX};
 use crate::stun::codec::Transaction;
 

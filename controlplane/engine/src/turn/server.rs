@@ -17,6 +17,7 @@ use super::allocation::{Allocation, Family, Relayed};
 use super::allowed::Allowed;
 use super::channel;
 use super::credentials::Nonces;
+use super::link::{Link, Tuple};
 use crate::crypto::Secret;
 use crate::limits::STUN_LEN_MAX;
 use crate::random::Random;
@@ -35,22 +36,6 @@ mod tests;
 pub struct Now {
     pub at: Instant,
     pub unix: u64,
-}
-
-/// How a client reaches us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Link {
-    /// By the UDP socket of this number.
-    Udp(u8),
-    /// By the connection of this number, which is never used again.
-    Stream(u64),
-}
-
-/// What RFC 8656 calls 5-tuple: the link stands for our address and the protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Tuple {
-    pub client: SocketAddr,
-    pub link: Link,
 }
 
 /// Datagrams of one sender that came together: all of `segment` bytes but the last, which may be shorter.

@@ -1,6 +1,7 @@
 //! Who asks: long-term credentials (RFC 8489 §9.2.4) whose user name tells identity and expiry, and what strangers are told.
 use super::super::credentials::{Shown, identity, long_term_key, password};
-use super::{Count, Link, Now, Outside, Server, Tuple};
+use super::super::link::{Link, Tuple};
+use super::{Count, Now, Outside, Server};
 use crate::stun::codec::{Class, Integrity, Key, Message, Writer, kind};
 use crate::stun::strangers::Silence;
 

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 
 use super::super::allowed::Verdict;
 use super::super::channel::{HEADER_LEN, Header};
+use super::super::link::{Link, Tuple};
 use super::super::method;
-use super::{Count, Link, Now, Server, Side, Train, Transmit, Tuple};
+use super::{Count, Now, Server, Side, Train, Transmit};
 use crate::limits::{TURN_TRAIN_LEN_MAX, TURN_TRAIN_SEGMENTS_MAX};
 use crate::stun::codec::{Class, Message, Transaction, Writer, kind};
 

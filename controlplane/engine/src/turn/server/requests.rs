@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::super::allocation::{Allocation, ChannelError, Family, Relayed};
 use super::super::allowed::Verdict;
+use super::super::link::Tuple;
 use super::super::{channel, method};
 use super::admission::Known;
-use super::{Now, Outside, Server, Tuple};
+use super::{Now, Outside, Server};
 use crate::limits::{TURN_PERMISSIONS_MAX, TURN_PORTS_TRIED_MAX};
 use crate::stun::codec::{Class, Message, Writer, error_value, kind};
 

@@ -111,7 +111,7 @@ impl Bench {
         }
     }
 
-    fn from_client(&mut self, from: Tuple, train: Train<'_>) -> Vec<Transmit> {
+    fn client_sends(&mut self, from: Tuple, train: Train<'_>) -> Vec<Transmit> {
         let (now, drawn, opened, may_open) = (self.now(), &mut self.drawn, &mut self.opened, self.may_open);
         let mut random = |out: &mut [u8]| {
             *drawn += 1;
@@ -129,13 +129,13 @@ impl Bench {
         std::iter::from_fn(|| self.server.poll_transmit()).collect()
     }
 
-    fn from_peer(&mut self, relayed: SocketAddr, peer: &str, train: Train<'_>) -> Vec<Transmit> {
+    fn peer_sends(&mut self, relayed: SocketAddr, peer: &str, train: Train<'_>) -> Vec<Transmit> {
         self.server.handle_peer(self.now(), relayed, socket(peer), train);
         std::iter::from_fn(|| self.server.poll_transmit()).collect()
     }
 
     fn send(&mut self, from: Tuple, bytes: &[u8]) -> Option<Answer> {
-        let mut sent = self.from_client(from, Train::one(bytes));
+        let mut sent = self.client_sends(from, Train::one(bytes));
         assert!(sent.len() <= 1, "{sent:?}");
         let answer = sent.pop()?;
         assert_eq!((answer.from, answer.to), (Side::Client(from.link), from.client));
@@ -196,7 +196,9 @@ impl Bench {
     }
 
     fn refresh(&mut self, client: &Client, life: u32) -> Answer {
-        self.ask(client, method::REFRESH, |out| drop(out.put(kind::LIFETIME, &life.to_be_bytes())))
+        self.ask(client, method::REFRESH, |out| {
+            out.put(kind::LIFETIME, &life.to_be_bytes());
+        })
     }
 
     fn count(&self, what: Count) -> u64 {
@@ -301,7 +303,7 @@ fn permissions_live_five_minutes_and_channels_ten() {
     let relayed = bench.allocate(&client);
     bench.refresh(&client, 3600);
     assert_eq!((bench.permit(&client, "8.8.8.8:1"), bench.bind(&client, 0x4000, "9.9.9.9:53")), (0, 0));
-    let mut arrives = |bench: &mut Bench, peer| bench.from_peer(relayed, peer, Train::one(b"x")).len();
+    let arrives = |bench: &mut Bench, peer| bench.peer_sends(relayed, peer, Train::one(b"x")).len();
     bench.pass(PERMISSION_LIFE - SECOND);
     assert_eq!(
         [arrives(&mut bench, "8.8.8.8:7"), arrives(&mut bench, "9.9.9.9:53"), arrives(&mut bench, "1.1.1.1:1")],
@@ -310,11 +312,11 @@ fn permissions_live_five_minutes_and_channels_ten() {
     bench.pass(SECOND);
     assert_eq!([arrives(&mut bench, "8.8.8.8:7"), arrives(&mut bench, "9.9.9.9:53")], [0, 0]);
     // The channel is still there, and needs a permission.
-    assert_eq!(bench.from_client(client.tuple, Train::one(b"\x40\x00\0\x01x")).len(), 0);
+    assert_eq!(bench.client_sends(client.tuple, Train::one(b"\x40\x00\0\x01x")).len(), 0);
     assert_eq!((bench.count(Count::NoPermission), bench.permit(&client, "9.9.9.9:1")), (4, 0));
-    assert_eq!(bench.from_client(client.tuple, Train::one(b"\x40\x00\0\x01x")).len(), 1);
+    assert_eq!(bench.client_sends(client.tuple, Train::one(b"\x40\x00\0\x01x")).len(), 1);
     bench.pass(CHANNEL_LIFE - PERMISSION_LIFE);
-    assert_eq!(bench.from_client(client.tuple, Train::one(b"\x40\x00\0\x01x")).len(), 0);
+    assert_eq!(bench.client_sends(client.tuple, Train::one(b"\x40\x00\0\x01x")).len(), 0);
     assert_eq!(bench.count(Count::NoChannel), 1);
 }
 
@@ -356,7 +358,7 @@ fn a_connection_that_ends_takes_its_allocation_along() {
     assert!(bench.server.has_allocation(client.tuple));
     assert_eq!(bench.permit(&client, "8.8.8.8:1"), 0);
     assert_eq!(
-        bench.from_peer(relayed, "8.8.8.8:1", Train::one(b"x")).first().map(|sent| sent.from),
+        bench.peer_sends(relayed, "8.8.8.8:1", Train::one(b"x")).first().map(|sent| sent.from),
         Some(Side::Client(Link::Stream(9)))
     );
     bench.server.handle_closed(client.tuple);

@@ -37,9 +37,13 @@ fn error_400_for_what_is_missing_or_contradicts_itself() {
     bench.allocate(&client);
     let odd: [(u16, &dyn Fn(&mut Writer)); 5] = [
         (method::CREATE_PERMISSION, &|_| {}),
-        (method::CREATE_PERMISSION, &|out| drop(out.put(kind::XOR_PEER_ADDRESS, &[0, 1, 2]))),
+        (method::CREATE_PERMISSION, &|out| {
+            out.put(kind::XOR_PEER_ADDRESS, &[0, 1, 2]);
+        }),
         (method::CHANNEL_BIND, &|out| put_peer(out, "8.8.8.8:1")),
-        (method::REFRESH, &|out| drop(out.put(kind::REQUESTED_ADDRESS_FAMILY, &[1]))),
+        (method::REFRESH, &|out| {
+            out.put(kind::REQUESTED_ADDRESS_FAMILY, &[1]);
+        }),
         (12, &|_| {}),
     ];
     assert_eq!(odd.map(|(method, fill)| bench.ask(&client, method, fill).error()), [400; 5]);
@@ -169,7 +173,7 @@ fn error_440_for_families_that_are_not_lent() {
         });
         assert_eq!(answer.error(), 440);
     }
-    let mut bench = Bench::with(|config| drop(config.relayed.remove(0)));
+    let mut bench = Bench::with(|config| config.relayed = config.relayed.split_off(1));
     assert_eq!(allocate_with(&mut bench, put_transport).error(), 440);
     let v6 = |out: &mut Writer| {
         put_transport(out);
@@ -194,7 +198,13 @@ fn error_441_for_another_identity_on_an_allocation() {
 #[test]
 fn error_442_for_another_transport_than_udp() {
     let mut bench = Bench::new();
-    assert_eq!(allocate_with(&mut bench, |out| drop(out.put(kind::REQUESTED_TRANSPORT, &[6, 0, 0, 0]))).error(), 442);
+    assert_eq!(
+        allocate_with(&mut bench, |out| {
+            out.put(kind::REQUESTED_TRANSPORT, &[6, 0, 0, 0]);
+        })
+        .error(),
+        442
+    );
 }
 
 #[test]
