@@ -1,7 +1,7 @@
 //! STUN and TURN with real sockets on 127.0.0.1, against the clients of coturn where they are installed.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -103,11 +103,11 @@ impl Drop for Running {
 }
 
 /// turnutils_peer, which sends back what it gets, once it does.
-fn echo_peer(program: &PathBuf) -> (Running, u16) {
+fn echo_peer(program: &Path) -> (Running, u16) {
     let port = UdpSocket::bind(local(0)).and_then(|socket| socket.local_addr()).expect("a free port").port();
-    let child =
-        Command::new(program).args(["-L", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
-    let running = Running(child.spawn().expect("it starts"));
+    let mut command = Command::new(program);
+    command.args(["-L", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+    let running = Running(command.spawn().expect("it starts"));
     let probe = UdpSocket::bind(local(0)).expect("a socket");
     probe.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
     let began = Instant::now();
@@ -129,7 +129,7 @@ fn credentials() -> (String, String) {
 }
 
 /// Runs turnutils_uclient and gives what it says.
-async fn uclient(program: &PathBuf, port: u16, peer: u16, password: &str, name: &str, more: &[&str]) -> String {
+async fn uclient(program: &Path, port: u16, peer: u16, password: &str, name: &str, more: &[&str]) -> String {
     let mut command = tokio::process::Command::new(program);
     command.args(["-c", "-v", "-u", name, "-w", password, "-p", &port.to_string(), "-e", "127.0.0.1", "-r", &peer.to_string()]);
     command.args(["-n", "40", "-l", "400"]).args(more).arg("127.0.0.1").kill_on_drop(true).stdin(Stdio::null());
