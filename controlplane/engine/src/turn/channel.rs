@@ -11,9 +11,10 @@ pub struct Header {
     pub len: u16,
 }
 
-/// Whether a number may be that of a channel (RFC 8656 §12). Above are those of RFC 5766, which DTLS may need.
+/// Whether a number may be that of a channel. RFC 8656 §12 leaves only those below 0x5000, so that DTLS, RTP and others fit on the same port;
+/// clients of RFC 5766, and that of coturn today, draw from all that begin with the bits 01, and here nothing else has these.
 pub fn is_channel(number: u16) -> bool {
-    (0x4000..0x5000).contains(&number)
+    (0x4000..0x8000).contains(&number)
 }
 
 impl Header {
@@ -45,8 +46,8 @@ mod tests {
     fn a_datagram_is_split_into_channel_and_payload() {
         assert_eq!(split(b"\x40\x01\x00\x03abc"), Some((0x4001, &b"abc"[..])));
         assert_eq!(split(b"\x40\x01\x00\x03abc\0"), Some((0x4001, &b"abc"[..])));
-        assert_eq!(split(b"\x4f\xff\x00\x00"), Some((0x4fff, &b""[..])));
-        for wrong in [&b""[..], b"\x40\x01\x00", b"\x40\x01\x00\x04abc", b"\x3f\xff\x00\x00", b"\x50\x00\x00\x00"] {
+        assert_eq!(split(b"\x7f\xff\x00\x00"), Some((0x7fff, &b""[..])));
+        for wrong in [&b""[..], b"\x40\x01\x00", b"\x40\x01\x00\x04abc", b"\x3f\xff\x00\x00", b"\x80\x00\x00\x00"] {
             assert_eq!(split(wrong), None);
         }
         assert_eq!(Header { channel: 0x4001, len: 3 }.bytes(), *b"\x40\x01\x00\x03");

@@ -33,7 +33,7 @@ mod tests {
         assert_eq!(frame_len(&[0, 1, 0, 8]), Ok(Some(28)));
         assert_eq!(frame_len(&[0x40, 1, 0, 5]), Ok(Some(12)));
         assert_eq!(frame_len(&[0x40, 1, 0xff, 0xff]), Ok(Some(65_540)));
-        for wrong in [&[0x80][..], &[0xff, 0xff], &[0, 1, 0, 7], &[0x50, 0, 0, 0], &[0x16, 3, 1, 2]] {
+        for wrong in [&[0x80][..], &[0xff, 0xff], &[0, 1, 0, 7], &[0xc0, 0, 0, 0], &[0x16, 3, 1, 2]] {
             assert_eq!(frame_len(wrong), Err(NotTurn), "{wrong:?}");
         }
     }
