@@ -86,7 +86,8 @@ impl Streams {
         outlet.messages.send(bytes).is_ok()
     }
 
-    pub(crate) fn has_room(&self, network: IpAddr) -> bool {
+    pub(crate) fn has_room(&self, client: SocketAddr) -> bool {
+        let network = network(client.ip());
         let open = self.lock();
         let of_network = open.values().filter(|outlet| outlet.network == network).count();
         open.len() < STREAMS_MAX && of_network < STREAMS_OF_NETWORK_MAX

@@ -133,8 +133,14 @@ impl Connection {
                         self.handle(&held[at..at + len]);
                         at += len;
                     }
-                    Ok(_) => break,
-                    Err(_) => {
+                    // Whoever has no allocation has no channel, and keeps us waiting for a long message.
+                    Ok(_)
+                        if held[at..].first().is_none_or(|first| first >> 6 == 0)
+                            || has_allocation(&self.shared, self.tuple()) =>
+                    {
+                        break;
+                    }
+                    Ok(_) | Err(_) => {
                         self.shared.streams.count(Stream::NotTurn);
                         return;
                     }

@@ -73,11 +73,8 @@ impl Socket {
                 let receive = || self.state.recv(UdpSockRef::from(&self.io), &mut slices, &mut metas);
                 self.io.try_io(Interest::READABLE, receive)
             };
-            let count = match received {
-                Ok(count) => count,
-                // Also what ICMP said about something that was sent: the next call begins anew.
-                Err(_) => return Ok(()),
-            };
+            // Also what ICMP said about something that was sent: the next call begins anew.
+            let Ok(count) = received else { return Ok(()) };
             for (buffer, meta) in buffers.chunks_exact(UDP_BYTES_MAX).zip(&metas[..count]) {
                 let ecn = meta.ecn.map_or(0, |ecn| ecn as u8);
                 each(Received { from: meta.addr, bytes: &buffer[..meta.len], segment: meta.stride, ecn });

@@ -23,7 +23,7 @@ fn server(open: bool, two_addresses: bool) -> Server {
 }
 
 fn ask(server: &mut Server, request: &BindingRequest<'_>) -> Option<Answer> {
-    let mut knows = |token: &Token, from| *token == TOKEN && from == client();
+    let mut knows = |token: &Token, from: SocketAddr| *token == TOKEN && from == client();
     server.handle_datagram(instant(), FIRST, client(), &request.encode(), &mut knows)
 }
 
