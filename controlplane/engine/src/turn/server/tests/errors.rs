@@ -252,7 +252,7 @@ fn error_508_when_a_single_port_is_lent() {
 #[test]
 fn error_508_for_pairs_of_ports_and_what_was_never_reserved() {
     let mut bench = Bench::new();
-    for (kind, value) in [(kind::EVEN_PORT, &[0x80][..]), (kind::EVEN_PORT, &[0]), (kind::RESERVATION_TOKEN, &[0; 8])] {
+    for (kind, value) in [(kind::EVEN_PORT, &[0x80][..]), (kind::EVEN_PORT, &[0][..]), (kind::RESERVATION_TOKEN, &[0; 8][..])] {
         let fill = |out: &mut Writer| {
             put_transport(out);
             out.put(kind, value);
