@@ -16,8 +16,8 @@ usage() {
 build=(cc:gcc ld:binutils)
 quick=("${build[@]}" promtool:prometheus)
 demo=("${build[@]}" ip:iproute2 ping:iputils-ping iperf3:iperf3)
-test=("${demo[@]}" curl:curl nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark turnserver:coturn
-    qemu-system-x86_64:qemu-system-x86 systemd-analyze:systemd)
+test=("${demo[@]}" curl:curl nft:nftables promtool:prometheus ethtool:ethtool tshark:tshark
+    qemu-system-x86_64:qemu-system-x86 systemd-analyze:systemd turnutils_uclient:coturn)
 interop=("${test[@]}")
 bench=("${demo[@]}" ethtool:ethtool)
 # libFuzzer is C++.

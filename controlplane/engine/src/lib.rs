@@ -21,3 +21,4 @@ pub mod stun;
 #[cfg(test)]
 mod testing;
 mod timer;
+pub mod turn;

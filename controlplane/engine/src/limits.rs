@@ -143,6 +143,26 @@ pub(crate) const STUN_LEN_MAX: usize = 65_532;
 pub(crate) const STUN_ATTRIBUTES_MAX: usize = 64;
 /// Attributes that are named to who asked with ones that we do not know.
 pub(crate) const STUN_UNKNOWN_MAX: usize = 8;
+/// Networks of strangers that are remembered, of some seventy bytes each.
+pub(crate) const STRANGERS_MAX: usize = 4096;
+/// Answers that a network of strangers gets in a second.
+pub(crate) const STRANGER_ANSWERS: u32 = 4;
+/// Bytes that a network sent without being answered and that count for its next answer: the longest that strangers get is a 401.
+pub(crate) const STRANGER_CREDIT_MAX: usize = 512;
+/// Longest user name of TURN, in bytes (RFC 8489 §14.3).
+pub(crate) const TURN_NAME_LEN_MAX: usize = 508;
+/// Addresses that an allocation lets in at a time.
+pub(crate) const TURN_PERMISSIONS_MAX: usize = 32;
+/// Channels of an allocation, those that rest included.
+pub(crate) const TURN_CHANNELS_MAX: usize = 32;
+/// Allocations of one identity, and of all, unless the configuration says otherwise.
+pub(crate) const TURN_OF_IDENTITY_MAX: usize = 8;
+pub(crate) const TURN_TOTAL_MAX: usize = 4096;
+/// Ports that are tried for one allocation before it is refused.
+pub(crate) const TURN_PORTS_TRIED_MAX: usize = 16;
+/// Longest train, in bytes and in datagrams: what the kernel sends at once with UDP_SEGMENT (before Linux 6.10 no more than 64).
+pub(crate) const TURN_TRAIN_LEN_MAX: usize = 65_507;
+pub(crate) const TURN_TRAIN_SEGMENTS_MAX: usize = 64;
 
 // What is found out about the NAT before us.
 

@@ -1,7 +1,10 @@
 //! STUN (RFC 8489): how somebody learns from outside which address he has there, and what the NAT in between is like (RFC 5780).
 //!
-//! [`codec`] is the wire, pure and total; [`discovery`] asks servers and finds out what NAT lies before us, [`lifetime`]
-//! how long it remembers.
+//! [`codec`] is the wire, pure and total; [`server`] answers, and [`strangers`] bounds what it answers to whom nobody knows; [`discovery`]
+//! asks servers and finds out what NAT lies before us, [`lifetime`] how long it remembers.
 pub mod codec;
+pub(crate) mod counters;
 pub mod discovery;
 pub mod lifetime;
+pub mod server;
+pub mod strangers;

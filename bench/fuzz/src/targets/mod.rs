@@ -1,5 +1,5 @@
 //! What must hold for any bytes from outside, above the wire formats: the IKE engine, certificates and names, the configuration,
-//! the shared memory, frames and packets. The targets for the wire formats are in `proto/fuzz`.
+//! the shared memory, frames and packets, STUN and TURN. The targets for the wire formats are in `proto/fuzz`.
 //!
 //! cargo-fuzz looks for bytes for which it does not hold; `bench/tests/corpora.rs` runs the same functions over the corpora.
 
@@ -9,6 +9,7 @@ pub mod memory;
 pub mod midway;
 pub mod names;
 pub mod pair;
+pub mod reach;
 pub mod snapshot;
 pub mod text;
 
@@ -16,7 +17,7 @@ pub mod text;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 13] = [
+pub const ALL: [Target; 15] = [
     ("engine_midway", midway::engine_midway),
     ("engine_stranger", midway::engine_stranger),
     ("engine_inside", inside::engine_inside),
@@ -30,6 +31,8 @@ pub const ALL: [Target; 13] = [
     ("ip_packet", frames::ip_packet),
     ("split", frames::split),
     ("coalesce", frames::coalesce),
+    ("stun_message", reach::stun_message),
+    ("turn_server", reach::turn_server),
 ];
 
 /// Reads an input piece by piece; what is missing is zero.

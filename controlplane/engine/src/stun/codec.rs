@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use aws_lc_rs::{constant_time, hmac};
 use stun_types::attribute::{AttributeType, Fingerprint, MappedSocketAddr, RawAttribute, XorSocketAddr};
 use stun_types::message::{
-    Message as Wire, MessageClass, MessageHeader, MessageType, MessageWrite, MessageWriteExt, MessageWriteVec, Method, TransactionId,
+    Message as Wire, MessageClass, MessageHeader, MessageType, MessageWrite, MessageWriteExt, MessageWriteVec, Method,
+    TransactionId,
 };
 
 use crate::crypto::Secret;

@@ -11,6 +11,7 @@ use adit_sim::nat::NatConfig;
 use adit_sim::rng::Rng;
 use proptest::prelude::*;
 
+use super::kinds;
 use super::world::{ByTcp, ELSEWHERE, FIRST, Manner, OUTSIDE, World, address, start};
 
 /// Packets of one search to which nobody has answered yet, or which somebody had us send: so few do no harm.
@@ -99,6 +100,17 @@ fn a_second_address_that_is_silent_is_sent_little_and_told() {
 fn servers_that_refuse_let_udp_through_and_tell_nothing() {
     let (_, report) = searched(usual(), &[(address(FIRST), Manner::Refuses)]);
     assert_eq!((report.udp, report.mapping, report.gaps.as_slice()), (Udp::Passes, Mapping::Unknown, &[Gap::Refused][..]));
+}
+
+/// Its silence is taken for loss, not for a filter.
+#[test]
+fn a_server_that_answers_a_few_questions_only_is_not_a_strict_nat() {
+    for config in kinds::all() {
+        let (_, report) = searched(config.clone(), &[(address(FIRST), Manner::Sparing)]);
+        let (mapping, filtering) = (kinds::mapping(config.mapping), kinds::filtering(config.filtering));
+        assert!([mapping, Mapping::Unknown, Mapping::Dependent].contains(&report.mapping), "{report:?} of {config:?}");
+        assert!([filtering, Filtering::Unknown].contains(&report.filtering), "{report:?} of {config:?}");
+    }
 }
 
 /// The answer of a server over TCP.

@@ -44,7 +44,12 @@ pub enum Manner {
     Dead,
     /// Whoever asks is refused.
     Refuses,
+    /// As RFC 5780 says, to a few questions of a second, and silent to the others: strangers get no more from a relay.
+    Sparing,
 }
+
+/// Questions that a sparing server answers in a second.
+const SPARING: u32 = 4;
 
 /// What is answered to a question over TCP.
 pub type ByTcp = fn(&[u8]) -> Vec<u8>;
@@ -57,6 +62,8 @@ pub struct World {
     inside: IpAddr,
     /// The servers, each by the address at which it is asked.
     pub servers: BTreeMap<SocketAddr, Manner>,
+    /// What a sparing server still answers in this second.
+    spared: (Instant, u32),
     /// One way.
     pub delay: Duration,
     /// Up to so many milliseconds more, for each packet another number: they overtake each other.
@@ -89,6 +96,7 @@ impl World {
             rng: Rng::new(seed),
             inside: [10, 0, 0, 2].into(),
             servers: BTreeMap::from([(address(FIRST), Manner::Full)]),
+            spared: (start(), SPARING),
             delay: Duration::from_millis(10),
             jitter: 0,
             lost: 0,
@@ -190,6 +198,16 @@ impl World {
         }
     }
 
+    /// Whether a sparing server answers once more.
+    fn is_spared(&mut self) -> bool {
+        if self.now >= self.spared.0 + Duration::from_secs(1) {
+            self.spared = (self.now, SPARING);
+        }
+        let left = self.spared.1;
+        self.spared.1 = left.saturating_sub(1);
+        left > 0
+    }
+
     /// A request comes to an address of a server.
     fn serve(&mut self, at: SocketAddr, from: SocketAddr, bytes: &[u8]) {
         let second = address(SECOND);
@@ -198,8 +216,9 @@ impl World {
         let of_first = [address(FIRST).ip(), second.ip()].contains(&at.ip());
         let manner = self.servers.get(&at).copied().or_else(|| self.servers.get(&address(FIRST)).copied().filter(|_| of_first));
         let (manner, first) = (manner.unwrap_or(Manner::Dead), address(FIRST));
+        let manner = if manner == Manner::Sparing && self.is_spared() { Manner::Full } else { manner };
         let is_other = at.ip() == second.ip() || at.port() == second.port();
-        if manner == Manner::Dead || (is_other && manner != Manner::Full) {
+        if matches!(manner, Manner::Dead | Manner::Sparing) || (is_other && manner != Manner::Full) {
             return;
         }
         let unknown = change != Change::default() && manner == Manner::One;
@@ -217,7 +236,7 @@ impl World {
                 answer.put_address(kind::OTHER_ADDRESS, SocketAddr::new(swap(first, second), other_port));
             }
             Manner::Names(other) => drop(answer.put_address(kind::OTHER_ADDRESS, other)),
-            Manner::One | Manner::Deaf | Manner::Dead => {}
+            Manner::One | Manner::Deaf | Manner::Dead | Manner::Sparing => {}
         }
         if class == Class::Success {
             answer.put_address(kind::XOR_MAPPED_ADDRESS, from);

@@ -1,0 +1,133 @@
+//! One allocation: the relayed addresses of a client, whom it lets in and which channels it has.
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::link::Tuple;
+use crate::limits::{TURN_CHANNELS_MAX, TURN_PERMISSIONS_MAX};
+use crate::stun::codec::Transaction;
+
+/// RFC 8656 §9: not a second more or less.
+pub(crate) const PERMISSION_LIFE: Duration = Duration::from_secs(300);
+/// RFC 8656 §12.
+pub(crate) const CHANNEL_LIFE: Duration = Duration::from_secs(600);
+/// RFC 8656 §12: after its end a channel leads to no other peer for so long, since packets may still be on their way.
+pub(crate) const CHANNEL_REST: Duration = Duration::from_secs(300);
+
+/// What lives until a time.
+#[derive(Debug)]
+struct Until<T> {
+    what: T,
+    until: Instant,
+}
+
+/// An address family, as an index too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4 = 0,
+    V6 = 1,
+}
+
+impl Family {
+    pub(crate) fn of(address: SocketAddr) -> Family {
+        if address.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// RFC 8656 §18.6.
+    pub(crate) fn from_number(number: u8) -> Option<Family> {
+        [None, Some(Family::V4), Some(Family::V6)].get(usize::from(number)).copied().flatten()
+    }
+
+    pub(crate) fn number(self) -> u8 {
+        self as u8 + 1
+    }
+}
+
+/// A relayed address and until when it is lent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Relayed {
+    pub(crate) at: SocketAddr,
+    pub(crate) until: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    pub(crate) tuple: Tuple,
+    pub(crate) identity: Box<str>,
+    /// Of the question that made it: it is answered again.
+    pub(crate) transaction: Transaction,
+    /// By family.
+    pub(crate) relayed: [Option<Relayed>; 2],
+    permissions: Vec<Until<IpAddr>>,
+    channels: Vec<Until<(u16, SocketAddr)>>,
+}
+
+/// Why a channel is not bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChannelError {
+    /// The number leads to another peer, or the peer has another number.
+    Taken,
+    Full,
+}
+
+impl Allocation {
+    pub(crate) fn new(tuple: Tuple, identity: &str, transaction: Transaction, relayed: [Option<Relayed>; 2]) -> Allocation {
+        Allocation { tuple, identity: identity.into(), transaction, relayed, permissions: Vec::new(), channels: Vec::new() }
+    }
+
+    /// The address from which packets to this peer go.
+    pub(crate) fn towards(&self, peer: SocketAddr, now: Instant) -> Option<SocketAddr> {
+        self.relayed[Family::of(peer) as usize].filter(|relayed| now < relayed.until).map(|relayed| relayed.at)
+    }
+
+    pub(crate) fn permits(&self, ip: IpAddr, now: Instant) -> bool {
+        self.permissions.iter().any(|permission| permission.what == ip && now < permission.until)
+    }
+
+    /// Installs or renews a permission, if there is room.
+    pub(crate) fn permit(&mut self, ip: IpAddr, now: Instant) -> bool {
+        let until = now + PERMISSION_LIFE;
+        if let Some(permission) = self.permissions.iter_mut().find(|permission| permission.what == ip) {
+            permission.until = until;
+            return true;
+        }
+        self.permissions.retain(|permission| now < permission.until);
+        let has_room = self.permissions.len() < TURN_PERMISSIONS_MAX;
+        if has_room {
+            self.permissions.push(Until { what: ip, until });
+        }
+        has_room
+    }
+
+    /// Whether so many more addresses find room: all of one request are permitted, or none.
+    pub(crate) fn has_room_for(&self, ips: &[IpAddr], now: Instant) -> bool {
+        let living = self.permissions.iter().filter(|permission| now < permission.until).count();
+        living + ips.iter().filter(|ip| !self.permits(**ip, now)).count() <= TURN_PERMISSIONS_MAX
+    }
+
+    /// Binds a channel or renews it, and its permission with it (RFC 8656 §12.2).
+    pub(crate) fn bind(&mut self, number: u16, peer: SocketAddr, now: Instant) -> Result<(), ChannelError> {
+        self.channels.retain(|channel| now < channel.until + CHANNEL_REST);
+        if !self.has_room_for(&[peer.ip()], now) {
+            return Err(ChannelError::Full);
+        }
+        let until = now + CHANNEL_LIFE;
+        let is_full = self.channels.len() >= TURN_CHANNELS_MAX;
+        let known = self.channels.iter_mut().find(|channel| channel.what.0 == number || channel.what.1 == peer);
+        match known {
+            Some(channel) if channel.what == (number, peer) => channel.until = until,
+            Some(_) => return Err(ChannelError::Taken),
+            None if is_full => return Err(ChannelError::Full),
+            None => self.channels.push(Until { what: (number, peer), until }),
+        }
+        self.permit(peer.ip(), now);
+        Ok(())
+    }
+
+    pub(crate) fn peer_of(&self, number: u16, now: Instant) -> Option<SocketAddr> {
+        self.channels.iter().find(|channel| channel.what.0 == number && now < channel.until).map(|channel| channel.what.1)
+    }
+
+    pub(crate) fn channel_of(&self, peer: SocketAddr, now: Instant) -> Option<u16> {
+        self.channels.iter().find(|channel| channel.what.1 == peer && now < channel.until).map(|channel| channel.what.0)
+    }
+}
