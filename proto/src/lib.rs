@@ -5,7 +5,8 @@
 //! In the order in which a datagram meets them: [`demux`] (what is it), [`esp`] (whose is it), [`replay`] (is it new),
 //! [`etherip`], [`packet`], [`half`] and [`echo`] (what does it carry), [`class`] (how is it to be served). The key exchange: [`ike`], and
 //! [`screen`] in front of it ([`rate_limit`]: how much of something). Between the planes: [`control`]
-//! (commands and events), [`stats`] and [`peer_drops`] (counters), [`histogram`] (latency buckets). Numbers on which all agree: [`limits`].
+//! (commands and events), [`stats`] and [`peer_drops`] (counters), [`histogram`] (latency buckets). With a relay: [`relay`]. Numbers on which all
+//! agree: [`limits`].
 #![forbid(unsafe_code)]
 
 pub mod class;
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod packet;
 pub mod peer_drops;
 pub mod rate_limit;
+pub mod relay;
 pub mod replay;
 pub mod screen;
 pub mod stats;

@@ -90,6 +90,25 @@ pub const IKE_NONCE_LEN_MAX: usize = 256;
 /// Longest value of an identity that is shown in full, in bytes.
 pub const IDENTITY_SHOWN_LEN_MAX: usize = 128;
 
+// Records between a client and a relay.
+
+/// Longest payload of a train, in bytes: the field has 16 bits.
+pub const RELAY_PAYLOAD_LEN_MAX: usize = u16::MAX as usize;
+/// Most datagrams of a train: the kernel sends no more at once (UDP_MAX_SEGMENTS).
+pub const SEGMENTS_OF_TRAIN_MAX: usize = 128;
+/// Longest record, in bytes: type, key, kind, class, segment, length and payload of a train.
+pub const RELAY_RECORD_LEN_MAX: usize = 1 + 32 + 1 + 1 + 2 + 2 + RELAY_PAYLOAD_LEN_MAX;
+/// Longest description that a client gives of itself, in bytes.
+pub const RELAY_METADATA_LEN_MAX: usize = 1024;
+/// Longest name of a room, in bytes.
+pub const ROOM_NAME_LEN_MAX: usize = 64;
+/// Most rooms that one client is in.
+pub const ROOMS_OF_CLIENT_MAX: usize = 16;
+/// Most other relays that a client is told of.
+pub const RELAYS_OF_DRAIN_MAX: usize = 4;
+/// Longest name of a relay with its port, in bytes: its length has one byte, and a name of DNS has at most 253 (RFC 1035 §2.3.4).
+pub const HOST_PORT_LEN_MAX: usize = u8::MAX as usize;
+
 /// Pairs of selectors that each peer may have, over all of its Child SAs, where there is room for so many peers: both planes go by this
 /// number, so that what one agrees on the other one installs. Never less than what a peer can be configured with.
 pub const fn selectors_of_peer(max_peers: u16) -> usize {
