@@ -7,8 +7,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use adit_proto::limits::RELAYS_OF_DRAIN_MAX;
@@ -18,18 +17,36 @@ use serde_yaml::Value;
 pub use read::{Mistake, Mistakes};
 use read::{Block, Reader, repeated, shown};
 
+use crate::hall::Settings;
 use crate::limits::{
-    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, CONNECTIONS_OF_ADDRESS_DEFAULT, DRAIN_SECONDS_MAX, HANDSHAKES_OF_NETWORK_DEFAULT,
-    HANDSHAKES_PER_S_DEFAULT, HANDSHAKES_PER_S_MAX, IDLE_SECONDS_DEFAULT, IDLE_SECONDS_MAX, IDLE_SECONDS_MIN, KEYS_OF_ROOM_MAX,
-    LISTENERS_MAX, ROOMS_MAX, TOKEN_LEN_MIN,
+    CONNECTIONS_ASKED_MAX, DRAIN_SECONDS_MAX, HANDSHAKES_ASKED_MAX, IDLE_SECONDS_MAX, IDLE_SECONDS_MIN, KEYS_OF_ROOM_MAX,
+    LISTENERS_MAX, LOGIN_SECONDS_MAX, PEERS_OF_ROOM_MAX, RATE_ASKED_MAX, ROOMS_MAX, STRANGERS_ASKED_MAX, TOKEN_LEN_MIN,
 };
 use crate::login::{Access, Guests, Token};
+use crate::quotas::{DoorSettings, Rate};
 use crate::secret_file::{self, FileError, Readers};
 use crate::tls::{Credentials, CredentialsError};
 
 /// The shortest configuration that does something.
 const EXAMPLE: &str = "listen: \"[::]:443\"\ncertificate: relay.crt\nkey: relay.key\nrooms:\n  lab: { token_file: lab.token }";
+/// The keys of `limits`.
+const LIMITS: [&str; 11] = [
+    "strangers",
+    "login_s",
+    "connections",
+    "connections_of_address",
+    "handshakes_per_s",
+    "handshakes_of_network_per_s",
+    "peers_of_room",
+    "records_per_s",
+    "bytes_per_s",
+    "room_bytes_per_s",
+    "total_bytes_per_s",
+];
 const ROOM: &str = "lab: { token_file: lab.token }";
+/// Connections that have not logged in, and seconds that each has for it, where the file does not say.
+const STRANGERS: u64 = 1024;
+const LOGIN_SECONDS: u64 = 5;
 /// How long drained clients have to go where the file does not say, in seconds.
 const DRAIN_SECONDS: u64 = 10;
 
@@ -41,9 +58,13 @@ pub struct Config {
     pub credentials: Credentials,
     pub access: Access,
     pub pages: Option<Pages>,
-    pub limits: Limits,
-    /// A client of whom nothing is heard for so long is taken for gone.
-    pub idle: Duration,
+    /// How many may come, and how fast.
+    pub door: DoorSettings,
+    /// Connections at a time that have not logged in, and how long each may take for it.
+    pub strangers: usize,
+    pub login_within: Duration,
+    /// How much those who are in may have.
+    pub hall: Settings,
     pub drain: Drain,
 }
 
@@ -54,30 +75,6 @@ pub struct Pages {
     pub listen: Option<SocketAddr>,
     /// Opens all of them.
     pub token: Token,
-}
-
-/// How many may come, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections at a time.
-    pub connections: usize,
-    /// Of them from one address; eight times as many from a network (/24, /48).
-    pub connections_of_address: usize,
-    /// TLS handshakes in a second.
-    pub handshakes_per_s: u32,
-    /// Of them from one network (/24, /48).
-    pub handshakes_of_network_per_s: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            connections: CONNECTIONS_DEFAULT,
-            connections_of_address: CONNECTIONS_OF_ADDRESS_DEFAULT,
-            handshakes_per_s: HANDSHAKES_PER_S_DEFAULT,
-            handshakes_of_network_per_s: HANDSHAKES_OF_NETWORK_DEFAULT,
-        }
-    }
 }
 
 /// What clients are told when the relay ends.
@@ -136,11 +133,15 @@ impl Config {
         let credentials = check.credentials(&root);
         let access = check.rooms(&root);
         let pages = check.pages(&root);
-        let limits = check.limits(&root);
-        let seconds = IDLE_SECONDS_MIN..=IDLE_SECONDS_MAX;
-        let idle = Duration::from_secs(check.reader.number(&root, "idle_s", seconds, "seconds", IDLE_SECONDS_DEFAULT));
+        let limits = check.reader.block("limits", root.get("limits"), &LIMITS, "limits: { connections: 1000 }");
+        let (door, hall) = check.limits(&limits);
+        let strangers = check.reader.number(&limits, "strangers", 1..=STRANGERS_ASKED_MAX, "connections", STRANGERS) as usize;
+        let login_s = check.reader.number(&limits, "login_s", 1..=LOGIN_SECONDS_MAX, "seconds", LOGIN_SECONDS);
+        let idle_s = check.reader.number(&root, "idle_s", IDLE_SECONDS_MIN..=IDLE_SECONDS_MAX, "seconds", hall.idle.as_secs());
+        let hall = Settings { idle: Duration::from_secs(idle_s), ..hall };
         let drain = check.drain(&root);
-        Some(Config { listen, credentials: credentials?, access, pages: pages?, limits, idle, drain })
+        let (credentials, pages, login_within) = (credentials?, pages?, Duration::from_secs(login_s));
+        Some(Config { listen, credentials, access, pages, door, strangers, login_within, hall, drain })
     }
 }
 
@@ -295,23 +296,41 @@ impl Check<'_> {
         Some(Some(Pages { listen, token: self.token(&block)? }))
     }
 
-    fn limits(&mut self, root: &Block<'_>) -> Limits {
-        let keys = ["connections", "connections_of_address", "handshakes_per_s", "handshakes_of_network_per_s"];
-        let block = self.reader.block("limits", root.get("limits"), &keys, "limits: { connections: 1000 }");
-        let usual = Limits::default();
-        let mut number = |key: &str, range: RangeInclusive<u64>, unit: &str, default: u64| {
-            self.reader.number(&block, key, range, unit, default)
+    fn limits(&mut self, block: &Block<'_>) -> (DoorSettings, Settings) {
+        let (door, hall) = (DoorSettings::default(), Settings::default());
+        let mut number = |key: &str, most: u64, unit: &str, usual: u64| self.reader.number(block, key, 1..=most, unit, usual);
+        let most = CONNECTIONS_ASKED_MAX as u64;
+        let connections = number("connections", most, "connections", door.connections as u64) as usize;
+        let of_address = number("connections_of_address", most, "connections", door.connections_of_address.into()) as u32;
+        let (most, unit) = (HANDSHAKES_ASKED_MAX.into(), "handshakes in a second");
+        let handshakes_per_s = number("handshakes_per_s", most, unit, door.handshakes_per_s.into()) as u32;
+        let of_network = number("handshakes_of_network_per_s", most, unit, door.handshakes_of_network_per_s.into()) as u32;
+        let peers_of_room = number("peers_of_room", PEERS_OF_ROOM_MAX as u64, "peers", hall.peers_of_room as u64) as usize;
+        let records = number("records_per_s", RATE_ASKED_MAX, "records in a second", hall.records.amount);
+        let mut bytes = |key: &str, usual: Rate| Rate::per_second(number(key, RATE_ASKED_MAX, "bytes in a second", usual.amount));
+        let (of_client, of_room, of_all) = (
+            bytes("bytes_per_s", hall.bytes),
+            bytes("room_bytes_per_s", hall.room_bytes),
+            bytes("total_bytes_per_s", hall.total_bytes),
+        );
+        let door = DoorSettings {
+            connections,
+            connections_of_address: of_address,
+            handshakes_per_s,
+            handshakes_of_network_per_s: of_network,
+            ..door
         };
-        let all = 1..=CONNECTIONS_MAX as u64;
-        let connections = number("connections", all.clone(), "connections", usual.connections as u64) as usize;
-        let of_address = usual.connections_of_address.min(connections) as u64;
-        let connections_of_address = number("connections_of_address", all, "connections", of_address) as usize;
-        let rate = 1..=u64::from(HANDSHAKES_PER_S_MAX);
-        let unit = "handshakes in a second";
-        let handshakes_per_s = number("handshakes_per_s", rate.clone(), unit, usual.handshakes_per_s.into()) as u32;
-        let of_network = usual.handshakes_of_network_per_s.min(handshakes_per_s).into();
-        let handshakes_of_network_per_s = number("handshakes_of_network_per_s", rate, unit, of_network) as u32;
-        Limits { connections, connections_of_address, handshakes_per_s, handshakes_of_network_per_s }
+        let hall = Settings {
+            clients: connections,
+            peers_of_room,
+            // Twice as many at once: who comes into a full room greets all of it.
+            records: Rate { burst: 2 * records, ..Rate::per_second(records) },
+            bytes: of_client,
+            room_bytes: of_room,
+            total_bytes: of_all,
+            ..hall
+        };
+        (door, hall)
     }
 
     fn drain(&mut self, root: &Block<'_>) -> Drain {
@@ -335,9 +354,4 @@ impl Check<'_> {
         let within = self.reader.number(&block, "within_s", 0..=DRAIN_SECONDS_MAX, "seconds", DRAIN_SECONDS);
         Drain { to, within: Duration::from_secs(within) }
     }
-}
-
-/// The usual file of a relay.
-pub fn default_file() -> PathBuf {
-    PathBuf::from("/etc/adit-relay/relay.yaml")
 }

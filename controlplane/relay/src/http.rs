@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit_proto::relay::{RoomName, SUBPROTOCOL};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -20,7 +20,7 @@ use hyper::header::{
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -32,7 +32,7 @@ use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, PAGE_CONNECTIONS_MAX};
 use crate::lobby::Seat;
 use crate::login::{Exporter, Login, PATH, Refusal};
 use crate::metrics::{self, Why};
-use crate::server::{LOGIN_WITHIN, Place, Shared};
+use crate::server::{Place, Shared};
 use crate::stats;
 
 /// What is put behind a WebSocket's key before it is hashed (RFC 6455 §1.3).
@@ -88,7 +88,7 @@ impl Visit {
             let headers = request.headers();
             let accept = websocket(headers).ok_or(Refusal::BadLogin)?;
             let login = self.judge(headers)?;
-            let seat = self.shared.lobby.enter(Instant::now(), login.key, login.rooms, self.from)?;
+            let seat = self.shared.lobby.enter(login.key, login.rooms, self.from)?;
             let answer = Response::builder()
                 .status(StatusCode::SWITCHING_PROTOCOLS)
                 .header(CONNECTION, "Upgrade")
@@ -109,7 +109,7 @@ impl Visit {
         let login = Login::read(headers.get(AUTHORIZATION).ok_or(Refusal::BadLogin)?.as_bytes())?;
         login.verify(&self.exporter.ok_or(Refusal::BadSignature)?)?;
         let admitted = self.shared.access.admit(&login);
-        let admitted = admitted.and_then(|()| if self.place.login() { Ok(()) } else { Err(Refusal::Full) });
+        let admitted = admitted.and_then(|()| self.place.log_in(&login.key));
         if let Err(refusal) = admitted
             && self.shared.tally.may_tell(self.shared.started.elapsed())
         {
@@ -152,7 +152,8 @@ where
 {
     let service = service_fn(|request| ready(Ok::<_, Infallible>(answer(request))));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(LOGIN_WITHIN).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+    // How long all of it may take, the caller knows.
+    http.header_read_timeout(None).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
     // An error is the client's: it went away, or did not speak HTTP, which hyper has answered.
     let parts = http.serve_connection(TokioIo::new(stream), service).without_shutdown().await.ok()?;
     Some((parts.io.into_inner(), parts.read_buf.is_empty()))
@@ -168,7 +169,7 @@ pub(crate) async fn serve_plain(shared: Arc<Shared>, listener: TcpListener) {
         };
         let shared = shared.clone();
         tokio::spawn(async move {
-            let served = timeout(LOGIN_WITHIN, answer_all(stream, |request| page(&shared, &request))).await;
+            let served = timeout(shared.login_within, answer_all(stream, |request| page(&shared, &request))).await;
             if let Ok(Some((mut stream, _))) = served {
                 let _ = stream.shutdown().await;
             }
@@ -200,7 +201,7 @@ fn page(shared: &Shared, request: &Request<Incoming>) -> Answer {
         (_, Some(room)) => {
             // Only rooms of the configuration: others would be told as empty.
             let room = RoomName::new(room).ok().filter(|room| shared.access.0.contains_key(room));
-            room.map_or_else(|| not_found(shared), |room| json(&stats::peers(shared, &room, Instant::now())))
+            room.map_or_else(|| not_found(shared), |room| json(&stats::peers(shared, &room)))
         }
         ("/metrics", _) => match metrics::page(shared) {
             Ok(page) => text(StatusCode::OK, page),

@@ -154,8 +154,15 @@ pages:
 # limits:
 #   connections: 16384
 #   connections_of_address: 64         # and eight times as many of a /24 or /48
-#   handshakes_per_s: 1000
+#   strangers: 1024                    # connections that have not logged in
+#   login_s: 5                         # so long have they for it
+#   handshakes_per_s: 200
 #   handshakes_of_network_per_s: 20    # of a /24 or /48
+#   peers_of_room: 1024
+#   records_per_s: 2000                # of one client
+#   bytes_per_s: 67108864              # of one client
+#   room_bytes_per_s: 268435456
+#   total_bytes_per_s: 2147483648
 # drain:
 #   within_s: 10                       # so long have clients to go when the relay is stopped
 #   to: []                             # other relays with the same rooms: [\"relay2.example.org:443\"]
@@ -213,7 +220,8 @@ mod tests {
         let shown: String = tail.lines().map(|line| format!("{}\n", line.trim_start_matches("# ").trim_start_matches('#'))).collect();
         std::fs::write(&file, head + &shown).unwrap();
         let written = Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        assert_eq!(written.limits, usual.limits);
-        assert_eq!((written.idle, written.drain.within), (usual.idle, usual.drain.within));
+        assert_eq!((written.door, written.hall), (usual.door, usual.hall));
+        assert_eq!((written.strangers, written.login_within), (usual.strangers, usual.login_within));
+        assert_eq!((written.drain.within, written.drain.to), (usual.drain.within, usual.drain.to));
     }
 }

@@ -7,14 +7,15 @@
 //! ```
 //! What a stranger gets is a handshake and one word.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use adit_proto::relay::PeerKey;
 use anyhow::{Context, anyhow};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,17 +25,15 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Config, Drain};
-use crate::door::{Door, Visitor};
 use crate::drain::{self, Phase};
 use crate::http;
-use crate::lobby::Lobby;
-use crate::login::{Access, EXPORTER_LABEL, Exporter, Token};
+use crate::lobby::{Lobby, dice};
+use crate::login::{Access, EXPORTER_LABEL, Exporter, Refusal, Token};
 use crate::metrics::{Tally, Why};
+use crate::quotas::Door;
 use crate::session;
 use crate::tls;
 
-/// From the first packet to the end of the login.
-pub const LOGIN_WITHIN: Duration = Duration::from_secs(5);
 /// How long we wait when the kernel gives no connection (no descriptors left).
 const PAUSE: Duration = Duration::from_millis(200);
 /// Connections that may wait to be accepted.
@@ -51,18 +50,26 @@ pub(crate) struct Shared {
     pub pages_token: Option<Token>,
     pub tally: Tally,
     pub idle: Duration,
+    pub handshakes_per_s: u32,
+    /// Between a connection and its login may lie so long.
+    pub login_within: Duration,
+    strangers: usize,
     pub drain: Drain,
     pub phase: watch::Sender<Phase>,
-    /// Since when, and what is a time in microseconds counted from.
     pub started: Instant,
     tls: TlsAcceptor,
     door: Mutex<DoorKeeper>,
 }
 
-/// The door, and how those who wait at it are sent away.
-pub(crate) struct DoorKeeper {
+/// One connection, in the order in which they came.
+type Visitor = u64;
+
+/// The door, and those who have come through it and have not logged in. There are only so many of them: when one more comes, the one goes
+/// who has been there longest. Whoever is honest needs a fraction of a second.
+struct DoorKeeper {
     door: Door,
-    strangers: HashMap<Visitor, AbortHandle>,
+    next: Visitor,
+    strangers: BTreeMap<Visitor, AbortHandle>,
 }
 
 impl Shared {
@@ -71,24 +78,29 @@ impl Shared {
         self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many have not logged in, and how many have.
+    /// How many connections there are, and how many of them have not logged in.
     pub fn connections(&self) -> (usize, usize) {
-        self.door().door.counts()
+        let keeper = self.door();
+        (keeper.door.open(), keeper.strangers.len())
     }
 }
 
-/// A place at the door, and after the login among the clients; given back when it is dropped.
+/// A place inside, among the strangers and after the login among the clients; given back when it is dropped.
 pub(crate) struct Place {
     shared: Arc<Shared>,
     visitor: Visitor,
+    from: IpAddr,
 }
 
 impl Place {
-    /// Who has it has shown who he is. False where there are too many.
-    pub fn login(&self) -> bool {
+    /// Who has it has proven this key.
+    ///
+    /// # Errors
+    /// He has lost his place meanwhile, or comes too often.
+    pub fn log_in(&self, key: &PeerKey) -> Result<(), Refusal> {
         let mut keeper = self.shared.door();
-        keeper.strangers.remove(&self.visitor);
-        keeper.door.login(self.visitor)
+        keeper.strangers.remove(&self.visitor).ok_or(Refusal::Full)?;
+        keeper.door.log_in(Instant::now(), key).map_err(|_| Refusal::ReplacedWait)
     }
 }
 
@@ -96,7 +108,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut keeper = self.shared.door();
         keeper.strangers.remove(&self.visitor);
-        keeper.door.leave(self.visitor);
+        keeper.door.left(self.from);
     }
 }
 
@@ -117,22 +129,25 @@ impl Server {
         let listeners = config.listen.iter().map(|address| listen("listen", *address)).collect::<anyhow::Result<Vec<_>>>()?;
         let pages = config.pages.as_ref().and_then(|pages| pages.listen);
         let pages = pages.map(|address| listen("pages.listen", address)).transpose()?;
-        let door = Door::new(config.limits.door, random()?);
-        for (listener, room_count) in listeners.iter().zip(std::iter::repeat(config.access.0.len())) {
-            let address = listener.local_addr()?;
-            tracing::info!("relay at {address}, {room_count} rooms, pin {}", config.credentials.pin);
+        for listener in &listeners {
+            let (address, rooms, pin) = (listener.local_addr()?, config.access.0.len(), config.credentials.pin);
+            tracing::info!("relay at {address}: {rooms} rooms, pin {pin}");
         }
+        let door = Door::new(config.door, Instant::now(), &mut dice);
         let shared = Shared {
-            lobby: Arc::new(Lobby::new(&config, random()?)),
+            lobby: Arc::new(Lobby::new(config.hall)),
             access: config.access,
             pages_token: config.pages.map(|pages| pages.token),
             tally: Tally::default(),
-            idle: config.idle,
+            idle: config.hall.idle,
+            handshakes_per_s: config.door.handshakes_per_s,
+            login_within: config.login_within,
+            strangers: config.strangers,
             drain: config.drain,
             phase: watch::Sender::new(Phase::Open),
             started: Instant::now(),
             tls,
-            door: Mutex::new(DoorKeeper { door, strangers: HashMap::new() }),
+            door: Mutex::new(DoorKeeper { door, next: 0, strangers: BTreeMap::new() }),
         };
         Ok(Server { shared: Arc::new(shared), listeners, pages })
     }
@@ -169,9 +184,9 @@ impl Server {
 /// The hall's own clock.
 async fn drive(lobby: Arc<Lobby>) {
     loop {
-        let pause = lobby.pause(Instant::now());
+        let pause = lobby.pause();
         tokio::select! {
-            () = sleep(pause) => lobby.tick(Instant::now()),
+            () = sleep(pause) => lobby.tick(),
             () = lobby.sooner() => {}
         }
     }
@@ -203,12 +218,6 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn random() -> anyhow::Result<u64> {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow!("the random number generator failed"))?;
-    Ok(u64::from_ne_bytes(bytes))
-}
-
 async fn accept(shared: Arc<Shared>, listener: TcpListener, alive: mpsc::Sender<()>) {
     let mut phase = shared.phase.subscribe();
     let mut is_told = false;
@@ -237,34 +246,34 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, alive: mpsc::Sender<
 /// Lets somebody in as a stranger, in a task of its own, or closes the door.
 fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, alive: mpsc::Sender<()>) {
     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-    let now_us = shared.started.elapsed().as_micros() as u64;
     let mut keeper = shared.door();
-    let admitted = match keeper.door.knock(now_us, from.ip()) {
-        Ok(admitted) => admitted,
-        Err(turned) => {
-            shared.tally.refuse(Why::Turned(turned));
-            // At once, and without leaving a port in TIME_WAIT.
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            return;
-        }
-    };
-    if let Some(oldest) = admitted.instead_of.and_then(|oldest| keeper.strangers.remove(&oldest)) {
+    if let Err(turned) = keeper.door.enter(Instant::now(), from.ip()) {
+        shared.tally.refuse(Why::Turned(turned));
+        // At once, and without leaving a port in TIME_WAIT.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return;
+    }
+    if keeper.strangers.len() >= shared.strangers
+        && let Some((_, oldest)) = keeper.strangers.pop_first()
+    {
         shared.tally.refuse(Why::PushedOut);
         oldest.abort();
     }
-    let place = Place { shared: shared.clone(), visitor: admitted.visitor };
+    let visitor = keeper.next;
+    keeper.next += 1;
+    let place = Place { shared: shared.clone(), visitor, from: from.ip() };
     let task = tokio::spawn(async move {
         connection(&place.shared.clone(), place, stream, from).await;
         drop(alive);
     });
     // The task cannot end before this: its place needs the lock that we hold.
-    keeper.strangers.insert(admitted.visitor, task.abort_handle());
+    keeper.strangers.insert(visitor, task.abort_handle());
 }
 
 async fn connection(shared: &Arc<Shared>, place: Place, stream: TcpStream, from: SocketAddr) {
     let mut phase = shared.phase.subscribe();
     let opened = async {
-        let opened = timeout(LOGIN_WITHIN, open(shared, place, stream, from)).await;
+        let opened = timeout(shared.login_within, open(shared, place, stream, from)).await;
         opened.unwrap_or_else(|_| {
             shared.tally.refuse(Why::Late);
             None

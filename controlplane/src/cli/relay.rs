@@ -70,7 +70,7 @@ fn serve(file: &Path) -> anyhow::Result<()> {
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
     let config = Config::load(file)?;
-    enough_descriptors(config.limits.connections as u64);
+    enough_descriptors(config.door.connections as u64);
     let mut manager = Manager::open().context("the way to the manager of services that NOTIFY_SOCKET names")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -89,7 +89,7 @@ fn serve(file: &Path) -> anyhow::Result<()> {
 /// Each connection is a descriptor.
 fn enough_descriptors(connections: u64) {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = connections + adit_relay::limits::STRANGERS_MAX as u64 + DESCRIPTORS_BESIDE;
+    let wanted = connections + DESCRIPTORS_BESIDE;
     let allowed = limit.maximum.unwrap_or(u64::MAX);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted.min(allowed)), maximum: limit.maximum });
     if allowed < wanted {

@@ -30,7 +30,8 @@ fn every_key_says_something() {
         &format!(
             "listen: [\"[::]:443\", 192.0.2.1:8443]\ncertificate: relay.crt\nkey: relay.key\nrooms:\n  lab: {{ keys: [{KEY}], \
              token_file: lab.token }}\n  7: {{ keys: {KEY} }}\npages: {{ listen: 127.0.0.1:9466, token_file: pages.token }}\nidle_s: 60\n\
-             limits: {{ connections: 1_000, connections_of_address: 5, handshakes_per_s: 50, handshakes_of_network_per_s: 6 }}\n\
+             limits: {{ connections: 1_000, connections_of_address: 5, handshakes_per_s: 50, handshakes_of_network_per_s: 6, \
+             peers_of_room: 7, records_per_s: 8, bytes_per_s: 90, room_bytes_per_s: 100, total_bytes_per_s: 110, strangers: 12, login_s: 13 }}\n\
              drain: {{ to: [relay2.example.org:443], within_s: 3 }}\n"
         ),
     )
@@ -41,10 +42,12 @@ fn every_key_says_something() {
     let lab = &config.access.0[&RoomName::new("lab").unwrap()];
     assert!(lab.keys.contains(&KEY.parse().unwrap()) && lab.token.is_some());
     assert!(config.pages.is_some_and(|pages| pages.listen.is_some_and(|listen| listen.port() == 9466)));
-    assert_eq!(config.idle, Duration::from_secs(60));
-    let limits =
-        Limits { connections: 1000, connections_of_address: 5, handshakes_per_s: 50, handshakes_of_network_per_s: 6 };
-    assert_eq!(config.limits, limits);
+    let (door, hall) = (config.door, config.hall);
+    assert_eq!((door.connections, hall.clients, door.connections_of_address), (1000, 1000, 5));
+    assert_eq!((door.handshakes_per_s, door.handshakes_of_network_per_s), (50, 6));
+    assert_eq!((config.strangers, config.login_within), (12, Duration::from_secs(13)));
+    assert_eq!((hall.idle, hall.peers_of_room, hall.records.amount), (Duration::from_secs(60), 7, 8));
+    assert_eq!((hall.bytes.amount, hall.room_bytes.amount, hall.total_bytes.amount), (90, 100, 110));
     assert_eq!((config.drain.to.len(), config.drain.within), (1, Duration::from_secs(3)));
 }
 
@@ -72,7 +75,7 @@ fn each_mistake_has_its_place_and_its_remedy() {
         ("rooms: { lab: { token_file: lab.token, tokens_file: 1 } }\n", "rooms.lab.tokens_file", "did you mean", "token_file"),
         ("pages: { listen: 127.0.0.1:1 }\n", "pages.token_file", "missing", "token_file: pages.token"),
         ("pages: yes\n", "pages", "not a block", "pages: {"),
-        ("idle_s: 1\n", "idle_s", "out of range", "idle_s: 10"),
+        ("idle_s: 0\n", "idle_s", "out of range", "idle_s: 1"),
         ("idle_s: soon\n", "idle_s", "not a whole number", "idle_s: 300"),
         ("limits: { connections: 0 }\n", "limits.connections", "out of range", "connections: 1"),
         ("limits: { handshakes: 5 }\n", "limits.handshakes", "no key `handshakes`", ""),
