@@ -61,7 +61,7 @@ pub(crate) async fn drain(shared: &Arc<Shared>, gone: &mut mpsc::Receiver<()>) {
 }
 
 fn farewell(shared: &Shared) -> Farewell {
-    let clients = shared.lobby.look(Hall::clients) as u32;
+    let clients = shared.lobby.look(Hall::gauges).clients as u32;
     let spread = SPREAD.max(Duration::from_secs(1) * clients / shared.handshakes_per_s.max(1));
     Farewell { after: COME_BACK, spread, try_for: TRY_FOR, to: shared.drain.to.clone() }
 }

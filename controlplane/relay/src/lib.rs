@@ -5,9 +5,10 @@
 //!   ▲                                                  │                │ ▲
 //!  init                                  stats, metrics ◀───────────────┘ └── hall (pure), drain
 //! ```
-//! Pure: [`hall`] (rooms, presence, introductions, passing on), on queues for each client, and [`quotas`] (how much who may have).
-//! Around it: [`config`] and [`init`]; [`tls`], [`login`] and [`key`], of which clients are made, too; [`server`] with what it needs.
-//! Numbers: [`limits`].
+//! Pure: [`hall`] (rooms, presence, introductions, passing on) with [`queue`] (what waits for one client), and [`quotas`] (who may have how
+//! much). Around it: [`config`] and [`init`]; [`tls`], [`login`] and [`key`], of which clients are made, too; [`server`] with what it
+//! needs. Numbers: [`limits`].
+#![forbid(unsafe_code)]
 
 pub mod config;
 pub mod drain;
@@ -19,9 +20,12 @@ pub mod limits;
 mod lobby;
 pub mod login;
 pub mod metrics;
+pub mod queue;
 pub mod quotas;
 pub mod secret_file;
 pub mod server;
 mod session;
 mod stats;
+#[cfg(test)]
+mod testing;
 pub mod tls;

@@ -17,8 +17,8 @@ pub const CONNECTIONS_OF_KEY_MAX: usize = 4;
 pub const ROOMS_MAX: usize = 4096;
 /// Peers of one room: each of them is told of each other one.
 pub const PEERS_OF_ROOM_MAX: usize = 1024;
-/// Peers that have left a room and of whom is known when.
-pub const DEPARTED_OF_ROOM_MAX: usize = 1024;
+/// Peers that have left a room and of whom is known when, of all rooms.
+pub const DEPARTED_MAX: usize = 16_384;
 /// Introductions that are remembered, so that two peers who ask for the same one get one.
 pub const INTRODUCTIONS_MAX: usize = 4096;
 

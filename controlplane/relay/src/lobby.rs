@@ -24,7 +24,16 @@ pub(crate) struct Lobby {
 
 struct Inner {
     hall: Hall,
-    bells: HashMap<ConnId, Arc<Notify>>,
+    bells: HashMap<ConnId, Arc<Bell>>,
+}
+
+/// How the hall calls a connection.
+#[derive(Default)]
+struct Bell {
+    /// There is something for it.
+    wake: Notify,
+    /// It is to end, whatever is being written to it.
+    abort: Notify,
 }
 
 /// The system's generator. It cannot fail once it has been seeded, and long before this it has made the keys of TLS.
@@ -36,7 +45,7 @@ pub(crate) fn dice(out: &mut [u8]) {
 
 impl Lobby {
     pub fn new(settings: Settings) -> Lobby {
-        let inner = Inner { hall: Hall::new(settings), bells: HashMap::new() };
+        let inner = Inner { hall: Hall::new(settings, &mut dice), bells: HashMap::new() };
         Lobby { inner: Mutex::new(inner), sooner: Notify::new() }
     }
 
@@ -51,9 +60,12 @@ impl Lobby {
         let before = inner.hall.poll_timeout();
         let result = act(&mut inner.hall);
         while let Some(event) = inner.hall.poll_event() {
-            let Event::Wake(conn) = event;
+            let (conn, aborts) = match event {
+                Event::Wake(conn) => (conn, false),
+                Event::Abort(conn) => (conn, true),
+            };
             if let Some(bell) = inner.bells.get(&conn) {
-                bell.notify_one();
+                if aborts { &bell.abort } else { &bell.wake }.notify_one();
             }
         }
         let after = inner.hall.poll_timeout();
@@ -73,7 +85,7 @@ impl Lobby {
     /// # Errors
     /// There is none for him.
     pub fn enter(self: &Arc<Self>, key: PeerKey, rooms: Vec<RoomName>, observed: SocketAddr) -> Result<Seat, Refusal> {
-        let bell = Arc::new(Notify::new());
+        let bell = Arc::new(Bell::default());
         // What there is for him is there at once, and he looks before he waits.
         let conn = self.with(|hall| hall.connect(Instant::now(), Newcomer { key, rooms, observed }, &mut dice));
         let conn = conn.map_err(|not| match not {
@@ -89,7 +101,7 @@ impl Lobby {
     pub fn drain(&self, farewell: &Farewell) -> usize {
         self.with(|hall| {
             hall.drain(Instant::now(), farewell, &mut dice);
-            hall.clients()
+            hall.gauges().clients
         })
     }
 
@@ -113,7 +125,7 @@ impl Lobby {
 pub(crate) struct Seat {
     lobby: Arc<Lobby>,
     conn: ConnId,
-    bell: Arc<Notify>,
+    bell: Arc<Bell>,
 }
 
 impl Seat {
@@ -139,7 +151,20 @@ impl Seat {
 
     /// Waits until there is something to be done.
     pub async fn bell(&self) {
-        self.bell.notified().await;
+        self.bell.wake.notified().await;
+    }
+
+    /// Waits until the connection is to end at once; gives the reason.
+    pub async fn aborted(&self) -> LeftReason {
+        self.bell.abort.notified().await;
+        loop {
+            match self.next() {
+                // It would not be read.
+                Transmit::Record(_) => {}
+                Transmit::Wait => return LeftReason::GONE,
+                Transmit::Close(reason) => return reason,
+            }
+        }
     }
 
     /// Gives the place up for this reason.

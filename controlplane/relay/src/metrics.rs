@@ -118,12 +118,14 @@ impl Tally {
 /// A family that cannot be written as text.
 pub(crate) fn page(shared: &Shared) -> prometheus::Result<String> {
     let (connections, strangers) = shared.connections();
-    let (clients, counters, rooms) = shared.lobby.look(|hall| (hall.clients(), *hall.counters(), hall.rooms().count()));
+    let (gauges, counters) = shared.lobby.look(|hall| (hall.gauges(), *hall.counters()));
     let mut families = vec![
         gauge("connections", "TCP connections that are open.", connections as f64),
         gauge("strangers", "Connections that have not logged in.", strangers as f64),
-        gauge("clients", "Clients that are logged in.", clients as f64),
-        gauge("rooms_in_use", "Rooms in which somebody is or was.", rooms as f64),
+        gauge("clients", "Clients that are logged in.", gauges.clients as f64),
+        gauge("rooms_in_use", "Rooms in which somebody is.", gauges.rooms as f64),
+        gauge("control_bytes", "Bytes of what the relay says that wait for clients.", gauges.control_bytes as f64),
+        gauge("train_bytes", "Bytes of trains that wait for clients.", gauges.train_bytes as f64),
         gauge("uptime_seconds", "Seconds since the relay began.", shared.started.elapsed().as_secs_f64()),
         counter("connections_total", "TCP connections that were accepted.", shared.tally.accepted_so_far()),
         counter("logins_total", "Logins that held.", shared.tally.logins_so_far()),

@@ -58,6 +58,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, opened: Opened) {
     let reason = tokio::select! {
         reason = read(&seat, source, &between) => reason,
         reason = write(&seat, &mut sink, &between, ping_every) => reason,
+        reason = seat.aborted() => reason,
         _ = phase.wait_for(|phase| *phase == Phase::Closed) => LeftReason::DRAINED,
     };
     seat.leave(reason);

@@ -12,14 +12,16 @@ use crate::server::Shared;
 pub(crate) fn stats(shared: &Shared) -> Value {
     let (connections, strangers) = shared.connections();
     let refused: Map<String, Value> = shared.tally.refused().map(|(why, count)| (why.to_owned(), count.into())).collect();
-    let (clients, counters, rooms) = shared.lobby.look(|hall| (hall.clients(), *hall.counters(), rooms(hall)));
+    let (gauges, counters, rooms) = shared.lobby.look(|hall| (hall.gauges(), *hall.counters(), rooms(hall)));
     let counters: Map<String, Value> = counters.iter().map(|(name, _, value)| (name.to_owned(), value.into())).collect();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "up_s": shared.started.elapsed().as_secs(),
         "connections": connections,
         "strangers": strangers,
-        "clients": clients,
+        "clients": gauges.clients,
+        "control_bytes": gauges.control_bytes,
+        "train_bytes": gauges.train_bytes,
         "accepted": shared.tally.accepted_so_far(),
         "logins": shared.tally.logins_so_far(),
         "refused": refused,

@@ -105,12 +105,12 @@ impl<'a> FromRelay<'a> {
             FromRelay::Deliver { from, train } => Out::of(DELIVER).key(from).train(train),
             FromRelay::Introduction { peer, udp, tcp, id, start_in_ms } => {
                 let out = Out::of(INTRODUCTION).key(peer).flag(udp.is_some());
-                let out = udp.into_iter().fold(out, Out::address);
+                let out = udp.iter().copied().fold(out, Out::address);
                 out.address(*tcp).u64(*id).u16(*start_in_ms).end()
             }
             FromRelay::Absent { peer, last_seen_s } => {
                 let out = Out::of(ABSENT).key(peer).flag(last_seen_s.is_some());
-                last_seen_s.into_iter().fold(out, Out::u32).end()
+                last_seen_s.iter().copied().fold(out, Out::u32).end()
             }
             FromRelay::PeerDirect { peer, on } => Out::of(PEER_DIRECT).key(peer).flag(*on).end(),
             FromRelay::Drain { come_back_in_ms, try_for_ms, to } => {
