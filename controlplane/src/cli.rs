@@ -1,5 +1,7 @@
 //! The command line: what can be asked of `adit`, and where each request goes.
 
+mod relay;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -138,6 +140,8 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Runs a relay, which gateways meet at that cannot reach each other; or makes a new one
+    Relay(relay::Relay),
     /// Looks at configuration files
     Config {
         #[command(subcommand)]
@@ -216,6 +220,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Rekey { of, ike } => command_peer(of, if ike { "rekey-ike" } else { "rekey" }),
         Command::Explain { of, json } => explain(of, json),
         Command::Keygen { kind, suite, output } => print(&keygen::run(kind, suite, output.as_deref())?),
+        Command::Relay(relay) => relay::run(relay)?.map_or(Ok(()), |text| print(&text)),
         Command::Config { command: ConfigCommand::Check { file, json } } => check(&file, json),
         Command::Config { command: ConfigCommand::Show { file } } => print(&Config::load(&file, &Machine::here())?.to_yaml()?),
     }

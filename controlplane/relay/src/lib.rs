@@ -1,12 +1,31 @@
 //! The relay: a matchmaker for gateways that cannot yet reach each other.
 //!
+//! ```text
+//!  file ─▶ config ─▶ server ─▶ quotas::Door ─▶ tls ─▶ http ─▶ login ─▶ lobby ─▶ session
+//!   ▲                                                  │                │ ▲
+//!  init                                  stats, metrics ◀───────────────┘ └── hall (pure), drain
+//! ```
 //! Pure: [`hall`] (rooms, presence, introductions, passing on) with [`queue`] (what waits for one client), and [`quotas`] (who may have how
-//! much). Numbers: [`limits`].
+//! much). Around it: [`config`] and [`init`]; [`tls`], [`login`] and [`key`], of which clients are made, too; [`server`] with what it
+//! needs. Numbers: [`limits`].
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod drain;
 pub mod hall;
+mod http;
+pub mod init;
+pub mod key;
 pub mod limits;
+mod lobby;
+pub mod login;
+pub mod metrics;
 pub mod queue;
 pub mod quotas;
+pub mod secret_file;
+pub mod server;
+mod session;
+mod stats;
 #[cfg(test)]
 mod testing;
+pub mod tls;

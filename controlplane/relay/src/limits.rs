@@ -41,3 +41,45 @@ pub const HANDSHAKES_PER_S: u32 = 200;
 pub const HANDSHAKES_OF_NETWORK_PER_S: u32 = 20;
 /// Shares that are told apart at a time: who falls into one place has one share together.
 pub const SHARES_MAX: usize = 4096;
+
+// The files that are read.
+
+/// Longest file, in bytes: a configuration with some thousand keys, or a chain of certificates.
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most certificates in a file.
+pub(crate) const CHAIN_MAX: usize = 8;
+/// Most pins that a client knows a relay by: the key of today, and that of tomorrow.
+pub const PINS_MAX: usize = 2;
+/// Shortest and longest token, in characters: fewer can be guessed, more do not fit into a header.
+pub const TOKEN_LEN_MIN: usize = 20;
+pub const TOKEN_LEN_MAX: usize = 256;
+
+// What can be configured.
+
+/// Most addresses to listen at.
+pub(crate) const LISTENERS_MAX: usize = 16;
+/// Most keys that a room lists.
+pub(crate) const KEYS_OF_ROOM_MAX: usize = 16_384;
+/// Most connections that a file may ask for, and handshakes in a second.
+pub(crate) const CONNECTIONS_ASKED_MAX: usize = 1 << 20;
+pub(crate) const HANDSHAKES_ASKED_MAX: u32 = 1_000_000;
+/// Most connections that have not logged in, of those it may ask for: each may hold a handshake and a request. And seconds for a login.
+pub(crate) const STRANGERS_ASKED_MAX: u64 = 1 << 16;
+pub(crate) const LOGIN_SECONDS_MAX: u64 = 60;
+/// Most records or bytes in a second that it may ask for.
+pub(crate) const RATE_ASKED_MAX: u64 = 1 << 40;
+/// How long nothing may be heard of a client, in seconds.
+pub(crate) const IDLE_SECONDS_MIN: u64 = 1;
+pub(crate) const IDLE_SECONDS_MAX: u64 = 86_400;
+/// How long drained clients may have, in seconds.
+pub(crate) const DRAIN_SECONDS_MAX: u64 = 3600;
+
+// Who connects.
+
+/// Longest head of a request, in bytes, and most fields in it.
+pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
+pub(crate) const HEADERS_MAX: usize = 64;
+/// Connections at a time to the pages without TLS.
+pub(crate) const PAGE_CONNECTIONS_MAX: usize = 64;
+/// Pings of a client that may wait for their answers.
+pub(crate) const PINGS_WAITING_MAX: u32 = 16;
