@@ -216,7 +216,7 @@ impl Handle {
     /// # Errors
     /// See [`Unsent`].
     pub fn describe(&self, metadata: &[u8]) -> Result<(), Unsent> {
-        self.0.0.with(|state| state.describe(metadata.to_vec()))?;
+        self.0.0.with(|state| state.describe(Instant::now(), metadata.to_vec()))?;
         self.0.0.has_work.iter().for_each(Notify::notify_one);
         Ok(())
     }

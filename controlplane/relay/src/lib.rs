@@ -7,9 +7,10 @@
 //! ```
 //! Pure: [`hall`] (rooms, presence, introductions, passing on) with [`queue`] (what waits for one client), and [`quotas`] (who may have how
 //! much). Around it: [`config`] and [`init`]; [`tls`], [`login`] and [`key`], of which clients are made, too; [`server`] with what it
-//! needs. Numbers: [`limits`].
+//! needs. At the other end: [`client`]. Numbers: [`limits`].
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod config;
 pub mod drain;
 pub mod hall;

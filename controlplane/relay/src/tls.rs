@@ -173,6 +173,21 @@ pub enum Trust {
     Roots(Arc<RootCertStore>),
 }
 
+impl Trust {
+    /// The CAs of a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds none.
+    pub fn roots(file: &Path) -> Result<Trust, CredentialsError> {
+        let no_certificate = || CredentialsError::NoCertificate(file.display().to_string());
+        let text = secret_file::read(file, Readers::All)?;
+        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        let mut roots = RootCertStore::empty();
+        let (added, _) = roots.add_parsable_certificates(read.map_err(|_| no_certificate())?);
+        if added == 0 { Err(no_certificate()) } else { Ok(Trust::Roots(Arc::new(roots))) }
+    }
+}
+
 /// The server has another key than the pinned ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server has the key {seen}, which is none of those that are pinned")]

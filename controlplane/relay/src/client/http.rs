@@ -7,7 +7,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::limits::{ANSWER_HEAD_LEN_MAX, ANSWER_HEADERS_MAX, REFUSAL_LEN_MAX};
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, REFUSAL_LEN_MAX};
 
 /// Asks, and gives the answer. The connection goes on in a task of its own until it is taken over or the answer is dropped.
 pub(super) async fn ask<S>(stream: S, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, hyper::Error>
@@ -15,7 +15,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(ANSWER_HEAD_LEN_MAX).max_headers(ANSWER_HEADERS_MAX);
+    builder.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection.with_upgrades());
     sender.send_request(request).await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_proto::limits::RELAY_RECORD_LEN_MAX;
-use adit_proto::relay::{FromRelay, HostPort, RoomName, STUN_KEY_LEN};
+use adit_proto::relay::{FromRelay, HostPort, RoomName, STUN_KEY_LEN, SUBPROTOCOL};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -33,7 +33,7 @@ use super::http;
 use super::proxy::ProxyChoice;
 use crate::key::ClientKey;
 use crate::limits::{FRAME_LEN_MAX, LOCATION_SHOWN_LEN_MAX};
-use crate::login::{self, EXPORTER_LABEL, Exporter, PROTOCOL, Refusal, Token};
+use crate::login::{self, EXPORTER_LABEL, Exporter, Refusal, Token};
 use crate::tls::Pin;
 
 const TLS_TIME: Duration = Duration::from_secs(10);
@@ -130,7 +130,7 @@ async fn log_in(target: &Target, at: &HostPort, key: &ClientKey, stream: TlsStre
         .header(UPGRADE, "websocket")
         .header(SEC_WEBSOCKET_VERSION, "13")
         .header(SEC_WEBSOCKET_KEY, &nonce)
-        .header(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
+        .header(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
         .header(AUTHORIZATION, authorization)
         .body(Empty::<Bytes>::new())
         .map_err(|error| Cause::Misconfigured(error.to_string()))?;
@@ -151,7 +151,7 @@ async fn log_in(target: &Target, at: &HostPort, key: &ClientKey, stream: TlsStre
 fn is_accepted(headers: &HeaderMap, nonce: &str) -> bool {
     let expected = STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{nonce}{ACCEPT_SUFFIX}").as_bytes()));
     let is = |name, value: &str| headers.get(name).is_some_and(|sent| sent.as_bytes() == value.as_bytes());
-    is(SEC_WEBSOCKET_ACCEPT, &expected) && is(SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
+    is(SEC_WEBSOCKET_ACCEPT, &expected) && is(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
 }
 
 /// Why there is no WebSocket: a relay says it in a word, all others are something else.

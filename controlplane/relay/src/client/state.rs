@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use adit_engine::random::Random;
-use adit_proto::relay::{EncodeError, FromRelay, HostPort, Kind, PeerKey, ToRelay, Train};
+use adit_proto::relay::{EncodeError, FromRelay, HostPort, PeerKey, ToRelay, Train};
 use hyper::body::Bytes;
 
 use super::events::{Event, Introduction};
@@ -15,7 +15,7 @@ use super::open::Welcome;
 use super::plan::{Attempt, Phase, Plan};
 use super::presence::{Presence, reached_by};
 use super::pulse::Pulse;
-use crate::queue::Queue;
+use crate::queue::{Bounds, Dropped, Popped, Queue};
 
 /// Why something was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +24,8 @@ pub enum Unsent {
     NotRegistered,
     #[error("{0}")]
     TooLong(EncodeError),
+    #[error("the connection to the relay takes nothing any more")]
+    Stuck,
 }
 
 /// What is counted of one relay.
@@ -32,7 +34,9 @@ pub struct Counters {
     pub registrations: u64,
     pub failures: u64,
     /// Trains that waited too long for the socket, or for which there was no room.
-    pub unsent: u64,
+    pub unsent: Dropped,
+    /// Trains that waited when a registration ended.
+    pub lost: u64,
     /// Trains that the user did not read in time.
     pub undelivered: u64,
     /// Records of types that are not known here.
@@ -144,11 +148,12 @@ impl State {
         let relay = &mut self.relays[index];
         relay.since = now;
         relay.counters.registrations += 1;
-        let session = Session { place, welcome: welcome.clone(), pulse: Pulse::new(now), queue: Queue::default(), leave_at: None };
+        let session = Session { place, welcome: welcome.clone(), pulse: Pulse::new(now), queue: Queue::new(Bounds::default()), leave_at: None };
         let session = relay.session.insert(session);
         self.events.push_back(Event::Registered { relay: index, welcome });
         if let Some(record) = description(&self.metadata) {
-            session.queue.push_control(record);
+            // There is room: it is the first.
+            let _ = session.queue.push_control(now, record);
         }
         self.choose_home(now);
     }
@@ -160,8 +165,8 @@ impl State {
         relay.since = now;
         relay.counters.failures += 1;
         relay.last_failure = Some((now, failure.clone()));
-        if let Some(session) = relay.session.take() {
-            relay.counters.unsent += session.queue.dropped();
+        if let Some(mut session) = relay.session.take() {
+            relay.counters.lost += session.queue.clear();
         }
         relay.trips = RoundTrips::default();
         self.events.push_back(Event::Failed { relay: index, failure });
@@ -248,11 +253,9 @@ impl State {
     pub(super) fn send(&mut self, now: Instant, to: PeerKey, train: Train) -> Result<usize, Unsent> {
         let index = self.reach(now, to).ok_or(Unsent::NotRegistered)?;
         let record = ToRelay::Send { to, train }.encode().map_err(Unsent::TooLong)?;
-        if let Some(session) = &mut self.relays[index].session {
-            match train.kind {
-                Kind::Ike => session.queue.push_control(record),
-                Kind::Esp => session.queue.push_data(now, record),
-            }
+        let relay = &mut self.relays[index];
+        if let Some(session) = &mut relay.session {
+            relay.counters.unsent += session.queue.push_train(now, train.kind, record);
             session.pulse.handle_sent();
         }
         Ok(index)
@@ -263,16 +266,17 @@ impl State {
         let index = self.reach(now, peer).ok_or(Unsent::NotRegistered)?;
         let record = record.encode().map_err(Unsent::TooLong)?;
         if let Some(session) = &mut self.relays[index].session {
-            session.queue.push_control(record);
+            session.queue.push_control(now, record).map_err(|_| Unsent::Stuck)?;
         }
         Ok(index)
     }
 
     /// What the peers are to know of this client, at all relays and from now on.
-    pub(super) fn describe(&mut self, metadata: Vec<u8>) -> Result<(), Unsent> {
+    pub(super) fn describe(&mut self, now: Instant, metadata: Vec<u8>) -> Result<(), Unsent> {
         let record = ToRelay::Describe { metadata: &metadata }.encode().map_err(Unsent::TooLong)?;
         for session in self.relays.iter_mut().filter_map(|relay| relay.session.as_mut()) {
-            session.queue.push_control(record.clone());
+            // Where there is no room the connection is about to be given up, and the next one begins with it.
+            let _ = session.queue.push_control(now, record.clone());
         }
         self.metadata = metadata;
         Ok(())
@@ -280,7 +284,12 @@ impl State {
 
     /// The next record for a relay.
     pub(super) fn poll_transmit(&mut self, now: Instant, relay: usize) -> Option<Vec<u8>> {
-        self.relays[relay].session.as_mut()?.queue.pop(now)
+        let relay = &mut self.relays[relay];
+        let (popped, dropped) = relay.session.as_mut()?.queue.pop(now);
+        relay.counters.unsent += dropped;
+        match popped? {
+            Popped::Control(record) | Popped::Train(record) => Some(record),
+        }
     }
 
     /// What is due at a connection: a ping that goes into its queue, or why it ends.
@@ -295,7 +304,8 @@ impl State {
         if let Some(id) = session.pulse.poll_ping(now)
             && let Ok(record) = (ToRelay::Ping { id }).encode()
         {
-            session.queue.push_control(record);
+            // Without room for it, the silence that follows ends the connection.
+            let _ = session.queue.push_control(now, record);
         }
         Ok(())
     }
@@ -326,8 +336,6 @@ impl State {
     fn status_of(&self, now: Instant, index: usize) -> RelayStatus {
         let relay = &self.relays[index];
         let session = relay.session.as_ref();
-        let mut counters = relay.counters;
-        counters.unsent += session.map_or(0, |session| session.queue.dropped());
         let is_late = session.is_some_and(|session| session.pulse.is_suspect(now));
         RelayStatus {
             at: relay.at.clone(),
@@ -344,7 +352,7 @@ impl State {
             rtt: session.and_then(|session| session.pulse.rtt()),
             median: relay.trips.median(now),
             last_failure: relay.last_failure.as_ref().map(|(at, failure)| (now.saturating_duration_since(*at), failure.clone())),
-            counters,
+            counters: relay.counters,
         }
     }
 
@@ -361,3 +369,6 @@ impl State {
 fn description(metadata: &[u8]) -> Option<Vec<u8>> {
     if metadata.is_empty() { None } else { ToRelay::Describe { metadata }.encode().ok() }
 }
+
+#[cfg(test)]
+mod tests;
