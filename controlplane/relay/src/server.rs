@@ -211,7 +211,9 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
             io::ErrorKind::PermissionDenied => {
                 format!("ports below 1024 need CAP_NET_BIND_SERVICE, which the service has; or write `{key}` with a port above")
             }
-            io::ErrorKind::AddrNotAvailable => format!("no interface has this address: write `{key}: \"[::]:{}\"`", address.port()),
+            io::ErrorKind::AddrNotAvailable => {
+                format!("no interface has this address: write `{key}: \"[::]:{}\"`", address.port())
+            }
             _ => format!("write another `{key}`"),
         };
         anyhow!("{key} {address} cannot be opened: {error}. {remedy}")

@@ -52,8 +52,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, opened: Opened) {
     let socket = ServerBuilder::new().limits(limits).serve(stream);
     let (mut sink, source) = socket.split();
     let mut phase = shared.phase.subscribe();
-    let between =
-        Between { pings: AtomicU32::new(0), pinged: Notify::new(), since: Instant::now(), asked: AtomicU64::new(0) };
+    let between = Between { pings: AtomicU32::new(0), pinged: Notify::new(), since: Instant::now(), asked: AtomicU64::new(0) };
     let ping_every = PING_EVERY.min(shared.idle / PINGS_OF_IDLE);
     let reason = tokio::select! {
         reason = read(&seat, source, &between) => reason,

@@ -60,5 +60,11 @@ fn peer(peer: &PeerView) -> Value {
         "connected_s": peer.connected.as_secs(),
         "idle_s": peer.idle.as_secs(),
         "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        "direct": peer.direct,
+        "trains_sent": peer.counts.trains_sent,
+        "bytes_sent": peer.counts.bytes_sent,
+        "trains_received": peer.counts.trains_received,
+        "bytes_received": peer.counts.bytes_received,
+        "refused": peer.counts.refused,
     })
 }
