@@ -16,12 +16,11 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_websockets::{CloseCode, Error, Limits, Message, ServerBuilder, WebSocketStream};
 
-use crate::drain::Phase;
 use crate::hall::Transmit;
 use crate::http::Opened;
 use crate::limits::PINGS_WAITING_MAX;
 use crate::lobby::Seat;
-use crate::server::Shared;
+use crate::shared::{Phase, Shared};
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 

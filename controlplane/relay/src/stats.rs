@@ -6,11 +6,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use crate::hall::{Hall, PeerView};
-use crate::server::Shared;
+use crate::shared::Shared;
 
 /// `/stats`.
 pub(crate) fn stats(shared: &Shared) -> Value {
-    let (connections, strangers) = shared.connections();
+    let (connections, strangers) = shared.entrance.counts();
     let refused: Map<String, Value> = shared.tally.refused().map(|(why, count)| (why.to_owned(), count.into())).collect();
     let (gauges, counters, rooms) = shared.lobby.look(|hall| (hall.gauges(), *hall.counters(), rooms(hall)));
     let counters: Map<String, Value> = counters.iter().map(|(name, _, value)| (name.to_owned(), value.into())).collect();
