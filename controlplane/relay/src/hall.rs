@@ -11,8 +11,6 @@
 mod client;
 mod counters;
 mod introductions;
-#[cfg(test)]
-mod model;
 mod records;
 mod rooms;
 mod settings;
@@ -29,6 +27,7 @@ use adit_proto::limits::ROOMS_OF_CLIENT_MAX;
 use adit_proto::relay::{FromRelay, LeftReason, PeerKey, RoomName, STUN_KEY_LEN};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use crate::limits::CONNECTIONS_OF_KEY_MAX;
 use crate::queue::{Popped, Queue, RECORD_COST, cost};
 use crate::quotas::Share;
 
@@ -39,6 +38,7 @@ use introductions::Introductions;
 use rooms::{Departed, Room};
 pub use rooms::{RoomCounts, RoomView};
 pub use settings::{Farewell, Settings};
+pub use upkeep::Gauges;
 
 /// One connection of a client. No two have the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,9 +84,6 @@ pub enum Transmit {
     /// All is sent: close the connection and say so with [`Hall::disconnect`].
     Close(LeftReason),
 }
-
-/// Connections of one key that may be open at a time.
-use crate::limits::CONNECTIONS_OF_KEY_MAX;
 
 /// All rooms of the relay and who is in them.
 pub struct Hall {
