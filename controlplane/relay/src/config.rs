@@ -14,8 +14,8 @@ use adit_proto::limits::RELAYS_OF_DRAIN_MAX;
 use adit_proto::relay::{HostPort, PeerKey, RoomName};
 use serde_yaml::Value;
 
-pub use read::{Mistake, Mistakes};
 use read::{Block, Reader, repeated, shown};
+pub use read::{Mistake, Mistakes};
 
 use crate::hall::Settings;
 use crate::limits::{
@@ -186,12 +186,12 @@ impl Check<'_> {
         match Credentials::load(&self.directory.join(certificate?), &self.directory.join(key?)) {
             Ok(credentials) => Some(credentials),
             Err(error) => {
-                let of_key = match &error {
-                    CredentialsError::File(file) => matches!(file, FileError::TooOpen(..)),
-                    CredentialsError::NoKey(_) | CredentialsError::Mismatch(..) => true,
-                    CredentialsError::NoCertificate(_) | CredentialsError::TooMany(_) => false,
+                let key = match &error {
+                    CredentialsError::Key(_) | CredentialsError::NoKey(_) | CredentialsError::Mismatch(..) => "key",
+                    CredentialsError::Certificate(_) | CredentialsError::NoCertificate(_) | CredentialsError::TooMany(_) => {
+                        "certificate"
+                    }
                 };
-                let key = if of_key { "key" } else { "certificate" };
                 self.reader.fail(key, error.to_string(), "certificate and key of this relay", error.remedy());
                 None
             }
@@ -268,7 +268,8 @@ impl Check<'_> {
             Ok(text) => {
                 let token = Token::from_file(&text);
                 if token.is_none() {
-                    let what = format!("{} holds no token of at least {TOKEN_LEN_MIN} printable ASCII characters", file.display());
+                    let what =
+                        format!("{} holds no token of at least {TOKEN_LEN_MIN} printable ASCII characters", file.display());
                     let write = format!("run: umask 077; openssl rand -hex 32 >{}", file.display());
                     self.reader.fail(&at, what, expected, write);
                 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::hall::{Farewell, Hall};
-use crate::server::Shared;
+use crate::shared::{Phase, Shared};
 
 /// A service that is restarted is there again in less than this. The first clients come back then, the last ones so much later, or as much
 /// later as the handshakes of all take.
@@ -21,16 +21,6 @@ const SPREAD: Duration = Duration::from_secs(2);
 const TRY_FOR: Duration = Duration::from_secs(300);
 /// How long the last words to those who have not gone by themselves may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// How far the end has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    Open,
-    /// Clients were told to go.
-    Draining,
-    /// Those that are left are closed.
-    Closed,
-}
 
 /// Waits for SIGTERM or SIGINT.
 ///

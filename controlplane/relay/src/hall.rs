@@ -11,8 +11,6 @@
 mod client;
 mod counters;
 mod introductions;
-#[cfg(test)]
-mod model;
 mod records;
 mod rooms;
 mod settings;

@@ -27,13 +27,14 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
-use crate::drain::Phase;
+use crate::entrance::Place;
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, PAGE_CONNECTIONS_MAX};
 use crate::lobby::Seat;
 use crate::login::{Exporter, Login, PATH, Refusal};
-use crate::metrics::{self, Why};
-use crate::server::{Place, Shared};
+use crate::metrics;
+use crate::shared::{Phase, Shared};
 use crate::stats;
+use crate::tally::Why;
 
 /// What is put behind a WebSocket's key before it is hashed (RFC 6455 §1.3).
 const WEBSOCKET_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";

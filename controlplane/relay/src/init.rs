@@ -23,11 +23,13 @@ const CONFIG: &str = "relay.yaml";
 /// Why there is no new relay.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    #[error("`{0}` cannot be the name of a relay; give the name or the address under which gateways reach it: --name relay.example.org")]
+    #[error(
+        "`{0}` cannot be the name of a relay; give the name or the address under which gateways reach it: --name relay.example.org"
+    )]
     Name(String),
     #[error("the directory {0} cannot be made ({1}); name another one: --dir DIR")]
     Directory(String, io::Error),
-    #[error("{0}; {}", .0.remedy())]
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
     File(#[from] FileError),
     #[error("no key or certificate could be made: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -72,10 +74,10 @@ pub fn init(directory: &Path, name: &str) -> Result<Made, InitError> {
 
     let made = DirBuilder::new().recursive(true).mode(0o755).create(directory);
     made.map_err(|error| InitError::Directory(directory.display().to_string(), error))?;
-    let config = config(&address);
+    let (config, certificate) = (config(&address), certificate.pem());
     let contents: [(&str, &[u8], Readers); 5] = [
         ("relay.key", key_text.as_bytes(), Readers::OwnerOnly),
-        ("relay.crt", certificate.pem().as_bytes(), Readers::All),
+        ("relay.crt", certificate.as_bytes(), Readers::All),
         ("lab.token", room.as_bytes(), Readers::OwnerOnly),
         ("pages.token", pages.as_bytes(), Readers::OwnerOnly),
         // Last, so that who finds it finds all.
@@ -99,7 +101,7 @@ pub fn init(directory: &Path, name: &str) -> Result<Made, InitError> {
 fn token() -> Result<Zeroizing<String>, InitError> {
     let mut bytes = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(bytes.as_mut()).map_err(|_| InitError::NoRandomness)?;
-    let mut text = Zeroizing::new(URL_SAFE_NO_PAD.encode(*bytes));
+    let mut text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&bytes[..]));
     text.push('\n');
     Ok(text)
 }
@@ -216,8 +218,10 @@ mod tests {
         init(dir.path(), "relay.example.org").unwrap();
         let file = dir.path().join(CONFIG);
         let usual = Config::load(&file).unwrap();
-        let (head, tail) = config("relay.example.org:443").split_once("# idle_s").map(|(a, b)| (a.to_owned(), format!("# idle_s{b}"))).unwrap();
-        let shown: String = tail.lines().map(|line| format!("{}\n", line.trim_start_matches("# ").trim_start_matches('#'))).collect();
+        let (head, tail) =
+            config("relay.example.org:443").split_once("# idle_s").map(|(a, b)| (a.to_owned(), format!("# idle_s{b}"))).unwrap();
+        let shown: String =
+            tail.lines().map(|line| format!("{}\n", line.trim_start_matches("# ").trim_start_matches('#'))).collect();
         std::fs::write(&file, head + &shown).unwrap();
         let written = Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         assert_eq!((written.door, written.hall), (usual.door, usual.hall));

@@ -17,7 +17,7 @@ const FILE: &str = "relay.key";
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("{0}; {}", .0.remedy())]
+    #[error("{0}; {remedy}", remedy = .0.remedy())]
     File(#[from] FileError),
     #[error(
         "the file {0} holds no key of a relay's client (43 letters, digits, `-` and `_`); restore it, or move it away and a new \
@@ -41,7 +41,7 @@ impl ClientKey {
     /// No randomness.
     pub fn generate() -> Result<ClientKey, KeyError> {
         let seed = new_seed()?;
-        ClientKey::of(&seed).ok_or(KeyError::NoRandomness)
+        ClientKey::of(&seed[..]).ok_or(KeyError::NoRandomness)
     }
 
     /// The one of a state directory, which exists; it is made where there is none.
@@ -58,10 +58,10 @@ impl ClientKey {
             }
             Err(FileError::Missing(_)) => {
                 let seed = new_seed()?;
-                let mut text = Zeroizing::new(URL_SAFE_NO_PAD.encode(*seed));
+                let mut text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&seed[..]));
                 text.push('\n');
                 secret_file::create(&path, text.as_bytes(), Readers::OwnerOnly)?;
-                ClientKey::of(&*seed).ok_or(KeyError::NoRandomness)
+                ClientKey::of(&seed[..]).ok_or(KeyError::NoRandomness)
             }
             Err(error) => Err(error.into()),
         }

@@ -13,6 +13,7 @@
 pub mod client;
 pub mod config;
 pub mod drain;
+mod entrance;
 pub mod hall;
 mod http;
 pub mod init;
@@ -20,13 +21,15 @@ pub mod key;
 pub mod limits;
 mod lobby;
 pub mod login;
-pub mod metrics;
+mod metrics;
 pub mod queue;
 pub mod quotas;
 pub mod secret_file;
 pub mod server;
 mod session;
+mod shared;
 mod stats;
+mod tally;
 #[cfg(test)]
 mod testing;
 pub mod tls;

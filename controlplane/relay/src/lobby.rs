@@ -65,7 +65,8 @@ impl Lobby {
                 Event::Abort(conn) => (conn, true),
             };
             if let Some(bell) = inner.bells.get(&conn) {
-                if aborts { &bell.abort } else { &bell.wake }.notify_one();
+                let which = if aborts { &bell.abort } else { &bell.wake };
+                which.notify_one();
             }
         }
         let after = inner.hall.poll_timeout();

@@ -42,7 +42,9 @@ impl FileError {
     /// What to write or to run to repair it.
     pub fn remedy(&self) -> String {
         match self {
-            FileError::Missing(file) => format!("the path of a file that exists, or make {file} (adit relay init makes all of them)"),
+            FileError::Missing(file) => {
+                format!("the path of a file that exists, or make {file} (adit relay init makes all of them)")
+            }
             FileError::Unreadable(file, _) => {
                 format!("run: ls -l {file} (and make the path readable for the user who runs the relay)")
             }

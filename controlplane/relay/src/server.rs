@@ -7,31 +7,31 @@
 //! ```
 //! What a stranger gets is a handshake and one word.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use adit_proto::relay::PeerKey;
 use anyhow::{Context, anyhow};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::{Config, Drain};
-use crate::drain::{self, Phase};
+use crate::config::Config;
+use crate::drain;
+use crate::entrance::{Admitted, Entrance, Place};
 use crate::http;
 use crate::lobby::{Lobby, dice};
-use crate::login::{Access, EXPORTER_LABEL, Exporter, Refusal, Token};
-use crate::metrics::{Tally, Why};
+use crate::login::{EXPORTER_LABEL, Exporter};
 use crate::quotas::Door;
 use crate::session;
+use crate::shared::{Phase, Shared};
+use crate::tally::{Tally, Why};
 use crate::tls;
 
 /// How long we wait when the kernel gives no connection (no descriptors left).
@@ -43,78 +43,10 @@ const NOT_SENT_BYTES: u32 = 32 << 10;
 /// The first byte of every connection of TLS: a record of its handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
-/// What all connections share.
-pub(crate) struct Shared {
-    pub lobby: Arc<Lobby>,
-    pub access: Access,
-    pub pages_token: Option<Token>,
-    pub tally: Tally,
-    pub idle: Duration,
-    pub handshakes_per_s: u32,
-    /// Between a connection and its login may lie so long.
-    pub login_within: Duration,
-    strangers: usize,
-    pub drain: Drain,
-    pub phase: watch::Sender<Phase>,
-    pub started: Instant,
-    tls: TlsAcceptor,
-    door: Mutex<DoorKeeper>,
-}
-
-/// One connection, in the order in which they came.
-type Visitor = u64;
-
-/// The door, and those who have come through it and have not logged in. There are only so many of them: when one more comes, the one goes
-/// who has been there longest. Whoever is honest needs a fraction of a second.
-struct DoorKeeper {
-    door: Door,
-    next: Visitor,
-    strangers: BTreeMap<Visitor, AbortHandle>,
-}
-
-impl Shared {
-    /// What is inside is whole at every panic.
-    fn door(&self) -> MutexGuard<'_, DoorKeeper> {
-        self.door.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many connections there are, and how many of them have not logged in.
-    pub fn connections(&self) -> (usize, usize) {
-        let keeper = self.door();
-        (keeper.door.open(), keeper.strangers.len())
-    }
-}
-
-/// A place inside, among the strangers and after the login among the clients; given back when it is dropped.
-pub(crate) struct Place {
-    shared: Arc<Shared>,
-    visitor: Visitor,
-    from: IpAddr,
-}
-
-impl Place {
-    /// Who has it has proven this key.
-    ///
-    /// # Errors
-    /// He has lost his place meanwhile, or comes too often.
-    pub fn log_in(&self, key: &PeerKey) -> Result<(), Refusal> {
-        let mut keeper = self.shared.door();
-        keeper.strangers.remove(&self.visitor).ok_or(Refusal::Full)?;
-        keeper.door.log_in(Instant::now(), key).map_err(|_| Refusal::ReplacedWait)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut keeper = self.shared.door();
-        keeper.strangers.remove(&self.visitor);
-        keeper.door.left(self.from);
-    }
-}
-
 /// A relay that listens and does not answer yet.
 pub struct Server {
     shared: Arc<Shared>,
+    tls: TlsAcceptor,
     listeners: Vec<TcpListener>,
     pages: Option<TcpListener>,
 }
@@ -135,6 +67,7 @@ impl Server {
         }
         let door = Door::new(config.door, Instant::now(), &mut dice);
         let shared = Shared {
+            entrance: Arc::new(Entrance::new(door, config.strangers)),
             lobby: Arc::new(Lobby::new(config.hall)),
             access: config.access,
             pages_token: config.pages.map(|pages| pages.token),
@@ -142,14 +75,11 @@ impl Server {
             idle: config.hall.idle,
             handshakes_per_s: config.door.handshakes_per_s,
             login_within: config.login_within,
-            strangers: config.strangers,
             drain: config.drain,
             phase: watch::Sender::new(Phase::Open),
             started: Instant::now(),
-            tls,
-            door: Mutex::new(DoorKeeper { door, next: 0, strangers: BTreeMap::new() }),
         };
-        Ok(Server { shared: Arc::new(shared), listeners, pages })
+        Ok(Server { shared: Arc::new(shared), tls, listeners, pages })
     }
 
     /// Where clients reach it.
@@ -166,9 +96,9 @@ impl Server {
     pub async fn run(self, end: impl Future<Output = ()>) {
         // Each connection holds one end: when none is left, all are gone.
         let (alive, mut gone) = mpsc::channel::<()>(1);
-        let mut tasks = tokio::task::JoinSet::new();
+        let mut tasks = JoinSet::new();
         for listener in self.listeners {
-            tasks.spawn(accept(self.shared.clone(), listener, alive.clone()));
+            tasks.spawn(accept(self.shared.clone(), self.tls.clone(), listener, alive.clone()));
         }
         if let Some(listener) = self.pages {
             tasks.spawn(http::serve_plain(self.shared.clone(), listener));
@@ -211,14 +141,16 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
             io::ErrorKind::PermissionDenied => {
                 format!("ports below 1024 need CAP_NET_BIND_SERVICE, which the service has; or write `{key}` with a port above")
             }
-            io::ErrorKind::AddrNotAvailable => format!("no interface has this address: write `{key}: \"[::]:{}\"`", address.port()),
+            io::ErrorKind::AddrNotAvailable => {
+                format!("no interface has this address: write `{key}: \"[::]:{}\"`", address.port())
+            }
             _ => format!("write another `{key}`"),
         };
         anyhow!("{key} {address} cannot be opened: {error}. {remedy}")
     })
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, alive: mpsc::Sender<()>) {
+async fn accept(shared: Arc<Shared>, tls: TlsAcceptor, listener: TcpListener, alive: mpsc::Sender<()>) {
     let mut phase = shared.phase.subscribe();
     let mut is_told = false;
     loop {
@@ -231,7 +163,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, alive: mpsc::Sender<
             Ok((stream, from)) => {
                 is_told = false;
                 shared.tally.accepted();
-                admit(&shared, stream, from, alive.clone());
+                admit(&shared, &tls, stream, from, alive.clone());
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_told, true) {
@@ -244,36 +176,31 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, alive: mpsc::Sender<
 }
 
 /// Lets somebody in as a stranger, in a task of its own, or closes the door.
-fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, alive: mpsc::Sender<()>) {
+fn admit(shared: &Arc<Shared>, tls: &TlsAcceptor, stream: TcpStream, from: SocketAddr, alive: mpsc::Sender<()>) {
     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-    let mut keeper = shared.door();
-    if let Err(turned) = keeper.door.enter(Instant::now(), from.ip()) {
-        shared.tally.refuse(Why::Turned(turned));
-        // At once, and without leaving a port in TIME_WAIT.
-        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        return;
+    let begin = |stream, place| {
+        let (shared, tls) = (shared.clone(), tls.clone());
+        let task = tokio::spawn(async move {
+            connection(&shared, &tls, place, stream, from).await;
+            drop(alive);
+        });
+        task.abort_handle()
+    };
+    match shared.entrance.admit(from.ip(), stream, begin) {
+        Ok(Admitted::WithRoom) => {}
+        Ok(Admitted::InsteadOfAnother) => shared.tally.refuse(Why::PushedOut),
+        Err((turned, stream)) => {
+            shared.tally.refuse(Why::Turned(turned));
+            // At once, and without leaving a port in TIME_WAIT.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
     }
-    if keeper.strangers.len() >= shared.strangers
-        && let Some((_, oldest)) = keeper.strangers.pop_first()
-    {
-        shared.tally.refuse(Why::PushedOut);
-        oldest.abort();
-    }
-    let visitor = keeper.next;
-    keeper.next += 1;
-    let place = Place { shared: shared.clone(), visitor, from: from.ip() };
-    let task = tokio::spawn(async move {
-        connection(&place.shared.clone(), place, stream, from).await;
-        drop(alive);
-    });
-    // The task cannot end before this: its place needs the lock that we hold.
-    keeper.strangers.insert(visitor, task.abort_handle());
 }
 
-async fn connection(shared: &Arc<Shared>, place: Place, stream: TcpStream, from: SocketAddr) {
+async fn connection(shared: &Arc<Shared>, tls: &TlsAcceptor, place: Place, stream: TcpStream, from: SocketAddr) {
     let mut phase = shared.phase.subscribe();
     let opened = async {
-        let opened = timeout(shared.login_within, open(shared, place, stream, from)).await;
+        let opened = timeout(shared.login_within, open(shared, tls, place, stream, from)).await;
         opened.unwrap_or_else(|_| {
             shared.tally.refuse(Why::Late);
             None
@@ -290,7 +217,13 @@ async fn connection(shared: &Arc<Shared>, place: Place, stream: TcpStream, from:
 }
 
 /// From the first byte to a login that holds.
-async fn open(shared: &Arc<Shared>, place: Place, stream: TcpStream, from: SocketAddr) -> Option<http::Opened> {
+async fn open(
+    shared: &Arc<Shared>,
+    tls: &TlsAcceptor,
+    place: Place,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> Option<http::Opened> {
     let socket = SockRef::from(&stream);
     // Without these it is slower, and nothing else.
     let _ = (socket.set_tcp_nodelay(true), socket.set_tcp_notsent_lowat(NOT_SENT_BYTES));
@@ -306,7 +239,7 @@ async fn open(shared: &Arc<Shared>, place: Place, stream: TcpStream, from: Socke
         }
         Ok(_) => {}
     }
-    let stream = match shared.tls.accept(stream).await {
+    let stream = match tls.accept(stream).await {
         Ok(stream) => stream,
         Err(error) => {
             shared.tally.refuse(why(&error));

@@ -16,12 +16,11 @@ use tokio::time::{sleep_until, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_websockets::{CloseCode, Error, Limits, Message, ServerBuilder, WebSocketStream};
 
-use crate::drain::Phase;
 use crate::hall::Transmit;
 use crate::http::Opened;
 use crate::limits::PINGS_WAITING_MAX;
 use crate::lobby::Seat;
-use crate::server::Shared;
+use crate::shared::{Phase, Shared};
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
@@ -52,8 +51,7 @@ pub(crate) async fn run(shared: &Arc<Shared>, opened: Opened) {
     let socket = ServerBuilder::new().limits(limits).serve(stream);
     let (mut sink, source) = socket.split();
     let mut phase = shared.phase.subscribe();
-    let between =
-        Between { pings: AtomicU32::new(0), pinged: Notify::new(), since: Instant::now(), asked: AtomicU64::new(0) };
+    let between = Between { pings: AtomicU32::new(0), pinged: Notify::new(), since: Instant::now(), asked: AtomicU64::new(0) };
     let ping_every = PING_EVERY.min(shared.idle / PINGS_OF_IDLE);
     let reason = tokio::select! {
         reason = read(&seat, source, &between) => reason,

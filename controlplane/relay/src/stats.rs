@@ -6,11 +6,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use crate::hall::{Hall, PeerView};
-use crate::server::Shared;
+use crate::shared::Shared;
 
 /// `/stats`.
 pub(crate) fn stats(shared: &Shared) -> Value {
-    let (connections, strangers) = shared.connections();
+    let (connections, strangers) = shared.entrance.counts();
     let refused: Map<String, Value> = shared.tally.refused().map(|(why, count)| (why.to_owned(), count.into())).collect();
     let (gauges, counters, rooms) = shared.lobby.look(|hall| (hall.gauges(), *hall.counters(), rooms(hall)));
     let counters: Map<String, Value> = counters.iter().map(|(name, _, value)| (name.to_owned(), value.into())).collect();
@@ -60,5 +60,11 @@ fn peer(peer: &PeerView) -> Value {
         "connected_s": peer.connected.as_secs(),
         "idle_s": peer.idle.as_secs(),
         "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        "direct": peer.direct,
+        "trains_sent": peer.counts.trains_sent,
+        "bytes_sent": peer.counts.bytes_sent,
+        "trains_received": peer.counts.trains_received,
+        "bytes_received": peer.counts.bytes_received,
+        "refused": peer.counts.refused,
     })
 }

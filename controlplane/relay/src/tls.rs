@@ -21,9 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::version::TLS13;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::limits::{CHAIN_MAX, PINS_MAX};
 use crate::secret_file::{self, FileError, Readers};
@@ -93,8 +91,10 @@ pub struct Credentials {
 /// Why a certificate and a key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
-    #[error(transparent)]
-    File(#[from] FileError),
+    #[error("{0}")]
+    Certificate(FileError),
+    #[error("{0}")]
+    Key(FileError),
     #[error("{0} holds no certificate as PEM")]
     NoCertificate(String),
     #[error("{0} holds more than {CHAIN_MAX} certificates")]
@@ -109,7 +109,7 @@ impl CredentialsError {
     /// What to write or to run to repair it.
     pub fn remedy(&self) -> String {
         match self {
-            CredentialsError::File(error) => error.remedy(),
+            CredentialsError::Certificate(error) | CredentialsError::Key(error) => error.remedy(),
             CredentialsError::NoCertificate(_) | CredentialsError::TooMany(_) => {
                 "the path of a file with the certificate of this relay first, then those of the CAs between".to_owned()
             }
@@ -126,7 +126,7 @@ impl Credentials {
     /// See [`CredentialsError`].
     pub fn load(certificate: &Path, key: &Path) -> Result<Credentials, CredentialsError> {
         let (shown, key_shown) = (certificate.display().to_string(), key.display().to_string());
-        let text = secret_file::read(certificate, Readers::All)?;
+        let text = secret_file::read(certificate, Readers::All).map_err(CredentialsError::Certificate)?;
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).take(CHAIN_MAX + 1).collect();
         let chain = read.map_err(|_| CredentialsError::NoCertificate(shown.clone()))?;
         if chain.len() > CHAIN_MAX {
@@ -134,7 +134,7 @@ impl Credentials {
         }
         let first = chain.first().ok_or_else(|| CredentialsError::NoCertificate(shown.clone()))?;
         let pin = Pin::of(first).map_err(|_| CredentialsError::NoCertificate(shown.clone()))?;
-        let text = secret_file::read(key, Readers::OwnerOnly)?;
+        let text = secret_file::read(key, Readers::OwnerOnly).map_err(CredentialsError::Key)?;
         let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| CredentialsError::NoKey(key_shown.clone()))?;
         let credentials = Credentials { chain, key, pin };
         match server(&credentials) {

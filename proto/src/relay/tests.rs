@@ -88,7 +88,7 @@ fn to_relay(which: u8, peer: PeerKey, train: &OwnedTrain, on: bool, id: u64) -> 
 }
 
 impl Owned {
-    fn from_relay(&self) -> Option<FromRelay<'_>> {
+    fn record(&self) -> Option<FromRelay<'_>> {
         let Owned::From(which, peer, train, on, id, rooms, relays, [one, other]) = self else { return None };
         let (peer, on, id, room, metadata) = (*peer, *on, *id, rooms[0].clone(), train.metadata());
         Some(match which {
@@ -110,7 +110,7 @@ impl Owned {
     fn bytes(&self) -> Vec<u8> {
         match self {
             Owned::To(which, key, train, on, id) => to_relay(*which, *key, train, *on, *id).encode().unwrap(),
-            Owned::From(..) => self.from_relay().unwrap().encode().unwrap(),
+            Owned::From(..) => self.record().unwrap().encode().unwrap(),
         }
     }
 
@@ -121,7 +121,7 @@ impl Owned {
                 ToRelay::decode(bytes) == Ok(Some(to_relay(*which, *key, train, *on, *id)))
                     && FromRelay::decode(bytes) == Ok(None)
             }
-            Owned::From(..) => FromRelay::decode(bytes) == Ok(self.from_relay()) && ToRelay::decode(bytes) == Ok(None),
+            Owned::From(..) => FromRelay::decode(bytes) == Ok(self.record()) && ToRelay::decode(bytes) == Ok(None),
         }
     }
 

@@ -135,6 +135,7 @@ fn a_file_that_is_not_there_or_not_ours_alone_names_what_to_run() {
 #[test]
 fn what_is_shown_of_a_file_plays_with_no_terminal() {
     let dir = directory();
-    let mistakes = read(dir.path(), &format!("{HEAD}rooms: {{ lab: {{ token_file: lab.token }} }}\n\"\\e[31m\": 1\n")).unwrap_err();
+    let mistakes =
+        read(dir.path(), &format!("{HEAD}rooms: {{ lab: {{ token_file: lab.token }} }}\n\"\\e[31m\": 1\n")).unwrap_err();
     assert!(!mistakes.to_string().contains('\u{1b}'), "{mistakes}");
 }

@@ -50,14 +50,13 @@ async fn metrics_tell_clients_rooms_and_refusals_by_their_reason() {
 
 #[tokio::test]
 async fn where_the_file_says_so_the_pages_are_shown_without_tls() {
-    let relay = Relay::new(
-        "rooms:\n  lab: { token_file: lab.token }\npages: { listen: 127.0.0.1:0, token_file: pages.token }\n",
-    )
-    .await;
+    let relay =
+        Relay::new("rooms:\n  lab: { token_file: lab.token }\npages: { listen: 127.0.0.1:0, token_file: pages.token }\n").await;
     let address = relay.pages.expect("a second listener");
     let ask = async |path: &str, token: &str| {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
-        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
+        let head =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("the request goes out");
         let mut answer = String::new();
         soon("an answer", stream.read_to_string(&mut answer)).await.expect("text");

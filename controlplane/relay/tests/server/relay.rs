@@ -73,7 +73,7 @@ impl Relay {
         let server = Server::bind(config).await.expect("free ports");
         let (end, ended) = oneshot::channel::<()>();
         let (address, pages) = (server.addresses()[0], server.pages_address());
-        let running = tokio::spawn(server.run(async {
+        let running = tokio::spawn(server.run(async move {
             let _ = ended.await;
         }));
         Relay {

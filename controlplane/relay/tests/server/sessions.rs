@@ -34,7 +34,8 @@ async fn two_clients_meet_in_a_room_and_pass_a_train_both_ways() {
         client.hear_of("an introduction", |record| matches!(record, FromRelay::Introduction { .. })).await;
     }
     drop(other);
-    let left = |record: &FromRelay<'_>| matches!(record, FromRelay::Left { peer, reason: LeftReason::GONE, .. } if *peer == other_key);
+    let left =
+        |record: &FromRelay<'_>| matches!(record, FromRelay::Left { peer, reason: LeftReason::GONE, .. } if *peer == other_key);
     one.hear_of("the other has gone", left).await;
 }
 
