@@ -161,12 +161,6 @@ async fn keep(shared: Arc<Shared>) {
     }
 }
 
-/// Randomness of the system.
-fn random(out: &mut [u8]) {
-    // It fails only where the machine has none at all, and then pauses are even.
-    let _ = aws_lc_rs::rand::fill(out);
-}
-
 impl Shared {
     /// Does something with the state; what it has to tell is told in its order.
     fn with<T>(&self, action: impl FnOnce(&mut State) -> T) -> T {

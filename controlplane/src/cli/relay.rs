@@ -1,4 +1,6 @@
-//! `adit relay`: runs a relay, or makes all that a new one needs.
+//! `adit relay`: runs a relay, makes all that a new one needs, or finds out whether one works.
+
+mod check;
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -39,15 +41,26 @@ enum RelayCommand {
         #[arg(long, value_name = "HOST")]
         name: Option<String>,
     },
+    /// Registers at a relay as a gateway does, has a message passed, and says what works, what does not and what to do about it.
+    /// Exit code 0: all is well; 1: not; 2: the command was not understood
+    Check(check::Check),
 }
 
-/// Does what was asked. What `init` gives is to be printed.
+/// Does what was asked. What `init` and `check` give is to be printed.
 ///
 /// # Errors
 /// It cannot be done; the message says what to do about it.
 pub fn run(relay: Relay) -> anyhow::Result<Option<String>> {
     match (relay.command, relay.config) {
         (Some(RelayCommand::Init { dir, name }), _) => make(&dir, name).map(Some),
+        (Some(RelayCommand::Check(check)), _) => {
+            let (text, all_well) = check::run(&check)?;
+            if all_well {
+                return Ok(Some(text));
+            }
+            super::print(&text)?;
+            Err(super::AlreadyReported.into())
+        }
         (None, Some(config)) => serve(&config).map(|()| None),
         // The command line wants one of them.
         (None, None) => Ok(None),

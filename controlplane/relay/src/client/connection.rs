@@ -15,6 +15,7 @@ use super::events::Delivery;
 use super::failure::{Cause, Failure};
 use super::open::{self, Opened, WebSocket};
 use super::plan::Attempt;
+use crate::lobby::dice;
 
 /// One attempt, and the registration that comes of it. It ends with what it was worth, which the state has been told.
 pub(super) async fn run(shared: Arc<Shared>, attempt: Attempt) {
@@ -31,7 +32,7 @@ pub(super) async fn run(shared: Arc<Shared>, attempt: Attempt) {
     };
     tracing::debug!("relay {}: {failure}", shared.targets[relay].at);
     shared.events.room().await;
-    shared.with(|state| state.handle_end(Instant::now(), relay, failure, &mut super::random));
+    shared.with(|state| state.handle_end(Instant::now(), relay, failure, &mut dice));
 }
 
 async fn keep(shared: &Shared, relay: usize, socket: WebSocket) -> Cause {
@@ -63,12 +64,15 @@ async fn read(shared: &Shared, relay: usize, mut stream: SplitStream<WebSocket>)
             Ok(train) => train,
             Err(cause) => return cause,
         };
-        if let Some((from, train)) = train {
-            let payload = bytes.slice_ref(train.payload);
-            let delivery = Delivery { relay, from, kind: train.kind, class: train.class, segment: train.segment, payload };
-            if !shared.events.deliver(delivery) {
-                shared.with(|state| state.handle_undelivered(relay));
-            }
+        let Some((from, train)) = train else {
+            // It may have said when it stops.
+            shared.has_changed[relay].notify_one();
+            continue;
+        };
+        let payload = bytes.slice_ref(train.payload);
+        let delivery = Delivery { relay, from, kind: train.kind, class: train.class, segment: train.segment, payload };
+        if !shared.events.deliver(delivery) {
+            shared.with(|state| state.handle_undelivered(relay));
         }
     }
 }

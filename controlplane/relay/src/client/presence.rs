@@ -10,31 +10,38 @@ use crate::limits::SIGHTINGS_OF_RELAY_MAX;
 /// A relay, by its place in the configuration.
 type Relays = BTreeSet<usize>;
 
+/// What it is that a relay sees somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// No relay had said so.
+    First,
+    Again,
+    /// This relay has told of more than are remembered.
+    TooMany,
+}
+
 /// Who is in which room, and the relays that say so.
 #[derive(Debug, Default)]
 pub(crate) struct Presence {
     peers: BTreeMap<PeerKey, BTreeMap<RoomName, Relays>>,
     /// How many sightings there are of each relay.
     counts: BTreeMap<usize, usize>,
-    /// Sightings that were not remembered, since there were too many of their relay.
-    ignored: u64,
 }
 
 impl Presence {
-    /// A relay sees somebody in a room. True where none had said so.
-    pub(crate) fn handle_joined(&mut self, relay: usize, room: RoomName, peer: PeerKey) -> bool {
+    /// A relay sees somebody in a room.
+    pub(crate) fn handle_joined(&mut self, relay: usize, room: RoomName, peer: PeerKey) -> Seen {
         if self.peers.get(&peer).and_then(|rooms| rooms.get(&room)).is_some_and(|relays| relays.contains(&relay)) {
-            return false;
+            return Seen::Again;
         }
         let count = self.counts.entry(relay).or_default();
         if *count == SIGHTINGS_OF_RELAY_MAX {
-            self.ignored += 1;
-            return false;
+            return Seen::TooMany;
         }
         *count += 1;
         let relays = self.peers.entry(peer).or_default().entry(room).or_default();
         relays.insert(relay);
-        relays.len() == 1
+        if relays.len() == 1 { Seen::First } else { Seen::Again }
     }
 
     /// A relay does not see somebody any more. True where none does.
@@ -76,9 +83,9 @@ impl Presence {
         self.peers.get(&peer).into_iter().flat_map(|rooms| rooms.values().flatten().copied()).collect()
     }
 
-    /// How many sightings were not remembered.
-    pub(crate) fn ignored(&self) -> u64 {
-        self.ignored
+    /// How many sightings of a relay are remembered.
+    pub(crate) fn sightings_of(&self, relay: usize) -> usize {
+        self.counts.get(&relay).copied().unwrap_or_default()
     }
 }
 
@@ -106,10 +113,9 @@ mod tests {
     #[test]
     fn somebody_is_there_as_long_as_one_relay_sees_them() {
         let mut presence = Presence::default();
-        assert!(presence.handle_joined(0, room("lab"), A));
-        assert!(!presence.handle_joined(0, room("lab"), A), "said twice");
-        assert!(!presence.handle_joined(1, room("lab"), A) && presence.handle_joined(1, room("lab"), B));
-        assert!(presence.handle_joined(1, room("house"), A));
+        let sights = [(0, "lab", A), (0, "lab", A), (1, "lab", A), (1, "lab", B), (1, "house", A)];
+        let seen = sights.map(|(relay, name, peer)| presence.handle_joined(relay, room(name), peer));
+        assert_eq!(seen, [Seen::First, Seen::Again, Seen::Again, Seen::First, Seen::First]);
         assert_eq!(presence.relays_of(A), Relays::from([0, 1]));
         assert!(!presence.handle_left(0, &room("lab"), A) && !presence.handle_left(0, &room("lab"), A));
         assert_eq!((presence.relays_of(A), presence.relays_of(B)), (Relays::from([1]), Relays::from([1])));
@@ -139,11 +145,13 @@ mod tests {
             PeerKey(key)
         };
         for number in 0..SIGHTINGS_OF_RELAY_MAX + 100 {
-            presence.handle_joined(0, room("lab"), key(number));
+            let expected = if number < SIGHTINGS_OF_RELAY_MAX { Seen::First } else { Seen::TooMany };
+            assert_eq!(presence.handle_joined(0, room("lab"), key(number)), expected);
         }
-        assert_eq!((presence.peers.len(), presence.ignored()), (SIGHTINGS_OF_RELAY_MAX, 100));
-        assert!(presence.handle_joined(1, room("lab"), A));
-        assert!(presence.handle_left(0, &room("lab"), key(0)) && presence.handle_joined(0, room("lab"), B));
+        assert_eq!(presence.peers.len(), SIGHTINGS_OF_RELAY_MAX);
+        assert_eq!(presence.handle_joined(1, room("lab"), A), Seen::First);
+        assert!(presence.handle_left(0, &room("lab"), key(0)));
+        assert_eq!(presence.handle_joined(0, room("lab"), B), Seen::First);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::failure::{Cause, Failure};
 use super::home::{Home, RoundTrips};
 use super::open::Welcome;
 use super::plan::{Attempt, Phase, Plan};
-use super::presence::{Presence, reached_by};
+use super::presence::{Presence, Seen, reached_by};
 use super::pulse::Pulse;
 use crate::queue::{Bounds, Dropped, Popped, Queue};
 
@@ -41,8 +41,10 @@ pub struct Counters {
     pub undelivered: u64,
     /// Records of types that are not known here.
     pub unknown: u64,
-    /// Records that this client is not told, or not a second time.
+    /// Records that say nothing at this moment: an answer to no question, a second welcome.
     pub unexpected: u64,
+    /// Peers that were not remembered, since the relay told of too many.
+    pub unremembered: u64,
 }
 
 /// What a relay does now.
@@ -69,6 +71,8 @@ pub struct RelayStatus {
     /// The address by which it was reached, and what it said, while registered.
     pub place: Option<String>,
     pub welcome: Option<Welcome>,
+    /// Peers that it sees, each once for each room.
+    pub peers: usize,
     /// The last round trip, and the median of a minute.
     pub rtt: Option<Duration>,
     pub median: Option<Duration>,
@@ -213,8 +217,9 @@ impl State {
     fn handle_news(&mut self, relay: usize, record: FromRelay) {
         let event = match record {
             FromRelay::Joined { room, peer, metadata } => {
-                let is_new = self.presence.handle_joined(relay, room.clone(), peer);
-                is_new.then(|| Event::Joined { room, peer, metadata: Bytes::copy_from_slice(metadata) })
+                let seen = self.presence.handle_joined(relay, room.clone(), peer);
+                self.relays[relay].counters.unremembered += u64::from(seen == Seen::TooMany);
+                (seen == Seen::First).then(|| Event::Joined { room, peer, metadata: Bytes::copy_from_slice(metadata) })
             }
             FromRelay::Left { room, peer, reason } => {
                 let is_gone = self.presence.handle_left(relay, &room, peer);
@@ -349,6 +354,7 @@ impl State {
             is_home: self.home.relay() == Some(index),
             place: session.map(|session| session.place.clone()),
             welcome: session.map(|session| session.welcome.clone()),
+            peers: self.presence.sightings_of(index),
             rtt: session.and_then(|session| session.pulse.rtt()),
             median: relay.trips.median(now),
             last_failure: relay.last_failure.as_ref().map(|(at, failure)| (now.saturating_duration_since(*at), failure.clone())),

@@ -1,19 +1,7 @@
 //! Pauses and the choice of relays, in virtual time.
 
 use super::*;
-
-/// A generator whose numbers are the same in each run.
-fn seeded(seed: u64) -> impl FnMut(&mut [u8]) {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    move |out: &mut [u8]| {
-        for byte in out {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            *byte = state.to_be_bytes()[0];
-        }
-    }
-}
+use crate::testing::Dice;
 
 fn relays(attempts: &[Attempt]) -> Vec<usize> {
     attempts.iter().map(|attempt| attempt.relay).collect()
@@ -37,7 +25,7 @@ fn two_relays_are_tried_at_once_and_the_others_wait() {
 fn pauses_double_up_to_a_minute_and_differ_between_clients() {
     let mut firsts = Vec::new();
     for seed in 0..40 {
-        let (mut now, mut random) = (Instant::now(), seeded(seed));
+        let (mut now, mut random) = (Instant::now(), Dice::new(seed));
         let mut plan = Plan::new(now, 1);
         for failures in 0..12 {
             assert_eq!(relays(&due(&mut plan, now)), [0]);
@@ -58,7 +46,7 @@ fn pauses_double_up_to_a_minute_and_differ_between_clients() {
 
 #[test]
 fn a_registration_that_falls_over_at_once_does_not_end_the_row() {
-    let (mut now, mut random) = (Instant::now(), seeded(1));
+    let (mut now, mut random) = (Instant::now(), Dice::new(1));
     let mut plan = Plan::new(now, 1);
     let mut pause_after = |lasted: Duration| {
         now = plan.poll_timeout().unwrap();
@@ -75,7 +63,7 @@ fn a_registration_that_falls_over_at_once_does_not_end_the_row() {
 
 #[test]
 fn the_end_of_one_relay_leaves_the_other_alone() {
-    let (start, mut random) = (Instant::now(), seeded(2));
+    let (start, mut random) = (Instant::now(), Dice::new(2));
     let mut plan = Plan::new(start, 2);
     due(&mut plan, start);
     plan.handle_registered(start, 0);
@@ -93,7 +81,7 @@ fn the_end_of_one_relay_leaves_the_other_alone() {
 
 #[test]
 fn a_relay_that_fails_again_and_again_gives_way_and_comes_back_in_turn() {
-    let (mut now, mut random) = (Instant::now(), seeded(3));
+    let (mut now, mut random) = (Instant::now(), Dice::new(3));
     let mut plan = Plan::new(now, 3);
     due(&mut plan, now);
     plan.handle_registered(now, 0);
@@ -113,7 +101,7 @@ fn a_relay_that_fails_again_and_again_gives_way_and_comes_back_in_turn() {
 
 #[test]
 fn what_only_people_can_change_is_asked_once_a_minute() {
-    let (mut now, mut random) = (Instant::now(), seeded(4));
+    let (mut now, mut random) = (Instant::now(), Dice::new(4));
     let mut plan = Plan::new(now, 1);
     for _ in 0..5 {
         due(&mut plan, now);
@@ -126,7 +114,7 @@ fn what_only_people_can_change_is_asked_once_a_minute() {
 
 #[test]
 fn a_relay_that_has_no_room_is_given_time() {
-    let (now, mut random) = (Instant::now(), seeded(9));
+    let (now, mut random) = (Instant::now(), Dice::new(9));
     let mut plan = Plan::new(now, 1);
     due(&mut plan, now);
     plan.handle_end(now, 0, End::Busy, &mut random);
@@ -136,7 +124,7 @@ fn a_relay_that_has_no_room_is_given_time() {
 
 #[test]
 fn two_holders_of_one_key_meet_ever_more_rarely() {
-    let (start, mut randoms) = (Instant::now(), [seeded(5), seeded(6)]);
+    let (start, mut randoms) = (Instant::now(), [Dice::new(5), Dice::new(6)]);
     let mut plans = [Plan::new(start, 1), Plan::new(start, 1)];
     let (mut connects, mut holder) = (0, None);
     for second in 0..3600 {
@@ -159,7 +147,7 @@ fn two_holders_of_one_key_meet_ever_more_rarely() {
 
 #[test]
 fn a_relay_that_stops_is_asked_again_when_it_said_so_without_growing_pauses() {
-    let (start, mut random) = (Instant::now(), seeded(7));
+    let (start, mut random) = (Instant::now(), Dice::new(7));
     let mut plan = Plan::new(start, 1);
     due(&mut plan, start);
     plan.handle_registered(start, 0);
@@ -194,7 +182,7 @@ fn a_relay_that_stops_is_asked_again_when_it_said_so_without_growing_pauses() {
 
 #[test]
 fn a_relay_that_stops_and_names_others_is_left_at_once() {
-    let (now, mut random) = (Instant::now(), seeded(8));
+    let (now, mut random) = (Instant::now(), Dice::new(8));
     let mut plan = Plan::new(now, 1);
     due(&mut plan, now);
     plan.handle_registered(now, 0);
