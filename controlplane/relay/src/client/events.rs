@@ -17,26 +17,63 @@ use crate::limits::{DELIVERIES_WAITING_MAX, EVENTS_WAITING_MAX};
 /// Something that happened. `relay` is a place in the configured list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    Registered { relay: usize, welcome: Welcome },
+    Registered {
+        relay: usize,
+        welcome: Welcome,
+    },
     /// An attempt came to nothing, or a registration ended. It goes on by itself.
-    Failed { relay: usize, failure: Failure },
+    Failed {
+        relay: usize,
+        failure: Failure,
+    },
     /// The relay is about to stop; the client leaves it in so much time.
-    Draining { relay: usize, leaving_in: Duration },
+    Draining {
+        relay: usize,
+        leaving_in: Duration,
+    },
     /// Another relay is the home relay now; none, if the client is registered nowhere.
-    Home { relay: Option<usize> },
+    Home {
+        relay: Option<usize>,
+    },
     /// Somebody is in a room. What it says of itself nobody has verified.
-    Joined { room: RoomName, peer: PeerKey, metadata: Bytes },
+    Joined {
+        room: RoomName,
+        peer: PeerKey,
+        metadata: Bytes,
+    },
     /// No relay sees somebody in a room any more; without a reason if the relays that did are lost.
-    Left { room: RoomName, peer: PeerKey, reason: Option<LeftReason> },
+    Left {
+        room: RoomName,
+        peer: PeerKey,
+        reason: Option<LeftReason>,
+    },
     /// Somebody says something else of itself. Each relay tells it.
-    Described { room: RoomName, peer: PeerKey, metadata: Bytes },
-    Introduced { relay: usize, introduction: Introduction },
+    Described {
+        room: RoomName,
+        peer: PeerKey,
+        metadata: Bytes,
+    },
+    Introduced {
+        relay: usize,
+        introduction: Introduction,
+    },
     /// Somebody to whom something was sent is in no common room.
-    Absent { relay: usize, peer: PeerKey, last_seen: Option<Duration> },
+    Absent {
+        relay: usize,
+        peer: PeerKey,
+        last_seen: Option<Duration>,
+    },
     /// The data of a peer goes by a direct path, or comes back to the relay.
-    PeerDirect { peer: PeerKey, on: bool },
+    PeerDirect {
+        peer: PeerKey,
+        on: bool,
+    },
     /// Something of this client's was dropped by a relay that had had enough of it.
-    Throttled { relay: usize, what: Quota, wait: Duration },
+    Throttled {
+        relay: usize,
+        what: Quota,
+        wait: Duration,
+    },
     Delivered(Delivery),
 }
 
@@ -151,14 +188,8 @@ mod tests {
     #[tokio::test]
     async fn who_does_not_read_is_waited_for_and_loses_data_only() {
         let (sender, mut events) = channel();
-        let delivery = |kind| Delivery {
-            relay: 0,
-            from: PeerKey([1; 32]),
-            kind,
-            class: 0,
-            segment: 0,
-            payload: Bytes::from_static(b"x"),
-        };
+        let delivery =
+            |kind| Delivery { relay: 0, from: PeerKey([1; 32]), kind, class: 0, segment: 0, payload: Bytes::from_static(b"x") };
         let delivered = (0..DELIVERIES_WAITING_MAX + 10).filter(|_| sender.deliver(delivery(Kind::Esp))).count();
         assert_eq!(delivered, DELIVERIES_WAITING_MAX);
         assert!(sender.deliver(delivery(Kind::Ike)), "it has room of its own");

@@ -46,10 +46,22 @@ pub enum Cause {
     NotTls,
     OldTls,
     TlsFailed(String),
-    WrongPin { pinned: Vec<Pin>, seen: Pin },
-    Expired { not_after: UnixTime, now: UnixTime },
-    NotYetValid { not_before: UnixTime, now: UnixTime },
-    WrongName { expected: String, presented: Vec<String> },
+    WrongPin {
+        pinned: Vec<Pin>,
+        seen: Pin,
+    },
+    Expired {
+        not_after: UnixTime,
+        now: UnixTime,
+    },
+    NotYetValid {
+        not_before: UnixTime,
+        now: UnixTime,
+    },
+    WrongName {
+        expected: String,
+        presented: Vec<String>,
+    },
     UnknownIssuer,
     BadCertificate(String),
     /// HTTP, but no relay: the status, and where it leads.
@@ -57,7 +69,11 @@ pub enum Cause {
     /// The signature over this end of the TLS connection is not right at the other end.
     TlsEndsBefore,
     UnknownRoom(Vec<RoomName>),
-    NotListed { key: PeerKey, rooms: Vec<RoomName>, with_token: bool },
+    NotListed {
+        key: PeerKey,
+        rooms: Vec<RoomName>,
+        with_token: bool,
+    },
     LoginNotUnderstood,
     Full,
     /// It refuses to begin something that it cannot finish.
@@ -95,7 +111,9 @@ impl Cause {
             return Cause::WrongPin { pinned: pins.to_vec(), seen: wrong.seen };
         }
         match error {
-            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => Cause::NotTls,
+            rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion) => {
+                Cause::NotTls
+            }
             rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
             | rustls::Error::PeerIncompatible(
                 PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
@@ -108,7 +126,9 @@ impl Cause {
     fn of_certificate(error: &CertificateError) -> Cause {
         match error {
             CertificateError::ExpiredContext { time, not_after } => Cause::Expired { not_after: *not_after, now: *time },
-            CertificateError::NotValidYetContext { time, not_before } => Cause::NotYetValid { not_before: *not_before, now: *time },
+            CertificateError::NotValidYetContext { time, not_before } => {
+                Cause::NotYetValid { not_before: *not_before, now: *time }
+            }
             CertificateError::NotValidForNameContext { expected, presented } => {
                 Cause::WrongName { expected: expected.to_str().into_owned(), presented: presented.clone() }
             }
@@ -212,17 +232,21 @@ impl Cause {
             Cause::ProxyUnreachable(..) => "correct HTTPS_PROXY, or name the relay in NO_PROXY if no proxy is needed".to_owned(),
             Cause::ProxyRefused(_, 407) => "give name and password in HTTPS_PROXY: http://NAME:PASSWORD@HOST:PORT".to_owned(),
             Cause::ProxyRefused(..) => "have the proxy allow CONNECT to this relay and port; most allow port 443 only".to_owned(),
-            Cause::NotTls => {
-                "correct the port; behind a captive portal log in to the network with a browser first".to_owned()
+            Cause::NotTls => "correct the port; behind a captive portal log in to the network with a browser first".to_owned(),
+            Cause::OldTls => {
+                "something in front of the relay ends TLS: have it pass TCP through; a relay itself speaks 1.3".to_owned()
             }
-            Cause::OldTls => "something in front of the relay ends TLS: have it pass TCP through; a relay itself speaks 1.3".to_owned(),
             Cause::TlsFailed(_) => "look into the log of the relay; a firewall that looks into TLS does this too".to_owned(),
             Cause::WrongPin { seen, .. } => format!(
                 "if the relay has a new key, which its operator can tell (adit relay init printed it), pin {seen}; if not, somebody \
                  or something in between answers in its place"
             ),
-            Cause::Expired { .. } => "have the certificate of the relay renewed; if its end is not past, set the clock here".to_owned(),
-            Cause::NotYetValid { .. } => "set the clock of this machine; with a pin in place of a CA no clock is needed".to_owned(),
+            Cause::Expired { .. } => {
+                "have the certificate of the relay renewed; if its end is not past, set the clock here".to_owned()
+            }
+            Cause::NotYetValid { .. } => {
+                "set the clock of this machine; with a pin in place of a CA no clock is needed".to_owned()
+            }
             Cause::WrongName { .. } => "use one of these names, or have the certificate made for this one".to_owned(),
             Cause::UnknownIssuer => "give the CA that signed the certificate of this relay, or a pin".to_owned(),
             Cause::BadCertificate(_) => "have the certificate of the relay made anew, or use a pin".to_owned(),
@@ -236,11 +260,17 @@ impl Cause {
             Cause::NotListed { key, with_token: false, .. } => {
                 format!("list the key {key} in the room at the relay, or give the token of the room here")
             }
-            Cause::NotListed { key, .. } => format!("give the token that the relay has for the room, or list the key {key} there"),
+            Cause::NotListed { key, .. } => {
+                format!("give the token that the relay has for the room, or list the key {key} there")
+            }
             Cause::LoginNotUnderstood => "use versions of adit that fit together here and at the relay".to_owned(),
             Cause::Full => "it is tried again; if it stays so, raise the limits of the relay or add another one".to_owned(),
-            Cause::Draining | Cause::Stopping => "it is tried again; name a second relay, so that one can be restarted".to_owned(),
-            Cause::Replaced(_) => "give each gateway a key of its own: two that share a state directory or a copy of it do this".to_owned(),
+            Cause::Draining | Cause::Stopping => {
+                "it is tried again; name a second relay, so that one can be restarted".to_owned()
+            }
+            Cause::Replaced(_) => {
+                "give each gateway a key of its own: two that share a state directory or a copy of it do this".to_owned()
+            }
             Cause::Misbehaved(_) => "use versions of adit that fit together here and at the relay".to_owned(),
             Cause::Closed(_) | Cause::Silent => "it is tried again; the log of the relay may say why".to_owned(),
         }

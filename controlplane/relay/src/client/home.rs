@@ -69,7 +69,9 @@ impl Home {
         let chosen = match registered.iter().find(|(relay, _)| Some(*relay) == self.relay) {
             Some((relay, trips)) => Some(nearer(now, trips, registered).unwrap_or(*relay)),
             // The order of the configuration decides where nothing is measured.
-            None => registered.iter().min_by_key(|(_, trips)| trips.median(now).unwrap_or(Duration::MAX)).map(|(relay, _)| *relay),
+            None => {
+                registered.iter().min_by_key(|(_, trips)| trips.median(now).unwrap_or(Duration::MAX)).map(|(relay, _)| *relay)
+            }
         };
         let is_other = chosen != self.relay;
         self.relay = chosen;

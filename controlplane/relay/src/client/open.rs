@@ -135,7 +135,11 @@ async fn log_in(target: &Target, at: &HostPort, key: &ClientKey, stream: TlsStre
         .body(Empty::<Bytes>::new())
         .map_err(|error| Cause::Misconfigured(error.to_string()))?;
     let closed = |error: hyper::Error| {
-        if error.is_parse() { Cause::Misbehaved("what is not HTTP".to_owned()) } else { Cause::Closed(format!("it closed the connection during the login ({error})")) }
+        if error.is_parse() {
+            Cause::Misbehaved("what is not HTTP".to_owned())
+        } else {
+            Cause::Closed(format!("it closed the connection during the login ({error})"))
+        }
     };
     let answer = http::ask(stream, request).await.map_err(closed)?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -52,10 +52,16 @@ struct Drained {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Two others are enough; it may be tried again after this moment.
-    Spare { not_before: Instant },
-    Waiting { until: Instant },
+    Spare {
+        not_before: Instant,
+    },
+    Waiting {
+        until: Instant,
+    },
     Connecting,
-    Registered { since: Instant },
+    Registered {
+        since: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -81,7 +87,8 @@ pub(crate) struct Plan(Vec<Relay>);
 
 impl Plan {
     pub(crate) fn new(now: Instant, relays: usize) -> Plan {
-        let phase = |index| if index < REGISTRATIONS_MAX { Phase::Waiting { until: now } } else { Phase::Spare { not_before: now } };
+        let phase =
+            |index| if index < REGISTRATIONS_MAX { Phase::Waiting { until: now } } else { Phase::Spare { not_before: now } };
         Plan((0..relays).map(|index| Relay { phase: phase(index), failures: 0, replaced: 0, drained: None }).collect())
     }
 
@@ -113,18 +120,16 @@ impl Plan {
     pub(crate) fn handle_drain(&mut self, now: Instant, relay: usize, times: (Duration, Duration), to: Vec<HostPort>) -> Instant {
         let (come_back_in, try_for) = times;
         let come_back_at = if to.is_empty() { now + come_back_in.min(DRAIN_MAX) } else { now };
-        self.0[relay].drained = Some(Drained {
-            come_back_at,
-            patient_until: come_back_at + try_for.min(DRAIN_MAX),
-            elsewhere: to.into(),
-        });
+        self.0[relay].drained =
+            Some(Drained { come_back_at, patient_until: come_back_at + try_for.min(DRAIN_MAX), elsewhere: to.into() });
         come_back_at
     }
 
     /// An attempt came to nothing, or a registration has ended.
     pub(crate) fn handle_end(&mut self, now: Instant, index: usize, end: End, random: &mut dyn Random) {
         let relay = &mut self.0[index];
-        let lasted = if let Phase::Registered { since } = relay.phase { now.saturating_duration_since(since) } else { Duration::ZERO };
+        let lasted =
+            if let Phase::Registered { since } = relay.phase { now.saturating_duration_since(since) } else { Duration::ZERO };
         if lasted >= SETTLED {
             relay.failures = 0;
         }
@@ -164,7 +169,13 @@ impl Relay {
         if let Some(drained) = self.drained.as_ref().filter(|drained| now < drained.patient_until) {
             // Its end was announced: no failure, and no reason for longer pauses. The first moment was drawn by the relay.
             let others = !drained.elsewhere.is_empty();
-            return if others { now } else if now < drained.come_back_at { drained.come_back_at } else { now + jittered(PAUSE, random) };
+            return if others {
+                now
+            } else if now < drained.come_back_at {
+                drained.come_back_at
+            } else {
+                now + jittered(PAUSE, random)
+            };
         }
         self.drained = None;
         self.failures = self.failures.saturating_add(1);

@@ -96,7 +96,10 @@ pub(crate) fn reached_by(seen_by: &Relays, order: &[(usize, bool)]) -> Option<us
     let seeing = || order.iter().filter(|(relay, _)| seen_by.contains(relay));
     let answering = |list: &mut dyn Iterator<Item = &(usize, bool)>| list.find(|(_, is_late)| !is_late).map(|(relay, _)| *relay);
     let first = |list: &mut dyn Iterator<Item = &(usize, bool)>| list.next().map(|(relay, _)| *relay);
-    answering(&mut seeing()).or_else(|| first(&mut seeing())).or_else(|| answering(&mut order.iter())).or_else(|| first(&mut order.iter()))
+    answering(&mut seeing())
+        .or_else(|| first(&mut seeing()))
+        .or_else(|| answering(&mut order.iter()))
+        .or_else(|| first(&mut order.iter()))
 }
 
 #[cfg(test)]

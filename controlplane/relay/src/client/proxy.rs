@@ -118,11 +118,13 @@ impl Proxy {
         let mut request = Request::connect(to.as_str()).header(HOST, to.as_str());
         if let Some(credentials) = &self.credentials {
             let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(credentials.as_bytes())));
-            let mut value = HeaderValue::from_str(&text).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), error.to_string()))?;
+            let mut value =
+                HeaderValue::from_str(&text).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), error.to_string()))?;
             value.set_sensitive(true);
             request = request.header(PROXY_AUTHORIZATION, value);
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), error.to_string()))?;
+        let request =
+            request.body(Empty::<Bytes>::new()).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), error.to_string()))?;
         let answer = http::ask(socket, request).await.map_err(closed)?;
         if !answer.status().is_success() {
             return Err(Cause::ProxyRefused(self.at.clone(), answer.status().as_u16()));
@@ -143,7 +145,10 @@ mod tests {
     #[test]
     fn a_proxy_is_read_and_its_password_not_shown() {
         let proxy: Proxy = "http://me:p%40ss@proxy.example:8080/".parse().unwrap();
-        assert_eq!((proxy.at.as_str(), proxy.credentials.as_deref().map(String::as_str)), ("proxy.example:8080", Some("me:p@ss")));
+        assert_eq!(
+            (proxy.at.as_str(), proxy.credentials.as_deref().map(String::as_str)),
+            ("proxy.example:8080", Some("me:p@ss"))
+        );
         assert_eq!(format!("{proxy:?}"), "Proxy(proxy.example:8080)");
         assert_eq!("proxy.example".parse::<Proxy>().unwrap().at.as_str(), "proxy.example:3128");
         for wrong in ["", "http://", "socks5://proxy:1080", "https://proxy:443", "http://a b:1", "http://me:%4@proxy:1"] {

@@ -152,7 +152,13 @@ impl State {
         let relay = &mut self.relays[index];
         relay.since = now;
         relay.counters.registrations += 1;
-        let session = Session { place, welcome: welcome.clone(), pulse: Pulse::new(now), queue: Queue::new(Bounds::default()), leave_at: None };
+        let session = Session {
+            place,
+            welcome: welcome.clone(),
+            pulse: Pulse::new(now),
+            queue: Queue::new(Bounds::default()),
+            leave_at: None,
+        };
         let session = relay.session.insert(session);
         self.events.push_back(Event::Registered { relay: index, welcome });
         if let Some(record) = description(&self.metadata) {
@@ -348,7 +354,13 @@ impl State {
                 Phase::Spare { .. } => Standing::Spare,
                 Phase::Waiting { until } => Standing::Waiting(until.saturating_duration_since(now)),
                 Phase::Connecting => Standing::Connecting,
-                Phase::Registered { .. } => if is_late { Standing::Late } else { Standing::Registered },
+                Phase::Registered { .. } => {
+                    if is_late {
+                        Standing::Late
+                    } else {
+                        Standing::Registered
+                    }
+                }
             },
             since: now.saturating_duration_since(relay.since),
             is_home: self.home.relay() == Some(index),

@@ -161,7 +161,8 @@ async fn a_login_that_is_refused_says_what_to_change_where() {
     let relay = Relay::new().await;
     let unknown = first_failure(client::Relay { rooms: vec![room("cellar")], ..relay.lab() }).await;
     says(&unknown, "unknown_room", &["no such room (cellar)", "add the room"]);
-    let (handle, mut events) = crate::site::client(vec![client::Relay { rooms: vec![room("listed")], token: None, ..relay.lab() }]);
+    let (handle, mut events) =
+        crate::site::client(vec![client::Relay { rooms: vec![room("listed")], token: None, ..relay.lab() }]);
     let not_listed = crate::site::failed(&mut events, 0).await;
     says(&not_listed, "not_listed", &["not listed in the room (listed)", &handle.key().to_string(), "token"]);
     let wrong = Token::from_file(b"a-token-that-opens-nothing-here").unwrap();

@@ -67,7 +67,8 @@ async fn two_clients_pass_trains_and_are_introduced() {
     let is_it = |event| matches!(event, Event::PeerDirect { peer, on: true } if peer == key).then_some(());
     hear("that the peer went direct", &mut other_events, is_it).await;
     one.describe(b"something else").unwrap();
-    let described = |event| matches!(event, Event::Described { metadata, .. } if *metadata == b"something else"[..]).then_some(());
+    let described =
+        |event| matches!(event, Event::Described { metadata, .. } if *metadata == b"something else"[..]).then_some(());
     hear("a description", &mut other_events, described).await;
 
     until("a round trip", &one, |one| one.status()[0].median.is_some()).await;
@@ -75,7 +76,8 @@ async fn two_clients_pass_trains_and_are_introduced() {
     assert!(status.is_home && status.standing == Standing::Registered && status.counters.registrations == 1, "{status:?}");
     assert!(status.welcome.unwrap().observed.ip().is_loopback() && status.last_failure.is_none());
     drop((other, other_events));
-    let left = hear("that somebody left", &mut one_events, |event| if let Event::Left { peer, .. } = event { Some(peer) } else { None });
+    let left =
+        hear("that somebody left", &mut one_events, |event| if let Event::Left { peer, .. } = event { Some(peer) } else { None });
     left.await;
     one.send(PeerKey([7; 32]), esp(b"for nobody")).unwrap();
     let absent = |event| matches!(event, Event::Absent { peer, .. } if peer == PeerKey([7; 32])).then_some(());

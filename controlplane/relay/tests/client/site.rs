@@ -184,7 +184,10 @@ where
 }
 
 /// The same behind TLS, with these credentials.
-pub async fn listen_tls<F>(credentials: &Credentials, serve: impl Fn(TlsStream<TcpStream>) -> F + Send + Sync + 'static) -> SocketAddr
+pub async fn listen_tls<F>(
+    credentials: &Credentials,
+    serve: impl Fn(TlsStream<TcpStream>) -> F + Send + Sync + 'static,
+) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {

@@ -253,8 +253,9 @@ async fn pass(handle: &Handle, events: &mut Events, second: &Handle, second_even
             return;
         }
         match timeout(PATIENCE, delivered(receives, from.key())).await {
-            Ok(Ok(delivery)) if (delivery.kind, delivery.class, delivery.segment) == (Kind::Esp, CLASS, SEGMENT)
-                && *delivery.payload == payload[..] => {}
+            Ok(Ok(delivery))
+                if (delivery.kind, delivery.class, delivery.segment) == (Kind::Esp, CLASS, SEGMENT)
+                    && *delivery.payload == payload[..] => {}
             Ok(Ok(_)) => {
                 report.wrong("a message came otherwise than it was sent; use versions of adit that fit together");
                 return;

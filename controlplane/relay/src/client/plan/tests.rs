@@ -146,7 +146,7 @@ fn two_holders_of_one_key_meet_ever_more_rarely() {
 }
 
 #[test]
-fn a_relay_that_stops_is_asked_again_when_it_said_so_without_growing_pauses() {
+fn a_relay_that_stops_is_asked_again_when_it_said_and_patiently() {
     let (start, mut random) = (Instant::now(), Dice::new(7));
     let mut plan = Plan::new(start, 1);
     due(&mut plan, start);

@@ -108,7 +108,7 @@ fn a_relay_that_does_not_answer_is_passed_over_before_it_is_given_up() {
 }
 
 #[test]
-fn data_that_waits_too_long_is_dropped_and_counted_and_what_waits_at_the_end_too() {
+fn data_that_waits_too_long_or_at_the_end_is_dropped_and_counted() {
     let mut state = registered(1);
     drop(sent(&mut state, 0, 0));
     state.send(at(0), A, train(Kind::Esp, b"old")).unwrap();
