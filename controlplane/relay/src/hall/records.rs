@@ -25,6 +25,7 @@ impl Hall {
                 Err(_) => {
                     self.counters.records_malformed += 1;
                     self.retire(now, conn, LeftReason::FAULT);
+                    self.wake(conn);
                 }
             }
         }
