@@ -367,7 +367,7 @@ impl Hall {
 
     /// Says something to one client. Who has no room for it has not read for long, and is given up.
     fn say(&mut self, now: Instant, conn: ConnId, record: Vec<u8>) {
-        if !self.clients.get(&conn).is_some_and(|client| client.closing.is_none()) {
+        if self.clients.get(&conn).is_none_or(|client| client.closing.is_some()) {
             return;
         }
         match self.with_queue(conn, |queue| queue.push_control(now, record)) {

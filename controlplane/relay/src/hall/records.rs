@@ -79,7 +79,7 @@ impl Hall {
     }
 
     /// The connection of a peer that this client can reach, and a room that both are in. Itself is not its peer.
-    fn reach(&self, conn: ConnId, peer: PeerKey) -> Option<(ConnId, RoomName)> {
+    pub(super) fn reach(&self, conn: ConnId, peer: PeerKey) -> Option<(ConnId, RoomName)> {
         let other = *self.holders.get(&peer).filter(|other| **other != conn)?;
         let client = self.clients.get(&conn)?;
         Some((other, client.common_room(self.clients.get(&other)?)?.clone()))
