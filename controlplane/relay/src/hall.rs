@@ -158,7 +158,6 @@ impl Hall {
         let holder = self.holders.get(key);
         let of_key = self.leaving.get(key).copied().unwrap_or_default() + usize::from(holder.is_some());
         let is_new = |room: &&RoomName| !self.rooms.contains_key(*room);
-        let known = rooms.iter().filter_map(|room| self.rooms.get(room));
         let fills = |room: &Room| room.peers.len() >= self.settings.peers_of_room && !room.peers.contains_key(key);
         if self.draining {
             Err(NotLetIn::Draining)
@@ -167,7 +166,7 @@ impl Hall {
         } else if rooms.len() > ROOMS_OF_CLIENT_MAX
             || self.clients.len() >= self.settings.clients
             || self.rooms.len() + rooms.iter().filter(is_new).count() > self.settings.rooms
-            || known.clone().any(fills)
+            || rooms.iter().filter_map(|room| self.rooms.get(room)).any(fills)
             || self.greeting_bytes(rooms) > self.settings.queue.control_bytes
         {
             Err(NotLetIn::Full)
@@ -200,6 +199,7 @@ impl Hall {
             // Its queue is empty: there is room.
             let _ = self.with_queue(older, |queue| queue.push_control(now, record));
         }
+        self.wake(older);
         shares.unwrap_or_default()
     }
 
@@ -264,7 +264,6 @@ impl Hall {
         self.counters.count_left(reason);
         self.counters.dropped_left += self.with_queue(conn, Queue::clear).unwrap_or_default();
         self.untold.push((conn, reason));
-        self.wake(conn);
     }
 
     /// Tells the rooms of those who have been taken out of the hall. Who cannot be told, since it does not read, is taken out as well.
@@ -368,7 +367,7 @@ impl Hall {
 
     /// Says something to one client. Who has no room for it has not read for long, and is given up.
     fn say(&mut self, now: Instant, conn: ConnId, record: Vec<u8>) {
-        if !self.clients.get(&conn).is_some_and(|client| client.closing.is_none()) {
+        if self.clients.get(&conn).is_none_or(|client| client.closing.is_some()) {
             return;
         }
         match self.with_queue(conn, |queue| queue.push_control(now, record)) {
