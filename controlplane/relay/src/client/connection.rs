@@ -96,7 +96,7 @@ async fn watch(shared: &Shared, relay: usize) -> Cause {
         let now = Instant::now();
         let due = shared.with(|state| {
             state.handle_timeout(now, relay)?;
-            Ok(state.poll_timeout(now, relay).unwrap_or(now))
+            Ok::<_, Cause>(state.poll_timeout(now, relay).unwrap_or(now))
         });
         match due {
             Err(cause) => return cause,

@@ -112,7 +112,7 @@ fn places(check: &Check, report: &mut Report) -> anyhow::Result<Vec<Place>> {
         bail!("name the relay and one of its rooms: --relay HOST:PORT --pin PIN --room ROOM");
     };
     let trust = match &check.ca {
-        Some(file) => Trust::roots(file)?,
+        Some(file) => Trust::roots(file).with_context(|| format!("--ca {}", file.display()))?,
         None => Trust::Pins(check.pin.clone()),
     };
     let token = check.token_file.as_deref().map(token).transpose()?;
