@@ -121,7 +121,7 @@ impl Client {
         let names: Vec<HostPort> = relays.iter().map(|relay| relay.at.clone()).collect();
         let targets = relays.into_iter().map(target).collect::<Result<Vec<_>, _>>()?;
         let (sender, events) = events::channel();
-        let notifies = || targets.iter().map(|_| Notify::new()).collect();
+        let notifies = || -> Vec<Notify> { targets.iter().map(|_| Notify::new()).collect() };
         let (has_work, has_changed) = (notifies(), notifies());
         let state = Mutex::new(State::new(Instant::now(), names, metadata));
         let shared = Arc::new(Shared { targets, key, proxy, state, events: sender, has_work, has_changed, stop: Notify::new() });
