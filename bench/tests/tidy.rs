@@ -481,6 +481,7 @@ const MAP_ORDER: &[&str] = &[
     "dataplane",
     "controlplane/engine",
     "controlplane/engine/sim",
+    "controlplane/relay",
     "controlplane",
     "controlplane/ipsec",
     "bench",

@@ -1,5 +1,7 @@
 //! The command line: what can be asked of `adit`, and where each request goes.
 
+mod relay;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -158,6 +160,8 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Runs a relay, which gateways meet at that cannot reach each other; or makes a new one
+    Relay(relay::Relay),
     /// Looks at configuration files
     Config {
         #[command(subcommand)]
@@ -243,6 +247,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Explain { of, json } => explain(of, json),
         Command::Nat { servers, config, lifetime, json } => nat(servers, config.as_deref(), lifetime, json),
         Command::Keygen { kind, suite, output } => print(&keygen::run(kind, suite, output.as_deref())?),
+        Command::Relay(relay) => relay::run(relay)?.map_or(Ok(()), |text| print(&text)),
         Command::Config { command: ConfigCommand::Check { file, json } } => check(&file, json),
         Command::Config { command: ConfigCommand::Show { file } } => print(&Config::load(&file, &Machine::here())?.to_yaml()?),
     }

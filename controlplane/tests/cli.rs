@@ -167,3 +167,34 @@ fn whoever_reads_the_messages_gets_them_as_it_can() {
     let none = run_says(dir.path(), |_| ("ADIT_LOG_FORMAT", "xml".to_owned()));
     assert!(none.contains("text, journal or json"), "{none}");
 }
+
+/// A relay as `adit relay init` makes it, at a port of its own, and what the command says of it.
+#[test]
+fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, out, err) = said(&adit(dir.path(), "relay init --dir relay --name localhost"));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let file = dir.path().join("relay/relay.yaml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("\"[::]:443\"", "\"127.0.0.1:0\"");
+    std::fs::write(&file, text).unwrap();
+    let config = adit_relay::config::Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let pin = config.credentials.pin;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = runtime.block_on(adit_relay::server::Server::bind(config)).unwrap();
+    let address = server.addresses()[0];
+    runtime.spawn(server.run(std::future::pending()));
+
+    let way_in = format!("--relay {address} --pin {pin} --token-file relay/lab.token");
+    let (code, out, err) = said(&adit(dir.path(), &format!("relay check {way_in} --room lab")));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    for part in ["registered in ", "sees this machine as 127.0.0.1:", "a round trip takes ", "a message went to a second client and back"] {
+        assert!(out.contains(part), "`{part}` is missing: {out}");
+    }
+    let (code, out, _) = said(&adit(dir.path(), &format!("relay check {way_in} --room cellar")));
+    assert!(code == 1 && out.contains("WRONG") && out.contains("no such room (cellar)") && out.contains("add the room"), "{out}");
+    let (code, out, _) = said(&adit(dir.path(), &format!("relay check --relay {address} --pin {pin} --room lab")));
+    assert!(code == 1 && out.contains("is not listed in the room (lab)"), "{out}");
+    for wrong in ["relay check", "relay check --relay 127.0.0.1:1", "relay check --relay 127.0.0.1:1 --room lab"] {
+        assert_eq!(said(&adit(dir.path(), wrong)).0, 2, "{wrong}");
+    }
+}

@@ -11,8 +11,6 @@
 mod client;
 mod counters;
 mod introductions;
-#[cfg(test)]
-mod model;
 mod records;
 mod rooms;
 mod settings;
@@ -29,6 +27,7 @@ use adit_proto::limits::ROOMS_OF_CLIENT_MAX;
 use adit_proto::relay::{FromRelay, LeftReason, PeerKey, RoomName, STUN_KEY_LEN};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
+use crate::limits::CONNECTIONS_OF_KEY_MAX;
 use crate::queue::{Popped, Queue, RECORD_COST, cost};
 use crate::quotas::Share;
 
@@ -39,6 +38,7 @@ use introductions::Introductions;
 use rooms::{Departed, Room};
 pub use rooms::{RoomCounts, RoomView};
 pub use settings::{Farewell, Settings};
+pub use upkeep::Gauges;
 
 /// One connection of a client. No two have the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,9 +84,6 @@ pub enum Transmit {
     /// All is sent: close the connection and say so with [`Hall::disconnect`].
     Close(LeftReason),
 }
-
-/// Connections of one key that may be open at a time.
-use crate::limits::CONNECTIONS_OF_KEY_MAX;
 
 /// All rooms of the relay and who is in them.
 pub struct Hall {
@@ -161,7 +158,6 @@ impl Hall {
         let holder = self.holders.get(key);
         let of_key = self.leaving.get(key).copied().unwrap_or_default() + usize::from(holder.is_some());
         let is_new = |room: &&RoomName| !self.rooms.contains_key(*room);
-        let known = rooms.iter().filter_map(|room| self.rooms.get(room));
         let fills = |room: &Room| room.peers.len() >= self.settings.peers_of_room && !room.peers.contains_key(key);
         if self.draining {
             Err(NotLetIn::Draining)
@@ -170,7 +166,7 @@ impl Hall {
         } else if rooms.len() > ROOMS_OF_CLIENT_MAX
             || self.clients.len() >= self.settings.clients
             || self.rooms.len() + rooms.iter().filter(is_new).count() > self.settings.rooms
-            || known.clone().any(fills)
+            || rooms.iter().filter_map(|room| self.rooms.get(room)).any(fills)
             || self.greeting_bytes(rooms) > self.settings.queue.control_bytes
         {
             Err(NotLetIn::Full)
@@ -203,6 +199,7 @@ impl Hall {
             // Its queue is empty: there is room.
             let _ = self.with_queue(older, |queue| queue.push_control(now, record));
         }
+        self.wake(older);
         shares.unwrap_or_default()
     }
 
@@ -267,7 +264,6 @@ impl Hall {
         self.counters.count_left(reason);
         self.counters.dropped_left += self.with_queue(conn, Queue::clear).unwrap_or_default();
         self.untold.push((conn, reason));
-        self.wake(conn);
     }
 
     /// Tells the rooms of those who have been taken out of the hall. Who cannot be told, since it does not read, is taken out as well.
@@ -371,7 +367,7 @@ impl Hall {
 
     /// Says something to one client. Who has no room for it has not read for long, and is given up.
     fn say(&mut self, now: Instant, conn: ConnId, record: Vec<u8>) {
-        if !self.clients.get(&conn).is_some_and(|client| client.closing.is_none()) {
+        if self.clients.get(&conn).is_none_or(|client| client.closing.is_some()) {
             return;
         }
         match self.with_queue(conn, |queue| queue.push_control(now, record)) {

@@ -55,3 +55,70 @@ pub(crate) const STREAMS_OF_NETWORK_MAX: usize = 64;
 /// Bytes that wait for the client of one connection, here and in its socket.
 pub(crate) const STREAM_QUEUE_BYTES_MAX: usize = 512 << 10;
 pub(crate) const STREAM_UNSENT_BYTES_MAX: u32 = 32 << 10;
+
+// The files that are read.
+
+/// Longest file, in bytes: a configuration with some thousand keys, or a chain of certificates.
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Most certificates in a file.
+pub(crate) const CHAIN_MAX: usize = 8;
+/// Most pins that a client knows a relay by: the key of today, and that of tomorrow.
+pub const PINS_MAX: usize = 2;
+/// Shortest and longest token, in characters: fewer can be guessed, more do not fit into a header.
+pub const TOKEN_LEN_MIN: usize = 20;
+pub const TOKEN_LEN_MAX: usize = 256;
+
+// What can be configured.
+
+/// Most addresses to listen at.
+pub(crate) const LISTENERS_MAX: usize = 16;
+/// Most keys that a room lists.
+pub(crate) const KEYS_OF_ROOM_MAX: usize = 16_384;
+/// Most connections that a file may ask for, and handshakes in a second.
+pub(crate) const CONNECTIONS_ASKED_MAX: usize = 1 << 20;
+pub(crate) const HANDSHAKES_ASKED_MAX: u32 = 1_000_000;
+/// Most connections that have not logged in, of those it may ask for: each may hold a handshake and a request. And seconds for a login.
+pub(crate) const STRANGERS_ASKED_MAX: u64 = 1 << 16;
+pub(crate) const LOGIN_SECONDS_MAX: u64 = 60;
+/// Most records or bytes in a second that it may ask for.
+pub(crate) const RATE_ASKED_MAX: u64 = 1 << 40;
+/// How long nothing may be heard of a client, in seconds.
+pub(crate) const IDLE_SECONDS_MIN: u64 = 1;
+pub(crate) const IDLE_SECONDS_MAX: u64 = 86_400;
+/// How long drained clients may have, in seconds.
+pub(crate) const DRAIN_SECONDS_MAX: u64 = 3600;
+
+// Who connects.
+
+/// Longest head of a request or an answer of HTTP, in bytes, and most fields in it.
+pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
+pub(crate) const HEADERS_MAX: usize = 64;
+/// Connections at a time to the pages without TLS.
+pub(crate) const PAGE_CONNECTIONS_MAX: usize = 64;
+/// Pings of a client that may wait for their answers.
+pub(crate) const PINGS_WAITING_MAX: u32 = 16;
+
+// The client.
+
+/// Most relays that a client is configured with, and at how many of them it registers.
+pub(crate) const RELAYS_OF_CLIENT_MAX: usize = 8;
+pub(crate) const REGISTRATIONS_MAX: usize = 2;
+/// Addresses of one relay that are tried.
+pub(crate) const ADDRESSES_OF_RELAY_MAX: usize = 8;
+/// Round trips of a minute that are remembered of each relay, and fewest of them by which relays are compared.
+pub(crate) const RTT_SAMPLES_MAX: usize = 64;
+pub(crate) const RTT_SAMPLES_MIN: usize = 5;
+/// Peers in rooms that one relay may tell of.
+pub(crate) const SIGHTINGS_OF_RELAY_MAX: usize = 16_384;
+/// Events that wait for the user; above, nothing more is read from the relays.
+pub(crate) const EVENTS_WAITING_MAX: usize = 1024;
+/// Trains of IKE and as many of data that wait for the user, each of at most 64 KiB; more are dropped.
+pub(crate) const DELIVERIES_WAITING_MAX: usize = 256;
+/// Bytes in the socket that are not sent yet: what is written behind them waits for them.
+pub(crate) const UNSENT_BYTES_MAX: u32 = 32 << 10;
+/// Longest frame of a WebSocket, in bytes: a whole record.
+pub(crate) const FRAME_LEN_MAX: usize = adit_proto::limits::RELAY_RECORD_LEN_MAX;
+/// Longest text of a refusal, in bytes.
+pub(crate) const REFUSAL_LEN_MAX: usize = 64;
+/// How much is shown of where an answer leads instead, in characters.
+pub(crate) const LOCATION_SHOWN_LEN_MAX: usize = 80;

@@ -6,13 +6,15 @@ use adit_proto::ike::encrypted::{ICV_LEN, IV_LEN, strip_padding};
 use adit_proto::ike::{
     Flags, Header, IkeDecodeError, IkeSpi, Message, Payload, PayloadType, Sealed, decode_payloads, encode_payloads,
 };
+use adit_proto::limits::RELAY_RECORD_LEN_MAX;
+use adit_proto::relay::{FromRelay, ToRelay};
 use adit_proto::{demux, echo, esp, etherip, half};
 
 /// A target by its name, which is also that of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const ALL: [Target; 10] = [
+pub const ALL: [Target; 11] = [
     ("ike_message", ike_message),
     ("ike_payload", ike_payload),
     ("ike_inner", ike_inner),
@@ -23,6 +25,7 @@ pub const ALL: [Target; 10] = [
     ("control", control),
     ("echo", echo),
     ("half", half),
+    ("relay", relay),
 ];
 
 /// A message that decodes is written with the same length and decodes to the same value; an error lies within the bytes.
@@ -189,5 +192,24 @@ pub fn control(data: &[u8]) {
     if let Ok(header) = InjectHeader::decode(data) {
         header.encode(&mut room);
         assert_eq!(InjectHeader::decode(&room), Ok(header));
+    }
+}
+
+/// There is one encoding per record, in each direction, and no type of record is one of the other direction.
+pub fn relay(data: &[u8]) {
+    let to = ToRelay::decode(data);
+    let from = FromRelay::decode(data);
+    if let Ok(Some(record)) = &to {
+        assert_eq!(record.encode().as_deref(), Ok(data));
+        assert_eq!(from, Ok(None));
+    }
+    if let Ok(Some(record)) = &from {
+        assert_eq!(record.encode().as_deref(), Ok(data));
+        assert_eq!(to, Ok(None));
+    }
+    if to.is_ok_and(|record| record.is_some()) {
+        assert!(data.len() <= RELAY_RECORD_LEN_MAX);
+        // What is a record is none without its end.
+        assert!(ToRelay::decode(&data[..data.len() - 1]).is_err());
     }
 }

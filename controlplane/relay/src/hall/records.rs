@@ -25,6 +25,7 @@ impl Hall {
                 Err(_) => {
                     self.counters.records_malformed += 1;
                     self.retire(now, conn, LeftReason::FAULT);
+                    self.wake(conn);
                 }
             }
         }
@@ -78,7 +79,7 @@ impl Hall {
     }
 
     /// The connection of a peer that this client can reach, and a room that both are in. Itself is not its peer.
-    fn reach(&self, conn: ConnId, peer: PeerKey) -> Option<(ConnId, RoomName)> {
+    pub(super) fn reach(&self, conn: ConnId, peer: PeerKey) -> Option<(ConnId, RoomName)> {
         let other = *self.holders.get(&peer).filter(|other| **other != conn)?;
         let client = self.clients.get(&conn)?;
         Some((other, client.common_room(self.clients.get(&other)?)?.clone()))

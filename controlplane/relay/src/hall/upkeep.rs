@@ -110,11 +110,8 @@ impl Hall {
         for (number, conn) in conns.into_iter().enumerate() {
             let chance = f64::from(random.u32()) / f64::from(u32::MAX);
             let back = farewell.after + part * number as u32 + part.mul_f64(chance);
-            let record = FromRelay::Drain {
-                come_back_in_ms: millis(back),
-                try_for_ms: millis(farewell.try_for),
-                to: farewell.to.clone(),
-            };
+            let record =
+                FromRelay::Drain { come_back_in_ms: millis(back), try_for_ms: millis(farewell.try_for), to: farewell.to.clone() };
             if let Ok(record) = record.encode() {
                 self.say(now, conn, record);
             }

@@ -1,0 +1,141 @@
+//! What the configuration of a relay says to mistakes.
+
+use std::path::Path;
+
+use super::*;
+use crate::init;
+
+const KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+/// Reads a file with this text, in a directory in which `init` has made a relay.
+fn read(directory: &Path, text: &str) -> Result<Config, Mistakes> {
+    let file = directory.join("test.yaml");
+    std::fs::write(&file, text).unwrap();
+    Config::load(&file)
+}
+
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    init::init(directory.path(), "localhost").unwrap();
+    directory
+}
+
+const HEAD: &str = "listen: 127.0.0.1:0\ncertificate: relay.crt\nkey: relay.key\n";
+
+#[test]
+fn every_key_says_something() {
+    let dir = directory();
+    let config = read(
+        dir.path(),
+        &format!(
+            "listen: [\"[::]:443\", 192.0.2.1:8443]\ncertificate: relay.crt\nkey: relay.key\nrooms:\n  lab: {{ keys: [{KEY}], \
+             token_file: lab.token }}\n  7: {{ keys: {KEY} }}\npages: {{ listen: 127.0.0.1:9466, token_file: pages.token }}\nidle_s: 60\n\
+             limits: {{ connections: 1_000, connections_of_address: 5, handshakes_per_s: 50, handshakes_of_network_per_s: 6, \
+             peers_of_room: 7, records_per_s: 8, bytes_per_s: 90, room_bytes_per_s: 100, total_bytes_per_s: 110, strangers: 12, login_s: 13 }}\n\
+             drain: {{ to: [relay2.example.org:443], within_s: 3 }}\n"
+        ),
+    )
+    .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.listen.len(), 2);
+    let rooms: Vec<&str> = config.access.0.keys().map(RoomName::as_str).collect();
+    assert_eq!(rooms, ["7", "lab"]);
+    let lab = &config.access.0[&RoomName::new("lab").unwrap()];
+    assert!(lab.keys.contains(&KEY.parse().unwrap()) && lab.token.is_some());
+    assert!(config.pages.is_some_and(|pages| pages.listen.is_some_and(|listen| listen.port() == 9466)));
+    let (door, hall) = (config.door, config.hall);
+    assert_eq!((door.connections, hall.clients, door.connections_of_address), (1000, 1000, 5));
+    assert_eq!((door.handshakes_per_s, door.handshakes_of_network_per_s), (50, 6));
+    assert_eq!((config.strangers, config.login_within), (12, Duration::from_secs(13)));
+    assert_eq!((hall.idle, hall.peers_of_room, hall.records.amount), (Duration::from_secs(60), 7, 8));
+    assert_eq!((hall.bytes.amount, hall.room_bytes.amount, hall.total_bytes.amount), (90, 100, 110));
+    assert_eq!((config.drain.to.len(), config.drain.within), (1, Duration::from_secs(3)));
+}
+
+#[test]
+fn each_mistake_has_its_place_and_its_remedy() {
+    let dir = directory();
+    let lab = "rooms:\n  lab: { token_file: lab.token }\n";
+    let table: &[(&str, &str, &str, &str)] = &[
+        ("", "listen", "names no address", "[::]:443"),
+        ("listen: relay.example.org:443\n", "listen", "no address with a port", "IPv6 in brackets"),
+        ("listen: [0.0.0.0:1, 0.0.0.0:1]\n", "listen[1]", "given twice", "nothing"),
+        ("lisen: 0.0.0.0:443\n", "lisen", "did you mean `listen`?", "listen:"),
+        ("colour: red\n", "colour", "no key `colour`", "remove"),
+        ("certificate: none.crt\nkey: relay.key\n", "certificate", "does not exist", "adit relay init"),
+        ("certificate: relay.key\nkey: relay.key\n", "certificate", "no certificate", "certificate of this relay first"),
+        ("certificate: relay.crt\nkey: relay.crt\n", "key", "no private key", "PRIVATE KEY"),
+        ("certificate: relay.crt\nkey: other/relay.key\n", "key", "do not belong together", "made together"),
+        ("rooms: {}\n", "rooms", "names no room", "token_file"),
+        ("rooms: [lab]\n", "rooms", "names no room", "token_file"),
+        ("rooms: { LAB: { token_file: lab.token } }\n", "rooms.LAB", "no name of a room", "lab:"),
+        ("rooms: { lab: }\n", "rooms.lab", "nobody may be in this room", "token_file"),
+        ("rooms: { lab: { keys: [x] } }\n", "rooms.lab.keys[0]", "no key of a client", "keys: ["),
+        ("rooms: { lab: { token_file: relay.crt } }\n", "rooms.lab.token_file", "holds a secret and can be read", "chmod 600"),
+        ("rooms: { lab: { token_file: short.token } }\n", "rooms.lab.token_file", "no token of at least 20", "openssl rand"),
+        ("rooms: { lab: { token_file: lab.token, tokens_file: 1 } }\n", "rooms.lab.tokens_file", "did you mean", "token_file"),
+        ("pages: { listen: 127.0.0.1:1 }\n", "pages.token_file", "missing", "token_file: pages.token"),
+        ("pages: yes\n", "pages", "not a block", "pages: {"),
+        ("idle_s: 0\n", "idle_s", "out of range", "idle_s: 1"),
+        ("idle_s: soon\n", "idle_s", "not a whole number", "idle_s: 300"),
+        ("limits: { connections: 0 }\n", "limits.connections", "out of range", "connections: 1"),
+        ("limits: { handshakes: 5 }\n", "limits.handshakes", "no key `handshakes`", ""),
+        ("drain: { to: [relay2] }\n", "drain.to[0]", "names no relay", "relay2.example.org:443"),
+        ("drain: { within_s: 99999 }\n", "drain.within_s", "out of range", "within_s: 3600"),
+        ("listen: a\nlisten: b\n", "", "this is not YAML", "listen:"),
+        ("a: [\n", "", "this is not YAML", "listen:"),
+    ];
+    let other = dir.path().join("other");
+    init::init(&other, "localhost").unwrap();
+    crate::secret_file::create(&dir.path().join("short.token"), b"short", Readers::OwnerOnly).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir.path().join("relay.crt"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    for (text, key, what, write) in table {
+        let mut whole = (*text).to_owned();
+        let has = |name: &str| text.contains(&format!("{name}:"));
+        if !has("key") || text.contains("keys") {
+            whole += "certificate: relay.crt\nkey: relay.key\n";
+        }
+        if !has("listen") && !text.is_empty() {
+            whole += "listen: 127.0.0.1:0\n";
+        }
+        if !has("rooms") {
+            whole += lab;
+        }
+        let mistakes = read(dir.path(), &whole).expect_err(text);
+        let found = mistakes.list.iter().find(|mistake| mistake.key == *key).unwrap_or_else(|| panic!("{text}: {mistakes}"));
+        assert!(found.what.contains(what) && found.write.contains(write), "{text}: {mistakes}");
+        assert!(!found.expected.is_empty(), "{text}: {mistakes}");
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let dir = directory();
+    let text = "listen: nowhere\ncertificate: none\nkey: none\nrooms: { lab: {} }\nidle_s: -1\nlimits: { x: 1 }\nfoo: 1\n";
+    let mistakes = read(dir.path(), text).unwrap_err();
+    let keys: Vec<&str> = mistakes.list.iter().map(|mistake| mistake.key.as_str()).collect();
+    for key in ["listen", "certificate", "rooms.lab", "idle_s", "limits.x", "foo"] {
+        assert!(keys.contains(&key), "{key}: {mistakes}");
+    }
+    assert!(mistakes.to_string().contains(&format!("{} mistakes in", keys.len())), "{mistakes}");
+}
+
+#[test]
+fn a_file_that_is_not_there_or_not_ours_alone_names_what_to_run() {
+    let dir = directory();
+    let mistakes = Config::load(&dir.path().join("none.yaml")).unwrap_err().to_string();
+    assert!(mistakes.contains("adit relay init"), "{mistakes}");
+    use std::os::unix::fs::PermissionsExt;
+    let file = dir.path().join("relay.yaml");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mistakes = Config::load(&file).unwrap_err().to_string();
+    assert!(mistakes.contains("chmod go-w"), "{mistakes}");
+}
+
+#[test]
+fn what_is_shown_of_a_file_plays_with_no_terminal() {
+    let dir = directory();
+    let mistakes =
+        read(dir.path(), &format!("{HEAD}rooms: {{ lab: {{ token_file: lab.token }} }}\n\"\\e[31m\": 1\n")).unwrap_err();
+    assert!(!mistakes.to_string().contains('\u{1b}'), "{mistakes}");
+}

@@ -1,0 +1,300 @@
+//! `adit relay check`: registers at a relay as a gateway would, has a message passed to a second client, and says what works, what does not
+//! and what to do about it.
+
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use adit_proto::relay::{HostPort, Kind, PeerKey, RoomName, Train};
+use adit_relay::client::{self, Client, Event, Events, Handle, ProxyChoice};
+use adit_relay::config;
+use adit_relay::key::ClientKey;
+use adit_relay::login::Token;
+use adit_relay::tls::{Pin, Trust};
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio::time::timeout;
+
+/// So long is waited for one step. A way that is slower is of no use to a gateway.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a round trip is looked for that is not measured yet.
+const LOOK: Duration = Duration::from_millis(20);
+/// DSCP EF and ECN "capable" (RFC 3246, RFC 3168 §5): what a relay must not change.
+const CLASS: u8 = 46 << 2 | 2;
+/// Length of the datagrams of the message, and how many there are.
+const SEGMENT: u16 = 1200;
+const SEGMENTS: usize = 3;
+/// How many of those who are in a room are named.
+const NAMED: usize = 8;
+
+/// Which relay, and how to come in.
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The configuration file of a relay that runs on this machine: each of its rooms with a token is tried
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["relay", "pin", "ca", "room", "token_file"],
+        required_unless_present = "relay")]
+    config: Option<PathBuf>,
+    /// The relay
+    #[arg(long, value_name = "HOST:PORT", requires = "room")]
+    relay: Option<HostPort>,
+    /// Its key, as `adit relay init` printed it; two while it changes
+    #[arg(long, value_name = "PIN", required_unless_present_any = ["ca", "config"])]
+    pin: Vec<Pin>,
+    /// Or the certificate of the CA that signed for it, as PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "pin")]
+    ca: Option<PathBuf>,
+    /// The room to be in
+    #[arg(long, value_name = "ROOM")]
+    room: Option<RoomName>,
+    /// The file with the token of the room; without it the room must list the key of this client
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Be the client whose key is in this directory; it is made where there is none. Without it, one that nobody knows
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// One room of one relay that is tried.
+struct Place {
+    relay: client::Relay,
+    proxy: ProxyChoice,
+}
+
+/// What was found out.
+struct Report {
+    text: String,
+    all_well: bool,
+}
+
+impl Report {
+    fn well(&mut self, what: impl std::fmt::Display) {
+        let _ = writeln!(self.text, "  ok     {what}");
+    }
+
+    fn note(&mut self, what: impl std::fmt::Display) {
+        let _ = writeln!(self.text, "  -      {what}");
+    }
+
+    fn wrong(&mut self, what: impl std::fmt::Display) {
+        self.all_well = false;
+        let _ = writeln!(self.text, "  WRONG  {what}");
+    }
+}
+
+/// Tries it. What is to be printed, and whether all is well.
+///
+/// # Errors
+/// It cannot be tried at all.
+pub(super) fn run(check: &Check) -> anyhow::Result<(String, bool)> {
+    let mut report = Report { text: String::new(), all_well: true };
+    let places = places(check, &mut report)?;
+    // Some threads: the answer to one client must not wait for the other.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    for place in places {
+        let key = match &check.state_dir {
+            Some(dir) => ClientKey::load_or_create(dir)?,
+            None => ClientKey::generate()?,
+        };
+        let _ = writeln!(report.text, "relay {}, room {}", place.relay.at, place.relay.rooms[0]);
+        runtime.block_on(try_place(place, key, &mut report))?;
+    }
+    runtime.shutdown_background();
+    Ok((report.text, report.all_well))
+}
+
+/// What is to be tried.
+fn places(check: &Check, report: &mut Report) -> anyhow::Result<Vec<Place>> {
+    if let Some(file) = &check.config {
+        return places_of(&config::Config::load(file)?, report);
+    }
+    let (Some(at), Some(room)) = (check.relay.clone(), check.room.clone()) else {
+        bail!("name the relay and one of its rooms: --relay HOST:PORT --pin PIN --room ROOM");
+    };
+    let trust = match &check.ca {
+        Some(file) => Trust::roots(file).with_context(|| format!("--ca {}", file.display()))?,
+        None => Trust::Pins(check.pin.clone()),
+    };
+    let token = check.token_file.as_deref().map(token).transpose()?;
+    Ok(vec![Place { relay: client::Relay { at, trust, rooms: vec![room], token }, proxy: ProxyChoice::Environment }])
+}
+
+fn token(file: &Path) -> anyhow::Result<Token> {
+    let text = zeroize::Zeroizing::new(std::fs::read(file).with_context(|| format!("reading the token in {}", file.display()))?);
+    let what = || format!("{} holds no token: 20 to 256 letters and digits, as adit relay init makes one", file.display());
+    Token::from_file(&text).with_context(what)
+}
+
+/// The rooms of a relay on this machine that somebody can come into by a token.
+fn places_of(config: &config::Config, report: &mut Report) -> anyhow::Result<Vec<Place>> {
+    let listen = config.listen.first().context("the configuration names no address to listen at")?;
+    let at = HostPort::new(&here(*listen).to_string())?;
+    let mut places = Vec::new();
+    for (room, guests) in &config.access.0 {
+        match &guests.token {
+            Some(token) => {
+                let trust = Trust::Pins(vec![config.credentials.pin]);
+                let relay = client::Relay { at: at.clone(), trust, rooms: vec![room.clone()], token: Some(token.clone()) };
+                // It is this machine.
+                places.push(Place { relay, proxy: ProxyChoice::None });
+            }
+            None => report.note(format_args!(
+                "room {room} has no token and is not tried; a gateway that it lists can: adit relay check --relay {at} --pin {} \
+                 --room {room} --state-dir DIR",
+                config.credentials.pin
+            )),
+        }
+    }
+    Ok(places)
+}
+
+/// Where a socket is reached from this machine that listens at all its addresses.
+fn here(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+async fn try_place(place: Place, key: ClientKey, report: &mut Report) -> anyhow::Result<()> {
+    let (handle, mut events) = start(&place, key)?;
+    let began = Instant::now();
+    let welcome = match registered(&mut events).await {
+        Ok(welcome) => welcome,
+        Err(failure) => {
+            report.wrong(failure);
+            return Ok(());
+        }
+    };
+    report.well(format_args!("registered in {} ms, as {}", began.elapsed().as_millis(), handle.key()));
+    report.well(format_args!("the relay sees this machine as {}", welcome.observed));
+    if let Some(rtt) = round_trip(&handle).await {
+        report.well(format_args!("a round trip takes {:.1} ms", rtt.as_secs_f64() * 1000.0));
+    } else {
+        report.wrong("no answer to a ping; a firewall that knows no WebSocket does this: have it pass TLS through unread");
+    }
+    // Who was there is told before the answer to the ping.
+    let others = present(&mut events).await;
+    let named = others.iter().take(NAMED).map(PeerKey::to_string).collect::<Vec<_>>().join(", ");
+    report.well(match others.len() {
+        0 => "nobody else is in the room".to_owned(),
+        count => format!("{count} in the room: {named}{}", if count > NAMED { ", …" } else { "" }),
+    });
+    if place.relay.token.is_none() {
+        report.note("no message was passed: without the token of the room no second client comes in");
+        return Ok(());
+    }
+    let (second, mut second_events) = start(&place, ClientKey::generate()?)?;
+    match registered(&mut second_events).await {
+        Err(failure) => report.wrong(format_args!("a second client, which the message was for: {failure}")),
+        Ok(_) => pass(&handle, &mut events, &second, &mut second_events, report).await,
+    }
+    Ok(())
+}
+
+fn start(place: &Place, key: ClientKey) -> anyhow::Result<(Handle, Events)> {
+    let metadata = b"adit relay check".to_vec();
+    Ok(Client::start(client::Config { relays: vec![place.relay.clone()], key, metadata, proxy: place.proxy.clone() })?)
+}
+
+/// The first attempt counts: whoever sets up a relay wants to know now.
+async fn registered(events: &mut Events) -> Result<client::Welcome, String> {
+    let first = async {
+        loop {
+            match events.next().await {
+                Some(Event::Registered { welcome, .. }) => return Ok(welcome),
+                Some(Event::Failed { failure, .. }) => return Err(failure.to_string()),
+                Some(_) => {}
+                None => return Err("the client ended".to_owned()),
+            }
+        }
+    };
+    timeout(PATIENCE, first).await.unwrap_or_else(|_| Err(format!("nothing came of it in {} s", PATIENCE.as_secs())))
+}
+
+async fn round_trip(handle: &Handle) -> Option<Duration> {
+    let measured = async {
+        loop {
+            if let Some(rtt) = handle.status().first().and_then(|relay| relay.rtt) {
+                return rtt;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    timeout(PATIENCE, measured).await.ok()
+}
+
+/// Who is said to be there by what has come so far.
+async fn present(events: &mut Events) -> Vec<PeerKey> {
+    let mut present = Vec::new();
+    while let Ok(Some(event)) = timeout(LOOK, events.next()).await {
+        match event {
+            Event::Joined { peer, .. } => present.push(peer),
+            Event::Left { peer, .. } => present.retain(|known| *known != peer),
+            _ => {}
+        }
+    }
+    present
+}
+
+/// A train to the second client and back.
+async fn pass(handle: &Handle, events: &mut Events, second: &Handle, second_events: &mut Events, report: &mut Report) {
+    let mut payload = vec![0; usize::from(SEGMENT) * SEGMENTS];
+    for (byte, number) in payload.iter_mut().zip((0..=u8::MAX).cycle()) {
+        *byte = number;
+    }
+    let train = Train { kind: Kind::Esp, class: CLASS, segment: SEGMENT, payload: &payload };
+    let began = Instant::now();
+    for (from, to, receives) in [(handle, second, second_events), (second, handle, events)] {
+        if let Err(unsent) = from.send(to.key(), train) {
+            report.wrong(format_args!("no message can be sent: {unsent}"));
+            return;
+        }
+        match timeout(PATIENCE, delivered(receives, from.key())).await {
+            Ok(Ok(delivery))
+                if (delivery.kind, delivery.class, delivery.segment) == (Kind::Esp, CLASS, SEGMENT)
+                    && *delivery.payload == payload[..] => {}
+            Ok(Ok(_)) => {
+                report.wrong("a message came otherwise than it was sent; use versions of adit that fit together");
+                return;
+            }
+            Ok(Err(failure)) => {
+                report.wrong(failure);
+                return;
+            }
+            Err(_) => {
+                report.wrong("a message to a second client did not arrive; the log of the relay may say why");
+                return;
+            }
+        }
+    }
+    report.well(format_args!("a message went to a second client and back in {:.1} ms", began.elapsed().as_secs_f64() * 1000.0));
+}
+
+/// What somebody sent, or why nothing comes any more.
+async fn delivered(events: &mut Events, from: PeerKey) -> Result<client::Delivery, String> {
+    loop {
+        match events.next().await {
+            Some(Event::Delivered(delivery)) if delivery.from == from => return Ok(delivery),
+            Some(Event::Failed { failure, .. }) => return Err(failure.to_string()),
+            Some(Event::Absent { .. }) => return Err("the relay does not see a second client that it has registered".to_owned()),
+            Some(_) => {}
+            None => return Err("the client ended".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_at_all_addresses_is_reached_at_the_nearest() {
+        let here = |text: &str| here(text.parse().unwrap()).to_string();
+        assert_eq!(here("0.0.0.0:443"), "127.0.0.1:443");
+        assert_eq!(here("[::]:8443"), "[::1]:8443");
+        assert_eq!(here("192.0.2.1:443"), "192.0.2.1:443");
+    }
+}
