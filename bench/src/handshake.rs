@@ -7,8 +7,8 @@
 //! every second round in reverse order, so that nobody always comes after the same one
 //! ```
 //! A handshake is IKE_SA_INIT, IKE_INTERMEDIATE with ML-KEM, IKE_AUTH, until there are an IKE SA and a Child SA. Processor time is that
-//! of the thread with the engine and of all threads of strongSwan's daemon, system calls included. Two builds of Adit are compared as
-//! two programs, each with its own engine and bench (`build.rs`).
+//! of the thread with the engine and of all threads of strongSwan's daemon, system calls included. Two builds of Adit are compared
+//! as two programs, each with its own engine and bench (`build.rs`).
 
 mod adit;
 mod build;
@@ -38,10 +38,11 @@ Works, for psk, ed25519 and ecdsa-p256, each with x25519 alone and with x25519-m
 Commands come over strongSwan's control socket; its ESP (kernel-libipsec) takes about 2 % of its time. Adit's engine hands keys to
 a data plane that is not measured here. strongSwan 5.9 has no ML-KEM.
 
-With --before, adit is this program and adit-before the adit-bench in that folder, which should be built in the same way, for instance
-from the commit before. For every round both are run anew, one after the other, and measure themselves. The ratios of single rounds
-tell how sure that is: where 1 lies between the least and the most, nothing is shown. Chance alone has all three of three rounds on
-one side of 1 for a work in four, all ten of ten for one in five hundred. A folder with this very program shows what is noise.";
+With --before, adit is this program and adit-before the adit-bench in that folder, which should be built in the same way, for
+instance from the commit before. For every round both are run anew, one after the other, and measure themselves. The ratios of
+single rounds tell how sure that is: where 1 lies between the least and the most, nothing is shown. Chance alone has all ratios
+of three rounds on one side of 1 for a work in four, of ten rounds for one in five hundred. A folder with this very program
+shows what is noise.";
 
 /// Full IKEv2 handshakes per second of a core and their latency, for Adit's engine and for strongSwan
 #[derive(Args, Debug)]

@@ -134,7 +134,7 @@ impl Report {
     }
 
     /// A row per work that both did: this system as a multiple of the baseline in the same round, in the middle, least and most.
-    /// Where 1 lies between the least and the most, the rounds do not tell which one is better; where it does not, they may by chance.
+    /// Where 1 lies between the least and the most, the rounds do not tell which one is better; where not, that may be chance.
     pub fn ratios(&self, system: &str, baseline: &str) -> Table {
         let mut table = Table::new();
         table.load_style(presets::UTF8_FULL_CONDENSED);

@@ -4,8 +4,8 @@
 //! adit         /proc/self/exe ──┐  handshake --systems adit --cases CASE --rounds 1 --count N --json FILE
 //! adit-before  FOLDER/adit-bench┴─▶ a process of its own for every round ─▶ FILE ─▶ the figures of `adit` in it
 //! ```
-//! Both are processes of their own, so that neither has the memory of earlier rounds in its allocator and the other has not. The options
-//! above are all that is asked of the other build: `adit-bench` knows them since it has the command.
+//! Both are processes of their own, so that neither has the memory of earlier rounds in its allocator and the other has not. The
+//! options above are all that is asked of the other build: `adit-bench` knows them since it has the command.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
