@@ -8,10 +8,10 @@
 //! ```
 //! A handshake is IKE_SA_INIT, IKE_INTERMEDIATE with ML-KEM, IKE_AUTH, until there are an IKE SA and a Child SA. Processor time is that
 //! of the thread with the engine and of all threads of strongSwan's daemon, system calls included. Two builds of Adit are compared
-//! as two programs, each with its own engine and bench (`build.rs`).
+//! as two programs, each with its own engine and bench (`builds.rs`).
 
 mod adit;
-mod build;
+mod builds;
 pub(crate) mod cpu;
 mod swan;
 
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use build::Build;
+use builds::Build;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
