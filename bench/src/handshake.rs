@@ -131,8 +131,10 @@ pub fn run(args: &HandshakeArgs) -> Result<()> {
     println!("{}", report.table(Some(args.baseline.as_deref().unwrap_or(usual))));
     println!("Medians of {} rounds of {} handshakes; ↓ marks works where less is better.", args.rounds, args.count);
     if let Some(before) = systems.iter().find_map(System::program_before) {
-        println!("{ADIT_BEFORE} is {}. {ADIT} as multiples of it, round by round:", before.display());
-        println!("{}", report.ratios(ADIT, ADIT_BEFORE));
+        println!("{ADIT_BEFORE} is {}.", before.display());
+        if systems.iter().any(|system| system.name() == ADIT) {
+            println!("{ADIT} as multiples of {ADIT_BEFORE}, round by round:\n{}", report.ratios(ADIT, ADIT_BEFORE));
+        }
     }
     if let Some(file) = &args.json {
         report.write(file)?;
