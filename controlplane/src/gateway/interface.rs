@@ -95,7 +95,7 @@ impl Upkeep {
         if is_new && self.reported.len() >= REPORTED_MAX {
             return None;
         }
-        self.reported.entry(line.to_owned()).or_insert_with(|| Trouble::told_again_after(REPORTED_FOR)).came(now)
+        self.reported.entry(line.to_owned()).or_insert_with(|| Trouble::reported_again_after(REPORTED_FOR)).came(now)
     }
 
     /// Says what cannot be done, each thing once, and when all is well again.

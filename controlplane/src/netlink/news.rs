@@ -122,7 +122,7 @@ fn through(route: &RouteMessage) -> Option<u32> {
 
 /// Listens for ever; `open` gives another source for one that has ended, `rest` later or after some tries.
 async fn listen(mut source: Source, heard: Arc<Heard>, open: impl Fn() -> std::io::Result<Source>, rest: Duration) {
-    let mut trouble = Trouble::told_again_after(REPORTED_AGAIN);
+    let mut trouble = Trouble::reported_again_after(REPORTED_AGAIN);
     loop {
         while let Some(payload) = source.messages.next().await {
             heard.tell(&payload);
