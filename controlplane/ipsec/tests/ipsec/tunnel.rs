@@ -125,7 +125,7 @@ async fn new_keys_lose_no_packet_whoever_asks_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_wear_out_by_packets_and_by_age() {
+async fn child_sas_are_rekeyed_by_packets_and_by_age() {
     let pair = pair(gateway().rekey_volume(0, 20_000), client().rekey_after(Duration::from_secs(2))).await;
     let first = pair.client.traffic();
     let count = without_loss(&pair, tokio::time::sleep(Duration::from_secs(5))).await;
