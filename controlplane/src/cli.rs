@@ -114,7 +114,7 @@ enum Command {
     Rekey {
         #[command(flatten)]
         of: OfPeer,
-        /// Those of the IKE SA instead of those of the traffic
+        /// Those of the IKE SA instead of those of the Child SAs
         #[arg(long)]
         ike: bool,
     },
@@ -349,7 +349,7 @@ fn command_peer(of: OfPeer, command: &str) -> anyhow::Result<()> {
         "connect" => format!("connecting to {peer}: adit status {peer} says how it goes\n"),
         "disconnect" => format!("disconnected from {peer}, until adit connect {peer} or the peer connects\n"),
         "rekey-ike" => format!("new keys of the IKE SA are being agreed on with {peer}\n"),
-        _ => format!("new keys of the traffic are being agreed on with {peer}\n"),
+        _ => format!("new keys of the Child SAs are being agreed on with {peer}\n"),
     })
 }
 

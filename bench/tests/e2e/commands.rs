@@ -90,7 +90,7 @@ fn what_cannot_be_done_now_is_refused_and_what_can_is_done() -> Result<()> {
     done(&["connect", "site-b"], connecting)?;
     wait_until("it is up", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())?;
     let before = spis(lab.a())?;
-    done(&["rekey", "site-b"], "new keys of the traffic are being agreed on with site-b\n")?;
+    done(&["rekey", "site-b"], "new keys of the Child SAs are being agreed on with site-b\n")?;
     wait_until("the keys are others", SOON, || Ok(spis(lab.a())?.1 != before.1)).with_context(|| lab.logs())?;
     done(&["rekey", "--ike", "site-b"], "new keys of the IKE SA are being agreed on with site-b\n")?;
     wait_until("so are those of the IKE SA", SOON, || Ok(spis(lab.a())?.0 != before.0)).with_context(|| lab.logs())

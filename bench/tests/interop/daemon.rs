@@ -203,7 +203,7 @@ impl Pair {
         Ok((ike, esp))
     }
 
-    /// Replaces the keys `rounds` times: of the traffic by Adit, by strongSwan, of the IKE SA by Adit, by strongSwan, and so on.
+    /// Replaces the keys `rounds` times: of the Child SAs by Adit, by strongSwan, of the IKE SA by Adit, by strongSwan, and so on.
     fn rekey(&self, rounds: usize) -> Result<()> {
         for round in 0..rounds {
             let before = self.spis()?;
