@@ -208,7 +208,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             run_gateway(&config, service, Options { leave_dataplane, ..Options::default() })
         }
         Command::Stop { of } => stop(of),
-        Command::Dataplane { service } => dataplane::become_ordered(&service).map(|never| match never {}),
+        Command::Dataplane { service } => dataplane::become_wanted(&service).map(|never| match never {}),
         Command::Status { peer, of, json, watch, check } => show_status(peer.as_deref(), of, json, (watch, check)),
         Command::Reload { of, dry_run, restart_dataplane, json } => reload(of, dry_run, restart_dataplane, json),
         Command::Connect(of) => command_peer(of, "connect"),

@@ -417,7 +417,7 @@ pub struct Live {
     pub ok: bool,
 }
 
-/// The answer to an order, and to anything that cannot be answered.
+/// The answer to a command, and to anything that cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Whether the command was accepted; that it has been carried out shows in the status.

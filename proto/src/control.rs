@@ -139,7 +139,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// A change that the control plane orders. A worker applies commands between batches.
+/// A change that the control plane commands. A worker applies commands between batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Adds a peer or changes it; a peer of another tag that has the id is removed first. Goes to every worker.

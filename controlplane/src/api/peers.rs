@@ -1,4 +1,4 @@
-//! What can be asked and ordered about a peer, and of the gateway as a whole.
+//! Questions and commands about a peer, and about the gateway as a whole.
 
 use axum::Router;
 use axum::extract::{Path, Query, State};

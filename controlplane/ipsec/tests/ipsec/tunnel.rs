@@ -77,8 +77,8 @@ async fn certificates_prove_both_ends_and_a_wrong_name_does_not() {
     pair.check().await;
 }
 
-/// Sends numbered packets both ways until `orders` is done, and sees that each arrives once.
-async fn without_loss(pair: &Pair, orders: impl Future<Output = ()>) -> usize {
+/// Sends numbered packets both ways until `commands` is done, and sees that each arrives once.
+async fn without_loss(pair: &Pair, commands: impl Future<Output = ()>) -> usize {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let flow = async |from: &adit_ipsec::Session, to: &adit_ipsec::Session, addresses: (_, _)| {
         let mut count = 0usize;
@@ -91,14 +91,14 @@ async fn without_loss(pair: &Pair, orders: impl Future<Output = ()>) -> usize {
         }
         count
     };
-    let ordered = async {
-        orders.await;
+    let commanded = async {
+        commands.await;
         stop.send(true).expect("somebody looks");
     };
     let (there, back, ()) = tokio::join!(
         flow(&pair.client, &pair.session, (CLIENT_ADDRESS, SERVER_ADDRESS)),
         flow(&pair.session, &pair.client, (SERVER_ADDRESS, CLIENT_ADDRESS)),
-        ordered
+        commanded
     );
     there + back
 }
