@@ -319,7 +319,7 @@ impl Gateway {
 
     /// The interface in the kernel, and what it should be like.
     fn interface(&mut self) -> (&mut Upkeep, Should<'_>) {
-        let (index, news) = (self.interface_index(), self.underlay.news.as_ref());
+        let (index, news) = (self.interface_index(), &self.underlay.news);
         let should = Should { config: &self.desired.config, index, ike: self.ike.as_ref(), news };
         (&mut self.upkeep, should)
     }
