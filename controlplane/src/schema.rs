@@ -326,7 +326,7 @@ pub struct Explanation {
     pub state: String,
     pub since_s: Option<u64>,
     pub cause: Option<String>,
-    /// What went wrong last, with the connection or with an SA of the traffic; `null` when it was put right.
+    /// What went wrong last, with the connection or with a Child SA; `null` when it was put right.
     #[serde(default)]
     pub problem: Option<String>,
     /// Who began the negotiation: we as `initiator`, or the peer.
@@ -417,7 +417,7 @@ pub struct Live {
     pub ok: bool,
 }
 
-/// The answer to an order, and to anything that cannot be answered.
+/// The answer to a command, and to anything that cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Whether the command was accepted; that it has been carried out shows in the status.

@@ -312,11 +312,11 @@ impl Driver {
         if !self.is_current(link) || !link.is_up() {
             return Err(Error::NotConnected);
         }
-        let ordered = match keys {
+        let begun = match keys {
             Keys::Child => self.endpoint.rekey(now(), link.peer),
             Keys::Ike => self.endpoint.rekey_ike(now(), link.peer),
         };
-        ordered.map_err(|_| Error::NotConnected)
+        begun.map_err(|_| Error::NotConnected)
     }
 
     /// Whether it is the session that the peer has now.
