@@ -559,6 +559,20 @@ fn a_busy_status_of_many_peers_fits_80_columns() {
 }
 
 #[test]
+fn the_end_of_a_peers_certificate_is_told_as_that_of_our_own() {
+    let mut peer = busy::status(status_after_work()).peers.pop().expect("a peer");
+    let shown = |remaining_s: Option<i64>| {
+        let ike = peer.ike.as_mut().expect("a peer with IKE");
+        ike.sas.iter_mut().for_each(|sa| sa.peer_certificate_remaining_s = remaining_s);
+        let text = status::of_peer(&peer);
+        let (_, of_sa) = text.split_once("\nIKE SA ").expect("an IKE SA");
+        format!("{remaining_s:?}\nIKE SA {}\n", of_sa.split("\n\n").next().unwrap_or_default())
+    };
+    let all = [Some(86_400 * 200), Some(86_400 * 29), Some(0), Some(-3600), None].map(shown);
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
 fn the_status_fits_80_columns() {
     let mut status = status_after_work();
     let peer = &mut status.peers[0];

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use adit_channel::PathCounters;
 use adit_engine::auth::Certificate;
@@ -182,15 +182,13 @@ impl View {
 
     /// Our own certificates.
     pub fn certificates(&self) -> Vec<schema::Certificate> {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let desired = self.desired();
         let chain = desired.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
         let one = |certificate: &Certificate| schema::Certificate {
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
             until: certificate.not_after(),
-            remaining_s: certificate.not_after().saturating_sub(unix) as i64
-                - unix.saturating_sub(certificate.not_after()) as i64,
+            remaining_s: schema::remaining_s(certificate.not_after()),
         };
         chain.iter().map(one).collect()
     }
