@@ -372,6 +372,13 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A program of another build of this project, in a folder of its own.
+pub fn binary_in(folder: &Path, name: &str) -> Result<PathBuf> {
+    let path = std::path::absolute(folder.join(name))?;
+    ensure!(path.is_file(), "there is no {}", path.display());
+    Ok(path)
+}
+
 /// Waits until `condition` holds; `what` names the event in the error.
 pub fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + timeout;

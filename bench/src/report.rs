@@ -128,8 +128,28 @@ impl Report {
                 };
                 Cell::new(text).set_alignment(CellAlignment::Right)
             });
-            let name = if is_less_better(unit) { format!("{work} ↓") } else { work.to_owned() };
-            table.add_row([Cell::new(name), Cell::new(unit)].into_iter().chain(cells));
+            table.add_row([Cell::new(marked(work, unit)), Cell::new(unit)].into_iter().chain(cells));
+        }
+        table
+    }
+
+    /// A row per work that both did: this system as a multiple of the baseline in the same round, in the middle, least and most.
+    /// Where 1 lies between the least and the most, the rounds do not tell which one is better; where not, that may be chance.
+    pub fn ratios(&self, system: &str, baseline: &str) -> Table {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header(["work", "median", "least", "most"]);
+        for result in self.results.iter().filter(|result| result.system == system) {
+            let base = self.results.iter().find(|other| other.system == baseline && other.work == result.work);
+            let rounds = base.into_iter().flat_map(|base| result.samples.iter().zip(&base.samples));
+            let ratios: Vec<f64> = rounds.map(|(value, base)| value / base).filter(|ratio| ratio.is_finite()).collect();
+            if ratios.is_empty() {
+                continue;
+            }
+            let (least, most) =
+                ratios.iter().fold((f64::MAX, f64::MIN), |(low, high), ratio| (low.min(*ratio), high.max(*ratio)));
+            let cell = |ratio: f64| Cell::new(format!("{ratio:.3}")).set_alignment(CellAlignment::Right);
+            table.add_row([Cell::new(marked(&result.work, &result.unit)), cell(median(&ratios)), cell(least), cell(most)]);
         }
         table
     }
@@ -184,6 +204,11 @@ pub fn median(samples: &[f64]) -> f64 {
 /// Rates are what is to be large; everything else here is a cost, a loss or a delay.
 fn is_less_better(unit: &str) -> bool {
     !unit.ends_with("/s")
+}
+
+/// The work's name, with `↓` where less is better.
+fn marked(work: &str, unit: &str) -> String {
+    if is_less_better(unit) { format!("{work} ↓") } else { work.to_owned() }
 }
 
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
@@ -246,6 +271,22 @@ mod tests {
         let table = report.table(Some("wireguard-go")).to_string();
         assert!(table.contains("14.00 (4.00 ×)") && table.contains("400000") && table.contains('–'), "{table}");
         assert!(table.contains("rtt_idle_us ↓") && !table.contains("tcp1 ↓"), "{table}");
+    }
+
+    #[test]
+    fn ratios_are_those_of_the_same_round() {
+        let mut report = Report::new();
+        // A slow round is one for both; by the medians alone it would be 4 : 5.
+        for (before, now) in [(10.0, 5.0), (5.0, 4.0), (4.0, 3.0)] {
+            report.add("adit", "psk_cpu", "ms", now);
+            report.add("adit-before", "psk_cpu", "ms", before);
+            report.add("adit", "alone", "ms", now);
+        }
+        let table = report.ratios("adit", "adit-before").to_string();
+        let row = table.lines().find(|line| line.contains("psk_cpu ↓")).expect("the work");
+        let figures: Vec<&str> = row.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(figures, ["psk_cpu ↓", "0.750", "0.500", "0.800"], "{table}");
+        assert!(!table.contains("alone"), "{table}");
     }
 
     #[test]

@@ -360,6 +360,24 @@ fn limits_are_chosen_in_the_files_of_that_name() {
     complain(faults);
 }
 
+/// Both planes judge a setting: its largest value has a name, so that it stands once.
+#[test]
+fn settings_end_at_limits_that_have_a_name() {
+    let judges = |name: &str| name == "dataplane/src/config.rs" || name.starts_with("controlplane/src/config/check");
+    let (mut faults, mut found) = (Vec::new(), 0);
+    for (name, text) in sources().iter().filter(|(name, _)| judges(name)) {
+        for (number, line) in text.lines().enumerate().map(|(number, line)| (number + 1, code(line))) {
+            let is_judged = ["range(", "number(", "number_of("].iter().any(|call| line.contains(call));
+            found += usize::from(is_judged);
+            if is_judged && line.split_once("..=").is_some_and(|(_, end)| end.starts_with(|c: char| c.is_ascii_digit())) {
+                faults.push(format!("{name}:{number}: the largest value belongs into limits.rs"));
+            }
+        }
+    }
+    assert!(found > 20, "only {found} settings found");
+    complain(faults);
+}
+
 #[test]
 fn what_chooses_a_limit_is_told_from_what_follows() {
     for chosen in ["const A_MAX: usize = 1 << 20;", "pub const A_MIN: u8 = 3;", "pub(crate) const A_LIMIT: u64 ="] {

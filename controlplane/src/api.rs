@@ -1,7 +1,6 @@
 //! The API (`/v1/…`, [`document`]) and `GET /metrics` over a Unix socket that only our user reaches, and over TCP where
-//! the configuration says so ([`listeners`]), for who asks for us by a name of ours ([`host`]): the API for who has the token. What
-//! is ordered ([`peers`]) goes to the loop of the
-//! gateway.
+//! the configuration says so ([`listeners`]), for who asks for us by a name of ours ([`host`]): the API for who has the token. Commands
+//! ([`peers`]) go to the loop of the gateway.
 
 pub mod client;
 pub mod document;

@@ -120,7 +120,7 @@ enum Command {
     Rekey {
         #[command(flatten)]
         of: OfPeer,
-        /// Those of the IKE SA instead of those of the traffic
+        /// Those of the IKE SA instead of those of the Child SAs
         #[arg(long)]
         ike: bool,
     },
@@ -238,7 +238,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             run_gateway(&config, service, Options { leave_dataplane, ..Options::default() })
         }
         Command::Stop { of } => stop(of),
-        Command::Dataplane { service } => dataplane::become_ordered(&service).map(|never| match never {}),
+        Command::Dataplane { service } => dataplane::become_wanted(&service).map(|never| match never {}),
         Command::Status { peer, of, json, watch, check } => show_status(peer.as_deref(), of, json, (watch, check)),
         Command::Reload { of, dry_run, restart_dataplane, json } => reload(of, dry_run, restart_dataplane, json),
         Command::Connect(of) => command_peer(of, "connect"),
@@ -381,7 +381,7 @@ fn command_peer(of: OfPeer, command: &str) -> anyhow::Result<()> {
         "connect" => format!("connecting to {peer}: adit status {peer} says how it goes\n"),
         "disconnect" => format!("disconnected from {peer}, until adit connect {peer} or the peer connects\n"),
         "rekey-ike" => format!("new keys of the IKE SA are being agreed on with {peer}\n"),
-        _ => format!("new keys of the traffic are being agreed on with {peer}\n"),
+        _ => format!("new keys of the Child SAs are being agreed on with {peer}\n"),
     })
 }
 

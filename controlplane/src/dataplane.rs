@@ -183,9 +183,9 @@ pub fn installed_program() -> anyhow::Result<PathBuf> {
 /// Becomes the data plane of a service as soon as its control plane has said which one it wants.
 ///
 /// # Errors
-/// The order cannot be read, or the program not be found or started.
-pub fn become_ordered(service: &str) -> anyhow::Result<Infallible> {
-    let words = service::ordered(service)?;
+/// What it wants cannot be read, or the program not be found or started.
+pub fn become_wanted(service: &str) -> anyhow::Result<Infallible> {
+    let words = service::await_wanted(service)?;
     let program = installed_program()?;
     // It comes back only when it fails.
     Err(Command::new(&program).args(words).exec()).with_context(|| format!("starting {}", program.display()))

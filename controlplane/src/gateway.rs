@@ -247,7 +247,7 @@ pub async fn run(desired: Desired, options: Options, raw: RawSockets) -> anyhow:
     gateway.manager.tell(&[NotifyState::Stopping]);
     if !gateway.options.leave_dataplane {
         // Also where none was attached: one that comes now would come for nobody.
-        gateway.cancel_order();
+        gateway.want_no_plane();
     }
     // It may be gone already; a left file would be replaced by the next run.
     let _ = std::fs::remove_file(config.api_socket());
@@ -319,7 +319,7 @@ impl Gateway {
 
     /// The interface in the kernel, and what it should be like.
     fn interface(&mut self) -> (&mut Upkeep, Should<'_>) {
-        let (index, news) = (self.interface_index(), self.underlay.news.as_ref());
+        let (index, news) = (self.interface_index(), &self.underlay.news);
         let should = Should { config: &self.desired.config, index, ike: self.ike.as_ref(), news };
         (&mut self.upkeep, should)
     }
@@ -327,13 +327,13 @@ impl Gateway {
     /// Ends a data plane that is not wanted as it is. First, so that its service does not start it the same way once more: the next one
     /// waits until it is said which is wanted.
     async fn end_plane(&self, process: &mut Process) -> Ending {
-        self.cancel_order();
+        self.want_no_plane();
         process.stop().await
     }
 
-    fn cancel_order(&self) {
+    fn want_no_plane(&self) {
         if let Some(service) = &self.desired.config.service {
-            service::cancel(service);
+            service::want_none(service);
         }
     }
 

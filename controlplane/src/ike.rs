@@ -345,9 +345,14 @@ impl Ike {
         self.sas.wanted(peer)
     }
 
+    /// Whether a peer is still to be told that its connection is closed.
+    pub fn has_last_words(&self) -> bool {
+        self.endpoint.has_last_words()
+    }
+
     /// Whether nothing is left of any connection.
     pub fn is_quiet(&self) -> bool {
-        !self.endpoint.has_last_words()
+        !self.has_last_words()
             && self.places.keys().all(|peer| self.endpoint.status(*peer).is_none_or(|status| status.ike.is_empty()))
     }
 

@@ -217,7 +217,7 @@ impl Gateway {
         let view = &self.view;
         let switch = |on: bool| vec![gauge(&[], f64::from(u8::from(on)))];
         let restarts = vec![counter(&[], view.restarts.load(Ordering::Relaxed))];
-        let full = "1 while not all IKE SAs fit the memory for the next control plane: then its start connects the largest, or all, anew.";
+        let full = "1 while not all IKE SAs fit the vault for the next control plane: then its start connects the largest, or all, anew.";
         let age = vec![gauge(&[], view.as_of_s().unwrap_or(0) as f64)];
         let as_of = "How long ago what is said of IKE and paths was so; 0 where the gateway was not too busy to look.";
         let key_log = "1 while the keys of every SA are written to a file (ike.key_log_dir): never in production.";

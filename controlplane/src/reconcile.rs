@@ -28,7 +28,7 @@ pub struct InstalledState {
     version: u32,
     /// The command line of the data plane, flag and value.
     pub arguments: Vec<(String, String)>,
-    peers: Vec<MemoryPeer>,
+    peers: Vec<InstalledPeer>,
     pins: Vec<Mac>,
     /// Addresses and routes given to the interface, as text.
     pub addresses: Vec<String>,
@@ -38,7 +38,7 @@ pub struct InstalledState {
     pub bridge: Option<String>,
     /// The key of every SA. Of one whose peer left the configuration, nobody else can say under which key its numbers count.
     #[serde(default)]
-    keys: Vec<MemoryKey>,
+    keys: Vec<InstalledKey>,
     /// The totals of data planes that died, so that counters do not go back when the control plane is restarted after that.
     pub archive: Option<Archive>,
     /// How many SAs of each worker of the data plane that runs have gone and were counted.
@@ -47,23 +47,23 @@ pub struct InstalledState {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct MemoryPeer {
+struct InstalledPeer {
     id: u16,
     name: String,
     defer_checksums: bool,
     #[serde(default)]
-    selectors: Vec<MemorySelector>,
+    selectors: Vec<InstalledSelector>,
 }
 
 /// Local and remote addresses, protocol, local and remote ports of a selector.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct MemorySelector([(IpAddr, IpAddr); 2], u8, [(u16, u16); 2]);
+struct InstalledSelector([(IpAddr, IpAddr); 2], u8, [(u16, u16); 2]);
 
-impl From<&Selector> for MemorySelector {
-    fn from(selector: &Selector) -> MemorySelector {
+impl From<&Selector> for InstalledSelector {
+    fn from(selector: &Selector) -> InstalledSelector {
         let ends = |range: AddressRange| (range.first(), range.last());
         let ports = |range: PortRange| (range.first, range.last);
-        MemorySelector(
+        InstalledSelector(
             [ends(selector.local), ends(selector.remote)],
             selector.protocol,
             [ports(selector.local_ports), ports(selector.remote_ports)],
@@ -71,9 +71,9 @@ impl From<&Selector> for MemorySelector {
     }
 }
 
-impl MemorySelector {
+impl InstalledSelector {
     fn selector(&self) -> Option<Selector> {
-        let MemorySelector([local, remote], protocol, [local_ports, remote_ports]) = self;
+        let InstalledSelector([local, remote], protocol, [local_ports, remote_ports]) = self;
         let range = |ends: &(IpAddr, IpAddr)| match *ends {
             (IpAddr::V4(first), IpAddr::V4(last)) => Some(AddressRange::V4 { first, last }),
             (IpAddr::V6(first), IpAddr::V6(last)) => Some(AddressRange::V6 { first, last }),
@@ -88,7 +88,7 @@ impl MemorySelector {
 
 /// Direction, tag of the peer, SPI and key of an SA.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct MemoryKey(u8, u64, u32, KeyId);
+struct InstalledKey(u8, u64, u32, KeyId);
 
 impl InstalledState {
     /// What a data plane with these arguments will have installed.
@@ -96,16 +96,16 @@ impl InstalledState {
         let Desired { config, sas, .. } = desired;
         let peers = config.peers.iter().zip(ids);
         let routes = config.routes();
-        let keys = sas.iter().map(|want| MemoryKey(want.direction as u8, want.tag.0, want.spi.0, want.key_id));
+        let keys = sas.iter().map(|want| InstalledKey(want.direction as u8, want.tag.0, want.spi.0, want.key_id));
         InstalledState {
             version: VERSION,
             arguments,
             peers: peers
-                .map(|(peer, id)| MemoryPeer {
+                .map(|(peer, id)| InstalledPeer {
                     id: id.0,
                     name: peer.name.clone(),
                     defer_checksums: peer.defer_checksums,
-                    selectors: peer.selectors.iter().map(MemorySelector::from).collect(),
+                    selectors: peer.selectors.iter().map(InstalledSelector::from).collect(),
                 })
                 .collect(),
             pins: config.forwarding.pinned.iter().map(|(mac, _)| *mac).collect(),
@@ -136,7 +136,7 @@ impl InstalledState {
 
     /// Every SA that was installed, with its key.
     pub fn keys(&self) -> impl Iterator<Item = (SaName, KeyId)> + '_ {
-        let named = |MemoryKey(direction, peer, spi, id): &MemoryKey| {
+        let named = |InstalledKey(direction, peer, spi, id): &InstalledKey| {
             let direction = Direction::from_code(*direction).ok()?;
             Some((SaName::new(direction, PeerTag(*peer), Spi(*spi)), *id))
         };
@@ -150,7 +150,7 @@ impl InstalledState {
 
     /// What peers were told to own. Those that have gone from the configuration are removed with all that is theirs.
     pub fn selectors(&self) -> impl Iterator<Item = (PeerId, Vec<Selector>)> + '_ {
-        self.peers.iter().map(|peer| (PeerId(peer.id), peer.selectors.iter().filter_map(MemorySelector::selector).collect()))
+        self.peers.iter().map(|peer| (PeerId(peer.id), peer.selectors.iter().filter_map(InstalledSelector::selector).collect()))
     }
 
     /// What a predecessor left; nothing when it left nothing that can be read.
@@ -201,12 +201,12 @@ pub struct Changes {
 struct Known<'a> {
     /// Whose the inbound SAs are. The SPI of an outbound one tells nothing: it is the peer's choice.
     inbound: BTreeMap<Spi, PeerId>,
-    remembered: BTreeMap<&'a str, Vec<&'a MemoryPeer>>,
+    remembered: BTreeMap<&'a str, Vec<&'a InstalledPeer>>,
 }
 
 impl<'a> Known<'a> {
     fn new(live: &[(u16, LiveSa)], installed: &'a InstalledState) -> Known<'a> {
-        let mut remembered: BTreeMap<&str, Vec<&MemoryPeer>> = BTreeMap::new();
+        let mut remembered: BTreeMap<&str, Vec<&InstalledPeer>> = BTreeMap::new();
         for peer in &installed.peers {
             remembered.entry(&peer.name).or_default().push(peer);
         }
@@ -214,7 +214,7 @@ impl<'a> Known<'a> {
         Known { inbound: inbound.collect(), remembered }
     }
 
-    fn remembered(&self, peer: &str) -> &[&'a MemoryPeer] {
+    fn remembered(&self, peer: &str) -> &[&'a InstalledPeer] {
         self.remembered.get(peer).map_or(&[], Vec::as_slice)
     }
 }

@@ -1,6 +1,7 @@
 //! The types of the API, version 2. A field may be added; a change of meaning, or a field that goes, makes a new version.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -43,6 +44,12 @@ pub struct Certificate {
     /// The end of its validity, in seconds since 1970 UTC, and how long that is from now; negative when it is over.
     pub until: u64,
     pub remaining_s: i64,
+}
+
+/// How long it is from now until this time, in seconds since 1970 UTC; negative when it is over.
+pub fn remaining_s(until: u64) -> i64 {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    until.saturating_sub(unix) as i64 - unix.saturating_sub(until) as i64
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -216,6 +223,9 @@ pub struct IkeSa {
     /// When what the peer proved ends: its certificate or one above it, in seconds since 1970 UTC; `null` without certificates.
     #[serde(default)]
     pub peer_certificate_until: Option<u64>,
+    /// How long that is from now, in seconds; negative when it is over.
+    #[serde(default)]
+    pub peer_certificate_remaining_s: Option<i64>,
     /// The same of our own certificate, where the peer looks at it.
     #[serde(default)]
     pub own_certificate_until: Option<u64>,
@@ -326,7 +336,7 @@ pub struct Explanation {
     pub state: String,
     pub since_s: Option<u64>,
     pub cause: Option<String>,
-    /// What went wrong last, with the connection or with an SA of the traffic; `null` when it was put right.
+    /// What went wrong last, with the connection or with a Child SA; `null` when it was put right.
     #[serde(default)]
     pub problem: Option<String>,
     /// Who began the negotiation: we as `initiator`, or the peer.
@@ -417,7 +427,7 @@ pub struct Live {
     pub ok: bool,
 }
 
-/// The answer to an order, and to anything that cannot be answered.
+/// The answer to a command, and to anything that cannot be answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Whether the command was accepted; that it has been carried out shows in the status.

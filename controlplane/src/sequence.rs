@@ -74,7 +74,7 @@ mod tests {
         Start { dies_before_write: bool },
         /// The control plane alone dies, and the next one adopts the data plane, which may not admit all numbers that it has.
         Adopt { denied: u64 },
-        /// The data plane sends, and gets more when half is used; the control plane may die between the write and the order,
+        /// The data plane sends, and gets more when half is used; the control plane may die between the write and the command,
         /// or both planes may.
         Send { packets: u64, dies_after_write: Option<Death> },
         /// Time passes (or, in histories that keep the file, jumps back).

@@ -37,7 +37,7 @@ pub fn socket(service: &str) -> PathBuf {
     Path::new(DATAPLANE_DIR).join(format!("{service}.sock"))
 }
 
-fn order_file(service: &str) -> PathBuf {
+fn arguments_file(service: &str) -> PathBuf {
     Path::new(CONTROL_DIR).join(format!("{service}.dataplane"))
 }
 
@@ -62,17 +62,17 @@ fn words(text: &[u8]) -> Vec<OsString> {
         .collect()
 }
 
-/// Whether this is what was ordered last.
-pub fn is_ordered(service: &str, arguments: &[(String, String)]) -> bool {
-    std::fs::read(order_file(service)).is_ok_and(|found| found == text(arguments))
+/// Whether this is what was wanted last.
+pub fn is_wanted(service: &str, arguments: &[(String, String)]) -> bool {
+    std::fs::read(arguments_file(service)).is_ok_and(|found| found == text(arguments))
 }
 
 /// Says which data plane is wanted: it is started so from now on.
 ///
 /// # Errors
 /// The file cannot be written; the message says which, and what is missing.
-pub fn order(service: &str, arguments: &[(String, String)]) -> anyhow::Result<()> {
-    let file = order_file(service);
+pub fn want(service: &str, arguments: &[(String, String)]) -> anyhow::Result<()> {
+    let file = arguments_file(service);
     let context = || format!("writing {}: the unit needs RuntimeDirectory=adit (deploy/adit@.service)", file.display());
     let new = file.with_extension("new");
     // One that a run before has left half.
@@ -85,18 +85,18 @@ pub fn order(service: &str, arguments: &[(String, String)]) -> anyhow::Result<()
 }
 
 /// No data plane is wanted any more.
-pub fn cancel(service: &str) {
+pub fn want_none(service: &str) {
     // There may be none.
-    let _ = std::fs::remove_file(order_file(service));
+    let _ = std::fs::remove_file(arguments_file(service));
 }
 
 /// Waits until the control plane of a service has said which data plane it wants; gives the words of its command line.
 ///
 /// # Errors
 /// The manager of services cannot be reached, or the file not be read.
-pub fn ordered(service: &str) -> anyhow::Result<Vec<OsString>> {
+pub fn await_wanted(service: &str) -> anyhow::Result<Vec<OsString>> {
     let manager = Manager::open().context("reaching the manager of services at NOTIFY_SOCKET")?;
-    let file = order_file(service);
+    let file = arguments_file(service);
     manager.tell(&[NotifyState::Ready, NotifyState::Status("waiting for adit to say what is wanted")]);
     let began = Instant::now();
     let mut reported = began;
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_read_as_it_was_written() {
+    fn what_is_wanted_is_read_as_it_was_written() {
         let arguments = [("--tap", "adit 0"), ("--cores", ""), ("--mtu", "1400")];
         let arguments: Vec<_> = arguments.iter().map(|(flag, value)| ((*flag).to_owned(), (*value).to_owned())).collect();
         assert_eq!(words(&text(&arguments)), ["--tap", "adit 0", "--cores", "", "--mtu", "1400"]);

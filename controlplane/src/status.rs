@@ -134,17 +134,17 @@ fn gateway(status: &Status) -> String {
     let addresses = interface.addresses.iter().fold(String::new(), |text, address| text + ", " + address);
     out += &fact("interface", &format!("{}, MTU {}, MAC {}{addresses}", interface.name, interface.mtu, interface.mac));
     for certificate in &status.certificates {
-        out += &fact("certificate", &format!("{}, {}", certificate.subject, validity(certificate.remaining_s)));
+        out += &fact("certificate", &format!("{}, {}", certificate.subject, validity(certificate.remaining_s, "renew it")));
     }
     out
 }
 
-/// How long a certificate is still good, for people.
-fn validity(remaining_s: i64) -> String {
+/// How long a certificate is still good, for people, and what is to be done when that is not long.
+fn validity(remaining_s: i64, remedy: &str) -> String {
     match u64::try_from(remaining_s) {
-        Ok(left) if left < WARN_BEFORE => format!("ENDS in {}: renew it", duration(left)),
+        Ok(left) if left < WARN_BEFORE => format!("ENDS in {}: {remedy}", duration(left)),
         Ok(left) => format!("valid for {}", duration(left)),
-        Err(_) => format!("EXPIRED {} ago: renew it", duration(remaining_s.unsigned_abs())),
+        Err(_) => format!("EXPIRED {} ago: {remedy}", duration(remaining_s.unsigned_abs())),
     }
 }
 

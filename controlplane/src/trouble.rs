@@ -1,26 +1,26 @@
-//! What comes again and again, for the log: told once in a while with how often it came, each time with its end. Pure.
+//! What comes again and again, for the log: reported once in a while with how often it came, each time with its end. Pure.
 
 use std::time::{Duration, Instant};
 
 /// One such thing.
 #[derive(Debug)]
 pub struct Trouble {
-    /// It is told again after so long.
+    /// It is reported again after so long.
     again: Duration,
     reported: Option<Instant>,
     /// How often it came since then.
     times: u64,
-    /// Its end is to be told.
+    /// Its end is to be reported.
     owed: bool,
 }
 
 impl Trouble {
     /// One that has not come so far.
-    pub fn told_again_after(again: Duration) -> Trouble {
+    pub fn reported_again_after(again: Duration) -> Trouble {
         Trouble { again, reported: None, times: 0, owed: false }
     }
 
-    /// It came. Where that is to be told, how often it came since it was told last.
+    /// It came. Where that is to be reported, how often it came since it was reported last.
     pub fn came(&mut self, now: Instant) -> Option<u64> {
         if !self.is_news(now) {
             self.times = self.times.saturating_add(1);
@@ -30,18 +30,18 @@ impl Trouble {
         Some(std::mem::take(&mut self.times))
     }
 
-    /// Whether it would be told if it came now.
+    /// Whether it would be reported if it came now.
     pub fn is_news(&self, now: Instant) -> bool {
         self.reported.is_none_or(|reported| now.saturating_duration_since(reported) >= self.again)
     }
 
-    /// All is well. True where it was told that it was not.
+    /// All is well. True where it was reported that it was not.
     pub fn is_over(&mut self) -> bool {
         std::mem::take(&mut self.owed)
     }
 }
 
-/// The end of a line about what came so often since it was told last.
+/// The end of a line about what came so often since it was reported last.
 pub fn repeated(times: u64) -> String {
     if times == 0 { String::new() } else { format!("; the same {times} times since it was reported last") }
 }
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn what_comes_all_the_time_is_told_once_an_hour_and_so_is_its_end() {
-        let (mut trouble, start) = (Trouble::told_again_after(Duration::from_secs(3600)), Instant::now());
+        let (mut trouble, start) = (Trouble::reported_again_after(Duration::from_secs(3600)), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         assert!(!trouble.is_over());
         let reported: Vec<(u64, u64)> =

@@ -245,3 +245,27 @@ proptest! {
         prop_assert!(reported.iter().all(|problem| !problem.key.is_empty()), "{:#?}", reported);
     }
 }
+
+#[test]
+fn the_third_core_of_two_is_refused_with_what_there_is() {
+    let source = "name: site-a\nlisten: 0.0.0.0:4500\ninterface: { name: adit0 }\ndataplane:\n  cores: [2]\npeers:\n  \
+        - { name: site-b, endpoint: \"192.0.2.2:4500\", ike: { psk_file: b.psk } }\n";
+    let dir = directory();
+    let problems = read(source, dir.path()).expect_err("there are two cores");
+    assert_eq!(
+        Problems::new("site-a.yaml".into(), source, problems).to_string().lines().collect::<Vec<_>>(),
+        [
+            "site-a.yaml:5:11: there is no core 2 for adit",
+            "    5 |   cores: [2]",
+            "      |           ^",
+            "  key:      dataplane.cores[0]",
+            "  expected: one of the 2 cores that adit may use here: [0, 1]",
+            "  write:    0",
+        ]
+    );
+    // Either of the two is taken, and says that there is one worker.
+    for core in 0..2 {
+        let config = read(&source.replace("[2]", &format!("[{core}]")), dir.path()).expect("a core that there is");
+        assert_eq!((config.dataplane.workers, config.dataplane.cores), (1, Some(vec![core])));
+    }
+}

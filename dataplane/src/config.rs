@@ -1,13 +1,16 @@
 //! Settings of the process, with units.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use adit_channel::SA_SLOTS_MAX;
 use adit_proto::class::Dscp;
 use adit_proto::control::{Mac, Mode};
+use adit_proto::limits::{BUSY_POLL_US, FDB_AGEING_S, FDB_ENTRIES, FLOOD_PPS, SOCKET_BUFFER};
 use adit_proto::limits::{IP_PACKET_LEN_MAX, IPV4_MTU_MIN, PEER_IDS_MAX, SELECTORS_OF_TABLE_MAX, WORKERS_MAX};
+use clap::builder::RangedI64ValueParser;
 use clap::{ArgAction, Parser, ValueEnum};
 
 use crate::tap::headers::{ETHERNET, TAG, TAGS_MAX};
@@ -98,25 +101,25 @@ pub struct Config {
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(2..=i64::from(SA_SLOTS_MAX)))]
     pub sa_slots: u32,
     /// Addresses that the forwarding table of a worker can hold.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, default_value_t = 4096, value_parser = within(FDB_ENTRIES))]
     pub fdb_entries: u32,
     /// Selectors that the policy table of a worker can hold (mode ip).
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=i64::from(SELECTORS_OF_TABLE_MAX)))]
     pub selectors: u32,
     /// Seconds after which an address is forgotten when nothing came from it.
-    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, default_value_t = 300, value_parser = within(FDB_AGEING_S))]
     pub fdb_ageing_s: u32,
     /// Frames per second that each worker may send to all peers, when there are several.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1000, value_parser = within(FLOOD_PPS))]
     pub flood_pps: u32,
     /// Hand on frames between peers: this gateway is the hub of a star (mode ethernet).
     #[arg(long, default_value_t = false, action = ArgAction::Set, value_name = "true|false")]
     pub forward: bool,
     /// Microseconds for which an idle worker looks for an answer before it sleeps again (io_uring only); 0 turns it off.
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    #[arg(long, default_value_t = 50, value_parser = within(BUSY_POLL_US))]
     pub busy_poll_us: u32,
     /// Receive and send buffer of each UDP socket in bytes.
-    #[arg(long, default_value_t = 16 << 20, value_parser = clap::value_parser!(u32).range(64 << 10..=1 << 30))]
+    #[arg(long, default_value_t = 16 << 20, value_parser = within(SOCKET_BUFFER))]
     pub socket_buffer: u32,
     /// Mark of the packets outside (SO_MARK), by which rules keep them out of the tunnel; 0 for none.
     #[arg(long, default_value_t = 0)]
@@ -155,6 +158,11 @@ pub fn pairs(words: impl Iterator<Item = String>) -> Vec<(String, String)> {
     list
 }
 
+/// A whole number of a range that the control plane judges by as well.
+fn within(range: RangeInclusive<u32>) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(i64::from(*range.start())..=i64::from(*range.end()))
+}
+
 fn parse_mode(text: &str) -> Result<Mode, String> {
     let names = Mode::ALL.map(Mode::name).join(" or ");
     Mode::ALL.into_iter().find(|mode| mode.name() == text).ok_or(format!("expected {names}"))
@@ -186,5 +194,26 @@ mod tests {
         let list = pairs(words.into_iter());
         let list: Vec<(&str, &str)> = list.iter().map(|(flag, value)| (flag.as_str(), value.as_str())).collect();
         assert_eq!(list, [("--mtu", "1400"), ("--listen", "[::1]:4500"), ("--io", "poll"), ("--mark", "")]);
+    }
+
+    #[test]
+    fn flags_take_what_the_configuration_takes_and_no_more() {
+        let flags = [
+            ("--fdb-entries", FDB_ENTRIES),
+            ("--fdb-ageing-s", FDB_AGEING_S),
+            ("--flood-pps", FLOOD_PPS),
+            ("--busy-poll-us", BUSY_POLL_US),
+            ("--socket-buffer", SOCKET_BUFFER),
+        ];
+        let taken = |flag: &str, value: u32| {
+            let value = value.to_string();
+            let words = ["adit-dataplane", "--socket", "/s", "--tap", "t", "--listen", "0.0.0.0:4500", flag, &value];
+            Config::try_parse_from(words).is_ok()
+        };
+        for (flag, range) in flags {
+            let (least, most) = range.into_inner();
+            assert!(taken(flag, least) && taken(flag, most), "{flag}");
+            assert!(!taken(flag, most + 1) && least.checked_sub(1).is_none_or(|less| !taken(flag, less)), "{flag}");
+        }
     }
 }

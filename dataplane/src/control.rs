@@ -5,7 +5,7 @@
 use adit_channel::LiveSa;
 use adit_proto::control::{self, ChildId, Command, Direction, Event, Hop, Mode, PathId, PeerId, Refusal, Spi};
 use adit_proto::esp;
-use adit_proto::limits::{IPV4_MTU_MIN, WORKERS_MAX};
+use adit_proto::limits::{FDB_AGEING_S, FLOOD_PPS, IPV4_MTU_MIN, WORKERS_MAX};
 use adit_proto::stats::{Count, Drop, Gauge};
 
 use crate::echo::Asked;
@@ -84,8 +84,10 @@ fn one(command: &Command, state: &mut State, env: &mut Environment) -> Result<()
             Err(Refusal::WrongMode)
         }
         Command::FdbPin { mac, peer } => pin(mac, peer, state),
-        Command::ForwardingSet { ageing_s: 0, .. } | Command::ForwardingSet { flood_pps: 0, .. } => Err(Refusal::BadValue),
         Command::ForwardingSet { ageing_s, flood_pps } => {
+            if !FDB_AGEING_S.contains(&ageing_s) || !FLOOD_PPS.contains(&flood_pps) {
+                return Err(Refusal::BadValue);
+            }
             state.fdb.set_ageing(ageing_s);
             state.flood.set_rate(flood_pps);
             state.hub.iter_mut().for_each(|shares| shares.set_rate(flood_pps));

@@ -47,7 +47,7 @@ impl Default for Echoes {
 
 impl Echoes {
     /// Sends a request. What the kernel does not send, since it is longer than the device takes or there is no route, is lost and
-    /// told as that; the order itself was carried out.
+    /// told as that; the command itself was carried out.
     pub fn request(&mut self, asked: &Asked, now_ns: u64, tables: &mut Tables, env: &mut Environment) -> Result<(), Refusal> {
         let peer = tables.peer(asked.peer).ok_or(Refusal::NoSuchPeer)?;
         let Path { hop, slot, .. } = *peer.paths.get(asked.path).ok_or(Refusal::NoSuchPath)?;

@@ -1,6 +1,8 @@
 //! What each worker lets the others know of its SAs: with which SPI it seals to a peer, and which SPIs it may be able to open.
 //!
-//! Every part has one writer, the worker that it belongs to, and changes only when the control plane orders it. Nobody waits.
+//! The first is an exact table in buckets, since two must not seal with one SPI; the second is a counting filter, since it only spares
+//! a look at SAs that are not there. Every part has one writer, the worker that it belongs to, and changes only when the control plane
+//! commands it. Nobody waits.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -19,7 +21,8 @@ pub struct Registry {
 struct Part {
     /// In buckets by hash: the peer and the SPI of each SA with which the worker seals. Nothing in them moves.
     outbound: Box<[AtomicU64]>,
-    /// By hash: how many of the SPIs that the worker opens have it. No look-up misses one, and few find what is not there.
+    /// A counting filter, by hash: how many of the SPIs that the worker opens have it. No look-up misses one, and few find what is not
+    /// there.
     inbound: Box<[AtomicU32]>,
 }
 

@@ -216,7 +216,7 @@ impl Tables {
         self.inbound.get_mut(index)
     }
 
-    /// Adds a peer, or changes the one that has the id. What it was found to send from is told again: who orders this may be new.
+    /// Adds a peer, or changes the one that has the id. What it was found to send from is told again: who commands this may be new.
     /// `joins`: both ends join halves, of frames of at most so many bytes.
     pub fn set_peer(&mut self, id: PeerId, tag: PeerTag, echo: bool, joins: Option<usize>) -> Result<(), Refusal> {
         let before = self.halves_of(id);

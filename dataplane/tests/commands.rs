@@ -4,6 +4,7 @@ mod support;
 
 use adit_channel::Standing;
 use adit_proto::control::{Command, Direction, Event, InjectHeader, OutboundSa, Refusal, Spi};
+use adit_proto::limits::{FDB_AGEING_S, FLOOD_PPS};
 use adit_proto::stats::{Count, Gauge};
 use support::{Bed, PEER, TAG, eventually, frame, in_namespace, out_spi, outbound_sa, peer_seals, sealed};
 
@@ -46,7 +47,8 @@ fn limits_of_forwarding_change_while_it_runs() {
     in_namespace(|| {
         let mut bed = Bed::start_with(1, "poll", 1, &["--fdb-ageing-s", "300"]);
         let set = |ageing_s, flood_pps| Command::ForwardingSet { ageing_s, flood_pps };
-        for bad in [set(0, 7), set(7, 0)] {
+        let (oldest, most) = (*FDB_AGEING_S.end(), *FLOOD_PPS.end());
+        for bad in [set(0, 7), set(7, 0), set(oldest + 1, 7), set(7, most + 1)] {
             assert_eq!(bed.refused(0, &bad), Refusal::BadValue);
         }
         let mut lane = peer_seals(0);

@@ -7,7 +7,9 @@ use adit_proto::control::{Command, Hop, PathId, PeerId, PeerTag, UdpHop};
 use adit_proto::esp::{Header, NEXT_HEADER_NONE};
 use adit_proto::half::{Half, Which, cut};
 use adit_proto::stats::{Count, Drop, Gauge};
-use support::{Bed, PEER, TAG, dummy, eventually, frame, in_namespace, ip_packet, peer_opens, peer_seals, received, sealed};
+use support::{
+    Bed, PEER, TAG, dummy, eventually, frame, in_namespace, ip_packet, peer_opens, peer_seals, received, sealed, set_int,
+};
 
 /// Longest outer packet of the path.
 const LINE: u16 = 1400;
@@ -201,5 +203,62 @@ fn what_is_joined_is_checked_like_every_packet() {
         bed.tap.send(&packet);
         assert_eq!(two(&bed, &mut peer_opens(0)).1, packet);
         assert_eq!(bed.drops(), [("bad_packet", 1), ("policy_mismatch", 1)]);
+    });
+}
+
+/// ECN-capable, and congestion experienced (RFC 3168 §5).
+const ECT_0: u8 = 0b10;
+const CE: u8 = 0b11;
+
+/// A packet that takes two halves, in this traffic class.
+fn classed(v6: bool, class: u8) -> Vec<u8> {
+    let mut packet = ip_packet(v6, (11, 53), (1, 1000), &[7; 1400]);
+    if v6 {
+        packet[..2].copy_from_slice(&[0x60 | class >> 4, class << 4]);
+    } else {
+        packet[1] = class;
+    }
+    packet
+}
+
+/// Sends halves, each in a class of its own.
+fn send_classed(bed: &Bed, halves: impl IntoIterator<Item = (Vec<u8>, u8)>) {
+    for (half, class) in halves {
+        set_int(&bed.peer, libc::IPPROTO_IP, libc::IP_TOS, class.into());
+        bed.send(&half);
+    }
+}
+
+#[test]
+fn a_mark_on_either_half_is_one_on_the_whole() {
+    in_namespace(|| {
+        let mut bed = Bed::start_ip(1, "poll", 1);
+        announce(&mut bed, true);
+        let seals = &mut peer_seals(0);
+        // Of the first half, of the second; and the same where the second comes first.
+        for classes in [[ECT_0, ECT_0], [CE, ECT_0], [ECT_0, CE], [CE, CE]] {
+            for (v6, reversed) in [(false, false), (false, true), (true, false), (true, true)] {
+                let sent = classed(v6, 0xb8 | ECT_0);
+                let mut both: Vec<_> = halves(seals, &sent).into_iter().zip(classes).collect();
+                if reversed {
+                    both.reverse();
+                }
+                send_classed(&bed, both);
+                let whole = bed.tap.receive();
+                let class = if v6 { whole[0] << 4 | whole[1] >> 4 } else { whole[1] };
+                let expected = 0xb8 | if classes.contains(&CE) { CE } else { ECT_0 };
+                assert_eq!(class, expected, "halves in {classes:?}, IPv6 {v6}, the second first {reversed}");
+                assert_eq!((whole.len(), &whole[20..]), (sent.len(), &sent[20..]), "the rest is as it was sent");
+            }
+        }
+        assert_eq!((bed.count(Count::Joined), bed.count(Count::CeMarks), bed.drops()), (16, 12, vec![]));
+        // Who cannot read a mark has lost the packet (RFC 6040 §4.2), whichever half has it.
+        for classes in [[CE, 0], [0, CE]] {
+            send_classed(&bed, halves(seals, &classed(false, 0)).into_iter().zip(classes));
+        }
+        eventually("both are dropped", || bed.dropped(Drop::CeNotEct) == 2);
+        send_classed(&bed, halves(seals, &classed(false, 0)).into_iter().zip([0, 0]));
+        assert_eq!(bed.tap.receive(), classed(false, 0));
+        assert_eq!((bed.count(Count::CeMarks), bed.drops()), (12, vec![("ce_not_ect", 2)]));
     });
 }

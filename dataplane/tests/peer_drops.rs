@@ -92,7 +92,7 @@ fn drops_are_of_the_peer_whose_packets_they_are_and_of_nobody_after() {
         assert_eq!(of(&bed, OTHER_TAG), [(OUT, "no_sa", 3), (OUT, "udp_refused", 1)]);
         sums_agree(&bed);
 
-        // An order that changes nothing of who has the id changes no count; who takes over the id has none.
+        // A command that changes nothing of who has the id changes no count; who takes over the id has none.
         bed.set_peer(0, PEER, TAG, 2);
         assert_eq!(of(&bed, TAG), first);
         bed.set_peer(0, PEER, PeerTag(5), 2);

@@ -139,7 +139,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// A change that the control plane orders. A worker applies commands between batches.
+/// A change that the control plane commands. A worker applies commands between batches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Adds a peer or changes it; a peer of another tag that has the id is removed first. Goes to every worker.
@@ -238,9 +238,9 @@ pub enum Command {
     },
     /// How long addresses are kept, and how much goes to all peers. Ethernet mode only. Goes to every worker.
     ForwardingSet {
-        /// Seconds until an address is forgotten from which nothing came, at least 1.
+        /// Seconds until an address is forgotten from which nothing came: [`limits::FDB_AGEING_S`](crate::limits::FDB_AGEING_S).
         ageing_s: u32,
-        /// Frames per second that the worker sends to all peers, at least 1.
+        /// Frames per second that the worker sends to all peers: [`limits::FLOOD_PPS`](crate::limits::FLOOD_PPS).
         flood_pps: u32,
     },
     /// Allows an outbound SA to go on up to a new limit.

@@ -1,6 +1,8 @@
 //! How much there may be of everything in what crosses a wire or the border between the planes, each limit once. The other crates have
 //! a file of this name for theirs; what is the same there comes from here.
 
+use std::ops::RangeInclusive;
+
 // Lanes, peers, and what each peer may have.
 
 /// Bits of an SPI of ours that name the lane.
@@ -39,6 +41,19 @@ pub const IKE_SAS_OF_PEER_MAX: usize = 8;
 pub const SELECTORS_OF_TABLE_MAX: u32 = 1 << 18;
 /// Most selectors that may have a remote address in common: a look-up for it looks at no more.
 pub const SELECTOR_OVERLAPS_MAX: u8 = 64;
+
+// What the configuration, the command line of the data plane and its commands may say of the same thing.
+
+/// Addresses in the forwarding table of a worker.
+pub const FDB_ENTRIES: RangeInclusive<u32> = 16..=1 << 20;
+/// Seconds until an address is forgotten from which nothing came: a day at most.
+pub const FDB_AGEING_S: RangeInclusive<u32> = 1..=86_400;
+/// Frames per second that a worker may send to all peers: more than a core can seal.
+pub const FLOOD_PPS: RangeInclusive<u32> = 1..=10_000_000;
+/// Microseconds for which an idle worker looks for an answer before it sleeps.
+pub const BUSY_POLL_US: RangeInclusive<u32> = 0..=10_000;
+/// Bytes of the buffer of a UDP socket, each way: the least holds a datagram, and the kernel counts in 31 bits.
+pub const SOCKET_BUFFER: RangeInclusive<u32> = 64 << 10..=1 << 30;
 
 // Packets.
 

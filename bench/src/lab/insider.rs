@@ -114,8 +114,8 @@ impl Insider {
         let (until, mut asked) = (Instant::now() + duration, 0);
         while Instant::now() < until {
             if state(endpoint)? == ConnectionState::Established {
-                let order = if asked % 2 == 0 { Endpoint::rekey } else { Endpoint::rekey_ike };
-                order(endpoint, now(), PEER)?;
+                let command = if asked % 2 == 0 { Endpoint::rekey } else { Endpoint::rekey_ike };
+                command(endpoint, now(), PEER)?;
                 asked += 1;
             }
             self.turn(endpoint)?;

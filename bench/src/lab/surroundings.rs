@@ -1,13 +1,48 @@
 //! Worse surroundings for a program: what containers and other users take away.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use socket2::{SockFilter, Socket};
 
 /// The program and all that it starts get EPERM from `io_uring_setup`, as under the default seccomp profile of Docker.
 pub fn without_io_uring(command: &mut Command) -> &mut Command {
     // SAFETY: between fork and exec the closure makes two plain system calls on memory of its own stack and allocates nothing.
     unsafe { command.pre_exec(refuse_io_uring) }
+}
+
+/// The kernel's news of links, addresses and routes do not reach a process any more, and it does not notice: a filter on its sockets that
+/// hear them drops all. How many such sockets it has.
+pub fn without_news(process: u32) -> Result<usize> {
+    const RETURN_NOTHING: SockFilter = SockFilter::new(0x06, 0, 0, 0);
+    let table = fs::read_to_string(format!("/proc/{process}/net/netlink")).context("the netlink sockets of its namespace")?;
+    let hears = |line: &str| -> Option<String> {
+        // Address, protocol (0: routes), port, groups, and last the inode.
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let groups = u32::from_str_radix(words.get(3)?, 16).ok()?;
+        (words.get(1) == Some(&"0") && groups != 0).then(|| format!("socket:[{}]", words[words.len() - 1]))
+    };
+    let sockets: BTreeSet<String> = table.lines().filter_map(hears).collect();
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).context("a process id")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut count = 0;
+    for entry in fs::read_dir(format!("/proc/{process}/fd")).context("its descriptors")? {
+        let entry = entry?;
+        // One that it has closed meanwhile is none of these.
+        let Ok(link) = fs::read_link(entry.path()) else { continue };
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(number) = number.filter(|_| link.to_str().is_some_and(|link| sockets.contains(link))) {
+            let socket = Socket::from(pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty()).context("taking a socket of its")?);
+            socket.attach_filter(&[RETURN_NOTHING]).context("a filter on its socket")?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// `outer` with `words` runs `inner`: `wrapped(netns.command("prlimit"), &["--memlock=0:0"], &command)`. Of `inner` only the program

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::ground::BRIDGE;
 use super::{Ground, INNER, OUTER, System, Tunnel, Underlay, places, version_of};
+use crate::lab::binary_in;
 use crate::process::Process;
 
 const PORT: u16 = 4500;
@@ -62,7 +63,7 @@ impl Adit {
                 },
             }
         }
-        let program = |name| before.map_or_else(|| own_program(name), |folder| program_in(folder, name));
+        let program = |name| before.map_or_else(|| own_program(name), |folder| binary_in(folder, name));
         let (adit, dataplane) = (program("adit")?, program("adit-dataplane")?);
         Ok(Adit { name: name.into(), outer_mtu, ike, options, adit, dataplane })
     }
@@ -174,13 +175,6 @@ impl System for Adit {
         }
         Ok(Tunnel { processes, target: INNER[1].into(), link: "adit0".into() })
     }
-}
-
-/// A program of this project as it was before.
-fn program_in(folder: &Path, name: &str) -> Result<PathBuf> {
-    let path = std::path::absolute(folder.join(name))?;
-    ensure!(path.is_file(), "there is no {}", path.display());
-    Ok(path)
 }
 
 /// A program of this project: beside this one, or in `ADIT_BIN_DIR`.

@@ -103,13 +103,13 @@ fn what_is_carried_while_keys_are_replaced_is_in_the_totals() -> Result<()> {
     let [a, b] = [lab.a(), lab.b()];
     reaches(&a.netns, b.inner())?;
     let transfer = traffic::start(&a.netns, &b.netns, b.inner().into(), BYTES)?;
-    let mut orders = 0;
+    let mut commands = 0;
     while transfer.is_running() {
-        a.adit(if orders % 4 == 0 { "rekey --ike site-b" } else { "rekey site-b" })?;
-        orders += 1;
+        a.adit(if commands % 4 == 0 { "rekey --ike site-b" } else { "rekey site-b" })?;
+        commands += 1;
     }
     transfer.finish()?.verify(BYTES)?;
-    ensure!(orders >= 8, "only {orders} times keys were replaced");
+    ensure!(commands >= 8, "only {commands} times keys were replaced");
     // The worker counts as well, whatever becomes of the SAs.
     let all_is_counted = |lab: &Lab| -> Result<()> {
         for gateway in &lab.gateways {

@@ -331,7 +331,7 @@ fn every_path_of_the_document_exists() -> Result<()> {
         for method in methods.as_object().context("methods")?.keys() {
             let path = path.replace("{peer}", "site-b");
             let answer = with_token(lab.a(), &method.to_uppercase(), &path)?;
-            // An order may find that one before it is still being carried out.
+            // A command may find that one before it is still being carried out.
             ensure!(answer.status == 200 || (method == "post" && answer.status == 409), "{method} {path}: {answer:?}");
             if path != "/metrics" {
                 answer.json()?;
@@ -375,7 +375,7 @@ fn what_is_not_http_is_refused_and_harms_nothing() -> Result<()> {
 }
 
 #[test]
-fn orders_from_many_at_once_are_all_answered() -> Result<()> {
+fn commands_from_many_at_once_are_all_answered() -> Result<()> {
     let lab = lab(&["role: initiator", "role: responder"])?;
     std::thread::scope(|scope| {
         let askers: Vec<_> = (0..16)

@@ -27,7 +27,7 @@ fn refuses(gateway: &Gateway, words: &[&str], code: i32, error: &str) -> Result<
 }
 
 #[test]
-fn orders_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
+fn commands_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
     let lab = Lab::start(&patient(&ROLES))?;
     for peer in ["nobody", "site-B", "two words", "../site-b", "%2e%2e", "ä", "?"] {
         for command in COMMANDS {
@@ -40,7 +40,7 @@ fn orders_about_a_peer_that_is_not_there_name_those_that_are() -> Result<()> {
 }
 
 #[test]
-fn orders_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
+fn commands_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
     let mut lab = Lab::prepare(&patient(&ROLES))?;
     let error = format!("no adit runs as site-a: start it with adit run -c {}", lab.a().config.display());
     for command in COMMANDS {
@@ -56,7 +56,7 @@ fn orders_to_a_gateway_that_does_not_run_say_how_to_start_it() -> Result<()> {
 }
 
 #[test]
-fn a_peer_with_a_static_key_has_no_ike_to_be_ordered() -> Result<()> {
+fn a_peer_with_a_static_key_has_no_ike_to_be_commanded() -> Result<()> {
     let lab = Lab::start(&LabOptions::patient())?;
     for command in COMMANDS.into_iter().filter(|command| *command != ["explain"]) {
         refuses(lab.a(), &[command, &["site-b"]].concat(), 1, "the peer site-b has a static key: there is nothing to negotiate")?;
@@ -90,7 +90,7 @@ fn what_cannot_be_done_now_is_refused_and_what_can_is_done() -> Result<()> {
     done(&["connect", "site-b"], connecting)?;
     wait_until("it is up", SOON, || Ok(reaches(&lab.a().netns, lab.b().inner()).is_ok())).with_context(|| lab.logs())?;
     let before = spis(lab.a())?;
-    done(&["rekey", "site-b"], "new keys of the traffic are being agreed on with site-b\n")?;
+    done(&["rekey", "site-b"], "new keys of the Child SAs are being agreed on with site-b\n")?;
     wait_until("the keys are others", SOON, || Ok(spis(lab.a())?.1 != before.1)).with_context(|| lab.logs())?;
     done(&["rekey", "--ike", "site-b"], "new keys of the IKE SA are being agreed on with site-b\n")?;
     wait_until("so are those of the IKE SA", SOON, || Ok(spis(lab.a())?.0 != before.0)).with_context(|| lab.logs())

@@ -140,7 +140,7 @@ fn a_gateway_that_crashed_or_stopped_is_connected_again_within_seconds() -> Resu
 }
 
 #[test]
-fn orders_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<()> {
+fn commands_are_carried_out_and_a_wrong_key_is_explained_at_both_ends() -> Result<()> {
     let mut lab = Lab::prepare(&patient(&[""]))?;
     let key = lab.dir().join("site-a-site-b.psk");
     let right = std::fs::read(&key)?;

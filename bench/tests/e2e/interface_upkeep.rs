@@ -2,12 +2,14 @@
 //! is waited for.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use adit_bench::lab::surroundings::without_news;
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::Netns;
 use anyhow::{Context, Result, ensure};
 
+use crate::reload::control;
 use crate::{edit, reaches};
 
 /// How long it may take until all is as it was.
@@ -113,6 +115,37 @@ fn a_tap_that_others_changed_is_put_right() -> Result<()> {
     ensure!(of_mtu() == already, "{}", lab.a().log());
     ensure!(shape(netns)?.contains("10.66.0.1/24") && shape(netns)?.contains("10.65.0.0/16"), "{}", shape(netns)?);
     Ok(())
+}
+
+/// News can be lost, and who has lost them knows nothing of it.
+#[test]
+fn an_interface_of_which_no_news_comes_is_put_right_by_the_timer() -> Result<()> {
+    let lab = Lab::start(&LabOptions::patient())?;
+    let (a, plane) = (lab.a(), lab.a().data_plane());
+    let before = shape(&a.netns)?;
+    ensure!(without_news(control(&lab)?)? > 0, "nobody hears the kernel");
+    let changes = [
+        (format!("ip link set {TAP} down"), "it was down"),
+        (format!("ip addr del 10.77.0.1/24 dev {TAP}"), "the address 10.77.0.1/24 was missing"),
+        (format!("ip link set {TAP} mtu 1300"), "its MTU was not 1500"),
+    ];
+    // News would lead to a look within a second: of some changes, each done right after a look of the timer, one has to wait longer.
+    let mut slowest = Duration::ZERO;
+    for (number, (what, missing)) in changes.iter().cycle().enumerate().take(4 * changes.len()) {
+        if number >= changes.len() && slowest > RIGHT_WITHIN {
+            break;
+        }
+        let changed = Instant::now();
+        a.netns.run(what)?;
+        wait_until(&format!("`{what}` is put right"), SOON, || Ok(shape(&a.netns)? == before))
+            .with_context(|| format!("before:\n{before}\nnow:\n{}\n{}", shape(&a.netns).unwrap_or_default(), a.log()))?;
+        slowest = slowest.max(changed.elapsed());
+        wait_until(&format!("`{what}` is said"), SOON, || Ok(said(a).iter().any(|one| one.contains(missing))))
+            .with_context(|| a.log())?;
+        reaches(&a.netns, lab.b().inner()).with_context(|| format!("after `{what}`"))?;
+    }
+    ensure!(slowest > RIGHT_WITHIN, "within {slowest:?}: somebody has heard of it");
+    data_plane_stays(&lab, plane)
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::ike_tunnel::{ROLES, patient, spis};
 use crate::{edit, reaches};
 
 /// Has commands carried out, each by its worker, as a control plane does.
-fn order(master: &mut Master, commands: Vec<(u16, Command)>) -> Result<()> {
+fn carry_out(master: &mut Master, commands: Vec<(u16, Command)>) -> Result<()> {
     // Answers to the one before may still come: its numbers are others.
     let first = std::process::id().wrapping_mul(1 << 16);
     let mut unanswered = BTreeMap::new();
@@ -85,7 +85,7 @@ fn undermine(lab: &mut Lab, remain: impl Fn(&LiveSa) -> bool) -> Result<usize> {
     ensure!(count > 0, "there is nothing to lose: {live:?}");
     let others = peers.into_iter().map(|peer| Command::PeerSet { peer, tag: PeerTag(0), echo: false, split: false });
     let theirs = children.into_iter().map(|(peer, child)| Command::ChildSet { peer, child, lanes: workers });
-    order(&mut master, others.chain(theirs).flat_map(every).chain(sas).collect())?;
+    carry_out(&mut master, others.chain(theirs).flat_map(every).chain(sas).collect())?;
     drop(master);
     lab.gateways[0].start_control()?;
     Ok(count)

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use adit_bench::lab::capture::{Capture, Datagram};
 use adit_bench::lab::traffic::{start, transfer};
-use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, WAN, wait_until};
+use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, TAP, WAN, wait_until};
 use adit_bench::netns::{Signal, signal};
 use adit_bench::rtt::Prober;
 use anyhow::{Context, Result, ensure};
@@ -20,6 +20,13 @@ pub fn path_in_use(gateway: &Gateway) -> Result<Value> {
     let status = gateway.status()?;
     let paths = status["peers"][0]["paths"].as_array().context("a peer with paths")?;
     paths.iter().find(|path| path["in_use"] == true).cloned().context("a path in use")
+}
+
+/// What hosts are told of the tunnel by its interface, in bytes. It is for networks of this size that are joined, whatever a path carries.
+fn inner_mtu(gateway: &Gateway) -> Result<u32> {
+    let link = gateway.netns.run(&format!("ip -o link show dev {TAP}"))?;
+    let mtu = link.split_once(" mtu ").and_then(|(_, rest)| rest.split_whitespace().next());
+    mtu.and_then(|mtu| mtu.parse().ok()).with_context(|| format!("no MTU in {link}"))
 }
 
 /// Waits until the path in use carries packets of so many bytes.
@@ -38,6 +45,7 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
         let lab = Lab::start(&LabOptions { ip_mode: true, ike, ..LabOptions::default() })?;
         let (a, b) = (lab.a(), lab.b());
         wait_for_mtu(a, 1500)?;
+        let inner = [inner_mtu(a)?, inner_mtu(b)?];
         let rtt = path_in_use(a)?["rtt_us"].as_u64().context("a round trip that was measured")?;
         ensure!(rtt < 5_000_000, "{rtt} us");
         let traffic = start(&a.netns, &b.netns, b.inner().into(), 4096 * MIB)?;
@@ -67,10 +75,12 @@ fn packets_that_vanish_are_noticed_at_once_said_and_avoided() -> Result<()> {
             Ok(outer < 1304 && route(adit_proto::esp::frame_len_max(adit_proto::control::Mode::Ip, outer as u16, false) as u64)?)
         })
         .with_context(|| a.netns.run("ip route").unwrap_or_default())?;
+        ensure!([inner_mtu(a)?, inner_mtu(b)?] == inner, "the interface stays as it is: {inner:?} before");
         ensure!(!a.log().contains("was not as configured"), "a path that carries less is no fault of anybody: {}", a.log());
         // What does not fit is cut or fragmented, and arrives.
         transfer(&a.netns, &b.netns, b.inner().into(), 16 * MIB)?.verify(16 * MIB)?;
         echoes(&a.netns, 2, 1400, "-M dont", b.inner())?;
+        ensure!([inner_mtu(a)?, inner_mtu(b)?] == inner, "nor after packets that did not fit: {inner:?} before");
     }
     Ok(())
 }

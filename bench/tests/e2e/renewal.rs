@@ -62,6 +62,12 @@ fn ends(gateway: &Gateway) -> Result<(u64, u64)> {
     let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH)?.as_secs();
     let left = status["certificates"][0]["remaining_s"].as_i64().context("how long it is good")?;
     ensure!((own as i64 - now as i64 - left).abs() < 60, "{left} s until {own}");
+    let sa = &status["peers"][0]["ike"]["sas"][0];
+    let left = sa["peer_certificate_remaining_s"].as_i64().context("how long the peer's is good")?;
+    ensure!((peer as i64 - now as i64 - left).abs() < 60, "{left} s until {peer}");
+    let (name, said) = (status["peers"][0]["name"].as_str().context("a name")?, |text: &str| text.contains("  certificate    "));
+    let texts = [gateway.adit("status")?, gateway.adit(&format!("status {name}"))?];
+    ensure!(texts.iter().all(|text| said(text)), "{texts:?}");
     Ok((own, peer))
 }
 

@@ -116,23 +116,23 @@ fn a_data_plane_that_dies_while_the_disk_is_full_carries_ike_on() -> Result<()> 
     wait_until("the one with the static key is back", SOON, || Ok(reached())).with_context(|| a.log())
 }
 
-/// The other gateway rekeys IKE; whether that was done while the order was still being carried out.
-fn rekeys_meanwhile(lab: &Lab, order: impl FnOnce() -> Result<String> + Send) -> Result<bool> {
+/// The other gateway rekeys IKE; whether that was done while the command was still being carried out.
+fn rekeys_meanwhile(lab: &Lab, command: impl FnOnce() -> Result<String> + Send) -> Result<bool> {
     thread::scope(|scope| {
-        let order = scope.spawn(order);
+        let command = scope.spawn(command);
         // It is being carried out by then.
         thread::sleep(Duration::from_millis(300));
         let before = rekeyed(lab.b())?;
         lab.b().adit("rekey --ike site-a")?;
         wait_until("IKE rekeys", SOON, || Ok(rekeyed(lab.b())? > before))?;
-        let meanwhile = !order.is_finished();
-        order.join().map_err(|_| anyhow::anyhow!("the order panicked"))??;
+        let meanwhile = !command.is_finished();
+        command.join().map_err(|_| anyhow::anyhow!("the command panicked"))??;
         Ok(meanwhile)
     })
 }
 
 #[test]
-fn ike_goes_on_while_an_order_waits_for_a_disk_that_hangs() -> Result<()> {
+fn ike_goes_on_while_a_command_waits_for_a_disk_that_hangs() -> Result<()> {
     let (lab, disk) = lab()?;
     let pipe = disk.0.join("sequence.json.new");
     let made = Command::new("mkfifo").arg(&pipe).status()?;

@@ -2,10 +2,10 @@
 
 use std::process::Output;
 
-use adit_bench::lab::{Gateway, Lab, SOON, binary, wait_until};
+use adit_bench::lab::{Gateway, Lab, SOON, WAN, binary, wait_until};
 use anyhow::{Context, Result, ensure};
 
-use crate::ike_tunnel::{ROLES, patient};
+use crate::ike_tunnel::{ROLES, patient, spis};
 use crate::reaches;
 
 fn stop(gateway: &Gateway) -> Result<Output> {
@@ -61,6 +61,25 @@ fn a_data_plane_that_was_left_is_stopped_and_its_peer_told() -> Result<()> {
     lab.gateways[0].control()?.terminate(SOON)?;
     reaches(&lab.b().netns, lab.a().inner())?;
     says(&stop(lab.a())?, &format!("the data plane (process {plane}), which had no adit any more, has ended"))?;
+    is_reported(&lab)?;
+    is_gone(lab.a())
+}
+
+/// The answer came while nobody was there to take it, and a peer can be told only when it is here (RFC 7296 §2.3).
+#[test]
+fn the_peer_is_told_though_it_was_being_asked_when_adit_died() -> Result<()> {
+    let mut lab = Lab::start(&patient(&ROLES))?;
+    let (_, before) = spis(lab.b())?;
+    let chain = format!("add chain netdev outer in {{ type filter hook ingress device {WAN} priority 0 ; }}");
+    for line in ["add table netdev outer", &chain, "add rule netdev outer in udp dport 4500 drop"] {
+        lab.a().netns.run(&format!("nft {line}"))?;
+    }
+    lab.a().adit("rekey site-b")?;
+    wait_until("b has answered", SOON, || Ok(spis(lab.b())?.1 != before)).with_context(|| lab.logs())?;
+    lab.gateways[0].kill_control()?;
+    lab.a().netns.run("nft delete table netdev outer")?;
+    let output = stop(lab.a())?;
+    ensure!(output.status.success(), "{output:?}");
     is_reported(&lab)?;
     is_gone(lab.a())
 }

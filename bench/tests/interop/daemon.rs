@@ -124,7 +124,7 @@ impl Pair {
     /// Connects from one end, and waits until packets go through in both directions.
     fn connect(&self, adit_begins: bool) -> Result<()> {
         if adit_begins {
-            self.order("connect b")?;
+            self.command("connect b")?;
             self.wait_for_state("established")?;
         } else {
             self.swan.initiate(CONNECTION, CHILD).with_context(|| self.said())?;
@@ -149,20 +149,20 @@ impl Pair {
         let (a, b) = (self.ground.here(), self.ground.there()?);
         for (from, to, target) in [(a, b, Site::B.inner()), (b, a, Site::A.inner())] {
             let arrived = transfer(from, to, target.into(), bytes).and_then(|transfer| transfer.verify(bytes));
-            let about = || format!("to {target}: {}\n{}", self.order("status").unwrap_or_default(), self.said());
+            let about = || format!("to {target}: {}\n{}", self.command("status").unwrap_or_default(), self.said());
             arrived.with_context(about)?;
         }
         Ok(())
     }
 
     /// Runs a command of `adit`.
-    fn order(&self, line: &str) -> Result<String> {
+    fn command(&self, line: &str) -> Result<String> {
         self.ground.here().run(&format!("{} {line} -c {}", binary("adit")?.display(), self.adit.config.display()))
     }
 
     /// How Adit's only peer does.
     fn peer(&self) -> Result<Value> {
-        let status: Value = serde_json::from_str(&self.order("status --json")?)?;
+        let status: Value = serde_json::from_str(&self.command("status --json")?)?;
         Ok(status["peers"][0].clone())
     }
 
@@ -203,14 +203,14 @@ impl Pair {
         Ok((ike, esp))
     }
 
-    /// Replaces the keys `rounds` times: of the traffic by Adit, by strongSwan, of the IKE SA by Adit, by strongSwan, and so on.
+    /// Replaces the keys `rounds` times: of the Child SAs by Adit, by strongSwan, of the IKE SA by Adit, by strongSwan, and so on.
     fn rekey(&self, rounds: usize) -> Result<()> {
         for round in 0..rounds {
             let before = self.spis()?;
             match round % 4 {
-                0 => drop(self.order("rekey b")?),
+                0 => drop(self.command("rekey b")?),
                 1 => drop(self.swan.rekey_child(CONNECTION, CHILD)?),
-                2 => drop(self.order("rekey --ike b")?),
+                2 => drop(self.command("rekey --ike b")?),
                 _ => drop(self.swan.rekey_ike(CONNECTION)?),
             }
             wait_until("the keys are others", SOON, || {
@@ -269,7 +269,7 @@ impl Pair {
 
     /// Packets that the data plane has dropped for a reason.
     fn drops(&self, reason: &str) -> Result<u64> {
-        let status: Value = serde_json::from_str(&self.order("status --json")?)?;
+        let status: Value = serde_json::from_str(&self.command("status --json")?)?;
         let drops = status["drops"].as_array().context("a list of drops")?;
         Ok(drops.iter().filter(|one| one["reason"] == reason).filter_map(|one| one["packets"].as_u64()).sum())
     }
@@ -277,13 +277,13 @@ impl Pair {
     /// What both ends have to say when something went wrong.
     fn said(&self) -> String {
         let log = fs::read_to_string(&self.adit.log).unwrap_or_default();
-        let explained = self.order("explain b").unwrap_or_else(|error| format!("{error:#}"));
+        let explained = self.command("explain b").unwrap_or_else(|error| format!("{error:#}"));
         format!("Adit: {log}\n{explained}\n{}\nstrongSwan: {}", self.lost(), self.swan.log())
     }
 
     /// Where packets were lost.
     fn lost(&self) -> String {
-        let drops = self.order("status --json").ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        let drops = self.command("status --json").ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
         let drops = drops.map(|status| status["drops"].to_string()).unwrap_or_default();
         let children = self.peer().map(|peer| peer["children"].to_string()).unwrap_or_default();
         let theirs: Vec<String> = self.swan.sas().into_iter().flatten().map(|sa| format!("{:?}", sa.children)).collect();

@@ -29,7 +29,7 @@ const PORT: u16 = 4500;
 const ECHO_REQUEST: u8 = 8;
 
 /// What the program is told to do, each with where the answer goes.
-enum Order {
+enum Command {
     Rekey(mpsc::Sender<Result<(), Error>>),
     RekeyIke(mpsc::Sender<Result<(), Error>>),
     Ping(mpsc::Sender<Result<(), Error>>),
@@ -38,13 +38,13 @@ enum Order {
 
 /// The program, seen from the test.
 struct Program {
-    orders: UnboundedSender<Order>,
+    commands: UnboundedSender<Command>,
 }
 
 impl Program {
-    fn order(&self, what: &str, order: impl FnOnce(mpsc::Sender<Result<(), Error>>) -> Order) -> Result<()> {
+    fn command(&self, what: &str, command: impl FnOnce(mpsc::Sender<Result<(), Error>>) -> Command) -> Result<()> {
         let (reply, answer) = mpsc::channel();
-        self.orders.send(order(reply)).ok().context("the program has ended")?;
+        self.commands.send(command(reply)).ok().context("the program has ended")?;
         Ok(answer.recv_timeout(SOON).with_context(|| format!("no answer to {what}"))??)
     }
 }
@@ -64,7 +64,7 @@ fn with_program(
     change(&mut b);
     let peer = peer(&a)?.build()?;
     let mut swan = StrongSwan::start(&sites.b, release, &b)?;
-    let (orders, inbox) = unbounded_channel();
+    let (commands, inbox) = unbounded_channel();
     let (ready, started) = mpsc::channel();
     thread::scope(|scope| {
         let netns = &sites.a;
@@ -76,13 +76,13 @@ fn with_program(
                 })
             })
         });
-        let program_of_test = Program { orders };
+        let program_of_test = Program { commands };
         let tested = (|| {
             started.recv_timeout(SOON).context("the program has not come up")?;
             if !client {
                 swan.initiate(CONNECTION, CHILD)?;
             }
-            program_of_test.order("the connection", Order::Connected)?;
+            program_of_test.command("the connection", Command::Connected)?;
             test(&sites, &mut swan, &program_of_test)
         })();
         drop(program_of_test);
@@ -126,7 +126,7 @@ fn options() -> Options {
     Options { retransmission, ..Options::default() }
 }
 
-async fn as_client(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver<Order>) -> Result<()> {
+async fn as_client(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver<Command>) -> Result<()> {
     ready.send(())?;
     let client = Client::connect_with(SocketAddr::from((Site::B.outer(), PORT)), peer, options()).await?;
     serve(&client, inbox).await?;
@@ -134,7 +134,7 @@ async fn as_client(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver
     Ok(())
 }
 
-async fn as_server(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver<Order>) -> Result<()> {
+async fn as_server(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver<Command>) -> Result<()> {
     let server = Server::bind_with(SocketAddr::from((Site::A.outer(), PORT)), [peer], options()).await?;
     ready.send(())?;
     let session = tokio::time::timeout(SOON, server.accept()).await??;
@@ -143,8 +143,8 @@ async fn as_server(peer: Peer, ready: mpsc::Sender<()>, inbox: UnboundedReceiver
     Ok(())
 }
 
-/// Answers pings and obeys orders, one after the other, until there are no more. What an order waits for keeps no ping waiting.
-async fn serve(session: &impl Deref<Target = Session>, mut inbox: UnboundedReceiver<Order>) -> Result<()> {
+/// Answers pings and obeys commands, one after the other, until there are no more. What a command waits for keeps no ping waiting.
+async fn serve(session: &impl Deref<Target = Session>, mut inbox: UnboundedReceiver<Command>) -> Result<()> {
     let session: &Session = session;
     let mut pinging: Option<mpsc::Sender<Result<(), Error>>> = None;
     let mut under_way: Option<Pin<Box<dyn Future<Output = ()> + '_>>> = None;
@@ -162,18 +162,18 @@ async fn serve(session: &impl Deref<Target = Session>, mut inbox: UnboundedRecei
                 }
             }
             () = async { under_way.as_mut().expect("asked below").await }, if under_way.is_some() => under_way = None,
-            order = inbox.recv(), if under_way.is_none() => match order {
+            command = inbox.recv(), if under_way.is_none() => match command {
                 None => return Ok(()),
-                Some(Order::Rekey(reply)) => {
+                Some(Command::Rekey(reply)) => {
                     under_way = Some(Box::pin(async move { drop(reply.send(session.rekey().await)) }));
                 }
-                Some(Order::RekeyIke(reply)) => {
+                Some(Command::RekeyIke(reply)) => {
                     under_way = Some(Box::pin(async move { drop(reply.send(session.rekey_ike().await)) }));
                 }
-                Some(Order::Connected(reply)) => {
+                Some(Command::Connected(reply)) => {
                     under_way = Some(Box::pin(async move { drop(reply.send(session.connected().await)) }));
                 }
-                Some(Order::Ping(reply)) => match session.send_packet(&ping()).await {
+                Some(Command::Ping(reply)) => match session.send_packet(&ping()).await {
                     Ok(()) => pinging = Some(reply),
                     error => drop(reply.send(error)),
                 },
@@ -215,17 +215,17 @@ fn under_pings(sites: &Sites, work: impl FnOnce() -> Result<()>) -> Result<()> {
 /// Packets both ways, and new keys of both kinds from both ends while pings go through.
 fn check(sites: &Sites, swan: &mut StrongSwan, program: &Program) -> Result<()> {
     Site::B.reach(|line| sites.b.run(line))?;
-    program.order("a ping", Order::Ping)?;
+    program.command("a ping", Command::Ping)?;
     under_pings(sites, || {
         for _ in 0..2 {
-            program.order("a rekey", Order::Rekey)?;
+            program.command("a rekey", Command::Rekey)?;
             swan.rekey_child(CONNECTION, CHILD)?;
-            program.order("a rekey of the IKE SA", Order::RekeyIke)?;
+            program.command("a rekey of the IKE SA", Command::RekeyIke)?;
             swan.rekey_ike(CONNECTION)?;
         }
         Ok(())
     })?;
-    program.order("a ping", Order::Ping)
+    program.command("a ping", Command::Ping)
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_program_is_connected_again_to_a_strongswan_that_crashed() -> Result<()> {
             swan.kill()?;
             swan.start_again()?;
             swan.wait_for("the program", SOON, |sas| sas.iter().any(|sa| sa.is_established()).then_some(()))?;
-            program.order("the connection", Order::Connected)?;
+            program.command("the connection", Command::Connected)?;
             check(sites, swan, program)
         },
     )

@@ -46,7 +46,7 @@ const CONNECTED_WITHIN: Duration = Duration::from_secs(30);
 
 pub const EVENTS: &[Event] = &[
     Event {
-        name: "all keys are replaced by order",
+        name: "all keys are replaced by command",
         cost: Cost::Nothing,
         why: "the old SAs stay until the new ones are in use",
         happens: rekey,

@@ -165,7 +165,7 @@ impl Insiders {
             deed("IKE SAs of the insider, each as if there were no other", sas, 20),
             deed("Child SAs that it was granted, of many at a time", children, 2),
             deed("times it was let in and asked for packets of others", stolen, 2),
-            deed("orders to replace keys, as fast as they are answered", rekeys, 20),
+            deed("commands to replace keys, as fast as they are answered", rekeys, 20),
         ])
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::error::Error;
 use super::link::Link;
 
-/// An order, with where its answer goes.
+/// A command, with where its answer goes.
 pub enum Command {
     Rekey { link: Arc<Link>, keys: Keys, reply: oneshot::Sender<Result<(), Error>> },
     Close { link: Arc<Link>, reply: Option<oneshot::Sender<()>> },

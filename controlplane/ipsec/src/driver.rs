@@ -44,8 +44,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// How often it is looked at most whether the ways to the peers begin at other addresses of ours now. A client looks so often in any
 /// case, a server when something cannot be sent.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long peers are told goodbye.
+/// How long peers may take at the end to answer that we go, and how long it may take until they are told: a request that is under way
+/// is to be answered first (RFC 7296 §2.3).
 const GOODBYE: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How long a rekey that was asked for may take.
 const REKEY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -310,11 +312,11 @@ impl Driver {
         if !self.is_current(link) || !link.is_up() {
             return Err(Error::NotConnected);
         }
-        let ordered = match keys {
+        let begun = match keys {
             Keys::Child => self.endpoint.rekey(now(), link.peer),
             Keys::Ike => self.endpoint.rekey_ike(now(), link.peer),
         };
-        ordered.map_err(|_| Error::NotConnected)
+        begun.map_err(|_| Error::NotConnected)
     }
 
     /// Whether it is the session that the peer has now.
@@ -365,11 +367,16 @@ impl Driver {
             // Those that are not connected stay so.
             let _ = self.endpoint.disconnect(now(), *id);
         }
-        let until = Instant::now() + GOODBYE;
+        let last = Instant::now() + LAST_WORDS;
+        // When those who are told have to have answered.
+        let mut answered = None;
         loop {
             self.settle();
+            let is_told = self.waiting.is_empty() && !self.endpoint.has_last_words();
             let is_quiet = |id: &PeerId| self.endpoint.status(*id).is_none_or(|status| status.ike.is_empty());
-            if Instant::now() >= until || (self.waiting.is_empty() && ids.iter().all(is_quiet)) {
+            answered = is_told.then(|| answered.unwrap_or_else(|| Instant::now() + GOODBYE));
+            let until = answered.map_or(last, |answered| answered.min(last));
+            if Instant::now() >= until || (is_told && ids.iter().all(is_quiet)) {
                 return;
             }
             let due = self.endpoint.poll_timeout().map_or(until, |at| at.min(until));

@@ -1,4 +1,4 @@
-//! What can be asked and ordered about a peer, and of the gateway as a whole.
+//! Questions and commands about a peer, and about the gateway as a whole.
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
@@ -44,7 +44,7 @@ pub async fn disconnect(State(requests): State<Requests>, Path(peer): Path<Strin
     carry_out(requests, peer, PeerCommand::Disconnect).await
 }
 
-/// Replaces the keys of the traffic with a peer now.
+/// Replaces the keys of the Child SAs with a peer now.
 #[utoipa::path(post, path = "/v1/peers/{peer}/rekey", params(("peer" = String, Path, description = "The peer's name")),
     responses((status = 200, body = Outcome), (status = 404, body = Outcome), (status = 409, body = Outcome),
         (status = 503, body = Outcome)))]

@@ -32,7 +32,7 @@ pub async fn serve(listener: TcpListener, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let guests = Guests::default();
     let mut connections = JoinSet::new();
-    let mut trouble = Trouble::told_again_after(REPORTED_AGAIN);
+    let mut trouble = Trouble::reported_again_after(REPORTED_AGAIN);
     while let Ok(place) = places.clone().acquire_owned().await {
         let (stream, guest) = match listener.accept().await {
             Ok((stream, from)) => {

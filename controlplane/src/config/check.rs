@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use adit_engine::identity::Identity;
 use adit_proto::control::Mode;
-use adit_proto::limits::{REPLAY_WINDOW_MAX, REPLAY_WINDOW_MIN};
+use adit_proto::limits::{BUSY_POLL_US, REPLAY_WINDOW_MAX, REPLAY_WINDOW_MIN, SOCKET_BUFFER};
 
 use super::ike_section::Loaded;
 use super::problem::{Place, Problem};
@@ -182,8 +182,8 @@ impl<'a> Check<'a> {
             io: self.choice("io", raw.io, &Io::ALL, Io::name),
             crypto: self.choice("crypto", raw.crypto, &Crypto::ALL, Crypto::name),
             replay_window: window as u16,
-            socket_buffer: self.number("socket_buffer", raw.socket_buffer, 65_536..=1 << 30, "bytes", 16 << 20) as u32,
-            busy_poll_us: self.number("busy_poll_us", raw.busy_poll_us, 0..=10_000, "microseconds", 50) as u32,
+            socket_buffer: self.number_of("socket_buffer", raw.socket_buffer, SOCKET_BUFFER, "bytes", 16 << 20),
+            busy_poll_us: self.number_of("busy_poll_us", raw.busy_poll_us, BUSY_POLL_US, "microseconds", 50),
         }
     }
 
@@ -293,6 +293,12 @@ impl<'a> Check<'a> {
         };
         self.fail(text.at, what, format!("a number of {unit} from {low} to {high}"), format!("{key}: {near}"));
         default
+    }
+
+    /// A number of a range that the data plane judges by as well.
+    fn number_of(&mut self, key: &str, text: Option<Text>, range: RangeInclusive<u32>, unit: &str, default: u32) -> u32 {
+        let (low, high) = range.into_inner();
+        self.number(key, text, low.into()..=high.into(), unit, default.into()) as u32
     }
 
     /// One of some words; the first when it is left out or wrong.

@@ -200,7 +200,7 @@ impl Gateway {
         // Who comes after us finds a data plane that listens there; and so does the next data plane.
         plane.settled = false;
         if let Some(service) = &self.desired.config.service
-            && let Err(error) = service::order(service, &plane.arguments)
+            && let Err(error) = service::want(service, &plane.arguments)
         {
             tracing::warn!("{error:#}");
         }

@@ -21,11 +21,11 @@ use crate::view::View;
 /// A clock that is behind the mark by more than this is worth a warning.
 const BEHIND_WARN_NS: u64 = 1_000_000_000;
 
-/// How long an order waits for the disk, and a disk may be silent before that is said.
+/// How long a command waits for the disk, and a disk may be silent before that is said.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The state directory, and what was said of it. What is written there is written by a thread of its own: a disk that is full or hangs
-/// keeps static keys from getting more numbers. An order that needs it waits two seconds at most, and IKE goes on meanwhile.
+/// keeps static keys from getting more numbers. A command that needs it waits two seconds at most, and IKE goes on meanwhile.
 pub(super) struct Durable {
     state: State,
     /// What is being written, and since when.

@@ -16,8 +16,10 @@ use crate::dataplane::Tables;
 use crate::ike::Ike;
 use crate::netlink::KernelUnderlay;
 
-/// How long the peers are told goodbye at the end.
+/// How long the peers may take at the end to answer that we go.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long it may take until they are told: there may be many, a data plane without a core, or a request that is to be answered first.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Waits until IKE has something to do.
 pub(super) async fn due(at: Option<Instant>) {
@@ -170,17 +172,25 @@ impl Gateway {
     pub(super) async fn say_goodbye(&mut self, plane: &mut Plane) {
         let Some(ike) = self.ike.as_mut().filter(|ike| ike.is_used()) else { return };
         ike.close_all();
-        let until = Instant::now() + GOODBYE;
-        while Instant::now() < until {
+        let began = Instant::now();
+        // When the last of them was told.
+        let mut told = None;
+        while began.elapsed() < LAST_WORDS && told.is_none_or(|told: Instant| told.elapsed() < GOODBYE) {
             if self.drive_ike(plane).is_err() {
                 return;
             }
             // Before answers are taken: what follows from them is to be sent, too.
-            if self.ike.as_ref().is_none_or(|ike| !ike.waits() && ike.is_quiet()) {
+            let Some(ike) = self.ike.as_ref() else { return };
+            if !ike.waits() && ike.is_quiet() {
                 return;
             }
+            told = (!ike.waits() && !ike.has_last_words()).then(|| told.unwrap_or_else(Instant::now));
             // Answers, and what the workers say of our commands.
             self.drain(plane);
+            // What is not answered is asked again.
+            if self.ike.as_ref().and_then(Ike::due).is_some_and(|due| due <= Instant::now()) {
+                self.tick_ike();
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -45,7 +45,7 @@ pub(super) struct Should<'a> {
     pub index: Option<u32>,
     /// Knows the sizes that the routes have.
     pub ike: Option<&'a Ike>,
-    pub news: Option<&'a News>,
+    pub news: &'a News,
 }
 
 /// What came of bringing the interface to where it should be.
@@ -95,7 +95,7 @@ impl Upkeep {
         if is_new && self.reported.len() >= REPORTED_MAX {
             return None;
         }
-        self.reported.entry(line.to_owned()).or_insert_with(|| Trouble::told_again_after(REPORTED_FOR)).came(now)
+        self.reported.entry(line.to_owned()).or_insert_with(|| Trouble::reported_again_after(REPORTED_FOR)).came(now)
     }
 
     /// Says what cannot be done, each thing once, and when all is well again.
@@ -193,9 +193,7 @@ impl Upkeep {
         let mut outcome = Outcome::default();
         for _ in 0..PASSES {
             let actual = netlink.look((&wanted.name, index), wanted.bridge.as_deref()).await?;
-            if let Some(news) = should.news {
-                news.about(index);
-            }
+            should.news.about(index);
             let plan = interface::plan(&wanted, &actual, &self.installed);
             outcome.missing_bridge = plan.missing_bridge;
             let mut steps = plan.steps;

@@ -86,7 +86,7 @@ impl Vault {
         let fits = self.is_whole != Some(false) && self.left_out.is_empty();
         if view.vault_full.swap(!fits, Ordering::Relaxed) == fits {
             if fits {
-                tracing::info!("the memory for the next control plane has room again");
+                tracing::info!("the vault for the next control plane has room again");
             } else {
                 let who = match self.left_out.as_slice() {
                     [] => "all peers".to_owned(),
@@ -94,7 +94,7 @@ impl Vault {
                     names => format!("who takes most of it ({} and {} more)", names[..NAMES].join(", "), names.len() - NAMES),
                 };
                 tracing::error!(
-                    "the memory for the next control plane is full: after a restart of adit, {who} will be connected anew. \
+                    "the vault for the next control plane is full: after a restart of adit, {who} will be connected anew. \
                      Fewer peers or lanes need less of it, and a restart of the data plane makes it larger where peers were added"
                 );
             }

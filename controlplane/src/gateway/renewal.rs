@@ -24,12 +24,12 @@ pub(super) struct Renewal {
 impl Renewal {
     /// Whether the files are to be read again: they are others than when they were read, and have stood still since the last look, or a
     /// person wants them now.
-    fn is_due(&mut self, running: &Stamps, now: Stamps, ordered: bool) -> bool {
+    fn is_due(&mut self, running: &Stamps, now: Stamps, commanded: bool) -> bool {
         if now == *running {
             // What was judged may come again.
             self.judged = None;
         }
-        let still = ordered || self.seen.as_ref() == Some(&now);
+        let still = commanded || self.seen.as_ref() == Some(&now);
         let due = still && now != *running && self.judged.as_ref() != Some(&now);
         if due {
             self.judged = Some(now.clone());
@@ -45,7 +45,7 @@ impl Renewal {
         is_news
     }
 
-    /// All files that run were read by order: what did not fit before is over, and that was said.
+    /// All files that run were read by command: what did not fit before is over, and that was said.
     pub(super) fn reloaded(&mut self) {
         self.complaint = None;
     }
@@ -57,15 +57,15 @@ impl Renewal {
 }
 
 impl Gateway {
-    /// Takes files that were renewed. To be called every few seconds, and when a person has `ordered` to connect.
-    pub(super) async fn take_renewed(&mut self, plane: &mut Plane, ordered: bool) {
+    /// Takes files that were renewed. To be called every few seconds, and when a person has `commanded` to connect.
+    pub(super) async fn take_renewed(&mut self, plane: &mut Plane, commanded: bool) {
         let running = self.desired.clone();
         let Some(source) = running.source.as_ref().filter(|_| !plane.incomplete) else { return };
         let now = source.stamps_now();
         if now == *source.stamps() {
             self.tell_old_files();
         }
-        if !self.renewal.is_due(source.stamps(), now, ordered) {
+        if !self.renewal.is_due(source.stamps(), now, commanded) {
             return;
         }
         let running = self.desired.clone();

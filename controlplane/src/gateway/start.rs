@@ -100,7 +100,7 @@ impl Gateway {
             }
             Err(AttachError::Silent { pid }) => {
                 tracing::warn!("a data plane (process {pid}) runs and does not answer: it hangs; it is killed");
-                self.cancel_order();
+                self.want_no_plane();
                 watch(pid)?.kill().await;
                 self.ended = Some(pid);
             }
@@ -115,17 +115,17 @@ impl Gateway {
             return Ok(false);
         }
         // While it starts one as it was told to before, that one may have interface and port already.
-        if !service::is_ordered(service, &dataplane::arguments(&self.desired.config)) {
-            service::cancel(service);
+        if !service::is_wanted(service, &dataplane::arguments(&self.desired.config)) {
+            service::want_none(service);
             match self.wait_until_free().await {
-                // One that had read the order of before has come: it is attached to, and judged.
+                // One that had read what was wanted before has come: it is attached to, and judged.
                 Err(_) if dataplane::owner(&self.desired.config.channel_socket()).is_ok() => return Ok(true),
                 Err(error) if !self.choose_another_port()? => return Err(error),
                 _ => {}
             }
         }
         let config = &self.desired.config;
-        service::order(service, &dataplane::arguments(config))?;
+        service::want(service, &dataplane::arguments(config))?;
         let socket = config.channel_socket();
         let began = Instant::now();
         let mut said = false;

@@ -22,7 +22,7 @@ const ADDRESSES_EVERY: Duration = Duration::from_secs(1);
 /// What is heard of the network, and what is open there besides the port of the data.
 pub(super) struct Underlay {
     /// What the kernel says of links, addresses and routes.
-    pub news: Option<News>,
+    pub news: News,
     /// What the names of endpoints stand for.
     pub resolver: Resolver,
     /// The port on which IKE begins without NAT traversal.
@@ -39,7 +39,7 @@ impl Underlay {
     /// Begins to listen. Addresses may have changed while no control plane was there: they are looked at first.
     pub(super) async fn open(config: &Config, port500: Arc<SocketNumbers>, raw: RawSockets) -> Underlay {
         let (port500, icmp) = (Port500::new(config.max_peers().into(), port500), Icmp::new(raw));
-        let (news, resolver) = (listen_to_kernel(), Resolver::default());
+        let (news, resolver) = (News::open(), Resolver::default());
         let mut underlay = Underlay { news, resolver, port500, icmp, look: Look::now(), listen_is_away: false };
         underlay.keep(config).await;
         underlay
@@ -76,19 +76,6 @@ impl Underlay {
             (false, false) | (true, true) => {}
         }
     }
-
-    /// Whether nobody hears the kernel. Then who wants to know has to look, once a second.
-    pub(super) fn is_deaf(&self) -> bool {
-        self.news.is_none()
-    }
-
-    /// Tries to hear the kernel again.
-    pub(super) fn listen_again(&mut self) {
-        self.news = News::open().ok();
-        if self.news.is_some() {
-            tracing::info!("the kernel's news of links, addresses and routes are heard again");
-        }
-    }
 }
 
 /// Whether an interface of this machine has the address in `listen`; asked with another port, for its own is open.
@@ -97,48 +84,4 @@ pub(super) fn is_here(config: &Config) -> bool {
         listen.set_port(0);
         !UdpSocket::bind(listen).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
     })
-}
-
-/// Listens to the kernel.
-fn listen_to_kernel() -> Option<News> {
-    match News::open() {
-        Ok(news) => Some(news),
-        Err(error) => {
-            tracing::warn!(
-                "the kernel's news of links, addresses and routes cannot be heard: {error}. It is looked once a second instead"
-            );
-            None
-        }
-    }
-}
-
-/// Waits until an address or a route of this machine changes; for ever, where nobody listens to the kernel.
-pub(super) async fn address_news(news: Option<&News>) {
-    match news {
-        Some(news) => news.underlay().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for news of the kernel about the interface; for ever, where nobody listens.
-pub(super) async fn interface_news(news: Option<&News>) {
-    match news {
-        Some(news) => news.interface().await,
-        None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn who_does_not_hear_the_kernel_says_so_and_can_hear_it_again() {
-        let (port500, icmp) = (Port500::new(1, Arc::default()), Icmp::new(RawSockets::open()));
-        let mut underlay =
-            Underlay { news: None, resolver: Resolver::default(), port500, icmp, look: Look::now(), listen_is_away: false };
-        assert!(underlay.is_deaf());
-        underlay.listen_again();
-        assert!(!underlay.is_deaf());
-    }
 }

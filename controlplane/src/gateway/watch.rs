@@ -15,7 +15,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::requests::stopped;
 use super::standing::Look;
 use super::watchdog::Watchdog;
-use super::{Ended, Gateway, Plane, engine_loop, underlay};
+use super::{Ended, Gateway, Plane, engine_loop};
 use crate::ike::Ike;
 use crate::view::View;
 use crate::view::status::PeerView;
@@ -97,8 +97,8 @@ impl Gateway {
                 }
                 () = tokio::time::sleep(RETRY_AFTER), if waits => self.pump(plane)?,
                 () = engine_loop::due(due) => self.tick_ike(),
-                () = underlay::address_news(self.underlay.news.as_ref()) => self.underlay.changed(),
-                () = underlay::interface_news(self.underlay.news.as_ref()) => self.upkeep.news(),
+                () = self.underlay.news.underlay() => self.underlay.changed(),
+                () = self.underlay.news.interface() => self.upkeep.news(),
                 () = engine_loop::due(self.upkeep.due()) => self.tend_interface(plane).await,
                 () = engine_loop::due(self.underlay.due()) => self.look_at_addresses(),
                 () = self.underlay.port500.ready() => self.take_port500(),
@@ -186,12 +186,6 @@ impl Gateway {
         self.repair(plane).await?;
         self.look_for_interface(plane).await;
         self.look_around().await;
-        if self.underlay.is_deaf() {
-            // Nobody says that something has changed.
-            self.tend_interface(plane).await;
-            self.look_at_addresses();
-            self.underlay.listen_again();
-        }
         if let Some(ike) = &self.ike {
             self.peer_log.tell_recovered(ike);
         }

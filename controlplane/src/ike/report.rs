@@ -99,6 +99,7 @@ fn ike_sa(ike: &IkeStatus, now: Instant) -> schema::IkeSa {
         rekey_in_s: ike.rekey_at.map(|at| ahead(at, now)),
         reauth_in_s: ike.reauth_at.map(|at| ahead(at, now)),
         peer_certificate_until: ike.peer_certificate_until,
+        peer_certificate_remaining_s: ike.peer_certificate_until.map(schema::remaining_s),
         own_certificate_until: ike.own_certificate_until,
         local: ike.hop.local.to_string(),
         remote: ike.hop.remote.to_string(),

@@ -1,6 +1,7 @@
 //! News from the kernel: that links, addresses or routes have changed. What has changed does not matter, nor how often: who hears
 //! it looks at how things are.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,7 +48,7 @@ struct Source {
 }
 
 impl Source {
-    fn open() -> std::io::Result<Source> {
+    fn open() -> io::Result<Source> {
         use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
         let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
@@ -58,14 +59,12 @@ impl Source {
 }
 
 impl News {
-    /// Begins to listen; needs a tokio runtime.
-    ///
-    /// # Errors
-    /// The kernel has no sockets left.
-    pub fn open() -> std::io::Result<News> {
+    /// Begins to listen; needs a tokio runtime. While the kernel says nothing, since it has no socket for it, there is news once a second:
+    /// then who waits for it looks without having heard.
+    pub fn open() -> News {
         let heard = Arc::new(Heard::default());
-        let listener = tokio::spawn(listen(Source::open()?, heard.clone(), Source::open, LISTEN_AGAIN));
-        Ok(News { heard, listener })
+        let listener = tokio::spawn(listen(Source::open(), heard.clone(), Source::open, LISTEN_AGAIN));
+        News { heard, listener }
     }
 
     /// The interface of the tunnel has this index now.
@@ -120,26 +119,31 @@ fn through(route: &RouteMessage) -> Option<u32> {
     })
 }
 
-/// Listens for ever; `open` gives another source for one that has ended, `rest` later or after some tries.
-async fn listen(mut source: Source, heard: Arc<Heard>, open: impl Fn() -> std::io::Result<Source>, rest: Duration) {
-    let mut trouble = Trouble::told_again_after(REPORTED_AGAIN);
+/// Listens for ever; `open` gives another source for one that has ended or was not to be had, `rest` later or after some tries.
+async fn listen(mut source: io::Result<Source>, heard: Arc<Heard>, open: impl Fn() -> io::Result<Source>, rest: Duration) {
+    let mut trouble = Trouble::reported_again_after(REPORTED_AGAIN);
     loop {
-        while let Some(payload) = source.messages.next().await {
-            heard.tell(&payload);
-        }
+        let why = match source {
+            Ok(mut source) => {
+                if trouble.is_over() {
+                    tracing::info!("the kernel's news of links, addresses and routes are heard again");
+                }
+                while let Some(payload) = source.messages.next().await {
+                    heard.tell(&payload);
+                }
+                "have ended".to_owned()
+            }
+            Err(error) => format!("cannot be heard: {error}"),
+        };
         if let Some(times) = trouble.came(Instant::now()) {
             let again = repeated(times);
-            tracing::warn!("the kernel's news of links, addresses and routes have ended; they are asked for anew{again}");
+            tracing::warn!(
+                "the kernel's news of links, addresses and routes {why}. They are asked for anew, and until then it is looked once a \
+                 second{again}"
+            );
         }
-        source = loop {
-            tokio::time::sleep(rest).await;
-            if let Ok(source) = open() {
-                break source;
-            }
-        };
-        if trouble.is_over() {
-            tracing::info!("the kernel's news of links, addresses and routes are heard again");
-        }
+        tokio::time::sleep(rest).await;
+        source = open();
         // Something may have changed meanwhile.
         heard.underlay.notify_one();
         heard.interface.notify_one();
@@ -148,25 +152,47 @@ async fn listen(mut source: Source, heard: Arc<Heard>, open: impl Fn() -> std::i
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use futures::stream;
+    use tracing::subscriber::DefaultGuard;
 
     use super::*;
+
+    /// What is logged by the thread of a test.
+    struct Log(tempfile::NamedTempFile);
+
+    impl Log {
+        fn new() -> Log {
+            Log(tempfile::NamedTempFile::new().unwrap())
+        }
+
+        fn keep(&self) -> DefaultGuard {
+            let file = self.0.reopen().unwrap();
+            tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(file).with_ansi(false).finish())
+        }
+
+        fn text(&self) -> String {
+            std::fs::read_to_string(self.0.path()).unwrap()
+        }
+
+        /// The lines that contain something.
+        fn said(&self, what: &str) -> usize {
+            self.text().lines().filter(|line| line.contains(what)).count()
+        }
+    }
 
     #[tokio::test]
     async fn that_news_end_again_and_again_is_told_once_and_so_is_its_end() {
         const TIMES: usize = 50;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let log = tracing_subscriber::fmt().with_writer(std::fs::File::create(&path).unwrap()).with_ansi(false).finish();
-        let _log = tracing::subscriber::set_default(log);
+        let log = Log::new();
+        let _kept = log.keep();
         let (heard, opened) = (Arc::new(Heard::default()), AtomicUsize::new(0));
-        let open = || -> std::io::Result<Source> {
+        let open = || -> io::Result<Source> {
             opened.fetch_add(1, Ordering::Relaxed);
             Ok(Source { messages: stream::empty().boxed(), ..Source::open()? })
         };
-        let first = open().unwrap();
+        let first = open();
         tokio::select! {
             () = listen(first, heard.clone(), open, Duration::ZERO) => {}
             () = async {
@@ -175,8 +201,35 @@ mod tests {
                 }
             } => {}
         }
-        let text = std::fs::read_to_string(path).unwrap();
-        let said = |what: &str| text.lines().filter(|line| line.contains(what)).count();
-        assert_eq!((said("have ended; they are asked for anew"), said("are heard again")), (1, 1), "{text}");
+        assert_eq!((log.said("have ended. They are asked for anew"), log.said("are heard again")), (1, 1), "{}", log.text());
+    }
+
+    #[tokio::test]
+    async fn while_the_kernel_is_not_heard_it_is_looked_again_and_again() {
+        const TIMES: usize = 20;
+        let log = Log::new();
+        let _kept = log.keep();
+        let (heard, can_hear, hears) = (Arc::new(Heard::default()), AtomicBool::new(false), AtomicBool::new(false));
+        let deaf = || Err(io::ErrorKind::OutOfMemory.into());
+        let open = || {
+            let source = if can_hear.load(Ordering::Relaxed) { Source::open() } else { deaf() };
+            hears.store(source.is_ok(), Ordering::Relaxed);
+            source
+        };
+        tokio::select! {
+            () = listen(deaf(), heard.clone(), open, Duration::from_millis(1)) => {}
+            () = async {
+                for _ in 0..TIMES {
+                    heard.underlay.notified().await;
+                    heard.interface.notified().await;
+                }
+                assert_eq!((log.said("cannot be heard"), log.said("are heard again")), (1, 0), "{}", log.text());
+                can_hear.store(true, Ordering::Relaxed);
+                while !hears.load(Ordering::Relaxed) {
+                    heard.interface.notified().await;
+                }
+            } => {}
+        }
+        assert_eq!((log.said("cannot be heard"), log.said("are heard again")), (1, 1), "{}", log.text());
     }
 }

@@ -1,7 +1,7 @@
 //! Everything about one peer, in `adit status PEER`: the same whether its keys come from IKE or from a file.
 
 use super::text::{bit_rate, bytes, duration, fact, grouped, micros, too_busy, wrapped};
-use super::{again, idle, remarks, state};
+use super::{again, idle, remarks, state, validity};
 use crate::children::LaneState;
 use crate::schema::{ChildSa, Ike, IkeSa, MissingSelector, NarrowedSelector, Peer, PeerDrops, PeerPath, Sa, Traffic};
 
@@ -118,6 +118,9 @@ fn ike_sa(sa: &IkeSa) -> String {
     };
     let mut out = format!("\nIKE SA {}{}\n", sa.spis(), if sa.going { ", going" } else { "" });
     out += &fact("peer", &format!("{}, proved by {}; here {}", sa.remote_id, sa.proof, sa.role));
+    if let Some(remaining_s) = sa.peer_certificate_remaining_s {
+        out += &fact("certificate", &validity(remaining_s, "it is for the peer to renew it"));
+    }
     out += &fact("suite", &format!("{}{kind}{}", sa.suite, ages(Some(sa.age_s), sa.rekey_in_s, sa.reauth_in_s)));
     out + &fact("way", &format!("{} to {}, heard {} ago", sa.local, sa.remote, duration(sa.idle_s)))
 }

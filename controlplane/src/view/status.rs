@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use adit_channel::PathCounters;
 use adit_engine::auth::Certificate;
@@ -36,8 +36,8 @@ pub struct PeerView {
     pub heard: Option<Instant>,
 }
 
-/// What the loop of the gateway has told last, and its age where that is a second or more.
-struct Told {
+/// What the loop of the gateway has reported last, and its age where that is a second or more.
+struct Reported {
     ike: Arc<Report>,
     as_of_s: Option<u64>,
 }
@@ -52,7 +52,7 @@ struct Look {
 impl View {
     /// Everything, for people and programs.
     pub fn status(&self) -> schema::Status {
-        let (desired, told) = (self.desired(), self.told());
+        let (desired, reported) = (self.desired(), self.reported());
         let numbers = self.numbers();
         let Desired { config, .. } = &*desired;
         let interface = &config.interface;
@@ -63,7 +63,7 @@ impl View {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 uptime_s: self.started.elapsed().as_secs(),
-                as_of_s: told.as_of_s,
+                as_of_s: reported.as_of_s,
             },
             data_plane: self.data_plane(),
             data_plane_restarts: self.restarts.load(Ordering::Relaxed),
@@ -77,7 +77,7 @@ impl View {
                 addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             },
             certificates: self.certificates(),
-            peers: self.peers_at(&desired, 0..config.peers.len(), &told).into_iter().map(|one| one.peer).collect(),
+            peers: self.peers_at(&desired, 0..config.peers.len(), &reported).into_iter().map(|one| one.peer).collect(),
             workers: self.workers(&numbers),
             drops: drops(&numbers, &self.port500),
             latencies: Latency::ALL.iter().map(|path| latency(*path, &numbers)).collect(),
@@ -85,45 +85,45 @@ impl View {
     }
 
     /// How IKE and the paths did when they were looked at last, and how long ago that was.
-    fn told(&self) -> Told {
+    fn reported(&self) -> Reported {
         let ike = self.ike();
         let as_of_s = ike.made.map(|made| made.elapsed().as_secs()).filter(|age| *age > 0);
-        Told { ike, as_of_s }
+        Reported { ike, as_of_s }
     }
 
     /// How long ago IKE and the paths were looked at, where that is no longer now.
     pub fn as_of_s(&self) -> Option<u64> {
-        self.told().as_of_s
+        self.reported().as_of_s
     }
 
     /// Whether all peers are up, and what is missing.
     pub fn health(&self) -> schema::Health {
-        let (desired, told) = (self.desired(), self.told());
+        let (desired, reported) = (self.desired(), self.reported());
         let name = desired.config.name.clone();
         let lack = |peer: Option<&str>, what: &str| schema::Lack { peer: peer.map(str::to_owned), what: what.to_owned() };
         let lacks: Vec<schema::Lack> = if self.info().is_none() {
             vec![lack(None, "the data plane does not run")]
         } else {
-            let peers = self.peers_at(&desired, 0..desired.config.peers.len(), &told);
+            let peers = self.peers_at(&desired, 0..desired.config.peers.len(), &reported);
             let of = |one: &PeerView| one.peer.lacks.iter().map(|what| lack(Some(&one.peer.name), what)).collect::<Vec<_>>();
             peers.iter().flat_map(of).collect()
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        schema::Health { ok: lacks.is_empty(), name, version, lacks, as_of_s: told.as_of_s }
+        schema::Health { ok: lacks.is_empty(), name, version, lacks, as_of_s: reported.as_of_s }
     }
 
     /// All peers, in the order of the configuration.
     pub fn peers(&self, desired: &Desired) -> Vec<PeerView> {
-        self.peers_at(desired, 0..desired.config.peers.len(), &self.told())
+        self.peers_at(desired, 0..desired.config.peers.len(), &self.reported())
     }
 
     /// The peer at a place in the configuration.
     pub fn peer(&self, desired: &Desired, place: usize) -> Option<PeerView> {
-        self.peers_at(desired, place..place + 1, &self.told()).pop()
+        self.peers_at(desired, place..place + 1, &self.reported()).pop()
     }
 
-    fn peers_at(&self, desired: &Desired, places: Range<usize>, told: &Told) -> Vec<PeerView> {
-        let Told { ike, as_of_s } = told;
+    fn peers_at(&self, desired: &Desired, places: Range<usize>, reported: &Reported) -> Vec<PeerView> {
+        let Reported { ike, as_of_s } = reported;
         let counters = self.paths();
         let mut wanted: Vec<Vec<&WantedSa>> = vec![Vec::new(); desired.config.peers.len()];
         desired.sas.iter().for_each(|want| wanted[want.peer].push(want));
@@ -182,15 +182,13 @@ impl View {
 
     /// Our own certificates.
     pub fn certificates(&self) -> Vec<schema::Certificate> {
-        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let desired = self.desired();
         let chain = desired.config.ike.key.as_ref().map_or(&[][..], |own| own.key.value.chain());
         let one = |certificate: &Certificate| schema::Certificate {
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
             until: certificate.not_after(),
-            remaining_s: certificate.not_after().saturating_sub(unix) as i64
-                - unix.saturating_sub(certificate.not_after()) as i64,
+            remaining_s: schema::remaining_s(certificate.not_after()),
         };
         chain.iter().map(one).collect()
     }

@@ -84,6 +84,7 @@ fn long_ike_sa(children: Vec<schema::ChildSa>) -> schema::IkeSa {
         rekey_in_s: Some(86_399),
         reauth_in_s: Some(864_000),
         peer_certificate_until: Some(u64::MAX),
+        peer_certificate_remaining_s: Some(-86_400 * 9999),
         own_certificate_until: Some(u64::MAX),
         local: "[2001:db8:1234:5678:9abc:def0:1234:5678]:4500".to_owned(),
         remote: "[2001:db8:1234:5678:9abc:def0:1234:9abc]:64500".to_owned(),

@@ -1,4 +1,4 @@
-//! The control plane's side: attaches to a running data plane, orders, listens, and reads its numbers.
+//! The control plane's side: attaches to a running data plane, commands, listens, and reads its numbers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

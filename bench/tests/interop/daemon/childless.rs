@@ -53,7 +53,7 @@ fn who_asks_for_a_virtual_address_is_connected_without_and_it_is_said() -> Resul
     ensure!(!newest(&pair, "parsed IKE_AUTH response 1 [")?.contains("CPRP"), "{}", pair.said());
     pair.transfers(MIB)?;
     let says = |pair: &Pair| -> Result<()> {
-        let explained = pair.order("explain b")?;
+        let explained = pair.command("explain b")?;
         let both = ["virtual addresses", "none are given", "INTERNAL_IP4_ADDRESS, INTERNAL_IP6_ADDRESS"];
         ensure!(both.iter().all(|words| explained.contains(words)), "{explained}");
         Ok(())

@@ -156,7 +156,7 @@ fn deleted_by_swan(release: Release) -> Result<Seen> {
 fn deleted_by_adit(release: Release) -> Result<Seen> {
     let pair = Pair::new(release, Proof::Psk, "role: initiator", |_| {})?;
     pair.connect(true)?;
-    pair.order("disconnect b")?;
+    pair.command("disconnect b")?;
     pair.swan.wait_until_idle(SOON)?;
     pair.wait_for_state("idle")?;
     pair.connect(true)?;
@@ -236,7 +236,7 @@ fn wrong_key_at_adit(release: Release, adit_begins: bool) -> Result<Seen> {
 fn refused(pair: &Pair, adit_begins: bool) -> Result<()> {
     if adit_begins {
         pair.wait_for_state("reconnecting")?;
-        let explained = pair.order("explain b")?;
+        let explained = pair.command("explain b")?;
         ensure!(explained.contains("AUTHENTICATION_FAILED") || explained.contains("preshared"), "{explained}");
     } else {
         let error = format!("{:#}", pair.swan.initiate(CONNECTION, CHILD).expect_err("somebody else was let in"));

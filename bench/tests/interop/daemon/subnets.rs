@@ -69,7 +69,7 @@ fn children(pair: &Pair) -> Result<(Vec<String>, usize)> {
 fn three_work(release: Release, adit_begins: bool) -> Result<()> {
     let pair = start(release, adit_begins)?;
     if adit_begins {
-        pair.order("connect b")?;
+        pair.command("connect b")?;
     } else {
         NETWORKS.iter().try_for_each(|n| pair.swan.initiate(CONNECTION, &child(*n)))?;
     }
@@ -81,7 +81,7 @@ fn three_work(release: Release, adit_begins: bool) -> Result<()> {
         Ok(now.len() == 3 && now.iter().all(|spi| !before.contains(spi)))
     };
     let before = children(&pair)?.0;
-    pair.order("rekey b")?;
+    pair.command("rekey b")?;
     wait_until("we have rekeyed each", SOON, || all_are_others(&before)).with_context(|| pair.said())?;
     wait_until("all three networks work", SOON, || all_reach(&pair)).with_context(|| pair.said())?;
     let before = children(&pair)?.0;
@@ -119,6 +119,6 @@ fn one_child_sa_that_strongswan_ends_leaves_the_others() -> Result<()> {
     ensure!(reaches(here, Site::A, 1) && reaches(here, Site::A, 3), "{}", pair.said());
     ensure!(!reaches(here, Site::A, 2), "nothing carries it");
     ensure!(pair.lost().contains("no_child_sa"), "{}", pair.lost());
-    ensure!(pair.order("explain b")?.contains("no Child SA for 10.1.2.0/24"), "{}", pair.order("explain b")?);
+    ensure!(pair.command("explain b")?.contains("no Child SA for 10.1.2.0/24"), "{}", pair.command("explain b")?);
     Ok(())
 }

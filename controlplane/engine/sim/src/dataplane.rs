@@ -6,10 +6,20 @@ use adit_engine::ike::{ChildKeys, Event, Restored, Usage};
 use adit_engine::path::{Hop, PathEvent, PathId};
 use adit_proto::control::{ChildId, PeerId, Spi};
 
+use crate::link::headers;
 use crate::load::Esp;
 
-/// Bytes of every packet.
+/// Bytes of every packet that is not as long as its path takes.
 const PACKET_LEN: usize = 100;
+
+/// A path as the data plane was told of it last.
+#[derive(Clone, Copy)]
+struct Path {
+    hop: Hop,
+    encapsulate: bool,
+    /// The longest IP packet that may be sent.
+    mtu: u16,
+}
 
 /// An echo that the engine wants to be sent.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +37,7 @@ pub struct DataPlane {
     pub outbound: Vec<ChildKeys>,
     /// By inbound SPI.
     pub usage: BTreeMap<Spi, Usage>,
-    paths: BTreeMap<(PeerId, PathId), (Hop, bool)>,
+    paths: BTreeMap<(PeerId, PathId), Path>,
     used: BTreeMap<PeerId, PathId>,
     sealed: u64,
     /// The newest packet of each SA, and where the newest of a peer came from.
@@ -42,6 +52,8 @@ pub struct DataPlane {
     pub out_of_step: bool,
     pub opened: u64,
     pub lost: Vec<Spi>,
+    /// Every packet is as long as may be sent on its path.
+    pub sends_longest: bool,
     /// Echoes to be sent.
     pub(crate) asked: Vec<Asked>,
 }
@@ -69,8 +81,8 @@ impl DataPlane {
                 let index = self.outbound.iter().position(|keys| keys.spi == *spi && keys.peer == *peer);
                 self.outbound.remove(index.unwrap_or_else(|| panic!("outbound SA {:08x} removed that is not there", spi.0)));
             }
-            Event::Path(PathEvent::Set { peer, path, hop, encapsulate, .. }) => {
-                self.paths.insert((*peer, *path), (*hop, *encapsulate));
+            Event::Path(PathEvent::Set { peer, path, hop, encapsulate, mtu, .. }) => {
+                self.paths.insert((*peer, *path), Path { hop: *hop, encapsulate: *encapsulate, mtu: *mtu });
             }
             Event::Path(PathEvent::Use { peer, path }) => {
                 assert!(self.paths.contains_key(&(*peer, *path)), "a path is set before it is used");
@@ -117,12 +129,12 @@ impl DataPlane {
 
     /// A path, if it is set.
     pub(crate) fn hop(&self, peer: PeerId, path: PathId) -> Option<Hop> {
-        self.paths.get(&(peer, path)).map(|(hop, _)| *hop)
+        self.paths.get(&(peer, path)).map(|path| path.hop)
     }
 
     /// Whether one of a peer's paths is this one.
     pub(crate) fn knows(&self, peer: PeerId, hop: Hop) -> bool {
-        self.paths.iter().any(|((of, _), (known, _))| *of == peer && known.remote == hop.remote)
+        self.paths.iter().any(|((of, _), known)| *of == peer && known.hop.remote == hop.remote)
     }
 
     /// An SA to a peer, and whose an inbound one is.
@@ -136,6 +148,11 @@ impl DataPlane {
 
     /// Which way ESP goes to a peer, and whether in UDP.
     pub fn way(&self, peer: PeerId) -> (Hop, bool) {
+        let path = self.path_in_use(peer);
+        (path.hop, path.encapsulate)
+    }
+
+    fn path_in_use(&self, peer: PeerId) -> Path {
         let used = self.used.get(&peer).expect("a path is in use before the first SA");
         self.paths[&(peer, *used)]
     }
@@ -145,9 +162,10 @@ impl DataPlane {
         self.sealed += 1;
         let number = self.sealed;
         let seal = |keys: &ChildKeys| {
-            let hop = self.way(keys.peer).0;
+            let Path { hop, mtu, .. } = self.path_in_use(keys.peer);
+            let len = if self.sends_longest { usize::from(mtu) - headers(hop.remote) } else { PACKET_LEN };
             let (suite, key) = (keys.suite, keys.key.clone());
-            (Esp { spi: keys.spi, by, peer: keys.peer, len: PACKET_LEN, suite, key, esn: keys.esn, number }, hop)
+            (Esp { spi: keys.spi, by, peer: keys.peer, len, suite, key, esn: keys.esn, number }, hop)
         };
         self.active().into_iter().map(seal).collect()
     }
@@ -180,7 +198,7 @@ impl DataPlane {
                 self.opened += 1;
                 let usage = self.usage.entry(esp.spi).or_default();
                 usage.inbound_packets += 1;
-                usage.inbound_bytes += PACKET_LEN as u64;
+                usage.inbound_bytes += esp.len as u64;
                 let newest = self.newest.entry(esp.spi).or_default();
                 let is_newest = esp.number > std::mem::replace(newest, esp.number.max(*newest));
                 let peer = keys.peer;

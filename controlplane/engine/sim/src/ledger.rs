@@ -22,8 +22,6 @@ pub struct Missing {
 #[derive(Debug, Default)]
 pub struct Ledger {
     open: BTreeMap<(usize, Spi, u64), Missing>,
-    /// Those that were opened.
-    pub arrived: u64,
 }
 
 impl Ledger {
@@ -39,8 +37,8 @@ impl Ledger {
 
     /// A packet came to a gateway, which could open it or not.
     pub(crate) fn came(&mut self, esp: &Esp, opened: bool) {
-        if opened && self.open.remove(&key(esp)).is_some() {
-            self.arrived += 1;
+        if opened {
+            self.open.remove(&key(esp));
         }
     }
 

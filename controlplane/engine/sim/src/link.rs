@@ -13,6 +13,7 @@ pub struct LinkMtu {
 /// What ICMP would have told a gateway: a packet of its own was longer than a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooBig {
+    /// Who hears it: the sender, whosever link it was.
     pub node: usize,
     pub to: SocketAddr,
     /// Bytes of the packet, and of the longest that the link takes.

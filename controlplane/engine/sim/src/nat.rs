@@ -164,6 +164,11 @@ impl Nat {
         Some(mapping.inside)
     }
 
+    /// Who has this port of the outside address.
+    pub fn inside(&self, port: u16) -> Option<SocketAddr> {
+        self.mappings.iter().find(|one| one.port == port).map(|one| one.inside)
+    }
+
     fn expire(&mut self, now: Instant) {
         let (idle, lifetime) = (self.config.idle, self.config.lifetime);
         let over = |since: Instant, limit: Option<Duration>| limit.is_some_and(|limit| now.duration_since(since) >= limit);

@@ -315,7 +315,7 @@ impl World {
     fn leave(&mut self, local: SocketAddr, to: SocketAddr, len: usize) -> Option<SocketAddr> {
         let now = self.now;
         let Some(node) = self.nodes.iter().position(|node| node.address.ip() == local.ip()) else { return Some(local) };
-        if !self.link_takes(node, node, to, len) {
+        if !self.link_takes(node, Some(node), to, len) {
             return None;
         }
         match self.nodes[node].nat {
@@ -325,12 +325,21 @@ impl World {
     }
 
     /// Whether the link of a gateway takes a packet of `sender`; who sent it may hear that it does not.
-    fn link_takes(&mut self, node: usize, sender: usize, to: SocketAddr, len: usize) -> bool {
+    fn link_takes(&mut self, node: usize, sender: Option<usize>, to: SocketAddr, len: usize) -> bool {
         let Some(mtu) = self.nodes[node].mtu.filter(|mtu| len > mtu.bytes) else { return true };
-        if mtu.says_so {
-            self.too_big.push(TooBig { node: sender, to, len, mtu: mtu.bytes });
+        if let (true, Some(node)) = (mtu.says_so, sender) {
+            self.too_big.push(TooBig { node, to, len, mtu: mtu.bytes });
         }
         false
+    }
+
+    /// Which gateway it is that others see at an address: one that has it, or one whose NAT has.
+    fn seen_at(&self, address: SocketAddr) -> Option<usize> {
+        self.nodes.iter().position(|node| match node.nat.map(|nat| &self.nats[nat]) {
+            None => node.address.ip() == address.ip() || node.others.contains(&address.ip()),
+            Some(nat) if nat.config.outside != address.ip() => false,
+            Some(nat) => nat.inside(address.port()).is_some_and(|inside| inside.ip() == node.address.ip()),
+        })
     }
 
     pub fn fly(&mut self, from: SocketAddr, to: SocketAddr, load: Load) {
@@ -422,8 +431,8 @@ impl World {
         let now = self.now();
         let Some((index, local)) = self.receiver(datagram.from, datagram.to) else { return };
         let len = headers(datagram.to) + datagram.load.len();
-        let sender = self.nodes.iter().position(|node| node.address.ip() == datagram.from.ip());
-        if !self.nodes[index].on || !self.link_takes(index, sender.unwrap_or(index), datagram.to, len) {
+        let sender = self.seen_at(datagram.from);
+        if !self.nodes[index].on || !self.link_takes(index, sender, datagram.to, len) {
             return;
         }
         match datagram.load {
@@ -441,6 +450,9 @@ impl World {
                 let news = self.nodes[index].data.receive(&esp, came.hop());
                 self.ledger.came(&esp, self.nodes[index].data.inbound.contains_key(&esp.spi));
                 if let Some(peer) = news {
+                    if self.trace {
+                        println!("{:>10.3?} {index}: packets of {peer:?} come from {}", self.now - self.start, came.remote);
+                    }
                     self.nodes[index].endpoint.handle_path_seen(now, peer, came, esp.len as u32);
                     self.settle();
                 }

@@ -13,6 +13,9 @@ fn a_link_swallows_what_is_longer_and_says_so_if_it_does() {
         assert!(!world.is_up(A, PEER), "IKE_SA_INIT does not fit 300 bytes");
         assert_eq!(!world.too_big.is_empty(), says_so);
         assert!(world.too_big.iter().all(|one| one.len > 300 && one.mtu == 300), "{:?}", world.too_big);
+        // It is the link of B, and A whose requests do not pass it.
+        let to = world.nodes[B].address;
+        assert!(world.too_big.iter().all(|one| (one.node, one.to) == (A, to)), "{:?}", world.too_big);
         world.nodes[B].mtu = Some(LinkMtu { bytes: 1500, says_so });
         let before = world.too_big.len();
         world.connect_pair();

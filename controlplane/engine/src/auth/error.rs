@@ -12,7 +12,7 @@ use crate::shown::Shown;
 pub enum AuthError {
     #[error("the peer presented {0}")]
     Identity(#[from] IdentityError),
-    #[error("the peer says it is {} {presented}, expected {expected}", presented.kind())]
+    #[error("the peer says it is {} {presented}, expected {} {expected}", presented.kind(), expected.kind())]
     OtherIdentity { presented: Identity, expected: Pattern },
     #[error("the peer proves itself with method {presented}, expected {expected}")]
     OtherMethod { presented: AuthMethod, expected: &'static str },

@@ -76,13 +76,40 @@ fn an_identity_that_is_not_expected_is_refused_before_anything_else() {
     let sent = Sent::by(&local, &remote, &id("evil.example.com"));
     let expected: Pattern = "*.example.org".parse().unwrap();
     let error = remote.verify(&expected, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
-    assert_eq!(error.to_string(), "the peer says it is domain name evil.example.com, expected *.example.org");
+    assert_eq!(error.to_string(), "the peer says it is domain name evil.example.com, expected domain name *.example.org");
     assert_eq!(error.code(), "wrong_identity");
 
     let identification = Identification { id_type: IdType::IPV4_ADDR, data: vec![1, 2, 3] };
     let claim = Claim { identification: &identification, ..sent.claim() };
     let error = remote.verify(&Pattern::Any, &claim, PRF, OCTETS, NOW).unwrap_err();
     assert_eq!(error.to_string(), "the peer presented an identity of type IPV4_ADDR with 3 bytes; 4 are needed");
+}
+
+#[test]
+fn identities_that_differ_in_their_type_alone_are_told_apart() {
+    let (local, remote) = (LocalAuth::from(psk("swordfish")), RemoteAuth::Psk(psk("swordfish")));
+    let told = |presented: &str, expected: &str| {
+        let sent = Sent::by(&local, &remote, &id(presented));
+        remote.verify(&expected.parse().unwrap(), &sent.claim(), PRF, OCTETS, NOW).unwrap_err().to_string()
+    };
+    for (presented, expected, words) in [
+        ("192.0.2.2", "fqdn:192.0.2.2", "IPv4 address 192.0.2.2, expected domain name fqdn:192.0.2.2"),
+        ("fqdn:192.0.2.2", "192.0.2.2", "domain name fqdn:192.0.2.2, expected IPv4 address 192.0.2.2"),
+        ("fqdn:2001:db8::2", "2001:db8::2", "domain name fqdn:2001:db8::2, expected IPv6 address 2001:db8::2"),
+        ("keyid:gw", "gw", "key id keyid:gw, expected domain name gw"),
+        ("email:gw", "keyid:gw", "e-mail address email:gw, expected key id keyid:gw"),
+        ("fqdn:ops@example.org", "*@example.org", "domain name fqdn:ops@example.org, expected e-mail address *@example.org"),
+        ("email:gw.example.org", "*.example.org", "e-mail address email:gw.example.org, expected domain name *.example.org"),
+        ("fqdn:CN=gw", "CN=gw", "domain name fqdn:CN=gw, expected distinguished name CN=gw"),
+    ] {
+        assert_eq!(told(presented, expected), format!("the peer says it is {words}"));
+    }
+    // A certificate for a domain name that looks like an address, which the peer says it has.
+    let root = Issued::root("Root");
+    let mut of_name = params("gw");
+    of_name.subject_alt_names = vec![rcgen::SanType::DnsName("192.0.2.2".try_into().unwrap())];
+    let error = check(&root.issue(of_name).local(&[]).into(), &ca(&root), "192.0.2.2").unwrap_err().to_string();
+    assert!(error.contains("is not for 192.0.2.2 (IPv4 address); it is for fqdn:192.0.2.2;"), "{error}");
 }
 
 #[test]

@@ -44,6 +44,16 @@ impl Pattern {
             Pattern::Any | Pattern::Below(_) | Pattern::At(_) => None,
         }
     }
+
+    /// What kind of identity is meant, for messages: of two that look alike it is what differs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Pattern::Any => "anybody",
+            Pattern::One(identity) => identity.kind(),
+            Pattern::Below(_) => "domain name",
+            Pattern::At(_) => "e-mail address",
+        }
+    }
 }
 
 /// Whether there is more of the name in front of the suffix.

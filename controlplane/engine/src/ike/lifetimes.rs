@@ -57,7 +57,7 @@ impl Lifetimes {
         self.expire_at.is_some_and(|at| at <= now)
     }
 
-    /// Whether it is to be rekeyed now, because it is time or `worn` out. Then it is not said again for a while.
+    /// Whether it is to be rekeyed now, because it is time or it is `past_soft_limit`. Then it is not said again for a while.
     pub(super) fn take_rekey(&mut self, now: Instant, past_soft_limit: bool) -> bool {
         let due = past_soft_limit || self.rekey_at.is_some_and(|at| at <= now);
         if due {

@@ -9,7 +9,7 @@ use super::error::LocalFault;
 use super::session::Session;
 
 impl Session {
-    /// The data plane has counted. Replaces or ends what is worn out; and packets on a new SA prove that the peer sends on it. Says
+    /// The data plane has counted. Replaces or ends what has carried as much as it may; and packets on a new SA prove that the peer sends on it. Says
     /// whether something has come since. `expected_id` is that of the peer's next request.
     pub(super) fn take_usage(&mut self, ctx: &mut Ctx, inbound: Spi, usage: Usage, expected_id: u32) -> bool {
         let Some(child) = self.children.get_mut(inbound) else { return false };

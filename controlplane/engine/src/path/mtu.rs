@@ -437,7 +437,7 @@ impl Mtu {
             }
             Phase::Suspect { round, small } => {
                 if size >= self.size {
-                    self.settle(now);
+                    self.resume(now);
                 } else {
                     *small += 1;
                     // The large ones of its round went before it.
@@ -496,6 +496,13 @@ impl Mtu {
         self.next = Some(now + self.pace(now));
     }
 
+    /// The size in use is what it was before an echo of it was lost: that does not put off when more is tried.
+    fn resume(&mut self, now: Instant) {
+        let raise_at = self.raise_at.filter(|_| self.size < self.ceiling);
+        self.settle(now);
+        self.raise_at = raise_at.or(self.raise_at);
+    }
+
     fn pace(&self, now: Instant) -> Duration {
         match self.active_until.is_some_and(|until| until > now) {
             true => CONFIRM_ACTIVE,
@@ -551,7 +558,7 @@ impl Mtu {
         } else {
             // Nothing at all comes back: that says nothing of sizes.
             self.silent = small == 0;
-            self.settle(now);
+            self.resume(now);
         }
         Vec::new()
     }

@@ -195,6 +195,21 @@ fn a_process_that_dies_between_grant_and_use_strands_no_packet() {
     world.check_traffic();
 }
 
+/// Its answer may have come while nobody took it; and only when that is here can the peer be told of the end (RFC 7296 §2.3).
+#[test]
+fn what_was_under_way_before_a_restart_is_asked_again_at_once() {
+    let (mut world, held) = half_rekeyed(16);
+    let mut config = peer(A);
+    config.children = vec![ethernet()];
+    let restored = world.succeed(A, endpoint_config(1), &[(PEER, config)]);
+    assert_eq!(restored.ike_sas, 1);
+    held.set(false);
+    world.act(A, |endpoint, now| endpoint.close_all(now));
+    assert!(world.nodes[A].endpoint.has_last_words(), "the window is one request");
+    world.run_for(Duration::from_millis(400));
+    assert!(!world.state(B, PEER).is_up());
+}
+
 #[test]
 fn what_the_data_plane_lost_is_replaced_alone_and_ever_more_rarely() {
     let mut world = pair(13, |_, config| config.children[0].lanes = 2);

@@ -320,10 +320,10 @@ fn one_who_has_taken_all_sessions_gives_way_to_others_and_not_to_itself() {
     let why = world.nodes[gateway].endpoint.refusals().last().expect("a refusal").why.clone();
     assert_eq!(why, Error::Local(LocalFault::Sessions));
     for (rekey, node) in [(true, honest), (false, honest), (true, second)] {
-        let order = |endpoint: &mut adit_engine::ike::Endpoint, now| {
+        let command = |endpoint: &mut adit_engine::ike::Endpoint, now| {
             if rekey { endpoint.rekey(now, PEER) } else { endpoint.rekey_ike(now, PEER) }
         };
-        world.act(node, order).expect("it is connected");
+        world.act(node, command).expect("it is connected");
         world.run_for(Duration::from_secs(2));
         assert!(world.is_up(node, PEER));
     }

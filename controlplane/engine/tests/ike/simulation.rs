@@ -14,6 +14,7 @@ use super::seeds::{FailedOnce, trace, with_seeds};
 
 mod narrowing;
 mod reloads;
+mod travels;
 
 /// Runs of each kind.
 const RUNS: u64 = 1500;
@@ -40,6 +41,8 @@ struct Run {
     configs: [PeerConfig; 2],
     /// Something happened that may cost packets: a process or a link died, somebody moved or hung up.
     rough: bool,
+    /// Both ends answer sealed echoes.
+    echo: bool,
 }
 
 fn endpoint(node: usize) -> EndpointConfig {
@@ -72,6 +75,11 @@ fn joined(child: &ChildConfig, all: &[ChildConfig]) -> ChildConfig {
 
 impl Run {
     fn new(seed: u64) -> Run {
+        Run::prepared(seed, false, |_, _| {})
+    }
+
+    /// `prepare`: what is done before the gateways learn of each other.
+    fn prepared(seed: u64, echo: bool, prepare: impl FnOnce(&mut World, &mut [PeerConfig; 2])) -> Run {
         let mut world = World::new(seed);
         let pick = |world: &mut World, of: u32| world.rng.below(of);
         let ike: Vec<IkeProposal> = match pick(&mut world, 3) {
@@ -96,7 +104,7 @@ impl Run {
             duplication: pick(&mut world, 3) * 60,
             delay: (Duration::from_millis(1), Duration::from_millis(u64::from(1 + pick(&mut world, 250)))),
         };
-        let configs = [A, B].map(|node| {
+        let mut configs = [A, B].map(|node| {
             let mut config = peer(node);
             config.proposals = ike.clone();
             config.children[0].proposals = vec![child.clone()];
@@ -109,12 +117,17 @@ impl Run {
             config
         });
         for (node, config) in configs.iter().enumerate() {
-            world.add(&config.local.expect("an address").to_string(), endpoint(node));
+            world.add(&config.local.expect("an address").to_string(), EndpointConfig { echo, ..endpoint(node) });
         }
+        prepare(&mut world, &mut configs);
         for (node, config) in configs.iter().enumerate() {
             world.set_peer(node, PEER, config.clone());
         }
-        Run { world, configs, rough: false }
+        Run { world, configs, rough: false, echo }
+    }
+
+    fn endpoint(&self, node: usize) -> EndpointConfig {
+        EndpointConfig { echo: self.echo, ..endpoint(node) }
     }
 
     /// A has several pairs of networks, and B a Child SA for each of them, or the other way round.
@@ -156,11 +169,14 @@ impl Run {
             2 => [A, B].into_iter().for_each(|node| drop(self.world.act(node, |endpoint, now| endpoint.rekey(now, PEER)))),
             3 => [A, B].into_iter().for_each(|node| drop(self.world.act(node, |endpoint, now| endpoint.rekey_ike(now, PEER)))),
             4 => self.world.report_usage(node),
-            _ => {
-                let config = self.configs[node].clone();
-                self.world.succeed(node, endpoint(node), &[(PEER, config)]);
-            }
+            _ => self.succeed(node),
         }
+    }
+
+    /// The process of a gateway gives way to the next one.
+    fn succeed(&mut self, node: usize) {
+        let (gateway, config) = (self.endpoint(node), self.configs[node].clone());
+        self.world.succeed(node, gateway, &[(PEER, config)]);
     }
 
     /// The vault of a gateway cannot be written while time passes and things happen; then its process dies, and the next one
@@ -179,9 +195,8 @@ impl Run {
             let time = Duration::from_millis(u64::from(self.world.rng.below(500)));
             self.pass(time);
         }
-        let config = self.configs[node].clone();
         self.rough = true;
-        self.world.succeed(node, endpoint(node), &[(PEER, config)]);
+        self.succeed(node);
     }
 
     /// The data plane of a gateway loses an SA for sending, or refused it.
@@ -240,7 +255,8 @@ impl Run {
     }
 
     fn restart(&mut self, node: usize, data_plane_too: bool) {
-        self.world.crash(node, endpoint(node), data_plane_too);
+        let gateway = self.endpoint(node);
+        self.world.crash(node, gateway, data_plane_too);
         let config = self.configs[node].clone();
         self.world.set_peer(node, PEER, config);
     }

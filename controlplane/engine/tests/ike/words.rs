@@ -148,7 +148,7 @@ fn together() -> World {
     world
 }
 
-type Order = fn(&mut Endpoint, Now, PeerId) -> Result<(), CommandError>;
+type Command = fn(&mut Endpoint, Now, PeerId) -> Result<(), CommandError>;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
@@ -219,14 +219,14 @@ proptest! {
             world.run_for(Duration::from_secs(4));
             check(&world, A)?;
         }
-        let orders: [(Order, ExchangeType, Said); 3] = [
+        let commands: [(Command, ExchangeType, Said); 3] = [
             (Endpoint::rekey, ExchangeType::CREATE_CHILD_SA, child),
             (Endpoint::rekey_ike, ExchangeType::CREATE_CHILD_SA, ike),
             (Endpoint::check_liveness, ExchangeType::INFORMATIONAL, notice),
         ];
-        for (order, exchange, said) in orders {
+        for (command, exchange, said) in commands {
             let mut world = together();
-            world.act(A, |endpoint, now| order(endpoint, now, PEER)).expect("it is connected");
+            world.act(A, |endpoint, now| command(endpoint, now, PEER)).expect("it is connected");
             answers_otherwise(&mut world, B, exchange, |payloads| mix(payloads, &said));
             world.run_for(Duration::from_millis(100));
             check(&world, A)?;

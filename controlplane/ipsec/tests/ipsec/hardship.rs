@@ -104,6 +104,22 @@ async fn a_short_cut_is_survived_and_a_long_one_is_healed() {
     pair.check().await;
 }
 
+/// A request that is under way is to be answered before the next one, and the last one says that we go (RFC 7296 §2.3).
+#[tokio::test]
+async fn the_other_end_is_told_of_the_end_though_it_was_being_asked() {
+    let (pair, relay) = through_relay(|_| {}).await;
+    pair.check().await;
+    relay.cut(true);
+    let asked = tokio::time::timeout(Duration::from_millis(200), pair.client.rekey()).await;
+    assert!(asked.is_err(), "the request was to get lost: {asked:?}");
+    relay.cut(false);
+    let session = pair.session;
+    let waits = tokio::spawn(async move { session.recv_packet().await });
+    soon("the goodbye", pair.client.shutdown()).await;
+    let error = soon("the end", waits).await.unwrap().unwrap_err();
+    assert_eq!(error.failure().map(|failure| failure.code()), Some("closed_by_peer"));
+}
+
 #[tokio::test]
 async fn a_client_whose_nat_forgets_it_is_followed_by_its_next_packet() {
     let (pair, relay) = through_relay(|_| {}).await;

@@ -77,8 +77,8 @@ async fn certificates_prove_both_ends_and_a_wrong_name_does_not() {
     pair.check().await;
 }
 
-/// Sends numbered packets both ways until `orders` is done, and sees that each arrives once.
-async fn without_loss(pair: &Pair, orders: impl Future<Output = ()>) -> usize {
+/// Sends numbered packets both ways until `commands` is done, and sees that each arrives once.
+async fn without_loss(pair: &Pair, commands: impl Future<Output = ()>) -> usize {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let flow = async |from: &adit_ipsec::Session, to: &adit_ipsec::Session, addresses: (_, _)| {
         let mut count = 0usize;
@@ -91,14 +91,14 @@ async fn without_loss(pair: &Pair, orders: impl Future<Output = ()>) -> usize {
         }
         count
     };
-    let ordered = async {
-        orders.await;
+    let commanded = async {
+        commands.await;
         stop.send(true).expect("somebody looks");
     };
     let (there, back, ()) = tokio::join!(
         flow(&pair.client, &pair.session, (CLIENT_ADDRESS, SERVER_ADDRESS)),
         flow(&pair.session, &pair.client, (SERVER_ADDRESS, CLIENT_ADDRESS)),
-        ordered
+        commanded
     );
     there + back
 }
@@ -125,7 +125,7 @@ async fn new_keys_lose_no_packet_whoever_asks_for_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_wear_out_by_packets_and_by_age() {
+async fn child_sas_are_rekeyed_by_packets_and_by_age() {
     let pair = pair(gateway().rekey_volume(0, 20_000), client().rekey_after(Duration::from_secs(2))).await;
     let first = pair.client.traffic();
     let count = without_loss(&pair, tokio::time::sleep(Duration::from_secs(5))).await;

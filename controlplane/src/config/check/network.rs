@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use adit_engine::path::IKE_PORT;
 use adit_proto::control::{Mac, Mode};
 use adit_proto::esp;
+use adit_proto::limits::{FDB_AGEING_S, FDB_ENTRIES, FLOOD_PPS, IP_PACKET_LEN_MAX};
 use ipnet::IpNet;
 
 use super::Check;
@@ -67,7 +68,7 @@ impl Check<'_> {
     }
 
     pub(super) fn underlay_mtu(&mut self, text: Option<Text>) -> u16 {
-        self.number("underlay_mtu", text, UNDERLAY_MTU_MIN..=65_535, "bytes", 1500) as u16
+        self.number("underlay_mtu", text, UNDERLAY_MTU_MIN..=IP_PACKET_LEN_MAX as u64, "bytes", 1500) as u16
     }
 
     pub(super) fn interface(
@@ -93,7 +94,7 @@ impl Check<'_> {
             Mode::Ethernet => ETHERNET_MTU,
             Mode::Ip => INNER_MTU_MIN.max(esp::frame_len_max(mode, underlay_mtu, ipv6_outer) as u64),
         };
-        let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=65_535, "bytes", default);
+        let mtu = self.number("mtu", raw.mtu, INNER_MTU_MIN..=IP_PACKET_LEN_MAX as u64, "bytes", default);
         let bridge = raw.bridge.and_then(|text| self.bridge(&text, name.as_deref(), &raw.addresses, &raw.routes));
         let addresses = raw.addresses.unwrap_or_default();
         let addresses = addresses.iter().filter_map(|text| self.prefix(text, "10.1.0.1/24")).collect();
@@ -207,7 +208,7 @@ impl Check<'_> {
     }
 
     pub(super) fn forwarding(&mut self, raw: raw::Forwarding, peers: &[(Peer, Place)]) -> Forwarding {
-        let max_entries = self.number("max_entries", raw.max_entries, 16..=1 << 20, "addresses", 4096) as u32;
+        let max_entries = self.number_of("max_entries", raw.max_entries, FDB_ENTRIES, "addresses", 4096);
         let mut seen = BTreeSet::new();
         let mut pinned = Vec::new();
         for pin in raw.pinned.unwrap_or_default() {
@@ -236,9 +237,9 @@ impl Check<'_> {
             }
         }
         Forwarding {
-            ageing_s: self.number("ageing_s", raw.ageing_s, 1..=86_400, "seconds", 300) as u32,
+            ageing_s: self.number_of("ageing_s", raw.ageing_s, FDB_AGEING_S, "seconds", 300),
             max_entries,
-            flood_pps: self.number("flood_pps", raw.flood_pps, 1..=10_000_000, "frames per second", 1000) as u32,
+            flood_pps: self.number_of("flood_pps", raw.flood_pps, FLOOD_PPS, "frames per second", 1000),
             forward: raw.forward.is_some_and(|forward| forward.value),
             pinned,
         }

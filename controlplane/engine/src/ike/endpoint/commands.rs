@@ -320,9 +320,9 @@ impl Endpoint {
         self.command(now, id, |session| session.want(Task::Liveness))
     }
 
-    fn command(&mut self, now: Now, id: PeerId, order: impl FnOnce(&mut Session)) -> Result<(), CommandError> {
+    fn command(&mut self, now: Now, id: PeerId, carry_out: impl FnOnce(&mut Session)) -> Result<(), CommandError> {
         let current = self.current(id)?;
-        self.with_session(now, current, |session, _| order(session));
+        self.with_session(now, current, |session, _| carry_out(session));
         Ok(())
     }
 

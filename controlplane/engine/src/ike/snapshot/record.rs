@@ -261,6 +261,8 @@ fn restore_window(ctx: &mut Ctx, sa: &mut IkeSa, record: WindowRecord) {
         }
         let policy = ctx.shared.config.retransmission;
         sa.wire.window.sent(ctx.now.instant, exchange, datagrams.into(), Initiated::Orphan(orphan), &policy);
+        // The answer may have come while nobody took it.
+        sa.wire.window.begin_again(ctx.now.instant);
     }
 }
 

@@ -223,6 +223,22 @@ fn a_path_that_carries_more_again_is_used_again() {
 }
 
 #[test]
+fn echoes_lost_now_and_then_do_not_put_off_that_more_is_tried() {
+    let mut line = line(1400);
+    line.run(Duration::from_secs(10), true);
+    assert_eq!(line.mtu.size(), 1400);
+    line.carries = 1500;
+    // Beside traffic that is one in half a minute, or all of them for a while.
+    line.loss = 20;
+    line.run(Duration::from_secs(300), true);
+    line.loss = 1000;
+    line.run(Duration::from_secs(60), true);
+    line.loss = 20;
+    line.run(Duration::from_secs(300), true);
+    assert_eq!((line.mtu.size(), line.mtu.black_holes), (1500, 0));
+}
+
+#[test]
 fn the_route_bounds_it_at_once_and_opens_it_again() {
     let mut line = line(1500);
     line.run(Duration::from_secs(5), false);
