@@ -228,7 +228,7 @@ proptest! {
         let queue = Bounds { control_bytes: 3000, ..Bounds::default() };
         let idle = Duration::from_secs(3600);
         let settings =
-            Settings { queue, idle, control_bytes_of_all: 5000, train_bytes_of_all: 300_000, ..Settings::default() };
+            Settings { queue, idle, control_bytes_of_all: 9000, train_bytes_of_all: 300_000, ..Settings::default() };
         let mut run = Run::new(settings);
         run.step(&Step::Enter(0, 7));
         for step in &steps {
