@@ -23,9 +23,8 @@ fn a_flood_gets_no_more_bytes_out_than_it_puts_in() {
         sent[usize::from(network)] += bytes.len();
         received[usize::from(network)] += answer.map_or(0, |answer| answer.bytes.len());
     }
-    for network in 0..256 {
-        assert!(received[network] <= sent[network], "{network}: {} of {}", received[network], sent[network]);
-        assert!(received[network] > 0, "{network} was never answered");
+    for (network, (sent, received)) in sent.into_iter().zip(received).enumerate() {
+        assert!((1..=sent).contains(&received), "{network}: {received} of {sent}");
     }
     let server = &bench.server;
     assert_eq!((server.allocations(), server.allocations.len(), server.by_identity.len(), server.deadlines.len()), (0, 0, 0, 0));
