@@ -180,7 +180,7 @@ impl Trust {
     /// It cannot be read, or holds none.
     pub fn roots(file: &Path) -> Result<Trust, CredentialsError> {
         let no_certificate = || CredentialsError::NoCertificate(file.display().to_string());
-        let text = secret_file::read(file, Readers::All)?;
+        let text = secret_file::read(file, Readers::All).map_err(CredentialsError::Certificate)?;
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
         let mut roots = RootCertStore::empty();
         let (added, _) = roots.add_parsable_certificates(read.map_err(|_| no_certificate())?);

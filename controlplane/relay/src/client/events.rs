@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use adit_proto::relay::{HostPort, Kind, LeftReason, PeerKey, Quota, RoomName};
+use adit_proto::relay::{Kind, LeftReason, PeerKey, Quota, RoomName};
 use hyper::body::Bytes;
 use tokio::sync::{Notify, mpsc};
 

@@ -94,12 +94,9 @@ impl Presence {
 /// whether they are late to answer.
 pub(crate) fn reached_by(seen_by: &Relays, order: &[(usize, bool)]) -> Option<usize> {
     let seeing = || order.iter().filter(|(relay, _)| seen_by.contains(relay));
-    let answering = |list: &mut dyn Iterator<Item = &(usize, bool)>| list.find(|(_, is_late)| !is_late).map(|(relay, _)| *relay);
-    let first = |list: &mut dyn Iterator<Item = &(usize, bool)>| list.next().map(|(relay, _)| *relay);
-    answering(&mut seeing())
-        .or_else(|| first(&mut seeing()))
-        .or_else(|| answering(&mut order.iter()))
-        .or_else(|| first(&mut order.iter()))
+    let answering = |(_, is_late): &&(usize, bool)| !is_late;
+    let reached = seeing().find(answering).or_else(|| seeing().next()).or_else(|| order.iter().find(answering)).or(order.first());
+    reached.map(|(relay, _)| *relay)
 }
 
 #[cfg(test)]
