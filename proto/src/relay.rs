@@ -3,9 +3,9 @@
 //! ```text
 //!  type u8 │ fields, big endian, one after the other │
 //! ```
-//! Keys, addresses and numbers have their length by their kind, all else has it in front. A record ends with its last field. Types that
-//! one side does not know it leaves alone, so that a newer other side may use them; a known type with wrong fields is an error. The two
-//! directions have different types, so that a record that comes back to its sender is not taken for one.
+//! Keys, addresses and numbers have their length by their kind, all else has it in front. A record ends with its last field. Types
+//! that one side does not know it leaves alone, so that a newer other side may use them; a known type with wrong fields is an
+//! error. The two directions have different types, so that a record that comes back to its sender is not taken for one.
 //!
 //! [`ToRelay`] goes from a client to the relay, [`FromRelay`] back. A peer is named by its key ([`PeerKey`]), a room by its name
 //! ([`RoomName`]). Trains are opaque to the relay: who seals them has the keys, and the relay has none.

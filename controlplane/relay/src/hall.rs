@@ -1,12 +1,12 @@
 //! All rooms of the relay and who is in them, as a pure state machine: no sockets, no clock, no randomness of its own.
 //!
 //! 1. Who has logged in comes in ([`Hall::connect`]) and leaves ([`Hall::disconnect`]); of one key the newest connection holds.
-//! 2. What a client sends goes in ([`Hall::handle_message`]), with what is measured of it (`handle_heard`, `handle_rtt`, `handle_udp`).
+//! 2. What a client sends goes in ([`Hall::handle_message`]), and what is measured of it (`handle_heard`, `…_rtt`, `…_udp`).
 //! 3. What is for a client comes out of [`Hall::poll_transmit`], and whom to ask for it again out of [`Hall::poll_event`].
 //! 4. With time, who is silent and who does not read are given up ([`Hall::handle_timeout`], due at [`Hall::poll_timeout`]).
 //!
-//! A peer sees and reaches the peers of its rooms and nobody else; of all others it is told the same as of those that do not exist.
-//! Whatever one client does, it costs bounded memory, and others wait no longer for it.
+//! A peer sees and reaches the peers of its rooms and nobody else; of all others it is told the same as of those that do not
+//! exist. Whatever one client does, it costs bounded memory, and others wait no longer for it.
 
 mod client;
 mod counters;
@@ -266,7 +266,8 @@ impl Hall {
         self.untold.push((conn, reason));
     }
 
-    /// Tells the rooms of those who have been taken out of the hall. Who cannot be told, since it does not read, is taken out as well.
+    /// Tells the rooms of those who have been taken out of the hall. Who cannot be told, since it does not read, is taken out as
+    /// well.
     fn tell_who_left(&mut self, now: Instant) {
         while let Some((conn, reason)) = self.untold.pop() {
             let Some(client) = self.clients.get(&conn) else { continue };

@@ -1,8 +1,8 @@
 //! What waits for one client, in three queues: what the relay says, messages of IKE, and data, each behind the one before.
 //!
-//! What the relay says is never thrown away: who does not read it is given up. A message of IKE and a packet are worth something for a
-//! while only: what has waited longer is dropped, and where there is no room the oldest is. So a slow reader costs a bounded memory,
-//! sees packets that are young, and is a matter of nobody else's.
+//! What the relay says is never thrown away: who does not read it is given up. A message of IKE and a packet are worth something
+//! for a while only: what has waited longer is dropped, and where there is no room the oldest is. So a slow reader costs a
+//! bounded memory, sees packets that are young, and is a matter of nobody else's.
 
 use std::collections::VecDeque;
 use std::ops::AddAssign;

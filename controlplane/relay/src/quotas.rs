@@ -1,7 +1,8 @@
-//! Who may have how much in a second, and who may come in at all: buckets that fill with time, and what is counted of each address.
+//! Who may have how much in a second, and who may come in at all: buckets that fill with time, and what is counted of each
+//! address.
 //!
-//! What is kept of those who have proven nothing is bounded: of connections there are only so many, and rates of networks and keys have
-//! a table of a fixed size ([`Shares`]), which no number of sources makes larger.
+//! What is kept of those who have proven nothing is bounded: of connections there are only so many, and rates of networks and
+//! keys have a table of a fixed size ([`Shares`]), which no number of sources makes larger.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -362,7 +363,10 @@ mod tests {
     proptest! {
         /// However it is taken: never more than the burst and what was earned since.
         #[test]
-        fn no_more_passes_than_burst_and_rate(steps in prop::collection::vec((0u64..2000, 1u64..40), 1..200), burst in 40u64..200) {
+        fn no_more_passes_than_burst_and_rate(
+            steps in prop::collection::vec((0u64..2000, 1u64..40), 1..200),
+            burst in 40u64..200,
+        ) {
             let (rate, mut share) = (Rate { amount: 50, per: Duration::from_secs(1), burst }, Share::default());
             let (mut ms, mut taken) = (0, 0);
             for (pause, count) in steps {

@@ -89,7 +89,8 @@ impl FromStr for PeerKey {
     }
 }
 
-/// The name of a room. It stands in addresses of HTTP, so it begins with a letter or digit: `.` and `..` mean something else there.
+/// The name of a room. It stands in addresses of HTTP, so it begins with a letter or digit: `.` and `..` mean something else
+/// there.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RoomName(Arc<str>);
 

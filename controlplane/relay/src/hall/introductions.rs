@@ -15,8 +15,8 @@ const SLACK: Duration = Duration::from_millis(20);
 /// Nobody waits longer, whatever was measured: who is farther away begins late.
 const START_LATEST: Duration = Duration::from_secs(2);
 
-/// In what time each of the two begins, counted from when it reads this: the way to each takes half of its round trip, so both begin at
-/// the same moment.
+/// In what time each of the two begins, counted from when it reads this: the way to each takes half of its round trip, so both
+/// begin at the same moment.
 pub(super) fn starts(rtts: [Option<Duration>; 2]) -> [u16; 2] {
     let ways = rtts.map(|rtt| rtt.unwrap_or(RTT_ASSUMED) / 2);
     let start = (ways[0].max(ways[1]) + SLACK).min(START_LATEST);

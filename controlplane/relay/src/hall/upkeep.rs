@@ -1,5 +1,5 @@
-//! What the hall does with time, and what it does when there is too much: who is silent or does not read is given up, what has waited too
-//! long is dropped, clients are sent away before the relay stops. And what it shows of itself.
+//! What the hall does with time, and what it does when there is too much: who is silent or does not read is given up, what has
+//! waited too long is dropped, clients are sent away before the relay stops. And what it shows of itself.
 
 use std::time::{Duration, Instant};
 

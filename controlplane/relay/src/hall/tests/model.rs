@@ -1,5 +1,5 @@
-//! Beside a simple model: who is where. Whatever clients do, each sees exactly the peers of its rooms, nothing crosses from one room
-//! into another one, and what waits is bounded.
+//! Beside a simple model: who is where. Whatever clients do, each sees exactly the peers of its rooms, nothing crosses from one
+//! room into another one, and what waits is bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -205,7 +205,9 @@ proptest! {
     #[test]
     fn everybody_sees_the_peers_of_its_rooms_and_nobody_else(steps in steps()) {
         let much = Rate::per_second(1 << 40);
-        let mut run = Run::new(Settings { ike_bytes: much, bytes: much, room_bytes: much, total_bytes: much, ..Settings::default() });
+        let settings =
+            Settings { ike_bytes: much, bytes: much, room_bytes: much, total_bytes: much, ..Settings::default() };
+        let mut run = Run::new(settings);
         for step in &steps {
             let before = taken(&run);
             let may = match step {
@@ -228,7 +230,7 @@ proptest! {
         let queue = Bounds { control_bytes: 3000, ..Bounds::default() };
         let idle = Duration::from_secs(3600);
         let settings =
-            Settings { queue, idle, control_bytes_of_all: 5000, train_bytes_of_all: 300_000, ..Settings::default() };
+            Settings { queue, idle, control_bytes_of_all: 9000, train_bytes_of_all: 300_000, ..Settings::default() };
         let mut run = Run::new(settings);
         run.step(&Step::Enter(0, 7));
         for step in &steps {
