@@ -63,7 +63,7 @@ fn each_mistake_has_its_place_and_its_remedy() {
         ("colour: red\n", "colour", "no key `colour`", "remove"),
         ("certificate: none.crt\nkey: relay.key\n", "certificate", "does not exist", "adit relay init"),
         ("certificate: relay.key\nkey: relay.key\n", "certificate", "no certificate", "certificate of this relay first"),
-        ("certificate: relay.crt\nkey: relay.crt\n", "key", "no private key", "PRIVATE KEY"),
+        ("certificate: relay.crt\nkey: copy.crt\n", "key", "no private key", "PRIVATE KEY"),
         ("certificate: relay.crt\nkey: other/relay.key\n", "key", "do not belong together", "made together"),
         ("rooms: {}\n", "rooms", "names no room", "token_file"),
         ("rooms: [lab]\n", "rooms", "names no room", "token_file"),
@@ -86,6 +86,8 @@ fn each_mistake_has_its_place_and_its_remedy() {
     ];
     let other = dir.path().join("other");
     init::init(&other, "localhost").unwrap();
+    let certificate = std::fs::read(dir.path().join("relay.crt")).unwrap();
+    crate::secret_file::create(&dir.path().join("copy.crt"), &certificate, Readers::OwnerOnly).unwrap();
     crate::secret_file::create(&dir.path().join("short.token"), b"short", Readers::OwnerOnly).unwrap();
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(dir.path().join("relay.crt"), std::fs::Permissions::from_mode(0o644)).unwrap();
