@@ -1,10 +1,14 @@
 //! What a path carries is found, whatever happens to links, addresses, keys and processes meanwhile; and a size that is no longer
 //! carried is noticed within seconds while packets flow.
 
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use adit_engine::ike::EndpointConfig;
-use adit_engine::path::PathStatus;
+use adit_engine::path::{PathStatus, Route, Underlay};
 use adit_proto::ike::{ExchangeType, Header};
 use adit_sim::certificates::Authority;
 use adit_sim::*;
@@ -208,6 +212,69 @@ fn frames_go_in_two_packets_only_where_both_ends_say_so() {
         world.succeed(B, config(B), &[(PEER, peer(B))]);
         world.run_for(Duration::from_secs(2));
         assert_eq!(splits(&world), [says == [true; 2]; 2], "{says:?}, later");
+    }
+}
+
+/// The kernel of gateway A, which says how long packets to the other one may be.
+struct Kernel(Arc<AtomicU16>);
+
+impl Underlay for Kernel {
+    fn route(&mut self, local: Option<IpAddr>, remote: SocketAddr, _: u32) -> Route {
+        let (own_address, mtu) = (self.addresses().contains(&remote.ip()), Some(self.0.load(Ordering::Relaxed)));
+        let source = local.or(self.addresses().first().copied());
+        Route { reachable: true, own_address, source, mtu, link_mtu: mtu, ..Route::default() }
+    }
+
+    fn addresses(&mut self) -> Vec<IpAddr> {
+        vec![[192, 0, 2, 1].into()]
+    }
+}
+
+/// Whether an echo passes on the cable in this time.
+fn echoes_pass(world: &mut World, time: Duration) -> bool {
+    let (end, mut found) = (world.now + time, false);
+    while world.now < end {
+        // Of what is overheard only the last is kept.
+        world.run_for(Duration::from_millis(100));
+        let overheard = world.overheard.replace(VecDeque::new()).expect("somebody on the cable");
+        found |= overheard.iter().any(|(.., load)| matches!(load, Load::Echo(_)));
+    }
+    found
+}
+
+#[test]
+fn no_echo_is_sent_where_one_end_alone_announces_it() {
+    for says in [[true, true], [true, false], [false, true]] {
+        let config = |node: usize| EndpointConfig { echo: says[node], ..endpoint(node) };
+        let mut world = pair_with(1, config, |_, _| {});
+        let kernel = Arc::new(AtomicU16::new(1500));
+        world.nodes[A].endpoint.set_underlay(Box::new(Kernel(kernel.clone())));
+        world.overheard = Some(VecDeque::new());
+        let both = says == [true; 2];
+        assert_eq!(echoes_pass(&mut world, Duration::from_secs(30)), both, "{says:?}");
+        let paths = [A, B].map(|node| world.nodes[node].endpoint.paths(PEER).remove(0));
+        assert!(paths.iter().all(|path| path.in_use && path.echo == both && path.mtu_proven.is_some() == both), "{says:?}");
+        if both {
+            continue;
+        }
+        // What A sends goes by what its kernel says, both ways, and by what routers say until that is old.
+        let size = |world: &World| world.nodes[A].endpoint.paths(PEER)[0].mtu;
+        let router = |endpoint: &mut adit_engine::ike::Endpoint, now| {
+            endpoint.handle_too_big(now, PEER, "192.0.2.2:4500".parse().expect("an address"), 1300)
+        };
+        assert_eq!(size(&world), 1500, "{says:?}");
+        for mtu in [1400, 1480] {
+            kernel.store(mtu, Ordering::Relaxed);
+            world.act(A, |endpoint, now| endpoint.underlay_changed(now));
+            // Looks at the routes have a rate.
+            world.run_for(Duration::from_secs(10));
+            assert_eq!(size(&world), mtu, "{says:?}");
+        }
+        assert!(world.act(A, router));
+        assert_eq!(size(&world), 1300, "{says:?}");
+        assert!(!echoes_pass(&mut world, RAISED_AFTER), "{says:?}");
+        assert_eq!(size(&world), 1480, "{says:?}");
+        world.check_traffic();
     }
 }
 
