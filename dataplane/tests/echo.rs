@@ -14,6 +14,8 @@ use support::{Bed, PEER, TAG, dummy, eventually, in_namespace, path_set, peer_op
 
 /// What an IPv4 datagram has in front of its UDP payload.
 const HEADERS: usize = 28;
+/// The same over IPv6.
+const HEADERS_V6: usize = 48;
 
 fn start(workers: usize, listen: &str) -> Bed {
     let mut bed = Bed::start_at(listen, workers, "poll", workers as u16, &[]);
@@ -122,6 +124,42 @@ fn requests_are_answered_as_they_came_or_on_the_path_in_use() {
         }
         eventually("all are counted", || bed.count(Count::DummyPackets) == 10);
         assert_eq!((bed.count(Count::EchoesAnswered), bed.drops()), (7, vec![("replay", 1)]));
+    });
+}
+
+#[test]
+fn an_answer_is_no_longer_than_its_request_over_ipv6_as_well() {
+    in_namespace(|| {
+        let mut bed = start(1, "[::]:4500");
+        let (mut opens, mut seals) = (peer_opens(0), peer_seals(0));
+        let elsewhere = UdpSocket::bind("[::1]:4599").unwrap();
+        elsewhere.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let path = PathId::new(1).unwrap();
+        let shortest = usize::from(echo::size_min(true)) - HEADERS_V6;
+        for (id, len, is_path) in [(1, LEN, false), (2, 1401, false), (3, LEN, true), (4, 100, true), (5, 1401, true)] {
+            if is_path {
+                bed.command(0, &path_set(PEER, path, UdpHop::to(elsewhere.local_addr().unwrap())));
+            }
+            let asked = dummy(&mut seals, &payload(&request(id, Answer::AsItCame), len));
+            elsewhere.send_to(&asked, "[::1]:4500").unwrap();
+            let answer = received(&elsewhere);
+            assert_eq!(answer.len(), if is_path { asked.len() } else { shortest }, "as long as the request where a path is");
+            assert_eq!(echo_in(&mut opens, answer), request(id, Answer::AsItCame).reply());
+        }
+        // On the path in use, of the other version of IP: what counts is the packet with its headers.
+        let asked = dummy(&mut seals, &payload(&request(6, Answer::PathInUse), 200));
+        elsewhere.send_to(&asked, "[::1]:4500").unwrap();
+        let (outer, most) = (HEADERS + received(&bed.peer).len(), HEADERS_V6 + asked.len());
+        assert!(outer <= most && outer + 4 > most, "{outer} of {most}");
+        bed.command(0, &Command::PathUse { peer: PEER, path });
+        let asked = dummy(&mut seals, &payload(&request(7, Answer::PathInUse), 200));
+        bed.send(&asked);
+        let (outer, most) = (HEADERS_V6 + received(&elsewhere).len(), HEADERS + asked.len());
+        assert!(outer <= most && outer + 4 > most, "{outer} of {most}");
+        // The shortest request leaves no room for the longer headers: there is no answer.
+        bed.send(&dummy(&mut seals, &payload(&request(8, Answer::PathInUse), LEN)));
+        eventually("it is dropped", || bed.dropped(Drop::EchoUnsent) == 1);
+        assert_eq!((bed.count(Count::EchoesAnswered), bed.drops()), (7, vec![("echo_unsent", 1)]));
     });
 }
 
