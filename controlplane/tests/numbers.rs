@@ -29,13 +29,14 @@ use adit_proto::suite::Suite;
 
 const WORKERS: u16 = 2;
 
+const YAML: &str = "name: site-a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\n\
+    dataplane: { workers: 2 }\npeers:\n  \
+    - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: pair.key, lanes: 2 }\n";
+
 fn view(dir: &Path) -> Arc<View> {
     let key = Secret::from_bytes(Suite::Aes256Gcm, [3; SECRET_LEN]).to_file_text();
     key_file::create(&dir.join("pair.key"), key.as_bytes(), Readers::OwnerOnly).unwrap();
-    let yaml = "name: site-a\nlisten: 192.0.2.1:4500\ninterface: { name: adit0, addresses: [10.1.0.1/24] }\n\
-        dataplane: { workers: 2 }\npeers:\n  \
-        - { name: site-b, endpoint: \"192.0.2.2:4500\", static_key_file: pair.key, lanes: 2 }\n";
-    let config = Config::from_yaml(yaml, dir, &Machine { cores: vec![0, 1] }).unwrap();
+    let config = Config::from_yaml(YAML, dir, &Machine { cores: vec![0, 1] }).unwrap();
     Arc::new(View::new(Arc::new(Desired::new(config))))
 }
 
@@ -447,6 +448,29 @@ fn the_status_can_be_read_by_programs_and_by_people() {
     now.peers[0].received.bits_per_s = 0;
     insta::assert_snapshot!(status::report(&now));
     insta::assert_snapshot!(status::of_peer(&now.peers[0]));
+}
+
+#[test]
+fn a_file_that_is_newer_than_what_runs_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(view(dir.path()));
+    let file = dir.path().join("site-a.yaml");
+    std::fs::write(&file, YAML).unwrap();
+    let desired = Desired::read(&file, &Machine { cores: vec![0, 1] }).unwrap();
+    let view = Arc::new(View::new(Arc::new(desired)));
+    let registry = metrics::registry(view.clone()).unwrap();
+    let said = || {
+        let mut status = view.status();
+        let configuration = status.configuration.as_mut().unwrap();
+        (configuration.file, configuration.read_s) = ("/etc/adit/site-a.yaml".to_owned(), 90);
+        (value(&metrics::page(&registry).unwrap(), "adit_config_outdated"), status::report(&status))
+    };
+    let (outdated, report) = said();
+    assert!(outdated == 0.0 && !report.contains("newer"), "{report}");
+    std::fs::write(&file, format!("{YAML}# edited\n")).unwrap();
+    let (outdated, report) = said();
+    assert_eq!(outdated, 1.0);
+    insta::assert_snapshot!(report.split_once("interface").unwrap().0.split_once("configuration").unwrap().1);
 }
 
 #[test]
