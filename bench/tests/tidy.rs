@@ -80,6 +80,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// The test executables that `make quick` leaves out.
 const NOT_QUICK: &[&str] = &[
     // Each test has a data plane with a real TAP in a network namespace of its own: root.
+    "answers",
     "class",
     "commands",
     "echo",
