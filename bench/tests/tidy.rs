@@ -503,6 +503,7 @@ const MAP_ORDER: &[&str] = &[
     "controlplane/relay",
     "controlplane",
     "controlplane/ipsec",
+    "controlplane/relay",
     "bench",
 ];
 
