@@ -500,7 +500,6 @@ const MAP_ORDER: &[&str] = &[
     "dataplane",
     "controlplane/engine",
     "controlplane/engine/sim",
-    "controlplane/relay",
     "controlplane",
     "controlplane/ipsec",
     "controlplane/relay",
