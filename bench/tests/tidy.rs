@@ -500,9 +500,9 @@ const MAP_ORDER: &[&str] = &[
     "dataplane",
     "controlplane/engine",
     "controlplane/engine/sim",
+    "controlplane/relay",
     "controlplane",
     "controlplane/ipsec",
-    "controlplane/relay",
     "bench",
 ];
 
