@@ -1,5 +1,5 @@
-//! The configuration of a relay: YAML text → every key read and judged, every mistake found → [`Config`], with every default filled in and
-//! all files that it names read.
+//! The configuration of a relay: YAML text → every key read and judged, every mistake found → [`Config`], with every default
+//! filled in and all files that it names read.
 
 mod read;
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The end of a relay: nobody new is let in, all clients are told when to come back and where else to go, and have some time to. They come
-//! back spread over as long as the handshakes of all of them take.
+//! The end of a relay: nobody new is let in, all clients are told when to come back and where else to go, and have some time to.
+//! They come back spread over as long as the handshakes of all of them take.
 
 use std::future::Future;
 use std::io;
@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use crate::hall::{Farewell, Hall};
 use crate::shared::{Phase, Shared};
 
-/// A service that is restarted is there again in less than this. The first clients come back then, the last ones so much later, or as much
-/// later as the handshakes of all take.
+/// A service that is restarted is there again in less than this. The first clients come back then, the last ones so much later,
+/// or as much later as the handshakes of all take.
 const COME_BACK: Duration = Duration::from_secs(1);
 const SPREAD: Duration = Duration::from_secs(2);
 /// For how long clients look for the relay before they give it up.

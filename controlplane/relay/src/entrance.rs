@@ -1,5 +1,6 @@
-//! The entrance: the door, and the places of those who have come through it. Who has not logged in is a stranger, and there are only so many
-//! of them: when one more comes, the one goes who has been there longest. Whoever is honest needs a fraction of a second.
+//! The entrance: the door, and the places of those who have come through it. Who has not logged in is a stranger, and there are
+//! only so many of them: when one more comes, the one goes who has been there longest. Whoever is honest needs a fraction of a
+//! second.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

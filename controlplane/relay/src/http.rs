@@ -146,7 +146,8 @@ fn websocket(headers: &HeaderMap) -> Option<String> {
         .then(|| BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, WEBSOCKET_GUID].concat())))
 }
 
-/// Answers the requests of a connection; gives it back when it is over or has become a WebSocket, and whether nothing was left unread.
+/// Answers the requests of a connection; gives it back when it is over or has become a WebSocket, and whether nothing was left
+/// unread.
 async fn answer_all<S>(stream: S, answer: impl Fn(Request<Incoming>) -> Answer) -> Option<(S, bool)>
 where
     S: AsyncRead + AsyncWrite + Unpin,

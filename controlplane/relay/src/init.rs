@@ -1,5 +1,5 @@
-//! `adit relay init`: key, self-signed certificate, configuration and tokens in one step, and what a gateway has to know of them. Nothing
-//! that exists is overwritten, and where one file cannot be written none of them stays.
+//! `adit relay init`: key, self-signed certificate, configuration and tokens in one step, and what a gateway has to know of them.
+//! Nothing that exists is overwritten, and where one file cannot be written none of them stays.
 
 use std::fs::DirBuilder;
 use std::io;

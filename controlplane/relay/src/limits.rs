@@ -1,5 +1,5 @@
-//! How much of everything there may be in the relay, each limit once. What an operator may change is the default of a setting; how long
-//! something takes or waits stands where it is used.
+//! How much of everything there may be in the relay, each limit once. What an operator may change is the default of a setting;
+//! how long something takes or waits stands where it is used.
 
 // Connections.
 
@@ -77,7 +77,8 @@ pub(crate) const KEYS_OF_ROOM_MAX: usize = 16_384;
 /// Most connections that a file may ask for, and handshakes in a second.
 pub(crate) const CONNECTIONS_ASKED_MAX: usize = 1 << 20;
 pub(crate) const HANDSHAKES_ASKED_MAX: u32 = 1_000_000;
-/// Most connections that have not logged in, of those it may ask for: each may hold a handshake and a request. And seconds for a login.
+/// Most connections that have not logged in, of those it may ask for: each may hold a handshake and a request. And seconds for a
+/// login.
 pub(crate) const STRANGERS_ASKED_MAX: u64 = 1 << 16;
 pub(crate) const LOGIN_SECONDS_MAX: u64 = 60;
 /// Most records or bytes in a second that it may ask for.

@@ -1,5 +1,5 @@
-//! The hall as all connections share it: behind one lock, with the system's clock and dice, and a bell for each connection that rings when
-//! there is something for it.
+//! The hall as all connections share it: behind one lock, with the system's clock and dice, and a bell for each connection that
+//! rings when there is something for it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,14 +1,15 @@
-//! The login: a client shows that it holds its key by signing what only the two ends of its TLS connection know, in the request that opens
-//! the WebSocket, and names the rooms it wants to be in.
+//! The login: a client shows that it holds its key by signing what only the two ends of its TLS connection know, in the request
+//! that opens the WebSocket, and names the rooms it wants to be in.
 //!
 //! ```text
 //! GET /v1/relay HTTP/1.1
 //! Sec-WebSocket-Protocol: adit-relay-1
 //! Authorization: Adit key=KEY, sig=SIGNATURE, rooms=ROOM;ROOM[, token=TOKEN]
 //! ```
-//! KEY, SIGNATURE and TOKEN are base64url. What is signed is the name of this login, the exporter of the connection (RFC 8446 §7.5, RFC 9266
-//! has the same idea) and the SHA-256 of rooms, a zero byte and the token: so a login cannot be replayed on another connection, not used
-//! behind something that ends TLS in front of the relay, and not be given other rooms. What the relay says to a wrong one is one word.
+//! KEY, SIGNATURE and TOKEN are base64url. What is signed is the name of this login, the exporter of the connection (RFC 8446
+//! §7.5, RFC 9266 has the same idea) and the SHA-256 of rooms, a zero byte and the token: so a login cannot be replayed on
+//! another connection, not used behind something that ends TLS in front of the relay, and not be given other rooms. What the
+//! relay says to a wrong one is one word.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

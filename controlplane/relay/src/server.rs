@@ -1,5 +1,5 @@
-//! The server: listeners, and for each connection one task that goes through TLS and login to its session, or ends with a reason that is
-//! counted.
+//! The server: listeners, and for each connection one task that goes through TLS and login to its session, or ends with a reason
+//! that is counted.
 //!
 //! ```text
 //!  accept ─▶ door ─▶ TLS 1.3 ─▶ HTTP ─▶ login ─▶ hall ─▶ session

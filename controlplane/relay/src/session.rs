@@ -1,6 +1,6 @@
-//! One connection of a client that is in the hall: what it says goes to the hall as it comes, and what the hall has for it goes out one
-//! message at a time. The next message is chosen when the one before has left for the socket, and there no more than 32 KiB wait to be
-//! sent (TCP_NOTSENT_LOWAT): so what is urgent never waits behind what is not.
+//! One connection of a client that is in the hall: what it says goes to the hall as it comes, and what the hall has for it goes
+//! out one message at a time. The next message is chosen when the one before has left for the socket, and there no more than 32
+//! KiB wait to be sent (TCP_NOTSENT_LOWAT): so what is urgent never waits behind what is not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -24,8 +24,8 @@ use crate::shared::{Phase, Shared};
 
 type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
-/// How often a client is pinged, at least: its answer shows that it lives and how far away it is, and keeps NATs on the way from forgetting
-/// the connection (RFC 5382 REQ-5 would have them remember for two hours; there are some that do not for one minute).
+/// How often a client is pinged, at least: its answer shows that it lives and how far away it is, and keeps NATs on the way from
+/// forgetting the connection (RFC 5382 REQ-5 would have them remember for two hours; there are some that do not for one minute).
 const PING_EVERY: Duration = Duration::from_secs(25);
 /// Who is pinged so often before he is taken for gone has answered none of them.
 const PINGS_OF_IDLE: u32 = 3;

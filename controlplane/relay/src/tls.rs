@@ -1,9 +1,9 @@
-//! TLS between a client and a relay: version 1.3 alone, with a key exchange first that a quantum computer does not break, and a server that
-//! is known by its key (a pin) or by a CA.
+//! TLS between a client and a relay: version 1.3 alone, with a key exchange first that a quantum computer does not break, and a
+//! server that is known by its key (a pin) or by a CA.
 //!
-//! A pin is the SHA-256 of the SubjectPublicKeyInfo of the certificate (RFC 7469 §2.4 names it the same way). It says all that a client
-//! has to know: neither the name in the certificate nor its dates matter beside it, so a box whose clock stands at 1970 can register.
-//! With a CA, name and dates count as usual.
+//! A pin is the SHA-256 of the SubjectPublicKeyInfo of the certificate (RFC 7469 §2.4 names it the same way). It says all that a
+//! client has to know: neither the name in the certificate nor its dates matter beside it, so a box whose clock stands at 1970
+//! can register. With a CA, name and dates count as usual.
 
 use std::fmt;
 use std::path::Path;

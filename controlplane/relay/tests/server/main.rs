@@ -1,4 +1,5 @@
-//! A relay as it runs, met with real TLS and WebSockets on 127.0.0.1: by clients that do it right, and by all that comes along in public.
+//! A relay as it runs, met with real TLS and WebSockets on 127.0.0.1: by clients that do it right, and by all that comes along in
+//! public.
 
 mod client;
 mod door;

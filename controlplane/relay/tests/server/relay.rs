@@ -60,7 +60,8 @@ impl Relay {
         Relay::without_pages(&format!("{lines}{pages}")).await
     }
 
-    /// One with these lines alone; but if they do not limit it, one address may come as often as it likes, since all tests come from one.
+    /// One with these lines alone; but if they do not limit it, one address may come as often as it likes, since all tests come
+    /// from one.
     pub async fn without_pages(lines: &str) -> Relay {
         let limits = if lines.contains("limits:") { String::new() } else { format!("limits: {{ {NO_HURRY} }}\n") };
         let rest = format!("{lines}{limits}");
