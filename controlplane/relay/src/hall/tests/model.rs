@@ -142,10 +142,10 @@ impl Run {
     /// Whom the hall has given up is not there any more; nobody else is closed.
     fn settle(&mut self) {
         for event in self.house.events() {
-            if let Event::Abort(conn) = event {
-                if let Some(n) = self.model.key_of(conn) {
-                    self.model.drop_key(n);
-                }
+            if let Event::Abort(conn) = event
+                && let Some(n) = self.model.key_of(conn)
+            {
+                self.model.drop_key(n);
             }
         }
         for conn in std::mem::take(&mut self.model.leaving) {
