@@ -4,6 +4,7 @@
 //!  before  from all iif lo udp sport PORT  lookup main                        the way back of what comes to our port (IPv4)
 //!          from all                        lookup main suppress_prefixlength 0   what is more specific than a default route
 //!          from all not fwmark MARK        lookup TABLE                       the rest: into the tunnel
+//!          to 255.255.255.255 udp sport PORT  lookup main                     nothing; with it the kernel looks at ports (IPv4)
 //!  main    from all                        lookup main                        what is marked: by the default route of the machine
 //! ```
 //! The default route of the machine stays as it is, and so does whatever it has more specific routes to. A gateway that dies leaves
@@ -21,6 +22,7 @@ pub const TABLE: u32 = 0xad17;
 const PORT: u32 = 32_500;
 const SPECIFIC: u32 = 32_501;
 const REST: u32 = 32_502;
+const PORTS: u32 = 32_503;
 
 /// One rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,12 +38,17 @@ pub enum Kind {
     Port(u16),
     Specific,
     Rest,
+    /// Matches no packet that is routed. Where a packet comes from is checked (rp_filter) by a look-up with its ports only where there is
+    /// a rule with ports for what comes from other machines, and [`Kind::Port`] is for our own packets alone: another one's from that
+    /// port belong into the tunnel.
+    Ports(u16),
 }
 
 impl Rule {
     /// The priority, by which a rule of ours is known again.
     pub fn priority(&self) -> u32 {
         match self.kind {
+            Kind::Ports(_) => PORTS,
             Kind::Port(_) => PORT,
             Kind::Specific => SPECIFIC,
             Kind::Rest => REST,
@@ -50,7 +57,7 @@ impl Rule {
 
     /// Whether a rule with this priority is one of ours.
     pub fn is_ours(priority: u32) -> bool {
-        (PORT..=REST).contains(&priority)
+        (PORT..=PORTS).contains(&priority)
     }
 }
 
@@ -65,8 +72,8 @@ pub fn rules<'a>(routes: impl IntoIterator<Item = &'a Route>, port: u16) -> Vec<
     for route in routes.into_iter().filter(|route| is_default(&route.to)) {
         let v6 = route.to.addr().is_ipv6();
         // IPv6 has no check of that kind.
-        let back = (!v6).then_some(Kind::Port(port));
-        rules.extend(back.into_iter().chain([Kind::Specific, Kind::Rest]).map(|kind| Rule { v6, kind }));
+        let back = [Kind::Port(port), Kind::Ports(port)].into_iter().filter(|_| !v6);
+        rules.extend(back.chain([Kind::Specific, Kind::Rest]).map(|kind| Rule { v6, kind }));
     }
     rules.sort_unstable();
     rules.dedup();
@@ -82,7 +89,7 @@ mod tests {
         let route = |to: &str| Route { to: to.parse().unwrap(), via: None, mtu: None };
         assert_eq!(rules(&[route("10.0.0.0/8"), route("0.0.0.0/1")], 4500), []);
         let four = rules(&[route("0.0.0.0/0"), route("10.0.0.0/8")], 4500);
-        assert_eq!(four.iter().map(Rule::priority).collect::<Vec<_>>(), [PORT, SPECIFIC, REST]);
+        assert_eq!(four.iter().map(Rule::priority).collect::<Vec<_>>(), [PORT, SPECIFIC, REST, PORTS]);
         let both = rules(&[route("0.0.0.0/0"), route("::/0")], 4500);
         assert_eq!(both.iter().filter(|rule| rule.v6).map(Rule::priority).collect::<Vec<_>>(), [SPECIFIC, REST]);
         assert!(both.iter().all(|rule| Rule::is_ours(rule.priority())) && !Rule::is_ours(32_766));

@@ -91,7 +91,7 @@ fn everything_goes_through_it_beside_a_default_route() -> Result<()> {
         let near = lab.a().netns.run("ip route get 192.0.2.77")?;
         ensure!(near.contains(&format!("dev {WAN}")), "{near}");
         let before = rules(lab.a())?;
-        ensure!(before.len() == 5, "{before:?}");
+        ensure!(before.len() == 6, "{before:?}");
         for damage in ["ip -4 rule del priority 32502", "ip -6 rule flush", "ip route flush table 44311"] {
             lab.a().netns.run(damage)?;
             wait_until("it is put right", PUT_RIGHT + Duration::from_secs(2), || {
@@ -131,7 +131,7 @@ fn everything_goes_through_it_over_ipv6_and_in_two_halves() -> Result<()> {
         let near = a.netns.run(&format!("ip route get {}", b.outer()))?;
         ensure!(near.contains(&format!("dev {WAN}")), "{near}");
         // Only what is as wide as the default route of the machine needs rules beside it.
-        ensure!(rules(a)?.len() == if everything == WHOLE { 5 } else { 0 }, "{:?}", rules(a)?);
+        ensure!(rules(a)?.len() == if everything == WHOLE { 6 } else { 0 }, "{:?}", rules(a)?);
         // Keys are replaced by what goes outside.
         let before = spis(a)?.0;
         a.adit("rekey --ike site-b")?;

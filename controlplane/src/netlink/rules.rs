@@ -1,5 +1,7 @@
 //! The rules of a full tunnel in the kernel ([`crate::routing_rules`]).
 
+use std::net::Ipv4Addr;
+
 use futures::TryStreamExt;
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange};
 use rtnetlink::packet_route::{AddressFamily, IpProtocol};
@@ -60,6 +62,15 @@ fn write(rule: &Rule) -> RuleMessage {
     message.header.action = RuleAction::ToTable;
     let mut attributes = vec![RuleAttribute::Priority(rule.priority())];
     match rule.kind {
+        Kind::Ports(port) => {
+            message.header.dst_len = 32;
+            attributes.extend([
+                RuleAttribute::Table(MAIN),
+                RuleAttribute::Destination(Ipv4Addr::BROADCAST.into()),
+                RuleAttribute::IpProtocol(IpProtocol::Udp),
+                RuleAttribute::SourcePortRange(RulePortRange { start: port, end: port }),
+            ]);
+        }
         Kind::Port(port) => attributes.extend([
             RuleAttribute::Table(MAIN),
             RuleAttribute::Iifname(LOOPBACK.to_owned()),
@@ -85,7 +96,7 @@ fn read(message: &RuleMessage, v6: bool) -> Option<Rule> {
     }
     let port = attribute(|one| if let RuleAttribute::SourcePortRange(range) = one { Some(range.start.into()) } else { None });
     let port = port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
-    let kinds = [Kind::Port(port), Kind::Specific, Kind::Rest];
+    let kinds = [Kind::Ports(port), Kind::Port(port), Kind::Specific, Kind::Rest];
     let rule = kinds.into_iter().map(|kind| Rule { v6, kind }).find(|rule| rule.priority() == priority)?;
     let wanted = write(&rule);
     let same = wanted.attributes.iter().all(|attribute| message.attributes.contains(attribute));
