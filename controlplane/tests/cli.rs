@@ -187,7 +187,9 @@ fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
     let way_in = format!("--relay {address} --pin {pin} --token-file relay/lab.token");
     let (code, out, err) = said(&adit(dir.path(), &format!("relay check {way_in} --room lab")));
     assert_eq!((code, err.as_str()), (0, ""), "{out}");
-    for part in ["registered in ", "sees this machine as 127.0.0.1:", "a round trip takes ", "a message went to a second client and back"] {
+    for part in
+        ["registered in ", "sees this machine as 127.0.0.1:", "a round trip takes ", "a message went to a second client and back"]
+    {
         assert!(out.contains(part), "`{part}` is missing: {out}");
     }
     let (code, out, _) = said(&adit(dir.path(), &format!("relay check {way_in} --room cellar")));

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::secret_file::{self, FileError, Readers};
 
 /// The name of its file in the state directory: one line, the seed as base64url.
-const FILE: &str = "relay.key";
+const FILE: &str = "relay-client.key";
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]

@@ -163,9 +163,9 @@ async fn coturns_client_gets_its_packets_through_by_udp() {
     let bench = start(false).await;
     let port = bench.reach.udp()[0].port();
     passes(&bench, port, &[]).await;
-    // Its first question is shorter than the challenge, and is answered when it comes again.
+    // Its first question may be shorter than the challenge: then it is answered when it comes again.
     if tool("turnutils_uclient").is_some() {
-        assert!(bench.count("turn", "longer") > 0 && bench.count("turn", "challenged") > 0, "{:?}", bench.reach.counters());
+        assert!(bench.count("turn", "challenged") > 0, "{:?}", bench.reach.counters());
     }
 }
 

@@ -259,7 +259,7 @@ impl Server {
 fn asker(from: SocketAddr, message: &Message<'_>, knows: Knows<'_>) -> Option<Asker> {
     let mut token = Token::default();
     let name = message.get(kind::USERNAME).filter(|name| name.len() == 22);
-    if !name.is_some_and(|name| URL_SAFE_NO_PAD.decode_slice(name, &mut token).is_ok()) {
+    if name.is_none_or(|name| URL_SAFE_NO_PAD.decode_slice(name, &mut token).is_err()) {
         return (!message.has_integrity()).then_some(Asker::Stranger);
     }
     let key = message.has_integrity().then(|| Key::new(&token));

@@ -132,7 +132,8 @@ impl Cause {
             CertificateError::NotValidForNameContext { expected, presented } => {
                 Cause::WrongName { expected: expected.to_str().into_owned(), presented: presented.clone() }
             }
-            CertificateError::UnknownIssuer => Cause::UnknownIssuer,
+            // Another CA may have the same name.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Cause::UnknownIssuer,
             error => Cause::BadCertificate(error.to_string()),
         }
     }

@@ -3,6 +3,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, Socket as Plain, Type};
 use tokio::io::Interest;
@@ -54,6 +55,8 @@ impl Socket {
         let _ = plain.set_recv_buffer_size(UDP_BUFFER_BYTES);
         let _ = plain.set_send_buffer_size(UDP_BUFFER_BYTES);
         let state = UdpSocketState::new(UdpSockRef::from(&plain))?;
+        // Nobody reads when something came, and beside a train and its address there is no room left in quinn-udp for the class then.
+        setsockopt(&plain, sockopt::ReceiveTimestampns, &false)?;
         Ok(Socket { io: UdpSocket::from_std(plain.into())?, state })
     }
 

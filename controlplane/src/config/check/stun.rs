@@ -26,7 +26,8 @@ impl Check<'_> {
                 Ok(server) => list.push(server),
                 Err(fault) => {
                     let what = format!("`{}` cannot be a STUN server: {fault}", text.value);
-                    let write = if fault == EndpointFault::PortZero { "a port from 1 to 65535, or none for 3478" } else { EXAMPLE };
+                    let write =
+                        if fault == EndpointFault::PortZero { "a port from 1 to 65535, or none for 3478" } else { EXAMPLE };
                     self.fail(text.at, what, EXPECTED.to_owned(), write.to_owned());
                 }
             }

@@ -14,6 +14,8 @@ use crate::stun::codec::{Class, Message, Writer, error_value, kind};
 /// RFC 8656 §7.2 and §18.3: ten minutes unless asked for more, and an hour at most.
 pub(super) const LIFE_DEFAULT: u32 = 600;
 pub(super) const LIFE_LONGEST: u32 = 3600;
+/// RFC 8656 §18.5: the port behind an even one is to be reserved as well.
+const EVEN_PORT_AND_NEXT: u8 = 0x80;
 /// RFC 8656 §18.7: UDP, the only transport towards peers.
 const UDP: u8 = 17;
 
@@ -69,6 +71,8 @@ type Granted = Result<Writer, Refusal>;
 struct Wanted {
     first: Family,
     second: Option<Family>,
+    /// The port of the first is to be an even number.
+    even: bool,
 }
 
 impl Server {
@@ -142,11 +146,11 @@ impl Server {
         }
         let until = now.at + Duration::from_secs(life(message).max(LIFE_DEFAULT).into());
         let mut relayed = [None; 2];
-        let at = self.open(wanted.first, outside).ok_or(Refusal::Capacity)?;
+        let at = self.open(wanted.first, wanted.even, outside).ok_or(Refusal::Capacity)?;
         relayed[wanted.first as usize] = Some(Relayed { at, until });
         let mut missing = None;
         if let Some(second) = wanted.second {
-            relayed[second as usize] = self.open(second, outside).map(|at| Relayed { at, until });
+            relayed[second as usize] = self.open(second, false, outside).map(|at| Relayed { at, until });
             // RFC 8656 §7.2: the client gets the one, and is told why not the other.
             let number = if self.config.relayed(second).is_none() { Refusal::Family } else { Refusal::Capacity };
             missing = relayed[second as usize].is_none().then_some((second, number));
@@ -169,33 +173,40 @@ impl Server {
         };
         let (requested, additional) = (family(kind::REQUESTED_ADDRESS_FAMILY)?, family(kind::ADDITIONAL_ADDRESS_FAMILY)?);
         let reserved = message.get(kind::RESERVATION_TOKEN).is_some();
-        let even = message.get(kind::EVEN_PORT).is_some();
-        let is_odd = (reserved && (even || requested.is_some() || additional.is_some()))
+        let even = match (message.get(kind::EVEN_PORT), message.fixed::<1>(kind::EVEN_PORT)) {
+            (None, _) => None,
+            (Some(_), Some([flags])) => Some(flags & EVEN_PORT_AND_NEXT != 0),
+            (Some(_), None) => return Err(Refusal::BadRequest),
+        };
+        let is_odd = (reserved && (even.is_some() || requested.is_some() || additional.is_some()))
             || (requested.is_some() && additional.is_some())
-            || (even && additional.is_some())
+            || (even.is_some() && additional.is_some())
             || additional == Some(Family::V4);
         if is_odd {
             return Err(Refusal::BadRequest);
         }
         // Pairs of ports were for RTP. Nobody here needs them, and RFC 8656 §7.2 names the answer for who cannot give them.
-        if reserved || even {
+        if reserved || even == Some(true) {
             return Err(Refusal::Capacity);
         }
         let first = requested.unwrap_or(Family::V4);
         if self.config.relayed(first).is_some() {
-            return Ok(Wanted { first, second: additional });
+            return Ok(Wanted { first, second: additional, even: even.is_some() });
         }
         Err(Refusal::Family)
     }
 
     /// Opens a socket at a port that nobody can foretell (RFC 8656 §7.2, RFC 6056).
-    fn open(&self, family: Family, outside: &mut Outside<'_>) -> Option<SocketAddr> {
+    fn open(&self, family: Family, even: bool, outside: &mut Outside<'_>) -> Option<SocketAddr> {
         let ip = self.config.relayed(family)?;
         let (low, high) = (u32::from(*self.config.ports.start()), u32::from(*self.config.ports.end()));
         let count = (high + 1).saturating_sub(low).max(1);
         for _ in 0..TURN_PORTS_TRIED_MAX {
             let port = low + outside.random.u32() % count;
             let at = SocketAddr::new(ip, u16::try_from(port).ok()?);
+            if even && !port.is_multiple_of(2) {
+                continue;
+            }
             if !self.by_relayed.contains_key(&at) && (outside.open)(at) {
                 return Some(at);
             }

@@ -35,7 +35,8 @@ fn error_400_for_what_is_missing_or_contradicts_itself() {
     }
     let client = bench.client("192.0.2.7:5000", "gw");
     bench.allocate(&client);
-    let odd: [(u16, &dyn Fn(&mut Writer)); 5] = [
+    type Fill<'a> = &'a dyn Fn(&mut Writer);
+    let odd: [(u16, Fill<'_>); 5] = [
         (method::CREATE_PERMISSION, &|_| {}),
         (method::CREATE_PERMISSION, &|out| {
             out.put(kind::XOR_PEER_ADDRESS, &[0, 1, 2]);
@@ -252,12 +253,25 @@ fn error_508_when_a_single_port_is_lent() {
 #[test]
 fn error_508_for_pairs_of_ports_and_what_was_never_reserved() {
     let mut bench = Bench::new();
-    for (kind, value) in [(kind::EVEN_PORT, &[0x80][..]), (kind::EVEN_PORT, &[0][..]), (kind::RESERVATION_TOKEN, &[0; 8][..])] {
+    for (kind, value) in [(kind::EVEN_PORT, &[0x80][..]), (kind::RESERVATION_TOKEN, &[0; 8][..])] {
         let fill = |out: &mut Writer| {
             put_transport(out);
             out.put(kind, value);
         };
         assert_eq!(allocate_with(&mut bench, fill).error(), 508);
+    }
+}
+
+#[test]
+fn a_port_with_an_even_number_is_lent_to_who_asks_for_one() {
+    let mut bench = Bench::with(|config| config.of_identity_max = 64);
+    for _ in 0..20 {
+        let fill = |out: &mut Writer| {
+            put_transport(out);
+            out.put(kind::EVEN_PORT, &[0]);
+        };
+        let answer = allocate_with(&mut bench, fill);
+        assert_eq!((answer.error(), answer.relayed().len(), answer.relayed()[0].port() % 2), (0, 1, 0));
     }
 }
 
