@@ -59,6 +59,8 @@ pub struct Terms {
     pub ike: bool,
     /// What an authentic message or packet from another address moves there, once it is proven.
     pub follow: Follow,
+    /// We say where the connection goes (RFC 4555 §1.2), or a NAT is on our side (RFC 7296 §2.23): the peer is told when IKE moves.
+    pub leads: bool,
     /// Our address is configured: the kernel's routes do not change it.
     pub local_fixed: bool,
 }
@@ -66,9 +68,9 @@ pub struct Terms {
 /// What follows a peer to where it was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Follow {
-    /// Nothing: we say where the connection goes (RFC 4555 §1.2), or a NAT is on our side (RFC 7296 §2.23).
+    /// Nothing: where we lead, and no sealed echo could prove where the peer is.
     Nothing,
-    /// ESP. For IKE the peer says itself when it moves (RFC 4555 §3.8).
+    /// ESP. IKE moves when the peer says so (RFC 4555 §3.8), or once its requests are answered there alone.
     Esp,
     Both,
 }

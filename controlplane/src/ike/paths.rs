@@ -136,5 +136,5 @@ pub(super) fn set_static_path(endpoint: &mut Endpoint, config: &Config, id: Peer
 pub(super) fn static_terms(config: &Config, peer: &Peer) -> path::Terms {
     let follow = if peer.echo { Follow::Both } else { Follow::Nothing };
     let local_fixed = !config.listen.ip().is_unspecified();
-    path::Terms { echo: peer.echo, split: config.splits(peer), ike: false, follow, local_fixed }
+    path::Terms { echo: peer.echo, split: config.splits(peer), ike: false, follow, leads: false, local_fixed }
 }

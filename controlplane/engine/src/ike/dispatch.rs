@@ -23,8 +23,9 @@ impl IkeSa {
 
     /// A request of the peer, in one of the exchanges that an established IKE SA has.
     pub(super) fn on_established_request(&mut self, ctx: &mut Ctx, exchange: ExchangeType, parts: &Parts) {
-        evidence::heard_request(ctx, &self.facts, self.wire.came());
-        let Some(session) = self.session_mut() else { return };
+        let came = self.wire.came();
+        let Some((facts, session)) = self.facts_and_session() else { return };
+        evidence::heard_request(ctx, facts, session, came);
         let awaited = if exchange == followup::EXCHANGE { session.awaited.take(followup::link(parts)) } else { None };
         if exchange == informational::EXCHANGE && !informational::is_farewell(parts) {
             session.take_news(ctx.now, parts);

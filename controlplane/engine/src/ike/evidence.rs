@@ -13,19 +13,26 @@ use crate::path::{Answered, Follow, Hop, IKE_PORT, Moves, Terms};
 
 /// The peer is authenticated: what follows it to other addresses, and what it can answer.
 pub(super) fn agree_on_paths(ctx: &mut Ctx, facts: &Facts, session: &Session) {
-    let follow = match (facts.features.mobike, session.original_initiator) {
-        (true, true) => Follow::Nothing,
-        (true, false) => Follow::Esp,
-        (false, _) if facts.nat.here => Follow::Nothing,
-        (false, _) => Follow::Both,
+    let leads = leads(facts, session);
+    let follow = match (leads, facts.features.mobike) {
+        // A NAT that maps the peer anew without its knowledge is told by nobody else.
+        (true, _) if facts.features.echo => Follow::Esp,
+        (true, _) => Follow::Nothing,
+        (false, true) => Follow::Esp,
+        (false, false) => Follow::Both,
     };
     let (peer, paths) = (session.peer, &mut ctx.shared.paths);
     let local_fixed = is_fixed(&session.config);
-    let terms = Terms { echo: facts.features.echo, split: facts.features.split, ike: true, follow, local_fixed };
+    let terms = Terms { echo: facts.features.echo, split: facts.features.split, ike: true, follow, leads, local_fixed };
     paths.set_terms(peer, terms);
     paths.set_encapsulate(peer, facts.nat.is_between());
     let endpoints = ctx.shared.peers.get(&peer).map(super::context::Peer::endpoints).unwrap_or_default();
     paths.set_origin(peer, session.config.from.clone(), endpoints);
+}
+
+/// Whether we say where the connection goes (RFC 4555 §1.2). Without MOBIKE a host behind a NAT stays where the peer sees it (RFC 7296 §2.23).
+fn leads(facts: &Facts, session: &Session) -> bool {
+    if facts.features.mobike { session.original_initiator } else { facts.nat.here }
 }
 
 /// This IKE SA is the one that has the Child SAs: what was found out with it holds.
@@ -38,23 +45,33 @@ pub(super) fn establish_path(ctx: &mut Ctx, facts: &Facts, session: &Session) {
     }
 }
 
-/// A fresh, authentic request came this way. Without MOBIKE that is how the peer says that it has moved (RFC 7296 §2.23), unless a NAT
-/// is on our side.
-pub(super) fn heard_request(ctx: &mut Ctx, facts: &Facts, came: Came) {
+/// A fresh, authentic request came this way. Without MOBIKE that is how the peer says that it has moved (RFC 7296 §2.23). Where we lead it
+/// cannot say so: ESP goes there once a sealed echo has proven it, and IKE when it is answered there alone.
+pub(super) fn heard_request(ctx: &mut Ctx, facts: &Facts, session: &Session, came: Came) {
     let (Came { hop, bytes }, now) = (came, ctx.now.instant);
     let Some(peer) = facts.peer else { return };
     ctx.shared.paths.heard(now, peer, hop, bytes);
-    if !hop.is_same(&ctx.shared.hop_of(facts)) && !facts.features.mobike && !facts.nat.here {
+    let moves = match leads(facts, session) {
+        true => facts.features.echo.then_some(Moves::Esp),
+        false => (!facts.features.mobike).then_some(Moves::Both),
+    };
+    if let Some(moves) = moves.filter(|_| !hop.is_same(&ctx.shared.hop_of(facts))) {
         // One that is not taken is counted there.
-        let _ = ctx.shared.paths.candidate(now, peer, hop, Moves::Both, bytes);
+        let _ = ctx.shared.paths.candidate(now, peer, hop, moves, bytes);
     }
 }
 
 /// The answer to our request came this way: a proof if it was sent this way, and no other. Gives where one is to be asked for by a
 /// request that goes nowhere else.
-pub(super) fn heard_answer(ctx: &mut Ctx, facts: &Facts, came: Came, answered: Option<Answered>) -> Option<Hop> {
+pub(super) fn heard_answer(
+    ctx: &mut Ctx,
+    facts: &Facts,
+    session: &Session,
+    came: Came,
+    answered: Option<Answered>,
+) -> Option<Hop> {
     let (Some(peer), Some(answered)) = (facts.peer, answered) else {
-        heard_request(ctx, facts, came);
+        heard_request(ctx, facts, session, came);
         return None;
     };
     ctx.shared.paths.heard(ctx.now.instant, peer, answered.hop, came.bytes);

@@ -250,7 +250,7 @@ impl IkeSa {
                         session.end_hold(ctx);
                     }
                     let came = Came { hop, bytes: message.len() + hop.overhead() };
-                    self.to_ask = evidence::heard_answer(ctx, &self.facts, came, self.wire.answered_this_way(&hop));
+                    self.to_ask = evidence::heard_answer(ctx, &self.facts, session, came, self.wire.answered_this_way(&hop));
                 }
                 self.on_response(ctx, parts, &opened);
             }

@@ -184,7 +184,7 @@ impl Paths {
     fn go_on_there(&mut self, id: PeerId, path: PathId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.latest = Some(path);
-        if peer.terms.follow == Follow::Nothing {
+        if peer.terms.leads {
             self.wishes.push_back(Wish::Moved { peer: id });
         }
         self.use_path(id, path, Moves::Both);
@@ -243,7 +243,7 @@ impl Paths {
         }
         self.wishes.push_back(Wish::Answer { peer: id });
         if ours || newest == Some(path) {
-            if (ours || peer.terms.follow == Follow::Nothing) && peer.ike != Some(path) {
+            if (ours || peer.terms.leads && moves == Moves::Both) && peer.ike != Some(path) {
                 self.wishes.push_back(Wish::Moved { peer: id });
             }
             self.use_path(id, path, moves);

@@ -39,7 +39,7 @@ fn came(remote: &str) -> Arrival {
 }
 
 fn terms(echo: bool, ike: bool, follow: Follow) -> Terms {
-    Terms { echo, split: false, ike, follow, local_fixed: false }
+    Terms { echo, split: false, ike, follow, leads: follow == Follow::Nothing, local_fixed: false }
 }
 
 impl World {
@@ -231,6 +231,16 @@ fn where_the_peer_was_looked_for_it_is_used_once_it_answers() {
     assert_eq!((world.used(), world.wishes()), (both(A), vec![]));
     world.proven(B);
     assert_eq!((world.used(), world.wishes()), (both(B), vec![Wish::Answer { peer: PEER }, Wish::Moved { peer: PEER }]));
+}
+
+#[test]
+fn who_leads_tells_the_peer_when_ike_moves_and_only_then() {
+    let mut world = World::new(Terms { leads: true, ..terms(true, true, Follow::Esp) });
+    world.paths.handle_path_seen(world.now, PEER, came(B), 100);
+    world.proven(B);
+    assert_eq!((world.used(), world.wishes()), ((A.to_owned(), B.to_owned()), vec![Wish::Answer { peer: PEER }]));
+    assert_eq!(world.answered(B, false, true), None);
+    assert_eq!((world.used(), world.wishes()), (both(B), vec![Wish::Moved { peer: PEER }]));
 }
 
 #[test]

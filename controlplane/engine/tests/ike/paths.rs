@@ -23,9 +23,15 @@ fn counting(outside: &str) -> NatConfig {
 
 /// Gateway A begins from port 500, perhaps behind a NAT. B does not know where A is.
 fn begin(seed: u64, nat: Option<NatConfig>, change: impl Fn(usize, &mut PeerConfig)) -> World {
+    begin_with(seed, nat, false, change)
+}
+
+/// The same, with data planes that answer sealed echoes or do not.
+fn begin_with(seed: u64, nat: Option<NatConfig>, echo: bool, change: impl Fn(usize, &mut PeerConfig)) -> World {
     let mut world = World::new(seed);
     for node in [A, B] {
-        world.add(&peer(node).local.expect("an address").to_string(), endpoint_config(node as u8 + 1));
+        let config = EndpointConfig { echo, ..endpoint_config(node as u8 + 1) };
+        world.add(&peer(node).local.expect("an address").to_string(), config);
     }
     world.nodes[A].nat = nat.map(|nat| world.add_nat(nat));
     for node in [B, A] {
@@ -109,6 +115,34 @@ fn a_nat_that_maps_anew_is_followed() {
             );
             world.check_traffic();
             assert_eq!(world.ike(B).spis, spis);
+        }
+    }
+}
+
+#[test]
+fn a_nat_in_front_of_the_one_that_answered_is_followed_by_echoes() {
+    // With MOBIKE only the one that began can say where it is (RFC 4555 §1.2), and the other end does not know that it was mapped anew.
+    for mobike in [false, true] {
+        for nat_of_a in [None, Some(counting("203.0.113.9:3000"))] {
+            let mut world = begin_with(14, nat_of_a.clone(), true, |_, config| {
+                config.mobike = mobike;
+                config.dpd = Duration::from_secs(5);
+            });
+            let spis = world.ike(A).spis;
+            for outside in ["198.51.100.1:50000", "198.51.100.77:1000"] {
+                world.nodes[B].nat = Some(world.add_nat(counting(outside)));
+                let mapped = address(outside);
+                let found = world.run_until(Duration::from_secs(30), |world| reported(world, A).0.remote == mapped);
+                assert!(found, "MOBIKE {mobike}, {nat_of_a:?}: {outside}, {:?}", reported(&world, A));
+                world.check_traffic();
+                // What A asks arrives, too, and IKE goes where it is answered.
+                world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");
+                let before = world.ike(A).spis;
+                assert!(world.run_until(Duration::from_secs(60), |world| world.is_up(A, PEER) && world.ike(A).spis != before));
+                world.check_traffic();
+            }
+            assert_ne!(world.ike(A).spis, spis);
+            assert_eq!(world.ike(A).spis, world.ike(B).spis);
         }
     }
 }
