@@ -42,9 +42,11 @@ RUNS ?= 10
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LOOM := $(CARGO) test --locked --release -p adit-channel --features loom --test loom
-# What `make test` has beside all the rest, since it waits more than it works: everything at once, then the machine with systemd.
+# What `make test` has beside all the rest: what waits more than it works, which is everything at once and then the machine with systemd,
+# and after them what only works, for the rest waits as well: the random runs of the simulator.
 SOAK := $(CARGO) test --locked --workspace --test soak -- --nocapture
 MACHINE := services::
+SIMULATOR := simulation::
 # One test, because what it measures must not run beside others.
 MATRIX := full::every_case_is_tried_and_the_page_tells_what_came_of_it
 # The programs that the tests drive. By name, because the bench's own would cost half a minute, and no test runs it.
@@ -88,8 +90,9 @@ test:
 	    {
 	        run env ADIT_SOAK_SECONDS=300 $(SOAK)
 	        run $(CARGO) test --locked --workspace --test e2e -- $(MACHINE)
+	        run $(CARGO) test --locked --workspace --test ike -- $(SIMULATOR)
 	    } >$(TARGET)/beside.log 2>&1 &
-	    run env ADIT_TEST=part $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- --skip $(MACHINE)
+	    run env ADIT_TEST=part $(CARGO) test --locked --workspace --lib --bins --tests --no-fail-fast -- --skip $(MACHINE) --skip $(SIMULATOR)
 	    wait
 	    cat $(TARGET)/beside.log
 	    if [ $(ADIT_TEST) = full ]; then run $(CARGO) test --locked -p adit-bench --test interop -- --exact --nocapture $(MATRIX); fi

@@ -448,18 +448,21 @@ fn every_test_executable_is_quick_or_left_out_for_a_reason() {
 
 /// What `make test` runs beside all the rest it leaves out there by the name of a module: nothing else may be left out with it.
 #[test]
-fn what_make_test_runs_beside_the_rest_is_one_module() {
+fn what_make_test_runs_beside_the_rest_is_one_module_each() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile");
-    let machine = makefile.lines().find_map(|line| line.strip_prefix("MACHINE := ")).expect("what is run beside the rest");
-    let module = machine.strip_suffix("::").expect("the name of a module");
-    let is_named = |file: &str| file.trim_end_matches(".rs").trim_end_matches("/mod").ends_with(module);
     let sources = sources();
-    let files: Vec<&String> = sources.keys().filter(|file| is_named(file)).collect();
-    assert_eq!(files, ["bench/tests/e2e/services.rs"]);
-    let inner = format!("{module} {{");
-    let has_inner = |text: &str| text.lines().map(code).any(|line| line.contains("mod ") && line.trim_end().ends_with(&inner));
-    let others = sources.iter().filter(|(_, text)| has_inner(text));
-    complain(others.map(|(file, _)| format!("{file}: a module that ends with {module}")).collect());
+    for (variable, home) in [("MACHINE", "bench/tests/e2e/services.rs"), ("SIMULATOR", "controlplane/engine/tests/ike/simulation.rs")] {
+        let defined = format!("{variable} := ");
+        let filter = makefile.lines().find_map(|line| line.strip_prefix(&defined)).expect("what is run beside the rest");
+        let module = filter.strip_suffix("::").expect("the name of a module");
+        let is_named = |file: &str| file.trim_end_matches(".rs").trim_end_matches("/mod").ends_with(module);
+        let files: Vec<&String> = sources.keys().filter(|file| is_named(file)).collect();
+        assert_eq!(files, [home]);
+        let inner = format!("{module} {{");
+        let has_inner = |text: &str| text.lines().map(code).any(|line| line.contains("mod ") && line.trim_end().ends_with(&inner));
+        let others = sources.iter().filter(|(_, text)| has_inner(text));
+        complain(others.map(|(file, _)| format!("{file}: a module that ends with {module}")).collect());
+    }
 }
 
 /// The first sentence of what a file says that it is.
