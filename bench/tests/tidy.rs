@@ -451,7 +451,9 @@ fn every_test_executable_is_quick_or_left_out_for_a_reason() {
 fn what_make_test_runs_beside_the_rest_is_one_module_each() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("the Makefile");
     let sources = sources();
-    for (variable, home) in [("MACHINE", "bench/tests/e2e/services.rs"), ("SIMULATOR", "controlplane/engine/tests/ike/simulation.rs")] {
+    for (variable, home) in
+        [("MACHINE", "bench/tests/e2e/services.rs"), ("SIMULATOR", "controlplane/engine/tests/ike/simulation.rs")]
+    {
         let defined = format!("{variable} := ");
         let filter = makefile.lines().find_map(|line| line.strip_prefix(&defined)).expect("what is run beside the rest");
         let module = filter.strip_suffix("::").expect("the name of a module");
@@ -459,7 +461,8 @@ fn what_make_test_runs_beside_the_rest_is_one_module_each() {
         let files: Vec<&String> = sources.keys().filter(|file| is_named(file)).collect();
         assert_eq!(files, [home]);
         let inner = format!("{module} {{");
-        let has_inner = |text: &str| text.lines().map(code).any(|line| line.contains("mod ") && line.trim_end().ends_with(&inner));
+        let has_inner =
+            |text: &str| text.lines().map(code).any(|line| line.contains("mod ") && line.trim_end().ends_with(&inner));
         let others = sources.iter().filter(|(_, text)| has_inner(text));
         complain(others.map(|(file, _)| format!("{file}: a module that ends with {module}")).collect());
     }
