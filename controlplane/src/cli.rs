@@ -44,6 +44,14 @@ struct NotUp;
 #[error("nothing runs")]
 struct NothingRuns;
 
+/// The configuration has mistakes, which were told: no further start can be better.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misconfigured(String);
+
+/// The exit code for that (EX_CONFIG of sysexits.h), by which the unit of a relay knows that it is not to be started again.
+const MISCONFIGURED: u8 = 78;
+
 /// The exit code of `adit status --check` where something is not up, of `adit stop` where nothing runs, and of `adit nat` where UDP does
 /// not pass.
 const NOT_UP: u8 = 3;
@@ -218,7 +226,8 @@ fn suite(name: &str) -> Result<Suite, String> {
 }
 
 /// Runs the command line of this process; the exit code is 0 when it did what was asked, 1 when not, 2 when it was not understood,
-/// and 3 when `adit status --check` found something that is not up, `adit stop` nothing that runs, or `adit nat` no UDP that passes.
+/// and 3 when `adit status --check` found something that is not up, `adit stop` nothing that runs, or `adit nat` no UDP that passes; and
+/// 78 when `adit relay` has a configuration with mistakes.
 pub fn main() -> ExitCode {
     let args = Args::parse();
     match run(args.command) {
@@ -227,7 +236,7 @@ pub fn main() -> ExitCode {
         Err(error) if error.is::<NotUp>() || error.is::<NothingRuns>() => ExitCode::from(NOT_UP),
         Err(error) => {
             log::last_words(format!("{error:#}").trim_end());
-            ExitCode::FAILURE
+            if error.is::<Misconfigured>() { ExitCode::from(MISCONFIGURED) } else { ExitCode::FAILURE }
         }
     }
 }

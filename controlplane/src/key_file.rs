@@ -1,23 +1,18 @@
-//! Reading files with keys: secret ones only when nobody else can read them.
+//! Reading files with keys: secret ones only when nobody else can read them. How they are read and written is that of a relay's files
+//! (`adit_relay::secret_file`); whom adit trusts, and what it says, is here.
 
 use std::fmt;
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use adit_channel::users;
+pub use adit_relay::secret_file::{Readers, write_new as create};
+use adit_relay::secret_file::{Unread, read_if};
 use zeroize::Zeroizing;
 
 use crate::limits::KEY_FILE_BYTES_MAX;
-
-/// Who may be able to read a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readers {
-    /// It holds a secret.
-    OwnerOnly,
-    All,
-}
 
 /// Whose a file is, and what may be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,22 +98,6 @@ impl KeyFileError {
     }
 }
 
-/// Writes a new file that only its owner can read, or for one that is no secret everybody. Never overwrites, and leaves no half
-/// of a file.
-///
-/// # Errors
-/// The file exists or cannot be written.
-pub fn create(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {
-    let mode = if readers == Readers::OwnerOnly { 0o600 } else { 0o644 };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if written.is_err() {
-        // It is ours: it was made above. What matters to the caller is why it could not be written.
-        let _ = std::fs::remove_file(path);
-    }
-    written
-}
-
 /// What some editors put in front of text: in UTF-8 it says nothing, the others mean that each character has two bytes.
 const MARK_UTF8: &[u8] = b"\xef\xbb\xbf";
 const MARKS_UTF16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
@@ -129,31 +108,22 @@ const MARKS_UTF16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 /// It cannot be read, or others can do with it what they should not.
 pub fn read(path: &Path, readers: Readers) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     let shown = path.display().to_string();
-    let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => KeyFileError::Missing(shown.clone()),
-        _ => KeyFileError::Unreadable(shown.clone(), error),
+    let judge = |facts: &Metadata| {
+        let owner = Owner::of(facts);
+        match readers {
+            _ if !owner.is_trusted() => Err(KeyFileError::ForeignOwner(shown.clone(), owner)),
+            Readers::OwnerOnly if !owner.is_secret() => Err(KeyFileError::TooOpen(shown.clone(), owner)),
+            Readers::All if owner.mode & 0o022 != 0 => Err(KeyFileError::Writable(shown.clone(), owner)),
+            Readers::OwnerOnly | Readers::All => Ok(()),
+        }
     };
-    let file = File::open(path).map_err(unreadable)?;
-    // The open file is judged, not the path, so that nobody can swap it in between.
-    let facts = file.metadata().map_err(unreadable)?;
-    if !facts.is_file() {
-        return Err(KeyFileError::NotAFile(shown));
-    }
-    let owner = Owner::of(&facts);
-    if !owner.is_trusted() {
-        return Err(KeyFileError::ForeignOwner(shown, owner));
-    }
-    match readers {
-        Readers::OwnerOnly if !owner.is_secret() => return Err(KeyFileError::TooOpen(shown, owner)),
-        Readers::All if owner.mode & 0o022 != 0 => return Err(KeyFileError::Writable(shown, owner)),
-        _ => {}
-    }
-    if facts.len() > KEY_FILE_BYTES_MAX {
-        return Err(KeyFileError::TooLong(shown));
-    }
-    // Room for the whole file, so that no copy of a grown buffer stays behind in memory.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(facts.len() as usize + 1));
-    file.take(KEY_FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(unreadable)?;
+    let mut bytes = read_if(path, KEY_FILE_BYTES_MAX, judge).map_err(|unread| match unread {
+        Unread::Io(error) if error.kind() == io::ErrorKind::NotFound => KeyFileError::Missing(shown.clone()),
+        Unread::Io(error) => KeyFileError::Unreadable(shown.clone(), error),
+        Unread::NotAFile => KeyFileError::NotAFile(shown.clone()),
+        Unread::Judged(error) => error,
+        Unread::TooLong => KeyFileError::TooLong(shown.clone()),
+    })?;
     if bytes.starts_with(MARK_UTF8) {
         bytes.drain(..MARK_UTF8.len());
     }

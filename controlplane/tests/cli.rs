@@ -168,6 +168,40 @@ fn whoever_reads_the_messages_gets_them_as_it_can() {
     assert!(none.contains("text, journal or json"), "{none}");
 }
 
+/// A gateway is registered with its key: who looks whether it may be does not take its place.
+#[test]
+fn relay_check_with_the_key_of_a_gateway_leaves_it_registered() {
+    use adit_relay::client::{Client, Config, Event, ProxyChoice, Relay};
+
+    let dir = tempfile::tempdir().unwrap();
+    let made = adit_relay::init::init(&dir.path().join("relay"), "localhost").unwrap();
+    let key = adit_relay::key::ClientKey::load_or_create(dir.path()).unwrap();
+    let file = dir.path().join("relay/relay.yaml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("\"[::]:443\"", "\"127.0.0.1:0\"");
+    std::fs::write(&file, text.replace("token_file: lab.token", &format!("keys: [\"{}\"]", key.public()))).unwrap();
+    let config = adit_relay::config::Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = runtime.block_on(adit_relay::server::Server::bind(config)).unwrap();
+    let address = server.addresses()[0];
+    runtime.spawn(server.run(std::future::pending(), std::future::pending()));
+    let check = format!("relay check --relay {address} --pin {} --room lab --state-dir .", made.pin);
+    let (code, out, err) = said(&adit(dir.path(), &check));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("registered in "), "while it is away: {out}");
+
+    let trust = adit_relay::tls::Trust::Pins(vec![made.pin]);
+    let (at, rooms) = (address.to_string().parse().unwrap(), vec!["lab".parse().unwrap()]);
+    let relays = vec![Relay { at, trust, rooms, token: None, is_probe: false }];
+    let config = Config { relays, key, metadata: Vec::new(), proxy: ProxyChoice::None };
+    let (_handle, mut events) = runtime.block_on(async { Client::start(config) }).unwrap();
+    runtime.block_on(async { while !matches!(events.next().await, Some(Event::Registered { .. })) {} });
+    let (code, out, err) = said(&adit(dir.path(), &check));
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    assert!(out.contains("may be there, and is registered at this moment"), "{out}");
+    let replaced = runtime.block_on(async { tokio::time::timeout(std::time::Duration::from_millis(200), events.next()).await });
+    assert!(replaced.is_err(), "{replaced:?}");
+}
+
 /// A relay as `adit relay init` makes it, at a port of its own, and what the command says of it.
 #[test]
 fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
@@ -182,7 +216,7 @@ fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = runtime.block_on(adit_relay::server::Server::bind(config)).unwrap();
     let address = server.addresses()[0];
-    runtime.spawn(server.run(std::future::pending()));
+    runtime.spawn(server.run(std::future::pending(), std::future::pending()));
 
     let way_in = format!("--relay {address} --pin {pin} --token-file relay/lab.token");
     let (code, out, err) = said(&adit(dir.path(), &format!("relay check {way_in} --room lab")));
@@ -196,6 +230,9 @@ fn relay_check_says_what_works_and_what_to_do_where_it_does_not() {
     assert!(code == 1 && out.contains("WRONG") && out.contains("no such room (cellar)") && out.contains("add the room"), "{out}");
     let (code, out, _) = said(&adit(dir.path(), &format!("relay check --relay {address} --pin {pin} --room lab")));
     assert!(code == 1 && out.contains("is not listed in the room (lab)"), "{out}");
+    let (code, out, err) = said(&adit(dir.path(), &format!("relay check {way_in} --room lab --state-dir .")));
+    assert!(code == 1 && err.contains("there is no key ./relay-client.key"), "{out}{err}");
+    assert!(!dir.path().join("relay-client.key").exists(), "who looks makes none");
     for wrong in ["relay check", "relay check --relay 127.0.0.1:1", "relay check --relay 127.0.0.1:1 --room lab"] {
         assert_eq!(said(&adit(dir.path(), wrong)).0, 2, "{wrong}");
     }

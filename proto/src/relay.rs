@@ -139,6 +139,10 @@ impl LeftReason {
     pub const FAULT: LeftReason = LeftReason(5);
     /// The relay stops.
     pub const DRAINED: LeftReason = LeftReason(6);
+    /// It may not be in one of its rooms any more.
+    pub const REVOKED: LeftReason = LeftReason(7);
+    /// The room was full, and another one had more right to its place.
+    pub const DISPLACED: LeftReason = LeftReason(8);
 
     /// The word for logs and metrics.
     pub const fn label(self) -> &'static str {
@@ -149,6 +153,8 @@ impl LeftReason {
             LeftReason::SLOW => "slow",
             LeftReason::FAULT => "fault",
             LeftReason::DRAINED => "drained",
+            LeftReason::REVOKED => "revoked",
+            LeftReason::DISPLACED => "displaced",
             LeftReason(_) => "other",
         }
     }

@@ -55,6 +55,8 @@ pub struct Relay {
     /// The rooms there, at least one.
     pub rooms: Vec<RoomName>,
     pub token: Option<Token>,
+    /// Ask whether we would be let in, and take nobody's place who has the same key.
+    pub is_probe: bool,
 }
 
 /// What a client is made of.
@@ -131,13 +133,13 @@ impl Client {
 }
 
 fn target(relay: Relay) -> Result<Target, StartError> {
-    let Relay { at, trust, rooms, token } = relay;
+    let Relay { at, trust, rooms, token, is_probe } = relay;
     if rooms.is_empty() {
         return Err(StartError::NoRoom(at));
     }
     let pins = if let Trust::Pins(pins) = &trust { pins.clone() } else { Vec::new() };
     let tls = tls::client(trust).map_err(|error| StartError::Trust(at.clone(), error))?;
-    Ok(Target { at, tls, pins, rooms, token })
+    Ok(Target { at, tls, pins, rooms, token, is_probe })
 }
 
 /// Begins the attempts that are due, until nobody has a use for the client any more. Their tasks end with this one.

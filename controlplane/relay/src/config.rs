@@ -6,8 +6,8 @@ mod read;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_proto::limits::RELAYS_OF_DRAIN_MAX;
@@ -19,8 +19,9 @@ pub use read::{Mistake, Mistakes};
 
 use crate::hall::Settings;
 use crate::limits::{
-    CONNECTIONS_ASKED_MAX, DRAIN_SECONDS_MAX, HANDSHAKES_ASKED_MAX, IDLE_SECONDS_MAX, IDLE_SECONDS_MIN, KEYS_OF_ROOM_MAX,
-    LISTENERS_MAX, LOGIN_SECONDS_MAX, PEERS_OF_ROOM_MAX, RATE_ASKED_MAX, ROOMS_MAX, STRANGERS_ASKED_MAX, TOKEN_LEN_MIN,
+    CONNECTIONS_ASKED_MAX, CONNECTIONS_ASKED_MIN, DRAIN_SECONDS_MAX, HANDSHAKES_ASKED_MAX, IDLE_SECONDS_MAX, IDLE_SECONDS_MIN,
+    KEYS_OF_ROOM_MAX, LISTENERS_MAX, LOGIN_SECONDS_MAX, PEERS_OF_ROOM_MAX, RATE_ASKED_MAX, ROOMS_MAX, STRANGERS_ASKED_MAX,
+    TOKEN_LEN_MIN, TOKENS_OF_ROOM_MAX,
 };
 use crate::login::{Access, Guests, Token};
 use crate::quotas::{DoorSettings, Rate};
@@ -66,6 +67,8 @@ pub struct Config {
     /// How much those who are in may have.
     pub hall: Settings,
     pub drain: Drain,
+    /// The files that it names, each of which was read.
+    pub files: Vec<PathBuf>,
 }
 
 /// Pages for people and programs that watch the relay.
@@ -128,20 +131,21 @@ impl Config {
         };
         let keys = ["listen", "certificate", "key", "rooms", "pages", "limits", "idle_s", "drain"];
         let root = reader.block("", Some(&root), &keys, EXAMPLE);
-        let mut check = Check { reader, directory };
+        let mut check = Check { reader, directory, files: Vec::new() };
         let listen = check.listen(&root);
         let credentials = check.credentials(&root);
         let access = check.rooms(&root);
         let pages = check.pages(&root);
         let limits = check.reader.block("limits", root.get("limits"), &LIMITS, "limits: { connections: 1000 }");
         let (door, hall) = check.limits(&limits);
-        let strangers = check.reader.number(&limits, "strangers", 1..=STRANGERS_ASKED_MAX, "connections", STRANGERS) as usize;
+        let strangers = check.strangers(&limits, door.connections as u64);
         let login_s = check.reader.number(&limits, "login_s", 1..=LOGIN_SECONDS_MAX, "seconds", LOGIN_SECONDS);
         let idle_s = check.reader.number(&root, "idle_s", IDLE_SECONDS_MIN..=IDLE_SECONDS_MAX, "seconds", hall.idle.as_secs());
         let hall = Settings { idle: Duration::from_secs(idle_s), ..hall };
-        let drain = check.drain(&root);
+        let drain = check.drain(&root, &listen);
         let (credentials, pages, login_within) = (credentials?, pages?, Duration::from_secs(login_s));
-        Some(Config { listen, credentials, access, pages, door, strangers, login_within, hall, drain })
+        let files = check.files;
+        Some(Config { listen, credentials, access, pages, door, strangers, login_within, hall, drain, files })
     }
 }
 
@@ -149,6 +153,7 @@ impl Config {
 struct Check<'a> {
     reader: &'a mut Reader,
     directory: &'a Path,
+    files: Vec<PathBuf>,
 }
 
 impl Check<'_> {
@@ -166,7 +171,17 @@ impl Check<'_> {
         for (at, text) in repeated(&list) {
             self.reader.fail(&at, format!("`{text}` is given twice"), "each address once", "another address, or nothing");
         }
-        list.iter().filter_map(|(at, text)| self.address(at, text, expected, example)).collect()
+        let all: Vec<_> = list.iter().filter_map(|(at, text)| Some((at, self.address(at, text, expected, example)?))).collect();
+        for (at, address) in &all {
+            let is_in = |(_, other): &(&String, SocketAddr)| {
+                other.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && other.port() == address.port()
+            };
+            if address.is_ipv4() && address.port() != 0 && all.iter().any(is_in) {
+                let what = format!("`{address}` is part of `[::]:{}`, which takes IPv4 as well", address.port());
+                self.reader.fail(at, what, "each address once", "nothing: remove it");
+            }
+        }
+        all.into_iter().map(|(_, address)| address).collect()
     }
 
     fn address(&mut self, at: &str, text: &str, expected: &str, example: &str) -> Option<SocketAddr> {
@@ -183,7 +198,9 @@ impl Check<'_> {
         let certificate = self.reader.text(root, "certificate", expected, "relay.crt");
         let expected = "a file with the private key of the certificate as PEM, for its owner alone";
         let key = self.reader.text(root, "key", expected, "relay.key");
-        match Credentials::load(&self.directory.join(certificate?), &self.directory.join(key?)) {
+        let (certificate, key) = (self.directory.join(certificate?), self.directory.join(key?));
+        self.files.extend([certificate.clone(), key.clone()]);
+        match Credentials::load(&certificate, &key) {
             Ok(credentials) => Some(credentials),
             Err(error) => {
                 let key = match &error {
@@ -221,6 +238,10 @@ impl Check<'_> {
             let at = format!("rooms.{text}");
             let guests = self.guests(&at, value);
             match RoomName::new(&text) {
+                Ok(room) if access.0.contains_key(&room) => {
+                    let what = format!("the room `{room}` is given twice, once as a number");
+                    self.reader.fail(&at, what, "each room once", "one of the two, with all keys");
+                }
                 Ok(room) => drop(access.0.insert(room, guests)),
                 Err(error) => {
                     self.reader.fail(&at, format!("{} is no name of a room", shown(key)), error.to_string(), ROOM);
@@ -252,31 +273,52 @@ impl Check<'_> {
         for (at, text) in repeated(&list) {
             self.reader.fail(&at, format!("the key `{text}` is given twice"), "each key once", "nothing: remove it");
         }
-        let token = self.token(&block);
+        let tokens = self.tokens(&block);
         if list.is_empty() && block.get("token_file").is_none() {
             let what = "nobody may be in this room: it has neither `keys` nor `token_file`";
             self.reader.fail(at, what, "keys of clients, a file with a token, or both", ROOM);
         }
-        Guests { keys, token }
+        Guests { keys, tokens }
+    }
+
+    /// One of a room, or several while one takes the place of another.
+    fn tokens(&mut self, block: &Block<'_>) -> Vec<Token> {
+        let files = self.reader.texts(block, "token_file", "a file with a token, for its owner alone", "lab.token");
+        if files.len() > TOKENS_OF_ROOM_MAX {
+            let (what, expected) = (format!("the room has {} tokens", files.len()), format!("at most {TOKENS_OF_ROOM_MAX}"));
+            self.reader.fail(
+                &block.at("token_file"),
+                what,
+                expected,
+                "token_file: [new.token, old.token], and later the new one alone",
+            );
+        }
+        files.iter().filter_map(|(at, name)| self.token_of(at, name)).collect()
     }
 
     fn token(&mut self, block: &Block<'_>) -> Option<Token> {
         let expected = "a file with a token, for its owner alone";
         let name = self.reader.optional_text(block, "token_file", expected, "lab.token")?;
-        let (at, file) = (block.at("token_file"), self.directory.join(name));
+        self.token_of(&block.at("token_file"), &name)
+    }
+
+    fn token_of(&mut self, at: &str, name: &str) -> Option<Token> {
+        let (expected, file) = ("a file with a token, for its owner alone", self.directory.join(name));
+        self.files.push(file.clone());
         match secret_file::read(&file, Readers::OwnerOnly) {
             Ok(text) => {
                 let token = Token::from_file(&text);
                 if token.is_none() {
                     let what =
                         format!("{} holds no token of at least {TOKEN_LEN_MIN} printable ASCII characters", file.display());
-                    let write = format!("run: umask 077; openssl rand -hex 32 >{}", file.display());
-                    self.reader.fail(&at, what, expected, write);
+                    let give = secret_file::and_give(&file.display().to_string());
+                    let write = format!("run: (umask 077; openssl rand -hex 32 >{}){give}", file.display());
+                    self.reader.fail(at, what, expected, write);
                 }
                 token
             }
             Err(error) => {
-                self.reader.fail(&at, error.to_string(), expected, error.remedy());
+                self.reader.fail(at, error.to_string(), expected, error.remedy());
                 None
             }
         }
@@ -299,9 +341,10 @@ impl Check<'_> {
 
     fn limits(&mut self, block: &Block<'_>) -> (DoorSettings, Settings) {
         let (door, hall) = (DoorSettings::default(), Settings::default());
+        let (asked, usual) = (CONNECTIONS_ASKED_MIN..=CONNECTIONS_ASKED_MAX as u64, door.connections as u64);
+        let connections = self.reader.number(block, "connections", asked, "connections", usual) as usize;
         let mut number = |key: &str, most: u64, unit: &str, usual: u64| self.reader.number(block, key, 1..=most, unit, usual);
         let most = CONNECTIONS_ASKED_MAX as u64;
-        let connections = number("connections", most, "connections", door.connections as u64) as usize;
         let of_address = number("connections_of_address", most, "connections", door.connections_of_address.into()) as u32;
         let (most, unit) = (HANDSHAKES_ASKED_MAX.into(), "handshakes in a second");
         let handshakes_per_s = number("handshakes_per_s", most, unit, door.handshakes_per_s.into()) as u32;
@@ -334,7 +377,20 @@ impl Check<'_> {
         (door, hall)
     }
 
-    fn drain(&mut self, root: &Block<'_>) -> Drain {
+    /// Fewer than there may be connections, or strangers could take them all.
+    fn strangers(&mut self, block: &Block<'_>, connections: u64) -> usize {
+        let usual = STRANGERS.min(connections / 4).max(1);
+        let strangers = self.reader.number(block, "strangers", 1..=STRANGERS_ASKED_MAX, "connections", usual);
+        if strangers >= connections {
+            let what =
+                format!("`strangers` is {strangers}, and there may be {connections} connections: strangers could take them all");
+            let expected = "fewer than `connections`, of which they are a part";
+            self.reader.fail("limits.strangers", what, expected, format!("strangers: {usual}, or more connections"));
+        }
+        strangers as usize
+    }
+
+    fn drain(&mut self, root: &Block<'_>, listen: &[SocketAddr]) -> Drain {
         let block = self.reader.block("drain", root.get("drain"), &["to", "within_s"], "drain: { within_s: 10 }");
         let (expected, example) = ("another relay with the same rooms, as host:port", "relay2.example.org:443");
         let list = self.reader.texts(&block, "to", expected, example);
@@ -345,6 +401,10 @@ impl Check<'_> {
         let mut to = Vec::new();
         for (at, text) in &list {
             match HostPort::new(text) {
+                Ok(_) if text.parse().is_ok_and(|address| listen.contains(&address)) => {
+                    let what = format!("`{text}` is this relay, which ends when its clients go there");
+                    self.reader.fail(at, what, expected, format!("to: [{example}]"));
+                }
                 Ok(relay) => to.push(relay),
                 Err(error) => {
                     let what = format!("{} names no relay", shown(&Value::String(text.clone())));

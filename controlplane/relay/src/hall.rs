@@ -6,8 +6,9 @@
 //! 4. With time, who is silent and who does not read are given up ([`Hall::handle_timeout`], due at [`Hall::poll_timeout`]).
 //!
 //! A peer sees and reaches the peers of its rooms and nobody else; of all others it is told the same as of those that do not
-//! exist. Whatever one client does, it costs bounded memory, and others wait no longer for it.
+//! exist. Whatever one client does, it costs bounded memory, and others keep their part of the line.
 
+mod admission;
 mod client;
 mod counters;
 mod introductions;
@@ -23,15 +24,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use adit_engine::random::Random;
-use adit_proto::limits::ROOMS_OF_CLIENT_MAX;
 use adit_proto::relay::{FromRelay, LeftReason, PeerKey, RoomName, STUN_KEY_LEN};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 
-use crate::limits::CONNECTIONS_OF_KEY_MAX;
-use crate::queue::{Popped, Queue, RECORD_COST, cost};
-use crate::quotas::Share;
+use crate::login::Pass;
+use crate::queue::{Item, Popped, Queue, cost};
+use crate::quotas::{Network, Share};
 
-use client::{Client, Closing, Shares};
+use client::{Client, Closing};
 pub use client::{ClientCounts, PeerView};
 pub use counters::Counters;
 use introductions::Introductions;
@@ -52,6 +52,7 @@ pub struct Newcomer {
     pub rooms: Vec<RoomName>,
     /// Where its connection comes from.
     pub observed: SocketAddr,
+    pub pass: Pass,
 }
 
 /// Why somebody who has logged in is not let in.
@@ -63,6 +64,8 @@ pub enum NotLetIn {
     Replaced,
     /// The relay is about to stop.
     Draining,
+    /// A probe, while the one that it asks for is there.
+    InUse,
 }
 
 /// What the shell is to do.
@@ -104,6 +107,8 @@ pub struct Hall {
     /// What waits for all clients, in bytes.
     control_bytes: usize,
     train_bytes: usize,
+    /// Bytes of trains that wait for the clients of each network.
+    waiting: BTreeMap<Network, usize>,
     draining: bool,
     next_conn: u64,
     /// Hides in the keys for STUN how many connections there were.
@@ -129,114 +134,13 @@ impl Hall {
             untold: Vec::new(),
             control_bytes: 0,
             train_bytes: 0,
+            waiting: BTreeMap::new(),
             draining: false,
             next_conn: 0,
             mask: random.u64(),
             next_sweep: None,
             expired: None,
         }
-    }
-
-    /// Somebody has proven its key and may be in these rooms. The first record for it is its welcome, and then who is there.
-    pub fn connect(&mut self, now: Instant, newcomer: Newcomer, random: &mut dyn Random) -> Result<ConnId, NotLetIn> {
-        let Newcomer { key, mut rooms, observed } = newcomer;
-        rooms.sort();
-        rooms.dedup();
-        if let Err(why) = self.check(&key, &rooms) {
-            self.counters.count_not_let_in(why);
-            return Err(why);
-        }
-        let shares = self.holders.get(&key).copied().map(|older| self.replace(now, older));
-        let mut client = Client::new(now, key, rooms, observed, &self.settings);
-        client.shares = shares.unwrap_or_default();
-        random.fill(&mut client.stun_secret);
-        Ok(self.enter(now, client))
-    }
-
-    /// Whether there is room.
-    fn check(&self, key: &PeerKey, rooms: &[RoomName]) -> Result<(), NotLetIn> {
-        let holder = self.holders.get(key);
-        let of_key = self.leaving.get(key).copied().unwrap_or_default() + usize::from(holder.is_some());
-        let is_new = |room: &&RoomName| !self.rooms.contains_key(*room);
-        let fills = |room: &Room| room.peers.len() >= self.settings.peers_of_room && !room.peers.contains_key(key);
-        if self.draining {
-            Err(NotLetIn::Draining)
-        } else if of_key >= CONNECTIONS_OF_KEY_MAX {
-            Err(NotLetIn::Replaced)
-        } else if rooms.len() > ROOMS_OF_CLIENT_MAX
-            || self.clients.len() >= self.settings.clients
-            || self.rooms.len() + rooms.iter().filter(is_new).count() > self.settings.rooms
-            || rooms.iter().filter_map(|room| self.rooms.get(room)).any(fills)
-            || self.greeting_bytes(rooms) > self.settings.queue.control_bytes
-        {
-            Err(NotLetIn::Full)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// What the first records for somebody in these rooms take.
-    fn greeting_bytes(&self, rooms: &[RoomName]) -> usize {
-        // Type, lengths and key of a record; the welcome names all rooms.
-        let of_peer = |room: &RoomName, conn: &ConnId| {
-            let metadata = self.clients.get(conn).map_or(0, |client| client.metadata.len());
-            RECORD_COST + 1 + 1 + room.as_str().len() + PeerKey::LEN + 2 + metadata
-        };
-        let of_room = |room: &RoomName| {
-            let peers = self.rooms.get(room).into_iter().flat_map(|entry| entry.peers.values());
-            room.as_str().len() + 1 + peers.map(|conn| of_peer(room, conn)).sum::<usize>()
-        };
-        RECORD_COST + 64 + rooms.iter().map(of_room).sum::<usize>()
-    }
-
-    /// A newer connection takes the place of this one, with what is left of its shares.
-    fn replace(&mut self, now: Instant, older: ConnId) -> Shares {
-        let shares = self.clients.get(&older).map(|client| client.shares);
-        self.retire(now, older, LeftReason::REPLACED);
-        self.tell_who_left(now);
-        let wait_s = self.settings.replaced_wait.as_secs().try_into().unwrap_or(u16::MAX);
-        if let Ok(record) = (FromRelay::Replaced { wait_s }).encode() {
-            // Its queue is empty: there is room.
-            let _ = self.with_queue(older, |queue| queue.push_control(now, record));
-        }
-        self.wake(older);
-        shares.unwrap_or_default()
-    }
-
-    fn enter(&mut self, now: Instant, client: Client) -> ConnId {
-        let conn = ConnId(self.next_conn);
-        self.next_conn += 1;
-        let (key, rooms) = (client.key, client.rooms.clone());
-        let mut first = vec![FromRelay::Welcome {
-            observed: client.observed,
-            stun_key: self.stun_key(conn, &client),
-            idle_ms: self.settings.idle.as_millis().try_into().unwrap_or(u32::MAX),
-            rooms: rooms.clone(),
-        }];
-        for room in &rooms {
-            let peers = self.rooms.get(room).into_iter().flat_map(|entry| &entry.peers);
-            first.extend(peers.filter_map(|(peer, conn)| {
-                let metadata = &self.clients.get(conn)?.metadata;
-                Some(FromRelay::Joined { room: room.clone(), peer: *peer, metadata })
-            }));
-        }
-        let first: Vec<_> = first.iter().map(FromRelay::encode).collect();
-        self.counters.let_in += 1;
-        self.clients.insert(conn, client);
-        self.holders.insert(key, conn);
-        for record in first.into_iter().flatten() {
-            self.say(now, conn, record);
-        }
-        for room in rooms {
-            self.departed.forget(&room, key);
-            let entry = self.rooms.entry(room.clone()).or_default();
-            entry.peers.insert(key, conn);
-            entry.counts.joined += 1;
-            self.say_to_room(now, &room, conn, &FromRelay::Joined { room: room.clone(), peer: key, metadata: &[] });
-        }
-        self.tell_who_left(now);
-        self.next_sweep.get_or_insert(now + upkeep::SWEEP);
-        conn
     }
 
     /// A connection is closed, or is to be: its peers are told at once. Whoever has left already is forgotten.
@@ -267,27 +171,32 @@ impl Hall {
     }
 
     /// Tells the rooms of those who have been taken out of the hall. Who cannot be told, since it does not read, is taken out as
-    /// well.
+    /// well. All are taken out of their rooms before anybody is told: of those who go together none hears of the others.
     fn tell_who_left(&mut self, now: Instant) {
-        while let Some((conn, reason)) = self.untold.pop() {
-            let Some(client) = self.clients.get(&conn) else { continue };
-            let (peer, rooms) = (client.key, client.rooms.clone());
-            for room in rooms {
-                let Some(entry) = self.rooms.get_mut(&room) else { continue };
-                entry.peers.remove(&peer);
-                entry.counts.left += 1;
-                self.departed.add(now, &room, peer);
-                for other in entry.peers.values() {
-                    if let Some(client) = self.clients.get_mut(other) {
-                        client.direct.remove(&peer);
+        while !self.untold.is_empty() {
+            let mut news = Vec::new();
+            for (conn, reason) in std::mem::take(&mut self.untold) {
+                let Some(client) = self.clients.get(&conn) else { continue };
+                let (peer, rooms) = (client.key, client.rooms.clone());
+                for room in rooms {
+                    let Some(entry) = self.rooms.get_mut(&room) else { continue };
+                    entry.peers.remove(&peer);
+                    entry.counts.left += 1;
+                    self.departed.add(now, &room, peer);
+                    if entry.peers.is_empty() {
+                        self.rooms.remove(&room);
+                    } else {
+                        news.push((conn, room, peer, reason));
                     }
                 }
-                if entry.peers.is_empty() {
-                    self.rooms.remove(&room);
-                } else {
-                    self.say_to_room(now, &room, conn, &FromRelay::Left { room: room.clone(), peer, reason });
-                }
             }
+            for (about, room, peer, reason) in news {
+                self.mark_room(&room, about, |client, number| {
+                    client.direct.remove(&peer);
+                    client.queue.left(now, number, peer, reason);
+                });
+            }
+            self.shed(now);
         }
     }
 
@@ -332,28 +241,52 @@ impl Hall {
 
     /// What is to be sent next on this connection.
     pub fn poll_transmit(&mut self, now: Instant, conn: ConnId) -> Transmit {
-        let Some((popped, dropped)) = self.with_queue(conn, |queue| queue.pop(now)) else {
-            return Transmit::Close(LeftReason::GONE);
-        };
-        self.counters.count_dropped(dropped);
-        let Some(client) = self.clients.get_mut(&conn) else { return Transmit::Close(LeftReason::GONE) };
-        client.counts.dropped += dropped;
-        match popped {
-            Some(Popped::Control(record)) => Transmit::Record(record),
-            Some(Popped::Train(record)) => {
-                self.counters.trains_delivered += 1;
-                client.counts.trains_received += 1;
-                client.counts.bytes_received += record.len() as u64;
-                Transmit::Record(record)
-            }
-            None => match client.closing {
-                Some(closing) => Transmit::Close(closing.reason),
-                None => {
-                    client.waits = true;
-                    Transmit::Wait
+        loop {
+            let Some((popped, dropped)) = self.with_queue(conn, |queue| queue.pop(now)) else {
+                return Transmit::Close(LeftReason::GONE);
+            };
+            self.counters.count_dropped(dropped);
+            let Some(client) = self.clients.get_mut(&conn) else { return Transmit::Close(LeftReason::GONE) };
+            client.counts.dropped += dropped;
+            return match popped {
+                Some(Popped::Answer(record)) => Transmit::Record(record),
+                Some(Popped::News(item)) => match self.tell(conn, item) {
+                    Some(record) => Transmit::Record(record),
+                    None => continue,
+                },
+                Some(Popped::Train(record)) => {
+                    self.counters.trains_delivered += 1;
+                    client.counts.trains_received += 1;
+                    client.counts.bytes_received += record.len() as u64;
+                    Transmit::Record(record)
                 }
-            },
+                None => match client.closing {
+                    Some(closing) => Transmit::Close(closing.reason),
+                    None => {
+                        client.waits = true;
+                        Transmit::Wait
+                    }
+                },
+            };
         }
+    }
+
+    /// The record of some news, of what is true now.
+    fn tell(&mut self, conn: ConnId, item: Item) -> Option<Vec<u8>> {
+        let room = |number: u8| self.clients.get(&conn)?.rooms.get(usize::from(number)).cloned();
+        let metadata = |peer: PeerKey| Some(self.clients.get(self.holders.get(&peer)?)?.metadata.as_slice());
+        let record = match item {
+            Item::Joined(number, peer) => FromRelay::Joined { room: room(number)?, peer, metadata: metadata(peer)? }.encode(),
+            Item::Described(number, peer) => {
+                FromRelay::Described { room: room(number)?, peer, metadata: metadata(peer)? }.encode()
+            }
+            Item::Left(number, peer, reason) => FromRelay::Left { room: room(number)?, peer, reason }.encode(),
+            Item::Direct(peer, on) => FromRelay::PeerDirect { peer, on }.encode(),
+            Item::Introduction(record) => Ok(record),
+        };
+        let record = record.ok()?;
+        self.clients.get_mut(&conn)?.queue.told(record.len());
+        Some(record)
     }
 
     /// What the shell is to do next. There is no more than one of each kind for a connection.
@@ -366,12 +299,12 @@ impl Hall {
         self.next_sweep
     }
 
-    /// Says something to one client. Who has no room for it has not read for long, and is given up.
+    /// Answers one client, or says something to it alone. Who has no room for it has not read for long, and is given up.
     fn say(&mut self, now: Instant, conn: ConnId, record: Vec<u8>) {
         if self.clients.get(&conn).is_none_or(|client| client.closing.is_some()) {
             return;
         }
-        match self.with_queue(conn, |queue| queue.push_control(now, record)) {
+        match self.with_queue(conn, |queue| queue.push_answer(now, record)) {
             Some(Ok(())) => self.wake(conn),
             Some(Err(_)) => self.give_up(now, conn, LeftReason::SLOW),
             None => {}
@@ -379,12 +312,19 @@ impl Hall {
         self.shed(now);
     }
 
-    /// Says something to all of a room but to the one whom it is about.
-    fn say_to_room(&mut self, now: Instant, room: &RoomName, about: ConnId, record: &FromRelay) {
-        let (Some(entry), Ok(record)) = (self.rooms.get(room), record.encode()) else { return };
-        let others: Vec<ConnId> = entry.peers.values().copied().filter(|other| *other != about).collect();
-        for other in others {
-            self.say(now, other, record.clone());
+    /// Has something marked for all of a room but for the one whom it is about: with each of them, and the number of the room
+    /// among its own.
+    fn mark_room(&mut self, room: &RoomName, about: ConnId, mark: impl Fn(&mut Client, u8)) {
+        let Some(entry) = self.rooms.get(room) else { return };
+        for other in entry.peers.values().filter(|other| **other != about) {
+            let Some(client) = self.clients.get_mut(other) else { continue };
+            let Some(number) = client.number_of(room) else { continue };
+            let before = client.queue.control_bytes();
+            mark(client, number);
+            self.control_bytes = self.control_bytes + client.queue.control_bytes() - before;
+            if std::mem::take(&mut client.waits) {
+                self.events.push_back(Event::Wake(*other));
+            }
         }
     }
 
@@ -397,11 +337,20 @@ impl Hall {
 
     /// Does something with a queue, and keeps the sums over all queues.
     fn with_queue<T>(&mut self, conn: ConnId, what: impl FnOnce(&mut Queue) -> T) -> Option<T> {
-        let queue = &mut self.clients.get_mut(&conn)?.queue;
-        let (control, trains) = (queue.control_bytes(), queue.train_bytes());
-        let result = what(queue);
-        self.control_bytes = self.control_bytes + queue.control_bytes() - control;
-        self.train_bytes = self.train_bytes + queue.train_bytes() - trains;
+        let client = self.clients.get_mut(&conn)?;
+        let (control, trains) = (client.queue.control_bytes(), client.queue.train_bytes());
+        let result = what(&mut client.queue);
+        self.control_bytes = self.control_bytes + client.queue.control_bytes() - control;
+        let trains_now = client.queue.train_bytes();
+        if trains_now != trains {
+            self.train_bytes = self.train_bytes + trains_now - trains;
+            let network = Network::of(client.observed.ip());
+            let waiting = self.waiting.entry(network).or_default();
+            *waiting = *waiting + trains_now - trains;
+            if *waiting == 0 {
+                self.waiting.remove(&network);
+            }
+        }
         Some(result)
     }
 }

@@ -1,13 +1,14 @@
 //! HTTP at the relay: the login that opens a WebSocket, and the pages. `/health` is for everybody; `/stats`, `/metrics` and
 //! `/rooms/NAME/peers` for whoever sends the token of the pages; everything else is not there.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use adit_proto::relay::{RoomName, SUBPROTOCOL};
+use adit_proto::relay::{PeerKey, RoomName, SUBPROTOCOL};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -23,11 +24,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
-use crate::entrance::Place;
+use crate::entrance::{Place, is_shortage};
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, PAGE_CONNECTIONS_MAX};
 use crate::lobby::Seat;
 use crate::login::{Exporter, Login, PATH, Refusal};
@@ -69,7 +70,7 @@ impl Visit {
                 *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(seat);
                 answer
             }
-            Some(Err(refusal)) => self.refused(refusal),
+            Some(Err(refusal)) => self.refused(&refusal),
             None => page(&self.shared, &request),
         });
         let (mut stream, is_clean) = served.await?;
@@ -84,12 +85,11 @@ impl Visit {
     }
 
     /// What becomes of a login; none if it is something else that is asked for.
-    fn login(&self, request: &Request<Incoming>) -> Option<Result<(Seat, Answer), Refusal>> {
+    fn login(&self, request: &Request<Incoming>) -> Option<Result<(Seat, Answer), Refused>> {
         (request.method() == Method::GET && request.uri().path() == PATH).then(|| {
             let headers = request.headers();
             let accept = websocket(headers).ok_or(Refusal::BadLogin)?;
-            let login = self.judge(headers)?;
-            let seat = self.shared.lobby.enter(login.key, login.rooms, self.from)?;
+            let seat = self.seat(headers)?;
             let answer = Response::builder()
                 .status(StatusCode::SWITCHING_PROTOCOLS)
                 .header(CONNECTION, "Upgrade")
@@ -103,32 +103,53 @@ impl Visit {
         })
     }
 
-    fn judge(&self, headers: &HeaderMap) -> Result<Login, Refusal> {
+    /// A seat for who has sent this login, if it holds.
+    fn seat(&self, headers: &HeaderMap) -> Result<Seat, Refused> {
         if *self.shared.phase.borrow() != Phase::Open {
-            return Err(Refusal::Draining);
+            return Err(Refusal::Draining.into());
         }
         let login = Login::read(headers.get(AUTHORIZATION).ok_or(Refusal::BadLogin)?.as_bytes())?;
         login.verify(&self.exporter.ok_or(Refusal::BadSignature)?)?;
-        let admitted = self.shared.access.admit(&login);
-        let admitted = admitted.and_then(|()| self.place.log_in(&login.key));
-        if let Err(refusal) = admitted
-            && self.shared.tally.may_tell(self.shared.started.elapsed())
-        {
-            let rooms = login.rooms.iter().map(RoomName::as_str).collect::<Vec<_>>().join(", ");
-            let (from, key, word) = (self.from, login.key, refusal.word());
-            tracing::info!("{from}: the client {key} is not let into {rooms}: {word}");
-        }
-        admitted.map(|()| login)
+        // Until he sits nobody can change who may: he would be overlooked.
+        let live = self.shared.live();
+        let enter = || {
+            let pass = live.access.admit(&login)?;
+            self.place.may_log_in(&login.key)?;
+            let seat = self.shared.lobby.enter(login.key, login.rooms.clone(), self.from, pass)?;
+            self.place.logged_in(&login.key)?;
+            Ok(seat)
+        };
+        enter().map_err(|refusal| Refused { refusal, who: Some((login.key, login.rooms.clone())) })
     }
 
-    fn refused(&self, refusal: Refusal) -> Answer {
-        self.shared.tally.refuse(Why::Login(refusal));
-        tracing::debug!("{}: no login: {}", self.from, refusal.word());
+    fn refused(&self, refused: &Refused) -> Answer {
+        let Refused { refusal, who } = refused;
+        self.shared.tally.refuse(Why::Login(*refusal));
+        match who {
+            Some((key, rooms)) => {
+                let rooms = rooms.iter().map(RoomName::as_str).collect::<Vec<_>>().join(", ");
+                self.shared.tell(self.from, format_args!("the client {key} is not let into {rooms}: {}", refusal.word()));
+            }
+            None => self.shared.tell(self.from, format_args!("no login: {}", refusal.word())),
+        }
         let status = match refusal {
-            Refusal::Full | Refusal::Draining | Refusal::ReplacedWait => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Full | Refusal::Draining | Refusal::ReplacedWait | Refusal::TooOften => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::InUse => StatusCode::CONFLICT,
             Refusal::BadLogin | Refusal::BadSignature | Refusal::UnknownRoom | Refusal::NotListed => StatusCode::FORBIDDEN,
         };
         text(status, format!("{}\n", refusal.word()))
+    }
+}
+
+/// Why somebody is not let in, and who it is, where he has proven it.
+struct Refused {
+    refusal: Refusal,
+    who: Option<(PeerKey, Vec<RoomName>)>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        Refused { refusal, who: None }
     }
 }
 
@@ -161,28 +182,40 @@ where
     Some((parts.io.into_inner(), parts.read_buf.is_empty()))
 }
 
-/// Serves the pages without TLS.
+/// Serves the pages without TLS. Where there are too many connections the oldest one goes: silent ones blind nobody.
 pub(crate) async fn serve_plain(shared: Arc<Shared>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(PAGE_CONNECTIONS_MAX));
-    while let Ok(place) = places.clone().acquire_owned().await {
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(PAUSE).await;
-            continue;
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if is_shortage(&error) {
+                    sleep(PAUSE).await;
+                }
+                continue;
+            }
         };
+        open.retain(|task| !task.is_finished());
+        if open.len() >= PAGE_CONNECTIONS_MAX
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let shared = shared.clone();
-        tokio::spawn(async move {
-            let served = timeout(shared.login_within, answer_all(stream, |request| page(&shared, &request))).await;
+        let task = tokio::spawn(async move {
+            let served = timeout(shared.fixed.login_within, answer_all(stream, |request| page(&shared, &request))).await;
             if let Ok(Some((mut stream, _))) = served {
                 let _ = stream.shutdown().await;
             }
-            drop(place);
         });
+        open.push_back(task.abort_handle());
     }
 }
 
 fn page(shared: &Shared, request: &Request<Incoming>) -> Answer {
     let path = request.uri().path();
-    if request.method() != Method::GET {
+    // Of an answer to HEAD the library leaves the body out.
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
         return not_found(shared);
     }
     if path == "/health" {
@@ -193,7 +226,7 @@ fn page(shared: &Shared, request: &Request<Incoming>) -> Answer {
     }
     let room = path.strip_prefix("/rooms/").and_then(|rest| rest.strip_suffix("/peers"));
     let is_page = ["/stats", "/metrics"].contains(&path) || room.is_some();
-    let Some(token) = shared.pages_token.as_ref().filter(|_| is_page) else { return not_found(shared) };
+    let Some(token) = shared.live().pages_token.clone().filter(|_| is_page) else { return not_found(shared) };
     let sent = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
     if !sent.is_some_and(|sent| token.is(sent)) {
         shared.tally.refuse(Why::PageToken);
@@ -202,7 +235,7 @@ fn page(shared: &Shared, request: &Request<Incoming>) -> Answer {
     match (path, room) {
         (_, Some(room)) => {
             // Only rooms of the configuration: others would be told as empty.
-            let room = RoomName::new(room).ok().filter(|room| shared.access.0.contains_key(room));
+            let room = RoomName::new(room).ok().filter(|room| shared.live().access.0.contains_key(room));
             room.map_or_else(|| not_found(shared), |room| json(&stats::peers(shared, &room)))
         }
         ("/metrics", _) => match metrics::page(shared) {

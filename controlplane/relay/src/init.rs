@@ -121,8 +121,8 @@ what a gateway needs of it (copy {dir}/lab.token there, mode 0600):
   rooms: [lab]
   token_file: lab.token
 
-see who is there:
-  curl -sk -H \"Authorization: Bearer $(cat {dir}/pages.token)\" https://localhost:{PORT}/rooms/lab/peers
+see who is there, on this machine:
+  printf 'Authorization: Bearer %s' \"$(cat {dir}/pages.token)\" | curl -sk -H @- https://localhost:{PORT}/rooms/lab/peers
 "
     )
 }
@@ -130,7 +130,8 @@ see who is there:
 fn config(address: &str) -> String {
     format!(
         "# A relay of Adit. docs/relay.md has every key. Gateways reach it as {address}.
-# After a change: systemctl restart adit-relay. Its clients are told to come back, and do.
+# After a change: systemctl reload adit-relay. Who is connected stays, but for those who may not be in their rooms any more; what holds
+# after a restart only, the log says.
 
 # Where clients come, by TCP. [::] is all of IPv6 and IPv4. 443 passes where little else does.
 listen: \"[::]:{PORT}\"
@@ -143,7 +144,7 @@ key: relay.key
 rooms:
   lab:
     token_file: lab.token
-    # keys: [\"…\"]   # 43 letters each; the log of this relay shows the key of a client that is not listed
+    # keys: [\"…\"]   # 43 letters each, as the gateway prints its own: adit relay check --state-dir DIR
 
 # /stats, /metrics and /rooms/NAME/peers, for who sends the token as `Authorization: Bearer TOKEN`; /health is for everybody. They are at
 # the port above; with `listen` also here, without TLS: let that be an address that only this machine reaches.
@@ -166,8 +167,8 @@ pages:
 #   room_bytes_per_s: 268435456
 #   total_bytes_per_s: 2147483648
 # drain:
-#   within_s: 10                       # so long have clients to go when the relay is stopped
-#   to: []                             # other relays with the same rooms: [\"relay2.example.org:443\"]
+#   to: []                             # where clients go when this relay is stopped: [\"relay2.example.org:443\"], with the same rooms
+#   within_s: 10                       # so long have they to go there
 "
     )
 }

@@ -19,6 +19,8 @@ const FILE: &str = "relay-client.key";
 pub enum KeyError {
     #[error("{0}; {remedy}", remedy = .0.remedy())]
     File(#[from] FileError),
+    #[error("there is no key {0}; a gateway makes it when it first goes to a relay: name its state directory")]
+    None(String),
     #[error(
         "the file {0} holds no key of a relay's client (43 letters, digits, `-` and `_`); restore it, or move it away and a new \
          key is made, which the rooms of the relay must then list: mv {0} {0}.old"
@@ -49,22 +51,31 @@ impl ClientKey {
     /// # Errors
     /// See [`KeyError`].
     pub fn load_or_create(state_dir: &Path) -> Result<ClientKey, KeyError> {
-        let path = state_dir.join(FILE);
-        match secret_file::read(&path, Readers::OwnerOnly) {
-            Ok(text) => {
-                let no_key = || KeyError::NoKey(path.display().to_string());
-                let seed = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.trim_ascii()).map_err(|_| no_key())?);
-                ClientKey::of(&seed).ok_or_else(no_key)
-            }
-            Err(FileError::Missing(_)) => {
+        match ClientKey::load(state_dir) {
+            Err(KeyError::None(_)) => {
                 let seed = new_seed()?;
                 let mut text = Zeroizing::new(URL_SAFE_NO_PAD.encode(&seed[..]));
                 text.push('\n');
-                secret_file::create(&path, text.as_bytes(), Readers::OwnerOnly)?;
+                secret_file::create(&state_dir.join(FILE), text.as_bytes(), Readers::OwnerOnly)?;
                 ClientKey::of(&seed[..]).ok_or(KeyError::NoRandomness)
             }
-            Err(error) => Err(error.into()),
+            loaded => loaded,
         }
+    }
+
+    /// The one of a state directory.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn load(state_dir: &Path) -> Result<ClientKey, KeyError> {
+        let path = state_dir.join(FILE);
+        let text = secret_file::read(&path, Readers::OwnerOnly).map_err(|error| match error {
+            FileError::Missing(file) => KeyError::None(file),
+            error => error.into(),
+        })?;
+        let no_key = || KeyError::NoKey(path.display().to_string());
+        let seed = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.trim_ascii()).map_err(|_| no_key())?);
+        ClientKey::of(&seed).ok_or_else(no_key)
     }
 
     fn of(seed: &[u8]) -> Option<ClientKey> {
@@ -102,6 +113,7 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_stays() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(ClientKey::load(dir.path()), Err(KeyError::None(_))), "who only looks makes none");
         let made = ClientKey::load_or_create(dir.path()).unwrap();
         let again = ClientKey::load_or_create(dir.path()).unwrap();
         assert_eq!(made.public(), again.public());

@@ -19,12 +19,14 @@ pub const ROOMS_MAX: usize = 4096;
 pub const PEERS_OF_ROOM_MAX: usize = 1024;
 /// Peers that have left a room and of whom is known when, of all rooms.
 pub const DEPARTED_MAX: usize = 16_384;
+/// Clients that are given up in one go, since all others have to be told of each.
+pub(crate) const GIVEN_UP_AT_ONCE: usize = 256;
 /// Introductions that are remembered, so that two peers who ask for the same one get one.
 pub const INTRODUCTIONS_MAX: usize = 4096;
 
 // What waits for one client, and for all of them, in bytes with what it takes to keep it.
 
-/// What the relay itself says: all peers of a full room with the longest descriptions, and their changes.
+/// Answers to it.
 pub const CONTROL_BYTES_MAX: usize = 4 << 20;
 /// Messages of IKE.
 pub const IKE_BYTES_MAX: usize = 256 << 10;
@@ -58,8 +60,8 @@ pub(crate) const STREAM_UNSENT_BYTES_MAX: u32 = 32 << 10;
 
 // The files that are read.
 
-/// Longest file, in bytes: a configuration with some thousand keys, or a chain of certificates.
-pub(crate) const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest file, in bytes: a configuration of some rooms with as many keys as each may list, or a chain of certificates.
+pub(crate) const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Most certificates in a file.
 pub(crate) const CHAIN_MAX: usize = 8;
 /// Most pins that a client knows a relay by: the key of today, and that of tomorrow.
@@ -74,7 +76,10 @@ pub const TOKEN_LEN_MAX: usize = 256;
 pub(crate) const LISTENERS_MAX: usize = 16;
 /// Most keys that a room lists.
 pub(crate) const KEYS_OF_ROOM_MAX: usize = 16_384;
-/// Most connections that a file may ask for, and handshakes in a second.
+/// Tokens of one room: the one of today, and what takes its place.
+pub(crate) const TOKENS_OF_ROOM_MAX: usize = 4;
+/// Connections that a file may ask for, and most handshakes in a second. There is one for a stranger and one for a client.
+pub(crate) const CONNECTIONS_ASKED_MIN: u64 = 2;
 pub(crate) const CONNECTIONS_ASKED_MAX: usize = 1 << 20;
 pub(crate) const HANDSHAKES_ASKED_MAX: u32 = 1_000_000;
 /// Most connections that have not logged in, of those it may ask for: each may hold a handshake and a request. And seconds for a
@@ -96,6 +101,9 @@ pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 pub(crate) const HEADERS_MAX: usize = 64;
 /// Connections at a time to the pages without TLS.
 pub(crate) const PAGE_CONNECTIONS_MAX: usize = 64;
+/// Bytes of framing that each message may have, and bytes that may come without one: the longest message, and what is read ahead.
+pub(crate) const FRAMING_BYTES_MAX: usize = 64;
+pub(crate) const UNFRAMED_BYTES_MAX: usize = 4 * adit_proto::limits::RELAY_RECORD_LEN_MAX;
 /// Pings of a client that may wait for their answers.
 pub(crate) const PINGS_WAITING_MAX: u32 = 16;
 

@@ -10,7 +10,7 @@ use adit_proto::relay::{LeftReason, PeerKey, RoomName};
 use tokio::sync::Notify;
 
 use crate::hall::{ConnId, Event, Farewell, Hall, Newcomer, NotLetIn, Settings, Transmit};
-use crate::login::Refusal;
+use crate::login::{Access, Pass, Refusal};
 
 /// How long the hall is left alone where it waits for nothing.
 const CALM: Duration = Duration::from_secs(60);
@@ -85,14 +85,21 @@ impl Lobby {
     ///
     /// # Errors
     /// There is none for him.
-    pub fn enter(self: &Arc<Self>, key: PeerKey, rooms: Vec<RoomName>, observed: SocketAddr) -> Result<Seat, Refusal> {
+    pub fn enter(
+        self: &Arc<Self>,
+        key: PeerKey,
+        rooms: Vec<RoomName>,
+        observed: SocketAddr,
+        pass: Pass,
+    ) -> Result<Seat, Refusal> {
         let bell = Arc::new(Bell::default());
         // What there is for him is there at once, and he looks before he waits.
-        let conn = self.with(|hall| hall.connect(Instant::now(), Newcomer { key, rooms, observed }, &mut dice));
+        let conn = self.with(|hall| hall.connect(Instant::now(), Newcomer { key, rooms, observed, pass }, &mut dice));
         let conn = conn.map_err(|not| match not {
             NotLetIn::Full => Refusal::Full,
             NotLetIn::Replaced => Refusal::ReplacedWait,
             NotLetIn::Draining => Refusal::Draining,
+            NotLetIn::InUse => Refusal::InUse,
         })?;
         self.inner().bells.insert(conn, bell.clone());
         Ok(Seat { lobby: self.clone(), conn, bell })
@@ -101,9 +108,15 @@ impl Lobby {
     /// All clients are told to go. How many there were.
     pub fn drain(&self, farewell: &Farewell) -> usize {
         self.with(|hall| {
+            let clients = hall.gauges().clients;
             hall.drain(Instant::now(), farewell, &mut dice);
-            hall.gauges().clients
+            clients
         })
+    }
+
+    /// Who may be where has changed. How many clients have to go.
+    pub fn review(&self, access: &Access) -> usize {
+        self.with(|hall| hall.review(Instant::now(), |key, rooms, pass| access.review(key, rooms, pass)))
     }
 
     /// How long the hall can be left alone.

@@ -4,12 +4,12 @@
 //! ```text
 //! GET /v1/relay HTTP/1.1
 //! Sec-WebSocket-Protocol: adit-relay-1
-//! Authorization: Adit key=KEY, sig=SIGNATURE, rooms=ROOM;ROOM[, token=TOKEN]
+//! Authorization: Adit key=KEY, sig=SIGNATURE, rooms=ROOM;ROOM[, token=TOKEN][, probe=1]
 //! ```
 //! KEY, SIGNATURE and TOKEN are base64url. What is signed is the name of this login, the exporter of the connection (RFC 8446
 //! §7.5, RFC 9266 has the same idea) and the SHA-256 of rooms, a zero byte and the token: so a login cannot be replayed on
-//! another connection, not used behind something that ends TLS in front of the relay, and not be given other rooms. What the
-//! relay says to a wrong one is one word.
+//! another connection, not used behind something that ends TLS in front of the relay, and not be given other rooms. A probe asks
+//! whether it would be let in: it takes no place from a client with its key. What the relay says to a wrong login is one word.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -33,6 +33,8 @@ pub const PATH: &str = "/v1/relay";
 pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-adit-relay-login";
 /// How the header begins.
 const SCHEME: &str = "Adit ";
+/// What is put behind the header of a login that is a probe. It is not signed: who could add it could as well send nothing.
+pub const PROBE: &str = ", probe=1";
 /// Begins what is signed, so that a signature says nothing elsewhere.
 const CONTEXT: &[u8] = b"adit relay login 1";
 
@@ -51,21 +53,27 @@ pub enum Refusal {
     NotListed,
     /// There are as many connections as there may be: in all, of the address or of a room.
     Full,
-    /// Newer connections of this key take its place again and again.
+    /// Newer connections of this key take its place again and again, and those before are not closed yet.
     ReplacedWait,
+    /// A client with this key logs in too often.
+    TooOften,
     /// The relay is about to end.
     Draining,
+    /// It is a probe, and the client with its key is there.
+    InUse,
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 7] = [
+    pub const ALL: [Refusal; 9] = [
         Refusal::BadLogin,
         Refusal::BadSignature,
         Refusal::UnknownRoom,
         Refusal::NotListed,
         Refusal::Full,
         Refusal::ReplacedWait,
+        Refusal::TooOften,
         Refusal::Draining,
+        Refusal::InUse,
     ];
 
     /// As it is sent.
@@ -77,7 +85,9 @@ impl Refusal {
             Refusal::NotListed => "not-listed",
             Refusal::Full => "full",
             Refusal::ReplacedWait => "replaced-wait",
+            Refusal::TooOften => "too-often",
             Refusal::Draining => "draining",
+            Refusal::InUse => "in-use",
         }
     }
 
@@ -104,9 +114,37 @@ impl Token {
         verify_slices_are_equal(sent, &self.0).is_ok()
     }
 
+    /// By what it is known again without being kept.
+    pub fn id(&self) -> TokenId {
+        let mut id = [0; 32];
+        id.copy_from_slice(digest(&SHA256, &self.0).as_ref());
+        TokenId(id)
+    }
+
     fn bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// The SHA-256 of a token. Never printed: a token that people have chosen could be guessed by it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TokenId([u8; 32]);
+
+impl fmt::Debug for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenId(…)")
+    }
+}
+
+/// What lets somebody in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// The rooms that list its key. In all others it is a guest, who goes when somebody of the list comes and there is no place.
+    pub listed: Vec<RoomName>,
+    /// The token that it has sent.
+    pub token: Option<TokenId>,
+    /// It is there to find out whether it may be, and takes nobody's place.
+    pub is_probe: bool,
 }
 
 impl fmt::Debug for Token {
@@ -122,6 +160,7 @@ pub struct Login {
     /// Each once, at least one.
     pub rooms: Vec<RoomName>,
     token: Option<Token>,
+    is_probe: bool,
     /// What is signed of the above, and the signature.
     claims: [u8; 32],
     signature: Vec<u8>,
@@ -135,7 +174,7 @@ impl Login {
     pub fn read(header: &[u8]) -> Result<Login, Refusal> {
         let text = std::str::from_utf8(header).map_err(|_| Refusal::BadLogin)?;
         let fields = text.strip_prefix(SCHEME).ok_or(Refusal::BadLogin)?;
-        let (mut key, mut signature, mut rooms, mut token) = (None, None, None, None);
+        let (mut key, mut signature, mut rooms, mut token, mut probe) = (None, None, None, None, None);
         for field in fields.split(',') {
             let (name, value) = field.trim_matches(' ').split_once('=').ok_or(Refusal::BadLogin)?;
             let place = match name {
@@ -143,6 +182,7 @@ impl Login {
                 "sig" => &mut signature,
                 "rooms" => &mut rooms,
                 "token" => &mut token,
+                "probe" => &mut probe,
                 // What a later version adds says nothing here.
                 _ => continue,
             };
@@ -158,7 +198,8 @@ impl Login {
             None => None,
         };
         let claims = claims(rooms_text, token.as_ref());
-        Ok(Login { key, rooms: read_rooms(rooms_text)?, token, claims, signature: decoded(signature)? })
+        let (rooms, signature) = (read_rooms(rooms_text)?, decoded(signature)?);
+        Ok(Login { key, rooms, token, is_probe: probe.is_some(), claims, signature })
     }
 
     /// Whether who sent it holds the key, and sent it on this connection.
@@ -189,6 +230,8 @@ pub fn header(key: &ClientKey, exporter: &Exporter, rooms: &[RoomName], token: O
     let signature = key.sign(&signed(exporter, &claims(&rooms, token)));
     let (key, signature) = (URL_SAFE_NO_PAD.encode(key.public().0), URL_SAFE_NO_PAD.encode(signature.as_ref()));
     let mut header = Zeroizing::new(format!("{SCHEME}key={key}, sig={signature}, rooms={rooms}"));
+    // At once, so that no copy of the token stays behind where it grows.
+    header.reserve_exact(", token=".len() + TOKEN_LEN_MAX.div_ceil(3) * 4 + PROBE.len());
     if let Some(token) = token {
         header.push_str(", token=");
         header.push_str(&Zeroizing::new(URL_SAFE_NO_PAD.encode(token.bytes())));
@@ -215,13 +258,14 @@ fn signed(exporter: &Exporter, claims: &[u8; 32]) -> Vec<u8> {
 #[derive(Clone, Debug, Default)]
 pub struct Guests {
     pub keys: BTreeSet<PeerKey>,
-    pub token: Option<Token>,
+    /// Several while one takes the place of another.
+    pub tokens: Vec<Token>,
 }
 
 impl Guests {
-    fn admit(&self, login: &Login) -> bool {
-        let by_token = || matches!((&self.token, &login.token), (Some(token), Some(sent)) if token.is(sent.bytes()));
-        self.keys.contains(&login.key) || by_token()
+    /// Whether this token is one of the room's. All are compared: how long it takes says nothing of which it is.
+    fn take(&self, sent: &Token) -> bool {
+        self.tokens.iter().fold(false, |is_one, token| token.is(sent.bytes()) | is_one)
     }
 }
 
@@ -230,18 +274,40 @@ impl Guests {
 pub struct Access(pub BTreeMap<RoomName, Guests>);
 
 impl Access {
-    /// Whether somebody may be in all the rooms that they name.
+    /// What lets somebody into all the rooms that they name.
     ///
     /// # Errors
-    /// The first room that there is not, or where they may not be.
-    pub fn admit(&self, login: &Login) -> Result<(), Refusal> {
+    /// The first room that there is not, or where they may not be. That there is no such room is told to those alone who may be in
+    /// another one: a stranger does not find out which there are.
+    pub fn admit(&self, login: &Login) -> Result<Pass, Refusal> {
+        let takes = |guests: &Guests| login.token.as_ref().is_some_and(|sent| guests.take(sent));
+        let mut listed = Vec::new();
         for room in &login.rooms {
-            let guests = self.0.get(room).ok_or(Refusal::UnknownRoom)?;
-            if !guests.admit(login) {
-                return Err(Refusal::NotListed);
+            match self.0.get(room) {
+                Some(guests) if guests.keys.contains(&login.key) => listed.push(room.clone()),
+                Some(guests) if takes(guests) => {}
+                Some(_) => return Err(Refusal::NotListed),
+                None => {
+                    let is_known = self.0.values().any(|guests| guests.keys.contains(&login.key) || takes(guests));
+                    return Err(if is_known { Refusal::UnknownRoom } else { Refusal::NotListed });
+                }
             }
         }
-        Ok(())
+        Ok(Pass { listed, token: login.token.as_ref().map(Token::id), is_probe: login.is_probe })
+    }
+
+    /// What lets somebody now into the rooms in which he is, who came in with this pass; none if nothing does any more.
+    pub fn review(&self, key: &PeerKey, rooms: &[RoomName], pass: &Pass) -> Option<Pass> {
+        let mut listed = Vec::new();
+        for room in rooms {
+            let guests = self.0.get(room)?;
+            if guests.keys.contains(key) {
+                listed.push(room.clone());
+            } else if !guests.tokens.iter().any(|token| Some(token.id()) == pass.token) {
+                return None;
+            }
+        }
+        Some(Pass { listed, ..pass.clone() })
     }
 }
 
@@ -321,18 +387,47 @@ mod tests {
     fn a_room_lets_in_whom_it_lists_or_who_has_its_token() {
         let (listed, stranger) = (ClientKey::generate().unwrap(), ClientKey::generate().unwrap());
         let (right, wrong) = (token("0123456789abcdefghij"), token("0123456789abcdefghik"));
-        let lab = Guests { keys: [listed.public()].into(), token: Some(right.clone()) };
-        let yard = Guests { keys: [listed.public()].into(), token: None };
+        let lab = Guests { keys: [listed.public()].into(), tokens: vec![token("another-token-of-the-room"), right.clone()] };
+        let yard = Guests { keys: [listed.public()].into(), tokens: Vec::new() };
         let access = Access([rooms(&["lab"])[0].clone(), rooms(&["yard"])[0].clone()].into_iter().zip([lab, yard]).collect());
         let admit = |key: &ClientKey, names: &[&str], token: Option<&Token>| {
             access.admit(&Login::read(header(key, &[0; 32], &rooms(names), token).as_bytes()).unwrap())
         };
-        assert_eq!(admit(&listed, &["lab", "yard"], None), Ok(()));
-        assert_eq!(admit(&stranger, &["lab"], Some(&right)), Ok(()));
+        let all = Pass { listed: rooms(&["lab", "yard"]), ..Pass::default() };
+        assert_eq!(admit(&listed, &["lab", "yard"], None), Ok(all.clone()));
+        let guest = Pass { token: Some(right.id()), ..Pass::default() };
+        assert_eq!(admit(&stranger, &["lab"], Some(&right)), Ok(guest.clone()));
         assert_eq!(admit(&stranger, &["lab"], Some(&wrong)), Err(Refusal::NotListed));
         assert_eq!(admit(&stranger, &["lab"], None), Err(Refusal::NotListed));
         assert_eq!(admit(&stranger, &["yard"], Some(&right)), Err(Refusal::NotListed));
         assert_eq!(admit(&listed, &["lab", "attic"], None), Err(Refusal::UnknownRoom));
+        assert_eq!(
+            admit(&stranger, &["attic"], None),
+            Err(Refusal::NotListed),
+            "a stranger does not learn which rooms there are"
+        );
+        assert_eq!(admit(&stranger, &["attic"], Some(&right)), Err(Refusal::UnknownRoom));
+
+        let review = |key: &ClientKey, names: &[&str], pass: &Pass| access.review(&key.public(), &rooms(names), pass);
+        assert_eq!(review(&listed, &["lab", "yard"], &Pass::default()), Some(all));
+        assert_eq!(review(&stranger, &["lab"], &guest), Some(guest.clone()));
+        assert_eq!(review(&listed, &["lab"], &guest).map(|pass| pass.listed), Some(rooms(&["lab"])), "it is listed now");
+        for (names, pass) in [(&["lab"][..], &Pass { token: Some(wrong.id()), ..Pass::default() }), (&["lab", "yard"], &guest)] {
+            assert_eq!(review(&stranger, names, pass), None);
+        }
+        assert_eq!(review(&listed, &["attic"], &guest), None, "the room is not there any more");
+    }
+
+    #[test]
+    fn a_probe_is_a_login_that_says_so() {
+        let key = ClientKey::generate().unwrap();
+        let access = Access([(rooms(&["lab"])[0].clone(), Guests { keys: [key.public()].into(), tokens: Vec::new() })].into());
+        let header = header(&key, &[7; 32], &rooms(&["lab"]), None);
+        for (header, is_probe) in [(header.to_string(), false), (format!("{}{PROBE}", *header), true)] {
+            let login = Login::read(header.as_bytes()).unwrap();
+            assert_eq!(login.verify(&[7; 32]), Ok(()));
+            assert_eq!(access.admit(&login).unwrap().is_probe, is_probe);
+        }
     }
 
     #[test]

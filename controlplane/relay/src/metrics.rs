@@ -22,6 +22,11 @@ pub(crate) fn page(shared: &Shared) -> prometheus::Result<String> {
         gauge("uptime_seconds", "Seconds since the relay began.", shared.started.elapsed().as_secs_f64()),
         counter("connections_total", "TCP connections that were accepted.", shared.tally.accepted_so_far()),
         counter("logins_total", "Logins that held.", shared.tally.logins_so_far()),
+        counter(
+            "held_back_total",
+            "Times that a client sent more than it may and was not read from for a moment.",
+            shared.tally.held_back_so_far(),
+        ),
     ];
     let refused = shared.tally.refused().map(|(why, count)| one(Some(("why", why)), MetricType::COUNTER, count as f64)).collect();
     families.push(family("refused_total", "Connections and requests that were refused.", MetricType::COUNTER, refused));

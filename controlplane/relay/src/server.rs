@@ -11,7 +11,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -24,31 +24,94 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::Config;
 use crate::drain;
-use crate::entrance::{Admitted, Entrance, Place};
+use crate::entrance::{Admitted, Entrance, Place, is_shortage};
 use crate::http;
 use crate::lobby::{Lobby, dice};
 use crate::login::{EXPORTER_LABEL, Exporter};
-use crate::quotas::Door;
+use crate::quotas::{Door, TurnedAway};
 use crate::session;
-use crate::shared::{Phase, Shared};
+use crate::shared::{Fixed, Live, Phase, Shared};
 use crate::tally::{Tally, Why};
 use crate::tls;
 
-/// How long we wait when the kernel gives no connection (no descriptors left).
+/// How long we wait when the kernel gives no connection (no descriptors or memory left).
 const PAUSE: Duration = Duration::from_millis(200);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// How much may wait in a socket to be sent, in bytes, before we write no more: what is urgent comes behind no more than that.
 const NOT_SENT_BYTES: u32 = 32 << 10;
+/// After so long without an answer of the other end's kernel a connection has broken. What nothing is sent on is pinged.
+const UNANSWERED: Duration = Duration::from_secs(60);
 /// The first byte of every connection of TLS: a record of its handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 22;
 
 /// A relay that listens and does not answer yet.
 pub struct Server {
     shared: Arc<Shared>,
-    tls: TlsAcceptor,
     listeners: Vec<TcpListener>,
     pages: Option<TcpListener>,
+}
+
+/// Changes what may change while the relay runs.
+#[derive(Clone)]
+pub struct Reloader(Arc<Shared>);
+
+/// What became of a changed configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Clients that may not be in one of their rooms any more, and were closed.
+    pub revoked: usize,
+    /// Keys of the file that have changed and hold with the next start.
+    pub later: Vec<&'static str>,
+}
+
+fn acceptor(config: &Config) -> anyhow::Result<TlsAcceptor> {
+    Ok(TlsAcceptor::from(tls::server(&config.credentials).context("the certificate cannot be used")?))
+}
+
+/// The two parts of a configuration: what may change, and what may not.
+fn parts(config: Config, tls: TlsAcceptor) -> (Live, Fixed) {
+    let Config { listen, credentials: _, access, pages, door, strangers, login_within, hall, drain, files: _ } = config;
+    let pages_listen = pages.as_ref().and_then(|pages| pages.listen);
+    let live = Live { tls, access, pages_token: pages.map(|pages| pages.token), drain };
+    (live, Fixed { listen, pages_listen, door, strangers, login_within, hall })
+}
+
+impl Reloader {
+    /// From now on it is so: rooms with their keys and tokens, certificate and key, the token of the pages, and where clients go
+    /// when the relay ends. Who is connected stays, but for those who may not be in their rooms any more.
+    ///
+    /// # Errors
+    /// The certificate cannot be used; nothing has changed.
+    pub fn reload(&self, config: Config) -> anyhow::Result<Reloaded> {
+        let (rooms, pin) = (config.access.0.len(), config.credentials.pin);
+        let tls = acceptor(&config)?;
+        let (live, new) = parts(config, tls);
+        let access = live.access.clone();
+        *self.0.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+        // Whoever logs in from here on is judged by the new one.
+        let revoked = self.0.lobby.review(&access);
+        let old = &self.0.fixed;
+        let changes = [
+            ("listen", old.listen != new.listen),
+            ("pages.listen", old.pages_listen != new.pages_listen),
+            ("idle_s", old.hall.idle != new.hall.idle),
+            ("limits", old.limits() != new.limits()),
+        ];
+        let later: Vec<_> = changes.into_iter().filter_map(|(key, has_changed)| has_changed.then_some(key)).collect();
+        tracing::info!("reloaded: {rooms} rooms, pin {pin}; {revoked} clients may not be where they were, and were closed");
+        if !later.is_empty() {
+            tracing::warn!("{} will hold after a restart only", later.join(", "));
+        }
+        Ok(Reloaded { revoked, later })
+    }
+}
+
+impl Reloader {
+    /// How long it takes at the longest from being asked to end to the end.
+    pub fn longest_end(&self) -> Duration {
+        drain::longest(self.0.live().drain.within)
+    }
 }
 
 impl Server {
@@ -57,29 +120,42 @@ impl Server {
     /// # Errors
     /// One cannot be opened.
     pub async fn bind(config: Config) -> anyhow::Result<Server> {
-        let tls = TlsAcceptor::from(tls::server(&config.credentials).context("the certificate cannot be used")?);
+        let tls = acceptor(&config)?;
         let listeners = config.listen.iter().map(|address| listen("listen", *address)).collect::<anyhow::Result<Vec<_>>>()?;
         let pages = config.pages.as_ref().and_then(|pages| pages.listen);
+        if let Some(address) = pages.filter(|address| !address.ip().is_loopback()) {
+            tracing::warn!("pages.listen {address} is reached from elsewhere, and the token of the pages is not encrypted there");
+        }
         let pages = pages.map(|address| listen("pages.listen", address)).transpose()?;
         for listener in &listeners {
             let (address, rooms, pin) = (listener.local_addr()?, config.access.0.len(), config.credentials.pin);
             tracing::info!("relay at {address}: {rooms} rooms, pin {pin}");
         }
-        let door = Door::new(config.door, Instant::now(), &mut dice);
+        let (live, fixed) = parts(config, tls);
+        let door = Door::new(fixed.door, Instant::now(), &mut dice);
         let shared = Shared {
-            entrance: Arc::new(Entrance::new(door, config.strangers)),
-            lobby: Arc::new(Lobby::new(config.hall)),
-            access: config.access,
-            pages_token: config.pages.map(|pages| pages.token),
-            tally: Tally::default(),
-            idle: config.hall.idle,
-            handshakes_per_s: config.door.handshakes_per_s,
-            login_within: config.login_within,
-            drain: config.drain,
+            entrance: Arc::new(Entrance::new(door, fixed.strangers)),
+            lobby: Arc::new(Lobby::new(fixed.hall)),
+            live: RwLock::new(live),
+            fixed,
+            tally: Tally::new(&mut dice),
             phase: watch::Sender::new(Phase::Open),
             started: Instant::now(),
         };
-        Ok(Server { shared: Arc::new(shared), tls, listeners, pages })
+        Ok(Server { shared: Arc::new(shared), listeners, pages })
+    }
+
+    /// By what it is changed while it runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(self.shared.clone())
+    }
+
+    /// Whether it still does its work is seen by that this comes back.
+    pub fn pulse(&self) -> impl Fn() + Send + 'static {
+        let shared = self.shared.clone();
+        move || {
+            let _ = (shared.entrance.counts(), shared.lobby.pause());
+        }
     }
 
     /// Where clients reach it.
@@ -92,13 +168,14 @@ impl Server {
         self.pages.as_ref()?.local_addr().ok()
     }
 
-    /// Answers until it is asked to end, and all clients have been told and have gone, or had the time to.
-    pub async fn run(self, end: impl Future<Output = ()>) {
+    /// Answers until it is asked to end, and all clients have been told and have gone, or had the time to; or until it is to end at
+    /// once.
+    pub async fn run(self, end: impl Future<Output = ()>, at_once: impl Future<Output = ()>) {
         // Each connection holds one end: when none is left, all are gone.
         let (alive, mut gone) = mpsc::channel::<()>(1);
         let mut tasks = JoinSet::new();
         for listener in self.listeners {
-            tasks.spawn(accept(self.shared.clone(), self.tls.clone(), listener, alive.clone()));
+            tasks.spawn(accept(self.shared.clone(), listener, alive.clone()));
         }
         if let Some(listener) = self.pages {
             tasks.spawn(http::serve_plain(self.shared.clone(), listener));
@@ -106,7 +183,10 @@ impl Server {
         tasks.spawn(drive(self.shared.lobby.clone()));
         drop(alive);
         end.await;
-        drain::drain(&self.shared, &mut gone).await;
+        tokio::select! {
+            () = drain::drain(&self.shared, &mut gone) => {}
+            () = at_once => tracing::info!("ended at once, as it was asked to again"),
+        }
         tasks.shutdown().await;
     }
 }
@@ -129,8 +209,10 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
         if address.is_ipv6() {
             socket.set_only_v6(!address.ip().is_unspecified())?;
         }
-        // A restart need not wait for old connections to time out.
+        // A restart need not wait for old connections to time out: those that are open are in nobody's way either.
         socket.set_reuse_address(true)?;
+        // These go on until the end, also beside the next relay. Clients come to one alone: two would halve each room.
+        socket.set_reuse_port(key == "pages.listen")?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
@@ -150,7 +232,7 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-async fn accept(shared: Arc<Shared>, tls: TlsAcceptor, listener: TcpListener, alive: mpsc::Sender<()>) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener, alive: mpsc::Sender<()>) {
     let mut phase = shared.phase.subscribe();
     let mut is_told = false;
     loop {
@@ -163,25 +245,27 @@ async fn accept(shared: Arc<Shared>, tls: TlsAcceptor, listener: TcpListener, al
             Ok((stream, from)) => {
                 is_told = false;
                 shared.tally.accepted();
-                admit(&shared, &tls, stream, from, alive.clone());
+                admit(&shared, stream, from, alive.clone());
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_told, true) {
                     tracing::warn!("no connection could be accepted, and it is tried again: {error}");
                 }
-                sleep(PAUSE).await;
+                if is_shortage(&error) {
+                    sleep(PAUSE).await;
+                }
             }
         }
     }
 }
 
-/// Lets somebody in as a stranger, in a task of its own, or closes the door.
-fn admit(shared: &Arc<Shared>, tls: &TlsAcceptor, stream: TcpStream, from: SocketAddr, alive: mpsc::Sender<()>) {
+/// Lets somebody in as a stranger, in a task of his own, or closes the door.
+fn admit(shared: &Arc<Shared>, stream: TcpStream, from: SocketAddr, alive: mpsc::Sender<()>) {
     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
     let begin = |stream, place| {
-        let (shared, tls) = (shared.clone(), tls.clone());
+        let shared = shared.clone();
         let task = tokio::spawn(async move {
-            connection(&shared, &tls, place, stream, from).await;
+            connection(&shared, place, stream, from).await;
             drop(alive);
         });
         task.abort_handle()
@@ -191,25 +275,39 @@ fn admit(shared: &Arc<Shared>, tls: &TlsAcceptor, stream: TcpStream, from: Socke
         Ok(Admitted::InsteadOfAnother) => shared.tally.refuse(Why::PushedOut),
         Err((turned, stream)) => {
             shared.tally.refuse(Why::Turned(turned));
+            shared.tell(from, format_args!("turned away at the door: {} ({})", too_many(turned), turned.key()));
             // At once, and without leaving a port in TIME_WAIT.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-async fn connection(shared: &Arc<Shared>, tls: &TlsAcceptor, place: Place, stream: TcpStream, from: SocketAddr) {
+const fn too_many(turned: TurnedAway) -> &'static str {
+    match turned {
+        TurnedAway::Connections => "there are as many connections as there may be",
+        TurnedAway::ConnectionsOfAddress => "its address has as many connections as it may have",
+        TurnedAway::ConnectionsOfNetwork => "its network has as many connections as it may have",
+        TurnedAway::Handshakes => "there are more handshakes in a second than there may be",
+        TurnedAway::HandshakesOfNetwork => "its network begins more handshakes in a second than it may",
+    }
+}
+
+async fn connection(shared: &Arc<Shared>, place: Place, stream: TcpStream, from: SocketAddr) {
     let mut phase = shared.phase.subscribe();
+    let within = shared.fixed.login_within;
     let opened = async {
-        let opened = timeout(shared.login_within, open(shared, tls, place, stream, from)).await;
+        let opened = timeout(within, open(shared, place, stream, from)).await;
         opened.unwrap_or_else(|_| {
             shared.tally.refuse(Why::Late);
+            shared.tell(from, format_args!("neither TLS nor a login came in {} s (limits.login_s)", within.as_secs()));
             None
         })
     };
     let opened = pin!(opened);
     let opened = tokio::select! {
         opened = opened => opened,
-        _ = phase.wait_for(|phase| *phase == Phase::Closed) => None,
+        // Nobody is let in any more, so it need not be waited for him.
+        _ = phase.wait_for(|phase| *phase != Phase::Open) => None,
     };
     if let Some(opened) = opened {
         session::run(shared, opened).await;
@@ -217,33 +315,31 @@ async fn connection(shared: &Arc<Shared>, tls: &TlsAcceptor, place: Place, strea
 }
 
 /// From the first byte to a login that holds.
-async fn open(
-    shared: &Arc<Shared>,
-    tls: &TlsAcceptor,
-    place: Place,
-    stream: TcpStream,
-    from: SocketAddr,
-) -> Option<http::Opened> {
+async fn open(shared: &Arc<Shared>, place: Place, stream: TcpStream, from: SocketAddr) -> Option<http::Opened> {
     let socket = SockRef::from(&stream);
-    // Without these it is slower, and nothing else.
+    // Without these it is slower, or a connection that has broken is seen later, and nothing else.
     let _ = (socket.set_tcp_nodelay(true), socket.set_tcp_notsent_lowat(NOT_SENT_BYTES));
+    let _ = socket.set_tcp_user_timeout(Some(UNANSWERED));
     let mut first = [0];
     match stream.peek(&mut first).await {
         Ok(1..) if first[0] != TLS_HANDSHAKE => {
             shared.tally.refuse(Why::NotTls);
+            shared.tell(from, format_args!("what it says first is not TLS"));
             return None;
         }
         Ok(0) | Err(_) => {
             shared.tally.refuse(Why::TlsFailed);
+            tracing::debug!("{from}: closed before a byte came");
             return None;
         }
         Ok(_) => {}
     }
+    let tls = shared.live().tls.clone();
     let stream = match tls.accept(stream).await {
         Ok(stream) => stream,
         Err(error) => {
             shared.tally.refuse(why(&error));
-            tracing::debug!("{from}: no TLS: {error}");
+            shared.tell(from, format_args!("no TLS: {error}"));
             return None;
         }
     };

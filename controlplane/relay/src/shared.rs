@@ -1,14 +1,19 @@
 //! What all connections of a relay share.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
 
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config::Drain;
 use crate::entrance::Entrance;
+use crate::hall::Settings;
 use crate::lobby::Lobby;
 use crate::login::{Access, Token};
+use crate::quotas::DoorSettings;
 use crate::tally::Tally;
 
 /// How far the end has come.
@@ -21,19 +26,58 @@ pub(crate) enum Phase {
     Closed,
 }
 
+/// What may change while the relay runs.
+pub(crate) struct Live {
+    pub tls: TlsAcceptor,
+    pub access: Access,
+    pub pages_token: Option<Token>,
+    pub drain: Drain,
+}
+
+/// What changes with the next start.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Fixed {
+    pub listen: Vec<SocketAddr>,
+    pub pages_listen: Option<SocketAddr>,
+    pub door: DoorSettings,
+    pub strangers: usize,
+    /// Between a connection and its login may lie so long.
+    pub login_within: std::time::Duration,
+    pub hall: Settings,
+}
+
+impl Fixed {
+    /// What `limits` of the file says.
+    pub fn limits(&self) -> impl PartialEq {
+        let hall = Settings { idle: std::time::Duration::ZERO, ..self.hall };
+        (self.door, self.strangers, self.login_within, hall)
+    }
+}
+
 /// All of it.
 pub(crate) struct Shared {
     pub entrance: Arc<Entrance>,
     pub lobby: Arc<Lobby>,
-    pub access: Access,
-    pub pages_token: Option<Token>,
+    pub live: RwLock<Live>,
+    pub fixed: Fixed,
     pub tally: Tally,
-    /// A client of whom nothing is heard for so long is taken for gone.
-    pub idle: Duration,
-    pub handshakes_per_s: u32,
-    /// Between a connection and its login may lie so long.
-    pub login_within: Duration,
-    pub drain: Drain,
     pub phase: watch::Sender<Phase>,
     pub started: Instant,
+}
+
+impl Shared {
+    /// What holds now. Not to be kept over a wait.
+    pub fn live(&self) -> RwLockReadGuard<'_, Live> {
+        // It is put there whole.
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells in the log why somebody from there was not let in, where it has room for that.
+    pub fn tell(&self, from: SocketAddr, why: fmt::Arguments<'_>) {
+        match self.tally.may_tell(Instant::now(), from.ip()) {
+            None => tracing::debug!("{from}: {why}"),
+            Some(0) => tracing::info!("{from}: {why}"),
+            Some(untold) => tracing::info!("{from}: {why} (and {untold} before, of whom nothing was told)"),
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub(crate) fn stats(shared: &Shared) -> Value {
         "train_bytes": gauges.train_bytes,
         "accepted": shared.tally.accepted_so_far(),
         "logins": shared.tally.logins_so_far(),
+        "held_back": shared.tally.held_back_so_far(),
         "refused": refused,
         "counters": counters,
         "rooms": rooms,

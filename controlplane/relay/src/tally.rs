@@ -1,13 +1,14 @@
 //! What the relay counts of whom it lets in and whom not.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use adit_proto::rate_limit::Share;
+use adit_engine::random::Random;
 
 use crate::login::Refusal;
-use crate::quotas::TurnedAway;
+use crate::quotas::{Network, Rate, Share, Shares, TurnedAway};
 
 /// Why somebody was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,9 @@ impl Why {
     }
 }
 
-/// How often it is told in the log who was not let in.
-const TOLD_PER_S: u32 = 1;
+/// How often it is told in the log who was not let in: of all, and of one network, so that one does not hide the others.
+const TOLD: Rate = Rate { burst: 20, ..Rate::per_second(5) };
+const TOLD_OF_NETWORK: Rate = Rate { amount: 1, per: Duration::from_secs(10), burst: 3 };
 
 /// The counters of the shell.
 #[derive(Debug)]
@@ -65,17 +67,36 @@ pub(crate) struct Tally {
     refused: Vec<(Why, AtomicU64)>,
     accepted: AtomicU64,
     logins: AtomicU64,
-    told: Mutex<Share>,
+    held_back: AtomicU64,
+    told: Mutex<Told>,
 }
 
-impl Default for Tally {
-    fn default() -> Tally {
-        let refused = Why::all().map(|why| (why, AtomicU64::new(0))).collect();
-        Tally { refused, accepted: AtomicU64::new(0), logins: AtomicU64::new(0), told: Mutex::default() }
-    }
+/// What the log has room for.
+#[derive(Debug)]
+struct Told {
+    all: Share,
+    of_network: Shares,
+    /// So many were not told since the last one was.
+    untold: u64,
 }
 
 impl Tally {
+    pub fn new(random: &mut dyn Random) -> Tally {
+        let refused = Why::all().map(|why| (why, AtomicU64::new(0))).collect();
+        let told = Told { all: Share::default(), of_network: Shares::new(random), untold: 0 };
+        let zero = || AtomicU64::new(0);
+        Tally { refused, accepted: zero(), logins: zero(), held_back: zero(), told: Mutex::new(told) }
+    }
+
+    /// A client sends more than it may, and is read from no further for a while.
+    pub fn held_back(&self) {
+        self.held_back.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn held_back_so_far(&self) -> u64 {
+        self.held_back.load(Ordering::Relaxed)
+    }
+
     pub fn accepted(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
@@ -103,21 +124,29 @@ impl Tally {
         self.refused.iter().map(|(why, count)| (why.label(), count.load(Ordering::Relaxed)))
     }
 
-    /// Whether the log has room for one more line about somebody who was not let in: strangers can make as many as they like.
-    pub fn may_tell(&self, since_start: Duration) -> bool {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).take(TOLD_PER_S, since_start.as_micros() as u64)
+    /// Whether the log has room for one more line about somebody from there who was not let in: strangers can make as many as they
+    /// like. If it has, how many were left out since the last one.
+    pub fn may_tell(&self, now: Instant, from: IpAddr) -> Option<u64> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.of_network.take(now, Network::of(from), TOLD_OF_NETWORK).is_err() || told.all.take(now, 1, TOLD).is_err() {
+            told.untold += 1;
+            return None;
+        }
+        Some(std::mem::take(&mut told.untold))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::testing::{Dice, start};
 
     #[test]
     fn every_reason_has_a_word_of_its_own_and_is_counted() {
-        let tally = Tally::default();
+        let tally = Tally::new(&mut Dice::new(1));
         let words: BTreeSet<&str> = Why::all().map(Why::label).collect();
         assert_eq!(words.len(), Why::all().count());
         for why in Why::all() {
@@ -128,8 +157,19 @@ mod tests {
 
     #[test]
     fn strangers_do_not_fill_the_log() {
-        let tally = Tally::default();
-        let told = (0..10_000).filter(|ms| tally.may_tell(Duration::from_millis(*ms))).count();
-        assert!((1..=12).contains(&told), "{told} lines in ten seconds");
+        let tally = Tally::new(&mut Dice::new(1));
+        let at = |ms| start() + Duration::from_millis(ms);
+        let from = |network: u32| Ipv4Addr::from_bits(network << 8).into();
+        let told = (0..10_000).filter(|ms| tally.may_tell(at(*ms), from(*ms as u32)).is_some()).count();
+        assert!((1..=70).contains(&told), "{told} lines in ten seconds");
+    }
+
+    #[test]
+    fn one_network_hides_no_other_and_how_many_are_left_out_is_told() {
+        let tally = Tally::new(&mut Dice::new(1));
+        let [noisy, other] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(198, 51, 100, 1)].map(IpAddr::from);
+        let told = (0..1000).filter(|_| tally.may_tell(start(), noisy).is_some()).count();
+        assert_eq!((told, tally.may_tell(start(), other)), (3, Some(997)));
+        assert_eq!(tally.may_tell(start(), other), Some(0));
     }
 }

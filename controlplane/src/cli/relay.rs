@@ -4,20 +4,24 @@ mod check;
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use adit_channel::service::{Manager, NotifyState};
-use adit_channel::users;
 use adit_relay::config::Config;
 use adit_relay::init;
-use adit_relay::server::Server;
+use adit_relay::secret_file;
+use adit_relay::server::{Reloader, Server};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{log, private};
 
 /// Descriptors beside those of connections: listeners, files, what the runtime has.
 const DESCRIPTORS_BESIDE: u64 = 64;
+/// How often the manager of services is told that the relay lives: three times in what the unit allows.
+const PULSE: Duration = Duration::from_secs(10);
 
 /// Which of it.
 #[derive(Debug, Args)]
@@ -69,34 +73,85 @@ pub fn run(relay: Relay) -> anyhow::Result<Option<String>> {
 
 fn make(dir: &Path, name: Option<String>) -> anyhow::Result<String> {
     let made = init::init(dir, &name.unwrap_or_else(init::machine_name))?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(made.text);
+    }
     // The service runs as this user, who could not read secrets that are root's.
-    if let Some(user) = users::control_plane().filter(|_| rustix::process::geteuid().is_root()) {
-        for file in &made.files {
-            chown(file, Some(user), None).with_context(|| format!("giving {} to the user adit", file.display()))?;
+    let Some(user) = secret_file::service_user() else {
+        return Ok(format!("{}\n{}", made.text, without_user(dir)));
+    };
+    for file in &made.files {
+        if let Err(error) = chown(file, Some(user.uid), Some(user.gid)) {
+            // They would be in the way of the next attempt, and were made here.
+            made.files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+            return Err(error).with_context(|| format!("giving {} to the user {}", file.display(), secret_file::SERVICE_USER));
         }
     }
     Ok(made.text)
+}
+
+fn without_user(dir: &Path) -> String {
+    let user = secret_file::SERVICE_USER;
+    format!(
+        "This machine has no user {user} yet, as whom the service runs. Before it is started:\n  \
+         install -m 644 deploy/sysusers.conf /usr/lib/sysusers.d/adit.conf && systemd-sysusers\n  chown {user} {}/*\n",
+        dir.display()
+    )
 }
 
 fn serve(file: &Path) -> anyhow::Result<()> {
     log::init()?;
     // Before the keys are read.
     private::memory().context("closing the memory of this process to others and to core dumps")?;
-    let config = Config::load(file)?;
+    let config = Config::load(file).map_err(|mistakes| super::Misconfigured(mistakes.to_string()))?;
     enough_descriptors(config.door.connections as u64);
     let mut manager = Manager::open().context("the way to the manager of services that NOTIFY_SOCKET names")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        let mut hangups = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+        let (end, at_once) = adit_relay::drain::asked_to_end().context("listening for SIGTERM")?;
         let server = Server::bind(config).await?;
-        let end = adit_relay::drain::asked_to_end().context("listening for SIGTERM")?;
+        let (reloader, pulse) = (server.reloader(), server.pulse());
         manager.ready();
+        let manager = &manager;
         let end = async {
             end.await;
-            manager.tell(&[NotifyState::Stopping]);
+            let longest = u32::try_from(reloader.longest_end().as_micros()).unwrap_or(u32::MAX);
+            manager.tell(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(longest)]);
         };
-        server.run(end).await;
-        Ok(())
+        let keep = async {
+            loop {
+                tokio::select! {
+                    _ = hangups.recv() => reload(file, &reloader, manager),
+                    () = tokio::time::sleep(PULSE) => {
+                        pulse();
+                        manager.alive();
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = server.run(end, at_once) => Ok(()),
+            never = keep => never,
+        }
     })
+}
+
+/// With a file that has mistakes it goes on as before.
+fn reload(file: &Path, reloader: &Reloader, manager: &Manager) {
+    manager.reloading();
+    match Config::load(file) {
+        // What has changed is told there.
+        Ok(config) => {
+            if let Err(error) = reloader.reload(config) {
+                tracing::error!("nothing was changed: {error:#}");
+            }
+        }
+        Err(mistakes) => {
+            tracing::error!("nothing was changed, since the file has mistakes:\n{}", mistakes.to_string().trim_end())
+        }
+    }
+    manager.reloaded();
 }
 
 /// Each connection is a descriptor.

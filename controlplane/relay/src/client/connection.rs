@@ -2,7 +2,7 @@
 //! socket that takes nothing holds up neither the reading nor the moment at which it is given up.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -15,7 +15,12 @@ use super::events::Delivery;
 use super::failure::{Cause, Failure};
 use super::open::{self, Opened, WebSocket};
 use super::plan::Attempt;
+use crate::limits::PINGS_WAITING_MAX;
 use crate::lobby::dice;
+use crate::quotas::{Rate, Share};
+
+/// How often a relay may ping us. Who does not take the answers is given up long before this is much.
+const PINGS: Rate = Rate { amount: 1, per: Duration::from_secs(1), burst: PINGS_WAITING_MAX as u64 };
 
 /// One attempt, and the registration that comes of it. It ends with what it was worth, which the state has been told.
 pub(super) async fn run(shared: Arc<Shared>, attempt: Attempt) {
@@ -45,6 +50,7 @@ async fn keep(shared: &Shared, relay: usize, socket: WebSocket) -> Cause {
 }
 
 async fn read(shared: &Shared, relay: usize, mut stream: SplitStream<WebSocket>) -> Cause {
+    let mut pings = Share::default();
     loop {
         shared.events.room().await;
         let message = match stream.next().await {
@@ -55,7 +61,12 @@ async fn read(shared: &Shared, relay: usize, mut stream: SplitStream<WebSocket>)
         if let Some((code, why)) = message.as_close() {
             return Cause::of_close(code.into(), why);
         }
-        // Pings are answered by the library; text is nothing that we know.
+        // Pings are answered by the library, and each answer waits until it is sent. A relay pings every few seconds: one that floods
+        // and does not read would fill our memory.
+        if message.is_ping() && pings.take(Instant::now(), 1, PINGS).is_err() {
+            return Cause::Misbehaved("more pings than anybody needs".to_owned());
+        }
+        // Text is nothing that we know.
         if !message.is_binary() {
             continue;
         }

@@ -76,6 +76,10 @@ pub enum Cause {
     },
     LoginNotUnderstood,
     Full,
+    /// This client has logged in too often.
+    TooOften,
+    /// A client with this key is there, and this one only asked whether it would be let in.
+    InUse,
     /// It refuses to begin something that it cannot finish.
     Draining,
     /// It announced that it stops, and was left.
@@ -145,6 +149,8 @@ impl Cause {
             Refusal::UnknownRoom => Cause::UnknownRoom(rooms.to_vec()),
             Refusal::NotListed => Cause::NotListed { key, rooms: rooms.to_vec(), with_token },
             Refusal::Full => Cause::Full,
+            Refusal::TooOften => Cause::TooOften,
+            Refusal::InUse => Cause::InUse,
             Refusal::Draining => Cause::Draining,
             Refusal::ReplacedWait => Cause::Replaced(Duration::ZERO),
             Refusal::BadLogin => Cause::LoginNotUnderstood,
@@ -169,7 +175,7 @@ impl Cause {
     pub(super) fn end(&self) -> End {
         match self {
             Cause::Replaced(wait) => End::Replaced(*wait),
-            Cause::Full | Cause::Draining => End::Busy,
+            Cause::Full | Cause::TooOften | Cause::Draining => End::Busy,
             Cause::WrongPin { .. }
             | Cause::Expired { .. }
             | Cause::NotYetValid { .. }
@@ -180,6 +186,7 @@ impl Cause {
             | Cause::TlsEndsBefore
             | Cause::UnknownRoom(_)
             | Cause::NotListed { .. }
+            | Cause::InUse
             | Cause::LoginNotUnderstood => End::Refused,
             _ => End::Failed,
         }
@@ -212,6 +219,8 @@ impl Cause {
             Cause::NotListed { .. } => "not_listed",
             Cause::LoginNotUnderstood => "login_not_understood",
             Cause::Full => "full",
+            Cause::TooOften => "too_often",
+            Cause::InUse => "in_use",
             Cause::Draining => "draining",
             Cause::Stopping => "stopping",
             Cause::Replaced(_) => "replaced",
@@ -237,7 +246,10 @@ impl Cause {
             Cause::OldTls => {
                 "something in front of the relay ends TLS: have it pass TCP through; a relay itself speaks 1.3".to_owned()
             }
-            Cause::TlsFailed(_) => "look into the log of the relay; a firewall that looks into TLS does this too".to_owned(),
+            Cause::TlsFailed(_) => {
+                "look into the log of the relay: it tells whom it turns away, and why; a firewall that looks into TLS does this too"
+                    .to_owned()
+            }
             Cause::WrongPin { seen, .. } => format!(
                 "if the relay has a new key, which its operator can tell (adit relay init printed it), pin {seen}; if not, somebody \
                  or something in between answers in its place"
@@ -259,13 +271,15 @@ impl Cause {
             }
             Cause::UnknownRoom(_) => "correct the name, or add the room to the configuration of the relay".to_owned(),
             Cause::NotListed { key, with_token: false, .. } => {
-                format!("list the key {key} in the room at the relay, or give the token of the room here")
+                format!("list the key {key} in the room at the relay, or give the token of the room here; or correct the room's name")
             }
             Cause::NotListed { key, .. } => {
-                format!("give the token that the relay has for the room, or list the key {key} there")
+                format!("give the token that the relay has for the room, or list the key {key} there; or correct the room's name")
             }
             Cause::LoginNotUnderstood => "use versions of adit that fit together here and at the relay".to_owned(),
             Cause::Full => "it is tried again; if it stays so, raise the limits of the relay or add another one".to_owned(),
+            Cause::TooOften => "it is tried again, once in ten seconds; what ended the connections before, the log says".to_owned(),
+            Cause::InUse => "nothing: the client with this key is registered; stop it to try with its key".to_owned(),
             Cause::Draining | Cause::Stopping => {
                 "it is tried again; name a second relay, so that one can be restarted".to_owned()
             }
@@ -331,6 +345,8 @@ impl fmt::Display for Cause {
                 let shown = presented.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
                 write!(f, "its certificate is not for {expected} but for {}", if shown.is_empty() { "no name" } else { &shown })
             }
+            Cause::TooOften => f.write_str("the relay has let this client in very often lately, and makes it wait"),
+            Cause::InUse => f.write_str("a client with this key is registered at the relay"),
             Cause::UnknownIssuer => f.write_str("its certificate is signed by no CA that is trusted here"),
             Cause::BadCertificate(why) => write!(f, "its certificate is not accepted: {why}"),
             Cause::NotARelay(status, to) => {
@@ -341,7 +357,11 @@ impl fmt::Display for Cause {
             Cause::TlsEndsBefore => f.write_str("the TLS connection of this client does not end at the relay but before it"),
             Cause::UnknownRoom(rooms) => write!(f, "the relay has no such room ({})", names(rooms)),
             Cause::NotListed { rooms, with_token: true, .. } => {
-                write!(f, "the token is not that of the room, and the key of this client is not listed in it ({})", names(rooms))
+                write!(
+                    f,
+                    "the token is not that of the room, and the key of this client is not listed in it, or there is no such room ({})",
+                    names(rooms)
+                )
             }
             Cause::NotListed { rooms, .. } => write!(f, "the key of this client is not listed in the room ({})", names(rooms)),
             Cause::LoginNotUnderstood => f.write_str("the relay does not understand this login"),
@@ -422,7 +442,7 @@ mod tests {
         for refusal in Refusal::ALL {
             let cause = Cause::of_refusal(refusal, key, &[], false);
             let expected = match refusal {
-                Refusal::Full | Refusal::Draining => End::Busy,
+                Refusal::Full | Refusal::TooOften | Refusal::Draining => End::Busy,
                 Refusal::ReplacedWait => End::Replaced(Duration::ZERO),
                 _ => End::Refused,
             };

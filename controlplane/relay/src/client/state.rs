@@ -2,6 +2,7 @@
 //! sends what [`State::poll_transmit`] gives, and does the rest at [`State::poll_timeout`] and [`State::poll_connect`].
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use adit_engine::random::Random;
@@ -15,7 +16,8 @@ use super::open::Welcome;
 use super::plan::{Attempt, Phase, Plan};
 use super::presence::{Presence, Seen, reached_by};
 use super::pulse::Pulse;
-use crate::queue::{Bounds, Dropped, Popped, Queue};
+use crate::queue::{Bounds, Dropped, Popped, Queue, Source};
+use crate::quotas::Network;
 
 /// Why something was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,7 +165,7 @@ impl State {
         self.events.push_back(Event::Registered { relay: index, welcome });
         if let Some(record) = description(&self.metadata) {
             // There is room: it is the first.
-            let _ = session.queue.push_control(now, record);
+            let _ = session.queue.push_answer(now, record);
         }
         self.choose_home(now);
     }
@@ -266,7 +268,7 @@ impl State {
         let record = ToRelay::Send { to, train }.encode().map_err(Unsent::TooLong)?;
         let relay = &mut self.relays[index];
         if let Some(session) = &mut relay.session {
-            relay.counters.unsent += session.queue.push_train(now, train.kind, record);
+            relay.counters.unsent += session.queue.push_train(now, train.kind, line_of(to), record);
             session.pulse.handle_sent();
         }
         Ok(index)
@@ -277,7 +279,7 @@ impl State {
         let index = self.reach(now, peer).ok_or(Unsent::NotRegistered)?;
         let record = record.encode().map_err(Unsent::TooLong)?;
         if let Some(session) = &mut self.relays[index].session {
-            session.queue.push_control(now, record).map_err(|_| Unsent::Stuck)?;
+            session.queue.push_answer(now, record).map_err(|_| Unsent::Stuck)?;
         }
         Ok(index)
     }
@@ -287,7 +289,7 @@ impl State {
         let record = ToRelay::Describe { metadata: &metadata }.encode().map_err(Unsent::TooLong)?;
         for session in self.relays.iter_mut().filter_map(|relay| relay.session.as_mut()) {
             // Where there is no room the connection is about to be given up, and the next one begins with it.
-            let _ = session.queue.push_control(now, record.clone());
+            let _ = session.queue.push_answer(now, record.clone());
         }
         self.metadata = metadata;
         Ok(())
@@ -299,7 +301,9 @@ impl State {
         let (popped, dropped) = relay.session.as_mut()?.queue.pop(now);
         relay.counters.unsent += dropped;
         match popped? {
-            Popped::Control(record) | Popped::Train(record) => Some(record),
+            Popped::Answer(record) | Popped::Train(record) => Some(record),
+            // Nobody here has any.
+            Popped::News(_) => None,
         }
     }
 
@@ -316,7 +320,7 @@ impl State {
             && let Ok(record) = (ToRelay::Ping { id }).encode()
         {
             // Without room for it, the silence that follows ends the connection.
-            let _ = session.queue.push_control(now, record);
+            let _ = session.queue.push_answer(now, record);
         }
         Ok(())
     }
@@ -386,6 +390,12 @@ impl State {
 /// What others are to know, where there is anything.
 fn description(metadata: &[u8]) -> Option<Vec<u8>> {
     if metadata.is_empty() { None } else { ToRelay::Describe { metadata }.encode().ok() }
+}
+
+/// Trains to one peer wait in a line of their own, and none has more of the way than another.
+fn line_of(peer: PeerKey) -> Source {
+    let conn = peer.0.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+    Source { network: Network::of(Ipv4Addr::UNSPECIFIED.into()), conn }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ fn every_key_says_something() {
     let rooms: Vec<&str> = config.access.0.keys().map(RoomName::as_str).collect();
     assert_eq!(rooms, ["7", "lab"]);
     let lab = &config.access.0[&RoomName::new("lab").unwrap()];
-    assert!(lab.keys.contains(&KEY.parse().unwrap()) && lab.token.is_some());
+    assert!(lab.keys.contains(&KEY.parse().unwrap()) && lab.tokens.len() == 1);
     assert!(config.pages.is_some_and(|pages| pages.listen.is_some_and(|listen| listen.port() == 9466)));
     let (door, hall) = (config.door, config.hall);
     assert_eq!((door.connections, hall.clients, door.connections_of_address), (1000, 1000, 5));
@@ -77,9 +77,19 @@ fn each_mistake_has_its_place_and_its_remedy() {
         ("pages: yes\n", "pages", "not a block", "pages: {"),
         ("idle_s: 0\n", "idle_s", "out of range", "idle_s: 1"),
         ("idle_s: soon\n", "idle_s", "not a whole number", "idle_s: 300"),
-        ("limits: { connections: 0 }\n", "limits.connections", "out of range", "connections: 1"),
+        ("limits: { connections: 0 }\n", "limits.connections", "out of range", "connections: 2"),
+        ("limits: { connections: 500, strangers: 500 }\n", "limits.strangers", "could take them all", "strangers: 125"),
+        (
+            "rooms: { 1: { token_file: lab.token }, \"1\": { token_file: lab.token } }\n",
+            "rooms.1",
+            "given twice",
+            "one of the two",
+        ),
+        ("listen: [\"[::]:443\", 0.0.0.0:443]\n", "listen[1]", "is part of `[::]:443`", "remove"),
+        ("rooms: { lab: { token_file: [a, a, a, a, a] } }\n", "rooms.lab.token_file", "5 tokens", "new.token"),
         ("limits: { handshakes: 5 }\n", "limits.handshakes", "no key `handshakes`", ""),
         ("drain: { to: [relay2] }\n", "drain.to[0]", "names no relay", "relay2.example.org:443"),
+        ("listen: 192.0.2.1:443\ndrain: { to: [192.0.2.1:443] }\n", "drain.to[0]", "is this relay", "relay2"),
         ("drain: { within_s: 99999 }\n", "drain.within_s", "out of range", "within_s: 3600"),
         ("listen: a\nlisten: b\n", "", "this is not YAML", "listen:"),
         ("a: [\n", "", "this is not YAML", "listen:"),
@@ -107,6 +117,18 @@ fn each_mistake_has_its_place_and_its_remedy() {
         let found = mistakes.list.iter().find(|mistake| mistake.key == *key).unwrap_or_else(|| panic!("{text}: {mistakes}"));
         assert!(found.what.contains(what) && found.write.contains(write), "{text}: {mistakes}");
         assert!(!found.expected.is_empty(), "{text}: {mistakes}");
+    }
+}
+
+#[test]
+fn what_a_mistake_says_to_write_is_no_mistake() {
+    let dir = directory();
+    let rooms = "rooms: { lab: { token_file: [lab.token, pages.token] } }\n";
+    for (limits, strangers) in [("connections: 1000", 250), ("connections: 2", 1), ("strangers: 7", 7)] {
+        let config =
+            read(dir.path(), &format!("{HEAD}{rooms}limits: {{ {limits} }}\n")).unwrap_or_else(|wrong| panic!("{wrong}"));
+        assert_eq!(config.strangers, strangers, "{limits}");
+        assert_eq!(config.access.0.values().next().unwrap().tokens.len(), 2);
     }
 }
 

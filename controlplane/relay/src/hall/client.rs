@@ -8,6 +8,7 @@ use adit_proto::relay::{LeftReason, PeerKey, Quota, RoomName};
 
 use super::ConnId;
 use super::settings::Settings;
+use crate::login::Pass;
 use crate::queue::{Dropped, Queue};
 use crate::quotas::Share;
 
@@ -48,6 +49,7 @@ pub(super) struct Client {
     /// In their order.
     pub rooms: Vec<RoomName>,
     pub observed: SocketAddr,
+    pub pass: Pass,
     pub udp: Option<SocketAddr>,
     pub stun_secret: [u8; 8],
     pub metadata: Vec<u8>,
@@ -88,6 +90,7 @@ impl Client {
             key,
             rooms,
             observed,
+            pass: Pass::default(),
             udp: None,
             stun_secret: [0; 8],
             metadata: Vec::new(),
@@ -102,6 +105,11 @@ impl Client {
             counts: ClientCounts::default(),
             told: Told::default(),
         }
+    }
+
+    /// The place of a room among those that it is in: there are never more than a byte counts.
+    pub fn number_of(&self, room: &RoomName) -> Option<u8> {
+        self.rooms.binary_search(room).ok().and_then(|number| number.try_into().ok())
     }
 
     /// A room that both are in.

@@ -30,6 +30,8 @@ counters! {
     turned_away_replaced,
     /// Clients that were not let in: the relay is about to stop.
     turned_away_draining,
+    /// Probes that were not let in: the client with their key is there.
+    turned_away_in_use,
     /// Clients whose connection has ended.
     left_gone,
     /// Clients of whom nothing was heard for too long.
@@ -42,6 +44,10 @@ counters! {
     left_fault,
     /// Clients that left because the relay stops.
     left_drained,
+    /// Clients that may not be in one of their rooms any more.
+    left_revoked,
+    /// Clients that made room in a full room for one that it lists, or for one of a network that has fewer there.
+    left_displaced,
     /// Records that clients sent, of any kind.
     records,
     /// Records of a type that is not known here: a newer client's.
@@ -62,7 +68,7 @@ counters! {
     dropped_ike_late,
     /// Messages of IKE that made room for newer ones.
     dropped_ike_full,
-    /// Trains for which there was no room over all clients.
+    /// Trains that were dropped since too much waited for all clients together.
     dropped_memory,
     /// Trains that waited for a client when it left.
     dropped_left,
@@ -78,6 +84,8 @@ counters! {
     came_back,
     /// Clients that changed what others know of them.
     descriptions,
+    /// Descriptions that were told to a room later, since it had too many at once.
+    descriptions_deferred,
     /// Addresses for UDP that were learned.
     udp_learned,
     /// Records that were refused: too many of them.
@@ -109,6 +117,7 @@ impl Counters {
             NotLetIn::Full => self.turned_away_full += 1,
             NotLetIn::Replaced => self.turned_away_replaced += 1,
             NotLetIn::Draining => self.turned_away_draining += 1,
+            NotLetIn::InUse => self.turned_away_in_use += 1,
         }
     }
 
@@ -119,6 +128,8 @@ impl Counters {
             LeftReason::SLOW => self.left_slow += 1,
             LeftReason::FAULT => self.left_fault += 1,
             LeftReason::DRAINED => self.left_drained += 1,
+            LeftReason::REVOKED => self.left_revoked += 1,
+            LeftReason::DISPLACED => self.left_displaced += 1,
             LeftReason(_) => self.left_gone += 1,
         }
     }

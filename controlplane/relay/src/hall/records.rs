@@ -8,7 +8,8 @@ use adit_proto::relay::{FromRelay, Kind, LeftReason, PeerKey, Quota, RoomName, T
 use super::client::{Client, Shares};
 use super::introductions::starts;
 use super::{ConnId, Hall, cost};
-use crate::quotas::{Rate, Share};
+use crate::queue::Source;
+use crate::quotas::{Network, Rate, Share};
 
 impl Hall {
     /// One binary message of a client. Who sends what is no record is given up.
@@ -104,6 +105,7 @@ impl Hall {
             return;
         }
         let Some(client) = self.clients.get_mut(&conn) else { return };
+        let source = Source { network: Network::of(client.observed.ip()), conn: conn.0 };
         let Ok(record) = (FromRelay::Deliver { from: client.key, train }).encode() else { return };
         client.counts.trains_sent += 1;
         client.counts.bytes_sent += bytes;
@@ -113,11 +115,8 @@ impl Hall {
             entry.counts.trains += 1;
             entry.counts.bytes += bytes;
         }
-        if !self.has_room(now, cost(&record)) {
-            self.counters.dropped_memory += 1;
-            return;
-        }
-        let dropped = self.with_queue(other, |queue| queue.push_train(now, train.kind, record)).unwrap_or_default();
+        self.make_room(now, cost(&record));
+        let dropped = self.with_queue(other, |queue| queue.push_train(now, train.kind, source, record)).unwrap_or_default();
         self.counters.count_dropped(dropped);
         if let Some(receiver) = self.clients.get_mut(&other) {
             receiver.counts.dropped += dropped;
@@ -174,14 +173,17 @@ impl Hall {
             start_in_ms,
         };
         let (to_one, to_two) = (of(two, start_one), of(one, start_two));
-        self.reply(now, conn, &to_one);
-        self.reply(now, other, &to_two);
+        let (one, two) = (one.key, two.key);
+        let (Ok(to_one), Ok(to_two)) = (to_one.encode(), to_two.encode()) else { return };
         self.counters.introductions += 1;
-        for conn in [conn, other] {
+        for (conn, peer, record) in [(conn, two, to_one), (other, one, to_two)] {
+            self.with_queue(conn, |queue| queue.introduction(now, peer, record));
+            self.wake(conn);
             if let Some(client) = self.clients.get_mut(&conn) {
                 client.counts.introductions += 1;
             }
         }
+        self.shed(now);
         if let Some(entry) = self.rooms.get_mut(&room) {
             entry.counts.introductions += 1;
         }
@@ -202,7 +204,9 @@ impl Hall {
             } else {
                 self.counters.came_back += 1;
             }
-            self.reply(now, other, &FromRelay::PeerDirect { peer: key, on });
+            self.with_queue(other, |queue| queue.direct(now, key, on));
+            self.wake(other);
+            self.shed(now);
         }
     }
 
@@ -213,10 +217,57 @@ impl Hall {
         }
         let Some(client) = self.clients.get_mut(&conn).filter(|client| client.metadata != metadata) else { return };
         client.metadata = metadata.to_vec();
-        let (peer, rooms) = (client.key, client.rooms.clone());
+        let rooms = client.rooms.clone();
         self.counters.descriptions += 1;
         for room in rooms {
-            self.say_to_room(now, &room, conn, &FromRelay::Described { room: room.clone(), peer, metadata });
+            self.publish(now, &room, conn);
         }
+        self.shed(now);
+    }
+
+    /// Has a room told of what one of it says of itself now. Where the room has been told much lately it is told later, in the
+    /// order in which it was said, and then of what is true by then.
+    fn publish(&mut self, now: Instant, room: &RoomName, conn: ConnId) {
+        let Some(peer) = self.clients.get(&conn).map(|client| client.key) else { return };
+        let waits = self.rooms.get(room).is_some_and(|entry| !entry.unpublished.is_empty());
+        if !waits && self.may_publish(now, room, conn) {
+            self.mark_room(room, conn, |client, number| client.queue.described(now, number, peer));
+        } else if let Some(entry) = self.rooms.get_mut(room).filter(|entry| !entry.unpublished.contains(&peer)) {
+            entry.unpublished.push_back(peer);
+            self.counters.descriptions_deferred += 1;
+        }
+    }
+
+    /// Charges a room for what it costs to tell it. Whom it is told with something that waits already costs nothing.
+    fn may_publish(&mut self, now: Instant, room: &RoomName, conn: ConnId) -> bool {
+        let (Some(client), Some(entry)) = (self.clients.get(&conn), self.rooms.get(room)) else { return false };
+        let is_new = |other: &&ConnId| {
+            let known = |other: &Client| other.number_of(room).is_some_and(|number| other.queue.is_marked(number, client.key));
+            **other != conn && !self.clients.get(*other).is_some_and(known)
+        };
+        let length = client.metadata.len() + room.as_str().len() + PeerKey::LEN;
+        let bytes = (entry.peers.values().filter(is_new).count() * length) as u64;
+        let rate = self.settings.room_news;
+        self.rooms.get_mut(room).is_some_and(|entry| entry.news.take(now, bytes, rate).is_ok())
+    }
+
+    /// Tells rooms what they could not be told before.
+    pub(super) fn publish_rest(&mut self, now: Instant) {
+        let waiting = self.rooms.iter().filter(|(_, entry)| !entry.unpublished.is_empty());
+        let rooms: Vec<RoomName> = waiting.map(|(room, _)| room.clone()).collect();
+        for room in rooms {
+            while let Some(entry) = self.rooms.get_mut(&room)
+                && let Some(peer) = entry.unpublished.front().copied()
+            {
+                if let Some(conn) = entry.peers.get(&peer).copied() {
+                    if !self.may_publish(now, &room, conn) {
+                        break;
+                    }
+                    self.mark_room(&room, conn, |client, number| client.queue.described(now, number, peer));
+                }
+                self.rooms.get_mut(&room).and_then(|entry| entry.unpublished.pop_front());
+            }
+        }
+        self.shed(now);
     }
 }

@@ -1,6 +1,6 @@
 //! Rooms: who is in them, what was counted of them, and who has left them when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use adit_proto::relay::{PeerKey, RoomName};
@@ -34,6 +34,9 @@ pub struct RoomView {
 pub(super) struct Room {
     pub peers: BTreeMap<PeerKey, ConnId>,
     pub bytes: Share,
+    /// What is told of peers that say something else of themselves, and those of whom it is still to be told.
+    pub news: Share,
+    pub unpublished: VecDeque<PeerKey>,
     pub counts: RoomCounts,
 }
 

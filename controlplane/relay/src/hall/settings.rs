@@ -30,6 +30,8 @@ pub struct Settings {
     /// Of each client: what is told to another one, and what is told to all of its rooms.
     pub requests: Rate,
     pub descriptions: Rate,
+    /// Bytes of what peers say of themselves that all others of a room are told.
+    pub room_news: Rate,
     /// Bytes of trains of one room, and of all.
     pub room_bytes: Rate,
     pub total_bytes: Rate,
@@ -52,6 +54,7 @@ impl Default for Settings {
             ike_bytes: Rate::per_second(1 << 20),
             requests: Rate { burst: 2 * PEERS_OF_ROOM_MAX as u64, ..Rate::per_second(100) },
             descriptions: Rate { burst: 4, ..Rate::per_second(1) },
+            room_news: Rate { burst: 16 << 20, ..Rate::per_second(4 << 20) },
             room_bytes: Rate::per_second(256 << 20),
             total_bytes: Rate::per_second(2 << 30),
         }
@@ -68,4 +71,6 @@ pub struct Farewell {
     pub try_for: Duration,
     /// Where else they may go.
     pub to: Vec<HostPort>,
+    /// They are closed when they have been told.
+    pub closes: bool,
 }

@@ -1,11 +1,16 @@
 //! What stands in the way of a registration, each thing as it is in the field, and what the client says of it: place, cause and remedy.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_proto::relay::{FromRelay, STUN_KEY_LEN, SUBPROTOCOL};
 use adit_relay::client::{self, Failure};
 use adit_relay::login::Token;
 use adit_relay::tls::{self, Credentials, Pin, Trust};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::RootCertStore;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -188,4 +193,42 @@ async fn who_does_not_answer_is_told_by_the_step() {
     let nowhere = fail("nowhere.invalid:443".parse().unwrap()).await;
     assert!(["no_address", "timed_out"].contains(&nowhere.cause.word()), "{nowhere}");
     assert!(nowhere.to_string().starts_with("nowhere.invalid:443: ") && nowhere.to_string().contains("name server"), "{nowhere}");
+}
+
+/// Each ping has an answer that waits until it is sent: a relay that pings all the time and reads nothing would fill its clients.
+#[tokio::test]
+async fn a_relay_that_pings_all_the_time_is_left() {
+    let relay = Relay::new().await;
+    let address = listen_tls(&relay.credentials(), |mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { return };
+            head.push(byte);
+        }
+        let head = String::from_utf8(head).expect("text");
+        let key = head.lines().find_map(|line| line.to_lowercase().starts_with("sec-websocket-key:").then(|| line[18..].trim()));
+        let both = format!("{}258EAFA5-E914-47DA-95CA-C5AB0DC85B11", key.expect("a key"));
+        let accept = STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, both.as_bytes()));
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\
+             Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n"
+        );
+        let welcome = FromRelay::Welcome {
+            observed: SocketAddr::from(([192, 0, 2, 1], 1000)),
+            stun_key: [0; STUN_KEY_LEN],
+            idle_ms: 300_000,
+            rooms: vec![room("lab")],
+        };
+        let welcome = welcome.encode().expect("a record");
+        // Frames of one piece, binary and then pings without end (RFC 6455 §5.2).
+        let mut bytes = [answer.as_bytes(), &[0x82, welcome.len() as u8], &welcome].concat();
+        while stream.write_all(&bytes).await.is_ok() {
+            bytes = [0x89, 4, 1, 2, 3, 4].repeat(50);
+        }
+    })
+    .await;
+    let (_handle, mut events) = crate::site::client(vec![client::Relay { at: host_port(address), ..relay.lab() }]);
+    crate::site::registered(&mut events, 0).await;
+    let failure = crate::site::failed(&mut events, 0).await;
+    says(&failure, "misbehaved", &["more pings than anybody needs"]);
 }

@@ -116,7 +116,7 @@ impl Relay {
                 }
             };
             let _ = told.send(server.addresses()[0]);
-            server.run(async { drop(ended.await) }).await;
+            server.run(async { drop(ended.await) }, std::future::pending()).await;
         });
         let address = soon("the relay listens", address).await.expect("an address");
         let token = Token::from_file(&std::fs::read(directory.path().join("lab.token")).expect("a token")).expect("a token");
@@ -138,7 +138,8 @@ impl Relay {
     /// How a client that has the token of `lab` comes here.
     pub fn lab(&self) -> client::Relay {
         let trust = Trust::Pins(vec![self.pin]);
-        client::Relay { at: host_port(self.address), trust, rooms: vec![room("lab")], token: Some(self.token.clone()) }
+        let token = Some(self.token.clone());
+        client::Relay { at: host_port(self.address), trust, rooms: vec![room("lab")], token, is_probe: false }
     }
 
     pub fn credentials(&self) -> Credentials {

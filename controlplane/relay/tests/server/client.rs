@@ -170,6 +170,11 @@ impl Client {
         self.say(&ToRelay::Send { to, train: Train { kind: Kind::Esp, class: 0xb9, segment, payload } }).await;
     }
 
+    /// Its connection, on which anything may be written.
+    pub fn into_stream(self) -> Tls {
+        self.socket.into_inner()
+    }
+
     pub fn socket(&mut self) -> &mut WebSocketStream<Tls> {
         &mut self.socket
     }

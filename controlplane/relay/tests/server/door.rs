@@ -88,3 +88,38 @@ async fn an_address_has_so_many_connections_and_no_more() {
     drop(first);
     until("its place is free", async || tls_from([127, 0, 0, 1], relay.address, relay.pin).await.is_ok()).await;
 }
+
+/// Somebody behind the same NAT who holds all that the address may have, and says nothing.
+#[tokio::test]
+async fn silent_neighbours_at_one_address_keep_nobody_out() {
+    let relay = Relay::new(&format!("{LAB}limits: {{ connections_of_address: 4, {NO_HURRY} }}\n")).await;
+    let first = Client::join(&relay, &["lab"]).await;
+    let mut crowd = Vec::new();
+    for _ in 0..20 {
+        crowd.extend(silent([127, 0, 0, 1], relay.address).await);
+    }
+    let _second = Client::join(&relay, &["lab"]).await;
+    let (_third, _fourth) = (Client::join(&relay, &["lab"]).await, Client::join(&relay, &["lab"]).await);
+    // Those who have logged in make room for nobody.
+    assert!(tls_from([127, 0, 0, 1], relay.address, relay.pin).await.is_err());
+    drop(first);
+    until("its place is free", async || tls_from([127, 0, 0, 1], relay.address, relay.pin).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn strangers_that_hold_all_places_make_room_for_who_comes() {
+    let relay = Relay::new(&format!("{LAB}limits: {{ connections: 8, strangers: 7, {NO_HURRY} }}\n")).await;
+    let mut crowd = Vec::new();
+    for n in 0..20 {
+        crowd.extend(silent([127, 41, n, 1], relay.address).await);
+    }
+    let (mut one, two) = (Client::join(&relay, &["lab"]).await, Client::join(&relay, &["lab"]).await);
+    one.hear_of("the other", |record| matches!(record, FromRelay::Joined { peer, .. } if *peer == two.key)).await;
+    let mut more = Vec::new();
+    for n in 0..20 {
+        more.extend(silent([127, 42, n, 1], relay.address).await);
+    }
+    let three = Client::join(&relay, &["lab"]).await;
+    one.hear_of("a third", |record| matches!(record, FromRelay::Joined { peer, .. } if *peer == three.key)).await;
+    assert_eq!(relay.refused("connections").await, 0);
+}

@@ -1,5 +1,6 @@
 //! Who is let in, and what the others are told.
 
+use adit_proto::relay::{FromRelay, ToRelay};
 use adit_relay::init;
 use adit_relay::key::ClientKey;
 use adit_relay::login::{self, Token};
@@ -10,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::{Client, exporter, room, tls, tls_from, upgrade};
-use crate::relay::{Relay, other_credentials, soon, until};
+use crate::relay::{NO_HURRY, Relay, other_credentials, soon, until};
 
 fn key() -> ClientKey {
     ClientKey::generate().expect("a key")
@@ -31,6 +32,7 @@ async fn a_wrong_login_is_refused_with_one_word_that_says_why() {
     let wrong = Token::from_file(b"a-token-that-is-another-one");
     let stranger = key();
     assert_eq!(word(&relay, &stranger, &["attic"], Some(&relay.token)).await, "unknown-room");
+    assert_eq!(word(&relay, &stranger, &["attic"], None).await, "not-listed", "who may be nowhere learns no names");
     assert_eq!(word(&relay, &stranger, &["lab"], None).await, "not-listed");
     assert_eq!(word(&relay, &stranger, &["lab"], wrong.as_ref()).await, "not-listed");
     assert_eq!(word(&relay, &stranger, &["yard"], Some(&relay.token)).await, "not-listed");
@@ -45,7 +47,7 @@ async fn a_wrong_login_is_refused_with_one_word_that_says_why() {
     let header = login::header(&stranger, &exporter(&stream), &[room("yard")], None);
     let header = header.replace(&stranger.public().to_string(), &listed.public().to_string());
     assert_eq!(upgrade(stream, &header).await.err(), Some((403, "bad-signature".to_owned())));
-    for (why, times) in [("unknown-room", 1), ("not-listed", 4), ("bad-login", 1), ("bad-signature", 1)] {
+    for (why, times) in [("unknown-room", 1), ("not-listed", 5), ("bad-login", 1), ("bad-signature", 1)] {
         assert_eq!(relay.refused(why).await, times, "{why}");
     }
 }
@@ -58,6 +60,41 @@ async fn a_login_that_is_replayed_on_another_connection_is_refused() {
     let replayed = upgrade(tls(&relay).await, &header).await.err();
     assert_eq!(replayed, Some((403, "bad-signature".to_owned())));
     assert!(upgrade(stream, &header).await.is_ok(), "where it belongs it holds");
+}
+
+#[tokio::test]
+async fn a_probe_finds_out_whether_it_may_and_takes_nobodys_place() {
+    let listed = key();
+    let relay = Relay::new(&format!("rooms:\n  yard: {{ keys: [{}] }}\n", listed.public())).await;
+    let mut gateway = Client::login(&relay, &listed, &["yard"], None).await.expect("let in");
+    for (probing, expected) in [(&listed, (409, "in-use")), (&key(), (403, "not-listed"))] {
+        let stream = tls(&relay).await;
+        let header = login::header(probing, &exporter(&stream), &[room("yard")], None);
+        let refused = upgrade(stream, &format!("{}{}", *header, login::PROBE)).await.err();
+        assert_eq!(refused, Some((expected.0, expected.1.to_owned())));
+    }
+    gateway.say(&ToRelay::Ping { id: 3 }).await;
+    gateway.hear_of("an answer", |record| matches!(record, FromRelay::Pong { id: 3 })).await;
+}
+
+#[tokio::test]
+async fn who_is_refused_is_not_taken_for_one_who_comes_too_often() {
+    let limits = format!("limits: {{ peers_of_room: 1, {NO_HURRY} }}\n");
+    let relay = Relay::new(&format!("rooms:\n  lab: {{ token_file: lab.token }}\n{limits}")).await;
+    let inside = Client::join(&relay, &["lab"]).await;
+    let waits = key();
+    for _ in 0..12 {
+        let refused = Client::login(&relay, &waits, &["lab"], Some(&relay.token)).await.err();
+        assert_eq!(refused, Some((503, "full".to_owned())));
+    }
+    drop(inside);
+    until("there is room", async || Client::login(&relay, &waits, &["lab"], Some(&relay.token)).await.is_ok()).await;
+    let mut last = None;
+    until("it comes too often", async || {
+        last = Client::login(&relay, &waits, &["lab"], Some(&relay.token)).await.err();
+        last.as_ref().is_some_and(|(_, word)| word == "too-often")
+    })
+    .await;
 }
 
 #[tokio::test]

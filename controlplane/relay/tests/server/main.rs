@@ -7,4 +7,5 @@ mod hostile;
 mod login;
 mod pages;
 mod relay;
+mod reload;
 mod sessions;

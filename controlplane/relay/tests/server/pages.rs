@@ -69,6 +69,26 @@ async fn where_the_file_says_so_the_pages_are_shown_without_tls() {
     assert!(ask("/v1/relay", "").await.starts_with("HTTP/1.1 404"));
 }
 
+/// Silent connections of whoever reaches that port.
+#[tokio::test]
+async fn silent_connections_blind_nobody_who_asks_for_a_page() {
+    let relay =
+        Relay::new("rooms:\n  lab: { token_file: lab.token }\npages: { listen: 127.0.0.1:0, token_file: pages.token }\n").await;
+    let address = relay.pages.expect("a second listener");
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(address).await.expect("a connection"));
+    }
+    for method in ["GET", "HEAD"] {
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        let head = format!("{method} /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("the request goes out");
+        let mut answer = String::new();
+        soon("an answer", stream.read_to_string(&mut answer)).await.expect("text");
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n") == (method == "GET"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn without_a_token_in_the_file_there_are_no_pages() {
     let relay = Relay::without_pages("rooms:\n  lab: { token_file: lab.token }\n").await;

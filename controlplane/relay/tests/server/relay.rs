@@ -9,7 +9,7 @@ use std::time::Duration;
 use adit_relay::config::Config;
 use adit_relay::init;
 use adit_relay::login::Token;
-use adit_relay::server::Server;
+use adit_relay::server::{Reloaded, Reloader, Server};
 use adit_relay::tls::Pin;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -44,7 +44,9 @@ pub struct Relay {
     pub token: Token,
     pub pages_token: String,
     directory: TempDir,
+    reloader: Reloader,
     end: Option<oneshot::Sender<()>>,
+    again: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
 }
 
@@ -74,9 +76,10 @@ impl Relay {
         let server = Server::bind(config).await.expect("free ports");
         let (end, ended) = oneshot::channel::<()>();
         let (address, pages) = (server.addresses()[0], server.pages_address());
-        let running = tokio::spawn(server.run(async move {
-            let _ = ended.await;
-        }));
+        let (again, ended_again) = oneshot::channel::<()>();
+        let reloader = server.reloader();
+        let end_of = async |ended: oneshot::Receiver<()>| drop(ended.await);
+        let running = tokio::spawn(server.run(end_of(ended), end_of(ended_again)));
         Relay {
             address,
             pages,
@@ -84,7 +87,9 @@ impl Relay {
             token: Token::from_file(&read("lab.token")).expect("a token"),
             pages_token: String::from_utf8(read("pages.token")).expect("text").trim().to_owned(),
             directory,
+            reloader,
             end: Some(end),
+            again: Some(again),
             running,
         }
     }
@@ -96,6 +101,23 @@ impl Relay {
     /// Asks it to end, as SIGTERM does.
     pub fn end(&mut self) {
         drop(self.end.take());
+    }
+
+    /// Asks it once more.
+    pub fn end_again(&mut self) {
+        drop(self.again.take());
+    }
+
+    /// Writes other lines into its file, and has it read, as SIGHUP does.
+    pub fn reload(&self, lines: &str) -> Reloaded {
+        self.write(lines);
+        let config = Config::load(&self.file("test.yaml")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        self.reloader.reload(config).expect("a certificate that can be used")
+    }
+
+    fn write(&self, lines: &str) {
+        let text = format!("listen: 127.0.0.1:0\ncertificate: relay.crt\nkey: relay.key\n{lines}");
+        std::fs::write(self.file("test.yaml"), text).expect("a file");
     }
 
     /// Waits until it has ended.

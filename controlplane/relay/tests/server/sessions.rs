@@ -1,9 +1,12 @@
 //! What clients do with each other over a relay, and what the relay says when one of them or it itself ends.
 
 use adit_proto::relay::{FromRelay, Kind, LeftReason, ToRelay, Train};
+use adit_relay::config::Config;
 use adit_relay::key::ClientKey;
+use adit_relay::login::Token;
+use adit_relay::server::Server;
 
-use crate::client::{Client, room};
+use crate::client::{Client, room, tls_from};
 use crate::relay::{Relay, soon, until};
 
 #[tokio::test]
@@ -127,10 +130,77 @@ async fn a_relay_that_ends_tells_its_clients_and_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn who_does_not_go_is_closed_when_the_time_is_over() {
-    let mut relay = Relay::new("rooms:\n  lab: { token_file: lab.token }\ndrain: { within_s: 1 }\n").await;
+async fn who_does_not_go_elsewhere_is_closed_when_the_time_is_over() {
+    let mut relay =
+        Relay::new("rooms:\n  lab: { token_file: lab.token }\ndrain: { to: [relay2.example.org:443], within_s: 1 }\n").await;
     let mut stays = Client::join(&relay, &["lab"]).await;
     relay.end();
     assert_eq!(soon("the end", stays.hear_end()).await, Some(1012), "service restart");
     relay.ended().await;
+}
+
+/// A restart is over as soon as all have been told, whoever stays: clients, and strangers who say nothing.
+#[tokio::test]
+async fn a_relay_without_others_ends_as_soon_as_it_has_told_its_clients() {
+    let mut relay = Relay::new("rooms:\n  lab: { token_file: lab.token }\ndrain: { within_s: 3600 }\n").await;
+    let mut client = Client::join(&relay, &["lab"]).await;
+    let _silent = tokio::net::TcpStream::connect(relay.address).await.expect("a connection");
+    relay.end();
+    let heard = client.hear_of("when to come back", |record| matches!(record, FromRelay::Drain { .. })).await;
+    assert!(matches!(heard.record(), FromRelay::Drain { come_back_in_ms: 1000.., .. }), "{:?}", heard.record());
+    assert_eq!(soon("the end", client.hear_end()).await, Some(1012));
+    // The test has less patience than `within_s`.
+    relay.ended().await;
+}
+
+#[tokio::test]
+async fn who_asks_twice_is_not_kept_waiting() {
+    let mut relay =
+        Relay::new("rooms:\n  lab: { token_file: lab.token }\ndrain: { to: [relay2.example.org:443], within_s: 3600 }\n").await;
+    let mut stays = Client::join(&relay, &["lab"]).await;
+    relay.end();
+    stays.hear_of("where to go", |record| matches!(record, FromRelay::Drain { .. })).await;
+    relay.end_again();
+    relay.ended().await;
+}
+
+#[tokio::test]
+async fn the_next_relay_listens_while_the_clients_of_this_one_go() {
+    let directory = tempfile::tempdir().expect("a directory");
+    adit_relay::init::init(directory.path(), "localhost").expect("a new relay");
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let (at, pages) = (free(), free());
+    let file = directory.path().join("test.yaml");
+    let text = format!(
+        "listen: \"{at}\"\ncertificate: relay.crt\nkey: relay.key\nrooms:\n  lab: {{ token_file: lab.token }}\n\
+         pages: {{ listen: \"{pages}\", token_file: pages.token }}\ndrain: {{ to: [relay2.example.org:443], within_s: 3600 }}\n"
+    );
+    std::fs::write(&file, text).expect("a file");
+    let config = Config::load(&file).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let first = Server::bind(config.clone()).await.expect("free ports");
+    let first = tokio::spawn(first.run(async { drop(ended.await) }, std::future::pending()));
+    let token = Token::from_file(&std::fs::read(directory.path().join("lab.token")).expect("a token")).expect("a token");
+    let join = async || {
+        let stream = tls_from([127, 0, 0, 1], at, config.credentials.pin).await.expect("TLS");
+        Client::login_on(stream, &ClientKey::generate().expect("a key"), &["lab"], Some(&token)).await.expect("let in")
+    };
+    let mut stays = join().await;
+    drop(end);
+    stays.hear_of("where to go", |record| matches!(record, FromRelay::Drain { .. })).await;
+    let mut second = None;
+    until("the next one listens", async || {
+        second = Server::bind(config.clone()).await.ok();
+        second.is_some()
+    })
+    .await;
+    let second = second.expect("it listens");
+    let second = tokio::spawn(second.run(std::future::pending(), std::future::pending()));
+    let mut newcomer = join().await;
+    newcomer.hear().await.expect("a welcome");
+    // The first one still passes on what its clients send.
+    stays.say(&ToRelay::Ping { id: 5 }).await;
+    stays.hear_of("an answer", |record| matches!(record, FromRelay::Pong { id: 5 })).await;
+    second.abort();
+    first.abort();
 }

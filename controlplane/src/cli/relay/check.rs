@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adit_proto::relay::{HostPort, Kind, PeerKey, RoomName, Train};
-use adit_relay::client::{self, Client, Event, Events, Handle, ProxyChoice};
+use adit_relay::client::{self, Cause, Client, Event, Events, Handle, ProxyChoice};
 use adit_relay::config;
 use adit_relay::key::ClientKey;
 use adit_relay::login::Token;
+use adit_relay::secret_file;
 use adit_relay::tls::{Pin, Trust};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -50,7 +51,8 @@ pub(super) struct Check {
     /// The file with the token of the room; without it the room must list the key of this client
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Be the client whose key is in this directory; it is made where there is none. Without it, one that nobody knows
+    /// Be the client whose key is in this directory. Where that one is registered, no more is found out than that it may be
+    /// there: nobody takes its place. Without it, one that nobody knows
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -93,7 +95,8 @@ pub(super) fn run(check: &Check) -> anyhow::Result<(String, bool)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     for place in places {
         let key = match &check.state_dir {
-            Some(dir) => ClientKey::load_or_create(dir)?,
+            // None is made: the gateway could not read one of this user's.
+            Some(dir) => ClientKey::load(dir)?,
             None => ClientKey::generate()?,
         };
         let _ = writeln!(report.text, "relay {}, room {}", place.relay.at, place.relay.rooms[0]);
@@ -106,7 +109,10 @@ pub(super) fn run(check: &Check) -> anyhow::Result<(String, bool)> {
 /// What is to be tried.
 fn places(check: &Check, report: &mut Report) -> anyhow::Result<Vec<Place>> {
     if let Some(file) = &check.config {
-        return places_of(&config::Config::load(file)?, report);
+        let config = config::Config::load(file)?;
+        // Whoever asks may read more than the service.
+        config.files.iter().filter_map(|file| secret_file::closed_to_service(file)).for_each(|why| report.wrong(why));
+        return places_of(&config, report);
     }
     let (Some(at), Some(room)) = (check.relay.clone(), check.room.clone()) else {
         bail!("name the relay and one of its rooms: --relay HOST:PORT --pin PIN --room ROOM");
@@ -116,7 +122,10 @@ fn places(check: &Check, report: &mut Report) -> anyhow::Result<Vec<Place>> {
         None => Trust::Pins(check.pin.clone()),
     };
     let token = check.token_file.as_deref().map(token).transpose()?;
-    Ok(vec![Place { relay: client::Relay { at, trust, rooms: vec![room], token }, proxy: ProxyChoice::Environment }])
+    Ok(vec![Place {
+        relay: client::Relay { at, trust, rooms: vec![room], token, is_probe: true },
+        proxy: ProxyChoice::Environment,
+    }])
 }
 
 fn token(file: &Path) -> anyhow::Result<Token> {
@@ -131,10 +140,10 @@ fn places_of(config: &config::Config, report: &mut Report) -> anyhow::Result<Vec
     let at = HostPort::new(&here(*listen).to_string())?;
     let mut places = Vec::new();
     for (room, guests) in &config.access.0 {
-        match &guests.token {
+        match guests.tokens.first() {
             Some(token) => {
-                let trust = Trust::Pins(vec![config.credentials.pin]);
-                let relay = client::Relay { at: at.clone(), trust, rooms: vec![room.clone()], token: Some(token.clone()) };
+                let (trust, token) = (Trust::Pins(vec![config.credentials.pin]), Some(token.clone()));
+                let relay = client::Relay { at: at.clone(), trust, rooms: vec![room.clone()], token, is_probe: true };
                 // It is this machine.
                 places.push(Place { relay, proxy: ProxyChoice::None });
             }
@@ -163,8 +172,15 @@ async fn try_place(place: Place, key: ClientKey, report: &mut Report) -> anyhow:
     let began = Instant::now();
     let welcome = match registered(&mut events).await {
         Ok(welcome) => welcome,
-        Err(failure) => {
-            report.wrong(failure);
+        Err(NotIn { is_in_use: true, .. }) => {
+            report.well(format_args!("{} may be there, and is registered at this moment", handle.key()));
+            report.note(
+                "no message was passed: that would take its place; without --state-dir, with the token of the room, one is",
+            );
+            return Ok(());
+        }
+        Err(NotIn { why, .. }) => {
+            report.wrong(why);
             return Ok(());
         }
     };
@@ -188,7 +204,7 @@ async fn try_place(place: Place, key: ClientKey, report: &mut Report) -> anyhow:
     }
     let (second, mut second_events) = start(&place, ClientKey::generate()?)?;
     match registered(&mut second_events).await {
-        Err(failure) => report.wrong(format_args!("a second client, which the message was for: {failure}")),
+        Err(NotIn { why, .. }) => report.wrong(format_args!("a second client, which the message was for: {why}")),
         Ok(_) => pass(&handle, &mut events, &second, &mut second_events, report).await,
     }
     Ok(())
@@ -199,19 +215,29 @@ fn start(place: &Place, key: ClientKey) -> anyhow::Result<(Handle, Events)> {
     Ok(Client::start(client::Config { relays: vec![place.relay.clone()], key, metadata, proxy: place.proxy.clone() })?)
 }
 
+/// Why a client is not registered.
+struct NotIn {
+    why: String,
+    /// The one whose key it has is, and this one would be let in without it.
+    is_in_use: bool,
+}
+
 /// The first attempt counts: whoever sets up a relay wants to know now.
-async fn registered(events: &mut Events) -> Result<client::Welcome, String> {
+async fn registered(events: &mut Events) -> Result<client::Welcome, NotIn> {
+    let not_in = |why: String| NotIn { why, is_in_use: false };
     let first = async {
         loop {
             match events.next().await {
                 Some(Event::Registered { welcome, .. }) => return Ok(welcome),
-                Some(Event::Failed { failure, .. }) => return Err(failure.to_string()),
+                Some(Event::Failed { failure, .. }) => {
+                    return Err(NotIn { why: failure.to_string(), is_in_use: failure.cause == Cause::InUse });
+                }
                 Some(_) => {}
-                None => return Err("the client ended".to_owned()),
+                None => return Err(not_in("the client ended".to_owned())),
             }
         }
     };
-    timeout(PATIENCE, first).await.unwrap_or_else(|_| Err(format!("nothing came of it in {} s", PATIENCE.as_secs())))
+    timeout(PATIENCE, first).await.unwrap_or_else(|_| Err(not_in(format!("nothing came of it in {} s", PATIENCE.as_secs()))))
 }
 
 async fn round_trip(handle: &Handle) -> Option<Duration> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use adit_proto::relay::{FromRelay, Kind, LeftReason, PeerKey, Quota, RoomName, ToRelay, Train};
 
 use super::super::*;
+use crate::login::Pass;
 use crate::testing::{Dice, start};
 
 /// A record as a client reads it. Peers are numbers, rooms their names.
@@ -42,7 +43,7 @@ pub fn train(kind: Kind, payload: &[u8]) -> Train<'_> {
 }
 
 impl Seen {
-    fn of(bytes: &[u8]) -> Seen {
+    pub fn of(bytes: &[u8]) -> Seen {
         let text = |room: RoomName| room.to_string();
         match FromRelay::decode(bytes).expect("a record").expect("a known one") {
             FromRelay::Welcome { rooms, .. } => Seen::Welcome(rooms.into_iter().map(text).collect()),
@@ -85,7 +86,12 @@ impl House {
     }
 
     pub fn try_enter(&mut self, n: u8, rooms: &[&str]) -> Result<ConnId, NotLetIn> {
-        let newcomer = Newcomer { key: key(n), rooms: rooms.iter().map(|name| room(name)).collect(), observed: address(n) };
+        self.try_enter_from(address(n), n, rooms, Pass::default())
+    }
+
+    /// From an address, with a pass.
+    pub fn try_enter_from(&mut self, from: SocketAddr, n: u8, rooms: &[&str], pass: Pass) -> Result<ConnId, NotLetIn> {
+        let newcomer = Newcomer { key: key(n), rooms: rooms.iter().map(|name| room(name)).collect(), observed: from, pass };
         self.hall.connect(self.now, newcomer, &mut self.dice)
     }
 
@@ -141,7 +147,12 @@ impl House {
         assert_eq!(hall.train_bytes, queues().map(Queue::train_bytes).sum::<usize>());
         assert!(hall.control_bytes <= hall.settings.control_bytes_of_all);
         assert!(hall.train_bytes <= hall.settings.train_bytes_of_all);
-        assert!(queues().all(|queue| queue.control_bytes() <= hall.settings.queue.control_bytes));
+        assert!(queues().all(|queue| queue.answer_bytes() <= hall.settings.queue.control_bytes));
+        let mut waiting: BTreeMap<Network, usize> = BTreeMap::new();
+        for client in hall.clients.values().filter(|client| client.queue.train_bytes() > 0) {
+            *waiting.entry(Network::of(client.observed.ip())).or_default() += client.queue.train_bytes();
+        }
+        assert_eq!(hall.waiting, waiting);
         assert!(hall.untold.is_empty(), "somebody was not told");
         let in_hall = hall.clients.iter().filter(|(_, client)| client.closing.is_none());
         assert!(in_hall.clone().all(|(conn, client)| hall.holders.get(&client.key) == Some(conn)));
