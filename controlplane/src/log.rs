@@ -1,7 +1,7 @@
 //! Where messages go and how they are written: for people; for journald, which keeps time and level itself; or as JSON for programs.
 //!
-//! Text that others have a hand in is a [`Shown`](adit_engine::shown::Shown) long before it comes here. [`Showing`] is the last gate behind
-//! that, for whatever else a line is made of: names from files, errors of libraries, what the data plane says.
+//! Text that others have a hand in is a [`Shown`](adit_engine::shown::Shown) long before it comes here. [`Showing`] is the last
+//! gate behind that, for whatever else a line is made of: names from files, errors of libraries, what the data plane says.
 
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -88,8 +88,8 @@ pub fn last_words(text: &str) {
     }
 }
 
-/// Writes what shows as it is, everything else as `\u{a}`. A message may have several lines: those after the first are indented, so that
-/// none looks like a message of its own.
+/// Writes what shows as it is, everything else as `\u{a}`. A message may have several lines: those after the first are indented,
+/// so that none looks like a message of its own.
 struct Showing<'a, W> {
     out: &'a mut W,
     indent: &'static str,
@@ -234,11 +234,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a line is made of: no control character, nothing that hides or turns what is beside it, and no line that looks like
-        /// a message of its own.
+        /// Whatever a line is made of: no control character, nothing that hides or turns what is beside it, and no line that
+        /// looks like a message of its own.
         #[test]
         fn nothing_in_a_message_is_obeyed_or_looks_like_another_one(
-            text in "\\PC{0,9}([\\x00-\\x1f\\x7f-\\x9f\u{ad}\u{200b}\u{202e}\u{2028}\u{3164}\u{e0041}]|\\n<3>up|\\n2026 ERROR x){1,4}\\PC{0,9}",
+            text in concat!(
+                "\\PC{0,9}([\\x00-\\x1f\\x7f-\\x9f\u{ad}\u{200b}\u{202e}\u{2028}\u{3164}\u{e0041}]",
+                "|\\n<3>up|\\n2026 ERROR x){1,4}\\PC{0,9}",
+            ),
             any: String,
         ) {
             for journal in [false, true] {

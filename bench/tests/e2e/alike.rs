@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::ike_tunnel::{ROLES, patient, peer};
 use crate::reaches;
 
-/// One family for each fact that an operator needs, whoever makes the keys, by Prometheus' conventions. The names are kept here and not only in
-/// docs/metrics.md: boards and alarms are made of them.
+/// One family for each fact that an operator needs, whoever makes the keys, by Prometheus' conventions. The names are kept here
+/// and not only in docs/metrics.md: boards and alarms are made of them.
 const FAMILIES: [(&str, &str); 22] = [
     ("adit_peer_up", "gauge"),
     ("adit_peer_last_handshake_timestamp_seconds", "gauge"),

@@ -44,8 +44,8 @@ fn there_is_no_dev_net_tun() -> Result<()> {
     fails_with(&mut lab, &mut command, &["/dev/net/tun", "modprobe tun"])
 }
 
-/// Gives all that is below the lab's directory, with copies of the programs, to a user who is not root; gives the beginning of a command as
-/// that user with these capabilities and no others.
+/// Gives all that is below the lab's directory, with copies of the programs, to a user who is not root; gives the beginning of a
+/// command as that user with these capabilities and no others.
 fn as_nobody(lab: &Lab, capabilities: &[&str]) -> Result<Command> {
     fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755))?;
     chown(lab.dir(), Some(NOBODY), Some(NOBODY))?;

@@ -270,8 +270,8 @@ fn a_bad_datagram_in_the_middle_of_a_train_does_not_harm_the_others() -> Result<
     Ok(())
 }
 
-/// Who stands on the way holds back what a peer sends, ESP and IKE, and sends it on as from somewhere else, before the peer is heard again:
-/// it is authentic and new. That moves nothing, and no more goes to that place than came from there.
+/// Who stands on the way holds back what a peer sends, ESP and IKE, and sends it on as from somewhere else, before the peer is
+/// heard again: it is authentic and new. That moves nothing, and no more goes to that place than came from there.
 #[test]
 fn what_was_held_back_and_comes_from_elsewhere_moves_nothing() -> Result<()> {
     const PINGS: u64 = 20;

@@ -135,8 +135,8 @@ fn a_policy_table_that_one_fills_or_knots_costs_an_honest_peer_nothing() -> Resu
     none_refused(&lab)
 }
 
-/// The third gateway may have everything that nobody else has. It asks for the very address of the second one, which is in that, and is
-/// given it; and what goes there goes to whom the configuration names for it, whoever began and whose SA is newer.
+/// The third gateway may have everything that nobody else has. It asks for the very address of the second one, which is in that,
+/// and is given it; and what goes there goes to whom the configuration names for it, whoever began and whose SA is newer.
 #[test]
 fn who_is_given_an_address_of_another_gets_none_of_its_packets() -> Result<()> {
     for answers in [false, true] {
@@ -166,8 +166,8 @@ fn who_is_given_an_address_of_another_gets_none_of_its_packets() -> Result<()> {
     Ok(())
 }
 
-/// As many certificates as a way up may have, each rightly issued by the one before, below a root of the trusted one's name; and the signature of
-/// who sends them is right.
+/// As many certificates as a way up may have, each rightly issued by the one before, below a root of the trusted one's name; and
+/// the signature of who sends them is right.
 #[test]
 fn forged_chains_without_end_cost_an_honest_peer_nothing() -> Result<()> {
     let [root, forged] = [(); 2].map(|()| Authority::root("Root", KeyKind::EcdsaP384));

@@ -38,8 +38,8 @@ fn for_programs_each_message_of_both_planes_is_one_object() -> Result<()> {
     Ok(())
 }
 
-/// The other end of standard error is a pipe that is closed, as where a program that collected messages has died; and so are connections of
-/// those who asked for something.
+/// The other end of standard error is a pipe that is closed, as where a program that collected messages has died; and so are
+/// connections of those who asked for something.
 #[test]
 fn pipes_and_sockets_that_nobody_reads_end_neither_plane() -> Result<()> {
     let mut lab = Lab::prepare(&LabOptions::patient())?;

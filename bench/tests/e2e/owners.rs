@@ -84,8 +84,8 @@ fn command(lab: &Lab, commands: &[Command]) -> Result<()> {
     })
 }
 
-/// The table of the data plane is knotted at an address by something that the next `adit` does not know of: what is configured there is refused.
-/// Everything else goes on, what is missing is told, and it is there once it can be.
+/// The table of the data plane is knotted at an address by something that the next `adit` does not know of: what is configured
+/// there is refused. Everything else goes on, what is missing is told, and it is there once it can be.
 #[test]
 fn a_selector_that_the_data_plane_refuses_is_told_and_given_again() -> Result<()> {
     let mut lab = Lab::start(&LabOptions { ip_mode: true, ..patient(&ROLES) })?;

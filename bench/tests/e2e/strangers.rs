@@ -57,8 +57,8 @@ fn stranger(lab: &mut Lab, asker: usize, port: u16) -> Result<Stranger> {
     Ok(Stranger { peer: lab.b().outer(), to, ethernet, request })
 }
 
-/// How many of these the host can send in a second, up to [`RATE`], where nobody has anything to do with them: to a port at which nothing
-/// listens. Looked at once.
+/// How many of these the host can send in a second, up to [`RATE`], where nobody has anything to do with them: to a port at which
+/// nothing listens. Looked at once.
 fn alone(link: &Injector, datagrams: &[Datagram]) -> Result<u64> {
     static ALONE: OnceLock<u64> = OnceLock::new();
     if let Some(rate) = ALONE.get() {
@@ -207,8 +207,8 @@ fn an_idle_tunnel_outlives_who_sends_under_its_spis() -> Result<()> {
     reaches(&lab.b().netns, lab.a().inner())
 }
 
-/// Eighty hosts in five networks, none of which goes on after its cookie. What they take is not what configured endpoints have: the peer is there
-/// as soon as ever, and what is established goes on.
+/// Eighty hosts in five networks, none of which goes on after its cookie. What they take is not what configured endpoints have:
+/// the peer is there as soon as ever, and what is established goes on.
 #[test]
 fn hosts_that_go_no_further_than_their_cookies_lock_no_peer_out() -> Result<()> {
     let ike = ["role: responder", "role: initiator"].map(str::to_owned).to_vec();

@@ -112,8 +112,8 @@ fn make_foreign(plane: u32) -> Result<()> {
     bail!("process {plane} has no memory of a channel")
 }
 
-/// As after an upgrade: the new `adit` finds a data plane that it cannot read. That one carries packets until it is ended; then there is
-/// another one, and the peer is connected anew.
+/// As after an upgrade: the new `adit` finds a data plane that it cannot read. That one carries packets until it is ended; then
+/// there is another one, and the peer is connected anew.
 #[test]
 fn a_data_plane_of_another_release_is_replaced_by_a_new_control_plane() -> Result<()> {
     for options in [LabOptions::patient(), patient(&ROLES)] {

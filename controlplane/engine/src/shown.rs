@@ -24,8 +24,8 @@ impl Shown {
         Shown(line.text)
     }
 
-    /// The same, but what does not show is a space each: for a line below which a place in it is marked, and for what others have made
-    /// lines of already.
+    /// The same, but what does not show is a space each: for a line below which a place in it is marked, and for what others have
+    /// made lines of already.
     pub fn in_place(text: &str) -> Shown {
         Shown::of(text.chars().map(|character| if shows(character) { character } else { ' ' }).collect::<String>())
     }
@@ -137,8 +137,8 @@ pub fn shows(character: char) -> bool {
     shown || matches!(character, '"' | '\'' | '\\')
 }
 
-/// Letters, marks and symbols by their category of which nothing is seen (Unicode's Default_Ignorable_Code_Point, and the empty pattern of
-/// Braille). What has a category that does not show is not among them.
+/// Letters, marks and symbols by their category of which nothing is seen (Unicode's Default_Ignorable_Code_Point, and the empty
+/// pattern of Braille). What has a category that does not show is not among them.
 const UNSEEN: [RangeInclusive<char>; 11] = [
     '\u{34f}'..='\u{34f}',
     '\u{115f}'..='\u{1160}',

@@ -73,7 +73,8 @@ fn the_packet_of_rfc_7634_opens_and_seals_in_every_backend() {
     }
 }
 
-/// draft-mcgrew-gcm-test-01, the IETF's collection of answers for RFC 4106: IPv4 packets in tunnel mode, with a key of either length.
+/// draft-mcgrew-gcm-test-01, the IETF's collection of answers for RFC 4106: IPv4 packets in tunnel mode, with a key of either
+/// length.
 #[test]
 fn the_packets_of_the_ietf_for_gcm_open_and_seal_in_every_backend() {
     let packets = [
