@@ -11,6 +11,7 @@
 //! Labs of all processes on a machine come one after the other, because they share its cores; a [`Turn`] says which may do otherwise.
 
 pub mod capture;
+pub mod halfway;
 pub mod insider;
 pub mod interop;
 pub mod machine;
@@ -47,7 +48,8 @@ pub const WAN: &str = "wan0";
 pub const PORT: u16 = 4500;
 /// For what takes milliseconds on an idle machine, and may have to wait for its cores on a busy one. Only a failure waits so long.
 pub const SOON: Duration = Duration::from_secs(60);
-const METRICS_PORT: u16 = 9464;
+/// TCP port of every gateway, on the loopback interface, for metrics and the API.
+pub const METRICS_PORT: u16 = 9464;
 
 /// What a lab runs beside on its machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

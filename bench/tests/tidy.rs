@@ -129,6 +129,32 @@ const LIMITS_ELSEWHERE: &[(&str, &str)] = &[
     ("controlplane/src/netlink/underlay.rs", "rounds of one loop"),
 ];
 
+/// The files that make text of bytes, and why none of it reaches a log or a terminal as it came.
+const TEXT_OF_BYTES: &[(&str, &str)] = &[
+    ("proto/src/codec.rs", "for its callers, who are in this list or make a name of it that has its own letters"),
+    ("proto/src/ike/display.rs", "shown only where it is ASCII that shows"),
+    ("proto/src/relay/wire.rs", "for the names of rooms and hosts, which have their own letters"),
+    ("controlplane/engine/src/identity.rs", "taken only where all of it shows"),
+    ("controlplane/engine/src/identity/dn.rs", "escaped by RFC 4514, and what does not show as bytes"),
+    ("controlplane/engine/src/ike/snapshot/bytes.rs", "what this program has written"),
+    ("controlplane/engine/src/shown.rs", "a Shown"),
+    ("controlplane/engine/src/stun/codec.rs", "compared with what is expected"),
+    ("controlplane/engine/src/stun/discovery/portal.rs", "a host of letters, digits and `.-:_`"),
+    ("controlplane/relay/src/client/http.rs", "compared with words"),
+    ("controlplane/relay/src/client/proxy.rs", "a secret"),
+    ("controlplane/relay/src/config.rs", "a file of the operator"),
+    ("controlplane/relay/src/login.rs", "read as numbers and names of rooms"),
+    ("controlplane/src/api/errors.rs", "what this program has written, to who asked"),
+    ("controlplane/src/config.rs", "a file of the operator"),
+    ("controlplane/src/config/check/ike_section.rs", "a secret"),
+    ("controlplane/src/dataplane/log.rs", "lines of the data plane, through the gate of log.rs"),
+    ("controlplane/src/static_key.rs", "a secret"),
+    ("dataplane/channel/src/service.rs", "a name that the service manager has given, through the gate of log.rs"),
+];
+
+/// The one place that writes the log of a gateway or a relay: whatever a line is made of, what does not show is escaped there.
+const LOG: &str = "controlplane/src/log.rs";
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
@@ -393,6 +419,30 @@ fn what_chooses_a_limit_is_told_from_what_follows() {
         "const MAXIMA: usize = 3;",
     ];
     assert_eq!(others.map(chosen_limit), [None; 6]);
+}
+
+/// What comes from outside as bytes becomes text in few places, of which it is known what happens to it; for people there is one
+/// constructor (`Shown`), and before the log one gate.
+#[test]
+fn text_from_outside_is_made_in_known_places_and_logged_by_one_gate() {
+    let makes_text = ["from_utf8", "from_utf16", "escape_debug(", "escape_default(", "is_control("];
+    let (sources, mut faults, mut found) = (sources(), Vec::new(), BTreeSet::new());
+    for (name, text) in sources.iter().filter(|(name, _)| name.contains("/src/") && !name.starts_with("bench/")) {
+        if is_test(name) || ["fuzz/", "engine/sim/", "engine/src/testing.rs"].iter().any(|aside| name.contains(aside)) {
+            continue;
+        }
+        let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        if product.lines().any(|line| makes_text.iter().any(|call| code(line).contains(call))) {
+            found.insert(name.as_str());
+        }
+        if name != LOG && product.lines().any(|line| code(line).contains("tracing_subscriber")) {
+            faults.push(format!("{name}: writes a log beside {LOG}"));
+        }
+    }
+    let known: BTreeSet<&str> = TEXT_OF_BYTES.iter().map(|(name, _)| *name).collect();
+    faults.extend(found.difference(&known).map(|name| format!("{name}: makes text of bytes, or escapes it, in its own way")));
+    faults.extend(known.difference(&found).map(|name| format!("{name}: makes no text of bytes any more")));
+    complain(faults);
 }
 
 #[test]

@@ -35,13 +35,23 @@ impl Owner {
 
     /// Whether nobody else can read or change it: 0600, or root's and to be read by the group `adit` (0640).
     pub(crate) fn is_secret(self) -> bool {
-        let shared = self.uid == 0 && users::group() == Some(self.gid);
+        self.is_secret_with(users::group())
+    }
+
+    /// The same where the group `adit` is this one.
+    fn is_secret_with(self, group: Option<u32>) -> bool {
+        let shared = self.uid == 0 && group == Some(self.gid);
         self.mode & if shared { 0o037 } else { 0o077 } == 0
     }
 
     /// What to run to make it one that may hold a secret.
     pub(crate) fn remedy(self, file: &str) -> String {
-        match (self.is_trusted(), users::group()) {
+        self.remedy_with(file, users::group())
+    }
+
+    /// The same where the group `adit` is this one.
+    fn remedy_with(self, file: &str, group: Option<u32>) -> String {
+        match (self.is_trusted(), group) {
             (true, Some(group)) if self.uid == 0 && group == self.gid => format!("run: chmod 640 {file}"),
             // So that the service can read it, too, and the data plane, which is of its group, cannot.
             (true, Some(_)) if self.uid == 0 => format!("run: chown adit {file} && chmod 600 {file}"),
@@ -168,13 +178,25 @@ mod tests {
         assert!(remedy.starts_with("run: chown root") && remedy.contains(" FILE && chmod 6"), "{remedy}");
         let shown = stranger.to_string();
         assert!(shown.starts_with(&format!("user {}, group ", own + 4711)) && shown.ends_with("mode 0640"), "{shown}");
-        // One that the group of both planes may read is root's.
-        if let Some(group) = users::group() {
-            let of = |uid, mode| Owner { uid, gid: group, mode };
-            assert!(of(0, 0o640).is_secret() && !of(0, 0o660).is_secret() && !of(own + 4711, 0o640).is_secret());
-            assert_eq!(of(0, 0o644).remedy("FILE"), "run: chmod 640 FILE");
-            let of_root = Owner { uid: 0, gid: 0, mode: 0o644 };
-            assert_eq!(of_root.remedy("FILE"), "run: chown adit FILE && chmod 600 FILE");
+    }
+
+    /// Whether or not this machine has it.
+    #[test]
+    fn what_the_group_of_both_planes_may_read_is_roots() {
+        let (adit, own) = (64_110, rustix::process::geteuid().as_raw());
+        let of = |uid, gid, mode| Owner { uid, gid, mode };
+        let is_secret = |owner: Owner| owner.is_secret_with(Some(adit));
+        assert!(is_secret(of(0, adit, 0o640)) && is_secret(of(0, adit, 0o600)));
+        // Not to be written, not by all, not of another group, not of another user: who owns it lets whom he likes read it.
+        for other in [of(0, adit, 0o660), of(0, adit, 0o644), of(0, adit + 1, 0o640), of(own + 4711, adit, 0o640)] {
+            assert!(!is_secret(other), "{other:?}");
         }
+        assert!(!of(0, adit, 0o640).is_secret_with(None), "where there is no such group");
+        let remedy = |owner: Owner, group| owner.remedy_with("FILE", group);
+        assert_eq!(remedy(of(0, adit, 0o644), Some(adit)), "run: chmod 640 FILE");
+        assert_eq!(remedy(of(0, 0, 0o644), Some(adit)), "run: chown adit FILE && chmod 600 FILE");
+        assert_eq!(remedy(of(0, 0, 0o644), None), "run: chmod 600 FILE");
+        assert_eq!(remedy(of(own + 4711, 0, 0o644), Some(adit)), "run: chown root:adit FILE && chmod 640 FILE");
+        assert_eq!(remedy(of(own + 4711, 0, 0o644), None), "run: chown root FILE && chmod 600 FILE");
     }
 }

@@ -1,13 +1,19 @@
 //! Where messages go and how they are written: for people; for journald, which keeps time and level itself; or as JSON for programs.
+//!
+//! Text that others have a hand in is a [`Shown`](adit_engine::shown::Shown) long before it comes here. [`Showing`] is the last
+//! gate behind that, for whatever else a line is made of: names from files, errors of libraries, what the data plane says.
 
-use std::fmt;
+use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
 use adit_channel::service::is_journal;
+use adit_engine::shown::shows;
 use anyhow::{Context, bail};
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -58,8 +64,8 @@ pub fn init() -> anyhow::Result<()> {
         // Our messages are no reason to end when nobody reads them any more.
         .log_internal_errors(false);
     match format {
-        Format::Text => lines.init(),
-        Format::Journal => lines.event_format(Journal).init(),
+        Format::Text => lines.fmt_fields(Fields).init(),
+        Format::Journal => lines.fmt_fields(Fields).event_format(Journal).init(),
         Format::Json => lines.json().flatten_event(true).init(),
     }
     if format != Format::Text {
@@ -74,8 +80,77 @@ pub fn last_words(text: &str) {
     if FOR_PROGRAMS.get().is_some() {
         tracing::error!("{text}");
     } else {
+        let mut shown = String::new();
+        // A text takes all that is written into it.
+        let _ = Showing { out: &mut shown, indent: "", ends_line: false }.write_str(text);
         // Nothing better can be done when standard error is closed.
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{shown}");
+    }
+}
+
+/// Writes what shows as it is, everything else as `\u{a}`. A message may have several lines: those after the first are indented,
+/// so that none looks like a message of its own.
+struct Showing<'a, W> {
+    out: &'a mut W,
+    indent: &'static str,
+    /// A line has ended, and it is not known yet whether another one follows.
+    ends_line: bool,
+}
+
+impl<W: fmt::Write> fmt::Write for Showing<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if std::mem::take(&mut self.ends_line) {
+                write!(self.out, "\n{}", self.indent)?;
+            }
+            match character {
+                '\n' => self.ends_line = true,
+                ' ' => self.out.write_char(' ')?,
+                shown if shows(shown) => self.out.write_char(shown)?,
+                other => write!(self.out, "{}", other.escape_unicode())?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How messages and what is said beside them are written, but for programs.
+struct Fields;
+
+impl<'w> FormatFields<'w> for Fields {
+    fn format_fields<R: RecordFields>(&self, out: Writer<'w>, fields: R) -> fmt::Result {
+        let mut said = Said { out, outcome: Ok(()), is_first: true };
+        fields.record(&mut said);
+        said.outcome
+    }
+}
+
+struct Said<'w> {
+    out: Writer<'w>,
+    outcome: fmt::Result,
+    is_first: bool,
+}
+
+impl Said<'_> {
+    fn say(&mut self, name: &str, value: &dyn Debug) -> fmt::Result {
+        if !std::mem::take(&mut self.is_first) {
+            self.out.write_char(' ')?;
+        }
+        match name {
+            "message" => {}
+            name if self.out.has_ansi_escapes() => write!(self.out, "\x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m")?,
+            name => write!(self.out, "{name}=")?,
+        }
+        write!(Showing { out: &mut self.out, indent: "  ", ends_line: false }, "{value:?}")
+    }
+}
+
+impl Visit for Said<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Where in its sources a library has written it.
+        if self.outcome.is_ok() && !field.name().starts_with("log.") {
+            self.outcome = self.say(field.name(), value);
+        }
     }
 }
 
@@ -109,7 +184,8 @@ const fn priority(level: Level) -> u8 {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tracing_subscriber::fmt::MakeWriter;
+    use proptest::prelude::*;
+    use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder, format};
 
     use super::*;
 
@@ -127,6 +203,17 @@ mod tests {
         }
     }
 
+    impl Kept {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    /// As [`init`] makes them.
+    fn lines(kept: &Kept) -> SubscriberBuilder<Fields, format::Format, LevelFilter, Kept> {
+        tracing_subscriber::fmt().with_writer(kept.clone()).with_ansi(false).with_target(false).fmt_fields(Fields)
+    }
+
     impl<'a> MakeWriter<'a> for Kept {
         type Writer = Kept;
 
@@ -138,14 +225,52 @@ mod tests {
     #[test]
     fn every_line_for_journald_has_its_priority() {
         let kept = Kept::default();
-        let lines = tracing_subscriber::fmt().with_writer(kept.clone()).with_ansi(false).event_format(Journal).finish();
-        tracing::subscriber::with_default(lines, || {
+        tracing::subscriber::with_default(lines(&kept).event_format(Journal).finish(), || {
             tracing::warn!(peer = "b", "failed: no answer");
-            tracing::error!("two\nlines");
+            tracing::error!("two\nlines\n");
             tracing::info!("up");
         });
-        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text, "<4>failed: no answer peer=\"b\"\n<3>two\n<3>lines\n<6>up\n");
+        assert_eq!(kept.text(), "<4>failed: no answer peer=\"b\"\n<3>two\n<3>  lines\n<6>up\n");
+    }
+
+    proptest! {
+        /// Whatever a line is made of: no control character, nothing that hides or turns what is beside it, and no line that
+        /// looks like a message of its own.
+        #[test]
+        fn nothing_in_a_message_is_obeyed_or_looks_like_another_one(
+            text in concat!(
+                "\\PC{0,9}([\\x00-\\x1f\\x7f-\\x9f\u{ad}\u{200b}\u{202e}\u{2028}\u{3164}\u{e0041}]",
+                "|\\n<3>up|\\n2026 ERROR x){1,4}\\PC{0,9}",
+            ),
+            any: String,
+        ) {
+            for journal in [false, true] {
+                for said in [&text, &any] {
+                    let kept = Kept::default();
+                    let one = || tracing::warn!(peer = %said, other = ?said, third = said.as_str(), "said {said} {}", said);
+                    if journal {
+                        tracing::subscriber::with_default(lines(&kept).event_format(Journal).finish(), one);
+                    } else {
+                        tracing::subscriber::with_default(lines(&kept).without_time().finish(), one);
+                    }
+                    let written = kept.text();
+                    let begin = if journal { "<4>said" } else { " WARN said" };
+                    let go_on = if journal { "<4>  " } else { "  " };
+                    prop_assert!(written.starts_with(begin), "{written:?}");
+                    for line in written.lines().skip(1) {
+                        prop_assert!(line.starts_with(go_on), "{written:?}");
+                    }
+                    prop_assert!(written.chars().all(|one| shows(one) || " \n".contains(one)), "{written:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn last_words_keep_their_lines() {
+        let mut shown = String::new();
+        Showing { out: &mut shown, indent: "", ends_line: false }.write_str("one\n  two\u{1b}[2J\n").unwrap();
+        assert_eq!(shown, "one\n  two\\u{1b}[2J");
     }
 
     #[test]

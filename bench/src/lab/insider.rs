@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use adit_engine::auth::{LocalAuth, Psk, RemoteAuth};
+use adit_engine::auth::{LocalAuth, LocalKey, Psk, RemoteAuth};
+use adit_engine::crypto::PrivateKey;
 use adit_engine::ike::proposal_words;
 use adit_engine::ike::{
     Backoff, ChildConfig, ConnectionState, Endpoint, EndpointConfig, Lifetime, Mode, Now, PeerConfig, PeerId, Share,
@@ -17,7 +18,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::once_free;
 
-use super::{Gateway, PORT};
+use super::{Gateway, PORT, SOON};
 
 /// How long it waits for an answer that may have been refused it.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -83,10 +84,34 @@ impl Insider {
         Ok(self)
     }
 
+    /// The same, but it proves itself with a key of its own and these certificates, all in PEM.
+    pub fn with_certificates(mut self, key: &str, chain: &str) -> Result<Insider> {
+        self.config.local_auth = LocalKey::certified(PrivateKey::from_pem(key.as_bytes())?, chain.as_bytes())?.into();
+        Ok(self)
+    }
+
     /// The same, but it finds that who answers has another key than it should.
     pub fn in_doubt(mut self) -> Result<Insider> {
         self.config.remote_auth = RemoteAuth::Psk(Psk::from_text("another key than that of the other end")?);
         Ok(self)
+    }
+
+    /// The same, but it waits until the other end begins.
+    pub fn answering(mut self) -> Insider {
+        (self.config.initiate, self.config.respond) = (false, true);
+        self
+    }
+
+    /// Is there until the other end has connected to it, or it is too late.
+    pub fn meet(&self) -> Result<Option<Endpoint>> {
+        let (mut endpoint, until) = (self.begin()?, Instant::now() + SOON);
+        while Instant::now() < until {
+            self.turn(&mut endpoint)?;
+            if state(&endpoint)?.is_up() {
+                return Ok(Some(endpoint));
+            }
+        }
+        Ok(None)
     }
 
     /// Begins an IKE SA that knows of none before, and returns the engine that has it if it was let in.

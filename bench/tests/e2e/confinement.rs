@@ -1,6 +1,7 @@
 //! What each process may do once it runs: capabilities, users, system calls, as the kernel tells it; and that all goes on under it.
 
 use std::fs::{self, Permissions};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,11 +32,17 @@ fn threads(pid: u32, names: &[&str]) -> Result<Vec<Vec<String>>> {
 /// Whether this kernel does landlock: by its list, and where that is not mounted, by its answer to
 /// landlock_create_ruleset(NULL, 0, LANDLOCK_CREATE_RULESET_VERSION), which is a version.
 fn has_landlock() -> Result<bool> {
-    if let Ok(modules) = fs::read_to_string("/sys/kernel/security/lsm") {
-        return Ok(modules.trim().split(',').any(|module| module == "landlock"));
+    let has = if let Ok(modules) = fs::read_to_string("/sys/kernel/security/lsm") {
+        modules.trim().split(',').any(|module| module == "landlock")
+    } else {
+        let asked = Command::new("perl").args(["-e", "exit(syscall(444, 0, 0, 1) < 1)"]).status().context("starting perl")?;
+        asked.success()
+    };
+    if !has {
+        // Where it is seen: the harness keeps what a test that passes prints.
+        let _ = writeln!(io::stderr(), "SKIPPED: this kernel has no landlock, so that it is in force is not tested here");
     }
-    let asked = Command::new("perl").args(["-e", "exit(syscall(444, 0, 0, 1) < 1)"]).status().context("starting perl")?;
-    Ok(asked.success())
+    Ok(has)
 }
 
 /// An error unless every thread of the data plane, of which there are so many, has given up everything, as this user.

@@ -10,6 +10,7 @@ use adit_bench::lab::{Lab, LabOptions, PORT, SOON, binary, copy_program};
 use anyhow::{Result, ensure};
 
 use crate::edit;
+use crate::ike_tunnel::{ROLES, patient};
 
 const NOBODY: u32 = 65534;
 
@@ -43,9 +44,9 @@ fn there_is_no_dev_net_tun() -> Result<()> {
     fails_with(&mut lab, &mut command, &["/dev/net/tun", "modprobe tun"])
 }
 
-#[test]
-fn the_user_is_not_root() -> Result<()> {
-    let mut lab = Lab::prepare(&LabOptions::patient())?;
+/// Gives all that is below the lab's directory, with copies of the programs, to a user who is not root; gives the beginning of a
+/// command as that user with these capabilities and no others.
+fn as_nobody(lab: &Lab, capabilities: &[&str]) -> Result<Command> {
     fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755))?;
     chown(lab.dir(), Some(NOBODY), Some(NOBODY))?;
     for entry in fs::read_dir(lab.dir())? {
@@ -60,10 +61,46 @@ fn the_user_is_not_root() -> Result<()> {
     let dir = lab.dir().display().to_string();
     let original = adit_bench::lab::binary("adit-dataplane")?.display().to_string();
     edit(lab.a(), &original, &format!("{dir}/adit-dataplane"))?;
+    let sets: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
     let mut command = lab.a().netns.command("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args(["inh-caps", "ambient-caps", "bounding-set"].map(|which| format!("--{which}=-all{sets}"))).arg("--");
     command.arg(lab.dir().join("adit")).args(["run", "-c"]).arg(&lab.a().config);
+    Ok(command)
+}
+
+#[test]
+fn the_user_is_not_root() -> Result<()> {
+    let mut lab = Lab::prepare(&LabOptions::patient())?;
+    let mut command = as_nobody(&lab, &[])?;
     fails_with(&mut lab, &mut command, &["root", "CAP_NET_ADMIN"])
+}
+
+/// What `deploy/adit@.service` gives `adit`: with all of it nothing is missed, and without one of them what that one is for.
+#[test]
+fn each_capability_of_the_unit_is_missed_where_it_is_not() -> Result<()> {
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/adit@.service"))?;
+    let all = ["net_admin", "net_bind_service", "net_raw"];
+    let line = all.map(|name| format!("CAP_{}", name.to_uppercase())).join(" ");
+    for set in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        ensure!(unit.lines().any(|given| *given == format!("{set}={line}")), "{set} is not {line}");
+    }
+    // Without the first one it does not start, as above.
+    for missing in [None, Some("net_bind_service"), Some("net_raw")] {
+        let mut lab = Lab::prepare(&patient(&ROLES))?;
+        let given: Vec<&str> = all.into_iter().filter(|name| Some(*name) != missing).collect();
+        let mut command = as_nobody(&lab, &given)?;
+        lab.gateways[0].start(&mut command)?;
+        lab.a().wait_for_log("ready ", SOON)?;
+        if let Some(missing) = missing {
+            lab.a().wait_for_log(&format!("CAP_{}", missing.to_uppercase()), SOON)?;
+        }
+        let log = lab.a().log();
+        for name in &given {
+            ensure!(!log.contains(&format!("CAP_{}", name.to_uppercase())), "{name} is missed:\n{log}");
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -15,7 +15,10 @@ use adit_proto::esp::sealed_len;
 use adit_proto::stats::{Count, Drop};
 use anyhow::{Context, Result, ensure};
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use serde_json::Value;
 
+use crate::ike_tunnel::{patient, spis};
+use crate::paths::path_in_use;
 use crate::{GIB, Pings, reaches};
 
 /// Shortest ESP packet: header, IV, one word of ciphertext, tag.
@@ -264,6 +267,50 @@ fn a_bad_datagram_in_the_middle_of_a_train_does_not_harm_the_others() -> Result<
     link.send(&held[13])?;
     let length = sink.recv(&mut buffer).context("the datagram whose place was taken was lost for good")?;
     ensure!(buffer[..length] == [13; 700]);
+    Ok(())
+}
+
+/// Who stands on the way holds back what a peer sends, ESP and IKE, and sends it on as from somewhere else, before the peer is
+/// heard again: it is authentic and new. That moves nothing, and no more goes to that place than came from there.
+#[test]
+fn what_was_held_back_and_comes_from_elsewhere_moves_nothing() -> Result<()> {
+    const PINGS: u64 = 20;
+    let lab = Lab::start(&patient(&["role: responder, dpd_s: 0", "role: initiator, dpd_s: 0"]))?;
+    let (a, b) = (lab.a(), lab.b());
+    wait_until("packets pass", SOON, || Ok(reaches(&b.netns, a.inner()).is_ok()))?;
+    watch_answers(&lab)?;
+    a.netns.run("nft add table ip hold")?;
+    a.netns.run("nft add chain ip hold in { type filter hook prerouting priority -300 ; }")?;
+    a.netns.run(&format!("nft add rule ip hold in iifname {WAN} ip saddr {} udp dport {PORT} drop", b.outer()))?;
+    let mut capture = Capture::open(&b.netns, WAN)?;
+    let old = spis(b)?;
+    b.adit("rekey --ike site-a")?;
+    let pings = b.netns.run(&format!("ping -n -q -c{PINGS} -i0.01 -W0.1 {}", a.inner()));
+    ensure!(pings.is_err(), "what is held back arrives");
+    let is_ike = |datagram: &Datagram| datagram.payload.starts_with(&[0; 4]);
+    let (link, mut sent, mut kinds) = (Injector::open(&b.netns, WAN)?, 0, [0, 0]);
+    let opened = a.metrics()?.count(Count::Opened);
+    for held in capture.drain()?.iter().filter(|held| is_tunnel(b, a)(held)) {
+        link.send(&Datagram { from: SocketAddrV4::new(STRANGER, PORT), ..held.clone() })?;
+        sent += held.payload.len() + 28;
+        kinds[usize::from(is_ike(held))] += 1;
+    }
+    ensure!(kinds[0] >= PINGS && kinds[1] > 0, "ESP and IKE: {kinds:?}");
+    // Without sealed echoes, which are counted by themselves.
+    wait_until("what was held back is opened", SOON, || Ok(a.metrics()?.count(Count::Opened) >= opened + PINGS))
+        .with_context(|| format!("{kinds:?}, {opened} before\n{}", lab.logs()))?;
+    std::thread::sleep(Duration::from_secs(1));
+    let at = |path: Value| path["remote"].as_str().is_some_and(|remote| remote.starts_with(&b.outer().to_string()));
+    ensure!(at(path_in_use(a)?), "{}\n{}", path_in_use(a)?, lab.logs());
+    a.netns.run("nft delete table ip hold")?;
+    wait_until("the IKE SA is replaced", SOON, || Ok(spis(b)?.0 != old.0)).with_context(|| lab.logs())?;
+    reaches(&a.netns, b.inner())?;
+    ensure!(at(path_in_use(a)?), "{}\n{}", path_in_use(a)?, lab.logs());
+    let listing = a.netns.run("nft list counter ip watch strangers")?;
+    let answered = listing.split_whitespace().skip_while(|word| *word != "bytes").nth(1).and_then(|bytes| bytes.parse().ok());
+    let answered: usize = answered.with_context(|| listing.clone())?;
+    ensure!(answered <= sent, "{answered} bytes for {sent}");
+    println!("{answered} bytes for {sent}: {kinds:?}");
     Ok(())
 }
 

@@ -1,8 +1,12 @@
 //! A peer with good credentials that takes all that it can get, beside an honest one: that one keeps its packets and its rekeys.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use adit_bench::lab::insider::{Insider, child};
+use adit_bench::lab::interop::pki::{Authority, KeyKind, Subject};
 use adit_bench::lab::{Gateway, Lab, LabOptions, SOON, wait_until};
 use adit_engine::ike::{ChildConfig, Mode};
 use adit_proto::ike::{AddressRange, IpSelector};
@@ -56,9 +60,14 @@ fn third(lab: &Lab, children: Vec<ChildConfig>) -> Result<Insider> {
 /// While an insider connects again and again, at least so often, the honest peer loses no packet and gets new keys. How often the insider
 /// was connected.
 fn beside_an_honest_peer(lab: &Lab, insider: &Insider, least: usize) -> Result<usize> {
+    beside(lab, least, || connect_again_and_again(insider, least))
+}
+
+/// The same while somebody does what `takes` does, which says how often it was connected.
+fn beside(lab: &Lab, least: usize, takes: impl FnOnce() -> Result<usize> + Send) -> Result<usize> {
     let pings = Pings::start(lab, lab.b(), lab.a().inner(), Duration::from_millis(1))?;
     let up = std::thread::scope(|scope| {
-        let takes = scope.spawn(|| connect_again_and_again(insider, least));
+        let takes = scope.spawn(takes);
         while !takes.is_finished() {
             for command in ["rekey site-a", "rekey --ike site-a"] {
                 let before = spis(lab.b())?;
@@ -124,6 +133,80 @@ fn a_policy_table_that_one_fills_or_knots_costs_an_honest_peer_nothing() -> Resu
     }
     ensure!(lab.a().metrics()?.gauge(0, Gauge::Selectors) == configured, "whose an address is says the configuration alone");
     none_refused(&lab)
+}
+
+/// The third gateway may have everything that nobody else has. It asks for the very address of the second one, which is in that,
+/// and is given it; and what goes there goes to whom the configuration names for it, whoever began and whose SA is newer.
+#[test]
+fn who_is_given_an_address_of_another_gets_none_of_its_packets() -> Result<()> {
+    for answers in [false, true] {
+        let lab = prepared(&LabOptions { ip_mode: true, ..LabOptions::default() }, |lab| {
+            let rest = "{ local: 10.77.0.1, remote: 10.77.0.3 }";
+            edit(lab.a(), rest, "{ local: 10.77.0.1, remote: 0.0.0.0/0 }")?;
+            let role = if answers { "initiator" } else { "responder" };
+            edit(lab.a(), "site-a-site-c.psk, role: responder", &format!("site-a-site-c.psk, role: {role}"))
+        })?;
+        let [theirs, ours] = [lab.b(), lab.a()].map(|gateway| {
+            let address = gateway.inner();
+            IpSelector::any_of(AddressRange::V4 { first: address, last: address })
+        });
+        let insider = third(&lab, vec![child("ip", Some((theirs, ours)))])?;
+        let insider = if answers { insider.answering() } else { insider };
+        let up = beside(&lab, 1, || {
+            let mut up = if answers { insider.meet()? } else { insider.connect()? };
+            if let Some(endpoint) = &mut up {
+                insider.go_on(endpoint, Duration::from_secs(1))?;
+            }
+            Ok(up.as_ref().map_or(0, Insider::children))
+        })?;
+        let claimed = self::insider(lab.a())?;
+        ensure!(up == 1 && claimed.to_string().contains(&lab.b().inner().to_string()), "{claimed}\n{}", lab.logs());
+        none_refused(&lab)?;
+    }
+    Ok(())
+}
+
+/// As many certificates as a way up may have, each rightly issued by the one before, below a root of the trusted one's name; and
+/// the signature of who sends them is right.
+#[test]
+fn forged_chains_without_end_cost_an_honest_peer_nothing() -> Result<()> {
+    let [root, forged] = [(); 2].map(|()| Authority::root("Root", KeyKind::EcdsaP384));
+    let (root, mut issuer) = (root?, forged?);
+    for number in 0..6 {
+        issuer = issuer.intermediate(&format!("CA {number}"), KeyKind::EcdsaP384)?;
+    }
+    let forged = issuer.issue(&Subject::dns("site-c"), KeyKind::EcdsaP384)?;
+    let lab = prepared(&LabOptions::default(), |lab| {
+        fs::write(lab.dir().join("ca.crt"), root.certificate().pem())?;
+        let own = root.issue(&Subject::dns("site-a"), KeyKind::EcdsaP384)?;
+        fs::write(lab.dir().join("own.crt"), own.certificate.pem())?;
+        let key = lab.dir().join("own.pem");
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&key)?
+            .write_all(own.key.private_pem().as_bytes())?;
+        let dir = lab.dir().display();
+        let psk = format!("psk_file: {dir}/site-a-site-c.psk");
+        edit(
+            lab.a(),
+            "name: site-a\n",
+            &format!("name: site-a\nike: {{ key_file: {dir}/own.pem, certificate_file: {dir}/own.crt }}\n"),
+        )?;
+        edit(lab.a(), &psk, &format!("ca_file: {dir}/ca.crt"))
+    })?;
+    let chain: String = [&forged.certificate].into_iter().chain(&forged.chain).map(|one| one.pem()).collect();
+    ensure!(forged.chain.len() == 6, "{} certificates", forged.chain.len());
+    let insider = third(&lab, vec![child("ethernet", None)])?.with_certificates(&forged.key.private_pem(), &chain)?;
+    let failed =
+        || Ok::<_, anyhow::Error>(lab.a().metrics()?.sum("adit_ike_failures_total", &[("peer", "site-c")]).unwrap_or(0.0));
+    let before = failed()?;
+    let up = beside_an_honest_peer(&lab, &insider, 0)?;
+    let explained = lab.a().adit("explain site-c")?;
+    ensure!(up == 0 && explained.contains("Root"), "{up} times: {explained}\n{}", lab.logs());
+    println!("{} chains were looked at", failed()? - before);
+    Ok(())
 }
 
 #[test]

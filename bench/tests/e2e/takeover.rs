@@ -1,14 +1,21 @@
 //! The control plane dies by SIGKILL and comes back under load; nobody behind the gateways notices.
 
+use std::fs;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use adit_bench::lab::traffic::start;
 use adit_bench::lab::{Lab, LabOptions, SOON, wait_until};
+use adit_bench::rtt::Prober;
 use adit_channel::{AttachError, Master};
 use adit_proto::stats::Count;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::ike_tunnel::{ROLES, patient};
 use crate::{GIB, Pings, reaches};
+
+/// What docs/config.md says of an upgrade, on a machine that is not busy.
+const UPGRADED_WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
 fn the_control_plane_is_replaced_under_load_without_a_lost_ping() -> Result<()> {
@@ -90,5 +97,43 @@ fn a_data_plane_without_descriptors_forwards_on_and_is_attached_to_later() -> Re
     let log = lab.a().log();
     let fault = std::fs::read_to_string(lab.dir().join("run-site-a/dataplane.log"))?;
     ensure!(fault.contains("no control plane can attach: "), "{fault}\n{log}");
+    Ok(())
+}
+
+/// Has the memory of a data plane say that it is of another release than any that there is.
+fn make_foreign(plane: u32) -> Result<()> {
+    for entry in fs::read_dir(format!("/proc/{plane}/fd"))? {
+        let path = entry?.path();
+        if fs::read_link(&path).is_ok_and(|to| to.to_string_lossy().contains("adit-channel")) {
+            // The second word of it (`dataplane/channel/src/layout.rs`).
+            return Ok(fs::OpenOptions::new().write(true).open(path)?.write_all_at(&u64::from(u32::MAX).to_le_bytes(), 8)?);
+        }
+    }
+    bail!("process {plane} has no memory of a channel")
+}
+
+/// As after an upgrade: the new `adit` finds a data plane that it cannot read. That one carries packets until it is ended; then
+/// there is another one, and the peer is connected anew.
+#[test]
+fn a_data_plane_of_another_release_is_replaced_by_a_new_control_plane() -> Result<()> {
+    for options in [LabOptions::patient(), patient(&ROLES)] {
+        let mut lab = Lab::start(&options)?;
+        let old = lab.a().data_plane().context("a data plane")?;
+        let prober = lab.b().netns.enter(|| Prober::start(lab.a().inner().into(), Duration::from_millis(1)))?;
+        wait_until("pings are answered", SOON, || Ok(prober.so_far().1 > 100))?;
+        lab.gateways[0].kill_control()?;
+        make_foreign(old)?;
+        reaches(&lab.b().netns, lab.a().inner())?;
+        lab.gateways[0].start_control()?;
+        wait_until("there is a new data plane", SOON, || Ok(lab.a().data_plane().is_some_and(|pid| pid != old)))
+            .with_context(|| lab.a().log())?;
+        let answered = prober.so_far().1;
+        wait_until("pings are answered again", SOON, || Ok(prober.so_far().1 > answered + 500)).with_context(|| lab.logs())?;
+        lab.wait_until_up()?;
+        let (probes, log) = (prober.stop(Duration::from_secs(1))?, lab.a().log());
+        println!("{} of {} pings lost, the outage was {:?}", probes.lost, probes.sent, probes.longest_outage);
+        ensure!(log.contains("another version") || log.contains("speaks version"), "{log}");
+        ensure!(probes.longest_outage < UPGRADED_WITHIN, "{:?}\n{log}", probes.longest_outage);
+    }
     Ok(())
 }

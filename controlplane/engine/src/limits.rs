@@ -80,8 +80,10 @@ pub(crate) const ORIGINS_MAX: usize = 4096;
 
 /// To the address that asked: an honest initiator asks nine times (see `Retransmission`), and others less often.
 pub(crate) const REPEATS_MAX: u32 = 10;
-/// Elsewhere, where a peer that moves asks once more: for each of its paths a few times.
-pub(crate) const REPEATS_ELSEWHERE_MAX: u32 = 32;
+/// Elsewhere, where a peer that has moved before it had its answer asks once more, and cannot ask for anything else until it has
+/// it (RFC 4555 §3.5). Each fragment of a request counts. A rekey with ML-KEM has two; it asks twice, since no more is answered
+/// there than came from there; and one such round may be lost.
+pub(crate) const REPEATS_ELSEWHERE_MAX: u32 = 8;
 
 // What one peer may have.
 

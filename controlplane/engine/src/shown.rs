@@ -5,7 +5,7 @@
 
 use std::borrow::Borrow;
 use std::fmt::{self, Write};
-use std::ops::Deref;
+use std::ops::{Deref, RangeInclusive};
 
 use crate::limits::SHOWN_ITEMS_MAX;
 
@@ -22,6 +22,12 @@ impl Shown {
         // It stops only where enough was written.
         let _ = write!(line, "{text}");
         Shown(line.text)
+    }
+
+    /// The same, but what does not show is a space each: for a line below which a place in it is marked, and for what others have
+    /// made lines of already.
+    pub fn in_place(text: &str) -> Shown {
+        Shown::of(text.chars().map(|character| if shows(character) { character } else { ' ' }).collect::<String>())
     }
 
     /// The first of several, and how many more there are.
@@ -120,13 +126,32 @@ impl PartialEq<&str> for Shown {
 
 /// Whether a character shows as itself: no control character, and none of those that are not seen or turn the direction of
 /// what follows, so that a name looks like another one.
-pub(crate) fn shows(character: char) -> bool {
+pub fn shows(character: char) -> bool {
+    if UNSEEN.iter().any(|range| range.contains(&character)) {
+        return false;
+    }
     // The standard library knows the categories, and escapes what has none that shows. Behind a letter, marks are let alone.
     let mut buffer = [b'a'; 5];
     let len = 1 + character.encode_utf8(&mut buffer[1..]).len();
     let shown = std::str::from_utf8(&buffer[..len]).is_ok_and(|text| text.escape_debug().count() == 2);
     shown || matches!(character, '"' | '\'' | '\\')
 }
+
+/// Letters, marks and symbols by their category of which nothing is seen (Unicode's Default_Ignorable_Code_Point, and the empty
+/// pattern of Braille). What has a category that does not show is not among them.
+const UNSEEN: [RangeInclusive<char>; 11] = [
+    '\u{34f}'..='\u{34f}',
+    '\u{115f}'..='\u{1160}',
+    '\u{17b4}'..='\u{17b5}',
+    '\u{180b}'..='\u{180f}',
+    '\u{2800}'..='\u{2800}',
+    '\u{3164}'..='\u{3164}',
+    '\u{fe00}'..='\u{fe0f}',
+    '\u{ffa0}'..='\u{ffa0}',
+    '\u{1bca0}'..='\u{1bca3}',
+    '\u{1d173}'..='\u{1d17a}',
+    '\u{e0000}'..='\u{e0fff}',
+];
 
 #[cfg(test)]
 mod tests {
@@ -145,6 +170,56 @@ mod tests {
         let cut = |text: &str| Shown::of(text).is_cut();
         assert!(cut(&"x".repeat(SHOWN_LEN_MAX + 1)) && !cut(&"x".repeat(SHOWN_LEN_MAX)));
         assert!(!cut("CN=Acme…"), "whose name that is");
+    }
+
+    /// Unicode 16: control and format characters, what ends lines, what turns the direction, and what is not seen.
+    const OBEYED: &[(u32, u32)] = &[
+        (0, 0x1f),
+        (0x7f, 0xa0),
+        (0xad, 0xad),
+        (0x34f, 0x34f),
+        (0x600, 0x605),
+        (0x61c, 0x61c),
+        (0x6dd, 0x6dd),
+        (0x70f, 0x70f),
+        (0x890, 0x891),
+        (0x8e2, 0x8e2),
+        (0x115f, 0x1160),
+        (0x1680, 0x1680),
+        (0x17b4, 0x17b5),
+        (0x180b, 0x180f),
+        (0x2000, 0x200f),
+        (0x2028, 0x202f),
+        (0x205f, 0x206f),
+        (0x2800, 0x2800),
+        (0x3000, 0x3000),
+        (0x3164, 0x3164),
+        (0xe000, 0xf8ff),
+        (0xfe00, 0xfe0f),
+        (0xfeff, 0xfeff),
+        (0xffa0, 0xffa0),
+        (0xfff0, 0xfffb),
+        (0x110bd, 0x110bd),
+        (0x110cd, 0x110cd),
+        (0x13430, 0x1343f),
+        (0x1bca0, 0x1bca3),
+        (0x1d173, 0x1d17a),
+        (0xe0000, 0xe0fff),
+        (0xf0000, 0x0010_ffff),
+    ];
+
+    #[test]
+    fn nothing_that_is_obeyed_or_not_seen_shows() {
+        for (first, last) in OBEYED {
+            for character in (*first..=*last).filter_map(char::from_u32) {
+                assert!(!shows(character), "{character:?}");
+                let shown = Shown::of(format_args!("a{character}b"));
+                assert!(shown.is_ascii() && shown.len() > 5, "{shown:?}");
+                assert_eq!(Shown::in_place(&format!("a{character}b")), "a b");
+            }
+        }
+        let people = "AZaz09 ~!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}§äßéñŁж中ひ한عब\u{301}€→😀";
+        assert!(people.chars().all(|character| shows(character) || character == ' '));
     }
 
     #[test]

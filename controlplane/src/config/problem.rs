@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use adit_engine::nearest::nearest;
+use adit_engine::shown::Shown;
 
 use super::foreign;
 
@@ -99,7 +100,7 @@ impl Problems {
         };
         // A tab would shift the mark, a control character could play with the terminal.
         let line = foreign::without_secret(line);
-        let shown: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let shown = Shown::in_place(&line);
         let before = at.column.saturating_sub(1);
         let width = at.width.min(shown.chars().count().saturating_sub(before)).max(1);
         writeln!(f, "{:>5} | {}", at.line, shown.trim_end())?;

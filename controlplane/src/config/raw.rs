@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use adit_engine::shown::Shown;
+
 use super::foreign;
 use super::problem::{Place, Problem, nearest};
 use super::tree::{Entry, Node, Value, joined};
@@ -134,7 +136,7 @@ impl Reader {
     /// A key that this block has not: one of another block, one of another program, or a slip of the pen.
     fn unknown(&mut self, block: Place, within: &str, keys: &'static [&'static str], entry: &Entry) {
         let key = entry.key.as_str();
-        let shown: String = key.chars().take(60).flat_map(char::escape_debug).collect();
+        let shown = Shown::of(key.chars().take(60).collect::<String>());
         let expected = format!("one of {}", keys.join(", "));
         let guess = nearest(key, keys);
         let (what, write) = if let Some(remedy) = foreign::remedy(within, key) {

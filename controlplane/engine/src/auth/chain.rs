@@ -1,11 +1,11 @@
 //! From a peer's certificate to a trusted CA (RFC 5280 §6).
 //!
-//! Signatures, dates, basic constraints and name constraints are rustls-webpki's work. It looks at one path only, the chain as it
-//! was sent, in which no name comes twice: among certificates of one name it would try every way through them, and anybody can send
-//! such. What differs for IKE is decided here: which extended key usages are good (peers' certificates are often made for TLS, or
-//! have none), the key usages,
-//! the dates and the path length of the trusted CA itself; subjectAltNames are compared with IKE identities in
-//! [`super::certificate`]. Revocation is not checked.
+//! Signatures, dates, basic constraints and name constraints are rustls-webpki's work. It looks at one path only, made of what
+//! was sent, in which no name comes twice: among certificates of one name it would try every way through them, and anybody can
+//! send such. The first certificate is the peer's own, the others may come in any order (RFC 7296 §3.6), and what is not on the
+//! way up from the first costs a look at its name. What differs for IKE is decided here: which extended key usages are good
+//! (peers' certificates are often made for TLS, or have none), the key usages, the dates and the path length of the trusted CA
+//! itself; subjectAltNames are compared with IKE identities in [`super::certificate`]. Revocation is not checked.
 
 use std::time::Duration;
 

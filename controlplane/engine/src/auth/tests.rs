@@ -5,7 +5,7 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, RSA_PKCS1_SHA256, RSA_PSS_SHA256};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256};
 
-use super::testing::{Issued, NOW, named, params};
+use super::testing::{Issued, NOW, ca_params, named, params};
 use super::*;
 
 const OCTETS: &[u8] = b"the octets that AUTH covers";
@@ -220,7 +220,7 @@ fn the_names_in_a_certificate_are_told_when_none_fits() {
 #[test]
 fn the_chain_goes_along_and_its_faults_come_through() {
     let root = Issued::root("Root");
-    let sub = root.issue(super::testing::ca_params("Sub", None));
+    let sub = root.issue(ca_params("Sub", None));
     let gateway = sub.issue(named("gw", &["gw"]));
     assert!(check(&gateway.local(&[&sub]).into(), &ca(&root), "gw").is_ok());
     assert_eq!(check(&gateway.local(&[]).into(), &ca(&root), "gw").unwrap_err().code(), "unknown_ca");
@@ -318,7 +318,7 @@ fn any_auth_data_is_refused_without_a_panic() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "how long the machine takes")]
 fn a_forged_chain_costs_eight_candidates_less_than_a_millisecond() {
-    let p384 = |common_name: &str| Issued::by_itself(super::testing::ca_params(common_name, None), &PKCS_ECDSA_P384_SHA384);
+    let p384 = |common_name: &str| Issued::by_itself(ca_params(common_name, None), &PKCS_ECDSA_P384_SHA384);
     let peers: Vec<RemoteAuth> = (0..8).map(|_| ca(&p384("Root"))).collect();
     let forged: Vec<Issued> = (0..7).map(|_| p384("Root")).collect();
     let own = forged[0].issue_for(named("gw", &["gw"]), &PKCS_ECDSA_P384_SHA384);
@@ -337,6 +337,35 @@ fn a_forged_chain_costs_eight_candidates_less_than_a_millisecond() {
         .collect();
     times.sort();
     assert!(times[0] < std::time::Duration::from_millis(1), "{times:?}");
+}
+
+/// The same with a key of his own, whose signature is right: the chain is followed, to a CA of the right name.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "how long the machine takes")]
+fn a_forged_chain_under_a_right_signature_costs_no_more() {
+    let p256 = &PKCS_ECDSA_P256_SHA256;
+    for (of_root, of_own) in [(&PKCS_RSA_SHA256, p256), (p256, p256), (&PKCS_ECDSA_P384_SHA384, &PKCS_ECDSA_P384_SHA384)] {
+        let [root, impostor] = [(); 2].map(|()| Issued::by_itself(ca_params("Root", None), of_root));
+        let peers: Vec<RemoteAuth> = (0..8).map(|_| ca(&root)).collect();
+        let mut chain = vec![impostor.issue_for(ca_params("CA 0", None), of_own)];
+        (1..6).for_each(|at| chain.push(chain[at - 1].issue_for(ca_params(&format!("CA {at}"), None), of_own)));
+        let own = chain[5].issue_for(named("gw", &["gw"]), of_own);
+        let local = own.local(&chain.iter().collect::<Vec<_>>()).into();
+        let mut times: Vec<_> = (0..20)
+            .map(|_| {
+                let sent = Sent::by(&local, &peers[0], &id("gw"));
+                let begun = std::time::Instant::now();
+                for peer in &peers {
+                    let error = peer.verify(&Pattern::Any, &sent.claim(), PRF, OCTETS, NOW).unwrap_err();
+                    assert_eq!(error.code(), "certificate_bad_signature");
+                }
+                assert_eq!((sent.presented.signed.borrow().len(), sent.presented.chains.borrow().len()), (1, 1));
+                begun.elapsed()
+            })
+            .collect();
+        times.sort();
+        assert!(times[0] < std::time::Duration::from_millis(1), "{of_root:?}, {of_own:?}: {times:?}");
+    }
 }
 
 /// Who makes a key and certificates of his own signs rightly with it, so the chain is looked at: once for all peers of the same CAs,

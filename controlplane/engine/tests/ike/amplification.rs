@@ -210,7 +210,8 @@ fn what_was_recorded_of_a_peer_is_no_way_to_reach_others() {
         }
     }
     assert!(said <= asked && said > 0, "{said} of {asked}");
-    assert!(answers <= 64, "{answers} times");
+    // Only to the last request, and from all places together no more often than a peer needs that has moved.
+    assert!((1..=8).contains(&answers), "{answers} times");
     world.check_traffic();
     let before = world.ike(A).spis;
     world.act(A, |endpoint, now| endpoint.rekey_ike(now, PEER)).expect("it is connected");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use adit_engine::crypto::KeyExchangeMethod;
 use adit_engine::ike::{CommandError, Endpoint, EndpointConfig, Event, Explanation, Now, PeerId, PeerStatus, Refusal};
+use adit_engine::shown::shows;
 use adit_proto::ike::{CertEncoding, ExchangeType, IdType, Identification, IkeSpi, Message, Notify, NotifyType, Payload};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -72,12 +73,13 @@ fn all_texts(world: &World, node: usize) -> Vec<String> {
 
 /// Whether it is one line, and nothing in it turns or hides what is beside it.
 fn is_shown(text: &str) -> bool {
-    !text.chars().any(|character| character.is_control() || "\u{202e}\u{2028}".contains(character))
+    text.chars().all(|character| shows(character) || character == ' ')
 }
 
 /// Text with what terminals obey, or any bytes. `most`: characters behind that.
 fn hostile(most: usize) -> impl Strategy<Value = Vec<u8>> {
-    let obeyed = "[a-z@=,.*]{0,6}([\\x00-\\x1f\\x7f\u{85}\u{202e}\u{2028}]|\\x1b\\[2J|\\n2026 INFO up){1,3}";
+    let unseen = "\u{85}\u{ad}\u{34f}\u{200b}\u{202e}\u{2028}\u{2066}\u{3164}\u{fe0f}\u{feff}\u{e0041}";
+    let obeyed = format!("[a-z@=,.*]{{0,6}}([\\x00-\\x1f\\x7f{unseen}]|\\x1b\\[2J|\\n2026 INFO up){{1,3}}");
     let text = proptest::string::string_regex(&format!("{obeyed}\\PC{{0,{most}}}")).expect("a pattern");
     prop_oneof![text.prop_map(String::into_bytes), vec(any::<u8>(), 0..300)]
 }

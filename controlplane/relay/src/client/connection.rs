@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_engine::shown::Shown;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use hyper::body::Bytes;
@@ -54,7 +55,7 @@ async fn read(shared: &Shared, relay: usize, mut stream: SplitStream<WebSocket>)
     loop {
         shared.events.room().await;
         let message = match stream.next().await {
-            None => return Cause::Closed("it closed the connection".to_owned()),
+            None => return Cause::Closed(Shown::of("it closed the connection")),
             Some(Err(error)) => return Cause::of_websocket(&error),
             Some(Ok(message)) => message,
         };

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use adit_engine::shown::Shown;
 use adit_proto::relay::HostPort;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -43,7 +44,7 @@ pub(super) async fn dial(to: &HostPort, proxy: Option<&Proxy>) -> Result<Dialed,
     };
     let name = format!("{to} by the proxy {}", proxy.at);
     let failed = |cause| Failure { place: name.clone(), cause };
-    let of_proxy = |(_, cause): (String, Cause)| failed(Cause::ProxyUnreachable(proxy.at.clone(), cause.to_string()));
+    let of_proxy = |(_, cause): (String, Cause)| failed(Cause::ProxyUnreachable(proxy.at.clone(), Shown::of(cause)));
     let (socket, _) = connect(&proxy.at).await.map_err(of_proxy)?;
     let tunnel = timeout(PROXY_TIME, proxy.tunnel(socket, to)).await;
     let stream = tunnel.unwrap_or(Err(Cause::TimedOut(Step::Proxy))).map_err(failed)?;
@@ -61,15 +62,15 @@ async fn connect(to: &HostPort) -> Result<(TcpStream, SocketAddr), (String, Caus
     let failed = |cause| (to.to_string(), cause);
     let found = timeout(LOOKUP_TIME, tokio::net::lookup_host(to.as_str())).await;
     let found = found.map_err(|_| failed(Cause::TimedOut(Step::Lookup)))?;
-    let found = found.map_err(|error| failed(Cause::NoAddress(error.to_string())))?;
+    let found = found.map_err(|error| failed(Cause::NoAddress(Shown::of(error))))?;
     let addresses = in_turn(found.take(ADDRESSES_OF_RELAY_MAX).collect());
     if addresses.is_empty() {
-        return Err(failed(Cause::NoAddress("the name server knows none".to_owned())));
+        return Err(failed(Cause::NoAddress(Shown::of("the name server knows none"))));
     }
     let first = addresses[0];
     match timeout(CONNECT_TIME, first_of(&addresses)).await {
         Ok(Ok((socket, address))) => {
-            prepare(&socket).map_err(|error| (place(to, address), Cause::Unreachable(error.to_string())))?;
+            prepare(&socket).map_err(|error| (place(to, address), Cause::Unreachable(Shown::of(error))))?;
             Ok((socket, address))
         }
         Ok(Err((address, error))) => Err((place(to, address), Cause::of_connect(&error))),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use adit_engine::shown::Shown;
 use adit_proto::relay::{HostPort, PeerKey, RoomName};
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
@@ -31,21 +32,21 @@ pub enum Step {
     Welcome,
 }
 
-/// What went wrong.
+/// What went wrong. What the other end has a hand in, an error of a library among it, is [`Shown`]: it goes into the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// Something of this machine's own.
-    Misconfigured(String),
-    NoProxy(String),
-    NoAddress(String),
+    Misconfigured(Shown),
+    NoProxy(Shown),
+    NoAddress(Shown),
     ConnectionRefused,
-    Unreachable(String),
+    Unreachable(Shown),
     TimedOut(Step),
-    ProxyUnreachable(HostPort, String),
+    ProxyUnreachable(HostPort, Shown),
     ProxyRefused(HostPort, u16),
     NotTls,
     OldTls,
-    TlsFailed(String),
+    TlsFailed(Shown),
     WrongPin {
         pinned: Vec<Pin>,
         seen: Pin,
@@ -59,13 +60,13 @@ pub enum Cause {
         now: UnixTime,
     },
     WrongName {
-        expected: String,
-        presented: Vec<String>,
+        expected: Shown,
+        presented: Vec<Shown>,
     },
     UnknownIssuer,
-    BadCertificate(String),
+    BadCertificate(Shown),
     /// HTTP, but no relay: the status, and where it leads.
-    NotARelay(u16, Option<String>),
+    NotARelay(u16, Option<Shown>),
     /// The signature over this end of the TLS connection is not right at the other end.
     TlsEndsBefore,
     UnknownRoom(Vec<RoomName>),
@@ -85,8 +86,8 @@ pub enum Cause {
     /// It announced that it stops, and was left.
     Stopping,
     Replaced(Duration),
-    Misbehaved(String),
-    Closed(String),
+    Misbehaved(Shown),
+    Closed(Shown),
     Silent,
 }
 
@@ -99,7 +100,7 @@ impl Cause {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Cause::ConnectionRefused,
             io::ErrorKind::TimedOut => Cause::TimedOut(Step::Connect),
-            _ => Cause::Unreachable(error.to_string()),
+            _ => Cause::Unreachable(Shown::of(error)),
         }
     }
 
@@ -107,8 +108,8 @@ impl Cause {
     pub(super) fn of_tls(error: &io::Error, pins: &[Pin]) -> Cause {
         let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
             return Cause::TlsFailed(match error.kind() {
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => "the connection was closed instead".to_owned(),
-                _ => error.to_string(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => Shown::of("the connection was closed instead"),
+                _ => Shown::of(error),
             });
         };
         if let Some(wrong) = tls::wrong_pin(error) {
@@ -123,7 +124,7 @@ impl Cause {
                 PeerIncompatible::ServerDoesNotSupportTls12Or13 | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
             ) => Cause::OldTls,
             rustls::Error::InvalidCertificate(error) => Cause::of_certificate(error),
-            error => Cause::TlsFailed(error.to_string()),
+            error => Cause::TlsFailed(Shown::of(error)),
         }
     }
 
@@ -134,11 +135,11 @@ impl Cause {
                 Cause::NotYetValid { not_before: *not_before, now: *time }
             }
             CertificateError::NotValidForNameContext { expected, presented } => {
-                Cause::WrongName { expected: expected.to_str().into_owned(), presented: presented.clone() }
+                Cause::WrongName { expected: Shown::of(expected.to_str()), presented: Shown::list(presented) }
             }
             // Another CA may have the same name.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => Cause::UnknownIssuer,
-            error => Cause::BadCertificate(error.to_string()),
+            error => Cause::BadCertificate(Shown::of(error)),
         }
     }
 
@@ -160,15 +161,15 @@ impl Cause {
     /// Of a WebSocket that broke.
     pub(super) fn of_websocket(error: &tokio_websockets::Error) -> Cause {
         match error {
-            tokio_websockets::Error::Io(error) => Cause::Closed(format!("the connection broke: {error}")),
-            error => Cause::Misbehaved(format!("what is no WebSocket: {error}")),
+            tokio_websockets::Error::Io(error) => Cause::Closed(Shown::of(format_args!("the connection broke: {error}"))),
+            error => Cause::Misbehaved(Shown::of(format_args!("what is no WebSocket: {error}"))),
         }
     }
 
     /// Of a WebSocket that the relay closed; what it says of it is shown, and may hold anything.
     pub(super) fn of_close(code: u16, why: &str) -> Cause {
-        let why = if why.is_empty() { String::new() } else { format!(": {}", why.escape_debug()) };
-        Cause::Closed(format!("it closed the connection ({code}{why})"))
+        let before = if why.is_empty() { "" } else { ": " };
+        Cause::Closed(Shown::of(format_args!("it closed the connection ({code}{before}{why})")))
     }
 
     /// What it means for the next attempt.
@@ -342,7 +343,7 @@ impl fmt::Display for Cause {
                 write!(f, "its certificate begins {}, and here it is {}: the clock is wrong", Utc(*not_before), Utc(*now))
             }
             Cause::WrongName { expected, presented } => {
-                let shown = presented.iter().take(NAMES_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+                let shown = presented.iter().take(NAMES_SHOWN).map(Shown::as_str).collect::<Vec<_>>().join(", ");
                 write!(f, "its certificate is not for {expected} but for {}", if shown.is_empty() { "no name" } else { &shown })
             }
             Cause::TooOften => f.write_str("the relay has let this client in very often lately, and makes it wait"),
@@ -414,6 +415,9 @@ fn date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use adit_engine::shown::shows;
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -434,6 +438,32 @@ mod tests {
             "relay.example:443 (192.0.2.1:443): the connection was refused: nothing listens there; start the relay there (adit relay \
              -c FILE), or correct the port"
         );
+    }
+
+    proptest! {
+        /// Whoever answers in the place of a relay chooses these words.
+        #[test]
+        fn what_the_other_end_says_is_one_line_that_shows(
+            said in "\\PC{0,9}[\\x00-\\x1f\\x7f-\\x9f\u{ad}\u{200b}\u{202e}\u{2028}\u{3164}\u{e0041}]\\PC{0,900}",
+        ) {
+            let other = |error: rustls::Error| Cause::of_tls(&io::Error::other(error), &[]);
+            let bad = |error| other(rustls::Error::InvalidCertificate(error));
+            let expected = rustls::pki_types::ServerName::try_from("relay.example").unwrap();
+            let causes = [
+                Cause::of_close(1008, &said),
+                Cause::of_connect(&io::Error::other(said.clone())),
+                Cause::of_tls(&io::Error::other(said.clone()), &[]),
+                other(rustls::Error::General(said.clone())),
+                bad(CertificateError::NotValidForNameContext { expected, presented: vec![said.clone(); 20] }),
+                Cause::NotARelay(302, Some(Shown::of(&said))),
+                Cause::of_websocket(&tokio_websockets::Error::Io(io::Error::other(said.clone()))),
+            ];
+            for cause in causes {
+                let failure = Failure { place: "relay.example:443".to_owned(), cause }.to_string();
+                prop_assert!(failure.chars().all(|one| shows(one) || one == ' '), "{failure:?}");
+                prop_assert!(failure.chars().count() < 6000, "{}", failure.len());
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_engine::shown::Shown;
 use adit_proto::limits::RELAY_RECORD_LEN_MAX;
 use adit_proto::relay::{FromRelay, HostPort, RoomName, STUN_KEY_LEN, SUBPROTOCOL};
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -82,7 +83,7 @@ pub(super) async fn open(
     let at = elsewhere.unwrap_or(&target.at);
     let host = at.as_str().rsplit_once(':').map_or(at.as_str(), |(host, _)| host);
     let proxy = proxy.for_host(host, |name| std::env::var(name).ok());
-    let proxy = proxy.map_err(|error| Failure { place: "HTTPS_PROXY".to_owned(), cause: Cause::NoProxy(error.to_string()) })?;
+    let proxy = proxy.map_err(|error| Failure { place: "HTTPS_PROXY".to_owned(), cause: Cause::NoProxy(Shown::of(error)) })?;
     let dialed = dial::dial(at, proxy.as_ref()).await?;
     let place = dialed.place;
     match register(target, at, host, key, dialed.stream).await {
@@ -99,7 +100,7 @@ async fn register(
     stream: Box<dyn Stream>,
 ) -> Result<(WebSocket, Welcome), Cause> {
     let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(name).map_err(|error| Cause::NoAddress(error.to_string()))?;
+    let name = ServerName::try_from(name).map_err(|error| Cause::NoAddress(Shown::of(error)))?;
     let handshake = TlsConnector::from(target.tls.clone()).connect(name, stream);
     let stream = timeout(TLS_TIME, handshake).await.map_err(|_| Cause::TimedOut(Step::Tls))?;
     let stream = stream.map_err(|error| Cause::of_tls(&error, &target.pins))?;
@@ -118,16 +119,16 @@ async fn log_in(target: &Target, at: &HostPort, key: &ClientKey, stream: TlsStre
         .get_ref()
         .1
         .export_keying_material([0; 32], EXPORTER_LABEL, None)
-        .map_err(|error| Cause::TlsFailed(error.to_string()))?;
+        .map_err(|error| Cause::TlsFailed(Shown::of(error)))?;
     let mut header = login::header(key, &exporter, &target.rooms, target.token.as_ref());
     if target.is_probe {
         // There is room for it: the header was made for the longest token.
         header.push_str(login::PROBE);
     }
-    let mut authorization = HeaderValue::from_str(&header).map_err(|error| Cause::Misconfigured(error.to_string()))?;
+    let mut authorization = HeaderValue::from_str(&header).map_err(|error| Cause::Misconfigured(Shown::of(error)))?;
     authorization.set_sensitive(true);
     let mut nonce = [0; 16];
-    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Cause::Misconfigured("the random number generator failed".to_owned()))?;
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Cause::Misconfigured(Shown::of("the random number generator failed")))?;
     let nonce = STANDARD.encode(nonce);
     let request = Request::get(login::PATH)
         .header(HOST, at.as_str())
@@ -138,12 +139,12 @@ async fn log_in(target: &Target, at: &HostPort, key: &ClientKey, stream: TlsStre
         .header(SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL)
         .header(AUTHORIZATION, authorization)
         .body(Empty::<Bytes>::new())
-        .map_err(|error| Cause::Misconfigured(error.to_string()))?;
+        .map_err(|error| Cause::Misconfigured(Shown::of(error)))?;
     let closed = |error: hyper::Error| {
         if error.is_parse() {
-            Cause::Misbehaved("what is not HTTP".to_owned())
+            Cause::Misbehaved(Shown::of("what is not HTTP"))
         } else {
-            Cause::Closed(format!("it closed the connection during the login ({error})"))
+            Cause::Closed(Shown::of(format_args!("it closed the connection during the login ({error})")))
         }
     };
     let answer = http::ask(stream, request).await.map_err(closed)?;
@@ -167,7 +168,7 @@ fn is_accepted(headers: &HeaderMap, nonce: &str) -> bool {
 async fn refused(target: &Target, key: &ClientKey, answer: Response<Incoming>) -> Cause {
     let status = answer.status().as_u16();
     let to = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-    let to = to.map(|to| to.chars().take(LOCATION_SHOWN_LEN_MAX).collect());
+    let to = to.map(|to| Shown::of(to.chars().take(LOCATION_SHOWN_LEN_MAX).collect::<String>()));
     let word = http::short_text(answer).await;
     match Refusal::from_word(&word) {
         Some(refusal) => Cause::of_refusal(refusal, key.public(), &target.rooms, target.token.is_some()),
@@ -177,7 +178,7 @@ async fn refused(target: &Target, key: &ClientKey, answer: Response<Incoming>) -
 
 async fn welcome(socket: &mut WebSocket) -> Result<Welcome, Cause> {
     loop {
-        let message = socket.next().await.ok_or_else(|| Cause::Closed("it closed the connection after the login".to_owned()))?;
+        let message = socket.next().await.ok_or_else(|| Cause::Closed(Shown::of("it closed the connection after the login")))?;
         let message = message.map_err(|error| Cause::of_websocket(&error))?;
         if let Some((code, why)) = message.as_close() {
             return Err(Cause::of_close(code.into(), why));
@@ -188,8 +189,8 @@ async fn welcome(socket: &mut WebSocket) -> Result<Welcome, Cause> {
         return match FromRelay::decode(message.as_payload()) {
             Ok(Some(FromRelay::Welcome { observed, stun_key, rooms, .. })) => Ok(Welcome { observed, stun_key, rooms }),
             Ok(Some(FromRelay::Replaced { wait_s })) => Err(Cause::Replaced(Duration::from_secs(wait_s.into()))),
-            Ok(_) => Err(Cause::Misbehaved("something else than its welcome first".to_owned())),
-            Err(error) => Err(Cause::Misbehaved(format!("what is no record: {error}"))),
+            Ok(_) => Err(Cause::Misbehaved(Shown::of("something else than its welcome first"))),
+            Err(error) => Err(Cause::Misbehaved(Shown::of(format_args!("what is no record: {error}")))),
         };
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use adit_engine::shown::Shown;
 use adit_proto::relay::HostPort;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -114,17 +115,17 @@ fn is_named(list: &str, host: &str) -> bool {
 impl Proxy {
     /// Has the proxy connect to a relay: what is read and written from now on is the relay's.
     pub(super) async fn tunnel(&self, socket: TcpStream, to: &HostPort) -> Result<TokioIo<hyper::upgrade::Upgraded>, Cause> {
-        let closed = |error: hyper::Error| Cause::ProxyUnreachable(self.at.clone(), error.to_string());
+        let closed = |error: hyper::Error| Cause::ProxyUnreachable(self.at.clone(), Shown::of(error));
         let mut request = Request::connect(to.as_str()).header(HOST, to.as_str());
         if let Some(credentials) = &self.credentials {
             let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(credentials.as_bytes())));
             let mut value =
-                HeaderValue::from_str(&text).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), error.to_string()))?;
+                HeaderValue::from_str(&text).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), Shown::of(error)))?;
             value.set_sensitive(true);
             request = request.header(PROXY_AUTHORIZATION, value);
         }
         let request =
-            request.body(Empty::<Bytes>::new()).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), error.to_string()))?;
+            request.body(Empty::<Bytes>::new()).map_err(|error| Cause::ProxyUnreachable(self.at.clone(), Shown::of(error)))?;
         let answer = http::ask(socket, request).await.map_err(closed)?;
         if !answer.status().is_success() {
             return Err(Cause::ProxyRefused(self.at.clone(), answer.status().as_u16()));

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use adit_engine::random::Random;
+use adit_engine::shown::Shown;
 use adit_proto::relay::{EncodeError, FromRelay, HostPort, PeerKey, ToRelay, Train};
 use hyper::body::Bytes;
 
@@ -197,7 +198,8 @@ impl State {
         let relay = &mut self.relays[index];
         let Some(session) = &mut relay.session else { return Ok(None) };
         session.pulse.handle_received();
-        let record = FromRelay::decode(bytes).map_err(|error| Cause::Misbehaved(format!("what is no record: {error}")))?;
+        let record =
+            FromRelay::decode(bytes).map_err(|error| Cause::Misbehaved(Shown::of(format_args!("what is no record: {error}"))))?;
         match record {
             None => relay.counters.unknown += 1,
             Some(FromRelay::Welcome { .. }) => relay.counters.unexpected += 1,

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use adit_engine::nearest::nearest;
+use adit_engine::shown::Shown;
 use serde_yaml::{Mapping, Value};
 
 /// Longest piece of the file that is shown.
@@ -191,7 +192,7 @@ pub fn shown(value: &Value) -> String {
         Value::Mapping(_) => return "a block".to_owned(),
         Value::Tagged(_) => return "a value with a tag".to_owned(),
     };
-    format!("`{}`", text.chars().take(SHOWN).flat_map(char::escape_debug).collect::<String>())
+    format!("`{}`", Shown::of(text.chars().take(SHOWN).collect::<String>()))
 }
 
 fn name(path: &str) -> String {

@@ -107,7 +107,7 @@ impl Check<'_> {
 
     fn interface_name(&mut self, key: &str, example: &str, text: &Text) -> Option<String> {
         let value = text.value.as_str();
-        let bad = value.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%') || !c.is_ascii());
+        let bad = value.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%'));
         let what = match bad {
             Some(bad) => format!("the interface name `{value}` contains {bad:?}"),
             None if value.len() > INTERFACE_LEN_MAX => {

@@ -1,6 +1,7 @@
 //! NIST's answers for the key derivation of IKEv2, and the formulas that came after RFC 7296 written out once more.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::Path;
 
 use super::*;
@@ -70,7 +71,8 @@ fn check_with_types(prf: Prf, case: &Case, exchanged: Exchanged) {
 fn all_cases_of_nist_are_answered() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/vectors/nist-ikev2-kdf.fax");
     let Ok(text) = std::fs::read_to_string(&path) else {
-        eprintln!("SKIPPED: no answers of NIST at {}", path.display());
+        // Where it is seen: the harness keeps what a test that passes prints.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no answers of NIST at {}", path.display());
         return;
     };
     let cases = nist_cases(&text);
