@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use adit_channel::{LiveSa, Master};
-use adit_proto::control::{Event, Feature, Place, PuntHeader};
+use adit_proto::control::{Event, Feature, Place, PuntHeader, Via};
 use adit_proto::demux::{self, Kind};
 use anyhow::Context;
 use tokio::io::unix::AsyncFd;
@@ -263,17 +263,19 @@ impl Gateway {
                     ike.first_packet(peer, spi);
                 }
             }
-            Event::PathSeen { peer, from, to, bytes, .. } => {
+            Event::PathSeen { peer, via: Via::Udp { from, to }, bytes, .. } => {
                 tracing::debug!("worker {worker}: peer {} sends from {from} to {} now", peer.0, to.address);
                 if let Some(ike) = &mut self.ike {
                     ike.path_seen(peer, from, to, bytes);
                 }
             }
-            Event::EchoReply { peer, id, from, to, rtt_us, .. } => {
+            Event::EchoReply { peer, id, via: Via::Udp { from, to }, rtt_us, .. } => {
                 if let Some(ike) = &mut self.ike {
                     ike.echo_reply(peer, id, from, to, Duration::from_micros(rtt_us.into()));
                 }
             }
+            // No path was set that is a stream.
+            Event::PathSeen { via: Via::Stream(_), .. } | Event::EchoReply { via: Via::Stream(_), .. } => {}
             Event::EchoUnsent { peer, .. } => {
                 if let Some(ike) = &mut self.ike {
                     ike.unsent(peer);
