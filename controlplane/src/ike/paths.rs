@@ -112,7 +112,7 @@ impl Ike {
     pub fn inner_mtu(&self, place: usize) -> Option<u16> {
         let paths = self.endpoint.paths(*self.ids.get(place)?);
         let used = paths.iter().find(|path| path.in_use)?;
-        let whole = esp::frame_len_max(Mode::Ip, used.mtu_reported, used.hop.remote.is_ipv6());
+        let whole = esp::frame_len_max(Mode::Ip, used.mtu_reported, used.hop.is_ipv6());
         let fits = if used.split { 2 * whole.saturating_sub(half::LEN) } else { whole };
         Some(u16::try_from(fits).unwrap_or(u16::MAX))
     }

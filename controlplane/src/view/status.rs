@@ -17,7 +17,7 @@ use crate::children::{self, LiveSas};
 use crate::config::MacText;
 use crate::desired::Desired;
 use crate::desired::static_key::WantedSa;
-use crate::ike::report::{ByIke, Report};
+use crate::ike::report::{ByIke, Report, ends};
 use crate::meter::WorkerRates;
 use crate::meter::drops::Dropped;
 use crate::numbers::{Numbers, SocketNumbers};
@@ -269,10 +269,11 @@ fn one_peer(desired: &Desired, place: usize, wanted: &[&WantedSa], ike: &Report,
 }
 
 fn peer_path(path: &PathStatus, counters: PathCounters) -> schema::PeerPath {
+    let [local, remote] = ends(&path.hop);
     schema::PeerPath {
         id: path.path.index() as u8,
-        local: path.hop.local.to_string(),
-        remote: path.hop.remote.to_string(),
+        local,
+        remote,
         in_use: path.in_use,
         ike: path.ike,
         proven: path.proven,
