@@ -145,21 +145,24 @@ impl Gateway {
         }
     }
 
-    /// Shows the API how IKE does.
+    /// Shows the API how IKE does, and the relay.
     pub(super) fn publish_ike(&self) {
         if let Some(ike) = &self.ike {
             self.view.set_ike(ike.report());
         }
+        self.view.set_relay(self.streams.report());
     }
 
     fn send_waiting(&mut self, settled: bool) {
-        let (Some(ike), port500) = (&mut self.ike, &self.underlay.port500) else { return };
+        let (Some(ike), port500, streams) = (&mut self.ike, &self.underlay.port500, &self.streams) else { return };
         self.view.with_master(|master| {
             while let Some(transmit) = ike.transmit(settled) {
                 let hop = match transmit.hop {
                     Hop::Udp(hop) => hop,
-                    // The engine was told of no stream.
-                    Hop::Stream(_) => continue,
+                    Hop::Stream(stream) => {
+                        streams.send_ike(stream, &transmit.payload);
+                        continue;
+                    }
                 };
                 if transmit.hop.is_from_ike_port() {
                     port500.send(&hop, &transmit.payload);

@@ -173,8 +173,9 @@ impl Underlay for KernelUnderlay {
         route
     }
 
+    /// Those that there are come from the client of the relay.
     fn has_stream(&mut self, _stream: StreamId) -> bool {
-        false
+        true
     }
 
     fn addresses(&mut self) -> Vec<IpAddr> {

@@ -77,6 +77,7 @@ impl View {
                 addresses: interface.addresses.iter().map(ToString::to_string).collect(),
             },
             certificates: self.certificates(),
+            relay: self.relay(),
             peers: self.peers_at(&desired, 0..config.peers.len(), &reported).into_iter().map(|one| one.peer).collect(),
             workers: self.workers(&numbers),
             drops: drops(&numbers, &self.port500),
